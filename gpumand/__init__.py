@@ -1,0 +1,1 @@
+"""gpumand lends the VRAM of one Linux host to the services that need it."""

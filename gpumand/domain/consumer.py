@@ -1,0 +1,193 @@
+"""Consumers: what is configured of a service, and what is known of it now."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+
+class Residency(StrEnum):
+    """Where a consumer's model is."""
+
+    UNKNOWN = "unknown"
+    UNLOADED = "unloaded"
+    LOADING = "loading"
+    RESIDENT = "resident"
+    UNLOADING = "unloading"
+    FAILED = "failed"
+
+
+class EvictionMethod(StrEnum):
+    """How VRAM is taken back; the order of a consumer's methods is the order in which they are tried."""
+
+    HTTP = "http"
+    UNIT_STOP = "unit-stop"
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """One HTTP request that makes a consumer do something.
+
+    Attributes:
+        path: path and query, appended to the consumer's ``url``.
+        method: HTTP verb.
+        json: body to send as JSON, or None for no body.
+        headers: extra headers, as pairs.
+        timeout_sec: how long the whole exchange may take.
+    """
+
+    path: str
+    method: str = "POST"
+    json: Any = None
+    headers: tuple[tuple[str, str], ...] = ()
+    timeout_sec: float = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class HealthRoute:
+    """How to ask a consumer how it is.
+
+    Attributes:
+        path: path and query, asked with GET.
+        loaded: JSON pointer to whether the model is in VRAM. A bool is taken as it is; a list or object is loaded
+            when it is not empty; a string when it equals ``loaded_equals`` (or, without that, is not empty); null is
+            not loaded.
+        loaded_equals: the value that means "loaded" where the pointer leads to something else than a bool
+            (``false`` for a pointer to ``/is_sleeping``); None when not given.
+        last_used: JSON pointer to when it last worked: seconds or ISO 8601; "" when there is none.
+        headers: extra headers, as pairs.
+        timeout_sec: how long the whole exchange may take.
+    """
+
+    path: str
+    loaded: str = ""
+    loaded_equals: bool | str | int | None = None
+    last_used: str = ""
+    headers: tuple[tuple[str, str], ...] = ()
+    timeout_sec: float = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class ConsumerSpec:
+    """A consumer as configured; units and defaults are documented in gpumand.toml(5).
+
+    ``evict`` is always filled in: the configured order, or http where there is an unload route and then unit-stop
+    where there is a unit.
+    """
+
+    name: str
+    vram_resident_mib: int
+    unit: str = ""
+    url: str = ""
+    health: HealthRoute | None = None
+    load: Route | None = None
+    unload: Route | None = None
+    evict: tuple[EvictionMethod, ...] = ()
+    can_coexist_with: frozenset[str] = frozenset()
+    vram_managed: bool = False
+    residual_mib: int = 0
+    idle_timeout_sec: float = 0.0
+    load_timeout_sec: float = 300.0
+    stop_timeout_sec: float = 100.0
+    priority: int = 0
+    pinned: bool = False
+    device: str = ""
+    preset: str = ""
+
+    @property
+    def lazy(self) -> bool:
+        """True where nothing outside its own requests puts the model into VRAM.
+
+        A unit without an unload route holds its model for as long as it runs (llama-server); one with an unload
+        route but no load route loads on its first request (ComfyUI), as does one that is no unit at all.
+        """
+        return self.load is None and (not self.unit or self.unload is not None)
+
+
+@dataclass(frozen=True, slots=True)
+class Health:
+    """What a probe found.
+
+    Attributes:
+        reachable: the route answered 2xx.
+        loaded: what the answer said; None where it says nothing usable.
+        last_used_usec: CLOCK_REALTIME microseconds of its last work; None where it says nothing usable.
+        error: one line when not reachable.
+    """
+
+    reachable: bool
+    loaded: bool | None = None
+    last_used_usec: int | None = None
+    error: str = ""
+
+
+class UnitActivity(StrEnum):
+    """ActiveState of a unit, reduced to what matters here; values this version does not know become UNKNOWN."""
+
+    ACTIVE = "active"
+    ACTIVATING = "activating"
+    DEACTIVATING = "deactivating"
+    INACTIVE = "inactive"
+    FAILED = "failed"
+    UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True, slots=True)
+class UnitState:
+    """A unit as systemd describes it.
+
+    Attributes:
+        unit: its name.
+        activity: see UnitActivity; "reloading" and "maintenance" count as active.
+        load_state: "loaded", "not-found", "masked", "bad-setting", "error" …
+        result: "success", "exit-code", "timeout", "oom-kill" … of the last run.
+        invocation_id: hex id of this run, "" when it has none.
+    """
+
+    unit: str
+    activity: UnitActivity
+    load_state: str = "loaded"
+    result: str = ""
+    invocation_id: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class SchedulerSettings:
+    """The ``[scheduler]`` table."""
+
+    cushion_mib: int = 256
+    max_evictions: int = 5
+    settle_timeout_sec: float = 10.0
+    concurrent_leases: int = 1
+    lease_ttl_sec: float = 900.0
+    health_interval_sec: float = 5.0
+    aging_sec: float = 120.0
+
+
+@dataclass(frozen=True, slots=True)
+class GpuSettings:
+    """The ``[gpu]`` table.
+
+    Attributes:
+        source: "nvml", "simulated" or "none".
+        sample_interval_sec: how often devices are read while nothing happens.
+        total_mib: what device 0 has, for when no source can say; None when not configured.
+        simulated_total_mib: sizes of the simulated devices, by index.
+        simulated_dir: where consumers of the simulator announce their MiB; "" for the default.
+    """
+
+    source: str = "nvml"
+    sample_interval_sec: float = 2.0
+    total_mib: int | None = None
+    simulated_total_mib: tuple[int, ...] = (24564,)
+    simulated_dir: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Everything that configuration says."""
+
+    scheduler: SchedulerSettings = field(default_factory=SchedulerSettings)
+    gpu: GpuSettings = field(default_factory=GpuSettings)
+    consumers: dict[str, ConsumerSpec] = field(default_factory=dict)

@@ -1,0 +1,90 @@
+"""Devices and samples: what is known of a GPU's memory at one moment.
+
+Unknown is not zero: a figure nobody could read is ``None``, and arithmetic on it is the caller's decision.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessUse:
+    """One process that holds memory on a device.
+
+    Attributes:
+        pid: process id in the daemon's pid namespace.
+        used_mib: MiB it holds on this device; None where the driver does not say.
+        name: short command name, for people.
+        unit: the systemd unit it runs in, or "".
+        consumer: the consumer it belongs to, or "" for a foreign process.
+    """
+
+    pid: int
+    used_mib: int | None
+    name: str = ""
+    unit: str = ""
+    consumer: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One reading of one device.
+
+    Attributes:
+        index: NVML index, the ``<index>`` of the object path.
+        uuid: the driver's UUID, stable over reboots.
+        name: product name.
+        source: "nvml", "simulated" or "none".
+        total_mib, used_mib, free_mib: None when unknown.
+        processes: who holds memory, as far as the source says; one entry a pid.
+        attributed: True when the process list is complete and every figure in it is known, so that "no process of
+            this consumer is listed" means that it holds nothing.
+        taken_at: monotonic seconds at which the reading began.
+        sampled_usec: the same moment as CLOCK_REALTIME microseconds, for people.
+        error: why figures are missing, in one line; "" when all is well.
+    """
+
+    index: int
+    uuid: str
+    name: str
+    source: str
+    total_mib: int | None
+    used_mib: int | None
+    free_mib: int | None
+    processes: tuple[ProcessUse, ...] = ()
+    attributed: bool = False
+    taken_at: float = 0.0
+    sampled_usec: int = 0
+    error: str = ""
+
+    @property
+    def known(self) -> bool:
+        """Whether the free figure may decide anything."""
+        return self.free_mib is not None and self.total_mib is not None
+
+    def held_by(self, consumer: str) -> int | None:
+        """MiB that the consumer's processes hold here, or None where it cannot be told."""
+        own = [process.used_mib for process in self.processes if process.consumer == consumer]
+        figures = [mib for mib in own if mib is not None]
+        if len(figures) < len(own) or not (figures or self.attributed):
+            return None
+        return sum(figures)
+
+    def with_processes(self, processes: tuple[ProcessUse, ...]) -> Sample:
+        """The same sample after attribution has named units and consumers."""
+        return replace(self, processes=processes)
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """All devices at one moment.
+
+    Attributes:
+        devices: one sample a device, by index. After a failure the devices seen before stay listed, each with an
+            ``error`` and without figures, so that nothing that was configured against them is forgotten.
+        error: what is wrong with the source as a whole (no driver, library mismatch, call hangs); "" when nothing is.
+    """
+
+    devices: tuple[Sample, ...] = ()
+    error: str = ""

@@ -1,0 +1,121 @@
+"""The seams between the arbiter and the world, as Protocols.
+
+Fakes of every one of them ship in ``gpumand.testing``. None of these methods blocks the event loop, and each is
+bounded in time by its implementation: the arbiter may await any of them without a timeout of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Protocol
+
+from gpumand.domain.consumer import ConsumerSpec, Health, UnitState
+from gpumand.domain.device import Reading
+from gpumand.domain.lease import Lease
+
+
+class RouteFailed(Exception):
+    """A consumer's load or unload route did not answer 2xx in time; the message is one line."""
+
+
+class UnitFailed(Exception):
+    """A unit did not reach the state that was asked for; the message is one line and names the unit.
+
+    Attributes:
+        reason: "not-found", "masked", "failed", "timeout", "reactivated", "denied", "unavailable" (no systemd on the
+            bus), or what systemd's job result said.
+    """
+
+    def __init__(self, message: str, reason: str = "failed") -> None:
+        super().__init__(" ".join(message.split()))
+        self.reason = reason
+
+
+class Clock(Protocol):
+    """Time, so that tests can hold it."""
+
+    def monotonic(self) -> float:
+        """Seconds since some fixed moment; never goes back."""
+
+    def realtime_usec(self) -> int:
+        """CLOCK_REALTIME in microseconds."""
+
+    async def sleep(self, seconds: float) -> None:
+        """Return after so many seconds of monotonic time."""
+
+
+class VramSource(Protocol):
+    """Where figures about VRAM come from."""
+
+    name: str
+
+    async def read(self) -> Reading:
+        """Take a fresh sample of every device.
+
+        Never raises for what a driver may do: an error is in the Reading. A call that hangs is given up after a
+        bounded time (the reading says so) and its thread is left to finish.
+        """
+
+    async def close(self) -> None:
+        """Give the library back."""
+
+
+class UnitManager(Protocol):
+    """systemd, as far as gpumand needs it."""
+
+    async def state(self, unit: str) -> UnitState:
+        """What the unit is now. Raises UnitFailed with reason "unavailable" where systemd cannot be asked."""
+
+    async def start(self, unit: str, timeout_sec: float) -> None:
+        """Start it, await the job, and read ActiveState. Raises UnitFailed."""
+
+    async def stop(self, unit: str, timeout_sec: float) -> None:
+        """Stop it with all its processes, await the job, and read ActiveState. Raises UnitFailed."""
+
+    async def unit_of_pid(self, pid: int) -> str:
+        """The unit a process runs in, or "" when it cannot be told."""
+
+    async def failure_lines(self, unit: str) -> tuple[str, ...]:
+        """The last lines of the unit's log, at most five, "" never among them; empty when there are none."""
+
+    async def watch(self, units: Iterable[str], changed: Callable[[UnitState], None]) -> None:
+        """Call ``changed`` whenever one of these units changes state, also behind our back.
+
+        Replaces the units watched before.
+        """
+
+
+class ConsumerRoutes(Protocol):
+    """HTTP to consumers."""
+
+    async def load(self, spec: ConsumerSpec) -> None:
+        """Call the load route. Raises RouteFailed."""
+
+    async def unload(self, spec: ConsumerSpec) -> None:
+        """Call the unload route. Raises RouteFailed. A return proves nothing about VRAM."""
+
+    async def probe(self, spec: ConsumerSpec) -> Health:
+        """Ask the health route. Never raises for what a consumer may answer."""
+
+
+class Store(Protocol):
+    """What survives our own death.
+
+    Every coroutine returns when the change is on disk (or, for a store in memory, done); writes are done in the
+    order they were asked for and never block the event loop.
+    """
+
+    async def put_lease(self, lease: Lease) -> None:
+        """Keep a lease. Raises OSError when it cannot be kept."""
+
+    async def drop_lease(self, lease_id: str) -> None:
+        """Forget a lease."""
+
+    async def put_consumer(self, name: str, pinned: bool | None, last_used_usec: int) -> None:
+        """Keep what was set by hand or learned about a consumer; pinned None = as configured."""
+
+    async def read_leases(self) -> tuple[Lease, ...]:
+        """All leases kept; files that cannot be understood are set aside, with a warning, and left out."""
+
+    async def read_consumers(self) -> dict[str, tuple[bool | None, int]]:
+        """Name -> (pinned, last_used_usec)."""

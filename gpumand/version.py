@@ -1,0 +1,3 @@
+"""The version, in one place; read by the build, the daemon and the client."""
+
+VERSION = "0.1.0"
