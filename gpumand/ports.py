@@ -85,6 +85,17 @@ class UnitManager(Protocol):
         """
 
 
+class Owners(Protocol):
+    """Who is still there on the bus."""
+
+    async def watch(self, bus_name: str) -> bool:
+        """Have the arbiter told when this unique name leaves the bus, then say whether it is there now.
+
+        The watch is armed before the bus is asked, so that no death falls between. False only when the bus says that
+        nobody owns the name; a bus that does not answer is no proof of death.
+        """
+
+
 class ConsumerRoutes(Protocol):
     """HTTP to consumers."""
 
@@ -96,6 +107,9 @@ class ConsumerRoutes(Protocol):
 
     async def probe(self, spec: ConsumerSpec) -> Health:
         """Ask the health route. Never raises for what a consumer may answer."""
+
+    async def close(self) -> None:
+        """Close all connections."""
 
 
 class Store(Protocol):
@@ -119,3 +133,6 @@ class Store(Protocol):
 
     async def read_consumers(self) -> dict[str, tuple[bool | None, int]]:
         """Name -> (pinned, last_used_usec)."""
+
+    async def close(self) -> None:
+        """Finish what was asked for."""

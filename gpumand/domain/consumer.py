@@ -113,12 +113,15 @@ class Health:
         reachable: the route answered 2xx.
         loaded: what the answer said; None where it says nothing usable.
         last_used_usec: CLOCK_REALTIME microseconds of its last work; None where it says nothing usable.
+        gone: nothing listens there (connection refused), so that waiting for an answer is pointless unless something
+            is being started.
         error: one line when not reachable.
     """
 
     reachable: bool
     loaded: bool | None = None
     last_used_usec: int | None = None
+    gone: bool = False
     error: str = ""
 
 

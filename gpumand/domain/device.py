@@ -42,6 +42,7 @@ class Sample:
             this consumer is listed" means that it holds nothing.
         taken_at: monotonic seconds at which the reading began.
         sampled_usec: the same moment as CLOCK_REALTIME microseconds, for people.
+        lost: the driver says that the device is gone for good (GPU is lost): nothing can be loaded on it.
         error: why figures are missing, in one line; "" when all is well.
     """
 
@@ -56,6 +57,7 @@ class Sample:
     attributed: bool = False
     taken_at: float = 0.0
     sampled_usec: int = 0
+    lost: bool = False
     error: str = ""
 
     @property
@@ -83,7 +85,8 @@ class Reading:
     Attributes:
         devices: one sample a device, by index. After a failure the devices seen before stay listed, each with an
             ``error`` and without figures, so that nothing that was configured against them is forgotten.
-        error: what is wrong with the source as a whole (no driver, library mismatch, call hangs); "" when nothing is.
+        error: what is wrong with the source as a whole, as ``word: one line`` with the word one of an open set
+            ("nvml-missing", "driver-mismatch", "nvml-hangs" …); "" when nothing is.
     """
 
     devices: tuple[Sample, ...] = ()

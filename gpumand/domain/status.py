@@ -1,0 +1,94 @@
+"""Snapshots of everything, as ``GetStatus`` shows them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from gpumand.domain.lease import Lease
+
+
+@dataclass(frozen=True, slots=True)
+class Stats:
+    """Counters since the daemon started; ``evictions`` counts evictions seen to succeed.
+
+    The ``…_usec`` figures are sums over all of their kind, so that a mean can be told.
+    """
+
+    evictions: int = 0
+    eviction_failures: int = 0
+    grants: int = 0
+    refusals: int = 0
+    loads: int = 0
+    load_failures: int = 0
+    wait_usec: int = 0
+    load_usec: int = 0
+    unload_usec: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceStatus:
+    """A device in a Status; None = unknown."""
+
+    index: int
+    uuid: str
+    name: str
+    source: str
+    total_mib: int | None
+    used_mib: int | None
+    free_mib: int | None
+    reserved_mib: int | None
+    foreign_mib: int | None
+    sampled_usec: int
+    error: str
+
+
+@dataclass(frozen=True, slots=True)
+class ConsumerStatus:
+    """A consumer in a Status.
+
+    Attributes:
+        used_mib: None when unknown.
+        doing: what is being done with it now, for a progress line: "" or for example "loading for 12 s",
+            "unloading by http".
+        since_usec: CLOCK_REALTIME microseconds since when its residency is what it is; 0 unknown.
+    """
+
+    name: str
+    residency: str
+    device: str
+    vram_resident_mib: int
+    used_mib: int | None
+    leases: int
+    last_used_usec: int
+    pinned: bool
+    vram_managed: bool
+    unit: str
+    error: str
+    doing: str = ""
+    since_usec: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class WaitingStatus:
+    """A request in a Status; position counts from 1."""
+
+    consumer: str
+    position: int
+    priority: int
+    waited_usec: int
+    waiting_for: str
+    owner_uid: int
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """One consistent snapshot of everything."""
+
+    version: str
+    degraded: str
+    devices: tuple[DeviceStatus, ...] = ()
+    consumers: tuple[ConsumerStatus, ...] = ()
+    leases: tuple[Lease, ...] = ()
+    queue: tuple[WaitingStatus, ...] = ()
+    stats: Stats = field(default_factory=Stats)
