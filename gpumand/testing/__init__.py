@@ -1,0 +1,1 @@
+"""Fakes of every port, and real processes to try gpumand with; for our tests and for yours."""
