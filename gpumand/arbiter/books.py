@@ -1,0 +1,102 @@
+"""What is known, and how the world is told of it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import replace
+
+from gpumand.domain.consumer import Residency, Settings
+from gpumand.domain.device import Reading, Sample
+from gpumand.domain.events import ConsumersChanged, DevicesChanged, Event, SummaryChanged
+from gpumand.domain.ledger import Ledger
+from gpumand.domain.status import Stats
+from gpumand.domain.view import ConsumerState, View
+from gpumand.ports import Clock, VramSource
+
+log = logging.getLogger(__name__)
+
+Publish = Callable[[Event], None]
+
+
+class Books:
+    """The ledger with a clock, a source of figures and an audience.
+
+    Changes are collected and told once, by ``tell``, when a piece of work has left everything consistent.
+    """
+
+    def __init__(self, settings: Settings, clock: Clock, source: VramSource, publish: Publish) -> None:
+        self.settings = settings
+        self.clock = clock
+        self.publish = publish
+        self.stats = Stats()
+        self.sampled_at = float("-inf")
+        self.source_error = ""
+        self._source = source
+        self._dirty: set[str] = set()
+        self._devices_seen: tuple[tuple[object, ...], ...] = ()
+        self.ledger = Ledger(settings.scheduler, self._dirty.add)
+        self.ledger.configure(settings.scheduler, settings.consumers.values())
+
+    def view(self, evict_failed: frozenset[str] = frozenset()) -> View:
+        """Everything at this moment."""
+        return self.ledger.view(self.clock.monotonic(), evict_failed)
+
+    def state(self, name: str) -> ConsumerState:
+        """One consumer's state. Raises NoSuchConsumer."""
+        return self.ledger.consumer(name)
+
+    def count(self, **more: int) -> None:
+        """Add to counters of the statistics."""
+        self.stats = replace(self.stats, **{name: getattr(self.stats, name) + by for name, by in more.items()})
+
+    def set_residency(self, name: str, residency: Residency, *, error: str | None = None) -> None:
+        """Note a new residency; a probe begun before this moment is stale from here on."""
+        state, now = self.state(name), self.clock.monotonic()
+        self.ledger.update(name, changed_at=now)
+        if error is not None and error != state.error:
+            self.ledger.update(name, error=error)
+        if residency is not state.residency:
+            self.ledger.update(name, residency=residency, since_usec=self.clock.realtime_usec(), idle_since=now)
+            log.debug("consumer %s: %s, was %s", name, residency, state.residency)
+
+    async def sample(self) -> None:
+        """Take figures that were not read before this call; none older than those in the books replace them."""
+        reading = await self._source.read()
+        self.take(reading)
+
+    def take(self, reading: Reading) -> None:
+        """Put a reading into the books."""
+        taken_at = max((sample.taken_at for sample in reading.devices), default=self.clock.monotonic())
+        if taken_at < self.sampled_at:
+            return
+        self.sampled_at = taken_at
+        if reading.error != self.source_error:
+            log.warning("VRAM figures: %s", reading.error or "all is well again")
+        self.source_error = reading.error
+        self.ledger.take_reading(reading, self.settings.gpu.total_mib)
+
+    def device(self, index: int) -> Sample:
+        """The last sample of a device; what is left of one that is gone has no figures."""
+        gone = replace(self.ledger.devices[min(self.ledger.devices)], index=index, total_mib=None, used_mib=None)
+        gone = replace(gone, free_mib=None, processes=(), attributed=False, error="the device is gone")
+        return self.ledger.devices.get(index, gone)
+
+    @property
+    def degraded(self) -> str:
+        """Why gpumand does less than it could, in one line; "" when all is well."""
+        if self.source_error:
+            return self.source_error
+        return "; ".join(f"device {one.index}: {one.error}" for one in self.ledger.devices.values() if one.error)
+
+    def tell(self) -> None:
+        """Tell the world what has changed since the last time."""
+        if self._dirty:
+            names = frozenset(self._dirty)
+            self._dirty.clear()
+            self.publish(ConsumersChanged(names))
+        seen = tuple((one.index, one.uuid, one.name, one.total_mib, one.error) for one in self.ledger.devices.values())
+        if seen != self._devices_seen:
+            self._devices_seen = seen
+            self.publish(DevicesChanged())
+        self.publish(SummaryChanged())

@@ -1,0 +1,110 @@
+"""The arithmetic of VRAM: what is free, what of it is promised, what a victim would give back.
+
+All figures are MiB on one device. Two ways of reckoning, never mixed within one device:
+
+*live*: the source knows what is free. Then only what NVML does not show yet is subtracted from it.
+*declared*: the source knows nothing. Then configured footprints are set against the configured total, and where not
+even that is known the fit check is skipped (``free_mib`` is None): nothing is evicted on a guess.
+"""
+
+from __future__ import annotations
+
+from gpumand.domain.device import Sample
+from gpumand.domain.view import IN_VRAM, ConsumerState, View
+
+
+def unattributed_mib(sample: Sample) -> int | None:
+    """What is used on the device by nobody we can name; None when use is unknown."""
+    if sample.used_mib is None:
+        return None
+    named = sum(process.used_mib or 0 for process in sample.processes if process.consumer)
+    return max(0, sample.used_mib - named)
+
+
+def foreign_mib(sample: Sample) -> int | None:
+    """What processes hold that belong to no consumer; None where that cannot be told."""
+    if not sample.attributed:
+        return None
+    return sum(process.used_mib or 0 for process in sample.processes if not process.consumer)
+
+
+def reserved_by_consumer(view: View, device: int) -> dict[str, int]:
+    """MiB of claimed footprints that the device's figures do not show yet, by consumer.
+
+    A reservation shrinks as its consumer's own use grows. Where use cannot be attributed, growth of what nobody is
+    known to hold is credited to those claims in the order in which they were made, so that the same growth never
+    shrinks two reservations.
+    """
+    sample = view.devices[device]
+    claims = sorted(
+        (state for state in view.consumers.values() if state.claimed and state.device == device),
+        key=lambda state: (state.claimed_at or 0.0, state.name),
+    )
+    loose_mib = unattributed_mib(sample)
+    credited_mib = 0
+    reserved = {}
+    for state in claims:
+        held_mib = sample.held_by(state.name)
+        if held_mib is None and state.shown:
+            continue
+        if held_mib is None:
+            held_mib = _growth(state, loose_mib, credited_mib)
+            credited_mib += held_mib
+        reserved[state.name] = max(0, state.footprint_mib - held_mib)
+    return reserved
+
+
+def _growth(state: ConsumerState, loose_mib: int | None, credited_mib: int) -> int:
+    """What may be taken for the claim's own use, out of what appeared since it was made."""
+    if loose_mib is None or state.baseline_mib is None:
+        return 0
+    return min(state.footprint_mib, max(0, loose_mib - state.baseline_mib - credited_mib))
+
+
+def committed_mib(view: View, device: int, besides: str = "") -> int:
+    """Footprints that are spoken for on the device, whether visible yet or not, ``besides`` left out."""
+    return sum(
+        state.footprint_mib
+        for state in view.consumers.values()
+        if state.claimed and state.device == device and state.name != besides
+    )
+
+
+def total_mib(view: View, device: int) -> int | None:
+    """What the device has, as far as anybody knows."""
+    return view.devices[device].total_mib
+
+
+def free_mib(view: View, device: int, target: str) -> int | None:
+    """MiB that the target may count on, after what is promised to others; None = nobody knows. May be negative."""
+    sample = view.devices[device]
+    if sample.known:
+        reserved = reserved_by_consumer(view, device)
+        return (sample.free_mib or 0) - sum(mib for name, mib in reserved.items() if name != target)
+    if sample.total_mib is None:
+        return None
+    return sample.total_mib - sum(
+        state.footprint_mib for state in view.on_device(device) if state.name != target and _believed_held(state)
+    )
+
+
+def need_mib(view: View, device: int, target: str) -> int:
+    """MiB that must be free for the target to be loaded: footprint and cushion, less what it already holds."""
+    footprint_mib = view.consumers[target].footprint_mib
+    held_mib = view.devices[device].held_by(target) if view.devices[device].known else None
+    return footprint_mib + view.settings.cushion_mib - min(held_mib or 0, footprint_mib)
+
+
+def yield_mib(view: View, device: int, victim: str) -> int:
+    """MiB that evicting the victim is expected to free; never more than the device shows as used."""
+    state, sample = view.consumers[victim], view.devices[device]
+    if not sample.known:
+        return max(0, state.footprint_mib - state.spec.residual_mib) if _believed_held(state) else 0
+    held_mib = sample.held_by(victim)
+    if held_mib is None:
+        held_mib = min(state.footprint_mib, unattributed_mib(sample) or 0)
+    return max(0, held_mib - state.spec.residual_mib)
+
+
+def _believed_held(state: ConsumerState) -> bool:
+    return state.claimed or state.residency in IN_VRAM

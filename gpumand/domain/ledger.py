@@ -1,0 +1,234 @@
+"""Who holds what, and what is promised: the daemon's memory, kept by one owner.
+
+The ledger knows no clock and does no I/O. Its owner (the arbiter) tells it what happened and when; it keeps the books
+consistent and hands out frozen views for decisions. Invariants, checked by the state machine in its tests:
+
+- a consumer is claimed exactly while it is leased, loading, or promised to the request whose job runs;
+- a lease stands on a consumer that is claimed, and its device is the consumer's;
+- at most one job runs on a device;
+- ids and tokens lead to leases that stand.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
+from typing import Any
+
+from gpumand.domain import budget
+from gpumand.domain.consumer import ConsumerSpec, Residency, SchedulerSettings
+from gpumand.domain.device import Reading, Sample
+from gpumand.domain.errors import NoSuchConsumer, NoSuchDevice, NoSuchLease
+from gpumand.domain.lease import Lease, LeaseLifetime, Owner
+from gpumand.domain.view import ConsumerState, Job, View
+
+_TokenKey = tuple[int, LeaseLifetime, str, str, str]
+
+BACKOFF_FIRST_SEC, BACKOFF_MAX_SEC = 10.0, 300.0
+
+
+def backoff_sec(failures: int) -> float:
+    """How long a consumer is left alone after so many failed loads in a row: 10 s, doubling to 5 min."""
+    return float(min(BACKOFF_MAX_SEC, BACKOFF_FIRST_SEC * 2.0 ** min(failures - 1, 10))) if failures > 0 else 0.0
+
+
+class Ledger:
+    """The books.
+
+    Args:
+        changed: told the name of every consumer whose state changed in a way that clients can see.
+    """
+
+    def __init__(self, settings: SchedulerSettings, changed: Callable[[str], None] = lambda _name: None) -> None:
+        self.settings = settings
+        self._changed = changed
+        self._consumers: dict[str, ConsumerState] = {}
+        self._leases: dict[str, Lease] = {}
+        self._tokens: dict[_TokenKey, str] = {}
+        self._jobs: dict[int, Job] = {}
+        self._devices: dict[int, Sample] = {0: placeholder(None)}
+
+    # -- what there is -------------------------------------------------------------------------------------------
+
+    @property
+    def consumers(self) -> Mapping[str, ConsumerState]:
+        """All consumers by name."""
+        return self._consumers
+
+    @property
+    def leases(self) -> Mapping[str, Lease]:
+        """All standing leases by id."""
+        return self._leases
+
+    @property
+    def jobs(self) -> Mapping[int, Job]:
+        """What is being done, by device."""
+        return self._jobs
+
+    @property
+    def devices(self) -> Mapping[int, Sample]:
+        """The last sample of each device; a placeholder without figures where no source knows any."""
+        return self._devices
+
+    def consumer(self, name: str) -> ConsumerState:
+        """One consumer. Raises NoSuchConsumer."""
+        if name not in self._consumers:
+            raise NoSuchConsumer(f"no consumer {name!r} is configured")
+        return self._consumers[name]
+
+    def lease(self, lease_id: str) -> Lease:
+        """One lease. Raises NoSuchLease."""
+        if lease_id not in self._leases:
+            raise NoSuchLease("no such lease stands")
+        return self._leases[lease_id]
+
+    def lease_by_token(self, owner: Owner, lifetime: LeaseLifetime, token: str) -> Lease | None:
+        """The lease that the same token of the same owner got before."""
+        lease_id = self._tokens.get(_token_key(owner, lifetime, token)) if token else None
+        return self._leases.get(lease_id) if lease_id else None
+
+    def device_index(self, wanted: str) -> int:
+        """Index of the device named by index or UUID. Raises NoSuchDevice."""
+        for index, sample in self._devices.items():
+            if wanted in (str(index), sample.uuid):
+                return index
+        raise NoSuchDevice(f"no device {wanted!r} is known")
+
+    def view(self, now: float, evict_failed: frozenset[str] = frozenset()) -> View:
+        """Everything at one moment, for a decision."""
+        return View(
+            settings=self.settings,
+            devices=dict(self._devices),
+            consumers=dict(self._consumers),
+            leases=self._leases_by_device(),
+            jobs=dict(self._jobs),
+            now=now,
+            evict_failed=evict_failed,
+        )
+
+    def _leases_by_device(self) -> dict[int, int]:
+        count: dict[int, int] = {}
+        for state in self._consumers.values():
+            if state.leases and state.device is not None:
+                count[state.device] = count.get(state.device, 0) + state.leases
+        return count
+
+    # -- configuration and readings ------------------------------------------------------------------------------
+
+    def configure(self, settings: SchedulerSettings, specs: Iterable[ConsumerSpec]) -> None:
+        """Put a configuration in force. A consumer that is gone stays while it is claimed, so that its leases hold."""
+        self.settings = settings
+        wanted = {spec.name: spec for spec in specs}
+        for name, spec in wanted.items():
+            old = self._consumers.get(name)
+            pinned = spec.pinned if old is None or old.pinned == old.spec.pinned else old.pinned
+            self._put(replace(old, spec=spec, pinned=pinned) if old else ConsumerState(spec, pinned=pinned))
+        for name, state in list(self._consumers.items()):
+            if name not in wanted and not state.claimed:
+                del self._consumers[name]
+                self._changed(name)
+
+    def take_reading(self, reading: Reading, total_mib: int | None) -> None:
+        """Note what the source showed.
+
+        Args:
+            reading: the reading; where it has no devices at all a placeholder stands in, so that consumers can be
+                scheduled by declared footprints.
+            total_mib: the configured size of device 0, for when the source cannot say.
+        """
+        samples = {sample.index: sample for sample in reading.devices} or {0: placeholder(total_mib, reading.error)}
+        first = samples.get(0)
+        if first is not None and first.total_mib is None and total_mib is not None:
+            samples[0] = replace(first, total_mib=total_mib)
+        self._devices = samples
+
+    # -- state of consumers --------------------------------------------------------------------------------------
+
+    def update(self, name: str, **changes: Any) -> ConsumerState:
+        """Change fields of a consumer's state."""
+        state = replace(self._consumers[name], **changes)
+        self._put(state)
+        return state
+
+    def claim(self, name: str, device: int, now: float) -> None:
+        """Speak for a consumer's footprint on a device: from here on it counts as used until live figures show it."""
+        state = self._consumers[name]
+        if not state.claimed:
+            baseline_mib = budget.unattributed_mib(self._devices[device]) if device in self._devices else None
+            self.update(name, device=device, claimed_at=now, baseline_mib=baseline_mib, shown=False)
+
+    def unclaim(self, name: str) -> None:
+        """Stop speaking for it, unless a lease, a load or a job still does."""
+        state = self._consumers[name]
+        is_promised = any(job.consumer == name and job.takes_slot for job in self._jobs.values())
+        if not (state.leases or state.residency is Residency.LOADING or is_promised):
+            self.update(name, claimed_at=None, baseline_mib=None, shown=False)
+
+    # -- jobs ----------------------------------------------------------------------------------------------------
+
+    def begin(self, job: Job) -> None:
+        """Start a job on its device; there must be none."""
+        assert job.device not in self._jobs, "one job at a time on a device"
+        self._jobs[job.device] = job
+
+    def replace_job(self, job: Job) -> None:
+        """Note that a running job has got further, or that who waits for it changed."""
+        assert self._jobs[job.device].consumer == job.consumer
+        self._jobs[job.device] = job
+
+    def end(self, device: int) -> None:
+        """The device's job is over."""
+        del self._jobs[device]
+
+    # -- leases --------------------------------------------------------------------------------------------------
+
+    def add_lease(self, lease: Lease, device: int, now: float) -> None:
+        """Let a lease stand on a consumer."""
+        self.claim(lease.consumer, device, now)
+        self._leases[lease.id] = lease
+        if lease.token:
+            self._tokens[_token_key(lease.owner, lease.lifetime, lease.token)] = lease.id
+        self.update(lease.consumer, leases=self._consumers[lease.consumer].leases + 1)
+
+    def renew_lease(self, lease: Lease) -> None:
+        """Put a lease with a new expiry in place of the one with the same id."""
+        assert lease.id in self._leases
+        self._leases[lease.id] = lease
+
+    def remove_lease(self, lease_id: str, now: float, worked_usec: int) -> Lease:
+        """End a lease; its consumer counts as used until this moment. Raises NoSuchLease."""
+        lease = self.lease(lease_id)
+        del self._leases[lease_id]
+        self._tokens.pop(_token_key(lease.owner, lease.lifetime, lease.token), None)
+        state = self._consumers[lease.consumer]
+        self.update(lease.consumer, leases=state.leases - 1, worked_usec=worked_usec, idle_since=now)
+        self.unclaim(lease.consumer)
+        return lease
+
+    def _put(self, state: ConsumerState) -> None:
+        self._consumers[state.name] = state
+        self._changed(state.name)
+
+
+def placeholder(total_mib: int | None, error: str = "") -> Sample:
+    """A device nobody could read, so that the rules have something to reckon with."""
+    return Sample(
+        index=0,
+        uuid="",
+        name="",
+        source="none",
+        total_mib=total_mib,
+        used_mib=None,
+        free_mib=None,
+        error=error or "no device was read yet",
+    )
+
+
+def _token_key(owner: Owner, lifetime: LeaseLifetime, token: str) -> _TokenKey:
+    """Who is the same owner: the user, and where a lease is bound to more than that, the connection or the unit's run.
+
+    A script's second ``busctl call`` is another connection of the same user: for a ttl lease it is the same owner.
+    """
+    bus_name = owner.bus_name if lifetime is LeaseLifetime.CONNECTION else ""
+    run = f"{owner.unit}/{owner.invocation_id}" if lifetime is LeaseLifetime.UNIT else ""
+    return owner.uid, lifetime, bus_name, run, token

@@ -1,0 +1,258 @@
+"""May this consumer be had now, and at whose cost? A view and a wish in, a decision out.
+
+The order of the questions is the order of the rules:
+
+1. Is it configured, and not backing off after a failed load?
+2. Which device? (``placement``)
+3. Is it resident already? Then it needs no room, only a lease slot and its footprint left unpromised.
+4. Is anything being loaded or evicted there? Then wait: one thing at a time on a device.
+5. Does it fit into what is free and not promised? Then load.
+6. Who may go, in LRU order? (``victims``) Do they suffice together? Drop who is not needed, evict the rest, load.
+7. Would it fit if leases ended? Then wait, else refuse and say who holds what.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from gpumand.domain import budget, victims
+from gpumand.domain.consumer import Residency
+from gpumand.domain.errors import (
+    Busy,
+    ConsumerBackingOff,
+    DeviceUnavailable,
+    EvictionFailed,
+    GpumandError,
+    InsufficientVram,
+    NoSuchConsumer,
+)
+from gpumand.domain.request import PlannedEviction, Spared, Verdict
+from gpumand.domain.view import ConsumerState, View
+from gpumand.domain.words import gib, holders_line, listing
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """What is to be decided.
+
+    Attributes:
+        consumer: which one is wanted.
+        device: index of the device it must be on; None = any that fits.
+        wants_lease: a lease is to stand afterwards (Acquire), so that slots count; False for Load by hand.
+        holds_slot: its lease slot is held for it already (the job that loaded it was its own).
+        from_own_unit: asked for from within the consumer's own unit, which is starting: waiting for that unit here
+            would be waiting for ourselves.
+    """
+
+    consumer: str
+    device: int | None = None
+    wants_lease: bool = True
+    holds_slot: bool = False
+    from_own_unit: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """The answer.
+
+    Attributes:
+        verdict: grant, wait or refuse.
+        device: where; None only when refused before one was chosen.
+        resident: it is resident: nothing to do but to grant.
+        load: it is to be loaded (after ``evictions``).
+        need_mib, free_mib: see ``budget``; None = unknown.
+        evictions: victims in order, when verdict is grant.
+        spared: consumers on the device that are not victims, and why.
+        error: what a refusal raises; for a wait, what being told not to wait raises.
+        message: one line: why.
+        looked_at_vram: live figures went into it, so that it stands only on a fresh sample.
+    """
+
+    verdict: Verdict
+    device: int | None = None
+    resident: bool = False
+    load: bool = False
+    need_mib: int | None = None
+    free_mib: int | None = None
+    evictions: tuple[PlannedEviction, ...] = ()
+    spared: tuple[Spared, ...] = ()
+    error: type[GpumandError] | None = None
+    message: str = ""
+    looked_at_vram: bool = False
+
+
+def decide(view: View, wish: Wish) -> Decision:
+    """Decide about one wish. Pure: the same view and wish give the same decision."""
+    state = view.consumers.get(wish.consumer)
+    if state is None:
+        return _refuse(NoSuchConsumer, f"no consumer {wish.consumer!r} is configured")
+    if wish.device is not None:
+        return _decide_on(view, wish, state, wish.device)
+    return _best_of(view, wish, state)
+
+
+def _best_of(view: View, wish: Wish, state: ConsumerState) -> Decision:
+    """Try every device it may be on: most free VRAM first, a fit before evictions, few evictions before many."""
+    is_somewhere = state.residency in (Residency.RESIDENT, Residency.LOADING, Residency.UNLOADING)
+    if is_somewhere and state.device is not None and state.device in view.devices:
+        return _decide_on(view, wish, state, state.device)
+    decisions = [_decide_on(view, wish, state, device) for device in sorted(view.devices)]
+    rank = {Verdict.GRANT: 0, Verdict.WAIT: 1, Verdict.REFUSE: 2}
+    best = min(decisions, key=lambda one: (rank[one.verdict], len(one.evictions), -(one.free_mib or 0)))
+    return replace(best, looked_at_vram=any(one.looked_at_vram for one in decisions))
+
+
+def _decide_on(view: View, wish: Wish, state: ConsumerState, device: int) -> Decision:
+    if state.device != device and state.claimed:
+        # Its footprint is promised elsewhere; the same process cannot be in two places.
+        return _wait(device, f"{state.name} is in use on device {state.device}")
+    if any(state.name in job.evicting for job in view.jobs.values()):
+        return _wait(device, f"{state.name} is about to be evicted")
+    if state.residency is Residency.RESIDENT and state.on(device):
+        return _resident(view, wish, state, device)
+    if wish.from_own_unit and state.residency is Residency.LOADING and not state.unasked:
+        return Decision(
+            Verdict.GRANT, device, resident=True, message=f"{state.name} is being loaded: its own unit asks"
+        )
+    return _absent(view, wish, state, device)
+
+
+def _resident(view: View, wish: Wish, state: ConsumerState, device: int) -> Decision:
+    blocked = _no_slot(view, wish, device) or _overcommitted(view, state, device) if wish.wants_lease else None
+    return blocked or Decision(Verdict.GRANT, device, resident=True, message=f"{state.name} is resident")
+
+
+def _absent(view: View, wish: Wish, state: ConsumerState, device: int) -> Decision:
+    if view.devices[device].lost:
+        return _refuse(DeviceUnavailable, f"device {device} is lost: {view.devices[device].error}", device)
+    if state.retry_at > view.now:
+        left_sec = state.retry_at - view.now
+        message = f"{state.name} failed to load; tried again in {left_sec:.0f} s ({state.error})"
+        return _refuse(ConsumerBackingOff, message, device)
+    return (
+        _being_moved(view, wish, state, device)
+        or _no_slot(view, wish, device)
+        or _overcommitted(view, state, device)
+        or _make_room(view, wish, state, device)
+    )
+
+
+def _being_moved(view: View, wish: Wish, state: ConsumerState, device: int) -> Decision | None:
+    """Wait while anything is loaded or evicted on the device: one thing at a time."""
+    job = view.jobs.get(device)
+    if job is not None:
+        doing = f"evicting {job.evicting[0]}" if job.evicting else f"loading {job.consumer}"
+        return _wait(device, f"{doing} on device {device}")
+    if state.residency is Residency.UNLOADING:
+        return _wait(device, f"{state.name} is being unloaded")
+    for other in view.on_device(device):
+        is_own_start = other.name == state.name and wish.from_own_unit
+        if other.residency is Residency.LOADING and other.device == device and not is_own_start:
+            return _wait(device, f"{other.name} is loading on device {device}")
+    return None
+
+
+def _no_slot(view: View, wish: Wish, device: int) -> Decision | None:
+    slots = view.settings.concurrent_leases
+    if not wish.wants_lease or wish.holds_slot or slots == 0 or view.slots_taken(device) < slots:
+        return None
+    holders = [state.name for state in view.consumers.values() if state.leases and state.device == device]
+    return _wait(device, f"device {device} is leased ({listing(holders) or 'being loaded'})")
+
+
+def _overcommitted(view: View, state: ConsumerState, device: int) -> Decision | None:
+    """Footprints promised at one time never exceed the device, however little of them is visible."""
+    total_mib = budget.total_mib(view, device)
+    if total_mib is None:
+        return None
+    if state.footprint_mib > total_mib:
+        message = f"{state.name} needs {gib(state.footprint_mib)}, device {device} has {gib(total_mib)}"
+        return _refuse(InsufficientVram, message, device)
+    committed_mib = budget.committed_mib(view, device, besides=state.name)
+    if committed_mib + state.footprint_mib <= total_mib:
+        return None
+    return _wait(device, f"{gib(committed_mib)} of device {device} are promised to {_claimants(view, state, device)}")
+
+
+def _claimants(view: View, state: ConsumerState, device: int) -> str:
+    others = view.consumers.values()
+    return listing([one.name for one in others if one.claimed and one.device == device and one.name != state.name])
+
+
+def _make_room(view: View, wish: Wish, state: ConsumerState, device: int) -> Decision:
+    need_mib = budget.need_mib(view, device, state.name)
+    free_mib = budget.free_mib(view, device, state.name)
+    if free_mib is None or free_mib >= need_mib:
+        return _load(view, state, device, need_mib, free_mib)
+    choice = victims.choose(view, device, state, need_mib - free_mib)
+    if choice.suffices:
+        load = _load(view, state, device, need_mib, free_mib)
+        return replace(load, evictions=choice.victims, spared=choice.spared)
+    short = replace(
+        _short_of_room(view, state, device, need_mib, free_mib),
+        need_mib=need_mib,
+        free_mib=free_mib,
+        spared=choice.spared,
+    )
+    return replace(short, looked_at_vram=True)
+
+
+def _load(view: View, state: ConsumerState, device: int, need_mib: int, free_mib: int | None) -> Decision:
+    return Decision(
+        Verdict.GRANT,
+        device,
+        load=True,
+        need_mib=need_mib,
+        free_mib=free_mib,
+        spared=victims.choose(view, device, state, 0).spared,
+        message=f"{state.name} needs {gib(need_mib)}" + ("" if free_mib is None else f", {gib(free_mib)} are free"),
+        looked_at_vram=view.devices[device].known,
+    )
+
+
+def _short_of_room(view: View, state: ConsumerState, device: int, need_mib: int, free_mib: int) -> Decision:
+    """Nobody is evicted in vain: wait where a lease or a load stands in the way, refuse where that would not help."""
+    line = (
+        f"{state.name} needs {gib(need_mib)} on device {device}, {gib(max(0, free_mib))} are free; "
+        f"held: {holders_line(view, device, besides=state.name)}"
+    )
+    in_the_way = victims.temporarily_spared(view, device, state)
+    claimants = [one for one in view.consumers.values() if one.claimed and one.device == device and one is not state]
+    if (in_the_way or claimants) and _room_once_free(view, state, device, in_the_way) >= need_mib:
+        return _wait(device, f"{listing([one.name for one in in_the_way or claimants])} in use on device {device}")
+    if view.evict_failed:
+        return _refuse(EvictionFailed, f"{listing(sorted(view.evict_failed))} gave nothing back; {line}", device)
+    return _refuse(InsufficientVram, line, device)
+
+
+def _room_once_free(view: View, state: ConsumerState, device: int, in_the_way: list[ConsumerState]) -> int:
+    """What could be free once every lease and load has ended: then those in the way may be evicted as well."""
+    could_go = [*victims.candidates(view, device, state), *in_the_way]
+    room_mib = (budget.free_mib(view, device, state.name) or 0) + sum(victims.yields(view, device, could_go).values())
+    if not view.devices[device].known:
+        return room_mib  # declared figures count every footprint whole: nothing is reserved on top of them
+    reserved = budget.reserved_by_consumer(view, device)
+    return room_mib + sum(mib for name, mib in reserved.items() if name != state.name)
+
+
+def may_pass(view: View, name: str, device: int, ahead: list[str]) -> bool:
+    """Whether a resident consumer may be leased although requests ahead of it still wait for the same device.
+
+    Only where it cannot make any of them wait longer: slots are unlimited, those ahead could never evict it anyway,
+    and its footprint leaves room for theirs beside all that is promised. Everything else is first come, first served.
+    """
+    state, total_mib = view.consumers[name], budget.total_mib(view, device)
+    if view.settings.concurrent_leases or total_mib is None:
+        return False
+    wanted = sum(view.consumers[other].footprint_mib for other in set(ahead) if other != name)
+    return all(other == name or victims.is_never_victim(view, state, view.consumers[other]) for other in ahead) and (
+        budget.committed_mib(view, device, besides=name) + state.footprint_mib + wanted <= total_mib
+    )
+
+
+def _wait(device: int, message: str) -> Decision:
+    return Decision(Verdict.WAIT, device, error=Busy, message=message)
+
+
+def _refuse(error: type[GpumandError], message: str, device: int | None = None) -> Decision:
+    return Decision(Verdict.REFUSE, device, error=error, message=message)

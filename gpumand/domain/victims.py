@@ -1,0 +1,164 @@
+"""Who may be evicted, in which order, and how many of them it takes.
+
+The rule named ``lru``: loaded consumers on the device, least recently used first, one never used before all others;
+but never the target, one that the target can coexist with, one that manages its own VRAM, one that is pinned, leased,
+or being loaded or unloaded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from gpumand.domain import budget
+from gpumand.domain.consumer import Residency
+from gpumand.domain.request import PlannedEviction, Spared
+from gpumand.domain.view import IN_VRAM, ConsumerState, View
+from gpumand.domain.words import gib
+
+EVICTABLE = frozenset({Residency.RESIDENT, Residency.UNKNOWN})
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """The victims that were chosen.
+
+    Attributes:
+        suffices: whether they free enough together; when not, ``victims`` is empty: nobody is evicted in vain.
+        victims: in the order of eviction.
+        spared: who is on the device and is not a victim, and why.
+    """
+
+    suffices: bool
+    victims: tuple[PlannedEviction, ...] = ()
+    spared: tuple[Spared, ...] = ()
+
+
+def choose(view: View, device: int, target: ConsumerState, deficit_mib: int) -> Choice:
+    """Choose victims that free at least ``deficit_mib``: the whole set first, then without those not needed."""
+    exempt = _exemptions(view, device, target)
+    in_order = candidates(view, device, target)
+    freed_mib = yields(view, device, in_order)
+    if deficit_mib > sum(freed_mib.values()):
+        return Choice(suffices=False, spared=exempt)
+    taken = _prune(_take(in_order, freed_mib, deficit_mib), freed_mib, deficit_mib)
+    kept = [Spared(state.name, "not needed for it") for state in in_order if state not in taken]
+    return Choice(
+        suffices=True,
+        victims=tuple(_planned(state, freed_mib[state.name], view) for state in taken),
+        spared=(*exempt, *kept),
+    )
+
+
+def candidates(view: View, device: int, target: ConsumerState) -> list[ConsumerState]:
+    """Who may go, least recently used first."""
+    free_to_go = [
+        state for state in _loaded(view, device, target) if not (_why_never(view, state, target) or _why_busy(state))
+    ]
+    return sorted(free_to_go, key=_lru)
+
+
+def temporarily_spared(view: View, device: int, target: ConsumerState) -> list[ConsumerState]:
+    """Who could go were it not in use at the moment: worth waiting for."""
+    in_the_way = [state for state in view.consumers.values() if state.device == device and _why_busy(state)]
+    return [state for state in in_the_way if state.name != target.name and not _why_never(view, state, target)]
+
+
+def is_never_victim(view: View, state: ConsumerState, target: ConsumerState) -> bool:
+    """Whether the target could not have it evicted even if it were idle."""
+    return bool(_why_never(view, state, target))
+
+
+def yields(view: View, device: int, states: Iterable[ConsumerState]) -> dict[str, int]:
+    """MiB that each is expected to free, taken together.
+
+    Where use cannot be attributed, several of them would each be credited with the same unattributed MiB; so what one
+    is credited with is not there for the next.
+    """
+    sample = view.devices[device]
+    loose_mib = budget.unattributed_mib(sample) if sample.known else None
+    result = {}
+    for state in states:
+        freed_mib = budget.yield_mib(view, device, state.name)
+        if loose_mib is not None and sample.held_by(state.name) is None:
+            freed_mib = min(freed_mib, loose_mib)
+            loose_mib -= freed_mib
+        result[state.name] = freed_mib
+    return result
+
+
+def _loaded(view: View, device: int, target: ConsumerState) -> list[ConsumerState]:
+    return [one for one in view.on_device(device) if one.name != target.name and one.residency in EVICTABLE]
+
+
+def _lru(state: ConsumerState) -> tuple[int, int, str]:
+    """Never used first; then the longest unused; among equals the one that came first."""
+    return state.last_used_usec, state.since_usec, state.name
+
+
+def _take(in_order: Sequence[ConsumerState], freed_mib: dict[str, int], deficit_mib: int) -> list[ConsumerState]:
+    taken: list[ConsumerState] = []
+    for state in in_order:
+        if deficit_mib <= 0:
+            break
+        if freed_mib[state.name] > 0:
+            taken.append(state)
+            deficit_mib -= freed_mib[state.name]
+    return taken
+
+
+def _prune(taken: list[ConsumerState], freed_mib: dict[str, int], deficit_mib: int) -> list[ConsumerState]:
+    """Drop who turned out not to be needed, the most recently used of them first: they are worth most."""
+    spare_mib = sum(freed_mib[state.name] for state in taken) - deficit_mib
+    kept = list(taken)
+    for state in sorted(taken, key=_lru, reverse=True):
+        if freed_mib[state.name] <= spare_mib:
+            kept.remove(state)
+            spare_mib -= freed_mib[state.name]
+    return kept
+
+
+def _planned(state: ConsumerState, freed_mib: int, view: View) -> PlannedEviction:
+    is_measured = any(sample.known for sample in view.devices.values())
+    return PlannedEviction(
+        consumer=state.name,
+        expected_mib=freed_mib if is_measured else None,
+        method=str(state.spec.evict[0]),
+        why=f"{_recency(state)}; frees about {gib(freed_mib)}",
+    )
+
+
+def _recency(state: ConsumerState) -> str:
+    return "least recently used" if state.last_used_usec else "never used"
+
+
+def _exemptions(view: View, device: int, target: ConsumerState) -> tuple[Spared, ...]:
+    holders = [state for state in view.on_device(device) if state.name != target.name and _holds(view, device, state)]
+    whys = [(state.name, _why_never(view, state, target) or _why_busy(state)) for state in holders]
+    return tuple(Spared(name, why) for name, why in whys if why)
+
+
+def _holds(view: View, device: int, state: ConsumerState) -> bool:
+    return state.claimed or state.residency in IN_VRAM or bool(view.devices[device].held_by(state.name))
+
+
+def _why_never(view: View, state: ConsumerState, target: ConsumerState) -> str:
+    """Why it is no victim whatever else happens; "" when it may be one."""
+    if state.name in target.spec.can_coexist_with:
+        return f"{target.name} can coexist with it"
+    if state.spec.vram_managed:
+        return "manages its own VRAM"
+    if state.pinned:
+        return "pinned"
+    if not state.spec.evict:
+        return "has no unload route and no unit"
+    return "gave nothing back when it was evicted a moment ago" if state.name in view.evict_failed else ""
+
+
+def _why_busy(state: ConsumerState) -> str:
+    """Why it is no victim at the moment; "" when it may be one."""
+    if state.leases:
+        return "leased" if state.leases == 1 else f"leased {state.leases} times"
+    if state.residency is Residency.LOADING or state.claimed:
+        return "loading"
+    return "being unloaded" if state.residency is Residency.UNLOADING else ""

@@ -1,0 +1,132 @@
+"""What a decision looks at: everything at one moment, frozen."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from gpumand.domain.consumer import ConsumerSpec, Residency, SchedulerSettings
+from gpumand.domain.device import Sample
+
+IN_VRAM = frozenset({Residency.RESIDENT, Residency.LOADING, Residency.UNLOADING, Residency.UNKNOWN})
+"""Residencies under which a consumer may hold its footprint. Unknown is not zero."""
+
+
+@dataclass(frozen=True, slots=True)
+class ConsumerState:
+    """What is known of a consumer now.
+
+    Attributes:
+        spec: as configured.
+        residency: see Residency.
+        device: index of the device it is on, is loaded to, or was last on; None when nothing is known.
+        leases: how many leases stand on it.
+        pinned: never evicted unless forced.
+        worked_usec: when its last lease ended, CLOCK_REALTIME; 0 = never. Real work.
+        probed_usec: when it says itself that it last worked; counts only where ``worked_usec`` is 0.
+        changed_at: monotonic seconds of the last change that we made or saw; a probe begun before it is stale.
+        idle_since: monotonic seconds since when it has neither been loaded nor leased.
+        since_usec: CLOCK_REALTIME of the last change of residency.
+        claimed_at: monotonic seconds since when its footprint is spoken for (loading, promised or leased); None when
+            it is not.
+        baseline_mib: what no known process held on its device at ``claimed_at``; None when that was unknown.
+        shown: its footprint has been seen since it was claimed, so that live figures contain it.
+        failures: loads that failed in a row.
+        retry_at: monotonic seconds before which no new load is tried.
+        unasked: it is loading although nobody asked us for it.
+        error: one line; "" when all is well.
+    """
+
+    spec: ConsumerSpec
+    residency: Residency = Residency.UNKNOWN
+    device: int | None = None
+    leases: int = 0
+    pinned: bool = False
+    worked_usec: int = 0
+    probed_usec: int = 0
+    changed_at: float = 0.0
+    idle_since: float = 0.0
+    since_usec: int = 0
+    claimed_at: float | None = None
+    baseline_mib: int | None = None
+    shown: bool = False
+    failures: int = 0
+    retry_at: float = 0.0
+    unasked: bool = False
+    error: str = ""
+
+    @property
+    def name(self) -> str:
+        """Its configured name."""
+        return self.spec.name
+
+    @property
+    def footprint_mib(self) -> int:
+        """MiB it needs resident."""
+        return self.spec.vram_resident_mib
+
+    @property
+    def last_used_usec(self) -> int:
+        """When it last worked: a finished lease beats what a probe reports; 0 = never."""
+        return self.worked_usec or self.probed_usec
+
+    @property
+    def claimed(self) -> bool:
+        """Whether its footprint is spoken for."""
+        return self.claimed_at is not None
+
+    def on(self, device: int) -> bool:
+        """Whether it may hold memory on that device."""
+        return self.device is None or self.device == device
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """What is being done on a device: evictions and the load they are for, or one eviction by hand.
+
+    While one runs, nothing else is evicted or loaded there: the newcomer is measuring what is free (vLLM aborts when
+    a neighbour frees memory while it profiles, vllm#56830).
+
+    Attributes:
+        device: where.
+        consumer: the consumer being loaded, or the one being evicted by hand.
+        evicting: victims not yet evicted, in order.
+        takes_slot: whether a request waits for it, so that a lease will stand on the device when it ends.
+    """
+
+    device: int
+    consumer: str
+    evicting: tuple[str, ...] = ()
+    takes_slot: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """Everything at one moment.
+
+    Attributes:
+        settings: the rules' numbers.
+        devices: one sample a device, by index; never empty (a placeholder where no source knows any).
+        consumers: by name.
+        leases: how many leases stand on each device.
+        jobs: what is being done, by device.
+        now: monotonic seconds.
+        evict_failed: consumers that gave nothing back a moment ago, for the request at hand.
+    """
+
+    settings: SchedulerSettings
+    devices: Mapping[int, Sample]
+    consumers: Mapping[str, ConsumerState]
+    leases: Mapping[int, int] = field(default_factory=dict)
+    jobs: Mapping[int, Job] = field(default_factory=dict)
+    now: float = 0.0
+    evict_failed: frozenset[str] = frozenset()
+
+    def on_device(self, device: int) -> tuple[ConsumerState, ...]:
+        """Consumers that may hold memory on a device."""
+        return tuple(state for state in self.consumers.values() if state.on(device))
+
+    def slots_taken(self, device: int) -> int:
+        """Leases that stand on the device, and those that will when its job ends."""
+        job = self.jobs.get(device)
+        return self.leases.get(device, 0) + (1 if job is not None and job.takes_slot else 0)

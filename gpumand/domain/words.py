@@ -1,0 +1,54 @@
+"""Figures and lists for people."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from gpumand.domain.view import ConsumerState, View
+
+MAX_NAMED = 6
+"""More names than this in one line help nobody."""
+
+
+def gib(mib: int) -> str:
+    """MiB as people say it: ``512 MiB``, ``12.9 GiB``."""
+    return f"{mib / 1024:.1f} GiB" if abs(mib) >= 1024 else f"{mib} MiB"
+
+
+def listing(names: Sequence[str]) -> str:
+    """Names with commas, cut off where there are too many."""
+    more = len(names) - MAX_NAMED
+    return ", ".join(names[:MAX_NAMED]) + (f" and {more} more" if more > 0 else "")
+
+
+def holders_line(view: View, device: int, besides: str = "") -> str:
+    """Who holds what on a device: consumers with the reason why they stay, then foreign processes by name."""
+    parts = [
+        part for state in view.on_device(device) if state.name != besides and (part := _holder(view, device, state))
+    ]
+    foreign = [process for process in view.devices[device].processes if not process.consumer]
+    foreign.sort(key=lambda process: -(process.used_mib or 0))
+    parts += [
+        f"{gib(process.used_mib)} by {process.unit or process.name or 'a process'} (pid {process.pid})"
+        for process in foreign
+        if process.used_mib
+    ]
+    return listing(parts) or "nothing that is known"
+
+
+def _holder(view: View, device: int, state: ConsumerState) -> str:
+    held_mib = view.devices[device].held_by(state.name)
+    if not (held_mib or state.claimed or (held_mib is None and state.residency == "resident")):
+        return ""
+    size = gib(held_mib) if held_mib is not None and not state.claimed else gib(max(held_mib or 0, state.footprint_mib))
+    reasons = [word for word, so in _reasons(state) if so]
+    return f"{size} by {state.name}" + (f" ({', '.join(reasons)})" if reasons else "")
+
+
+def _reasons(state: ConsumerState) -> list[tuple[str, bool]]:
+    return [
+        ("leased", state.leases > 0),
+        (str(state.residency), state.residency in ("loading", "unloading")),
+        ("pinned", state.pinned),
+        ("manages its own VRAM", state.spec.vram_managed),
+    ]
