@@ -92,3 +92,20 @@ class Status:
     leases: tuple[Lease, ...] = ()
     queue: tuple[WaitingStatus, ...] = ()
     stats: Stats = field(default_factory=Stats)
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """What changes with every step and is cheap to tell, without taking a whole Status.
+
+    Attributes:
+        degraded: as in Status.
+        queue_length: requests that wait.
+        lease_count: leases that stand.
+        eviction_count: evictions seen to succeed.
+    """
+
+    degraded: str = ""
+    queue_length: int = 0
+    lease_count: int = 0
+    eviction_count: int = 0
