@@ -50,11 +50,13 @@ class HealthRoute:
 
     Attributes:
         path: path and query, asked with GET.
-        loaded: JSON pointer to whether the model is in VRAM. A bool is taken as it is; a list or object is loaded
-            when it is not empty; a string when it equals ``loaded_equals`` (or, without that, is not empty); null is
-            not loaded.
-        loaded_equals: the value that means "loaded" where the pointer leads to something else than a bool
-            (``false`` for a pointer to ``/is_sleeping``); None when not given.
+        loaded: JSON pointer (RFC 6901) to whether the model is in VRAM. A bool is taken as it is; a list or object is
+            loaded when it is not empty; a string when it equals ``loaded_equals`` (or, without that, is not empty);
+            null is not loaded. Beyond the RFC, a token ``[key=value]`` selects from a list the first object whose
+            ``key`` is the text ``value``, as in ``/data/[id=llama~1Llama-3.1-8B]/status/value`` (``~1`` and ``~0`` in
+            the value as in any token, and it may hold "="); where there is none, the pointer leads nowhere.
+        loaded_equals: the value that means "loaded", of whatever type the pointer leads to (``false`` for a pointer
+            to ``/is_sleeping``); None when not given.
         last_used: JSON pointer to when it last worked: seconds or ISO 8601; "" when there is none.
         headers: extra headers, as pairs.
         timeout_sec: how long the whole exchange may take.
