@@ -1,0 +1,32 @@
+"""Values on their way onto the bus and off it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from dbus_fast import Variant
+
+
+def unwrap(value: Any) -> Any:
+    """The value without the binding's Variants, at any depth; structs and arrays become lists."""
+    if isinstance(value, Variant):
+        return unwrap(value.value)
+    if isinstance(value, list):
+        return [unwrap(item) for item in value]
+    if isinstance(value, dict):
+        return {key: unwrap(item) for key, item in value.items()}
+    return value
+
+
+def require_no_nul(value: Any) -> None:
+    """Raise ValueError where a string holds a NUL: the bus drops the connection of whoever sends one."""
+    if isinstance(value, str):
+        if "\0" in value:
+            raise ValueError("a string with a NUL cannot go onto the bus")
+    elif isinstance(value, Variant):
+        require_no_nul(value.value)
+    elif isinstance(value, dict):
+        require_no_nul(list(value.items()))
+    elif isinstance(value, list | tuple):
+        for item in value:
+            require_no_nul(item)
