@@ -1,0 +1,1 @@
+"""How consumers are loaded, evicted and probed: over HTTP, and as units."""

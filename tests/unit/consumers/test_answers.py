@@ -1,0 +1,183 @@
+"""What consumers say is believed only where it can be true."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gpumand.consumers import answers
+from gpumand.consumers.answers import Answer
+from gpumand.domain.consumer import Health, HealthRoute
+
+NOW_USEC = int(datetime(2026, 3, 1, 12, tzinfo=UTC).timestamp()) * 1_000_000
+SEC = 1_000_000
+
+
+def _health(body: bytes, equals: bool | str | int | None = None, loaded: str = "/loaded", cut: bool = False) -> Health:
+    route = HealthRoute("/health", loaded=loaded, loaded_equals=equals, last_used="/last_used")
+    return answers.health(route, Answer(200, "OK", "", body, cut), NOW_USEC)
+
+
+@pytest.mark.parametrize(
+    ("value", "equals", "loaded"),
+    [
+        (True, None, True),
+        (False, None, False),
+        (None, None, False),
+        ([], None, False),
+        ([1], None, True),
+        ({}, None, False),
+        ({"a": 1}, None, True),
+        ("", None, False),
+        ("llama", None, True),
+        (1, None, None),
+        (0.5, None, None),
+        ("loaded", "loaded", True),
+        ("sleeping", "loaded", False),
+        (None, "loaded", False),
+        (["loaded"], "loaded", None),
+        (False, False, True),
+        (True, False, False),
+        (0, False, None),
+        ("false", False, None),
+        (2, 2, True),
+        (2.0, 2, True),
+        (1, 2, False),
+        (True, 1, None),
+        ("2", 2, None),
+    ],
+)
+def test_loaded_by_kind_of_value(value: object, equals: bool | str | int | None, loaded: bool | None) -> None:
+    assert _health(json.dumps({"loaded": value}).encode(), equals).loaded is loaded
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"<html>busy</html>",
+        b"[" * 65536,
+        b'{"loaded":' * 6000,
+        b'{"loaded": true',
+        b'{"loaded": \xff}',
+        b'{"loaded": NaN}',
+        b'{"loaded": Infinity}',
+        b'{"loaded": ' + b"9" * 60000 + b"}",
+        b'{"loaded": 1e999}',
+        b'{"loaded": false, "loaded": true}',
+        b'{"other": true}',
+        b"[true]",
+        b"true",
+        b"null",
+    ],
+)
+def test_an_answer_that_cannot_be_used_says_that_somebody_is_there_and_no_more(body: bytes) -> None:
+    assert _health(body) == Health(reachable=True)
+
+
+@pytest.mark.parametrize("odd", [b"NaN", b"9" * 5000, b"[]", b'"\\ud800"', b"1e999"])
+def test_oddities_elsewhere_do_no_harm(odd: bytes) -> None:
+    assert _health(b'{"x": ' + odd + b', "d": 1, "d": 2, "loaded": true}').loaded is True
+
+
+def test_a_byte_order_mark_is_forgiven() -> None:
+    assert _health(b'\xef\xbb\xbf{"loaded": true}').loaded is True
+
+
+def test_an_answer_that_was_cut_off_is_not_believed_though_it_parses() -> None:
+    assert _health(b'{"loaded": true}  ', cut=True) == Health(reachable=True)
+
+
+def test_a_malformed_pointer_finds_nothing() -> None:
+    assert _health(b'{"loaded": true}', loaded="loaded").loaded is None
+
+
+def test_without_pointers_any_success_is_health() -> None:
+    assert answers.health(HealthRoute("/"), Answer(204), NOW_USEC) == Health(reachable=True)
+
+
+def test_a_failure_is_not_read() -> None:
+    health = answers.health(HealthRoute("/", "/loaded"), Answer(503, "Busy", "", b'{"loaded": true}'), NOW_USEC)
+    assert health == Health(reachable=False, error='health route answered 503 Busy: {"loaded": true}')
+
+
+@pytest.mark.parametrize(
+    ("value", "usec"),
+    [
+        (1_700_000_000, 1_700_000_000 * SEC),
+        (1_700_000_000.25, 1_700_000_000 * SEC + 250_000),
+        ("2023-11-14T22:13:20Z", 1_700_000_000 * SEC),
+        ("2023-11-14T22:13:20", 1_700_000_000 * SEC),
+        ("2023-11-14 22:13:20", 1_700_000_000 * SEC),
+        ("2023-11-15T00:13:20+02:00", 1_700_000_000 * SEC),
+        ("2023-11-14T22:13:20.123456789Z", 1_700_000_000 * SEC + 123_456),
+        ("2026-03-02T11:59:59Z", NOW_USEC + 86399 * SEC),
+        ("2026-03-02T12:00:01Z", None),
+        (1_700_000_000_000, None),
+        (0, None),
+        (-1, None),
+        (946_684_799, None),
+        (True, None),
+        (None, None),
+        ("", None),
+        ("never", None),
+        ("1700000000", None),
+        ("20240101", None),
+        ("9999-12-31T23:59:59.999999-23:59", None),
+        ("0001-01-01T00:00:00+23:59", None),
+        ("2023-11-14T22:13:20Z" + " " * 100, None),
+        ([1_700_000_000], None),
+        ({}, None),
+    ],
+)
+def test_last_used_is_a_time_that_can_be_true_or_nothing(value: object, usec: int | None) -> None:
+    assert _health(json.dumps({"last_used": value}).encode()).last_used_usec == usec
+
+
+@pytest.mark.parametrize("digits", [b"1e308", b"-1e308", b"1e999", b"NaN", b"9" * 30, b"9" * 5000])
+def test_absurd_numbers_are_no_times(digits: bytes) -> None:
+    assert _health(b'{"loaded": true, "last_used": ' + digits + b"}") == Health(reachable=True, loaded=True)
+
+
+@given(st.binary(max_size=200))
+def test_no_bytes_do_harm(body: bytes) -> None:
+    assert _health(body).reachable
+
+
+json_values: st.SearchStrategy[Any] = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=40),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=9), inner, max_size=4),
+    max_leaves=8,
+)
+
+
+@given(json_values, json_values, st.none() | st.booleans() | st.integers() | st.text(max_size=5))
+def test_no_values_do_harm(loaded: Any, last_used: Any, equals: bool | str | int | None) -> None:
+    health = _health(json.dumps({"loaded": loaded, "last_used": last_used}).encode(), equals)
+    assert health.loaded in (True, False, None)
+    if health.last_used_usec is not None:
+        assert answers.EARLIEST_USEC <= health.last_used_usec <= NOW_USEC + answers.FUTURE_USEC
+
+
+@given(st.binary(max_size=4000))
+def test_excerpts_are_one_printable_line(body: bytes) -> None:
+    text = answers.excerpt(body)
+    assert len(text) <= 200
+    assert text == "" or text.isprintable()
+
+
+def test_complaints_quote_the_consumer_and_name_redirects() -> None:
+    assert answers.complaint(Answer(200)) == answers.complaint(Answer(204, "No Content")) == ""
+    assert answers.complaint(Answer(500, "Oops", "", b"CUDA\nout of\x1b[31m memory")) == (
+        "answered 500 Oops: CUDA out of [31m memory"
+    )
+    assert answers.complaint(Answer(302, "Found", "http://elsewhere/", b"x")) == (
+        "answered 302 Found, a redirect to http://elsewhere/; redirects are not followed"
+    )
+    assert answers.complaint(Answer(404, "")) == "answered 404"
+    assert answers.complaint(Answer(101, "Switching Protocols")) == "answered 101 Switching Protocols"

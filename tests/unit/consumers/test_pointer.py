@@ -1,0 +1,93 @@
+"""JSON pointers as RFC 6901 has them."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gpumand.consumers import pointer
+
+RFC_DOCUMENT = {
+    "foo": ["bar", "baz"],
+    "": 0,
+    "a/b": 1,
+    "c%d": 2,
+    "e^f": 3,
+    "g|h": 4,
+    "i\\j": 5,
+    'k"l': 6,
+    " ": 7,
+    "m~n": 8,
+}
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("", RFC_DOCUMENT),
+        ("/foo", ["bar", "baz"]),
+        ("/foo/0", "bar"),
+        ("/", 0),
+        ("/a~1b", 1),
+        ("/c%d", 2),
+        ("/e^f", 3),
+        ("/g|h", 4),
+        ("/i\\j", 5),
+        ('/k"l', 6),
+        ("/ ", 7),
+        ("/m~0n", 8),
+    ],
+)
+def test_the_examples_of_the_rfc(text: str, value: object) -> None:
+    assert pointer.resolve(RFC_DOCUMENT, text) == value
+
+
+@pytest.mark.parametrize(
+    "text", ["/nothing", "/foo/2", "/foo/-", "/foo/01", "/foo/-1", "/foo/+1", "/foo/٣", "/foo/0/x"]
+)
+def test_what_is_not_there_is_a_lookup_error(text: str) -> None:
+    with pytest.raises(LookupError):
+        pointer.resolve(RFC_DOCUMENT, text)
+
+
+@pytest.mark.parametrize("text", ["foo", "#/foo", "/a~b", "/a~", "/~2"])
+def test_malformed_pointers_are_refused_by_name(text: str) -> None:
+    with pytest.raises(pointer.PointerInvalid, match="JSON pointer"):
+        pointer.parse(text)
+
+
+def test_tilde_one_escaped_stays_tilde_one() -> None:
+    assert pointer.parse("/~01") == ("~1",)
+
+
+leaves = st.none() | st.booleans() | st.integers() | st.text()
+documents = st.recursive(leaves, lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner), max_leaves=20)
+
+
+def _places(document: Any, path: tuple[str, ...] = ()) -> list[tuple[tuple[str, ...], Any]]:
+    found = [(path, document)]
+    if isinstance(document, dict):
+        inner = [(key, value) for key, value in document.items()]
+    else:
+        inner = [(str(index), value) for index, value in enumerate(document)] if isinstance(document, list) else []
+    for token, value in inner:
+        found += _places(value, (*path, token))
+    return found
+
+
+@given(documents)
+def test_every_place_of_a_document_has_a_pointer_that_leads_there(document: Any) -> None:
+    for path, value in _places(document):
+        text = "".join("/" + pointer.escape(token) for token in path)
+        assert pointer.parse(text) == path
+        assert pointer.resolve(document, text) is value
+
+
+@given(documents, st.text())
+def test_no_text_does_worse_than_its_two_errors(document: Any, text: str) -> None:
+    with contextlib.suppress(LookupError, pointer.PointerInvalid):
+        pointer.resolve(document, text)
