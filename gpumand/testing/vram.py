@@ -1,0 +1,143 @@
+"""A VramSource in memory: devices, processes and failures as a test sets them, in time as its Clock tells it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from gpumand.domain.device import ProcessUse, Reading, Sample
+from gpumand.ports import Clock
+
+
+@dataclass(slots=True)
+class _Held:
+    device: int
+    process: ProcessUse
+    seen_from: float
+    seen_until: float = float("inf")
+
+
+@dataclass(slots=True)
+class _Device:
+    total_mib: int
+    reserved_mib: int = 0
+    lost: bool = False
+    error: str = ""
+
+
+class FakeVram:
+    """See the methods; every figure is exact, and nothing happens but what was asked for.
+
+    Attributes:
+        reads: how many readings were begun.
+        read_sec: how long a reading takes, by the clock; what it shows is the state at its end, stamped with its
+            beginning, as a driver does it.
+        attributed: what samples say of their process lists being complete.
+        closed: whether it was closed.
+    """
+
+    def __init__(self, clock: Clock, *total_mib: int, name: str = "simulated") -> None:
+        """Make one device for each size in MiB; without any, one of 24564."""
+        self.name = name
+        self.reads = 0
+        self.read_sec = 0.0
+        self.attributed = True
+        self.closed = False
+        self._clock = clock
+        self._devices = [_Device(total) for total in total_mib or (24564,)]
+        self._held: list[_Held] = []
+        self._error = ""
+        self._hang_sec: float | None = None
+
+    def hold(
+        self,
+        pid: int,
+        mib: int | None,
+        *,
+        device: int = 0,
+        consumer: str = "",
+        unit: str = "",
+        name: str = "",
+        after_sec: float = 0.0,
+    ) -> None:
+        """Let a process hold so much from now on (instead of what it held there), None = held but not told.
+
+        ``after_sec``: it is seen only so much later, by the clock, as with a driver that lags.
+        """
+        self.release(pid, device=device, after_sec=after_sec)
+        process = ProcessUse(pid, mib, name, unit, consumer)
+        self._held.append(_Held(device, process, self._clock.monotonic() + after_sec))
+
+    def release(self, pid: int, *, device: int | None = None, after_sec: float = 0.0) -> None:
+        """Let a process hold nothing any more, on one device or on all; seen ``after_sec`` later."""
+        until = self._clock.monotonic() + after_sec
+        for held in self._held:
+            if held.process.pid == pid and device in (None, held.device):
+                held.seen_until = min(held.seen_until, until)
+
+    def release_consumer(self, consumer: str, *, after_sec: float = 0.0) -> None:
+        """The same for all processes of a consumer."""
+        for pid in {held.process.pid for held in self._held if held.process.consumer == consumer}:
+            self.release(pid, after_sec=after_sec)
+
+    def reserve(self, mib: int, device: int = 0) -> None:
+        """Let the driver keep so much for itself: neither used nor free."""
+        self._devices[device].reserved_mib = mib
+
+    def fail(self, error: str) -> None:
+        """Fail as a whole ("driver-mismatch: ..."): devices stay listed without figures. "" mends it."""
+        self._error = error
+
+    def fail_device(self, device: int, error: str, *, lost: bool = False) -> None:
+        """Let one device have no figures. "" mends it."""
+        self._devices[device].error = error
+        self._devices[device].lost = lost
+
+    def hang(self, timeout_sec: float = 5.0) -> None:
+        """Hang: the next reading takes ``timeout_sec`` to say so, later ones say so at once, until ``resume``."""
+        self._hang_sec = timeout_sec
+
+    def resume(self) -> None:
+        """Hang no more."""
+        self._hang_sec = None
+
+    async def read(self) -> Reading:
+        """See VramSource."""
+        self.reads += 1
+        begun, begun_usec = self._clock.monotonic(), self._clock.realtime_usec()
+        await self._take_time()
+        error = "nvml-hangs: a driver call has not returned" if self._hang_sec is not None else self._error
+        samples = (self._sample(index, error) for index in range(len(self._devices)))
+        return Reading(tuple(replace(one, taken_at=begun, sampled_usec=begun_usec) for one in samples), error)
+
+    async def close(self) -> None:
+        """See VramSource."""
+        self.closed = True
+
+    async def _take_time(self) -> None:
+        duration_sec = self.read_sec
+        if self._hang_sec is not None:
+            duration_sec, self._hang_sec = self._hang_sec, 0.0
+        if duration_sec:
+            await self._clock.sleep(duration_sec)
+
+    def _sample(self, index: int, error: str) -> Sample:
+        device = self._devices[index]
+        blank = Sample(index, f"FAKE-{index}", f"Fake GPU {index}", self.name, None, None, None)
+        if error or device.error:
+            return replace(blank, lost=device.lost and not error, error=error or device.error)
+        processes = self._processes(index)
+        used_mib = min(device.total_mib - device.reserved_mib, sum(process.used_mib or 0 for process in processes))
+        return replace(
+            blank,
+            total_mib=device.total_mib,
+            used_mib=used_mib,
+            free_mib=device.total_mib - device.reserved_mib - used_mib,
+            processes=processes,
+            attributed=self.attributed and all(process.used_mib is not None for process in processes),
+        )
+
+    def _processes(self, index: int) -> tuple[ProcessUse, ...]:
+        now = self._clock.monotonic()
+        self._held = [held for held in self._held if held.seen_until > now]
+        seen = (held.process for held in self._held if held.device == index and held.seen_from <= now)
+        return tuple(sorted(seen, key=lambda process: process.pid))

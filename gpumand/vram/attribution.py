@@ -1,0 +1,124 @@
+"""Whose memory is it: the unit of each process, and the consumer of that unit.
+
+systemd is asked by pid (its answer covers sub-cgroups), not /proc, which ``ProtectProc=`` hides. Figures never wait
+for a slow systemd longer than a second; what is not known by then stays unknown, and the sample says so.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+
+from gpumand.domain.device import ProcessUse, Reading, Sample
+from gpumand.ports import UnitManager, VramSource
+from gpumand.vram.process import start_ticks
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """One process for as long as it is listed: a pid alone may be used again.
+
+    ``started`` is in ticks since boot, None where /proc does not show the process.
+    """
+
+    pid: int
+    started: int | None
+
+
+class AttributedSource:
+    """Any VramSource, with ``unit`` and ``consumer`` of each process filled in."""
+
+    def __init__(
+        self,
+        source: VramSource,
+        units: UnitManager,
+        *,
+        lookup_timeout_sec: float = 1.0,
+        max_lookups: int = 16,
+    ) -> None:
+        """Wrap a source.
+
+        Args:
+            source: where the figures come from.
+            units: who knows the unit of a pid.
+            lookup_timeout_sec: how long a reading waits for all lookups together, in real seconds.
+            max_lookups: how many are asked at once.
+        """
+        self.name = source.name
+        self._source = source
+        self._units = units
+        self._timeout_sec = lookup_timeout_sec
+        self._slots = asyncio.Semaphore(max_lookups)
+        self._consumers: Mapping[str, str] = {}
+        self._known: dict[Identity, str] = {}
+        self._asking: dict[Identity, asyncio.Task[None]] = {}
+
+    @property
+    def source(self) -> VramSource:
+        """What is wrapped."""
+        return self._source
+
+    def set_units(self, mapping: Mapping[str, str]) -> None:
+        """Say which unit belongs to which consumer, as unit -> consumer; replaces what was said before."""
+        self._consumers = dict(mapping)
+
+    async def read(self) -> Reading:
+        """The source's reading with units and consumers; see VramSource."""
+        reading = await self._source.read()
+        pids = {process.pid for sample in reading.devices for process in sample.processes if process.pid > 0}
+        identities = await asyncio.to_thread(_identify, pids) if pids else {}
+        self._forget_all_but(identities.values())
+        await self._look_up(identities.values())
+        return replace(reading, devices=tuple(self._attribute(sample, identities) for sample in reading.devices))
+
+    async def close(self) -> None:
+        """Stop asking, and close the source."""
+        self._forget_all_but(())
+        await self._source.close()
+
+    def _attribute(self, sample: Sample, identities: Mapping[int, Identity]) -> Sample:
+        processes = tuple(self._name(process, identities.get(process.pid)) for process in sample.processes)
+        # A process that nobody could place may be any consumer's: then "not listed" is no proof of "holds nothing".
+        placed = all(process.unit or process.consumer for process in processes)
+        return replace(sample, processes=processes, attributed=sample.attributed and placed)
+
+    def _name(self, process: ProcessUse, identity: Identity | None) -> ProcessUse:
+        unit = process.unit or (self._known.get(identity, "") if identity else "")
+        return replace(process, unit=unit, consumer=process.consumer or self._consumers.get(unit, ""))
+
+    def _forget_all_but(self, listed: Iterable[Identity]) -> None:
+        keep = set(listed)
+        self._known = {identity: unit for identity, unit in self._known.items() if identity in keep}
+        for identity in self._asking.keys() - keep:
+            self._asking.pop(identity).cancel()
+
+    async def _look_up(self, listed: Iterable[Identity]) -> None:
+        """Ask for all that is not known yet; a lookup that outlasts this reading goes on for the next one."""
+        for identity in listed:
+            if identity not in self._known and identity not in self._asking:
+                self._asking[identity] = task = asyncio.create_task(self._ask(identity))
+                task.add_done_callback(partial(self._answered, identity))
+        if self._asking:
+            await asyncio.wait(self._asking.values(), timeout=self._timeout_sec)
+
+    async def _ask(self, identity: Identity) -> None:
+        async with self._slots:
+            unit = await self._units.unit_of_pid(identity.pid)
+        # The pid may have been used again while systemd looked: then the answer is about somebody else.
+        if unit and await asyncio.to_thread(start_ticks, identity.pid) == identity.started:
+            self._known[identity] = unit
+
+    def _answered(self, identity: Identity, task: asyncio.Task[None]) -> None:
+        if self._asking.get(identity) is task:
+            del self._asking[identity]
+        if not task.cancelled() and (error := task.exception()):
+            log.debug("the unit of pid %d cannot be told: %s", identity.pid, error)
+
+
+def _identify(pids: Iterable[int]) -> dict[int, Identity]:
+    return {pid: Identity(pid, start_ticks(pid)) for pid in pids}
