@@ -1,0 +1,59 @@
+# Two commands to begin with: make demo, make test.
+
+PYTHON_TOOLS := .venv/bin/python
+PYTEST := .venv/bin/python -m pytest
+E2E ?= optional
+export GPUMAND_E2E := $(E2E)
+
+.PHONY: help setup demo run test check lint types unit integration e2e gpu bench lock clean
+
+help: ## show this list
+	@sed -n 's/^\([a-z0-9]*\):.*## /\1|/p' Makefile | while IFS='|' read -r name what; do \
+		printf '  make %-12s %s\n' "$$name" "$$what"; done
+
+setup: ## make .venv with everything, in locked versions; quick when nothing changed
+	@scripts/setup
+
+demo: setup ## see gpumand lend VRAM, evict and reclaim, without a GPU
+	@$(PYTHON_TOOLS) -m gpumand.demo
+
+run: setup ## the same set-up, left running to play with
+	@$(PYTHON_TOOLS) -m gpumand.demo --run
+
+test: ## everything that can run here, and a line for all that cannot; E2E=required: a skipped e2e fails
+	@scripts/setup --tests
+	@$(PYTHON_TOOLS) scripts/test
+
+check: setup lint types ## ruff and mypy
+
+lint: setup
+	@.venv/bin/ruff check .
+	@.venv/bin/ruff format --check .
+
+types: setup
+	@.venv/bin/mypy
+
+unit: setup ## circle 1: plain values in, plain values out
+	@$(PYTEST) tests/unit
+
+integration: ## circle 2: real processes on a private bus
+	@scripts/setup --tests
+	@$(PYTEST) tests/integration
+
+e2e: ## circle 3: real units on a booted systemd (root on Debian)
+	@scripts/setup --tests
+	@$(PYTEST) tests/e2e
+
+gpu: ## circle 4: a real driver, where there is one
+	@scripts/setup --tests
+	@$(PYTEST) -m gpu tests
+
+bench: setup ## how fast it is
+	@$(PYTHON_TOOLS) -m benchmarks.speed
+
+lock: ## write requirements.lock anew from the bounds in pyproject.toml
+	@scripts/lock
+
+clean: ## remove what was built; .venv stays
+	@rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info
+	@find . -name __pycache__ -type d -not -path './.venv/*' -prune -exec rm -rf {} +

@@ -1,0 +1,157 @@
+"""A systemd container over an overlay of this system: its start, its way in, and its certain end.
+
+``systemd-nspawn`` runs without machined, in a private mount namespace and in a cgroup of its own. ``boot.sh`` watches
+its standard input: when that ends, because we closed it or because we died, it kills the cgroup and tidies up.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import re
+import shutil
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+BOOT_SCRIPT = Path(__file__).with_name("boot.sh")
+REPOSITORY = Path(__file__).resolve().parents[2]
+CAP_SYS_ADMIN = 21
+TOOLS = ("systemd-nspawn", "nsenter", "unshare", "setpriv", "findmnt")
+PREFIX = "gpumand-e2e-"
+AS_USER = (
+    'user=$1 && shift && exec setpriv --pdeathsig KILL --reuid="$user" --regid="$(id -g "$user")" --init-groups -- "$@"'
+)
+
+
+def why_not() -> str:
+    """Why no container can be booted here, in one line; "" when it can."""
+    if os.geteuid() != 0:
+        return "needs root"
+    if not Path("/etc/debian_version").exists():
+        return "needs Debian"
+    missing = [tool for tool in TOOLS if shutil.which(tool) is None]
+    if missing:
+        return f"needs {', '.join(missing)} (packages systemd-container and util-linux)"
+    if not _may_mount():
+        return "needs the right to mount (CAP_SYS_ADMIN)"
+    return ""
+
+
+def _may_mount() -> bool:
+    match = re.search(r"^CapEff:\s*([0-9a-f]+)", Path("/proc/self/status").read_text(encoding="ascii"), re.MULTILINE)
+    return match is not None and bool(int(match[1], 16) >> CAP_SYS_ADMIN & 1)
+
+
+class Container:
+    """One booted container."""
+
+    def __init__(self) -> None:
+        self.name = f"{PREFIX}{os.getpid()}"
+        self.leader = 0
+        self._nspawn: subprocess.Popen[bytes] | None = None
+        self._folder = Path()
+
+    def boot(self, deadline_sec: float = 60) -> float:
+        """Boot, and return after so many seconds when systemd inside says that it is done.
+
+        Raises:
+            RuntimeError: it did not boot; the message holds the console.
+        """
+        began = time.monotonic()
+        self._folder = Path(tempfile.mkdtemp(prefix=PREFIX))
+        atexit.register(self.kill)
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notify:
+            notify.bind(f"\0{self.name}")
+            self._nspawn = self._spawn()
+            try:
+                self._wait_for_ready(notify, began + deadline_sec)
+            except RuntimeError:
+                self.kill()
+                raise
+        return time.monotonic() - began
+
+    def _spawn(self) -> subprocess.Popen[bytes]:
+        private_mounts = ["unshare", "--mount", "--propagation", "private", "--"]
+        options = [
+            *("--boot", "--quiet", "--register=no", "--keep-unit", "--private-network", "--notify-ready=yes"),
+            *("--console=pipe", "--link-journal=no", "--resolv-conf=off", "--timezone=off"),
+            f"--machine={self.name}",
+            # nspawn puts a tmpfs over /tmp, and a checkout may live there.
+            *([f"--bind-ro={REPOSITORY}"] if REPOSITORY.is_relative_to("/tmp") else []),
+        ]
+        with self._console.open("wb") as console:
+            return subprocess.Popen(
+                [*private_mounts, BOOT_SCRIPT, self._folder, self.name, *options],
+                stdin=subprocess.PIPE,
+                stdout=console,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "NOTIFY_SOCKET": f"@{self.name}"},
+            )
+
+    @property
+    def _console(self) -> Path:
+        return self._folder / "console"
+
+    def _wait_for_ready(self, notify: socket.socket, deadline: float) -> None:
+        notify.settimeout(0.2)
+        while time.monotonic() < deadline and self.alive:
+            try:
+                message = notify.recv(4096).decode(errors="replace")
+            except TimeoutError:
+                continue
+            leader = re.search(r"^X_NSPAWN_LEADER_PID=(\d+)$", message, re.MULTILINE)
+            self.leader = int(leader[1]) if leader else self.leader
+            if self.leader and "READY=1" in message.splitlines():
+                return
+        raise RuntimeError(f"the container did not boot:\n{self.console()}")
+
+    @property
+    def alive(self) -> bool:
+        """Whether systemd-nspawn still runs."""
+        return self._nspawn is not None and self._nspawn.poll() is None
+
+    def console(self) -> str:
+        """What boot.sh, systemd-nspawn and the console said."""
+        return self._console.read_text(encoding="utf-8", errors="replace") if self._console.exists() else ""
+
+    def command(self, argv: Sequence[str], user: str = "", cgroup: str = "") -> list[str]:
+        """The command line, for this host, that runs ``argv`` inside.
+
+        Args:
+            argv: the command and its arguments.
+            user: a user's name inside; "" = root.
+            cgroup: path below the container's own /sys/fs/cgroup that the command joins, so that it is known inside
+                as part of that unit; "" = it stays outside the container's tree.
+        """
+        join: list[str] = []
+        if cgroup:
+            procs = f"/proc/{self.leader}/root/sys/fs/cgroup/{cgroup}/cgroup.procs"
+            join = ["/bin/sh", "-c", 'echo $$ > "$1" && shift && exec "$@"', "sh", procs]
+        enter = ["nsenter", f"--target={self.leader}", "--mount", "--uts", "--ipc", "--net", "--pid", "--cgroup", "--"]
+        # Without the death signal, a command outlives the nsenter that was killed for its timeout.
+        if not user:
+            return [*join, *enter, "setpriv", "--pdeathsig", "KILL", "--", *argv]
+        return [*join, *enter, "/bin/sh", "-c", AS_USER, "sh", user, *argv]
+
+    def kill(self, deadline_sec: float = 15) -> None:
+        """End everything at once, whatever state it is in; safe to call again.
+
+        Raises:
+            RuntimeError: something is left.
+        """
+        atexit.unregister(self.kill)
+        if self._nspawn is None or self._nspawn.stdin is None:
+            return
+        self._nspawn.stdin.close()
+        self._nspawn.wait(timeout=deadline_sec)
+        deadline = time.monotonic() + deadline_sec
+        while self._folder.exists():
+            if time.monotonic() > deadline:
+                raise RuntimeError(f"left behind: {self._folder}, cgroup {self.name}")
+            time.sleep(0.01)
+        self._nspawn = None

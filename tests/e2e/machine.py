@@ -1,0 +1,117 @@
+"""The machine that e2e tests work on: commands, files, units and the journal of a booted container."""
+
+from __future__ import annotations
+
+import subprocess
+import time
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+from tests.e2e.container import Container
+
+SHELL_UNIT = "e2e-shell.service"
+ENVIRONMENT = ("PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LANG=C.UTF-8", "HOME=/root")
+Found = TypeVar("Found")
+
+
+class Machine:
+    """A booted systemd with a system bus. Commands run inside as part of the unit ``e2e-shell.service``."""
+
+    def __init__(self) -> None:
+        self.container = Container()
+        self.boot_sec = 0.0
+        self._cgroup = ""
+
+    def boot(self) -> None:
+        """Boot it and wait until systemd has settled. Raises RuntimeError when it does not."""
+        self.boot_sec = self.container.boot()
+        state = self.run(["systemctl", "is-system-running", "--wait"], check=False).stdout.strip()
+        if state != "running":
+            failed = self.run(["systemctl", "--failed", "--no-legend", "--plain"], check=False).stdout
+            raise RuntimeError(f"the container is {state}:\n{failed}\n{self.journal()}")
+        self.run(["systemd-run", "--quiet", f"--unit={SHELL_UNIT}", "--service-type=exec", "sleep", "infinity"])
+        self._cgroup = f"system.slice/{SHELL_UNIT}"
+
+    def run(
+        self,
+        argv: Sequence[str],
+        *,
+        user: str = "",
+        check: bool = True,
+        stdin: str = "",
+        timeout: float = 30,
+    ) -> subprocess.CompletedProcess[str]:
+        """Run a command inside, and return what it said.
+
+        Args:
+            argv: the command and its arguments.
+            user: user's name; "" = root.
+            check: fail the test when it does not exit with 0.
+            stdin: text for its standard input.
+            timeout: seconds until it is killed.
+
+        Raises:
+            AssertionError: it failed though ``check``; the message holds all that it said.
+            subprocess.TimeoutExpired: it took too long.
+        """
+        command = self.container.command(["env", "-i", *ENVIRONMENT, *argv], user, self._cgroup)
+        done = subprocess.run(command, input=stdin, capture_output=True, text=True, timeout=timeout, check=False)
+        if check and done.returncode != 0:
+            raise AssertionError(f"{' '.join(argv)}: exit {done.returncode}\n{done.stdout}{done.stderr}")
+        return done
+
+    def start(self, argv: Sequence[str], *, user: str = "") -> subprocess.Popen[str]:
+        """Start a command inside and do not wait for it; the caller ends it."""
+        command = self.container.command(["env", "-i", *ENVIRONMENT, *argv], user, self._cgroup)
+        pipe = subprocess.PIPE
+        return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=pipe, stderr=pipe, text=True)
+
+    def write_file(self, path: str, text: str, mode: str = "0644") -> None:
+        """Write a file, with its folders."""
+        script = 'mkdir -p "$(dirname "$1")" && cat > "$1" && chmod "$2" "$1"'
+        self.run(["sh", "-c", script, "sh", path, mode], stdin=text)
+
+    def remove(self, *paths: str) -> None:
+        """Remove files and folders, whether they are there or not."""
+        self.run(["rm", "-rf", "--", *paths])
+
+    def systemctl(self, *arguments: str, check: bool = True, timeout: float = 60) -> str:
+        """Run systemctl; what it printed."""
+        return self.run(["systemctl", *arguments], check=check, timeout=timeout).stdout
+
+    def show(self, unit: str, prop: str) -> str:
+        """One property of a unit, as ``systemctl show`` prints it."""
+        return self.systemctl("show", "--value", f"--property={prop}", unit).strip()
+
+    def main_pid(self, unit: str) -> int:
+        """The unit's main process, by its pid inside; 0 when it has none."""
+        return int(self.show(unit, "MainPID"))
+
+    def alive(self, pid: int) -> bool:
+        """Whether a process of that pid runs inside, zombies left out."""
+        status = self.run(["cat", f"/proc/{pid}/stat"], check=False).stdout
+        return bool(status) and status.rpartition(")")[2].split()[0] not in "ZX"
+
+    def journal(self, unit: str = "", since_usec: int = 0, lines: int = 300) -> str:
+        """The last lines of the journal, of all or of one unit."""
+        only = [f"--unit={unit}"] if unit else []
+        since = [f"--since=@{since_usec // 1_000_000}"] if since_usec else []
+        argv = ["journalctl", "--no-pager", "--output=short-precise", f"--lines={lines}", *only, *since]
+        return self.run(argv, check=False).stdout
+
+    def wait_until(self, found: Callable[[], Found], what: str, deadline_sec: float = 10) -> Found:
+        """Ask again until the answer is true, and return it.
+
+        Raises:
+            AssertionError: it was not so in time; the message holds ``what`` and the last answer.
+        """
+        deadline = time.monotonic() + deadline_sec
+        while not (answer := found()):
+            if time.monotonic() > deadline:
+                raise AssertionError(f"not within {deadline_sec} s: {what} (last answer: {answer!r})")
+            time.sleep(0.02)
+        return answer
+
+    def kill(self) -> None:
+        """End it at once; nothing is left."""
+        self.container.kill()
