@@ -22,7 +22,7 @@ run: setup ## the same set-up, left running to play with
 
 test: ## everything that can run here, and a line for all that cannot; E2E=required: a skipped e2e fails
 	@scripts/setup --tests
-	@$(PYTHON_TOOLS) scripts/test
+	@$(PYTHON_TOOLS) scripts/test.py
 
 check: setup lint types ## ruff and mypy
 
