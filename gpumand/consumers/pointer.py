@@ -1,4 +1,7 @@
-"""JSON pointers (RFC 6901): the way to one value inside a parsed document."""
+"""JSON pointers (RFC 6901): the way to one value inside a parsed document.
+
+Beyond the RFC, a token ``[key=value]`` selects from a list the first object whose ``key`` is the text ``value``.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ import re
 from typing import Any
 
 _BAD_ESCAPE = re.compile(r"~(?![01])")
+_SELECTOR = re.compile(r"\[([^=]+)=(.*)\]", re.DOTALL)
 _INDEX = re.compile(r"0|[1-9][0-9]{0,8}")
 
 
@@ -53,4 +57,13 @@ def _step(place: Any, token: str) -> Any:
         return place[token]
     if isinstance(place, list) and _INDEX.fullmatch(token):
         return place[int(token)]
+    if isinstance(place, list) and (selector := _SELECTOR.fullmatch(token)):
+        return _select(place, *selector.groups())
     raise LookupError(f"nothing named {token!r} there")
+
+
+def _select(entries: list[Any], key: str, value: str) -> Any:
+    for entry in entries:
+        if isinstance(entry, dict) and entry.get(key) == value:
+            return entry
+    raise LookupError(f"no entry whose {key!r} is {value!r}")

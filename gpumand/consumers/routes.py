@@ -67,7 +67,7 @@ class HttpRoutes:
         try:
             answer = await self._ask(spec, route)
         except NoAnswer as failure:
-            raise RouteFailed(f"{what}: {failure}") from None
+            raise RouteFailed(f"{what}: {failure}", refused=failure.refused) from None
         if complaint := answers.complaint(answer):
             raise RouteFailed(f"{what} {complaint}")
 

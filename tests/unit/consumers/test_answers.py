@@ -93,6 +93,13 @@ def test_an_answer_that_was_cut_off_is_not_believed_though_it_parses() -> None:
     assert _health(b'{"loaded": true}  ', cut=True) == Health(reachable=True)
 
 
+def test_the_model_asked_for_is_the_one_reported() -> None:
+    body = b'{"data": [{"id": "a", "status": {"value": "loaded"}}, {"id": "m/b", "status": {"value": "sleeping"}}]}'
+    assert _health(body, "loaded", "/data/[id=a]/status/value").loaded is True
+    assert _health(body, "loaded", "/data/[id=m~1b]/status/value").loaded is False
+    assert _health(body, "loaded", "/data/[id=c]/status/value").loaded is None
+
+
 def test_a_malformed_pointer_finds_nothing() -> None:
     assert _health(b'{"loaded": true}', loaded="loaded").loaded is None
 

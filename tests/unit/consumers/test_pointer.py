@@ -64,6 +64,42 @@ def test_tilde_one_escaped_stays_tilde_one() -> None:
     assert pointer.parse("/~01") == ("~1",)
 
 
+MODELS = {
+    "data": [
+        7,
+        ["id"],
+        {"id": 3, "n": 0},
+        {"id": "llama/3", "n": 1},
+        {"id": "a=b]", "n": 2},
+        {"id": "llama/3", "n": 3},
+        {"id": "", "n": 4},
+    ],
+    "[id=x]": "a key like any other",
+}
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("/data/[id=llama~13]/n", 1),
+        ("/data/[id=a=b]]/n", 2),
+        ("/data/[id=]/n", 4),
+        ("/data/3/n", 1),
+        ("/[id=x]", "a key like any other"),
+    ],
+)
+def test_an_entry_of_a_list_is_selected_by_a_key(text: str, value: object) -> None:
+    assert pointer.resolve(MODELS, text) == value
+
+
+@pytest.mark.parametrize(
+    "text", ["/data/[id=3]/n", "/data/[id=none]", "/data/[=x]", "/data/[id]", "/data/[name=x]", "/data/0/[id=x]"]
+)
+def test_a_selector_that_matches_nothing_leads_nowhere(text: str) -> None:
+    with pytest.raises(LookupError):
+        pointer.resolve(MODELS, text)
+
+
 leaves = st.none() | st.booleans() | st.integers() | st.text()
 documents = st.recursive(leaves, lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner), max_leaves=20)
 
