@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from dbus_fast import Variant
@@ -30,3 +31,8 @@ def require_no_nul(value: Any) -> None:
     elif isinstance(value, list | tuple):
         for item in value:
             require_no_nul(item)
+
+
+def to_variants(options: Mapping[str, tuple[str, Any]]) -> dict[str, Variant]:
+    """An ``a{sv}`` argument from names to (signature, plain value)."""
+    return {name: Variant(signature, value) for name, (signature, value) in options.items()}
