@@ -211,7 +211,7 @@ class BusConnection:
         except TimeoutError:
             log.warning("the bus did not take %d bytes before we left", self._outbox.unsent_bytes)
         self._break("the connection was closed")
-        await self.wait_lost()
+        await self._watcher
 
     def _outgoing(
         self,

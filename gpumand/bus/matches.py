@@ -78,7 +78,7 @@ class Subscription:
 class _Installed:
     """A match rule at the bus, shared by all who want the same."""
 
-    def __init__(self, adding: asyncio.Task[None]) -> None:
+    def __init__(self, adding: asyncio.Future[tuple[Any, ...]]) -> None:
         self.adding = adding
         self.users = 0
 
@@ -153,20 +153,14 @@ class SignalRouter:
     def _install(self, rule: MatchRule) -> _Installed:
         installed = self._installed.get(rule)
         if installed is None:
-            installed = _Installed(asyncio.ensure_future(self._add(rule)))
+            installed = _Installed(asyncio.ensure_future(self._ask("AddMatch", rule.text())))
             installed.adding.add_done_callback(_retrieve)
             self._installed[rule] = installed
         installed.users += 1
         return installed
 
-    async def _add(self, rule: MatchRule) -> None:
-        try:
-            await self._ask("AddMatch", rule.text())
-        except BaseException:
-            self._installed.pop(rule, None)
-            raise
-
     def _uninstall(self, rule: MatchRule) -> None:
+        """Also where adding it failed: its users leave one by one, and the bus's "no such rule" goes unheard."""
         installed = self._installed.get(rule)
         if installed is None:
             return
@@ -195,11 +189,13 @@ class SignalRouter:
 
         rule = MatchRule(DBUS, DBUS_PATH, "", DBUS, "NameOwnerChanged", name)
         owner.watch = await self.subscribe(rule, changed)
-        unique_name = await self._owner_now(name)
+        try:
+            unique_name = await self._owner_now(name)
+        finally:
+            if owner.users == 0:
+                self.unsubscribe(owner.watch)
         if not owner.heard:
             owner.unique_name = unique_name
-        if owner.users == 0:
-            self.unsubscribe(owner.watch)
 
     async def _owner_now(self, name: str) -> str:
         try:
@@ -220,7 +216,7 @@ class SignalRouter:
                 self.unsubscribe(owner.watch)
 
 
-def _retrieve(task: asyncio.Task[None]) -> None:
+def _retrieve(task: asyncio.Future[Any]) -> None:
     """Whoever waits gets the exception; when nobody does any more, it is of no interest."""
     if not task.cancelled():
         task.exception()

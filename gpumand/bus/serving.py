@@ -20,6 +20,7 @@ log = logging.getLogger(__name__)
 
 MAX_WAITING_A_SENDER = 128
 MAX_WAITING = 2048
+CANCEL_TIMEOUT_SEC = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,12 +102,13 @@ class CallServer:
             task.cancel()
 
     async def close(self) -> None:
-        """End all waiting calls with ShuttingDown, and wait for their ends."""
+        """End all waiting calls with ShuttingDown, and wait for their ends, for a bounded time."""
         self._closing = True
         tasks = [task for tasks in self._waiting.values() for task in tasks]
         for task in tasks:
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        if tasks:
+            await asyncio.wait(tasks, timeout=CANCEL_TIMEOUT_SEC)
 
     def _accept(self, message: Message, handler: Handler) -> None:
         if "h" in message.signature:
@@ -122,14 +124,13 @@ class CallServer:
     def _wait(self, message: Message, answer: Awaitable[Reply]) -> None:
         """Wait for the answer in a task of its own, unless too many do so already."""
         sender = message.sender or ""
-        waiting = self._waiting.setdefault(sender, set())
         try:
-            self._check_caps(len(waiting))
+            self._check_caps(len(self._waiting.get(sender, ())))
         except LimitsExceeded:
             _discard(answer)
             raise
         task = asyncio.ensure_future(self._run(message, answer))
-        waiting.add(task)
+        self._waiting.setdefault(sender, set()).add(task)
         self._total += 1
         task.add_done_callback(lambda done: self._forget(sender, done))
         # A task that is cancelled before its first step never runs, so the answer is given from here.
