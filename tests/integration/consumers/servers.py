@@ -1,0 +1,85 @@
+"""Servers that misbehave, each on a port of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass, field
+
+from aiohttp import web
+
+from gpumand.domain.consumer import ConsumerSpec, HealthRoute, Route
+
+Session = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+
+
+@dataclass(slots=True)
+class RawServer:
+    """A TCP server that says what it is told to say; counts who came."""
+
+    url: str
+    connections: int = 0
+    received: list[bytes] = field(default_factory=list)
+
+
+@contextlib.asynccontextmanager
+async def raw_server(session: Session) -> AsyncIterator[RawServer]:
+    """Serve each connection by ``session``; at the end all of them are cut."""
+    raw = RawServer("")
+    tasks: set[asyncio.Task[None]] = set()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        tasks.add(task)
+        raw.connections += 1
+        with contextlib.suppress(ConnectionError, asyncio.CancelledError):
+            await session(reader, writer)
+        writer.transport.abort()
+        tasks.discard(task)
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    raw.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    try:
+        yield raw
+    finally:
+        server.close()
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+@contextlib.asynccontextmanager
+async def web_server(handler: Callable[[web.Request], Awaitable[web.StreamResponse]]) -> AsyncIterator[str]:
+    """Serve every path by ``handler``."""
+    app = web.Application()
+    app.router.add_route("*", "/{path:.*}", handler)
+    runner = web.AppRunner(app, shutdown_timeout=0.1)
+    await runner.setup()
+    try:
+        site = web.TCPSite(runner, "127.0.0.1", 0)
+        await site.start()
+        yield f"http://127.0.0.1:{runner.addresses[0][1]}"
+    finally:
+        await runner.cleanup()
+
+
+def spec(url: str, name: str = "c", timeout_sec: float = 0.4, path: str = "/x", **more: object) -> ConsumerSpec:
+    """A consumer there, with all three routes."""
+    return ConsumerSpec(
+        name,
+        1024,
+        url=url,
+        health=HealthRoute(path, "/loaded", last_used="/last_used", timeout_sec=timeout_sec),
+        load=Route(path, timeout_sec=timeout_sec),
+        unload=Route(path, timeout_sec=timeout_sec, json={"all": True}, headers=(("X-Key", "secret"),)),
+    )
+
+
+def free_port() -> int:
+    """A port on which nothing listens."""
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        return int(sock.getsockname()[1])

@@ -1,0 +1,380 @@
+"""HttpRoutes over real sockets: whatever a consumer answers, it harms nothing but its own request."""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+import ssl
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from aiohttp import web
+
+from gpumand.clock import SystemClock
+from gpumand.consumers.routes import HttpRoutes
+from gpumand.domain.consumer import ConsumerSpec, Health, HealthRoute, Route
+from gpumand.ports import RouteFailed
+
+from .servers import free_port, raw_server, spec, web_server
+
+_SELF_SIGNED = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -subj /CN=127.0.0.1 -days 2"
+HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
+
+
+@pytest.fixture
+async def routes() -> AsyncIterator[HttpRoutes]:
+    routes = HttpRoutes(SystemClock())
+    yield routes
+    await routes.close()
+
+
+async def _failure(routes: HttpRoutes, consumer: ConsumerSpec) -> str:
+    """What load, unload and probe say, which must agree."""
+    with pytest.raises(RouteFailed) as load:
+        await routes.load(consumer)
+    with pytest.raises(RouteFailed) as unload:
+        await routes.unload(consumer)
+    health = await routes.probe(consumer)
+    assert not health.reachable
+    said = str(load.value).removeprefix("load route").removeprefix(":").strip()
+    assert str(unload.value).removeprefix("unload route").removeprefix(":").strip() == said
+    assert health.error.removeprefix("health route").removeprefix(":").strip() == said
+    assert said.isprintable()
+    assert health.gone == load.value.refused
+    return said
+
+
+async def test_requests_are_what_the_routes_say(routes: HttpRoutes) -> None:
+    seen: list[tuple[str, str, bytes, str]] = []
+
+    async def handler(request: web.Request) -> web.Response:
+        seen.append((request.method, request.raw_path, await request.read(), request.headers.get("X-Key", "")))
+        assert request.headers["User-Agent"].startswith("gpumand/")
+        assert "Cookie" not in request.headers
+        response = web.json_response({"loaded": True, "last_used": 1_700_000_000})
+        response.set_cookie("session", "1")
+        return response
+
+    async with web_server(handler) as url:
+        consumer = spec(url + "/prefix/", path="/a%2Fb?level=1")
+        await routes.load(consumer)
+        await routes.unload(consumer)
+        assert await routes.probe(consumer) == Health(True, True, 1_700_000_000_000_000)
+    path = "/prefix/a%2Fb?level=1"
+    assert seen == [("POST", path, b"", ""), ("POST", path, b'{"all": true}', "secret"), ("GET", path, b"", "")]
+
+
+async def test_probes_keep_their_connection(routes: HttpRoutes) -> None:
+    async def keep_answering(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while await reader.readuntil(b"\r\n\r\n"):
+            writer.write(HEAD + b'Content-Length: 15\r\n\r\n{"loaded":true}')
+
+    async with raw_server(keep_answering) as server:
+        for _ in range(3):
+            assert (await routes.probe(spec(server.url))).loaded is True
+        assert server.connections == 1
+
+
+async def test_dead_consumer_is_gone(routes: HttpRoutes) -> None:
+    port = free_port()
+    said = await _failure(routes, spec(f"http://127.0.0.1:{port}"))
+    assert said == f"nothing listens on 127.0.0.1:{port} (connection refused)"
+    assert (await routes.probe(spec(f"http://127.0.0.1:{port}"))).gone
+
+
+async def test_dead_consumer_by_name_is_gone_on_every_address(routes: HttpRoutes) -> None:
+    health = await routes.probe(spec(f"http://localhost:{free_port()}"))
+    assert (health.reachable, health.gone) == (False, True)
+
+
+async def test_unknown_host_is_not_gone(routes: HttpRoutes) -> None:
+    said = await _failure(routes, spec("http://no-such-host.invalid:80", timeout_sec=20))
+    assert said.startswith("the name 'no-such-host.invalid' cannot be resolved")
+    assert not (await routes.probe(spec("http://no-such-host.invalid:80", timeout_sec=20))).gone
+
+
+@pytest.mark.parametrize("url", ["", "ftp://127.0.0.1/", "http://[", "http://\x00/"])
+async def test_unusable_url(routes: HttpRoutes, url: str) -> None:
+    assert "URL" in await _failure(routes, spec(url)) or url == "http://\x00/"
+
+
+async def test_headers_that_cannot_be_sent_are_a_failure_and_not_a_second_request(routes: HttpRoutes) -> None:
+    async with web_server(_healthy) as url:
+        bad = ConsumerSpec("c", 1, url=url, load=Route("/", headers=(("X-Key", "a\r\nX-Evil: 1"),)))
+        with pytest.raises(RouteFailed, match="failed"):
+            await routes.load(bad)
+
+
+async def test_routes_that_are_not_configured(routes: HttpRoutes) -> None:
+    bare = ConsumerSpec("c", 1, url="http://127.0.0.1:1")
+    with pytest.raises(RouteFailed, match="no load route"):
+        await routes.load(bare)
+    with pytest.raises(RouteFailed, match="no unload route"):
+        await routes.unload(bare)
+    assert not (await routes.probe(bare)).reachable
+
+
+async def test_error_answers_are_quoted(routes: HttpRoutes) -> None:
+    async def handler(_: web.Request) -> web.Response:
+        return web.Response(status=500, text="CUDA out\nof memory " + "x" * 1000)
+
+    async with web_server(handler) as url:
+        said = await _failure(routes, spec(url))
+    assert said.startswith("answered 500 Internal Server Error: CUDA out of memory xxx")
+    assert len(said) < 300
+
+
+async def test_redirects_are_named_and_not_followed(routes: HttpRoutes) -> None:
+    seen: list[str] = []
+
+    async def elsewhere(request: web.Request) -> web.Response:
+        seen.append(request.path)
+        return web.json_response({"loaded": True})
+
+    async with web_server(elsewhere) as target:
+
+        async def redirect(_: web.Request) -> web.Response:
+            raise web.HTTPTemporaryRedirect(f"{target}/stolen")
+
+        async with web_server(redirect) as url:
+            said = await _failure(routes, spec(url))
+        assert said == f"answered 307 Temporary Redirect, a redirect to {target}/stolen; redirects are not followed"
+    assert seen == []
+
+
+async def test_environment_proxies_are_not_used(routes: HttpRoutes, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
+        monkeypatch.setenv(name, f"http://127.0.0.1:{free_port()}")
+    async with web_server(_healthy) as url:
+        assert (await routes.probe(spec(url))).loaded is True
+
+
+async def _hang(reader: asyncio.StreamReader, _: asyncio.StreamWriter) -> None:
+    while await reader.read(65536):
+        pass
+    await asyncio.Event().wait()
+
+
+async def _reset(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    await reader.readuntil(b"\r\n\r\n")
+    sock = writer.get_extra_info("socket")
+    sock.setsockopt(1, 13, b"\1\0\0\0\0\0\0\0")  # SO_LINGER of 0 s: a reset instead of an orderly end
+
+
+async def _hang_up(reader: asyncio.StreamReader, _: asyncio.StreamWriter) -> None:
+    await reader.readuntil(b"\r\n\r\n")
+
+
+async def _garbage(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    writer.write(b"\x00\xffSSH-2.0-\r\n\r\n" * 10)
+    await writer.drain()
+
+
+async def _huge_header(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    writer.write(HEAD + b"X: " + b"y" * (1 << 20) + b"\r\n\r\n")
+    await writer.drain()
+
+
+async def _endless_headers(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    writer.write(HEAD)
+    for number in range(10_000_000):
+        writer.write(b"X-%d: %s\r\n" % (number, b"y" * 1000))
+        await writer.drain()
+
+
+async def _endless_interim_answers(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    while True:
+        writer.write(b"HTTP/1.1 100 Continue\r\n\r\n" * 1000)
+        await writer.drain()
+        await asyncio.sleep(0)
+
+
+async def _slow_loris(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    for byte in HEAD * 1000:
+        writer.write(bytes([byte]))
+        await asyncio.sleep(0.02)
+
+
+async def _slow_body(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    writer.write(HEAD + b"Content-Length: 100000\r\n\r\n")
+    while True:
+        writer.write(b" ")
+        await asyncio.sleep(0.02)
+
+
+async def _short_body(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    await reader.readuntil(b"\r\n\r\n")
+    writer.write(HEAD + b'Content-Length: 100\r\n\r\n{"loaded": true}')
+    await writer.drain()
+
+
+async def _bad_chunks(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    await reader.readuntil(b"\r\n\r\n")
+    writer.write(HEAD + b"Transfer-Encoding: chunked\r\n\r\nzz\r\n")
+    await writer.drain()
+    await reader.read(65536)
+
+
+@pytest.mark.parametrize(
+    ("session", "words"),
+    [
+        (_hang, "no answer within 0.4 s"),
+        (_reset, "the connection broke: Connection reset by peer|closed the connection"),
+        (_hang_up, "closed the connection without an answer"),
+        (_garbage, "did not answer in HTTP: "),
+        (_huge_header, "did not answer in HTTP: "),
+        (_endless_headers, "did not answer in HTTP: "),
+        (_endless_interim_answers, "no answer within 0.4 s|did not answer in HTTP"),
+        (_slow_loris, "no answer within 0.4 s"),
+        (_slow_body, "answered 200, but the answer did not end within 0.4 s"),
+        (_short_body, "the answer broke off"),
+        (_bad_chunks, "the answer broke off|did not answer in HTTP"),
+    ],
+)
+async def test_a_consumer_that_misbehaves_harms_only_its_own_request(session: object, words: str) -> None:
+    routes = HttpRoutes(SystemClock())
+    async with raw_server(session) as server, web_server(_healthy) as healthy:  # type: ignore[arg-type]  # parametrized
+        assert (await routes.probe(spec(healthy, "other"))).loaded is True
+        started = time.monotonic()
+        failing = asyncio.create_task(_failure(routes, spec(server.url)))
+        slowest = 0.0
+        while not failing.done():
+            before = time.monotonic()
+            assert (await routes.probe(spec(healthy, "other", timeout_sec=5))).loaded is True
+            slowest = max(slowest, time.monotonic() - before)
+            await asyncio.wait({failing}, timeout=0.02)
+        said = await failing
+        assert any(said.startswith(word) for word in words.split("|")), said
+        assert time.monotonic() - started < 4 * 0.4 + 1
+        assert slowest < 0.3
+    await routes.close()
+
+
+async def test_a_hung_consumer_takes_no_more_connections_than_its_own(routes: HttpRoutes) -> None:
+    async with raw_server(_hang) as server, web_server(_healthy) as healthy:
+        hung = [asyncio.create_task(routes.probe(spec(server.url, timeout_sec=1.0))) for _ in range(50)]
+        await asyncio.wait(hung, timeout=0.3)
+        assert (await routes.probe(spec(healthy, "other"))).loaded is True
+        answers = await asyncio.gather(*hung)
+        assert server.connections == 4
+        assert {answer.error for answer in answers} == {
+            "health route: no answer within 1 s",
+            "health route: the requests before it are still unanswered after 1 s",
+        }
+
+
+async def test_a_cancelled_request_gives_its_connection_back(routes: HttpRoutes) -> None:
+    async with raw_server(_hang) as server:
+        for _ in range(6):
+            task = asyncio.create_task(routes.probe(spec(server.url, timeout_sec=30)))
+            await asyncio.wait({task}, timeout=0.05)
+            task.cancel()
+            await asyncio.wait({task})
+        assert server.connections == 6
+
+
+async def test_an_endless_answer_is_cut_off(routes: HttpRoutes) -> None:
+    sent = 0
+
+    async def endless(request: web.Request) -> web.StreamResponse:
+        nonlocal sent
+        response = web.StreamResponse()
+        await response.prepare(request)
+        while True:
+            await response.write(b" " * 65536)
+            sent += 65536
+
+    async with web_server(endless) as url:
+        consumer = spec(url, timeout_sec=5)
+        await routes.load(consumer)  # 2xx; the rest of what it has to say is not asked for
+        assert await routes.probe(consumer) == Health(reachable=True)
+    assert sent < 2 * (8 << 20)
+
+
+async def test_a_large_document_is_cut_off_and_not_believed(routes: HttpRoutes) -> None:
+    async def large(_: web.Request) -> web.Response:
+        return web.Response(body=b'{"loaded": true, "x": "' + b"x" * 65536 + b'"}')
+
+    async with web_server(large) as url:
+        assert await routes.probe(spec(url)) == Health(reachable=True)
+
+
+async def test_a_document_of_exactly_the_limit_is_read(routes: HttpRoutes) -> None:
+    body = b'{"loaded": true, "x": "'
+    body += b"x" * (65536 - len(body) - 2) + b'"}'
+
+    async def handler(_: web.Request) -> web.Response:
+        return web.Response(body=body)
+
+    async with web_server(handler) as url:
+        assert len(body) == 65536
+        assert (await routes.probe(spec(url))).loaded is True
+
+
+async def test_a_compressed_answer_stays_small(routes: HttpRoutes) -> None:
+    bomb = gzip.compress(b'{"loaded": true}' + b" " * (50 << 20))
+
+    async def handler(request: web.Request) -> web.Response:
+        assert request.headers["Accept-Encoding"] == "identity"
+        return web.Response(body=bomb, headers={"Content-Encoding": "gzip"})
+
+    async with web_server(handler) as url:
+        assert await routes.probe(spec(url, timeout_sec=2)) == Health(reachable=True)
+
+
+async def test_tls_with_an_unknown_certificate_is_refused(routes: HttpRoutes, tmp_path: Path) -> None:
+    key, certificate = tmp_path / "key.pem", tmp_path / "cert.pem"
+    subprocess.run(  # noqa: ASYNC221  (a test may block)
+        [*_SELF_SIGNED.split(), "-keyout", str(key), "-out", str(certificate)],
+        check=True,
+        capture_output=True,
+    )
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
+    server = await asyncio.start_server(_hang_up, "127.0.0.1", 0, ssl=context)
+    port = server.sockets[0].getsockname()[1]
+    said = await _failure(routes, spec(f"https://127.0.0.1:{port}", timeout_sec=5))
+    assert said.startswith(f"no TLS with 127.0.0.1:{port}: ")
+    assert "certificate" in said
+    server.close()
+
+
+async def test_tls_to_a_plain_server(routes: HttpRoutes) -> None:
+    async with web_server(_healthy) as url:
+        said = await _failure(routes, spec(url.replace("http:", "https:"), timeout_sec=5))
+    assert said.startswith("no TLS with 127.0.0.1:")
+
+
+async def test_calls_after_close_fail_and_open_nothing() -> None:
+    routes = HttpRoutes(SystemClock())
+    await routes.close()
+    assert "gpumand is stopping" in await _failure(routes, spec("http://127.0.0.1:1"))
+    await routes.close()
+
+
+async def test_closing_ends_what_is_in_flight() -> None:
+    routes = HttpRoutes(SystemClock())
+    async with raw_server(_hang) as server:
+        probe = asyncio.create_task(routes.probe(spec(server.url, timeout_sec=30)))
+        await asyncio.wait({probe}, timeout=0.3)
+        await routes.close()
+        health = await asyncio.wait_for(probe, 5)
+        assert not health.reachable
+
+
+async def test_aiohttp_is_imported_on_first_use_only() -> None:
+    code = "import sys, gpumand.consumers.routes; sys.exit('aiohttp' in sys.modules)"
+    process = await asyncio.create_subprocess_exec(sys.executable, "-c", code)
+    assert await process.wait() == 0
+
+
+async def _healthy(_: web.Request) -> web.Response:
+    return web.json_response({"loaded": True})
+
+
+def test_health_route_default_has_a_limit() -> None:
+    assert 0 < HealthRoute("/").timeout_sec <= 5
