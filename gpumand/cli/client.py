@@ -1,0 +1,143 @@
+"""The asking: one connection, one method a call, plain values in and out."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from gpumand.bus.failures import BusError
+from gpumand.bus.names import BUS_NAME, DBUS, DBUS_PATH, MANAGER, PROPERTIES, ROOT_PATH
+from gpumand.cli.errors import Mismatch
+from gpumand.domain.errors import FREEDESKTOP
+
+if TYPE_CHECKING:
+    from gpumand.bus.connection import BusConnection, Signal
+
+Options = Mapping[str, tuple[str, Any]]
+"""Options of a call by name: signature and value."""
+
+ANSWER_SEC = 10.0
+"""How long a call that waits for nothing may take."""
+
+PERSON_SEC = 120.0
+"""How much longer a call may take for which somebody may be asked for a password; the daemon itself is on time."""
+
+RESTART_DELAYS_SEC = (0.1, 0.2)
+"""While the daemon restarts nobody owns its name for a moment; a call that reached nobody is repeated so often."""
+
+ABSENT = (FREEDESKTOP + "ServiceUnknown", FREEDESKTOP + "NameHasNoOwner")
+
+OPEN = ("GetStatus", "Plan")
+"""Methods that need no authorization."""
+
+STATUS_KEYS = {"version": str, "degraded": str, "devices": list, "consumers": list, "leases": list, "queue": list}
+
+
+class Client:
+    """gpumand, seen from outside."""
+
+    def __init__(self, connection: BusConnection) -> None:
+        self.connection = connection
+
+    async def status(self) -> dict[str, Any]:
+        """One snapshot of everything."""
+        status = await self._dict("GetStatus")
+        for key, kind in STATUS_KEYS.items():
+            if not isinstance(status.get(key), kind):
+                raise Mismatch(f"its status has no {key}")
+        status.setdefault("stats", {})
+        return status
+
+    async def acquire(self, consumer: str, options: Options, timeout_sec: float) -> tuple[str, dict[str, Any]]:
+        """Ask for a consumer: the lease and the grant."""
+        reply = await self._call("Acquire", "sa{sv}", (consumer, options), timeout_sec)
+        if len(reply) != 2 or not isinstance(reply[0], str) or not isinstance(reply[1], dict):
+            raise Mismatch("Acquire answered something else than a lease and a grant")
+        return reply[0], reply[1]
+
+    async def release(self, lease: str) -> None:
+        """End a lease."""
+        await self._call("Release", "s", (lease,))
+
+    async def renew(self, lease: str, ttl_usec: int) -> int:
+        """Give a lease more time: when it ends now."""
+        reply = await self._call("Renew", "st", (lease, ttl_usec))
+        if len(reply) != 1 or not isinstance(reply[0], int):
+            raise Mismatch("Renew answered something else than a time")
+        return reply[0]
+
+    async def plan(self, consumer: str, options: Options) -> dict[str, Any]:
+        """What Acquire would do now."""
+        return await self._dict("Plan", consumer, options)
+
+    async def load(self, consumer: str, options: Options, timeout_sec: float) -> dict[str, Any]:
+        """Make a consumer resident."""
+        return await self._dict("Load", consumer, options, timeout_sec)
+
+    async def evict(self, consumer: str, options: Options, timeout_sec: float) -> dict[str, Any]:
+        """Take a consumer's VRAM back."""
+        return await self._dict("Evict", consumer, options, timeout_sec)
+
+    async def pin(self, consumer: str, pinned: bool) -> None:
+        """Keep a consumer from eviction, or stop doing so."""
+        await self._call("Pin" if pinned else "Unpin", "s", (consumer,))
+
+    async def reload(self) -> None:
+        """Have the configuration read again."""
+        await self._call("Reload", timeout_sec=30.0)
+
+    async def version(self) -> str:
+        """The daemon's version."""
+        reply = await self._send(PROPERTIES, "Get", "ss", (MANAGER, "Version"), ANSWER_SEC, False)
+        if len(reply) != 1 or not isinstance(reply[0], str):
+            raise Mismatch("its Version is no string")
+        return reply[0]
+
+    async def listen(self, callback: Callable[[Signal], None]) -> None:
+        """Have every signal of gpumand's objects delivered, in order, and its coming and going on the bus."""
+        subscribe = self.connection.subscribe
+        await subscribe(callback=callback, sender=BUS_NAME, path=ROOT_PATH, interface=MANAGER)
+        changed = {"interface": PROPERTIES, "member": "PropertiesChanged"}
+        await subscribe(callback=callback, sender=BUS_NAME, path_namespace=ROOT_PATH, **changed)
+        owner = {"interface": DBUS, "member": "NameOwnerChanged", "arg0": BUS_NAME}
+        await subscribe(callback=callback, sender=DBUS, path=DBUS_PATH, **owner)
+
+    async def listen_for_ends(self, callback: Callable[[Signal], None]) -> None:
+        """Have only LeaseEnded delivered."""
+        where = {"sender": BUS_NAME, "path": ROOT_PATH, "interface": MANAGER}
+        await self.connection.subscribe(callback=callback, **where, member="LeaseEnded")
+
+    async def _dict(
+        self, member: str, consumer: str | None = None, options: Options | None = None, timeout_sec: float = 0.0
+    ) -> dict[str, Any]:
+        """Call a method that answers one dictionary."""
+        body = () if consumer is None else (consumer, options or {})
+        reply = await self._call(member, "sa{sv}" if body else "", body, timeout_sec)
+        if len(reply) != 1 or not isinstance(reply[0], dict):
+            raise Mismatch(f"{member} answered something else than a dictionary")
+        return reply[0]
+
+    async def _call(
+        self, member: str, signature: str = "", body: tuple[Any, ...] = (), timeout_sec: float = 0.0
+    ) -> tuple[Any, ...]:
+        from gpumand.bus.values import to_variants
+
+        plain = [to_variants(part) if isinstance(part, Mapping) else part for part in body]
+        interactive = member not in OPEN
+        limit = timeout_sec + ANSWER_SEC + (PERSON_SEC if interactive else 0.0)
+        return await self._send(MANAGER, member, signature, tuple(plain), limit, interactive)
+
+    async def _send(
+        self, interface: str, member: str, signature: str, body: tuple[Any, ...], limit_sec: float, interactive: bool
+    ) -> tuple[Any, ...]:
+        call = self.connection.call
+        for delay in (*RESTART_DELAYS_SEC, 0.0):
+            try:
+                where = (BUS_NAME, ROOT_PATH, interface, member)
+                return await call(*where, signature, body, timeout_sec=limit_sec, interactive=interactive)
+            except BusError as error:
+                if error.name not in ABSENT or not delay:
+                    raise
+            await asyncio.sleep(delay)
+        raise AssertionError("the last try returns or raises")

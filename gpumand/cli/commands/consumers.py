@@ -1,0 +1,88 @@
+"""``load``, ``evict``, ``pin``, ``unpin``: by hand."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from gpumand.cli.client import Client
+from gpumand.cli.durations import to_usec
+from gpumand.cli.options import Command, GlobalOptions, global_options
+from gpumand.cli.output import print_json
+from gpumand.cli.progress import watched
+from gpumand.cli.session import ask
+from gpumand.cli.wish import device_option, timeout_of, timeout_option, waiting_options
+
+
+@click.command(cls=Command)
+@click.argument("consumer")
+@device_option
+@waiting_options
+@click.pass_context
+def load(ctx: click.Context, consumer: str, device: str, timeout: float | None, patience: str | None) -> None:
+    """Make CONSUMER resident, evicting where needed. Takes no lease."""
+    wait_sec = timeout_of(timeout, patience)
+    wish: dict[str, tuple[str, Any]] = {"timeout_usec": ("t", to_usec(wait_sec))}
+    if device:
+        wish["device"] = ("s", device)
+
+    async def question(client: Client, options: GlobalOptions) -> dict[str, Any]:
+        return await watched(client, consumer, client.load(consumer, wish, wait_sec), options)
+
+    _tell(ctx, ask(ctx, question), "load_line")
+
+
+@click.command(cls=Command)
+@click.argument("consumer")
+@click.option("--force", is_flag=True, help="Also while leases stand on it or it is pinned; the leases are revoked.")
+@timeout_option
+@click.pass_context
+def evict(ctx: click.Context, consumer: str, force: bool, timeout: float | None) -> None:
+    """Take the VRAM of CONSUMER back now."""
+    wait_sec = timeout_of(timeout, None)
+    wish: dict[str, tuple[str, Any]] = {"timeout_usec": ("t", to_usec(wait_sec))}
+    if force:
+        wish["force"] = ("b", True)
+
+    async def question(client: Client, options: GlobalOptions) -> dict[str, Any]:
+        return await watched(client, consumer, client.evict(consumer, wish, wait_sec), options)
+
+    _tell(ctx, ask(ctx, question), "evict_line")
+
+
+def _tell(ctx: click.Context, outcome: dict[str, Any], teller: str) -> None:
+    """The outcome as JSON, or as one line."""
+    options = global_options(ctx)
+    if options.json:
+        return print_json(outcome)
+    if not options.quiet:
+        from gpumand.cli.render import lines
+
+        print(getattr(lines, teller)(outcome))
+    return None
+
+
+@click.command(cls=Command)
+@click.argument("consumer")
+@click.pass_context
+def pin(ctx: click.Context, consumer: str) -> None:
+    """Never evict CONSUMER to make room, until it is unpinned."""
+    _set_pinned(ctx, consumer, True)
+
+
+@click.command(cls=Command)
+@click.argument("consumer")
+@click.pass_context
+def unpin(ctx: click.Context, consumer: str) -> None:
+    """Let CONSUMER be evicted again."""
+    _set_pinned(ctx, consumer, False)
+
+
+def _set_pinned(ctx: click.Context, consumer: str, pinned: bool) -> None:
+    async def question(client: Client, _: GlobalOptions) -> None:
+        await client.pin(consumer, pinned)
+
+    ask(ctx, question)
+    if global_options(ctx).json:
+        print_json({"consumer": consumer, "pinned": pinned})

@@ -1,0 +1,77 @@
+"""``monitor``: what happens, as it happens."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+import time
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from gpumand.bus.failures import BusLost
+from gpumand.cli.client import Client
+from gpumand.cli.options import Command, GlobalOptions
+from gpumand.cli.session import ask
+
+if TYPE_CHECKING:
+    from gpumand.bus.connection import Signal
+
+Event = dict[str, Any]
+
+ARGUMENTS = {
+    "EvictionOccurred": ("consumer", "device", "freed_mib", "method", "trigger", "details"),
+    "EvictionFailed": ("consumer", "device", "freed_mib", "method", "trigger", "details"),
+    "LeaseGranted": ("lease", "consumer"),
+    "LeaseEnded": ("lease", "consumer", "reason"),
+    "PropertiesChanged": ("interface", "changed", "invalidated"),
+}
+
+
+@click.command(cls=Command)
+@click.pass_context
+def monitor(ctx: click.Context) -> None:
+    """Show signals as they come, until Ctrl-C."""
+    ask(ctx, _watch)
+
+
+async def _watch(client: Client, options: GlobalOptions) -> None:
+    """Print what comes, in order; ends with an error when the bus goes."""
+    signals: asyncio.Queue[Signal | None] = asyncio.Queue()
+    await client.listen(signals.put_nowait)
+    version = await client.version()
+    if sys.stderr.isatty() and not options.quiet and not options.json:
+        print(f"Watching gpumand {version}; Ctrl-C ends.", file=sys.stderr)
+    loss = asyncio.ensure_future(client.connection.wait_lost())
+    loss.add_done_callback(lambda _: signals.put_nowait(None))
+    while (signal := await signals.get()) is not None:
+        _print(event_of(signal, time.time_ns() // 1000), options)
+    raise BusLost(client.connection.lost_reason)
+
+
+def event_of(signal: Signal, now_usec: int) -> Event:
+    """A signal as a dictionary, with names for its arguments."""
+    event: Event = {"time_usec": now_usec, "signal": signal.member}
+    if signal.member == "NameOwnerChanged":
+        return event | {"running": bool(signal.body[2])}
+    if signal.member == "PropertiesChanged":
+        event["object"] = signal.path
+    names = ARGUMENTS.get(signal.member, ())
+    if len(names) > len(signal.body) or not names:
+        return event | {"arguments": list(signal.body)}
+    return event | dict(zip(names, signal.body, strict=False))
+
+
+def _print(event: Mapping[str, Any], options: GlobalOptions) -> None:
+    """One line, at once: whoever reads a pipe wants it now."""
+    if options.json:
+        print(json.dumps(event), flush=True)
+        return
+    from gpumand.cli.render.format import clock
+    from gpumand.cli.render.lines import signal_line
+
+    line = signal_line(event["signal"], event)
+    if line:
+        print(f"{clock(event['time_usec'])}  {line}", flush=True)

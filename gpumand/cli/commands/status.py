@@ -1,0 +1,51 @@
+"""``status`` and ``list``: one snapshot, whole or the consumers only."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import click
+
+from gpumand.cli.client import Client
+from gpumand.cli.options import Command, GlobalOptions, global_options
+from gpumand.cli.output import look_of, print_json, print_lines
+from gpumand.cli.session import ask
+
+
+async def _status(client: Client, _: GlobalOptions) -> dict[str, Any]:
+    return await client.status()
+
+
+@click.command(cls=Command)
+@click.pass_context
+def status(ctx: click.Context) -> None:
+    """Show devices, consumers, leases and the queue."""
+    import sys
+
+    options = global_options(ctx)
+    snapshot = ask(ctx, _status)
+    if options.json:
+        return print_json(snapshot)
+    from gpumand.cli.render.status import status_lines
+
+    return print_lines(status_lines(snapshot, _now_usec(), look_of(sys.stdout, options)), options)
+
+
+@click.command("list", cls=Command)
+@click.pass_context
+def list_consumers(ctx: click.Context) -> None:
+    """List the consumers that are configured."""
+    import sys
+
+    options = global_options(ctx)
+    consumers = ask(ctx, _status)["consumers"]
+    if options.json:
+        return print_json(consumers)
+    from gpumand.cli.render.status import list_lines
+
+    return print_lines(list_lines(consumers, _now_usec(), look_of(sys.stdout, options)), options)
+
+
+def _now_usec() -> int:
+    return time.time_ns() // 1000

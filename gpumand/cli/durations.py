@@ -1,0 +1,95 @@
+"""Durations as systemd writes them: ``90s``, ``15min``, ``1h 30m``, ``250ms``; a bare number is seconds."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    _Type = click.ParamType[float]
+else:  # generic only for type checkers: click 8.1 has it as a plain class
+    _Type = click.ParamType
+
+UNITS = {
+    "us": 1e-6,
+    "usec": 1e-6,
+    "ms": 1e-3,
+    "msec": 1e-3,
+    "s": 1.0,
+    "sec": 1.0,
+    "second": 1.0,
+    "seconds": 1.0,
+    "m": 60.0,
+    "min": 60.0,
+    "minute": 60.0,
+    "minutes": 60.0,
+    "h": 3600.0,
+    "hr": 3600.0,
+    "hour": 3600.0,
+    "hours": 3600.0,
+    "d": 86400.0,
+    "day": 86400.0,
+    "days": 86400.0,
+    "w": 604800.0,
+    "week": 604800.0,
+    "weeks": 604800.0,
+}
+LONGEST_SEC = 100 * 365 * 86400.0
+"""More than a century is a slip of the finger, and would not fit everywhere."""
+
+_PART = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([a-z]*)", re.ASCII)
+
+
+def parse_duration(text: str) -> float:
+    """Seconds that the text stands for.
+
+    Raises:
+        ValueError: one line that says what is wrong with it.
+    """
+    position, total, stripped = 0, 0.0, text.strip()
+    bare = False
+    while position < len(stripped):
+        part = _PART.match(stripped, position)
+        if part is None or bare:
+            raise ValueError(f"'{text}' is no duration; write 90s, 15min or 1h30m")
+        number, unit = part.groups()
+        bare = not unit
+        total += float(number) * _factor(unit)
+        position = part.end()
+    if not stripped or total > LONGEST_SEC:
+        raise ValueError(f"'{text}' is no duration; write 90s, 15min or 1h30m")
+    return total
+
+
+def _factor(unit: str) -> float:
+    """Seconds in one of these; a bare number counts seconds."""
+    if not unit:
+        return 1.0
+    if unit not in UNITS:
+        raise ValueError(f"'{unit}' is no unit of time; use us, ms, s, min, h, d or w")
+    return UNITS[unit]
+
+
+def to_usec(seconds: float) -> int:
+    """Microseconds, as D-Bus has them."""
+    return round(seconds * 1_000_000)
+
+
+class Duration(_Type):
+    """A click type for durations; gives seconds."""
+
+    name = "duration"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Parse, or fail as click wants it."""
+        if isinstance(value, float):
+            return value
+        try:
+            return parse_duration(str(value))
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+
+
+DURATION = Duration()

@@ -1,0 +1,127 @@
+"""A device's memory as one bar, split by who holds it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rich.text import Text
+
+from gpumand.cli.render.format import clean, mib
+from gpumand.cli.render.look import FOREIGN_STYLE, Look, consumer_style
+
+HOLDING = ("resident", "loading", "unloading")
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """A part of the bar.
+
+    Attributes:
+        name: who holds it.
+        mib: how much.
+        letter: what marks it where there are no colors.
+        style: what marks it where there are.
+        estimated: it is the footprint, for want of a measured figure.
+    """
+
+    name: str
+    mib: int
+    letter: str
+    style: str
+    estimated: bool = False
+
+
+def shares(device: Mapping[str, Any], consumers: Sequence[Mapping[str, Any]]) -> list[Share]:
+    """Who holds what on this device, in the order of the configuration, then foreign or unattributed memory."""
+    names = [clean(consumer["name"]) for consumer in consumers]
+    found: list[Share] = []
+    for consumer in consumers:
+        if str(consumer.get("device")) != str(device["index"]):
+            continue
+        held, estimated = _held(consumer)
+        if held:
+            name = clean(consumer["name"])
+            letter = chr(ord("a") + len(found) % 26)
+            found.append(Share(name, held, letter, consumer_style(names, name), estimated))
+    rest = device.get("foreign_mib")
+    if rest is None and device.get("used_mib") is not None:
+        rest = max(0, int(device["used_mib"]) - sum(share.mib for share in found))
+        return [*found, Share("unattributed", rest, "?", FOREIGN_STYLE)] if rest else found
+    return [*found, Share("foreign", int(rest), "#", FOREIGN_STYLE)] if rest else found
+
+
+def _held(consumer: Mapping[str, Any]) -> tuple[int, bool]:
+    """MiB it holds, and whether that is only its footprint."""
+    if consumer.get("used_mib") is not None:
+        return int(consumer["used_mib"]), False
+    if consumer.get("residency") in HOLDING:
+        return int(consumer.get("vram_resident_mib") or 0), True
+    return 0, False
+
+
+def cells(amounts: Sequence[int], total: int, width: int) -> list[int]:
+    """How many cells each amount gets of a bar of ``width`` for ``total``.
+
+    Largest remainders; what is there at all gets a cell, and the sum never exceeds the width.
+    """
+    total = max(total, sum(amounts), 1)
+    exact = [amount * width / total for amount in amounts]
+    given = [max(1, int(part)) if amount else 0 for amount, part in zip(amounts, exact, strict=True)]
+    target = min(width, round(sum(exact)))
+    for index in sorted(range(len(exact)), key=lambda one: int(exact[one]) - exact[one]):
+        if sum(given) < target and amounts[index] and exact[index] >= 1:
+            given[index] += 1
+    while sum(given) > width:
+        given[given.index(max(given))] -= 1
+    return given
+
+
+def bar(device: Mapping[str, Any], parts: Sequence[Share], look: Look) -> Text:
+    """``[aaaaaaaabb##::......]``: held by letter or color, reserved as ``:``, free as ``.``."""
+    inner = min(look.width, 100) - 4
+    reserved = int(device.get("reserved_mib") or 0)
+    *held, promised = cells([*(part.mib for part in parts), reserved], int(device["total_mib"]), inner)
+    line = Text("  [", no_wrap=True)
+    for part, width in zip(parts, held, strict=True):
+        line.append(_ink(part.letter, look) * width, style=part.style)
+    line.append((":" if not look.unicode else "░") * promised, style="yellow")
+    line.append("." * (inner - sum(held) - promised), style="bright_black")
+    line.append("]")
+    return line
+
+
+def _ink(letter: str, look: Look) -> str:
+    return "█" if look.color and look.unicode else letter
+
+
+def key(device: Mapping[str, Any], parts: Sequence[Share], look: Look) -> list[Text]:
+    """What the parts of the bar are, as many lines as the width asks for."""
+    reserved = int(device.get("reserved_mib") or 0)
+    entries = [
+        Text.assemble((_mark(part, look), part.style), f" {part.name} {'~' if part.estimated else ''}{mib(part.mib)}")
+        for part in parts
+    ]
+    if reserved:
+        entries.append(Text.assemble(("░" if look.unicode else ":", "yellow"), f" reserved {mib(reserved)}"))
+    if device.get("free_mib") is not None:
+        entries.append(Text.assemble((".", "bright_black"), f" free {mib(int(device['free_mib']))}"))
+    return _flow(entries, look.width)
+
+
+def _mark(part: Share, look: Look) -> str:
+    return "■" if look.color and look.unicode else part.letter
+
+
+def _flow(entries: Sequence[Text], width: int) -> list[Text]:
+    """The entries one after the other, broken between them."""
+    lines = [Text("  ", no_wrap=True)]
+    for entry in entries:
+        used = lines[-1].cell_len
+        if used > 2 and used + 3 + entry.cell_len > width:
+            lines.append(Text("  ", no_wrap=True))
+        elif used > 2:
+            lines[-1].append("   ")
+        lines[-1].append_text(entry)
+    return lines

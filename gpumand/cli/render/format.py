@@ -1,0 +1,85 @@
+"""Figures in words, and hostile text made harmless."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+NOTHING = "-"
+
+
+def clean(text: Any) -> str:
+    """The text without anything that a terminal would obey.
+
+    Names and reasons come from other users of the bus: an escape sequence in one must not reach a terminal.
+    """
+    return "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in str(text))
+
+
+def mib(value: int | None) -> str:
+    """``867 MiB``, ``13.0 GiB``; ``-`` when unknown."""
+    if value is None:
+        return NOTHING
+    if value < 1000:
+        return f"{value} MiB"
+    return f"{value / 1024:.1f} GiB"
+
+
+def duration(seconds: float) -> str:
+    """``40 ms``, ``1.2 s``, ``47 s``, ``3 min 5 s``, ``2 h 10 min``, ``3 d 4 h``."""
+    if seconds < 0.0995:
+        return f"{round(seconds * 1000)} ms"
+    if seconds < 9.95:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    for size, unit, smaller, small in ((86400, "d", 3600, "h"), (3600, "h", 60, "min"), (60, "min", 1, "s")):
+        if whole >= size:
+            rest = whole % size // smaller
+            return f"{whole // size} {unit} {rest} {small}" if rest else f"{whole // size} {unit}"
+    return f"{whole} s"
+
+
+def usec(value: int) -> str:
+    """A duration given in microseconds."""
+    return duration(value / 1_000_000)
+
+
+def ago(then_usec: int, now_usec: int) -> str:
+    """``3 min ago``, the largest unit only; ``never`` for 0."""
+    if not then_usec:
+        return "never"
+    return f"{_coarse(max(0, now_usec - then_usec) / 1_000_000)} ago"
+
+
+def ahead(then_usec: int, now_usec: int) -> str:
+    """``in 14 min``; ``-`` for 0, ``now`` when it is past."""
+    if not then_usec:
+        return NOTHING
+    left = (then_usec - now_usec) / 1_000_000
+    return f"in {_coarse(left)}" if left > 0 else "now"
+
+
+def _coarse(seconds: float) -> str:
+    """The largest unit that fits, rounded down."""
+    for size, unit in ((86400, "d"), (3600, "h"), (60, "min")):
+        if seconds >= size:
+            return f"{int(seconds // size)} {unit}"
+    return f"{int(seconds)} s"
+
+
+def clock(now_usec: int) -> str:
+    """Local time of day, to the millisecond."""
+    moment = datetime.fromtimestamp(now_usec / 1_000_000).astimezone()
+    return f"{moment:%H:%M:%S}.{moment.microsecond // 1000:03d}"
+
+
+def count(number: int, one: str, many: str = "") -> str:
+    """``1 lease``, ``2 leases``."""
+    return f"{number} {one if number == 1 else many or one + 's'}"
+
+
+def listed(names: list[str]) -> str:
+    """``a``, ``a and b``, ``a, b and c``."""
+    if len(names) < 2:
+        return "".join(names)
+    return f"{', '.join(names[:-1])} and {names[-1]}"

@@ -1,0 +1,93 @@
+"""``plan``: what Acquire would do now, and why."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from rich.text import Text
+
+from gpumand.cli.render.format import NOTHING, clean, mib
+from gpumand.cli.render.look import VERDICT_STYLES, Look
+from gpumand.cli.render.table import Column, table
+
+Entry = Mapping[str, Any]
+
+VERDICTS = {"grant": "would be granted", "wait": "would wait", "refuse": "would be refused"}
+
+
+def plan_lines(plan: Entry, look: Look) -> list[Text]:
+    """The verdict, the room it needs, the evictions with their reasons, and who is spared and why."""
+    lines = [_verdict(plan)]
+    if plan.get("message"):
+        lines += _wrapped(clean(plan["message"]), look)
+    lines += _room(plan)
+    lines += _section("evicts", _evictions(plan, look))
+    lines += _section("spares", _spared(plan, look))
+    return lines
+
+
+def _verdict(plan: Entry) -> Text:
+    verdict = clean(plan["verdict"])
+    line = Text.assemble((clean(plan["consumer"]), "bold"), ": ")
+    line.append(VERDICTS.get(verdict, verdict), style=VERDICT_STYLES.get(verdict, "bold"))
+    if plan.get("device"):
+        line.append(f" on GPU {clean(plan['device'])}")
+    if verdict == "grant":
+        line.append(_how(plan))
+    if plan.get("error"):
+        line.append(f" ({clean(plan['error']).rpartition('.')[2]})")
+    return line
+
+
+def _how(plan: Entry) -> str:
+    evictions = len(plan.get("evictions") or ())
+    if plan.get("resident"):
+        return ": it is resident"
+    after = f"after {evictions} eviction{'' if evictions == 1 else 's'}" if evictions else "without any eviction"
+    return f" {after}, by loading it" if plan.get("load") else f" {after}"
+
+
+def _room(plan: Entry) -> list[Text]:
+    need, free = plan.get("need_mib"), plan.get("free_mib")
+    if need is None:
+        return []
+    return [Text(f"  needs {mib(need)} with the cushion, {mib(free) if free is not None else 'unknown'} free")]
+
+
+def _evictions(plan: Entry, look: Look) -> list[Text]:
+    columns = (Column("", least=8), Column(""), Column("", right=True), Column("", least=12))
+    rows = [
+        [
+            clean(eviction["consumer"]),
+            f"by {clean(eviction.get('method') or NOTHING)}",
+            f"frees {mib(eviction.get('expected_mib'))}",
+            clean(eviction.get("why") or ""),
+        ]
+        for eviction in plan.get("evictions") or ()
+    ]
+    return _indented(columns, rows, look)
+
+
+def _spared(plan: Entry, look: Look) -> list[Text]:
+    rows = [[clean(spared["consumer"]), clean(spared["why"])] for spared in plan.get("spared") or ()]
+    return _indented((Column("", least=8), Column("", least=12)), rows, look)
+
+
+def _indented(columns: tuple[Column, ...], rows: list[list[str]], look: Look) -> list[Text]:
+    narrow = Look(look.width - 4, look.color, look.unicode, legend=False, elastic=look.elastic)
+    return [Text("    ", no_wrap=True).append_text(line) for line in table(columns, rows, narrow)]
+
+
+def _section(title: str, lines: list[Text]) -> list[Text]:
+    return [Text(f"  {title}:", style="bold"), *lines] if lines else []
+
+
+def _wrapped(message: str, look: Look) -> list[Text]:
+    """A long sentence over several lines, at blanks."""
+    import textwrap
+
+    if not look.elastic:
+        return [Text(f"  {message}")]
+    indent = "  "
+    return [Text(line) for line in textwrap.wrap(message, look.width, initial_indent=indent, subsequent_indent=indent)]

@@ -1,0 +1,215 @@
+"""``status`` and ``list``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich.text import Text
+
+from gpumand.cli.render.bar import bar, key, shares
+from gpumand.cli.render.format import NOTHING, ago, ahead, clean, count, mib, usec
+from gpumand.cli.render.look import RESIDENCY_STYLES, Look
+from gpumand.cli.render.table import Column, table
+
+Entry = Mapping[str, Any]
+
+
+def status_lines(status: Entry, now_usec: int, look: Look) -> list[Text]:
+    """The whole picture: devices, consumers, leases, queue, counters."""
+    consumers = status["consumers"]
+    blocks = [
+        head(status, look),
+        *(device_lines(device, consumers, look) for device in status["devices"]),
+        consumer_lines(consumers, now_usec, look),
+        lease_lines(status["leases"], now_usec, look),
+        queue_lines(status["queue"], look),
+        stats_lines(status["stats"]),
+    ]
+    lines: list[Text] = []
+    for block in blocks:
+        if block:
+            lines += [Text(), *block] if lines else block
+    return lines
+
+
+def head(status: Entry, look: Look) -> list[Text]:
+    """One line of state, and one more when the daemon is degraded."""
+    degraded = clean(status["degraded"])
+    resident = sum(1 for consumer in status["consumers"] if consumer["residency"] == "resident")
+    words = [f"{resident} of {count(len(status['consumers']), 'consumer')} resident"]
+    words.append(count(len(status["leases"]), "lease"))
+    if status["queue"]:
+        words.append(f"{len(status['queue'])} waiting")
+    line = Text.assemble((look.dot, "yellow" if degraded else "green"), f" gpumand {clean(status['version'])}: ")
+    lines = [line + Text(", ".join(words))]
+    if degraded:
+        lines.append(Text.assemble("  ", ("degraded: ", "bold yellow"), degraded))
+    return lines
+
+
+def device_lines(device: Entry, consumers: Sequence[Entry], look: Look) -> list[Text]:
+    """A device: what it is, its bar, and what the bar shows."""
+    name = clean(device.get("name") or "unnamed device")
+    title = Text.assemble((f"GPU {device['index']}", "bold"), f"  {name} ({clean(device.get('source') or NOTHING)})")
+    title.append(f"  {_figures(device)}")
+    lines = [title]
+    if device.get("error"):
+        lines.append(Text.assemble("  ", (clean(device["error"]), "bold yellow")))
+    if device.get("total_mib"):
+        parts = shares(device, consumers)
+        lines += [bar(device, parts, look), *key(device, parts, look)]
+    return lines
+
+
+def _figures(device: Entry) -> str:
+    total, used = device.get("total_mib"), device.get("used_mib")
+    if total is None:
+        return "memory unknown"
+    if used is None:
+        return f"{mib(total)}, use unknown"
+    return f"{mib(used)} of {mib(total)} used"
+
+
+def consumer_lines(consumers: Sequence[Entry], now_usec: int, look: Look) -> list[Text]:
+    """A line a consumer."""
+    columns = (
+        Column("CONSUMER", least=8),
+        Column("STATE"),
+        Column("GPU", wanted=2),
+        Column("VRAM", right=True),
+        Column("FOOTPRINT", right=True),
+        Column("LEASES", right=True),
+        Column("LAST USED", wanted=1),
+        Column("NOTE", wanted=0, least=8),
+    )
+    if not consumers:
+        return [Text("No consumers are configured.")]
+    return table(columns, [_consumer_row(consumer, now_usec) for consumer in consumers], look)
+
+
+def _consumer_row(consumer: Entry, now_usec: int) -> list[Text | str]:
+    residency = clean(consumer["residency"])
+    used = consumer.get("used_mib")
+    return [
+        clean(consumer["name"]),
+        Text(residency, style=RESIDENCY_STYLES.get(residency, "")),
+        clean(consumer.get("device") or NOTHING),
+        mib(used) if used or residency != "unloaded" else NOTHING,
+        mib(consumer["vram_resident_mib"]),
+        str(consumer["leases"] or NOTHING),
+        ago(consumer["last_used_usec"], now_usec),
+        _note(consumer),
+    ]
+
+
+def _note(consumer: Entry) -> Text:
+    """What else is worth knowing: what is being done, what went wrong, what was set by hand."""
+    note = Text()
+    if consumer.get("error"):
+        note.append(clean(consumer["error"]), style="red")
+    elif consumer.get("doing"):
+        note.append(clean(consumer["doing"]), style="yellow")
+    for flag, word in (("pinned", "pinned"), ("vram_managed", "manages its own VRAM")):
+        if consumer.get(flag):
+            note.append(("; " if note else "") + word)
+    return note
+
+
+def list_lines(consumers: Sequence[Entry], now_usec: int, look: Look) -> list[Text]:
+    """``list``: the consumers with their units, and nothing else."""
+    columns = (
+        Column("CONSUMER", least=8),
+        Column("STATE"),
+        Column("GPU", wanted=1),
+        Column("FOOTPRINT", right=True),
+        Column("LAST USED", wanted=2),
+        Column("PINNED", wanted=3),
+        Column("UNIT", least=8),
+    )
+    rows: list[list[Text | str]] = []
+    for consumer in consumers:
+        name, residency, device, _, footprint, _, last_used, _ = _consumer_row(consumer, now_usec)
+        pinned = "yes" if consumer.get("pinned") else "no"
+        rows.append([name, residency, device, footprint, last_used, pinned, clean(consumer.get("unit") or NOTHING)])
+    return table(columns, rows, look)
+
+
+def lease_lines(leases: Sequence[Entry], now_usec: int, look: Look) -> list[Text]:
+    """A line a lease."""
+    columns = (
+        Column("LEASE"),
+        Column("CONSUMER", least=8),
+        Column("GPU", wanted=4),
+        Column("OWNER", wanted=1, least=6),
+        Column("ENDS", wanted=0),
+        Column("SINCE", wanted=3),
+        Column("REASON", wanted=2, least=8),
+    )
+    rows = [
+        [
+            clean(lease["id"]),
+            clean(lease["consumer"]),
+            clean(lease.get("device") or NOTHING),
+            clean(lease.get("owner") or f"uid {lease['owner_uid']}"),
+            _ends(lease, now_usec),
+            ago(lease["granted_usec"], now_usec),
+            clean(lease.get("reason") or ""),
+        ]
+        for lease in leases
+    ]
+    return table(columns, rows, look)
+
+
+def _ends(lease: Entry, now_usec: int) -> str:
+    """When, or with what, a lease ends."""
+    if lease.get("expires_usec"):
+        return ahead(lease["expires_usec"], now_usec)
+    return {"connection": "with its owner", "unit": "with its unit"}.get(lease["lifetime"], NOTHING)
+
+
+def queue_lines(queue: Sequence[Entry], look: Look) -> list[Text]:
+    """A line a waiting request."""
+    columns = (
+        Column("PLACE", right=True),
+        Column("WAITS FOR", least=8),
+        Column("PRIORITY", right=True, wanted=2),
+        Column("SO FAR", right=True),
+        Column("USER", wanted=1),
+        Column("BECAUSE", least=10),
+        Column("REASON", wanted=3, least=8),
+    )
+    rows = [
+        [
+            str(waiting["position"]),
+            clean(waiting["consumer"]),
+            str(waiting["priority"]),
+            usec(waiting["waited_usec"]),
+            f"uid {waiting.get('owner_uid', NOTHING)}",
+            clean(waiting["waiting_for"]),
+            clean(waiting.get("reason") or ""),
+        ]
+        for waiting in queue
+    ]
+    return table(columns, rows, look)
+
+
+def stats_lines(stats: Entry) -> list[Text]:
+    """What happened since the daemon started, in one line."""
+    words = [
+        count(stats.get("grants", 0), "grant"),
+        count(stats.get("refusals", 0), "refusal"),
+        _with_mean(count(stats.get("loads", 0), "load"), stats, "load_usec", "loads"),
+        _with_mean(count(stats.get("evictions", 0), "eviction"), stats, "unload_usec", "evictions"),
+    ]
+    for counter, word in (("load_failures", "failed load"), ("eviction_failures", "failed eviction")):
+        if stats.get(counter):
+            words.append(count(stats[counter], word))
+    return [Text(f"since start: {', '.join(words)}", style="bright_black")]
+
+
+def _with_mean(text: str, stats: Entry, total: str, number: str) -> str:
+    """The count with the mean duration behind it, where there is one."""
+    if not stats.get(number) or not stats.get(total):
+        return text
+    return f"{text} (mean {usec(stats[total] // stats[number])})"

@@ -1,0 +1,48 @@
+"""From a command line to a conversation: picks the bus, connects, runs the questions, and always closes."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager
+from typing import Any, TypeVar
+
+import click
+
+from gpumand.bus.failures import BusLost
+from gpumand.cli.client import Client
+from gpumand.cli.errors import NoBus
+from gpumand.cli.options import GlobalOptions, global_options
+
+T = TypeVar("T")
+
+
+@asynccontextmanager
+async def connected(options: GlobalOptions) -> AsyncIterator[Client]:
+    """A client on the bus that was asked for; leaving closes the connection, which withdraws what still waits.
+
+    Raises:
+        NoBus: there is none, or it does not let us in.
+    """
+    from gpumand.bus.connection import BusConnection
+
+    address = options.bus_address or ("session" if options.user else "system")
+    try:
+        connection = await BusConnection.connect(address)
+    except BusLost as error:
+        raise NoBus(str(error)) from error
+    try:
+        yield Client(connection)
+    finally:
+        await connection.close()
+
+
+def ask(ctx: click.Context, question: Callable[[Client, GlobalOptions], Coroutine[Any, Any, T]]) -> T:
+    """Connect, ask, close. Ctrl-C cancels the question and becomes KeyboardInterrupt."""
+    options = global_options(ctx)
+
+    async def conversation() -> T:
+        async with connected(options) as client:
+            return await question(client, options)
+
+    return asyncio.run(conversation())
