@@ -7,6 +7,7 @@ its standard input: when that ends, because we closed it or because we died, it 
 from __future__ import annotations
 
 import atexit
+import itertools
 import os
 import re
 import shutil
@@ -49,8 +50,10 @@ def _may_mount() -> bool:
 class Container:
     """One booted container."""
 
+    _numbers = itertools.count()
+
     def __init__(self) -> None:
-        self.name = f"{PREFIX}{os.getpid()}"
+        self.name = f"{PREFIX}{os.getpid()}-{next(self._numbers)}"
         self.leader = 0
         self._nspawn: subprocess.Popen[bytes] | None = None
         self._folder = Path()

@@ -87,10 +87,15 @@ class Machine:
         """The unit's main process, by its pid inside; 0 when it has none."""
         return int(self.show(unit, "MainPID"))
 
-    def alive(self, pid: int) -> bool:
-        """Whether a process of that pid runs inside, zombies left out."""
-        status = self.run(["cat", f"/proc/{pid}/stat"], check=False).stdout
-        return bool(status) and status.rpartition(")")[2].split()[0] not in "ZX"
+    def pids(self, unit: str) -> set[int]:
+        """All processes of a unit, by their pids inside; empty when it has none."""
+        cgroup = self.show(unit, "ControlGroup")
+        return {int(pid) for pid in self.run(["cat", f"/sys/fs/cgroup{cgroup}/cgroup.procs"]).stdout.split()}
+
+    def alive(self, pids: set[int]) -> set[int]:
+        """Those of the processes that still run inside."""
+        running = self.run(["ps", "-e", "--no-headers", "--format=pid,state"]).stdout.splitlines()
+        return pids & {int(pid) for pid, state in map(str.split, running) if state != "Z"}
 
     def journal(self, unit: str = "", since_usec: int = 0, lines: int = 300) -> str:
         """The last lines of the journal, of all or of one unit."""

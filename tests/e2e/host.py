@@ -1,0 +1,84 @@
+"""A host that runs gpumand: the machine with a configuration, consumers as real units, and the daemon."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from tests.e2e.client import Client
+from tests.e2e.installation import module_command
+from tests.e2e.machine import Machine
+
+DAEMON = "gpumand.service"
+CONFIG = "/etc/gpumand/gpumand.toml"
+VRAM_DIR = "/run/e2e-vram"
+UNIT_DIR = "/etc/systemd/system"
+TOTAL_MIB = 24564
+HEAD = f"""
+[scheduler]
+concurrent_leases = 0
+settle_timeout_sec = 2
+health_interval_sec = 1
+[gpu]
+source = "simulated"
+simulated_total_mib = [{TOTAL_MIB}]
+simulated_dir = "{VRAM_DIR}"
+"""
+
+
+@dataclass
+class Host:
+    """See the methods. What a test made is gone after ``clean``."""
+
+    machine: Machine
+    client: Client
+    _units: list[str] = field(default_factory=list)
+    _config: str = HEAD
+
+    def consumer(self, name: str, mib: int, *lines: str, unit: bool = True) -> None:
+        """Configure a consumer; ``lines`` are further lines of TOML. It counts from the next start or reload on."""
+        own = [f"[consumers.{name}]", f"vram_resident_mib = {mib}", *([f'unit = "{name}.service"'] if unit else [])]
+        self._config += "\n".join([*own, *lines, ""])
+        self.machine.write_file(CONFIG, self._config)
+
+    def unit(self, name: str, exec_start: str, *lines: str) -> None:
+        """Write a unit ``<name>.service``; ``lines`` are further lines of its ``[Service]`` section."""
+        text = "\n".join(["[Service]", "Type=exec", "TimeoutStopSec=3", f"ExecStart={exec_start}", *lines, ""])
+        self.machine.write_file(f"{UNIT_DIR}/{name}.service", text)
+        self._units.append(f"{name}.service")
+        self.machine.systemctl("daemon-reload")
+
+    def holder(self, name: str, mib: int, *lines: str) -> None:
+        """A consumer that is a unit without routes: it holds its memory for as long as it runs."""
+        self.unit(name, holding(name, mib), *lines)
+        self.consumer(name, mib)
+
+    def server(self, name: str, mib: int, port: int, *arguments: str) -> None:
+        """A consumer that is a unit with routes to load and unload."""
+        self.unit(name, f"{holding(name, mib)} --port={port} {' '.join(arguments)}")
+        self.consumer(
+            name,
+            mib,
+            f'url = "http://127.0.0.1:{port}"',
+            'health = { path = "/health", loaded = "/model_loaded" }',
+            'load = { path = "/api/admin/load" }',
+            'unload = { path = "/api/admin/unload" }',
+        )
+
+    def start(self) -> None:
+        """Start the daemon; returns when it has said that it is ready."""
+        self.machine.write_file(CONFIG, self._config)
+        self.machine.systemctl("start", DAEMON)
+
+    def clean(self) -> None:
+        """Stop the daemon and all units of the test, and forget their state."""
+        for unit in (DAEMON, *self._units):
+            self.machine.systemctl("stop", unit, check=False)
+        paths = [f"{UNIT_DIR}/{unit}" for unit in self._units]
+        self.machine.remove(*paths, "/etc/gpumand", "/run/gpumand", "/var/lib/gpumand", VRAM_DIR)
+        self.machine.systemctl("daemon-reload")
+        self.machine.systemctl("reset-failed")
+
+
+def holding(name: str, mib: int) -> str:
+    """The command of a process that announces so many MiB to the simulated device."""
+    return f"{module_command('gpumand.testing.consumer')} --name={name} --mib={mib} --dir={VRAM_DIR}"

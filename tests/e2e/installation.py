@@ -1,0 +1,35 @@
+"""gpumand as a package would install it, but led into this checkout."""
+
+from __future__ import annotations
+
+import sys
+
+from tests.e2e.container import REPOSITORY
+from tests.e2e.machine import Machine
+
+MODULES = {"gpumand": "gpumand", "gpumanctl": "gpumand.cli"}
+FILES = {
+    "systemd/gpumand.service": "/usr/lib/systemd/system/gpumand.service",
+    "dbus/org.gpumand1.conf": "/usr/share/dbus-1/system.d/org.gpumand1.conf",
+    "dbus/org.gpumand1.service": "/usr/share/dbus-1/system-services/org.gpumand1.service",
+}
+ENVIRONMENT = f"PYTHONPATH={REPOSITORY} PYTHONDONTWRITEBYTECODE=1"
+
+
+def module_command(module: str) -> str:
+    """The command that runs one of this checkout's modules, for units."""
+    return f"/usr/bin/env {ENVIRONMENT} {sys.executable} -m {module}"
+
+
+def install(machine: Machine) -> None:
+    """Put programs, unit, bus policy and activation file where they belong, and enable the unit."""
+    for program, module in MODULES.items():
+        machine.write_file(f"/usr/bin/{program}", f'#!/bin/sh\nexec {module_command(module)} "$@"\n', mode="0755")
+    for source, target in FILES.items():
+        machine.write_file(target, (REPOSITORY / source).read_text(encoding="utf-8"))
+    machine.run(["useradd", "--system", "--no-create-home", "--shell=/usr/sbin/nologin", "_gpumand"])
+    machine.systemctl("daemon-reload")
+    machine.systemctl("enable", "gpumand.service")
+    # dbus-daemon watches its folders, but says nothing when it has read them; asked, it answers when it has.
+    bus = "org.freedesktop.DBus"
+    machine.run(["busctl", "call", bus, "/org/freedesktop/DBus", bus, "ReloadConfig"])
