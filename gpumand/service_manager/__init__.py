@@ -1,0 +1,1 @@
+"""What talks to systemd: units over D-Bus, log lines, and notifications about ourselves."""

@@ -1,0 +1,66 @@
+"""The last lines that a unit logged, for the message about its failure."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+from collections.abc import Sequence
+
+TIMEOUT_SEC = 2.0
+MAX_LINES = 5
+MAX_LINE_CHARS = 300
+MAX_OUTPUT_BYTES = 64 * 1024
+
+
+def journalctl_command(unit: str, invocation_id: str, user: bool) -> list[str]:
+    """The command whose output we want: the lines of one run of one unit, without what systemd says about it."""
+    scope = ["--user-unit" if user else "--unit", unit]
+    fixed = ["journalctl", "--quiet", "--no-pager", "--output=cat", f"--lines={MAX_LINES}"]
+    return [*fixed, *scope, *([f"_SYSTEMD_INVOCATION_ID={invocation_id}"] if invocation_id else ["--boot"])]
+
+
+async def last_lines(command: Sequence[str]) -> tuple[str, ...]:
+    """Run journalctl and return what it prints, made harmless; nothing when it fails, hangs or is not there."""
+    try:
+        process = await asyncio.create_subprocess_exec(
+            *command,
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.DEVNULL,
+            env={"PATH": os.defpath, "LC_ALL": "C.UTF-8", "SYSTEMD_COLORS": "0"} | _runtime_dir(),
+        )
+    except OSError:
+        return ()
+    try:
+        async with asyncio.timeout(TIMEOUT_SEC):
+            return _tidy(await _read(process))
+    except TimeoutError:
+        return ()
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            process.kill()
+        await process.wait()
+
+
+def _runtime_dir() -> dict[str, str]:
+    """Where the user's journal is found."""
+    return {key: os.environ[key] for key in ("XDG_RUNTIME_DIR", "HOME") if key in os.environ}
+
+
+async def _read(process: asyncio.subprocess.Process) -> bytes:
+    """Up to the limit; a process that has more to say is killed by the caller."""
+    assert process.stdout is not None
+    output = b""
+    while len(output) < MAX_OUTPUT_BYTES and (chunk := await process.stdout.read(MAX_OUTPUT_BYTES)):
+        output += chunk
+    return output[:MAX_OUTPUT_BYTES]
+
+
+def _tidy(output: bytes) -> tuple[str, ...]:
+    lines = (_printable(line) for line in output.decode(errors="replace").splitlines())
+    return tuple(line for line in lines if line)[-MAX_LINES:]
+
+
+def _printable(line: str) -> str:
+    return "".join(char if char.isprintable() else " " for char in line).strip()[:MAX_LINE_CHARS]

@@ -1,0 +1,211 @@
+"""org.freedesktop.systemd1 as we use it: one method a call, errors as UnitFailed."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from gpumand.bus.connection import BusConnection, BusError, BusLost, Signal, Subscription
+from gpumand.bus.names import (
+    DBUS,
+    DBUS_PATH,
+    PROPERTIES,
+    SYSTEMD,
+    SYSTEMD_MANAGER,
+    SYSTEMD_PATH,
+    SYSTEMD_SERVICE,
+    SYSTEMD_UNIT,
+)
+from gpumand.bus.paths import unescape_label
+from gpumand.domain.consumer import UnitActivity, UnitState
+from gpumand.ports import UnitFailed
+from gpumand.service_manager.failures import unit_failed
+from gpumand.service_manager.unit_names import is_service, require_unit_name
+
+log = logging.getLogger(__name__)
+
+CALL_TIMEOUT_SEC = 15.0
+RESTART_SEC = 3.0
+"""How long systemd may be away (daemon-reexec after an upgrade) before it counts as unavailable."""
+RETRY_SEC = 0.2
+MANAGER = (SYSTEMD_PATH, SYSTEMD_MANAGER)
+NO_JOB = "/"
+UNIT_PATH_PREFIX = SYSTEMD_PATH + "/unit/"
+RUNNING = frozenset({"active", "reloading", "maintenance", "refreshing"})
+ACTIVITIES = frozenset(activity.value for activity in UnitActivity)
+
+
+@dataclass(frozen=True, slots=True)
+class Unit:
+    """What systemd says of a unit, as far as we ask.
+
+    Attributes:
+        state: for the arbiter.
+        path: its object; of the unit itself where the name is an alias.
+        job_path: the job that is queued or runs for it; "/" when there is none.
+        triggered_by: units that can start it (sockets, timers, paths).
+    """
+
+    state: UnitState
+    path: str
+    job_path: str
+    triggered_by: tuple[str, ...]
+
+
+class Systemd1:
+    """systemd's manager object on one bus."""
+
+    def __init__(self, bus: BusConnection) -> None:
+        self._bus = bus
+        self._was_there = False
+
+    async def subscribe(self) -> None:
+        """Have systemd send signals at all: it does so only while somebody has asked it to. Never raises."""
+        try:
+            await self._call(MANAGER, "Subscribe")
+        except BusError as error:
+            if not error.name.endswith(".AlreadySubscribed"):
+                log.info("systemd cannot be subscribed to: %s", error.message)
+        except BusLost as error:
+            log.info("systemd cannot be subscribed to: %s", error)
+
+    async def listen(self, member: str, callback: Callable[[Signal], None]) -> Subscription:
+        """Have a signal of the manager delivered. Raises BusError, BusLost."""
+        return await self._bus.subscribe(
+            sender=SYSTEMD, path=SYSTEMD_PATH, interface=SYSTEMD_MANAGER, member=member, callback=callback
+        )
+
+    async def listen_to_owner(self, callback: Callable[[str], None]) -> Subscription:
+        """Be told the new owner of systemd's name, "" for none. Raises BusError, BusLost."""
+        return await self._bus.subscribe(
+            sender=DBUS,
+            path=DBUS_PATH,
+            interface=DBUS,
+            member="NameOwnerChanged",
+            arg0=SYSTEMD,
+            callback=lambda signal: callback(str(signal.body[2])),
+        )
+
+    async def listen_to_unit(self, path: str, callback: Callable[[Signal], None]) -> Subscription:
+        """Be told when properties of a unit change. The path outlives the unit's being unloaded and loaded again."""
+        return await self._bus.subscribe(
+            sender=SYSTEMD,
+            path=path,
+            interface=PROPERTIES,
+            member="PropertiesChanged",
+            arg0=SYSTEMD_UNIT,
+            callback=callback,
+        )
+
+    async def unit_path(self, unit: str) -> str:
+        """The object of a unit, which is loaded for it where need be. Raises UnitFailed."""
+        require_unit_name(unit)
+        return str((await self._ask(unit, "ask about", "LoadUnit", "s", (unit,)))[0])
+
+    async def read(self, unit: str) -> Unit:
+        """Everything about a unit at one moment. Raises UnitFailed."""
+        try:
+            path = await self.unit_path(unit)
+        except UnitFailed as error:
+            if error.reason != "not-found":
+                raise
+            return Unit(UnitState(unit, UnitActivity.INACTIVE, "not-found"), "", NO_JOB, ())
+        result = await self._service_property(path, "Result") if is_service(unit) else ""
+        (properties,) = await self._ask(unit, "ask about", "GetAll", "s", (SYSTEMD_UNIT,), (path, PROPERTIES))
+        return _unit(unit, path, properties, str(result or ""))
+
+    async def time_limit_sec(self, unit: str, path: str, name: str) -> float | None:
+        """TimeoutStartUSec or TimeoutStopUSec of a service in seconds; None when there is none or it is unknown."""
+        limit_usec = await self._service_property(path, name) if is_service(unit) else None
+        return limit_usec / 1e6 if isinstance(limit_usec, int) and 0 < limit_usec < 2**63 else None
+
+    async def start(self, unit: str) -> str:
+        """Queue a start; the job's path. Raises UnitFailed."""
+        return str((await self._ask(unit, "start", "StartUnit", "ss", (unit, "replace")))[0])
+
+    async def stop(self, unit: str) -> str:
+        """Queue a stop; the job's path. Raises UnitFailed."""
+        return str((await self._ask(unit, "stop", "StopUnit", "ss", (unit, "replace")))[0])
+
+    async def unit_of_pid(self, pid: int) -> str:
+        """The unit that a process runs in; "" for any reason not to know."""
+        if not 0 < pid < 2**31:
+            return ""
+        try:
+            (path,) = await self._call(MANAGER, "GetUnitByPID", "u", (pid,))
+        except (BusError, BusLost):
+            return ""
+        return _name_in(str(path))
+
+    async def _service_property(self, path: str, name: str) -> Any:
+        with contextlib.suppress(BusError, BusLost):
+            return (await self._call((path, PROPERTIES), "Get", "ss", (SYSTEMD_SERVICE, name)))[0]
+        return None
+
+    async def _ask(
+        self,
+        unit: str,
+        verb: str,
+        member: str,
+        signature: str,
+        body: tuple[Any, ...],
+        target: tuple[str, str] = MANAGER,
+    ) -> tuple[Any, ...]:
+        """Call systemd about a unit, over a restart of systemd if need be. Raises UnitFailed."""
+        give_up_at = time.monotonic() + (RESTART_SEC if self._was_there else 0.0)
+        while True:
+            try:
+                return await self._call(target, member, signature, body)
+            except BusError as error:
+                failure = unit_failed(unit, verb, error)
+                if failure.reason != "unavailable" or time.monotonic() > give_up_at:
+                    raise failure from error
+            except BusLost as error:
+                raise UnitFailed(f"cannot {verb} {unit}: {error}", "unavailable") from error
+            await asyncio.sleep(RETRY_SEC)
+
+    async def _call(
+        self, target: tuple[str, str], member: str, signature: str = "", body: tuple[Any, ...] = ()
+    ) -> tuple[Any, ...]:
+        path, interface = target
+        answer = await self._bus.call(SYSTEMD, path, interface, member, signature, body, timeout_sec=CALL_TIMEOUT_SEC)
+        self._was_there = True
+        return answer
+
+
+def _unit(unit: str, path: str, properties: dict[str, Any], result: str) -> Unit:
+    job = properties.get("Job")
+    state = UnitState(
+        unit=unit,
+        activity=_activity(str(properties.get("ActiveState", ""))),
+        load_state=str(properties.get("LoadState", "")),
+        result=result,
+        invocation_id=bytes(properties.get("InvocationID", b"")).hex(),
+    )
+    return Unit(
+        state=state,
+        path=path,
+        job_path=str(job[1]) if isinstance(job, list) and len(job) == 2 else NO_JOB,
+        triggered_by=tuple(str(name) for name in properties.get("TriggeredBy", ())),
+    )
+
+
+def _activity(active_state: str) -> UnitActivity:
+    if active_state in RUNNING:
+        return UnitActivity.ACTIVE
+    return UnitActivity(active_state) if active_state in ACTIVITIES else UnitActivity.UNKNOWN
+
+
+def _name_in(path: str) -> str:
+    """The unit's name is in its path."""
+    if not path.startswith(UNIT_PATH_PREFIX):
+        return ""
+    try:
+        return unescape_label(path.removeprefix(UNIT_PATH_PREFIX))
+    except ValueError:
+        return ""
