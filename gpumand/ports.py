@@ -7,6 +7,7 @@ bounded in time by its implementation: the arbiter may await any of them without
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from typing import Protocol
 
 from gpumand.domain.consumer import ConsumerSpec, Health, UnitState
@@ -15,7 +16,15 @@ from gpumand.domain.lease import Lease
 
 
 class RouteFailed(Exception):
-    """A consumer's load or unload route did not answer 2xx in time; the message is one line."""
+    """A consumer's load or unload route did not answer 2xx in time; the message is one line.
+
+    Attributes:
+        refused: nothing listens there: worth another try while its unit is coming up, pointless otherwise.
+    """
+
+    def __init__(self, message: str, *, refused: bool = False) -> None:
+        super().__init__(" ".join(message.split()))
+        self.refused = refused
 
 
 class UnitFailed(Exception):
@@ -136,3 +145,15 @@ class Store(Protocol):
 
     async def close(self) -> None:
         """Finish what was asked for."""
+
+
+@dataclass(frozen=True, slots=True)
+class World:
+    """One of each port: all that the arbiter deals with."""
+
+    clock: Clock
+    source: VramSource
+    units: UnitManager
+    routes: ConsumerRoutes
+    store: Store
+    owners: Owners

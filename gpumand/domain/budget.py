@@ -9,8 +9,19 @@ even that is known the fit check is skipped (``free_mib`` is None): nothing is e
 
 from __future__ import annotations
 
+from gpumand.domain.consumer import Residency
 from gpumand.domain.device import Sample
 from gpumand.domain.view import IN_VRAM, ConsumerState, View
+
+
+def held_mib(sample: Sample, state: ConsumerState) -> int | None:
+    """What the consumer's processes hold, or None where it cannot be told.
+
+    A consumer that is loaded while nothing in its unit holds anything runs its model elsewhere (a unit that is only
+    the ``docker run`` of a container): for it NVML's figure by unit means nothing.
+    """
+    figure_mib = sample.held_by(state.name)
+    return None if figure_mib == 0 and state.residency is Residency.RESIDENT else figure_mib
 
 
 def unattributed_mib(sample: Sample) -> int | None:
@@ -44,13 +55,13 @@ def reserved_by_consumer(view: View, device: int) -> dict[str, int]:
     credited_mib = 0
     reserved = {}
     for state in claims:
-        held_mib = sample.held_by(state.name)
-        if held_mib is None and state.shown:
+        seen_mib = held_mib(sample, state)
+        if seen_mib is None and state.shown:
             continue
-        if held_mib is None:
-            held_mib = _growth(state, loose_mib, credited_mib)
-            credited_mib += held_mib
-        reserved[state.name] = max(0, state.footprint_mib - held_mib)
+        if seen_mib is None:
+            seen_mib = _growth(state, loose_mib, credited_mib)
+            credited_mib += seen_mib
+        reserved[state.name] = max(0, state.footprint_mib - seen_mib)
     return reserved
 
 
@@ -90,9 +101,9 @@ def free_mib(view: View, device: int, target: str) -> int | None:
 
 def need_mib(view: View, device: int, target: str) -> int:
     """MiB that must be free for the target to be loaded: footprint and cushion, less what it already holds."""
-    footprint_mib = view.consumers[target].footprint_mib
-    held_mib = view.devices[device].held_by(target) if view.devices[device].known else None
-    return footprint_mib + view.settings.cushion_mib - min(held_mib or 0, footprint_mib)
+    state, sample = view.consumers[target], view.devices[device]
+    seen_mib = held_mib(sample, state) if sample.known else None
+    return state.footprint_mib + view.settings.cushion_mib - min(seen_mib or 0, state.footprint_mib)
 
 
 def yield_mib(view: View, device: int, victim: str) -> int:
@@ -100,10 +111,10 @@ def yield_mib(view: View, device: int, victim: str) -> int:
     state, sample = view.consumers[victim], view.devices[device]
     if not sample.known:
         return max(0, state.footprint_mib - state.spec.residual_mib) if _believed_held(state) else 0
-    held_mib = sample.held_by(victim)
-    if held_mib is None:
-        held_mib = min(state.footprint_mib, unattributed_mib(sample) or 0)
-    return max(0, held_mib - state.spec.residual_mib)
+    seen_mib = held_mib(sample, state)
+    if seen_mib is None:
+        seen_mib = min(state.footprint_mib, unattributed_mib(sample) or 0)
+    return max(0, seen_mib - state.spec.residual_mib)
 
 
 def _believed_held(state: ConsumerState) -> bool:

@@ -38,8 +38,9 @@ class Sample:
         source: "nvml", "simulated" or "none".
         total_mib, used_mib, free_mib: None when unknown.
         processes: who holds memory, as far as the source says; one entry a pid.
-        attributed: True when the process list is complete and every figure in it is known, so that "no process of
-            this consumer is listed" means that it holds nothing.
+        attributed: True when the process list is complete and every figure in it is known.
+        attributable: consumers whose processes would have been recognised had they been listed, so that for them, on
+            an attributed sample, "not listed" means "holds nothing". One that is no unit is never among them.
         taken_at: monotonic seconds at which the reading began.
         sampled_usec: the same moment as CLOCK_REALTIME microseconds, for people.
         lost: the driver says that the device is gone for good (GPU is lost): nothing can be loaded on it.
@@ -55,6 +56,7 @@ class Sample:
     free_mib: int | None
     processes: tuple[ProcessUse, ...] = ()
     attributed: bool = False
+    attributable: frozenset[str] = frozenset()
     taken_at: float = 0.0
     sampled_usec: int = 0
     lost: bool = False
@@ -69,7 +71,8 @@ class Sample:
         """MiB that the consumer's processes hold here, or None where it cannot be told."""
         own = [process.used_mib for process in self.processes if process.consumer == consumer]
         figures = [mib for mib in own if mib is not None]
-        if len(figures) < len(own) or not (figures or self.attributed):
+        is_known_to_be_absent = self.attributed and consumer in self.attributable
+        if len(figures) < len(own) or not (figures or is_known_to_be_absent):
             return None
         return sum(figures)
 

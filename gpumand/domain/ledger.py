@@ -107,11 +107,18 @@ class Ledger:
         )
 
     def _leases_by_device(self) -> dict[int, int]:
-        count: dict[int, int] = {}
-        for state in self._consumers.values():
-            if state.leases and state.device is not None:
-                count[state.device] = count.get(state.device, 0) + state.leases
-        return count
+        """Lease slots in use. A lease of the consumer's own unit and a client's lease on it are one use of it."""
+        clients: dict[str, int] = {}
+        for lease in self._leases.values():
+            spec = self._consumers[lease.consumer].spec
+            is_own = bool(spec.unit) and lease.owner.unit == spec.unit
+            clients[lease.consumer] = clients.get(lease.consumer, 0) + (0 if is_own else 1)
+        used: dict[int, int] = {}
+        for name, count in clients.items():
+            device = self._consumers[name].device
+            if device is not None:
+                used[device] = used.get(device, 0) + max(1, count)
+        return used
 
     # -- configuration and readings ------------------------------------------------------------------------------
 
@@ -123,10 +130,7 @@ class Ledger:
             old = self._consumers.get(name)
             pinned = spec.pinned if old is None or old.pinned == old.spec.pinned else old.pinned
             self._put(replace(old, spec=spec, pinned=pinned) if old else ConsumerState(spec, pinned=pinned))
-        for name, state in list(self._consumers.items()):
-            if name not in wanted and not state.claimed:
-                del self._consumers[name]
-                self._changed(name)
+        self.prune(wanted)
 
     def take_reading(self, reading: Reading, total_mib: int | None) -> None:
         """Note what the source showed.
@@ -141,6 +145,18 @@ class Ledger:
         if first is not None and first.total_mib is None and total_mib is not None:
             samples[0] = replace(first, total_mib=total_mib)
         self._devices = samples
+
+    def prune(self, configured: Iterable[str]) -> None:
+        """Forget consumers that are no longer configured and that nothing holds any more."""
+        wanted = set(configured)
+        for name, state in list(self._consumers.items()):
+            if (
+                name not in wanted
+                and not state.claimed
+                and not any(job.consumer == name for job in self._jobs.values())
+            ):
+                del self._consumers[name]
+                self._changed(name)
 
     # -- state of consumers --------------------------------------------------------------------------------------
 
@@ -160,7 +176,7 @@ class Ledger:
     def unclaim(self, name: str) -> None:
         """Stop speaking for it, unless a lease, a load or a job still does."""
         state = self._consumers[name]
-        is_promised = any(job.consumer == name and job.takes_slot for job in self._jobs.values())
+        is_promised = any(job.consumer == name and name not in job.evicting for job in self._jobs.values())
         if not (state.leases or state.residency is Residency.LOADING or is_promised):
             self.update(name, claimed_at=None, baseline_mib=None, shown=False)
 

@@ -11,6 +11,13 @@ from gpumand.domain.consumer import ConsumerSpec, Health, Residency, UnitActivit
 CONTEXT_MIB = 600
 """A CUDA context and its libraries take a few hundred MiB before any model is there."""
 
+_BY_ACTIVITY = {
+    UnitActivity.INACTIVE: Residency.UNLOADED,
+    UnitActivity.FAILED: Residency.UNLOADED,
+    UnitActivity.DEACTIVATING: Residency.UNLOADING,
+    UnitActivity.ACTIVATING: Residency.LOADING,
+}
+
 
 def holds_model(spec: ConsumerSpec, held_mib: int) -> bool:
     """Whether what its processes hold is more than an empty process would.
@@ -31,32 +38,25 @@ def residency_from_facts(
         health: what its health route said; None where it has none or was not asked.
         held_mib: MiB its processes hold; None where that cannot be told.
     """
-    if unit is not None and unit.activity in (UnitActivity.INACTIVE, UnitActivity.FAILED):
-        return Residency.UNLOADED
-    if unit is not None and unit.activity is UnitActivity.DEACTIVATING:
-        return Residency.UNLOADING
-    if unit is not None and unit.activity is UnitActivity.ACTIVATING:
-        return Residency.LOADING
+    if unit is not None and unit.activity in _BY_ACTIVITY:
+        return _BY_ACTIVITY[unit.activity]
     if health is not None and health.loaded is not None:
         return Residency.RESIDENT if health.loaded else Residency.UNLOADED
-    if held_mib is not None:
-        return _from_vram(spec, unit, held_mib)
-    return _from_existence(spec, unit, health)
+    return _unsaid(spec, unit, health, held_mib)
 
 
-def _from_vram(spec: ConsumerSpec, unit: UnitState | None, held_mib: int) -> Residency:
-    if holds_model(spec, held_mib):
+def _unsaid(spec: ConsumerSpec, unit: UnitState | None, health: Health | None, held_mib: int | None) -> Residency:
+    """The consumer does not say; what NVML shows does, and else whether anything runs that could hold a model."""
+    if held_mib is not None and holds_model(spec, held_mib):
         return Residency.RESIDENT
-    # A unit that is nothing but its model (llama-server) may hold it elsewhere, or be about to: running is resident.
-    runs_as_loaded = unit is not None and unit.activity is UnitActivity.ACTIVE and not spec.lazy and spec.load is None
-    return Residency.RESIDENT if runs_as_loaded else Residency.UNLOADED
-
-
-def _from_existence(spec: ConsumerSpec, unit: UnitState | None, health: Health | None) -> Residency:
-    """Neither the consumer nor NVML says; what is left is whether there is anything that could hold a model."""
-    if health is not None and health.gone:
+    if unit is not None and unit.activity is UnitActivity.ACTIVE and _is_its_model(spec):
+        # systemd calls it active from its first moment on; while its server does not listen yet it is loading.
+        return Residency.LOADING if health is not None and not health.reachable else Residency.RESIDENT
+    if held_mib is not None or (health is not None and health.gone):
         return Residency.UNLOADED
-    is_active = unit is not None and unit.activity is UnitActivity.ACTIVE
-    if is_active and spec.load is None and not spec.lazy:
-        return Residency.RESIDENT
     return Residency.UNKNOWN
+
+
+def _is_its_model(spec: ConsumerSpec) -> bool:
+    """A unit that is nothing but its model (llama-server): while it runs it is loaded, or about to be."""
+    return not spec.lazy and spec.load is None

@@ -80,7 +80,7 @@ def yields(view: View, device: int, states: Iterable[ConsumerState]) -> dict[str
     result = {}
     for state in states:
         freed_mib = budget.yield_mib(view, device, state.name)
-        if loose_mib is not None and sample.held_by(state.name) is None:
+        if loose_mib is not None and budget.held_mib(sample, state) is None:
             freed_mib = min(freed_mib, loose_mib)
             loose_mib -= freed_mib
         result[state.name] = freed_mib

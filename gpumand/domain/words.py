@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from gpumand.domain import budget
 from gpumand.domain.view import ConsumerState, View
 
 MAX_NAMED = 6
@@ -37,7 +38,7 @@ def holders_line(view: View, device: int, besides: str = "") -> str:
 
 
 def _holder(view: View, device: int, state: ConsumerState) -> str:
-    held_mib = view.devices[device].held_by(state.name)
+    held_mib = budget.held_mib(view.devices[device], state)
     if not (held_mib or state.claimed or (held_mib is None and state.residency == "resident")):
         return ""
     size = gib(held_mib) if held_mib is not None and not state.claimed else gib(max(held_mib or 0, state.footprint_mib))

@@ -1,0 +1,342 @@
+"""The front of the arbiter: requests come in, wait at the desk, and leave with a lease or with one named error."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from gpumand.arbiter.books import Books, Publish
+from gpumand.arbiter.byhand import ByHand
+from gpumand.arbiter.desk import MAX_LEASES_PER_UID, Desk
+from gpumand.arbiter.effects import Effects
+from gpumand.arbiter.facts import Facts
+from gpumand.arbiter.jobs import Jobs
+from gpumand.arbiter.leases import Leases
+from gpumand.arbiter.snapshot import report_of, status_of
+from gpumand.arbiter.waiting import Waiting
+from gpumand.domain.consumer import Settings, UnitState
+from gpumand.domain.errors import (
+    Busy,
+    GpumandError,
+    InvalidArgs,
+    LimitsExceeded,
+    NoSuchConsumer,
+    ShuttingDown,
+    TimedOut,
+)
+from gpumand.domain.lease import Lease, LeaseEnd, LeaseLifetime, Owner
+from gpumand.domain.request import MAX_WAIT_SEC, AcquireOptions, Grant, Outcome, PlanReport, Request
+from gpumand.domain.status import Status
+from gpumand.ports import UnitFailed, World
+
+log = logging.getLogger(__name__)
+
+MAX_LEASES, MAX_WAITING = 1024, 512
+
+NOBODY = Owner(bus_name="", uid=0)
+"""Who owns a request that is no client's: Load by hand."""
+
+
+class Arbiter:
+    """Lends VRAM. One instance on one event loop; every public method may be called at any time.
+
+    Args:
+        settings: the configuration to begin with.
+        world: everything it deals with.
+        publish: told every event, synchronously and in order.
+        load_settings: reads the configuration anew; raises ConfigInvalid.
+    """
+
+    def __init__(
+        self, settings: Settings, world: World, publish: Publish, load_settings: Callable[[], Awaitable[Settings]]
+    ) -> None:
+        self.books = Books(settings, world.clock, world.source, publish)
+        self.facts = Facts(self.books)
+        self.leases = Leases(self.books, world.store)
+        self._jobs = Jobs(self.books, Effects(self.books, world.units, world.routes))
+        self.desk = Desk(self.books, self.facts, self._jobs, self.leases)
+        self.by_hand = ByHand(self.books, self.desk, self._jobs, self.leases)
+        self._world = world
+        self._load_settings = load_settings
+        self._arrivals = 0
+        self._stopping = ""
+        self.units_changed = asyncio.Event()
+
+    async def start(self) -> None:
+        """Take up again what survived: leases whose owner lives, pins, last uses."""
+        await self.leases.restore(self._world.owners, self._world.units)
+        self.units_changed.set()
+        self.desk.step()
+
+    async def stop(self, reason: str) -> None:
+        """Grant nothing any more and let go; leases stay on disk for the next start."""
+        self._stopping = reason
+        await self.desk.close(ShuttingDown(reason))
+        await self.leases.settle()
+
+    # -- acquiring -----------------------------------------------------------------------------------------------
+
+    async def acquire(self, owner: Owner, consumer: str, options: AcquireOptions) -> Grant:
+        """Wait until the consumer is resident and a lease on it stands.
+
+        Args:
+            owner: who asks, as the bus says.
+            consumer: what for.
+            options: see AcquireOptions.
+
+        Raises:
+            GpumandError: exactly one, when there is no grant; then nothing was changed for this caller.
+        """
+        self._check(owner, consumer, options)
+        deadline = self.books.clock.monotonic() + options.timeout_sec
+        lease = await self._lease_of_twin(owner, consumer, options, deadline)
+        if lease is not None:
+            return Grant(lease, endpoint=self.books.state(consumer).spec.url)
+        entry = self._admit(owner, consumer, options)
+        lease = await self._serve(entry)
+        assert lease is not None
+        waited_usec = int((self.books.clock.monotonic() - entry.request.arrived_at) * 1e6)
+        endpoint = self.books.state(consumer).spec.url
+        return Grant(lease, waited_usec, tuple(entry.evicted), entry.loaded, endpoint)
+
+    def _check(self, owner: Owner, consumer: str, options: AcquireOptions) -> None:
+        """Refuse what can be refused at once."""
+        self._check_callable(consumer)
+        if options.device:
+            self.books.ledger.device_index(options.device)
+        if options.lifetime is LeaseLifetime.UNIT and not owner.unit:
+            raise InvalidArgs("lifetime 'unit' needs a caller that runs in a systemd unit")
+        own = sum(1 for lease in self.books.ledger.leases.values() if lease.owner.uid == owner.uid)
+        if own >= MAX_LEASES_PER_UID:
+            raise LimitsExceeded(f"uid {owner.uid} has {own} leases; more are not allowed")
+        if len(self.desk) >= MAX_WAITING:
+            raise LimitsExceeded(f"{MAX_WAITING} requests are waiting; more are not allowed")
+        if len(self.books.ledger.leases) >= MAX_LEASES:
+            raise LimitsExceeded(f"{MAX_LEASES} leases stand; more are not allowed")
+
+    def _check_callable(self, consumer: str) -> None:
+        if self._stopping:
+            raise ShuttingDown(self._stopping)
+        self._check_configured(consumer)
+
+    def _check_configured(self, consumer: str) -> None:
+        """One that only its leases keep alive after a reload is not lent again."""
+        if consumer not in self.books.settings.consumers:
+            raise NoSuchConsumer(f"no consumer {consumer!r} is configured")
+
+    async def _lease_of_twin(
+        self, owner: Owner, consumer: str, options: AcquireOptions, deadline: float
+    ) -> Lease | None:
+        """The lease that the same token of the same owner leads to, awaited where that request still waits."""
+        while options.token:
+            lease = self.books.ledger.lease_by_token(owner, options.lifetime, options.token)
+            twin = self._waiting_twin(owner, options)
+            other = lease.consumer if lease is not None else twin.request.consumer if twin is not None else consumer
+            if other != consumer:
+                raise InvalidArgs(f"the token was used for {other}, not for {consumer}")
+            if lease is not None:
+                await self._world.store.put_lease(lease)  # in order behind the first put: then it is kept for sure
+                return lease
+            if twin is None:
+                return None
+            if not await self._ended(twin.done, deadline):
+                raise TimedOut(f"waited {options.timeout_sec:g} s for {consumer}: {twin.waiting_for}")
+            if not twin.done.cancelled() and (error := twin.done.exception()) is not None:
+                raise error
+        return None
+
+    def _waiting_twin(self, owner: Owner, options: AcquireOptions) -> Waiting | None:
+        for entry in self.desk:
+            request = entry.request
+            same_token = request.options.token == options.token and request.options.lifetime is options.lifetime
+            same_user = (request.owner.uid, request.owner.unit) == (owner.uid, owner.unit)
+            same_connection = (
+                request.owner.bus_name == owner.bus_name or options.lifetime is not LeaseLifetime.CONNECTION
+            )
+            if same_token and same_user and same_connection:
+                return entry
+        return None
+
+    def _admit(self, owner: Owner, consumer: str, options: AcquireOptions, *, wants_lease: bool = True) -> Waiting:
+        """Put a request into the queue."""
+        spec, now = self.books.state(consumer).spec, self.books.clock.monotonic()
+        wanted = options.device or spec.device
+        priority = spec.priority if options.priority is None else options.priority
+        self._arrivals += 1
+        entry = Waiting(
+            Request(self._arrivals, consumer, owner, options, priority, now),
+            self.books.ledger.device_index(wanted) if wanted else None,
+            asyncio.get_running_loop().create_future(),
+            wants_lease=wants_lease,
+            from_own_unit=bool(owner.unit) and owner.unit == spec.unit,
+            sample_after=now,
+        )
+        self.desk.add(entry)
+        return entry
+
+    async def _serve(self, entry: Waiting) -> Lease | None:
+        """Wait for what becomes of a request; its lease is kept on disk when this returns."""
+        try:
+            self.desk.step()
+            lease = await self._outcome(entry)
+            if lease is not None:
+                await self.leases.keep(lease)
+                await self._bind(lease)
+        except asyncio.CancelledError:
+            self._give_up(entry)
+            raise
+        except GpumandError:
+            self.books.count(refusals=1)
+            self.books.tell()
+            raise
+        return lease
+
+    async def _outcome(self, entry: Waiting) -> Lease | None:
+        timeout_sec = min(entry.request.options.timeout_sec, MAX_WAIT_SEC)
+        if entry.is_waiting and timeout_sec <= 0:
+            await self._refuse_to_wait(entry)
+        if entry.is_waiting and not await self._ended(entry.done, entry.request.arrived_at + timeout_sec):
+            waited_for = entry.waiting_for or "a decision"
+            self.desk.leave(entry)
+            entry.refuse(TimedOut(f"waited {timeout_sec:g} s for {entry.request.consumer}: {waited_for}"))
+            self.desk.step()
+        return entry.done.result()
+
+    async def _ended(self, done: asyncio.Future[Lease | None], deadline: float) -> bool:
+        """Wait for a future at most until the deadline; False when it has not ended by then."""
+        left_sec = max(0.0, deadline - self.books.clock.monotonic())
+        timer: asyncio.Future[Any] = asyncio.ensure_future(self.books.clock.sleep(left_sec))
+        either: list[asyncio.Future[Any]] = [done, timer]
+        try:
+            await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            timer.cancel()
+        return done.done()
+
+    async def _refuse_to_wait(self, entry: Waiting) -> None:
+        """Now or not at all, and it is not now: say why, having changed nothing."""
+        self.desk.leave(entry)
+        decision = await self.desk.decide_freshly(entry.wish)
+        why = decision.message if decision.error else f"{decision.message}, and it would have to be loaded first"
+        entry.refuse((decision.error or Busy)(why))
+
+    def _give_up(self, entry: Waiting) -> None:
+        """Its client has gone: it waits no more, and what it was granted a moment ago is taken back."""
+        self.desk.leave(entry)
+        if entry.is_waiting:
+            entry.done.cancel()
+        elif not entry.done.cancelled() and entry.done.exception() is None and (lease := entry.done.result()):
+            self.leases.end_all(lambda one: one.id == lease.id, LeaseEnd.OWNER_VANISHED)
+        self.desk.step()
+
+    async def _bind(self, lease: Lease) -> None:
+        """Have the end of a lease's unit watched before its client is told that it stands."""
+        if lease.lifetime is LeaseLifetime.UNIT:
+            await self.watch_units()
+            try:
+                self.note_unit(await self._world.units.state(lease.owner.unit))
+            except UnitFailed as failed:
+                log.warning("lease %s is bound to %s, which cannot be asked: %s", lease.id, lease.owner.unit, failed)
+
+    # -- leases --------------------------------------------------------------------------------------------------
+
+    async def release(self, lease_id: str, reason: LeaseEnd = LeaseEnd.RELEASED) -> None:
+        """End a lease; returns when it is forgotten on disk too. Raises NoSuchLease."""
+        ending = self.leases.begin_end(lease_id, reason)
+        self.desk.step()
+        await ending
+
+    async def renew(self, lease_id: str, ttl_sec: float | None) -> Lease:
+        """Give a ttl lease more time from now on; None = the ttl it was granted with.
+
+        Raises NoSuchLease, InvalidArgs (not a ttl lease), HostError.
+        """
+        return await self.leases.renew(lease_id, ttl_sec)
+
+    def lease(self, lease_id: str) -> Lease:
+        """A standing lease. Raises NoSuchLease."""
+        return self.books.ledger.lease(lease_id)
+
+    async def owner_vanished(self, bus_name: str) -> None:
+        """A client left the bus: its connection leases end, its requests wait no more."""
+        for entry in tuple(self.desk):
+            if entry.request.owner.bus_name == bus_name:
+                self._give_up(entry)
+        if self.leases.end_of_owner(bus_name):
+            self.desk.step()
+
+    # -- asking --------------------------------------------------------------------------------------------------
+
+    def consumer_unit(self, consumer: str) -> str:
+        """Its unit, "" when it has none. Raises NoSuchConsumer."""
+        return self.books.state(consumer).spec.unit
+
+    def status(self) -> Status:
+        """One consistent snapshot of everything."""
+        return status_of(self.books, self.desk)
+
+    async def plan(self, owner: Owner, consumer: str, options: AcquireOptions) -> PlanReport:
+        """What Acquire would do now, and why; changes nothing. Raises NoSuchConsumer, NoSuchDevice, ShuttingDown."""
+        self._check_callable(consumer)
+        spec = self.books.state(consumer).spec
+        wanted = options.device or spec.device
+        device = self.books.ledger.device_index(wanted) if wanted else None
+        own = bool(owner.unit) and owner.unit == spec.unit
+        wish = Waiting(Request(0, consumer, owner, options, 0, 0.0), device, asyncio.Future(), from_own_unit=own).wish
+        return report_of(consumer, await self.desk.decide_freshly(wish))
+
+    # -- by hand -------------------------------------------------------------------------------------------------
+
+    async def load(self, consumer: str, device: str, timeout_sec: float) -> Outcome:
+        """Have a consumer resident, without a lease. Raises what Acquire raises."""
+        self._check_callable(consumer)
+        began = self.books.clock.monotonic()
+        options = AcquireOptions(device=device, timeout_sec=timeout_sec)
+        entry = self._admit(NOBODY, consumer, options, wants_lease=False)
+        await self._serve(entry)
+        where = self.books.state(consumer).device
+        return Outcome(
+            consumer,
+            "" if where is None else str(where),
+            changed=entry.loaded,
+            evicted=tuple(entry.evicted),
+            duration_usec=int((self.books.clock.monotonic() - began) * 1e6),
+        )
+
+    async def evict(self, consumer: str, force: bool, timeout_sec: float) -> Outcome:
+        """Take a consumer's VRAM back. Raises Busy (leased or pinned without force), TimedOut, EvictionFailed."""
+        self._check_callable(consumer)
+        return await self.by_hand.evict(consumer, force=force, timeout_sec=timeout_sec)
+
+    async def pin(self, consumer: str, pinned: bool) -> None:
+        """Pin or unpin a consumer; kept over restarts. Raises NoSuchConsumer, HostError."""
+        self._check_configured(consumer)
+        state = self.books.ledger.update(consumer, pinned=pinned)
+        self.desk.step()
+        await self.leases.keep_consumer(state)
+
+    async def reload(self) -> None:
+        """Read the configuration anew and put it in force; leases stay. Raises ConfigInvalid, changing nothing."""
+        settings = await self._load_settings()
+        self.books.settings = settings
+        self.books.ledger.configure(settings.scheduler, settings.consumers.values())
+        self.desk.set_aging(settings.scheduler.aging_sec)
+        self.facts.forget_missing()
+        self.units_changed.set()
+        log.info("configuration in force: %d consumers", len(settings.consumers))
+        self.desk.step()
+
+    # -- what is seen --------------------------------------------------------------------------------------------
+
+    def note_unit(self, state: UnitState) -> None:
+        """A unit changed, behind our back or because we asked."""
+        self.facts.note_unit(state)
+        self.leases.end_of_unit(state)
+        self.desk.step()
+
+    async def watch_units(self) -> None:
+        """Have systemd tell of every unit that matters: those of consumers, and those that leases are bound to."""
+        units = {spec.unit for spec in self.books.settings.consumers.values() if spec.unit} | self.leases.leased_units()
+        await self._world.units.watch(sorted(units), self.note_unit)

@@ -1,0 +1,132 @@
+"""Evicting by hand and for idleness: the same verified eviction, for nobody's request."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+from gpumand.arbiter.books import Books
+from gpumand.arbiter.desk import Desk
+from gpumand.arbiter.jobs import Jobs
+from gpumand.arbiter.leases import Leases
+from gpumand.domain.consumer import Residency
+from gpumand.domain.errors import Busy, EvictionFailed, TimedOut
+from gpumand.domain.events import EvictionReport
+from gpumand.domain.lease import LeaseEnd
+from gpumand.domain.request import Outcome
+from gpumand.domain.view import ConsumerState, Job
+from gpumand.ports import Clock
+
+log = logging.getLogger(__name__)
+
+
+class ByHand:
+    """Evictions that no plan asked for."""
+
+    def __init__(self, books: Books, desk: Desk, jobs: Jobs, leases: Leases) -> None:
+        self._books, self._desk, self._jobs, self._leases = books, desk, jobs, leases
+
+    async def evict(self, name: str, *, force: bool, timeout_sec: float) -> Outcome:
+        """Evict a consumer.
+
+        Args:
+            name: which one.
+            force: also when it is leased (its leases are revoked) or pinned.
+            timeout_sec: how long to wait for the device to be free of other work.
+
+        Raises:
+            Busy, TimedOut, EvictionFailed.
+        """
+        began = self._books.clock.monotonic()
+        device = await self._device_when_free(name, timeout_sec)
+        state = self._books.state(name)
+        if not self._holds_anything(state):
+            return Outcome(name, str(device))
+        self._check(state, force=force)
+        self._leases.end_all(lambda lease: lease.consumer == name, LeaseEnd.REVOKED)
+        report = await self._evict(name, device, "manual", "asked for by hand")
+        if report.error:
+            raise EvictionFailed(f"{name}: {report.error}")
+        duration_usec = int((self._books.clock.monotonic() - began) * 1e6)
+        return Outcome(name, str(device), True, (name,), report.method, report.freed_mib, duration_usec)
+
+    async def _device_when_free(self, name: str, timeout_sec: float) -> int:
+        clock: Clock = self._books.clock
+        deadline = clock.monotonic() + timeout_sec
+        while True:
+            state = self._books.state(name)
+            device = state.device if state.device is not None else min(self._books.ledger.devices)
+            job = self._books.ledger.jobs.get(device)
+            if job is None and state.residency is not Residency.UNLOADING:
+                return device
+            if clock.monotonic() >= deadline:
+                doing = f"device {device} is busy with {job.consumer}" if job else f"{name} is being unloaded"
+                raise TimedOut(f"waited {timeout_sec:g} s: {doing}") if timeout_sec > 0 else Busy(doing)
+            await self._until_moved(deadline)
+
+    async def _until_moved(self, deadline: float) -> None:
+        """Wait for a change or the deadline, whichever is first; spurious wake-ups are fine."""
+        timer = asyncio.ensure_future(self._books.clock.sleep(max(0.0, deadline - self._books.clock.monotonic())))
+        moved = asyncio.ensure_future(self._desk.moved())
+        try:
+            await asyncio.wait({timer, moved}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            timer.cancel()
+            moved.cancel()
+
+    def _holds_anything(self, state: ConsumerState) -> bool:
+        if state.claimed or state.residency not in (Residency.UNLOADED, Residency.FAILED):
+            return True
+        return any(
+            (sample.held_by(state.name) or 0) > state.spec.residual_mib
+            for sample in self._books.ledger.devices.values()
+        )
+
+    @staticmethod
+    def _check(state: ConsumerState, *, force: bool) -> None:
+        if not state.spec.evict:
+            raise EvictionFailed(f"{state.name} has no unload route and no unit: nothing can take its VRAM back")
+        if force:
+            return
+        if state.leases:
+            raise Busy(f"{state.name} is leased; force revokes its leases")
+        if state.pinned:
+            raise Busy(f"{state.name} is pinned; unpin it or use force")
+        if state.residency is Residency.LOADING:
+            raise Busy(f"{state.name} is loading")
+
+    async def _evict(self, name: str, device: int, trigger: str, why: str) -> EvictionReport:
+        """Evict on a device that is free right now. No await before the job stands."""
+        self._books.ledger.begin(Job(device, name, evicting=(name,)))
+        try:
+            await self._books.sample()
+            report = EvictionReport(name, str(device), 0, "", trigger=trigger, why=why)
+            return await self._jobs.evict(report, lambda: False)
+        finally:
+            self._jobs.end(device)
+            self._desk.step()
+
+    def evict_idle(self) -> None:
+        """Begin to evict who has not worked for as long as its ``idle_timeout_sec`` says."""
+        for state in list(self._books.ledger.consumers.values()):
+            device = state.device
+            if device is not None and device not in self._books.ledger.jobs and self._is_idle_too_long(state):
+                self._desk.spawn(self._evict_for_idleness(state.name, device))
+                return  # the job begins with the task's first step; the others have their turn at the next look
+
+    def _is_idle_too_long(self, state: ConsumerState) -> bool:
+        limit_sec = state.spec.idle_timeout_sec
+        may_go = state.residency is Residency.RESIDENT and not state.claimed and not state.pinned and state.spec.evict
+        if limit_sec <= 0 or not may_go:
+            return False
+        unused_sec = (self._books.clock.realtime_usec() - state.last_used_usec) / 1e6
+        return self._books.clock.monotonic() - state.idle_since >= limit_sec and unused_sec >= limit_sec
+
+    async def _evict_for_idleness(self, name: str, device: int) -> None:
+        state = self._books.ledger.consumers.get(name)
+        if state is None or device in self._books.ledger.jobs or not self._is_idle_too_long(state):
+            return
+        limit_sec = state.spec.idle_timeout_sec
+        report = await self._evict(name, device, "idle", f"not used for {limit_sec:g} s")
+        if report.error and name in self._books.ledger.consumers:
+            self._books.ledger.update(name, idle_since=self._books.clock.monotonic())

@@ -1,0 +1,184 @@
+"""How a consumer is loaded, and how its VRAM is taken back: one of each, carried out and verified."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import replace
+
+from gpumand.arbiter.books import Books
+from gpumand.domain import budget
+from gpumand.domain.consumer import ConsumerSpec, EvictionMethod, Residency, UnitActivity
+from gpumand.domain.errors import LoadFailed
+from gpumand.domain.events import EvictionReport
+from gpumand.domain.settling import Settling
+from gpumand.ports import ConsumerRoutes, RouteFailed, UnitFailed, UnitManager
+
+log = logging.getLogger(__name__)
+
+SETTLE_POLL_SEC = 0.075
+"""How often VRAM is read while memory is to become free: often enough for a load to start within 100 ms of it."""
+
+HEALTH_POLL_SEC = 0.25
+
+ROUTE_GRACE_SEC = 5.0
+"""How long a consumer that is no unit may refuse connections after its load route was called (KoboldCpp restarts)."""
+
+
+class Effects:
+    """Evicting and loading, one consumer at a time. Holds no state of its own."""
+
+    def __init__(self, books: Books, units: UnitManager, routes: ConsumerRoutes) -> None:
+        self._books = books
+        self._units = units
+        self._routes = routes
+
+    # -- evicting ------------------------------------------------------------------------------------------------
+
+    async def evict(self, report: EvictionReport, enough: Callable[[], bool]) -> EvictionReport:
+        """Take a consumer's VRAM back by its methods in order, until the figures show it.
+
+        The device must have been sampled just now: that sample is what the eviction is measured against.
+
+        Args:
+            report: what is known beforehand: consumer, device, trigger, why.
+            enough: whether what was needed is free by now; then there is nothing more to wait for.
+
+        Returns:
+            The report, filled in. ``error`` is "" when the memory was seen free.
+        """
+        state, before = self._books.state(report.consumer), self._books.device(int(report.device or 0))
+        spec, began = state.spec, self._books.clock.monotonic()
+        expected_mib = budget.yield_mib(self._books.view(), before.index, spec.name)
+        settling = Settling(spec, before, budget.held_mib(before, state), expected_mib)
+        expected = expected_mib if before.known else None
+        report = replace(report, expected_mib=expected, error=f"{spec.name} has no unload route and no unit")
+        self._books.set_residency(spec.name, Residency.UNLOADING)
+        self._books.tell()
+        for method in spec.evict:
+            report = await self._try(report, method, settling, enough)
+            if not report.error:
+                break
+            log.warning("evicting %s by %s: %s", spec.name, method, report.error)
+        return replace(report, duration_usec=int((self._books.clock.monotonic() - began) * 1e6))
+
+    async def _try(
+        self, report: EvictionReport, method: EvictionMethod, settling: Settling, enough: Callable[[], bool]
+    ) -> EvictionReport:
+        report = replace(report, method=str(method), tried=(*report.tried, str(method)), error="")
+        try:
+            await self._call_method(settling.spec, method)
+        except (RouteFailed, UnitFailed) as failed:
+            return replace(report, error=str(failed))
+        return await self._settle(report, settling, enough)
+
+    async def _call_method(self, spec: ConsumerSpec, method: EvictionMethod) -> None:
+        if method is EvictionMethod.HTTP:
+            await self._routes.unload(spec)
+        else:
+            await self._units.stop(spec.unit, spec.stop_timeout_sec)
+
+    async def _settle(self, report: EvictionReport, settling: Settling, enough: Callable[[], bool]) -> EvictionReport:
+        """Wait until the figures show it, or until time is up."""
+        clock, device = self._books.clock, int(report.device or 0)
+        deadline = clock.monotonic() + self._books.settings.scheduler.settle_timeout_sec
+        while True:
+            await self._books.sample()
+            now = self._books.device(device)
+            freed_mib = settling.freed_mib(now)
+            if freed_mib is None:
+                # Nobody can measure anything: the method's own word is all there is, and the report says so.
+                return replace(report, freed_mib=0, verified=False)
+            if settling.settled(now) or (freed_mib > 0 and enough()):
+                return replace(report, freed_mib=freed_mib)
+            if clock.monotonic() >= deadline:
+                return self._timed_out(report, settling, freed_mib)
+            await clock.sleep(SETTLE_POLL_SEC)
+
+    def _timed_out(self, report: EvictionReport, settling: Settling, freed_mib: int) -> EvictionReport:
+        if settling.gone_by_own_figure(self._books.device(int(report.device or 0))):
+            return replace(report, freed_mib=freed_mib)
+        waited_sec = self._books.settings.scheduler.settle_timeout_sec
+        error = f"{freed_mib} of {settling.expected_mib} MiB became free within {waited_sec:g} s"
+        return replace(report, freed_mib=freed_mib, error=error)
+
+    # -- loading -------------------------------------------------------------------------------------------------
+
+    async def load(self, spec: ConsumerSpec) -> None:
+        """Bring a consumer up: start its unit, call its load route, wait for its health.
+
+        Raises:
+            LoadFailed: with the unit's result and its last log lines, or what the route said.
+        """
+        deadline = self._books.clock.monotonic() + spec.load_timeout_sec
+        try:
+            started = await self._start_unit(spec)
+            if spec.load is not None:
+                await self._call_load_route(spec, started, deadline)
+            if spec.health is not None:
+                await self._wait_healthy(spec, started, deadline)
+        except UnitFailed as failed:
+            raise LoadFailed(await self._with_log(spec, str(failed))) from failed
+        except RouteFailed as failed:
+            raise LoadFailed(await self._with_log(spec, f"{spec.name}: {failed}")) from failed
+
+    async def clean_up(self, spec: ConsumerSpec) -> None:
+        """Leave nothing half-loaded behind after a failed load; what goes wrong here is only logged."""
+        try:
+            if spec.unit:
+                await self._units.stop(spec.unit, spec.stop_timeout_sec)
+            elif spec.unload is not None:
+                await self._routes.unload(spec)
+        except (UnitFailed, RouteFailed) as failed:
+            log.info("cleaning up after the failed load of %s: %s", spec.name, failed)
+
+    async def _start_unit(self, spec: ConsumerSpec) -> bool:
+        """Start the unit where it does not run; True when it was started now."""
+        if not spec.unit:
+            return False
+        state = await self._units.state(spec.unit)
+        if state.activity is UnitActivity.ACTIVE:
+            return False
+        await self._units.start(spec.unit, spec.load_timeout_sec)
+        return True
+
+    async def _call_load_route(self, spec: ConsumerSpec, started: bool, deadline: float) -> None:
+        """Call the load route; a server whose unit was just started may not listen yet."""
+        while True:
+            try:
+                return await self._routes.load(spec)
+            except RouteFailed as failed:
+                if not (failed.refused and started) or self._books.clock.monotonic() >= deadline:
+                    raise
+            await self._check_unit(spec)
+            await self._books.clock.sleep(HEALTH_POLL_SEC)
+
+    async def _wait_healthy(self, spec: ConsumerSpec, started: bool, deadline: float) -> None:
+        clock = self._books.clock
+        gone_until = clock.monotonic() + (ROUTE_GRACE_SEC if spec.load is not None else 0.0)
+        while True:
+            health = await self._routes.probe(spec)
+            if health.reachable and (health.loaded is not False or spec.lazy):
+                return
+            is_hopeless = health.gone and not spec.unit and clock.monotonic() >= gone_until
+            if is_hopeless or clock.monotonic() >= deadline:
+                raise RouteFailed(health.error or f"not loaded after {spec.load_timeout_sec:g} s")
+            await self._check_unit(spec)
+            await clock.sleep(HEALTH_POLL_SEC)
+
+    async def _check_unit(self, spec: ConsumerSpec) -> None:
+        """Waiting for the health of a unit that has died is waiting in vain."""
+        if not spec.unit:
+            return
+        state = await self._units.state(spec.unit)
+        if state.activity in (UnitActivity.FAILED, UnitActivity.INACTIVE):
+            raise UnitFailed(f"{spec.unit} ended while {spec.name} was loading ({state.result or state.activity})")
+
+    async def _with_log(self, spec: ConsumerSpec, message: str) -> str:
+        lines = await self._units.failure_lines(spec.unit) if spec.unit else ()
+        return message + (f"; last lines: {' | '.join(lines)}" if lines else "")
+
+
+def residency_after(report: EvictionReport) -> Residency:
+    """What a victim is after an eviction was tried; facts correct it when they come in."""
+    return Residency.UNKNOWN if report.error else Residency.UNLOADED

@@ -1,0 +1,217 @@
+"""Leases: given, kept over our own death, and ended by whatever may end them."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+from collections.abc import Callable
+from dataclasses import replace
+
+from gpumand.arbiter.books import Books
+from gpumand.domain.consumer import UnitActivity, UnitState
+from gpumand.domain.errors import HostError, InvalidArgs
+from gpumand.domain.events import LeaseEnded, LeaseGranted, LeaseRenewed
+from gpumand.domain.lease import Lease, LeaseEnd, LeaseLifetime
+from gpumand.domain.request import Request
+from gpumand.domain.view import ConsumerState
+from gpumand.ports import Owners, Store, UnitFailed, UnitManager
+
+log = logging.getLogger(__name__)
+
+
+def new_lease_id() -> str:
+    """An id that nobody guesses, short enough to be typed: 16 hex digits would do, 20 are kind to birthdays."""
+    return secrets.token_hex(10)
+
+
+class Leases:
+    """Keeps the ledger's leases and the store in step."""
+
+    def __init__(self, books: Books, store: Store, new_id: Callable[[], str] = new_lease_id) -> None:
+        self._books = books
+        self._store = store
+        self._new_id = new_id
+        self._dropping: set[asyncio.Task[None]] = set()
+        self.changed = asyncio.Event()
+
+    # -- giving --------------------------------------------------------------------------------------------------
+
+    def create(self, request: Request, device: int) -> Lease:
+        """Let a lease stand for a request, in the books only: nobody is told before it is kept."""
+        now_usec = self._books.clock.realtime_usec()
+        ttl_sec = self._ttl_sec(request)
+        lease = Lease(
+            id=self._new_id(),
+            consumer=request.consumer,
+            device=str(device),
+            owner=request.owner,
+            lifetime=request.options.lifetime,
+            granted_usec=now_usec,
+            expires_usec=now_usec + int(ttl_sec * 1e6) if ttl_sec else 0,
+            ttl_sec=ttl_sec,
+            reason=request.options.reason,
+            token=request.options.token,
+        )
+        self._books.ledger.add_lease(lease, device, self._books.clock.monotonic())
+        self.changed.set()
+        return lease
+
+    def _ttl_sec(self, request: Request) -> float:
+        if request.options.lifetime is not LeaseLifetime.TTL:
+            return 0.0
+        return request.options.ttl_sec or self._books.settings.scheduler.lease_ttl_sec
+
+    async def keep(self, lease: Lease) -> None:
+        """Write a lease down, then tell the world. Raises HostError when it cannot be kept; then it does not stand."""
+        try:
+            await self._store.put_lease(lease)
+        except OSError as error:
+            self._remove(lease.id, LeaseEnd.REVOKED, announce=False)
+            raise HostError(f"the lease cannot be kept: {error.strerror or error}") from error
+        if lease.id in self._books.ledger.leases:
+            self._books.publish(LeaseGranted(lease))
+
+    # -- changing and ending -------------------------------------------------------------------------------------
+
+    async def renew(self, lease_id: str, ttl_sec: float | None) -> Lease:
+        """Give a ttl lease more time, counted from now. Raises NoSuchLease, InvalidArgs, HostError."""
+        old = self._books.ledger.lease(lease_id)
+        if old.lifetime is not LeaseLifetime.TTL:
+            raise InvalidArgs(f"a lease of lifetime {old.lifetime} has no ttl to renew")
+        ttl_sec = ttl_sec or old.ttl_sec
+        expires_usec = self._books.clock.realtime_usec() + int(ttl_sec * 1e6)
+        lease = replace(old, expires_usec=expires_usec)
+        self._books.ledger.renew_lease(lease)
+        self.changed.set()
+        try:
+            await self._store.put_lease(lease)
+        except OSError as error:
+            raise HostError(f"the lease cannot be kept: {error.strerror or error}") from error
+        self._books.publish(LeaseRenewed(lease))
+        return lease
+
+    def begin_end(self, lease_id: str, reason: LeaseEnd) -> asyncio.Task[None]:
+        """End a lease at once; what is returned ends when it is forgotten on disk too. Raises NoSuchLease."""
+        return self._remove(lease_id, reason)
+
+    def _remove(self, lease_id: str, reason: LeaseEnd, *, announce: bool = True) -> asyncio.Task[None]:
+        """End it in the books at once; the task returned ends when it is forgotten on disk too."""
+        lease = self._books.ledger.remove_lease(
+            lease_id, self._books.clock.monotonic(), self._books.clock.realtime_usec()
+        )
+        self._books.ledger.prune(self._books.settings.consumers)
+        self._books.tell()
+        if announce:
+            self._books.publish(LeaseEnded(lease, reason))
+            log.info("lease %s on %s ended: %s", lease.id, lease.consumer, reason)
+        task = asyncio.get_running_loop().create_task(self._forget(lease))
+        self._dropping.add(task)
+        task.add_done_callback(self._dropping.discard)
+        self.changed.set()
+        return task
+
+    async def _forget(self, lease: Lease) -> None:
+        state = self._books.ledger.consumers.get(lease.consumer)
+        try:
+            await self._store.drop_lease(lease.id)
+            if state is not None:
+                await self._put(state)
+        except OSError as error:
+            # It is gone from the books; at worst the next start finds it on disk and lets it expire.
+            log.error("lease %s cannot be forgotten on disk: %s", lease.id, error)
+
+    async def keep_consumer(self, state: ConsumerState) -> None:
+        """Write down what was set by hand or learned about a consumer. Raises HostError."""
+        try:
+            await self._put(state)
+        except OSError as error:
+            raise HostError(f"the pin is in force but cannot be kept: {error.strerror or error}") from error
+
+    async def _put(self, state: ConsumerState) -> None:
+        pinned = state.pinned if state.pinned != state.spec.pinned else None
+        await self._store.put_consumer(state.name, pinned, state.worked_usec)
+
+    def end_all(self, which: Callable[[Lease], bool], reason: LeaseEnd) -> int:
+        """End every lease that ``which`` picks; returns how many."""
+        ended = [lease.id for lease in list(self._books.ledger.leases.values()) if which(lease)]
+        for lease_id in ended:
+            self._remove(lease_id, reason)
+        return len(ended)
+
+    def end_of_owner(self, bus_name: str) -> int:
+        """The owner left the bus."""
+        return self.end_all(
+            lambda lease: lease.lifetime is LeaseLifetime.CONNECTION and lease.owner.bus_name == bus_name,
+            LeaseEnd.OWNER_VANISHED,
+        )
+
+    def end_of_unit(self, unit: UnitState) -> int:
+        """A unit changed; leases of a run of it that is over end."""
+        return self.end_all(
+            lambda lease: (
+                lease.lifetime is LeaseLifetime.UNIT and lease.owner.unit == unit.unit and is_over(lease, unit)
+            ),
+            LeaseEnd.UNIT_STOPPED,
+        )
+
+    def expire(self) -> int:
+        """End what has run out."""
+        now_usec = self._books.clock.realtime_usec()
+        return self.end_all(lambda lease: 0 < lease.expires_usec <= now_usec, LeaseEnd.EXPIRED)
+
+    def next_expiry_usec(self) -> int:
+        """When the next lease runs out, CLOCK_REALTIME; 0 = none does."""
+        return min((one.expires_usec for one in self._books.ledger.leases.values() if one.expires_usec), default=0)
+
+    def leased_units(self) -> set[str]:
+        """Units whose end ends a lease."""
+        leases = self._books.ledger.leases.values()
+        return {lease.owner.unit for lease in leases if lease.lifetime is LeaseLifetime.UNIT}
+
+    # -- over our own death --------------------------------------------------------------------------------------
+
+    async def restore(self, owners: Owners, units: UnitManager) -> None:
+        """Take up again every lease whose owner lives; the others are forgotten."""
+        consumers = await self._store.read_consumers()
+        for name, (pinned, worked_usec) in consumers.items():
+            if name in self._books.ledger.consumers:
+                spec = self._books.state(name).spec
+                self._books.ledger.update(
+                    name, pinned=spec.pinned if pinned is None else pinned, worked_usec=worked_usec
+                )
+        for lease in await self._store.read_leases():
+            why_not = await self._why_over(lease, owners, units)
+            if why_not:
+                log.info("lease %s on %s is not taken up again: %s", lease.id, lease.consumer, why_not)
+                await self._store.drop_lease(lease.id)
+            else:
+                device = int(lease.device) if lease.device.isdigit() else 0
+                self._books.ledger.add_lease(lease, device, self._books.clock.monotonic())
+        self.changed.set()
+
+    async def _why_over(self, lease: Lease, owners: Owners, units: UnitManager) -> str:
+        if lease.consumer not in self._books.ledger.consumers:
+            return "its consumer is no longer configured"
+        if 0 < lease.expires_usec <= self._books.clock.realtime_usec():
+            return "it ran out"
+        if lease.lifetime is LeaseLifetime.CONNECTION and not await owners.watch(lease.owner.bus_name):
+            return "its owner left the bus"
+        if lease.lifetime is LeaseLifetime.UNIT:
+            try:
+                return "its unit's run is over" if is_over(lease, await units.state(lease.owner.unit)) else ""
+            except UnitFailed:
+                return ""  # not being able to ask is no proof
+        return ""
+
+    async def settle(self) -> None:
+        """Wait until everything that was ended is forgotten on disk too."""
+        if self._dropping:
+            await asyncio.wait(set(self._dropping))
+
+
+def is_over(lease: Lease, unit: UnitState) -> bool:
+    """Whether the run of the unit to which a lease is bound has ended."""
+    if unit.activity in (UnitActivity.INACTIVE, UnitActivity.FAILED):
+        return True
+    return bool(unit.invocation_id and lease.owner.invocation_id and unit.invocation_id != lease.owner.invocation_id)

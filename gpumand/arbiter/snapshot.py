@@ -1,0 +1,104 @@
+"""What is shown of the books: the status, and a decision as a report."""
+
+from __future__ import annotations
+
+from gpumand.arbiter.books import Books
+from gpumand.arbiter.desk import Desk
+from gpumand.arbiter.waiting import Waiting
+from gpumand.domain import budget
+from gpumand.domain.consumer import Residency
+from gpumand.domain.device import Sample
+from gpumand.domain.planning import Decision
+from gpumand.domain.request import PlanReport
+from gpumand.domain.status import ConsumerStatus, DeviceStatus, Status, WaitingStatus
+from gpumand.domain.view import ConsumerState, View
+from gpumand.version import VERSION
+
+
+def status_of(books: Books, desk: Desk) -> Status:
+    """One consistent snapshot of everything."""
+    view = books.view()
+    return Status(
+        version=VERSION,
+        degraded=books.degraded,
+        devices=tuple(_device(view, sample) for sample in view.devices.values()),
+        consumers=tuple(_consumer(books, view, state) for state in view.consumers.values()),
+        leases=tuple(books.ledger.leases.values()),
+        queue=tuple(_waiting(books, entry, place) for place, entry in enumerate(desk, start=1)),
+        stats=books.stats,
+    )
+
+
+def _device(view: View, sample: Sample) -> DeviceStatus:
+    return DeviceStatus(
+        index=sample.index,
+        uuid=sample.uuid,
+        name=sample.name,
+        source=sample.source,
+        total_mib=sample.total_mib,
+        used_mib=sample.used_mib,
+        free_mib=sample.free_mib,
+        reserved_mib=sum(budget.reserved_by_consumer(view, sample.index).values()),
+        foreign_mib=budget.foreign_mib(sample),
+        sampled_usec=sample.sampled_usec,
+        error=sample.error,
+    )
+
+
+def _consumer(books: Books, view: View, state: ConsumerState) -> ConsumerStatus:
+    held = [sample.held_by(state.name) for sample in view.devices.values()]
+    known = [mib for mib in held if mib is not None]
+    return ConsumerStatus(
+        name=state.name,
+        residency=str(state.residency),
+        device="" if state.device is None else str(state.device),
+        vram_resident_mib=state.footprint_mib,
+        used_mib=sum(known) if known else None,
+        leases=state.leases,
+        last_used_usec=state.last_used_usec,
+        pinned=state.pinned,
+        vram_managed=state.spec.vram_managed,
+        unit=state.spec.unit,
+        error=state.error,
+        doing=_doing(books, state),
+        since_usec=state.since_usec,
+    )
+
+
+def _doing(books: Books, state: ConsumerState) -> str:
+    """What is being done with it, for a progress line."""
+    if state.residency not in (Residency.LOADING, Residency.UNLOADING):
+        return ""
+    seconds = max(0.0, (books.clock.realtime_usec() - state.since_usec) / 1e6)
+    started = " (started by somebody else)" if state.unasked else ""
+    return f"{state.residency} for {seconds:.0f} s{started}"
+
+
+def _waiting(books: Books, entry: Waiting, position: int) -> WaitingStatus:
+    request = entry.request
+    return WaitingStatus(
+        consumer=request.consumer,
+        position=position,
+        priority=request.priority,
+        waited_usec=int((books.clock.monotonic() - request.arrived_at) * 1e6),
+        waiting_for=entry.waiting_for,
+        owner_uid=request.owner.uid,
+        reason=request.options.reason,
+    )
+
+
+def report_of(consumer: str, decision: Decision) -> PlanReport:
+    """A decision, for people and for the bus."""
+    return PlanReport(
+        consumer=consumer,
+        verdict=decision.verdict,
+        device="" if decision.device is None else str(decision.device),
+        resident=decision.resident,
+        load=decision.load,
+        need_mib=decision.need_mib,
+        free_mib=None if decision.free_mib is None else max(0, decision.free_mib),
+        evictions=decision.evictions,
+        spared=decision.spared,
+        error=decision.error.dbus_name if decision.error else "",
+        message=decision.message,
+    )

@@ -1,0 +1,114 @@
+"""Going and looking: samples, health, units, leases that run out, consumers that idle."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+
+from gpumand.arbiter.arbiter import Arbiter
+from gpumand.domain.consumer import ConsumerSpec
+from gpumand.ports import ConsumerRoutes, UnitFailed, UnitManager
+
+log = logging.getLogger(__name__)
+
+LONGEST_NAP_SEC = 30.0
+"""CLOCK_REALTIME may jump (suspend, NTP), so nothing sleeps towards a moment of it for longer than this."""
+
+UNITS_RETRY_SEC = 10.0
+UNITS_ASK_AGAIN_SEC = 60.0
+
+
+class Upkeep:
+    """The loops that keep the books true. ``look_around`` once before the first grant, then ``run``."""
+
+    def __init__(self, arbiter: Arbiter, units: UnitManager, routes: ConsumerRoutes) -> None:
+        self._arbiter, self._units, self._routes = arbiter, units, routes
+        self._books = arbiter.books
+
+    async def look_around(self) -> None:
+        """Learn the state of everything, so that nothing has to be assumed."""
+        await asyncio.gather(self._books.sample(), self._ask_units(), self._probe_all())
+        self._arbiter.facts.conclude_all()
+        self._arbiter.desk.step()
+
+    async def run(self) -> None:
+        """Keep looking, for as long as the daemon lives."""
+        loops = (self._sample_often, self._probe_often, self._watch_units, self._expire_leases)
+        await asyncio.gather(*(self._for_ever(loop) for loop in loops))
+
+    async def _for_ever(self, loop: Callable[[], Awaitable[None]]) -> None:
+        """One fault in one loop must not stop it for good; but it is a fault, and is told as one."""
+        while True:
+            try:
+                await loop()
+            except Exception:
+                log.exception("upkeep: %s broke off and goes on", loop.__name__)
+                await self._books.clock.sleep(1.0)
+
+    async def _sample_often(self) -> None:
+        while True:
+            await self._books.clock.sleep(self._books.settings.gpu.sample_interval_sec)
+            await self._books.sample()
+            self._arbiter.facts.conclude_all()
+            self._arbiter.by_hand.evict_idle()
+            self._arbiter.desk.step()
+
+    async def _probe_often(self) -> None:
+        while True:
+            await self._books.clock.sleep(self._books.settings.scheduler.health_interval_sec)
+            await self._probe_all()
+
+    async def _probe_all(self) -> None:
+        """Probe everybody at once: one that hangs delays the next round of its own, not the others' answers."""
+        specs = [spec for spec in self._books.settings.consumers.values() if spec.health is not None]
+        await asyncio.gather(*(self._probe(spec) for spec in specs))
+
+    async def _probe(self, spec: ConsumerSpec) -> None:
+        asked_at = self._books.clock.monotonic()
+        health = await self._routes.probe(spec)
+        self._arbiter.facts.note_health(spec.name, health, asked_at)
+        self._arbiter.desk.step()
+
+    async def _ask_units(self) -> None:
+        names = [spec.unit for spec in self._books.settings.consumers.values() if spec.unit]
+        await asyncio.gather(*(self._ask_unit(name) for name in names))
+
+    async def _ask_unit(self, name: str) -> None:
+        try:
+            self._arbiter.note_unit(await self._units.state(name))
+        except UnitFailed as failed:
+            log.info("unit %s: %s", name, failed)
+
+    async def _watch_units(self) -> None:
+        """Watch the units that matter, anew whenever these change; ask now and then, should a signal get lost."""
+        while True:
+            self._arbiter.units_changed.clear()
+            try:
+                await self._arbiter.watch_units()
+                await self._ask_units()
+                pause_sec = UNITS_ASK_AGAIN_SEC
+            except UnitFailed as failed:
+                log.info("units cannot be watched: %s", failed)
+                pause_sec = UNITS_RETRY_SEC
+            await self._nap(self._arbiter.units_changed, pause_sec)
+
+    async def _expire_leases(self) -> None:
+        leases = self._arbiter.leases
+        while True:
+            leases.changed.clear()
+            if leases.expire():
+                self._arbiter.desk.step()
+            next_usec = leases.next_expiry_usec()
+            left_sec = (next_usec - self._books.clock.realtime_usec()) / 1e6 if next_usec else LONGEST_NAP_SEC
+            await self._nap(leases.changed, min(max(left_sec, 0.0), LONGEST_NAP_SEC))
+
+    async def _nap(self, woken: asyncio.Event, seconds: float) -> None:
+        """Sleep until woken or until time is up."""
+        timer = asyncio.ensure_future(self._books.clock.sleep(seconds))
+        alarm = asyncio.ensure_future(woken.wait())
+        try:
+            await asyncio.wait({timer, alarm}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            timer.cancel()
+            alarm.cancel()

@@ -1,0 +1,65 @@
+"""Is the memory really free? An HTTP 200 proves nothing, nor does a stopped process: only figures do."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from gpumand.domain.consumer import ConsumerSpec
+from gpumand.domain.device import Sample
+
+SLACK_MIB = 64
+"""Figures this close are the same: drivers round, contexts breathe."""
+
+
+@dataclass(frozen=True, slots=True)
+class Settling:
+    """What an eviction is measured against.
+
+    Attributes:
+        spec: the victim.
+        before: the device's sample before the first method was tried.
+        held_before_mib: what its own processes held then; None where they cannot be told from others.
+        expected_mib: MiB it should give back.
+    """
+
+    spec: ConsumerSpec
+    before: Sample
+    held_before_mib: int | None
+    expected_mib: int
+
+    def freed_mib(self, now: Sample) -> int | None:
+        """MiB given back so far: by its own processes where they are known, else by the device; None = unknown."""
+        held_now_mib = self._held_now_mib(now)
+        if self.held_before_mib is not None and held_now_mib is not None:
+            return max(0, self.held_before_mib - held_now_mib)
+        if self.before.free_mib is None or now.free_mib is None:
+            return None
+        return max(0, now.free_mib - self.before.free_mib)
+
+    def settled(self, now: Sample) -> bool:
+        """Whether it has given back what it should, and the device shows it.
+
+        A process can leave NVML's list before the driver has freed its memory (and one in a container can leave it
+        without freeing anything), so its own figure alone is not enough: at least half must be visible as free.
+        """
+        device_mib = None
+        if self.before.free_mib is not None and now.free_mib is not None:
+            device_mib = now.free_mib - self.before.free_mib
+        if self._held_now_mib(now) is None:
+            return device_mib is not None and device_mib >= self.expected_mib - self._slack_mib
+        return self.gone_by_own_figure(now) and (device_mib is None or device_mib >= self.expected_mib // 2 - SLACK_MIB)
+
+    def gone_by_own_figure(self, now: Sample) -> bool:
+        """Whether its own processes hold nothing any more, whatever the device shows.
+
+        The last word when time is up: somebody else may have taken what it freed.
+        """
+        held_now_mib = self._held_now_mib(now)
+        return held_now_mib is not None and held_now_mib <= self.spec.residual_mib + self._slack_mib
+
+    def _held_now_mib(self, now: Sample) -> int | None:
+        return None if self.held_before_mib is None else now.held_by(self.spec.name)
+
+    @property
+    def _slack_mib(self) -> int:
+        return max(SLACK_MIB, self.expected_mib // 20)
