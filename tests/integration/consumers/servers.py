@@ -56,7 +56,7 @@ async def web_server(handler: Callable[[web.Request], Awaitable[web.StreamRespon
     """Serve every path by ``handler``."""
     app = web.Application()
     app.router.add_route("*", "/{path:.*}", handler)
-    runner = web.AppRunner(app, shutdown_timeout=0.1)
+    runner = web.AppRunner(app)
     await runner.setup()
     try:
         site = web.TCPSite(runner, "127.0.0.1", 0)

@@ -169,37 +169,43 @@ async def _hang_up(reader: asyncio.StreamReader, _: asyncio.StreamWriter) -> Non
     await reader.readuntil(b"\r\n\r\n")
 
 
-async def _garbage(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+async def _garbage(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    await reader.readuntil(b"\r\n\r\n")
     writer.write(b"\x00\xffSSH-2.0-\r\n\r\n" * 10)
     await writer.drain()
 
 
-async def _huge_header(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+async def _huge_header(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    await reader.readuntil(b"\r\n\r\n")
     writer.write(HEAD + b"X: " + b"y" * (1 << 20) + b"\r\n\r\n")
     await writer.drain()
 
 
-async def _endless_headers(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+async def _endless_headers(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    await reader.readuntil(b"\r\n\r\n")
     writer.write(HEAD)
     for number in range(10_000_000):
         writer.write(b"X-%d: %s\r\n" % (number, b"y" * 1000))
         await writer.drain()
 
 
-async def _endless_interim_answers(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+async def _endless_interim_answers(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    await reader.readuntil(b"\r\n\r\n")
     while True:
         writer.write(b"HTTP/1.1 100 Continue\r\n\r\n" * 1000)
         await writer.drain()
         await asyncio.sleep(0)
 
 
-async def _slow_loris(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+async def _slow_loris(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    await reader.readuntil(b"\r\n\r\n")
     for byte in HEAD * 1000:
         writer.write(bytes([byte]))
         await asyncio.sleep(0.02)
 
 
-async def _slow_body(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+async def _slow_body(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    await reader.readuntil(b"\r\n\r\n")
     writer.write(HEAD + b"Content-Length: 100000\r\n\r\n")
     while True:
         writer.write(b" ")
