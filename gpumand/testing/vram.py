@@ -32,6 +32,7 @@ class FakeVram:
         read_sec: how long a reading takes, by the clock; what it shows is the state at its end, stamped with its
             beginning, as a driver does it.
         attributed: what samples say of their process lists being complete.
+        attributable: the consumers that samples say would be recognised; ``hold`` adds those it is told of.
         closed: whether it was closed.
     """
 
@@ -41,6 +42,7 @@ class FakeVram:
         self.reads = 0
         self.read_sec = 0.0
         self.attributed = True
+        self.attributable: set[str] = set()
         self.closed = False
         self._clock = clock
         self._devices = [_Device(total) for total in total_mib or (24564,)]
@@ -64,6 +66,7 @@ class FakeVram:
         ``after_sec``: it is seen only so much later, by the clock, as with a driver that lags.
         """
         self.release(pid, device=device, after_sec=after_sec)
+        self.attributable |= {consumer} - {""}
         process = ProcessUse(pid, mib, name, unit, consumer)
         self._held.append(_Held(device, process, self._clock.monotonic() + after_sec))
 
@@ -134,6 +137,7 @@ class FakeVram:
             free_mib=device.total_mib - device.reserved_mib - used_mib,
             processes=processes,
             attributed=self.attributed and all(process.used_mib is not None for process in processes),
+            attributable=frozenset(self.attributable),
         )
 
     def _processes(self, index: int) -> tuple[ProcessUse, ...]:

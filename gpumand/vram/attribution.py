@@ -83,9 +83,10 @@ class AttributedSource:
 
     def _attribute(self, sample: Sample, identities: Mapping[int, Identity]) -> Sample:
         processes = tuple(self._name(process, identities.get(process.pid)) for process in sample.processes)
-        # A process that nobody could place may be any consumer's: then "not listed" is no proof of "holds nothing".
+        # A process that nobody could place may be any consumer's: then none of them is known to be absent.
         placed = all(process.unit or process.consumer for process in processes)
-        return replace(sample, processes=processes, attributed=sample.attributed and placed)
+        recognised = frozenset(self._consumers.values()) if placed else frozenset()
+        return replace(sample, processes=processes, attributable=sample.attributable | recognised)
 
     def _name(self, process: ProcessUse, identity: Identity | None) -> ProcessUse:
         unit = process.unit or (self._known.get(identity, "") if identity else "")

@@ -38,6 +38,7 @@ def without_figures(sample: Sample, error: str, stamp: Stamp) -> Sample:
         free_mib=None,
         processes=(),
         attributed=False,
+        attributable=frozenset(),
         lost=False,
         taken_at=stamp.monotonic,
         sampled_usec=stamp.realtime_usec,

@@ -1,0 +1,335 @@
+"""Every way in which a driver fails, with its word, and how the source recovers: real nvidia-ml-py, fake library."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pynvml
+import pytest
+
+from tests.integration.vram.conftest import Lab, NvmlWorker
+from tests.shim import build_shim
+from tests.shim.shimfile import ShimDevice
+
+
+def word(text: str) -> str:
+    assert "\n" not in text
+    return text.partition(": ")[0]
+
+
+def assert_blind(reading: Any, expected: str, devices: int) -> None:
+    """The source failed as a whole; devices seen before are listed without figures."""
+    assert word(reading["error"]) == expected
+    assert len(reading["devices"]) == devices
+    for sample in reading["devices"]:
+        assert [sample[key] for key in ("total_mib", "used_mib", "free_mib")] == [None] * 3
+        assert (sample["attributed"], sample["processes"]) == (False, [])
+        assert sample["uuid"].startswith("GPU-")
+        assert word(sample["error"]) == expected
+    assert not reading["stale"]
+
+
+def assert_well(reading: Any, devices: int = 1) -> None:
+    assert reading["error"] == ""
+    assert [sample["error"] for sample in reading["devices"]] == [""] * devices
+    assert all(sample["free_mib"] is not None for sample in reading["devices"])
+
+
+INIT_ERRORS = {9: "driver-not-loaded", 12: "nvml-library-missing", 18: "driver-mismatch", 4: "nvml-error"}
+
+
+@pytest.mark.parametrize(("code", "expected"), INIT_ERRORS.items())
+def test_failing_init_is_named_and_tried_again(lab: Lab, code: int, expected: str) -> None:
+    lab.shim.init_error = code
+    lab.write()
+    worker = lab.worker()
+    assert_blind(worker.read(), expected, 0)
+    lab.shim.init_error = 0
+    lab.write()
+    assert_blind(worker.read(), expected, 0)
+    assert_well(worker.read_after(1.1))
+
+
+def test_back_off_doubles_to_a_minute_and_is_forgotten(lab: Lab) -> None:
+    lab.shim.init_error = 9
+    lab.write()
+    worker = lab.worker()
+    worker.read()
+    for delay_sec in (1, 2, 4, 8, 16, 32, 60, 60):
+        lab.shim.init_error = 4
+        lab.write()
+        assert word(worker.read_after(delay_sec - 0.5)["error"]) == "driver-not-loaded", "not tried before its time"
+        lab.shim.init_error = 9
+        lab.write()
+        assert word(worker.read_after(0.5)["error"]) == "driver-not-loaded"
+    lab.shim.init_error = 0
+    lab.write()
+    assert_well(worker.read_after(60))
+    lab.shim.call_error = 999
+    lab.write()
+    worker.read()
+    lab.shim.call_error = 0
+    lab.write()
+    assert_well(worker.read_after(1.1))
+
+
+def test_missing_library_that_is_installed_later(lab: Lab) -> None:
+    later = lab.directory / "later"
+    later.mkdir()
+    worker = lab.worker(environment={"LD_LIBRARY_PATH": str(later)})
+    assert_blind(worker.read(), "nvml-library-missing", 0)
+    build_shim(later)
+    assert_well(worker.read_after(1.1))
+
+
+def test_missing_module_that_is_installed_later(lab: Lab) -> None:
+    modules = lab.directory / "modules"
+    modules.mkdir()
+    # -S leaves site-packages out, where the real one lies.
+    worker = lab.worker(environment={"PYTHONPATH": str(modules)}, flags=("-S",))
+    assert_blind(worker.read(), "nvml-module-missing", 0)
+    source = Path(pynvml.__file__)
+    (modules / source.name).write_bytes(source.read_bytes())
+    assert_well(worker.read_after(1.1))
+
+
+def test_broken_module_is_said_to_be_missing(lab: Lab) -> None:
+    (lab.directory / "pynvml.py").write_text("raise SystemError('broken\\nbadly')")
+    worker = lab.worker(environment={"PYTHONPATH": str(lab.directory)})
+    assert_blind(worker.read(), "nvml-module-missing", 0)
+
+
+def test_module_without_the_functions_is_an_error_not_a_crash(lab: Lab) -> None:
+    (lab.directory / "pynvml.py").write_text("def nvmlInit(): pass")
+    worker = lab.worker(environment={"PYTHONPATH": str(lab.directory)})
+    assert_blind(worker.read(), "nvml-error", 0)
+
+
+def test_no_devices_until_one_appears(lab: Lab) -> None:
+    devices, lab.shim.devices = lab.shim.devices, []
+    lab.write()
+    worker = lab.worker()
+    assert_blind(worker.read(), "no-devices", 0)
+    lab.shim.devices = devices
+    lab.write()
+    assert_well(worker.read_after(1.1))
+
+
+def test_driver_reloaded_under_us(lab: Lab) -> None:
+    worker = lab.worker()
+    assert_well(worker.read())
+    lab.shim.generation = 1
+    lab.write()
+    assert_blind(worker.read(), "nvml-error", 1)
+    assert_well(worker.read_after(1.1))
+
+
+def test_driver_unloaded_under_us(lab: Lab) -> None:
+    worker = lab.worker()
+    assert_well(worker.read())
+    lab.shim.call_error = lab.shim.init_error = 9
+    lab.write()
+    assert_blind(worker.read(), "driver-not-loaded", 1)
+    assert_blind(worker.read_after(1.1), "driver-not-loaded", 1)
+    lab.shim.call_error = lab.shim.init_error = 0
+    lab.write()
+    assert_well(worker.read_after(2.1))
+
+
+def test_driver_upgrade_is_survived_by_loading_the_new_library(lab: Lab) -> None:
+    library = build_shim(lab.directory / "installed")
+    worker = lab.worker(environment={"LD_LIBRARY_PATH": str(library.parent)})
+    assert_well(worker.read())
+    build_shim(library.parent, version=2)  # the package is upgraded: the old file stays mapped
+    assert_well(worker.read())
+    lab.shim.generation, lab.shim.kernel = 1, 2  # and the kernel module is reloaded
+    lab.write()
+    assert_blind(worker.read(), "nvml-error", 1)
+    assert_blind(worker.read_after(1.1), "driver-mismatch", 1)
+    assert_well(worker.read_after(2.1))
+
+
+def test_library_upgraded_before_the_kernel_module(lab: Lab) -> None:
+    lab.shim.kernel = 2
+    lab.write()
+    worker = lab.worker()
+    assert_blind(worker.read(), "driver-mismatch", 0)
+    lab.shim.kernel = 1
+    lab.write()
+    assert_well(worker.read_after(1.1))
+
+
+@pytest.mark.parametrize("code", [3])
+def test_unified_memory_has_no_figures_but_processes(lab: Lab, code: int) -> None:
+    lab.shim.devices[0].memory_error = code
+    lab.shim.devices[0].compute = {10: 1000}
+    lab.write()
+    reading = lab.worker().read()
+    [sample] = reading["devices"]
+    assert reading["error"] == ""
+    assert word(sample["error"]) == "memory-info-not-supported"
+    assert [sample[key] for key in ("total_mib", "used_mib", "free_mib")] == [None] * 3
+    assert [process["used_mib"] for process in sample["processes"]] == [1000]
+    assert sample["attributed"]
+    assert not sample["lost"]
+
+
+def test_total_of_zero_is_unknown_not_zero(lab: Lab) -> None:
+    lab.shim.devices[0].total_mib = lab.shim.devices[0].reserved_mib = 0
+    lab.write()
+    [sample] = lab.worker().read()["devices"]
+    assert word(sample["error"]) == "memory-info-not-supported"
+    assert sample["free_mib"] is None
+
+
+def test_lost_gpu_is_told_apart_and_comes_back(lab: Lab) -> None:
+    lab.shim.devices.append(ShimDevice("GPU-b"))
+    lab.write()
+    worker = lab.worker()
+    assert_well(worker.read(), 2)
+    lab.shim.devices[1].lost = True
+    lab.write()
+    for reading in (worker.read(), worker.read_after(1.1), worker.read_after(2.1)):
+        assert reading["error"] == ""
+        first, second = reading["devices"]
+        assert (first["error"], first["free_mib"], first["lost"]) == ("", 24176, False)
+        assert (word(second["error"]), second["free_mib"], second["lost"]) == ("gpu-lost", None, True)
+        assert second["uuid"] == "GPU-b", "its name outlives a new start"
+    lab.shim.devices[1].lost = False
+    lab.write()
+    assert_well(worker.read_after(4.1), 2)
+
+
+def test_gpu_that_cannot_be_opened_at_first(lab: Lab) -> None:
+    lab.shim.devices[0].handle_error = 4
+    lab.write()
+    worker = lab.worker()
+    [sample] = worker.read()["devices"]
+    assert (word(sample["error"]), sample["lost"], sample["uuid"]) == ("nvml-error", False, "")
+    lab.shim.devices[0].handle_error = 0
+    lab.write()
+    [sample] = worker.read()["devices"]
+    assert word(sample["error"]) == "nvml-error", "a new start costs, so it is not tried at once"
+    assert_well(worker.read_after(1.1))
+
+
+@pytest.mark.parametrize("code", [10, 16, 999])
+def test_memory_error_of_one_device(lab: Lab, code: int) -> None:
+    worker = lab.worker()
+    assert_well(worker.read())
+    lab.shim.devices[0].memory_error = code
+    lab.write()
+    reading = worker.read()
+    [sample] = reading["devices"]
+    assert (reading["error"], word(sample["error"]), sample["lost"]) == ("", "nvml-error", False)
+    assert sample["free_mib"] is None
+    lab.shim.devices[0].memory_error = 0
+    lab.write()
+    assert_well(worker.read())
+
+
+def test_devices_that_come_and_go_are_seen(lab: Lab) -> None:
+    worker = lab.worker()
+    assert_well(worker.read(), 1)
+    lab.shim.devices.append(ShimDevice("GPU-b"))
+    lab.write()
+    assert_well(worker.read(), 2)
+    del lab.shim.devices[0]
+    lab.write()
+    reading = worker.read()
+    assert_well(reading, 1)
+    assert reading["devices"][0]["uuid"] == "GPU-b", "the list is read anew, not remembered by index"
+
+
+def hanging(lab: Lab, where: str = "memory") -> Path:
+    gate = lab.directory / "gate"
+    gate.touch()
+    lab.shim.hang_in, lab.shim.hang_while = where, gate
+    lab.write()
+    return gate
+
+
+def wait_until(condition: Callable[[], bool], within_sec: float = 20.0) -> None:
+    deadline = time.monotonic() + within_sec
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def read_until_well(worker: NvmlWorker) -> Any:
+    """With so short a limit, a busy machine may look like a hanging driver for a while."""
+    wait_until(lambda: not worker.read()["error"])
+    return worker.read()
+
+
+@pytest.mark.parametrize("where", ["memory", "list", "count", "process_name"])
+def test_hanging_call_is_answered_fast_and_recovers_by_itself(lab: Lab, where: str) -> None:
+    lab.shim.devices[0].compute = {10: 1}
+    lab.write()
+    worker = lab.worker(call_timeout_sec=0.3)
+    assert_well(read_until_well(worker))
+    gate = hanging(lab, where)
+    first = worker.read()
+    assert_blind(first, "nvml-hangs", 1)
+    assert 0.25 < first["took_sec"] < 5
+    for _ in range(20):
+        again = worker.read()
+        assert_blind(again, "nvml-hangs", 1)
+        assert again["took_sec"] < 0.2, "no job queues up behind the one that hangs"
+    assert worker.ask("busy") > 0.25
+    assert worker.ask("progressed") > 0.25
+    gate.unlink()
+    assert_well(read_until_well(worker))
+    assert worker.ask("progressed") < 5
+
+
+def test_hanging_first_init_is_answered_too(lab: Lab) -> None:
+    gate = hanging(lab, "init")
+    worker = lab.worker(call_timeout_sec=0.3)
+    assert_blind(worker.read(), "nvml-hangs", 0)
+    gate.unlink()
+    assert_well(read_until_well(worker))
+
+
+def test_many_readers_of_a_hanging_driver_are_all_answered(lab: Lab) -> None:
+    worker = lab.worker(call_timeout_sec=0.5)
+    assert_well(read_until_well(worker))
+    gate = hanging(lab)
+    readings = worker.ask("read_many", 100)
+    assert {word(reading["error"]) for reading in readings} == {"nvml-hangs"}
+    assert max(reading["took_sec"] for reading in readings) < 10
+    gate.unlink()
+    assert_well(read_until_well(worker))
+
+
+def test_hanging_call_does_not_keep_the_process_from_ending(lab: Lab) -> None:
+    worker = lab.worker(call_timeout_sec=0.3)
+    assert_well(read_until_well(worker))
+    hanging(lab)
+    assert_blind(worker.read(), "nvml-hangs", 1)
+    worker.ask("close")
+    assert worker.end() < 5
+
+
+def test_slow_driver_is_waited_for_and_readings_are_not_older_than_asked(lab: Lab) -> None:
+    worker = lab.worker()
+    assert_well(worker.read())
+    gate = hanging(lab)
+    worker.send("read_many", 3)
+    wait_until((lab.directory / "gate.entered").exists)
+    gate.unlink()
+    for reading in worker.answer():
+        assert_well(reading)
+        assert not reading["stale"]
+
+
+def test_hang_says_for_how_long(lab: Lab) -> None:
+    worker = lab.worker(call_timeout_sec=0.3)
+    assert_well(read_until_well(worker))
+    gate = hanging(lab)
+    wait_until(lambda: worker.read()["error"] == "nvml-hangs: a driver call has not returned for 2 s")
+    gate.unlink()
+    assert_well(read_until_well(worker))

@@ -1,0 +1,177 @@
+"""The thread for calls that may never return."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import AsyncIterator, Callable
+
+import pytest
+import pytest_asyncio
+
+from gpumand.vram.call_thread import CallHangs, CallThread, ThreadClosed
+
+
+class Gated:
+    """A call that returns only when it is let go."""
+
+    def __init__(self) -> None:
+        self.begun = threading.Event()
+        self.gate = threading.Event()
+        self.calls = 0
+
+    def __call__(self) -> int:
+        self.calls += 1
+        self.begun.set()
+        assert self.gate.wait(30)
+        return self.calls
+
+
+@pytest_asyncio.fixture
+async def make() -> AsyncIterator[Callable[[float], CallThread]]:
+    made: list[CallThread] = []
+
+    def build(timeout_sec: float = 20.0) -> CallThread:
+        made.append(CallThread("test", timeout_sec))
+        return made[-1]
+
+    yield build
+    for thread in made:
+        thread.close()
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 20
+    while await asyncio.sleep(0.005, not condition()):
+        assert time.monotonic() < deadline
+
+
+async def test_calls_run_in_one_daemon_thread(make: Callable[[], CallThread]) -> None:
+    thread = make()
+    ran_in = {await thread.call(threading.current_thread) for _ in range(5)}
+    [worker] = ran_in
+    assert worker is not threading.main_thread()
+    assert worker.daemon
+
+
+async def test_callers_share_what_has_not_begun_and_nothing_else(make: Callable[[], CallThread]) -> None:
+    thread, call = make(), Gated()
+    first = asyncio.create_task(thread.call(call))
+    await until(call.begun.is_set)
+    later = [asyncio.create_task(thread.call(call)) for _ in range(10)]
+    await asyncio.sleep(0)
+    call.gate.set()
+    assert await first == 1
+    assert await asyncio.gather(*later) == [2] * 10
+
+
+async def test_a_waiter_that_is_cancelled_leaves_the_others_alone(make: Callable[[], CallThread]) -> None:
+    thread, call = make(), Gated()
+    first = asyncio.create_task(thread.call(call))
+    await until(call.begun.is_set)
+    second, third = asyncio.create_task(thread.call(call)), asyncio.create_task(thread.call(call))
+    await asyncio.sleep(0)
+    second.cancel()
+    first.cancel()
+    call.gate.set()
+    assert await third == 2
+    given_up = await asyncio.gather(first, second, return_exceptions=True)
+    assert [type(result) for result in given_up] == [asyncio.CancelledError] * 2
+
+
+async def test_an_exception_is_the_callers(make: Callable[[], CallThread]) -> None:
+    def fail() -> None:
+        raise ZeroDivisionError("x")
+
+    thread = make()
+    with pytest.raises(ZeroDivisionError):
+        await thread.call(fail)
+    assert await thread.call(lambda: 7) == 7
+
+
+async def test_a_hang_is_told_in_time_then_at_once_then_forgotten(make: Callable[[float], CallThread]) -> None:
+    thread, call = make(0.1), Gated()
+    with pytest.raises(CallHangs):
+        await thread.call(call)
+    for _ in range(100):
+        begun = time.monotonic()
+        with pytest.raises(CallHangs) as caught:
+            await thread.call(call)
+        assert caught.value.seconds >= 0.1
+        assert time.monotonic() - begun < 0.1
+    assert thread.busy_sec >= 0.1
+    call.gate.set()
+    await until(lambda: thread.busy_sec == 0)
+    assert await thread.call(call) == 2, "the hundred that were refused did not pile up"
+
+
+async def test_who_waits_behind_a_hang_is_told_too(make: Callable[[float], CallThread]) -> None:
+    thread, call = make(0.1), Gated()
+    results = await asyncio.gather(*(thread.call(call) for _ in range(5)), return_exceptions=True)
+    first = asyncio.gather(thread.call(lambda: 1), return_exceptions=True)
+    assert {type(result) for result in [*results, *await first]} == {CallHangs}
+    call.gate.set()
+
+
+async def test_progress_is_when_a_call_began_or_returned(make: Callable[[], CallThread]) -> None:
+    thread, call = make(), Gated()
+    before = time.monotonic()
+    task = asyncio.create_task(thread.call(call))
+    await until(call.begun.is_set)
+    began = thread.progressed_at
+    assert began >= before
+    call.gate.set()
+    await task
+    await until(lambda: thread.progressed_at > began)
+    assert thread.busy_sec == 0
+
+
+async def test_close_fails_what_is_queued_and_what_comes(make: Callable[[], CallThread]) -> None:
+    thread, call = make(), Gated()
+    running = asyncio.create_task(thread.call(call))
+    await until(call.begun.is_set)
+    queued = asyncio.create_task(thread.call(lambda: 1))
+    await asyncio.sleep(0)
+    thread.close()
+    with pytest.raises(ThreadClosed):
+        await queued
+    with pytest.raises(ThreadClosed):
+        await thread.call(lambda: 1)
+    call.gate.set()
+    assert await running == 1
+
+
+async def test_a_thread_that_cannot_be_started_is_an_answer(
+    make: Callable[[], CallThread], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    thread = make()
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", refuse)
+        with pytest.raises(ThreadClosed, match="can't start new thread"):
+            await thread.call(lambda: 1)
+    assert await thread.call(lambda: 1) == 1
+
+
+def test_a_call_that_returns_after_its_loop_is_harmless() -> None:
+    thread, call = CallThread("test", 0.05), Gated()
+
+    async def give_up() -> None:
+        with pytest.raises(CallHangs):
+            await thread.call(call)
+
+    asyncio.run(give_up())
+    call.gate.set()
+
+    async def again() -> int:
+        while True:
+            try:
+                return await thread.call(call)
+            except CallHangs:
+                await asyncio.sleep(0.01)
+
+    assert asyncio.run(asyncio.wait_for(again(), 20)) == 2
+    thread.close()
