@@ -1,0 +1,40 @@
+"""Configuration: TOML files to frozen values, and every fault told with its file, line and key.
+
+Read ``schema`` for what may be written, ``load`` for how it comes together: files are found and parsed (``files``),
+each key is read by its description (``tables``, ``kinds``, ``checks``), consumers get their preset put under them
+(``consumers``, ``presets``), and what spans tables and files is judged last (``build``).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from gpumand.config.build import build
+from gpumand.config.files import files_of, listed, read
+from gpumand.config.problems import ConfigProblems, Faults, Problem
+from gpumand.domain.consumer import Settings
+
+__all__ = ["DEFAULT_FILE", "DEFAULT_FOLDER", "ConfigProblems", "Problem", "load"]
+
+DEFAULT_FILE = Path("/etc/gpumand/gpumand.toml")
+DEFAULT_FOLDER = Path("/etc/gpumand/conf.d")
+
+
+def load(path: Path | None = None) -> Settings:
+    """Read the configuration; blocks while it reads.
+
+    Args:
+        path: a file, or a folder: one laid out like /etc/gpumand (``gpumand.toml``, then ``conf.d/*.toml`` in name
+            order), or any other, all of whose ``*.toml`` are read in name order. None for ``DEFAULT_FILE`` and then
+            ``DEFAULT_FOLDER``, neither of which need exist.
+
+    Raises:
+        ConfigProblems: it cannot be used; all faults of all files are in it.
+    """
+    faults = Faults()
+    is_default = path is None
+    files = files_of(path, faults) if path else [DEFAULT_FILE, *listed(DEFAULT_FOLDER, faults, optional=True)]
+    documents = [one for file in files if (one := read(file, faults, optional=is_default and file == DEFAULT_FILE))]
+    settings = build(documents, faults, complete=not faults.problems)
+    faults.raise_any(map(str, files))
+    return settings

@@ -1,0 +1,118 @@
+"""From documents to Settings: merging files, and what can be judged only across tables and files."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import attrs
+
+from gpumand.config.consumers import Written, place_in_list, read_consumer
+from gpumand.config.problems import Document, Faults, Place, nearest, shown
+from gpumand.config.schema import GpuTable, SchedulerTable
+from gpumand.config.tables import FAULTY, filled, kind_of, read_keys
+from gpumand.domain.consumer import GpuSettings, SchedulerSettings, Settings
+
+_TABLES = ("scheduler", "gpu", "consumers")
+
+
+def build(documents: Sequence[Document], faults: Faults, *, complete: bool) -> Settings:
+    """Make Settings of what was read; where there are faults it is not to be used.
+
+    Args:
+        documents: the files in order.
+        faults: where everything wrong is noted.
+        complete: False when a file could not be read, so that names may be known that are not seen here.
+    """
+    for document in documents:
+        _note_unknown_tables(document, faults)
+    scheduler = _merged("scheduler", SchedulerTable, documents, faults)
+    gpu = _merged("gpu", GpuTable, documents, faults)
+    consumers = _consumers(documents, faults)
+    if complete:
+        _note_strangers(consumers, faults)
+    _note_shared_units(consumers, faults)
+    _note_giants(consumers, gpu, faults)
+    specs = [spec for one in consumers.values() if (spec := one.spec())]
+    return Settings(SchedulerSettings(**scheduler), GpuSettings(**gpu), {spec.name: spec for spec in specs})
+
+
+def _note_unknown_tables(document: Document, faults: Faults) -> None:
+    for name, value in document.table.items():
+        if name not in _TABLES:
+            what = "table" if isinstance(value, dict) else "key"
+            faults.add(Place(document).at(name), f"is no known {what}", nearest(name, _TABLES))
+
+
+def _merged(
+    name: str, table: type[attrs.AttrsInstance], documents: Sequence[Document], faults: Faults
+) -> dict[str, Any]:
+    """A table that several files may add to; none may change what an earlier one said."""
+    given: dict[str, Any] = {}
+    first: dict[str, Place] = {}
+    for place, raw in _tables(name, documents):
+        for key, value in read_keys(table, raw, place, faults).items():
+            if key in first:
+                faults.add(place.at(key), f"was set already at {first[key]}")
+                continue
+            first[key], given[key] = place.at(key), value
+    return filled(table, given)
+
+
+def _tables(name: str, documents: Sequence[Document]) -> Iterator[tuple[Place, Any]]:
+    return ((Place(one).at(name), one.table[name]) for one in documents if name in one.table)
+
+
+def _consumers(documents: Sequence[Document], faults: Faults) -> dict[str, Written]:
+    consumers: dict[str, Written] = {}
+    for place, raw in _tables("consumers", documents):
+        if not isinstance(raw, dict):
+            faults.add(place, f"must be a table with one table for each consumer, not {kind_of(raw)}")
+            continue
+        for name, table in raw.items():
+            written = read_consumer(name, table, place.at(name), faults)
+            first = consumers.setdefault(name, written)
+            if first is not written:
+                faults.add(place.at(name), f"is configured already at {first.place}")
+    return consumers
+
+
+def _note_strangers(consumers: dict[str, Written], faults: Faults) -> None:
+    for one in consumers.values():
+        others = one.keys.get("can_coexist_with", ())
+        for name in sorted(set() if others is FAULTY else others - consumers.keys()):
+            known = consumers.keys() - {one.name}
+            place = place_in_list(one, "can_coexist_with", name)
+            faults.add(place, f"{shown(name)} is no configured consumer", nearest(name, known))
+
+
+def _note_shared_units(consumers: dict[str, Written], faults: Faults) -> None:
+    """A process belongs to one consumer: were a unit two consumers', its memory would be either's."""
+    first: dict[str, Written] = {}
+    for one in consumers.values():
+        unit = one.keys.get("unit")
+        if not isinstance(unit, str):
+            continue
+        other = first.setdefault(unit, one)
+        if other is not one:
+            faults.add(one.place.at("unit"), f'is the unit of "{other.name}" already, at {other.place.at("unit")}')
+
+
+def _note_giants(consumers: dict[str, Written], gpu: dict[str, Any], faults: Faults) -> None:
+    for one in consumers.values():
+        need = one.keys.get("vram_resident_mib")
+        limit = _limit_mib(one.keys.get("device", ""), gpu)
+        if isinstance(need, int) and limit is not None and need > limit:
+            faults.add(one.place.at("vram_resident_mib"), f"is {need} MiB, more than the {limit} MiB of its device")
+
+
+def _limit_mib(device: Any, gpu: dict[str, Any]) -> int | None:
+    """The most that the device can have by what is configured; None where that is not known."""
+    if gpu["source"] == "simulated":
+        sizes = gpu["simulated_total_mib"]
+        if sizes is FAULTY:
+            return None
+        index = int(device) if isinstance(device, str) and device.isdigit() else -1
+        return int(sizes[index]) if 0 <= index < len(sizes) else max(sizes)
+    total = gpu["total_mib"]
+    return total if isinstance(total, int) and device in {"", "0"} else None

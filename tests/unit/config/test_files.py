@@ -1,0 +1,244 @@
+"""Which files are read, in which order, how they add up, and what keeps one from being read."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+import gpumand.config
+from gpumand.config import ConfigProblems, Problem, load
+from gpumand.domain.consumer import GpuSettings, SchedulerSettings, Settings
+
+TTS = '[consumers.tts]\nvram_resident_mib = 2867\nunit = "tts.service"\n'
+LLM = '[consumers.llm]\nvram_resident_mib = 6144\nunit = "llm.service"\n'
+
+
+@pytest.fixture
+def etc(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder that stands for /etc/gpumand."""
+    monkeypatch.setattr(gpumand.config, "DEFAULT_FILE", tmp_path / "gpumand.toml")
+    monkeypatch.setattr(gpumand.config, "DEFAULT_FOLDER", tmp_path / "conf.d")
+    return tmp_path
+
+
+def write(path: Path, text: str) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def problems_of(path: Path | None) -> tuple[Problem, ...]:
+    with pytest.raises(ConfigProblems) as caught:
+        load(path)
+    return caught.value.problems
+
+
+def test_default_paths_are_those_of_the_manual() -> None:
+    assert Path("/etc/gpumand/gpumand.toml") == gpumand.config.DEFAULT_FILE
+    assert Path("/etc/gpumand/conf.d") == gpumand.config.DEFAULT_FOLDER
+
+
+def test_nothing_there_is_empty_settings(etc: Path) -> None:
+    assert load() == Settings(SchedulerSettings(), GpuSettings(), {})
+
+
+def test_empty_file_is_empty_settings(tmp_path: Path) -> None:
+    assert load(write(tmp_path / "a.toml", "")) == Settings()
+
+
+def test_main_file_comes_before_drop_ins_in_name_order(etc: Path) -> None:
+    write(etc / "conf.d" / "20-a.toml", TTS)
+    write(etc / "conf.d" / "10-b.toml", LLM)
+    write(etc / "gpumand.toml", '[consumers.first]\nvram_resident_mib = 1\nunit = "f.service"\n')
+
+    assert list(load().consumers) == ["first", "llm", "tts"]
+
+
+def test_drop_ins_alone_are_enough(etc: Path) -> None:
+    write(etc / "conf.d" / "tts.toml", TTS)
+
+    assert list(load().consumers) == ["tts"]
+
+
+def test_only_visible_toml_files_are_drop_ins(etc: Path) -> None:
+    for name in (".hidden.toml", "tts.toml.dpkg-old", "tts.toml~", "README"):
+        write(etc / "conf.d" / name, "not = valid = toml")
+
+    assert load() == Settings()
+
+
+def test_folder_laid_out_like_etc_is_read_like_it(tmp_path: Path) -> None:
+    write(tmp_path / "conf.d" / "a.toml", TTS)
+    write(tmp_path / "gpumand.toml", LLM)
+    write(tmp_path / "old.toml", "not = valid = toml")
+
+    assert list(load(tmp_path).consumers) == ["llm", "tts"]
+
+
+def test_any_other_folder_is_read_in_name_order(tmp_path: Path) -> None:
+    write(tmp_path / "b.toml", TTS)
+    write(tmp_path / "a.toml", LLM)
+
+    assert list(load(tmp_path).consumers) == ["llm", "tts"]
+
+
+def test_tables_add_up_over_files(tmp_path: Path) -> None:
+    write(tmp_path / "a.toml", "[scheduler]\ncushion_mib = 1\n[gpu]\nsource = 'none'\n")
+    write(tmp_path / "b.toml", "[scheduler]\nmax_evictions = 2\n[gpu]\ntotal_mib = 3\n")
+
+    settings = load(tmp_path)
+
+    assert settings.scheduler == SchedulerSettings(cushion_mib=1, max_evictions=2)
+    assert settings.gpu == GpuSettings(source="none", total_mib=3)
+
+
+def test_key_set_in_two_files_is_refused_and_names_both_places(tmp_path: Path) -> None:
+    first = write(tmp_path / "a.toml", "\n[scheduler]\ncushion_mib = 1\n")
+    second = write(tmp_path / "b.toml", "[scheduler]\nmax_evictions = 2\ncushion_mib = 1\n")
+
+    (problem,) = problems_of(tmp_path)
+
+    assert (problem.file, problem.line, problem.key) == (str(second), 3, "scheduler.cushion_mib")
+    assert problem.message == f"was set already at {first}:3"
+
+
+def test_consumer_in_two_files_is_refused_and_names_both_places(tmp_path: Path) -> None:
+    first = write(tmp_path / "a.toml", "\n" + TTS)
+    second = write(tmp_path / "b.toml", "[consumers.tts]\nvram_resident_mib = 0\nunit = 'other.service'\n")
+
+    footprint, twice = sorted(problems_of(tmp_path), key=lambda problem: problem.line, reverse=True)
+
+    assert (twice.file, twice.line, twice.key) == (str(second), 1, "consumers.tts")
+    assert twice.message == f"is configured already at {first}:2"
+    assert footprint.key == "consumers.tts.vram_resident_mib", "faults of the second are told too"
+
+
+def test_names_are_known_across_files(tmp_path: Path) -> None:
+    write(tmp_path / "a.toml", TTS + 'can_coexist_with = ["llm"]\n')
+    write(tmp_path / "b.toml", LLM)
+
+    assert load(tmp_path).consumers["tts"].can_coexist_with == {"llm"}
+
+
+def test_unit_of_two_files_names_both_places(tmp_path: Path) -> None:
+    first = write(tmp_path / "a.toml", TTS)
+    second = write(tmp_path / "b.toml", LLM.replace("llm.service", "tts.service"))
+
+    (problem,) = problems_of(tmp_path)
+
+    assert str(problem) == f'{second}:3: consumers.llm.unit: is the unit of "tts" already, at {first}:3'
+
+
+def test_faults_of_all_files_are_told_in_the_order_of_reading(tmp_path: Path) -> None:
+    write(tmp_path / "conf.d" / "a.toml", "[gpu]\nsource = 1\n")
+    write(tmp_path / "conf.d" / "b.toml", "broken")
+    write(tmp_path / "gpumand.toml", "\n[scheduler]\nmax = 1\ncushion = 2\n")
+
+    found = [(Path(problem.file).name, problem.line) for problem in problems_of(tmp_path)]
+
+    assert found == [("gpumand.toml", 3), ("gpumand.toml", 4), ("a.toml", 2), ("b.toml", 1)]
+
+
+def test_name_that_a_broken_file_may_define_is_not_called_unknown(tmp_path: Path) -> None:
+    write(tmp_path / "a.toml", TTS + 'can_coexist_with = ["llm"]\n')
+    write(tmp_path / "b.toml", LLM + "oops")
+
+    (problem,) = problems_of(tmp_path)
+
+    assert (Path(problem.file).name, problem.line) == ("b.toml", 4)
+
+
+def test_consumer_that_is_wrong_is_still_a_known_name(tmp_path: Path) -> None:
+    write(tmp_path / "a.toml", TTS + 'can_coexist_with = ["llm"]\n')
+    write(tmp_path / "b.toml", LLM.replace("6144", "-1"))
+
+    (problem,) = problems_of(tmp_path)
+
+    assert problem.key == "consumers.llm.vram_resident_mib"
+
+
+def test_path_that_is_not_there_is_told(tmp_path: Path) -> None:
+    (problem,) = problems_of(tmp_path / "none.toml")
+
+    assert str(problem) == f"{tmp_path / 'none.toml'}: cannot be read: No such file or directory"
+
+
+def test_dangling_default_file_is_told(etc: Path) -> None:
+    (etc / "gpumand.toml").symlink_to(etc / "gone.toml")
+
+    (problem,) = problems_of(None)
+
+    assert "No such file" in problem.message
+
+
+def test_linked_files_are_followed(etc: Path) -> None:
+    (etc / "gpumand.toml").symlink_to(write(etc / "elsewhere" / "g.toml", TTS))
+
+    assert list(load().consumers) == ["tts"]
+
+
+def test_link_to_itself_is_a_problem_and_the_others_are_read(tmp_path: Path) -> None:
+    (tmp_path / "loop.toml").symlink_to(tmp_path / "loop.toml")
+    write(tmp_path / "z.toml", "[sheduler]\n")
+
+    loop, unknown = problems_of(tmp_path)
+
+    assert (loop.line, loop.message) == (0, "cannot be read: Too many levels of symbolic links")
+    assert unknown.hint == "scheduler"
+
+
+def test_folder_named_like_a_file_is_a_problem(etc: Path) -> None:
+    (etc / "conf.d" / "a.toml").mkdir(parents=True)
+
+    (problem,) = problems_of(None)
+
+    assert problem.message == "cannot be read: it is no regular file"
+
+
+def test_pipe_is_a_problem_and_nobody_waits_for_its_writer(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a.toml")
+
+    (problem,) = problems_of(tmp_path)
+
+    assert problem.message == "cannot be read: it is no regular file"
+
+
+def test_drop_in_folder_that_is_a_file_is_a_problem(etc: Path) -> None:
+    write(etc / "conf.d", "")
+
+    (problem,) = problems_of(None)
+
+    assert problem.message == "cannot be listed: Not a directory"
+
+
+def test_file_of_a_mebibyte_is_read_and_a_longer_one_refused(tmp_path: Path) -> None:
+    file = write(tmp_path / "a.toml", TTS + "#" * (1024 * 1024 - len(TTS)))
+    assert list(load(file).consumers) == ["tts"]
+
+    write(file, TTS + "#" * (1024 * 1024 - len(TTS) + 1))
+    (problem,) = problems_of(file)
+
+    assert problem.message == "is larger than 1024 KiB"
+
+
+def test_more_files_than_anybody_writes_are_refused(tmp_path: Path) -> None:
+    for number in range(513):
+        (tmp_path / f"{number:03}.toml").touch()
+
+    (problem,) = problems_of(tmp_path)
+
+    assert (problem.file, problem.message) == (str(tmp_path), "holds 513 files, more than 512")
+
+    (tmp_path / "000.toml").unlink()
+    assert load(tmp_path) == Settings()
+
+
+def test_file_with_windows_line_ends_has_the_same_lines(tmp_path: Path) -> None:
+    file = tmp_path / "a.toml"
+    file.write_bytes(b"[scheduler]\r\n\r\ncushion = 1\r\n")
+
+    (problem,) = problems_of(file)
+
+    assert problem.line == 3

@@ -1,0 +1,180 @@
+"""Presets: each as verified, and how a consumer overrides one."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from gpumand.config import load
+from gpumand.config.presets import preset, preset_names
+from gpumand.config.problems import Faults, Place
+from gpumand.config.schema import ConsumerTable
+from gpumand.config.tables import read_keys
+from gpumand.domain.consumer import ConsumerSpec, EvictionMethod, HealthRoute, Route
+
+HTTP, UNIT_STOP = EvictionMethod.HTTP, EvictionMethod.UNIT_STOP
+
+
+def spec(tmp_path: Path, text: str) -> ConsumerSpec:
+    file = tmp_path / "gpumand.toml"
+    file.write_text(f"[consumers.it]\nvram_resident_mib = 6144\n{text}\n", encoding="utf-8")
+    return load(file).consumers["it"]
+
+
+@pytest.mark.parametrize("name", preset_names())
+def test_preset_is_valid_and_says_where_it_comes_from(name: str) -> None:
+    faults = Faults()
+    one = preset(name)
+
+    keys = read_keys(ConsumerTable, one.consumer("some/model"), Place(one.document, ("consumer",)), faults)
+
+    assert faults.problems == []
+    assert {"health", "unload"} <= keys.keys()
+    assert one.about.sources
+    assert set(one.document.table) == {"preset", "consumer"}
+    names_model = "{model}" in str(one.document.table["consumer"])
+    assert names_model == (one.about.model != "none")
+
+
+@pytest.mark.parametrize("name", preset_names())
+def test_preset_is_data_as_tomllib_reads_it(name: str) -> None:
+    one = preset(name)
+
+    assert tomllib.loads(Path(one.document.file).read_text(encoding="utf-8")) == one.document.table
+
+
+def test_presets_that_ship() -> None:
+    assert preset_names() == ("a1111", "comfyui", "forge", "llama-cpp-router", "ollama", "vllm")
+
+
+def test_ollama_with_a_model(tmp_path: Path) -> None:
+    assert spec(tmp_path, 'preset = "ollama"\nmodel = "hf.co/a/b:Q4_K_M"') == ConsumerSpec(
+        "it",
+        6144,
+        url="http://127.0.0.1:11434",
+        health=HealthRoute("/api/ps", loaded="/models"),
+        load=Route("/api/generate", json={"model": "hf.co/a/b:Q4_K_M"}, timeout_sec=300.0),
+        unload=Route("/api/generate", json={"model": "hf.co/a/b:Q4_K_M", "keep_alive": 0}),
+        evict=(HTTP,),
+        preset="ollama",
+    )
+
+
+def test_ollama_without_a_model_has_no_routes_that_need_one(tmp_path: Path) -> None:
+    assert spec(tmp_path, 'preset = "ollama"\nvram_managed = true\nunit = "ollama.service"') == ConsumerSpec(
+        "it",
+        6144,
+        unit="ollama.service",
+        url="http://127.0.0.1:11434",
+        health=HealthRoute("/api/ps", loaded="/models"),
+        evict=(UNIT_STOP,),
+        vram_managed=True,
+        preset="ollama",
+    )
+
+
+def test_comfyui(tmp_path: Path) -> None:
+    assert spec(tmp_path, 'preset = "comfyui"\nunit = "comfyui.service"') == ConsumerSpec(
+        "it",
+        6144,
+        unit="comfyui.service",
+        url="http://127.0.0.1:8188",
+        health=HealthRoute("/system_stats"),
+        unload=Route("/free", json={"unload_models": True, "free_memory": True}),
+        evict=(HTTP, UNIT_STOP),
+        preset="comfyui",
+    )
+
+
+def test_llama_cpp_router_selects_its_model_in_the_list(tmp_path: Path) -> None:
+    text = 'preset = "llama-cpp-router"\nurl = "http://127.0.0.1:9931"\nmodel = "ggml-org/gemma~3:Q8_0"'
+
+    assert spec(tmp_path, text) == ConsumerSpec(
+        "it",
+        6144,
+        url="http://127.0.0.1:9931",
+        health=HealthRoute("/models", loaded="/data/[id=ggml-org~1gemma~03:Q8_0]/status/value", loaded_equals="loaded"),
+        load=Route("/models/load", json={"model": "ggml-org/gemma~3:Q8_0"}),
+        unload=Route("/models/unload", json={"model": "ggml-org/gemma~3:Q8_0"}),
+        evict=(HTTP,),
+        preset="llama-cpp-router",
+    )
+
+
+def test_vllm_sleeps_by_query_and_awake_means_loaded(tmp_path: Path) -> None:
+    text = 'preset = "vllm"\nurl = "http://127.0.0.1:8000"\nunit = "vllm.service"'
+
+    assert spec(tmp_path, text) == ConsumerSpec(
+        "it",
+        6144,
+        unit="vllm.service",
+        url="http://127.0.0.1:8000",
+        health=HealthRoute("/is_sleeping", loaded="/is_sleeping", loaded_equals=False),
+        load=Route("/wake_up", timeout_sec=120.0),
+        unload=Route("/sleep?level=1", timeout_sec=120.0),
+        evict=(HTTP, UNIT_STOP),
+        preset="vllm",
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "load_route"),
+    [("a1111", Route("/sdapi/v1/reload-checkpoint", timeout_sec=120.0)), ("forge", None)],
+)
+def test_stable_diffusion_web_uis(name: str, load_route: Route | None, tmp_path: Path) -> None:
+    assert spec(tmp_path, f'preset = "{name}"\nurl = "http://127.0.0.1:7860"') == ConsumerSpec(
+        "it",
+        6144,
+        url="http://127.0.0.1:7860",
+        health=HealthRoute("/sdapi/v1/memory"),
+        load=load_route,
+        unload=Route("/sdapi/v1/unload-checkpoint", timeout_sec=120.0),
+        evict=(HTTP,),
+        preset=name,
+    )
+
+
+def test_own_keys_override_the_preset_and_tables_whole(tmp_path: Path) -> None:
+    text = """
+        preset = "comfyui"
+        url = "http://127.0.0.1:1"
+        unload = { path = "/other" }
+        health = { path = "/queue", timeout_sec = 1 }
+    """
+
+    one = spec(tmp_path, text)
+
+    assert one.url == "http://127.0.0.1:1"
+    assert one.unload == Route("/other")
+    assert one.health == HealthRoute("/queue", timeout_sec=1.0)
+
+
+def test_model_is_put_into_the_preset_only(tmp_path: Path) -> None:
+    text = 'preset = "ollama"\nmodel = "m"\nunload = { path = "/u", json = { model = "{model}" } }'
+
+    one = spec(tmp_path, text)
+
+    assert one.unload == Route("/u", json={"model": "{model}"})
+    assert one.load is not None
+    assert one.load.json == {"model": "m"}
+
+
+def test_model_is_escaped_as_its_place_wants_it() -> None:
+    one = preset("ollama")
+    document = type(one.document)(
+        "x",
+        {
+            "consumer": {
+                "load": {"path": "/api/ps/{model}?m={model}", "json": {"path": ["{model}"]}},
+                "health": {"path": "/", "loaded": "/[id={model}]", "last_used": "/{model}"},
+            }
+        },
+        {},
+    )
+
+    keys = type(one)("x", one.about, document).consumer("a/b ~é?")
+
+    assert keys["load"] == {"path": "/api/ps/a%2Fb%20~%C3%A9%3F?m=a%2Fb%20~%C3%A9%3F", "json": {"path": ["a/b ~é?"]}}
+    assert keys["health"] == {"path": "/", "loaded": "/[id=a~1b ~0é?]", "last_used": "/a~1b ~0é?"}

@@ -1,0 +1,58 @@
+"""One schema: its keys are those of the domain, and each is documented."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import attrs
+import pytest
+
+from gpumand.config.schema import (
+    TABLES,
+    ConsumerTable,
+    GpuTable,
+    HealthTable,
+    PresetTable,
+    RouteTable,
+    SchedulerTable,
+)
+from gpumand.config.tables import keys_of
+from gpumand.domain.consumer import ConsumerSpec, GpuSettings, HealthRoute, Route, SchedulerSettings
+
+PAIRS = [
+    (SchedulerTable, SchedulerSettings, set()),
+    (GpuTable, GpuSettings, set()),
+    (RouteTable, Route, set()),
+    (HealthTable, HealthRoute, set()),
+    (ConsumerTable, ConsumerSpec, {"model"}),
+]
+
+
+@pytest.mark.parametrize(("table", "value", "extra"), PAIRS)
+def test_keys_and_defaults_are_those_of_the_domain(
+    table: type[attrs.AttrsInstance], value: type, extra: set[str]
+) -> None:
+    fields = {one.name: one.default for one in dataclasses.fields(value) if one.name != "name"}
+    keys = keys_of(table)
+
+    assert keys.keys() - extra == fields.keys()
+    for name, default in fields.items():
+        assert keys[name].required == (default is dataclasses.MISSING)
+        assert keys[name].required or keys[name].default == default
+
+
+@pytest.mark.parametrize("table", [*TABLES.values(), PresetTable])
+def test_every_key_is_documented(table: type[attrs.AttrsInstance]) -> None:
+    for name, one in keys_of(table).items():
+        assert one.doc.endswith("."), name
+        assert one.kind.says, name
+        assert one.unit == {"mib": "MiB", "sec": "s"}.get(name.rsplit("_", 1)[-1], ""), name
+
+
+def test_every_default_is_a_value_that_may_be_written() -> None:
+    written = SchedulerTable(), GpuTable()
+
+    assert [attrs.asdict(one) for one in written] == [
+        dataclasses.asdict(SchedulerSettings()),
+        dataclasses.asdict(GpuSettings()),
+    ]

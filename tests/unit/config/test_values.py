@@ -1,0 +1,229 @@
+"""What is written arrives, as the values of the domain."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from gpumand.config import load
+from gpumand.domain.consumer import (
+    ConsumerSpec,
+    EvictionMethod,
+    GpuSettings,
+    HealthRoute,
+    Route,
+    SchedulerSettings,
+    Settings,
+)
+
+EXAMPLE = Path(__file__).parents[3] / "examples" / "gpumand.toml"
+
+
+def loaded(tmp_path: Path, text: str) -> Settings:
+    file = tmp_path / "gpumand.toml"
+    file.write_text(text, encoding="utf-8")
+    return load(file)
+
+
+def spec(tmp_path: Path, text: str) -> ConsumerSpec:
+    return loaded(tmp_path, f"[consumers.tts]\nvram_resident_mib = 2867\n{text}\n").consumers["tts"]
+
+
+def test_every_key_of_a_consumer_arrives(tmp_path: Path) -> None:
+    text = """
+        [consumers.llm]
+        vram_resident_mib = 1
+        unit = "llm.service"
+
+        [consumers."tts-1.x_y"]
+        unit = 'tts@a\\x2db:1.service'
+        url = "https://[::1]:9200/base/"
+        vram_resident_mib = 2867
+        vram_managed = true
+        residual_mib = 300
+        can_coexist_with = ["llm"]
+        evict = ["unit-stop", "http"]
+        idle_timeout_sec = 0
+        load_timeout_sec = 90
+        stop_timeout_sec = 0.5
+        priority = -100
+        pinned = true
+        device = "GPU-8a56a4bc-1184-4f5a-a7d8-2b4bdd52ae3b"
+
+        [consumers."tts-1.x_y".health]
+        path = "/health?full=1"
+        loaded = "/models/[name=a~1b]/up"
+        loaded_equals = 3
+        last_used = "/last_used"
+        headers.Authorization = "Bearer x=="
+        timeout_sec = 1
+
+        [consumers."tts-1.x_y".load]
+        path = "/load"
+        method = "PUT"
+        json = { model = "a", sizes = [1, 2.5, { deep = false }] }
+        headers = { X-A = "1", X-B = "zwei" }
+        timeout_sec = 86400
+
+        [consumers."tts-1.x_y".unload]
+        path = "/"
+    """
+
+    assert loaded(tmp_path, text).consumers["tts-1.x_y"] == ConsumerSpec(
+        name="tts-1.x_y",
+        vram_resident_mib=2867,
+        unit="tts@a\\x2db:1.service",
+        url="https://[::1]:9200/base",
+        health=HealthRoute(
+            path="/health?full=1",
+            loaded="/models/[name=a~1b]/up",
+            loaded_equals=3,
+            last_used="/last_used",
+            headers=(("Authorization", "Bearer x=="),),
+            timeout_sec=1.0,
+        ),
+        load=Route(
+            path="/load",
+            method="PUT",
+            json={"model": "a", "sizes": [1, 2.5, {"deep": False}]},
+            headers=(("X-A", "1"), ("X-B", "zwei")),
+            timeout_sec=86400.0,
+        ),
+        unload=Route(path="/"),
+        evict=(EvictionMethod.UNIT_STOP, EvictionMethod.HTTP),
+        can_coexist_with=frozenset({"llm"}),
+        vram_managed=True,
+        residual_mib=300,
+        idle_timeout_sec=0.0,
+        load_timeout_sec=90.0,
+        stop_timeout_sec=0.5,
+        priority=-100,
+        pinned=True,
+        device="GPU-8a56a4bc-1184-4f5a-a7d8-2b4bdd52ae3b",
+    )
+
+
+def test_every_key_of_scheduler_and_gpu_arrives(tmp_path: Path) -> None:
+    text = """
+        [scheduler]
+        cushion_mib = 0
+        max_evictions = 7
+        settle_timeout_sec = 1
+        concurrent_leases = 0
+        lease_ttl_sec = 60.5
+        health_interval_sec = 0.1
+        aging_sec = 9
+        [gpu]
+        source = "simulated"
+        sample_interval_sec = 0.05
+        total_mib = 100
+        simulated_total_mib = [8192, 8192]
+        simulated_dir = "/run/sim"
+    """
+
+    settings = loaded(tmp_path, text)
+
+    assert settings.scheduler == SchedulerSettings(0, 7, 1.0, 0, 60.5, 0.1, 9.0)
+    assert settings.gpu == GpuSettings("simulated", 0.05, 100, (8192, 8192), "/run/sim")
+    assert type(settings.scheduler.settle_timeout_sec) is float
+
+
+def test_simulated_size_may_be_one_number(tmp_path: Path) -> None:
+    assert loaded(tmp_path, "[gpu]\nsimulated_total_mib = 16384\n").gpu.simulated_total_mib == (16384,)
+
+
+def test_defaults_are_those_of_the_domain(tmp_path: Path) -> None:
+    expected = ConsumerSpec("tts", 2867, unit="tts.service", evict=(EvictionMethod.UNIT_STOP,))
+
+    assert spec(tmp_path, 'unit = "tts.service"') == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "methods"),
+    [
+        ('url = "http://h"', ()),
+        ('unit = "t.service"', (EvictionMethod.UNIT_STOP,)),
+        ('url = "http://h"\nunload.path = "/u"', (EvictionMethod.HTTP,)),
+        ('url = "http://h"\nunload.path = "/u"\nunit = "t.service"', (EvictionMethod.HTTP, EvictionMethod.UNIT_STOP)),
+        ('url = "http://h"\nload.path = "/l"\nunit = "t.service"', (EvictionMethod.UNIT_STOP,)),
+    ],
+)
+def test_methods_of_eviction_are_filled_in(text: str, methods: tuple[EvictionMethod, ...], tmp_path: Path) -> None:
+    assert spec(tmp_path, text).evict == methods
+
+
+@pytest.mark.parametrize(
+    ("written", "device"), [("0", "0"), ('"12"', "12"), ('"SIM-0"', "SIM-0"), ('"MIG-GPU-a/1/0"', "MIG-GPU-a/1/0")]
+)
+def test_device_is_an_index_or_a_uuid(written: str, device: str, tmp_path: Path) -> None:
+    assert spec(tmp_path, f'unit = "t.service"\ndevice = {written}').device == device
+
+
+@pytest.mark.parametrize(
+    "unit",
+    [
+        "tts.service",
+        "a@b@c.service",
+        "-.slice",
+        "run-r1.scope",
+        "ai.target",
+        "a:b_c\\x2d.service",
+        "a" * 247 + ".service",
+    ],
+)
+def test_names_that_systemd_takes_are_taken(unit: str, tmp_path: Path) -> None:
+    assert spec(tmp_path, f"unit = '{unit}'").unit == unit
+
+
+@pytest.mark.parametrize(
+    ("written", "url"),
+    [
+        ("http://127.0.0.1:8188/", "http://127.0.0.1:8188"),
+        ("HTTP://localhost", "HTTP://localhost"),
+        ("http://tts.local.:1/a/b//", "http://tts.local.:1/a/b"),
+    ],
+)
+def test_url_is_kept_without_its_last_slash(written: str, url: str, tmp_path: Path) -> None:
+    assert spec(tmp_path, f'url = "{written}"').url == url
+
+
+@pytest.mark.parametrize(("written", "value"), [("true", True), ("false", False), ('"loaded"', "loaded"), ("0", 0)])
+def test_loaded_equals_keeps_its_type(written: str, value: bool | str | int, tmp_path: Path) -> None:
+    text = f'url = "http://h"\nhealth = {{ path = "/", loaded = "/a", loaded_equals = {written} }}'
+
+    health = spec(tmp_path, text).health
+
+    assert health is not None
+    assert (type(health.loaded_equals), health.loaded_equals) == (type(value), value)
+
+
+def test_footprint_of_all_that_is_simulated_is_taken(tmp_path: Path) -> None:
+    gpu = '[gpu]\nsource = "simulated"\nsimulated_total_mib = [10, 20]\n'
+    text = '[consumers.a]\nvram_resident_mib = 20\nunit = "a.service"\n'
+
+    assert loaded(tmp_path, gpu + text).consumers["a"].vram_resident_mib == 20
+
+
+def test_total_of_device_0_says_nothing_of_device_1(tmp_path: Path) -> None:
+    text = '[gpu]\ntotal_mib = 10\n[consumers.a]\nvram_resident_mib = 20\ndevice = 1\nunit = "a.service"'
+
+    assert loaded(tmp_path, text).consumers["a"].device == "1"
+
+
+def test_example_is_what_the_manual_shows(tmp_path: Path) -> None:
+    settings = load(EXAMPLE)
+
+    assert list(settings.consumers) == ["ollama", "comfyui", "mvoice", "coder", "embeddings"]
+    assert settings.scheduler == SchedulerSettings()
+    assert settings.gpu == GpuSettings()
+
+
+def test_what_the_example_has_commented_out_is_the_default(tmp_path: Path) -> None:
+    lines = EXAMPLE.read_text(encoding="utf-8").splitlines()
+    commented = [line for line in lines if re.match(r"# [a-z_]+ = ", line) and "total_mib" not in line]
+    text = "\n".join(line.removeprefix("# ") if line in commented else line for line in lines)
+
+    assert len(commented) == 7
+    assert loaded(tmp_path, text) == load(EXAMPLE)
