@@ -1,0 +1,150 @@
+"""A message bus of a test's own: a real dbus-daemon, with the policy under test or with one that allows everything."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import select
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+from types import TracebackType
+
+START_TIMEOUT_SEC = 10.0
+STOP_TIMEOUT_SEC = 5.0
+
+ALLOW_EVERYTHING = """<!DOCTYPE busconfig PUBLIC "-//freedesktop//DTD D-Bus Bus Configuration 1.0//EN"
+ "http://www.freedesktop.org/standards/dbus/1.0/busconfig.dtd">
+<busconfig>
+  <type>{kind}</type>
+  <listen>unix:path={folder}/bus</listen>
+  <auth>EXTERNAL</auth>
+  <policy context="default">
+    <allow user="*"/>
+    <allow own="*"/>
+    <allow send_type="method_call"/>
+    <allow send_type="signal"/>
+    <allow send_requested_reply="true" send_type="method_return"/>
+    <allow send_requested_reply="true" send_type="error"/>
+    <allow receive_type="method_call"/>
+    <allow receive_type="signal"/>
+    <allow receive_type="method_return"/>
+    <allow receive_type="error"/>
+  </policy>
+</busconfig>
+"""
+
+
+class PrivateBus:
+    """A dbus-daemon that lives as long as this object is open.
+
+    ``with PrivateBus() as bus`` starts and ends it; ``async with`` does the same without blocking the event loop.
+
+    Args:
+        config: the daemon's configuration file; it must have a <listen>. By default everything is allowed.
+        kind: what the bus says it is, in the default configuration: "session" or "system".
+
+    Attributes:
+        address: where it listens; "" until it is started.
+    """
+
+    def __init__(self, config: Path | None = None, kind: str = "session") -> None:
+        self.address = ""
+        self._config = config
+        self._kind = kind
+        self._folder: Path | None = None
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> PrivateBus:
+        """Start the daemon, and wait until it listens. Raises RuntimeError with what it says when it does not."""
+        self._folder = Path(tempfile.mkdtemp(prefix="gpumand-bus-"))
+        config = self._config or self._write_config(self._folder)
+        with open(self._folder / "log", "wb") as log:
+            self._process = subprocess.Popen(
+                ["dbus-daemon", "--nofork", "--nopidfile", "--nosyslog", "--print-address", f"--config-file={config}"],
+                stdout=subprocess.PIPE,
+                stderr=log,
+                stdin=subprocess.DEVNULL,
+            )
+        self.address = self._read_address()
+        if not self.address:
+            said = self.log_text()
+            self.close()
+            raise RuntimeError(f"dbus-daemon did not start: {said or 'no word from it'}")
+        return self
+
+    @property
+    def pid(self) -> int:
+        """Of the daemon. Raises RuntimeError when it is not running."""
+        if self._process is None:
+            raise RuntimeError("the bus is not started")
+        return self._process.pid
+
+    def log_text(self) -> str:
+        """What the daemon wrote on stderr."""
+        if self._folder is None:
+            return ""
+        return (self._folder / "log").read_text(errors="replace").strip()
+
+    def pause(self) -> None:
+        """Have it stop taking messages, as a bus under load does."""
+        os.kill(self.pid, signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """Have it go on."""
+        os.kill(self.pid, signal.SIGCONT)
+
+    def kill(self) -> None:
+        """End it as a crash would."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait(STOP_TIMEOUT_SEC)
+
+    def close(self) -> None:
+        """End it and remove what it left; harmless when repeated."""
+        if self._process is not None:
+            self.kill()
+            if self._process.stdout is not None:
+                self._process.stdout.close()
+            self._process = None
+        if self._folder is not None:
+            shutil.rmtree(self._folder, ignore_errors=True)
+            self._folder = None
+
+    def __enter__(self) -> PrivateBus:
+        return self.start()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    async def __aenter__(self) -> PrivateBus:
+        return await asyncio.to_thread(self.start)
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await asyncio.to_thread(self.close)
+
+    def _write_config(self, folder: Path) -> Path:
+        config = folder / "bus.conf"
+        config.write_text(ALLOW_EVERYTHING.format(folder=folder, kind=self._kind))
+        return config
+
+    def _read_address(self) -> str:
+        """The first line on its stdout; "" when it ends, or says nothing in time."""
+        assert self._process is not None
+        assert self._process.stdout is not None
+        deadline = time.monotonic() + START_TIMEOUT_SEC
+        said = b""
+        while not said.endswith(b"\n") and (left_sec := deadline - time.monotonic()) > 0:
+            readable, _, _ = select.select([self._process.stdout], [], [], left_sec)
+            chunk = os.read(self._process.stdout.fileno(), 4096) if readable else b""
+            if not chunk:
+                break
+            said += chunk
+        return said.decode().strip() if said.endswith(b"\n") else ""

@@ -1,0 +1,257 @@
+"""The units of the fake systemd: real processes, and jobs that start and stop them."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+from collections.abc import Callable
+from dataclasses import dataclass, field, fields
+from itertools import count
+from typing import IO, Any
+
+JOB_PREFIX = "/org/freedesktop/systemd1/job/"
+job_ids = count(1)
+
+
+@dataclass(slots=True)
+class Behaviour:
+    """How a unit behaves; the keys of the units file, and of ``org.gpumand1.Testing.Configure``.
+
+    Attributes:
+        argv: the process to run, in a session of its own; empty: the unit runs without any.
+        output: file that the process's output is appended to; "" for nowhere.
+        load_state: "loaded", "masked", "not-found", "bad-setting".
+        start_delay_sec, stop_delay_sec: how long a job does nothing before it does its work.
+        start_result: the result of a start job; anything but "done" leaves the unit failed.
+        condition_fails: a start is "done", and nothing has started.
+        job_removed: "after" the answer that names the job, "before" it, or "never".
+        ignores_sigterm: only SIGKILL ends its processes.
+        kill_after_sec: how long after SIGTERM that comes; TimeoutStopUSec.
+        start_limit_sec: TimeoutStartUSec.
+        reactivates_after_sec: so long after a stop it starts by itself; negative: it does not.
+        triggered_by: what systemd says could start it.
+        access: "" to all, "denied", or "interactive" (a password would be asked for).
+        destructive: its jobs would undo what a shutdown has queued.
+    """
+
+    argv: list[str] = field(default_factory=list)
+    output: str = ""
+    load_state: str = "loaded"
+    start_delay_sec: float = 0.0
+    stop_delay_sec: float = 0.0
+    start_result: str = "done"
+    condition_fails: bool = False
+    job_removed: str = "after"
+    ignores_sigterm: bool = False
+    kill_after_sec: float = 5.0
+    start_limit_sec: float = 90.0
+    reactivates_after_sec: float = -1.0
+    triggered_by: list[str] = field(default_factory=list)
+    access: str = ""
+    destructive: bool = False
+
+    def change(self, changes: dict[str, Any]) -> None:
+        """Set some of it. Raises ValueError for a key that there is not."""
+        known = {one.name for one in fields(self)}
+        for key, value in changes.items():
+            if key not in known:
+                raise ValueError(f"no such behaviour: {key}")
+            setattr(self, key, value)
+
+
+@dataclass(slots=True)
+class Job:
+    """A job in the queue: "start", "stop" or "restart"."""
+
+    kind: str
+    unit: str
+    id: int = field(default_factory=lambda: next(job_ids))
+    result: str = ""
+    done: asyncio.Event = field(default_factory=asyncio.Event)
+    announced: asyncio.Event = field(default_factory=asyncio.Event)
+
+    @property
+    def path(self) -> str:
+        """Its object."""
+        return f"{JOB_PREFIX}{self.id}"
+
+
+class FakeSystemdUnit:
+    """One unit: its state, its process, its job.
+
+    ``changed`` is called after every change of state; ``job_new`` and ``job_done`` when a job is queued and over.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        behaviour: Behaviour,
+        changed: Callable[[FakeSystemdUnit], None],
+        job_new: Callable[[Job], None],
+        job_done: Callable[[Job], None],
+    ) -> None:
+        self.name = name
+        self.behaviour = behaviour
+        self.active_state = "inactive"
+        self.sub_state = "dead"
+        self.result = "success"
+        self.invocation_id = b""
+        self.job: Job | None = None
+        self._changed = changed
+        self._job_new = job_new
+        self._job_done = job_done
+        self._process: asyncio.subprocess.Process | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._running: asyncio.Task[None] | None = None
+
+    @property
+    def main_pid(self) -> int:
+        """0 when nothing runs."""
+        return self._process.pid if self._process is not None else 0
+
+    def owns(self, pid: int) -> bool:
+        """Whether a process is in the session of the unit's own."""
+        try:
+            return self.main_pid > 0 and os.getsid(pid) == self.main_pid
+        except ProcessLookupError:
+            return False
+
+    def enqueue(self, kind: str) -> Job:
+        """Queue a job, as mode "replace" does: the same kind joins the one that is there, another replaces it."""
+        if self.job is not None and self.job.kind == kind:
+            return self.job
+        if self.job is not None:
+            self._finish(self.job, "canceled")
+        job = self.job = Job(kind, self.name)
+        self._job_new(job)
+        self._changed(self)
+        self._running = self._spawn(self._run(job, self._running))
+        return job
+
+    async def close(self) -> None:
+        """Kill what runs."""
+        for task in tuple(self._tasks):
+            task.cancel()
+        self._signal(signal.SIGKILL)
+        if self._process is not None:
+            await self._process.wait()
+
+    async def _run(self, job: Job, former: asyncio.Task[None] | None) -> None:
+        """One job at a time: the one that was replaced comes to its next rest first."""
+        if former is not None:
+            await asyncio.wait([former])
+        result = "canceled"
+        if job.kind in ("stop", "restart") and not job.result:
+            result = await self._stop()
+        if job.kind in ("start", "restart") and not job.result:
+            result = await self._start()
+        self._finish(job, result)
+
+    async def _start(self) -> str:
+        if self.active_state == "active":
+            return "done"
+        if self.behaviour.condition_fails:
+            return "done"
+        self._become("activating", "start")
+        await asyncio.sleep(self.behaviour.start_delay_sec)
+        if self.behaviour.start_result != "done":
+            self._become("failed", "failed", "timeout" if self.behaviour.start_result == "timeout" else "exit-code")
+            return self.behaviour.start_result
+        self.invocation_id = os.urandom(16)
+        if self.behaviour.argv:
+            await self._launch()
+        self._become("active", "running", "success")
+        return "done"
+
+    async def _launch(self) -> None:
+        with self._open_output() as output:
+            self._process = await asyncio.create_subprocess_exec(
+                *self.behaviour.argv,
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
+                env=os.environ | {"INVOCATION_ID": self.invocation_id.hex()},
+            )
+        self._spawn(self._reap(self._process))
+
+    def _open_output(self) -> IO[bytes]:
+        return open(self.behaviour.output or os.devnull, "ab")
+
+    async def _reap(self, process: asyncio.subprocess.Process) -> None:
+        """Its main process ended; unless we ended it, that is news."""
+        code = await process.wait()
+        if self._process is not process:
+            return
+        self._signal(signal.SIGKILL)
+        self._process = None
+        if self.active_state == "active":
+            result = "success" if code == 0 else "exit-code" if code > 0 else "signal"
+            self._become("inactive" if code == 0 else "failed", "dead" if code == 0 else "failed", result)
+
+    async def _stop(self) -> str:
+        if self.active_state in ("inactive", "failed"):
+            return "done"
+        self._become("deactivating", "stop-sigterm")
+        await asyncio.sleep(self.behaviour.stop_delay_sec)
+        killed = await self._end_processes()
+        self._become(
+            "failed" if killed else "inactive", "failed" if killed else "dead", "timeout" if killed else "success"
+        )
+        if self.behaviour.reactivates_after_sec >= 0:
+            self._spawn(self._reactivate())
+        return "done"
+
+    async def _end_processes(self) -> bool:
+        """Whether it took SIGKILL."""
+        process = self._process
+        if process is None:
+            return False
+        if not self.behaviour.ignores_sigterm:
+            self._signal(signal.SIGTERM)
+        try:
+            async with asyncio.timeout(self.behaviour.kill_after_sec):
+                await process.wait()
+            return False
+        except TimeoutError:
+            return True
+        finally:
+            self._signal(signal.SIGKILL)
+            await process.wait()
+            self._process = None
+
+    async def _reactivate(self) -> None:
+        """What a socket does when a client is waiting."""
+        if self.job is not None:
+            await self.job.done.wait()
+        await asyncio.sleep(self.behaviour.reactivates_after_sec)
+        self.enqueue("start")
+
+    def _become(self, active_state: str, sub_state: str, result: str | None = None) -> None:
+        self.active_state, self.sub_state = active_state, sub_state
+        self.result = self.result if result is None else result
+        self._changed(self)
+
+    def _finish(self, job: Job, result: str) -> None:
+        if job.result:
+            return
+        job.result = result
+        if self.job is job:
+            self.job = None
+        self._job_done(job)
+        job.done.set()
+        self._changed(self)
+
+    def _signal(self, number: int) -> None:
+        """To all processes of the unit that share its main process's group."""
+        if self._process is not None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self._process.pid, number)
+
+    def _spawn(self, work: Any) -> asyncio.Task[None]:
+        task: asyncio.Task[None] = asyncio.ensure_future(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
