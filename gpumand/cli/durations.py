@@ -48,18 +48,17 @@ def parse_duration(text: str) -> float:
     Raises:
         ValueError: one line that says what is wrong with it.
     """
-    position, total, stripped = 0, 0.0, text.strip()
-    bare = False
-    while position < len(stripped):
-        part = _PART.match(stripped, position)
-        if part is None or bare:
-            raise ValueError(f"'{text}' is no duration; write 90s, 15min or 1h30m")
-        number, unit = part.groups()
-        bare = not unit
-        total += float(number) * _factor(unit)
+    position, parts, stripped = 0, [], text.strip()
+    while position < len(stripped) and (part := _PART.match(stripped, position)):
+        parts.append(part.groups())
         position = part.end()
-    if not stripped or total > LONGEST_SEC:
+    # A bare number is seconds only alone: in 1h30 somebody else would read minutes.
+    clear = len(parts) == 1 or all(unit for _, unit in parts)
+    if not parts or position < len(stripped) or not clear:
         raise ValueError(f"'{text}' is no duration; write 90s, 15min or 1h30m")
+    total = sum(float(number) * _factor(unit) for number, unit in parts)
+    if total > LONGEST_SEC:
+        raise ValueError(f"'{text}' is no duration that anybody could wait for")
     return total
 
 

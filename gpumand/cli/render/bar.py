@@ -11,7 +11,8 @@ from rich.text import Text
 from gpumand.cli.render.format import clean, mib
 from gpumand.cli.render.look import FOREIGN_STYLE, Look, consumer_style
 
-HOLDING = ("resident", "loading", "unloading")
+HOLDING = ("resident", "unloading")
+"""What a consumer holds that is loading is in the device's reserved figure, as far as it does not show yet."""
 
 
 @dataclass(frozen=True, slots=True)

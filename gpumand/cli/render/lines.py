@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from gpumand.bus.names import ROOT_PATH
 from gpumand.bus.paths import unescape_label
 from gpumand.cli.render.format import ahead, clean, listed, mib, usec
 
@@ -104,7 +105,7 @@ _PROPERTY_TELLERS: dict[str, Callable[[Any], str]] = {
 
 def _subject(path: str) -> str:
     """Who a path is about."""
-    kind, _, label = path.removeprefix("/org/gpumand1/").partition("/")
+    kind, _, label = path.removeprefix(ROOT_PATH).lstrip("/").partition("/")
     if not label:
         return "gpumand"
     try:

@@ -9,7 +9,7 @@ from rich.text import Text
 
 from gpumand.cli.render.format import NOTHING, clean, mib
 from gpumand.cli.render.look import VERDICT_STYLES, Look
-from gpumand.cli.render.table import Column, table
+from gpumand.cli.render.wrap import wrapped
 
 Entry = Mapping[str, Any]
 
@@ -20,7 +20,7 @@ def plan_lines(plan: Entry, look: Look) -> list[Text]:
     """The verdict, the room it needs, the evictions with their reasons, and who is spared and why."""
     lines = [_verdict(plan)]
     if plan.get("message"):
-        lines += _wrapped(clean(plan["message"]), look)
+        lines += wrapped(clean(plan["message"]), look)
     lines += _room(plan)
     lines += _section("evicts", _evictions(plan, look))
     lines += _section("spares", _spared(plan, look))
@@ -56,38 +56,22 @@ def _room(plan: Entry) -> list[Text]:
 
 
 def _evictions(plan: Entry, look: Look) -> list[Text]:
-    columns = (Column("", least=8), Column(""), Column("", right=True), Column("", least=12))
-    rows = [
-        [
-            clean(eviction["consumer"]),
-            f"by {clean(eviction.get('method') or NOTHING)}",
-            f"frees {mib(eviction.get('expected_mib'))}",
-            clean(eviction.get("why") or ""),
-        ]
-        for eviction in plan.get("evictions") or ()
-    ]
-    return _indented(columns, rows, look)
+    """Whom, how, how much; and under it why."""
+    lines: list[Text] = []
+    for eviction in plan.get("evictions") or ():
+        frees = mib(eviction["expected_mib"]) if eviction.get("expected_mib") is not None else "an unknown amount"
+        how = f", by {clean(eviction.get('method') or NOTHING)}, frees {frees}"
+        lines.append(Text.assemble("    ", (clean(eviction["consumer"]), "bold"), how, no_wrap=True))
+        lines += wrapped(clean(eviction.get("why") or ""), look, first="      ") if eviction.get("why") else []
+    return lines
 
 
 def _spared(plan: Entry, look: Look) -> list[Text]:
-    rows = [[clean(spared["consumer"]), clean(spared["why"])] for spared in plan.get("spared") or ()]
-    return _indented((Column("", least=8), Column("", least=12)), rows, look)
-
-
-def _indented(columns: tuple[Column, ...], rows: list[list[str]], look: Look) -> list[Text]:
-    narrow = Look(look.width - 4, look.color, look.unicode, legend=False, elastic=look.elastic)
-    return [Text("    ", no_wrap=True).append_text(line) for line in table(columns, rows, narrow)]
+    lines: list[Text] = []
+    for spared in plan.get("spared") or ():
+        lines += wrapped(f"{clean(spared['consumer'])}: {clean(spared['why'])}", look, first="    ", rest="      ")
+    return lines
 
 
 def _section(title: str, lines: list[Text]) -> list[Text]:
     return [Text(f"  {title}:", style="bold"), *lines] if lines else []
-
-
-def _wrapped(message: str, look: Look) -> list[Text]:
-    """A long sentence over several lines, at blanks."""
-    import textwrap
-
-    if not look.elastic:
-        return [Text(f"  {message}")]
-    indent = "  "
-    return [Text(line) for line in textwrap.wrap(message, look.width, initial_indent=indent, subsequent_indent=indent)]

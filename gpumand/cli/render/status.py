@@ -11,6 +11,7 @@ from gpumand.cli.render.bar import bar, key, shares
 from gpumand.cli.render.format import NOTHING, ago, ahead, clean, count, mib, usec
 from gpumand.cli.render.look import RESIDENCY_STYLES, Look
 from gpumand.cli.render.table import Column, table
+from gpumand.cli.render.wrap import wrapped
 
 Entry = Mapping[str, Any]
 
@@ -24,7 +25,7 @@ def status_lines(status: Entry, now_usec: int, look: Look) -> list[Text]:
         consumer_lines(consumers, now_usec, look),
         lease_lines(status["leases"], now_usec, look),
         queue_lines(status["queue"], look),
-        stats_lines(status["stats"]),
+        stats_lines(status["stats"], look),
     ]
     lines: list[Text] = []
     for block in blocks:
@@ -44,7 +45,7 @@ def head(status: Entry, look: Look) -> list[Text]:
     line = Text.assemble((look.dot, "yellow" if degraded else "green"), f" gpumand {clean(status['version'])}: ")
     lines = [line + Text(", ".join(words))]
     if degraded:
-        lines.append(Text.assemble("  ", ("degraded: ", "bold yellow"), degraded))
+        lines += wrapped(f"degraded: {degraded}", look, rest="    ", style="bold yellow")
     return lines
 
 
@@ -52,10 +53,10 @@ def device_lines(device: Entry, consumers: Sequence[Entry], look: Look) -> list[
     """A device: what it is, its bar, and what the bar shows."""
     name = clean(device.get("name") or "unnamed device")
     title = Text.assemble((f"GPU {device['index']}", "bold"), f"  {name} ({clean(device.get('source') or NOTHING)})")
-    title.append(f"  {_figures(device)}")
-    lines = [title]
+    figures = Text(f"  {_figures(device)}")
+    lines = [title + figures] if title.cell_len + figures.cell_len <= look.width else [title, figures]
     if device.get("error"):
-        lines.append(Text.assemble("  ", (clean(device["error"]), "bold yellow")))
+        lines += wrapped(clean(device["error"]), look, style="bold yellow")
     if device.get("total_mib"):
         parts = shares(device, consumers)
         lines += [bar(device, parts, look), *key(device, parts, look)]
@@ -78,14 +79,19 @@ def consumer_lines(consumers: Sequence[Entry], now_usec: int, look: Look) -> lis
         Column("STATE"),
         Column("GPU", wanted=2),
         Column("VRAM", right=True),
-        Column("FOOTPRINT", right=True),
+        Column("FOOTPRINT", right=True, wanted=1),
         Column("LEASES", right=True),
-        Column("LAST USED", wanted=1),
-        Column("NOTE", wanted=0, least=8),
+        Column("LAST USED", wanted=3),
+        Column("NOTE", least=20),
     )
     if not consumers:
         return [Text("No consumers are configured.")]
-    return table(columns, [_consumer_row(consumer, now_usec) for consumer in consumers], look)
+    lines = table(columns, [_consumer_row(consumer, now_usec) for consumer in consumers], look)
+    for consumer in consumers:
+        if consumer.get("error"):
+            problem = f"{clean(consumer['name'])}: {clean(consumer['error'])}"
+            lines += wrapped(problem, look, rest="    ", style="red")
+    return lines
 
 
 def _consumer_row(consumer: Entry, now_usec: int) -> list[Text | str]:
@@ -104,13 +110,9 @@ def _consumer_row(consumer: Entry, now_usec: int) -> list[Text | str]:
 
 
 def _note(consumer: Entry) -> Text:
-    """What else is worth knowing: what is being done, what went wrong, what was set by hand."""
-    note = Text()
-    if consumer.get("error"):
-        note.append(clean(consumer["error"]), style="red")
-    elif consumer.get("doing"):
-        note.append(clean(consumer["doing"]), style="yellow")
-    for flag, word in (("pinned", "pinned"), ("vram_managed", "manages its own VRAM")):
+    """What else is worth knowing: what is being done, what was set by hand; errors have lines of their own."""
+    note = Text(clean(consumer.get("doing") or ""), style="yellow")
+    for flag, word in (("pinned", "pinned"), ("vram_managed", "manages its VRAM")):
         if consumer.get(flag):
             note.append(("; " if note else "") + word)
     return note
@@ -141,10 +143,10 @@ def lease_lines(leases: Sequence[Entry], now_usec: int, look: Look) -> list[Text
         Column("LEASE"),
         Column("CONSUMER", least=8),
         Column("GPU", wanted=4),
-        Column("OWNER", wanted=1, least=6),
-        Column("ENDS", wanted=0),
+        Column("OWNER", wanted=1, least=12),
+        Column("ENDS"),
         Column("SINCE", wanted=3),
-        Column("REASON", wanted=2, least=8),
+        Column("REASON", wanted=2, least=12),
     )
     rows = [
         [
@@ -172,12 +174,12 @@ def queue_lines(queue: Sequence[Entry], look: Look) -> list[Text]:
     """A line a waiting request."""
     columns = (
         Column("PLACE", right=True),
-        Column("WAITS FOR", least=8),
+        Column("WANTS", least=8),
         Column("PRIORITY", right=True, wanted=2),
         Column("SO FAR", right=True),
         Column("USER", wanted=1),
-        Column("BECAUSE", least=10),
-        Column("REASON", wanted=3, least=8),
+        Column("WAITS FOR", least=30),
+        Column("REASON", wanted=3, least=12),
     )
     rows = [
         [
@@ -194,7 +196,7 @@ def queue_lines(queue: Sequence[Entry], look: Look) -> list[Text]:
     return table(columns, rows, look)
 
 
-def stats_lines(stats: Entry) -> list[Text]:
+def stats_lines(stats: Entry, look: Look) -> list[Text]:
     """What happened since the daemon started, in one line."""
     words = [
         count(stats.get("grants", 0), "grant"),
@@ -205,7 +207,7 @@ def stats_lines(stats: Entry) -> list[Text]:
     for counter, word in (("load_failures", "failed load"), ("eviction_failures", "failed eviction")):
         if stats.get(counter):
             words.append(count(stats[counter], word))
-    return [Text(f"since start: {', '.join(words)}", style="bright_black")]
+    return wrapped(f"since start: {', '.join(words)}", look, first="", rest="  ", style="bright_black")
 
 
 def _with_mean(text: str, stats: Entry, total: str, number: str) -> str:

@@ -20,7 +20,7 @@ class Column:
         title: its heading.
         right: figures stand right.
         wanted: 0 is never dropped; of the others the highest goes first.
-        least: columns it may be cut down to, for the one column that may be cut; 0 = never cut.
+        least: columns it may be cut down to, from the last such column to the first; 0 = never cut.
     """
 
     title: str
@@ -56,7 +56,7 @@ def _fit(columns: Sequence[Column], widths: list[int], shown: list[int], width: 
         if not droppable:
             break
         shown = [index for index in shown if index != max(droppable, key=lambda one: columns[one].wanted)]
-    for index, spare in room.items():
+    for index, spare in reversed(room.items()):
         cut = min(max(0, over), max(0, spare))
         widths[index] -= cut
         over -= cut

@@ -1,0 +1,138 @@
+"""Runs the real gpumanctl."""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import os
+import pty
+import struct
+import sys
+import termios
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+COMMAND = (sys.executable, "-m", "gpumand.cli")
+LIMIT_SEC = 20
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a run of gpumanctl came to."""
+
+    code: int
+    out: str
+    err: str
+
+
+@dataclass
+class Ctl:
+    """gpumanctl against one bus."""
+
+    address: str
+    environment: dict[str, str] = field(default_factory=dict)
+
+    def env(self, changes: Mapping[str, str] = {}) -> dict[str, str]:
+        kept = {name: value for name, value in os.environ.items() if name not in ("NO_COLOR", "COLUMNS", "PAGER")}
+        return kept | {"GPUMAND_BUS_ADDRESS": self.address, "TERM": "xterm"} | self.environment | changes
+
+    async def start(self, *args: str, **changes: str) -> asyncio.subprocess.Process:
+        """Start it, in a process group of its own, with pipes."""
+        pipe = asyncio.subprocess.PIPE
+        return await asyncio.create_subprocess_exec(
+            *COMMAND,
+            *args,
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=pipe,
+            stderr=pipe,
+            env=self.env(changes),
+            start_new_session=True,
+        )
+
+    async def __call__(self, *args: str, **changes: str) -> Result:
+        """Run it to its end."""
+        return await finished(await self.start(*args, **changes))
+
+
+async def finished(process: asyncio.subprocess.Process) -> Result:
+    """Wait for a process, and kill it where it takes too long."""
+    try:
+        async with asyncio.timeout(LIMIT_SEC):
+            out, err = await process.communicate()
+    except TimeoutError:
+        process.kill()
+        out, err = await process.communicate()
+        raise AssertionError(f"gpumanctl did not end; stdout {out!r}, stderr {err!r}") from None
+    return Result(process.returncode or 0, out.decode(), err.decode())
+
+
+class Screen:
+    """gpumanctl on a terminal of its own: standard output and error are the terminal, and it is the foreground job."""
+
+    def __init__(self, process: asyncio.subprocess.Process, master: int) -> None:
+        self.process = process
+        self.master = master
+        self.seen = b""
+        self._more = asyncio.Event()
+        self._closed = False
+        asyncio.get_running_loop().add_reader(master, self._read)
+
+    @classmethod
+    async def start(cls, ctl: Ctl, *args: str, columns: int = 80, rows: int = 24, **changes: str) -> Screen:
+        """Start it on a screen of this size."""
+        master, slave = pty.openpty()
+        fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
+        helper = "import fcntl,os,sys,termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); os.execv(sys.argv[1], sys.argv[1:])"
+        process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-c",
+            helper,
+            *COMMAND,
+            *args,
+            stdin=slave,
+            stdout=slave,
+            stderr=slave,
+            env=ctl.env(changes),
+            start_new_session=True,
+        )
+        os.close(slave)
+        return cls(process, master)
+
+    def _read(self) -> None:
+        try:
+            data = os.read(self.master, 65536)
+        except OSError:  # the last process has closed the terminal
+            data = b""
+        if not data:
+            self._closed = True
+            asyncio.get_running_loop().remove_reader(self.master)
+        self.seen += data
+        self._more.set()
+
+    async def wait_for(self, text: str) -> None:
+        """Return when this was shown."""
+        async with asyncio.timeout(LIMIT_SEC):
+            while text.encode() not in self.seen:
+                if self._closed:
+                    raise AssertionError(f"{text!r} was never shown, but: {self.seen!r}")
+                self._more.clear()
+                await self._more.wait()
+
+    def type(self, keys: bytes) -> None:
+        """Type."""
+        os.write(self.master, keys)
+
+    async def end(self) -> int:
+        """Wait for its end: the exit code, negative for a signal."""
+        async with asyncio.timeout(LIMIT_SEC):
+            code = await self.process.wait()
+            while not self._closed:
+                self._more.clear()
+                await self._more.wait()
+        os.close(self.master)
+        return code
+
+    @property
+    def text(self) -> str:
+        """All that was shown."""
+        return self.seen.decode()

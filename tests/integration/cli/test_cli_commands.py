@@ -1,0 +1,250 @@
+"""Every command against a manager that answers as told: what it asks, prints and returns."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gpumand.domain.errors import (
+    AccessDenied,
+    Busy,
+    GpumandError,
+    InsufficientVram,
+    NoSuchConsumer,
+    NoSuchLease,
+    TimedOut,
+)
+from gpumand.version import VERSION
+from tests.integration.cli.ctl import Ctl
+from tests.integration.cli.manager import LEASE, ScriptedManager, dictionary, failing, grant, outcome, replying
+from tests.unit.cli import samples
+
+
+async def test_bare_is_status(ctl: Ctl, manager: ScriptedManager) -> None:
+    bare, status = await ctl(), await ctl("status")
+    assert bare.code == status.code == 0
+    assert bare.out.splitlines()[0] == "● gpumand 0.1.0: 2 of 3 consumers resident, 1 lease"
+    assert bare.out.splitlines()[0] == status.out.splitlines()[0]
+    assert bare.err == ""
+
+
+@pytest.mark.parametrize("args", [("--json",), ("--json", "status"), ("status", "--json")])
+async def test_status_as_json_has_the_keys_of_the_bus(
+    ctl: Ctl, manager: ScriptedManager, args: tuple[str, ...]
+) -> None:
+    result = await ctl(*args)
+    assert json.loads(result.out) == samples.status(queue=[])
+    assert (result.code, result.err) == (0, "")
+
+
+async def test_list_shows_the_consumers_only(ctl: Ctl, manager: ScriptedManager) -> None:
+    text, document = await ctl("list", "--no-legend"), await ctl("--json", "list")
+    assert [line.split()[0] for line in text.out.splitlines()] == ["comfyui", "mvoice", "llm"]
+    assert json.loads(document.out) == samples.status()["consumers"]
+
+
+async def test_acquire_prints_the_id_alone(ctl: Ctl, manager: ScriptedManager) -> None:
+    result = await ctl("acquire", "mvoice")
+    assert (result.code, result.out, result.err) == (0, f"{LEASE}\n", "")
+    assert manager.asked == [("Acquire", ["mvoice", {"lifetime": "ttl", "timeout_usec": 20_000_000}])]
+
+
+async def test_acquire_passes_every_option_on(ctl: Ctl, manager: ScriptedManager) -> None:
+    args = "--ttl 1h30m --timeout 5min --priority -7 --device GPU-5f1c --reason poster --token t1".split()
+    await ctl("acquire", *args, "mvoice")
+    assert manager.options_of("Acquire") == {
+        "lifetime": "ttl",
+        "ttl_usec": 5_400_000_000,
+        "timeout_usec": 300_000_000,
+        "priority": -7,
+        "device": "GPU-5f1c",
+        "reason": "poster",
+        "token": "t1",
+    }
+
+
+@pytest.mark.parametrize(("option", "usec"), [("--no-wait", 0), ("--wait", 86_400_000_000)])
+async def test_acquire_waits_as_told(ctl: Ctl, manager: ScriptedManager, option: str, usec: int) -> None:
+    await ctl("acquire", "mvoice", option, "--lifetime", "unit")
+    assert manager.options_of("Acquire") == {"lifetime": "unit", "timeout_usec": usec}
+
+
+async def test_acquire_as_json(ctl: Ctl, manager: ScriptedManager) -> None:
+    result = await ctl("acquire", "mvoice", "--json", "-v")
+    assert json.loads(result.out) == {"lease": LEASE, "grant": grant()}
+
+
+async def test_verbose_acquire_tells_people_on_stderr(ctl: Ctl, manager: ScriptedManager) -> None:
+    result = await ctl("-v", "acquire", "mvoice")
+    assert result.out == f"{LEASE}\n"
+    told = "mvoice on GPU 0: was loaded, took 1.2 s; evicted comfyui; http://127.0.0.1:9200\n"
+    assert result.err == told
+
+
+async def test_release_and_renew(ctl: Ctl, manager: ScriptedManager) -> None:
+    assert (await ctl("release", LEASE)).out == ""
+    assert json.loads((await ctl("renew", LEASE, "--ttl", "2min", "--json")).out) == {
+        "lease": LEASE,
+        "expires_usec": samples.NOW,
+    }
+    assert (await ctl("renew", LEASE)).out == "ends now\n"
+    assert manager.asked == [("Release", [LEASE]), ("Renew", [LEASE, 120_000_000]), ("Renew", [LEASE, 0])]
+
+
+async def test_load_and_evict(ctl: Ctl, manager: ScriptedManager) -> None:
+    assert (await ctl("load", "mvoice", "--device", "1")).out == "mvoice loaded on GPU 0 in 0.7 s; evicted comfyui\n"
+    assert manager.options_of("Load") == {"timeout_usec": 20_000_000, "device": "1"}
+    assert (await ctl("evict", "mvoice", "--force")).out == "mvoice evicted by http, 2.8 GiB freed in 0.7 s\n"
+    assert manager.options_of("Evict") == {"timeout_usec": 20_000_000, "force": True}
+    assert json.loads((await ctl("evict", "mvoice", "--json")).out) == outcome(method="http", freed_mib=2867)
+    assert (await ctl("evict", "mvoice", "--quiet")).out == ""
+
+
+async def test_pin_and_unpin(ctl: Ctl, manager: ScriptedManager) -> None:
+    assert (await ctl("pin", "mvoice")).out == ""
+    assert json.loads((await ctl("unpin", "mvoice", "--json")).out) == {"consumer": "mvoice", "pinned": False}
+    assert manager.asked == [("Pin", ["mvoice"]), ("Unpin", ["mvoice"])]
+
+
+async def test_plan_gives_reasons(ctl: Ctl, manager: ScriptedManager) -> None:
+    result = await ctl("plan", "llm", "--priority", "3")
+    assert "llm: would be granted on GPU 0 after 1 eviction, by loading it" in result.out
+    assert "used least recently: 3 min ago" in result.out
+    assert manager.asked == [("Plan", ["llm", {"priority": 3}])]
+    assert json.loads((await ctl("plan", "llm", "--json")).out) == samples.plan()
+
+
+async def test_reload(ctl: Ctl, manager: ScriptedManager) -> None:
+    assert (await ctl("reload")).out == ""
+    assert json.loads((await ctl("reload", "--json")).out) == {"reloaded": True}
+
+
+async def test_version_shows_both(ctl: Ctl, manager: ScriptedManager) -> None:
+    assert (await ctl("version")).out == f"gpumanctl {VERSION}\ngpumand 9.9.9\n"
+    assert json.loads((await ctl("version", "--json")).out) == {"gpumanctl": VERSION, "gpumand": "9.9.9"}
+
+
+async def test_version_without_a_daemon_is_no_failure(ctl: Ctl) -> None:
+    result = await ctl("version")
+    assert (result.code, result.out) == (0, f"gpumanctl {VERSION}\ngpumand (not running)\n")
+
+
+async def test_config_check_needs_no_daemon(tmp_path: Path) -> None:
+    ctl = Ctl("unix:path=/nonexistent")
+    good = tmp_path / "good.toml"
+    good.write_text('[consumers.mvoice]\nunit = "mvoice.service"\nvram_resident_mib = 2867\n')
+    assert (await ctl("config-check", str(good))).out == "The configuration is good: 1 consumer.\n"
+    document = await ctl("config-check", str(good), "--json")
+    assert json.loads(document.out) == {"path": str(good), "consumers": ["mvoice"]}
+
+
+async def test_config_check_tells_every_problem_on_a_line_of_its_own(tmp_path: Path) -> None:
+    bad = tmp_path / "bad.toml"
+    bad.write_text("[scheduler]\ncushion_mb = 1\n[consumers.mvoice]\nvram_resident_mib = true\n")
+    result = await Ctl("unix:path=/nonexistent")("config-check", str(bad), "--json")
+    assert (result.code, result.out) == (1, "")
+    lines = result.err.splitlines()
+    assert len(lines) >= 2
+    assert lines[0].startswith(f"{bad}:2: ")
+    assert "cushion_mib" in lines[0]
+
+
+async def failure(ctl: Ctl, *args: str) -> tuple[int, str]:
+    """The exit code and the one line of a failing command, which prints nothing else, with or without --json."""
+    plain, document = await ctl(*args), await ctl(*args, "--json")
+    assert plain.out == document.out == ""
+    assert plain.err == document.err
+    assert plain.code == document.code
+    (line,) = plain.err.splitlines()
+    assert line.startswith("gpumanctl: ")
+    return plain.code, line
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "says"),
+    [
+        (NoSuchConsumer("no consumer is called mvoice"), 4, "gpumanctl list"),
+        (NoSuchLease("no such lease"), 4, "gpumanctl status"),
+        (TimedOut("waited 20 s for the lease on comfyui"), 1, "--wait"),
+        (Busy("comfyui is under a lease"), 1, "comfyui is under a lease"),
+        (InsufficientVram("14592 MiB are needed"), 1, "14592 MiB are needed"),
+        (AccessDenied("polkit does not allow org.gpumand1.acquire"), 1, "no permission"),
+    ],
+)
+async def test_errors_of_the_daemon_become_one_line(
+    ctl: Ctl, manager: ScriptedManager, error: GpumandError, code: int, says: str
+) -> None:
+    manager.answers["Acquire"] = failing(error)
+    got, line = await failure(ctl, "acquire", "mvoice")
+    assert got == code
+    assert error.message in line
+    assert says in line
+
+
+async def test_a_daemon_that_is_not_running_is_told_with_how_to_start_it(ctl: Ctl) -> None:
+    code, line = await failure(ctl, "status")
+    assert code == 3
+    assert f"start it with: gpumand --bus-address '{ctl.address}'" in line
+
+
+async def test_no_bus_is_told(tmp_path: Path) -> None:
+    code, line = await failure(Ctl(f"unix:path={tmp_path}/none"), "status")
+    assert code == 1
+    assert "cannot connect to the bus" in line
+    nothing = {"XDG_RUNTIME_DIR": str(tmp_path), "DBUS_SESSION_BUS_ADDRESS": ""}
+    code, line = await failure(Ctl("", nothing), "--user", "status")
+    assert code == 1
+    assert "is there a session bus here?" in line
+
+
+async def test_an_address_that_is_none_is_told() -> None:
+    code, line = await failure(Ctl("nonsense"), "status")
+    assert code == 1
+    assert "nonsense" in line
+
+
+UNKNOWN = "org.freedesktop.DBus.Error.UnknownMethod"
+
+
+class OldDaemon(GpumandError):
+    """A daemon that knows less."""
+
+    dbus_name = UNKNOWN
+
+
+@pytest.mark.parametrize("answer", [failing(OldDaemon("no such method")), replying("s", "surprise"), dictionary({})])
+async def test_another_interface_is_told_as_such(ctl: Ctl, manager: ScriptedManager, answer: Any) -> None:
+    manager.answers["GetStatus"] = answer
+    code, line = await failure(ctl, "status")
+    assert code == 1
+    assert f"does not speak as gpumanctl {VERSION} does" in line
+
+
+@pytest.mark.parametrize(
+    ("args", "says"),
+    [
+        (("statsu",), "did you mean status?"),
+        (("acquire",), "Missing argument"),
+        (("acquire", "mvoice", "--ttl", "soon"), "'soon' is no duration"),
+        (("acquire", "mvoice", "--ttl", "0"), "--ttl must be more than 0"),
+        (("acquire", "mvoice", "--lifetime", "connection"), "use: gpumanctl run mvoice -- COMMAND"),
+        (("acquire", "mvoice", "--lifetime", "unit", "--ttl", "5s"), "--ttl goes with --lifetime ttl"),
+        (("acquire", "mvoice", "--wait", "--timeout", "5s"), "exclude each other"),
+        (("acquire", "mvoice", "--priority", "101"), "101"),
+        (("status", "--user", "--bus-address", "unix:path=/x"), "exclude each other"),
+        (("run", "mvoice", "--json", "--", "true"), "belongs to the command"),
+        (("run", "mvoice"), "Missing argument"),
+        (("status", "surplus"), "surplus"),
+    ],
+)
+async def test_wrong_usage_is_one_line_and_asks_nothing(
+    ctl: Ctl, manager: ScriptedManager, args: tuple[str, ...], says: str
+) -> None:
+    result = await ctl(*args)
+    assert (result.code, result.out) == (2, "")
+    (line,) = result.err.splitlines()
+    assert says in line
+    assert manager.asked == []

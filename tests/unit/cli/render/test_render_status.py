@@ -1,0 +1,154 @@
+"""Status as people see it, at fixed widths."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from gpumand.cli.output import paint
+from gpumand.cli.render.look import Look
+from gpumand.cli.render.status import list_lines, status_lines
+from tests.unit.cli.samples import NOW, consumer, device, lease, status, waiting
+
+PLAIN = Look(width=80)
+
+
+def shown(snapshot: dict[str, Any], look: Look = PLAIN) -> str:
+    return paint(status_lines(snapshot, NOW, look), look)
+
+
+WHOLE = """\
+● gpumand 0.1.0: 2 of 3 consumers resident, 1 lease
+
+GPU 0  NVIDIA GeForce RTX 4090 (nvml)  16.3 GiB of 24.0 GiB used
+  [aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaabbbbbbbbb##........................]
+  a comfyui 13.0 GiB   b mvoice 2.8 GiB   # foreign 521 MiB   . free 7.7 GiB
+
+CONSUMER  STATE     GPU      VRAM  FOOTPRINT  LEASES  LAST USED  NOTE
+comfyui   resident  0    13.0 GiB   13.0 GiB       1  0 s ago
+mvoice    resident  0     2.8 GiB    2.8 GiB       -  1 h ago    pinned
+llm       unloaded  0           -   14.0 GiB       -  never
+
+LEASE             CONSUMER  GPU  OWNER           ENDS       SINCE      REASON
+f3b1c9a27e604d21  comfyui   0    render.service  in 12 min  3 min ago  poster
+
+since start: 12 grants, 1 refusal, 4 loads (mean 8.2 s), 3 evictions (mean 0.6
+  s)
+"""
+
+
+def test_the_whole_picture_on_eighty_columns() -> None:
+    assert shown(status()) == WHOLE
+
+
+@pytest.mark.parametrize("width", [64, 80, 120])
+def test_no_line_is_wider_than_the_screen(width: int) -> None:
+    busy = status(
+        degraded="driver-mismatch: the kernel module is 550.163 and the library is 560.35; reboot, or reload it",
+        consumers=[
+            consumer("a-rather-long-consumer-name", "failed", error="llm.service failed: " + "out of memory " * 20),
+            consumer("llm", "loading", doing="loading for 12 s", vram_managed=True, pinned=True),
+        ],
+        leases=[lease(id="0123456789abcdef0123456789abcdef", reason="a long reason " * 10)],
+        queue=[waiting(waiting_for="the lease of render.service on comfyui to end " * 3)],
+    )
+    assert [line for line in shown(busy, Look(width=width)).splitlines() if len(line) > width] == []
+
+
+def test_a_pipe_gets_everything_uncut() -> None:
+    reason = "a long reason " * 10
+    text = shown(status(leases=[lease(reason=reason)]), Look(width=80, elastic=False))
+    assert reason.strip() in text
+
+
+def test_unknown_is_not_shown_as_zero() -> None:
+    blind = device(used_mib=None, free_mib=None, foreign_mib=None, error="nvml-hangs: no answer for 12 s")
+    known = {key: value for key, value in blind.items() if value is not None}
+    entry = consumer("comfyui", "resident", vram_resident_mib=13312)
+    del entry["used_mib"]
+    text = shown(status(devices=[known], consumers=[entry], leases=[], stats={}))
+    assert "24.0 GiB, use unknown" in text
+    assert "nvml-hangs: no answer for 12 s" in text
+    assert "a comfyui ~13.0 GiB" in text
+    assert "comfyui   resident  0       -   13.0 GiB" in text
+    assert "free" not in text
+
+
+def test_a_device_of_unknown_size_has_no_bar() -> None:
+    bare = {"index": 0, "uuid": "", "name": "", "source": "none", "sampled_usec": 0, "error": ""}
+    text = shown(status(devices=[bare]))
+    assert "GPU 0  unnamed device (none)  memory unknown" in text
+    assert "[" not in text
+
+
+def test_reserved_memory_stands_between_used_and_free() -> None:
+    loading = [consumer("llm", "loading", vram_resident_mib=14336, used_mib=2048, doing="loading for 3 s")]
+    text = shown(
+        status(
+            devices=[device(used_mib=2048, free_mib=22516, reserved_mib=12288, foreign_mib=0)],
+            consumers=loading,
+            leases=[],
+        )
+    )
+    bar = next(line for line in text.splitlines() if line.startswith("  ["))
+    assert bar == "  [" + "a" * 6 + "░" * 38 + "." * 32 + "]"
+    assert "░ reserved 12.0 GiB" in text
+
+
+def test_queue_says_what_each_request_waits_for() -> None:
+    text = shown(status(queue=[waiting(), waiting(consumer="mvoice", position=2, priority=5)]))
+    assert "    1  llm            0    12 s  uid 1000  the lease on comfyui to end" in text
+    assert "    2  mvoice         5    12 s  uid 1000  the lease on comfyui to end" in text
+    assert "2 waiting" in text.splitlines()[0]
+
+
+def test_degraded_and_errors_are_in_front() -> None:
+    failed = consumer("llm", "failed", error="llm.service failed: exit-code")
+    text = shown(status(degraded="nvml-missing: no driver", consumers=[failed]))
+    assert text.splitlines()[1] == "  degraded: nvml-missing: no driver"
+    assert "  llm: llm.service failed: exit-code" in text
+
+
+def test_without_unicode_only_ascii_is_written() -> None:
+    snapshot = status(devices=[device(reserved_mib=2000)], leases=[lease(reason="x" * 200)])
+    assert shown(snapshot, Look(width=80, unicode=False)).isascii()
+
+
+def test_without_legend_there_are_no_headings() -> None:
+    text = shown(status(), Look(width=80, legend=False))
+    assert "CONSUMER" not in text
+    assert "LEASE " not in text
+
+
+def test_escape_sequences_of_others_never_reach_the_terminal() -> None:
+    evil = "\x1b]0;owned\x07\x1b[2J"
+    snapshot = status(
+        degraded=evil,
+        consumers=[consumer(evil, "resident", error=evil, doing=evil, unit=evil)],
+        leases=[lease(reason=evil, owner=evil, id=evil)],
+        queue=[waiting(reason=evil, waiting_for=evil)],
+        devices=[device(name=evil, error=evil)],
+    )
+    for look in (PLAIN, Look(width=80, color=True)):
+        text = shown(snapshot, look)
+        assert "\x07" not in text
+        assert "\x1b]" not in text
+        assert "\x1b[2J" not in text
+
+
+def test_colors_only_where_there_are_any() -> None:
+    assert "\x1b[" in shown(status(), Look(width=80, color=True))
+    assert "\x1b" not in shown(status())
+
+
+LIST = """\
+CONSUMER  STATE     GPU  FOOTPRINT  LAST USED  PINNED  UNIT
+comfyui   resident  0     13.0 GiB  0 s ago    no      comfyui.service
+mvoice    resident  0      2.8 GiB  1 h ago    yes     mvoice.service
+llm       unloaded  0     14.0 GiB  never      no      llm.service
+"""
+
+
+def test_list_names_the_units() -> None:
+    assert paint(list_lines(status()["consumers"], NOW, PLAIN), PLAIN) == LIST
