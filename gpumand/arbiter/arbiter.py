@@ -14,7 +14,7 @@ from gpumand.arbiter.effects import Effects
 from gpumand.arbiter.facts import Facts
 from gpumand.arbiter.jobs import Jobs
 from gpumand.arbiter.leases import Leases
-from gpumand.arbiter.snapshot import report_of, status_of
+from gpumand.arbiter.snapshot import consumer_status_of, report_of, status_of, summary_of
 from gpumand.arbiter.waiting import Waiting
 from gpumand.domain.consumer import Settings, UnitState
 from gpumand.domain.errors import (
@@ -28,7 +28,7 @@ from gpumand.domain.errors import (
 )
 from gpumand.domain.lease import Lease, LeaseEnd, LeaseLifetime, Owner
 from gpumand.domain.request import MAX_WAIT_SEC, AcquireOptions, Grant, Outcome, PlanReport, Request
-from gpumand.domain.status import Status
+from gpumand.domain.status import ConsumerStatus, Status, Summary
 from gpumand.ports import UnitFailed, World
 
 log = logging.getLogger(__name__)
@@ -276,6 +276,14 @@ class Arbiter:
     def status(self) -> Status:
         """One consistent snapshot of everything."""
         return status_of(self.books, self.desk)
+
+    def summary(self) -> Summary:
+        """The Manager's properties, at a cost that does not grow with what is going on."""
+        return summary_of(self.books, self.desk)
+
+    def consumer_status(self, consumer: str) -> ConsumerStatus:
+        """One consumer of ``status()``, at the cost of one. Raises NoSuchConsumer."""
+        return consumer_status_of(self.books, consumer)
 
     async def plan(self, owner: Owner, consumer: str, options: AcquireOptions) -> PlanReport:
         """What Acquire would do now, and why; changes nothing. Raises NoSuchConsumer, NoSuchDevice, ShuttingDown."""

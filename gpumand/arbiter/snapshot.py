@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from gpumand.arbiter.books import Books
 from gpumand.arbiter.desk import Desk
 from gpumand.arbiter.waiting import Waiting
@@ -10,7 +12,7 @@ from gpumand.domain.consumer import Residency
 from gpumand.domain.device import Sample
 from gpumand.domain.planning import Decision
 from gpumand.domain.request import PlanReport
-from gpumand.domain.status import ConsumerStatus, DeviceStatus, Status, WaitingStatus
+from gpumand.domain.status import ConsumerStatus, DeviceStatus, Status, Summary, WaitingStatus
 from gpumand.domain.view import ConsumerState, View
 from gpumand.version import VERSION
 
@@ -22,11 +24,21 @@ def status_of(books: Books, desk: Desk) -> Status:
         version=VERSION,
         degraded=books.degraded,
         devices=tuple(_device(view, sample) for sample in view.devices.values()),
-        consumers=tuple(_consumer(books, view, state) for state in view.consumers.values()),
+        consumers=tuple(_consumer(books, view.devices, state) for state in view.consumers.values()),
         leases=tuple(books.ledger.leases.values()),
         queue=tuple(_waiting(books, entry, place) for place, entry in enumerate(desk, start=1)),
         stats=books.stats,
     )
+
+
+def summary_of(books: Books, desk: Desk) -> Summary:
+    """The Manager's properties, at a cost that does not grow with what is going on."""
+    return Summary(books.degraded, len(desk), len(books.ledger.leases), books.stats.evictions)
+
+
+def consumer_status_of(books: Books, name: str) -> ConsumerStatus:
+    """One consumer of the status. Raises NoSuchConsumer."""
+    return _consumer(books, books.ledger.devices, books.state(name))
 
 
 def _device(view: View, sample: Sample) -> DeviceStatus:
@@ -45,8 +57,8 @@ def _device(view: View, sample: Sample) -> DeviceStatus:
     )
 
 
-def _consumer(books: Books, view: View, state: ConsumerState) -> ConsumerStatus:
-    held = [sample.held_by(state.name) for sample in view.devices.values()]
+def _consumer(books: Books, devices: Mapping[int, Sample], state: ConsumerState) -> ConsumerStatus:
+    held = [sample.held_by(state.name) for sample in devices.values()]
     known = [mib for mib in held if mib is not None]
     return ConsumerStatus(
         name=state.name,

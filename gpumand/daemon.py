@@ -1,0 +1,274 @@
+"""The daemon: builds everything, starts it in order, and ends it in order.
+
+The order of a start is what keeps promises: the bus first (nothing can be known of owners without it), then leases
+taken up again with their owners' deaths watched, then a look at everything, then the objects, and only then the name
+and READY: whoever finds the name finds everything in place.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import logging
+import signal
+import sys
+from collections.abc import Awaitable, Coroutine, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from gpumand.arbiter import Arbiter
+from gpumand.arbiter.upkeep import Upkeep
+from gpumand.bus import names
+from gpumand.bus.authorization import UidAuthority
+from gpumand.bus.clients import Clients
+from gpumand.bus.connection import BusConnection, BusError, BusLost
+from gpumand.bus.service import ManagerService
+from gpumand.clock import SystemClock
+from gpumand.config import load
+from gpumand.consumers.routes import HttpRoutes
+from gpumand.domain.consumer import Residency, Settings
+from gpumand.domain.errors import ConfigInvalid
+from gpumand.domain.events import Event
+from gpumand.domain.status import Status
+from gpumand.ports import World
+from gpumand.runtime import boot_id, own_uid, setup_logging, state_directory
+from gpumand.service_manager.notify import Notifier
+from gpumand.service_manager.units import SystemdUnits
+from gpumand.state import FileStore
+from gpumand.version import VERSION
+from gpumand.vram import make_source
+from gpumand.vram.attribution import AttributedSource
+
+log = logging.getLogger(__name__)
+
+FIRST_LOOK_SEC = 3.0
+"""How long a start waits for the first look at everything; bus activation gives up on us after 25 s, and a consumer
+that hangs or a driver that does must not keep others waiting. What is not known by then is unknown, not assumed."""
+
+CLOSE_SEC = 2.0
+STATUS_SEC = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """The command line.
+
+    Attributes:
+        config: file or folder; None for /etc/gpumand.
+        bus_address: "system", "session" or a D-Bus address.
+        state_dir: where leases are kept; None for the usual place.
+    """
+
+    config: Path | None
+    bus_address: str
+    state_dir: Path | None
+
+    @property
+    def user(self) -> bool:
+        """Whether units are those of the user's own service manager."""
+        return self.bus_address == "session"
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """Everything that was built, in the order in which it is closed."""
+
+    service: ManagerService
+    arbiter: Arbiter
+    upkeep: Upkeep
+    units: SystemdUnits
+    source: AttributedSource
+    routes: HttpRoutes
+    store: FileStore
+
+
+class Daemon:
+    """One life on one bus connection."""
+
+    def __init__(self, options: Options, settings: Settings, notifier: Notifier) -> None:
+        self._options = options
+        self._settings = settings
+        self._notifier = notifier
+        self._clock = SystemClock()
+        self._stop: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._parts: Parts | None = None
+
+    async def run(self) -> int:
+        """Serve until told to stop or until the bus is lost; returns the exit status."""
+        self._catch_signals()
+        bus = await BusConnection.connect(self._options.bus_address)
+        try:
+            self._parts = parts = await self._build(bus)
+            await self._start(bus, parts)
+            await self._serve(bus)
+        finally:
+            await self._end(bus)
+        return 0 if self._stop.done() else 1
+
+    def _catch_signals(self) -> None:
+        """Before anything else: a HUP that arrives early must not kill us (firewalld was)."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._stop_soon, f"gpumand is stopping ({number.name})")
+        loop.add_signal_handler(signal.SIGHUP, self._reload_soon)
+
+    def _stop_soon(self, reason: str) -> None:
+        if not self._stop.done():
+            self._stop.set_result(reason)
+
+    # -- building ------------------------------------------------------------------------------------------------
+
+    async def _build(self, bus: BusConnection) -> Parts:
+        units = await SystemdUnits.attach(bus, user=self._options.user)
+        routes = HttpRoutes(self._clock)
+        authority = UidAuthority(own_uid(), system_bus=self._options.bus_address == "system")
+        clients = Clients(bus, units, authority.trusted_uids)
+        store = await self._open_store(bus)
+        source = AttributedSource(make_source(self._settings.gpu, self._clock), units)
+        source.set_units(_consumers_by_unit(self._settings))
+        world = World(self._clock, source, units, routes, store, clients)
+        arbiter = Arbiter(self._settings, world, self._publish, self._load_settings)
+        service = ManagerService(bus, arbiter, clients, authority)
+        return Parts(service, arbiter, Upkeep(arbiter, units, routes), units, source, routes, store)
+
+    async def _open_store(self, bus: BusConnection) -> FileStore:
+        (bus_id,) = await bus.call(names.DBUS, names.DBUS_PATH, names.DBUS, "GetId")
+        directory = state_directory(self._options.state_dir, self._options.bus_address, str(bus_id))
+        return FileStore(directory, str(bus_id), await asyncio.to_thread(boot_id))
+
+    def _publish(self, event: Event) -> None:
+        if self._parts is not None:
+            self._parts.service.publish(event)
+
+    # -- living --------------------------------------------------------------------------------------------------
+
+    async def _start(self, bus: BusConnection, parts: Parts) -> None:
+        await parts.arbiter.start()
+        await asyncio.wait([self._beside(parts.upkeep.look_around())], timeout=FIRST_LOOK_SEC)
+        self._beside(parts.upkeep.run())
+        parts.service.export()
+        await bus.request_name(names.BUS_NAME)
+        self._notifier.ready(_status_line(parts.arbiter.status()))
+        self._beside(self._tell_status(parts.arbiter))
+        log.info("gpumand %s is ready: %s", VERSION, _status_line(parts.arbiter.status()))
+
+    async def _serve(self, bus: BusConnection) -> None:
+        lost: asyncio.Future[Any] = asyncio.ensure_future(bus.wait_lost())
+        either: list[asyncio.Future[Any]] = [lost, self._stop]
+        try:
+            await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            lost.cancel()
+        if not self._stop.done():
+            log.error("the bus connection is lost; ending, so that the service manager starts us anew")
+
+    async def _end(self, bus: BusConnection) -> None:
+        reason = self._stop.result() if self._stop.done() else "gpumand lost the bus"
+        self._notifier.stopping(reason)
+        if self._parts is not None:
+            await self._parts.arbiter.stop(reason)
+            await _bounded(bus.flush(), "the last replies")  # those who waited hear why they wait no longer
+        for task in tuple(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self._parts is not None:
+            for part in (self._parts.service, self._parts.units, self._parts.source, self._parts.routes):
+                await _bounded(part.close(), type(part).__name__)
+            await _bounded(self._parts.store.close(), "the store")
+        await bus.close()
+
+    def _beside(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    # -- reloading and status ------------------------------------------------------------------------------------
+
+    async def _load_settings(self) -> Settings:
+        settings = await asyncio.to_thread(load, self._options.config)
+        if settings.gpu != self._settings.gpu:
+            log.warning("changes to [gpu] take effect when gpumand is restarted; leases are kept over a restart")
+        if self._parts is not None:
+            self._parts.source.set_units(_consumers_by_unit(settings))
+        return settings
+
+    def _reload_soon(self) -> None:
+        if self._parts is not None:
+            self._beside(self._reload(self._parts.arbiter))
+
+    async def _reload(self, arbiter: Arbiter) -> None:
+        self._notifier.reloading()
+        try:
+            await arbiter.reload()
+        except ConfigInvalid as error:
+            log.error("the configuration is not reloaded: %s", error.message)
+        finally:
+            self._notifier.ready(_status_line(arbiter.status()))
+
+    async def _tell_status(self, arbiter: Arbiter) -> None:
+        while True:
+            await self._clock.sleep(STATUS_SEC)
+            self._notifier.status(_status_line(arbiter.status()))
+
+
+async def _bounded(closing: Awaitable[None], what: str) -> None:
+    """Close something, but do not let it keep us from ending."""
+    try:
+        await asyncio.wait_for(closing, timeout=CLOSE_SEC)
+    except (BusLost, BusError, TimeoutError, OSError) as error:
+        log.debug("closing %s: %r", what, error)
+
+
+def _consumers_by_unit(settings: Settings) -> dict[str, str]:
+    return {spec.unit: spec.name for spec in settings.consumers.values() if spec.unit}
+
+
+def _status_line(status: Status) -> str:
+    """One true line for ``systemctl status``."""
+    resident = sum(1 for consumer in status.consumers if consumer.residency == Residency.RESIDENT)
+    leases = f"{len(status.leases)} lease{'s' if len(status.leases) != 1 else ''}"
+    parts = [f"{resident}/{len(status.consumers)} consumers resident", leases]
+    known = [(one.free_mib, one.total_mib) for one in status.devices if one.free_mib is not None and one.total_mib]
+    if known:
+        free_gib, total_gib = sum(free for free, _ in known) / 1024, sum(total for _, total in known) / 1024
+        parts.append(f"{free_gib:.1f} of {total_gib:.1f} GiB free")
+    return ", ".join(parts) + (f"; degraded: {status.degraded}" if status.degraded else "")
+
+
+async def _amain(options: Options) -> int:
+    notifier = Notifier()
+    try:
+        settings = await asyncio.to_thread(load, options.config)
+        return await Daemon(options, settings, notifier).run()
+    except ConfigInvalid as error:
+        for line in getattr(error, "problems", (error.message,)):
+            log.error("%s", line)
+        return 1
+    except (BusLost, BusError, OSError) as error:
+        log.error("gpumand cannot go on: %s", error)
+        return 1
+    finally:
+        notifier.close()
+
+
+def _parse(arguments: Sequence[str] | None) -> Options:
+    parser = argparse.ArgumentParser(prog="gpumand", description="Lends the GPU memory of this host.")
+    parser.add_argument("--version", action="version", version=f"gpumand {VERSION}")
+    parser.add_argument("--config", type=Path, metavar="PATH", help="a file or a folder instead of /etc/gpumand")
+    where = parser.add_mutually_exclusive_group()
+    where.add_argument("--user", action="store_true", help="serve on the session bus, manage the user's own units")
+    where.add_argument("--bus-address", metavar="ADDRESS", help="serve on the bus at this address")
+    parser.add_argument("--state-dir", type=Path, metavar="DIR", help="where leases are kept over a restart")
+    parser.add_argument("--log-level", default="info", choices=["debug", "info", "warning", "error"])
+    parsed = parser.parse_args(arguments)
+    setup_logging(parsed.log_level)
+    address = parsed.bus_address or ("session" if parsed.user else "system")
+    return Options(parsed.config, address, parsed.state_dir)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The command ``gpumand``."""
+    sys.exit(asyncio.run(_amain(_parse(arguments))))
