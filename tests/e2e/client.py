@@ -13,7 +13,7 @@ ROOT = "/org/gpumand1"
 MANAGER = "org.gpumand1.Manager"
 ERROR = "org.gpumand1.Error."
 TYPES = {"lifetime": "s", "ttl_usec": "t", "timeout_usec": "t", "priority": "i", "device": "s", "reason": "s"}
-TYPES |= {"token": "s", "force": "b"}
+TYPES |= {"token": "s"}
 Option = str | int
 
 
@@ -73,10 +73,8 @@ class Client:
 
 def packed(options: dict[str, Option]) -> list[str]:
     """An ``a{sv}`` as busctl wants it: how many, then key, type and value of each."""
-    words = [
-        [key, TYPES[key], str(value).lower() if TYPES[key] == "b" else str(value)] for key, value in options.items()
-    ]
-    return [str(len(options)), *(word for triple in words for word in triple)]
+    words = [word for key, value in options.items() for word in (key, TYPES[key], str(value))]
+    return [str(len(options)), *words]
 
 
 def plain(value: Any) -> Any:
@@ -86,7 +84,3 @@ def plain(value: Any) -> Any:
             return plain(value["data"])
         return {key: plain(inner) for key, inner in value.items()}
     return [plain(inner) for inner in value] if isinstance(value, list) else value
-
-
-def _text(value: Option) -> str:
-    return str(value).lower() if isinstance(value, bool) else str(value)

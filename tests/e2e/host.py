@@ -48,13 +48,16 @@ class Host:
         self.machine.systemctl("daemon-reload")
 
     def holder(self, name: str, mib: int, *lines: str) -> None:
-        """A consumer that is a unit without routes: it holds its memory for as long as it runs."""
+        """A consumer that is a unit without routes: it holds its memory for as long as it runs.
+
+        Only its unit tells whose memory it is.
+        """
         self.unit(name, holding(name, mib), *lines)
         self.consumer(name, mib)
 
     def server(self, name: str, mib: int, port: int, *arguments: str) -> None:
         """A consumer that is a unit with routes to load and unload."""
-        self.unit(name, f"{holding(name, mib)} --port={port} {' '.join(arguments)}")
+        self.unit(name, f"{process(name, mib)} --port={port} {' '.join(arguments)}")
         self.consumer(
             name,
             mib,
@@ -79,6 +82,11 @@ class Host:
         self.machine.systemctl("reset-failed")
 
 
+def process(name: str, mib: int) -> str:
+    """The command of a consumer's process."""
+    return f"{module_command('gpumand.testing.consumer')} --name={name} --mib={mib} --simulator-dir={VRAM_DIR}"
+
+
 def holding(name: str, mib: int) -> str:
-    """The command of a process that announces so many MiB to the simulated device."""
-    return f"{module_command('gpumand.testing.consumer')} --name={name} --mib={mib} --dir={VRAM_DIR}"
+    """The command of a process that holds memory from its start to its end, and does not say for which consumer."""
+    return f"{process(name, mib)} --loaded-at-start --anonymous"
