@@ -1,0 +1,151 @@
+"""The methods of org.gpumand1.Manager: check, ask who it is and whether it may, hand over to the arbiter."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+
+from gpumand.bus.arbiter_port import ArbiterPort
+from gpumand.bus.authorization import ACTIONS, Authority, Details
+from gpumand.bus.clients import Clients
+from gpumand.bus.connection import IncomingCall, Reply
+from gpumand.bus.names import MANAGER
+from gpumand.bus.options import acquire_options, capped, evict_options, load_options, renew_ttl_sec
+from gpumand.bus.translate import grant_entry, outcome_entry, plan_entry, status_entry
+from gpumand.domain.errors import AccessDenied
+from gpumand.domain.lease import Lease, LeaseEnd, LeaseLifetime, Owner
+from gpumand.domain.request import AcquireOptions
+
+Handler = Callable[[IncomingCall], Reply | Awaitable[Reply]]
+
+
+class ManagerMethods:
+    """Answers the methods of the Manager. ``flush`` announces what changed, and is called before each reply."""
+
+    def __init__(self, arbiter: ArbiterPort, clients: Clients, authority: Authority, flush: Callable[[], None]) -> None:
+        self._arbiter = arbiter
+        self._clients = clients
+        self._authority = authority
+        self._flush = flush
+        self.handlers: dict[tuple[str, str], Handler] = {
+            (MANAGER, "Acquire"): self._acquire,
+            (MANAGER, "Release"): self._release,
+            (MANAGER, "Renew"): self._renew,
+            (MANAGER, "GetStatus"): self._get_status,
+            (MANAGER, "Plan"): self._plan,
+            (MANAGER, "Load"): self._load,
+            (MANAGER, "Evict"): self._evict,
+            (MANAGER, "Pin"): self._pin,
+            (MANAGER, "Unpin"): self._unpin,
+            (MANAGER, "Reload"): self._reload,
+        }
+
+    async def _acquire(self, call: IncomingCall) -> Reply:
+        consumer, options = _consumer(call), acquire_options(call.body[1])
+        with self._clients.attending(call.sender):
+            owner = await self._owner(call, consumer, options)
+            await self._require_present(call.sender)
+            # The unit may have become known while the bus was asked.
+            owner = owner if owner.unit else await self._clients.identify(call.sender)
+            grant = await self._arbiter.acquire(owner, consumer, options)
+        return self._reply("sa{sv}", grant.lease.id, grant_entry(grant))
+
+    async def _release(self, call: IncomingCall) -> Reply:
+        lease = self._lease(call)
+        caller = await self._allow_with_lease(call, lease)
+        own = caller.uid == lease.owner.uid
+        await self._arbiter.release(lease.id, LeaseEnd.RELEASED if own else LeaseEnd.REVOKED)
+        return self._reply()
+
+    async def _renew(self, call: IncomingCall) -> Reply:
+        ttl_sec, lease = renew_ttl_sec(call.body[1]), self._lease(call)
+        await self._allow_with_lease(call, lease)
+        renewed = await self._arbiter.renew(lease.id, ttl_sec)
+        return self._reply("t", renewed.expires_usec)
+
+    def _get_status(self, call: IncomingCall) -> Reply:
+        return self._reply("a{sv}", status_entry(self._arbiter.status()))
+
+    async def _plan(self, call: IncomingCall) -> Reply:
+        consumer, options = _consumer(call), acquire_options(call.body[1])
+        caller = await self._identify(call, self._arbiter.consumer_unit(consumer))
+        return self._reply("a{sv}", plan_entry(await self._arbiter.plan(caller, consumer, options)))
+
+    async def _load(self, call: IncomingCall) -> Reply:
+        consumer, options = _consumer(call), load_options(call.body[1])
+        await self._allow_with_consumer(call, consumer)
+        outcome = await self._arbiter.load(consumer, options.device, options.timeout_sec)
+        return self._reply("a{sv}", outcome_entry(outcome))
+
+    async def _evict(self, call: IncomingCall) -> Reply:
+        consumer, options = _consumer(call), evict_options(call.body[1])
+        await self._allow_with_consumer(call, consumer)
+        outcome = await self._arbiter.evict(consumer, options.force, options.timeout_sec)
+        return self._reply("a{sv}", outcome_entry(outcome))
+
+    async def _pin(self, call: IncomingCall) -> Reply:
+        return await self._set_pinned(call, True)
+
+    async def _unpin(self, call: IncomingCall) -> Reply:
+        return await self._set_pinned(call, False)
+
+    async def _set_pinned(self, call: IncomingCall, pinned: bool) -> Reply:
+        consumer = _consumer(call)
+        await self._allow_with_consumer(call, consumer)
+        await self._arbiter.pin(consumer, pinned)
+        return self._reply()
+
+    async def _reload(self, call: IncomingCall) -> Reply:
+        await self._allow(call, await self._clients.identify(call.sender), Details())
+        await self._arbiter.reload()
+        return self._reply()
+
+    async def _owner(self, call: IncomingCall, consumer: str, options: AcquireOptions) -> Owner:
+        """Who acquires, if it may: with as much about its unit as matters."""
+        unit = self._arbiter.consumer_unit(consumer)
+        if options.lifetime is LeaseLifetime.UNIT:
+            owner = await self._clients.with_running_unit(call.sender)
+        else:
+            owner = await self._identify(call, unit)
+        await self._allow(call, owner, Details(consumer=consumer, consumer_unit=unit))
+        return owner
+
+    async def _identify(self, call: IncomingCall, consumer_unit: str) -> Owner:
+        """The caller; its unit is waited for only where it may be the consumer's own."""
+        if consumer_unit:
+            return await self._clients.with_unit(call.sender)
+        owner = await self._clients.identify(call.sender)
+        self._clients.start_unit_lookup(owner)
+        return owner
+
+    async def _require_present(self, sender: str) -> None:
+        if not await self._clients.watch(sender):
+            raise AccessDenied("the caller has left the bus")
+
+    async def _allow_with_consumer(self, call: IncomingCall, consumer: str) -> None:
+        unit = self._arbiter.consumer_unit(consumer)
+        caller = await self._identify(call, unit)
+        await self._allow(call, caller, Details(consumer=consumer, consumer_unit=unit))
+
+    async def _allow_with_lease(self, call: IncomingCall, lease: Lease) -> Owner:
+        caller = await self._clients.identify(call.sender)
+        details = Details(consumer=lease.consumer, lease=lease.id, lease_owner_uid=lease.owner.uid)
+        await self._allow(call, caller, details)
+        return caller
+
+    async def _allow(self, call: IncomingCall, caller: Owner, details: Details) -> None:
+        """Raise unless the caller may; for methods of the table that are not open."""
+        action = ACTIONS[MANAGER, call.member]
+        if action is not None:
+            await self._authority.check(caller, action, details, call.interactive)
+
+    def _lease(self, call: IncomingCall) -> Lease:
+        return self._arbiter.lease(capped("the lease id", call.body[0]))
+
+    def _reply(self, signature: str = "", *body: object) -> Reply:
+        """State first, then the reply."""
+        self._flush()
+        return Reply(signature, body)
+
+
+def _consumer(call: IncomingCall) -> str:
+    return capped("the consumer's name", call.body[0])

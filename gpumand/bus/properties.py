@@ -1,0 +1,84 @@
+"""The properties of each object: our values under their names on the bus.
+
+Two groups an object: *state*, which is announced when it changes and kept as last announced, and *figures*, which
+change all the time, are never announced and are asked for when somebody reads them. None stands for unknown.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from gpumand.bus.translate import owner_label
+from gpumand.domain.lease import Lease
+from gpumand.domain.status import ConsumerStatus, DeviceStatus, Summary
+
+Values = dict[str, Any]
+
+
+def manager_state(version: str, summary: Summary) -> Values:
+    """The state of org.gpumand1.Manager."""
+    return {
+        "Version": version,
+        "Degraded": summary.degraded,
+        "QueueLength": summary.queue_length,
+        "LeaseCount": summary.lease_count,
+        "EvictionCount": summary.eviction_count,
+    }
+
+
+def device_state(device: DeviceStatus) -> Values:
+    """The state of an org.gpumand1.Device."""
+    return {
+        "Index": device.index,
+        "Uuid": device.uuid,
+        "Name": device.name,
+        "Source": device.source,
+        "TotalMib": device.total_mib,
+        "Error": device.error,
+    }
+
+
+def device_figures(device: DeviceStatus) -> Values:
+    """The figures of an org.gpumand1.Device."""
+    return {
+        "UsedMib": device.used_mib,
+        "FreeMib": device.free_mib,
+        "ReservedMib": device.reserved_mib,
+        "ForeignMib": device.foreign_mib,
+    }
+
+
+def consumer_state(consumer: ConsumerStatus) -> Values:
+    """The state of an org.gpumand1.Consumer."""
+    return {
+        "Name": consumer.name,
+        "Residency": consumer.residency,
+        "Device": consumer.device,
+        "VramResidentMib": consumer.vram_resident_mib,
+        "Leases": consumer.leases,
+        "Pinned": consumer.pinned,
+        "VramManaged": consumer.vram_managed,
+        "Unit": consumer.unit,
+        "LastUsedUsec": consumer.last_used_usec,
+        "Error": consumer.error,
+    }
+
+
+def consumer_figures(consumer: ConsumerStatus) -> Values:
+    """The figures of an org.gpumand1.Consumer."""
+    return {"UsedMib": consumer.used_mib}
+
+
+def lease_state(lease: Lease) -> Values:
+    """The state of an org.gpumand1.Lease."""
+    return {
+        "Id": lease.id,
+        "Consumer": lease.consumer,
+        "Device": lease.device,
+        "OwnerUid": lease.owner.uid,
+        "Owner": owner_label(lease.owner),
+        "Lifetime": lease.lifetime,
+        "GrantedUsec": lease.granted_usec,
+        "ExpiresUsec": lease.expires_usec,
+        "Reason": lease.reason,
+    }

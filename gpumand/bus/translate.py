@@ -1,0 +1,208 @@
+"""Our values in the shapes of the bus; keys and types are documented in org.gpumand1.Manager.xml.
+
+Unknown figures are left out. Text is made harmless here: an error line may come from a consumer's answer or a log,
+and a message that is no valid UTF-8 or holds a NUL makes the bus drop our connection.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from dbus_fast import Variant
+
+from gpumand.domain.events import EvictionReport
+from gpumand.domain.lease import Lease, Owner
+from gpumand.domain.request import Grant, Outcome, PlannedEviction, PlanReport, Spared
+from gpumand.domain.status import ConsumerStatus, DeviceStatus, Stats, Status, WaitingStatus
+
+Entry = dict[str, Variant]
+
+EVICTION_SIGNATURE = "sstssa{sv}"
+
+MAX_TEXT = 4096
+_LIMITS = {"u": (0, 2**32 - 1), "t": (0, 2**64 - 1), "i": (-(2**31), 2**31 - 1)}
+
+
+def text(value: str) -> str:
+    """The text as the bus takes it: no NUL, no lone surrogates, not endless."""
+    if value.isascii() and "\0" not in value:
+        return value[:MAX_TEXT]
+    return value[:MAX_TEXT].replace("\0", "\ufffd").encode("utf-8", "replace").decode("utf-8")
+
+
+def variant(signature: str, value: Any) -> Variant:
+    """A value that is sure to be marshalled: text made harmless, integers held within their type."""
+    if signature == "s":
+        return Variant("s", text(value))
+    if signature == "as":
+        return Variant("as", [text(item) for item in value])
+    if signature in _LIMITS:
+        lowest, highest = _LIMITS[signature]
+        return Variant(signature, min(max(value, lowest), highest))
+    return Variant(signature, value)
+
+
+def status_entry(status: Status) -> Entry:
+    """The answer of ``GetStatus``."""
+    return _entry(
+        ("version", "s", status.version),
+        ("degraded", "s", status.degraded),
+        ("devices", "aa{sv}", [_device(device) for device in status.devices]),
+        ("consumers", "aa{sv}", [_consumer(consumer) for consumer in status.consumers]),
+        ("leases", "aa{sv}", [_lease(lease) for lease in status.leases]),
+        ("queue", "aa{sv}", [_waiting(request) for request in status.queue]),
+        ("stats", "a{sv}", _stats(status.stats)),
+    )
+
+
+def grant_entry(grant: Grant) -> Entry:
+    """The ``grant`` of ``Acquire``."""
+    return _entry(
+        ("consumer", "s", grant.lease.consumer),
+        ("device", "s", grant.lease.device),
+        ("waited_usec", "t", grant.waited_usec),
+        ("evicted", "as", grant.evicted),
+        ("loaded", "b", grant.loaded),
+        ("expires_usec", "t", grant.lease.expires_usec),
+        ("endpoint", "s", grant.endpoint),
+    )
+
+
+def plan_entry(plan: PlanReport) -> Entry:
+    """The answer of ``Plan``."""
+    return _entry(
+        ("consumer", "s", plan.consumer),
+        ("verdict", "s", plan.verdict),
+        ("device", "s", plan.device),
+        ("resident", "b", plan.resident),
+        ("load", "b", plan.load),
+        ("need_mib", "t", plan.need_mib),
+        ("free_mib", "t", plan.free_mib),
+        ("evictions", "aa{sv}", [_planned(eviction) for eviction in plan.evictions]),
+        ("spared", "aa{sv}", [_spared(spared) for spared in plan.spared]),
+        ("error", "s", plan.error),
+        ("message", "s", plan.message),
+    )
+
+
+def outcome_entry(outcome: Outcome) -> Entry:
+    """The answer of ``Load`` and ``Evict``."""
+    return _entry(
+        ("consumer", "s", outcome.consumer),
+        ("device", "s", outcome.device),
+        ("changed", "b", outcome.changed),
+        ("evicted", "as", outcome.evicted),
+        ("method", "s", outcome.method),
+        ("freed_mib", "t", outcome.freed_mib),
+        ("duration_usec", "t", outcome.duration_usec),
+    )
+
+
+def eviction_body(report: EvictionReport) -> tuple[Any, ...]:
+    """The body of ``EvictionOccurred`` and ``EvictionFailed``, of EVICTION_SIGNATURE."""
+    details = _entry(
+        ("expected_mib", "t", report.expected_mib),
+        ("duration_usec", "t", report.duration_usec),
+        ("verified", "b", report.verified),
+        ("tried", "as", report.tried),
+        ("why", "s", report.why),
+        ("error", "s", report.error),
+    )
+    freed_mib = max(0, report.freed_mib)
+    return (text(report.consumer), report.device, freed_mib, report.method, text(report.trigger), details)
+
+
+def owner_label(owner: Owner) -> str:
+    """A lease's owner for people: its unit, else its process, else its name on the bus."""
+    return owner.unit or (f"pid {owner.pid}" if owner.pid else owner.bus_name)
+
+
+def _entry(*fields: tuple[str, str, Any]) -> Entry:
+    return {key: variant(signature, value) for key, signature, value in fields if value is not None}
+
+
+def _device(device: DeviceStatus) -> Entry:
+    return _entry(
+        ("index", "u", device.index),
+        ("uuid", "s", device.uuid),
+        ("name", "s", device.name),
+        ("source", "s", device.source),
+        ("total_mib", "t", device.total_mib),
+        ("used_mib", "t", device.used_mib),
+        ("free_mib", "t", device.free_mib),
+        ("reserved_mib", "t", device.reserved_mib),
+        ("foreign_mib", "t", device.foreign_mib),
+        ("sampled_usec", "t", device.sampled_usec),
+        ("error", "s", device.error),
+    )
+
+
+def _consumer(consumer: ConsumerStatus) -> Entry:
+    return _entry(
+        ("name", "s", consumer.name),
+        ("residency", "s", consumer.residency),
+        ("device", "s", consumer.device),
+        ("vram_resident_mib", "t", consumer.vram_resident_mib),
+        ("used_mib", "t", consumer.used_mib),
+        ("leases", "u", consumer.leases),
+        ("last_used_usec", "t", consumer.last_used_usec),
+        ("pinned", "b", consumer.pinned),
+        ("vram_managed", "b", consumer.vram_managed),
+        ("unit", "s", consumer.unit),
+        ("error", "s", consumer.error),
+        ("doing", "s", consumer.doing),
+        ("since_usec", "t", consumer.since_usec),
+    )
+
+
+def _lease(lease: Lease) -> Entry:
+    return _entry(
+        ("id", "s", lease.id),
+        ("consumer", "s", lease.consumer),
+        ("device", "s", lease.device),
+        ("owner_uid", "u", lease.owner.uid),
+        ("owner", "s", owner_label(lease.owner)),
+        ("lifetime", "s", lease.lifetime),
+        ("granted_usec", "t", lease.granted_usec),
+        ("expires_usec", "t", lease.expires_usec),
+        ("reason", "s", lease.reason),
+    )
+
+
+def _waiting(request: WaitingStatus) -> Entry:
+    return _entry(
+        ("consumer", "s", request.consumer),
+        ("position", "u", request.position),
+        ("priority", "i", request.priority),
+        ("waited_usec", "t", request.waited_usec),
+        ("waiting_for", "s", request.waiting_for),
+        ("owner_uid", "u", request.owner_uid),
+        ("reason", "s", request.reason),
+    )
+
+
+def _stats(stats: Stats) -> Entry:
+    return _entry(
+        ("evictions", "t", stats.evictions),
+        ("eviction_failures", "t", stats.eviction_failures),
+        ("grants", "t", stats.grants),
+        ("refusals", "t", stats.refusals),
+        ("loads", "t", stats.loads),
+        ("load_failures", "t", stats.load_failures),
+        ("wait_usec", "t", stats.wait_usec),
+        ("load_usec", "t", stats.load_usec),
+        ("unload_usec", "t", stats.unload_usec),
+    )
+
+
+def _planned(eviction: PlannedEviction) -> Entry:
+    return _entry(
+        ("consumer", "s", eviction.consumer),
+        ("expected_mib", "t", eviction.expected_mib),
+        ("method", "s", eviction.method),
+        ("why", "s", eviction.why),
+    )
+
+
+def _spared(spared: Spared) -> Entry:
+    return _entry(("consumer", "s", spared.consumer), ("why", "s", spared.why))

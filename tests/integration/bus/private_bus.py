@@ -1,0 +1,142 @@
+"""A bus of our own with our real policy over the default deny of the system bus, and clients that people use."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import pwd
+import shutil
+import tempfile
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from gpumand.testing.bus import PrivateBus
+
+POLICY = Path(__file__).parents[3] / "dbus" / "org.gpumand1.conf"
+DEADLINE_SEC = 10.0
+NOBODY = 65534
+
+DOCTYPE = (
+    '<!DOCTYPE busconfig PUBLIC "-//freedesktop//DTD D-Bus Bus Configuration 1.0//EN"\n'
+    ' "http://www.freedesktop.org/standards/dbus/1.0/busconfig.dtd">\n'
+)
+# The default context of the system bus, rule by rule.
+CONFIG = (
+    DOCTYPE
+    + """<busconfig>
+  <listen>unix:path={socket}</listen>
+  <auth>EXTERNAL</auth>
+  <limit name="reply_timeout">600000</limit>
+  <policy context="default">
+    <allow user="*"/>
+    <deny own="*"/>
+    <deny send_type="method_call"/>
+    <allow send_type="signal"/>
+    <allow send_requested_reply="true" send_type="method_return"/>
+    <allow send_requested_reply="true" send_type="error"/>
+    <allow receive_type="method_call"/>
+    <allow receive_type="method_return"/>
+    <allow receive_type="error"/>
+    <allow receive_type="signal"/>
+    <allow send_destination="org.freedesktop.DBus" send_interface="org.freedesktop.DBus"/>
+    <allow send_destination="org.freedesktop.DBus" send_interface="org.freedesktop.DBus.Introspectable"/>
+    <allow send_destination="org.freedesktop.DBus" send_interface="org.freedesktop.DBus.Properties"/>
+  </policy>
+  <policy user="root">
+    <allow send_destination="org.freedesktop.DBus" send_interface="org.freedesktop.DBus.Monitoring"/>
+  </policy>
+  <include>{policy}</include>
+</busconfig>
+"""
+)
+
+
+@dataclass(frozen=True)
+class Finished:
+    """What a command left."""
+
+    returncode: int
+    out: str
+    err: str
+
+    def json(self) -> Any:
+        """The data of ``busctl --json=short call``, without types."""
+        assert self.returncode == 0, self.err
+        return [plain(item) for item in json.loads(self.out)["data"]]
+
+
+def plain(item: Any) -> Any:
+    """busctl's {"type", "data"} pairs as what is in them."""
+    if isinstance(item, dict):
+        if set(item) == {"type", "data"}:
+            return plain(item["data"])
+        return {key: plain(value) for key, value in item.items()}
+    return [plain(part) for part in item] if isinstance(item, list) else item
+
+
+async def run(*command: str, uid: int | None = None, env: dict[str, str] | None = None) -> Finished:
+    """Run a command to its end, as another user if asked."""
+    process = await asyncio.create_subprocess_exec(
+        *command,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+        stdin=asyncio.subprocess.DEVNULL,
+        user=uid,
+        group=uid,
+        extra_groups=[] if uid is not None else None,
+        env=os.environ | (env or {}),
+    )
+    async with asyncio.timeout(30):
+        out, err = await process.communicate()
+    return Finished(process.returncode or 0, out.decode(), err.decode())
+
+
+class PolicyBus:
+    """A running dbus-daemon with our policy, as people's tools see it."""
+
+    def __init__(self, address: str) -> None:
+        self.address = address
+
+    async def busctl(self, *arguments: str, uid: int | None = None) -> Finished:
+        return await run("busctl", f"--address={self.address}", "--json=short", *arguments, uid=uid)
+
+    async def call(self, member: str, *arguments: str, uid: int | None = None) -> Finished:
+        """``busctl call`` of a method of the Manager."""
+        where = ("org.gpumand1", "/org/gpumand1", "org.gpumand1.Manager")
+        return await self.busctl("call", *where, member, *arguments, uid=uid)
+
+    async def gdbus(self, *arguments: str, uid: int | None = None) -> Finished:
+        return await run("gdbus", *arguments, uid=uid, env={"DBUS_SESSION_BUS_ADDRESS": self.address})
+
+
+@asynccontextmanager
+async def policy_bus() -> AsyncIterator[PolicyBus]:
+    """Start a bus and end it. Its folder is open to other users, so that callers can be somebody else."""
+    folder = Path(tempfile.mkdtemp(prefix="gpumand-policy-bus-"))
+    try:
+        async with PrivateBus(config=_write_config(folder)) as running:
+            yield PolicyBus(running.address)
+    finally:
+        shutil.rmtree(folder)
+
+
+def _write_config(folder: Path) -> Path:
+    folder.chmod(0o755)
+    user = pwd.getpwuid(os.getuid()).pw_name
+    policy = folder / "org.gpumand1.conf"
+    policy.write_text(POLICY.read_text().replace('user="_gpumand"', f'user="{user}"'))
+    config = folder / "bus.conf"
+    config.write_text(CONFIG.format(socket=folder / "bus", policy=policy))
+    return config
+
+
+async def until(condition: Callable[[], bool], what: str) -> None:
+    """Return when the condition holds; fails after a deadline."""
+    deadline = asyncio.get_running_loop().time() + DEADLINE_SEC
+    while not condition():
+        assert asyncio.get_running_loop().time() < deadline, f"never: {what}"
+        await asyncio.sleep(0.005)

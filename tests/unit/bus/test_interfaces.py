@@ -1,0 +1,153 @@
+from __future__ import annotations
+
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+
+from gpumand.bus.authorization import ACTIONS, Action
+from gpumand.bus.interfaces import OWN_INTERFACES, node_xml, own_interfaces, parse_interfaces, standard_interfaces
+from gpumand.bus.names import CONSUMER, DEVICE, LEASE, MANAGER
+from gpumand.bus.properties import (
+    Values,
+    consumer_figures,
+    consumer_state,
+    device_figures,
+    device_state,
+    lease_state,
+    manager_state,
+)
+from gpumand.domain.lease import Lease, LeaseLifetime, Owner
+from gpumand.domain.status import Summary
+from tests.scripted_arbiter import a_consumer, a_device
+
+SOURCES = Path(__file__).parents[3] / "dbus"
+DOC = "org.gtk.GDBus.DocString"
+
+READS = {"GetStatus", "Plan", "Ping", "GetMachineId", "Introspect", "Get", "GetAll", "GetManagedObjects"}
+"""Methods that change nothing, written down here a second time on purpose."""
+
+
+def every_method() -> list[tuple[str, str]]:
+    interfaces = [*own_interfaces().values(), *standard_interfaces().values()]
+    return [(interface.name, method) for interface in interfaces for method in interface.methods]
+
+
+def test_every_method_is_in_the_table_and_nothing_else_is() -> None:
+    assert set(every_method()) == set(ACTIONS)
+
+
+def test_only_methods_that_change_nothing_are_open() -> None:
+    is_open = {member for (_, member), action in ACTIONS.items() if action is None}
+    assert is_open - READS == {"Set"}  # whose every call is refused
+    assert {member for (_, member), action in ACTIONS.items() if action is not None} & READS == set()
+
+
+def test_evict_and_configure_have_actions_of_their_own() -> None:
+    assert ACTIONS[MANAGER, "Evict"] is Action.EVICT
+    assert ACTIONS[MANAGER, "Reload"] is Action.CONFIGURE
+    assert ACTIONS[MANAGER, "Release"] is Action.RELEASE_ANY
+
+
+def test_manager_is_as_designed() -> None:
+    manager = own_interfaces()[MANAGER]
+    assert {name: (method.takes, method.gives) for name, method in manager.methods.items()} == {
+        "Acquire": ("sa{sv}", "sa{sv}"),
+        "Release": ("s", ""),
+        "Renew": ("st", "t"),
+        "GetStatus": ("", "a{sv}"),
+        "Plan": ("sa{sv}", "a{sv}"),
+        "Load": ("sa{sv}", "a{sv}"),
+        "Evict": ("sa{sv}", "a{sv}"),
+        "Pin": ("s", ""),
+        "Unpin": ("s", ""),
+        "Reload": ("", ""),
+    }
+    assert manager.signals == {
+        "EvictionOccurred": "sstssa{sv}",
+        "EvictionFailed": "sstssa{sv}",
+        "LeaseGranted": "ss",
+        "LeaseEnded": "sss",
+    }
+    properties = manager.properties.values()
+    assert {entry.name: (entry.signature, entry.emits) for entry in properties} == {
+        "Version": ("s", "const"),
+        "Degraded": ("s", "true"),
+        "QueueLength": ("u", "true"),
+        "LeaseCount": ("u", "true"),
+        "EvictionCount": ("t", "true"),
+    }
+
+
+LEASE_VALUES = lease_state(Lease("a", "b", "0", Owner(":1.1", 0), LeaseLifetime.TTL, 1))
+
+
+@pytest.mark.parametrize(
+    ("name", "state", "figures"),
+    [
+        (MANAGER, manager_state("1", Summary()), {}),
+        (DEVICE, device_state(a_device()), device_figures(a_device())),
+        (CONSUMER, consumer_state(a_consumer("a")), consumer_figures(a_consumer("a"))),
+        (LEASE, LEASE_VALUES, {}),
+    ],
+)
+def test_properties_are_those_of_the_xml(name: str, state: Values, figures: Values) -> None:
+    properties = own_interfaces()[name].properties
+    assert set(state) | set(figures) == set(properties)
+    assert {name for name, entry in properties.items() if entry.emits == "false"} == set(figures)
+
+
+@pytest.mark.parametrize("name", OWN_INTERFACES)
+def test_everything_is_documented(name: str) -> None:
+    interface = ElementTree.parse(SOURCES / f"{name}.xml").find("interface")
+    assert interface is not None
+    members = [interface]
+    for kind in ("method", "signal", "property", "arg"):
+        members += list(interface.iter(kind))
+    undocumented = [member.attrib["name"] for member in members if not _documentation(member)]
+    assert undocumented == []
+    arguments = [argument.attrib["name"] for argument in interface.iter("arg")]
+    assert [argument for argument in arguments if argument != argument.lower() or not argument.isidentifier()] == []
+
+
+def _documentation(member: ElementTree.Element) -> str:
+    return "".join(note.attrib["value"] for note in member.findall("annotation") if note.attrib["name"] == DOC)
+
+
+@pytest.mark.parametrize("name", OWN_INTERFACES)
+def test_package_ships_the_files_of_dbus(name: str) -> None:
+    shipped = SOURCES.parent / "gpumand" / "bus" / f"{name}.xml"
+    assert shipped.read_bytes() == (SOURCES / f"{name}.xml").read_bytes()
+
+
+def test_introspection_says_what_was_read() -> None:
+    own = own_interfaces()
+    document = node_xml((own[MANAGER], own[LEASE]), ("device", "lease"))
+    again = parse_interfaces(document)
+    assert again[MANAGER].methods == own[MANAGER].methods
+    assert again[MANAGER].signals == own[MANAGER].signals
+    assert again[LEASE].properties == own[LEASE].properties
+    assert [node.attrib["name"] for node in ElementTree.fromstring(document).findall("node")] == ["device", "lease"]
+    assert DOC in document
+
+
+def test_policy_file_names_only_our_destination_and_takes_no_descriptors() -> None:
+    root = ElementTree.parse(SOURCES / "org.gpumand1.conf").getroot()
+    owners = {policy.attrib["user"] for policy in root.findall("policy") if policy.find("allow[@own]") is not None}
+    assert owners == {"_gpumand", "root"}
+    sends = [rule.attrib for rule in root.findall("policy[@context='default']/allow")]
+    assert {rule["send_destination"] for rule in sends} == {"org.gpumand1"}
+    assert {rule["max_fds"] for rule in sends} == {"0"}
+    expected = {*own_interfaces(), *standard_interfaces()}
+    assert {rule["send_interface"] for rule in sends} == expected
+
+
+def test_activation_file_lets_only_systemd_start_it() -> None:
+    lines = (SOURCES / "org.gpumand1.service").read_text().splitlines()
+    assert lines[1:] == [
+        "[D-BUS Service]",
+        "Name=org.gpumand1",
+        "Exec=/bin/false",
+        "User=_gpumand",
+        "SystemdService=dbus-org.gpumand1.service",
+    ]

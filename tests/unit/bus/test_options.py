@@ -1,0 +1,134 @@
+from __future__ import annotations
+
+import pytest
+from dbus_fast import Variant
+
+from gpumand.bus.options import (
+    MAX_STRING_BYTES,
+    MAX_TTL_SEC,
+    EvictOptions,
+    LoadOptions,
+    acquire_options,
+    capped,
+    evict_options,
+    load_options,
+    renew_ttl_sec,
+)
+from gpumand.domain.errors import InvalidArgs, LimitsExceeded
+from gpumand.domain.lease import LeaseLifetime
+from gpumand.domain.request import DEFAULT_TIMEOUT_SEC, MAX_WAIT_SEC, AcquireOptions
+
+
+def test_no_options_are_the_defaults() -> None:
+    assert acquire_options({}) == AcquireOptions()
+    assert load_options({}) == LoadOptions("", DEFAULT_TIMEOUT_SEC)
+    assert evict_options({}) == EvictOptions(False, DEFAULT_TIMEOUT_SEC)
+
+
+def test_every_option_is_understood() -> None:
+    options = acquire_options(
+        {
+            "lifetime": Variant("s", "ttl"),
+            "ttl_usec": Variant("t", 60_000_000),
+            "timeout_usec": Variant("t", 1_500_000),
+            "priority": Variant("i", -5),
+            "device": Variant("s", "GPU-1"),
+            "reason": Variant("s", "nightly, für Zoë"),
+            "token": Variant("s", "abc"),
+        }
+    )
+    assert options == AcquireOptions(LeaseLifetime.TTL, 60.0, 1.5, -5, "GPU-1", "nightly, für Zoë", "abc")
+    assert load_options({"device": Variant("s", "1"), "timeout_usec": Variant("t", 0)}) == LoadOptions("1", 0.0)
+    assert evict_options({"force": Variant("b", True)}) == EvictOptions(True, DEFAULT_TIMEOUT_SEC)
+
+
+@pytest.mark.parametrize("lifetime", list(LeaseLifetime))
+def test_every_lifetime_is_known(lifetime: LeaseLifetime) -> None:
+    assert acquire_options({"lifetime": Variant("s", lifetime.value)}).lifetime is lifetime
+
+
+@pytest.mark.parametrize("signature", list("ynqiuxt"))
+def test_any_integer_type_will_do(signature: str) -> None:
+    assert acquire_options({"timeout_usec": Variant(signature, 100)}).timeout_sec == pytest.approx(0.0001)
+    assert acquire_options({"priority": Variant(signature, 100)}).priority == 100
+
+
+def test_unknown_option_is_refused_with_the_nearest_known() -> None:
+    with pytest.raises(InvalidArgs, match="unknown option 'timeout_sec': did you mean 'timeout_usec'"):
+        acquire_options({"timeout_sec": Variant("t", 1)})
+    with pytest.raises(InvalidArgs, match="unknown option 'zzz': there are lifetime, ttl_usec"):
+        acquire_options({"zzz": Variant("t", 1)})
+    with pytest.raises(InvalidArgs, match="unknown option 'priority'"):
+        load_options({"priority": Variant("i", 1)})
+    with pytest.raises(InvalidArgs, match="unknown option 'device'"):
+        evict_options({"device": Variant("s", "0")})
+
+
+def test_hostile_option_name_is_not_repeated_in_full() -> None:
+    with pytest.raises(InvalidArgs) as refusal:
+        acquire_options({"\x1b[2J" + "x" * 1_000_000: Variant("t", 1)})
+    assert len(refusal.value.message) < 300
+    assert "\x1b" not in refusal.value.message
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "expected"),
+    [
+        ("lifetime", Variant("i", 1), r"'lifetime' must be a string \(s\), not of type 'i'"),
+        ("timeout_usec", Variant("s", "1"), r"'timeout_usec' must be an integer of 0 or more \(t\), not of type 's'"),
+        ("timeout_usec", Variant("b", True), "not of type 'b'"),
+        ("timeout_usec", Variant("d", 1.0), "not of type 'd'"),
+        ("timeout_usec", Variant("x", -1), "0 or more"),
+        ("timeout_usec", Variant("v", Variant("t", 1)), "not of type 'v'"),
+        ("priority", Variant("b", True), "'priority' must be an integer"),
+        ("priority", Variant("i", 101), "from -100 to 100, not 101"),
+        ("priority", Variant("x", -(2**40)), "from -100 to 100"),
+        ("priority", Variant("t", 2**64 - 1), "from -100 to 100"),
+        ("lifetime", Variant("s", "conection"), "one of 'ttl', 'connection', 'unit', not 'conection'"),
+        ("ttl_usec", Variant("t", 0), "more than 0"),
+        ("ttl_usec", Variant("t", 2**64 - 1), "at most"),
+        ("ttl_usec", Variant("i", -1), "0 or more"),
+        ("device", Variant("o", "/x"), "'device' must be a string"),
+        ("device", Variant("as", ["0"]), "not of type 'as'"),
+        ("reason", Variant("s", "a\nb"), "one line"),
+        ("reason", Variant("s", "\x1b[31m"), "control characters"),
+        ("token", Variant("s", "a\u2028b"), "one line"),
+    ],
+)
+def test_bad_value_is_refused_by_name(name: str, value: Variant, expected: str) -> None:
+    with pytest.raises(InvalidArgs, match=expected):
+        acquire_options({name: value})
+
+
+def test_ttl_needs_the_ttl_lifetime() -> None:
+    with pytest.raises(InvalidArgs, match="'ttl_usec' is for lifetime 'ttl', not for 'connection'"):
+        acquire_options({"lifetime": Variant("s", "connection"), "ttl_usec": Variant("t", 1)})
+
+
+def test_force_must_be_a_boolean() -> None:
+    with pytest.raises(InvalidArgs, match=r"'force' must be a boolean \(b\), not of type 'i'"):
+        evict_options({"force": Variant("i", 1)})
+
+
+def test_waiting_is_capped_and_zero_is_now() -> None:
+    assert acquire_options({"timeout_usec": Variant("t", 2**64 - 1)}).timeout_sec == MAX_WAIT_SEC
+    assert acquire_options({"timeout_usec": Variant("t", 0)}).timeout_sec == 0.0
+
+
+@pytest.mark.parametrize("name", ["device", "reason", "token", "lifetime"])
+def test_long_strings_are_refused(name: str) -> None:
+    with pytest.raises(LimitsExceeded, match=f"'{name}' is longer than 1024 bytes"):
+        acquire_options({name: Variant("s", "x" * (MAX_STRING_BYTES + 1))})
+
+
+def test_length_counts_in_bytes() -> None:
+    assert capped("it", "é" * 512) == "é" * 512
+    with pytest.raises(LimitsExceeded, match="it is longer"):
+        capped("it", "é" * 513)
+
+
+def test_renewing_for_zero_means_as_granted() -> None:
+    assert renew_ttl_sec(0) is None
+    assert renew_ttl_sec(2_000_000) == 2.0
+    with pytest.raises(InvalidArgs, match="at most"):
+        renew_ttl_sec(int(MAX_TTL_SEC * 1e6) + 1)
