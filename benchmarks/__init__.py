@@ -1,0 +1,1 @@
+"""Measurements of gpumand against yardsticks taken in the same run."""

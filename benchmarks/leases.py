@@ -1,0 +1,83 @@
+"""Acquire and Release of a resident consumer, against two Pings of the same daemon on the same connection."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+from dbus_fast import Variant
+
+from benchmarks.table import Row, percentile
+from benchmarks.world import Client, simulator, table_of, world
+from gpumand.testing.consumer_process import consumer_process
+
+GOAL = 3.0
+ROUNDS = 12
+CALLS = 256
+"""In a round; the same for one caller and for many."""
+
+Operation = Callable[[], Awaitable[None]]
+
+
+async def measure(folder: Path) -> list[Row]:
+    """Rows for one and for 32 callers."""
+    async with contextlib.AsyncExitStack() as stack:
+        flags = (simulator(folder), "--loaded-at-start")
+        consumer = await stack.enter_async_context(consumer_process("tts", 1024, *flags))
+        running = await stack.enter_async_context(world(folder, table_of(consumer, 1024)))
+        rows = await _compare(running.client, "ttl", 1)
+        rows += await _compare(running.client, "connection", 1)
+        return rows + await _compare(running.client, "ttl", 32)
+
+
+async def _compare(client: Client, lifetime: str, callers: int) -> list[Row]:
+    async def lease() -> None:
+        await _lease(client, lifetime)
+
+    async def pings() -> None:
+        await client.ping()
+        await client.ping()
+
+    await _round(lease, callers)
+    ours: list[float] = []
+    yardstick: list[float] = []
+    for _ in range(ROUNDS):
+        yardstick += await _round(pings, callers)
+        ours += await _round(lease, callers)
+    return [
+        _row(f"{lifetime}, {callers} caller{'s' * (callers > 1)}", percent, ours, yardstick) for percent in (50, 99)
+    ]
+
+
+async def _lease(client: Client, lifetime: str = "ttl") -> None:
+    lease = await client.acquire("tts", lifetime=Variant("s", lifetime))
+    await client.release(lease)
+
+
+async def _round(operation: Operation, callers: int) -> list[float]:
+    """Seconds each operation took, ``callers`` of them going on at a time."""
+    took: list[float] = []
+
+    async def caller() -> None:
+        for _ in range(CALLS // callers):
+            started = time.perf_counter()
+            await operation()
+            took.append(time.perf_counter() - started)
+
+    await asyncio.gather(*(caller() for _ in range(callers)))
+    return took
+
+
+def _row(how: str, percent: int, ours: list[float], yardstick: list[float]) -> Row:
+    mine, ping = percentile(ours, percent) * 1e6, percentile(yardstick, percent) * 1e6
+    return Row(
+        f"Acquire + Release, resident ({how}) p{percent}",
+        f"{mine:.0f} µs",
+        f"two Peer.Pings: {ping:.0f} µs",
+        mine / ping,
+        f"≤ {GOAL:g} times",
+        mine / ping <= GOAL,
+    )
