@@ -174,14 +174,8 @@ class GpuCircle:
         config = '[gpu]\nsource = "nvml"\nsample_interval_sec = 0.5\n[scheduler]\nhealth_interval_sec = 0.5\n'
         self._write("gpumand.toml", config + "".join(member.toml() for member in self._members()))
         await self._run("systemd", "gpumand.testing.systemd1", "--units", str(self.folder / "units.json"))
-        await self._run(
-            "daemon",
-            "gpumand",
-            "--config",
-            str(self.folder / "gpumand.toml"),
-            "--state-dir",
-            str(self.folder / "state"),
-        )
+        files = ("--config", str(self.folder / "gpumand.toml"), "--state-dir", str(self.folder / "state"))
+        await self._run("daemon", "gpumand", *files)
         await wait_until("the daemon is on the bus", self._answers)
         await self.client.listen()
 
@@ -225,7 +219,8 @@ class GpuCircle:
         return True
 
     async def _run(self, name: str, module: str, *arguments: str) -> None:
-        with open(self._log(name), "wb") as log:
+        log = os.open(self._log(name), os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        try:
             process = await asyncio.create_subprocess_exec(
                 sys.executable,
                 *("-m", module, "--bus-address", self._bus_address, *arguments),
@@ -234,6 +229,8 @@ class GpuCircle:
                 cwd=ROOT,
                 env=os.environ | {"PYTHONUNBUFFERED": "1"} | (self.place.environment or {}),
             )
+        finally:
+            os.close(log)
         self._started.append(process)
 
     def _log(self, name: str) -> str:
@@ -275,7 +272,7 @@ async def run_circle(circle: GpuCircle) -> None:
     await killed_consumer(circle)
     for method, (eviction, settled_sec) in settle_sec.items():
         print(
-            f"{method}: {eviction.freed_mib} MiB free {settled_sec * 1000:.0f} ms after the consumer let go, "
+            f"\n{method}: {eviction.freed_mib} MiB free {settled_sec * 1000:.0f} ms after the consumer let go, "
             f"eviction as a whole {eviction.duration_sec * 1000:.0f} ms"
         )
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import gc
+import importlib
 import signal
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -39,17 +40,15 @@ class CudaMemory:
         self._tensor: Any = None
 
     def take(self, mib: int) -> None:
-        import torch
-
+        torch: Any = importlib.import_module("torch")  # seconds, so not before the routes answer
         self._tensor = torch.empty(mib * MIB, dtype=torch.uint8, device="cuda")
         self._tensor[:MIB].fill_(1)
         torch.cuda.synchronize()
 
     def give_back(self) -> None:
-        import torch
-
         self._tensor = None
         gc.collect()
+        torch: Any = importlib.import_module("torch")
         torch.cuda.empty_cache()
 
 
