@@ -7,6 +7,7 @@ import errno
 import os
 import shutil
 import signal
+import time
 from collections.abc import Mapping, Sequence
 
 from gpumand.cli.errors import ExitCode, Failure
@@ -49,6 +50,7 @@ class Child:
             raise Failure(code, f"{argv[0]} cannot be executed: {error.strerror}") from error
         self.status: int | None = None
         self._ended = asyncio.Event()
+        self._resumed_at = 0.0
 
     async def wait(self) -> int:
         """Return its status when it has ended."""
@@ -61,11 +63,19 @@ class Child:
             os.kill(self.pid, number)
 
     def handle(self, arrived: Arrived) -> None:
-        """Pass a signal on, unless the terminal gave it to the child already; SIGCHLD tells of the child itself."""
+        """Pass a signal on, unless the terminal gave it to the child already; SIGCHLD tells of the child itself.
+
+        Who signals a whole group or control group reaches the child twice; nothing tells that from a signal that was
+        meant for us. In units that use ``run``, KillMode=mixed keeps systemd from doing so.
+        """
         if arrived.number == signal.SIGCHLD:
             self._look()
-        elif arrived.by_process:
+        elif arrived.by_process and not self._is_stale(arrived):
             self.send(arrived.number)
+
+    def _is_stale(self, arrived: Arrived) -> bool:
+        """A stop from before we were continued: the kernel drops those of its own queue then, and so must we."""
+        return arrived.number in JOB_CONTROL and arrived.at < self._resumed_at
 
     def _look(self) -> None:
         """See what became of it: ended, or stopped by job control, in which case our shell must see us stop too."""
@@ -78,3 +88,4 @@ class Child:
                 self._ended.set()
             elif os.WSTOPSIG(status) in JOB_CONTROL:
                 os.kill(os.getpid(), signal.SIGSTOP)
+                self._resumed_at = time.monotonic()

@@ -12,6 +12,7 @@ import os
 import resource
 import signal
 import threading
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -44,10 +45,12 @@ class Arrived:
     Attributes:
         number: which.
         by_process: another process sent it to us; False: the kernel did, for the terminal, to the whole job.
+        at: monotonic seconds.
     """
 
     number: signal.Signals
     by_process: bool
+    at: float
 
 
 class SignalPump:
@@ -75,7 +78,7 @@ class SignalPump:
         while True:
             info = signal.sigwaitinfo(self.taken)
             by_process = info.si_code in (SI_USER, SI_QUEUE, SI_TKILL) and info.si_pid != os.getpid()
-            arrived = Arrived(signal.Signals(info.si_signo), by_process)
+            arrived = Arrived(signal.Signals(info.si_signo), by_process, time.monotonic())
             try:
                 loop.call_soon_threadsafe(self._deliver, arrived)
             except RuntimeError:  # the loop is closed: we are ending anyway

@@ -78,16 +78,20 @@ class Screen:
         asyncio.get_running_loop().add_reader(master, self._read)
 
     @classmethod
-    async def start(cls, ctl: Ctl, *args: str, columns: int = 80, rows: int = 24, **changes: str) -> Screen:
-        """Start it on a screen of this size."""
+    async def start(
+        cls, ctl: Ctl, *args: str, argv: tuple[str, ...] = COMMAND, columns: int = 80, rows: int = 24, **changes: str
+    ) -> Screen:
+        """Start it, or another program, on a screen of this size."""
         master, slave = pty.openpty()
         fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
-        helper = "import fcntl,os,sys,termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); os.execv(sys.argv[1], sys.argv[1:])"
+        helper = (
+            "import fcntl,os,sys,termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); os.execvp(sys.argv[1], sys.argv[1:])"
+        )
         process = await asyncio.create_subprocess_exec(
             sys.executable,
             "-c",
             helper,
-            *COMMAND,
+            *argv,
             *args,
             stdin=slave,
             stdout=slave,
@@ -111,12 +115,14 @@ class Screen:
 
     async def wait_for(self, text: str) -> None:
         """Return when this was shown."""
-        async with asyncio.timeout(LIMIT_SEC):
-            while text.encode() not in self.seen:
-                if self._closed:
-                    raise AssertionError(f"{text!r} was never shown, but: {self.seen!r}")
-                self._more.clear()
-                await self._more.wait()
+        try:
+            async with asyncio.timeout(LIMIT_SEC):
+                while text.encode() not in self.seen and not self._closed:
+                    self._more.clear()
+                    await self._more.wait()
+        except TimeoutError:
+            self.process.kill()
+        assert text.encode() in self.seen, f"{text!r} was never shown, but: {self.seen!r}"
 
     def type(self, keys: bytes) -> None:
         """Type."""

@@ -53,8 +53,8 @@ async def test_acquire_prints_the_id_alone(ctl: Ctl, manager: ScriptedManager) -
 
 
 async def test_acquire_passes_every_option_on(ctl: Ctl, manager: ScriptedManager) -> None:
-    args = "--ttl 1h30m --timeout 5min --priority -7 --device GPU-5f1c --reason poster --token t1".split()
-    await ctl("acquire", *args, "mvoice")
+    where = ("--device", "GPU-5f1c", "--reason", "poster", "--token", "t1")
+    await ctl("acquire", "--ttl", "1h30m", "--timeout", "5min", "--priority", "-7", *where, "mvoice")
     assert manager.options_of("Acquire") == {
         "lifetime": "ttl",
         "ttl_usec": 5_400_000_000,

@@ -69,9 +69,7 @@ def test_a_grant_in_one_line() -> None:
         "expires_usec": NOW + 15 * MINUTE,
         "endpoint": "http://127.0.0.1:9200",
     }
-    expected = (
-        "llm on GPU 0: was loaded, took 4.1 s; evicted comfyui and mvoice; ends in 15 min; http://127.0.0.1:9200"
-    )
+    expected = "llm on GPU 0: was loaded, took 4.1 s; evicted comfyui and mvoice; ends in 15 min; http://127.0.0.1:9200"
     assert grant_line(grant, NOW) == expected
 
 
