@@ -71,6 +71,10 @@ class BusConnection:
         except Exception as error:
             # The binding raises errors of its own, of the socket, of the address parser, and EOFError.
             raise BusLost(f"cannot connect to the bus at {resolved}: {error or type(error).__name__}") from error
+        if not (bus.unique_name or "").startswith(":"):
+            # An error in answer to Hello is taken for the name.
+            bus.disconnect()
+            raise BusLost(f"cannot connect to the bus at {resolved}: {bus.unique_name}")
         return cls(bus)
 
     async def call(

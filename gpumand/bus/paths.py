@@ -24,8 +24,8 @@ def unescape_label(label: str) -> str:
     """Undo ``escape_label``. Raises ValueError for a label that it does not make."""
     if label == "_":
         return ""
-    name = bytes(_octets(label)).decode()
-    if escape_label(name) != label:
+    name = _decode(label)
+    if name is None or escape_label(name) != label:
         raise ValueError(f"not an escaped label: {label[:64]!r}")
     return name
 
@@ -34,14 +34,11 @@ def _stays(octet: int, position: int) -> bool:
     return octet in _LETTERS or (octet in _DIGITS and position > 0)
 
 
-def _octets(label: str) -> list[int]:
-    octets = []
-    rest = label.encode()
-    while rest:
-        if rest[:1] == b"_":
-            octets.append(int(rest[1:3].decode(), 16))
-            rest = rest[3:]
-        else:
-            octets.append(rest[0])
-            rest = rest[1:]
-    return octets
+def _decode(label: str) -> str | None:
+    """What the label stands for, if anything; lenient about letters that need no escape."""
+    head, *parts = label.split("_")
+    try:
+        octets = b"".join(bytes([int(part[:2], 16)]) + part[2:].encode() for part in parts)
+        return (head.encode() + octets).decode()
+    except ValueError:
+        return None

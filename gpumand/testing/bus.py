@@ -1,4 +1,8 @@
-"""A message bus of a test's own: a real dbus-daemon, with the policy under test or with one that allows everything."""
+"""A message bus of a test's own: a real dbus-daemon, with the policy under test or with one that allows everything.
+
+The limits of the default configuration are those of a session bus; the system bus takes 128 unanswered calls and 512
+match rules of one connection.
+"""
 
 from __future__ import annotations
 
@@ -34,6 +38,8 @@ ALLOW_EVERYTHING = """<!DOCTYPE busconfig PUBLIC "-//freedesktop//DTD D-Bus Bus 
     <allow receive_type="method_return"/>
     <allow receive_type="error"/>
   </policy>
+  <limit name="max_replies_per_connection">50000</limit>
+  <limit name="max_match_rules_per_connection">50000</limit>
 </busconfig>
 """
 

@@ -1,0 +1,275 @@
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from gpumand.bus.connection import BusConnection, BusLost, BusTimeout, Reply, Signal
+from gpumand.bus.names import DBUS, DBUS_PATH
+from gpumand.testing.bus import PrivateBus
+from tests.integration.bus.adapter import FACE, NAME, Server, error_of, peers, until
+
+
+@pytest.fixture
+async def own_bus() -> AsyncIterator[PrivateBus]:
+    async with PrivateBus() as running:
+        yield running
+
+
+async def test_calls_reach_the_owner_of_a_name_and_come_back_unwrapped(own_bus: PrivateBus) -> None:
+    from dbus_fast import Variant
+
+    async with peers(own_bus, 2) as (server, client):
+        Server(server)
+        await server.request_name(NAME)
+        body = ("x", {"k": Variant("av", [Variant("u", 7)])})
+        assert await client.call(NAME, "/p", FACE, "Echo", "sa{sv}", body) == ("x", {"k": [7]})
+
+
+async def test_a_handler_learns_who_calls_and_what(own_bus: PrivateBus) -> None:
+    async with peers(own_bus, 2) as (server, client):
+        served = Server(server)
+        await client.call(server.unique_name, "/p", FACE, "Echo", "u", (1,), interactive=True)
+        await client.call(server.unique_name, "/", "", "Echo")
+    first, second = served.calls
+    assert (first.sender, first.path, first.interface, first.signature) == (client.unique_name, "/p", FACE, "u")
+    assert (first.body, first.interactive) == ((1,), True)
+    assert (second.interface, second.body, second.interactive) == ("", (), False)
+
+
+async def test_no_answer_in_time_is_a_timeout_and_a_late_answer_is_nothing(own_bus: PrivateBus) -> None:
+    async with peers(own_bus, 2) as (server, client):
+        served = Server(server)
+        with pytest.raises(BusTimeout, match="did not answer Slow within"):
+            await client.call(server.unique_name, "/p", FACE, "Slow", timeout_sec=0.05)
+        served.go.set()
+        assert await client.call(server.unique_name, "/p", FACE, "Echo", "s", ("still here",)) == ("still here",)
+
+
+async def test_an_absent_peer_is_an_error_of_the_bus(own_bus: PrivateBus) -> None:
+    async with peers(own_bus, 1) as (client,):
+        error = await error_of(client.call("org.example.Nobody", "/p", FACE, "Echo"))
+        assert error.name == "org.freedesktop.DBus.Error.ServiceUnknown"
+
+
+async def test_a_peer_that_leaves_while_it_is_asked_is_an_error(own_bus: PrivateBus) -> None:
+    async with peers(own_bus, 2) as (server, client):
+        served = Server(server)
+        call = asyncio.ensure_future(client.call(server.unique_name, "/p", FACE, "Slow"))
+        await until(lambda: served.waiting == 1)
+        await server.close()
+        assert (await error_of(call)).name == "org.gpumand1.Error.ShuttingDown"
+
+
+async def test_a_name_that_is_taken_cannot_be_had(own_bus: PrivateBus) -> None:
+    async with peers(own_bus, 2) as (first, second):
+        await first.request_name(NAME)
+        await first.request_name(NAME)
+        with pytest.raises(BusLost, match="owned by another program"):
+            await second.request_name(NAME)
+        await first.release_name(NAME)
+        await second.request_name(NAME)
+
+
+async def test_a_name_that_the_policy_forbids_cannot_be_had(tmp_path: Path) -> None:
+    config = tmp_path / "bus.conf"
+    config.write_text(
+        f"<busconfig><type>session</type><listen>unix:path={tmp_path}/bus</listen><auth>EXTERNAL</auth>"
+        '<policy context="default"><allow user="*"/><allow send_destination="*"/><allow receive_sender="*"/>'
+        '<deny own="*"/></policy></busconfig>'
+    )
+    async with PrivateBus(config) as bus, peers(bus, 1) as (one,):
+        with pytest.raises(BusLost, match=f"cannot own {NAME}"):
+            await one.request_name(NAME)
+
+
+@pytest.mark.parametrize("address", ["unix:path=/nowhere/bus", "nonsense", "carrier-pigeon:", ""])
+async def test_a_bus_that_is_not_there_is_one_line(address: str) -> None:
+    with pytest.raises(BusLost, match=r"^cannot connect to the bus at [^\n]*$"):
+        await BusConnection.connect(address)
+
+
+async def test_the_names_of_buses_are_resolved(own_bus: PrivateBus, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DBUS_SYSTEM_BUS_ADDRESS", own_bus.address)
+    monkeypatch.setenv("DBUS_SESSION_BUS_ADDRESS", "unix:path=/nowhere/session")
+    connection = await BusConnection.connect("system")
+    await connection.close()
+    with pytest.raises(BusLost, match="/nowhere/session"):
+        await BusConnection.connect("session")
+
+
+async def test_everybody_who_waits_is_told_when_the_bus_dies(own_bus: PrivateBus) -> None:
+    async with peers(own_bus, 2) as (server, client):
+        served = Server(server)
+        call = asyncio.ensure_future(client.call(server.unique_name, "/p", FACE, "Slow"))
+        await until(lambda: served.waiting == 1)
+        await asyncio.to_thread(own_bus.kill)
+        with pytest.raises(BusLost):
+            await call
+        await client.wait_lost()
+        await server.wait_lost()
+        await client.flush()
+        assert client.lost_reason
+        await until(lambda: served.cancelled == 1)
+        with pytest.raises(BusLost):
+            await client.call(NAME, "/p", FACE, "Echo")
+        with pytest.raises(BusLost):
+            client.emit("/p", FACE, "S", "", ())
+        with pytest.raises(BusLost):
+            await client.subscribe(callback=lambda signal: None, member="X")
+
+
+async def test_peer_is_answered_for_us(own_bus: PrivateBus) -> None:
+    async with peers(own_bus, 2) as (server, client):
+        served = Server(server)
+        peer = "org.freedesktop.DBus.Peer"
+        (of_bus,) = await client.call(DBUS, DBUS_PATH, peer, "GetMachineId")
+        assert await client.call(server.unique_name, "/", peer, "Ping") == ()
+        for _ in range(2):
+            assert await client.call(server.unique_name, "/any", peer, "GetMachineId") == (of_bus,)
+        error = await error_of(client.call(server.unique_name, "/", peer, "Nonsense"))
+        assert error.name == "org.freedesktop.DBus.Error.UnknownMethod"
+        assert served.calls == []
+
+
+async def test_standard_interfaces_are_the_handlers_own(own_bus: PrivateBus) -> None:
+    async with peers(own_bus, 2) as (server, client):
+        server.serve(lambda call: Reply("s", (call.interface,)))
+        for interface in ("Introspectable", "Properties", "ObjectManager"):
+            full = f"org.freedesktop.DBus.{interface}"
+            member = {"Introspectable": "Introspect", "ObjectManager": "GetManagedObjects"}.get(interface, "GetAll")
+            assert await client.call(server.unique_name, "/", full, member) == (full,)
+
+
+async def test_who_serves_nothing_says_so(own_bus: PrivateBus) -> None:
+    async with peers(own_bus, 2) as (silent, client):
+        error = await error_of(
+            client.call(silent.unique_name, "/", "org.freedesktop.DBus.Introspectable", "Introspect")
+        )
+        assert error.name == "org.freedesktop.DBus.Error.UnknownMethod"
+
+
+async def test_signals_arrive_in_order_and_only_where_wanted(own_bus: PrivateBus) -> None:
+    async with peers(own_bus, 2) as (sender, client):
+        wanted: list[Signal] = []
+        others: list[Signal] = []
+        await client.subscribe(callback=wanted.append, sender=sender.unique_name, path_namespace="/a", arg0="x")
+        await client.subscribe(callback=others.append, sender=sender.unique_name, member="B")
+        for number in range(500):
+            sender.emit("/a/b", FACE, "A", "su", ("x", number))
+        sender.emit("/a", FACE, "A", "s", ("y",))
+        sender.emit("/b", FACE, "B", "s", ("x",))
+        await until(lambda: bool(others))
+        assert [signal.body[1] for signal in wanted] == list(range(500))
+        assert [(signal.sender, signal.path, signal.member) for signal in others] == [(sender.unique_name, "/b", "B")]
+
+
+async def test_a_listener_that_fails_does_not_rob_the_others(
+    own_bus: PrivateBus, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with peers(own_bus, 2) as (sender, client):
+        heard: list[Signal] = []
+
+        def fails(signal: Signal) -> None:
+            raise ZeroDivisionError
+
+        await client.subscribe(callback=fails, member="S")
+        await client.subscribe(callback=heard.append, member="S")
+        sender.emit("/a", FACE, "S", "", ())
+        await until(lambda: bool(heard))
+    assert "a listener for org.example.Face.S failed" in caplog.text
+
+
+async def test_a_forged_signal_is_not_taken_for_one_of_the_names_owner(own_bus: PrivateBus) -> None:
+    async with peers(own_bus, 3) as (owner, forger, client):
+        heard: list[Signal] = []
+        await owner.request_name(NAME)
+        await client.subscribe(callback=heard.append, sender=NAME, member="S")
+        forger.emit("/a", FACE, "S", "s", ("forged",), destination=client.unique_name)
+        await forger.flush()
+        await forger.call(DBUS, DBUS_PATH, DBUS, "GetId")
+        owner.emit("/a", FACE, "S", "s", ("true",))
+        await until(lambda: bool(heard))
+        assert [signal.body for signal in heard] == [("true",)]
+
+
+async def test_a_forged_signal_is_not_taken_for_one_of_the_bus(own_bus: PrivateBus) -> None:
+    async with peers(own_bus, 2) as (forger, client):
+        heard: list[Signal] = []
+        await client.subscribe(callback=heard.append, sender=DBUS, member="NameOwnerChanged", arg0=NAME)
+        forger.emit(DBUS_PATH, DBUS, "NameOwnerChanged", "sss", (NAME, ":1.1", ""), destination=client.unique_name)
+        await forger.request_name(NAME)
+        await until(lambda: bool(heard))
+        assert [signal.body for signal in heard] == [(NAME, "", forger.unique_name)]
+
+
+async def test_a_name_that_changes_hands_is_followed(own_bus: PrivateBus) -> None:
+    async with peers(own_bus, 3) as (first, second, client):
+        heard: list[str] = []
+        await client.subscribe(callback=lambda signal: heard.append(signal.body[0]), sender=NAME, member="S")
+        for number, owner in enumerate((first, second, first)):
+            await owner.request_name(NAME)
+            owner.emit("/a", FACE, "S", "s", (f"owner {number}",))
+            await owner.release_name(NAME)
+            owner.emit("/a", FACE, "S", "s", ("former owner",), destination=client.unique_name)
+        await until(lambda: len(heard) == 3)
+        assert heard == ["owner 0", "owner 1", "owner 2"]
+
+
+async def test_rules_are_shared_and_go_with_their_last_user(own_bus: PrivateBus) -> None:
+    async with peers(own_bus, 2) as (sender, client):
+        heard: list[str] = []
+        rule = {"sender": sender.unique_name, "member": "S"}
+        first, second, both = await asyncio.gather(
+            client.subscribe(callback=lambda signal: heard.append("first"), **rule),
+            client.subscribe(callback=lambda signal: heard.append("second"), **rule),
+            client.subscribe(callback=lambda signal: heard.append("end"), member="End"),
+        )
+        await first.cancel()
+        await first.cancel()
+        sender.emit("/a", FACE, "S", "", ())
+        sender.emit("/a", FACE, "End", "", ())
+        await until(lambda: "end" in heard)
+        assert heard == ["second", "end"]
+        await second.cancel()
+        await both.cancel()
+        error = await error_of(
+            client.call(DBUS, DBUS_PATH, DBUS, "RemoveMatch", "s", (f"type='signal',sender='{sender.unique_name}'",))
+        )
+        assert error.name.endswith("MatchRuleNotFound")
+
+
+async def test_a_cancelled_subscription_hears_nothing_more_even_of_what_was_sent(own_bus: PrivateBus) -> None:
+    async with peers(own_bus, 2) as (sender, client):
+        heard: list[Signal] = []
+        subscription = await client.subscribe(callback=heard.append, member="S")
+        ends: list[Signal] = []
+        await client.subscribe(callback=ends.append, member="End")
+        sender.emit("/a", FACE, "S", "", ())
+        sender.emit("/a", FACE, "End", "", ())
+        await sender.flush()
+        await subscription.cancel()
+        await until(lambda: bool(ends))
+        assert heard == []
+
+
+async def test_more_rules_than_the_bus_takes_are_an_error_for_that_one_only(tmp_path: Path) -> None:
+    config = tmp_path / "bus.conf"
+    config.write_text(
+        f"<busconfig><type>session</type><listen>unix:path={tmp_path}/bus</listen><auth>EXTERNAL</auth>"
+        '<policy context="default"><allow user="*"/><allow own="*"/><allow send_destination="*"/>'
+        '<allow receive_sender="*"/></policy>'
+        '<limit name="max_match_rules_per_connection">2</limit></busconfig>'
+    )
+    async with PrivateBus(config) as bus, peers(bus, 2) as (sender, client):
+        heard: list[Signal] = []
+        first = await client.subscribe(callback=heard.append, member="A")
+        await client.subscribe(callback=heard.append, member="B")
+        error = await error_of(client.subscribe(callback=heard.append, member="C"))
+        assert error.name == "org.freedesktop.DBus.Error.LimitsExceeded"
+        await first.cancel()
+        await client.subscribe(callback=heard.append, member="C")
+        sender.emit("/a", FACE, "C", "", ())
+        await until(lambda: bool(heard))

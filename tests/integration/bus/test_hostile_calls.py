@@ -1,0 +1,104 @@
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import AsyncIterator
+
+import pytest
+from dbus_fast import Message, MessageType, Variant
+from dbus_fast.aio import MessageBus
+
+from gpumand.bus import serving
+from gpumand.bus.connection import BusConnection
+from gpumand.testing.bus import PrivateBus
+from tests.integration.bus import deaf_client
+from tests.integration.bus.adapter import FACE, Server, error_of, peers, until
+
+BODIES: list[tuple[str, list[object]]] = [
+    ("", []),
+    ("s", ["x" * 1_000_000]),
+    ("as", [["x" * 1000] * 1000]),
+    ("ay", [b"\0" * 1_000_000]),
+    ("v", [Variant("v", Variant("v", Variant("s", "deep")))]),
+    ("a{sv}", [{str(number): Variant("u", number) for number in range(1000)}]),
+    ("(((((s)))))", [[[[[["x"]]]]]]),
+    ("aaaaaas", [[[[[[["x"]]]]]]]),
+    ("d", [float("nan")]),
+    ("ogs", ["/o", "a{sv}", ""]),
+    ("xtnqiuby", [-1, 2**64 - 1, -1, 65535, -1, 2**32 - 1, True, 255]),
+]
+
+
+@pytest.fixture
+async def own_bus() -> AsyncIterator[PrivateBus]:
+    async with PrivateBus() as running:
+        yield running
+
+
+async def lives(server: BusConnection, own_bus: PrivateBus) -> None:
+    """A stranger is served."""
+    async with peers(own_bus, 1) as (stranger,):
+        assert await stranger.call(server.unique_name, "/", FACE, "Echo", "s", ("alive",)) == ("alive",)
+
+
+async def test_a_descriptor_that_was_not_sent_is_refused(own_bus: PrivateBus) -> None:
+    async with peers(own_bus, 2) as (server, client):
+        served = Server(server)
+        for signature, body in (("h", [0]), ("ah", [[3]]), ("a{sh}", [{"x": 5}])):
+            error = await error_of(client.call(server.unique_name, "/", FACE, "Echo", signature, body))
+            assert error.name == "org.freedesktop.DBus.Error.InvalidArgs"
+        assert served.calls == []
+
+
+async def test_signals_and_answers_that_nobody_asked_for_change_nothing(own_bus: PrivateBus) -> None:
+    async with peers(own_bus, 1) as (server,):
+        Server(server)
+        hostile = await MessageBus(bus_address=own_bus.address).connect()
+        for serial in range(1, 50):
+            kind = MessageType.METHOD_RETURN if serial % 2 else MessageType.ERROR
+            name = None if serial % 2 else "org.example.Error"
+            await hostile.send(
+                Message(message_type=kind, destination=server.unique_name, reply_serial=serial, error_name=name)
+            )
+            await hostile.send(
+                Message(
+                    message_type=MessageType.SIGNAL,
+                    destination=server.unique_name,
+                    path="/org/freedesktop/DBus",
+                    interface="org.freedesktop.DBus",
+                    member="NameOwnerChanged",
+                    signature="h" if serial % 3 else "u",
+                    body=[serial],
+                )
+            )
+        await lives(server, own_bus)
+        hostile.disconnect()
+        await hostile.wait_for_disconnect()
+
+
+@pytest.mark.parametrize("member", ["Echo", "Broken", "Nonsense"])
+async def test_odd_bodies_are_answered(own_bus: PrivateBus, member: str) -> None:
+    async with peers(own_bus, 2) as (server, client):
+        Server(server)
+        for signature, body in BODIES:
+            call = client.call(server.unique_name, "/", FACE, member, signature, body)
+            if member == "Echo":
+                await call
+            else:
+                assert (await error_of(call)).message
+        await lives(server, own_bus)
+
+
+async def test_ten_thousand_calls_whose_answers_nobody_reads(own_bus: PrivateBus, seed: int) -> None:
+    async with peers(own_bus, 1) as (server,):
+        served = Server(server)
+        command = [sys.executable, "-m", deaf_client.__name__, own_bus.address, server.unique_name, str(seed)]
+        deaf = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE)
+        assert deaf.stdout is not None
+        assert await deaf.stdout.readline() == b"SENT\n"
+        await until(lambda: len(served.calls) == deaf_client.CALLS, within_sec=30)
+        assert served.waiting == serving.MAX_WAITING_A_SENDER
+        await lives(server, own_bus)
+        deaf.kill()
+        await deaf.communicate()
+        await lives(server, own_bus)
