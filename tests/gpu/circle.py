@@ -10,12 +10,11 @@ import asyncio
 import contextlib
 import json
 import os
-import select
 import socket
 import sys
 import time
 from asyncio.subprocess import Process
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -295,24 +294,31 @@ async def unit_evictions(circle: GpuCircle) -> tuple[Eviction, float]:
     """A consumer without routes makes room only by stopping."""
     client = circle.client
     await use(circle, "unit_only", evicting=["http_two"])
-    descriptor = os.pidfd_open(circle.pid_of("unit_only"))
-    death = asyncio.create_task(asyncio.to_thread(wait_for_death, descriptor))
-    try:
+    with death_of(circle.pid_of("unit_only")) as died_at:
         await use(circle, "http_one", evicting=["unit_only"])
         eviction = client.evictions[-1]
         check(circle, eviction, method="unit-stop", trigger="http_one")
-        return eviction, eviction.heard_at - await death
+        assert died_at.done(), "its process ended before its memory was said to be free"
+        return eviction, eviction.heard_at - died_at.result()
+
+
+@contextlib.contextmanager
+def death_of(pid: int) -> Iterator[asyncio.Future[float]]:
+    """A future that holds when the process ended, in monotonic seconds."""
+    loop = asyncio.get_running_loop()
+    died_at: asyncio.Future[float] = loop.create_future()
+    descriptor = os.pidfd_open(pid)
+
+    def note() -> None:
+        loop.remove_reader(descriptor)
+        died_at.set_result(time.monotonic())
+
+    loop.add_reader(descriptor, note)
+    try:
+        yield died_at
     finally:
-        await death
+        loop.remove_reader(descriptor)
         os.close(descriptor)
-
-
-def wait_for_death(descriptor: int) -> float:
-    """When the process behind the pidfd ended, in monotonic seconds."""
-    poll = select.poll()
-    poll.register(descriptor, select.POLLIN)
-    assert poll.poll(DEADLINE_SEC * 1000), "the process does not end"
-    return time.monotonic()
 
 
 async def killed_consumer(circle: GpuCircle) -> None:
@@ -322,9 +328,11 @@ async def killed_consumer(circle: GpuCircle) -> None:
 
     async def is_noticed() -> bool:
         state = await client.consumer("http_one")
-        return state["residency"] != "resident" and not state.get("used_mib")
+        free_mib = (await client.device())["free_mib"]
+        is_gone = state["residency"] != "resident" and not state.get("used_mib")
+        return is_gone and free_mib > circle.members["http_one"].footprint_mib + 256
 
-    await wait_until("the death of http_one is noticed", is_noticed)
+    await wait_until("the death of http_one is noticed, and its memory free", is_noticed)
     await use(circle, "http_one", evicting=[])
 
 
