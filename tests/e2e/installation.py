@@ -23,11 +23,11 @@ def module_command(module: str) -> str:
 
 def install(machine: Machine) -> None:
     """Put programs, unit, bus policy and activation file where they belong, and enable the unit."""
+    machine.run(["useradd", "--system", "--no-create-home", "--shell=/usr/sbin/nologin", "_gpumand"])
     for program, module in MODULES.items():
         machine.write_file(f"/usr/bin/{program}", f'#!/bin/sh\nexec {module_command(module)} "$@"\n', mode="0755")
     for source, target in FILES.items():
         machine.write_file(target, (REPOSITORY / source).read_text(encoding="utf-8"))
-    machine.run(["useradd", "--system", "--no-create-home", "--shell=/usr/sbin/nologin", "_gpumand"])
     machine.systemctl("daemon-reload")
     machine.systemctl("enable", "gpumand.service")
     # dbus-daemon watches its folders, but says nothing when it has read them; asked, it answers when it has.
