@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import tomllib
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -12,6 +14,7 @@ from gpumand.config.presets import preset, preset_names
 from gpumand.config.problems import Faults, Place
 from gpumand.config.schema import ConsumerTable
 from gpumand.config.tables import read_keys
+from gpumand.consumers.answers import Answer, health
 from gpumand.domain.consumer import ConsumerSpec, EvictionMethod, HealthRoute, Route
 
 HTTP, UNIT_STOP = EvictionMethod.HTTP, EvictionMethod.UNIT_STOP
@@ -178,3 +181,32 @@ def test_model_is_escaped_as_its_place_wants_it() -> None:
 
     assert keys["load"] == {"path": "/api/ps/a%2Fb%20~%C3%A9%3F?m=a%2Fb%20~%C3%A9%3F", "json": {"path": ["a/b ~é?"]}}
     assert keys["health"] == {"path": "/", "loaded": "/[id=a~1b ~0é?]", "last_used": "/a~1b ~0é?"}
+
+
+ROUTER = {"data": [{"id": "other", "status": {"value": "loaded"}}, {"id": "a/b:Q4", "status": {"value": "unloaded"}}]}
+ROUTER_LOADED = {
+    "data": [{"id": "other", "status": {"value": "unloaded"}}, {"id": "a/b:Q4", "status": {"value": "loaded"}}]
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "answer", "loaded"),
+    [
+        ("ollama", {"models": []}, False),
+        ("ollama", {"models": [{"name": "a/b:Q4", "model": "a/b:Q4", "size_vram": 1}]}, True),
+        ("llama-cpp-router", ROUTER, False),
+        ("llama-cpp-router", ROUTER_LOADED, True),
+        ("llama-cpp-router", {"data": []}, None),
+        ("vllm", {"is_sleeping": True}, False),
+        ("vllm", {"is_sleeping": False}, True),
+        ("comfyui", {"system": {}, "devices": []}, None),
+    ],
+)
+def test_what_a_server_answers_is_understood(name: str, answer: Any, loaded: bool | None, tmp_path: Path) -> None:
+    model = 'model = "a/b:Q4"' if preset(name).about.model != "none" else ""
+    route = spec(tmp_path, f'preset = "{name}"\nurl = "http://h"\n{model}').health
+    assert route is not None
+
+    found = health(route, Answer(200, body=json.dumps(answer).encode()), now_usec=0)
+
+    assert (found.reachable, found.loaded) == (True, loaded)
