@@ -1,0 +1,111 @@
+"""One thread, in order, never in the way of the event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from functools import partial
+
+import pytest
+
+from gpumand.state.worker import Worker
+
+
+async def test_jobs_are_done_in_the_order_asked_for_in_one_other_thread() -> None:
+    worker = Worker("test")
+    done: list[tuple[int, int]] = []
+
+    def job(number: int) -> int:
+        done.append((number, threading.get_ident()))
+        return number
+
+    numbers = range(200)
+    assert await asyncio.gather(*(worker.run(partial(job, number)) for number in numbers)) == [*numbers]
+
+    assert [number for number, _ in done] == [*numbers]
+    assert {thread for _, thread in done}.isdisjoint({threading.get_ident()})
+    assert len({thread for _, thread in done}) == 1
+    await worker.close()
+
+
+async def test_loop_goes_on_while_a_job_blocks() -> None:
+    worker = Worker("test")
+    gate = threading.Event()
+    blocked = asyncio.ensure_future(worker.run(gate.wait))
+
+    for _ in range(10):
+        await asyncio.sleep(0)
+    assert not blocked.done()
+    gate.set()
+
+    assert await blocked
+    await worker.close()
+
+
+async def test_error_of_a_job_reaches_who_asked_and_nobody_else() -> None:
+    worker = Worker("test")
+
+    failed, fine = await asyncio.gather(worker.run(lambda: 1 // 0), worker.run(lambda: 7), return_exceptions=True)
+
+    assert isinstance(failed, ZeroDivisionError)
+    assert fine == 7
+    await worker.close()
+
+
+async def test_job_whose_waiter_was_cancelled_is_done_all_the_same() -> None:
+    worker = Worker("test")
+    gate, done = threading.Event(), threading.Event()
+    first = asyncio.ensure_future(worker.run(gate.wait))
+    second = asyncio.ensure_future(worker.run(done.set))
+    await asyncio.sleep(0)
+
+    second.cancel()
+    gate.set()
+    await worker.close()
+
+    assert done.is_set()
+    assert first.done()
+    with pytest.raises(asyncio.CancelledError):
+        await second
+
+
+async def test_close_finishes_what_was_asked_for_and_ends_the_thread() -> None:
+    worker = Worker("gpumand-test-close")
+    done: list[int] = []
+    waiting = [asyncio.ensure_future(worker.run(partial(done.append, number))) for number in range(50)]
+    await asyncio.sleep(0)
+
+    await worker.close()
+    await worker.close()
+
+    assert done == [*range(50)]
+    await asyncio.gather(*waiting)
+    for thread in threading.enumerate():
+        if thread.name == "gpumand-test-close":  # it was told to end, and is about to
+            thread.join(timeout=10)
+            assert not thread.is_alive()
+
+
+async def test_closed_worker_refuses_as_a_disk_would() -> None:
+    worker = Worker("test")
+    await worker.close()
+
+    with pytest.raises(OSError, match="closed"):
+        await worker.run(lambda: None)
+
+
+def test_loop_that_closed_before_the_job_was_done_is_no_error() -> None:
+    gate, done = threading.Event(), threading.Event()
+    worker = Worker("test")
+
+    async def ask_and_leave() -> None:
+        asking = [asyncio.ensure_future(worker.run(gate.wait)), asyncio.ensure_future(worker.run(done.set))]
+        await asyncio.sleep(0)
+        for one in asking:
+            one.cancel()
+        await asyncio.wait(asking)
+
+    asyncio.run(ask_and_leave())
+    gate.set()
+
+    assert done.wait(timeout=10)

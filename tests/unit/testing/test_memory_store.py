@@ -1,0 +1,84 @@
+"""The store in memory behaves as files do, where a test could tell."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+from dataclasses import replace
+
+import pytest
+
+from gpumand.domain.lease import Lease, LeaseLifetime, Owner
+from gpumand.ports import Store
+from gpumand.testing.store import MemoryStore
+
+LEASE = Lease("a1", "tts", "0", Owner(":1.5", 1000), LeaseLifetime.TTL, 10, 20, 9.0)
+
+
+async def test_what_was_put_is_read_oldest_first() -> None:
+    memory = MemoryStore(LEASE)
+    store: Store = memory
+    older = replace(LEASE, id="b2", granted_usec=5)
+
+    await store.put_lease(older)
+    await store.put_consumer("tts", True, 7)
+
+    assert await store.read_leases() == (older, LEASE)
+    assert await store.read_consumers() == {"tts": (True, 7)}
+    assert memory.writes == [("put", "b2"), ("consumer", "tts")]
+
+
+async def test_dropping_what_is_not_there_is_no_error() -> None:
+    store = MemoryStore(LEASE)
+
+    await store.drop_lease("a1")
+    await store.drop_lease("a1")
+
+    assert await store.read_leases() == ()
+
+
+async def test_full_disk_raises_and_changes_nothing() -> None:
+    store = MemoryStore(LEASE)
+    store.error = OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(OSError, match="No space left"):
+        await store.put_lease(replace(LEASE, expires_usec=99))
+    with pytest.raises(OSError, match="No space left"):
+        await store.drop_lease("a1")
+
+    store.error = None
+    assert await store.read_leases() == (LEASE,)
+    assert store.writes == []
+
+
+async def test_stalled_disk_writes_in_order_once_it_goes_on_even_for_who_left() -> None:
+    store = MemoryStore()
+    store.stall()
+    asked = [
+        asyncio.ensure_future(store.put_lease(LEASE)),
+        asyncio.ensure_future(store.drop_lease("a1")),
+        asyncio.ensure_future(store.put_lease(replace(LEASE, expires_usec=99))),
+        asyncio.ensure_future(store.read_leases()),
+    ]
+    await asyncio.sleep(0)
+    assert store.writes == []
+
+    asked[2].cancel()
+    await asyncio.sleep(0)
+    store.resume()
+    await asyncio.wait(asked)
+
+    assert store.writes == [("put", "a1"), ("drop", "a1"), ("put", "a1")]
+    assert asked[3].result() == (replace(LEASE, expires_usec=99),)
+
+
+async def test_no_write_is_done_before_others_had_their_turn() -> None:
+    store = MemoryStore()
+    put = asyncio.ensure_future(store.put_lease(LEASE))
+
+    await asyncio.sleep(0)
+
+    assert not put.done()
+    await put
+    await store.close()
+    assert store.closed
