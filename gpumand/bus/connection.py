@@ -18,8 +18,10 @@ from dbus_fast import Message, MessageFlag, MessageType
 from dbus_fast.aio import MessageBus
 
 from gpumand.bus.failures import BusError, BusLost, BusTimeout, one_line
+from gpumand.bus.machine_id import read_machine_id
 from gpumand.bus.matches import MatchRule, Signal, SignalRouter, Subscription
 from gpumand.bus.names import DBUS, DBUS_PATH, PEER
+from gpumand.bus.octets import sized
 from gpumand.bus.outbox import Outbox
 from gpumand.bus.serving import CallServer, Handler, IncomingCall, Reply, no_handler
 from gpumand.bus.values import require_no_nul, unwrap
@@ -50,6 +52,7 @@ class BusConnection:
         """Take over a connected bus; for ``connect``."""
         self.unique_name = bus.unique_name or ""
         self._bus = bus
+        self._machine_id = read_machine_id()
         self._lost = asyncio.Event()
         self._lost_reason = ""
         self._pending: dict[int, tuple[str, asyncio.Future[Message | None]]] = {}
@@ -244,6 +247,7 @@ class BusConnection:
         """Put a message on its way. Raises BusLost, and what the binding raises for a body it cannot marshal."""
         if self._lost_reason or not self._bus.connected:
             raise BusLost(self._lost_reason or "the connection to the bus is gone")
+        message.body = sized(message.body)
         self._bus.send(message)
 
     def _result(self, reply: Message | None) -> tuple[Any, ...]:
@@ -284,12 +288,7 @@ class BusConnection:
     def _peer(self, call: IncomingCall) -> Any:
         if call.member == "Ping":
             return Reply()
-        return self._machine_id() if call.member == "GetMachineId" else no_handler(call)
-
-    async def _machine_id(self) -> Reply:
-        """The bus knows it; versions of the binding give wrong ones."""
-        answer = await self.call(DBUS, DBUS_PATH, PEER, "GetMachineId")
-        return Reply("s", answer)
+        return Reply("s", (self._machine_id,)) if call.member == "GetMachineId" else no_handler(call)
 
     def _on_signal(self, message: Message) -> None:
         if "h" in message.signature:

@@ -8,6 +8,7 @@ from gpumand.bus.clients import Clients
 from gpumand.bus.connection import BusConnection
 from gpumand.bus.dispatcher import Dispatcher
 from gpumand.bus.interfaces import own_interfaces
+from gpumand.bus.machine_id import read_machine_id
 from gpumand.bus.manager import ManagerMethods
 from gpumand.bus.mirror import Mirror
 from gpumand.bus.standard import StandardInterfaces
@@ -43,7 +44,7 @@ class ManagerService:
         tree = ObjectTree(connection)
         self._mirror = Mirror(connection, arbiter, clients, tree, own_interfaces(), version)
         manager = ManagerMethods(arbiter, clients, authority, self._mirror.flush)
-        standard = StandardInterfaces(tree, connection)
+        standard = StandardInterfaces(tree, read_machine_id())
         self._dispatcher = Dispatcher(tree, standard, manager.handlers, self._mirror.flush)
         clients.listen(arbiter.owner_vanished)
 

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from typing import Any
 
 from dbus_fast import Variant
 
-from gpumand.bus.connection import BusConnection, IncomingCall, Reply
+from gpumand.bus.connection import IncomingCall, Reply
 from gpumand.bus.errors import PropertyReadOnly, UnknownInterface, UnknownProperty, shown
 from gpumand.bus.interfaces import Interface, node_xml, standard_interfaces
-from gpumand.bus.names import DBUS, DBUS_PATH, INTROSPECTABLE, OBJECT_MANAGER, PEER, PROPERTIES, ROOT_PATH
+from gpumand.bus.names import INTROSPECTABLE, OBJECT_MANAGER, PEER, PROPERTIES, ROOT_PATH
 from gpumand.bus.translate import variant
 from gpumand.bus.tree import BusObject, ObjectTree
-from gpumand.domain.errors import DeviceUnavailable
+from gpumand.domain.errors import DeviceUnavailable, HostError
 
-Handler = Callable[[IncomingCall], Reply | Awaitable[Reply]]
+Handler = Callable[[IncomingCall], Reply]
 
 
 class StandardInterfaces:
@@ -24,9 +24,9 @@ class StandardInterfaces:
     The connection answers Peer on its own wherever the interface is named; here it is for calls that do not name it.
     """
 
-    def __init__(self, tree: ObjectTree, connection: BusConnection) -> None:
+    def __init__(self, tree: ObjectTree, machine_id: str) -> None:
         self._tree = tree
-        self._connection = connection
+        self._machine_id = machine_id
         self._interfaces = standard_interfaces()
         self._xml: dict[str, tuple[tuple[str, ...], str]] = {}
         self.handlers: dict[tuple[str, str], Handler] = {
@@ -53,8 +53,10 @@ class StandardInterfaces:
     def _ping(self, call: IncomingCall) -> Reply:
         return Reply()
 
-    async def _get_machine_id(self, call: IncomingCall) -> Reply:
-        return Reply("s", await self._connection.call(DBUS, DBUS_PATH, PEER, "GetMachineId"))
+    def _get_machine_id(self, call: IncomingCall) -> Reply:
+        if not self._machine_id:
+            raise HostError("this machine has no id")
+        return Reply("s", (self._machine_id,))
 
     def _introspect(self, call: IncomingCall) -> Reply:
         return Reply("s", (self._node_xml(call.path),))

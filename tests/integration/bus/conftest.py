@@ -5,10 +5,11 @@ import os
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 import pytest
 
-from gpumand.bus.authorization import UidAuthority
+from gpumand.bus.authorization import Authority, UidAuthority
 from gpumand.bus.clients import Clients
 from gpumand.bus.connection import BusConnection, Signal
 from gpumand.bus.names import BUS_NAME
@@ -71,7 +72,7 @@ class Client:
     connection: BusConnection
     heard: list[Signal] = field(default_factory=list)
 
-    async def call(self, member: str, signature: str = "", *body: object) -> tuple[object, ...]:
+    async def call(self, member: str, signature: str = "", *body: object) -> tuple[Any, ...]:
         return await self.connection.call(BUS_NAME, "/org/gpumand1", "org.gpumand1.Manager", member, signature, body)
 
     def story(self) -> list[str]:
@@ -86,12 +87,13 @@ async def bus() -> AsyncIterator[PolicyBus]:
 
 
 @asynccontextmanager
-async def served_on(bus: PolicyBus) -> AsyncIterator[House]:
+async def served_on(bus: PolicyBus, authority: Authority | None = None) -> AsyncIterator[House]:
     """A Manager on this bus."""
     connection = await BusConnection.connect(bus.address)
     arbiter, units = ScriptedArbiter(), ScriptedUnits()
     clients = Clients(connection, units, frozenset({0, os.getuid()}))
-    service = ManagerService(connection, arbiter, clients, UidAuthority(os.getuid(), system_bus=True))
+    authority = authority or UidAuthority(os.getuid(), system_bus=True)
+    service = ManagerService(connection, arbiter, clients, authority)
     arbiter.publish = service.publish
     service.export()
     await connection.request_name(BUS_NAME)

@@ -112,6 +112,39 @@ class PolicyBus:
     async def gdbus(self, *arguments: str, uid: int | None = None) -> Finished:
         return await run("gdbus", *arguments, uid=uid, env={"DBUS_SESSION_BUS_ADDRESS": self.address})
 
+    @asynccontextmanager
+    async def listener(self, *command: str) -> AsyncIterator[Lines]:
+        """A command that keeps writing lines, with this bus as its session bus; ended on exit."""
+        process = await asyncio.create_subprocess_exec(
+            *command,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+            env=os.environ | {"DBUS_SESSION_BUS_ADDRESS": self.address},
+        )
+        assert process.stdout is not None
+        try:
+            yield Lines(process.stdout)
+        finally:
+            process.kill()
+            await process.wait()
+
+
+class Lines:
+    """What a running command writes."""
+
+    def __init__(self, stream: asyncio.StreamReader) -> None:
+        self._stream = stream
+
+    async def until(self, wanted: str) -> list[str]:
+        """Read up to the line that contains this, and return all lines read; fails after a deadline."""
+        seen: list[str] = []
+        async with asyncio.timeout(DEADLINE_SEC):
+            while not seen or wanted not in seen[-1]:
+                line = await self._stream.readline()
+                assert line, f"ended without {wanted!r}: {seen}"
+                seen.append(line.decode())
+        return seen
+
 
 @asynccontextmanager
 async def policy_bus() -> AsyncIterator[PolicyBus]:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import os
 
 import pytest
 from dbus_fast import Variant
 
+from gpumand.bus.authorization import Action, Details, UidAuthority
 from gpumand.bus.connection import BusConnection, BusError
+from gpumand.bus.machine_id import read_machine_id
+from gpumand.bus.names import BUS_NAME, MANAGER, PEER, ROOT_PATH
 from gpumand.domain.errors import (
     Busy,
     ConfigInvalid,
@@ -16,6 +20,7 @@ from gpumand.domain.errors import (
     EvictionFailed,
     GpumandError,
     InsufficientVram,
+    InteractiveAuthorizationRequired,
     LimitsExceeded,
     LoadFailed,
     NoSuchDevice,
@@ -24,8 +29,8 @@ from gpumand.domain.errors import (
 )
 from gpumand.domain.lease import LeaseEnd, LeaseLifetime, Owner
 from gpumand.domain.request import AcquireOptions
-from tests.integration.bus.conftest import Client, House
-from tests.integration.bus.private_bus import Finished
+from tests.integration.bus.conftest import Client, House, served_on
+from tests.integration.bus.private_bus import Finished, PolicyBus
 from tests.scripted_arbiter import DEFAULT_TTL_SEC, GRANTED_USEC
 
 
@@ -216,9 +221,52 @@ async def test_unit_of_a_caller_is_asked_for_once(client: Client, house: House) 
     assert house.units.asked == [os.getpid()]
 
 
-async def test_manager_answers_peer_on_every_path(house: House) -> None:
+async def test_peer_answers_on_every_path(house: House) -> None:
     for path in ("/org/gpumand1", "/", "/nowhere"):
-        await house.bus.busctl("call", "org.gpumand1", path, "org.freedesktop.DBus.Peer", "Ping")
-    other = await BusConnection.connect(house.bus.address)
-    assert await other.call(house.connection.unique_name, "/", "org.freedesktop.DBus.Peer", "Ping") == ()
-    await other.close()
+        ping = await house.bus.busctl("call", BUS_NAME, path, PEER, "Ping")
+        assert ping.returncode == 0, ping.err
+    (machine_id,) = (await house.bus.busctl("call", BUS_NAME, ROOT_PATH, PEER, "GetMachineId")).json()
+    assert machine_id == read_machine_id()
+
+
+async def test_signals_are_seen_by_gdbus_monitor(house: House) -> None:
+    where = ("monitor", "--session", "--dest", BUS_NAME, "--object-path", ROOT_PATH)
+    async with house.bus.listener("gdbus", *where) as lines:
+        await lines.until("is owned by")
+        await house.bus.call("Evict", "sa{sv}", "ollama", "0")
+        await lines.until(
+            "EvictionOccurred ('ollama', '0', uint64 4000, 'http', 'manual', {'expected_mib': <uint64 4096>"
+        )
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="needs root: only root may monitor")
+async def test_order_seen_by_busctl_monitor(house: House) -> None:
+    async with house.bus.listener("busctl", f"--address={house.bus.address}", "--json=short", "monitor") as lines:
+        await lines.until("Monitoring bus message stream")
+        await house.bus.call("Acquire", "sa{sv}", "ollama", "0")
+        seen = await lines.until('"data":["a0001",{')
+    messages = [json.loads(line) for line in seen if line.startswith("{")]
+    members = [message.get("member") for message in messages if message["sender"] == house.connection.unique_name]
+    assert members[-2:] == ["LeaseGranted", None]  # the signal, then the reply
+    assert "InterfacesAdded" in members[:-2]
+
+
+async def test_caller_may_be_asked_and_that_is_passed_on(bus: PolicyBus) -> None:
+    asked: list[bool] = []
+
+    class Asking(UidAuthority):
+        async def check(self, caller: Owner, action: Action, details: Details, interactive: bool) -> None:
+            asked.append(interactive)
+            if not interactive:
+                raise InteractiveAuthorizationRequired("a password is needed")
+
+    where = (BUS_NAME, ROOT_PATH, MANAGER, "Reload")
+    caller = await BusConnection.connect(bus.address)
+    async with served_on(bus, Asking(0, system_bus=True)) as house:
+        with pytest.raises(BusError) as refusal:
+            await caller.call(*where)
+        assert refusal.value.name == "org.freedesktop.DBus.Error.InteractiveAuthorizationRequired"
+        assert house.arbiter.calls == []
+        await caller.call(*where, interactive=True)
+    await caller.close()
+    assert asked == [False, True]
