@@ -269,21 +269,21 @@ def read_until_well(worker: NvmlWorker) -> Any:
 def test_hanging_call_is_answered_fast_and_recovers_by_itself(lab: Lab, where: str) -> None:
     lab.shim.devices[0].compute = {10: 1}
     lab.write()
-    worker = lab.worker(call_timeout_sec=0.3)
+    worker = lab.worker(call_timeout_sec=1.0)
     assert_well(read_until_well(worker))
     gate = hanging(lab, where)
     first = worker.read()
     assert_blind(first, "nvml-hangs", 1)
-    assert 0.25 < first["took_sec"] < 5
+    assert 0.9 < first["took_sec"] < 10
     for _ in range(20):
         again = worker.read()
         assert_blind(again, "nvml-hangs", 1)
-        assert again["took_sec"] < 0.2, "no job queues up behind the one that hangs"
-    assert worker.ask("busy") > 0.25
-    assert worker.ask("progressed") > 0.25
+        assert again["took_sec"] < 0.7, "no job queues up behind the one that hangs"
+    assert worker.ask("busy") > 0.9
+    assert worker.ask("progressed") > 0.9
     gate.unlink()
     assert_well(read_until_well(worker))
-    assert worker.ask("progressed") < 5
+    assert worker.ask("busy") == 0
 
 
 def test_hanging_first_init_is_answered_too(lab: Lab) -> None:

@@ -91,16 +91,16 @@ async def test_an_exception_is_the_callers(make: Callable[[], CallThread]) -> No
 
 
 async def test_a_hang_is_told_in_time_then_at_once_then_forgotten(make: Callable[[float], CallThread]) -> None:
-    thread, call = make(0.1), Gated()
+    thread, call = make(0.5), Gated()
     with pytest.raises(CallHangs):
         await thread.call(call)
     for _ in range(100):
         begun = time.monotonic()
         with pytest.raises(CallHangs) as caught:
             await thread.call(call)
-        assert caught.value.seconds >= 0.1
-        assert time.monotonic() - begun < 0.1
-    assert thread.busy_sec >= 0.1
+        assert caught.value.seconds >= 0.5
+        assert time.monotonic() - begun < 0.4
+    assert thread.busy_sec >= 0.5
     call.gate.set()
     await until(lambda: thread.busy_sec == 0)
     assert await thread.call(call) == 2, "the hundred that were refused did not pile up"
