@@ -16,6 +16,7 @@ MAIN_NAME = "gpumand.toml"
 DROP_IN_NAME = "conf.d"
 MAX_BYTES = 1024 * 1024
 MAX_FILES = 512
+MAX_DEPTH = 64
 
 # Python 3.14 gives these as attributes; the text has them in every version.
 _SYNTAX_PLACE = re.compile(r" \(at (?:line (\d+), column (\d+)|end of document)\)$")
@@ -99,7 +100,7 @@ def parse(file: str, content: bytes, faults: Faults) -> Document | None:
 
 def _table(file: str, text: str, faults: Faults) -> dict[str, Any] | None:
     try:
-        return tomllib.loads(text)
+        table = tomllib.loads(text)
     except ValueError as error:  # TOMLDecodeError is one; a number of thousands of digits is a plain one
         position = _syntax_position(str(error), text)
         what = _SYNTAX_PLACE.sub("", str(error))
@@ -107,7 +108,20 @@ def _table(file: str, text: str, faults: Faults) -> dict[str, Any] | None:
         faults.add_file(file, f"is no valid TOML{where}: {what}", position)
     except RecursionError:
         faults.add_file(file, "is nested too deeply")
+    else:
+        if not _is_too_deep(table):
+            return table
+        faults.add_file(file, f"is nested more than {MAX_DEPTH} levels deep")
     return None
+
+
+def _is_too_deep(table: dict[str, Any]) -> bool:
+    """Dotted keys nest without end, and whoever walks the result by recursion would run out of stack."""
+    level: list[Any] = [table]
+    for _ in range(MAX_DEPTH):
+        inner = (value for one in level for value in (one.values() if isinstance(one, dict) else one))
+        level = [value for value in inner if isinstance(value, dict | list)]
+    return bool(level)
 
 
 def _syntax_position(message: str, text: str) -> Position:
