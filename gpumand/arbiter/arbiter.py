@@ -57,7 +57,7 @@ class Arbiter:
         self.leases = Leases(self.books, world.store)
         self._jobs = Jobs(self.books, Effects(self.books, world.units, world.routes))
         self.desk = Desk(self.books, self.facts, self._jobs, self.leases)
-        self.by_hand = ByHand(self.books, self.desk, self._jobs, self.leases)
+        self.by_hand = ByHand(self.books, self.facts, self.desk, self._jobs, self.leases)
         self._world = world
         self._load_settings = load_settings
         self._arrivals = 0

@@ -7,6 +7,7 @@ import logging
 
 from gpumand.arbiter.books import Books
 from gpumand.arbiter.desk import Desk
+from gpumand.arbiter.facts import Facts
 from gpumand.arbiter.jobs import Jobs
 from gpumand.arbiter.leases import Leases
 from gpumand.domain.consumer import Residency
@@ -23,8 +24,8 @@ log = logging.getLogger(__name__)
 class ByHand:
     """Evictions that no plan asked for."""
 
-    def __init__(self, books: Books, desk: Desk, jobs: Jobs, leases: Leases) -> None:
-        self._books, self._desk, self._jobs, self._leases = books, desk, jobs, leases
+    def __init__(self, books: Books, facts: Facts, desk: Desk, jobs: Jobs, leases: Leases) -> None:
+        self._books, self._facts, self._desk, self._jobs, self._leases = books, facts, desk, jobs, leases
 
     async def evict(self, name: str, *, force: bool, timeout_sec: float) -> Outcome:
         """Evict a consumer.
@@ -104,6 +105,7 @@ class ByHand:
             return await self._jobs.evict(report, lambda: False)
         finally:
             self._jobs.end(device)
+            self._facts.conclude_all()
             self._desk.step()
 
     def evict_idle(self) -> None:

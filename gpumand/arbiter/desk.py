@@ -87,6 +87,7 @@ class Desk:
             entry.decided, entry.sample_after = False, self._books.clock.monotonic()
         decision = decide(self._books.view(frozenset(entry.evict_failed)), entry.wish)
         if not decision.looked_at_vram:
+            entry.decided = True
             return decision
         if self._books.sampled_at < entry.sample_after:
             self._sample_soon()
@@ -191,6 +192,7 @@ class Desk:
         elif result.verdict is Verdict.REFUSE and entry.is_waiting:
             self._refuse(entry, result)
         self._jobs.end(device)
+        self._facts.conclude_all()  # what was tried and did not work is what the figures say it is
         self.step()
 
     def _joined(self, consumer: str, device: int) -> Waiting | None:

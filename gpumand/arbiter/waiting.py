@@ -23,7 +23,7 @@ class Waiting:
         wants_lease: True for Acquire, False for Load by hand.
         from_own_unit: the caller runs in the consumer's own unit.
         waiting_for: one line for ``GetStatus``.
-        decided: a decision has been made on the present sample; the next one wants a new sample.
+        decided: a decision has been made on what was true then; the next one wants a sample taken after it.
         sample_after: monotonic seconds; only figures read after this moment may decide.
         evict_failed: victims that gave nothing back for it.
         evicted: victims evicted for it, in order.

@@ -1,0 +1,556 @@
+"""Acquire over fakes, in virtual time: what is evicted, loaded, granted, and in which order it is told."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+
+import pytest
+
+from gpumand.domain.consumer import ConsumerSpec, EvictionMethod, HealthRoute, Route, SchedulerSettings, UnitActivity
+from gpumand.domain.errors import (
+    Busy,
+    ConsumerBackingOff,
+    EvictionFailed,
+    HostError,
+    InsufficientVram,
+    InvalidArgs,
+    LimitsExceeded,
+    LoadFailed,
+    NoSuchConsumer,
+    ShuttingDown,
+    TimedOut,
+)
+from gpumand.domain.events import EvictionFailed as Failed
+from gpumand.domain.events import EvictionOccurred, EvictionReport, LeaseGranted
+from gpumand.domain.lease import LeaseLifetime, Owner
+from gpumand.domain.request import AcquireOptions
+from gpumand.ports import UnitFailed
+from gpumand.testing.world import FakeWorld, client
+
+IMAGE_MIB, VOICE_MIB = 13312, 2867
+
+
+def routed(name: str, mib: int, **more: object) -> ConsumerSpec:
+    """A service with load, unload and health routes, and no unit."""
+    defaults: dict[str, object] = {
+        "url": f"http://127.0.0.1/{name}",
+        "health": HealthRoute("/health", loaded="/loaded"),
+        "load": Route("/load", timeout_sec=600.0),
+        "unload": Route("/unload"),
+        "evict": (EvictionMethod.HTTP,),
+    }
+    return ConsumerSpec(name, mib, **(defaults | more))  # type: ignore[arg-type]
+
+
+def by_unit(name: str, mib: int, **more: object) -> ConsumerSpec:
+    """A service that is nothing but its unit."""
+    return ConsumerSpec(name, mib, unit=f"{name}.service", evict=(EvictionMethod.UNIT_STOP,), **more)  # type: ignore[arg-type]
+
+
+def occupy(world: FakeWorld, mib: int) -> None:
+    """Let a foreign process hold memory."""
+    world.vram.hold(1, mib, name="firefox", unit="session-1.scope")
+
+
+def die(world: FakeWorld, name: str) -> None:
+    """Let a consumer's processes be gone."""
+    consumer = world.routes.consumer(name)
+    consumer.running, consumer.loaded, consumer.held_mib = False, False, 0
+    world.vram.release(consumer.pid)
+
+
+def reports(world: FakeWorld, kind: type = EvictionOccurred) -> list[EvictionReport]:
+    return [event.report for event in world.events if isinstance(event, kind)]
+
+
+def residency(world: FakeWorld, name: str) -> str:
+    return world.arbiter.consumer_status(name).residency
+
+
+def _failure(line: str) -> UnitFailed:
+    return UnitFailed(line, "failed")
+
+
+def _appear(world: FakeWorld, name: str, mib: int, after_sec: float) -> None:
+    async def later() -> None:
+        await world.clock.sleep(after_sec)
+        world.routes.consumer(name).running = True
+        world.routes.place(name, mib)
+
+    world.arbiter.desk.spawn(later())
+
+
+@pytest.fixture
+def pair() -> FakeWorld:
+    return FakeWorld([routed("image", IMAGE_MIB), routed("voice", VOICE_MIB)])
+
+
+# -- the reference's story -----------------------------------------------------------------------------------------
+
+
+async def test_one_unload_one_load_one_eviction_for_the_voice_service(pair: FakeWorld) -> None:
+    pair.routes.place("image", IMAGE_MIB)
+    occupy(pair, 9000)
+    await pair.start()
+
+    grant = await pair.arbiter.acquire(client(), "voice", AcquireOptions())
+
+    assert (pair.routes.called("unload"), pair.routes.called("load")) == (["image"], ["voice"])
+    assert (grant.evicted, grant.loaded, grant.lease.consumer) == (("image",), True, "voice")
+    assert pair.arbiter.status().stats.evictions == 1
+    assert (residency(pair, "image"), residency(pair, "voice")) == ("unloaded", "resident")
+    assert pair.routes.consumer("voice").ooms == 0
+
+
+async def test_a_resident_consumer_is_granted_without_a_look_at_the_driver(pair: FakeWorld) -> None:
+    pair.routes.place("image", IMAGE_MIB)
+    await pair.start()
+    reads = pair.vram.reads
+
+    grant = await pair.arbiter.acquire(client(), "image", AcquireOptions())
+
+    assert (grant.evicted, grant.loaded, pair.vram.reads) == ((), False, reads)
+    assert pair.routes.called("unload") == []
+
+
+async def test_a_coexisting_lru_candidate_is_passed_over() -> None:
+    world = FakeWorld(
+        [routed("llm", 8000), routed("image", 13000), routed("voice", 2867, can_coexist_with=frozenset({"llm"}))]
+    )
+    world.routes.place("llm", 8000)
+    world.routes.place("image", 13000)
+    occupy(world, 2000)
+    await world.start()
+
+    grant = await world.arbiter.acquire(client(), "voice", AcquireOptions())
+
+    assert grant.evicted == ("image",)
+    assert residency(world, "llm") == "resident"
+
+
+async def test_an_observer_sees_the_eviction_before_the_grant(pair: FakeWorld) -> None:
+    pair.routes.place("image", IMAGE_MIB)
+    occupy(pair, 9000)
+    await pair.start()
+
+    await pair.arbiter.acquire(client(), "voice", AcquireOptions())
+
+    told = [type(event).__name__ for event in pair.events]
+    assert told.index("EvictionOccurred") < told.index("LoadFinished") < told.index("LeaseGranted")
+    report = reports(pair)[0]
+    assert (report.trigger, report.method, report.freed_mib, report.verified) == ("voice", "http", IMAGE_MIB, True)
+
+
+# -- verified eviction -----------------------------------------------------------------------------------------------
+
+
+async def test_a_200_is_not_believed_and_the_unit_is_stopped_instead() -> None:
+    liar = routed("liar", 20000, unit="liar.service", evict=(EvictionMethod.HTTP, EvictionMethod.UNIT_STOP))
+    world = FakeWorld([liar, routed("voice", 8000)])
+    world.routes.place("liar", 20000).lies = True
+    world.units.become("liar.service", UnitActivity.ACTIVE)
+    world.units.units["liar.service"].stopped = lambda: die(world, "liar")
+    await world.start()
+    began = world.clock.monotonic()
+
+    grant = await world.arbiter.acquire(client(), "voice", AcquireOptions(timeout_sec=100))
+
+    assert grant.evicted == ("liar",)
+    assert (reports(world)[0].method, reports(world)[0].tried) == ("unit-stop", ("http", "unit-stop"))
+    assert world.clock.monotonic() - began > 10, "the settle timeout has to pass before the next method"
+
+
+async def test_when_no_method_frees_anything_it_is_told_and_the_next_victim_is_tried() -> None:
+    world = FakeWorld([routed("liar", 9000), routed("honest", 9000), routed("voice", 8000)])
+    world.routes.place("liar", 9000).lies = True
+    world.routes.place("honest", 9000)
+    await world.start()
+    await world.arbiter.release((await world.arbiter.acquire(client(), "honest", AcquireOptions())).lease.id)
+
+    grant = await world.arbiter.acquire(client(), "voice", AcquireOptions(timeout_sec=100))
+
+    assert grant.evicted == ("honest",)
+    assert [report.consumer for report in reports(world, Failed)] == ["liar"]
+    stats = world.arbiter.status().stats
+    assert (stats.evictions, stats.eviction_failures) == (1, 1)
+    assert residency(world, "liar") == "resident", "it still holds its memory, and that is what is shown"
+
+
+async def test_nothing_is_loaded_where_nothing_became_free() -> None:
+    world = FakeWorld([routed("liar", 20000), routed("voice", 8000)])
+    world.routes.place("liar", 20000).lies = True
+    await world.start()
+
+    with pytest.raises(EvictionFailed, match="liar gave nothing back"):
+        await world.arbiter.acquire(client(), "voice", AcquireOptions(timeout_sec=100))
+
+    assert world.routes.called("load") == []
+    assert world.arbiter.status().leases == ()
+
+
+async def test_asynchronous_freeing_is_waited_for_and_the_load_begins_within_100_ms_of_it() -> None:
+    world = FakeWorld([routed("slow", 20000), routed("voice", 8000)])
+    slow = world.routes.place("slow", 20000)
+    slow.early_unload, slow.unload_sec = True, 4.0
+    await world.start()
+
+    await world.arbiter.acquire(client(), "voice", AcquireOptions(timeout_sec=100))
+
+    (unload,) = [call.at for call in world.routes.calls if call.verb == "unload"]
+    (load,) = [call.at for call in world.routes.calls if call.verb == "load"]
+    assert 0 <= load - (unload + 4.0) <= 0.1
+    assert world.routes.consumer("voice").ooms == 0
+
+
+async def test_at_most_max_evictions_are_tried_for_one_request() -> None:
+    liars = [routed(f"liar{number}", 3000) for number in range(7)]
+    world = FakeWorld([*liars, routed("voice", 4000)], scheduler=SchedulerSettings(max_evictions=3))
+    for spec in liars:
+        world.routes.place(spec.name, 3000).lies = True
+    occupy(world, 3000)
+    await world.start()
+
+    with pytest.raises(EvictionFailed):
+        await world.arbiter.acquire(client(), "voice", AcquireOptions(timeout_sec=300))
+
+    assert world.routes.called("unload") == ["liar0", "liar1"], "two more at once would be four"
+
+
+async def test_a_victim_pinned_between_plan_and_eviction_stays() -> None:
+    world = FakeWorld([routed("a", 11000), routed("b", 11000), routed("big", 20000)])
+    world.routes.place("a", 11000)
+    world.routes.place("b", 11000)
+    await world.start()
+
+    acquiring = asyncio.create_task(world.arbiter.acquire(client(), "big", AcquireOptions(timeout_sec=60)))
+    await world.clock.advance_until(lambda: "a" in world.routes.called("unload"))
+    await world.arbiter.pin("b", pinned=True)
+    with pytest.raises(InsufficientVram, match="pinned"):
+        await acquiring
+
+    assert world.routes.called("unload") == ["a"]
+    assert residency(world, "b") == "resident"
+
+
+# -- loading -----------------------------------------------------------------------------------------------------------
+
+
+async def test_a_unit_is_started_and_its_health_awaited() -> None:
+    world = FakeWorld([by_unit("llm", 8000, url="http://127.0.0.1:1", health=HealthRoute("/health"))])
+    world.routes.consumer("llm").running = False
+    world.units.units["llm.service"].start_delay_sec = 1.0
+    world.units.units["llm.service"].started = lambda: _appear(world, "llm", 8000, after_sec=7.0)
+    await world.start()
+    began = world.clock.monotonic()
+
+    grant = await world.arbiter.acquire(client(), "llm", AcquireOptions(timeout_sec=60))
+
+    assert grant.loaded
+    assert world.clock.monotonic() - began >= 8.0
+
+
+async def test_a_lazy_consumer_is_granted_at_once_and_its_footprint_stays_reserved_until_seen() -> None:
+    world = FakeWorld(
+        [routed("lazy", 13000, load=None, health=None), routed("other", 12000)],
+        scheduler=SchedulerSettings(concurrent_leases=0),
+    )
+    await world.start()
+
+    lease = (await world.arbiter.acquire(client(), "lazy", AcquireOptions())).lease
+    assert world.arbiter.status().devices[0].reserved_mib == 13000
+    with pytest.raises(TimedOut):
+        await world.arbiter.acquire(client(2), "other", AcquireOptions(timeout_sec=5))
+    world.routes.place("lazy", 13000)
+    await world.arbiter.books.sample()
+    assert world.arbiter.status().devices[0].reserved_mib == 0
+
+    await world.arbiter.release(lease.id)
+    grant = await world.arbiter.acquire(client(2), "other", AcquireOptions(timeout_sec=60))
+    assert grant.evicted == ("lazy",)
+
+
+async def test_a_failed_load_names_result_and_log_lines_and_backs_off() -> None:
+    world = FakeWorld([by_unit("llm", 8000)])
+    unit = world.units.units["llm.service"]
+    unit.start_failure, unit.lines = _failure("llm.service failed (exit-code)"), ("CUDA error: out of memory",)
+    await world.start()
+
+    with pytest.raises(LoadFailed, match=r"exit-code.*CUDA error: out of memory"):
+        await world.arbiter.acquire(client(), "llm", AcquireOptions())
+    with pytest.raises(ConsumerBackingOff, match="10 s"):
+        await world.arbiter.acquire(client(), "llm", AcquireOptions())
+    assert world.units.calls.count(("start", "llm.service")) == 1
+
+    await world.clock.sleep(10.1)
+    with pytest.raises(LoadFailed):
+        await world.arbiter.acquire(client(), "llm", AcquireOptions())
+    with pytest.raises(ConsumerBackingOff, match="20 s"):
+        await world.arbiter.acquire(client(), "llm", AcquireOptions())
+
+    await world.clock.sleep(20.1)
+    unit.start_failure = None
+    await world.arbiter.acquire(client(), "llm", AcquireOptions())
+    assert world.arbiter.consumer_status("llm").error == ""
+
+
+async def test_a_load_goes_on_when_its_waiter_runs_out_of_patience_and_the_next_call_joins_it(pair: FakeWorld) -> None:
+    pair.routes.consumer("voice").load_sec = 60.0
+    await pair.start()
+
+    with pytest.raises(TimedOut, match="voice"):
+        await pair.arbiter.acquire(client(), "voice", AcquireOptions(timeout_sec=20))
+    assert residency(pair, "voice") == "loading"
+    grant = await pair.arbiter.acquire(client(), "voice", AcquireOptions(timeout_sec=60))
+
+    assert pair.routes.called("load") == ["voice"]
+    assert 39 <= grant.waited_usec / 1e6 <= 41
+
+
+async def test_who_joined_a_load_is_served_before_what_would_evict_it_again() -> None:
+    world = FakeWorld([routed("a", 20000), routed("b", 20000)])
+    world.routes.consumer("a").load_sec = 30.0
+    await world.start()
+
+    with pytest.raises(TimedOut):
+        await world.arbiter.acquire(client(1), "a", AcquireOptions(timeout_sec=5))
+    rival = asyncio.create_task(world.arbiter.acquire(client(2), "b", AcquireOptions(timeout_sec=600)))
+    await world.clock.sleep(1.0)
+    grant = await world.arbiter.acquire(client(1), "a", AcquireOptions(timeout_sec=100))
+
+    assert world.routes.called("load") == ["a"]
+    await world.arbiter.release(grant.lease.id)
+    assert (await rival).evicted == ("a",)
+
+
+async def test_after_its_client_vanished_a_plan_goes_no_further() -> None:
+    world = FakeWorld([routed("a", 9000), routed("b", 9000), routed("big", 22000)])
+    world.routes.place("a", 9000)
+    world.routes.place("b", 9000)
+    await world.start()
+
+    acquiring = asyncio.create_task(world.arbiter.acquire(client(7), "big", AcquireOptions(timeout_sec=60)))
+    await world.clock.advance_until(lambda: "a" in world.routes.called("unload"))
+    await world.arbiter.owner_vanished(":1.7")
+    with pytest.raises(asyncio.CancelledError):
+        await acquiring
+    await world.clock.sleep(30)
+
+    assert (world.routes.called("unload"), world.routes.called("load")) == (["a"], [])
+    assert world.arbiter.books.ledger.jobs == {}
+    assert not world.arbiter.books.state("big").claimed
+
+
+# -- waiting -----------------------------------------------------------------------------------------------------------
+
+
+async def test_leases_are_had_in_turn_where_one_at_a_time_may_stand(pair: FakeWorld) -> None:
+    await pair.start()
+    first = await pair.arbiter.acquire(client(1), "image", AcquireOptions())
+    second = asyncio.create_task(pair.arbiter.acquire(client(2), "voice", AcquireOptions(timeout_sec=100)))
+    await pair.clock.sleep(1.0)
+
+    (waiting,) = pair.arbiter.status().queue
+    assert (waiting.consumer, waiting.position, waiting.waiting_for) == ("voice", 1, "device 0 is leased (image)")
+    await pair.arbiter.release(first.lease.id)
+    assert (await second).lease.consumer == "voice"
+    assert pair.arbiter.status().queue == ()
+
+
+async def test_higher_priority_goes_first_then_arrival() -> None:
+    world = FakeWorld([routed(name, 2000) for name in "abcd"])
+    await world.start()
+    holder = await world.arbiter.acquire(client(1), "a", AcquireOptions())
+    order: list[str] = []
+
+    async def wait_for(name: str, priority: int) -> None:
+        grant = await world.arbiter.acquire(client(2), name, AcquireOptions(timeout_sec=900, priority=priority))
+        order.append(name)
+        await world.arbiter.release(grant.lease.id)
+
+    waiters = [asyncio.create_task(wait_for(name, priority)) for name, priority in (("b", 0), ("c", 0), ("d", 10))]
+    await world.clock.sleep(1.0)
+    await world.arbiter.release(holder.lease.id)
+    await asyncio.gather(*waiters)
+
+    assert order == ["d", "b", "c"]
+
+
+async def test_nobody_is_overtaken_for_ever() -> None:
+    world = FakeWorld([routed("low", 2000), routed("high", 2000)], scheduler=SchedulerSettings(aging_sec=10.0))
+    await world.start()
+    low_served = asyncio.Event()
+
+    async def low() -> None:
+        grant = await world.arbiter.acquire(client(1), "low", AcquireOptions(timeout_sec=9000, priority=-100))
+        low_served.set()
+        await world.arbiter.release(grant.lease.id)
+
+    async def stream(number: int) -> None:
+        while not low_served.is_set():
+            grant = await world.arbiter.acquire(client(number), "high", AcquireOptions(timeout_sec=9000, priority=100))
+            await world.clock.sleep(1.0)
+            await world.arbiter.release(grant.lease.id)
+
+    began = world.clock.monotonic()
+    await asyncio.gather(stream(2), stream(3), stream(4), low())
+
+    assert world.clock.monotonic() - began < 40, "200 points are 20 s of waiting here"
+
+
+async def test_now_or_not_at_all_changes_nothing(pair: FakeWorld) -> None:
+    pair.routes.place("image", IMAGE_MIB)
+    occupy(pair, 9000)
+    await pair.start()
+
+    with pytest.raises(Busy, match="loaded first"):
+        await pair.arbiter.acquire(client(), "voice", AcquireOptions(timeout_sec=0))
+    await pair.clock.sleep(60)
+
+    assert (pair.routes.called("unload"), pair.routes.called("load")) == ([], [])
+    assert (await pair.arbiter.acquire(client(), "image", AcquireOptions(timeout_sec=0))).lease.consumer == "image"
+
+
+async def test_a_wait_that_ends_says_what_it_waited_for(pair: FakeWorld) -> None:
+    await pair.start()
+    await pair.arbiter.acquire(client(1), "image", AcquireOptions())
+
+    with pytest.raises(TimedOut, match=r"waited 3 s for voice: device 0 is leased \(image\)"):
+        await pair.arbiter.acquire(client(2), "voice", AcquireOptions(timeout_sec=3))
+    assert pair.arbiter.status().stats.refusals == 1
+
+
+async def test_unlimited_leases_stand_beside_each_other_as_long_as_they_fit() -> None:
+    world = FakeWorld([routed(name, 6500) for name in "abcde"], scheduler=SchedulerSettings(concurrent_leases=0))
+    await world.start()
+    for number, name in enumerate("abcd"[:3]):
+        await world.arbiter.acquire(client(number), name, AcquireOptions(timeout_sec=60))
+
+    assert len(world.arbiter.status().leases) == 3
+    with pytest.raises(TimedOut):
+        await world.arbiter.acquire(client(9), "e", AcquireOptions(timeout_sec=60))
+    assert world.routes.called("unload") == []
+
+
+# -- refusals at once --------------------------------------------------------------------------------------------------
+
+
+async def test_bad_wishes_are_refused_by_name(pair: FakeWorld) -> None:
+    await pair.start()
+    with pytest.raises(NoSuchConsumer, match="'nobody'"):
+        await pair.arbiter.acquire(client(), "nobody", AcquireOptions())
+    with pytest.raises(InvalidArgs, match="unit"):
+        await pair.arbiter.acquire(client(), "image", AcquireOptions(lifetime=LeaseLifetime.UNIT))
+    assert pair.arbiter.status().queue == ()
+
+
+async def test_leases_of_one_user_are_capped() -> None:
+    world = FakeWorld([routed("a", 100)], scheduler=SchedulerSettings(concurrent_leases=0))
+    await world.start()
+    for number in range(64):
+        await world.arbiter.acquire(client(number), "a", AcquireOptions())
+
+    with pytest.raises(LimitsExceeded, match="64"):
+        await world.arbiter.acquire(client(99), "a", AcquireOptions())
+    assert (await world.arbiter.acquire(client(99, uid=1001), "a", AcquireOptions())).lease.owner.uid == 1001
+
+
+async def test_what_comes_all_at_once_is_capped_all_the_same() -> None:
+    world = FakeWorld([routed("a", 100)], scheduler=SchedulerSettings(concurrent_leases=0))
+    await world.start()
+    asked = [world.arbiter.acquire(client(number), "a", AcquireOptions(timeout_sec=60)) for number in range(600)]
+
+    results = await asyncio.gather(*asked, return_exceptions=True)
+
+    assert sum(isinstance(one, LimitsExceeded) for one in results) == 600 - 64
+    assert len(world.arbiter.status().leases) == 64
+
+
+async def test_a_lease_that_cannot_be_kept_is_not_given(pair: FakeWorld) -> None:
+    await pair.start()
+    pair.store.error = OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(HostError, match="No space left"):
+        await pair.arbiter.acquire(client(), "voice", AcquireOptions())
+
+    assert pair.arbiter.status().leases == ()
+    assert not pair.named(LeaseGranted)
+
+
+async def test_stopping_refuses_those_who_wait_and_those_who_come_but_keeps_leases(pair: FakeWorld) -> None:
+    await pair.start()
+    await pair.arbiter.acquire(client(1), "image", AcquireOptions())
+    waiting = asyncio.create_task(pair.arbiter.acquire(client(2), "voice", AcquireOptions(timeout_sec=100)))
+    await pair.clock.sleep(1.0)
+
+    await pair.arbiter.stop("gpumand is stopping")
+
+    with pytest.raises(ShuttingDown):
+        await waiting
+    with pytest.raises(ShuttingDown):
+        await pair.arbiter.acquire(client(3), "voice", AcquireOptions())
+    assert len(pair.store.leases) == 1
+
+
+# -- idempotency -------------------------------------------------------------------------------------------------------
+
+
+async def test_the_same_token_of_the_same_owner_gives_the_same_lease(pair: FakeWorld) -> None:
+    await pair.start()
+    options = AcquireOptions(token="job-1", timeout_sec=60)
+    first, second = await asyncio.gather(
+        pair.arbiter.acquire(client(1), "voice", options), pair.arbiter.acquire(client(2), "voice", options)
+    )
+    third = await pair.arbiter.acquire(client(3), "voice", options)
+
+    assert first.lease.id == second.lease.id == third.lease.id
+    assert len(pair.arbiter.status().leases) == 1
+    with pytest.raises(InvalidArgs, match="used for voice"):
+        await pair.arbiter.acquire(client(3), "image", options)
+
+
+async def test_a_twin_takes_over_when_the_first_asker_vanished(pair: FakeWorld) -> None:
+    pair.routes.consumer("voice").load_sec = 30.0
+    await pair.start()
+    options = AcquireOptions(token="job-1", timeout_sec=200)
+    first = asyncio.create_task(pair.arbiter.acquire(client(1), "voice", options))
+    second = asyncio.create_task(pair.arbiter.acquire(client(2), "voice", options))
+    await pair.clock.sleep(1.0)
+    await pair.arbiter.owner_vanished(":1.1")
+
+    with pytest.raises(asyncio.CancelledError):
+        await first
+    assert (await second).lease.owner.bus_name == ":1.2"
+
+
+# -- from within a unit ------------------------------------------------------------------------------------------------
+
+
+async def test_a_unit_that_we_start_and_that_asks_for_itself_is_no_deadlock() -> None:
+    world = FakeWorld([by_unit("job", 8000)])
+    own = Owner(":1.50", 0, 50, "job.service", f"{1:032x}")
+    world.units.units["job.service"].start_delay_sec = 5.0
+    await world.start()
+
+    clients = asyncio.create_task(world.arbiter.acquire(client(), "job", AcquireOptions(timeout_sec=60)))
+    await world.clock.advance_until(lambda: ("start", "job.service") in world.units.calls)
+    began = world.clock.monotonic()
+    exec_start_pre = await world.arbiter.acquire(own, "job", AcquireOptions(lifetime=LeaseLifetime.UNIT))
+
+    assert world.clock.monotonic() - began < 1, "it must not wait for the start that waits for it"
+    assert (await clients).lease.id != exec_start_pre.lease.id
+    assert len(world.arbiter.status().leases) == 2
+
+
+async def test_a_unit_started_by_hand_that_asks_for_itself_has_room_made_first() -> None:
+    world = FakeWorld([by_unit("job", 14000), routed("image", 20000)])
+    world.routes.place("image", 20000)
+    await world.start()
+    world.units.become("job.service", UnitActivity.ACTIVATING)
+    world.arbiter.note_unit(world.units.units["job.service"].state)
+    own = Owner(":1.50", 0, 50, "job.service", f"{1:032x}")
+
+    grant = await world.arbiter.acquire(own, "job", AcquireOptions(timeout_sec=60))
+
+    assert grant.evicted == ("image",)
+    assert ("start", "job.service") not in world.units.calls

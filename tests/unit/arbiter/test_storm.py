@@ -1,0 +1,166 @@
+"""Whatever happens in whatever order: the invariants hold. Hypothesis drives a world in virtual time."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+from collections import Counter
+from dataclasses import dataclass, field
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gpumand.domain.consumer import ConsumerSpec, EvictionMethod, Residency, SchedulerSettings
+from gpumand.domain.errors import GpumandError
+from gpumand.domain.events import EvictionOccurred
+from gpumand.domain.lease import LeaseLifetime
+from gpumand.domain.request import AcquireOptions
+from gpumand.ports import RouteFailed
+from gpumand.testing.world import FakeWorld, client
+from tests.unit.arbiter.test_acquire import routed
+
+TOTAL_MIB = 24564
+
+
+@dataclass
+class Watch:
+    """Looks at the world after every event and remembers what must never be."""
+
+    world: FakeWorld
+    slots: int
+    wrongs: list[str] = field(default_factory=list)
+
+    def look(self, event: object) -> None:
+        ledger = self.world.arbiter.books.ledger
+        claimed = [one for one in ledger.consumers.values() if one.claimed]
+        if sum(one.footprint_mib for one in claimed) > TOTAL_MIB:
+            self.wrongs.append(f"promised twice: {[one.name for one in claimed]}")
+        if self.slots and len(ledger.leases) > self.slots:
+            self.wrongs.append(f"{len(ledger.leases)} leases in {self.slots} slots")
+        for one in ledger.consumers.values():
+            if one.leases != sum(lease.consumer == one.name for lease in ledger.leases.values()):
+                self.wrongs.append(f"{one.name} counts {one.leases} leases")
+            if one.leases and one.residency in (Residency.UNLOADING, Residency.UNLOADED):
+                self.wrongs.append(f"{one.name} is leased and {one.residency}")
+            if one.leases and not one.claimed:
+                self.wrongs.append(f"{one.name} is leased and not claimed")
+        if isinstance(event, EvictionOccurred) and self.world.arbiter.books.state(event.report.consumer).leases:
+            self.wrongs.append(f"{event.report.consumer} was evicted under a lease")
+
+
+def make_world(draw: random.Random, slots: int, faults: bool) -> FakeWorld:
+    specs: list[ConsumerSpec] = []
+    for number in range(8):
+        by_unit = draw.random() < 0.3
+        more: dict[str, object] = {"unit": f"c{number}.service"} if by_unit else {}
+        methods = (EvictionMethod.HTTP, EvictionMethod.UNIT_STOP) if by_unit else (EvictionMethod.HTTP,)
+        if draw.random() < 0.2:
+            more |= {"load": None, "health": None}
+        coexist = frozenset(f"c{draw.randrange(8)}" for _ in range(draw.randrange(3))) - {f"c{number}"}
+        specs.append(routed(f"c{number}", draw.randrange(500, 15000), evict=methods, can_coexist_with=coexist, **more))
+    world = FakeWorld(specs, scheduler=SchedulerSettings(concurrent_leases=slots, settle_timeout_sec=3.0))
+    for spec in specs:
+        consumer = world.routes.consumer(spec.name)
+        consumer.load_sec, consumer.unload_sec = draw.uniform(0.1, 8), draw.uniform(0.05, 2)
+        consumer.load_steps = draw.randrange(1, 4)
+        consumer.early_unload = draw.random() < 0.5
+        if faults and draw.random() < 0.3:
+            consumer.lies = True
+        if faults and draw.random() < 0.2:
+            consumer.load_error = "no"
+        if spec.unit:
+            world.units.units[spec.unit].stopped = lambda name=spec.name: _die(world, name)  # type: ignore[misc]
+            world.units.units[spec.unit].started = lambda name=spec.name: _rise(world, name)  # type: ignore[misc]
+    return world
+
+
+def _die(world: FakeWorld, name: str) -> None:
+    consumer = world.routes.consumer(name)
+    consumer.running, consumer.loaded, consumer.held_mib = False, False, 0
+    world.vram.release(consumer.pid)
+
+
+def _rise(world: FakeWorld, name: str) -> None:
+    world.routes.consumer(name).running = True
+
+
+async def one_client(world: FakeWorld, number: int, draw: random.Random, ends: Counter[str]) -> None:
+    """Acquire, work, release or die, a few times over."""
+    for _ in range(6):
+        await world.clock.sleep(draw.uniform(0, 5))
+        lifetime = draw.choice([LeaseLifetime.TTL, LeaseLifetime.CONNECTION])
+        name = f"c{draw.randrange(8)}"
+        spec = world.settings.consumers[name]
+        options = AcquireOptions(
+            lifetime,
+            # Whoever works on after its lease has run out may well find no memory: no client here does.
+            ttl_sec=draw.uniform(1, 30) if spec.load is not None else 60.0,
+            timeout_sec=draw.choice([0, 1, 5, 30, 200]),
+            priority=draw.randrange(-9, 9),
+        )
+        ends["asked"] += 1
+        acquiring = asyncio.create_task(world.arbiter.acquire(client(number, uid=number), name, options))
+        if draw.random() < 0.15:
+            await world.clock.sleep(draw.uniform(0, 3))
+            await world.arbiter.owner_vanished(f":1.{number}")
+        try:
+            grant = await acquiring
+        except GpumandError as error:
+            ends[type(error).__name__] += 1
+            continue
+        except asyncio.CancelledError:
+            ends["vanished"] += 1
+            continue
+        ends["granted"] += 1
+        if spec.load is None:
+            with contextlib.suppress(RouteFailed):  # it may be one that refuses to load
+                await world.routes.work(spec, draw.uniform(0, 3))
+        await world.clock.sleep(draw.uniform(0, 6))
+        if draw.random() < 0.7 and grant.lease.id in world.arbiter.books.ledger.leases:
+            await world.arbiter.release(grant.lease.id)
+        else:
+            await world.arbiter.owner_vanished(f":1.{number}")
+
+
+async def storm(seed: int, slots: int, faults: bool) -> None:
+    draw = random.Random(seed)
+    world = make_world(draw, slots, faults)
+    watch = Watch(world, slots)
+    world.arbiter.books.publish = lambda event: (world.events.append(event), watch.look(event))  # type: ignore[func-returns-value, assignment]
+    await world.start()
+    upkeep = asyncio.create_task(world.upkeep.run())
+    ends: Counter[str] = Counter()
+
+    await asyncio.gather(*(one_client(world, number, random.Random(f"{seed}/{number}"), ends) for number in range(12)))
+    await world.clock.sleep(300)
+
+    assert watch.wrongs == [], f"seed {seed}"
+    assert ends.total() == 2 * ends["asked"], f"seed {seed}: every request ends once: {ends}"
+    status = world.arbiter.status()
+    assert (status.leases, status.queue) == ((), ()), f"seed {seed}: nothing is left behind"
+    assert not world.arbiter.books.ledger.jobs
+    assert not [one.name for one in world.arbiter.books.ledger.consumers.values() if one.claimed], f"seed {seed}"
+    announced = [event for event in world.events if isinstance(event, EvictionOccurred)]
+    assert len(announced) == status.stats.evictions
+    assert all(event.report.verified and event.report.freed_mib > 0 for event in announced), f"seed {seed}"
+    assert world.store.leases == {}, f"seed {seed}"
+    if not faults:
+        assert sum(one.ooms for one in world.routes.consumers.values()) == 0, f"seed {seed}: nobody ran out of memory"
+        assert ends["granted"] > 0
+    upkeep.cancel()
+
+
+@pytest.mark.parametrize("slots", [0, 1, 3])
+@settings(max_examples=10, deadline=None)
+@given(seed=st.integers(0, 2**32))
+def test_nothing_is_promised_twice_and_nothing_is_left_behind(slots: int, seed: int) -> None:
+    asyncio.run(storm(seed, slots, faults=False))
+
+
+@pytest.mark.parametrize("slots", [0, 1])
+@settings(max_examples=10, deadline=None)
+@given(seed=st.integers(0, 2**32))
+def test_the_same_among_consumers_that_lie_and_fail(slots: int, seed: int) -> None:
+    asyncio.run(storm(seed, slots, faults=True))
