@@ -9,10 +9,13 @@ from dbus_fast import Variant
 
 
 def unwrap(value: Any) -> Any:
-    """The value without the binding's Variants, at any depth; structs and arrays become lists."""
+    """The value without the binding's Variants, at any depth.
+
+    Arrays and structs become lists: structs come as lists from some versions of the binding, as tuples from others.
+    """
     if isinstance(value, Variant):
         return unwrap(value.value)
-    if isinstance(value, list):
+    if isinstance(value, list | tuple):
         return [unwrap(item) for item in value]
     if isinstance(value, dict):
         return {key: unwrap(item) for key, item in value.items()}

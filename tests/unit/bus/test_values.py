@@ -12,6 +12,10 @@ def test_variants_disappear_at_any_depth() -> None:
     assert unwrap([nested, b"raw"]) == [{"a": ["x", {"b": [1, -1]}]}, b"raw"]
 
 
+def test_structs_are_lists_whatever_the_version_of_the_binding_makes_them() -> None:
+    assert unwrap([(1, ("x", Variant("(u)", (2,))))]) == [[1, ["x", [2]]]]
+
+
 @pytest.mark.parametrize(
     "value", ["a\0b", ["\0"], {"\0": 1}, {"k": Variant("s", "\0")}, Variant("as", ["ok", "\0"]), ("x", ("\0",))]
 )
