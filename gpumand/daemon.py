@@ -127,7 +127,7 @@ class Daemon:
         clients = Clients(bus, units, authority.trusted_uids)
         store = await self._open_store(bus)
         source = AttributedSource(make_source(self._settings.gpu, self._clock), units)
-        source.set_units(_consumers_by_unit(self._settings))
+        _say_whose(source, self._settings)
         world = World(self._clock, source, units, routes, store, clients)
         arbiter = Arbiter(self._settings, world, self._publish, self._load_settings)
         service = ManagerService(bus, arbiter, clients, authority)
@@ -192,7 +192,7 @@ class Daemon:
         if settings.gpu != self._settings.gpu:
             log.warning("changes to [gpu] take effect when gpumand is restarted; leases are kept over a restart")
         if self._parts is not None:
-            self._parts.source.set_units(_consumers_by_unit(settings))
+            _say_whose(self._parts.source, settings)
         return settings
 
     def _reload_soon(self) -> None:
@@ -222,8 +222,10 @@ async def _bounded(closing: Awaitable[None], what: str) -> None:
         log.debug("closing %s: %r", what, error)
 
 
-def _consumers_by_unit(settings: Settings) -> dict[str, str]:
-    return {spec.unit: spec.name for spec in settings.consumers.values() if spec.unit}
+def _say_whose(source: AttributedSource, settings: Settings) -> None:
+    """Tell the source whose processes are whose; what the simulator's processes announce names them already."""
+    named = settings.consumers if source.name == "simulated" else ()
+    source.set_units({spec.unit: spec.name for spec in settings.consumers.values() if spec.unit}, named)
 
 
 def _status_line(status: Status) -> str:

@@ -55,6 +55,7 @@ class AttributedSource:
         self._timeout_sec = lookup_timeout_sec
         self._slots = asyncio.Semaphore(max_lookups)
         self._consumers: Mapping[str, str] = {}
+        self._recognised: frozenset[str] = frozenset()
         self._known: dict[Identity, str] = {}
         self._asking: dict[Identity, asyncio.Task[None]] = {}
 
@@ -63,9 +64,15 @@ class AttributedSource:
         """What is wrapped."""
         return self._source
 
-    def set_units(self, mapping: Mapping[str, str]) -> None:
-        """Say which unit belongs to which consumer, as unit -> consumer; replaces what was said before."""
+    def set_units(self, mapping: Mapping[str, str], named_by_source: Iterable[str] = ()) -> None:
+        """Say which unit belongs to which consumer; replaces what was said before.
+
+        Args:
+            mapping: unit -> consumer.
+            named_by_source: consumers whose processes the source names by itself, as the simulator does.
+        """
         self._consumers = dict(mapping)
+        self._recognised = frozenset(mapping.values()) | frozenset(named_by_source)
 
     async def read(self) -> Reading:
         """The source's reading with units and consumers; see VramSource."""
@@ -85,7 +92,7 @@ class AttributedSource:
         processes = tuple(self._name(process, identities.get(process.pid)) for process in sample.processes)
         # A process that nobody could place may be any consumer's: then none of them is known to be absent.
         placed = all(process.unit or process.consumer for process in processes)
-        recognised = frozenset(self._consumers.values()) if placed else frozenset()
+        recognised = self._recognised if placed else frozenset()
         return replace(sample, processes=processes, attributable=sample.attributable | recognised)
 
     def _name(self, process: ProcessUse, identity: Identity | None) -> ProcessUse:
