@@ -53,14 +53,15 @@ class _Known:
 
 
 class Clients:
-    """Knows callers, and implements the port ``Owners``."""
+    """Knows callers, and implements the port ``Owners``.
 
-    def __init__(self, connection: BusConnection, units: UnitManager, trusted_uids: frozenset[int]) -> None:
-        """Args:
+    Args:
         connection: to the bus the callers are on.
         units: to tell in which unit a process runs.
         trusted_uids: callers who need no unit to be allowed anything, and do not wait long for it.
-        """
+    """
+
+    def __init__(self, connection: BusConnection, units: UnitManager, trusted_uids: frozenset[int]) -> None:
         self._connection = connection
         self._units = units
         self._trusted_uids = trusted_uids
@@ -92,6 +93,10 @@ class Clients:
             return await self._presence.watch(bus_name)
         except BusError as error:
             raise HostError(f"the bus does not let {bus_name} be watched: {error.message}") from error
+
+    def start_forgetting(self) -> None:
+        """Every lease that stands was told by ``lease_granted``: names that nobody needs may be forgotten from now."""
+        self._presence.forgetting = True
 
     @contextmanager
     def attending(self, sender: str) -> Iterator[None]:

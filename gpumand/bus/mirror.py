@@ -8,12 +8,13 @@ with one PropertiesChanged an object, and nothing is worked out but what changed
 from __future__ import annotations
 
 import asyncio
+import logging
 import re
 from collections.abc import Mapping
 
 from gpumand.bus.arbiter_port import ArbiterPort
 from gpumand.bus.clients import Clients
-from gpumand.bus.connection import BusConnection
+from gpumand.bus.connection import BusConnection, BusLost
 from gpumand.bus.interfaces import Interface
 from gpumand.bus.names import (
     CONSUMER,
@@ -35,7 +36,7 @@ from gpumand.bus.properties import (
     lease_state,
     manager_state,
 )
-from gpumand.bus.translate import EVICTION_SIGNATURE, eviction_body
+from gpumand.bus.translate import EVICTION_SIGNATURE, eviction_body, text
 from gpumand.bus.tree import BusObject, ObjectTree
 from gpumand.domain.errors import NoSuchConsumer
 from gpumand.domain.events import (
@@ -51,6 +52,8 @@ from gpumand.domain.events import (
 )
 from gpumand.domain.lease import Lease
 from gpumand.domain.status import DeviceStatus, Status
+
+log = logging.getLogger(__name__)
 
 _LABEL = re.compile(r"[A-Za-z0-9_]+\Z")
 
@@ -88,12 +91,24 @@ class Mirror:
             self._set_consumer(consumer.name)
         for lease in status.leases:
             self._add_lease(lease)
+        self._clients.start_forgetting()
         self._exported = self._tree.announce = True
 
     def publish(self, event: Event) -> None:
-        """Take note of an event, and send its signal. Before ``export`` there is nobody to tell, and all is in it."""
+        """Take note of an event, and send its signal. Before ``export`` there is nobody to tell, and all is in it.
+
+        Never raises: what happens with the bus must not happen to whoever decides about VRAM.
+        """
         if not self._exported:
             return
+        try:
+            self._publish(event)
+        except BusLost as error:
+            log.debug("%s is told to nobody: %s", type(event).__name__, error)
+        except Exception:
+            log.exception("%s could not be told", type(event).__name__)
+
+    def _publish(self, event: Event) -> None:
         if isinstance(event, ConsumersChanged):
             self._consumers_changed |= event.names
         elif isinstance(event, SummaryChanged):
@@ -105,7 +120,7 @@ class Mirror:
         self._flush_soon()
 
     def flush(self) -> None:
-        """Announce what has changed and was not announced yet."""
+        """Announce what has changed and was not announced yet. Raises BusLost when the bus is gone."""
         if self._flushing is not None:
             self._flushing.cancel()
             self._flushing = None
@@ -121,7 +136,13 @@ class Mirror:
     def _flush_soon(self) -> None:
         waiting = self._summary_changed or self._devices_changed or self._consumers_changed
         if waiting and self._flushing is None:
-            self._flushing = asyncio.get_running_loop().call_soon(self.flush)
+            self._flushing = asyncio.get_running_loop().call_soon(self._flush_unasked)
+
+    def _flush_unasked(self) -> None:
+        try:
+            self.flush()
+        except BusLost as error:
+            log.debug("changes are told to nobody: %s", error)
 
     def _publish_deed(self, event: Event) -> None:
         """Something was done: first what is true now, then that it happened."""
@@ -140,14 +161,14 @@ class Mirror:
         if self._tree.get(lease_path(lease.id)) is None:
             self._add_lease(lease)
         self._lease_changed(lease)
-        self._tell("LeaseGranted", "ss", (lease.id, lease.consumer))
+        self._tell("LeaseGranted", "ss", (lease.id, text(lease.consumer)))
 
     def _lease_ended(self, lease: Lease, reason: str) -> None:
         if self._tree.get(lease_path(lease.id)) is not None:
             self._tree.remove(lease_path(lease.id))
             self._clients.lease_ended(lease)
         self._lease_changed(lease)
-        self._tell("LeaseEnded", "sss", (lease.id, lease.consumer, reason))
+        self._tell("LeaseEnded", "sss", (lease.id, text(lease.consumer), reason))
 
     def _lease_changed(self, lease: Lease) -> None:
         self._summary_changed = True

@@ -44,6 +44,9 @@ class Presence:
     Args:
         connection: to the bus.
         vanished: called, from the event loop, with a watched name that has left the bus.
+
+    Attributes:
+        forgetting: whether idle names may be forgotten; not before it is known which names are needed.
     """
 
     def __init__(self, connection: BusConnection, vanished: Callable[[str], None]) -> None:
@@ -55,6 +58,7 @@ class Presence:
         self._everybody: Subscription | None = None
         self._everybody_lock = asyncio.Lock()
         self._cleaning: set[asyncio.Task[None]] = set()
+        self.forgetting = False
 
     @property
     def watched(self) -> frozenset[str]:
@@ -161,7 +165,7 @@ class Presence:
     def _trim(self) -> None:
         """Forget the least recently seen names that nobody needs."""
         surplus = len(self._watches) - len(self._needed) - MAX_IDLE_WATCHES
-        if surplus <= 0:
+        if surplus <= 0 or not self.forgetting:
             return
         idle = [watch for name, watch in self._watches.items() if name not in self._needed and _is_armed(watch)]
         for watch in idle[:surplus]:

@@ -11,14 +11,19 @@ from contextlib import asynccontextmanager
 import pytest
 from dbus_fast import Variant
 
+from gpumand.bus import clients as registry
 from gpumand.bus import presence
-from gpumand.bus.authorization import ACTIONS
+from gpumand.bus.authorization import ACTIONS, UidAuthority
 from gpumand.bus.clients import Clients
-from gpumand.bus.connection import BusConnection
+from gpumand.bus.connection import BusConnection, BusError
 from gpumand.bus.names import BUS_NAME, MANAGER
-from gpumand.domain.lease import LeaseEnd
-from tests.integration.bus.conftest import Client, House
-from tests.integration.bus.private_bus import NOBODY, until
+from gpumand.bus.service import ManagerService
+from gpumand.domain.consumer import UnitActivity
+from gpumand.domain.events import SummaryChanged
+from gpumand.domain.lease import Lease, LeaseEnd, LeaseLifetime, Owner
+from tests.integration.bus.conftest import Client, House, ScriptedUnits
+from tests.integration.bus.private_bus import NOBODY, PolicyBus, until
+from tests.scripted_arbiter import ScriptedArbiter
 
 as_root = pytest.mark.skipif(os.getuid() != 0, reason="needs root, to call as somebody else")
 
@@ -179,6 +184,72 @@ async def test_more_holders_than_match_rules_are_all_watched(
     await client.call("Acquire", "sa{sv}", "ollama", CONNECTION)
     await client.connection.close()
     await until(lambda: not house.arbiter.leases, "the last lease is freed")
+
+
+async def test_no_owner_is_forgotten_before_the_leases_are_known(
+    bus: PolicyBus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After a restart every owner of a kept lease is watched before anything is exported."""
+    monkeypatch.setattr(presence, "MAX_IDLE_WATCHES", 1)
+    connection, units = await BusConnection.connect(bus.address), ScriptedUnits()
+    clients = Clients(connection, units, frozenset({0}))
+    owners = [await BusConnection.connect(bus.address) for _ in range(4)]
+    for owner in owners:
+        assert await clients.watch(owner.unique_name)
+    assert clients.watched == {owner.unique_name for owner in owners}
+    arbiter = ScriptedArbiter()
+    for number, owner in enumerate(owners[:2]):
+        kept = Owner(owner.unique_name, 0)
+        arbiter.leases[f"b{number}"] = Lease(f"b{number}", "ollama", "0", kept, LeaseLifetime.CONNECTION, 1)
+    service = ManagerService(connection, arbiter, clients, UidAuthority(0, system_bus=True))
+    arbiter.publish = service.publish
+    service.export()
+    assert await clients.watch(owners[3].unique_name)
+    assert clients.watched == {owners[number].unique_name for number in (0, 1, 3)}
+    for owner in owners:
+        await owner.close()
+    await until(lambda: not arbiter.leases, "the kept leases are freed")
+    await service.close()
+    await connection.close()
+
+
+async def test_loss_of_the_bus_does_not_reach_the_arbiter(house: House, client: Client) -> None:
+    lease, _ = await client.call("Acquire", "sa{sv}", "ollama", {})
+    await house.connection.close()
+    house.arbiter.end(lease, LeaseEnd.SHUTDOWN)
+    house.service.publish(SummaryChanged())
+    turned = asyncio.Event()
+    asyncio.get_running_loop().call_soon(turned.set)
+    await turned.wait()  # the announcement at the end of the turn fails, quietly
+    assert house.arbiter.leases == {}
+
+
+@as_root
+async def test_unit_that_systemd_does_not_name_in_time_opens_nothing(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(registry, "UNIT_TIMEOUT_SEC", 0.05)
+    house.units.unit = "comfyui.service"
+    house.units.answering.clear()
+    denied = await house.bus.call("Acquire", "sa{sv}", "comfyui", "0", uid=NOBODY)
+    assert "Access denied" in denied.err
+    assert house.arbiter.calls == []
+
+
+async def test_unit_lease_fails_by_name_when_systemd_hangs(
+    house: House, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(registry, "UNIT_TIMEOUT_SEC", 0.05)
+    house.units.answering.clear()
+    with pytest.raises(BusError, match="systemd did not say within") as refusal:
+        await client.call("Acquire", "sa{sv}", "ollama", {"lifetime": Variant("s", "unit")})
+    assert refusal.value.name == "org.gpumand1.Error.Failed"
+
+
+async def test_unit_lease_of_a_stopping_unit_is_refused(house: House, client: Client) -> None:
+    house.units.unit, house.units.activity = "job.service", UnitActivity.DEACTIVATING
+    with pytest.raises(BusError, match=r"needs a running unit, and job\.service is deactivating"):
+        await client.call("Acquire", "sa{sv}", "ollama", {"lifetime": Variant("s", "unit")})
 
 
 @as_root

@@ -1,12 +1,16 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import cast
 from xml.etree import ElementTree
 
 import pytest
 
-from gpumand.bus.authorization import ACTIONS, Action
+from gpumand.bus.authorization import ACTIONS, Action, UidAuthority
+from gpumand.bus.clients import Clients
+from gpumand.bus.connection import BusConnection
 from gpumand.bus.interfaces import OWN_INTERFACES, node_xml, own_interfaces, parse_interfaces, standard_interfaces
+from gpumand.bus.manager import ManagerMethods
 from gpumand.bus.names import CONSUMER, DEVICE, LEASE, MANAGER
 from gpumand.bus.properties import (
     Values,
@@ -17,9 +21,12 @@ from gpumand.bus.properties import (
     lease_state,
     manager_state,
 )
+from gpumand.bus.standard import StandardInterfaces
+from gpumand.bus.tree import ObjectTree
 from gpumand.domain.lease import Lease, LeaseLifetime, Owner
 from gpumand.domain.status import Summary
-from tests.scripted_arbiter import a_consumer, a_device
+from gpumand.ports import UnitManager
+from tests.scripted_arbiter import ScriptedArbiter, a_consumer, a_device
 
 SOURCES = Path(__file__).parents[3] / "dbus"
 DOC = "org.gtk.GDBus.DocString"
@@ -35,6 +42,14 @@ def every_method() -> list[tuple[str, str]]:
 
 def test_every_method_is_in_the_table_and_nothing_else_is() -> None:
     assert set(every_method()) == set(ACTIONS)
+
+
+def test_every_method_has_somebody_who_answers() -> None:
+    connection = cast(BusConnection, object())  # never used: nothing is called here
+    clients = Clients(connection, cast(UnitManager, object()), frozenset())
+    manager = ManagerMethods(ScriptedArbiter(), clients, UidAuthority(0, system_bus=True), lambda: None)
+    standard = StandardInterfaces(ObjectTree(connection), "")
+    assert {*manager.handlers, *standard.handlers} == set(every_method())
 
 
 def test_only_methods_that_change_nothing_are_open() -> None:
