@@ -33,7 +33,7 @@ class IncomingCall:
         interface: "" when the caller gave none.
         member: the method.
         signature: of the body.
-        body: the arguments; variants are still the binding's Variants.
+        body: the arguments; variants are still the binding's Variants. Structs are lists or tuples by its version.
         interactive: the caller allows us to have a person asked.
     """
 
@@ -48,7 +48,7 @@ class IncomingCall:
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """What a method returns."""
+    """What a method returns; structs in it are lists (1.84 takes no tuples)."""
 
     signature: str = ""
     body: tuple[Any, ...] = ()

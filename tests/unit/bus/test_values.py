@@ -13,7 +13,7 @@ def test_variants_disappear_at_any_depth() -> None:
 
 
 def test_structs_are_lists_whatever_the_version_of_the_binding_makes_them() -> None:
-    assert unwrap([(1, ("x", Variant("(u)", (2,))))]) == [[1, ["x", [2]]]]
+    assert unwrap([(1, ("x", Variant("u", 2)))]) == [[1, ["x", 2]]]
 
 
 @pytest.mark.parametrize(
