@@ -54,6 +54,7 @@ class ScriptedArbiter:
     waiting: list[Owner] = field(default_factory=list)
     degraded: str = ""
     evictions: int = 0
+    granted: int = 0
     statuses: int = 0
     calls: list[tuple[object, ...]] = field(default_factory=list)
     errors: dict[str, GpumandError] = field(default_factory=dict)
@@ -174,9 +175,9 @@ class ScriptedArbiter:
         is_ttl = options.lifetime is LeaseLifetime.TTL
         ttl_sec = (options.ttl_sec or DEFAULT_TTL_SEC) if is_ttl else 0.0
         expires_usec = GRANTED_USEC + int(ttl_sec * 1e6) if is_ttl else 0
-        number = len([call for call in self.calls if call[0] == "acquire"])
+        self.granted += 1
         lease = Lease(
-            f"a{number:04d}",
+            f"a{self.granted:04d}",
             consumer,
             "0",
             owner,
