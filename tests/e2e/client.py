@@ -64,6 +64,19 @@ class Client:
         """The leases that stand, by id."""
         return {entry["id"]: entry for entry in self.status()["leases"]}
 
+    def await_memory(self, name: str, used_mib: int) -> None:
+        """Wait until a consumer is seen to hold so much."""
+        self._machine.wait_until(
+            lambda: self.consumer(name).get("used_mib") == used_mib, f"{name} holds {used_mib} MiB"
+        )
+
+    def use(self, name: str, used_mib: int) -> dict[str, Any]:
+        """Acquire, wait until the memory is seen, and release; the grant."""
+        lease, grant = self.acquire(name)
+        self.await_memory(name, used_mib)
+        self.release(lease)
+        return grant
+
     def await_residency(self, name: str, residency: str, deadline_sec: float = 10) -> dict[str, Any]:
         """Wait until a consumer is what it should be; its entry."""
         what = f"{name} is {residency}"

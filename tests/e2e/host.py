@@ -20,6 +20,7 @@ settle_timeout_sec = 2
 health_interval_sec = 1
 [gpu]
 source = "simulated"
+sample_interval_sec = 0.2
 simulated_total_mib = [{TOTAL_MIB}]
 simulated_dir = "{VRAM_DIR}"
 """
@@ -74,11 +75,10 @@ class Host:
 
     def clean(self) -> None:
         """Stop the daemon and all units of the test, and forget their state."""
-        for unit in (DAEMON, *self._units):
-            self.machine.systemctl("stop", unit, check=False)
+        self.machine.systemctl("stop", DAEMON, check=False)
+        self.machine.systemctl("stop", *self._units, check=False) if self._units else None
         paths = [f"{UNIT_DIR}/{unit}" for unit in self._units]
         self.machine.remove(*paths, "/etc/gpumand", "/run/gpumand", "/var/lib/gpumand", VRAM_DIR)
-        self.machine.systemctl("daemon-reload")
         self.machine.systemctl("reset-failed")
 
 

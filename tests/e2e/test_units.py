@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.e2e.client import ERROR, NAME, Client
-from tests.e2e.host import VRAM_DIR, Host, holding
+from tests.e2e.host import TOTAL_MIB, VRAM_DIR, Host, holding
 
 SIGNALS = "/run/e2e-signals"
 
@@ -16,7 +16,7 @@ def test_acquire_starts_the_unit_and_sees_its_memory(host: Host, client: Client)
     lease, grant = client.acquire("alpha")
     assert host.machine.show("alpha.service", "ActiveState") == "active"
     assert (grant["consumer"], grant["device"], grant["loaded"], grant["evicted"]) == ("alpha", "0", True, [])
-    host.machine.wait_until(lambda: client.consumer("alpha").get("used_mib") == 10000, "its memory is seen")
+    client.await_memory("alpha", 10000)
     assert list(client.leases()) == [lease]
 
 
@@ -35,7 +35,7 @@ def test_eviction_stops_the_unit_with_its_grandchildren(host: Host, client: Clie
     host.consumer("alpha", 10000)
     host.holder("beta", 16000)
     host.start()
-    client.release(client.acquire("alpha")[0])
+    client.use("alpha", 10000)
     pids = host.machine.wait_until(lambda: _at_least(host.machine.pids("alpha.service"), 3), "the unit has forked")
     _, grant = client.acquire("beta")
     assert grant["evicted"] == ["alpha"]
@@ -52,7 +52,7 @@ def test_eviction_is_announced_before_the_grant(host: Host, client: Client) -> N
     host.holder("alpha", 10000)
     host.holder("beta", 16000)
     host.start()
-    client.release(client.acquire("alpha")[0])
+    client.use("alpha", 10000)
     output = f"--property=StandardOutput=file:{SIGNALS}"
     host.machine.run(["systemd-run", "--unit=e2e-monitor", output, "gdbus", "monitor", "--system", f"--dest={NAME}"])
     _await_signal(host, "is owned by")
@@ -89,7 +89,7 @@ def test_unit_that_ignores_sigterm_is_evicted_all_the_same(host: Host, client: C
     host.consumer("alpha", 10000)
     host.holder("beta", 16000)
     host.start()
-    client.release(client.acquire("alpha")[0])
+    client.use("alpha", 10000)
     _, grant = client.acquire("beta")
     assert grant["evicted"] == ["alpha"]
 
@@ -106,13 +106,14 @@ def test_unit_that_fails_at_once_is_load_failed_with_result_and_log(host: Host, 
     assert client.leases() == {}
 
 
-def test_unit_that_dies_while_loading_is_load_failed(host: Host, client: Client) -> None:
-    host.unit("broken", "/bin/sh -c 'sleep 0.5; echo out of memory >&2; exit 4'")
-    host.consumer("broken", 1000)
+def test_unit_that_dies_under_a_lease_is_noticed(host: Host, client: Client) -> None:
+    host.holder("alpha", 10000)
     host.start()
-    lease_or_failure = host.machine.run(["gpumanctl", "acquire", "broken"], check=False)
-    entry = client.await_residency("broken", "failed")
-    assert "exit-code" in entry["error"], (entry, lease_or_failure)
+    client.acquire("alpha")
+    client.await_memory("alpha", 10000)
+    host.machine.systemctl("kill", "--signal=KILL", "alpha.service")
+    client.await_residency("alpha", "unloaded")
+    host.machine.wait_until(lambda: client.status()["devices"][0]["free_mib"] == TOTAL_MIB, "its memory is free")
 
 
 def test_failed_consumer_backs_off_and_says_how_long(host: Host, client: Client) -> None:
@@ -149,7 +150,7 @@ def test_restart_always_does_not_bring_an_evicted_unit_back(host: Host, client: 
     host.holder("alpha", 10000, "Restart=always", "RestartSec=10ms")
     host.holder("beta", 16000)
     host.start()
-    client.release(client.acquire("alpha")[0])
+    client.use("alpha", 10000)
     client.acquire("beta")
     assert host.machine.show("alpha.service", "ActiveState") == "inactive"
     assert client.consumer("alpha")["residency"] == "unloaded"
@@ -169,7 +170,7 @@ def test_restart_always_unit_that_dies_is_resident_again(host: Host, client: Cli
 def test_unit_stopped_behind_our_back_is_noticed(host: Host, client: Client) -> None:
     host.holder("alpha", 10000)
     host.start()
-    client.release(client.acquire("alpha")[0])
+    client.use("alpha", 10000)
     host.machine.systemctl("stop", "alpha.service")
     client.await_residency("alpha", "unloaded")
 
@@ -179,9 +180,20 @@ def test_unit_started_behind_our_back_is_accounted_for(host: Host, client: Clien
     host.holder("beta", 16000)
     host.start()
     host.machine.systemctl("start", "alpha.service")
-    client.await_residency("alpha", "resident")
+    client.await_memory("alpha", 10000)
     _, grant = client.acquire("beta")
     assert grant["evicted"] == ["alpha"]
+
+
+def test_memory_that_a_started_unit_has_yet_to_take_is_reserved(host: Host, client: Client) -> None:
+    host.unit("alpha", f"/bin/sh -c 'sleep 3; exec {holding('alpha', 10000)}'")
+    host.consumer("alpha", 10000)
+    host.holder("beta", 16000)
+    host.start()
+    client.release(client.acquire("alpha")[0])
+    _, grant = client.acquire("beta")
+    assert grant["evicted"] == ["alpha"]
+    assert host.machine.show("alpha.service", "ActiveState") == "inactive"
 
 
 def test_foreign_memory_is_named_when_it_stands_in_the_way(host: Host, client: Client) -> None:
