@@ -2,7 +2,9 @@
 
 PYTHON_TOOLS := .venv/bin/python
 PYTEST := .venv/bin/python -m pytest
+TYPED := gpumand benchmarks scripts/test.py tests/conftest.py tests/leftovers.py tests/e2e
 E2E ?= optional
+GPU_PYTHON ?= .venv/bin/python
 export GPUMAND_E2E := $(E2E)
 
 .PHONY: help setup demo run test check lint types unit integration e2e gpu bench lock clean
@@ -31,7 +33,7 @@ lint: setup
 	@.venv/bin/ruff format --check .
 
 types: setup
-	@.venv/bin/mypy
+	@.venv/bin/mypy $(TYPED)
 
 unit: setup ## circle 1: plain values in, plain values out
 	@$(PYTEST) tests/unit
@@ -44,9 +46,8 @@ e2e: ## circle 3: real units on a booted systemd (root on Debian)
 	@scripts/setup --tests
 	@$(PYTEST) tests/e2e
 
-gpu: ## circle 4: a real driver, where there is one
-	@scripts/setup --tests
-	@$(PYTEST) -m gpu tests
+gpu: setup ## circle 4: a real driver; GPU_PYTHON=/path names a Python that has PyTorch
+	@PYTHON=$(GPU_PYTHON) tests/gpu/run.sh
 
 bench: setup ## how fast it is
 	@$(PYTHON_TOOLS) -m benchmarks.speed
