@@ -95,14 +95,15 @@ async def world(folder: Path, consumers: str, scheduler: str = "concurrent_lease
         f'simulated_dir = "{simulator(folder)}"\n{consumers}'
     )
     async with PrivateBus() as private:
-        words = ["--config", str(config), "--bus-address", private.address, "--log-level", "error"]
+        words = ["--config", str(config), "--bus-address", private.address]
         state = ["--state-dir", str(folder / "state")]
         command = [sys.executable, "-m", "gpumand", *words, *state]
-        daemon = await asyncio.create_subprocess_exec(*command, stdin=DEVNULL)
+        with (folder / "log").open("wb") as log:  # it logs as it does on a host, but not into the table
+            daemon = await asyncio.create_subprocess_exec(*command, stdin=DEVNULL, stderr=log)
         bus = await MessageBus(bus_address=private.address).connect()
         try:
             client = Client(bus)
-            await _ready(client, daemon)
+            await _ready(client, daemon, folder / "log")
             yield World(private.address, daemon.pid, client)
         finally:
             bus.disconnect()
@@ -134,15 +135,19 @@ def plain(value: Any) -> Any:
     return [plain(inner) for inner in value] if isinstance(value, list) else value
 
 
-async def _ready(client: Client, daemon: Process) -> None:
+async def _ready(client: Client, daemon: Process, log: Path) -> None:
     async with asyncio.timeout(START_SEC):
         while True:
             if daemon.returncode is not None:
-                raise RuntimeError(f"the daemon ended with status {daemon.returncode}")
+                raise _ended(daemon, log)
             with contextlib.suppress(Failed):
                 await client.call("GetStatus")
                 return
             await asyncio.sleep(0.05)
+
+
+def _ended(daemon: Process, log: Path) -> RuntimeError:
+    return RuntimeError(f"the daemon ended with status {daemon.returncode}: {log.read_text()}")
 
 
 async def _end(process: Process) -> None:
