@@ -38,14 +38,13 @@ def shares(device: Mapping[str, Any], consumers: Sequence[Mapping[str, Any]]) ->
     """Who holds what on this device, in the order of the configuration, then foreign or unattributed memory."""
     names = [clean(consumer["name"]) for consumer in consumers]
     found: list[Share] = []
-    for consumer in consumers:
+    for index, consumer in enumerate(consumers):
         if str(consumer.get("device")) != str(device["index"]):
             continue
         held, estimated = _held(consumer)
         if held:
             name = clean(consumer["name"])
-            letter = chr(ord("a") + len(found) % 26)
-            found.append(Share(name, held, letter, consumer_style(names, name), estimated))
+            found.append(Share(name, held, chr(ord("a") + index % 26), consumer_style(names, name), estimated))
     rest = device.get("foreign_mib")
     if rest is None and device.get("used_mib") is not None:
         rest = max(0, int(device["used_mib"]) - sum(share.mib for share in found))
@@ -107,7 +106,7 @@ def key(device: Mapping[str, Any], parts: Sequence[Share], look: Look) -> list[T
     if reserved:
         entries.append(Text.assemble(("░" if look.unicode else ":", "yellow"), f" reserved {mib(reserved)}"))
     if device.get("free_mib") is not None:
-        entries.append(Text.assemble((".", "bright_black"), f" free {mib(int(device['free_mib']))}"))
+        entries.append(Text.assemble((".", "bright_black"), f" free {mib(max(0, int(device['free_mib']) - reserved))}"))
     return _flow(entries, look.width)
 
 

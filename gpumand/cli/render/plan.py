@@ -18,10 +18,8 @@ VERDICTS = {"grant": "would be granted", "wait": "would wait", "refuse": "would 
 
 def plan_lines(plan: Entry, look: Look) -> list[Text]:
     """The verdict, the room it needs, the evictions with their reasons, and who is spared and why."""
-    lines = [_verdict(plan)]
-    if plan.get("message"):
-        lines += wrapped(clean(plan["message"]), look)
-    lines += _room(plan)
+    reason = wrapped(clean(plan["message"]), look) if plan.get("message") else _room(plan)
+    lines = [_verdict(plan), *reason]
     lines += _section("evicts", _evictions(plan, look))
     lines += _section("spares", _spared(plan, look))
     return lines

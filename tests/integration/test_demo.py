@@ -1,0 +1,174 @@
+"""The demonstration itself: it says so when all is well, and when something is not; and it leaves nothing behind."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import shlex
+import signal
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from tests.integration.cli.ctl import Ctl, Result, Screen
+
+DEMO = (sys.executable, "-m", "gpumand.demo")
+LIMIT_SEC = 50
+
+pytestmark = pytest.mark.timeout(90)
+
+
+@pytest.fixture(autouse=True)
+def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where the demonstration keeps its files; not under tmp_path, which is too long a name for a socket."""
+    folder = Path(tempfile.mkdtemp(prefix="gd-"))
+    monkeypatch.setenv("TMPDIR", str(folder))
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_left(temporary: Path) -> object:
+    yield
+    left = [str(path) for path in temporary.iterdir()]
+    if not left:
+        temporary.rmdir()
+    assert left == []
+    running = [path.parent.name for path in Path("/proc").glob("[0-9]*/cmdline") if str(temporary) in _read(path)]
+    assert running == []
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_bytes().decode(errors="replace")
+    except OSError:
+        return ""
+
+
+async def start(*args: str) -> asyncio.subprocess.Process:
+    pipe = asyncio.subprocess.PIPE
+    return await asyncio.create_subprocess_exec(
+        *DEMO, *args, stdin=asyncio.subprocess.DEVNULL, stdout=pipe, stderr=pipe, start_new_session=True
+    )
+
+
+async def finished(process: asyncio.subprocess.Process) -> Result:
+    try:
+        async with asyncio.timeout(LIMIT_SEC):
+            out, err = await process.communicate()
+    except TimeoutError:
+        process.send_signal(signal.SIGTERM)
+        await process.communicate()
+        raise AssertionError("the demonstration did not end") from None
+    return Result(process.returncode or 0, out.decode(), err.decode())
+
+
+async def test_all_is_well_and_every_fact_was_checked() -> None:
+    result = await finished(await start())
+    assert (result.code, result.err) == (0, "")
+    assert "\x1b" not in result.out
+    assert len(re.findall(r"» evicted ", result.out)) == 1
+    assert re.search(r"evicted comfyui from GPU 0 by http: 13\.0 GiB freed in .* to make room for llm", result.out)
+    assert "✓ mvoice was left alone, with its 2.8 GiB" in result.out
+    (number,) = re.findall(r"All (\d+) facts were checked and are so", result.out)
+    assert len(re.findall(r"^    ✓ ", result.out, re.MULTILINE)) == int(number) >= 40
+
+
+@pytest.mark.parametrize(
+    ("fault", "step", "says"),
+    [
+        ("comfyui:lying-unload", "step 5", "EvictionFailed"),
+        ("comfyui:partial-unload:mib=1000,on=unload", "step 5", "EvictionFailed"),
+        ("mvoice:refuse-load", "step 3", "LoadFailed"),
+        ("llm:crash", "step 5", "LoadFailed"),
+    ],
+)
+async def test_a_service_that_lies_is_noticed(fault: str, step: str, says: str) -> None:
+    result = await finished(await start("--fault", fault))
+    assert result.code == 1
+    last = result.err.splitlines()[-1]
+    assert last.startswith(f"demo: FAILED: {step} (")
+    assert says in last
+    assert "facts were checked" not in result.out
+
+
+async def test_ctrl_c_ends_everything_and_the_screen_is_left_in_order() -> None:
+    screen = await Screen.start(Ctl(""), argv=DEMO)
+    await screen.wait_for("mvoice   unloaded")
+    await screen.wait_for("2  comfyui")
+    screen.type(b"\x03")
+    assert await screen.end() == 130
+    assert "everything that was started has been ended" in screen.text
+    assert "Traceback" not in screen.text
+    assert screen.text.rindex("\x1b[?25h") > screen.text.rindex("\x1b[?25l")
+
+
+async def test_termination_while_it_starts_leaves_nothing() -> None:
+    process = await start()
+    assert process.stdout is not None
+    await process.stdout.readline()
+    process.send_signal(signal.SIGTERM)
+    result = await finished(process)
+    assert (result.code, "Traceback" in result.err) == (130, False)
+
+
+async def test_run_keeps_everything_up_and_its_commands_work() -> None:
+    process = await start("--run", "--simulated")
+    assert process.stdout is not None
+    lines: list[str] = []
+    async with asyncio.timeout(LIMIT_SEC):
+        while not lines or "monitor" not in lines[-1]:
+            lines.append((await process.stdout.readline()).decode().rstrip())
+        rest = [line async for line in _rest(process.stdout)]
+    commands = [line for line in [*lines, *rest] if line.startswith("  ") and "monitor" not in line]
+    assert len(commands) >= 8
+    played = await asyncio.create_subprocess_exec(
+        *("bash", "-e", "-c", "\n".join(commands)), stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
+    )
+    async with asyncio.timeout(LIMIT_SEC):
+        said, _ = await played.communicate()
+    assert played.returncode == 0, said.decode()
+    process.send_signal(signal.SIGINT)
+    result = await finished(process)
+    assert result.code == 0
+    assert "evicted comfyui from GPU 0 by http" in result.out
+
+
+async def _rest(stream: asyncio.StreamReader) -> object:
+    """Lines up to the next empty one."""
+    while (line := (await stream.readline()).decode().rstrip()) != "":
+        yield line
+
+
+async def test_without_a_dbus_daemon_the_command_that_installs_it_is_named(tmp_path: Path) -> None:
+    manager = tmp_path / "dnf"
+    manager.write_text("#!/bin/sh\n")
+    manager.chmod(0o755)
+    result = await without_dbus_daemon(tmp_path)
+    assert (result.code, result.out) == (1, "")
+    sudo = "" if os.geteuid() == 0 else "sudo "
+    assert result.err == f"demo: there is no dbus-daemon here; install it with: {sudo}dnf install -y dbus-daemon\n"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may install")
+async def test_root_on_debian_gets_it_installed_and_is_told(tmp_path: Path) -> None:
+    manager = tmp_path / "apt-get"
+    manager.write_text(f'#!/bin/sh\necho "$@" >> {shlex.quote(str(tmp_path / "asked"))}\n')
+    manager.chmod(0o755)
+    result = await without_dbus_daemon(tmp_path)
+    assert result.code == 1
+    assert "installing it: apt-get install -y dbus" in result.err.splitlines()[0]
+    assert (tmp_path / "asked").read_text().splitlines() == ["update -q", "install -y dbus"]
+
+
+async def without_dbus_daemon(path: Path) -> Result:
+    """The demonstration where only this folder is searched for programs."""
+    process = await asyncio.create_subprocess_exec(
+        *DEMO,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+        env=os.environ | {"PATH": str(path)},
+    )
+    return await finished(process)
