@@ -1,0 +1,109 @@
+"""The command line itself: help, lazy commands, where ``--`` goes, exit codes by click's own runner."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+from click.testing import CliRunner
+
+from gpumand.bus.failures import BusError, BusLost, BusTimeout
+from gpumand.cli.app import COMMANDS, gpumanctl
+from gpumand.cli.commands.run import separated
+from gpumand.cli.errors import ExitCode, Failure, Mismatch, NoBus, interpret
+from gpumand.cli.options import GlobalOptions
+
+
+@pytest.mark.parametrize("args", [["--help"], ["-h"], *([name, "--help"] for name in COMMANDS)])
+def test_every_help_is_there(args: list[str]) -> None:
+    result = CliRunner().invoke(gpumanctl, args)
+    assert result.exit_code == 0
+    assert result.output.startswith("Usage: gpumanctl")
+    assert "--bus-address" in result.output
+
+
+def test_help_has_every_command_with_a_line_that_is_not_cut() -> None:
+    text = CliRunner().invoke(gpumanctl, ["--help"]).output
+    assert all(f"\n  {name} " in text for name in COMMANDS)
+    assert "..." not in text.partition("Look:")[2]
+
+
+@pytest.mark.parametrize("args", [["nothing"], ["--nothing"], ["status", "--nothing"], ["renew"], ["plan", "a", "b"]])
+def test_wrong_usage_exits_2(args: list[str]) -> None:
+    assert CliRunner().invoke(gpumanctl, args).exit_code == 2
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [
+        (["voice", "ls", "-l"], ["voice", "--", "ls", "-l"]),
+        (["voice", "--", "ls"], ["voice", "--", "ls"]),
+        (["-q", "voice", "ls", "--", "x"], ["-q", "voice", "--", "ls", "--", "x"]),
+        (["--priority", "5", "voice", "--priority=6", "ls"], ["--priority", "5", "voice", "--priority=6", "--", "ls"]),
+        (["voice"], ["voice"]),
+        ([], []),
+    ],
+)
+def test_the_command_of_run_begins_where_it_begins(typed: list[str], meant: list[str]) -> None:
+    assert separated(typed, {"--priority"}) == meant
+
+
+OWN = "org.gpumand1.Error."
+BUS = "org.freedesktop.DBus.Error."
+SYSTEM = GlobalOptions()
+SESSION = GlobalOptions(user=True)
+
+
+@pytest.mark.parametrize(
+    ("error", "options", "code", "says"),
+    [
+        (BusError(BUS + "ServiceUnknown", "x"), SYSTEM, 3, "start it with: systemctl start gpumand"),
+        (BusError(BUS + "NameHasNoOwner", "x"), SESSION, 3, "start it with: systemctl --user start gpumand"),
+        (BusError(BUS + "Spawn.ChildExited", "exited 1"), SYSTEM, 3, "journalctl -u gpumand"),
+        (BusError("org.freedesktop.systemd1.UnitMasked", "masked"), SYSTEM, 3, "could not be started: masked"),
+        (BusError(OWN + "NoSuchConsumer", "no consumer x"), SYSTEM, 4, "no consumer x; gpumanctl list"),
+        (BusError(OWN + "Later", "something new"), SYSTEM, 1, "something new"),
+        (BusError(BUS + "AccessDenied", "org.gpumand1.evict is needed"), SYSTEM, 1, "ask as root (sudo)"),
+        (BusError(BUS + "AccessDenied", "Rejected send message, 1 matched rules"), SYSTEM, 1, "the bus does not let"),
+        (BusError(BUS + "UnknownMethod", "no Plan"), SYSTEM, 1, "systemctl restart gpumand"),
+        (BusError(BUS + "NoReply", "recipient disconnected"), SYSTEM, 1, "left the bus while it was asked"),
+        (BusError("com.example.Odd", "odd"), SYSTEM, 1, "odd (com.example.Odd)"),
+        (BusTimeout("no answer to Plan within 10 s"), SYSTEM, 1, "did not answer in time"),
+        (BusLost("the bus closed the connection"), SYSTEM, 1, "the connection to the bus was lost"),
+        (NoBus("cannot connect"), SYSTEM, 1, "--user asks the session bus"),
+        (Mismatch("its status has no leases"), SYSTEM, 1, "its status has no leases"),
+        (Failure(ExitCode.NOT_FOUND, "no such\ncommand"), SYSTEM, 127, "no such command"),
+    ],
+)
+def test_every_trouble_has_its_code_and_its_line(
+    error: Exception, options: GlobalOptions, code: int, says: str
+) -> None:
+    failure = interpret(error, options)
+    assert failure is not None
+    assert failure.code == code
+    assert says in failure.message
+    assert "\n" not in failure.message
+
+
+def test_a_fault_of_our_own_is_not_explained_away() -> None:
+    assert interpret(KeyError("x"), SYSTEM) is None
+
+
+@pytest.mark.parametrize(
+    ("args", "without"),
+    [
+        (["--help"], ["dbus_fast", "rich", "aiohttp"]),
+        (["config-check", "/nonexistent"], ["dbus_fast", "rich", "aiohttp"]),
+        (["--json", "--bus-address", "unix:path=/nonexistent", "status"], ["rich", "aiohttp"]),
+        (["--bus-address", "unix:path=/nonexistent", "acquire", "x"], ["rich", "aiohttp"]),
+    ],
+)
+def test_a_command_imports_what_it_needs_and_no_more(args: list[str], without: list[str]) -> None:
+    script = (
+        "import sys\nfrom gpumand.cli.app import gpumanctl\n"
+        f"try:\n    gpumanctl.main({args!r})\nexcept SystemExit:\n    pass\n"
+        f"sys.stdout = sys.stderr\nprint('loaded:', [name for name in {without!r} if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stderr.splitlines()[-1] == "loaded: []"

@@ -1,0 +1,52 @@
+"""The moving picture, at a fixed width, and the configuration that the demonstration writes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from gpumand.cli.output import paint
+from gpumand.cli.render.look import Look
+from gpumand.config import load
+from gpumand.demo.cast import CAST, IMAGE, LANGUAGE, TOTAL_MIB, VOICE, configuration
+from gpumand.demo.picture import picture
+from tests.unit.cli.samples import consumer, device, status
+
+LOADING = """\
+ GPU 0  Simulated GPU  8.4 GiB of 24.0 GiB used
+ comfyui  unloaded                                                       0 MiB
+ mvoice   resident, leased #####                                       2.8 GiB
+ llm      loading          ##########                                  5.6 GiB
+ reserved                  ::::::::::::::                              8.4 GiB
+ free                      ............                                7.2 GiB
+"""
+
+
+def test_bars_are_on_one_scale_and_add_up() -> None:
+    snapshot = status(
+        devices=[device(name="Simulated GPU", used_mib=8603, free_mib=15961, reserved_mib=8600)],
+        consumers=[
+            consumer("comfyui"),
+            consumer("mvoice", "resident", used_mib=2867, leases=1),
+            consumer("llm", "loading", used_mib=5736),
+        ],
+    )
+    look = Look(width=80, unicode=False)
+    assert paint(picture(snapshot, look), look) == LOADING
+
+
+def test_the_story_needs_exactly_one_eviction() -> None:
+    free = TOTAL_MIB - IMAGE.mib - VOICE.mib
+    assert free >= 0
+    assert free + VOICE.mib < LANGUAGE.mib + 256 <= free + IMAGE.mib
+
+
+def test_the_configuration_is_one_that_gpumand_takes(tmp_path: Path) -> None:
+    urls = {role.name: f"http://127.0.0.1:{9000 + number}" for number, role in enumerate(CAST)}
+    (tmp_path / "gpumand.toml").write_text(configuration(urls, tmp_path / "a b", source="simulated"))
+    settings = load(tmp_path / "gpumand.toml")
+    assert {name: spec.vram_resident_mib for name, spec in settings.consumers.items()} == {
+        role.name: role.mib for role in CAST
+    }
+    assert settings.gpu.simulated_dir == str(tmp_path / "a b")
+    assert settings.consumers[IMAGE.name].lazy
+    assert not settings.consumers[VOICE.name].lazy
