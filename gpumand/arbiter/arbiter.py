@@ -54,7 +54,7 @@ class Arbiter:
     ) -> None:
         self.books = Books(settings, world.clock, world.source, publish)
         self.facts = Facts(self.books)
-        self.leases = Leases(self.books, world.store)
+        self.leases = Leases(self.books, self.facts, world.store)
         self._jobs = Jobs(self.books, Effects(self.books, world.units, world.routes))
         self.desk = Desk(self.books, self.facts, self._jobs, self.leases)
         self.by_hand = ByHand(self.books, self.facts, self.desk, self._jobs, self.leases)

@@ -49,7 +49,7 @@ class Effects:
         """
         state, before = self._books.state(report.consumer), self._books.device(int(report.device or 0))
         spec, began = state.spec, self._books.clock.monotonic()
-        expected_mib = budget.yield_mib(self._books.view(), before.index, spec.name)
+        expected_mib = budget.yield_mib(before, state, budget.unattributed_mib(before))
         settling = Settling(spec, before, budget.held_mib(before, state), expected_mib)
         expected = expected_mib if before.known else None
         report = replace(report, expected_mib=expected, error=f"{spec.name} has no unload route and no unit")

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from gpumand.arbiter.books import Books
 from gpumand.domain.consumer import Health, Residency, UnitActivity, UnitState
-from gpumand.domain.residency import holds_model, residency_from_facts
+from gpumand.domain.residency import residency_from_facts
 from gpumand.domain.view import ConsumerState
 
 log = logging.getLogger(__name__)
@@ -73,10 +73,12 @@ class Facts:
         if self._is_in_a_job(state):
             return
         self._locate(state)
+        self._note_shown(name)
+        self._books.ledger.unclaim(name, self._books.clock.monotonic())
+        state = self._books.state(name)
         seen = self._what_is_seen(state)
         if seen is not state.residency:
             self._move_to(state, seen)
-        self._note_shown(name)
 
     def _is_in_a_job(self, state: ConsumerState) -> bool:
         if state.residency is Residency.UNLOADING or (state.residency is Residency.LOADING and not state.unasked):
@@ -99,8 +101,8 @@ class Facts:
             return believed  # no witness says anything: no reason to forget
         if seen is Residency.UNLOADED and believed is Residency.FAILED:
             return believed  # it failed, and is not loaded: no contradiction
-        if seen is Residency.UNLOADED and believed is Residency.RESIDENT and state.leases and state.spec.lazy:
-            return Residency.UNLOADED if unit_is_down else believed  # its first request has yet to come
+        if seen is Residency.UNLOADED and believed is Residency.RESIDENT and state.claimed and state.spec.lazy:
+            return Residency.UNLOADED if unit_is_down else believed  # its first request has yet to come, or to load it
         if seen is Residency.LOADING and self._has_loaded_long_enough(state):
             return Residency.RESIDENT
         return seen
@@ -129,7 +131,7 @@ class Facts:
         self._books.ledger.update(name, unasked=False)
         if seen is Residency.RESIDENT:
             self._books.ledger.update(name, failures=0, retry_at=0.0, shown=True)
-        self._books.ledger.unclaim(name)
+        self._books.ledger.unclaim(name, self._books.clock.monotonic())
 
     def _likely_device(self, state: ConsumerState) -> int:
         wanted = state.spec.device
@@ -154,14 +156,15 @@ class Facts:
         return sum(known) if known and len(known) == len(figures) else (sum(known) or None)
 
     def _note_shown(self, name: str) -> None:
-        """Once its whole footprint, or as much as a model takes, has been seen, live figures contain it."""
+        """Once (nearly) its whole footprint has been seen, or it says that it is loaded, live figures contain it."""
         state = self._books.state(name)
-        if state.claimed and not state.shown and state.device is not None:
-            held_mib = self._books.device(state.device).held_by(name)
-            health = self._witnesses(name).health
-            said_so = health is not None and health.loaded is True and state.residency is Residency.RESIDENT
-            if (held_mib is not None and holds_model(state.spec, held_mib)) or said_so:
-                self._books.ledger.update(name, shown=True)
+        if not state.claimed or state.shown or state.device is None:
+            return
+        held_mib = self._books.device(state.device).held_by(name)
+        heard = self._witnesses(name)
+        said_so = heard.health is not None and heard.health.loaded is True and heard.health_asked_at >= state.changed_at
+        if said_so or (held_mib is not None and held_mib >= state.footprint_mib * 0.9):
+            self._books.ledger.update(name, shown=True)
 
     def _witnesses(self, name: str) -> _Witnesses:
         return self._heard.setdefault(name, _Witnesses())

@@ -67,7 +67,7 @@ class Jobs:
         job = self._books.ledger.jobs[device]
         self._books.ledger.end(device)
         if job.consumer in self._books.ledger.consumers:
-            self._books.ledger.unclaim(job.consumer)
+            self._books.ledger.unclaim(job.consumer, self._books.clock.monotonic())
 
     def _is_abandoned(self, entry: Waiting) -> bool:
         """Its client has gone; one that merely ran out of patience will come back and join the load."""

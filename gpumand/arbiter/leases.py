@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from gpumand.arbiter.books import Books
+from gpumand.arbiter.facts import Facts
 from gpumand.domain.consumer import UnitActivity, UnitState
 from gpumand.domain.errors import HostError, InvalidArgs
 from gpumand.domain.events import LeaseEnded, LeaseGranted, LeaseRenewed
@@ -28,8 +29,9 @@ def new_lease_id() -> str:
 class Leases:
     """Keeps the ledger's leases and the store in step."""
 
-    def __init__(self, books: Books, store: Store, new_id: Callable[[], str] = new_lease_id) -> None:
+    def __init__(self, books: Books, facts: Facts, store: Store, new_id: Callable[[], str] = new_lease_id) -> None:
         self._books = books
+        self._facts = facts
         self._store = store
         self._new_id = new_id
         self._dropping: set[asyncio.Task[None]] = set()
@@ -100,6 +102,7 @@ class Leases:
         lease = self._books.ledger.remove_lease(
             lease_id, self._books.clock.monotonic(), self._books.clock.realtime_usec()
         )
+        self._facts.conclude(lease.consumer)
         self._books.ledger.prune(self._books.settings.consumers)
         self._books.tell()
         if announce:

@@ -106,14 +106,19 @@ def need_mib(view: View, device: int, target: str) -> int:
     return state.footprint_mib + view.settings.cushion_mib - min(seen_mib or 0, state.footprint_mib)
 
 
-def yield_mib(view: View, device: int, victim: str) -> int:
-    """MiB that evicting the victim is expected to free; never more than the device shows as used."""
-    state, sample = view.consumers[victim], view.devices[device]
+def yield_mib(sample: Sample, state: ConsumerState, loose_mib: int | None) -> int:
+    """MiB that evicting a consumer is expected to free.
+
+    Args:
+        sample: the device as it is.
+        state: the victim.
+        loose_mib: what nobody is known to hold there: the most that a victim whose use is unknown can have.
+    """
     if not sample.known:
         return max(0, state.footprint_mib - state.spec.residual_mib) if _believed_held(state) else 0
     seen_mib = held_mib(sample, state)
     if seen_mib is None:
-        seen_mib = min(state.footprint_mib, unattributed_mib(sample) or 0)
+        seen_mib = min(state.footprint_mib, loose_mib or 0)
     return max(0, seen_mib - state.spec.residual_mib)
 
 

@@ -5,7 +5,8 @@ Unknown is not zero: a figure nobody could read is ``None``, and arithmetic on i
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +62,16 @@ class Sample:
     sampled_usec: int = 0
     lost: bool = False
     error: str = ""
+    _held_mib: Mapping[str, int | None] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        """Add up once what is asked for many times: a plan over many consumers looks at every one of them."""
+        held: dict[str, int | None] = {}
+        for process in self.processes:
+            so_far = held.get(process.consumer, 0)
+            unknown = process.used_mib is None or so_far is None
+            held[process.consumer] = None if unknown else (so_far or 0) + (process.used_mib or 0)
+        object.__setattr__(self, "_held_mib", held)
 
     @property
     def known(self) -> bool:
@@ -69,12 +80,9 @@ class Sample:
 
     def held_by(self, consumer: str) -> int | None:
         """MiB that the consumer's processes hold here, or None where it cannot be told."""
-        own = [process.used_mib for process in self.processes if process.consumer == consumer]
-        figures = [mib for mib in own if mib is not None]
-        is_known_to_be_absent = self.attributed and consumer in self.attributable
-        if len(figures) < len(own) or not (figures or is_known_to_be_absent):
-            return None
-        return sum(figures)
+        if consumer in self._held_mib:
+            return self._held_mib[consumer]
+        return 0 if self.attributed and consumer in self.attributable else None
 
     def with_processes(self, processes: tuple[ProcessUse, ...]) -> Sample:
         """The same sample after attribution has named units and consumers."""

@@ -24,6 +24,9 @@ from gpumand.domain.view import ConsumerState, Job, View
 
 _TokenKey = tuple[int, LeaseLifetime, str, str, str]
 
+LINGER_SEC = 30.0
+"""How long the footprint of a lazy consumer that was never seen stays reserved after its last lease ended."""
+
 BACKOFF_FIRST_SEC, BACKOFF_MAX_SEC = 10.0, 300.0
 
 
@@ -173,11 +176,12 @@ class Ledger:
             baseline_mib = budget.unattributed_mib(self._devices[device]) if device in self._devices else None
             self.update(name, device=device, claimed_at=now, baseline_mib=baseline_mib, shown=False)
 
-    def unclaim(self, name: str) -> None:
-        """Stop speaking for it, unless a lease, a load or a job still does."""
+    def unclaim(self, name: str, now: float) -> None:
+        """Stop speaking for it, unless a lease, a load or a job still does, or its last request may still load it."""
         state = self._consumers[name]
         is_promised = any(job.consumer == name and name not in job.evicting for job in self._jobs.values())
-        if not (state.leases or state.residency is Residency.LOADING or is_promised):
+        is_used = state.leases or state.residency is Residency.LOADING or is_promised
+        if state.claimed and not is_used and not _may_still_load(state, now):
             self.update(name, claimed_at=None, baseline_mib=None, shown=False)
 
     # -- jobs ----------------------------------------------------------------------------------------------------
@@ -218,12 +222,21 @@ class Ledger:
         self._tokens.pop(_token_key(lease.owner, lease.lifetime, lease.token), None)
         state = self._consumers[lease.consumer]
         self.update(lease.consumer, leases=state.leases - 1, worked_usec=worked_usec, idle_since=now)
-        self.unclaim(lease.consumer)
+        self.unclaim(lease.consumer, now)
         return lease
 
     def _put(self, state: ConsumerState) -> None:
         self._consumers[state.name] = state
         self._changed(state.name)
+
+
+def _may_still_load(state: ConsumerState, now: float) -> bool:
+    """A lazy consumer loads on a request that its client sent, though the client has died or let go meanwhile.
+
+    Nobody tells when that load begins, so its room is kept until it is seen, for a while at most.
+    """
+    is_pending = state.spec.lazy and state.residency is Residency.RESIDENT and not state.shown
+    return is_pending and now < state.idle_since + LINGER_SEC
 
 
 def placeholder(total_mib: int | None, error: str = "") -> Sample:

@@ -42,7 +42,8 @@ def choose(view: View, device: int, target: ConsumerState, deficit_mib: int) -> 
     if deficit_mib > sum(freed_mib.values()):
         return Choice(suffices=False, spared=exempt)
     taken = _prune(_take(in_order, freed_mib, deficit_mib), freed_mib, deficit_mib)
-    kept = [Spared(state.name, "not needed for it") for state in in_order if state not in taken]
+    names = {state.name for state in taken}
+    kept = [Spared(state.name, "not needed for it") for state in in_order if state.name not in names]
     return Choice(
         suffices=True,
         victims=tuple(_planned(state, freed_mib[state.name], view) for state in taken),
@@ -76,10 +77,10 @@ def yields(view: View, device: int, states: Iterable[ConsumerState]) -> dict[str
     is credited with is not there for the next.
     """
     sample = view.devices[device]
-    loose_mib = budget.unattributed_mib(sample) if sample.known else None
+    loose_mib = unattributed_mib = budget.unattributed_mib(sample) if sample.known else None
     result = {}
     for state in states:
-        freed_mib = budget.yield_mib(view, device, state.name)
+        freed_mib = budget.yield_mib(sample, state, unattributed_mib)
         if loose_mib is not None and budget.held_mib(sample, state) is None:
             freed_mib = min(freed_mib, loose_mib)
             loose_mib -= freed_mib
@@ -159,6 +160,8 @@ def _why_busy(state: ConsumerState) -> str:
     """Why it is no victim at the moment; "" when it may be one."""
     if state.leases:
         return "leased" if state.leases == 1 else f"leased {state.leases} times"
-    if state.residency is Residency.LOADING or state.claimed:
+    if state.residency is Residency.LOADING:
         return "loading"
+    if state.claimed:
+        return "may be loading on its last request"
     return "being unloaded" if state.residency is Residency.UNLOADING else ""

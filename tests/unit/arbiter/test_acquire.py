@@ -554,3 +554,36 @@ async def test_a_unit_started_by_hand_that_asks_for_itself_has_room_made_first()
 
     assert grant.evicted == ("image",)
     assert ("start", "job.service") not in world.units.calls
+
+
+async def test_the_load_that_a_dead_client_set_off_still_has_its_room() -> None:
+    lazy = routed("lazy", 13000, load=None, health=None)
+    world = FakeWorld([lazy, routed("other", 13000)])
+    await world.start()
+    upkeep = asyncio.create_task(world.upkeep.run())
+    world.routes.consumer("lazy").load_sec = 10.0
+    await world.arbiter.acquire(client(1), "lazy", AcquireOptions(lifetime=LeaseLifetime.CONNECTION))
+    working = asyncio.create_task(world.routes.work(lazy))  # its server goes on, whoever asked
+    await world.clock.sleep(1.0)
+
+    await world.arbiter.owner_vanished(":1.1")
+    grant = await world.arbiter.acquire(client(2), "other", AcquireOptions(timeout_sec=100))
+
+    await working
+    assert grant.evicted == ("lazy",)
+    assert world.routes.consumer("other").ooms == world.routes.consumer("lazy").ooms == 0
+    upkeep.cancel()
+
+
+async def test_room_for_a_load_that_never_came_is_given_back() -> None:
+    world = FakeWorld([routed("lazy", 13000, load=None, health=None), routed("other", 13000)])
+    await world.start()
+    upkeep = asyncio.create_task(world.upkeep.run())
+    await world.arbiter.acquire(client(1), "lazy", AcquireOptions(lifetime=LeaseLifetime.CONNECTION))
+    await world.arbiter.owner_vanished(":1.1")
+
+    grant = await world.arbiter.acquire(client(2), "other", AcquireOptions(timeout_sec=100))
+
+    assert 29 <= grant.waited_usec / 1e6 <= 36
+    assert residency(world, "lazy") == "unloaded"
+    upkeep.cancel()

@@ -101,9 +101,11 @@ async def one_client(world: FakeWorld, number: int, draw: random.Random, ends: C
             priority=draw.randrange(-9, 9),
         )
         ends["asked"] += 1
+        dies = False
         acquiring = asyncio.create_task(world.arbiter.acquire(client(number, uid=number), name, options))
         if draw.random() < 0.15:
             await world.clock.sleep(draw.uniform(0, 3))
+            dies = True
             await world.arbiter.owner_vanished(f":1.{number}")
         try:
             grant = await acquiring
@@ -114,6 +116,10 @@ async def one_client(world: FakeWorld, number: int, draw: random.Random, ends: C
             ends["vanished"] += 1
             continue
         ends["granted"] += 1
+        if dies and grant.lease.id in world.arbiter.books.ledger.leases:
+            await world.arbiter.release(grant.lease.id)
+        if dies:
+            continue
         if spec.load is None:
             with contextlib.suppress(RouteFailed):  # it may be one that refuses to load
                 await world.routes.work(spec, draw.uniform(0, 3))
