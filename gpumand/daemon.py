@@ -28,7 +28,7 @@ from gpumand.clock import SystemClock
 from gpumand.config import load
 from gpumand.consumers.routes import HttpRoutes
 from gpumand.domain.consumer import Residency, Settings
-from gpumand.domain.errors import ConfigInvalid
+from gpumand.domain.errors import ConfigInvalid, GpumandError
 from gpumand.domain.events import Event
 from gpumand.domain.status import Status
 from gpumand.ports import World
@@ -249,7 +249,7 @@ async def _amain(options: Options) -> int:
         for line in getattr(error, "problems", (error.message,)):
             log.error("%s", line)
         return 1
-    except (BusLost, BusError, OSError) as error:
+    except (BusLost, BusError, GpumandError, OSError) as error:
         log.error("gpumand cannot go on: %s", error)
         return 1
     finally:

@@ -1,0 +1,183 @@
+"""The real daemon on a bus of its own, with real consumer processes; the daemon may be killed and started again."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import sys
+from asyncio.subprocess import Process
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from gpumand.bus import names
+from gpumand.bus.connection import BusConnection, BusError, Signal
+from gpumand.bus.values import to_variants
+from gpumand.testing.bus import PrivateBus
+from gpumand.testing.consumer_process import ConsumerProcess, consumer_process
+
+TOTAL_MIB = 24564
+DEADLINE_SEC = 30.0
+
+
+async def wait_until(what: str, condition: Callable[[], Awaitable[bool]], within_sec: float = DEADLINE_SEC) -> None:
+    """Poll until it is so. Raises AssertionError that says what never was."""
+    deadline = asyncio.get_running_loop().time() + within_sec
+    while not await condition():
+        assert asyncio.get_running_loop().time() < deadline, f"not so after {within_sec:g} s: {what}"
+        await asyncio.sleep(0.05)
+
+
+class Client:
+    """Somebody on the bus, who hears what the Manager says."""
+
+    def __init__(self, bus: BusConnection) -> None:
+        self.bus = bus
+        self.signals: list[Signal] = []
+
+    @classmethod
+    async def connect(cls, address: str, *, listen: bool = False) -> Client:
+        """Connect; with ``listen`` hear the Manager's signals."""
+        client = cls(await BusConnection.connect(address))
+        if listen:
+            await client.bus.subscribe(callback=client.signals.append, sender=names.BUS_NAME, interface=names.MANAGER)
+        return client
+
+    async def call(self, member: str, signature: str = "", *body: Any, timeout_sec: float = 120.0) -> tuple[Any, ...]:
+        """Call the Manager. Raises BusError."""
+        return await self.bus.call(
+            names.BUS_NAME, names.ROOT_PATH, names.MANAGER, member, signature, body, timeout_sec=timeout_sec
+        )
+
+    async def acquire(self, consumer: str, **options: tuple[str, Any]) -> tuple[str, dict[str, Any]]:
+        """Acquire; options are (signature, value). Returns the lease and the grant."""
+        lease, grant = await self.call("Acquire", "sa{sv}", consumer, to_variants(options))
+        return str(lease), dict(grant)
+
+    async def release(self, lease: str) -> None:
+        """Release."""
+        await self.call("Release", "s", lease)
+
+    async def status(self) -> dict[str, Any]:
+        """GetStatus."""
+        (status,) = await self.call("GetStatus")
+        return dict(status)
+
+    async def consumer(self, name: str) -> dict[str, Any]:
+        """One consumer of the status."""
+        return next(one for one in (await self.status())["consumers"] if one["name"] == name)
+
+    async def close(self) -> None:
+        """Leave the bus."""
+        await self.bus.close()
+
+
+@dataclass
+class LiveHost:
+    """A host with a daemon that can be started, stopped and killed.
+
+    Attributes:
+        folder: where everything lies.
+        bus: the private bus.
+        consumers: running consumer processes by name.
+        daemon: the daemon's process.
+    """
+
+    folder: Path
+    bus: PrivateBus
+    consumers: dict[str, ConsumerProcess] = field(default_factory=dict)
+    daemon: Process | None = None
+    environ: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def simulator(self) -> Path:
+        """Where consumers announce what they hold."""
+        path = self.folder / "simulator"
+        path.mkdir(mode=0o700, exist_ok=True)
+        return path
+
+    @property
+    def log(self) -> str:
+        """What the daemon said, over all its lives."""
+        path = self.folder / "daemon.log"
+        return path.read_text(errors="replace") if path.exists() else ""
+
+    def configure(self, consumers: str, scheduler: str = "concurrent_leases = 0", gpu: str = "") -> None:
+        """Write the configuration."""
+        gpu = gpu or f'source = "simulated"\nsimulated_total_mib = [{TOTAL_MIB}]\nsimulated_dir = "{self.simulator}"'
+        text = f"[scheduler]\n{scheduler}\n[gpu]\n{gpu}\n{consumers}"
+        (self.folder / "gpumand.toml").write_text(text, encoding="utf-8")
+
+    async def start(self) -> None:
+        """Start the daemon and wait until it owns its name."""
+        arguments = ["--config", str(self.folder / "gpumand.toml"), "--bus-address", self.bus.address]
+        arguments += ["--state-dir", str(self.folder / "state")]
+        with (self.folder / "daemon.log").open("ab") as log:
+            self.daemon = await asyncio.create_subprocess_exec(
+                sys.executable, "-m", "gpumand", *arguments, stderr=log, env=os.environ | self.environ
+            )
+        probe = await Client.connect(self.bus.address)
+        try:
+            await wait_until("the daemon answers", lambda: self._answers(probe))
+        finally:
+            await probe.close()
+
+    async def _answers(self, probe: Client) -> bool:
+        assert self.daemon is not None
+        assert self.daemon.returncode is None, f"the daemon ended with {self.daemon.returncode}:\n{self.log}"
+        try:
+            await probe.status()
+        except BusError:
+            return False
+        return True
+
+    async def end(self, number: int = signal.SIGTERM) -> int:
+        """Signal the daemon and wait for its end; its exit status."""
+        assert self.daemon is not None
+        if self.daemon.returncode is None:
+            self.daemon.send_signal(number)
+        async with asyncio.timeout(DEADLINE_SEC):
+            return await self.daemon.wait()
+
+    async def client(self, *, listen: bool = False) -> Client:
+        """One more client."""
+        return await Client.connect(self.bus.address, listen=listen)
+
+
+def table(consumer: ConsumerProcess, mib: int, **more: str) -> str:
+    """A ``[consumers.…]`` table for a routed consumer process; ``more`` are further keys, as TOML."""
+    keys = {
+        "vram_resident_mib": str(mib),
+        "url": f'"{consumer.url}"',
+        "health": '{ path = "/health", loaded = "/model_loaded" }',
+        "load": '{ path = "/api/admin/load" }',
+        "unload": '{ path = "/api/admin/unload" }',
+    } | more
+    return f"[consumers.{consumer.name}]\n" + "".join(f"{key} = {value}\n" for key, value in keys.items() if value)
+
+
+@contextlib.asynccontextmanager
+async def live_host(folder: Path, sizes: dict[str, int], *flags: str, **config: str) -> AsyncIterator[LiveHost]:
+    """Consumers of these sizes (MiB), each in a process of its own, and a daemon that knows them all.
+
+    Args:
+        folder: a fresh one.
+        sizes: footprint by name.
+        flags: for every consumer process.
+        config: ``scheduler=`` and ``gpu=`` as ``LiveHost.configure`` takes them.
+    """
+    async with contextlib.AsyncExitStack() as stack:
+        host = LiveHost(folder, await stack.enter_async_context(PrivateBus()))
+        total = ["--device-total", str(TOTAL_MIB)]
+        processes = [consumer_process(name, mib, host.simulator, *total, *flags) for name, mib in sizes.items()]
+        started = await asyncio.gather(*(stack.enter_async_context(process) for process in processes))
+        host.consumers = {consumer.name: consumer for consumer in started}
+        host.configure("".join(table(host.consumers[name], mib) for name, mib in sizes.items()), **config)
+        await host.start()
+        try:
+            yield host
+        finally:
+            await host.end()
