@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import replace
+from typing import Any
 
 from gpumand.arbiter.books import Books
 from gpumand.arbiter.facts import Facts
@@ -35,7 +36,8 @@ class Leases:
         self._store = store
         self._new_id = new_id
         self._dropping: set[asyncio.Task[None]] = set()
-        self.changed = asyncio.Event()
+        self._used: set[str] = set()
+        self.sooner = asyncio.Event()
 
     # -- giving --------------------------------------------------------------------------------------------------
 
@@ -56,8 +58,13 @@ class Leases:
             token=request.options.token,
         )
         self._books.ledger.add_lease(lease, device, self._books.clock.monotonic())
-        self.changed.set()
+        self._expires(lease)
         return lease
+
+    def _expires(self, lease: Lease) -> None:
+        """Have whoever waits for the next expiry look again, where this lease is the next."""
+        if lease.expires_usec and lease.expires_usec <= self.next_expiry_usec():
+            self.sooner.set()
 
     def _ttl_sec(self, request: Request) -> float:
         if request.options.lifetime is not LeaseLifetime.TTL:
@@ -69,7 +76,7 @@ class Leases:
         try:
             await self._store.put_lease(lease)
         except OSError as error:
-            self._remove(lease.id, LeaseEnd.REVOKED, announce=False)
+            self._forget_soon(self._remove(lease.id, LeaseEnd.REVOKED, announce=False))
             raise HostError(f"the lease cannot be kept: {error.strerror or error}") from error
         if lease.id in self._books.ledger.leases:
             self._books.publish(LeaseGranted(lease))
@@ -85,7 +92,7 @@ class Leases:
         expires_usec = self._books.clock.realtime_usec() + int(ttl_sec * 1e6)
         lease = replace(old, expires_usec=expires_usec)
         self._books.ledger.renew_lease(lease)
-        self.changed.set()
+        self._expires(lease)
         try:
             await self._store.put_lease(lease)
         except OSError as error:
@@ -93,39 +100,46 @@ class Leases:
         self._books.publish(LeaseRenewed(lease))
         return lease
 
-    def begin_end(self, lease_id: str, reason: LeaseEnd) -> asyncio.Task[None]:
-        """End a lease at once; what is returned ends when it is forgotten on disk too. Raises NoSuchLease."""
-        return self._remove(lease_id, reason)
+    def begin_end(self, lease_id: str, reason: LeaseEnd) -> Coroutine[Any, Any, None]:
+        """End a lease at once; await what is returned to have it forgotten on disk too. Raises NoSuchLease."""
+        return self._forget(self._remove(lease_id, reason))
 
-    def _remove(self, lease_id: str, reason: LeaseEnd, *, announce: bool = True) -> asyncio.Task[None]:
-        """End it in the books at once; the task returned ends when it is forgotten on disk too."""
-        lease = self._books.ledger.remove_lease(
-            lease_id, self._books.clock.monotonic(), self._books.clock.realtime_usec()
-        )
+    def _remove(self, lease_id: str, reason: LeaseEnd, *, announce: bool = True) -> Lease:
+        """End it in the books; the caller sees to the disk."""
+        now, now_usec = self._books.clock.monotonic(), self._books.clock.realtime_usec()
+        lease = self._books.ledger.remove_lease(lease_id, now, now_usec)
+        self._used.add(lease.consumer)
         self._facts.conclude(lease.consumer)
         self._books.ledger.prune(self._books.settings.consumers)
         self._books.tell()
         if announce:
             self._books.publish(LeaseEnded(lease, reason))
             log.info("lease %s on %s ended: %s", lease.id, lease.consumer, reason)
+        return lease
+
+    def _forget_soon(self, lease: Lease) -> None:
         task = asyncio.get_running_loop().create_task(self._forget(lease))
         self._dropping.add(task)
         task.add_done_callback(self._dropping.discard)
-        self.changed.set()
-        return task
 
     async def _forget(self, lease: Lease) -> None:
-        state = self._books.ledger.consumers.get(lease.consumer)
         try:
             await self._store.drop_lease(lease.id)
-            if state is not None:
-                await self._put(state)
         except OSError as error:
             # It is gone from the books; at worst the next start finds it on disk and lets it expire.
             log.error("lease %s cannot be forgotten on disk: %s", lease.id, error)
 
+    async def keep_uses(self) -> None:
+        """Write down who was used since the last time. Not with every lease: it only orders victims."""
+        names, self._used = self._used, set()
+        for name in names & self._books.ledger.consumers.keys():
+            try:
+                await self._put(self._books.state(name))
+            except OSError as error:
+                log.warning("the last use of %s cannot be kept: %s", name, error)
+
     async def keep_consumer(self, state: ConsumerState) -> None:
-        """Write down what was set by hand or learned about a consumer. Raises HostError."""
+        """Write down what was set by hand about a consumer. Raises HostError."""
         try:
             await self._put(state)
         except OSError as error:
@@ -139,7 +153,7 @@ class Leases:
         """End every lease that ``which`` picks; returns how many."""
         ended = [lease.id for lease in list(self._books.ledger.leases.values()) if which(lease)]
         for lease_id in ended:
-            self._remove(lease_id, reason)
+            self._forget_soon(self._remove(lease_id, reason))
         return len(ended)
 
     def end_of_owner(self, bus_name: str) -> int:
@@ -191,7 +205,7 @@ class Leases:
             else:
                 device = int(lease.device) if lease.device.isdigit() else 0
                 self._books.ledger.add_lease(lease, device, self._books.clock.monotonic())
-        self.changed.set()
+        self.sooner.set()
 
     async def _why_over(self, lease: Lease, owners: Owners, units: UnitManager) -> str:
         if lease.consumer not in self._books.ledger.consumers:
@@ -208,9 +222,10 @@ class Leases:
         return ""
 
     async def settle(self) -> None:
-        """Wait until everything that was ended is forgotten on disk too."""
+        """Wait until everything is on disk."""
         if self._dropping:
             await asyncio.wait(set(self._dropping))
+        await self.keep_uses()
 
 
 def is_over(lease: Lease, unit: UnitState) -> bool:

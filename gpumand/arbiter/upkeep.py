@@ -53,6 +53,7 @@ class Upkeep:
             self._arbiter.facts.conclude_all()
             self._arbiter.by_hand.evict_idle()
             self._arbiter.desk.step()
+            await self._arbiter.leases.keep_uses()
 
     async def _probe_often(self) -> None:
         while True:
@@ -96,12 +97,12 @@ class Upkeep:
     async def _expire_leases(self) -> None:
         leases = self._arbiter.leases
         while True:
-            leases.changed.clear()
+            leases.sooner.clear()
             if leases.expire():
                 self._arbiter.desk.step()
             next_usec = leases.next_expiry_usec()
             left_sec = (next_usec - self._books.clock.realtime_usec()) / 1e6 if next_usec else LONGEST_NAP_SEC
-            await self._nap(leases.changed, min(max(left_sec, 0.0), LONGEST_NAP_SEC))
+            await self._nap(leases.sooner, min(max(left_sec, 0.0), LONGEST_NAP_SEC))
 
     async def _nap(self, woken: asyncio.Event, seconds: float) -> None:
         """Sleep until woken or until time is up."""

@@ -2,7 +2,7 @@
 
 dbus-fast 1.84 (Debian 12) writes the number of characters where D-Bus wants the number of bytes. A single "ü" in a
 reply makes a message that the bus takes for an attack: it closes the connection. Later versions are right, and are
-not disturbed by this.
+given what there is as it is.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 from dbus_fast import Variant
+from dbus_fast.__version__ import __version__
 
 
 class Octets(str):
@@ -21,16 +22,24 @@ class Octets(str):
         return len(self.encode())
 
 
+COUNTS_CHARACTERS = int(__version__.partition(".")[0]) < 2
+"""Whether this version of the binding is one that confuses them."""
+
+
 def sized(value: Any) -> Any:
-    """The same value, at any depth, with all text that is not ASCII as ``Octets``."""
+    """The same value, at any depth, with all text that is not ASCII as ``Octets``, where the binding needs that."""
+    return _sized(value) if COUNTS_CHARACTERS else value
+
+
+def _sized(value: Any) -> Any:
     if isinstance(value, str):
         return value if value.isascii() else Octets(value)
     if isinstance(value, Variant):
-        return value if _is_plain(value.value) else Variant(value.signature, sized(value.value))
+        return value if _is_plain(value.value) else Variant(value.signature, _sized(value.value))
     if isinstance(value, dict):
-        return {sized(key): sized(item) for key, item in value.items()}
+        return {_sized(key): _sized(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return type(value)(map(sized, value))
+        return type(value)(map(_sized, value))
     return value
 
 

@@ -24,16 +24,20 @@ def unwrap(value: Any) -> Any:
 
 def require_no_nul(value: Any) -> None:
     """Raise ValueError where a string holds a NUL: the bus drops the connection of whoever sends one."""
+    if isinstance(value, Variant):
+        value = value.value
     if isinstance(value, str):
         if "\0" in value:
             raise ValueError("a string with a NUL cannot go onto the bus")
-    elif isinstance(value, Variant):
-        require_no_nul(value.value)
     elif isinstance(value, dict):
-        require_no_nul(list(value.items()))
+        for key, item in value.items():
+            require_no_nul(key)
+            require_no_nul(item)
     elif isinstance(value, list | tuple):
         for item in value:
             require_no_nul(item)
+    elif isinstance(value, Variant):
+        require_no_nul(value)
 
 
 def to_variants(options: Mapping[str, tuple[str, Any]]) -> dict[str, Variant]:

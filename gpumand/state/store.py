@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 from gpumand.domain.lease import Lease, LeaseLifetime
 from gpumand.state.folder import SUFFIX, Folder, Unfit
+from gpumand.state.memory import is_in_memory
 from gpumand.state.records import (
     LEASE_ID,
     KeptConsumer,
@@ -42,23 +44,25 @@ class FileStore:
         self._consumers = Folder(directory / "consumers", quarantine)
         self._bus_id = bus_id
         self._boot_id = boot_id
+        self._directory = directory
+        self._in_memory = False
         self._worker = Worker("gpumand-store")
 
     async def put_lease(self, lease: Lease) -> None:
         """Keep a lease; returns when it is on disk. Raises OSError when it cannot be kept."""
         _check_id(lease.id)
         content = encode_lease(KeptLease(lease, self._bus_id, self._boot_id))
-        await self._worker.run(lambda: self._leases.write(lease.id, content))
+        await self._do(lambda: self._leases.write(lease.id, content))
 
     async def drop_lease(self, lease_id: str) -> None:
         """Forget a lease, known or not. Raises OSError when it cannot be forgotten."""
         _check_id(lease_id)
-        await self._worker.run(lambda: self._leases.remove(lease_id))
+        await self._do(lambda: self._leases.remove(lease_id))
 
     async def put_consumer(self, name: str, pinned: bool | None, last_used_usec: int) -> None:
         """Keep what was set by hand or learned about a consumer. Raises OSError when it cannot be kept."""
         content = encode_consumer(KeptConsumer(name, pinned, last_used_usec))
-        await self._worker.run(lambda: self._consumers.write(consumer_stem(name), content))
+        await self._do(lambda: self._consumers.write(consumer_stem(name), content))
 
     async def read_leases(self) -> tuple[Lease, ...]:
         """All leases that may still have an owner, the oldest first. Raises OSError when nothing can be read.
@@ -66,7 +70,9 @@ class FileStore:
         A lease of another boot is removed, and so is one that was to end with its owner's connection to another bus.
         An owner of another bus has no ``bus_name`` any more: somebody else may have it on this one.
         """
-        return await self._worker.run(self._read_leases)
+        leases = await self._worker.run(self._read_leases)
+        self._in_memory = await self._worker.run(lambda: is_in_memory(self._directory))
+        return leases
 
     async def read_consumers(self) -> dict[str, tuple[bool | None, int]]:
         """Name -> (pinned, last_used_usec). Raises OSError when nothing can be read."""
@@ -77,6 +83,17 @@ class FileStore:
         await self._worker.close()
         self._leases.close()
         self._consumers.close()
+
+    async def _do(self, write: Callable[[], None]) -> None:
+        """Write in the worker's thread, or at once where nothing can block: in memory a write is a copy.
+
+        /run is in memory, and there the way to a thread and back is what a lease would cost most. Which of the two it
+        is changes only in ``read_leases``, before anything was written, so that writes stay in their order.
+        """
+        if self._in_memory and not self._worker.is_closed:
+            write()
+        else:
+            await self._worker.run(write)
 
     # -- in the worker's thread ----------------------------------------------------------------------------------
 

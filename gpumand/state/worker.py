@@ -28,6 +28,11 @@ class Worker:
         self._thread: threading.Thread | None = None
         self._is_closed = False
 
+    @property
+    def is_closed(self) -> bool:
+        """Whether nothing is done any more."""
+        return self._is_closed
+
     async def run(self, function: Callable[[], T]) -> T:
         """Have the thread call a function, and await what it returns or raises.
 

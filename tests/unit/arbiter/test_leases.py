@@ -203,6 +203,7 @@ async def test_last_use_and_pins_are_kept_over_a_restart(world: FakeWorld) -> No
     grant = await world.arbiter.acquire(client(1), "a", AcquireOptions())
     await world.arbiter.release(grant.lease.id)
     await world.arbiter.pin("b", pinned=True)
+    await world.arbiter.leases.keep_uses()  # upkeep does, after each reading
     used = world.arbiter.consumer_status("a").last_used_usec
 
     again = FakeWorld([routed("a", 3000), routed("b", 3000)], store=world.store, clock=world.clock)
