@@ -20,7 +20,7 @@ def mib(value: int | None) -> str:
     """``867 MiB``, ``13.0 GiB``; ``-`` when unknown."""
     if value is None:
         return NOTHING
-    if value < 1000:
+    if value < 1024:
         return f"{value} MiB"
     return f"{value / 1024:.1f} GiB"
 
@@ -55,7 +55,7 @@ def ahead(then_usec: int, now_usec: int) -> str:
     """``in 14 min``; ``-`` for 0, ``now`` when it is past."""
     if not then_usec:
         return NOTHING
-    left = (then_usec - now_usec) / 1_000_000
+    left = round((then_usec - now_usec) / 1_000_000)  # what was granted for 15 min is not told as 14
     return f"in {_coarse(left)}" if left > 0 else "now"
 
 

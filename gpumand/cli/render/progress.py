@@ -47,7 +47,7 @@ def _waiting(status: Entry, consumer: str, uid: int, elapsed_sec: float) -> Entr
 
 def _queued(waiting: Entry, length: int) -> str:
     place = f"place {waiting['position']} of {length}, " if length > 1 else ""
-    return f"{place}waiting for {clean(waiting['waiting_for'] or 'its turn')}"
+    return f"{place}waiting: {clean(waiting['waiting_for'] or 'its turn')}"
 
 
 def _moves(one: Entry, consumer: str) -> bool:

@@ -97,7 +97,7 @@ async def test_a_killed_run_leaves_no_lease(ctl: Ctl) -> None:
 async def test_waiting_names_what_it_waits_for_and_ctrl_c_withdraws_it(ctl: Ctl) -> None:
     lease = (await ctl("acquire", "mvoice")).out.strip()
     screen = await Screen.start(ctl, "acquire", "llm", "--wait")
-    await screen.wait_for("llm: waiting for ")
+    await screen.wait_for("llm: waiting: ")
     assert [one["consumer"] for one in (await status(ctl))["queue"]] == ["llm"]
     screen.type(b"\x03")
     assert await screen.end() == 130

@@ -93,7 +93,7 @@ async def test_waiting_is_shown_live_on_a_terminal_and_leaves_nothing(ctl: Ctl, 
     manager.answers["Acquire"] = lambda _: granted_after(release)
     manager.answers["GetStatus"] = dictionary(samples.status(queue=[waiting(position=1)]))
     screen = await Screen.start(ctl, "acquire", "mvoice")
-    await screen.wait_for("mvoice: waiting for the lease on comfyui to end (")
+    await screen.wait_for("mvoice: waiting: mvoice is leased (")
     loading = [samples.consumer("comfyui", "unloading"), samples.consumer("mvoice", "loading")]
     manager.answers["GetStatus"] = dictionary(samples.status(queue=[], consumers=loading))
     await screen.wait_for("mvoice: comfyui is unloading; loading (")
@@ -124,11 +124,11 @@ async def test_waiting_without_a_terminal_is_silent_or_a_line_a_change(ctl: Ctl,
     assert process.stderr is not None
     async with asyncio.timeout(LIMIT_SEC):
         first = (await process.stderr.readline()).decode()
-    assert first.startswith("mvoice: waiting for the lease on comfyui to end (")
+    assert first.startswith("mvoice: waiting: mvoice is leased (")
     manager.answers["GetStatus"] = dictionary(samples.status(queue=[waiting(waiting_for="its turn")]))
     async with asyncio.timeout(LIMIT_SEC):
         second = (await process.stderr.readline()).decode()
-    assert second.startswith("mvoice: waiting for its turn (")
+    assert second.startswith("mvoice: waiting: its turn (")
     process.send_signal(signal.SIGINT)
     assert (await finished(process)).err == ""
 

@@ -62,7 +62,7 @@ def waiting(**changes: Any) -> dict[str, Any]:
         "position": 1,
         "priority": 0,
         "waited_usec": 12_400_000,
-        "waiting_for": "the lease on comfyui to end",
+        "waiting_for": "mvoice is leased",
         "owner_uid": 1000,
         "reason": "",
     } | changes

@@ -143,7 +143,7 @@ def test_progress_tells_place_and_reason() -> None:
     other = waiting(owner_uid=7, position=1)
     ours = waiting(position=2, waited_usec=3_000_000)
     snapshot = status(queue=[other, ours])
-    assert stage(snapshot, "llm", 1000, 3.0) == "llm: place 2 of 2, waiting for the lease on comfyui to end"
+    assert stage(snapshot, "llm", 1000, 3.0) == "llm: place 2 of 2, waiting: mvoice is leased"
 
 
 def test_progress_tells_requests_of_one_user_apart_by_their_age() -> None:

@@ -98,8 +98,8 @@ def test_reserved_memory_stands_between_used_and_free() -> None:
 
 def test_queue_says_what_each_request_waits_for() -> None:
     text = shown(status(queue=[waiting(), waiting(consumer="mvoice", position=2, priority=5)]))
-    assert "    1  llm            0    12 s  uid 1000  the lease on comfyui to end" in text
-    assert "    2  mvoice         5    12 s  uid 1000  the lease on comfyui to end" in text
+    assert "    1  llm            0    12 s  uid 1000  mvoice is leased" in text
+    assert "    2  mvoice         5    12 s  uid 1000  mvoice is leased" in text
     assert "2 waiting" in text.splitlines()[0]
 
 
