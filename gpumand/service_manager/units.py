@@ -16,8 +16,9 @@ from gpumand.service_manager.jobs import GONE, POLL_SEC, JobWatch
 from gpumand.service_manager.manager import NO_JOB, Systemd1, Unit
 from gpumand.service_manager.watcher import UnitWatcher
 
-SETTLE_SEC = 0.25
-"""How long a stopped unit is looked at for coming back: sockets and Restart= act at once or not at all."""
+SETTLE_SEC = 0.05
+"""How long a stopped unit is looked at for coming back. Sockets and Restart= act at once or later: one that comes back
+later is noticed by whoever watches it, while every load that waits for a stop would wait for this."""
 
 REASK_SEC = 0.2
 EXPLAIN_SEC = 1.0
