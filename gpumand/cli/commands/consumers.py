@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from gpumand.cli import completion
 from gpumand.cli.client import Client
 from gpumand.cli.durations import to_usec
 from gpumand.cli.options import Command, GlobalOptions, global_options
@@ -16,7 +17,7 @@ from gpumand.cli.wish import device_option, timeout_of, timeout_option, waiting_
 
 
 @click.command(cls=Command)
-@click.argument("consumer")
+@click.argument("consumer", shell_complete=completion.consumers)
 @device_option
 @waiting_options
 @click.pass_context
@@ -34,7 +35,7 @@ def load(ctx: click.Context, consumer: str, device: str, timeout: float | None, 
 
 
 @click.command(cls=Command)
-@click.argument("consumer")
+@click.argument("consumer", shell_complete=completion.consumers)
 @click.option("--force", is_flag=True, help="Also while leases stand on it or it is pinned; the leases are revoked.")
 @timeout_option
 @click.pass_context
@@ -64,7 +65,7 @@ def _tell(ctx: click.Context, outcome: dict[str, Any], teller: str) -> None:
 
 
 @click.command(cls=Command)
-@click.argument("consumer")
+@click.argument("consumer", shell_complete=completion.consumers)
 @click.pass_context
 def pin(ctx: click.Context, consumer: str) -> None:
     """Never evict CONSUMER to make room, until it is unpinned."""
@@ -72,7 +73,7 @@ def pin(ctx: click.Context, consumer: str) -> None:
 
 
 @click.command(cls=Command)
-@click.argument("consumer")
+@click.argument("consumer", shell_complete=completion.consumers)
 @click.pass_context
 def unpin(ctx: click.Context, consumer: str) -> None:
     """Let CONSUMER be evicted again."""

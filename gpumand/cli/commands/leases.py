@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from gpumand.cli import completion
 from gpumand.cli.client import Client
 from gpumand.cli.durations import DURATION, to_usec
 from gpumand.cli.options import Command, GlobalOptions, global_options
@@ -20,7 +21,7 @@ Answer = tuple[str, dict[str, Any]]
 
 
 @click.command(cls=Command)
-@click.argument("consumer")
+@click.argument("consumer", shell_complete=completion.consumers)
 @click.option(
     "--lifetime",
     type=click.Choice(["ttl", "connection", "unit"]),
@@ -60,7 +61,7 @@ def _tell(lease: str, grant: dict[str, Any], options: GlobalOptions) -> None:
 
 
 @click.command(cls=Command)
-@click.argument("lease")
+@click.argument("lease", shell_complete=completion.leases)
 @click.pass_context
 def release(ctx: click.Context, lease: str) -> None:
     """End LEASE."""
@@ -74,7 +75,7 @@ def release(ctx: click.Context, lease: str) -> None:
 
 
 @click.command(cls=Command)
-@click.argument("lease")
+@click.argument("lease", shell_complete=completion.leases)
 @click.option("--ttl", type=DURATION, metavar="TIME", help="For how long from now; default: as it was granted.")
 @click.pass_context
 def renew(ctx: click.Context, lease: str, ttl: float | None) -> None:

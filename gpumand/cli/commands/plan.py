@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from gpumand.cli import completion
 from gpumand.cli.client import Client
 from gpumand.cli.options import Command, GlobalOptions, global_options
 from gpumand.cli.output import look_of, print_json, print_lines
@@ -15,7 +16,7 @@ from gpumand.cli.wish import device_option, priority_option
 
 
 @click.command(cls=Command)
-@click.argument("consumer")
+@click.argument("consumer", shell_complete=completion.consumers)
 @priority_option
 @device_option
 @click.pass_context

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from gpumand.bus.failures import BusError, BusLost
+from gpumand.cli import completion
 from gpumand.cli.child import Child, find_program
 from gpumand.cli.client import Client
 from gpumand.cli.options import Command, GlobalOptions, global_options
@@ -62,7 +63,7 @@ def separated(args: Sequence[str], valued: set[str]) -> list[str]:
 
 
 @click.command(cls=RunCommand)
-@click.argument("consumer")
+@click.argument("consumer", shell_complete=completion.consumers)
 @click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED, metavar="-- CMD...")
 @waiting_options
 @asking_options

@@ -248,3 +248,23 @@ async def test_wrong_usage_is_one_line_and_asks_nothing(
     (line,) = result.err.splitlines()
     assert says in line
     assert manager.asked == []
+
+
+async def completed(ctl: Ctl, *words: str) -> list[str]:
+    """What a shell offers for the last of these words."""
+    line = " ".join(("gpumanctl", *words))
+    asked = {"_GPUMANCTL_COMPLETE": "bash_complete", "COMP_WORDS": line, "COMP_CWORD": str(len(words))}
+    result = await ctl(**asked)
+    assert result.err == ""
+    return [line.removeprefix("plain,") for line in result.out.splitlines() if line]
+
+
+async def test_shells_complete_commands_consumers_and_leases(ctl: Ctl, manager: ScriptedManager) -> None:
+    assert await completed(ctl, "sta") == ["status"]
+    assert await completed(ctl, "acquire", "mv") == ["mvoice"]
+    assert await completed(ctl, "release", LEASE[:3]) == [LEASE]
+    assert "--no-wait" in await completed(ctl, "acquire", "--no")
+
+
+async def test_completion_without_a_daemon_offers_nothing_and_says_nothing(ctl: Ctl) -> None:
+    assert await completed(ctl, "acquire", "mv") == []

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import signal
+from collections.abc import Awaitable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from gpumand.bus.connection import IncomingCall, Reply
 from gpumand.bus.names import CONSUMER, MANAGER
 from gpumand.testing.bus import PrivateBus
 from tests.integration.cli.ctl import LIMIT_SEC, Ctl, Screen, finished
@@ -79,8 +83,7 @@ async def test_a_reader_that_leaves_is_no_error(ctl: Ctl, manager: ScriptedManag
     manager.answers["GetStatus"] = dictionary(samples.status(queue=[], consumers=many))
     process = await ctl.start("list", "--json")
     assert process.stdout is not None
-    transport = process._transport.get_pipe_transport(1)  # type: ignore[attr-defined]  # asyncio has no public way
-    transport.close()
+    process._transport.get_pipe_transport(1).close()  # asyncio has no public way to hang up on a process
     assert process.stderr is not None
     async with asyncio.timeout(LIMIT_SEC):
         told = await process.stderr.read()
@@ -104,15 +107,11 @@ async def test_waiting_is_shown_live_on_a_terminal_and_leaves_nothing(ctl: Ctl, 
     assert after.split("\r\n") == [LEASE, told, ""]
 
 
-def waiting(**changes: object) -> dict[str, object]:
-    import os
-
+def waiting(**changes: Any) -> dict[str, Any]:
     return samples.waiting(consumer="mvoice", owner_uid=os.getuid(), waited_usec=400_000, **changes)
 
 
-async def granted_after(release: asyncio.Event) -> object:
-    from gpumand.bus.connection import Reply
-
+async def granted_after(release: asyncio.Event) -> Reply:
     await release.wait()
     return Reply("sa{sv}", (LEASE, variants(grant())))
 
@@ -150,13 +149,13 @@ async def test_ctrl_c_while_waiting_exits_130_and_closes_the_connection(
     asked = asyncio.Event()
     callers: list[str] = []
 
-    def wait(call: object) -> object:
-        callers.append(call.sender)  # type: ignore[attr-defined]
+    def wait(call: IncomingCall) -> Awaitable[Reply]:
+        callers.append(call.sender)
         asked.set()
-        return never(call)  # type: ignore[arg-type]
+        return never(call)
 
     for member in ("Acquire", "Load", "Evict", "GetStatus"):
-        manager.answers[member] = wait  # type: ignore[assignment]
+        manager.answers[member] = wait
     process = await ctl.start(*command)
     async with asyncio.timeout(LIMIT_SEC):
         await asked.wait()
@@ -171,7 +170,7 @@ async def test_a_daemon_that_dies_while_asked_is_told(ctl: Ctl, manager: Scripte
     process = await ctl.start("acquire", "mvoice")
     async with asyncio.timeout(LIMIT_SEC):
         await manager.acquiring.wait()
-    manager.connection._break("killed by the test")
+    manager.connection._break("killed by the test")  # as a crash does: no reply, no goodbye
     result = await finished(process)
     assert (result.code, result.out) == (1, "")
     assert "gpumand left the bus while it was asked" in result.err
@@ -193,11 +192,11 @@ async def watching(ctl: Ctl, manager: ScriptedManager, *args: str) -> asyncio.su
     listening = asyncio.Event()
     plain = manager.answers["Get"]
 
-    def get(call: object) -> object:
+    def get(call: IncomingCall) -> Reply | Awaitable[Reply]:
         listening.set()
-        return plain(call)  # type: ignore[arg-type]
+        return plain(call)
 
-    manager.answers["Get"] = get  # type: ignore[assignment]
+    manager.answers["Get"] = get
     process = await ctl.start("monitor", *args)
     async with asyncio.timeout(LIMIT_SEC):
         await listening.wait()
