@@ -15,7 +15,7 @@ from typing import Any
 
 from gpumand.bus import names
 from gpumand.bus.connection import BusConnection, BusError, Signal
-from gpumand.bus.values import to_variants
+from gpumand.bus.values import to_variants, unwrap
 from gpumand.testing.bus import PrivateBus
 from gpumand.testing.consumer_process import ConsumerProcess, consumer_process
 
@@ -23,10 +23,12 @@ TOTAL_MIB = 24564
 DEADLINE_SEC = 30.0
 
 
-async def wait_until(what: str, condition: Callable[[], Awaitable[bool]], within_sec: float = DEADLINE_SEC) -> None:
+async def wait_until(
+    what: str, condition: Callable[..., Awaitable[bool]], *arguments: Any, within_sec: float = DEADLINE_SEC
+) -> None:
     """Poll until it is so. Raises AssertionError that says what never was."""
     deadline = asyncio.get_running_loop().time() + within_sec
-    while not await condition():
+    while not await condition(*arguments):
         assert asyncio.get_running_loop().time() < deadline, f"not so after {within_sec:g} s: {what}"
         await asyncio.sleep(0.05)
 
@@ -57,6 +59,21 @@ class Client:
         lease, grant = await self.call("Acquire", "sa{sv}", consumer, to_variants(options))
         return str(lease), dict(grant)
 
+    def ask(self, consumer: str, **options: tuple[str, Any]) -> asyncio.Task[tuple[str, dict[str, Any]]]:
+        """Acquire, while the caller goes on; waits for long unless told otherwise."""
+        options = {"timeout_usec": ("t", 120_000_000)} | options
+        return asyncio.create_task(self.acquire(consumer, **options))
+
+    def heard(self, member: str) -> list[tuple[Any, ...]]:
+        """The bodies of all signals of that name so far, values unwrapped."""
+        return [tuple(unwrap(list(signal.body))) for signal in self.signals if signal.member == member]
+
+    async def property(self, name: str) -> Any:
+        """A property of the Manager."""
+        where = (names.BUS_NAME, names.ROOT_PATH, names.PROPERTIES)
+        (value,) = await self.bus.call(*where, "Get", "ss", (names.MANAGER, name), timeout_sec=30.0)
+        return unwrap(value)
+
     async def release(self, lease: str) -> None:
         """Release."""
         await self.call("Release", "s", lease)
@@ -84,10 +101,13 @@ class LiveHost:
         bus: the private bus.
         consumers: running consumer processes by name.
         daemon: the daemon's process.
+        environ: what it has in its environment besides our own.
+        stack: what is to be ended with the host.
     """
 
     folder: Path
     bus: PrivateBus
+    stack: contextlib.AsyncExitStack
     consumers: dict[str, ConsumerProcess] = field(default_factory=dict)
     daemon: Process | None = None
     environ: dict[str, str] = field(default_factory=dict)
@@ -104,6 +124,13 @@ class LiveHost:
         """What the daemon said, over all its lives."""
         path = self.folder / "daemon.log"
         return path.read_text(errors="replace") if path.exists() else ""
+
+    async def launch(self, name: str, mib: int, *flags: str) -> ConsumerProcess:
+        """Start a consumer process; it ends with the host."""
+        total = ("--device-total", str(TOTAL_MIB))
+        context = consumer_process(name, mib, self.simulator, *total, *flags)
+        self.consumers[name] = consumer = await self.stack.enter_async_context(context)
+        return consumer
 
     def configure(self, consumers: str, scheduler: str = "concurrent_leases = 0", gpu: str = "") -> None:
         """Write the configuration."""
@@ -159,6 +186,52 @@ def table(consumer: ConsumerProcess, mib: int, **more: str) -> str:
     return f"[consumers.{consumer.name}]\n" + "".join(f"{key} = {value}\n" for key, value in keys.items() if value)
 
 
+async def error_of(work: Awaitable[Any]) -> BusError:
+    """The error that a call ends with. Raises AssertionError when it succeeds."""
+    try:
+        result = await work
+    except BusError as error:
+        return error
+    raise AssertionError(f"it succeeded: {result}")
+
+
+@contextlib.asynccontextmanager
+async def answering(host: LiveHost, within_sec: float = 1.0) -> AsyncIterator[None]:
+    """See that GetStatus is answered fast, all the while."""
+    client, slowest_sec = await host.client(), 0.0
+    clock = asyncio.get_running_loop().time
+
+    async def look() -> None:
+        nonlocal slowest_sec
+        while True:
+            began = clock()
+            await client.status()
+            slowest_sec = max(slowest_sec, clock() - began)
+            await asyncio.sleep(0.05)
+
+    looking = asyncio.create_task(look())
+    try:
+        yield
+    finally:
+        looking.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await looking
+        await client.close()
+    assert slowest_sec < within_sec, f"GetStatus took {slowest_sec:.2f} s"
+
+
+@contextlib.asynccontextmanager
+async def bare_host(folder: Path) -> AsyncIterator[LiveHost]:
+    """A bus and nothing else yet: consumers, configuration and daemon are the test's business."""
+    async with contextlib.AsyncExitStack() as stack:
+        host = LiveHost(folder, await stack.enter_async_context(PrivateBus()), stack)
+        try:
+            yield host
+        finally:
+            if host.daemon is not None:
+                await host.end()
+
+
 @contextlib.asynccontextmanager
 async def live_host(folder: Path, sizes: dict[str, int], *flags: str, **config: str) -> AsyncIterator[LiveHost]:
     """Consumers of these sizes (MiB), each in a process of its own, and a daemon that knows them all.
@@ -169,15 +242,8 @@ async def live_host(folder: Path, sizes: dict[str, int], *flags: str, **config: 
         flags: for every consumer process.
         config: ``scheduler=`` and ``gpu=`` as ``LiveHost.configure`` takes them.
     """
-    async with contextlib.AsyncExitStack() as stack:
-        host = LiveHost(folder, await stack.enter_async_context(PrivateBus()))
-        total = ["--device-total", str(TOTAL_MIB)]
-        processes = [consumer_process(name, mib, host.simulator, *total, *flags) for name, mib in sizes.items()]
-        started = await asyncio.gather(*(stack.enter_async_context(process) for process in processes))
-        host.consumers = {consumer.name: consumer for consumer in started}
+    async with bare_host(folder) as host:
+        await asyncio.gather(*(host.launch(name, mib, *flags) for name, mib in sizes.items()))
         host.configure("".join(table(host.consumers[name], mib) for name, mib in sizes.items()), **config)
         await host.start()
-        try:
-            yield host
-        finally:
-            await host.end()
+        yield host
