@@ -114,7 +114,8 @@ class Leases:
         self._books.tell()
         if announce:
             self._books.publish(LeaseEnded(lease, reason))
-            log.info("lease %s on %s ended: %s", lease.id, lease.consumer, reason)
+            level = logging.DEBUG if reason is LeaseEnd.RELEASED else logging.INFO
+            log.log(level, "lease %s on %s ended: %s", lease.id, lease.consumer, reason)
         return lease
 
     def _forget_soon(self, lease: Lease) -> None:

@@ -24,15 +24,17 @@ def unwrap(value: Any) -> Any:
 
 def require_no_nul(value: Any) -> None:
     """Raise ValueError where a string holds a NUL: the bus drops the connection of whoever sends one."""
-    if isinstance(value, Variant):
-        value = value.value
+    kind = type(value)
+    if kind is Variant:
+        value, kind = value.value, type(value.value)
+    if kind is int or kind is bool:
+        return
     if isinstance(value, str):
         if "\0" in value:
             raise ValueError("a string with a NUL cannot go onto the bus")
     elif isinstance(value, dict):
-        for key, item in value.items():
-            require_no_nul(key)
-            require_no_nul(item)
+        require_no_nul(tuple(value))
+        require_no_nul(tuple(value.values()))
     elif isinstance(value, list | tuple):
         for item in value:
             require_no_nul(item)
