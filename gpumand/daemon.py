@@ -13,7 +13,7 @@ import logging
 import signal
 import sys
 from collections.abc import Awaitable, Coroutine, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ from gpumand.bus.service import ManagerService
 from gpumand.clock import SystemClock
 from gpumand.config import load
 from gpumand.consumers.routes import HttpRoutes
-from gpumand.domain.consumer import Residency, Settings
+from gpumand.domain.consumer import GpuSettings, Residency, Settings
 from gpumand.domain.errors import ConfigInvalid, GpumandError
 from gpumand.domain.events import Event
 from gpumand.domain.status import Status
@@ -188,11 +188,13 @@ class Daemon:
     # -- reloading and status ------------------------------------------------------------------------------------
 
     async def _load_settings(self) -> Settings:
+        """Read the configuration for a reload; raising changes nothing. What is outside the arbiter is changed here."""
         settings = await asyncio.to_thread(load, self._options.config)
-        if settings.gpu != self._settings.gpu:
-            log.warning("changes to [gpu] take effect when gpumand is restarted; leases are kept over a restart")
         if self._parts is not None:
+            if _sources_differ(settings.gpu, self._settings.gpu):
+                await self._parts.source.swap(make_source(settings.gpu, self._clock))
             _say_whose(self._parts.source, settings)
+        self._settings = settings
         return settings
 
     def _reload_soon(self) -> None:
@@ -220,6 +222,11 @@ async def _bounded(closing: Awaitable[None], what: str) -> None:
         await asyncio.wait_for(closing, timeout=CLOSE_SEC)
     except (BusLost, BusError, TimeoutError, OSError) as error:
         log.debug("closing %s: %r", what, error)
+
+
+def _sources_differ(one: GpuSettings, other: GpuSettings) -> bool:
+    """Whether figures come from elsewhere; how often they are read is no matter of theirs."""
+    return replace(one, sample_interval_sec=0.0) != replace(other, sample_interval_sec=0.0)
 
 
 def _say_whose(source: AttributedSource, settings: Settings) -> None:

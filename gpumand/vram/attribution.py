@@ -74,6 +74,11 @@ class AttributedSource:
         self._consumers = dict(mapping)
         self._recognised = frozenset(mapping.values()) | frozenset(named_by_source)
 
+    async def swap(self, source: VramSource) -> None:
+        """Take figures from another source from now on, and give the former one back."""
+        former, self._source, self.name = self._source, source, source.name
+        await former.close()
+
     async def read(self) -> Reading:
         """The source's reading with units and consumers; see VramSource."""
         reading = await self._source.read()
