@@ -26,7 +26,7 @@ from gpumand.demo.services import Services
 from gpumand.domain.errors import Busy
 
 WAIT_SEC = 15.0
-SOON_SEC = 3.0
+SOON_SEC = 8.0
 PICTURE_SEC = 0.1
 CUSHION_MIB = 256
 
