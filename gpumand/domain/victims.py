@@ -14,7 +14,6 @@ from gpumand.domain import budget
 from gpumand.domain.consumer import Residency
 from gpumand.domain.request import PlannedEviction, Spared
 from gpumand.domain.view import IN_VRAM, ConsumerState, View
-from gpumand.domain.words import gib
 
 EVICTABLE = frozenset({Residency.RESIDENT, Residency.UNKNOWN})
 
@@ -43,7 +42,7 @@ def choose(view: View, device: int, target: ConsumerState, deficit_mib: int) -> 
         return Choice(suffices=False, spared=exempt)
     taken = _prune(_take(in_order, freed_mib, deficit_mib), freed_mib, deficit_mib)
     names = {state.name for state in taken}
-    kept = [Spared(state.name, "not needed for it") for state in in_order if state.name not in names]
+    kept = [Spared(state.name, "not needed: the others free enough") for state in in_order if state.name not in names]
     return Choice(
         suffices=True,
         victims=tuple(_planned(state, freed_mib[state.name], view) for state in taken),
@@ -125,7 +124,7 @@ def _planned(state: ConsumerState, freed_mib: int, view: View) -> PlannedEvictio
         consumer=state.name,
         expected_mib=freed_mib if is_measured else None,
         method=str(state.spec.evict[0]),
-        why=f"{_recency(state)}; frees about {gib(freed_mib)}",
+        why=_recency(state),
     )
 
 
