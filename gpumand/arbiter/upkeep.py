@@ -25,6 +25,7 @@ class Upkeep:
     def __init__(self, arbiter: Arbiter, units: UnitManager, routes: ConsumerRoutes) -> None:
         self._arbiter, self._units, self._routes = arbiter, units, routes
         self._books = arbiter.books
+        self._probing: set[str] = set()
 
     async def look_around(self) -> None:
         """Learn the state of everything, so that nothing has to be assumed."""
@@ -58,16 +59,24 @@ class Upkeep:
     async def _probe_often(self) -> None:
         while True:
             await self._books.clock.sleep(self._books.settings.scheduler.health_interval_sec)
-            await self._probe_all()
+            for spec in self._probed():
+                if spec.name not in self._probing:
+                    self._arbiter.desk.spawn(self._probe(spec))
+
+    def _probed(self) -> list[ConsumerSpec]:
+        return [spec for spec in self._books.settings.consumers.values() if spec.health is not None]
 
     async def _probe_all(self) -> None:
-        """Probe everybody at once: one that hangs delays the next round of its own, not the others' answers."""
-        specs = [spec for spec in self._books.settings.consumers.values() if spec.health is not None]
-        await asyncio.gather(*(self._probe(spec) for spec in specs))
+        await asyncio.gather(*(self._probe(spec) for spec in self._probed()))
 
     async def _probe(self, spec: ConsumerSpec) -> None:
+        """Probe one; while it does not answer it is not probed again, and the others keep their rhythm."""
         asked_at = self._books.clock.monotonic()
-        health = await self._routes.probe(spec)
+        self._probing.add(spec.name)
+        try:
+            health = await self._routes.probe(spec)
+        finally:
+            self._probing.discard(spec.name)
         self._arbiter.facts.note_health(spec.name, health, asked_at)
         self._arbiter.desk.step()
 
