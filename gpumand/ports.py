@@ -137,6 +137,15 @@ class Store(Protocol):
     async def put_consumer(self, name: str, pinned: bool | None, last_used_usec: int) -> None:
         """Keep what was set by hand or learned about a consumer; pinned None = as configured."""
 
+    async def put_load(self, consumer: str, device: int, began_usec: int) -> None:
+        """Keep that a load is under way on a device since CLOCK_REALTIME ``began_usec``: it goes on without us."""
+
+    async def drop_load(self, consumer: str) -> None:
+        """Forget a load: it ended, well or not."""
+
+    async def read_loads(self) -> dict[str, tuple[int, int]]:
+        """Consumer -> (device, began_usec) of loads that were under way when their keeper died, in this boot."""
+
     async def read_leases(self) -> tuple[Lease, ...]:
         """All leases kept; files that cannot be understood are set aside, with a warning, and left out."""
 

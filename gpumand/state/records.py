@@ -47,6 +47,16 @@ class KeptConsumer:
     last_used_usec: int
 
 
+@dataclass(frozen=True, slots=True)
+class KeptLoad:
+    """A load that is under way; one of another boot has ended with it."""
+
+    consumer: str
+    device: int
+    began_usec: int
+    boot_id: str
+
+
 def encode_lease(kept: KeptLease) -> bytes:
     """A lease as the content of a file."""
     lease, owner = kept.lease, kept.lease.owner
@@ -114,6 +124,32 @@ def decode_consumer(stem: str, content: bytes) -> KeptConsumer:
         last_used_usec=record.whole("last_used_usec", MAX_USEC),
     )
     if consumer_stem(kept.name) != stem:
+        raise Unfit("its name is not that of the consumer in it")
+    return kept
+
+
+def encode_load(kept: KeptLoad) -> bytes:
+    """A load as the content of a file."""
+    record = {
+        "format": FORMAT,
+        "boot_id": kept.boot_id,
+        "consumer": kept.consumer,
+        "device": kept.device,
+        "began_usec": kept.began_usec,
+    }
+    return json.dumps(record).encode()
+
+
+def decode_load(stem: str, content: bytes) -> KeptLoad:
+    """The load in a file named ``stem``. Raises Unfit."""
+    record = _Record.parse(content)
+    kept = KeptLoad(
+        consumer=record.text("consumer", least=1),
+        device=record.whole("device", MAX_ID),
+        began_usec=record.whole("began_usec", MAX_USEC),
+        boot_id=record.text("boot_id"),
+    )
+    if consumer_stem(kept.consumer) != stem:
         raise Unfit("its name is not that of the consumer in it")
     return kept
 

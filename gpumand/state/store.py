@@ -14,11 +14,14 @@ from gpumand.state.records import (
     LEASE_ID,
     KeptConsumer,
     KeptLease,
+    KeptLoad,
     consumer_stem,
     decode_consumer,
     decode_lease,
+    decode_load,
     encode_consumer,
     encode_lease,
+    encode_load,
 )
 from gpumand.state.worker import Worker
 
@@ -26,9 +29,9 @@ log = logging.getLogger(__name__)
 
 
 class FileStore:
-    """Leases and consumers, one file each, under one directory; see gpumand.ports.Store.
+    """Leases, consumers and loads, one file each, under one directory; see gpumand.ports.Store.
 
-    ``leases/`` and ``consumers/`` hold the files, ``quarantine/`` what could not be understood of them.
+    ``leases/``, ``consumers/`` and ``loads/`` hold the files, ``quarantine/`` what could not be understood of them.
     """
 
     def __init__(self, directory: Path, bus_id: str, boot_id: str) -> None:
@@ -42,6 +45,7 @@ class FileStore:
         quarantine = directory / "quarantine"
         self._leases = Folder(directory / "leases", quarantine)
         self._consumers = Folder(directory / "consumers", quarantine)
+        self._loads = Folder(directory / "loads", quarantine)
         self._bus_id = bus_id
         self._boot_id = boot_id
         self._directory = directory
@@ -64,6 +68,19 @@ class FileStore:
         content = encode_consumer(KeptConsumer(name, pinned, last_used_usec))
         await self._do(lambda: self._consumers.write(consumer_stem(name), content))
 
+    async def put_load(self, consumer: str, device: int, began_usec: int) -> None:
+        """Keep that a load is under way. Raises OSError when it cannot be kept."""
+        content = encode_load(KeptLoad(consumer, device, began_usec, self._boot_id))
+        await self._do(lambda: self._loads.write(consumer_stem(consumer), content))
+
+    async def drop_load(self, consumer: str) -> None:
+        """Forget a load, known or not. Raises OSError when it cannot be forgotten."""
+        await self._do(lambda: self._loads.remove(consumer_stem(consumer)))
+
+    async def read_loads(self) -> dict[str, tuple[int, int]]:
+        """Consumer -> (device, began_usec), of this boot. Raises OSError when nothing can be read."""
+        return await self._worker.run(self._read_loads)
+
     async def read_leases(self) -> tuple[Lease, ...]:
         """All leases that may still have an owner, the oldest first. Raises OSError when nothing can be read.
 
@@ -83,6 +100,7 @@ class FileStore:
         await self._worker.close()
         self._leases.close()
         self._consumers.close()
+        self._loads.close()
 
     async def _do(self, write: Callable[[], None]) -> None:
         """Write in the worker's thread, or at once where nothing can block: in memory a write is a copy.
@@ -137,6 +155,20 @@ class FileStore:
                 continue
             consumers[kept.name] = (kept.pinned, kept.last_used_usec)
         return consumers
+
+    def _read_loads(self) -> dict[str, tuple[int, int]]:
+        loads: dict[str, tuple[int, int]] = {}
+        for stem, content in self._loads.read_all():
+            try:
+                kept = decode_load(stem, content)
+            except Unfit as unfit:
+                self._loads.set_aside(stem + SUFFIX, str(unfit))
+                continue
+            if kept.boot_id == self._boot_id:
+                loads[kept.consumer] = (kept.device, kept.began_usec)
+            else:
+                self._loads.remove(stem)
+        return loads
 
 
 def _check_id(lease_id: str) -> None:

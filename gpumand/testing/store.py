@@ -16,9 +16,11 @@ class MemoryStore:
     Attributes:
         leases: what is kept, by id.
         consumers: name -> (pinned, last_used_usec).
+        loads: consumer -> (device, began_usec), of loads under way.
         error: raised by every write while it is set (``OSError(errno.ENOSPC, "No space left on device")``), which
             then changes nothing.
-        writes: every write that was done, as ("put", id), ("drop", id) or ("consumer", name).
+        writes: every write that was done, as ("put", id), ("drop", id), ("consumer", name), ("load", consumer) or
+            ("loaded", consumer).
         closed: whether it was closed.
     """
 
@@ -26,6 +28,7 @@ class MemoryStore:
         """Begin with these leases, as another daemon left them."""
         self.leases = {lease.id: lease for lease in leases}
         self.consumers: dict[str, tuple[bool | None, int]] = {}
+        self.loads: dict[str, tuple[int, int]] = {}
         self.error: OSError | None = None
         self.writes: list[tuple[str, str]] = []
         self.closed = False
@@ -53,6 +56,19 @@ class MemoryStore:
     async def put_consumer(self, name: str, pinned: bool | None, last_used_usec: int) -> None:
         """See Store."""
         await self._write("consumer", name, lambda: self.consumers.update({name: (pinned, last_used_usec)}))
+
+    async def put_load(self, consumer: str, device: int, began_usec: int) -> None:
+        """See Store."""
+        await self._write("load", consumer, lambda: self.loads.update({consumer: (device, began_usec)}))
+
+    async def drop_load(self, consumer: str) -> None:
+        """See Store."""
+        await self._write("loaded", consumer, lambda: self.loads.pop(consumer, None))
+
+    async def read_loads(self) -> dict[str, tuple[int, int]]:
+        """See Store."""
+        await self._turn()
+        return dict(self.loads)
 
     async def read_leases(self) -> tuple[Lease, ...]:
         """See Store."""

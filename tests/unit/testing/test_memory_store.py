@@ -25,7 +25,11 @@ async def test_what_was_put_is_read_oldest_first() -> None:
 
     assert await store.read_leases() == (older, LEASE)
     assert await store.read_consumers() == {"tts": (True, 7)}
-    assert memory.writes == [("put", "b2"), ("consumer", "tts")]
+    await store.put_load("tts", 1, 9)
+    assert await store.read_loads() == {"tts": (1, 9)}
+    await store.drop_load("tts")
+    assert await store.read_loads() == {}
+    assert memory.writes == [("put", "b2"), ("consumer", "tts"), ("load", "tts"), ("loaded", "tts")]
 
 
 async def test_dropping_what_is_not_there_is_no_error() -> None:
