@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
-from collections.abc import Awaitable, Callable
-from typing import Any
+from collections.abc import Awaitable, Callable, Iterator
 
 from gpumand.arbiter.books import Books, Publish
 from gpumand.arbiter.byhand import ByHand
-from gpumand.arbiter.desk import MAX_LEASES_PER_UID, Desk
+from gpumand.arbiter.clocked import ended
+from gpumand.arbiter.desk import MAX_LEASES, MAX_LEASES_PER_UID, Desk
 from gpumand.arbiter.effects import Effects
 from gpumand.arbiter.facts import Facts
 from gpumand.arbiter.jobs import Jobs
@@ -18,7 +19,6 @@ from gpumand.arbiter.snapshot import consumer_status_of, report_of, status_of, s
 from gpumand.arbiter.waiting import Waiting
 from gpumand.domain.consumer import Settings, UnitState
 from gpumand.domain.errors import (
-    Busy,
     GpumandError,
     InvalidArgs,
     LimitsExceeded,
@@ -27,13 +27,18 @@ from gpumand.domain.errors import (
     TimedOut,
 )
 from gpumand.domain.lease import Lease, LeaseEnd, LeaseLifetime, Owner
+from gpumand.domain.ledger import token_key
+from gpumand.domain.planning import Wish
 from gpumand.domain.request import MAX_WAIT_SEC, AcquireOptions, Grant, Outcome, PlanReport, Request
 from gpumand.domain.status import ConsumerStatus, Status, Summary
 from gpumand.ports import UnitFailed, World
 
 log = logging.getLogger(__name__)
 
-MAX_LEASES, MAX_WAITING = 1024, 512
+MAX_WAITING = 512
+
+NOW_SEC = 10.0
+"""What "at once" may take at most: a lazy consumer's health may be asked, and its answer may be slow."""
 
 NOBODY = Owner(bus_name="", uid=0)
 """Who owns a request that is no client's: Load by hand."""
@@ -55,7 +60,7 @@ class Arbiter:
         self.books = Books(settings, world.clock, world.source, publish)
         self.facts = Facts(self.books)
         self.leases = Leases(self.books, self.facts, world.store)
-        self._jobs = Jobs(self.books, Effects(self.books, world.units, world.routes))
+        self._jobs = Jobs(self.books, Effects(self.books, world.units, world.routes), world.store)
         self.desk = Desk(self.books, self.facts, self._jobs, self.leases)
         self.by_hand = ByHand(self.books, self.facts, self.desk, self._jobs, self.leases)
         self._world = world
@@ -65,10 +70,26 @@ class Arbiter:
         self.units_changed = asyncio.Event()
 
     async def start(self) -> None:
-        """Take up again what survived: leases whose owner lives, pins, last uses."""
+        """Take up again what survived: leases whose owner lives, pins, last uses, loads under way."""
         await self.leases.restore(self._world.owners, self._world.units)
+        for name, (device, began_usec) in (await self._world.store.read_loads()).items():
+            await self._resume(name, device, began_usec)
         self.units_changed.set()
         self.desk.step()
+
+    async def _resume(self, name: str, device: int, began_usec: int) -> None:
+        """Take up a load again that outlived the daemon that began it: its server loads on, whoever asked.
+
+        The load route is called once more and joins it. One that has had all its time is over, whatever came of it.
+        """
+        state, now_usec = self.books.ledger.consumers.get(name), self.books.clock.realtime_usec()
+        left_sec = 0.0 if state is None else state.spec.load_timeout_sec - abs(now_usec - began_usec) / 1e6
+        if left_sec <= 0 or device in self.books.ledger.jobs:
+            await self._world.store.drop_load(name)
+            return
+        log.info("consumer %s was being loaded when gpumand ended; its load goes on", name)
+        entry = self._entry(NOBODY, name, AcquireOptions(timeout_sec=left_sec), wants_lease=False)
+        self.desk.resume(entry, device)
 
     async def stop(self, reason: str) -> None:
         """Grant nothing any more and let go; leases stay on disk for the next start."""
@@ -89,17 +110,27 @@ class Arbiter:
         Raises:
             GpumandError: exactly one, when there is no grant; then nothing was changed for this caller.
         """
-        self._check(owner, consumer, options)
-        deadline = self.books.clock.monotonic() + options.timeout_sec
-        lease = await self._lease_of_twin(owner, consumer, options, deadline)
+        lease = await self._lease_of_twin(owner, consumer, options)
         if lease is not None:
             return Grant(lease, endpoint=self.books.state(consumer).spec.url)
-        entry = self._admit(owner, consumer, options)
-        lease = await self._serve(entry)
+        with self._counting_refusals():
+            self._check(owner, consumer, options)
+            entry = self._entry(owner, consumer, options)
+            self.desk.add(entry)
+            lease = await self._serve(entry)
         assert lease is not None
         waited_usec = int((self.books.clock.monotonic() - entry.request.arrived_at) * 1e6)
-        endpoint = self.books.state(consumer).spec.url
+        self.books.count(grants=1, wait_usec=waited_usec)
+        endpoint = self.books.settings.consumers[consumer].url if consumer in self.books.settings.consumers else ""
         return Grant(lease, waited_usec, tuple(entry.evicted), entry.loaded, endpoint)
+
+    @contextlib.contextmanager
+    def _counting_refusals(self) -> Iterator[None]:
+        try:
+            yield
+        except GpumandError:
+            self.books.count(refusals=1)
+            raise
 
     def _check(self, owner: Owner, consumer: str, options: AcquireOptions) -> None:
         """Refuse what can be refused at once."""
@@ -111,10 +142,13 @@ class Arbiter:
         own = sum(1 for lease in self.books.ledger.leases.values() if lease.owner.uid == owner.uid)
         if own >= MAX_LEASES_PER_UID:
             raise LimitsExceeded(f"uid {owner.uid} has {own} leases; more are not allowed")
-        if len(self.desk) >= MAX_WAITING:
-            raise LimitsExceeded(f"{MAX_WAITING} requests are waiting; more are not allowed")
         if len(self.books.ledger.leases) >= MAX_LEASES:
             raise LimitsExceeded(f"{MAX_LEASES} leases stand; more are not allowed")
+        self._check_queue()
+
+    def _check_queue(self) -> None:
+        if len(self.desk) >= MAX_WAITING:
+            raise LimitsExceeded(f"{MAX_WAITING} requests are waiting; more are not allowed")
 
     def _check_callable(self, consumer: str) -> None:
         if self._stopping:
@@ -126,10 +160,9 @@ class Arbiter:
         if consumer not in self.books.settings.consumers:
             raise NoSuchConsumer(f"no consumer {consumer!r} is configured")
 
-    async def _lease_of_twin(
-        self, owner: Owner, consumer: str, options: AcquireOptions, deadline: float
-    ) -> Lease | None:
+    async def _lease_of_twin(self, owner: Owner, consumer: str, options: AcquireOptions) -> Lease | None:
         """The lease that the same token of the same owner leads to, awaited where that request still waits."""
+        deadline = self.books.clock.monotonic() + options.timeout_sec
         while options.token:
             lease = self.books.ledger.lease_by_token(owner, options.lifetime, options.token)
             twin = self._waiting_twin(owner, options)
@@ -137,90 +170,66 @@ class Arbiter:
             if other != consumer:
                 raise InvalidArgs(f"the token was used for {other}, not for {consumer}")
             if lease is not None:
-                await self._world.store.put_lease(lease)  # in order behind the first put: then it is kept for sure
-                return lease
+                return await self.leases.kept(lease)
             if twin is None:
                 return None
-            if not await self._ended(twin.done, deadline):
+            if not await ended(self.books.clock, twin.done, deadline - self.books.clock.monotonic()):
                 raise TimedOut(f"waited {options.timeout_sec:g} s for {consumer}: {twin.waiting_for}")
             if not twin.done.cancelled() and (error := twin.done.exception()) is not None:
                 raise error
         return None
 
     def _waiting_twin(self, owner: Owner, options: AcquireOptions) -> Waiting | None:
+        wanted = token_key(owner, options.lifetime, options.token)
         for entry in self.desk:
-            request = entry.request
-            same_token = request.options.token == options.token and request.options.lifetime is options.lifetime
-            same_user = (request.owner.uid, request.owner.unit) == (owner.uid, owner.unit)
-            same_connection = (
-                request.owner.bus_name == owner.bus_name or options.lifetime is not LeaseLifetime.CONNECTION
-            )
-            if same_token and same_user and same_connection:
+            asked, request = entry.request.options, entry.request
+            if asked.token and token_key(request.owner, asked.lifetime, asked.token) == wanted:
                 return entry
         return None
 
-    def _admit(self, owner: Owner, consumer: str, options: AcquireOptions, *, wants_lease: bool = True) -> Waiting:
-        """Put a request into the queue."""
+    def _entry(self, owner: Owner, consumer: str, options: AcquireOptions, *, wants_lease: bool = True) -> Waiting:
+        """A request, not yet in the queue."""
         spec, now = self.books.state(consumer).spec, self.books.clock.monotonic()
-        wanted = options.device or spec.device
-        priority = spec.priority if options.priority is None else options.priority
         self._arrivals += 1
-        entry = Waiting(
+        priority = spec.priority if options.priority is None else options.priority
+        return Waiting(
             Request(self._arrivals, consumer, owner, options, priority, now),
-            self.books.ledger.device_index(wanted) if wanted else None,
+            self.books.ledger.device_index(options.device) if options.device else None,
             asyncio.get_running_loop().create_future(),
             wants_lease=wants_lease,
             from_own_unit=bool(owner.unit) and owner.unit == spec.unit,
             sample_after=now,
         )
-        self.desk.add(entry)
-        return entry
 
     async def _serve(self, entry: Waiting) -> Lease | None:
-        """Wait for what becomes of a request; its lease is kept on disk when this returns."""
+        """Wait for what becomes of a request; its lease is kept on disk, and stands, when this returns."""
         try:
             self.desk.step()
             lease = await self._outcome(entry)
             if lease is not None:
                 await self.leases.keep(lease)
                 await self._bind(lease)
+                self.leases.require(lease)
         except asyncio.CancelledError:
             self._give_up(entry)
             raise
-        except GpumandError:
-            self.books.count(refusals=1)
+        finally:
             self.books.tell()
-            raise
         return lease
 
     async def _outcome(self, entry: Waiting) -> Lease | None:
-        timeout_sec = min(entry.request.options.timeout_sec, MAX_WAIT_SEC)
+        clock, timeout_sec = self.books.clock, min(entry.request.options.timeout_sec, MAX_WAIT_SEC)
         if entry.is_waiting and timeout_sec <= 0:
-            await self._refuse_to_wait(entry)
-        if entry.is_waiting and not await self._ended(entry.done, entry.request.arrived_at + timeout_sec):
+            await self.desk.now_or_never(entry)
+            timeout_sec = NOW_SEC
+        if entry.is_waiting:
+            await ended(clock, entry.done, entry.request.arrived_at + timeout_sec - clock.monotonic())
+        if entry.is_waiting:
             waited_for = entry.waiting_for or "a decision"
             self.desk.leave(entry)
             entry.refuse(TimedOut(f"waited {timeout_sec:g} s for {entry.request.consumer}: {waited_for}"))
             self.desk.step()
         return entry.done.result()
-
-    async def _ended(self, done: asyncio.Future[Lease | None], deadline: float) -> bool:
-        """Wait for a future at most until the deadline; False when it has not ended by then."""
-        left_sec = max(0.0, deadline - self.books.clock.monotonic())
-        timer: asyncio.Future[Any] = asyncio.ensure_future(self.books.clock.sleep(left_sec))
-        either: list[asyncio.Future[Any]] = [done, timer]
-        try:
-            await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            timer.cancel()
-        return done.done()
-
-    async def _refuse_to_wait(self, entry: Waiting) -> None:
-        """Now or not at all, and it is not now: say why, having changed nothing."""
-        self.desk.leave(entry)
-        decision = await self.desk.decide_freshly(entry.wish)
-        why = decision.message if decision.error else f"{decision.message}, and it would have to be loaded first"
-        entry.refuse((decision.error or Busy)(why))
 
     def _give_up(self, entry: Waiting) -> None:
         """Its client has gone: it waits no more, and what it was granted a moment ago is taken back."""
@@ -245,8 +254,10 @@ class Arbiter:
     async def release(self, lease_id: str, reason: LeaseEnd = LeaseEnd.RELEASED) -> None:
         """End a lease; returns when it is forgotten on disk too. Raises NoSuchLease."""
         ending = self.leases.begin_end(lease_id, reason)
-        self.desk.step()
-        await ending
+        try:
+            self.desk.step()
+        finally:
+            await ending
 
     async def renew(self, lease_id: str, ttl_sec: float | None) -> Lease:
         """Give a ttl lease more time from now on; None = the ttl it was granted with.
@@ -288,12 +299,9 @@ class Arbiter:
     async def plan(self, owner: Owner, consumer: str, options: AcquireOptions) -> PlanReport:
         """What Acquire would do now, and why; changes nothing. Raises NoSuchConsumer, NoSuchDevice, ShuttingDown."""
         self._check_callable(consumer)
-        spec = self.books.state(consumer).spec
-        wanted = options.device or spec.device
-        device = self.books.ledger.device_index(wanted) if wanted else None
-        own = bool(owner.unit) and owner.unit == spec.unit
-        wish = Waiting(Request(0, consumer, owner, options, 0, 0.0), device, asyncio.Future(), from_own_unit=own).wish
-        return report_of(consumer, await self.desk.decide_freshly(wish))
+        device = self.books.ledger.device_index(options.device) if options.device else None
+        own = bool(owner.unit) and owner.unit == self.books.state(consumer).spec.unit
+        return report_of(consumer, await self.desk.decide_freshly(Wish(consumer, device, from_own_unit=own)))
 
     # -- by hand -------------------------------------------------------------------------------------------------
 
@@ -301,8 +309,9 @@ class Arbiter:
         """Have a consumer resident, without a lease. Raises what Acquire raises."""
         self._check_callable(consumer)
         began = self.books.clock.monotonic()
-        options = AcquireOptions(device=device, timeout_sec=timeout_sec)
-        entry = self._admit(NOBODY, consumer, options, wants_lease=False)
+        self._check_queue()
+        entry = self._entry(NOBODY, consumer, AcquireOptions(device=device, timeout_sec=timeout_sec), wants_lease=False)
+        self.desk.add(entry)
         await self._serve(entry)
         where = self.books.state(consumer).device
         return Outcome(
@@ -321,9 +330,10 @@ class Arbiter:
     async def pin(self, consumer: str, pinned: bool) -> None:
         """Pin or unpin a consumer; kept over restarts. Raises NoSuchConsumer, HostError."""
         self._check_configured(consumer)
-        state = self.books.ledger.update(consumer, pinned=pinned)
+        await self.leases.keep_pin(consumer, pinned=pinned)
+        if consumer in self.books.ledger.consumers:
+            self.books.ledger.update(consumer, pinned=pinned)
         self.desk.step()
-        await self.leases.keep_consumer(state)
 
     async def reload(self) -> None:
         """Read the configuration anew and put it in force; leases stay. Raises ConfigInvalid, changing nothing."""
@@ -342,6 +352,7 @@ class Arbiter:
         """A unit changed, behind our back or because we asked."""
         self.facts.note_unit(state)
         self.leases.end_of_unit(state)
+        self.desk.sample_soon()  # what it held is free now, or what it was promised is there
         self.desk.step()
 
     async def watch_units(self) -> None:

@@ -50,14 +50,26 @@ class Books:
         """Add to counters of the statistics."""
         self.stats = replace(self.stats, **{name: getattr(self.stats, name) + by for name, by in more.items()})
 
-    def set_residency(self, name: str, residency: Residency, *, error: str | None = None) -> None:
-        """Note a new residency; a probe begun before this moment is stale from here on."""
+    def set_residency(
+        self, name: str, residency: Residency, *, error: str | None = None, own_move: bool = True
+    ) -> None:
+        """Note a new residency.
+
+        Args:
+            name: which consumer.
+            residency: what it is now.
+            error: one line, "" when all is well; None leaves it as it is.
+            own_move: it was our doing: what was asked before this moment says nothing about it any more.
+        """
         state, now = self.state(name), self.clock.monotonic()
-        self.ledger.update(name, changed_at=now)
+        if own_move:
+            self.ledger.update(name, changed_at=now, says_loaded=False)
         if error is not None and error != state.error:
             self.ledger.update(name, error=error)
         if residency is not state.residency:
-            self.ledger.update(name, residency=residency, since_usec=self.clock.realtime_usec(), idle_since=now)
+            shown = state.shown and residency is Residency.RESIDENT
+            since_usec = self.clock.realtime_usec()
+            self.ledger.update(name, residency=residency, since_usec=since_usec, idle_since=now, shown=shown)
             log.debug("consumer %s: %s, was %s", name, residency, state.residency)
 
     async def sample(self) -> None:

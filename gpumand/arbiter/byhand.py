@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
+import contextlib
 import logging
+from collections.abc import Callable
 
 from gpumand.arbiter.books import Books
+from gpumand.arbiter.clocked import ended
 from gpumand.arbiter.desk import Desk
 from gpumand.arbiter.facts import Facts
 from gpumand.arbiter.jobs import Jobs
@@ -16,7 +18,6 @@ from gpumand.domain.events import EvictionReport
 from gpumand.domain.lease import LeaseEnd
 from gpumand.domain.request import Outcome
 from gpumand.domain.view import ConsumerState, Job
-from gpumand.ports import Clock
 
 log = logging.getLogger(__name__)
 
@@ -32,7 +33,7 @@ class ByHand:
 
         Args:
             name: which one.
-            force: also when it is leased (its leases are revoked) or pinned.
+            force: also when it is leased (its leases are revoked, whatever comes of the eviction) or pinned.
             timeout_sec: how long to wait for the device to be free of other work.
 
         Raises:
@@ -40,19 +41,21 @@ class ByHand:
         """
         began = self._books.clock.monotonic()
         device = await self._device_when_free(name, timeout_sec)
-        state = self._books.state(name)
-        if not self._holds_anything(state):
+        if not self._holds_anything(self._books.state(name)):
             return Outcome(name, str(device))
-        self._check(state, force=force)
-        self._leases.end_all(lambda lease: lease.consumer == name, LeaseEnd.REVOKED)
-        report = await self._evict(name, device, "manual", "asked for by hand")
+        report = await self._evict(name, device, "manual", "asked for by hand", lambda: self._take(name, force=force))
         if report.error:
             raise EvictionFailed(f"{name}: {report.error}")
         duration_usec = int((self._books.clock.monotonic() - began) * 1e6)
         return Outcome(name, str(device), True, (name,), report.method, report.freed_mib, duration_usec)
 
+    def _take(self, name: str, *, force: bool) -> None:
+        """Decided at the last moment: it may go. Raises Busy, EvictionFailed."""
+        self._check(self._books.state(name), force=force)
+        self._leases.end_all(lambda lease: lease.consumer == name, LeaseEnd.REVOKED)
+
     async def _device_when_free(self, name: str, timeout_sec: float) -> int:
-        clock: Clock = self._books.clock
+        clock = self._books.clock
         deadline = clock.monotonic() + timeout_sec
         while True:
             state = self._books.state(name)
@@ -63,17 +66,8 @@ class ByHand:
             if clock.monotonic() >= deadline:
                 doing = f"device {device} is busy with {job.consumer}" if job else f"{name} is being unloaded"
                 raise TimedOut(f"waited {timeout_sec:g} s: {doing}") if timeout_sec > 0 else Busy(doing)
-            await self._until_moved(deadline)
-
-    async def _until_moved(self, deadline: float) -> None:
-        """Wait for a change or the deadline, whichever is first; spurious wake-ups are fine."""
-        timer = asyncio.ensure_future(self._books.clock.sleep(max(0.0, deadline - self._books.clock.monotonic())))
-        moved = asyncio.ensure_future(self._desk.moved())
-        try:
-            await asyncio.wait({timer, moved}, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            timer.cancel()
-            moved.cancel()
+            with self._desk.hand(device):
+                await ended(clock, self._desk.moved(), deadline - clock.monotonic())
 
     def _holds_anything(self, state: ConsumerState) -> bool:
         if state.claimed or state.residency not in (Residency.UNLOADED, Residency.FAILED):
@@ -96,13 +90,14 @@ class ByHand:
         if state.residency is Residency.LOADING:
             raise Busy(f"{state.name} is loading")
 
-    async def _evict(self, name: str, device: int, trigger: str, why: str) -> EvictionReport:
-        """Evict on a device that is free right now. No await before the job stands."""
+    async def _evict(self, name: str, device: int, trigger: str, why: str, take: Callable[[], None]) -> EvictionReport:
+        """Evict on a device that is free right now. No await before the job stands; ``take`` has the last word."""
         self._books.ledger.begin(Job(device, name, evicting=(name,)))
         try:
             await self._books.sample()
+            take()
             report = EvictionReport(name, str(device), 0, "", trigger=trigger, why=why)
-            return await self._jobs.evict(report, lambda: False)
+            return await self._jobs.evict(report, lambda: False, lambda: "")
         finally:
             self._jobs.end(device)
             self._facts.conclude_all()
@@ -125,10 +120,15 @@ class ByHand:
         return self._books.clock.monotonic() - state.idle_since >= limit_sec and unused_sec >= limit_sec
 
     async def _evict_for_idleness(self, name: str, device: int) -> None:
-        state = self._books.ledger.consumers.get(name)
-        if state is None or device in self._books.ledger.jobs or not self._is_idle_too_long(state):
+        def take() -> None:
+            state = self._books.ledger.consumers.get(name)
+            if state is None or not self._is_idle_too_long(state):
+                raise Busy(f"{name} is idle no longer")
+
+        if name not in self._books.ledger.consumers or device in self._books.ledger.jobs:
             return
-        limit_sec = state.spec.idle_timeout_sec
-        report = await self._evict(name, device, "idle", f"not used for {limit_sec:g} s")
-        if report.error and name in self._books.ledger.consumers:
-            self._books.ledger.update(name, idle_since=self._books.clock.monotonic())
+        why = f"not used for {self._books.state(name).spec.idle_timeout_sec:g} s"
+        with contextlib.suppress(Busy):
+            report = await self._evict(name, device, "idle", why, take)
+            if report.error and name in self._books.ledger.consumers:
+                self._books.ledger.update(name, idle_since=self._books.clock.monotonic())

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
+from collections import Counter
 from collections.abc import Coroutine, Iterator
+from dataclasses import replace
 from typing import Any
 
 from gpumand.arbiter.books import Books
@@ -17,10 +20,14 @@ from gpumand.domain.errors import Busy, GpumandError, LimitsExceeded
 from gpumand.domain.planning import Decision, Wish, decide, may_pass
 from gpumand.domain.queue import RequestQueue
 from gpumand.domain.request import Verdict
+from gpumand.domain.view import View
 
 log = logging.getLogger(__name__)
 
-MAX_LEASES_PER_UID = 64
+MAX_LEASES_PER_UID, MAX_LEASES = 64, 1024
+
+NOT_THERE = "it is not resident and would have to be loaded first"
+INTERNAL_ERROR = Decision(Verdict.REFUSE, error=GpumandError, message="internal error; see the log")
 
 
 class Desk:
@@ -32,6 +39,7 @@ class Desk:
         self._entries: dict[int, Waiting] = {}
         self._working: dict[int, Waiting] = {}
         self._tasks: set[asyncio.Task[None]] = set()
+        self._hands: Counter[int] = Counter()
         self._sampling = False
         self._closed = False
         self._moved = asyncio.Event()
@@ -63,23 +71,44 @@ class Desk:
         """Return after the next step: something may have changed."""
         await self._moved.wait()
 
+    @contextlib.contextmanager
+    def hand(self, device: int) -> Iterator[None]:
+        """While somebody waits for a device to evict by hand, no new plan begins there."""
+        self._hands[device] += 1
+        try:
+            yield
+        finally:
+            self._hands[device] -= 1
+            if not self._hands[device]:
+                del self._hands[device]
+
     # -- deciding ------------------------------------------------------------------------------------------------
 
     def step(self) -> None:
         """Look at the queue in order; grant, refuse or start what can be, and tell the world what has changed."""
         ahead: dict[int, list[str]] = {}
         for entry in () if self._closed else tuple(self):
-            device = None
-            if entry not in self._working.values():
-                decision = self._in_turn(entry, self._decide(entry), ahead)
-                device = decision.device
-                self._act(entry, decision)
-            if entry.is_waiting:
-                for contested in self._contested(entry, device):
-                    ahead.setdefault(contested, []).append(entry.request.consumer)
+            try:
+                devices = self._serve(entry, ahead)
+            except Exception:
+                # One request that cannot be decided must not keep all others from being served.
+                log.exception("the request for %s cannot be decided", entry.request.consumer)
+                self._refuse(entry, INTERNAL_ERROR)
+                continue
+            for device in devices if entry.is_waiting else ():
+                ahead.setdefault(device, []).append(entry.request.consumer)
         self._books.tell()
         self._moved.set()
         self._moved = asyncio.Event()
+
+    def _serve(self, entry: Waiting, ahead: dict[int, list[str]]) -> tuple[int, ...]:
+        """Decide one request and act on it; where it stays ahead of others if it has to wait."""
+        working_on = tuple(device for device, other in self._working.items() if other is entry)
+        if working_on:
+            return working_on
+        decision = self._decide(entry)
+        self._act(entry, self._in_turn(entry, decision, ahead))
+        return decision.devices
 
     def _decide(self, entry: Waiting) -> Decision:
         """Decide on what is true now; figures must have been read for this very decision."""
@@ -90,35 +119,26 @@ class Desk:
             entry.decided = True
             return decision
         if self._books.sampled_at < entry.sample_after:
-            self._sample_soon()
-            return Decision(Verdict.WAIT, decision.device, error=Busy, message="reading VRAM")
+            self.sample_soon()
+            return replace(_wait(decision, "reading VRAM"), devices=tuple(self._books.ledger.devices))
         entry.decided = True
         return decision
 
     def _in_turn(self, entry: Waiting, decision: Decision, ahead: dict[int, list[str]]) -> Decision:
         """First come, first served on a device, except where passing harms nobody ahead."""
         device, consumer = decision.device, entry.request.consumer
-        if decision.verdict is not Verdict.GRANT or device is None or device not in ahead:
+        if decision.verdict is not Verdict.GRANT or device is None:
+            return decision
+        if decision.load and device in self._hands:
+            return _wait(decision, "an eviction by hand")
+        if device not in ahead:
             return decision
         is_own_start = entry.from_own_unit and self._books.state(consumer).residency is Residency.LOADING
         if is_own_start and decision.resident:
             return decision  # the load that those ahead wait for is waiting for this answer
         if decision.resident and may_pass(self._books.view(), consumer, device, ahead[device]):
             return decision
-        others = len(ahead[device])
-        line = f"{others} request{'s' if others > 1 else ''} ahead of it"
-        return Decision(Verdict.WAIT, device, error=Busy, message=line)
-
-    def _contested(self, entry: Waiting, device: int | None) -> list[int]:
-        """Devices on which a waiting request must not be made to wait longer by those behind it."""
-        for working_on, other in self._working.items():
-            if other is entry:
-                return [working_on]
-        if entry.device is not None:
-            return [entry.device]
-        state = self._books.ledger.consumers.get(entry.request.consumer)
-        is_somewhere = state is not None and state.residency in (Residency.RESIDENT, Residency.LOADING)
-        return [device] if is_somewhere and device is not None else list(self._books.ledger.devices)
+        return _wait(decision, _count_ahead(len(ahead[device])))
 
     def _act(self, entry: Waiting, decision: Decision) -> None:
         if decision.verdict is Verdict.WAIT:
@@ -127,41 +147,66 @@ class Desk:
             self._refuse(entry, decision)
         elif decision.resident:
             self._grant(entry, decision.device)
-        elif entry.request.options.timeout_sec > 0:
+        elif entry.request.options.timeout_sec > 0 or self._takes_no_time(decision, entry.request.consumer):
             self._start(entry, decision.device, decision)
         else:
-            entry.waiting_for = "it would have to be loaded"
+            entry.waiting_for = NOT_THERE
+
+    def _takes_no_time(self, decision: Decision, consumer: str) -> bool:
+        """A lazy consumer that runs and fits is there for the asking."""
+        return not decision.evictions and self._books.state(consumer).spec.lazy and self._facts.runs(consumer)
 
     def _grant(self, entry: Waiting, device: int) -> None:
         self.leave(entry)
-        if not entry.wants_lease:
-            entry.resolve(None)
-            return
-        uid = entry.request.owner.uid
-        if sum(1 for lease in self._books.ledger.leases.values() if lease.owner.uid == uid) >= MAX_LEASES_PER_UID:
-            entry.refuse(LimitsExceeded(f"uid {uid} has {MAX_LEASES_PER_UID} leases; more are not allowed"))
-            return
-        entry.resolve(self._leases.create(entry.request, device))
-        waited_usec = int((self._books.clock.monotonic() - entry.request.arrived_at) * 1e6)
-        self._books.count(grants=1, wait_usec=waited_usec)
+        error = self._no_more_leases(entry.request.owner.uid) if entry.wants_lease else None
+        if error is not None:
+            entry.refuse(error)
+        else:
+            entry.resolve(self._leases.create(entry.request, device) if entry.wants_lease else None)
+
+    def _no_more_leases(self, uid: int) -> LimitsExceeded | None:
+        """What comes all at once is counted when it is granted, not only when it comes."""
+        leases = self._books.ledger.leases.values()
+        if sum(1 for lease in leases if lease.owner.uid == uid) >= MAX_LEASES_PER_UID:
+            return LimitsExceeded(f"uid {uid} has {MAX_LEASES_PER_UID} leases; more are not allowed")
+        return LimitsExceeded(f"{MAX_LEASES} leases stand; more are not allowed") if len(leases) >= MAX_LEASES else None
 
     def _refuse(self, entry: Waiting, decision: Decision) -> None:
         self.leave(entry)
         entry.refuse((decision.error or Busy)(decision.message))
 
+    async def now_or_never(self, entry: Waiting) -> None:
+        """Serve a request that will not wait: a last look at the figures, and then it has its lease or its error."""
+        await self._books.sample()
+        if not entry.is_waiting:
+            return
+        self._facts.conclude_all()
+        entry.decided, entry.sample_after = False, self._books.sampled_at
+        self.step()
+        if entry.is_waiting and entry not in self._working.values():
+            self.leave(entry)
+            decision = self._behind_others(entry.wish)
+            entry.refuse((decision.error or Busy)(decision.message if decision.error else NOT_THERE))
+
     async def decide_freshly(self, wish: Wish) -> Decision:
         """What would be decided about a wish that came now, behind everybody who waits; changes nothing."""
         await self._books.sample()
-        decision = decide(self._books.view(), wish)
+        return self._behind_others(wish)
+
+    def _behind_others(self, wish: Wish) -> Decision:
+        view = self._books.view()
+        decision = decide(view, wish)
         device = decision.device
-        others = [one for one in self if device is not None and device in self._contested(one, None)]
-        if decision.verdict is not Verdict.GRANT or device is None or not others:
+        if decision.verdict is not Verdict.GRANT or device is None:
             return decision
-        names = [one.request.consumer for one in others]
-        if decision.resident and may_pass(self._books.view(), wish.consumer, device, names):
+        others = [one.request.consumer for one in self if device in self._stays_ahead(view, one)]
+        if not others or (decision.resident and may_pass(view, wish.consumer, device, others)):
             return decision
-        line = f"{len(others)} request{'s' if len(others) > 1 else ''} ahead of it"
-        return Decision(Verdict.WAIT, device, error=Busy, message=line)
+        return _wait(decision, _count_ahead(len(others)))
+
+    def _stays_ahead(self, view: View, entry: Waiting) -> tuple[int, ...]:
+        working_on = tuple(device for device, other in self._working.items() if other is entry)
+        return working_on or decide(view, entry.wish).devices
 
     # -- working -------------------------------------------------------------------------------------------------
 
@@ -171,21 +216,26 @@ class Desk:
         self._working[device] = entry
         self.spawn(self._work(entry, device, decision))
 
+    def resume(self, entry: Waiting, device: int) -> None:
+        """Take up again a load that was under way when an earlier daemon died. The device must be free."""
+        self._start(entry, device, Decision(Verdict.GRANT, device, load=True))
+
     async def _work(self, entry: Waiting, device: int, decision: Decision) -> None:
         """Carry out a plan and give its request the result; whoever joined the load meanwhile gets it otherwise."""
         result = decision
         try:
-            result = await self._jobs.run(device, entry.wish, decision, entry)
+            result = await self._jobs.run(device, decision, entry, lambda: self._is_wanted(entry, device))
         except Exception:
             log.exception("the plan for %s broke off", entry.request.consumer)
-            result = Decision(Verdict.REFUSE, device, error=GpumandError, message="internal error; see the log")
+            self._jobs.break_off(entry.request.consumer)
+            result = INTERNAL_ERROR
         finally:
             del self._working[device]
             self._finish(entry, device, result)
 
     def _finish(self, entry: Waiting, device: int, result: Decision) -> None:
         """No await between the job's end and the grant: its slot and its promise go over without a gap."""
-        heir = entry if entry.is_waiting else self._joined(entry.request.consumer, device)
+        heir = entry if entry.is_waiting else self._heir(entry, device)
         if result.verdict is Verdict.GRANT and result.resident and heir is not None:
             heir.loaded = heir.loaded or entry.loaded
             self._grant(heir, device)
@@ -195,11 +245,21 @@ class Desk:
         self._facts.conclude_all()  # what was tried and did not work is what the figures say it is
         self.step()
 
+    def _is_wanted(self, entry: Waiting, device: int) -> bool:
+        """Whether anybody still waits for what is being made room for."""
+        return entry.is_waiting or self._joined(entry.request.consumer, device) is not None
+
+    def _heir(self, entry: Waiting, device: int) -> Waiting | None:
+        """Who inherits a load whose request has left; a lease only where a slot was held for one."""
+        heir = self._joined(entry.request.consumer, device)
+        return None if heir is not None and heir.wants_lease and not entry.wants_lease else heir
+
     def _joined(self, consumer: str, device: int) -> Waiting | None:
-        """The first that waits for what was loaded, when the one it was loaded for has left."""
+        """The first that waits for what is being loaded."""
         return next((one for one in self if one.request.consumer == consumer and one.device in (None, device)), None)
 
-    def _sample_soon(self) -> None:
+    def sample_soon(self) -> None:
+        """Have the figures read, believed and acted on, unless that is under way already."""
         if not self._sampling:
             self._sampling = True
             self.spawn(self._sample())
@@ -228,3 +288,11 @@ class Desk:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _wait(decision: Decision, message: str) -> Decision:
+    return replace(decision, verdict=Verdict.WAIT, resident=False, load=False, error=Busy, message=message)
+
+
+def _count_ahead(count: int) -> str:
+    return f"{count} request{'s' if count > 1 else ''} ahead of it"

@@ -35,7 +35,9 @@ class Effects:
 
     # -- evicting ------------------------------------------------------------------------------------------------
 
-    async def evict(self, report: EvictionReport, enough: Callable[[], bool]) -> EvictionReport:
+    async def evict(
+        self, report: EvictionReport, enough: Callable[[], bool], why_not: Callable[[], str]
+    ) -> EvictionReport:
         """Take a consumer's VRAM back by its methods in order, until the figures show it.
 
         The device must have been sampled just now: that sample is what the eviction is measured against.
@@ -43,24 +45,31 @@ class Effects:
         Args:
             report: what is known beforehand: consumer, device, trigger, why.
             enough: whether what was needed is free by now; then there is nothing more to wait for.
+            why_not: why it must not be evicted any more, asked before each method; "" when it may.
 
         Returns:
             The report, filled in. ``error`` is "" when the memory was seen free.
         """
-        state, before = self._books.state(report.consumer), self._books.device(int(report.device or 0))
-        spec, began = state.spec, self._books.clock.monotonic()
-        expected_mib = budget.yield_mib(before, state, budget.unattributed_mib(before))
-        settling = Settling(spec, before, budget.held_mib(before, state), expected_mib)
-        expected = expected_mib if before.known else None
-        report = replace(report, expected_mib=expected, error=f"{spec.name} has no unload route and no unit")
-        self._books.set_residency(spec.name, Residency.UNLOADING)
+        began, settling = self._books.clock.monotonic(), self._measure(report)
+        expected_mib = settling.expected_mib if settling.before.known else None
+        report = replace(report, expected_mib=expected_mib, error=f"{report.consumer} has no unload route and no unit")
+        self._books.set_residency(report.consumer, Residency.UNLOADING)
         self._books.tell()
-        for method in spec.evict:
+        for method in settling.spec.evict:
+            if why := why_not():
+                report = replace(report, error=f"{report.error}; not evicted: {why}" if report.tried else why)
+                break
             report = await self._try(report, method, settling, enough)
             if not report.error:
                 break
-            log.warning("evicting %s by %s: %s", spec.name, method, report.error)
+            log.warning("evicting %s by %s: %s", report.consumer, method, report.error)
         return replace(report, duration_usec=int((self._books.clock.monotonic() - began) * 1e6))
+
+    def _measure(self, report: EvictionReport) -> Settling:
+        """What the eviction is measured against, as things are before it."""
+        state, before = self._books.state(report.consumer), self._books.device(int(report.device or 0))
+        expected_mib = budget.yield_mib(before, state, budget.unattributed_mib(before))
+        return Settling(state.spec, before, budget.held_mib(before, state), expected_mib)
 
     async def _try(
         self, report: EvictionReport, method: EvictionMethod, settling: Settling, enough: Callable[[], bool]
@@ -82,65 +91,72 @@ class Effects:
         """Wait until the figures show it, or until time is up."""
         clock, device = self._books.clock, int(report.device or 0)
         deadline = clock.monotonic() + self._books.settings.scheduler.settle_timeout_sec
+        if not settling.can_be_measured:
+            # Nothing could be read even beforehand: the method's own word is all there is, and the report says so.
+            return replace(report, freed_mib=0, verified=False)
         while True:
             await self._books.sample()
             now = self._books.device(device)
             freed_mib = settling.freed_mib(now)
-            if freed_mib is None:
-                # Nobody can measure anything: the method's own word is all there is, and the report says so.
-                return replace(report, freed_mib=0, verified=False)
-            if settling.settled(now) or (freed_mib > 0 and enough()):
+            if freed_mib is not None and (settling.settled(now) or (freed_mib > 0 and enough())):
                 return replace(report, freed_mib=freed_mib)
             if clock.monotonic() >= deadline:
                 return self._timed_out(report, settling, freed_mib)
             await clock.sleep(SETTLE_POLL_SEC)
 
-    def _timed_out(self, report: EvictionReport, settling: Settling, freed_mib: int) -> EvictionReport:
-        if settling.gone_by_own_figure(self._books.device(int(report.device or 0))):
+    def _timed_out(self, report: EvictionReport, settling: Settling, freed_mib: int | None) -> EvictionReport:
+        if freed_mib is not None and settling.gone_by_own_figure(self._books.device(int(report.device or 0))):
             return replace(report, freed_mib=freed_mib)
         waited_sec = self._books.settings.scheduler.settle_timeout_sec
-        error = f"{freed_mib} of {settling.expected_mib} MiB became free within {waited_sec:g} s"
-        return replace(report, freed_mib=freed_mib, error=error)
+        seen = (
+            "nothing could be read" if freed_mib is None else f"{freed_mib} of {settling.expected_mib} MiB became free"
+        )
+        return replace(report, freed_mib=freed_mib or 0, error=f"{seen} within {waited_sec:g} s")
 
     # -- loading -------------------------------------------------------------------------------------------------
 
-    async def load(self, spec: ConsumerSpec) -> None:
+    async def load(self, spec: ConsumerSpec, is_used: Callable[[], bool]) -> None:
         """Bring a consumer up: start its unit, call its load route, wait for its health.
+
+        Args:
+            spec: which one.
+            is_used: whether somebody holds a lease on it by now; then a load that fails leaves it as it is.
 
         Raises:
             LoadFailed: with the unit's result and its last log lines, or what the route said.
         """
         deadline = self._books.clock.monotonic() + spec.load_timeout_sec
+        started = False
         try:
-            started = await self._start_unit(spec)
+            started = await self._needs_start(spec)
+            if started:
+                await self._units.start(spec.unit, spec.load_timeout_sec)
             if spec.load is not None:
                 await self._call_load_route(spec, started, deadline)
             if spec.health is not None:
                 await self._wait_healthy(spec, started, deadline)
-        except UnitFailed as failed:
-            raise LoadFailed(await self._with_log(spec, str(failed))) from failed
-        except RouteFailed as failed:
-            raise LoadFailed(await self._with_log(spec, f"{spec.name}: {failed}")) from failed
+        except (UnitFailed, RouteFailed) as failed:
+            message = str(failed) if isinstance(failed, UnitFailed) else f"{spec.name}: {failed}"
+            message = await self._with_log(spec, message)
+            if not is_used():
+                await self._clean_up(spec, started)
+            raise LoadFailed(message) from failed
 
-    async def clean_up(self, spec: ConsumerSpec) -> None:
-        """Leave nothing half-loaded behind after a failed load; what goes wrong here is only logged."""
+    async def _clean_up(self, spec: ConsumerSpec, started: bool) -> None:
+        """Leave nothing half-loaded behind, and nothing stopped that ran before; what goes wrong is only logged."""
         try:
-            if spec.unit:
+            if started:
                 await self._units.stop(spec.unit, spec.stop_timeout_sec)
-            elif spec.unload is not None:
+            elif spec.load is not None and spec.unload is not None:
                 await self._routes.unload(spec)
         except (UnitFailed, RouteFailed) as failed:
             log.info("cleaning up after the failed load of %s: %s", spec.name, failed)
 
-    async def _start_unit(self, spec: ConsumerSpec) -> bool:
-        """Start the unit where it does not run; True when it was started now."""
+    async def _needs_start(self, spec: ConsumerSpec) -> bool:
+        """Whether there is a unit that does not run."""
         if not spec.unit:
             return False
-        state = await self._units.state(spec.unit)
-        if state.activity is UnitActivity.ACTIVE:
-            return False
-        await self._units.start(spec.unit, spec.load_timeout_sec)
-        return True
+        return (await self._units.state(spec.unit)).activity is not UnitActivity.ACTIVE
 
     async def _call_load_route(self, spec: ConsumerSpec, started: bool, deadline: float) -> None:
         """Call the load route; a server whose unit was just started may not listen yet."""

@@ -11,18 +11,31 @@ import logging
 from dataclasses import dataclass
 
 from gpumand.arbiter.books import Books
-from gpumand.domain.consumer import Health, Residency, UnitActivity, UnitState
-from gpumand.domain.residency import residency_from_facts
+from gpumand.domain.consumer import ConsumerSpec, Health, Residency, UnitActivity, UnitState
+from gpumand.domain.residency import holds_model, residency_from_facts
+from gpumand.domain.settling import SLACK_MIB
 from gpumand.domain.view import ConsumerState
 
 log = logging.getLogger(__name__)
 
 
+CALM_SEC = 15.0
+"""A unit that has not been starting for so long has come to rest; one that crashes and comes back again has not."""
+
+
+STILL_SEC = 5.0
+"""Memory that holds a model's worth and has not grown for so long is all there is to come."""
+
+
 @dataclass(slots=True)
 class _Witnesses:
+    spec: ConsumerSpec
     unit: UnitState | None = None
+    unit_heard_at: float = float("-inf")
     health: Health | None = None
     health_asked_at: float = float("-inf")
+    held_mib: int = 0
+    grew_at: float = float("inf")
 
 
 class Facts:
@@ -36,7 +49,8 @@ class Facts:
         """A unit changed, or was asked. More than one consumer never shares one."""
         for consumer in list(self._books.ledger.consumers.values()):
             if consumer.spec.unit == state.unit:
-                self._witnesses(consumer.name).unit = state
+                heard = self._witnesses(consumer)
+                heard.unit, heard.unit_heard_at = state, self._books.clock.monotonic()
                 self.conclude(consumer.name)
 
     def note_health(self, name: str, health: Health, asked_at: float) -> None:
@@ -49,11 +63,20 @@ class Facts:
         """
         if name not in self._books.ledger.consumers:
             return
-        heard = self._witnesses(name)
+        state = self._books.state(name)
+        heard = self._witnesses(state)
         heard.health, heard.health_asked_at = health, asked_at
-        if health.last_used_usec is not None and health.last_used_usec != self._books.state(name).probed_usec:
+        if health.last_used_usec is not None and health.last_used_usec != state.probed_usec:
             self._books.ledger.update(name, probed_usec=health.last_used_usec)
+        if asked_at >= state.changed_at and state.says_loaded != (health.loaded is True):
+            self._books.ledger.update(name, says_loaded=health.loaded is True)
         self.conclude(name)
+
+    def runs(self, name: str) -> bool:
+        """Whether it is there as far as is known: its unit is active, or it is no unit."""
+        state = self._books.state(name)
+        unit = self._witnesses(state).unit
+        return not state.spec.unit or (unit is not None and unit.activity is UnitActivity.ACTIVE)
 
     def conclude_all(self) -> None:
         """Draw the conclusions for everybody, after a new reading."""
@@ -61,10 +84,10 @@ class Facts:
             self.conclude(name)
 
     def forget_missing(self) -> None:
-        """Forget witnesses of consumers that are no longer configured, or whose unit is another one now."""
+        """Forget witnesses of consumers that are no longer configured, or who are asked otherwise now."""
         for name, heard in list(self._heard.items()):
             state = self._books.ledger.consumers.get(name)
-            if state is None or (heard.unit is not None and heard.unit.unit != state.spec.unit):
+            if state is None or _asked(state.spec) != _asked(heard.spec):
                 del self._heard[name]
 
     def conclude(self, name: str) -> None:
@@ -88,11 +111,14 @@ class Facts:
         return False
 
     def _what_is_seen(self, state: ConsumerState) -> Residency:
-        heard = self._witnesses(state.name)
+        heard = self._witnesses(state)
+        unit = heard.unit if heard.unit_heard_at >= state.changed_at else None
         health = heard.health if heard.health_asked_at >= state.changed_at else None
-        seen = residency_from_facts(state.spec, heard.unit, health, self._held_mib(state))
-        unit_is_down = heard.unit is not None and seen is Residency.UNLOADED and not _runs(heard.unit)
-        return self._weigh(state, seen, unit_is_down=unit_is_down)
+        seen = residency_from_facts(state.spec, unit, health, self._held_mib(state))
+        if seen is Residency.LOADING:
+            return self._weigh_loading(state, unit)
+        self._note_calm(state)
+        return self._weigh(state, seen, unit_is_down=unit is not None and unit.activity in DOWN)
 
     def _weigh(self, state: ConsumerState, seen: Residency, *, unit_is_down: bool) -> Residency:
         """Where a fact is weaker than what we know, what we know stays."""
@@ -103,25 +129,31 @@ class Facts:
             return believed  # it failed, and is not loaded: no contradiction
         if seen is Residency.UNLOADED and believed is Residency.RESIDENT and state.claimed and state.spec.lazy:
             return Residency.UNLOADED if unit_is_down else believed  # its first request has yet to come, or to load it
-        if seen is Residency.LOADING and self._has_loaded_long_enough(state):
-            return Residency.RESIDENT
         return seen
 
-    def _has_loaded_long_enough(self, state: ConsumerState) -> bool:
-        """A resident that does not answer is busy or hung, not loading; nor does anything load for ever.
+    def _weigh_loading(self, state: ConsumerState, unit: UnitState | None) -> Residency:
+        """It looks as if it were loading. Who is taken for loading keeps everybody else from the device, so:
 
-        Were it taken for loading, it could never be evicted and would keep everybody else from the device.
+        a resident that does not answer is busy or hung, not loading, and a start that has gone on for longer than a
+        load may take, be it one that hangs or one that crashes and begins anew, is none. Both may be evicted.
         """
-        if state.residency is Residency.RESIDENT:
-            unit = self._witnesses(state.name).unit
-            return unit is not None and unit.activity is UnitActivity.ACTIVE
-        is_loading = state.residency is Residency.LOADING and state.unasked
-        return is_loading and self._books.clock.monotonic() - state.idle_since > state.spec.load_timeout_sec
+        if state.residency is Residency.RESIDENT and unit is not None and unit.activity is UnitActivity.ACTIVE:
+            return Residency.RESIDENT
+        now = self._books.clock.monotonic()
+        since = state.loading_since if state.loading_since is not None else now
+        if state.loading_since is None:
+            self._books.ledger.update(state.name, loading_since=now)
+        return Residency.RESIDENT if now - since > state.spec.load_timeout_sec else Residency.LOADING
+
+    def _note_calm(self, state: ConsumerState) -> None:
+        """Its start is over, unless it comes back too soon."""
+        if state.loading_since is not None and self._books.clock.monotonic() - state.idle_since > CALM_SEC:
+            self._books.ledger.update(state.name, loading_since=None)
 
     def _move_to(self, state: ConsumerState, seen: Residency) -> None:
         name = state.name
         log.info("consumer %s is %s, not %s", name, seen, state.residency)
-        self._books.set_residency(name, seen, error="" if seen is Residency.RESIDENT else None)
+        self._books.set_residency(name, seen, error=self._error_of(state, seen), own_move=False)
         if seen is Residency.LOADING:
             # Somebody else started it. It takes its room whether we like it or not, so it is accounted for.
             device = state.device if state.device is not None else self._likely_device(state)
@@ -130,8 +162,16 @@ class Facts:
             return
         self._books.ledger.update(name, unasked=False)
         if seen is Residency.RESIDENT:
-            self._books.ledger.update(name, failures=0, retry_at=0.0, shown=True)
+            self._books.ledger.update(name, failures=0, retry_at=0.0)
+            self._note_shown(name)
         self._books.ledger.unclaim(name, self._books.clock.monotonic())
+
+    def _error_of(self, state: ConsumerState, seen: Residency) -> str | None:
+        """What to say of it: a unit that failed behind our back says why."""
+        unit = self._witnesses(state).unit
+        if unit is not None and unit.activity is UnitActivity.FAILED and seen is Residency.UNLOADED:
+            return f"{unit.unit} failed ({unit.result})"
+        return "" if seen is Residency.RESIDENT else None
 
     def _likely_device(self, state: ConsumerState) -> int:
         wanted = state.spec.device
@@ -156,19 +196,37 @@ class Facts:
         return sum(known) if known and len(known) == len(figures) else (sum(known) or None)
 
     def _note_shown(self, name: str) -> None:
-        """Once (nearly) its whole footprint has been seen, or it says that it is loaded, live figures contain it."""
+        """Note when live figures contain it: then nothing has to be reserved for it on top of them."""
         state = self._books.state(name)
-        if not state.claimed or state.shown or state.device is None:
+        if state.device is None or state.residency is not Residency.RESIDENT:
             return
-        held_mib = self._books.device(state.device).held_by(name)
-        heard = self._witnesses(name)
-        said_so = heard.health is not None and heard.health.loaded is True and heard.health_asked_at >= state.changed_at
-        if said_so or (held_mib is not None and held_mib >= state.footprint_mib * 0.9):
+        heard = self._witnesses(state)
+        says = heard.health.loaded if heard.health is not None and heard.health_asked_at >= state.changed_at else None
+        if not state.shown and self._is_all_there(state, says):
             self._books.ledger.update(name, shown=True)
+        elif state.shown and says is False and state.spec.lazy and state.claimed:
+            self._books.ledger.rebase(name)  # it has unloaded by itself under its lease, and may load again
 
-    def _witnesses(self, name: str) -> _Witnesses:
-        return self._heard.setdefault(name, _Witnesses())
+    def _is_all_there(self, state: ConsumerState, says_loaded: bool | None) -> bool:
+        held_mib = self._books.device(state.device or 0).held_by(state.name)
+        if held_mib is None:
+            # Nobody can tell its memory from others'. What is not lazy was loaded before it was called resident.
+            return says_loaded is True or not state.spec.lazy
+        heard, now = self._witnesses(state), self._books.clock.monotonic()
+        if held_mib > heard.held_mib + SLACK_MIB or held_mib < heard.held_mib:
+            heard.held_mib, heard.grew_at = held_mib, now
+        is_still = holds_model(state.spec, held_mib) and now - heard.grew_at >= STILL_SEC
+        return held_mib >= state.footprint_mib * 0.9 or is_still
+
+    def _witnesses(self, state: ConsumerState) -> _Witnesses:
+        if state.name not in self._heard:
+            self._heard[state.name] = _Witnesses(state.spec)
+        return self._heard[state.name]
 
 
-def _runs(unit: UnitState) -> bool:
-    return unit.activity in (UnitActivity.ACTIVE, UnitActivity.ACTIVATING, UnitActivity.DEACTIVATING)
+DOWN = frozenset({UnitActivity.INACTIVE, UnitActivity.FAILED})
+
+
+def _asked(spec: ConsumerSpec) -> tuple[object, ...]:
+    """What of a consumer decides whom we ask about it."""
+    return spec.unit, spec.url, spec.health

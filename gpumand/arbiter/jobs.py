@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 
 from gpumand.arbiter.books import Books
 from gpumand.arbiter.effects import Effects, residency_after
 from gpumand.arbiter.waiting import Waiting
 from gpumand.domain import budget, victims
-from gpumand.domain import errors as no
 from gpumand.domain.consumer import Residency
 from gpumand.domain.errors import GpumandError, LoadFailed
 from gpumand.domain.events import EvictionFailed, EvictionOccurred, EvictionReport, LoadFinished
 from gpumand.domain.ledger import backoff_sec
-from gpumand.domain.planning import Decision, Wish, decide
+from gpumand.domain.planning import Decision, decide
 from gpumand.domain.request import PlannedEviction, Verdict
 from gpumand.domain.view import Job
+from gpumand.ports import Store
 
 log = logging.getLogger(__name__)
 
@@ -25,9 +25,10 @@ log = logging.getLogger(__name__)
 class Jobs:
     """Runs jobs; at most one per device, which the ledger enforces."""
 
-    def __init__(self, books: Books, effects: Effects) -> None:
+    def __init__(self, books: Books, effects: Effects, store: Store) -> None:
         self._books = books
         self._effects = effects
+        self._store = store
 
     # -- a plan --------------------------------------------------------------------------------------------------
 
@@ -37,29 +38,30 @@ class Jobs:
         self._books.ledger.begin(Job(device, consumer, names, takes_slot))
         self._books.ledger.claim(consumer, device, self._books.clock.monotonic())
 
-    async def run(self, device: int, wish: Wish, decision: Decision, entry: Waiting) -> Decision:
+    async def run(self, device: int, decision: Decision, entry: Waiting, wanted: Callable[[], bool]) -> Decision:
         """Evict, look again, load. The job must have begun; it still stands when this returns.
 
         Args:
             device: where.
-            wish: what is wanted.
             decision: the plan as decided when the job began.
             entry: for whom; what was done is noted in it.
+            wanted: whether anybody still waits for it. When not, nobody more is evicted and nothing loaded for it; a
+                load under way goes on.
 
         Returns:
             A granting decision when the consumer is resident now; else why not: a wait (try again later) or a refusal.
         """
-        wish = replace(wish, device=device, holds_slot=True)
-        while decision.verdict is Verdict.GRANT and decision.evictions and not self._is_abandoned(entry):
-            too_many = entry.evictions + len(decision.evictions) > self._books.settings.scheduler.max_evictions
-            if too_many:
-                return self._too_many(decision, entry)
-            for victim in decision.evictions:
-                if not await self._evict_for(victim, device, wish, entry):
-                    break
-            decision = await self._look_again(wish, entry)
-        if decision.verdict is Verdict.GRANT and not decision.resident and not self._is_abandoned(entry):
-            return await self._load(device, wish, decision, entry)
+        while decision.verdict is Verdict.GRANT and decision.evictions and wanted():
+            await self._books.sample()
+            # What was planned is planned anew on what is true right now: before each eviction the whole rest of the
+            # plan must still suffice, and still be needed.
+            decision = self._decide_inside(device, entry)
+            if decision.verdict is Verdict.GRANT and decision.evictions:
+                await self._evict_for(decision.evictions[0], device, entry)
+                await self._books.sample()
+                decision = self._decide_inside(device, entry)
+        if decision.verdict is Verdict.GRANT and not decision.resident and wanted():
+            return await self._load(device, decision, entry)
         return decision
 
     def end(self, device: int) -> None:
@@ -68,58 +70,55 @@ class Jobs:
         self._books.ledger.end(device)
         if job.consumer in self._books.ledger.consumers:
             self._books.ledger.unclaim(job.consumer, self._books.clock.monotonic())
+        self._books.ledger.prune(self._books.settings.consumers)
 
-    def _is_abandoned(self, entry: Waiting) -> bool:
-        """Its client has gone; one that merely ran out of patience will come back and join the load."""
-        return entry.done.cancelled()
+    def break_off(self, consumer: str) -> None:
+        """Something went wrong that nobody thought of: leave no state that only we could have ended."""
+        if consumer in self._books.ledger.consumers and self._books.state(consumer).residency is Residency.LOADING:
+            self._books.set_residency(consumer, Residency.UNKNOWN, error="internal error; see the log")
 
-    def _too_many(self, decision: Decision, entry: Waiting) -> Decision:
-        message = f"{entry.request.consumer} still lacks room after {entry.evictions} evictions"
-        error = no.EvictionFailed if entry.evict_failed else no.InsufficientVram
-        return replace(decision, verdict=Verdict.REFUSE, evictions=(), error=error, message=message)
-
-    async def _look_again(self, wish: Wish, entry: Waiting) -> Decision:
-        """Decide anew on what is true now, as if the device were free: it is ours."""
-        await self._books.sample()
-        return self._decide_inside(wish, entry)
-
-    def _decide_inside(self, wish: Wish, entry: Waiting) -> Decision:
+    def _decide_inside(self, device: int, entry: Waiting) -> Decision:
+        """Decide as if the device were free: it is ours."""
         view = self._books.view(frozenset(entry.evict_failed))
-        jobs = {device: job for device, job in view.jobs.items() if device != wish.device}
+        jobs = {index: job for index, job in view.jobs.items() if index != device}
+        wish = replace(entry.wish, device=device, holds_slot=True, evictions_done=entry.evictions)
         decision = decide(replace(view, jobs=jobs), wish)
-        if wish.device is not None and wish.device in view.jobs:
-            names = tuple(victim.consumer for victim in decision.evictions)
-            self._books.ledger.replace_job(replace(view.jobs[wish.device], evicting=names))
+        names = tuple(victim.consumer for victim in decision.evictions)
+        self._books.ledger.replace_job(replace(view.jobs[device], evicting=names))
         return decision
 
     # -- evicting ------------------------------------------------------------------------------------------------
 
-    async def _evict_for(self, victim: PlannedEviction, device: int, wish: Wish, entry: Waiting) -> bool:
-        """Evict one victim of the plan; False when the plan must be made anew."""
-        await self._books.sample()
-        if self._is_abandoned(entry) or not self._may_still_go(victim.consumer, device, wish):
-            return False
+    async def _evict_for(self, victim: PlannedEviction, device: int, entry: Waiting) -> None:
+        """Evict one victim of a plan that was decided this instant."""
         entry.evictions += 1
-        report = EvictionReport(victim.consumer, str(device), 0, "", trigger=wish.consumer, why=victim.why)
-        report = await self.evict(report, lambda: self._is_enough(device, wish.consumer))
-        (entry.evict_failed.add if report.error else entry.evicted.append)(victim.consumer)
-        return not report.error
+        consumer = entry.request.consumer
+        report = EvictionReport(victim.consumer, str(device), 0, "", trigger=consumer, why=victim.why)
+        report = await self.evict(
+            report, lambda: self._is_enough(device, consumer), lambda: self._why_not(victim.consumer, consumer)
+        )
+        if report.error:
+            entry.evict_failed.add(victim.consumer)
+        else:
+            entry.evicted.append(victim.consumer)
 
-    def _may_still_go(self, name: str, device: int, wish: Wish) -> bool:
-        """Between plan and eviction somebody may have pinned it, or a new configuration may protect it."""
-        view = self._books.view()
-        if name not in view.consumers or wish.consumer not in view.consumers:
-            return False
-        return any(one.name == name for one in victims.candidates(view, device, view.consumers[wish.consumer]))
+    def _why_not(self, name: str, consumer: str) -> str:
+        """Between two methods somebody may have pinned it, or a new configuration may protect it."""
+        consumers = self._books.ledger.consumers
+        return victims.why_never(self._books.view(), consumers[name], consumers[consumer])
 
     def _is_enough(self, device: int, consumer: str) -> bool:
         view = self._books.view()
+        if device not in view.devices or consumer not in view.consumers:
+            return False
         free_mib = budget.free_mib(view, device, consumer)
         return free_mib is not None and free_mib >= budget.need_mib(view, device, consumer)
 
-    async def evict(self, report: EvictionReport, enough: Callable[[], bool]) -> EvictionReport:
+    async def evict(
+        self, report: EvictionReport, enough: Callable[[], bool], why_not: Callable[[], str]
+    ) -> EvictionReport:
         """Evict one consumer, on a device taken by a job; count it and tell the world. The device must be sampled."""
-        report = await self._effects.evict(report, enough)
+        report = await self._effects.evict(report, enough, why_not)
         self._books.set_residency(report.consumer, residency_after(report), error=report.error)
         if report.error:
             log.error("evicting %s for %s failed: %s", report.consumer, report.trigger, report.error)
@@ -135,13 +134,13 @@ class Jobs:
 
     # -- loading -------------------------------------------------------------------------------------------------
 
-    async def _load(self, device: int, wish: Wish, decision: Decision, entry: Waiting) -> Decision:
-        if wish.from_own_unit:
+    async def _load(self, device: int, decision: Decision, entry: Waiting) -> Decision:
+        if entry.from_own_unit:
             # Its unit is coming up by itself and waits for our answer: there is nothing to start, and waiting for its
             # health would be waiting for ourselves. The footprint stays reserved until it shows.
             return replace(decision, resident=True)
         try:
-            await self._load_one(wish.consumer, device)
+            await self._load_one(entry.request.consumer, device)
         except GpumandError as error:
             return Decision(Verdict.REFUSE, device, error=type(error), message=error.message)
         entry.loaded = True
@@ -150,29 +149,42 @@ class Jobs:
     async def _load_one(self, name: str, device: int) -> None:
         spec, began = self._books.state(name).spec, self._books.clock.monotonic()
         self._books.ledger.update(name, device=device, unasked=False)
+        self._books.ledger.rebase(name)
         self._books.set_residency(name, Residency.LOADING, error="")
         self._books.tell()
+        await self._keep(self._store.put_load(name, device, self._books.clock.realtime_usec()))
         try:
-            await self._effects.load(spec)
+            await self._effects.load(spec, lambda: self._books.state(name).leases > 0)
         except LoadFailed as failed:
             await self._note_failure(name, device, began, failed)
             raise
-        await self._note_success(name, device, began)
+        else:
+            await self._note_success(name, device, began)
+        finally:
+            # Not where we are being stopped in the middle of it: a server loads on without us, and its memory must
+            # be reckoned with after our restart.
+            if self._books.state(name).residency is not Residency.LOADING:
+                await self._keep(self._store.drop_load(name))
+
+    async def _keep(self, write: Awaitable[None]) -> None:
+        """Write down what only a restart needs; a full disk must not keep anybody from loading."""
+        try:
+            await write
+        except OSError as error:
+            log.warning("what is being loaded cannot be kept for a restart: %s", error)
 
     async def _note_success(self, name: str, device: int, began: float) -> None:
         await self._books.sample()  # so that the figures contain it before its reservation is thought over
         duration_usec = int((self._books.clock.monotonic() - began) * 1e6)
-        spec = self._books.state(name).spec
         self._books.set_residency(name, Residency.RESIDENT, error="")
-        self._books.ledger.update(name, failures=0, retry_at=0.0, shown=not spec.lazy)
+        self._books.ledger.update(name, failures=0, retry_at=0.0)
         self._books.count(loads=1, load_usec=duration_usec)
         log.info("loaded %s on device %d in %.1f s", name, device, duration_usec / 1e6)
         self._books.tell()
         self._books.publish(LoadFinished(name, str(device), duration_usec))
 
     async def _note_failure(self, name: str, device: int, began: float, failed: LoadFailed) -> None:
-        """Nothing stays half-loaded, and the next try has to wait."""
-        await self._effects.clean_up(self._books.state(name).spec)
+        """The next try has to wait."""
         await self._books.sample()
         failures = self._books.state(name).failures + 1
         now = self._books.clock.monotonic()

@@ -12,7 +12,7 @@ from typing import Any
 from gpumand.arbiter.books import Books
 from gpumand.arbiter.facts import Facts
 from gpumand.domain.consumer import UnitActivity, UnitState
-from gpumand.domain.errors import HostError, InvalidArgs
+from gpumand.domain.errors import HostError, InvalidArgs, NoSuchLease
 from gpumand.domain.events import LeaseEnded, LeaseGranted, LeaseRenewed
 from gpumand.domain.lease import Lease, LeaseEnd, LeaseLifetime
 from gpumand.domain.request import Request
@@ -37,6 +37,7 @@ class Leases:
         self._new_id = new_id
         self._dropping: set[asyncio.Task[None]] = set()
         self._used: set[str] = set()
+        self._told: set[str] = set()
         self.sooner = asyncio.Event()
 
     # -- giving --------------------------------------------------------------------------------------------------
@@ -72,14 +73,38 @@ class Leases:
         return request.options.ttl_sec or self._books.settings.scheduler.lease_ttl_sec
 
     async def keep(self, lease: Lease) -> None:
-        """Write a lease down, then tell the world. Raises HostError when it cannot be kept; then it does not stand."""
+        """Write a lease down, then tell the world.
+
+        Raises HostError when it cannot be kept, NoSuchLease when it has ended meanwhile; then it does not stand.
+        """
+        self.require(lease)
         try:
             await self._store.put_lease(lease)
         except OSError as error:
-            self._forget_soon(self._remove(lease.id, LeaseEnd.REVOKED, announce=False))
+            if lease.id in self._books.ledger.leases:
+                self._forget_soon(self._remove(lease.id, LeaseEnd.REVOKED))
             raise HostError(f"the lease cannot be kept: {error.strerror or error}") from error
-        if lease.id in self._books.ledger.leases:
-            self._books.publish(LeaseGranted(lease))
+        if lease.id not in self._books.ledger.leases:
+            self._forget_soon(lease)  # it ended while it was written, and its end was on disk before its beginning
+        self.require(lease)
+        self._told.add(lease.id)
+        self._books.publish(LeaseGranted(lease))
+
+    async def kept(self, lease: Lease) -> Lease:
+        """A lease that stands already, when it is kept for sure. Raises HostError, NoSuchLease."""
+        try:
+            await self._store.put_lease(lease)  # in order behind the first put, which may still be under way
+        except OSError as error:
+            raise HostError(f"the lease cannot be kept: {error.strerror or error}") from error
+        if lease.id not in self._books.ledger.leases:
+            self._forget_soon(lease)
+        self.require(lease)
+        return lease
+
+    def require(self, lease: Lease) -> None:
+        """Raises NoSuchLease when a lease that is about to be handed out has ended."""
+        if lease.id not in self._books.ledger.leases:
+            raise NoSuchLease(f"the lease on {lease.consumer} ended before it was handed out")
 
     # -- changing and ending -------------------------------------------------------------------------------------
 
@@ -88,15 +113,17 @@ class Leases:
         old = self._books.ledger.lease(lease_id)
         if old.lifetime is not LeaseLifetime.TTL:
             raise InvalidArgs(f"a lease of lifetime {old.lifetime} has no ttl to renew")
-        ttl_sec = ttl_sec or old.ttl_sec
-        expires_usec = self._books.clock.realtime_usec() + int(ttl_sec * 1e6)
+        expires_usec = self._books.clock.realtime_usec() + int((ttl_sec or old.ttl_sec) * 1e6)
         lease = replace(old, expires_usec=expires_usec)
-        self._books.ledger.renew_lease(lease)
-        self._expires(lease)
         try:
             await self._store.put_lease(lease)
         except OSError as error:
             raise HostError(f"the lease cannot be kept: {error.strerror or error}") from error
+        if lease_id not in self._books.ledger.leases:
+            self._forget_soon(lease)
+        self.require(lease)
+        self._books.ledger.renew_lease(lease)
+        self._expires(lease)
         self._books.publish(LeaseRenewed(lease))
         return lease
 
@@ -104,18 +131,19 @@ class Leases:
         """End a lease at once; await what is returned to have it forgotten on disk too. Raises NoSuchLease."""
         return self._forget(self._remove(lease_id, reason))
 
-    def _remove(self, lease_id: str, reason: LeaseEnd, *, announce: bool = True) -> Lease:
-        """End it in the books; the caller sees to the disk."""
+    def _remove(self, lease_id: str, reason: LeaseEnd) -> Lease:
+        """End it in the books; the caller sees to the disk. One that nobody was told of ends without a word."""
         now, now_usec = self._books.clock.monotonic(), self._books.clock.realtime_usec()
         lease = self._books.ledger.remove_lease(lease_id, now, now_usec)
         self._used.add(lease.consumer)
         self._facts.conclude(lease.consumer)
         self._books.ledger.prune(self._books.settings.consumers)
         self._books.tell()
-        if announce:
+        if lease_id in self._told:
+            self._told.discard(lease_id)
             self._books.publish(LeaseEnded(lease, reason))
-            level = logging.DEBUG if reason is LeaseEnd.RELEASED else logging.INFO
-            log.log(level, "lease %s on %s ended: %s", lease.id, lease.consumer, reason)
+        level = logging.DEBUG if reason is LeaseEnd.RELEASED else logging.INFO
+        log.log(level, "lease %s on %s ended: %s", lease.id, lease.consumer, reason)
         return lease
 
     def _forget_soon(self, lease: Lease) -> None:
@@ -133,18 +161,19 @@ class Leases:
     async def keep_uses(self) -> None:
         """Write down who was used since the last time. Not with every lease: it only orders victims."""
         names, self._used = self._used, set()
-        for name in names & self._books.ledger.consumers.keys():
+        for name in names:
+            state = self._books.ledger.consumers.get(name)
             try:
-                await self._put(self._books.state(name))
+                await (self._put(state) if state is not None else asyncio.sleep(0))
             except OSError as error:
                 log.warning("the last use of %s cannot be kept: %s", name, error)
 
-    async def keep_consumer(self, state: ConsumerState) -> None:
-        """Write down what was set by hand about a consumer. Raises HostError."""
+    async def keep_pin(self, name: str, *, pinned: bool) -> None:
+        """Write a pin down. Raises HostError."""
         try:
-            await self._put(state)
+            await self._put(replace(self._books.state(name), pinned=pinned))
         except OSError as error:
-            raise HostError(f"the pin is in force but cannot be kept: {error.strerror or error}") from error
+            raise HostError(f"the pin cannot be kept: {error.strerror or error}") from error
 
     async def _put(self, state: ConsumerState) -> None:
         pinned = state.pinned if state.pinned != state.spec.pinned else None
@@ -206,6 +235,7 @@ class Leases:
             else:
                 device = int(lease.device) if lease.device.isdigit() else 0
                 self._books.ledger.add_lease(lease, device, self._books.clock.monotonic())
+                self._told.add(lease.id)
         self.sooner.set()
 
     async def _why_over(self, lease: Lease, owners: Owners, units: UnitManager) -> str:

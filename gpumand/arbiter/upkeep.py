@@ -7,6 +7,7 @@ import logging
 from collections.abc import Awaitable, Callable
 
 from gpumand.arbiter.arbiter import Arbiter
+from gpumand.arbiter.clocked import ended
 from gpumand.domain.consumer import ConsumerSpec
 from gpumand.ports import ConsumerRoutes, UnitFailed, UnitManager
 
@@ -81,7 +82,8 @@ class Upkeep:
         self._arbiter.desk.step()
 
     async def _ask_units(self) -> None:
-        names = [spec.unit for spec in self._books.settings.consumers.values() if spec.unit]
+        names = {spec.unit for spec in self._books.settings.consumers.values() if spec.unit}
+        names |= self._arbiter.leases.leased_units()
         await asyncio.gather(*(self._ask_unit(name) for name in names))
 
     async def _ask_unit(self, name: str) -> None:
@@ -101,7 +103,7 @@ class Upkeep:
             except UnitFailed as failed:
                 log.info("units cannot be watched: %s", failed)
                 pause_sec = UNITS_RETRY_SEC
-            await self._nap(self._arbiter.units_changed, pause_sec)
+            await ended(self._books.clock, self._arbiter.units_changed.wait(), pause_sec)
 
     async def _expire_leases(self) -> None:
         leases = self._arbiter.leases
@@ -111,14 +113,4 @@ class Upkeep:
                 self._arbiter.desk.step()
             next_usec = leases.next_expiry_usec()
             left_sec = (next_usec - self._books.clock.realtime_usec()) / 1e6 if next_usec else LONGEST_NAP_SEC
-            await self._nap(leases.sooner, min(max(left_sec, 0.0), LONGEST_NAP_SEC))
-
-    async def _nap(self, woken: asyncio.Event, seconds: float) -> None:
-        """Sleep until woken or until time is up."""
-        timer = asyncio.ensure_future(self._books.clock.sleep(seconds))
-        alarm = asyncio.ensure_future(woken.wait())
-        try:
-            await asyncio.wait({timer, alarm}, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            timer.cancel()
-            alarm.cancel()
+            await ended(self._books.clock, leases.sooner.wait(), min(left_sec, LONGEST_NAP_SEC))

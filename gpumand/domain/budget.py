@@ -18,10 +18,12 @@ def held_mib(sample: Sample, state: ConsumerState) -> int | None:
     """What the consumer's processes hold, or None where it cannot be told.
 
     A consumer that is loaded while nothing in its unit holds anything runs its model elsewhere (a unit that is only
-    the ``docker run`` of a container): for it NVML's figure by unit means nothing.
+    the ``docker run`` of a container): for it NVML's figure by unit means nothing. Not so a lazy one that does not say
+    that it is loaded: it is resident by courtesy, until its first request.
     """
     figure_mib = sample.held_by(state.name)
-    return None if figure_mib == 0 and state.residency is Residency.RESIDENT else figure_mib
+    is_loaded = state.residency is Residency.RESIDENT and (state.says_loaded or not state.spec.lazy)
+    return None if figure_mib == 0 and is_loaded else figure_mib
 
 
 def unattributed_mib(sample: Sample) -> int | None:

@@ -18,14 +18,14 @@ from typing import Any
 from gpumand.domain import budget
 from gpumand.domain.consumer import ConsumerSpec, Residency, SchedulerSettings
 from gpumand.domain.device import Reading, Sample
-from gpumand.domain.errors import NoSuchConsumer, NoSuchDevice, NoSuchLease
+from gpumand.domain.errors import DeviceUnavailable, NoSuchConsumer, NoSuchDevice, NoSuchLease
 from gpumand.domain.lease import Lease, LeaseLifetime, Owner
 from gpumand.domain.view import ConsumerState, Job, View
 
-_TokenKey = tuple[int, LeaseLifetime, str, str, str]
+TokenKey = tuple[int, LeaseLifetime, str, str, str]
 
 LINGER_SEC = 30.0
-"""How long the footprint of a lazy consumer that was never seen stays reserved after its last lease ended."""
+"""How long the footprint of a consumer that was never seen stays reserved after it was loaded or leased."""
 
 BACKOFF_FIRST_SEC, BACKOFF_MAX_SEC = 10.0, 300.0
 
@@ -47,7 +47,7 @@ class Ledger:
         self._changed = changed
         self._consumers: dict[str, ConsumerState] = {}
         self._leases: dict[str, Lease] = {}
-        self._tokens: dict[_TokenKey, str] = {}
+        self._tokens: dict[TokenKey, str] = {}
         self._jobs: dict[int, Job] = {}
         self._devices: dict[int, Sample] = {0: placeholder(None)}
 
@@ -87,14 +87,18 @@ class Ledger:
 
     def lease_by_token(self, owner: Owner, lifetime: LeaseLifetime, token: str) -> Lease | None:
         """The lease that the same token of the same owner got before."""
-        lease_id = self._tokens.get(_token_key(owner, lifetime, token)) if token else None
+        lease_id = self._tokens.get(token_key(owner, lifetime, token)) if token else None
         return self._leases.get(lease_id) if lease_id else None
 
     def device_index(self, wanted: str) -> int:
-        """Index of the device named by index or UUID. Raises NoSuchDevice."""
+        """Index of the device named by index or UUID. Raises NoSuchDevice, or DeviceUnavailable when none is known."""
         for index, sample in self._devices.items():
             if wanted in (str(index), sample.uuid):
                 return index
+        if all(not sample.uuid for sample in self._devices.values()):
+            raise DeviceUnavailable(
+                f"device {wanted!r} cannot be looked up: {next(iter(self._devices.values())).error}"
+            )
         raise NoSuchDevice(f"no device {wanted!r} is known")
 
     def view(self, now: float, evict_failed: frozenset[str] = frozenset()) -> View:
@@ -110,17 +114,17 @@ class Ledger:
         )
 
     def _leases_by_device(self) -> dict[int, int]:
-        """Lease slots in use. A lease of the consumer's own unit and a client's lease on it are one use of it."""
-        clients: dict[str, int] = {}
-        for lease in self._leases.values():
-            spec = self._consumers[lease.consumer].spec
-            is_own = bool(spec.unit) and lease.owner.unit == spec.unit
-            clients[lease.consumer] = clients.get(lease.consumer, 0) + (0 if is_own else 1)
+        """Lease slots in use.
+
+        A lease that a consumer's own unit holds for as long as it runs takes none: it says that the consumer must not
+        be evicted, not that it is at work, and would keep everybody else from the device for as long.
+        """
         used: dict[int, int] = {}
-        for name, count in clients.items():
-            device = self._consumers[name].device
-            if device is not None:
-                used[device] = used.get(device, 0) + max(1, count)
+        for lease in self._leases.values():
+            state = self._consumers[lease.consumer]
+            is_own = lease.lifetime is LeaseLifetime.UNIT and lease.owner.unit == state.spec.unit
+            if state.device is not None and not is_own:
+                used[state.device] = used.get(state.device, 0) + 1
         return used
 
     # -- configuration and readings ------------------------------------------------------------------------------
@@ -144,22 +148,27 @@ class Ledger:
             total_mib: the configured size of device 0, for when the source cannot say.
         """
         samples = {sample.index: sample for sample in reading.devices} or {0: placeholder(total_mib, reading.error)}
-        first = samples.get(0)
-        if first is not None and first.total_mib is None and total_mib is not None:
-            samples[0] = replace(first, total_mib=total_mib)
-        self._devices = samples
+        self._devices = {index: self._sized(sample, total_mib) for index, sample in samples.items()}
+
+    def _sized(self, sample: Sample, total_mib: int | None) -> Sample:
+        """With the device's size as far as anybody knows it: a card does not shrink when its driver fails."""
+        if sample.total_mib is not None:
+            return sample
+        former = self._devices.get(sample.index)
+        if former is not None and former.uuid and former.uuid == sample.uuid and former.total_mib is not None:
+            return replace(sample, total_mib=former.total_mib)
+        return replace(sample, total_mib=total_mib) if sample.index == 0 else sample
 
     def prune(self, configured: Iterable[str]) -> None:
         """Forget consumers that are no longer configured and that nothing holds any more."""
         wanted = set(configured)
         for name, state in list(self._consumers.items()):
-            if (
-                name not in wanted
-                and not state.claimed
-                and not any(job.consumer == name for job in self._jobs.values())
-            ):
+            if name not in wanted and not state.claimed and not self._is_in_a_job(name):
                 del self._consumers[name]
                 self._changed(name)
+
+    def _is_in_a_job(self, name: str) -> bool:
+        return any(name == job.consumer or name in job.evicting for job in self._jobs.values())
 
     # -- state of consumers --------------------------------------------------------------------------------------
 
@@ -170,11 +179,23 @@ class Ledger:
         return state
 
     def claim(self, name: str, device: int, now: float) -> None:
-        """Speak for a consumer's footprint on a device: from here on it counts as used until live figures show it."""
+        """Speak for a consumer's footprint on a device: from here on it counts as used until live figures show it.
+
+        One that is resident and was seen is in the figures already.
+        """
         state = self._consumers[name]
         if not state.claimed:
-            baseline_mib = budget.unattributed_mib(self._devices[device]) if device in self._devices else None
-            self.update(name, device=device, claimed_at=now, baseline_mib=baseline_mib, shown=False)
+            shown = state.shown and state.residency is Residency.RESIDENT and state.on(device)
+            self.update(name, device=device, claimed_at=now, baseline_mib=self._baseline_mib(device), shown=shown)
+
+    def rebase(self, name: str) -> None:
+        """Count a claim's growth from here on: what others held meanwhile is gone."""
+        state = self._consumers[name]
+        if state.device is not None:
+            self.update(name, baseline_mib=self._baseline_mib(state.device), shown=False)
+
+    def _baseline_mib(self, device: int) -> int | None:
+        return budget.unattributed_mib(self._devices[device]) if device in self._devices else None
 
     def unclaim(self, name: str, now: float) -> None:
         """Stop speaking for it, unless a lease, a load or a job still does, or its last request may still load it."""
@@ -182,7 +203,7 @@ class Ledger:
         is_promised = any(job.consumer == name and name not in job.evicting for job in self._jobs.values())
         is_used = state.leases or state.residency is Residency.LOADING or is_promised
         if state.claimed and not is_used and not _may_still_load(state, now):
-            self.update(name, claimed_at=None, baseline_mib=None, shown=False)
+            self.update(name, claimed_at=None, baseline_mib=None)
 
     # -- jobs ----------------------------------------------------------------------------------------------------
 
@@ -207,7 +228,7 @@ class Ledger:
         self.claim(lease.consumer, device, now)
         self._leases[lease.id] = lease
         if lease.token:
-            self._tokens[_token_key(lease.owner, lease.lifetime, lease.token)] = lease.id
+            self._tokens[token_key(lease.owner, lease.lifetime, lease.token)] = lease.id
         self.update(lease.consumer, leases=self._consumers[lease.consumer].leases + 1)
 
     def renew_lease(self, lease: Lease) -> None:
@@ -219,7 +240,9 @@ class Ledger:
         """End a lease; its consumer counts as used until this moment. Raises NoSuchLease."""
         lease = self.lease(lease_id)
         del self._leases[lease_id]
-        self._tokens.pop(_token_key(lease.owner, lease.lifetime, lease.token), None)
+        key = token_key(lease.owner, lease.lifetime, lease.token)
+        if self._tokens.get(key) == lease_id:
+            del self._tokens[key]
         state = self._consumers[lease.consumer]
         self.update(lease.consumer, leases=state.leases - 1, worked_usec=worked_usec, idle_since=now)
         self.unclaim(lease.consumer, now)
@@ -231,11 +254,12 @@ class Ledger:
 
 
 def _may_still_load(state: ConsumerState, now: float) -> bool:
-    """A lazy consumer loads on a request that its client sent, though the client has died or let go meanwhile.
+    """What was loaded, or asked to load, takes its memory when it pleases, also after its lease has ended.
 
-    Nobody tells when that load begins, so its room is kept until it is seen, for a while at most.
+    A lazy consumer loads on a request that its client sent, though the client has died meanwhile; a unit is active
+    from its first moment on. Nobody tells when it is done, so its room is kept until it is seen, for a while at most.
     """
-    is_pending = state.spec.lazy and state.residency is Residency.RESIDENT and not state.shown
+    is_pending = state.residency is Residency.RESIDENT and not state.shown
     return is_pending and now < state.idle_since + LINGER_SEC
 
 
@@ -253,7 +277,7 @@ def placeholder(total_mib: int | None, error: str = "") -> Sample:
     )
 
 
-def _token_key(owner: Owner, lifetime: LeaseLifetime, token: str) -> _TokenKey:
+def token_key(owner: Owner, lifetime: LeaseLifetime, token: str) -> TokenKey:
     """Who is the same owner: the user, and where a lease is bound to more than that, the connection or the unit's run.
 
     A script's second ``busctl call`` is another connection of the same user: for a ttl lease it is the same owner.

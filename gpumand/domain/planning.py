@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from gpumand.domain import budget, victims
+from gpumand.domain import budget, placement, victims
 from gpumand.domain.consumer import Residency
 from gpumand.domain.errors import (
     Busy,
@@ -24,6 +24,7 @@ from gpumand.domain.errors import (
     EvictionFailed,
     GpumandError,
     InsufficientVram,
+    InvalidArgs,
     NoSuchConsumer,
 )
 from gpumand.domain.request import PlannedEviction, Spared, Verdict
@@ -42,6 +43,7 @@ class Wish:
         holds_slot: its lease slot is held for it already (the job that loaded it was its own).
         from_own_unit: asked for from within the consumer's own unit, which is starting: waiting for that unit here
             would be waiting for ourselves.
+        evictions_done: evictions already tried for it; ``max_evictions`` counts all of them.
     """
 
     consumer: str
@@ -49,6 +51,7 @@ class Wish:
     wants_lease: bool = True
     holds_slot: bool = False
     from_own_unit: bool = False
+    evictions_done: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +69,7 @@ class Decision:
         error: what a refusal raises; for a wait, what being told not to wait raises.
         message: one line: why.
         looked_at_vram: live figures went into it, so that it stands only on a fresh sample.
+        devices: where it could be served, now or later: what must not be taken away from it meanwhile.
     """
 
     verdict: Verdict
@@ -79,6 +83,7 @@ class Decision:
     error: type[GpumandError] | None = None
     message: str = ""
     looked_at_vram: bool = False
+    devices: tuple[int, ...] = ()
 
 
 def decide(view: View, wish: Wish) -> Decision:
@@ -86,20 +91,21 @@ def decide(view: View, wish: Wish) -> Decision:
     state = view.consumers.get(wish.consumer)
     if state is None:
         return _refuse(NoSuchConsumer, f"no consumer {wish.consumer!r} is configured")
-    if wish.device is not None:
-        return _decide_on(view, wish, state, wish.device)
-    return _best_of(view, wish, state)
+    candidates = placement.devices_for(view, state, wish.device)
+    if not candidates:
+        return _refuse(DeviceUnavailable, placement.why_none(view, state, wish.device))
+    return _best_of([_decide_on(view, wish, state, device) for device in candidates])
 
 
-def _best_of(view: View, wish: Wish, state: ConsumerState) -> Decision:
-    """Try every device it may be on: most free VRAM first, a fit before evictions, few evictions before many."""
-    is_somewhere = state.residency in (Residency.RESIDENT, Residency.LOADING, Residency.UNLOADING)
-    if is_somewhere and state.device is not None and state.device in view.devices:
-        return _decide_on(view, wish, state, state.device)
-    decisions = [_decide_on(view, wish, state, device) for device in sorted(view.devices)]
+def _best_of(decisions: list[Decision]) -> Decision:
+    """A grant before a wait before a refusal, a fit before evictions, few evictions before many, most free first."""
     rank = {Verdict.GRANT: 0, Verdict.WAIT: 1, Verdict.REFUSE: 2}
     best = min(decisions, key=lambda one: (rank[one.verdict], len(one.evictions), -(one.free_mib or 0)))
-    return replace(best, looked_at_vram=any(one.looked_at_vram for one in decisions))
+    return replace(
+        best,
+        looked_at_vram=any(one.looked_at_vram for one in decisions),
+        devices=tuple(one.device for one in decisions if one.device is not None and one.verdict is not Verdict.REFUSE),
+    )
 
 
 def _decide_on(view: View, wish: Wish, state: ConsumerState, device: int) -> Decision:
@@ -110,6 +116,8 @@ def _decide_on(view: View, wish: Wish, state: ConsumerState, device: int) -> Dec
         return _wait(device, f"{state.name} is about to be evicted")
     if state.residency is Residency.RESIDENT and state.on(device):
         return _resident(view, wish, state, device)
+    if state.residency is Residency.RESIDENT and state.device in view.devices:
+        return _refuse(InvalidArgs, f"{state.name} is resident on device {state.device}; evict it first", device)
     if wish.from_own_unit and state.residency is Residency.LOADING and not state.unasked:
         return Decision(
             Verdict.GRANT, device, resident=True, message=f"{state.name} is being loaded: its own unit asks"
@@ -184,7 +192,8 @@ def _make_room(view: View, wish: Wish, state: ConsumerState, device: int) -> Dec
     free_mib = budget.free_mib(view, device, state.name)
     if free_mib is None or free_mib >= need_mib:
         return _load(view, state, device, need_mib, free_mib)
-    choice = victims.choose(view, device, state, need_mib - free_mib)
+    limit = max(0, view.settings.max_evictions - wish.evictions_done)
+    choice = victims.choose(view, device, state, need_mib - free_mib, limit)
     if choice.suffices:
         load = _load(view, state, device, need_mib, free_mib)
         return replace(load, evictions=choice.victims, spared=choice.spared)
@@ -204,7 +213,7 @@ def _load(view: View, state: ConsumerState, device: int, need_mib: int, free_mib
         load=True,
         need_mib=need_mib,
         free_mib=free_mib,
-        spared=victims.choose(view, device, state, 0).spared,
+        spared=victims.choose(view, device, state, 0, 0).spared,
         message=f"{state.name} needs {gib(need_mib)}" + ("" if free_mib is None else f", {gib(free_mib)} are free"),
         looked_at_vram=view.devices[device].known,
     )
@@ -245,7 +254,7 @@ def may_pass(view: View, name: str, device: int, ahead: list[str]) -> bool:
     if view.settings.concurrent_leases or total_mib is None:
         return False
     wanted = sum(view.consumers[other].footprint_mib for other in set(ahead) if other != name)
-    return all(other == name or victims.is_never_victim(view, state, view.consumers[other]) for other in ahead) and (
+    return all(other == name or victims.why_never(view, state, view.consumers[other]) for other in ahead) and (
         budget.committed_mib(view, device, besides=name) + state.footprint_mib + wanted <= total_mib
     )
 

@@ -27,6 +27,11 @@ class Settling:
     held_before_mib: int | None
     expected_mib: int
 
+    @property
+    def can_be_measured(self) -> bool:
+        """Whether there was any figure beforehand that a later one can be set against."""
+        return self.held_before_mib is not None or self.before.free_mib is not None
+
     def freed_mib(self, now: Sample) -> int | None:
         """MiB given back so far: by its own processes where they are known, else by the device; None = unknown."""
         held_now_mib = self._held_now_mib(now)

@@ -13,9 +13,11 @@ from dataclasses import dataclass
 from gpumand.domain import budget
 from gpumand.domain.consumer import Residency
 from gpumand.domain.request import PlannedEviction, Spared
+from gpumand.domain.residency import holds_model
 from gpumand.domain.view import IN_VRAM, ConsumerState, View
 
 EVICTABLE = frozenset({Residency.RESIDENT, Residency.UNKNOWN})
+MOVING = frozenset({Residency.LOADING, Residency.UNLOADING})
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,40 +35,47 @@ class Choice:
     spared: tuple[Spared, ...] = ()
 
 
-def choose(view: View, device: int, target: ConsumerState, deficit_mib: int) -> Choice:
-    """Choose victims that free at least ``deficit_mib``: the whole set first, then without those not needed."""
+def choose(view: View, device: int, target: ConsumerState, deficit_mib: int, limit: int) -> Choice:
+    """Choose at most ``limit`` victims that free at least ``deficit_mib``: a whole set, then without those not needed.
+
+    In LRU order; where that takes more of them than allowed, the largest first.
+    """
     exempt = _exemptions(view, device, target)
     in_order = candidates(view, device, target)
     freed_mib = yields(view, device, in_order)
-    if deficit_mib > sum(freed_mib.values()):
-        return Choice(suffices=False, spared=exempt)
-    taken = _prune(_take(in_order, freed_mib, deficit_mib), freed_mib, deficit_mib)
+    largest_first = sorted(in_order, key=lambda state: (-freed_mib[state.name], _lru(state)))
+    for order in (in_order, largest_first):
+        taken = _prune(_take(order, freed_mib, deficit_mib), freed_mib, deficit_mib)
+        if len(taken) <= limit and sum(freed_mib[state.name] for state in taken) >= deficit_mib:
+            return _choice(view.devices[device].known, taken, in_order, freed_mib, exempt)
+    return Choice(suffices=False, spared=exempt)
+
+
+def _choice(
+    is_measured: bool,
+    taken: list[ConsumerState],
+    in_order: list[ConsumerState],
+    freed_mib: dict[str, int],
+    exempt: tuple[Spared, ...],
+) -> Choice:
     names = {state.name for state in taken}
     kept = [Spared(state.name, "not needed: the others free enough") for state in in_order if state.name not in names]
-    return Choice(
-        suffices=True,
-        victims=tuple(_planned(state, freed_mib[state.name], view) for state in taken),
-        spared=(*exempt, *kept),
-    )
+    planned = [_planned(state, freed_mib[state.name] if is_measured else None) for state in taken]
+    return Choice(suffices=True, victims=tuple(planned), spared=(*exempt, *kept))
 
 
 def candidates(view: View, device: int, target: ConsumerState) -> list[ConsumerState]:
     """Who may go, least recently used first."""
     free_to_go = [
-        state for state in _loaded(view, device, target) if not (_why_never(view, state, target) or _why_busy(state))
+        state for state in _loaded(view, device, target) if not (why_never(view, state, target) or _why_busy(state))
     ]
     return sorted(free_to_go, key=_lru)
 
 
 def temporarily_spared(view: View, device: int, target: ConsumerState) -> list[ConsumerState]:
     """Who could go were it not in use at the moment: worth waiting for."""
-    in_the_way = [state for state in view.consumers.values() if state.device == device and _why_busy(state)]
-    return [state for state in in_the_way if state.name != target.name and not _why_never(view, state, target)]
-
-
-def is_never_victim(view: View, state: ConsumerState, target: ConsumerState) -> bool:
-    """Whether the target could not have it evicted even if it were idle."""
-    return bool(_why_never(view, state, target))
+    in_the_way = [state for state in view.on_device(device) if _why_busy(state)]
+    return [state for state in in_the_way if state.name != target.name and not why_never(view, state, target)]
 
 
 def yields(view: View, device: int, states: Iterable[ConsumerState]) -> dict[str, int]:
@@ -76,19 +85,26 @@ def yields(view: View, device: int, states: Iterable[ConsumerState]) -> dict[str
     is credited with is not there for the next.
     """
     sample = view.devices[device]
-    loose_mib = unattributed_mib = budget.unattributed_mib(sample) if sample.known else None
+    loose_mib = budget.unattributed_mib(sample) if sample.known else None
     result = {}
     for state in states:
-        freed_mib = budget.yield_mib(sample, state, unattributed_mib)
+        freed_mib = budget.yield_mib(sample, state, loose_mib)
         if loose_mib is not None and budget.held_mib(sample, state) is None:
-            freed_mib = min(freed_mib, loose_mib)
             loose_mib -= freed_mib
         result[state.name] = freed_mib
     return result
 
 
 def _loaded(view: View, device: int, target: ConsumerState) -> list[ConsumerState]:
-    return [one for one in view.on_device(device) if one.name != target.name and one.residency in EVICTABLE]
+    return [one for one in view.on_device(device) if one.name != target.name and _may_hold(view, device, one)]
+
+
+def _may_hold(view: View, device: int, state: ConsumerState) -> bool:
+    """Loaded as far as anybody knows, or holding a model's worth of memory whatever it says of itself."""
+    if state.residency in EVICTABLE:
+        return True
+    held_mib = view.devices[device].held_by(state.name)
+    return state.residency not in MOVING and held_mib is not None and holds_model(state.spec, held_mib)
 
 
 def _lru(state: ConsumerState) -> tuple[int, int, str]:
@@ -118,14 +134,8 @@ def _prune(taken: list[ConsumerState], freed_mib: dict[str, int], deficit_mib: i
     return kept
 
 
-def _planned(state: ConsumerState, freed_mib: int, view: View) -> PlannedEviction:
-    is_measured = any(sample.known for sample in view.devices.values())
-    return PlannedEviction(
-        consumer=state.name,
-        expected_mib=freed_mib if is_measured else None,
-        method=str(state.spec.evict[0]),
-        why=_recency(state),
-    )
+def _planned(state: ConsumerState, expected_mib: int | None) -> PlannedEviction:
+    return PlannedEviction(state.name, expected_mib, method=str(state.spec.evict[0]), why=_recency(state))
 
 
 def _recency(state: ConsumerState) -> str:
@@ -134,7 +144,7 @@ def _recency(state: ConsumerState) -> str:
 
 def _exemptions(view: View, device: int, target: ConsumerState) -> tuple[Spared, ...]:
     holders = [state for state in view.on_device(device) if state.name != target.name and _holds(view, device, state)]
-    whys = [(state.name, _why_never(view, state, target) or _why_busy(state)) for state in holders]
+    whys = [(state.name, why_never(view, state, target) or _why_busy(state)) for state in holders]
     return tuple(Spared(name, why) for name, why in whys if why)
 
 
@@ -142,7 +152,7 @@ def _holds(view: View, device: int, state: ConsumerState) -> bool:
     return state.claimed or state.residency in IN_VRAM or bool(view.devices[device].held_by(state.name))
 
 
-def _why_never(view: View, state: ConsumerState, target: ConsumerState) -> str:
+def why_never(view: View, state: ConsumerState, target: ConsumerState) -> str:
     """Why it is no victim whatever else happens; "" when it may be one."""
     if state.name in target.spec.can_coexist_with:
         return f"{target.name} can coexist with it"

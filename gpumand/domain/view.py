@@ -25,12 +25,15 @@ class ConsumerState:
         worked_usec: when its last lease ended, CLOCK_REALTIME; 0 = never. Real work.
         probed_usec: when it says itself that it last worked; counts only where ``worked_usec`` is 0.
         changed_at: monotonic seconds of the last change that we made or saw; a probe begun before it is stale.
-        idle_since: monotonic seconds since when it has neither been loaded nor leased.
+        idle_since: monotonic seconds of its last change of residency or end of a lease, whichever was later.
+        loading_since: monotonic seconds since when a start that nobody asked us for goes on, with interruptions;
+            None when there is none.
+        says_loaded: its health route said so the last time.
         since_usec: CLOCK_REALTIME of the last change of residency.
         claimed_at: monotonic seconds since when its footprint is spoken for (loading, promised or leased); None when
             it is not.
         baseline_mib: what no known process held on its device at ``claimed_at``; None when that was unknown.
-        shown: its footprint has been seen since it was claimed, so that live figures contain it.
+        shown: its footprint has been seen since it became resident, so that live figures contain it.
         failures: loads that failed in a row.
         retry_at: monotonic seconds before which no new load is tried.
         unasked: it is loading although nobody asked us for it.
@@ -46,6 +49,8 @@ class ConsumerState:
     probed_usec: int = 0
     changed_at: float = 0.0
     idle_since: float = 0.0
+    loading_since: float | None = None
+    says_loaded: bool = False
     since_usec: int = 0
     claimed_at: float | None = None
     baseline_mib: int | None = None

@@ -287,7 +287,7 @@ async def test_a_start_that_never_ends_does_not_block_the_device_for_ever() -> N
     grant = await world.arbiter.acquire(client(), "image", AcquireOptions(timeout_sec=200))
 
     assert grant.loaded
-    assert 60 <= grant.waited_usec / 1e6 <= 70
+    assert 60 <= grant.waited_usec / 1e6 <= 100, "its load timeout, and the time for which memory may still come"
     upkeep.cancel()
 
 

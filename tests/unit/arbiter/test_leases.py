@@ -120,9 +120,11 @@ async def test_a_unit_that_died_while_its_lease_was_given_holds_none(world: Fake
     await world.start()
     world.units.units["worker.service"].activity = UnitActivity.INACTIVE  # nobody watched it yet
 
-    await world.arbiter.acquire(in_worker(), "a", UNIT)
+    with pytest.raises(NoSuchLease, match="before it was handed out"):
+        await world.arbiter.acquire(in_worker(), "a", UNIT)
 
     assert ends(world) == [LeaseEnd.UNIT_STOPPED]
+    assert world.arbiter.status().leases == ()
 
 
 async def test_releasing_twice_is_told(world: FakeWorld) -> None:
@@ -137,6 +139,7 @@ async def test_releasing_twice_is_told(world: FakeWorld) -> None:
 
 async def test_a_client_that_goes_while_its_lease_is_written_down_leaves_none(world: FakeWorld) -> None:
     await world.start()
+    await world.arbiter.load("a", "", 60.0)
     world.store.stall()
     acquiring = asyncio.create_task(world.arbiter.acquire(client(1), "a", AcquireOptions()))
     await world.clock.advance_until(lambda: bool(world.arbiter.status().leases))
