@@ -68,7 +68,7 @@ class Facts:
         heard.health, heard.health_asked_at = health, asked_at
         if health.last_used_usec is not None and health.last_used_usec != state.probed_usec:
             self._books.ledger.update(name, probed_usec=health.last_used_usec)
-        if asked_at >= state.changed_at and state.says_loaded != (health.loaded is True):
+        if asked_at > state.changed_at and state.says_loaded != (health.loaded is True):
             self._books.ledger.update(name, says_loaded=health.loaded is True)
         self.conclude(name)
 
@@ -112,8 +112,8 @@ class Facts:
 
     def _what_is_seen(self, state: ConsumerState) -> Residency:
         heard = self._witnesses(state)
-        unit = heard.unit if heard.unit_heard_at >= state.changed_at else None
-        health = heard.health if heard.health_asked_at >= state.changed_at else None
+        unit = heard.unit if heard.unit_heard_at > state.changed_at else None
+        health = heard.health if heard.health_asked_at > state.changed_at else None
         seen = residency_from_facts(state.spec, unit, health, self._held_mib(state))
         if seen is Residency.LOADING:
             return self._weigh_loading(state, unit)
@@ -201,7 +201,7 @@ class Facts:
         if state.device is None or state.residency is not Residency.RESIDENT:
             return
         heard = self._witnesses(state)
-        says = heard.health.loaded if heard.health is not None and heard.health_asked_at >= state.changed_at else None
+        says = heard.health.loaded if heard.health is not None and heard.health_asked_at > state.changed_at else None
         if not state.shown and self._is_all_there(state, says):
             self._books.ledger.update(name, shown=True)
         elif state.shown and says is False and state.spec.lazy and state.claimed:

@@ -96,7 +96,9 @@ def yields(view: View, device: int, states: Iterable[ConsumerState]) -> dict[str
 
 
 def _loaded(view: View, device: int, target: ConsumerState) -> list[ConsumerState]:
-    return [one for one in view.on_device(device) if one.name != target.name and _may_hold(view, device, one)]
+    """Who may hold memory there and is not another device's job to evict."""
+    taken = {target.name} | {name for job in view.jobs.values() for name in job.evicting}
+    return [one for one in view.on_device(device) if one.name not in taken and _may_hold(view, device, one)]
 
 
 def _may_hold(view: View, device: int, state: ConsumerState) -> bool:
