@@ -1,0 +1,267 @@
+"""The real daemon over a driver that is missing, fails, lies or hangs: it says so, answers fast, and goes on."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gpumand.bus import names
+from tests.integration.live import Client, LiveHost, answering, bare_host, error_of, table, wait_until
+from tests.shim import build_shim, have_compiler, shim_environment
+from tests.shim.shimfile import Shim, ShimDevice
+
+TOTAL_MIB = 24576
+SIZES = {"image": 14000, "voice": 12000}
+FIGURES = {"total_mib", "used_mib", "free_mib", "foreign_mib"}
+NVML = f'source = "nvml"\nsample_interval_sec = 0.2\ntotal_mib = {TOTAL_MIB}'
+CONNECTION = ("s", "connection")
+
+
+@pytest.fixture(scope="module")
+def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    if not have_compiler():
+        pytest.skip("gcc is not installed, so the fake NVML cannot be built")
+    return build_shim(tmp_path_factory.mktemp("nvml"))
+
+
+class Driver:
+    """The shim and its text file."""
+
+    def __init__(self, host: LiveHost) -> None:
+        self._text = host.folder / "shim.txt"
+        self._device = ShimDevice("GPU-a", total_mib=TOTAL_MIB, processes_in=host.simulator)
+        self.shim = Shim(devices=[self._device])
+        self.gate = host.folder / "gate"
+        self.write()
+
+    def environment(self, library: Path) -> dict[str, str]:
+        return shim_environment(library, self._text)
+
+    def write(self, **changes: Any) -> None:
+        """Change the library or its device, as the driver does: at once."""
+        for key, value in changes.items():
+            setattr(self.shim if hasattr(self.shim, key) else self._device, key, value)
+        self.shim.write(self._text)
+
+    def hang(self) -> None:
+        self.gate.touch()
+        self.write(hang_in="memory", hang_while=self.gate)
+
+
+@pytest.fixture
+async def host(tmp_path: Path) -> AsyncIterator[LiveHost]:
+    """Two consumers that do not fit together, and no daemon yet."""
+    async with bare_host(tmp_path) as made:
+        for name, mib in SIZES.items():
+            await made.launch(name, mib, "--load-sec", "0.05", "--unload-sec", "0.02")
+        yield made
+
+
+@contextlib.asynccontextmanager
+async def daemon(host: LiveHost, gpu: str = NVML, environ: dict[str, str] | None = None) -> AsyncIterator[Client]:
+    tables = "".join(table(host.consumers[name], mib) for name, mib in SIZES.items())
+    host.environ = environ or {}
+    host.configure(tables, "concurrent_leases = 0\nhealth_interval_sec = 0.3", gpu)
+    await host.start()
+    client = await host.client(listen=True)
+    changes: dict[str, Any] = {"sender": names.BUS_NAME, "interface": names.PROPERTIES}
+    await client.bus.subscribe(callback=client.signals.append, **changes)
+    async with answering(host):
+        yield client
+    assert "Traceback" not in host.log, host.log[-4000:]
+    assert all([(await consumer.health())["oom"] == 0 for consumer in host.consumers.values()])
+
+
+def word(text: str) -> str:
+    return text.partition(": ")[0]
+
+
+def announced(client: Client) -> list[str]:
+    """Every value of Degraded that PropertiesChanged told, by its word."""
+    told = [changed["Degraded"] for _, changed, _ in client.heard("PropertiesChanged") if "Degraded" in changed]
+    return [word(value.rpartition("device 0: ")[2]) for value in told]
+
+
+async def says(client: Client, expected: str) -> bool:
+    degraded = (await client.status())["degraded"]
+    return word(degraded.rpartition("device 0: ")[2]) == expected and await client.property("Degraded") == degraded
+
+
+async def device(client: Client) -> dict[str, Any]:
+    [entry] = (await client.status())["devices"]
+    return dict(entry)
+
+
+async def schedule_by_footprints(client: Client) -> None:
+    """One at a time by what is declared against the configured total, unverified and said to be so."""
+    lease, grant = await client.acquire("image", lifetime=CONNECTION)
+    assert grant["loaded"]
+    busy = await error_of(client.acquire("voice", timeout_usec=("t", 0)))
+    assert busy.name == "org.gpumand1.Error.Busy", "two that do not fit together"
+    await client.release(lease)
+    lease, grant = await client.acquire("voice", lifetime=CONNECTION)
+    assert (grant["loaded"], grant["evicted"]) == (True, ["image"])
+    [(_, _, freed_mib, _, _, details)] = client.heard("EvictionOccurred")
+    assert (freed_mib, details["verified"]) == (0, False)
+    await client.release(lease)
+
+
+Failure = Callable[[Driver], None]
+FAILURES: list[tuple[str, Failure, Failure]] = [
+    ("driver-mismatch", lambda one: one.write(kernel=2), lambda one: one.write(kernel=1)),
+    ("driver-not-loaded", lambda one: one.write(init_error=9), lambda one: one.write(init_error=0)),
+    ("nvml-library-missing", lambda one: one.write(init_error=12), lambda one: one.write(init_error=0)),
+]
+
+
+@pytest.mark.parametrize(("expected", "fail", "mend"), FAILURES, ids=[one[0] for one in FAILURES])
+async def test_a_driver_that_does_not_start(
+    host: LiveHost, library: Path, expected: str, fail: Failure, mend: Failure
+) -> None:
+    driver = Driver(host)
+    fail(driver)
+    async with daemon(host, environ=driver.environment(library)) as client:
+        assert await says(client, expected)
+        entry = await device(client)
+        assert (entry["total_mib"], entry.keys() & FIGURES) == (TOTAL_MIB, {"total_mib"}), "unknown is left out"
+        await schedule_by_footprints(client)
+        mend(driver)
+        await wait_until("all is well", says, client, "")
+        assert announced(client)[-1] == ""
+        entry = await device(client)
+        assert entry.keys() >= FIGURES - {"foreign_mib"}
+        assert (entry["uuid"], entry["used_mib"], entry["error"]) == ("GPU-a", SIZES["voice"], "")
+
+
+async def test_no_library_and_no_total(host: LiveHost) -> None:
+    """Nothing to reckon with: nobody is evicted on a guess."""
+    empty = host.folder / "empty"
+    empty.mkdir()
+    gpu = 'source = "nvml"\nsample_interval_sec = 0.2'
+    async with daemon(host, gpu, {"LD_LIBRARY_PATH": str(empty)}) as client:
+        assert await says(client, "nvml-library-missing")
+        assert (await device(client)).keys().isdisjoint(FIGURES)
+        for name in SIZES:
+            await client.call("Evict", "sa{sv}", name, {})
+        _, grant = await client.acquire("voice")
+        assert (grant["loaded"], grant["evicted"]) == (True, [])
+
+
+RUNNING: list[tuple[str, Failure, Failure]] = [
+    ("gpu-lost", lambda one: one.write(lost=True), lambda one: one.write(lost=False)),
+    ("memory-info-not-supported", lambda one: one.write(memory_error=3), lambda one: one.write(memory_error=0)),
+    ("nvml-error", lambda one: one.write(memory_error=999), lambda one: one.write(memory_error=0)),
+    ("nvml-error", lambda one: one.write(generation=1), lambda one: None),
+    (
+        "driver-not-loaded",
+        lambda one: one.write(call_error=9, init_error=9),
+        lambda one: one.write(call_error=0, init_error=0),
+    ),
+]
+
+
+@pytest.mark.parametrize(
+    ("expected", "fail", "mend"), RUNNING, ids=[f"{at}-{one[0]}" for at, one in enumerate(RUNNING)]
+)
+async def test_a_driver_that_fails_later(
+    host: LiveHost, library: Path, expected: str, fail: Failure, mend: Failure
+) -> None:
+    driver = Driver(host)
+    async with daemon(host, environ=driver.environment(library)) as client:
+        assert await says(client, "")
+        lease, _ = await client.acquire("image", lifetime=CONNECTION)
+        fail(driver)
+        await wait_until("it is told", has_announced, client, expected)
+        mend(driver)
+        await wait_until("it is well again", says, client, "")
+        assert announced(client)[-1] == ""
+        assert [one["id"] for one in (await client.status())["leases"]] == [lease], "a lease is no figure"
+        await client.release(lease)
+        _, grant = await client.acquire("voice")
+        assert grant["evicted"] == ["image"]
+        [(_, _, freed_mib, *_)] = client.heard("EvictionOccurred")
+        assert freed_mib == SIZES["image"]
+
+
+async def has_announced(client: Client, expected: str) -> bool:
+    return expected in announced(client)
+
+
+@pytest.mark.parametrize("memory_error", [3, 999])
+async def test_a_device_without_figures_is_scheduled_by_footprints(
+    host: LiveHost, library: Path, memory_error: int
+) -> None:
+    driver = Driver(host)
+    driver.write(memory_error=memory_error)
+    async with daemon(host, environ=driver.environment(library)) as client:
+        entry = await device(client)
+        assert entry["total_mib"] == TOTAL_MIB
+        assert not entry.keys() & {"used_mib", "free_mib"}
+        assert entry["error"]
+        await schedule_by_footprints(client)
+
+
+async def test_a_lost_device_takes_no_loads(host: LiveHost, library: Path) -> None:
+    driver = Driver(host)
+    async with daemon(host, environ=driver.environment(library)) as client:
+        await client.acquire("image")
+        driver.write(lost=True)
+        await wait_until("it is told", says, client, "gpu-lost")
+        error = await error_of(client.acquire("voice"))
+        assert error.name == "org.gpumand1.Error.DeviceUnavailable"
+        assert "gpu-lost" in error.message
+
+
+async def test_use_by_process_that_the_driver_does_not_tell(host: LiveHost, library: Path) -> None:
+    """The device's own figures decide; what a consumer holds is unknown, not nothing."""
+    driver = Driver(host)
+    pids = {host.consumers["image"].pid: None}
+    driver.write(processes_in=None, compute=pids, used_mib=SIZES["image"])
+    await host.consumers["image"].post("/api/admin/load")
+    async with daemon(host, environ=driver.environment(library)) as client:
+        shown = await client.consumer("image")
+        assert shown["residency"] == "resident"
+        assert "used_mib" not in shown
+        assert (await device(client))["used_mib"] == SIZES["image"]
+        asked = client.ask("voice")
+        await wait_until("image frees", has_freed, host, "image")
+        driver.write(compute={}, used_mib=0)
+        assert (await asked)[1]["evicted"] == ["image"]
+
+
+async def has_freed(host: LiveHost, name: str) -> bool:
+    return bool((await host.consumers[name].health())["vram_mib"] == 0)
+
+
+async def test_a_call_that_hangs(host: LiveHost, library: Path) -> None:
+    driver = Driver(host)
+    async with daemon(host, environ=driver.environment(library)) as client:
+        driver.hang()
+        await wait_until("the hang is told", says, client, "nvml-hangs")
+        assert not (await device(client)).keys() & {"used_mib", "free_mib"}
+        await schedule_by_footprints(client)
+        driver.gate.unlink()
+        await wait_until("all is well", says, client, "")
+        assert announced(client)[-1] == ""
+        entered = driver.gate.with_name("gate.entered")
+        entered.unlink()
+        driver.hang()
+        await wait_until("it hangs again", exists, entered)
+    assert await host.end() == 0, "a call that hangs keeps nobody from ending"
+
+
+async def exists(path: Path) -> bool:
+    return await asyncio.to_thread(path.exists)
+
+
+async def test_no_source_by_configuration(host: LiveHost) -> None:
+    async with daemon(host, f'source = "none"\ntotal_mib = {TOTAL_MIB}') as client:
+        assert await says(client, "no-source")
+        entry = await device(client)
+        assert (entry["source"], entry.keys() & FIGURES) == ("none", {"total_mib"})
+        await schedule_by_footprints(client)
