@@ -206,7 +206,8 @@ class Daemon:
         try:
             await arbiter.reload()
         except ConfigInvalid as error:
-            log.error("the configuration is not reloaded: %s", error.message)
+            for line in _problems(error):
+                log.error("the configuration is not reloaded: %s", line)
         finally:
             self._notifier.ready(_status_line(arbiter.status()))
 
@@ -222,6 +223,11 @@ async def _bounded(closing: Awaitable[None], what: str) -> None:
         await asyncio.wait_for(closing, timeout=CLOSE_SEC)
     except (BusLost, BusError, TimeoutError, OSError) as error:
         log.debug("closing %s: %r", what, error)
+
+
+def _problems(error: ConfigInvalid) -> list[str]:
+    """Every problem of a configuration, in a line of its own: the message alone says the first."""
+    return [str(problem) for problem in getattr(error, "problems", (error.message,))]
 
 
 def _sources_differ(one: GpuSettings, other: GpuSettings) -> bool:
@@ -253,7 +259,7 @@ async def _amain(options: Options) -> int:
         settings = await asyncio.to_thread(load, options.config)
         return await Daemon(options, settings, notifier).run()
     except ConfigInvalid as error:
-        for line in getattr(error, "problems", (error.message,)):
+        for line in _problems(error):
             log.error("%s", line)
         return 1
     except (BusLost, BusError, GpumandError, OSError) as error:
