@@ -19,9 +19,9 @@ from tests.integration.cli.manager import LEASE, ScriptedManager, failing, grant
 
 # A child that says when it is ready, and which signals it gets.
 LISTENER = """
-import signal, sys, time
-def got(number, frame):
-    print("got", signal.Signals(number).name, flush=True)
+import os, signal, sys
+def got(number, frame):  # in one piece: a prompt must not come between, nor the next signal
+    os.write(1, ("got " + signal.Signals(number).name + "\\n").encode())
     if number == signal.SIGTERM:
         sys.exit(7)
 for name in ("INT", "TERM", "HUP", "QUIT", "USR1", "USR2", "WINCH", "CONT"):

@@ -17,10 +17,11 @@ Session = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]
 
 @dataclass(slots=True)
 class RawServer:
-    """A TCP server that says what it is told to say; counts who came."""
+    """A TCP server that says what it is told to say; counts who came, and the most that were there at a time."""
 
     url: str
     connections: int = 0
+    most: int = 0
     received: list[bytes] = field(default_factory=list)
 
 
@@ -35,6 +36,7 @@ async def raw_server(session: Session) -> AsyncIterator[RawServer]:
         assert task is not None
         tasks.add(task)
         raw.connections += 1
+        raw.most = max(raw.most, len(tasks))
         with contextlib.suppress(ConnectionError, asyncio.CancelledError):
             await session(reader, writer)
         writer.transport.abort()
