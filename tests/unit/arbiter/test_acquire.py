@@ -7,7 +7,7 @@ import errno
 
 import pytest
 
-from gpumand.domain.consumer import ConsumerSpec, EvictionMethod, HealthRoute, Route, SchedulerSettings, UnitActivity
+from gpumand.domain.consumer import EvictionMethod, HealthRoute, SchedulerSettings, UnitActivity
 from gpumand.domain.errors import (
     Busy,
     ConsumerBackingOff,
@@ -22,50 +22,14 @@ from gpumand.domain.errors import (
     TimedOut,
 )
 from gpumand.domain.events import EvictionFailed as Failed
-from gpumand.domain.events import EvictionOccurred, EvictionReport, LeaseGranted
+from gpumand.domain.events import LeaseGranted
 from gpumand.domain.lease import LeaseLifetime, Owner
 from gpumand.domain.request import AcquireOptions
 from gpumand.ports import UnitFailed
 from gpumand.testing.world import FakeWorld, client
+from tests.unit.arbiter.scenes import by_unit, die, occupy, reports, residency, routed
 
 IMAGE_MIB, VOICE_MIB = 13312, 2867
-
-
-def routed(name: str, mib: int, **more: object) -> ConsumerSpec:
-    """A service with load, unload and health routes, and no unit."""
-    defaults: dict[str, object] = {
-        "url": f"http://127.0.0.1/{name}",
-        "health": HealthRoute("/health", loaded="/loaded"),
-        "load": Route("/load", timeout_sec=600.0),
-        "unload": Route("/unload"),
-        "evict": (EvictionMethod.HTTP,),
-    }
-    return ConsumerSpec(name, mib, **(defaults | more))  # type: ignore[arg-type]
-
-
-def by_unit(name: str, mib: int, **more: object) -> ConsumerSpec:
-    """A service that is nothing but its unit."""
-    return ConsumerSpec(name, mib, unit=f"{name}.service", evict=(EvictionMethod.UNIT_STOP,), **more)  # type: ignore[arg-type]
-
-
-def occupy(world: FakeWorld, mib: int) -> None:
-    """Let a foreign process hold memory."""
-    world.vram.hold(1, mib, name="firefox", unit="session-1.scope")
-
-
-def die(world: FakeWorld, name: str) -> None:
-    """Let a consumer's processes be gone."""
-    consumer = world.routes.consumer(name)
-    consumer.running, consumer.loaded, consumer.held_mib = False, False, 0
-    world.vram.release(consumer.pid)
-
-
-def reports(world: FakeWorld, kind: type = EvictionOccurred) -> list[EvictionReport]:
-    return [event.report for event in world.events if isinstance(event, kind)]
-
-
-def residency(world: FakeWorld, name: str) -> str:
-    return world.arbiter.consumer_status(name).residency
 
 
 def _failure(line: str) -> UnitFailed:

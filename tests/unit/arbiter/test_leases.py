@@ -13,7 +13,7 @@ from gpumand.domain.lease import LeaseEnd, LeaseLifetime
 from gpumand.domain.request import AcquireOptions
 from gpumand.testing.units import FakeUnit
 from gpumand.testing.world import FakeWorld, client
-from tests.unit.arbiter.test_acquire import routed
+from tests.unit.arbiter.scenes import routed
 
 CONNECTION = AcquireOptions(lifetime=LeaseLifetime.CONNECTION, timeout_sec=60)
 UNIT = AcquireOptions(lifetime=LeaseLifetime.UNIT, timeout_sec=60)

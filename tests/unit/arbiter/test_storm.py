@@ -19,7 +19,7 @@ from gpumand.domain.lease import LeaseLifetime
 from gpumand.domain.request import AcquireOptions
 from gpumand.ports import RouteFailed
 from gpumand.testing.world import FakeWorld, client
-from tests.unit.arbiter.test_acquire import routed
+from tests.unit.arbiter.scenes import READ_SEC, die, routed
 
 TOTAL_MIB = 24564
 
@@ -71,15 +71,9 @@ def make_world(draw: random.Random, slots: int, faults: bool) -> FakeWorld:
         if faults and draw.random() < 0.2:
             consumer.load_error = "no"
         if spec.unit:
-            world.units.units[spec.unit].stopped = lambda name=spec.name: _die(world, name)  # type: ignore[misc]
+            world.units.units[spec.unit].stopped = lambda name=spec.name: die(world, name)  # type: ignore[misc]
             world.units.units[spec.unit].started = lambda name=spec.name: _rise(world, name)  # type: ignore[misc]
     return world
-
-
-def _die(world: FakeWorld, name: str) -> None:
-    consumer = world.routes.consumer(name)
-    consumer.running, consumer.loaded, consumer.held_mib = False, False, 0
-    world.vram.release(consumer.pid)
 
 
 def _rise(world: FakeWorld, name: str) -> None:
@@ -133,6 +127,7 @@ async def one_client(world: FakeWorld, number: int, draw: random.Random, ends: C
 async def storm(seed: int, slots: int, faults: bool) -> None:
     draw = random.Random(seed)
     world = make_world(draw, slots, faults)
+    world.vram.read_sec = READ_SEC
     watch = Watch(world, slots)
     world.arbiter.books.publish = lambda event: (world.events.append(event), watch.look(event))  # type: ignore[func-returns-value, assignment]
     await world.start()
