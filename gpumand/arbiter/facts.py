@@ -115,6 +115,11 @@ class Facts:
         unit = heard.unit if heard.unit_heard_at > state.changed_at else None
         health = heard.health if heard.health_asked_at > state.changed_at else None
         seen = residency_from_facts(state.spec, unit, health, self._held_mib(state))
+        nobody_says = unit is None and (health is None or health.loaded is None)
+        if state.spec.unit and nobody_says and seen is Residency.UNLOADED:
+            # We have started or stopped its unit ourselves and systemd has not been heard since: that NVML shows
+            # nothing yet is no news.
+            return state.residency
         if seen is Residency.LOADING:
             return self._weigh_loading(state, unit)
         self._note_calm(state)

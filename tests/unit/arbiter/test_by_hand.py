@@ -13,7 +13,7 @@ from gpumand.domain.events import EvictionOccurred, LeaseEnded
 from gpumand.domain.lease import LeaseEnd
 from gpumand.domain.request import AcquireOptions, Verdict
 from gpumand.testing.world import FakeWorld, client
-from tests.unit.arbiter.test_acquire import by_unit, occupy, residency, routed
+from tests.unit.arbiter.scenes import by_unit, occupy, residency, routed
 
 # -- Load --------------------------------------------------------------------------------------------------------------
 
@@ -251,9 +251,11 @@ async def test_a_unit_that_crashes_is_not_loaded_any_more_and_the_next_acquire_l
     await world.start()
     await world.arbiter.watch_units()
     grant = await world.arbiter.acquire(client(), "llm", AcquireOptions())
+    await world.clock.sleep(1)
     world.units.become("llm.service", UnitActivity.FAILED, "oom-kill")
 
     assert residency(world, "llm") == "unloaded"
+    assert world.arbiter.consumer_status("llm").error == "llm.service failed (oom-kill)"
     await world.arbiter.release(grant.lease.id)
     assert (await world.arbiter.acquire(client(), "llm", AcquireOptions())).loaded
     assert world.units.calls.count(("start", "llm.service")) == 2
