@@ -1,0 +1,121 @@
+"""Room that is promised: how long it stays so, and what takes it for seen."""
+
+from __future__ import annotations
+
+import pytest
+
+from gpumand.domain.consumer import SchedulerSettings
+from gpumand.domain.errors import TimedOut
+from gpumand.domain.request import AcquireOptions
+from gpumand.testing.world import FakeWorld, client
+from tests.unit.arbiter.scenes import READ_SEC, by_unit, drop_model, lazy, ooms, reserved, residency, routed
+
+UNLIMITED = SchedulerSettings(concurrent_leases=0)
+
+
+def beside(*specs: object) -> FakeWorld:
+    """A world in which as many leases stand as fit."""
+    world = FakeWorld(specs, scheduler=UNLIMITED)  # type: ignore[arg-type]
+    world.vram.read_sec = READ_SEC
+    return world
+
+
+async def test_a_notebook_that_grows_takes_nothing_off_the_room_of_a_lazy_consumer() -> None:
+    comfy = lazy("comfy", 13312)
+    world = beside(comfy, routed("x", 8000))
+    await world.start()
+    await world.arbiter.acquire(client(1), "comfy", AcquireOptions())
+    world.vram.hold(1, 6000, name="notebook")
+    await world.arbiter.books.sample()
+
+    assert reserved(world) == {"comfy": 13312}
+    with pytest.raises(TimedOut, match="comfy in use"):
+        await world.arbiter.acquire(client(2), "x", AcquireOptions())
+    await world.routes.work(comfy)
+
+    assert ooms(world) == 0
+    await world.upkeep.look_around()
+    assert reserved(world) == {}
+
+
+async def test_one_that_unloads_itself_under_its_lease_has_its_room_kept_for_the_next_load() -> None:
+    ollama = lazy("ollama", 6144)
+    world = beside(ollama, routed("x", 15000))
+    world.vram.hold(1, 4000, name="desktop")
+    await world.start()
+    await world.arbiter.acquire(client(1), "ollama", AcquireOptions())
+    await world.routes.work(ollama)
+    await world.upkeep.look_around()
+    assert reserved(world) == {}, "seen: the figures contain it"
+
+    drop_model(world, "ollama")
+    await world.upkeep.look_around()
+
+    assert (residency(world, "ollama"), reserved(world)) == ("resident", {"ollama": 6144})
+    with pytest.raises(TimedOut, match="ollama in use"):
+        await world.arbiter.acquire(client(2), "x", AcquireOptions())
+    await world.routes.work(ollama)
+    assert ooms(world) == 0
+
+
+async def test_one_that_says_of_itself_that_it_unloaded_has_its_room_kept_too() -> None:
+    """The same where nobody can tell its memory from others', but its health route tells."""
+    ollama = routed("ollama", 6144, load=None)
+    world = beside(ollama, routed("x", 15000))
+    world.vram.attributable.discard("ollama")
+    await world.start()
+    await world.arbiter.acquire(client(1), "ollama", AcquireOptions())
+    world.routes.consumer("ollama").loaded = True
+    world.vram.hold(77, 6144, name="docker")
+    await world.clock.sleep(1.0)
+    await world.upkeep.look_around()
+    assert reserved(world) == {}
+
+    world.routes.consumer("ollama").loaded = False
+    world.vram.release(77)
+    await world.clock.sleep(1.0)
+    await world.upkeep.look_around()
+
+    assert reserved(world) == {"ollama": 6144}
+
+
+async def test_a_second_lease_reserves_nothing_for_what_a_first_one_loaded() -> None:
+    world = beside(by_unit("llm", 8000), routed("b", 10000))
+    world.vram.attributable.discard("llm")  # its unit is a docker run: the memory is a container's
+    world.units.units["llm.service"].started = lambda: world.vram.hold(77, 8000, name="docker")
+    await world.start()
+    await world.arbiter.watch_units()
+    first = await world.arbiter.acquire(client(1), "llm", AcquireOptions())
+    await world.arbiter.release(first.lease.id)
+    await world.clock.sleep(1.0)
+    await world.arbiter.acquire(client(1), "llm", AcquireOptions())
+    await world.upkeep.look_around()
+
+    assert reserved(world) == {}
+    assert (await world.arbiter.acquire(client(2), "b", AcquireOptions())).loaded
+    assert ooms(world) == 0
+
+
+async def test_what_a_lease_was_given_for_is_reserved_on_no_other_device() -> None:
+    world = FakeWorld([lazy("comfy", 13312)], total_mib=(24564, 24564))
+    world.vram.read_sec = READ_SEC
+    await world.start()
+
+    device = int((await world.arbiter.acquire(client(), "comfy", AcquireOptions(device="1"))).lease.device)
+
+    assert (device, reserved(world, 0), reserved(world, 1)) == (1, {}, {"comfy": 13312})
+
+
+async def test_revoking_a_lazy_consumer_that_has_not_loaded_waits_for_no_memory_of_others() -> None:
+    world = beside(lazy("comfy", 13312))
+    world.vram.hold(1, 9000, name="game")
+    await world.start()
+    await world.arbiter.acquire(client(), "comfy", AcquireOptions())
+    began = world.clock.monotonic()
+
+    outcome = await world.arbiter.evict("comfy", True, 20.0)
+
+    assert outcome.freed_mib == 0, "what the game holds was never comfy's"
+    assert world.clock.monotonic() - began < 2
+    assert (world.arbiter.status().leases, reserved(world)) == ((), {})
+    assert residency(world, "comfy") == "unloaded"
