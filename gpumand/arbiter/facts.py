@@ -50,8 +50,24 @@ class Facts:
         for consumer in list(self._books.ledger.consumers.values()):
             if consumer.spec.unit == state.unit:
                 heard = self._witnesses(consumer)
-                heard.unit, heard.unit_heard_at = state, self._books.clock.monotonic()
+                former, heard.unit, heard.unit_heard_at = heard.unit, state, self._books.clock.monotonic()
+                has_begun = former is not None and _has_begun_anew(former, state)
+                if has_begun:
+                    self._books.ledger.update(consumer.name, shown=False)
                 self.conclude(consumer.name)
+                if has_begun:
+                    self._account_for_start(consumer.name)
+
+    def _account_for_start(self, name: str) -> None:
+        """A unit that has just begun, whoever started it, takes its memory in its own time: that is spoken for now.
+
+        systemd calls a plain service active from its first moment on, long before its model is in VRAM. One that is
+        just being evicted, and comes back, is no exception.
+        """
+        state = self._books.state(name)
+        if state.residency in (Residency.RESIDENT, Residency.UNLOADING) and not state.shown:
+            device = state.device if state.device is not None else self._likely_device(state)
+            self._books.ledger.claim(name, device, self._books.clock.monotonic())
 
     def note_health(self, name: str, health: Health, asked_at: float) -> None:
         """A consumer was probed.
@@ -227,6 +243,11 @@ class Facts:
         if state.name not in self._heard:
             self._heard[state.name] = _Witnesses(state.spec)
         return self._heard[state.name]
+
+
+def _has_begun_anew(former: UnitState, now: UnitState) -> bool:
+    """A run that we have not seen before; one that went on before our first look has had its time."""
+    return now.activity is UnitActivity.ACTIVE and now.invocation_id != former.invocation_id
 
 
 DOWN = frozenset({UnitActivity.INACTIVE, UnitActivity.FAILED})

@@ -259,7 +259,7 @@ def _may_still_load(state: ConsumerState, now: float) -> bool:
     A lazy consumer loads on a request that its client sent, though the client has died meanwhile; a unit is active
     from its first moment on. Nobody tells when it is done, so its room is kept until it is seen, for a while at most.
     """
-    is_pending = state.residency is Residency.RESIDENT and not state.shown
+    is_pending = state.residency in (Residency.RESIDENT, Residency.UNKNOWN) and not state.shown
     return is_pending and now < state.idle_since + LINGER_SEC
 
 

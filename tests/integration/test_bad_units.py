@@ -197,6 +197,24 @@ async def test_what_happens_behind_our_back_is_noticed(tmp_path: Path, host: Liv
         await client.release(lease["id"])
 
 
+async def test_a_plain_service_started_by_somebody_else_is_accounted_for_until_its_memory_shows(
+    tmp_path: Path, host: LiveHost
+) -> None:
+    """systemd calls it active at once; its model comes later."""
+    slow = holding(host, "a", 14000)
+    slow["argv"][2] = "sleep 1.5; " + slow["argv"][2]
+    tables = unit_table("a", 14000) + unit_table("b", 12000)
+    async with with_systemd(tmp_path, host, tables, a=slow, b=holding(host, "b", 12000)) as (client, systemd):
+        await systemd.ask("StartUnit", "ss", "a.service", "replace")
+        await wait_until("its start is seen", is_residency, client, "a", "resident")
+        [device] = (await client.status())["devices"]
+        assert (device["used_mib"], device["reserved_mib"]) == (0, 14000)
+        _, grant = await client.acquire("b")
+        assert grant["evicted"] == ["a"]
+        [(_, _, freed_mib, *_)] = client.heard("EvictionOccurred")
+        assert freed_mib == 14000, "it was waited for until it could be seen to go"
+
+
 # -- systemd itself ------------------------------------------------------------------------------------------------
 
 
