@@ -23,6 +23,7 @@ from gpumand.bus import names
 from gpumand.bus.authorization import UidAuthority
 from gpumand.bus.clients import Clients
 from gpumand.bus.connection import BusConnection, BusError, BusLost
+from gpumand.bus.polkit import PolkitAuthority
 from gpumand.bus.service import ManagerService
 from gpumand.clock import SystemClock
 from gpumand.config import load
@@ -123,7 +124,8 @@ class Daemon:
     async def _build(self, bus: BusConnection) -> Parts:
         units = await SystemdUnits.attach(bus, user=self._options.user)
         routes = HttpRoutes(self._clock)
-        authority = UidAuthority(own_uid(), system_bus=self._options.bus_address == "system")
+        system_bus = self._options.bus_address == "system"
+        authority = PolkitAuthority(bus) if system_bus else UidAuthority(own_uid(), system_bus=False)
         clients = Clients(bus, units, authority.trusted_uids)
         store = await self._open_store(bus)
         source = AttributedSource(make_source(self._settings.gpu, self._clock), units)

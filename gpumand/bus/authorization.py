@@ -110,17 +110,24 @@ class UidAuthority:
         """See ``Authority``; never asks a person. Raises AccessDenied."""
         if caller.uid in self.trusted_uids or needs_no_permission(caller, action, details):
             return
-        raise AccessDenied(f"uid {caller.uid} may not {_deed(action, details)}; {self._who_may(action, details)}")
-
-    def _who_may(self, action: Action, details: Details) -> str:
-        if action is Action.RELEASE_ANY:
-            return f"{self._who} and its owner (uid {details.lease_owner_uid}) may"
-        if action is Action.ACQUIRE and details.consumer_unit:
-            return f"{self._who} and the unit {details.consumer_unit} may"
-        return f"{self._who} may"
+        raise AccessDenied(refusal(caller, action, details, self._who))
 
 
-def _deed(action: Action, details: Details) -> str:
+def refusal(caller: Owner, action: Action, details: Details, who: str) -> str:
+    """One line for whoever is refused: what it may not, and who may; ``who`` may always."""
+    return f"uid {caller.uid} may not {deed(action, details)}; {_who_may(action, details, who)}"
+
+
+def _who_may(action: Action, details: Details, who: str) -> str:
+    if action is Action.RELEASE_ANY:
+        return f"{who} and its owner (uid {details.lease_owner_uid}) may"
+    if action is Action.ACQUIRE and details.consumer_unit:
+        return f"{who} and the unit {details.consumer_unit} may"
+    return f"{who} may"
+
+
+def deed(action: Action, details: Details) -> str:
+    """What an action would do, as people say it."""
     deeds = {
         Action.ACQUIRE: f"acquire {details.consumer}",
         Action.EVICT: f"evict {details.consumer}",
