@@ -164,5 +164,5 @@ def test_activation_file_lets_only_systemd_start_it() -> None:
         "Name=org.gpumand1",
         "Exec=/bin/false",
         "User=_gpumand",
-        "SystemdService=dbus-org.gpumand1.service",
+        "SystemdService=gpumand.service",
     ]
