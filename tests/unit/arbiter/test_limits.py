@@ -1,0 +1,104 @@
+"""Caps: on evictions for one request, on waiting requests, on leases."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from gpumand.domain.consumer import SchedulerSettings
+from gpumand.domain.errors import EvictionFailed, InsufficientVram, LimitsExceeded
+from gpumand.domain.request import AcquireOptions, Verdict
+from gpumand.testing.world import FakeWorld, client
+from tests.unit.arbiter.scenes import READ_SEC, ooms, residency, routed
+
+
+def many(count: int, mib: int, *others: object, **settings: int) -> FakeWorld:
+    """So many loaded consumers of one size, v0 the first to go."""
+    specs = [routed(f"v{number}", mib) for number in range(count)]
+    world = FakeWorld([*specs, *others], scheduler=SchedulerSettings(**settings))  # type: ignore[list-item]
+    world.vram.read_sec = READ_SEC
+    for spec in specs:
+        world.routes.place(spec.name, mib)
+    return world
+
+
+async def test_a_plan_that_takes_more_evictions_than_allowed_is_refused_as_acquire_would_be() -> None:
+    world = many(6, 3900, routed("big", 23000))
+    await world.start()
+
+    report = await world.arbiter.plan(client(), "big", AcquireOptions())
+    with pytest.raises(InsufficientVram, match=r"3\.8 GiB by v0") as refused:
+        await world.arbiter.acquire(client(), "big", AcquireOptions())
+
+    assert (report.verdict, report.evictions) == (Verdict.REFUSE, ())
+    assert refused.value.message == report.message
+    assert world.routes.called("unload") == []
+
+
+async def test_one_eviction_more_and_the_same_plan_is_carried_out() -> None:
+    world = many(6, 3900, routed("big", 23000), max_evictions=6)
+    await world.start()
+
+    grant = await world.arbiter.acquire(client(), "big", AcquireOptions(timeout_sec=60))
+
+    assert len(grant.evicted) == 6
+    assert ooms(world) == 0
+
+
+async def test_where_lru_takes_too_many_the_largest_go_first() -> None:
+    world = many(6, 1500, routed("large", 12000), routed("big", 12000))
+    world.routes.place("large", 12000)
+    await world.start()
+    lease = (await world.arbiter.acquire(client(), "large", AcquireOptions())).lease
+    await world.arbiter.release(lease.id)  # the most recently used of all
+
+    grant = await world.arbiter.acquire(client(), "big", AcquireOptions(timeout_sec=60))
+
+    assert grant.evicted == ("large",)
+    assert all(residency(world, f"v{number}") == "resident" for number in range(6))
+
+
+async def test_evictions_that_failed_count_against_the_limit_too() -> None:
+    world = many(5, 4000, routed("big", 6000), max_evictions=2)
+    for number in range(3):
+        world.routes.consumer(f"v{number}").lies = True
+    await world.start()
+
+    with pytest.raises(EvictionFailed, match="gave nothing back"):
+        await world.arbiter.acquire(client(), "big", AcquireOptions(timeout_sec=300))
+
+    assert world.routes.called("unload") == ["v0", "v1"]
+
+
+async def test_loads_by_hand_that_wait_are_capped_as_all_requests_are() -> None:
+    world = FakeWorld([routed("a", 20000), routed("b", 20000)])
+    world.vram.read_sec = READ_SEC
+    world.routes.place("a", 20000)
+    await world.start()
+    await world.arbiter.acquire(client(), "a", AcquireOptions())
+
+    loads = [asyncio.create_task(world.arbiter.load("b", "", 60.0)) for _ in range(700)]
+    await world.clock.settle()
+
+    assert world.arbiter.summary().queue_length == 512
+    refused = [load for load in loads if load.done() and isinstance(load.exception(), LimitsExceeded)]
+    assert len(refused) == 700 - 512
+    with pytest.raises(LimitsExceeded, match="512 requests are waiting"):
+        await world.arbiter.acquire(client(2), "b", AcquireOptions())
+    for load in loads:
+        load.cancel()
+
+
+async def test_at_the_cap_a_token_still_leads_to_the_lease_it_stands_for() -> None:
+    world = FakeWorld([routed("a", 100)], scheduler=SchedulerSettings(concurrent_leases=0))
+    world.vram.read_sec = READ_SEC
+    world.routes.place("a", 100)
+    await world.start()
+    grants = [await world.arbiter.acquire(client(), "a", AcquireOptions(token=f"t{number}")) for number in range(64)]
+
+    again = await world.arbiter.acquire(client(), "a", AcquireOptions(token="t63"))
+
+    assert again.lease.id == grants[63].lease.id
+    with pytest.raises(LimitsExceeded):
+        await world.arbiter.acquire(client(), "a", AcquireOptions(token="t64"))

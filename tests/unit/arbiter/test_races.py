@@ -1,0 +1,238 @@
+"""What comes between a plan and its evictions: room, games, pins, reloads, and the end of whoever asked."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+
+import pytest
+
+from gpumand.domain.consumer import EvictionMethod, UnitActivity
+from gpumand.domain.errors import GpumandError, InsufficientVram, TimedOut
+from gpumand.domain.events import EvictionFailed as Failed
+from gpumand.domain.request import AcquireOptions, Grant
+from gpumand.testing.world import FakeWorld, client
+from tests.unit.arbiter.scenes import READ_SEC, by_unit, ooms, reports, residency, routed
+
+BOTH = (EvictionMethod.HTTP, EvictionMethod.UNIT_STOP)
+
+
+def loaded(victims: dict[str, int], wanted: dict[str, int], *, unload_sec: float = 5.0) -> FakeWorld:
+    """A world in which ``victims`` are loaded, never used, and slow to unload."""
+    world = FakeWorld([routed(name, mib) for name, mib in (victims | wanted).items()])
+    world.vram.read_sec = READ_SEC
+    for name, mib in victims.items():
+        world.routes.place(name, mib).unload_sec = unload_sec
+    return world
+
+
+async def evicting(world: FakeWorld, name: str, victim: str, timeout_sec: float = 100.0) -> asyncio.Task[Grant]:
+    """Begin to acquire; return in the midst of the eviction of ``victim``."""
+    acquiring = asyncio.create_task(world.arbiter.acquire(client(), name, AcquireOptions(timeout_sec=timeout_sec)))
+    await world.clock.advance_until(lambda: victim in world.routes.called("unload"))
+    await world.clock.sleep(1.0)
+    return acquiring
+
+
+# -- a plan is decided anew before each eviction -----------------------------------------------------------------------
+
+
+async def test_room_that_appears_during_the_first_eviction_spares_the_second_victim() -> None:
+    world = loaded({"v1": 8000, "v2": 8000}, {"big": 16000})
+    world.vram.hold(1, 8000, name="game")
+    await world.start()
+    acquiring = await evicting(world, "big", "v1")
+
+    world.vram.release(1)
+
+    assert (await acquiring).evicted == ("v1",)
+    assert (world.routes.called("unload"), residency(world, "v2")) == (["v1"], "resident")
+    assert ooms(world) == 0
+
+
+async def test_a_plan_that_can_suffice_no_more_takes_nobody_else() -> None:
+    world = loaded({"v0": 5000, "v1": 5000, "v2": 5000}, {"big": 20000}, unload_sec=2.0)
+    world.vram.hold(9, 3000, name="desktop")
+    await world.start()
+    acquiring = await evicting(world, "big", "v1")
+
+    world.vram.hold(1, 6000, name="game")
+
+    with pytest.raises(InsufficientVram, match=r"by game"):
+        await acquiring
+    assert (world.routes.called("unload"), residency(world, "v2")) == (["v0", "v1"], "resident")
+    assert world.routes.called("load") == []
+
+
+async def test_a_victim_that_is_used_before_its_turn_comes_is_exchanged_for_another() -> None:
+    world = loaded({"v0": 8000, "v1": 4000, "v2": 4000}, {"big": 16000})
+    world.vram.hold(9, 4000, name="desktop")
+    await world.start()
+    acquiring = await evicting(world, "big", "v0")
+
+    await world.arbiter.pin("v1", pinned=True)
+
+    assert (await acquiring).evicted == ("v0", "v2")
+    assert residency(world, "v1") == "resident"
+
+
+async def test_when_its_request_has_timed_out_a_plan_evicts_nobody_more() -> None:
+    world = loaded({f"v{number}": 5000 for number in range(4)}, {"big": 22000}, unload_sec=3.0)
+    await world.start()
+
+    with pytest.raises(TimedOut):
+        await world.arbiter.acquire(client(), "big", AcquireOptions(timeout_sec=1))
+    await world.clock.sleep(60)
+
+    assert (world.routes.called("unload"), world.routes.called("load")) == (["v0"], [])
+    assert world.arbiter.books.ledger.jobs == {}
+
+
+async def test_a_plan_whose_request_timed_out_goes_on_for_whoever_came_for_the_same() -> None:
+    world = loaded({"v0": 12000, "v1": 12000}, {"big": 22000}, unload_sec=3.0)
+    await world.start()
+    first = asyncio.create_task(world.arbiter.acquire(client(1), "big", AcquireOptions(timeout_sec=2)))
+    await world.clock.sleep(1.0)
+
+    grant = await world.arbiter.acquire(client(2), "big", AcquireOptions(timeout_sec=60))
+
+    with pytest.raises(TimedOut):
+        await first
+    assert (grant.lease.owner.bus_name, world.routes.called("unload")) == (":1.2", ["v0", "v1"])
+    assert world.routes.called("load") == ["big"]
+
+
+# -- pins and reloads --------------------------------------------------------------------------------------------------
+
+
+async def test_a_victim_pinned_between_two_methods_keeps_its_unit() -> None:
+    liar = routed("liar", 13000, unit="liar.service", evict=BOTH)
+    world = FakeWorld([liar, routed("b", 13000)])
+    world.vram.read_sec = READ_SEC
+    world.units.become("liar.service", UnitActivity.ACTIVE)
+    world.routes.place("liar", 13000).lies = True
+    world.units.units["liar.service"].stopped = lambda: world.routes.die("liar")
+    await world.start()
+    acquiring = await evicting(world, "b", "liar", timeout_sec=60)
+
+    await world.arbiter.pin("liar", pinned=True)
+
+    with pytest.raises(GpumandError):
+        await acquiring
+    assert world.units.calls == []
+    assert [report.tried for report in reports(world, Failed)] == [("http",)]
+    assert "pinned" in reports(world, Failed)[0].error
+    assert residency(world, "liar") == "resident"
+
+
+async def test_a_pin_set_while_an_idle_eviction_looks_at_the_figures_is_in_time() -> None:
+    world = FakeWorld([routed("a", 5000, idle_timeout_sec=10.0)])
+    world.vram.read_sec = READ_SEC
+    world.routes.place("a", 5000)
+    await world.start()
+    await world.clock.sleep(11.0)
+    reads = world.vram.reads
+    world.arbiter.by_hand.evict_idle()
+    await world.clock.settle()
+    assert world.vram.reads == reads + 1, "it looks, and has not evicted yet"
+
+    await world.arbiter.pin("a", pinned=True)
+    await world.clock.sleep(5.0)
+
+    assert (world.routes.called("unload"), residency(world, "a")) == ([], "resident")
+    assert world.arbiter.books.ledger.jobs == {}
+
+
+async def test_a_victim_that_a_reload_drops_is_evicted_to_the_end_and_told_of() -> None:
+    world = loaded({"image": 13312}, {"voice": 12000})
+    await world.start()
+    acquiring = await evicting(world, "voice", "image")
+    world.settings = replace(world.settings, consumers={"voice": world.settings.consumers["voice"]})
+
+    await world.arbiter.reload()
+
+    assert (await acquiring).evicted == ("image",)
+    assert [(report.consumer, report.freed_mib) for report in reports(world)] == [("image", 13312)]
+    assert world.arbiter.status().stats.evictions == 1
+    assert [one.name for one in world.arbiter.status().consumers] == ["voice"]
+
+
+async def test_a_consumer_dropped_in_the_midst_of_its_eviction_by_hand_does_not_linger() -> None:
+    world = loaded({"a": 5000}, {})
+    await world.start()
+    evict = asyncio.create_task(world.arbiter.evict("a", False, 20.0))
+    await world.clock.advance_until(lambda: "a" in world.routes.called("unload"))
+    world.settings = replace(world.settings, consumers={})
+
+    await world.arbiter.reload()
+
+    assert (await evict).freed_mib == 5000
+    assert world.arbiter.status().consumers == ()
+
+
+async def test_what_a_removed_health_route_said_is_forgotten_with_it() -> None:
+    spec = routed("a", 5000, unit="a.service")
+    world = FakeWorld([spec])
+    world.vram.read_sec = READ_SEC
+    world.units.become("a.service", UnitActivity.ACTIVE)
+    world.routes.place("a", 5000)
+    await world.start()
+    upkeep = asyncio.create_task(world.upkeep.run())
+    await world.clock.sleep(6.0)
+    assert residency(world, "a") == "resident"
+
+    world.settings = replace(world.settings, consumers={"a": replace(spec, health=None)})
+    await world.arbiter.reload()
+    world.routes.consumer("a").loaded = False
+    world.vram.release(world.routes.consumer("a").pid)
+    await world.clock.sleep(100.0)
+
+    assert residency(world, "a") == "unloaded"
+    upkeep.cancel()
+
+
+# -- who says one thing and holds another ------------------------------------------------------------------------------
+
+
+async def test_one_that_says_unloaded_and_holds_a_models_worth_is_evicted_all_the_same() -> None:
+    world = loaded({"image": 13312}, {"voice": 12000}, unload_sec=0.5)
+    world.routes.consumer("image").says_loaded = False
+    await world.start()
+    assert residency(world, "image") == "unloaded"
+
+    grant = await world.arbiter.acquire(client(), "voice", AcquireOptions())
+
+    assert grant.evicted == ("image",)
+    assert ooms(world) == 0
+
+
+# -- by hand -----------------------------------------------------------------------------------------------------------
+
+
+async def test_an_eviction_by_hand_has_its_turn_on_a_device_that_is_never_at_rest() -> None:
+    names = [f"c{number}" for number in range(6)]
+    world = FakeWorld([*(routed(name, 20000) for name in names), by_unit("kept", 2000, pinned=True)])
+    world.vram.read_sec = READ_SEC
+    world.units.become("kept.service", UnitActivity.ACTIVE)
+    world.vram.hold(77, 2000, consumer="kept")
+    world.units.units["kept.service"].stopped = lambda: world.vram.release(77)
+    await world.start()
+
+    async def want(number: int, name: str) -> None:
+        while True:
+            grant = await world.arbiter.acquire(client(number), name, AcquireOptions(timeout_sec=500))
+            await world.arbiter.release(grant.lease.id)
+
+    wanting = [asyncio.create_task(want(number, name)) for number, name in enumerate(names, 1)]
+    await world.clock.sleep(1.0)
+    began = world.clock.monotonic()
+
+    outcome = await world.arbiter.evict("kept", True, 60.0)
+
+    assert outcome.freed_mib == 2000
+    assert world.clock.monotonic() - began < 10, "the job at work is waited for, and no other"
+    loads = len(world.routes.called("load"))
+    await world.clock.sleep(10.0)
+    assert len(world.routes.called("load")) > loads, "and then the others go on"
+    for task in wanting:
+        task.cancel()
