@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import asyncio
 
-from gpumand.domain.consumer import ConsumerSpec, EvictionMethod, HealthRoute, Route
-from gpumand.testing.world import FakeWorld
+from gpumand.domain.consumer import ConsumerSpec, EvictionMethod, HealthRoute, Route, UnitActivity
+from gpumand.domain.events import LeaseEnded
+from gpumand.domain.lease import LeaseEnd, LeaseLifetime
+from gpumand.domain.request import AcquireOptions
+from gpumand.testing.units import FakeUnit
+from gpumand.testing.world import FakeWorld, client
 
 
 def probed(name: str, timeout_sec: float) -> ConsumerSpec:
@@ -24,3 +28,19 @@ async def test_one_that_hangs_does_not_delay_the_probes_of_others() -> None:
     probes = world.routes.called("probe")
     assert probes.count("well") == 1 + 12, "one at the start, then every 5 s"
     assert probes.count("hung") == 2, "the one that hangs is not probed again meanwhile"
+
+
+async def test_a_unit_that_ended_unheard_ends_its_lease_when_it_is_asked_again() -> None:
+    world = FakeWorld([probed("a", 5.0)])
+    world.routes.place("a", 1000)
+    world.units.units["job.service"] = FakeUnit("job.service", UnitActivity.ACTIVE, invocation=1)
+    await world.start()
+    upkeep = asyncio.create_task(world.upkeep.run())
+    job = client(unit="job.service", invocation_id=f"{1:032x}")
+    await world.arbiter.acquire(job, "a", AcquireOptions(lifetime=LeaseLifetime.UNIT))
+    await world.clock.advance(1.0)
+    world.units.units["job.service"].activity = UnitActivity.INACTIVE  # and its signal got lost
+    await world.clock.advance(120.0)
+    upkeep.cancel()
+    assert world.arbiter.status().leases == ()
+    assert [event.reason for event in world.events if isinstance(event, LeaseEnded)] == [LeaseEnd.UNIT_STOPPED]

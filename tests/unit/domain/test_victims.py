@@ -1,0 +1,45 @@
+"""How many may go, and who is not there for the taking."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from gpumand.domain import victims
+from gpumand.domain.view import Job
+from tests.unit.domain.build import absent, resident, view
+
+SMALL = [resident(f"s{number}", 2000, used_at=number) for number in range(1, 5)]
+LARGE = resident("large", 9000, used_at=9)
+
+
+def chosen(state: object, deficit_mib: int, limit: int) -> list[str] | None:
+    choice = victims.choose(state, 0, absent("new", 12000), deficit_mib, limit)  # type: ignore[arg-type]
+    return [one.consumer for one in choice.victims] if choice.suffices else None
+
+
+def test_lru_goes_first_where_it_takes_no_more_than_allowed() -> None:
+    assert chosen(view(*SMALL, LARGE), 7000, limit=4) == ["s1", "s2", "s3", "s4"]
+
+
+def test_the_largest_goes_first_where_lru_takes_too_many() -> None:
+    assert chosen(view(*SMALL, LARGE), 7000, limit=3) == ["large"]
+
+
+def test_nobody_goes_where_no_set_within_the_limit_suffices() -> None:
+    assert chosen(view(*SMALL), 7000, limit=3) is None
+    assert chosen(view(LARGE), 7000, limit=0) is None
+
+
+def test_what_another_devices_job_is_evicting_is_not_there_for_the_taking() -> None:
+    unknown = replace(LARGE, device=None)
+
+    assert chosen(view(unknown), 7000, limit=5) == ["large"]
+    assert chosen(view(unknown, jobs={1: Job(1, "other", evicting=("large",))}), 7000, limit=5) is None
+
+
+def test_who_says_unloaded_and_holds_a_models_worth_may_go_but_not_for_a_mere_context() -> None:
+    says_unloaded = absent("image", 13312)
+    on_it = replace(says_unloaded, device=0)
+
+    assert chosen(view(on_it, held={"image": 13312}), 7000, limit=5) == ["image"]
+    assert chosen(view(on_it, held={"image": 500}), 400, limit=5) is None
