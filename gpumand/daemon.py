@@ -34,12 +34,13 @@ from gpumand.domain.events import Event
 from gpumand.domain.status import Status
 from gpumand.ports import World
 from gpumand.runtime import boot_id, own_uid, setup_logging, state_directory
-from gpumand.service_manager.notify import Notifier
+from gpumand.service_manager.notify import Notifier, watchdog_usec
 from gpumand.service_manager.units import SystemdUnits
 from gpumand.state import FileStore
 from gpumand.version import VERSION
 from gpumand.vram import make_source
 from gpumand.vram.attribution import AttributedSource
+from gpumand.watchdog import Body, Watchdog
 
 log = logging.getLogger(__name__)
 
@@ -49,6 +50,9 @@ that hangs or a driver that does must not keep others waiting. What is not known
 
 CLOSE_SEC = 2.0
 STATUS_SEC = 5.0
+
+STOP_SEC = 30.0
+"""What the end of our life may take, told to systemd: last replies, the disk, a driver that hangs, each bounded."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,12 +153,19 @@ class Daemon:
     async def _start(self, bus: BusConnection, parts: Parts) -> None:
         await parts.arbiter.start()
         await asyncio.wait([self._beside(parts.upkeep.look_around())], timeout=FIRST_LOOK_SEC)
-        self._beside(parts.upkeep.run())
+        upkeep = self._beside(parts.upkeep.run())
         parts.service.export()
         await bus.request_name(names.BUS_NAME)
         self._notifier.ready(_status_line(parts.arbiter.status()))
         self._beside(self._tell_status(parts.arbiter))
+        self._watch(Body(bus, parts.arbiter, parts.upkeep, upkeep, lambda: parts.source.source))
         log.info("gpumand %s is ready: %s", VERSION, _status_line(parts.arbiter.status()))
+
+    def _watch(self, body: Body) -> None:
+        """Ping systemd's watchdog, where there is one on us: it counts from READY."""
+        if period_usec := watchdog_usec():
+            watchdog = Watchdog(self._clock, period_usec / 1e6, body.vitals, self._notifier.watchdog)
+            self._beside(watchdog.run())
 
     async def _serve(self, bus: BusConnection) -> None:
         lost: asyncio.Future[Any] = asyncio.ensure_future(bus.wait_lost())
@@ -169,6 +180,7 @@ class Daemon:
     async def _end(self, bus: BusConnection) -> None:
         reason = self._stop.result() if self._stop.done() else "gpumand lost the bus"
         self._notifier.stopping(reason)
+        self._notifier.extend_timeout(STOP_SEC)
         if self._parts is not None:
             await self._parts.arbiter.stop(reason)
             await _bounded(bus.flush(), "the last replies")  # those who waited hear why they wait no longer

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 
 from gpumand.arbiter.arbiter import Arbiter
 from gpumand.arbiter.clocked import ended
+from gpumand.arbiter.turns import Turns
 from gpumand.domain.consumer import ConsumerSpec
 from gpumand.ports import ConsumerRoutes, UnitFailed, UnitManager
 
@@ -27,6 +28,11 @@ class Upkeep:
         self._arbiter, self._units, self._routes = arbiter, units, routes
         self._books = arbiter.books
         self._probing: set[str] = set()
+        self._turns = Turns()
+
+    def overdue_sec(self) -> Mapping[str, float]:
+        """For how long the next turn of each loop has been due; only those that are late."""
+        return self._turns.overdue_sec(self._books.clock.monotonic())
 
     async def look_around(self) -> None:
         """Learn the state of everything, so that nothing has to be assumed."""
@@ -48,7 +54,11 @@ class Upkeep:
                 log.exception("upkeep: %s broke off and goes on", loop.__name__)
                 await self._books.clock.sleep(1.0)
 
+    def _in(self, seconds: float) -> float:
+        return self._books.clock.monotonic() + seconds
+
     async def _sample_often(self) -> None:
+        self._turns.expect("sampling", self._in(self._books.settings.gpu.sample_interval_sec))
         while True:
             await self._books.clock.sleep(self._books.settings.gpu.sample_interval_sec)
             await self._books.sample()
@@ -56,13 +66,16 @@ class Upkeep:
             self._arbiter.by_hand.evict_idle()
             self._arbiter.desk.step()
             await self._arbiter.leases.keep_uses()
+            self._turns.finished("sampling", self._in(self._books.settings.gpu.sample_interval_sec))
 
     async def _probe_often(self) -> None:
+        self._turns.expect("probing", self._in(self._books.settings.scheduler.health_interval_sec))
         while True:
             await self._books.clock.sleep(self._books.settings.scheduler.health_interval_sec)
             for spec in self._probed():
                 if spec.name not in self._probing:
                     self._arbiter.desk.spawn(self._probe(spec))
+            self._turns.finished("probing", self._in(self._books.settings.scheduler.health_interval_sec))
 
     def _probed(self) -> list[ConsumerSpec]:
         return [spec for spec in self._books.settings.consumers.values() if spec.health is not None]
@@ -94,6 +107,7 @@ class Upkeep:
 
     async def _watch_units(self) -> None:
         """Watch the units that matter, anew whenever these change; ask now and then, should a signal get lost."""
+        self._turns.expect("watching units", self._in(0.0))
         while True:
             self._arbiter.units_changed.clear()
             try:
@@ -103,14 +117,18 @@ class Upkeep:
             except UnitFailed as failed:
                 log.info("units cannot be watched: %s", failed)
                 pause_sec = UNITS_RETRY_SEC
+            self._turns.finished("watching units", self._in(pause_sec))
             await ended(self._books.clock, self._arbiter.units_changed.wait(), pause_sec)
 
     async def _expire_leases(self) -> None:
         leases = self._arbiter.leases
+        self._turns.expect("expiring leases", self._in(0.0))
         while True:
             leases.sooner.clear()
             if leases.expire():
                 self._arbiter.desk.step()
             next_usec = leases.next_expiry_usec()
             left_sec = (next_usec - self._books.clock.realtime_usec()) / 1e6 if next_usec else LONGEST_NAP_SEC
-            await ended(self._books.clock, leases.sooner.wait(), min(left_sec, LONGEST_NAP_SEC))
+            pause_sec = min(left_sec, LONGEST_NAP_SEC)
+            self._turns.finished("expiring leases", self._in(pause_sec))
+            await ended(self._books.clock, leases.sooner.wait(), pause_sec)

@@ -92,6 +92,12 @@ class CallThread:
         with self._changed:
             return 0.0 if self._begun_at is None else time.monotonic() - self._begun_at
 
+    @property
+    def alive(self) -> bool:
+        """Whether the thread runs, unless it was never needed or was told to end; else only a fault of ours ends it."""
+        with self._changed:
+            return self._closed or self._thread is None or self._thread.is_alive()
+
     async def call(self, run: Callable[[], T]) -> T:
         """Run it in the thread; callers that come while it is queued but has not begun share its result.
 

@@ -154,6 +154,11 @@ class NvmlSource:
         """For how long the reading under way has been running; 0.0 when none is."""
         return self._thread.busy_sec
 
+    @property
+    def thread_alive(self) -> bool:
+        """Whether the library's thread runs, unless it is not needed yet or any more."""
+        return self._thread.alive
+
     async def read(self) -> Reading:
         """Take a fresh sample of every device; see VramSource."""
         try:

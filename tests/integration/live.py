@@ -102,6 +102,7 @@ class LiveHost:
         consumers: running consumer processes by name.
         daemon: the daemon's process.
         environ: what it has in its environment besides our own.
+        program: what Python is told to run as the daemon.
         stack: what is to be ended with the host.
     """
 
@@ -111,6 +112,7 @@ class LiveHost:
     consumers: dict[str, ConsumerProcess] = field(default_factory=dict)
     daemon: Process | None = None
     environ: dict[str, str] = field(default_factory=dict)
+    program: tuple[str, ...] = ("-m", "gpumand")
 
     @property
     def simulator(self) -> Path:
@@ -144,7 +146,7 @@ class LiveHost:
         arguments += ["--state-dir", str(self.folder / "state")]
         with (self.folder / "daemon.log").open("ab") as log:
             self.daemon = await asyncio.create_subprocess_exec(
-                sys.executable, "-m", "gpumand", *arguments, stderr=log, env=os.environ | self.environ
+                sys.executable, *self.program, *arguments, stderr=log, env=os.environ | self.environ
             )
         probe = await Client.connect(self.bus.address)
         try:

@@ -44,3 +44,39 @@ async def test_a_unit_that_ended_unheard_ends_its_lease_when_it_is_asked_again()
     upkeep.cancel()
     assert world.arbiter.status().leases == ()
     assert [event.reason for event in world.events if isinstance(event, LeaseEnded)] == [LeaseEnd.UNIT_STOPPED]
+
+
+async def test_loops_that_turn_are_never_late_by_much() -> None:
+    world = FakeWorld([probed("well", 5.0)])
+    await world.start()
+    upkeep = asyncio.create_task(world.upkeep.run())
+    await world.clock.advance(600.0)
+    assert all(late_sec < 1.0 for late_sec in world.upkeep.overdue_sec().values())
+    upkeep.cancel()
+
+
+async def test_a_reading_that_never_ends_makes_its_loop_late_and_no_other() -> None:
+    world = FakeWorld([probed("well", 5.0)])
+    await world.start()
+    upkeep = asyncio.create_task(world.upkeep.run())
+    await world.clock.advance(10.0)
+    world.vram.read_sec = float("inf")
+    await world.clock.advance(600.0)
+    late_sec = world.upkeep.overdue_sec()
+    assert late_sec["sampling"] > 500.0
+    assert all(sec < 1.0 for loop, sec in late_sec.items() if loop != "sampling")
+    upkeep.cancel()
+
+
+async def test_a_loop_that_fails_every_time_is_late_though_it_goes_on() -> None:
+    world = FakeWorld([probed("well", 5.0)])
+    await world.start()
+
+    def fail() -> None:
+        raise RuntimeError("injected")
+
+    world.arbiter.by_hand.evict_idle = fail  # type: ignore[method-assign]  # nothing that a fake does comes to this
+    upkeep = asyncio.create_task(world.upkeep.run())
+    await world.clock.advance(600.0)
+    assert world.upkeep.overdue_sec()["sampling"] > 500.0
+    upkeep.cancel()
