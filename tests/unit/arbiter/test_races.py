@@ -88,20 +88,6 @@ async def test_when_its_request_has_timed_out_a_plan_evicts_nobody_more() -> Non
     assert world.arbiter.books.ledger.jobs == {}
 
 
-async def test_a_plan_whose_request_timed_out_goes_on_for_whoever_came_for_the_same() -> None:
-    world = loaded({"v0": 12000, "v1": 12000}, {"big": 22000}, unload_sec=3.0)
-    await world.start()
-    first = asyncio.create_task(world.arbiter.acquire(client(1), "big", AcquireOptions(timeout_sec=2)))
-    await world.clock.sleep(1.0)
-
-    grant = await world.arbiter.acquire(client(2), "big", AcquireOptions(timeout_sec=60))
-
-    with pytest.raises(TimedOut):
-        await first
-    assert (grant.lease.owner.bus_name, world.routes.called("unload")) == (":1.2", ["v0", "v1"])
-    assert world.routes.called("load") == ["big"]
-
-
 # -- pins and reloads --------------------------------------------------------------------------------------------------
 
 
