@@ -12,6 +12,8 @@ FILES = {
     "systemd/gpumand.service": "/usr/lib/systemd/system/gpumand.service",
     "dbus/org.gpumand1.conf": "/usr/share/dbus-1/system.d/org.gpumand1.conf",
     "dbus/org.gpumand1.service": "/usr/share/dbus-1/system-services/org.gpumand1.service",
+    "dbus/org.gpumand1.policy": "/usr/share/polkit-1/actions/org.gpumand1.policy",
+    "dbus/org.gpumand1.rules": "/usr/share/polkit-1/rules.d/org.gpumand1.rules",
 }
 ENVIRONMENT = f"PYTHONPATH={REPOSITORY} PYTHONDONTWRITEBYTECODE=1"
 

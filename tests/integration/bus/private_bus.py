@@ -50,6 +50,7 @@ CONFIG = (
     <allow send_destination="org.freedesktop.DBus" send_interface="org.freedesktop.DBus.Monitoring"/>
   </policy>
   <include>{policy}</include>
+  {more}
 </busconfig>
 """
 )
@@ -147,23 +148,26 @@ class Lines:
 
 
 @asynccontextmanager
-async def policy_bus() -> AsyncIterator[PolicyBus]:
-    """Start a bus and end it. Its folder is open to other users, so that callers can be somebody else."""
+async def policy_bus(more: str = "") -> AsyncIterator[PolicyBus]:
+    """Start a bus and end it. Its folder is open to other users, so that callers can be somebody else.
+
+    ``more`` goes to the end of the bus's configuration: policies for other services on it.
+    """
     folder = Path(tempfile.mkdtemp(prefix="gpumand-policy-bus-"))
     try:
-        async with PrivateBus(config=_write_config(folder)) as running:
+        async with PrivateBus(config=_write_config(folder, more)) as running:
             yield PolicyBus(running.address)
     finally:
         shutil.rmtree(folder)
 
 
-def _write_config(folder: Path) -> Path:
+def _write_config(folder: Path, more: str) -> Path:
     folder.chmod(0o755)
     user = pwd.getpwuid(os.getuid()).pw_name
     policy = folder / "org.gpumand1.conf"
     policy.write_text(POLICY.read_text().replace('user="_gpumand"', f'user="{user}"'))
     config = folder / "bus.conf"
-    config.write_text(CONFIG.format(socket=folder / "bus", policy=policy))
+    config.write_text(CONFIG.format(socket=folder / "bus", policy=policy, more=more))
     return config
 
 

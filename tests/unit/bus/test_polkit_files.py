@@ -1,0 +1,57 @@
+"""What is shipped for polkit, against the table of actions."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+
+from gpumand.bus.authorization import ACTIONS, Action, Details
+
+SHIPPED = Path(__file__).parents[3] / "dbus"
+EVERY_DETAIL = Details(consumer="comfyui", consumer_unit="comfyui.service", lease="a0001", lease_owner_uid=1000)
+
+
+def policy() -> dict[str, ElementTree.Element]:
+    root = ElementTree.parse(SHIPPED / "org.gpumand1.policy").getroot()
+    return {action.attrib["id"]: action for action in root.findall("action")}
+
+
+def test_policy_has_the_actions_of_the_table_and_no_others() -> None:
+    asked_for = {action.value for action in ACTIONS.values() if action is not None}
+    assert set(policy()) == asked_for == {action.value for action in Action}
+
+
+@pytest.mark.parametrize("action", list(Action))
+def test_everybody_has_to_authenticate_as_an_administrator(action: Action) -> None:
+    defaults = {rule.tag: rule.text for rule in policy()[action].findall("defaults/*")}
+    assert defaults == {"allow_any": "auth_admin", "allow_inactive": "auth_admin", "allow_active": "auth_admin_keep"}
+
+
+@pytest.mark.parametrize("action", list(Action))
+def test_daemon_owns_its_actions(action: Action) -> None:
+    notes = {note.attrib["key"]: note.text for note in policy()[action].findall("annotate")}
+    assert notes == {"org.freedesktop.policykit.owner": "unix-user:_gpumand"}
+
+
+@pytest.mark.parametrize("action", list(Action))
+def test_messages_name_only_details_that_polkit_is_given(action: Action) -> None:
+    entry = policy()[action]
+    message, description = entry.findtext("message", ""), entry.findtext("description", "")
+    assert message.startswith("Authentication is required to ")
+    assert description
+    named = set(re.findall(r"\$\((\w+)\)", message))
+    # Reload is about no consumer; everything else is.
+    given = set() if action is Action.CONFIGURE else set(EVERY_DETAIL.pairs())
+    assert named <= given
+    assert "$" not in description
+
+
+def test_group_may_acquire_and_nothing_else() -> None:
+    text = (SHIPPED / "org.gpumand1.rules").read_text()
+    code = "\n".join(line for line in text.splitlines() if not line.startswith("//"))
+    assert re.findall(r'"(org\.gpumand1\.[\w-]+)"', code) == [Action.ACQUIRE.value]
+    assert 'subject.isInGroup("gpumand")' in code
+    assert code.count("Result.YES") == 1
