@@ -132,7 +132,8 @@ class Facts:
         health = heard.health if heard.health_asked_at > state.changed_at else None
         seen = residency_from_facts(state.spec, unit, health, self._held_mib(state))
         nobody_says = unit is None and (health is None or health.loaded is None)
-        if state.spec.unit and nobody_says and seen is Residency.UNLOADED:
+        may_yet_show = state.claimed or not state.spec.lazy
+        if state.spec.unit and nobody_says and may_yet_show and seen is Residency.UNLOADED:
             # We have started or stopped its unit ourselves and systemd has not been heard since: that NVML shows
             # nothing yet is no news.
             return state.residency

@@ -123,14 +123,22 @@ class Jobs:
         if report.error:
             log.error("evicting %s for %s failed: %s", report.consumer, report.trigger, report.error)
             self._books.count(eviction_failures=1)
-        else:
+            self._announce(EvictionFailed(report))
+        elif report.freed_mib or not report.verified:
             log.info(
                 "evicted %s for %s by %s: %d MiB", report.consumer, report.trigger, report.method, report.freed_mib
             )
             self._books.count(evictions=1, unload_usec=report.duration_usec)
-        self._books.tell()
-        self._books.publish(EvictionFailed(report) if report.error else EvictionOccurred(report))
+            self._announce(EvictionOccurred(report))
+        else:
+            self._announce(None)  # it held nothing, and NVML says so: nothing was evicted
         return report
+
+    def _announce(self, event: EvictionOccurred | EvictionFailed | None) -> None:
+        """First what is true now, then what happened."""
+        self._books.tell()
+        if event is not None:
+            self._books.publish(event)
 
     # -- loading -------------------------------------------------------------------------------------------------
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 
 from gpumand.domain.consumer import SchedulerSettings
@@ -119,3 +121,22 @@ async def test_revoking_a_lazy_consumer_that_has_not_loaded_waits_for_no_memory_
     assert world.clock.monotonic() - began < 2
     assert (world.arbiter.status().leases, reserved(world)) == ((), {})
     assert residency(world, "comfy") == "unloaded"
+
+
+async def test_a_lazy_unit_that_never_loaded_has_room_made_for_it_again_once_its_room_was_given_away() -> None:
+    comfy = lazy("comfy", 13000, unit="comfy.service")
+    world = FakeWorld([comfy, routed("x", 12000)])
+    world.vram.read_sec = READ_SEC
+    await world.start()
+    upkeep = asyncio.create_task(world.upkeep.run())
+    lease = (await world.arbiter.acquire(client(1), "comfy", AcquireOptions())).lease
+    await world.arbiter.release(lease.id)  # its client never worked
+    lease = (await world.arbiter.acquire(client(2), "x", AcquireOptions(timeout_sec=60))).lease
+    await world.arbiter.release(lease.id)
+
+    grant = await world.arbiter.acquire(client(1), "comfy", AcquireOptions(timeout_sec=60))
+    await world.routes.work(comfy)
+
+    assert grant.evicted == ("x",)
+    assert ooms(world) == 0
+    upkeep.cancel()
