@@ -32,9 +32,11 @@ from gpumand.domain.consumer import GpuSettings, Residency, Settings
 from gpumand.domain.errors import ConfigInvalid, GpumandError
 from gpumand.domain.events import Event
 from gpumand.domain.status import Status
+from gpumand.http.front import HttpFront
 from gpumand.ports import World
 from gpumand.runtime import boot_id, own_uid, setup_logging, state_directory
 from gpumand.service_manager.notify import Notifier, watchdog_usec
+from gpumand.service_manager.sockets import take_listeners
 from gpumand.service_manager.units import SystemdUnits
 from gpumand.state import FileStore
 from gpumand.version import VERSION
@@ -79,6 +81,7 @@ class Options:
 class Parts:
     """Everything that was built, in the order in which it is closed."""
 
+    http: HttpFront
     service: ManagerService
     arbiter: Arbiter
     upkeep: Upkeep
@@ -137,7 +140,8 @@ class Daemon:
         world = World(self._clock, source, units, routes, store, clients)
         arbiter = Arbiter(self._settings, world, self._publish, self._load_settings)
         service = ManagerService(bus, arbiter, clients, authority)
-        return Parts(service, arbiter, Upkeep(arbiter, units, routes), units, source, routes, store)
+        http = HttpFront(arbiter.status, take_listeners())
+        return Parts(http, service, arbiter, Upkeep(arbiter, units, routes), units, source, routes, store)
 
     async def _open_store(self, bus: BusConnection) -> FileStore:
         (bus_id,) = await bus.call(names.DBUS, names.DBUS_PATH, names.DBUS, "GetId")
@@ -147,6 +151,7 @@ class Daemon:
     def _publish(self, event: Event) -> None:
         if self._parts is not None:
             self._parts.service.publish(event)
+            self._parts.http.publish(event)
 
     # -- living --------------------------------------------------------------------------------------------------
 
@@ -154,6 +159,7 @@ class Daemon:
         await parts.arbiter.start()
         await asyncio.wait([self._beside(parts.upkeep.look_around())], timeout=FIRST_LOOK_SEC)
         upkeep = self._beside(parts.upkeep.run())
+        await parts.http.open(self._settings.http)
         parts.service.export()
         await bus.request_name(names.BUS_NAME)
         self._notifier.ready(_status_line(parts.arbiter.status()))
@@ -188,7 +194,13 @@ class Daemon:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         if self._parts is not None:
-            for part in (self._parts.service, self._parts.units, self._parts.source, self._parts.routes):
+            for part in (
+                self._parts.http,
+                self._parts.service,
+                self._parts.units,
+                self._parts.source,
+                self._parts.routes,
+            ):
                 await _bounded(part.close(), type(part).__name__)
             await _bounded(self._parts.store.close(), "the store")
         await bus.close()
@@ -205,6 +217,7 @@ class Daemon:
         """Read the configuration for a reload; raising changes nothing. What is outside the arbiter is changed here."""
         settings = await asyncio.to_thread(load, self._options.config)
         if self._parts is not None:
+            await self._parts.http.configure(settings.http)
             if _sources_differ(settings.gpu, self._settings.gpu):
                 await self._parts.source.swap(make_source(settings.gpu, self._clock))
             _say_whose(self._parts.source, settings)

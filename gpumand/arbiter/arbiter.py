@@ -26,6 +26,7 @@ from gpumand.domain.errors import (
     ShuttingDown,
     TimedOut,
 )
+from gpumand.domain.events import RequestGranted
 from gpumand.domain.lease import Lease, LeaseEnd, LeaseLifetime, Owner
 from gpumand.domain.ledger import token_key
 from gpumand.domain.planning import Wish
@@ -121,6 +122,7 @@ class Arbiter:
         assert lease is not None
         waited_usec = int((self.books.clock.monotonic() - entry.request.arrived_at) * 1e6)
         self.books.count(grants=1, wait_usec=waited_usec)
+        self.books.publish(RequestGranted(consumer, waited_usec))
         endpoint = self.books.settings.consumers[consumer].url if consumer in self.books.settings.consumers else ""
         return Grant(lease, waited_usec, tuple(entry.evicted), entry.loaded, endpoint)
 

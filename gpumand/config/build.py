@@ -7,13 +7,14 @@ from typing import Any
 
 import attrs
 
+from gpumand.config.checks import is_loopback
 from gpumand.config.consumers import Written, place_in_list, read_consumer
 from gpumand.config.problems import Document, Faults, Place, nearest, shown
-from gpumand.config.schema import GpuTable, SchedulerTable
+from gpumand.config.schema import GpuTable, HttpTable, SchedulerTable
 from gpumand.config.tables import FAULTY, filled, kind_of, read_keys
-from gpumand.domain.consumer import GpuSettings, SchedulerSettings, Settings
+from gpumand.domain.consumer import GpuSettings, HttpSettings, SchedulerSettings, Settings
 
-_TABLES = ("scheduler", "gpu", "consumers")
+_TABLES = ("scheduler", "gpu", "http", "consumers")
 
 
 def build(documents: Sequence[Document], faults: Faults, *, complete: bool) -> Settings:
@@ -28,13 +29,16 @@ def build(documents: Sequence[Document], faults: Faults, *, complete: bool) -> S
         _note_unknown_tables(document, faults)
     scheduler = _merged("scheduler", SchedulerTable, documents, faults)
     gpu = _merged("gpu", GpuTable, documents, faults)
+    http = _merged("http", HttpTable, documents, faults)
     consumers = _consumers(documents, faults)
+    _note_remote(http, documents, faults)
     if complete:
         _note_strangers(consumers, faults)
     _note_shared_units(consumers, faults)
     _note_giants(consumers, gpu, faults)
     specs = [spec for one in consumers.values() if (spec := one.spec())]
-    return Settings(SchedulerSettings(**scheduler), GpuSettings(**gpu), {spec.name: spec for spec in specs})
+    by_name = {spec.name: spec for spec in specs}
+    return Settings(SchedulerSettings(**scheduler), GpuSettings(**gpu), by_name, HttpSettings(**http))
 
 
 def _note_unknown_tables(document: Document, faults: Faults) -> None:
@@ -75,6 +79,16 @@ def _consumers(documents: Sequence[Document], faults: Faults) -> dict[str, Writt
             if first is not written:
                 faults.add(place.at(name), f"is configured already at {first.place}")
     return consumers
+
+
+def _note_remote(http: dict[str, Any], documents: Sequence[Document], faults: Faults) -> None:
+    """The status names processes, units and users: it leaves the host only where somebody said so."""
+    listen = http["listen"]
+    if listen is FAULTY or not listen or is_loopback(listen) or http["allow_remote"]:
+        return
+    for place, raw in _tables("http", documents):
+        if isinstance(raw, dict) and "listen" in raw:
+            faults.add(place.at("listen"), "is reached from other hosts, which needs allow_remote = true")
 
 
 def _note_strangers(consumers: dict[str, Written], faults: Faults) -> None:

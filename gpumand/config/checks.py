@@ -15,6 +15,7 @@ UNIT_TYPES = ("service", "scope", "slice", "target")
 """Units that hold or group processes: the others are never what holds VRAM."""
 
 MAX_UNIT_NAME = 255
+MAX_PORT = 65535
 _UNIT = re.compile(r"(?P<prefix>[A-Za-z0-9:_.\\-]+)(?P<instance>@[A-Za-z0-9:_.\\@-]*)?\.(?P<type>[a-z]+)")
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _METHOD = re.compile(r"[A-Z]{1,16}")
@@ -96,6 +97,33 @@ def pointer(text: str) -> str:
         if token.startswith("[") and not _SELECTOR.fullmatch(token):
             raise Refused(f'{shown(text)}: {shown(token)} is no selector: one is written "[key=value]"')
     return text
+
+
+def listen_address(text: str) -> str:
+    """An address and a port to listen at: no name, since what that stands for may change behind our back."""
+    try:
+        host, port = split_address(text)
+    except ValueError:
+        hint = "127.0.0.1:" + text.rpartition(":")[2] if text.startswith(("localhost:", ":", "*:")) else ""
+        raise Refused(f"{shown(text)} is no IP address with a port (127.0.0.1:9876, [::1]:9876)", hint) from None
+    if not 1 <= port <= MAX_PORT:
+        raise Refused(f"{port} is no port: they go from 1 to {MAX_PORT}")
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def split_address(text: str) -> tuple[str, int]:
+    """Address and port of what ``listen_address`` took. Raises ValueError."""
+    host, _, port = text.rpartition(":")
+    bracketed = host.startswith("[") and host.endswith("]")
+    address = ipaddress.IPv6Address(host[1:-1]) if bracketed else ipaddress.IPv4Address(host)
+    if not (port.isascii() and port.isdigit() and len(port) <= len(str(MAX_PORT))):
+        raise ValueError(f"{port!r} is no port")
+    return str(address), int(port)
+
+
+def is_loopback(text: str) -> bool:
+    """Whether only this host reaches what ``listen_address`` took."""
+    return ipaddress.ip_address(split_address(text)[0]).is_loopback
 
 
 def absolute_path(text: str) -> str:

@@ -21,6 +21,7 @@ from gpumand.domain.consumer import (
     EvictionMethod,
     GpuSettings,
     HealthRoute,
+    HttpSettings,
     Route,
     SchedulerSettings,
 )
@@ -138,6 +139,22 @@ class GpuTable:
         Text("absolute path", checks.absolute_path),
         "The folder in which consumers of the simulator announce their memory.",
         default=_default(GpuSettings, "simulated_dir"),
+    )
+
+
+@attrs.frozen
+class HttpTable:
+    """``[http]``: status, events and metrics over TCP, for those who do not reach the socket /run/gpumand.sock."""
+
+    listen: str = key(
+        Text("address and port", checks.listen_address),
+        "Where to listen, as address and port; by default nowhere. Whoever reaches it may read the whole status.",
+        default=_default(HttpSettings, "listen"),
+    )
+    allow_remote: bool = key(
+        Flag(),
+        "The address may be other than loopback, so that other hosts reach it.",
+        default=_default(HttpSettings, "allow_remote"),
     )
 
 
@@ -290,6 +307,7 @@ class PresetTable:
 TABLES: dict[str, type[attrs.AttrsInstance]] = {
     "scheduler": SchedulerTable,
     "gpu": GpuTable,
+    "http": HttpTable,
     "consumers.NAME": ConsumerTable,
     "consumers.NAME.health": HealthTable,
     "consumers.NAME.load": RouteTable,

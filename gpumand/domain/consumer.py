@@ -190,9 +190,23 @@ class GpuSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class HttpSettings:
+    """The ``[http]`` table.
+
+    Attributes:
+        listen: address and port of a TCP listener beside the passed socket; "" = none.
+        allow_remote: the address may be one that other hosts reach.
+    """
+
+    listen: str = ""
+    allow_remote: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Settings:
     """Everything that configuration says."""
 
     scheduler: SchedulerSettings = field(default_factory=SchedulerSettings)
     gpu: GpuSettings = field(default_factory=GpuSettings)
     consumers: dict[str, ConsumerSpec] = field(default_factory=dict)
+    http: HttpSettings = field(default_factory=HttpSettings)

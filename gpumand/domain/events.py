@@ -112,6 +112,19 @@ class LoadFinished:
     error: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class RequestGranted:
+    """An Acquire ended with a lease that its client is about to hear of.
+
+    Attributes:
+        consumer: what for.
+        waited_usec: from the request's arrival to the grant.
+    """
+
+    consumer: str
+    waited_usec: int
+
+
 Event = (
     EvictionOccurred
     | EvictionFailed
@@ -122,4 +135,5 @@ Event = (
     | DevicesChanged
     | SummaryChanged
     | LoadFinished
+    | RequestGranted
 )

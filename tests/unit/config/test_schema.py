@@ -12,16 +12,18 @@ from gpumand.config.schema import (
     ConsumerTable,
     GpuTable,
     HealthTable,
+    HttpTable,
     PresetTable,
     RouteTable,
     SchedulerTable,
 )
 from gpumand.config.tables import keys_of
-from gpumand.domain.consumer import ConsumerSpec, GpuSettings, HealthRoute, Route, SchedulerSettings
+from gpumand.domain.consumer import ConsumerSpec, GpuSettings, HealthRoute, HttpSettings, Route, SchedulerSettings
 
 PAIRS = [
     (SchedulerTable, SchedulerSettings, set()),
     (GpuTable, GpuSettings, set()),
+    (HttpTable, HttpSettings, set()),
     (RouteTable, Route, set()),
     (HealthTable, HealthRoute, set()),
     (ConsumerTable, ConsumerSpec, {"model"}),
