@@ -55,3 +55,13 @@ def test_group_may_acquire_and_nothing_else() -> None:
     assert re.findall(r'"(org\.gpumand1\.[\w-]+)"', code) == [Action.ACQUIRE.value]
     assert 'subject.isInGroup("gpumand")' in code
     assert code.count("Result.YES") == 1
+
+
+def test_unit_rule_is_for_the_daemons_user_and_asks_the_shipped_helper() -> None:
+    code = (SHIPPED / "org.gpumand1-units.rules").read_text()
+    assert 'subject.user != "_gpumand"' in code
+    assert '["start", "stop", "restart"]' in code
+    assert 'polkit.spawn(["/usr/libexec/gpumand-unit-allowed", verb, unit])' in code
+    helper = SHIPPED / "gpumand-unit-allowed"
+    assert helper.stat().st_mode & 0o111 == 0o111
+    assert helper.read_text().startswith("#!/usr/bin/python3 -I\n")

@@ -1,0 +1,149 @@
+"""What the daemon's user may do to units: what the configuration names, by the real polkitd, and nothing else."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Iterator
+
+import pytest
+
+from tests.e2e.client import Client
+from tests.e2e.host import CONFIG, DAEMON, VRAM_DIR, Host
+
+USER = "_gpumand"
+DROP_IN = f"/etc/systemd/system/{DAEMON}.d/e2e-user.conf"
+MARK = "/run/e2e-mark"
+PROCESS = "e2e-process.service"
+
+
+@pytest.fixture(autouse=True)
+def units(host: Host) -> Iterator[None]:
+    """A unit that is configured, one that is not, and one that is configured but does not exist."""
+    for name in ("configured", "other"):
+        host.unit(name, "/usr/bin/sleep infinity")
+    host.consumer("configured", 1000)
+    host.consumer("absent", 1000)
+    yield
+    host.machine.systemctl("stop", "absent.service", PROCESS, check=False)
+    host.machine.remove(DROP_IN, MARK)
+    host.machine.systemctl("daemon-reload")
+
+
+def attempt(host: Host, *command: str, user: str = USER) -> subprocess.CompletedProcess[str]:
+    return host.machine.run(command, user=user, check=False)
+
+
+def manage(host: Host, verb: str, unit: str, user: str = USER) -> bool:
+    """Try it; whether it was allowed."""
+    done = attempt(host, "systemctl", "--no-ask-password", verb, unit, user=user)
+    denied = "Access denied" in done.stderr or "authentication required" in done.stderr
+    assert denied != (done.returncode == 0), done.stderr
+    return not denied
+
+
+def state(host: Host, unit: str) -> str:
+    return host.machine.show(unit, "ActiveState")
+
+
+def test_configured_unit_may_be_started_restarted_and_stopped(host: Host) -> None:
+    assert manage(host, "start", "configured.service")
+    before = host.machine.main_pid("configured.service")
+    assert manage(host, "restart", "configured.service")
+    assert host.machine.main_pid("configured.service") not in (0, before)
+    assert manage(host, "stop", "configured.service")
+    assert state(host, "configured.service") == "inactive"
+
+
+def test_other_units_may_not(host: Host) -> None:
+    assert not manage(host, "start", "other.service")
+    host.machine.systemctl("start", "other.service")
+    assert not manage(host, "stop", "other.service")
+    assert not manage(host, "restart", "other.service")
+    assert state(host, "other.service") == "active"
+    assert not manage(host, "stop", "dbus.service")
+
+
+@pytest.mark.parametrize("verb", ["kill", "reload-or-restart", "try-restart", "reset-failed"])
+def test_other_verbs_may_not(host: Host, verb: str) -> None:
+    host.machine.systemctl("start", "configured.service")
+    assert not manage(host, verb, "configured.service")
+
+
+def test_neither_properties_nor_unit_files_nor_systemd_itself(host: Host) -> None:
+    for command in (
+        ["set-property", "--runtime", "configured.service", "CPUWeight=1"],
+        ["enable", "configured.service"],
+        ["mask", "configured.service"],
+        ["daemon-reload"],
+        ["reboot"],
+    ):
+        done = attempt(host, "systemctl", "--no-ask-password", *command)
+        assert done.returncode != 0, command
+    assert host.machine.systemctl("is-system-running").strip() == "running"
+
+
+@pytest.mark.parametrize("unit", ["absent.service", "configured.service", "brand-new.service"])
+def test_no_transient_units_not_even_by_a_configured_name(host: Host, unit: str) -> None:
+    done = attempt(host, "systemd-run", "--no-ask-password", f"--unit={unit}", "touch", MARK)
+    assert done.returncode != 0
+    assert host.machine.run(["test", "-e", MARK], check=False).returncode == 1
+    assert state(host, unit) == "inactive"
+
+
+def test_rule_goes_by_unit_and_verb_as_later_versions_of_systemd_give_them_for_transient_units(host: Host) -> None:
+    host.machine.run(["systemd-run", f"--unit={PROCESS}", f"--uid={USER}", "sleep", "infinity"])
+    asked = ["pkcheck", "--action-id", "org.freedesktop.systemd1.manage-units", "--process"]
+
+    def allows(**details: str) -> bool:
+        given = [word for key, value in details.items() for word in ("--detail", key, value)]
+        status = host.machine.run([*asked, str(host.machine.main_pid(PROCESS)), *given], check=False).returncode
+        return {0: True, 1: False}[status]
+
+    assert allows(unit="configured.service", verb="start")
+    assert allows(unit="absent.service", verb="stop")
+    assert not allows(unit="absent.service", verb="start")
+    assert not allows(unit="brand-new.service", verb="start")
+    assert not allows(unit="configured.service")
+    assert not allows(verb="start")
+    assert not allows()
+
+
+def test_configured_unit_that_was_made_by_root_on_the_fly_may_be_stopped_but_not_started(host: Host) -> None:
+    host.machine.run(["systemd-run", "--unit=absent.service", "sleep", "infinity"])
+    assert manage(host, "stop", "absent.service")
+    assert not manage(host, "start", "absent.service")
+
+
+def test_somebody_else_gains_nothing(host: Host) -> None:
+    assert not manage(host, "start", "configured.service", user="nobody")
+
+
+def test_change_of_the_configuration_counts_at_once(host: Host) -> None:
+    host.machine.write_file(CONFIG, '[consumers.other]\nunit = "other.service"\nvram_resident_mib = 1\n')
+    assert manage(host, "start", "other.service")
+    assert not manage(host, "start", "configured.service")
+
+
+def test_configuration_that_others_can_write_counts_for_nothing(host: Host) -> None:
+    host.machine.run(["chown", USER, CONFIG])
+    assert not manage(host, "start", "configured.service")
+    host.machine.run(["chown", "root", CONFIG])
+    host.machine.run(["chmod", "0666", CONFIG])
+    assert not manage(host, "start", "configured.service")
+    host.machine.run(["chmod", "0644", CONFIG])
+    assert manage(host, "start", "configured.service")
+
+
+def test_daemon_that_is_not_root_loads_and_evicts_units_and_asks_about_others(host: Host, client: Client) -> None:
+    host.machine.write_file(DROP_IN, f"[Service]\nUser={USER}\n")
+    host.machine.run(["mkdir", "--mode=0755", VRAM_DIR])  # the simulator's, which else only its maker may read
+    host.holder("alpha", 10000)
+    host.holder("beta", 16000)
+    host.start()
+    client.use("alpha", 10000)
+    lease, grant = client.acquire("beta")
+    assert grant["evicted"] == ["alpha"]
+    assert state(host, "alpha.service") == "inactive"
+    name, message = client.refusal("Release", lease, user="nobody")
+    assert name == "org.freedesktop.DBus.Error.InteractiveAuthorizationRequired", message
+    assert list(client.leases()) == [lease]
