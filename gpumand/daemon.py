@@ -23,6 +23,7 @@ from gpumand.bus import names
 from gpumand.bus.authorization import UidAuthority
 from gpumand.bus.clients import Clients
 from gpumand.bus.connection import BusConnection, BusError, BusLost
+from gpumand.bus.log_control import LogControl
 from gpumand.bus.polkit import PolkitAuthority
 from gpumand.bus.service import ManagerService
 from gpumand.clock import SystemClock
@@ -33,8 +34,9 @@ from gpumand.domain.errors import ConfigInvalid, GpumandError
 from gpumand.domain.events import Event
 from gpumand.domain.status import Status
 from gpumand.http.front import HttpFront
+from gpumand.logs import default_level, setup_logging
 from gpumand.ports import World
-from gpumand.runtime import boot_id, own_uid, setup_logging, state_directory
+from gpumand.runtime import boot_id, own_uid, state_directory
 from gpumand.service_manager.notify import Notifier, watchdog_usec
 from gpumand.service_manager.sockets import take_listeners
 from gpumand.service_manager.units import SystemdUnits
@@ -140,6 +142,7 @@ class Daemon:
         world = World(self._clock, source, units, routes, store, clients)
         arbiter = Arbiter(self._settings, world, self._publish, self._load_settings)
         service = ManagerService(bus, arbiter, clients, authority)
+        service.add(LogControl(clients, frozenset({0, own_uid()})).object())
         http = HttpFront(arbiter.status, take_listeners())
         return Parts(http, service, arbiter, Upkeep(arbiter, units, routes), units, source, routes, store)
 
@@ -304,7 +307,7 @@ def _parse(arguments: Sequence[str] | None) -> Options:
     where.add_argument("--user", action="store_true", help="serve on the session bus, manage the user's own units")
     where.add_argument("--bus-address", metavar="ADDRESS", help="serve on the bus at this address")
     parser.add_argument("--state-dir", type=Path, metavar="DIR", help="where leases are kept over a restart")
-    parser.add_argument("--log-level", default="info", choices=["debug", "info", "warning", "error"])
+    parser.add_argument("--log-level", default=default_level(), choices=["debug", "info", "warning", "error"])
     parsed = parser.parse_args(arguments)
     setup_logging(parsed.log_level)
     address = parsed.bus_address or ("session" if parsed.user else "system")

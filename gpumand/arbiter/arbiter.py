@@ -7,6 +7,7 @@ import contextlib
 import logging
 from collections.abc import Awaitable, Callable, Iterator
 
+from gpumand.arbiter import logbook
 from gpumand.arbiter.books import Books, Publish
 from gpumand.arbiter.byhand import ByHand
 from gpumand.arbiter.clocked import ended
@@ -114,7 +115,7 @@ class Arbiter:
         lease = await self._lease_of_twin(owner, consumer, options)
         if lease is not None:
             return Grant(lease, endpoint=self.books.state(consumer).spec.url)
-        with self._counting_refusals():
+        with self._counting_refusals(owner, consumer):
             self._check(owner, consumer, options)
             entry = self._entry(owner, consumer, options)
             self.desk.add(entry)
@@ -127,11 +128,12 @@ class Arbiter:
         return Grant(lease, waited_usec, tuple(entry.evicted), entry.loaded, endpoint)
 
     @contextlib.contextmanager
-    def _counting_refusals(self) -> Iterator[None]:
+    def _counting_refusals(self, owner: Owner, consumer: str) -> Iterator[None]:
         try:
             yield
-        except GpumandError:
+        except GpumandError as error:
             self.books.count(refusals=1)
+            logbook.refusal(consumer, owner, error)
             raise
 
     def _check(self, owner: Owner, consumer: str, options: AcquireOptions) -> None:

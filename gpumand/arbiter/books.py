@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Callable
 from dataclasses import replace
 
+from gpumand.arbiter import logbook
 from gpumand.domain.consumer import Residency, Settings
 from gpumand.domain.device import Reading, Sample
 from gpumand.domain.events import ConsumersChanged, DevicesChanged, Event, SummaryChanged
@@ -17,6 +19,8 @@ from gpumand.ports import Clock, VramSource
 log = logging.getLogger(__name__)
 
 Publish = Callable[[Event], None]
+
+_FOR_SO_LONG = re.compile(r" for \d+ s\b")
 
 
 class Books:
@@ -83,10 +87,11 @@ class Books:
         if taken_at < self.sampled_at:
             return
         self.sampled_at = taken_at
-        if reading.error != self.source_error:
-            log.warning("VRAM figures: %s", reading.error or "all is well again")
+        before = self.degraded
         self.source_error = reading.error
         self.ledger.take_reading(reading, self.settings.gpu.total_mib)
+        if _without_times(self.degraded) != _without_times(before):
+            logbook.degraded(self.degraded)
 
     def device(self, index: int) -> Sample:
         """The last sample of a device; what is left of one that is gone has no figures."""
@@ -112,3 +117,8 @@ class Books:
             self._devices_seen = seen
             self.publish(DevicesChanged())
         self.publish(SummaryChanged())
+
+
+def _without_times(error: str) -> str:
+    """What hangs does so for longer at every look, and is told once."""
+    return _FOR_SO_LONG.sub("", error)

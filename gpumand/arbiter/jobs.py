@@ -6,6 +6,7 @@ import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 
+from gpumand.arbiter import logbook
 from gpumand.arbiter.books import Books
 from gpumand.arbiter.effects import Effects, residency_after
 from gpumand.arbiter.waiting import Waiting
@@ -121,13 +122,11 @@ class Jobs:
         report = await self._effects.evict(report, enough, why_not)
         self._books.set_residency(report.consumer, residency_after(report), error=report.error)
         if report.error:
-            log.error("evicting %s for %s failed: %s", report.consumer, report.trigger, report.error)
+            logbook.eviction_failed(report)
             self._books.count(eviction_failures=1)
             self._announce(EvictionFailed(report))
         elif report.freed_mib or not report.verified:
-            log.info(
-                "evicted %s for %s by %s: %d MiB", report.consumer, report.trigger, report.method, report.freed_mib
-            )
+            logbook.eviction(report)
             self._books.count(evictions=1, unload_usec=report.duration_usec)
             self._announce(EvictionOccurred(report))
         else:

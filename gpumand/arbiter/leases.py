@@ -9,6 +9,7 @@ from collections.abc import Callable, Coroutine
 from dataclasses import replace
 from typing import Any
 
+from gpumand.arbiter import logbook
 from gpumand.arbiter.books import Books
 from gpumand.arbiter.facts import Facts
 from gpumand.domain.consumer import UnitActivity, UnitState
@@ -89,6 +90,7 @@ class Leases:
         self.require(lease)
         self._told.add(lease.id)
         self._books.publish(LeaseGranted(lease))
+        logbook.grant(lease)
 
     async def kept(self, lease: Lease) -> Lease:
         """A lease that stands already, when it is kept for sure. Raises HostError, NoSuchLease."""

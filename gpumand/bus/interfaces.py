@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from importlib.resources import files
 from xml.etree import ElementTree
 
-from gpumand.bus.names import CONSUMER, DEVICE, LEASE, MANAGER
+from gpumand.bus.names import CONSUMER, DEVICE, LEASE, LOG_CONTROL, MANAGER
 
 EMITS_CHANGED = "org.freedesktop.DBus.Property.EmitsChangedSignal"
 DOCTYPE = (
@@ -29,7 +29,7 @@ class Method:
 
 @dataclass(frozen=True, slots=True)
 class BusProperty:
-    """A property; all of ours are read-only.
+    """A property.
 
     Attributes:
         name: as on the bus.
@@ -68,6 +68,11 @@ def own_interfaces() -> dict[str, Interface]:
 def standard_interfaces() -> dict[str, Interface]:
     """Peer, Introspectable, Properties and ObjectManager, by name. Reads a file that ships with gpumand."""
     return _shipped("freedesktop.xml")
+
+
+def log_control_interface() -> Interface:
+    """org.freedesktop.LogControl1. Reads a file that ships with gpumand."""
+    return _shipped(f"{LOG_CONTROL}.xml")[LOG_CONTROL]
 
 
 def parse_interfaces(xml: str) -> dict[str, Interface]:

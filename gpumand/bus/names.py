@@ -13,6 +13,9 @@ DEVICE = "org.gpumand1.Device"
 CONSUMER = "org.gpumand1.Consumer"
 LEASE = "org.gpumand1.Lease"
 
+LOG_CONTROL = "org.freedesktop.LogControl1"
+LOG_CONTROL_PATH = "/org/freedesktop/LogControl1"
+
 DBUS = "org.freedesktop.DBus"
 DBUS_PATH = "/org/freedesktop/DBus"
 PEER = "org.freedesktop.DBus.Peer"

@@ -12,7 +12,7 @@ from gpumand.bus.machine_id import read_machine_id
 from gpumand.bus.manager import ManagerMethods
 from gpumand.bus.mirror import Mirror
 from gpumand.bus.standard import StandardInterfaces
-from gpumand.bus.tree import ObjectTree
+from gpumand.bus.tree import BusObject, ObjectTree
 from gpumand.domain.events import Event
 from gpumand.version import VERSION
 
@@ -41,12 +41,16 @@ class ManagerService:
     ) -> None:
         self._connection = connection
         self._clients = clients
-        tree = ObjectTree(connection)
+        self._tree = tree = ObjectTree(connection)
         self._mirror = Mirror(connection, arbiter, clients, tree, own_interfaces(), version)
         manager = ManagerMethods(arbiter, clients, authority, self._mirror.flush)
         standard = StandardInterfaces(tree, read_machine_id())
         self._dispatcher = Dispatcher(tree, standard, manager.handlers, self._mirror.flush)
         clients.listen(arbiter.owner_vanished)
+
+    def add(self, item: BusObject) -> None:
+        """Have one more object, outside /org/gpumand1; before ``export``."""
+        self._tree.add(item)
 
     def export(self) -> None:
         """Make the objects, and answer calls from now on."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from dbus_fast import Variant
@@ -13,9 +13,9 @@ from gpumand.bus.interfaces import Interface, node_xml, standard_interfaces
 from gpumand.bus.names import INTROSPECTABLE, OBJECT_MANAGER, PEER, PROPERTIES, ROOT_PATH
 from gpumand.bus.translate import variant
 from gpumand.bus.tree import BusObject, ObjectTree
-from gpumand.domain.errors import DeviceUnavailable, HostError
+from gpumand.domain.errors import DeviceUnavailable, HostError, InvalidArgs
 
-Handler = Callable[[IncomingCall], Reply]
+Handler = Callable[[IncomingCall], Reply | Awaitable[Reply]]
 
 
 class StandardInterfaces:
@@ -86,11 +86,16 @@ class StandardInterfaces:
         known: dict[str, Variant] = item.properties() if self._is_own(item, interface) else {}
         return Reply("a{sv}", (known,))
 
-    def _set(self, call: IncomingCall) -> Reply:
-        item, (interface, name, _) = self._object(call), call.body
-        if not self._is_own(item, interface) or name not in item.interface.properties:
+    def _set(self, call: IncomingCall) -> Awaitable[Reply]:
+        item, (interface, name, value) = self._object(call), call.body
+        entry = item.interface.properties.get(name) if self._is_own(item, interface) else None
+        if entry is None:
             raise UnknownProperty(f"no property {shown(name)} on {call.path}")
-        raise PropertyReadOnly(f"property {name} cannot be set")
+        if name not in item.setters:
+            raise PropertyReadOnly(f"property {name} cannot be set")
+        if value.signature != entry.signature:
+            raise InvalidArgs(f"property {name} is of type {entry.signature}, not {value.signature[:64]}")
+        return _done(item.setters[name](call, value.value))
 
     def _get_managed_objects(self, call: IncomingCall) -> Reply:
         managed: dict[str, Any] = {item.path: {item.interface.name: item.properties()} for item in self._tree.managed()}
@@ -109,3 +114,9 @@ class StandardInterfaces:
         if any(interface == standard.name for standard in self.interfaces(item.path)):
             return False
         raise UnknownInterface(f"no interface {shown(interface)} on {item.path}")
+
+
+async def _done(work: Awaitable[None]) -> Reply:
+    """An answer that says no more than that it is done."""
+    await work
+    return Reply()

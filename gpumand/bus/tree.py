@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from dbus_fast import Variant
 
+from gpumand.bus.connection import IncomingCall
 from gpumand.bus.interfaces import Interface
 from gpumand.bus.names import CONSUMER_PREFIX, DEVICE_PREFIX, LEASE_PREFIX, OBJECT_MANAGER, PROPERTIES, ROOT_PATH
 from gpumand.bus.properties import Values
@@ -32,6 +33,9 @@ def no_figures() -> Values:
     return {}
 
 
+Setter = Callable[[IncomingCall, Any], Awaitable[None]]
+
+
 @dataclass(slots=True)
 class BusObject:
     """One object with its own interface.
@@ -41,12 +45,14 @@ class BusObject:
         interface: what it is.
         state: its announced properties, as last announced; None = unknown.
         figures: asks for the properties that are never announced.
+        setters: for properties that can be set: check who sets it to what, and do so.
     """
 
     path: str
     interface: Interface
     state: Values
     figures: Callable[[], Values] = field(default=no_figures)
+    setters: Mapping[str, Setter] = field(default_factory=dict)
 
     def properties(self) -> dict[str, Variant]:
         """All properties that are known now."""
@@ -65,6 +71,7 @@ class ObjectTree:
         self.announce = False
         self._emitter = emitter
         self._objects: dict[str, BusObject] = {}
+        self._parents: set[str] = set()
         self._child_names: dict[str, tuple[str, ...]] = {}
 
     def get(self, path: str) -> BusObject | None:
@@ -73,11 +80,11 @@ class ObjectTree:
 
     def has_node(self, path: str) -> bool:
         """Whether anything is at this path, be it only on the way to an object."""
-        return path in self._objects or path in BARE_NODES
+        return path in self._objects or path in BARE_NODES or path in self._parents
 
     def managed(self) -> Iterator[BusObject]:
         """All objects below the root, which manages them."""
-        return (item for path, item in self._objects.items() if path != ROOT_PATH)
+        return (item for path, item in self._objects.items() if path.startswith(ROOT_PATH + "/"))
 
     def paths(self, prefix: str) -> list[str]:
         """The paths that begin so."""
@@ -93,6 +100,7 @@ class ObjectTree:
     def add(self, item: BusObject) -> None:
         """Put an object there; it must not be there yet."""
         self._objects[item.path] = item
+        self._parents.add(_parent(item.path))
         self._child_names.pop(_parent(item.path), None)
         if self.announce:
             added = {item.interface.name: item.properties()}

@@ -9,7 +9,14 @@ import pytest
 from gpumand.bus.authorization import ACTIONS, Action, UidAuthority
 from gpumand.bus.clients import Clients
 from gpumand.bus.connection import BusConnection
-from gpumand.bus.interfaces import OWN_INTERFACES, node_xml, own_interfaces, parse_interfaces, standard_interfaces
+from gpumand.bus.interfaces import (
+    OWN_INTERFACES,
+    log_control_interface,
+    node_xml,
+    own_interfaces,
+    parse_interfaces,
+    standard_interfaces,
+)
 from gpumand.bus.manager import ManagerMethods
 from gpumand.bus.names import CONSUMER, DEVICE, LEASE, MANAGER
 from gpumand.bus.properties import (
@@ -153,7 +160,7 @@ def test_policy_file_names_only_our_destination_and_takes_no_descriptors() -> No
     sends = [rule.attrib for rule in root.findall("policy[@context='default']/allow")]
     assert {rule["send_destination"] for rule in sends} == {"org.gpumand1"}
     assert {rule["max_fds"] for rule in sends} == {"0"}
-    expected = {*own_interfaces(), *standard_interfaces()}
+    expected = {*own_interfaces(), *standard_interfaces(), log_control_interface().name}
     assert {rule["send_interface"] for rule in sends} == expected
 
 
