@@ -109,12 +109,14 @@ async def test_without_another_victim_the_failure_is_named(tmp_path: Path) -> No
         await assert_unharmed(host)
 
 
-async def test_one_that_dies_of_its_unload_has_made_room(tmp_path: Path) -> None:
+async def test_one_that_dies_of_its_unload_harms_nobody(tmp_path: Path) -> None:
     async with full_card(tmp_path) as (host, client), answering(host):
         await host.consumers["bad"].fault("crash", on="unload")
         _, grant = await client.acquire("wanted")
         assert grant["loaded"]
-        assert "good" not in grant["evicted"], "the room that the dead one left was enough"
+        # A dying process closes its connection before its memory is free, so the next victim may be on its way already.
+        assert grant["evicted"] in ([], ["good"])
+        assert [one[0] for one in client.heard("EvictionFailed")] == ["bad"]
         await wait_until("it is known to be gone", is_residency, client, "bad", "unloaded")
         await assert_unharmed(host)
 
