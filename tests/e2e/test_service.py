@@ -6,7 +6,7 @@ from tests.e2e.client import Client
 from tests.e2e.host import CONFIG, DAEMON, Host
 from tests.e2e.machine import Machine
 
-DENIED = "org.freedesktop.DBus.Error.AccessDenied"
+REFUSED = "org.freedesktop.DBus.Error.InteractiveAuthorizationRequired"
 
 
 def test_service_is_ready_when_its_start_has_returned(host: Host, client: Client) -> None:
@@ -81,7 +81,7 @@ def test_user_may_read_but_not_acquire(host: Host, client: Client) -> None:
     (status,) = client.call("GetStatus", user="nobody")
     assert [entry["name"] for entry in status["consumers"]] == ["alpha"]
     for call in (("Acquire", "alpha", "{}"), ("Load", "alpha", "{}"), ("Evict", "alpha", "{}"), ("Reload",)):
-        assert client.refusal(*call, user="nobody")[0] == DENIED
+        assert client.refusal(*call, user="nobody")[0] == REFUSED
     assert host.machine.show("alpha.service", "ActiveState") == "inactive"
     assert client.leases() == {}
 
@@ -90,8 +90,8 @@ def test_user_may_not_release_what_root_holds(host: Host, client: Client) -> Non
     host.holder("alpha", 1000)
     host.start()
     lease, _ = client.acquire("alpha")
-    assert client.refusal("Release", lease, user="nobody")[0] == DENIED
-    assert client.refusal("Renew", lease, "0", user="nobody")[0] == DENIED
+    assert client.refusal("Release", lease, user="nobody")[0] == REFUSED
+    assert client.refusal("Renew", lease, "0", user="nobody")[0] == REFUSED
     assert list(client.leases()) == [lease]
 
 
