@@ -10,9 +10,6 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
-from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +18,7 @@ from dbus_fast import Variant
 from gpumand.bus.authorization import Action, Details, deed, needs_no_permission, refusal
 from gpumand.bus.connection import BusConnection, BusError, BusLost, BusTimeout, Signal
 from gpumand.bus.names import DBUS, DBUS_PATH, POLKIT, POLKIT_AUTHORITY, POLKIT_PATH
+from gpumand.bus.turns import Turns
 from gpumand.domain.errors import FREEDESKTOP, AccessDenied, InteractiveAuthorizationRequired, LimitsExceeded
 from gpumand.domain.lease import Owner
 
@@ -28,7 +26,11 @@ QUESTION_TIMEOUT_SEC = 120.0
 """How long polkit, and a person behind it, is waited for."""
 
 CANCEL_TIMEOUT_SEC = 5.0
-MAX_QUESTIONS_A_UID = 128
+MAX_QUESTIONS = 48
+MAX_QUESTIONS_A_UID = 16
+"""Asked at once: the bus lets a connection wait for 128 answers, and systemd must be asked while polkit hangs."""
+
+MAX_WAITING_A_UID = 128
 """Calls that wait for polkit take of the places for all that wait: one user must not take them all."""
 
 ALLOW_USER_INTERACTION = 1
@@ -65,7 +67,7 @@ class PolkitAuthority:
         self._connection = connection
         self._timeout_sec = timeout_sec
         self._numbers = itertools.count(1)
-        self._asking: Counter[int] = Counter()
+        self._turns = Turns(MAX_QUESTIONS, MAX_QUESTIONS_A_UID, MAX_WAITING_A_UID)
         self._cancelling: set[asyncio.Task[None]] = set()
         self._was_reachable = True
 
@@ -75,8 +77,7 @@ class PolkitAuthority:
             return
         denied = f"{refusal(caller, action, details, 'root')}, and whom polkit allows {action}"
         try:
-            with self._counted(caller.uid):
-                answer = await self._ask_while_there(caller, action, details, interactive)
+            answer = await self._ask_while_there(caller, action, details, interactive)
         except BusError as error:
             self._note_reachable(error.message)
             raise AccessDenied(f"{denied}; polkit cannot be asked: {error.message[:MAX_REASON_CHARS]}") from error
@@ -89,18 +90,6 @@ class PolkitAuthority:
                 "allow interactive authorization"
             )
         raise AccessDenied(denied + _why(answer))
-
-    @contextmanager
-    def _counted(self, uid: int) -> Iterator[None]:
-        if self._asking[uid] >= MAX_QUESTIONS_A_UID:
-            raise LimitsExceeded(f"{self._asking[uid]} calls of uid {uid} are waiting for polkit already")
-        self._asking[uid] += 1
-        try:
-            yield
-        finally:
-            self._asking[uid] -= 1
-            if not self._asking[uid]:
-                del self._asking[uid]
 
     async def _ask_while_there(self, caller: Owner, action: Action, details: Details, interactive: bool) -> _Answer:
         """Ask, but not on behalf of somebody who has left.
@@ -117,7 +106,7 @@ class PolkitAuthority:
         watch = await self._connection.subscribe(
             callback=changed, sender=DBUS, path=DBUS_PATH, interface=DBUS, member="NameOwnerChanged"
         )
-        question = asyncio.ensure_future(self._ask(caller.bus_name, action, details, interactive))
+        question = asyncio.ensure_future(self._ask_in_turn(caller, action, details, interactive))
         either: list[asyncio.Future[Any]] = [question, gone]
         try:
             await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
@@ -127,6 +116,17 @@ class PolkitAuthority:
         finally:
             await watch.cancel()
             await _end(question)
+
+    async def _ask_in_turn(self, caller: Owner, action: Action, details: Details, interactive: bool) -> _Answer:
+        """Ask when not too many others are being asked about; that takes no longer than one question may."""
+        try:
+            async with asyncio.timeout(self._timeout_sec) as limit, self._turns.turn(caller.uid):
+                limit.reschedule(None)  # the question has a time of its own
+                return await self._ask(caller.bus_name, action, details, interactive)
+        except TimeoutError:
+            raise LimitsExceeded(
+                f"polkit has too many calls to decide; not this one in {self._timeout_sec:g} s"
+            ) from None
 
     async def _ask(self, name: str, action: Action, details: Details, interactive: bool) -> _Answer:
         """Ask, and once more where polkit went away while it was asked: it is being restarted."""

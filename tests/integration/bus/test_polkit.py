@@ -32,6 +32,7 @@ class Asking:
     """An authority, and somebody without rights of its own who wants something."""
 
     bus: PolicyBus
+    connection: BusConnection
     authority: PolkitAuthority
     caller: BusConnection
 
@@ -43,7 +44,7 @@ class Asking:
 async def asking() -> AsyncIterator[Asking]:
     async with policy_bus(POLICY) as bus:
         connection, caller = await BusConnection.connect(bus.address), await BusConnection.connect(bus.address)
-        yield Asking(bus, PolkitAuthority(connection), caller)
+        yield Asking(bus, connection, PolkitAuthority(connection), caller)
         await caller.close()
         await connection.close()
 
@@ -214,19 +215,52 @@ async def _die_when_asked(polkit: ScriptedPolkit) -> None:
     await polkit.connection.wait_lost()
 
 
-async def test_one_user_cannot_take_all_places(
+def with_room_for(asking: Asking, monkeypatch: pytest.MonkeyPatch, questions: int, waiting: int) -> None:
+    """Give it an authority that lets one user have so many questions asked, and so many wait in all."""
+    monkeypatch.setattr(module, "MAX_QUESTIONS_A_UID", questions)
+    monkeypatch.setattr(module, "MAX_WAITING_A_UID", waiting)
+    asking.authority = PolkitAuthority(asking.connection)
+
+
+async def test_one_user_with_many_calls_keeps_no_other_waiting(
     asking: Asking, polkit: ScriptedPolkit, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "MAX_QUESTIONS_A_UID", 2)
+    with_room_for(asking, monkeypatch, questions=2, waiting=3)
     polkit.answer = YES
     polkit.answering.clear()
-    waiting = [asyncio.ensure_future(asking.ask()) for _ in range(2)]
-    await until(lambda: len(polkit.questions) == 2, "polkit is asked")
-    with pytest.raises(LimitsExceeded, match="2 calls of uid 1000 are waiting for polkit already"):
+    waiting = [asyncio.ensure_future(asking.ask()) for _ in range(3)]
+    await until(lambda: len(polkit.questions) == 2, "polkit is asked twice")
+    with pytest.raises(LimitsExceeded, match="3 calls of uid 1000 are waiting already"):
         await asking.ask()
     other = asyncio.ensure_future(
         asking.authority.check(Owner(asking.caller.unique_name, 1001), Action.ACQUIRE, COMFYUI, False)
     )
+    await until(lambda: len(polkit.questions) == 3, "polkit is asked about the other")
     polkit.answering.set()
     await asyncio.gather(*waiting, other)
+    assert len(polkit.questions) == 4
     await asking.ask()
+
+
+async def test_call_that_never_gets_its_turn_is_told_so(
+    asking: Asking, polkit: ScriptedPolkit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with_room_for(asking, monkeypatch, questions=1, waiting=3)
+    polkit.answer = YES
+    polkit.answering.clear()
+    first = asyncio.ensure_future(asking.ask())
+    await until(lambda: len(polkit.questions) == 1, "polkit is asked")
+    asking.authority._timeout_sec = 0.05
+    with pytest.raises(LimitsExceeded, match=r"too many calls to decide; not this one in 0\.05 s"):
+        await asking.ask()
+    polkit.answering.set()
+    await first
+    assert len(polkit.questions) == 1
+
+
+async def test_hundreds_of_calls_are_all_answered(asking: Asking, polkit: ScriptedPolkit) -> None:
+    polkit.answer = YES
+    callers = [Owner(asking.caller.unique_name, uid) for uid in range(1000, 1004) for _ in range(100)]
+    checks = (asking.authority.check(one, Action.ACQUIRE, COMFYUI, False) for one in callers)
+    await asyncio.gather(*checks)
+    assert len(polkit.questions) == 400
