@@ -48,6 +48,8 @@ def setup_logging(level: str, socket_path: str = SOCKET) -> None:
         level: one of ``LEVELS``, or "error".
         socket_path: the journal's.
     """
+    # What no line of ours shows and the journal knows by itself need not be found out for every record.
+    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     logging.basicConfig(handlers=[_handler(socket_path)], force=True)
     set_level(ARGUMENTS.get(level, level))
 

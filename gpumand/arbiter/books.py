@@ -86,8 +86,8 @@ class Books:
         taken_at = max((sample.taken_at for sample in reading.devices), default=self.clock.monotonic())
         if taken_at < self.sampled_at:
             return
+        before = self.degraded if self.sampled_at > float("-inf") else ""  # not yet read is not degraded
         self.sampled_at = taken_at
-        before = self.degraded
         self.source_error = reading.error
         self.ledger.take_reading(reading, self.settings.gpu.total_mib)
         if _without_times(self.degraded) != _without_times(before):

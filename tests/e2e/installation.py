@@ -15,6 +15,7 @@ MODULES = {
 FILES = {
     "systemd/gpumand.service": "/usr/lib/systemd/system/gpumand.service",
     "systemd/gpumand.socket": "/usr/lib/systemd/system/gpumand.socket",
+    "systemd/gpumand.catalog": "/usr/lib/systemd/catalog/gpumand.catalog",
     "dbus/org.gpumand1.conf": "/usr/share/dbus-1/system.d/org.gpumand1.conf",
     "dbus/org.gpumand1.service": "/usr/share/dbus-1/system-services/org.gpumand1.service",
     "dbus/org.gpumand1.policy": "/usr/share/polkit-1/actions/org.gpumand1.policy",
@@ -38,6 +39,7 @@ def install(machine: Machine) -> None:
         machine.write_file(target, (REPOSITORY / source).read_text(encoding="utf-8"))
     machine.systemctl("daemon-reload")
     machine.systemctl("enable", "gpumand.service")
+    machine.run(["journalctl", "--update-catalog"])
     # dbus-daemon watches its folders, but says nothing when it has read them; asked, it answers when it has.
     bus = "org.freedesktop.DBus"
     machine.run(["busctl", "call", bus, "/org/freedesktop/DBus", bus, "ReloadConfig"])

@@ -113,3 +113,31 @@ async def test_a_uuid_in_the_configuration_is_no_obstacle_where_no_device_can_be
     await world.start()
 
     assert (await world.arbiter.acquire(client(), "a", AcquireOptions())).loaded
+
+
+def told(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [message for message in caplog.messages if "degraded" in message or "there again" in message]
+
+
+async def test_what_goes_on_failing_is_told_once_and_its_end_too(caplog: pytest.LogCaptureFixture) -> None:
+    world = crowded()
+    await world.start()
+    assert told(caplog) == [], "what was not read yet is not degraded"
+    for seconds in range(5, 9):
+        world.vram.fail(f"nvml-hangs: a driver call has not returned for {seconds} s")
+        await world.arbiter.books.sample()
+    world.vram.fail("")
+    await world.arbiter.books.sample()
+    assert told(caplog) == [
+        "degraded: nvml-hangs: a driver call has not returned for 5 s",
+        "VRAM figures are all there again",
+    ]
+
+
+async def test_one_device_that_fails_is_told_too(caplog: pytest.LogCaptureFixture) -> None:
+    world = crowded()
+    await world.start()
+    world.vram.fail_device(0, "device-lost: it fell off the bus")
+    await world.arbiter.books.sample()
+    await world.arbiter.books.sample()
+    assert told(caplog) == ["degraded: device 0: device-lost: it fell off the bus"]
