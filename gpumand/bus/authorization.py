@@ -44,7 +44,7 @@ ACTIONS: Mapping[tuple[str, str], Action | None] = {
     (INTROSPECTABLE, "Introspect"): OPEN,
     (PROPERTIES, "Get"): OPEN,
     (PROPERTIES, "GetAll"): OPEN,
-    (PROPERTIES, "Set"): OPEN,  # refused whoever asks: no property of gpumand can be set
+    (PROPERTIES, "Set"): OPEN,  # no property of gpumand can be set; the log's level, which can, asks who it is itself
     (OBJECT_MANAGER, "GetManagedObjects"): OPEN,
 }
 
