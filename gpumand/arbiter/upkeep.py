@@ -72,10 +72,13 @@ class Upkeep:
         self._turns.expect("probing", self._in(self._books.settings.scheduler.health_interval_sec))
         while True:
             await self._books.clock.sleep(self._books.settings.scheduler.health_interval_sec)
-            for spec in self._probed():
-                if spec.name not in self._probing:
-                    self._arbiter.desk.spawn(self._probe(spec))
+            self._begin_probes()
             self._turns.finished("probing", self._in(self._books.settings.scheduler.health_interval_sec))
+
+    def _begin_probes(self) -> None:
+        for spec in self._probed():
+            if spec.name not in self._probing:
+                self._arbiter.desk.spawn(self._probe(spec))
 
     def _probed(self) -> list[ConsumerSpec]:
         return [spec for spec in self._books.settings.consumers.values() if spec.health is not None]
@@ -118,7 +121,8 @@ class Upkeep:
                 log.info("units cannot be watched: %s", failed)
                 pause_sec = UNITS_RETRY_SEC
             self._turns.finished("watching units", self._in(pause_sec))
-            await ended(self._books.clock, self._arbiter.units_changed.wait(), pause_sec)
+            if await ended(self._books.clock, self._arbiter.units_changed.wait(), pause_sec):
+                self._begin_probes()  # a reload may have brought consumers that nobody has asked yet
 
     async def _expire_leases(self) -> None:
         leases = self._arbiter.leases

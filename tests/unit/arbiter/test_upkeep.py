@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 
 from gpumand.domain.consumer import ConsumerSpec, EvictionMethod, HealthRoute, Route, UnitActivity
 from gpumand.domain.events import LeaseEnded
@@ -79,4 +80,19 @@ async def test_a_loop_that_fails_every_time_is_late_though_it_goes_on() -> None:
     upkeep = asyncio.create_task(world.upkeep.run())
     await world.clock.advance(600.0)
     assert world.upkeep.overdue_sec()["sampling"] > 500.0
+    upkeep.cancel()
+
+
+async def test_a_consumer_that_a_reload_brings_is_asked_at_once() -> None:
+    world = FakeWorld([probed("a", 1.0)])
+    world.routes.place("b", 1000)
+    await world.start()
+    upkeep = asyncio.create_task(world.upkeep.run())
+    await world.clock.sleep(1)
+    world.settings = replace(world.settings, consumers={"a": probed("a", 1.0), "b": probed("b", 1.0)})
+
+    await world.arbiter.reload()
+    await world.clock.sleep(0.1)
+
+    assert world.arbiter.consumer_status("b").residency == "resident"
     upkeep.cancel()
