@@ -12,11 +12,12 @@ import logging
 import socket
 import struct
 from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
 from typing import Any, TypeVar, cast
 
 from aiohttp import web
 
-from gpumand.http.limits import HURRY_SEC, LIFE_SEC, MAX_CONNECTIONS, MAX_HEAD_BYTES
+from gpumand.http.limits import BACKLOG, HURRY_SEC, LIFE_SEC, MAX_CONNECTIONS, MAX_HEAD_BYTES
 
 log = logging.getLogger(__name__)
 
@@ -212,7 +213,8 @@ class Door:
         """
         local = listener.family != socket.AF_UNIX and ipaddress.ip_address(listener.getsockname()[0]).is_loopback
         loop = asyncio.get_running_loop()
-        return await loop.create_server(lambda: Connection(self, local_names_only=local), sock=listener)
+        make = partial(Connection, self, local_names_only=local)
+        return await loop.create_server(make, sock=listener, backlog=BACKLOG)
 
     def admit(self, connection: Connection) -> None:
         """Take it in. Where too many are here already, the oldest that is no stream goes: it has had most time.

@@ -13,6 +13,7 @@ from gpumand.domain.consumer import HttpSettings
 from gpumand.domain.errors import ConfigInvalid
 from gpumand.domain.events import Event
 from gpumand.domain.status import Status
+from gpumand.http.limits import BACKLOG
 from gpumand.http.metrics import Metrics
 from gpumand.http.streams import Streams
 
@@ -20,8 +21,6 @@ if TYPE_CHECKING:
     from gpumand.http.face import HttpFace
 
 log = logging.getLogger(__name__)
-
-BACKLOG = 128
 
 
 class HttpFront:

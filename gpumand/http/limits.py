@@ -5,6 +5,10 @@ from __future__ import annotations
 MAX_CONNECTIONS = 128
 """Beyond it, the oldest connection that is no event stream makes room for the newcomer."""
 
+BACKLOG = 256
+"""Connections that may wait to be accepted. asyncio's own 100 would cut down what systemd gave the socket, and a burst
+of clients would be told to try again; so many are accepted in one turn of the loop, too, so it is not thousands."""
+
 MAX_READERS = 32
 MAX_READERS_PER_PEER = 16
 """Event streams in all, and of one user (of one address, over TCP): one user alone cannot keep the others out."""

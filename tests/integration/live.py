@@ -103,6 +103,7 @@ class LiveHost:
         daemon: the daemon's process.
         environ: what it has in its environment besides our own.
         program: what Python is told to run as the daemon.
+        passed: descriptors that it gets.
         stack: what is to be ended with the host.
     """
 
@@ -113,6 +114,7 @@ class LiveHost:
     daemon: Process | None = None
     environ: dict[str, str] = field(default_factory=dict)
     program: tuple[str, ...] = ("-m", "gpumand")
+    passed: tuple[int, ...] = ()
 
     @property
     def simulator(self) -> Path:
@@ -145,9 +147,8 @@ class LiveHost:
         arguments = ["--config", str(self.folder / "gpumand.toml"), "--bus-address", self.bus.address]
         arguments += ["--state-dir", str(self.folder / "state")]
         with (self.folder / "daemon.log").open("ab") as log:
-            self.daemon = await asyncio.create_subprocess_exec(
-                sys.executable, *self.program, *arguments, stderr=log, env=os.environ | self.environ
-            )
+            command, environ = (sys.executable, *self.program, *arguments), os.environ | self.environ
+            self.daemon = await asyncio.create_subprocess_exec(*command, stderr=log, env=environ, pass_fds=self.passed)
         probe = await Client.connect(self.bus.address)
         try:
             await wait_until("the daemon answers", lambda: self._answers(probe))

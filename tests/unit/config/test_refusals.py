@@ -40,6 +40,29 @@ def url(name: str, value: str, words: str, hint: str = "") -> None:
 
 case("unknown table", "[sheduler] #!\n", "sheduler", "no known table", "scheduler")
 case("unknown root key", "verbose = true #!\n", "verbose", "no known key")
+for _text in (
+    "9876",
+    "127.0.0.1",
+    "example.com:80",
+    "127.0.0.1:",
+    "127.0.0.1:x",
+    "::1:80",
+    "1.2.3:80",
+    "[127.0.0.1]:80",
+):
+    case(f"listen at {_text}", f'[http]\nlisten = "{_text}" #!\n', "http.listen", "is no IP address with a port")
+case("listen at a name", '[http]\nlisten = "localhost:80" #!\n', "http.listen", "is no IP address", "127.0.0.1:80")
+case("listen at port 0", '[http]\nlisten = "127.0.0.1:0" #!\n', "http.listen", "0 is no port")
+case("listen beyond ports", '[http]\nlisten = "127.0.0.1:65536" #!\n', "http.listen", "65536 is no port")
+for _text in ("0.0.0.0:80", "192.0.2.1:80", "[::]:80", "[2001:db8::1]:80"):
+    case(f"remote {_text}", f'[http]\nlisten = "{_text}" #!\n', "http.listen", "needs allow_remote = true")
+case(
+    "remote denied",
+    '[http]\nallow_remote = false\nlisten = "0.0.0.0:80" #!\n',
+    "http.listen",
+    "needs allow_remote = true",
+)
+case("unknown http key", "[http]\nport = 80 #!\n", "http.port", "no known key")
 case("unknown scheduler key", "[scheduler]\ncushion = 1 #!\n", "scheduler.cushion", "no known key", "cushion_mib")
 case("dotted unknown key", "scheduler.cusion_mib = 1 #!\n", "scheduler.cusion_mib", "no known key", "cushion_mib")
 case("table is a number", "scheduler = 3 #!\n", "scheduler", "must be a table, not a whole number")

@@ -13,6 +13,7 @@ from gpumand.domain.consumer import (
     EvictionMethod,
     GpuSettings,
     HealthRoute,
+    HttpSettings,
     Route,
     SchedulerSettings,
     Settings,
@@ -128,6 +129,26 @@ def test_every_key_of_scheduler_and_gpu_arrives(tmp_path: Path) -> None:
     assert settings.scheduler == SchedulerSettings(0, 7, 1.0, 0, 60.5, 0.1, 9.0)
     assert settings.gpu == GpuSettings("simulated", 0.05, 100, (8192, 8192), "/run/sim")
     assert type(settings.scheduler.settle_timeout_sec) is float
+
+
+@pytest.mark.parametrize(
+    ("written", "listen"),
+    [
+        ('listen = "127.0.0.1:9876"', "127.0.0.1:9876"),
+        ('listen = "127.1.2.3:1"', "127.1.2.3:1"),
+        ('listen = "[::1]:65535"', "[::1]:65535"),
+        ('listen = "[0:0:0:0:0:0:0:1]:80"', "[::1]:80"),
+        ('listen = "0.0.0.0:9876"\nallow_remote = true', "0.0.0.0:9876"),
+        ('listen = "[2001:db8::1]:9876"\nallow_remote = true', "[2001:db8::1]:9876"),
+    ],
+)
+def test_http_listens_where_it_is_told(tmp_path: Path, written: str, listen: str) -> None:
+    settings = loaded(tmp_path, f"[http]\n{written}\n")
+    assert settings.http == HttpSettings(listen, "allow_remote" in written)
+
+
+def test_http_listens_nowhere_by_default(tmp_path: Path) -> None:
+    assert loaded(tmp_path, "[gpu]\n").http == HttpSettings("", allow_remote=False)
 
 
 def test_simulated_size_may_be_one_number(tmp_path: Path) -> None:

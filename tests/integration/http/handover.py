@@ -1,0 +1,31 @@
+"""Becomes another command, with descriptors handed over as systemd does: from 3 on, named, meant for this process.
+
+usage: handover.py NAME=FD... -- COMMAND...
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+FIRST_FD = 3
+ASIDE = 200
+
+
+def main(arguments: list[str]) -> None:
+    """Renumber the descriptors and execute the command."""
+    split = arguments.index("--")
+    pairs = [word.rpartition("=") for word in arguments[:split]]
+    for index, (_, _, fd) in enumerate(pairs):
+        os.dup2(int(fd), ASIDE + index)  # out of the way of each other
+    for index in range(len(pairs)):
+        os.dup2(ASIDE + index, FIRST_FD + index)
+    os.closerange(FIRST_FD + len(pairs), ASIDE + len(pairs))
+    os.environ["LISTEN_PID"] = os.environ.get("HANDOVER_PID") or str(os.getpid())
+    os.environ["LISTEN_FDS"] = str(len(pairs))
+    os.environ["LISTEN_FDNAMES"] = ":".join(name for name, _, _ in pairs)
+    os.execv(arguments[split + 1], arguments[split + 1 :])
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,110 @@
+"""Descriptors as systemd passes them: from 3 on, in a process of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+PROGRAM = """
+import json, os, sys
+from gpumand.service_manager.sockets import take_listeners
+if "LISTEN_PID" not in os.environ:
+    os.environ["LISTEN_PID"] = str(os.getpid())
+taken = take_listeners()
+kept = [one.fileno() for one in taken]
+said = {
+    "taken": [one.getsockname() for one in taken],
+    "nonblocking": all(one.gettimeout() == 0 for one in taken),
+    "inheritable": any(one.get_inheritable() for one in taken),
+    "open": [fd for fd in range(3, 3 + int(sys.argv[1])) if os.path.exists(f"/proc/self/fd/{fd}") and fd not in kept],
+    "environ": sorted(name for name in os.environ if name.startswith("LISTEN_")),
+    "again": len(take_listeners()),
+}
+print(json.dumps(said))
+"""
+
+
+def told(fds: list[int], **environ: str) -> dict[str, Any]:
+    """Run the program with these descriptors from 3 on; what it says."""
+
+    def renumber() -> None:
+        for index, fd in enumerate(fds):
+            os.dup2(fd, 100 + index)
+        for index in range(len(fds)):
+            os.dup2(100 + index, 3 + index)
+        os.closerange(3 + len(fds), 100 + len(fds))
+
+    argv = [sys.executable, "-c", PROGRAM, str(len(fds))]
+    done = subprocess.run(
+        argv,
+        env=os.environ | environ,
+        preexec_fn=renumber,
+        close_fds=False,
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=30,
+    )
+    said: dict[str, Any] = json.loads(done.stdout)
+    return said
+
+
+@pytest.fixture
+def listener(tmp_path: Path) -> Any:
+    with socket.socket(socket.AF_UNIX) as one:
+        one.bind(str(tmp_path / "s"))
+        one.listen()
+        yield one
+
+
+def test_named_listener_is_taken_once_and_the_environment_is_clean(listener: socket.socket) -> None:
+    said = told([listener.fileno()], LISTEN_FDS="1", LISTEN_FDNAMES="http")
+    assert said["taken"] == [listener.getsockname()]
+    assert said["nonblocking"]
+    assert not said["inheritable"]
+    assert said["environ"] == []
+    assert said["again"] == 0
+
+
+def test_several_listeners_of_one_name_are_all_taken(listener: socket.socket) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as tcp:
+        said = told([listener.fileno(), tcp.fileno()], LISTEN_FDS="2", LISTEN_FDNAMES="http:http")
+        assert said["taken"] == [listener.getsockname(), list(tcp.getsockname())]
+
+
+def test_others_are_closed(listener: socket.socket) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as datagrams, socket.socket(socket.AF_UNIX) as silent:
+        fds = [datagrams.fileno(), silent.fileno(), listener.fileno(), listener.fileno(), 1]
+        said = told(fds, LISTEN_FDS="5", LISTEN_FDNAMES="http:http:other:http:http")
+    assert said["taken"] == [listener.getsockname()]
+    assert said["open"] == []
+
+
+@pytest.mark.parametrize("names", ["", "other", "HTTP", "http2"])
+def test_listener_without_its_name_is_closed(listener: socket.socket, names: str) -> None:
+    said = told([listener.fileno()], LISTEN_FDS="1", LISTEN_FDNAMES=names)
+    assert (said["taken"], said["open"]) == ([], [])
+
+
+@pytest.mark.parametrize("count", ["", "x", "-1", "1.0", "999999999999999999999", "²"])
+def test_nonsense_about_their_number_takes_none(listener: socket.socket, count: str) -> None:
+    said = told([listener.fileno()], LISTEN_FDS=count, LISTEN_FDNAMES="http")
+    assert (said["taken"], said["environ"]) == ([], [])
+
+
+def test_more_announced_than_there_are_is_no_harm(listener: socket.socket) -> None:
+    said = told([listener.fileno()], LISTEN_FDS="50", LISTEN_FDNAMES="http")
+    assert said["taken"] == [listener.getsockname()]
+
+
+@pytest.mark.parametrize("pid", ["1", "", "x"])
+def test_those_of_another_process_are_left_open(listener: socket.socket, pid: str) -> None:
+    said = told([listener.fileno()], LISTEN_FDS="1", LISTEN_FDNAMES="http", LISTEN_PID=pid)
+    assert (said["taken"], said["open"], said["environ"]) == ([], [3], [])
