@@ -104,8 +104,8 @@ def listen_address(text: str) -> str:
     try:
         host, port = split_address(text)
     except ValueError:
-        host, colon, port = text.rpartition(":")
-        hint = f"127.0.0.1:{port}" if colon and host in ("localhost", "", "*") else ""
+        name, colon, number = text.rpartition(":")
+        hint = f"127.0.0.1:{number}" if colon and name in ("localhost", "", "*") else ""
         raise Refused(f"{shown(text)} is no IP address with a port (127.0.0.1:9876, [::1]:9876)", hint) from None
     if not 1 <= port <= MAX_PORT:
         raise Refused(f"{port} is no port: they go from 1 to {MAX_PORT}")
