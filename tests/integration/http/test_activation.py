@@ -211,6 +211,17 @@ async def test_reload_with_a_taken_address_is_refused_and_changes_nothing(host: 
     await client.close()
 
 
+async def test_start_with_a_taken_address_fails_with_one_line(host: LiveHost) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        host.configure(listen(taken.getsockname()[1]))
+        with pytest.raises(AssertionError, match="the daemon ended with 1"):
+            await host.start()
+    assert host.log.count("cannot be listened at: Address already in use") == 1
+    assert "Traceback" not in host.log
+
+
 def listen(port: int) -> str:
     return f'[http]\nlisten = "127.0.0.1:{port}"\n'
 
