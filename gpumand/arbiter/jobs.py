@@ -82,7 +82,7 @@ class Jobs:
         """Decide as if the device were free: it is ours."""
         view = self._books.view(frozenset(entry.evict_failed))
         jobs = {index: job for index, job in view.jobs.items() if index != device}
-        wish = replace(entry.wish, device=device, holds_slot=True, evictions_done=entry.evictions)
+        wish = replace(entry.wish, device=device, holds_slot=True)
         decision = decide(replace(view, jobs=jobs), wish)
         names = tuple(victim.consumer for victim in decision.evictions)
         self._books.ledger.replace_job(replace(view.jobs[device], evicting=names))

@@ -47,7 +47,13 @@ class Waiting:
     @property
     def wish(self) -> Wish:
         """What is to be decided for it."""
-        return Wish(self.request.consumer, self.device, self.wants_lease, from_own_unit=self.from_own_unit)
+        return Wish(
+            self.request.consumer,
+            self.device,
+            self.wants_lease,
+            from_own_unit=self.from_own_unit,
+            evictions_done=self.evictions,
+        )
 
     @property
     def is_waiting(self) -> bool:

@@ -10,7 +10,7 @@ from gpumand.domain.consumer import SchedulerSettings
 from gpumand.domain.errors import EvictionFailed, InsufficientVram, LimitsExceeded
 from gpumand.domain.request import AcquireOptions, Verdict
 from gpumand.testing.world import FakeWorld, client
-from tests.unit.arbiter.scenes import READ_SEC, ooms, residency, routed
+from tests.unit.arbiter.scenes import READ_SEC, occupy, ooms, residency, routed
 
 
 def many(count: int, mib: int, *others: object, **settings: int) -> FakeWorld:
@@ -102,3 +102,31 @@ async def test_at_the_cap_a_token_still_leads_to_the_lease_it_stands_for() -> No
     assert again.lease.id == grants[63].lease.id
     with pytest.raises(LimitsExceeded):
         await world.arbiter.acquire(client(), "a", AcquireOptions(token="t64"))
+
+
+async def test_a_request_that_has_used_up_its_evictions_waits_without_planning_over_and_over() -> None:
+    """Decided with and without its past, a plan was made and dropped again as fast as figures could be read."""
+    world = FakeWorld(
+        [routed("old", 4000), routed("idle", 4000), routed("lent", 6000), routed("big", 13000)],
+        scheduler=SchedulerSettings(max_evictions=1, concurrent_leases=0),
+    )
+    world.vram.read_sec = READ_SEC
+    for name, mib in (("old", 4000), ("idle", 4000), ("lent", 6000)):
+        world.routes.place(name, mib)
+    await world.start()
+    lease = (await world.arbiter.acquire(client(1), "lent", AcquireOptions())).lease
+    world.routes.consumer("old").unload_sec = 5.0
+    acquiring = asyncio.create_task(world.arbiter.acquire(client(2), "big", AcquireOptions(timeout_sec=300)))
+    await world.clock.advance_until(lambda: world.routes.called("unload") != [])
+    occupy(world, 3000)  # a game starts while the one eviction goes on: it is not enough any more
+    await world.clock.sleep(20)
+    reads = world.vram.reads
+
+    await world.clock.sleep(60)
+
+    assert len(world.routes.called("unload")) == 1
+    assert world.vram.reads - reads <= 5, "nothing happens, so nothing is looked at"
+    assert not acquiring.done()
+    await world.arbiter.release(lease.id)
+    with pytest.raises(InsufficientVram):
+        await acquiring
