@@ -20,6 +20,8 @@ SETTLE_SEC = 0.05
 """How long a stopped unit is looked at for coming back. Sockets and Restart= act at once or later: one that comes back
 later is noticed by whoever watches it, while every load that waits for a stop would wait for this."""
 
+JOURNAL_LOOKS, JOURNAL_SEC = 5, 0.1
+
 REASK_SEC = 0.2
 EXPLAIN_SEC = 1.0
 STOPPED = frozenset({UnitActivity.INACTIVE, UnitActivity.FAILED})
@@ -94,7 +96,15 @@ class SystemdUnits:
             state = await self.state(unit)
         except UnitFailed:
             return ()
-        return await journal.last_lines(journal.journalctl_command(unit, state.invocation_id, self._user))
+        command = journal.journalctl_command(unit, state.invocation_id, self._user)
+        lines = await journal.last_lines(command)
+        for _ in range(JOURNAL_LOOKS - 1):
+            if lines:
+                break
+            # What a unit said right before it died is in the journal only a moment after systemd tells of its death.
+            await asyncio.sleep(JOURNAL_SEC)
+            lines = await journal.last_lines(command)
+        return lines
 
     async def watch(self, units: Iterable[str], changed: Callable[[UnitState], None]) -> None:
         """Have ``changed`` called for these units: once with what each is now, then with every change."""
