@@ -13,7 +13,7 @@ from gpumand.bus import names
 from gpumand.bus.connection import BusConnection
 
 CALLS = 10_000
-WAITING = {"timeout_usec": Variant("t", 3_600_000_000)}
+WAITING = {"timeout_usec": Variant("t", 3_600_000_000), "lifetime": Variant("s", "connection")}
 
 
 async def shout(address: str, seed: int) -> None:
