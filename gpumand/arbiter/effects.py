@@ -19,6 +19,9 @@ log = logging.getLogger(__name__)
 SETTLE_POLL_SEC = 0.075
 """How often VRAM is read while memory is to become free: often enough for a load to start within 100 ms of it."""
 
+AFTER_FAILURE_SEC = 0.5
+"""How long the figures are looked at after a method has failed; a process that died frees its memory within that."""
+
 HEALTH_POLL_SEC = 0.25
 
 ROUTE_GRACE_SEC = 5.0
@@ -78,8 +81,22 @@ class Effects:
         try:
             await self._call_method(settling.spec, method)
         except (RouteFailed, UnitFailed) as failed:
-            return replace(report, error=str(failed))
+            return await self._look_after_failure(replace(report, error=str(failed)), settling)
         return await self._settle(report, settling, enough)
+
+    async def _look_after_failure(self, report: EvictionReport, settling: Settling) -> EvictionReport:
+        """A consumer that died of its eviction gives its memory back all the same, a moment later."""
+        deadline = self._books.clock.monotonic() + AFTER_FAILURE_SEC
+        while settling.can_be_measured:
+            await self._books.sample()
+            now = self._books.device(int(report.device or 0))
+            freed_mib = settling.freed_mib(now)
+            if freed_mib and settling.settled(now):
+                return replace(report, freed_mib=freed_mib, error="")
+            if self._books.clock.monotonic() >= deadline:
+                break
+            await self._books.clock.sleep(SETTLE_POLL_SEC)
+        return report
 
     async def _call_method(self, spec: ConsumerSpec, method: EvictionMethod) -> None:
         if method is EvictionMethod.HTTP:

@@ -132,6 +132,24 @@ async def test_a_victim_pinned_between_plan_and_eviction_stays() -> None:
     assert residency(world, "b") == "resident"
 
 
+async def test_one_that_dies_of_its_eviction_has_given_its_memory_back_and_nobody_else_has_to_go() -> None:
+    world = FakeWorld([routed("frail", 9000), routed("next", 9000), routed("voice", 8000)])
+    world.routes.place("frail", 9000)
+    world.routes.place("next", 9000)
+    world.routes.consumer("frail").unload_error = "connection reset"
+    await world.start()
+    acquiring = asyncio.create_task(world.arbiter.acquire(client(), "voice", AcquireOptions(timeout_sec=60)))
+    await world.clock.advance_until(lambda: "frail" in world.routes.called("unload"))
+    await world.clock.sleep(0.2)
+    die(world, "frail")
+
+    grant = await acquiring
+
+    assert grant.evicted == ("frail",)
+    assert world.routes.called("unload") == ["frail"]
+    assert world.arbiter.status().stats.eviction_failures == 0
+
+
 # -- loading -----------------------------------------------------------------------------------------------------------
 
 
