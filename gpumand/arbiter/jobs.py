@@ -59,8 +59,6 @@ class Jobs:
             decision = self._decide_inside(device, entry)
             if decision.verdict is Verdict.GRANT and decision.evictions:
                 await self._evict_for(decision.evictions[0], device, entry)
-                await self._books.sample()
-                decision = self._decide_inside(device, entry)
         if decision.verdict is Verdict.GRANT and not decision.resident and wanted():
             return await self._load(device, decision, entry)
         return decision

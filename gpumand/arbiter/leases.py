@@ -80,28 +80,29 @@ class Leases:
         """
         self.require(lease)
         try:
-            await self._store.put_lease(lease)
-        except OSError as error:
+            await self._write(lease)
+        except HostError:
             if lease.id in self._books.ledger.leases:
                 self._forget_soon(self._remove(lease.id, LeaseEnd.REVOKED))
-            raise HostError(f"the lease cannot be kept: {error.strerror or error}") from error
-        if lease.id not in self._books.ledger.leases:
-            self._forget_soon(lease)  # it ended while it was written, and its end was on disk before its beginning
-        self.require(lease)
+            raise
         self._told.add(lease.id)
         self._books.publish(LeaseGranted(lease))
         logbook.grant(lease)
 
     async def kept(self, lease: Lease) -> Lease:
         """A lease that stands already, when it is kept for sure. Raises HostError, NoSuchLease."""
+        await self._write(lease)  # in order behind the first time, which may still be under way
+        return lease
+
+    async def _write(self, lease: Lease) -> None:
+        """Have a lease on disk. Raises HostError when it cannot be kept, NoSuchLease when it has ended meanwhile."""
         try:
-            await self._store.put_lease(lease)  # in order behind the first put, which may still be under way
+            await self._store.put_lease(lease)
         except OSError as error:
             raise HostError(f"the lease cannot be kept: {error.strerror or error}") from error
         if lease.id not in self._books.ledger.leases:
-            self._forget_soon(lease)
+            self._forget_soon(lease)  # it ended while it was written, and its end was on disk before its beginning
         self.require(lease)
-        return lease
 
     def require(self, lease: Lease) -> None:
         """Raises NoSuchLease when a lease that is about to be handed out has ended."""
@@ -117,13 +118,7 @@ class Leases:
             raise InvalidArgs(f"a lease of lifetime {old.lifetime} has no ttl to renew")
         expires_usec = self._books.clock.realtime_usec() + int((ttl_sec or old.ttl_sec) * 1e6)
         lease = replace(old, expires_usec=expires_usec)
-        try:
-            await self._store.put_lease(lease)
-        except OSError as error:
-            raise HostError(f"the lease cannot be kept: {error.strerror or error}") from error
-        if lease_id not in self._books.ledger.leases:
-            self._forget_soon(lease)
-        self.require(lease)
+        await self._write(lease)
         self._books.ledger.renew_lease(lease)
         self._expires(lease)
         self._books.publish(LeaseRenewed(lease))
