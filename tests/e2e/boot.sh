@@ -1,20 +1,20 @@
 #!/bin/sh
-# Boots a throw-away copy of this system; runs in a private mount namespace and ends as systemd-nspawn.
-# usage: boot.sh FOLDER CGROUP NSPAWN_ARGUMENT...
+# Boots a throw-away copy of a system, "/" being this one; runs in a private mount namespace and ends as systemd-nspawn.
+# usage: boot.sh BELOW FOLDER CGROUP NSPAWN_ARGUMENT...
 #
-# The copy is an overlay: what the running system has below, a tmpfs above. No mount made here is seen outside.
+# The copy is an overlay: what BELOW has below, a tmpfs above. No mount made here is seen outside.
 # When standard input ends, because it was closed or because the test run died, everything is killed and FOLDER removed.
 set -eu
 
-folder=$1 cgroup=/sys/fs/cgroup/$2
+below=$1 folder=$2 cgroup=/sys/fs/cgroup/$3
 base=$folder/mounts
-shift 2
+shift 3
 
 overlay_root() {
     mkdir "$base"
     mount -t tmpfs -o mode=0755 gpumand-e2e "$base"
     mkdir "$base/upper" "$base/work" "$base/root"
-    mount -t overlay -o "lowerdir=/,upperdir=$base/upper,workdir=$base/work" gpumand-e2e "$base/root"
+    mount -t overlay -o "lowerdir=$below,upperdir=$base/upper,workdir=$base/work" gpumand-e2e "$base/root"
 }
 
 # Other file systems of this host (a /home, a /usr of its own) are not part of an overlay of "/": one more each.
@@ -88,7 +88,7 @@ clean_up_at_end_of_input <&3 3<&- > /dev/null 2>&1 &
 exec 3<&-
 echo $$ > "$cgroup/cgroup.procs"
 overlay_root
-overlay_others
+[ "$below" != / ] || overlay_others
 quiet getty.target console-getty.service getty@.service serial-getty@.service container-getty@.service \
     systemd-networkd.service systemd-networkd.socket systemd-resolved.service systemd-timesyncd.service \
     networking.service ifup@.service systemd-update-utmp.service systemd-udevd.service systemd-firstboot.service \

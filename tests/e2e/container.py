@@ -1,4 +1,4 @@
-"""A systemd container over an overlay of this system: its start, its way in, and its certain end.
+"""A systemd container over an overlay of this system, or of another tree: its start, its way in, and its certain end.
 
 ``systemd-nspawn`` runs without machined, in a private mount namespace and in a cgroup of its own. ``boot.sh`` watches
 its standard input: when that ends, because we closed it or because we died, it kills the cgroup and tidies up.
@@ -20,6 +20,7 @@ from pathlib import Path
 
 BOOT_SCRIPT = Path(__file__).with_name("boot.sh")
 REPOSITORY = Path(__file__).resolve().parents[2]
+THIS_SYSTEM = Path("/")
 CAP_SYS_ADMIN = 21
 TOOLS = ("systemd-nspawn", "nsenter", "unshare", "setpriv", "findmnt")
 PREFIX = "gpumand-e2e-"
@@ -52,7 +53,13 @@ class Container:
 
     _numbers = itertools.count()
 
-    def __init__(self) -> None:
+    def __init__(self, base: Path = THIS_SYSTEM) -> None:
+        """Prepare; nothing is started.
+
+        Args:
+            base: the root folder of what is booted; nothing is written into it. The checkout is at its own path inside.
+        """
+        self.base = base
         self.name = f"{PREFIX}{os.getpid()}-{next(self._numbers)}"
         self.leader = 0
         self._nspawn: subprocess.Popen[bytes] | None = None
@@ -83,18 +90,22 @@ class Container:
             *("--boot", "--quiet", "--register=no", "--keep-unit", "--private-network", "--notify-ready=yes"),
             *("--console=pipe", "--link-journal=no", "--resolv-conf=off", "--timezone=off"),
             f"--machine={self.name}",
-            # nspawn puts a tmpfs over /tmp, and a checkout may live there.
-            *([f"--bind-ro={REPOSITORY}"] if REPOSITORY.is_relative_to("/tmp") else []),
+            *([] if self._shows_checkout else [f"--bind-ro={REPOSITORY}"]),
         ]
         with self._console.open("wb") as console:
             return subprocess.Popen(
-                [*private_mounts, BOOT_SCRIPT, self._folder, self.name, *options],
+                [*private_mounts, BOOT_SCRIPT, self.base, self._folder, self.name, *options],
                 stdin=subprocess.PIPE,
                 stdout=console,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
                 env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "NOTIFY_SOCKET": f"@{self.name}"},
             )
+
+    @property
+    def _shows_checkout(self) -> bool:
+        """Whether the checkout is part of what is booted; nspawn puts a tmpfs over /tmp."""
+        return self.base == THIS_SYSTEM and not REPOSITORY.is_relative_to("/tmp")
 
     @property
     def _console(self) -> Path:

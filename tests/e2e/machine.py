@@ -5,9 +5,10 @@ from __future__ import annotations
 import subprocess
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TypeVar
 
-from tests.e2e.container import Container
+from tests.e2e.container import THIS_SYSTEM, Container
 
 SHELL_UNIT = "e2e-shell.service"
 ENVIRONMENT = ("PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LANG=C.UTF-8", "HOME=/root")
@@ -17,8 +18,13 @@ Found = TypeVar("Found")
 class Machine:
     """A booted systemd with a system bus. Commands run inside as part of the unit ``e2e-shell.service``."""
 
-    def __init__(self) -> None:
-        self.container = Container()
+    def __init__(self, base: Path = THIS_SYSTEM) -> None:
+        """Prepare; nothing is started.
+
+        Args:
+            base: the root folder of what is booted, see ``tests.e2e.trees``; this system when not given.
+        """
+        self.container = Container(base)
         self.boot_sec = 0.0
         self._cgroup = ""
 

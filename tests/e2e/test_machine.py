@@ -8,6 +8,7 @@ import pytest
 
 from tests.e2e.container import REPOSITORY
 from tests.e2e.machine import Machine
+from tests.e2e.trees import tree, why_no_tree
 
 
 def test_machine_has_a_settled_systemd_and_a_system_bus(machine: Machine) -> None:
@@ -57,3 +58,21 @@ def _read(path: Path) -> bytes:
         return path.read_bytes()
     except OSError:
         return b""
+
+
+@pytest.mark.parametrize(("suite", "systemd"), [("bookworm", "252"), ("trixie", "257")])
+@pytest.mark.skipif(bool(why_no_tree()), reason=f"e2e: {why_no_tree()}")
+@pytest.mark.timeout(900)  # the first time, the tree is made
+def test_machine_over_another_debian_has_the_checkout_too_and_leaves_the_tree_as_it_is(
+    suite: str, systemd: str
+) -> None:
+    base = tree(suite, ("python3", "polkitd"))
+    one = Machine(base)
+    one.boot()
+    try:
+        assert one.systemctl("--version").split()[1] == systemd
+        assert one.run(["cat", f"{REPOSITORY}/LICENSE"]).stdout == (REPOSITORY / "LICENSE").read_text(encoding="utf-8")
+        one.write_file("/etc/e2e-file", "inside\n")
+    finally:
+        one.kill()
+    assert not (base / "etc/e2e-file").exists()

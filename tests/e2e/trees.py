@@ -1,0 +1,117 @@
+"""Debian trees to boot machines over that are no copy of this host: made by debootstrap, kept for a few days.
+
+They lie in ``build/trees``, one folder for each suite and choice of packages. A tree is made under another name and
+renamed when it is whole, under a lock that whoever uses it shares until its process ends: nobody sees half of one, and
+nobody removes one that is in use.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import functools
+import hashlib
+import os
+import re
+import shutil
+import subprocess
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import IO
+
+from tests.e2e.container import REPOSITORY
+
+TREES = REPOSITORY / "build" / "trees"
+SCRIPT = Path(__file__).with_name("tree.sh")
+BOOTABLE = ("systemd-sysv", "dbus", "procps")
+MAX_AGE_SEC = 3 * 86400
+_in_use: list[IO[str]] = []  # locks, held by being open
+
+
+def why_no_tree() -> str:
+    """Why no tree can be made here, in one line; "" when it can."""
+    return "" if shutil.which("debootstrap") else "needs debootstrap (package debootstrap)"
+
+
+def tree(suite: str, packages: Sequence[str]) -> Path:
+    """The root of a Debian of this suite; made when there is none yet, which takes a minute or two.
+
+    Nothing may be written into it: give it to ``Machine(base=...)``, which puts a layer of its own above.
+
+    Args:
+        suite: "bookworm", "trixie" ...
+        packages: what is installed in it, beside what it needs to boot (systemd, dbus, ps).
+
+    Raises:
+        RuntimeError: it could not be made; the message holds what was said.
+    """
+    return _tree(suite, tuple(sorted({*BOOTABLE, *packages})))
+
+
+@functools.cache  # a lock of our own would keep us out, too
+def _tree(suite: str, packages: tuple[str, ...]) -> Path:
+    recipe = "\n".join([SCRIPT.read_text(encoding="utf-8"), *packages])
+    place = TREES / f"{suite}-{hashlib.sha256(recipe.encode()).hexdigest()[:12]}"
+    TREES.mkdir(parents=True, exist_ok=True)
+    _remove_old()
+    lock = place.with_suffix(".lock").open("w")
+    fcntl.flock(lock, fcntl.LOCK_EX)  # somebody else may be making it just now
+    if not place.exists():
+        _make(suite, place, packages)
+    fcntl.flock(lock, fcntl.LOCK_SH)
+    _in_use.append(lock)
+    return place
+
+
+def _make(suite: str, place: Path, packages: Sequence[str]) -> None:
+    unfinished = place.with_suffix(".unfinished")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    private_mounts = ["unshare", "--mount", "--propagation", "private", "--"]
+    done = subprocess.run(
+        [*private_mounts, SCRIPT, suite, unfinished, _mirror(), *packages],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env=dict(os.environ) | _proxy(),
+        check=False,
+    )
+    if done.returncode != 0:
+        shutil.rmtree(unfinished, ignore_errors=True)
+        raise RuntimeError(f"no tree of {suite} could be made:\n{done.stdout[-4000:]}")
+    os.utime(unfinished)
+    unfinished.rename(place)
+
+
+def _remove_old() -> None:
+    """Remove trees that are too old and that nobody uses."""
+    for place in TREES.iterdir():
+        if place.suffix:
+            continue
+        with place.with_suffix(".lock").open("w") as lock, contextlib.suppress(BlockingIOError):
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if place.exists() and time.time() - place.stat().st_mtime > MAX_AGE_SEC:
+                shutil.rmtree(place)
+
+
+def _mirror() -> str:
+    """Where this host gets Debian itself from."""
+    release = Path("/etc/os-release").read_text(encoding="utf-8")
+    codename = re.search(r"^VERSION_CODENAME=(\w+)$", release, re.MULTILINE)
+    listed = _said("apt-get", "indextargets", "--format", "$(ORIGIN) $(CODENAME) $(REPO_URI)", "Created-By: Packages")
+    for line in listed.splitlines():
+        origin, suite, *address = line.split()
+        if origin == "Debian" and codename and suite == codename[1]:
+            return address[0]
+    raise RuntimeError("apt knows no mirror of Debian; this may help: apt-get update")
+
+
+def _proxy() -> dict[str, str]:
+    """apt's proxy, which debootstrap does not know of."""
+    address = _said("apt-config", "--format", "%v", "dump", "Acquire::http::Proxy").strip()
+    return {"http_proxy": address} if address else {}
+
+
+def _said(*argv: str) -> str:
+    return subprocess.run(argv, capture_output=True, text=True, check=True).stdout
