@@ -1,0 +1,224 @@
+#!/usr/bin/env python3
+"""Make the man pages: what man/*.md say, with the lists that only the code knows put in.
+
+usage: scripts/man.py [--markdown] FOLDER
+
+A line ``<!-- name -->`` of a page stands for the list of that name, see ``LISTS``. With ``--markdown`` the pages stay
+Markdown, for documentation that is not read with man; else go-md2man makes them roff.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import click
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from gpumand.cli.app import SECTIONS, gpumanctl  # noqa: E402 - found by the line above
+from gpumand.cli.options import SHARED  # noqa: E402
+from gpumand.config.presets import preset, preset_names  # noqa: E402
+from gpumand.config.schema import TABLES  # noqa: E402
+from gpumand.config.tables import Key, keys_of  # noqa: E402
+from gpumand.domain import errors  # noqa: E402
+from gpumand.version import VERSION  # noqa: E402
+
+INTERFACES = ("Manager", "Device", "Consumer", "Lease")
+DOC = "org.gtk.GDBus.DocString"
+EMITS = "org.freedesktop.DBus.Property.EmitsChangedSignal"
+HOW_EMITTED = {"const": "never changes", "false": "changes are not announced", "invalidates": "changes invalidate it"}
+VALUES = {"TEXT": "text", "TIME": "time"}
+
+
+def main() -> None:
+    """Write every page to the folder."""
+    parser = argparse.ArgumentParser(description="Make the man pages.")
+    parser.add_argument("--markdown", action="store_true", help="leave them Markdown")
+    parser.add_argument("folder", type=Path)
+    options = parser.parse_args()
+    options.folder.mkdir(parents=True, exist_ok=True)
+    for source in sorted((ROOT / "man").glob("*.md")):
+        text = filled(source.read_text(encoding="utf-8"))
+        name = source.name if options.markdown else source.stem
+        (options.folder / name).write_text(text if options.markdown else roff(text), encoding="utf-8")
+
+
+def filled(page: str) -> str:
+    """A page with its lists and the version put in. Raises KeyError for a list that there is not."""
+    with_lists = re.sub(r"^<!-- ([a-z-]+) -->$", lambda match: LISTS[match[1]](), page, flags=re.MULTILINE)
+    return with_lists.replace("@VERSION@", VERSION)
+
+
+def roff(page: str) -> str:
+    """What go-md2man makes of a page."""
+    done = subprocess.run(["go-md2man"], input=page, capture_output=True, text=True, check=True)
+    return done.stdout
+
+
+def item(term: str, text: str) -> str:
+    """An entry of a definition list."""
+    return f"{term}\n: {escaped(' '.join(text.split()))}\n"
+
+
+def escaped(text: str) -> str:
+    """Text that Markdown takes for text; what stands in backquotes stays as it is."""
+    parts = re.split(r"(`[^`]*`)", text)
+    return "".join(part if part.startswith("`") else re.sub(r"([<>*_\[\]|])", r"\\\1", part) for part in parts)
+
+
+# -- gpumanctl(1) ------------------------------------------------------------------------------------------------------
+
+
+def commands() -> str:
+    """Every command with its options, by what they are for."""
+    parts = [f"# {title.upper()}\n\n" + "\n".join(map(_command, names)) for title, names in SECTIONS.items()]
+    return "\n".join(parts)
+
+
+def _command(name: str) -> str:
+    context = click.Context(gpumanctl, info_name="gpumanctl")
+    command = gpumanctl.get_command(context, name)
+    assert command is not None, name
+    usage = " ".join(command.collect_usage_pieces(click.Context(command, info_name=name, parent=context)))
+    text = "\n\n".join(" ".join(part.split()) for part in (command.help or "").split("\n\n"))
+    own = [one for one in command.params if isinstance(one, click.Option) and one.name not in SHARED]
+    return "\n".join([f"### {name} {escaped(usage)}", "", escaped(text), "", *map(_option, own)])
+
+
+def global_options() -> str:
+    """The options of every command."""
+    return "\n".join(_option(one) for one in gpumanctl.params if isinstance(one, click.Option))
+
+
+def _option(option: click.Option) -> str:
+    names = ", ".join(f"**{name}**" for name in (*option.opts, *option.secondary_opts))
+    return item(names if option.is_flag else f"{names} *{_value(option)}*", option.help or "")
+
+
+def _value(option: click.Option) -> str:
+    if option.metavar:
+        return option.metavar
+    return "|".join(option.type.choices) if isinstance(option.type, click.Choice) else "NUMBER"
+
+
+# -- gpumand.toml(5) ---------------------------------------------------------------------------------------------------
+
+
+def tables() -> str:
+    """Every table of the configuration with its keys."""
+    return "\n".join(_table(name, keys_of(table)) for name, table in TABLES.items())
+
+
+def _table(name: str, keys: dict[str, Key]) -> str:
+    return f"# [{name.upper() if '.' not in name else name}]\n\n".replace("[", "\\[").replace("]", "\\]") + "\n".join(
+        item(f"**{key.name}**", f"{_sentence(key.doc)} {_value_of(key)}") for key in keys.values()
+    )
+
+
+def _sentence(text: str) -> str:
+    capital = text[:1].upper() + text[1:]
+    return capital if capital.endswith(".") else capital + "."
+
+
+def _value_of(key: Key) -> str:
+    """What may be given, and what holds when nothing is."""
+    kind = f"{key.kind.says}{f', in {key.unit}' if key.unit else ''}"
+    if key.required:
+        return f"({kind}; required)"
+    return f"({kind}; default: {_shown(key.default)})"
+
+
+def _shown(value: Any) -> str:
+    if value is None or value in ("", (), frozenset()):
+        return "none"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, tuple):
+        return f"[{', '.join(map(_shown, value))}]"
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def presets() -> str:
+    """Every preset: what it does, what it needs and what should be known of it."""
+    return "\n".join(item(f"**{name}**", " ".join(_about(name))) for name in preset_names())
+
+
+def _about(name: str) -> Iterator[str]:
+    about = preset(name).about
+    yield f"{about.title}. {about.summary}"
+    if about.model != "none":
+        yield f"The key model is {about.model}."
+    if about.needs:
+        yield f"The server must be started so: {'; '.join(about.needs)}."
+    yield from map(_sentence, about.notes)
+
+
+# -- org.gpumand1(5) ---------------------------------------------------------------------------------------------------
+
+
+def interfaces() -> str:
+    """Every interface with its methods, signals and properties."""
+    return "\n".join(_interface(ElementTree.parse(ROOT / "dbus" / f"org.gpumand1.{one}.xml")) for one in INTERFACES)
+
+
+def _interface(document: ElementTree.ElementTree[Any]) -> str:
+    (interface,) = document.getroot().iter("interface")
+    parts = [f"# {interface.get('name', '').upper()}", "", escaped(_doc(interface)), ""]
+    for kind, title, line in (("method", "Methods", _call), ("signal", "Signals", _call), ("property", "Properties", _property)):
+        found = list(interface.iter(kind))
+        parts += [f"### {title}", "", *map(line, found)] if found else []
+    return "\n".join(parts)
+
+
+def _doc(element: ElementTree.Element) -> str:
+    return " ".join(_annotation(element, DOC).split())
+
+
+def _annotation(element: ElementTree.Element, name: str) -> str:
+    return next((one.get("value", "") for one in element.findall("annotation") if one.get("name") == name), "")
+
+
+def _call(element: ElementTree.Element) -> str:
+    arguments = element.findall("arg")
+    out = [one for one in arguments if one.get("direction") == "out"]
+    given = [one for one in arguments if one not in out]
+    gives = f" → {_listed(out)}" if out else ""
+    told = [f"*{one.get('name')}*: {escaped(_doc(one))}" for one in arguments]
+    return f"**{element.get('name')}**({_listed(given)}){gives}\n: {' '.join([escaped(_doc(element)), *told])}\n"
+
+
+def _listed(arguments: list[ElementTree.Element]) -> str:
+    return ", ".join(f"{one.get('type')} *{escaped(one.get('name', ''))}*" for one in arguments)
+
+
+def _property(element: ElementTree.Element) -> str:
+    emits = HOW_EMITTED.get(_annotation(element, EMITS))
+    return item(f"**{element.get('name')}** {element.get('type')}", _doc(element) + (f" ({emits})" if emits else ""))
+
+
+def error_names() -> str:
+    """Every error by its name on the bus."""
+    found = [one for one in vars(errors).values() if isinstance(one, type) and issubclass(one, errors.GpumandError)]
+    named = {one.dbus_name: one for one in found if "dbus_name" in vars(one)}
+    return "\n".join(item(f"**{name}**", (one.__doc__ or "").splitlines()[0]) for name, one in named.items())
+
+
+LISTS: dict[str, Callable[[], str]] = {
+    "commands": commands,
+    "global-options": global_options,
+    "tables": tables,
+    "presets": presets,
+    "interfaces": interfaces,
+    "errors": error_names,
+}
+
+if __name__ == "__main__":
+    main()
