@@ -49,6 +49,9 @@ class Clock(Protocol):
     def realtime_usec(self) -> int:
         """CLOCK_REALTIME in microseconds."""
 
+    def suspended_sec(self) -> float:
+        """Seconds that the host has spent suspended so far, which ``monotonic`` does not count."""
+
     async def sleep(self, seconds: float) -> None:
         """Return after so many seconds of monotonic time."""
 
@@ -64,6 +67,9 @@ class VramSource(Protocol):
         Never raises for what a driver may do: an error is in the Reading. A call that hangs is given up after a
         bounded time (the reading says so) and its thread is left to finish.
         """
+
+    def renew(self) -> None:
+        """Have the next reading begin anew with the driver: what was opened before a suspend is void."""
 
     async def close(self) -> None:
         """Give the library back."""

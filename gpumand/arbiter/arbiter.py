@@ -14,6 +14,7 @@ from gpumand.arbiter.clocked import ended
 from gpumand.arbiter.desk import MAX_LEASES, MAX_LEASES_PER_UID, Desk
 from gpumand.arbiter.effects import Effects
 from gpumand.arbiter.facts import Facts
+from gpumand.arbiter.gate import Gate
 from gpumand.arbiter.jobs import Jobs
 from gpumand.arbiter.leases import Leases
 from gpumand.arbiter.snapshot import consumer_status_of, report_of, status_of, summary_of
@@ -63,8 +64,9 @@ class Arbiter:
         self.facts = Facts(self.books)
         self.leases = Leases(self.books, self.facts, world.store)
         self._jobs = Jobs(self.books, Effects(self.books, world.units, world.routes), world.store)
-        self.desk = Desk(self.books, self.facts, self._jobs, self.leases)
-        self.by_hand = ByHand(self.books, self.facts, self.desk, self._jobs, self.leases)
+        self._gate = Gate()
+        self.desk = Desk(self.books, self.facts, self._jobs, self.leases, self._gate)
+        self.by_hand = ByHand(self.books, self.facts, self.desk, self._jobs, self.leases, self._gate)
         self._world = world
         self._load_settings = load_settings
         self._arrivals = 0
@@ -93,11 +95,53 @@ class Arbiter:
         entry = self._entry(NOBODY, name, AcquireOptions(timeout_sec=left_sec), wants_lease=False)
         self.desk.resume(entry, device)
 
-    async def stop(self, reason: str) -> None:
-        """Grant nothing any more and let go; leases stay on disk for the next start."""
+    async def stop(self, reason: str, *, leases_end: bool = False) -> None:
+        """Grant nothing any more and let go.
+
+        Args:
+            reason: one line, for those who wait.
+            leases_end: there is no next start that could take leases up again: they end here, and it is told. Else
+                they stay on disk.
+        """
         self._stopping = reason
         await self.desk.close(ShuttingDown(reason))
+        if leases_end:
+            self.leases.end_all(lambda lease: True, LeaseEnd.SHUTDOWN)
+            self.books.tell()
         await self.leases.settle()
+
+    # -- what the host does --------------------------------------------------------------------------------------
+
+    def hold(self, why: str) -> None:
+        """Begin and grant nothing until ``go_on``; who asks waits, and is told why. What is under way goes on."""
+        self._gate.held = why
+        self.desk.step()
+
+    def go_on(self) -> None:
+        """End a ``hold``; nobody is decided on figures that were read before."""
+        if self._gate.held:
+            self._gate.held = ""
+            self.desk.look_anew()
+            self.desk.step()
+
+    def refuse(self, why: str) -> None:
+        """Refuse everybody, also those who wait, until ``accept``; leases stand, and are released as ever."""
+        self._gate.refused = why
+        self.desk.refuse_all(ShuttingDown(why))
+        self.desk.step()
+
+    def accept(self) -> None:
+        """End a ``refuse``."""
+        self._gate.refused = ""
+
+    def void(self) -> None:
+        """The host was asleep: what was seen before says nothing any more, and leases may have run out."""
+        self._world.source.renew()
+        self.books.void()
+        self.facts.void()
+        self.leases.expire()
+        self.desk.look_anew()
+        self.books.tell()
 
     # -- acquiring -----------------------------------------------------------------------------------------------
 
@@ -155,8 +199,8 @@ class Arbiter:
             raise LimitsExceeded(f"{MAX_WAITING} requests are waiting; more are not allowed")
 
     def _check_callable(self, consumer: str) -> None:
-        if self._stopping:
-            raise ShuttingDown(self._stopping)
+        if why := self._stopping or self._gate.refused:
+            raise ShuttingDown(why)
         self._check_configured(consumer)
 
     def _check_configured(self, consumer: str) -> None:

@@ -37,6 +37,7 @@ class Books:
         self.sampled_at = float("-inf")
         self.source_error = ""
         self._source = source
+        self._void_before = float("-inf")
         self._dirty: set[str] = set()
         self._devices_seen: tuple[tuple[object, ...], ...] = ()
         self.ledger = Ledger(settings.scheduler, self._dirty.add)
@@ -84,7 +85,7 @@ class Books:
     def take(self, reading: Reading) -> None:
         """Put a reading into the books."""
         taken_at = max((sample.taken_at for sample in reading.devices), default=self.clock.monotonic())
-        if taken_at < self.sampled_at:
+        if taken_at < max(self.sampled_at, self._void_before):
             return
         before = self.degraded if self.sampled_at > float("-inf") else ""  # not yet read is not degraded
         self.sampled_at = taken_at
@@ -92,6 +93,10 @@ class Books:
         self.ledger.take_reading(reading, self.settings.gpu.total_mib)
         if _without_times(self.degraded) != _without_times(before):
             logbook.degraded(self.degraded)
+
+    def void(self) -> None:
+        """A reading that is under way says nothing any more: it began before this moment."""
+        self._void_before = self.clock.monotonic()
 
     def device(self, index: int) -> Sample:
         """The last sample of a device; what is left of one that is gone has no figures."""

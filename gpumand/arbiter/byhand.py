@@ -10,10 +10,11 @@ from gpumand.arbiter.books import Books
 from gpumand.arbiter.clocked import ended
 from gpumand.arbiter.desk import Desk
 from gpumand.arbiter.facts import Facts
+from gpumand.arbiter.gate import Gate
 from gpumand.arbiter.jobs import Jobs
 from gpumand.arbiter.leases import Leases
 from gpumand.domain.consumer import Residency
-from gpumand.domain.errors import Busy, EvictionFailed, TimedOut
+from gpumand.domain.errors import Busy, EvictionFailed, ShuttingDown, TimedOut
 from gpumand.domain.events import EvictionReport
 from gpumand.domain.lease import LeaseEnd
 from gpumand.domain.request import Outcome
@@ -25,8 +26,9 @@ log = logging.getLogger(__name__)
 class ByHand:
     """Evictions that no plan asked for."""
 
-    def __init__(self, books: Books, facts: Facts, desk: Desk, jobs: Jobs, leases: Leases) -> None:
+    def __init__(self, books: Books, facts: Facts, desk: Desk, jobs: Jobs, leases: Leases, gate: Gate) -> None:
         self._books, self._facts, self._desk, self._jobs, self._leases = books, facts, desk, jobs, leases
+        self._gate = gate
 
     async def evict(self, name: str, *, force: bool, timeout_sec: float) -> Outcome:
         """Evict a consumer.
@@ -37,7 +39,7 @@ class ByHand:
             timeout_sec: how long to wait for the device to be free of other work.
 
         Raises:
-            Busy, TimedOut, EvictionFailed.
+            Busy, TimedOut, EvictionFailed, ShuttingDown.
         """
         began = self._books.clock.monotonic()
         device = await self._device_when_free(name, timeout_sec)
@@ -61,10 +63,13 @@ class ByHand:
             state = self._books.state(name)
             device = state.device if state.device is not None else min(self._books.ledger.devices)
             job = self._books.ledger.jobs.get(device)
-            if job is None and state.residency is not Residency.UNLOADING:
+            if self._gate.refused:
+                raise ShuttingDown(self._gate.refused)
+            if job is None and state.residency is not Residency.UNLOADING and not self._gate.held:
                 return device
             if clock.monotonic() >= deadline:
                 doing = f"device {device} is busy with {job.consumer}" if job else f"{name} is being unloaded"
+                doing = self._gate.held or doing
                 raise TimedOut(f"waited {timeout_sec:g} s: {doing}") if timeout_sec > 0 else Busy(doing)
             with self._desk.hand(device):
                 await ended(clock, self._desk.moved(), deadline - clock.monotonic())
@@ -105,7 +110,7 @@ class ByHand:
 
     def evict_idle(self) -> None:
         """Begin to evict who has not worked for as long as its ``idle_timeout_sec`` says."""
-        for state in list(self._books.ledger.consumers.values()):
+        for state in list(self._books.ledger.consumers.values()) if self._gate.is_open else ():
             device = state.device
             if device is not None and device not in self._books.ledger.jobs and self._is_idle_too_long(state):
                 self._desk.spawn(self._evict_for_idleness(state.name, device))

@@ -12,6 +12,7 @@ from typing import Any
 
 from gpumand.arbiter.books import Books
 from gpumand.arbiter.facts import Facts
+from gpumand.arbiter.gate import Gate
 from gpumand.arbiter.jobs import Jobs
 from gpumand.arbiter.leases import Leases
 from gpumand.arbiter.waiting import Waiting
@@ -33,8 +34,8 @@ INTERNAL_ERROR = Decision(Verdict.REFUSE, error=GpumandError, message="internal 
 class Desk:
     """Serves the queue. ``step`` is the only place where a request is decided, and it never awaits."""
 
-    def __init__(self, books: Books, facts: Facts, jobs: Jobs, leases: Leases) -> None:
-        self._books, self._facts, self._jobs, self._leases = books, facts, jobs, leases
+    def __init__(self, books: Books, facts: Facts, jobs: Jobs, leases: Leases, gate: Gate) -> None:
+        self._books, self._facts, self._jobs, self._leases, self._gate = books, facts, jobs, leases, gate
         self._queue = RequestQueue(books.settings.scheduler.aging_sec)
         self._entries: dict[int, Waiting] = {}
         self._working: dict[int, Waiting] = {}
@@ -106,6 +107,9 @@ class Desk:
         working_on = tuple(device for device, other in self._working.items() if other is entry)
         if working_on:
             return working_on
+        if self._gate.held:
+            entry.waiting_for = self._gate.held
+            return ()
         decision = self._decide(entry)
         self._act(entry, self._in_turn(entry, decision, ahead))
         return decision.devices
@@ -196,6 +200,8 @@ class Desk:
     def _behind_others(self, wish: Wish) -> Decision:
         view = self._books.view()
         decision = decide(view, wish)
+        if self._gate.held and decision.verdict is not Verdict.REFUSE:
+            return _wait(decision, self._gate.held)
         device = decision.device
         if decision.verdict is not Verdict.GRANT or device is None:
             return decision
@@ -238,7 +244,8 @@ class Desk:
         heir = entry if entry.is_waiting else self._heir(entry, device)
         if result.verdict is Verdict.GRANT and result.resident and heir is not None:
             heir.loaded = heir.loaded or entry.loaded
-            self._grant(heir, device)
+            if not self._gate.held:  # else it is resident when its request is decided again
+                self._grant(heir, device)
         elif result.verdict is Verdict.REFUSE and entry.is_waiting:
             self._refuse(entry, result)
         self._jobs.end(device)
@@ -246,8 +253,9 @@ class Desk:
         self.step()
 
     def _is_wanted(self, entry: Waiting, device: int) -> bool:
-        """Whether anybody still waits for what is being made room for."""
-        return entry.is_waiting or self._joined(entry.request.consumer, device) is not None
+        """Whether anybody still waits for what is being made room for, and it may be gone on with."""
+        is_awaited = entry.is_waiting or self._joined(entry.request.consumer, device) is not None
+        return is_awaited and not self._gate.held
 
     def _heir(self, entry: Waiting, device: int) -> Waiting | None:
         """Who inherits a load whose request has left; a lease only where a slot was held for one."""
@@ -278,12 +286,21 @@ class Desk:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def close(self, error: GpumandError) -> None:
-        """Refuse everybody who waits and let go of everything that is being done."""
-        self._closed = True
+    def look_anew(self) -> None:
+        """Have everybody who waits decided only on figures that are read from now on."""
+        for entry in self:
+            entry.decided, entry.sample_after = False, self._books.clock.monotonic()
+
+    def refuse_all(self, error: GpumandError) -> None:
+        """Refuse everybody who waits; a load that is under way goes on for whoever asks next."""
         for entry in tuple(self):
             self.leave(entry)
             entry.refuse(error)
+
+    async def close(self, error: GpumandError) -> None:
+        """Refuse everybody who waits and let go of everything that is being done."""
+        self._closed = True
+        self.refuse_all(error)
         tasks = [task for task in self._tasks if task is not asyncio.current_task()]
         for task in tasks:
             task.cancel()

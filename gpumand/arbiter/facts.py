@@ -44,6 +44,7 @@ class Facts:
     def __init__(self, books: Books) -> None:
         self._books = books
         self._heard: dict[str, _Witnesses] = {}
+        self._void_before = float("-inf")
 
     def note_unit(self, state: UnitState) -> None:
         """A unit changed, or was asked. More than one consumer never shares one."""
@@ -77,7 +78,7 @@ class Facts:
             health: what it said.
             asked_at: monotonic seconds at which the probe began.
         """
-        if name not in self._books.ledger.consumers:
+        if name not in self._books.ledger.consumers or asked_at < self._void_before:
             return
         state = self._books.state(name)
         heard = self._witnesses(state)
@@ -105,6 +106,15 @@ class Facts:
             state = self._books.ledger.consumers.get(name)
             if state is None or _asked(state.spec) != _asked(heard.spec):
                 del self._heard[name]
+
+    def void(self) -> None:
+        """Forget all witnesses, and what was concluded from them; what is lent or being loaded is so until denied."""
+        self._heard.clear()
+        self._void_before = self._books.clock.monotonic()
+        for state in list(self._books.ledger.consumers.values()):
+            is_ours = state.claimed or state.residency is Residency.FAILED or self._is_in_a_job(state)
+            if not is_ours:
+                self._books.set_residency(state.name, Residency.UNKNOWN, own_move=False)
 
     def conclude(self, name: str) -> None:
         """Bring one consumer's residency in line with what is seen."""

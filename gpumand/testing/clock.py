@@ -37,6 +37,7 @@ class FakeClock:
         # Whole nanoseconds: ten sleeps of 0.1 s are exactly one second.
         self._now_nsec = _nsec(start_sec)
         self._realtime_offset_nsec = start_usec * 1000 - self._now_nsec
+        self._suspended_nsec = 0
         self._waiters: list[tuple[int, int, asyncio.Future[None]]] = []
         self._order = count()
         self._autojump = autojump
@@ -59,6 +60,15 @@ class FakeClock:
     def step_realtime(self, seconds: float) -> None:
         """Set the wall clock forward, or back if negative, as NTP or an administrator does."""
         self._realtime_offset_nsec += _nsec(seconds)
+
+    def suspended_sec(self) -> float:
+        """For how long it was suspended so far."""
+        return self._suspended_nsec / NSEC
+
+    def suspend(self, seconds: float) -> None:
+        """Suspend the host for so long: the wall clock goes on, ``monotonic`` and those who sleep by it do not."""
+        self._suspended_nsec += _nsec(seconds)
+        self.step_realtime(seconds)
 
     async def sleep(self, seconds: float) -> None:
         """Return after so many virtual seconds; at least once around the event loop."""

@@ -40,6 +40,7 @@ class FakeVram:
         """Make one device for each size in MiB; without any, one of 24564."""
         self.name = name
         self.reads = 0
+        self.renewals = 0
         self.read_sec = 0.0
         self.attributed = True
         self.attributable: set[str] = set()
@@ -111,6 +112,10 @@ class FakeVram:
         error = "nvml-hangs: a driver call has not returned" if self._hang_sec is not None else self._error
         samples = (self._sample(index, error) for index in range(len(self._devices)))
         return Reading(tuple(replace(one, taken_at=begun, sampled_usec=begun_usec) for one in samples), error)
+
+    def renew(self) -> None:
+        """See VramSource."""
+        self.renewals += 1
 
     async def close(self) -> None:
         """See VramSource."""

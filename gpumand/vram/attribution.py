@@ -88,6 +88,10 @@ class AttributedSource:
         await self._look_up(identities.values())
         return replace(reading, devices=tuple(self._attribute(sample, identities) for sample in reading.devices))
 
+    def renew(self) -> None:
+        """See VramSource; processes keep their units, however long they slept."""
+        self._source.renew()
+
     async def close(self) -> None:
         """Stop asking, and close the source."""
         self._forget_all_but(())

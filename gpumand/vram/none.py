@@ -36,5 +36,8 @@ class NoSource:
         )
         return Reading((sample,), ERROR)
 
+    def renew(self) -> None:
+        """There is nothing to begin with."""
+
     async def close(self) -> None:
         """Nothing to give back."""

@@ -56,11 +56,20 @@ class NvmlSession:
         self._backoff = Backoff()
         self._devices: tuple[Device, ...] = ()
         self._open = False
+        self._renewing = False
         self._last_error = ""
+
+    def renew(self) -> None:
+        """Have the next reading shut the library down and initialise it anew, at once (from any thread)."""
+        self._renewing = True
 
     def read(self) -> Reading:
         """Read every device, initialising first where that is due. Raises nothing that a driver can cause."""
         stamp = Stamp.now(self._clock)
+        if self._renewing:
+            self._renewing = False
+            self.close()
+            self._backoff.succeeded()
         if not self._open and not self._backoff.due(stamp.monotonic):
             return Reading(error=self._last_error)
         try:
@@ -171,6 +180,10 @@ class NvmlSource:
             return self._blind(reading.error)
         self._seen = reading.devices
         return reading
+
+    def renew(self) -> None:
+        """See VramSource. A call that hangs meanwhile is not waited for."""
+        self._session.renew()
 
     async def close(self) -> None:
         """Shut the library down; one that hangs is left alone."""

@@ -62,6 +62,9 @@ class SimulatedSource:
         except ThreadClosed as error:
             return self._blind(f"simulator-failed: no thread to read in: {error}")
 
+    def renew(self) -> None:
+        """Nothing is open between two readings."""
+
     async def close(self) -> None:
         """End the thread."""
         self._thread.close()

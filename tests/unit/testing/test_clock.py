@@ -175,3 +175,23 @@ async def test_system_clock_moves_by_itself() -> None:
     assert clock.monotonic() - before >= 0.009
     assert clock.realtime_usec() >= wall
     assert wall > 1_600_000_000_000_000
+    assert clock.suspended_sec() > -0.1
+
+
+async def test_a_suspended_host_has_a_later_wall_clock_and_nobody_has_slept_longer() -> None:
+    clock, woken = FakeClock(), False
+
+    async def nap() -> None:
+        nonlocal woken
+        await clock.sleep(10)
+        woken = True
+
+    task = asyncio.create_task(nap())
+    await clock.settle()
+    before_usec = clock.realtime_usec()
+    clock.suspend(3600)
+    await clock.advance(9)
+    assert not woken
+    assert (clock.realtime_usec() - before_usec, clock.suspended_sec()) == (3609_000_000, 3600.0)
+    await clock.advance(1)
+    await task
