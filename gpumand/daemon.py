@@ -29,14 +29,15 @@ from gpumand.bus.service import ManagerService
 from gpumand.clock import SystemClock
 from gpumand.config import load
 from gpumand.consumers.routes import HttpRoutes
-from gpumand.domain.consumer import GpuSettings, Residency, Settings
+from gpumand.domain.consumer import GpuSettings, HistorySettings, Residency, Settings
 from gpumand.domain.errors import ConfigInvalid, GpumandError
 from gpumand.domain.events import Event
 from gpumand.domain.status import Status
+from gpumand.history import Chronicle, DemandLog, SqliteArchive
 from gpumand.http.front import HttpFront
 from gpumand.logs import default_level, setup_logging
 from gpumand.ports import World
-from gpumand.runtime import boot_id, own_uid, state_directory
+from gpumand.runtime import archive_path, boot_id, own_uid, state_directory
 from gpumand.service_manager.notify import Notifier, watchdog_usec
 from gpumand.service_manager.sockets import take_listeners
 from gpumand.service_manager.units import SystemdUnits
@@ -91,14 +92,16 @@ class Parts:
     source: AttributedSource
     routes: HttpRoutes
     store: FileStore
+    chronicle: Chronicle
 
 
 class Daemon:
     """One life on one bus connection."""
 
-    def __init__(self, options: Options, settings: Settings, notifier: Notifier) -> None:
+    def __init__(self, options: Options, settings: Settings, notifier: Notifier, archive: SqliteArchive) -> None:
         self._options = options
         self._settings = settings
+        self._archive = archive
         self._notifier = notifier
         self._clock = SystemClock()
         self._stop: asyncio.Future[str] = asyncio.get_running_loop().create_future()
@@ -139,12 +142,14 @@ class Daemon:
         store = await self._open_store(bus)
         source = AttributedSource(make_source(self._settings.gpu, self._clock), units)
         _say_whose(source, self._settings)
-        world = World(self._clock, source, units, routes, store, clients)
+        world = World(self._clock, source, units, routes, store, clients, self._archive)
+        chronicle = Chronicle(self._archive, self._clock, _demand_log(self._settings.history))
         arbiter = Arbiter(self._settings, world, self._publish, self._load_settings)
         service = ManagerService(bus, arbiter, clients, authority)
         service.add(LogControl(clients, frozenset({0, own_uid()})).object())
         http = HttpFront(arbiter.status, take_listeners())
-        return Parts(http, service, arbiter, Upkeep(arbiter, units, routes), units, source, routes, store)
+        upkeep = Upkeep(arbiter, units, routes)
+        return Parts(http, service, arbiter, upkeep, units, source, routes, store, chronicle)
 
     async def _open_store(self, bus: BusConnection) -> FileStore:
         (bus_id,) = await bus.call(names.DBUS, names.DBUS_PATH, names.DBUS, "GetId")
@@ -155,6 +160,7 @@ class Daemon:
         if self._parts is not None:
             self._parts.service.publish(event)
             self._parts.http.publish(event)
+            self._parts.chronicle.publish(event)
 
     # -- living --------------------------------------------------------------------------------------------------
 
@@ -191,6 +197,7 @@ class Daemon:
         self._notifier.stopping(reason)
         self._notifier.extend_timeout(STOP_SEC)
         if self._parts is not None:
+            self._parts.arbiter.measuring.keep()
             await self._parts.arbiter.stop(reason)
             await _bounded(bus.flush(), "the last replies")  # those who waited hear why they wait no longer
         for task in tuple(self._tasks):
@@ -206,6 +213,7 @@ class Daemon:
             ):
                 await _bounded(part.close(), type(part).__name__)
             await _bounded(self._parts.store.close(), "the store")
+            await _bounded(self._parts.chronicle.close(), "the history")
         await bus.close()
 
     def _beside(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
@@ -224,8 +232,14 @@ class Daemon:
             if _sources_differ(settings.gpu, self._settings.gpu):
                 await self._parts.source.swap(make_source(settings.gpu, self._clock))
             _say_whose(self._parts.source, settings)
+            await self._reconfigure_history(self._parts.chronicle, settings.history)
         self._settings = settings
         return settings
+
+    async def _reconfigure_history(self, chronicle: Chronicle, history: HistorySettings) -> None:
+        self._archive.keep_days = history.keep_days
+        if history.demand_log != self._settings.history.demand_log:
+            await chronicle.log_demand_to(_demand_log(history))
 
     def _reload_soon(self) -> None:
         if self._parts is not None:
@@ -245,6 +259,10 @@ class Daemon:
         while True:
             await self._clock.sleep(STATUS_SEC)
             self._notifier.status(_status_line(arbiter.status()))
+
+
+def _demand_log(history: HistorySettings) -> DemandLog | None:
+    return DemandLog(Path(history.demand_log)) if history.demand_log else None
 
 
 async def _bounded(closing: Awaitable[None], what: str) -> None:
@@ -285,9 +303,11 @@ def _status_line(status: Status) -> str:
 
 async def _amain(options: Options) -> int:
     notifier = Notifier()
+    archive = SqliteArchive(archive_path(options.state_dir, options.bus_address))
     try:
         settings = await asyncio.to_thread(load, options.config)
-        return await Daemon(options, settings, notifier).run()
+        archive.keep_days = settings.history.keep_days
+        return await Daemon(options, settings, notifier, archive).run()
     except ConfigInvalid as error:
         for line in _problems(error):
             log.error("%s", line)

@@ -6,12 +6,13 @@ bounded in time by its implementation: the arbiter may await any of them without
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from gpumand.domain.consumer import ConsumerSpec, Health, UnitState
 from gpumand.domain.device import Reading
+from gpumand.domain.history import Entry, Query
 from gpumand.domain.lease import Lease
 
 
@@ -162,6 +163,29 @@ class Store(Protocol):
         """Finish what was asked for."""
 
 
+class Archive(Protocol):
+    """What is remembered for longer than a boot: what happened, and what was learned.
+
+    It is of use, and nothing hangs on it: none of these methods raises or keeps anybody waiting for what a disk may
+    do. What cannot be kept is told in the log, once.
+    """
+
+    def note(self, entry: Entry) -> None:
+        """Keep an entry, soon."""
+
+    def keep_learned(self, consumer: str, record: Mapping[str, Any]) -> None:
+        """Keep what was learned about a consumer, soon; replaces what was kept before."""
+
+    async def read_learned(self) -> dict[str, dict[str, Any]]:
+        """Consumer -> what was kept last; anybody may have written it."""
+
+    async def entries(self, query: Query) -> tuple[Entry, ...]:
+        """The newest entries that answer a query, newest first, those noted a moment ago among them."""
+
+    async def close(self) -> None:
+        """Finish what was asked for."""
+
+
 @dataclass(frozen=True, slots=True)
 class World:
     """One of each port: all that the arbiter deals with."""
@@ -172,3 +196,4 @@ class World:
     routes: ConsumerRoutes
     store: Store
     owners: Owners
+    archive: Archive

@@ -17,6 +17,7 @@ from gpumand.arbiter.facts import Facts
 from gpumand.arbiter.gate import Gate
 from gpumand.arbiter.jobs import Jobs
 from gpumand.arbiter.leases import Leases
+from gpumand.arbiter.measure import Measuring
 from gpumand.arbiter.snapshot import consumer_status_of, report_of, status_of, summary_of
 from gpumand.arbiter.waiting import Waiting
 from gpumand.domain.consumer import Settings, UnitState
@@ -28,7 +29,8 @@ from gpumand.domain.errors import (
     ShuttingDown,
     TimedOut,
 )
-from gpumand.domain.events import RequestGranted
+from gpumand.domain.events import Event, RequestGranted, RequestRefused
+from gpumand.domain.history import Entry, Query
 from gpumand.domain.lease import Lease, LeaseEnd, LeaseLifetime, Owner
 from gpumand.domain.ledger import token_key
 from gpumand.domain.planning import Wish
@@ -60,7 +62,9 @@ class Arbiter:
     def __init__(
         self, settings: Settings, world: World, publish: Publish, load_settings: Callable[[], Awaitable[Settings]]
     ) -> None:
-        self.books = Books(settings, world.clock, world.source, publish)
+        self.books = Books(settings, world.clock, world.source, self._publish)
+        self.measuring = Measuring(self.books, world.archive)
+        self._tell = publish
         self.facts = Facts(self.books)
         self.leases = Leases(self.books, self.facts, world.store)
         self._jobs = Jobs(self.books, Effects(self.books, world.units, world.routes), world.store)
@@ -73,8 +77,13 @@ class Arbiter:
         self._stopping = ""
         self.units_changed = asyncio.Event()
 
+    def _publish(self, event: Event) -> None:
+        self.measuring.note(event)
+        self._tell(event)
+
     async def start(self) -> None:
-        """Take up again what survived: leases whose owner lives, pins, last uses, loads under way."""
+        """Take up again what survived: what was learned, leases whose owner lives, pins, last uses, loads under way."""
+        await self.measuring.restore()
         await self.leases.restore(self._world.owners, self._world.units)
         for name, (device, began_usec) in (await self._world.store.read_loads()).items():
             await self._resume(name, device, began_usec)
@@ -161,13 +170,14 @@ class Arbiter:
             return Grant(lease, endpoint=self.books.state(consumer).spec.url)
         with self._counting_refusals(owner, consumer):
             self._check(owner, consumer, options)
+            self.measuring.wanted(consumer)
             entry = self._entry(owner, consumer, options)
             self.desk.add(entry)
             lease = await self._serve(entry)
         assert lease is not None
         waited_usec = int((self.books.clock.monotonic() - entry.request.arrived_at) * 1e6)
         self.books.count(grants=1, wait_usec=waited_usec)
-        self.books.publish(RequestGranted(consumer, waited_usec))
+        self.books.publish(RequestGranted(consumer, waited_usec, lease, entry.request.priority))
         endpoint = self.books.settings.consumers[consumer].url if consumer in self.books.settings.consumers else ""
         return Grant(lease, waited_usec, tuple(entry.evicted), entry.loaded, endpoint)
 
@@ -178,6 +188,7 @@ class Arbiter:
         except GpumandError as error:
             self.books.count(refusals=1)
             logbook.refusal(consumer, owner, error)
+            self.books.publish(RequestRefused(consumer, owner.uid, error.dbus_name, error.message))
             raise
 
     def _check(self, owner: Owner, consumer: str, options: AcquireOptions) -> None:
@@ -351,6 +362,10 @@ class Arbiter:
         own = bool(owner.unit) and owner.unit == self.books.state(consumer).spec.unit
         return report_of(consumer, await self.desk.decide_freshly(Wish(consumer, device, from_own_unit=own)))
 
+    async def history(self, query: Query) -> tuple[Entry, ...]:
+        """What happened, newest first."""
+        return await self._world.archive.entries(query)
+
     # -- by hand -------------------------------------------------------------------------------------------------
 
     async def load(self, consumer: str, device: str, timeout_sec: float) -> Outcome:
@@ -386,8 +401,9 @@ class Arbiter:
     async def reload(self) -> None:
         """Read the configuration anew and put it in force; leases stay. Raises ConfigInvalid, changing nothing."""
         settings = await self._load_settings()
-        self.books.settings = settings
+        former, self.books.settings = self.books.settings, settings
         self.books.ledger.configure(settings.scheduler, settings.consumers.values())
+        self.measuring.forget_changed(former.consumers)
         self.desk.set_aging(settings.scheduler.aging_sec)
         self.facts.forget_missing()
         self.units_changed.set()

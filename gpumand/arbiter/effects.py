@@ -132,12 +132,15 @@ class Effects:
 
     # -- loading -------------------------------------------------------------------------------------------------
 
-    async def load(self, spec: ConsumerSpec, is_used: Callable[[], bool]) -> None:
+    async def load(self, spec: ConsumerSpec, is_used: Callable[[], bool]) -> bool:
         """Bring a consumer up: start its unit, call its load route, wait for its health.
 
         Args:
             spec: which one.
             is_used: whether somebody holds a lease on it by now; then a load that fails leaves it as it is.
+
+        Returns:
+            Whether its unit had to be started for it.
 
         Raises:
             LoadFailed: with the unit's result and its last log lines, or what the route said.
@@ -158,6 +161,7 @@ class Effects:
             if not is_used():
                 await self._clean_up(spec, started)
             raise LoadFailed(message) from failed
+        return started
 
     async def _clean_up(self, spec: ConsumerSpec, started: bool) -> None:
         """Leave nothing half-loaded behind, and nothing stopped that ran before; what goes wrong is only logged."""

@@ -159,12 +159,12 @@ class Jobs:
         self._books.tell()
         await self._keep(self._store.put_load(name, device, self._books.clock.realtime_usec()))
         try:
-            await self._effects.load(spec, lambda: self._books.state(name).leases > 0)
+            started = await self._effects.load(spec, lambda: self._books.state(name).leases > 0)
         except LoadFailed as failed:
             await self._note_failure(name, device, began, failed)
             raise
         else:
-            await self._note_success(name, device, began)
+            await self._note_success(name, device, began, started=started)
         finally:
             # Not where we are being stopped in the middle of it: a server loads on without us, and its memory must
             # be reckoned with after our restart.
@@ -178,7 +178,7 @@ class Jobs:
         except OSError as error:
             log.warning("what is being loaded cannot be kept for a restart: %s", error)
 
-    async def _note_success(self, name: str, device: int, began: float) -> None:
+    async def _note_success(self, name: str, device: int, began: float, *, started: bool) -> None:
         await self._books.sample()  # so that the figures contain it before its reservation is thought over
         duration_usec = int((self._books.clock.monotonic() - began) * 1e6)
         self._books.set_residency(name, Residency.RESIDENT, error="")
@@ -186,7 +186,7 @@ class Jobs:
         self._books.count(loads=1, load_usec=duration_usec)
         log.info("loaded %s on device %d in %.1f s", name, device, duration_usec / 1e6)
         self._books.tell()
-        self._books.publish(LoadFinished(name, str(device), duration_usec))
+        self._books.publish(LoadFinished(name, str(device), duration_usec, started=started))
 
     async def _note_failure(self, name: str, device: int, began: float, failed: LoadFailed) -> None:
         """The next try has to wait."""

@@ -63,6 +63,8 @@ class Upkeep:
             await self._books.clock.sleep(self._books.settings.gpu.sample_interval_sec)
             await self._books.sample()
             self._arbiter.facts.conclude_all()
+            self._arbiter.measuring.look()
+            self._arbiter.measuring.keep()
             self._arbiter.by_hand.evict_idle()
             self._arbiter.desk.step()
             await self._arbiter.leases.keep_uses()

@@ -10,11 +10,11 @@ import attrs
 from gpumand.config.checks import is_loopback
 from gpumand.config.consumers import Written, place_in_list, read_consumer
 from gpumand.config.problems import Document, Faults, Place, nearest, shown
-from gpumand.config.schema import GpuTable, HttpTable, SchedulerTable
+from gpumand.config.schema import GpuTable, HistoryTable, HttpTable, SchedulerTable
 from gpumand.config.tables import FAULTY, filled, kind_of, read_keys
-from gpumand.domain.consumer import GpuSettings, HttpSettings, SchedulerSettings, Settings
+from gpumand.domain.consumer import GpuSettings, HistorySettings, HttpSettings, SchedulerSettings, Settings
 
-_TABLES = ("scheduler", "gpu", "http", "consumers")
+_TABLES = ("scheduler", "gpu", "http", "history", "consumers")
 
 
 def build(documents: Sequence[Document], faults: Faults, *, complete: bool) -> Settings:
@@ -30,6 +30,7 @@ def build(documents: Sequence[Document], faults: Faults, *, complete: bool) -> S
     scheduler = _merged("scheduler", SchedulerTable, documents, faults)
     gpu = _merged("gpu", GpuTable, documents, faults)
     http = _merged("http", HttpTable, documents, faults)
+    history = _merged("history", HistoryTable, documents, faults)
     consumers = _consumers(documents, faults)
     _note_remote(http, documents, faults)
     if complete:
@@ -38,7 +39,9 @@ def build(documents: Sequence[Document], faults: Faults, *, complete: bool) -> S
     _note_giants(consumers, gpu, faults)
     specs = [spec for one in consumers.values() if (spec := one.spec())]
     by_name = {spec.name: spec for spec in specs}
-    return Settings(SchedulerSettings(**scheduler), GpuSettings(**gpu), by_name, HttpSettings(**http))
+    return Settings(
+        SchedulerSettings(**scheduler), GpuSettings(**gpu), by_name, HttpSettings(**http), HistorySettings(**history)
+    )
 
 
 def _note_unknown_tables(document: Document, faults: Faults) -> None:

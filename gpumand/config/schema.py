@@ -21,6 +21,7 @@ from gpumand.domain.consumer import (
     EvictionMethod,
     GpuSettings,
     HealthRoute,
+    HistorySettings,
     HttpSettings,
     Route,
     SchedulerSettings,
@@ -155,6 +156,24 @@ class HttpTable:
         Flag(),
         "The address may be other than loopback, so that other hosts reach it.",
         default=_default(HttpSettings, "allow_remote"),
+    )
+
+
+@attrs.frozen
+class HistoryTable:
+    """``[history]``: what is kept of what happened, for ``gpumanctl history`` and ``gpumanctl simulate``."""
+
+    keep_days: float = key(
+        Decimal(0, 3660),
+        "For how many days it is kept what happened; 0 = it is not. What was measured of consumers is kept anyway.",
+        default=_default(HistorySettings, "keep_days"),
+        unit="days",
+    )
+    demand_log: str = key(
+        Text("absolute path", checks.absolute_path),
+        "A file to which every use of a consumer is appended as a line of JSON, to be replayed by gpumanctl simulate; "
+        "by default there is none. The service may write below /var/lib/gpumand.",
+        default=_default(HistorySettings, "demand_log"),
     )
 
 
@@ -308,6 +327,7 @@ TABLES: dict[str, type[attrs.AttrsInstance]] = {
     "scheduler": SchedulerTable,
     "gpu": GpuTable,
     "http": HttpTable,
+    "history": HistoryTable,
     "consumers.NAME": ConsumerTable,
     "consumers.NAME.health": HealthTable,
     "consumers.NAME.load": RouteTable,

@@ -74,6 +74,7 @@ class HealthRoute:
 class ConsumerSpec:
     """A consumer as configured; units and defaults are documented in gpumand.toml(5).
 
+    ``vram_auto`` says that ``vram_resident_mib`` is only what it is taken to need until it was measured.
     ``evict`` is always filled in: the configured order, or http where there is an unload route and then unit-stop
     where there is a unit.
     """
@@ -96,6 +97,7 @@ class ConsumerSpec:
     pinned: bool = False
     device: str = ""
     preset: str = ""
+    vram_auto: bool = False
 
     @property
     def lazy(self) -> bool:
@@ -203,6 +205,19 @@ class HttpSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class HistorySettings:
+    """The ``[history]`` table.
+
+    Attributes:
+        keep_days: for how many days it is kept what happened; 0 = it is not.
+        demand_log: file to which every use of a consumer is appended as a JSON line; "" = none.
+    """
+
+    keep_days: float = 90.0
+    demand_log: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Settings:
     """Everything that configuration says."""
 
@@ -210,3 +225,4 @@ class Settings:
     gpu: GpuSettings = field(default_factory=GpuSettings)
     consumers: dict[str, ConsumerSpec] = field(default_factory=dict)
     http: HttpSettings = field(default_factory=HttpSettings)
+    history: HistorySettings = field(default_factory=HistorySettings)

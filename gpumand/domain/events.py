@@ -104,12 +104,14 @@ class LoadFinished:
         device: index as text.
         duration_usec: how long it took.
         error: one line, "" when it is resident.
+        started: its unit was started for it; else its server ran already, without its model in VRAM.
     """
 
     consumer: str
     device: str
     duration_usec: int
     error: str = ""
+    started: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,10 +121,31 @@ class RequestGranted:
     Attributes:
         consumer: what for.
         waited_usec: from the request's arrival to the grant.
+        lease: the lease.
+        priority: the request's, as resolved.
     """
 
     consumer: str
     waited_usec: int
+    lease: Lease
+    priority: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class RequestRefused:
+    """An Acquire ended with an error.
+
+    Attributes:
+        consumer: what for; it need not be configured.
+        uid: whose it was.
+        error: D-Bus name of the error.
+        message: one line.
+    """
+
+    consumer: str
+    uid: int
+    error: str
+    message: str
 
 
 Event = (
@@ -136,4 +159,5 @@ Event = (
     | SummaryChanged
     | LoadFinished
     | RequestGranted
+    | RequestRefused
 )

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 
 from gpumand.domain.consumer import ConsumerSpec, Residency, SchedulerSettings
 from gpumand.domain.device import Sample
+from gpumand.domain.footprint import Footprint
+from gpumand.domain.learning import Learned
 
 IN_VRAM = frozenset({Residency.RESIDENT, Residency.LOADING, Residency.UNLOADING, Residency.UNKNOWN})
 """Residencies under which a consumer may hold its footprint. Unknown is not zero."""
@@ -38,6 +40,8 @@ class ConsumerState:
         retry_at: monotonic seconds before which no new load is tried.
         unasked: it is loading although nobody asked us for it.
         error: one line; "" when all is well.
+        memory: what it was measured to hold.
+        times: how long it takes to load, is held and idles, as far as was seen.
     """
 
     spec: ConsumerSpec
@@ -59,6 +63,8 @@ class ConsumerState:
     retry_at: float = 0.0
     unasked: bool = False
     error: str = ""
+    memory: Footprint = field(default_factory=Footprint)
+    times: Learned = field(default_factory=Learned)
 
     @property
     def name(self) -> str:
@@ -67,8 +73,9 @@ class ConsumerState:
 
     @property
     def footprint_mib(self) -> int:
-        """MiB it needs resident."""
-        return self.spec.vram_resident_mib
+        """MiB it needs resident: declared, or where that is left to us, the most it held in its last stays."""
+        measured_mib = self.memory.peak_mib if self.spec.vram_auto else None
+        return measured_mib or self.spec.vram_resident_mib
 
     @property
     def last_used_usec(self) -> int:

@@ -10,6 +10,7 @@ from gpumand.domain.consumer import ConsumerSpec, GpuSettings, SchedulerSettings
 from gpumand.domain.events import Event
 from gpumand.domain.lease import Owner
 from gpumand.ports import World
+from gpumand.testing.archive import MemoryArchive
 from gpumand.testing.clock import FakeClock
 from gpumand.testing.owners import FakeOwners
 from gpumand.testing.routes import FakeRoutes
@@ -22,7 +23,7 @@ class FakeWorld:
     """One of each fake and an arbiter that lives in it.
 
     Attributes:
-        clock, vram, routes, units, store, owners: the fakes; change them at will.
+        clock, vram, routes, units, store, owners, archive: the fakes; change them at will.
         events: everything the arbiter published, in order.
         settings: what a reload finds; change it and call ``arbiter.reload``.
         arbiter, upkeep: the real ones.
@@ -36,8 +37,9 @@ class FakeWorld:
         total_mib: tuple[int, ...] = (24564,),
         store: MemoryStore | None = None,
         clock: FakeClock | None = None,
+        archive: MemoryArchive | None = None,
     ) -> None:
-        """Build it; ``store`` and ``clock`` of an earlier world make this one its life after a restart."""
+        """Build it; ``store``, ``clock`` and ``archive`` of an earlier world make this one its life after a restart."""
         consumers = {spec.name: spec for spec in specs}
         self.settings = Settings(scheduler or SchedulerSettings(), GpuSettings(source="simulated"), consumers)
         self.clock = clock or FakeClock(autojump=True)
@@ -47,8 +49,9 @@ class FakeWorld:
         self.units = FakeUnits(self.clock, [FakeUnit(spec.unit) for spec in consumers.values() if spec.unit])
         self.store = store or MemoryStore()
         self.owners = FakeOwners()
+        self.archive = archive or MemoryArchive()
         self.events: list[Event] = []
-        world = World(self.clock, self.vram, self.units, self.routes, self.store, self.owners)
+        world = World(self.clock, self.vram, self.units, self.routes, self.store, self.owners, self.archive)
         self.arbiter = Arbiter(self.settings, world, self.events.append, self._load_settings)
         self.upkeep = Upkeep(self.arbiter, self.units, self.routes)
 

@@ -7,12 +7,14 @@ from dataclasses import replace
 import pytest
 
 from gpumand.domain.events import EvictionFailed, EvictionOccurred, EvictionReport, LoadFinished, RequestGranted
+from gpumand.domain.lease import Lease, LeaseLifetime, Owner
 from gpumand.domain.status import ConsumerStatus, DeviceStatus, Stats, Status, WaitingStatus
 from gpumand.http.limits import MAX_LABELLED
 from gpumand.http.metrics import OTHERS, Metrics
 from tests.exposition import Samples, parsed
 
 MIB = 1024 * 1024
+LEASE = Lease("abc", "tts", "0", Owner(":1.1", 0), LeaseLifetime.TTL, 1, 2, 900.0, "", "")
 DEVICE = DeviceStatus(0, "GPU-1", "Card", "simulated", 24564, 8000, 16564, 512, 100, 1, "")
 CONSUMER = ConsumerStatus("tts", "resident", "0", 4096, 4000, 2, 5_000_000, True, False, "tts.service", "")
 
@@ -87,7 +89,7 @@ def test_text_that_would_break_something_is_made_harmless(name: str) -> None:
 def test_durations_are_histograms_by_consumer() -> None:
     metrics = Metrics()
     for usec in (0, 10_000, 10_001, 400_000, 299_000_000, 301_000_000):
-        metrics.note(RequestGranted("tts", usec))
+        metrics.note(RequestGranted("tts", usec, LEASE))
     metrics.note(LoadFinished("tts", "0", 2_000_000))
     metrics.note(EvictionOccurred(EvictionReport("comfyui", "0", 100, "http", "tts", duration_usec=700_000)))
     samples = page(metrics)
@@ -108,8 +110,8 @@ def test_what_failed_has_no_duration() -> None:
 def test_consumers_beyond_the_cap_are_told_together() -> None:
     metrics = Metrics()
     for number in range(MAX_LABELLED + 5):
-        metrics.note(RequestGranted(f"c{number}", 1))
-    metrics.note(RequestGranted("c3", 1))
+        metrics.note(RequestGranted(f"c{number}", 1, LEASE))
+    metrics.note(RequestGranted("c3", 1, LEASE))
     many = [replace(CONSUMER, name=f"c{number}") for number in range(MAX_LABELLED + 5)]
     samples = page(metrics, status(*many))
     assert of(samples, "gpumand_wait_seconds_count", consumer=OTHERS) == 5

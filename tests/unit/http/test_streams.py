@@ -58,7 +58,7 @@ def test_signals_and_their_fields_are_those_of_the_manager() -> None:
         SummaryChanged(),
         LeaseRenewed(LEASE),
         LoadFinished("tts", "0", 1),
-        RequestGranted("tts", 1),
+        RequestGranted("tts", 1, LEASE),
     ],
 )
 def test_what_the_bus_tells_by_no_signal_is_not_told(event: Event) -> None:

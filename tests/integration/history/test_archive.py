@@ -1,0 +1,67 @@
+"""The archive: soon on disk, never in anybody's way."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from pathlib import Path
+
+import pytest
+
+from gpumand.domain.history import Entry, EntryKind, Query
+from gpumand.history import SqliteArchive
+from gpumand.history import archive as module
+
+LOAD = Entry(10**16, EntryKind.LOAD, "llm", "1", 7)
+
+
+async def test_what_was_noted_a_moment_ago_is_in_the_answer(tmp_path: Path) -> None:
+    archive = SqliteArchive(tmp_path / "history.db")
+    archive.note(LOAD)
+    assert await archive.entries(Query()) == (LOAD,)
+    await archive.close()
+
+
+async def test_close_keeps_what_was_gathered(tmp_path: Path) -> None:
+    first = SqliteArchive(tmp_path / "history.db")
+    first.note(LOAD)
+    first.keep_learned("llm", {"a": 1})
+    await first.close()
+    second = SqliteArchive(tmp_path / "history.db")
+    assert await second.entries(Query()) == (LOAD,)
+    assert await second.read_learned() == {"llm": {"a": 1}}
+    await second.close()
+
+
+async def test_with_no_days_to_keep_nothing_is_kept_but_what_was_learned(tmp_path: Path) -> None:
+    archive = SqliteArchive(tmp_path / "history.db", keep_days=0)
+    archive.note(LOAD)
+    archive.keep_learned("llm", {"a": 1})
+    assert await archive.entries(Query()) == ()
+    await archive.close()
+    assert await SqliteArchive(tmp_path / "history.db").read_learned() == {"llm": {"a": 1}}
+
+
+async def test_folder_that_cannot_be_made_is_told_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "state").write_text("no folder")
+    archive = SqliteArchive(tmp_path / "state" / "history.db")
+    with caplog.at_level(logging.WARNING):
+        for _ in range(3):
+            archive.note(LOAD)
+            assert await archive.entries(Query()) == ()
+        assert await archive.read_learned() == {}
+        await archive.close()
+    assert [record.message for record in caplog.records if "is not kept" in record.message][1:] == []
+
+
+async def test_disk_that_hangs_keeps_nobody_waiting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "ANSWER_SEC", 0.05)
+    monkeypatch.setattr(module, "CLOSE_SEC", 0.05)
+    archive, thawed = SqliteArchive(tmp_path / "history.db"), threading.Event()
+    monkeypatch.setattr(archive._database, "entries", lambda _query: thawed.wait(30) and ())
+    try:
+        assert await archive.entries(Query()) == ()
+        archive.note(LOAD)
+        await archive.close()
+    finally:
+        thawed.set()

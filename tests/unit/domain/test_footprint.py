@@ -1,0 +1,72 @@
+"""What is learned of a consumer's memory."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from gpumand.domain.footprint import PEAKS_KEPT, Footprint
+
+
+def test_nothing_is_known_before_the_first_stay() -> None:
+    nothing = Footprint()
+    assert (nothing.steady_mib, nothing.peak_mib, nothing.residual_mib) == (None, None, None)
+    assert not nothing.contradicts(1)
+
+
+def test_first_stay_is_taken_as_it_is_and_later_ones_are_averaged() -> None:
+    one = Footprint().with_stay(4000, 4600)
+    two = one.with_stay(5000, 5100)
+    assert (one.steady_mib, one.peak_mib) == (4000, 4600)
+    assert (two.steady_mib, two.peak_mib, two.stays) == (4200, 5100, 2)
+
+
+def test_highest_peak_counts_until_it_is_many_stays_ago() -> None:
+    print_ = Footprint().with_stay(4000, 9000)
+    for _ in range(PEAKS_KEPT - 1):
+        print_ = print_.with_stay(4000, 5000)
+    assert print_.peak_mib == 9000
+    assert print_.with_stay(4000, 5000).peak_mib == 5000
+
+
+def test_peak_is_never_below_what_it_rests_at() -> None:
+    assert Footprint().with_stay(4000, 3000).peak_mib == 4000
+
+
+@pytest.mark.parametrize(
+    ("declared", "wrong"), [(5000, False), (5500, False), (4600, False), (4500, True), (5600, True)]
+)
+def test_declared_footprint_is_wrong_beyond_a_tenth(declared: int, *, wrong: bool) -> None:
+    assert Footprint().with_stay(4800, 5000).contradicts(declared) is wrong
+
+
+def test_it_is_read_back_as_it_was_kept() -> None:
+    kept = Footprint().with_stay(4000, 4600).with_stay(4100, 4500).with_residual(310)
+    assert Footprint.from_record(json.loads(json.dumps(kept.to_record()))) == kept
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        {"steady_mib": "much"},
+        {"steady_mib": -1},
+        {"steady_mib": float("nan")},
+        {"steady_mib": float("inf")},
+        {"steady_mib": True},
+        {"residual_mib": [1]},
+        {"peaks_mib": 3},
+        {"peaks_mib": [1] * (PEAKS_KEPT + 1)},
+        {"stays": 1.5},
+        {"stays": -1},
+        {"stays": None},
+    ],
+)
+def test_what_was_not_kept_by_us_is_refused(record: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="no "):
+        Footprint.from_record(record)
+
+
+def test_what_is_no_figure_among_peaks_is_left_out() -> None:
+    assert Footprint.from_record({"peaks_mib": [1, "2", None, -3, 4]}).peaks_mib == (1, 4)
