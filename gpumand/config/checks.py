@@ -9,6 +9,9 @@ from urllib.parse import SplitResult, urlsplit
 from gpumand.config.kinds import Refused
 from gpumand.config.problems import shown
 
+KEY = "{key}"
+KEY_HEADER = f"Authorization: Bearer {KEY}"
+
 CONSUMER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 UNIT_TYPES = ("service", "scope", "slice", "target")
@@ -24,6 +27,7 @@ _DEVICE_INDEX = re.compile(r"0|[1-9][0-9]{0,3}")
 # GPU-8-4-4-4-12, MIG-8-4-4-4-12, and before driver 470 MIG-GPU-<uuid>/<gi>/<ci>; other sources have words of their own.
 _DEVICE_UUID = re.compile(r"[A-Z]{3,12}-[0-9A-Za-z][0-9A-Za-z/-]{0,95}")
 _POINTER_ESCAPE = re.compile(r"~(?![01])")
+_METRIC = re.compile(r"[A-Za-z_:][A-Za-z0-9_:]*")
 _SELECTOR = re.compile(r"\[[^=\[\]]+=.+\]")
 
 
@@ -145,6 +149,21 @@ def header_name(text: str) -> str:
     """The name of an HTTP header."""
     if not _HEADER_NAME.fullmatch(text):
         raise Refused(f"{shown(text)} is no name of an HTTP header")
+    return text
+
+
+def key_header(text: str) -> str:
+    """A header that carries a key: its name, a colon, its value."""
+    name, colon, value = text.partition(":")
+    if not colon or KEY not in value:
+        raise Refused(f'{shown(text)} is no header with a key in it: one is written "X-Api-Key: {KEY}"')
+    return f"{header_name(name.strip())}: {value.strip()}"
+
+
+def metric_name(text: str) -> str:
+    """The name of a Prometheus metric, without labels."""
+    if not _METRIC.fullmatch(text):
+        raise Refused(f"{shown(text)} is no name of a Prometheus metric")
     return text
 
 

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import attrs
 
-from gpumand.config.checks import CONSUMER_NAME
+from gpumand.config.checks import CONSUMER_NAME, KEY, KEY_HEADER
+from gpumand.config.files import read_key
 from gpumand.config.presets import Preset, preset, preset_names
 from gpumand.config.problems import Faults, Place, nearest, shown
 from gpumand.config.schema import ConsumerTable
 from gpumand.config.tables import FAULTY, filled, note_missing, read_keys
-from gpumand.domain.consumer import ConsumerSpec, EvictionMethod
+from gpumand.domain.consumer import BusyRoute, ConsumerSpec, EvictionMethod
 
-_NOT_IN_SPEC = "model"
-_ROUTES = ("health", "load", "unload")
+_NOT_IN_SPEC = ("model", "key_file", "key_header")
+_ROUTES = ("health", "busy", "load", "unload")
+_UNIT_ONLY = "unit-only"
 _UNKNOWN: dict[str, Any] = {"unit": FAULTY, "url": FAULTY, "unload": FAULTY}
 """What a preset that is not known may have had: not to be called missing."""
 
@@ -39,7 +42,7 @@ class Written:
             return None
         keys = filled(ConsumerTable, self.keys)
         keys["evict"] = keys["evict"] or _default_methods(self.keys)
-        return ConsumerSpec(self.name, **{key: value for key, value in keys.items() if key != _NOT_IN_SPEC})
+        return ConsumerSpec(self.name, **{key: value for key, value in keys.items() if key not in _NOT_IN_SPEC})
 
 
 def read_consumer(name: str, raw: object, place: Place, faults: Faults) -> Written:
@@ -54,6 +57,7 @@ def read_consumer(name: str, raw: object, place: Place, faults: Faults) -> Writt
     if not isinstance(raw, dict):
         return Written(name, place, {"vram_resident_mib": FAULTY})
     written = Written(name, place, {**_from_preset(own, place, faults), **own})
+    _put_key_in(written, faults)
     note_missing(ConsumerTable, written.keys, place, faults)
     _note_conflicts(written, faults)
     return written
@@ -68,8 +72,8 @@ def _from_preset(own: dict[str, Any], place: Place, faults: Faults) -> dict[str,
             faults.add(place.at("model"), "is of use only to a preset")
         return {}
     if name not in preset_names():
-        known = ", ".join(preset_names())
-        faults.add(place.at("preset"), f"{shown(name)} is no preset ({known})", nearest(name, preset_names()))
+        words = f"{shown(name)} is no preset (gpumanctl preset list has them)"
+        faults.add(place.at("preset"), words, nearest(name, preset_names()))
         return dict(_UNKNOWN)
     return _keys_of(preset(name), model, place, faults)
 
@@ -85,15 +89,50 @@ def _keys_of(chosen: Preset, model: Any, place: Place, faults: Faults) -> dict[s
     return read_keys(ConsumerTable, chosen.consumer(put_in), Place(chosen.document, ("consumer",)), faults)
 
 
+def _put_key_in(written: Written, faults: Faults) -> None:
+    """Make the header that carries the key; it takes the place of a written one of its name."""
+    keys, place = written.keys, written.place
+    file, header = keys.get("key_file"), keys.get("key_header", KEY_HEADER)
+    headers = keys.get("headers", ())
+    if not file:
+        if "key_header" in _raw(written) and header is not FAULTY:
+            faults.add(place.at("key_header"), "is of use only to a key_file")
+        return
+    if FAULTY in (file, header, headers):
+        return
+    secret = read_key(Path(file), place.at("key_file"), faults)
+    name, _, value = header.partition(": ")
+    others = tuple(pair for pair in headers if pair[0].lower() != name.lower())
+    keys["headers"] = (*others, (name, value.replace(KEY, secret))) if secret else FAULTY
+
+
 def _note_conflicts(written: Written, faults: Faults) -> None:
     keys, place = written.keys, written.place
     if not keys.get("url"):
         _note_without_url(written, faults)
     _note_methods(written, faults)
+    _note_busy(written, faults)
+    _note_unit_only(written, faults)
     _note_itself(written, faults)
     residual, resident = keys.get("residual_mib"), keys.get("vram_resident_mib")
     if isinstance(residual, int) and isinstance(resident, int) and residual >= resident:
         faults.add(place.at("residual_mib"), f"is not less than vram_resident_mib ({resident})")
+
+
+def _note_busy(written: Written, faults: Faults) -> None:
+    busy = written.keys.get("busy")
+    if isinstance(busy, BusyRoute) and not (busy.pointers or busy.metrics):
+        faults.add(written.place.at("busy"), "needs pointers or metrics: where its answer says whether it works")
+
+
+def _note_unit_only(written: Written, faults: Faults) -> None:
+    """Who chose such a preset means to have it evicted, unless the consumer is never to be."""
+    keys = written.keys
+    name = keys.get("preset")
+    if name not in preset_names() or preset(name).about.class_ != _UNIT_ONLY:
+        return
+    if not any(keys.get(key) for key in ("unit", "unload", "vram_managed", "pinned")):
+        faults.add(written.place.at("unit"), f'is missing: with the preset "{name}" only stopping its unit frees VRAM')
 
 
 def _note_without_url(written: Written, faults: Faults) -> None:

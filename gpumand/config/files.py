@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from gpumand.config.lines import Position, find_keys
-from gpumand.config.problems import Document, Faults
+from gpumand.config.problems import Document, Faults, Place
 
 MAIN_NAME = "gpumand.toml"
 DROP_IN_NAME = "conf.d"
 MAX_BYTES = 1024 * 1024
 MAX_FILES = 512
+MAX_KEY = 4096
 MAX_DEPTH = 64
 
 # Python 3.14 gives these as attributes; the text has them in every version.
@@ -72,6 +73,23 @@ def read(path: Path, faults: Faults, *, optional: bool = False) -> Document | No
         faults.add_file(path, f"is larger than {MAX_BYTES // 1024} KiB")
         return None
     return parse(str(path), content, faults)
+
+
+def read_key(path: Path, place: Place, faults: Faults) -> str:
+    """The key that a file holds on its one line; "" where there is none to be had, which is noted at ``place``.
+
+    What is in the file is a secret, so no message has any of it.
+    """
+    try:
+        content = _content(path)
+    except OSError as error:
+        faults.add(place, f"{path} cannot be read: {error.strerror}")
+        return ""
+    text = content.decode("ascii", errors="replace").strip()
+    if not text or len(text) > MAX_KEY or not text.isascii() or not text.isprintable():
+        faults.add(place, f"{path} does not hold a key: one line of up to {MAX_KEY} printable ASCII characters")
+        return ""
+    return text
 
 
 def _content(path: Path) -> bytes:

@@ -105,6 +105,6 @@ def _with_model(value: Any, key: str, model: str) -> Any:
 def _escaped(model: str, key: str) -> str:
     if key == "path":
         return quote(model, safe="")
-    if key in {"loaded", "last_used"}:  # JSON pointers; "~" first, or "/" would be escaped twice
+    if key in {"loaded", "last_used", "pointers", "success"}:  # JSON pointers; "~" first, or "/" would be escaped twice
         return model.replace("~", "~0").replace("/", "~1")
     return model

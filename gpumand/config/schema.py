@@ -17,6 +17,8 @@ from gpumand.config import checks
 from gpumand.config.kinds import Choice, Decimal, Flag, Json, Leaf, ListOf, OneOf, Pairs, Text, Whole
 from gpumand.config.tables import TableOf, key
 from gpumand.domain.consumer import (
+    BusyAfter,
+    BusyRoute,
     ConsumerSpec,
     EvictionMethod,
     GpuSettings,
@@ -36,6 +38,9 @@ MAX_SEC = 86400.0
 
 SOURCES = ("nvml", "simulated", "none")
 
+CLASSES = ("full-rest", "unload-only", "sleep-wake", "restart", "unit-only")
+"""What kinds of servers presets are for."""
+
 _ROUTE = "Path and query, appended to the consumer's url."
 
 
@@ -46,6 +51,10 @@ def _default(owner: Any, name: str) -> Any:
 def _seconds(low: float = 0.0, high: float = MAX_SEC) -> Decimal:
     """A time; a lower end of 0 is not a time to wait for anything and not included."""
     return Decimal(low, high, above=low == 0.0)
+
+
+def _equals() -> OneOf:
+    return OneOf((Flag(), Whole(-(2**63), 2**63 - 1), Text()), "boolean, whole number or text")
 
 
 def _headers() -> Pairs:
@@ -188,6 +197,16 @@ class RouteTable:
     timeout_sec: float = key(
         _seconds(), "How long the whole exchange may take.", default=_default(Route, "timeout_sec"), unit="s"
     )
+    success: str = key(
+        Text("JSON pointer", checks.pointer),
+        "Where the answer says whether it was done, for servers that answer 200 though it was not.",
+        default=_default(Route, "success"),
+    )
+    success_equals: bool | str | int | None = key(
+        _equals(),
+        "The value there that means that it was done, where that is not simply true.",
+        default=_default(Route, "success_equals"),
+    )
 
 
 @attrs.frozen
@@ -201,7 +220,7 @@ class HealthTable:
         default=_default(HealthRoute, "loaded"),
     )
     loaded_equals: bool | str | int | None = key(
-        OneOf((Flag(), Whole(-(2**63), 2**63 - 1), Text()), "boolean, whole number or text"),
+        _equals(),
         "The value there that means that it is loaded, where that is not simply true.",
         default=_default(HealthRoute, "loaded_equals"),
     )
@@ -213,6 +232,33 @@ class HealthTable:
     headers: tuple[tuple[str, str], ...] = key(_headers(), "Extra headers.", default=_default(HealthRoute, "headers"))
     timeout_sec: float = key(
         _seconds(), "How long the whole exchange may take.", default=_default(HealthRoute, "timeout_sec"), unit="s"
+    )
+
+
+@attrs.frozen
+class BusyTable:
+    """A route that says whether a consumer works."""
+
+    path: str = key(Text("path", checks.route_path), _ROUTE + " It is asked with GET.")
+    pointers: tuple[str, ...] = key(
+        ListOf(Text("JSON pointer", checks.pointer), most=16, single=True),
+        "Where the answer tells of work: a number above 0, a list or an object that is not empty, true, or a text; "
+        "the token * is every element of a list.",
+        default=_default(BusyRoute, "pointers"),
+    )
+    equals: bool | str | int | None = key(
+        _equals(),
+        "The value there that means that it is busy, where that is none of these.",
+        default=_default(BusyRoute, "equals"),
+    )
+    metrics: tuple[str, ...] = key(
+        ListOf(Text("name of a metric", checks.metric_name), most=16, single=True),
+        "Prometheus metrics in the answer that count what it works on.",
+        default=_default(BusyRoute, "metrics"),
+    )
+    headers: tuple[tuple[str, str], ...] = key(_headers(), "Extra headers.", default=_default(BusyRoute, "headers"))
+    timeout_sec: float = key(
+        _seconds(), "How long the whole exchange may take.", default=_default(BusyRoute, "timeout_sec"), unit="s"
     )
 
 
@@ -237,8 +283,38 @@ class ConsumerTable:
         default=_default(ConsumerSpec, "unit"),
     )
     url: str = key(Text("URL", checks.url), "Where its HTTP routes are.", default=_default(ConsumerSpec, "url"))
+    headers: tuple[tuple[str, str], ...] = key(
+        _headers(), "Extra headers of all its routes.", default=_default(ConsumerSpec, "headers")
+    )
+    key_file: str = key(
+        Text("absolute path", checks.absolute_path),
+        "A file that holds the key it asks for, on one line; gpumand's user must be able to read it.",
+        default="",
+    )
+    key_header: str = key(
+        Text("header", checks.key_header),
+        "The header that carries the key, with {key} where it goes.",
+        default=checks.KEY_HEADER,
+    )
     health: HealthRoute | None = key(
         TableOf(HealthTable, HealthRoute), "How to ask it how it is.", default=_default(ConsumerSpec, "health")
+    )
+    busy: BusyRoute | None = key(
+        TableOf(BusyTable, BusyRoute),
+        "How to ask it whether it works; while it does it is not evicted.",
+        default=_default(ConsumerSpec, "busy"),
+    )
+    busy_grace_sec: float = key(
+        Decimal(0, MAX_SEC),
+        "How long others wait for it while it works, from when they first needed its room; then busy_after holds.",
+        default=_default(ConsumerSpec, "busy_grace_sec"),
+        unit="s",
+    )
+    busy_after: BusyAfter = key(
+        Choice(tuple(one.value for one in BusyAfter), BusyAfter),
+        "What comes then: wait lets it finish, however long that takes; evict evicts it all the same; refuse refuses "
+        "who needs its room.",
+        default=_default(ConsumerSpec, "busy_after"),
     )
     load: Route | None = key(
         TableOf(RouteTable, Route),
@@ -304,21 +380,50 @@ class ConsumerTable:
 
 
 @attrs.frozen
+class Detect:
+    """What a server looks like from outside.
+
+    Attributes:
+        units: patterns of the names that its unit is usually given, as of a shell.
+        commands: patterns; one of them, with anything before and behind it, is found in its command line.
+        ports: where it listens by its own default.
+    """
+
+    units: tuple[str, ...] = ()
+    commands: tuple[str, ...] = ()
+    ports: tuple[int, ...] = ()
+
+
+@attrs.frozen
+class DetectTable:
+    """``detect`` in a ``[preset]`` table."""
+
+    units: tuple[str, ...] = key(ListOf(Text()), "Patterns of names of its unit.", default=())
+    commands: tuple[str, ...] = key(ListOf(Text()), "Patterns found in its command line.", default=())
+    ports: tuple[int, ...] = key(ListOf(Whole(1, checks.MAX_PORT)), "Its default ports.", default=())
+
+
+@attrs.frozen
 class PresetTable:
     """``[preset]`` in a preset's file: what it is for, and where its facts come from."""
 
     title: str = key(Text(), "The server's name, for people.")
     summary: str = key(Text(), "What the preset does, in a sentence.")
     class_: str = key(
-        Choice(("full-rest", "unload-only", "sleep-wake")),
-        "full-rest loads and unloads by route; unload-only loads with the first request; sleep-wake parks weights.",
+        Choice(CLASSES),
+        "full-rest loads and unloads by route; unload-only loads with the first request; sleep-wake parks weights; "
+        "restart begins anew without or with its model; unit-only has no such route: its unit is stopped and started.",
     )
+    async_unload: bool = key(Flag(), "Its unload route answers before the memory is free.", default=False)
     model: str = key(
         Choice(("required", "optional", "none")),
         "Whether its routes name a model; without an optional one the routes that need it are left out.",
         default="none",
     )
     needs: tuple[str, ...] = key(ListOf(Text()), "Flags and variables the server must be started with.", default=())
+    detect: Detect = key(
+        TableOf(DetectTable, Detect), "What it looks like on a host, for gpumanctl init.", default=Detect()
+    )
     notes: tuple[str, ...] = key(ListOf(Text()), "What whoever runs it should know.", default=())
     sources: tuple[str, ...] = key(ListOf(Text()), "Where the facts were read.", default=())
 
@@ -330,6 +435,7 @@ TABLES: dict[str, type[attrs.AttrsInstance]] = {
     "history": HistoryTable,
     "consumers.NAME": ConsumerTable,
     "consumers.NAME.health": HealthTable,
+    "consumers.NAME.busy": BusyTable,
     "consumers.NAME.load": RouteTable,
     "consumers.NAME.unload": RouteTable,
 }

@@ -13,7 +13,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from gpumand.consumers import pointer
-from gpumand.domain.consumer import Health, HealthRoute
+from gpumand.domain.consumer import Health, HealthRoute, Route
 
 EARLIEST_USEC = 946_684_800_000_000
 """2000-01-01: whoever says to have worked before has no clock, or means something else."""
@@ -76,6 +76,16 @@ def complaint(answer: Answer) -> str:
     return f"{said}: {words}" if words else said
 
 
+def denial(route: Route, answer: Answer) -> str:
+    """Why a 2xx answer of a load or unload route is none, in one line; "" where it does not say so clearly."""
+    if not route.success or answer.is_cut:
+        return ""
+    value = at(parse(answer.body), route.success)
+    if value is UNUSABLE or is_loaded(value, route.success_equals) is not False:
+        return ""
+    return f"answered {answer.status}, but says that it was not done: {excerpt(answer.body)}"
+
+
 def health(route: HealthRoute, answer: Answer, now_usec: int) -> Health:
     """What the answer of a health route says.
 
@@ -91,8 +101,8 @@ def health(route: HealthRoute, answer: Answer, now_usec: int) -> Health:
     document = parse(answer.body)
     return Health(
         reachable=True,
-        loaded=is_loaded(_at(document, route.loaded), route.loaded_equals),
-        last_used_usec=time_usec(_at(document, route.last_used), now_usec),
+        loaded=is_loaded(at(document, route.loaded), route.loaded_equals),
+        last_used_usec=time_usec(at(document, route.last_used), now_usec),
     )
 
 
@@ -116,7 +126,7 @@ def is_loaded(value: Any, equals: bool | str | int | None) -> bool | None:
     if value is None:
         return False
     if equals is not None:
-        return bool(value == equals) if _same_kind(value, equals) else None
+        return bool(value == equals) if same_kind(value, equals) else None
     if isinstance(value, bool | list | dict | str):
         return bool(value)
     return None
@@ -145,7 +155,7 @@ def excerpt(body: bytes, length: int = 200) -> str:
     return " ".join(words)[:length]
 
 
-def _at(document: Any, place: str) -> Any:
+def at(document: Any, place: str) -> Any:
     """What is there; UNUSABLE where nothing is, or where no place was configured."""
     if not place:
         return UNUSABLE
@@ -155,7 +165,7 @@ def _at(document: Any, place: str) -> Any:
         return UNUSABLE
 
 
-def _same_kind(value: Any, equals: bool | str | int) -> bool:
+def same_kind(value: Any, equals: bool | str | int) -> bool:
     """In Python True == 1; here a flag is no number."""
     if isinstance(value, bool) or isinstance(equals, bool):
         return isinstance(value, bool) and isinstance(equals, bool)

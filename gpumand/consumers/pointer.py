@@ -1,6 +1,8 @@
 """JSON pointers (RFC 6901): the way to one value inside a parsed document.
 
-Beyond the RFC, a token ``[key=value]`` selects from a list the first object whose ``key`` is the text ``value``.
+Beyond the RFC, a token ``[key=value]`` selects from a list the first object whose ``key`` is the text ``value``; at the
+end of a pointer it is null where the list has no such object, since a list says by leaving out. For ``resolve_all``, a
+token ``*`` is every element of a list.
 """
 
 from __future__ import annotations
@@ -11,6 +13,13 @@ from typing import Any
 _BAD_ESCAPE = re.compile(r"~(?![01])")
 _SELECTOR = re.compile(r"\[([^=]+)=(.*)\]", re.DOTALL)
 _INDEX = re.compile(r"0|[1-9][0-9]{0,8}")
+
+
+EVERY = "*"
+
+
+class _NoSuchEntry(LookupError):
+    """There is a list, and it has no object like this."""
 
 
 class PointerInvalid(ValueError):
@@ -46,10 +55,40 @@ def resolve(document: Any, pointer: str) -> Any:
 
     Raises LookupError where the document has no such place, PointerInvalid where the pointer is malformed.
     """
-    place = document
-    for token in parse(pointer):
+    place, tokens = document, parse(pointer)
+    for token in tokens[:-1]:
         place = _step(place, token)
+    return _last(place, tokens[-1]) if tokens else place
+
+
+def resolve_all(document: Any, pointer: str) -> list[Any]:
+    """Every value that the pointer leads to; more than one only where it has a ``*``.
+
+    Raises LookupError where the document has no such place (an empty list has it, no times), PointerInvalid where the
+    pointer is malformed.
+    """
+    places, tokens = [document], parse(pointer)
+    for number, token in enumerate(tokens, start=1):
+        if token == EVERY:
+            places = [element for place in places for element in _elements(place)]
+        else:
+            step = _last if number == len(tokens) else _step
+            places = [step(place, token) for place in places]
+    return places
+
+
+def _elements(place: Any) -> list[Any]:
+    if not isinstance(place, list):
+        raise LookupError("no list there")
     return place
+
+
+def _last(place: Any, token: str) -> Any:
+    """The end of a way: what a list would have to hold and does not is null."""
+    try:
+        return _step(place, token)
+    except _NoSuchEntry:
+        return None
 
 
 def _step(place: Any, token: str) -> Any:
@@ -66,4 +105,4 @@ def _select(entries: list[Any], key: str, value: str) -> Any:
     for entry in entries:
         if isinstance(entry, dict) and entry.get(key) == value:
             return entry
-    raise LookupError(f"no entry whose {key!r} is {value!r}")
+    raise _NoSuchEntry(f"no entry whose {key!r} is {value!r}")

@@ -7,9 +7,9 @@ import importlib
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from gpumand.consumers import answers
+from gpumand.consumers import answers, business
 from gpumand.consumers.answers import Answer, NoAnswer
-from gpumand.domain.consumer import ConsumerSpec, Health, HealthRoute, Route
+from gpumand.domain.consumer import BusyRoute, ConsumerSpec, Health, HealthRoute, Route, Work
 from gpumand.ports import Clock, RouteFailed
 
 if TYPE_CHECKING:
@@ -53,6 +53,16 @@ class HttpRoutes:
             return Health(reachable=False, gone=failure.refused, error=f"health route: {failure}")
         return answers.health(spec.health, answer, self._clock.realtime_usec())
 
+    async def jobs(self, spec: ConsumerSpec) -> Work:
+        """Ask the busy route; whatever goes wrong is in the Work."""
+        if spec.busy is None:
+            return Work(None, error="no busy route is configured")
+        try:
+            answer = await self._ask(spec, _asking(spec.busy))
+        except NoAnswer as failure:
+            return Work(None, gone=failure.refused, error=f"busy route: {failure}")
+        return business.work(spec.busy, answer)
+
     async def close(self) -> None:
         """Close all connections; calls after this fail."""
         self._is_closed = True
@@ -68,13 +78,14 @@ class HttpRoutes:
             answer = await self._ask(spec, route)
         except NoAnswer as failure:
             raise RouteFailed(f"{what}: {failure}", refused=failure.refused) from None
-        if complaint := answers.complaint(answer):
+        if complaint := answers.complaint(answer) or answers.denial(route, answer):
             raise RouteFailed(f"{what} {complaint}")
 
     async def _ask(self, spec: ConsumerSpec, route: Route) -> Answer:
         url = target(spec.url, route.path)
         exchange = await self._open()
-        return await exchange.ask(spec.name, route.method, url, route.json, route.headers, route.timeout_sec)
+        headers = _headers(spec, route)
+        return await exchange.ask(spec.name, route.method, url, route.json, headers, route.timeout_sec)
 
     async def _open(self) -> Exchange:
         """The exchange, made on first use; aiohttp takes its time to import, so a thread does it."""
@@ -105,5 +116,11 @@ def target(base: str, path: str) -> str:
     return f"{parts.scheme}://{parts.netloc}{parts.path.rstrip('/')}{below}"
 
 
-def _asking(route: HealthRoute) -> Route:
+def _headers(spec: ConsumerSpec, route: Route) -> tuple[tuple[str, str], ...]:
+    """The consumer's own, but for those that the route has too."""
+    of_route = {name.lower() for name, _ in route.headers}
+    return (*(pair for pair in spec.headers if pair[0].lower() not in of_route), *route.headers)
+
+
+def _asking(route: HealthRoute | BusyRoute) -> Route:
     return Route(path=route.path, method="GET", headers=route.headers, timeout_sec=route.timeout_sec)

@@ -18,6 +18,14 @@ class Residency(StrEnum):
     FAILED = "failed"
 
 
+class BusyAfter(StrEnum):
+    """What comes of a consumer that is still busy when its grace is over."""
+
+    WAIT = "wait"
+    EVICT = "evict"
+    REFUSE = "refuse"
+
+
 class EvictionMethod(StrEnum):
     """How VRAM is taken back; the order of a consumer's methods is the order in which they are tried."""
 
@@ -35,6 +43,10 @@ class Route:
         json: body to send as JSON, or None for no body.
         headers: extra headers, as pairs.
         timeout_sec: how long the whole exchange may take.
+        success: JSON pointer to where the answer of a server that answers 200 whatever happens says whether it did
+            what it was asked to; read as HealthRoute's ``loaded`` is; "" where the status is enough. An answer that
+            has nothing usable there counts as success: figures decide.
+        success_equals: the value there that means that it did, where that is not simply true; None when not given.
     """
 
     path: str
@@ -42,6 +54,8 @@ class Route:
     json: Any = None
     headers: tuple[tuple[str, str], ...] = ()
     timeout_sec: float = 30.0
+    success: str = ""
+    success_equals: bool | str | int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +68,8 @@ class HealthRoute:
             loaded when it is not empty; a string when it equals ``loaded_equals`` (or, without that, is not empty);
             null is not loaded. Beyond the RFC, a token ``[key=value]`` selects from a list the first object whose
             ``key`` is the text ``value``, as in ``/data/[id=llama~1Llama-3.1-8B]/status/value`` (``~1`` and ``~0`` in
-            the value as in any token, and it may hold "="); where there is none, the pointer leads nowhere.
+            the value as in any token, and it may hold "="); where there is none, a pointer that ends with it gives
+            null (so: not loaded), and one that goes on leads nowhere.
         loaded_equals: the value that means "loaded", of whatever type the pointer leads to (``false`` for a pointer
             to ``/is_sleeping``); None when not given.
         last_used: JSON pointer to when it last worked: seconds or ISO 8601; "" when there is none.
@@ -71,9 +86,34 @@ class HealthRoute:
 
 
 @dataclass(frozen=True, slots=True)
+class BusyRoute:
+    """How to ask a consumer whether it works.
+
+    Attributes:
+        path: path and query, asked with GET.
+        pointers: JSON pointers to what tells; they count together. A number counts as itself, a list or an object by
+            its entries, ``true`` and a text that is not empty as one, ``null`` as none. A token ``*`` is every element
+            of a list, as in ``/*/is_processing``.
+        equals: the value that means "busy" where a pointer leads to it (counting one), any other that it does not;
+            None when not given.
+        metrics: names of Prometheus metrics in an answer that is text; their samples count together.
+        headers: extra headers, as pairs.
+        timeout_sec: how long the whole exchange may take.
+    """
+
+    path: str
+    pointers: tuple[str, ...] = ()
+    equals: bool | str | int | None = None
+    metrics: tuple[str, ...] = ()
+    headers: tuple[tuple[str, str], ...] = ()
+    timeout_sec: float = 2.0
+
+
+@dataclass(frozen=True, slots=True)
 class ConsumerSpec:
     """A consumer as configured; units and defaults are documented in gpumand.toml(5).
 
+    ``headers`` go with every request to it, under those of the route; a key from ``key_file`` is among them.
     ``vram_auto`` says that ``vram_resident_mib`` is only what it is taken to need until it was measured.
     ``evict`` is always filled in: the configured order, or http where there is an unload route and then unit-stop
     where there is a unit.
@@ -83,7 +123,11 @@ class ConsumerSpec:
     vram_resident_mib: int
     unit: str = ""
     url: str = ""
+    headers: tuple[tuple[str, str], ...] = field(default=(), repr=False)
     health: HealthRoute | None = None
+    busy: BusyRoute | None = None
+    busy_grace_sec: float = 60.0
+    busy_after: BusyAfter = BusyAfter.WAIT
     load: Route | None = None
     unload: Route | None = None
     evict: tuple[EvictionMethod, ...] = ()
@@ -125,6 +169,21 @@ class Health:
     reachable: bool
     loaded: bool | None = None
     last_used_usec: int | None = None
+    gone: bool = False
+    error: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What a busy probe found.
+
+    Attributes:
+        jobs: how many things it works on or has queued; 0 = idle; None where it does not say, or does not answer.
+        gone: nothing listens there.
+        error: one line where ``jobs`` is None.
+    """
+
+    jobs: int | None
     gone: bool = False
     error: str = ""
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from itertools import count
 from typing import Any, Protocol
 
-from gpumand.domain.consumer import ConsumerSpec, Health, Route
+from gpumand.domain.consumer import ConsumerSpec, Health, Route, Work
 from gpumand.ports import Clock, RouteFailed
 
 
@@ -43,6 +43,7 @@ class FakeConsumer:
         says_loaded: what probes are told; "truth", or a fixed answer.
         says_last_used: whether probes are told when it last worked.
         last_used_usec: when that was; None = never.
+        jobs: how much work it has, as its busy route tells; None = that does not answer.
         ooms: loads that would not have fitted the device.
     """
 
@@ -66,6 +67,7 @@ class FakeConsumer:
     says_loaded: bool | str | None = "truth"
     says_last_used: bool = False
     last_used_usec: int | None = None
+    jobs: int | None = 0
     ooms: int = 0
 
 
@@ -86,7 +88,7 @@ class FakeRoutes:
         clock: the time they live in.
         vram: where they hold memory; None = nowhere.
         device_mib: what devices have, to tell when a load would not have fitted; empty = never told.
-        calls: load, unload and probe calls, in order of arrival.
+        calls: load, unload, probe and jobs calls, in order of arrival.
         consumers: by name; use ``consumer``.
     """
 
@@ -153,6 +155,16 @@ class FakeRoutes:
         loaded = says if isinstance(says, bool) else (consumer.loaded if says == "truth" else None)
         used = consumer.last_used_usec if consumer.says_last_used else None
         return Health(reachable=True, loaded=loaded, last_used_usec=used)
+
+    async def jobs(self, spec: ConsumerSpec) -> Work:
+        """See ConsumerRoutes."""
+        consumer = self._arrive(spec, "jobs")
+        if not consumer.running:
+            return Work(None, gone=True, error="nothing listens there (connection refused)")
+        if consumer.hangs or consumer.jobs is None:
+            await self.clock.sleep(spec.busy.timeout_sec if spec.busy else 2.0)
+            return Work(None, error="no answer in time")
+        return Work(consumer.jobs)
 
     async def close(self) -> None:
         """See ConsumerRoutes; ends what still works behind early answers."""

@@ -6,6 +6,7 @@ import json
 import tomllib
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -15,7 +16,7 @@ from gpumand.config.problems import Faults, Place
 from gpumand.config.schema import ConsumerTable
 from gpumand.config.tables import read_keys
 from gpumand.consumers.answers import Answer, health
-from gpumand.domain.consumer import ConsumerSpec, EvictionMethod, HealthRoute, Route
+from gpumand.domain.consumer import BusyRoute, ConsumerSpec, EvictionMethod, HealthRoute, Route
 
 HTTP, UNIT_STOP = EvictionMethod.HTTP, EvictionMethod.UNIT_STOP
 
@@ -31,11 +32,11 @@ def test_preset_is_valid_and_says_where_it_comes_from(name: str) -> None:
     faults = Faults()
     one = preset(name)
 
-    keys = read_keys(ConsumerTable, one.consumer("some/model"), Place(one.document, ("consumer",)), faults)
+    read_keys(ConsumerTable, one.consumer("some/model"), Place(one.document, ("consumer",)), faults)
 
     assert faults.problems == []
-    assert {"health", "unload"} <= keys.keys()
     assert one.about.sources
+    assert one.about.notes
     assert set(one.document.table) == {"preset", "consumer"}
     names_model = "{model}" in str(one.document.table["consumer"])
     assert names_model == (one.about.model != "none")
@@ -48,8 +49,53 @@ def test_preset_is_data_as_tomllib_reads_it(name: str) -> None:
     assert tomllib.loads(Path(one.document.file).read_text(encoding="utf-8")) == one.document.table
 
 
+@pytest.mark.parametrize("name", preset_names())
+def test_preset_has_the_routes_of_its_class(name: str) -> None:
+    one = preset(name)
+    routes = {"load", "unload"} & one.document.table["consumer"].keys()
+
+    assert routes == {
+        "full-rest": {"load", "unload"},
+        "sleep-wake": {"load", "unload"},
+        "restart": {"load", "unload"},
+        "unload-only": {"unload"},
+        "unit-only": set(),
+    }.get(one.about.class_)
+    assert not one.about.async_unload or "unload" in routes
+
+
+@pytest.mark.parametrize("name", preset_names())
+def test_preset_can_be_recognised(name: str) -> None:
+    about, keys = preset(name).about, preset(name).document.table["consumer"]
+
+    assert about.detect.units
+    assert about.detect.commands
+    port = urlsplit(keys.get("url", "")).port
+    assert about.detect.ports == ((port,) if port else ())
+    assert bool(port) != any("port has no default" in note for note in about.notes) or not routes_of(keys)
+
+
+def routes_of(keys: dict[str, Any]) -> set[str]:
+    return {"health", "busy", "load", "unload"} & keys.keys()
+
+
+@pytest.mark.parametrize("name", preset_names())
+def test_every_preset_makes_a_consumer(name: str, tmp_path: Path) -> None:
+    keys = preset(name).document.table["consumer"]
+    text = f'preset = "{name}"\nunit = "it.service"'
+    text += '\nmodel = "a/b"' if preset(name).about.model == "required" else ""
+    text += '\nurl = "http://h:1"' if routes_of(keys) and "url" not in keys else ""
+
+    one = spec(tmp_path, text)
+
+    assert one.preset == name
+    assert UNIT_STOP in one.evict
+    assert (HTTP in one.evict) == (one.unload is not None)
+
+
 def test_presets_that_ship() -> None:
-    assert preset_names() == ("a1111", "comfyui", "forge", "llama-cpp-router", "ollama", "vllm")
+    assert {"a1111", "comfyui", "forge", "llama-cpp-router", "ollama", "vllm", "sglang", "tei"} <= set(preset_names())
+    assert not {"docker-model-runner", "triton", "sd-next"} & set(preset_names())  # nobody has verified their routes
 
 
 def test_ollama_with_a_model(tmp_path: Path) -> None:
@@ -85,6 +131,7 @@ def test_comfyui(tmp_path: Path) -> None:
         unit="comfyui.service",
         url="http://127.0.0.1:8188",
         health=HealthRoute("/system_stats"),
+        busy=BusyRoute("/prompt", ("/exec_info/queue_remaining",)),
         unload=Route("/free", json={"unload_models": True, "free_memory": True}),
         evict=(HTTP, UNIT_STOP),
         preset="comfyui",
@@ -99,8 +146,8 @@ def test_llama_cpp_router_selects_its_model_in_the_list(tmp_path: Path) -> None:
         6144,
         url="http://127.0.0.1:9931",
         health=HealthRoute("/models", loaded="/data/[id=ggml-org~1gemma~03:Q8_0]/status/value", loaded_equals="loaded"),
-        load=Route("/models/load", json={"model": "ggml-org/gemma~3:Q8_0"}),
-        unload=Route("/models/unload", json={"model": "ggml-org/gemma~3:Q8_0"}),
+        load=Route("/models/load", json={"model": "ggml-org/gemma~3:Q8_0"}, success="/success"),
+        unload=Route("/models/unload", json={"model": "ggml-org/gemma~3:Q8_0"}, success="/success"),
         evict=(HTTP,),
         preset="llama-cpp-router",
     )
@@ -115,6 +162,7 @@ def test_vllm_sleeps_by_query_and_awake_means_loaded(tmp_path: Path) -> None:
         unit="vllm.service",
         url="http://127.0.0.1:8000",
         health=HealthRoute("/is_sleeping", loaded="/is_sleeping", loaded_equals=False),
+        busy=BusyRoute("/metrics", metrics=("vllm:num_requests_running", "vllm:num_requests_waiting")),
         load=Route("/wake_up", timeout_sec=120.0),
         unload=Route("/sleep?level=1", timeout_sec=120.0),
         evict=(HTTP, UNIT_STOP),
@@ -132,6 +180,7 @@ def test_stable_diffusion_web_uis(name: str, load_route: Route | None, tmp_path:
         6144,
         url="http://127.0.0.1:7860",
         health=HealthRoute("/sdapi/v1/memory"),
+        busy=BusyRoute("/sdapi/v1/progress?skip_current_image=true", ("/state/job_count",)),
         load=load_route,
         unload=Route("/sdapi/v1/unload-checkpoint", timeout_sec=120.0),
         evict=(HTTP,),

@@ -328,7 +328,7 @@ case(
     "unknown preset alone",
     '[consumers.tts]\nvram_resident_mib = 1\npreset = "nope" #!\nevict = ["http"]\n',
     "consumers.tts.preset",
-    "no preset (a1111, comfyui, forge, llama-cpp-router, ollama, vllm)",
+    "no preset (gpumanctl preset list has them)",
 )
 case("quoted key", '["scheduler"]\n"cusion\\u005fmib" = 1 #!\n', "scheduler.cusion_mib", "no known key", "cushion_mib")
 case(
@@ -338,6 +338,27 @@ case(
     "consumers.tts.load.met",
     "no known key",
     "method",
+)
+
+
+_BUSY = "consumers.tts.busy"
+reached("busy nowhere", 'busy = { path = "/q" }', _BUSY, "needs pointers or metrics")
+reached("busy metric", 'busy = { path = "/q", metrics = ["a b"] }', f"{_BUSY}.metrics[0]", "no name of a Prometheus")
+reached("busy pointer", 'busy = { path = "/q", pointers = ["a"] }', f"{_BUSY}.pointers[0]", "no JSON pointer", "/a")
+reached("busy after", 'busy_after = "kill"', "consumers.tts.busy_after", 'must be one of "wait", "evict", "refuse"')
+reached("success", 'load = { path = "/", success = "ok" }', "consumers.tts.load.success", "no JSON pointer", "/ok")
+consumer("busy without url", 'busy = { path = "/q", pointers = "/a" }', _BUSY, "needs the consumer's url")
+reached("key of nothing", 'key_header = "X: {key}"', "consumers.tts.key_header", "is of use only to a key_file")
+reached("header without key", 'key_header = "X: key"', "consumers.tts.key_header", "is no header with a key in it")
+reached("key not there", 'key_file = "/nonexistent/key"', "consumers.tts.key_file", "cannot be read: No such file")
+reached("key in a folder", 'key_file = "/proc"', "consumers.tts.key_file", "cannot be read: it is no regular file")
+reached("no key in it", 'key_file = "/dev/null"', "consumers.tts.key_file", "cannot be read: it is no regular file")
+reached("key of many lines", 'key_file = "/proc/self/status"', "consumers.tts.key_file", "does not hold a key")
+case(
+    "unit only",
+    '[consumers.tts] #!\nvram_resident_mib = 10\npreset = "infinity"\n',
+    "consumers.tts.unit",
+    'is missing: with the preset "infinity" only stopping its unit frees VRAM',
 )
 
 

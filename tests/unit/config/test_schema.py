@@ -9,7 +9,10 @@ import pytest
 
 from gpumand.config.schema import (
     TABLES,
+    BusyTable,
     ConsumerTable,
+    Detect,
+    DetectTable,
     GpuTable,
     HealthTable,
     HttpTable,
@@ -18,7 +21,15 @@ from gpumand.config.schema import (
     SchedulerTable,
 )
 from gpumand.config.tables import keys_of
-from gpumand.domain.consumer import ConsumerSpec, GpuSettings, HealthRoute, HttpSettings, Route, SchedulerSettings
+from gpumand.domain.consumer import (
+    BusyRoute,
+    ConsumerSpec,
+    GpuSettings,
+    HealthRoute,
+    HttpSettings,
+    Route,
+    SchedulerSettings,
+)
 
 PAIRS = [
     (SchedulerTable, SchedulerSettings, set()),
@@ -26,7 +37,8 @@ PAIRS = [
     (HttpTable, HttpSettings, set()),
     (RouteTable, Route, set()),
     (HealthTable, HealthRoute, set()),
-    (ConsumerTable, ConsumerSpec, {"model"}),
+    (BusyTable, BusyRoute, set()),
+    (ConsumerTable, ConsumerSpec, {"model", "key_file", "key_header"}),
 ]
 
 
@@ -43,7 +55,11 @@ def test_keys_and_defaults_are_those_of_the_domain(
         assert keys[name].required or keys[name].default == default
 
 
-@pytest.mark.parametrize("table", [*TABLES.values(), PresetTable])
+def test_what_a_preset_detects_has_the_keys_of_its_table() -> None:
+    assert keys_of(DetectTable).keys() == {one.name for one in attrs.fields(Detect)}
+
+
+@pytest.mark.parametrize("table", [*TABLES.values(), PresetTable, DetectTable])
 def test_every_key_is_documented(table: type[attrs.AttrsInstance]) -> None:
     for name, one in keys_of(table).items():
         assert one.doc.endswith("."), name

@@ -9,6 +9,8 @@ import pytest
 
 from gpumand.config import load
 from gpumand.domain.consumer import (
+    BusyAfter,
+    BusyRoute,
     ConsumerSpec,
     EvictionMethod,
     GpuSettings,
@@ -248,3 +250,31 @@ def test_what_the_example_has_commented_out_is_the_default(tmp_path: Path) -> No
 
     assert len(commented) == 8
     assert loaded(tmp_path, text) == load(EXAMPLE)
+
+
+def test_busy_and_its_grace_arrive(tmp_path: Path) -> None:
+    text = """
+        url = "http://127.0.0.1:1"
+        busy = { path = "/slots", pointers = "/*/is_processing", equals = true, metrics = ["a:b"], timeout_sec = 1 }
+        busy_grace_sec = 0
+        busy_after = "evict"
+        unload = { path = "/u", success = "/ok", success_equals = "yes" }
+    """
+
+    one = spec(tmp_path, text)
+
+    assert one.busy == BusyRoute("/slots", ("/*/is_processing",), True, ("a:b",), timeout_sec=1.0)
+    assert (one.busy_grace_sec, one.busy_after) == (0.0, BusyAfter.EVICT)
+    assert one.unload == Route("/u", success="/ok", success_equals="yes")
+
+
+def test_a_key_goes_into_its_header_and_is_not_shown(tmp_path: Path) -> None:
+    (tmp_path / "key").write_text("s3cret\n")
+    keys = f'url = "http://h"\nheaders = {{ X-Own = "1", authorization = "Basic x" }}\nkey_file = "{tmp_path}/key"'
+
+    one = spec(tmp_path, keys)
+    other = spec(tmp_path, keys + '\nkey_header = "X-Admin-Key: {key}"')
+
+    assert one.headers == (("X-Own", "1"), ("Authorization", "Bearer s3cret"))
+    assert other.headers == (("X-Own", "1"), ("authorization", "Basic x"), ("X-Admin-Key", "s3cret"))
+    assert "s3cret" not in repr(one)

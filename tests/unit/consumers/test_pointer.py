@@ -93,11 +93,38 @@ def test_an_entry_of_a_list_is_selected_by_a_key(text: str, value: object) -> No
 
 
 @pytest.mark.parametrize(
-    "text", ["/data/[id=3]/n", "/data/[id=none]", "/data/[=x]", "/data/[id]", "/data/[name=x]", "/data/0/[id=x]"]
+    "text", ["/data/[id=3]/n", "/data/[id=none]/n", "/data/[=x]", "/data/[id]", "/data/[name=x]/n", "/data/0/[id=x]"]
 )
 def test_a_selector_that_matches_nothing_leads_nowhere(text: str) -> None:
     with pytest.raises(LookupError):
         pointer.resolve(MODELS, text)
+
+
+@pytest.mark.parametrize("text", ["/data/[id=none]", "/data/[name=x]"])
+def test_what_a_list_does_not_have_is_null_at_the_end_of_a_pointer(text: str) -> None:
+    assert pointer.resolve(MODELS, text) is None
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("/slots/*/busy", [True, False]),
+        ("/slots/1/busy", [False]),
+        ("/none/*/busy", []),
+        ("/*", None),
+        ("/slots/*/nothing", None),
+        ("/slots/*/busy/*", None),
+        ("", [{"slots": [{"busy": True}, {"busy": False}], "none": []}]),
+    ],
+)
+def test_a_star_is_every_element_of_a_list(text: str, found: list[object] | None) -> None:
+    document = {"slots": [{"busy": True}, {"busy": False}], "none": []}
+
+    if found is None:
+        with pytest.raises(LookupError):
+            pointer.resolve_all(document, text)
+    else:
+        assert pointer.resolve_all(document, text) == found
 
 
 leaves = st.none() | st.booleans() | st.integers() | st.text()
