@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import logging
 from collections import Counter
-from collections.abc import Coroutine, Iterator
+from collections.abc import Coroutine, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -16,12 +16,12 @@ from gpumand.arbiter.gate import Gate
 from gpumand.arbiter.jobs import Jobs
 from gpumand.arbiter.leases import Leases
 from gpumand.arbiter.waiting import Waiting
-from gpumand.domain.consumer import Residency
+from gpumand.domain import serving
 from gpumand.domain.errors import Busy, GpumandError, LimitsExceeded
-from gpumand.domain.planning import Decision, Wish, decide, may_pass
+from gpumand.domain.planning import Decision, Wish, decide
 from gpumand.domain.queue import RequestQueue
 from gpumand.domain.request import Verdict
-from gpumand.domain.view import View
+from gpumand.domain.serving import Ruling, Standing, Walk
 
 log = logging.getLogger(__name__)
 
@@ -63,6 +63,7 @@ class Desk:
         """Take a request out of the queue. Its load, if one is under way, goes on: the next call joins it."""
         self._queue.remove(entry.request)
         self._entries.pop(entry.request.number, None)
+        self._books.overtakings.forget(entry.request.number)
 
     def set_aging(self, aging_sec: float) -> None:
         """Put a new worth of a priority point in force."""
@@ -87,32 +88,45 @@ class Desk:
 
     def step(self) -> None:
         """Look at the queue in order; grant, refuse or start what can be, and tell the world what has changed."""
-        ahead: dict[int, list[str]] = {}
-        for entry in () if self._closed else tuple(self):
+        entries = () if self._closed else tuple(self)
+        standings = tuple(self._standing(entry) for entry in entries)
+        walk = serving.walk(self._books.settings.scheduler, standings)
+        for entry, standing in zip(entries, standings, strict=True):
             try:
-                devices = self._serve(entry, ahead)
+                devices = self._serve(entry, standing, walk)
             except Exception:
                 # One request that cannot be decided must not keep all others from being served.
                 log.exception("the request for %s cannot be decided", entry.request.consumer)
                 self._refuse(entry, INTERNAL_ERROR)
                 continue
-            for device in devices if entry.is_waiting else ():
-                ahead.setdefault(device, []).append(entry.request.consumer)
+            if entry.is_waiting:
+                walk.stays(standing, devices)
         self._books.tell()
         self._moved.set()
         self._moved = asyncio.Event()
 
-    def _serve(self, entry: Waiting, ahead: dict[int, list[str]]) -> tuple[int, ...]:
+    def _standing(self, entry: Waiting) -> Standing:
+        number = entry.request.number
+        return Standing(number, entry.wish, self._books.overtakings.seconds(number), entry.request.priority)
+
+    def _serve(self, entry: Waiting, standing: Standing, walk: Walk) -> tuple[int, ...]:
         """Decide one request and act on it; where it stays ahead of others if it has to wait."""
-        working_on = tuple(device for device, other in self._working.items() if other is entry)
+        working_on = self._working_on(entry)
         if working_on:
             return working_on
         if self._gate.held:
             entry.waiting_for = self._gate.held
             return ()
         decision = self._decide(entry)
-        self._act(entry, self._in_turn(entry, decision, ahead))
+        if decision.verdict is Verdict.GRANT and decision.load and decision.device in self._hands:
+            ruling = Ruling(serving.wait(decision, "an eviction by hand"))
+        else:
+            ruling = walk.rule(self._books.view(), standing, decision)
+        self._act(entry, ruling)
         return decision.devices
+
+    def _working_on(self, entry: Waiting) -> tuple[int, ...]:
+        return tuple(device for device, other in self._working.items() if other is entry)
 
     def _decide(self, entry: Waiting) -> Decision:
         """Decide on what is true now; figures must have been read for this very decision."""
@@ -124,35 +138,20 @@ class Desk:
             return decision
         if self._books.sampled_at < entry.sample_after:
             self.sample_soon()
-            return replace(_wait(decision, "reading VRAM"), devices=tuple(self._books.ledger.devices))
+            return replace(serving.wait(decision, "reading VRAM"), devices=tuple(self._books.ledger.devices))
         entry.decided = True
         return decision
 
-    def _in_turn(self, entry: Waiting, decision: Decision, ahead: dict[int, list[str]]) -> Decision:
-        """First come, first served on a device, except where passing harms nobody ahead."""
-        device, consumer = decision.device, entry.request.consumer
-        if decision.verdict is not Verdict.GRANT or device is None:
-            return decision
-        if decision.load and device in self._hands:
-            return _wait(decision, "an eviction by hand")
-        if device not in ahead:
-            return decision
-        is_own_start = entry.from_own_unit and self._books.state(consumer).residency is Residency.LOADING
-        if is_own_start and decision.resident:
-            return decision  # the load that those ahead wait for is waiting for this answer
-        if decision.resident and may_pass(self._books.view(), consumer, device, ahead[device]):
-            return decision
-        return _wait(decision, _count_ahead(len(ahead[device])))
-
-    def _act(self, entry: Waiting, decision: Decision) -> None:
+    def _act(self, entry: Waiting, ruling: Ruling) -> None:
+        decision = ruling.decision
         if decision.verdict is Verdict.WAIT:
             entry.waiting_for = decision.message
         elif decision.verdict is Verdict.REFUSE or decision.device is None:
             self._refuse(entry, decision)
         elif decision.resident:
-            self._grant(entry, decision.device)
+            self._grant(entry, decision.device, ruling.passes)
         elif entry.request.options.timeout_sec > 0 or self._takes_no_time(decision, entry.request.consumer):
-            self._start(entry, decision.device, decision)
+            self._start(entry, decision.device, decision, takes_slot=entry.wants_lease and ruling.takes_slot)
         else:
             entry.waiting_for = NOT_THERE
 
@@ -160,13 +159,18 @@ class Desk:
         """A lazy consumer that runs and fits is there for the asking."""
         return not decision.evictions and self._books.state(consumer).spec.lazy and self._facts.runs(consumer)
 
-    def _grant(self, entry: Waiting, device: int) -> None:
+    def _grant(self, entry: Waiting, device: int, passes: Sequence[int] = ()) -> None:
         self.leave(entry)
         error = self._no_more_leases(entry.request.owner.uid) if entry.wants_lease else None
         if error is not None:
             entry.refuse(error)
+        elif entry.wants_lease:
+            lease = self._leases.create(entry.request, device)
+            expected_sec = self._books.state(lease.consumer).times.hold_sec()
+            self._books.overtakings.begin(lease.id, passes, expected_sec)
+            entry.resolve(lease)
         else:
-            entry.resolve(self._leases.create(entry.request, device) if entry.wants_lease else None)
+            entry.resolve(None)
 
     def _no_more_leases(self, uid: int) -> LimitsExceeded | None:
         """What comes all at once is counted when it is granted, not only when it comes."""
@@ -199,32 +203,22 @@ class Desk:
 
     def _behind_others(self, wish: Wish) -> Decision:
         view = self._books.view()
-        decision = decide(view, wish)
+        decision = serving.behind(view, wish, [(self._standing(one), self._working_on(one)) for one in self])
         if self._gate.held and decision.verdict is not Verdict.REFUSE:
-            return _wait(decision, self._gate.held)
-        device = decision.device
-        if decision.verdict is not Verdict.GRANT or device is None:
-            return decision
-        others = [one.request.consumer for one in self if device in self._stays_ahead(view, one)]
-        if not others or (decision.resident and may_pass(view, wish.consumer, device, others)):
-            return decision
-        return _wait(decision, _count_ahead(len(others)))
-
-    def _stays_ahead(self, view: View, entry: Waiting) -> tuple[int, ...]:
-        working_on = tuple(device for device, other in self._working.items() if other is entry)
-        return working_on or decide(view, entry.wish).devices
+            return serving.wait(decision, self._gate.held)
+        return decision
 
     # -- working -------------------------------------------------------------------------------------------------
 
-    def _start(self, entry: Waiting, device: int, decision: Decision) -> None:
+    def _start(self, entry: Waiting, device: int, decision: Decision, *, takes_slot: bool) -> None:
         entry.waiting_for = f"room for {entry.request.consumer}" if decision.evictions else "its load"
-        self._jobs.begin(device, entry.request.consumer, decision, takes_slot=entry.wants_lease)
+        self._jobs.begin(device, entry.request.consumer, decision, takes_slot=takes_slot)
         self._working[device] = entry
         self.spawn(self._work(entry, device, decision))
 
     def resume(self, entry: Waiting, device: int) -> None:
         """Take up again a load that was under way when an earlier daemon died. The device must be free."""
-        self._start(entry, device, Decision(Verdict.GRANT, device, load=True))
+        self._start(entry, device, Decision(Verdict.GRANT, device, load=True), takes_slot=entry.wants_lease)
 
     async def _work(self, entry: Waiting, device: int, decision: Decision) -> None:
         """Carry out a plan and give its request the result; whoever joined the load meanwhile gets it otherwise."""
@@ -244,13 +238,17 @@ class Desk:
         heir = entry if entry.is_waiting else self._heir(entry, device)
         if result.verdict is Verdict.GRANT and result.resident and heir is not None:
             heir.loaded = heir.loaded or entry.loaded
-            if not self._gate.held:  # else it is resident when its request is decided again
-                self._grant(heir, device)
+            if not self._gate.held and self._has_slot(heir, device):
+                self._grant(heir, device)  # else it is resident when its request is decided again
         elif result.verdict is Verdict.REFUSE and entry.is_waiting:
             self._refuse(entry, result)
         self._jobs.end(device)
         self._facts.conclude_all()  # what was tried and did not work is what the figures say it is
         self.step()
+
+    def _has_slot(self, heir: Waiting, device: int) -> bool:
+        """Whether a lease may stand now: the job held a slot for it, or there is none to be had."""
+        return not heir.wants_lease or self._books.ledger.jobs[device].takes_slot
 
     def _is_wanted(self, entry: Waiting, device: int) -> bool:
         """Whether anybody still waits for what is being made room for, and it may be gone on with."""
@@ -305,11 +303,3 @@ class Desk:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-
-
-def _wait(decision: Decision, message: str) -> Decision:
-    return replace(decision, verdict=Verdict.WAIT, resident=False, load=False, error=Busy, message=message)
-
-
-def _count_ahead(count: int) -> str:
-    return f"{count} request{'s' if count > 1 else ''} ahead of it"

@@ -25,6 +25,8 @@ from gpumand.domain.consumer import (
     HealthRoute,
     HistorySettings,
     HttpSettings,
+    Overlap,
+    Policy,
     Route,
     SchedulerSettings,
 )
@@ -76,6 +78,24 @@ class _Device(Leaf):
 class SchedulerTable:
     """``[scheduler]``: how room is made and leases are granted."""
 
+    policy: Policy = key(
+        Choice(tuple(one.value for one in Policy), Policy),
+        "Who is evicted and who is served next. lru: the least recently used; first come, first served. adaptive: those "
+        "worth least by what was learned of their loads and uses; who asks for what is resident may pass others.",
+        default=_default(SchedulerSettings, "policy"),
+    )
+    overtake_budget_sec: float = key(
+        Decimal(0, MAX_SEC),
+        "With policy adaptive: how many seconds of work may be let past a waiting request; 0 = none.",
+        default=_default(SchedulerSettings, "overtake_budget_sec"),
+        unit="s",
+    )
+    overlap: Overlap = key(
+        Choice(tuple(one.value for one in Overlap), Overlap),
+        "With policy adaptive: load the next consumer while another one works; measured does so while those who work "
+        "are not slowed down by more than a fifth.",
+        default=_default(SchedulerSettings, "overlap"),
+    )
     cushion_mib: int = key(
         Whole(0, MAX_MIB),
         "Kept free on top of every footprint, for what a consumer allocates while it works.",

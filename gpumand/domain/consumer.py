@@ -218,6 +218,26 @@ class UnitState:
     invocation_id: str = ""
 
 
+class Policy(StrEnum):
+    """How victims are chosen and whom a waiting request may pass."""
+
+    LRU = "lru"
+    """Least recently used first; strictly first come, first served on a device."""
+
+    ADAPTIVE = "adaptive"
+    """The set that is worth least by what was learned; requests for what is resident may pass others, within limits."""
+
+
+class Overlap(StrEnum):
+    """Whether the next consumer is loaded while another one works."""
+
+    OFF = "off"
+    MEASURED = "measured"
+    """As long as those who work are not slowed down by it by more than a fifth."""
+
+    ON = "on"
+
+
 @dataclass(frozen=True, slots=True)
 class SchedulerSettings:
     """The ``[scheduler]`` table."""
@@ -229,6 +249,9 @@ class SchedulerSettings:
     lease_ttl_sec: float = 900.0
     health_interval_sec: float = 5.0
     aging_sec: float = 120.0
+    policy: Policy = Policy.LRU
+    overtake_budget_sec: float = 30.0
+    overlap: Overlap = Overlap.OFF
 
 
 @dataclass(frozen=True, slots=True)

@@ -101,8 +101,15 @@ class Ledger:
             )
         raise NoSuchDevice(f"no device {wanted!r} is known")
 
-    def view(self, now: float, evict_failed: frozenset[str] = frozenset()) -> View:
-        """Everything at one moment, for a decision."""
+    def view(
+        self,
+        now: float,
+        evict_failed: frozenset[str] = frozenset(),
+        wanted: Mapping[str, int] | None = None,
+        *,
+        may_overlap: bool = False,
+    ) -> View:
+        """Everything at one moment, for a decision; see View for what is passed on."""
         return View(
             settings=self.settings,
             devices=dict(self._devices),
@@ -111,6 +118,8 @@ class Ledger:
             jobs=dict(self._jobs),
             now=now,
             evict_failed=evict_failed,
+            wanted=wanted or {},
+            may_overlap=may_overlap,
         )
 
     def _leases_by_device(self) -> dict[int, int]:

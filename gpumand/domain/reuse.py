@@ -49,6 +49,11 @@ class IdleTimes:
 
     counts: tuple[float, ...] = (0.0,) * BUCKETS
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing was seen yet."""
+        return not any(self.counts)
+
     def observed(self, seconds: float) -> IdleTimes:
         """With one more idle time; what is no time at all (negative, not a number) changes nothing."""
         if not 0.0 <= seconds < math.inf:

@@ -2,7 +2,7 @@
 
 The rule named ``lru``: loaded consumers on the device, least recently used first, one never used before all others;
 but never the target, one that the target can coexist with, one that manages its own VRAM, one that is pinned, leased,
-or being loaded or unloaded.
+or being loaded or unloaded. The rule named ``adaptive`` spares the same, and takes the set that is worth least.
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from gpumand.domain import budget
-from gpumand.domain.consumer import Residency
+from gpumand.domain import budget, cover, value
+from gpumand.domain.consumer import Policy, Residency
 from gpumand.domain.request import PlannedEviction, Spared
 from gpumand.domain.residency import holds_model
 from gpumand.domain.view import IN_VRAM, ConsumerState, View
@@ -38,30 +38,50 @@ class Choice:
 def choose(view: View, device: int, target: ConsumerState, deficit_mib: int, limit: int) -> Choice:
     """Choose at most ``limit`` victims that free at least ``deficit_mib``: a whole set, then without those not needed.
 
-    In LRU order; where that takes more of them than allowed, the largest first.
+    By the policy in force: in LRU order, and where that takes more of them than allowed, the largest first; or the set
+    that is worth least.
     """
     exempt = _exemptions(view, device, target)
     in_order = candidates(view, device, target)
     freed_mib = yields(view, device, in_order)
+    pick = _worth_least if view.settings.policy is Policy.ADAPTIVE else _least_recent
+    taken = pick(view, in_order, freed_mib, deficit_mib, limit)
+    if taken is None:
+        return Choice(suffices=False, spared=exempt)
+    names = {state.name for state, _ in taken}
+    kept = [Spared(state.name, "not needed: the others free enough") for state in in_order if state.name not in names]
+    is_measured = view.devices[device].known
+    planned = [_planned(state, freed_mib[state.name] if is_measured else None, why) for state, why in taken]
+    return Choice(suffices=True, victims=tuple(planned), spared=(*exempt, *kept))
+
+
+def _least_recent(
+    view: View, in_order: list[ConsumerState], freed_mib: dict[str, int], deficit_mib: int, limit: int
+) -> list[tuple[ConsumerState, str]] | None:
+    """Those unused for longest, each with why it goes; None where none suffice."""
     largest_first = sorted(in_order, key=lambda state: (-freed_mib[state.name], _lru(state)))
     for order in (in_order, largest_first):
         taken = _prune(_take(order, freed_mib, deficit_mib), freed_mib, deficit_mib)
         if len(taken) <= limit and sum(freed_mib[state.name] for state in taken) >= deficit_mib:
-            return _choice(view.devices[device].known, taken, in_order, freed_mib, exempt)
-    return Choice(suffices=False, spared=exempt)
+            return [(state, _recency(state)) for state in taken]
+    return None
 
 
-def _choice(
-    is_measured: bool,
-    taken: list[ConsumerState],
-    in_order: list[ConsumerState],
-    freed_mib: dict[str, int],
-    exempt: tuple[Spared, ...],
-) -> Choice:
-    names = {state.name for state in taken}
-    kept = [Spared(state.name, "not needed: the others free enough") for state in in_order if state.name not in names]
-    planned = [_planned(state, freed_mib[state.name] if is_measured else None) for state in taken]
-    return Choice(suffices=True, victims=tuple(planned), spared=(*exempt, *kept))
+def _worth_least(
+    view: View, in_order: list[ConsumerState], freed_mib: dict[str, int], deficit_mib: int, limit: int
+) -> list[tuple[ConsumerState, str]] | None:
+    """The set that is worth least, each with why it goes; None where none suffices."""
+    if deficit_mib <= 0:
+        return []
+    idle = value.pooled(view.consumers.values())
+    worths = [value.worth(view, state, idle) for state in in_order]
+    items = [
+        cover.Item(place, worth.value_sec, freed_mib[state.name])
+        for place, (state, worth) in enumerate(zip(in_order, worths, strict=True))
+        if freed_mib[state.name] > 0
+    ]
+    places = cover.cheapest(items, deficit_mib, limit)
+    return None if places is None else [(in_order[place], worths[place].why) for place in places]
 
 
 def candidates(view: View, device: int, target: ConsumerState) -> list[ConsumerState]:
@@ -136,8 +156,8 @@ def _prune(taken: list[ConsumerState], freed_mib: dict[str, int], deficit_mib: i
     return kept
 
 
-def _planned(state: ConsumerState, expected_mib: int | None) -> PlannedEviction:
-    return PlannedEviction(state.name, expected_mib, method=str(state.spec.evict[0]), why=_recency(state))
+def _planned(state: ConsumerState, expected_mib: int | None, why: str) -> PlannedEviction:
+    return PlannedEviction(state.name, expected_mib, method=str(state.spec.evict[0]), why=why)
 
 
 def _recency(state: ConsumerState) -> str:

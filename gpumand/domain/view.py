@@ -14,6 +14,9 @@ IN_VRAM = frozenset({Residency.RESIDENT, Residency.LOADING, Residency.UNLOADING,
 """Residencies under which a consumer may hold its footprint. Unknown is not zero."""
 
 
+NOTHING_MEASURED, NOTHING_LEARNED = Footprint(), Learned()
+
+
 @dataclass(frozen=True, slots=True)
 class ConsumerState:
     """What is known of a consumer now.
@@ -41,7 +44,7 @@ class ConsumerState:
         unasked: it is loading although nobody asked us for it.
         error: one line; "" when all is well.
         memory: what it was measured to hold.
-        times: how long it takes to load, is held and idles, as far as was seen.
+        times: what was learned of how long things take with it.
     """
 
     spec: ConsumerSpec
@@ -63,8 +66,8 @@ class ConsumerState:
     retry_at: float = 0.0
     unasked: bool = False
     error: str = ""
-    memory: Footprint = field(default_factory=Footprint)
-    times: Learned = field(default_factory=Learned)
+    memory: Footprint = NOTHING_MEASURED
+    times: Learned = NOTHING_LEARNED
 
     @property
     def name(self) -> str:
@@ -124,6 +127,9 @@ class View:
         jobs: what is being done, by device.
         now: monotonic seconds.
         evict_failed: consumers that gave nothing back a moment ago, for the request at hand.
+        wanted: how far ahead in the queue the first request for a consumer is (0 = next); filled in by policies that
+            look at it.
+        may_overlap: whether loads may begin beside leases.
     """
 
     settings: SchedulerSettings
@@ -133,6 +139,8 @@ class View:
     jobs: Mapping[int, Job] = field(default_factory=dict)
     now: float = 0.0
     evict_failed: frozenset[str] = frozenset()
+    wanted: Mapping[str, int] = field(default_factory=dict)
+    may_overlap: bool = False
 
     def on_device(self, device: int) -> tuple[ConsumerState, ...]:
         """Consumers that may hold memory on a device."""

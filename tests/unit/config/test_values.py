@@ -16,6 +16,8 @@ from gpumand.domain.consumer import (
     GpuSettings,
     HealthRoute,
     HttpSettings,
+    Overlap,
+    Policy,
     Route,
     SchedulerSettings,
     Settings,
@@ -118,6 +120,9 @@ def test_every_key_of_scheduler_and_gpu_arrives(tmp_path: Path) -> None:
         lease_ttl_sec = 60.5
         health_interval_sec = 0.1
         aging_sec = 9
+        policy = "adaptive"
+        overtake_budget_sec = 0
+        overlap = "measured"
         [gpu]
         source = "simulated"
         sample_interval_sec = 0.05
@@ -128,7 +133,9 @@ def test_every_key_of_scheduler_and_gpu_arrives(tmp_path: Path) -> None:
 
     settings = loaded(tmp_path, text)
 
-    assert settings.scheduler == SchedulerSettings(0, 7, 1.0, 0, 60.5, 0.1, 9.0)
+    assert settings.scheduler == SchedulerSettings(
+        0, 7, 1.0, 0, 60.5, 0.1, 9.0, Policy.ADAPTIVE, 0.0, Overlap.MEASURED
+    )
     assert settings.gpu == GpuSettings("simulated", 0.05, 100, (8192, 8192), "/run/sim")
     assert type(settings.scheduler.settle_timeout_sec) is float
 

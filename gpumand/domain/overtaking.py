@@ -1,0 +1,154 @@
+"""Passing others, within limits: the queue's rule of the policy ``adaptive``.
+
+A request for what is resident may be served before an older one that would have to load first, since together they
+wait less; but only so much work is ever let past a request: ``overtake_budget_sec``. Work is counted, not age: an
+age bound falls back to strict order exactly when the queue is long. Who is of higher priority is not passed.
+
+Where overlap is allowed, the oldest that has to be loaded is loaded beside the lease that stands, and requests for what
+is resident are served beside the load.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from gpumand.domain.consumer import Residency
+from gpumand.domain.planning import Decision, Wish, decide
+from gpumand.domain.request import Verdict
+from gpumand.domain.serving import Ahead, Ruling, Standing, Walk, count_ahead, wait
+from gpumand.domain.view import ConsumerState, View
+
+
+class Overtakings:
+    """Counts, for every waiting request, the seconds of work that were let past it.
+
+    Work is charged as expected when it begins and corrected when it ends.
+    """
+
+    def __init__(self) -> None:
+        self._seconds: dict[int, float] = {}
+        self._running: dict[str, tuple[tuple[int, ...], float]] = {}
+
+    def seconds(self, number: int) -> float:
+        """Seconds of work that were let past a request so far."""
+        return self._seconds.get(number, 0.0)
+
+    def begin(self, lease: str, passed: Sequence[int], expected_sec: float) -> None:
+        """A lease begins that was granted past these requests."""
+        if passed:
+            self._running[lease] = (tuple(passed), expected_sec)
+            for number in passed:
+                self._seconds[number] = self.seconds(number) + expected_sec
+
+    def end(self, lease: str, seconds: float) -> None:
+        """A lease has ended after so long; one that passed nobody changes nothing."""
+        passed, expected_sec = self._running.pop(lease, ((), 0.0))
+        for number in passed:
+            if number in self._seconds:
+                self._seconds[number] += seconds - expected_sec
+
+    def forget(self, number: int) -> None:
+        """A request waits no more."""
+        self._seconds.pop(number, None)
+
+
+class OvertakingWalk(Walk):
+    """One walk through the queue in which requests for what is resident may pass others."""
+
+    def __init__(self, standings: Sequence[Standing]) -> None:
+        super().__init__(standings)
+        self._to_load: set[int] = set()
+        self._known: dict[Wish, Decision] = {}
+        self._known_of: View | None = None
+
+    def is_over(self, view: View) -> bool:
+        """Somebody further back may be resident; only where no lease can be granted and none be loaded for is it."""
+        slots = view.settings.concurrent_leases
+        if not slots or any(view.slots_taken(device) < slots for device in view.devices):
+            return False
+        return not view.may_overlap or all(device in self._to_load or device in view.jobs for device in view.devices)
+
+    def _waiting(self, view: View, standing: Standing, decision: Decision) -> Ruling:
+        """It waits for a lease to end: its consumer may be loaded meanwhile, were it the next to be."""
+        if decision.verdict is Verdict.REFUSE or _resident(view, standing.wish) is not None:
+            return Ruling(decision)
+        is_first = decision.device is not None and decision.device not in self._to_load
+        self._to_load.update(decision.devices)
+        return (self._beside(view, standing.wish) if is_first and view.may_overlap else None) or Ruling(decision)
+
+    def _beside(self, view: View, wish: Wish) -> Ruling | None:
+        """Its load beside the lease that it waits for, where that costs nobody a consumer that is waited for."""
+        if not wish.wants_lease or wish.holds_slot:
+            return None
+        decision = self._decided(view, replace(wish, holds_slot=True))
+        if decision.verdict is not Verdict.GRANT or not decision.load:
+            return None
+        if any(victim.consumer in view.wanted for victim in decision.evictions):
+            return None
+        return Ruling(decision, takes_slot=False)
+
+    def _first(self, view: View, standing: Standing, decision: Decision) -> Ruling:
+        """Where somebody younger is served at once without its having to wait too long, it lets it pass."""
+        if not decision.load:
+            return Ruling(decision)
+        self._to_load.update(decision.devices)
+        other = self._better_first(view, standing, decision)
+        if other:
+            return Ruling(wait(decision, f"lets {other} pass, which is resident"))
+        return Ruling(decision, takes_slot=standing.wish.wants_lease and not view.may_overlap)
+
+    def _better_first(self, view: View, standing: Standing, decision: Decision) -> str:
+        """The consumer of the next younger request that may pass it and would not be served beside its load; or ""."""
+        device = decision.device
+        assert device is not None
+        victims = {victim.consumer for victim in decision.evictions}
+        ahead = Ahead()
+        ahead.add(standing)
+        for one in self.standings[self._at + 1 :]:
+            if ahead.most_overtaken_sec >= view.settings.overtake_budget_sec:
+                break
+            state = _resident(view, one.wish)
+            if state is not None and (state.name in victims or _only_one_at_a_time(view, device)):
+                served = self._decided(view, one.wish)
+                if served.verdict is Verdict.GRANT and served.device == device and _may_overtake(view, one, ahead):
+                    return state.name
+            ahead.add(one)
+        return ""
+
+    def _behind(self, view: View, standing: Standing, decision: Decision, ahead: Ahead) -> Ruling:
+        if decision.load:
+            self._to_load.update(decision.devices)
+        if decision.resident and _may_overtake(view, standing, ahead):
+            return Ruling(decision, passes=tuple(one.number for one in ahead.standings))
+        return Ruling(wait(decision, count_ahead(len(ahead.standings))))
+
+    def _decided(self, view: View, wish: Wish) -> Decision:
+        """Decide, once for every wish as long as the view is the same."""
+        if self._known_of is not view:
+            self._known_of = view
+            self._known.clear()
+        if wish not in self._known:
+            self._known[wish] = decide(view, wish)
+        return self._known[wish]
+
+
+def _may_overtake(view: View, standing: Standing, ahead: Ahead) -> bool:
+    """Whether nobody ahead would have been passed by too much, is of higher priority or wants the very same."""
+    consumer = standing.wish.consumer
+    if consumer in ahead.consumers or standing.priority < ahead.most_priority:
+        return False
+    expected_sec = view.consumers[consumer].times.hold_sec()
+    return ahead.most_overtaken_sec + expected_sec <= view.settings.overtake_budget_sec
+
+
+def _resident(view: View, wish: Wish) -> ConsumerState | None:
+    """The consumer that is wanted, where it is resident."""
+    state = view.consumers.get(wish.consumer)
+    return state if state is not None and state.residency is Residency.RESIDENT else None
+
+
+def _only_one_at_a_time(view: View, device: int) -> bool:
+    """Whether a load there keeps others from being leased until it is done."""
+    slots = view.settings.concurrent_leases
+    return not view.may_overlap and 0 < slots <= view.slots_taken(device) + 1

@@ -1,0 +1,78 @@
+"""What a resident consumer is worth: the seconds that evicting it will cost, as far as anybody can tell.
+
+The rule named ``adaptive``: worth = seconds to unload and to load again, times the chance of being wanted soon. The
+chance comes from the idle times that were learned of all consumers (``reuse``); what the queue waits for already is
+certain to be wanted, the sooner the dearer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from gpumand.domain.consumer import EvictionMethod
+from gpumand.domain.learning import Start
+from gpumand.domain.reuse import BUCKETS, IdleTimes
+from gpumand.domain.view import ConsumerState, View
+
+LEAST_SEC = 0.001
+"""Nothing is free: among those that cost nothing the fewest go."""
+
+
+@dataclass(frozen=True, slots=True)
+class Worth:
+    """What a consumer is worth, and why.
+
+    Attributes:
+        cost_sec: to unload it and to load it again.
+        chance: of being wanted soon; above 1 for what is waited for.
+    """
+
+    cost_sec: float
+    chance: float
+
+    @property
+    def value_sec(self) -> float:
+        """What evicting it is expected to cost."""
+        return max(LEAST_SEC, self.cost_sec * self.chance)
+
+    @property
+    def why(self) -> str:
+        """In a few words, for people."""
+        wanted = "waited for" if self.chance > 1 else f"wanted soon at {self.chance:.0%}"
+        return f"worth least: {self.cost_sec:.1f} s to bring back, {wanted}"
+
+
+def pooled(states: Iterable[ConsumerState]) -> IdleTimes:
+    """The idle times of all consumers together: of each alone there are too few for long."""
+    counts = [0.0] * BUCKETS
+    for state in states:
+        if state.times.idle.is_empty:
+            continue
+        for place, count in enumerate(state.times.idle.counts):
+            counts[place] += count
+    return IdleTimes(tuple(counts))
+
+
+def worth(view: View, state: ConsumerState, idle: IdleTimes) -> Worth:
+    """What a consumer is worth to those who may want it.
+
+    Args:
+        view: everything at this moment.
+        state: the consumer.
+        idle: idle times of all consumers.
+    """
+    place = view.wanted.get(state.name)
+    chance = idle.chance(view.now - state.idle_since) if place is None else 1.0 + 1.0 / (1.0 + place)
+    return Worth(bring_back_sec(state), chance)
+
+
+def bring_back_sec(state: ConsumerState) -> float:
+    """Seconds to evict it and to have it back."""
+    method = state.spec.evict[0]
+    return state.times.unload_sec(method) + state.times.load_sec(state.footprint_mib, start_after(state, method))
+
+
+def start_after(state: ConsumerState, method: EvictionMethod) -> Start:
+    """Where its next load will begin: one whose route took its memory still runs, and may have kept its weights."""
+    return Start.PARKED if method is EvictionMethod.HTTP and state.spec.load is not None else Start.COLD
