@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from gpumand.arbiter import Arbiter
+from gpumand.arbiter.measure import measured_peaks
 from gpumand.arbiter.upkeep import Upkeep
 from gpumand.bus import names
 from gpumand.bus.authorization import UidAuthority
@@ -226,7 +227,9 @@ class Daemon:
 
     async def _load_settings(self) -> Settings:
         """Read the configuration for a reload; raising changes nothing. What is outside the arbiter is changed here."""
-        settings = await asyncio.to_thread(load, self._options.config)
+        if self._parts is not None:
+            self._parts.arbiter.measuring.keep()
+        settings = await _load(self._options, self._archive)
         if self._parts is not None:
             await self._parts.http.configure(settings.http)
             if _sources_differ(settings.gpu, self._settings.gpu):
@@ -301,11 +304,16 @@ def _status_line(status: Status) -> str:
     return ", ".join(parts) + (f"; degraded: {status.degraded}" if status.degraded else "")
 
 
+async def _load(options: Options, archive: SqliteArchive) -> Settings:
+    measured = measured_peaks(await archive.read_learned())
+    return await asyncio.to_thread(load, options.config, measured)
+
+
 async def _amain(options: Options) -> int:
     notifier = Notifier()
     archive = SqliteArchive(archive_path(options.state_dir, options.bus_address))
     try:
-        settings = await asyncio.to_thread(load, options.config)
+        settings = await _load(options, archive)
         archive.keep_days = settings.history.keep_days
         return await Daemon(options, settings, notifier, archive).run()
     except ConfigInvalid as error:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -206,6 +206,19 @@ class Measuring:
 
 def _record(state: ConsumerState) -> dict[str, Any]:
     return {"is": identity(state.spec), "memory": state.memory.to_record(), "times": state.times.to_record()}
+
+
+def measured_peaks(records: Mapping[str, Mapping[str, Any]]) -> Callable[[ConsumerSpec], int | None]:
+    """A function that says the most MiB a consumer was measured to hold, from what was kept; None where it was not."""
+
+    def peak_mib(spec: ConsumerSpec) -> int | None:
+        record = records.get(spec.name, {})
+        try:
+            return Footprint.from_record(record["memory"]).peak_mib if record["is"] == identity(spec) else None
+        except (KeyError, ValueError, TypeError, AttributeError):
+            return None
+
+    return peak_mib
 
 
 def identity(spec: ConsumerSpec) -> str:

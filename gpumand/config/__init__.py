@@ -9,24 +9,25 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from gpumand.config.build import build
+from gpumand.config.build import Measured, build
 from gpumand.config.files import files_of, listed, read
 from gpumand.config.problems import ConfigProblems, Faults, Problem
 from gpumand.domain.consumer import Settings
 
-__all__ = ["DEFAULT_FILE", "DEFAULT_FOLDER", "ConfigProblems", "Problem", "load"]
+__all__ = ["DEFAULT_FILE", "DEFAULT_FOLDER", "ConfigProblems", "Measured", "Problem", "load"]
 
 DEFAULT_FILE = Path("/etc/gpumand/gpumand.toml")
 DEFAULT_FOLDER = Path("/etc/gpumand/conf.d")
 
 
-def load(path: Path | None = None) -> Settings:
+def load(path: Path | None = None, measured: Measured = lambda _spec: None) -> Settings:
     """Read the configuration; blocks while it reads.
 
     Args:
         path: a file, or a folder: one laid out like /etc/gpumand (``gpumand.toml``, then ``conf.d/*.toml`` in name
             order), or any other, all of whose ``*.toml`` are read in name order. None for ``DEFAULT_FILE`` and then
             ``DEFAULT_FOLDER``, neither of which need exist.
+        measured: the most MiB that a consumer was measured to hold, asked where its footprint is not written.
 
     Raises:
         ConfigProblems: it cannot be used; all faults of all files are in it.
@@ -35,6 +36,6 @@ def load(path: Path | None = None) -> Settings:
     is_default = path is None
     files = files_of(path, faults) if path else [DEFAULT_FILE, *listed(DEFAULT_FOLDER, faults, optional=True)]
     documents = [one for file in files if (one := read(file, faults, optional=is_default and file == DEFAULT_FILE))]
-    settings = build(documents, faults, complete=not faults.problems)
+    settings = build(documents, faults, complete=not faults.problems, measured=measured)
     faults.raise_any(map(str, files))
     return settings

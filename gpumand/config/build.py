@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import attrs
@@ -12,18 +13,30 @@ from gpumand.config.consumers import Written, place_in_list, read_consumer
 from gpumand.config.problems import Document, Faults, Place, nearest, shown
 from gpumand.config.schema import GpuTable, HistoryTable, HttpTable, SchedulerTable
 from gpumand.config.tables import FAULTY, filled, kind_of, read_keys
-from gpumand.domain.consumer import GpuSettings, HistorySettings, HttpSettings, SchedulerSettings, Settings
+from gpumand.domain.consumer import (
+    ConsumerSpec,
+    GpuSettings,
+    HistorySettings,
+    HttpSettings,
+    SchedulerSettings,
+    Settings,
+)
 
 _TABLES = ("scheduler", "gpu", "http", "history", "consumers")
 
 
-def build(documents: Sequence[Document], faults: Faults, *, complete: bool) -> Settings:
+Measured = Callable[[ConsumerSpec], int | None]
+"""The most MiB that a consumer was measured to hold; None where it was not."""
+
+
+def build(documents: Sequence[Document], faults: Faults, *, complete: bool, measured: Measured) -> Settings:
     """Make Settings of what was read; where there are faults it is not to be used.
 
     Args:
         documents: the files in order.
         faults: where everything wrong is noted.
         complete: False when a file could not be read, so that names may be known that are not seen here.
+        measured: asked of consumers whose footprint is nowhere written.
     """
     for document in documents:
         _note_unknown_tables(document, faults)
@@ -37,11 +50,21 @@ def build(documents: Sequence[Document], faults: Faults, *, complete: bool) -> S
         _note_strangers(consumers, faults)
     _note_shared_units(consumers, faults)
     _note_giants(consumers, gpu, faults)
-    specs = [spec for one in consumers.values() if (spec := one.spec())]
+    specs = [_with_footprint(spec, one, measured, faults) for one in consumers.values() if (spec := one.spec())]
     by_name = {spec.name: spec for spec in specs}
     return Settings(
         SchedulerSettings(**scheduler), GpuSettings(**gpu), by_name, HttpSettings(**http), HistorySettings(**history)
     )
+
+
+def _with_footprint(spec: ConsumerSpec, written: Written, measured: Measured, faults: Faults) -> ConsumerSpec:
+    if spec.vram_resident_mib:
+        return spec
+    measured_mib = measured(spec)
+    if measured_mib is None:
+        why = "is missing: what it needs of VRAM while it is loaded, in MiB; it was not measured yet"
+        faults.add(written.place.at("vram_resident_mib"), f"{why} (vram_guess_mib says what to take it for until then)")
+    return replace(spec, vram_resident_mib=measured_mib or 0)
 
 
 def _note_unknown_tables(document: Document, faults: Faults) -> None:

@@ -37,11 +37,13 @@ class Written:
     keys: dict[str, Any]
 
     def spec(self) -> ConsumerSpec | None:
-        """The consumer; None when any of its keys was refused."""
-        if FAULTY in self.keys.values() or "vram_resident_mib" not in self.keys:
+        """The consumer; None when any of its keys was refused. A footprint that nobody knows yet is 0."""
+        if FAULTY in self.keys.values():
             return None
         keys = filled(ConsumerTable, self.keys)
         keys["evict"] = keys["evict"] or _default_methods(self.keys)
+        declared_mib, guess_mib = keys.pop("vram_resident_mib"), keys.pop("vram_guess_mib")
+        keys |= {"vram_resident_mib": declared_mib or guess_mib or 0, "vram_auto": declared_mib is None}
         return ConsumerSpec(self.name, **{key: value for key, value in keys.items() if key not in _NOT_IN_SPEC})
 
 
@@ -110,6 +112,8 @@ def _note_conflicts(written: Written, faults: Faults) -> None:
     keys, place = written.keys, written.place
     if not keys.get("url"):
         _note_without_url(written, faults)
+    if keys.get("vram_guess_mib") and keys.get("vram_resident_mib"):
+        faults.add(place.at("vram_guess_mib"), "is of use only where vram_resident_mib does not say it")
     _note_methods(written, faults)
     _note_busy(written, faults)
     _note_unit_only(written, faults)

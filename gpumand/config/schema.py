@@ -74,6 +74,15 @@ class _Device(Leaf):
         return text
 
 
+class _Footprint(Leaf):
+    """MiB, or "auto", which is None here."""
+
+    says = f'whole number from 1 to {MAX_MIB}, or "auto"'
+
+    def accept(self, value: Any) -> int | None:
+        return None if value == "auto" else Whole(1, MAX_MIB).accept(value)
+
+
 @attrs.frozen
 class SchedulerTable:
     """``[scheduler]``: how room is made and leases are granted."""
@@ -196,7 +205,7 @@ class HistoryTable:
         Decimal(0, 3660),
         "For how many days it is kept what happened; 0 = it is not. What was measured of consumers is kept anyway.",
         default=_default(HistorySettings, "keep_days"),
-        unit="days",
+        unit="d",
     )
     demand_log: str = key(
         Text("absolute path", checks.absolute_path),
@@ -286,7 +295,18 @@ class BusyTable:
 class ConsumerTable:
     """``[consumers.NAME]``: one service that holds VRAM."""
 
-    vram_resident_mib: int = key(Whole(1, MAX_MIB), "the MiB of VRAM that it needs while it is loaded.", unit="MiB")
+    vram_resident_mib: int | None = key(
+        _Footprint(),
+        'What it needs of VRAM while it is loaded. Left out, or "auto": the most that it was measured to hold.',
+        default=None,
+        unit="MiB",
+    )
+    vram_guess_mib: int | None = key(
+        Whole(1, MAX_MIB),
+        "What it is taken to need until it was measured, where vram_resident_mib does not say.",
+        default=None,
+        unit="MiB",
+    )
     preset: str = key(
         Text("name of a preset"),
         "Routes that ship with gpumand for a known server; every other key given here overrides the preset's.",

@@ -67,6 +67,7 @@ class SqliteArchive:
 
     async def read_learned(self) -> dict[str, dict[str, Any]]:
         """Consumer -> what was kept last; empty when nothing can be read."""
+        self._write_now()
         return await self._bounded(self._database.learned, {})
 
     async def entries(self, query: Query) -> tuple[Entry, ...]:

@@ -16,6 +16,10 @@ from gpumand.cli.session import ask
 from gpumand.version import VERSION
 
 
+UNKNOWN_MIB = -1
+"""Stands for a footprint that only a measurement tells: those are the daemon's."""
+
+
 @click.command("config-check", cls=Command)
 @click.argument("path", required=False, type=click.Path(path_type=Path))
 @click.pass_context
@@ -28,7 +32,7 @@ def config_check(ctx: click.Context, path: Path | None) -> None:
     from gpumand.config import ConfigProblems, load
 
     try:
-        settings = load(path)
+        settings = load(path, measured=lambda _spec: UNKNOWN_MIB)
     except ConfigProblems as error:
         for problem in error.problems:
             print(clean(str(problem)), file=sys.stderr)
@@ -38,6 +42,8 @@ def config_check(ctx: click.Context, path: Path | None) -> None:
         print_json({"path": str(path) if path else None, "consumers": list(settings.consumers)})
     elif not options.quiet:
         print(f"The configuration is good: {count(len(settings.consumers), 'consumer')}.")
+        for name in (one.name for one in settings.consumers.values() if one.vram_resident_mib == UNKNOWN_MIB):
+            print(f"{clean(name)}: how much VRAM it needs is nowhere written; gpumand must have measured it.")
 
 
 @click.command(cls=Command)

@@ -101,10 +101,17 @@ case(
     'a\\x1bb" is no name',
 )
 
-case("no footprint", '[consumers.tts] #!\nunit = "t.service"\n', "consumers.tts.vram_resident_mib", "is missing")
+case("no footprint", '[consumers.tts] #!\nunit = "t.service"\n', "consumers.tts.vram_resident_mib", "not measured")
+case(
+    "auto without a guess",
+    '[consumers.tts]\nunit = "t.service"\nvram_resident_mib = "auto" #!\n',
+    "consumers.tts.vram_resident_mib",
+    "vram_guess_mib says",
+)
 for figure in ("0", "-5", "16777217"):
     text = f'[consumers.tts]\nunit = "t.service"\nvram_resident_mib = {figure} #!\n'
     case(f"footprint {figure}", text, "consumers.tts.vram_resident_mib", "from 1 to 16777216")
+consumer("guess beside a footprint", "vram_guess_mib = 3", "consumers.tts.vram_guess_mib", "only where")
 consumer("unknown consumer key", "prioritty = 3", "consumers.tts.prioritty", "no known key", "priority")
 consumer("name as a key", 'name = "tts"', "consumers.tts.name", "no known key")
 consumer("priority too high", "priority = 101", "consumers.tts.priority", "from -100 to 100, not 101")

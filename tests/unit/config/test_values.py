@@ -32,6 +32,22 @@ def loaded(tmp_path: Path, text: str) -> Settings:
     return load(file)
 
 
+MEASURED = '[consumers.tts]\nunit = "t.service"\n'
+
+
+@pytest.mark.parametrize("line", ["", 'vram_resident_mib = "auto"', "vram_guess_mib = 4000"])
+def test_footprint_that_was_measured_need_not_be_written(tmp_path: Path, line: str) -> None:
+    file = tmp_path / "gpumand.toml"
+    file.write_text(MEASURED + line, encoding="utf-8")
+    tts = load(file, measured=lambda spec: 5000 if spec.unit == "t.service" else None).consumers["tts"]
+    assert (tts.vram_resident_mib, tts.vram_auto) == (4000 if "guess" in line else 5000, True)
+
+
+def test_footprint_that_is_guessed_is_so_until_it_is_measured(tmp_path: Path) -> None:
+    tts = loaded(tmp_path, MEASURED + "vram_guess_mib = 4000").consumers["tts"]
+    assert (tts.vram_resident_mib, tts.vram_auto) == (4000, True)
+
+
 def spec(tmp_path: Path, text: str) -> ConsumerSpec:
     return loaded(tmp_path, f"[consumers.tts]\nvram_resident_mib = 2867\n{text}\n").consumers["tts"]
 
@@ -255,7 +271,7 @@ def test_what_the_example_has_commented_out_is_the_default(tmp_path: Path) -> No
     commented = [line for line in lines if re.match(r"# [a-z_]+ = ", line) and "total_mib" not in line]
     text = "\n".join(line.removeprefix("# ") if line in commented else line for line in lines)
 
-    assert len(commented) == 8
+    assert len(commented) == 9
     assert loaded(tmp_path, text) == load(EXAMPLE)
 
 
