@@ -19,6 +19,7 @@ from typing import Any
 
 from gpumand.arbiter import Arbiter
 from gpumand.arbiter.measure import measured_peaks
+from gpumand.arbiter.sleep import SHUTTING_DOWN, SleepWatch
 from gpumand.arbiter.upkeep import Upkeep
 from gpumand.bus import names
 from gpumand.bus.authorization import UidAuthority
@@ -39,7 +40,9 @@ from gpumand.http.front import HttpFront
 from gpumand.logs import default_level, setup_logging
 from gpumand.ports import World
 from gpumand.runtime import archive_path, boot_id, own_uid, state_directory
+from gpumand.service_manager.logind import Logind
 from gpumand.service_manager.notify import Notifier, watchdog_usec
+from gpumand.service_manager.own_unit import why_for_good
 from gpumand.service_manager.sockets import take_listeners
 from gpumand.service_manager.units import SystemdUnits
 from gpumand.state import FileStore
@@ -89,6 +92,8 @@ class Parts:
     service: ManagerService
     arbiter: Arbiter
     upkeep: Upkeep
+    sleep: SleepWatch
+    logind: Logind | None
     units: SystemdUnits
     source: AttributedSource
     routes: HttpRoutes
@@ -108,6 +113,7 @@ class Daemon:
         self._stop: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self._tasks: set[asyncio.Task[None]] = set()
         self._parts: Parts | None = None
+        self._system_bus: BusConnection | None = None
 
     async def run(self) -> int:
         """Serve until told to stop or until the bus is lost; returns the exit status."""
@@ -150,7 +156,20 @@ class Daemon:
         service.add(LogControl(clients, frozenset({0, own_uid()})).object())
         http = HttpFront(arbiter.status, take_listeners())
         upkeep = Upkeep(arbiter, units, routes)
-        return Parts(http, service, arbiter, upkeep, units, source, routes, store, chronicle)
+        logind = await self._find_logind(bus)
+        sleep = SleepWatch(arbiter, upkeep, logind.is_preparing_for_sleep if logind is not None else _never)
+        return Parts(http, service, arbiter, upkeep, sleep, logind, units, source, routes, store, chronicle)
+
+    async def _find_logind(self, bus: BusConnection) -> Logind | None:
+        """logind is on the system bus; without it a suspend is noticed by the clocks all the same."""
+        if not self._options.user:
+            return Logind(bus)
+        try:
+            self._system_bus = await BusConnection.connect("system")
+        except BusLost as error:
+            log.info("nobody will tell of a suspend or a shutdown: %s", error)
+            return None
+        return Logind(self._system_bus)
 
     async def _open_store(self, bus: BusConnection) -> FileStore:
         (bus_id,) = await bus.call(names.DBUS, names.DBUS_PATH, names.DBUS, "GetId")
@@ -167,7 +186,12 @@ class Daemon:
 
     async def _start(self, bus: BusConnection, parts: Parts) -> None:
         await parts.arbiter.start()
-        await asyncio.wait([self._beside(parts.upkeep.look_around())], timeout=FIRST_LOOK_SEC)
+        first = [self._beside(parts.upkeep.look_around())]
+        if parts.logind is not None:
+            listening = parts.logind.listen(parts.sleep.prepare_for_sleep, parts.sleep.prepare_for_shutdown)
+            first.append(self._beside(listening))
+        await asyncio.wait(first, timeout=FIRST_LOOK_SEC)
+        self._beside(parts.sleep.run())
         upkeep = self._beside(parts.upkeep.run())
         await parts.http.open(self._settings.http)
         parts.service.export()
@@ -199,12 +223,15 @@ class Daemon:
         self._notifier.extend_timeout(STOP_SEC)
         if self._parts is not None:
             self._parts.arbiter.measuring.keep()
-            await self._parts.arbiter.stop(reason)
+            for_good = await self._why_for_good(bus, self._parts.sleep)
+            await self._parts.arbiter.stop(reason, leases_end=bool(for_good))
             await _bounded(bus.flush(), "the last replies")  # those who waited hear why they wait no longer
         for task in tuple(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         if self._parts is not None:
+            if self._parts.logind is not None:
+                await _bounded(self._parts.logind.close(), "what listens to logind")
             for part in (
                 self._parts.http,
                 self._parts.service,
@@ -216,6 +243,17 @@ class Daemon:
             await _bounded(self._parts.store.close(), "the store")
             await _bounded(self._parts.chronicle.close(), "the history")
         await bus.close()
+        if self._system_bus is not None:
+            await self._system_bus.close()
+
+    async def _why_for_good(self, bus: BusConnection, sleep: SleepWatch) -> str:
+        """Why nobody will take up our leases again, "" where somebody may: a lease is never ended on a guess."""
+        if bus.lost_reason or not self._stop.done():
+            return ""
+        why = SHUTTING_DOWN if sleep.shutting_down else await why_for_good(bus)
+        if why:
+            log.info("leases end with gpumand: %s", why)
+        return why
 
     def _beside(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.get_running_loop().create_task(work)
@@ -266,6 +304,10 @@ class Daemon:
 
 def _demand_log(history: HistorySettings) -> DemandLog | None:
     return DemandLog(Path(history.demand_log)) if history.demand_log else None
+
+
+async def _never() -> bool:
+    return False
 
 
 async def _bounded(closing: Awaitable[None], what: str) -> None:

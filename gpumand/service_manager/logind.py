@@ -20,6 +20,8 @@ LOGIND = "org.freedesktop.login1"
 LOGIND_PATH = "/org/freedesktop/login1"
 LOGIND_MANAGER = "org.freedesktop.login1.Manager"
 
+SLEEP, SHUTDOWN = "PreparingForSleep", "PreparingForShutdown"
+
 CALL_TIMEOUT_SEC = 2.0
 
 
@@ -41,39 +43,34 @@ class _Announcement:
 
 
 class Logind:
-    """logind on one bus, while it is there; without it nothing is announced. Made by ``attach``."""
+    """logind on one bus, while it is there; without it nothing is announced."""
 
-    def __init__(self, bus: BusConnection, sleep: Callable[[bool], None], shutdown: Callable[[bool], None]) -> None:
-        """Prepare, without talking to anybody; see ``attach``."""
+    def __init__(self, bus: BusConnection) -> None:
+        """Prepare, without talking to anybody; ``bus`` is where logind would be."""
         self._bus = bus
-        self._sleep = _Announcement("PrepareForSleep", "PreparingForSleep", sleep)
-        self._shutdown = _Announcement("PrepareForShutdown", "PreparingForShutdown", shutdown)
+        self._announcements: list[_Announcement] = []
         self._subscriptions: list[Subscription] = []
         self._reading: set[asyncio.Task[None]] = set()
 
-    @classmethod
-    async def attach(
-        cls, bus: BusConnection, sleep: Callable[[bool], None], shutdown: Callable[[bool], None]
-    ) -> Logind:
+    async def listen(self, sleep: Callable[[bool], None], shutdown: Callable[[bool], None]) -> None:
         """Begin to listen, then ask how things are. Never raises: without logind nothing is heard of it.
 
         Args:
-            bus: a connection to the bus where logind would be.
             sleep: told True before the host sleeps, False when it is awake again.
             shutdown: told True before the host shuts down, False when that is called off.
         """
-        logind = cls(bus, sleep, shutdown)
+        self._announcements.append(_Announcement("PrepareForSleep", SLEEP, sleep))
+        self._announcements.append(_Announcement("PrepareForShutdown", SHUTDOWN, shutdown))
         try:
-            await logind._listen()
-            await logind._read()
+            await self._subscribe()
+            await self._read()
         except (BusError, BusLost) as error:
             log.debug("logind is not listened to: %s", error)
-        return logind
 
     async def is_preparing_for_sleep(self) -> bool:
         """Whether the host is about to sleep; False where logind does not say."""
         try:
-            return await self._ask(self._sleep)
+            return await self._ask(SLEEP)
         except (BusError, BusLost) as error:
             log.debug("logind does not say whether the host is about to sleep: %s", error)
             return False
@@ -86,7 +83,7 @@ class Logind:
         for subscription in self._subscriptions:
             await subscription.cancel()
 
-    async def _listen(self) -> None:
+    async def _subscribe(self) -> None:
         """The owner's coming and going first: then no logind comes up unnoticed."""
         self._subscriptions.append(
             await self._bus.subscribe(
@@ -98,10 +95,10 @@ class Logind:
                 callback=self._on_owner,
             )
         )
-        for announcement in (self._sleep, self._shutdown):
-            self._subscriptions.append(await self._listen_to(announcement))
+        for announcement in self._announcements:
+            self._subscriptions.append(await self._subscribe_to(announcement))
 
-    async def _listen_to(self, announcement: _Announcement) -> Subscription:
+    async def _subscribe_to(self, announcement: _Announcement) -> Subscription:
         def on_signal(signal: Signal) -> None:
             if len(signal.body) == 1 and isinstance(signal.body[0], bool):
                 announcement.heard += 1
@@ -129,14 +126,14 @@ class Logind:
             log.debug("logind does not say how things are: %s", error)
 
     async def _read(self) -> None:
-        for announcement in (self._sleep, self._shutdown):
+        for announcement in self._announcements:
             heard = announcement.heard
-            is_preparing = await self._ask(announcement)
+            is_preparing = await self._ask(announcement.name)
             if heard == announcement.heard:
                 announcement.tell(is_preparing)
 
-    async def _ask(self, announcement: _Announcement) -> bool:
-        """Read its property. A host that has no logind running gets none started by that. Raises BusError, BusLost."""
+    async def _ask(self, name: str) -> bool:
+        """Read a property. A host that has no logind running gets none started by that. Raises BusError, BusLost."""
         (is_there,) = await self._bus.call(
             DBUS, DBUS_PATH, DBUS, "NameHasOwner", "s", (LOGIND,), timeout_sec=CALL_TIMEOUT_SEC
         )
@@ -148,7 +145,7 @@ class Logind:
             PROPERTIES,
             "Get",
             "ss",
-            (LOGIND_MANAGER, announcement.name),
+            (LOGIND_MANAGER, name),
             timeout_sec=CALL_TIMEOUT_SEC,
         )
         return value is True
