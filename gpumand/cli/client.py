@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import secrets
+import time
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from gpumand.bus.failures import BusError
+from gpumand.bus.failures import BusError, BusTimeout
 from gpumand.bus.names import BUS_NAME, DBUS, DBUS_PATH, MANAGER, PROPERTIES, ROOT_PATH
+from gpumand.cli.durations import to_usec
 from gpumand.cli.errors import Mismatch
-from gpumand.domain.errors import FREEDESKTOP
+from gpumand.domain.errors import FREEDESKTOP, OWN
 
 if TYPE_CHECKING:
     from gpumand.bus.connection import BusConnection, Signal
@@ -28,6 +31,14 @@ RESTART_DELAYS_SEC = (0.1, 0.2)
 
 ABSENT = (FREEDESKTOP + "ServiceUnknown", FREEDESKTOP + "NameHasNoOwner")
 
+WENT_AWAY = (FREEDESKTOP + "NoReply", FREEDESKTOP + "Disconnected", OWN + "ShuttingDown")
+"""What a call that waits ends with when the daemon is killed, restarted or stopped."""
+
+RETURN_SEC = 10.0
+"""How long a daemon that went away is waited for. Not asked for: who stopped it may want it to stay so."""
+
+RETURN_POLL_SEC = 0.1
+
 OPEN = ("GetStatus", "Plan")
 """Methods that need no authorization."""
 
@@ -35,10 +46,16 @@ STATUS_KEYS = {"version": str, "degraded": str, "devices": list, "consumers": li
 
 
 class Client:
-    """gpumand, seen from outside."""
+    """gpumand, seen from outside.
+
+    Attributes:
+        connection: to the bus.
+        is_away: whether the daemon went away in the middle of a call, and is waited for.
+    """
 
     def __init__(self, connection: BusConnection) -> None:
         self.connection = connection
+        self.is_away = False
 
     async def status(self) -> dict[str, Any]:
         """One snapshot of everything."""
@@ -50,8 +67,12 @@ class Client:
         return status
 
     async def acquire(self, consumer: str, options: Options, timeout_sec: float) -> tuple[str, dict[str, Any]]:
-        """Ask for a consumer: the lease and the grant."""
-        reply = await self._call("Acquire", "sa{sv}", (consumer, options), timeout_sec)
+        """Ask for a consumer, again where the daemon is restarted meanwhile: the lease and the grant.
+
+        A token makes asking again safe: a lease whose answer was lost is the one that is given.
+        """
+        options = {"token": ("s", secrets.token_hex(16)), **options}
+        reply = await self._outlasting("Acquire", consumer, options, timeout_sec)
         if len(reply) != 2 or not isinstance(reply[0], str) or not isinstance(reply[1], dict):
             raise Mismatch("Acquire answered something else than a lease and a grant")
         return reply[0], reply[1]
@@ -72,8 +93,8 @@ class Client:
         return await self._dict("Plan", consumer, options)
 
     async def load(self, consumer: str, options: Options, timeout_sec: float) -> dict[str, Any]:
-        """Make a consumer resident."""
-        return await self._dict("Load", consumer, options, timeout_sec)
+        """Make a consumer resident, asking again where the daemon is restarted meanwhile."""
+        return _dictionary("Load", await self._outlasting("Load", consumer, options, timeout_sec))
 
     async def evict(self, consumer: str, options: Options, timeout_sec: float) -> dict[str, Any]:
         """Take a consumer's VRAM back."""
@@ -113,10 +134,34 @@ class Client:
     ) -> dict[str, Any]:
         """Call a method that answers one dictionary."""
         body = () if consumer is None else (consumer, options or {})
-        reply = await self._call(member, "sa{sv}" if body else "", body, timeout_sec)
-        if len(reply) != 1 or not isinstance(reply[0], dict):
-            raise Mismatch(f"{member} answered something else than a dictionary")
-        return reply[0]
+        return _dictionary(member, await self._call(member, "sa{sv}" if body else "", body, timeout_sec))
+
+    async def _outlasting(self, member: str, consumer: str, options: Options, timeout_sec: float) -> tuple[Any, ...]:
+        """Call a method that waits, and again for the rest of the time where the daemon went away and came back."""
+        deadline, left_sec = time.monotonic() + timeout_sec, timeout_sec
+        while True:
+            try:
+                return await self._call(member, "sa{sv}", (consumer, options), left_sec)
+            except BusError as error:
+                if isinstance(error, BusTimeout) or error.name not in WENT_AWAY:
+                    raise
+                if not await self._has_returned(min(deadline, time.monotonic() + RETURN_SEC)):
+                    raise
+            left_sec = max(0.0, deadline - time.monotonic())
+            options = {**options, "timeout_usec": ("t", to_usec(left_sec))}
+
+    async def _has_returned(self, deadline: float) -> bool:
+        """Whether the daemon is there again by then."""
+        self.is_away = True
+        try:
+            while time.monotonic() < deadline:
+                await asyncio.sleep(RETURN_POLL_SEC)
+                (is_there,) = await self.connection.call(DBUS, DBUS_PATH, DBUS, "NameHasOwner", "s", (BUS_NAME,))
+                if is_there:
+                    return True
+            return False
+        finally:
+            self.is_away = False
 
     async def _call(
         self, member: str, signature: str = "", body: tuple[Any, ...] = (), timeout_sec: float = 0.0
@@ -141,3 +186,10 @@ class Client:
                     raise
             await asyncio.sleep(delay)
         raise AssertionError("the last try returns or raises")
+
+
+def _dictionary(member: str, reply: tuple[Any, ...]) -> dict[str, Any]:
+    """The one dictionary that an answer is."""
+    if len(reply) != 1 or not isinstance(reply[0], dict):
+        raise Mismatch(f"{member} answered something else than a dictionary")
+    return reply[0]

@@ -101,6 +101,10 @@ async def _watch(client: Client, consumer: str, display: Display) -> None:
     started = time.monotonic()
     await asyncio.sleep(QUIET_START_SEC)
     while True:
+        if client.is_away:  # asking for the status would have the bus start it, and somebody may have stopped it
+            display.show(f"{consumer}: waiting: gpumand left the bus; it may be restarting", time.monotonic() - started)
+            await asyncio.sleep(POLL_SEC)
+            continue
         try:
             status = await client.status()
         except BusError:

@@ -49,7 +49,9 @@ async def test_list_shows_the_consumers_only(ctl: Ctl, manager: ScriptedManager)
 async def test_acquire_prints_the_id_alone(ctl: Ctl, manager: ScriptedManager) -> None:
     result = await ctl("acquire", "mvoice")
     assert (result.code, result.out, result.err) == (0, f"{LEASE}\n", "")
-    assert manager.asked == [("Acquire", ["mvoice", {"lifetime": "ttl", "timeout_usec": 20_000_000}])]
+    ((member, (consumer, options)),) = manager.asked
+    assert (member, consumer, len(options.pop("token"))) == ("Acquire", "mvoice", 32)
+    assert options == {"lifetime": "ttl", "timeout_usec": 20_000_000}
 
 
 async def test_acquire_passes_every_option_on(ctl: Ctl, manager: ScriptedManager) -> None:
@@ -69,7 +71,8 @@ async def test_acquire_passes_every_option_on(ctl: Ctl, manager: ScriptedManager
 @pytest.mark.parametrize(("option", "usec"), [("--no-wait", 0), ("--wait", 86_400_000_000)])
 async def test_acquire_waits_as_told(ctl: Ctl, manager: ScriptedManager, option: str, usec: int) -> None:
     await ctl("acquire", "mvoice", option, "--lifetime", "unit")
-    assert manager.options_of("Acquire") == {"lifetime": "unit", "timeout_usec": usec}
+    options = manager.options_of("Acquire")
+    assert (options["lifetime"], options["timeout_usec"]) == ("unit", usec)
 
 
 async def test_acquire_as_json(ctl: Ctl, manager: ScriptedManager) -> None:

@@ -52,7 +52,7 @@ async def test_the_command_finds_its_lease_and_the_lease_ends_with_it(ctl: Ctl, 
     assert result.out == f"{LEASE} mvoice http://127.0.0.1:9200\n"
     assert [name for name, _ in manager.asked] == ["Acquire", "Release"]
     wanted = {"lifetime": "connection", "timeout_usec": 20_000_000, "reason": "poster"}
-    assert manager.options_of("Acquire") == wanted
+    assert manager.options_of("Acquire").items() >= wanted.items()
     await manager.wait_gone(manager.callers[0])
 
 

@@ -165,17 +165,6 @@ async def test_ctrl_c_while_waiting_exits_130_and_closes_the_connection(
     await manager.wait_gone(callers[0])
 
 
-async def test_a_daemon_that_dies_while_asked_is_told(ctl: Ctl, manager: ScriptedManager) -> None:
-    manager.answers["Acquire"] = never
-    process = await ctl.start("acquire", "mvoice")
-    async with asyncio.timeout(LIMIT_SEC):
-        await manager.acquiring.wait()
-    manager.connection._break("killed by the test")  # as a crash does: no reply, no goodbye
-    result = await finished(process)
-    assert (result.code, result.out) == (1, "")
-    assert "gpumand left the bus while it was asked" in result.err
-
-
 async def test_a_bus_that_dies_while_asked_is_told(ctl: Ctl, bus: PrivateBus, manager: ScriptedManager) -> None:
     manager.answers["Acquire"] = never
     process = await ctl.start("acquire", "mvoice")
