@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import logging
+import os
 import signal
 import sys
 from collections.abc import Awaitable, Coroutine, Sequence
@@ -361,7 +362,7 @@ async def _amain(options: Options) -> int:
     except ConfigInvalid as error:
         for line in _problems(error):
             log.error("%s", line)
-        return 1
+        return os.EX_CONFIG  # the unit names it: trying again would not help
     except (BusLost, BusError, GpumandError, OSError) as error:
         log.error("gpumand cannot go on: %s", error)
         return 1
