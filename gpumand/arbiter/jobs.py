@@ -15,7 +15,7 @@ from gpumand.domain.consumer import Residency
 from gpumand.domain.errors import GpumandError, LoadFailed
 from gpumand.domain.events import EvictionFailed, EvictionOccurred, EvictionReport, LoadFinished
 from gpumand.domain.ledger import backoff_sec
-from gpumand.domain.planning import Decision, decide
+from gpumand.domain.planning import Decision, decide_inside
 from gpumand.domain.request import PlannedEviction, Verdict
 from gpumand.domain.view import Job
 from gpumand.ports import Store
@@ -79,9 +79,7 @@ class Jobs:
     def _decide_inside(self, device: int, entry: Waiting) -> Decision:
         """Decide as if the device were free: it is ours."""
         view = self._books.view(frozenset(entry.evict_failed))
-        jobs = {index: job for index, job in view.jobs.items() if index != device}
-        wish = replace(entry.wish, device=device, holds_slot=True)
-        decision = decide(replace(view, jobs=jobs), wish)
+        decision = decide_inside(view, entry.wish, device)
         names = tuple(victim.consumer for victim in decision.evictions)
         self._books.ledger.replace_job(replace(view.jobs[device], evicting=names))
         return decision

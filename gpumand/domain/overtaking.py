@@ -41,12 +41,13 @@ class Overtakings:
             for number in passed:
                 self._seconds[number] = self.seconds(number) + expected_sec
 
-    def end(self, lease: str, seconds: float) -> None:
-        """A lease has ended after so long; one that passed nobody changes nothing."""
+    def end(self, lease: str, seconds: float) -> tuple[int, ...]:
+        """A lease has ended after so long; returns those that it passed and that may still wait."""
         passed, expected_sec = self._running.pop(lease, ((), 0.0))
         for number in passed:
             if number in self._seconds:
                 self._seconds[number] += seconds - expected_sec
+        return passed
 
     def forget(self, number: int) -> None:
         """A request waits no more."""

@@ -97,6 +97,12 @@ def decide(view: View, wish: Wish) -> Decision:
     return _best_of([_decide_on(view, wish, state, device) for device in candidates])
 
 
+def decide_inside(view: View, wish: Wish, device: int) -> Decision:
+    """Decide again in the middle of the wish's own job, as if the device were free: it is ours."""
+    jobs = {index: job for index, job in view.jobs.items() if index != device}
+    return decide(replace(view, jobs=jobs), replace(wish, device=device, holds_slot=True))
+
+
 def _best_of(decisions: list[Decision]) -> Decision:
     """A grant before a wait before a refusal, a fit before evictions, few evictions before many, most free first."""
     rank = {Verdict.GRANT: 0, Verdict.WAIT: 1, Verdict.REFUSE: 2}

@@ -1,0 +1,406 @@
+"""The engine: events in virtual time; every decision is asked of the domain's rules, over its own ledger.
+
+Nothing here decides anything. The ledger, the queue, ``planning.decide`` and the walk through the queue are the ones
+that the daemon uses; what the world does (loads, unloads, work) takes its seconds here. The device's figures are the
+truth: what is loaded holds its footprint, what is not holds nothing.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from heapq import heappop, heappush
+
+from gpumand.domain import serving
+from gpumand.domain.consumer import Policy, Residency, SchedulerSettings
+from gpumand.domain.device import ProcessUse, Reading, Sample
+from gpumand.domain.fairness import FairShare
+from gpumand.domain.learning import Learned, Start
+from gpumand.domain.lease import Lease, LeaseLifetime, Owner
+from gpumand.domain.ledger import Ledger
+from gpumand.domain.overlap import Slowdown, may_overlap
+from gpumand.domain.overtaking import Overtakings
+from gpumand.domain.planning import Decision, Wish, decide, decide_inside
+from gpumand.domain.queue import RequestQueue
+from gpumand.domain.request import AcquireOptions, Request, Verdict
+from gpumand.domain.serving import Ruling, Standing
+from gpumand.domain.value import start_after
+from gpumand.domain.view import Job, View
+from gpumand.simulation.demand import Demand, Use
+from gpumand.simulation.host import Host
+
+OPTIONS = AcquireOptions()
+EPSILON_SEC = 1e-9
+
+
+@dataclass(slots=True)
+class Served:
+    """What became of a use.
+
+    Attributes:
+        use: which one.
+        granted_at: when it could work; None = it was refused.
+        ended_at: when it had worked.
+        overtaken_sec: seconds of work that were let past it.
+    """
+
+    use: Use
+    granted_at: float | None = None
+    ended_at: float | None = None
+    overtaken_sec: float = 0.0
+
+    @property
+    def wait_sec(self) -> float:
+        """From its coming to its being granted."""
+        return 0.0 if self.granted_at is None else self.granted_at - self.use.t
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What became of all.
+
+    Attributes:
+        served: every use, in the order of coming.
+        evictions: how many.
+        loads: how many.
+        load_seconds: seconds spent loading.
+    """
+
+    served: list[Served] = field(default_factory=list)
+    evictions: int = 0
+    loads: int = 0
+    load_seconds: float = 0.0
+
+
+@dataclass(slots=True, eq=False)
+class _Entry:
+    """A request that waits, is being loaded for, or works."""
+
+    request: Request
+    wish: Wish
+    served: Served
+    standing: Standing
+    works_on: int | None = None
+
+
+@dataclass(slots=True)
+class _Work:
+    """A lease's work: how much is left, and how fast it goes."""
+
+    entry: _Entry
+    device: int
+    left_sec: float
+    since: float
+    pace: float = 1.0
+    had_load_beside: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class World:
+    """How the simulated world differs from the plain one.
+
+    Attributes:
+        slowdown: how much longer work takes while something is loaded on its device (0.2 = a fifth).
+    """
+
+    slowdown: float = 0.0
+
+
+class Engine:
+    """Runs one demand on one host under one setting."""
+
+    def __init__(
+        self,
+        host: Host,
+        settings: SchedulerSettings,
+        demand: Demand,
+        world: World | None = None,
+        learned: Mapping[str, Learned] | None = None,
+    ) -> None:
+        """Set everything up; ``run`` does it.
+
+        Args:
+            host: devices and consumers.
+            settings: the setting.
+            demand: who wants what.
+            world: how the world behaves.
+            learned: what is known of consumers from earlier; by default nothing.
+        """
+        self._host, self._settings, self._demand = host, settings, demand
+        self._world = world or World()
+        self._ledger = Ledger(settings)
+        self._ledger.configure(settings, (one.spec for one in host.consumers.values()))
+        for name in host.consumers:
+            times = (learned or {}).get(name, Learned())
+            self._ledger.update(name, residency=Residency.UNLOADED, times=times)
+        self._queue = RequestQueue(settings.aging_sec)
+        self._fairness, self._overtakings, self._slowdown = FairShare(), Overtakings(), Slowdown()
+        self._entries: dict[int, _Entry] = {}
+        self._works: dict[str, _Work] = {}
+        self._held: list[dict[str, int]] = [{} for _ in host.total_mib]
+        self._parked: set[str] = set()
+        self._used: set[str] = set()
+        self._waiting_for: dict[str, int] = {}
+        self._events: list[tuple[float, int, Callable[[], None]]] = []
+        self._numbers = itertools.count(1)
+        self._order = itertools.count()
+        self._now = 0.0
+        self.outcome = Outcome()
+        self._show()
+
+    def run(self) -> Outcome:
+        """Until nothing is left to happen."""
+        self._come(self._demand.first())
+        while self._events:
+            self._now = self._events[0][0]
+            while self._events and self._events[0][0] <= self._now + EPSILON_SEC:
+                heappop(self._events)[2]()
+            self._step()
+        return self.outcome
+
+    def learned(self) -> dict[str, Learned]:
+        """What was learned of each consumer."""
+        return {name: state.times for name, state in self._ledger.consumers.items()}
+
+    def _at(self, when: float, what: Callable[[], None]) -> None:
+        heappush(self._events, (when, next(self._order), what))
+
+    # -- coming --------------------------------------------------------------------------------------------------
+
+    def _come(self, uses: Sequence[Use]) -> None:
+        for use in uses:
+            self._at(use.t, partial(self._ask, use))
+
+    def _ask(self, use: Use) -> None:
+        served = Served(use)
+        self.outcome.served.append(served)
+        if use.consumer not in self._ledger.consumers:
+            return
+        self._note_wanted(use.consumer)
+        number = next(self._numbers)
+        state = self._ledger.consumers[use.consumer]
+        priority = use.priority or state.spec.priority
+        request = Request(number, use.consumer, Owner(use.client, 0), OPTIONS, priority, self._now)
+        wish = Wish(use.consumer)
+        self._entries[number] = _Entry(request, wish, served, Standing(number, wish, 0.0, priority))
+        self._waiting_for[use.consumer] = self._waiting_for.get(use.consumer, 0) + 1
+        self._queue.add(request, self._put_back_sec(request, state.times.hold_sec()))
+
+    def _put_back_sec(self, request: Request, work_sec: float) -> float:
+        if self._settings.policy is not Policy.ADAPTIVE:
+            return 0.0
+        return self._fairness.put_back_sec(request.owner.bus_name, self._now, work_sec, self._settings.aging_sec)
+
+    def _note_wanted(self, name: str) -> None:
+        state = self._ledger.consumers[name]
+        if name in self._used and not state.leases and not self._waiting_for.get(name):
+            idle_sec = self._now - state.worked_usec / 1e6
+            self._ledger.update(name, times=state.times.observe_idle(idle_sec))
+
+    # -- deciding ------------------------------------------------------------------------------------------------
+
+    def _step(self) -> None:
+        """As the daemon's desk does: decide each request in order, on what is true then."""
+        entries = [self._entries[request.number] for request in self._queue]
+        walk = serving.walk(self._settings, [entry.standing for entry in entries])
+        view, known = self._view(entries), dict[Wish, Decision]()
+        for entry in entries:
+            devices: tuple[int, ...] = ()
+            if entry.works_on is not None:
+                devices = (entry.works_on,)
+            else:
+                decision = known.get(entry.wish)
+                if decision is None:
+                    decision = known[entry.wish] = decide(view, entry.wish)
+                if self._act(entry, walk.rule(view, entry.standing, decision)):
+                    view = self._view(entries)
+                    known.clear()
+                if entry.request.number in self._entries:
+                    devices = decision.devices
+            if devices:
+                walk.stays(entry.standing, devices)
+            if walk.is_over(view):
+                break
+
+    def _view(self, entries: list[_Entry]) -> View:
+        if self._settings.policy is not Policy.ADAPTIVE:
+            return self._ledger.view(self._now)
+        wanted: dict[str, int] = {}
+        for entry in entries:
+            if entry.request.number in self._entries:
+                wanted.setdefault(entry.request.consumer, len(wanted))
+        return self._ledger.view(self._now, wanted=wanted, may_overlap=may_overlap(self._settings, self._slowdown))
+
+    def _act(self, entry: _Entry, ruling: Ruling) -> bool:
+        """Whether anything changed."""
+        decision = ruling.decision
+        if decision.verdict is Verdict.WAIT:
+            return False
+        if decision.verdict is Verdict.REFUSE or decision.device is None:
+            self._leave(entry)
+        elif decision.resident:
+            self._grant(entry, decision.device, ruling.passes)
+        else:
+            self._begin(entry, decision.device, decision, takes_slot=ruling.takes_slot)
+        return True
+
+    def _leave(self, entry: _Entry) -> None:
+        self._queue.remove(entry.request)
+        number, consumer = entry.request.number, entry.request.consumer
+        entry.served.overtaken_sec = self._overtakings.seconds(number)
+        self._overtakings.forget(number)
+        del self._entries[number]
+        self._waiting_for[consumer] -= 1
+
+    # -- working -------------------------------------------------------------------------------------------------
+
+    def _grant(self, entry: _Entry, device: int, passes: tuple[int, ...] = ()) -> None:
+        self._leave(entry)
+        name, lease_id = entry.request.consumer, str(entry.request.number)
+        entry.served.granted_at = self._now
+        lease = Lease(lease_id, name, str(device), entry.request.owner, LeaseLifetime.CONNECTION, int(self._now * 1e6))
+        self._ledger.add_lease(lease, device, self._now)
+        if passes:
+            self._overtakings.begin(lease_id, passes, self._ledger.consumers[name].times.hold_sec())
+            self._renew_standings(passes)
+        self._works[lease_id] = _Work(entry, device, entry.served.use.hold_sec, self._now)
+        self._pace(device)
+
+    def _renew_standings(self, numbers: tuple[int, ...]) -> None:
+        for number in numbers:
+            entry = self._entries.get(number)
+            if entry is not None:
+                entry.standing = replace(entry.standing, overtaken_sec=self._overtakings.seconds(number))
+
+    def _pace(self, device: int) -> None:
+        """Have the work on a device end when it will at the pace that it goes at now."""
+        is_loading = any(
+            state.residency is Residency.LOADING and state.device == device for state in self._ledger.consumers.values()
+        )
+        pace = 1.0 / (1.0 + self._world.slowdown) if is_loading else 1.0
+        for lease_id, work in self._works.items():
+            if work.device != device:
+                continue
+            work.had_load_beside |= is_loading
+            is_new = work.since == self._now and work.left_sec == work.entry.served.use.hold_sec
+            if pace != work.pace or is_new:
+                work.left_sec -= (self._now - work.since) * work.pace
+                work.since, work.pace = self._now, pace
+                self._at(self._now + work.left_sec / pace, partial(self._end, lease_id))
+
+    def _end(self, lease_id: str) -> None:
+        work = self._works.get(lease_id)
+        if work is None or work.left_sec - (self._now - work.since) * work.pace > 1e-6:
+            return  # it goes at another pace meanwhile
+        del self._works[lease_id]
+        name, served = work.entry.request.consumer, work.entry.served
+        served.ended_at = self._now
+        seconds = self._now - (served.granted_at or 0.0)
+        self._ledger.remove_lease(lease_id, self._now, int(self._now * 1e6) + 1)
+        self._used.add(name)
+        self._learn_hold(name, seconds, had_load_beside=work.had_load_beside)
+        passed = self._overtakings.end(lease_id, seconds)
+        self._renew_standings(passed)
+        self._come(self._demand.after(served.use, self._now))
+
+    def _learn_hold(self, name: str, seconds: float, *, had_load_beside: bool) -> None:
+        times = self._ledger.consumers[name].times
+        if had_load_beside and times.hold.count:
+            self._slowdown = self._slowdown.observed(seconds, times.hold.mean_sec)
+        else:
+            self._ledger.update(name, times=times.observe_hold(seconds))
+
+    # -- loading -------------------------------------------------------------------------------------------------
+
+    def _begin(self, entry: _Entry, device: int, decision: Decision, *, takes_slot: bool) -> None:
+        victims = tuple(victim.consumer for victim in decision.evictions)
+        self._ledger.begin(Job(device, entry.request.consumer, victims, takes_slot))
+        self._ledger.claim(entry.request.consumer, device, self._now)
+        entry.works_on = device
+        self._go_on(entry, device, decision)
+
+    def _go_on(self, entry: _Entry, device: int, decision: Decision) -> None:
+        """The next eviction of a plan, or its load."""
+        victims = tuple(victim.consumer for victim in decision.evictions)
+        self._ledger.replace_job(replace(self._ledger.jobs[device], evicting=victims))
+        if decision.verdict is not Verdict.GRANT:
+            self._stop(entry, device)
+        elif victims:
+            self._evict(entry, device, victims[0])
+        else:
+            self._load(entry, device)
+
+    def _evict(self, entry: _Entry, device: int, victim: str) -> None:
+        seconds = self._host.consumers[victim].unload_sec
+        self._ledger.update(victim, residency=Residency.UNLOADING, idle_since=self._now, shown=False)
+
+        def done() -> None:
+            state = self._ledger.consumers[victim]
+            method = state.spec.evict[0]
+            if start_after(state, method) is Start.PARKED:
+                self._parked.add(victim)
+            times = state.times.observe_unload(method, seconds)
+            self._ledger.update(victim, residency=Residency.UNLOADED, times=times, idle_since=self._now)
+            del self._held[device][victim]
+            self._show(device)
+            self.outcome.evictions += 1
+            entry.wish = replace(entry.wish, evictions_done=entry.wish.evictions_done + 1)
+            self._go_on(entry, device, decide_inside(self._view([]), entry.wish, device))
+
+        self._at(self._now + seconds, done)
+
+    def _load(self, entry: _Entry, device: int) -> None:
+        name = entry.request.consumer
+        one = self._host.consumers[name]
+        start = Start.PARKED if name in self._parked else Start.COLD
+        seconds = one.wake_sec if start is Start.PARKED and one.wake_sec is not None else one.load_sec
+        self._ledger.update(name, device=device, residency=Residency.LOADING, shown=False)
+        self._pace(device)
+
+        def done() -> None:
+            self._held[device][name] = one.spec.vram_resident_mib
+            self._show(device)
+            times = self._ledger.consumers[name].times.observe_load(seconds, start)
+            self._ledger.update(name, residency=Residency.RESIDENT, shown=True, times=times, idle_since=self._now)
+            self.outcome.loads += 1
+            self.outcome.load_seconds += seconds
+            if self._ledger.jobs[device].takes_slot:
+                self._grant(entry, device)
+            self._stop(entry, device)
+            self._pace(device)
+
+        self._at(self._now + seconds, done)
+
+    def _stop(self, entry: _Entry, device: int) -> None:
+        entry.works_on = None
+        self._ledger.end(device)
+        self._ledger.unclaim(entry.request.consumer, self._now)
+
+    def _show(self, changed: int | None = None) -> None:
+        """Have the books see what the devices hold."""
+        samples = tuple(
+            self._sample(device) if changed in (None, device) else self._ledger.devices[device]
+            for device in range(len(self._held))
+        )
+        self._ledger.take_reading(Reading(samples), None)
+
+    def _sample(self, device: int) -> Sample:
+        held, total_mib = self._held[device], self._host.total_mib[device]
+        processes = [ProcessUse(2 + place, mib, name, "", name) for place, (name, mib) in enumerate(held.items())]
+        if self._host.external_mib:
+            processes.append(ProcessUse(1, self._host.external_mib, "external"))
+        used_mib = sum(held.values()) + self._host.external_mib
+        return Sample(
+            device,
+            f"SIM-{device}",
+            "simulated",
+            "simulated",
+            total_mib,
+            used_mib,
+            total_mib - used_mib,
+            tuple(processes),
+            attributed=True,
+            attributable=frozenset(self._host.consumers),
+        )

@@ -1,0 +1,163 @@
+"""The host that is simulated: its devices, its consumers, and what loading and unloading them takes."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from gpumand.domain.consumer import ConsumerSpec, EvictionMethod, Route
+from gpumand.domain.request import MAX_PRIORITY, MIN_PRIORITY
+
+MAX_CONSUMERS = 10_000
+MAX_DEVICES = 64
+MAX_MIB = 16 * 1024 * 1024
+MAX_SEC = 86400.0
+
+
+@dataclass(frozen=True, slots=True)
+class Simulated:
+    """A consumer, and how long things take with it.
+
+    Attributes:
+        spec: as the rules see it.
+        load_sec: to load it with nothing of it in memory.
+        unload_sec: to take its VRAM back.
+        wake_sec: to load it when it was evicted before and keeps its weights in host RAM; None = it keeps nothing, and
+            every load takes ``load_sec``.
+    """
+
+    spec: ConsumerSpec
+    load_sec: float
+    unload_sec: float
+    wake_sec: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Host:
+    """What there is.
+
+    Attributes:
+        consumers: by name.
+        total_mib: sizes of the devices, by index.
+        external_mib: what others than consumers hold on each of them.
+    """
+
+    consumers: Mapping[str, Simulated]
+    total_mib: tuple[int, ...] = (24576,)
+    external_mib: int = 0
+
+
+def consumer(
+    name: str,
+    mib: int,
+    load_sec: float,
+    unload_sec: float,
+    *,
+    wake_sec: float | None = None,
+    priority: int = 0,
+    coexists: Sequence[str] = (),
+    device: str = "",
+) -> Simulated:
+    """A simulated consumer: a unit that is stopped to evict it, or, where it can sleep, a server with routes."""
+    sleeps = wake_sec is not None
+    spec = ConsumerSpec(
+        name,
+        mib,
+        unit=f"{name}.service",
+        url="http://localhost:1" if sleeps else "",
+        load=Route("/load") if sleeps else None,
+        unload=Route("/unload") if sleeps else None,
+        evict=(EvictionMethod.HTTP,) if sleeps else (EvictionMethod.UNIT_STOP,),
+        can_coexist_with=frozenset(coexists) - {name},
+        priority=priority,
+        device=device,
+    )
+    return Simulated(spec, load_sec, unload_sec, wake_sec)
+
+
+def read(text: str) -> Host:
+    """Read a host from TOML: ``devices``, ``external_mib``, ``groups`` and one table ``[consumers.NAME]`` for each.
+
+    Raises:
+        ValueError: for what is no such host, in one line.
+    """
+    table = tomllib.loads(text)
+    _known(table, {"devices", "external_mib", "groups", "consumers"}, "")
+    consumers = table.get("consumers")
+    if not isinstance(consumers, dict) or not 0 < len(consumers) <= MAX_CONSUMERS:
+        raise ValueError(f"there must be 1 to {MAX_CONSUMERS} tables [consumers.NAME]")
+    groups = _groups(table.get("groups", []), set(consumers))
+    return Host(
+        {name: _consumer(name, keys, groups, set(consumers)) for name, keys in consumers.items()},
+        _devices(table.get("devices", [24576])),
+        int(_number(table, "external_mib", MAX_MIB, 0)),
+    )
+
+
+def _devices(value: Any) -> tuple[int, ...]:
+    sizes = value if isinstance(value, list) else [value]
+    if not 0 < len(sizes) <= MAX_DEVICES or not all(_is_whole(one) and 0 < one <= MAX_MIB for one in sizes):
+        raise ValueError(f"devices must be a list of 1 to {MAX_DEVICES} sizes in MiB")
+    return tuple(sizes)
+
+
+def _groups(value: Any, names: set[str]) -> list[set[str]]:
+    if not isinstance(value, list) or not all(isinstance(one, list) for one in value):
+        raise ValueError("groups must be a list of lists of consumers that can coexist")
+    return [_names(one, names, "groups") for one in value]
+
+
+def _names(value: Any, names: set[str], key: str) -> set[str]:
+    if not isinstance(value, list) or not all(isinstance(one, str) for one in value):
+        raise ValueError(f"{key} must be a list of consumers")
+    strangers = set(value) - names
+    if strangers:
+        raise ValueError(f"{key}: {min(strangers)!r} is no consumer")
+    return set(value)
+
+
+def _consumer(name: str, keys: Any, groups: Sequence[set[str]], names: set[str]) -> Simulated:
+    where = f"consumers.{name}"
+    if not isinstance(keys, dict):
+        raise ValueError(f"{where} must be a table")
+    known = {"vram_resident_mib", "load_sec", "unload_sec", "wake_sec", "priority", "can_coexist_with", "device"}
+    _known(keys, known, f"{where}.")
+    coexists = _names(keys.get("can_coexist_with", []), names, f"{where}.can_coexist_with")
+    for group in groups:
+        coexists |= group if name in group else set()
+    return consumer(
+        name,
+        _whole(keys, "vram_resident_mib", 1, MAX_MIB, where),
+        _number(keys, "load_sec", MAX_SEC, where=where),
+        _number(keys, "unload_sec", MAX_SEC, 1.0, where=where),
+        wake_sec=_number(keys, "wake_sec", MAX_SEC, where=where) if "wake_sec" in keys else None,
+        priority=_whole({"priority": 0} | keys, "priority", MIN_PRIORITY, MAX_PRIORITY, where),
+        coexists=sorted(coexists),
+        device=str(keys.get("device", "")),
+    )
+
+
+def _whole(table: Mapping[str, Any], key: str, least: int, most: int, where: str) -> int:
+    value = table.get(key)
+    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
+        raise ValueError(f"{where}.{key} must be a whole number from {least} to {most}")
+    return value
+
+
+def _number(table: Mapping[str, Any], key: str, most: float, default: float | None = None, where: str = "") -> float:
+    value = table.get(key, default)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= most:
+        raise ValueError(f"{where}{'.' if where else ''}{key} must be a number from 0 to {most:g}")
+    return float(value)
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _known(table: Mapping[str, Any], keys: set[str], where: str) -> None:
+    strangers = set(table) - keys
+    if strangers:
+        raise ValueError(f"{where}{min(strangers)} is not a key; there are {', '.join(sorted(keys))}")
