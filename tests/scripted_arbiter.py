@@ -18,6 +18,7 @@ from gpumand.domain.events import (
     LeaseRenewed,
     SummaryChanged,
 )
+from gpumand.domain.history import Entry, Query
 from gpumand.domain.lease import Lease, LeaseEnd, LeaseLifetime, Owner
 from gpumand.domain.request import (
     AcquireOptions,
@@ -60,6 +61,7 @@ class ScriptedArbiter:
     errors: dict[str, GpumandError] = field(default_factory=dict)
     gate: asyncio.Event = field(default_factory=asyncio.Event)
     vanished: list[str] = field(default_factory=list)
+    entries: list[Entry] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.gate.set()
@@ -136,8 +138,12 @@ class ScriptedArbiter:
         self._set(consumer, residency="resident")
         return Outcome(consumer, "0", True, ("comfyui",), "", 0, 12)
 
-    async def evict(self, consumer: str, force: bool, timeout_sec: float) -> Outcome:
-        self._note("evict", consumer, force, timeout_sec)
+    async def history(self, query: Query) -> tuple[Entry, ...]:
+        self._note("history", query)
+        return tuple(self.entries)
+
+    async def evict(self, consumer: str, force: bool, timeout_sec: float, method: str = "") -> Outcome:
+        self._note("evict", consumer, force, timeout_sec, method)
         self._require(consumer)
         report = EvictionReport(consumer, "0", 4000, "http", "manual", "by hand", 4096, True, 12, ("http",))
         if "eviction" in self.errors:

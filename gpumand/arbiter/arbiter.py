@@ -385,10 +385,13 @@ class Arbiter:
             duration_usec=int((self.books.clock.monotonic() - began) * 1e6),
         )
 
-    async def evict(self, consumer: str, force: bool, timeout_sec: float) -> Outcome:
-        """Take a consumer's VRAM back. Raises Busy (leased or pinned without force), TimedOut, EvictionFailed."""
+    async def evict(self, consumer: str, force: bool, timeout_sec: float, method: str = "") -> Outcome:
+        """Take a consumer's VRAM back, by its methods in order or by one of them.
+
+        Raises Busy (leased or pinned without force), TimedOut, EvictionFailed, InvalidArgs.
+        """
         self._check_callable(consumer)
-        return await self.by_hand.evict(consumer, force=force, timeout_sec=timeout_sec)
+        return await self.by_hand.evict(consumer, force=force, timeout_sec=timeout_sec, method=method)
 
     async def pin(self, consumer: str, pinned: bool) -> None:
         """Pin or unpin a consumer; kept over restarts. Raises NoSuchConsumer, HostError."""

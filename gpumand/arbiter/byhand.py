@@ -14,7 +14,7 @@ from gpumand.arbiter.gate import Gate
 from gpumand.arbiter.jobs import Jobs
 from gpumand.arbiter.leases import Leases
 from gpumand.domain.consumer import Residency
-from gpumand.domain.errors import Busy, EvictionFailed, ShuttingDown, TimedOut
+from gpumand.domain.errors import Busy, EvictionFailed, InvalidArgs, ShuttingDown, TimedOut
 from gpumand.domain.events import EvictionReport
 from gpumand.domain.lease import LeaseEnd
 from gpumand.domain.request import Outcome
@@ -30,22 +30,27 @@ class ByHand:
         self._books, self._facts, self._desk, self._jobs, self._leases = books, facts, desk, jobs, leases
         self._gate = gate
 
-    async def evict(self, name: str, *, force: bool, timeout_sec: float) -> Outcome:
+    async def evict(self, name: str, *, force: bool, timeout_sec: float, method: str = "") -> Outcome:
         """Evict a consumer.
 
         Args:
             name: which one.
             force: also when it is leased (its leases are revoked, whatever comes of the eviction) or pinned.
             timeout_sec: how long to wait for the device to be free of other work.
+            method: the only one to be used; "" = the consumer's, in its order.
 
         Raises:
-            Busy, TimedOut, EvictionFailed, ShuttingDown.
+            Busy, TimedOut, EvictionFailed, ShuttingDown, InvalidArgs (not one of the consumer's methods).
         """
+        if method and method not in self._books.state(name).spec.evict:
+            known = " and ".join(self._books.state(name).spec.evict) or "none at all"
+            raise InvalidArgs(f"{name} is not evicted by {method}; its methods are {known}")
         began = self._books.clock.monotonic()
         device = await self._device_when_free(name, timeout_sec)
         if not self._holds_anything(self._books.state(name)):
             return Outcome(name, str(device))
-        report = await self._evict(name, device, "manual", "asked for by hand", lambda: self._take(name, force=force))
+        report = EvictionReport(name, str(device), 0, method, trigger="manual", why="asked for by hand")
+        report = await self._evict(report, lambda: self._take(name, force=force))
         if report.error:
             raise EvictionFailed(f"{name}: {report.error}")
         duration_usec = int((self._books.clock.monotonic() - began) * 1e6)
@@ -95,13 +100,13 @@ class ByHand:
         if state.residency is Residency.LOADING:
             raise Busy(f"{state.name} is loading")
 
-    async def _evict(self, name: str, device: int, trigger: str, why: str, take: Callable[[], None]) -> EvictionReport:
+    async def _evict(self, report: EvictionReport, take: Callable[[], None]) -> EvictionReport:
         """Evict on a device that is free right now. No await before the job stands; ``take`` has the last word."""
+        name, device = report.consumer, int(report.device)
         self._books.ledger.begin(Job(device, name, evicting=(name,)))
         try:
             await self._books.sample()
             take()
-            report = EvictionReport(name, str(device), 0, "", trigger=trigger, why=why)
             return await self._jobs.evict(report, lambda: False, lambda: "")
         finally:
             self._jobs.end(device)
@@ -134,6 +139,6 @@ class ByHand:
             return
         why = f"not used for {self._books.state(name).spec.idle_timeout_sec:g} s"
         with contextlib.suppress(Busy):
-            report = await self._evict(name, device, "idle", why, take)
+            report = await self._evict(EvictionReport(name, str(device), 0, "", trigger="idle", why=why), take)
             if report.error and name in self._books.ledger.consumers:
                 self._books.ledger.update(name, idle_since=self._books.clock.monotonic())

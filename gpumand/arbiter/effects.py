@@ -46,7 +46,7 @@ class Effects:
         The device must have been sampled just now: that sample is what the eviction is measured against.
 
         Args:
-            report: what is known beforehand: consumer, device, trigger, why.
+            report: what is known beforehand: consumer, device, trigger, why, and the method when it is to be just one.
             enough: whether what was needed is free by now; then there is nothing more to wait for.
             why_not: why it must not be evicted any more, asked before each method; "" when it may.
 
@@ -58,7 +58,7 @@ class Effects:
         report = replace(report, expected_mib=expected_mib, error=f"{report.consumer} has no unload route and no unit")
         self._books.set_residency(report.consumer, Residency.UNLOADING)
         self._books.tell()
-        for method in settling.spec.evict:
+        for method in [one for one in settling.spec.evict if report.method in ("", one)]:
             if why := why_not():
                 report = replace(report, error=f"{report.error}; not evicted: {why}" if report.tried else why)
                 break

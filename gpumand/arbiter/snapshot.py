@@ -72,6 +72,9 @@ def _consumer(books: Books, devices: Mapping[int, Sample], state: ConsumerState)
         vram_managed=state.spec.vram_managed,
         unit=state.spec.unit,
         error=state.error,
+        memory=state.memory,
+        times=state.times,
+        vram_auto=state.spec.vram_auto,
         doing=_doing(books, state),
         since_usec=state.since_usec,
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
+from gpumand.domain.history import Entry, Query
 from gpumand.domain.lease import Lease, LeaseEnd, Owner
 from gpumand.domain.request import AcquireOptions, Grant, Outcome, PlanReport
 from gpumand.domain.status import ConsumerStatus, Status, Summary
@@ -46,8 +47,11 @@ class ArbiterPort(Protocol):
     async def load(self, consumer: str, device: str, timeout_sec: float) -> Outcome:
         """Make it resident without a lease."""
 
-    async def evict(self, consumer: str, force: bool, timeout_sec: float) -> Outcome:
-        """Take its memory back."""
+    async def evict(self, consumer: str, force: bool, timeout_sec: float, method: str = "") -> Outcome:
+        """Take its memory back, by its methods in order or by the one named."""
+
+    async def history(self, query: Query) -> tuple[Entry, ...]:
+        """What happened, newest first."""
 
     async def pin(self, consumer: str, pinned: bool) -> None:
         """Keep it from being evicted, or no longer. Raises NoSuchConsumer."""

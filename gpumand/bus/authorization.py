@@ -33,6 +33,7 @@ ACTIONS: Mapping[tuple[str, str], Action | None] = {
     (MANAGER, "Release"): Action.RELEASE_ANY,
     (MANAGER, "Renew"): Action.RELEASE_ANY,
     (MANAGER, "GetStatus"): OPEN,
+    (MANAGER, "GetHistory"): OPEN,
     (MANAGER, "Plan"): OPEN,
     (MANAGER, "Load"): Action.ACQUIRE,
     (MANAGER, "Evict"): Action.EVICT,

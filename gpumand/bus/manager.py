@@ -9,8 +9,8 @@ from gpumand.bus.authorization import ACTIONS, Authority, Details
 from gpumand.bus.clients import Clients
 from gpumand.bus.connection import IncomingCall, Reply
 from gpumand.bus.names import MANAGER
-from gpumand.bus.options import acquire_options, capped, evict_options, load_options, renew_ttl_sec
-from gpumand.bus.translate import grant_entry, outcome_entry, plan_entry, status_entry
+from gpumand.bus.options import acquire_options, capped, evict_options, history_query, load_options, renew_ttl_sec
+from gpumand.bus.translate import grant_entry, history_entry, outcome_entry, plan_entry, status_entry
 from gpumand.domain.errors import AccessDenied
 from gpumand.domain.lease import Lease, LeaseEnd, LeaseLifetime, Owner
 from gpumand.domain.request import AcquireOptions
@@ -31,6 +31,7 @@ class ManagerMethods:
             (MANAGER, "Release"): self._release,
             (MANAGER, "Renew"): self._renew,
             (MANAGER, "GetStatus"): self._get_status,
+            (MANAGER, "GetHistory"): self._get_history,
             (MANAGER, "Plan"): self._plan,
             (MANAGER, "Load"): self._load,
             (MANAGER, "Evict"): self._evict,
@@ -65,6 +66,10 @@ class ManagerMethods:
     def _get_status(self, call: IncomingCall) -> Reply:
         return self._reply("a{sv}", status_entry(self._arbiter.status()))
 
+    async def _get_history(self, call: IncomingCall) -> Reply:
+        entries = await self._arbiter.history(history_query(call.body[0]))
+        return self._reply("aa{sv}", [history_entry(entry) for entry in entries])
+
     async def _plan(self, call: IncomingCall) -> Reply:
         consumer, options = _consumer(call), acquire_options(call.body[1])
         caller = await self._identify(call, self._arbiter.consumer_unit(consumer))
@@ -79,7 +84,7 @@ class ManagerMethods:
     async def _evict(self, call: IncomingCall) -> Reply:
         consumer, options = _consumer(call), evict_options(call.body[1])
         await self._allow_with_consumer(call, consumer)
-        outcome = await self._arbiter.evict(consumer, options.force, options.timeout_sec)
+        outcome = await self._arbiter.evict(consumer, options.force, options.timeout_sec, options.method)
         return self._reply("a{sv}", outcome_entry(outcome))
 
     async def _pin(self, call: IncomingCall) -> Reply:

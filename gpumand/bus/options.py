@@ -15,6 +15,7 @@ from dbus_fast import Variant
 
 from gpumand.bus.errors import shown
 from gpumand.domain.errors import InvalidArgs, LimitsExceeded
+from gpumand.domain.history import MAX_ENTRIES, EntryKind, Query
 from gpumand.domain.lease import LeaseLifetime
 from gpumand.domain.request import DEFAULT_TIMEOUT_SEC, MAX_PRIORITY, MAX_WAIT_SEC, MIN_PRIORITY, AcquireOptions
 
@@ -23,6 +24,10 @@ MAX_TTL_SEC = 366 * 24 * 3600.0
 """A lease that lasts for ever is asked for as ``connection`` or ``unit``; this one ends within a year."""
 
 USEC_PER_SEC = 1_000_000
+
+MAX_USEC = 2**63 - 1
+MAX_KINDS = 64
+DEFAULT_ENTRIES = 100
 
 Options = Mapping[str, Variant]
 
@@ -36,10 +41,18 @@ ACQUIRE_OPTIONS = {
     "token": "s",
 }
 LOAD_OPTIONS = {"device": "s", "timeout_usec": "t"}
-EVICT_OPTIONS = {"force": "b", "timeout_usec": "t"}
+EVICT_OPTIONS = {"force": "b", "timeout_usec": "t", "method": "s"}
+HISTORY_OPTIONS = {"since_usec": "t", "until_usec": "t", "consumer": "s", "kinds": "as", "limit": "u"}
 
 _INTEGERS = frozenset("ynqiuxt")
-_EXPECTED = {"s": "a string (s)", "b": "a boolean (b)", "i": "an integer (i)", "t": "an integer of 0 or more (t)"}
+_EXPECTED = {
+    "s": "a string (s)",
+    "as": "a list of strings (as)",
+    "b": "a boolean (b)",
+    "i": "an integer (i)",
+    "t": "an integer of 0 or more (t)",
+    "u": "an integer of 0 or more (u)",
+}
 _CONTROL = frozenset({"Cc", "Zl", "Zp"})
 
 
@@ -53,10 +66,11 @@ class LoadOptions:
 
 @dataclass(frozen=True, slots=True)
 class EvictOptions:
-    """The options of ``Evict``; force also evicts what is leased or pinned."""
+    """The options of ``Evict``; force also evicts what is leased or pinned; method is the only one to be used."""
 
     force: bool = False
     timeout_sec: float = DEFAULT_TIMEOUT_SEC
+    method: str = ""
 
 
 def acquire_options(options: Options) -> AcquireOptions:
@@ -88,7 +102,27 @@ def load_options(options: Options) -> LoadOptions:
 def evict_options(options: Options) -> EvictOptions:
     """Check the options of ``Evict``; raises like ``acquire_options``."""
     values = _checked(options, EVICT_OPTIONS)
-    return EvictOptions(force=values.get("force", False), timeout_sec=_timeout(values))
+    return EvictOptions(values.get("force", False), _timeout(values), values.get("method", ""))
+
+
+def history_query(options: Options) -> Query:
+    """Check the options of ``GetHistory``; raises like ``acquire_options``."""
+    values = _checked(options, HISTORY_OPTIONS)
+    return Query(
+        since_usec=min(values.get("since_usec", 0), MAX_USEC),
+        until_usec=min(values.get("until_usec", 0), MAX_USEC),
+        consumer=values.get("consumer", ""),
+        kinds=frozenset(map(_kind, values.get("kinds", ())[:MAX_KINDS])),
+        limit=min(values.get("limit", DEFAULT_ENTRIES), MAX_ENTRIES),
+    )
+
+
+def _kind(word: str) -> EntryKind:
+    try:
+        return EntryKind(word)
+    except ValueError:
+        known = ", ".join(repr(kind.value) for kind in EntryKind)
+        raise InvalidArgs(f"option 'kinds' may hold {known}, not {shown(word)}") from None
 
 
 def renew_ttl_sec(ttl_usec: int) -> float | None:
@@ -127,7 +161,7 @@ def _value(name: str, variant: Variant, wanted: str) -> Any:
 
 def _integer(name: str, value: int, wanted: str) -> int:
     """Clients differ in the integer type they pick (a shell's ``i``, a language's only one): the value counts."""
-    if wanted == "t" and value < 0:
+    if wanted in "tu" and value < 0:
         raise InvalidArgs(f"option {name!r} must be {_EXPECTED[wanted]}, not {value}")
     return value
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from gpumand.bus.translate import owner_label
+from gpumand.bus.translate import learned_entry, owner_label
 from gpumand.domain.lease import Lease
 from gpumand.domain.status import ConsumerStatus, DeviceStatus, Summary
 
@@ -55,6 +55,7 @@ def consumer_state(consumer: ConsumerStatus) -> Values:
         "Residency": consumer.residency,
         "Device": consumer.device,
         "VramResidentMib": consumer.vram_resident_mib,
+        "VramAuto": consumer.vram_auto,
         "Leases": consumer.leases,
         "Pinned": consumer.pinned,
         "VramManaged": consumer.vram_managed,
@@ -66,7 +67,7 @@ def consumer_state(consumer: ConsumerStatus) -> Values:
 
 def consumer_figures(consumer: ConsumerStatus) -> Values:
     """The figures of an org.gpumand1.Consumer."""
-    return {"UsedMib": consumer.used_mib}
+    return {"UsedMib": consumer.used_mib, "Learned": learned_entry(consumer.memory, consumer.times)}
 
 
 def lease_state(lease: Lease) -> Values:

@@ -11,6 +11,9 @@ from typing import Any
 from dbus_fast import Variant
 
 from gpumand.domain.events import EvictionReport
+from gpumand.domain.footprint import Footprint
+from gpumand.domain.history import Entry as Kept
+from gpumand.domain.learning import Duration, Learned
 from gpumand.domain.lease import Lease, Owner
 from gpumand.domain.request import Grant, Outcome, PlannedEviction, PlanReport, Spared
 from gpumand.domain.status import ConsumerStatus, DeviceStatus, Stats, Status, WaitingStatus
@@ -85,6 +88,49 @@ def plan_entry(plan: PlanReport) -> Entry:
     )
 
 
+def history_entry(entry: Kept) -> Entry:
+    """One entry of the answer of ``GetHistory``."""
+    return _entry(
+        ("at_usec", "t", entry.at_usec),
+        ("kind", "s", entry.kind),
+        ("consumer", "s", entry.consumer),
+        ("device", "s", entry.device),
+        ("duration_usec", "t", entry.duration_usec),
+        ("mib", "t", entry.mib),
+        ("method", "s", entry.method),
+        ("trigger", "s", entry.trigger),
+        ("detail", "s", entry.detail),
+        ("uid", "u", entry.uid),
+        ("lease", "s", entry.lease),
+    )
+
+
+def learned_entry(memory: Footprint, times: Learned) -> Entry:
+    """``Learned`` of a consumer."""
+    return _entry(
+        ("steady_mib", "t", _whole(memory.steady_mib)),
+        ("peak_mib", "t", memory.peak_mib),
+        ("residual_mib", "t", _whole(memory.residual_mib)),
+        ("stays", "t", memory.stays),
+        ("loads", "aa{sv}", [_duration("start", start, seen) for start, seen in times.loads.items()]),
+        ("unloads", "aa{sv}", [_duration("method", method, seen) for method, seen in times.unloads.items()]),
+        ("holds", "a{sv}", _duration("", "", times.hold)),
+    )
+
+
+def _duration(key: str, word: str, seen: Duration) -> Entry:
+    return _entry(
+        (key, "s", word or None),
+        ("count", "t", seen.count),
+        ("mean_usec", "t", int(seen.mean_sec * 1e6)),
+        ("max_usec", "t", int(seen.max_sec * 1e6)),
+    )
+
+
+def _whole(mib: float | None) -> int | None:
+    return None if mib is None else round(mib)
+
+
 def outcome_entry(outcome: Outcome) -> Entry:
     """The answer of ``Load`` and ``Evict``."""
     return _entry(
@@ -144,6 +190,8 @@ def _consumer(consumer: ConsumerStatus) -> Entry:
         ("device", "s", consumer.device),
         ("vram_resident_mib", "t", consumer.vram_resident_mib),
         ("used_mib", "t", consumer.used_mib),
+        ("vram_auto", "b", consumer.vram_auto),
+        ("measured_mib", "t", consumer.memory.peak_mib),
         ("leases", "u", consumer.leases),
         ("last_used_usec", "t", consumer.last_used_usec),
         ("pinned", "b", consumer.pinned),

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from gpumand.domain.footprint import Footprint
+from gpumand.domain.learning import Learned
 from gpumand.domain.lease import Lease
 
 
@@ -51,6 +53,9 @@ class ConsumerStatus:
         doing: what is being done with it now, for a progress line: "" or for example "loading for 12 s",
             "unloading by http".
         since_usec: CLOCK_REALTIME microseconds since when its residency is what it is; 0 unknown.
+        memory: what it was measured to hold.
+        times: how long things take with it, as far as was seen.
+        vram_auto: ``vram_resident_mib`` was measured, or guessed until it is; not declared.
     """
 
     name: str
@@ -66,6 +71,9 @@ class ConsumerStatus:
     error: str
     doing: str = ""
     since_usec: int = 0
+    memory: Footprint = field(default_factory=Footprint)
+    times: Learned = field(default_factory=Learned)
+    vram_auto: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -117,7 +117,7 @@ async def test_load_evict_pin_unpin_and_reload(house: House) -> None:
     assert (await house.bus.call("Reload")).returncode == 0
     assert house.arbiter.calls == [
         ("load", "ollama", "0", 0.0),
-        ("evict", "ollama", True, 20.0),
+        ("evict", "ollama", True, 20.0, ""),
         ("pin", "ollama", True),
         ("pin", "ollama", False),
         ("reload",),

@@ -35,6 +35,7 @@ ARGUMENTS = {
     "Load": ("sa{sv}", "ollama", "0"),
     "Evict": ("sa{sv}", "ollama", "0"),
     "Plan": ("sa{sv}", "ollama", "0"),
+    "GetHistory": ("a{sv}", "0"),
     "Pin": ("s", "ollama"),
     "Unpin": ("s", "ollama"),
 }

@@ -7,13 +7,13 @@ from dataclasses import replace
 
 import pytest
 
-from gpumand.domain.consumer import HealthRoute, SchedulerSettings, UnitActivity
-from gpumand.domain.errors import Busy, EvictionFailed, NoSuchConsumer, TimedOut
+from gpumand.domain.consumer import EvictionMethod, HealthRoute, Route, SchedulerSettings, UnitActivity
+from gpumand.domain.errors import Busy, EvictionFailed, InvalidArgs, NoSuchConsumer, TimedOut
 from gpumand.domain.events import EvictionOccurred, LeaseEnded
 from gpumand.domain.lease import LeaseEnd
 from gpumand.domain.request import AcquireOptions, Verdict
 from gpumand.testing.world import FakeWorld, client
-from tests.unit.arbiter.scenes import by_unit, occupy, residency, routed
+from tests.unit.arbiter.scenes import by_unit, die, occupy, residency, routed
 
 # -- Load --------------------------------------------------------------------------------------------------------------
 
@@ -56,6 +56,24 @@ async def test_evict_frees_and_says_what_was_freed() -> None:
     (event,) = [event for event in world.events if isinstance(event, EvictionOccurred)]
     assert event.report.trigger == "manual"
     assert not (await world.arbiter.evict("a", False, 20.0)).changed
+
+
+async def test_evict_by_one_method_tries_no_other() -> None:
+    spec = by_unit("a", 9000, url="http://127.0.0.1:1", unload=Route("/unload"))
+    spec = replace(spec, evict=(EvictionMethod.HTTP, EvictionMethod.UNIT_STOP))
+    world = FakeWorld([spec])
+    await world.start()
+    await world.arbiter.load("a", "", 60.0)
+    world.routes.place("a", 9000).lies = True
+    await world.arbiter.books.sample()
+
+    with pytest.raises(EvictionFailed):
+        await world.arbiter.evict("a", False, 60.0, "http")
+    assert ("stop", "a.service") not in world.units.calls
+    world.units.units["a.service"].stopped = lambda: die(world, "a")
+    assert (await world.arbiter.evict("a", False, 60.0, "unit-stop")).method == "unit-stop"
+    with pytest.raises(InvalidArgs, match="its methods are http and unit-stop"):
+        await world.arbiter.evict("a", False, 60.0, "checkpoint")
 
 
 async def test_evicting_under_a_lease_needs_force_which_revokes_it() -> None:

@@ -38,7 +38,7 @@ from tests.scripted_arbiter import ScriptedArbiter, a_consumer, a_device
 SOURCES = Path(__file__).parents[3] / "dbus"
 DOC = "org.gtk.GDBus.DocString"
 
-READS = {"GetStatus", "Plan", "Ping", "GetMachineId", "Introspect", "Get", "GetAll", "GetManagedObjects"}
+READS = {"GetStatus", "GetHistory", "Plan", "Ping", "GetMachineId", "Introspect", "Get", "GetAll", "GetManagedObjects"}
 """Methods that change nothing, written down here a second time on purpose."""
 
 
@@ -78,6 +78,7 @@ def test_manager_is_as_designed() -> None:
         "Release": ("s", ""),
         "Renew": ("st", "t"),
         "GetStatus": ("", "a{sv}"),
+        "GetHistory": ("a{sv}", "aa{sv}"),
         "Plan": ("sa{sv}", "a{sv}"),
         "Load": ("sa{sv}", "a{sv}"),
         "Evict": ("sa{sv}", "a{sv}"),

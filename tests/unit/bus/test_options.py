@@ -11,10 +11,12 @@ from gpumand.bus.options import (
     acquire_options,
     capped,
     evict_options,
+    history_query,
     load_options,
     renew_ttl_sec,
 )
 from gpumand.domain.errors import InvalidArgs, LimitsExceeded
+from gpumand.domain.history import EntryKind, Query
 from gpumand.domain.lease import LeaseLifetime
 from gpumand.domain.request import DEFAULT_TIMEOUT_SEC, MAX_WAIT_SEC, AcquireOptions
 
@@ -40,6 +42,36 @@ def test_every_option_is_understood() -> None:
     assert options == AcquireOptions(LeaseLifetime.TTL, 60.0, 1.5, -5, "GPU-1", "nightly, für Zoë", "abc")
     assert load_options({"device": Variant("s", "1"), "timeout_usec": Variant("t", 0)}) == LoadOptions("1", 0.0)
     assert evict_options({"force": Variant("b", True)}) == EvictOptions(True, DEFAULT_TIMEOUT_SEC)
+    assert evict_options({"method": Variant("s", "http")}).method == "http"
+
+
+def test_history_is_asked_for_by_time_consumer_and_kind() -> None:
+    assert history_query({}) == Query(limit=100)
+    query = history_query(
+        {
+            "since_usec": Variant("t", 2**64 - 1),
+            "until_usec": Variant("i", 5),
+            "consumer": Variant("s", "llm"),
+            "kinds": Variant("as", ["load", "eviction"]),
+            "limit": Variant("u", 2**32 - 1),
+        }
+    )
+    kinds = frozenset({EntryKind.LOAD, EntryKind.EVICTION})
+    assert query == Query(2**63 - 1, 5, "llm", kinds, 1000)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"kinds": Variant("as", ["loads"])}, "'load-failed'"),
+        ({"kinds": Variant("s", "load")}, "a list of strings"),
+        ({"limit": Variant("i", -1)}, "an integer of 0 or more"),
+        ({"since": Variant("t", 1)}, "did you mean 'since_usec'"),
+    ],
+)
+def test_history_is_not_asked_for_otherwise(options: dict[str, Variant], words: str) -> None:
+    with pytest.raises(InvalidArgs, match=words):
+        history_query(options)
 
 
 @pytest.mark.parametrize("lifetime", list(LeaseLifetime))

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -9,6 +10,8 @@ from gpumand.bus.translate import (
     EVICTION_SIGNATURE,
     eviction_body,
     grant_entry,
+    history_entry,
+    learned_entry,
     outcome_entry,
     owner_label,
     plan_entry,
@@ -17,7 +20,11 @@ from gpumand.bus.translate import (
     variant,
 )
 from gpumand.bus.values import unwrap
+from gpumand.domain.consumer import EvictionMethod
 from gpumand.domain.events import EvictionReport
+from gpumand.domain.footprint import Footprint
+from gpumand.domain.history import Entry, EntryKind
+from gpumand.domain.learning import Learned, Start
 from gpumand.domain.lease import Lease, LeaseLifetime, Owner
 from gpumand.domain.request import Grant, Outcome, PlannedEviction, PlanReport, Spared, Verdict
 from gpumand.domain.status import ConsumerStatus, DeviceStatus, Stats, Status, WaitingStatus
@@ -77,12 +84,49 @@ def test_unknown_figures_are_left_out_and_zero_is_not() -> None:
     entry = unwrap(status_entry(Status("1.0", "nvml-missing: x", devices=(device,), consumers=(consumer,))))
     assert not {"total_mib", "used_mib", "free_mib", "foreign_mib"} & set(entry["devices"][0])
     assert entry["devices"][0]["reserved_mib"] == 0
-    assert "used_mib" not in entry["consumers"][0]
+    assert not {"used_mib", "measured_mib"} & set(entry["consumers"][0])
     assert entry["consumers"][0]["last_used_usec"] == 0
+
+
+def test_what_was_learned_has_the_documented_keys() -> None:
+    memory = Footprint().with_stay(4000, 4600).with_residual(300)
+    times = Learned().observe_load(2.0, Start.PARKED).observe_unload(EvictionMethod.HTTP, 0.5).observe_hold(60.0)
+    load = {"start": "parked", "count": 1, "mean_usec": 2_000_000, "max_usec": 2_000_000}
+    unload = {"method": "http", "count": 1, "mean_usec": 500_000, "max_usec": 500_000}
+    assert unwrap(learned_entry(memory, times)) == {
+        "steady_mib": 4000,
+        "peak_mib": 4600,
+        "residual_mib": 300,
+        "stays": 1,
+        "loads": [load],
+        "unloads": [unload],
+        "holds": {"count": 1, "mean_usec": 60_000_000, "max_usec": 60_000_000},
+    }
+
+
+def test_of_what_was_not_measured_nothing_is_told_but_that() -> None:
+    holds = {"count": 0, "mean_usec": 0, "max_usec": 0}
+    assert unwrap(learned_entry(Footprint(), Learned())) == {"stays": 0, "loads": [], "unloads": [], "holds": holds}
+
+
+def test_entry_of_the_history_leaves_out_what_says_nothing() -> None:
+    entry = unwrap(history_entry(Entry(7, EntryKind.LOAD_FAILED, "llm", "0", 9, detail="no \0 such")))
+    assert entry == {
+        "at_usec": 7,
+        "kind": "load-failed",
+        "consumer": "llm",
+        "device": "0",
+        "duration_usec": 9,
+        "method": "",
+        "trigger": "",
+        "detail": "no \ufffd such",
+        "lease": "",
+    }
 
 
 def test_consumer_lease_queue_and_stats_have_the_documented_keys() -> None:
     consumer = ConsumerStatus("a", "loading", "0", 5, 4, 1, 8, True, False, "a.service", "", "loading for 1 s", 9)
+    consumer = replace(consumer, memory=Footprint().with_stay(4, 5))
     waiting = WaitingStatus("a", 1, -3, 10, "b", 1000, "why")
     status = Status("1.0", "", (), (consumer,), (LEASE,), (waiting,), Stats(1, 2, 3, 4, 5, 6, 7, 8, 9))
     entry = status_entry(status)
@@ -92,6 +136,8 @@ def test_consumer_lease_queue_and_stats_have_the_documented_keys() -> None:
         "device": "s",
         "vram_resident_mib": "t",
         "used_mib": "t",
+        "vram_auto": "b",
+        "measured_mib": "t",
         "leases": "u",
         "last_used_usec": "t",
         "pinned": "b",
