@@ -16,7 +16,7 @@ import sys
 from collections.abc import Awaitable, Coroutine, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 from gpumand.arbiter import Arbiter
 from gpumand.arbiter.measure import measured_peaks
@@ -39,7 +39,7 @@ from gpumand.domain.status import Status
 from gpumand.history import Chronicle, DemandLog, SqliteArchive
 from gpumand.http.front import HttpFront
 from gpumand.logs import default_level, setup_logging
-from gpumand.ports import World
+from gpumand.ports import VramSource, World
 from gpumand.runtime import archive_path, boot_id, own_uid, state_directory
 from gpumand.service_manager.logind import Logind
 from gpumand.service_manager.notify import Notifier, watchdog_usec
@@ -61,8 +61,20 @@ that hangs or a driver that does must not keep others waiting. What is not known
 CLOSE_SEC = 2.0
 STATUS_SEC = 5.0
 
+LIBRARY_SEC = 60.0
+"""How old we must be to begin anew for the sake of the driver's library."""
+
 STOP_SEC = 30.0
 """What the end of our life may take, told to systemd: last replies, the disk, a driver that hangs, each bounded."""
+
+
+@runtime_checkable
+class LibrarySource(Protocol):
+    """A source of figures that has loaded a library of the driver's."""
+
+    @property
+    def outlived(self) -> bool:
+        """Whether the driver was upgraded, and its new library cannot be loaded into this process."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +127,8 @@ class Daemon:
         self._tasks: set[asyncio.Task[None]] = set()
         self._parts: Parts | None = None
         self._system_bus: BusConnection | None = None
+        self._begun_at = self._clock.monotonic()
+        self._begins_anew = False
 
     async def run(self) -> int:
         """Serve until told to stop or until the bus is lost; returns the exit status."""
@@ -126,7 +140,7 @@ class Daemon:
             await self._serve(bus)
         finally:
             await self._end(bus)
-        return 0 if self._stop.done() else 1
+        return 0 if self._stop.done() and not self._begins_anew else 1
 
     def _catch_signals(self) -> None:
         """Before anything else: a HUP that arrives early must not kill us (firewalld was)."""
@@ -249,7 +263,7 @@ class Daemon:
 
     async def _why_for_good(self, bus: BusConnection, sleep: SleepWatch) -> str:
         """Why nobody will take up our leases again, "" where somebody may: a lease is never ended on a guess."""
-        if bus.lost_reason or not self._stop.done():
+        if bus.lost_reason or not self._stop.done() or self._begins_anew:
             return ""
         why = SHUTTING_DOWN if sleep.shutting_down else await why_for_good(bus)
         if why:
@@ -301,6 +315,22 @@ class Daemon:
         while True:
             await self._clock.sleep(STATUS_SEC)
             self._notifier.status(_status_line(arbiter.status()))
+            if self._parts is not None:
+                self._leave_outlived_library(self._parts.source.source)
+
+    def _leave_outlived_library(self, source: VramSource) -> None:
+        """After an upgrade of the driver whose old library does not leave this process, only another process can read.
+
+        Whoever starts us keeps our leases over that. The new process has loaded the library that is installed, so this
+        comes to an end; and not sooner than after a minute, lest an installer at work makes us begin again and again.
+        """
+        is_old_enough = self._clock.monotonic() - self._begun_at > LIBRARY_SEC
+        if isinstance(source, LibrarySource) and source.outlived and is_old_enough and self._notifier.listening:
+            self._begins_anew = True
+            log.error(
+                "the driver was upgraded under us; ending, so that the service manager starts us with its library"
+            )
+            self._stop_soon("gpumand begins anew with the driver's new library")
 
 
 def _demand_log(history: HistorySettings) -> DemandLog | None:

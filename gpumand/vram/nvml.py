@@ -80,6 +80,11 @@ class NvmlSession:
         self._note(samples, stamp.monotonic)
         return Reading(samples)
 
+    @property
+    def outlived(self) -> bool:
+        """Whether the driver was upgraded, and its new library cannot be loaded into this process."""
+        return self._library.outlived
+
     def close(self) -> None:
         """Give the library back."""
         self._open = False
@@ -162,6 +167,11 @@ class NvmlSource:
     def busy_sec(self) -> float:
         """For how long the reading under way has been running; 0.0 when none is."""
         return self._thread.busy_sec
+
+    @property
+    def outlived(self) -> bool:
+        """Whether the driver was upgraded, and its new library cannot be loaded into this process: begin another."""
+        return self._session.outlived
 
     @property
     def thread_alive(self) -> bool:

@@ -12,6 +12,8 @@ from enum import IntEnum
 from types import ModuleType
 from typing import Any
 
+from gpumand.vram.library_file import LibraryFile, is_mapped, loaded_file
+
 
 class Code(IntEnum):
     """Those return codes of NVML (fixed by its ABI) that are told apart here."""
@@ -66,16 +68,32 @@ class NvmlLibrary:
     def __init__(self) -> None:
         self._module: ModuleType | None = None
         self._initialised = False
+        self._file: LibraryFile | None = None
+        self.outlived = False
 
     def start(self) -> None:
-        """Import and initialise. Raises LibraryFailed."""
+        """Import and initialise; ``outlived`` says then whether only another process could. Raises LibraryFailed."""
         self._module = self._module or _import()
         try:
             self.call("nvmlInit")
         except CallFailed as failure:
+            self._note_file()
             self._unload()
+            self.outlived = failure.code == Code.LIB_RM_VERSION_MISMATCH and self._is_stuck()
             raise _library_failed(failure) from failure
+        self._note_file()
+        self.outlived = False
         self._initialised = True
+
+    def _note_file(self) -> None:
+        """Remember which file was loaded, when it was."""
+        self._file = self._file or loaded_file()
+
+    def _is_stuck(self) -> bool:
+        """Whether a library that is no longer the installed one stays in this process though it was closed."""
+        if not is_mapped():
+            self._file = None
+        return self._file is not None and self._file.is_replaced
 
     def stop(self) -> None:
         """Shut down where it was initialised; a failure to do so changes nothing."""

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 from typing import Any, NoReturn
 
+from gpumand import daemon
 from gpumand.arbiter.desk import Desk
 from gpumand.daemon import main
 from gpumand.vram.nvml import NvmlSession
@@ -40,6 +41,7 @@ FAULTS: dict[str, Callable[[], Any]] = {
     "step-blocks": lambda: setattr(Desk, "step", block),
     "sampler-dies": lambda: setattr(NvmlSession, "read", die),
     "upkeep-ends": end_upkeep,
+    "grows-old": lambda: setattr(daemon, "LIBRARY_SEC", 0.0),
     "driver-hangs": lambda: setattr(NvmlSession, "read", block),
 }
 

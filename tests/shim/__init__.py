@@ -16,7 +16,7 @@ def have_compiler() -> bool:
     return shutil.which("gcc") is not None
 
 
-def build_shim(directory: Path, *, version: int = 1, without: Iterable[str] = ()) -> Path:
+def build_shim(directory: Path, *, version: int = 1, without: Iterable[str] = (), stays_mapped: bool = False) -> Path:
     """Build the library into the directory, to be found by LD_LIBRARY_PATH set before a process starts.
 
     Args:
@@ -24,6 +24,7 @@ def build_shim(directory: Path, *, version: int = 1, without: Iterable[str] = ()
             upgrade does it, so that processes that have loaded it keep theirs.
         version: which driver's library it is; it refuses to start under another ``kernel`` of the text file.
         without: functions to leave out, as an older driver does.
+        stays_mapped: it stays in a process that has closed it.
 
     Returns the library's path.
     """
@@ -32,7 +33,8 @@ def build_shim(directory: Path, *, version: int = 1, without: Iterable[str] = ()
     building = directory / f".{SONAME}.new"
     absent = [f"-D{function}=absent_{number}" for number, function in enumerate(without)]
     warnings = ["-Wall", "-Wextra", "-Werror", "-Wno-format-truncation"]
-    command = ["gcc", "-shared", "-fPIC", "-O1", *warnings, f"-Wl,-soname,{SONAME}"]
+    stays = ["-Wl,-z,nodelete"] if stays_mapped else []
+    command = ["gcc", *stays, "-shared", "-fPIC", "-O1", *warnings, f"-Wl,-soname,{SONAME}"]
     subprocess.run([*command, f"-DSHIM_VERSION={version}", *absent, "-o", building, SOURCE], check=True)
     return building.replace(library)
 

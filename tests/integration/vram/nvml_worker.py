@@ -9,6 +9,7 @@ import asyncio
 import json
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
@@ -41,13 +42,15 @@ class Worker:
         if command == "advance":
             self.clock.shift_sec += argument
             return None
-        if command == "busy":
-            return self.source.busy_sec
-        if command == "progressed":
-            return time.monotonic() - self.source.progressed_at
         if command == "close":
             return await self.source.close()
-        raise ValueError(command)
+        at_once: dict[str, Callable[[], Any]] = {
+            "renew": self.source.renew,
+            "outlived": lambda: self.source.outlived,
+            "busy": lambda: self.source.busy_sec,
+            "progressed": lambda: time.monotonic() - self.source.progressed_at,
+        }
+        return at_once[command]()
 
     async def read(self) -> Any:
         asked_at = self.clock.monotonic()

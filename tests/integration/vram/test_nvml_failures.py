@@ -152,6 +152,89 @@ def test_driver_upgrade_is_survived_by_loading_the_new_library(lab: Lab) -> None
     assert_well(worker.read_after(2.1))
 
 
+def test_driver_upgrade_under_a_library_that_stays_mapped_needs_another_process(lab: Lab) -> None:
+    library = build_shim(lab.directory / "installed", stays_mapped=True)
+    worker = lab.worker(environment={"LD_LIBRARY_PATH": str(library.parent)})
+    assert_well(worker.read())
+    lab.shim.generation, lab.shim.kernel = 1, 2  # the kernel module first
+    lab.write()
+    worker.read()
+    assert_blind(worker.read_after(1.1), "driver-mismatch", 1)
+    assert not worker.ask("outlived"), "no other process would find another library"
+    build_shim(library.parent, version=2, stays_mapped=True)
+    assert_blind(worker.read_after(2.1), "driver-mismatch", 1)
+    assert worker.ask("outlived")
+    assert_well(lab.worker(environment={"LD_LIBRARY_PATH": str(library.parent)}).read())
+    lab.shim.kernel = 1
+    lab.write()
+    assert_well(worker.read_after(4.1))
+    assert not worker.ask("outlived"), "the old module is back"
+
+
+def test_mismatch_with_a_library_that_can_be_unloaded_needs_no_other_process(lab: Lab) -> None:
+    lab.shim.kernel = 2
+    lab.write()
+    worker = lab.worker()
+    assert_blind(worker.read(), "driver-mismatch", 0)
+    assert not worker.ask("outlived")
+    build_shim(lab.library.parent / "elsewhere", version=2)
+    assert not worker.ask("outlived")
+
+
+def test_waking_up_begins_anew_with_the_driver_at_once(lab: Lab) -> None:
+    shutdowns = lab.directory / "shutdowns"
+    worker = lab.worker(environment={"GPUMAND_NVML_SHIM_SHUTDOWNS": str(shutdowns)})
+    assert_well(worker.read())
+    worker.ask("renew")
+    assert_well(worker.read())
+    assert_well(worker.read())
+    assert shutdowns.read_text() == ".", "once, and not with every reading"
+
+
+def test_waking_up_waits_for_no_back_off(lab: Lab) -> None:
+    lab.shim.init_error = 999  # what a driver says that is not awake yet
+    lab.write()
+    worker = lab.worker()
+    for delay_sec in (0, 1.1, 2.1, 4.1, 8.1):
+        assert_blind(worker.read_after(delay_sec), "nvml-error", 0)
+    lab.shim.init_error = 0
+    lab.write()
+    assert_blind(worker.read(), "nvml-error", 0)
+    worker.ask("renew")
+    assert_well(worker.read())
+
+
+@pytest.mark.parametrize("code", [1, 9, 999])
+def test_every_call_fails_after_a_suspend_until_the_driver_is_initialised_anew(lab: Lab, code: int) -> None:
+    lab.shim.devices[0].compute = {10: 1000}
+    lab.write()
+    worker = lab.worker()
+    assert_well(worker.read())
+    lab.shim.call_error = code
+    lab.write()
+    assert_blind(worker.read(), "driver-not-loaded" if code == 9 else "nvml-error", 1)
+    lab.shim.call_error, lab.shim.generation = 0, 1
+    lab.write()
+    assert_well(worker.read_after(1.1))
+
+
+def test_gpu_that_changes_its_place_is_known_by_its_uuid(lab: Lab) -> None:
+    lab.shim.devices.append(ShimDevice("GPU-b", "NVIDIA Shim B", total_mib=8192))
+    lab.write()
+    worker = lab.worker()
+    assert_well(worker.read(), 2)
+    lab.shim.devices.reverse()  # as after a reload of the driver with another order of the bus
+    lab.shim.generation = 1
+    lab.write()
+    assert_blind(worker.read(), "nvml-error", 2)
+    reading = worker.read_after(1.1)
+    assert_well(reading, 2)
+    assert [(one["index"], one["uuid"], one["total_mib"]) for one in reading["devices"]] == [
+        (0, "GPU-b", 8192),
+        (1, "GPU-a", 24576),
+    ]
+
+
 def test_library_upgraded_before_the_kernel_module(lab: Lab) -> None:
     lab.shim.kernel = 2
     lab.write()
