@@ -1,0 +1,41 @@
+# What the tests share: a simulated device, and consumers that are units of their own. Sourced.
+set -eu
+
+folder=/run/gpumand-autopkgtest
+drop_in=/etc/gpumand/conf.d/zz-autopkgtest.toml
+
+die() {
+    echo "$*" >&2
+    journalctl --no-pager --lines=50 --unit=gpumand.service >&2
+    exit 1
+}
+
+call() {
+    busctl --timeout=60 call org.gpumand1 /org/gpumand1 org.gpumand1.Manager "$@"
+}
+
+# A device of 24 GiB, and consumers that fit on it one at a time. usage: simulate NAME...
+simulate() {
+    trap clean_up EXIT
+    consumers=$*
+    mkdir -p "$folder"
+    printf '[gpu]\nsource = "simulated"\nsimulated_total_mib = 24576\nsimulated_dir = "%s"\n' "$folder" > "$drop_in"
+    for name in "$@"; do
+        printf '[Service]\nType=exec\nExecStart=/usr/bin/python3 -m gpumand.testing.consumer --name=%s --mib=16000 %s\n' \
+            "$name" "--simulator-dir=$folder --loaded-at-start" > "/run/systemd/system/$name.service"
+        printf '[consumers.%s]\nvram_resident_mib = 16000\nunit = "%s.service"\n' "$name" "$name" >> "$drop_in"
+    done
+    systemctl daemon-reload
+    systemctl restart gpumand.service
+}
+
+clean_up() {
+    rm -f "$drop_in"
+    for name in $consumers; do
+        systemctl stop "$name.service"
+        rm -f "/run/systemd/system/$name.service"
+    done
+    rm -rf "$folder"
+    systemctl daemon-reload
+    systemctl restart gpumand.service
+}
