@@ -2,26 +2,36 @@
 
 from __future__ import annotations
 
+import platform
 from collections.abc import Generator, Iterator
+from pathlib import Path
 
 import pytest
 
 from tests.e2e.client import Client
+from tests.e2e.container import THIS_SYSTEM
+from tests.e2e.debfile import built, dependencies
 from tests.e2e.host import Host
 from tests.e2e.installation import install
 from tests.e2e.machine import Machine
+from tests.e2e.trees import tree, why_no_tree
+
+SLOW = {"deb", "each_debian"}
+SLOW_SEC = 900
+TOOLS = ("polkitd", "libglib2.0-bin", "curl")
+"""What the tests use inside, beside what gpumand needs: pkcheck, gdbus, curl."""
 
 in_use = pytest.StashKey[list[Machine]]()
 boots = pytest.StashKey[list[float]]()
 
 
-def _booted(config: pytest.Config) -> Iterator[Machine]:
-    one = Machine()
+def _booted(config: pytest.Config, deb: Path, base: Path = THIS_SYSTEM) -> Iterator[Machine]:
+    one = Machine(base)
     one.boot()
     config.stash.setdefault(boots, []).append(one.boot_sec)
     config.stash.setdefault(in_use, []).append(one)
     try:
-        install(one)
+        install(one, deb)
         yield one
     finally:
         config.stash[in_use].remove(one)
@@ -29,15 +39,32 @@ def _booted(config: pytest.Config) -> Iterator[Machine]:
 
 
 @pytest.fixture(scope="session")
-def machine(pytestconfig: pytest.Config) -> Iterator[Machine]:
-    """A booted systemd with gpumand's unit, bus policy and activation file installed; shared by all tests."""
-    yield from _booted(pytestconfig)
+def deb() -> Path:
+    """gpumand's Debian package, of the checkout as it is."""
+    return built()
+
+
+@pytest.fixture(scope="session")
+def machine(pytestconfig: pytest.Config, deb: Path) -> Iterator[Machine]:
+    """A booted systemd with gpumand's package installed; shared by all tests."""
+    yield from _booted(pytestconfig, deb)
 
 
 @pytest.fixture
-def own_machine(pytestconfig: pytest.Config) -> Iterator[Machine]:
+def own_machine(pytestconfig: pytest.Config, deb: Path) -> Iterator[Machine]:
     """The same, for one test that does to it what others could not bear."""
-    yield from _booted(pytestconfig)
+    yield from _booted(pytestconfig, deb)
+
+
+@pytest.fixture(scope="session", params=["bookworm", "trixie"])
+def each_debian(request: pytest.FixtureRequest, pytestconfig: pytest.Config, deb: Path) -> Iterator[Machine]:
+    """One machine after the other: the Debian of this host, and the other one."""
+    if request.param == platform.freedesktop_os_release().get("VERSION_CODENAME"):
+        yield request.getfixturevalue("machine")
+        return
+    if why_no_tree():
+        pytest.skip(f"e2e: {why_no_tree()}")
+    yield from _booted(pytestconfig, deb, tree(request.param, (*dependencies(deb), *TOOLS)))
 
 
 @pytest.fixture
@@ -59,11 +86,31 @@ def pytest_runtest_makereport(
     item: pytest.Item, call: pytest.CallInfo[None]
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     report = yield
-    machines = item.config.stash.get(in_use, [])
-    if report.failed and machines and machines[-1].container.alive:
+    if report.failed and (machine := _machine_of(item)) and machine.container.alive:
         since_usec = int((call.start - 1) * 1_000_000)
-        report.sections.append(("journal of the machine", machines[-1].journal(since_usec=since_usec)))
+        report.sections.append(("journal of the machine", machine.journal(since_usec=since_usec)))
     return report
+
+
+def _machine_of(item: pytest.Item) -> Machine | None:
+    """The machine that a test uses; where it has none yet, the last that was booted."""
+    for value in getattr(item, "funcargs", {}).values():
+        if isinstance(value, Machine | Host):
+            return value if isinstance(value, Machine) else value.machine
+    machines = item.config.stash.get(in_use, [])
+    return machines[-1] if machines else None
+
+
+@pytest.hookimpl(trylast=True)  # when it is known which tests run
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Give the first test that needs what takes minutes to make the time for it."""
+    seen: set[tuple[str, object]] = set()
+    for item in items:
+        parameters = item.callspec.params if hasattr(item, "callspec") else {}
+        slow = {(name, parameters.get(name)) for name in SLOW & set(getattr(item, "fixturenames", ()))}
+        if slow - seen:
+            item.add_marker(pytest.mark.timeout(SLOW_SEC))
+            seen |= slow
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:

@@ -70,6 +70,8 @@ class Host:
 
     def start(self) -> None:
         """Start the daemon; returns when it has said that it is ready."""
+        # Whoever is first to announce something would make it for root alone, and the daemon is not root.
+        self.machine.run(["mkdir", "--parents", "--mode=0755", VRAM_DIR])
         self.machine.write_file(CONFIG, self._config)
         self.machine.systemctl("start", DAEMON)
 

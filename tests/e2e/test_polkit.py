@@ -23,7 +23,6 @@ ACQUIRE = ("Acquire", "sa{sv}", "alpha", "0")
 @pytest.fixture(autouse=True)
 def people(host: Host) -> Iterator[None]:
     """Somebody, two members of the group, one consumer, and the daemon."""
-    host.machine.run(["groupadd", "--system", "--force", "gpumand"])
     for name, more in PEOPLE.items():
         host.machine.run(["useradd", "--no-create-home", *more, name])
     host.holder("alpha", 10000)
@@ -34,7 +33,6 @@ def people(host: Host) -> Iterator[None]:
     host.machine.systemctl("kill", "--signal=KILL", POLKIT, check=False)
     for name in PEOPLE:
         host.machine.run(["userdel", name])
-    host.machine.run(["groupdel", "gpumand"])
     host.machine.remove(HEARD)
 
 

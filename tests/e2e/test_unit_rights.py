@@ -8,12 +8,18 @@ from collections.abc import Iterator
 import pytest
 
 from tests.e2e.client import Client
-from tests.e2e.host import CONFIG, DAEMON, VRAM_DIR, Host
+from tests.e2e.host import CONFIG, Host
+from tests.e2e.machine import Machine
 
 USER = "_gpumand"
-DROP_IN = f"/etc/systemd/system/{DAEMON}.d/e2e-user.conf"
 MARK = "/run/e2e-mark"
 PROCESS = "e2e-process.service"
+
+
+@pytest.fixture(scope="session")
+def machine(each_debian: Machine) -> Machine:
+    """Everything here is tried on each Debian: their systemd and their polkit differ."""
+    return each_debian
 
 
 @pytest.fixture(autouse=True)
@@ -25,8 +31,7 @@ def units(host: Host) -> Iterator[None]:
     host.consumer("absent", 1000)
     yield
     host.machine.systemctl("stop", "absent.service", PROCESS, check=False)
-    host.machine.remove(DROP_IN, MARK)
-    host.machine.systemctl("daemon-reload")
+    host.machine.remove(MARK)
 
 
 def attempt(host: Host, *command: str, user: str = USER) -> subprocess.CompletedProcess[str]:
@@ -135,8 +140,6 @@ def test_configuration_that_others_can_write_counts_for_nothing(host: Host) -> N
 
 
 def test_daemon_that_is_not_root_loads_and_evicts_units_and_asks_about_others(host: Host, client: Client) -> None:
-    host.machine.write_file(DROP_IN, f"[Service]\nUser={USER}\n")
-    host.machine.run(["mkdir", "--mode=0755", VRAM_DIR])  # the simulator's, which else only its maker may read
     host.holder("alpha", 10000)
     host.holder("beta", 16000)
     host.start()
