@@ -25,6 +25,9 @@ MAX_ASIDE = 32
 _OWN_FAULT = {errno.ELOOP, errno.EACCES, errno.EPERM, errno.ENXIO, errno.ENODEV, errno.EISDIR, errno.EIO}
 """What may be wrong with one file; other errors (too many open files) are no fault of it, and it must not suffer."""
 
+_FOLDER_FAULT = {errno.ELOOP, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST}
+"""What may be wrong with a folder: it is a file, a link, or somebody else's."""
+
 _TEMPORARY = (".", ".tmp")
 _SAFE = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-")
 
@@ -73,10 +76,8 @@ class Folder:
     def set_aside(self, name: str, why: str) -> None:
         """Move a file to where it does no harm, with a warning; never raises."""
         log.warning("%s is set aside: %s", _shown(self._path / name), why)
-        kept_name = f"{time.time_ns():020}-{_safe(name)}"
         try:
-            self._aside.mkdir(mode=0o700, parents=True, exist_ok=True)
-            os.rename(name, self._aside / kept_name, src_dir_fd=self._opened())
+            os.rename(name, self._place_aside(name), src_dir_fd=self._opened())
             _prune(self._aside)
         except OSError as error:
             log.warning("%s cannot be set aside: %s", _shown(self._path / name), error.strerror)
@@ -131,11 +132,34 @@ class Folder:
 
     def _opened(self) -> int:
         if self._descriptor < 0:
-            self._path.mkdir(mode=0o700, parents=True, exist_ok=True)
-            flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-            self._descriptor = os.open(self._path, flags)
+            try:
+                self._descriptor = self._open()
+            except OSError as error:
+                if error.errno not in _FOLDER_FAULT:
+                    raise
+                self._set_all_aside(error)
+                self._descriptor = self._open()
             self._remove_leftovers()
         return self._descriptor
+
+    def _open(self) -> int:
+        self._path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        return os.open(self._path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+
+    def _set_all_aside(self, why: OSError) -> None:
+        """What stands in the folder's place must not keep us from starting. Raises OSError: it stays there."""
+        log.warning("%s is set aside: it cannot be used: %s", _shown(self._path), why.strerror)
+        os.rename(self._path, self._place_aside(self._path.name))
+
+    def _place_aside(self, name: str) -> Path:
+        """Where something of that name goes. Raises OSError."""
+        kept_name = f"{time.time_ns():020}-{_safe(name)}"
+        try:
+            self._aside.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except FileExistsError:  # it is no folder either
+            os.rename(self._aside, self._aside.with_name(f"{self._aside.name}-{kept_name}"))
+            self._aside.mkdir(mode=0o700)
+        return self._aside / kept_name
 
     def _remove_leftovers(self) -> None:
         """Temporary files of a writer that was killed."""
