@@ -33,8 +33,12 @@ SECTIONS: dict[str, dict[str, str]] = {
         "pin": "consumers:pin",
         "unpin": "consumers:unpin",
     },
-    "The daemon": {
+    "Configuration": {
+        "init": "init:init",
+        "preset": "presets:preset",
         "config-check": "daemon:config_check",
+    },
+    "The daemon": {
         "reload": "daemon:reload",
         "version": "daemon:version",
     },

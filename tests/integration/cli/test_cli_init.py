@@ -1,0 +1,133 @@
+"""``gpumanctl init`` on a host of fake units that are real processes with real sockets, and a driver that is a shim."""
+
+from __future__ import annotations
+
+import sys
+import tomllib
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from gpumand.bus.connection import BusConnection
+from gpumand.config import load
+from gpumand.survey.sockets import listeners
+from gpumand.testing.bus import PrivateBus
+from tests.integration.cli.ctl import Ctl
+from tests.integration.consumers.servers import free_port
+from tests.integration.live import wait_until
+from tests.integration.service_manager.host import FakeHost
+from tests.shim import build_shim, have_compiler, shim_environment
+from tests.shim.shimfile import Shim, ShimDevice
+
+SERVER = """
+import http.server, sys
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(b"{}")
+
+    def log_message(self, *args):
+        pass
+
+http.server.HTTPServer(("127.0.0.1", int(sys.argv[2])), Handler).serve_forever()
+"""
+
+
+@pytest.fixture
+async def host(bus: PrivateBus, tmp_path: Path) -> AsyncIterator[FakeHost]:
+    control = await BusConnection.connect(bus.address)
+    one = FakeHost(bus, control, tmp_path)
+    yield one
+    await one.halt()
+    await control.close()
+
+
+async def started(host: FakeHost, port: int) -> int:
+    """ComfyUI's unit runs and listens, beside a unit that has nothing to do with GPUs; its pid."""
+    argv = [sys.executable, "-c", SERVER, "/opt/ComfyUI/main.py", str(port)]
+    await host.boot({"comfyui.service": {"argv": argv}, "cron.service": {"argv": ["sleep", "1000"]}, "off.service": {}})
+    for unit in ("comfyui.service", "cron.service"):
+        await host.ask("StartUnit", "ss", unit, "replace")
+    pid = 0
+
+    async def listens() -> bool:
+        nonlocal pid
+        pid = await host.main_pid("comfyui.service")
+        return pid > 0 and any(one.port == port for one in listeners()[0])
+
+    await wait_until("comfyui listens", listens)
+    return pid
+
+
+async def test_a_running_unit_becomes_a_consumer_with_what_was_seen_of_it(
+    ctl: Ctl, host: FakeHost, tmp_path: Path
+) -> None:
+    if not have_compiler():
+        pytest.skip("gcc is not installed, so the fake NVML cannot be built")
+    port, file, shim = free_port(), tmp_path / "made.toml", tmp_path / "shim"
+    pid = await started(host, port)
+    Shim([ShimDevice("GPU-1", name="Shim 4090", compute={pid: 13312, 1: 300})]).write(shim)
+    ctl.environment |= shim_environment(build_shim(tmp_path / "nvml"), shim)
+
+    made = await ctl("init", "--output", str(file), "--probe")
+
+    assert (made.code, made.out) == (0, "")
+    assert made.err == f"{file}: 1 consumer. Check it with: gpumanctl config-check {file}\n"
+    text = file.read_text()
+    assert tomllib.loads(text)["consumers"] == {
+        "comfyui": {
+            "preset": "comfyui",
+            "unit": "comfyui.service",
+            "url": f"http://127.0.0.1:{port}",
+            "vram_resident_mib": 13312,
+        }
+    }
+    assert "by its command line" in text
+    assert "Asked how it is, it answered." in text
+    assert "device 0: Shim 4090, 24.0 GiB" in text
+    assert "300 MiB by " in text  # somebody else's
+    assert "cron" not in text
+    assert (await ctl("config-check", str(file))).code == 0
+    assert load(file).consumers["comfyui"].unload is not None
+
+
+async def test_a_footprint_that_nobody_saw_is_asked_for(ctl: Ctl, host: FakeHost, tmp_path: Path) -> None:
+    port, file = free_port(), tmp_path / "made.toml"
+    await started(host, port)
+
+    made = await ctl("init", "--source", "none")
+    file.write_text(made.out)
+    checked = await ctl("config-check", str(file))
+
+    assert (made.code, made.err) == (0, "")
+    assert "Asked how it is" not in made.out  # nobody is asked anything without --probe
+    assert "vram_resident_mib" not in tomllib.loads(made.out)["consumers"]["comfyui"]
+    assert "comfyui" in checked.out + checked.err  # that something is missing of it is told
+
+
+async def test_a_file_that_is_there_is_not_written_over(ctl: Ctl, tmp_path: Path) -> None:
+    file = tmp_path / "gpumand.toml"
+    file.write_text("precious")
+
+    refused = await ctl("init", "-o", str(file), "--source", "none")
+
+    assert (refused.code, refused.err) == (1, f"gpumanctl: {file} is there already; --force writes over it\n")
+    assert file.read_text() == "precious"
+    assert (await ctl("init", "-o", str(file), "--source", "none", "--force", "-q")).code == 0
+    assert 'source = "none"' in file.read_text()
+    nowhere = await ctl("init", "-o", str(tmp_path / "no" / "x"), "--source", "none")
+    assert (nowhere.code, nowhere.err.rstrip()) == (
+        1,
+        f"gpumanctl: {tmp_path}/no/x cannot be written: No such file or directory",
+    )
+
+
+async def test_without_a_bus_and_a_driver_it_says_so_in_the_file() -> None:
+    made = await Ctl("unix:path=/nonexistent/bus")("init")
+
+    assert (made.code, made.err) == (0, "")
+    assert "# Units were not looked at: there is no bus" in made.out
+    assert tomllib.loads(made.out)["gpu"] == {"source": "nvml"}
