@@ -9,7 +9,8 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from gpumand.bus.failures import BusError, BusTimeout
-from gpumand.bus.names import BUS_NAME, DBUS, DBUS_PATH, MANAGER, PROPERTIES, ROOT_PATH
+from gpumand.bus.names import BUS_NAME, CONSUMER, CONSUMER_PREFIX, DBUS, DBUS_PATH, MANAGER, PROPERTIES, ROOT_PATH
+from gpumand.bus.paths import escape_label
 from gpumand.cli.durations import to_usec
 from gpumand.cli.errors import Mismatch
 from gpumand.domain.errors import FREEDESKTOP, OWN
@@ -39,7 +40,7 @@ RETURN_SEC = 10.0
 
 RETURN_POLL_SEC = 0.1
 
-OPEN = ("GetStatus", "Plan")
+OPEN = ("GetStatus", "GetHistory", "Plan")
 """Methods that need no authorization."""
 
 STATUS_KEYS = {"version": str, "degraded": str, "devices": list, "consumers": list, "leases": list, "queue": list}
@@ -65,6 +66,24 @@ class Client:
                 raise Mismatch(f"its status has no {key}")
         status.setdefault("stats", {})
         return status
+
+    async def history(self, options: Options) -> list[dict[str, Any]]:
+        """What happened, newest first, as GetHistory takes its options."""
+        reply = await self._call("GetHistory", "a{sv}", (options,))
+        if len(reply) != 1 or not isinstance(reply[0], list) or not all(isinstance(one, dict) for one in reply[0]):
+            raise Mismatch("GetHistory answered something else than a list of entries")
+        return reply[0]
+
+    async def consumer(self, name: str) -> dict[str, Any]:
+        """All properties of a consumer's object. Raises BusError where there is none of that name."""
+        path = CONSUMER_PREFIX + escape_label(name)
+        limit = ANSWER_SEC
+        return _dictionary("GetAll", await self._send(PROPERTIES, "GetAll", "s", (CONSUMER,), limit, False, path))
+
+    async def is_running(self) -> bool:
+        """Whether the daemon is on the bus; asking does not start it."""
+        (is_there,) = await self.connection.call(DBUS, DBUS_PATH, DBUS, "NameHasOwner", "s", (BUS_NAME,))
+        return bool(is_there)
 
     async def acquire(self, consumer: str, options: Options, timeout_sec: float) -> tuple[str, dict[str, Any]]:
         """Ask for a consumer, again where the daemon is restarted meanwhile: the lease and the grant.
@@ -156,8 +175,7 @@ class Client:
         try:
             while time.monotonic() < deadline:
                 await asyncio.sleep(RETURN_POLL_SEC)
-                (is_there,) = await self.connection.call(DBUS, DBUS_PATH, DBUS, "NameHasOwner", "s", (BUS_NAME,))
-                if is_there:
+                if await self.is_running():
                     return True
             return False
         finally:
@@ -174,12 +192,19 @@ class Client:
         return await self._send(MANAGER, member, signature, tuple(plain), limit, interactive)
 
     async def _send(
-        self, interface: str, member: str, signature: str, body: tuple[Any, ...], limit_sec: float, interactive: bool
+        self,
+        interface: str,
+        member: str,
+        signature: str,
+        body: tuple[Any, ...],
+        limit_sec: float,
+        interactive: bool,
+        path: str = ROOT_PATH,
     ) -> tuple[Any, ...]:
         call = self.connection.call
         for delay in (*RESTART_DELAYS_SEC, 0.0):
             try:
-                where = (BUS_NAME, ROOT_PATH, interface, member)
+                where = (BUS_NAME, path, interface, member)
                 return await call(*where, signature, body, timeout_sec=limit_sec, interactive=interactive)
             except BusError as error:
                 if error.name not in ABSENT or not delay:

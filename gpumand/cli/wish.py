@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 import click
 
+from gpumand.cli import completion
 from gpumand.cli.client import Options
 from gpumand.cli.durations import DURATION, to_usec
 from gpumand.domain.request import DEFAULT_TIMEOUT_SEC, MAX_PRIORITY, MAX_WAIT_SEC, MIN_PRIORITY
@@ -19,7 +20,13 @@ priority_option = click.option(
     type=click.IntRange(MIN_PRIORITY, MAX_PRIORITY),
     help=f"From {MIN_PRIORITY} to {MAX_PRIORITY}, higher first; default: the consumer's.",
 )
-device_option = click.option("--device", default="", metavar="GPU", help="Index or UUID of the GPU; default: any.")
+device_option = click.option(
+    "--device",
+    default="",
+    metavar="GPU",
+    shell_complete=completion.devices,
+    help="Index or UUID of the GPU; default: any.",
+)
 timeout_option = click.option(
     "--timeout", type=DURATION, metavar="TIME", help="How long to wait, for example 20s (the default) or 5min."
 )
