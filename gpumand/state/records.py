@@ -15,6 +15,7 @@ from gpumand.state.folder import Unfit
 FORMAT = 1
 
 LEASE_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
+DEVICE = re.compile(r"[0-9]{1,4}", re.ASCII)
 MAX_TEXT = 1024
 MAX_USEC = 2**63 - 1
 MAX_ID = 2**32 - 1
@@ -90,7 +91,7 @@ def decode_lease(stem: str, content: bytes) -> KeptLease:
     lease = Lease(
         id=record.text("id"),
         consumer=record.text("consumer", least=1),
-        device=record.text("device"),
+        device=record.device("device"),
         owner=_owner(record.inner("owner")),
         lifetime=_lifetime(record.text("lifetime")),
         granted_usec=record.whole("granted_usec", MAX_USEC),
@@ -198,6 +199,10 @@ class _Record:
         text: str = self._value(key, str, lambda one: least <= len(one) <= MAX_TEXT and _is_encodable(one))
         return text
 
+    def device(self, key: str) -> str:
+        index: str = self._value(key, str, lambda one: DEVICE.fullmatch(one) is not None)
+        return index
+
     def whole(self, key: str, most: int) -> int:
         number: int = self._value(key, int, lambda one: not isinstance(one, bool) and 0 <= one <= most)
         return number
@@ -225,5 +230,5 @@ def _is_time(number: float) -> bool:
 
 
 def _is_encodable(text: str) -> bool:
-    """JSON can say half a surrogate pair, which D-Bus and the log cannot."""
-    return text.isascii() or not any("\ud800" <= char <= "\udfff" for char in text)
+    """JSON can say half a surrogate pair, and NUL, which D-Bus cannot; none of ours has them."""
+    return "\0" not in text and (text.isascii() or not any("\ud800" <= char <= "\udfff" for char in text))

@@ -23,14 +23,15 @@ from gpumand.state.records import (
     encode_lease,
 )
 
-TEXTS = st.text(max_size=20)
+CHARS = st.characters(exclude_categories=["Cs"], exclude_characters="\0")
+TEXTS = st.text(CHARS, max_size=20)
 USECS = st.integers(0, MAX_USEC)
 OWNERS = st.builds(Owner, TEXTS, st.integers(0, 2**32 - 1), st.integers(0, 2**22), TEXTS, TEXTS)
 LEASES = st.builds(
     Lease,
     id=st.from_regex(LEASE_ID, fullmatch=True),
-    consumer=st.text(min_size=1, max_size=20),
-    device=TEXTS,
+    consumer=st.text(CHARS, min_size=1, max_size=20),
+    device=st.integers(0, 9999).map(str),
     owner=OWNERS,
     lifetime=st.sampled_from(LeaseLifetime),
     granted_usec=USECS,
@@ -52,7 +53,7 @@ def test_lease_comes_back_as_it_was(lease: Lease, bus_id: str, boot_id: str) -> 
     assert decode_lease(lease.id, encode_lease(kept)) == kept
 
 
-@given(st.text(min_size=1, max_size=64), st.sampled_from([None, True, False]), USECS)
+@given(st.text(CHARS, min_size=1, max_size=64), st.sampled_from([None, True, False]), USECS)
 def test_consumer_comes_back_as_it_was(name: str, pinned: bool | None, last_used_usec: int) -> None:
     kept = KeptConsumer(name, pinned, last_used_usec)
 
@@ -126,9 +127,14 @@ def test_lease_cut_or_broken_anywhere_is_right_or_refused(data: st.DataObject) -
         ({"granted_usec": 2**63}, "its granted_usec cannot be true"),
         ({"ttl_sec": float("nan")}, "its ttl_sec cannot be true"),
         ({"ttl_sec": float("inf")}, "its ttl_sec cannot be true"),
+        ({"device": ""}, "its device cannot be true"),
+        ({"device": "-1"}, "its device cannot be true"),
+        ({"device": "\u00b2"}, "its device cannot be true"),
+        ({"device": "9" * 40}, "its device cannot be true"),
         ({"consumer": ""}, "its consumer cannot be true"),
         ({"reason": "x" * 1025}, "its reason cannot be true"),
         ({"reason": "\ud800"}, "its reason cannot be true"),
+        ({"owner": {"bus_name": ":1.5\0"}}, "its bus_name cannot be true"),
         ({"owner": ["me"]}, "its owner cannot be true"),
         ({"owner": {"bus_name": ":1.1", "uid": -1}}, "its uid cannot be true"),
     ],
