@@ -403,8 +403,10 @@ class Arbiter:
 
     async def reload(self) -> None:
         """Read the configuration anew and put it in force; leases stay. Raises ConfigInvalid, changing nothing."""
+        read_usec = self.books.clock.realtime_usec()
         settings = await self._load_settings()
         former, self.books.settings = self.books.settings, settings
+        self.books.configured_usec = read_usec
         self.books.ledger.configure(settings.scheduler, settings.consumers.values())
         self.measuring.forget_changed(former.consumers)
         self.desk.set_aging(settings.scheduler.aging_sec)

@@ -33,6 +33,7 @@ class Books:
     def __init__(self, settings: Settings, clock: Clock, source: VramSource, publish: Publish) -> None:
         self.settings = settings
         self.clock = clock
+        self.configured_usec = clock.realtime_usec()
         self.publish = publish
         self.stats = Stats()
         self.sampled_at = float("-inf")

@@ -28,6 +28,7 @@ def status_of(books: Books, desk: Desk) -> Status:
         leases=tuple(books.ledger.leases.values()),
         queue=tuple(_waiting(books, entry, place) for place, entry in enumerate(desk, start=1)),
         stats=books.stats,
+        configured_usec=books.configured_usec,
     )
 
 
@@ -77,6 +78,9 @@ def _consumer(books: Books, devices: Mapping[int, Sample], state: ConsumerState)
         vram_auto=state.spec.vram_auto,
         doing=_doing(books, state),
         since_usec=state.since_usec,
+        endpoint=state.spec.url,
+        evict=tuple(map(str, state.spec.evict)),
+        lazy=state.spec.lazy,
     )
 
 

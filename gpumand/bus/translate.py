@@ -55,6 +55,7 @@ def status_entry(status: Status) -> Entry:
         ("leases", "aa{sv}", [_lease(lease) for lease in status.leases]),
         ("queue", "aa{sv}", [_waiting(request) for request in status.queue]),
         ("stats", "a{sv}", _stats(status.stats)),
+        ("configured_usec", "t", status.configured_usec),
     )
 
 
@@ -200,6 +201,9 @@ def _consumer(consumer: ConsumerStatus) -> Entry:
         ("error", "s", consumer.error),
         ("doing", "s", consumer.doing),
         ("since_usec", "t", consumer.since_usec),
+        ("endpoint", "s", consumer.endpoint),
+        ("evict", "as", consumer.evict),
+        ("lazy", "b", consumer.lazy),
     )
 
 

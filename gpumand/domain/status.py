@@ -56,6 +56,9 @@ class ConsumerStatus:
         memory: what it was measured to hold.
         times: how long things take with it, as far as was seen.
         vram_auto: ``vram_resident_mib`` was measured, or guessed until it is; not declared.
+        endpoint: its URL, "" where none is configured.
+        evict: its methods, in the order in which they are tried.
+        lazy: only its own requests put its model into VRAM.
     """
 
     name: str
@@ -74,6 +77,9 @@ class ConsumerStatus:
     memory: Footprint = field(default_factory=Footprint)
     times: Learned = field(default_factory=Learned)
     vram_auto: bool = False
+    endpoint: str = ""
+    evict: tuple[str, ...] = ()
+    lazy: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +97,11 @@ class WaitingStatus:
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """One consistent snapshot of everything."""
+    """One consistent snapshot of everything.
+
+    Attributes:
+        configured_usec: CLOCK_REALTIME of when the configuration in force was read; 0 unknown.
+    """
 
     version: str
     degraded: str
@@ -100,6 +110,7 @@ class Status:
     leases: tuple[Lease, ...] = ()
     queue: tuple[WaitingStatus, ...] = ()
     stats: Stats = field(default_factory=Stats)
+    configured_usec: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -54,6 +54,7 @@ def test_status_of_nothing_marshals_with_empty_tables() -> None:
         "leases": "aa{sv}",
         "queue": "aa{sv}",
         "stats": "a{sv}",
+        "configured_usec": "t",
     }
     assert entry["queue"].value == []
     assert marshalled("a{sv}", entry)
@@ -146,6 +147,9 @@ def test_consumer_lease_queue_and_stats_have_the_documented_keys() -> None:
         "error": "s",
         "doing": "s",
         "since_usec": "t",
+        "endpoint": "s",
+        "evict": "as",
+        "lazy": "b",
     }
     assert types_of(entry["leases"].value[0]) == {
         "id": "s",
