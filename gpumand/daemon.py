@@ -44,6 +44,7 @@ from gpumand.runtime import archive_path, boot_id, own_uid, state_directory
 from gpumand.service_manager.logind import Logind
 from gpumand.service_manager.notify import Notifier, watchdog_usec
 from gpumand.service_manager.own_unit import why_for_good
+from gpumand.service_manager.pids import UserPids
 from gpumand.service_manager.sockets import take_listeners
 from gpumand.service_manager.units import SystemdUnits
 from gpumand.state import FileStore
@@ -157,12 +158,14 @@ class Daemon:
 
     async def _build(self, bus: BusConnection) -> Parts:
         units = await SystemdUnits.attach(bus, user=self._options.user)
+        await self._reach_system_bus()
         routes = HttpRoutes(self._clock)
         system_bus = self._options.bus_address == "system"
         authority = PolkitAuthority(bus) if system_bus else UidAuthority(own_uid(), system_bus=False)
         clients = Clients(bus, units, authority.trusted_uids)
         store = await self._open_store(bus)
-        source = AttributedSource(make_source(self._settings.gpu, self._clock), units)
+        pids = UserPids(units, self._system_bus, own_uid()) if self._system_bus is not None else units
+        source = AttributedSource(make_source(self._settings.gpu, self._clock), pids)
         _say_whose(source, self._settings)
         world = World(self._clock, source, units, routes, store, clients, self._archive)
         chronicle = Chronicle(self._archive, self._clock, _demand_log(self._settings.history))
@@ -171,20 +174,18 @@ class Daemon:
         service.add(LogControl(clients, frozenset({0, own_uid()})).object())
         http = HttpFront(arbiter.status, take_listeners())
         upkeep = Upkeep(arbiter, units, routes)
-        logind = await self._find_logind(bus)
+        logind_bus = self._system_bus if self._options.user else bus
+        logind = Logind(logind_bus) if logind_bus is not None else None
         sleep = SleepWatch(arbiter, upkeep, logind.is_preparing_for_sleep if logind is not None else _never)
         return Parts(http, service, arbiter, upkeep, sleep, logind, units, source, routes, store, chronicle)
 
-    async def _find_logind(self, bus: BusConnection) -> Logind | None:
-        """logind is on the system bus; without it a suspend is noticed by the clocks all the same."""
-        if not self._options.user:
-            return Logind(bus)
-        try:
-            self._system_bus = await BusConnection.connect("system")
-        except BusLost as error:
-            log.info("nobody will tell of a suspend or a shutdown: %s", error)
-            return None
-        return Logind(self._system_bus)
+    async def _reach_system_bus(self) -> None:
+        """A user's gpumand asks there for logind and for whose processes are not the user's, and does without too."""
+        if self._options.user:
+            try:
+                self._system_bus = await BusConnection.connect("system")
+            except BusLost as error:
+                log.info("nobody will tell of a suspend, a shutdown or processes of others: %s", error)
 
     async def _open_store(self, bus: BusConnection) -> FileStore:
         (bus_id,) = await bus.call(names.DBUS, names.DBUS_PATH, names.DBUS, "GetId")
@@ -379,7 +380,7 @@ def _status_line(status: Status) -> str:
 
 async def _load(options: Options, archive: SqliteArchive) -> Settings:
     measured = measured_peaks(await archive.read_learned())
-    return await asyncio.to_thread(load, options.config, measured)
+    return await asyncio.to_thread(load, options.config, measured, user=options.user)
 
 
 async def _amain(options: Options) -> int:
@@ -403,9 +404,13 @@ async def _amain(options: Options) -> int:
 def _parse(arguments: Sequence[str] | None) -> Options:
     parser = argparse.ArgumentParser(prog="gpumand", description="Lends the GPU memory of this host.")
     parser.add_argument("--version", action="version", version=f"gpumand {VERSION}")
-    parser.add_argument("--config", type=Path, metavar="PATH", help="a file or a folder instead of /etc/gpumand")
+    parser.add_argument("--config", type=Path, metavar="PATH", help="a file or folder instead of /etc/gpumand")
     where = parser.add_mutually_exclusive_group()
-    where.add_argument("--user", action="store_true", help="serve on the session bus, manage the user's own units")
+    where.add_argument(
+        "--user",
+        action="store_true",
+        help="serve on the session bus, manage the user's own units, by ~/.config/gpumand",
+    )
     where.add_argument("--bus-address", metavar="ADDRESS", help="serve on the bus at this address")
     parser.add_argument("--state-dir", type=Path, metavar="DIR", help="where leases are kept over a restart")
     parser.add_argument("--log-level", default=default_level(), choices=["debug", "info", "warning", "error"])

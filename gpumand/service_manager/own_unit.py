@@ -1,7 +1,7 @@
-"""Our own unit: whether its stop is for good, so that what is kept in its runtime directory goes with it.
+"""Our own unit: whether its stop is for good.
 
 A process that gets SIGTERM is not told whether it is to be started again. systemd knows: the job on our unit is a
-"stop" or a "restart", and only with the latter is a runtime directory with RuntimeDirectoryPreserve=restart kept.
+"stop" or a "restart"; and where something else sent the signal there is no job at all.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ ASK_SEC = 1.0
 
 
 async def why_for_good(bus: BusConnection) -> str:
-    """Why this stop takes our runtime directory with it, in a few words; "" where it does not, or nobody says so."""
+    """Why systemd does not start us again after this stop, in a few words; "" where it may, or where nobody says."""
     try:
         async with asyncio.timeout(ASK_SEC):
             return await _Asking(bus).why_for_good()
@@ -38,13 +38,9 @@ class _Asking:
         self._bus = bus
 
     async def why_for_good(self) -> str:
-        if not os.environ.get("RUNTIME_DIRECTORY"):
-            return ""  # what we keep is not systemd's to remove
         (path,) = await self._bus.call(SYSTEMD, SYSTEMD_PATH, SYSTEMD_MANAGER, "GetUnitByPID", "u", (os.getpid(),))
         if await self._get(path, SYSTEMD_SERVICE, "MainPID") != os.getpid():
             return ""  # somebody runs us by hand from within that unit
-        if await self._get(path, SYSTEMD_SERVICE, "RuntimeDirectoryPreserve") not in ("no", "restart"):
-            return ""
         if await self._get(SYSTEMD_PATH, SYSTEMD_MANAGER, "SystemState") == "stopping":
             return "systemd is shutting down"
         return "the service is stopped, not restarted" if await self._job_type(path) == "stop" else ""

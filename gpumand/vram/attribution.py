@@ -11,12 +11,20 @@ import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Protocol
 
 from gpumand.domain.device import ProcessUse, Reading, Sample
-from gpumand.ports import UnitManager, VramSource
+from gpumand.ports import VramSource
 from gpumand.vram.process import start_ticks
 
 log = logging.getLogger(__name__)
+
+
+class UnitsOfPids(Protocol):
+    """Who knows the unit of a process: any UnitManager does."""
+
+    async def unit_of_pid(self, pid: int) -> str:
+        """The unit a process runs in, or "" when it cannot be told."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +44,7 @@ class AttributedSource:
     def __init__(
         self,
         source: VramSource,
-        units: UnitManager,
+        units: UnitsOfPids,
         *,
         lookup_timeout_sec: float = 1.0,
         max_lookups: int = 16,

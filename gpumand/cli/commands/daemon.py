@@ -26,18 +26,19 @@ UNKNOWN_MIB = -1
 def config_check(ctx: click.Context, path: Path | None) -> None:
     """Check the configuration. Needs no running gpumand.
 
-    PATH is a file or a folder; without it the files in /etc/gpumand are checked.
+    PATH is a file or a folder; without it the files in /etc/gpumand are checked, or with --user those in
+    ~/.config/gpumand.
     """
     from gpumand.cli.render.format import clean, count
     from gpumand.config import ConfigProblems, load
 
+    options = global_options(ctx)
     try:
-        settings = load(path, measured=lambda _spec: UNKNOWN_MIB)
+        settings = load(path, measured=lambda _spec: UNKNOWN_MIB, user=options.user)
     except ConfigProblems as error:
         for problem in error.problems:
             print(clean(str(problem)), file=sys.stderr)
         raise click.exceptions.Exit(ExitCode.FAILURE) from None
-    options = global_options(ctx)
     if options.json:
         print_json({"path": str(path) if path else None, "consumers": list(settings.consumers)})
     elif not options.quiet:

@@ -62,6 +62,30 @@ def test_drop_ins_alone_are_enough(etc: Path) -> None:
     assert list(load().consumers) == ["tts"]
 
 
+def test_a_users_files_are_the_users_own_and_the_systems_are_not_read(
+    etc: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(etc / "gpumand.toml", TTS)
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    assert load(user=True) == Settings()
+    write(tmp_path / "config" / "gpumand" / "conf.d" / "llm.toml", LLM)
+    assert list(load(user=True).consumers) == ["llm"]
+    write(tmp_path / "config" / "gpumand" / "gpumand.toml", TTS)
+    assert list(load(user=True).consumers) == ["tts", "llm"]
+    assert list(load(etc / "gpumand.toml", user=True).consumers) == ["tts"]
+
+
+@pytest.mark.parametrize("config_home", ["", "relative", None])
+def test_a_user_without_a_usable_config_home_has_dot_config(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, config_home: str | None
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("XDG_CONFIG_HOME", raising=False)
+    if config_home is not None:
+        monkeypatch.setenv("XDG_CONFIG_HOME", config_home)
+    assert gpumand.config.user_folder() == tmp_path / ".config" / "gpumand"
+
+
 def test_only_visible_toml_files_are_drop_ins(etc: Path) -> None:
     for name in (".hidden.toml", "tts.toml.dpkg-old", "tts.toml~", "README"):
         write(etc / "conf.d" / name, "not = valid = toml")

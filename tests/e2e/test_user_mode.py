@@ -1,0 +1,188 @@
+"""A user's own gpumand, under a real systemd of the user's and on their session bus."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from tests.e2e.client import MANAGER, NAME, ROOT
+from tests.e2e.host import DAEMON
+from tests.e2e.installation import module_command
+from tests.e2e.machine import Machine
+from tests.e2e.user_session import HOME, USER, UserMachine, UserSession
+
+SOCKET = "gpumand.socket"
+GET_STATUS = ["busctl", "--user", "--json=short", "call", NAME, ROOT, MANAGER, "GetStatus"]
+
+
+@pytest.fixture(scope="module")
+def begun(machine: Machine) -> UserSession:
+    """The user's session, which outlives the tests of this module."""
+    return UserSession.begin(machine)
+
+
+@pytest.fixture
+def session(begun: UserSession) -> Iterator[UserSession]:
+    """The session, without configuration and consumers."""
+    one = UserSession(begun.machine, begun.client)
+    one.configure()
+    yield one
+    one.clean()
+
+
+def fetched(machine: UserMachine) -> Any:
+    curl = ["curl", "--silent", "--show-error", "--fail", "--max-time", "20", "--unix-socket"]
+    return json.loads(machine.run([*curl, f"{machine.runtime}/gpumand.sock", "http://localhost/v1/status"]).stdout)
+
+
+def test_bus_call_starts_the_users_own_gpumand(session: UserSession) -> None:
+    session.holder("alpha", 1000)
+    assert session.machine.show(DAEMON, "ActiveState") == "inactive"
+    assert [one["name"] for one in session.client.status()["consumers"]] == ["alpha"]
+    assert session.machine.show(DAEMON, "ActiveState") == "active"
+    assert session.machine.show(SOCKET, "ActiveState") == "active"
+    assert session.machine.show(DAEMON, "StatusText")
+
+
+def test_connection_starts_it_too_and_is_the_users_alone(session: UserSession) -> None:
+    session.holder("alpha", 1000)
+    session.machine.systemctl("start", SOCKET)
+    assert session.machine.show(DAEMON, "ActiveState") == "inactive"
+    assert [one["name"] for one in fetched(session.machine)["consumers"]] == ["alpha"]
+    path = f"{session.machine.runtime}/gpumand.sock"
+    assert session.machine.run(["stat", "--format=%a %U", path]).stdout.split() == ["600", USER]
+
+
+def test_it_loads_and_evicts_the_users_own_units(session: UserSession) -> None:
+    session.holder("alpha", 14000)
+    session.holder("beta", 14000)
+    lease, grant = session.client.acquire("alpha")
+    assert grant["loaded"]
+    assert session.machine.show("alpha.service", "ActiveState") == "active"
+    session.client.await_memory("alpha", 14000)
+    session.client.release(lease)
+    _, grant = session.client.acquire("beta")
+    assert grant["evicted"] == ["alpha"]
+    assert session.machine.show("alpha.service", "ActiveState") == "inactive"
+    session.client.await_memory("beta", 14000)
+
+
+def test_a_consumer_with_routes_is_loaded_and_unloaded_by_them(session: UserSession) -> None:
+    session.server("alpha", 9000, 8101)
+    session.client.use("alpha", 9000)
+    session.client.call("Evict", "sa{sv}", "alpha", "0")
+    assert session.client.consumer("alpha")["residency"] == "unloaded"
+    assert session.machine.show("alpha.service", "ActiveState") == "active"
+
+
+def test_a_unit_that_the_user_stops_is_seen(session: UserSession) -> None:
+    session.holder("alpha", 1000)
+    session.client.use("alpha", 1000)
+    session.machine.systemctl("stop", "alpha.service")
+    session.client.await_residency("alpha", "unloaded")
+    session.machine.systemctl("start", "alpha.service")
+    session.client.await_residency("alpha", "resident")
+
+
+def test_memory_of_the_system_is_foreign_and_leaves_no_doubt_about_the_users_units(session: UserSession) -> None:
+    session.holder("alpha", 1000)
+    session.client.use("alpha", 1000)
+    other = f"{module_command('gpumand.testing.consumer')} --name=other --mib=3000 --loaded-at-start --anonymous"
+    system = ["systemd-run", "--quiet", "--unit=alpha.service", f"--uid={USER}"]  # of the same name, to be told apart
+    session.machine.run([*system, *other.split(), f"--simulator-dir={session.simulator}"], user="root")
+    try:
+        session.machine.wait_until(
+            lambda: session.client.status()["devices"][0].get("foreign_mib") == 3000, "the system's is foreign"
+        )
+        session.machine.systemctl("stop", "alpha.service")
+        session.client.await_residency("alpha", "unloaded")
+        assert session.client.consumer("alpha")["used_mib"] == 0, "known to hold nothing"
+    finally:
+        session.machine.run(["systemctl", "stop", "alpha.service"], user="root", check=False)
+
+
+def test_leases_outlast_kill_and_restart_and_end_with_a_stop(session: UserSession) -> None:
+    session.holder("alpha", 1000)
+    lease, _ = session.client.acquire("alpha")
+    before = session.machine.main_pid(DAEMON)
+    session.machine.systemctl("kill", "--signal=KILL", DAEMON)
+    session.machine.wait_until(lambda: session.machine.main_pid(DAEMON) not in (0, before), "it was started again")
+    assert list(session.client.leases()) == [lease]
+    session.machine.systemctl("restart", DAEMON)
+    assert list(session.client.leases()) == [lease]
+    session.machine.systemctl("stop", DAEMON)
+    assert session.client.leases() == {}
+
+
+def test_the_users_systemd_keeps_a_watchdog_on_it(session: UserSession) -> None:
+    drop_in = f"{HOME}/.config/systemd/user/{DAEMON}.d/e2e.conf"
+    session.machine.write_file(drop_in, "[Service]\nWatchdogSec=2\n")
+    session.machine.systemctl("daemon-reload")
+    session.holder("alpha", 1000)
+    lease, _ = session.client.acquire("alpha")
+    before = session.machine.main_pid(DAEMON)
+    session.machine.run(["kill", "-STOP", str(before)])
+    session.machine.wait_until(lambda: session.machine.main_pid(DAEMON) not in (0, before), "it was started anew", 20)
+    assert list(session.client.leases()) == [lease]
+
+
+def test_reload_and_the_log_level_are_the_users(session: UserSession) -> None:
+    session.holder("alpha", 1000)
+    session.client.status()
+    session.holder("beta", 1000)
+    session.machine.systemctl("reload", DAEMON)
+    session.machine.wait_until(lambda: len(session.client.status()["consumers"]) == 2, "beta counts")
+    session.machine.systemctl("service-log-level", DAEMON, "debug")
+    assert session.machine.systemctl("service-log-level", DAEMON).strip() == "debug"
+
+
+def test_gpumanctl_asks_the_users_own(session: UserSession) -> None:
+    session.holder("alpha", 1000)
+    shown = json.loads(session.machine.run(["gpumanctl", "--user", "--json", "status"]).stdout)
+    assert [one["name"] for one in shown["consumers"]] == ["alpha"]
+    assert session.machine.run(["gpumanctl", "--user", "run", "alpha", "--", "echo", "done"]).stdout == "done\n"
+    said = session.machine.run(["gpumanctl", "--user", "config-check"]).stdout
+    assert said == "The configuration is good: 1 consumer.\n"
+
+
+def test_a_lease_bound_to_a_unit_of_the_users_ends_with_it(session: UserSession) -> None:
+    session.holder("alpha", 1000)
+    session.client.status()
+    acquire = ["gpumanctl", "--user", "acquire", "--lifetime=unit", "alpha"]
+    run = ["systemd-run", "--user", "--quiet", "--unit=job.service", "--service-type=exec"]
+    session.machine.run([*run, "sh", "-c", f"{' '.join(acquire)} && exec sleep infinity"])
+    session.machine.wait_until(lambda: len(session.client.leases()) == 1, "it has its lease")
+    session.machine.systemctl("stop", "job.service")
+    session.machine.wait_until(lambda: session.client.leases() == {}, "and has it no longer")
+
+
+def test_it_may_run_beside_the_systems_own(session: UserSession, machine: Machine) -> None:
+    session.holder("alpha", 1000)
+    machine.systemctl("start", DAEMON)
+    try:
+        session.client.status()
+        assert machine.main_pid(DAEMON) != session.machine.main_pid(DAEMON) != 0
+    finally:
+        machine.systemctl("stop", DAEMON)
+
+
+def test_nothing_of_the_hardening_is_refused_by_the_users_systemd(session: UserSession) -> None:
+    session.client.status()
+    main = session.machine.main_pid(DAEMON)
+    status = session.machine.run(["cat", f"/proc/{main}/status"]).stdout
+    assert "NoNewPrivs:\t1" in status
+    assert "Seccomp:\t2" in status
+    verified = session.machine.run(["systemd-analyze", "--user", "verify", "/usr/lib/systemd/user/gpumand.service"])
+    assert verified.stderr == ""
+
+
+def test_without_a_configuration_it_runs_and_keeps_out_of_the_systems(session: UserSession, machine: Machine) -> None:
+    session.machine.remove(f"{HOME}/.config/gpumand")
+    machine.write_file("/etc/gpumand/gpumand.toml", '[consumers.theirs]\nvram_resident_mib = 1\nunit = "x.service"\n')
+    try:
+        assert session.client.status()["consumers"] == []
+    finally:
+        machine.remove("/etc/gpumand")
