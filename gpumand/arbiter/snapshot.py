@@ -12,7 +12,7 @@ from gpumand.domain.consumer import Residency
 from gpumand.domain.device import Sample
 from gpumand.domain.planning import Decision
 from gpumand.domain.request import PlanReport
-from gpumand.domain.status import ConsumerStatus, DeviceStatus, Status, Summary, WaitingStatus
+from gpumand.domain.status import MAX_FOREIGN, ConsumerStatus, DeviceStatus, Status, Summary, WaitingStatus
 from gpumand.domain.view import ConsumerState, View
 from gpumand.version import VERSION
 
@@ -55,6 +55,7 @@ def _device(view: View, sample: Sample) -> DeviceStatus:
         foreign_mib=budget.foreign_mib(sample),
         sampled_usec=sample.sampled_usec,
         error=sample.error,
+        foreign=tuple(budget.foreign_processes(sample)[:MAX_FOREIGN]),
     )
 
 

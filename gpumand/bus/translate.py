@@ -10,6 +10,7 @@ from typing import Any
 
 from dbus_fast import Variant
 
+from gpumand.domain.device import ProcessUse
 from gpumand.domain.events import EvictionReport
 from gpumand.domain.footprint import Footprint
 from gpumand.domain.history import Entry as Kept
@@ -181,6 +182,18 @@ def _device(device: DeviceStatus) -> Entry:
         ("foreign_mib", "t", device.foreign_mib),
         ("sampled_usec", "t", device.sampled_usec),
         ("error", "s", device.error),
+        ("foreign", "aa{sv}", [_foreign(process) for process in device.foreign]),
+    )
+
+
+def _foreign(process: ProcessUse) -> Entry:
+    return _entry(
+        ("pid", "u", process.pid),
+        ("name", "s", process.name),
+        ("unit", "s", process.unit),
+        ("uid", "u", process.uid),
+        ("user", "s", process.user),
+        ("used_mib", "t", process.used_mib),
     )
 
 

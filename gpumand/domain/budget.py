@@ -10,7 +10,7 @@ even that is known the fit check is skipped (``free_mib`` is None): nothing is e
 from __future__ import annotations
 
 from gpumand.domain.consumer import Residency
-from gpumand.domain.device import Sample
+from gpumand.domain.device import ProcessUse, Sample
 from gpumand.domain.view import IN_VRAM, ConsumerState, View
 
 
@@ -39,6 +39,12 @@ def foreign_mib(sample: Sample) -> int | None:
     if not sample.attributed:
         return None
     return sum(process.used_mib or 0 for process in sample.processes if not process.consumer)
+
+
+def foreign_processes(sample: Sample) -> list[ProcessUse]:
+    """Processes that belong to no consumer, who holds most first; those of which it is unknown how much last."""
+    strangers = [process for process in sample.processes if not process.consumer]
+    return sorted(strangers, key=lambda process: (process.used_mib is None, -(process.used_mib or 0), process.pid))
 
 
 def reserved_by_consumer(view: View, device: int) -> dict[str, int]:

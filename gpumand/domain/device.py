@@ -19,6 +19,8 @@ class ProcessUse:
         name: short command name, for people.
         unit: the systemd unit it runs in, or "".
         consumer: the consumer it belongs to, or "" for a foreign process.
+        uid: whose process it is; None where that cannot be told.
+        user: that user's name, or "".
     """
 
     pid: int
@@ -26,6 +28,8 @@ class ProcessUse:
     name: str = ""
     unit: str = ""
     consumer: str = ""
+    uid: int | None = None
+    user: str = ""
 
 
 @dataclass(frozen=True, slots=True)

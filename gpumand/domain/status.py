@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from gpumand.domain.device import ProcessUse
 from gpumand.domain.footprint import Footprint
 from gpumand.domain.learning import Learned
 from gpumand.domain.lease import Lease
+
+MAX_FOREIGN = 16
+"""Foreign processes of a device in a Status; a desktop has more, and each of them holds little."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +33,11 @@ class Stats:
 
 @dataclass(frozen=True, slots=True)
 class DeviceStatus:
-    """A device in a Status; None = unknown."""
+    """A device in a Status; None = unknown.
+
+    Attributes:
+        foreign: processes that hold memory and belong to no consumer, the largest first, at most ``MAX_FOREIGN``.
+    """
 
     index: int
     uuid: str
@@ -42,6 +50,7 @@ class DeviceStatus:
     foreign_mib: int | None
     sampled_usec: int
     error: str
+    foreign: tuple[ProcessUse, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

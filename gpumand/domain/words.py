@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from gpumand.domain import budget
+from gpumand.domain.device import ProcessUse
 from gpumand.domain.view import ConsumerState, View
 
 MAX_NAMED = 6
@@ -27,14 +28,23 @@ def holders_line(view: View, device: int, besides: str = "") -> str:
     parts = [
         part for state in view.on_device(device) if state.name != besides and (part := _holder(view, device, state))
     ]
-    foreign = [process for process in view.devices[device].processes if not process.consumer]
-    foreign.sort(key=lambda process: -(process.used_mib or 0))
     parts += [
-        f"{gib(process.used_mib)} by {process.unit or process.name or 'a process'} (pid {process.pid})"
-        for process in foreign
+        f"{gib(process.used_mib)} by {foreign_label(process)}"
+        for process in budget.foreign_processes(view.devices[device])
         if process.used_mib
     ]
     return listing(parts) or "nothing that is known"
+
+
+def foreign_label(process: ProcessUse) -> str:
+    """Who holds memory and is no consumer: ``firefox (user alice, unit session-2.scope, pid 4711)``."""
+    known = [
+        ("user", process.user or ("" if process.uid is None else str(process.uid))),
+        ("unit", process.unit),
+        ("pid", str(process.pid)),
+    ]
+    details = ", ".join(f"{what} {which}" for what, which in known if which)
+    return f"{process.name or 'a process'} ({details})"
 
 
 def _holder(view: View, device: int, state: ConsumerState) -> str:

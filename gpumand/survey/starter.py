@@ -174,7 +174,7 @@ def _port_of(url: str) -> int:
 def _footprint(finding: Finding) -> Iterator[str]:
     mib = finding.used_mib
     if mib is None:
-        yield "# vram_resident_mib = MIB  # to be filled in: what it needs while loaded, nothing of it was seen just now;"
+        yield "# vram_resident_mib = MIB  # to be filled in: what it needs while loaded, not seen just now;"
         yield "# vram_guess_mib = MIB     # or what it is taken to need until gpumand has measured it"
         return
     yield f"vram_resident_mib = {mib}  # what it held just now; is that all, and was its model loaded?"

@@ -11,20 +11,16 @@ import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Protocol
 
 from gpumand.domain.device import ProcessUse, Reading, Sample
-from gpumand.ports import VramSource
+from gpumand.ports import UnitManager, VramSource
+from gpumand.vram.people import NOBODY, People, Person
 from gpumand.vram.process import start_ticks
 
 log = logging.getLogger(__name__)
 
-
-class UnitsOfPids(Protocol):
-    """Who knows the unit of a process: any UnitManager does."""
-
-    async def unit_of_pid(self, pid: int) -> str:
-        """The unit a process runs in, or "" when it cannot be told."""
+NAMES_SEC = 0.2
+"""How long a reading waits for names of users; without them it says less, and decides as well."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +61,9 @@ class AttributedSource:
         self._consumers: Mapping[str, str] = {}
         self._recognised: frozenset[str] = frozenset()
         self._known: dict[Identity, str] = {}
+        self._people = People()
+        self._owners: dict[Identity, Person] = {}
+        self._naming: asyncio.Task[None] | None = None
         self._asking: dict[Identity, asyncio.Task[None]] = {}
 
     @property
@@ -94,6 +93,7 @@ class AttributedSource:
         identities = await asyncio.to_thread(_identify, pids) if pids else {}
         self._forget_all_but(identities.values())
         await self._look_up(identities.values())
+        await self._name_owners(identities.values())
         return replace(reading, devices=tuple(self._attribute(sample, identities) for sample in reading.devices))
 
     def renew(self) -> None:
@@ -103,6 +103,8 @@ class AttributedSource:
     async def close(self) -> None:
         """Stop asking, and close the source."""
         self._forget_all_but(())
+        if self._naming is not None:
+            self._naming.cancel()
         await self._source.close()
 
     def _attribute(self, sample: Sample, identities: Mapping[int, Identity]) -> Sample:
@@ -114,11 +116,14 @@ class AttributedSource:
 
     def _name(self, process: ProcessUse, identity: Identity | None) -> ProcessUse:
         unit = process.unit or (self._known.get(identity, "") if identity else "")
-        return replace(process, unit=unit, consumer=process.consumer or self._consumers.get(unit, ""))
+        owner = self._owners.get(identity, NOBODY) if identity else NOBODY
+        consumer = process.consumer or self._consumers.get(unit, "")
+        return replace(process, unit=unit, consumer=consumer, uid=owner.uid, user=owner.name)
 
     def _forget_all_but(self, listed: Iterable[Identity]) -> None:
         keep = set(listed)
         self._known = {identity: unit for identity, unit in self._known.items() if identity in keep}
+        self._owners = {identity: owner for identity, owner in self._owners.items() if identity in keep}
         for identity in self._asking.keys() - keep:
             self._asking.pop(identity).cancel()
 
@@ -138,11 +143,36 @@ class AttributedSource:
         if unit and await asyncio.to_thread(start_ticks, identity.pid) == identity.started:
             self._known[identity] = unit
 
+    async def _name_owners(self, listed: Iterable[Identity]) -> None:
+        """Learn whose processes they are; a directory service that is slow to tell names holds up nothing for long."""
+        wanted = [identity for identity in listed if identity not in self._owners]
+        if wanted and (self._naming is None or self._naming.done()):
+            self._naming = asyncio.create_task(self._ask_owners(wanted))
+            self._naming.add_done_callback(_named)
+        if self._naming is not None and not self._naming.done():
+            await asyncio.wait([self._naming], timeout=min(NAMES_SEC, self._timeout_sec))
+
+    async def _ask_owners(self, wanted: Iterable[Identity]) -> None:
+        units = {identity: self._known.get(identity, "") for identity in wanted}
+        self._owners |= await asyncio.to_thread(_owners_of, self._people, units)
+
     def _answered(self, identity: Identity, task: asyncio.Task[None]) -> None:
         if self._asking.get(identity) is task:
             del self._asking[identity]
         if not task.cancelled() and (error := task.exception()):
             log.debug("the unit of pid %d cannot be told: %s", identity.pid, error)
+
+
+def _named(task: asyncio.Task[None]) -> None:
+    if not task.cancelled() and (error := task.exception()):
+        log.debug("whose processes they are cannot be told: %s", error)
+
+
+def _owners_of(people: People, units: Mapping[Identity, str]) -> dict[Identity, Person]:
+    """Those that can be told; a pid that was used again meanwhile is somebody else's."""
+    owners = {identity: people.owner_of(identity.pid, unit) for identity, unit in units.items()}
+    still = {identity for identity in owners if start_ticks(identity.pid) == identity.started}
+    return {identity: owner for identity, owner in owners.items() if identity in still and owner != NOBODY}
 
 
 def _identify(pids: Iterable[int]) -> dict[int, Identity]:

@@ -26,6 +26,19 @@ def short_name(name: str) -> str:
     return "".join(char if char.isprintable() else "?" for char in base[:MAX_NAME])
 
 
+def owner_uid(pid: int) -> int | None:
+    """The real uid of the process; None where it cannot be seen.
+
+    Not by who owns /proc/PID: of a process that may not be dumped, that is root.
+    """
+    try:
+        with open(f"/proc/{pid}/status", "rb") as file:
+            lines = file.read(4096).splitlines()
+        return next(int(line.split()[1]) for line in lines if line.startswith(b"Uid:"))
+    except (OSError, StopIteration, IndexError, ValueError):
+        return None
+
+
 def start_ticks(pid: int) -> int | None:
     """When it started, in clock ticks since boot: with the pid it names one process for ever. None = not visible."""
     fields = _stat_fields(pid)

@@ -15,6 +15,9 @@ from gpumand.cli.render.wrap import wrapped
 
 Entry = Mapping[str, Any]
 
+MOST_FOREIGN = 4
+"""Foreign processes that are named under a device's bar."""
+
 
 def status_lines(status: Entry, now_usec: int, look: Look) -> list[Text]:
     """The whole picture: devices, consumers, leases, queue, counters."""
@@ -60,7 +63,24 @@ def device_lines(device: Entry, consumers: Sequence[Entry], look: Look) -> list[
     if device.get("total_mib"):
         parts = shares(device, consumers)
         lines += [bar(device, parts, look), *key(device, parts, look)]
-    return lines
+    return lines + foreign_lines(device, look)
+
+
+def foreign_lines(device: Entry, look: Look) -> list[Text]:
+    """Who holds memory and is no consumer, the largest by name."""
+    known = [one for one in device.get("foreign") or () if one.get("used_mib")]
+    words = [f"{mib(one['used_mib'])} by {_stranger(one)}" for one in known[:MOST_FOREIGN]]
+    more = len(known) - len(words)
+    words += [f"and {more} more"] if more > 0 else []
+    return wrapped(f"foreign: {', '.join(words)}", look, style="bright_black") if words else []
+
+
+def _stranger(process: Entry) -> str:
+    """``firefox (user alice, unit session-2.scope, pid 4711)``."""
+    user = process.get("user") or process.get("uid")
+    known = (("user", user), ("unit", process.get("unit")), ("pid", process.get("pid")))
+    details = ", ".join(f"{what} {clean(str(which))}" for what, which in known if which not in (None, ""))
+    return f"{clean(process.get('name') or 'a process')} ({details})"
 
 
 def _figures(device: Entry) -> str:

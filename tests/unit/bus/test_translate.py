@@ -21,6 +21,7 @@ from gpumand.bus.translate import (
 )
 from gpumand.bus.values import unwrap
 from gpumand.domain.consumer import EvictionMethod
+from gpumand.domain.device import ProcessUse
 from gpumand.domain.events import EvictionReport
 from gpumand.domain.footprint import Footprint
 from gpumand.domain.history import Entry, EntryKind
@@ -75,8 +76,21 @@ def test_device_entry_has_the_documented_keys() -> None:
         "foreign_mib": "t",
         "sampled_usec": "t",
         "error": "s",
+        "foreign": "aa{sv}",
     }
     assert unwrap(entry)["reserved_mib"] == 7
+
+
+def test_foreign_processes_are_told_with_what_is_known_of_them() -> None:
+    known = ProcessUse(4711, 2150, "firefox", "session-2.scope", uid=1000, user="alice")
+    unknown = ProcessUse(9, None)
+    device = DeviceStatus(0, "", "", "nvml", 1, 1, 1, 0, 1, 0, "", foreign=(known, unknown))
+    entry = status_entry(Status("1.0", "", devices=(device,)))
+    assert marshalled("a{sv}", entry)
+    assert unwrap(entry)["devices"][0]["foreign"] == [
+        {"pid": 4711, "name": "firefox", "unit": "session-2.scope", "uid": 1000, "user": "alice", "used_mib": 2150},
+        {"pid": 9, "name": "", "unit": "", "user": ""},
+    ]
 
 
 def test_unknown_figures_are_left_out_and_zero_is_not() -> None:

@@ -176,7 +176,7 @@ def test_nobody_is_evicted_when_all_of_them_would_not_suffice() -> None:
     decision = ask(view(resident("a", 3000), resident("b", 3000), absent("new", 20000), foreign_mib=10000), "new")
 
     assert (decision.verdict, decision.error, evicted(decision)) == (Verdict.REFUSE, InsufficientVram, [])
-    assert "9.8 GiB by session-1.scope" in decision.message
+    assert "9.8 GiB by firefox (unit session-1.scope, pid 99)" in decision.message
 
 
 def test_a_lease_in_the_way_is_worth_waiting_for() -> None:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import os
+import pwd
 import subprocess
+import threading
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 
 import pytest
@@ -15,6 +18,7 @@ from gpumand.domain.consumer import UnitState
 from gpumand.domain.device import ProcessUse, Sample
 from gpumand.testing.vram import FakeVram
 from gpumand.vram.attribution import AttributedSource
+from gpumand.vram.people import People, Person
 
 ME = os.getpid()
 
@@ -142,7 +146,7 @@ async def test_reused_pid_is_asked_about_again(house: House, monkeypatch: pytest
 
 
 async def test_pid_reused_while_systemd_looks_names_nobody(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
-    ticks = iter([5, 6, 6, 6])
+    ticks = itertools.chain([5], itertools.repeat(6))
     monkeypatch.setattr("gpumand.vram.attribution.start_ticks", lambda _: next(ticks))
     house.vram.hold(ME, 100)
     assert (await house.process()).unit == ""
@@ -239,3 +243,34 @@ async def test_failure_and_time_of_the_source_pass_through(house: House) -> None
     reading = await house.source.read()
     assert reading.error == "driver-mismatch: x"
     assert reading.devices[0].taken_at > 0
+
+
+async def test_owner_of_a_process_is_named(house: House) -> None:
+    house.vram.hold(ME, 100)
+    process = await house.process()
+    assert (process.uid, process.user) == (os.getuid(), pwd.getpwuid(os.getuid()).pw_name)
+
+
+async def test_a_directory_that_does_not_answer_keeps_no_unit_from_being_known(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked, answer = threading.Event(), threading.Event()
+
+    def hang(people: People, pid: int, unit: str) -> Person:
+        asked.set()
+        answer.wait(20)
+        return Person(7, "eve")
+
+    monkeypatch.setattr(People, "owner_of", hang)
+    source = AttributedSource(house.vram, house.systemd, lookup_timeout_sec=0.01)
+    source.set_units({"comfyui.service": "comfyui"})
+    house.vram.hold(ME, 100)
+    async with asyncio.timeout(20):
+        while (await source.read()).devices[0].held_by("comfyui") != 100:
+            pass
+        assert asked.is_set()
+        assert (await source.read()).devices[0].processes[0].user == ""
+        answer.set()
+        while (await source.read()).devices[0].processes[0].user != "eve":
+            pass
+    await source.close()

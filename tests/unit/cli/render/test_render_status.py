@@ -8,7 +8,7 @@ import pytest
 
 from gpumand.cli.output import paint
 from gpumand.cli.render.look import Look
-from gpumand.cli.render.status import list_lines, status_lines
+from gpumand.cli.render.status import foreign_lines, list_lines, status_lines
 from tests.unit.cli.samples import NOW, consumer, device, lease, status, waiting
 
 PLAIN = Look(width=80)
@@ -152,3 +152,21 @@ llm       unloaded  0     14.0 GiB  never      no      llm.service
 
 def test_list_names_the_units() -> None:
     assert paint(list_lines(status()["consumers"], NOW, PLAIN), PLAIN) == LIST
+
+
+def test_foreign_processes_are_named_the_largest_first_and_only_some() -> None:
+    firefox = {"pid": 7, "name": "fire\x1bfox", "unit": "s.scope", "uid": 1000, "user": "alice", "used_mib": 2150}
+    others = [{"pid": pid, "name": "", "unit": "", "uid": 0, "user": "", "used_mib": 10} for pid in range(10, 15)]
+    pipe = Look(width=120, elastic=False)
+    shy = {"pid": 9, "name": "shy", "unit": "", "user": ""}
+
+    lines = foreign_lines(device(foreign=[firefox, *others, shy]), pipe)
+
+    (line,) = lines
+    assert line.plain == (
+        "  foreign: 2.1 GiB by fire\N{REPLACEMENT CHARACTER}fox (user alice, unit s.scope, pid 7), "
+        "10 MiB by a process (user 0, pid 10), 10 MiB by a process (user 0, pid 11), "
+        "10 MiB by a process (user 0, pid 12), and 2 more"
+    )
+    assert foreign_lines(device(), pipe) == []
+    assert foreign_lines(device(foreign=[shy]), pipe) == []
