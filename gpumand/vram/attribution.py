@@ -11,9 +11,10 @@ import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Protocol
 
 from gpumand.domain.device import ProcessUse, Reading, Sample
-from gpumand.ports import UnitManager, VramSource
+from gpumand.ports import VramSource
 from gpumand.vram.people import NOBODY, People, Person
 from gpumand.vram.process import start_ticks
 
@@ -21,6 +22,13 @@ log = logging.getLogger(__name__)
 
 NAMES_SEC = 0.2
 """How long a reading waits for names of users; without them it says less, and decides as well."""
+
+
+class UnitsOfPids(Protocol):
+    """Who knows the unit of a process: any UnitManager does."""
+
+    async def unit_of_pid(self, pid: int) -> str:
+        """The unit a process runs in, or "" when it cannot be told."""
 
 
 @dataclass(frozen=True, slots=True)
