@@ -7,7 +7,7 @@ E2E ?= optional
 GPU_PYTHON ?= .venv/bin/python
 export GPUMAND_E2E := $(E2E)
 
-.PHONY: help setup demo run test check lint types unit integration e2e gpu bench lock clean
+.PHONY: help setup demo run test check lint types docs unit integration e2e gpu bench lock clean
 
 help: ## show this list
 	@sed -n 's/^\([a-z0-9]*\):.*## /\1|/p' Makefile | while IFS='|' read -r name what; do \
@@ -34,6 +34,9 @@ lint: setup
 
 types: setup
 	@.venv/bin/mypy $(TYPED)
+
+docs: setup ## the documentation, in build/docs; what leads nowhere fails it
+	@.venv/bin/sphinx-build --quiet --fail-on-warning --keep-going -d build/doctrees docs build/docs
 
 unit: setup ## circle 1: plain values in, plain values out
 	@$(PYTEST) tests/unit

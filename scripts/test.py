@@ -16,7 +16,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 PYTHON = sys.executable
-CHECKS = ("lint", "types")
+CHECKS = ("lint", "types", "docs")
 CIRCLES = ("unit", "integration", "e2e")
 GPU = "not run: it takes a GPU to itself, so it is run by its name: make gpu"
 

@@ -1,0 +1,38 @@
+"""How the documentation is built (``make docs``): Sphinx with MyST, and references made from the code itself."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from sphinx.application import Sphinx
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(ROOT), str(ROOT / "scripts"), str(ROOT / "docs")]
+
+from gpumand.version import VERSION  # noqa: E402 - found by the line above
+
+project = "gpumand"
+author = "gpumand maintainers"
+release = version = VERSION
+extensions = ["myst_parser", "sphinx.ext.autodoc"]
+myst_enable_extensions = ["deflist", "colon_fence"]
+myst_heading_anchors = 3
+exclude_patterns = ["_build", "reference/generated"]
+html_theme = "furo"
+html_title = f"gpumand {VERSION}"
+html_show_sphinx = False
+autodoc_member_order = "bysource"
+autodoc_typehints = "description"
+# A link that leads nowhere, a heading that is not there, a page in no table of contents: each fails the build.
+nitpicky = True
+nitpick_ignore_regex = [("py:.*", r".*")]  # names of Python's and the binding's own types have no pages here
+
+
+def setup(app: Sphinx) -> None:
+    """Write the generated references before the pages are read."""
+    from generated import write_all
+
+    app.connect("builder-inited", lambda _: write_all(ROOT / "docs" / "reference" / "generated"))

@@ -1,0 +1,25 @@
+"""The commands that the documentation shows, typed as they stand there."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.blocks import Block, blocks
+from tests.e2e.container import REPOSITORY
+from tests.e2e.host import Host
+
+SHOWN = [one for one in blocks(REPOSITORY) if one.language == "console"]
+
+
+@pytest.fixture
+def shown_host(host: Host) -> Host:
+    """A host with the consumers that the documentation speaks of; the daemon starts when it is asked."""
+    host.holder("llm", 6144)
+    host.holder("comfyui", 13312)
+    return host
+
+
+@pytest.mark.parametrize("block", [pytest.param(one, id=str(one)) for one in SHOWN])
+def test_commands_of_a_page_do_what_it_says(shown_host: Host, block: Block) -> None:
+    for line in block.commands():
+        shown_host.machine.run(["bash", "-c", line], timeout=60)
