@@ -1,0 +1,240 @@
+"""The Debian package: built, judged, installed on fresh Debian 12 and 13, upgraded under load, removed, and purged."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from gpumand.version import VERSION
+from tests.e2e import debian as packages
+from tests.e2e.client import MANAGER, NAME, ROOT, Client
+from tests.e2e.container import REPOSITORY
+from tests.e2e.debfile import dependencies
+from tests.e2e.debian import APT, TEST_PACKAGES, Package, install, traces, why_no_package
+from tests.e2e.machine import Machine
+from tests.e2e.trees import tree, why_no_tree
+
+SUITES = ("bookworm", "trixie")
+WHY_NOT = why_no_package() or why_no_tree()
+CONFIG = "/etc/gpumand/gpumand.toml"
+DROP_IN = "/etc/gpumand/conf.d/e2e.toml"
+VRAM_DIR = "/run/e2e-vram"
+HOLDER = f"/usr/bin/python3 -m gpumand.testing.consumer --simulator-dir={VRAM_DIR} --mib=16000 --loaded-at-start"
+UNITS = ("gpumand.service", "gpumand.socket")
+
+pytestmark = [
+    pytest.mark.skipif(bool(WHY_NOT), reason=f"e2e: {WHY_NOT}"),
+    pytest.mark.timeout(900),  # the first time, a tree is made
+]
+
+
+@pytest.fixture(scope="module")
+def current(tmp_path_factory: pytest.TempPathFactory) -> Package:
+    """The package of this checkout, with its source package."""
+    return packages.build(REPOSITORY, tmp_path_factory.mktemp("deb"))
+
+
+@pytest.fixture(scope="module")
+def earlier(current: Package, tmp_path_factory: pytest.TempPathFactory) -> Package:
+    """The same with a lower version."""
+    return packages.build_earlier(current, tmp_path_factory.mktemp("earlier"))
+
+
+@pytest.fixture(params=SUITES)
+def debian(request: pytest.FixtureRequest, current: Package) -> Iterator[Machine]:
+    """A fresh Debian that has what the package depends on, and nothing of gpumand."""
+    one = Machine(tree(request.param, (*TEST_PACKAGES, *dependencies(current.deb))))
+    one.boot()
+    one.remove("/var/lib/man-db/auto-update")  # takes longer than all the rest, at every installation
+    try:
+        yield one
+    finally:
+        one.kill()
+
+
+def simulate(machine: Machine, *names: str) -> None:
+    """A device, and consumers that fit on it one at a time, as an administrator would write them."""
+    config = f'[gpu]\nsource = "simulated"\nsimulated_total_mib = 24576\nsimulated_dir = "{VRAM_DIR}"\n'
+    machine.run(["mkdir", "-p", VRAM_DIR])
+    for name in names:
+        config += f'[consumers.{name}]\nvram_resident_mib = 16000\nunit = "{name}.service"\n'
+        unit = f"[Service]\nType=exec\nExecStart={HOLDER} --name={name}\n"
+        machine.write_file(f"/run/systemd/system/{name}.service", unit)
+    machine.write_file(DROP_IN, config)
+    machine.systemctl("daemon-reload")
+    machine.systemctl("reload-or-restart", "gpumand.service")
+
+
+def state(machine: Machine, unit: str) -> str:
+    return machine.show(unit, "ActiveState")
+
+
+# -- the package itself ------------------------------------------------------------------------------------------------
+
+
+def test_lintian_finds_neither_errors_nor_warnings(current: Package) -> None:
+    (changes,) = current.folder.glob("*.changes")
+    argv = ["lintian", "--allow-root", "--fail-on=error,warning", "--info", "--tag-display-limit=0", str(changes)]
+    done = subprocess.run(argv, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert not re.search("^[EW]: ", done.stdout, re.MULTILINE), done.stdout
+
+
+def test_package_has_the_version_of_the_program(current: Package) -> None:
+    assert current.version == VERSION
+
+
+def test_build_says_when_the_changelog_has_another_version(current: Package, tmp_path: Path) -> None:
+    (source,) = current.folder.glob("*.dsc")
+    subprocess.run(["dpkg-source", "--extract", source, tmp_path / "tree"], capture_output=True, check=True)
+    (tmp_path / "tree/gpumand/version.py").write_text('VERSION = "99.1"\n', encoding="utf-8")
+    with pytest.raises(AssertionError, match=r"debian/changelog says .*, gpumand/version\.py says 99\.1"):
+        packages.build(tmp_path / "tree", tmp_path / "out")
+
+
+def test_man_pages_are_set_without_a_warning(current: Package, tmp_path: Path) -> None:
+    subprocess.run(["dpkg-deb", "--extract", current.deb, tmp_path], check=True)
+    pages = sorted((tmp_path / "usr/share/man").glob("*/*"))
+    assert [page.name for page in pages] == [
+        "gpumanctl.1.gz",
+        "gpumand.toml.5.gz",
+        "org.gpumand1.5.gz",
+        "gpumand.8.gz",
+    ]
+    for page in pages:
+        argv = ["man", "--warnings", "--encoding=UTF-8", "--local-file", str(page)]
+        done = subprocess.run(
+            argv, capture_output=True, text=True, check=True, env={"MANWIDTH": "80", "LC_ALL": "C.UTF-8"}
+        )
+        assert done.stderr == ""
+        assert "SEE ALSO" in done.stdout
+
+
+# -- on a machine ------------------------------------------------------------------------------------------------------
+
+
+def test_installed_package_runs_without_any_configuration_of_ours(debian: Machine, current: Package) -> None:
+    install(debian, current)
+    assert {unit: state(debian, unit) for unit in UNITS} == dict.fromkeys(UNITS, "active")
+    assert debian.systemctl("is-enabled", *UNITS).split() == ["enabled", "enabled"]
+    assert Client(debian).status()["consumers"] == []
+    assert "gpumand" in debian.run(["gpumanctl", "version"]).stdout
+    debian.run(["gpumanctl", "config-check"])
+    assert debian.show("gpumand.service", "User") == "_gpumand"
+    assert "gpumand" in debian.run(["journalctl", "--list-catalog"]).stdout
+    for page in ("gpumand.8", "gpumanctl.1", "gpumand.toml.5", "org.gpumand1.5"):
+        debian.run(["man", "--where", page])
+
+
+def test_installed_interface_is_what_the_daemon_shows(debian: Machine, current: Package) -> None:
+    install(debian, current)
+    for path, interface in ((ROOT, "Manager"), (f"{ROOT}/device/0", "Device")):
+        simulate(debian)
+        live = debian.run(
+            ["gdbus", "introspect", "--system", "--xml", f"--dest={NAME}", f"--object-path={path}"]
+        ).stdout
+        shipped = debian.run(["cat", f"/usr/share/dbus-1/interfaces/org.gpumand1.{interface}.xml"]).stdout
+        members = re.findall(r'<(method|signal|property) name="(\w+)"', shipped)
+        assert members
+        assert set(members) <= set(re.findall(r'<(method|signal|property) name="(\w+)"', live))
+
+
+def test_upgrade_keeps_leases_and_the_socket_and_who_waits_gets_a_turn(
+    debian: Machine, earlier: Package, current: Package
+) -> None:
+    install(debian, earlier)
+    simulate(debian, "one", "two")
+    client = Client(debian)
+    lease, _ = client.acquire("one")
+    waiting = debian.start(["gpumanctl", "acquire", "two", "--timeout=5min"])
+    debian.wait_until(lambda: client.status()["queue"], "two waits for its turn")
+    before = debian.run(["stat", "--format=%i", "/run/gpumand.sock"]).stdout
+    pid = debian.main_pid("gpumand.service")
+
+    said = install(debian, current)
+
+    assert f"({current.version}) over ({earlier.version})" in said
+    assert debian.main_pid("gpumand.service") not in (0, pid)
+    assert list(client.leases()) == [lease]
+    assert state(debian, "one.service") == "active"
+    assert debian.run(["stat", "--format=%i", "/run/gpumand.sock"]).stdout == before
+    assert waiting.poll() is None, waiting.communicate()
+    debian.wait_until(lambda: client.status()["queue"], "two has its place again")
+    client.release(lease)
+    granted, errors = waiting.communicate(timeout=20)
+    assert waiting.returncode == 0, errors
+    assert {key: one["consumer"] for key, one in client.leases().items()} == {granted.strip(): "two"}
+    assert state(debian, "one.service") != "active"
+
+
+def test_upgrade_leaves_a_configuration_that_was_edited_as_it_is(
+    debian: Machine, earlier: Package, current: Package
+) -> None:
+    install(debian, earlier)
+    edited = debian.run(["cat", CONFIG]).stdout + "[scheduler]\ncushion_mib = 100\n"
+    debian.write_file(CONFIG, edited)
+    install(debian, current)
+    assert debian.run(["cat", CONFIG]).stdout == edited
+    assert {unit: state(debian, unit) for unit in UNITS} == dict.fromkeys(UNITS, "active")
+
+
+def test_removed_package_keeps_the_configuration_and_its_return_finds_it(debian: Machine, current: Package) -> None:
+    install(debian, current)
+    simulate(debian, "one")
+    debian.run([*APT, "remove", "gpumand"], timeout=60)
+    left = debian.run(["dpkg", "--listfiles", "gpumand"]).stdout.split()
+    assert [path for path in left if "gpumand" in path] == ["/etc/gpumand", "/etc/gpumand/conf.d", CONFIG]
+    assert debian.run(["find", "/run/gpumand", "/run/gpumand.sock"], check=False).stdout == ""
+    gone = debian.run(["busctl", "call", NAME, ROOT, MANAGER, "GetStatus"], check=False)
+    assert gone.returncode != 0
+    assert "was not provided by any .service files" in gone.stderr
+    install(debian, current)
+    assert [one["name"] for one in Client(debian).status()["consumers"]] == ["one"]
+
+
+def test_purged_package_leaves_nothing_behind(debian: Machine, current: Package) -> None:
+    before = traces(debian)
+    install(debian, current)
+    simulate(debian, "one")
+    client = Client(debian)
+    client.release(client.acquire("one")[0])
+    client.call("Pin", "s", "one")
+    client.acquire("one")
+    assert len(traces(debian).accounts - before.accounts) > 2
+
+    debian.systemctl("stop", "one.service")
+    debian.remove(DROP_IN, "/run/systemd/system/one.service", VRAM_DIR)  # ours, not the package's
+    debian.run([*APT, "purge", "gpumand"], timeout=60)
+
+    after = traces(debian)
+    assert after.files - before.files == frozenset()
+    assert before.files - after.files == frozenset()
+    assert after.accounts == before.accounts
+    assert after.units == frozenset()
+    assert debian.systemctl("is-system-running", check=False).strip() == "running"
+
+
+def test_purge_keeps_files_that_somebody_else_put_into_conf_d(debian: Machine, current: Package) -> None:
+    install(debian, current)
+    simulate(debian, "one")
+    debian.run([*APT, "purge", "gpumand"], timeout=60)
+    assert debian.run(["find", "/etc/gpumand", "-type", "f"]).stdout.split() == [DROP_IN]
+
+
+def test_tests_of_the_installed_package_pass(debian: Machine, current: Package) -> None:
+    install(debian, current)
+    checkout = str(REPOSITORY)
+    argv = [
+        "autopkgtest",
+        "--no-built-binaries",
+        "--ignore-restrictions=isolation-container",
+        "--output-dir=/run/apt-out",
+    ]
+    done = debian.run([*argv, checkout, "--", "null"], check=False, timeout=240)
+    assert done.returncode == 0, done.stdout + done.stderr
+    results = dict(line.split()[:2] for line in done.stdout.splitlines() if re.match(r"\w+ +(PASS|FAIL|SKIP)", line))
+    assert results == dict.fromkeys(("activation", "leases", "hardening", "completion"), "PASS")
