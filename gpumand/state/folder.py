@@ -149,7 +149,11 @@ class Folder:
     def _set_all_aside(self, why: OSError) -> None:
         """What stands in the folder's place must not keep us from starting. Raises OSError: it stays there."""
         log.warning("%s is set aside: it cannot be used: %s", _shown(self._path), why.strerror)
-        os.rename(self._path, self._place_aside(self._path.name))
+        place = self._place_aside(self._path.name)
+        try:
+            os.rename(self._path, place)
+        except PermissionError:  # a folder of somebody else's cannot leave the one it is in
+            os.rename(self._path, self._path.with_name(f"{self._aside.name}-{place.name}"))
 
     def _place_aside(self, name: str) -> Path:
         """Where something of that name goes. Raises OSError."""
