@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from gpumand.domain.consumer import ConsumerSpec, Health, UnitState
+from gpumand.domain.consumer import ConsumerSpec, Health, UnitState, Work
 from gpumand.domain.device import Reading
 from gpumand.domain.history import Entry, Query
 from gpumand.domain.lease import Lease
@@ -123,6 +123,9 @@ class ConsumerRoutes(Protocol):
 
     async def probe(self, spec: ConsumerSpec) -> Health:
         """Ask the health route. Never raises for what a consumer may answer."""
+
+    async def jobs(self, spec: ConsumerSpec) -> Work:
+        """Ask the busy route how much work there is. Never raises for what a consumer may answer."""
 
     async def close(self) -> None:
         """Close all connections."""

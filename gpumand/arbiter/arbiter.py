@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable, Iterator
 
 from gpumand.arbiter import logbook
 from gpumand.arbiter.books import Books, Publish
+from gpumand.arbiter.busyness import Busyness
 from gpumand.arbiter.byhand import ByHand
 from gpumand.arbiter.clocked import ended
 from gpumand.arbiter.desk import MAX_LEASES, MAX_LEASES_PER_UID, Desk
@@ -67,10 +68,11 @@ class Arbiter:
         self._tell = publish
         self.facts = Facts(self.books)
         self.leases = Leases(self.books, self.facts, world.store)
-        self._jobs = Jobs(self.books, Effects(self.books, world.units, world.routes), world.store)
+        self.busyness = Busyness(self.books, world.routes)
+        self._jobs = Jobs(self.books, Effects(self.books, world.units, world.routes), world.store, self.busyness)
         self._gate = Gate()
-        self.desk = Desk(self.books, self.facts, self._jobs, self.leases, self._gate)
-        self.by_hand = ByHand(self.books, self.facts, self.desk, self._jobs, self.leases, self._gate)
+        self.desk = Desk(self.books, self.facts, self._jobs, self.leases, self._gate, self.busyness)
+        self.by_hand = ByHand(self.books, self.facts, self.desk, self._jobs, self.leases, self._gate, self.busyness)
         self._world = world
         self._load_settings = load_settings
         self._arrivals = 0

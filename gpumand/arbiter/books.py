@@ -74,7 +74,7 @@ class Books:
         """
         state, now = self.state(name), self.clock.monotonic()
         if own_move:
-            self.ledger.update(name, changed_at=now, says_loaded=False)
+            self.ledger.update(name, changed_at=now, says_loaded=False, jobs=None)
         if error is not None and error != state.error:
             self.ledger.update(name, error=error)
         if residency is not state.residency:

@@ -5,14 +5,17 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import Callable
+from functools import partial
 
 from gpumand.arbiter.books import Books
+from gpumand.arbiter.busyness import Busyness
 from gpumand.arbiter.clocked import ended
 from gpumand.arbiter.desk import Desk
 from gpumand.arbiter.facts import Facts
 from gpumand.arbiter.gate import Gate
 from gpumand.arbiter.jobs import Jobs
 from gpumand.arbiter.leases import Leases
+from gpumand.domain.busyness import in_words, is_busy
 from gpumand.domain.consumer import Residency
 from gpumand.domain.errors import Busy, EvictionFailed, InvalidArgs, ShuttingDown, TimedOut
 from gpumand.domain.events import EvictionReport
@@ -26,16 +29,18 @@ log = logging.getLogger(__name__)
 class ByHand:
     """Evictions that no plan asked for."""
 
-    def __init__(self, books: Books, facts: Facts, desk: Desk, jobs: Jobs, leases: Leases, gate: Gate) -> None:
+    def __init__(
+        self, books: Books, facts: Facts, desk: Desk, jobs: Jobs, leases: Leases, gate: Gate, busyness: Busyness
+    ) -> None:
         self._books, self._facts, self._desk, self._jobs, self._leases = books, facts, desk, jobs, leases
-        self._gate = gate
+        self._gate, self._busyness = gate, busyness
 
     async def evict(self, name: str, *, force: bool, timeout_sec: float, method: str = "") -> Outcome:
         """Evict a consumer.
 
         Args:
             name: which one.
-            force: also when it is leased (its leases are revoked, whatever comes of the eviction) or pinned.
+            force: also when it is leased (its leases are revoked, whatever comes of the eviction), pinned or busy.
             timeout_sec: how long to wait for the device to be free of other work.
             method: the only one to be used; "" = the consumer's, in its order.
 
@@ -50,7 +55,7 @@ class ByHand:
         if not self._holds_anything(self._books.state(name)):
             return Outcome(name, str(device))
         report = EvictionReport(name, str(device), 0, method, trigger="manual", why="asked for by hand")
-        report = await self._evict(report, lambda: self._take(name, force=force))
+        report = await self._evict(report, lambda: self._take(name, force=force), heeds_work=not force)
         if report.error:
             raise EvictionFailed(f"{name}: {report.error}")
         duration_usec = int((self._books.clock.monotonic() - began) * 1e6)
@@ -97,21 +102,29 @@ class ByHand:
             raise Busy(f"{state.name} is leased; force revokes its leases")
         if state.pinned:
             raise Busy(f"{state.name} is pinned; unpin it or use force")
+        if is_busy(state):
+            raise Busy(f"{state.name} is {in_words(state)}; force evicts it all the same")
         if state.residency is Residency.LOADING:
             raise Busy(f"{state.name} is loading")
 
-    async def _evict(self, report: EvictionReport, take: Callable[[], None]) -> EvictionReport:
+    async def _evict(self, report: EvictionReport, take: Callable[[], None], *, heeds_work: bool) -> EvictionReport:
         """Evict on a device that is free right now. No await before the job stands; ``take`` has the last word."""
         name, device = report.consumer, int(report.device)
         self._books.ledger.begin(Job(device, name, evicting=(name,)))
         try:
+            if heeds_work:
+                await self._busyness.ask(name)
             await self._books.sample()
             take()
-            return await self._jobs.evict(report, lambda: False, lambda: "")
+            return await self._jobs.evict(report, lambda: False, partial(self._why_not, name, heeds_work))
         finally:
             self._jobs.end(device)
             self._facts.conclude_all()
             self._desk.step()
+
+    async def _why_not(self, name: str, heeds_work: bool) -> str:
+        """Asked before each method: it may have begun to work after the first."""
+        return await self._busyness.why_spared(name) if heeds_work else ""
 
     def evict_idle(self) -> None:
         """Begin to evict who has not worked for as long as its ``idle_timeout_sec`` says."""
@@ -124,7 +137,7 @@ class ByHand:
     def _is_idle_too_long(self, state: ConsumerState) -> bool:
         limit_sec = state.spec.idle_timeout_sec
         may_go = state.residency is Residency.RESIDENT and not state.claimed and not state.pinned and state.spec.evict
-        if limit_sec <= 0 or not may_go:
+        if limit_sec <= 0 or not may_go or is_busy(state):
             return False
         unused_sec = (self._books.clock.realtime_usec() - state.last_used_usec) / 1e6
         return self._books.clock.monotonic() - state.idle_since >= limit_sec and unused_sec >= limit_sec
@@ -139,6 +152,7 @@ class ByHand:
             return
         why = f"not used for {self._books.state(name).spec.idle_timeout_sec:g} s"
         with contextlib.suppress(Busy):
-            report = await self._evict(EvictionReport(name, str(device), 0, "", trigger="idle", why=why), take)
+            report = EvictionReport(name, str(device), 0, "", trigger="idle", why=why)
+            report = await self._evict(report, take, heeds_work=True)
             if report.error and name in self._books.ledger.consumers:
                 self._books.ledger.update(name, idle_since=self._books.clock.monotonic())

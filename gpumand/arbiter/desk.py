@@ -11,6 +11,7 @@ from dataclasses import replace
 from typing import Any
 
 from gpumand.arbiter.books import Books
+from gpumand.arbiter.busyness import Busyness
 from gpumand.arbiter.facts import Facts
 from gpumand.arbiter.gate import Gate
 from gpumand.arbiter.jobs import Jobs
@@ -34,8 +35,9 @@ INTERNAL_ERROR = Decision(Verdict.REFUSE, error=GpumandError, message="internal 
 class Desk:
     """Serves the queue. ``step`` is the only place where a request is decided, and it never awaits."""
 
-    def __init__(self, books: Books, facts: Facts, jobs: Jobs, leases: Leases, gate: Gate) -> None:
+    def __init__(self, books: Books, facts: Facts, jobs: Jobs, leases: Leases, gate: Gate, busyness: Busyness) -> None:
         self._books, self._facts, self._jobs, self._leases, self._gate = books, facts, jobs, leases, gate
+        self._busyness = busyness
         self._queue = RequestQueue(books.settings.scheduler.aging_sec)
         self._entries: dict[int, Waiting] = {}
         self._working: dict[int, Waiting] = {}
@@ -122,6 +124,7 @@ class Desk:
             ruling = Ruling(serving.wait(decision, "an eviction by hand"))
         else:
             ruling = walk.rule(self._books.view(), standing, decision)
+        self._busyness.note_needed(ruling.decision.busy if ruling.decision.verdict is Verdict.WAIT else ())
         self._act(entry, ruling)
         return decision.devices
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 
 from gpumand.arbiter.books import Books
@@ -39,7 +39,7 @@ class Effects:
     # -- evicting ------------------------------------------------------------------------------------------------
 
     async def evict(
-        self, report: EvictionReport, enough: Callable[[], bool], why_not: Callable[[], str]
+        self, report: EvictionReport, enough: Callable[[], bool], why_not: Callable[[], Awaitable[str]]
     ) -> EvictionReport:
         """Take a consumer's VRAM back by its methods in order, until the figures show it.
 
@@ -48,7 +48,7 @@ class Effects:
         Args:
             report: what is known beforehand: consumer, device, trigger, why, and the method when it is to be just one.
             enough: whether what was needed is free by now; then there is nothing more to wait for.
-            why_not: why it must not be evicted any more, asked before each method; "" when it may.
+            why_not: why it must not be evicted any more, asked between two methods; "" when it may.
 
         Returns:
             The report, filled in. ``error`` is "" when the memory was seen free.
@@ -59,8 +59,8 @@ class Effects:
         self._books.set_residency(report.consumer, Residency.UNLOADING)
         self._books.tell()
         for method in [one for one in settling.spec.evict if report.method in ("", one)]:
-            if why := why_not():
-                report = replace(report, error=f"{report.error}; not evicted: {why}" if report.tried else why)
+            if report.tried and (why := await why_not()):
+                report = replace(report, error=f"{report.error}; not evicted: {why}")
                 break
             report = await self._try(report, method, settling, enough)
             if not report.error:

@@ -8,6 +8,7 @@ from dataclasses import replace
 
 from gpumand.arbiter import logbook
 from gpumand.arbiter.books import Books
+from gpumand.arbiter.busyness import Busyness
 from gpumand.arbiter.effects import Effects, residency_after
 from gpumand.arbiter.waiting import Waiting
 from gpumand.domain import budget, victims
@@ -26,8 +27,9 @@ log = logging.getLogger(__name__)
 class Jobs:
     """Runs jobs; at most one per device, which the ledger enforces."""
 
-    def __init__(self, books: Books, effects: Effects, store: Store) -> None:
+    def __init__(self, books: Books, effects: Effects, store: Store, busyness: Busyness) -> None:
         self._books = books
+        self._busyness = busyness
         self._effects = effects
         self._store = store
 
@@ -52,13 +54,22 @@ class Jobs:
         Returns:
             A granting decision when the consumer is resident now; else why not: a wait (try again later) or a refusal.
         """
+        asked: set[str] = set()
         while decision.verdict is Verdict.GRANT and decision.evictions and wanted():
             await self._books.sample()
             # What was planned is planned anew on what is true right now: before each eviction the whole rest of the
-            # plan must still suffice, and still be needed.
+            # plan must still suffice, and still be needed; and whoever is to go is asked whether it works.
             decision = self._decide_inside(device, entry)
-            if decision.verdict is Verdict.GRANT and decision.evictions:
-                await self._evict_for(decision.evictions[0], device, entry)
+            if decision.verdict is not Verdict.GRANT or not decision.evictions:
+                break
+            victim = decision.evictions[0]
+            if victim.consumer not in asked:
+                asked.add(victim.consumer)
+                if self._books.state(victim.consumer).spec.busy is not None:
+                    await self._busyness.ask(victim.consumer)
+                    continue
+            await self._evict_for(victim, device, entry)
+            asked.clear()
         if decision.verdict is Verdict.GRANT and not decision.resident and wanted():
             return await self._load(device, decision, entry)
         return decision
@@ -90,17 +101,22 @@ class Jobs:
         """Evict one victim of a plan that was decided this instant."""
         entry.evictions += 1
         consumer = entry.request.consumer
-        report = EvictionReport(victim.consumer, str(device), 0, "", trigger=consumer, why=victim.why)
-        report = await self.evict(
-            report, lambda: self._is_enough(device, consumer), lambda: self._why_not(victim.consumer, consumer)
-        )
-        if report.error:
-            entry.evict_failed.add(victim.consumer)
-        else:
-            entry.evicted.append(victim.consumer)
+        works = ""
 
-    def _why_not(self, name: str, consumer: str) -> str:
-        """Between two methods somebody may have pinned it, or a new configuration may protect it."""
+        async def why_not() -> str:
+            """Between two methods somebody may have pinned it, or it may have begun to work."""
+            nonlocal works
+            works = await self._busyness.why_spared(victim.consumer)
+            return self._why_never(victim.consumer, consumer) or works
+
+        report = EvictionReport(victim.consumer, str(device), 0, "", trigger=consumer, why=victim.why)
+        report = await self.evict(report, lambda: self._is_enough(device, consumer), why_not)
+        if not report.error:
+            entry.evicted.append(victim.consumer)
+        elif not works:  # else it has not failed, and may go when its work is done
+            entry.evict_failed.add(victim.consumer)
+
+    def _why_never(self, name: str, consumer: str) -> str:
         consumers = self._books.ledger.consumers
         return victims.why_never(self._books.view(), consumers[name], consumers[consumer])
 
@@ -112,7 +128,7 @@ class Jobs:
         return free_mib is not None and free_mib >= budget.need_mib(view, device, consumer)
 
     async def evict(
-        self, report: EvictionReport, enough: Callable[[], bool], why_not: Callable[[], str]
+        self, report: EvictionReport, enough: Callable[[], bool], why_not: Callable[[], Awaitable[str]]
     ) -> EvictionReport:
         """Evict one consumer, on a device taken by a job; count it and tell the world. The device must be sampled."""
         report = await self._effects.evict(report, enough, why_not)

@@ -82,6 +82,7 @@ def _consumer(books: Books, devices: Mapping[int, Sample], state: ConsumerState)
         endpoint=state.spec.url,
         evict=tuple(map(str, state.spec.evict)),
         lazy=state.spec.lazy,
+        busy=None if state.spec.busy is None or state.jobs is None else state.jobs > 0,
     )
 
 

@@ -17,6 +17,9 @@ log = logging.getLogger(__name__)
 LONGEST_NAP_SEC = 30.0
 """CLOCK_REALTIME may jump (suspend, NTP), so nothing sleeps towards a moment of it for longer than this."""
 
+WORK_SEC = 1.0
+"""How often a consumer is asked whether it still works while somebody waits for that."""
+
 UNITS_RETRY_SEC = 10.0
 UNITS_ASK_AGAIN_SEC = 60.0
 
@@ -42,7 +45,7 @@ class Upkeep:
 
     async def run(self) -> None:
         """Keep looking, for as long as the daemon lives."""
-        loops = (self._sample_often, self._probe_often, self._watch_units, self._expire_leases)
+        loops = (self._sample_often, self._probe_often, self._ask_who_works, self._watch_units, self._expire_leases)
         await asyncio.gather(*(self._for_ever(loop) for loop in loops))
 
     async def _for_ever(self, loop: Callable[[], Awaitable[None]]) -> None:
@@ -83,7 +86,7 @@ class Upkeep:
                 self._arbiter.desk.spawn(self._probe(spec))
 
     def _probed(self) -> list[ConsumerSpec]:
-        return [spec for spec in self._books.settings.consumers.values() if spec.health is not None]
+        return [spec for spec in self._books.settings.consumers.values() if spec.health or spec.busy]
 
     async def _probe_all(self) -> None:
         await asyncio.gather(*(self._probe(spec) for spec in self._probed()))
@@ -93,10 +96,30 @@ class Upkeep:
         asked_at = self._books.clock.monotonic()
         self._probing.add(spec.name)
         try:
-            health = await self._routes.probe(spec)
+            if spec.health is not None:
+                health = await self._routes.probe(spec)
+                self._arbiter.facts.note_health(spec.name, health, asked_at)
+            await self._arbiter.busyness.ask(spec.name)
         finally:
             self._probing.discard(spec.name)
-        self._arbiter.facts.note_health(spec.name, health, asked_at)
+        self._arbiter.desk.step()
+
+    async def _ask_who_works(self) -> None:
+        """While somebody waits for a consumer's work to end, hear of that end soon."""
+        self._turns.expect("asking who works", self._in(WORK_SEC))
+        while True:
+            await self._books.clock.sleep(WORK_SEC)
+            for name in self._arbiter.busyness.waited_for():
+                if name not in self._probing:
+                    self._arbiter.desk.spawn(self._ask_whether_it_works(name))
+            self._turns.finished("asking who works", self._in(WORK_SEC))
+
+    async def _ask_whether_it_works(self, name: str) -> None:
+        self._probing.add(name)
+        try:
+            await self._arbiter.busyness.ask(name)
+        finally:
+            self._probing.discard(name)
         self._arbiter.desk.step()
 
     async def _ask_units(self) -> None:

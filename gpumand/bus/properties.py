@@ -67,7 +67,8 @@ def consumer_state(consumer: ConsumerStatus) -> Values:
 
 def consumer_figures(consumer: ConsumerStatus) -> Values:
     """The figures of an org.gpumand1.Consumer."""
-    return {"UsedMib": consumer.used_mib, "Learned": learned_entry(consumer.memory, consumer.times)}
+    learned = learned_entry(consumer.memory, consumer.times)
+    return {"UsedMib": consumer.used_mib, "Busy": consumer.busy, "Learned": learned}
 
 
 def lease_state(lease: Lease) -> Values:

@@ -217,6 +217,7 @@ def _consumer(consumer: ConsumerStatus) -> Entry:
         ("endpoint", "s", consumer.endpoint),
         ("evict", "as", consumer.evict),
         ("lazy", "b", consumer.lazy),
+        ("busy", "b", consumer.busy),
     )
 
 

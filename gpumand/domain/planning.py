@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from gpumand.domain import budget, placement, victims
+from gpumand.domain import budget, busyness, placement, victims
 from gpumand.domain.consumer import Residency
 from gpumand.domain.errors import (
     Busy,
@@ -70,6 +70,7 @@ class Decision:
         message: one line: why.
         looked_at_vram: live figures went into it, so that it stands only on a fresh sample.
         devices: where it could be served, now or later: what must not be taken away from it meanwhile.
+        busy: consumers whose own work it waits for.
     """
 
     verdict: Verdict
@@ -84,6 +85,7 @@ class Decision:
     message: str = ""
     looked_at_vram: bool = False
     devices: tuple[int, ...] = ()
+    busy: tuple[str, ...] = ()
 
 
 def decide(view: View, wish: Wish) -> Decision:
@@ -234,10 +236,26 @@ def _short_of_room(view: View, state: ConsumerState, device: int, need_mib: int,
     in_the_way = victims.temporarily_spared(view, device, state)
     claimants = [one for one in view.consumers.values() if one.claimed and one.device == device and one is not state]
     if (in_the_way or claimants) and _room_once_free(view, state, device, in_the_way) >= need_mib:
-        return _wait(device, f"{listing([one.name for one in in_the_way or claimants])} in use on device {device}")
+        busy = tuple(one.name for one in in_the_way if victims.works(view, one))
+        return replace(_wait(device, _what_ends(view, in_the_way or claimants, device)), busy=busy)
+    given_up = victims.given_up(view, device, state)
+    if given_up and _room_once_free(view, state, device, [*in_the_way, *given_up]) >= need_mib:
+        words = [f"{one.name} is {busyness.in_words(one)} for longer than it is waited for" for one in given_up]
+        return _refuse(Busy, f"{listing(words)}; {line}", device)
     if view.evict_failed:
         return _refuse(EvictionFailed, f"{listing(sorted(view.evict_failed))} gave nothing back; {line}", device)
     return _refuse(InsufficientVram, line, device)
+
+
+def _what_ends(view: View, in_the_way: list[ConsumerState], device: int) -> str:
+    """What is waited for: leases and loads, and the work of those who say that they are busy."""
+    busy = [one for one in in_the_way if victims.works(view, one)]
+    others = [one.name for one in in_the_way if one not in busy]
+    words = [f"{listing(others)} in use on device {device}"] if others else []
+    for one in busy:
+        left = busyness.grace_left(one, view.now)
+        words.append(f"{one.name} is {busyness.in_words(one)}" + (f", {left}" if left else ""))
+    return listing(words)
 
 
 def _room_once_free(view: View, state: ConsumerState, device: int, in_the_way: list[ConsumerState]) -> int:

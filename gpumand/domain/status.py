@@ -68,6 +68,7 @@ class ConsumerStatus:
         endpoint: its URL, "" where none is configured.
         evict: its methods, in the order in which they are tried.
         lazy: only its own requests put its model into VRAM.
+        busy: it said that it works; None where that is unknown.
     """
 
     name: str
@@ -89,6 +90,7 @@ class ConsumerStatus:
     endpoint: str = ""
     evict: tuple[str, ...] = ()
     lazy: bool = False
+    busy: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)

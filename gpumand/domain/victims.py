@@ -2,7 +2,8 @@
 
 The rule named ``lru``: loaded consumers on the device, least recently used first, one never used before all others;
 but never the target, one that the target can coexist with, one that manages its own VRAM, one that is pinned, leased,
-or being loaded or unloaded. The rule named ``adaptive`` spares the same, and takes the set that is worth least.
+at work by its own word (``busyness``), or being loaded or unloaded. The rule named ``adaptive`` spares the same, and
+takes the set that is worth least.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from gpumand.domain import budget, cover, value
+from gpumand.domain import budget, busyness, cover, value
 from gpumand.domain.consumer import Policy, Residency
 from gpumand.domain.request import PlannedEviction, Spared
 from gpumand.domain.residency import holds_model
@@ -87,15 +88,26 @@ def _worth_least(
 def candidates(view: View, device: int, target: ConsumerState) -> list[ConsumerState]:
     """Who may go, least recently used first."""
     free_to_go = [
-        state for state in _loaded(view, device, target) if not (why_never(view, state, target) or _why_busy(state))
+        state
+        for state in _loaded(view, device, target)
+        if not (why_never(view, state, target) or _why_busy(view, state))
     ]
     return sorted(free_to_go, key=_lru)
 
 
 def temporarily_spared(view: View, device: int, target: ConsumerState) -> list[ConsumerState]:
     """Who could go were it not in use at the moment: worth waiting for."""
-    in_the_way = [state for state in view.on_device(device) if _why_busy(state)]
-    return [state for state in in_the_way if state.name != target.name and not why_never(view, state, target)]
+    return [state for state in _in_the_way(view, device, target) if not busyness.is_given_up(state, view.now)]
+
+
+def given_up(view: View, device: int, target: ConsumerState) -> list[ConsumerState]:
+    """Who works on, is not evicted for that, and is not waited for any longer."""
+    return [state for state in _in_the_way(view, device, target) if busyness.is_given_up(state, view.now)]
+
+
+def _in_the_way(view: View, device: int, target: ConsumerState) -> list[ConsumerState]:
+    in_use = [state for state in view.on_device(device) if _why_busy(view, state)]
+    return [state for state in in_use if state.name != target.name and not why_never(view, state, target)]
 
 
 def yields(view: View, device: int, states: Iterable[ConsumerState]) -> dict[str, int]:
@@ -166,7 +178,7 @@ def _recency(state: ConsumerState) -> str:
 
 def _exemptions(view: View, device: int, target: ConsumerState) -> tuple[Spared, ...]:
     holders = [state for state in view.on_device(device) if state.name != target.name and _holds(view, device, state)]
-    whys = [(state.name, why_never(view, state, target) or _why_busy(state)) for state in holders]
+    whys = [(state.name, why_never(view, state, target) or _why_busy(view, state)) for state in holders]
     return tuple(Spared(name, why) for name, why in whys if why)
 
 
@@ -187,8 +199,18 @@ def why_never(view: View, state: ConsumerState, target: ConsumerState) -> str:
     return "gave nothing back when it was evicted a moment ago" if state.name in view.evict_failed else ""
 
 
-def _why_busy(state: ConsumerState) -> str:
+def works(view: View, state: ConsumerState) -> bool:
+    """Whether nothing but its own work keeps it from being evicted."""
+    return bool(busyness.why_spared(state, view.now)) and not _why_in_use(state)
+
+
+def _why_busy(view: View, state: ConsumerState) -> str:
     """Why it is no victim at the moment; "" when it may be one."""
+    return _why_in_use(state) or busyness.why_spared(state, view.now)
+
+
+def _why_in_use(state: ConsumerState) -> str:
+    """What is being done with it, by us or for a client; "" when nothing is."""
     if state.leases:
         return "leased" if state.leases == 1 else f"leased {state.leases} times"
     if state.residency is Residency.LOADING:

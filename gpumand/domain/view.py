@@ -43,6 +43,8 @@ class ConsumerState:
         retry_at: monotonic seconds before which no new load is tried.
         unasked: it is loading although nobody asked us for it.
         error: one line; "" when all is well.
+        jobs: how much work it said it has, the last time it was asked; None = unknown.
+        needed_since: monotonic seconds since when somebody needs its room and its work is in the way; None when nobody.
         memory: what it was measured to hold.
         times: what was learned of how long things take with it.
     """
@@ -66,6 +68,8 @@ class ConsumerState:
     retry_at: float = 0.0
     unasked: bool = False
     error: str = ""
+    jobs: int | None = None
+    needed_since: float | None = None
     memory: Footprint = NOTHING_MEASURED
     times: Learned = NOTHING_LEARNED
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from gpumand.domain import budget
+from gpumand.domain import budget, busyness
 from gpumand.domain.device import ProcessUse
 from gpumand.domain.view import ConsumerState, View
 
@@ -60,6 +60,7 @@ def _reasons(state: ConsumerState) -> list[tuple[str, bool]]:
     return [
         ("leased", state.leases > 0),
         (str(state.residency), state.residency in ("loading", "unloading")),
+        (busyness.in_words(state), busyness.is_busy(state)),
         ("pinned", state.pinned),
         ("manages its own VRAM", state.spec.vram_managed),
     ]

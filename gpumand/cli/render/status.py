@@ -132,7 +132,7 @@ def _consumer_row(consumer: Entry, now_usec: int) -> list[Text | str]:
 def _note(consumer: Entry) -> Text:
     """What else is worth knowing: what is being done, what was set by hand; errors have lines of their own."""
     note = Text(clean(consumer.get("doing") or ""), style="yellow")
-    for flag, word in (("pinned", "pinned"), ("vram_managed", "manages its VRAM")):
+    for flag, word in (("busy", "busy"), ("pinned", "pinned"), ("vram_managed", "manages its VRAM")):
         if consumer.get(flag):
             note.append(("; " if note else "") + word)
     return note
