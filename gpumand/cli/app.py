@@ -18,7 +18,9 @@ SECTIONS: dict[str, dict[str, str]] = {
     "Look": {
         "status": "status:status",
         "list": "status:list_consumers",
+        "show": "show:show",
         "plan": "plan:plan",
+        "history": "history:history",
         "monitor": "monitor:monitor",
     },
     "Leases": {

@@ -1,0 +1,88 @@
+"""``show``: all that is known of one consumer."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import time
+from collections.abc import Iterable
+from difflib import get_close_matches
+from typing import Any
+
+import click
+
+from gpumand.bus.failures import BusError
+from gpumand.cli import completion
+from gpumand.cli.client import Client
+from gpumand.cli.errors import ExitCode, Failure
+from gpumand.cli.options import Command, GlobalOptions, global_options
+from gpumand.cli.output import look_of, print_json, print_lines
+from gpumand.cli.session import ask
+from gpumand.domain.errors import OWN
+
+RECENT = 5
+RECENT_KINDS = ["eviction", "eviction-failed", "load", "load-failed"]
+
+
+@click.command(cls=Command)
+@click.argument("consumer", shell_complete=completion.consumers)
+@click.pass_context
+def show(ctx: click.Context, consumer: str) -> None:
+    """Show everything that is known of CONSUMER.
+
+    Its state, leases and place in the queue; what it was measured to hold beside what is declared, how long loads and
+    unloads take, what happened to it lately, and what would happen if it were asked for now.
+    """
+
+    async def question(client: Client, _: GlobalOptions) -> dict[str, Any]:
+        return await gathered(client, consumer)
+
+    options = global_options(ctx)
+    shown = ask(ctx, question)
+    if options.json:
+        return print_json(shown)
+    from gpumand.cli.render.show import show_lines
+
+    return print_lines(show_lines(shown, time.time_ns() // 1000, look_of(sys.stdout, options)), options)
+
+
+async def gathered(client: Client, name: str) -> dict[str, Any]:
+    """All that the bus tells of a consumer. Raises Failure where there is none of that name."""
+    status = await client.status()
+    entry = consumer_of(status, name)
+    wanted = {"consumer": ("s", name), "kinds": ("as", RECENT_KINDS), "limit": ("u", RECENT)}
+    properties, recent, plan = await asyncio.gather(client.consumer(name), client.history(wanted), _plan(client, name))
+    return {
+        "consumer": entry,
+        "learned": properties.get("Learned") or {},
+        "leases": [lease for lease in status["leases"] if lease["consumer"] == name],
+        "queue": [waiting for waiting in status["queue"] if waiting["consumer"] == name],
+        "history": recent,
+        "plan": plan,
+    }
+
+
+def consumer_of(status: dict[str, Any], name: str) -> dict[str, Any]:
+    """The consumer's entry of a status. Raises Failure with the nearest name."""
+    for entry in status["consumers"]:
+        if entry["name"] == name:
+            found: dict[str, Any] = entry
+            return found
+    raise no_such_consumer(name, [str(entry["name"]) for entry in status["consumers"]])
+
+
+def no_such_consumer(name: str, known: Iterable[str]) -> Failure:
+    """The failure to raise for a name that nothing has."""
+    near = get_close_matches(name, list(known), n=1)
+    hint = f"did you mean {near[0]}?" if near else "gpumanctl list shows what is configured"
+    return Failure(ExitCode.NO_SUCH, f"no consumer is named {name}; {hint}")
+
+
+async def _plan(client: Client, name: str) -> dict[str, Any]:
+    """What Acquire would do; where not even that can be said, why."""
+    try:
+        return await client.plan(name, {})
+    except BusError as error:
+        if not error.name.startswith(OWN):
+            raise
+        return {"error": error.name, "message": error.message}
