@@ -33,7 +33,9 @@ def autoloaded(text: str) -> str:
     """zsh runs the file itself for the first completion; before click 8.1.4 that one did nothing but register."""
     if "loadautofunc" in text:
         return text
-    return text.replace(f"{REGISTERED};", f'{REGISTERED}\n[[ $zsh_eval_context[-1] != loadautofunc ]] || {FUNCTION} "$@"')
+    return text.replace(
+        f"{REGISTERED};", f'{REGISTERED}\n[[ $zsh_eval_context[-1] != loadautofunc ]] || {FUNCTION} "$@"'
+    )
 
 
 def main() -> None:

@@ -35,7 +35,6 @@ INTERFACES = ("Manager", "Device", "Consumer", "Lease")
 DOC = "org.gtk.GDBus.DocString"
 EMITS = "org.freedesktop.DBus.Property.EmitsChangedSignal"
 HOW_EMITTED = {"const": "never changes", "false": "changes are not announced", "invalidates": "changes invalidate it"}
-VALUES = {"TEXT": "text", "TIME": "time"}
 
 
 def main() -> None:
@@ -79,23 +78,36 @@ def escaped(text: str) -> str:
 
 def commands() -> str:
     """Every command with its options, by what they are for."""
-    parts = [f"# {title.upper()}\n\n" + "\n".join(map(_command, names)) for title, names in SECTIONS.items()]
-    return "\n".join(parts)
+    root = click.Context(gpumanctl, info_name="gpumanctl")
+    return "\n".join(
+        "\n".join([f"# {title.upper()}", "", *(part for name in names for part in _commands(gpumanctl, name, root))])
+        for title, names in SECTIONS.items()
+    )
 
 
-def _command(name: str) -> str:
-    context = click.Context(gpumanctl, info_name="gpumanctl")
-    command = gpumanctl.get_command(context, name)
+def _commands(group: click.Group, name: str, above: click.Context) -> Iterator[str]:
+    """A command, and those that it has itself."""
+    command = group.get_command(above, name)
     assert command is not None, name
-    usage = " ".join(command.collect_usage_pieces(click.Context(command, info_name=name, parent=context)))
-    text = "\n\n".join(" ".join(part.split()) for part in (command.help or "").split("\n\n"))
+    context = click.Context(command, info_name=name, parent=above)
+    yield _command(command, context)
+    if isinstance(command, click.Group):
+        for inner in command.list_commands(context):
+            yield from _commands(command, inner, context)
+
+
+def _command(command: click.Command, context: click.Context) -> str:
+    name = context.command_path.removeprefix("gpumanctl ")
     own = [one for one in command.params if isinstance(one, click.Option) and one.name not in SHARED]
-    return "\n".join([f"### {name} {escaped(usage)}", "", escaped(text), "", *map(_option, own)])
+    usage = [*(["[OPTION...]"] if own else []), *command.collect_usage_pieces(context)[1:]]
+    text = "\n\n".join(" ".join(part.split()) for part in (command.help or "").split("\n\n"))
+    return "\n".join([f"### {' '.join([name, *map(escaped, usage)])}", "", escaped(text), "", *map(_option, own)])
 
 
 def global_options() -> str:
     """The options of every command."""
-    return "\n".join(_option(one) for one in gpumanctl.params if isinstance(one, click.Option))
+    context = click.Context(gpumanctl, info_name="gpumanctl")
+    return "\n".join(_option(one) for one in gpumanctl.get_params(context) if isinstance(one, click.Option))
 
 
 def _option(option: click.Option) -> str:
@@ -119,13 +131,8 @@ def tables() -> str:
 
 def _table(name: str, keys: dict[str, Key]) -> str:
     return f"# [{name.upper() if '.' not in name else name}]\n\n".replace("[", "\\[").replace("]", "\\]") + "\n".join(
-        item(f"**{key.name}**", f"{_sentence(key.doc)} {_value_of(key)}") for key in keys.values()
+        item(f"**{key.name}**", f"{key.doc} {_value_of(key)}") for key in keys.values()
     )
-
-
-def _sentence(text: str) -> str:
-    capital = text[:1].upper() + text[1:]
-    return capital if capital.endswith(".") else capital + "."
 
 
 def _value_of(key: Key) -> str:
@@ -158,7 +165,7 @@ def _about(name: str) -> Iterator[str]:
         yield f"The key model is {about.model}."
     if about.needs:
         yield f"The server must be started so: {'; '.join(about.needs)}."
-    yield from map(_sentence, about.notes)
+    yield from about.notes
 
 
 # -- org.gpumand1(5) ---------------------------------------------------------------------------------------------------
@@ -172,7 +179,11 @@ def interfaces() -> str:
 def _interface(document: ElementTree.ElementTree[Any]) -> str:
     (interface,) = document.getroot().iter("interface")
     parts = [f"# {interface.get('name', '').upper()}", "", escaped(_doc(interface)), ""]
-    for kind, title, line in (("method", "Methods", _call), ("signal", "Signals", _call), ("property", "Properties", _property)):
+    for kind, title, line in (
+        ("method", "Methods", _call),
+        ("signal", "Signals", _call),
+        ("property", "Properties", _property),
+    ):
         found = list(interface.iter(kind))
         parts += [f"### {title}", "", *map(line, found)] if found else []
     return "\n".join(parts)
