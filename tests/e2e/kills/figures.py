@@ -1,0 +1,54 @@
+"""What is measured while the daemon is killed, as the file that docs/reliability.md is written from."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from tests.e2e.container import REPOSITORY
+
+REPORT = REPOSITORY / "build" / "reliability.json"
+
+
+@dataclass(frozen=True)
+class Round:
+    """One blow, and what became of everything.
+
+    Attributes:
+        blow, moment: which.
+        was_called: whether somebody called meanwhile, so that the bus asked for a start; else systemd acted alone.
+        blow_sec: from the blow to the first answer; gap_sec: from the loss of the name.
+        ready_sec: from the start of the new process to READY.
+        living: leases whose owner lived; kept: those of them that stood afterwards, under the same id.
+        dead: leases whose owner died meanwhile; left: those of them that stood afterwards.
+        told: waiting calls that ended with a named error; served: waiting clients that had their lease in the end.
+    """
+
+    blow: str
+    moment: str
+    was_called: bool
+    blow_sec: float
+    gap_sec: float
+    ready_sec: float
+    living: int
+    kept: int
+    dead: int
+    left: int
+    told: int
+    served: int
+
+
+@dataclass
+class Figures:
+    """All rounds, and what is known besides."""
+
+    seed: int
+    machine: str
+    exposure: str
+    rounds: list[Round] = field(default_factory=list)
+
+    def write(self, path: Path = REPORT) -> None:
+        """Write it all down, in place of what was measured before."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(asdict(self), indent=1) + "\n", encoding="utf-8")
