@@ -2,12 +2,12 @@
 
 PYTHON_TOOLS := .venv/bin/python
 PYTEST := .venv/bin/python -m pytest
-TYPED := gpumand benchmarks scripts/test.py tests/conftest.py tests/leftovers.py tests/e2e
+TYPED := gpumand benchmarks scripts/test.py scripts/man.py scripts/completions.py tests/conftest.py tests/leftovers.py tests/e2e
 E2E ?= optional
 GPU_PYTHON ?= .venv/bin/python
 export GPUMAND_E2E := $(E2E)
 
-.PHONY: help setup demo run test check lint types docs unit integration e2e gpu bench lock clean
+.PHONY: help setup demo run test check lint types docs unit integration e2e gpu deb bench lock clean
 
 help: ## show this list
 	@sed -n 's/^\([a-z0-9]*\):.*## /\1|/p' Makefile | while IFS='|' read -r name what; do \
@@ -51,6 +51,9 @@ e2e: ## circle 3: real units on a booted systemd (root on Debian)
 
 gpu: setup ## circle 4: a real driver; GPU_PYTHON=/path names a Python that has PyTorch
 	@PYTHON=$(GPU_PYTHON) tests/gpu/run.sh
+
+deb: ## the Debian package, in build/deb
+	@scripts/build-deb
 
 bench: setup ## how fast it is
 	@$(PYTHON_TOOLS) -m benchmarks.speed
