@@ -1,0 +1,55 @@
+"""When systemd starts the daemon again, when not, and what of the leases then."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.e2e.client import Client
+from tests.e2e.host import CONFIG, DAEMON, Host
+
+EX_CONFIG = "78"
+
+
+@pytest.fixture
+def lease(host: Host, client: Client) -> str:
+    """A lease, held for a time."""
+    host.holder("alpha", 1000)
+    host.start()
+    return client.acquire("alpha")[0]
+
+
+def end(host: Host, number: str) -> None:
+    """Have it ended by a signal that systemd knows nothing of; returns when there is a new one."""
+    before = host.machine.main_pid(DAEMON)
+    host.machine.run(["kill", f"-{number}", str(before)])
+    host.machine.wait_until(lambda: host.machine.main_pid(DAEMON) not in (0, before), "systemd started it again")
+
+
+def test_a_bad_configuration_is_not_tried_again_and_costs_no_lease(host: Host, client: Client, lease: str) -> None:
+    good = host.machine.run(["cat", CONFIG]).stdout
+    host.machine.write_file(CONFIG, f"{good}\n[scheduler]\n")
+    host.machine.systemctl("restart", DAEMON, check=False)
+    host.machine.wait_until(lambda: host.machine.show(DAEMON, "ActiveState") == "failed", "it has ended")
+    assert host.machine.show(DAEMON, "ExecMainStatus") == EX_CONFIG
+    assert host.machine.show(DAEMON, "NRestarts") == "0"
+    host.machine.write_file(CONFIG, good)
+    assert list(client.leases()) == [lease], "the call has started it again"
+    assert client.await_residency("alpha", "resident")["leases"] == 1
+
+
+def test_one_that_was_ended_kindly_by_something_else_comes_back(host: Host, client: Client, lease: str) -> None:
+    end(host, "TERM")  # as earlyoom does, or somebody with htop
+    assert list(client.leases()) == [lease]
+
+
+def test_one_that_was_told_to_stop_stays_so(host: Host, client: Client, lease: str) -> None:
+    host.machine.systemctl("stop", DAEMON)
+    assert host.machine.show(DAEMON, "ActiveState") == "inactive"
+    assert host.machine.show(DAEMON, "Result") == "success"
+
+
+def test_the_shipped_unit_bears_a_series_of_deaths(host: Host, client: Client, lease: str) -> None:
+    for _ in range(8):  # systemd's default is five in ten seconds
+        end(host, "KILL")
+    assert list(client.leases()) == [lease]
+    assert host.machine.show("gpumand.socket", "ActiveState") == "active"
