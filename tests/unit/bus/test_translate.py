@@ -284,3 +284,10 @@ def test_owner_is_named_by_what_says_most() -> None:
     assert owner_label(OWNER) == "job.service"
     assert owner_label(Owner(":1.7", 1000, 4711)) == "pid 4711"
     assert owner_label(Owner(":1.7", 1000)) == ":1.7"
+
+
+@pytest.mark.parametrize("busy", [True, False, None])
+def test_whether_it_works_is_told_where_it_is_known(busy: bool | None) -> None:
+    consumer = ConsumerStatus("a", "resident", "0", 5, 4, 0, 8, False, False, "", "", busy=busy)
+    (entry,) = unwrap(status_entry(Status("1.0", "", consumers=(consumer,))))["consumers"]
+    assert entry.get("busy") is busy

@@ -1,0 +1,242 @@
+"""Busy consumers in virtual time: asked afresh before they go, waited for, and left alone."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+
+from gpumand.domain.consumer import BusyAfter, BusyRoute, ConsumerSpec, EvictionMethod
+from gpumand.domain.errors import Busy, TimedOut
+from gpumand.domain.events import EvictionFailed, EvictionOccurred
+from gpumand.domain.request import AcquireOptions
+from gpumand.testing.world import FakeWorld, client
+from tests.unit.arbiter.scenes import reports, residency, routed
+
+IMAGE_MIB, LLM_MIB = 13312, 14000
+QUEUE = BusyRoute("/queue", ("/running",))
+
+
+def image(**more: object) -> ConsumerSpec:
+    return routed("image", IMAGE_MIB, busy=QUEUE, **more)
+
+
+async def at_work(*specs: ConsumerSpec, jobs: int | None = 2) -> FakeWorld:
+    """An image service with work, and whoever else is configured."""
+    world = FakeWorld(specs)
+    world.routes.place("image", IMAGE_MIB)
+    world.routes.consumer("image").jobs = jobs
+    await world.start()
+    return world
+
+
+@asynccontextmanager
+async def upkeep(world: FakeWorld) -> AsyncIterator[None]:
+    task = asyncio.create_task(world.upkeep.run())
+    yield
+    task.cancel()
+
+
+async def test_it_is_waited_for_and_goes_when_its_work_is_done() -> None:
+    world = await at_work(image(), routed("llm", LLM_MIB))
+    async with upkeep(world):
+        acquire = asyncio.create_task(world.arbiter.acquire(client(), "llm", AcquireOptions(timeout_sec=4000)))
+        await world.clock.sleep(1200)
+        (waiting,) = world.arbiter.status().queue
+        assert waiting.waiting_for == "image is busy (2 jobs)"
+        assert world.arbiter.consumer_status("image").busy is True
+        assert world.routes.called("unload") == []
+        world.routes.consumer("image").jobs = 0
+        began = world.clock.monotonic()
+
+        grant = await acquire
+
+        assert grant.evicted == ("image",)
+        assert world.clock.monotonic() - began < 5.0  # heard within a second or so, then unloaded and loaded
+
+
+async def test_a_request_that_runs_out_of_time_is_told_what_for() -> None:
+    world = await at_work(image(), routed("llm", LLM_MIB))
+
+    with pytest.raises(TimedOut, match=r"image is busy \(2 jobs\)"):
+        await world.arbiter.acquire(client(), "llm", AcquireOptions(timeout_sec=20))
+    with pytest.raises(Busy, match=r"image is busy \(2 jobs\)"):
+        await world.arbiter.acquire(client(), "llm", AcquireOptions(timeout_sec=0))
+    assert world.routes.called("unload") == []
+
+
+async def test_one_that_began_to_work_since_it_was_asked_last_is_asked_again_before_it_goes() -> None:
+    world = await at_work(image(), routed("llm", LLM_MIB), jobs=0)
+    world.routes.consumer("image").jobs = 1
+
+    with pytest.raises(TimedOut, match=r"image is busy \(1 job\)"):
+        await world.arbiter.acquire(client(), "llm", AcquireOptions(timeout_sec=20))
+
+    assert world.routes.called("unload") == []
+    assert reports(world, EvictionFailed) == []
+    assert residency(world, "image") == "resident"
+
+
+async def test_another_is_evicted_instead_of_one_that_turns_out_to_work() -> None:
+    world = FakeWorld([image(), routed("other", 10000), routed("llm", 9000)])
+    world.routes.place("image", IMAGE_MIB)
+    world.routes.place("other", 10000, last_used_usec=1)
+    await world.start()
+    world.routes.consumer("image").jobs = 1
+
+    grant = await world.arbiter.acquire(client(), "llm", AcquireOptions())
+
+    assert grant.evicted == ("other",)
+
+
+async def test_the_next_method_is_not_tried_on_one_that_works_meanwhile() -> None:
+    # An unload that is refused because of a job that came in that very moment (409): stopping the unit would kill it.
+    both = (EvictionMethod.HTTP, EvictionMethod.UNIT_STOP)
+    world = await at_work(image(unit="image.service", evict=both), routed("llm", LLM_MIB), jobs=0)
+    await world.units.start("image.service", 10)
+    server = world.routes.consumer("image")
+    server.unload_error = "in use"
+
+    async def job_comes() -> None:
+        while not world.routes.called("unload"):
+            await world.clock.sleep(0.01)
+        server.jobs = 1
+
+    async with upkeep(world):
+        coming = asyncio.create_task(job_comes())
+        acquire = asyncio.create_task(world.arbiter.acquire(client(), "llm", AcquireOptions(timeout_sec=600)))
+        await world.clock.sleep(100)
+        assert (await world.units.state("image.service")).activity == "active"
+        assert [one.waiting_for for one in world.arbiter.status().queue] == ["image is busy (1 job)"]
+        (failed,) = reports(world, EvictionFailed)
+        assert failed.error.endswith("in use; not evicted: busy (1 job)")
+        server.jobs, server.unload_error = 0, ""
+
+        assert (await acquire).evicted == ("image",)
+        await coming
+
+
+async def test_after_its_grace_it_is_evicted_although_it_works() -> None:
+    world = await at_work(image(busy_grace_sec=60, busy_after=BusyAfter.EVICT), routed("llm", LLM_MIB))
+    async with upkeep(world):
+        began = world.clock.monotonic()
+
+        grant = await world.arbiter.acquire(client(), "llm", AcquireOptions(timeout_sec=300))
+
+        assert grant.evicted == ("image",)
+        assert 60 <= world.clock.monotonic() - began < 70
+
+
+async def test_grace_goes_on_over_requests_that_give_up_and_come_again() -> None:
+    world = await at_work(image(busy_grace_sec=60, busy_after=BusyAfter.EVICT), routed("llm", LLM_MIB))
+    async with upkeep(world):
+        tries = 0
+        while not world.routes.called("unload"):
+            tries += 1
+            try:
+                await world.arbiter.acquire(client(), "llm", AcquireOptions(timeout_sec=20))
+            except TimedOut:
+                await world.clock.sleep(3)
+
+        assert tries == 3
+
+
+async def test_grace_begins_anew_when_nobody_has_needed_it_for_so_long() -> None:
+    world = await at_work(image(busy_grace_sec=60, busy_after=BusyAfter.EVICT), routed("llm", LLM_MIB))
+    async with upkeep(world):
+        with pytest.raises(TimedOut):
+            await world.arbiter.acquire(client(), "llm", AcquireOptions(timeout_sec=20))
+        await world.clock.sleep(3600)
+
+        with pytest.raises(TimedOut, match=r"evicted in 4\d s"):
+            await world.arbiter.acquire(client(), "llm", AcquireOptions(timeout_sec=20))
+
+
+async def test_after_its_grace_they_are_refused_at_once() -> None:
+    world = await at_work(image(busy_grace_sec=60, busy_after=BusyAfter.REFUSE), routed("llm", LLM_MIB))
+    async with upkeep(world):
+        began = world.clock.monotonic()
+
+        with pytest.raises(Busy, match="for longer than it is waited for"):
+            await world.arbiter.acquire(client(), "llm", AcquireOptions(timeout_sec=3000))
+
+        assert 60 <= world.clock.monotonic() - began < 65
+
+
+async def test_one_that_stops_answering_is_taken_to_work_on_for_its_grace_only() -> None:
+    world = await at_work(image(busy_grace_sec=30), routed("llm", LLM_MIB))
+    async with upkeep(world):
+        world.routes.consumer("image").jobs = None
+        began = world.clock.monotonic()
+
+        grant = await world.arbiter.acquire(client(), "llm", AcquireOptions(timeout_sec=300))
+
+        assert grant.evicted == ("image",)
+        assert 30 <= world.clock.monotonic() - began < 40
+
+
+async def test_by_hand_it_takes_force() -> None:
+    world = await at_work(image())
+
+    with pytest.raises(Busy, match=r"image is busy \(2 jobs\); force evicts it all the same"):
+        await world.arbiter.evict("image", False, 20.0)
+    assert world.routes.called("unload") == []
+
+    outcome = await world.arbiter.evict("image", True, 20.0)
+    assert (outcome.method, world.routes.called("unload")) == ("http", ["image"])
+
+
+async def test_idleness_counts_from_when_it_was_last_seen_to_work() -> None:
+    world = await at_work(image(idle_timeout_sec=100.0))
+    async with upkeep(world):
+        await world.clock.sleep(1000)
+        assert world.routes.called("unload") == []
+        used_usec = world.arbiter.consumer_status("image").last_used_usec
+        assert world.clock.realtime_usec() - used_usec < 10_000_000
+        world.routes.consumer("image").jobs = 0
+        await world.clock.sleep(90)
+        assert world.routes.called("unload") == []
+        await world.clock.sleep(30)
+        assert world.routes.called("unload") == ["image"]
+
+
+async def test_who_is_not_loaded_is_not_asked_whether_it_works() -> None:
+    world = FakeWorld([image()])
+    await world.start()
+    world.routes.calls.clear()
+    async with upkeep(world):
+        await world.clock.sleep(60)
+
+    assert "image" in world.routes.called("probe")
+    assert world.routes.called("jobs") == []
+    assert world.arbiter.consumer_status("image").busy is None
+
+
+async def test_one_that_says_nothing_of_its_health_is_asked_whether_it_works() -> None:
+    spec = routed("image", IMAGE_MIB, busy=QUEUE, health=None)
+    world = await at_work(spec)
+
+    assert world.arbiter.consumer_status("image").busy is True
+
+
+async def test_work_of_a_former_stay_says_nothing_of_the_next() -> None:
+    world = await at_work(image())
+    await world.arbiter.evict("image", True, 20.0)
+    world.routes.consumer("image").jobs = None
+
+    await world.arbiter.load("image", "", 60.0)
+
+    assert world.arbiter.consumer_status("image").busy is None
+    assert (await world.arbiter.evict("image", False, 20.0)).changed
+    assert len(reports(world, EvictionOccurred)) == 2
+
+
+async def test_a_plan_says_who_is_spared_for_its_work() -> None:
+    world = await at_work(image(), routed("llm", LLM_MIB))
+
+    plan = await world.arbiter.plan(client(), "llm", AcquireOptions())
+
+    assert (plan.verdict, plan.message) == ("wait", "image is busy (2 jobs)")
+    assert [(one.consumer, one.why) for one in plan.spared] == [("image", "busy (2 jobs)")]
