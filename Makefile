@@ -2,12 +2,12 @@
 
 PYTHON_TOOLS := .venv/bin/python
 PYTEST := .venv/bin/python -m pytest
-TYPED := gpumand benchmarks scripts/test.py scripts/man.py scripts/completions.py tests/conftest.py tests/leftovers.py tests/e2e
+TYPED := gpumand benchmarks scripts/test.py scripts/reliability.py scripts/man.py scripts/completions.py tests/conftest.py tests/leftovers.py tests/e2e
 E2E ?= optional
 GPU_PYTHON ?= .venv/bin/python
 export GPUMAND_E2E := $(E2E)
 
-.PHONY: help setup demo run test check lint types docs unit integration e2e gpu deb bench lock clean
+.PHONY: help setup demo run test check lint types docs unit integration e2e reliability gpu deb bench lock clean
 
 help: ## show this list
 	@sed -n 's/^\([a-z0-9]*\):.*## /\1|/p' Makefile | while IFS='|' read -r name what; do \
@@ -48,6 +48,11 @@ integration: ## circle 2: real processes on a private bus
 e2e: ## circle 3: real units on a booted systemd (root on Debian)
 	@scripts/setup --tests
 	@$(PYTEST) tests/e2e
+
+reliability: ## 200 kills in a row, measured, and the figures of docs/reliability.md written anew
+	@scripts/setup --tests
+	@GPUMAND_E2E=required $(PYTEST) tests/e2e/test_kills.py
+	@$(PYTHON_TOOLS) scripts/reliability.py
 
 gpu: setup ## circle 4: a real driver; GPU_PYTHON=/path names a Python that has PyTorch
 	@PYTHON=$(GPU_PYTHON) tests/gpu/run.sh
