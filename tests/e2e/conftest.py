@@ -23,6 +23,7 @@ TOOLS = ("polkitd", "libglib2.0-bin", "curl")
 
 in_use = pytest.StashKey[list[Machine]]()
 boots = pytest.StashKey[list[float]]()
+exposures = pytest.StashKey[list[str]]()
 
 
 def _booted(config: pytest.Config, deb: Path, base: Path = THIS_SYSTEM) -> Iterator[Machine]:
@@ -39,9 +40,9 @@ def _booted(config: pytest.Config, deb: Path, base: Path = THIS_SYSTEM) -> Itera
 
 
 @pytest.fixture(scope="session")
-def deb() -> Path:
+def deb(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """gpumand's Debian package, of the checkout as it is."""
-    return built()
+    return built(tmp_path_factory.mktemp("deb"))
 
 
 @pytest.fixture(scope="session")
@@ -65,6 +66,12 @@ def each_debian(request: pytest.FixtureRequest, pytestconfig: pytest.Config, deb
     if why_no_tree():
         pytest.skip(f"e2e: {why_no_tree()}")
     yield from _booted(pytestconfig, deb, tree(request.param, (*dependencies(deb), *TOOLS)))
+
+
+@pytest.fixture
+def record_exposure(pytestconfig: pytest.Config) -> list[str]:
+    """A list of lines that are shown at the end of the run."""
+    return pytestconfig.stash.setdefault(exposures, [])
 
 
 @pytest.fixture
@@ -117,3 +124,5 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
     seconds = ", ".join(f"{boot_sec:.2f}" for boot_sec in config.stash.get(boots, []))
     if seconds:
         terminalreporter.write_line(f"e2e: machines booted in {seconds} s")
+    for line in config.stash.get(exposures, []):
+        terminalreporter.write_line(f"e2e: exposure of gpumand.service: {line}")

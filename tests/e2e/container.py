@@ -89,6 +89,7 @@ class Container:
         options = [
             *("--boot", "--quiet", "--register=no", "--keep-unit", "--private-network", "--notify-ready=yes"),
             *("--console=pipe", "--link-journal=no", "--resolv-conf=off", "--timezone=off"),
+            "--system-call-filter=bpf",  # without it, IPAddressDeny= and DeviceAllow= are silently nothing inside
             f"--machine={self.name}",
             *([] if self._shows_checkout else [f"--bind-ro={REPOSITORY}"]),
         ]

@@ -17,16 +17,16 @@ PLACE = REPOSITORY / "build" / "deb-for-e2e"
 NOT_IN_IT = ("tests/", "benchmarks/", ".ci/")
 
 
-def built() -> Path:
-    """The .deb. Raises RuntimeError with what the build said when it cannot be built."""
+def built(into: Path) -> Path:
+    """The .deb, copied into a folder. Raises RuntimeError with what the build said when it cannot be built."""
     PLACE.mkdir(parents=True, exist_ok=True)
     with PLACE.with_suffix(".lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # other test runs build too
+        fcntl.flock(lock, fcntl.LOCK_EX)  # other test runs build too, and remove what was built
         folder = PLACE / fingerprint()
         if not folder.exists():
             _build(folder)
-    (deb,) = folder.glob("*.deb")
-    return deb
+        (deb,) = folder.glob("*.deb")
+        return Path(shutil.copy(deb, into))
 
 
 def dependencies(deb: Path) -> list[str]:
@@ -60,10 +60,7 @@ def _files() -> list[str]:
 
 
 def _build(folder: Path) -> None:
-    """Build into a folder that gets its name when it is whole; what was built before is removed.
-
-    A machine that was installed from it has no need of it any more.
-    """
+    """Build into a folder that gets its name when it is whole; what was built before is removed."""
     shutil.rmtree(PLACE)
     unfinished = PLACE / "unfinished"
     command = [BUILD_SCRIPT, unfinished]

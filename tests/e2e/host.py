@@ -12,6 +12,7 @@ DAEMON = "gpumand.service"
 CONFIG = "/etc/gpumand/gpumand.toml"
 VRAM_DIR = "/run/e2e-vram"
 UNIT_DIR = "/etc/systemd/system"
+DROP_IN = f"/run/systemd/system/{DAEMON}.d/e2e-host.conf"
 TOTAL_MIB = 24564
 HEAD = f"""
 [scheduler]
@@ -68,10 +69,25 @@ class Host:
             'unload = { path = "/api/admin/unload" }',
         )
 
+    def gpu(self, *lines: str) -> None:
+        """Configure other devices than the simulated one; ``lines`` are all of the ``[gpu]`` table."""
+        before, _, after = self._config.partition("[gpu]")
+        consumers = "[consumers." + after.partition("[consumers.")[2] if "[consumers." in after else ""
+        self._config = "\n".join([f"{before}[gpu]", *lines, consumers])
+
+    def configure(self, *lines: str) -> None:
+        """Further lines of TOML."""
+        self._config += "\n".join([*lines, ""])
+
+    def drop_in(self, *lines: str) -> None:
+        """Change the daemon's unit: ``lines`` are those of a drop-in's ``[Service]`` section."""
+        self.machine.write_file(DROP_IN, "\n".join(["[Service]", *lines, ""]))
+        self.machine.systemctl("daemon-reload")
+
     def start(self) -> None:
         """Start the daemon; returns when it has said that it is ready."""
-        # Whoever is first to announce something would make it for root alone, and the daemon is not root.
-        self.machine.run(["mkdir", "--parents", "--mode=0755", VRAM_DIR])
+        # Whoever is first to announce something would make it for itself alone, and the daemon is not root.
+        self.machine.run(["mkdir", "--parents", "--mode=1777", VRAM_DIR])
         self.machine.write_file(CONFIG, self._config)
         self.machine.systemctl("start", DAEMON)
 
@@ -81,6 +97,9 @@ class Host:
         self.machine.systemctl("stop", *self._units, check=False) if self._units else None
         paths = [f"{UNIT_DIR}/{unit}" for unit in self._units]
         self.machine.remove(*paths, "/etc/gpumand", "/run/gpumand", "/var/lib/gpumand", VRAM_DIR)
+        if self.machine.run(["test", "-e", DROP_IN], check=False).returncode == 0:
+            self.machine.remove(DROP_IN)
+            self.machine.systemctl("daemon-reload")
         self.machine.systemctl("reset-failed")
 
 
