@@ -12,6 +12,7 @@ from gpumand.domain.consumer import Residency, Settings
 from gpumand.domain.device import Reading, Sample
 from gpumand.domain.events import ConsumersChanged, DevicesChanged, Event, SummaryChanged
 from gpumand.domain.ledger import Ledger
+from gpumand.domain.overlap import Overlapping
 from gpumand.domain.overtaking import Overtakings
 from gpumand.domain.status import Stats
 from gpumand.domain.view import ConsumerState, View
@@ -41,17 +42,16 @@ class Books:
         self._source = source
         self._void_before = float("-inf")
         self._dirty: set[str] = set()
-        self.overtakings = Overtakings()
+        self.overtakings, self.overlapping = Overtakings(), Overlapping()
         self.wanted: Mapping[str, int] = {}
-        self.may_overlap = False
         self._devices_seen: tuple[tuple[object, ...], ...] = ()
         self.ledger = Ledger(settings.scheduler, self._dirty.add)
         self.ledger.configure(settings.scheduler, settings.consumers.values())
 
     def view(self, evict_failed: frozenset[str] = frozenset()) -> View:
         """Everything at this moment."""
-        now = self.clock.monotonic()
-        return self.ledger.view(now, evict_failed, self.wanted, may_overlap=self.may_overlap)
+        may_overlap = self.overlapping.devices(self.ledger.settings, self.ledger.devices)
+        return self.ledger.view(self.clock.monotonic(), evict_failed, self.wanted, may_overlap)
 
     def state(self, name: str) -> ConsumerState:
         """One consumer's state. Raises NoSuchConsumer."""

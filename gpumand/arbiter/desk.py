@@ -18,10 +18,12 @@ from gpumand.arbiter.jobs import Jobs
 from gpumand.arbiter.leases import Leases
 from gpumand.arbiter.waiting import Waiting
 from gpumand.domain import serving
+from gpumand.domain.consumer import Policy
 from gpumand.domain.errors import Busy, GpumandError, LimitsExceeded
+from gpumand.domain.fairness import FairShare
 from gpumand.domain.planning import Decision, Wish, decide
 from gpumand.domain.queue import RequestQueue
-from gpumand.domain.request import Verdict
+from gpumand.domain.request import Request, Verdict
 from gpumand.domain.serving import Ruling, Standing, Walk
 
 log = logging.getLogger(__name__)
@@ -42,6 +44,7 @@ class Desk:
         self._entries: dict[int, Waiting] = {}
         self._working: dict[int, Waiting] = {}
         self._tasks: set[asyncio.Task[None]] = set()
+        self._fairness = FairShare()
         self._hands: Counter[int] = Counter()
         self._sampling = False
         self._closed = False
@@ -59,7 +62,16 @@ class Desk:
     def add(self, entry: Waiting) -> None:
         """Let a request wait; ``step`` decides it."""
         self._entries[entry.request.number] = entry
-        self._queue.add(entry.request)
+        self._queue.add(entry.request, self._put_back_sec(entry.request))
+
+    def _put_back_sec(self, request: Request) -> float:
+        """By how much it counts as having come later, so that one user's many requests leave others their share."""
+        settings = self._books.settings.scheduler
+        if settings.policy is not Policy.ADAPTIVE:
+            return 0.0
+        work_sec = self._books.state(request.consumer).times.hold_sec()
+        user = str(request.owner.uid)
+        return self._fairness.put_back_sec(user, self._books.clock.monotonic(), work_sec, settings.aging_sec)
 
     def leave(self, entry: Waiting) -> None:
         """Take a request out of the queue. Its load, if one is under way, goes on: the next call joins it."""
@@ -91,6 +103,7 @@ class Desk:
     def step(self) -> None:
         """Look at the queue in order; grant, refuse or start what can be, and tell the world what has changed."""
         entries = () if self._closed else tuple(self)
+        self._note_wanted(entries)
         standings = tuple(self._standing(entry) for entry in entries)
         walk = serving.walk(self._books.settings.scheduler, standings)
         for entry, standing in zip(entries, standings, strict=True):
@@ -108,8 +121,16 @@ class Desk:
         self._moved = asyncio.Event()
 
     def _standing(self, entry: Waiting) -> Standing:
-        number = entry.request.number
-        return Standing(number, entry.wish, self._books.overtakings.seconds(number), entry.request.priority)
+        request, overtaken_sec = entry.request, self._books.overtakings.seconds(entry.request.number)
+        return Standing(request.number, entry.wish, overtaken_sec, request.priority, entry.loaded)
+
+    def _note_wanted(self, entries: Sequence[Waiting]) -> None:
+        """What is waited for is worth more, the sooner the more; lru does not look at it."""
+        wanted: dict[str, int] = {}
+        if self._books.settings.scheduler.policy is Policy.ADAPTIVE:
+            for entry in entries:
+                wanted.setdefault(entry.request.consumer, len(wanted))
+        self._books.wanted = wanted
 
     def _serve(self, entry: Waiting, standing: Standing, walk: Walk) -> tuple[int, ...]:
         """Decide one request and act on it; where it stays ahead of others if it has to wait."""
@@ -147,6 +168,8 @@ class Desk:
 
     def _act(self, entry: Waiting, ruling: Ruling) -> None:
         decision = ruling.decision
+        if ruling.is_beside and decision.device is not None:
+            self._books.overlapping.wanted(decision.device)
         if decision.verdict is Verdict.WAIT:
             entry.waiting_for = decision.message
         elif decision.verdict is Verdict.REFUSE or decision.device is None:
@@ -171,6 +194,7 @@ class Desk:
             lease = self._leases.create(entry.request, device)
             expected_sec = self._books.state(lease.consumer).times.hold_sec()
             self._books.overtakings.begin(lease.id, passes, expected_sec)
+            self._books.overlapping.began(lease.id, device)
             entry.resolve(lease)
         else:
             entry.resolve(None)

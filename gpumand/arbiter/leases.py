@@ -132,7 +132,9 @@ class Leases:
         """End it in the books; the caller sees to the disk. One that nobody was told of ends without a word."""
         now, now_usec = self._books.clock.monotonic(), self._books.clock.realtime_usec()
         lease = self._books.ledger.remove_lease(lease_id, now, now_usec)
-        self._books.overtakings.end(lease_id, max(0, now_usec - lease.granted_usec) / 1e6)
+        held_sec = max(0, now_usec - lease.granted_usec) / 1e6
+        self._books.overtakings.end(lease_id, held_sec)
+        self._books.overlapping.ended(lease_id, held_sec, self._books.state(lease.consumer).times.hold.mean_sec)
         self._used.add(lease.consumer)
         self._facts.conclude(lease.consumer)
         self._books.ledger.prune(self._books.settings.consumers)

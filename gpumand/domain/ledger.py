@@ -106,8 +106,7 @@ class Ledger:
         now: float,
         evict_failed: frozenset[str] = frozenset(),
         wanted: Mapping[str, int] | None = None,
-        *,
-        may_overlap: bool = False,
+        may_overlap: frozenset[int] = frozenset(),
     ) -> View:
         """Everything at one moment, for a decision; see View for what is passed on."""
         return View(

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from gpumand.domain.consumer import Residency
+from gpumand.domain.consumer import Overlap, Residency
 from gpumand.domain.planning import Decision, Wish, decide
 from gpumand.domain.request import Verdict
 from gpumand.domain.serving import Ahead, Ruling, Standing, Walk, count_ahead, wait
@@ -68,7 +68,9 @@ class OvertakingWalk(Walk):
         slots = view.settings.concurrent_leases
         if not slots or any(view.slots_taken(device) < slots for device in view.devices):
             return False
-        return not view.may_overlap or all(device in self._to_load or device in view.jobs for device in view.devices)
+        return view.settings.overlap is Overlap.OFF or all(
+            device in self._to_load or device in view.jobs for device in view.devices
+        )
 
     def _waiting(self, view: View, standing: Standing, decision: Decision) -> Ruling:
         """It waits for a lease to end: its consumer may be loaded meanwhile, were it the next to be."""
@@ -76,18 +78,23 @@ class OvertakingWalk(Walk):
             return Ruling(decision)
         is_first = decision.device is not None and decision.device not in self._to_load
         self._to_load.update(decision.devices)
-        return (self._beside(view, standing.wish) if is_first and view.may_overlap else None) or Ruling(decision)
+        beside = self._beside(view, standing.wish) if is_first and not standing.was_loaded else None
+        if beside is None:
+            return Ruling(decision)
+        if beside.device not in view.may_overlap:
+            return Ruling(decision, is_beside=True)
+        return Ruling(beside, takes_slot=False, is_beside=True)
 
-    def _beside(self, view: View, wish: Wish) -> Ruling | None:
+    def _beside(self, view: View, wish: Wish) -> Decision | None:
         """Its load beside the lease that it waits for, where that costs nobody a consumer that is waited for."""
-        if not wish.wants_lease or wish.holds_slot:
+        if view.settings.overlap is Overlap.OFF or not wish.wants_lease or wish.holds_slot:
             return None
+        if wish.from_own_unit or view.consumers[wish.consumer].spec.lazy:
+            return None  # what comes up by itself, or with its first request, cannot be loaded ahead of it
         decision = self._decided(view, replace(wish, holds_slot=True))
         if decision.verdict is not Verdict.GRANT or not decision.load:
             return None
-        if any(victim.consumer in view.wanted for victim in decision.evictions):
-            return None
-        return Ruling(decision, takes_slot=False)
+        return None if any(victim.consumer in view.wanted for victim in decision.evictions) else decision
 
     def _first(self, view: View, standing: Standing, decision: Decision) -> Ruling:
         """Where somebody younger is served at once without its having to wait too long, it lets it pass."""
@@ -97,7 +104,7 @@ class OvertakingWalk(Walk):
         other = self._better_first(view, standing, decision)
         if other:
             return Ruling(wait(decision, f"lets {other} pass, which is resident"))
-        return Ruling(decision, takes_slot=standing.wish.wants_lease and not view.may_overlap)
+        return Ruling(decision, takes_slot=standing.wish.wants_lease and decision.device not in view.may_overlap)
 
     def _better_first(self, view: View, standing: Standing, decision: Decision) -> str:
         """The consumer of the next younger request that may pass it and would not be served beside its load; or ""."""
@@ -152,4 +159,4 @@ def _resident(view: View, wish: Wish) -> ConsumerState | None:
 def _only_one_at_a_time(view: View, device: int) -> bool:
     """Whether a load there keeps others from being leased until it is done."""
     slots = view.settings.concurrent_leases
-    return not view.may_overlap and 0 < slots <= view.slots_taken(device) + 1
+    return device not in view.may_overlap and 0 < slots <= view.slots_taken(device) + 1

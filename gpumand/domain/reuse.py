@@ -62,6 +62,14 @@ class IdleTimes:
         counts[bucket_of(seconds)] += 1.0
         return IdleTimes(tuple(counts))
 
+    def with_pool(self, pool: IdleTimes, weight: float) -> IdleTimes:
+        """Its own, and those of many, which count as ``weight`` of its own (or as many as there are, if fewer)."""
+        seen = sum(pool.counts)
+        if seen <= 0.0:
+            return self
+        share = min(1.0, weight / seen)
+        return IdleTimes(tuple(own + share * one for own, one in zip(self.counts, pool.counts, strict=True)))
+
     def chance(self, idle_sec: float, still_idle: Sequence[float] = ()) -> float:
         """The chance of being wanted within the horizon.
 

@@ -26,12 +26,14 @@ class Standing:
         wish: what is to be decided for it.
         overtaken_sec: seconds of work that have been let past it.
         priority: -100 to 100.
+        was_loaded: its consumer was loaded for it already.
     """
 
     number: int
     wish: Wish
     overtaken_sec: float = 0.0
     priority: int = 0
+    was_loaded: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,11 +44,13 @@ class Ruling:
         decision: what ``decide`` said, or a wait where it is not its turn.
         passes: numbers of the requests that it overtakes by being granted.
         takes_slot: whether its load is for a lease slot that is free; False for one that begins beside a lease.
+        is_beside: whether it is, or would be were it allowed, loaded beside the leases on its device.
     """
 
     decision: Decision
     passes: tuple[int, ...] = ()
     takes_slot: bool = True
+    is_beside: bool = False
 
 
 @dataclass(slots=True)

@@ -1,12 +1,16 @@
 """What a resident consumer is worth: the seconds that evicting it will cost, as far as anybody can tell.
 
 The rule named ``adaptive``: worth = seconds to unload and to load again, times the chance of being wanted soon. The
-chance comes from the idle times that were learned of all consumers (``reuse``); what the queue waits for already is
-certain to be wanted, the sooner the dearer.
+chance comes from the idle times that were learned, of the consumer itself and, where these are few, of all together
+(``reuse``); what the queue waits for already is certain to be wanted, the sooner the dearer.
+
+The seconds count damped. A chance is an estimate, seconds are facts: undamped, one dear consumer that nobody wants any
+more pushes out all the cheap ones that are in use, which is what a single user feels first.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -14,6 +18,12 @@ from gpumand.domain.consumer import EvictionMethod
 from gpumand.domain.learning import Start
 from gpumand.domain.reuse import BUCKETS, IdleTimes
 from gpumand.domain.view import ConsumerState, View
+
+DAMPING = 0.7
+"""The power to which seconds count. Anything from 0.4 to 1 gives nearly the same, but for single users."""
+
+POOL_WEIGHT = 20.0
+"""The idle times of all consumers count as so many of its own."""
 
 LEAST_SEC = 0.001
 """Nothing is free: among those that cost nothing the fewest go."""
@@ -32,9 +42,9 @@ class Worth:
     chance: float
 
     @property
-    def value_sec(self) -> float:
-        """What evicting it is expected to cost."""
-        return max(LEAST_SEC, self.cost_sec * self.chance)
+    def value(self) -> float:
+        """What evicting it is expected to cost, damped."""
+        return max(LEAST_SEC, math.pow(self.cost_sec, DAMPING) * self.chance)
 
     @property
     def why(self) -> str:
@@ -63,7 +73,10 @@ def worth(view: View, state: ConsumerState, idle: IdleTimes) -> Worth:
         idle: idle times of all consumers.
     """
     place = view.wanted.get(state.name)
-    chance = idle.chance(view.now - state.idle_since) if place is None else 1.0 + 1.0 / (1.0 + place)
+    if place is None:
+        chance = state.times.idle.with_pool(idle, POOL_WEIGHT).chance(view.now - state.idle_since)
+    else:
+        chance = 1.0 + 1.0 / (1.0 + place)
     return Worth(bring_back_sec(state), chance)
 
 

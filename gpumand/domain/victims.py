@@ -77,7 +77,7 @@ def _worth_least(
     idle = value.pooled(view.consumers.values())
     worths = [value.worth(view, state, idle) for state in in_order]
     items = [
-        cover.Item(place, worth.value_sec, freed_mib[state.name])
+        cover.Item(place, worth.value, freed_mib[state.name])
         for place, (state, worth) in enumerate(zip(in_order, worths, strict=True))
         if freed_mib[state.name] > 0
     ]

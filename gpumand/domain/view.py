@@ -133,7 +133,7 @@ class View:
         evict_failed: consumers that gave nothing back a moment ago, for the request at hand.
         wanted: how far ahead in the queue the first request for a consumer is (0 = next); filled in by policies that
             look at it.
-        may_overlap: whether loads may begin beside leases.
+        may_overlap: devices on which loads may run beside leases.
     """
 
     settings: SchedulerSettings
@@ -144,7 +144,7 @@ class View:
     now: float = 0.0
     evict_failed: frozenset[str] = frozenset()
     wanted: Mapping[str, int] = field(default_factory=dict)
-    may_overlap: bool = False
+    may_overlap: frozenset[int] = frozenset()
 
     def on_device(self, device: int) -> tuple[ConsumerState, ...]:
         """Consumers that may hold memory on a device."""

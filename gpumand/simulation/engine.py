@@ -20,7 +20,7 @@ from gpumand.domain.fairness import FairShare
 from gpumand.domain.learning import Learned, Start
 from gpumand.domain.lease import Lease, LeaseLifetime, Owner
 from gpumand.domain.ledger import Ledger
-from gpumand.domain.overlap import Slowdown, may_overlap
+from gpumand.domain.overlap import Overlapping
 from gpumand.domain.overtaking import Overtakings
 from gpumand.domain.planning import Decision, Wish, decide, decide_inside
 from gpumand.domain.queue import RequestQueue
@@ -94,7 +94,6 @@ class _Work:
     left_sec: float
     since: float
     pace: float = 1.0
-    had_load_beside: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +135,7 @@ class Engine:
             times = (learned or {}).get(name, Learned())
             self._ledger.update(name, residency=Residency.UNLOADED, times=times)
         self._queue = RequestQueue(settings.aging_sec)
-        self._fairness, self._overtakings, self._slowdown = FairShare(), Overtakings(), Slowdown()
+        self._fairness, self._overtakings, self._overlapping = FairShare(), Overtakings(), Overlapping()
         self._entries: dict[int, _Entry] = {}
         self._works: dict[str, _Work] = {}
         self._held: list[dict[str, int]] = [{} for _ in host.total_mib]
@@ -231,11 +230,14 @@ class Engine:
         for entry in entries:
             if entry.request.number in self._entries:
                 wanted.setdefault(entry.request.consumer, len(wanted))
-        return self._ledger.view(self._now, wanted=wanted, may_overlap=may_overlap(self._settings, self._slowdown))
+        may_overlap = self._overlapping.devices(self._settings, self._ledger.devices)
+        return self._ledger.view(self._now, wanted=wanted, may_overlap=may_overlap)
 
     def _act(self, entry: _Entry, ruling: Ruling) -> bool:
         """Whether anything changed."""
         decision = ruling.decision
+        if ruling.is_beside and decision.device is not None:
+            self._overlapping.wanted(decision.device)
         if decision.verdict is Verdict.WAIT:
             return False
         if decision.verdict is Verdict.REFUSE or decision.device is None:
@@ -265,6 +267,7 @@ class Engine:
         if passes:
             self._overtakings.begin(lease_id, passes, self._ledger.consumers[name].times.hold_sec())
             self._renew_standings(passes)
+        self._overlapping.began(lease_id, device)
         self._works[lease_id] = _Work(entry, device, entry.served.use.hold_sec, self._now)
         self._pace(device)
 
@@ -283,7 +286,6 @@ class Engine:
         for lease_id, work in self._works.items():
             if work.device != device:
                 continue
-            work.had_load_beside |= is_loading
             is_new = work.since == self._now and work.left_sec == work.entry.served.use.hold_sec
             if pace != work.pace or is_new:
                 work.left_sec -= (self._now - work.since) * work.pace
@@ -300,17 +302,13 @@ class Engine:
         seconds = self._now - (served.granted_at or 0.0)
         self._ledger.remove_lease(lease_id, self._now, int(self._now * 1e6) + 1)
         self._used.add(name)
-        self._learn_hold(name, seconds, had_load_beside=work.had_load_beside)
+        times = self._ledger.consumers[name].times
+        usual_sec = times.hold.mean_sec if times.hold.count else 0.0
+        self._overlapping.ended(lease_id, seconds, usual_sec)
+        self._ledger.update(name, times=times.observe_hold(seconds))
         passed = self._overtakings.end(lease_id, seconds)
         self._renew_standings(passed)
         self._come(self._demand.after(served.use, self._now))
-
-    def _learn_hold(self, name: str, seconds: float, *, had_load_beside: bool) -> None:
-        times = self._ledger.consumers[name].times
-        if had_load_beside and times.hold.count:
-            self._slowdown = self._slowdown.observed(seconds, times.hold.mean_sec)
-        else:
-            self._ledger.update(name, times=times.observe_hold(seconds))
 
     # -- loading -------------------------------------------------------------------------------------------------
 

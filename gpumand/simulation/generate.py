@@ -34,17 +34,17 @@ KINDS: Mapping[str, Kind] = {
     "llm14": Kind(10500, 7, 0.7, 12),
     "sdxl": Kind(8500, 9, 1, 8),
     "whisper": Kind(4600, 5, 2, 4),
-    "llm32": Kind(20500, 14, 1, 25),
-    "xtts": Kind(2800, 12, 2, 3),
-    "vllm8": Kind(14500, 45, 3, 12),
     "flux": Kind(16500, 22, 1, 25),
+    "xtts": Kind(2800, 12, 2, 3),
+    "llm32": Kind(20500, 14, 1, 25),
+    "vllm8": Kind(14500, 45, 3, 12),
     "kokoro": Kind(2000, 6, 1.5, 1.5),
     "wan": Kind(13000, 18, 1, 45),
     "embed": Kind(1800, 4, 1, 0.5),
     "vlm": Kind(8500, 6, 0.6, 8),
 }
 
-SIX = ("llm8", "llm14", "sdxl", "whisper", "llm32", "xtts")
+SIX = ("llm8", "llm14", "sdxl", "whisper", "flux", "xtts")
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,10 +109,10 @@ def burst(seed: int, requests: int = 400, consumers: int = 12) -> Scene:
         t = random.uniform(0, 60)
         name = random.choice(names)
         for _ in range(requests // 2):
-            if random.random() < 0.15:
-                t += random.expovariate(1 / 240)
+            if random.random() < 0.25:
+                t += random.expovariate(1 / 180)
                 name = random.choice(names)
-            t += random.expovariate(1 / (KINDS[name].hold_sec * 2.5))
+            t += random.expovariate(1 / (KINDS[name].hold_sec * 3))
             uses.append(Use(t, name, hold_sec(random, name), client))
     return Scene(host_of(names), OpenDemand(sorted(uses, key=lambda use: use.t)))
 
@@ -142,7 +142,7 @@ ACTIVITIES: Mapping[str, _Activity] = {
     "fast": _Activity(("vllm8",), (4, 10), 20),
     "speak": _Activity(("kokoro",), (3, 10), 15),
 }
-OF_SIX = ("chat", "code", "image", "voice", "big")
+OF_SIX = ("chat", "code", "image", "voice", "picture")
 OF_TWELVE = tuple(ACTIVITIES)
 
 
@@ -212,8 +212,8 @@ def pipeline(seed: int, requests: int = 400) -> Scene:
     group = ("whisper", "llm8", "kokoro")
     doing = {
         "voice": _Activity(group, (10**9, 10**9), 20),
-        "images": _Activity(("sdxl",), (10**9, 10**9), 60),
-        "larger": _Activity(("llm14",), (10**9, 10**9), 90),
+        "images": _Activity(("sdxl",), (10**9, 10**9), 40),
+        "larger": _Activity(("llm14",), (10**9, 10**9), 60),
     }
     share = {"voice": 0.7, "images": 0.2, "larger": 0.1}
     users = [
@@ -221,7 +221,7 @@ def pipeline(seed: int, requests: int = 400) -> Scene:
         for name, activity in doing.items()
     ]
     names = (*group, "sdxl", "llm14")
-    return Scene(host_of(names, {name: group for name in group}), _Users(users))
+    return Scene(host_of(names, dict.fromkeys(group, group)), _Users(users))
 
 
 def roundrobin(seed: int, requests: int = 300) -> Scene:

@@ -50,7 +50,7 @@ class Watch:
             self.wrongs.append(f"{event.report.consumer} was evicted under a lease")
 
 
-def make_world(draw: random.Random, slots: int, faults: bool) -> FakeWorld:
+def make_world(draw: random.Random, slots: int, faults: bool, **more_settings: object) -> FakeWorld:
     specs: list[ConsumerSpec] = []
     for number in range(8):
         by_unit = draw.random() < 0.3
@@ -60,7 +60,8 @@ def make_world(draw: random.Random, slots: int, faults: bool) -> FakeWorld:
             more |= {"load": None, "health": None}
         coexist = frozenset(f"c{draw.randrange(8)}" for _ in range(draw.randrange(3))) - {f"c{number}"}
         specs.append(routed(f"c{number}", draw.randrange(500, 15000), evict=methods, can_coexist_with=coexist, **more))
-    world = FakeWorld(specs, scheduler=SchedulerSettings(concurrent_leases=slots, settle_timeout_sec=3.0))
+    scheduler = SchedulerSettings(concurrent_leases=slots, settle_timeout_sec=3.0, **more_settings)  # type: ignore[arg-type]
+    world = FakeWorld(specs, scheduler=scheduler)
     for spec in specs:
         consumer = world.routes.consumer(spec.name)
         consumer.load_sec, consumer.unload_sec = draw.uniform(0.1, 8), draw.uniform(0.05, 2)
@@ -124,9 +125,9 @@ async def one_client(world: FakeWorld, number: int, draw: random.Random, ends: C
             await world.arbiter.owner_vanished(f":1.{number}")
 
 
-async def storm(seed: int, slots: int, faults: bool) -> None:
+async def storm(seed: int, slots: int, faults: bool, **more_settings: object) -> None:
     draw = random.Random(seed)
-    world = make_world(draw, slots, faults)
+    world = make_world(draw, slots, faults, **more_settings)
     world.vram.read_sec = READ_SEC
     watch = Watch(world, slots)
     world.arbiter.books.publish = lambda event: (world.events.append(event), watch.look(event))  # type: ignore[func-returns-value, assignment]
