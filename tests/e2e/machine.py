@@ -126,3 +126,12 @@ class Machine:
     def kill(self) -> None:
         """End it at once; nothing is left."""
         self.container.kill()
+
+
+def close(process: subprocess.Popen[str]) -> None:
+    """End what ``start`` has started, whoever else has its pipes."""
+    process.kill()
+    process.wait()
+    for pipe in (process.stdout, process.stderr):
+        assert pipe is not None
+        pipe.close()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from tests.e2e.client import Client
 from tests.e2e.host import CONFIG, DAEMON, Host
-from tests.e2e.machine import Machine
+from tests.e2e.machine import Machine, close
 
 REFUSED = "org.freedesktop.DBus.Error.InteractiveAuthorizationRequired"
 
@@ -104,10 +104,19 @@ def test_user_may_not_own_the_name(host: Host) -> None:
 
 def test_loss_of_the_bus_ends_the_service_and_systemd_brings_both_back(own_machine: Machine) -> None:
     host = Host(own_machine, Client(own_machine))
+    host.holder("alpha", 1000)
     host.start()
+    lease, grant = host.client.acquire("alpha")
+    bound = own_machine.start(["gpumanctl", "run", "alpha", "--", "sleep", "600"])
+    own_machine.wait_until(lambda: len(host.client.leases()) == 2, "both stand")
     before = own_machine.main_pid(DAEMON)
     own_machine.systemctl("stop", "dbus.socket", "dbus.service")
     own_machine.wait_until(lambda: own_machine.main_pid(DAEMON) not in (0, before), "systemd started it again")
     assert f"{DAEMON}: Main process exited, code=exited, status=1/FAILURE" in own_machine.journal(DAEMON)
     own_machine.wait_until(lambda: own_machine.show(DAEMON, "ActiveState") == "active", "it is ready")
     assert host.client.status()["degraded"] == ""
+    kept = host.client.leases()
+    assert list(kept) == [lease], "a lease for a time does not hang on a bus, one for a connection does"
+    assert kept[lease]["expires_usec"] == grant["expires_usec"]
+    host.client.release(lease)
+    close(bound)
