@@ -28,6 +28,8 @@ REASONS = {
     FREEDESKTOP_ERROR + "UnknownInterface": "unavailable",
 }
 
+WHO_ALLOWS = "polkit has to, and does for units that files in /etc/gpumand name which only root can write"
+
 LOAD_STATES_REFUSED = frozenset({"not-found", "masked", "bad-setting", "error"})
 
 RESULT_WORDS = {
@@ -51,7 +53,7 @@ def unit_failed(unit: str, verb: str, error: BusError) -> UnitFailed:
     if reason == "unavailable":
         return UnitFailed(f"cannot {verb} {unit}: no systemd on this bus ({error.message})", reason)
     if reason == "denied":
-        return UnitFailed(f"systemd does not allow gpumand to {verb} {unit}: {error.message}", reason)
+        return UnitFailed(f"systemd does not allow gpumand to {verb} {unit}: {error.message} ({WHO_ALLOWS})", reason)
     return UnitFailed(f"cannot {verb} {unit}: {error.message or error.name}", reason)
 
 

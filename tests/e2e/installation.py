@@ -27,5 +27,6 @@ def install(machine: Machine, deb: Path) -> None:
     )
     machine.remove(f"/root/{deb.name}")
     assert machine.systemctl("is-enabled", *UNITS).split() == ["enabled", "enabled"]
-    assert machine.systemctl("is-active", *UNITS, check=False).split() == ["active", "active"], machine.journal(UNITS[0])
+    activity = machine.systemctl("is-active", *UNITS, check=False).split()
+    assert activity == ["active", "active"], machine.journal(UNITS[0])
     machine.systemctl("stop", *UNITS)
