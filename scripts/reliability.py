@@ -62,8 +62,10 @@ def totals(rounds: list[Round], exposure: str) -> list[tuple[str, str]]:
     living, kept, dead, left, told, served = (
         sum(one[key] for one in rounds) for key in ("living", "kept", "dead", "left", "told", "served")
     )
+    kills, starts = sum(one["kills"] for one in rounds), sum(one["kills"] - 1 for one in rounds)
     return [
-        ("kills survived", f"{len(rounds)} of {len(rounds)}"),
+        ("kills survived", f"{kills} of {kills}"),
+        ("of them in the middle of a start", str(starts)),
         ("leases that stood afterwards under the same id, of those whose owner lived", f"{kept} of {living}"),
         ("leases that stood afterwards, of those whose owner had died", f"{left} of {dead}"),
         ("waiting calls that ended with a named error", str(told)),

@@ -13,7 +13,7 @@ SCRIPT, PAGE = ROOT / "scripts" / "reliability.py", ROOT / "docs" / "reliability
 
 
 def blow(name: str, gap_sec: float, **changes: Any) -> dict[str, Any]:
-    one = {"blow": name, "moment": "a load", "was_called": True, "blow_sec": gap_sec, "gap_sec": gap_sec}
+    one = {"blow": name, "moment": "a load", "kills": 1, "was_called": True, "blow_sec": gap_sec, "gap_sec": gap_sec}
     return one | {"ready_sec": 0.5, "living": 6, "kept": 6, "dead": 1, "left": 0, "told": 2, "served": 3} | changes
 
 
@@ -26,13 +26,16 @@ def written(tmp_path: Path, rounds: list[dict[str, Any]], page: str) -> subproce
 
 def test_figures_are_written_between_the_marks_and_nothing_else_changes(tmp_path: Path) -> None:
     page = PAGE.read_text(encoding="utf-8")
-    rounds = [blow("kill -9", float(number)) for number in range(1, 21)] + [blow("watchdog", 3.0, kept=5, moment="idle")]
+    rounds = [blow("kill -9", float(number)) for number in range(1, 21)] + [
+        blow("watchdog", 3.0, kills=2, kept=5, moment="idle")
+    ]
     assert written(tmp_path, rounds, page).returncode == 0
     text = (tmp_path / "page.md").read_text(encoding="utf-8")
     head, tail = page.partition("<!-- figures")[0], page.rpartition("end of figures -->")[2]
     assert text.startswith(head)
     assert text.endswith(tail)
-    assert "| kills survived | 21 of 21 |" in text
+    assert "| kills survived | 22 of 22 |" in text
+    assert "| of them in the middle of a start | 1 |" in text
     assert "whose owner lived | 125 of 126 |" in text
     assert "| kill -9 | 20 | 0 |" in text
     assert "| kill -9 | 10.50 | 19.00 | 20.00 | 0.50 | 0.50 | 0.50 |" in text

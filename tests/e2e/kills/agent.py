@@ -78,6 +78,7 @@ class Agent:
         pid: int,
         number: int,
         meanwhile: list[int],
+        again_sec: float | None,
         calls: bool,
         delay_sec: float,
     ) -> dict[str, Any]:
@@ -88,6 +89,7 @@ class Agent:
             argv: the command that ends it; empty where it is a signal.
             pid, number: the daemon and the signal.
             meanwhile: pids to kill while it is down.
+            again_sec: how long after its start the next daemon is killed too; None = not.
             calls: call it as soon as it is gone, which makes the bus start it; else wait until systemd has.
             delay_sec: the moment of the blow.
 
@@ -102,6 +104,10 @@ class Agent:
             os.kill(pid, number)
         lost_at = await self._owner_change(seen, gone=True)
         _kill(meanwhile)
+        if again_sec is not None:
+            successor = await self._successor(pid)
+            await asyncio.sleep(again_sec)
+            _kill([successor])
         if not calls:
             await self._owner_change(seen, gone=False)
         status = await self._first_answer()
@@ -119,6 +125,14 @@ class Agent:
                 return changes[0]
             self._news.clear()
             await self._news.wait()
+
+    async def _successor(self, pid: int) -> int:
+        """The process that systemd starts in its place."""
+        while True:
+            now: int = (await witness.service(self._bus))["MainPID"]
+            if now not in (0, pid):
+                return now
+            await asyncio.sleep(POLL_SEC)
 
     async def _first_answer(self) -> dict[str, Any]:
         while True:

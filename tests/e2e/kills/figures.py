@@ -17,6 +17,7 @@ class Round:
 
     Attributes:
         blow, moment: which.
+        kills: how many daemons were ended: 2 where the next one was killed in the middle of its start.
         was_called: whether somebody called meanwhile, so that the bus asked for a start; else systemd acted alone.
         blow_sec: from the blow to the first answer; gap_sec: from the loss of the name.
         ready_sec: from the start of the new process to READY.
@@ -27,6 +28,7 @@ class Round:
 
     blow: str
     moment: str
+    kills: int
     was_called: bool
     blow_sec: float
     gap_sec: float

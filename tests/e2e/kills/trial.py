@@ -14,6 +14,8 @@ from tests.e2e.kills.moments import PLAYS, Caller, Moment, Play
 from tests.e2e.kills.scene import Scene
 
 BEFORE_SHARE, CALLED_SHARE = 0.3, 0.5
+AGAIN_SHARE, AGAIN_SEC = 0.15, 0.6
+"""How often the next daemon is killed too, and until when: about as long as a start takes."""
 
 
 class Trial:
@@ -48,6 +50,7 @@ class Trial:
         return Round(
             blow=str(blow),
             moment=str(moment),
+            kills=1 if order["again_sec"] is None else 2,
             was_called=bool(order["calls"]),
             blow_sec=struck["blow_sec"],
             gap_sec=struck["gap_sec"],
@@ -63,10 +66,12 @@ class Trial:
     def _order(self, blow: Blow, mortal: mortals.Mortal) -> dict[str, Any]:
         """What the agent is told."""
         pids, is_before = mortal.pids, self._draw.random() < BEFORE_SHARE
+        is_again = blow is Blow.KILL and self._draw.random() < AGAIN_SHARE
         return {
             **self._armoury.order(blow, self._scene.host.machine.main_pid(DAEMON)),
             "before": pids if is_before else [],
             "meanwhile": [] if is_before else pids,
+            "again_sec": self._draw.uniform(0.0, AGAIN_SEC) if is_again else None,
             "calls": self._draw.random() < CALLED_SHARE,
         }
 
