@@ -11,7 +11,7 @@ from pathlib import Path
 from tests.e2e.machine import Machine
 
 BUILD_TOOLS = ("dpkg-buildpackage", "dh", "pybuild", "go-md2man", "lintian", "man")
-TEST_PACKAGES = ("autopkgtest", "bash-completion", "curl", "dpkg-dev", "libglib2.0-bin", "man-db", "polkitd")
+TEST_PACKAGES = ("autopkgtest", "curl", "dpkg-dev", "libglib2.0-bin", "man-db", "polkitd")
 """What the tests on a machine use, beside what the package itself depends on."""
 
 ACCOUNTS = ("passwd", "group", "shadow", "gshadow")

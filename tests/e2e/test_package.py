@@ -218,11 +218,15 @@ def test_purged_package_leaves_nothing_behind(debian: Machine, current: Package)
     assert debian.systemctl("is-system-running", check=False).strip() == "running"
 
 
-def test_purge_keeps_files_that_somebody_else_put_into_conf_d(debian: Machine, current: Package) -> None:
+def test_purge_keeps_files_of_others_and_the_accounts_that_they_belong_to(debian: Machine, current: Package) -> None:
     install(debian, current)
     simulate(debian, "one")
-    debian.run([*APT, "purge", "gpumand"], timeout=60)
-    assert debian.run(["find", "/etc/gpumand", "-type", "f"]).stdout.split() == [DROP_IN]
+    debian.write_file("/etc/gpumand/key", "secret\n", mode="0640")
+    debian.run(["chgrp", "_gpumand", "/etc/gpumand/key"])
+    said = debian.run([*APT, "purge", "gpumand"], timeout=60)
+    assert "the user _gpumand and its groups stay, since /etc/gpumand/key is theirs" in said.stdout + said.stderr
+    assert set(debian.run(["find", "/etc/gpumand", "-type", "f"]).stdout.split()) == {DROP_IN, "/etc/gpumand/key"}
+    assert debian.run(["stat", "--format=%G", "/etc/gpumand/key"]).stdout.strip() == "_gpumand"
 
 
 def test_tests_of_the_installed_package_pass(debian: Machine, current: Package) -> None:
