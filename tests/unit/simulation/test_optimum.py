@@ -1,0 +1,111 @@
+"""The exact optimum agrees with trying everything, and no policy is better."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import combinations
+from random import Random
+
+import pytest
+
+from gpumand.domain.consumer import Policy, SchedulerSettings
+from gpumand.simulation.demand import OpenDemand, Use
+from gpumand.simulation.engine import Engine
+from gpumand.simulation.host import Host, consumer
+from gpumand.simulation.optimum import Rules, least_wait_sec
+
+
+def instance(seed: int, consumers: int, requests: int) -> tuple[Host, list[Use]]:
+    random = Random(seed)
+    names = [f"c{number}" for number in range(consumers)]
+    host = Host(
+        {name: consumer(name, random.randrange(2, 9), random.randint(1, 9), random.randint(0, 3)) for name in names},
+        (10,),
+    )
+    t, uses = 0.0, []
+    for _ in range(requests):
+        t += random.choice([0, 1, 3, 8, 20])
+        uses.append(Use(t, random.choice(names), random.randint(1, 8)))
+    return host, uses
+
+
+def every_way(host: Host, resident: frozenset[str], name: str) -> Iterator[tuple[frozenset[str], float]]:
+    for count in range(len(resident) + 1):
+        for gone in combinations(sorted(resident), count):
+            then = resident - set(gone) | {name}
+            if sum(host.consumers[one].spec.vram_resident_mib for one in then) <= host.total_mib[0]:
+                yield then, host.consumers[name].load_sec + sum(host.consumers[one].unload_sec for one in gone)
+
+
+def tried(
+    host: Host, left: tuple[Use, ...], resident: frozenset[str], free_at: float, rules: Rules, loads: int
+) -> float:
+    """Every schedule there is, one after the other."""
+    if not left:
+        return 0.0
+    best = float("inf")
+    for place, use in enumerate(left if rules.any_order else left[:1]):
+        if any(other.consumer == use.consumer for other in left[:place]):
+            continue
+        rest = left[:place] + left[place + 1 :]
+        ready = max(free_at, use.t)
+        if use.consumer in resident:
+            best = min(best, ready - use.t + tried(host, rest, resident, ready + use.hold_sec, rules, loads))
+        elif not rules.ahead:
+            for then, seconds in every_way(host, resident, use.consumer):
+                start = ready + seconds
+                best = min(best, start - use.t + tried(host, rest, then, start + use.hold_sec, rules, loads))
+    for name in {use.consumer for use in left} - resident if rules.ahead and loads else set():
+        for then, seconds in every_way(host, resident, name):
+            best = min(best, tried(host, left, then, free_at + seconds, rules, loads - 1))
+    return best
+
+
+@pytest.mark.parametrize("any_order", [False, True])
+@pytest.mark.parametrize("seed", range(30))
+def test_optimum_on_demand_is_what_trying_everything_finds(seed: int, any_order: bool) -> None:
+    host, uses = instance(seed, consumers=4, requests=6)
+    rules = Rules(any_order)
+
+    assert least_wait_sec(host, uses, rules=rules) == pytest.approx(
+        tried(host, tuple(uses), frozenset(), 0.0, rules, 0)
+    ), f"seed {seed}"
+
+
+@pytest.mark.parametrize("any_order", [False, True])
+@pytest.mark.parametrize("seed", range(12))
+def test_optimum_ahead_of_time_is_what_trying_everything_finds(seed: int, any_order: bool) -> None:
+    host, uses = instance(seed, consumers=3, requests=4)
+    rules = Rules(any_order, ahead=True)
+
+    assert least_wait_sec(host, uses, rules=rules) == pytest.approx(
+        tried(host, tuple(uses), frozenset(), 0.0, rules, 5)
+    ), f"seed {seed}"
+
+
+@pytest.mark.parametrize("policy", list(Policy))
+@pytest.mark.parametrize("seed", range(20))
+def test_no_policy_waits_less_than_the_optimum(seed: int, policy: Policy) -> None:
+    host, uses = instance(seed, consumers=5, requests=14)
+    outcome = Engine(host, SchedulerSettings(cushion_mib=0, policy=policy), OpenDemand(uses)).run()
+    waited = sum(one.wait_sec for one in outcome.served)
+
+    assert least_wait_sec(host, uses, rules=Rules(any_order=True)) <= waited + 1e-6, f"seed {seed}"
+    if policy is Policy.LRU:
+        assert least_wait_sec(host, uses) <= waited + 1e-6, f"seed {seed}"
+
+
+def test_more_freedom_never_waits_longer() -> None:
+    for seed in range(10):
+        host, uses = instance(seed, consumers=4, requests=8)
+        strict, free = least_wait_sec(host, uses), least_wait_sec(host, uses, rules=Rules(any_order=True))
+        ahead = least_wait_sec(host, uses, rules=Rules(any_order=True, ahead=True))
+
+        assert ahead <= free + 1e-6 <= strict + 2e-6, f"seed {seed}"
+
+
+def test_what_never_fits_is_refused() -> None:
+    host = Host({"big": consumer("big", 100, 1, 1)}, (10,))
+
+    with pytest.raises(ValueError, match="does not fit"):
+        least_wait_sec(host, [Use(0, "big", 1)])
