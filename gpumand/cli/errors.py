@@ -8,8 +8,11 @@ from enum import IntEnum
 from gpumand.bus.failures import BusError, BusLost, BusTimeout
 from gpumand.bus.names import BUS_NAME
 from gpumand.cli.options import GlobalOptions
-from gpumand.domain.errors import FREEDESKTOP, OWN
+from gpumand.client.errors import LEFT, NOBODY, NOT_STARTED, UNSPOKEN, Mismatch
+from gpumand.domain.errors import FREEDESKTOP, OWN, InvalidArgs
 from gpumand.version import VERSION
+
+__all__ = ["ExitCode", "Failure", "Mismatch", "NoBus", "interpret"]
 
 
 class ExitCode(IntEnum):
@@ -44,10 +47,6 @@ class NoBus(Exception):
     """There is no bus where we looked for one; the message says why."""
 
 
-class Mismatch(Exception):
-    """The daemon answered something else than this version of the interface says."""
-
-
 def interpret(error: Exception, options: GlobalOptions) -> Failure | None:
     """What an exception means for whoever typed the command, or None where it is a fault of our own."""
     if isinstance(error, Failure):
@@ -66,6 +65,8 @@ def _trouble(error: Exception, options: GlobalOptions) -> str:
         return _no_bus(str(error), options)
     if isinstance(error, BusLost):
         return f"the connection to the bus was lost: {error}"
+    if isinstance(error, InvalidArgs):
+        return error.message
     return f"{_mismatch(options)} ({error})" if isinstance(error, Mismatch) else ""
 
 
@@ -121,33 +122,14 @@ def _went_away(error: BusError, options: GlobalOptions) -> Failure:
 
 
 _TELLERS: dict[str, Callable[[BusError, GlobalOptions], Failure]] = {
-    **dict.fromkeys((FREEDESKTOP + "ServiceUnknown", FREEDESKTOP + "NameHasNoOwner"), _not_running),
-    **dict.fromkeys(
-        (
-            FREEDESKTOP + "Spawn.ChildExited",
-            FREEDESKTOP + "Spawn.Failed",
-            FREEDESKTOP + "Spawn.ServiceNotFound",
-            FREEDESKTOP + "Spawn.ExecFailed",
-            FREEDESKTOP + "TimedOut",
-            "org.freedesktop.systemd1.NoSuchUnit",
-            "org.freedesktop.systemd1.UnitMasked",
-        ),
-        _activation_failed,
-    ),
+    **dict.fromkeys(NOBODY, _not_running),
+    **dict.fromkeys(NOT_STARTED, _activation_failed),
     **dict.fromkeys(
         (FREEDESKTOP + "AccessDenied", FREEDESKTOP + "AuthFailed", FREEDESKTOP + "InteractiveAuthorizationRequired"),
         _denied,
     ),
-    **dict.fromkeys(
-        (
-            FREEDESKTOP + "UnknownMethod",
-            FREEDESKTOP + "UnknownInterface",
-            FREEDESKTOP + "UnknownObject",
-            FREEDESKTOP + "InvalidSignature",
-        ),
-        _interface,
-    ),
-    **dict.fromkeys((FREEDESKTOP + "NoReply", FREEDESKTOP + "Disconnected"), _went_away),
+    **dict.fromkeys(UNSPOKEN, _interface),
+    **dict.fromkeys(LEFT, _went_away),
 }
 
 

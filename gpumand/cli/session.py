@@ -24,17 +24,15 @@ async def connected(options: GlobalOptions) -> AsyncIterator[Client]:
     Raises:
         NoBus: there is none, or it does not let us in.
     """
-    from gpumand.bus.connection import BusConnection
-
     address = options.bus_address or ("session" if options.user else "system")
     try:
-        connection = await BusConnection.connect(address)
+        client = await Client.connect(address)
     except BusLost as error:
         raise NoBus(str(error)) from error
     try:
-        yield Client(connection)
+        yield client
     finally:
-        await connection.close()
+        await client.close()
 
 
 def ask(ctx: click.Context, question: Callable[[Client, GlobalOptions], Coroutine[Any, Any, T]]) -> T:

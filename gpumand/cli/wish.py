@@ -9,8 +9,8 @@ from typing import Any, TypeVar
 import click
 
 from gpumand.cli import completion
-from gpumand.cli.client import Options
 from gpumand.cli.durations import DURATION, to_usec
+from gpumand.client.options import Options, acquire_options
 from gpumand.domain.request import DEFAULT_TIMEOUT_SEC, MAX_PRIORITY, MAX_WAIT_SEC, MIN_PRIORITY
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -66,16 +66,8 @@ class Wish:
 
     def options(self) -> Options:
         """As the bus takes it; what was not given is left to the daemon."""
-        given: dict[str, tuple[str, Any]] = {
-            "lifetime": ("s", self.lifetime),
-            "timeout_usec": ("t", to_usec(self.timeout_sec)),
-        }
-        if self.ttl_sec is not None:
-            given["ttl_usec"] = ("t", to_usec(self.ttl_sec))
-        if self.priority is not None:
-            given["priority"] = ("i", self.priority)
         texts = {"device": self.device, "reason": self.reason, "token": self.token}
-        return given | {name: ("s", text) for name, text in texts.items() if text}
+        return acquire_options(self.lifetime, self.timeout_sec, ttl_sec=self.ttl_sec, priority=self.priority, **texts)
 
 
 def waiting_options(command: F) -> F:

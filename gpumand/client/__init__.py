@@ -1,0 +1,86 @@
+"""gpumand from Python: hold a lease while a block runs, ask what is going on, and do by hand what ``gpumanctl`` does.
+
+::
+
+    from gpumand.client import InsufficientVram, lease
+
+    async with lease("comfyui", timeout_sec=300) as held:
+        await render(held.endpoint)
+
+``lease`` and ``Client`` are for ``async`` programs, ``lease_sync`` and ``SyncClient`` are the same without ``await``.
+What they answer are the values of ``gpumand.client.values``; what they raise is in ``gpumand.client.errors``, and here.
+To try a program without a GPU, see ``gpumand.testing.daemon``.
+
+What is named here is stable: it only grows, as the D-Bus interface ``org.gpumand1`` does. Nothing of the D-Bus binding
+shows, and importing this imports none.
+"""
+
+from __future__ import annotations
+
+from gpumand.client.client import Client
+from gpumand.client.ending import Ended
+from gpumand.client.errors import (
+    AccessDenied,
+    BusUnavailable,
+    Busy,
+    CallerError,
+    ConfigInvalid,
+    ConsumerBackingOff,
+    DeviceUnavailable,
+    EvictionFailed,
+    GpumandError,
+    HostError,
+    InsufficientVram,
+    InteractiveAuthorizationRequired,
+    InvalidArgs,
+    LimitsExceeded,
+    LoadFailed,
+    Mismatch,
+    NoAnswer,
+    NoSuchConsumer,
+    NoSuchDevice,
+    NoSuchLease,
+    NotNowError,
+    NotRunning,
+    ShuttingDown,
+    TimedOut,
+)
+from gpumand.client.events import Events
+from gpumand.client.held import Held, lease
+from gpumand.client.sync import SyncClient, SyncEnded, SyncHeld, lease_sync
+
+__all__ = [
+    "AccessDenied",
+    "BusUnavailable",
+    "Busy",
+    "CallerError",
+    "Client",
+    "ConfigInvalid",
+    "ConsumerBackingOff",
+    "DeviceUnavailable",
+    "Ended",
+    "Events",
+    "EvictionFailed",
+    "GpumandError",
+    "Held",
+    "HostError",
+    "InsufficientVram",
+    "InteractiveAuthorizationRequired",
+    "InvalidArgs",
+    "LimitsExceeded",
+    "LoadFailed",
+    "Mismatch",
+    "NoAnswer",
+    "NoSuchConsumer",
+    "NoSuchDevice",
+    "NoSuchLease",
+    "NotNowError",
+    "NotRunning",
+    "ShuttingDown",
+    "SyncClient",
+    "SyncEnded",
+    "SyncHeld",
+    "TimedOut",
+    "lease",
+    "lease_sync",
+]

@@ -1,0 +1,288 @@
+"""The same without ``await``: for scripts, threads, and notebooks.
+
+The connection lives in a thread with an event loop of its own, so it makes no difference whether the calling thread
+has a loop, runs one (as in Jupyter) or has none. Calls block the thread that makes them and no other; one client may
+be used from several threads at a time.
+
+After a fork (``os.fork``, or ``multiprocessing`` with the start method "fork") a child cannot use what its parent
+opened, and is told so by RuntimeError. It has inherited the connection all the same: should the parent die without
+leaving its block, the lease stands until the child has ended too. The start methods "spawn" and "forkserver", and
+``subprocess``, inherit nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine, Iterable, Iterator
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, contextmanager
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from gpumand.client.client import Client
+from gpumand.client.ending import Ended
+from gpumand.client.held import DEFAULT_WAIT_SEC, Granted, Held, hold
+from gpumand.client.loop_thread import LoopThread
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from gpumand.client.events import Events
+    from gpumand.client.values import Event, Grant, HistoryEntry, Outcome, Plan, Status
+
+T = TypeVar("T")
+
+
+class SyncEnded:
+    """The end of a lease; like a ``threading.Event`` that knows why it was set."""
+
+    def __init__(self, ended: Ended, thread: LoopThread) -> None:
+        """For ``lease_sync``."""
+        self._ended = ended
+        self._thread = thread
+
+    @property
+    def reason(self) -> str:
+        """Why the lease ended; "" while it stands. See ``Ended.reason``."""
+        return self._ended.reason
+
+    def is_set(self) -> bool:
+        """Whether the lease has ended."""
+        return self._ended.is_set()
+
+    def wait(self, timeout_sec: float | None = None) -> str:
+        """Return, with the reason, when the lease has ended, or "" when that time has passed."""
+        return self.reason if self.is_set() else self._thread.run(self._wait(timeout_sec))
+
+    async def _wait(self, timeout_sec: float | None) -> str:
+        try:
+            async with asyncio.timeout(timeout_sec):
+                return await self._ended.wait()
+        except TimeoutError:
+            return ""
+
+
+class SyncHeld(Granted):
+    """A lease that ``lease_sync`` holds; see ``Granted`` for what it tells.
+
+    Attributes:
+        ended: whether, and why, the lease has ended; ``held.ended.wait()`` in a thread, or ``held.ended.is_set()``.
+    """
+
+    def __init__(self, held: Held, thread: LoopThread) -> None:
+        """For ``lease_sync``."""
+        super().__init__(held)
+        self.ended = SyncEnded(held.ended, thread)
+        self._held = held
+        self._thread = thread
+
+    def release(self) -> None:
+        """End the lease now; harmless when repeated. Leaving the block does it."""
+        self._thread.run(self._held.release())
+
+
+@contextmanager
+def lease_sync(
+    consumer: str,
+    *,
+    timeout_sec: float | None = DEFAULT_WAIT_SEC,
+    priority: int | None = None,
+    device: str = "",
+    reason: str = "",
+    bus: str = "system",
+) -> Iterator[SyncHeld]:
+    """Make a consumer resident and hold a lease on it for as long as the block runs::
+
+        with lease_sync("comfyui", timeout_sec=300, reason="poster") as held:
+            render(held.endpoint)
+
+    Arguments, errors and what becomes of the lease are those of ``gpumand.client.lease``. Ctrl-C while it waits
+    withdraws the request.
+    """
+    given = {"device": device, "reason": reason, "bus": bus}
+    with LoopThread() as thread:
+        held = thread.run(hold(consumer, timeout_sec=timeout_sec, priority=priority, **given))
+        try:
+            yield SyncHeld(held, thread)
+        finally:
+            thread.run(held.release())
+
+
+class SyncClient:
+    """``Client`` without ``await``: the same methods, arguments, answers and errors::
+
+        with SyncClient() as client:
+            print(client.plan("comfyui").message)
+
+    Args:
+        bus: "system", "session" (a user's own gpumand), or a D-Bus address.
+    """
+
+    def __init__(self, bus: str = "system") -> None:
+        self._bus = bus
+        self._client = Client(bus)
+        self._thread: LoopThread | None = None
+
+    def __enter__(self) -> SyncClient:
+        self.connect()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def connect(self) -> None:
+        """Connect, where it is not; ``with`` does it. Raises BusUnavailable."""
+        if self._thread is not None:
+            return
+        thread = LoopThread()
+        try:
+            thread.run(self._client.connect())
+        except BaseException:
+            thread.close()
+            raise
+        self._thread = thread
+
+    def close(self) -> None:
+        """Leave the bus; harmless when repeated."""
+        thread, self._thread = self._thread, None
+        if thread is not None:
+            try:
+                thread.run(self._client.close())
+            finally:
+                thread.close()
+
+    def status(self) -> Status:
+        """One snapshot of everything."""
+        return self._run(self._client.status())
+
+    def version(self) -> str:
+        """The daemon's version."""
+        return self._run(self._client.version())
+
+    def lease(
+        self,
+        consumer: str,
+        *,
+        timeout_sec: float | None = DEFAULT_WAIT_SEC,
+        priority: int | None = None,
+        device: str = "",
+        reason: str = "",
+    ) -> AbstractContextManager[SyncHeld]:
+        """A lease for as long as a block runs: ``lease_sync`` on the same bus."""
+        given = {"device": device, "reason": reason, "bus": self._bus}
+        return lease_sync(consumer, timeout_sec=timeout_sec, priority=priority, **given)
+
+    def acquire(
+        self,
+        consumer: str,
+        *,
+        lifetime: str = "ttl",
+        ttl_sec: float | None = None,
+        timeout_sec: float | None = DEFAULT_WAIT_SEC,
+        priority: int | None = None,
+        device: str = "",
+        reason: str = "",
+        token: str = "",
+    ) -> Grant:
+        """Take a lease that outlives this process; see ``Client.acquire``."""
+        work = self._client.acquire(
+            consumer,
+            lifetime=lifetime,
+            ttl_sec=ttl_sec,
+            timeout_sec=timeout_sec,
+            priority=priority,
+            device=device,
+            reason=reason,
+            token=token,
+        )
+        return self._run(work)
+
+    def release(self, lease: str) -> None:
+        """End a lease by its id. Raises NoSuchLease, AccessDenied."""
+        self._run(self._client.release(lease))
+
+    def renew(self, lease: str, ttl_sec: float | None = None) -> datetime | None:
+        """Give a lease of lifetime "ttl" more time: when it ends now; see ``Client.renew``."""
+        return self._run(self._client.renew(lease, ttl_sec))
+
+    def plan(self, consumer: str, *, priority: int | None = None, device: str = "") -> Plan:
+        """What acquiring a consumer would do now, and why; changes nothing. Raises NoSuchConsumer."""
+        return self._run(self._client.plan(consumer, priority=priority, device=device))
+
+    def load(self, consumer: str, *, timeout_sec: float | None = DEFAULT_WAIT_SEC, device: str = "") -> Outcome:
+        """Make a consumer resident without a lease; see ``Client.load``."""
+        return self._run(self._client.load(consumer, timeout_sec=timeout_sec, device=device))
+
+    def evict(
+        self,
+        consumer: str,
+        *,
+        force: bool = False,
+        timeout_sec: float | None = DEFAULT_WAIT_SEC,
+        method: str = "",
+    ) -> Outcome:
+        """Take a consumer's VRAM back; see ``Client.evict``."""
+        return self._run(self._client.evict(consumer, force=force, timeout_sec=timeout_sec, method=method))
+
+    def pin(self, consumer: str) -> None:
+        """Keep a consumer from being evicted to make room, until ``unpin``. Raises NoSuchConsumer."""
+        self._run(self._client.pin(consumer))
+
+    def unpin(self, consumer: str) -> None:
+        """Let a consumer be evicted again. Raises NoSuchConsumer."""
+        self._run(self._client.unpin(consumer))
+
+    def reload(self) -> None:
+        """Have the configuration read again; a bad one changes nothing. Raises ConfigInvalid."""
+        self._run(self._client.reload())
+
+    def history(
+        self,
+        *,
+        since: datetime | None = None,
+        until: datetime | None = None,
+        consumer: str = "",
+        kinds: Iterable[str] = (),
+        limit: int = 100,
+    ) -> tuple[HistoryEntry, ...]:
+        """What happened, newest first; see ``Client.history``."""
+        work = self._client.history(since=since, until=until, consumer=consumer, kinds=kinds, limit=limit)
+        return self._run(work)
+
+    @contextmanager
+    def watch(self) -> Iterator[Iterator[Event]]:
+        """What happens, as it happens; see ``Client.watch``::
+
+        with client.watch() as events:
+            for event in events:
+                print(event)
+        """
+        watching = self._client.watch()
+        events = self._run(_enter(watching))
+        try:
+            yield self._each(events)
+        finally:
+            self._run(_leave(watching))
+
+    def _each(self, events: Events) -> Iterator[Event]:
+        while True:
+            yield self._run(_next(events))
+
+    def _run(self, work: Coroutine[Any, Any, T]) -> T:
+        if self._thread is None:
+            work.close()
+            raise RuntimeError("the client is not connected; use: with SyncClient() as client")
+        return self._thread.run(work)
+
+
+async def _enter(watching: AbstractAsyncContextManager[Events]) -> Events:
+    return await watching.__aenter__()
+
+
+async def _leave(watching: AbstractAsyncContextManager[Events]) -> None:
+    await watching.__aexit__(None, None, None)
+
+
+async def _next(events: Events) -> Event:
+    return await events.__anext__()
