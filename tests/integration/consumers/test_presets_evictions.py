@@ -1,0 +1,196 @@
+"""Evicting by preset: the real arbiter and real routes against servers that do what their facts warn of."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from gpumand.arbiter import Arbiter
+from gpumand.arbiter.upkeep import Upkeep
+from gpumand.clock import SystemClock
+from gpumand.config.presets import preset, preset_names
+from gpumand.consumers.routes import HttpRoutes
+from gpumand.domain.consumer import ConsumerSpec, EvictionMethod, GpuSettings, SchedulerSettings, Settings, UnitActivity
+from gpumand.domain.errors import Busy
+from gpumand.domain.events import Event, EvictionFailed, EvictionOccurred, EvictionReport
+from gpumand.domain.request import AcquireOptions
+from gpumand.ports import World
+from gpumand.testing.archive import MemoryArchive
+from gpumand.testing.owners import FakeOwners
+from gpumand.testing.store import MemoryStore
+from gpumand.testing.units import FakeUnit, FakeUnits
+from gpumand.testing.vram import FakeVram
+from gpumand.testing.world import client
+from tests.integration.service_manager.host import until
+
+from .known_servers import FACTS, Server, serving
+from .test_presets_routes import KEYS, spec_of
+
+HELD_MIB, WANTED_MIB, RESIDUAL_MIB = 8000, 20000, 400
+SETTLE_SEC = 0.5
+UNLOADS = [name for name, keys in KEYS.items() if "unload" in keys]
+LATE = [name for name in preset_names() if preset(name).about.async_unload]
+
+
+class Rig:
+    """One server with its model loaded, on a card where somebody needs its room; its unit is there to be stopped."""
+
+    def __init__(self, server: Server, spec: ConsumerSpec) -> None:
+        self.server, self.spec = server, spec
+        self.clock = SystemClock()
+        self.vram = FakeVram(self.clock, 24564)
+        other = ConsumerSpec("other", WANTED_MIB, unit="other.service", evict=(EvictionMethod.UNIT_STOP,))
+        consumers = {one.name: one for one in (spec, other)}
+        self.vram.attributable |= set(consumers)
+        server.held = self._hold
+        self._hold(True)
+        unit = FakeUnit(spec.unit, UnitActivity.ACTIVE, invocation=1, stopped=self._end)
+        needy = FakeUnit("other.service", started=self._hold_other, stopped=lambda: self.vram.release(9))
+        self.units = FakeUnits(self.clock, [unit, needy])
+        self.routes = HttpRoutes(self.clock)
+        self.events: list[Event] = []
+        scheduler = SchedulerSettings(settle_timeout_sec=SETTLE_SEC, health_interval_sec=0.2)
+        settings = Settings(scheduler, GpuSettings(source="simulated"), consumers)
+        world = World(self.clock, self.vram, self.units, self.routes, MemoryStore(), FakeOwners(), MemoryArchive())
+
+        async def unchanged() -> Settings:
+            return settings
+
+        self.arbiter = Arbiter(settings, world, self.events.append, unchanged)
+        self.upkeep = Upkeep(self.arbiter, self.units, self.routes)
+
+    def _hold(self, is_loaded: bool) -> None:
+        self.vram.hold(7, HELD_MIB if is_loaded else RESIDUAL_MIB, consumer=self.spec.name)
+
+    def _hold_other(self) -> None:
+        self.vram.hold(9, WANTED_MIB, consumer="other")
+
+    def _end(self) -> None:
+        self.vram.release(7)
+
+    def reports(self, kind: type[EvictionOccurred] | type[EvictionFailed]) -> list[EvictionReport]:
+        """Of evictions of that ending, in order."""
+        return [event.report for event in self.events if isinstance(event, kind)]
+
+    async def need_room(self, timeout_sec: float = 20.0) -> EvictionReport:
+        """Acquire what needs the server's room: what its eviction came to."""
+        grant = await self.arbiter.acquire(client(), "other", AcquireOptions(timeout_sec=timeout_sec))
+        assert grant.evicted == (self.spec.name,)
+        (report,) = self.reports(EvictionOccurred)
+        return report
+
+
+@contextlib.asynccontextmanager
+async def rig(name: str, folder: Path, *, more: str = "", **server: object) -> AsyncIterator[Rig]:
+    one = Server(FACTS[name], **server)  # type: ignore[arg-type]  # fields of Server, as the test names them
+    async with serving(one) as url:
+        it = Rig(one, spec_of(name, url, folder, more=f"residual_mib = {RESIDUAL_MIB}\n{more}"))
+        await it.arbiter.start()
+        await it.upkeep.look_around()
+        upkeep = asyncio.create_task(it.upkeep.run())
+        try:
+            yield it
+        finally:
+            upkeep.cancel()
+            await it.arbiter.stop("the test is over")
+            await it.routes.close()
+
+
+@pytest.mark.parametrize("name", UNLOADS)
+async def test_its_unload_route_frees_its_memory(name: str, tmp_path: Path) -> None:
+    async with rig(name, tmp_path) as it:
+        report = await it.need_room()
+
+    assert (report.method, report.freed_mib, report.tried) == ("http", HELD_MIB - RESIDUAL_MIB, ("http",))
+    assert ("stop", it.spec.unit) not in it.units.calls
+
+
+@pytest.mark.parametrize("name", LATE)
+async def test_memory_that_is_freed_after_the_answer_is_waited_for(name: str, tmp_path: Path) -> None:
+    async with rig(name, tmp_path, free_sec=SETTLE_SEC / 2) as it:
+        report = await it.need_room()
+
+    assert (report.method, report.tried) == ("http", ("http",))
+    assert report.duration_usec >= SETTLE_SEC / 2 * 1e6
+
+
+@pytest.mark.parametrize("name", UNLOADS)
+async def test_an_answer_of_200_that_frees_nothing_is_followed_by_the_unit_s_stop(name: str, tmp_path: Path) -> None:
+    async with rig(name, tmp_path, lies=True) as it:
+        report = await it.need_room()
+
+    assert (report.method, report.tried) == ("unit-stop", ("http", "unit-stop"))
+    assert it.server.done == ["unload"]
+
+
+@pytest.mark.parametrize(
+    ("name", "answer"),
+    [
+        ("koboldcpp", (200, {"success": False})),
+        ("llama-cpp-router", (400, {"error": {"message": "model is not running"}})),
+        ("lemonade", (200, {"status": "error"})),
+        ("speaches", (409, {"detail": "model is in use"})),
+        ("tabbyapi", (503, {"detail": "no models are loaded"})),
+        ("xinference", (400, {"detail": "model not found"})),
+        ("chatterbox", (500, b"CUDA error")),
+    ],
+)
+async def test_a_refusal_is_noticed_at_once(name: str, answer: tuple[int, object], tmp_path: Path) -> None:
+    async with rig(name, tmp_path, refuses=answer) as it:
+        report = await it.need_room()
+
+    assert (report.method, report.tried) == ("unit-stop", ("http", "unit-stop"))
+    assert it.server.done == []
+
+
+async def test_a_bad_answer_does_not_count_where_the_memory_is_free(tmp_path: Path) -> None:
+    # Xinference may answer 400 although the model is gone.
+    async with rig("xinference", tmp_path, bad_answer=(400, {"detail": "not found"})) as it:
+        report = await it.need_room()
+
+    assert (report.method, report.tried, it.server.done) == ("http", ("http",), ["unload"])
+
+
+async def test_one_that_is_dead_after_its_unload_is_brought_back_by_its_load_route(tmp_path: Path) -> None:
+    # Chatterbox answers 503 to every speech request until /restart_server, so its preset has a load route.
+    async with rig("chatterbox", tmp_path) as it:
+        assert (await it.need_room()).method == "http"
+        assert it.server.dead
+        (lease,) = it.arbiter.status().leases
+        await it.arbiter.release(lease.id)
+
+        grant = await it.arbiter.acquire(client(), "chatterbox", AcquireOptions())
+
+        assert (grant.loaded, it.server.dead, it.server.done) == (True, False, ["unload", "load"])
+
+
+BUSY_AND_UNLOAD = [name for name, keys in KEYS.items() if {"busy", "unload"} <= keys]
+BUSY_BY_UNIT = [name for name, keys in KEYS.items() if "busy" in keys and "unload" not in keys]
+
+
+@pytest.mark.parametrize("name", [*BUSY_AND_UNLOAD, *BUSY_BY_UNIT])
+async def test_while_it_works_by_its_own_word_it_stays(name: str, tmp_path: Path) -> None:
+    async with rig(name, tmp_path, jobs=2) as it:
+        with pytest.raises(Busy, match=f"{name} is busy"):
+            await it.arbiter.evict(name, force=False, timeout_sec=5)
+        acquire = asyncio.create_task(it.need_room())
+        await until(lambda: any(f"{name} is busy" in one.waiting_for for one in it.arbiter.status().queue))
+        assert (it.server.done, it.units.calls) == ([], [])
+        assert it.arbiter.consumer_status(name).busy is True
+        it.server.jobs = 0
+
+        report = await acquire
+
+    assert report.method == ("http" if name in BUSY_AND_UNLOAD else "unit-stop")
+
+
+async def test_a_busy_one_is_evicted_after_its_grace_where_that_is_configured(tmp_path: Path) -> None:
+    more = 'busy_after = "evict"\nbusy_grace_sec = 1'
+    async with rig("comfyui", tmp_path, jobs=2, more=more) as it:
+        began = it.clock.monotonic()
+        await it.need_room()
+        assert it.clock.monotonic() - began >= 1

@@ -1,0 +1,149 @@
+"""Every preset against a server that answers as its facts say, over real sockets."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from aiohttp import web
+
+from gpumand.clock import SystemClock
+from gpumand.config import load
+from gpumand.config.presets import preset, preset_names
+from gpumand.consumers.routes import HttpRoutes
+from gpumand.domain.consumer import ConsumerSpec
+from gpumand.ports import RouteFailed
+
+from .known_servers import FACTS, KEY, MODEL, Server, serving
+from .servers import web_server
+
+KEYS = {name: preset(name).document.table["consumer"].keys() for name in preset_names()}
+
+WITH_ROUTES = [name for name, keys in KEYS.items() if {"health", "busy", "unload"} & keys]
+WITH_HEALTH = [name for name, keys in KEYS.items() if "health" in keys]
+WITH_BUSY = [name for name, keys in KEYS.items() if "busy" in keys]
+WITH_KEY = [name for name in WITH_ROUTES if FACTS[name].key]
+
+
+@pytest.fixture
+async def routes() -> AsyncIterator[HttpRoutes]:
+    routes = HttpRoutes(SystemClock())
+    yield routes
+    await routes.close()
+
+
+def spec_of(name: str, url: str, folder: Path, *, key: str = KEY, more: str = "") -> ConsumerSpec:
+    """A consumer that uses a preset, as somebody would write it."""
+    (folder / "key").write_text(f"{key}\n")
+    lines = [f"[consumers.{name}]", f'preset = "{name}"', "vram_resident_mib = 8000", f'url = "{url}"', more]
+    lines.append(f'unit = "{name}.service"')
+    lines += [f'model = "{MODEL}"'] if preset(name).about.model != "none" else []
+    lines += [f'key_file = "{folder}/key"'] if FACTS[name].key else []
+    file = folder / "gpumand.toml"
+    file.write_text("\n".join(lines))
+    return load(file).consumers[name]
+
+
+def test_every_preset_has_a_server_here() -> None:
+    assert set(FACTS) == set(preset_names())
+    assert {name for name, facts in FACTS.items() if facts.is_async} == {
+        name for name in preset_names() if preset(name).about.async_unload
+    }
+
+
+@pytest.mark.parametrize("name", WITH_ROUTES)
+async def test_its_routes_do_what_they_are_for(name: str, routes: HttpRoutes, tmp_path: Path) -> None:
+    server = Server(FACTS[name])
+    async with serving(server) as url:
+        spec = spec_of(name, url, tmp_path)
+        expected = []
+        if spec.unload is not None:
+            await routes.unload(spec)
+            expected.append("unload")
+        if spec.load is not None:
+            await routes.load(spec)
+            expected.append("load")
+        if spec.health is not None:
+            assert (await routes.probe(spec)).reachable
+        if spec.busy is not None:
+            assert (await routes.jobs(spec)).jobs is not None
+
+    assert server.done == expected
+    assert server.odd == []
+
+
+@pytest.mark.parametrize("name", WITH_HEALTH)
+async def test_its_health_says_what_the_server_says(name: str, routes: HttpRoutes, tmp_path: Path) -> None:
+    server = Server(FACTS[name])
+    async with serving(server) as url:
+        spec = spec_of(name, url, tmp_path)
+        loaded = await routes.probe(spec)
+        server.loaded = False
+        unloaded = await routes.probe(spec)
+
+    assert (loaded.reachable, unloaded.reachable) == (True, True)
+    assert (loaded.loaded, unloaded.loaded) == ((True, False) if FACTS[name].says_loaded else (None, None))
+    if name == "lemonade":
+        assert (loaded.last_used_usec, unloaded.last_used_usec) == (1_770_000_000_000_000, None)
+
+
+@pytest.mark.parametrize("name", WITH_BUSY)
+async def test_its_busy_route_tells_work_from_idleness(name: str, routes: HttpRoutes, tmp_path: Path) -> None:
+    server = Server(FACTS[name])
+    async with serving(server) as url:
+        spec = spec_of(name, url, tmp_path)
+        idle = await routes.jobs(spec)
+        server.jobs = 2
+        busy = await routes.jobs(spec)
+    gone = await routes.jobs(spec)
+
+    assert idle.jobs == 0
+    assert busy.jobs in (1, 2)
+    assert (gone.jobs, gone.gone) == (None, True)
+
+
+@pytest.mark.parametrize("name", WITH_KEY)
+async def test_a_wrong_key_is_told_and_not_shown(name: str, routes: HttpRoutes, tmp_path: Path) -> None:
+    async with serving(Server(FACTS[name])) as url:
+        spec = spec_of(name, url, tmp_path, key="wr0ng")
+        if spec.unload is not None:
+            with pytest.raises(RouteFailed, match="unload route answered 401") as refused:
+                await routes.unload(spec)
+            assert "wr0ng" not in str(refused.value)
+        else:
+            assert "401" in (await routes.probe(spec)).error
+
+
+async def test_koboldcpp_says_false_with_200(routes: HttpRoutes, tmp_path: Path) -> None:
+    server = Server(FACTS["koboldcpp"], refuses=(200, {"success": False}))
+    async with serving(server) as url:
+        with pytest.raises(RouteFailed, match="answered 200, but says that it was not done"):
+            await routes.unload(spec_of("koboldcpp", url, tmp_path))
+
+
+async def test_a_runner_that_unloads_fewer_than_asked_has_refused(routes: HttpRoutes, tmp_path: Path) -> None:
+    # Docker Model Runner has no preset, since nobody has verified its routes; who writes them can say what tells.
+    text = """
+        [consumers.runner]
+        vram_resident_mib = 8000
+        url = "URL"
+        [consumers.runner.unload]
+        path = "/engines/unload"
+        json = { models = ["ai/qwen"] }
+        success = "/unloaded_runners"
+        success_equals = 1
+    """
+    count = 0
+
+    async def answer(request: web.Request) -> web.Response:
+        return web.json_response({"unloaded_runners": count})
+
+    async with web_server(answer) as url:
+        file = tmp_path / "gpumand.toml"
+        file.write_text(text.replace("URL", url))
+        spec = load(file).consumers["runner"]
+        with pytest.raises(RouteFailed, match=r"was not done: .*unloaded_runners"):
+            await routes.unload(spec)
+        count = 1
+        await routes.unload(spec)
