@@ -20,6 +20,7 @@ SECTIONS: dict[str, dict[str, str]] = {
         "list": "status:list_consumers",
         "show": "show:show",
         "plan": "plan:plan",
+        "top": "top:top",
         "history": "history:history",
         "monitor": "monitor:monitor",
     },

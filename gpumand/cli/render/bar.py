@@ -25,6 +25,7 @@ class Share:
         letter: what marks it where there are no colors.
         style: what marks it where there are.
         estimated: it is the footprint, for want of a measured figure.
+        shade: what it is drawn with where there are colors and block characters.
     """
 
     name: str
@@ -32,10 +33,16 @@ class Share:
     letter: str
     style: str
     estimated: bool = False
+    shade: str = "█"
 
 
-def shares(device: Mapping[str, Any], consumers: Sequence[Mapping[str, Any]]) -> list[Share]:
-    """Who holds what on this device, in the order of the configuration, then foreign or unattributed memory."""
+def shares(device: Mapping[str, Any], consumers: Sequence[Mapping[str, Any]], most_foreign: int = 0) -> list[Share]:
+    """Who holds what on this device, in the order of the configuration, then foreign or unattributed memory.
+
+    Args:
+        device, consumers: as GetStatus tells of them.
+        most_foreign: of foreign processes so many are shares of their own, the largest; the others are one together.
+    """
     names = [clean(consumer["name"]) for consumer in consumers]
     found: list[Share] = []
     for index, consumer in enumerate(consumers):
@@ -49,7 +56,25 @@ def shares(device: Mapping[str, Any], consumers: Sequence[Mapping[str, Any]]) ->
     if rest is None and device.get("used_mib") is not None:
         rest = max(0, int(device["used_mib"]) - sum(share.mib for share in found))
         return [*found, Share("unattributed", rest, "?", FOREIGN_STYLE)] if rest else found
-    return [*found, Share("foreign", int(rest), "#", FOREIGN_STYLE)] if rest else found
+    named = _strangers(device, most_foreign)
+    rest = max(0, int(rest or 0) - sum(share.mib for share in named))
+    found += named
+    return [*found, Share("other foreign" if named else "foreign", rest, "#", FOREIGN_STYLE)] if rest else found
+
+
+def _strangers(device: Mapping[str, Any], most: int) -> list[Share]:
+    """The largest foreign processes, marked by digits; neighbours look different."""
+    known = [one for one in device.get("foreign") or () if one.get("used_mib")][: min(most, 9)]
+    return [
+        Share(
+            clean(one.get("name") or f"pid {one.get('pid', '?')}"),
+            int(one["used_mib"]),
+            str(place + 1),
+            "white" if place % 2 else FOREIGN_STYLE,
+            shade="▓" if place % 2 else "▒",
+        )
+        for place, one in enumerate(known)
+    ]
 
 
 def _held(consumer: Mapping[str, Any]) -> tuple[int, bool]:
@@ -85,15 +110,15 @@ def bar(device: Mapping[str, Any], parts: Sequence[Share], look: Look) -> Text:
     *held, promised = cells([*(part.mib for part in parts), reserved], int(device["total_mib"]), inner)
     line = Text("  [", no_wrap=True)
     for part, width in zip(parts, held, strict=True):
-        line.append(_ink(part.letter, look) * width, style=part.style)
+        line.append(_ink(part, look) * width, style=part.style)
     line.append((":" if not look.unicode else "░") * promised, style="yellow")
     line.append("." * (inner - sum(held) - promised), style="bright_black")
     line.append("]")
     return line
 
 
-def _ink(letter: str, look: Look) -> str:
-    return "█" if look.color and look.unicode else letter
+def _ink(part: Share, look: Look) -> str:
+    return part.shade if look.color and look.unicode else part.letter
 
 
 def key(device: Mapping[str, Any], parts: Sequence[Share], look: Look) -> list[Text]:
@@ -111,7 +136,9 @@ def key(device: Mapping[str, Any], parts: Sequence[Share], look: Look) -> list[T
 
 
 def _mark(part: Share, look: Look) -> str:
-    return "■" if look.color and look.unicode else part.letter
+    if not (look.color and look.unicode):
+        return part.letter
+    return "■" if part.shade == "█" else part.shade
 
 
 def _flow(entries: Sequence[Text], width: int) -> list[Text]:

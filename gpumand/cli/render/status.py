@@ -54,16 +54,21 @@ def head(status: Entry, look: Look) -> list[Text]:
 
 def device_lines(device: Entry, consumers: Sequence[Entry], look: Look) -> list[Text]:
     """A device: what it is, its bar, and what the bar shows."""
-    name = clean(device.get("name") or "unnamed device")
-    title = Text.assemble((f"GPU {device['index']}", "bold"), f"  {name} ({clean(device.get('source') or NOTHING)})")
-    figures = Text(f"  {_figures(device)}")
-    lines = [title + figures] if title.cell_len + figures.cell_len <= look.width else [title, figures]
+    lines = device_title(device, look)
     if device.get("error"):
         lines += wrapped(clean(device["error"]), look, style="bold yellow")
     if device.get("total_mib"):
         parts = shares(device, consumers)
         lines += [bar(device, parts, look), *key(device, parts, look)]
     return lines + foreign_lines(device, look)
+
+
+def device_title(device: Entry, look: Look) -> list[Text]:
+    """What a device is and how much of it is used, on one line where that fits."""
+    name = clean(device.get("name") or "unnamed device")
+    title = Text.assemble((f"GPU {device['index']}", "bold"), f"  {name} ({clean(device.get('source') or NOTHING)})")
+    figures = Text(f"  {_figures(device)}")
+    return [title + figures] if title.cell_len + figures.cell_len <= look.width else [title, figures]
 
 
 def foreign_lines(device: Entry, look: Look) -> list[Text]:
@@ -93,7 +98,19 @@ def _figures(device: Entry) -> str:
 
 
 def consumer_lines(consumers: Sequence[Entry], now_usec: int, look: Look) -> list[Text]:
-    """A line a consumer."""
+    """A line a consumer, and below them a line for each that has a problem."""
+    if not consumers:
+        return [Text("No consumers are configured.")]
+    lines = consumer_table(consumers, now_usec, look)
+    for consumer in consumers:
+        if consumer.get("error"):
+            problem = f"{clean(consumer['name'])}: {clean(consumer['error'])}"
+            lines += wrapped(problem, look, rest="    ", style="red")
+    return lines
+
+
+def consumer_table(consumers: Sequence[Entry], now_usec: int, look: Look) -> list[Text]:
+    """The heading where one is wanted, then exactly one line a consumer."""
     columns = (
         Column("CONSUMER", least=8),
         Column("STATE"),
@@ -104,14 +121,7 @@ def consumer_lines(consumers: Sequence[Entry], now_usec: int, look: Look) -> lis
         Column("LAST USED", wanted=3),
         Column("NOTE", least=20),
     )
-    if not consumers:
-        return [Text("No consumers are configured.")]
-    lines = table(columns, [_consumer_row(consumer, now_usec) for consumer in consumers], look)
-    for consumer in consumers:
-        if consumer.get("error"):
-            problem = f"{clean(consumer['name'])}: {clean(consumer['error'])}"
-            lines += wrapped(problem, look, rest="    ", style="red")
-    return lines
+    return table(columns, [_consumer_row(consumer, now_usec) for consumer in consumers], look)
 
 
 def _consumer_row(consumer: Entry, now_usec: int) -> list[Text | str]:

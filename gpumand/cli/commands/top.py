@@ -1,0 +1,92 @@
+"""``top``: a live screen, or one frame of it."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import click
+
+from gpumand.cli.client import Client
+from gpumand.cli.durations import DURATION
+from gpumand.cli.errors import ExitCode, Failure
+from gpumand.cli.options import Command, GlobalOptions, global_options
+from gpumand.cli.output import is_screen, look_of, print_lines
+from gpumand.cli.session import ask, connected
+from gpumand.cli.signals import die_of
+
+LEAST_INTERVAL_SEC = 0.1
+
+
+@click.command(cls=Command)
+@click.option(
+    "--interval",
+    type=DURATION,
+    metavar="TIME",
+    default=1.0,
+    help="How often to look while nothing happens; default 1s.",
+)
+@click.option("--once", is_flag=True, help="Print one frame and end; of the size that COLUMNS and LINES say, or 80x24.")
+@click.option(
+    "--svg",
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="Write that frame to a file as a picture.",
+)
+@click.pass_context
+def top(ctx: click.Context, interval: float, once: bool, svg: Path | None) -> int:
+    """Watch devices, consumers, leases and the queue, live.
+
+    The bar of a device is split by consumer and foreign process. Keys load, evict and pin the consumer that is chosen
+    with the arrow keys; ? explains them, q leaves.
+    """
+    options = global_options(ctx)
+    if options.json:
+        raise click.UsageError("--json does not go with top; use: gpumanctl status --json")
+    if interval < LEAST_INTERVAL_SEC:
+        raise click.UsageError(f"--interval must be {LEAST_INTERVAL_SEC:g}s or more")
+    if once or svg is not None:
+        _print_frame(ctx, options, svg)
+        return ExitCode.OK
+    if not (is_screen(sys.stdout) and sys.stdin.isatty()):
+        raise Failure(ExitCode.FAILURE, "top needs a terminal; use: gpumanctl status, or gpumanctl top --once")
+    ended_by = asyncio.run(_live(options, interval))
+    return die_of(ended_by) if ended_by else ExitCode.OK
+
+
+async def _live(options: GlobalOptions, interval_sec: float) -> int:
+    """The signal that ended it, or 0."""
+    from gpumand.cli.top.session import Top
+
+    async with connected(options) as client:
+        live = Top(client, options, interval_sec)
+        await live.run()
+    return live.ended_by
+
+
+def _print_frame(ctx: click.Context, options: GlobalOptions, svg: Path | None) -> None:
+    from gpumand.cli.top.frame import frame
+    from gpumand.cli.top.model import Model
+    from gpumand.cli.top.session import snapshot
+
+    async def question(client: Client, _: GlobalOptions) -> Model:
+        return await snapshot(client)
+
+    model = ask(ctx, question)
+    columns, lines = shutil.get_terminal_size((80, 24))
+    look = replace(look_of(sys.stdout, options), width=columns, legend=True, elastic=True)
+    now_usec = time.time_ns() // 1000
+    if svg is None:
+        return print_lines(frame(model, now_usec, look, lines), replace(options, pager=False))
+    from gpumand.cli.render.picture import svg_of
+
+    picture = svg_of(frame(model, now_usec, replace(look, color=True, unicode=True), lines), columns)
+    try:
+        svg.write_text(picture, encoding="utf-8")
+    except OSError as error:
+        raise Failure(ExitCode.FAILURE, f"{svg} cannot be written: {error.strerror}") from None
+    return None

@@ -1,0 +1,19 @@
+"""Lines as a picture of a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from io import StringIO
+
+from rich.console import Console
+from rich.text import Text
+
+TITLE = "gpumanctl top"
+
+
+def svg_of(lines: Sequence[Text], columns: int) -> str:
+    """An SVG of a terminal of that width with these lines on it."""
+    console = Console(file=StringIO(), record=True, width=columns, force_terminal=True, highlight=False)
+    for line in lines:
+        console.print(line, soft_wrap=True)
+    return console.export_svg(title=TITLE)
