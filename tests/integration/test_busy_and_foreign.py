@@ -1,0 +1,102 @@
+"""The real daemon, and consumers at work without a lease; and those who hold VRAM and are no consumers."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import getpass
+import os
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+from tests.integration.live import Client, LiveHost, bare_host, error_of, table, wait_until
+
+QUICK = ("--load-sec", "0.05", "--load-steps", "2", "--unload-sec", "0.02")
+SCHEDULER = "concurrent_leases = 0\nhealth_interval_sec = 0.2\nsettle_timeout_sec = 2"
+BUSY = '{ path = "/queue", pointers = ["/queue_running", "/queue_pending"] }'
+ERROR = "org.gpumand1.Error."
+
+
+@contextlib.asynccontextmanager
+async def at_work(
+    folder: Path, seconds: float, **more: str
+) -> AsyncIterator[tuple[LiveHost, Client, asyncio.Task[object]]]:
+    """``image`` works for somebody who has no lease; ``llm`` needs its room."""
+    async with bare_host(folder) as host:
+        image, llm = await host.launch("image", 13000, *QUICK), await host.launch("llm", 14000, *QUICK)
+        host.configure(table(image, 13000, busy=BUSY, **more) + table(llm, 14000), SCHEDULER)
+        await host.start()
+        client = await host.client(listen=True)
+        await client.call("Load", "sa{sv}", "image", {})
+        work = asyncio.create_task(image.post("/work", seconds=seconds))
+        await wait_until("it is seen to work", lambda: _is_busy(client))
+        try:
+            yield host, client, work
+        finally:
+            work.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await work
+            await client.close()
+
+
+async def _is_busy(client: Client) -> bool:
+    return (await client.consumer("image")).get("busy") is True
+
+
+async def test_work_without_a_lease_is_waited_for_and_not_interrupted(tmp_path: Path) -> None:
+    async with at_work(tmp_path, 3.0) as (host, client, work):
+        asking = client.ask("llm")
+        await wait_until("it says what it waits for", lambda: _waits_for(client, "image is busy (1 job)"))
+        assert not work.done()
+
+        _, grant = await asking
+
+        assert work.done()
+        assert grant["evicted"] == ["image"]
+        assert (await host.consumers["image"].health())["interrupted"] == 0
+
+
+async def test_it_is_evicted_by_force_and_after_its_grace_only(tmp_path: Path) -> None:
+    async with at_work(tmp_path, 600.0, busy_after='"evict"', busy_grace_sec="2") as (host, client, _):
+        refused = await error_of(client.call("Evict", "sa{sv}", "image", {}))
+        assert (refused.name, "image is busy (1 job)" in refused.message) == (ERROR + "Busy", True)
+        assert client.heard("EvictionOccurred") == []
+
+        _, grant = await client.acquire("llm")
+
+        assert grant["evicted"] == ["image"]
+        assert grant["waited_usec"] >= 2_000_000
+        assert (await host.consumers["image"].health())["interrupted"] == 1
+
+
+async def test_they_are_refused_after_its_grace(tmp_path: Path) -> None:
+    async with at_work(tmp_path, 600.0, busy_after='"refuse"', busy_grace_sec="1") as (host, client, _):
+        refused = await error_of(client.acquire("llm"))
+
+        assert refused.name == ERROR + "Busy"
+        assert "for longer than it is waited for" in refused.message
+        assert (await host.consumers["image"].health())["interrupted"] == 0
+
+
+async def _waits_for(client: Client, words: str) -> bool:
+    return any(words in one["waiting_for"] for one in (await client.status())["queue"])
+
+
+async def test_a_foreign_process_is_named_with_its_user(tmp_path: Path) -> None:
+    async with bare_host(tmp_path) as host:
+        stranger = await host.launch("game", 20000, "--loaded-at-start", "--anonymous", *QUICK)
+        llm = await host.launch("llm", 14000, *QUICK)
+        host.configure(table(llm, 14000), SCHEDULER)
+        await host.start()
+        client = await host.client()
+
+        refused = await error_of(client.acquire("llm"))
+        (device,) = (await client.status())["devices"]
+
+        user, pid = getpass.getuser(), stranger.pid
+        assert refused.name == ERROR + "InsufficientVram"
+        assert f"19.5 GiB by game (user {user}, pid {pid})" in refused.message
+        (foreign,) = device["foreign"]
+        assert foreign == {"pid": pid, "name": "game", "unit": "", "uid": os.getuid(), "user": user, "used_mib": 20000}
+        assert device["foreign_mib"] == 20000
+        await client.close()
