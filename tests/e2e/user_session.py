@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tests.e2e.client import MANAGER, NAME, ROOT, Client, plain
-from tests.e2e.container import REPOSITORY
 from tests.e2e.host import TOTAL_MIB
 from tests.e2e.installation import module_command
 from tests.e2e.machine import Machine
@@ -17,11 +16,6 @@ from tests.e2e.machine import Machine
 USER = "e2e-user"
 HOME = f"/home/{USER}"
 CONFIG = f"{HOME}/.config/gpumand/gpumand.toml"
-FILES = {
-    "systemd/user/gpumand.service": "/usr/lib/systemd/user/gpumand.service",
-    "systemd/user/gpumand.socket": "/usr/lib/systemd/user/gpumand.socket",
-    "dbus/session/org.gpumand1.service": "/usr/share/dbus-1/services/org.gpumand1.service",
-}
 HEAD = f"""
 [scheduler]
 concurrent_leases = 0
@@ -107,8 +101,6 @@ class UserSession:
     def begin(cls, system: Machine) -> UserSession:
         """Make the user and have their systemd running, without a login."""
         system.run(["useradd", "--create-home", f"--home-dir={HOME}", USER])
-        for source, target in FILES.items():
-            system.write_file(target, (REPOSITORY / source).read_text(encoding="utf-8"))
         uid = int(system.run(["id", "--user", USER]).stdout)
         system.run(["loginctl", "enable-linger", USER])
         system.systemctl("start", f"user@{uid}.service")
@@ -117,7 +109,6 @@ class UserSession:
             lambda: machine.systemctl("is-active", "default.target", check=False).strip() == "active",
             "the user's systemd has started",
         )
-        machine.systemctl("daemon-reload")
         return cls(machine, UserClient(machine))
 
     @property
