@@ -40,6 +40,7 @@ SECTIONS: dict[str, dict[str, str]] = {
         "init": "init:init",
         "preset": "presets:preset",
         "config-check": "daemon:config_check",
+        "simulate": "simulate:simulate",
     },
     "The daemon": {
         "reload": "daemon:reload",

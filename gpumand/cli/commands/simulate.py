@@ -1,0 +1,141 @@
+"""``simulate``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from gpumand.cli.options import Command, global_options
+from gpumand.cli.output import print_json
+
+if TYPE_CHECKING:
+    from gpumand.simulation.demand import Demand
+    from gpumand.simulation.host import Host
+    from gpumand.simulation.report import Figures
+
+KINDS = ("zipf", "burst", "session", "pipeline", "roundrobin")
+POLICIES = ("lru", "adaptive", "adaptive+overlap")
+
+
+@click.command(cls=Command)
+@click.argument("demand", required=False, type=click.Path(path_type=Path, exists=True, dir_okay=False))
+@click.option(
+    "--host",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    help="TOML file with the devices, the consumers, and how long these take to load and unload.",
+)
+@click.option("--generate", type=click.Choice(KINDS), help="Make demand of this kind, with consumers to match.")
+@click.option("--seed", type=click.IntRange(0), default=0, help="Of what is generated (default 0).")
+@click.option("--requests", type=click.IntRange(1, 1_000_000), help="How many requests are generated.")
+@click.option("--policy", "policies", multiple=True, type=click.Choice(POLICIES), help="Default: all, lru first.")
+@click.option("--overtake-budget", type=click.FloatRange(0, 86400), default=30.0, metavar="SEC", help="Default 30.")
+@click.option("--aging", type=click.FloatRange(0.1, 86400), default=120.0, metavar="SEC", help="Default 120.")
+@click.option("--cushion", type=click.IntRange(0, 2**24), default=256, metavar="MIB", help="Default 256.")
+@click.option("--concurrent-leases", type=click.IntRange(0, 1024), default=1, metavar="N", help="Default 1.")
+@click.option(
+    "--slowdown",
+    type=click.FloatRange(0, 10),
+    default=0.0,
+    help="How much longer work takes while something is loaded beside it: 0.2 = a fifth (default 0).",
+)
+@click.pass_context
+def simulate(ctx: click.Context, /, **chosen: Any) -> None:
+    """Replay demand against one policy after the other, in virtual time. Needs no running gpumand.
+
+    DEMAND is a file of JSON lines with t, consumer, hold_sec and perhaps client and priority, as the daemon writes it
+    with [history] demand_log; its consumers are described by --host. Or make some with --generate.
+    """
+    from gpumand.domain.consumer import SchedulerSettings
+    from gpumand.simulation.engine import Engine, World
+    from gpumand.simulation.report import figures_of, settings_for
+
+    base = SchedulerSettings(
+        cushion_mib=chosen["cushion"],
+        concurrent_leases=chosen["concurrent_leases"],
+        aging_sec=chosen["aging"],
+        overtake_budget_sec=chosen["overtake_budget"],
+    )
+    results: list[tuple[str, Figures]] = []
+    for name in chosen["policies"] or POLICIES:
+        host, demand = _scene(chosen)  # anew for each: users who wait for answers remember where they are
+        outcome = Engine(host, settings_for(name, base), demand, World(chosen["slowdown"])).run()
+        results.append((name, figures_of(outcome)))
+    _show(ctx, results)
+
+
+def _scene(chosen: dict[str, Any]) -> tuple[Host, Demand]:
+    """What is to be simulated. Raises click.UsageError."""
+    if (chosen["demand"] is None) == (chosen["generate"] is None):
+        raise click.UsageError("either a file with demand or --generate is needed")
+    if chosen["generate"] is not None:
+        if chosen["host"] is not None:
+            raise click.UsageError("--generate brings its own host: leave out --host")
+        from gpumand.simulation.generate import GENERATORS
+
+        more = {"requests": chosen["requests"]} if chosen["requests"] else {}
+        scene = GENERATORS[chosen["generate"]](chosen["seed"], **more)
+        return scene.host, scene.demand
+    if chosen["host"] is None:
+        raise click.UsageError("--host is needed: how long do its consumers take to load?")
+    return _read(chosen["host"], chosen["demand"])
+
+
+def _read(host_path: Path, demand_path: Path) -> tuple[Host, Demand]:
+    from gpumand.simulation import demand, host
+
+    try:
+        read_host = host.read(host_path.read_text())
+    except (ValueError, OSError) as error:
+        raise click.UsageError(f"{host_path}: {error}") from None
+    try:
+        with demand_path.open() as lines:
+            uses = demand.read(lines, str(demand_path))
+    except (ValueError, OSError) as error:
+        raise click.UsageError(str(error)) from None
+    strangers = {use.consumer for use in uses} - read_host.consumers.keys()
+    if strangers:
+        raise click.UsageError(f"{host_path} has no consumer {min(strangers)!r}, which {demand_path} asks for")
+    return read_host, demand.OpenDemand(uses)
+
+
+def _show(ctx: click.Context, results: list[tuple[str, Figures]]) -> None:
+    first = results[0][1]
+    options = global_options(ctx)
+    if options.json:
+        objects = [one.as_json(name, first if len(results) > 1 else None) for name, one in results]
+        return print_json({"policies": objects})
+    import sys
+
+    from gpumand.cli.output import look_of, print_lines
+    from gpumand.cli.render.table import Column, table
+
+    columns = [
+        Column("POLICY"),
+        Column("MEAN WAIT", right=True),
+        Column("P50", right=True, wanted=4),
+        Column("P95", right=True, wanted=1),
+        Column("P99", right=True, wanted=3),
+        Column("WORST", right=True, wanted=1),
+        Column("TOTAL", right=True, wanted=5),
+        Column("EVICTIONS", right=True, wanted=2),
+        Column("LOADING", right=True, wanted=2),
+        Column("REQUESTS", right=True, wanted=3),
+        Column("REFUSED", right=True, wanted=1),
+    ]
+    rows = [_row(name, one, first) for name, one in results]
+    return print_lines(table(columns, rows, look_of(sys.stdout, options)), options)
+
+
+def _row(name: str, one: Figures, first: Figures) -> list[str]:
+    waits = ("mean_wait_sec", "p50", "p95", "p99", "max_wait_sec", "total_wait_sec")
+    cells = [_cell(getattr(one, key), one.of(first)[key], " s", one is first) for key in waits]
+    cells.append(_cell(one.evictions, one.of(first)["evictions"], "", one is first))
+    cells.append(_cell(one.load_seconds, one.of(first)["load_seconds"], " s", one is first))
+    return [name, *cells, str(one.requests), str(one.refused or "")]
+
+
+def _cell(value: float, ratio: float | None, unit: str, is_first: bool) -> str:
+    text = str(value) if isinstance(value, int) else f"{value:.1f}"
+    return f"{text}{unit}" if is_first or ratio is None else f"{text}{unit} x{ratio:.2f}"
