@@ -172,6 +172,7 @@ class Top:
         """Do it, and say what came of it; nothing that goes wrong there ends the screen."""
         try:
             message = Message(await self._done(command))
+            await self._refresh()  # what is said and what is shown are of the same moment
         except Exception as error:
             failure = interpret(error, self._options)
             message = Message(failure.message if failure else f"{type(error).__name__}: {error}", is_error=True)

@@ -13,7 +13,7 @@ from typing import Any
 
 from gpumand.cli.top.keys import Decoder
 
-ENTER = "\x1b[?1049h\x1b[?25l\x1b[2J"
+ENTER, PREPARE = "\x1b[?1049h", "\x1b[?25l\x1b[2J"
 LEAVE = "\x1b[0m\x1b[2J\x1b[?25h\x1b[?1049l"
 
 BEGIN, END = "\x1b[?2026h", "\x1b[?2026l"
@@ -94,6 +94,7 @@ class Terminal:
 
     def _take(self) -> None:
         """Keys one by one and unechoed; Ctrl-C and Ctrl-Z stay signals, Ctrl-S does not stop our output."""
+        enter = "" if self._saved else ENTER
         if self._saved is None:
             self._saved = termios.tcgetattr(self._input)
         mode = [*self._saved[:CC], list(self._saved[CC])]
@@ -102,7 +103,7 @@ class Terminal:
         mode[CC][termios.VMIN], mode[CC][termios.VTIME] = 1, 0
         termios.tcsetattr(self._input, termios.TCSADRAIN, mode)
         self._shown = []
-        self._write(ENTER)
+        self._write(enter + PREPARE)
 
     def _give_back(self) -> None:
         """What was typed and not read is dropped: the shell should not run it."""
@@ -114,13 +115,17 @@ class Terminal:
             self._saved = None
 
     def _stop(self) -> None:
-        """Ctrl-Z: stop as everybody else does; SIGCONT takes the terminal again."""
+        """Ctrl-Z: stop as everybody else does, and go on when we are continued.
+
+        Where there is no shell to continue us (a window that runs nothing else), the kernel does not stop us at all.
+        """
         loop = asyncio.get_running_loop()
         self._give_back()
         loop.remove_signal_handler(signal.SIGTSTP)
         signal.signal(signal.SIGTSTP, signal.SIG_DFL)
         os.kill(os.getpid(), signal.SIGTSTP)
         loop.add_signal_handler(signal.SIGTSTP, self._stop)
+        self._resume()
 
     def _resume(self) -> None:
         """Whoever stopped us, the terminal may be in any state now. In the background this stops us again."""

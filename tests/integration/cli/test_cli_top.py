@@ -1,0 +1,342 @@
+"""``top`` on a terminal: what an emulator shows of it, what keys do, and how it leaves the terminal."""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import os
+import re
+import signal
+import struct
+import termios
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pyte
+
+from gpumand.bus.connection import Reply
+from gpumand.domain.errors import AccessDenied
+from tests.integration.cli.ctl import COMMAND, LIMIT_SEC, Ctl, Screen
+from tests.integration.cli.manager import ScriptedManager, dictionary, failing
+from tests.integration.cli.world import world
+from tests.unit.cli import samples
+
+
+class Emulator:
+    """What a person would see of a Screen."""
+
+    def __init__(self, screen: Screen, columns: int = 80, rows: int = 24) -> None:
+        self.screen = screen
+        self.display = pyte.Screen(columns, rows)
+        self._stream = pyte.ByteStream(self.display)
+        self._fed = 0
+
+    @property
+    def lines(self) -> list[str]:
+        """The screen's lines, without blanks at their ends."""
+        seen = self.screen.seen
+        new, self._fed = seen[self._fed :], len(seen)
+        self._stream.feed(new)
+        return [line.rstrip() for line in self.display.display]
+
+    @property
+    def text(self) -> str:
+        return "\n".join(self.lines)
+
+    def resize(self, columns: int, rows: int) -> None:
+        """As if the window were resized."""
+        self.display.resize(rows, columns)
+        fcntl.ioctl(self.screen.master, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
+
+    async def until(self, what: str, so: Callable[[list[str]], bool]) -> list[str]:
+        """The lines when it is so."""
+        deadline = asyncio.get_running_loop().time() + LIMIT_SEC
+        while not so(self.lines):
+            assert asyncio.get_running_loop().time() < deadline, f"never seen: {what}; but:\n{self.text}"
+            await asyncio.sleep(0.02)
+        return self.lines
+
+    async def shows(self, text: str) -> list[str]:
+        return await self.until(text, lambda lines: text in "\n".join(lines))
+
+    async def hides(self, text: str) -> list[str]:
+        return await self.until(f"no {text}", lambda lines: text not in "\n".join(lines))
+
+
+@asynccontextmanager
+async def top(ctl: Ctl, *args: str, columns: int = 80, rows: int = 24, **changes: str) -> AsyncIterator[Emulator]:
+    """A top that shows something; ended at the end, however that went."""
+    changes = {"LC_ALL": "C.UTF-8"} | changes
+    screen = await Screen.start(ctl, "top", *args, columns=columns, rows=rows, **changes)
+    emulator = Emulator(screen, columns, rows)
+    try:
+        await emulator.shows("CONSUMER")
+        yield emulator
+    finally:
+        if screen.process.returncode is None:
+            screen.process.kill()
+        await screen.process.wait()
+
+
+def modes(emulator: Emulator) -> list[Any]:
+    """The settings of the terminal."""
+    return termios.tcgetattr(emulator.screen.master)
+
+
+def entered_and_left(seen: bytes) -> tuple[int, int]:
+    """How often the alternate screen was entered, and left."""
+    return seen.count(b"\x1b[?1049h"), seen.count(b"\x1b[?1049l")
+
+
+async def test_a_frame_of_80_by_24_and_q_leaves_all_as_it_was(tmp_path: Path) -> None:
+    async with world(tmp_path) as (_, ctl):
+        await ctl("load", "comfyui")
+        async with top(ctl) as emulator:
+            lines = emulator.lines
+            assert re.match(r"● gpumand \S+ 1 of 3 consumers resident, 0 leases +\d\d:\d\d:\d\d$", lines[0])
+            assert lines[1].startswith("GPU 0  Simulated GPU")
+            assert lines[2].startswith("  [█")
+            assert lines[6].startswith("▸ mvoice")
+            assert lines[-1].startswith(" ↑↓ choose")
+            assert not modes(emulator)[3] & (termios.ICANON | termios.ECHO)
+            assert emulator.display.cursor.hidden
+            emulator.screen.type(b"q")
+            assert await emulator.screen.end() == 0
+            assert entered_and_left(emulator.screen.seen) == (1, 1)
+            assert not (emulator.lines and emulator.display.cursor.hidden)
+
+
+async def test_keys_load_pin_and_evict_and_others_are_seen_to_act(tmp_path: Path) -> None:
+    async with world(tmp_path) as (_, ctl), top(ctl) as emulator:
+        emulator.screen.type(b"j")
+        await emulator.shows("▸ comfyui")
+        emulator.screen.type(b"l")
+        await emulator.shows("comfyui loaded on GPU 0 in")
+        emulator.screen.type(b"p")
+        await emulator.shows("comfyui is pinned")
+        emulator.screen.type(b"e")
+        await emulator.shows("comfyui is pinned; E evicts it by force")
+        emulator.screen.type(b"E")
+        await emulator.shows("Evict comfyui by force, though it is pinned? y = yes, any other key = no")
+        emulator.screen.type(b"n")
+        await emulator.shows("nothing was done")
+        emulator.screen.type(b"p")
+        await emulator.shows("comfyui is not pinned any more")
+        emulator.screen.type(b"e")
+        await emulator.shows("Evict comfyui? y = yes, any other key = no")
+        emulator.screen.type(b"y")
+        await emulator.shows("comfyui evicted by http, 13.0 GiB freed")
+        await emulator.shows("by hand; by http")
+        lease = (await ctl("acquire", "llm", "--reason", "chat")).out.strip()
+        await emulator.shows(lease)
+        await ctl("release", lease)
+        await emulator.hides(lease)
+
+
+async def test_force_revokes_a_lease_after_a_yes(tmp_path: Path) -> None:
+    async with world(tmp_path) as (_, ctl):
+        lease = (await ctl("acquire", "mvoice")).out.strip()
+        async with top(ctl) as emulator:
+            await emulator.shows(lease)
+            emulator.screen.type(b"E")
+            await emulator.shows("Evict mvoice by force, and revoke 1 lease of ")
+            emulator.screen.type(b"y")
+            await emulator.shows("mvoice evicted by http")
+            await emulator.hides(lease)
+
+
+async def test_a_refused_action_is_one_line_and_the_screen_goes_on(ctl: Ctl, manager: ScriptedManager) -> None:
+    manager.answers["GetHistory"] = history_of([])
+    manager.answers["Load"] = failing(AccessDenied("uid 1000 may not load mvoice"))
+    async with top(ctl) as emulator:
+        emulator.screen.type(b"l")
+        lines = await emulator.shows("no permission: uid 1000 may not load mvoice")
+        assert "Traceback" not in "\n".join(lines)
+        emulator.screen.type(b"?")
+        await emulator.shows("Any key goes back.")
+        emulator.screen.type(b"x")
+        await emulator.shows("CONSUMER")
+
+
+def history_of(entries: list[Any]) -> Any:
+    return lambda _: Reply("aa{sv}", (entries,))
+
+
+async def test_a_daemon_that_goes_away_is_told_and_its_return_is_seen(tmp_path: Path) -> None:
+    async with world(tmp_path) as (host, ctl), top(ctl) as emulator:
+        await host.end(signal.SIGKILL)
+        await emulator.shows("gpumand left the bus, and is waited for; last seen:")
+        await host.start()
+        await emulator.hides("left the bus")
+
+
+async def test_a_bus_that_dies_ends_it_with_one_line_on_a_restored_terminal(
+    ctl: Ctl, manager: ScriptedManager, bus: Any
+) -> None:
+    manager.answers["GetHistory"] = history_of([])
+    async with top(ctl) as emulator:
+        bus.kill()
+        assert await emulator.screen.end() == 1
+        assert entered_and_left(emulator.screen.seen) == (1, 1)
+        after = emulator.screen.seen.rpartition(b"\x1b[?1049l")[2].decode()
+        assert "gpumanctl: the connection to the bus was lost" in after
+        assert "Traceback" not in after
+
+
+async def test_resizing_paints_anew_and_small_screens_keep_the_consumers(ctl: Ctl, manager: ScriptedManager) -> None:
+    manager.answers["GetHistory"] = history_of([])
+    many = [samples.consumer(f"{number:02}-consumer-with-a-rather-long-name") for number in range(30)]
+    manager.answers["GetStatus"] = dictionary(samples.status(queue=[], consumers=many))
+    async with top(ctl, "--interval", "30s") as emulator:
+        await emulator.shows("more")
+        emulator.resize(120, 40)
+        lines = await emulator.until("a wide screen", lambda lines: len(lines) == 40 and bool(lines[39]))
+        assert "RTX 4090 (nvml)  16.3 GiB of 24.0 GiB used" in lines[1]
+        emulator.resize(40, 7)
+        lines = await emulator.until("a small screen", lambda lines: any("28 more" in line for line in lines))
+        assert any(line.startswith("▸ 00-consumer") for line in lines)
+        assert not any("GPU 0" in line for line in lines)
+        emulator.screen.type(b"\x1b[F")
+        await emulator.until("the last one chosen", lambda lines: any(line.startswith("▸ 29-consumer") for line in lines))
+
+
+async def test_nothing_is_written_while_nothing_changes_but_the_clock(ctl: Ctl, manager: ScriptedManager) -> None:
+    manager.answers["GetHistory"] = history_of([])
+    async with top(ctl, "--interval", "0.1s") as emulator:
+        first = len(emulator.screen.seen)
+        asked = asyncio.Event()
+        plain, left = manager.answers["GetStatus"], iter(range(10))
+
+        def status(call: Any) -> Any:
+            if next(left, None) is None:
+                asked.set()
+            return plain(call)
+
+        manager.answers["GetStatus"] = status
+        async with asyncio.timeout(LIMIT_SEC):
+            await asked.wait()
+        written = emulator.screen.seen[first:]
+        assert b"\x1b[2J" not in written
+        assert len(written) < 10 * 250, "whole frames were written again"
+
+
+async def test_no_color_and_an_ascii_terminal(ctl: Ctl, manager: ScriptedManager) -> None:
+    manager.answers["GetHistory"] = history_of([])
+    async with top(ctl, NO_COLOR="1", LC_ALL="C", PYTHONIOENCODING="ascii", PYTHONUTF8="0") as emulator:
+        emulator.screen.type(b"q")
+        assert await emulator.screen.end() == 0
+        assert emulator.screen.seen.isascii()
+        assert not re.search(rb"\x1b\[[1-9][0-9;]*m", emulator.screen.seen)
+
+
+async def test_sigterm_restores_the_terminal_and_is_what_it_dies_of(ctl: Ctl, manager: ScriptedManager) -> None:
+    manager.answers["GetHistory"] = history_of([])
+    async with top(ctl) as emulator:
+        emulator.screen.process.send_signal(signal.SIGTERM)
+        assert await emulator.screen.end() == -signal.SIGTERM
+        assert entered_and_left(emulator.screen.seen) == (1, 1)
+
+
+async def test_ctrl_c_and_escape_leave_without_an_error(ctl: Ctl, manager: ScriptedManager) -> None:
+    manager.answers["GetHistory"] = history_of([])
+    for key in (b"\x03", b"\x1b", b"\x04"):
+        async with top(ctl) as emulator:
+            emulator.screen.type(key)
+            assert await emulator.screen.end() == 0
+            assert entered_and_left(emulator.screen.seen) == (1, 1)
+
+
+async def test_ctrl_z_gives_the_terminal_back_and_fg_takes_it_again(ctl: Ctl, manager: ScriptedManager) -> None:
+    manager.answers["GetHistory"] = history_of([])
+    shell = await Screen.start(ctl, argv=("bash", "--norc", "--noprofile", "-i"), PS1="prompt> ", LC_ALL="C.UTF-8")
+    emulator = Emulator(shell)
+    shell.type(f"{' '.join(COMMAND)} top\n".encode())
+    for times in (1, 2):
+        await emulator.shows("CONSUMER")
+        assert not modes(emulator)[3] & (termios.ICANON | termios.ECHO)
+        shell.type(b"\x1a")
+        await emulator.shows("Stopped")
+        assert entered_and_left(shell.seen) == (times, times)
+        assert "CONSUMER" not in emulator.text
+        shell.type(b"clear; fg\n")
+    await emulator.shows("CONSUMER")
+    shell.type(b"q")
+    await emulator.hides("CONSUMER")
+    shell.type(b"echo status $?\n")
+    await emulator.shows("status 0")
+    shell.type(b"exit\n")
+    assert await shell.end() == 0
+
+
+async def test_ctrl_z_where_nobody_could_continue_it_changes_nothing(ctl: Ctl, manager: ScriptedManager) -> None:
+    manager.answers["GetHistory"] = history_of([])
+    async with top(ctl) as emulator:
+        emulator.screen.type(b"\x1a")
+        await emulator.until("it has painted anew", lambda _: entered_and_left(emulator.screen.seen) == (2, 1))
+        await emulator.shows("CONSUMER")
+        emulator.screen.type(b"q")
+        assert await emulator.screen.end() == 0
+
+
+async def test_after_a_stop_that_it_could_not_see_it_paints_all_anew(ctl: Ctl, manager: ScriptedManager) -> None:
+    manager.answers["GetHistory"] = history_of([])
+    async with top(ctl, "--interval", "30s") as emulator:
+        pid = emulator.screen.process.pid
+        os.kill(pid, signal.SIGSTOP)
+        await emulator.until("it has stopped", lambda _: state_of(pid) == "T")
+        emulator.display.reset()
+        os.kill(pid, signal.SIGCONT)
+        await emulator.shows("CONSUMER")
+        emulator.screen.type(b"q")
+        assert await emulator.screen.end() == 0
+
+
+def state_of(pid: int) -> str:
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+
+
+async def test_without_a_terminal_it_says_what_to_use_instead(ctl: Ctl, manager: ScriptedManager) -> None:
+    result = await ctl("top")
+    assert (result.code, result.out) == (1, "")
+    assert result.err == "gpumanctl: top needs a terminal; use: gpumanctl status, or gpumanctl top --once\n"
+
+
+async def test_a_dumb_terminal_is_none(ctl: Ctl, manager: ScriptedManager) -> None:
+    screen = await Screen.start(ctl, "top", TERM="dumb")
+    assert await screen.end() == 1
+    assert "top needs a terminal" in screen.text
+    assert "\x1b" not in screen.text
+
+
+async def test_once_prints_one_frame_of_the_size_that_was_said(ctl: Ctl, manager: ScriptedManager) -> None:
+    manager.answers["GetHistory"] = history_of([])
+    result = await ctl("top", "--once", COLUMNS="60", LINES="18", PYTHONIOENCODING="utf-8")
+    lines = result.out.splitlines()
+    assert (result.code, len(lines)) == (0, 18)
+    assert max(map(len, lines)) <= 60
+    assert "\x1b" not in result.out
+
+
+async def test_a_frame_as_a_picture(ctl: Ctl, manager: ScriptedManager, tmp_path: Path) -> None:
+    manager.answers["GetHistory"] = history_of([])
+    picture = tmp_path / "top.svg"
+    result = await ctl("top", "--svg", str(picture), COLUMNS="100", LINES="20")
+    assert (result.code, result.out, result.err) == (0, "", "")
+    text = picture.read_text()
+    assert text.startswith("<svg")
+    assert "comfyui" in text
+    refused = await ctl("top", "--svg", str(tmp_path / "no" / "top.svg"))
+    assert (refused.code, refused.err.strip()[-25:]) == (1, "No such file or directory")
+
+
+async def test_options_that_make_no_sense_are_usage_errors(ctl: Ctl) -> None:
+    assert (await ctl("top", "--json")).code == 2
+    assert (await ctl("top", "--interval", "1ms")).code == 2
+
+
+async def test_top_of_a_daemon_that_does_not_run_exits_3_without_touching_the_screen(ctl: Ctl) -> None:
+    screen = await Screen.start(ctl, "top")
+    assert await screen.end() == 3
+    assert "\x1b[?1049h" not in screen.text
