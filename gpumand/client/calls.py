@@ -15,7 +15,7 @@ from gpumand.bus.failures import BusError, BusTimeout
 from gpumand.bus.names import BUS_NAME, CONSUMER, CONSUMER_PREFIX, DBUS, DBUS_PATH, MANAGER, PROPERTIES, ROOT_PATH
 from gpumand.bus.paths import escape_label
 from gpumand.client.errors import Mismatch
-from gpumand.client.options import Options, to_usec
+from gpumand.client.options import Options, text, to_usec
 from gpumand.domain.errors import FREEDESKTOP, OWN
 
 if TYPE_CHECKING:
@@ -205,12 +205,9 @@ class Calls:
     async def _call(
         self, member: str, signature: str = "", body: tuple[Any, ...] = (), timeout_sec: float = 0.0
     ) -> tuple[Any, ...]:
-        from gpumand.bus.values import to_variants
-
-        plain = [to_variants(part) if isinstance(part, Mapping) else part for part in body]
         interactive = member not in OPEN
         limit = timeout_sec + ANSWER_SEC + (PERSON_SEC if interactive else 0.0)
-        return await self._send(MANAGER, member, signature, tuple(plain), limit, interactive)
+        return await self._send(MANAGER, member, signature, tuple(map(_argument, body)), limit, interactive)
 
     async def _send(
         self,
@@ -232,6 +229,15 @@ class Calls:
                     raise
             await asyncio.sleep(delay)
         raise AssertionError("the last try returns or raises")
+
+
+def _argument(part: Any) -> Any:
+    """An argument as the binding takes it. Raises InvalidArgs for a string that cannot go onto the bus."""
+    from gpumand.bus.values import to_variants
+
+    if isinstance(part, Mapping):
+        return to_variants(part)
+    return part if isinstance(part, int) else text("the name", part)
 
 
 def _dictionary(member: str, reply: tuple[Any, ...]) -> dict[str, Any]:

@@ -99,10 +99,17 @@ def history_options(
     if not isinstance(limit, int) or not 1 <= limit <= MOST_ENTRIES:
         raise InvalidArgs(f"limit must be from 1 to {MOST_ENTRIES}, not {limit!r}")
     given: dict[str, tuple[str, Any]] = {"limit": ("u", limit)} | where_options(consumer=consumer)
-    bounds = {"since_usec": since, "until_usec": until}
-    given |= {name: ("t", to_usec(bound.timestamp())) for name, bound in bounds.items() if bound is not None}
+    bounds = {"since": since, "until": until}
+    given |= {f"{name}_usec": ("t", _usec_of(name, bound)) for name, bound in bounds.items() if bound is not None}
     wanted = [text("kinds", kind) for kind in kinds]
     return given | ({"kinds": ("as", wanted)} if wanted else {})
+
+
+def _usec_of(name: str, moment: datetime) -> int:
+    usec = to_usec(moment.timestamp())
+    if usec < 0:
+        raise InvalidArgs(f"{name} is before 1970: {moment}")
+    return usec
 
 
 def _is_number(value: object) -> bool:

@@ -271,3 +271,20 @@ async def test_shells_complete_commands_consumers_and_leases(ctl: Ctl, manager: 
 
 async def test_completion_without_a_daemon_offers_nothing_and_says_nothing(ctl: Ctl) -> None:
     assert await completed(ctl, "acquire", "mv") == []
+
+
+NO_UTF8 = "\udcff"
+"""How a byte that is no UTF-8 arrives in an argument."""
+
+
+@pytest.mark.parametrize(
+    "words", [("acquire", NO_UTF8), ("acquire", "mvoice", "--reason", NO_UTF8), ("release", NO_UTF8), ("pin", NO_UTF8)]
+)
+async def test_what_cannot_go_onto_the_bus_is_refused_in_one_line(
+    ctl: Ctl, manager: ScriptedManager, words: tuple[str, ...]
+) -> None:
+    result = await ctl(*words)
+    assert (result.code, result.out) == (1, "")
+    assert "holds what cannot go onto the bus" in result.err
+    assert result.err.count("\n") == 1
+    assert manager.asked == []

@@ -1,0 +1,180 @@
+"""A whole gpumand to try your own programs with: the real daemon on a bus of its own, with a GPU that is simulated.
+
+::
+
+    def test_my_job_leases_what_it_needs():
+        with PrivateGpumand({"comfyui": 13312, "ollama": 6144}, total_mib=16384) as gpumand:
+            with lease_sync("comfyui", bus=gpumand.address) as held:
+                assert held.loaded
+
+Nothing here is a mock: requests queue, consumers are evicted and loaded over HTTP, leases end. Needed are dbus-daemon
+and aiohttp; no GPU, no systemd, no root. Starting it takes about a second, and one more for each consumer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import select
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+
+from gpumand.testing.bus import PrivateBus
+
+START_SEC = 30.0
+STOP_SEC = 10.0
+
+ROUTES = """health = { path = "/health", loaded = "/model_loaded" }
+load = { path = "/api/admin/load" }
+unload = { path = "/api/admin/unload" }
+"""
+
+
+class PrivateGpumand:
+    """The real daemon, and simulated consumers, for as long as this object is open.
+
+    ``with PrivateGpumand(...) as gpumand`` starts and ends all of it; ``async with`` does the same without blocking
+    the event loop.
+
+    Args:
+        consumers: MiB that each needs, by name. Each is a process of its own that holds that much of the simulated GPU
+            while it is loaded; see ``gpumand.testing.consumer`` for what else it can do.
+        total_mib: size of the simulated GPU.
+        config: further TOML for the configuration, for example ``[consumers.…]`` tables of your own servers, or a
+            ``[scheduler]`` table. Without the latter there is no limit on how many leases stand at a time.
+
+    Attributes:
+        address: the bus, for ``bus=`` of the clients and ``--bus-address`` of gpumanctl; "" until it is started.
+        urls: where each consumer serves, by name.
+        folder: where everything lies; its ``simulated`` is where processes announce what they hold.
+    """
+
+    def __init__(self, consumers: Mapping[str, int], *, total_mib: int = 24564, config: str = "") -> None:
+        self.address = ""
+        self.urls: dict[str, str] = {}
+        self.folder = Path()
+        self._sizes = dict(consumers)
+        self._total_mib = total_mib
+        self._config = config
+        self._bus = PrivateBus()
+        self._servers: dict[str, subprocess.Popen[bytes]] = {}
+        self._daemon: subprocess.Popen[bytes] | None = None
+
+    @property
+    def environ(self) -> dict[str, str]:
+        """What makes programs take this bus for the system bus: busctl, gdbus, gpumanctl and the clients alike."""
+        return {"DBUS_SYSTEM_BUS_ADDRESS": self.address}
+
+    @property
+    def log(self) -> str:
+        """What the daemon said, over all its lives."""
+        path = self.folder / "log"
+        return path.read_text(errors="replace") if path.exists() else ""
+
+    def start(self) -> PrivateGpumand:
+        """Start all of it, and wait until the daemon serves. Raises RuntimeError, with what it said, if it does not."""
+        self.folder = Path(tempfile.mkdtemp(prefix="gpumand-private-"))
+        try:
+            (self.folder / "simulated").mkdir(mode=0o700)
+            self.address = self._bus.start().address
+            for name, mib in self._sizes.items():
+                self._servers[name] = self._launch(name, mib)
+            self.urls = {name: _url(name, server) for name, server in self._servers.items()}
+            (self.folder / "gpumand.toml").write_text(self._toml(), encoding="utf-8")
+            self.start_daemon()
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def start_daemon(self) -> None:
+        """Start the daemon (again), and wait until it serves. Raises RuntimeError if it does not."""
+        where = ["--config", str(self.folder / "gpumand.toml"), "--state-dir", str(self.folder / "state")]
+        command = [sys.executable, "-m", "gpumand", *where, "--bus-address", self.address]
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as ready, (self.folder / "log").open("ab") as log:
+            path = str(self.folder / "notify")
+            Path(path).unlink(missing_ok=True)
+            ready.bind(path)
+            environ = os.environ | {"NOTIFY_SOCKET": path}
+            self._daemon = subprocess.Popen(command, stdin=subprocess.DEVNULL, stderr=log, env=environ)
+            self._await_ready(ready, self._daemon)
+
+    def stop_daemon(self, number: int = signal.SIGTERM) -> int:
+        """End the daemon and return its exit status; SIGKILL is a crash.
+
+        Leases outlast either: only systemd could tell that it is for good.
+        """
+        if self._daemon is None:
+            raise RuntimeError("the daemon is not running")
+        self._daemon.send_signal(number)
+        daemon, self._daemon = self._daemon, None
+        return daemon.wait(STOP_SEC)
+
+    def close(self) -> None:
+        """End all of it and remove what it left; harmless when repeated."""
+        for process in (self._daemon, *self._servers.values()):
+            if process is not None:
+                process.kill()
+                process.communicate()
+        self._daemon = None
+        self._servers = {}
+        self._bus.close()
+        if self.folder != Path():
+            shutil.rmtree(self.folder, ignore_errors=True)
+
+    def __enter__(self) -> PrivateGpumand:
+        return self.start()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    async def __aenter__(self) -> PrivateGpumand:
+        return await asyncio.to_thread(self.start)
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await asyncio.to_thread(self.close)
+
+    def _launch(self, name: str, mib: int) -> subprocess.Popen[bytes]:
+        words = ["--name", name, "--mib", str(mib), "--simulator-dir", str(self.folder / "simulated")]
+        command = [sys.executable, "-m", "gpumand.testing.consumer", *words]
+        return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE)
+
+    def _toml(self) -> str:
+        """The configuration; what was given comes last, so that it may hold tables."""
+        scheduler = "" if "[scheduler]" in self._config else "[scheduler]\nconcurrent_leases = 0\n"
+        gpu = f'[gpu]\nsource = "simulated"\nsimulated_total_mib = [{self._total_mib}]\n'
+        gpu += f'simulated_dir = "{self.folder / "simulated"}"\n'
+        tables = [
+            f'[consumers."{name}"]\nvram_resident_mib = {mib}\nurl = "{self.urls[name]}"\n{ROUTES}'
+            for name, mib in self._sizes.items()
+        ]
+        return "\n".join([scheduler, gpu, *tables, self._config])
+
+    def _await_ready(self, ready: socket.socket, daemon: subprocess.Popen[bytes]) -> None:
+        deadline = time.monotonic() + START_SEC
+        while time.monotonic() < deadline and daemon.poll() is None:
+            readable, _, _ = select.select([ready], [], [], 0.1)
+            if readable and b"READY=1" in ready.recv(4096):
+                return
+        raise RuntimeError(f"gpumand did not come up: {self.log.strip() or 'no word from it'}")
+
+
+def _url(name: str, server: subprocess.Popen[bytes]) -> str:
+    """Where it serves, as it says in its first line; that comes, or its end."""
+    assert server.stdout is not None
+    word, _, rest = server.stdout.readline().decode().partition(" port=")
+    if word != "READY":
+        raise RuntimeError(f"the consumer {name} did not come up")
+    return f"http://127.0.0.1:{rest.split()[0]}"
