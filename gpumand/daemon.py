@@ -16,7 +16,7 @@ import sys
 from collections.abc import Awaitable, Coroutine, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 from gpumand.arbiter import Arbiter
 from gpumand.arbiter.measure import measured_peaks
@@ -32,10 +32,9 @@ from gpumand.bus.service import ManagerService
 from gpumand.clock import SystemClock
 from gpumand.config import load
 from gpumand.consumers.routes import HttpRoutes
-from gpumand.domain.consumer import GpuSettings, HistorySettings, Residency, Settings
+from gpumand.domain.consumer import GpuSettings, HistorySettings, Settings
 from gpumand.domain.errors import ConfigInvalid, GpumandError
 from gpumand.domain.events import Event
-from gpumand.domain.status import Status
 from gpumand.history import Chronicle, DemandLog, SqliteArchive
 from gpumand.http.front import HttpFront
 from gpumand.logs import default_level, setup_logging
@@ -48,9 +47,11 @@ from gpumand.service_manager.pids import UserPids
 from gpumand.service_manager.sockets import take_listeners
 from gpumand.service_manager.units import SystemdUnits
 from gpumand.state import FileStore
+from gpumand.status_line import status_line
 from gpumand.version import VERSION
 from gpumand.vram import make_source
 from gpumand.vram.attribution import AttributedSource
+from gpumand.vram.library_file import is_outlived
 from gpumand.watchdog import Body, Watchdog
 
 log = logging.getLogger(__name__)
@@ -67,15 +68,6 @@ LIBRARY_SEC = 60.0
 
 STOP_SEC = 30.0
 """What the end of our life may take, told to systemd: last replies, the disk, a driver that hangs, each bounded."""
-
-
-@runtime_checkable
-class LibrarySource(Protocol):
-    """A source of figures that has loaded a library of the driver's."""
-
-    @property
-    def outlived(self) -> bool:
-        """Whether the driver was upgraded, and its new library cannot be loaded into this process."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,10 +204,10 @@ class Daemon:
         await parts.http.open(self._settings.http)
         parts.service.export()
         await bus.request_name(names.BUS_NAME)
-        self._notifier.ready(_status_line(parts.arbiter.status()))
+        self._notifier.ready(status_line(parts.arbiter.status()))
         self._beside(self._tell_status(parts.arbiter))
         self._watch(Body(bus, parts.arbiter, parts.upkeep, upkeep, lambda: parts.source.source))
-        log.info("gpumand %s is ready: %s", VERSION, _status_line(parts.arbiter.status()))
+        log.info("gpumand %s is ready: %s", VERSION, status_line(parts.arbiter.status()))
 
     def _watch(self, body: Body) -> None:
         """Ping systemd's watchdog, where there is one on us: it counts from READY."""
@@ -310,12 +302,12 @@ class Daemon:
             for line in _problems(error):
                 log.error("the configuration is not reloaded: %s", line)
         finally:
-            self._notifier.ready(_status_line(arbiter.status()))
+            self._notifier.ready(status_line(arbiter.status()))
 
     async def _tell_status(self, arbiter: Arbiter) -> None:
         while True:
             await self._clock.sleep(STATUS_SEC)
-            self._notifier.status(_status_line(arbiter.status()))
+            self._notifier.status(status_line(arbiter.status()))
             if self._parts is not None:
                 self._leave_outlived_library(self._parts.source.source)
 
@@ -326,7 +318,7 @@ class Daemon:
         comes to an end; and not sooner than after a minute, lest an installer at work makes us begin again and again.
         """
         is_old_enough = self._clock.monotonic() - self._begun_at > LIBRARY_SEC
-        if isinstance(source, LibrarySource) and source.outlived and is_old_enough and self._notifier.listening:
+        if is_outlived(source) and is_old_enough and self._notifier.listening:
             self._begins_anew = True
             log.error(
                 "the driver was upgraded under us; ending, so that the service manager starts us with its library"
@@ -364,18 +356,6 @@ def _say_whose(source: AttributedSource, settings: Settings) -> None:
     """Tell the source whose processes are whose; what the simulator's processes announce names them already."""
     named = settings.consumers if source.name == "simulated" else ()
     source.set_units({spec.unit: spec.name for spec in settings.consumers.values() if spec.unit}, named)
-
-
-def _status_line(status: Status) -> str:
-    """One true line for ``systemctl status``."""
-    resident = sum(1 for consumer in status.consumers if consumer.residency == Residency.RESIDENT)
-    leases = f"{len(status.leases)} lease{'s' if len(status.leases) != 1 else ''}"
-    parts = [f"{resident}/{len(status.consumers)} consumers resident", leases]
-    known = [(one.free_mib, one.total_mib) for one in status.devices if one.free_mib is not None and one.total_mib]
-    if known:
-        free_gib, total_gib = sum(free for free, _ in known) / 1024, sum(total for _, total in known) / 1024
-        parts.append(f"{free_gib:.1f} of {total_gib:.1f} GiB free")
-    return ", ".join(parts) + (f"; degraded: {status.degraded}" if status.degraded else "")
 
 
 async def _load(options: Options, archive: SqliteArchive) -> Settings:

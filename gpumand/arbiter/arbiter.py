@@ -70,9 +70,9 @@ class Arbiter:
         self.leases = Leases(self.books, self.facts, world.store)
         self.busyness = Busyness(self.books, world.routes)
         self._jobs = Jobs(self.books, Effects(self.books, world.units, world.routes), world.store, self.busyness)
-        self._gate = Gate()
-        self.desk = Desk(self.books, self.facts, self._jobs, self.leases, self._gate, self.busyness)
-        self.by_hand = ByHand(self.books, self.facts, self.desk, self._jobs, self.leases, self._gate, self.busyness)
+        self.gate = Gate()
+        self.desk = Desk(self.books, self.facts, self._jobs, self.leases, self.gate, self.busyness)
+        self.by_hand = ByHand(self.books, self.facts, self.desk, self._jobs, self.leases, self.gate, self.busyness)
         self._world = world
         self._load_settings = load_settings
         self._arrivals = 0
@@ -120,39 +120,6 @@ class Arbiter:
             self.leases.end_all(lambda lease: True, LeaseEnd.SHUTDOWN)
             self.books.tell()
         await self.leases.settle()
-
-    # -- what the host does --------------------------------------------------------------------------------------
-
-    def hold(self, why: str) -> None:
-        """Begin and grant nothing until ``go_on``; who asks waits, and is told why. What is under way goes on."""
-        self._gate.held = why
-        self.desk.step()
-
-    def go_on(self) -> None:
-        """End a ``hold``; nobody is decided on figures that were read before."""
-        if self._gate.held:
-            self._gate.held = ""
-            self.desk.look_anew()
-            self.desk.step()
-
-    def refuse(self, why: str) -> None:
-        """Refuse everybody, also those who wait, until ``accept``; leases stand, and are released as ever."""
-        self._gate.refused = why
-        self.desk.refuse_all(ShuttingDown(why))
-        self.desk.step()
-
-    def accept(self) -> None:
-        """End a ``refuse``."""
-        self._gate.refused = ""
-
-    def void(self) -> None:
-        """The host was asleep: what was seen before says nothing any more, and leases may have run out."""
-        self._world.source.renew()
-        self.books.void()
-        self.facts.void()
-        self.leases.expire()
-        self.desk.look_anew()
-        self.books.tell()
 
     # -- acquiring -----------------------------------------------------------------------------------------------
 
@@ -212,7 +179,7 @@ class Arbiter:
             raise LimitsExceeded(f"{MAX_WAITING} requests are waiting; more are not allowed")
 
     def _check_callable(self, consumer: str) -> None:
-        if why := self._stopping or self._gate.refused:
+        if why := self._stopping or self.gate.refused:
             raise ShuttingDown(why)
         self._check_configured(consumer)
 

@@ -101,7 +101,8 @@ class Books:
             logbook.degraded(self.degraded)
 
     def void(self) -> None:
-        """A reading that is under way says nothing any more: it began before this moment."""
+        """What was opened or read before this moment says nothing any more, a reading under way included."""
+        self._source.renew()
         self._void_before = self.clock.monotonic()
 
     def device(self, index: int) -> Sample:

@@ -15,6 +15,7 @@ from collections.abc import Awaitable, Callable
 from gpumand.arbiter.arbiter import Arbiter
 from gpumand.arbiter.clocked import ended
 from gpumand.arbiter.upkeep import Upkeep
+from gpumand.domain.errors import ShuttingDown
 from gpumand.ports import Clock
 
 log = logging.getLogger(__name__)
@@ -75,10 +76,10 @@ class SleepWatch:
             return
         self.shutting_down = going
         log.info("the host %s", "is shutting down: nothing is granted any more" if going else "does not shut down")
+        self._arbiter.gate.refused = SHUTTING_DOWN if going else ""
         if going:
-            self._arbiter.refuse(SHUTTING_DOWN)
-        else:
-            self._arbiter.accept()
+            self._arbiter.desk.refuse_all(ShuttingDown(SHUTTING_DOWN))
+        self._arbiter.desk.step()
 
     def _hold(self) -> None:
         now = self._clock.monotonic()
@@ -86,7 +87,20 @@ class SleepWatch:
             log.info("the host is about to sleep: requests wait until it is awake")
             self._preparing_since = now
         self._ask_at = now + ASK_SEC
-        self._arbiter.hold(WAKING)
+        self._close()
+
+    def _close(self) -> None:
+        """Begin and grant nothing; who asks waits, and is told why. What is under way goes on."""
+        self._arbiter.gate.held = WAKING
+        self._arbiter.desk.step()
+
+    def _open(self) -> None:
+        """Serve again, unless the host is about to sleep once more; nobody is decided on figures of before."""
+        if self._preparing_since is None and not self._woken:
+            log.info("awake: requests are served again")
+            self._arbiter.gate.held = ""
+            self._arbiter.desk.look_anew()
+            self._arbiter.desk.step()
 
     # -- what the clocks say -------------------------------------------------------------------------------------
 
@@ -98,7 +112,7 @@ class SleepWatch:
                 await self._look()
             except Exception:
                 log.exception("the end of a suspend could not be dealt with")
-                self._arbiter.go_on()
+                self._open()
             await ended(self._clock, self._heard.wait(), LOOK_SEC)
 
     async def _look(self) -> None:
@@ -140,16 +154,21 @@ class SleepWatch:
     async def _wake(self) -> None:
         """Look at everything anew, for a bounded time, and go on, unless the host is about to sleep once more."""
         self._woken = False
-        self._arbiter.hold(WAKING)
-        self._arbiter.void()
+        self._close()
+        self._void()
         looking = asyncio.get_running_loop().create_task(self._upkeep.look_around())
         self._looking.add(looking)
         looking.add_done_callback(self._looked)
         if not await ended(self._clock, looking, LOOK_AROUND_SEC):
             log.warning("not everything could be looked at within %g s of waking up", LOOK_AROUND_SEC)
-        if self._preparing_since is None and not self._woken:
-            log.info("awake: requests are served again")
-            self._arbiter.go_on()
+        self._open()
+
+    def _void(self) -> None:
+        """What was seen before says nothing any more, and leases may have run out by the wall clock."""
+        self._arbiter.books.void()
+        self._arbiter.facts.void()
+        self._arbiter.leases.expire()
+        self._arbiter.books.tell()
 
     def _looked(self, task: asyncio.Task[None]) -> None:
         self._looking.discard(task)

@@ -5,11 +5,28 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol, runtime_checkable
+
+from gpumand.ports import VramSource
 
 SONAME = "libnvidia-ml.so.1"
 STEM = "libnvidia-ml.so"
 DELETED = " (deleted)"
 MAPS = Path("/proc/self/maps")
+
+
+@runtime_checkable
+class LibrarySource(Protocol):
+    """A source of figures that has loaded a library of the driver's."""
+
+    @property
+    def outlived(self) -> bool:
+        """Whether the driver was upgraded, and its new library cannot be loaded into this process."""
+
+
+def is_outlived(source: VramSource) -> bool:
+    """Whether only another process could read from the driver again."""
+    return isinstance(source, LibrarySource) and source.outlived
 
 
 @dataclass(frozen=True, slots=True)
