@@ -199,12 +199,13 @@ def _make_room(view: View, wish: Wish, state: ConsumerState, device: int) -> Dec
     need_mib = budget.need_mib(view, device, state.name)
     free_mib = budget.free_mib(view, device, state.name)
     if free_mib is None or free_mib >= need_mib:
-        return _load(view, state, device, need_mib, free_mib)
+        spared = victims.choose(view, device, state, 0, 0).spared
+        return _load(view, state, device, need_mib, free_mib, spared)
     limit = max(0, view.settings.max_evictions - wish.evictions_done)
     choice = victims.choose(view, device, state, need_mib - free_mib, limit)
     if choice.suffices:
-        load = _load(view, state, device, need_mib, free_mib)
-        return replace(load, evictions=choice.victims, spared=choice.spared)
+        load = _load(view, state, device, need_mib, free_mib, choice.spared)
+        return replace(load, evictions=choice.victims)
     short = replace(
         _short_of_room(view, state, device, need_mib, free_mib),
         need_mib=need_mib,
@@ -214,14 +215,21 @@ def _make_room(view: View, wish: Wish, state: ConsumerState, device: int) -> Dec
     return replace(short, looked_at_vram=True)
 
 
-def _load(view: View, state: ConsumerState, device: int, need_mib: int, free_mib: int | None) -> Decision:
+def _load(
+    view: View,
+    state: ConsumerState,
+    device: int,
+    need_mib: int,
+    free_mib: int | None,
+    spared: tuple[Spared, ...],
+) -> Decision:
     return Decision(
         Verdict.GRANT,
         device,
         load=True,
         need_mib=need_mib,
         free_mib=free_mib,
-        spared=victims.choose(view, device, state, 0, 0).spared,
+        spared=spared,
         message=f"{state.name} needs {gib(need_mib)}" + ("" if free_mib is None else f", {gib(free_mib)} are free"),
         looked_at_vram=view.devices[device].known,
     )

@@ -8,7 +8,6 @@ asks: it has been idle for so long already; how likely is it to be wanted within
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 BUCKETS = 16
@@ -31,7 +30,8 @@ MAX_IDLE_SEC = 30 * 86400.0
 
 _DECAY = 0.5 ** (1.0 / HALF_LIFE)
 _STARTS = (0.0, *(2.0**k for k in range(1, BUCKETS)))
-_WIDTHS = tuple(2.0 ** (k + 1) - start for k, start in enumerate(_STARTS))
+_ENDS = tuple(2.0 ** (k + 1) for k in range(BUCKETS))
+_LEAST = 1e-9
 
 
 def prior(idle_sec: float) -> float:
@@ -62,44 +62,34 @@ class IdleTimes:
         counts[bucket_of(seconds)] += 1.0
         return IdleTimes(tuple(counts))
 
-    def with_pool(self, pool: IdleTimes, weight: float) -> IdleTimes:
-        """Its own, and those of many, which count as ``weight`` of its own (or as many as there are, if fewer)."""
-        seen = sum(pool.counts)
-        if seen <= 0.0:
-            return self
-        share = min(1.0, weight / seen)
-        return IdleTimes(tuple(own + share * one for own, one in zip(self.counts, pool.counts, strict=True)))
+    def scaled(self, weight: float) -> IdleTimes:
+        """The same, as if there had been ``weight`` of them; as they are where there are fewer."""
+        share = weight / max(weight, sum(self.counts))
+        return IdleTimes(tuple(share * count for count in self.counts))
 
-    def chance(self, idle_sec: float, still_idle: Sequence[float] = ()) -> float:
+    def chance(self, idle_sec: float, pool: IdleTimes | None = None) -> float:
         """The chance of being wanted within the horizon.
 
         Args:
             idle_sec: for how long it has been idle.
-            still_idle: for how long others of the same kind are idle and still not wanted: they have no idle time yet,
-                but have reached every bucket below (Kaplan and Meier's estimate).
+            pool: idle times of others that count as its own.
         """
-        reached = self._reached(still_idle)
-        alive, at, end = 1.0, max(0.0, idle_sec), max(0.0, idle_sec) + HORIZON_SEC
+        at, end = max(0.0, idle_sec), max(0.0, idle_sec) + HORIZON_SEC
         first = bucket_of(at)
+        own, others = self.counts, (pool or _NONE).counts
+        weight = reached = sum(own[first:]) + sum(others[first:])
+        alive = 1.0
         for k in range(first, BUCKETS):
-            share = (min(end, _STARTS[k] + _WIDTHS[k]) - max(at, _STARTS[k])) / _WIDTHS[k]
-            if share <= 0.0:
+            share = (min(end, _ENDS[k]) - max(at, _STARTS[k])) / (_ENDS[k] - _STARTS[k])
+            if share <= 0.0 or reached <= _LEAST:
                 break
-            hazard = min(1.0, self.counts[k] / reached[k]) if reached[k] > 0.0 else 0.0
-            alive *= (1.0 - hazard) ** min(1.0, share)
-        weight = reached[first]
+            ended = own[k] + others[k]
+            alive *= max(0.0, 1.0 - ended / reached) ** min(1.0, share)
+            reached -= ended
         return (PRIOR_WEIGHT * prior(idle_sec) + weight * (1.0 - alive)) / (PRIOR_WEIGHT + weight)
 
-    def _reached(self, still_idle: Sequence[float]) -> list[float]:
-        """How many idle times lasted at least until each bucket."""
-        reached = [0.0] * BUCKETS
-        for seconds in still_idle:
-            reached[bucket_of(seconds)] += 1.0
-        total = 0.0
-        for k in range(BUCKETS - 1, -1, -1):
-            total += self.counts[k] + reached[k]
-            reached[k] = total
-        return reached
+
+_NONE = IdleTimes()
 
 
 def bucket_of(seconds: float) -> int:

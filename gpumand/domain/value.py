@@ -54,14 +54,14 @@ class Worth:
 
 
 def pooled(states: Iterable[ConsumerState]) -> IdleTimes:
-    """The idle times of all consumers together: of each alone there are too few for long."""
+    """The idle times of all together, to be added to each one's own: of one alone there are too few for long."""
     counts = [0.0] * BUCKETS
     for state in states:
         if state.times.idle.is_empty:
             continue
         for place, count in enumerate(state.times.idle.counts):
             counts[place] += count
-    return IdleTimes(tuple(counts))
+    return IdleTimes(tuple(counts)).scaled(POOL_WEIGHT)
 
 
 def worth(view: View, state: ConsumerState, idle: IdleTimes) -> Worth:
@@ -70,14 +70,12 @@ def worth(view: View, state: ConsumerState, idle: IdleTimes) -> Worth:
     Args:
         view: everything at this moment.
         state: the consumer.
-        idle: idle times of all consumers.
+        idle: idle times of all consumers, as ``pooled`` gives them.
     """
     place = view.wanted.get(state.name)
-    if place is None:
-        chance = state.times.idle.with_pool(idle, POOL_WEIGHT).chance(view.now - state.idle_since)
-    else:
-        chance = 1.0 + 1.0 / (1.0 + place)
-    return Worth(bring_back_sec(state), chance)
+    if place is not None:
+        return Worth(bring_back_sec(state), 1.0 + 1.0 / (1.0 + place))
+    return Worth(bring_back_sec(state), state.times.idle.chance(view.now - state.idle_since, idle))
 
 
 def bring_back_sec(state: ConsumerState) -> float:

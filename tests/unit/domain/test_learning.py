@@ -63,12 +63,15 @@ def test_who_always_comes_back_after_a_minute_is_wanted_then_and_not_after_an_ho
     assert idle.chance(3600.0) < 0.05, "nobody ever came back after an hour"
 
 
-def test_those_who_are_still_idle_lower_the_chance() -> None:
-    idle = IdleTimes()
-    for _ in range(10):
-        idle = idle.observed(60.0)
+def test_what_others_did_counts_while_there_is_little_of_its_own() -> None:
+    minute, hour = IdleTimes(), IdleTimes()
+    for _ in range(100):
+        minute, hour = minute.observed(60.0), hour.observed(3600.0)
 
-    assert idle.chance(45.0, still_idle=[100.0] * 10) < idle.chance(45.0)
+    assert IdleTimes().chance(45.0, minute.scaled(20.0)) > 0.7
+    assert hour.chance(45.0, minute.scaled(20.0)) < 0.3, "it has enough of its own"
+    assert sum(minute.scaled(20.0).counts) == pytest.approx(20.0)
+    assert IdleTimes().observed(5.0).scaled(20.0) == IdleTimes().observed(5.0), "one is not made twenty"
 
 
 def test_old_habits_fade() -> None:
@@ -83,11 +86,13 @@ def test_old_habits_fade() -> None:
 
 @given(st.lists(st.floats(0, 1e7), max_size=60), st.floats(0, 1e7), st.lists(st.floats(0, 1e7), max_size=10))
 def test_a_chance_is_one_whatever_was_seen(seen: list[float], idle_sec: float, others: list[float]) -> None:
-    idle = IdleTimes()
+    idle, pool = IdleTimes(), IdleTimes()
     for seconds in seen:
         idle = idle.observed(seconds)
+    for seconds in others:
+        pool = pool.observed(seconds)
 
-    assert 0.0 <= idle.chance(idle_sec, others) <= 1.0
+    assert 0.0 <= idle.chance(idle_sec, pool) <= 1.0
     assert 0.0 <= prior(idle_sec) <= 1.0
 
 
