@@ -36,7 +36,7 @@ DEFAULT_TTL_SEC = 900.0
 
 
 def a_consumer(name: str, unit: str = "", residency: str = "resident") -> ConsumerStatus:
-    return ConsumerStatus(name, residency, "0", 4096, 4000, 0, 0, False, False, unit, "")
+    return ConsumerStatus(name, residency, "0", 4096, 4000, 0, 0, False, False, unit, "", busy=False)
 
 
 def a_device(index: int = 0, used_mib: int | None = 8000) -> DeviceStatus:
