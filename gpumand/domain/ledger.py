@@ -156,7 +156,25 @@ class Ledger:
             total_mib: the configured size of device 0, for when the source cannot say.
         """
         samples = {sample.index: sample for sample in reading.devices} or {0: placeholder(total_mib, reading.error)}
+        self._follow({sample.uuid: index for index, sample in samples.items() if sample.uuid})
         self._devices = {index: self._sized(sample, total_mib) for index, sample in samples.items()}
+
+    def _follow(self, index_of: Mapping[str, int]) -> None:
+        """A device is its UUID: where its index is another now, as after one before it was pulled, all moves along.
+
+        What a job works on stays where the job is; it is located by its processes when the job is over.
+        """
+        moved = {
+            index: index_of[sample.uuid]
+            for index, sample in self._devices.items()
+            if index_of.get(sample.uuid, index) != index
+        }
+        for state in list(self._consumers.values()) if moved else ():
+            if state.device in moved and not self._is_in_a_job(state.name):
+                self.update(state.name, device=moved[state.device])
+        for lease in list(self._leases.values()) if moved else ():
+            device = self._consumers[lease.consumer].device
+            self._leases[lease.id] = lease if device is None else replace(lease, device=str(device))
 
     def _sized(self, sample: Sample, total_mib: int | None) -> Sample:
         """With the device's size as far as anybody knows it: a card does not shrink when its driver fails."""

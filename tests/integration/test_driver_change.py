@@ -38,12 +38,16 @@ class Driver:
         """A new library and a new kernel module, as when a package is upgraded and the module reloaded."""
         build_shim(self._folder, version=2, stays_mapped=self._stays_mapped)
         self.shim.kernel, self.shim.generation = 2, 1
+        self.write()
+
+    def write(self) -> None:
+        """Have it answer by ``shim``."""
         self.shim.write(self._text)
 
 
-async def start(host: LiveHost) -> Client:
+async def start(host: LiveHost, **more: str) -> Client:
     await host.launch("image", MIB, "--load-sec", "0.05")
-    host.configure(table(host.consumers["image"], MIB), gpu=NVML)
+    host.configure(table(host.consumers["image"], MIB, **more), gpu=NVML)
     await host.start()
     return await host.client()
 
@@ -99,6 +103,27 @@ async def test_nobody_who_would_start_it_anew_is_no_reason_to_end(tmp_path: Path
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(6):  # longer than between two looks
                 await host.daemon.wait()
+
+
+async def test_a_lease_moves_along_with_its_card(tmp_path: Path) -> None:
+    async with bare_host(tmp_path) as host:
+        driver = Driver(host)
+        driver.shim.devices.append(ShimDevice("GPU-b", total_mib=24576))
+        driver.write()
+        client = await start(host, device='"GPU-b"')
+        await client.acquire("image")
+        assert await is_on(client, "1")
+        driver.shim.devices.reverse()
+        driver.shim.generation = 1
+        driver.write()
+        await wait_until("the change is noticed", is_degraded, client, "nvml-error")
+        await wait_until("it is where its card is", is_on, client, "0")
+        [lease] = (await client.status())["leases"]
+        assert lease["device"] == "0"
+
+
+async def is_on(client: Client, device: str) -> bool:
+    return bool((await client.consumer("image"))["device"] == device)
 
 
 async def test_the_driver_is_initialised_anew_after_a_suspend(tmp_path: Path) -> None:

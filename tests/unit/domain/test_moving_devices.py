@@ -1,0 +1,62 @@
+"""A device is its UUID: what stands on it moves along when its index changes."""
+
+from __future__ import annotations
+
+from gpumand.domain.consumer import ConsumerSpec, SchedulerSettings
+from gpumand.domain.device import Reading, Sample
+from gpumand.domain.lease import Lease, LeaseLifetime, Owner
+from gpumand.domain.ledger import Ledger
+from gpumand.domain.view import Job
+
+TOTAL_MIB = 24576
+
+
+def reading(*uuids: str) -> Reading:
+    return Reading(
+        tuple(Sample(index, uuid, "GPU", "nvml", TOTAL_MIB, 0, TOTAL_MIB) for index, uuid in enumerate(uuids))
+    )
+
+
+def ledger_with(**devices: int) -> Ledger:
+    """Two cards, and a lease on each consumer at its index."""
+    ledger = Ledger(SchedulerSettings())
+    ledger.configure(SchedulerSettings(), [ConsumerSpec(name, 1000) for name in devices])
+    ledger.take_reading(reading("GPU-a", "GPU-b"), None)
+    for name, index in devices.items():
+        owner = Owner(":1.1", 1000)
+        ledger.add_lease(Lease(name, name, str(index), owner, LeaseLifetime.TTL, 1), index, 1.0)
+    return ledger
+
+
+def places(ledger: Ledger) -> dict[str, tuple[int | None, str]]:
+    return {name: (state.device, ledger.leases[name].device) for name, state in ledger.consumers.items()}
+
+
+def test_cards_that_change_places_take_their_leases_along() -> None:
+    ledger = ledger_with(on_a=0, on_b=1)
+    ledger.take_reading(reading("GPU-b", "GPU-a"), None)
+    assert places(ledger) == {"on_a": (1, "1"), "on_b": (0, "0")}
+    assert ledger.view(2.0).leases == {0: 1, 1: 1}
+
+
+def test_card_behind_one_that_was_pulled_moves_up() -> None:
+    ledger = ledger_with(on_b=1)
+    ledger.take_reading(reading("GPU-b"), None)
+    assert places(ledger) == {"on_b": (0, "0")}
+    ledger.take_reading(reading("GPU-a", "GPU-b"), None)
+    assert places(ledger) == {"on_b": (1, "1")}
+
+
+def test_reading_without_uuids_moves_nothing() -> None:
+    ledger = ledger_with(on_a=0, on_b=1)
+    ledger.take_reading(reading("", ""), None)
+    ledger.take_reading(Reading(error="driver-not-loaded: no module"), None)
+    ledger.take_reading(reading("GPU-a", "GPU-b"), None)
+    assert places(ledger) == {"on_a": (0, "0"), "on_b": (1, "1")}
+
+
+def test_what_is_being_loaded_stays_with_its_job() -> None:
+    ledger = ledger_with(on_a=0, on_b=1)
+    ledger.begin(Job(0, "on_a"))
+    ledger.take_reading(reading("GPU-b", "GPU-a"), None)
+    assert places(ledger)["on_a"] == (0, "0")
