@@ -11,7 +11,7 @@ from pathlib import Path
 from tests.e2e.machine import Machine
 
 BUILD_TOOLS = ("dpkg-buildpackage", "dh", "pybuild", "go-md2man", "lintian", "man")
-TEST_PACKAGES = ("autopkgtest", "curl", "dpkg-dev", "libglib2.0-bin", "man-db", "polkitd")
+TEST_PACKAGES = ("autopkgtest", "curl", "dpkg-dev", "fish", "libglib2.0-bin", "man-db", "polkitd", "zsh")
 """What the tests on a machine use, beside what the package itself depends on."""
 
 ACCOUNTS = ("passwd", "group", "shadow", "gshadow")
@@ -47,6 +47,11 @@ class Package:
         return self.deb.parent
 
     @property
+    def source(self) -> tuple[Path, Path]:
+        """The source package: its description, and the archive."""
+        return next(self.folder.glob("*.dsc")), next(self.folder.glob("*.tar.*"))
+
+    @property
     def version(self) -> str:
         return self._field("Version")
 
@@ -65,28 +70,31 @@ def build(checkout: Path, folder: Path) -> Package:
     return Package(Path(done.stdout.strip()))
 
 
+def unpack(package: Package, folder: Path) -> None:
+    """Unpack the source package into a folder that is not there yet."""
+    subprocess.run(["dpkg-source", "--extract", package.source[0], folder], capture_output=True, check=True)
+
+
 def build_earlier(package: Package, folder: Path) -> Package:
     """Build the same once more, of a lower version, from the source package: as others would, without git."""
-    (source,) = package.folder.glob("*.dsc")
     checkout = folder / "earlier"
-    subprocess.run(["dpkg-source", "--extract", source, checkout], capture_output=True, check=True)
+    unpack(package, checkout)
     changelog = checkout / "debian/changelog"
     entry = changelog.read_text(encoding="utf-8")
     changelog.write_text(entry.replace(f"({package.version})", f"({package.version}~earlier)", 1), encoding="utf-8")
     return build(checkout, folder / "earlier-deb")
 
 
-def put(machine: Machine, package: Package) -> str:
-    """Copy the .deb into the machine; its path there."""
-    inside = f"/root/{package.deb.name}"
-    target = Path(f"/proc/{machine.container.leader}/root{inside}")
-    target.write_bytes(package.deb.read_bytes())
+def put(machine: Machine, file: Path) -> str:
+    """Copy a file into the machine; its path there."""
+    inside = f"/root/{file.name}"
+    Path(f"/proc/{machine.container.leader}/root{inside}").write_bytes(file.read_bytes())
     return inside
 
 
 def install(machine: Machine, package: Package) -> str:
     """Install or upgrade, as somebody would who got the .deb; what apt said."""
-    path = put(machine, package)
+    path = put(machine, package.deb)
     said = machine.run([*APT, "install", path], timeout=120)
     machine.remove(path)
     return said.stdout + said.stderr

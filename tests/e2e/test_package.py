@@ -14,7 +14,7 @@ from tests.e2e import debian as packages
 from tests.e2e.client import MANAGER, NAME, ROOT, Client
 from tests.e2e.container import REPOSITORY
 from tests.e2e.debfile import dependencies
-from tests.e2e.debian import APT, TEST_PACKAGES, Package, install, traces, why_no_package
+from tests.e2e.debian import APT, TEST_PACKAGES, Package, install, put, traces, why_no_package
 from tests.e2e.machine import Machine
 from tests.e2e.trees import tree, why_no_tree
 
@@ -44,16 +44,28 @@ def earlier(current: Package, tmp_path_factory: pytest.TempPathFactory) -> Packa
     return packages.build_earlier(current, tmp_path_factory.mktemp("earlier"))
 
 
-@pytest.fixture(params=SUITES)
-def debian(request: pytest.FixtureRequest, current: Package) -> Iterator[Machine]:
-    """A fresh Debian that has what the package depends on, and nothing of gpumand."""
-    one = Machine(tree(request.param, (*TEST_PACKAGES, *dependencies(current.deb))))
+def booted(suite: str, package: Package) -> Iterator[Machine]:
+    one = Machine(tree(suite, (*TEST_PACKAGES, *dependencies(package.deb))))
     one.boot()
     one.remove("/var/lib/man-db/auto-update")  # takes longer than all the rest, at every installation
     try:
         yield one
     finally:
         one.kill()
+
+
+@pytest.fixture(params=SUITES)
+def debian(request: pytest.FixtureRequest, current: Package) -> Iterator[Machine]:
+    """A fresh Debian that has what the package depends on, and nothing of gpumand."""
+    yield from booted(request.param, current)
+
+
+@pytest.fixture(scope="module", params=SUITES)
+def installed(request: pytest.FixtureRequest, current: Package) -> Iterator[Machine]:
+    """A fresh Debian on which the package was installed; shared by tests that leave it as it is."""
+    for one in booted(request.param, current):
+        install(one, current)
+        yield one
 
 
 def simulate(machine: Machine, *names: str) -> None:
@@ -89,8 +101,7 @@ def test_package_has_the_version_of_the_program(current: Package) -> None:
 
 
 def test_build_says_when_the_changelog_has_another_version(current: Package, tmp_path: Path) -> None:
-    (source,) = current.folder.glob("*.dsc")
-    subprocess.run(["dpkg-source", "--extract", source, tmp_path / "tree"], capture_output=True, check=True)
+    packages.unpack(current, tmp_path / "tree")
     (tmp_path / "tree/gpumand/version.py").write_text('VERSION = "99.1"\n', encoding="utf-8")
     with pytest.raises(AssertionError, match=r"debian/changelog says .*, gpumand/version\.py says 99\.1"):
         packages.build(tmp_path / "tree", tmp_path / "out")
@@ -117,36 +128,42 @@ def test_man_pages_are_set_without_a_warning(current: Package, tmp_path: Path) -
 # -- on a machine ------------------------------------------------------------------------------------------------------
 
 
-def test_installed_package_runs_without_any_configuration_of_ours(debian: Machine, current: Package) -> None:
-    install(debian, current)
-    assert {unit: state(debian, unit) for unit in UNITS} == dict.fromkeys(UNITS, "active")
-    assert debian.systemctl("is-enabled", *UNITS).split() == ["enabled", "enabled"]
-    assert Client(debian).status()["consumers"] == []
-    assert "gpumand" in debian.run(["gpumanctl", "version"]).stdout
-    debian.run(["gpumanctl", "config-check"])
-    assert debian.show("gpumand.service", "User") == "_gpumand"
-    assert "gpumand" in debian.run(["journalctl", "--list-catalog"]).stdout
+def test_installed_package_runs_without_any_configuration_of_ours(installed: Machine) -> None:
+    assert {unit: state(installed, unit) for unit in UNITS} == dict.fromkeys(UNITS, "active")
+    assert installed.systemctl("is-enabled", *UNITS).split() == ["enabled", "enabled"]
+    assert Client(installed).status()["consumers"] == []
+    assert "gpumand" in installed.run(["gpumanctl", "version"]).stdout
+    installed.run(["gpumanctl", "config-check"])
+    assert installed.show("gpumand.service", "User") == "_gpumand"
+    assert "gpumand" in installed.run(["journalctl", "--list-catalog"]).stdout
     for page in ("gpumand.8", "gpumanctl.1", "gpumand.toml.5", "org.gpumand1.5"):
-        debian.run(["man", "--where", page])
+        installed.run(["man", "--where", page])
 
 
-def test_installed_interface_is_what_the_daemon_shows(debian: Machine, current: Package) -> None:
-    install(debian, current)
+def test_installed_interface_is_what_the_daemon_shows(installed: Machine) -> None:
     for path, interface in ((ROOT, "Manager"), (f"{ROOT}/device/0", "Device")):
-        simulate(debian)
-        live = debian.run(
+        live = installed.run(
             ["gdbus", "introspect", "--system", "--xml", f"--dest={NAME}", f"--object-path={path}"]
         ).stdout
-        shipped = debian.run(["cat", f"/usr/share/dbus-1/interfaces/org.gpumand1.{interface}.xml"]).stdout
+        shipped = installed.run(["cat", f"/usr/share/dbus-1/interfaces/org.gpumand1.{interface}.xml"]).stdout
         members = re.findall(r'<(method|signal|property) name="(\w+)"', shipped)
         assert members
         assert set(members) <= set(re.findall(r'<(method|signal|property) name="(\w+)"', live))
 
 
-def test_upgrade_keeps_leases_and_the_socket_and_who_waits_gets_a_turn(
+def test_zsh_and_fish_complete_from_the_first_time_on(installed: Machine) -> None:
+    assert "evict" in installed.run(["fish", "-c", 'complete -C "gpumanctl ev"']).stdout
+    typed = "autoload -Uz compinit && compinit -u -D\ngpumanctl evi\t --help\nexit\n"
+    shown = installed.run(["script", "--quiet", "--return", "--command", "zsh -f -i", "/dev/null"], stdin=typed).stdout
+    assert "Usage: gpumanctl evict" in shown
+
+
+def test_upgrade_keeps_leases_who_waits_the_socket_and_an_edited_configuration(
     debian: Machine, earlier: Package, current: Package
 ) -> None:
     install(debian, earlier)
+    edited = debian.run(["cat", CONFIG]).stdout + "[scheduler]\ncushion_mib = 100\n"
+    debian.write_file(CONFIG, edited)
     simulate(debian, "one", "two")
     client = Client(debian)
     lease, _ = client.acquire("one")
@@ -158,6 +175,8 @@ def test_upgrade_keeps_leases_and_the_socket_and_who_waits_gets_a_turn(
     said = install(debian, current)
 
     assert f"({current.version}) over ({earlier.version})" in said
+    assert debian.run(["cat", CONFIG]).stdout == edited
+    assert {unit: state(debian, unit) for unit in UNITS} == dict.fromkeys(UNITS, "active")
     assert debian.main_pid("gpumand.service") not in (0, pid)
     assert list(client.leases()) == [lease]
     assert state(debian, "one.service") == "active"
@@ -169,17 +188,6 @@ def test_upgrade_keeps_leases_and_the_socket_and_who_waits_gets_a_turn(
     assert waiting.returncode == 0, errors
     assert {key: one["consumer"] for key, one in client.leases().items()} == {granted.strip(): "two"}
     assert state(debian, "one.service") != "active"
-
-
-def test_upgrade_leaves_a_configuration_that_was_edited_as_it_is(
-    debian: Machine, earlier: Package, current: Package
-) -> None:
-    install(debian, earlier)
-    edited = debian.run(["cat", CONFIG]).stdout + "[scheduler]\ncushion_mib = 100\n"
-    debian.write_file(CONFIG, edited)
-    install(debian, current)
-    assert debian.run(["cat", CONFIG]).stdout == edited
-    assert {unit: state(debian, unit) for unit in UNITS} == dict.fromkeys(UNITS, "active")
 
 
 def test_removed_package_keeps_the_configuration_and_its_return_finds_it(debian: Machine, current: Package) -> None:
@@ -229,16 +237,10 @@ def test_purge_keeps_files_of_others_and_the_accounts_that_they_belong_to(debian
     assert debian.run(["stat", "--format=%G", "/etc/gpumand/key"]).stdout.strip() == "_gpumand"
 
 
-def test_tests_of_the_installed_package_pass(debian: Machine, current: Package) -> None:
-    install(debian, current)
-    checkout = str(REPOSITORY)
-    argv = [
-        "autopkgtest",
-        "--no-built-binaries",
-        "--ignore-restrictions=isolation-container",
-        "--output-dir=/run/apt-out",
-    ]
-    done = debian.run([*argv, checkout, "--", "null"], check=False, timeout=240)
+def test_tests_of_the_installed_package_pass(installed: Machine, current: Package) -> None:
+    description, _ = (put(installed, file) for file in current.source)
+    options = ["--no-built-binaries", "--ignore-restrictions=isolation-container", "--output-dir=/run/autopkgtest"]
+    done = installed.run(["autopkgtest", *options, description, "--", "null"], check=False, timeout=240)
     assert done.returncode == 0, done.stdout + done.stderr
     results = dict(line.split()[:2] for line in done.stdout.splitlines() if re.match(r"\w+ +(PASS|FAIL|SKIP)", line))
     assert results == dict.fromkeys(("activation", "leases", "hardening", "completion"), "PASS")
