@@ -50,17 +50,29 @@ class PrivateGpumand:
         total_mib: size of the simulated GPU.
         config: further TOML for the configuration, for example ``[consumers.…]`` tables of your own servers, or a
             ``[scheduler]`` table. Without the latter there is no limit on how many leases stand at a time.
+        simulated_dir: where processes announce what they hold (``gpumand.testing.announce``), for servers of your own
+            that are there before gpumand is; by default a folder of this object's.
 
     Attributes:
         address: the bus, for ``bus=`` of the clients and ``--bus-address`` of gpumanctl; "" until it is started.
         urls: where each consumer serves, by name.
-        folder: where everything lies; its ``simulated`` is where processes announce what they hold.
+        folder: where everything lies.
+        simulated_dir: where processes announce what they hold.
     """
 
-    def __init__(self, consumers: Mapping[str, int], *, total_mib: int = 24564, config: str = "") -> None:
+    def __init__(
+        self,
+        consumers: Mapping[str, int],
+        *,
+        total_mib: int = 24564,
+        config: str = "",
+        simulated_dir: Path | None = None,
+    ) -> None:
         self.address = ""
         self.urls: dict[str, str] = {}
         self.folder = Path()
+        self.simulated_dir = simulated_dir or Path()
+        self._own_simulated_dir = simulated_dir is None
         self._sizes = dict(consumers)
         self._total_mib = total_mib
         self._config = config
@@ -83,7 +95,9 @@ class PrivateGpumand:
         """Start all of it, and wait until the daemon serves. Raises RuntimeError, with what it said, if it does not."""
         self.folder = Path(tempfile.mkdtemp(prefix="gpumand-private-"))
         try:
-            (self.folder / "simulated").mkdir(mode=0o700)
+            if self._own_simulated_dir:
+                self.simulated_dir = self.folder / "simulated"
+            self.simulated_dir.mkdir(mode=0o700, exist_ok=True)
             self.address = self._bus.start().address
             for name, mib in self._sizes.items():
                 self._servers[name] = self._launch(name, mib)
@@ -147,7 +161,7 @@ class PrivateGpumand:
         await asyncio.to_thread(self.close)
 
     def _launch(self, name: str, mib: int) -> subprocess.Popen[bytes]:
-        words = ["--name", name, "--mib", str(mib), "--simulator-dir", str(self.folder / "simulated")]
+        words = ["--name", name, "--mib", str(mib), "--simulator-dir", str(self.simulated_dir)]
         command = [sys.executable, "-m", "gpumand.testing.consumer", *words]
         return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE)
 
@@ -155,7 +169,7 @@ class PrivateGpumand:
         """The configuration; what was given comes last, so that it may hold tables."""
         scheduler = "" if "[scheduler]" in self._config else "[scheduler]\nconcurrent_leases = 0\n"
         gpu = f'[gpu]\nsource = "simulated"\nsimulated_total_mib = [{self._total_mib}]\n'
-        gpu += f'simulated_dir = "{self.folder / "simulated"}"\n'
+        gpu += f'simulated_dir = "{self.simulated_dir}"\n'
         tables = [
             f'[consumers."{name}"]\nvram_resident_mib = {mib}\nurl = "{self.urls[name]}"\n{ROUTES}'
             for name, mib in self._sizes.items()

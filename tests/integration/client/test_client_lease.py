@@ -215,7 +215,7 @@ async def test_no_bus_is_unavailable() -> None:
 async def test_what_cannot_fit_is_insufficient_vram_and_says_who_is_in_the_way(gpumand: PrivateGpumand) -> None:
     async with Client(gpumand.address) as client:
         await client.evict("comfyui")
-    with Announcement(gpumand.folder / "simulated", name="a-game") as game:
+    with Announcement(gpumand.simulated_dir, name="a-game") as game:
         game.set(9000)
         with pytest.raises(InsufficientVram, match="a-game"):
             async with lease("comfyui", bus=gpumand.address):

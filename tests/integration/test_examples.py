@@ -1,0 +1,178 @@
+"""The examples, as they stand, against the real daemon."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from gpumand.client import SyncClient
+from gpumand.testing.daemon import PrivateGpumand
+
+REPOSITORY = Path(__file__).parents[2]
+EXAMPLES = REPOSITORY / "examples"
+PAIR = EXAMPLES / "comfyui-and-ollama"
+SHELL = ["busctl-lease.sh", "gdbus-lease.sh"]
+PYTHON = ["job_sync.py", "job_async.py"]
+DEADLINE_SEC = 30.0
+TOTAL_MIB = 16384
+
+Run = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture(scope="module")
+def gpumand() -> Iterator[PrivateGpumand]:
+    with PrivateGpumand({"comfyui": 13312, "ollama": 6144}, total_mib=TOTAL_MIB) as started:
+        yield started
+
+
+@pytest.fixture
+def client(gpumand: PrivateGpumand) -> Iterator[SyncClient]:
+    with SyncClient(gpumand.address) as connected:
+        yield connected
+        leases = connected.status().leases
+        assert leases == (), "an example left a lease behind"
+
+
+def start(gpumand: PrivateGpumand, *command: str) -> subprocess.Popen[str]:
+    """Start an example where the system bus is that of this gpumand."""
+    environ = os.environ | gpumand.environ | {"PYTHONPATH": str(REPOSITORY)}
+    interpreter = [sys.executable] if command[0].endswith(".py") else []
+    pipe = subprocess.PIPE
+    line = [*interpreter, str(EXAMPLES / command[0]), *command[1:]]
+    return subprocess.Popen(line, stdin=subprocess.DEVNULL, stdout=pipe, stderr=pipe, text=True, env=environ)
+
+
+def run(gpumand: PrivateGpumand, *command: str) -> tuple[int, str, str]:
+    """Run an example to its end: exit status, stdout, stderr."""
+    with start(gpumand, *command) as process:
+        out, err = process.communicate(timeout=DEADLINE_SEC)
+        return process.returncode, out, err
+
+
+def await_leases(client: SyncClient, count: int) -> None:
+    deadline = time.monotonic() + DEADLINE_SEC
+    while len(client.status().leases) != count:
+        assert time.monotonic() < deadline, f"there never were {count} leases"
+        time.sleep(0.05)
+
+
+def test_every_example_is_listed_and_every_listed_one_exists() -> None:
+    listed = set(re.findall(r"\]\(([^)]+)\)", (EXAMPLES / "README.md").read_text()))
+    there = {f"{one.name}/" if one.is_dir() else one.name for one in EXAMPLES.iterdir()} - {"README.md", "__pycache__"}
+    assert listed == there
+
+
+@pytest.mark.parametrize("script", SHELL)
+def test_shell_script_holds_a_lease_while_its_command_runs(
+    gpumand: PrivateGpumand, client: SyncClient, script: str
+) -> None:
+    client.load("ollama")
+    code, out, err = run(gpumand, script, "comfyui", "sh", "-c", "echo $GPUMAND_LEASE; echo $GPUMAND_ENDPOINT")
+    assert (code, err) == (0, "")
+    lease, endpoint = out.split()
+    assert endpoint == gpumand.urls["comfyui"]
+    entries = client.history(consumer="comfyui", limit=3)
+    assert [(one.kind, one.lease) for one in entries[:2]] == [("end", lease), ("grant", lease)]
+
+
+@pytest.mark.parametrize("script", SHELL)
+def test_shell_script_passes_the_status_of_its_command_on(
+    gpumand: PrivateGpumand, client: SyncClient, script: str
+) -> None:
+    assert run(gpumand, script, "comfyui", "sh", "-c", "exit 7") == (7, "", "")
+
+
+@pytest.mark.parametrize("script", SHELL)
+def test_shell_script_that_is_ended_releases_its_lease(
+    gpumand: PrivateGpumand, client: SyncClient, script: str
+) -> None:
+    with start(gpumand, script, "comfyui", "sleep", "0.5") as process:
+        await_leases(client, 1)
+        assert client.status().leases[0].reason == "sleep"
+        process.send_signal(signal.SIGTERM)
+        process.communicate(timeout=DEADLINE_SEC)
+    assert process.returncode == 143
+    await_leases(client, 0)
+
+
+@pytest.mark.parametrize("script", [*SHELL, *PYTHON])
+def test_consumer_that_is_not_configured_is_an_error(gpumand: PrivateGpumand, client: SyncClient, script: str) -> None:
+    code, out, err = run(gpumand, script, "comfy", "true" if script in SHELL else "1")
+    assert code != 0
+    assert "comfy" in err
+    assert out == ""
+
+
+def test_job_sync_works_and_says_who_had_to_go(gpumand: PrivateGpumand, client: SyncClient) -> None:
+    client.load("ollama")
+    code, out, err = run(gpumand, "job_sync.py", "comfyui")
+    assert (code, err) == (0, "")
+    assert "for which ollama had to go" in out
+    assert f"{gpumand.urls['comfyui']} answers 200" in out
+
+
+def test_job_async_works(gpumand: PrivateGpumand, client: SyncClient) -> None:
+    code, out, err = run(gpumand, "job_async.py", "comfyui", "0.2")
+    assert (code, err) == (0, "")
+    assert out == f"working with comfyui at {gpumand.urls['comfyui']}\n"
+
+
+def test_job_async_stops_when_its_lease_is_taken_away(gpumand: PrivateGpumand, client: SyncClient) -> None:
+    with start(gpumand, "job_async.py", "comfyui", "60") as process:
+        assert process.stdout is not None
+        assert process.stdout.readline().startswith("working with comfyui")
+        client.evict("comfyui", force=True)
+        _, err = process.communicate(timeout=DEADLINE_SEC)
+    assert (process.returncode, err) == (1, "stopped: the lease on comfyui was lost (revoked)\n")
+
+
+@contextlib.contextmanager
+def server(name: str, mib: int, simulated: Path) -> Iterator[str]:
+    """One of the pair, as a process of its own: its URL."""
+    flags = ["--mib", str(mib), "--device-total", str(TOTAL_MIB), "--simulator-dir", str(simulated)]
+    command = [sys.executable, "-m", "tests.integration.pair_servers", name, *flags]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=REPOSITORY) as process:
+        try:
+            assert process.stdout is not None
+            yield f"http://127.0.0.1:{int(process.stdout.readline().partition('port=')[2])}"
+        finally:
+            process.kill()
+
+
+def test_comfyui_and_ollama_take_turns(tmp_path: Path) -> None:
+    """The servers fail as CUDA does where both are loaded, so the order of things is right or a step fails."""
+    simulated = tmp_path / "simulated"
+    with server("comfyui", 13312, simulated) as comfyui, server("ollama", 6144, simulated) as ollama:
+        config = (PAIR / "gpumand.toml").read_text()
+        for preset, url in (("comfyui", comfyui), ("ollama", ollama)):
+            config = config.replace(f'preset = "{preset}"', f'preset = "{preset}"\nurl = "{url}"')
+        with PrivateGpumand({}, total_mib=TOTAL_MIB, config=config, simulated_dir=simulated) as gpumand:
+            code, out, err = run(gpumand, "comfyui-and-ollama/alternate.py", "a lighthouse", "a harbour")
+            assert (code, err) == (0, "")
+            assert out.splitlines() == [
+                "a lighthouse: as told: Describe a painting of a lighthouse in one line.",
+                "a lighthouse: pair_job-1.png",
+                "a harbour: as told: Describe a painting of a harbour in one line.",
+                "a harbour: pair_job-2.png",
+            ]
+            with SyncClient(gpumand.address) as client:
+                evicted = [one.consumer for one in client.history(kinds=["eviction"])]
+                assert evicted == ["ollama", "comfyui", "ollama"]
+                assert client.status().leases == ()
+
+
+def test_wrong_model_of_the_pair_is_told_apart(tmp_path: Path) -> None:
+    """The example's model is that of its configuration."""
+    program = (PAIR / "alternate.py").read_text()
+    model = re.search(r'^model = "(.+)"$', (PAIR / "gpumand.toml").read_text(), re.MULTILINE)
+    assert model is not None
+    assert f'MODEL = "{model[1]}"' in program
