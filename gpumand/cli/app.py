@@ -43,6 +43,7 @@ SECTIONS: dict[str, dict[str, str]] = {
         "simulate": "simulate:simulate",
     },
     "The daemon": {
+        "doctor": "doctor:doctor",
         "reload": "daemon:reload",
         "version": "daemon:version",
     },

@@ -1,0 +1,175 @@
+"""What this host itself tells: files, groups, the driver. Plain blocking code, but for the driver's library."""
+
+from __future__ import annotations
+
+import grp
+import os
+import pwd
+import re
+import stat
+from collections.abc import Iterable
+from contextlib import suppress
+from pathlib import Path
+
+from gpumand.cli.doctor.facts import DAEMON_USER, GROUP, Caller, Configuration, Driver, Node
+from gpumand.config import DEFAULT_FILE, DEFAULT_FOLDER, ConfigProblems, load, user_folder
+from gpumand.config.files import DROP_IN_NAME, MAIN_NAME, files_of, listed
+from gpumand.config.problems import Faults, Problem
+
+UNKNOWN_MIB = -1
+"""Stands for a footprint that only a measurement tells: those are the daemon's."""
+
+PACKAGED = (
+    "/usr/share/polkit-1/actions/org.gpumand1.policy",
+    "/usr/share/polkit-1/rules.d/org.gpumand1.rules",
+    "/usr/share/polkit-1/rules.d/org.gpumand1-units.rules",
+    "/usr/libexec/gpumand-unit-allowed",
+)
+"""What polkit needs of ours."""
+
+CONFIG_FLAG = "--config"
+
+NOT_ALLOWED = "Permission denied"
+
+MODULE_VERSION = Path("/proc/driver/nvidia/version")
+LIBRARY_FOLDERS = ("/usr/lib/x86_64-linux-gnu", "/usr/lib/aarch64-linux-gnu", "/usr/lib64", "/usr/lib")
+LIBRARY = "libnvidia-ml.so.1"
+_VERSION = re.compile(r"\b(\d{3,}\.\d+(?:\.\d+)?)\b")
+
+
+def caller() -> Caller:
+    """Who runs this."""
+    uid = os.geteuid()
+    try:
+        name = pwd.getpwuid(uid).pw_name
+    except KeyError:
+        name = ""
+    try:
+        entry = grp.getgrnam(GROUP)
+    except KeyError:
+        return Caller(uid, name)
+    return Caller(
+        uid,
+        name,
+        is_member=entry.gr_gid in {os.getegid(), *os.getgroups()},
+        is_listed=name in entry.gr_mem,
+        group_exists=True,
+    )
+
+
+def daemon_uid() -> int | None:
+    """Of the user that the service runs as."""
+    try:
+        return pwd.getpwnam(DAEMON_USER).pw_uid
+    except KeyError:
+        return None
+
+
+def missing_files(paths: Iterable[str] = PACKAGED) -> tuple[str, ...]:
+    """Those that are not there; a folder that we may not look into says nothing."""
+    return tuple(path for path in paths if not os.path.exists(path) and os.access(os.path.dirname(path), os.X_OK))
+
+
+def configuration(path: Path | None, *, user: bool) -> Configuration:
+    """What the files say.
+
+    Args:
+        path: where the daemon was told to look; None for the default.
+        user: without a path, those of the user are meant.
+    """
+    files = [file for file in _files(path, user=user) if file.exists()]
+    changed_usec, changed_file = max(((_changed_usec(file), str(file)) for file in files), default=(0, ""))
+    try:
+        settings = load(path, measured=lambda _spec: UNKNOWN_MIB, user=user)
+    except ConfigProblems as error:
+        denied = [one for one in error.problems if NOT_ALLOWED in one.message]
+        mistakes = tuple(one for one in error.problems if one not in denied)
+        return Configuration(tuple(files), changed_usec, changed_file, None, mistakes, _names(denied))
+    return Configuration(tuple(files), changed_usec, changed_file, settings)
+
+
+def told_configuration(pid: int, proc: Path = Path("/proc")) -> Path | None:
+    """The ``--config`` of a running daemon; None where it has none. Raises OSError where that cannot be seen."""
+    words = (proc / str(pid) / "cmdline").read_bytes().decode(errors="replace").split("\0")
+    for word, following in zip(words, [*words[1:], ""], strict=True):
+        name, is_joined, value = word.partition("=")
+        if name == CONFIG_FLAG:
+            path = Path(value if is_joined else following)
+            return path if path.is_absolute() else (proc / str(pid) / "cwd").resolve(strict=True) / path
+    return None
+
+
+def _names(problems: Iterable[Problem]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(one.file for one in problems))
+
+
+def _files(path: Path | None, *, user: bool) -> list[Path]:
+    """All that count, whether they are there or not."""
+    faults = Faults()
+    if path is not None:
+        return files_of(path, faults)
+    main, drop_ins = DEFAULT_FILE, DEFAULT_FOLDER
+    if user:
+        main, drop_ins = user_folder() / MAIN_NAME, user_folder() / DROP_IN_NAME
+    return [main, *listed(drop_ins, faults, optional=True)]
+
+
+def _changed_usec(file: Path) -> int:
+    """When its content or its name came to be."""
+    try:
+        found = file.stat()
+    except OSError:
+        return 0
+    return found.st_mtime_ns // 1000
+
+
+async def driver() -> Driver:
+    """What NVML tells us, and what there is of the driver."""
+    from gpumand.clock import SystemClock
+    from gpumand.domain.consumer import GpuSettings
+    from gpumand.vram import make_source
+
+    source = make_source(GpuSettings(source="nvml"), SystemClock())
+    try:
+        reading = await source.read()
+    finally:
+        await source.close()
+    return Driver(reading.error, len(reading.devices), kernel_version(), library_version(), nodes())
+
+
+def kernel_version(path: Path = MODULE_VERSION) -> str:
+    """Of the loaded kernel module."""
+    try:
+        lines = path.read_text(encoding="ascii", errors="replace").splitlines()
+    except OSError:
+        return ""
+    found = _VERSION.search(lines[0]) if lines else None
+    return found[1] if found else ""
+
+
+def library_version(folders: Iterable[str] = LIBRARY_FOLDERS) -> str:
+    """Of the installed library: it is in the name of the file that the link leads to."""
+    for folder in folders:
+        path = os.path.join(folder, LIBRARY)
+        if os.path.exists(path):
+            found = _VERSION.search(os.path.basename(os.path.realpath(path)).partition(".so.")[2])
+            return found[1] if found else ""
+    return ""
+
+
+def nodes(folder: Path = Path("/dev")) -> tuple[Node, ...]:
+    """nvidiactl and nvidia0, nvidia1 …"""
+    found = []
+    for name in sorted(os.listdir(folder)):
+        if re.fullmatch(r"nvidia(ctl|\d+)", name):
+            with suppress(OSError):
+                entry = (folder / name).stat()
+                found.append(Node(f"{folder}/{name}", stat.S_IMODE(entry.st_mode), _group_name(entry.st_gid)))
+    return tuple(found)
+
+
+def _group_name(gid: int) -> str:
+    try:
+        return grp.getgrgid(gid).gr_name
+    except KeyError:
+        return str(gid)
