@@ -112,6 +112,13 @@ def test_consumer_that_is_not_configured_is_an_error(gpumand: PrivateGpumand, cl
     assert out == ""
 
 
+def test_python_of_the_readme_works(gpumand: PrivateGpumand, client: SyncClient, tmp_path: Path) -> None:
+    section = (REPOSITORY / "README.md").read_text().partition("## From Python\n")[2].partition("\n## ")[0]
+    program = "\n".join(line[4:] for line in section.splitlines() if line.startswith("    ") or not line)
+    (tmp_path / "readme.py").write_text(program)
+    assert run(gpumand, str(tmp_path / "readme.py")) == (0, f"rendering at {gpumand.urls['comfyui']}\n", "")
+
+
 def test_job_sync_works_and_says_who_had_to_go(gpumand: PrivateGpumand, client: SyncClient) -> None:
     client.load("ollama")
     code, out, err = run(gpumand, "job_sync.py", "comfyui")
