@@ -50,9 +50,7 @@ def view_of(policy: Policy, consumers: int, seed: int = 0) -> View:
     states = {f"c{place}": _resident(f"c{place}", mib, random) for place, mib in enumerate(sizes)}
     processes = tuple(ProcessUse(1000 + place, mib, "", "", f"c{place}") for place, mib in enumerate(sizes))
     total_mib = sum(sizes) + 300
-    sample = Sample(
-        0, "SIM", "GPU", "sim", total_mib, sum(sizes), 300, processes, True, frozenset({*states, "new"})
-    )
+    sample = Sample(0, "SIM", "GPU", "sim", total_mib, sum(sizes), 300, processes, True, frozenset({*states, "new"}))
     states["new"] = ConsumerState(_spec("new", 8000), residency=Residency.UNLOADED)
     return View(settings, {0: sample}, states, now=100_000.0)
 

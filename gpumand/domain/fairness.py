@@ -29,6 +29,8 @@ class FairShare:
         comes = max(now, self._clocks.get(user, now))
         if len(self._clocks) >= MAX_USERS:
             self._clocks = {name: clock for name, clock in self._clocks.items() if clock > now}
+            if len(self._clocks) >= MAX_USERS:
+                return min(comes - now, limit_sec)  # more than there are users of any host: no clocks for newcomers
         # A clock beyond the limit would only be a debt to be worked off by requests that nobody competes with.
         self._clocks[user] = min(comes + work_sec, now + limit_sec)
         return min(comes - now, limit_sec)
