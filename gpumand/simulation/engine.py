@@ -156,7 +156,8 @@ class Engine:
             self._now = self._events[0][0]
             while self._events and self._events[0][0] <= self._now + EPSILON_SEC:
                 heappop(self._events)[2]()
-            self._step()
+            while self._step():
+                pass  # the daemon looks again too: who was begun for is ahead of others on its own device only
         return self.outcome
 
     def learned(self) -> dict[str, Learned]:
@@ -200,8 +201,9 @@ class Engine:
 
     # -- deciding ------------------------------------------------------------------------------------------------
 
-    def _step(self) -> None:
-        """As the daemon's desk does: decide each request in order, on what is true then."""
+    def _step(self) -> bool:
+        """As the daemon's desk does: decide each request in order, on what is true then; whether any was begun for."""
+        begun = False
         entries = [self._entries[request.number] for request in self._queue]
         walk = serving.walk(self._settings, [entry.standing for entry in entries])
         view, known = self._view(entries), dict[Wish, Decision]()
@@ -218,10 +220,12 @@ class Engine:
                     known.clear()
                 if entry.request.number in self._entries:
                     devices = decision.devices
+                    begun |= entry.works_on is not None
             if devices:
                 walk.stays(entry.standing, devices)
             if walk.is_over(view):
                 break
+        return begun and len(self._ledger.devices) > 1
 
     def _view(self, entries: list[_Entry]) -> View:
         if self._settings.policy is not Policy.ADAPTIVE:

@@ -42,7 +42,9 @@ POLICIES = ("lru", "adaptive", "adaptive+overlap")
 )
 @click.pass_context
 def simulate(ctx: click.Context, /, **chosen: Any) -> None:
-    """Replay demand against one policy after the other, in virtual time. Needs no running gpumand.
+    """Replay demand against one policy after the other.
+
+    Runs in virtual time and needs no running gpumand.
 
     DEMAND is a file of JSON lines with t, consumer, hold_sec and perhaps client and priority, as the daemon writes it
     with [history] demand_log; its consumers are described by --host. Or make some with --generate.

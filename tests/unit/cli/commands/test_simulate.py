@@ -1,0 +1,102 @@
+"""``gpumanctl simulate``: tables, JSON, and one line for what cannot be read."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from gpumand.cli.app import gpumanctl
+from gpumand.cli.commands.simulate import KINDS, POLICIES
+from gpumand.simulation.generate import GENERATORS
+from gpumand.simulation.report import NAMES
+
+HOST = "devices = [10]\n" + "".join(
+    f"[consumers.{name}]\nvram_resident_mib = 8\nload_sec = 5\nunload_sec = 1\n" for name in "ab"
+)
+DEMAND = "".join(
+    json.dumps({"t": t, "consumer": name, "hold_sec": 10}) + "\n" for t, name in ((0, "a"), (2, "b"), (3, "a"))
+)
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> list[str]:
+    (tmp_path / "host.toml").write_text(HOST)
+    (tmp_path / "demand.jsonl").write_text(DEMAND)
+    return [str(tmp_path / "demand.jsonl"), "--host", str(tmp_path / "host.toml"), "--cushion", "0"]
+
+
+def simulated(*args: str) -> Result:
+    return CliRunner().invoke(gpumanctl, ["simulate", *args])
+
+
+def test_what_can_be_chosen_is_what_there_is() -> None:
+    assert (tuple(KINDS), tuple(POLICIES)) == (tuple(GENERATORS), tuple(NAMES))
+
+
+def test_demand_from_a_file_as_json(files: list[str]) -> None:
+    result = simulated(*files, "--json", "--policy", "lru", "--policy", "adaptive")
+
+    assert result.exit_code == 0, result.output
+    lru, adaptive = json.loads(result.output)["policies"]
+    assert (lru["policy"], adaptive["policy"]) == ("lru", "adaptive")
+    assert lru["requests"] == 3
+    assert lru["total_wait_sec"] == pytest.approx(5 + (15 - 2 + 6) + (31 - 3 + 6))
+    assert lru["evictions"] == 2
+    assert adaptive["total_wait_sec"] == pytest.approx(5 + (15 - 3) + (25 - 2 + 6)), "the second a passes b"
+    assert adaptive["ratios"]["total_wait_sec"] == pytest.approx(46 / 58, abs=1e-4)
+    wanted = {"mean_wait_sec", "p50", "p95", "p99", "max_wait_sec", "total_wait_sec", "evictions", "load_seconds"}
+    assert wanted <= lru.keys()
+
+
+def test_a_table_has_a_line_for_each_policy() -> None:
+    result = simulated("--generate", "pipeline", "--requests", "50")
+
+    assert result.exit_code == 0, result.output
+    lines = result.output.splitlines()
+    assert [line.split()[0] for line in lines] == ["POLICY", *POLICIES]
+    assert " x" not in lines[1]
+    assert all(" x" in line for line in lines[2:])
+
+
+def test_the_same_seed_gives_the_same_answer() -> None:
+    first, second, other = (
+        simulated("--generate", "zipf", "--requests", "60", "--seed", seed, "--json").output for seed in "112"
+    )
+
+    assert first == second != other
+
+
+@pytest.mark.parametrize("overtake", ["0", "30"])
+def test_the_budget_counts(files: list[str], overtake: str) -> None:
+    result = simulated(*files, "--policy", "adaptive", "--overtake-budget", overtake, "--json")
+
+    waited = json.loads(result.output)["policies"][0]["total_wait_sec"]
+    assert waited == pytest.approx(46 if overtake == "30" else 58)
+
+
+def test_wrong_usage_is_told(files: list[str]) -> None:
+    for args in (
+        [],
+        ["--generate", "zipf", *files],
+        files[:1],
+        ["--generate", "nothing"],
+        [*files, "--policy", "fifo"],
+    ):
+        assert simulated(*args).exit_code == 2, args
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [("host.toml", "nonsense"), ("demand.jsonl", "{}"), ("demand.jsonl", DEMAND.replace('"b"', '"stranger"'))],
+)
+def test_a_file_that_cannot_be_used_is_named(files: list[str], name: str, content: str) -> None:
+    path = Path(files[0]).with_name(name)
+    path.write_text(content)
+
+    result = simulated(*files)
+
+    assert result.exit_code == 2
+    assert str(path) in str(result.exception) or str(path) in result.output

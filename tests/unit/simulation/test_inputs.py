@@ -1,0 +1,114 @@
+"""Demand and hosts from files: what is read, and what is refused in one line."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from gpumand.domain.consumer import EvictionMethod
+from gpumand.simulation import demand, host
+from gpumand.simulation.demand import Use
+
+HOST = """
+devices = [24576, 8192]
+external_mib = 600
+groups = [["stt", "llm"]]
+[consumers.stt]
+vram_resident_mib = 4600
+load_sec = 5
+[consumers.llm]
+vram_resident_mib = 6000
+load_sec = 4
+unload_sec = 0.5
+wake_sec = 0.8
+priority = 5
+device = 1
+"""
+
+
+def test_demand_is_read_in_order_of_time_and_counts_from_the_first() -> None:
+    lines = ['{"t": 105.5, "consumer": "b", "hold_sec": 1}\n', "\n", '{"t": 100, "consumer": "a", "hold_sec": 2.5}']
+
+    assert demand.read(lines) == [Use(0.0, "a", 2.5), Use(5.5, "b", 1.0)]
+
+
+def test_what_is_written_is_read_again() -> None:
+    uses = [Use(0.0, "a", 2.5, "user", 7), Use(1.25, "b", 0.5)]
+
+    assert demand.read(demand.written(uses)) == uses
+
+
+def test_a_line_of_the_daemons_log_is_read() -> None:
+    line = json.dumps({"t": 1.7e9, "consumer": "a", "hold_sec": 3.0, "client": "1000", "priority": -5})
+
+    assert demand.read([line]) == [Use(0.0, "a", 3.0, "1000", -5)]
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "{",
+        "[]",
+        "null",
+        "[" * 100_000,
+        '{"t": 1, "hold_sec": 1}',
+        '{"t": -1, "consumer": "a", "hold_sec": 1}',
+        '{"t": NaN, "consumer": "a", "hold_sec": 1}',
+        '{"t": true, "consumer": "a", "hold_sec": 1}',
+        '{"t": 1, "consumer": "a", "hold_sec": 1e300}',
+        '{"t": 1, "consumer": "a", "hold_sec": "1"}',
+        '{"t": 1, "consumer": 5, "hold_sec": 1}',
+        '{"t": 1, "consumer": "a", "hold_sec": 1, "priority": 101}',
+        '{"t": 1, "consumer": "a", "hold_sec": 1, "priority": true}',
+        '{"t": 1, "consumer": "' + "a" * 300 + '", "hold_sec": 1}',
+    ],
+)
+def test_a_line_that_is_none_is_refused_with_its_number(line: str) -> None:
+    with pytest.raises(ValueError, match=r"^week:2: [^\n]+$"):
+        demand.read(['{"t": 1, "consumer": "a", "hold_sec": 1}', line], "week")
+
+
+def test_a_host_is_read() -> None:
+    read = host.read(HOST)
+
+    assert (read.total_mib, read.external_mib) == ((24576, 8192), 600)
+    stt, llm = read.consumers["stt"], read.consumers["llm"]
+    assert (stt.load_sec, stt.unload_sec, stt.wake_sec) == (5.0, 1.0, None)
+    assert (llm.load_sec, llm.unload_sec, llm.wake_sec) == (4.0, 0.5, 0.8)
+    assert stt.spec.can_coexist_with == {"llm"}
+    assert (llm.spec.priority, llm.spec.device) == (5, "1")
+    assert (stt.spec.evict, llm.spec.evict) == ((EvictionMethod.UNIT_STOP,), (EvictionMethod.HTTP,))
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("devices = [24576, 8192]", "devices = []"),
+        ("devices = [24576, 8192]", "devices = [0]"),
+        ("devices = [24576, 8192]", 'devices = "24 GiB"'),
+        ("external_mib = 600", "external_mib = -1"),
+        ("external_mib = 600", "external = 600"),
+        ('["stt", "llm"]', '["stt", "nobody"]'),
+        ('[["stt", "llm"]]', "7"),
+        ("load_sec = 5", ""),
+        ("load_sec = 5", "load_sec = inf"),
+        ("load_sec = 5", "load_sec = true"),
+        ("vram_resident_mib = 4600", "vram_resident_mib = 0"),
+        ("vram_resident_mib = 4600", "vram_resident_mib = 4.5"),
+        ("priority = 5", "priority = 500"),
+        ("wake_sec = 0.8", "wakes = 1"),
+        ("wake_sec = 0.8", 'can_coexist_with = "stt"'),
+        ("[consumers.stt]", "[consumers.stt"),
+    ],
+)
+def test_a_host_that_is_none_is_refused_in_one_line(old: str, new: str) -> None:
+    assert old in HOST
+    with pytest.raises(ValueError, match=r"^[^\n]+$"):
+        host.read(HOST.replace(old, new))
+
+
+@pytest.mark.parametrize("text", ["", "consumers = 5", "[consumers]", "consumers = { a = 1 }"])
+def test_a_host_without_consumers_is_none(text: str) -> None:
+    with pytest.raises(ValueError, match="consumers"):
+        host.read(text)
