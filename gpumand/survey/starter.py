@@ -118,6 +118,8 @@ def _comments(finding: Finding, preset: Preset, answer: str) -> Iterator[str]:
         yield f"#   Asked how it is, it {_clean(answer)}."
     for need in preset.about.needs:
         yield f"# It must be started with: {need}."
+    if any(process.unit.startswith("user@") for process in finding.processes):
+        yield "# It is a user's own service, which that user's gpumand can start and stop: gpumanctl init --user."
     if _is_beyond_us(finding, preset):
         yield "# Only stopping a unit frees its memory, and it runs in none: name the unit that starts it."
     elif not finding.unit:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from gpumand.domain import busyness
-from gpumand.domain.consumer import BusyAfter, BusyRoute, Work
+from gpumand.domain.consumer import BusyAfter, BusyRoute, Policy, Work
 from gpumand.domain.errors import Busy, InsufficientVram
 from gpumand.domain.planning import Decision, Wish, decide
 from gpumand.domain.request import Verdict
@@ -20,7 +23,7 @@ BUSY = BusyRoute("/queue", ("/running",))
 
 
 def working(
-    jobs: int | None = 2, needed_sec: float | None = None, after: BusyAfter = BusyAfter.WAIT, **more: object
+    jobs: int | None = 2, needed_sec: float | None = None, after: BusyAfter = BusyAfter.WAIT, **more: Any
 ) -> ConsumerState:
     """A consumer of 13 GiB at work; ``needed_sec`` = for how long somebody has needed its room."""
     state = resident("image", 13312, busy=BUSY, busy_after=after, busy_grace_sec=60.0, **more)
@@ -132,3 +135,40 @@ def test_what_is_believed_after_an_answer_or_none(
     before: int | None, work: Work, heard_sec: float, jobs: int | None
 ) -> None:
     assert busyness.believed(working(before), work, heard_sec) == jobs
+
+
+consumers = st.builds(
+    lambda mib, jobs, grace_sec, after, needed_sec, leased: (mib, jobs, grace_sec, after, needed_sec, leased),
+    st.integers(500, 4000),
+    st.none() | st.integers(0, 3),
+    st.sampled_from([0.0, 60.0]),
+    st.sampled_from(list(BusyAfter)),
+    st.none() | st.floats(0, 200),
+    st.booleans(),
+)
+
+
+@given(st.lists(consumers, max_size=6), st.integers(500, 26000), st.integers(0, 500), st.sampled_from(list(Policy)))
+def test_whoever_works_within_its_grace_is_never_a_victim(
+    others: list[tuple[int, int | None, float, BusyAfter, float | None, bool]],
+    mib: int,
+    foreign_mib: int,
+    policy: Policy,
+) -> None:
+    states = []
+    for number, (held_mib, jobs, grace_sec, after, needed_sec, leased) in enumerate(others):
+        more: dict[str, Any] = {"busy": BUSY, "busy_after": after, "busy_grace_sec": grace_sec}
+        state = resident(f"c{number}", held_mib, leases=int(leased), **more)
+        needed_since = None if needed_sec is None else NOW - needed_sec
+        states.append(replace(state, jobs=jobs, needed_since=needed_since))
+    by_name = {state.name: state for state in states}
+    looked_at = view(*states, absent("new", mib), foreign_mib=foreign_mib, now=NOW, concurrent_leases=0, policy=policy)
+
+    decision = decide(looked_at, Wish("new"))
+
+    victims = [by_name[one.consumer] for one in decision.evictions]
+    assert not [one.name for one in victims if busyness.why_spared(one, NOW) or one.leases]
+    assert all(one.spec.busy_after is BusyAfter.EVICT for one in victims if one.jobs)
+    waited_for = [by_name[name] for name in decision.busy]
+    assert all(one.jobs and not busyness.is_given_up(one, NOW) for one in waited_for)
+    assert not decision.busy or decision.verdict is Verdict.WAIT

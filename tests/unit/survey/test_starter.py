@@ -164,3 +164,10 @@ def test_names_and_command_lines_cannot_break_out_of_the_file(tmp_path: Path) ->
 
 def test_what_it_answered_is_told() -> None:
     assert "Asked how it is, it answered." in text_of(host_of(comfyui()), {"comfyui": "answered"})
+
+
+def test_a_service_of_a_user_is_for_that_users_gpumand() -> None:
+    text = text_of(host_of(Process(7, "python3", "python3 ComfyUI/main.py", "user@1000.service", used_mib={0: 9})))
+
+    assert "unit" not in tomllib.loads(text)["consumers"]["comfyui"]
+    assert "gpumanctl init --user" in text
