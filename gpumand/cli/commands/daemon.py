@@ -15,7 +15,6 @@ from gpumand.cli.output import print_json
 from gpumand.cli.session import ask
 from gpumand.version import VERSION
 
-
 UNKNOWN_MIB = -1
 """Stands for a footprint that only a measurement tells: those are the daemon's."""
 

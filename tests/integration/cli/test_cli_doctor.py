@@ -1,0 +1,183 @@
+"""``doctor`` on a host that is well, on hosts that are not, and where nothing runs."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gpumand.bus.names import BUS_NAME
+from gpumand.cli.doctor import host as doctors_host
+from gpumand.testing.bus import ALLOW_EVERYTHING, PrivateBus
+from tests.integration.cli.ctl import Ctl
+from tests.integration.cli.world import world
+from tests.integration.live import LiveHost, bare_host, table
+from tests.integration.service_manager.host import FakeHost
+
+
+async def report(ctl: Ctl, *args: str, code: int) -> dict[str, Any]:
+    """What it says as JSON."""
+    result = await ctl("doctor", "--json", *args)
+    assert (result.code, result.err) == (code, ""), result
+    document: dict[str, Any] = json.loads(result.out)
+    return document
+
+
+def found(document: dict[str, Any], check: str) -> list[dict[str, str]]:
+    return [one for one in document["findings"] if one["check"] == check]
+
+
+async def test_a_host_that_is_well_is_told_so_and_exits_0(tmp_path: Path) -> None:
+    async with world(tmp_path) as (_, ctl):
+        document = await report(ctl, code=0)
+        text = await ctl("doctor")
+    assert (document["well"], document["findings"]) == (True, [])
+    looked = {"bus", "daemon", "version", "figures", "configuration", "reload", "footprints", "room", "coexistence"}
+    assert looked <= set(document["good"])
+    assert {"units", "polkit", "driver"} <= set(document["skipped"])
+    assert (text.code, text.out.splitlines()[0]) == (0, "● nothing is wrong")
+
+
+async def test_what_is_wrong_in_files_is_found_in_those_of_the_running_daemon(tmp_path: Path) -> None:
+    async with world(tmp_path) as (host, ctl):
+        await host.end()
+        voice, images = host.consumers["mvoice"], host.consumers["comfyui"]
+        kind = table(voice, 2867, can_coexist_with='["comfyui"]')
+        pinned = [table(images, 13312, pinned="true"), table(host.consumers["llm"], 14336, pinned="true")]
+        host.configure(kind + "".join(pinned))
+        await host.start()
+        document = await report(ctl, code=1)
+        text = await ctl("doctor")
+    (one_sided,), (too_large,) = found(document, "coexistence"), found(document, "room")
+    assert one_sided["mend"] == '[consumers.comfyui] can_coexist_with = ["mvoice"]'
+    assert too_large["what"] == "comfyui and llm are never evicted, and need 27.0 GiB together; there are 24.0 GiB"
+    assert too_large["mend"] == "gpumanctl unpin llm"
+    assert "● something is wrong: 1 problem, 1 warning" in text.out
+    assert "  → [consumers.comfyui] can_coexist_with" in text.out
+
+
+async def test_a_file_that_was_changed_needs_a_reload_until_there_was_one(tmp_path: Path) -> None:
+    async with world(tmp_path) as (host, ctl):
+        later = host.folder / "gpumand.toml"
+        status = json.loads((await ctl("--json")).out)
+        later_sec = status["configured_usec"] / 1e6 + 5
+        os.utime(later, (later_sec, later_sec))
+        (stale,) = found(await report(ctl, code=1), "reload")
+        os.utime(later)
+        assert (await ctl("reload")).code == 0
+        assert found(await report(ctl, code=0), "reload") == []
+    assert stale["mend"].endswith("gpumanctl reload")
+    assert str(later) in stale["what"]
+
+
+async def test_mistakes_and_consumers_that_do_not_answer(tmp_path: Path) -> None:
+    async with world(tmp_path) as (host, ctl):
+        await host.consumers["mvoice"].fault("error-500")
+        await host.consumers["llm"].kill()
+        document = await report(ctl, code=1)
+        (host.folder / "gpumand.toml").write_text("[consumers.x]\nunti = 'x.service'\n")
+        broken = await report(ctl, code=1)
+    silent = {one["what"].partition(":")[0]: one["severity"] for one in found(document, "routes")}
+    assert silent == {"mvoice": "problem", "llm": "note"}
+    assert any("did you mean unit?" in one["what"] for one in found(broken, "configuration"))
+
+
+async def test_a_daemon_that_is_down_is_not_started_by_being_looked_at(
+    ctl: Ctl, bus: PrivateBus, tmp_path: Path
+) -> None:
+    file = tmp_path / "gpumand.toml"
+    file.write_text("[gpu]\nsource = 'none'\n[consumers.a]\nvram_resident_mib = 100\nurl = 'http://127.0.0.1:9'\n")
+    document = await report(ctl, "--config", str(file), code=1)
+    (down,) = found(document, "daemon")
+    assert down["mend"] == f"gpumand --bus-address '{bus.address}'"
+    assert {"version", "reload", "consumers"} <= set(document["skipped"])
+
+
+async def test_looking_never_activates_a_service_of_that_name(tmp_path: Path) -> None:
+    """The bus would start what owns the name at the first call to it."""
+    started = tmp_path / "started"
+    services = tmp_path / "services"
+    services.mkdir()
+    service = f"[D-BUS Service]\nName={BUS_NAME}\nExec=/bin/sh -c 'touch {started}; exit 1'\n"
+    (services / f"{BUS_NAME}.service").write_text(service)
+    with activating_bus(tmp_path, services) as bus:
+        ctl = Ctl(bus.address)
+        document = await report(ctl, "--config", str(tmp_path / "none.toml"), code=1)
+        words = {"COMP_WORDS": "gpumanctl show ", "COMP_CWORD": "2", "_GPUMANCTL_COMPLETE": "bash_complete"}
+        await ctl(**words)
+        assert not started.exists()
+        assert (await ctl("status")).code == 3
+        assert started.exists(), "this bus would not have started anything"
+    assert found(document, "daemon")[0]["why"].startswith("the next call on the bus")
+
+
+async def test_no_bus_at_all_is_a_problem_and_no_traceback(tmp_path: Path) -> None:
+    result = await Ctl(f"unix:path={tmp_path}/none")("doctor", "--config", str(tmp_path))
+    assert result.code == 1
+    assert f"problem: there is no unix:path={tmp_path}/none bus" in result.out
+    assert "Traceback" not in result.out + result.err
+
+
+@pytest.fixture
+async def host(tmp_path: Path) -> Any:
+    async with bare_host(tmp_path) as made:
+        yield made
+
+
+async def test_units_are_asked_of_systemd(host: LiveHost, tmp_path: Path) -> None:
+    control = await host.client()
+    systemd = FakeHost(host.bus, control.bus, tmp_path)
+    await systemd.boot({"masked.service": {"load_state": "masked"}, "good.service": {"argv": ["sleep", "1000"]}})
+    tables = [
+        f"[consumers.{name}]\nunit = '{name}.service'\nvram_resident_mib = 9\n" for name in ("masked", "good", "gone")
+    ]
+    host.configure("".join(tables))
+    await host.start()
+    try:
+        document = await report(Ctl(host.bus.address), code=1)
+    finally:
+        await host.end()
+        await systemd.halt()
+        await control.close()
+    mends = {one["what"]: one["mend"] for one in found(document, "units")}
+    assert mends["masked: masked.service is masked"].endswith("systemctl unmask masked.service")
+    assert mends["gone: systemd has no unit gone.service"] == "systemctl list-unit-files '*.service'"
+    assert not any(what.startswith("good") for what in mends)
+
+
+async def test_the_configuration_of_the_running_daemon_is_found_by_its_command_line(tmp_path: Path) -> None:
+    for words, meant in (
+        (["gpumand", "--config", "/a/b.toml", "--user"], Path("/a/b.toml")),
+        (["gpumand", "--config=/a/b.toml"], Path("/a/b.toml")),
+        (["gpumand", "--config", "b.toml"], tmp_path / "b.toml"),
+        (["gpumand"], None),
+    ):
+        folder = tmp_path / "77"
+        folder.mkdir(exist_ok=True)
+        (folder / "cmdline").write_bytes("\0".join([*words, ""]).encode())
+        if not (folder / "cwd").exists():
+            (folder / "cwd").symlink_to(tmp_path)
+        assert doctors_host.told_configuration(77, tmp_path) == meant
+
+
+async def test_versions_of_the_driver_are_read_from_where_they_stand(tmp_path: Path) -> None:
+    version = tmp_path / "version"
+    version.write_text(
+        "NVRM version: NVIDIA UNIX x86_64 Kernel Module  550.54.14  Thu Feb 22 2024\nGCC version: 12.2.0\n"
+    )
+    (tmp_path / "libnvidia-ml.so.570.133.07").write_text("")
+    (tmp_path / "libnvidia-ml.so.1").symlink_to("libnvidia-ml.so.570.133.07")
+    assert doctors_host.kernel_version(version) == "550.54.14"
+    assert doctors_host.kernel_version(tmp_path / "none") == ""
+    assert doctors_host.library_version([str(tmp_path / "none"), str(tmp_path)]) == "570.133.07"
+
+
+def activating_bus(folder: Path, services: Path) -> PrivateBus:
+    """A bus that starts services from this folder."""
+    config = folder / "bus.conf"
+    text = ALLOW_EVERYTHING.format(kind="session", folder=folder)
+    config.write_text(text.replace("</busconfig>", f"<servicedir>{services}</servicedir></busconfig>"))
+    return PrivateBus(config)
