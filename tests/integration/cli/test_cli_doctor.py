@@ -111,7 +111,7 @@ async def test_looking_never_activates_a_service_of_that_name(tmp_path: Path) ->
         assert not started.exists()
         assert (await ctl("status")).code == 3
         assert started.exists(), "this bus would not have started anything"
-    assert found(document, "daemon")[0]["why"].startswith("the next call on the bus")
+    assert found(document, "daemon")[0]["what"] == "gpumand is not running on this bus"
 
 
 async def test_no_bus_at_all_is_a_problem_and_no_traceback(tmp_path: Path) -> None:
