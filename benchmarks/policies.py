@@ -35,7 +35,7 @@ from gpumand.simulation.report import NAMES, Figures, figures_of, settings_for
 
 BASE = SchedulerSettings(cushion_mib=512)
 SEEDS = 20
-OPTIMUM_SEEDS, OPTIMUM_REQUESTS = 6, 24
+OPTIMUM_SEEDS, OPTIMUM_REQUESTS = 6, 18
 
 Make = Callable[[int], Scene]
 

@@ -7,11 +7,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from gpumand.domain.consumer import ConsumerSpec, EvictionMethod, Route
+from gpumand.domain.consumer import ConsumerSpec, EvictionMethod, Route, Settings
+from gpumand.domain.learning import FIRST_UNLOAD_SEC, Start, first_load_sec
 from gpumand.domain.request import MAX_PRIORITY, MIN_PRIORITY
 
 MAX_CONSUMERS = 10_000
 MAX_DEVICES = 64
+DEFAULT_MIB = 24576
 MAX_MIB = 16 * 1024 * 1024
 MAX_SEC = 86400.0
 
@@ -45,7 +47,7 @@ class Host:
     """
 
     consumers: Mapping[str, Simulated]
-    total_mib: tuple[int, ...] = (24576,)
+    total_mib: tuple[int, ...] = (DEFAULT_MIB,)
     external_mib: int = 0
 
 
@@ -91,9 +93,29 @@ def read(text: str) -> Host:
     groups = _groups(table.get("groups", []), set(consumers))
     return Host(
         {name: _consumer(name, keys, groups, set(consumers)) for name, keys in consumers.items()},
-        _devices(table.get("devices", [24576])),
+        _devices(table.get("devices", [DEFAULT_MIB])),
         int(_number(table, "external_mib", MAX_MIB, 0)),
     )
+
+
+def has_times(text: str) -> bool:
+    """Whether a TOML file says how long its consumers take to load; the daemon's configuration does not."""
+    consumers = tomllib.loads(text).get("consumers")
+    return not isinstance(consumers, dict) or any(
+        isinstance(keys, dict) and "load_sec" in keys for keys in consumers.values()
+    )
+
+
+def guessed(settings: Settings) -> Host:
+    """The host of a daemon's configuration; times are what is assumed of consumers that were never seen."""
+    gpu = settings.gpu
+    sizes = gpu.simulated_total_mib if gpu.source == "simulated" else (gpu.total_mib or DEFAULT_MIB,)
+    consumers = {
+        name: Simulated(spec, first_load_sec(spec.vram_resident_mib, Start.COLD), FIRST_UNLOAD_SEC)
+        for name, spec in settings.consumers.items()
+        if not spec.vram_managed
+    }
+    return Host(consumers, sizes)
 
 
 def _devices(value: Any) -> tuple[int, ...]:

@@ -17,7 +17,7 @@ from itertools import combinations
 from gpumand.simulation.demand import Use
 from gpumand.simulation.host import Host
 
-MAX_LABELS = 2_000_000
+MAX_LABELS = 300_000
 
 Resident = frozenset[str]
 

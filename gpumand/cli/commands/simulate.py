@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,12 +21,14 @@ POLICIES = ("lru", "adaptive", "adaptive+overlap")
 
 
 @click.command(cls=Command)
-@click.argument("demand", required=False, type=click.Path(path_type=Path, exists=True, dir_okay=False))
+@click.argument("demand", required=False, type=click.Path(path_type=Path))
 @click.option(
-    "--host",
-    type=click.Path(path_type=Path, exists=True, dir_okay=False),
-    help="TOML file with the devices, the consumers, and how long these take to load and unload.",
+    "--consumers",
+    type=click.Path(path_type=Path),
+    help="TOML file with the devices, the consumers, and how long these take to load and unload; or the daemon's own "
+    "configuration, for which these times are guessed.",
 )
+@click.option("--device-mib", type=click.IntRange(1, 2**24), multiple=True, help="Size of a device, one for each.")
 @click.option("--generate", type=click.Choice(KINDS), help="Make demand of this kind, with consumers to match.")
 @click.option("--seed", type=click.IntRange(0), default=0, help="Of what is generated (default 0).")
 @click.option("--requests", type=click.IntRange(1, 1_000_000), help="How many requests are generated.")
@@ -47,7 +50,7 @@ def simulate(ctx: click.Context, /, **chosen: Any) -> None:
     Runs in virtual time and needs no running gpumand.
 
     DEMAND is a file of JSON lines with t, consumer, hold_sec and perhaps client and priority, as the daemon writes it
-    with [history] demand_log; its consumers are described by --host. Or make some with --generate.
+    with [history] demand_log; --consumers describes what it asks for. Or make some with --generate.
     """
     from gpumand.domain.consumer import SchedulerSettings
     from gpumand.simulation.engine import Engine, World
@@ -72,34 +75,45 @@ def _scene(chosen: dict[str, Any]) -> tuple[Host, Demand]:
     if (chosen["demand"] is None) == (chosen["generate"] is None):
         raise click.UsageError("either a file with demand or --generate is needed")
     if chosen["generate"] is not None:
-        if chosen["host"] is not None:
-            raise click.UsageError("--generate brings its own host: leave out --host")
+        if chosen["consumers"] is not None or chosen["device_mib"]:
+            raise click.UsageError("--generate brings its own host: leave out --consumers and --device-mib")
         from gpumand.simulation.generate import GENERATORS
 
         more = {"requests": chosen["requests"]} if chosen["requests"] else {}
         scene = GENERATORS[chosen["generate"]](chosen["seed"], **more)
         return scene.host, scene.demand
-    if chosen["host"] is None:
-        raise click.UsageError("--host is needed: how long do its consumers take to load?")
-    return _read(chosen["host"], chosen["demand"])
+    if chosen["consumers"] is None:
+        raise click.UsageError("--consumers is needed: how long do they take to load?")
+    host = _host(chosen["consumers"])
+    sizes = tuple(chosen["device_mib"]) or host.total_mib
+    return replace(host, total_mib=sizes), _demand(chosen["demand"], chosen["consumers"], set(host.consumers))
 
 
-def _read(host_path: Path, demand_path: Path) -> tuple[Host, Demand]:
-    from gpumand.simulation import demand, host
+def _host(path: Path) -> Host:
+    from gpumand.config import ConfigProblems, load
+    from gpumand.simulation import host
 
     try:
-        read_host = host.read(host_path.read_text())
+        text = path.read_text()
+        return host.read(text) if host.has_times(text) else host.guessed(load(path))
     except (ValueError, OSError) as error:
-        raise click.UsageError(f"{host_path}: {error}") from None
+        raise click.UsageError(f"{path}: {error}") from None
+    except ConfigProblems as error:
+        raise click.UsageError(str(error.problems[0])) from None
+
+
+def _demand(path: Path, consumers: Path, names: set[str]) -> Demand:
+    from gpumand.simulation import demand
+
     try:
-        with demand_path.open() as lines:
-            uses = demand.read(lines, str(demand_path))
+        with path.open() as lines:
+            uses = demand.read(lines, str(path))
     except (ValueError, OSError) as error:
         raise click.UsageError(str(error)) from None
-    strangers = {use.consumer for use in uses} - read_host.consumers.keys()
+    strangers = {use.consumer for use in uses} - names
     if strangers:
-        raise click.UsageError(f"{host_path} has no consumer {min(strangers)!r}, which {demand_path} asks for")
-    return read_host, demand.OpenDemand(uses)
+        raise click.UsageError(f"{consumers} has no consumer {min(strangers)!r}, which {path} asks for")
+    return demand.OpenDemand(uses)
 
 
 def _show(ctx: click.Context, results: list[tuple[str, Figures]]) -> None:

@@ -25,7 +25,7 @@ DEMAND = "".join(
 def files(tmp_path: Path) -> list[str]:
     (tmp_path / "host.toml").write_text(HOST)
     (tmp_path / "demand.jsonl").write_text(DEMAND)
-    return [str(tmp_path / "demand.jsonl"), "--host", str(tmp_path / "host.toml"), "--cushion", "0"]
+    return [str(tmp_path / "demand.jsonl"), "--consumers", str(tmp_path / "host.toml"), "--cushion", "0"]
 
 
 def simulated(*args: str) -> Result:
@@ -100,3 +100,14 @@ def test_a_file_that_cannot_be_used_is_named(files: list[str], name: str, conten
 
     assert result.exit_code == 2
     assert str(path) in str(result.exception) or str(path) in result.output
+
+
+def test_the_daemons_own_configuration_will_do_with_times_that_are_guessed(files: list[str]) -> None:
+    config = Path(files[0]).with_name("gpumand.toml")
+    tables = "".join(f'[consumers.{name}]\nvram_resident_mib = 8000\nunit = "{name}.service"\n' for name in "ab")
+    config.write_text("[scheduler]\ncushion_mib = 0\n" + tables)
+
+    result = simulated(files[0], "--consumers", str(config), "--device-mib", "10000", "--policy", "lru", "--json")
+
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.output)["policies"][0]["loads"] == 3
