@@ -6,7 +6,7 @@ What ``gpumanctl`` and the typed clients are made of. Errors are those of the bu
 from __future__ import annotations
 
 import asyncio
-import secrets
+import os
 import time
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
@@ -104,7 +104,7 @@ class Calls:
 
         A token makes asking again safe: a lease whose answer was lost is the one that is given.
         """
-        options = {"token": ("s", secrets.token_hex(16)), **options}
+        options = {"token": ("s", os.urandom(16).hex()), **options}
         reply = await self._outlasting("Acquire", consumer, options, timeout_sec)
         if len(reply) != 2 or not isinstance(reply[0], str) or not isinstance(reply[1], dict):
             raise Mismatch("Acquire answered something else than a lease and a grant")

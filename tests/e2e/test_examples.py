@@ -1,7 +1,11 @@
-"""The example of a unit that takes its lease in ExecStartPre=, on a booted systemd."""
+"""Examples on a booted systemd: a unit that takes its lease in ExecStartPre=, and programs on the real system bus.
+
+They run with the package that is installed, and with the D-Bus binding of the Debian that is booted.
+"""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,7 +15,14 @@ from tests.e2e.client import Client
 from tests.e2e.host import UNIT_DIR, Host
 
 UNIT = "my-job.service"
-EXAMPLE = Path(__file__).parents[2] / "examples" / UNIT
+EXAMPLES = Path(__file__).parents[2] / "examples"
+EXAMPLE = EXAMPLES / UNIT
+UNIT_LEASE = """
+from gpumand.client import SyncClient
+
+with SyncClient() as client:
+    print(client.acquire("comfyui", lifetime="unit", reason="python").id, flush=True)
+"""
 JOB = "/usr/local/bin/my-job"
 WORK = "#!/bin/sh\necho working as $(id -un); exec sleep infinity\n"
 
@@ -75,3 +86,36 @@ def test_job_does_not_start_without_its_lease_and_says_why(host: Host, client: C
     assert "working" not in said.rpartition("Starting")[2]
     assert "rival" in said.rpartition("gpumanctl")[2]
     host.machine.systemctl("reset-failed", UNIT)
+
+
+@pytest.mark.parametrize("script", ["busctl-lease.sh", "gdbus-lease.sh"])
+def test_shell_script_holds_a_lease_while_its_command_runs(host: Host, client: Client, script: str) -> None:
+    command = ["sh", str(EXAMPLES / script), "comfyui", "sh", "-c", "echo $GPUMAND_LEASE; gpumanctl --json status"]
+    lease, _, status = host.machine.run(command).stdout.partition("\n")
+    assert [one["id"] for one in json.loads(status)["leases"]] == [lease]
+    assert client.leases() == {}
+
+
+def test_python_job_works_on_the_system_bus(host: Host, client: Client) -> None:
+    done = host.machine.run(["/usr/bin/python3", str(EXAMPLES / "job_async.py"), "comfyui", "0.1"])
+    assert done.stdout.startswith("working with comfyui")
+    assert client.leases() == {}
+
+
+def test_python_job_of_a_user_without_rights_is_told_so(host: Host) -> None:
+    command = ["/usr/bin/python3", str(EXAMPLES / "job_async.py"), "comfyui", "0.1"]
+    done = host.machine.run(command, user="nobody", check=False)
+    assert done.returncode == 1
+    assert done.stderr.startswith("no lease on comfyui: ")
+    assert "Traceback" not in done.stderr
+
+
+def test_lease_of_a_unit_taken_from_python_ends_with_the_unit(host: Host, client: Client) -> None:
+    host.machine.write_file("/run/e2e-unit-lease.py", UNIT_LEASE)
+    host.unit("python-job", "/bin/sh -c '/usr/bin/python3 /run/e2e-unit-lease.py && exec sleep infinity'")
+    host.machine.systemctl("start", "python-job.service")
+    (lease,) = host.machine.wait_until(lambda: list(client.leases().values()), "the lease stands")
+    assert (lease["lifetime"], lease["owner"], lease["reason"]) == ("unit", "python-job.service", "python")
+    host.machine.systemctl("stop", "python-job.service")
+    await_no_lease(host, client)
+    host.machine.remove("/run/e2e-unit-lease.py")
