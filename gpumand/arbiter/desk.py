@@ -44,7 +44,7 @@ class Desk:
         self._entries: dict[int, Waiting] = {}
         self._working: dict[int, Waiting] = {}
         self._tasks: set[asyncio.Task[None]] = set()
-        self._fairness = FairShare()
+        self._fairness, self._charged = FairShare(), dict[int, float]()
         self._hands: Counter[int] = Counter()
         self._sampling = False
         self._closed = False
@@ -69,14 +69,19 @@ class Desk:
         settings = self._books.settings.scheduler
         if settings.policy is not Policy.ADAPTIVE:
             return 0.0
-        work_sec = self._books.state(request.consumer).times.hold_sec()
+        work_sec = self._charged[request.number] = self._books.state(request.consumer).times.hold_sec()
         user = str(request.owner.uid)
         return self._fairness.put_back_sec(user, self._books.clock.monotonic(), work_sec, settings.aging_sec)
 
     def leave(self, entry: Waiting) -> None:
         """Take a request out of the queue. Its load, if one is under way, goes on: the next call joins it."""
+        self._fairness.give_back(str(entry.request.owner.uid), self._charged.get(entry.request.number, 0.0))
+        self._take_out(entry)
+
+    def _take_out(self, entry: Waiting) -> None:
         self._queue.remove(entry.request)
         self._entries.pop(entry.request.number, None)
+        self._charged.pop(entry.request.number, None)
         self._books.overtakings.forget(entry.request.number)
 
     def set_aging(self, aging_sec: float) -> None:
@@ -186,7 +191,7 @@ class Desk:
         return not decision.evictions and self._books.state(consumer).spec.lazy and self._facts.runs(consumer)
 
     def _grant(self, entry: Waiting, device: int, passes: Sequence[int] = ()) -> None:
-        self.leave(entry)
+        self._take_out(entry)
         error = self._no_more_leases(entry.request.owner.uid) if entry.wants_lease else None
         if error is not None:
             entry.refuse(error)

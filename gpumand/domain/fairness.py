@@ -34,3 +34,8 @@ class FairShare:
         # A clock beyond the limit would only be a debt to be worked off by requests that nobody competes with.
         self._clocks[user] = min(comes + work_sec, now + limit_sec)
         return min(comes - now, limit_sec)
+
+    def give_back(self, user: str, work_sec: float) -> None:
+        """A request was not served after all: its work does not count. Who asks again and again pays once."""
+        if user in self._clocks:
+            self._clocks[user] -= work_sec

@@ -78,7 +78,7 @@ class OvertakingWalk(Walk):
             return Ruling(decision)
         is_first = decision.device is not None and decision.device not in self._to_load
         self._to_load.update(decision.devices)
-        beside = self._beside(view, standing.wish) if is_first and not standing.was_loaded else None
+        beside = self._beside(view, standing.wish) if is_first and _can_be_ahead(view, standing) else None
         if beside is None:
             return Ruling(decision)
         if beside.device not in view.may_overlap:
@@ -87,10 +87,6 @@ class OvertakingWalk(Walk):
 
     def _beside(self, view: View, wish: Wish) -> Decision | None:
         """Its load beside the lease that it waits for, where that costs nobody a consumer that is waited for."""
-        if view.settings.overlap is Overlap.OFF or not wish.wants_lease or wish.holds_slot:
-            return None
-        if wish.from_own_unit or view.consumers[wish.consumer].spec.lazy:
-            return None  # what comes up by itself, or with its first request, cannot be loaded ahead of it
         decision = self._decided(view, replace(wish, holds_slot=True))
         if decision.verdict is not Verdict.GRANT or not decision.load:
             return None
@@ -104,7 +100,8 @@ class OvertakingWalk(Walk):
         other = self._better_first(view, standing, decision)
         if other:
             return Ruling(wait(decision, f"lets {other} pass, which is resident"))
-        return Ruling(decision, takes_slot=standing.wish.wants_lease and decision.device not in view.may_overlap)
+        is_ahead = decision.device in view.may_overlap and _can_be_ahead(view, standing)
+        return Ruling(decision, takes_slot=standing.wish.wants_lease and not is_ahead)
 
     def _better_first(self, view: View, standing: Standing, decision: Decision) -> str:
         """The consumer of the next younger request that may pass it and would not be served beside its load; or ""."""
@@ -148,6 +145,17 @@ def _may_overtake(view: View, standing: Standing, ahead: Ahead) -> bool:
         return False
     expected_sec = view.consumers[consumer].times.hold_sec()
     return ahead.most_overtaken_sec + expected_sec <= view.settings.overtake_budget_sec
+
+
+def _can_be_ahead(view: View, standing: Standing) -> bool:
+    """Whether its load may be done before there is a lease slot for it.
+
+    Not for what comes up by itself or with its first request, and not twice for the same request.
+    """
+    wish, state = standing.wish, view.consumers.get(standing.wish.consumer)
+    if view.settings.overlap is Overlap.OFF or not wish.wants_lease or wish.holds_slot or standing.was_loaded:
+        return False
+    return state is not None and not wish.from_own_unit and not state.spec.lazy
 
 
 def _resident(view: View, wish: Wish) -> ConsumerState | None:

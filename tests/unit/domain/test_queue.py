@@ -115,3 +115,11 @@ def test_more_users_at_once_than_any_host_has_cost_no_more_memory() -> None:
         share.put_back_sec(str(number), 0.0, 5.0, 60.0)
 
     assert len(share._clocks) == MAX_USERS
+
+
+def test_who_asks_again_and_again_without_being_served_pays_once() -> None:
+    share = FairShare()
+    for at in range(10):
+        assert share.put_back_sec("a", float(at), 50.0, 120.0) == 0.0
+        share.give_back("a", 50.0)
+    share.give_back("nobody", 50.0)
