@@ -47,7 +47,7 @@ def rendered(figures: dict[str, Any]) -> str:
     """All figures as Markdown."""
     rounds: list[Round] = figures["rounds"]
     parts = [
-        f"Measured on {figures['machine']}; seed {figures['seed']}.",
+        f"Measured on {figures['cores']} cores with a load average of {figures['load']:.1f}; seed {figures['seed']}.",
         table(("what", "figure"), totals(rounds, figures["exposure"])),
         "Where the blows fell:",
         where(rounds),

@@ -67,7 +67,7 @@ def exposure(machine: Machine) -> str:
 def test_killed_again_and_again_it_loses_nothing(scene: Scene, armoury: Armoury, seed: int) -> None:
     draw = random.Random(seed)
     print("seed", seed)
-    figures = Figures(seed, f"a virtual machine with {os.cpu_count()} cores", exposure(scene.host.machine))
+    figures = Figures(seed, os.cpu_count() or 1, exposure(scene.host.machine))
     trial, rounds = Trial(scene, armoury, draw), schedule(draw, KILLS)
     for number, (blow, moment) in enumerate(rounds):
         print(f"{number}: {blow} in the middle of {moment}", end=", ", flush=True)

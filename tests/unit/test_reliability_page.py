@@ -19,7 +19,7 @@ def blow(name: str, gap_sec: float, **changes: Any) -> dict[str, Any]:
 
 def written(tmp_path: Path, rounds: list[dict[str, Any]], page: str) -> subprocess.CompletedProcess[str]:
     figures, copy = tmp_path / "figures.json", tmp_path / "page.md"
-    figures.write_text(json.dumps({"seed": 5, "machine": "a host", "exposure": "1.4", "rounds": rounds}))
+    figures.write_text(json.dumps({"seed": 5, "cores": 2, "load": 1.04, "exposure": "1.4", "rounds": rounds}))
     copy.write_text(page, encoding="utf-8")
     return subprocess.run([sys.executable, SCRIPT, figures, copy], capture_output=True, text=True, check=False)
 
@@ -34,6 +34,7 @@ def test_figures_are_written_between_the_marks_and_nothing_else_changes(tmp_path
     head, tail = page.partition("<!-- figures")[0], page.rpartition("end of figures -->")[2]
     assert text.startswith(head)
     assert text.endswith(tail)
+    assert "Measured on 2 cores with a load average of 1.0; seed 5." in text
     assert "| kills survived | 22 of 22 |" in text
     assert "| of them in the middle of a start | 1 |" in text
     assert "whose owner lived | 125 of 126 |" in text

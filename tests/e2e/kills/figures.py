@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -43,14 +44,16 @@ class Round:
 
 @dataclass
 class Figures:
-    """All rounds, and what is known besides."""
+    """All rounds, and what is known besides: ``cores`` of the host, and its load average when all was over."""
 
     seed: int
-    machine: str
+    cores: int
     exposure: str
+    load: float = 0.0
     rounds: list[Round] = field(default_factory=list)
 
     def write(self, path: Path = REPORT) -> None:
         """Write it all down, in place of what was measured before."""
+        self.load = os.getloadavg()[2]
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(asdict(self), indent=1) + "\n", encoding="utf-8")
