@@ -15,7 +15,6 @@ from gpumand.client import (
     ConfigInvalid,
     GpumandError,
     InvalidArgs,
-    LimitsExceeded,
     Mismatch,
     NoAnswer,
     NoSuchConsumer,
@@ -23,7 +22,6 @@ from gpumand.client import (
     NotRunning,
     lease,
 )
-from gpumand.client.events import MOST_UNREAD
 from gpumand.client.values import Event, Eviction, LeaseEnded, LeaseGranted, RunningChanged
 from gpumand.testing.bus import PrivateBus
 from gpumand.testing.daemon import PrivateGpumand
@@ -175,18 +173,6 @@ async def test_loss_of_the_bus_ends_the_watch_every_time_it_is_asked(bus: Privat
                 await asyncio.wait_for(anext(events), DEADLINE_SEC)
         with pytest.raises(BusUnavailable):
             await client.status()
-
-
-async def test_events_that_nobody_reads_do_not_fill_the_memory(bus: PrivateBus, manager: ScriptedManager) -> None:
-    async with Client(bus.address) as client, client.watch() as events:
-        for number in range(MOST_UNREAD + 500):
-            manager.emit("LeaseGranted", "ss", str(number), "comfyui")
-        await manager.connection.flush()
-        await client.version()  # comes after all of them
-        for number in range(MOST_UNREAD):
-            assert await anext(events) == LeaseGranted(str(number), "comfyui")
-        with pytest.raises(LimitsExceeded):
-            await anext(events)
 
 
 @pytest.mark.parametrize("answer", [replying(""), replying("s", "all well"), dictionary({"version": "1"})])
