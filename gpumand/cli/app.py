@@ -39,6 +39,7 @@ SECTIONS: dict[str, dict[str, str]] = {
     "Configuration": {
         "init": "init:init",
         "preset": "presets:preset",
+        "calibrate": "calibrate:calibrate",
         "config-check": "daemon:config_check",
         "simulate": "simulate:simulate",
     },

@@ -1,0 +1,165 @@
+"""``calibrate`` against real consumers: what it measures, prints and leaves behind."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import signal
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.integration.cli.ctl import Ctl, Screen, finished
+from tests.integration.cli.world import world
+from tests.integration.live import LiveHost, table, wait_until
+
+SAMPLED = 'source = "simulated"\nsimulated_total_mib = [24564]\nsample_interval_sec = 0.25\nsimulated_dir = "{}"'
+
+pytestmark = pytest.mark.timeout(120)
+
+
+async def settle(host: LiveHost, name: str, mib: int, **more: str) -> None:
+    """Start the daemon anew, with figures that come often, and this consumer."""
+    await host.end()
+    tables = table(host.consumers[name], mib, **more) + table(host.consumers["llm"], 14336)
+    host.configure(tables, gpu=SAMPLED.format(host.simulator))
+    await host.start()
+
+
+async def status(ctl: Ctl) -> dict[str, Any]:
+    document: dict[str, Any] = json.loads((await ctl("--json")).out)
+    return document
+
+
+async def calibrated(ctl: Ctl, *args: str) -> Any:
+    process = await ctl.start("calibrate", *args)
+    async with asyncio.timeout(60):
+        out, err = await process.communicate()
+    return process.returncode, out.decode(), err.decode()
+
+
+async def test_a_wrong_footprint_is_measured_and_the_toml_to_paste_is_right(tmp_path: Path) -> None:
+    async with world(tmp_path, "--residual-mib=300", "--load-sec=0.5") as (host, ctl):
+        await settle(host, "mvoice", 2000, residual_mib="300")
+        code, out, err = await calibrated(ctl, "mvoice")
+        after = await status(ctl)
+    assert code == 0, err
+    written = tomllib.loads(out)
+    assert written == {"consumers": {"mvoice": written["consumers"]["mvoice"]}}
+    assert written["consumers"]["mvoice"] == {"vram_resident_mib": 2880, "residual_mib": 320, "load_timeout_sec": 30}
+    assert out.startswith("# measured: 2867 MiB at rest, 2867 MiB at most; declared were 2000\n# loaded in ")
+    assert "# http freed 2567 MiB in" in out
+    assert "acquiring mvoice" in err
+    assert "mvoice holds 2.8 GiB at rest" in err
+    assert after["leases"] == []
+
+
+async def test_as_json_every_figure_is_there_and_stdout_has_nothing_else(tmp_path: Path) -> None:
+    async with world(tmp_path) as (host, ctl):
+        await settle(host, "mvoice", 2867)
+        assert (await ctl("load", "mvoice")).code == 0
+        code, out, err = await calibrated(ctl, "mvoice", "--json", "-q")
+        after = await status(ctl)
+    document = json.loads(out)
+    assert (code, err) == (0, "")
+    assert (document["steady_mib"], document["peak_mib"], document["declared_mib"]) == (2867, 2867, 2867)
+    assert [one["method"] for one in document["unloads"]] == ["http"]
+    assert document["unloads"][0]["residual_mib"] == 0
+    assert document["settings"] == {"vram_resident_mib": 2880}
+    assert next(one for one in after["consumers"] if one["name"] == "mvoice")["residency"] == "resident"
+
+
+async def test_a_method_that_frees_nothing_is_told_and_the_rest_is_measured(tmp_path: Path) -> None:
+    async with world(tmp_path) as (host, ctl):
+        await host.end()
+        await host.consumers["mvoice"].fault("lying-unload")
+        gpu = SAMPLED.format(host.simulator)
+        host.configure(table(host.consumers["mvoice"], 2867), "settle_timeout_sec = 1\nconcurrent_leases = 0", gpu)
+        await host.start()
+        code, out, _ = await calibrated(ctl, "mvoice")
+    assert code == 0
+    assert "# http failed: " in out
+    assert tomllib.loads(out)["consumers"]["mvoice"]["vram_resident_mib"] == 2880
+
+
+async def test_a_lazy_consumer_is_waited_for_until_somebody_sends_it_a_request(tmp_path: Path) -> None:
+    async with world(tmp_path) as (host, ctl):
+        await settle(host, "mvoice", 2867, load="")
+        process = await ctl.start("calibrate", "mvoice")
+        assert process.stderr is not None
+        async with asyncio.timeout(30):
+            while b"send it one now" not in (line := await process.stderr.readline()):
+                assert line, "it ended"
+        assert host.consumers["mvoice"].url.encode() in line
+        await host.consumers["mvoice"].post("/work", seconds=0.1)
+        result = await finished(process)
+    assert result.code == 0
+    assert tomllib.loads(result.out)["consumers"]["mvoice"]["vram_resident_mib"] == 2880
+
+
+async def test_a_lazy_consumer_that_nobody_asks_ends_with_the_time(tmp_path: Path) -> None:
+    async with world(tmp_path) as (host, ctl):
+        await settle(host, "mvoice", 2867, load="")
+        result = await ctl("calibrate", "mvoice", "--timeout", "1s", "-q")
+        after = await status(ctl)
+    assert (result.code, result.out) == (1, "")
+    assert result.err == "gpumanctl: waited 1 s for memory of mvoice to appear; --timeout waits longer\n"
+    assert after["leases"] == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+async def test_however_it_is_ended_no_lease_stays(tmp_path: Path, number: int) -> None:
+    async with world(tmp_path) as (host, ctl):
+        await settle(host, "mvoice", 2867)
+        process = await ctl.start("calibrate", "mvoice")
+
+        async def has_leases(wanted: int) -> bool:
+            return len((await status(ctl))["leases"]) == wanted
+
+        await wait_until("it has a lease", has_leases, 1)
+        process.send_signal(number)
+        result = await finished(process)
+        await wait_until("it has none", has_leases, 0)
+    assert result.out == ""
+    assert "Traceback" not in result.err
+
+
+async def test_a_lease_that_is_revoked_ends_the_measuring(tmp_path: Path) -> None:
+    async with world(tmp_path) as (host, ctl):
+        await settle(host, "mvoice", 2867)
+        process = await ctl.start("calibrate", "mvoice", "-q")
+
+        async def is_leased() -> bool:
+            return bool((await status(ctl))["leases"])
+
+        await wait_until("it has a lease", is_leased)
+        assert (await ctl("evict", "mvoice", "--force")).code == 0
+        result = await finished(process)
+    assert (result.code, result.out) == (1, "")
+    assert result.err == "gpumanctl: the lease has ended (revoked): nothing was measured\n"
+
+
+async def test_nobody_and_nothing_to_measure_by(ctl: Ctl, tmp_path: Path) -> None:
+    async with world(tmp_path) as (host, other):
+        near = await other("calibrate", "mvoic")
+        await host.end()
+        host.configure(table(host.consumers["mvoice"], 2867), gpu='source = "none"')
+        await host.start()
+        blind = await other("calibrate", "mvoice")
+    assert (near.code, near.err) == (4, "gpumanctl: no consumer is named mvoic; did you mean mvoice?\n")
+    assert (blind.code, blind.out) == (1, "")
+    assert "mvoice cannot be measured: gpumand cannot tell how much it holds" in blind.err
+    assert (await ctl("calibrate", "mvoice", "--timeout", "0")).code == 2
+
+
+async def test_on_a_terminal_the_figure_is_live_and_leaves_only_what_is_to_be_read(tmp_path: Path) -> None:
+    async with world(tmp_path) as (host, ctl):
+        await settle(host, "mvoice", 2867)
+        screen = await Screen.start(ctl, "calibrate", "mvoice", columns=100)
+        await screen.wait_for("at most so far")
+        await screen.wait_for("load_timeout_sec")
+        assert await screen.end() == 0
+    shown = [line.rpartition("\x1b[K")[2] for line in screen.text.split("\r\n")]
+    assert not any("so far" in line for line in shown)
