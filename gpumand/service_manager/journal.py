@@ -13,11 +13,20 @@ MAX_LINE_CHARS = 300
 MAX_OUTPUT_BYTES = 64 * 1024
 
 
-def journalctl_command(unit: str, invocation_id: str, user: bool) -> list[str]:
-    """The command whose output we want: the lines of one run of one unit, without what systemd says about it."""
+def journalctl_command(unit: str, invocation_id: str, user: bool, since_usec: int = 0) -> list[str]:
+    """The command whose output we want: the lines of one run of one unit, without what systemd says about it.
+
+    Args:
+        unit: its name.
+        invocation_id: hex id of the run, "" when it is not known.
+        user: it is a unit of the user's own systemd.
+        since_usec: CLOCK_REALTIME microseconds from which on lines count where the run is not known; 0 = this boot.
+    """
     scope = ["--user-unit" if user else "--unit", unit]
     fixed = ["journalctl", "--quiet", "--no-pager", "--output=cat", f"--lines={MAX_LINES}"]
-    return [*fixed, *scope, *([f"_SYSTEMD_INVOCATION_ID={invocation_id}"] if invocation_id else ["--boot"])]
+    if invocation_id:
+        return [*fixed, *scope, f"_SYSTEMD_INVOCATION_ID={invocation_id}"]
+    return [*fixed, *scope, f"--since=@{since_usec / 1e6:.6f}" if since_usec else "--boot"]
 
 
 async def last_lines(command: Sequence[str]) -> tuple[str, ...]:

@@ -49,12 +49,14 @@ class Unit:
         path: its object; of the unit itself where the name is an alias.
         job_path: the job that is queued or runs for it; "/" when there is none.
         triggered_by: units that can start it (sockets, timers, paths).
+        started_usec: when its last run began, in CLOCK_REALTIME microseconds; 0 when it had none.
     """
 
     state: UnitState
     path: str
     job_path: str
     triggered_by: tuple[str, ...]
+    started_usec: int = 0
 
 
 class Systemd1:
@@ -192,6 +194,7 @@ def _unit(unit: str, path: str, properties: dict[str, Any], result: str) -> Unit
         path=path,
         job_path=str(job[1]) if isinstance(job, list) and len(job) == 2 else NO_JOB,
         triggered_by=tuple(str(name) for name in properties.get("TriggeredBy", ())),
+        started_usec=int(properties.get("InactiveExitTimestamp", 0)),
     )
 
 

@@ -93,17 +93,17 @@ class SystemdUnits:
     async def failure_lines(self, unit: str) -> tuple[str, ...]:
         """The last lines of the unit's last run; none where the journal cannot be read."""
         try:
-            state = await self.state(unit)
+            found = await self._systemd.read(unit)
         except UnitFailed:
             return ()
-        command = journal.journalctl_command(unit, state.invocation_id, self._user)
-        lines = await journal.last_lines(command)
+        lines = await journal.last_lines(journal.journalctl_command(unit, found.state.invocation_id, self._user))
         for _ in range(JOURNAL_LOOKS - 1):
             if lines:
                 break
             # What a unit said right before it died is in the journal only a moment after systemd tells of its death.
+            # Often journald found no process any more to tell the run by: then the time has to.
             await asyncio.sleep(JOURNAL_SEC)
-            lines = await journal.last_lines(command)
+            lines = await journal.last_lines(journal.journalctl_command(unit, "", self._user, found.started_usec))
         return lines
 
     async def watch(self, units: Iterable[str], changed: Callable[[UnitState], None]) -> None:

@@ -44,3 +44,5 @@ def test_the_lines_are_those_of_one_run_of_one_unit() -> None:
     assert system[:2] == ["journalctl", "--quiet"]
     assert system[-3:] == ["--unit", "a.service", "_SYSTEMD_INVOCATION_ID=cafe"]
     assert journal.journalctl_command("a.service", "", user=True)[-3:] == ["--user-unit", "a.service", "--boot"]
+    late = journal.journalctl_command("a.service", "", user=False, since_usec=1_700_000_000_250_000)
+    assert late[-3:] == ["--unit", "a.service", "--since=@1700000000.250000"]
