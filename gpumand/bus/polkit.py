@@ -26,6 +26,10 @@ QUESTION_TIMEOUT_SEC = 120.0
 """How long polkit, and a person behind it, is waited for."""
 
 CANCEL_TIMEOUT_SEC = 5.0
+AGAIN_SEC = 0.3
+"""How long systemd is given to see that polkit is dead. Asked to start it before that, it takes it for running, and the
+bus waits 25 s for a polkit that does not come."""
+
 MAX_QUESTIONS = 48
 MAX_QUESTIONS_A_UID = 16
 """Asked at once: the bus lets a connection wait for 128 answers, and systemd must be asked while polkit hangs."""
@@ -136,6 +140,7 @@ class PolkitAuthority:
             if isinstance(error, BusTimeout) or error.name != FREEDESKTOP + "NoReply":
                 raise
         log.info("polkit went away while it was asked; asking again")
+        await asyncio.sleep(AGAIN_SEC)
         return await self._ask_once(name, action, details, interactive)
 
     async def _ask_once(self, name: str, action: Action, details: Details, interactive: bool) -> _Answer:

@@ -10,6 +10,7 @@ import pytest
 
 from tests.e2e.client import MANAGER, NAME, ROOT, Client, plain
 from tests.e2e.host import Host
+from tests.e2e.machine import Machine
 
 DENIED = "org.freedesktop.DBus.Error.AccessDenied"
 CHALLENGED = "org.freedesktop.DBus.Error.InteractiveAuthorizationRequired"
@@ -18,6 +19,12 @@ MONITOR, HEARD = "e2e-polkit-monitor", "/run/e2e-polkit-questions"
 STRANGER, MEMBER, OTHER_MEMBER = "e2e-stranger", "e2e-member", "e2e-other-member"
 PEOPLE = {STRANGER: [], MEMBER: ["--groups=gpumand"], OTHER_MEMBER: ["--groups=gpumand"]}
 ACQUIRE = ("Acquire", "sa{sv}", "alpha", "0")
+
+
+@pytest.fixture(scope="session")
+def machine(each_debian: Machine) -> Machine:
+    """Everything here is tried with the polkit of each Debian."""
+    return each_debian
 
 
 @pytest.fixture(autouse=True)
