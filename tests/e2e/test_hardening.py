@@ -144,6 +144,15 @@ def test_consumer_at_the_name_localhost_is_reached(host: Host, client: Client) -
     client.use("alpha", 10000)
 
 
+def test_last_words_of_a_unit_are_read_from_the_journal(host: Host, client: Client) -> None:
+    host.unit("broken", "/bin/sh -c 'echo no such model file >&2; exit 3'", "Type=notify")
+    host.consumer("broken", 1000)
+    host.start()
+    name, message = client.refusal("Acquire", "broken", "{}")
+    assert name == "org.gpumand1.Error.LoadFailed"
+    assert "no such model file" in message
+
+
 def test_simulator_works_in_its_own_folder(host: Host, client: Client) -> None:
     folder = "/run/gpumand-simulated"
     host.gpu('source = "simulated"', "sample_interval_sec = 0.2")

@@ -49,17 +49,19 @@ def tree(suite: str, packages: Sequence[str]) -> Path:
     return _tree(suite, tuple(sorted({*BOOTABLE, *packages})))
 
 
-@functools.cache  # a lock of our own would keep us out, too
+@functools.cache
 def _tree(suite: str, packages: tuple[str, ...]) -> Path:
     recipe = "\n".join([SCRIPT.read_text(encoding="utf-8"), *packages])
     place = TREES / f"{suite}-{hashlib.sha256(recipe.encode()).hexdigest()[:12]}"
     TREES.mkdir(parents=True, exist_ok=True)
     _remove_old()
     lock = place.with_suffix(".lock").open("w")
-    fcntl.flock(lock, fcntl.LOCK_EX)  # somebody else may be making it just now
+    fcntl.flock(lock, fcntl.LOCK_SH)  # together with all who use it
     if not place.exists():
-        _make(suite, place, packages)
-    fcntl.flock(lock, fcntl.LOCK_SH)
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not place.exists():  # else somebody made it before us
+            _make(suite, place, packages)
+        fcntl.flock(lock, fcntl.LOCK_SH)
     _in_use.append(lock)
     return place
 
