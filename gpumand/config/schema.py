@@ -89,8 +89,8 @@ class SchedulerTable:
 
     policy: Policy = key(
         Choice(tuple(one.value for one in Policy), Policy),
-        "Who is evicted and who is served next. lru: the least recently used; first come, first served. adaptive: those "
-        "worth least by what was learned of their loads and uses; who asks for what is resident may pass others.",
+        "Who is evicted and who is served next. lru: the least recently used; first come, first served. adaptive: "
+        "those worth least by what was learned of their loads and uses; who asks for what is resident may pass others.",
         default=_default(SchedulerSettings, "policy"),
     )
     overtake_budget_sec: float = key(
