@@ -17,7 +17,7 @@ from gpumand.version import VERSION  # noqa: E402 - found by the line above
 project = "gpumand"
 author = "gpumand maintainers"
 release = version = VERSION
-extensions = ["myst_parser", "sphinx.ext.autodoc"]
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
 myst_enable_extensions = ["deflist", "colon_fence"]
 myst_heading_anchors = 3
 exclude_patterns = ["_build", "reference/generated"]
@@ -25,6 +25,7 @@ html_theme = "furo"
 html_title = f"gpumand {VERSION}"
 html_show_sphinx = False
 autodoc_member_order = "bysource"
+napoleon_use_ivar = True  # attributes are told once, with their class
 autodoc_typehints = "description"
 # A link that leads nowhere, a heading that is not there, a page in no table of contents: each fails the build.
 nitpicky = True

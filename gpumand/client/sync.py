@@ -252,11 +252,15 @@ class SyncClient:
 
     @contextmanager
     def watch(self) -> Iterator[Iterator[Event]]:
-        """What happens, as it happens; see ``Client.watch``::
+        """What happens, as it happens; see ``Client.watch``.
 
-        with client.watch() as events:
-            for event in events:
-                print(event)
+        ::
+
+            with client.watch() as events:
+                for event in events:
+                    print(event)
+
+        Ends with an error: LimitsExceeded for who reads too slowly, BusUnavailable, Mismatch.
         """
         watching = self._client.watch()
         events = self._run(_enter(watching))
