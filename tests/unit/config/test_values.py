@@ -149,9 +149,7 @@ def test_every_key_of_scheduler_and_gpu_arrives(tmp_path: Path) -> None:
 
     settings = loaded(tmp_path, text)
 
-    assert settings.scheduler == SchedulerSettings(
-        0, 7, 1.0, 0, 60.5, 0.1, 9.0, Policy.ADAPTIVE, 0.0, Overlap.MEASURED
-    )
+    assert settings.scheduler == SchedulerSettings(0, 7, 1.0, 0, 60.5, 0.1, 9.0, Policy.ADAPTIVE, 0.0, Overlap.MEASURED)
     assert settings.gpu == GpuSettings("simulated", 0.05, 100, (8192, 8192), "/run/sim")
     assert type(settings.scheduler.settle_timeout_sec) is float
 
