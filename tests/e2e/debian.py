@@ -122,6 +122,6 @@ def traces(machine: Machine) -> Traces:
     ).stdout
     running = machine.run(["find", "/run", "-name", "*gpumand*", "-printf", "%y %m %U:%G %p\n"]).stdout
     accounts = machine.run(["cat", *(f"/etc/{one}" for one in ACCOUNTS)]).stdout
-    units = machine.systemctl("list-units", "--all", "--plain", "--no-legend", "*gpumand*")
+    units = machine.systemctl("list-units", "--all", "--plain", "--no-legend", "--type=service,socket", "*gpumand*")
     files = [line for line in found.splitlines() if not BOOKKEEPING.search(line)] + running.splitlines()
     return Traces(frozenset(files), frozenset(accounts.splitlines()), frozenset(units.splitlines()))
