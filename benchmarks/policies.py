@@ -228,9 +228,55 @@ def show_rest(found: Mapping[str, Any], console: Console) -> None:
             console.print(f"{what}, {name}: {told}")
 
 
+def as_markdown(heads: Sequence[str], body: Sequence[Sequence[str]]) -> str:
+    """A table."""
+    lines = [heads, ["---"] + ["---:"] * (len(heads) - 1), *body]
+    return "".join("| " + " | ".join(line) + " |\n" for line in lines)
+
+
+def write_tables(found: Mapping[str, Any], costs: Sequence[deciding.Cost], folder: Path) -> None:
+    """The tables of docs/performance.md."""
+    ours = NAMES[1:]
+    heads = ["family", "lru: mean wait, s", "evictions"]
+    heads += [f"{name}: {key}" for name in ours for key in ("total", "p95", "worst")]
+    body = [
+        [name, f"{one['lru']['mean_wait_sec']:.1f}", f"{one['lru']['evictions']:.0f}"]
+        + [f"{one[policy][key]:.2f}" for policy in ours for key in ("total", "p95", "max")]
+        for name, one in {**found["families"], **found["alone"]}.items()
+    ]
+    overall = [f"{found['all'][policy][key]:.3f}" for policy in ours for key in ("total", "p95", "max")]
+    body.insert(len(found["families"]), ["**geometric mean**", "", "", *overall])
+    (folder / "families.inc").write_text(as_markdown(heads, body))
+    labels = {"turn": "in turn", "free": "any order", "ahead": "any order, loading ahead"}
+    heads = ["family", *(f"{name} / {told}" for told in labels.values() for name in NAMES)]
+    keys = [f"{name}/{label}" for label in labels for name in NAMES]
+    body = [[f, *(f"{one[key]:.2f}" if key in one else "" for key in keys)] for f, one in found["optimum"].items()]
+    (folder / "optimum.inc").write_text(as_markdown(heads, body))
+    body = [
+        [f"{policy}, {consumers:,} consumers"]
+        + [
+            f"{cost.msec:.2f}"
+            for cost in sorted(costs, key=lambda one: one.requests)
+            if (cost.policy, cost.consumers) == (policy, consumers)
+        ]
+        for policy in map(str, Policy)
+        for consumers in deciding.CONSUMERS
+    ]
+    heads = ["ms", "a plan", *(f"past {requests:,}" for requests in deciding.QUEUES)]
+    (folder / "deciding.inc").write_text(as_markdown(heads, body))
+    rows = [(family, slow, one) for family, slows in found["slowdown"].items() for slow, one in slows.items()]
+    body = [[f"{f}, {float(slow):.0%} slower", *(f"{one[o]:.2f}" for o in Overlap)] for f, slow, one in rows]
+    (folder / "overlap.inc").write_text(as_markdown(["total wait by lru's", *map(str, Overlap)], body))
+    pairs = [(family, seconds, one) for family, many in found["budget"].items() for seconds, one in many.items()]
+    body = [
+        [f"{f}, {'no bound' if float(s) > 3600 else s + ' s'}", f"{one['total']:.2f}", f"{one['max']:.2f}"]
+        for f, s, one in pairs
+    ]
+    (folder / "budget.inc").write_text(as_markdown(["by strict order's", "total wait", "worst wait"], body))
+
+
 def draw(found: Mapping[str, Any], costs: Sequence[deciding.Cost], folder: Path) -> None:
     """Charts and figures as files."""
-    folder.mkdir(parents=True, exist_ok=True)
     families = {**found["families"], **found["alone"]}
     for key, title in (("total", "Total wait"), ("p95", "95th percentile of the wait"), ("max", "Worst wait")):
         series = {name: [one[name][key] for one in families.values()] for name in NAMES[1:]}
@@ -281,7 +327,9 @@ def main() -> None:
     show_rest(found, console)
     show(deciding.rows(costs))
     if chosen.out is not None:
+        chosen.out.mkdir(parents=True, exist_ok=True)
         draw(found, costs, chosen.out)
+        write_tables(found, costs, chosen.out)
 
 
 if __name__ == "__main__":
