@@ -36,7 +36,7 @@ from gpumand.domain.consumer import GpuSettings, HistorySettings, Settings
 from gpumand.domain.errors import ConfigInvalid, GpumandError
 from gpumand.domain.events import Event
 from gpumand.history import Chronicle, DemandLog, SqliteArchive
-from gpumand.http.front import HttpFront
+from gpumand.http.front import AddressTaken, HttpFront
 from gpumand.logs import default_level, setup_logging
 from gpumand.ports import VramSource, World
 from gpumand.runtime import archive_path, boot_id, own_uid, state_directory
@@ -373,7 +373,8 @@ async def _amain(options: Options) -> int:
     except ConfigInvalid as error:
         for line in _problems(error):
             log.error("%s", line)
-        return os.EX_CONFIG  # the unit names it: trying again would not help
+        # The unit names EX_CONFIG: trying again would not help.
+        return 1 if isinstance(error, AddressTaken) else os.EX_CONFIG
     except (BusLost, BusError, GpumandError, OSError) as error:
         log.error("gpumand cannot go on: %s", error)
         return 1

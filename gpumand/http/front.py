@@ -23,6 +23,10 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
+class AddressTaken(ConfigInvalid):
+    """It cannot be listened there now; unlike with other faults of a configuration, trying again may help."""
+
+
 class HttpFront:
     """The HTTP face, where there is one.
 
@@ -94,6 +98,6 @@ def _bound(address: str) -> socket.socket:
         listener.listen(BACKLOG)
     except OSError as error:
         listener.close()
-        raise ConfigInvalid(f"http.listen: {address} cannot be listened at: {error.strerror}") from None
+        raise AddressTaken(f"http.listen: {address} cannot be listened at: {error.strerror}") from None
     listener.setblocking(False)
     return listener

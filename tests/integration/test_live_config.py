@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 import sys
 from collections.abc import AsyncIterator
@@ -207,7 +208,7 @@ async def test_a_start_with_a_bad_configuration_says_every_problem_in_a_line(tmp
     path = tmp_path / "gpumand.toml"
     path.write_text('[scheduler]\ncushon_mib = 1\n[gpu]\nsource = "nvlm"\n[consumers.a]\nunit = "a.service"\n')
     status, out, err = await run("--config", str(path), "--bus-address", "unix:path=/nowhere")
-    assert (status, out) == (1, "")
+    assert (status, out) == (os.EX_CONFIG, ""), "the unit does not have it tried again"
     lines = err.splitlines()
     assert len(lines) == 3, err
     for line, words in zip(
@@ -219,7 +220,7 @@ async def test_a_start_with_a_bad_configuration_says_every_problem_in_a_line(tmp
 async def test_a_start_without_configuration_or_bus_is_one_line(tmp_path: Path) -> None:
     missing = tmp_path / "missing.toml"
     status, _, err = await run("--config", str(missing), "--bus-address", "unix:path=/nowhere")
-    assert (status, len(err.splitlines())) == (1, 1)
+    assert (status, len(err.splitlines())) == (os.EX_CONFIG, 1)
     assert str(missing) in err
     path = tmp_path / "gpumand.toml"
     path.write_text('[gpu]\nsource = "none"\n')
