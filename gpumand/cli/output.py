@@ -15,7 +15,7 @@ from gpumand.cli.options import GlobalOptions
 from gpumand.cli.render.look import Look
 
 if TYPE_CHECKING:
-    from rich.text import Text
+    from gpumand.cli.render.text import Text
 
 DUMB = ("dumb", "unknown")
 PIPE_WIDTH = 120

@@ -16,6 +16,7 @@ from gpumand.cli.options import GlobalOptions
 from gpumand.cli.output import is_screen, look_of
 from gpumand.cli.render.bar import bar, key, shares
 from gpumand.cli.render.format import clean
+from gpumand.cli.render.text import Text as Line
 from gpumand.cli.render.wrap import wrapped
 from gpumand.demo.picture import picture
 
@@ -71,9 +72,9 @@ class Screen:
         if text:
             self._marked("»", ">", "cyan", clean(text))
 
-    def lines(self, lines: Sequence[Text]) -> None:
+    def lines(self, lines: Sequence[Line]) -> None:
         """Lines made elsewhere."""
-        self._print([Text("    ").append_text(line) for line in lines])
+        self._print([Text("    ").append_text(line.to_rich()) for line in lines])
 
     def plain(self, text: str = "") -> None:
         """A line as it is, for example a command to copy."""
@@ -110,6 +111,6 @@ class Screen:
         line.stylize("default", 5 + len(shown))
         self._print([line, *rest])
 
-    def _print(self, lines: Sequence[Text]) -> None:
+    def _print(self, lines: Sequence[Text | Line]) -> None:
         for line in lines:
             self._console.print(line, soft_wrap=True)

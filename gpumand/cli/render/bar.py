@@ -6,10 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rich.text import Text
-
 from gpumand.cli.render.format import clean, mib
 from gpumand.cli.render.look import FOREIGN_STYLE, Look, consumer_style
+from gpumand.cli.render.text import Text
 
 HOLDING = ("resident", "unloading")
 """What a consumer holds that is loading is in the device's reserved figure, as far as it does not show yet."""
@@ -108,7 +107,7 @@ def bar(device: Mapping[str, Any], parts: Sequence[Share], look: Look) -> Text:
     inner = min(look.width, 100) - 4
     reserved = int(device.get("reserved_mib") or 0)
     *held, promised = cells([*(part.mib for part in parts), reserved], int(device["total_mib"]), inner)
-    line = Text("  [", no_wrap=True)
+    line = Text("  [")
     for part, width in zip(parts, held, strict=True):
         line.append(_ink(part, look) * width, style=part.style)
     line.append((":" if not look.unicode else "░") * promised, style="yellow")
@@ -143,11 +142,11 @@ def _mark(part: Share, look: Look) -> str:
 
 def _flow(entries: Sequence[Text], width: int) -> list[Text]:
     """The entries one after the other, broken between them."""
-    lines = [Text("  ", no_wrap=True)]
+    lines = [Text("  ")]
     for entry in entries:
         used = lines[-1].cell_len
         if used > 2 and used + 3 + entry.cell_len > width:
-            lines.append(Text("  ", no_wrap=True))
+            lines.append(Text("  "))
         elif used > 2:
             lines[-1].append("   ")
         lines[-1].append_text(entry)

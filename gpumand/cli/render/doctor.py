@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rich.text import Text
-
 from gpumand.cli.doctor.finding import Finding, Severity
 from gpumand.cli.render.format import clean, count
 from gpumand.cli.render.look import Look
+from gpumand.cli.render.text import Text
 from gpumand.cli.render.wrap import wrapped
 
 STYLES = {

@@ -7,11 +7,10 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from rich.text import Text
-
 from gpumand.cli.render.format import NOTHING, clean, mib, usec
 from gpumand.cli.render.look import Look
 from gpumand.cli.render.table import Column, table
+from gpumand.cli.render.text import Text
 
 Entry = Mapping[str, Any]
 

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from io import StringIO
 
 from rich.console import Console
-from rich.text import Text
+
+from gpumand.cli.render.text import Text
 
 TITLE = "gpumanctl top"
 

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from rich.text import Text
-
 from gpumand.cli.render.format import NOTHING, clean, mib
 from gpumand.cli.render.look import VERDICT_STYLES, Look
+from gpumand.cli.render.text import Text
 from gpumand.cli.render.wrap import wrapped
 
 Entry = Mapping[str, Any]
@@ -59,7 +58,7 @@ def _evictions(plan: Entry, look: Look) -> list[Text]:
     for eviction in plan.get("evictions") or ():
         frees = mib(eviction["expected_mib"]) if eviction.get("expected_mib") is not None else "an unknown amount"
         how = f", by {clean(eviction.get('method') or NOTHING)}, frees {frees}"
-        lines.append(Text.assemble("    ", (clean(eviction["consumer"]), "bold"), how, no_wrap=True))
+        lines.append(Text.assemble("    ", (clean(eviction["consumer"]), "bold"), how))
         lines += wrapped(clean(eviction.get("why") or ""), look, first="      ") if eviction.get("why") else []
     return lines
 

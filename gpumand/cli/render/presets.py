@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rich.text import Text
-
 from gpumand.cli.render.look import Look
 from gpumand.cli.render.table import Column, table
+from gpumand.cli.render.text import Text
 from gpumand.cli.render.wrap import wrapped
 from gpumand.config.presets import Preset
 from gpumand.config.toml_text import written
@@ -75,7 +74,7 @@ def show_lines(preset: Preset, look: Look) -> list[Text]:
     lines += _section("Needs", _bullets(about.needs, look))
     lines += _section("Notes", _bullets(about.notes, look))
     lines += _section("Sources", _bullets(about.sources, look))
-    return lines + _section("To use it", [Text(f"  {line}", no_wrap=True) for line in example(preset)])
+    return lines + _section("To use it", [Text(f"  {line}") for line in example(preset)])
 
 
 def example(preset: Preset) -> list[str]:
@@ -103,7 +102,7 @@ def _keys(preset: Preset) -> dict[str, Any]:
 def _route_lines(keys: Keys) -> list[Text]:
     rows = [(name, keys[name]) for name in keys]
     width = max((len(name) for name, _ in rows), default=0)
-    return [Text(f"  {name:<{width}}  {_route(value)}", no_wrap=True) for name, value in rows]
+    return [Text(f"  {name:<{width}}  {_route(value)}") for name, value in rows]
 
 
 def _route(value: Any) -> str:

@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rich.text import Text
-
 from gpumand.cli.render.format import ago, clean, count, mib, usec
 from gpumand.cli.render.history import history_lines
 from gpumand.cli.render.look import RESIDENCY_STYLES, Look
 from gpumand.cli.render.plan import plan_lines
 from gpumand.cli.render.status import lease_lines, queue_lines
+from gpumand.cli.render.text import Text
 from gpumand.cli.render.wrap import wrapped
 from gpumand.domain.footprint import Footprint
 

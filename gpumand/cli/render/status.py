@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rich.text import Text
-
 from gpumand.cli.render.bar import bar, key, shares
 from gpumand.cli.render.format import NOTHING, ago, ahead, clean, count, mib, usec
 from gpumand.cli.render.look import RESIDENCY_STYLES, Look
 from gpumand.cli.render.table import Column, table
+from gpumand.cli.render.text import Text
 from gpumand.cli.render.wrap import wrapped
 
 Entry = Mapping[str, Any]

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from rich.text import Text
-
 from gpumand.cli.render.look import Look
+from gpumand.cli.render.text import Text
 
 GAP = 2
 
@@ -64,7 +63,7 @@ def _fit(columns: Sequence[Column], widths: list[int], shown: list[int], width: 
 
 
 def _line(columns: Sequence[Column], row: Sequence[Text], widths: list[int], shown: list[int], look: Look) -> Text:
-    line = Text(no_wrap=True)
+    line = Text()
     for place, index in enumerate(shown):
         cell = row[index].copy()
         if cell.cell_len > widths[index]:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import textwrap
 
-from rich.text import Text
-
 from gpumand.cli.render.look import Look
+from gpumand.cli.render.text import Text
 
 
 def wrapped(sentence: str, look: Look, *, first: str = "  ", rest: str = "", style: str = "") -> list[Text]:
@@ -23,4 +22,4 @@ def wrapped(sentence: str, look: Look, *, first: str = "  ", rest: str = "", sty
     room = max(20, look.width - len(indent))
     lines = textwrap.wrap(sentence, room, break_on_hyphens=False) if look.elastic else [sentence]
     starts = [first, *[indent] * (len(lines) - 1)]
-    return [Text(start, no_wrap=True).append(line, style=style) for start, line in zip(starts, lines, strict=True)]
+    return [Text(start).append(line, style=style) for start, line in zip(starts, lines, strict=True)]

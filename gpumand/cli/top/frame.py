@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from rich.text import Text
-
 from gpumand.cli.render.bar import bar, key, shares
 from gpumand.cli.render.format import clean, clock
 from gpumand.cli.render.history import history_lines
 from gpumand.cli.render.look import Look
 from gpumand.cli.render.status import consumer_table, device_title, head, lease_lines, queue_lines
+from gpumand.cli.render.text import Text
 from gpumand.cli.top.model import Entry, Model
 
 MOST_FOREIGN = 4

@@ -9,8 +9,6 @@ import time
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from rich.text import Text
-
 from gpumand.bus.failures import BusError, BusLost
 from gpumand.cli.client import Client, Options
 from gpumand.cli.durations import to_usec
@@ -19,6 +17,7 @@ from gpumand.cli.options import GlobalOptions
 from gpumand.cli.output import look_of, paint
 from gpumand.cli.render.lines import evict_line, load_line
 from gpumand.cli.render.look import Look
+from gpumand.cli.render.text import Text
 from gpumand.cli.top.frame import frame
 from gpumand.cli.top.model import Command, Message, Model, Verb, press
 from gpumand.cli.top.terminal import Terminal
