@@ -69,9 +69,11 @@ class Desk:
         settings = self._books.settings.scheduler
         if settings.policy is not Policy.ADAPTIVE:
             return 0.0
-        work_sec = self._charged[request.number] = self._books.state(request.consumer).times.hold_sec()
-        user = str(request.owner.uid)
-        return self._fairness.put_back_sec(user, self._books.clock.monotonic(), work_sec, settings.aging_sec)
+        user, work_sec = str(request.owner.uid), self._books.state(request.consumer).times.hold_sec()
+        back_sec = self._fairness.put_back_sec(user, self._books.clock.monotonic(), work_sec, settings.aging_sec)
+        # At the limit its user's clock no longer moves: who leaves again gets back only by how much it did.
+        self._charged[request.number] = min(work_sec, settings.aging_sec - back_sec)
+        return back_sec
 
     def leave(self, entry: Waiting) -> None:
         """Take a request out of the queue. Its load, if one is under way, goes on: the next call joins it."""
@@ -149,7 +151,7 @@ class Desk:
         if decision.verdict is Verdict.GRANT and decision.load and decision.device in self._hands:
             ruling = Ruling(serving.wait(decision, "an eviction by hand"))
         else:
-            ruling = walk.rule(self._books.view(), standing, decision)
+            ruling = self._checked(entry, walk.rule(self._books.view(), standing, decision))
         self._busyness.note_needed(ruling.decision.busy if ruling.decision.verdict is Verdict.WAIT else ())
         self._act(entry, ruling)
         return decision.devices
@@ -170,6 +172,19 @@ class Desk:
             return replace(serving.wait(decision, "reading VRAM"), devices=tuple(self._books.ledger.devices))
         entry.decided = True
         return decision
+
+    def _checked(self, entry: Waiting, ruling: Ruling) -> Ruling:
+        """A load beside leases is the walk's own decision: what ``_decide`` and ``_serve`` ask of others holds too."""
+        decision = ruling.decision
+        if not ruling.is_beside or decision.verdict is not Verdict.GRANT:
+            return ruling
+        if decision.device in self._hands:
+            return replace(ruling, decision=serving.wait(decision, "an eviction by hand"))
+        if decision.looked_at_vram and self._books.sampled_at < entry.sample_after:
+            entry.decided = False  # what is read from now on decides
+            self.sample_soon()
+            return replace(ruling, decision=serving.wait(decision, "reading VRAM"))
+        return ruling
 
     def _act(self, entry: Waiting, ruling: Ruling) -> None:
         decision = ruling.decision

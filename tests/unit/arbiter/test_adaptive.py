@@ -13,7 +13,7 @@ from gpumand.domain.learning import Learned, Start
 from gpumand.domain.lease import Lease
 from gpumand.domain.request import AcquireOptions, Grant
 from gpumand.testing.world import FakeWorld, client
-from tests.unit.arbiter.scenes import READ_SEC, residency, routed
+from tests.unit.arbiter.scenes import READ_SEC, occupy, residency, routed
 from tests.unit.arbiter.test_storm import storm
 
 LONG = AcquireOptions(timeout_sec=3600)
@@ -269,3 +269,58 @@ def test_nothing_is_promised_twice_under_adaptive_either(slots: int, overlap: Ov
 @given(seed=st.integers(0, 2**32))
 def test_nor_among_consumers_that_lie_and_fail(slots: int, seed: int) -> None:
     asyncio.run(storm(seed, slots, faults=True, policy=Policy.ADAPTIVE, overlap=Overlap.ON))
+
+
+async def test_nobody_loads_beside_a_lease_on_figures_that_are_older_than_its_request() -> None:
+    world = made(routed("a", 9000), routed("b", 9000), overlap=Overlap.ON)
+    await world.start()
+    lease = await held(world, "a")
+    await world.clock.sleep(10.0)
+    occupy(world, 14000)  # there is no room beside the lease any more, and nobody has read that yet
+    asked = asking(world, "b", [])
+    await world.clock.sleep(5.0)
+
+    assert residency(world, "b") == "unloaded"
+    occupy(world, 0)
+    await world.arbiter.books.sample()
+    world.arbiter.desk.step()
+    await world.clock.sleep(10.0)
+    assert residency(world, "b") == "resident", "and it is loaded as soon as there is"
+    await world.arbiter.release(lease.id)
+    await asked
+
+
+async def test_no_load_begins_beside_a_lease_while_somebody_waits_to_evict_by_hand() -> None:
+    world = made(routed("a", 6000), routed("b", 6000), routed("c", 6000), overlap=Overlap.ON)
+    await world.start()
+    lease = await held(world, "a")
+    first = asking(world, "b", [])
+    await world.clock.sleep(0.5)
+    by_hand = asyncio.create_task(world.arbiter.evict("b", force=False, timeout_sec=600.0))
+    second = asking(world, "c", [])
+    await by_hand
+
+    assert residency(world, "c") == "unloaded"
+    await world.arbiter.release(lease.id)
+    await asyncio.gather(first, second)
+
+
+async def test_who_asks_for_much_and_leaves_again_does_not_come_before_its_time() -> None:
+    world = made(routed("one", 1000))
+    await world.start()
+    teach(world, "one", hold_sec=10.0)
+    lease = await held(world, "one")
+    order: list[str] = []
+    many = [asking(world, "one", order, uid=1, label="greedy") for _ in range(40)]
+    await world.clock.sleep(0.1)
+    for one in many[12:]:
+        one.cancel()
+    await world.clock.sleep(0.1)
+    greedy = asking(world, "one", order, uid=1, label="greedy again")
+    await world.clock.sleep(20.0)
+    modest = asking(world, "one", order, uid=2, label="modest")
+    await world.clock.sleep(0.1)
+    await world.arbiter.release(lease.id)
+    await asyncio.gather(*many[:12], greedy, modest)
+
+    assert order.index("modest") < order.index("greedy again")
