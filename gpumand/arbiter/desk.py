@@ -25,6 +25,7 @@ from gpumand.domain.planning import Decision, Wish, decide
 from gpumand.domain.queue import RequestQueue
 from gpumand.domain.request import Request, Verdict
 from gpumand.domain.serving import Ruling, Standing, Walk
+from gpumand.domain.view import View
 
 log = logging.getLogger(__name__)
 
@@ -45,6 +46,9 @@ class Desk:
         self._working: dict[int, Waiting] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._fairness, self._charged = FairShare(), dict[int, float]()
+        self._seen: View | None = None
+        self._seen_changes = 0
+        self._known: dict[Wish, Decision] = {}
         self._hands: Counter[int] = Counter()
         self._sampling = False
         self._closed = False
@@ -111,6 +115,7 @@ class Desk:
         """Look at the queue in order; grant, refuse or start what can be, and tell the world what has changed."""
         entries = () if self._closed else tuple(self)
         self._note_wanted(entries)
+        self._seen = None
         standings = tuple(self._standing(entry) for entry in entries)
         walk = serving.walk(self._books.settings.scheduler, standings)
         for entry, standing in zip(entries, standings, strict=True):
@@ -151,7 +156,7 @@ class Desk:
         if decision.verdict is Verdict.GRANT and decision.load and decision.device in self._hands:
             ruling = Ruling(serving.wait(decision, "an eviction by hand"))
         else:
-            ruling = self._checked(entry, walk.rule(self._books.view(), standing, decision))
+            ruling = self._checked(entry, walk.rule(self._view(), standing, decision))
         self._busyness.note_needed(ruling.decision.busy if ruling.decision.verdict is Verdict.WAIT else ())
         self._act(entry, ruling)
         return decision.devices
@@ -159,11 +164,28 @@ class Desk:
     def _working_on(self, entry: Waiting) -> tuple[int, ...]:
         return tuple(device for device, other in self._working.items() if other is entry)
 
+    def _view(self) -> View:
+        """Everything at this moment; within a step the same object for as long as nothing has changed."""
+        changes = self._books.ledger.changes
+        if self._seen is None or self._seen_changes != changes:
+            self._seen, self._seen_changes = self._books.view(), changes
+            self._known.clear()
+        return self._seen
+
+    def _decided(self, entry: Waiting) -> Decision:
+        """Decide; of many who want the same, and have no bad luck of their own, once."""
+        if entry.evict_failed:
+            return decide(self._books.view(frozenset(entry.evict_failed)), entry.wish)
+        view, wish = self._view(), entry.wish
+        if wish not in self._known:
+            self._known[wish] = decide(view, wish)
+        return self._known[wish]
+
     def _decide(self, entry: Waiting) -> Decision:
         """Decide on what is true now; figures must have been read for this very decision."""
         if entry.decided:
             entry.decided, entry.sample_after = False, self._books.clock.monotonic()
-        decision = decide(self._books.view(frozenset(entry.evict_failed)), entry.wish)
+        decision = self._decided(entry)
         if not decision.looked_at_vram:
             entry.decided = True
             return decision

@@ -40,6 +40,10 @@ class Ledger:
 
     Args:
         changed: told the name of every consumer whose state changed in a way that clients can see.
+
+    Attributes:
+        settings: the rules' numbers.
+        changes: counts what changes a view; between two that are equal, views are.
     """
 
     def __init__(self, settings: SchedulerSettings, changed: Callable[[str], None] = lambda _name: None) -> None:
@@ -50,6 +54,7 @@ class Ledger:
         self._tokens: dict[TokenKey, str] = {}
         self._jobs: dict[int, Job] = {}
         self._devices: dict[int, Sample] = {0: placeholder(None)}
+        self.changes = 0
 
     # -- what there is -------------------------------------------------------------------------------------------
 
@@ -139,6 +144,7 @@ class Ledger:
 
     def configure(self, settings: SchedulerSettings, specs: Iterable[ConsumerSpec]) -> None:
         """Put a configuration in force. A consumer that is gone stays while it is claimed, so that its leases hold."""
+        self.changes += 1
         self.settings = settings
         wanted = {spec.name: spec for spec in specs}
         for name, spec in wanted.items():
@@ -158,6 +164,7 @@ class Ledger:
         samples = {sample.index: sample for sample in reading.devices} or {0: placeholder(total_mib, reading.error)}
         self._follow({sample.uuid: index for index, sample in samples.items() if sample.uuid})
         self._devices = {index: self._sized(sample, total_mib) for index, sample in samples.items()}
+        self.changes += 1
 
     def _follow(self, index_of: Mapping[str, int]) -> None:
         """A device is its UUID: where its index is another now, as after one before it was pulled, all moves along.
@@ -190,6 +197,7 @@ class Ledger:
         wanted = set(configured)
         for name, state in list(self._consumers.items()):
             if name not in wanted and not state.claimed and not self._is_in_a_job(name):
+                self.changes += 1
                 del self._consumers[name]
                 self._changed(name)
 
@@ -236,15 +244,18 @@ class Ledger:
     def begin(self, job: Job) -> None:
         """Start a job on its device; there must be none."""
         assert job.device not in self._jobs, "one job at a time on a device"
+        self.changes += 1
         self._jobs[job.device] = job
 
     def replace_job(self, job: Job) -> None:
         """Note that a running job has got further, or that who waits for it changed."""
         assert self._jobs[job.device].consumer == job.consumer
+        self.changes += 1
         self._jobs[job.device] = job
 
     def end(self, device: int) -> None:
         """The device's job is over."""
+        self.changes += 1
         del self._jobs[device]
 
     # -- leases --------------------------------------------------------------------------------------------------
@@ -275,6 +286,7 @@ class Ledger:
         return lease
 
     def _put(self, state: ConsumerState) -> None:
+        self.changes += 1
         self._consumers[state.name] = state
         self._changed(state.name)
 

@@ -161,9 +161,9 @@ def _being_moved(view: View, wish: Wish, state: ConsumerState, device: int) -> D
         return _wait(device, f"{doing} on device {device}")
     if state.residency is Residency.UNLOADING:
         return _wait(device, f"{state.name} is being unloaded")
-    for other in view.on_device(device):
+    for other in view.loading:
         is_own_start = other.name == state.name and wish.from_own_unit
-        if other.residency is Residency.LOADING and other.device == device and not is_own_start:
+        if other.device == device and not is_own_start:
             return _wait(device, f"{other.name} is loading on device {device}")
     return None
 

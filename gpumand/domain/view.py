@@ -134,6 +134,7 @@ class View:
         wanted: how far ahead in the queue the first request for a consumer is (0 = next); filled in by policies that
             look at it.
         may_overlap: devices on which loads may run beside leases.
+        loading: those that are loading.
     """
 
     settings: SchedulerSettings
@@ -145,6 +146,12 @@ class View:
     evict_failed: frozenset[str] = frozenset()
     wanted: Mapping[str, int] = field(default_factory=dict)
     may_overlap: frozenset[int] = frozenset()
+    loading: tuple[ConsumerState, ...] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        """Find once who is loading: everybody who is not resident asks for that."""
+        loading = tuple(state for state in self.consumers.values() if state.residency is Residency.LOADING)
+        object.__setattr__(self, "loading", loading)
 
     def on_device(self, device: int) -> tuple[ConsumerState, ...]:
         """Consumers that may hold memory on a device."""
