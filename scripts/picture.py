@@ -1,0 +1,96 @@
+#!/usr/bin/env python3
+"""Write docs/top.svg, the README's picture: ``gpumanctl top`` of a small busy host, drawn by itself."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import AsyncExitStack, contextmanager
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from gpumand.client import Client, lease  # noqa: E402 - found by the line above
+from gpumand.testing.daemon import PrivateGpumand  # noqa: E402
+
+TARGET = ROOT / "docs" / "top.svg"
+CONSUMERS = {"ollama": 6144, "comfyui": 13312, "whisper": 4521, "voice": 2867, "coder": 19800}
+DESKTOP_MIB = 1480
+TRIES = 200
+
+
+def main() -> None:
+    """Start a whole gpumand with a simulated card, let it work, and have its picture taken."""
+    with tempfile.TemporaryDirectory() as folder:
+        simulated = Path(folder, "simulated")
+        simulated.mkdir()
+        with desktop(Path(folder), simulated), PrivateGpumand(CONSUMERS, simulated_dir=simulated) as gpumand:
+            asyncio.run(work(gpumand))
+    print(TARGET.relative_to(ROOT))
+
+
+@contextmanager
+def desktop(folder: Path, simulated: Path) -> Iterator[None]:
+    """Somebody's browser has some of the memory, too."""
+    browser = folder / "firefox"
+    browser.symlink_to(Path(sys.executable).resolve())
+    holds = [
+        "--name=firefox",
+        f"--mib={DESKTOP_MIB}",
+        f"--simulator-dir={simulated}",
+        "--loaded-at-start",
+        "--anonymous",
+    ]
+    environ = os.environ | {"PYTHONPATH": ":".join([str(ROOT), *filter(None, sys.path)])}
+    command = [str(browser), "-m", "gpumand.testing.consumer", "--name=firefox", *holds]
+    with subprocess.Popen(command, env=environ, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.readline()  # it has announced itself
+        try:
+            yield
+        finally:
+            process.kill()
+
+
+async def work(gpumand: PrivateGpumand) -> None:
+    """Two leases stand, one consumer has just been evicted, and two requests wait."""
+    async with AsyncExitStack() as stack:
+        client = await stack.enter_async_context(Client(gpumand.address))
+        await client.load("coder", timeout_sec=60)
+        for name, reason in (("ollama", "chat"), ("comfyui", "poster, 40 pictures")):
+            await stack.enter_async_context(lease(name, timeout_sec=60, reason=reason, bus=gpumand.address))
+        await client.load("voice", timeout_sec=60)
+        await client.pin("voice")
+        waiting = [asyncio.create_task(wait(gpumand, name)) for name in ("whisper", "coder")]
+        for _ in range(TRIES):
+            if len((await client.status()).queue) == len(waiting):
+                break
+            await asyncio.sleep(0.05)
+        await take_picture(gpumand)
+        for task in waiting:
+            task.cancel()
+        await asyncio.gather(*waiting, return_exceptions=True)
+
+
+async def wait(gpumand: PrivateGpumand, name: str) -> None:
+    """Ask for what cannot be had now."""
+    async with lease(name, timeout_sec=60, reason="minutes of the meeting", bus=gpumand.address):
+        pass
+
+
+async def take_picture(gpumand: PrivateGpumand) -> None:
+    """Have gpumanctl draw it."""
+    command = [sys.executable, "-m", "gpumand.cli", "--bus-address", gpumand.address, "top", "--svg", str(TARGET)]
+    environ = os.environ | {"COLUMNS": "96", "LINES": "28", "LC_ALL": "C.UTF-8"}
+    process = await asyncio.create_subprocess_exec(*command, env=environ, cwd=ROOT)
+    if await process.wait() != 0:
+        raise SystemExit("gpumanctl top failed")
+
+
+if __name__ == "__main__":
+    main()
