@@ -207,7 +207,7 @@ def queue_lines(queue: Sequence[Entry], look: Look) -> list[Text]:
         Column("PRIORITY", right=True, wanted=2),
         Column("SO FAR", right=True),
         Column("USER", wanted=1),
-        Column("WHY", least=30),
+        Column("WHY", least=40),
         Column("REASON", wanted=3, least=12),
     )
     rows = [

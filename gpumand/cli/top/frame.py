@@ -172,10 +172,9 @@ def _consumers(model: Model, now_usec: int, look: Look) -> list[Text]:
     lines = [Text("  ") + rows[0]]
     for place, row in enumerate(rows[1:]):
         chosen = place == model.position
-        line = Text(mark if chosen else "  ", style="bold") + row
-        if chosen and look.color:
-            line.append(" " * (look.width - line.cell_len))
-            line.stylize("reverse")
+        line = Text(mark if chosen else "  ") + row
+        if chosen and look.color:  # of one color: states in reverse would be hard to read
+            line = Text(line.plain + " " * (look.width - line.cell_len), "reverse")
         lines.append(line)
     return lines
 
