@@ -58,7 +58,7 @@ class Trial:
             living=len(living),
             kept=kept,
             dead=len(mortal.leases),
-            left=0,
+            left=len(mortal.leases & self._leases()),
             told=told,
             served=served,
         )
