@@ -63,15 +63,20 @@ class Outcome:
 
     Attributes:
         served: every use, in the order of coming.
-        evictions: how many.
+        evicted: who was evicted, in order.
         loads: how many.
         load_seconds: seconds spent loading.
     """
 
     served: list[Served] = field(default_factory=list)
-    evictions: int = 0
+    evicted: list[str] = field(default_factory=list)
     loads: int = 0
     load_seconds: float = 0.0
+
+    @property
+    def evictions(self) -> int:
+        """How many."""
+        return len(self.evicted)
 
 
 @dataclass(slots=True, eq=False)
@@ -347,7 +352,7 @@ class Engine:
             self._ledger.update(victim, residency=Residency.UNLOADED, times=times, idle_since=self._now)
             del self._held[device][victim]
             self._show(device)
-            self.outcome.evictions += 1
+            self.outcome.evicted.append(victim)
             entry.wish = replace(entry.wish, evictions_done=entry.wish.evictions_done + 1)
             self._go_on(entry, device, decide_inside(self._view([]), entry.wish, device))
 
@@ -356,7 +361,8 @@ class Engine:
     def _load(self, entry: _Entry, device: int) -> None:
         name = entry.request.consumer
         one = self._host.consumers[name]
-        start = Start.PARKED if name in self._parked else Start.COLD
+        # What is no unit runs already, and only its model comes and goes.
+        start = Start.PARKED if name in self._parked or not one.spec.unit else Start.COLD
         seconds = one.wake_sec if start is Start.PARKED and one.wake_sec is not None else one.load_sec
         self._ledger.update(name, device=device, residency=Residency.LOADING, shown=False)
         self._pace(device)

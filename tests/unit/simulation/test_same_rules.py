@@ -1,0 +1,77 @@
+"""The simulation does what the daemon does: the same demand, by the arbiter over fakes and by the engine."""
+
+from __future__ import annotations
+
+import asyncio
+from random import Random
+
+import pytest
+
+from gpumand.domain.consumer import EvictionMethod, Overlap, Policy, SchedulerSettings
+from gpumand.domain.events import EvictionOccurred
+from gpumand.domain.request import AcquireOptions
+from gpumand.simulation.demand import OpenDemand, Use
+from gpumand.simulation.engine import Engine
+from gpumand.simulation.host import Host, Simulated
+from gpumand.testing.world import FakeWorld, client
+from tests.unit.arbiter.scenes import routed
+
+LONG = AcquireOptions(timeout_sec=86400)
+SIZES = {"a": 6000, "b": 10500, "c": 8500, "d": 4600, "e": 16500}
+
+
+def demand(seed: int) -> list[Use]:
+    """Requests whose moments are odd enough for the daemon's own tenths of seconds to change no order."""
+    random, t, uses = Random(seed), 0.0, []
+    for _ in range(40):
+        t += random.choice([7.3, 13.7, 31.9, 67.1])
+        uses.append(Use(t, random.choice(list(SIZES)), random.choice([11.0, 23.0, 3.0])))
+    return uses
+
+
+def host() -> Host:
+    random = Random(7)
+    specs = [routed(name, mib, evict=(EvictionMethod.HTTP,)) for name, mib in SIZES.items()]
+    return Host({one.name: Simulated(one, random.choice([4.0, 9.0, 21.0]), 1.0) for one in specs}, (24564,))
+
+
+async def by_the_arbiter(settings: SchedulerSettings, uses: list[Use]) -> tuple[list[int], list[str]]:
+    """Who was granted, in order, and who was evicted, in order."""
+    consumers = host().consumers
+    world = FakeWorld([one.spec for one in consumers.values()], scheduler=settings)
+    for name, one in consumers.items():
+        world.routes.consumer(name).load_sec = one.load_sec
+        world.routes.consumer(name).unload_sec = one.unload_sec
+    await world.start()
+    upkeep = asyncio.create_task(world.upkeep.run())
+    granted: list[int] = []
+
+    async def use(number: int, wanted: Use) -> None:
+        await world.clock.sleep(wanted.t)
+        grant = await world.arbiter.acquire(client(number + 1), wanted.consumer, LONG)
+        granted.append(number)
+        await world.clock.sleep(wanted.hold_sec)
+        await world.arbiter.release(grant.lease.id)
+
+    await asyncio.gather(*(use(number, wanted) for number, wanted in enumerate(uses)))
+    upkeep.cancel()
+    return granted, [one.report.consumer for one in world.named(EvictionOccurred)]  # type: ignore[attr-defined]
+
+
+def by_the_engine(settings: SchedulerSettings, uses: list[Use]) -> tuple[list[int], list[str]]:
+    engine = Engine(host(), settings, OpenDemand(uses))
+    outcome = engine.run()
+    places = range(len(uses))
+    order = sorted(places, key=lambda place: outcome.served[place].granted_at or 0.0)
+    return order, outcome.evicted
+
+
+@pytest.mark.parametrize(
+    ("policy", "overlap"), [(Policy.LRU, Overlap.OFF), (Policy.ADAPTIVE, Overlap.OFF), (Policy.ADAPTIVE, Overlap.ON)]
+)
+@pytest.mark.parametrize("seed", range(6))
+def test_grants_and_evictions_are_the_same_and_in_the_same_order(seed: int, policy: Policy, overlap: Overlap) -> None:
+    settings = SchedulerSettings(policy=policy, overlap=overlap)
+    uses = demand(seed)
+
+    assert by_the_engine(settings, uses) == asyncio.run(by_the_arbiter(settings, uses)), f"seed {seed}"
