@@ -112,7 +112,7 @@ def _legend(frame: Frame, names: Sequence[str]) -> list[str]:
     for number, name in enumerate(names):
         parts.append(f'<rect x="{x:.0f}" y="26" width="10" height="10" fill="{COLORS[number]}"/>')
         parts.append(_text(x + 14, 35, name))
-        x += 34 + 7 * len(name)
+        x += 28 + 6 * len(name)
     return parts
 
 

@@ -287,7 +287,7 @@ def draw(found: Mapping[str, Any], costs: Sequence[deciding.Cost], folder: Path)
         for policy in map(str, Policy)
     }
     walks = {
-        f"{policy}, a walk past {requests:,}": [
+        f"{policy}, past {requests:,}": [
             (one.consumers, one.msec) for one in costs if one.policy == policy and one.requests == requests
         ]
         for policy in map(str, Policy)
