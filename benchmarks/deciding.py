@@ -65,7 +65,7 @@ def _resident(name: str, mib: int, random: Random) -> ConsumerState:
     return ConsumerState(
         _spec(name, mib),
         residency=Residency.RESIDENT,
-        device=0,
+        devices=(0,),
         shown=True,
         worked_usec=int((100_000 - idle_sec) * 1e6),
         idle_since=100_000.0 - idle_sec,

@@ -69,7 +69,7 @@ def _view() -> View:
     )
     states = {
         name: ConsumerState(
-            _spec(name, 20), residency=Residency.RESIDENT, device=0, worked_usec=1_700_000_000_000_000 + number
+            _spec(name, 20), residency=Residency.RESIDENT, devices=(0,), worked_usec=1_700_000_000_000_000 + number
         )
         for number, name in enumerate(names[:-1])
     }

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from gpumand.domain.consumer import ConsumerSpec, Health, UnitState, Work
-from gpumand.domain.device import Reading
+from gpumand.domain.device import Devices, Reading
 from gpumand.domain.history import Entry, Query
 from gpumand.domain.lease import Lease
 
@@ -147,14 +147,14 @@ class Store(Protocol):
     async def put_consumer(self, name: str, pinned: bool | None, last_used_usec: int) -> None:
         """Keep what was set by hand or learned about a consumer; pinned None = as configured."""
 
-    async def put_load(self, consumer: str, device: int, began_usec: int) -> None:
-        """Keep that a load is under way on a device since CLOCK_REALTIME ``began_usec``: it goes on without us."""
+    async def put_load(self, consumer: str, devices: Devices, began_usec: int) -> None:
+        """Keep that a load is under way on these devices since CLOCK_REALTIME ``began_usec``: it goes on without us."""
 
     async def drop_load(self, consumer: str) -> None:
         """Forget a load: it ended, well or not."""
 
-    async def read_loads(self) -> dict[str, tuple[int, int]]:
-        """Consumer -> (device, began_usec) of loads that were under way when their keeper died, in this boot."""
+    async def read_loads(self) -> dict[str, tuple[Devices, int]]:
+        """Consumer -> (devices, began_usec) of loads that were under way when their keeper died, in this boot."""
 
     async def read_leases(self) -> tuple[Lease, ...]:
         """All leases kept; files that cannot be understood are set aside, with a warning, and left out."""

@@ -22,6 +22,7 @@ from gpumand.arbiter.measure import Measuring
 from gpumand.arbiter.snapshot import consumer_status_of, report_of, status_of, summary_of
 from gpumand.arbiter.waiting import Waiting
 from gpumand.domain.consumer import Settings, UnitState
+from gpumand.domain.device import Devices, devices_text
 from gpumand.domain.errors import (
     GpumandError,
     InvalidArgs,
@@ -87,24 +88,24 @@ class Arbiter:
         """Take up again what survived: what was learned, leases whose owner lives, pins, last uses, loads under way."""
         await self.measuring.restore()
         await self.leases.restore(self._world.owners, self._world.units)
-        for name, (device, began_usec) in (await self._world.store.read_loads()).items():
-            await self._resume(name, device, began_usec)
+        for name, (devices, began_usec) in (await self._world.store.read_loads()).items():
+            await self._resume(name, devices, began_usec)
         self.units_changed.set()
         self.desk.step()
 
-    async def _resume(self, name: str, device: int, began_usec: int) -> None:
+    async def _resume(self, name: str, devices: Devices, began_usec: int) -> None:
         """Take up a load again that outlived the daemon that began it: its server loads on, whoever asked.
 
         The load route is called once more and joins it. One that has had all its time is over, whatever came of it.
         """
         state, now_usec = self.books.ledger.consumers.get(name), self.books.clock.realtime_usec()
         left_sec = 0.0 if state is None else state.spec.load_timeout_sec - abs(now_usec - began_usec) / 1e6
-        if left_sec <= 0 or device in self.books.ledger.jobs:
+        if left_sec <= 0 or not devices or not self.books.ledger.jobs.keys().isdisjoint(devices):
             await self._world.store.drop_load(name)
             return
         log.info("consumer %s was being loaded when gpumand ended; its load goes on", name)
         entry = self._entry(NOBODY, name, AcquireOptions(timeout_sec=left_sec), wants_lease=False)
-        self.desk.resume(entry, device)
+        self.desk.resume(entry, devices)
 
     async def stop(self, reason: str, *, leases_end: bool = False) -> None:
         """Grant nothing any more and let go.
@@ -163,8 +164,7 @@ class Arbiter:
     def _check(self, owner: Owner, consumer: str, options: AcquireOptions) -> None:
         """Refuse what can be refused at once."""
         self._check_callable(consumer)
-        if options.device:
-            self.books.ledger.device_index(options.device)
+        self._check_devices(consumer, options.device)
         if options.lifetime is LeaseLifetime.UNIT and not owner.unit:
             raise InvalidArgs("lifetime 'unit' needs a caller that runs in a systemd unit")
         own = sum(1 for lease in self.books.ledger.leases.values() if lease.owner.uid == owner.uid)
@@ -173,6 +173,12 @@ class Arbiter:
         if len(self.books.ledger.leases) >= MAX_LEASES:
             raise LimitsExceeded(f"{MAX_LEASES} leases stand; more are not allowed")
         self._check_queue()
+
+    def _check_devices(self, consumer: str, wanted: str) -> None:
+        """Raises NoSuchDevice, DeviceUnavailable, InvalidArgs (more than it takes)."""
+        count, devices = self.books.state(consumer).spec.device_count, self.books.ledger.devices_named(wanted)
+        if len(devices) > count:
+            raise InvalidArgs(f"{consumer} runs on {count} device{'s' if count > 1 else ''}, not on {len(devices)}")
 
     def _check_queue(self) -> None:
         if len(self.desk) >= MAX_WAITING:
@@ -222,7 +228,7 @@ class Arbiter:
         priority = spec.priority if options.priority is None else options.priority
         return Waiting(
             Request(self._arrivals, consumer, owner, options, priority, now),
-            self.books.ledger.device_index(options.device) if options.device else None,
+            self.books.ledger.devices_named(options.device),
             asyncio.get_running_loop().create_future(),
             wants_lease=wants_lease,
             from_own_unit=bool(owner.unit) and owner.unit == spec.unit,
@@ -327,9 +333,10 @@ class Arbiter:
     async def plan(self, owner: Owner, consumer: str, options: AcquireOptions) -> PlanReport:
         """What Acquire would do now, and why; changes nothing. Raises NoSuchConsumer, NoSuchDevice, ShuttingDown."""
         self._check_callable(consumer)
-        device = self.books.ledger.device_index(options.device) if options.device else None
+        self._check_devices(consumer, options.device)
+        devices = self.books.ledger.devices_named(options.device)
         own = bool(owner.unit) and owner.unit == self.books.state(consumer).spec.unit
-        return report_of(consumer, await self.desk.decide_freshly(Wish(consumer, device, from_own_unit=own)))
+        return report_of(consumer, await self.desk.decide_freshly(Wish(consumer, devices, from_own_unit=own)))
 
     async def history(self, query: Query) -> tuple[Entry, ...]:
         """What happened, newest first."""
@@ -341,14 +348,14 @@ class Arbiter:
         """Have a consumer resident, without a lease. Raises what Acquire raises."""
         self._check_callable(consumer)
         began = self.books.clock.monotonic()
+        self._check_devices(consumer, device)
         self._check_queue()
         entry = self._entry(NOBODY, consumer, AcquireOptions(device=device, timeout_sec=timeout_sec), wants_lease=False)
         self.desk.add(entry)
         await self._serve(entry)
-        where = self.books.state(consumer).device
         return Outcome(
             consumer,
-            "" if where is None else str(where),
+            devices_text(self.books.state(consumer).devices),
             changed=entry.loaded,
             evicted=tuple(entry.evicted),
             duration_usec=int((self.books.clock.monotonic() - began) * 1e6),

@@ -17,11 +17,13 @@ from gpumand.arbiter.jobs import Jobs
 from gpumand.arbiter.leases import Leases
 from gpumand.domain.busyness import in_words, is_busy
 from gpumand.domain.consumer import Residency
+from gpumand.domain.device import Devices, devices_of, devices_text
 from gpumand.domain.errors import Busy, EvictionFailed, InvalidArgs, ShuttingDown, TimedOut
 from gpumand.domain.events import EvictionReport
 from gpumand.domain.lease import LeaseEnd
 from gpumand.domain.request import Outcome
 from gpumand.domain.view import ConsumerState, Job
+from gpumand.domain.words import on_devices
 
 log = logging.getLogger(__name__)
 
@@ -51,38 +53,43 @@ class ByHand:
             known = " and ".join(self._books.state(name).spec.evict) or "none at all"
             raise InvalidArgs(f"{name} is not evicted by {method}; its methods are {known}")
         began = self._books.clock.monotonic()
-        device = await self._device_when_free(name, timeout_sec)
+        device = devices_text(await self._devices_when_free(name, timeout_sec))
         if not self._holds_anything(self._books.state(name)):
-            return Outcome(name, str(device))
-        report = EvictionReport(name, str(device), 0, method, trigger="manual", why="asked for by hand")
+            return Outcome(name, device)
+        report = EvictionReport(name, device, 0, method, trigger="manual", why="asked for by hand")
         report = await self._evict(report, lambda: self._take(name, force=force), heeds_work=not force)
         if report.error:
             raise EvictionFailed(f"{name}: {report.error}")
         duration_usec = int((self._books.clock.monotonic() - began) * 1e6)
-        return Outcome(name, str(device), True, (name,), report.method, report.freed_mib, duration_usec)
+        return Outcome(name, device, True, (name,), report.method, report.freed_mib, duration_usec)
 
     def _take(self, name: str, *, force: bool) -> None:
         """Decided at the last moment: it may go. Raises Busy, EvictionFailed."""
         self._check(self._books.state(name), force=force)
         self._leases.end_all(lambda lease: lease.consumer == name, LeaseEnd.REVOKED)
 
-    async def _device_when_free(self, name: str, timeout_sec: float) -> int:
+    async def _devices_when_free(self, name: str, timeout_sec: float) -> Devices:
         clock = self._books.clock
         deadline = clock.monotonic() + timeout_sec
         while True:
             state = self._books.state(name)
-            device = state.device if state.device is not None else min(self._books.ledger.devices)
-            job = self._books.ledger.jobs.get(device)
+            devices = state.devices or (min(self._books.ledger.devices),)
+            job = self._job_on(devices)
             if self._gate.refused:
                 raise ShuttingDown(self._gate.refused)
             if job is None and state.residency is not Residency.UNLOADING and not self._gate.held:
-                return device
+                return devices
             if clock.monotonic() >= deadline:
-                doing = f"device {device} is busy with {job.consumer}" if job else f"{name} is being unloaded"
+                doing = f"{on_devices(devices)} is busy with {job.consumer}" if job else f"{name} is being unloaded"
                 doing = self._gate.held or doing
                 raise TimedOut(f"waited {timeout_sec:g} s: {doing}") if timeout_sec > 0 else Busy(doing)
-            with self._desk.hand(device):
+            with self._desk.hand(devices):
                 await ended(clock, self._desk.moved(), deadline - clock.monotonic())
+
+    def _job_on(self, devices: Devices) -> Job | None:
+        """What is being done on any of these."""
+        jobs = self._books.ledger.jobs
+        return next((jobs[device] for device in devices if device in jobs), None)
 
     def _holds_anything(self, state: ConsumerState) -> bool:
         if state.claimed or state.residency not in (Residency.UNLOADED, Residency.FAILED):
@@ -109,8 +116,8 @@ class ByHand:
 
     async def _evict(self, report: EvictionReport, take: Callable[[], None], *, heeds_work: bool) -> EvictionReport:
         """Evict on a device that is free right now. No await before the job stands; ``take`` has the last word."""
-        name, device = report.consumer, int(report.device)
-        self._books.ledger.begin(Job(device, name, evicting=(name,)))
+        name, devices = report.consumer, devices_of(report.device)
+        self._books.ledger.begin(Job(devices, name, evicting=(name,)))
         try:
             if heeds_work:
                 await self._busyness.ask(name)
@@ -118,7 +125,7 @@ class ByHand:
             take()
             return await self._jobs.evict(report, lambda: False, partial(self._why_not, name, heeds_work))
         finally:
-            self._jobs.end(device)
+            self._jobs.end(devices)
             self._facts.conclude_all()
             self._desk.step()
 
@@ -129,9 +136,9 @@ class ByHand:
     def evict_idle(self) -> None:
         """Begin to evict who has not worked for as long as its ``idle_timeout_sec`` says."""
         for state in list(self._books.ledger.consumers.values()) if self._gate.is_open else ():
-            device = state.device
-            if device is not None and device not in self._books.ledger.jobs and self._is_idle_too_long(state):
-                self._desk.spawn(self._evict_for_idleness(state.name, device))
+            devices = state.devices
+            if devices and self._job_on(devices) is None and self._is_idle_too_long(state):
+                self._desk.spawn(self._evict_for_idleness(state.name, devices))
                 return  # the job begins with the task's first step; the others have their turn at the next look
 
     def _is_idle_too_long(self, state: ConsumerState) -> bool:
@@ -142,17 +149,17 @@ class ByHand:
         unused_sec = (self._books.clock.realtime_usec() - state.last_used_usec) / 1e6
         return self._books.clock.monotonic() - state.idle_since >= limit_sec and unused_sec >= limit_sec
 
-    async def _evict_for_idleness(self, name: str, device: int) -> None:
+    async def _evict_for_idleness(self, name: str, devices: Devices) -> None:
         def take() -> None:
             state = self._books.ledger.consumers.get(name)
             if state is None or not self._is_idle_too_long(state):
                 raise Busy(f"{name} is idle no longer")
 
-        if name not in self._books.ledger.consumers or device in self._books.ledger.jobs:
+        if name not in self._books.ledger.consumers or self._job_on(devices) is not None:
             return
         why = f"not used for {self._books.state(name).spec.idle_timeout_sec:g} s"
         with contextlib.suppress(Busy):
-            report = EvictionReport(name, str(device), 0, "", trigger="idle", why=why)
+            report = EvictionReport(name, devices_text(devices), 0, "", trigger="idle", why=why)
             report = await self._evict(report, take, heeds_work=True)
             if report.error and name in self._books.ledger.consumers:
                 self._books.ledger.update(name, idle_since=self._books.clock.monotonic())

@@ -19,6 +19,7 @@ from gpumand.arbiter.leases import Leases
 from gpumand.arbiter.waiting import Waiting
 from gpumand.domain import serving
 from gpumand.domain.consumer import Policy
+from gpumand.domain.device import Devices
 from gpumand.domain.errors import Busy, GpumandError, LimitsExceeded
 from gpumand.domain.fairness import FairShare
 from gpumand.domain.planning import Decision, Wish, decide
@@ -43,7 +44,7 @@ class Desk:
         self._busyness = busyness
         self._queue = RequestQueue(books.settings.scheduler.aging_sec)
         self._entries: dict[int, Waiting] = {}
-        self._working: dict[int, Waiting] = {}
+        self._working: dict[Waiting, Devices] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._fairness, self._charged = FairShare(), dict[int, float]()
         self._seen: View | None = None
@@ -99,15 +100,14 @@ class Desk:
         await self._moved.wait()
 
     @contextlib.contextmanager
-    def hand(self, device: int) -> Iterator[None]:
-        """While somebody waits for a device to evict by hand, no new plan begins there."""
-        self._hands[device] += 1
+    def hand(self, devices: Devices) -> Iterator[None]:
+        """While somebody waits for devices to evict by hand, no new plan begins there."""
+        self._hands.update(devices)
         try:
             yield
         finally:
-            self._hands[device] -= 1
-            if not self._hands[device]:
-                del self._hands[device]
+            self._hands.subtract(devices)
+            self._hands = +self._hands
 
     # -- deciding ------------------------------------------------------------------------------------------------
 
@@ -153,7 +153,7 @@ class Desk:
             entry.waiting_for = self._gate.held
             return ()
         decision = self._decide(entry)
-        if decision.verdict is Verdict.GRANT and decision.load and decision.device in self._hands:
+        if decision.verdict is Verdict.GRANT and decision.load and self._is_in_hand(decision):
             ruling = Ruling(serving.wait(decision, "an eviction by hand"))
         else:
             ruling = self._checked(entry, walk.rule(self._view(), standing, decision))
@@ -161,8 +161,11 @@ class Desk:
         self._act(entry, ruling)
         return decision.devices
 
-    def _working_on(self, entry: Waiting) -> tuple[int, ...]:
-        return tuple(device for device, other in self._working.items() if other is entry)
+    def _working_on(self, entry: Waiting) -> Devices:
+        return self._working.get(entry, ())
+
+    def _is_in_hand(self, decision: Decision) -> bool:
+        return any(device in self._hands for device in (*decision.place, *decision.beside))
 
     def _view(self) -> View:
         """Everything at this moment; within a step the same object for as long as nothing has changed."""
@@ -200,7 +203,7 @@ class Desk:
         decision = ruling.decision
         if not ruling.is_beside or decision.verdict is not Verdict.GRANT:
             return ruling
-        if decision.device in self._hands:
+        if self._is_in_hand(decision):
             return replace(ruling, decision=serving.wait(decision, "an eviction by hand"))
         if decision.looked_at_vram and self._books.sampled_at < entry.sample_after:
             entry.decided = False  # what is read from now on decides
@@ -210,16 +213,16 @@ class Desk:
 
     def _act(self, entry: Waiting, ruling: Ruling) -> None:
         decision = ruling.decision
-        if ruling.is_beside and decision.device is not None:
-            self._books.overlapping.wanted(decision.device)
+        if ruling.is_beside and decision.place:
+            self._books.overlapping.wanted(decision.place)
         if decision.verdict is Verdict.WAIT:
             entry.waiting_for = decision.message
-        elif decision.verdict is Verdict.REFUSE or decision.device is None:
+        elif decision.verdict is Verdict.REFUSE or not decision.place:
             self._refuse(entry, decision)
         elif decision.resident:
-            self._grant(entry, decision.device, ruling.passes)
+            self._grant(entry, decision.place, ruling.passes)
         elif entry.request.options.timeout_sec > 0 or self._takes_no_time(decision, entry.request.consumer):
-            self._start(entry, decision.device, decision, takes_slot=entry.wants_lease and ruling.takes_slot)
+            self._start(entry, decision, takes_slot=entry.wants_lease and ruling.takes_slot)
         else:
             entry.waiting_for = NOT_THERE
 
@@ -227,16 +230,16 @@ class Desk:
         """A lazy consumer that runs and fits is there for the asking."""
         return not decision.evictions and self._books.state(consumer).spec.lazy and self._facts.runs(consumer)
 
-    def _grant(self, entry: Waiting, device: int, passes: Sequence[int] = ()) -> None:
+    def _grant(self, entry: Waiting, place: Devices, passes: Sequence[int] = ()) -> None:
         self._take_out(entry)
         error = self._no_more_leases(entry.request.owner.uid) if entry.wants_lease else None
         if error is not None:
             entry.refuse(error)
         elif entry.wants_lease:
-            lease = self._leases.create(entry.request, device)
+            lease = self._leases.create(entry.request, place)
             expected_sec = self._books.state(lease.consumer).times.hold_sec()
             self._books.overtakings.begin(lease.id, passes, expected_sec)
-            self._books.overlapping.began(lease.id, device)
+            self._books.overlapping.began(lease.id, place)
             entry.resolve(lease)
         else:
             entry.resolve(None)
@@ -260,7 +263,7 @@ class Desk:
         self._facts.conclude_all()
         entry.decided, entry.sample_after = False, self._books.sampled_at
         self.step()
-        if entry.is_waiting and entry not in self._working.values():
+        if entry.is_waiting and entry not in self._working:
             self.leave(entry)
             decision = self._behind_others(entry.wish)
             entry.refuse((decision.error or Busy)(decision.message if decision.error else NOT_THERE))
@@ -279,59 +282,61 @@ class Desk:
 
     # -- working -------------------------------------------------------------------------------------------------
 
-    def _start(self, entry: Waiting, device: int, decision: Decision, *, takes_slot: bool) -> None:
+    def _start(self, entry: Waiting, decision: Decision, *, takes_slot: bool) -> None:
+        """Take all devices at once, between two awaits: nobody ever holds some of them and waits for others."""
         entry.waiting_for = f"room for {entry.request.consumer}" if decision.evictions else "its load"
-        self._jobs.begin(device, entry.request.consumer, decision, takes_slot=takes_slot)
-        self._working[device] = entry
-        self.spawn(self._work(entry, device, decision))
+        self._jobs.begin(entry.request.consumer, decision, takes_slot=takes_slot)
+        self._working[entry] = decision.place
+        self.spawn(self._work(entry, decision))
 
-    def resume(self, entry: Waiting, device: int) -> None:
-        """Take up again a load that was under way when an earlier daemon died. The device must be free."""
-        self._start(entry, device, Decision(Verdict.GRANT, device, load=True), takes_slot=entry.wants_lease)
+    def resume(self, entry: Waiting, devices: Devices) -> None:
+        """Take up again a load that was under way when an earlier daemon died. The devices must be free."""
+        self._start(entry, Decision(Verdict.GRANT, devices, load=True), takes_slot=entry.wants_lease)
 
-    async def _work(self, entry: Waiting, device: int, decision: Decision) -> None:
+    async def _work(self, entry: Waiting, decision: Decision) -> None:
         """Carry out a plan and give its request the result; whoever joined the load meanwhile gets it otherwise."""
-        result = decision
+        result, place = decision, decision.place
         try:
-            result = await self._jobs.run(device, decision, entry, lambda: self._is_wanted(entry, device))
+            result = await self._jobs.run(decision, entry, lambda: self._is_wanted(entry, place))
         except Exception:
             log.exception("the plan for %s broke off", entry.request.consumer)
             self._jobs.break_off(entry.request.consumer)
             result = INTERNAL_ERROR
         finally:
-            del self._working[device]
-            self._finish(entry, device, result)
+            del self._working[entry]
+            self._finish(entry, place, result)
 
-    def _finish(self, entry: Waiting, device: int, result: Decision) -> None:
+    def _finish(self, entry: Waiting, place: Devices, result: Decision) -> None:
         """No await between the job's end and the grant: its slot and its promise go over without a gap."""
-        heir = entry if entry.is_waiting else self._heir(entry, device)
+        heir = entry if entry.is_waiting else self._heir(entry, place)
         if result.verdict is Verdict.GRANT and result.resident and heir is not None:
             heir.loaded = heir.loaded or entry.loaded
-            if not self._gate.held and self._has_slot(heir, device):
-                self._grant(heir, device)  # else it is resident when its request is decided again
+            if not self._gate.held and self._has_slot(heir, place):
+                self._grant(heir, place)  # else it is resident when its request is decided again
         elif result.verdict is Verdict.REFUSE and entry.is_waiting:
             self._refuse(entry, result)
-        self._jobs.end(device)
+        self._jobs.end(place)
         self._facts.conclude_all()  # what was tried and did not work is what the figures say it is
         self.step()
 
-    def _has_slot(self, heir: Waiting, device: int) -> bool:
+    def _has_slot(self, heir: Waiting, place: Devices) -> bool:
         """Whether a lease may stand now: the job held a slot for it, or there is none to be had."""
-        return not heir.wants_lease or self._books.ledger.jobs[device].takes_slot
+        return not heir.wants_lease or self._books.ledger.jobs[place[0]].takes_slot
 
-    def _is_wanted(self, entry: Waiting, device: int) -> bool:
+    def _is_wanted(self, entry: Waiting, place: Devices) -> bool:
         """Whether anybody still waits for what is being made room for, and it may be gone on with."""
-        is_awaited = entry.is_waiting or self._joined(entry.request.consumer, device) is not None
+        is_awaited = entry.is_waiting or self._joined(entry.request.consumer, place) is not None
         return is_awaited and not self._gate.held
 
-    def _heir(self, entry: Waiting, device: int) -> Waiting | None:
+    def _heir(self, entry: Waiting, place: Devices) -> Waiting | None:
         """Who inherits a load whose request has left; a lease only where a slot was held for one."""
-        heir = self._joined(entry.request.consumer, device)
+        heir = self._joined(entry.request.consumer, place)
         return None if heir is not None and heir.wants_lease and not entry.wants_lease else heir
 
-    def _joined(self, consumer: str, device: int) -> Waiting | None:
+    def _joined(self, consumer: str, place: Devices) -> Waiting | None:
         """The first that waits for what is being loaded."""
-        return next((one for one in self if one.request.consumer == consumer and one.device in (None, device)), None)
+        waiting = (one for one in self if one.request.consumer == consumer)
+        return next((one for one in waiting if set(place).issuperset(one.devices)), None)
 
     def sample_soon(self) -> None:
         """Have the figures read, believed and acted on, unless that is under way already."""

@@ -9,9 +9,10 @@ from dataclasses import replace
 from gpumand.arbiter.books import Books
 from gpumand.domain import budget
 from gpumand.domain.consumer import ConsumerSpec, EvictionMethod, Residency, UnitActivity
+from gpumand.domain.device import Sample, devices_of
 from gpumand.domain.errors import LoadFailed
 from gpumand.domain.events import EvictionReport
-from gpumand.domain.settling import Settling
+from gpumand.domain.settling import Settling, SettlingOnAll
 from gpumand.ports import ConsumerRoutes, RouteFailed, UnitFailed, UnitManager
 
 log = logging.getLogger(__name__)
@@ -41,12 +42,12 @@ class Effects:
     async def evict(
         self, report: EvictionReport, enough: Callable[[], bool], why_not: Callable[[], Awaitable[str]]
     ) -> EvictionReport:
-        """Take a consumer's VRAM back by its methods in order, until the figures show it.
+        """Take a consumer's VRAM back by its methods in order, until the figures show it on every device it is on.
 
-        The device must have been sampled just now: that sample is what the eviction is measured against.
+        These must have been sampled just now: those samples are what the eviction is measured against.
 
         Args:
-            report: what is known beforehand: consumer, device, trigger, why, and the method when it is to be just one.
+            report: what is known beforehand: consumer, devices, trigger, why, and the method when it is to be just one.
             enough: whether what was needed is free by now; then there is nothing more to wait for.
             why_not: why it must not be evicted any more, asked between two methods; "" when it may.
 
@@ -54,7 +55,7 @@ class Effects:
             The report, filled in. ``error`` is "" when the memory was seen free.
         """
         began, settling = self._books.clock.monotonic(), self._measure(report)
-        expected_mib = settling.expected_mib if settling.before.known else None
+        expected_mib = settling.expected_mib if settling.is_known else None
         report = replace(report, expected_mib=expected_mib, error=f"{report.consumer} has no unload route and no unit")
         self._books.set_residency(report.consumer, Residency.UNLOADING)
         self._books.tell()
@@ -68,14 +69,19 @@ class Effects:
             log.warning("evicting %s by %s: %s", report.consumer, method, report.error)
         return replace(report, duration_usec=int((self._books.clock.monotonic() - began) * 1e6))
 
-    def _measure(self, report: EvictionReport) -> Settling:
+    def _measure(self, report: EvictionReport) -> SettlingOnAll:
         """What the eviction is measured against, as things are before it."""
-        state, before = self._books.state(report.consumer), self._books.device(int(report.device or 0))
+        devices = devices_of(report.device) or (0,)
+        spec = self._books.state(report.consumer).spec
+        return SettlingOnAll(spec, {device: self._measure_on(report.consumer, device) for device in devices})
+
+    def _measure_on(self, name: str, device: int) -> Settling:
+        state, before = self._books.state(name), self._books.device(device)
         expected_mib = budget.yield_mib(before, state, budget.unattributed_mib(before))
         return Settling(state.spec, before, budget.held_mib(before, state), expected_mib)
 
     async def _try(
-        self, report: EvictionReport, method: EvictionMethod, settling: Settling, enough: Callable[[], bool]
+        self, report: EvictionReport, method: EvictionMethod, settling: SettlingOnAll, enough: Callable[[], bool]
     ) -> EvictionReport:
         report = replace(report, method=str(method), tried=(*report.tried, str(method)), error="")
         try:
@@ -84,12 +90,12 @@ class Effects:
             return await self._look_after_failure(replace(report, error=str(failed)), settling)
         return await self._settle(report, settling, enough)
 
-    async def _look_after_failure(self, report: EvictionReport, settling: Settling) -> EvictionReport:
+    async def _look_after_failure(self, report: EvictionReport, settling: SettlingOnAll) -> EvictionReport:
         """A consumer that died of its eviction gives its memory back all the same, a moment later."""
         deadline = self._books.clock.monotonic() + AFTER_FAILURE_SEC
         while settling.can_be_measured:
             await self._books.sample()
-            now = self._books.device(int(report.device or 0))
+            now = self._seen(settling)
             freed_mib = settling.freed_mib(now)
             if freed_mib and settling.settled(now):
                 return replace(report, freed_mib=freed_mib, error="")
@@ -104,16 +110,18 @@ class Effects:
         else:
             await self._units.stop(spec.unit, spec.stop_timeout_sec)
 
-    async def _settle(self, report: EvictionReport, settling: Settling, enough: Callable[[], bool]) -> EvictionReport:
+    async def _settle(
+        self, report: EvictionReport, settling: SettlingOnAll, enough: Callable[[], bool]
+    ) -> EvictionReport:
         """Wait until the figures show it, or until time is up."""
-        clock, device = self._books.clock, int(report.device or 0)
+        clock = self._books.clock
         deadline = clock.monotonic() + self._books.settings.scheduler.settle_timeout_sec
         if not settling.can_be_measured:
             # Nothing could be read even beforehand: the method's own word is all there is, and the report says so.
             return replace(report, freed_mib=0, verified=False)
         while True:
             await self._books.sample()
-            now = self._books.device(device)
+            now = self._seen(settling)
             freed_mib = settling.freed_mib(now)
             if freed_mib is not None and (settling.settled(now) or (freed_mib > 0 and enough())):
                 return replace(report, freed_mib=freed_mib)
@@ -121,8 +129,11 @@ class Effects:
                 return self._timed_out(report, settling, freed_mib)
             await clock.sleep(SETTLE_POLL_SEC)
 
-    def _timed_out(self, report: EvictionReport, settling: Settling, freed_mib: int | None) -> EvictionReport:
-        if freed_mib is not None and settling.gone_by_own_figure(self._books.device(int(report.device or 0))):
+    def _seen(self, settling: SettlingOnAll) -> dict[int, Sample]:
+        return {device: self._books.device(device) for device in settling.parts}
+
+    def _timed_out(self, report: EvictionReport, settling: SettlingOnAll, freed_mib: int | None) -> EvictionReport:
+        if freed_mib is not None and settling.gone_by_own_figure(self._seen(settling)):
             return replace(report, freed_mib=freed_mib)
         waited_sec = self._books.settings.scheduler.settle_timeout_sec
         seen = (

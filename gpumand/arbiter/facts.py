@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from gpumand.arbiter.books import Books
 from gpumand.domain.consumer import ConsumerSpec, Health, Residency, UnitActivity, UnitState
+from gpumand.domain.device import Devices
 from gpumand.domain.residency import holds_model, residency_from_facts
 from gpumand.domain.settling import SLACK_MIB
 from gpumand.domain.view import ConsumerState
@@ -67,8 +68,8 @@ class Facts:
         """
         state = self._books.state(name)
         if state.residency in (Residency.RESIDENT, Residency.UNLOADING) and not state.shown:
-            device = state.device if state.device is not None else self._likely_device(state)
-            self._books.ledger.claim(name, device, self._books.clock.monotonic())
+            devices = state.devices or self._likely_devices(state)
+            self._books.ledger.claim(name, devices, self._books.clock.monotonic())
 
     def note_health(self, name: str, health: Health, asked_at: float) -> None:
         """A consumer was probed.
@@ -188,9 +189,9 @@ class Facts:
         self._books.set_residency(name, seen, error=self._error_of(state, seen), own_move=False)
         if seen is Residency.LOADING:
             # Somebody else started it. It takes its room whether we like it or not, so it is accounted for.
-            device = state.device if state.device is not None else self._likely_device(state)
+            devices = state.devices or self._likely_devices(state)
             self._books.ledger.update(name, unasked=True)
-            self._books.ledger.claim(name, device, self._books.clock.monotonic())
+            self._books.ledger.claim(name, devices, self._books.clock.monotonic())
             return
         self._books.ledger.update(name, unasked=False)
         if seen is Residency.RESIDENT:
@@ -205,20 +206,24 @@ class Facts:
             return f"{unit.unit} failed ({unit.result})"
         return "" if seen is Residency.RESIDENT else None
 
-    def _likely_device(self, state: ConsumerState) -> int:
-        wanted = state.spec.device
-        for index, sample in self._books.ledger.devices.items():
-            if wanted and wanted in (str(index), sample.uuid):
-                return index
-        by_free = sorted(self._books.ledger.devices.values(), key=lambda sample: -(sample.free_mib or 0))
-        return by_free[0].index
+    def _likely_devices(self, state: ConsumerState, seen: Devices = ()) -> Devices:
+        """Where it is taken to be: where it was seen; where more are needed, those configured, else the most free."""
+        samples, wanted = self._books.ledger.devices.values(), state.spec.devices
+        by_free = sorted(samples, key=lambda one: -(one.free_mib or 0))
+        named = [one for one in by_free if {str(one.index), one.uuid} & set(wanted)]
+        order = dict.fromkeys([*seen, *state.devices, *(one.index for one in (*named, *by_free))])
+        there = [index for index in order if index in self._books.ledger.devices]
+        return tuple(sorted(there[: state.spec.device_count]))
 
     def _locate(self, state: ConsumerState) -> None:
         """Where its processes are is where it is; a claim made elsewhere stays where it was made."""
         held = {index: sample.held_by(state.name) or 0 for index, sample in self._books.ledger.devices.items()}
-        most = max(held, key=lambda index: held[index])
-        if held[most] and most != state.device and not state.claimed:
-            self._books.ledger.update(state.name, device=most)
+        seen = tuple(sorted((index for index in held if held[index]), key=lambda index: -held[index]))
+        if not seen or state.claimed:
+            return
+        devices = self._likely_devices(state, seen)
+        if devices != state.devices:
+            self._books.ledger.update(state.name, devices=devices)
 
     def _held_mib(self, state: ConsumerState) -> int | None:
         """MiB it holds on all devices it may be on; None where none of them can tell."""
@@ -230,7 +235,7 @@ class Facts:
     def _note_shown(self, name: str) -> None:
         """Note when live figures contain it: then nothing has to be reserved for it on top of them."""
         state = self._books.state(name)
-        if state.device is None or state.residency is not Residency.RESIDENT:
+        if not state.devices or state.residency is not Residency.RESIDENT:
             return
         heard = self._witnesses(state)
         says = heard.health.loaded if heard.health is not None and heard.health_asked_at > state.changed_at else None
@@ -240,10 +245,12 @@ class Facts:
             self._books.ledger.rebase(name)  # it has unloaded by itself under its lease, and may load again
 
     def _is_all_there(self, state: ConsumerState, says_loaded: bool | None) -> bool:
-        held_mib = self._books.device(state.device or 0).held_by(state.name)
-        if held_mib is None:
+        figures = [self._books.device(device).held_by(state.name) for device in state.devices]
+        known = [mib for mib in figures if mib is not None]
+        if len(known) < len(figures):
             # Nobody can tell its memory from others'. What is not lazy was loaded before it was called resident.
             return says_loaded is True or not state.spec.lazy
+        held_mib = min(known)
         heard, now = self._witnesses(state), self._books.clock.monotonic()
         if held_mib > heard.held_mib + SLACK_MIB or held_mib < heard.held_mib:
             heard.held_mib, heard.grew_at = held_mib, now

@@ -1,4 +1,4 @@
-"""Carrying out a plan on a device: evict its victims one by one, look again, load, and let go of the device."""
+"""Carrying out a plan on its devices: evict its victims one by one, look again, load, and let go of the devices."""
 
 from __future__ import annotations
 
@@ -13,12 +13,14 @@ from gpumand.arbiter.effects import Effects, residency_after
 from gpumand.arbiter.waiting import Waiting
 from gpumand.domain import budget, victims
 from gpumand.domain.consumer import Residency
+from gpumand.domain.device import Devices, devices_text
 from gpumand.domain.errors import GpumandError, LoadFailed
 from gpumand.domain.events import EvictionFailed, EvictionOccurred, EvictionReport, LoadFinished
 from gpumand.domain.ledger import backoff_sec
 from gpumand.domain.planning import Decision, decide_inside
 from gpumand.domain.request import PlannedEviction, Verdict
-from gpumand.domain.view import Job
+from gpumand.domain.view import Job, View
+from gpumand.domain.words import on_devices
 from gpumand.ports import Store
 
 log = logging.getLogger(__name__)
@@ -35,17 +37,16 @@ class Jobs:
 
     # -- a plan --------------------------------------------------------------------------------------------------
 
-    def begin(self, device: int, consumer: str, decision: Decision, *, takes_slot: bool) -> None:
-        """Take the device for a plan: from this moment its room is spoken for and its victims are not lent out."""
+    def begin(self, consumer: str, decision: Decision, *, takes_slot: bool) -> None:
+        """Take the devices for a plan: from this moment its room is spoken for and its victims are not lent out."""
         names = tuple(victim.consumer for victim in decision.evictions)
-        self._books.ledger.begin(Job(device, consumer, names, takes_slot))
-        self._books.ledger.claim(consumer, device, self._books.clock.monotonic())
+        self._books.ledger.begin(Job(decision.place, consumer, names, takes_slot, decision.beside))
+        self._books.ledger.claim(consumer, decision.place, self._books.clock.monotonic())
 
-    async def run(self, device: int, decision: Decision, entry: Waiting, wanted: Callable[[], bool]) -> Decision:
+    async def run(self, decision: Decision, entry: Waiting, wanted: Callable[[], bool]) -> Decision:
         """Evict, look again, load. The job must have begun; it still stands when this returns.
 
         Args:
-            device: where.
             decision: the plan as decided when the job began.
             entry: for whom; what was done is noted in it.
             wanted: whether anybody still waits for it. When not, nobody more is evicted and nothing loaded for it; a
@@ -55,11 +56,12 @@ class Jobs:
             A granting decision when the consumer is resident now; else why not: a wait (try again later) or a refusal.
         """
         asked: set[str] = set()
+        place = decision.place
         while decision.verdict is Verdict.GRANT and decision.evictions and wanted():
             await self._books.sample()
             # What was planned is planned anew on what is true right now: before each eviction the whole rest of the
             # plan must still suffice, and still be needed; and whoever is to go is asked whether it works.
-            decision = self._decide_inside(device, entry)
+            decision = self._decide_inside(place, entry)
             if decision.verdict is not Verdict.GRANT or not decision.evictions:
                 break
             victim = decision.evictions[0]
@@ -68,16 +70,16 @@ class Jobs:
                 if self._books.state(victim.consumer).spec.busy is not None:
                     await self._busyness.ask(victim.consumer)
                     continue
-            await self._evict_for(victim, device, entry)
+            await self._evict_for(victim, place, entry)
             asked.clear()
         if decision.verdict is Verdict.GRANT and not decision.resident and wanted():
-            return await self._load(device, decision, entry)
+            return await self._load(place, decision, entry)
         return decision
 
-    def end(self, device: int) -> None:
-        """Let go of the device and, unless somebody holds it by a lease, of the promise to the job's consumer."""
-        job = self._books.ledger.jobs[device]
-        self._books.ledger.end(device)
+    def end(self, place: Devices) -> None:
+        """Let go of the devices and, unless somebody holds it by a lease, of the promise to the job's consumer."""
+        job = self._books.ledger.jobs[place[0]]
+        self._books.ledger.end(place[0])
         if job.consumer in self._books.ledger.consumers:
             self._books.ledger.unclaim(job.consumer, self._books.clock.monotonic())
         self._books.ledger.prune(self._books.settings.consumers)
@@ -87,17 +89,17 @@ class Jobs:
         if consumer in self._books.ledger.consumers and self._books.state(consumer).residency is Residency.LOADING:
             self._books.set_residency(consumer, Residency.UNKNOWN, error="internal error; see the log")
 
-    def _decide_inside(self, device: int, entry: Waiting) -> Decision:
-        """Decide as if the device were free: it is ours."""
+    def _decide_inside(self, place: Devices, entry: Waiting) -> Decision:
+        """Decide as if the devices were free: they are ours."""
         view = self._books.view(frozenset(entry.evict_failed))
-        decision = decide_inside(view, entry.wish, device)
+        decision = decide_inside(view, entry.wish, place)
         names = tuple(victim.consumer for victim in decision.evictions)
-        self._books.ledger.replace_job(replace(view.jobs[device], evicting=names))
+        self._books.ledger.replace_job(replace(view.jobs[place[0]], evicting=names, beside=decision.beside))
         return decision
 
     # -- evicting ------------------------------------------------------------------------------------------------
 
-    async def _evict_for(self, victim: PlannedEviction, device: int, entry: Waiting) -> None:
+    async def _evict_for(self, victim: PlannedEviction, place: Devices, entry: Waiting) -> None:
         """Evict one victim of a plan that was decided this instant."""
         entry.evictions += 1
         consumer = entry.request.consumer
@@ -109,8 +111,9 @@ class Jobs:
             works = await self._busyness.why_spared(victim.consumer)
             return self._why_never(victim.consumer, consumer) or works
 
-        report = EvictionReport(victim.consumer, str(device), 0, "", trigger=consumer, why=victim.why)
-        report = await self.evict(report, lambda: self._is_enough(device, consumer), why_not)
+        device = devices_text(self._books.state(victim.consumer).devices or place)
+        report = EvictionReport(victim.consumer, device, 0, "", trigger=consumer, why=victim.why)
+        report = await self.evict(report, lambda: self._is_enough(place, consumer), why_not)
         if not report.error:
             entry.evicted.append(victim.consumer)
         elif not works:  # else it has not failed, and may go when its work is done
@@ -120,17 +123,21 @@ class Jobs:
         consumers = self._books.ledger.consumers
         return victims.why_never(self._books.view(), consumers[name], consumers[consumer])
 
-    def _is_enough(self, device: int, consumer: str) -> bool:
+    def _is_enough(self, place: Devices, consumer: str) -> bool:
         view = self._books.view()
-        if device not in view.devices or consumer not in view.consumers:
+        if consumer not in view.consumers:
             return False
+        return all(device in view.devices and self._fits(view, device, consumer) for device in place)
+
+    @staticmethod
+    def _fits(view: View, device: int, consumer: str) -> bool:
         free_mib = budget.free_mib(view, device, consumer)
         return free_mib is not None and free_mib >= budget.need_mib(view, device, consumer)
 
     async def evict(
         self, report: EvictionReport, enough: Callable[[], bool], why_not: Callable[[], Awaitable[str]]
     ) -> EvictionReport:
-        """Evict one consumer, on a device taken by a job; count it and tell the world. The device must be sampled."""
+        """Evict one consumer, on devices taken by a job; count it and tell the world. They must be sampled."""
         report = await self._effects.evict(report, enough, why_not)
         self._books.set_residency(report.consumer, residency_after(report), error=report.error)
         if report.error:
@@ -153,32 +160,32 @@ class Jobs:
 
     # -- loading -------------------------------------------------------------------------------------------------
 
-    async def _load(self, device: int, decision: Decision, entry: Waiting) -> Decision:
+    async def _load(self, place: Devices, decision: Decision, entry: Waiting) -> Decision:
         if entry.from_own_unit:
             # Its unit is coming up by itself and waits for our answer: there is nothing to start, and waiting for its
             # health would be waiting for ourselves. The footprint stays reserved until it shows.
             return replace(decision, resident=True)
         try:
-            await self._load_one(entry.request.consumer, device)
+            await self._load_one(entry.request.consumer, place)
         except GpumandError as error:
-            return Decision(Verdict.REFUSE, device, error=type(error), message=error.message)
+            return Decision(Verdict.REFUSE, place, error=type(error), message=error.message)
         entry.loaded = True
         return replace(decision, resident=True)
 
-    async def _load_one(self, name: str, device: int) -> None:
+    async def _load_one(self, name: str, place: Devices) -> None:
         spec, began = self._books.state(name).spec, self._books.clock.monotonic()
-        self._books.ledger.update(name, device=device, unasked=False)
+        self._books.ledger.update(name, devices=place, unasked=False)
         self._books.ledger.rebase(name)
         self._books.set_residency(name, Residency.LOADING, error="")
         self._books.tell()
-        await self._keep(self._store.put_load(name, device, self._books.clock.realtime_usec()))
+        await self._keep(self._store.put_load(name, place, self._books.clock.realtime_usec()))
         try:
             started = await self._effects.load(spec, lambda: self._books.state(name).leases > 0)
         except LoadFailed as failed:
-            await self._note_failure(name, device, began, failed)
+            await self._note_failure(name, place, began, failed)
             raise
         else:
-            await self._note_success(name, device, began, started=started)
+            await self._note_success(name, place, began, started=started)
         finally:
             # Not where we are being stopped in the middle of it: a server loads on without us, and its memory must
             # be reckoned with after our restart.
@@ -192,17 +199,17 @@ class Jobs:
         except OSError as error:
             log.warning("what is being loaded cannot be kept for a restart: %s", error)
 
-    async def _note_success(self, name: str, device: int, began: float, *, started: bool) -> None:
+    async def _note_success(self, name: str, place: Devices, began: float, *, started: bool) -> None:
         await self._books.sample()  # so that the figures contain it before its reservation is thought over
         duration_usec = int((self._books.clock.monotonic() - began) * 1e6)
         self._books.set_residency(name, Residency.RESIDENT, error="")
         self._books.ledger.update(name, failures=0, retry_at=0.0)
         self._books.count(loads=1, load_usec=duration_usec)
-        log.info("loaded %s on device %d in %.1f s", name, device, duration_usec / 1e6)
+        log.info("loaded %s on %s in %.1f s", name, on_devices(place), duration_usec / 1e6)
         self._books.tell()
-        self._books.publish(LoadFinished(name, str(device), duration_usec, started=started))
+        self._books.publish(LoadFinished(name, devices_text(place), duration_usec, started=started))
 
-    async def _note_failure(self, name: str, device: int, began: float, failed: LoadFailed) -> None:
+    async def _note_failure(self, name: str, place: Devices, began: float, failed: LoadFailed) -> None:
         """The next try has to wait."""
         await self._books.sample()
         failures = self._books.state(name).failures + 1
@@ -212,4 +219,4 @@ class Jobs:
         self._books.count(load_failures=1)
         log.error("loading %s failed (%d in a row): %s", name, failures, failed.message)
         self._books.tell()
-        self._books.publish(LoadFinished(name, str(device), int((now - began) * 1e6), failed.message))
+        self._books.publish(LoadFinished(name, devices_text(place), int((now - began) * 1e6), failed.message))

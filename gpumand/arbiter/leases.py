@@ -13,6 +13,7 @@ from gpumand.arbiter import logbook
 from gpumand.arbiter.books import Books
 from gpumand.arbiter.facts import Facts
 from gpumand.domain.consumer import UnitActivity, UnitState
+from gpumand.domain.device import Devices, devices_of, devices_text
 from gpumand.domain.errors import HostError, InvalidArgs, NoSuchLease
 from gpumand.domain.events import LeaseEnded, LeaseGranted, LeaseRenewed
 from gpumand.domain.lease import Lease, LeaseEnd, LeaseLifetime
@@ -43,14 +44,14 @@ class Leases:
 
     # -- giving --------------------------------------------------------------------------------------------------
 
-    def create(self, request: Request, device: int) -> Lease:
+    def create(self, request: Request, devices: Devices) -> Lease:
         """Let a lease stand for a request, in the books only: nobody is told before it is kept."""
         now_usec = self._books.clock.realtime_usec()
         ttl_sec = self._ttl_sec(request)
         lease = Lease(
             id=self._new_id(),
             consumer=request.consumer,
-            device=str(device),
+            device=devices_text(devices),
             owner=request.owner,
             lifetime=request.options.lifetime,
             granted_usec=now_usec,
@@ -59,7 +60,7 @@ class Leases:
             reason=request.options.reason,
             token=request.options.token,
         )
-        self._books.ledger.add_lease(lease, device, self._books.clock.monotonic())
+        self._books.ledger.add_lease(lease, devices, self._books.clock.monotonic())
         self._expires(lease)
         return lease
 
@@ -233,8 +234,8 @@ class Leases:
                 log.info("lease %s on %s is not taken up again: %s", lease.id, lease.consumer, why_not)
                 await self._store.drop_lease(lease.id)
             else:
-                device = int(lease.device) if lease.device.isdigit() else 0
-                self._books.ledger.add_lease(lease, device, self._books.clock.monotonic())
+                devices = devices_of(lease.device) or (0,)
+                self._books.ledger.add_lease(lease, devices, self._books.clock.monotonic())
                 self._told.add(lease.id)
         self.sooner.set()
 

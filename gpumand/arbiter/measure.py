@@ -111,10 +111,12 @@ class Measuring:
                 self._note_residual(state, held_mib)
 
     def _held_mib(self, name: str) -> int | None:
-        """What it holds on all devices, where every one of them can tell."""
+        """What it holds on all devices, or where it needs several on the fullest one; None where not all can tell."""
         figures = [sample.held_by(name) for sample in self._books.ledger.devices.values()]
         known = [mib for mib in figures if mib is not None]
-        return sum(known) if known and len(known) == len(figures) else None
+        if not known or len(known) < len(figures):
+            return None
+        return max(known) if self._books.state(name).spec.device_count > 1 else sum(known)
 
     def _note_stay(self, state: ConsumerState, held_mib: int) -> None:
         now = self._books.clock.monotonic()

@@ -9,7 +9,7 @@ from gpumand.arbiter.desk import Desk
 from gpumand.arbiter.waiting import Waiting
 from gpumand.domain import budget
 from gpumand.domain.consumer import Residency
-from gpumand.domain.device import Sample
+from gpumand.domain.device import Sample, devices_text
 from gpumand.domain.planning import Decision
 from gpumand.domain.request import PlanReport
 from gpumand.domain.status import MAX_FOREIGN, ConsumerStatus, DeviceStatus, Status, Summary, WaitingStatus
@@ -65,7 +65,7 @@ def _consumer(books: Books, devices: Mapping[int, Sample], state: ConsumerState)
     return ConsumerStatus(
         name=state.name,
         residency=str(state.residency),
-        device="" if state.device is None else str(state.device),
+        device=devices_text(state.devices),
         vram_resident_mib=state.footprint_mib,
         used_mib=sum(known) if known else None,
         leases=state.leases,
@@ -113,7 +113,7 @@ def report_of(consumer: str, decision: Decision) -> PlanReport:
     return PlanReport(
         consumer=consumer,
         verdict=decision.verdict,
-        device="" if decision.device is None else str(decision.device),
+        device=devices_text(decision.place),
         resident=decision.resident,
         load=decision.load,
         need_mib=decision.need_mib,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass, field
 
+from gpumand.domain.device import Devices
 from gpumand.domain.errors import GpumandError
 from gpumand.domain.lease import Lease
 from gpumand.domain.planning import Wish
@@ -17,7 +18,7 @@ class Waiting:
 
     Attributes:
         request: what is asked for.
-        device: index it must be on, None = any that fits.
+        devices: those it must be on, or that must be among its own where it needs more; () = any that fit.
         done: resolved when the consumer is resident, with the lease that stands (None for Load by hand), or with the
             one error; cancelled when the client has gone.
         wants_lease: True for Acquire, False for Load by hand.
@@ -32,7 +33,7 @@ class Waiting:
     """
 
     request: Request
-    device: int | None
+    devices: Devices
     done: asyncio.Future[Lease | None]
     wants_lease: bool = True
     from_own_unit: bool = False
@@ -49,7 +50,7 @@ class Waiting:
         """What is to be decided for it."""
         return Wish(
             self.request.consumer,
-            self.device,
+            self.devices,
             self.wants_lease,
             from_own_unit=self.from_own_unit,
             evictions_done=self.evictions,

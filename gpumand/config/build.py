@@ -140,19 +140,26 @@ def _note_shared_units(consumers: dict[str, Written], faults: Faults) -> None:
 
 def _note_giants(consumers: dict[str, Written], gpu: dict[str, Any], faults: Faults) -> None:
     for one in consumers.values():
-        need = one.keys.get("vram_resident_mib")
-        limit = _limit_mib(one.keys.get("device", ""), gpu)
-        if isinstance(need, int) and limit is not None and need > limit:
-            faults.add(one.place.at("vram_resident_mib"), f"is {need} MiB, more than the {limit} MiB of its device")
+        need, devices = one.keys.get("vram_resident_mib"), one.keys.get("device", ())
+        count = one.keys.get("device_count") or len(() if devices is FAULTY else devices) or 1
+        if FAULTY in (devices, count):
+            continue
+        limit = _limit_mib(devices, count, gpu)
+        if limit == 0:
+            faults.add(one.place.at("device_count"), f"is {count}, and there are fewer simulated devices")
+        elif isinstance(need, int) and limit is not None and need > limit:
+            each = "its device" if count == 1 else f"each of its {count} devices"
+            faults.add(one.place.at("vram_resident_mib"), f"is {need} MiB, more than the {limit} MiB of {each}")
 
 
-def _limit_mib(device: Any, gpu: dict[str, Any]) -> int | None:
-    """The most that the device can have by what is configured; None where that is not known."""
+def _limit_mib(devices: tuple[str, ...], count: int, gpu: dict[str, Any]) -> int | None:
+    """The most that each of so many devices can have by what is configured; None where that is not known."""
     if gpu["source"] == "simulated":
         sizes = gpu["simulated_total_mib"]
         if sizes is FAULTY:
             return None
-        index = int(device) if isinstance(device, str) and device.isdigit() else -1
-        return int(sizes[index]) if 0 <= index < len(sizes) else max(sizes)
+        there = [int(sizes[int(one)]) for one in devices if one.isdigit() and int(one) < len(sizes)]
+        largest = sorted(there if len(there) >= count else map(int, sizes), reverse=True)
+        return largest[count - 1] if count <= len(largest) else 0
     total = gpu["total_mib"]
-    return total if isinstance(total, int) and device in {"", "0"} else None
+    return total if isinstance(total, int) and devices in {(), ("0",)} else None

@@ -43,6 +43,8 @@ class Written:
         keys = filled(ConsumerTable, self.keys)
         keys["evict"] = keys["evict"] or _default_methods(self.keys)
         declared_mib, guess_mib = keys.pop("vram_resident_mib"), keys.pop("vram_guess_mib")
+        devices, count = keys.pop("device"), keys.pop("device_count")
+        keys |= {"devices": devices, "device_count": count or len(devices) or 1}
         keys |= {"vram_resident_mib": declared_mib or guess_mib or 0, "vram_auto": declared_mib is None}
         return ConsumerSpec(self.name, **{key: value for key, value in keys.items() if key not in _NOT_IN_SPEC})
 
@@ -114,6 +116,9 @@ def _note_conflicts(written: Written, faults: Faults) -> None:
         _note_without_url(written, faults)
     if keys.get("vram_guess_mib") and keys.get("vram_resident_mib"):
         faults.add(place.at("vram_guess_mib"), "is of use only where vram_resident_mib does not say it")
+    devices, count = keys.get("device"), keys.get("device_count")
+    if isinstance(devices, tuple) and isinstance(count, int) and count > len(devices):
+        faults.add(place.at("device_count"), f"is {count}, and device names {len(devices)}")
     _note_methods(written, faults)
     _note_busy(written, faults)
     _note_unit_only(written, faults)

@@ -35,6 +35,8 @@ from gpumand.domain.request import MAX_PRIORITY, MIN_PRIORITY
 MAX_MIB = 16 * 1024 * 1024
 """16 TiB: no device has more, so a larger figure is a slip of the unit."""
 
+MAX_DEVICES = 64
+
 MAX_SEC = 86400.0
 """A day: a longer timeout is a slip of the unit."""
 
@@ -412,10 +414,17 @@ class ConsumerTable:
     pinned: bool = key(
         Flag(), "It is never evicted, until it is unpinned by hand.", default=_default(ConsumerSpec, "pinned")
     )
-    device: str = key(
-        _Device(),
-        "The device it runs on; by default the one with the most free VRAM that fits.",
-        default=_default(ConsumerSpec, "device"),
+    device: tuple[str, ...] = key(
+        ListOf(_Device(), least=1, most=MAX_DEVICES, single=True),
+        "The device it runs on; by default the one where it fits at the least cost. Of a list, it takes all of them at "
+        "once, or device_count of them.",
+        default=_default(ConsumerSpec, "devices"),
+    )
+    device_count: int | None = key(
+        Whole(1, MAX_DEVICES),
+        "How many devices it runs on at once, its footprint on each of them; by default as many as device names, else "
+        "one. It gets all of them or none.",
+        default=None,
     )
 
 

@@ -56,7 +56,7 @@ def reserved_by_consumer(view: View, device: int) -> dict[str, int]:
     """
     sample = view.devices[device]
     claims = sorted(
-        (state for state in view.consumers.values() if state.claimed and state.device == device),
+        (state for state in view.consumers.values() if state.claimed and device in state.devices),
         key=lambda state: (state.claimed_at or 0.0, state.name),
     )
     loose_mib = unattributed_mib(sample)
@@ -67,17 +67,17 @@ def reserved_by_consumer(view: View, device: int) -> dict[str, int]:
         if seen_mib is None and state.shown:
             continue
         if seen_mib is None:
-            seen_mib = _growth(state, loose_mib, credited_mib)
+            seen_mib = _growth(state, state.baseline_mib.get(device), loose_mib, credited_mib)
             credited_mib += seen_mib
         reserved[state.name] = max(0, state.footprint_mib - seen_mib)
     return reserved
 
 
-def _growth(state: ConsumerState, loose_mib: int | None, credited_mib: int) -> int:
+def _growth(state: ConsumerState, baseline_mib: int | None, loose_mib: int | None, credited_mib: int) -> int:
     """What may be taken for the claim's own use, out of what appeared since it was made."""
-    if loose_mib is None or state.baseline_mib is None:
+    if loose_mib is None or baseline_mib is None:
         return 0
-    return min(state.footprint_mib, max(0, loose_mib - state.baseline_mib - credited_mib))
+    return min(state.footprint_mib, max(0, loose_mib - baseline_mib - credited_mib))
 
 
 def committed_mib(view: View, device: int, besides: str = "") -> int:
@@ -85,7 +85,7 @@ def committed_mib(view: View, device: int, besides: str = "") -> int:
     return sum(
         state.footprint_mib
         for state in view.consumers.values()
-        if state.claimed and state.device == device and state.name != besides
+        if state.claimed and device in state.devices and state.name != besides
     )
 
 
@@ -103,7 +103,7 @@ def free_mib(view: View, device: int, target: str) -> int | None:
     if sample.total_mib is None:
         return None
     return sample.total_mib - sum(
-        state.footprint_mib for state in view.on_device(device) if state.name != target and _believed_held(state)
+        state.footprint_mib for state in view.on((device,)) if state.name != target and _believed_held(state)
     )
 
 

@@ -116,7 +116,8 @@ class ConsumerSpec:
     ``headers`` go with every request to it, under those of the route; a key from ``key_file`` is among them.
     ``vram_auto`` says that ``vram_resident_mib`` is only what it is taken to need until it was measured.
     ``evict`` is always filled in: the configured order, or http where there is an unload route and then unit-stop
-    where there is a unit.
+    where there is a unit. ``devices`` are those it may be on, by index or UUID, () = any; it needs ``device_count`` of
+    them at once, and its footprint on each.
     """
 
     name: str
@@ -139,7 +140,8 @@ class ConsumerSpec:
     stop_timeout_sec: float = 100.0
     priority: int = 0
     pinned: bool = False
-    device: str = ""
+    devices: tuple[str, ...] = ()
+    device_count: int = 1
     preset: str = ""
     vram_auto: bool = False
 

@@ -8,6 +8,19 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
+Devices = tuple[int, ...]
+"""Indices of devices that are taken together, ascending: nearly always one, () = none is known."""
+
+
+def devices_text(devices: Devices) -> str:
+    """Devices as text: ``0``, ``0,1``, "" for none."""
+    return ",".join(map(str, devices))
+
+
+def devices_of(text: str) -> Devices:
+    """What ``devices_text`` made; what is no index is left out."""
+    return tuple(sorted({int(part) for part in text.split(",") if part.isascii() and part.isdigit()}))
+
 
 @dataclass(frozen=True, slots=True)
 class ProcessUse:

@@ -51,7 +51,7 @@ class Lease:
     Attributes:
         id: unguessable; serves as handle and, since Release checks the owner, as public name.
         consumer: what it is for.
-        device: index of the device, as text ("0"); "" when no device is known.
+        device: index of the device, as text ("0"), of several "0,1"; "" when no device is known.
         owner: who holds it.
         lifetime: what ends it.
         granted_usec: CLOCK_REALTIME microseconds.

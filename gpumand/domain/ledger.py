@@ -4,7 +4,7 @@ The ledger knows no clock and does no I/O. Its owner (the arbiter) tells it what
 consistent and hands out frozen views for decisions. Invariants, checked by the state machine in its tests:
 
 - a consumer is claimed exactly while it is leased, loading, or promised to the request whose job runs;
-- a lease stands on a consumer that is claimed, and its device is the consumer's;
+- a lease stands on a consumer that is claimed, and its devices are the consumer's;
 - at most one job runs on a device;
 - ids and tokens lead to leases that stand.
 """
@@ -17,7 +17,7 @@ from typing import Any
 
 from gpumand.domain import budget
 from gpumand.domain.consumer import ConsumerSpec, Residency, SchedulerSettings
-from gpumand.domain.device import Reading, Sample
+from gpumand.domain.device import Devices, Reading, Sample, devices_text
 from gpumand.domain.errors import DeviceUnavailable, NoSuchConsumer, NoSuchDevice, NoSuchLease
 from gpumand.domain.lease import Lease, LeaseLifetime, Owner
 from gpumand.domain.view import ConsumerState, Job, View
@@ -106,6 +106,10 @@ class Ledger:
             )
         raise NoSuchDevice(f"no device {wanted!r} is known")
 
+    def devices_named(self, wanted: str) -> Devices:
+        """Indices of the devices named by index or UUID, with commas between them; "" = none. Raises as above."""
+        return tuple(sorted({self.device_index(one.strip()) for one in wanted.split(",")})) if wanted else ()
+
     def view(
         self,
         now: float,
@@ -136,8 +140,8 @@ class Ledger:
         for lease in self._leases.values():
             state = self._consumers[lease.consumer]
             is_own = lease.lifetime is LeaseLifetime.UNIT and lease.owner.unit == state.spec.unit
-            if state.device is not None and not is_own:
-                used[state.device] = used.get(state.device, 0) + 1
+            for device in () if is_own else state.devices:
+                used[device] = used.get(device, 0) + 1
         return used
 
     # -- configuration and readings ------------------------------------------------------------------------------
@@ -177,11 +181,13 @@ class Ledger:
             if index_of.get(sample.uuid, index) != index
         }
         for state in list(self._consumers.values()) if moved else ():
-            if state.device in moved and not self._is_in_a_job(state.name):
-                self.update(state.name, device=moved[state.device])
+            if not moved.keys().isdisjoint(state.devices) and not self._is_in_a_job(state.name):
+                devices = tuple(sorted(moved.get(device, device) for device in state.devices))
+                baseline_mib = {moved.get(device, device): mib for device, mib in state.baseline_mib.items()}
+                self.update(state.name, devices=devices, baseline_mib=baseline_mib)
         for lease in list(self._leases.values()) if moved else ():
-            device = self._consumers[lease.consumer].device
-            self._leases[lease.id] = lease if device is None else replace(lease, device=str(device))
+            devices = self._consumers[lease.consumer].devices
+            self._leases[lease.id] = replace(lease, device=devices_text(devices)) if devices else lease
 
     def _sized(self, sample: Sample, total_mib: int | None) -> Sample:
         """With the device's size as far as anybody knows it: a card does not shrink when its driver fails."""
@@ -212,24 +218,25 @@ class Ledger:
         self._put(state)
         return state
 
-    def claim(self, name: str, device: int, now: float) -> None:
-        """Speak for a consumer's footprint on a device: from here on it counts as used until live figures show it.
+    def claim(self, name: str, devices: Devices, now: float) -> None:
+        """Speak for a consumer's footprint on its devices: from here on it counts as used until live figures show it.
 
         One that is resident and was seen is in the figures already.
         """
         state = self._consumers[name]
         if not state.claimed:
-            shown = state.shown and state.residency is Residency.RESIDENT and state.on(device)
-            self.update(name, device=device, claimed_at=now, baseline_mib=self._baseline_mib(device), shown=shown)
+            shown = state.shown and state.residency is Residency.RESIDENT and state.devices in ((), devices)
+            baseline_mib = self._baseline_mib(devices)
+            self.update(name, devices=devices, claimed_at=now, baseline_mib=baseline_mib, shown=shown)
 
     def rebase(self, name: str) -> None:
         """Count a claim's growth from here on: what others held meanwhile is gone."""
         state = self._consumers[name]
-        if state.device is not None:
-            self.update(name, baseline_mib=self._baseline_mib(state.device), shown=False)
+        if state.devices:
+            self.update(name, baseline_mib=self._baseline_mib(state.devices), shown=False)
 
-    def _baseline_mib(self, device: int) -> int | None:
-        return budget.unattributed_mib(self._devices[device]) if device in self._devices else None
+    def _baseline_mib(self, devices: Devices) -> dict[int, int | None]:
+        return {one: budget.unattributed_mib(self._devices[one]) for one in devices if one in self._devices}
 
     def unclaim(self, name: str, now: float) -> None:
         """Stop speaking for it, unless a lease, a load or a job still does, or its last request may still load it."""
@@ -237,32 +244,39 @@ class Ledger:
         is_promised = any(job.consumer == name and name not in job.evicting for job in self._jobs.values())
         is_used = state.leases or state.residency is Residency.LOADING or is_promised
         if state.claimed and not is_used and not _may_still_load(state, now):
-            self.update(name, claimed_at=None, baseline_mib=None)
+            self.update(name, claimed_at=None, baseline_mib={})
 
     # -- jobs ----------------------------------------------------------------------------------------------------
 
     def begin(self, job: Job) -> None:
-        """Start a job on its device; there must be none."""
-        assert job.device not in self._jobs, "one job at a time on a device"
+        """Start a job on its devices, all of them at once; there must be none on any."""
+        assert job.devices, "a job is somewhere"
         self.changes += 1
-        self._jobs[job.device] = job
+        for device in (*job.devices, *job.beside):
+            assert device not in self._jobs, "one job at a time on a device"
+            self._jobs[device] = job
 
     def replace_job(self, job: Job) -> None:
-        """Note that a running job has got further, or that who waits for it changed."""
-        assert self._jobs[job.device].consumer == job.consumer
-        self.changes += 1
-        self._jobs[job.device] = job
+        """Note that a running job has got further, or reaches other devices beside its own."""
+        former = self._jobs[job.devices[0]]
+        assert (former.consumer, former.devices) == (job.consumer, job.devices)
+        self._end(former)
+        self.begin(job)
 
     def end(self, device: int) -> None:
-        """The device's job is over."""
+        """The job on this device is over, on all of its devices."""
+        self._end(self._jobs[device])
+
+    def _end(self, job: Job) -> None:
         self.changes += 1
-        del self._jobs[device]
+        for device in (*job.devices, *job.beside):
+            del self._jobs[device]
 
     # -- leases --------------------------------------------------------------------------------------------------
 
-    def add_lease(self, lease: Lease, device: int, now: float) -> None:
+    def add_lease(self, lease: Lease, devices: Devices, now: float) -> None:
         """Let a lease stand on a consumer."""
-        self.claim(lease.consumer, device, now)
+        self.claim(lease.consumer, devices, now)
         self._leases[lease.id] = lease
         if lease.token:
             self._tokens[token_key(lease.owner, lease.lifetime, lease.token)] = lease.id

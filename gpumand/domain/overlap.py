@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
 from gpumand.domain.consumer import Overlap, Policy, SchedulerSettings
+from gpumand.domain.device import Devices
 
 LEAST_COUNT = 10
 """So many leases of each kind are looked at before anything is concluded; until then they take turns."""
@@ -106,7 +107,7 @@ class Slowdown:
 
 @dataclass(slots=True)
 class _Standing:
-    device: int
+    devices: Devices
     may: bool
     was_wanted: bool = False
 
@@ -118,15 +119,15 @@ class Overlapping:
         self.slowdown = Slowdown()
         self._leases: dict[str, _Standing] = {}
 
-    def began(self, lease: str, device: int) -> None:
+    def began(self, lease: str, devices: Devices) -> None:
         """A lease stands; it is drawn."""
         may, self.slowdown = self.slowdown.draw()
-        self._leases[lease] = _Standing(device, may)
+        self._leases[lease] = _Standing(devices, may)
 
-    def wanted(self, device: int) -> None:
-        """Somebody came for whom something would be loaded beside the leases on a device."""
+    def wanted(self, devices: Devices) -> None:
+        """Somebody came for whom something would be loaded beside the leases on any of these devices."""
         for standing in self._leases.values():
-            standing.was_wanted |= standing.device == device
+            standing.was_wanted |= not set(devices).isdisjoint(standing.devices)
 
     def ended(self, lease: str, seconds: float, usual_sec: float) -> None:
         """A lease has ended after so long; leases on its consumer usually stand ``usual_sec`` (0 = not known)."""
@@ -140,6 +141,6 @@ class Overlapping:
             return frozenset()
         if settings.overlap is Overlap.ON:
             return frozenset(devices)
-        refused = {standing.device for standing in self._leases.values() if not standing.may}
-        used = {standing.device for standing in self._leases.values()}
+        refused = {device for standing in self._leases.values() if not standing.may for device in standing.devices}
+        used = {device for standing in self._leases.values() for device in standing.devices}
         return frozenset(one for one in devices if one not in refused and (one in used or self.slowdown.is_worth_it))

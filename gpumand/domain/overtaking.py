@@ -76,12 +76,12 @@ class OvertakingWalk(Walk):
         """It waits for a lease to end: its consumer may be loaded meanwhile, were it the next to be."""
         if decision.verdict is Verdict.REFUSE or _resident(view, standing.wish) is not None:
             return Ruling(decision)
-        is_first = decision.device is not None and decision.device not in self._to_load
+        is_first = bool(decision.place) and self._to_load.isdisjoint(decision.place)
         self._to_load.update(decision.devices)
         beside = self._beside(view, standing.wish) if is_first and _can_be_ahead(view, standing) else None
         if beside is None:
             return Ruling(decision)
-        if beside.device not in view.may_overlap:
+        if not view.may_overlap.issuperset(beside.place):
             return Ruling(decision, is_beside=True)
         return Ruling(beside, takes_slot=False, is_beside=True)
 
@@ -100,13 +100,13 @@ class OvertakingWalk(Walk):
         other = self._better_first(view, standing, decision)
         if other:
             return Ruling(wait(decision, f"lets {other} pass, which is resident"))
-        is_ahead = decision.device in view.may_overlap and _can_be_ahead(view, standing)
+        is_ahead = view.may_overlap.issuperset(decision.place) and _can_be_ahead(view, standing)
         return Ruling(decision, takes_slot=standing.wish.wants_lease and not is_ahead)
 
     def _better_first(self, view: View, standing: Standing, decision: Decision) -> str:
         """The consumer of the next younger request that may pass it and would not be served beside its load; or ""."""
-        device = decision.device
-        assert device is not None
+        place = set(decision.place)
+        one_at_a_time = any(_only_one_at_a_time(view, device) for device in place)
         victims = {victim.consumer for victim in decision.evictions}
         ahead = Ahead()
         ahead.add(standing)
@@ -114,9 +114,10 @@ class OvertakingWalk(Walk):
             if ahead.most_overtaken_sec >= view.settings.overtake_budget_sec:
                 break
             state = _resident(view, one.wish)
-            if state is not None and (state.name in victims or _only_one_at_a_time(view, device)):
+            if state is not None and (state.name in victims or one_at_a_time):
                 served = self._decided(view, one.wish)
-                if served.verdict is Verdict.GRANT and served.device == device and _may_overtake(view, one, ahead):
+                is_there = served.verdict is Verdict.GRANT and not place.isdisjoint(served.place)
+                if is_there and _may_overtake(view, one, ahead):
                     return state.name
             ahead.add(one)
         return ""

@@ -3,9 +3,9 @@
 The order of the questions is the order of the rules:
 
 1. Is it configured, and not backing off after a failed load?
-2. Which device? (``placement``)
+2. Which devices? (``placement``) Nearly always one; a consumer that needs several at once gets all of them or none.
 3. Is it resident already? Then it needs no room, only a lease slot and its footprint left unpromised.
-4. Is anything being loaded or evicted there? Then wait: one thing at a time on a device.
+4. Is anything being loaded or evicted on any of them? Then wait: one thing at a time on a device.
 5. Does it fit into what is free and not promised? Then load.
 6. Who may go, in LRU order? (``victims``) Do they suffice together? Drop who is not needed, evict the rest, load.
 7. Would it fit if leases ended? Then wait, else refuse and say who holds what.
@@ -13,10 +13,13 @@ The order of the questions is the order of the rules:
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from gpumand.domain import budget, busyness, placement, victims
 from gpumand.domain.consumer import Residency
+from gpumand.domain.device import Devices
 from gpumand.domain.errors import (
     Busy,
     ConsumerBackingOff,
@@ -29,7 +32,7 @@ from gpumand.domain.errors import (
 )
 from gpumand.domain.request import PlannedEviction, Spared, Verdict
 from gpumand.domain.view import ConsumerState, View
-from gpumand.domain.words import gib, holders_line, listing
+from gpumand.domain.words import gib, holders_line, listing, on_devices
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +41,7 @@ class Wish:
 
     Attributes:
         consumer: which one is wanted.
-        device: index of the device it must be on; None = any that fits.
+        devices: those it must be on, or that must be among its own where it needs more; () = any that fit.
         wants_lease: a lease is to stand afterwards (Acquire), so that slots count; False for Load by hand.
         holds_slot: its lease slot is held for it already (the job that loaded it was its own).
         from_own_unit: asked for from within the consumer's own unit, which is starting: waiting for that unit here
@@ -47,7 +50,7 @@ class Wish:
     """
 
     consumer: str
-    device: int | None = None
+    devices: Devices = ()
     wants_lease: bool = True
     holds_slot: bool = False
     from_own_unit: bool = False
@@ -60,10 +63,10 @@ class Decision:
 
     Attributes:
         verdict: grant, wait or refuse.
-        device: where; None only when refused before one was chosen.
+        place: where: the devices that it takes together; () only when refused before any were chosen.
         resident: it is resident: nothing to do but to grant.
         load: it is to be loaded (after ``evictions``).
-        need_mib, free_mib: see ``budget``; None = unknown.
+        need_mib, free_mib: see ``budget``; None = unknown. Of several devices: on the one with least to spare.
         evictions: victims in order, when verdict is grant.
         spared: consumers on the device that are not victims, and why.
         error: what a refusal raises; for a wait, what being told not to wait raises.
@@ -71,10 +74,12 @@ class Decision:
         looked_at_vram: live figures went into it, so that it stands only on a fresh sample.
         devices: where it could be served, now or later: what must not be taken away from it meanwhile.
         busy: consumers whose own work it waits for.
+        cost: what the evictions cost, by the policy in force.
+        beside: further devices that its victims are on.
     """
 
     verdict: Verdict
-    device: int | None = None
+    place: Devices = ()
     resident: bool = False
     load: bool = False
     need_mib: int | None = None
@@ -86,6 +91,8 @@ class Decision:
     looked_at_vram: bool = False
     devices: tuple[int, ...] = ()
     busy: tuple[str, ...] = ()
+    cost: float = 0.0
+    beside: Devices = ()
 
 
 def decide(view: View, wish: Wish) -> Decision:
@@ -93,207 +100,266 @@ def decide(view: View, wish: Wish) -> Decision:
     state = view.consumers.get(wish.consumer)
     if state is None:
         return _refuse(NoSuchConsumer, f"no consumer {wish.consumer!r} is configured")
-    candidates = placement.devices_for(view, state, wish.device)
-    if not candidates:
-        return _refuse(DeviceUnavailable, placement.why_none(view, state, wish.device))
-    return _best_of([_decide_on(view, wish, state, device) for device in candidates])
+    places = _places(view, wish, state)
+    if not places:
+        return _refuse(DeviceUnavailable, placement.why_none(view, state, wish.devices))
+    return _best_of([_decide_on(view, wish, state, place) for place in places])
 
 
-def decide_inside(view: View, wish: Wish, device: int) -> Decision:
-    """Decide again in the middle of the wish's own job, as if the device were free: it is ours."""
-    jobs = {index: job for index, job in view.jobs.items() if index != device}
-    return decide(replace(view, jobs=jobs), replace(wish, device=device, holds_slot=True))
+def decide_inside(view: View, wish: Wish, place: Devices) -> Decision:
+    """Decide again in the middle of the wish's own job, as if its devices were free: they are ours."""
+    own = view.jobs.get(place[0])
+    jobs = {index: job for index, job in view.jobs.items() if job is not own}
+    return decide(replace(view, jobs=jobs), replace(wish, devices=place, holds_slot=True))
+
+
+def _places(view: View, wish: Wish, state: ConsumerState) -> Sequence[Devices]:
+    """Where it may be: each a set of devices that it takes together."""
+    here = placement.stays_on(view, state, wish.devices)
+    if here:
+        return [here]
+    allowed, count = placement.allowed(view, state, wish.devices), placement.count_on(view, state)
+    if len(allowed) < count:
+        return []
+    if placement.are_few(allowed, wish.devices, count):
+        return placement.every(allowed, wish.devices, count)
+    alone = {device: _decide_on(view, wish, state, (device,)) for device in allowed}
+    return placement.neighbours(sorted(allowed, key=lambda one: _rank(alone[one])), wish.devices, count)
+
+
+_RANK = {Verdict.GRANT: 0, Verdict.WAIT: 1, Verdict.REFUSE: 2}
+
+
+def _rank(one: Decision) -> tuple[int, bool, float, int]:
+    """A grant before a wait before a refusal, a fit before evictions, what costs least first, then most free."""
+    return _RANK[one.verdict], bool(one.evictions), one.cost, -(one.free_mib or 0)
 
 
 def _best_of(decisions: list[Decision]) -> Decision:
-    """A grant before a wait before a refusal, a fit before evictions, few evictions before many, most free first."""
-    rank = {Verdict.GRANT: 0, Verdict.WAIT: 1, Verdict.REFUSE: 2}
-    best = min(decisions, key=lambda one: (rank[one.verdict], len(one.evictions), -(one.free_mib or 0)))
-    return replace(
-        best,
-        looked_at_vram=any(one.looked_at_vram for one in decisions),
-        devices=tuple(one.device for one in decisions if one.device is not None and one.verdict is not Verdict.REFUSE),
-    )
+    best = min(decisions, key=_rank)
+    served = {device for one in decisions if one.verdict is not Verdict.REFUSE for device in one.place}
+    return replace(best, looked_at_vram=any(one.looked_at_vram for one in decisions), devices=tuple(sorted(served)))
 
 
-def _decide_on(view: View, wish: Wish, state: ConsumerState, device: int) -> Decision:
-    if state.device != device and state.claimed:
+def _decide_on(view: View, wish: Wish, state: ConsumerState, place: Devices) -> Decision:
+    if state.devices != place and state.claimed:
         # Its footprint is promised elsewhere; the same process cannot be in two places.
-        return _wait(device, f"{state.name} is in use on device {state.device}")
+        return _wait(place, f"{state.name} is in use on {on_devices(state.devices)}")
     if any(state.name in job.evicting for job in view.jobs.values()):
-        return _wait(device, f"{state.name} is about to be evicted")
-    if state.residency is Residency.RESIDENT and state.on(device):
-        return _resident(view, wish, state, device)
-    if state.residency is Residency.RESIDENT and state.device in view.devices:
-        return _refuse(InvalidArgs, f"{state.name} is resident on device {state.device}; evict it first", device)
+        return _wait(place, f"{state.name} is about to be evicted")
+    if state.residency is Residency.RESIDENT and state.devices in ((), place):
+        return _resident(view, wish, state, place)
+    if state.residency is Residency.RESIDENT and view.devices.keys() >= set(state.devices):
+        words = f"{state.name} is resident on {on_devices(state.devices)}; evict it first"
+        return _refuse(InvalidArgs, words, place)
     if wish.from_own_unit and state.residency is Residency.LOADING and not state.unasked:
-        return Decision(
-            Verdict.GRANT, device, resident=True, message=f"{state.name} is being loaded: its own unit asks"
-        )
-    return _absent(view, wish, state, device)
+        return Decision(Verdict.GRANT, place, resident=True, message=f"{state.name} is being loaded: its own unit asks")
+    return _absent(view, wish, state, place)
 
 
-def _resident(view: View, wish: Wish, state: ConsumerState, device: int) -> Decision:
-    blocked = _no_slot(view, wish, device) or _overcommitted(view, state, device) if wish.wants_lease else None
-    return blocked or Decision(Verdict.GRANT, device, resident=True, message=f"{state.name} is resident")
+def _resident(view: View, wish: Wish, state: ConsumerState, place: Devices) -> Decision:
+    blocked = _no_slot(view, wish, place) or _overcommitted(view, state, place) if wish.wants_lease else None
+    return blocked or Decision(Verdict.GRANT, place, resident=True, message=f"{state.name} is resident")
 
 
-def _absent(view: View, wish: Wish, state: ConsumerState, device: int) -> Decision:
-    if view.devices[device].lost:
-        return _refuse(DeviceUnavailable, f"device {device} is lost: {view.devices[device].error}", device)
+def _absent(view: View, wish: Wish, state: ConsumerState, place: Devices) -> Decision:
+    for device in place:
+        if view.devices[device].lost:
+            return _refuse(DeviceUnavailable, f"device {device} is lost: {view.devices[device].error}", place)
     if state.retry_at > view.now:
         left_sec = state.retry_at - view.now
         message = f"{state.name} failed to load; tried again in {left_sec:.0f} s ({state.error})"
-        return _refuse(ConsumerBackingOff, message, device)
+        return _refuse(ConsumerBackingOff, message, place)
     return (
-        _being_moved(view, wish, state, device)
-        or _no_slot(view, wish, device)
-        or _overcommitted(view, state, device)
-        or _make_room(view, wish, state, device)
+        _being_moved(view, wish, state, place)
+        or _no_slot(view, wish, place)
+        or _overcommitted(view, state, place)
+        or _make_room(view, wish, state, place)
     )
 
 
-def _being_moved(view: View, wish: Wish, state: ConsumerState, device: int) -> Decision | None:
-    """Wait while anything is loaded or evicted on the device: one thing at a time."""
-    job = view.jobs.get(device)
-    if job is not None:
-        doing = f"evicting {job.evicting[0]}" if job.evicting else f"loading {job.consumer}"
-        return _wait(device, f"{doing} on device {device}")
+def _being_moved(view: View, wish: Wish, state: ConsumerState, place: Devices) -> Decision | None:
+    """Wait while anything is loaded or evicted on any of the devices: one thing at a time."""
+    for device in place:
+        job = view.jobs.get(device)
+        if job is not None:
+            doing = f"evicting {job.evicting[0]}" if job.evicting else f"loading {job.consumer}"
+            return _wait(place, f"{doing} on device {device}")
     if state.residency is Residency.UNLOADING:
-        return _wait(device, f"{state.name} is being unloaded")
+        return _wait(place, f"{state.name} is being unloaded")
     for other in view.loading:
         is_own_start = other.name == state.name and wish.from_own_unit
-        if other.device == device and not is_own_start:
-            return _wait(device, f"{other.name} is loading on device {device}")
+        if not is_own_start and not set(place).isdisjoint(other.devices):
+            return _wait(place, f"{other.name} is loading on {on_devices(other.devices)}")
     return None
 
 
-def _no_slot(view: View, wish: Wish, device: int) -> Decision | None:
+def _no_slot(view: View, wish: Wish, place: Devices) -> Decision | None:
     slots = view.settings.concurrent_leases
-    if not wish.wants_lease or wish.holds_slot or slots == 0 or view.slots_taken(device) < slots:
+    if not wish.wants_lease or wish.holds_slot or slots == 0:
         return None
-    holders = [state.name for state in view.consumers.values() if state.leases and state.device == device]
-    return _wait(device, f"device {device} is leased ({listing(holders) or 'being loaded'})")
+    for device in place:
+        if view.slots_taken(device) >= slots:
+            holders = [one.name for one in view.consumers.values() if one.leases and device in one.devices]
+            return _wait(place, f"device {device} is leased ({listing(holders) or 'being loaded'})")
+    return None
 
 
-def _overcommitted(view: View, state: ConsumerState, device: int) -> Decision | None:
-    """Footprints promised at one time never exceed the device, however little of them is visible."""
-    total_mib = budget.total_mib(view, device)
-    if total_mib is None:
-        return None
-    if state.footprint_mib > total_mib:
-        message = f"{state.name} needs {gib(state.footprint_mib)}, device {device} has {gib(total_mib)}"
-        return _refuse(InsufficientVram, message, device)
-    committed_mib = budget.committed_mib(view, device, besides=state.name)
-    if committed_mib + state.footprint_mib <= total_mib:
-        return None
-    return _wait(device, f"{gib(committed_mib)} of device {device} are promised to {_claimants(view, state, device)}")
+def _overcommitted(view: View, state: ConsumerState, place: Devices) -> Decision | None:
+    """Footprints promised at one time never exceed a device, however little of them is visible."""
+    waits: Decision | None = None
+    for device in place:
+        total_mib = budget.total_mib(view, device)
+        if total_mib is None:
+            continue
+        if state.footprint_mib > total_mib:
+            message = f"{state.name} needs {gib(state.footprint_mib)}, device {device} has {gib(total_mib)}"
+            return _refuse(InsufficientVram, message, place)
+        committed_mib = budget.committed_mib(view, device, besides=state.name)
+        if committed_mib + state.footprint_mib > total_mib and waits is None:
+            claimants = listing([one.name for one in _claimants(view, state, (device,))])
+            waits = _wait(place, f"{gib(committed_mib)} of device {device} are promised to {claimants}")
+    return waits
 
 
-def _claimants(view: View, state: ConsumerState, device: int) -> str:
+def _claimants(view: View, state: ConsumerState, place: Devices) -> list[ConsumerState]:
     others = view.consumers.values()
-    return listing([one.name for one in others if one.claimed and one.device == device and one.name != state.name])
+    return [one for one in others if one.claimed and one.name != state.name and not set(one.devices).isdisjoint(place)]
 
 
-def _make_room(view: View, wish: Wish, state: ConsumerState, device: int) -> Decision:
-    need_mib = budget.need_mib(view, device, state.name)
-    free_mib = budget.free_mib(view, device, state.name)
-    if free_mib is None or free_mib >= need_mib:
-        spared = victims.choose(view, device, state, 0, 0).spared
-        return _load(view, state, device, need_mib, free_mib, spared)
-    limit = max(0, view.settings.max_evictions - wish.evictions_done)
-    choice = victims.choose(view, device, state, need_mib - free_mib, limit)
+@dataclass(frozen=True, slots=True)
+class _Room:
+    """What is needed and what is free on one device; ``free_mib`` None = unknown."""
+
+    device: int
+    need_mib: int
+    free_mib: int | None
+
+    @property
+    def short_mib(self) -> int:
+        """0 where nothing is, or nobody knows."""
+        return 0 if self.free_mib is None else max(0, self.need_mib - self.free_mib)
+
+
+def _make_room(view: View, wish: Wish, state: ConsumerState, place: Devices) -> Decision:
+    rooms = [
+        _Room(device, budget.need_mib(view, device, state.name), budget.free_mib(view, device, state.name))
+        for device in place
+    ]
+    short_mib = {room.device: room.short_mib for room in rooms if room.short_mib}
+    limit = max(0, view.settings.max_evictions - wish.evictions_done) if short_mib else 0
+    choice = victims.choose(view, place, state, short_mib, limit)
     if choice.suffices:
-        load = _load(view, state, device, need_mib, free_mib, choice.spared)
-        return replace(load, evictions=choice.victims)
+        return _load(view, state, rooms, choice)
+    tightest = _tightest(rooms)
     short = replace(
-        _short_of_room(view, state, device, need_mib, free_mib),
-        need_mib=need_mib,
-        free_mib=free_mib,
+        _short_of_room(view, state, rooms),
+        need_mib=tightest.need_mib,
+        free_mib=tightest.free_mib,
         spared=choice.spared,
     )
     return replace(short, looked_at_vram=True)
 
 
-def _load(
-    view: View,
-    state: ConsumerState,
-    device: int,
-    need_mib: int,
-    free_mib: int | None,
-    spared: tuple[Spared, ...],
-) -> Decision:
+def _tightest(rooms: Sequence[_Room]) -> _Room:
+    """The device that has least to spare; one of which nothing is known has most."""
+    return min(rooms, key=lambda room: math.inf if room.free_mib is None else room.free_mib - room.need_mib)
+
+
+def _load(view: View, state: ConsumerState, rooms: Sequence[_Room], choice: victims.Choice) -> Decision:
+    tightest, place = _tightest(rooms), tuple(room.device for room in rooms)
+    need, free = gib(tightest.need_mib), "" if tightest.free_mib is None else f", {gib(tightest.free_mib)} are free"
+    each = "" if len(rooms) == 1 else f" on each of {on_devices(place)}"
+    also = {device for victim in choice.victims for device in view.consumers[victim.consumer].devices}
     return Decision(
         Verdict.GRANT,
-        device,
+        place,
         load=True,
-        need_mib=need_mib,
-        free_mib=free_mib,
-        spared=spared,
-        message=f"{state.name} needs {gib(need_mib)}" + ("" if free_mib is None else f", {gib(free_mib)} are free"),
-        looked_at_vram=view.devices[device].known,
+        need_mib=tightest.need_mib,
+        free_mib=tightest.free_mib,
+        evictions=choice.victims,
+        spared=choice.spared,
+        message=f"{state.name} needs {need}{each}{free}",
+        looked_at_vram=any(view.devices[device].known for device in place),
+        cost=choice.cost,
+        beside=tuple(sorted(also.intersection(view.devices).difference(place))),
     )
 
 
-def _short_of_room(view: View, state: ConsumerState, device: int, need_mib: int, free_mib: int) -> Decision:
+def _short_of_room(view: View, state: ConsumerState, rooms: Sequence[_Room]) -> Decision:
     """Nobody is evicted in vain: wait where a lease or a load stands in the way, refuse where that would not help."""
+    place, tightest = tuple(room.device for room in rooms), _tightest(rooms)
     line = (
-        f"{state.name} needs {gib(need_mib)} on device {device}, {gib(max(0, free_mib))} are free; "
-        f"held: {holders_line(view, device, besides=state.name)}"
+        f"{state.name} needs {gib(tightest.need_mib)} on device {tightest.device}, "
+        f"{gib(max(0, tightest.free_mib or 0))} are free; "
+        f"held: {holders_line(view, tightest.device, besides=state.name)}"
     )
-    in_the_way = victims.temporarily_spared(view, device, state)
-    claimants = [one for one in view.consumers.values() if one.claimed and one.device == device and one is not state]
-    if (in_the_way or claimants) and _room_once_free(view, state, device, in_the_way) >= need_mib:
+    in_the_way = victims.temporarily_spared(view, place, state)
+    claimants = _claimants(view, state, place)
+    if (in_the_way or claimants) and _fits_once_free(view, state, rooms, in_the_way):
         busy = tuple(one.name for one in in_the_way if victims.works(view, one))
-        return replace(_wait(device, _what_ends(view, in_the_way or claimants, device)), busy=busy)
-    given_up = victims.given_up(view, device, state)
-    if given_up and _room_once_free(view, state, device, [*in_the_way, *given_up]) >= need_mib:
+        return replace(_wait(place, _what_ends(view, in_the_way or claimants, place)), busy=busy)
+    given_up = victims.given_up(view, place, state)
+    if given_up and _fits_once_free(view, state, rooms, [*in_the_way, *given_up]):
         words = [f"{one.name} is {busyness.in_words(one)} for longer than it is waited for" for one in given_up]
-        return _refuse(Busy, f"{listing(words)}; {line}", device)
+        return _refuse(Busy, f"{listing(words)}; {line}", place)
     if view.evict_failed:
-        return _refuse(EvictionFailed, f"{listing(sorted(view.evict_failed))} gave nothing back; {line}", device)
-    return _refuse(InsufficientVram, line, device)
+        return _refuse(EvictionFailed, f"{listing(sorted(view.evict_failed))} gave nothing back; {line}", place)
+    return _refuse(InsufficientVram, line, place)
 
 
-def _what_ends(view: View, in_the_way: list[ConsumerState], device: int) -> str:
+def _what_ends(view: View, in_the_way: list[ConsumerState], place: Devices) -> str:
     """What is waited for: leases and loads, and the work of those who say that they are busy."""
     busy = [one for one in in_the_way if victims.works(view, one)]
     others = [one.name for one in in_the_way if one not in busy]
-    words = [f"{listing(others)} in use on device {device}"] if others else []
+    words = [f"{listing(others)} in use on {on_devices(place)}"] if others else []
     for one in busy:
         left = busyness.grace_left(one, view.now)
         words.append(f"{one.name} is {busyness.in_words(one)}" + (f", {left}" if left else ""))
     return listing(words)
 
 
-def _room_once_free(view: View, state: ConsumerState, device: int, in_the_way: list[ConsumerState]) -> int:
-    """What could be free once every lease and load has ended: then those in the way may be evicted as well."""
-    could_go = [*victims.candidates(view, device, state), *in_the_way]
-    room_mib = (budget.free_mib(view, device, state.name) or 0) + sum(victims.yields(view, device, could_go).values())
-    if not view.devices[device].known:
+def _fits_once_free(view: View, state: ConsumerState, rooms: Sequence[_Room], in_the_way: list[ConsumerState]) -> bool:
+    """Whether it would fit once every lease and load has ended: then those in the way may be evicted as well."""
+    place = tuple(room.device for room in rooms)
+    could_go = [*victims.candidates(view, place, state), *in_the_way]
+    return all(room.free_mib is None or _room_once_free(view, state, room, could_go) >= room.need_mib for room in rooms)
+
+
+def _room_once_free(view: View, state: ConsumerState, room: _Room, could_go: list[ConsumerState]) -> int:
+    there = [one for one in could_go if one.on(room.device)]
+    room_mib = (room.free_mib or 0) + sum(victims.yields(view, room.device, there).values())
+    if not view.devices[room.device].known:
         return room_mib  # declared figures count every footprint whole: nothing is reserved on top of them
-    reserved = budget.reserved_by_consumer(view, device)
+    reserved = budget.reserved_by_consumer(view, room.device)
     return room_mib + sum(mib for name, mib in reserved.items() if name != state.name)
 
 
-def may_pass(view: View, name: str, device: int, ahead: list[str]) -> bool:
-    """Whether a resident consumer may be leased although requests ahead of it still wait for the same device.
+def may_pass(view: View, name: str, place: Devices, ahead: list[str]) -> bool:
+    """Whether a resident consumer may be leased although requests ahead of it still wait for the same devices.
 
     Only where it cannot make any of them wait longer: slots are unlimited, those ahead could never evict it anyway,
     and its footprint leaves room for theirs beside all that is promised. Everything else is first come, first served.
     """
-    state, total_mib = view.consumers[name], budget.total_mib(view, device)
-    if view.settings.concurrent_leases or total_mib is None:
+    state = view.consumers[name]
+    if view.settings.concurrent_leases:
         return False
-    wanted = sum(view.consumers[other].footprint_mib for other in set(ahead) if other != name)
-    return all(other == name or victims.why_never(view, state, view.consumers[other]) for other in ahead) and (
-        budget.committed_mib(view, device, besides=name) + state.footprint_mib + wanted <= total_mib
+    wanted_mib = sum(view.consumers[other].footprint_mib for other in set(ahead) if other != name)
+    return all(other == name or victims.why_never(view, state, view.consumers[other]) for other in ahead) and all(
+        _has_room_for(view, device, state, wanted_mib) for device in place
     )
 
 
-def _wait(device: int, message: str) -> Decision:
-    return Decision(Verdict.WAIT, device, error=Busy, message=message)
+def _has_room_for(view: View, device: int, state: ConsumerState, wanted_mib: int) -> bool:
+    total_mib = budget.total_mib(view, device)
+    if total_mib is None:
+        return False
+    return budget.committed_mib(view, device, besides=state.name) + state.footprint_mib + wanted_mib <= total_mib
 
 
-def _refuse(error: type[GpumandError], message: str, device: int | None = None) -> Decision:
-    return Decision(Verdict.REFUSE, device, error=error, message=message)
+def _wait(place: Devices, message: str) -> Decision:
+    return Decision(Verdict.WAIT, place, error=Busy, message=message)
+
+
+def _refuse(error: type[GpumandError], message: str, place: Devices = ()) -> Decision:
+    return Decision(Verdict.REFUSE, place, error=error, message=message)

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from gpumand.domain.consumer import Policy, Residency, SchedulerSettings
+from gpumand.domain.device import Devices
 from gpumand.domain.errors import Busy
 from gpumand.domain.planning import Decision, Wish, decide, may_pass
 from gpumand.domain.request import MIN_PRIORITY, Verdict
@@ -95,15 +96,26 @@ class Walk:
     def rule(self, view: View, standing: Standing, decision: Decision) -> Ruling:
         """What becomes of it in its turn. Requests must come in the order of ``standings``; any may be left out."""
         self._at = self._place_of(standing)
-        device = decision.device
-        if decision.verdict is not Verdict.GRANT or device is None:
+        if decision.verdict is not Verdict.GRANT or not decision.place:
             return self._waiting(view, standing, decision)
-        ahead = self._ahead.get(device)
+        ahead = self._ahead_on(decision.place)
         if ahead is None:
             return self._first(view, standing, decision)
-        if decision.resident and (_is_own_start(view, standing.wish) or _harms_nobody(view, standing, device, ahead)):
+        if decision.resident and (_is_own_start(view, standing.wish) or _harms_nobody(view, standing, decision, ahead)):
             return Ruling(decision)
         return self._behind(view, standing, decision, ahead)
+
+    def _ahead_on(self, place: Devices) -> Ahead | None:
+        """Who stays ahead on any of these devices; None where nobody does."""
+        found = [self._ahead[device] for device in place if device in self._ahead]
+        if len(found) <= 1:
+            return found[0] if found else None
+        numbers = {standing.number for ahead in found for standing in ahead.standings}
+        together = Ahead()
+        for standing in self._standings:
+            if standing.number in numbers:
+                together.add(standing)
+        return together
 
     def _place_of(self, standing: Standing) -> int:
         at = self._at + 1
@@ -164,5 +176,5 @@ def _is_own_start(view: View, wish: Wish) -> bool:
     return wish.from_own_unit and view.consumers[wish.consumer].residency is Residency.LOADING
 
 
-def _harms_nobody(view: View, standing: Standing, device: int, ahead: Ahead) -> bool:
-    return may_pass(view, standing.wish.consumer, device, list(ahead.consumers))
+def _harms_nobody(view: View, standing: Standing, decision: Decision, ahead: Ahead) -> bool:
+    return may_pass(view, standing.wish.consumer, decision.place, list(ahead.consumers))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from gpumand.domain.consumer import ConsumerSpec
@@ -68,3 +69,51 @@ class Settling:
     @property
     def _slack_mib(self) -> int:
         return max(SLACK_MIB, self.expected_mib // 20)
+
+
+@dataclass(frozen=True, slots=True)
+class SettlingOnAll:
+    """The same for a consumer on several devices: its memory is free when it is free on every one of them.
+
+    A device that could not be read even beforehand says nothing, and is not waited for.
+
+    Attributes:
+        spec: the victim.
+        parts: by device.
+    """
+
+    spec: ConsumerSpec
+    parts: Mapping[int, Settling]
+
+    @property
+    def _measured(self) -> Mapping[int, Settling]:
+        return {device: one for device, one in self.parts.items() if one.can_be_measured}
+
+    @property
+    def is_known(self) -> bool:
+        """Whether every device had figures beforehand."""
+        return all(one.before.known for one in self.parts.values())
+
+    @property
+    def expected_mib(self) -> int:
+        """MiB it should give back on all of them together."""
+        return sum(one.expected_mib for one in self.parts.values())
+
+    @property
+    def can_be_measured(self) -> bool:
+        """Whether any device had a figure beforehand that a later one can be set against."""
+        return bool(self._measured)
+
+    def freed_mib(self, now: Mapping[int, Sample]) -> int | None:
+        """MiB given back so far on all of them together; None = unknown."""
+        freed = [one.freed_mib(now[device]) for device, one in self._measured.items()]
+        known = [mib for mib in freed if mib is not None]
+        return sum(known) if len(known) == len(freed) else None
+
+    def settled(self, now: Mapping[int, Sample]) -> bool:
+        """Whether it has given back what it should on every device."""
+        return all(one.settled(now[device]) for device, one in self._measured.items())
+
+    def gone_by_own_figure(self, now: Mapping[int, Sample]) -> bool:
+        """Whether its own processes hold nothing any more on any of them, whatever the devices show."""
+        return all(one.gone_by_own_figure(now[device]) for device, one in self._measured.items())

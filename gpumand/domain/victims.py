@@ -8,11 +8,12 @@ takes the set that is worth least.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from gpumand.domain import budget, busyness, cover, value
+from gpumand.domain import budget, busyness, cover, cover_all, value
 from gpumand.domain.consumer import Policy, Residency
+from gpumand.domain.device import Devices
 from gpumand.domain.request import PlannedEviction, Spared
 from gpumand.domain.residency import holds_model
 from gpumand.domain.view import IN_VRAM, ConsumerState, View
@@ -28,85 +29,150 @@ class Choice:
     Attributes:
         suffices: whether they free enough together; when not, ``victims`` is empty: nobody is evicted in vain.
         victims: in the order of eviction.
-        spared: who is on the device and is not a victim, and why.
+        spared: who is on the devices and is not a victim, and why.
+        cost: what the victims are worth together: by ``lru`` each the same.
     """
 
     suffices: bool
     victims: tuple[PlannedEviction, ...] = ()
     spared: tuple[Spared, ...] = ()
+    cost: float = 0.0
 
 
-def choose(view: View, device: int, target: ConsumerState, deficit_mib: int, limit: int) -> Choice:
-    """Choose at most ``limit`` victims that free at least ``deficit_mib``: a whole set, then without those not needed.
+@dataclass(frozen=True, slots=True)
+class _Taken:
+    """One that was picked: what it is worth and why it goes."""
+
+    state: ConsumerState
+    cost: float
+    why: str
+
+
+Freed = Mapping[int, Mapping[str, int]]
+"""MiB that each candidate frees, by device and name."""
+
+
+def choose(view: View, devices: Devices, target: ConsumerState, short_mib: Mapping[int, int], limit: int) -> Choice:
+    """Choose at most ``limit`` victims that free what is short on each device: a whole set, without those not needed.
 
     By the policy in force: in LRU order, and where that takes more of them than allowed, the largest first; or the set
-    that is worth least.
+    that is worth least. One that is on several devices frees memory on all of them and counts once.
+
+    Args:
+        view: everything at this moment.
+        devices: those that the target is to be on.
+        target: who needs the room.
+        short_mib: MiB that are short, by device; devices where none are may be left out.
+        limit: how many may go.
     """
-    exempt = _exemptions(view, device, target)
-    in_order = candidates(view, device, target)
-    freed_mib = yields(view, device, in_order)
-    pick = _worth_least if view.settings.policy is Policy.ADAPTIVE else _least_recent
-    taken = pick(view, in_order, freed_mib, deficit_mib, limit)
+    exempt = _exemptions(view, devices, target)
+    in_order = candidates(view, devices, target)
+    freed = {device: yields(view, device, [one for one in in_order if one.on(device)]) for device in devices}
+    short_mib = {device: mib for device, mib in short_mib.items() if mib > 0}
+    taken = _pick(view, in_order, freed, short_mib, limit)
     if taken is None:
         return Choice(suffices=False, spared=exempt)
-    names = {state.name for state, _ in taken}
+    names = {one.state.name for one in taken}
     kept = [Spared(state.name, "not needed: the others free enough") for state in in_order if state.name not in names]
-    is_measured = view.devices[device].known
-    planned = [_planned(state, freed_mib[state.name] if is_measured else None, why) for state, why in taken]
-    return Choice(suffices=True, victims=tuple(planned), spared=(*exempt, *kept))
+    planned = [_planned(one.state, _expected_mib(view, one.state, freed), one.why) for one in taken]
+    return Choice(True, tuple(planned), (*exempt, *kept), sum(one.cost for one in taken))
+
+
+def _pick(
+    view: View, in_order: list[ConsumerState], freed: Freed, short_mib: Mapping[int, int], limit: int
+) -> list[_Taken] | None:
+    """The set, by the policy in force; None where none suffices."""
+    if not short_mib:
+        return []
+    if len(short_mib) > 1:
+        return _pick_on_all(view, in_order, freed, short_mib, limit)
+    ((device, deficit_mib),) = short_mib.items()
+    there = [state for state in in_order if state.name in freed[device]]
+    pick = _worth_least if view.settings.policy is Policy.ADAPTIVE else _least_recent
+    return pick(view, there, freed[device], deficit_mib, limit)
 
 
 def _least_recent(
-    view: View, in_order: list[ConsumerState], freed_mib: dict[str, int], deficit_mib: int, limit: int
-) -> list[tuple[ConsumerState, str]] | None:
-    """Those unused for longest, each with why it goes; None where none suffice."""
+    view: View, in_order: list[ConsumerState], freed_mib: Mapping[str, int], deficit_mib: int, limit: int
+) -> list[_Taken] | None:
+    """Those unused for longest."""
     largest_first = sorted(in_order, key=lambda state: (-freed_mib[state.name], _lru(state)))
     for order in (in_order, largest_first):
         taken = _prune(_take(order, freed_mib, deficit_mib), freed_mib, deficit_mib)
         if len(taken) <= limit and sum(freed_mib[state.name] for state in taken) >= deficit_mib:
-            return [(state, _recency(state)) for state in taken]
+            return [_Taken(state, 1.0, _recency(state)) for state in taken]
     return None
 
 
 def _worth_least(
-    view: View, in_order: list[ConsumerState], freed_mib: dict[str, int], deficit_mib: int, limit: int
-) -> list[tuple[ConsumerState, str]] | None:
-    """The set that is worth least, each with why it goes; None where none suffices."""
-    if deficit_mib <= 0:
-        return []
-    idle = value.pooled(view.consumers.values())
-    worths = [value.worth(view, state, idle) for state in in_order]
+    view: View, in_order: list[ConsumerState], freed_mib: Mapping[str, int], deficit_mib: int, limit: int
+) -> list[_Taken] | None:
+    """The set that is worth least."""
+    priced = _priced(view, in_order)
     items = [
-        cover.Item(place, worth.value, freed_mib[state.name])
-        for place, (state, worth) in enumerate(zip(in_order, worths, strict=True))
-        if freed_mib[state.name] > 0
+        cover.Item(place, one.cost, freed_mib[one.state.name])
+        for place, one in enumerate(priced)
+        if freed_mib[one.state.name] > 0
     ]
     places = cover.cheapest(items, deficit_mib, limit)
-    return None if places is None else [(in_order[place], worths[place].why) for place in places]
+    return None if places is None else [priced[place] for place in places]
 
 
-def candidates(view: View, device: int, target: ConsumerState) -> list[ConsumerState]:
+def _priced(view: View, in_order: list[ConsumerState]) -> list[_Taken]:
+    idle = value.pooled(view.consumers.values())
+    worths = [value.worth(view, state, idle) for state in in_order]
+    return [_Taken(state, worth.value, worth.why) for state, worth in zip(in_order, worths, strict=True)]
+
+
+def _pick_on_all(
+    view: View, in_order: list[ConsumerState], freed: Freed, short_mib: Mapping[int, int], limit: int
+) -> list[_Taken] | None:
+    """The same where several devices are short: one set for all of them."""
+    is_adaptive = view.settings.policy is Policy.ADAPTIVE
+    priced = _priced(view, in_order) if is_adaptive else [_Taken(one, 1.0, _recency(one)) for one in in_order]
+    items = [
+        cover_all.WideItem(place, one.cost, tuple(freed[device].get(one.state.name, 0) for device in short_mib))
+        for place, one in enumerate(priced)
+    ]
+    items, needs = [one for one in items if any(one.mib)], tuple(short_mib.values())
+    places = None if is_adaptive else cover_all.in_order(items, needs, limit)
+    if places is None:
+        places = cover_all.cheapest_on_all(items, needs, limit)
+    return None if places is None else [priced[place] for place in places]
+
+
+def _expected_mib(view: View, state: ConsumerState, freed: Freed) -> int | None:
+    """What it should free on all devices it is on; None where one of them shows no figures."""
+    there = [device for device in (state.devices or freed) if device in view.devices]
+    if not all(view.devices[device].known for device in there):
+        return None
+    others = [device for device in there if state.name not in freed.get(device, {})]
+    elsewhere = sum(yields(view, device, [state])[state.name] for device in others)
+    return elsewhere + sum(by_name.get(state.name, 0) for by_name in freed.values())
+
+
+def candidates(view: View, devices: Devices, target: ConsumerState) -> list[ConsumerState]:
     """Who may go, least recently used first."""
     free_to_go = [
         state
-        for state in _loaded(view, device, target)
-        if not (why_never(view, state, target) or _why_busy(view, state))
+        for state in _loaded(view, devices, target)
+        if not (why_never(view, state, target) or _why_busy(view, devices, state))
     ]
     return sorted(free_to_go, key=_lru)
 
 
-def temporarily_spared(view: View, device: int, target: ConsumerState) -> list[ConsumerState]:
+def temporarily_spared(view: View, devices: Devices, target: ConsumerState) -> list[ConsumerState]:
     """Who could go were it not in use at the moment: worth waiting for."""
-    return [state for state in _in_the_way(view, device, target) if not busyness.is_given_up(state, view.now)]
+    return [state for state in _in_the_way(view, devices, target) if not busyness.is_given_up(state, view.now)]
 
 
-def given_up(view: View, device: int, target: ConsumerState) -> list[ConsumerState]:
+def given_up(view: View, devices: Devices, target: ConsumerState) -> list[ConsumerState]:
     """Who works on, is not evicted for that, and is not waited for any longer."""
-    return [state for state in _in_the_way(view, device, target) if busyness.is_given_up(state, view.now)]
+    return [state for state in _in_the_way(view, devices, target) if busyness.is_given_up(state, view.now)]
 
 
-def _in_the_way(view: View, device: int, target: ConsumerState) -> list[ConsumerState]:
-    in_use = [state for state in view.on_device(device) if _why_busy(view, state)]
+def _in_the_way(view: View, devices: Devices, target: ConsumerState) -> list[ConsumerState]:
+    in_use = [state for state in view.on(devices) if _why_busy(view, devices, state)]
     return [state for state in in_use if state.name != target.name and not why_never(view, state, target)]
 
 
@@ -127,18 +193,20 @@ def yields(view: View, device: int, states: Iterable[ConsumerState]) -> dict[str
     return result
 
 
-def _loaded(view: View, device: int, target: ConsumerState) -> list[ConsumerState]:
+def _loaded(view: View, devices: Devices, target: ConsumerState) -> list[ConsumerState]:
     """Who may hold memory there and is not another device's job to evict."""
     taken = {target.name} | {name for job in view.jobs.values() for name in job.evicting}
-    return [one for one in view.on_device(device) if one.name not in taken and _may_hold(view, device, one)]
+    return [one for one in view.on(devices) if one.name not in taken and _may_hold(view, devices, one)]
 
 
-def _may_hold(view: View, device: int, state: ConsumerState) -> bool:
+def _may_hold(view: View, devices: Devices, state: ConsumerState) -> bool:
     """Loaded as far as anybody knows, or holding a model's worth of memory whatever it says of itself."""
     if state.residency in EVICTABLE:
         return True
-    held_mib = view.devices[device].held_by(state.name)
-    return state.residency not in MOVING and held_mib is not None and holds_model(state.spec, held_mib)
+    if state.residency in MOVING:
+        return False
+    held = [view.devices[device].held_by(state.name) for device in devices if state.on(device)]
+    return any(mib is not None and holds_model(state.spec, mib) for mib in held)
 
 
 def _lru(state: ConsumerState) -> tuple[int, int, str]:
@@ -146,7 +214,7 @@ def _lru(state: ConsumerState) -> tuple[int, int, str]:
     return state.last_used_usec, state.since_usec, state.name
 
 
-def _take(in_order: Sequence[ConsumerState], freed_mib: dict[str, int], deficit_mib: int) -> list[ConsumerState]:
+def _take(in_order: Sequence[ConsumerState], freed_mib: Mapping[str, int], deficit_mib: int) -> list[ConsumerState]:
     taken: list[ConsumerState] = []
     for state in in_order:
         if deficit_mib <= 0:
@@ -157,7 +225,7 @@ def _take(in_order: Sequence[ConsumerState], freed_mib: dict[str, int], deficit_
     return taken
 
 
-def _prune(taken: list[ConsumerState], freed_mib: dict[str, int], deficit_mib: int) -> list[ConsumerState]:
+def _prune(taken: list[ConsumerState], freed_mib: Mapping[str, int], deficit_mib: int) -> list[ConsumerState]:
     """Drop who turned out not to be needed, the most recently used of them first: they are worth most."""
     spare_mib = sum(freed_mib[state.name] for state in taken) - deficit_mib
     kept = list(taken)
@@ -176,14 +244,15 @@ def _recency(state: ConsumerState) -> str:
     return "least recently used" if state.last_used_usec else "never used"
 
 
-def _exemptions(view: View, device: int, target: ConsumerState) -> tuple[Spared, ...]:
-    holders = [state for state in view.on_device(device) if state.name != target.name and _holds(view, device, state)]
-    whys = [(state.name, why_never(view, state, target) or _why_busy(view, state)) for state in holders]
+def _exemptions(view: View, devices: Devices, target: ConsumerState) -> tuple[Spared, ...]:
+    holders = [state for state in view.on(devices) if state.name != target.name and _holds(view, devices, state)]
+    whys = [(state.name, why_never(view, state, target) or _why_busy(view, devices, state)) for state in holders]
     return tuple(Spared(name, why) for name, why in whys if why)
 
 
-def _holds(view: View, device: int, state: ConsumerState) -> bool:
-    return state.claimed or state.residency in IN_VRAM or bool(view.devices[device].held_by(state.name))
+def _holds(view: View, devices: Devices, state: ConsumerState) -> bool:
+    is_held = state.claimed or state.residency in IN_VRAM
+    return is_held or any(view.devices[device].held_by(state.name) for device in devices)
 
 
 def why_never(view: View, state: ConsumerState, target: ConsumerState) -> str:
@@ -204,9 +273,21 @@ def works(view: View, state: ConsumerState) -> bool:
     return bool(busyness.why_spared(state, view.now)) and not _why_in_use(state)
 
 
-def _why_busy(view: View, state: ConsumerState) -> str:
+def _why_busy(view: View, devices: Devices, state: ConsumerState) -> str:
     """Why it is no victim at the moment; "" when it may be one."""
-    return _why_in_use(state) or busyness.why_spared(state, view.now)
+    return _why_in_use(state) or busyness.why_spared(state, view.now) or _why_not_beside(view, devices, state)
+
+
+def _why_not_beside(view: View, devices: Devices, state: ConsumerState) -> str:
+    """One that is on another device too would free memory there as well, where somebody may be measuring it."""
+    for device in state.devices:
+        if device in devices:
+            continue
+        job = view.jobs.get(device)
+        is_loading = any(device in one.devices for one in view.loading)
+        if job is not None or is_loading:
+            return f"is on device {device} too, where something is being loaded or evicted"
+    return ""
 
 
 def _why_in_use(state: ConsumerState) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from gpumand.domain.consumer import ConsumerSpec, Residency, SchedulerSettings
-from gpumand.domain.device import Sample
+from gpumand.domain.device import Devices, Sample
 from gpumand.domain.footprint import Footprint
 from gpumand.domain.learning import Learned
 
@@ -24,7 +24,7 @@ class ConsumerState:
     Attributes:
         spec: as configured.
         residency: see Residency.
-        device: index of the device it is on, is loaded to, or was last on; None when nothing is known.
+        devices: the devices it is on, is loaded to, or was last on, together; () when nothing is known.
         leases: how many leases stand on it.
         pinned: never evicted unless forced.
         worked_usec: when its last lease ended, CLOCK_REALTIME; 0 = never. Real work.
@@ -37,7 +37,7 @@ class ConsumerState:
         since_usec: CLOCK_REALTIME of the last change of residency.
         claimed_at: monotonic seconds since when its footprint is spoken for (loading, promised or leased); None when
             it is not.
-        baseline_mib: what no known process held on its device at ``claimed_at``; None when that was unknown.
+        baseline_mib: what no known process held on each of its devices at ``claimed_at``; None when that was unknown.
         shown: its footprint has been seen since it became resident, so that live figures contain it.
         failures: loads that failed in a row.
         retry_at: monotonic seconds before which no new load is tried.
@@ -51,7 +51,7 @@ class ConsumerState:
 
     spec: ConsumerSpec
     residency: Residency = Residency.UNKNOWN
-    device: int | None = None
+    devices: Devices = ()
     leases: int = 0
     pinned: bool = False
     worked_usec: int = 0
@@ -62,7 +62,7 @@ class ConsumerState:
     says_loaded: bool = False
     since_usec: int = 0
     claimed_at: float | None = None
-    baseline_mib: int | None = None
+    baseline_mib: Mapping[int, int | None] = field(default_factory=dict)
     shown: bool = False
     failures: int = 0
     retry_at: float = 0.0
@@ -96,27 +96,29 @@ class ConsumerState:
 
     def on(self, device: int) -> bool:
         """Whether it may hold memory on that device."""
-        return self.device is None or self.device == device
+        return not self.devices or device in self.devices
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """What is being done on a device: evictions and the load they are for, or one eviction by hand.
+    """What is being done on devices: evictions and the load they are for, or one eviction by hand.
 
     While one runs, nothing else is evicted or loaded there: the newcomer is measuring what is free (vLLM aborts when
     a neighbour frees memory while it profiles, vllm#56830).
 
     Attributes:
-        device: where.
+        devices: where, all of them at once.
         consumer: the consumer being loaded, or the one being evicted by hand.
         evicting: victims not yet evicted, in order.
-        takes_slot: whether a request waits for it, so that a lease will stand on the device when it ends.
+        takes_slot: whether a request waits for it, so that a lease will stand on the devices when it ends.
+        beside: further devices that its victims are on: nothing else is begun there either.
     """
 
-    device: int
+    devices: Devices
     consumer: str
     evicting: tuple[str, ...] = ()
     takes_slot: bool = False
+    beside: Devices = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +130,7 @@ class View:
         devices: one sample a device, by index; never empty (a placeholder where no source knows any).
         consumers: by name.
         leases: how many leases stand on each device.
-        jobs: what is being done, by device.
+        jobs: what is being done, by device; a job on several stands at each of them.
         now: monotonic seconds.
         evict_failed: consumers that gave nothing back a moment ago, for the request at hand.
         wanted: how far ahead in the queue the first request for a consumer is (0 = next); filled in by policies that
@@ -153,11 +155,12 @@ class View:
         loading = tuple(state for state in self.consumers.values() if state.residency is Residency.LOADING)
         object.__setattr__(self, "loading", loading)
 
-    def on_device(self, device: int) -> tuple[ConsumerState, ...]:
-        """Consumers that may hold memory on a device."""
-        return tuple(state for state in self.consumers.values() if state.on(device))
+    def on(self, devices: Devices) -> tuple[ConsumerState, ...]:
+        """Consumers that may hold memory on any of these devices."""
+        apart = frozenset(devices).isdisjoint
+        return tuple(one for one in self.consumers.values() if not one.devices or not apart(one.devices))
 
     def slots_taken(self, device: int) -> int:
         """Leases that stand on the device, and those that will when its job ends."""
         job = self.jobs.get(device)
-        return self.leases.get(device, 0) + (1 if job is not None and job.takes_slot else 0)
+        return self.leases.get(device, 0) + (1 if job is not None and job.takes_slot and device in job.devices else 0)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from gpumand.domain import budget, busyness
-from gpumand.domain.device import ProcessUse
+from gpumand.domain.device import Devices, ProcessUse
 from gpumand.domain.view import ConsumerState, View
 
 MAX_NAMED = 6
@@ -23,11 +23,14 @@ def listing(names: Sequence[str]) -> str:
     return ", ".join(names[:MAX_NAMED]) + (f" and {more} more" if more > 0 else "")
 
 
+def on_devices(devices: Devices) -> str:
+    """``device 0``, ``devices 0, 1``."""
+    return f"device{'' if len(devices) == 1 else 's'} {listing([str(one) for one in devices])}"
+
+
 def holders_line(view: View, device: int, besides: str = "") -> str:
     """Who holds what on a device: consumers with the reason why they stay, then foreign processes by name."""
-    parts = [
-        part for state in view.on_device(device) if state.name != besides and (part := _holder(view, device, state))
-    ]
+    parts = [part for state in view.on((device,)) if state.name != besides and (part := _holder(view, device, state))]
     parts += [
         f"{gib(process.used_mib)} by {foreign_label(process)}"
         for process in budget.foreign_processes(view.devices[device])

@@ -15,7 +15,7 @@ from heapq import heappop, heappush
 
 from gpumand.domain import serving
 from gpumand.domain.consumer import Policy, Residency, SchedulerSettings
-from gpumand.domain.device import ProcessUse, Reading, Sample
+from gpumand.domain.device import Devices, ProcessUse, Reading, Sample, devices_text
 from gpumand.domain.fairness import FairShare
 from gpumand.domain.learning import Learned, Start
 from gpumand.domain.lease import Lease, LeaseLifetime, Owner
@@ -87,7 +87,7 @@ class _Entry:
     wish: Wish
     served: Served
     standing: Standing
-    works_on: int | None = None
+    works_on: Devices = ()
 
 
 @dataclass(slots=True)
@@ -95,7 +95,7 @@ class _Work:
     """A lease's work: how much is left, and how fast it goes."""
 
     entry: _Entry
-    device: int
+    place: Devices
     left_sec: float
     since: float
     pace: float = 1.0
@@ -214,8 +214,8 @@ class Engine:
         view, known = self._view(entries), dict[Wish, Decision]()
         for entry in entries:
             devices: tuple[int, ...] = ()
-            if entry.works_on is not None:
-                devices = (entry.works_on,)
+            if entry.works_on:
+                devices = entry.works_on
             else:
                 decision = known.get(entry.wish)
                 if decision is None:
@@ -225,7 +225,7 @@ class Engine:
                     known.clear()
                 if entry.request.number in self._entries:
                     devices = decision.devices
-                    begun |= entry.works_on is not None
+                    begun |= bool(entry.works_on)
             if devices:
                 walk.stays(entry.standing, devices)
             if walk.is_over(view):
@@ -245,16 +245,16 @@ class Engine:
     def _act(self, entry: _Entry, ruling: Ruling) -> bool:
         """Whether anything changed."""
         decision = ruling.decision
-        if ruling.is_beside and decision.device is not None:
-            self._overlapping.wanted(decision.device)
+        if ruling.is_beside and decision.place:
+            self._overlapping.wanted(decision.place)
         if decision.verdict is Verdict.WAIT:
             return False
-        if decision.verdict is Verdict.REFUSE or decision.device is None:
+        if decision.verdict is Verdict.REFUSE or not decision.place:
             self._leave(entry)
         elif decision.resident:
-            self._grant(entry, decision.device, ruling.passes)
+            self._grant(entry, decision.place, ruling.passes)
         else:
-            self._begin(entry, decision.device, decision, takes_slot=ruling.takes_slot)
+            self._begin(entry, decision, takes_slot=ruling.takes_slot)
         return True
 
     def _leave(self, entry: _Entry) -> None:
@@ -267,18 +267,19 @@ class Engine:
 
     # -- working -------------------------------------------------------------------------------------------------
 
-    def _grant(self, entry: _Entry, device: int, passes: tuple[int, ...] = ()) -> None:
+    def _grant(self, entry: _Entry, place: Devices, passes: tuple[int, ...] = ()) -> None:
         self._leave(entry)
         name, lease_id = entry.request.consumer, str(entry.request.number)
         entry.served.granted_at = self._now
-        lease = Lease(lease_id, name, str(device), entry.request.owner, LeaseLifetime.CONNECTION, int(self._now * 1e6))
-        self._ledger.add_lease(lease, device, self._now)
+        owner, granted_usec = entry.request.owner, int(self._now * 1e6)
+        lease = Lease(lease_id, name, devices_text(place), owner, LeaseLifetime.CONNECTION, granted_usec)
+        self._ledger.add_lease(lease, place, self._now)
         if passes:
             self._overtakings.begin(lease_id, passes, self._ledger.consumers[name].times.hold_sec())
             self._renew_standings(passes)
-        self._overlapping.began(lease_id, device)
-        self._works[lease_id] = _Work(entry, device, entry.served.use.hold_sec, self._now)
-        self._pace(device)
+        self._overlapping.began(lease_id, place)
+        self._works[lease_id] = _Work(entry, place, entry.served.use.hold_sec, self._now)
+        self._pace(place)
 
     def _renew_standings(self, numbers: tuple[int, ...]) -> None:
         for number in numbers:
@@ -286,15 +287,14 @@ class Engine:
             if entry is not None:
                 entry.standing = replace(entry.standing, overtaken_sec=self._overtakings.seconds(number))
 
-    def _pace(self, device: int) -> None:
-        """Have the work on a device end when it will at the pace that it goes at now."""
-        is_loading = any(
-            state.residency is Residency.LOADING and state.device == device for state in self._ledger.consumers.values()
-        )
-        pace = 1.0 / (1.0 + self._world.slowdown) if is_loading else 1.0
+    def _pace(self, place: Devices) -> None:
+        """Have the work on these devices end when it will at the pace that it goes at now."""
+        states = self._ledger.consumers.values()
+        slow = {one for state in states if state.residency is Residency.LOADING for one in state.devices}
         for lease_id, work in self._works.items():
-            if work.device != device:
+            if set(place).isdisjoint(work.place):
                 continue
+            pace = 1.0 if slow.isdisjoint(work.place) else 1.0 / (1.0 + self._world.slowdown)
             is_new = work.since == self._now and work.left_sec == work.entry.served.use.hold_sec
             if pace != work.pace or is_new:
                 work.left_sec -= (self._now - work.since) * work.pace
@@ -321,25 +321,26 @@ class Engine:
 
     # -- loading -------------------------------------------------------------------------------------------------
 
-    def _begin(self, entry: _Entry, device: int, decision: Decision, *, takes_slot: bool) -> None:
+    def _begin(self, entry: _Entry, decision: Decision, *, takes_slot: bool) -> None:
         victims = tuple(victim.consumer for victim in decision.evictions)
-        self._ledger.begin(Job(device, entry.request.consumer, victims, takes_slot))
-        self._ledger.claim(entry.request.consumer, device, self._now)
-        entry.works_on = device
-        self._go_on(entry, device, decision)
+        self._ledger.begin(Job(decision.place, entry.request.consumer, victims, takes_slot, decision.beside))
+        self._ledger.claim(entry.request.consumer, decision.place, self._now)
+        entry.works_on = decision.place
+        self._go_on(entry, decision.place, decision)
 
-    def _go_on(self, entry: _Entry, device: int, decision: Decision) -> None:
+    def _go_on(self, entry: _Entry, place: Devices, decision: Decision) -> None:
         """The next eviction of a plan, or its load."""
         victims = tuple(victim.consumer for victim in decision.evictions)
-        self._ledger.replace_job(replace(self._ledger.jobs[device], evicting=victims))
+        job = self._ledger.jobs[place[0]]
+        self._ledger.replace_job(replace(job, evicting=victims, beside=decision.beside))
         if decision.verdict is not Verdict.GRANT:
-            self._stop(entry, device)
+            self._stop(entry, place)
         elif victims:
-            self._evict(entry, device, victims[0])
+            self._evict(entry, place, victims[0])
         else:
-            self._load(entry, device)
+            self._load(entry, place)
 
-    def _evict(self, entry: _Entry, device: int, victim: str) -> None:
+    def _evict(self, entry: _Entry, place: Devices, victim: str) -> None:
         seconds = self._host.consumers[victim].unload_sec
         self._ledger.update(victim, residency=Residency.UNLOADING, idle_since=self._now, shown=False)
 
@@ -350,46 +351,48 @@ class Engine:
                 self._parked.add(victim)
             times = state.times.observe_unload(method, seconds)
             self._ledger.update(victim, residency=Residency.UNLOADED, times=times, idle_since=self._now)
-            del self._held[device][victim]
-            self._show(device)
+            for device in state.devices:
+                del self._held[device][victim]
+            self._show(state.devices)
             self.outcome.evicted.append(victim)
             entry.wish = replace(entry.wish, evictions_done=entry.wish.evictions_done + 1)
-            self._go_on(entry, device, decide_inside(self._view([]), entry.wish, device))
+            self._go_on(entry, place, decide_inside(self._view([]), entry.wish, place))
 
         self._at(self._now + seconds, done)
 
-    def _load(self, entry: _Entry, device: int) -> None:
+    def _load(self, entry: _Entry, place: Devices) -> None:
         name = entry.request.consumer
         one = self._host.consumers[name]
         # What is no unit runs already, and only its model comes and goes.
         start = Start.PARKED if name in self._parked or not one.spec.unit else Start.COLD
         seconds = one.wake_sec if start is Start.PARKED and one.wake_sec is not None else one.load_sec
-        self._ledger.update(name, device=device, residency=Residency.LOADING, shown=False)
-        self._pace(device)
+        self._ledger.update(name, devices=place, residency=Residency.LOADING, shown=False)
+        self._pace(place)
 
         def done() -> None:
-            self._held[device][name] = one.spec.vram_resident_mib
-            self._show(device)
+            for device in place:
+                self._held[device][name] = one.spec.vram_resident_mib
+            self._show(place)
             times = self._ledger.consumers[name].times.observe_load(seconds, start)
             self._ledger.update(name, residency=Residency.RESIDENT, shown=True, times=times, idle_since=self._now)
             self.outcome.loads += 1
             self.outcome.load_seconds += seconds
-            if self._ledger.jobs[device].takes_slot:
-                self._grant(entry, device)
-            self._stop(entry, device)
-            self._pace(device)
+            if self._ledger.jobs[place[0]].takes_slot:
+                self._grant(entry, place)
+            self._stop(entry, place)
+            self._pace(place)
 
         self._at(self._now + seconds, done)
 
-    def _stop(self, entry: _Entry, device: int) -> None:
-        entry.works_on = None
-        self._ledger.end(device)
+    def _stop(self, entry: _Entry, place: Devices) -> None:
+        entry.works_on = ()
+        self._ledger.end(place[0])
         self._ledger.unclaim(entry.request.consumer, self._now)
 
-    def _show(self, changed: int | None = None) -> None:
+    def _show(self, changed: Devices | None = None) -> None:
         """Have the books see what the devices hold."""
         samples = tuple(
-            self._sample(device) if changed in (None, device) else self._ledger.devices[device]
+            self._sample(device) if changed is None or device in changed else self._ledger.devices[device]
             for device in range(len(self._held))
         )
         self._ledger.take_reading(Reading(samples), None)

@@ -60,9 +60,12 @@ def consumer(
     wake_sec: float | None = None,
     priority: int = 0,
     coexists: Sequence[str] = (),
-    device: str = "",
+    where: tuple[Sequence[str], int] = ((), 1),
 ) -> Simulated:
-    """A simulated consumer: a unit that is stopped to evict it, or, where it can sleep, a server with routes."""
+    """A simulated consumer: a unit that is stopped to evict it, or, where it can sleep, a server with routes.
+
+    ``where``: the devices it may be on (none named: any), and how many of them it takes at once.
+    """
     sleeps = wake_sec is not None
     spec = ConsumerSpec(
         name,
@@ -74,7 +77,8 @@ def consumer(
         evict=(EvictionMethod.HTTP,) if sleeps else (EvictionMethod.UNIT_STOP,),
         can_coexist_with=frozenset(coexists) - {name},
         priority=priority,
-        device=device,
+        devices=tuple(where[0]),
+        device_count=where[1],
     )
     return Simulated(spec, load_sec, unload_sec, wake_sec)
 
@@ -140,12 +144,31 @@ def _names(value: Any, names: set[str], key: str) -> set[str]:
     return set(value)
 
 
+_KEYS = {
+    "vram_resident_mib",
+    "load_sec",
+    "unload_sec",
+    "wake_sec",
+    "priority",
+    "can_coexist_with",
+    "device",
+    "device_count",
+}
+
+
+def _device_names(value: Any, where: str) -> tuple[str, ...]:
+    names = [one for one in (value if isinstance(value, list) else [value]) if one != ""]
+    if len(names) > MAX_DEVICES or not all(isinstance(one, str) or _is_whole(one) for one in names):
+        raise ValueError(f"{where}.device must be the index of a device, or a list of them")
+    return tuple(dict.fromkeys(str(one) for one in names))
+
+
 def _consumer(name: str, keys: Any, groups: Sequence[set[str]], names: set[str]) -> Simulated:
     where = f"consumers.{name}"
     if not isinstance(keys, dict):
         raise ValueError(f"{where} must be a table")
-    known = {"vram_resident_mib", "load_sec", "unload_sec", "wake_sec", "priority", "can_coexist_with", "device"}
-    _known(keys, known, f"{where}.")
+    _known(keys, _KEYS, f"{where}.")
+    devices = _device_names(keys.get("device", []), where)
     coexists = _names(keys.get("can_coexist_with", []), names, f"{where}.can_coexist_with")
     for group in groups:
         coexists |= group if name in group else set()
@@ -157,7 +180,7 @@ def _consumer(name: str, keys: Any, groups: Sequence[set[str]], names: set[str])
         wake_sec=_number(keys, "wake_sec", MAX_SEC, where=where) if "wake_sec" in keys else None,
         priority=_whole({"priority": 0} | keys, "priority", MIN_PRIORITY, MAX_PRIORITY, where),
         coexists=sorted(coexists),
-        device=str(keys.get("device", "")),
+        where=(devices, _whole({"device_count": max(1, len(devices))} | keys, "device_count", 1, MAX_DEVICES, where)),
     )
 
 

@@ -9,13 +9,16 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from gpumand.domain.device import Devices
 from gpumand.domain.lease import Lease, LeaseLifetime, Owner
 from gpumand.state.folder import Unfit
 
 FORMAT = 1
 
 LEASE_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
-DEVICE = re.compile(r"[0-9]{1,4}", re.ASCII)
+MAX_DEVICES = 64
+MAX_INDEX = 9999
+DEVICE = re.compile(rf"[0-9]{{1,4}}(,[0-9]{{1,4}}){{0,{MAX_DEVICES - 1}}}", re.ASCII)
 MAX_TEXT = 1024
 MAX_USEC = 2**63 - 1
 MAX_ID = 2**32 - 1
@@ -53,7 +56,7 @@ class KeptLoad:
     """A load that is under way; one of another boot has ended with it."""
 
     consumer: str
-    device: int
+    devices: Devices
     began_usec: int
     boot_id: str
 
@@ -135,7 +138,7 @@ def encode_load(kept: KeptLoad) -> bytes:
         "format": FORMAT,
         "boot_id": kept.boot_id,
         "consumer": kept.consumer,
-        "device": kept.device,
+        "device": kept.devices[0] if len(kept.devices) == 1 else list(kept.devices),
         "began_usec": kept.began_usec,
     }
     return json.dumps(record).encode()
@@ -146,7 +149,7 @@ def decode_load(stem: str, content: bytes) -> KeptLoad:
     record = _Record.parse(content)
     kept = KeptLoad(
         consumer=record.text("consumer", least=1),
-        device=record.whole("device", MAX_ID),
+        devices=record.devices("device"),
         began_usec=record.whole("began_usec", MAX_USEC),
         boot_id=record.text("boot_id"),
     )
@@ -203,6 +206,11 @@ class _Record:
         index: str = self._value(key, str, lambda one: DEVICE.fullmatch(one) is not None)
         return index
 
+    def devices(self, key: str) -> Devices:
+        """One index, or several in a list."""
+        found: int | list[int] = self._value(key, (int, list), _are_devices)
+        return tuple(sorted(set(found))) if isinstance(found, list) else (found,)
+
     def whole(self, key: str, most: int) -> int:
         number: int = self._value(key, int, lambda one: not isinstance(one, bool) and 0 <= one <= most)
         return number
@@ -223,6 +231,11 @@ class _Record:
         if not isinstance(value, kind) or not is_fit(value):
             raise Unfit(f"its {key} is missing" if value is _Record else f"its {key} cannot be true")
         return value
+
+
+def _are_devices(value: Any) -> bool:
+    indices = value if isinstance(value, list) else [value]
+    return 0 < len(indices) <= MAX_DEVICES and all(type(one) is int and 0 <= one <= MAX_INDEX for one in indices)
 
 
 def _is_time(number: float) -> bool:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+from gpumand.domain.device import Devices
 from gpumand.domain.lease import Lease, LeaseLifetime
 from gpumand.state.folder import SUFFIX, Folder, Unfit
 from gpumand.state.memory import is_in_memory
@@ -68,16 +69,16 @@ class FileStore:
         content = encode_consumer(KeptConsumer(name, pinned, last_used_usec))
         await self._do(lambda: self._consumers.write(consumer_stem(name), content))
 
-    async def put_load(self, consumer: str, device: int, began_usec: int) -> None:
+    async def put_load(self, consumer: str, devices: Devices, began_usec: int) -> None:
         """Keep that a load is under way. Raises OSError when it cannot be kept."""
-        content = encode_load(KeptLoad(consumer, device, began_usec, self._boot_id))
+        content = encode_load(KeptLoad(consumer, devices, began_usec, self._boot_id))
         await self._do(lambda: self._loads.write(consumer_stem(consumer), content))
 
     async def drop_load(self, consumer: str) -> None:
         """Forget a load, known or not. Raises OSError when it cannot be forgotten."""
         await self._do(lambda: self._loads.remove(consumer_stem(consumer)))
 
-    async def read_loads(self) -> dict[str, tuple[int, int]]:
+    async def read_loads(self) -> dict[str, tuple[Devices, int]]:
         """Consumer -> (device, began_usec), of this boot. Raises OSError when nothing can be read."""
         return await self._worker.run(self._read_loads)
 
@@ -156,8 +157,8 @@ class FileStore:
             consumers[kept.name] = (kept.pinned, kept.last_used_usec)
         return consumers
 
-    def _read_loads(self) -> dict[str, tuple[int, int]]:
-        loads: dict[str, tuple[int, int]] = {}
+    def _read_loads(self) -> dict[str, tuple[Devices, int]]:
+        loads: dict[str, tuple[Devices, int]] = {}
         for stem, content in self._loads.read_all():
             try:
                 kept = decode_load(stem, content)
@@ -165,7 +166,7 @@ class FileStore:
                 self._loads.set_aside(stem + SUFFIX, str(unfit))
                 continue
             if kept.boot_id == self._boot_id:
-                loads[kept.consumer] = (kept.device, kept.began_usec)
+                loads[kept.consumer] = (kept.devices, kept.began_usec)
             else:
                 self._loads.remove(stem)
         return loads

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
+from gpumand.domain.device import Devices
 from gpumand.domain.lease import Lease
 
 
@@ -16,7 +17,7 @@ class MemoryStore:
     Attributes:
         leases: what is kept, by id.
         consumers: name -> (pinned, last_used_usec).
-        loads: consumer -> (device, began_usec), of loads under way.
+        loads: consumer -> (devices, began_usec), of loads under way.
         error: raised by every write while it is set (``OSError(errno.ENOSPC, "No space left on device")``), which
             then changes nothing.
         writes: every write that was done, as ("put", id), ("drop", id), ("consumer", name), ("load", consumer) or
@@ -28,7 +29,7 @@ class MemoryStore:
         """Begin with these leases, as another daemon left them."""
         self.leases = {lease.id: lease for lease in leases}
         self.consumers: dict[str, tuple[bool | None, int]] = {}
-        self.loads: dict[str, tuple[int, int]] = {}
+        self.loads: dict[str, tuple[Devices, int]] = {}
         self.error: OSError | None = None
         self.writes: list[tuple[str, str]] = []
         self.closed = False
@@ -57,15 +58,15 @@ class MemoryStore:
         """See Store."""
         await self._write("consumer", name, lambda: self.consumers.update({name: (pinned, last_used_usec)}))
 
-    async def put_load(self, consumer: str, device: int, began_usec: int) -> None:
+    async def put_load(self, consumer: str, devices: Devices, began_usec: int) -> None:
         """See Store."""
-        await self._write("load", consumer, lambda: self.loads.update({consumer: (device, began_usec)}))
+        await self._write("load", consumer, lambda: self.loads.update({consumer: (devices, began_usec)}))
 
     async def drop_load(self, consumer: str) -> None:
         """See Store."""
         await self._write("loaded", consumer, lambda: self.loads.pop(consumer, None))
 
-    async def read_loads(self) -> dict[str, tuple[int, int]]:
+    async def read_loads(self) -> dict[str, tuple[Devices, int]]:
         """See Store."""
         await self._turn()
         return dict(self.loads)

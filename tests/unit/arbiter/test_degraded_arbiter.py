@@ -107,7 +107,7 @@ async def test_lazy_consumers_are_promised_no_more_than_the_card_had_before_its_
 
 
 async def test_a_uuid_in_the_configuration_is_no_obstacle_where_no_device_can_be_seen() -> None:
-    world = FakeWorld([routed("a", 5000, device="GPU-1234")])
+    world = FakeWorld([routed("a", 5000, devices=("GPU-1234",))])
     world.vram.fail("nvml-missing: no driver")
     world.vram._devices.clear()  # no driver was there from the beginning: no device has ever been listed
     await world.start()

@@ -18,7 +18,7 @@ TWO = (24564, 24564)
 @pytest.fixture
 async def losing() -> FakeWorld:
     """Device 1 lent to a, and about to be lost; c goes to device 0."""
-    specs = [routed("a", 5000, device="1"), routed("b", 5000, device="1"), routed("c", 3000, device="0")]
+    specs = [routed("a", 5000, devices=("1",)), routed("b", 5000, devices=("1",)), routed("c", 3000, devices=("0",))]
     world = FakeWorld(specs, total_mib=TWO)
     world.vram.read_sec = READ_SEC
     world.routes.consumer("a").device = 1
@@ -85,7 +85,7 @@ async def test_what_is_resident_on_another_device_is_not_lent_where_it_is_not() 
 
 
 async def test_a_request_keeps_nobody_from_a_device_that_is_too_small_for_it() -> None:
-    specs = [routed("a", 20000, device="0"), routed("huge", 20000), routed("small", 2000, device="1")]
+    specs = [routed("a", 20000, devices=("0",)), routed("huge", 20000), routed("small", 2000, devices=("1",))]
     world = FakeWorld(specs, total_mib=(24564, 8192))
     world.vram.read_sec = READ_SEC
     world.routes.consumer("small").device = 1
@@ -103,8 +103,8 @@ async def test_a_request_keeps_nobody_from_a_device_that_is_too_small_for_it() -
 
 
 async def test_a_request_that_fits_on_either_device_still_has_its_turn_on_both() -> None:
-    specs = [routed("a", 20000, device="0"), routed("b", 20000, device="1"), routed("either", 20000)]
-    world = FakeWorld([*specs, routed("late", 2000, device="1")], total_mib=TWO)
+    specs = [routed("a", 20000, devices=("0",)), routed("b", 20000, devices=("1",)), routed("either", 20000)]
+    world = FakeWorld([*specs, routed("late", 2000, devices=("1",))], total_mib=TWO)
     world.routes.consumer("b").device = world.routes.consumer("late").device = 1
     world.routes.consumer("either").device = 1
     await world.start()
@@ -123,7 +123,7 @@ async def test_a_request_that_fits_on_either_device_still_has_its_turn_on_both()
 
 
 async def test_a_consumer_of_unknown_device_is_one_devices_job_to_evict() -> None:
-    specs = [routed("u", 8000, health=None), routed("a", 20000, device="0"), routed("b", 20000, device="1")]
+    specs = [routed("u", 8000, health=None), routed("a", 20000, devices=("0",)), routed("b", 20000, devices=("1",))]
     world = FakeWorld(specs, total_mib=TWO, scheduler=SchedulerSettings(concurrent_leases=0))
     world.vram.attributable.clear()  # a server in a container: its memory carries no name that leads to it
     world.vram.hold(5, 8000, device=0, name="docker")
@@ -132,7 +132,7 @@ async def test_a_consumer_of_unknown_device_is_one_devices_job_to_evict() -> Non
     world.routes.consumer("b").device = 1
     world.routes.consumer("u").unload_sec = 3.0
     await world.start()
-    assert world.arbiter.books.state("u").device is None
+    assert world.arbiter.books.state("u").devices == ()
 
     asking = [
         world.arbiter.acquire(client(1), "a", AcquireOptions()),

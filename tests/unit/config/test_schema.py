@@ -38,11 +38,11 @@ PAIRS = [
     (RouteTable, Route, set()),
     (HealthTable, HealthRoute, set()),
     (BusyTable, BusyRoute, set()),
-    (ConsumerTable, ConsumerSpec, {"model", "key_file", "key_header", "vram_guess_mib"}),
+    (ConsumerTable, ConsumerSpec, {"model", "key_file", "key_header", "vram_guess_mib", "device", "device_count"}),
 ]
 
 
-UNWRITTEN = {"name", "vram_auto"}
+UNWRITTEN = {"name", "vram_auto", "devices", "device_count"}
 """What of a consumer follows from elsewhere."""
 
 

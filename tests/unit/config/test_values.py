@@ -122,7 +122,7 @@ def test_every_key_of_a_consumer_arrives(tmp_path: Path) -> None:
         stop_timeout_sec=0.5,
         priority=-100,
         pinned=True,
-        device="GPU-8a56a4bc-1184-4f5a-a7d8-2b4bdd52ae3b",
+        devices=("GPU-8a56a4bc-1184-4f5a-a7d8-2b4bdd52ae3b",),
     )
 
 
@@ -202,7 +202,7 @@ def test_methods_of_eviction_are_filled_in(text: str, methods: tuple[EvictionMet
     ("written", "device"), [("0", "0"), ('"12"', "12"), ('"SIM-0"', "SIM-0"), ('"MIG-GPU-a/1/0"', "MIG-GPU-a/1/0")]
 )
 def test_device_is_an_index_or_a_uuid(written: str, device: str, tmp_path: Path) -> None:
-    assert spec(tmp_path, f'unit = "t.service"\ndevice = {written}').device == device
+    assert spec(tmp_path, f'unit = "t.service"\ndevice = {written}').devices == (device,)
 
 
 @pytest.mark.parametrize(
@@ -253,7 +253,7 @@ def test_footprint_of_all_that_is_simulated_is_taken(tmp_path: Path) -> None:
 def test_total_of_device_0_says_nothing_of_device_1(tmp_path: Path) -> None:
     text = '[gpu]\ntotal_mib = 10\n[consumers.a]\nvram_resident_mib = 20\ndevice = 1\nunit = "a.service"'
 
-    assert loaded(tmp_path, text).consumers["a"].device == "1"
+    assert loaded(tmp_path, text).consumers["a"].devices == ("1",)
 
 
 def test_example_is_what_the_manual_shows(tmp_path: Path) -> None:

@@ -31,7 +31,7 @@ def resident(
     return ConsumerState(
         state.spec,
         residency=Residency.RESIDENT,
-        device=0,
+        devices=(0,),
         leases=leases,
         pinned=pinned,
         worked_usec=used_at,

@@ -24,27 +24,27 @@ def ledger_with(**devices: int) -> Ledger:
     ledger.take_reading(reading("GPU-a", "GPU-b"), None)
     for name, index in devices.items():
         owner = Owner(":1.1", 1000)
-        ledger.add_lease(Lease(name, name, str(index), owner, LeaseLifetime.TTL, 1), index, 1.0)
+        ledger.add_lease(Lease(name, name, str(index), owner, LeaseLifetime.TTL, 1), (index,), 1.0)
     return ledger
 
 
-def places(ledger: Ledger) -> dict[str, tuple[int | None, str]]:
-    return {name: (state.device, ledger.leases[name].device) for name, state in ledger.consumers.items()}
+def places(ledger: Ledger) -> dict[str, tuple[tuple[int, ...], str]]:
+    return {name: (state.devices, ledger.leases[name].device) for name, state in ledger.consumers.items()}
 
 
 def test_cards_that_change_places_take_their_leases_along() -> None:
     ledger = ledger_with(on_a=0, on_b=1)
     ledger.take_reading(reading("GPU-b", "GPU-a"), None)
-    assert places(ledger) == {"on_a": (1, "1"), "on_b": (0, "0")}
+    assert places(ledger) == {"on_a": ((1,), "1"), "on_b": ((0,), "0")}
     assert ledger.view(2.0).leases == {0: 1, 1: 1}
 
 
 def test_card_behind_one_that_was_pulled_moves_up() -> None:
     ledger = ledger_with(on_b=1)
     ledger.take_reading(reading("GPU-b"), None)
-    assert places(ledger) == {"on_b": (0, "0")}
+    assert places(ledger) == {"on_b": ((0,), "0")}
     ledger.take_reading(reading("GPU-a", "GPU-b"), None)
-    assert places(ledger) == {"on_b": (1, "1")}
+    assert places(ledger) == {"on_b": ((1,), "1")}
 
 
 def test_reading_without_uuids_moves_nothing() -> None:
@@ -52,11 +52,11 @@ def test_reading_without_uuids_moves_nothing() -> None:
     ledger.take_reading(reading("", ""), None)
     ledger.take_reading(Reading(error="driver-not-loaded: no module"), None)
     ledger.take_reading(reading("GPU-a", "GPU-b"), None)
-    assert places(ledger) == {"on_a": (0, "0"), "on_b": (1, "1")}
+    assert places(ledger) == {"on_a": ((0,), "0"), "on_b": ((1,), "1")}
 
 
 def test_what_is_being_loaded_stays_with_its_job() -> None:
     ledger = ledger_with(on_a=0, on_b=1)
-    ledger.begin(Job(0, "on_a"))
+    ledger.begin(Job((0,), "on_a"))
     ledger.take_reading(reading("GPU-b", "GPU-a"), None)
-    assert places(ledger)["on_a"] == (0, "0")
+    assert places(ledger)["on_a"] == ((0,), "0")

@@ -16,12 +16,12 @@ def lived(slowdown: float, leases: int = 400, seed: int = 0) -> tuple[Overlappin
     """Leases of all lengths, and the longer, the likelier somebody comes meanwhile; share allowed at the end."""
     random, overlapping, allowed = Random(seed), Overlapping(), 0
     for number in range(leases):
-        overlapping.began(str(number), 0)
+        overlapping.began(str(number), (0,))
         may = bool(overlapping.devices(MEASURED, [0]))
         seconds = 10.0 * random.lognormvariate(0, 0.5)
         comes = random.random() < seconds / 30.0
         if comes:
-            overlapping.wanted(0)
+            overlapping.wanted((0,))
         overlapping.ended(str(number), seconds * (slowdown if comes and may else 1.0), 10.0)
         allowed += may and number >= leases // 2
     return overlapping, allowed / (leases - leases // 2)
@@ -48,7 +48,7 @@ def test_until_enough_was_seen_the_two_kinds_take_turns() -> None:
     overlapping = Overlapping()
     drawn = []
     for number in range(2 * LEAST_COUNT):
-        overlapping.began(str(number), 0)
+        overlapping.began(str(number), (0,))
         drawn.append(bool(overlapping.devices(MEASURED, [0])))
         overlapping.ended(str(number), 10.0, 10.0)
 
@@ -57,8 +57,8 @@ def test_until_enough_was_seen_the_two_kinds_take_turns() -> None:
 
 def test_one_lease_that_may_not_keeps_its_own_device_free_of_loads_only() -> None:
     overlapping = Overlapping()
-    overlapping.began("may", 0)
-    overlapping.began("may not", 1)
+    overlapping.began("may", (0,))
+    overlapping.began("may not", (1,))
 
     assert overlapping.devices(MEASURED, [0, 1, 2]) == {0, 2}
 
@@ -78,10 +78,10 @@ def test_what_is_configured_counts_first(policy: Policy, overlap: Overlap, expec
 
 def test_a_lease_of_unknown_length_or_that_nobody_came_to_says_nothing() -> None:
     overlapping = Overlapping()
-    overlapping.began("a", 0)
-    overlapping.wanted(0)
+    overlapping.began("a", (0,))
+    overlapping.wanted((0,))
     overlapping.ended("a", 100.0, 0.0)
-    overlapping.began("b", 0)
+    overlapping.began("b", (0,))
     overlapping.ended("b", 100.0, 10.0)
     overlapping.ended("never began", 100.0, 10.0)
 

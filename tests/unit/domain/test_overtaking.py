@@ -131,7 +131,7 @@ def test_nothing_is_loaded_beside_a_lease_at_the_cost_of_what_is_waited_for() ->
 
 
 def test_nothing_is_loaded_beside_a_lease_while_something_is_loaded() -> None:
-    at = overlapping(LEASED, absent("a", 5000), absent("b", 5000), jobs={0: Job(0, "a")})
+    at = overlapping(LEASED, absent("a", 5000), absent("b", 5000), jobs={0: Job((0,), "a")})
 
     assert granted(walked(at, standings("b"))) == []
 

@@ -24,12 +24,12 @@ def two_devices(*states: ConsumerState) -> View:
 
 
 def ask(state: View, consumer: str, device: int | None = None) -> Decision:
-    return decide(state, Wish(consumer, device))
+    return decide(state, Wish(consumer, () if device is None else (device,)))
 
 
 @pytest.mark.parametrize("wanted", ["7", "GPU-7"])
 def test_a_configured_device_that_is_not_there_is_named(wanted: str) -> None:
-    decision = ask(two_devices(absent("a", 1000, device=wanted)), "a")
+    decision = ask(two_devices(absent("a", 1000, devices=(wanted,))), "a")
 
     assert (decision.error, decision.devices) == (DeviceUnavailable, ())
     assert decision.message == f"device {wanted}, configured for a, is not there"
@@ -40,9 +40,9 @@ def test_a_device_asked_for_that_is_gone_meanwhile_is_named() -> None:
 
 
 def test_a_resident_is_lent_where_it_is_whatever_its_configuration_says_by_now() -> None:
-    decision = ask(two_devices(resident("a", 1000, device="1")), "a")
+    decision = ask(two_devices(resident("a", 1000, devices=("1",))), "a")
 
-    assert (decision.verdict, decision.device, decision.resident) == (Verdict.GRANT, 0, True)
+    assert (decision.verdict, decision.place, decision.resident) == (Verdict.GRANT, (0,), True)
 
 
 def test_a_resident_is_not_lent_where_it_is_not() -> None:
@@ -52,13 +52,13 @@ def test_a_resident_is_not_lent_where_it_is_not() -> None:
 
 
 def test_a_resident_of_a_device_that_is_gone_may_be_loaded_elsewhere() -> None:
-    state = two_devices(replace(resident("a", 1000), device=2))
+    state = two_devices(replace(resident("a", 1000), devices=(2,)))
 
     assert (ask(state, "a").verdict, ask(state, "a").load) == (Verdict.GRANT, True)
 
 
 def test_where_no_device_can_be_seen_a_configured_uuid_is_no_obstacle() -> None:
-    blind = replace(view(absent("a", 1000, device="GPU-1234")), devices={0: placeholder(None)})
+    blind = replace(view(absent("a", 1000, devices=("GPU-1234",))), devices={0: placeholder(None)})
 
     assert ask(blind, "a").load
 

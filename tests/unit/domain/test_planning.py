@@ -97,7 +97,7 @@ def test_more_than_the_device_has_is_refused_with_both_figures() -> None:
 
 
 def test_a_promised_footprint_is_not_there_for_others_although_nvml_shows_it_free() -> None:
-    loading = replace(absent("image", IMAGE), residency=Residency.RESIDENT, device=0, leases=1, claimed_at=1.0)
+    loading = replace(absent("image", IMAGE), residency=Residency.RESIDENT, devices=(0,), leases=1, claimed_at=1.0)
     decision = ask(view(loading, absent("other", 12000), held={"image": 1000}, concurrent_leases=0), "other")
 
     assert decision.verdict is Verdict.WAIT
@@ -105,7 +105,7 @@ def test_a_promised_footprint_is_not_there_for_others_although_nvml_shows_it_fre
 
 
 def test_a_reservation_shrinks_as_the_consumer_grows() -> None:
-    lazy = replace(absent("image", 10000), residency=Residency.RESIDENT, device=0, leases=1, claimed_at=1.0)
+    lazy = replace(absent("image", 10000), residency=Residency.RESIDENT, devices=(0,), leases=1, claimed_at=1.0)
     asked = absent("other", 13000)
     for held_mib in (0, 4000, 10000):
         state = view(lazy, asked, held={"image": held_mib} if held_mib else {"image": 1}, concurrent_leases=0)
@@ -114,7 +114,9 @@ def test_a_reservation_shrinks_as_the_consumer_grows() -> None:
 
 
 def test_growth_that_nobody_is_named_for_shrinks_one_reservation_only() -> None:
-    first = replace(absent("a", 4000), residency=Residency.RESIDENT, device=0, leases=1, claimed_at=1.0, baseline_mib=0)
+    first = replace(
+        absent("a", 4000), residency=Residency.RESIDENT, devices=(0,), leases=1, claimed_at=1.0, baseline_mib={0: 0}
+    )
     second = replace(first, spec=absent("b", 4000).spec, claimed_at=2.0)
     nameless = view(first, second, absent("c", 8000), held={}, foreign_mib=4000, attributed=False, concurrent_leases=0)
     state = replace(
@@ -221,34 +223,34 @@ def test_a_loaded_consumer_whose_unit_holds_nothing_runs_elsewhere_and_is_unknow
 
 
 def test_nothing_is_loaded_or_evicted_beside_a_job() -> None:
-    state = view(absent("a", 1000), absent("b", 1000), jobs={0: Job(0, "a")}, concurrent_leases=0)
+    state = view(absent("a", 1000), absent("b", 1000), jobs={0: Job((0,), "a")}, concurrent_leases=0)
 
     assert ask(state, "b").verdict is Verdict.WAIT
     assert ask(state, "b").message == "loading a on device 0"
 
 
 def test_a_victim_to_be_is_not_lent_out() -> None:
-    state = view(resident("a", 1000), absent("b", 1000), jobs={0: Job(0, "b", evicting=("a",))}, concurrent_leases=0)
+    state = view(resident("a", 1000), absent("b", 1000), jobs={0: Job((0,), "b", evicting=("a",))}, concurrent_leases=0)
 
     assert ask(state, "a").message == "a is about to be evicted"
 
 
 def test_an_unasked_load_keeps_the_device_quiet() -> None:
-    loading = replace(absent("a", 1000), residency=Residency.LOADING, device=0, claimed_at=1.0, unasked=True)
+    loading = replace(absent("a", 1000), residency=Residency.LOADING, devices=(0,), claimed_at=1.0, unasked=True)
 
     assert ask(view(loading, absent("b", 1000)), "b").message == "a is loading on device 0"
 
 
 def test_the_unit_that_is_being_started_for_somebody_gets_its_own_reservation() -> None:
-    loading = replace(absent("a", 1000), residency=Residency.LOADING, device=0, claimed_at=1.0)
-    state = view(loading, jobs={0: Job(0, "a", takes_slot=True)})
+    loading = replace(absent("a", 1000), residency=Residency.LOADING, devices=(0,), claimed_at=1.0)
+    state = view(loading, jobs={0: Job((0,), "a", takes_slot=True)})
 
     assert ask(state, "a").verdict is Verdict.WAIT
     assert ask(state, "a", from_own_unit=True).verdict is Verdict.GRANT
 
 
 def test_a_unit_that_somebody_else_starts_has_room_made_for_it_when_it_asks_itself() -> None:
-    starting = replace(absent("a", 14000), residency=Residency.LOADING, device=0, claimed_at=1.0, unasked=True)
+    starting = replace(absent("a", 14000), residency=Residency.LOADING, devices=(0,), claimed_at=1.0, unasked=True)
     decision = ask(view(starting, resident("b", 20000)), "a", from_own_unit=True)
 
     assert evicted(decision) == ["b"]
@@ -281,10 +283,10 @@ def test_only_who_cannot_delay_those_ahead_may_pass_them() -> None:
         resident("chat", 2000, pinned=True), resident("image", 4000), absent("big", 12000), concurrent_leases=0
     )
 
-    assert may_pass(state, "chat", 0, ["big"]), "pinned: big could never have evicted it"
-    assert not may_pass(state, "image", 0, ["big"]), "big may need what image holds"
+    assert may_pass(state, "chat", (0,), ["big"]), "pinned: big could never have evicted it"
+    assert not may_pass(state, "image", (0,), ["big"]), "big may need what image holds"
     one_slot = replace(state, settings=replace(state.settings, concurrent_leases=1))
-    assert not may_pass(one_slot, "chat", 0, ["big"])
+    assert not may_pass(one_slot, "chat", (0,), ["big"])
 
 
 # -- degraded ----------------------------------------------------------------------------------------------------------
@@ -343,14 +345,14 @@ def two_devices(*states: object, free: tuple[int, int]) -> View:
 
 
 def test_the_device_with_the_most_free_vram_that_fits_is_chosen() -> None:
-    assert ask(two_devices(absent("a", 1000), free=(9000, 12000)), "a").device == 1
-    assert ask(two_devices(absent("a", 1000), free=(12000, 9000)), "a").device == 0
+    assert ask(two_devices(absent("a", 1000), free=(9000, 12000)), "a").place == (1,)
+    assert ask(two_devices(absent("a", 1000), free=(12000, 9000)), "a").place == (0,)
 
 
 def test_a_named_device_is_the_only_one_tried() -> None:
-    decision = ask(two_devices(absent("a", 10000), free=(9000, 12000)), "a", device=0)
+    decision = ask(two_devices(absent("a", 10000), free=(9000, 12000)), "a", devices=(0,))
 
-    assert (decision.device, decision.error) == (0, InsufficientVram)
+    assert (decision.place, decision.error) == ((0,), InsufficientVram)
 
 
 def test_a_device_where_it_fits_comes_before_one_with_evictions() -> None:
@@ -359,4 +361,4 @@ def test_a_device_where_it_fits_comes_before_one_with_evictions() -> None:
 
     decision = ask(state, "a")
 
-    assert (decision.device, decision.evictions) == (1, ())
+    assert (decision.place, decision.evictions) == ((1,), ())

@@ -23,7 +23,7 @@ def _state(name: str, mib: int, kind: str, used_at: int, exempt: str) -> Consume
         return absent(name, mib, **more)
     state = resident(name, mib, used_at=used_at, leases=kind == "leased", pinned=exempt == "pinned", **more)
     if kind == "loading":
-        return ConsumerState(state.spec, residency=Residency.LOADING, device=0, claimed_at=1.0)
+        return ConsumerState(state.spec, residency=Residency.LOADING, devices=(0,), claimed_at=1.0)
     return state
 
 

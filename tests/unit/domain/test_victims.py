@@ -13,7 +13,7 @@ LARGE = resident("large", 9000, used_at=9)
 
 
 def chosen(state: object, deficit_mib: int, limit: int) -> list[str] | None:
-    choice = victims.choose(state, 0, absent("new", 12000), deficit_mib, limit)  # type: ignore[arg-type]
+    choice = victims.choose(state, (0,), absent("new", 12000), {0: deficit_mib}, limit)  # type: ignore[arg-type]
     return [one.consumer for one in choice.victims] if choice.suffices else None
 
 
@@ -31,15 +31,15 @@ def test_nobody_goes_where_no_set_within_the_limit_suffices() -> None:
 
 
 def test_what_another_devices_job_is_evicting_is_not_there_for_the_taking() -> None:
-    unknown = replace(LARGE, device=None)
+    unknown = replace(LARGE, devices=())
 
     assert chosen(view(unknown), 7000, limit=5) == ["large"]
-    assert chosen(view(unknown, jobs={1: Job(1, "other", evicting=("large",))}), 7000, limit=5) is None
+    assert chosen(view(unknown, jobs={1: Job((1,), "other", evicting=("large",))}), 7000, limit=5) is None
 
 
 def test_who_says_unloaded_and_holds_a_models_worth_may_go_but_not_for_a_mere_context() -> None:
     says_unloaded = absent("image", 13312)
-    on_it = replace(says_unloaded, device=0)
+    on_it = replace(says_unloaded, devices=(0,))
 
     assert chosen(view(on_it, held={"image": 13312}), 7000, limit=5) == ["image"]
     assert chosen(view(on_it, held={"image": 500}), 400, limit=5) is None

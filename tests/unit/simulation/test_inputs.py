@@ -77,7 +77,7 @@ def test_a_host_is_read() -> None:
     assert (stt.load_sec, stt.unload_sec, stt.wake_sec) == (5.0, 1.0, None)
     assert (llm.load_sec, llm.unload_sec, llm.wake_sec) == (4.0, 0.5, 0.8)
     assert stt.spec.can_coexist_with == {"llm"}
-    assert (llm.spec.priority, llm.spec.device) == (5, "1")
+    assert (llm.spec.priority, llm.spec.devices) == (5, ("1",))
     assert (stt.spec.evict, llm.spec.evict) == ((EvictionMethod.UNIT_STOP,), (EvictionMethod.HTTP,))
 
 

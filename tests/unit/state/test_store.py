@@ -132,15 +132,15 @@ async def test_consumers_outlive_the_store_and_the_boot(opened: Opener) -> None:
 
 async def test_loads_outlive_the_store_but_not_the_boot(opened: Opener, tmp_path: Path) -> None:
     store = opened()
-    await store.put_load("tts", 1, 5)
-    await store.put_load("../llm.x", 0, 6)
-    await store.put_load("tts", 0, 7)
-    await store.put_load("done", 0, 8)
+    await store.put_load("tts", (1,), 5)
+    await store.put_load("../llm.x", (0, 3), 6)
+    await store.put_load("tts", (0,), 7)
+    await store.put_load("done", (0,), 8)
     await store.drop_load("done")
     await store.drop_load("never there")
     (tmp_path / "state" / "loads" / "bad.json").write_text('{"format": 1, "consumer": "bad", "device": -1}')
 
-    assert await opened("another").read_loads() == {"tts": (0, 7), "../llm.x": (0, 6)}
+    assert await opened("another").read_loads() == {"tts": ((0,), 7), "../llm.x": ((0, 3), 6)}
     assert files(tmp_path / "state" / "loads") == ["%2E%2E%2Fllm%2Ex.json", "tts.json"]
     assert await opened("another", "another").read_loads() == {}
     assert files(tmp_path / "state" / "loads") == []
