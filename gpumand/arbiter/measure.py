@@ -19,6 +19,7 @@ from gpumand.domain.events import Event, EvictionOccurred, EvictionReport, Lease
 from gpumand.domain.footprint import Footprint
 from gpumand.domain.learning import Learned, Start
 from gpumand.domain.lease import Lease
+from gpumand.domain.residency import CONTEXT_MIB
 from gpumand.domain.settling import SLACK_MIB
 from gpumand.domain.view import ConsumerState
 from gpumand.ports import Archive
@@ -104,10 +105,10 @@ class Measuring:
             held_mib = self._held_mib(state.name)
             if held_mib is None:
                 continue
-            if state.residency is Residency.RESIDENT and held_mib > state.spec.residual_mib + SLACK_MIB:
+            if state.residency is Residency.RESIDENT and held_mib > state.spec.residual_mib + _empty_mib(state.spec):
                 self._note_stay(state, held_mib)
             elif state.residency is not Residency.RESIDENT:
-                self._stays.pop(state.name, None)
+                self._end_stay(state.name)
                 self._note_residual(state, held_mib)
 
     def _held_mib(self, name: str) -> int | None:
@@ -126,10 +127,20 @@ class Measuring:
             stay.held_mib, stay.since = held_mib, now
         elif now - stay.since >= STILL_SEC:
             stay.steady_mib = held_mib
+        if not _may_yet_take_more(state, stay.peak_mib):
+            self._learn_of(state.name, stay)
+
+    def _end_stay(self, name: str) -> None:
+        stay = self._stays.pop(name, None)
+        if stay is not None:
+            self._learn_of(name, stay)
+
+    def _learn_of(self, name: str, stay: _Stay) -> None:
+        """Add to what is known what a stay has shown since the last time."""
         if stay.steady_mib is not None and self._shows_more(stay, stay.steady_mib):
             stay.noted_mib = (stay.steady_mib, stay.peak_mib)
-            self._learn(state.name, memory=stay.before.with_stay(stay.steady_mib, stay.peak_mib))
-            self._warn(state.name)
+            self._learn(name, memory=stay.before.with_stay(stay.steady_mib, stay.peak_mib))
+            self._warn(name)
 
     @staticmethod
     def _shows_more(stay: _Stay, steady_mib: int) -> bool:
@@ -204,6 +215,22 @@ class Measuring:
             if name in self._books.ledger.consumers:
                 self._archive.keep_learned(name, _record(self._books.state(name)))
         self._changed.clear()
+
+
+def _empty_mib(spec: ConsumerSpec) -> int:
+    """What a process that has loaded nothing holds: where the footprint is left to us, that must not become it."""
+    return CONTEXT_MIB if spec.vram_auto else SLACK_MIB
+
+
+def _may_yet_take_more(state: ConsumerState, peak_mib: int) -> bool:
+    """Whether less than what is spoken for may be no more than a pause in its load.
+
+    One that loads with its first request, or whose unit is active from its first moment on, never says when it is
+    done. Until its lease has ended, or its stay, all of its footprint is kept for it.
+    """
+    never_says = state.spec.lazy or (state.spec.load is None and state.spec.health is None)
+    is_kept = state.spec.vram_auto and state.claimed and peak_mib < state.footprint_mib
+    return is_kept and never_says and not state.says_loaded
 
 
 def _record(state: ConsumerState) -> dict[str, Any]:

@@ -82,7 +82,7 @@ class Footprint:
             raise ValueError("stays is no count")
         return cls(
             steady_mib=_mib(record, "steady_mib"),
-            peaks_mib=tuple(int(one) for one in peaks if _is_number(one, _MOST_MIB)),
+            peaks_mib=tuple(int(one) for one in peaks if _is_number(one, _MOST_MIB) and one >= 1),
             residual_mib=_mib(record, "residual_mib"),
             stays=stays,
         )

@@ -12,6 +12,7 @@ from gpumand.domain.consumer import ConsumerSpec, EvictionMethod, Residency, Rou
 from gpumand.domain.learning import Start
 from gpumand.domain.request import AcquireOptions
 from gpumand.testing.world import FakeWorld, client
+from tests.unit.arbiter.scenes import by_unit, lazy, reserved
 
 LLM = ConsumerSpec(
     "llm",
@@ -166,6 +167,50 @@ async def test_footprint_left_to_us_is_the_highest_peak_once_there_is_one() -> N
     assert world.arbiter.books.state("llm").footprint_mib == 9000
     await loaded(world, 4100)
     assert world.arbiter.books.state("llm").footprint_mib == 4100
+
+
+async def test_context_without_a_model_does_not_become_the_footprint_of_who_loads_with_its_first_request() -> None:
+    world = FakeWorld([lazy("comfy", 12000, vram_auto=True)])
+    await world.start()
+    world.vram.hold(777, 500, consumer="comfy")
+    grant = await world.arbiter.acquire(client(), "comfy", AcquireOptions())
+    for _ in range(10):
+        await look(world)
+    assert reserved(world) == {"comfy": 11500}, "its first request may yet come, and load twelve"
+    await world.arbiter.release(grant.lease.id)
+    for _ in range(20):
+        await look(world)
+    assert world.arbiter.books.state("comfy").memory.stays == 0
+
+
+async def test_pause_in_a_load_that_nobody_tells_the_end_of_frees_nothing_for_others() -> None:
+    world = FakeWorld([replace(by_unit("slow", 12000), vram_auto=True)])
+    world.units.units["slow.service"].started = lambda: world.vram.hold(777, 4000, consumer="slow")
+    await world.start()
+    grant = await world.arbiter.acquire(client(), "slow", AcquireOptions())
+    for _ in range(10):
+        await look(world)
+    assert reserved(world) == {"slow": 8000}
+    world.vram.hold(777, 9000, consumer="slow")
+    for _ in range(10):
+        await look(world)
+    await world.arbiter.release(grant.lease.id)
+    await look(world)
+    assert world.arbiter.books.state("slow").footprint_mib == 9000, "what it is is learned all the same"
+
+
+async def test_what_a_stay_has_shown_is_learned_where_it_ends_with_its_lease() -> None:
+    world = FakeWorld([replace(by_unit("quick", 12000), vram_auto=True)])
+    world.units.units["quick.service"].started = lambda: world.vram.hold(777, 9000, consumer="quick")
+    world.units.units["quick.service"].stopped = lambda: world.vram.release(777)
+    await world.start()
+    grant = await world.arbiter.acquire(client(), "quick", AcquireOptions())
+    for _ in range(10):
+        await look(world)
+    await world.arbiter.release(grant.lease.id)
+    await world.arbiter.evict("quick", force=False, timeout_sec=5)
+    await look(world)
+    assert world.arbiter.books.state("quick").footprint_mib == 9000
 
 
 async def test_measured_peaks_are_those_of_the_same_thing_only(world: FakeWorld) -> None:

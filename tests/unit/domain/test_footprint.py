@@ -70,3 +70,7 @@ def test_what_was_not_kept_by_us_is_refused(record: dict[str, Any]) -> None:
 
 def test_what_is_no_figure_among_peaks_is_left_out() -> None:
     assert Footprint.from_record({"peaks_mib": [1, "2", None, -3, 4]}).peaks_mib == (1, 4)
+
+
+def test_record_of_a_peak_of_nothing_says_nothing() -> None:
+    assert Footprint.from_record({"peaks_mib": [0, 0.5]}).peak_mib is None
