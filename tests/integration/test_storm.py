@@ -22,7 +22,8 @@ CLIENTS = 100
 
 @pytest.fixture
 async def host(tmp_path: Path, request: pytest.FixtureRequest) -> AsyncIterator[LiveHost]:
-    scheduler = f"concurrent_leases = {request.param}\nlease_ttl_sec = 5"
+    slots, policy = request.param
+    scheduler = f"concurrent_leases = {slots}\nlease_ttl_sec = 5\n{policy}"
     async with live_host(tmp_path, SIZES, *FLAGS, scheduler=scheduler) as made:
         yield made
 
@@ -57,9 +58,14 @@ def open_files(host: LiveHost) -> int:
 
 
 @pytest.mark.timeout(240)
-@pytest.mark.parametrize("host", [1, 0], indirect=True, ids=["one-lease-at-a-time", "as-many-as-fit"])
+@pytest.mark.parametrize(
+    "host",
+    [(1, ""), (0, ""), (1, 'policy = "adaptive"\noverlap = "on"')],
+    indirect=True,
+    ids=["one-lease-at-a-time", "as-many-as-fit", "adaptive-with-loads-beside-leases"],
+)
 async def test_no_double_booking_nothing_leaked_all_served(host: LiveHost, request: pytest.FixtureRequest) -> None:
-    slots = request.node.callspec.params["host"]
+    slots, _ = request.node.callspec.params["host"]
     seed = random.randrange(2**32)
     print("seed", seed)
     observer = await host.client(listen=True)
