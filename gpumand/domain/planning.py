@@ -251,14 +251,11 @@ def _make_room(view: View, wish: Wish, state: ConsumerState, place: Devices) -> 
     choice = victims.choose(view, place, state, short_mib, limit)
     if choice.suffices:
         return _load(view, state, rooms, choice)
-    tightest = _tightest(rooms)
-    short = replace(
-        _short_of_room(view, state, rooms),
-        need_mib=tightest.need_mib,
-        free_mib=tightest.free_mib,
-        spared=choice.spared,
-    )
-    return replace(short, looked_at_vram=True)
+    return replace(_short_of_room(view, state, rooms), spared=choice.spared, looked_at_vram=True)
+
+
+def _place(rooms: Sequence[_Room]) -> Devices:
+    return tuple(room.device for room in rooms)
 
 
 def _tightest(rooms: Sequence[_Room]) -> _Room:
@@ -267,7 +264,7 @@ def _tightest(rooms: Sequence[_Room]) -> _Room:
 
 
 def _load(view: View, state: ConsumerState, rooms: Sequence[_Room], choice: victims.Choice) -> Decision:
-    tightest, place = _tightest(rooms), tuple(room.device for room in rooms)
+    tightest, place = _tightest(rooms), _place(rooms)
     need, free = gib(tightest.need_mib), "" if tightest.free_mib is None else f", {gib(tightest.free_mib)} are free"
     each = "" if len(rooms) == 1 else f" on each of {on_devices(place)}"
     also = {device for victim in choice.victims for device in view.consumers[victim.consumer].devices}
@@ -288,19 +285,28 @@ def _load(view: View, state: ConsumerState, rooms: Sequence[_Room], choice: vict
 
 def _short_of_room(view: View, state: ConsumerState, rooms: Sequence[_Room]) -> Decision:
     """Nobody is evicted in vain: wait where a lease or a load stands in the way, refuse where that would not help."""
-    place, tightest = tuple(room.device for room in rooms), _tightest(rooms)
-    line = (
-        f"{state.name} needs {gib(tightest.need_mib)} on device {tightest.device}, "
-        f"{gib(max(0, tightest.free_mib or 0))} are free; "
-        f"held: {holders_line(view, tightest.device, besides=state.name)}"
-    )
+    place = _place(rooms)
     in_the_way = victims.temporarily_spared(view, place, state)
+    worst, spare_mib = _worst_once_free(view, state, rooms, in_the_way)
     claimants = _claimants(view, state, place)
-    if (in_the_way or claimants) and _fits_once_free(view, state, rooms, in_the_way):
+    if (in_the_way or claimants) and spare_mib >= 0:
         busy = tuple(one.name for one in in_the_way if victims.works(view, one))
-        return replace(_wait(place, _what_ends(view, in_the_way or claimants, place)), busy=busy)
+        waits = replace(_wait(place, _what_ends(view, in_the_way or claimants, place)), busy=busy)
+        return replace(waits, need_mib=worst.need_mib, free_mib=worst.free_mib)
+    refused = _refuse_for_want_of_room(view, state, rooms, worst, in_the_way)
+    return replace(refused, need_mib=worst.need_mib, free_mib=worst.free_mib)
+
+
+def _refuse_for_want_of_room(
+    view: View, state: ConsumerState, rooms: Sequence[_Room], worst: _Room, in_the_way: list[ConsumerState]
+) -> Decision:
+    place = _place(rooms)
+    line = (
+        f"{state.name} needs {gib(worst.need_mib)} on device {worst.device}, "
+        f"{gib(max(0, worst.free_mib or 0))} are free; held: {holders_line(view, worst.device, besides=state.name)}"
+    )
     given_up = victims.given_up(view, place, state)
-    if given_up and _fits_once_free(view, state, rooms, [*in_the_way, *given_up]):
+    if given_up and _worst_once_free(view, state, rooms, [*in_the_way, *given_up])[1] >= 0:
         words = [f"{one.name} is {busyness.in_words(one)} for longer than it is waited for" for one in given_up]
         return _refuse(Busy, f"{listing(words)}; {line}", place)
     if view.evict_failed:
@@ -319,11 +325,19 @@ def _what_ends(view: View, in_the_way: list[ConsumerState], place: Devices) -> s
     return listing(words)
 
 
-def _fits_once_free(view: View, state: ConsumerState, rooms: Sequence[_Room], in_the_way: list[ConsumerState]) -> bool:
-    """Whether it would fit once every lease and load has ended: then those in the way may be evicted as well."""
-    place = tuple(room.device for room in rooms)
-    could_go = [*victims.candidates(view, place, state), *in_the_way]
-    return all(room.free_mib is None or _room_once_free(view, state, room, could_go) >= room.need_mib for room in rooms)
+def _worst_once_free(
+    view: View, state: ConsumerState, rooms: Sequence[_Room], in_the_way: list[ConsumerState]
+) -> tuple[_Room, float]:
+    """The device with least to spare once every lease and load has ended, and how much: below 0 it never fits.
+
+    Then those in the way may be evicted as well.
+    """
+    could_go = [*victims.candidates(view, _place(rooms), state), *in_the_way]
+    spare = [
+        math.inf if room.free_mib is None else _room_once_free(view, state, room, could_go) - room.need_mib
+        for room in rooms
+    ]
+    return rooms[spare.index(min(spare))], min(spare)
 
 
 def _room_once_free(view: View, state: ConsumerState, room: _Room, could_go: list[ConsumerState]) -> int:

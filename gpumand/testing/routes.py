@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
 from itertools import count
 from typing import Any, Protocol
@@ -31,6 +31,7 @@ class FakeConsumer:
         pid: of the process that holds its memory.
         mib: what its model takes; None = its configured footprint.
         device: where it loads to.
+        also_on: further devices that it loads to at the same time, as much on each.
         running: False = nothing listens there.
         loaded: its model is in VRAM.
         held_mib: what it holds.
@@ -51,6 +52,7 @@ class FakeConsumer:
     pid: int
     mib: int | None = None
     device: int = 0
+    also_on: tuple[int, ...] = ()
     running: bool = True
     loaded: bool = False
     held_mib: int = 0
@@ -90,6 +92,7 @@ class FakeRoutes:
         device_mib: what devices have, to tell when a load would not have fitted; empty = never told.
         calls: load, unload, probe and jobs calls, in order of arrival.
         consumers: by name; use ``consumer``.
+        where: asked at each load which devices the consumer is to be loaded to; None = those that it has.
     """
 
     clock: Clock
@@ -97,6 +100,7 @@ class FakeRoutes:
     device_mib: Mapping[int, int] = field(default_factory=dict)
     calls: list[Call] = field(default_factory=list)
     consumers: dict[str, FakeConsumer] = field(default_factory=dict)
+    where: Callable[[str], tuple[int, ...]] | None = None
     closed: bool = False
     _pids: count[int] = field(default_factory=lambda: count(10_001))
     _work: set[asyncio.Task[None]] = field(default_factory=set)
@@ -208,6 +212,9 @@ class FakeRoutes:
 
     async def _load(self, consumer: FakeConsumer, spec: ConsumerSpec) -> None:
         self._refuse(consumer, consumer.load_error)
+        if self.where is not None and not consumer.held_mib:
+            consumer.device, *more = self.where(consumer.name)
+            consumer.also_on = tuple(more)
         mib = consumer.mib if consumer.mib is not None else spec.vram_resident_mib
         for step in range(1, consumer.load_steps + 1):
             await self.clock.sleep(consumer.load_sec / consumer.load_steps)
@@ -232,16 +239,22 @@ class FakeRoutes:
 
     def _fit(self, consumer: FakeConsumer, mib: int) -> None:
         """Fail as CUDA does where there is not enough; gpumand is there so that this never happens."""
-        others = (one for one in self.consumers.values() if one is not consumer and one.device == consumer.device)
-        total_mib = self.device_mib.get(consumer.device)
-        if total_mib is not None and sum(one.held_mib for one in others) + mib > total_mib:
-            consumer.ooms += 1
-            self._hold(consumer, 0)
-            raise RouteFailed("answered 500 Internal Server Error: CUDA out of memory")
+        for device in (consumer.device, *consumer.also_on):
+            others = [one for one in self.consumers.values() if one is not consumer and device in _devices(one)]
+            total_mib = self.device_mib.get(device)
+            if total_mib is not None and sum(one.held_mib for one in others) + mib > total_mib:
+                consumer.ooms += 1
+                self._hold(consumer, 0)
+                raise RouteFailed("answered 500 Internal Server Error: CUDA out of memory")
 
     def _hold(self, consumer: FakeConsumer, mib: int) -> None:
         consumer.held_mib = mib
         if self.vram is not None and mib:
-            self.vram.hold(consumer.pid, mib, device=consumer.device, consumer=consumer.name, name=consumer.name)
+            for device in _devices(consumer):
+                self.vram.hold(consumer.pid, mib, device=device, consumer=consumer.name, name=consumer.name)
         elif self.vram is not None:
             self.vram.release(consumer.pid)
+
+
+def _devices(consumer: FakeConsumer) -> tuple[int, ...]:
+    return (consumer.device, *consumer.also_on)

@@ -76,7 +76,7 @@ def test_one_large_that_is_worth_little_goes_instead_of_three_small_that_are_in_
     large = known("large", 12000, idle_sec=400.0, used_at=9)
     at = view(*small, large, absent("new", 12000), policy=Policy.ADAPTIVE, now=NOW)
 
-    choice = victims.choose(at, 0, at.consumers["new"], 11000, 5)
+    choice = victims.choose(at, (0,), at.consumers["new"], {0: 11000}, 5)
 
     assert [one.consumer for one in choice.victims] == ["large"]
     assert {one.consumer for one in choice.spared} == {"s0", "s1", "s2"}
@@ -91,7 +91,7 @@ def test_no_policy_takes_what_is_protected(policy: Policy, protected: str) -> No
     new = absent("new", 12000, **({"can_coexist_with": frozenset({"keep"})} if protected == "coexists" else {}))
     at = view(keep, other, new, policy=policy, now=NOW)
 
-    choice = victims.choose(at, 0, at.consumers["new"], 10000, 5)
+    choice = victims.choose(at, (0,), at.consumers["new"], {0: 10000}, 5)
 
     assert [one.consumer for one in choice.victims] == ["other"]
 
@@ -101,5 +101,5 @@ def test_no_policy_takes_more_than_allowed_or_any_in_vain(policy: Policy) -> Non
     many = [known(f"c{number}", 2000, used_at=number + 1) for number in range(10)]
     at = view(*many, absent("new", 12000), policy=policy, now=NOW)
 
-    assert not victims.choose(at, 0, at.consumers["new"], 10001, 5).suffices
-    assert len(victims.choose(at, 0, at.consumers["new"], 10000, 5).victims) == 5
+    assert not victims.choose(at, (0,), at.consumers["new"], {0: 10001}, 5).suffices
+    assert len(victims.choose(at, (0,), at.consumers["new"], {0: 10000}, 5).victims) == 5
