@@ -26,10 +26,12 @@ from rich.table import Table
 from benchmarks import charts, deciding, traces
 from benchmarks.table import show
 from gpumand.domain.consumer import Overlap, Policy, SchedulerSettings
+from gpumand.domain.learning import Start, first_load_sec
 from gpumand.simulation import generate
 from gpumand.simulation.demand import OpenDemand, Use
 from gpumand.simulation.engine import Engine, World
 from gpumand.simulation.generate import Scene
+from gpumand.simulation.host import consumer
 from gpumand.simulation.optimum import Rules, TooLarge, least_wait_sec
 from gpumand.simulation.report import NAMES, Figures, figures_of, settings_for
 
@@ -171,6 +173,36 @@ def slowdowns(make: Make, seeds: Sequence[int]) -> dict[str, dict[str, float]]:
     return found
 
 
+def parked(make: Make, seed: int, prefixes: tuple[str, ...]) -> Scene:
+    """The same, but consumers whose names begin so go to sleep instead of being stopped, their weights in host RAM."""
+    scene = make(seed)
+    consumers = {
+        name: consumer(
+            name,
+            one.spec.vram_resident_mib,
+            one.load_sec,
+            one.unload_sec,
+            wake_sec=first_load_sec(one.spec.vram_resident_mib, Start.PARKED) if name.startswith(prefixes) else None,
+            coexists=sorted(one.spec.can_coexist_with),
+        )
+        for name, one in scene.host.consumers.items()
+    }
+    return replace(scene, host=replace(scene.host, consumers=consumers))
+
+
+def parking(make: Make, seeds: Sequence[int]) -> dict[str, dict[str, float]]:
+    """Consumers that sleep, against lru with consumers that are stopped."""
+    first = [run(make(seed), BASE).figures.total_wait_sec for seed in seeds]
+    found: dict[str, dict[str, float]] = {}
+    for label, prefixes in (("nobody", ("-",)), ("language models", ("llm", "vllm")), ("everybody", ("",))):
+        found[label] = {}
+        for name in NAMES:
+            settings = settings_for(name, BASE)
+            ours = [run(parked(make, seed, prefixes), settings).figures.total_wait_sec for seed in seeds]
+            found[label][name] = geometric([_ratio(a, b) for a, b in zip(ours, first, strict=True)])
+    return found
+
+
 # -- all of it ---------------------------------------------------------------------------------------------------------
 
 
@@ -189,6 +221,7 @@ def measure(folder: Path | None, seeds: int, tell: Callable[[str], None]) -> dic
     tell("budgets and slowdowns")
     found["budget"] = {name: budgets(families[name], range(min(seeds, 6))) for name in ("zipf6", "burst12")}
     found["slowdown"] = {name: slowdowns(families[name], range(min(seeds, 6))) for name in ("zipf6", "sess12", "pipe")}
+    found["parking"] = {name: parking(families[name], range(min(seeds, 6))) for name in ("zipf12", "sess12", "pipe")}
     found["all"] = _overall(found["families"])
     return found
 
@@ -222,7 +255,7 @@ def show_rest(found: Mapping[str, Any], console: Console) -> None:
         keys = [f"{n}/{label}" for label in ("turn", "free", "ahead") for n in NAMES]
         table.add_row(name, *(f"{one[key]:.2f}" if key in one else "" for key in keys))
     console.print(table)
-    for what in ("budget", "slowdown"):
+    for what in ("budget", "slowdown", "parking"):
         for name, one in found[what].items():
             told = "; ".join(f"{k}: " + " ".join(f"{a} {b:.2f}" for a, b in v.items()) for k, v in one.items())
             console.print(f"{what}, {name}: {told}")
@@ -267,6 +300,9 @@ def write_tables(found: Mapping[str, Any], costs: Sequence[deciding.Cost], folde
     rows = [(family, slow, one) for family, slows in found["slowdown"].items() for slow, one in slows.items()]
     body = [[f"{f}, {float(slow):.0%} slower", *(f"{one[o]:.2f}" for o in Overlap)] for f, slow, one in rows]
     (folder / "overlap.inc").write_text(as_markdown(["total wait by lru's", *map(str, Overlap)], body))
+    parks = [(family, who, one) for family, many in found["parking"].items() for who, one in many.items()]
+    body = [[f"{f}, asleep: {who}", *(f"{one[name]:.2f}" for name in NAMES)] for f, who, one in parks]
+    (folder / "parking.inc").write_text(as_markdown(["total wait by lru's", *NAMES], body))
     pairs = [(family, seconds, one) for family, many in found["budget"].items() for seconds, one in many.items()]
     body = [
         [f"{f}, {'no bound' if float(s) > 3600 else s + ' s'}", f"{one['total']:.2f}", f"{one['max']:.2f}"]
