@@ -6,6 +6,7 @@ import asyncio
 import os
 import threading
 from collections.abc import Coroutine
+from contextlib import suppress
 from types import TracebackType
 from typing import Any, Generic, TypeVar
 
@@ -22,7 +23,16 @@ class _Call(Generic[T]):
         self._work = work
         self._over = threading.Event()
         self._task: asyncio.Task[T] | None = None
-        loop.call_soon_threadsafe(self._start)
+
+    def begin(self) -> None:
+        """Have the loop take it up. Raises RuntimeError where that is closed."""
+        self._loop.call_soon_threadsafe(self._start)
+
+    def abandon(self) -> None:
+        """The loop is over: what it has not finished by now it never will."""
+        if self._task is None:
+            self._work.close()
+        self._over.set()
 
     def result(self) -> T:
         """Its result, or what it raised."""
@@ -30,10 +40,11 @@ class _Call(Generic[T]):
             self._over.wait()
         except BaseException:
             # What it has begun is undone first: a request that waits would go on waiting.
-            self._loop.call_soon_threadsafe(self._cancel)
+            with suppress(RuntimeError):  # the loop is closed: it is undone already
+                self._loop.call_soon_threadsafe(self._cancel)
             self._over.wait(STOP_SEC)
             raise
-        if self._task is None or self._task.cancelled():
+        if self._task is None or not self._task.done() or self._task.cancelled():
             raise RuntimeError("the client was closed meanwhile")
         return self._task.result()
 
@@ -55,6 +66,9 @@ class LoopThread:
     def __init__(self) -> None:
         self._pid = os.getpid()
         self._loop = asyncio.new_event_loop()
+        self._calls: set[_Call[Any]] = set()
+        self._is_closed = False
+        self._lock = threading.Lock()
         self._thread = threading.Thread(target=self._serve, name="gpumand-client", daemon=True)
         self._thread.start()
 
@@ -74,26 +88,43 @@ class LoopThread:
         Raises:
             RuntimeError: it is closed, or this is a fork of the process that made it: threads do not survive a fork.
         """
+        call = _Call(self._loop, work)
         try:
-            self._require_alive()
-            call = _Call(self._loop, work)
+            self._begin(call)
         except RuntimeError:
             work.close()
             raise
-        return call.result()
+        try:
+            return call.result()
+        finally:
+            with self._lock:
+                self._calls.discard(call)
 
-    def _require_alive(self) -> None:
+    def _begin(self, call: _Call[Any]) -> None:
         if os.getpid() != self._pid:
             raise RuntimeError("the client belongs to the process that this one is a fork of; make a new one")
-        if self._loop.is_closed():
-            raise RuntimeError("the client is closed")
+        with self._lock:  # either the loop still takes it up, or its end finds it
+            if self._is_closed:
+                raise RuntimeError("the client is closed")
+            call.begin()
+            self._calls.add(call)
 
     def close(self) -> None:
         """Cancel what still runs, wait for its end, and end the thread; harmless when repeated, and in a fork."""
-        if os.getpid() == self._pid and not self._loop.is_closed():
+        if os.getpid() != self._pid:
+            return
+        with self._lock:
+            is_first, self._is_closed = not self._is_closed, True
+        if is_first:
             self._loop.call_soon_threadsafe(self._loop.stop)
-            self._thread.join(STOP_SEC)
+        self._thread.join(STOP_SEC)
 
     def _serve(self) -> None:
-        with asyncio.Runner(loop_factory=lambda: self._loop) as runner:  # cancels what is left, and closes the loop
-            runner.get_loop().run_forever()
+        try:
+            with asyncio.Runner(loop_factory=lambda: self._loop) as runner:  # cancels what is left, and closes the loop
+                runner.get_loop().run_forever()
+        finally:
+            with self._lock:
+                self._is_closed = True
+                for call in self._calls:
+                    call.abandon()

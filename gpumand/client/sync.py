@@ -99,12 +99,18 @@ def lease_sync(
     withdraws the request.
     """
     given = {"device": device, "reason": reason, "bus": bus}
+    granted: list[Held] = []
+
+    async def ask() -> None:
+        granted.append(await hold(consumer, timeout_sec=timeout_sec, priority=priority, **given))
+
     with LoopThread() as thread:
-        held = thread.run(hold(consumer, timeout_sec=timeout_sec, priority=priority, **given))
         try:
-            yield SyncHeld(held, thread)
+            thread.run(ask())
+            yield SyncHeld(granted[0], thread)
         finally:
-            thread.run(held.release())
+            for held in granted:  # also where Ctrl-C came in the moment of the grant
+                thread.run(held.release())
 
 
 class SyncClient:

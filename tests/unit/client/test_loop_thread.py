@@ -65,6 +65,52 @@ def test_closed_one_says_so_and_its_thread_is_gone() -> None:
         loop.run(answer(7))
 
 
+def test_call_that_comes_while_it_is_being_closed_does_not_wait_for_ever() -> None:
+    started, cancelled = threading.Event(), threading.Event()
+
+    async def takes_its_time() -> None:
+        started.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            cancelled.set()
+            await asyncio.sleep(0.2)
+
+    def late() -> int:
+        cancelled.wait(5)
+        return loop.run(answer(7))
+
+    loop = LoopThread()
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(lambda: loop.run(takes_its_time()))
+        started.wait(5)
+        second = pool.submit(late)
+        loop.close()
+        for one in (first, second):
+            with pytest.raises(RuntimeError, match="closed"):
+                one.result(5)
+
+
+def test_call_that_the_loop_never_takes_up_does_not_wait_for_ever() -> None:
+    loop = LoopThread()
+    taken, going = threading.Event(), threading.Event()
+
+    def keep_busy() -> None:
+        taken.set()
+        going.wait(5)
+        loop._loop.stop()  # as close() does it, and what comes now comes too late for this turn
+
+    loop._loop.call_soon_threadsafe(keep_busy)
+    taken.wait(5)
+    with ThreadPoolExecutor(1) as pool:
+        forever = pool.submit(lambda: loop.run(asyncio.Event().wait()))
+        while not loop._calls:
+            going.wait(0.001)
+        going.set()
+        with pytest.raises(RuntimeError, match="closed"):
+            forever.result(5)
+
+
 def test_what_still_runs_at_the_end_is_cancelled() -> None:
     started = threading.Event()
 
