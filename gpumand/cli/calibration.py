@@ -52,7 +52,7 @@ class Unload:
         duration_usec: how long it took until the memory was seen free.
         freed_mib: how much that was.
         residual_mib: what was still held some seconds later; None where that cannot be told.
-        error: why it failed; "" when it did not.
+        error: why it failed by the daemon's word; "" when it did not.
     """
 
     method: str
@@ -133,7 +133,7 @@ class Calibrator:
         for method in tuple(entry.get("evict") or ()) or ("",):
             result = await self._load(entry, result)
             if method:
-                result = replace(result, unloads=(*result.unloads, await self._unload(method)))
+                result = replace(result, unloads=(*result.unloads, await self._unload(method, result.steady_mib)))
         if was_resident and result.unloads and not entry.get("lazy"):
             self.say(f"loading {self.name} again, since it was resident before")
             await self._watched(self.client.load(self.name, self._within(), self.timeout_sec))
@@ -200,8 +200,12 @@ class Calibrator:
 
     # -- unloading -----------------------------------------------------------------------------------------------
 
-    async def _unload(self, method: str) -> Unload:
-        """Evicted by one method; one that fails is a result too."""
+    async def _unload(self, method: str, steady_mib: int) -> Unload:
+        """Evicted by one method; one that fails is a result too.
+
+        One that leaves more behind than is declared fails by the daemon's word, and so does every unload route of a
+        consumer whose residual_mib is still to be found out: what it freed is looked at all the same.
+        """
         self.say(f"evicting {self.name} by {method}")
         try:
             wish = {**self._within(), "method": ("s", method)}
@@ -210,13 +214,21 @@ class Calibrator:
             if error.name not in REFUSED:
                 raise
             self.say(f"that failed: {error.message}")
-            return Unload(method, error=error.message)
+            if error.name != OWN + "EvictionFailed":
+                return Unload(method, error=error.message)
+            stayed_mib = await self._stayed_mib()
+            freed_mib = max(0, steady_mib - (steady_mib if stayed_mib is None else stayed_mib))
+            return Unload(method, 0, freed_mib, stayed_mib, error.message)
+        stayed_mib = await self._stayed_mib()
+        freed_mib, took_usec = int(outcome.get("freed_mib") or 0), int(outcome.get("duration_usec") or 0)
+        self.say(f"{method} freed {mib(freed_mib)} in {usec(took_usec)}, {mib(stayed_mib)} stayed")
+        return Unload(method, took_usec, freed_mib, stayed_mib)
+
+    async def _stayed_mib(self) -> int | None:
+        """What is held once nothing moves any more."""
         still = Stillness(SETTLE_SEC)
         await self._until("what stays to be still", lambda status: self._is_still(still, status))
-        residual_mib = held_mib(await self.client.status(), self.name)
-        freed, took = mib(outcome.get("freed_mib")), usec(int(outcome.get("duration_usec") or 0))
-        self.say(f"{method} freed {freed} in {took}, {mib(residual_mib)} stayed")
-        return Unload(method, int(outcome.get("duration_usec") or 0), int(outcome.get("freed_mib") or 0), residual_mib)
+        return held_mib(await self.client.status(), self.name)
 
     # -- waiting -------------------------------------------------------------------------------------------------
 

@@ -25,8 +25,12 @@ def rounded_up(mib: int, step: int = ROUND_MIB) -> int:
 
 
 def residual_mib(found: Calibration) -> int:
-    """What stays after the unload route has done its work, as it is to be configured; 0 for nothing to speak of."""
-    stayed = [one.residual_mib or 0 for one in found.unloads if one.method == "http" and not one.error]
+    """What stays after the unload route has done its work, as it is to be configured; 0 for nothing to speak of.
+
+    A route that freed less than it left has not done its work.
+    """
+    routes = [one for one in found.unloads if one.method == "http"]
+    stayed = [one.residual_mib for one in routes if one.residual_mib is not None and one.freed_mib > one.residual_mib]
     most = max(stayed, default=0)
     return rounded_up(most) if most > SLACK_MIB else 0
 
@@ -57,10 +61,12 @@ def _loaded(took_usec: int) -> str:
 
 
 def _unloaded(unload: Unload) -> str:
-    if unload.error:
-        return f"{clean(unload.method)} failed: {clean(unload.error)}"
+    method = clean(unload.method)
     stayed = "" if unload.residual_mib is None else f", {unload.residual_mib} MiB stayed"
-    return f"{clean(unload.method)} freed {unload.freed_mib} MiB in {usec(unload.duration_usec)}{stayed}"
+    if not unload.error:
+        return f"{method} freed {unload.freed_mib} MiB in {usec(unload.duration_usec)}{stayed}"
+    freed = f" freed {unload.freed_mib} MiB{stayed}, and" if unload.freed_mib > SLACK_MIB else ""
+    return f"{method}{freed} failed: {clean(unload.error)}"
 
 
 def as_json(found: Calibration) -> dict[str, Any]:
@@ -83,8 +89,9 @@ def as_json(found: Calibration) -> dict[str, Any]:
 
 
 def _plain(unload: Unload) -> dict[str, Any]:
-    plain: dict[str, Any] = {"method": unload.method}
+    plain: dict[str, Any] = {"method": unload.method, "freed_mib": unload.freed_mib}
     if unload.error:
-        return plain | {"error": unload.error}
-    plain |= {"duration_usec": unload.duration_usec, "freed_mib": unload.freed_mib}
+        plain["error"] = unload.error
+    else:
+        plain["duration_usec"] = unload.duration_usec
     return plain if unload.residual_mib is None else plain | {"residual_mib": unload.residual_mib}

@@ -84,6 +84,26 @@ async def test_a_method_that_frees_nothing_is_told_and_the_rest_is_measured(tmp_
     assert tomllib.loads(out)["consumers"]["mvoice"]["vram_resident_mib"] == 2880
 
 
+async def test_what_stays_after_an_unload_is_found_out_though_the_daemon_takes_that_for_a_failure(
+    tmp_path: Path,
+) -> None:
+    async with world(tmp_path, "--residual-mib=300") as (host, ctl):
+        await host.end()
+        gpu = SAMPLED.format(host.simulator)
+        host.configure(table(host.consumers["mvoice"], 2867), "settle_timeout_sec = 1\nconcurrent_leases = 0", gpu)
+        await host.start()
+        code, out, _ = await calibrated(ctl, "mvoice")
+        (host.folder / "gpumand.toml").write_text(
+            (host.folder / "gpumand.toml").read_text() + "residual_mib = 320\n", encoding="utf-8"
+        )
+        assert (await ctl("reload")).code == 0
+        after = await ctl("evict", "mvoice")
+    assert code == 0
+    assert "# http freed 2567 MiB, 300 MiB stayed, and failed: " in out
+    assert tomllib.loads(out)["consumers"]["mvoice"]["residual_mib"] == 320
+    assert after.code == 0, after.err
+
+
 async def test_a_lazy_consumer_is_waited_for_until_somebody_sends_it_a_request(tmp_path: Path) -> None:
     async with world(tmp_path) as (host, ctl):
         await settle(host, "mvoice", 2867, load="")

@@ -1,0 +1,138 @@
+"""gpumanctl's doctor and calibrate on a booted systemd: real units, polkit and bus policy, as root and as anybody."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from tests.e2e.host import CONFIG, DAEMON, UNIT_DIR, Host, holding
+from tests.e2e.machine import Machine
+
+STRANGER = "e2e-patient"
+
+
+@pytest.fixture(autouse=True)
+def stranger(host: Host) -> Iterator[None]:
+    host.machine.run(["useradd", "--no-create-home", STRANGER])
+    yield
+    host.machine.run(["userdel", STRANGER])
+
+
+def examined(machine: Machine, user: str = "", code: int | None = None) -> dict[str, Any]:
+    """What the doctor says, as JSON."""
+    done = machine.run(["gpumanctl", "doctor", "--json"], check=False, user=user)
+    assert code is None or done.returncode == code, done.stdout + done.stderr
+    document: dict[str, Any] = json.loads(done.stdout)
+    return document
+
+
+def found(document: dict[str, Any], check: str) -> list[dict[str, str]]:
+    return [one for one in document["findings"] if one["check"] == check]
+
+
+def test_a_fresh_host_is_well_and_the_doctor_starts_nothing(host: Host) -> None:
+    host.holder("alpha", 10000)
+    host.start()
+    document = examined(host.machine, code=0)
+    assert document["findings"] == []
+    looked = {"bus", "daemon", "owner of the name", "service", "polkit", "group", "units", "restarts", "kill mode"}
+    assert looked <= set(document["good"])
+    host.machine.systemctl("stop", DAEMON)
+    (down,) = found(examined(host.machine, code=1), "daemon")
+    assert down["mend"] == "systemctl start gpumand"
+    assert host.machine.show(DAEMON, "ActiveState") == "inactive"
+
+
+def test_units_that_fight_eviction_are_found_and_what_is_said_to_mend_them_does(host: Host) -> None:
+    host.unit("stubborn", holding("stubborn", 1000), "KillMode=process")
+    host.consumer("stubborn", 1000)
+    host.server("again", 1000, 9301)
+    host.unit("again", "/bin/sleep infinity", "Restart=always")
+    host.unit("hidden", "/bin/sleep infinity")
+    host.consumer("hidden", 1000)
+    host.consumer("nowhere", 1000)
+    host.unit("real", "/bin/sleep infinity", "\n[Install]\nAlias=other.service")
+    host.consumer("other", 1000)
+    host.machine.systemctl("enable", "real.service")
+    host.machine.systemctl("mask", "--runtime", "hidden.service", check=False)
+    host.machine.run(["mv", f"{UNIT_DIR}/hidden.service", f"{UNIT_DIR}/hidden.service.away"])
+    host.machine.systemctl("mask", "hidden.service")
+    host.start()
+    document = examined(host.machine, code=1)
+    states = {one["what"]: one for one in found(document, "units")}
+    assert states["hidden: hidden.service is masked"]["mend"] == "systemctl unmask hidden.service"
+    assert "nowhere: systemd has no unit nowhere.service" in states
+    (left_behind,), (restarted,) = found(document, "kill mode"), found(document, "restarts")
+    assert left_behind["what"] == "stubborn: stubborn.service has KillMode=process"
+    assert (restarted["severity"], restarted["what"]) == ("note", "again: again.service has Restart=always")
+    (alias,) = found(document, "names of units")
+    assert alias["mend"] == '[consumers.other] unit = "real.service"'
+    host.machine.run(states["hidden: hidden.service is masked"]["mend"].split())
+    host.machine.run(["mv", f"{UNIT_DIR}/hidden.service.away", f"{UNIT_DIR}/hidden.service"])
+    host.machine.systemctl("daemon-reload")
+    host.machine.systemctl("disable", "real.service")
+    after = {one["what"] for one in found(examined(host.machine), "units")}
+    assert not any(what.startswith("hidden") for what in after)
+
+
+def test_a_file_changed_since_needs_a_reload_and_one_nobody_may_read_is_unchecked(host: Host) -> None:
+    host.holder("alpha", 10000)
+    host.start()
+    host.machine.run(["touch", "--date=+10 seconds", CONFIG])
+    (stale,) = found(examined(host.machine, code=1), "reload")
+    assert stale["mend"] == "gpumanctl reload"
+    host.machine.run(["touch", CONFIG])
+    host.machine.run(stale["mend"].split())
+    assert found(examined(host.machine, code=0), "reload") == []
+    host.machine.run(["chmod", "0600", CONFIG])
+    document = examined(host.machine, user=STRANGER, code=0)
+    unseen = {one["check"]: one for one in document["findings"] if one["severity"] == "unchecked"}
+    assert unseen["configuration"]["mend"] == "sudo gpumanctl doctor"
+    assert {"configuration", "coexistence", "routes"} <= set(unseen)
+    assert "units" in document["good"]
+
+
+def test_anybody_is_told_how_to_get_into_the_group(host: Host) -> None:
+    host.holder("alpha", 10000)
+    host.start()
+    (note,) = found(examined(host.machine, user=STRANGER, code=0), "group")
+    assert note["severity"] == "note"
+    assert note["mend"].endswith(f"gpasswd --add {STRANGER} gpumand")
+
+
+def test_a_file_of_the_package_that_was_removed_is_missed(host: Host) -> None:
+    host.start()
+    rules = "/usr/share/polkit-1/rules.d/org.gpumand1-units.rules"
+    host.machine.run(["mv", rules, "/run/e2e-rules"])
+    try:
+        (missing,) = found(examined(host.machine, code=1), "polkit")
+    finally:
+        host.machine.run(["mv", "/run/e2e-rules", rules])
+    assert missing["what"] == f"{rules} is missing"
+
+
+def test_calibrate_measures_by_route_and_by_stop_and_leaves_no_lease(host: Host) -> None:
+    host.server("voice", 2500, 9302, "--residual-mib=300")
+    host.configure("[consumers.other]", "vram_resident_mib = 1000", 'url = "http://127.0.0.1:9"')
+    host.start()
+    done = host.machine.run(["gpumanctl", "calibrate", "voice", "--json", "--quiet"], check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    measured = json.loads(done.stdout)
+    assert (measured["steady_mib"], measured["peak_mib"]) == (2500, 2500)
+    by_method = {one["method"]: one for one in measured["unloads"]}
+    assert list(by_method) == ["http", "unit-stop"]
+    assert (by_method["http"]["freed_mib"], by_method["http"]["residual_mib"]) == (2200, 300)
+    assert measured["settings"]["residual_mib"] == 320
+    assert by_method["unit-stop"]["residual_mib"] == 0
+    assert len(measured["loads_usec"]) == 2
+    assert host.client.leases() == {}
+    text = host.machine.run(["gpumanctl", "show", "voice"]).stdout
+    assert "evicted by  http, then unit-stop" in text
+    lines = host.machine.run(["gpumanctl", "history", "--kind", "eviction", "--no-legend"]).stdout.splitlines()
+    assert ["by unit-stop" in line for line in lines] == [True]
+    pasted = tomllib.loads(host.machine.run(["gpumanctl", "calibrate", "voice", "-q"]).stdout)
+    assert pasted["consumers"]["voice"]["vram_resident_mib"] == 2560
