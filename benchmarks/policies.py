@@ -29,10 +29,11 @@ from gpumand.domain.consumer import Overlap, Policy, SchedulerSettings
 from gpumand.domain.learning import Start, first_load_sec
 from gpumand.simulation import generate
 from gpumand.simulation.demand import OpenDemand, Use
-from gpumand.simulation.engine import Engine, World
+from gpumand.simulation.engine import Engine
 from gpumand.simulation.generate import Scene
 from gpumand.simulation.host import consumer
 from gpumand.simulation.optimum import Rules, TooLarge, least_wait_sec
+from gpumand.simulation.outcome import World
 from gpumand.simulation.report import NAMES, Figures, figures_of, settings_for
 
 BASE = SchedulerSettings(cushion_mib=512)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from heapq import heappop, heappush
 
@@ -30,53 +30,10 @@ from gpumand.domain.value import start_after
 from gpumand.domain.view import Job, View
 from gpumand.simulation.demand import Demand, Use
 from gpumand.simulation.host import Host
+from gpumand.simulation.outcome import Outcome, Served, World
 
 OPTIONS = AcquireOptions()
 EPSILON_SEC = 1e-9
-
-
-@dataclass(slots=True)
-class Served:
-    """What became of a use.
-
-    Attributes:
-        use: which one.
-        granted_at: when it could work; None = it was refused.
-        ended_at: when it had worked.
-        overtaken_sec: seconds of work that were let past it.
-    """
-
-    use: Use
-    granted_at: float | None = None
-    ended_at: float | None = None
-    overtaken_sec: float = 0.0
-
-    @property
-    def wait_sec(self) -> float:
-        """From its coming to its being granted."""
-        return 0.0 if self.granted_at is None else self.granted_at - self.use.t
-
-
-@dataclass(slots=True)
-class Outcome:
-    """What became of all.
-
-    Attributes:
-        served: every use, in the order of coming.
-        evicted: who was evicted, in order.
-        loads: how many.
-        load_seconds: seconds spent loading.
-    """
-
-    served: list[Served] = field(default_factory=list)
-    evicted: list[str] = field(default_factory=list)
-    loads: int = 0
-    load_seconds: float = 0.0
-
-    @property
-    def evictions(self) -> int:
-        """How many."""
-        return len(self.evicted)
 
 
 @dataclass(slots=True, eq=False)
@@ -99,17 +56,7 @@ class _Work:
     left_sec: float
     since: float
     pace: float = 1.0
-
-
-@dataclass(frozen=True, slots=True)
-class World:
-    """How the simulated world differs from the plain one.
-
-    Attributes:
-        slowdown: how much longer work takes while something is loaded on its device (0.2 = a fifth).
-    """
-
-    slowdown: float = 0.0
+    is_ending: bool = False
 
 
 class Engine:
@@ -151,6 +98,8 @@ class Engine:
         self._numbers = itertools.count(1)
         self._order = itertools.count()
         self._now = 0.0
+        self._seen: View | None = None
+        self._known: dict[Wish, Decision] = {}
         self.outcome = Outcome()
         self._show()
 
@@ -208,29 +157,37 @@ class Engine:
 
     def _step(self) -> bool:
         """As the daemon's desk does: decide each request in order, on what is true then; whether any was begun for."""
-        begun = False
         entries = [self._entries[request.number] for request in self._queue]
         walk = serving.walk(self._settings, [entry.standing for entry in entries])
-        view, known = self._view(entries), dict[Wish, Decision]()
+        self._seen, begun = None, False
         for entry in entries:
-            devices: tuple[int, ...] = ()
-            if entry.works_on:
-                devices = entry.works_on
-            else:
-                decision = known.get(entry.wish)
-                if decision is None:
-                    decision = known[entry.wish] = decide(view, entry.wish)
-                if self._act(entry, walk.rule(view, entry.standing, decision)):
-                    view = self._view(entries)
-                    known.clear()
-                if entry.request.number in self._entries:
-                    devices = decision.devices
-                    begun |= bool(entry.works_on)
+            was_begun = bool(entry.works_on)
+            devices = self._serve(entry, walk, entries)
             if devices:
                 walk.stays(entry.standing, devices)
-            if walk.is_over(view):
+            begun |= bool(entry.works_on) and not was_begun
+            if walk.is_over(self._look(entries)):
                 break
         return begun and len(self._ledger.devices) > 1
+
+    def _serve(self, entry: _Entry, walk: serving.Walk, entries: list[_Entry]) -> tuple[int, ...]:
+        """Decide one request and act on it; where it stays ahead of others if it has to wait."""
+        if entry.works_on:
+            return entry.works_on
+        view = self._look(entries)
+        decision = self._known.get(entry.wish)
+        if decision is None:
+            decision = self._known[entry.wish] = decide(view, entry.wish)
+        if self._act(entry, walk.rule(view, entry.standing, decision)):
+            self._seen = None
+        return decision.devices if entry.request.number in self._entries else ()
+
+    def _look(self, entries: list[_Entry]) -> View:
+        """Everything at this moment; the same as long as nothing was done."""
+        if self._seen is None:
+            self._seen = self._view(entries)
+            self._known.clear()
+        return self._seen
 
     def _view(self, entries: list[_Entry]) -> View:
         if self._settings.policy is not Policy.ADAPTIVE:
@@ -295,8 +252,8 @@ class Engine:
             if set(place).isdisjoint(work.place):
                 continue
             pace = 1.0 if slow.isdisjoint(work.place) else 1.0 / (1.0 + self._world.slowdown)
-            is_new = work.since == self._now and work.left_sec == work.entry.served.use.hold_sec
-            if pace != work.pace or is_new:
+            if pace != work.pace or not work.is_ending:
+                work.is_ending = True
                 work.left_sec -= (self._now - work.since) * work.pace
                 work.since, work.pace = self._now, pace
                 self._at(self._now + work.left_sec / pace, partial(self._end, lease_id))

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from gpumand.domain.consumer import Overlap, Policy, SchedulerSettings
-from gpumand.simulation.engine import Outcome
+from gpumand.simulation.outcome import Outcome
 
 OVERLAPPING = "adaptive+overlap"
 NAMES = (*(str(one) for one in Policy), OVERLAPPING)

@@ -53,7 +53,8 @@ def simulate(ctx: click.Context, /, **chosen: Any) -> None:
     with [history] demand_log; --consumers describes what it asks for. Or make some with --generate.
     """
     from gpumand.domain.consumer import SchedulerSettings
-    from gpumand.simulation.engine import Engine, World
+    from gpumand.simulation.engine import Engine
+    from gpumand.simulation.outcome import World
     from gpumand.simulation.report import figures_of, settings_for
 
     base = SchedulerSettings(

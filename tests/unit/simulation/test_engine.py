@@ -9,8 +9,9 @@ import pytest
 from gpumand.domain.consumer import Overlap, Policy, SchedulerSettings
 from gpumand.simulation import generate
 from gpumand.simulation.demand import OpenDemand, Use
-from gpumand.simulation.engine import Engine, Outcome, World
+from gpumand.simulation.engine import Engine
 from gpumand.simulation.host import Host, consumer
+from gpumand.simulation.outcome import Outcome, World
 from gpumand.simulation.report import NAMES, OVERLAPPING, figures_of, settings_for
 
 PLAIN = SchedulerSettings(cushion_mib=0)
