@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 import signal
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
@@ -21,9 +22,7 @@ from gpumand.cli.progress import watched
 from gpumand.cli.session import connected
 from gpumand.cli.signals import ENDING, JOB_CONTROL, Arrived, SignalPump, die_of
 from gpumand.cli.wish import Wish, asking_options, waiting_options
-
-if TYPE_CHECKING:
-    from gpumand.bus.connection import Signal
+from gpumand.client.ending import BUS_LOST, FORGOTTEN, Watch
 
 KILL_AFTER_SEC = 10.0
 """With --kill-on-loss: how long after SIGTERM a command is killed."""
@@ -128,19 +127,21 @@ class Holder:
 
     async def _hold(self, client: Client, pump: SignalPump) -> int:
         """Listen for ends, acquire, run, release."""
-        ends: asyncio.Queue[Signal] = asyncio.Queue()
-        await client.listen_for_ends(ends.put_nowait)
+        watch = Watch(client, gone_sec=math.inf)  # one that was stopped may be started again, and keeps leases
+        await watch.listen()
         call = client.acquire(self.consumer, self.wish.options(), self.wish.timeout_sec)
         lease, grant = await watched(client, self.consumer, call, self.options)
         # From here to the redirection nothing is awaited: no signal falls between the two handlers.
         child = Child(self.path, self.command, self._environment(lease, grant))
         pump.redirect(child.handle)
-        watcher = asyncio.ensure_future(self._watch(client, lease, ends, child))
+        watch.follow(lease)
+        watcher = asyncio.ensure_future(self._watch(client, watch, child))
         try:
             return await child.wait()
         finally:
             watcher.cancel()
             await asyncio.wait([watcher])
+            await watch.stop()
             await _release(client, lease)
 
     def _environment(self, lease: str, grant: Mapping[str, Any]) -> dict[str, str]:
@@ -152,9 +153,10 @@ class Holder:
         inherited = {name: value for name, value in os.environ.items() if name not in own}
         return inherited | {name: value for name, value in own.items() if value}
 
-    async def _watch(self, client: Client, lease: str, ends: asyncio.Queue[Signal], child: Child) -> None:
+    async def _watch(self, client: Client, watch: Watch, child: Child) -> None:
         """Tell once when the lease is lost while the command runs, and end the command where that is wanted."""
-        why = await _loss(client, lease, ends)
+        reason = await watch.ended.wait()
+        why = {BUS_LOST: client.connection.lost_reason, FORGOTTEN: "gpumand came back without it"}.get(reason, reason)
         then = f"ending {self.command[0]}" if self.kill_on_loss else f"{self.command[0]} goes on without it"
         print(f"gpumanctl: the lease on {self.consumer} is lost: {why}; {then}", file=sys.stderr, flush=True)
         if self.kill_on_loss:
@@ -162,23 +164,6 @@ class Holder:
             child.send(signal.SIGCONT)
             await asyncio.sleep(KILL_AFTER_SEC)
             child.send(signal.SIGKILL)
-
-
-async def _loss(client: Client, lease: str, ends: asyncio.Queue[Signal]) -> str:
-    """Return, with the reason, when the lease stands no longer."""
-    lost = asyncio.ensure_future(client.connection.wait_lost())
-    try:
-        while True:
-            ended = asyncio.ensure_future(ends.get())
-            done, _ = await asyncio.wait([lost, ended], return_when=asyncio.FIRST_COMPLETED)
-            if ended not in done:
-                ended.cancel()
-                return client.connection.lost_reason
-            body = ended.result().body
-            if len(body) == 3 and body[0] == lease:
-                return str(body[2])
-    finally:
-        lost.cancel()
 
 
 async def _release(client: Client, lease: str) -> None:

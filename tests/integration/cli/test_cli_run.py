@@ -11,11 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from gpumand.bus.names import CONSUMER
+from gpumand.bus.connection import BusConnection, IncomingCall, Reply
+from gpumand.bus.names import BUS_NAME, CONSUMER
 from gpumand.domain.errors import Busy
 from gpumand.testing.bus import PrivateBus
 from tests.integration.cli.ctl import COMMAND, LIMIT_SEC, Ctl, Screen, finished
 from tests.integration.cli.manager import LEASE, ScriptedManager, failing, grant, never, replying, variants
+from tests.unit.cli import samples
 
 # A child that says when it is ready, and which signals it gets.
 LISTENER = """
@@ -245,3 +247,30 @@ async def test_signals_of_others_are_not_believed(ctl: Ctl, bus: PrivateBus, man
     process.send_signal(signal.SIGTERM)
     result = await finished(process)
     assert (result.code, result.err) == (7, "")
+
+
+@pytest.mark.parametrize("is_kept", [True, False])
+async def test_a_daemon_that_comes_back_without_the_lease_has_lost_it(
+    ctl: Ctl, bus: PrivateBus, manager: ScriptedManager, is_kept: bool
+) -> None:
+    process = await listener(ctl, "--kill-on-loss")
+    manager.connection._break("killed by the test")
+    looked = asyncio.Event()
+
+    def answer(call: IncomingCall) -> Reply:
+        looked.set()
+        leases = [samples.lease(id=LEASE)] if is_kept else []
+        return Reply("a{sv}", (variants(samples.status(leases=leases)),))
+
+    successor = ScriptedManager(await BusConnection.connect(bus.address))
+    successor.answers["GetStatus"] = answer
+    successor.connection.serve(successor.answer)
+    await successor.connection.request_name(BUS_NAME)
+    async with asyncio.timeout(LIMIT_SEC):
+        await looked.wait()
+    if is_kept:
+        process.send_signal(signal.SIGTERM)  # else it would go on
+    result = await finished(process)
+    assert result.code == 7
+    assert result.err.endswith("gpumand came back without it; ending python3\n") is not is_kept
+    await successor.connection.close()
