@@ -16,6 +16,8 @@ from tests.integration.cli.ctl import Ctl
 from tests.integration.cli.world import world
 from tests.integration.live import LiveHost, bare_host, table
 from tests.integration.service_manager.host import FakeHost
+from tests.shim import build_shim, have_compiler, shim_environment
+from tests.shim.shimfile import Shim, ShimDevice
 
 
 async def report(ctl: Ctl, *args: str, code: int) -> dict[str, Any]:
@@ -173,6 +175,21 @@ async def test_versions_of_the_driver_are_read_from_where_they_stand(tmp_path: P
     assert doctors_host.kernel_version(version) == "550.54.14"
     assert doctors_host.kernel_version(tmp_path / "none") == ""
     assert doctors_host.library_version([str(tmp_path / "none"), str(tmp_path)]) == "570.133.07"
+
+
+@pytest.mark.skipif(not have_compiler(), reason="gcc is not installed, so the fake NVML cannot be built")
+async def test_the_driver_is_asked_through_nvml(ctl: Ctl, tmp_path: Path) -> None:
+    file, answers = tmp_path / "gpumand.toml", tmp_path / "answers"
+    file.write_text("[consumers.a]\nvram_resident_mib = 100\nurl = 'http://127.0.0.1:9'\n")
+    shim = Shim(devices=[ShimDevice("GPU-a", total_mib=24576)])
+    shim.write(answers)
+    ctl.environment.update(shim_environment(build_shim(tmp_path / "lib"), answers))
+    assert "driver" in (await report(ctl, "--config", str(file), code=1))["good"]
+    shim.kernel = 2
+    shim.write(answers)
+    (mismatch,) = found(await report(ctl, "--config", str(file), code=1), "driver")
+    assert mismatch["what"].startswith("driver-mismatch: ")
+    assert mismatch["mend"].endswith("reboot")
 
 
 def activating_bus(folder: Path, services: Path) -> PrivateBus:
