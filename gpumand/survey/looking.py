@@ -39,7 +39,7 @@ async def look(bus: BusConnection | None, source: VramSource, bus_error: str = "
     main_pids = await _main_pids(bus, units) if bus else {}
     pids = {*used, *main_pids, *(one.pid for one in ports if one.pid)}
     processes = await asyncio.to_thread(_processes, pids, used, _names(reading))
-    placed = await _place(bus, processes, units, main_pids)
+    placed = await _place(bus, processes, main_pids)
     described = {name: description for name, (description, _) in units.items()}
     return Host(described, placed, ports, _devices(reading), reading.error, units_error, unseen)
 
@@ -73,16 +73,16 @@ async def _main_pids(bus: BusConnection, units: Mapping[str, tuple[str, str]]) -
 async def _place(
     bus: BusConnection | None,
     processes: dict[int, Process],
-    units: Mapping[str, object],
     main_pids: Mapping[int, str],
 ) -> dict[int, Process]:
-    """Name the unit of each: as its cgroup says, where systemd knows that unit, else as systemd itself says."""
+    """Name the unit of each: as systemd says, and where it does not, as its cgroup does.
+
+    A cgroup's name alone is nobody's word: a user's own unit may be called like one of the system's.
+    """
     systemd = Systemd1(bus) if bus else None
     placed = {}
     for pid, process in processes.items():
-        unit = main_pids.get(pid) or process.unit
-        if systemd is not None and unit not in units:
-            unit = await systemd.unit_of_pid(pid) or unit
+        unit = main_pids.get(pid) or (await systemd.unit_of_pid(pid) if systemd else "") or process.unit
         placed[pid] = replace(process, unit=unit, is_main=pid in main_pids)
     return placed
 

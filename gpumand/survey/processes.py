@@ -7,7 +7,8 @@ from pathlib import Path
 
 MAX_COMMAND = 4096
 
-_UNIT = re.compile(r"[^/]+\.(?:service|scope)")
+_UNIT = re.compile(r"[A-Za-z0-9:_.\\@-]+\.(?:service|scope)")
+"""As systemd has them; a user may give a cgroup of its own any name, escape sequences included."""
 
 
 def command_line(pid: int, proc: Path = Path("/proc")) -> str:
@@ -30,6 +31,6 @@ def unit_in_cgroup(pid: int, proc: Path = Path("/proc")) -> str:
         text = (proc / str(pid) / "cgroup").read_text(errors="replace")
     except OSError:
         return ""
-    path = next((line.rpartition(":")[2] for line in text.splitlines() if line.startswith("0::")), "")
+    path = next((line.partition("::")[2] for line in text.splitlines() if line.startswith("0::")), "")
     found = [part for part in path.strip().split("/") if _UNIT.fullmatch(part)]
     return found[-1] if found else ""

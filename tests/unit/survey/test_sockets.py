@@ -76,6 +76,8 @@ def test_a_command_line_is_one_printable_line(tmp_path: Path) -> None:
         ("12:cpu:/a.service\n0::/system.slice/docker-ab12.scope\n", "docker-ab12.scope"),
         ("0::/\n", ""),
         ("1:name=systemd:/a.service\n", ""),
+        ("0::/user.slice/user@1000.service/\x1b[2Jevil.service\n", "user@1000.service"),
+        ("0::/system.slice/system-a.slice/a\\x2db@c:1.service\n", "a\\x2db@c:1.service"),
     ],
 )
 def test_the_innermost_unit_of_a_cgroup(cgroup: str, unit: str, tmp_path: Path) -> None:
