@@ -1,12 +1,11 @@
-"""Where text goes: JSON for programs, rich's Text for people, through a pager when it is long."""
+"""Where text goes: JSON for programs, lines for people, through a pager when they are many.
+
+What only some outputs need is imported by them: json, and shutil with its archive formats, are a twentieth of a status.
+"""
 
 from __future__ import annotations
 
-import json
 import os
-import shlex
-import shutil
-import subprocess
 import sys
 from collections.abc import Sequence
 from typing import IO, TYPE_CHECKING, Any
@@ -27,12 +26,20 @@ def is_screen(stream: IO[str]) -> bool:
     return stream.isatty() and os.environ.get("TERM", "dumb") not in DUMB
 
 
+def screen_size() -> tuple[int, int]:
+    """Columns and lines: what COLUMNS and LINES say, else the terminal, else 80 by 24."""
+    from shutil import get_terminal_size
+
+    return get_terminal_size((80, 24))
+
+
 def look_of(stream: IO[str], options: GlobalOptions) -> Look:
     """What the screen behind a stream can show; NO_COLOR (https://no-color.org) counts when it is not empty."""
     terminal = stream.isatty()
+    width = max(40, screen_size()[0]) if terminal else PIPE_WIDTH
     encoding = (getattr(stream, "encoding", None) or "ascii").lower().replace("-", "")
     return Look(
-        width=max(40, shutil.get_terminal_size((80, 24)).columns) if terminal else PIPE_WIDTH,
+        width=width,
         color=is_screen(stream) and not os.environ.get("NO_COLOR"),
         unicode=encoding.startswith("utf"),
         legend=options.legend,
@@ -42,6 +49,8 @@ def look_of(stream: IO[str], options: GlobalOptions) -> Look:
 
 def print_json(value: Any) -> None:
     """One document: indented for a terminal, else on one line; ASCII, so that no terminal obeys what is in it."""
+    import json
+
     indent = 2 if sys.stdout.isatty() else None
     print(json.dumps(value, indent=indent), flush=True)
 
@@ -51,8 +60,7 @@ def print_lines(lines: Sequence[Text], options: GlobalOptions) -> None:
     look = look_of(sys.stdout, options)
     text = paint(lines, look)
     pager = _pager() if options.pager and sys.stdout.isatty() and is_screen(sys.stdout) else []
-    rows = shutil.get_terminal_size((80, 24)).lines
-    if pager and len(lines) >= rows:
+    if pager and len(lines) >= screen_size()[1]:
         _page(pager, text)
     else:
         _write(text)
@@ -81,17 +89,22 @@ def _write(text: str) -> None:
 
 def _pager() -> list[str]:
     """The command of the pager; empty for none."""
+    import shlex
+    from shutil import which
+
     for variable in ("GPUMAND_PAGER", "PAGER"):
         if variable in os.environ:
             command = shlex.split(os.environ[variable])
             break
     else:
         command = ["less"]
-    return command if command and command != ["cat"] and shutil.which(command[0]) else []
+    return command if command and command != ["cat"] and which(command[0]) else []
 
 
 def _page(pager: list[str], text: str) -> None:
     """Show a text in a pager; leaving it early is no error."""
+    import subprocess
+
     environment = {"LESS": "FRSX", "LESSCHARSET": "utf-8"} | os.environ
     process = subprocess.Popen(pager, stdin=subprocess.PIPE, env=environment, text=True, errors="replace")
     try:

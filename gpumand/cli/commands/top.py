@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import shutil
 import sys
 import time
 from dataclasses import replace
@@ -15,7 +14,7 @@ from gpumand.cli.client import Client
 from gpumand.cli.durations import DURATION
 from gpumand.cli.errors import ExitCode, Failure
 from gpumand.cli.options import Command, GlobalOptions, global_options
-from gpumand.cli.output import is_screen, look_of, print_lines
+from gpumand.cli.output import is_screen, look_of, print_lines, screen_size
 from gpumand.cli.session import ask, connected
 from gpumand.cli.signals import die_of
 
@@ -77,7 +76,7 @@ def _print_frame(ctx: click.Context, options: GlobalOptions, svg: Path | None) -
         return await snapshot(client)
 
     model = ask(ctx, question)
-    columns, lines = shutil.get_terminal_size((80, 24))
+    columns, lines = screen_size()
     look = replace(look_of(sys.stdout, options), width=columns, legend=True, elastic=True)
     now_usec = time.time_ns() // 1000
     if svg is None:
