@@ -60,6 +60,9 @@ FIRST_LOOK_SEC = 3.0
 """How long a start waits for the first look at everything; bus activation gives up on us after 25 s, and a consumer
 that hangs or a driver that does must not keep others waiting. What is not known by then is unknown, not assumed."""
 
+FREE_SEC = 2.0
+"""How long our name may still be owned by who was killed a moment ago."""
+
 CLOSE_SEC = 2.0
 STATUS_SEC = 5.0
 
@@ -193,6 +196,9 @@ class Daemon:
     # -- living --------------------------------------------------------------------------------------------------
 
     async def _start(self, bus: BusConnection, parts: Parts) -> None:
+        # Before the name is asked for: a second daemon would take up the first one's leases, and forget on disk what
+        # its own configuration does not know.
+        await bus.await_free(names.BUS_NAME, FREE_SEC)
         await parts.arbiter.start()
         first = [self._beside(parts.upkeep.look_around())]
         if parts.logind is not None:

@@ -43,6 +43,7 @@ CONNECT_TIMEOUT_SEC = 10.0
 CLOSE_TIMEOUT_SEC = 2.0
 DO_NOT_QUEUE = 4
 NAME_IS_OURS = (1, 4)
+FREE_POLL_SEC = 0.05
 
 
 class BusConnection:
@@ -191,6 +192,18 @@ class BusConnection:
             raise BusLost(f"cannot own {name} on the bus: {error.message}") from error
         if answer not in NAME_IS_OURS:
             raise BusLost(f"{name} is owned by another program on this bus: is gpumand running already?")
+
+    async def await_free(self, name: str, within_sec: float) -> None:
+        """Return when nobody owns a well-known name; the bus may notice the end of who did a moment later.
+
+        Raises BusLost when somebody still does by then.
+        """
+        clock = asyncio.get_running_loop().time
+        deadline = clock() + within_sec
+        while (await self._bus_call("NameHasOwner", "s", (name,)))[0]:
+            if clock() >= deadline:
+                raise BusLost(f"{name} is owned by another program on this bus: is gpumand running already?")
+            await asyncio.sleep(FREE_POLL_SEC)
 
     async def release_name(self, name: str) -> None:
         """Give a well-known name back. Raises BusError, BusLost."""

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import random
 import signal
+import sys
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -290,3 +291,23 @@ async def test_killed_at_any_moment_under_light_load(tmp_path: Path, seed: int) 
         assert await leases(observer) == {}
         await assert_sound(host, observer)
         assert list((tmp_path / "state" / "leases").iterdir()) == []
+
+
+async def test_a_second_daemon_on_the_bus_takes_nothing_from_the_first(tmp_path: Path) -> None:
+    """As where somebody tries a configuration by hand: it ends, and has neither ended leases nor begun to load."""
+    async with host_with(tmp_path) as host:
+        client = await host.client()
+        lease, _ = await client.acquire("voice", lifetime=CONNECTION)
+        other = tmp_path / "other.toml"
+        other.write_text(f'[gpu]\nsource = "simulated"\nsimulated_total_mib = [{TOTAL_MIB}]\n', encoding="utf-8")
+        arguments = ["--config", str(other), "--bus-address", host.bus.address, "--state-dir", str(tmp_path / "state")]
+        second = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "gpumand", *arguments, stderr=asyncio.subprocess.PIPE
+        )
+        _, said = await asyncio.wait_for(second.communicate(), 30)
+
+        assert second.returncode == 1
+        assert "is gpumand running already?" in said.decode()
+        await restart(host)
+        assert await leases(client) == {lease: "voice"}
+        await client.close()
