@@ -38,7 +38,7 @@ async def measure(folder: Path) -> list[Row]:
         before_sec = _cpu_sec(running.pid)
         await asyncio.sleep(WATCH_SEC)
         used = (_cpu_sec(running.pid) - before_sec) / WATCH_SEC * 100
-        mib = _resident_mib(running.pid)
+        mib = resident_mib(running.pid)
         return [
             Row("idle daemon: memory (RSS)", f"{mib:.1f} MiB", f"bare bus service: {bare_mib:.1f} MiB", mib / bare_mib),
             Row("idle daemon: processor over a minute", f"{used:.2f} % of one core"),
@@ -50,13 +50,14 @@ async def _bare_mib(address: str) -> float:
     try:
         assert process.stdout is not None
         await process.stdout.readline()
-        return _resident_mib(process.pid)
+        return resident_mib(process.pid)
     finally:
         process.kill()
         await process.communicate()
 
 
-def _resident_mib(pid: int) -> float:
+def resident_mib(pid: int) -> float:
+    """Memory of a process that is in RAM."""
     lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     return next(int(line.split()[1]) / 1024 for line in lines if line.startswith("VmRSS:"))
 
