@@ -23,6 +23,7 @@ LOGIND_MANAGER = "org.freedesktop.login1.Manager"
 SLEEP, SHUTDOWN = "PreparingForSleep", "PreparingForShutdown"
 
 CALL_TIMEOUT_SEC = 2.0
+READ_TRIES, READ_AGAIN_SEC = 20, 5.0
 
 
 @dataclass(slots=True)
@@ -120,10 +121,17 @@ class Logind:
             task.add_done_callback(self._reading.discard)
 
     async def _read_quietly(self) -> None:
-        try:
-            await self._read()
-        except (BusError, BusLost) as error:
-            log.debug("logind does not say how things are: %s", error)
+        """One that is slow to answer is asked again, or what its predecessor announced would stand for ever."""
+        for _ in range(READ_TRIES):
+            try:
+                await self._read()
+            except BusLost:
+                break
+            except BusError as error:
+                log.debug("logind does not say how things are: %s", error)
+                await asyncio.sleep(READ_AGAIN_SEC)
+            else:
+                break
 
     async def _read(self) -> None:
         for announcement in self._announcements:

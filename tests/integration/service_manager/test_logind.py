@@ -87,6 +87,26 @@ async def test_a_logind_that_starts_anew_says_how_things_are(listening: Listenin
     await listening.hears(("sleep", True))
 
 
+async def test_a_logind_that_starts_anew_and_is_slow_to_answer_is_asked_again(
+    listening: Listening, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "CALL_TIMEOUT_SEC", 0.1)
+    monkeypatch.setattr(module, "READ_AGAIN_SEC", 0.05)
+    await listening.fake.start()
+    await listening.listen()
+    listening.fake.prepare("Shutdown", True)
+    await listening.hears(("shutdown", True))
+    await listening.fake.stop()
+    listening.fake.preparing["Shutdown"] = False
+    listening.fake.answering.clear()
+    asked = listening.fake.asked
+    await listening.fake.start()
+    await until(lambda: listening.fake.asked >= asked + 2)
+    assert listening.heard[-1] == ("shutdown", True)
+    listening.fake.answering.set()
+    await listening.hears(("shutdown", False))
+
+
 async def test_an_announcement_that_comes_while_we_ask_is_newer_than_the_answer(listening: Listening) -> None:
     await listening.listen()
     listening.heard.clear()
