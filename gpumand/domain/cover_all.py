@@ -18,7 +18,7 @@ class WideItem:
     Attributes:
         place: which one it is, in the caller's order; of equal sets the one found first in that order wins.
         value: what losing it costs; above 0.
-        mib: what it gives back on each device; above 0 on one of them.
+        mib: what it gives back on each device.
     """
 
     place: int
@@ -33,6 +33,7 @@ def cheapest_on_all(items: Sequence[WideItem], need_mib: Mib, limit: int) -> lis
     """
     if max(need_mib, default=0) <= 0:
         return []
+    items = [one for one in items if _useful(one.mib, need_mib)]
     search = _Search(sorted(items, key=lambda one: (one.value / _useful(one.mib, need_mib), one.place)))
     for order in (search.items, sorted(search.items, key=lambda one: -_useful(one.mib, need_mib))):
         search.note(pruned(_first(order, need_mib), need_mib), need_mib, limit)

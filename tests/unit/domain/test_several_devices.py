@@ -13,6 +13,7 @@ from gpumand.domain.learning import Learned, Start
 from gpumand.domain.planning import Decision, Wish, decide, decide_inside
 from gpumand.domain.request import Verdict
 from gpumand.domain.serving import Standing, Walk
+from gpumand.domain.settling import Settling, SettlingOnAll
 from gpumand.domain.view import ConsumerState, Job, View
 from tests.unit.domain.build import absent, resident
 
@@ -227,3 +228,40 @@ def test_who_waits_for_two_devices_is_not_overtaken_on_either() -> None:
 def test_devices_are_written_with_commas() -> None:
     assert [devices_text(one) for one in ((), (0,), (3, 12))] == ["", "0", "3,12"]
     assert [devices_of(one) for one in ("", "0", "12,3,3", "x", "1,²")] == [(), (0,), (3, 12), (), (1,)]
+
+
+def test_what_is_promised_on_two_devices_is_promised_on_each() -> None:
+    lazy = replace(wide("lazy", 20000), residency=Residency.RESIDENT, devices=(0, 1), leases=1, claimed_at=1.0)
+    unseen = host(lazy, absent("a", 8000, devices=("1",)))
+    nothing = {at: replace(one, used_mib=0, free_mib=TOTAL_MIB, processes=()) for at, one in unseen.devices.items()}
+
+    decision = decide(replace(unseen, devices=nothing), Wish("a"))
+
+    assert (decision.verdict, decision.message) == (Verdict.WAIT, "19.5 GiB of device 1 are promised to lazy")
+
+
+def test_memory_is_free_when_every_device_shows_it() -> None:
+    both = on(resident("both", 8000, device_count=2), 0, 1)
+    before, after = host(both).devices, host(replace(both, residency=Residency.UNLOADED)).devices
+    settling = SettlingOnAll(both.spec, {at: Settling(both.spec, before[at], 8000, 8000) for at in (0, 1)})
+
+    assert (settling.expected_mib, settling.freed_mib(before)) == (16000, 0)
+    half = {0: after[0], 1: before[1]}
+    assert (settling.freed_mib(half), settling.settled(half), settling.gone_by_own_figure(half)) == (8000, False, False)
+    assert (settling.freed_mib(after), settling.settled(after), settling.gone_by_own_figure(after)) == (
+        16000,
+        True,
+        True,
+    )
+
+
+def test_a_device_that_could_not_be_read_beforehand_is_not_waited_for() -> None:
+    both = on(resident("both", 8000, device_count=2), 0, 1)
+    before, after = host(both).devices, host(replace(both, residency=Residency.UNLOADED)).devices
+    blind = replace(before[1], used_mib=None, free_mib=None, processes=(), attributed=False)
+    parts = {0: Settling(both.spec, before[0], 8000, 8000), 1: Settling(both.spec, blind, None, 8000)}
+    settling = SettlingOnAll(both.spec, parts)
+
+    assert (settling.is_known, settling.can_be_measured) == (False, True)
+    assert settling.settled({0: after[0], 1: blind})
+    assert not SettlingOnAll(both.spec, {1: parts[1]}).can_be_measured
