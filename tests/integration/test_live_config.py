@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
+import sqlite3
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -245,3 +247,16 @@ async def test_version_and_help_are_no_errors() -> None:
     status, out, err = await run("--help")
     assert (status, err) == (0, "")
     assert "--config" in out
+
+
+async def test_a_disk_that_does_not_say_what_was_measured_is_no_fault_of_the_configuration(tmp_path: Path) -> None:
+    path, state = tmp_path / "gpumand.toml", tmp_path / "state"
+    path.write_text('[gpu]\nsource = "none"\n[consumers.a]\nunit = "a.service"\n')
+    arguments = ("--config", str(path), "--bus-address", "unix:path=/nowhere", "--state-dir", str(state))
+    assert (await run(*arguments))[0] == os.EX_CONFIG, "nothing was measured"
+    with contextlib.closing(sqlite3.connect(state / "history.db", isolation_level=None)) as other:
+        other.execute("PRAGMA locking_mode = EXCLUSIVE")
+        other.execute("BEGIN EXCLUSIVE")
+        status, _, err = await run(*arguments)
+    assert status == 1, f"the unit has it tried again: {err}"
+    assert "the history is not kept" in err
