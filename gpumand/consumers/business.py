@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from gpumand.consumers import pointer
@@ -74,8 +74,15 @@ def _metrics(route: BusyRoute, answer: Answer) -> Iterator[int | None]:
         return
     lines = answer.body.decode("utf-8", errors="replace").split("\n")
     sums = _sums(lines[:-1] if answer.is_cut else lines, frozenset(route.metrics))
+    cut_in = _last_metric(lines[:-1]) if answer.is_cut else ""  # other labels of it may have been cut off
     for name in route.metrics:
-        yield jobs_of(sums[name], None) if name in sums else None
+        yield None if name not in sums or (name == cut_in and not sums[name]) else jobs_of(sums[name], None)
+
+
+def _last_metric(lines: Sequence[str]) -> str:
+    """The metric whose samples came last."""
+    samples = (_SAMPLE.fullmatch(line.rstrip("\r")) for line in reversed(lines))
+    return next((sample[1] for sample in samples if sample is not None), "")
 
 
 def _sums(lines: Iterable[str], names: frozenset[str]) -> dict[str, float]:

@@ -106,6 +106,13 @@ def test_metrics_are_added_up_over_their_labels(names: tuple[str, ...], is_cut: 
     assert business.work(BusyRoute("/metrics", metrics=names), Answer(200, body=METRICS, is_cut=is_cut)).jobs == count
 
 
+@pytest.mark.parametrize(("body", "count"), [(b'a{e="0"} 0\na{e="1"} 5', None), (b'a{e="0"} 2\na{e="1"} 5', 2)])
+def test_a_metric_of_which_labels_may_have_been_cut_off_does_not_say_that_nobody_works(
+    body: bytes, count: int | None
+) -> None:
+    assert business.work(BusyRoute("/q", metrics=("a",)), Answer(200, body=body, is_cut=True)).jobs == count
+
+
 def test_the_line_in_which_an_answer_was_cut_off_does_not_count() -> None:
     route = BusyRoute("/metrics", metrics=("a", "b"))
 
