@@ -1,7 +1,7 @@
 """NVIDIA's driver as a VramSource: initialises, reads, and recovers from whatever the driver does.
 
-Three parts: ``nvml_library`` (the calls), ``nvml_device`` (one device), and here the session that lives in the
-library's own thread and the source that the daemon awaits.
+Its parts: ``nvml_library`` (the calls), ``nvml_device`` (one device), ``nvml_mig`` (GPUs that are cut into instances),
+and here the session that lives in the library's own thread and the source that the daemon awaits.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import logging
 from gpumand.domain.device import Reading, Sample
 from gpumand.ports import Clock
 from gpumand.vram.call_thread import CallHangs, CallThread, ThreadClosed
-from gpumand.vram.nvml_device import Device, find_device, read_device
+from gpumand.vram.nvml_device import Device, find_devices, read_device
 from gpumand.vram.nvml_library import CallFailed, LibraryFailed, NvmlLibrary
 from gpumand.vram.stamp import Stamp, without_figures
 
@@ -55,6 +55,8 @@ class NvmlSession:
         self._library = NvmlLibrary()
         self._backoff = Backoff()
         self._devices: tuple[Device, ...] = ()
+        self._gpus = 0
+        self._may_change = False
         self._open = False
         self._renewing = False
         self._last_error = ""
@@ -96,20 +98,24 @@ class NvmlSession:
         if not self._open:
             self._library.start()
             self._open = True
-            self._find_devices()
+            self._find_devices(self._count())
+        elif self._may_change:
+            self._find_devices(self._gpus)  # instances come and go while the driver runs, and nothing tells of it
 
     def _looks_stale(self, now: float) -> bool:
         """A device failed a while ago and may be back, or devices came or went: only a new start sees that."""
         if self._backoff.waiting and self._backoff.due(now):
             return True
-        return self._count() != len(self._devices)
+        return self._count() != self._gpus
 
-    def _find_devices(self) -> None:
+    def _find_devices(self, gpus: int) -> None:
         before = {device.index: device for device in self._devices}
-        count = self._count()
-        self._devices = tuple(find_device(self._library, index, before.get(index)) for index in range(count))
-        if not count:
-            raise LibraryFailed("no-devices", "the driver lists no GPU")
+        found = [find_devices(self._library, gpu, before) for gpu in range(gpus)]
+        self._gpus, self._may_change = gpus, any(one.may_change for one in found)
+        self._devices = tuple(device for one in found for device in one.devices)
+        if not self._devices:
+            why = "the GPUs are cut by MIG, and no instance is made" if gpus else "the driver lists no GPU"
+            raise LibraryFailed("no-devices", why)
 
     def _count(self) -> int:
         try:

@@ -5,11 +5,13 @@ Blocking; called in the library's thread.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from itertools import product
 from typing import Any
 
 from gpumand.domain.device import ProcessUse, Sample
+from gpumand.vram import nvml_mig
 from gpumand.vram.nvml_library import CallFailed, Code, NvmlLibrary
 from gpumand.vram.process import command_name, short_name
 from gpumand.vram.stamp import Stamp
@@ -26,10 +28,12 @@ class Device:
     """A device as found when the library was initialised.
 
     Attributes:
-        index: NVML's index.
+        index: NVML's index, or of a MIG instance what ``nvml_mig`` makes of it.
         uuid, name: "" where the driver would not say and never said before.
         handle: NVML's handle; None where there is none.
         failure: why there is no handle.
+        beside: handles of further compute instances that share its memory.
+        instance: NVML's number of the GPU instance that it is; None where it is a whole GPU.
     """
 
     index: int
@@ -37,6 +41,8 @@ class Device:
     name: str
     handle: Any = None
     failure: CallFailed | None = None
+    beside: tuple[Any, ...] = ()
+    instance: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,14 +54,47 @@ class Memory:
     free_mib: int | None
 
 
-def find_device(library: NvmlLibrary, index: int, before: Device | None) -> Device:
-    """Look a device up; one that cannot be opened keeps the name it had. Raises LibraryFailed."""
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What a GPU turned out to be.
+
+    Attributes:
+        devices: itself, or its MIG instances.
+        may_change: it can be cut into instances, which happens while the driver runs.
+    """
+
+    devices: tuple[Device, ...]
+    may_change: bool = False
+
+
+def find_devices(library: NvmlLibrary, gpu: int, before: Mapping[int, Device]) -> Found:
+    """Look a GPU up; what cannot be opened keeps the names it had. Raises LibraryFailed."""
     try:
-        handle = library.call("nvmlDeviceGetHandleByIndex", index)
-        uuid = str(library.call("nvmlDeviceGetUUID", handle))
-        return Device(index, uuid, short_name(str(library.call("nvmlDeviceGetName", handle))), handle)
+        handle = library.call("nvmlDeviceGetHandleByIndex", gpu)
+        cut = nvml_mig.is_cut(library, handle)
+        if cut:
+            parts = nvml_mig.instances(library, gpu, handle)
+            return Found(tuple(_instance(library, one, before.get(one.index)) for one in parts), may_change=True)
+        return Found((_opened(library, Device(gpu, "", "", handle)),), may_change=cut is not None)
     except CallFailed as failure:
-        return Device(index, before.uuid if before else "", before.name if before else "", failure=failure)
+        known = [one for index, one in before.items() if nvml_mig.gpu_of(index) == gpu] or [Device(gpu, "", "")]
+        return Found(tuple(Device(one.index, one.uuid, one.name, failure=failure) for one in known))
+
+
+def _instance(library: NvmlLibrary, one: nvml_mig.Instance, before: Device | None) -> Device:
+    failure = one.failure
+    if failure is None:
+        handle, *beside = one.handles
+        try:
+            return _opened(library, Device(one.index, "", "", handle, None, tuple(beside), one.number))
+        except CallFailed as failed:
+            failure = failed
+    return Device(one.index, before.uuid if before else "", before.name if before else "", failure=failure)
+
+
+def _opened(library: NvmlLibrary, device: Device) -> Device:
+    uuid, name = library.call("nvmlDeviceGetUUID", device.handle), library.call("nvmlDeviceGetName", device.handle)
+    return replace(device, uuid=str(uuid), name=short_name(str(name)))
 
 
 def read_device(library: NvmlLibrary, device: Device, stamp: Stamp) -> Sample:
@@ -70,7 +109,7 @@ def read_device(library: NvmlLibrary, device: Device, stamp: Stamp) -> Sample:
 
 def _read(library: NvmlLibrary, device: Device, stamp: Stamp) -> Sample:
     memory, error = _memory_or_why_not(library, device.handle)
-    processes, complete = _processes(library, device.handle)
+    processes, complete = _processes(library, device)
     return Sample(
         index=device.index,
         uuid=device.uuid,
@@ -128,29 +167,33 @@ def _memory(library: NvmlLibrary, handle: Any) -> Memory:
 
 @dataclass(frozen=True, slots=True)
 class _ListCall:
+    """A list of processes; ``draws``: nobody does on a MIG instance, which may not even have the list."""
+
     function: str
     always_there: bool
+    draws: bool = False
 
 
 LISTS = (
     _ListCall("nvmlDeviceGetComputeRunningProcesses", always_there=True),
-    _ListCall("nvmlDeviceGetGraphicsRunningProcesses", always_there=True),
+    _ListCall("nvmlDeviceGetGraphicsRunningProcesses", always_there=True, draws=True),
     _ListCall("nvmlDeviceGetMPSComputeRunningProcesses", always_there=False),
 )
 
 
-def _processes(library: NvmlLibrary, handle: Any) -> tuple[tuple[ProcessUse, ...], bool]:
+def _processes(library: NvmlLibrary, device: Device) -> tuple[tuple[ProcessUse, ...], bool]:
     """Everybody in any of the lists, one entry a pid, and whether no list failed."""
     found: dict[int, int | None] = {}
     complete = True
-    for which in LISTS:
+    for which, handle in product(LISTS, (device.handle, *device.beside)):
         try:
-            _join(found, _list(library, which.function, handle))
+            _join(found, _list(library, which.function, handle, device.instance))
         except CallFailed as failure:
             if failure.code == Code.GPU_IS_LOST:
                 raise
             absent = failure.code in (Code.FUNCTION_NOT_FOUND, Code.NOT_SUPPORTED)
-            complete = complete and absent and not which.always_there
+            may_lack = not which.always_there or (which.draws and device.instance is not None)
+            complete = complete and absent and may_lack
     names = {pid: _process_name(library, pid) for pid in found}
     return tuple(ProcessUse(pid, found[pid], names[pid]) for pid in sorted(found)), complete
 
@@ -162,14 +205,20 @@ def _join(found: dict[int, int | None], processes: Iterable[tuple[int, int | Non
         found[pid] = max(known) if known else None
 
 
-def _list(library: NvmlLibrary, function: str, handle: Any) -> list[tuple[int, int | None]]:
+def _list(library: NvmlLibrary, function: str, handle: Any, instance: int | None) -> list[tuple[int, int | None]]:
     try:
         entries = _list_growing(library, f"{function}_v3", handle)
     except CallFailed as failure:
         if failure.code != Code.FUNCTION_NOT_FOUND:
             raise
         entries = _list_growing(library, f"{function}_v2", handle)
-    return [(int(entry.pid), _ceil_mib(entry.usedGpuMemory)) for entry in entries]
+    own = [entry for entry in entries if instance is None or _is_in(entry, instance)]
+    return [(int(entry.pid), _ceil_mib(entry.usedGpuMemory)) for entry in own]
+
+
+def _is_in(entry: Any, instance: int) -> bool:
+    """Some drivers list the whole GPU's processes for one of its instances too."""
+    return nvml_mig.NO_INSTANCE in (instance, number := getattr(entry, "gpuInstanceId", instance)) or number == instance
 
 
 def _list_growing(library: NvmlLibrary, function: str, handle: Any, tries: int = 3) -> list[Any]:

@@ -15,24 +15,26 @@
 #endif
 
 enum {
-    OK = 0, UNINITIALIZED = 1, INVALID_ARGUMENT = 2, NOT_FOUND = 6, INSUFFICIENT_SIZE = 7, DRIVER_NOT_LOADED = 9,
+    OK = 0, UNINITIALIZED = 1, INVALID_ARGUMENT = 2, NOT_SUPPORTED = 3, NOT_FOUND = 6, INSUFFICIENT_SIZE = 7, DRIVER_NOT_LOADED = 9,
     GPU_IS_LOST = 15, VERSION_MISMATCH = 18, ARGUMENT_VERSION_MISMATCH = 25
 };
 enum { MAX_DEVICES = 16, MAX_PROCESSES = 256, MAX_NAMES = 64 };
 enum { COMPUTE, GRAPHICS, MPS, LISTS };
 typedef unsigned long long u64;
 
-struct process { unsigned pid; long long mib; };
+struct process { unsigned pid; long long mib; int instance; };
 struct list { int error; unsigned count; struct process process[MAX_PROCESSES]; };
 struct device {
     char uuid[96], name[96];
+    int mig, parent, slot, instance, mig_slots, mig_error, instance_error; /* parent: index + 1 of its GPU; 0 = a GPU */
     long long total, reserved, used, free;
     int lost, handle_error, memory_error, memory_v2_error;
     struct list list[LISTS];
 };
 struct name { unsigned pid; char path[256]; };
 struct shim {
-    int init_error, call_error, kernel, generation, grow, devices, names;
+    int init_error, call_error, kernel, generation, grow, devices, names, gpus; /* devices: GPUs and instances */
+    int gpu[MAX_DEVICES];
     struct device device[MAX_DEVICES];
     struct name name[MAX_NAMES];
 };
@@ -58,7 +60,7 @@ static void add_process(struct device *device, int list, unsigned pid, long long
 {
     struct list *to = &device->list[list];
     if (to->count < MAX_PROCESSES)
-        to->process[to->count++] = (struct process){pid, mib};
+        to->process[to->count++] = (struct process){pid, mib, device->instance};
 }
 
 /* One file per living process, named after its pid, with its MiB as the first number in it. */
@@ -96,6 +98,12 @@ static void device_line(struct device *device, const char *key, const char *valu
     else if (!strcmp(key, "used")) device->used = atoll(value);
     else if (!strcmp(key, "free")) device->free = atoll(value);
     else if (!strcmp(key, "lost")) device->lost = atoi(value);
+    else if (!strcmp(key, "mig")) device->mig = atoi(value);
+    else if (!strcmp(key, "mig_slots")) device->mig_slots = atoi(value);
+    else if (!strcmp(key, "mig_error")) device->mig_error = atoi(value);
+    else if (!strcmp(key, "instance_error")) device->instance_error = atoi(value);
+    else if (!strcmp(key, "instance")) device->instance = atoi(value);
+    else if (!strcmp(key, "slot")) device->slot = atoi(value);
     else if (!strcmp(key, "handle_error")) device->handle_error = atoi(value);
     else if (!strcmp(key, "memory_error")) device->memory_error = atoi(value);
     else if (!strcmp(key, "memory_v2_error")) device->memory_v2_error = atoi(value);
@@ -103,6 +111,10 @@ static void device_line(struct device *device, const char *key, const char *valu
     else if (!strcmp(key, "graphics_error")) device->list[GRAPHICS].error = atoi(value);
     else if (!strcmp(key, "mps_error")) device->list[MPS].error = atoi(value);
     else if (!strcmp(key, "compute")) add_process(device, COMPUTE, pid, mib);
+    else if (!strcmp(key, "compute_of_other")) {
+        add_process(device, COMPUTE, pid, mib);
+        device->list[COMPUTE].process[device->list[COMPUTE].count - 1].instance = device->instance + 1;
+    }
     else if (!strcmp(key, "graphics")) add_process(device, GRAPHICS, pid, mib);
     else if (!strcmp(key, "mps")) add_process(device, MPS, pid, mib);
     else if (!strcmp(key, "processes_in")) add_directory(device, value);
@@ -137,6 +149,15 @@ static void shim_line(const char *call, const char *key, const char *value)
         struct device *device = &shim.device[shim.devices++];
         snprintf(device->uuid, sizeof device->uuid, "%s", value);
         device->used = device->free = -1;
+        device->mig = -1;
+        device->instance = -1;
+        shim.gpu[shim.gpus++] = shim.devices - 1;
+    } else if (!strcmp(key, "mig_device") && shim.gpus && shim.devices < MAX_DEVICES) {
+        struct device *device = &shim.device[shim.devices++];
+        snprintf(device->uuid, sizeof device->uuid, "%s", value);
+        device->used = device->free = -1;
+        device->mig = -1;
+        device->parent = shim.gpu[shim.gpus - 1] + 1;
     } else if (shim.devices)
         device_line(&shim.device[shim.devices - 1], key, value);
 }
@@ -226,16 +247,64 @@ const char *nvmlErrorString(int code)
 int nvmlDeviceGetCount_v2(unsigned *count)
 {
     int error = begin("count");
-    *count = error ? 0 : (unsigned)shim.devices;
+    *count = error ? 0 : (unsigned)shim.gpus;
     return error;
 }
 
 int nvmlDeviceGetHandleByIndex_v2(unsigned index, void **handle)
 {
     struct device *device;
-    *handle = (void *)((size_t)index + 1);
-    int error = begin_device("handle", *handle, &device);
+    int error = begin("handle");
+    if (!error && index >= (unsigned)shim.gpus)
+        error = INVALID_ARGUMENT;
+    if (error)
+        return error;
+    *handle = (void *)((size_t)shim.gpu[index] + 1);
+    error = begin_device("handle", *handle, &device);
     return error ? error : device->handle_error;
+}
+
+/* mig: -1 = this GPU has no such thing, 0 = off, 1 = on */
+int nvmlDeviceGetMigMode(void *handle, unsigned *current, unsigned *pending)
+{
+    struct device *device;
+    int error = begin_device("mig_mode", handle, &device);
+    if (error || device->mig_error)
+        return error ? error : device->mig_error;
+    if (device->mig < 0)
+        return NOT_SUPPORTED;
+    *current = *pending = (unsigned)device->mig;
+    return OK;
+}
+
+int nvmlDeviceGetMaxMigDeviceCount(void *handle, unsigned *count)
+{
+    struct device *device;
+    int error = begin_device("mig_count", handle, &device);
+    *count = error || device->mig < 0 ? 0 : (unsigned)device->mig_slots;
+    return error;
+}
+
+int nvmlDeviceGetMigDeviceHandleByIndex(void *gpu, unsigned slot, void **handle)
+{
+    struct device *parent;
+    int error = begin_device("mig_handle", gpu, &parent);
+    for (int i = 0; !error && i < shim.devices; i++)
+        if (shim.device[i].parent == (int)(size_t)gpu && shim.device[i].slot == (int)slot) {
+            *handle = (void *)((size_t)i + 1);
+            return shim.device[i].handle_error;
+        }
+    return error ? error : NOT_FOUND;
+}
+
+int nvmlDeviceGetGpuInstanceId(void *handle, unsigned *number)
+{
+    struct device *device;
+    int error = begin_device("instance", handle, &device);
+    if (error || device->instance_error)
+        return error ? error : device->instance_error;
+    *number = (unsigned)device->instance;
+    return device->parent ? OK : NOT_SUPPORTED;
 }
 
 int nvmlDeviceGetUUID(void *handle, char *text, unsigned size)
@@ -326,7 +395,7 @@ static int fill(void *handle, unsigned *count, struct process_info *to, int whic
         return INSUFFICIENT_SIZE;
     for (unsigned i = 0; i < list->count; i++) {
         long long mib = list->process[i].mib;
-        to[i] = (struct process_info){list->process[i].pid, mib < 0 ? (u64)-1 : bytes(mib), -1u, -1u};
+        to[i] = (struct process_info){list->process[i].pid, mib < 0 ? (u64)-1 : bytes(mib), (unsigned)list->process[i].instance, -1u};
     }
     return OK;
 }

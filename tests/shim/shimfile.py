@@ -29,6 +29,9 @@ class ShimDevice:
         compute, graphics, mps: pid -> MiB, None = not available.
         processes_in: a directory of files named after pids that hold MiB (``gpumand.testing.announce`` writes them);
             those of living processes are in the compute list too.
+        mig: -1 = it cannot be cut, 0 = it is not, 1 = it is, into its ``instances``.
+        mig_slots: how many MIG devices it may have.
+        mig_error: what asking for that answers.
     """
 
     uuid: str
@@ -48,6 +51,10 @@ class ShimDevice:
     graphics: dict[int, int | None] = field(default_factory=dict)
     mps: dict[int, int | None] = field(default_factory=dict)
     processes_in: Path | None = None
+    mig: int = -1
+    mig_slots: int = 7
+    mig_error: int = 0
+    instances: list[ShimInstance] = field(default_factory=list)
 
     def lines(self) -> Iterator[str]:
         """The lines about this device."""
@@ -66,6 +73,37 @@ class ShimDevice:
                 yield f"{key} {pid} {-1 if mib is None else mib}"
         if self.processes_in is not None:
             yield f"processes_in {self.processes_in}"
+        for key in ("mig", "mig_slots", "mig_error"):
+            yield f"{key} {getattr(self, key)}"
+        for one in self.instances:
+            yield from one.lines()
+
+
+@dataclass
+class ShimInstance(ShimDevice):
+    """A MIG device: a compute instance of a GPU.
+
+    Attributes:
+        slot: its index among the GPU's MIG devices.
+        instance: the number of the GPU instance that it is in.
+        instance_error: what asking for that answers.
+        of_other: pid -> MiB of processes in its compute list that are in another instance.
+    """
+
+    slot: int = 0
+    instance: int = 1
+    instance_error: int = 0
+    of_other: dict[int, int] = field(default_factory=dict)
+
+    def lines(self) -> Iterator[str]:
+        """The lines about this instance."""
+        yield f"mig_device {self.uuid}"
+        for key in ("slot", "instance", "instance_error"):
+            yield f"{key} {getattr(self, key)}"
+        _, *others = super().lines()
+        yield from (line for line in others if not line.startswith("mig"))
+        for pid, mib in self.of_other.items():
+            yield f"compute_of_other {pid} {mib}"
 
 
 @dataclass
