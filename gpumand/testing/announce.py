@@ -13,10 +13,17 @@ from types import TracebackType
 
 
 class Announcement:
-    """What one process holds on one device of the simulator; gone with the process, or when cleared."""
+    """What one process holds on a device of the simulator, or on several; gone with the process, or when cleared."""
 
     def __init__(
-        self, directory: str | os.PathLike[str], consumer: str = "", device: int = 0, *, name: str = "", pid: int = 0
+        self,
+        directory: str | os.PathLike[str],
+        consumer: str = "",
+        device: int = 0,
+        *,
+        name: str = "",
+        pid: int = 0,
+        also_on: tuple[int, ...] = (),
     ) -> None:
         """Prepare; nothing is announced yet.
 
@@ -26,10 +33,12 @@ class Announcement:
             device: index of the device.
             name: short name for people; "" = the process's own.
             pid: for whom; 0 = this process.
+            also_on: indices of further devices on which it holds as much.
         """
         self._directory = Path(directory)
-        self._fields = {"device": device} | ({"consumer": consumer} if consumer else {})
+        self._fields: dict[str, int | str] = {"consumer": consumer} if consumer else {}
         self._fields |= {"name": name} if name else {}
+        self._devices = (device, *also_on)
         self._pid = pid or os.getpid()
 
     @property
@@ -42,7 +51,8 @@ class Announcement:
         self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         # The reader looks at names that are numbers only, so it never sees this one.
         temporary = self._directory / f".{self._pid}.new"
-        temporary.write_text(json.dumps({"mib": mib} | self._fields), encoding="utf-8")
+        held = [{"mib": mib, "device": device} | self._fields for device in self._devices]
+        temporary.write_text(json.dumps(held if len(held) > 1 else held[0]), encoding="utf-8")
         temporary.replace(self.path)
 
     def clear(self) -> None:

@@ -46,6 +46,7 @@ class Consumer:
                 announced_as="" if args.anonymous else args.name,
                 directory=args.simulator_dir,
                 device=args.device,
+                also_on=tuple(args.also_device),
                 device_total_mib=args.device_total,
                 mib=args.mib,
                 load_sec=args.load_sec,
@@ -225,6 +226,7 @@ def parser() -> argparse.ArgumentParser:
     flags.add_argument("--simulator-dir", type=Path, required=True, help="where the simulated device looks")
     flags.add_argument("--port", type=int, default=0, help="0 (the default) = any")
     flags.add_argument("--device", type=int, default=0, help="index of the device")
+    flags.add_argument("--also-device", type=int, action="append", default=[], help="further device; may be repeated")
     flags.add_argument("--device-total", type=int, default=0, metavar="MIB", help="fail like CUDA beyond so much")
     flags.add_argument("--load-sec", type=float, default=0.2)
     flags.add_argument("--load-steps", type=int, default=4, help="in how many steps its memory grows")

@@ -42,6 +42,7 @@ class ModelSettings:
     announced_as: str
     directory: Path
     device: int = 0
+    also_on: tuple[int, ...] = ()
     device_total_mib: int = 0
     mib: int = 1024
     load_sec: float = 0.2
@@ -75,7 +76,7 @@ class Model:
         self.last_used: float | None = None
         self.events: deque[tuple[float, str]] = deque(maxlen=MAX_EVENTS)
         self._announcement = Announcement(
-            settings.directory, settings.announced_as, settings.device, name=settings.name
+            settings.directory, settings.announced_as, settings.device, name=settings.name, also_on=settings.also_on
         )
         self._reader = AnnouncementReader(settings.directory, MAX_DEVICES)
         self._busy = asyncio.Lock()

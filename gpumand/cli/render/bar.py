@@ -45,9 +45,10 @@ def shares(device: Mapping[str, Any], consumers: Sequence[Mapping[str, Any]], mo
     names = [clean(consumer["name"]) for consumer in consumers]
     found: list[Share] = []
     for index, consumer in enumerate(consumers):
-        if str(consumer.get("device")) != str(device["index"]):
+        devices = str(consumer.get("device")).split(",")
+        if str(device["index"]) not in devices:
             continue
-        held, estimated = _held(consumer)
+        held, estimated = _held(consumer, len(devices))
         if held:
             name = clean(consumer["name"])
             found.append(Share(name, held, chr(ord("a") + index % 26), consumer_style(names, name), estimated))
@@ -76,10 +77,10 @@ def _strangers(device: Mapping[str, Any], most: int) -> list[Share]:
     ]
 
 
-def _held(consumer: Mapping[str, Any]) -> tuple[int, bool]:
-    """MiB it holds, and whether that is only its footprint."""
+def _held(consumer: Mapping[str, Any], devices: int) -> tuple[int, bool]:
+    """MiB it holds on each of its devices, and whether that is only its footprint."""
     if consumer.get("used_mib") is not None:
-        return int(consumer["used_mib"]), False
+        return int(consumer["used_mib"]) // devices, False
     if consumer.get("residency") in HOLDING:
         return int(consumer.get("vram_resident_mib") or 0), True
     return 0, False
