@@ -38,7 +38,7 @@ WENT_AWAY = (FREEDESKTOP + "NoReply", FREEDESKTOP + "Disconnected", OWN + "Shutt
 RETURN_SEC = 10.0
 """How long a daemon that went away is waited for. Not asked for: who stopped it may want it to stay so."""
 
-RETURN_POLL_SEC = 0.1
+RETURN_POLL_SEC, MOST_PAUSE_SEC = 0.1, 3.0
 
 OPEN = ("GetStatus", "GetHistory", "Plan")
 """Methods that need no authorization."""
@@ -179,23 +179,26 @@ class Calls:
     async def _outlasting(self, member: str, consumer: str, options: Options, timeout_sec: float) -> tuple[Any, ...]:
         """Call a method that waits, and again for the rest of the time where the daemon went away and came back."""
         deadline, left_sec = time.monotonic() + timeout_sec, timeout_sec
+        pause_sec = RETURN_POLL_SEC
         while True:
             try:
                 return await self._call(member, "sa{sv}", (consumer, options), left_sec)
             except BusError as error:
                 if isinstance(error, BusTimeout) or error.name not in WENT_AWAY:
                     raise
-                if not await self._has_returned(min(deadline, time.monotonic() + RETURN_SEC)):
+                if not await self._has_returned(min(deadline, time.monotonic() + RETURN_SEC), pause_sec):
                     raise
+            pause_sec = min(2 * pause_sec, MOST_PAUSE_SEC)  # it may be there and refuse: the host shuts down
             left_sec = max(0.0, deadline - time.monotonic())
             options = {**options, "timeout_usec": ("t", to_usec(left_sec))}
 
-    async def _has_returned(self, deadline: float) -> bool:
-        """Whether the daemon is there again by then."""
+    async def _has_returned(self, deadline: float, pause_sec: float) -> bool:
+        """Whether the daemon is there again by then; first looked for after a pause."""
         self.is_away = True
         try:
             while time.monotonic() < deadline:
-                await asyncio.sleep(RETURN_POLL_SEC)
+                await asyncio.sleep(min(pause_sec, deadline - time.monotonic()))
+                pause_sec = RETURN_POLL_SEC
                 if await self.is_running():
                     return True
             return False

@@ -10,7 +10,7 @@ from gpumand.bus.connection import IncomingCall, Reply
 from gpumand.domain.errors import ShuttingDown
 from gpumand.testing.bus import PrivateBus
 from tests.integration.cli.ctl import LIMIT_SEC, Ctl, Screen, finished
-from tests.integration.cli.manager import LEASE, ScriptedManager, never
+from tests.integration.cli.manager import LEASE, ScriptedManager, failing, never
 
 
 async def asking(ctl: Ctl, manager: ScriptedManager, *command: str) -> asyncio.subprocess.Process:
@@ -99,6 +99,14 @@ async def test_a_daemon_that_shuts_down_is_waited_for_until_it_owns_its_name_aga
     successor = await ScriptedManager.start(bus.address)
     assert (await finished(process)).out == f"{LEASE}\n"
     await successor.close()
+
+
+async def test_one_that_refuses_all_the_while_is_asked_less_and_less_often(ctl: Ctl, manager: ScriptedManager) -> None:
+    manager.answers["Acquire"] = failing(ShuttingDown("the host is shutting down"))
+    result = await ctl("acquire", "mvoice", "--timeout", "2s")
+    assert (result.code, result.out) == (1, "")
+    assert "the host is shutting down" in result.err
+    assert 2 <= len(manager.asked) <= 7
 
 
 async def test_one_that_does_not_come_back_is_told(ctl: Ctl, manager: ScriptedManager) -> None:
