@@ -20,6 +20,7 @@ release = version = VERSION
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
 myst_enable_extensions = ["deflist", "colon_fence"]
 myst_heading_anchors = 3
+smartquotes = False  # "--json" is to be typed, and so are quotes
 exclude_patterns = ["_build", "reference/generated"]
 html_theme = "furo"
 html_title = f"gpumand {VERSION}"

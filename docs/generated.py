@@ -19,10 +19,24 @@ def metrics() -> str:
     return "\n".join(item(f"`{name}` ({kind})", meaning) for name, meaning, kind in found)
 
 
+_NEW_PARAGRAPH = re.compile(
+    r"(?<=[.:)]) (?=\*[a-z_]+\*: |`\w+`(?: [a-z]+)?: |Errors?: |Errors, |polkit action: |Options: |Allowed to )"
+)
+"""Where the one paragraph that a man page gives to a method goes on with something else."""
+
+
+def interfaces() -> str:
+    """Methods and signals as a man page has them, with a paragraph for each option, argument and part of the status."""
+    return "\n".join(
+        _NEW_PARAGRAPH.sub("\n\n  ", line) if line.startswith(": ") else line
+        for line in LISTS["interfaces"]().splitlines()
+    )
+
+
 def write_all(folder: Path) -> None:
     """Write one file for every list; one that has not changed is left alone, so that pages are not read anew."""
     folder.mkdir(parents=True, exist_ok=True)
-    for name, make in {**LISTS, "metrics": metrics}.items():
+    for name, make in {**LISTS, "metrics": metrics, "interfaces": interfaces}.items():
         file, text = folder / f"{name}.md", _for_the_web(make())
         if not file.exists() or file.read_text(encoding="utf-8") != text:
             file.write_text(text, encoding="utf-8")
@@ -35,4 +49,10 @@ def _for_the_web(text: str) -> str:
 
 def _heading(line: str) -> str:
     marks, _, words = line.partition(" ")
-    return f"{'##' if len(marks) == 1 else marks} {words.capitalize() if words.isupper() else words}"
+    return f"{'##' if len(marks) == 1 else marks} {_spoken(words) if words.isupper() else words}"
+
+
+def _spoken(words: str) -> str:
+    """``LOOK`` is ``Look``, ``ORG.GPUMAND1.MANAGER`` is ``org.gpumand1.Manager``."""
+    before, dot, last = words.rpartition(".")
+    return f"{before.lower()}{dot}{last.capitalize()}"

@@ -118,7 +118,9 @@ def _option(option: click.Option) -> str:
 def _value(option: click.Option) -> str:
     if option.metavar:
         return option.metavar
-    return "|".join(option.type.choices) if isinstance(option.type, click.Choice) else "NUMBER"
+    if isinstance(option.type, click.Choice):
+        return "|".join(option.type.choices)
+    return "FILE" if isinstance(option.type, click.Path | click.File) else "NUMBER"
 
 
 # -- gpumand.toml(5) ---------------------------------------------------------------------------------------------------

@@ -65,6 +65,12 @@ def test_every_page_has_its_parts(pages: Pages) -> None:
         assert "@" not in re.sub(r"`[^`]*`", "", text.partition("# NAME")[0])
 
 
+def test_a_file_is_not_told_of_as_a_number(pages: Pages) -> None:
+    page = pages["gpumanctl.1"]
+    assert "**--consumers** *FILE*" in page
+    assert "**--requests** *NUMBER*" in page
+
+
 @pytest.mark.parametrize(("name", "command"), list(commands()))
 def test_command_is_told_of_with_its_options(pages: Pages, name: str, command: click.Command) -> None:
     page = pages["gpumanctl.1"]
