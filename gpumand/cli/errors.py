@@ -12,7 +12,7 @@ from gpumand.client.errors import LEFT, NOBODY, NOT_STARTED, UNSPOKEN, Mismatch
 from gpumand.domain.errors import FREEDESKTOP, OWN, InvalidArgs
 from gpumand.version import VERSION
 
-__all__ = ["ExitCode", "Failure", "Mismatch", "NoBus", "interpret"]
+__all__ = ["ExitCode", "Failure", "Mismatch", "NoBus", "interpret", "not_started"]
 
 
 class ExitCode(IntEnum):
@@ -101,6 +101,14 @@ def _not_running(_: BusError, options: GlobalOptions) -> Failure:
 def _activation_failed(error: BusError, options: GlobalOptions) -> Failure:
     line = f"gpumand is not running, and could not be started: {error.message}; {_look(options)}"
     return Failure(ExitCode.NOT_RUNNING, line)
+
+
+def not_started(error: BusTimeout, options: GlobalOptions) -> Failure:
+    """What it means that nobody answers and nobody is there: it was started by the bus, and ended at once."""
+    line = f"gpumand is not running, and could not be started ({error.message}); {_look(options)}"
+    user = "--user " if options.user else ""
+    mend = f"; or check its files with: gpumanctl {user}config-check, and then: systemctl {user}restart gpumand"
+    return Failure(ExitCode.NOT_RUNNING, line + ("" if options.bus_address else mend))
 
 
 def _denied(error: BusError, options: GlobalOptions) -> Failure:

@@ -9,9 +9,9 @@ from typing import Any, TypeVar
 
 import click
 
-from gpumand.bus.failures import BusLost
+from gpumand.bus.failures import BusError, BusLost, BusTimeout
 from gpumand.cli.client import Client
-from gpumand.cli.errors import NoBus
+from gpumand.cli.errors import NoBus, not_started
 from gpumand.cli.options import GlobalOptions, global_options
 
 T = TypeVar("T")
@@ -23,6 +23,8 @@ async def connected(options: GlobalOptions) -> AsyncIterator[Client]:
 
     Raises:
         NoBus: there is none, or it does not let us in.
+        Failure: nobody answered in time, since the daemon is not there: the bus tried to start it, and it ended at
+            its start. The bus does not hear of that from systemd, and lets whoever called wait.
     """
     address = options.bus_address or ("session" if options.user else "system")
     try:
@@ -31,8 +33,20 @@ async def connected(options: GlobalOptions) -> AsyncIterator[Client]:
         raise NoBus(str(error)) from error
     try:
         yield client
+    except BusTimeout as error:
+        if await _is_away(client):
+            raise not_started(error, options) from error
+        raise
     finally:
         await client.close()
+
+
+async def _is_away(client: Client) -> bool:
+    """Whether nobody is there who could have answered."""
+    try:
+        return not await client.is_running()
+    except (BusError, BusLost):
+        return False
 
 
 def ask(ctx: click.Context, question: Callable[[Client, GlobalOptions], Coroutine[Any, Any, T]]) -> T:
