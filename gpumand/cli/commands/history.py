@@ -70,7 +70,8 @@ def history(
         return print_json(found)
     from gpumand.cli.render.history import history_lines
 
-    return print_lines(history_lines(found, time.time_ns() // 1000, look_of(sys.stdout, options)), options)
+    nothing = ("Nothing of that kind is kept.",) if wanted else ("Nothing happened yet, or nothing of it is kept.",)
+    return print_lines(history_lines(found, time.time_ns() // 1000, look_of(sys.stdout, options), *nothing), options)
 
 
 async def entries(client: Client, wanted: dict[str, tuple[str, Any]], limit: int) -> list[Entry]:

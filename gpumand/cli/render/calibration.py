@@ -45,7 +45,7 @@ def load_timeout_sec(found: Calibration) -> int | None:
 def toml_lines(found: Calibration) -> list[str]:
     """Lines for gpumand.toml; what they come from stands in comments."""
     lines = [
-        f"# measured: {found.steady_mib} MiB at rest, {found.peak_mib} MiB at most; declared were {found.declared_mib}",
+        f"# measured: {found.steady_mib} MiB at rest, {found.peak_mib} MiB at most; it counted as {found.declared_mib}",
         *(f"# {line}" for line in map(_loaded, found.loads_usec)),
         *(f"# {line}" for line in map(_unloaded, found.unloads)),
         f"[consumers.{key(found.consumer)}]",

@@ -31,10 +31,12 @@ FIRST_USEC, LAST_USEC = 0, 253_402_300_799_000_000
 """Moments that a calendar of four-digit years has."""
 
 
-def history_lines(entries: Sequence[Entry], now_usec: int, look: Look) -> list[Text]:
-    """A table of what happened, in the order given; TOOK is a wait, a lease's life, a load, an eviction."""
+def history_lines(
+    entries: Sequence[Entry], now_usec: int, look: Look, nothing: str = "Nothing of that kind is kept."
+) -> list[Text]:
+    """A table of what happened, or ``nothing`` for none; TOOK is a wait, a lease's life, a load, an eviction."""
     if not entries:
-        return [Text("Nothing of that kind is kept.")]
+        return [Text(nothing)]
     columns = (
         Column("TIME"),
         Column("WHAT"),
@@ -64,8 +66,14 @@ def _row(entry: Entry, written: Callable[[int], str]) -> list[Text | str]:
 
 def details(entry: Entry) -> str:
     """For whom, by what, why, and whose it was, as far as it says."""
-    words = [_trigger(entry), _by(entry), clean(entry.get("detail") or ""), _owner(entry)]
+    words = [_trigger(entry), _by(entry), _why(entry), _owner(entry)]
     return "; ".join(word for word in words if word)
+
+
+def _why(entry: Entry) -> str:
+    """What it says itself, unless that says no more than who triggered it."""
+    why = clean(entry.get("detail") or "")
+    return "" if why == "asked for by hand" and entry.get("trigger") == "manual" else why
 
 
 def _trigger(entry: Entry) -> str:

@@ -62,7 +62,7 @@ def _facts(consumer: Entry, learned: Entry, now_usec: int) -> list[tuple[str, st
     """Label, text and style; what there is nothing to say of is left out."""
     facts = [
         ("problem", clean(consumer.get("error") or ""), "red"),
-        ("footprint", _declared(consumer), ""),
+        ("footprint", _declared(consumer, learned), ""),
         ("measured", _measured(learned), ""),
         ("warning", off_by(consumer, learned), "bold yellow"),
         ("loads in", _times(learned.get("loads") or (), "start"), ""),
@@ -72,13 +72,15 @@ def _facts(consumer: Entry, learned: Entry, now_usec: int) -> list[tuple[str, st
         ("unit", clean(consumer.get("unit") or ""), ""),
         ("url", clean(consumer.get("endpoint") or ""), ""),
         ("last used", ago(consumer.get("last_used_usec") or 0, now_usec), ""),
-        ("besides", _flags(consumer), ""),
+        ("note", _flags(consumer), ""),
     ]
     return [fact for fact in facts if fact[1]]
 
 
-def _declared(consumer: Entry) -> str:
-    how = "not declared: measured, or a guess until it is" if consumer.get("vram_auto") else "declared"
+def _declared(consumer: Entry, learned: Entry) -> str:
+    how = "declared"
+    if consumer.get("vram_auto"):
+        how = "a guess, until it is measured" if learned.get("peak_mib") is None else "not declared: measured"
     return f"{mib(consumer['vram_resident_mib'])} ({how})"
 
 
@@ -93,7 +95,7 @@ def _measured(learned: Entry) -> str:
         if learned.get(key) is not None
     ]
     stays = int(learned.get("stays") or 0)
-    return f"{', '.join(words)}; {count(stays, 'stay')} in VRAM" if words else ""
+    return ", ".join(words) + (f"; over {count(stays, 'stay')} in VRAM" if stays and words else "")
 
 
 def off_by(consumer: Entry, learned: Entry) -> str:

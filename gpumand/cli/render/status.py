@@ -149,6 +149,8 @@ def _note(consumer: Entry) -> Text:
 
 def list_lines(consumers: Sequence[Entry], now_usec: int, look: Look) -> list[Text]:
     """``list``: the consumers with their units, and nothing else."""
+    if not consumers and look.legend:
+        return [Text("No consumers are configured.")]
     columns = (
         Column("CONSUMER", least=8),
         Column("STATE"),

@@ -49,7 +49,7 @@ async def test_a_wrong_footprint_is_measured_and_the_toml_to_paste_is_right(tmp_
     written = tomllib.loads(out)
     assert written == {"consumers": {"mvoice": written["consumers"]["mvoice"]}}
     assert written["consumers"]["mvoice"] == {"vram_resident_mib": 2880, "residual_mib": 320, "load_timeout_sec": 30}
-    assert out.startswith("# measured: 2867 MiB at rest, 2867 MiB at most; declared were 2000\n# loaded in ")
+    assert out.startswith("# measured: 2867 MiB at rest, 2867 MiB at most; it counted as 2000\n# loaded in ")
     assert "# http freed 2567 MiB in" in out
     assert "acquiring mvoice" in err
     assert "mvoice holds 2.8 GiB at rest" in err

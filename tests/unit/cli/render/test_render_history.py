@@ -63,6 +63,7 @@ def test_today_needs_no_date_and_yesterday_brings_it_to_all() -> None:
     [
         ({"trigger": "llm", "method": "http", "detail": "never used"}, "for llm; by http; never used"),
         ({"trigger": "manual", "method": "unit-stop"}, "by hand; by unit-stop"),
+        ({"trigger": "manual", "method": "http", "detail": "asked for by hand"}, "by hand; by http"),
         ({"trigger": "idle"}, "it was idle"),
         ({"uid": NOBODY, "lease": "abc", "detail": "poster"}, f"poster; uid {NOBODY}, lease abc"),
         ({"uid": 0}, "root"),
@@ -104,9 +105,9 @@ LEARNED = {
 }
 
 
-def shown(**changes: Any) -> list[str]:
+def shown(learned: dict[str, Any] = LEARNED, /, **changes: Any) -> list[str]:
     consumer = samples.consumer("mvoice", "resident", used_mib=2851, evict=["http", "unit-stop"], **changes)
-    document = {"consumer": consumer, "learned": LEARNED, "leases": [], "queue": [], "history": [], "plan": {}}
+    document = {"consumer": consumer, "learned": learned, "leases": [], "queue": [], "history": [], "plan": {}}
     return [line.plain for line in show_lines(document, NOW, Look(width=120))]
 
 
@@ -114,20 +115,21 @@ def test_show_puts_what_was_measured_beside_what_is_declared() -> None:
     assert shown(last_used_usec=NOW - 3 * MINUTE, pinned=True) == [
         "● mvoice: resident on GPU 0, holds 2.8 GiB",
         "  footprint   2.8 GiB (declared)",
-        "  measured    2.8 GiB at rest, 3.2 GiB at most, 240 MiB left after its unload route; 12 stays in VRAM",
+        "  measured    2.8 GiB at rest, 3.2 GiB at most, 240 MiB left after its unload route; over 12 stays in VRAM",
         "  warning     it holds 15 % more than is declared; write vram_resident_mib = 3301",
         "  loads in    18 s (longest of 3: 20 s) cold; 0.7 s from parked",
         "  unloads in  0.8 s (longest of 9: 1.2 s) by http",
         "  evicted by  http, then unit-stop",
         "  unit        mvoice.service",
         "  last used   3 min ago",
-        "  besides     pinned: it is not evicted to make room",
+        "  note        pinned: it is not evicted to make room",
     ]
 
 
 def test_show_of_a_footprint_that_is_left_to_be_measured_warns_of_nothing() -> None:
     text = "\n".join(shown(vram_auto=True))
-    assert "not declared: measured, or a guess until it is" in text
+    assert "(not declared: measured)" in text
+    assert "(a guess, until it is measured)" in "\n".join(shown({}, vram_auto=True))
     assert "warning" not in text
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -152,6 +153,11 @@ llm       unloaded  0     14.0 GiB  never      no      llm.service
 
 def test_list_names_the_units() -> None:
     assert paint(list_lines(status()["consumers"], NOW, PLAIN), PLAIN) == LIST
+
+
+def test_a_list_of_nobody_says_so_except_to_a_script() -> None:
+    assert paint(list_lines([], NOW, PLAIN), PLAIN) == "No consumers are configured.\n"
+    assert list_lines([], NOW, replace(PLAIN, legend=False)) == []
 
 
 def test_foreign_processes_are_named_the_largest_first_and_only_some() -> None:
