@@ -15,6 +15,7 @@ from typing import Protocol
 
 from gpumand.domain.device import ProcessUse, Reading, Sample
 from gpumand.ports import VramSource
+from gpumand.state.worker import Worker
 from gpumand.vram.people import NOBODY, People, Person
 from gpumand.vram.process import start_ticks
 
@@ -69,7 +70,7 @@ class AttributedSource:
         self._consumers: Mapping[str, str] = {}
         self._recognised: frozenset[str] = frozenset()
         self._known: dict[Identity, str] = {}
-        self._people = People()
+        self._people, self._asks_people = People(), Worker("gpumand-people")
         self._owners: dict[Identity, Person] = {}
         self._naming: asyncio.Task[None] | None = None
         self._asking: dict[Identity, asyncio.Task[None]] = {}
@@ -111,8 +112,10 @@ class AttributedSource:
     async def close(self) -> None:
         """Stop asking, and close the source."""
         self._forget_all_but(())
-        if self._naming is not None:
-            self._naming.cancel()
+        if self._naming is None or self._naming.done():
+            await self._asks_people.close()
+        else:
+            self._naming.cancel()  # a directory service that hangs is left alone, and so is the thread that asks it
         await self._source.close()
 
     def _attribute(self, sample: Sample, identities: Mapping[int, Identity]) -> Sample:
@@ -162,7 +165,8 @@ class AttributedSource:
 
     async def _ask_owners(self, wanted: Iterable[Identity]) -> None:
         units = {identity: self._known.get(identity, "") for identity in wanted}
-        self._owners |= await asyncio.to_thread(_owners_of, self._people, units)
+        # Not in one of asyncio's threads, which a process waits for at its end, however long they take.
+        self._owners |= await self._asks_people.run(lambda: _owners_of(self._people, units))
 
     def _answered(self, identity: Identity, task: asyncio.Task[None]) -> None:
         if self._asking.get(identity) is task:

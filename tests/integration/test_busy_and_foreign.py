@@ -100,3 +100,24 @@ async def test_a_foreign_process_is_named_with_its_user(tmp_path: Path) -> None:
         assert foreign == {"pid": pid, "name": "game", "unit": "", "uid": os.getuid(), "user": user, "used_mib": 20000}
         assert device["foreign_mib"] == 20000
         await client.close()
+
+
+async def test_a_directory_service_that_hangs_does_not_keep_the_daemon_from_ending(tmp_path: Path) -> None:
+    (tmp_path / "site").mkdir()
+    hangs = "import pwd, time\npwd.getpwuid = lambda uid: time.sleep(600)\n"
+    (tmp_path / "site" / "sitecustomize.py").write_text(hangs, encoding="utf-8")
+    async with bare_host(tmp_path) as host:
+        host.environ["PYTHONPATH"] = str(tmp_path / "site")
+        image = await host.launch("image", 13000, *QUICK)
+        host.configure(table(image, 13000), SCHEDULER)
+        await host.start()
+        client = await host.client()
+        await client.call("Load", "sa{sv}", "image", {})
+        await wait_until("its processes are looked at", lambda: _holds(client, "image"))
+
+        assert await host.end() == 0
+        await client.close()
+
+
+async def _holds(client: Client, name: str) -> bool:
+    return bool((await client.consumer(name)).get("used_mib"))
