@@ -26,6 +26,9 @@ MAX_GATHERED = 10_000
 ANSWER_SEC = 3.0
 """How long a question waits for the disk."""
 
+MAX_ASKED = 32
+"""So many questions wait for the disk at most: nobody takes them back who has stopped waiting."""
+
 DEFAULT_KEEP_DAYS = 90.0
 PRUNE_EVERY_SEC = 3600.0
 CLOSE_SEC = 1.0
@@ -48,6 +51,7 @@ class SqliteArchive:
         self._worker = Worker("gpumand-archive")
         self._entries: deque[Entry] = deque(maxlen=MAX_GATHERED)
         self._learned: dict[str, str] = {}
+        self._asked: deque[None] = deque()
         self._writing: asyncio.Task[None] | None = None
         self._beside: set[asyncio.Task[None]] = set()
         self._pruned_at = float("-inf")
@@ -129,8 +133,16 @@ class SqliteArchive:
 
     async def _bounded(self, function: Callable[[], T], otherwise: T) -> T:
         await asyncio.sleep(0)  # what is being written comes first
+        if len(self._asked) >= MAX_ASKED:
+            return otherwise
+        self._asked.append(None)
+
+        def answer() -> T:
+            self._asked.popleft()
+            return function()
+
         try:
-            return await asyncio.wait_for(self._try(function, otherwise), timeout=ANSWER_SEC)
+            return await asyncio.wait_for(self._try(answer, otherwise), timeout=ANSWER_SEC)
         except TimeoutError:
             self._database_failed("the disk does not answer")
             return otherwise

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import threading
 from pathlib import Path
@@ -52,6 +53,23 @@ async def test_folder_that_cannot_be_made_is_told_once(tmp_path: Path, caplog: p
         assert await archive.read_learned() == {}
         await archive.close()
     assert [record.message for record in caplog.records if "is not kept" in record.message][1:] == []
+
+
+async def test_questions_do_not_pile_up_while_the_disk_hangs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "ANSWER_SEC", 0.01)
+    archive, thawed = SqliteArchive(tmp_path / "history.db"), threading.Event()
+    held = archive._worker._jobs
+    hanging = asyncio.ensure_future(archive._worker.run(lambda: thawed.wait(10)))
+    for _ in range(3 * module.MAX_ASKED):
+        assert await archive.entries(Query()) == ()
+    assert held.qsize() <= module.MAX_ASKED
+    thawed.set()
+    await hanging
+    await archive._worker.run(lambda: None)  # what was asked meanwhile is done
+    monkeypatch.setattr(module, "ANSWER_SEC", 5.0)
+    archive.note(LOAD)
+    assert await archive.entries(Query()) == (LOAD,), "and it answers again"
+    await archive.close()
 
 
 async def test_disk_that_hangs_keeps_nobody_waiting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
