@@ -29,6 +29,9 @@ ANSWER_SEC = 3.0
 MAX_ASKED = 32
 """So many questions wait for the disk at most: nobody takes them back who has stopped waiting."""
 
+MAX_BESIDE = 4
+"""So many writes are begun beside the one that is under way."""
+
 DEFAULT_KEEP_DAYS = 90.0
 PRUNE_EVERY_SEC = 3600.0
 CLOSE_SEC = 1.0
@@ -120,7 +123,9 @@ class SqliteArchive:
             await self._prune()
 
     def _write_now(self) -> None:
-        """Ahead of a question, which the thread answers after it."""
+        """Ahead of a question, which the thread answers after it; while the disk hangs, what comes stays gathered."""
+        if len(self._beside) >= MAX_BESIDE:
+            return
         task = asyncio.get_running_loop().create_task(self._write())
         self._beside.add(task)
         task.add_done_callback(self._beside.discard)
