@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 
 from gpumand.config.presets import Preset
 from gpumand.config.toml_text import key, quoted
+from gpumand.domain.consumer import GpuSettings
 from gpumand.domain.words import gib
 from gpumand.survey.host import Host, Listener
 from gpumand.survey.matching import Finding
@@ -66,7 +67,9 @@ def _head() -> list[str]:
 
 
 def _gpu(host: Host, source: str) -> list[str]:
-    lines = ["[gpu]", f"source = {quoted(source)}"]
+    # What is the default anyway is not set: no two files may set the same key, and this may be one of several.
+    off = "# " if source == GpuSettings().source else ""
+    lines = [f"{off}[gpu]", f"{off}source = {quoted(source)}"]
     for one in host.devices:
         total = gib(one.total_mib) if one.total_mib is not None else "unknown size"
         lines.append(f"# device {one.index}: {_clean(one.name)}, {total}")
