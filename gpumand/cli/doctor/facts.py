@@ -180,6 +180,14 @@ class Facts:
         """A command that only root may run, as this caller has to type it."""
         return command if self.caller.uid == 0 or self.user else f"sudo {command}"
 
+    def ctl(self, words: str) -> str:
+        """A command of gpumanctl to the gpumand that is meant, which anybody may give."""
+        return f"gpumanctl {'--user ' if self.user else ''}{words}"
+
+    def root_ctl(self, words: str) -> str:
+        """The same, for what only root may ask for."""
+        return self.root(self.ctl(words))
+
     def systemctl(self, words: str) -> str:
         """A command to the systemd that is meant, with the right to give it."""
         return f"systemctl --user {words}" if self.user else self.root(f"systemctl {words}")

@@ -20,15 +20,16 @@ MARGIN_USEC = 1_000_000
 def files(facts: Facts) -> Iterator[Finding]:
     """They can be read, have no mistake in them, and name a consumer."""
     for path in facts.config.unreadable:
-        yield unchecked(f"the configuration in {path}", "you may not read it", facts.root("gpumanctl doctor"))
+        yield unchecked(f"the configuration in {path}", "you may not read it", facts.root_ctl("doctor"))
     for one in facts.config.problems:
         why = "the daemon will not start with it, and a reload is refused"
-        yield problem(str(one), why, f"edit {one.file}, then: gpumanctl config-check")
+        yield problem(str(one), why, f"edit {one.file}, then: {facts.ctl('config-check')}")
     settings = facts.config.settings
     if settings is not None and not settings.consumers:
-        where = "~/.config/gpumand/gpumand.toml" if facts.user else "/etc/gpumand/gpumand.toml"
+        made = "mkdir -p ~/.config/gpumand/conf.d && " if facts.user else ""  # the package makes that in /etc
+        where = "~/.config/gpumand/conf.d/found.toml" if facts.user else "/etc/gpumand/conf.d/found.toml"
         why = "so there is nothing that could be lent"
-        yield warning("no consumer is configured", why, facts.root(f"gpumanctl init -o {where}"))
+        yield warning("no consumer is configured", why, made + facts.root_ctl(f"init -o {where}"))
 
 
 def reload(facts: Facts) -> Iterator[Finding]:
@@ -40,7 +41,7 @@ def reload(facts: Facts) -> Iterator[Finding]:
     yield warning(
         f"{facts.config.changed_file} was changed at {since:%Y-%m-%d %H:%M:%S}, after the daemon read it",
         "what is in force is what was there before",
-        facts.root("gpumanctl reload"),
+        facts.root_ctl("reload"),
     )
 
 
@@ -80,7 +81,9 @@ def room(facts: Facts) -> Iterator[Finding]:
         yield problem(
             f"{names} are never evicted, and need {mib(need_mib)} together; there are {mib(sum(totals))}",
             "they do not fit together, and nothing else fits beside them",
-            f"gpumanctl unpin {quote(pinned[-1])}" if pinned else "lower their vram_resident_mib, or their own limits",
+            facts.root_ctl(f"unpin {quote(pinned[-1])}")
+            if pinned
+            else "lower their vram_resident_mib, or their own limits",
         )
 
 
@@ -89,7 +92,7 @@ def coexistence(facts: Facts) -> Iterator[Finding]:
     if facts.config.settings is None:
         if not facts.config.problems:
             why = "only the files say it, and they cannot be read"
-            yield unchecked("who may stay beside whom", why, facts.root("gpumanctl doctor"))
+            yield unchecked("who may stay beside whom", why, facts.root_ctl("doctor"))
         return
     for name, spec in facts.consumers.items():
         for other in sorted(spec.can_coexist_with):

@@ -16,7 +16,7 @@ def routes(facts: Facts) -> Iterator[Finding]:
     if facts.config.settings is None:
         if facts.config.unreadable:
             why = "only the files say where they are asked, and they cannot be read"
-            yield unchecked("health routes of consumers", why, facts.root("gpumanctl doctor"))
+            yield unchecked("health routes of consumers", why, facts.root_ctl("doctor"))
         return
     for name, health in facts.routes.items():
         if not health.reachable:
@@ -44,4 +44,4 @@ def failing(facts: Facts) -> Iterator[Finding]:
     """None of them is in trouble by the daemon's word."""
     for name, entry in facts.entries.items():
         if entry.get("error"):
-            yield warning(f"{name} is {entry['residency']}: {entry['error']}", "", f"gpumanctl show {quote(name)}")
+            yield warning(f"{name} is {entry['residency']}: {entry['error']}", "", facts.ctl(f"show {quote(name)}"))

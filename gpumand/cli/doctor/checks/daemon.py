@@ -97,7 +97,11 @@ def version(facts: Facts) -> Iterator[Finding]:
 
 
 def degraded(facts: Facts) -> Iterator[Finding]:
-    """It sees VRAM."""
-    if facts.status and facts.status["degraded"]:
+    """It sees VRAM. Where we see the very same fault of the driver, that is told with it, and with what mends it."""
+    if (
+        facts.status
+        and facts.status["degraded"]
+        and not (facts.driver and facts.driver.error == facts.status["degraded"])
+    ):
         why = "until that is mended, it goes by footprints instead of figures"
         yield problem(f"gpumand is degraded: {facts.status['degraded']}", why)

@@ -165,6 +165,13 @@ def test_another_version_and_a_degraded_daemon() -> None:
     assert only(blind, "figures").severity is Severity.PROBLEM
 
 
+def test_what_the_driver_says_to_both_is_told_once_and_with_what_mends_it() -> None:
+    error = "nvml-module-missing: there is no Python module pynvml"
+    facts = replace(GOOD, status=status(degraded=error), driver=Driver(error=error))
+    assert found(facts, "figures") == []
+    assert only(facts, "driver").mend == "sudo apt-get install python3-pynvml"
+
+
 def test_mistakes_in_files_are_told_with_their_place() -> None:
     mistake = Problem("/etc/gpumand/conf.d/a.toml", 3, 1, "consumers.x.unti", "unknown key", "unit")
     facts = replace(GOOD, config=Configuration(problems=(mistake,)))
@@ -181,7 +188,10 @@ def test_files_that_may_not_be_read_are_unchecked_and_what_only_they_say_too() -
 
 def test_an_empty_configuration_is_told_what_to_do() -> None:
     finding = only(replace(GOOD, config=settings(), status=status(consumers=[])), "configuration")
-    assert finding.mend == "sudo gpumanctl init -o /etc/gpumand/gpumand.toml"
+    assert finding.mend == "sudo gpumanctl init -o /etc/gpumand/conf.d/found.toml"
+    theirs = replace(GOOD, user=True, config=settings(), status=status(consumers=[]))
+    conf_d = "~/.config/gpumand/conf.d"
+    assert only(theirs, "configuration").mend == f"mkdir -p {conf_d} && gpumanctl --user init -o {conf_d}/found.toml"
 
 
 def test_files_changed_after_the_daemon_read_them_need_a_reload() -> None:
@@ -208,7 +218,7 @@ def test_what_is_never_evicted_has_to_fit() -> None:
     managed = samples.consumer("b", vram_resident_mib=12000, vram_managed=True)
     finding = only(replace(GOOD, status=status(consumers=[pinned, managed])), "room")
     assert finding.what == "a and b are never evicted, and need 26.4 GiB together; there are 24.0 GiB"
-    assert finding.mend == "gpumanctl unpin a"
+    assert finding.mend == "sudo gpumanctl unpin a"
     huge = samples.consumer("c", vram_resident_mib=30000)
     assert only(replace(GOOD, status=status(consumers=[huge])), "room").why == "it will never be granted"
 
