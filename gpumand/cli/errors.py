@@ -116,8 +116,16 @@ def _denied(error: BusError, options: GlobalOptions) -> Failure:
     if any(words in error.message for words in ("Rejected send", "not authorized to send")):
         line = "the bus does not let this user talk to gpumand; its policy org.gpumand1.conf may not be installed"
         return Failure(ExitCode.FAILURE, f"no permission: {line}, or ask as root")
-    needed = "" if "root" in error.message else "; ask as root (sudo), or allow it with a polkit rule"
-    return Failure(ExitCode.FAILURE, f"no permission: {error.message}{needed}")
+    return Failure(ExitCode.FAILURE, f"no permission: {error.message}{_way_in(error.message)}")
+
+
+def _way_in(message: str) -> str:
+    """What gives somebody who was refused the right to ask."""
+    if "root" not in message:
+        return "; ask as root (sudo), or allow it with a polkit rule"
+    if "org.gpumand1.acquire" in message:
+        return "; members of the group gpumand are allowed to: sudo gpasswd --add NAME gpumand"
+    return "; ask with sudo" if "org.gpumand1." in message else ""
 
 
 def _interface(error: BusError, options: GlobalOptions) -> Failure:

@@ -53,6 +53,7 @@ OWN = "org.gpumand1.Error."
 BUS = "org.freedesktop.DBus.Error."
 SYSTEM = GlobalOptions()
 SESSION = GlobalOptions(user=True)
+OWN_ACTIONS = "and whom polkit allows org.gpumand1."
 
 
 @pytest.mark.parametrize(
@@ -65,6 +66,8 @@ SESSION = GlobalOptions(user=True)
         (BusError(OWN + "NoSuchConsumer", "no consumer x"), SYSTEM, 4, "no consumer x; gpumanctl list"),
         (BusError(OWN + "Later", "something new"), SYSTEM, 1, "something new"),
         (BusError(BUS + "AccessDenied", "org.gpumand1.evict is needed"), SYSTEM, 1, "ask as root (sudo)"),
+        (BusError(BUS + "AccessDenied", f"root may; {OWN_ACTIONS}acquire"), SYSTEM, 1, "gpasswd --add NAME gpumand"),
+        (BusError(BUS + "AccessDenied", f"root may; {OWN_ACTIONS}evict"), SYSTEM, 1, "; ask with sudo"),
         (BusError(BUS + "AccessDenied", "Rejected send message, 1 matched rules"), SYSTEM, 1, "the bus does not let"),
         (BusError(BUS + "UnknownMethod", "no Plan"), SYSTEM, 1, "systemctl restart gpumand"),
         (BusError(BUS + "NoReply", "recipient disconnected"), SYSTEM, 1, "left the bus while it was asked"),
