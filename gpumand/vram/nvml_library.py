@@ -158,6 +158,9 @@ def _import() -> ModuleType:
     importlib.invalidate_caches()  # it may have been installed since the last try
     try:
         return importlib.import_module("pynvml")
+    except ModuleNotFoundError as error:
+        line = "there is no Python module pynvml (Debian: python3-pynvml in contrib; PyPI: nvidia-ml-py)"
+        raise LibraryFailed("nvml-module-missing", line) from error
     except ImportError as error:
         line = f"the Python module pynvml (nvidia-ml-py) cannot be imported: {error}"
         raise LibraryFailed("nvml-module-missing", line) from error
