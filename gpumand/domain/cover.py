@@ -10,6 +10,10 @@ MAX_NODES = 4000
 """So many partial sets are looked at; the best found by then is taken. Below some fifteen items none is missed."""
 
 
+MAX_DEPTH = 300
+"""So many items are decided upon, one inside the other, far from Python's limit; what comes after them is left."""
+
+
 @dataclass(frozen=True, slots=True)
 class Item:
     """Something that may go.
@@ -94,7 +98,7 @@ class _Search:
                 self.best, self.best_value = [one.place for one in self.taken], value
             return
         self.nodes += 1
-        if at == len(self.items) or self.nodes > MAX_NODES or need_mib > left * self.largest_mib[at]:
+        if at >= min(len(self.items), MAX_DEPTH) or self.nodes > MAX_NODES or need_mib > left * self.largest_mib[at]:
             return
         item = self.items[at]
         # No set of the rest gives a MiB for less than the next item does.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from gpumand.domain.cover import MAX_NODES
+from gpumand.domain.cover import MAX_DEPTH, MAX_NODES
 
 Mib = tuple[int, ...]
 """One figure for each device."""
@@ -112,7 +112,7 @@ class _Search:
                 self.best, self.best_value = [one.place for one in self.taken], value
             return
         self.nodes += 1
-        if at == len(self.items) or self.nodes > MAX_NODES or not left or value >= self.best_value:
+        if at >= min(len(self.items), MAX_DEPTH) or self.nodes > MAX_NODES or not left or value >= self.best_value:
             return
         if any(needs > gives for needs, gives in zip(need_mib, self.rest_mib[at], strict=True)):
             return

@@ -8,6 +8,7 @@ from random import Random
 import pytest
 
 from gpumand.domain.cover import Item, cheapest
+from gpumand.domain.cover_all import WideItem, cheapest_on_all
 
 
 def tried(items: list[Item], need_mib: int, limit: int) -> float | None:
@@ -59,3 +60,12 @@ def test_a_thousand_are_decided_upon_at_once() -> None:
     assert sum(items[place].mib for place in places) >= 20_000
     greedy = sorted(items, key=lambda one: -one.mib)[:5]
     assert sum(items[place].value for place in places) < sum(one.value for one in greedy)
+
+
+def test_so_many_that_none_is_better_than_another_are_no_endless_descent() -> None:
+    random = Random(1)
+    items = [Item(place, mib * random.uniform(1.0, 1.001), mib) for place, mib in enumerate(range(10, 30_010, 10))]
+    wide = [WideItem(one.place, one.value, (one.mib, one.mib // 2)) for one in items]
+
+    assert cheapest(items, 12_345, 5) is not None
+    assert cheapest_on_all(wide, (12_345, 3_000), 5) is not None
