@@ -168,7 +168,7 @@ def _absent(view: View, wish: Wish, state: ConsumerState, place: Devices) -> Dec
             return _refuse(DeviceUnavailable, f"device {device} is lost: {view.devices[device].error}", place)
     if state.retry_at > view.now:
         left_sec = state.retry_at - view.now
-        message = f"{state.name} failed to load; tried again in {left_sec:.0f} s ({state.error})"
+        message = f"{state.name} failed to load; it may be tried again in {left_sec:.0f} s ({state.error})"
         return _refuse(ConsumerBackingOff, message, place)
     return (
         _being_moved(view, wish, state, place)
@@ -305,6 +305,12 @@ def _refuse_for_want_of_room(
         f"{state.name} needs {gib(worst.need_mib)} on device {worst.device}, "
         f"{gib(max(0, worst.free_mib or 0))} are free; held: {holders_line(view, worst.device, besides=state.name)}"
     )
+    total_mib = budget.total_mib(view, worst.device)
+    if total_mib is not None and worst.need_mib > total_mib:
+        cushioned = (
+            f"{state.name} needs {gib(worst.need_mib)}, {gib(view.settings.cushion_mib)} of them for its cushion"
+        )
+        return _refuse(InsufficientVram, f"{cushioned}; device {worst.device} has {gib(total_mib)}", place)
     given_up = victims.given_up(view, place, state)
     if given_up and _worst_once_free(view, state, rooms, [*in_the_way, *given_up])[1] >= 0:
         words = [f"{one.name} is {busyness.in_words(one)} for longer than it is waited for" for one in given_up]

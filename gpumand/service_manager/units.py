@@ -181,7 +181,8 @@ def _require_loaded(now: Unit) -> None:
     """Raise UnitFailed where systemd has no usable unit of that name, unless it runs all the same."""
     state = now.state
     if state.load_state in LOAD_STATES_REFUSED and state.activity is not UnitActivity.ACTIVE:
-        raise UnitFailed(f"{state.unit} cannot be started: it is {state.load_state}", state.load_state)
+        why = "systemd knows no such unit" if state.load_state == "not-found" else f"it is {state.load_state}"
+        raise UnitFailed(f"{state.unit} cannot be started: {why}", state.load_state)
 
 
 def _not_started(now: Unit, result: str) -> UnitFailed:

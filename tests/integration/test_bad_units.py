@@ -133,7 +133,7 @@ async def test_a_unit_that_cannot_be_stopped_is_named_and_another_goes(
 
 FAILING_STARTS: list[tuple[dict[str, Any], str]] = [
     ({"load_state": "masked"}, "bad.service cannot be started: it is masked"),
-    ({"load_state": "not-found"}, "bad.service cannot be started: it is not-found"),
+    ({"load_state": "not-found"}, "bad.service cannot be started: systemd knows no such unit"),
     ({"start_result": "failed"}, "bad.service did not start: it failed (result exit-code)"),
     ({"start_result": "timeout"}, "(result timeout)"),
     ({"start_result": "dependency"}, "a unit that it needs failed"),

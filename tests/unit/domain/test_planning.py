@@ -96,6 +96,13 @@ def test_more_than_the_device_has_is_refused_with_both_figures() -> None:
     assert "24.0 GiB" in decision.message
 
 
+def test_who_fits_only_without_the_cushion_is_not_told_to_look_for_who_is_in_the_way() -> None:
+    decision = ask(view(resident("a", 3000), absent("snug", 24564 - CUSHION + 100)), "snug")
+
+    assert (decision.error, evicted(decision)) == (InsufficientVram, [])
+    assert "for its cushion; device 0 has 24.0 GiB" in decision.message
+
+
 def test_a_promised_footprint_is_not_there_for_others_although_nvml_shows_it_free() -> None:
     loading = replace(absent("image", IMAGE), residency=Residency.RESIDENT, devices=(0,), leases=1, claimed_at=1.0)
     decision = ask(view(loading, absent("other", 12000), held={"image": 1000}, concurrent_leases=0), "other")

@@ -65,11 +65,12 @@ def room(facts: Facts) -> Iterator[Finding]:
     totals = [int(one["total_mib"]) for one in facts.status["devices"] if one.get("total_mib")] if facts.status else []
     if not totals or not facts.status:
         return
+    cushion_mib = facts.config.settings.scheduler.cushion_mib if facts.config.settings else 0
     for entry in facts.entries.values():
-        need, most = int(entry["vram_resident_mib"]), max(totals)
+        need, most = int(entry["vram_resident_mib"]) + cushion_mib, max(totals)
         if need > most:
             yield problem(
-                f"{entry['name']} needs {mib(need)}, and the largest device has {mib(most)}",
+                f"{entry['name']} needs {mib(need)} with the cushion, and the largest device has {mib(most)}",
                 "it will never be granted",
                 f"[consumers.{key(str(entry['name']))}] vram_resident_mib = …",
             )

@@ -221,6 +221,9 @@ def test_what_is_never_evicted_has_to_fit() -> None:
     assert finding.mend == "sudo gpumanctl unpin a"
     huge = samples.consumer("c", vram_resident_mib=30000)
     assert only(replace(GOOD, status=status(consumers=[huge])), "room").why == "it will never be granted"
+    snug = samples.consumer("d", vram_resident_mib=24564 - 255)
+    assert only(replace(GOOD, status=status(consumers=[snug])), "room").why == "it will never be granted"
+    assert found(replace(GOOD, status=status(consumers=[{**snug, "vram_resident_mib": 24564 - 256}])), "room") == []
 
 
 def test_one_sided_coexistence_says_whom_it_hurts_and_the_line_to_write() -> None:
