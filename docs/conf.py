@@ -6,6 +6,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from docutils import nodes
+
 if TYPE_CHECKING:
     from sphinx.application import Sphinx
 
@@ -33,8 +35,16 @@ nitpicky = True
 nitpick_ignore_regex = [("py:.*", r".*")]  # names of Python's and the binding's own types have no pages here
 
 
+def _dashes(_: Sphinx, doctree: nodes.document) -> None:
+    """Between a parameter and what is said of it, Sphinx writes two hyphens, for smartquotes to make a dash of."""
+    for text in list(doctree.findall(nodes.Text)):
+        if text.astext() == " -- ":
+            text.parent.replace(text, nodes.Text(" \u2013 "))
+
+
 def setup(app: Sphinx) -> None:
     """Write the generated references before the pages are read."""
     from generated import write_all
 
+    app.connect("doctree-read", _dashes)
     app.connect("builder-inited", lambda _: write_all(ROOT / "docs" / "reference" / "generated"))
