@@ -36,6 +36,7 @@ from gpumand.domain.consumer import GpuSettings, HistorySettings, Settings
 from gpumand.domain.errors import ConfigInvalid, GpumandError
 from gpumand.domain.events import Event
 from gpumand.history import Chronicle, DemandLog, SqliteArchive
+from gpumand.host_memory import ProcMeminfo
 from gpumand.http.front import AddressTaken, HttpFront
 from gpumand.logs import default_level, setup_logging
 from gpumand.ports import VramSource, World
@@ -108,6 +109,7 @@ class Parts:
     routes: HttpRoutes
     store: FileStore
     chronicle: Chronicle
+    memory: ProcMeminfo
 
 
 class Daemon:
@@ -162,7 +164,8 @@ class Daemon:
         pids = UserPids(units, self._system_bus, own_uid()) if self._system_bus is not None else units
         source = AttributedSource(make_source(self._settings.gpu, self._clock), pids)
         _say_whose(source, self._settings)
-        world = World(self._clock, source, units, routes, store, clients, self._archive)
+        memory = ProcMeminfo()
+        world = World(self._clock, source, units, routes, store, clients, self._archive, memory)
         chronicle = Chronicle(self._archive, self._clock, _demand_log(self._settings.history))
         arbiter = Arbiter(self._settings, world, self._publish, self._load_settings)
         service = ManagerService(bus, arbiter, clients, authority)
@@ -172,7 +175,7 @@ class Daemon:
         logind_bus = self._system_bus if self._options.user else bus
         logind = Logind(logind_bus) if logind_bus is not None else None
         sleep = SleepWatch(arbiter, upkeep, logind.is_preparing_for_sleep if logind is not None else _never)
-        return Parts(http, service, arbiter, upkeep, sleep, logind, units, source, routes, store, chronicle)
+        return Parts(http, service, arbiter, upkeep, sleep, logind, units, source, routes, store, chronicle, memory)
 
     async def _reach_system_bus(self) -> None:
         """A user's gpumand asks there for logind and for whose processes are not the user's, and does without too."""
@@ -252,6 +255,7 @@ class Daemon:
                 self._parts.units,
                 self._parts.source,
                 self._parts.routes,
+                self._parts.memory,
             ):
                 await _bounded(part.close(), type(part).__name__)
             await _bounded(self._parts.store.close(), "the store")

@@ -76,6 +76,16 @@ class VramSource(Protocol):
         """Give the library back."""
 
 
+class HostMemory(Protocol):
+    """The host's RAM, as far as parked consumers need it."""
+
+    async def available_mib(self) -> int | None:
+        """MiB that may be taken without swapping, as the kernel estimates; None where that cannot be told."""
+
+    async def close(self) -> None:
+        """Ask no more."""
+
+
 class UnitManager(Protocol):
     """systemd, as far as gpumand needs it."""
 
@@ -200,3 +210,4 @@ class World:
     store: Store
     owners: Owners
     archive: Archive
+    memory: HostMemory

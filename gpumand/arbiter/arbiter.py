@@ -64,7 +64,7 @@ class Arbiter:
     def __init__(
         self, settings: Settings, world: World, publish: Publish, load_settings: Callable[[], Awaitable[Settings]]
     ) -> None:
-        self.books = Books(settings, world.clock, world.source, self._publish)
+        self.books = Books(settings, world.clock, world.source, world.memory, self._publish)
         self.measuring = Measuring(self.books, world.archive)
         self._tell = publish
         self.facts = Facts(self.books)

@@ -16,7 +16,7 @@ from gpumand.domain.overlap import Overlapping
 from gpumand.domain.overtaking import Overtakings
 from gpumand.domain.status import Stats
 from gpumand.domain.view import ConsumerState, View
-from gpumand.ports import Clock, VramSource
+from gpumand.ports import Clock, HostMemory, VramSource
 
 log = logging.getLogger(__name__)
 
@@ -31,7 +31,9 @@ class Books:
     Changes are collected and told once, by ``tell``, when a piece of work has left everything consistent.
     """
 
-    def __init__(self, settings: Settings, clock: Clock, source: VramSource, publish: Publish) -> None:
+    def __init__(
+        self, settings: Settings, clock: Clock, source: VramSource, memory: HostMemory, publish: Publish
+    ) -> None:
         self.settings = settings
         self.clock = clock
         self.configured_usec = clock.realtime_usec()
@@ -39,7 +41,7 @@ class Books:
         self.stats = Stats()
         self.sampled_at = float("-inf")
         self.source_error = ""
-        self._source = source
+        self._source, self._memory = source, memory
         self._void_before = float("-inf")
         self._dirty: set[str] = set()
         self.overtakings, self.overlapping = Overtakings(), Overlapping()
@@ -85,6 +87,8 @@ class Books:
 
     async def sample(self) -> None:
         """Take figures that were not read before this call; none older than those in the books replace them."""
+        if any(state.spec.parks for state in self.ledger.consumers.values()):
+            self.ledger.note_host_ram(await self._memory.available_mib())
         reading = await self._source.read()
         self.take(reading)
 

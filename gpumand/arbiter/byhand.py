@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 
 from gpumand.arbiter.books import Books
@@ -15,8 +16,9 @@ from gpumand.arbiter.facts import Facts
 from gpumand.arbiter.gate import Gate
 from gpumand.arbiter.jobs import Jobs
 from gpumand.arbiter.leases import Leases
+from gpumand.domain import parking
 from gpumand.domain.busyness import in_words, is_busy
-from gpumand.domain.consumer import Residency
+from gpumand.domain.consumer import EvictionMethod, Residency
 from gpumand.domain.device import Devices, devices_of, devices_text
 from gpumand.domain.errors import Busy, EvictionFailed, InvalidArgs, ShuttingDown, TimedOut
 from gpumand.domain.events import EvictionReport
@@ -57,7 +59,7 @@ class ByHand:
         if not self._holds_anything(self._books.state(name)):
             return Outcome(name, device)
         report = EvictionReport(name, device, 0, method, trigger="manual", why="asked for by hand")
-        report = await self._evict(report, lambda: self._take(name, force=force), heeds_work=not force)
+        report = await self._evict(report, lambda: self._take(name, force=force), heeds_work=not force, forced=force)
         if report.error:
             raise EvictionFailed(f"{name}: {report.error}")
         duration_usec = int((self._books.clock.monotonic() - began) * 1e6)
@@ -92,6 +94,8 @@ class ByHand:
         return next((jobs[device] for device in devices if device in jobs), None)
 
     def _holds_anything(self, state: ConsumerState) -> bool:
+        if state.residency is Residency.PARKED and not state.methods:
+            return False  # it has nothing more to give
         if state.claimed or state.residency not in (Residency.UNLOADED, Residency.FAILED):
             return True
         return any(
@@ -114,7 +118,9 @@ class ByHand:
         if state.residency is Residency.LOADING:
             raise Busy(f"{state.name} is loading")
 
-    async def _evict(self, report: EvictionReport, take: Callable[[], None], *, heeds_work: bool) -> EvictionReport:
+    async def _evict(
+        self, report: EvictionReport, take: Callable[[], None], *, heeds_work: bool, forced: bool = False
+    ) -> EvictionReport:
         """Evict on a device that is free right now. No await before the job stands; ``take`` has the last word."""
         name, devices = report.consumer, devices_of(report.device)
         self._books.ledger.begin(Job(devices, name, evicting=(name,)))
@@ -123,11 +129,27 @@ class ByHand:
                 await self._busyness.ask(name)
             await self._books.sample()
             take()
+            report = report if report.method or forced else self._by_what_there_is_room_for(report)
+            self._note_parking(report, devices)
             return await self._jobs.evict(report, lambda: False, partial(self._why_not, name, heeds_work))
         finally:
             self._jobs.end(devices)
             self._facts.conclude_all()
             self._desk.step()
+
+    def _by_what_there_is_room_for(self, report: EvictionReport) -> EvictionReport:
+        """By its methods in order, or where host RAM has no room to park it in, by the next. Raises EvictionFailed."""
+        state = self._books.state(report.consumer)
+        method = parking.method_now(self._books.view(), state)
+        if method is None and state.methods:
+            raise EvictionFailed(f"{state.name}: {parking.NO_ROOM}; force parks it all the same")
+        return report if method is None or method is state.methods[0] else replace(report, method=str(method))
+
+    def _note_parking(self, report: EvictionReport, devices: Devices) -> None:
+        """Speak for the host RAM that it takes."""
+        parks = parking.would_park(self._books.state(report.consumer)) and report.method in ("", EvictionMethod.HTTP)
+        job = self._books.ledger.jobs[devices[0]]
+        self._books.ledger.replace_job(replace(job, parking=(report.consumer,) if parks else ()))
 
     async def _why_not(self, name: str, heeds_work: bool) -> str:
         """Asked before each method: it may have begun to work after the first."""
@@ -158,8 +180,11 @@ class ByHand:
         if name not in self._books.ledger.consumers or self._job_on(devices) is not None:
             return
         why = f"not used for {self._books.state(name).spec.idle_timeout_sec:g} s"
+        report = EvictionReport(name, devices_text(devices), 0, "", trigger="idle", why=why)
         with contextlib.suppress(Busy):
-            report = EvictionReport(name, devices_text(devices), 0, "", trigger="idle", why=why)
-            report = await self._evict(report, take, heeds_work=True)
+            try:
+                report = await self._evict(report, take, heeds_work=True)
+            except EvictionFailed as failed:
+                report = replace(report, error=failed.message)
             if report.error and name in self._books.ledger.consumers:
                 self._books.ledger.update(name, idle_since=self._books.clock.monotonic())

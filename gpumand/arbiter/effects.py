@@ -57,9 +57,10 @@ class Effects:
         began, settling = self._books.clock.monotonic(), self._measure(report)
         expected_mib = settling.expected_mib if settling.is_known else None
         report = replace(report, expected_mib=expected_mib, error=f"{report.consumer} has no unload route and no unit")
+        methods = [one for one in self._books.state(report.consumer).methods if report.method in ("", one)]
         self._books.set_residency(report.consumer, Residency.UNLOADING)
         self._books.tell()
-        for method in [one for one in settling.spec.evict if report.method in ("", one)]:
+        for method in methods:
             if report.tried and (why := await why_not()):
                 report = replace(report, error=f"{report.error}; not evicted: {why}")
                 break
@@ -78,7 +79,8 @@ class Effects:
     def _measure_on(self, name: str, device: int) -> Settling:
         state, before = self._books.state(name), self._books.device(device)
         expected_mib = budget.yield_mib(before, state, budget.unattributed_mib(before))
-        return Settling(state.spec, before, budget.held_mib(before, state), expected_mib)
+        stays_mib = 0 if state.residency is Residency.PARKED else state.spec.residual_mib
+        return Settling(state.spec, before, budget.held_mib(before, state), expected_mib, stays_mib)
 
     async def _try(
         self, report: EvictionReport, method: EvictionMethod, settling: SettlingOnAll, enough: Callable[[], bool]
@@ -227,6 +229,8 @@ class Effects:
         return message + (f"; last lines: {' | '.join(lines)}" if lines else "")
 
 
-def residency_after(report: EvictionReport) -> Residency:
+def residency_after(report: EvictionReport, spec: ConsumerSpec) -> Residency:
     """What a victim is after an eviction was tried; facts correct it when they come in."""
-    return Residency.UNKNOWN if report.error else Residency.UNLOADED
+    if report.error:
+        return Residency.UNKNOWN
+    return Residency.PARKED if spec.parks and report.method == EvictionMethod.HTTP else Residency.UNLOADED

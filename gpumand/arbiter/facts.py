@@ -67,7 +67,7 @@ class Facts:
         just being evicted, and comes back, is no exception.
         """
         state = self._books.state(name)
-        if state.residency in (Residency.RESIDENT, Residency.UNLOADING) and not state.shown:
+        if state.residency in (Residency.RESIDENT, Residency.PARKED, Residency.UNLOADING) and not state.shown:
             devices = state.devices or self._likely_devices(state)
             self._books.ledger.claim(name, devices, self._books.clock.monotonic())
 
@@ -144,23 +144,27 @@ class Facts:
         seen = residency_from_facts(state.spec, unit, health, self._held_mib(state))
         nobody_says = unit is None and (health is None or health.loaded is None)
         may_yet_show = state.claimed or not state.spec.lazy
-        if state.spec.unit and nobody_says and may_yet_show and seen is Residency.UNLOADED:
+        if state.spec.unit and nobody_says and may_yet_show and seen in WITHOUT_MODEL:
             # We have started or stopped its unit ourselves and systemd has not been heard since: that NVML shows
             # nothing yet is no news.
             return state.residency
         if seen is Residency.LOADING:
             return self._weigh_loading(state, unit)
         self._note_calm(state)
-        return self._weigh(state, seen, unit_is_down=unit is not None and unit.activity in DOWN)
+        unit_is_down = unit is not None and unit.activity in DOWN
+        is_gone = unit_is_down or (health is not None and health.gone)
+        return self._weigh(state, seen, unit_is_down=unit_is_down, is_gone=is_gone)
 
-    def _weigh(self, state: ConsumerState, seen: Residency, *, unit_is_down: bool) -> Residency:
+    def _weigh(self, state: ConsumerState, seen: Residency, *, unit_is_down: bool, is_gone: bool) -> Residency:
         """Where a fact is weaker than what we know, what we know stays."""
         believed = state.residency
-        if seen is Residency.UNKNOWN and believed in (Residency.RESIDENT, Residency.UNLOADED, Residency.FAILED):
+        if seen is Residency.UNKNOWN and believed in KNOWN:
             return believed  # no witness says anything: no reason to forget
-        if seen is Residency.UNLOADED and believed is Residency.FAILED:
+        if seen in WITHOUT_MODEL and believed is Residency.FAILED:
             return believed  # it failed, and is not loaded: no contradiction
-        if seen is Residency.UNLOADED and believed is Residency.RESIDENT and state.claimed and state.spec.lazy:
+        if seen is Residency.UNLOADED and believed is Residency.PARKED:
+            return seen if is_gone or not state.spec.parks else believed  # it has not left VRAM any further
+        if seen in WITHOUT_MODEL and believed is Residency.RESIDENT and state.claimed and state.spec.lazy:
             return Residency.UNLOADED if unit_is_down else believed  # its first request has yet to come, or to load it
         return seen
 
@@ -267,6 +271,9 @@ def _has_begun_anew(former: UnitState, now: UnitState) -> bool:
     """A run that we have not seen before; one that went on before our first look has had its time."""
     return now.activity is UnitActivity.ACTIVE and now.invocation_id != former.invocation_id
 
+
+WITHOUT_MODEL = frozenset({Residency.UNLOADED, Residency.PARKED})
+KNOWN = frozenset({Residency.RESIDENT, Residency.UNLOADED, Residency.PARKED, Residency.FAILED})
 
 DOWN = frozenset({UnitActivity.INACTIVE, UnitActivity.FAILED})
 

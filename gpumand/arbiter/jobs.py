@@ -11,7 +11,7 @@ from gpumand.arbiter.books import Books
 from gpumand.arbiter.busyness import Busyness
 from gpumand.arbiter.effects import Effects, residency_after
 from gpumand.arbiter.waiting import Waiting
-from gpumand.domain import budget, victims
+from gpumand.domain import budget, parking, victims
 from gpumand.domain.consumer import Residency
 from gpumand.domain.device import Devices, devices_text
 from gpumand.domain.errors import GpumandError, LoadFailed
@@ -40,7 +40,8 @@ class Jobs:
     def begin(self, consumer: str, decision: Decision, *, takes_slot: bool) -> None:
         """Take the devices for a plan: from this moment its room is spoken for and its victims are not lent out."""
         names = tuple(victim.consumer for victim in decision.evictions)
-        self._books.ledger.begin(Job(decision.place, consumer, names, takes_slot, decision.beside))
+        parked = parking.names(decision.evictions)
+        self._books.ledger.begin(Job(decision.place, consumer, names, takes_slot, decision.beside, parked))
         self._books.ledger.claim(consumer, decision.place, self._books.clock.monotonic())
 
     async def run(self, decision: Decision, entry: Waiting, wanted: Callable[[], bool]) -> Decision:
@@ -94,7 +95,8 @@ class Jobs:
         view = self._books.view(frozenset(entry.evict_failed))
         decision = decide_inside(view, entry.wish, place)
         names = tuple(victim.consumer for victim in decision.evictions)
-        self._books.ledger.replace_job(replace(view.jobs[place[0]], evicting=names, beside=decision.beside))
+        job, parked = view.jobs[place[0]], parking.names(decision.evictions)
+        self._books.ledger.replace_job(replace(job, evicting=names, beside=decision.beside, parking=parked))
         return decision
 
     # -- evicting ------------------------------------------------------------------------------------------------
@@ -111,8 +113,11 @@ class Jobs:
             works = await self._busyness.why_spared(victim.consumer)
             return self._why_never(victim.consumer, consumer) or works
 
-        device = devices_text(self._books.state(victim.consumer).devices or place)
-        report = EvictionReport(victim.consumer, device, 0, "", trigger=consumer, why=victim.why)
+        state = self._books.state(victim.consumer)
+        # All of its methods in order; but where host RAM has no room for the first one, only the planned one.
+        method = "" if victim.method == state.methods[0] else victim.method
+        device = devices_text(state.devices or place)
+        report = EvictionReport(victim.consumer, device, 0, method, trigger=consumer, why=victim.why)
         report = await self.evict(report, lambda: self._is_enough(place, consumer), why_not)
         if not report.error:
             entry.evicted.append(victim.consumer)
@@ -139,7 +144,8 @@ class Jobs:
     ) -> EvictionReport:
         """Evict one consumer, on devices taken by a job; count it and tell the world. They must be sampled."""
         report = await self._effects.evict(report, enough, why_not)
-        self._books.set_residency(report.consumer, residency_after(report), error=report.error)
+        residency = residency_after(report, self._books.state(report.consumer).spec)
+        self._books.set_residency(report.consumer, residency, error=report.error)
         if report.error:
             logbook.eviction_failed(report)
             self._books.count(eviction_failures=1)

@@ -267,6 +267,7 @@ def _planned(eviction: PlannedEviction) -> Entry:
         ("expected_mib", "t", eviction.expected_mib),
         ("method", "s", eviction.method),
         ("why", "s", eviction.why),
+        ("parks", "b", eviction.parks),
     )
 
 

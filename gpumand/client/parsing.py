@@ -137,7 +137,13 @@ def plan_of(answer: object) -> Plan:
     """Of Plan."""
     read = Fields("the plan", answer)
     victims = [
-        PlannedEviction(one.text("consumer"), one.known("expected_mib"), one.text("method", ""), one.text("why", ""))
+        PlannedEviction(
+            one.text("consumer"),
+            one.known("expected_mib"),
+            one.text("method", ""),
+            one.text("why", ""),
+            one.flag("parks", False),
+        )
         for one in read.tables("evictions")
     ]
     return Plan(

@@ -83,7 +83,7 @@ class Consumer:
 
     Attributes:
         name: as configured.
-        residency: "unknown", "unloaded", "loading", "resident", "unloading" or "failed".
+        residency: "unknown", "unloaded", "parked", "loading", "resident", "unloading" or "failed".
         device: index of the GPU as text; "" where none is known.
         vram_resident_mib: what it is expected to need.
         used_mib: what it was seen to hold; None = unknown.
@@ -177,12 +177,16 @@ class Status:
 
 @dataclass(frozen=True, slots=True)
 class PlannedEviction:
-    """A victim of a plan. ``expected_mib`` is None where it cannot be told; ``why`` is for people."""
+    """A victim of a plan. ``expected_mib`` is None where it cannot be told; ``why`` is for people.
+
+    ``parks``: its weights stay in host RAM.
+    """
 
     consumer: str
     expected_mib: int | None
     method: str
     why: str
+    parks: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -119,6 +119,12 @@ def _note_conflicts(written: Written, faults: Faults) -> None:
     devices, count = keys.get("device"), keys.get("device_count")
     if isinstance(devices, tuple) and isinstance(count, int) and count > len(devices):
         faults.add(place.at("device_count"), f"is {count}, and device names {len(devices)}")
+    if isinstance(devices, tuple) and len(set(devices)) < len(devices):
+        faults.add(place.at("device"), "names a device twice")
+    if keys.get("parks") is True and not keys.get("unload"):
+        faults.add(place.at("parks"), "needs an unload route: that is what parks it")
+    if "parked_host_mib" in _raw(written) and keys.get("parks") in (None, False):
+        faults.add(place.at("parked_host_mib"), "is of use only where parks is true")
     _note_methods(written, faults)
     _note_busy(written, faults)
     _note_unit_only(written, faults)

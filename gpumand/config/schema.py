@@ -141,6 +141,12 @@ class SchedulerTable:
         default=_default(SchedulerSettings, "health_interval_sec"),
         unit="s",
     )
+    host_ram_reserve_mib: int = key(
+        Whole(0, MAX_MIB),
+        "Host RAM that parked consumers leave to everybody else.",
+        default=_default(SchedulerSettings, "host_ram_reserve_mib"),
+        unit="MiB",
+    )
     aging_sec: float = key(
         _seconds(),
         "Waiting for so long is worth 100 points of priority, so that no request is overtaken for ever.",
@@ -413,6 +419,18 @@ class ConsumerTable:
     )
     pinned: bool = key(
         Flag(), "It is never evicted, until it is unpinned by hand.", default=_default(ConsumerSpec, "pinned")
+    )
+    parks: bool = key(
+        Flag(),
+        "Its unload route leaves its weights in host RAM, from where it loads fast; it is called only while there is "
+        "room for them.",
+        default=_default(ConsumerSpec, "parks"),
+    )
+    parked_host_mib: int | None = key(
+        Whole(0, MAX_MIB),
+        "What it holds of host RAM while it is parked; by default its footprint, on each of its devices.",
+        default=_default(ConsumerSpec, "parked_host_mib"),
+        unit="MiB",
     )
     device: tuple[str, ...] = key(
         ListOf(_Device(), least=1, most=MAX_DEVICES, single=True),

@@ -102,9 +102,7 @@ def free_mib(view: View, device: int, target: str) -> int | None:
         return (sample.free_mib or 0) - sum(mib for name, mib in reserved.items() if name != target)
     if sample.total_mib is None:
         return None
-    return sample.total_mib - sum(
-        state.footprint_mib for state in view.on((device,)) if state.name != target and _believed_held(state)
-    )
+    return sample.total_mib - sum(_believed_mib(state) for state in view.on((device,)) if state.name != target)
 
 
 def need_mib(view: View, device: int, target: str) -> int:
@@ -122,13 +120,18 @@ def yield_mib(sample: Sample, state: ConsumerState, loose_mib: int | None) -> in
         state: the victim.
         loose_mib: what nobody is known to hold there: the most that a victim whose use is unknown can have.
     """
+    is_parked = state.residency is Residency.PARKED
+    stays_mib = 0 if is_parked else state.spec.residual_mib  # who is parked already can only be stopped
     if not sample.known:
-        return max(0, state.footprint_mib - state.spec.residual_mib) if _believed_held(state) else 0
+        return max(0, _believed_mib(state) - stays_mib)
     seen_mib = held_mib(sample, state)
     if seen_mib is None:
-        seen_mib = min(state.footprint_mib, loose_mib or 0)
-    return max(0, seen_mib - state.spec.residual_mib)
+        seen_mib = min(state.spec.residual_mib if is_parked else state.footprint_mib, loose_mib or 0)
+    return max(0, seen_mib - stays_mib)
 
 
-def _believed_held(state: ConsumerState) -> bool:
-    return state.claimed or state.residency in IN_VRAM
+def _believed_mib(state: ConsumerState) -> int:
+    """What it is taken to hold where nothing can be read."""
+    if state.claimed or state.residency in IN_VRAM:
+        return state.footprint_mib
+    return state.spec.residual_mib if state.residency is Residency.PARKED else 0

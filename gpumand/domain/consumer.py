@@ -12,6 +12,7 @@ class Residency(StrEnum):
 
     UNKNOWN = "unknown"
     UNLOADED = "unloaded"
+    PARKED = "parked"
     LOADING = "loading"
     RESIDENT = "resident"
     UNLOADING = "unloading"
@@ -117,7 +118,8 @@ class ConsumerSpec:
     ``vram_auto`` says that ``vram_resident_mib`` is only what it is taken to need until it was measured.
     ``evict`` is always filled in: the configured order, or http where there is an unload route and then unit-stop
     where there is a unit. ``devices`` are those it may be on, by index or UUID, () = any; it needs ``device_count`` of
-    them at once, and its footprint on each.
+    them at once, and its footprint on each. ``parks`` says that its unload route leaves its weights in host RAM; there
+    it holds ``parked_host_mib``, None = its footprint on all of its devices, and ``residual_mib`` of VRAM on each.
     """
 
     name: str
@@ -142,6 +144,8 @@ class ConsumerSpec:
     pinned: bool = False
     devices: tuple[str, ...] = ()
     device_count: int = 1
+    parks: bool = False
+    parked_host_mib: int | None = None
     preset: str = ""
     vram_auto: bool = False
 
@@ -254,6 +258,7 @@ class SchedulerSettings:
     policy: Policy = Policy.LRU
     overtake_budget_sec: float = 30.0
     overlap: Overlap = Overlap.OFF
+    host_ram_reserve_mib: int = 2048
 
 
 @dataclass(frozen=True, slots=True)

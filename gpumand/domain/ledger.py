@@ -55,6 +55,7 @@ class Ledger:
         self._jobs: dict[int, Job] = {}
         self._devices: dict[int, Sample] = {0: placeholder(None)}
         self.changes = 0
+        self._host_available_mib: int | None = None
 
     # -- what there is -------------------------------------------------------------------------------------------
 
@@ -128,6 +129,7 @@ class Ledger:
             evict_failed=evict_failed,
             wanted=wanted or {},
             may_overlap=may_overlap,
+            host_available_mib=self._host_available_mib,
         )
 
     def _leases_by_device(self) -> dict[int, int]:
@@ -169,6 +171,12 @@ class Ledger:
         self._follow({sample.uuid: index for index, sample in samples.items() if sample.uuid})
         self._devices = {index: self._sized(sample, total_mib) for index, sample in samples.items()}
         self.changes += 1
+
+    def note_host_ram(self, available_mib: int | None) -> None:
+        """Note how much host RAM is available; None = unknown."""
+        if available_mib != self._host_available_mib:
+            self.changes += 1
+            self._host_available_mib = available_mib
 
     def _follow(self, index_of: Mapping[str, int]) -> None:
         """A device is its UUID: where its index is another now, as after one before it was pulled, all moves along.
@@ -311,7 +319,7 @@ def _may_still_load(state: ConsumerState, now: float) -> bool:
     A lazy consumer loads on a request that its client sent, though the client has died meanwhile; a unit is active
     from its first moment on. Nobody tells when it is done, so its room is kept until it is seen, for a while at most.
     """
-    is_pending = state.residency in (Residency.RESIDENT, Residency.UNKNOWN) and not state.shown
+    is_pending = state.residency in (Residency.RESIDENT, Residency.UNKNOWN, Residency.PARKED) and not state.shown
     return is_pending and now < state.idle_since + LINGER_SEC
 
 

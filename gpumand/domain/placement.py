@@ -11,7 +11,7 @@ from gpumand.domain.device import Devices
 from gpumand.domain.view import ConsumerState, View
 from gpumand.domain.words import on_devices
 
-SOMEWHERE = frozenset({Residency.RESIDENT, Residency.LOADING, Residency.UNLOADING})
+SOMEWHERE = frozenset({Residency.RESIDENT, Residency.PARKED, Residency.LOADING, Residency.UNLOADING})
 
 MAX_PLACES = 128
 """So many ways to put a consumer on several devices are all looked at: four of eight are 70."""

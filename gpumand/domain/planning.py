@@ -17,7 +17,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from gpumand.domain import budget, busyness, placement, victims
+from gpumand.domain import budget, busyness, parking, placement, victims
 from gpumand.domain.consumer import Residency
 from gpumand.domain.device import Devices
 from gpumand.domain.errors import (
@@ -248,10 +248,13 @@ def _make_room(view: View, wish: Wish, state: ConsumerState, place: Devices) -> 
     ]
     short_mib = {room.device: room.short_mib for room in rooms if room.short_mib}
     limit = max(0, view.settings.max_evictions - wish.evictions_done) if short_mib else 0
-    choice = victims.choose(view, place, state, short_mib, limit)
+    choice = parking.choose(view, place, state, short_mib, limit)
     if choice.suffices:
         return _load(view, state, rooms, choice)
-    return replace(_short_of_room(view, state, rooms), spared=choice.spared, looked_at_vram=True)
+    short = _short_of_room(view, state, rooms)
+    stuck = listing([one.consumer for one in choice.spared if one.why == parking.NO_ROOM])
+    message = f"{short.message}; host RAM has no room to park {stuck} in" if stuck else short.message
+    return replace(short, spared=choice.spared, message=message, looked_at_vram=True)
 
 
 def _place(rooms: Sequence[_Room]) -> Devices:

@@ -111,12 +111,14 @@ class PlannedEviction:
         expected_mib: MiB that its eviction should free; None where it cannot be told.
         method: the method tried first.
         why: one line for people: why this one.
+        parks: it leaves the consumer's weights in host RAM.
     """
 
     consumer: str
     expected_mib: int | None
     method: str
     why: str
+    parks: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -41,7 +41,7 @@ def residency_from_facts(
     if unit is not None and unit.activity in _BY_ACTIVITY:
         return _BY_ACTIVITY[unit.activity]
     if health is not None and health.loaded is not None:
-        return Residency.RESIDENT if health.loaded else Residency.UNLOADED
+        return Residency.RESIDENT if health.loaded else _without_model(spec, unit, health)
     return _unsaid(spec, unit, health, held_mib)
 
 
@@ -53,8 +53,15 @@ def _unsaid(spec: ConsumerSpec, unit: UnitState | None, health: Health | None, h
         # systemd calls it active from its first moment on; while its server does not listen yet it is loading.
         return Residency.LOADING if health is not None and not health.reachable else Residency.RESIDENT
     if held_mib is not None or (health is not None and health.gone):
-        return Residency.UNLOADED
+        return _without_model(spec, unit, health)
     return Residency.UNKNOWN
+
+
+def _without_model(spec: ConsumerSpec, unit: UnitState | None, health: Health | None) -> Residency:
+    """Where its weights are when they are not in VRAM: a server that parks them and runs has them in host RAM."""
+    is_active = unit is not None and unit.activity is UnitActivity.ACTIVE
+    runs = is_active if health is None else health.reachable
+    return Residency.PARKED if spec.parks and runs else Residency.UNLOADED
 
 
 def _is_its_model(spec: ConsumerSpec) -> bool:

@@ -21,12 +21,14 @@ class Settling:
         before: the device's sample before the first method was tried.
         held_before_mib: what its own processes held then; None where they cannot be told from others.
         expected_mib: MiB it should give back.
+        stays_mib: MiB that may stay.
     """
 
     spec: ConsumerSpec
     before: Sample
     held_before_mib: int | None
     expected_mib: int
+    stays_mib: int = 0
 
     @property
     def can_be_measured(self) -> bool:
@@ -61,7 +63,7 @@ class Settling:
         The last word when time is up: somebody else may have taken what it freed.
         """
         held_now_mib = self._held_now_mib(now)
-        return held_now_mib is not None and held_now_mib <= self.spec.residual_mib + self._slack_mib
+        return held_now_mib is not None and held_now_mib <= self.stays_mib + self._slack_mib
 
     def _held_now_mib(self, now: Sample) -> int | None:
         return None if self.held_before_mib is None else now.held_by(self.spec.name)

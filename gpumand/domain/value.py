@@ -14,7 +14,7 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from gpumand.domain.consumer import EvictionMethod
+from gpumand.domain.consumer import EvictionMethod, Residency
 from gpumand.domain.learning import Start
 from gpumand.domain.reuse import BUCKETS, IdleTimes
 from gpumand.domain.view import ConsumerState, View
@@ -80,8 +80,21 @@ def worth(view: View, state: ConsumerState, idle: IdleTimes) -> Worth:
 
 def bring_back_sec(state: ConsumerState) -> float:
     """Seconds to evict it and to have it back."""
+    if state.residency is Residency.PARKED:
+        return _parked_sec(state)
     method = state.spec.evict[0]
     return state.times.unload_sec(method) + state.times.load_sec(state.footprint_mib, start_after(state, method))
+
+
+def parked_worth(view: View, state: ConsumerState, idle: IdleTimes) -> Worth:
+    """What it is worth to have a consumer parked rather than stopped."""
+    return Worth(max(LEAST_SEC, _parked_sec(state)), worth(view, state, idle).chance)
+
+
+def _parked_sec(state: ConsumerState) -> float:
+    """Seconds lost by stopping one that is parked: it would have to be loaded anyhow, but from host RAM."""
+    cold_sec, parked_sec = (state.times.load_sec(state.footprint_mib, start) for start in (Start.COLD, Start.PARKED))
+    return state.times.unload_sec(EvictionMethod.UNIT_STOP) + max(0.0, cold_sec - parked_sec)
 
 
 def start_after(state: ConsumerState, method: EvictionMethod) -> Start:

@@ -8,7 +8,7 @@ takes the set that is worth least.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from gpumand.domain import budget, busyness, cover, cover_all, value
@@ -19,6 +19,7 @@ from gpumand.domain.residency import holds_model
 from gpumand.domain.view import IN_VRAM, ConsumerState, View
 
 EVICTABLE = frozenset({Residency.RESIDENT, Residency.UNKNOWN})
+HOLDING = EVICTABLE | {Residency.PARKED}
 MOVING = frozenset({Residency.LOADING, Residency.UNLOADING})
 
 
@@ -52,7 +53,14 @@ Freed = Mapping[int, Mapping[str, int]]
 """MiB that each candidate frees, by device and name."""
 
 
-def choose(view: View, devices: Devices, target: ConsumerState, short_mib: Mapping[int, int], limit: int) -> Choice:
+def choose(
+    view: View,
+    devices: Devices,
+    target: ConsumerState,
+    short_mib: Mapping[int, int],
+    limit: int,
+    without: Collection[str] = (),
+) -> Choice:
     """Choose at most ``limit`` victims that free what is short on each device: a whole set, without those not needed.
 
     By the policy in force: in LRU order, and where that takes more of them than allowed, the largest first; or the set
@@ -64,9 +72,10 @@ def choose(view: View, devices: Devices, target: ConsumerState, short_mib: Mappi
         target: who needs the room.
         short_mib: MiB that are short, by device; devices where none are may be left out.
         limit: how many may go.
+        without: who stays for reasons of the caller's.
     """
     exempt = _exemptions(view, devices, target)
-    in_order = candidates(view, devices, target)
+    in_order = [one for one in candidates(view, devices, target) if one.name not in without]
     freed = {device: yields(view, device, [one for one in in_order if one.on(device)]) for device in devices}
     short_mib = {device: mib for device, mib in short_mib.items() if mib > 0}
     taken = _pick(view, in_order, freed, short_mib, limit)
@@ -96,7 +105,7 @@ def _least_recent(
     view: View, in_order: list[ConsumerState], freed_mib: Mapping[str, int], deficit_mib: int, limit: int
 ) -> list[_Taken] | None:
     """Those unused for longest."""
-    largest_first = sorted(in_order, key=lambda state: (-freed_mib[state.name], _lru(state)))
+    largest_first = sorted(in_order, key=lambda state: (-freed_mib[state.name], least_recently_used(state)))
     for order in (in_order, largest_first):
         taken = _prune(_take(order, freed_mib, deficit_mib), freed_mib, deficit_mib)
         if len(taken) <= limit and sum(freed_mib[state.name] for state in taken) >= deficit_mib:
@@ -153,12 +162,13 @@ def _expected_mib(view: View, state: ConsumerState, freed: Freed) -> int | None:
 
 def candidates(view: View, devices: Devices, target: ConsumerState) -> list[ConsumerState]:
     """Who may go, least recently used first."""
-    free_to_go = [
-        state
-        for state in _loaded(view, devices, target)
-        if not (why_never(view, state, target) or _why_busy(view, devices, state))
-    ]
-    return sorted(free_to_go, key=_lru)
+    free_to_go = [state for state in _loaded(view, devices, target) if not why_not(view, devices, state, target)]
+    return sorted(free_to_go, key=least_recently_used)
+
+
+def why_not(view: View, devices: Devices, state: ConsumerState, target: ConsumerState) -> str:
+    """Why it is no victim now; "" when it may be one."""
+    return why_never(view, state, target) or _why_busy(view, devices, state)
 
 
 def temporarily_spared(view: View, devices: Devices, target: ConsumerState) -> list[ConsumerState]:
@@ -201,7 +211,7 @@ def _loaded(view: View, devices: Devices, target: ConsumerState) -> list[Consume
 
 def _may_hold(view: View, devices: Devices, state: ConsumerState) -> bool:
     """Loaded as far as anybody knows, or holding a model's worth of memory whatever it says of itself."""
-    if state.residency in EVICTABLE:
+    if state.residency in HOLDING:
         return True
     if state.residency in MOVING:
         return False
@@ -209,7 +219,7 @@ def _may_hold(view: View, devices: Devices, state: ConsumerState) -> bool:
     return any(mib is not None and holds_model(state.spec, mib) for mib in held)
 
 
-def _lru(state: ConsumerState) -> tuple[int, int, str]:
+def least_recently_used(state: ConsumerState) -> tuple[int, int, str]:
     """Never used first; then the longest unused; among equals the one that came first."""
     return state.last_used_usec, state.since_usec, state.name
 
@@ -229,7 +239,7 @@ def _prune(taken: list[ConsumerState], freed_mib: Mapping[str, int], deficit_mib
     """Drop who turned out not to be needed, the most recently used of them first: they are worth most."""
     spare_mib = sum(freed_mib[state.name] for state in taken) - deficit_mib
     kept = list(taken)
-    for state in sorted(taken, key=_lru, reverse=True):
+    for state in sorted(taken, key=least_recently_used, reverse=True):
         if freed_mib[state.name] <= spare_mib:
             kept.remove(state)
             spare_mib -= freed_mib[state.name]
@@ -237,7 +247,7 @@ def _prune(taken: list[ConsumerState], freed_mib: Mapping[str, int], deficit_mib
 
 
 def _planned(state: ConsumerState, expected_mib: int | None, why: str) -> PlannedEviction:
-    return PlannedEviction(state.name, expected_mib, method=str(state.spec.evict[0]), why=why)
+    return PlannedEviction(state.name, expected_mib, method=str(state.methods[0]), why=why)
 
 
 def _recency(state: ConsumerState) -> str:
@@ -263,8 +273,8 @@ def why_never(view: View, state: ConsumerState, target: ConsumerState) -> str:
         return "manages its own VRAM"
     if state.pinned:
         return "pinned"
-    if not state.spec.evict:
-        return "has no unload route and no unit"
+    if not state.methods:
+        return "is parked already, and has no unit" if state.spec.evict else "has no unload route and no unit"
     return "gave nothing back when it was evicted a moment ago" if state.name in view.evict_failed else ""
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from gpumand.domain.consumer import ConsumerSpec, Residency, SchedulerSettings
+from gpumand.domain.consumer import ConsumerSpec, EvictionMethod, Residency, SchedulerSettings
 from gpumand.domain.device import Devices, Sample
 from gpumand.domain.footprint import Footprint
 from gpumand.domain.learning import Learned
@@ -85,6 +85,19 @@ class ConsumerState:
         return measured_mib or self.spec.vram_resident_mib
 
     @property
+    def host_mib(self) -> int:
+        """MiB of host RAM that it holds while it is parked."""
+        declared_mib = self.spec.parked_host_mib
+        return self.footprint_mib * self.spec.device_count if declared_mib is None else declared_mib
+
+    @property
+    def methods(self) -> tuple[EvictionMethod, ...]:
+        """Those of its methods that would take anything back now: one that is parked gives no more by its route."""
+        if self.residency is not Residency.PARKED:
+            return self.spec.evict
+        return tuple(method for method in self.spec.evict if method is not EvictionMethod.HTTP)
+
+    @property
     def last_used_usec(self) -> int:
         """When it last worked: a finished lease beats what a probe reports; 0 = never."""
         return self.worked_usec or self.probed_usec
@@ -112,6 +125,7 @@ class Job:
         evicting: victims not yet evicted, in order.
         takes_slot: whether a request waits for it, so that a lease will stand on the devices when it ends.
         beside: further devices that its victims are on: nothing else is begun there either.
+        parking: those of its victims that are to be parked, and for whom host RAM is spoken for.
     """
 
     devices: Devices
@@ -119,6 +133,7 @@ class Job:
     evicting: tuple[str, ...] = ()
     takes_slot: bool = False
     beside: Devices = ()
+    parking: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +151,7 @@ class View:
         wanted: how far ahead in the queue the first request for a consumer is (0 = next); filled in by policies that
             look at it.
         may_overlap: devices on which loads may run beside leases.
+        host_available_mib: host RAM that is available, as the kernel says; None = unknown.
         loading: those that are loading.
     """
 
@@ -148,6 +164,7 @@ class View:
     evict_failed: frozenset[str] = frozenset()
     wanted: Mapping[str, int] = field(default_factory=dict)
     may_overlap: frozenset[int] = frozenset()
+    host_available_mib: int | None = None
     loading: tuple[ConsumerState, ...] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:

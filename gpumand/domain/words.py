@@ -62,7 +62,7 @@ def _holder(view: View, device: int, state: ConsumerState) -> str:
 def _reasons(state: ConsumerState) -> list[tuple[str, bool]]:
     return [
         ("leased", state.leases > 0),
-        (str(state.residency), state.residency in ("loading", "unloading")),
+        (str(state.residency), state.residency in ("loading", "unloading", "parked")),
         (busyness.in_words(state), busyness.is_busy(state)),
         ("pinned", state.pinned),
         ("manages its own VRAM", state.spec.vram_managed),

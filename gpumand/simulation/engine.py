@@ -13,8 +13,8 @@ from dataclasses import dataclass, replace
 from functools import partial
 from heapq import heappop, heappush
 
-from gpumand.domain import serving
-from gpumand.domain.consumer import Policy, Residency, SchedulerSettings
+from gpumand.domain import parking, serving
+from gpumand.domain.consumer import EvictionMethod, Policy, Residency, SchedulerSettings
 from gpumand.domain.device import Devices, ProcessUse, Reading, Sample, devices_text
 from gpumand.domain.fairness import FairShare
 from gpumand.domain.learning import Learned, Start
@@ -24,7 +24,7 @@ from gpumand.domain.overlap import Overlapping
 from gpumand.domain.overtaking import Overtakings
 from gpumand.domain.planning import Decision, Wish, decide, decide_inside
 from gpumand.domain.queue import RequestQueue
-from gpumand.domain.request import AcquireOptions, Request, Verdict
+from gpumand.domain.request import AcquireOptions, PlannedEviction, Request, Verdict
 from gpumand.domain.serving import Ruling, Standing
 from gpumand.domain.value import start_after
 from gpumand.domain.view import Job, View
@@ -34,6 +34,7 @@ from gpumand.simulation.outcome import Outcome, Served, World
 
 OPTIONS = AcquireOptions()
 EPSILON_SEC = 1e-9
+ENOUGH_MIB = 1 << 40
 
 
 @dataclass(slots=True, eq=False)
@@ -280,7 +281,8 @@ class Engine:
 
     def _begin(self, entry: _Entry, decision: Decision, *, takes_slot: bool) -> None:
         victims = tuple(victim.consumer for victim in decision.evictions)
-        self._ledger.begin(Job(decision.place, entry.request.consumer, victims, takes_slot, decision.beside))
+        parked = parking.names(decision.evictions)
+        self._ledger.begin(Job(decision.place, entry.request.consumer, victims, takes_slot, decision.beside, parked))
         self._ledger.claim(entry.request.consumer, decision.place, self._now)
         entry.works_on = decision.place
         self._go_on(entry, decision.place, decision)
@@ -289,29 +291,36 @@ class Engine:
         """The next eviction of a plan, or its load."""
         victims = tuple(victim.consumer for victim in decision.evictions)
         job = self._ledger.jobs[place[0]]
-        self._ledger.replace_job(replace(job, evicting=victims, beside=decision.beside))
+        parked = parking.names(decision.evictions)
+        self._ledger.replace_job(replace(job, evicting=victims, beside=decision.beside, parking=parked))
         if decision.verdict is not Verdict.GRANT:
             self._stop(entry, place)
-        elif victims:
-            self._evict(entry, place, victims[0])
+        elif decision.evictions:
+            self._evict(entry, place, decision.evictions[0])
         else:
             self._load(entry, place)
 
-    def _evict(self, entry: _Entry, place: Devices, victim: str) -> None:
-        seconds = self._host.consumers[victim].unload_sec
-        self._ledger.update(victim, residency=Residency.UNLOADING, idle_since=self._now, shown=False)
+    def _evict(self, entry: _Entry, place: Devices, victim: PlannedEviction) -> None:
+        name, method = victim.consumer, EvictionMethod(victim.method)
+        seconds = self._host.consumers[name].unload_sec
+        self._ledger.update(name, residency=Residency.UNLOADING, idle_since=self._now, shown=False)
 
         def done() -> None:
-            state = self._ledger.consumers[victim]
-            method = state.spec.evict[0]
-            if start_after(state, method) is Start.PARKED:
-                self._parked.add(victim)
+            state = self._ledger.consumers[name]
+            parks = state.spec.parks and method is EvictionMethod.HTTP
             times = state.times.observe_unload(method, seconds)
-            self._ledger.update(victim, residency=Residency.UNLOADED, times=times, idle_since=self._now)
+            residency = Residency.PARKED if parks else Residency.UNLOADED
+            self._ledger.update(name, residency=residency, times=times, idle_since=self._now)
+            if method is EvictionMethod.HTTP and start_after(state, method) is Start.PARKED:
+                self._parked.add(name)
+            else:
+                self._parked.discard(name)
             for device in state.devices:
-                del self._held[device][victim]
+                self._held[device].pop(name, None)
+                if parks and state.spec.residual_mib:
+                    self._held[device][name] = state.spec.residual_mib
             self._show(state.devices)
-            self.outcome.evicted.append(victim)
+            self.outcome.evicted.append(name)
             entry.wish = replace(entry.wish, evictions_done=entry.wish.evictions_done + 1)
             self._go_on(entry, place, decide_inside(self._view([]), entry.wish, place))
 
@@ -332,6 +341,7 @@ class Engine:
             self._show(place)
             times = self._ledger.consumers[name].times.observe_load(seconds, start)
             self._ledger.update(name, residency=Residency.RESIDENT, shown=True, times=times, idle_since=self._now)
+            self._ledger.note_host_ram(self._host_available_mib())
             self.outcome.loads += 1
             self.outcome.load_seconds += seconds
             if self._ledger.jobs[place[0]].takes_slot:
@@ -353,6 +363,14 @@ class Engine:
             for device in range(len(self._held))
         )
         self._ledger.take_reading(Reading(samples), None)
+        self._ledger.note_host_ram(self._host_available_mib())
+
+    def _host_available_mib(self) -> int:
+        """What there is for those that are parked, besides what is kept for everybody else."""
+        states = self._ledger.consumers.values()
+        parked_mib = sum(state.host_mib for state in states if state.residency is Residency.PARKED)
+        total_mib = ENOUGH_MIB if self._host.host_ram_mib is None else self._host.host_ram_mib
+        return total_mib + self._settings.host_ram_reserve_mib - parked_mib
 
     def _sample(self, device: int) -> Sample:
         held, total_mib = self._held[device], self._host.total_mib[device]

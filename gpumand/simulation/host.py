@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from gpumand.domain.consumer import ConsumerSpec, EvictionMethod, Route, Settings
@@ -44,11 +44,13 @@ class Host:
         consumers: by name.
         total_mib: sizes of the devices, by index.
         external_mib: what others than consumers hold on each of them.
+        host_ram_mib: host RAM for consumers that are parked; None = enough for all.
     """
 
     consumers: Mapping[str, Simulated]
     total_mib: tuple[int, ...] = (DEFAULT_MIB,)
     external_mib: int = 0
+    host_ram_mib: int | None = None
 
 
 def consumer(
@@ -74,7 +76,8 @@ def consumer(
         url="http://localhost:1" if sleeps else "",
         load=Route("/load") if sleeps else None,
         unload=Route("/unload") if sleeps else None,
-        evict=(EvictionMethod.HTTP,) if sleeps else (EvictionMethod.UNIT_STOP,),
+        evict=(EvictionMethod.HTTP, EvictionMethod.UNIT_STOP) if sleeps else (EvictionMethod.UNIT_STOP,),
+        parks=sleeps,
         can_coexist_with=frozenset(coexists) - {name},
         priority=priority,
         devices=tuple(where[0]),
@@ -90,7 +93,7 @@ def read(text: str) -> Host:
         ValueError: for what is no such host, in one line.
     """
     table = tomllib.loads(text)
-    _known(table, {"devices", "external_mib", "groups", "consumers"}, "")
+    _known(table, {"devices", "external_mib", "host_ram_mib", "groups", "consumers"}, "")
     consumers = table.get("consumers")
     if not isinstance(consumers, dict) or not 0 < len(consumers) <= MAX_CONSUMERS:
         raise ValueError(f"there must be 1 to {MAX_CONSUMERS} tables [consumers.NAME]")
@@ -99,6 +102,7 @@ def read(text: str) -> Host:
         {name: _consumer(name, keys, groups, set(consumers)) for name, keys in consumers.items()},
         _devices(table.get("devices", [DEFAULT_MIB])),
         int(_number(table, "external_mib", MAX_MIB, 0)),
+        int(_number(table, "host_ram_mib", MAX_MIB)) if "host_ram_mib" in table else None,
     )
 
 
@@ -149,6 +153,8 @@ _KEYS = {
     "load_sec",
     "unload_sec",
     "wake_sec",
+    "residual_mib",
+    "parked_host_mib",
     "priority",
     "can_coexist_with",
     "device",
@@ -172,7 +178,7 @@ def _consumer(name: str, keys: Any, groups: Sequence[set[str]], names: set[str])
     coexists = _names(keys.get("can_coexist_with", []), names, f"{where}.can_coexist_with")
     for group in groups:
         coexists |= group if name in group else set()
-    return consumer(
+    one = consumer(
         name,
         _whole(keys, "vram_resident_mib", 1, MAX_MIB, where),
         _number(keys, "load_sec", MAX_SEC, where=where),
@@ -182,6 +188,9 @@ def _consumer(name: str, keys: Any, groups: Sequence[set[str]], names: set[str])
         coexists=sorted(coexists),
         where=(devices, _whole({"device_count": max(1, len(devices))} | keys, "device_count", 1, MAX_DEVICES, where)),
     )
+    residual_mib = _whole({"residual_mib": 0} | keys, "residual_mib", 0, MAX_MIB, where)
+    host_mib = _whole(keys, "parked_host_mib", 0, MAX_MIB, where) if "parked_host_mib" in keys else None
+    return replace(one, spec=replace(one.spec, residual_mib=residual_mib, parked_host_mib=host_mib))
 
 
 def _whole(table: Mapping[str, Any], key: str, least: int, most: int, where: str) -> int:

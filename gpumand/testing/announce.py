@@ -51,7 +51,7 @@ class Announcement:
         self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         # The reader looks at names that are numbers only, so it never sees this one.
         temporary = self._directory / f".{self._pid}.new"
-        held = [{"mib": mib, "device": device} | self._fields for device in self._devices]
+        held = [{**self._fields, "mib": mib, "device": device} for device in self._devices]
         temporary.write_text(json.dumps(held if len(held) > 1 else held[0]), encoding="utf-8")
         temporary.replace(self.path)
 

@@ -38,6 +38,8 @@ class FakeConsumer:
         load_sec, unload_sec: how long either takes; memory grows in ``load_steps`` equal steps.
         early_load, early_unload: answer at once, work afterwards.
         residual_mib: what stays after an unload.
+        parks_mib: what an unload puts into host RAM, until it is loaded again or dies.
+        host_mib: what it holds there.
         lies: unload answers 200 and frees nothing.
         hangs: load, unload and probes are never answered.
         load_error, unload_error: what either answers instead of working; "" = works.
@@ -62,6 +64,8 @@ class FakeConsumer:
     early_load: bool = False
     early_unload: bool = False
     residual_mib: int = 0
+    parks_mib: int = 0
+    host_mib: int = 0
     lies: bool = False
     hangs: bool = False
     load_error: str = ""
@@ -135,6 +139,7 @@ class FakeRoutes:
         """Let its process end: all memory is free, nothing listens, and whatever it was doing is over."""
         consumer = self.consumer(name)
         consumer.running = consumer.loaded = False
+        consumer.host_mib = 0
         self._hold(consumer, 0)
 
     async def load(self, spec: ConsumerSpec) -> None:
@@ -221,14 +226,14 @@ class FakeRoutes:
             self._refuse(consumer, "")
             self._fit(consumer, step_mib := mib * step // consumer.load_steps)
             self._hold(consumer, max(step_mib, consumer.held_mib))
-        consumer.loaded = True
+        consumer.loaded, consumer.host_mib = True, 0
 
     async def _unload(self, consumer: FakeConsumer) -> None:
         self._refuse(consumer, consumer.unload_error)
         await self.clock.sleep(consumer.unload_sec)
         self._refuse(consumer, "")
         if not consumer.lies:
-            consumer.loaded = False
+            consumer.loaded, consumer.host_mib = False, consumer.parks_mib
             self._hold(consumer, min(consumer.residual_mib, consumer.held_mib))
 
     def _refuse(self, consumer: FakeConsumer, error: str) -> None:

@@ -12,6 +12,7 @@ from gpumand.domain.lease import Owner
 from gpumand.ports import World
 from gpumand.testing.archive import MemoryArchive
 from gpumand.testing.clock import FakeClock
+from gpumand.testing.memory import FakeMemory
 from gpumand.testing.owners import FakeOwners
 from gpumand.testing.routes import FakeRoutes
 from gpumand.testing.store import MemoryStore
@@ -23,7 +24,7 @@ class FakeWorld:
     """One of each fake and an arbiter that lives in it.
 
     Attributes:
-        clock, vram, routes, units, store, owners, archive: the fakes; change them at will.
+        clock, vram, routes, units, store, owners, archive, memory: the fakes; change them at will.
         events: everything the arbiter published, in order.
         settings: what a reload finds; change it and call ``arbiter.reload``.
         arbiter, upkeep: the real ones.
@@ -50,10 +51,18 @@ class FakeWorld:
         self.store = store or MemoryStore()
         self.owners = FakeOwners()
         self.archive = archive or MemoryArchive()
+        self.memory = FakeMemory()
+        self.memory.taken = self._parked_mib
         self.events: list[Event] = []
-        world = World(self.clock, self.vram, self.units, self.routes, self.store, self.owners, self.archive)
+        world = World(
+            self.clock, self.vram, self.units, self.routes, self.store, self.owners, self.archive, self.memory
+        )
         self.arbiter = Arbiter(self.settings, world, self.events.append, self._load_settings)
         self.upkeep = Upkeep(self.arbiter, self.units, self.routes)
+
+    def _parked_mib(self) -> int:
+        """What consumers hold of host RAM that their routes have put there."""
+        return sum(consumer.host_mib for consumer in self.routes.consumers.values())
 
     async def _load_settings(self) -> Settings:
         return self.settings

@@ -43,6 +43,7 @@ RESIDENCY_STYLES = {
     "unloading": "yellow",
     "failed": "bold red",
     "unknown": "yellow",
+    "parked": "cyan",
     "unloaded": "",
 }
 

@@ -58,7 +58,8 @@ def _evictions(plan: Entry, look: Look) -> list[Text]:
     for eviction in plan.get("evictions") or ():
         frees = mib(eviction["expected_mib"]) if eviction.get("expected_mib") is not None else "an unknown amount"
         how = f", by {clean(eviction.get('method') or NOTHING)}, frees {frees}"
-        lines.append(Text.assemble("    ", (clean(eviction["consumer"]), "bold"), how))
+        verb = "parks " if eviction.get("parks") else ""
+        lines.append(Text.assemble(f"    {verb}", (clean(eviction["consumer"]), "bold"), how))
         lines += wrapped(clean(eviction.get("why") or ""), look, first="      ") if eviction.get("why") else []
     return lines
 

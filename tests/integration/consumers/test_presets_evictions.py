@@ -20,6 +20,7 @@ from gpumand.domain.events import Event, EvictionFailed, EvictionOccurred, Evict
 from gpumand.domain.request import AcquireOptions
 from gpumand.ports import World
 from gpumand.testing.archive import MemoryArchive
+from gpumand.testing.memory import FakeMemory
 from gpumand.testing.owners import FakeOwners
 from gpumand.testing.store import MemoryStore
 from gpumand.testing.units import FakeUnit, FakeUnits
@@ -55,7 +56,9 @@ class Rig:
         self.events: list[Event] = []
         scheduler = SchedulerSettings(settle_timeout_sec=SETTLE_SEC, health_interval_sec=0.2)
         settings = Settings(scheduler, GpuSettings(source="simulated"), consumers)
-        world = World(self.clock, self.vram, self.units, self.routes, MemoryStore(), FakeOwners(), MemoryArchive())
+        world = World(
+            self.clock, self.vram, self.units, self.routes, MemoryStore(), FakeOwners(), MemoryArchive(), FakeMemory()
+        )
 
         async def unchanged() -> Settings:
             return settings

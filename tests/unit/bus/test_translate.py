@@ -234,7 +234,7 @@ def test_plan_entry_leaves_unknown_out_and_marshals_when_empty() -> None:
         "error": "s",
         "message": "s",
     }
-    assert unwrap(full)["evictions"] == [{"consumer": "b", "method": "http", "why": "old"}]
+    assert unwrap(full)["evictions"] == [{"consumer": "b", "method": "http", "why": "old", "parks": False}]
     assert unwrap(full)["spared"] == [{"consumer": "c", "why": "pinned"}]
     assert unwrap(full)["verdict"] == "grant"
 

@@ -166,6 +166,7 @@ def test_vllm_sleeps_by_query_and_awake_means_loaded(tmp_path: Path) -> None:
         load=Route("/wake_up", timeout_sec=120.0),
         unload=Route("/sleep?level=1", timeout_sec=120.0),
         evict=(HTTP, UNIT_STOP),
+        parks=True,
         preset="vllm",
     )
 
@@ -181,6 +182,7 @@ def test_stable_diffusion_web_uis(name: str, load_route: Route | None, tmp_path:
         url="http://127.0.0.1:7860",
         health=HealthRoute("/sdapi/v1/memory"),
         busy=BusyRoute("/sdapi/v1/progress?skip_current_image=true", ("/state/job_count",)),
+        parks=load_route is not None,
         load=load_route,
         unload=Route("/sdapi/v1/unload-checkpoint", timeout_sec=120.0),
         evict=(HTTP,),

@@ -130,6 +130,12 @@ for device in ('"gpu0"', '"-1"', '"00"', '"GPU-"', '"GPU-a b"', '"GPU-é"'):
     consumer(f"device {device}", f"device = {device}", "consumers.tts.device", "neither the index")
 consumer("device -1", "device = -1", "consumers.tts.device", "neither the index")
 consumer("device is a boolean", "device = true", "consumers.tts.device", "must be a text, not a boolean")
+consumer("more devices than named", "device = [0, 1]\ndevice_count = 3", "consumers.tts.device_count", "device names 2")
+consumer("device twice", 'device = [0, "0"]', "consumers.tts.device", "names a device twice")
+consumer("no device", "device = []", "consumers.tts.device", "1 to 64 elements")
+consumer("no devices at all", "device_count = 0", "consumers.tts.device_count", "from 1 to 64")
+consumer("parks by no route", "parks = true", "consumers.tts.parks", "needs an unload route")
+consumer("host RAM of one that does not park", "parked_host_mib = 5", "consumers.tts.parked_host_mib", "of use only")
 consumer("device is empty", 'device = ""', "consumers.tts.device", "must not be empty")
 
 unit("without a type", '"comfyui"', "no name of a unit", "comfyui.service")
@@ -302,6 +308,20 @@ case(
     '[consumers.a]\nunit = "u.service"\ndevice = 0\nvram_resident_mib = 4097 #!\n',
     "consumers.a.vram_resident_mib",
     "more than the 4096 MiB",
+)
+case(
+    "more on each than is simulated",
+    '[gpu]\nsource = "simulated"\nsimulated_total_mib = [4096, 8192]\n'
+    '[consumers.a]\nunit = "u.service"\ndevice_count = 2\nvram_resident_mib = 4097 #!\n',
+    "consumers.a.vram_resident_mib",
+    "more than the 4096 MiB of each of its 2 devices",
+)
+case(
+    "more devices than are simulated",
+    '[gpu]\nsource = "simulated"\nsimulated_total_mib = [4096, 8192]\n'
+    '[consumers.a]\nunit = "u.service"\nvram_resident_mib = 4096\ndevice_count = 3 #!\n',
+    "consumers.a.device_count",
+    "there are fewer simulated devices",
 )
 case(
     "more than there is",

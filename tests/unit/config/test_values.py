@@ -206,6 +206,30 @@ def test_device_is_an_index_or_a_uuid(written: str, device: str, tmp_path: Path)
 
 
 @pytest.mark.parametrize(
+    ("written", "devices", "count"),
+    [
+        ("", (), 1),
+        ("device_count = 2", (), 2),
+        ("device = [0, 1]", ("0", "1"), 2),
+        ('device = [0, "GPU-1", 2]\ndevice_count = 2', ("0", "GPU-1", "2"), 2),
+    ],
+)
+def test_a_list_of_devices_is_how_many_it_needs_unless_said_otherwise(
+    written: str, devices: tuple[str, ...], count: int, tmp_path: Path
+) -> None:
+    read = spec(tmp_path, f'unit = "t.service"\n{written}')
+
+    assert (read.devices, read.device_count) == (devices, count)
+
+
+def test_parking_arrives(tmp_path: Path) -> None:
+    read = spec(tmp_path, 'url = "http://h"\nunload = { path = "/sleep" }\nparks = true\nparked_host_mib = 900')
+
+    assert (read.parks, read.parked_host_mib) == (True, 900)
+    assert not spec(tmp_path, 'preset = "vllm"\nurl = "http://h"\nparks = false').parks
+
+
+@pytest.mark.parametrize(
     "unit",
     [
         "tts.service",

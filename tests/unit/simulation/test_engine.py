@@ -65,6 +65,31 @@ def test_who_sleeps_wakes_up_faster_than_it_loads() -> None:
     assert waits(outcome) == pytest.approx([30, 8, 4])
 
 
+def test_one_that_needs_two_devices_waits_for_both_and_has_both() -> None:
+    wide = consumer("wide", 8, 3, 1, where=((), 2))
+    host = Host({"a": consumer("a", 8, 5, 1), "wide": wide}, (10, 10))
+
+    outcome = ran([Use(0, "a", 20), Use(1, "wide", 10), Use(50, "a", 1)], host)
+
+    assert waits(outcome) == pytest.approx([5, 25 - 1 + 1 + 3, 1 + 5])
+    assert outcome.evicted == ["a", "wide"]
+
+
+def test_who_finds_no_room_in_host_ram_is_stopped_and_starts_cold() -> None:
+    names = "abc"
+    sleepers = {name: consumer(name, 8, 30, 1, wake_sec=2) for name in names}
+    uses = [Use(100 * at, name, 1) for at, name in enumerate("abca")]
+
+    everybody = ran(uses, Host(sleepers, (10,)))
+    one = ran(uses, Host(sleepers, (10,), host_ram_mib=8))
+    nobody = ran(uses, Host(sleepers, (10,), host_ram_mib=7))
+
+    assert waits(everybody) == pytest.approx([30, 31, 31, 3])
+    assert waits(one) == pytest.approx([30, 31, 32, 32]), "who is parked already is stopped for the next, in a second"
+    assert one.evicted == ["a", "a", "b", "b", "c"]
+    assert waits(nobody) == pytest.approx([30, 31, 31, 31])
+
+
 def test_a_load_beside_work_is_done_when_that_ends() -> None:
     host = Host({"a": consumer("a", 4, 5, 1), "b": consumer("b", 4, 7, 2)}, (10,))
     overlapping = replace(PLAIN, policy=Policy.ADAPTIVE, overlap=Overlap.ON)

@@ -69,6 +69,15 @@ def test_a_line_that_is_none_is_refused_with_its_number(line: str) -> None:
         demand.read(['{"t": 1, "consumer": "a", "hold_sec": 1}', line], "week")
 
 
+def test_what_a_consumer_holds_asleep_and_how_many_devices_it_takes_are_read() -> None:
+    keys = "load_sec = 1\nwake_sec = 0.5\nresidual_mib = 300\nparked_host_mib = 900\ndevice = [0, 1]"
+    read = host.read(f"host_ram_mib = 65536\ndevices = [10, 10]\n[consumers.a]\nvram_resident_mib = 8\n{keys}")
+
+    spec = read.consumers["a"].spec
+    assert (read.host_ram_mib, spec.residual_mib, spec.parked_host_mib) == (65536, 300, 900)
+    assert (spec.devices, spec.device_count) == (("0", "1"), 2)
+
+
 def test_a_host_is_read() -> None:
     read = host.read(HOST)
 
@@ -78,7 +87,8 @@ def test_a_host_is_read() -> None:
     assert (llm.load_sec, llm.unload_sec, llm.wake_sec) == (4.0, 0.5, 0.8)
     assert stt.spec.can_coexist_with == {"llm"}
     assert (llm.spec.priority, llm.spec.devices) == (5, ("1",))
-    assert (stt.spec.evict, llm.spec.evict) == ((EvictionMethod.UNIT_STOP,), (EvictionMethod.HTTP,))
+    assert (stt.spec.evict, stt.spec.parks) == ((EvictionMethod.UNIT_STOP,), False)
+    assert (llm.spec.evict, llm.spec.parks) == ((EvictionMethod.HTTP, EvictionMethod.UNIT_STOP), True)
 
 
 @pytest.mark.parametrize(

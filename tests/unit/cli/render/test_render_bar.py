@@ -33,3 +33,13 @@ def test_memory_of_nobody_known_is_unattributed_where_foreign_is_unknown() -> No
 def test_consumers_of_another_device_are_not_in_the_bar() -> None:
     found = shares(device(foreign_mib=0), [consumer("mvoice", "resident", used_mib=2867, device="1")])
     assert found == []
+
+
+def test_a_consumer_on_several_devices_has_its_part_in_each_bar() -> None:
+    wide = consumer("wide", "resident", used_mib=8000, device="0,1")
+
+    for index in (0, 1):
+        assert [(share.name, share.mib) for share in shares(device(index=index, foreign_mib=0), [wide])] == [
+            ("wide", 4000)
+        ]
+    assert shares(device(index=10, foreign_mib=0), [wide]) == []

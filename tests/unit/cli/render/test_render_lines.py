@@ -161,3 +161,8 @@ def test_a_progress_line_fits_the_screen() -> None:
     line = progress_line("llm: " + "waiting " * 40, 12.0, 80)
     assert len(line) < 80
     assert line.endswith("… (12 s)")
+
+
+def test_a_plan_tells_parking_from_other_evictions() -> None:
+    eviction = {"consumer": "vllm", "method": "http", "why": "", "expected_mib": 1024, "parks": True}
+    assert "    parks vllm, by http, frees 1.0 GiB" in shown(plan(evictions=[eviction]))

@@ -1,0 +1,155 @@
+"""Parking: taking a consumer's VRAM back by a route that leaves its weights in host RAM, where there is room for them.
+
+Host RAM is a second budget with the rule of the first: what is available, less a reserve, less what is promised to
+parkings under way. Where a victim finds no room in it, parked consumers that are worth less than it are stopped first;
+where there are none, it is stopped itself instead of being parked; and one that cannot be stopped stays where it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from gpumand.domain import value, victims
+from gpumand.domain.consumer import EvictionMethod, Policy, Residency
+from gpumand.domain.device import Devices
+from gpumand.domain.request import PlannedEviction, Spared
+from gpumand.domain.reuse import IdleTimes
+from gpumand.domain.victims import Choice
+from gpumand.domain.view import ConsumerState, View
+
+NO_ROOM = "host RAM has no room to park it in, and it has no unit to stop"
+
+
+def room_mib(view: View, besides: str = "") -> int | None:
+    """MiB of host RAM that parking may take now; None = nobody knows. May be negative.
+
+    Who is being parked, or is going to be by a job that runs, counts whole, although some of it may show already.
+    """
+    if view.host_available_mib is None:
+        return None
+    going = {name for job in view.jobs.values() for name in job.parking} - {besides}
+    promised_mib = sum(view.consumers[name].host_mib for name in going if name in view.consumers)
+    return view.host_available_mib - view.settings.host_ram_reserve_mib - promised_mib
+
+
+def names(victims: Iterable[PlannedEviction]) -> tuple[str, ...]:
+    """Those of the victims that are parked."""
+    return tuple(one.consumer for one in victims if one.parks)
+
+
+def would_park(state: ConsumerState) -> bool:
+    """Whether the first of its methods parks it."""
+    return state.spec.parks and state.methods[:1] == (EvictionMethod.HTTP,)
+
+
+def method_now(view: View, state: ConsumerState) -> EvictionMethod | None:
+    """How it is to be evicted for nobody's request; None where it cannot be, for want of host RAM or of any method."""
+    if not would_park(state):
+        return state.methods[0] if state.methods else None
+    return EvictionMethod.HTTP if _fits(state, room_mib(view, besides=state.name)) else _stop(state)
+
+
+def _fits(state: ConsumerState, left_mib: int | None) -> bool:
+    """Whether it may be parked. Unknown is not zero, and no promise either: who can be stopped is, then."""
+    return _stop(state) is None if left_mib is None else left_mib >= state.host_mib
+
+
+def _stop(state: ConsumerState) -> EvictionMethod | None:
+    return EvictionMethod.UNIT_STOP if EvictionMethod.UNIT_STOP in state.methods else None
+
+
+def choose(view: View, devices: Devices, target: ConsumerState, short_mib: Mapping[int, int], limit: int) -> Choice:
+    """Choose victims as ``victims.choose`` does, with how each is evicted by what host RAM allows."""
+    stay: set[str] = set()
+    while True:
+        choice = victims.choose(view, devices, target, short_mib, limit, without=stay)
+        if not any(would_park(view.consumers[one.consumer]) for one in choice.victims):
+            break
+        planned = _Plan(view, devices, target, limit, choice).run()
+        if not isinstance(planned, str):
+            return replace(choice, victims=planned)
+        stay.add(planned)
+    there = [name for name in sorted(stay) if name not in {one.consumer for one in choice.victims}]
+    return replace(choice, spared=(*choice.spared, *(Spared(name, NO_ROOM) for name in there)))
+
+
+@dataclass(slots=True)
+class _Plan:
+    """Works out how each victim of a choice goes."""
+
+    view: View
+    devices: Devices
+    target: ConsumerState
+    limit: int
+    choice: Choice
+
+    def run(self) -> tuple[PlannedEviction, ...] | str:
+        """The evictions in order; or the name of one that cannot go."""
+        left_mib, planned = room_mib(self.view), list[PlannedEviction]()
+        taken = {one.consumer for one in self.choice.victims}
+        extra = self.limit - len(self.choice.victims)
+        for one in self.choice.victims:
+            state = self.view.consumers[one.consumer]
+            if not would_park(state):
+                planned.append(one)
+                continue
+            freed = [] if _fits(state, left_mib) else self._freed_for(state, left_mib, taken)
+            if freed is not None and len(freed) <= extra:
+                planned += [_stopped_for(other, state) for other in freed]
+                planned.append(replace(one, parks=True))
+                extra -= len(freed)
+                taken |= {other.name for other in freed}
+                gained_mib = sum(other.host_mib for other in freed) - state.host_mib
+                left_mib = None if left_mib is None else left_mib + gained_mib
+            elif (stop := _stop(state)) is not None:
+                planned.append(replace(one, method=str(stop)))
+            else:
+                return state.name
+        return tuple(planned)
+
+    def _freed_for(
+        self, state: ConsumerState, left_mib: int | None, taken: Collection[str]
+    ) -> list[ConsumerState] | None:
+        """Parked ones to be stopped so that it can be parked; None where it is better stopped itself, or must be."""
+        if left_mib is None:
+            return None
+        freed: list[ConsumerState] = []
+        worth = _worth(self.view)
+        for other in sorted(self._parked(taken), key=worth):
+            if left_mib >= state.host_mib:
+                break
+            if _stop(state) is not None and worth(other) >= worth(state):
+                return None
+            freed.append(other)
+            left_mib += other.host_mib
+        return freed if left_mib >= state.host_mib else None
+
+    def _parked(self, taken: Collection[str]) -> list[ConsumerState]:
+        """Who may be stopped for the host RAM that it holds."""
+        return [
+            one
+            for one in self.view.consumers.values()
+            if one.residency is Residency.PARKED
+            and one.name not in taken
+            and one.name != self.target.name
+            and not victims.why_not(self.view, (*self.devices, *_free_of_jobs(self.view)), one, self.target)
+        ]
+
+
+def _free_of_jobs(view: View) -> Devices:
+    return tuple(device for device in view.devices if device not in view.jobs)
+
+
+def _worth(view: View) -> Callable[[ConsumerState], tuple[Any, ...]]:
+    """What is lost by stopping one that is parked, or is to be: by the policy in force, the least first."""
+    if view.settings.policy is not Policy.ADAPTIVE:
+        return victims.least_recently_used
+    idle: IdleTimes = value.pooled(view.consumers.values())
+    return lambda state: (value.parked_worth(view, state, idle).value, state.name)
+
+
+def _stopped_for(state: ConsumerState, other: ConsumerState) -> PlannedEviction:
+    why = f"parked, and its {state.host_mib} MiB of host RAM are needed to park {other.name}"
+    return PlannedEviction(state.name, state.spec.residual_mib, str(EvictionMethod.UNIT_STOP), why)

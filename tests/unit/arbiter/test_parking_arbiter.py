@@ -1,0 +1,328 @@
+"""Consumers that sleep with their weights in host RAM, and wake again: over a whole arbiter, in virtual time."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from dataclasses import replace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gpumand.domain.consumer import ConsumerSpec, EvictionMethod, Policy, SchedulerSettings, UnitActivity
+from gpumand.domain.errors import EvictionFailed, InsufficientVram
+from gpumand.domain.events import LoadFinished
+from gpumand.domain.request import AcquireOptions, Verdict
+from gpumand.testing.world import FakeWorld, client
+from tests.unit.arbiter.scenes import ooms, reports, residency, routed
+
+HTTP, UNIT_STOP = EvictionMethod.HTTP, EvictionMethod.UNIT_STOP
+RESERVE_MIB = SchedulerSettings().host_ram_reserve_mib
+
+
+def sleeper(name: str, mib: int, **more: object) -> ConsumerSpec:
+    """A server in a unit, with routes to sleep and to wake."""
+    defaults: dict[str, object] = {"unit": f"{name}.service", "evict": (HTTP, UNIT_STOP), "parks": True}
+    return routed(name, mib, **(defaults | {"residual_mib": 500} | more))
+
+
+def make_world(*specs: ConsumerSpec, ram_mib: int | None = None, **more: object) -> FakeWorld:
+    """A world with so much host RAM beyond the reserve, in which the units of sleepers run."""
+    world = FakeWorld(specs, **more)  # type: ignore[arg-type]
+    if ram_mib is not None:
+        world.memory.mib = ram_mib + RESERVE_MIB
+    for spec in specs:
+        if not spec.parks:
+            continue
+        fake = world.routes.consumer(spec.name)
+        fake.residual_mib, fake.parks_mib = spec.residual_mib, spec.vram_resident_mib
+        if spec.unit:
+            unit = world.units.units[spec.unit]
+            unit.activity, unit.invocation = UnitActivity.ACTIVE, 1
+            unit.stopped = lambda name=spec.name: world.routes.die(name)  # type: ignore[misc]
+            unit.started = lambda name=spec.name: _rise(world, name)  # type: ignore[misc]
+    return world
+
+
+def _rise(world: FakeWorld, name: str) -> None:
+    world.routes.consumer(name).running = True
+
+
+async def test_it_is_parked_and_wakes_without_its_unit_being_touched() -> None:
+    world = make_world(sleeper("a", 14000), sleeper("b", 14000))
+    world.routes.place("a", 14000)
+    await world.start()
+
+    grant = await world.arbiter.acquire(client(1), "b", AcquireOptions())
+    assert grant.evicted == ("a",)
+    assert residency(world, "a") == "parked"
+    assert world.routes.consumer("a").host_mib == 14000
+    await world.arbiter.release(grant.lease.id)
+    assert (await world.arbiter.acquire(client(1), "a", AcquireOptions())).evicted == ("b",)
+
+    assert (residency(world, "a"), residency(world, "b")) == ("resident", "parked")
+    assert world.units.calls == []
+    assert [event.started for event in world.events if isinstance(event, LoadFinished)] == [False, False]
+
+
+async def test_without_room_in_host_ram_its_unit_is_stopped() -> None:
+    world = make_world(sleeper("a", 14000), sleeper("b", 14000), ram_mib=13999)
+    world.routes.place("a", 14000)
+    await world.start()
+
+    plan = await world.arbiter.plan(client(1), "b", AcquireOptions())
+    await world.arbiter.acquire(client(1), "b", AcquireOptions())
+
+    assert [(one.method, one.parks) for one in plan.evictions] == [("unit-stop", False)]
+    assert world.routes.called("unload") == []
+    assert world.units.calls == [("stop", "a.service")]
+    assert residency(world, "a") == "unloaded"
+
+
+async def test_the_parked_one_unused_for_longest_makes_room_in_host_ram() -> None:
+    world = make_world(*(sleeper(name, 14000) for name in "abc"), ram_mib=14000)
+    world.routes.place("a", 14000)
+    await world.start()
+    for name in "bc":
+        grant = await world.arbiter.acquire(client(1), name, AcquireOptions(timeout_sec=60))
+        await world.clock.sleep(5)
+        await world.arbiter.release(grant.lease.id)
+
+    assert grant.evicted == ("a", "b")
+    assert [residency(world, name) for name in "abc"] == ["unloaded", "parked", "resident"]
+    assert world.units.calls == [("stop", "a.service")]
+    assert [(one.consumer, one.method) for one in reports(world)] == [("a", "http"), ("a", "unit-stop"), ("b", "http")]
+
+
+async def test_one_without_a_unit_is_not_evicted_where_it_cannot_be_parked() -> None:
+    world = make_world(sleeper("a", 14000, unit="", evict=(HTTP,)), sleeper("b", 14000), ram_mib=0)
+    world.routes.place("a", 14000)
+    await world.start()
+
+    with pytest.raises(InsufficientVram, match="; host RAM has no room to park a in"):
+        await world.arbiter.acquire(client(1), "b", AcquireOptions())
+
+    assert world.routes.called("unload") == []
+    world.memory.mib = 14000 + RESERVE_MIB
+    await world.clock.sleep(1)
+    assert (await world.arbiter.acquire(client(1), "b", AcquireOptions())).evicted == ("a",)
+
+
+async def test_two_devices_do_not_park_into_the_same_host_ram() -> None:
+    names = {"a": "0", "b": "1", "c": "0", "d": "1"}
+    specs = [sleeper(name, 14000, devices=(device,)) for name, device in names.items()]
+    world = make_world(*specs, ram_mib=20000, total_mib=(24564, 24564))
+    for name, device in names.items():
+        world.routes.consumer(name).device, world.routes.consumer(name).unload_sec = int(device), 5.0
+    world.routes.place("a", 14000)
+    world.routes.place("b", 14000, device=1)
+    await world.start()
+
+    asking = [
+        world.arbiter.acquire(client(at), name, AcquireOptions(timeout_sec=60)) for at, name in enumerate("cd", 1)
+    ]
+    await asyncio.gather(*asking)
+
+    assert sorted(residency(world, name) for name in "ab") == ["parked", "unloaded"]
+
+
+async def test_a_stopped_sleeper_must_be_seen_to_give_back_what_it_held_asleep() -> None:
+    world = make_world(sleeper("a", 14000))
+    world.routes.place("a", 14000)
+    await world.start()
+    await world.arbiter.evict("a", False, 20.0)
+    world.units.units["a.service"].stopped = lambda: None  # its process lingers, and with it its context
+
+    with pytest.raises(EvictionFailed, match="0 of 500 MiB became free"):
+        await world.arbiter.evict("a", False, 20.0)
+
+
+async def test_host_ram_is_read_for_the_eviction_itself() -> None:
+    """What was there when the request came may be gone when its turn comes."""
+    world = make_world(sleeper("a", 14000), sleeper("b", 14000), ram_mib=20000)
+    world.routes.place("a", 14000)
+    await world.start()
+    lease = (await world.arbiter.acquire(client(1), "a", AcquireOptions())).lease
+    waiting = asyncio.create_task(world.arbiter.acquire(client(2), "b", AcquireOptions(timeout_sec=60)))
+    await world.clock.sleep(1)
+
+    world.memory.mib = RESERVE_MIB
+    await world.arbiter.release(lease.id)
+    await waiting
+
+    assert world.units.calls == [("stop", "a.service")]
+
+
+async def test_unknown_host_ram_parks_nobody_who_can_be_stopped() -> None:
+    world = make_world(sleeper("a", 14000), sleeper("b", 14000))
+    world.memory.mib = None
+    world.routes.place("a", 14000)
+    await world.start()
+
+    await world.arbiter.acquire(client(1), "b", AcquireOptions())
+
+    assert world.units.calls == [("stop", "a.service")]
+
+
+async def test_where_nobody_parks_host_ram_is_not_looked_at() -> None:
+    world = make_world(routed("a", 14000), routed("b", 14000))
+    world.routes.place("a", 14000)
+    await world.start()
+
+    await world.arbiter.acquire(client(1), "b", AcquireOptions())
+
+    assert world.memory.reads == 0
+
+
+async def test_a_sleep_that_frees_nothing_ends_with_the_unit() -> None:
+    world = make_world(sleeper("a", 14000), sleeper("b", 14000))
+    world.routes.place("a", 14000)
+    world.routes.consumer("a").lies = True
+    await world.start()
+
+    await world.arbiter.acquire(client(1), "b", AcquireOptions(timeout_sec=60))
+
+    assert residency(world, "a") == "unloaded"
+    assert reports(world)[0].tried == ("http", "unit-stop")
+
+
+async def test_evict_parks_then_stops_and_then_there_is_nothing_left() -> None:
+    world = make_world(sleeper("a", 14000))
+    world.routes.place("a", 14000)
+    await world.start()
+
+    outcomes = [await world.arbiter.evict("a", False, 20.0) for _ in range(3)]
+
+    assert [(one.changed, one.method, one.freed_mib) for one in outcomes] == [
+        (True, "http", 13500),
+        (True, "unit-stop", 500),
+        (False, "", 0),
+    ]
+    assert residency(world, "a") == "unloaded"
+
+
+async def test_evict_by_hand_heeds_host_ram_unless_forced() -> None:
+    world = make_world(sleeper("a", 14000, unit="", evict=(HTTP,)), ram_mib=0)
+    world.routes.place("a", 14000)
+    await world.start()
+
+    with pytest.raises(EvictionFailed, match="host RAM has no room"):
+        await world.arbiter.evict("a", False, 20.0)
+    assert residency(world, "a") == "resident"
+    assert (await world.arbiter.evict("a", True, 20.0)).method == "http"
+    assert residency(world, "a") == "parked"
+    assert not (await world.arbiter.evict("a", False, 20.0)).changed, "it has no unit: there is no more to take"
+
+
+async def test_idle_ones_are_parked_or_left_where_there_is_no_room() -> None:
+    specs = [sleeper(name, 9000, idle_timeout_sec=30.0, unit="", evict=(HTTP,)) for name in "ab"]
+    world = make_world(*specs, ram_mib=9000)
+    for name in "ab":
+        world.routes.place(name, 9000)
+    await world.start()
+    upkeep = asyncio.create_task(world.upkeep.run())
+
+    await world.clock.sleep(120)
+
+    assert sorted(residency(world, name) for name in "ab") == ["parked", "resident"]
+    (left,) = [name for name in "ab" if residency(world, name) == "resident"]
+    assert world.arbiter.books.state(left).idle_since > 30, "it is not tried anew at every look"
+    upkeep.cancel()
+
+
+async def test_what_is_parked_is_seen_after_a_restart() -> None:
+    world = make_world(sleeper("a", 14000), sleeper("b", 9000, health=None))
+    world.routes.place("b", 500).loaded = False
+    await world.start()
+
+    assert [residency(world, name) for name in "ab"] == ["parked", "parked"]
+    plan = await world.arbiter.plan(client(1), "a", AcquireOptions())
+    assert (plan.verdict, plan.load) == (Verdict.GRANT, True)
+
+
+async def test_a_unit_that_ends_takes_what_was_parked_along() -> None:
+    world = make_world(sleeper("a", 14000))
+    world.routes.place("a", 14000)
+    await world.start()
+    upkeep = asyncio.create_task(world.upkeep.run())
+    await world.arbiter.evict("a", False, 20.0)
+    await world.clock.sleep(20)
+    assert residency(world, "a") == "parked"
+
+    world.routes.die("a")
+    world.units.become("a.service", UnitActivity.INACTIVE)
+    await world.clock.sleep(20)
+
+    assert residency(world, "a") == "unloaded"
+    upkeep.cancel()
+
+
+async def test_one_that_does_not_answer_for_a_moment_is_parked_still() -> None:
+    world = make_world(sleeper("a", 14000))
+    world.routes.place("a", 14000)
+    await world.start()
+    upkeep = asyncio.create_task(world.upkeep.run())
+    await world.arbiter.evict("a", False, 20.0)
+
+    world.routes.consumer("a").hangs = True
+    await world.clock.sleep(30)
+
+    assert residency(world, "a") == "parked"
+    upkeep.cancel()
+
+
+# -- whatever happens --
+
+
+async def storm(seed: int, policy: Policy) -> None:
+    """Clients that come and go; host RAM and VRAM are never promised twice, and everybody is served."""
+    draw = random.Random(seed)
+    ram_mib = draw.choice([0, 6000, 12000, 30000])
+    specs = [sleeper(f"c{number}", draw.randrange(2000, 14000)) for number in range(6)]
+    specs = [one if draw.random() < 0.7 else replace(one, parks=False) for one in specs]
+    scheduler = SchedulerSettings(concurrent_leases=draw.choice([0, 1]), policy=policy)
+    sizes = draw.choice([(24564,), (16000, 24564)])
+    world = make_world(*specs, ram_mib=ram_mib, scheduler=scheduler, total_mib=sizes)
+    world.routes.where = lambda name: world.arbiter.books.state(name).devices
+    for spec in specs:
+        fake = world.routes.consumer(spec.name)
+        fake.load_sec, fake.unload_sec = draw.uniform(0.1, 5), draw.uniform(0.05, 2)
+        fake.parks_mib = spec.vram_resident_mib if spec.parks else 0
+        if not spec.parks:
+            world.units.units[spec.unit].stopped = lambda name=spec.name: world.routes.die(name)  # type: ignore[misc]
+            world.units.units[spec.unit].started = lambda name=spec.name: _rise(world, name)  # type: ignore[misc]
+    most_mib = 0
+
+    def look(event: object) -> None:
+        nonlocal most_mib
+        world.events.append(event)  # type: ignore[arg-type]
+        most_mib = max(most_mib, sum(one.host_mib for one in world.routes.consumers.values()))
+
+    world.arbiter.books.publish = look
+    await world.start()
+    upkeep = asyncio.create_task(world.upkeep.run())
+
+    async def one_client(number: int) -> None:
+        own = random.Random(f"{seed}/{number}")
+        for _ in range(6):
+            await world.clock.sleep(own.uniform(0, 5))
+            name = f"c{own.randrange(6)}"
+            grant = await world.arbiter.acquire(client(number), name, AcquireOptions(timeout_sec=4 * 3600.0))
+            await world.clock.sleep(own.uniform(0, 5))
+            await world.arbiter.release(grant.lease.id)
+
+    await asyncio.gather(*(one_client(number) for number in range(1, 7)))
+    await world.clock.sleep(60)
+
+    assert most_mib <= ram_mib, f"seed {seed}"
+    assert ooms(world) == 0, f"seed {seed}"
+    assert not world.arbiter.books.ledger.jobs, f"seed {seed}"
+    upkeep.cancel()
+
+
+@pytest.mark.parametrize("policy", list(Policy))
+@settings(max_examples=15, deadline=None)
+@given(seed=st.integers(0, 2**32))
+def test_host_ram_is_never_promised_twice(policy: Policy, seed: int) -> None:
+    asyncio.run(storm(seed, policy))

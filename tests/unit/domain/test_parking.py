@@ -1,0 +1,257 @@
+"""Who is parked, who is stopped, and for whose host RAM."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from gpumand.domain import budget, parking, value
+from gpumand.domain.consumer import (
+    ConsumerSpec,
+    EvictionMethod,
+    Health,
+    Policy,
+    Residency,
+    SchedulerSettings,
+    UnitActivity,
+    UnitState,
+)
+from gpumand.domain.learning import Learned, Start
+from gpumand.domain.planning import Decision, Wish, decide
+from gpumand.domain.request import Verdict
+from gpumand.domain.residency import residency_from_facts
+from gpumand.domain.reuse import IdleTimes
+from gpumand.domain.view import ConsumerState, Job, View
+from tests.unit.domain.build import absent, resident, spec, view
+
+HTTP, UNIT_STOP = EvictionMethod.HTTP, EvictionMethod.UNIT_STOP
+RESERVE_MIB = SchedulerSettings().host_ram_reserve_mib
+
+
+def awake(name: str, mib: int, *, used_at: int = 0, **more: object) -> ConsumerState:
+    """One that is resident and can be parked."""
+    return resident(name, mib, used_at=used_at, parks=True, residual_mib=1000, **more)
+
+
+def parked(name: str, mib: int, *, used_at: int = 0, **more: object) -> ConsumerState:
+    return replace(awake(name, mib, used_at=used_at, **more), residency=Residency.PARKED, shown=False)
+
+
+def host(*states: ConsumerState, ram_mib: int | None, **more: object) -> View:
+    """A device on which the parked hold their residual, and so much host RAM beyond the reserve."""
+    held = {one.name: one.spec.residual_mib for one in states if one.residency is Residency.PARKED}
+    available_mib = None if ram_mib is None else ram_mib + RESERVE_MIB
+    made = view(*states, held=held, concurrent_leases=0, **more)  # type: ignore[arg-type]
+    return replace(made, host_available_mib=available_mib)
+
+
+def ask(at: View, name: str = "new") -> Decision:
+    return decide(at, Wish(name))
+
+
+def plan(decision: Decision) -> list[tuple[str, str, bool]]:
+    return [(one.consumer, one.method, one.parks) for one in decision.evictions]
+
+
+# -- what is seen --
+
+
+SLEEPER = spec("a", 8000, parks=True, residual_mib=1000)
+UP, DOWN = UnitState("a.service", UnitActivity.ACTIVE), UnitState("a.service", UnitActivity.INACTIVE)
+ASLEEP, SILENT = Health(reachable=True, loaded=False), Health(reachable=False, error="no answer in time")
+
+
+@pytest.mark.parametrize(
+    ("unit", "health", "held_mib", "expected"),
+    [
+        (UP, ASLEEP, 1000, Residency.PARKED),
+        (None, ASLEEP, None, Residency.PARKED),
+        (UP, Health(reachable=True, loaded=True), 8000, Residency.RESIDENT),
+        (UP, None, 900, Residency.PARKED),
+        (UP, None, 8000, Residency.RESIDENT),
+        (UP, SILENT, 900, Residency.UNLOADED),
+        (DOWN, None, 0, Residency.UNLOADED),
+        (DOWN, ASLEEP, 0, Residency.UNLOADED),
+        (None, Health(reachable=False, gone=True), None, Residency.UNLOADED),
+    ],
+)
+def test_a_server_that_runs_without_its_model_has_parked_it(
+    unit: UnitState | None, health: Health | None, held_mib: int | None, expected: Residency
+) -> None:
+    assert residency_from_facts(SLEEPER, unit, health, held_mib) is expected
+
+
+def test_one_that_does_not_park_is_unloaded() -> None:
+    plain = ConsumerSpec("a", 8000, unit="a.service", unload=SLEEPER.unload, load=SLEEPER.load)
+
+    assert residency_from_facts(plain, UP, ASLEEP, 1000) is Residency.UNLOADED
+
+
+# -- what is planned --
+
+
+def test_with_room_in_host_ram_it_is_parked() -> None:
+    assert plan(ask(host(awake("a", 12000), absent("new", 20000), ram_mib=12000))) == [("a", "http", True)]
+
+
+def test_without_room_it_is_stopped() -> None:
+    assert plan(ask(host(awake("a", 12000), absent("new", 20000), ram_mib=11999))) == [("a", "unit-stop", False)]
+
+
+def test_what_it_holds_there_may_be_declared() -> None:
+    state = awake("a", 12000, parked_host_mib=500)
+
+    assert plan(ask(host(state, absent("new", 20000), ram_mib=500))) == [("a", "http", True)]
+
+
+def test_two_that_go_together_need_room_together() -> None:
+    states = awake("a", 9000, used_at=1), awake("b", 9000, used_at=2), absent("new", 20000)
+
+    assert plan(ask(host(*states, ram_mib=18000))) == [("a", "http", True), ("b", "http", True)]
+    assert plan(ask(host(*states, ram_mib=17999))) == [("a", "http", True), ("b", "unit-stop", False)]
+
+
+def test_unknown_host_ram_is_no_promise() -> None:
+    assert plan(ask(host(awake("a", 12000), absent("new", 20000), ram_mib=None))) == [("a", "unit-stop", False)]
+    only_route = awake("a", 12000, unit="", evict=(HTTP,))
+    assert plan(ask(host(only_route, absent("new", 20000), ram_mib=None))) == [("a", "http", True)]
+
+
+def test_one_that_cannot_be_stopped_stays_where_there_is_no_room_for_it() -> None:
+    only_route = awake("a", 12000, unit="", evict=(HTTP,))
+
+    decision = ask(host(only_route, resident("b", 9000, used_at=9), absent("new", 11000), ram_mib=0))
+    assert plan(decision) == [("b", "http", False)]
+    refused = ask(host(only_route, absent("new", 20000), ram_mib=0))
+
+    assert refused.verdict is Verdict.REFUSE
+    assert [(one.consumer, one.why) for one in refused.spared] == [("a", parking.NO_ROOM)]
+
+
+def test_the_parked_one_that_was_used_before_it_makes_room_in_host_ram() -> None:
+    states = awake("a", 12000, used_at=5), absent("new", 20000)
+
+    older = parked("old", 12000, used_at=1)
+    decision = ask(host(*states, older, ram_mib=0))
+    assert plan(decision) == [("old", "unit-stop", False), ("a", "http", True)]
+    assert decision.evictions[0].why == "parked, and its 12000 MiB of host RAM are needed to park a"
+    newer = parked("old", 12000, used_at=9)
+    assert plan(ask(host(*states, newer, ram_mib=0))) == [("a", "unit-stop", False)]
+
+
+def test_nobody_is_stopped_for_host_ram_where_that_would_not_be_enough() -> None:
+    states = awake("a", 12000, used_at=5), absent("new", 20000), parked("old", 4000, used_at=1)
+
+    assert plan(ask(host(*states, ram_mib=0))) == [("a", "unit-stop", False)]
+
+
+@pytest.mark.parametrize("why", ["pinned", "leased", "coexists", "no unit"])
+def test_who_may_not_be_evicted_is_not_stopped_for_host_ram(why: str) -> None:
+    old = parked("old", 12000, used_at=1, **({"unit": "", "evict": (HTTP,)} if why == "no unit" else {}))
+    old = replace(old, pinned=why == "pinned", leases=int(why == "leased"), claimed_at=1.0 if why == "leased" else None)
+    new = absent("new", 9000, can_coexist_with=frozenset({"old"} if why == "coexists" else ()))
+
+    assert plan(ask(host(awake("a", 20000, used_at=5), new, old, ram_mib=0))) == [("a", "unit-stop", False)]
+
+
+def test_stops_for_host_ram_count_as_evictions() -> None:
+    states = awake("a", 12000, used_at=5), absent("new", 20000), parked("old", 12000, used_at=1)
+
+    assert plan(ask(host(*states, ram_mib=0, max_evictions=1))) == [("a", "unit-stop", False)]
+
+
+def test_the_one_that_is_to_be_woken_is_not_stopped_for_it() -> None:
+    decision = ask(host(awake("a", 20000, used_at=5), parked("new", 20000, used_at=1), ram_mib=0))
+
+    assert plan(decision) == [("a", "unit-stop", False)]
+
+
+def test_adaptive_stops_who_is_worth_least_in_host_ram() -> None:
+    def learned(state: ConsumerState, cold_sec: float) -> ConsumerState:
+        times = Learned().observe_load(cold_sec).observe_load(1.0, Start.PARKED)
+        return replace(state, times=times)
+
+    a, new = learned(awake("a", 12000), 60.0), absent("new", 20000)
+    cheap, dear = learned(parked("p", 12000), 10.0), learned(parked("p", 12000), 600.0)
+
+    assert plan(ask(host(a, new, cheap, ram_mib=0, policy=Policy.ADAPTIVE)))[0][0] == "p"
+    assert plan(ask(host(a, new, dear, ram_mib=0, policy=Policy.ADAPTIVE))) == [("a", "unit-stop", False)]
+
+
+# -- what is being parked counts --
+
+
+def test_host_ram_that_is_promised_to_parkings_under_way_is_not_there() -> None:
+    going = replace(awake("b", 5000), residency=Residency.UNLOADING)
+    job = Job((1,), "x", evicting=("b", "c", "a"), parking=("b", "c"))
+    at = host(awake("a", 8000), going, awake("c", 3000), ram_mib=20000, jobs={1: job})
+
+    assert parking.room_mib(at) == 12000
+    assert parking.room_mib(at, besides="b") == 17000
+
+
+# -- the parked in VRAM --
+
+
+def test_a_parked_one_is_stopped_for_the_vram_that_it_still_holds() -> None:
+    decision = ask(host(parked("p", 12000), absent("new", 24000), ram_mib=0))
+
+    assert plan(decision) == [("p", "unit-stop", False)]
+    assert decision.evictions[0].expected_mib == 1000
+
+
+def test_a_parked_one_is_let_off_where_somebody_else_suffices() -> None:
+    decision = ask(
+        host(parked("p", 12000, used_at=1), resident("a", 12000, used_at=2), absent("new", 20000), ram_mib=0)
+    )
+
+    assert plan(decision) == [("a", "http", False)]
+
+
+def test_without_a_unit_a_parked_one_has_no_more_to_give() -> None:
+    stuck = parked("p", 12000, unit="", evict=(HTTP,))
+    decision = ask(host(stuck, absent("new", 24000), ram_mib=0))
+
+    assert decision.verdict is Verdict.REFUSE
+    assert [(one.consumer, one.why) for one in decision.spared] == [("p", "is parked already, and has no unit")]
+    assert "1000 MiB by p (parked)" in decision.message
+
+
+def test_without_figures_a_parked_one_counts_with_what_stays() -> None:
+    blind = host(parked("p", 12000), absent("new", 24000), ram_mib=0, known=False)
+
+    assert budget.free_mib(blind, 0, "new") == 24564 - 1000
+    assert budget.yield_mib(blind.devices[0], blind.consumers["p"], None) == 1000
+
+
+def test_it_wakes_where_it_is_parked() -> None:
+    base = host(parked("p", 12000), ram_mib=0)
+    empty = replace(base.devices[0], index=1, uuid="GPU-1", used_mib=0, free_mib=24564, processes=())
+
+    decision = ask(replace(base, devices={0: base.devices[0], 1: empty}), "p")
+
+    assert (decision.place, decision.load, decision.need_mib) == ((0,), True, 12000 + 256 - 1000)
+
+
+def test_stopping_a_parked_one_costs_what_a_cold_start_takes_longer() -> None:
+    times = Learned().observe_load(40.0).observe_load(2.0, Start.PARKED).observe_unload(UNIT_STOP, 3.0)
+    state = replace(parked("p", 12000), times=times)
+
+    assert value.bring_back_sec(state) == pytest.approx(3.0 + 40.0 - 2.0)
+    assert value.parked_worth(host(state, ram_mib=0), state, IdleTimes()).cost_sec == pytest.approx(41.0)
+
+
+# -- for nobody's request --
+
+
+def test_by_hand_and_for_idleness_the_same_holds() -> None:
+    a, only_route = awake("a", 12000), awake("a", 12000, unit="", evict=(HTTP,))
+
+    assert parking.method_now(host(a, ram_mib=12000), a) is HTTP
+    assert parking.method_now(host(a, ram_mib=11999), a) is UNIT_STOP
+    assert parking.method_now(host(only_route, ram_mib=11999), only_route) is None
+    assert parking.method_now(host(only_route, ram_mib=None), only_route) is HTTP
+    assert parking.method_now(host(parked("a", 9), ram_mib=0), parked("a", 9)) is UNIT_STOP
+    plain = resident("b", 5)
+    assert parking.method_now(host(plain, ram_mib=0), plain) is HTTP
