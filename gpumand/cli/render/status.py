@@ -144,6 +144,8 @@ def _note(consumer: Entry) -> Text:
     for flag, word in (("busy", "busy"), ("pinned", "pinned"), ("vram_managed", "manages its VRAM")):
         if consumer.get(flag):
             note.append(("; " if note else "") + word)
+    if consumer.get("lazy") and consumer["residency"] == "resident" and consumer.get("used_mib") == 0:
+        note.append(("; " if note else "") + "loads on first request")
     return note
 
 

@@ -40,8 +40,8 @@ HELP = (
     "q, Escape, Ctrl-C  leave; Ctrl-Z stops, fg goes on",
     "",
     "The bar of a device: a letter or color for each consumer, digits or",
-    "shades for foreign processes, # for other memory of no consumer, : for",
-    "what is reserved for a load, . for what is free.",
+    "shades for foreign processes, # for other memory of no consumer; below it",
+    "stands which is which, and how much is reserved for loads and free.",
 )
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from gpumand.cli.output import paint
 from gpumand.cli.render.look import Look
-from gpumand.cli.render.status import foreign_lines, list_lines, status_lines
+from gpumand.cli.render.status import consumer_lines, foreign_lines, list_lines, status_lines
 from tests.unit.cli.samples import NOW, consumer, device, lease, status, waiting
 
 PLAIN = Look(width=80)
@@ -176,3 +176,10 @@ def test_foreign_processes_are_named_the_largest_first_and_only_some() -> None:
     )
     assert foreign_lines(device(), pipe) == []
     assert foreign_lines(device(foreign=[shy]), pipe) == []
+
+
+def test_who_is_resident_and_holds_nothing_yet_waits_for_its_first_request() -> None:
+    lazy = consumer("comfyui", "resident", used_mib=0, lazy=True)
+    assert [line.plain for line in consumer_lines([lazy], NOW, PLAIN)][1].endswith("  loads on first request")
+    assert "first request" not in consumer_lines([{**lazy, "used_mib": 9}], NOW, PLAIN)[1].plain
+    assert "first request" not in consumer_lines([{**lazy, "residency": "unloaded"}], NOW, PLAIN)[1].plain
