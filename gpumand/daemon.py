@@ -34,7 +34,7 @@ from gpumand.config import load
 from gpumand.consumers.routes import HttpRoutes
 from gpumand.domain.consumer import GpuSettings, HistorySettings, Settings
 from gpumand.domain.errors import ConfigInvalid, GpumandError
-from gpumand.domain.events import Event
+from gpumand.domain.events import STATE_CHANGES, Event
 from gpumand.history import Chronicle, DemandLog, SqliteArchive
 from gpumand.host_memory import ProcMeminfo
 from gpumand.http.front import AddressTaken, HttpFront
@@ -193,8 +193,9 @@ class Daemon:
     def _publish(self, event: Event) -> None:
         if self._parts is not None:
             self._parts.service.publish(event)
-            self._parts.http.publish(event)
-            self._parts.chronicle.publish(event)
+            if not isinstance(event, STATE_CHANGES):
+                self._parts.http.publish(event)
+                self._parts.chronicle.publish(event)
 
     # -- living --------------------------------------------------------------------------------------------------
 

@@ -247,8 +247,9 @@ class Arbiter:
         except asyncio.CancelledError:
             self._give_up(entry)
             raise
-        finally:
-            self.books.tell()
+        except Exception:
+            self.books.tell()  # it waits no more; a grant was told by the step that gave it
+            raise
         return lease
 
     async def _outcome(self, entry: Waiting) -> Lease | None:

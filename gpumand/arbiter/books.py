@@ -46,6 +46,7 @@ class Books:
         self._dirty: set[str] = set()
         self.overtakings, self.overlapping = Overtakings(), Overlapping()
         self.wanted: Mapping[str, int] = {}
+        self._devices_told: Mapping[int, Sample] = {}
         self._devices_seen: tuple[tuple[object, ...], ...] = ()
         self.ledger = Ledger(settings.scheduler, self._dirty.add)
         self.ledger.configure(settings.scheduler, settings.consumers.values())
@@ -128,11 +129,18 @@ class Books:
             names = frozenset(self._dirty)
             self._dirty.clear()
             self.publish(ConsumersChanged(names))
-        seen = tuple((one.index, one.uuid, one.name, one.total_mib, one.error) for one in self.ledger.devices.values())
+        self._tell_devices()
+        self.publish(SummaryChanged())
+
+    def _tell_devices(self) -> None:
+        """Nothing new is to be seen of them before the next reading, which brings samples of its own."""
+        if self.ledger.devices is self._devices_told:
+            return
+        self._devices_told = devices = self.ledger.devices
+        seen = tuple((one.index, one.uuid, one.name, one.total_mib, one.error) for one in devices.values())
         if seen != self._devices_seen:
             self._devices_seen = seen
             self.publish(DevicesChanged())
-        self.publish(SummaryChanged())
 
 
 def _without_times(error: str) -> str:

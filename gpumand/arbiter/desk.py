@@ -152,7 +152,7 @@ class Desk:
         if self._gate.held:
             entry.waiting_for = self._gate.held
             return ()
-        decision = self._decide(entry)
+        decision = self._decide(entry, standing.wish)
         if decision.verdict is Verdict.GRANT and decision.load and self._is_in_hand(decision):
             ruling = Ruling(serving.wait(decision, "an eviction by hand"))
         else:
@@ -175,20 +175,21 @@ class Desk:
             self._known.clear()
         return self._seen
 
-    def _decided(self, entry: Waiting) -> Decision:
+    def _decided(self, entry: Waiting, wish: Wish) -> Decision:
         """Decide; of many who want the same, and have no bad luck of their own, once."""
         if entry.evict_failed:
-            return decide(self._books.view(frozenset(entry.evict_failed)), entry.wish)
-        view, wish = self._view(), entry.wish
-        if wish not in self._known:
-            self._known[wish] = decide(view, wish)
-        return self._known[wish]
+            return decide(self._books.view(frozenset(entry.evict_failed)), wish)
+        view = self._view()
+        known = self._known.get(wish)
+        if known is None:
+            known = self._known[wish] = decide(view, wish)
+        return known
 
-    def _decide(self, entry: Waiting) -> Decision:
+    def _decide(self, entry: Waiting, wish: Wish) -> Decision:
         """Decide on what is true now; figures must have been read for this very decision."""
         if entry.decided:
             entry.decided, entry.sample_after = False, self._books.clock.monotonic()
-        decision = self._decided(entry)
+        decision = self._decided(entry, wish)
         if not decision.looked_at_vram:
             entry.decided = True
             return decision

@@ -159,5 +159,6 @@ class Upkeep:
             next_usec = leases.next_expiry_usec()
             left_sec = (next_usec - self._books.clock.realtime_usec()) / 1e6 if next_usec else LONGEST_NAP_SEC
             pause_sec = min(left_sec, LONGEST_NAP_SEC)
-            self._turns.finished("expiring leases", self._in(pause_sec))
+            leases.looked_at = self._in(pause_sec)
+            self._turns.finished("expiring leases", leases.looked_at)
             await ended(self._books.clock, leases.sooner.wait(), pause_sec)

@@ -80,7 +80,7 @@ class Mirror:
         self._summary_changed = False
         self._devices_changed = False
         self._consumers_changed: set[str] = set()
-        self._flushing: asyncio.Handle | None = None
+        self._flushing = False
 
     def export(self) -> None:
         """Put everything there that there is now, without a word: nobody can listen yet."""
@@ -121,9 +121,6 @@ class Mirror:
 
     def flush(self) -> None:
         """Announce what has changed and was not announced yet. Raises BusLost when the bus is gone."""
-        if self._flushing is not None:
-            self._flushing.cancel()
-            self._flushing = None
         if self._summary_changed:
             self._summary_changed = False
             self._tree.update(ROOT_PATH, self._manager_state())
@@ -135,10 +132,12 @@ class Mirror:
 
     def _flush_soon(self) -> None:
         waiting = self._summary_changed or self._devices_changed or self._consumers_changed
-        if waiting and self._flushing is None:
-            self._flushing = asyncio.get_running_loop().call_soon(self._flush_unasked)
+        if waiting and not self._flushing:
+            self._flushing = True
+            asyncio.get_running_loop().call_soon(self._flush_unasked)
 
     def _flush_unasked(self) -> None:
+        self._flushing = False
         try:
             self.flush()
         except BusLost as error:

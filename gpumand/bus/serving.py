@@ -132,9 +132,7 @@ class CallServer:
         task = asyncio.ensure_future(self._run(message, answer))
         self._waiting.setdefault(sender, set()).add(task)
         self._total += 1
-        task.add_done_callback(lambda done: self._forget(sender, done))
-        # A task that is cancelled before its first step never runs, so the answer is given from here.
-        task.add_done_callback(lambda done: self._cancelled(message, answer) if done.cancelled() else None)
+        task.add_done_callback(lambda done: self._ended(message, answer, done))
 
     def _check_caps(self, of_sender: int) -> None:
         if of_sender >= MAX_WAITING_A_SENDER:
@@ -147,6 +145,11 @@ class CallServer:
             self._answer(message, await answer)
         except Exception as error:
             self._answer_error(message, error)
+
+    def _ended(self, message: Message, answer: Awaitable[Reply], task: asyncio.Task[None]) -> None:
+        self._forget(message.sender or "", task)
+        if task.cancelled():  # perhaps before its first step, so the answer is given from here
+            self._cancelled(message, answer)
 
     def _cancelled(self, message: Message, answer: Awaitable[Reply]) -> None:
         _discard(answer)

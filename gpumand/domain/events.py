@@ -148,6 +148,9 @@ class RequestRefused:
     message: str
 
 
+STATE_CHANGES = (ConsumersChanged, DevicesChanged, SummaryChanged)
+"""Those that only say that some state may be another now; all others tell what was done."""
+
 Event = (
     EvictionOccurred
     | EvictionFailed

@@ -29,6 +29,26 @@ LINGER_SEC = 30.0
 
 BACKOFF_FIRST_SEC, BACKOFF_MAX_SEC = 10.0, 300.0
 
+UNTOLD = frozenset(
+    {
+        "changed_at",
+        "idle_since",
+        "loading_since",
+        "says_loaded",
+        "since_usec",
+        "claimed_at",
+        "baseline_mib",
+        "shown",
+        "failures",
+        "retry_at",
+        "unasked",
+        "jobs",
+        "needed_since",
+        "times",
+    }
+)
+"""What of a consumer's state is seen by those who ask only; a change of anything else is announced."""
+
 
 def backoff_sec(failures: int) -> float:
     """How long a consumer is left alone after so many failed loads in a row: 10 s, doubling to 5 min."""
@@ -39,7 +59,7 @@ class Ledger:
     """The books.
 
     Args:
-        changed: told the name of every consumer whose state changed in a way that clients can see.
+        changed: told the name of every consumer whose state changed in a way that is announced to clients.
 
     Attributes:
         settings: the rules' numbers.
@@ -222,8 +242,10 @@ class Ledger:
 
     def update(self, name: str, **changes: Any) -> ConsumerState:
         """Change fields of a consumer's state."""
-        state = replace(self._consumers[name], **changes)
-        self._put(state)
+        state = self._consumers[name] = replace(self._consumers[name], **changes)
+        self.changes += 1
+        if not UNTOLD.issuperset(changes):
+            self._changed(name)
         return state
 
     def claim(self, name: str, devices: Devices, now: float) -> None:
@@ -231,11 +253,16 @@ class Ledger:
 
         One that is resident and was seen is in the figures already.
         """
-        state = self._consumers[name]
-        if not state.claimed:
-            shown = state.shown and state.residency is Residency.RESIDENT and state.devices in ((), devices)
-            baseline_mib = self._baseline_mib(devices)
-            self.update(name, devices=devices, claimed_at=now, baseline_mib=baseline_mib, shown=shown)
+        claim = self._claim(self._consumers[name], devices, now)
+        if claim:
+            self.update(name, **claim)
+
+    def _claim(self, state: ConsumerState, devices: Devices, now: float) -> dict[str, Any]:
+        """What a claim changes; nothing where its footprint is spoken for already."""
+        if state.claimed:
+            return {}
+        shown = state.shown and state.residency is Residency.RESIDENT and state.devices in ((), devices)
+        return {"devices": devices, "claimed_at": now, "baseline_mib": self._baseline_mib(devices), "shown": shown}
 
     def rebase(self, name: str) -> None:
         """Count a claim's growth from here on: what others held meanwhile is gone."""
@@ -284,11 +311,11 @@ class Ledger:
 
     def add_lease(self, lease: Lease, devices: Devices, now: float) -> None:
         """Let a lease stand on a consumer."""
-        self.claim(lease.consumer, devices, now)
         self._leases[lease.id] = lease
         if lease.token:
             self._tokens[token_key(lease.owner, lease.lifetime, lease.token)] = lease.id
-        self.update(lease.consumer, leases=self._consumers[lease.consumer].leases + 1)
+        state = self._consumers[lease.consumer]
+        self.update(lease.consumer, leases=state.leases + 1, **self._claim(state, devices, now))
 
     def renew_lease(self, lease: Lease) -> None:
         """Put a lease with a new expiry in place of the one with the same id."""

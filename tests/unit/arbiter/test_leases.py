@@ -60,6 +60,40 @@ async def test_a_ttl_lease_outlives_its_connection_and_ends_in_time(world: FakeW
     upkeep.cancel()
 
 
+async def test_a_shorter_lease_is_not_slept_through(world: FakeWorld) -> None:
+    await world.start()
+    upkeep = asyncio.create_task(world.upkeep.run())
+    await world.arbiter.acquire(client(1), "a", AcquireOptions(ttl_sec=29))
+    await world.clock.sleep(0.5)
+    await world.arbiter.acquire(client(2), "a", AcquireOptions(ttl_sec=2))
+    await world.clock.sleep(2.1)
+    assert [lease.owner.bus_name for lease in world.arbiter.status().leases] == [":1.1"]
+    upkeep.cancel()
+
+
+async def test_a_shorter_lease_is_not_slept_through_after_the_wall_clock_was_set_forward(world: FakeWorld) -> None:
+    await world.start()
+    upkeep = asyncio.create_task(world.upkeep.run())
+    await world.arbiter.acquire(client(1), "a", AcquireOptions(ttl_sec=29))
+    await world.clock.sleep(0.5)
+    world.clock.step_realtime(3600.0)
+    await world.arbiter.acquire(client(2), "a", AcquireOptions(ttl_sec=2))
+    await world.clock.sleep(2.1)
+    assert world.arbiter.status().leases == ()
+    upkeep.cancel()
+
+
+async def test_leases_that_come_and_go_wake_nobody_who_waits_for_their_end(world: FakeWorld) -> None:
+    await world.start()
+    upkeep = asyncio.create_task(world.upkeep.run())
+    await world.clock.sleep(0.5)
+    for number in range(3):
+        grant = await world.arbiter.acquire(client(number), "a", AcquireOptions(ttl_sec=900))
+        assert not world.arbiter.leases.sooner.is_set()
+        await world.arbiter.release(grant.lease.id)
+    upkeep.cancel()
+
+
 async def test_renewing_counts_from_now(world: FakeWorld) -> None:
     await world.start()
     upkeep = asyncio.create_task(world.upkeep.run())
