@@ -106,7 +106,7 @@ def _command(command: click.Command, context: click.Context) -> str:
 
 def global_options() -> str:
     """The options of every command."""
-    context = click.Context(gpumanctl, info_name="gpumanctl")
+    context = click.Context(gpumanctl, info_name="gpumanctl", **gpumanctl.context_settings)
     return "\n".join(_option(one) for one in gpumanctl.get_params(context) if isinstance(one, click.Option))
 
 

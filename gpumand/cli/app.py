@@ -10,6 +10,7 @@ from typing import Any, NoReturn
 import click
 
 from gpumand.cli.options import global_options, shared_params
+from gpumand.version import VERSION
 
 PROG = "gpumanctl"
 
@@ -154,6 +155,13 @@ def _drop_stdout() -> None:
     params=shared_params(),
     context_settings={"help_option_names": ["-h", "--help"]},
     epilog="Exit codes: 0 done, 1 failed, 2 wrong usage, 3 gpumand is not running, 4 no such consumer or lease.",
+)
+@click.version_option(
+    VERSION,
+    "--version",
+    prog_name=PROG,
+    message="%(prog)s %(version)s",
+    help="Print the version of gpumanctl and end; the command version asks gpumand for its own too.",
 )
 @click.pass_context
 def gpumanctl(ctx: click.Context) -> None:

@@ -13,6 +13,7 @@ from gpumand.cli.app import COMMANDS, gpumanctl
 from gpumand.cli.commands.run import separated
 from gpumand.cli.errors import ExitCode, Failure, Mismatch, NoBus, interpret
 from gpumand.cli.options import GlobalOptions
+from gpumand.version import VERSION
 
 
 @pytest.mark.parametrize("args", [["--help"], ["-h"], *([name, "--help"] for name in COMMANDS)])
@@ -110,3 +111,10 @@ def test_a_command_imports_what_it_needs_and_no_more(args: list[str], without: l
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stderr.splitlines()[-1] == "loaded: []"
+
+
+def test_the_version_is_told_without_asking_anybody(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        gpumanctl.main(["--bus-address", "unix:path=/nonexistent", "--version"])
+    assert ended.value.code == 0
+    assert capsys.readouterr().out == f"gpumanctl {VERSION}\n"
