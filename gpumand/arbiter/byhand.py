@@ -16,7 +16,7 @@ from gpumand.arbiter.facts import Facts
 from gpumand.arbiter.gate import Gate
 from gpumand.arbiter.jobs import Jobs
 from gpumand.arbiter.leases import Leases
-from gpumand.domain import parking
+from gpumand.domain import host_ram, parking
 from gpumand.domain.busyness import in_words, is_busy
 from gpumand.domain.consumer import EvictionMethod, Residency
 from gpumand.domain.device import Devices, devices_of, devices_text
@@ -56,7 +56,7 @@ class ByHand:
             raise InvalidArgs(f"{name} is not evicted by {method}; its methods are {known}")
         began = self._books.clock.monotonic()
         device = devices_text(await self._devices_when_free(name, timeout_sec))
-        if not self._holds_anything(self._books.state(name)):
+        if not self._holds_anything(self._books.state(name), method):
             return Outcome(name, device)
         report = EvictionReport(name, device, 0, method, trigger="manual", why="asked for by hand")
         report = await self._evict(report, lambda: self._take(name, force=force), heeds_work=not force, forced=force)
@@ -93,9 +93,9 @@ class ByHand:
         jobs = self._books.ledger.jobs
         return next((jobs[device] for device in devices if device in jobs), None)
 
-    def _holds_anything(self, state: ConsumerState) -> bool:
-        if state.residency is Residency.PARKED and not state.methods:
-            return False  # it has nothing more to give
+    def _holds_anything(self, state: ConsumerState, method: str) -> bool:
+        if state.residency is Residency.PARKED and (not state.methods or method == EvictionMethod.HTTP):
+            return False  # it has given what its route takes
         if state.claimed or state.residency not in (Residency.UNLOADED, Residency.FAILED):
             return True
         return any(
@@ -140,14 +140,14 @@ class ByHand:
     def _by_what_there_is_room_for(self, report: EvictionReport) -> EvictionReport:
         """By its methods in order, or where host RAM has no room to park it in, by the next. Raises EvictionFailed."""
         state = self._books.state(report.consumer)
-        method = parking.method_now(self._books.view(), state)
+        method = host_ram.method_now(self._books.view(), state)
         if method is None and state.methods:
             raise EvictionFailed(f"{state.name}: {parking.NO_ROOM}; force parks it all the same")
         return report if method is None or method is state.methods[0] else replace(report, method=str(method))
 
     def _note_parking(self, report: EvictionReport, devices: Devices) -> None:
         """Speak for the host RAM that it takes."""
-        parks = parking.would_park(self._books.state(report.consumer)) and report.method in ("", EvictionMethod.HTTP)
+        parks = host_ram.would_park(self._books.state(report.consumer)) and report.method in ("", EvictionMethod.HTTP)
         job = self._books.ledger.jobs[devices[0]]
         self._books.ledger.replace_job(replace(job, parking=(report.consumer,) if parks else ()))
 

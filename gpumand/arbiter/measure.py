@@ -149,7 +149,7 @@ class Measuring:
 
     def _note_residual(self, state: ConsumerState, held_mib: int) -> None:
         at = self._unloaded_at.get(state.name)
-        if at is None or state.residency is not Residency.UNLOADED:
+        if at is None or state.residency not in (Residency.UNLOADED, Residency.PARKED):
             return
         if self._books.sampled_at - at >= RESIDUAL_AFTER_SEC:
             del self._unloaded_at[state.name]

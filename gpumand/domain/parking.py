@@ -14,6 +14,7 @@ from typing import Any
 from gpumand.domain import value, victims
 from gpumand.domain.consumer import EvictionMethod, Policy, Residency
 from gpumand.domain.device import Devices
+from gpumand.domain.host_ram import fits, room_mib, stop_of, would_park
 from gpumand.domain.request import PlannedEviction, Spared
 from gpumand.domain.reuse import IdleTimes
 from gpumand.domain.victims import Choice
@@ -22,42 +23,9 @@ from gpumand.domain.view import ConsumerState, View
 NO_ROOM = "host RAM has no room to park it in, and it has no unit to stop"
 
 
-def room_mib(view: View, besides: str = "") -> int | None:
-    """MiB of host RAM that parking may take now; None = nobody knows. May be negative.
-
-    Who is being parked, or is going to be by a job that runs, counts whole, although some of it may show already.
-    """
-    if view.host_available_mib is None:
-        return None
-    going = {name for job in view.jobs.values() for name in job.parking} - {besides}
-    promised_mib = sum(view.consumers[name].host_mib for name in going if name in view.consumers)
-    return view.host_available_mib - view.settings.host_ram_reserve_mib - promised_mib
-
-
 def names(victims: Iterable[PlannedEviction]) -> tuple[str, ...]:
     """Those of the victims that are parked."""
     return tuple(one.consumer for one in victims if one.parks)
-
-
-def would_park(state: ConsumerState) -> bool:
-    """Whether the first of its methods parks it."""
-    return state.spec.parks and state.methods[:1] == (EvictionMethod.HTTP,)
-
-
-def method_now(view: View, state: ConsumerState) -> EvictionMethod | None:
-    """How it is to be evicted for nobody's request; None where it cannot be, for want of host RAM or of any method."""
-    if not would_park(state):
-        return state.methods[0] if state.methods else None
-    return EvictionMethod.HTTP if _fits(state, room_mib(view, besides=state.name)) else _stop(state)
-
-
-def _fits(state: ConsumerState, left_mib: int | None) -> bool:
-    """Whether it may be parked. Unknown is not zero, and no promise either: who can be stopped is, then."""
-    return _stop(state) is None if left_mib is None else left_mib >= state.host_mib
-
-
-def _stop(state: ConsumerState) -> EvictionMethod | None:
-    return EvictionMethod.UNIT_STOP if EvictionMethod.UNIT_STOP in state.methods else None
 
 
 def choose(view: View, devices: Devices, target: ConsumerState, short_mib: Mapping[int, int], limit: int) -> Choice:
@@ -95,7 +63,7 @@ class _Plan:
             if not would_park(state):
                 planned.append(one)
                 continue
-            freed = [] if _fits(state, left_mib) else self._freed_for(state, left_mib, taken)
+            freed = [] if fits(state, left_mib) else self._freed_for(state, left_mib, taken)
             if freed is not None and len(freed) <= extra:
                 planned += [_stopped_for(other, state) for other in freed]
                 planned.append(replace(one, parks=True))
@@ -103,7 +71,7 @@ class _Plan:
                 taken |= {other.name for other in freed}
                 gained_mib = sum(other.host_mib for other in freed) - state.host_mib
                 left_mib = None if left_mib is None else left_mib + gained_mib
-            elif (stop := _stop(state)) is not None:
+            elif (stop := stop_of(state)) is not None:
                 planned.append(replace(one, method=str(stop)))
             else:
                 return state.name
@@ -120,7 +88,7 @@ class _Plan:
         for other in sorted(self._parked(taken), key=worth):
             if left_mib >= state.host_mib:
                 break
-            if _stop(state) is not None and worth(other) >= worth(state):
+            if stop_of(state) is not None and worth(other) >= worth(state):
                 return None
             freed.append(other)
             left_mib += other.host_mib

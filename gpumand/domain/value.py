@@ -15,6 +15,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from gpumand.domain.consumer import EvictionMethod, Residency
+from gpumand.domain.host_ram import method_now
 from gpumand.domain.learning import Start
 from gpumand.domain.reuse import BUCKETS, IdleTimes
 from gpumand.domain.view import ConsumerState, View
@@ -72,17 +73,19 @@ def worth(view: View, state: ConsumerState, idle: IdleTimes) -> Worth:
         state: the consumer.
         idle: idle times of all consumers, as ``pooled`` gives them.
     """
-    place = view.wanted.get(state.name)
+    place, method = view.wanted.get(state.name), None
+    if state.spec.parks and state.residency is not Residency.PARKED:
+        method = method_now(view, state)  # without room in host RAM it is stopped, and starts cold
     if place is not None:
-        return Worth(bring_back_sec(state), 1.0 + 1.0 / (1.0 + place))
-    return Worth(bring_back_sec(state), state.times.idle.chance(view.now - state.idle_since, idle))
+        return Worth(bring_back_sec(state, method), 1.0 + 1.0 / (1.0 + place))
+    return Worth(bring_back_sec(state, method), state.times.idle.chance(view.now - state.idle_since, idle))
 
 
-def bring_back_sec(state: ConsumerState) -> float:
-    """Seconds to evict it and to have it back."""
+def bring_back_sec(state: ConsumerState, method: EvictionMethod | None = None) -> float:
+    """Seconds to evict it, by a method or by its first one, and to have it back."""
     if state.residency is Residency.PARKED:
         return _parked_sec(state)
-    method = state.spec.evict[0]
+    method = method or state.spec.evict[0]
     return state.times.unload_sec(method) + state.times.load_sec(state.footprint_mib, start_after(state, method))
 
 

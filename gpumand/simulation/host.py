@@ -119,7 +119,12 @@ def guessed(settings: Settings) -> Host:
     gpu = settings.gpu
     sizes = gpu.simulated_total_mib if gpu.source == "simulated" else (gpu.total_mib or DEFAULT_MIB,)
     consumers = {
-        name: Simulated(spec, first_load_sec(spec.vram_resident_mib, Start.COLD), FIRST_UNLOAD_SEC)
+        name: Simulated(
+            spec,
+            first_load_sec(spec.vram_resident_mib, Start.COLD),
+            FIRST_UNLOAD_SEC,
+            first_load_sec(spec.vram_resident_mib, Start.PARKED) if spec.parks else None,
+        )
         for name, spec in settings.consumers.items()
         if not spec.vram_managed
     }

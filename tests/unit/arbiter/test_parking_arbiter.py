@@ -192,7 +192,9 @@ async def test_evict_parks_then_stops_and_then_there_is_nothing_left() -> None:
     world.routes.place("a", 14000)
     await world.start()
 
-    outcomes = [await world.arbiter.evict("a", False, 20.0) for _ in range(3)]
+    outcomes = [await world.arbiter.evict("a", False, 20.0)]
+    assert not (await world.arbiter.evict("a", False, 20.0, "http")).changed, "its route has done what it can"
+    outcomes += [await world.arbiter.evict("a", False, 20.0) for _ in range(2)]
 
     assert [(one.changed, one.method, one.freed_mib) for one in outcomes] == [
         (True, "http", 13500),
@@ -228,6 +230,19 @@ async def test_idle_ones_are_parked_or_left_where_there_is_no_room() -> None:
     assert sorted(residency(world, name) for name in "ab") == ["parked", "resident"]
     (left,) = [name for name in "ab" if residency(world, name) == "resident"]
     assert world.arbiter.books.state(left).idle_since > 30, "it is not tried anew at every look"
+    upkeep.cancel()
+
+
+async def test_what_stays_in_vram_while_it_sleeps_is_measured() -> None:
+    world = make_world(sleeper("a", 14000))
+    world.routes.place("a", 14000)
+    await world.start()
+    upkeep = asyncio.create_task(world.upkeep.run())
+
+    await world.arbiter.evict("a", False, 20.0)
+    await world.clock.sleep(10)
+
+    assert world.arbiter.books.state("a").memory.residual_mib == 500
     upkeep.cancel()
 
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from gpumand.domain import budget, parking, value
+from gpumand.domain import budget, host_ram, parking, value
 from gpumand.domain.consumer import (
     ConsumerSpec,
     EvictionMethod,
@@ -179,6 +179,15 @@ def test_adaptive_stops_who_is_worth_least_in_host_ram() -> None:
     assert plan(ask(host(a, new, dear, ram_mib=0, policy=Policy.ADAPTIVE))) == [("a", "unit-stop", False)]
 
 
+def test_without_room_in_host_ram_a_sleeper_is_worth_a_cold_start() -> None:
+    times = Learned().observe_load(40.0).observe_load(2.0, Start.PARKED)
+    state = replace(awake("a", 12000), times=times)
+
+    costs = [value.worth(host(state, ram_mib=mib), state, IdleTimes()).cost_sec for mib in (12000, 11999)]
+
+    assert costs == pytest.approx([1.0 + 2.0, 1.0 + 40.0])
+
+
 # -- what is being parked counts --
 
 
@@ -187,8 +196,8 @@ def test_host_ram_that_is_promised_to_parkings_under_way_is_not_there() -> None:
     job = Job((1,), "x", evicting=("b", "c", "a"), parking=("b", "c"))
     at = host(awake("a", 8000), going, awake("c", 3000), ram_mib=20000, jobs={1: job})
 
-    assert parking.room_mib(at) == 12000
-    assert parking.room_mib(at, besides="b") == 17000
+    assert host_ram.room_mib(at) == 12000
+    assert host_ram.room_mib(at, besides="b") == 17000
 
 
 # -- the parked in VRAM --
@@ -248,10 +257,10 @@ def test_stopping_a_parked_one_costs_what_a_cold_start_takes_longer() -> None:
 def test_by_hand_and_for_idleness_the_same_holds() -> None:
     a, only_route = awake("a", 12000), awake("a", 12000, unit="", evict=(HTTP,))
 
-    assert parking.method_now(host(a, ram_mib=12000), a) is HTTP
-    assert parking.method_now(host(a, ram_mib=11999), a) is UNIT_STOP
-    assert parking.method_now(host(only_route, ram_mib=11999), only_route) is None
-    assert parking.method_now(host(only_route, ram_mib=None), only_route) is HTTP
-    assert parking.method_now(host(parked("a", 9), ram_mib=0), parked("a", 9)) is UNIT_STOP
+    assert host_ram.method_now(host(a, ram_mib=12000), a) is HTTP
+    assert host_ram.method_now(host(a, ram_mib=11999), a) is UNIT_STOP
+    assert host_ram.method_now(host(only_route, ram_mib=11999), only_route) is None
+    assert host_ram.method_now(host(only_route, ram_mib=None), only_route) is HTTP
+    assert host_ram.method_now(host(parked("a", 9), ram_mib=0), parked("a", 9)) is UNIT_STOP
     plain = resident("b", 5)
-    assert parking.method_now(host(plain, ram_mib=0), plain) is HTTP
+    assert host_ram.method_now(host(plain, ram_mib=0), plain) is HTTP
