@@ -12,13 +12,15 @@ What they answer are the values of ``gpumand.client.values``; what they raise is
 To try a program without a GPU, see ``gpumand.testing.daemon``.
 
 What is named here is stable: it only grows, as the D-Bus interface ``org.gpumand1`` does. Nothing of the D-Bus binding
-shows, and importing this imports none.
+shows, and importing this imports none. What holds leases is imported when it is first named: ``gpumanctl`` is made of
+the modules below, and starts without.
 """
 
 from __future__ import annotations
 
-from gpumand.client.client import Client
-from gpumand.client.ending import Ended
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from gpumand.client.errors import (
     AccessDenied,
     BusUnavailable,
@@ -45,9 +47,13 @@ from gpumand.client.errors import (
     ShuttingDown,
     TimedOut,
 )
-from gpumand.client.events import Events
-from gpumand.client.held import Held, lease
-from gpumand.client.sync import SyncClient, SyncEnded, SyncHeld, lease_sync
+
+if TYPE_CHECKING:
+    from gpumand.client.client import Client
+    from gpumand.client.ending import Ended
+    from gpumand.client.events import Events
+    from gpumand.client.held import Held, lease
+    from gpumand.client.sync import SyncClient, SyncEnded, SyncHeld, lease_sync
 
 __all__ = [
     "AccessDenied",
@@ -84,3 +90,28 @@ __all__ = [
     "lease",
     "lease_sync",
 ]
+
+_MODULES = {
+    "Client": "client",
+    "Ended": "ending",
+    "Events": "events",
+    "Held": "held",
+    "lease": "held",
+    "SyncClient": "sync",
+    "SyncEnded": "sync",
+    "SyncHeld": "sync",
+    "lease_sync": "sync",
+}
+
+
+if not TYPE_CHECKING:  # a type checker would take any name for one that there is
+
+    def __getattr__(name: str) -> Any:
+        """Import what holds leases when it is named."""
+        if name not in _MODULES:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
