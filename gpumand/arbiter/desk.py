@@ -50,6 +50,7 @@ class Desk:
         self._seen: View | None = None
         self._seen_changes = 0
         self._known: dict[Wish, Decision] = {}
+        self._waits: dict[Wish, tuple[Decision, Decision]] = {}
         self._hands: Counter[int] = Counter()
         self._sampling = False
         self._closed = False
@@ -173,6 +174,7 @@ class Desk:
         if self._seen is None or self._seen_changes != changes:
             self._seen, self._seen_changes = self._books.view(), changes
             self._known.clear()
+            self._waits.clear()
         return self._seen
 
     def _decided(self, entry: Waiting, wish: Wish) -> Decision:
@@ -195,9 +197,17 @@ class Desk:
             return decision
         if self._books.sampled_at < entry.sample_after:
             self.sample_soon()
-            return replace(serving.wait(decision, "reading VRAM"), devices=tuple(self._books.ledger.devices))
+            return self._unread(wish, decision)
         entry.decided = True
         return decision
+
+    def _unread(self, wish: Wish, decision: Decision) -> Decision:
+        """The same as a wait for figures; like the decision itself made once for a crowd that wants the same."""
+        known = self._waits.get(wish)
+        if known is None or known[0] is not decision:
+            waits = replace(serving.wait(decision, "reading VRAM"), devices=tuple(self._books.ledger.devices))
+            known = self._waits[wish] = decision, waits
+        return known[1]
 
     def _checked(self, entry: Waiting, ruling: Ruling) -> Ruling:
         """A load beside leases is the walk's own decision: what ``_decide`` and ``_serve`` ask of others holds too."""

@@ -42,7 +42,7 @@ def variant(signature: str, value: Any) -> Variant:
         return Variant("as", [text(item) for item in value])
     if signature in _LIMITS:
         lowest, highest = _LIMITS[signature]
-        return Variant(signature, min(max(value, lowest), highest))
+        return Variant(signature, value if lowest <= value <= highest else min(max(value, lowest), highest))
     return Variant(signature, value)
 
 
