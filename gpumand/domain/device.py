@@ -114,7 +114,7 @@ class Reading:
         devices: one sample a device, by index. After a failure the devices seen before stay listed, each with an
             ``error`` and without figures, so that nothing that was configured against them is forgotten.
         error: what is wrong with the source as a whole, as ``word: one line`` with the word one of an open set
-            ("nvml-missing", "driver-mismatch", "nvml-hangs" …); "" when nothing is.
+            ("nvml-library-missing", "driver-mismatch", "nvml-hangs" …); "" when nothing is.
     """
 
     devices: tuple[Sample, ...] = ()
