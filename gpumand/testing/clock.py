@@ -77,7 +77,9 @@ class FakeClock:
             return
         waiter = asyncio.get_running_loop().create_future()
         if not math.isinf(seconds):
-            heapq.heappush(self._waiters, (self._now_nsec + _nsec(seconds), next(self._order), waiter))
+            # Never no time at all: who sleeps for what a float's last digit leaves to its deadline must get there.
+            until_nsec = self._now_nsec + max(1, _nsec(seconds))
+            heapq.heappush(self._waiters, (until_nsec, next(self._order), waiter))
             self._watch()
         await waiter
 

@@ -128,6 +128,15 @@ async def test_sleeping_for_no_time_lets_others_run() -> None:
     await task
 
 
+async def test_a_deadline_is_reached_whatever_a_float_leaves_of_it() -> None:
+    clock = FakeClock(autojump=True)
+    deadline = clock.monotonic() + 1e-10
+    assert deadline > clock.monotonic()
+    async with asyncio.timeout(5):
+        while clock.monotonic() < deadline:
+            await clock.sleep(deadline - clock.monotonic())
+
+
 async def test_wall_clock_follows_and_can_be_stepped() -> None:
     clock = FakeClock(start_usec=1_000_000)
     await clock.advance(2.5)
