@@ -93,7 +93,8 @@ async def test_plan_by_busctl(house: House) -> None:
     assert plan["verdict"] == "grant"
     assert plan["need_mib"] == 4352
     assert "free_mib" not in plan
-    assert plan["evictions"] == [{"consumer": "comfyui", "method": "http", "why": "least recently used"}]
+    victim = {"consumer": "comfyui", "method": "http", "why": "least recently used", "parks": False}
+    assert plan["evictions"] == [victim]
     assert plan["spared"] == [{"consumer": "ollama", "why": "pinned"}]
 
 
