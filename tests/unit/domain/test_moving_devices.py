@@ -60,3 +60,16 @@ def test_what_is_being_loaded_stays_with_its_job() -> None:
     ledger.begin(Job((0,), "on_a"))
     ledger.take_reading(reading("GPU-b", "GPU-a"), None)
     assert places(ledger)["on_a"] == ((0,), "0")
+
+
+def test_a_lease_on_two_cards_follows_both() -> None:
+    ledger = ledger_with(on_a=0)
+    owner = Owner(":1.1", 1000)
+    ledger.configure(SchedulerSettings(), [ConsumerSpec("wide", 1000, device_count=2)])
+    ledger.add_lease(Lease("wide", "wide", "0,1", owner, LeaseLifetime.TTL, 1), (0, 1), 1.0)
+
+    ledger.take_reading(reading("GPU-b", "GPU-c", "GPU-a"), None)
+
+    assert places(ledger)["wide"] == ((0, 2), "0,2")
+    assert set(ledger.consumers["wide"].baseline_mib) == {0, 2}
+    assert ledger.view(2.0).leases == {0: 1, 2: 2}

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gpumand.domain.device import devices_text
 from gpumand.domain.lease import Lease, LeaseLifetime, Owner
 from gpumand.state.folder import Unfit
 from gpumand.state.records import (
@@ -16,11 +17,14 @@ from gpumand.state.records import (
     MAX_USEC,
     KeptConsumer,
     KeptLease,
+    KeptLoad,
     consumer_stem,
     decode_consumer,
     decode_lease,
+    decode_load,
     encode_consumer,
     encode_lease,
+    encode_load,
 )
 
 CHARS = st.characters(exclude_categories=["Cs"], exclude_characters="\0")
@@ -31,7 +35,9 @@ LEASES = st.builds(
     Lease,
     id=st.from_regex(LEASE_ID, fullmatch=True),
     consumer=st.text(CHARS, min_size=1, max_size=20),
-    device=st.integers(0, 9999).map(str),
+    device=st.lists(st.integers(0, 9999), min_size=1, max_size=64, unique=True).map(
+        lambda one: devices_text(tuple(one))
+    ),
     owner=OWNERS,
     lifetime=st.sampled_from(LeaseLifetime),
     granted_usec=USECS,
@@ -131,6 +137,9 @@ def test_lease_cut_or_broken_anywhere_is_right_or_refused(data: st.DataObject) -
         ({"device": "-1"}, "its device cannot be true"),
         ({"device": "\u00b2"}, "its device cannot be true"),
         ({"device": "9" * 40}, "its device cannot be true"),
+        ({"device": "0,"}, "its device cannot be true"),
+        ({"device": "0,,1"}, "its device cannot be true"),
+        ({"device": ",".join(map(str, range(65)))}, "its device cannot be true"),
         ({"consumer": ""}, "its consumer cannot be true"),
         ({"reason": "x" * 1025}, "its reason cannot be true"),
         ({"reason": "\ud800"}, "its reason cannot be true"),
@@ -177,3 +186,25 @@ def test_file_whose_name_is_no_id_is_refused(stem: str) -> None:
 def test_consumer_under_another_name_is_refused() -> None:
     with pytest.raises(Unfit, match="its name is not that of the consumer in it"):
         decode_consumer("llm", encode_consumer(KeptConsumer("tts", None, 0)))
+
+
+@given(st.lists(st.integers(0, 9999), min_size=1, max_size=64, unique=True))
+def test_a_load_reads_back(devices: list[int]) -> None:
+    kept = KeptLoad("tts", tuple(sorted(devices)), 5, "boot")
+
+    assert decode_load("tts", encode_load(kept)) == kept
+
+
+def test_a_load_on_one_device_is_written_as_it_was_before_there_could_be_several() -> None:
+    record = json.loads(encode_load(KeptLoad("tts", (3,), 5, "boot")))
+
+    assert record["device"] == 3
+    assert json.loads(encode_load(KeptLoad("tts", (0, 3), 5, "boot")))["device"] == [0, 3]
+
+
+@pytest.mark.parametrize("device", [-1, 10000, True, "0", [], [0, -1], [0, True], [[0]], list(range(65)), None, 0.5])
+def test_a_load_on_no_device_is_refused(device: object) -> None:
+    record = json.loads(encode_load(KeptLoad("tts", (3,), 5, "boot"))) | {"device": device}
+
+    with pytest.raises(Unfit, match="its device cannot be true"):
+        decode_load("tts", json.dumps(record).encode())
