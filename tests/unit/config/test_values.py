@@ -293,7 +293,7 @@ def test_what_the_example_has_commented_out_is_the_default(tmp_path: Path) -> No
     commented = [line for line in lines if re.match(r"# [a-z_]+ = ", line) and "total_mib" not in line]
     text = "\n".join(line.removeprefix("# ") if line in commented else line for line in lines)
 
-    assert len(commented) == 12
+    assert len(commented) == 13
     assert loaded(tmp_path, text) == load(EXAMPLE)
 
 
