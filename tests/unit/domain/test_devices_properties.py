@@ -70,9 +70,11 @@ def _sample(draw: st.DrawFn, at: int, size: int, consumers: list[ConsumerState],
             left -= mib
     names = frozenset(one.name for one in consumers)
     known = draw(st.integers(0, 9)) > 0
-    figures = (size - left, left) if known else (None, None)
+    used_mib, free_mib = (size - left, left) if known else (None, None)
     shown = tuple(processes) if known else ()
-    return Sample(at, f"GPU-{at}", "GPU", "test", size, *figures, shown, known, names if known else frozenset())
+    return Sample(
+        at, f"GPU-{at}", "GPU", "test", size, used_mib, free_mib, shown, known, names if known else frozenset()
+    )
 
 
 def loads(host: View) -> Decision | None:

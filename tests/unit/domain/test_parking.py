@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -29,20 +30,20 @@ HTTP, UNIT_STOP = EvictionMethod.HTTP, EvictionMethod.UNIT_STOP
 RESERVE_MIB = SchedulerSettings().host_ram_reserve_mib
 
 
-def awake(name: str, mib: int, *, used_at: int = 0, **more: object) -> ConsumerState:
+def awake(name: str, mib: int, *, used_at: int = 0, **more: Any) -> ConsumerState:
     """One that is resident and can be parked."""
     return resident(name, mib, used_at=used_at, parks=True, residual_mib=1000, **more)
 
 
-def parked(name: str, mib: int, *, used_at: int = 0, **more: object) -> ConsumerState:
+def parked(name: str, mib: int, *, used_at: int = 0, **more: Any) -> ConsumerState:
     return replace(awake(name, mib, used_at=used_at, **more), residency=Residency.PARKED, shown=False)
 
 
-def host(*states: ConsumerState, ram_mib: int | None, **more: object) -> View:
+def host(*states: ConsumerState, ram_mib: int | None, **more: Any) -> View:
     """A device on which the parked hold their residual, and so much host RAM beyond the reserve."""
     held = {one.name: one.spec.residual_mib for one in states if one.residency is Residency.PARKED}
     available_mib = None if ram_mib is None else ram_mib + RESERVE_MIB
-    made = view(*states, held=held, concurrent_leases=0, **more)  # type: ignore[arg-type]
+    made = view(*states, held=held, concurrent_leases=0, **more)
     return replace(made, host_available_mib=available_mib)
 
 
