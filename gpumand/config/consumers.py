@@ -8,10 +8,10 @@ from typing import Any
 import attrs
 
 from gpumand.config.checks import CONSUMER_NAME, KEY, KEY_HEADER
+from gpumand.config.consumer_schema import ConsumerTable
 from gpumand.config.files import read_key
 from gpumand.config.presets import Preset, preset, preset_names
 from gpumand.config.problems import Faults, Place, nearest, shown
-from gpumand.config.schema import ConsumerTable
 from gpumand.config.tables import FAULTY, filled, note_missing, read_keys
 from gpumand.domain.consumer import BusyRoute, ConsumerSpec, EvictionMethod
 

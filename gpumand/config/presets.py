@@ -14,8 +14,8 @@ from urllib.parse import quote
 import attrs
 
 from gpumand.config.files import parse
+from gpumand.config.preset_schema import PresetTable
 from gpumand.config.problems import Document, Faults, Place
-from gpumand.config.schema import PresetTable
 from gpumand.config.tables import filled, note_missing, read_keys
 
 MODEL = "{model}"

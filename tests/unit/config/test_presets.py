@@ -11,9 +11,9 @@ from urllib.parse import urlsplit
 import pytest
 
 from gpumand.config import load
+from gpumand.config.consumer_schema import ConsumerTable
 from gpumand.config.presets import preset, preset_names
 from gpumand.config.problems import Faults, Place
-from gpumand.config.schema import ConsumerTable
 from gpumand.config.tables import read_keys
 from gpumand.consumers.answers import Answer, health
 from gpumand.domain.consumer import BusyRoute, ConsumerSpec, EvictionMethod, HealthRoute, Route

@@ -7,19 +7,9 @@ import dataclasses
 import attrs
 import pytest
 
-from gpumand.config.schema import (
-    TABLES,
-    BusyTable,
-    ConsumerTable,
-    Detect,
-    DetectTable,
-    GpuTable,
-    HealthTable,
-    HttpTable,
-    PresetTable,
-    RouteTable,
-    SchedulerTable,
-)
+from gpumand.config.consumer_schema import BusyTable, ConsumerTable, HealthTable, RouteTable
+from gpumand.config.preset_schema import Detect, DetectTable, PresetTable
+from gpumand.config.schema import TABLES, GpuTable, HttpTable, SchedulerTable
 from gpumand.config.tables import keys_of
 from gpumand.domain.consumer import (
     BusyRoute,
