@@ -23,10 +23,16 @@ class _Call(Generic[T]):
         self._work = work
         self._over = threading.Event()
         self._task: asyncio.Task[T] | None = None
+        self._is_begun = False
 
     def begin(self) -> None:
         """Have the loop take it up. Raises RuntimeError where that is closed."""
-        self._loop.call_soon_threadsafe(self._start)
+        self._is_begun = True  # first: an interruption may come at any point
+        try:
+            self._loop.call_soon_threadsafe(self._start)
+        except RuntimeError:
+            self._is_begun = False
+            raise
 
     def abandon(self) -> None:
         """The loop is over: what it has not finished by now it never will."""
@@ -36,17 +42,19 @@ class _Call(Generic[T]):
 
     def result(self) -> T:
         """Its result, or what it raised."""
-        try:
-            self._over.wait()
-        except BaseException:
-            # What it has begun is undone first: a request that waits would go on waiting.
-            with suppress(RuntimeError):  # the loop is closed: it is undone already
-                self._loop.call_soon_threadsafe(self._cancel)
-            self._over.wait(STOP_SEC)
-            raise
+        self._over.wait()
         if self._task is None or not self._task.done() or self._task.cancelled():
             raise RuntimeError("the client was closed meanwhile")
         return self._task.result()
+
+    def undo(self) -> None:
+        """Nobody waits for it any more: what it has begun is undone first, or a request would go on waiting."""
+        if not self._is_begun:
+            self._work.close()
+        elif not self._over.is_set():
+            with suppress(RuntimeError):  # the loop is closed: it is undone already
+                self._loop.call_soon_threadsafe(self._cancel)
+            self._over.wait(STOP_SEC)
 
     def _start(self) -> None:
         self._task = self._loop.create_task(self._work)
@@ -55,6 +63,9 @@ class _Call(Generic[T]):
     def _cancel(self) -> None:
         if self._task is not None:
             self._task.cancel()
+        else:  # it was interrupted before it had the loop take it up, and calls come in their order
+            self._work.close()
+            self._over.set()
 
 
 class LoopThread:
@@ -91,11 +102,10 @@ class LoopThread:
         call = _Call(self._loop, work)
         try:
             self._begin(call)
-        except RuntimeError:
-            work.close()
-            raise
-        try:
             return call.result()
+        except BaseException:
+            call.undo()
+            raise
         finally:
             with self._lock:
                 self._calls.discard(call)
