@@ -171,11 +171,26 @@ def _absent(view: View, wish: Wish, state: ConsumerState, place: Devices) -> Dec
         message = f"{state.name} failed to load; it may be tried again in {left_sec:.0f} s ({state.error})"
         return _refuse(ConsumerBackingOff, message, place)
     return (
-        _being_moved(view, wish, state, place)
+        _never_fits(view, state, place)
+        or _being_moved(view, wish, state, place)
         or _no_slot(view, wish, place)
         or _overcommitted(view, state, place)
         or _make_room(view, wish, state, place)
     )
+
+
+def _never_fits(view: View, state: ConsumerState, place: Devices) -> Decision | None:
+    """Waiting for leases to end would be in vain where it does not fit into an empty device with its cushion."""
+    footprint_mib, cushion_mib = state.footprint_mib, view.settings.cushion_mib
+    for device in place:
+        total_mib = budget.total_mib(view, device)
+        if total_mib is None or footprint_mib + cushion_mib <= total_mib:
+            continue
+        need = gib(footprint_mib)
+        if footprint_mib <= total_mib:
+            need = f"{gib(footprint_mib + cushion_mib)}, {gib(cushion_mib)} of them for its cushion"
+        return _refuse(InsufficientVram, f"{state.name} needs {need}; device {device} has {gib(total_mib)}", place)
+    return None
 
 
 def _being_moved(view: View, wish: Wish, state: ConsumerState, place: Devices) -> Decision | None:
@@ -308,12 +323,6 @@ def _refuse_for_want_of_room(
         f"{state.name} needs {gib(worst.need_mib)} on device {worst.device}, "
         f"{gib(max(0, worst.free_mib or 0))} are free; held: {holders_line(view, worst.device, besides=state.name)}"
     )
-    total_mib = budget.total_mib(view, worst.device)
-    if total_mib is not None and worst.need_mib > total_mib:
-        cushioned = (
-            f"{state.name} needs {gib(worst.need_mib)}, {gib(view.settings.cushion_mib)} of them for its cushion"
-        )
-        return _refuse(InsufficientVram, f"{cushioned}; device {worst.device} has {gib(total_mib)}", place)
     given_up = victims.given_up(view, place, state)
     if given_up and _worst_once_free(view, state, rooms, [*in_the_way, *given_up])[1] >= 0:
         words = [f"{one.name} is {busyness.in_words(one)} for longer than it is waited for" for one in given_up]

@@ -96,6 +96,13 @@ def test_more_than_the_device_has_is_refused_with_both_figures() -> None:
     assert "24.0 GiB" in decision.message
 
 
+@pytest.mark.parametrize("mib", [50000, 24564 - CUSHION + 1])
+def test_what_can_never_fit_does_not_wait_for_a_lease_to_end(mib: int) -> None:
+    decision = ask(view(resident("a", 3000, leases=1), absent("huge", mib), concurrent_leases=1), "huge")
+
+    assert (decision.verdict, decision.error) == (Verdict.REFUSE, InsufficientVram)
+
+
 def test_who_fits_only_without_the_cushion_is_not_told_to_look_for_who_is_in_the_way() -> None:
     decision = ask(view(resident("a", 3000), absent("snug", 24564 - CUSHION + 100)), "snug")
 
