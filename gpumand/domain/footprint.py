@@ -11,8 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-WEIGHT = 0.2
-"""Of the newest figure in an average (EWMA)."""
+from gpumand.domain.average import averaged
 
 PEAKS_KEPT = 8
 """Stays whose peaks count: a model that has become smaller is believed after so many loads."""
@@ -49,14 +48,14 @@ class Footprint:
         """With one more stay. One that goes on is added anew each time, to what was known before it began."""
         return replace(
             self,
-            steady_mib=_averaged(self.steady_mib, steady_mib),
+            steady_mib=averaged(self.steady_mib, steady_mib),
             peaks_mib=(*self.peaks_mib, max(steady_mib, peak_mib))[-PEAKS_KEPT:],
             stays=self.stays + 1,
         )
 
     def with_residual(self, residual_mib: int) -> Footprint:
         """With one more look at what stayed after an unload."""
-        return replace(self, residual_mib=_averaged(self.residual_mib, residual_mib))
+        return replace(self, residual_mib=averaged(self.residual_mib, residual_mib))
 
     def contradicts(self, declared_mib: int) -> bool:
         """Whether a declared footprint is off by more than a tenth."""
@@ -86,10 +85,6 @@ class Footprint:
             residual_mib=_mib(record, "residual_mib"),
             stays=stays,
         )
-
-
-def _averaged(mean: float | None, value: float) -> float:
-    return float(value) if mean is None else mean + WEIGHT * (value - mean)
 
 
 def _mib(record: Mapping[str, Any], key: str) -> float | None:

@@ -11,11 +11,9 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any
 
+from gpumand.domain.average import averaged
 from gpumand.domain.consumer import EvictionMethod
 from gpumand.domain.reuse import BUCKETS, IdleTimes
-
-WEIGHT = 0.2
-"""What the newest observation counts in a moving mean."""
 
 MAX_SEC = 7 * 86400.0
 """Longer than a week is a clock that jumped, not a load."""
@@ -48,7 +46,7 @@ class Duration:
     """A duration as it was seen so far, in seconds.
 
     Attributes:
-        mean_sec: moving mean, the newest observation weighing ``WEIGHT``.
+        mean_sec: moving mean, see ``average``.
         max_sec: the longest.
         count: how many there were.
     """
@@ -61,7 +59,7 @@ class Duration:
         """With one more; what is no duration (negative, beyond a week, not a number) changes nothing."""
         if not 0.0 <= seconds <= MAX_SEC:
             return self
-        mean_sec = self.mean_sec + WEIGHT * (seconds - self.mean_sec) if self.count else seconds
+        mean_sec = averaged(self.mean_sec if self.count else None, seconds)
         return Duration(mean_sec, max(self.max_sec, seconds), min(MAX_COUNT, self.count + 1))
 
 

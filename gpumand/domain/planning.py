@@ -158,7 +158,13 @@ def _decide_on(view: View, wish: Wish, state: ConsumerState, place: Devices) -> 
 
 
 def _resident(view: View, wish: Wish, state: ConsumerState, place: Devices) -> Decision:
-    blocked = _no_slot(view, wish, place) or _overcommitted(view, state, place) if wish.wants_lease else None
+    blocked = None
+    if wish.wants_lease:
+        blocked = (
+            _no_slot(view, wish, place)
+            or _never_fits(view, state, place, cushion_mib=0)
+            or _overcommitted(view, state, place)
+        )
     return blocked or Decision(Verdict.GRANT, place, resident=True, message=f"{state.name} is resident")
 
 
@@ -171,7 +177,7 @@ def _absent(view: View, wish: Wish, state: ConsumerState, place: Devices) -> Dec
         message = f"{state.name} failed to load; it may be tried again in {left_sec:.0f} s ({state.error})"
         return _refuse(ConsumerBackingOff, message, place)
     return (
-        _never_fits(view, state, place)
+        _never_fits(view, state, place, cushion_mib=view.settings.cushion_mib)
         or _being_moved(view, wish, state, place)
         or _no_slot(view, wish, place)
         or _overcommitted(view, state, place)
@@ -179,9 +185,9 @@ def _absent(view: View, wish: Wish, state: ConsumerState, place: Devices) -> Dec
     )
 
 
-def _never_fits(view: View, state: ConsumerState, place: Devices) -> Decision | None:
+def _never_fits(view: View, state: ConsumerState, place: Devices, cushion_mib: int) -> Decision | None:
     """Waiting for leases to end would be in vain where it does not fit into an empty device with its cushion."""
-    footprint_mib, cushion_mib = state.footprint_mib, view.settings.cushion_mib
+    footprint_mib = state.footprint_mib
     for device in place:
         total_mib = budget.total_mib(view, device)
         if total_mib is None or footprint_mib + cushion_mib <= total_mib:
@@ -222,19 +228,15 @@ def _no_slot(view: View, wish: Wish, place: Devices) -> Decision | None:
 
 def _overcommitted(view: View, state: ConsumerState, place: Devices) -> Decision | None:
     """Footprints promised at one time never exceed a device, however little of them is visible."""
-    waits: Decision | None = None
     for device in place:
         total_mib = budget.total_mib(view, device)
         if total_mib is None:
             continue
-        if state.footprint_mib > total_mib:
-            message = f"{state.name} needs {gib(state.footprint_mib)}, device {device} has {gib(total_mib)}"
-            return _refuse(InsufficientVram, message, place)
         committed_mib = budget.committed_mib(view, device, besides=state.name)
-        if committed_mib + state.footprint_mib > total_mib and waits is None:
+        if committed_mib + state.footprint_mib > total_mib:
             claimants = listing([one.name for one in _claimants(view, state, (device,))])
-            waits = _wait(place, f"{gib(committed_mib)} of device {device} are promised to {claimants}")
-    return waits
+            return _wait(place, f"{gib(committed_mib)} of device {device} are promised to {claimants}")
+    return None
 
 
 def _claimants(view: View, state: ConsumerState, place: Devices) -> list[ConsumerState]:
