@@ -166,7 +166,8 @@ class AttributedSource:
     async def _ask_owners(self, wanted: Iterable[Identity]) -> None:
         units = {identity: self._known.get(identity, "") for identity in wanted}
         # Not in one of asyncio's threads, which a process waits for at its end, however long they take.
-        self._owners |= await self._asks_people.run(lambda: _owners_of(self._people, units))
+        owners = await self._asks_people.run(lambda: _owners_of(self._people, units))
+        self._owners |= owners  # of now: those of processes that ended meanwhile have been forgotten
 
     def _answered(self, identity: Identity, task: asyncio.Task[None]) -> None:
         if self._asking.get(identity) is task:

@@ -128,7 +128,8 @@ class Top:
             status = await self._client.status()
             if self._recent_is_stale:
                 self._recent_is_stale = False
-                self._model = replace(self._model, recent=tuple(await self._client.history(RECENT_WISH)))
+                recent = await self._client.history(RECENT_WISH)
+                self._model = replace(self._model, recent=tuple(recent))  # of now: keys and actions change it meanwhile
         except BusError as error:
             self._is_absent = not await self._client.is_running()
             failure = interpret(error, self._options)

@@ -19,7 +19,7 @@ import pyte
 from gpumand.bus.connection import Reply
 from gpumand.domain.errors import AccessDenied
 from tests.integration.cli.ctl import COMMAND, LIMIT_SEC, Ctl, Screen
-from tests.integration.cli.manager import ScriptedManager, dictionary, failing
+from tests.integration.cli.manager import ScriptedManager, dictionary, failing, variants
 from tests.integration.cli.world import world
 from tests.unit.cli import samples
 
@@ -162,6 +162,30 @@ async def test_a_refused_action_is_one_line_and_the_screen_goes_on(ctl: Ctl, man
 
 def history_of(entries: list[Any]) -> Any:
     return lambda _: Reply("aa{sv}", (entries,))
+
+
+EVICTION = {"at_usec": samples.NOW, "kind": "eviction", "consumer": "comfyui", "device": "0", "mib": 13312}
+
+
+async def test_what_a_key_does_stands_though_an_answer_comes_late(ctl: Ctl, manager: ScriptedManager) -> None:
+    manager.answers["GetHistory"] = history_of([])
+    async with top(ctl, "--interval", "30s") as emulator:
+        asked, may_answer = asyncio.Event(), asyncio.Event()
+
+        async def late(_: Any) -> Reply:
+            asked.set()
+            await may_answer.wait()
+            return Reply("aa{sv}", ([variants(EVICTION)],))
+
+        manager.answers["GetHistory"] = late
+        manager.emit("EvictionOccurred", "sstssa{sv}", "comfyui", "0", 13312, "http", "mvoice", {})
+        async with asyncio.timeout(LIMIT_SEC):
+            await asked.wait()
+        emulator.screen.type(b"j")
+        await emulator.shows("▸ mvoice")
+        may_answer.set()
+        await emulator.shows("evicted  comfyui")
+        assert "▸ mvoice" in emulator.text
 
 
 async def test_a_daemon_that_goes_away_is_told_and_its_return_is_seen(tmp_path: Path) -> None:
