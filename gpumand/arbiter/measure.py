@@ -6,8 +6,6 @@ something says how long it took. What is learned stands in the books, where deci
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -17,6 +15,7 @@ from gpumand.arbiter.books import Books
 from gpumand.domain.consumer import ConsumerSpec, EvictionMethod, Residency
 from gpumand.domain.events import Event, EvictionOccurred, EvictionReport, LeaseEnded, LoadFinished
 from gpumand.domain.footprint import Footprint
+from gpumand.domain.identity import identity
 from gpumand.domain.learning import Learned, Start
 from gpumand.domain.lease import Lease
 from gpumand.domain.residency import CONTEXT_MIB
@@ -248,9 +247,3 @@ def measured_peaks(records: Mapping[str, Mapping[str, Any]]) -> Callable[[Consum
             return None
 
     return peak_mib
-
-
-def identity(spec: ConsumerSpec) -> str:
-    """What makes a consumer the thing that was measured: with another unit, server or model it is another thing."""
-    told = [spec.unit, spec.url, spec.preset, repr(spec.load), repr(spec.unload), repr(spec.health)]
-    return hashlib.sha256(json.dumps(told).encode()).hexdigest()[:16]
