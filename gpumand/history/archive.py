@@ -54,6 +54,8 @@ class SqliteArchive:
         self._worker = Worker("gpumand-archive")
         self._entries: deque[Entry] = deque(maxlen=MAX_GATHERED)
         self._learned: dict[str, str] = {}
+        self._known: dict[str, dict[str, Any]] = {}
+        self._is_read = False
         self._asked: deque[None] = deque()
         self._writing: asyncio.Task[None] | None = None
         self._beside: set[asyncio.Task[None]] = set()
@@ -75,12 +77,19 @@ class SqliteArchive:
     def keep_learned(self, consumer: str, record: Mapping[str, Any]) -> None:
         """Keep what was learned about a consumer, soon."""
         self._learned[consumer] = json.dumps(record)
+        self._known[consumer] = dict(record)
         self._write_soon()
 
     async def read_learned(self) -> dict[str, dict[str, Any]]:
-        """Consumer -> what was kept last; empty when nothing can be read."""
-        self._write_now()
-        return await self._bounded(self._database.learned, {})
+        """Consumer -> what was kept last; without what is only on disk when that cannot be read.
+
+        The disk is read once, by whoever asks first: nobody else writes there, and all who ask hear the same.
+        """
+        if not self._is_read:
+            found = await self._bounded(self._database.learned, None)
+            self._is_read = found is not None
+            self._known = (found or {}) | self._known
+        return dict(self._known)
 
     async def entries(self, query: Query) -> tuple[Entry, ...]:
         """The newest entries that answer a query; none when nothing can be read."""

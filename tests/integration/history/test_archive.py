@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import sqlite3
 import threading
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -30,6 +32,38 @@ async def test_close_keeps_what_was_gathered(tmp_path: Path) -> None:
     await first.close()
     second = SqliteArchive(tmp_path / "history.db")
     assert await second.entries(Query()) == (LOAD,)
+    assert await second.read_learned() == {"llm": {"a": 1}}
+    await second.close()
+
+
+async def test_what_was_learned_is_read_from_disk_once_however_often_it_is_asked_for(tmp_path: Path) -> None:
+    first = SqliteArchive(tmp_path / "history.db")
+    first.keep_learned("llm", {"a": 1})
+    first.keep_learned("tts", {"a": 2})
+    await first.close()
+    second = SqliteArchive(tmp_path / "history.db")
+    second.keep_learned("tts", {"a": 3})
+    assert await second.read_learned() == {"llm": {"a": 1}, "tts": {"a": 3}}
+    with closing(sqlite3.connect(tmp_path / "history.db")) as disk, disk:
+        disk.execute("DELETE FROM learned")
+    second.keep_learned("img", {"a": 4})
+    assert await second.read_learned() == {"llm": {"a": 1}, "tts": {"a": 3}, "img": {"a": 4}}
+    await second.close()
+
+
+async def test_what_could_not_be_read_is_read_when_it_is_next_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = SqliteArchive(tmp_path / "history.db")
+    first.keep_learned("llm", {"a": 1})
+    await first.close()
+    second, thawed = SqliteArchive(tmp_path / "history.db"), threading.Event()
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "ANSWER_SEC", 0.01)
+        hanging = asyncio.ensure_future(second._worker.run(lambda: thawed.wait(10)))
+        assert await second.read_learned() == {}
+    thawed.set()
+    await hanging
     assert await second.read_learned() == {"llm": {"a": 1}}
     await second.close()
 
