@@ -27,8 +27,8 @@ KINDS = {
 
 TRIGGERS = {"manual": "by hand", "idle": "it was idle"}
 
-FIRST_USEC, LAST_USEC = 0, 253_402_300_799_000_000
-"""Moments that a calendar of four-digit years has."""
+FIRST_USEC, LAST_USEC = 0, 253_402_128_000_000_000
+"""Moments that a calendar of four-digit years has, in whatever zone, with the day around them that Python looks at."""
 
 
 def history_lines(

@@ -74,7 +74,10 @@ def test_details_say_for_whom_by_what_why_and_whose(changes: dict[str, Any], wor
     assert details(entry("eviction", **changes)) == words
 
 
-def test_figures_and_moments_that_cannot_be_do_no_harm() -> None:
+@pytest.mark.parametrize("zone", ["UTC", "UTC-14", "UTC+12"])
+def test_figures_and_moments_that_cannot_be_do_no_harm(zone: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TZ", zone)
+    time.tzset()
     odd = entry("eviction", at_usec=2**63, mib=0, duration_usec=0, detail="\x1b[2J\nx", device="\x07")
     assert all(line.isprintable() for line in lines(odd, entry("load", at_usec=0)))
 
