@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 from collections.abc import Callable, Iterable
 from typing import Any, cast
 
@@ -22,6 +21,7 @@ from gpumand.bus.machine_id import read_machine_id
 from gpumand.bus.matches import MatchRule, Signal, SignalRouter, Subscription
 from gpumand.bus.names import DBUS, DBUS_PATH, PEER
 from gpumand.bus.octets import sized
+from gpumand.bus.opening import open_bus
 from gpumand.bus.outbox import Outbox
 from gpumand.bus.serving import CallServer, Handler, IncomingCall, Reply, no_handler
 from gpumand.bus.values import require_no_nul, unwrap
@@ -39,7 +39,6 @@ __all__ = [
 
 log = logging.getLogger(__name__)
 
-CONNECT_TIMEOUT_SEC = 10.0
 CLOSE_TIMEOUT_SEC = 2.0
 DO_NOT_QUEUE = 4
 NAME_IS_OURS = (1, 4)
@@ -66,20 +65,7 @@ class BusConnection:
     @classmethod
     async def connect(cls, address: str) -> BusConnection:
         """Connect to "system", "session", or a D-Bus address. Raises BusLost."""
-        resolved = resolve_address(address)
-        try:
-            async with asyncio.timeout(CONNECT_TIMEOUT_SEC):
-                bus = await MessageBus(bus_address=resolved, negotiate_unix_fd=False).connect()
-        except TimeoutError:
-            raise BusLost(f"cannot connect to the bus at {resolved}: no answer") from None
-        except Exception as error:
-            # The binding raises errors of its own, of the socket, of the address parser, and EOFError.
-            raise BusLost(f"cannot connect to the bus at {resolved}: {error or type(error).__name__}") from error
-        if not (bus.unique_name or "").startswith(":"):
-            # An error in answer to Hello is taken for the name.
-            bus.disconnect()
-            raise BusLost(f"cannot connect to the bus at {resolved}: {bus.unique_name}")
-        return cls(bus)
+        return cls(await open_bus(address))
 
     async def call(
         self,
@@ -340,13 +326,3 @@ class BusConnection:
                 future.set_result(None)
         self._lost.set()
         await self._calls.close()
-
-
-def resolve_address(address: str) -> str:
-    """Turn "system" or "session" into the address of that bus."""
-    if address == "system":
-        return os.environ.get("DBUS_SYSTEM_BUS_ADDRESS") or "unix:path=/run/dbus/system_bus_socket"
-    if address == "session":
-        runtime_dir = os.environ.get("XDG_RUNTIME_DIR") or f"/run/user/{os.getuid()}"
-        return os.environ.get("DBUS_SESSION_BUS_ADDRESS") or f"unix:path={runtime_dir}/bus"
-    return address

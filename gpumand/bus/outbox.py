@@ -42,7 +42,7 @@ class Outbox:
 
         ``failed`` is called once, with one line, when no more can be sent.
         """
-        # The one private attribute of the binding that we touch; a test pins it down for each version.
+        # Private to the binding, as is what opening.py closes; a test pins it down for each version.
         writer: Any = bus._writer
         outbox = cls(writer.sock, failed)
         writer.sock = outbox
