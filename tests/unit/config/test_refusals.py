@@ -469,7 +469,7 @@ def test_column_is_that_of_the_key_in_an_inline_table(tmp_path: Path) -> None:
         (b"a = 1\nb = '\xff'\n", 2, 6, "is not UTF-8"),
         (b"a = " + b"9" * 5000, 0, 0, "is no valid TOML"),
         (b"a = " + b"[" * 100_000, 0, 0, "nested too deeply"),
-        (b"a" + b".a" * 5000 + b" = 1", 0, 0, "nested more than 64 levels deep"),
+        (b"a" + b".a" * 5000 + b" = 1", 0, 0, "is nested "),  # more than we take, and from 3.14 on than Python does
     ],
 )
 def test_syntax_error_is_told_with_line_and_column(
