@@ -23,8 +23,7 @@ log = logging.getLogger(__name__)
 CALM_SEC = 15.0
 """A unit that has not been starting for so long has come to rest; one that crashes and comes back again has not."""
 
-
-STILL_SEC = 5.0
+GROWN_SEC = 5.0
 """Memory that holds a model's worth and has not grown for so long is all there is to come."""
 
 
@@ -258,7 +257,7 @@ class Facts:
         heard, now = self._witnesses(state), self._books.clock.monotonic()
         if held_mib > heard.held_mib + SLACK_MIB or held_mib < heard.held_mib:
             heard.held_mib, heard.grew_at = held_mib, now
-        is_still = holds_model(state.spec, held_mib) and now - heard.grew_at >= STILL_SEC
+        is_still = holds_model(state.spec, held_mib) and now - heard.grew_at >= GROWN_SEC
         return held_mib >= state.footprint_mib * 0.9 or is_still
 
     def _witnesses(self, state: ConsumerState) -> _Witnesses:

@@ -14,7 +14,7 @@ from typing import Any
 from gpumand.arbiter.books import Books
 from gpumand.domain.consumer import ConsumerSpec, EvictionMethod, Residency
 from gpumand.domain.events import Event, EvictionOccurred, EvictionReport, LeaseEnded, LoadFinished
-from gpumand.domain.footprint import Footprint
+from gpumand.domain.footprint import AT_REST_SEC, Footprint
 from gpumand.domain.identity import identity
 from gpumand.domain.learning import Learned, Start
 from gpumand.domain.lease import Lease
@@ -24,9 +24,6 @@ from gpumand.domain.view import ConsumerState
 from gpumand.ports import Archive
 
 log = logging.getLogger(__name__)
-
-STILL_SEC = 5.0
-"""Memory that has not moved for so long is what the consumer holds while it rests."""
 
 RESIDUAL_AFTER_SEC = 2.0
 """What is still there so long after an unload stays there: caches and contexts go a little later than weights."""
@@ -124,7 +121,7 @@ class Measuring:
         stay.peak_mib = max(stay.peak_mib, held_mib)
         if abs(held_mib - stay.held_mib) > SLACK_MIB:
             stay.held_mib, stay.since = held_mib, now
-        elif now - stay.since >= STILL_SEC:
+        elif now - stay.since >= AT_REST_SEC:
             stay.steady_mib = held_mib
         if not _may_yet_take_more(state, stay.peak_mib):
             self._learn_of(state.name, stay)

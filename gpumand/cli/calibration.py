@@ -21,6 +21,7 @@ from gpumand.cli.options import GlobalOptions
 from gpumand.cli.progress import watched
 from gpumand.cli.render.format import mib, usec
 from gpumand.domain.errors import FREEDESKTOP, OWN
+from gpumand.domain.footprint import AT_REST_SEC
 from gpumand.domain.settling import SLACK_MIB
 
 if TYPE_CHECKING:
@@ -28,9 +29,6 @@ if TYPE_CHECKING:
 
 Entry = Mapping[str, Any]
 T = TypeVar("T")
-
-STILL_SEC = 5.0
-"""Memory that has not moved for so long is what the consumer holds while it rests."""
 
 SETTLE_SEC = 3.0
 """So long after an unload what is still there stays there."""
@@ -167,7 +165,7 @@ class Calibrator:
                 f"{self.name} loads on a request of its own: send it one now, as large as they come{_where(grant)}"
             )
         await self._until(f"memory of {self.name} to appear", self._appeared)
-        still = Stillness(STILL_SEC)
+        still = Stillness(AT_REST_SEC)
         await self._until(f"memory of {self.name} to be still", lambda status: self._is_still(still, status))
         steady_mib = held_mib(await self.client.status(), self.name) or 0
         took_usec = await self._load_usec(began_usec) if grant.get("loaded") else None

@@ -21,32 +21,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from gpumand.client.errors import (
-    AccessDenied,
-    BusUnavailable,
-    Busy,
-    CallerError,
-    ConfigInvalid,
-    ConsumerBackingOff,
-    DeviceUnavailable,
-    EvictionFailed,
-    GpumandError,
-    HostError,
-    InsufficientVram,
-    InteractiveAuthorizationRequired,
-    InvalidArgs,
-    LimitsExceeded,
-    LoadFailed,
-    Mismatch,
-    NoAnswer,
-    NoSuchConsumer,
-    NoSuchDevice,
-    NoSuchLease,
-    NotNowError,
-    NotRunning,
-    ShuttingDown,
-    TimedOut,
-)
+from gpumand.client import errors
+from gpumand.client.errors import *  # noqa: F403
 
 if TYPE_CHECKING:
     from gpumand.client.client import Client
@@ -56,40 +32,17 @@ if TYPE_CHECKING:
     from gpumand.client.sync import SyncClient, SyncEnded, SyncHeld, lease_sync
 
 __all__ = [
-    "AccessDenied",
-    "BusUnavailable",
-    "Busy",
-    "CallerError",
     "Client",
-    "ConfigInvalid",
-    "ConsumerBackingOff",
-    "DeviceUnavailable",
     "Ended",
     "Events",
-    "EvictionFailed",
-    "GpumandError",
     "Held",
-    "HostError",
-    "InsufficientVram",
-    "InteractiveAuthorizationRequired",
-    "InvalidArgs",
-    "LimitsExceeded",
-    "LoadFailed",
-    "Mismatch",
-    "NoAnswer",
-    "NoSuchConsumer",
-    "NoSuchDevice",
-    "NoSuchLease",
-    "NotNowError",
-    "NotRunning",
-    "ShuttingDown",
     "SyncClient",
     "SyncEnded",
     "SyncHeld",
-    "TimedOut",
     "lease",
     "lease_sync",
 ]
+__all__ += errors.__all__
 
 _MODULES = {
     "Client": "client",

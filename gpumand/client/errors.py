@@ -68,9 +68,8 @@ __all__ = [
     "NotRunning",
     "ShuttingDown",
     "TimedOut",
-    "named",
-    "translated",
 ]
+"""What ``gpumand.client`` names too: the errors, and nothing else."""
 
 
 class NotRunning(HostError):

@@ -13,6 +13,9 @@ from typing import Any
 
 from gpumand.domain.average import averaged
 
+AT_REST_SEC = 5.0
+"""Memory that has not moved for so long is what the consumer holds while it rests."""
+
 PEAKS_KEPT = 8
 """Stays whose peaks count: a model that has become smaller is believed after so many loads."""
 
