@@ -358,12 +358,6 @@ def _problems(error: ConfigInvalid) -> list[str]:
     return [str(problem) for problem in getattr(error, "problems", (error.message,))]
 
 
-def _only_lacks_figures(error: ConfigInvalid, archive: SqliteArchive) -> bool:
-    """Whether what is wrong is that a disk did not say in time what was measured of those who leave it to that."""
-    keys = [problem.key for problem in getattr(error, "problems", ())]
-    return bool(archive.fault and keys) and all(key.endswith(".vram_resident_mib") for key in keys)
-
-
 def _sources_differ(one: GpuSettings, other: GpuSettings) -> bool:
     """Whether figures come from elsewhere; how often they are read is no matter of theirs."""
     return replace(one, sample_interval_sec=0.0) != replace(other, sample_interval_sec=0.0)
@@ -391,7 +385,7 @@ async def _amain(options: Options) -> int:
         for line in _problems(error):
             log.error("%s", line)
         # The unit names EX_CONFIG: trying again would not help.
-        return 1 if isinstance(error, AddressTaken) or _only_lacks_figures(error, archive) else os.EX_CONFIG
+        return 1 if isinstance(error, AddressTaken) else os.EX_CONFIG
     except (BusLost, BusError, GpumandError, OSError) as error:
         log.error("gpumand cannot go on: %s", error)
         return 1

@@ -87,6 +87,7 @@ class Arbiter:
     async def start(self) -> None:
         """Take up again what survived: what was learned, leases whose owner lives, pins, last uses, loads under way."""
         await self.measuring.restore()
+        self.measuring.warn_of_unknown()
         await self.leases.restore(self._world.owners, self._world.units)
         for name, (devices, began_usec) in (await self._world.store.read_loads()).items():
             await self._resume(name, devices, began_usec)
@@ -138,6 +139,7 @@ class Arbiter:
         lease = await self._lease_of_twin(owner, consumer, options)
         if lease is not None:
             return Grant(lease, endpoint=self.books.state(consumer).spec.url)
+        await self.measuring.recall(consumer)
         with self._counting_refusals(owner, consumer):
             self._check(owner, consumer, options)
             self.measuring.wanted(consumer)
@@ -333,6 +335,7 @@ class Arbiter:
 
     async def plan(self, owner: Owner, consumer: str, options: AcquireOptions) -> PlanReport:
         """What Acquire would do now, and why; changes nothing. Raises NoSuchConsumer, NoSuchDevice, ShuttingDown."""
+        await self.measuring.recall(consumer)
         self._check_callable(consumer)
         self._check_devices(consumer, options.device)
         devices = self.books.ledger.devices_named(options.device)
@@ -347,6 +350,7 @@ class Arbiter:
 
     async def load(self, consumer: str, device: str, timeout_sec: float) -> Outcome:
         """Have a consumer resident, without a lease. Raises what Acquire raises."""
+        await self.measuring.recall(consumer)
         self._check_callable(consumer)
         began = self.books.clock.monotonic()
         self._check_devices(consumer, device)
@@ -386,6 +390,7 @@ class Arbiter:
         self.books.configured_usec = read_usec
         self.books.ledger.configure(settings.scheduler, settings.consumers.values())
         self.measuring.forget_changed(former.consumers)
+        self.measuring.warn_of_unknown()
         self.desk.set_aging(settings.scheduler.aging_sec)
         self.facts.forget_missing()
         self.units_changed.set()

@@ -21,6 +21,7 @@ from gpumand.domain.lease import Lease
 from gpumand.domain.residency import CONTEXT_MIB
 from gpumand.domain.settling import SLACK_MIB
 from gpumand.domain.view import ConsumerState
+from gpumand.domain.words import NO_FOOTPRINT
 from gpumand.ports import Archive
 
 log = logging.getLogger(__name__)
@@ -74,6 +75,22 @@ class Measuring:
             state = self._books.ledger.consumers.get(name)
             if state is not None:
                 self._restore(state, record)
+
+    async def recall(self, name: str) -> None:
+        """Ask once more for one of whom nobody knows what it needs: the disk may have been silent at our start."""
+        if self._is_unknown(name):
+            record = (await self._archive.read_learned()).get(name)
+            if record is not None and self._is_unknown(name):
+                self._restore(self._books.state(name), record)
+
+    def _is_unknown(self, name: str) -> bool:
+        state = self._books.ledger.consumers.get(name)
+        return state is not None and not state.footprint_known
+
+    def warn_of_unknown(self) -> None:
+        """Tell of whom nobody knows what they need."""
+        for name in filter(self._is_unknown, self._books.ledger.consumers):
+            log.warning("consumer %s is not lent: %s", name, NO_FOOTPRINT)
 
     def _restore(self, state: ConsumerState, record: Mapping[str, Any]) -> None:
         if record.get("is") != identity(state.spec):
@@ -222,10 +239,12 @@ def _may_yet_take_more(state: ConsumerState, peak_mib: int) -> bool:
     """Whether less than what is spoken for may be no more than a pause in its load.
 
     One that loads with its first request, or whose unit is active from its first moment on, never says when it is
-    done. Until its lease has ended, or its stay, all of its footprint is kept for it.
+    done. Until its lease has ended, or its stay, all of its footprint is kept for it. Of one whose footprint nobody
+    knows that would be the whole device: what rests there is believed.
     """
     never_says = state.spec.lazy or (state.spec.load is None and state.spec.health is None)
-    is_kept = state.spec.vram_auto and state.claimed and peak_mib < state.footprint_mib
+    is_left_to_us = state.spec.vram_auto and state.footprint_known
+    is_kept = is_left_to_us and state.claimed and peak_mib < state.footprint_mib
     return is_kept and never_says and not state.says_loaded
 
 

@@ -14,6 +14,7 @@ from gpumand.domain.planning import Decision
 from gpumand.domain.request import PlanReport
 from gpumand.domain.status import MAX_FOREIGN, ConsumerStatus, DeviceStatus, Status, Summary, WaitingStatus
 from gpumand.domain.view import ConsumerState, View
+from gpumand.domain.words import NO_FOOTPRINT
 from gpumand.version import VERSION
 
 
@@ -51,12 +52,18 @@ def _device(view: View, sample: Sample) -> DeviceStatus:
         total_mib=sample.total_mib,
         used_mib=sample.used_mib,
         free_mib=sample.free_mib,
-        reserved_mib=sum(budget.reserved_by_consumer(view, sample.index).values()),
+        reserved_mib=_reserved_mib(view, sample),
         foreign_mib=budget.foreign_mib(sample),
         sampled_usec=sample.sampled_usec,
         error=sample.error,
         foreign=tuple(budget.foreign_processes(sample)[:MAX_FOREIGN]),
     )
+
+
+def _reserved_mib(view: View, sample: Sample) -> int | None:
+    """What is promised; all of it where nobody knows how much."""
+    reserved_mib = budget.told_mib(sum(budget.reserved_by_consumer(view, sample.index).values()))
+    return sample.total_mib if reserved_mib is None else reserved_mib
 
 
 def _consumer(books: Books, devices: Mapping[int, Sample], state: ConsumerState) -> ConsumerStatus:
@@ -66,14 +73,14 @@ def _consumer(books: Books, devices: Mapping[int, Sample], state: ConsumerState)
         name=state.name,
         residency=str(state.residency),
         device=devices_text(state.devices),
-        vram_resident_mib=state.footprint_mib,
+        vram_resident_mib=state.footprint_mib if state.footprint_known else None,
         used_mib=sum(known) if known else None,
         leases=state.leases,
         last_used_usec=state.last_used_usec,
         pinned=state.pinned,
         vram_managed=state.spec.vram_managed,
         unit=state.spec.unit,
-        error=state.error,
+        error="; ".join(filter(None, (state.error, "" if state.footprint_known else NO_FOOTPRINT))),
         memory=state.memory,
         times=state.times,
         vram_auto=state.spec.vram_auto,

@@ -142,6 +142,8 @@ class Calibrator:
             self._ended.append(str(signal.body[2]))
 
     def _require_figures(self, entry: Entry) -> None:
+        if entry.get("vram_resident_mib") is None:
+            raise Failure(ExitCode.FAILURE, f"{self.name} cannot be loaded to be measured: {entry.get('error')}")
         if entry.get("used_mib") is None:
             why = "gpumand cannot tell how much it holds (no figures, or its processes are not known to be its own)"
             raise Failure(ExitCode.FAILURE, f"{self.name} cannot be measured: {why}; gpumanctl doctor may know more")

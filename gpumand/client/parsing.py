@@ -93,7 +93,7 @@ def _consumer(read: Fields) -> Consumer:
         read.text("name"),
         read.text("residency"),
         read.text("device", ""),
-        read.number("vram_resident_mib"),
+        read.known("vram_resident_mib"),
         read.known("used_mib"),
         read.number("leases"),
         read.time("last_used_usec"),

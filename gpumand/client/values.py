@@ -85,7 +85,7 @@ class Consumer:
         name: as configured.
         residency: "unknown", "unloaded", "parked", "loading", "resident", "unloading" or "failed".
         device: index of the GPU as text; "" where none is known.
-        vram_resident_mib: what it is expected to need.
+        vram_resident_mib: what it is expected to need; None = nobody knows, and then it is not lent.
         used_mib: what it was seen to hold; None = unknown.
         leases: how many stand on it.
         last_used_at: None = never.
@@ -101,7 +101,7 @@ class Consumer:
     name: str
     residency: str
     device: str
-    vram_resident_mib: int
+    vram_resident_mib: int | None
     used_mib: int | None
     leases: int
     last_used_at: datetime | None

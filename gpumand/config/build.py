@@ -14,6 +14,7 @@ from gpumand.config.problems import Document, Faults, Place, nearest, shown
 from gpumand.config.schema import GpuTable, HistoryTable, HttpTable, SchedulerTable
 from gpumand.config.tables import FAULTY, filled, kind_of, read_keys
 from gpumand.domain.consumer import (
+    UNKNOWN_MIB,
     ConsumerSpec,
     GpuSettings,
     HistorySettings,
@@ -50,21 +51,18 @@ def build(documents: Sequence[Document], faults: Faults, *, complete: bool, meas
         _note_strangers(consumers, faults)
     _note_shared_units(consumers, faults)
     _note_giants(consumers, gpu, faults)
-    specs = [_with_footprint(spec, one, measured, faults) for one in consumers.values() if (spec := one.spec())]
+    specs = [_with_footprint(spec, measured) for one in consumers.values() if (spec := one.spec())]
     by_name = {spec.name: spec for spec in specs}
     return Settings(
         SchedulerSettings(**scheduler), GpuSettings(**gpu), by_name, HttpSettings(**http), HistorySettings(**history)
     )
 
 
-def _with_footprint(spec: ConsumerSpec, written: Written, measured: Measured, faults: Faults) -> ConsumerSpec:
-    if spec.vram_resident_mib:
+def _with_footprint(spec: ConsumerSpec, measured: Measured) -> ConsumerSpec:
+    """What was measured may be lost, or not be there yet: then it is not lent, and others are."""
+    if spec.vram_resident_mib != UNKNOWN_MIB:
         return spec
-    measured_mib = measured(spec)
-    if measured_mib is None:
-        why = "is missing: what it needs of VRAM while it is loaded, in MiB; it was not measured yet"
-        faults.add(written.place.at("vram_resident_mib"), f"{why} (vram_guess_mib says what to take it for until then)")
-    return replace(spec, vram_resident_mib=measured_mib or 0)
+    return replace(spec, vram_resident_mib=measured(spec) or UNKNOWN_MIB)
 
 
 def _note_unknown_tables(document: Document, faults: Faults) -> None:

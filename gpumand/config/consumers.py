@@ -13,7 +13,7 @@ from gpumand.config.files import read_key
 from gpumand.config.presets import Preset, preset, preset_names
 from gpumand.config.problems import Faults, Place, nearest, shown
 from gpumand.config.tables import FAULTY, filled, note_missing, read_keys
-from gpumand.domain.consumer import BusyRoute, ConsumerSpec, EvictionMethod
+from gpumand.domain.consumer import UNKNOWN_MIB, BusyRoute, ConsumerSpec, EvictionMethod
 
 _NOT_IN_SPEC = ("model", "key_file", "key_header")
 _ROUTES = ("health", "busy", "load", "unload")
@@ -37,7 +37,7 @@ class Written:
     keys: dict[str, Any]
 
     def spec(self) -> ConsumerSpec | None:
-        """The consumer; None when any of its keys was refused. A footprint that nobody knows yet is 0."""
+        """The consumer; None when any of its keys was refused. A footprint that is not written is ``UNKNOWN_MIB``."""
         if FAULTY in self.keys.values():
             return None
         keys = filled(ConsumerTable, self.keys)
@@ -45,7 +45,7 @@ class Written:
         declared_mib, guess_mib = keys.pop("vram_resident_mib"), keys.pop("vram_guess_mib")
         devices, count = keys.pop("device"), keys.pop("device_count")
         keys |= {"devices": devices, "device_count": count or len(devices) or 1}
-        keys |= {"vram_resident_mib": declared_mib or guess_mib or 0, "vram_auto": declared_mib is None}
+        keys |= {"vram_resident_mib": declared_mib or guess_mib or UNKNOWN_MIB, "vram_auto": declared_mib is None}
         return ConsumerSpec(self.name, **{key: value for key, value in keys.items() if key not in _NOT_IN_SPEC})
 
 

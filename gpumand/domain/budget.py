@@ -9,7 +9,7 @@ even that is known the fit check is skipped (``free_mib`` is None): nothing is e
 
 from __future__ import annotations
 
-from gpumand.domain.consumer import Residency
+from gpumand.domain.consumer import UNKNOWN_MIB, Residency
 from gpumand.domain.device import ProcessUse, Sample
 from gpumand.domain.view import IN_VRAM, ConsumerState, View
 
@@ -24,6 +24,11 @@ def held_mib(sample: Sample, state: ConsumerState) -> int | None:
     figure_mib = sample.held_by(state.name)
     is_loaded = state.residency is Residency.RESIDENT and (state.says_loaded or not state.spec.lazy)
     return None if figure_mib == 0 and is_loaded else figure_mib
+
+
+def told_mib(mib: int) -> int | None:
+    """A figure that can be told: None where the footprint of somebody of whom nobody knows it is part of it."""
+    return mib if mib < UNKNOWN_MIB // 2 else None
 
 
 def unattributed_mib(sample: Sample) -> int | None:
@@ -125,6 +130,8 @@ def yield_mib(sample: Sample, state: ConsumerState, loose_mib: int | None) -> in
     if not sample.known:
         return max(0, _believed_mib(state) - stays_mib)
     seen_mib = held_mib(sample, state)
+    if seen_mib is None and not is_parked and not state.footprint_known:
+        return 0  # all that is certain is that nobody knows
     if seen_mib is None:
         seen_mib = min(state.spec.residual_mib if is_parked else state.footprint_mib, loose_mib or 0)
     return max(0, seen_mib - stays_mib)

@@ -110,12 +110,17 @@ class BusyRoute:
     timeout_sec: float = 2.0
 
 
+UNKNOWN_MIB = 2**40
+"""What a consumer is taken to need where nobody knows: more than any device has, since unknown is not zero."""
+
+
 @dataclass(frozen=True, slots=True)
 class ConsumerSpec:
     """A consumer as configured; units and defaults are documented in gpumand.toml(5).
 
     ``headers`` go with every request to it, under those of the route; a key from ``key_file`` is among them.
-    ``vram_auto`` says that ``vram_resident_mib`` is only what it is taken to need until it was measured.
+    ``vram_auto`` says that ``vram_resident_mib`` is only what it is taken to need until it was measured; then it may
+    be ``UNKNOWN_MIB``.
     ``evict`` is always filled in: the configured order, or http where there is an unload route and then unit-stop
     where there is a unit. ``devices`` are those it may be on, by index or UUID, () = any; it needs ``device_count`` of
     them at once, and its footprint on each. ``parks`` says that its unload route leaves its weights in host RAM; there

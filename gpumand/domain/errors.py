@@ -136,6 +136,6 @@ class DeviceUnavailable(HostError):
 
 
 class ConfigInvalid(GpumandError):
-    """The configuration cannot be used; the message names file, line and key."""
+    """The configuration cannot be used, or says too little of a consumer; the message names what is to be written."""
 
     dbus_name = OWN + "ConfigInvalid"

@@ -2,7 +2,7 @@
 
 The order of the questions is the order of the rules:
 
-1. Is it configured, and not backing off after a failed load?
+1. Is it configured, known how much it needs, and not backing off after a failed load?
 2. Which devices? (``placement``) Nearly always one; a consumer that needs several at once gets all of them or none.
 3. Is it resident already? Then it needs no room, only a lease slot and its footprint left unpromised.
 4. Is anything being loaded or evicted on any of them? Then wait: one thing at a time on a device.
@@ -22,6 +22,7 @@ from gpumand.domain.consumer import Residency
 from gpumand.domain.device import Devices
 from gpumand.domain.errors import (
     Busy,
+    ConfigInvalid,
     ConsumerBackingOff,
     DeviceUnavailable,
     EvictionFailed,
@@ -32,7 +33,7 @@ from gpumand.domain.errors import (
 )
 from gpumand.domain.request import PlannedEviction, Spared, Verdict
 from gpumand.domain.view import ConsumerState, View
-from gpumand.domain.words import gib, holders_line, listing, on_devices
+from gpumand.domain.words import NO_FOOTPRINT, gib, holders_line, listing, on_devices
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +101,8 @@ def decide(view: View, wish: Wish) -> Decision:
     state = view.consumers.get(wish.consumer)
     if state is None:
         return _refuse(NoSuchConsumer, f"no consumer {wish.consumer!r} is configured")
+    if not state.footprint_known:
+        return _refuse(ConfigInvalid, f"{state.name} cannot be lent: {NO_FOOTPRINT}")
     places = _places(view, wish, state)
     if not places:
         return _refuse(DeviceUnavailable, placement.why_none(view, state, wish.devices))
@@ -234,8 +237,10 @@ def _overcommitted(view: View, state: ConsumerState, place: Devices) -> Decision
             continue
         committed_mib = budget.committed_mib(view, device, besides=state.name)
         if committed_mib + state.footprint_mib > total_mib:
-            claimants = listing([one.name for one in _claimants(view, state, (device,))])
-            return _wait(place, f"{gib(committed_mib)} of device {device} are promised to {claimants}")
+            claimants = _claimants(view, state, (device,))
+            known = all(one.footprint_known for one in claimants)
+            much = f"{gib(committed_mib)} of device {device} are" if known else f"an unknown part of device {device} is"
+            return _wait(place, f"{much} promised to {listing([one.name for one in claimants])}")
     return None
 
 
@@ -367,28 +372,6 @@ def _room_once_free(view: View, state: ConsumerState, room: _Room, could_go: lis
         return room_mib  # declared figures count every footprint whole: nothing is reserved on top of them
     reserved = budget.reserved_by_consumer(view, room.device)
     return room_mib + sum(mib for name, mib in reserved.items() if name != state.name)
-
-
-def may_pass(view: View, name: str, place: Devices, ahead: list[str]) -> bool:
-    """Whether a resident consumer may be leased although requests ahead of it still wait for the same devices.
-
-    Only where it cannot make any of them wait longer: slots are unlimited, those ahead could never evict it anyway,
-    and its footprint leaves room for theirs beside all that is promised. Everything else is first come, first served.
-    """
-    state = view.consumers[name]
-    if view.settings.concurrent_leases:
-        return False
-    wanted_mib = sum(view.consumers[other].footprint_mib for other in set(ahead) if other != name)
-    return all(other == name or victims.why_never(view, state, view.consumers[other]) for other in ahead) and all(
-        _has_room_for(view, device, state, wanted_mib) for device in place
-    )
-
-
-def _has_room_for(view: View, device: int, state: ConsumerState, wanted_mib: int) -> bool:
-    total_mib = budget.total_mib(view, device)
-    if total_mib is None:
-        return False
-    return budget.committed_mib(view, device, besides=state.name) + state.footprint_mib + wanted_mib <= total_mib
 
 
 def _wait(place: Devices, message: str) -> Decision:

@@ -13,7 +13,8 @@ from dataclasses import dataclass, field, replace
 from gpumand.domain.consumer import Policy, Residency, SchedulerSettings
 from gpumand.domain.device import Devices
 from gpumand.domain.errors import Busy
-from gpumand.domain.planning import Decision, Wish, decide, may_pass
+from gpumand.domain.passing import may_pass
+from gpumand.domain.planning import Decision, Wish, decide
 from gpumand.domain.request import MIN_PRIORITY, Verdict
 from gpumand.domain.view import View
 

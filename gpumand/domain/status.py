@@ -58,6 +58,7 @@ class ConsumerStatus:
     """A consumer in a Status.
 
     Attributes:
+        vram_resident_mib: None when unknown.
         used_mib: None when unknown.
         doing: what is being done with it now, for a progress line: "" or for example "loading for 12 s",
             "unloading by http".
@@ -74,7 +75,7 @@ class ConsumerStatus:
     name: str
     residency: str
     device: str
-    vram_resident_mib: int
+    vram_resident_mib: int | None
     used_mib: int | None
     leases: int
     last_used_usec: int

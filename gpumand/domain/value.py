@@ -26,6 +26,9 @@ DAMPING = 0.7
 POOL_WEIGHT = 20.0
 """The idle times of all consumers count as so many of its own."""
 
+TYPICAL_MIB = 8192
+"""What one is taken to load of which nobody knows how much it needs."""
+
 LEAST_SEC = 0.001
 """Nothing is free: among those that cost nothing the fewest go."""
 
@@ -86,7 +89,7 @@ def bring_back_sec(state: ConsumerState, method: EvictionMethod | None = None) -
     if state.residency is Residency.PARKED:
         return _parked_sec(state)
     method = method or state.spec.evict[0]
-    return state.times.unload_sec(method) + state.times.load_sec(state.footprint_mib, start_after(state, method))
+    return state.times.unload_sec(method) + state.times.load_sec(_size_mib(state), start_after(state, method))
 
 
 def parked_worth(view: View, state: ConsumerState, idle: IdleTimes) -> Worth:
@@ -96,8 +99,13 @@ def parked_worth(view: View, state: ConsumerState, idle: IdleTimes) -> Worth:
 
 def _parked_sec(state: ConsumerState) -> float:
     """Seconds lost by stopping one that is parked: it would have to be loaded anyhow, but from host RAM."""
-    cold_sec, parked_sec = (state.times.load_sec(state.footprint_mib, start) for start in (Start.COLD, Start.PARKED))
+    cold_sec, parked_sec = (state.times.load_sec(_size_mib(state), start) for start in (Start.COLD, Start.PARKED))
     return state.times.unload_sec(EvictionMethod.UNIT_STOP) + max(0.0, cold_sec - parked_sec)
+
+
+def _size_mib(state: ConsumerState) -> int:
+    """What a first load is estimated by; no more than an estimate hangs on it."""
+    return state.footprint_mib if state.footprint_known else TYPICAL_MIB
 
 
 def start_after(state: ConsumerState, method: EvictionMethod) -> Start:

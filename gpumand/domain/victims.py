@@ -247,6 +247,7 @@ def _prune(taken: list[ConsumerState], freed_mib: Mapping[str, int], deficit_mib
 
 
 def _planned(state: ConsumerState, expected_mib: int | None, why: str) -> PlannedEviction:
+    expected_mib = None if expected_mib is None else budget.told_mib(expected_mib)
     return PlannedEviction(state.name, expected_mib, method=str(state.methods[0]), why=why)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from gpumand.domain.consumer import ConsumerSpec, EvictionMethod, Residency, SchedulerSettings
+from gpumand.domain.consumer import UNKNOWN_MIB, ConsumerSpec, EvictionMethod, Residency, SchedulerSettings
 from gpumand.domain.device import Devices, Sample
 from gpumand.domain.footprint import Footprint
 from gpumand.domain.learning import Learned
@@ -83,6 +83,11 @@ class ConsumerState:
         """MiB it needs resident: declared, or where that is left to us, the most it held in its last stays."""
         measured_mib = self.memory.peak_mib if self.spec.vram_auto else None
         return measured_mib or self.spec.vram_resident_mib
+
+    @property
+    def footprint_known(self) -> bool:
+        """Whether anybody knows what it needs; where nobody does, ``footprint_mib`` is more than any device has."""
+        return self.footprint_mib < UNKNOWN_MIB
 
     @property
     def host_mib(self) -> int:

@@ -8,6 +8,11 @@ from gpumand.domain import budget, busyness
 from gpumand.domain.device import Devices, ProcessUse
 from gpumand.domain.view import ConsumerState, View
 
+NO_FOOTPRINT = (
+    "how much VRAM it needs is not known: nothing that was measured of it is there, and vram_resident_mib does not say "
+    "it (vram_guess_mib says what to take it for, until it is measured)"
+)
+
 MAX_NAMED = 6
 """More names than this in one line help nobody."""
 
@@ -54,9 +59,15 @@ def _holder(view: View, device: int, state: ConsumerState) -> str:
     held_mib = budget.held_mib(view.devices[device], state)
     if not (held_mib or state.claimed or (held_mib is None and state.residency == "resident")):
         return ""
-    size = gib(held_mib) if held_mib is not None and not state.claimed else gib(max(held_mib or 0, state.footprint_mib))
+    size = gib(held_mib) if held_mib is not None and not state.claimed else _spoken_for(state, held_mib or 0)
     reasons = [word for word, so in _reasons(state) if so]
     return f"{size} by {state.name}" + (f" ({', '.join(reasons)})" if reasons else "")
+
+
+def _spoken_for(state: ConsumerState, held_mib: int) -> str:
+    if not state.footprint_known:
+        return f"{gib(held_mib)} or more" if held_mib else "an unknown amount"
+    return gib(max(held_mib, state.footprint_mib))
 
 
 def _reasons(state: ConsumerState) -> list[tuple[str, bool]]:

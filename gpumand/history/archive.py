@@ -63,11 +63,6 @@ class SqliteArchive:
         self._fault = ""
         self._is_closed = False
 
-    @property
-    def fault(self) -> str:
-        """What is wrong with the disk, in one line; "" where nothing is known to be."""
-        return self._fault
-
     def note(self, entry: Entry) -> None:
         """Keep an entry, soon."""
         if self.keep_days > 0:

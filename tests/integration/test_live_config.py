@@ -208,14 +208,12 @@ async def run(*arguments: str) -> tuple[int, str, str]:
 
 async def test_a_start_with_a_bad_configuration_says_every_problem_in_a_line(tmp_path: Path) -> None:
     path = tmp_path / "gpumand.toml"
-    path.write_text('[scheduler]\ncushon_mib = 1\n[gpu]\nsource = "nvlm"\n[consumers.a]\nunit = "a.service"\n')
+    path.write_text('[scheduler]\ncushon_mib = 1\n[gpu]\nsource = "nvlm"\n[consumers.a]\nunit = "a"\n')
     status, out, err = await run("--config", str(path), "--bus-address", "unix:path=/nowhere")
     assert (status, out) == (os.EX_CONFIG, ""), "the unit does not have it tried again"
     lines = err.splitlines()
     assert len(lines) == 3, err
-    for line, words in zip(
-        lines, [":2: scheduler.cushon_mib", ":4: gpu.source", ":5: consumers.a.vram_resident_mib"], strict=True
-    ):
+    for line, words in zip(lines, [":2: scheduler.cushon_mib", ":4: gpu.source", ":6: consumers.a.unit"], strict=True):
         assert f"{path}{words}" in line
 
 
@@ -249,14 +247,47 @@ async def test_version_and_help_are_no_errors() -> None:
     assert "--config" in out
 
 
-async def test_a_disk_that_does_not_say_what_was_measured_is_no_fault_of_the_configuration(tmp_path: Path) -> None:
-    path, state = tmp_path / "gpumand.toml", tmp_path / "state"
-    path.write_text('[gpu]\nsource = "none"\n[consumers.a]\nunit = "a.service"\n')
-    arguments = ("--config", str(path), "--bus-address", "unix:path=/nowhere", "--state-dir", str(state))
-    assert (await run(*arguments))[0] == os.EX_CONFIG, "nothing was measured"
-    with contextlib.closing(sqlite3.connect(state / "history.db", isolation_level=None)) as other:
+async def is_measured(client: Client, name: str) -> bool:
+    return (await client.consumer(name)).get("measured_mib") is not None
+
+
+@pytest.fixture
+async def left_to_us(host: LiveHost) -> LiveHost:
+    """The daemon has ended, image was measured, and its footprint is not written any more."""
+    host.configure(tables(host, "image", vram_resident_mib='"auto"', vram_guess_mib="13312") + tables(host, "voice"))
+    client = await host.client()
+    await client.call("Reload")
+    lease, _ = await client.acquire("image")
+    await wait_until("image is measured", is_measured, client, "image")
+    await client.release(lease)
+    await client.call("Evict", "sa{sv}", "image", {})
+    await client.close()
+    await host.end()
+    host.configure(tables(host, "image", vram_resident_mib='"auto"') + tables(host, "voice"), AS_MANY_AS_FIT)
+    return host
+
+
+async def test_loss_of_what_was_measured_costs_the_one_who_needs_it_and_nobody_else(left_to_us: LiveHost) -> None:
+    for file in (left_to_us.folder / "state").glob("history.db*"):
+        file.unlink()
+    await left_to_us.start()
+    client = await left_to_us.client()
+    assert "voice" in (await client.acquire("voice"))[1]["consumer"]
+    assert (await error_of(client.acquire("image"))).name == ERROR + "ConfigInvalid"
+    image = await client.consumer("image")
+    assert "vram_resident_mib" not in image
+    assert "not known" in image["error"]
+    await client.close()
+
+
+async def test_disk_that_is_silent_at_the_start_is_asked_again_when_the_consumer_is(left_to_us: LiveHost) -> None:
+    path = left_to_us.folder / "state" / "history.db"
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as other:
         other.execute("PRAGMA locking_mode = EXCLUSIVE")
         other.execute("BEGIN EXCLUSIVE")
-        status, _, err = await run(*arguments)
-    assert status == 1, f"the unit has it tried again: {err}"
-    assert "the history is not kept" in err
+        await left_to_us.start()
+        client = await left_to_us.client()
+        assert "vram_resident_mib" not in await client.consumer("image")
+    assert (await client.acquire("image"))[1]["loaded"]
+    assert (await client.consumer("image"))["vram_resident_mib"] == SIZES["image"]
+    await client.close()

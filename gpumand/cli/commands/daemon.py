@@ -15,9 +15,6 @@ from gpumand.cli.output import print_json
 from gpumand.cli.session import ask
 from gpumand.version import VERSION
 
-UNKNOWN_MIB = -1
-"""Stands for a footprint that only a measurement tells: those are the daemon's."""
-
 
 @click.command("config-check", cls=Command)
 @click.argument("path", required=False, type=click.Path(path_type=Path))
@@ -30,10 +27,11 @@ def config_check(ctx: click.Context, path: Path | None) -> None:
     """
     from gpumand.cli.render.format import clean, count
     from gpumand.config import ConfigProblems, load
+    from gpumand.domain.consumer import UNKNOWN_MIB
 
     options = global_options(ctx)
     try:
-        settings = load(path, measured=lambda _spec: UNKNOWN_MIB, user=options.user)
+        settings = load(path, user=options.user)
     except ConfigProblems as error:
         for problem in error.problems:
             print(clean(str(problem)), file=sys.stderr)
@@ -43,7 +41,8 @@ def config_check(ctx: click.Context, path: Path | None) -> None:
     elif not options.quiet:
         print(f"The configuration is good: {count(len(settings.consumers), 'consumer')}.")
         for name in (one.name for one in settings.consumers.values() if one.vram_resident_mib == UNKNOWN_MIB):
-            print(f"{clean(name)}: how much VRAM it needs is nowhere written; gpumand must have measured it.")
+            why = "how much VRAM it needs is nowhere written"
+            print(f"{clean(name)}: {why}; it is not lent before gpumand has measured it.")
 
 
 @click.command(cls=Command)

@@ -12,6 +12,7 @@ from gpumand.cli.options import Command, global_options
 from gpumand.cli.output import print_json
 
 if TYPE_CHECKING:
+    from gpumand.domain.consumer import ConsumerSpec
     from gpumand.simulation.demand import Demand
     from gpumand.simulation.host import Host
     from gpumand.simulation.report import Figures
@@ -96,11 +97,15 @@ def _host(path: Path) -> Host:
 
     try:
         text = path.read_text()
-        return host.read(text) if host.has_times(text) else host.guessed(load(path))
+        return host.read(text) if host.has_times(text) else host.guessed(load(path, _not_measured))
     except (ValueError, OSError) as error:
         raise click.UsageError(f"{path}: {error}") from None
     except ConfigProblems as error:
         raise click.UsageError(str(error.problems[0])) from None
+
+
+def _not_measured(spec: ConsumerSpec) -> int:
+    raise ValueError(f"consumers.{spec.name}.vram_resident_mib is missing: nothing that was measured is looked at here")
 
 
 def _demand(path: Path, consumers: Path, names: set[str]) -> Demand:

@@ -16,9 +16,6 @@ from gpumand.config import DEFAULT_FILE, DEFAULT_FOLDER, ConfigProblems, load, u
 from gpumand.config.files import DROP_IN_NAME, MAIN_NAME, files_of, listed
 from gpumand.config.problems import Faults, Problem
 
-UNKNOWN_MIB = -1
-"""Stands for a footprint that only a measurement tells: those are the daemon's."""
-
 PACKAGED = (
     "/usr/share/polkit-1/actions/org.gpumand1.policy",
     "/usr/share/polkit-1/rules.d/org.gpumand1.rules",
@@ -80,7 +77,7 @@ def configuration(path: Path | None, *, user: bool) -> Configuration:
     files = [file for file in _files(path, user=user) if file.exists()]
     changed_usec, changed_file = max(((_changed_usec(file), str(file)) for file in files), default=(0, ""))
     try:
-        settings = load(path, measured=lambda _spec: UNKNOWN_MIB, user=user)
+        settings = load(path, user=user)
     except ConfigProblems as error:
         denied = [one for one in error.problems if NOT_ALLOWED in one.message]
         mistakes = tuple(one for one in error.problems if one not in denied)

@@ -78,6 +78,8 @@ def _facts(consumer: Entry, learned: Entry, now_usec: int) -> list[tuple[str, st
 
 
 def _declared(consumer: Entry, learned: Entry) -> str:
+    if consumer.get("vram_resident_mib") is None:
+        return "not known"
     how = "declared"
     if consumer.get("vram_auto"):
         how = "a guess, until it is measured" if learned.get("peak_mib") is None else "not declared: measured"
@@ -100,8 +102,9 @@ def _measured(learned: Entry) -> str:
 
 def off_by(consumer: Entry, learned: Entry) -> str:
     """A sentence where the declared footprint is wrong; "" where it is right, measured itself, or nothing is known."""
-    peak, declared = learned.get("peak_mib"), int(consumer["vram_resident_mib"])
-    if peak is None or consumer.get("vram_auto") or not Footprint(peaks_mib=(int(peak),)).contradicts(declared):
+    peak, declared = learned.get("peak_mib"), int(consumer.get("vram_resident_mib") or 0)
+    is_declared = bool(declared) and not consumer.get("vram_auto")
+    if peak is None or not is_declared or not Footprint(peaks_mib=(int(peak),)).contradicts(declared):
         return ""
     percent = round(100 * abs(int(peak) - declared) / declared)
     which = "more" if peak > declared else "less"

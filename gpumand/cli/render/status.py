@@ -131,7 +131,7 @@ def _consumer_row(consumer: Entry, now_usec: int) -> list[Text | str]:
         Text(residency, style=RESIDENCY_STYLES.get(residency, "")),
         clean(consumer.get("device") or NOTHING),
         mib(used) if used or residency != "unloaded" else NOTHING,
-        mib(consumer["vram_resident_mib"]),
+        mib(consumer.get("vram_resident_mib")),
         str(consumer["leases"] or NOTHING),
         ago(consumer["last_used_usec"], now_usec),
         _note(consumer),

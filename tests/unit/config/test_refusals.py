@@ -101,13 +101,6 @@ case(
     'a\\x1bb" is no name',
 )
 
-case("no footprint", '[consumers.tts] #!\nunit = "t.service"\n', "consumers.tts.vram_resident_mib", "not measured")
-case(
-    "auto without a guess",
-    '[consumers.tts]\nunit = "t.service"\nvram_resident_mib = "auto" #!\n',
-    "consumers.tts.vram_resident_mib",
-    "vram_guess_mib says",
-)
 for figure in ("0", "-5", "16777217"):
     text = f'[consumers.tts]\nunit = "t.service"\nvram_resident_mib = {figure} #!\n'
     case(f"footprint {figure}", text, "consumers.tts.vram_resident_mib", "from 1 to 16777216")

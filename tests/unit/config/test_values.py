@@ -9,6 +9,7 @@ import pytest
 
 from gpumand.config import load
 from gpumand.domain.consumer import (
+    UNKNOWN_MIB,
     BusyAfter,
     BusyRoute,
     ConsumerSpec,
@@ -41,6 +42,12 @@ def test_footprint_that_was_measured_need_not_be_written(tmp_path: Path, line: s
     file.write_text(MEASURED + line, encoding="utf-8")
     tts = load(file, measured=lambda spec: 5000 if spec.unit == "t.service" else None).consumers["tts"]
     assert (tts.vram_resident_mib, tts.vram_auto) == (4000 if "guess" in line else 5000, True)
+
+
+@pytest.mark.parametrize("line", ["", 'vram_resident_mib = "auto"'])
+def test_footprint_that_is_neither_written_nor_measured_is_unknown_and_no_fault(tmp_path: Path, line: str) -> None:
+    tts = loaded(tmp_path, MEASURED + line).consumers["tts"]
+    assert (tts.vram_resident_mib, tts.vram_auto) == (UNKNOWN_MIB, True)
 
 
 def test_footprint_that_is_guessed_is_so_until_it_is_measured(tmp_path: Path) -> None:

@@ -15,7 +15,8 @@ from gpumand.domain.errors import (
     InsufficientVram,
     NoSuchConsumer,
 )
-from gpumand.domain.planning import Decision, Wish, decide, may_pass
+from gpumand.domain.passing import may_pass
+from gpumand.domain.planning import Decision, Wish, decide
 from gpumand.domain.request import Verdict
 from gpumand.domain.view import Job, View
 from tests.unit.domain.build import absent, resident, view

@@ -46,10 +46,17 @@ def reload(facts: Facts) -> Iterator[Finding]:
 
 
 def footprints(facts: Facts) -> Iterator[Finding]:
-    """What is declared is what was measured."""
+    """What is declared is what was measured, or at least one of the two is there."""
     for name, entry in facts.entries.items():
         peak = (facts.learned.get(name) or {}).get("peak_mib")
-        declared = int(entry["vram_resident_mib"])
+        declared = int(entry.get("vram_resident_mib") or 0)
+        if not declared:
+            yield problem(
+                f"nobody knows how much VRAM {name} needs",
+                "it is not lent until that is written, or was measured while it ran",
+                f"[consumers.{key(name)}] vram_resident_mib = MIB, or vram_guess_mib = MIB until it is measured",
+            )
+            continue
         if peak is None or entry.get("vram_auto") or not Footprint(peaks_mib=(int(peak),)).contradicts(declared):
             continue
         why = "others run out of memory beside it" if peak > declared else "room is kept for it that it does not need"
@@ -67,7 +74,7 @@ def room(facts: Facts) -> Iterator[Finding]:
         return
     cushion_mib = facts.config.settings.scheduler.cushion_mib if facts.config.settings else 0
     for entry in facts.entries.values():
-        need, most = int(entry["vram_resident_mib"]) + cushion_mib, max(totals)
+        need, most = int(entry.get("vram_resident_mib") or 0) + cushion_mib, max(totals)
         if need > most:
             yield problem(
                 f"{entry['name']} needs {mib(need)} with the cushion, and the largest device has {mib(most)}",
@@ -75,7 +82,7 @@ def room(facts: Facts) -> Iterator[Finding]:
                 f"[consumers.{key(str(entry['name']))}] vram_resident_mib = …",
             )
     staying = [one for one in facts.entries.values() if one.get("pinned") or one.get("vram_managed")]
-    need_mib = sum(int(one["vram_resident_mib"]) for one in staying)
+    need_mib = sum(int(one.get("vram_resident_mib") or 0) for one in staying)
     if need_mib > sum(totals):
         names = listed([str(one["name"]) for one in staying])
         pinned = [str(one["name"]) for one in staying if one.get("pinned")]

@@ -8,6 +8,7 @@ from gpumand.cli.doctor.facts import Facts, UnitFacts
 from gpumand.cli.doctor.finding import Finding, note, problem, unchecked, warning
 from gpumand.cli.render.format import count, listed, mib
 from gpumand.config.toml_text import key, quoted
+from gpumand.domain.consumer import UNKNOWN_MIB
 
 COME_BACK = ("always", "on-success")
 """Restart= with which a process that ends as it should is started again."""
@@ -147,4 +148,4 @@ def boot(facts: Facts) -> Iterator[Finding]:
 def _loads_by_starting(facts: Facts, name: str) -> bool:
     """Its process holds the model from its start on, as far as the configuration tells."""
     spec = facts.consumers[name]
-    return spec.load is None and not spec.lazy and spec.vram_resident_mib > 0
+    return spec.load is None and not spec.lazy and spec.vram_resident_mib < UNKNOWN_MIB

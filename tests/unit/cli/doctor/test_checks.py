@@ -213,6 +213,16 @@ def test_a_footprint_that_is_left_to_be_measured_is_never_wrong() -> None:
     assert found(replace(GOOD, status=automatic, learned={"mvoice": {"peak_mib": 9}}), "footprints") == []
 
 
+def test_a_footprint_that_nobody_knows_is_a_problem_and_counts_nowhere() -> None:
+    unknown = samples.consumer("mvoice", vram_auto=True, pinned=True)
+    del unknown["vram_resident_mib"]
+    facts = replace(GOOD, status=status(consumers=[unknown]))
+    finding = only(facts, "footprints")
+    assert finding.what == "nobody knows how much VRAM mvoice needs"
+    assert "vram_guess_mib = MIB" in finding.mend
+    assert found(facts, "room") == []
+
+
 def test_what_is_never_evicted_has_to_fit() -> None:
     pinned = samples.consumer("a", vram_resident_mib=15000, pinned=True)
     managed = samples.consumer("b", vram_resident_mib=12000, vram_managed=True)
