@@ -7,7 +7,6 @@ and READY: whoever finds the name finds everything in place.
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import logging
 import os
@@ -38,7 +37,7 @@ from gpumand.domain.events import STATE_CHANGES, Event
 from gpumand.history import Chronicle, DemandLog, SqliteArchive
 from gpumand.host_memory import ProcMeminfo
 from gpumand.http.front import AddressTaken, HttpFront
-from gpumand.logs import default_level, setup_logging
+from gpumand.options import Options, parsed
 from gpumand.ports import VramSource, World
 from gpumand.runtime import archive_path, boot_id, own_uid, state_directory
 from gpumand.service_manager.logind import Logind
@@ -72,26 +71,6 @@ LIBRARY_SEC = 60.0
 
 STOP_SEC = 30.0
 """What the end of our life may take, told to systemd: last replies, the disk, a driver that hangs, each bounded."""
-
-
-@dataclass(frozen=True, slots=True)
-class Options:
-    """The command line.
-
-    Attributes:
-        config: file or folder; None for /etc/gpumand.
-        bus_address: "system", "session" or a D-Bus address.
-        state_dir: where leases are kept; None for the usual place.
-    """
-
-    config: Path | None
-    bus_address: str
-    state_dir: Path | None
-
-    @property
-    def user(self) -> bool:
-        """Whether units are those of the user's own service manager."""
-        return self.bus_address == "session"
 
 
 @dataclass(frozen=True, slots=True)
@@ -393,25 +372,6 @@ async def _amain(options: Options) -> int:
         notifier.close()
 
 
-def _parse(arguments: Sequence[str] | None) -> Options:
-    parser = argparse.ArgumentParser(prog="gpumand", description="Lends the GPU memory of this host.")
-    parser.add_argument("--version", action="version", version=f"gpumand {VERSION}")
-    parser.add_argument("--config", type=Path, metavar="PATH", help="a file or folder instead of /etc/gpumand")
-    where = parser.add_mutually_exclusive_group()
-    where.add_argument(
-        "--user",
-        action="store_true",
-        help="serve on the session bus, manage the user's own units, by ~/.config/gpumand",
-    )
-    where.add_argument("--bus-address", metavar="ADDRESS", help="serve on the bus at this address")
-    parser.add_argument("--state-dir", type=Path, metavar="DIR", help="where leases are kept over a restart")
-    parser.add_argument("--log-level", default=default_level(), choices=["debug", "info", "warning", "error"])
-    parsed = parser.parse_args(arguments)
-    setup_logging(parsed.log_level)
-    address = parsed.bus_address or ("session" if parsed.user else "system")
-    return Options(parsed.config, address, parsed.state_dir)
-
-
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command ``gpumand``."""
-    sys.exit(asyncio.run(_amain(_parse(arguments))))
+    sys.exit(asyncio.run(_amain(parsed(arguments))))

@@ -8,11 +8,12 @@ import logging
 from collections.abc import Awaitable, Callable, Iterator
 
 from gpumand.arbiter import logbook
+from gpumand.arbiter.admission import Admission
 from gpumand.arbiter.books import Books, Publish
 from gpumand.arbiter.busyness import Busyness
 from gpumand.arbiter.byhand import ByHand
 from gpumand.arbiter.clocked import ended
-from gpumand.arbiter.desk import MAX_LEASES, MAX_LEASES_PER_UID, Desk
+from gpumand.arbiter.desk import Desk
 from gpumand.arbiter.effects import Effects
 from gpumand.arbiter.facts import Facts
 from gpumand.arbiter.gate import Gate
@@ -26,8 +27,6 @@ from gpumand.domain.device import Devices, devices_text
 from gpumand.domain.errors import (
     GpumandError,
     InvalidArgs,
-    LimitsExceeded,
-    NoSuchConsumer,
     ShuttingDown,
     TimedOut,
 )
@@ -41,8 +40,6 @@ from gpumand.domain.status import ConsumerStatus, Status, Summary
 from gpumand.ports import UnitFailed, World
 
 log = logging.getLogger(__name__)
-
-MAX_WAITING = 512
 
 NOW_SEC = 10.0
 """What "at once" may take at most: a lazy consumer's health may be asked, and its answer may be slow."""
@@ -77,7 +74,7 @@ class Arbiter:
         self._world = world
         self._load_settings = load_settings
         self._arrivals = 0
-        self._stopping = ""
+        self._admission = Admission(self.books, self.desk, self.gate)
         self.units_changed = asyncio.Event()
 
     def _publish(self, event: Event) -> None:
@@ -116,7 +113,7 @@ class Arbiter:
             leases_end: there is no next start that could take leases up again: they end here, and it is told. Else
                 they stay on disk.
         """
-        self._stopping = reason
+        self._admission.stopping = reason
         await self.desk.close(ShuttingDown(reason))
         if leases_end:
             self.leases.end_all(lambda lease: True, LeaseEnd.SHUTDOWN)
@@ -141,7 +138,7 @@ class Arbiter:
             return Grant(lease, endpoint=self.books.state(consumer).spec.url)
         await self.measuring.recall(consumer)
         with self._counting_refusals(owner, consumer):
-            self._check(owner, consumer, options)
+            self._admission.check(owner, consumer, options)
             self.measuring.wanted(consumer)
             entry = self._entry(owner, consumer, options)
             self.desk.add(entry)
@@ -162,39 +159,6 @@ class Arbiter:
             logbook.refusal(consumer, owner, error)
             self.books.publish(RequestRefused(consumer, owner.uid, error.dbus_name, error.message))
             raise
-
-    def _check(self, owner: Owner, consumer: str, options: AcquireOptions) -> None:
-        """Refuse what can be refused at once."""
-        self._check_callable(consumer)
-        self._check_devices(consumer, options.device)
-        if options.lifetime is LeaseLifetime.UNIT and not owner.unit:
-            raise InvalidArgs("lifetime 'unit' needs a caller that runs in a systemd unit")
-        own = sum(1 for lease in self.books.ledger.leases.values() if lease.owner.uid == owner.uid)
-        if own >= MAX_LEASES_PER_UID:
-            raise LimitsExceeded(f"uid {owner.uid} has {own} leases; more are not allowed")
-        if len(self.books.ledger.leases) >= MAX_LEASES:
-            raise LimitsExceeded(f"{MAX_LEASES} leases stand; more are not allowed")
-        self._check_queue()
-
-    def _check_devices(self, consumer: str, wanted: str) -> None:
-        """Raises NoSuchDevice, DeviceUnavailable, InvalidArgs (more than it takes)."""
-        count, devices = self.books.state(consumer).spec.device_count, self.books.ledger.devices_named(wanted)
-        if len(devices) > count:
-            raise InvalidArgs(f"{consumer} runs on {count} device{'s' if count > 1 else ''}, not on {len(devices)}")
-
-    def _check_queue(self) -> None:
-        if len(self.desk) >= MAX_WAITING:
-            raise LimitsExceeded(f"{MAX_WAITING} requests are waiting; more are not allowed")
-
-    def _check_callable(self, consumer: str) -> None:
-        if why := self._stopping or self.gate.refused:
-            raise ShuttingDown(why)
-        self._check_configured(consumer)
-
-    def _check_configured(self, consumer: str) -> None:
-        """One that only its leases keep alive after a reload is not lent again."""
-        if consumer not in self.books.settings.consumers:
-            raise NoSuchConsumer(f"no consumer {consumer!r} is configured")
 
     async def _lease_of_twin(self, owner: Owner, consumer: str, options: AcquireOptions) -> Lease | None:
         """The lease that the same token of the same owner leads to, awaited where that request still waits."""
@@ -336,8 +300,8 @@ class Arbiter:
     async def plan(self, owner: Owner, consumer: str, options: AcquireOptions) -> PlanReport:
         """What Acquire would do now, and why; changes nothing. Raises NoSuchConsumer, NoSuchDevice, ShuttingDown."""
         await self.measuring.recall(consumer)
-        self._check_callable(consumer)
-        self._check_devices(consumer, options.device)
+        self._admission.check_callable(consumer)
+        self._admission.check_devices(consumer, options.device)
         devices = self.books.ledger.devices_named(options.device)
         own = bool(owner.unit) and owner.unit == self.books.state(consumer).spec.unit
         return report_of(consumer, await self.desk.decide_freshly(Wish(consumer, devices, from_own_unit=own)))
@@ -351,10 +315,10 @@ class Arbiter:
     async def load(self, consumer: str, device: str, timeout_sec: float) -> Outcome:
         """Have a consumer resident, without a lease. Raises what Acquire raises."""
         await self.measuring.recall(consumer)
-        self._check_callable(consumer)
+        self._admission.check_callable(consumer)
         began = self.books.clock.monotonic()
-        self._check_devices(consumer, device)
-        self._check_queue()
+        self._admission.check_devices(consumer, device)
+        self._admission.check_queue()
         entry = self._entry(NOBODY, consumer, AcquireOptions(device=device, timeout_sec=timeout_sec), wants_lease=False)
         self.desk.add(entry)
         await self._serve(entry)
@@ -371,12 +335,12 @@ class Arbiter:
 
         Raises Busy (leased or pinned without force), TimedOut, EvictionFailed, InvalidArgs.
         """
-        self._check_callable(consumer)
+        self._admission.check_callable(consumer)
         return await self.by_hand.evict(consumer, force=force, timeout_sec=timeout_sec, method=method)
 
     async def pin(self, consumer: str, pinned: bool) -> None:
         """Pin or unpin a consumer; kept over restarts. Raises NoSuchConsumer, HostError."""
-        self._check_configured(consumer)
+        self._admission.check_configured(consumer)
         await self.leases.keep_pin(consumer, pinned=pinned)
         if consumer in self.books.ledger.consumers:
             self.books.ledger.update(consumer, pinned=pinned)

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import random
 import socket
-from collections.abc import AsyncIterator
-from dataclasses import dataclass
-from pathlib import Path
 
 import pytest
 
@@ -15,11 +11,10 @@ from gpumand.bus.translate import status_entry
 from gpumand.bus.values import unwrap
 from gpumand.domain.consumer import HttpSettings
 from gpumand.domain.errors import ConfigInvalid
-from gpumand.domain.events import EvictionOccurred, EvictionReport
-from gpumand.http import connections, face, streams
-from gpumand.http.front import HttpFront
-from gpumand.http.limits import MAX_CONNECTIONS, MAX_READERS_PER_PEER
+from gpumand.http import connections
+from gpumand.http.limits import MAX_CONNECTIONS
 from tests.exposition import parsed
+from tests.integration.http.conftest import EVICTION, Served
 from tests.integration.http.raw import (
     Where,
     answer_of,
@@ -32,33 +27,9 @@ from tests.integration.http.raw import (
     request,
 )
 from tests.integration.live import wait_until
-from tests.scripted_arbiter import ScriptedArbiter, a_device
+from tests.scripted_arbiter import a_device
 
-EVICTION = EvictionOccurred(EvictionReport("ollama", "0", 4000, "http", "comfyui", "why", 4096, True, 12, ("http",)))
 PATHS = ("/v1/status", "/metrics", "/healthz")
-
-
-@dataclass
-class Served:
-    """A front on a Unix socket."""
-
-    front: HttpFront
-    arbiter: ScriptedArbiter
-    where: str
-
-
-@pytest.fixture
-async def served(tmp_path: Path) -> AsyncIterator[Served]:
-    where = str(tmp_path / "http.sock")
-    listener = socket.socket(socket.AF_UNIX)
-    listener.bind(where)
-    listener.listen(256)
-    listener.setblocking(False)
-    arbiter = ScriptedArbiter()
-    front = HttpFront(arbiter.status, [listener])
-    await front.open(HttpSettings())
-    yield Served(front, arbiter, where)
-    await front.close()
 
 
 def free_port() -> int:
@@ -289,100 +260,6 @@ async def test_answer_that_nobody_reads_is_dropped(served: Served, monkeypatch: 
     await wait_until("it is here", arrived)
     await wait_until("it is gone", gone)
     await close(writer)
-
-
-# -- events ----------------------------------------------------------------------------------------------------------
-
-
-async def test_every_reader_hears_of_an_eviction(served: Served) -> None:
-    async with following(served.where) as one, following(served.where) as other:
-        served.front.publish(EVICTION)
-        name, fields = await one.next()
-        assert name == "EvictionOccurred"
-        assert list(fields) == ["consumer", "device", "freed_mib", "method", "trigger", "details"]
-        assert fields["details"]["tried"] == ["http"]
-        assert await other.next() == (name, fields)
-
-
-async def test_quiet_stream_says_that_it_lives(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(streams, "KEEPALIVE_SEC", 0.05)
-    async with following(served.where) as events:
-        assert await events.comment() == ": still here"
-        served.front.publish(EVICTION)
-        assert (await events.next())[0] == "EvictionOccurred"
-
-
-async def test_stream_outlives_the_limit_of_other_requests(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connections, "LIFE_SEC", 0.2)
-    monkeypatch.setattr(streams, "KEEPALIVE_SEC", 0.05)
-    async with following(served.where) as events:
-        for _ in range(10):
-            await events.comment()
-
-
-async def test_reader_that_does_not_read_is_cut_off_and_others_hear_everything(served: Served) -> None:
-    reader, writer = await connect(served.where)
-    writer.write(request("/v1/events"))
-    await reader.readuntil(b"from now on\n\n")
-    reader._transport.pause_reading()  # type: ignore[attr-defined]  # a client that does not read
-    hub, told = served.front._streams, 0
-    async with following(served.where) as events, asyncio.timeout(30):
-        while len(hub) == 2:
-            served.front.publish(EVICTION)
-            assert (await events.next())[0] == "EvictionOccurred"
-            told += 1
-        served.front.publish(EVICTION)
-        await events.next()
-    assert told > 256
-    await close(writer)
-
-
-async def test_reader_that_takes_nothing_of_little_is_cut_off_in_time(
-    served: Served, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(face, "WRITE_SEC", 0.1)
-    reader, writer = await connect(served.where)
-    writer.write(request("/v1/events"))
-    await reader.readuntil(b"from now on\n\n")
-    reader._transport.pause_reading()  # type: ignore[attr-defined]  # a client that does not read
-    hub = served.front._streams
-    async with following(served.where) as events, asyncio.timeout(30):
-        for _ in range(2000):  # it fills what the system buffers, and what waits stays below the cap of the queue
-            served.front.publish(EVICTION)
-            await events.next()
-            if len(hub) == 1:
-                break
-
-        async def gone() -> bool:
-            return len(hub) == 1
-
-        await wait_until("it is cut off", gone)
-    await close(writer)
-
-
-async def test_reader_that_leaves_is_forgotten(served: Served) -> None:
-    async def none() -> bool:
-        return len(served.front._streams) == 0
-
-    for half in (True, False):
-        reader, writer = await connect(served.where)
-        writer.write(request("/v1/events"))
-        await reader.readuntil(b"from now on\n\n")
-        writer.write_eof() if half else writer.transport.abort()
-        await wait_until("it is forgotten", none)
-        await close(writer)
-
-
-async def test_readers_are_capped_for_one_user(served: Served) -> None:
-    opened = [await connect(served.where) for _ in range(MAX_READERS_PER_PEER)]
-    for reader, writer in opened:
-        writer.write(request("/v1/events"))
-        await reader.readuntil(b"from now on\n\n")
-    answer = await ask(served.where, "/v1/events")
-    assert (answer.status, answer.headers["retry-after"]) == (503, "30")
-    assert (await ask(served.where, "/v1/status")).status == 200
-    for _, writer in opened:
-        await close(writer)
 
 
 # -- listeners -------------------------------------------------------------------------------------------------------

@@ -3,93 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from gpumand.cli.doctor.checks import CHECKS, examine
-from gpumand.cli.doctor.facts import Bus, Caller, Configuration, Driver, Facts, Node, UnitFacts
-from gpumand.cli.doctor.finding import Finding, Severity
+from gpumand.cli.doctor.facts import Bus, Caller, Configuration, Driver, Facts, Node
+from gpumand.cli.doctor.finding import Severity
 from gpumand.cli.render.doctor import as_json, doctor_lines
 from gpumand.cli.render.look import Look
 from gpumand.config.problems import Problem
-from gpumand.domain.consumer import ConsumerSpec, EvictionMethod, Health, HealthRoute, Route, Settings
-from gpumand.version import VERSION
+from gpumand.domain.consumer import Health
 from tests.unit.cli import samples
-
-HTTP, STOP = EvictionMethod.HTTP, EvictionMethod.UNIT_STOP
-ROUTES: dict[str, Any] = {
-    "url": "http://127.0.0.1:9200",
-    "health": HealthRoute("/health"),
-    "load": Route("/load"),
-    "unload": Route("/unload"),
-}
-
-
-def spec(name: str, **changes: Any) -> ConsumerSpec:
-    return ConsumerSpec(name, 2867, **({"unit": f"{name}.service", "evict": (HTTP, STOP)} | ROUTES | changes))
-
-
-def unit(name: str, **changes: Any) -> UnitFacts:
-    usual = UnitFacts(
-        name,
-        name,
-        "loaded",
-        "active",
-        "disabled",
-        f"/etc/systemd/system/{name}",
-        restart="no",
-        kill_mode="control-group",
-    )
-    return replace(usual, **changes)
-
-
-def settings(*specs: ConsumerSpec) -> Configuration:
-    found = Settings(consumers={one.name: one for one in specs})
-    return Configuration((Path("/etc/gpumand/gpumand.toml"),), samples.NOW, "/etc/gpumand/gpumand.toml", found)
-
-
-def status(**changes: Any) -> dict[str, Any]:
-    consumers = [samples.consumer(name, evict=["http", "unit-stop"]) for name in ("mvoice", "comfyui")]
-    plain = {"version": VERSION, "consumers": consumers, "configured_usec": samples.NOW, "leases": []}
-    return samples.status(**(plain | changes))
-
-
-GOOD = Facts(
-    caller=Caller(1000, "alice", is_member=True, is_listed=True, group_exists=True),
-    bus=Bus(
-        is_running=True,
-        is_activatable=True,
-        owner_uid=990,
-        daemon_uid=990,
-        is_systemd_there=True,
-        is_polkit_there=True,
-    ),
-    config=settings(spec("mvoice"), spec("comfyui")),
-    status=status(),
-    service=unit("gpumand.service"),
-    units={name: unit(name) for name in ("mvoice.service", "comfyui.service")},
-    driver=Driver(
-        devices=1,
-        kernel_version="550.54.14",
-        library_version="550.54.14",
-        nodes=(Node("/dev/nvidia0", 0o666, "root"), Node("/dev/nvidiactl", 0o666, "root")),
-    ),
-    routes={"mvoice": Health(True), "comfyui": Health(True)},
-)
-
-
-def found(facts: Facts, check: str) -> list[Finding]:
-    return examine(facts)[check] or []
-
-
-def only(facts: Facts, check: str) -> Finding:
-    """The one finding; no other check finds anything beside it."""
-    every = {name: ones for name, ones in examine(facts).items() if ones}
-    assert list(every) == [check]
-    (finding,) = every[check]
-    return finding
+from tests.unit.cli.doctor.good import GOOD, HTTP, STOP, found, only, settings, spec, status, unit
 
 
 def test_where_all_is_well_every_check_looks_and_finds_nothing() -> None:
@@ -199,28 +125,6 @@ def test_files_changed_after_the_daemon_read_them_need_a_reload() -> None:
     assert only(replace(GOOD, config=newer), "reload").mend == "sudo gpumanctl reload"
     same_second = replace(GOOD.config, changed_usec=samples.NOW + 500_000)
     assert found(replace(GOOD, config=same_second), "reload") == []
-
-
-@pytest.mark.parametrize(("peak", "is_wrong"), [(2867, False), (3100, False), (3200, True), (2000, True)])
-def test_footprints_more_than_a_tenth_off_are_wrong(peak: int, is_wrong: bool) -> None:
-    facts = replace(GOOD, learned={"mvoice": {"peak_mib": peak}})
-    findings = found(facts, "footprints")
-    assert [one.mend for one in findings] == ([f"[consumers.mvoice] vram_resident_mib = {peak}"] if is_wrong else [])
-
-
-def test_a_footprint_that_is_left_to_be_measured_is_never_wrong() -> None:
-    automatic = status(consumers=[samples.consumer("mvoice", vram_auto=True)])
-    assert found(replace(GOOD, status=automatic, learned={"mvoice": {"peak_mib": 9}}), "footprints") == []
-
-
-def test_a_footprint_that_nobody_knows_is_a_problem_and_counts_nowhere() -> None:
-    unknown = samples.consumer("mvoice", vram_auto=True, pinned=True)
-    del unknown["vram_resident_mib"]
-    facts = replace(GOOD, status=status(consumers=[unknown]))
-    finding = only(facts, "footprints")
-    assert finding.what == "nobody knows how much VRAM mvoice needs"
-    assert "vram_guess_mib = MIB" in finding.mend
-    assert found(facts, "room") == []
 
 
 def test_what_is_never_evicted_has_to_fit() -> None:
