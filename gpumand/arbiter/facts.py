@@ -229,11 +229,15 @@ class Facts:
             self._books.ledger.update(state.name, devices=devices)
 
     def _held_mib(self, state: ConsumerState) -> int | None:
-        """MiB it holds on all devices it may be on; None where none of them can tell."""
+        """MiB it holds on all devices, or where it needs several on the fullest one; None where none of them can tell.
+
+        What stays of one that sleeps stays on each of its devices: together that may look like a model.
+        """
         samples = self._books.ledger.devices.values()
         figures = [sample.held_by(state.name) for sample in samples if sample.taken_at >= state.changed_at]
         known = [mib for mib in figures if mib is not None]
-        return sum(known) if known and len(known) == len(figures) else (sum(known) or None)
+        held_mib = max(known, default=0) if state.spec.device_count > 1 else sum(known)
+        return held_mib if known and len(known) == len(figures) else (held_mib or None)
 
     def _note_shown(self, name: str) -> None:
         """Note when live figures contain it: then nothing has to be reserved for it on top of them."""

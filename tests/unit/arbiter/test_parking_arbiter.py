@@ -256,6 +256,23 @@ async def test_what_is_parked_is_seen_after_a_restart() -> None:
     assert (plan.verdict, plan.load) == (Verdict.GRANT, True)
 
 
+async def test_what_stays_on_each_of_two_devices_is_no_model_together() -> None:
+    """Nothing but figures says of it whether it sleeps."""
+    wide = sleeper("a", 14000, health=None, device_count=2, residual_mib=1500)
+    world = make_world(wide, total_mib=(24564, 24564))
+    world.routes.consumer("a").also_on = (1,)
+    world.routes.place("a", 14000)
+    await world.start()
+    upkeep = asyncio.create_task(world.upkeep.run())
+    assert residency(world, "a") == "resident"
+
+    await world.arbiter.evict("a", False, 20.0)
+    await world.clock.sleep(20)
+
+    assert residency(world, "a") == "parked"
+    upkeep.cancel()
+
+
 async def test_a_unit_that_ends_takes_what_was_parked_along() -> None:
     world = make_world(sleeper("a", 14000))
     world.routes.place("a", 14000)
