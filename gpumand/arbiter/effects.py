@@ -74,12 +74,13 @@ class Effects:
         """What the eviction is measured against, as things are before it."""
         devices = devices_of(report.device) or (0,)
         spec = self._books.state(report.consumer).spec
-        return SettlingOnAll(spec, {device: self._measure_on(report.consumer, device) for device in devices})
+        method = EvictionMethod(report.method) if report.method else None
+        return SettlingOnAll(spec, {device: self._measure_on(report.consumer, device, method) for device in devices})
 
-    def _measure_on(self, name: str, device: int) -> Settling:
+    def _measure_on(self, name: str, device: int, method: EvictionMethod | None) -> Settling:
         state, before = self._books.state(name), self._books.device(device)
-        expected_mib = budget.yield_mib(before, state, budget.unattributed_mib(before))
-        stays_mib = 0 if state.residency is Residency.PARKED else state.spec.residual_mib
+        expected_mib = budget.yield_mib(before, state, budget.unattributed_mib(before), method)
+        stays_mib = budget.stays_mib(state, method)
         return Settling(state.spec, before, budget.held_mib(before, state), expected_mib, stays_mib)
 
     async def _try(

@@ -9,7 +9,7 @@ even that is known the fit check is skipped (``free_mib`` is None): nothing is e
 
 from __future__ import annotations
 
-from gpumand.domain.consumer import UNKNOWN_MIB, Residency
+from gpumand.domain.consumer import UNKNOWN_MIB, EvictionMethod, Residency
 from gpumand.domain.device import ProcessUse, Sample
 from gpumand.domain.view import IN_VRAM, ConsumerState, View
 
@@ -117,24 +117,31 @@ def need_mib(view: View, device: int, target: str) -> int:
     return state.footprint_mib + view.settings.cushion_mib - min(seen_mib or 0, state.footprint_mib)
 
 
-def yield_mib(sample: Sample, state: ConsumerState, loose_mib: int | None) -> int:
+def stays_mib(state: ConsumerState, method: EvictionMethod | None = None) -> int:
+    """MiB that may stay on each of its devices when it is evicted by a method, None = by its first one."""
+    by = method or next(iter(state.methods), EvictionMethod.UNIT_STOP)
+    return state.spec.residual_mib if by is EvictionMethod.HTTP else 0
+
+
+def yield_mib(sample: Sample, state: ConsumerState, loose_mib: int | None, method: EvictionMethod | None = None) -> int:
     """MiB that evicting a consumer is expected to free.
 
     Args:
         sample: the device as it is.
         state: the victim.
         loose_mib: what nobody is known to hold there: the most that a victim whose use is unknown can have.
+        method: how it is evicted; None = by its first method.
     """
-    is_parked = state.residency is Residency.PARKED
-    stays_mib = 0 if is_parked else state.spec.residual_mib  # who is parked already can only be stopped
+    left_mib = stays_mib(state, method)
     if not sample.known:
-        return max(0, _believed_mib(state) - stays_mib)
+        return max(0, _believed_mib(state) - left_mib)
     seen_mib = held_mib(sample, state)
+    is_parked = state.residency is Residency.PARKED
     if seen_mib is None and not is_parked and not state.footprint_known:
         return 0  # all that is certain is that nobody knows
     if seen_mib is None:
         seen_mib = min(state.spec.residual_mib if is_parked else state.footprint_mib, loose_mib or 0)
-    return max(0, seen_mib - stays_mib)
+    return max(0, seen_mib - left_mib)
 
 
 def _believed_mib(state: ConsumerState) -> int:

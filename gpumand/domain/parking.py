@@ -60,7 +60,7 @@ class _Plan:
         extra = self.limit - len(self.choice.victims)
         for one in self.choice.victims:
             state = self.view.consumers[one.consumer]
-            if not would_park(state):
+            if not would_park(state) or one.method != EvictionMethod.HTTP:
                 planned.append(one)
                 continue
             freed = [] if fits(state, left_mib) else self._freed_for(state, left_mib, taken)

@@ -367,7 +367,8 @@ def _worst_once_free(
 
 def _room_once_free(view: View, state: ConsumerState, room: _Room, could_go: list[ConsumerState]) -> int:
     there = [one for one in could_go if one.on(room.device)]
-    room_mib = (room.free_mib or 0) + sum(victims.yields(view, room.device, there).values())
+    freed = victims.yields(view, room.device, there, victims.stopped_whole(there))
+    room_mib = (room.free_mib or 0) + sum(freed.values())
     if not view.devices[room.device].known:
         return room_mib  # declared figures count every footprint whole: nothing is reserved on top of them
     reserved = budget.reserved_by_consumer(view, room.device)

@@ -12,7 +12,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from gpumand.domain import budget, busyness, cover, cover_all, value
-from gpumand.domain.consumer import Policy, Residency
+from gpumand.domain.consumer import EvictionMethod, Policy, Residency
 from gpumand.domain.device import Devices
 from gpumand.domain.request import PlannedEviction, Spared
 from gpumand.domain.residency import holds_model
@@ -64,7 +64,8 @@ def choose(
     """Choose at most ``limit`` victims that free what is short on each device: a whole set, without those not needed.
 
     By the policy in force: in LRU order, and where that takes more of them than allowed, the largest first; or the set
-    that is worth least. One that is on several devices frees memory on all of them and counts once.
+    that is worth least. One that is on several devices frees memory on all of them and counts once. Where what stays
+    after their first methods is too much, those who have a unit are stopped, as many as have to be.
 
     Args:
         view: everything at this moment.
@@ -76,15 +77,43 @@ def choose(
     """
     exempt = _exemptions(view, devices, target)
     in_order = [one for one in candidates(view, devices, target) if one.name not in without]
-    freed = {device: yields(view, device, [one for one in in_order if one.on(device)]) for device in devices}
     short_mib = {device: mib for device, mib in short_mib.items() if mib > 0}
-    taken = _pick(view, in_order, freed, short_mib, limit)
+    taken, stopped = _pick(view, in_order, _freed(view, devices, in_order), short_mib, limit), frozenset[str]()
+    if taken is None and (stopped := stopped_whole(in_order)):
+        taken = _pick(view, in_order, _freed(view, devices, in_order, stopped), short_mib, limit)
+        stopped = _must_stop(view, [one.state for one in taken or ()], short_mib)
     if taken is None:
         return Choice(suffices=False, spared=exempt)
     names = {one.state.name for one in taken}
     kept = [Spared(state.name, "not needed: the others free enough") for state in in_order if state.name not in names]
-    planned = [_planned(one.state, _expected_mib(view, one.state, freed), one.why) for one in taken]
+    freed = _freed(view, devices, in_order, stopped)
+    # Who is stopped goes first: were the others put to sleep before, one of them might be stopped after all.
+    planned = [
+        _planned(view, one, freed, stopped) for one in sorted(taken, key=lambda one: one.state.name not in stopped)
+    ]
     return Choice(True, tuple(planned), (*exempt, *kept), sum(one.cost for one in taken))
+
+
+def stopped_whole(states: Iterable[ConsumerState]) -> frozenset[str]:
+    """Those whose units' stop gives more than their first method."""
+    return frozenset(one.name for one in states if budget.stays_mib(one) and EvictionMethod.UNIT_STOP in one.methods)
+
+
+def _must_stop(view: View, taken: Sequence[ConsumerState], short_mib: Mapping[int, int]) -> frozenset[str]:
+    """Who of these must be stopped for it to be enough: whoever leaves least behind is let off first."""
+    stopped = stopped_whole(taken)
+    for state in sorted(taken, key=lambda one: one.spec.residual_mib):
+        fewer = stopped - {state.name}
+        freed = _freed(view, tuple(short_mib), taken, fewer)
+        if all(sum(freed[device].values()) >= mib for device, mib in short_mib.items()):
+            stopped = fewer
+    return stopped
+
+
+def _freed(
+    view: View, devices: Devices, states: Sequence[ConsumerState], stopped: frozenset[str] = frozenset()
+) -> Freed:
+    return {device: yields(view, device, [one for one in states if one.on(device)], stopped) for device in devices}
 
 
 def _pick(
@@ -150,13 +179,13 @@ def _pick_on_all(
     return None if places is None else [priced[place] for place in places]
 
 
-def _expected_mib(view: View, state: ConsumerState, freed: Freed) -> int | None:
+def _expected_mib(view: View, state: ConsumerState, freed: Freed, stopped: frozenset[str]) -> int | None:
     """What it should free on all devices it is on; None where one of them shows no figures."""
     there = [device for device in (state.devices or freed) if device in view.devices]
     if not all(view.devices[device].known for device in there):
         return None
     others = [device for device in there if state.name not in freed.get(device, {})]
-    elsewhere = sum(yields(view, device, [state])[state.name] for device in others)
+    elsewhere = sum(yields(view, device, [state], stopped)[state.name] for device in others)
     return elsewhere + sum(by_name.get(state.name, 0) for by_name in freed.values())
 
 
@@ -186,8 +215,8 @@ def _in_the_way(view: View, devices: Devices, target: ConsumerState) -> list[Con
     return [state for state in in_use if state.name != target.name and not why_never(view, state, target)]
 
 
-def yields(view: View, device: int, states: Iterable[ConsumerState]) -> dict[str, int]:
-    """MiB that each is expected to free, taken together.
+def yields(view: View, device: int, states: Iterable[ConsumerState], stopped: Collection[str] = ()) -> dict[str, int]:
+    """MiB that each is expected to free, taken together: by its first method, or by its unit's stop if it is stopped.
 
     Where use cannot be attributed, several of them would each be credited with the same unattributed MiB; so what one
     is credited with is not there for the next.
@@ -196,7 +225,8 @@ def yields(view: View, device: int, states: Iterable[ConsumerState]) -> dict[str
     loose_mib = budget.unattributed_mib(sample) if sample.known else None
     result = {}
     for state in states:
-        freed_mib = budget.yield_mib(sample, state, loose_mib)
+        method = EvictionMethod.UNIT_STOP if state.name in stopped else None
+        freed_mib = budget.yield_mib(sample, state, loose_mib, method)
         if loose_mib is not None and budget.held_mib(sample, state) is None:
             loose_mib -= freed_mib
         result[state.name] = freed_mib
@@ -246,9 +276,11 @@ def _prune(taken: list[ConsumerState], freed_mib: Mapping[str, int], deficit_mib
     return kept
 
 
-def _planned(state: ConsumerState, expected_mib: int | None, why: str) -> PlannedEviction:
+def _planned(view: View, one: _Taken, freed: Freed, stopped: frozenset[str]) -> PlannedEviction:
+    method = EvictionMethod.UNIT_STOP if one.state.name in stopped else one.state.methods[0]
+    expected_mib = _expected_mib(view, one.state, freed, stopped)
     expected_mib = None if expected_mib is None else budget.told_mib(expected_mib)
-    return PlannedEviction(state.name, expected_mib, method=str(state.methods[0]), why=why)
+    return PlannedEviction(one.state.name, expected_mib, method=str(method), why=one.why)
 
 
 def _recency(state: ConsumerState) -> str:

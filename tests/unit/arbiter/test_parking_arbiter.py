@@ -80,6 +80,17 @@ async def test_without_room_in_host_ram_its_unit_is_stopped() -> None:
     assert residency(world, "a") == "unloaded"
 
 
+async def test_one_whose_rest_is_in_the_way_is_stopped_and_all_of_it_seen_to_go() -> None:
+    world = make_world(sleeper("a", 14000), sleeper("b", 24000))
+    world.routes.place("a", 14000)
+    await world.start()
+
+    await world.arbiter.acquire(client(1), "b", AcquireOptions(timeout_sec=60))
+
+    assert [(one.method, one.expected_mib, one.freed_mib) for one in reports(world)] == [("unit-stop", 14000, 14000)]
+    assert (world.routes.called("unload"), ooms(world)) == ([], 0)
+
+
 async def test_the_parked_one_unused_for_longest_makes_room_in_host_ram() -> None:
     world = make_world(*(sleeper(name, 14000) for name in "abc"), ram_mib=14000)
     world.routes.place("a", 14000)

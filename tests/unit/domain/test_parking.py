@@ -32,7 +32,7 @@ RESERVE_MIB = SchedulerSettings().host_ram_reserve_mib
 
 def awake(name: str, mib: int, *, used_at: int = 0, **more: Any) -> ConsumerState:
     """One that is resident and can be parked."""
-    return resident(name, mib, used_at=used_at, parks=True, residual_mib=1000, **more)
+    return resident(name, mib, used_at=used_at, **({"parks": True, "residual_mib": 1000} | more))
 
 
 def parked(name: str, mib: int, *, used_at: int = 0, **more: Any) -> ConsumerState:
@@ -111,6 +111,48 @@ def test_two_that_go_together_need_room_together() -> None:
 
     assert plan(ask(host(*states, ram_mib=18000))) == [("a", "http", True), ("b", "http", True)]
     assert plan(ask(host(*states, ram_mib=17999))) == [("a", "http", True), ("b", "unit-stop", False)]
+
+
+@pytest.mark.parametrize("policy", list(Policy))
+@pytest.mark.parametrize("parks", [True, False])
+@pytest.mark.parametrize("known", [True, False])
+def test_one_whose_rest_is_in_the_way_is_stopped_instead(policy: Policy, parks: bool, known: bool) -> None:
+    state = awake("a", 14000, parks=parks)
+    at = host(state, absent("new", 24000), ram_mib=20000, policy=policy, known=known)
+
+    decision = ask(at)
+
+    assert plan(decision) == [("a", "unit-stop", False)]
+    assert decision.evictions[0].expected_mib == (14000 if known else None)
+
+
+def test_no_more_of_them_are_stopped_than_have_to_be_and_those_first() -> None:
+    states = awake("a", 9000, used_at=1), awake("b", 9000, used_at=2, residual_mib=400), absent("new", 23900)
+
+    decision = ask(host(*states, ram_mib=20000))
+
+    assert plan(decision) == [("a", "unit-stop", False), ("b", "http", True)]
+    assert [one.expected_mib for one in decision.evictions] == [9000, 8600]
+
+
+def test_one_on_two_devices_whose_rest_is_in_the_way_is_stopped() -> None:
+    base = host(awake("a", 14000, device_count=2), absent("new", 24000, device_count=2), ram_mib=50000)
+    consumers = {name: replace(one, devices=(0, 1) if name == "a" else ()) for name, one in base.consumers.items()}
+    other = replace(base.devices[0], index=1, uuid="GPU-1")
+
+    decision = ask(replace(base, consumers=consumers, devices={0: base.devices[0], 1: other}))
+
+    assert plan(decision) == [("a", "unit-stop", False)]
+    assert decision.evictions[0].expected_mib == 28000
+
+
+def test_a_leased_one_whose_rest_is_in_the_way_is_waited_for() -> None:
+    def of(**more: Any) -> Verdict:
+        leased = awake("a", 700, leases=1, residual_mib=650, **more)
+        return ask(host(leased, absent("new", 23700), ram_mib=9000)).verdict
+
+    assert of() is Verdict.WAIT
+    assert of(unit="", evict=(HTTP,)) is Verdict.REFUSE
 
 
 def test_unknown_host_ram_is_no_promise() -> None:
