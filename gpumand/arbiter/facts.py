@@ -160,7 +160,10 @@ class Facts:
         if seen is Residency.UNKNOWN and believed in KNOWN:
             return believed  # no witness says anything: no reason to forget
         if seen in WITHOUT_MODEL and believed is Residency.FAILED:
-            return believed  # it failed, and is not loaded: no contradiction
+            # It failed, and is not loaded: no contradiction. One that sleeps on is parked when it may be tried again:
+            # others may need the host RAM and the VRAM that it holds.
+            backs_off = self._books.clock.monotonic() < state.retry_at
+            return seen if seen is Residency.PARKED and not backs_off else believed
         if seen is Residency.UNLOADED and believed is Residency.PARKED:
             return seen if is_gone or not state.spec.parks else believed  # it has not left VRAM any further
         if seen in WITHOUT_MODEL and believed is Residency.RESIDENT and state.claimed and state.spec.lazy:

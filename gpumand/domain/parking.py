@@ -96,18 +96,36 @@ class _Plan:
 
     def _parked(self, taken: Collection[str]) -> list[ConsumerState]:
         """Who may be stopped for the host RAM that it holds."""
+        spoken_for = {*taken, self.target.name} | {name for job in self.view.jobs.values() for name in job.evicting}
         return [
             one
             for one in self.view.consumers.values()
             if one.residency is Residency.PARKED
-            and one.name not in taken
-            and one.name != self.target.name
-            and not victims.why_not(self.view, (*self.devices, *_free_of_jobs(self.view)), one, self.target)
+            and one.name not in spoken_for
+            and not victims.why_not(self.view, (*self.devices, *_quiet(self.view)), one, self.target)
         ]
 
 
-def _free_of_jobs(view: View) -> Devices:
-    return tuple(device for device in view.devices if device not in view.jobs)
+def about_to_make_room(view: View, devices: Devices, target: ConsumerState, stuck: Iterable[str]) -> list[str]:
+    """Who takes host RAM at the moment in which those who are stuck may be parked soon; none where that is in vain.
+
+    What is being parked counts whole although some of it shows already; what is being woken gives its share back; and
+    one that is parked may be stopped when what is done with it now is over.
+    """
+    left_mib, need_mib = room_mib(view), max(view.consumers[name].host_mib for name in stuck)
+    going = {name for job in view.jobs.values() for name in job.parking}
+    going |= {one.name for one in view.loading if one.spec.parks and one.name != target.name}
+    parked = [one for one in view.consumers.values() if one.residency is Residency.PARKED and one.name != target.name]
+    may_go = [one for one in parked if not victims.why_never(view, one, target)]
+    going |= {one.name for one in may_go if victims.why_not(view, (*devices, *_quiet(view)), one, target)}
+    others_mib = sum(view.consumers[name].host_mib for name in going | {one.name for one in may_go})
+    return sorted(going) if left_mib is not None and left_mib + others_mib >= need_mib else []
+
+
+def _quiet(view: View) -> Devices:
+    """Devices on which nothing is being loaded or evicted."""
+    loading = {device for one in view.loading for device in one.devices}
+    return tuple(device for device in view.devices if device not in view.jobs and device not in loading)
 
 
 def _worth(view: View) -> Callable[[ConsumerState], tuple[Any, ...]]:

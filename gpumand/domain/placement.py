@@ -26,6 +26,12 @@ def stays_on(view: View, state: ConsumerState, wanted: Devices) -> Devices:
     return state.devices if is_there and set(state.devices).issuperset(wanted) else ()
 
 
+def is_elsewhere(view: View, state: ConsumerState, place: Devices) -> bool:
+    """Whether its process is on other devices than these: there its model is, or would be woken."""
+    has_process = state.residency in (Residency.RESIDENT, Residency.PARKED)
+    return has_process and state.devices not in ((), place) and view.devices.keys() >= set(state.devices)
+
+
 def allowed(view: View, state: ConsumerState, wanted: Devices) -> Devices:
     """Devices that may be among its own: those asked for and, where it needs more, those configured, else all."""
     if not view.devices.keys() >= set(wanted):

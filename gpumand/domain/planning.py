@@ -152,8 +152,8 @@ def _decide_on(view: View, wish: Wish, state: ConsumerState, place: Devices) -> 
         return _wait(place, f"{state.name} is about to be evicted")
     if state.residency is Residency.RESIDENT and state.devices in ((), place):
         return _resident(view, wish, state, place)
-    if state.residency is Residency.RESIDENT and view.devices.keys() >= set(state.devices):
-        words = f"{state.name} is resident on {on_devices(state.devices)}; evict it first"
+    if placement.is_elsewhere(view, state, place):
+        words = f"{state.name} is {state.residency} on {on_devices(state.devices)}; evict it first"
         return _refuse(InvalidArgs, words, place)
     if wish.from_own_unit and state.residency is Residency.LOADING and not state.unasked:
         return Decision(Verdict.GRANT, place, resident=True, message=f"{state.name} is being loaded: its own unit asks")
@@ -273,9 +273,9 @@ def _make_room(view: View, wish: Wish, state: ConsumerState, place: Devices) -> 
     choice = parking.choose(view, place, state, short_mib, limit)
     if choice.suffices:
         return _load(view, state, rooms, choice)
-    short = _short_of_room(view, state, rooms)
-    stuck = listing([one.consumer for one in choice.spared if one.why == parking.NO_ROOM])
-    message = f"{short.message}; host RAM has no room to park {stuck} in" if stuck else short.message
+    stuck = [one.consumer for one in choice.spared if one.why == parking.NO_ROOM]
+    short = _short_of_room(view, state, rooms, stuck)
+    message = f"{short.message}; host RAM has no room to park {listing(stuck)} in" if stuck else short.message
     return replace(short, spared=choice.spared, message=message, looked_at_vram=True)
 
 
@@ -308,22 +308,28 @@ def _load(view: View, state: ConsumerState, rooms: Sequence[_Room], choice: vict
     )
 
 
-def _short_of_room(view: View, state: ConsumerState, rooms: Sequence[_Room]) -> Decision:
-    """Nobody is evicted in vain: wait where a lease or a load stands in the way, refuse where that would not help."""
+def _short_of_room(view: View, state: ConsumerState, rooms: Sequence[_Room], stuck: Sequence[str]) -> Decision:
+    """Nobody is evicted in vain: wait where a lease or a load stands in the way, refuse where that would not help.
+
+    ``stuck``: who could go if host RAM had room; it counts as one that goes where some is about to come free.
+    """
     place = _place(rooms)
     in_the_way = victims.temporarily_spared(view, place, state)
-    worst, spare_mib = _worst_once_free(view, state, rooms, in_the_way)
+    parking_first = parking.about_to_make_room(view, place, state, stuck) if stuck else []
+    could_go = [one for one in victims.candidates(view, place, state) if parking_first or one.name not in stuck]
+    worst, spare_mib = _worst_once_free(view, state, rooms, [*could_go, *in_the_way])
     claimants = _claimants(view, state, place)
-    if (in_the_way or claimants) and spare_mib >= 0:
+    if (in_the_way or claimants or parking_first) and spare_mib >= 0:
         busy = tuple(one.name for one in in_the_way if victims.works(view, one))
-        waits = replace(_wait(place, _what_ends(view, in_the_way or claimants, place)), busy=busy)
+        ends = _what_ends(view, in_the_way or claimants, place) or f"host RAM that {listing(parking_first)} takes now"
+        waits = replace(_wait(place, ends), busy=busy)
         return replace(waits, need_mib=worst.need_mib, free_mib=worst.free_mib)
-    refused = _refuse_for_want_of_room(view, state, rooms, worst, in_the_way)
+    refused = _refuse_for_want_of_room(view, state, rooms, worst, [*could_go, *in_the_way])
     return replace(refused, need_mib=worst.need_mib, free_mib=worst.free_mib)
 
 
 def _refuse_for_want_of_room(
-    view: View, state: ConsumerState, rooms: Sequence[_Room], worst: _Room, in_the_way: list[ConsumerState]
+    view: View, state: ConsumerState, rooms: Sequence[_Room], worst: _Room, could_go: list[ConsumerState]
 ) -> Decision:
     place = _place(rooms)
     line = (
@@ -331,7 +337,7 @@ def _refuse_for_want_of_room(
         f"{gib(max(0, worst.free_mib or 0))} are free; held: {holders_line(view, worst.device, besides=state.name)}"
     )
     given_up = victims.given_up(view, place, state)
-    if given_up and _worst_once_free(view, state, rooms, [*in_the_way, *given_up])[1] >= 0:
+    if given_up and _worst_once_free(view, state, rooms, [*could_go, *given_up])[1] >= 0:
         words = [f"{one.name} is {busyness.in_words(one)} for longer than it is waited for" for one in given_up]
         return _refuse(Busy, f"{listing(words)}; {line}", place)
     if view.evict_failed:
@@ -351,13 +357,12 @@ def _what_ends(view: View, in_the_way: list[ConsumerState], place: Devices) -> s
 
 
 def _worst_once_free(
-    view: View, state: ConsumerState, rooms: Sequence[_Room], in_the_way: list[ConsumerState]
+    view: View, state: ConsumerState, rooms: Sequence[_Room], could_go: list[ConsumerState]
 ) -> tuple[_Room, float]:
     """The device with least to spare once every lease and load has ended, and how much: below 0 it never fits.
 
-    Then those in the way may be evicted as well.
+    Then those in the way may be evicted as well: they are among those that could go.
     """
-    could_go = [*victims.candidates(view, _place(rooms), state), *in_the_way]
     spare = [
         math.inf if room.free_mib is None else _room_once_free(view, state, room, could_go) - room.need_mib
         for room in rooms

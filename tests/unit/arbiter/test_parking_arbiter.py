@@ -11,9 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gpumand.domain.consumer import ConsumerSpec, EvictionMethod, Policy, SchedulerSettings, UnitActivity
-from gpumand.domain.errors import EvictionFailed, InsufficientVram
+from gpumand.domain.errors import EvictionFailed, InsufficientVram, LoadFailed
 from gpumand.domain.events import LoadFinished
 from gpumand.domain.request import AcquireOptions, Verdict
+from gpumand.ports import UnitFailed
 from gpumand.testing.world import FakeWorld, client
 from tests.unit.arbiter.scenes import ooms, reports, residency, routed
 
@@ -118,6 +119,47 @@ async def test_one_without_a_unit_is_not_evicted_where_it_cannot_be_parked() -> 
     world.memory.mib = 14000 + RESERVE_MIB
     await world.clock.sleep(1)
     assert (await world.arbiter.acquire(client(1), "b", AcquireOptions())).evicted == ("a",)
+
+
+async def test_who_cannot_be_parked_yet_waits_for_another_one_to_have_woken() -> None:
+    only_route = sleeper("a", 14000, unit="", evict=(HTTP,), devices=("0",))
+    world = make_world(
+        only_route, sleeper("b", 14000, devices=("0",)), sleeper("w", 14000, devices=("1",)), total_mib=(24564, 24564)
+    )
+    world.memory.mib = 14000 + RESERVE_MIB
+    world.routes.place("a", 14000)
+    asleep = world.routes.consumer("w")
+    asleep.device, asleep.host_mib, asleep.load_sec = 1, 14000, 30.0
+    world.routes._hold(asleep, 500)  # no public way: it was put to sleep by somebody else
+    world.units.units["w.service"].stop_failure = UnitFailed("w.service does not stop")
+    await world.start()
+
+    waking = asyncio.create_task(world.arbiter.acquire(client(1), "w", AcquireOptions(timeout_sec=60)))
+    await world.clock.sleep(1)
+    grant = await world.arbiter.acquire(client(2), "b", AcquireOptions(timeout_sec=60))
+    await waking
+
+    assert (grant.evicted, grant.waited_usec > 28_000_000) == (("a",), True)
+    assert [residency(world, name) for name in "abw"] == ["parked", "resident", "resident"]
+
+
+async def test_one_that_failed_to_wake_gives_way_when_it_may_be_tried_again() -> None:
+    world = make_world(sleeper("a", 14000), sleeper("b", 24000))
+    world.routes.place("a", 14000)
+    await world.start()
+    upkeep = asyncio.create_task(world.upkeep.run())
+    await world.arbiter.evict("a", False, 20.0)
+    world.routes.consumer("a").load_error = "no"
+
+    with pytest.raises(LoadFailed):
+        await world.arbiter.acquire(client(1), "a", AcquireOptions(timeout_sec=60))
+    assert residency(world, "a") == "failed"
+    await world.clock.sleep(20)
+    grant = await world.arbiter.acquire(client(1), "b", AcquireOptions(timeout_sec=60))
+
+    assert grant.evicted == ("a",)
+    assert world.units.calls[0] == ("stop", "a.service")
+    upkeep.cancel()
 
 
 async def test_two_devices_do_not_park_into_the_same_host_ram() -> None:

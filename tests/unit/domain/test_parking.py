@@ -18,6 +18,7 @@ from gpumand.domain.consumer import (
     UnitActivity,
     UnitState,
 )
+from gpumand.domain.errors import InvalidArgs
 from gpumand.domain.learning import Learned, Start
 from gpumand.domain.planning import Decision, Wish, decide
 from gpumand.domain.request import Verdict
@@ -234,6 +235,82 @@ def test_without_room_in_host_ram_a_sleeper_is_worth_a_cold_start() -> None:
 # -- what is being parked counts --
 
 
+ONLY_ROUTE: dict[str, Any] = {"unit": "", "evict": (HTTP,)}
+
+
+def beside(base: View, residencies: dict[str, Residency], **more: Any) -> View:
+    """The same with a second device, on which these consumers are."""
+    names = {process.consumer for process in base.devices[0].processes} - residencies.keys()
+    processes = tuple(one for one in base.devices[0].processes if one.consumer in names)
+    used_mib = sum(one.used_mib or 0 for one in processes)
+    first = replace(base.devices[0], processes=processes, used_mib=used_mib, free_mib=24564 - used_mib)
+    second = replace(first, index=1, uuid="GPU-1", processes=(), used_mib=0, free_mib=24564)
+    there = {
+        name: replace(base.consumers[name], residency=residency, devices=(1,))
+        for name, residency in residencies.items()
+    }
+    return replace(base, devices={0: first, 1: second}, consumers={**base.consumers, **there}, **more)
+
+
+def test_who_lacks_only_host_ram_that_another_parking_counts_twice_waits_for_its_end() -> None:
+    """What is being parked shows already in part, and counts whole all the same."""
+    stuck, going = awake("a", 12000, **ONLY_ROUTE), awake("b", 9000)
+    base = host(stuck, going, absent("new", 20000, devices=("0",)), ram_mib=12000)
+    job = Job((1,), "x", evicting=("b",), parking=("b",))
+
+    decision = ask(beside(base, {"b": Residency.UNLOADING}, jobs={1: job}))
+
+    assert decision.verdict is Verdict.WAIT
+    assert decision.message == "host RAM that b takes now; host RAM has no room to park a in"
+    assert plan(ask(beside(base, {"b": Residency.PARKED}))) == [("a", "http", True)]
+
+
+@pytest.mark.parametrize(
+    ("mib", "residency", "expected"),
+    [
+        (12000, Residency.LOADING, Verdict.WAIT),
+        (11999, Residency.LOADING, Verdict.REFUSE),
+        (12000, Residency.RESIDENT, Verdict.REFUSE),
+    ],
+)
+def test_who_lacks_host_ram_that_another_one_is_about_to_leave_waits(
+    mib: int, residency: Residency, expected: Verdict
+) -> None:
+    waking = awake("w", mib)
+    base = host(awake("a", 12000, **ONLY_ROUTE), waking, absent("new", 20000, devices=("0",)), ram_mib=0)
+
+    assert ask(beside(base, {"w": residency})).verdict is expected
+
+
+def test_who_cannot_go_for_want_of_host_ram_is_not_counted_on_when_leases_end() -> None:
+    stuck, leased = awake("a", 12000, **ONLY_ROUTE), resident("b", 2000, leases=1)
+
+    assert ask(host(stuck, leased, absent("new", 20000), ram_mib=0)).verdict is Verdict.REFUSE
+    assert ask(host(leased, absent("new", 22400), ram_mib=0)).verdict is Verdict.WAIT
+
+
+def test_nobody_is_stopped_for_host_ram_beside_a_load_that_nobody_asked_for() -> None:
+    states = awake("a", 12000, used_at=5), parked("old", 12000, used_at=1), awake("starts", 5000)
+    base = host(*states, absent("new", 20000, devices=("0",)), ram_mib=0)
+
+    quiet = beside(base, {"old": Residency.PARKED, "starts": Residency.RESIDENT})
+    assert plan(ask(quiet)) == [("old", "unit-stop", False), ("a", "http", True)]
+    loading = beside(base, {"old": Residency.PARKED, "starts": Residency.LOADING})
+    assert plan(ask(loading)) == [("a", "unit-stop", False)]
+
+
+def test_nobody_is_stopped_for_host_ram_twice() -> None:
+    """Of one whose memory nobody shows it is not known where it is."""
+    states = awake("a", 12000, used_at=5), parked("old", 12000, used_at=1), absent("new", 20000, devices=("0",))
+    base = beside(host(*states, ram_mib=0), {})
+    base = replace(base, consumers={**base.consumers, "old": replace(base.consumers["old"], devices=())})
+
+    going = replace(base, jobs={1: Job((1,), "x", evicting=("old",))})
+
+    assert plan(ask(base)) == [("old", "unit-stop", False), ("a", "http", True)]
+    assert plan(ask(going)) == [("a", "unit-stop", False)]
+
+
 def test_host_ram_that_is_promised_to_parkings_under_way_is_not_there() -> None:
     going = replace(awake("b", 5000), residency=Residency.UNLOADING)
     job = Job((1,), "x", evicting=("b", "c", "a"), parking=("b", "c"))
@@ -284,6 +361,15 @@ def test_it_wakes_where_it_is_parked() -> None:
     decision = ask(replace(base, devices={0: base.devices[0], 1: empty}), "p")
 
     assert (decision.place, decision.load, decision.need_mib) == ((0,), True, 12000 + 256 - 1000)
+
+
+def test_it_is_not_woken_for_a_device_that_its_process_is_not_on() -> None:
+    at = beside(host(parked("p", 12000), ram_mib=0), {})
+
+    decision = decide(at, Wish("p", devices=(1,)))
+
+    assert (decision.verdict, decision.error) == (Verdict.REFUSE, InvalidArgs)
+    assert decision.message == "p is parked on device 0; evict it first"
 
 
 def test_stopping_a_parked_one_costs_what_a_cold_start_takes_longer() -> None:
