@@ -22,14 +22,14 @@ class Use:
         consumer: what for.
         hold_sec: how long it works once it has been granted.
         client: whose it is; requests of one client are one user's.
-        priority: -100 to 100.
+        priority: -100 to 100; None = its consumer's.
     """
 
     t: float
     consumer: str
     hold_sec: float
     client: str = ""
-    priority: int = 0
+    priority: int | None = None
 
 
 class Demand(Protocol):
@@ -91,16 +91,20 @@ def _one_line(error: Exception) -> str:
 def _use(entry: Any) -> Use:
     if not isinstance(entry, dict):
         raise ValueError("is no JSON object")
-    priority = entry.get("priority", 0)
-    if isinstance(priority, bool) or not isinstance(priority, int) or not MIN_PRIORITY <= priority <= MAX_PRIORITY:
-        raise ValueError(f"priority must be a whole number from {MIN_PRIORITY} to {MAX_PRIORITY}")
     return Use(
         t=_seconds(entry, "t", 1e12),
         consumer=_text(entry.get("consumer"), "consumer"),
         hold_sec=_seconds(entry, "hold_sec", 1e7),
         client=_text(str(entry.get("client", "")), "client", least=0),
-        priority=priority,
+        priority=_priority(entry.get("priority")),
     )
+
+
+def _priority(value: Any) -> int | None:
+    is_whole = isinstance(value, int) and not isinstance(value, bool)
+    if value is not None and not (is_whole and MIN_PRIORITY <= value <= MAX_PRIORITY):
+        raise ValueError(f"priority must be a whole number from {MIN_PRIORITY} to {MAX_PRIORITY}")
+    return value if is_whole else None
 
 
 def _seconds(entry: dict[Any, Any], key: str, most: float) -> float:
@@ -122,6 +126,6 @@ def written(uses: Iterable[Use]) -> Iterator[str]:
         entry: dict[str, Any] = {"t": round(use.t, 3), "consumer": use.consumer, "hold_sec": round(use.hold_sec, 3)}
         if use.client:
             entry["client"] = use.client
-        if use.priority:
+        if use.priority is not None:
             entry["priority"] = use.priority
         yield json.dumps(entry) + "\n"

@@ -93,6 +93,7 @@ class Engine:
         self._works: dict[str, _Work] = {}
         self._held: list[dict[str, int]] = [{} for _ in host.total_mib]
         self._parked: set[str] = set()
+        self._charged: dict[int, float] = {}
         self._used: set[str] = set()
         self._waiting_for: dict[str, int] = {}
         self._events: list[tuple[float, int, Callable[[], None]]] = []
@@ -136,7 +137,7 @@ class Engine:
         self._note_wanted(use.consumer)
         number = next(self._numbers)
         state = self._ledger.consumers[use.consumer]
-        priority = use.priority or state.spec.priority
+        priority = state.spec.priority if use.priority is None else use.priority
         request = Request(number, use.consumer, Owner(use.client, 0), OPTIONS, priority, self._now)
         wish = Wish(use.consumer)
         self._entries[number] = _Entry(request, wish, served, Standing(number, wish, 0.0, priority))
@@ -146,7 +147,10 @@ class Engine:
     def _put_back_sec(self, request: Request, work_sec: float) -> float:
         if self._settings.policy is not Policy.ADAPTIVE:
             return 0.0
-        return self._fairness.put_back_sec(request.owner.bus_name, self._now, work_sec, self._settings.aging_sec)
+        limit_sec = self._settings.aging_sec
+        back_sec = self._fairness.put_back_sec(request.owner.bus_name, self._now, work_sec, limit_sec)
+        self._charged[request.number] = min(work_sec, limit_sec - back_sec)
+        return back_sec
 
     def _note_wanted(self, name: str) -> None:
         state = self._ledger.consumers[name]
@@ -208,6 +212,7 @@ class Engine:
         if decision.verdict is Verdict.WAIT:
             return False
         if decision.verdict is Verdict.REFUSE or not decision.place:
+            self._fairness.give_back(entry.request.owner.bus_name, self._charged.get(entry.request.number, 0.0))
             self._leave(entry)
         elif decision.resident:
             self._grant(entry, decision.place, ruling.passes)
@@ -220,6 +225,7 @@ class Engine:
         number, consumer = entry.request.number, entry.request.consumer
         entry.served.overtaken_sec = self._overtakings.seconds(number)
         self._overtakings.forget(number)
+        self._charged.pop(number, None)
         del self._entries[number]
         self._waiting_for[consumer] -= 1
 
@@ -368,7 +374,9 @@ class Engine:
     def _host_available_mib(self) -> int:
         """What there is for those that are parked, besides what is kept for everybody else."""
         states = self._ledger.consumers.values()
-        parked_mib = sum(state.host_mib for state in states if state.residency is Residency.PARKED)
+        waking = {one.name for one in states if one.residency is Residency.LOADING} & self._parked
+        there = [one for one in states if one.residency is Residency.PARKED or one.name in waking]
+        parked_mib = sum(one.host_mib for one in there if one.spec.parks)
         total_mib = ENOUGH_MIB if self._host.host_ram_mib is None else self._host.host_ram_mib
         return total_mib + self._settings.host_ram_reserve_mib - parked_mib
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import tomllib
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from gpumand.domain.consumer import ConsumerSpec, EvictionMethod, Route, Settings
+from gpumand.domain.consumer import ConsumerSpec, EvictionMethod, Route, SchedulerSettings, Settings
 from gpumand.domain.learning import FIRST_UNLOAD_SEC, Start, first_load_sec
 from gpumand.domain.request import MAX_PRIORITY, MIN_PRIORITY
 
@@ -45,12 +46,16 @@ class Host:
         total_mib: sizes of the devices, by index.
         external_mib: what others than consumers hold on each of them.
         host_ram_mib: host RAM for consumers that are parked; None = enough for all.
+        managed: those that run their own memory: nobody can tell when they hold what, so they are not simulated.
+        settings: the scheduler's where the daemon's configuration says them, else the defaults.
     """
 
     consumers: Mapping[str, Simulated]
     total_mib: tuple[int, ...] = (DEFAULT_MIB,)
     external_mib: int = 0
     host_ram_mib: int | None = None
+    managed: frozenset[str] = frozenset()
+    settings: SchedulerSettings = field(default_factory=SchedulerSettings)
 
 
 def consumer(
@@ -115,12 +120,17 @@ def has_times(text: str) -> bool:
 
 
 def guessed(settings: Settings) -> Host:
-    """The host of a daemon's configuration; times are what is assumed of consumers that were never seen."""
-    gpu = settings.gpu
-    sizes = gpu.simulated_total_mib if gpu.source == "simulated" else (gpu.total_mib or DEFAULT_MIB,)
+    """The host of a daemon's configuration; times are what is assumed of consumers that were never seen.
+
+    It has as many devices as are named or needed at once; one that is named by its UUID is any that no index names.
+    """
+    gpu, index_of = settings.gpu, _indices(one for spec in settings.consumers.values() for one in spec.devices)
+    count = max([int(index) + 1 for index in index_of.values()], default=1)
+    count = max([count, *(spec.device_count for spec in settings.consumers.values())])
+    sizes = (gpu.total_mib or DEFAULT_MIB,) * min(count, MAX_DEVICES)
     consumers = {
         name: Simulated(
-            spec,
+            replace(spec, devices=tuple(index_of[one] for one in spec.devices)),
             first_load_sec(spec.vram_resident_mib, Start.COLD),
             FIRST_UNLOAD_SEC,
             first_load_sec(spec.vram_resident_mib, Start.PARKED) if spec.parks else None,
@@ -128,7 +138,17 @@ def guessed(settings: Settings) -> Host:
         for name, spec in settings.consumers.items()
         if not spec.vram_managed
     }
-    return Host(consumers, sizes)
+    managed = frozenset(name for name, spec in settings.consumers.items() if spec.vram_managed)
+    sizes = gpu.simulated_total_mib if gpu.source == "simulated" else sizes
+    return Host(consumers, sizes, managed=managed, settings=settings.scheduler)
+
+
+def _indices(names: Iterable[str]) -> dict[str, str]:
+    """Which simulated device stands for each one that is named."""
+    known = dict.fromkeys(names)
+    fixed = {one for one in known if one.isdecimal() and int(one) < MAX_DEVICES}
+    free = (str(index) for index in itertools.count() if str(index) not in fixed)
+    return {one: one if one in fixed else next(free) for one in known}
 
 
 def _devices(value: Any) -> tuple[int, ...]:
@@ -193,7 +213,7 @@ def _consumer(name: str, keys: Any, groups: Sequence[set[str]], names: set[str])
         coexists=sorted(coexists),
         where=(devices, _whole({"device_count": max(1, len(devices))} | keys, "device_count", 1, MAX_DEVICES, where)),
     )
-    residual_mib = _whole({"residual_mib": 0} | keys, "residual_mib", 0, MAX_MIB, where)
+    residual_mib = _whole({"residual_mib": 0} | keys, "residual_mib", 0, one.spec.vram_resident_mib - 1, where)
     host_mib = _whole(keys, "parked_host_mib", 0, MAX_MIB, where) if "parked_host_mib" in keys else None
     return replace(one, spec=replace(one.spec, residual_mib=residual_mib, parked_host_mib=host_mib))
 

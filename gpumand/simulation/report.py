@@ -70,7 +70,7 @@ def figures_of(outcome: Outcome) -> Figures:
         p95=percentile(waits, 95),
         p99=percentile(waits, 99),
         max_wait_sec=waits[-1] if waits else 0.0,
-        total_wait_sec=sum(waits),
+        total_wait_sec=sum(waits, 0.0),
         evictions=outcome.evictions,
         loads=outcome.loads,
         load_seconds=outcome.load_seconds,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,12 +14,19 @@ from gpumand.cli.output import print_json
 
 if TYPE_CHECKING:
     from gpumand.domain.consumer import ConsumerSpec
-    from gpumand.simulation.demand import Demand
+    from gpumand.simulation.demand import Demand, Use
     from gpumand.simulation.host import Host
     from gpumand.simulation.report import Figures
 
 KINDS = ("zipf", "burst", "session", "pipeline", "roundrobin")
 POLICIES = ("lru", "adaptive", "adaptive+overlap")
+SETTINGS = {
+    "cushion": "cushion_mib",
+    "concurrent_leases": "concurrent_leases",
+    "aging": "aging_sec",
+    "overtake_budget": "overtake_budget_sec",
+}
+"""Options, and what of ``[scheduler]`` they are."""
 
 
 @click.command(cls=Command)
@@ -34,10 +42,10 @@ POLICIES = ("lru", "adaptive", "adaptive+overlap")
 @click.option("--seed", type=click.IntRange(0), default=0, help="Of what is generated (default 0).")
 @click.option("--requests", type=click.IntRange(1, 1_000_000), help="How many requests are generated.")
 @click.option("--policy", "policies", multiple=True, type=click.Choice(POLICIES), help="Default: all, lru first.")
-@click.option("--overtake-budget", type=click.FloatRange(0, 86400), default=30.0, metavar="SEC", help="Default 30.")
-@click.option("--aging", type=click.FloatRange(0.1, 86400), default=120.0, metavar="SEC", help="Default 120.")
-@click.option("--cushion", type=click.IntRange(0, 2**24), default=256, metavar="MIB", help="Default 256.")
-@click.option("--concurrent-leases", type=click.IntRange(0, 1024), default=1, metavar="N", help="Default 1.")
+@click.option("--overtake-budget", type=click.FloatRange(0, 86400), metavar="SEC", help="Default 30.")
+@click.option("--aging", type=click.FloatRange(0.1, 86400), metavar="SEC", help="Default 120.")
+@click.option("--cushion", type=click.IntRange(0, 2**24), metavar="MIB", help="Default 256.")
+@click.option("--concurrent-leases", type=click.IntRange(0, 1024), metavar="N", help="Default 1.")
 @click.option(
     "--slowdown",
     type=click.FloatRange(0, 10),
@@ -51,24 +59,23 @@ def simulate(ctx: click.Context, /, **chosen: Any) -> None:
     Runs in virtual time and needs no running gpumand.
 
     DEMAND is a file of JSON lines with t, consumer, hold_sec and perhaps client and priority, as the daemon writes it
-    with [history] demand_log; --consumers describes what it asks for. Or make some with --generate.
+    with [history] demand_log; --consumers describes what it asks for. Or make some with --generate. Defaults are those
+    of the daemon's configuration where --consumers is one.
     """
-    from gpumand.domain.consumer import SchedulerSettings
+    from gpumand.domain.consumer import Overlap
     from gpumand.simulation.engine import Engine
     from gpumand.simulation.outcome import World
     from gpumand.simulation.report import figures_of, settings_for
 
-    base = SchedulerSettings(
-        cushion_mib=chosen["cushion"],
-        concurrent_leases=chosen["concurrent_leases"],
-        aging_sec=chosen["aging"],
-        overtake_budget_sec=chosen["overtake_budget"],
-    )
+    given = {setting: chosen[option] for option, setting in SETTINGS.items() if chosen[option] is not None}
     results: list[tuple[str, Figures]] = []
     for name in chosen["policies"] or POLICIES:
         host, demand = _scene(chosen)  # anew for each: users who wait for answers remember where they are
-        outcome = Engine(host, settings_for(name, base), demand, World(chosen["slowdown"])).run()
+        settings = settings_for(name, replace(host.settings, overlap=Overlap.OFF, **given))
+        outcome = Engine(host, settings, demand, World(chosen["slowdown"])).run()
         results.append((name, figures_of(outcome)))
+    if chosen["demand"] is not None and not global_options(ctx).quiet:
+        _tell_left_out(host, chosen["demand"])
     _show(ctx, results)
 
 
@@ -88,7 +95,7 @@ def _scene(chosen: dict[str, Any]) -> tuple[Host, Demand]:
         raise click.UsageError("--consumers is needed: how long do they take to load?")
     host = _host(chosen["consumers"])
     sizes = tuple(chosen["device_mib"]) or host.total_mib
-    return replace(host, total_mib=sizes), _demand(chosen["demand"], chosen["consumers"], set(host.consumers))
+    return replace(host, total_mib=sizes), _demand(chosen["demand"], chosen["consumers"], host)
 
 
 def _host(path: Path) -> Host:
@@ -96,8 +103,10 @@ def _host(path: Path) -> Host:
     from gpumand.simulation import host
 
     try:
-        text = path.read_text()
-        return host.read(text) if host.has_times(text) else host.guessed(load(path, _not_measured))
+        text = "" if path.is_dir() else path.read_text()  # a folder is a configuration as the daemon takes it
+        return host.read(text) if text and host.has_times(text) else host.guessed(load(path, _not_measured))
+    except RecursionError:
+        raise click.UsageError(f"{path} is nested too deeply") from None
     except (ValueError, OSError) as error:
         raise click.UsageError(f"{path}: {error}") from None
     except ConfigProblems as error:
@@ -105,21 +114,39 @@ def _host(path: Path) -> Host:
 
 
 def _not_measured(spec: ConsumerSpec) -> int:
+    if spec.vram_managed:
+        return 1  # it is left out anyhow
     raise ValueError(f"consumers.{spec.name}.vram_resident_mib is missing: nothing that was measured is looked at here")
 
 
-def _demand(path: Path, consumers: Path, names: set[str]) -> Demand:
+def _demand(path: Path, consumers: Path, host: Host) -> Demand:
+    from gpumand.simulation.demand import OpenDemand
+
+    uses = _uses(path)
+    strangers = {use.consumer for use in uses} - host.consumers.keys() - host.managed
+    if strangers:
+        raise click.UsageError(f"{consumers} has no consumer {min(strangers)!r}, which {path} asks for")
+    return OpenDemand([use for use in uses if use.consumer not in host.managed])
+
+
+def _uses(path: Path) -> list[Use]:
     from gpumand.simulation import demand
 
     try:
         with path.open() as lines:
-            uses = demand.read(lines, str(path))
+            return demand.read(lines, str(path))
+    except UnicodeDecodeError as error:
+        raise click.UsageError(f"{path}: is no text: {error}") from None
     except (ValueError, OSError) as error:
         raise click.UsageError(str(error)) from None
-    strangers = {use.consumer for use in uses} - names
-    if strangers:
-        raise click.UsageError(f"{consumers} has no consumer {min(strangers)!r}, which {path} asks for")
-    return demand.OpenDemand(uses)
+
+
+def _tell_left_out(host: Host, path: Path) -> None:
+    """What is asked of those that run their own memory is no part of the figures, and that is told."""
+    left_out = [use.consumer for use in _uses(path) if use.consumer in host.managed]
+    if left_out:
+        names = ", ".join(sorted(set(left_out)))
+        print(f"{len(left_out)} of its uses are left out, for vram_managed is true: {names}", file=sys.stderr)
 
 
 def _show(ctx: click.Context, results: list[tuple[str, Figures]]) -> None:
@@ -128,8 +155,6 @@ def _show(ctx: click.Context, results: list[tuple[str, Figures]]) -> None:
     if options.json:
         objects = [one.as_json(name, first if len(results) > 1 else None) for name, one in results]
         return print_json({"policies": objects})
-    import sys
-
     from gpumand.cli.output import look_of, print_lines
     from gpumand.cli.render.table import Column, table
 

@@ -90,6 +90,42 @@ def test_who_finds_no_room_in_host_ram_is_stopped_and_starts_cold() -> None:
     assert waits(nobody) == pytest.approx([30, 31, 31, 31])
 
 
+def test_who_is_being_woken_holds_its_host_ram_until_it_is_awake() -> None:
+    where = {"w": "1", "v": "1", "a": "0", "b": "0"}
+    sleeps = {"w": 30.0, "a": 1.0}
+    host = Host(
+        {
+            name: consumer(name, 8, {"w": 30, "a": 20}.get(name, 5), 1, wake_sec=sleeps.get(name), where=((device,), 1))
+            for name, device in where.items()
+        },
+        (10, 10),
+        host_ram_mib=8,
+    )
+    uses = [Use(0, "w", 1), Use(40, "v", 1), Use(50, "a", 1), Use(60, "w", 1), Use(75, "b", 1), Use(120, "a", 1)]
+
+    outcome = ran(uses, host)
+
+    assert waits(outcome) == pytest.approx([30, 1 + 5, 20, 1 + 30, 1 + 5, 1 + 20]), "a was stopped, not parked"
+
+
+def test_what_is_refused_is_not_held_against_its_user() -> None:
+    more = {"big": consumer("big", 100, 1, 1), "c": consumer("c", 8, 7, 2)}
+    host, adaptive = replace(TWO, consumers={**TWO.consumers, **more}), settings_for("adaptive", PLAIN)
+    in_vain = [Use(1, "big", 10, "x") for _ in range(20)]
+
+    outcome = ran([*in_vain, Use(2, "a", 10, "z"), Use(3, "b", 10, "x"), Use(4, "c", 10, "y")], host, adaptive)
+
+    assert waits(outcome)[-2:] == pytest.approx([17 - 3 + 1 + 7, 35 - 4 + 2 + 7])
+
+
+def test_a_priority_of_zero_is_one_of_its_own() -> None:
+    host = replace(TWO, consumers={**TWO.consumers, "b": consumer("b", 8, 7, 2, priority=100)})
+    uses = [Use(0, "a", 10), Use(1, "a", 10), Use(2, "b", 10, priority=0)]
+
+    assert waits(ran(uses, host)) == pytest.approx([5, 14, 25 - 2 + 1 + 7])
+    assert waits(ran([*uses[:2], Use(2, "b", 10)], host))[2] == pytest.approx(15 - 2 + 1 + 7)
+
+
 def test_a_load_beside_work_is_done_when_that_ends() -> None:
     host = Host({"a": consumer("a", 4, 5, 1), "b": consumer("b", 4, 7, 2)}, (10,))
     overlapping = replace(PLAIN, policy=Policy.ADAPTIVE, overlap=Overlap.ON)

@@ -34,7 +34,7 @@ def test_demand_is_read_in_order_of_time_and_counts_from_the_first() -> None:
 
 
 def test_what_is_written_is_read_again() -> None:
-    uses = [Use(0.0, "a", 2.5, "user", 7), Use(1.25, "b", 0.5)]
+    uses = [Use(0.0, "a", 2.5, "user", 7), Use(1.25, "b", 0.5), Use(2.0, "b", 0.5, priority=0)]
 
     assert demand.read(demand.written(uses)) == uses
 
@@ -43,6 +43,8 @@ def test_a_line_of_the_daemons_log_is_read() -> None:
     line = json.dumps({"t": 1.7e9, "consumer": "a", "hold_sec": 3.0, "client": "1000", "priority": -5})
 
     assert demand.read([line]) == [Use(0.0, "a", 3.0, "1000", -5)]
+    assert demand.read([line.replace("-5", "0")])[0].priority == 0
+    assert demand.read([line.replace(', "priority": -5', "")])[0].priority is None
 
 
 @pytest.mark.parametrize(
@@ -71,7 +73,7 @@ def test_a_line_that_is_none_is_refused_with_its_number(line: str) -> None:
 
 def test_what_a_consumer_holds_asleep_and_how_many_devices_it_takes_are_read() -> None:
     keys = "load_sec = 1\nwake_sec = 0.5\nresidual_mib = 300\nparked_host_mib = 900\ndevice = [0, 1]"
-    read = host.read(f"host_ram_mib = 65536\ndevices = [10, 10]\n[consumers.a]\nvram_resident_mib = 8\n{keys}")
+    read = host.read(f"host_ram_mib = 65536\ndevices = [10, 10]\n[consumers.a]\nvram_resident_mib = 800\n{keys}")
 
     spec = read.consumers["a"].spec
     assert (read.host_ram_mib, spec.residual_mib, spec.parked_host_mib) == (65536, 300, 900)
@@ -108,6 +110,7 @@ def test_a_host_is_read() -> None:
         ("vram_resident_mib = 4600", "vram_resident_mib = 4.5"),
         ("priority = 5", "priority = 500"),
         ("wake_sec = 0.8", "wakes = 1"),
+        ("wake_sec = 0.8", "wake_sec = 0.8\nresidual_mib = 6000"),
         ("wake_sec = 0.8", 'can_coexist_with = "stt"'),
         ("[consumers.stt]", "[consumers.stt"),
     ],

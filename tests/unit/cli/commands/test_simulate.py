@@ -102,6 +102,60 @@ def test_a_file_that_cannot_be_used_is_named(files: list[str], name: str, conten
     assert str(path) in str(result.exception) or str(path) in result.output
 
 
+def test_what_is_not_told_of_a_file_is_told_in_one_line(files: list[str]) -> None:
+    host, demand = Path(files[2]), Path(files[0])
+    for path, content in ((demand, b"\xff\xfe\n"), (host, b"devices = " + b"[" * 100_000)):
+        before = path.read_bytes()
+        path.write_bytes(content)
+        result = simulated(*files)
+        path.write_bytes(before)
+
+        assert result.exit_code == 2
+        assert str(path) in str(result.exception) or str(path) in result.output
+        assert "\n" not in str(result.exception)
+
+
+CONFIG = """
+[scheduler]
+cushion_mib = 0
+concurrent_leases = 2
+overlap = "on"
+[gpu]
+total_mib = 20000
+[consumers.a]
+vram_resident_mib = 8000
+unit = "a.service"
+device = "GPU-5"
+[consumers.b]
+vram_resident_mib = 8000
+unit = "b.service"
+device = "GPU-5"
+[consumers.ollama]
+vram_resident_mib = 6144
+unit = "ollama.service"
+vram_managed = true
+"""
+
+
+def test_a_week_of_the_daemons_log_is_replayed_with_its_own_configuration(files: list[str]) -> None:
+    """A consumer that runs its own memory is told of, devices named by UUID are some, and its settings are the base."""
+    folder = Path(files[0]).with_name("conf")
+    folder.mkdir()
+    (folder / "gpumand.toml").write_text(CONFIG)
+    Path(files[0]).write_text(DEMAND + '{"t": 4, "consumer": "ollama", "hold_sec": 1, "priority": 0}\n')
+
+    result = simulated(files[0], "--consumers", str(folder), "--policy", "lru", "--json")
+
+    assert result.exit_code == 0, result.output
+    figures = json.loads(result.stdout)["policies"][0]
+    assert (figures["requests"], figures["refused"], figures["evictions"]) == (3, 0, 0)
+    assert result.stderr == "1 of its uses are left out, for vram_managed is true: ollama\n"
+    one_at_a_time = simulated(
+        files[0], "--consumers", str(folder), "--policy", "lru", "--json", "--concurrent-leases=1"
+    )
+    assert json.loads(one_at_a_time.stdout)["policies"][0]["total_wait_sec"] > figures["total_wait_sec"]
+
+
 def test_the_daemons_own_configuration_will_do_with_times_that_are_guessed(files: list[str]) -> None:
     config = Path(files[0]).with_name("gpumand.toml")
     tables = "".join(f'[consumers.{name}]\nvram_resident_mib = 8000\nunit = "{name}.service"\n' for name in "ab")
