@@ -45,6 +45,7 @@ class Leases:
         self._dropping: set[asyncio.Task[None]] = set()
         self._used: set[str] = set()
         self._told: set[str] = set()
+        self._granted_at: dict[str, float] = {}
         self.sooner = asyncio.Event()
         self.looked_at = float("-inf")
 
@@ -66,7 +67,8 @@ class Leases:
             reason=request.options.reason,
             token=request.options.token,
         )
-        self._books.ledger.add_lease(lease, devices, self._books.clock.monotonic())
+        self._granted_at[lease.id] = self._books.clock.monotonic()
+        self._books.ledger.add_lease(lease, devices, self._granted_at[lease.id])
         self._expires(lease)
         return lease
 
@@ -143,16 +145,18 @@ class Leases:
         """End it in the books; the caller sees to the disk. One that nobody was told of ends without a word."""
         now, now_usec = self._books.clock.monotonic(), self._books.clock.realtime_usec()
         lease = self._books.ledger.remove_lease(lease_id, now, now_usec)
-        held_sec = max(0, now_usec - lease.granted_usec) / 1e6
-        self._books.overtakings.end(lease_id, held_sec)
-        self._books.overlapping.ended(lease_id, held_sec, self._books.state(lease.consumer).times.hold.mean_sec)
+        granted_at = self._granted_at.pop(lease_id, None)
+        end = LeaseEnded(lease, reason, None if granted_at is None else now - granted_at)
+        stood_sec = end.stood_sec(now_usec)
+        self._books.overtakings.end(lease_id, stood_sec)
+        self._books.overlapping.ended(lease_id, stood_sec, self._books.state(lease.consumer).times.hold.mean_sec)
         self._used.add(lease.consumer)
         self._facts.conclude(lease.consumer)
         self._books.ledger.prune(self._books.settings.consumers)
         self._books.tell()
         if lease_id in self._told:
             self._told.discard(lease_id)
-            self._books.publish(LeaseEnded(lease, reason))
+            self._books.publish(end)
         level = logging.DEBUG if reason is LeaseEnd.RELEASED else logging.INFO
         log.log(level, "lease %s on %s ended: %s", lease.id, lease.consumer, reason)
         return lease

@@ -17,7 +17,6 @@ from gpumand.domain.events import Event, EvictionOccurred, EvictionReport, Lease
 from gpumand.domain.footprint import AT_REST_SEC, Footprint
 from gpumand.domain.identity import identity
 from gpumand.domain.learning import Learned, Start
-from gpumand.domain.lease import Lease
 from gpumand.domain.residency import CONTEXT_MIB
 from gpumand.domain.settling import SLACK_MIB
 from gpumand.domain.view import ConsumerState
@@ -58,12 +57,13 @@ class Measuring:
         self._unloaded_at: dict[str, float] = {}
         self._warned: dict[str, tuple[int, int]] = {}
         self._wanted: set[str] = set()
+        self._ended_at: dict[str, float] = {}
         self._changed: set[str] = set()
 
     def note(self, event: Event) -> None:
         """Learn from what happened."""
         if isinstance(event, LeaseEnded):
-            self._held(event.lease)
+            self._held(event)
         elif isinstance(event, LoadFinished) and not event.error:
             self._loaded(event)
         elif isinstance(event, EvictionOccurred):
@@ -194,14 +194,24 @@ class Measuring:
         state = self._books.state(name)
         if state.worked_usec and not state.leases and name not in self._wanted:
             self._wanted.add(name)
-            idle_sec = (self._books.clock.realtime_usec() - state.worked_usec) / 1e6
-            self._learn(name, times=state.times.observe_idle(idle_sec))
+            self._learn(name, times=state.times.observe_idle(self._idle_sec(state)))
 
-    def _held(self, lease: Lease) -> None:
-        self._wanted.discard(lease.consumer)
-        if lease.consumer in self._books.ledger.consumers:
-            hold_sec = (self._books.clock.realtime_usec() - lease.granted_usec) / 1e6
-            self._learn(lease.consumer, times=self._books.state(lease.consumer).times.observe_hold(hold_sec))
+    def _idle_sec(self, state: ConsumerState) -> float:
+        """Since its last lease, suspends included; by the wall clock, which may be set, only over a start of ours."""
+        if state.name in self._ended_at:
+            return self._boot_sec() - self._ended_at[state.name]
+        return (self._books.clock.realtime_usec() - state.worked_usec) / 1e6
+
+    def _boot_sec(self) -> float:
+        return self._books.clock.monotonic() + self._books.clock.suspended_sec()
+
+    def _held(self, end: LeaseEnded) -> None:
+        name = end.lease.consumer
+        self._wanted.discard(name)
+        if name in self._books.ledger.consumers:
+            self._ended_at[name] = self._boot_sec()
+            hold_sec = end.stood_sec(self._books.clock.realtime_usec())
+            self._learn(name, times=self._books.state(name).times.observe_hold(hold_sec))
 
     def _loaded(self, load: LoadFinished) -> None:
         self._unloaded_at.pop(load.consumer, None)

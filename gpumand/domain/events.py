@@ -72,10 +72,22 @@ class LeaseRenewed:
 
 @dataclass(frozen=True, slots=True)
 class LeaseEnded:
-    """A lease is gone."""
+    """A lease is gone.
+
+    Attributes:
+        lease: it.
+        reason: why.
+        held_sec: how long it stood, by a clock that nobody sets and that stands still while the host is suspended; None
+            where it was granted before our start.
+    """
 
     lease: Lease
     reason: LeaseEnd
+    held_sec: float | None = None
+
+    def stood_sec(self, now_usec: int) -> float:
+        """How long it stood, as far as that is known, when it is CLOCK_REALTIME ``now_usec``."""
+        return max(0, now_usec - self.lease.granted_usec) / 1e6 if self.held_sec is None else self.held_sec
 
 
 @dataclass(frozen=True, slots=True)

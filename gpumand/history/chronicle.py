@@ -26,7 +26,7 @@ MAX_OPEN = 4096
 @dataclass(frozen=True, slots=True)
 class _Begun:
     arrived_usec: int
-    priority: int
+    priority: int | None = None
 
 
 class Chronicle:
@@ -57,9 +57,9 @@ class Chronicle:
     def _note_demand(self, event: LeaseEnded, now_usec: int) -> None:
         """A lease that was taken up from before our start began to be wanted at a time we do not know: its grant's."""
         lease = event.lease
-        begun = self._begun.pop(lease.id, _Begun(lease.granted_usec, 0))
+        begun = self._begun.pop(lease.id, _Begun(lease.granted_usec))
         if self._demand_log is not None:
-            hold_sec, client = max(0, now_usec - lease.granted_usec) / 1e6, str(lease.owner.uid)
+            hold_sec, client = event.stood_sec(now_usec), str(lease.owner.uid)
             self._demand_log.note(Demand(begun.arrived_usec / 1e6, lease.consumer, hold_sec, client, begun.priority))
 
     async def log_demand_to(self, demand_log: DemandLog | None) -> None:
@@ -124,7 +124,7 @@ def _grant(event: RequestGranted, now_usec: int) -> Entry:
 
 
 def _end(event: LeaseEnded, now_usec: int) -> Entry:
-    lease, held_usec = event.lease, max(0, now_usec - event.lease.granted_usec)
+    lease, held_usec = event.lease, int(event.stood_sec(now_usec) * 1e6)
     return Entry(
         now_usec,
         EntryKind.END,

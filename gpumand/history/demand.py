@@ -30,26 +30,24 @@ class Demand:
         consumer: what for.
         hold_sec: for how long the lease stood.
         client: whose it was: a uid.
-        priority: the request's.
+        priority: the request's; None = unknown.
     """
 
     t: float
     consumer: str
     hold_sec: float
     client: str
-    priority: int
+    priority: int | None
 
     def line(self) -> str:
         """As a line of the log."""
-        return json.dumps(
-            {
-                "t": round(self.t, 3),
-                "consumer": self.consumer,
-                "hold_sec": round(self.hold_sec, 3),
-                "client": self.client,
-                "priority": self.priority,
-            }
-        )
+        entry = {
+            "t": round(self.t, 3),
+            "consumer": self.consumer,
+            "hold_sec": round(self.hold_sec, 3),
+            "client": self.client,
+        }
+        return json.dumps(entry if self.priority is None else entry | {"priority": self.priority})
 
 
 class DemandLog:

@@ -25,6 +25,10 @@ async def test_every_use_is_a_line_of_json(tmp_path: Path) -> None:
     assert [json.loads(line) for line in path.read_text().splitlines()] == [expected, expected]
 
 
+def test_a_priority_that_nobody_knows_is_not_said() -> None:
+    assert "priority" not in json.loads(Demand(1.25, "llm", 30.0, "1000", None).line())
+
+
 async def test_full_log_makes_room_for_a_new_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "MAX_BYTES", 100)
     path = tmp_path / "demand.jsonl"

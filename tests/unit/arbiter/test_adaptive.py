@@ -139,6 +139,24 @@ async def test_nobody_is_passed_by_more_than_the_budget() -> None:
     assert order[:3] == ["resident", "resident", "absent"], "two of five seconds each, a third would be fifteen"
 
 
+async def test_nobody_is_passed_by_more_while_the_clock_is_set_back() -> None:
+    world = made(routed("resident", 15000), routed("absent", 15000), overtake_budget_sec=12.0)
+    await world.start()
+    teach(world, "resident", hold_sec=5.0)
+    teach(world, "absent")
+
+    async def set_back() -> None:
+        while True:
+            await world.clock.sleep(1)
+            world.clock.step_realtime(-100)
+
+    setting = asyncio.create_task(set_back())
+    order = await queued(world, "absent", *["resident"] * 6)
+    setting.cancel()
+
+    assert order[:3] == ["resident", "resident", "absent"]
+
+
 async def test_who_works_longer_than_expected_uses_the_budget_up() -> None:
     world = made(routed("resident", 15000), routed("absent", 15000), overtake_budget_sec=12.0)
     await world.start()

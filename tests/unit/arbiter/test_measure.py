@@ -11,6 +11,7 @@ from gpumand.arbiter.measure import measured_peaks
 from gpumand.domain.consumer import ConsumerSpec, EvictionMethod, Residency, Route
 from gpumand.domain.learning import Start
 from gpumand.domain.request import AcquireOptions
+from gpumand.domain.reuse import bucket_of
 from gpumand.testing.world import FakeWorld, client
 from tests.unit.arbiter.scenes import by_unit, lazy, reserved
 
@@ -99,6 +100,32 @@ async def test_many_requests_after_one_idle_time_are_one_observation(world: Fake
     for _ in range(3):
         world.arbiter.measuring.wanted("llm")
     assert sum(world.arbiter.books.state("llm").times.idle.counts) == 1
+
+
+@pytest.mark.parametrize("step_sec", [-36_000.0, 36_000.0])
+async def test_a_clock_that_is_set_changes_nothing_of_what_is_learned(world: FakeWorld, step_sec: float) -> None:
+    lease = await loaded(world, 4100)
+    world.clock.step_realtime(step_sec)
+    await world.arbiter.release(lease)
+    world.clock.step_realtime(step_sec)
+    await world.clock.sleep(60)
+    await world.arbiter.acquire(client(), "llm", AcquireOptions())
+
+    times = world.arbiter.books.state("llm").times
+    assert times.hold.mean_sec == pytest.approx(8, abs=1)
+    assert times.idle.counts[bucket_of(60)] == 1
+
+
+async def test_a_suspended_host_does_not_work_but_idles(world: FakeWorld) -> None:
+    lease = await loaded(world, 4100)
+    world.clock.suspend(36_000)
+    await world.arbiter.release(lease)
+    world.clock.suspend(3600)
+    await world.arbiter.acquire(client(), "llm", AcquireOptions())
+
+    times = world.arbiter.books.state("llm").times
+    assert times.hold.mean_sec == pytest.approx(8, abs=1)
+    assert times.idle.counts[bucket_of(3600)] == 1
 
 
 async def test_load_beside_a_running_unit_is_learned_apart(world: FakeWorld) -> None:

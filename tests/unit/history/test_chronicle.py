@@ -75,6 +75,11 @@ def test_end_of_a_lease_is_kept_with_how_long_it_stood() -> None:
     assert entry.at_usec == clock.realtime_usec()
 
 
+def test_a_lease_stood_for_as_long_as_a_clock_that_nobody_sets_says() -> None:
+    (entry,) = kept_of(LeaseEnded(replace(LEASE, granted_usec=5), LeaseEnd.RELEASED, held_sec=1.5))
+    assert entry.duration_usec == 1_500_000
+
+
 def test_what_speaks_of_state_is_not_kept() -> None:
     assert kept_of(SummaryChanged()) == []
     assert kept_of(ConsumersChanged(frozenset({"tts"}))) == []
