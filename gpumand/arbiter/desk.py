@@ -116,6 +116,7 @@ class Desk:
         """Look at the queue in order; grant, refuse or start what can be, and tell the world what has changed."""
         entries = () if self._closed else tuple(self)
         self._note_wanted(entries)
+        self._note_moved(entries)
         self._seen = None
         standings = tuple(self._standing(entry) for entry in entries)
         walk = serving.walk(self._books.settings.scheduler, standings)
@@ -144,6 +145,13 @@ class Desk:
             for entry in entries:
                 wanted.setdefault(entry.request.consumer, len(wanted))
         self._books.wanted = wanted
+
+    def _note_moved(self, entries: Sequence[Waiting]) -> None:
+        """A device that was asked for by its UUID may have another index by now."""
+        for entry in entries:
+            if entry.request.options.device:
+                with contextlib.suppress(GpumandError):
+                    entry.devices = self._books.ledger.devices_named(entry.request.options.device)
 
     def _serve(self, entry: Waiting, standing: Standing, walk: Walk) -> tuple[int, ...]:
         """Decide one request and act on it; where it stays ahead of others if it has to wait."""

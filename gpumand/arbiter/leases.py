@@ -66,6 +66,7 @@ class Leases:
             ttl_sec=ttl_sec,
             reason=request.options.reason,
             token=request.options.token,
+            uuids=self._books.ledger.uuids(devices),
         )
         self._granted_at[lease.id] = self._books.clock.monotonic()
         self._books.ledger.add_lease(lease, devices, self._granted_at[lease.id])

@@ -59,6 +59,7 @@ class Lease:
         ttl_sec: what ``Renew`` with 0 grants again; 0.0 when not a ttl lease.
         reason: what the client said it is for.
         token: idempotency token of its owner, or "".
+        uuids: of its devices, in their order; () where nobody knows any. Indices may change, these do not.
     """
 
     id: str
@@ -71,3 +72,4 @@ class Lease:
     ttl_sec: float = 0.0
     reason: str = ""
     token: str = ""
+    uuids: tuple[str, ...] = ()

@@ -127,6 +127,11 @@ class Ledger:
             )
         raise NoSuchDevice(f"no device {wanted!r} is known")
 
+    def uuids(self, devices: Devices) -> tuple[str, ...]:
+        """Of these devices, in their order; () where not all are known."""
+        found = [self._devices[device].uuid for device in devices if device in self._devices]
+        return tuple(found) if len(found) == len(devices) and all(found) else ()
+
     def devices_named(self, wanted: str) -> Devices:
         """Indices of the devices named by index or UUID, with commas between them; "" = none. Raises as above."""
         return tuple(sorted({self.device_index(one.strip()) for one in wanted.split(",")})) if wanted else ()
@@ -213,9 +218,20 @@ class Ledger:
                 devices = tuple(sorted(moved.get(device, device) for device in state.devices))
                 baseline_mib = {moved.get(device, device): mib for device, mib in state.baseline_mib.items()}
                 self.update(state.name, devices=devices, baseline_mib=baseline_mib)
-        for lease in list(self._leases.values()) if moved else ():
-            devices = self._consumers[lease.consumer].devices
-            self._leases[lease.id] = replace(lease, device=devices_text(devices)) if devices else lease
+        for lease in list(self._leases.values()):
+            self._follow_lease(lease, index_of)
+
+    def _follow_lease(self, lease: Lease, index_of: Mapping[str, int]) -> None:
+        """A lease from before our start says by UUID where its consumer is; else it is where its consumer is."""
+        state = self._consumers[lease.consumer]
+        known = len(lease.uuids) > 0 and index_of.keys() >= set(lease.uuids) and not self._is_in_a_job(state.name)
+        devices = tuple(sorted(index_of[uuid] for uuid in lease.uuids)) if known else state.devices
+        if devices != state.devices:
+            self.update(state.name, devices=devices, baseline_mib={})
+        text = devices_text(devices) or lease.device
+        if text != lease.device:
+            uuids = tuple(sorted(lease.uuids, key=lambda uuid: index_of.get(uuid, -1)))
+            self._leases[lease.id] = replace(lease, device=text, uuids=uuids)
 
     def _sized(self, sample: Sample, total_mib: int | None) -> Sample:
         """With the device's size as far as anybody knows it: a card does not shrink when its driver fails."""

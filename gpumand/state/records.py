@@ -20,6 +20,7 @@ MAX_DEVICES = 64
 MAX_INDEX = 9999
 DEVICE = re.compile(rf"[0-9]{{1,4}}(,[0-9]{{1,4}}){{0,{MAX_DEVICES - 1}}}", re.ASCII)
 MAX_TEXT = 1024
+MAX_UUID = 128
 MAX_USEC = 2**63 - 1
 MAX_ID = 2**32 - 1
 _NOT_PLAIN = re.compile(r"[^A-Za-z0-9_-]")
@@ -84,6 +85,7 @@ def encode_lease(kept: KeptLease) -> bytes:
         "ttl_sec": lease.ttl_sec,
         "reason": lease.reason,
         "token": lease.token,
+        "uuids": list(lease.uuids),
     }
     return json.dumps(record).encode()
 
@@ -102,6 +104,7 @@ def decode_lease(stem: str, content: bytes) -> KeptLease:
         ttl_sec=record.seconds("ttl_sec"),
         reason=record.text("reason"),
         token=record.text("token"),
+        uuids=record.uuids("uuids"),
     )
     if lease.id != stem or not LEASE_ID.fullmatch(stem):
         raise Unfit("its name is not that of the lease in it")
@@ -211,6 +214,12 @@ class _Record:
         found: int | list[int] = self._value(key, (int, list), _are_devices)
         return tuple(sorted(set(found))) if isinstance(found, list) else (found,)
 
+    def uuids(self, key: str) -> tuple[str, ...]:
+        """Of devices; an earlier version wrote none."""
+        if key not in self._values:
+            return ()
+        return tuple(self._value(key, list, _are_uuids))
+
     def whole(self, key: str, most: int) -> int:
         number: int = self._value(key, int, lambda one: not isinstance(one, bool) and 0 <= one <= most)
         return number
@@ -236,6 +245,11 @@ class _Record:
 def _are_devices(value: Any) -> bool:
     indices = value if isinstance(value, list) else [value]
     return 0 < len(indices) <= MAX_DEVICES and all(type(one) is int and 0 <= one <= MAX_INDEX for one in indices)
+
+
+def _are_uuids(values: Any) -> bool:
+    texts = [one for one in values if isinstance(one, str) and 0 < len(one) <= MAX_UUID and _is_encodable(one)]
+    return len(texts) == len(values) <= MAX_DEVICES
 
 
 def _is_time(number: float) -> bool:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 
 import pytest
 
 from gpumand.domain.consumer import SchedulerSettings
+from gpumand.domain.device import Reading
 from gpumand.domain.errors import DeviceUnavailable, InvalidArgs
 from gpumand.domain.request import AcquireOptions, Verdict
 from gpumand.testing.world import FakeWorld, client
@@ -120,6 +122,48 @@ async def test_a_request_that_fits_on_either_device_still_has_its_turn_on_both()
     assert (await either).lease.device == "1"
     assert not late.done(), "it came later and would have taken the slot that was waited for"
     late.cancel()
+
+
+async def test_a_lease_is_on_its_card_after_a_restart_though_the_order_of_cards_is_another() -> None:
+    specs = [routed("a", 5000, devices=("FAKE-1",)), routed("b", 5000)]
+    world = FakeWorld(specs, total_mib=TWO)
+    world.routes.consumer("a").device = 1
+    await world.start()
+    lease = (await world.arbiter.acquire(client(1), "a", AcquireOptions())).lease
+    assert (lease.device, lease.uuids) == ("1", ("FAKE-1",))
+    world.store.leases[lease.id] = replace(lease, device="0")  # as the cards were numbered then
+
+    world = FakeWorld(specs, total_mib=TWO, store=world.store, clock=world.clock)
+    world.routes.consumer("a").device = 1
+    world.routes.place("a", 5000, device=1)
+    await world.start()
+
+    assert (world.arbiter.status().leases[0].device, world.arbiter.books.state("a").devices) == ("1", (1,))
+    grant = await world.arbiter.acquire(client(2), "b", AcquireOptions(timeout_sec=20, device="0"))
+    assert grant.lease.device == "0", "its slot is not taken"
+
+
+async def test_who_waits_for_a_card_by_its_uuid_gets_that_one_though_its_index_is_another_by_then() -> None:
+    world = FakeWorld([routed("a", 5000), routed("b", 5000)], total_mib=TWO)
+    world.routes.where = lambda name: world.arbiter.books.state(name).devices
+    await world.start()
+    lease = (await world.arbiter.acquire(client(1), "a", AcquireOptions(device="FAKE-1"))).lease
+    waiting = asyncio.create_task(
+        world.arbiter.acquire(client(2), "b", AcquireOptions(device="FAKE-1", timeout_sec=60))
+    )
+    await world.clock.sleep(1)
+    read = world.vram.read
+
+    async def swapped() -> Reading:
+        reading = await read()
+        first, second = reading.devices
+        return replace(reading, devices=(replace(second, index=0), replace(first, index=1)))
+
+    world.vram.read = swapped  # type: ignore[method-assign]
+    await world.arbiter.books.sample()
+    await world.arbiter.release(lease.id)
+
+    assert (await waiting).lease.device == "0"
 
 
 async def test_a_consumer_of_unknown_device_is_one_devices_job_to_evict() -> None:

@@ -62,6 +62,23 @@ def test_what_is_being_loaded_stays_with_its_job() -> None:
     assert places(ledger)["on_a"] == ((0,), "0")
 
 
+def test_a_lease_from_before_a_start_is_where_its_card_is_by_now() -> None:
+    """Its record has the index of then."""
+    owner, ledger = Owner(":1.1", 1000), Ledger(SchedulerSettings())
+    ledger.configure(SchedulerSettings(), [ConsumerSpec("on_b", 1000), ConsumerSpec("wide", 1000, device_count=2)])
+    ledger.add_lease(Lease("on_b", "on_b", "1", owner, LeaseLifetime.TTL, 1, uuids=("GPU-b",)), (1,), 1.0)
+    both = Lease("wide", "wide", "0,1", owner, LeaseLifetime.TTL, 1, uuids=("GPU-a", "GPU-b"))
+    ledger.add_lease(both, (0, 1), 1.0)
+
+    ledger.take_reading(Reading(error="driver-not-loaded: no module"), None)
+    assert places(ledger)["on_b"] == ((1,), "1")
+    ledger.take_reading(reading("GPU-b", "GPU-c", "GPU-a"), None)
+
+    assert places(ledger) == {"on_b": ((0,), "0"), "wide": ((0, 2), "0,2")}
+    assert ledger.leases["wide"].uuids == ("GPU-b", "GPU-a")
+    assert ledger.view(2.0).leases == {0: 2, 2: 1}
+
+
 def test_a_lease_on_two_cards_follows_both() -> None:
     ledger = ledger_with(on_a=0)
     owner = Owner(":1.1", 1000)

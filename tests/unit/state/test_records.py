@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -45,8 +46,10 @@ LEASES = st.builds(
     ttl_sec=st.floats(0, 1e9),
     reason=TEXTS,
     token=TEXTS,
+    uuids=st.lists(st.text(CHARS, min_size=1, max_size=20), max_size=64).map(tuple),
 )
-KEPT = KeptLease(Lease("a1", "tts", "0", Owner(":1.5", 1000), LeaseLifetime.TTL, 5, 9, 4.0, "why", "t"), "bus", "boot")
+LEASE = Lease("a1", "tts", "0", Owner(":1.5", 1000), LeaseLifetime.TTL, 5, 9, 4.0, "why", "t", ("GPU-1",))
+KEPT = KeptLease(LEASE, "bus", "boot")
 JUNK = st.one_of(
     st.none(), st.booleans(), st.integers(), st.floats(), TEXTS, st.just("x" * 1025), st.lists(TEXTS), st.just({"a": 1})
 )
@@ -101,7 +104,14 @@ def test_lease_with_one_value_replaced_is_right_or_refused(path: tuple[str, ...]
     assert kept is None or json.loads(encode_lease(kept)) == record
 
 
-@pytest.mark.parametrize("path", PATHS, ids=".".join)
+def test_lease_without_uuids_is_one_of_an_earlier_version() -> None:
+    record = json.loads(encode_lease(KEPT))
+    del record["uuids"]
+
+    assert decode_lease("a1", json.dumps(record).encode()).lease == replace(KEPT.lease, uuids=())
+
+
+@pytest.mark.parametrize("path", [path for path in PATHS if path != ("uuids",)], ids=".".join)
 def test_lease_with_one_value_missing_is_refused(path: tuple[str, ...]) -> None:
     record = json.loads(encode_lease(KEPT))
     del (record if len(path) == 1 else record[path[0]])[path[-1]]
