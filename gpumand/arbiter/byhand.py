@@ -55,7 +55,7 @@ class ByHand:
             known = " and ".join(self._books.state(name).spec.evict) or "none at all"
             raise InvalidArgs(f"{name} is not evicted by {method}; its methods are {known}")
         began = self._books.clock.monotonic()
-        device = devices_text(await self._devices_when_free(name, timeout_sec))
+        device = devices_text(await self._devices_when_free(name, timeout_sec, force=force))
         if not self._holds_anything(self._books.state(name), method):
             return Outcome(name, device)
         report = EvictionReport(name, device, 0, method, trigger="manual", why="asked for by hand")
@@ -70,19 +70,21 @@ class ByHand:
         self._check(self._books.state(name), force=force)
         self._leases.end_all(lambda lease: lease.consumer == name, LeaseEnd.REVOKED)
 
-    async def _devices_when_free(self, name: str, timeout_sec: float) -> Devices:
+    async def _devices_when_free(self, name: str, timeout_sec: float, *, force: bool) -> Devices:
         clock = self._books.clock
         deadline = clock.monotonic() + timeout_sec
         while True:
             state = self._books.state(name)
             devices = state.devices or (min(self._books.ledger.devices),)
-            job = self._job_on(devices)
+            job, loading = self._job_on(devices), "" if force else self._loading_on(devices, besides=name)
             if self._gate.refused:
                 raise ShuttingDown(self._gate.refused)
-            if job is None and state.residency is not Residency.UNLOADING and not self._gate.held:
+            is_free = job is None and not loading and state.residency is not Residency.UNLOADING
+            if is_free and not self._gate.held:
                 return devices
             if clock.monotonic() >= deadline:
-                doing = f"{on_devices(devices)} is busy with {job.consumer}" if job else f"{name} is being unloaded"
+                doing = f"{loading} is loading on {on_devices(devices)}" if loading else f"{name} is being unloaded"
+                doing = f"{on_devices(devices)} is busy with {job.consumer}" if job else doing
                 doing = self._gate.held or doing
                 raise TimedOut(f"waited {timeout_sec:g} s: {doing}") if timeout_sec > 0 else Busy(doing)
             with self._desk.hand(devices):
@@ -92,6 +94,14 @@ class ByHand:
         """What is being done on any of these."""
         jobs = self._books.ledger.jobs
         return next((jobs[device] for device in devices if device in jobs), None)
+
+    def _loading_on(self, devices: Devices, besides: str) -> str:
+        """Who is loading on any of these; nobody may have asked us for it, so that there is no job of it."""
+        loading = (one.name for one in self._books.view().loading if not set(devices).isdisjoint(one.devices))
+        return next((name for name in loading if name != besides), "")
+
+    def _is_quiet(self, devices: Devices) -> bool:
+        return self._job_on(devices) is None and not self._loading_on(devices, besides="")
 
     def _holds_anything(self, state: ConsumerState, method: str) -> bool:
         if state.residency is Residency.PARKED and (not state.methods or method == EvictionMethod.HTTP):
@@ -159,7 +169,7 @@ class ByHand:
         """Begin to evict who has not worked for as long as its ``idle_timeout_sec`` says."""
         for state in list(self._books.ledger.consumers.values()) if self._gate.is_open else ():
             devices = state.devices
-            if devices and self._job_on(devices) is None and self._is_idle_too_long(state):
+            if devices and self._is_idle_too_long(state) and self._is_quiet(devices):
                 self._desk.spawn(self._evict_for_idleness(state.name, devices))
                 return  # the job begins with the task's first step; the others have their turn at the next look
 
@@ -177,7 +187,7 @@ class ByHand:
             if state is None or not self._is_idle_too_long(state):
                 raise Busy(f"{name} is idle no longer")
 
-        if name not in self._books.ledger.consumers or self._job_on(devices) is not None:
+        if name not in self._books.ledger.consumers or not self._is_quiet(devices):
             return
         why = f"not used for {self._books.state(name).spec.idle_timeout_sec:g} s"
         report = EvictionReport(name, devices_text(devices), 0, "", trigger="idle", why=why)

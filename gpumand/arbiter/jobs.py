@@ -155,7 +155,9 @@ class Jobs:
             self._books.count(evictions=1, unload_usec=report.duration_usec)
             self._announce(EvictionOccurred(report))
         else:
-            self._announce(None)  # it held nothing, and NVML says so: nothing was evicted
+            # It held nothing, and NVML says so: nothing was evicted, though what it held of host RAM may be free now.
+            log.info("%s held no VRAM and went by %s: %s", report.consumer, report.method, report.why)
+            self._announce(None)
         return report
 
     def _announce(self, event: EvictionOccurred | EvictionFailed | None) -> None:

@@ -279,6 +279,26 @@ async def test_a_unit_that_crashes_is_not_loaded_any_more_and_the_next_acquire_l
     assert world.units.calls.count(("start", "llm.service")) == 2
 
 
+async def test_nobody_is_evicted_by_hand_or_for_idleness_beside_a_start_that_nobody_asked_for() -> None:
+    world = FakeWorld([by_unit("llm", 9000), routed("a", 5000, idle_timeout_sec=10.0), routed("b", 5000)])
+    world.routes.place("a", 5000)
+    world.routes.place("b", 5000)
+    await world.start()
+    upkeep = asyncio.create_task(world.upkeep.run())
+    world.units.become("llm.service", UnitActivity.ACTIVATING)
+    await world.clock.sleep(60)
+    assert [residency(world, name) for name in ("llm", "a")] == ["loading", "resident"]
+
+    with pytest.raises(TimedOut, match="llm is loading on device 0"):
+        await world.arbiter.evict("b", False, 5.0)
+    assert (await world.arbiter.evict("b", True, 5.0)).changed
+    world.units.become("llm.service", UnitActivity.ACTIVE)
+    await world.clock.sleep(10)
+
+    assert residency(world, "a") == "unloaded"
+    upkeep.cancel()
+
+
 async def test_an_unasked_start_is_accounted_for_and_keeps_the_device_quiet() -> None:
     world = FakeWorld([by_unit("llm", 14000), routed("image", 12000)])
     await world.start()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import random
 from dataclasses import replace
 
@@ -119,6 +120,20 @@ async def test_one_without_a_unit_is_not_evicted_where_it_cannot_be_parked() -> 
     world.memory.mib = 14000 + RESERVE_MIB
     await world.clock.sleep(1)
     assert (await world.arbiter.acquire(client(1), "b", AcquireOptions())).evicted == ("a",)
+
+
+async def test_who_is_stopped_for_its_host_ram_alone_is_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    world = make_world(*(sleeper(name, 14000, residual_mib=0) for name in "abc"), ram_mib=14000)
+    world.routes.place("a", 14000)
+    await world.start()
+    await world.arbiter.release((await world.arbiter.acquire(client(1), "b", AcquireOptions())).lease.id)
+
+    with caplog.at_level(logging.INFO):
+        await world.arbiter.acquire(client(1), "c", AcquireOptions(timeout_sec=60))
+
+    why = "parked, and its 14000 MiB of host RAM are needed to park b"
+    assert f"a held no VRAM and went by unit-stop: {why}" in caplog.messages
+    assert [one.consumer for one in reports(world)] == ["a", "b"]
 
 
 async def test_who_cannot_be_parked_yet_waits_for_another_one_to_have_woken() -> None:
