@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from gpumand.domain import value, victims
+from gpumand.domain import budget, value, victims
 from gpumand.domain.consumer import EvictionMethod, Policy, Residency
 from gpumand.domain.device import Devices
 from gpumand.domain.host_ram import fits, room_mib, stop_of, would_park
@@ -90,8 +90,10 @@ class _Plan:
                 break
             if stop_of(state) is not None and worth(other) >= worth(state):
                 return None
+            if (gives_mib := budget.told_mib(other.host_mib)) is None:
+                continue
             freed.append(other)
-            left_mib += other.host_mib
+            left_mib += gives_mib
         return freed if left_mib >= state.host_mib else None
 
     def _parked(self, taken: Collection[str]) -> list[ConsumerState]:
@@ -118,7 +120,8 @@ def about_to_make_room(view: View, devices: Devices, target: ConsumerState, stuc
     parked = [one for one in view.consumers.values() if one.residency is Residency.PARKED and one.name != target.name]
     may_go = [one for one in parked if not victims.why_never(view, one, target)]
     going |= {one.name for one in may_go if victims.why_not(view, (*devices, *_quiet(view)), one, target)}
-    others_mib = sum(view.consumers[name].host_mib for name in going | {one.name for one in may_go})
+    others = (view.consumers[name] for name in going | {one.name for one in may_go})
+    others_mib = sum(budget.told_mib(one.host_mib) or 0 for one in others)
     return sorted(going) if left_mib is not None and left_mib + others_mib >= need_mib else []
 
 

@@ -9,6 +9,7 @@ import pytest
 
 from gpumand.domain import budget, host_ram, parking, value
 from gpumand.domain.consumer import (
+    UNKNOWN_MIB,
     ConsumerSpec,
     EvictionMethod,
     Health,
@@ -297,6 +298,14 @@ def test_nobody_is_stopped_for_host_ram_beside_a_load_that_nobody_asked_for() ->
     assert plan(ask(quiet)) == [("old", "unit-stop", False), ("a", "http", True)]
     loading = beside(base, {"old": Residency.PARKED, "starts": Residency.LOADING})
     assert plan(ask(loading)) == [("a", "unit-stop", False)]
+
+
+@pytest.mark.parametrize("residency", [Residency.PARKED, Residency.LOADING])
+def test_host_ram_of_one_of_whom_nobody_knows_how_much_is_not_counted_on(residency: Residency) -> None:
+    unknown = awake("w", UNKNOWN_MIB, vram_auto=True)
+    base = host(awake("a", 12000, used_at=5, **ONLY_ROUTE), unknown, absent("new", 20000, devices=("0",)), ram_mib=0)
+
+    assert ask(beside(base, {"w": residency})).verdict is Verdict.REFUSE
 
 
 def test_nobody_is_stopped_for_host_ram_twice() -> None:
