@@ -120,3 +120,4 @@ async def test_disk_that_hangs_keeps_nobody_waiting(tmp_path: Path, monkeypatch:
         await archive.close()
     finally:
         thawed.set()
+        await archive._worker.run(archive._database.close)  # when the disk is there again
