@@ -291,6 +291,8 @@ class Daemon:
         except ConfigInvalid as error:
             for line in _problems(error):
                 log.error("the configuration is not reloaded: %s", line)
+        except GpumandError as error:  # we are ending
+            log.info("the configuration is not reloaded: %s", error)
         finally:
             self._notifier.ready(status_line(arbiter.status()))
 

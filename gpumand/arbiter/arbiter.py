@@ -20,20 +20,20 @@ from gpumand.arbiter.gate import Gate
 from gpumand.arbiter.jobs import Jobs
 from gpumand.arbiter.leases import Leases
 from gpumand.arbiter.measure import Measuring
+from gpumand.arbiter.reloading import Reloading
 from gpumand.arbiter.snapshot import consumer_status_of, report_of, status_of, summary_of
+from gpumand.arbiter.twins import Twins
 from gpumand.arbiter.waiting import Waiting
 from gpumand.domain.consumer import Settings, UnitState
 from gpumand.domain.device import Devices, devices_text
 from gpumand.domain.errors import (
     GpumandError,
-    InvalidArgs,
     ShuttingDown,
     TimedOut,
 )
 from gpumand.domain.events import Event, RequestGranted, RequestRefused
 from gpumand.domain.history import Entry, Query
 from gpumand.domain.lease import Lease, LeaseEnd, LeaseLifetime, Owner
-from gpumand.domain.ledger import token_key
 from gpumand.domain.planning import Wish
 from gpumand.domain.request import MAX_WAIT_SEC, AcquireOptions, Grant, Outcome, PlanReport, Request
 from gpumand.domain.status import ConsumerStatus, Status, Summary
@@ -71,11 +71,14 @@ class Arbiter:
         self.gate = Gate()
         self.desk = Desk(self.books, self.facts, self._jobs, self.leases, self.gate, self.busyness)
         self.by_hand = ByHand(self.books, self.facts, self.desk, self._jobs, self.leases, self.gate, self.busyness)
+        self._twins = Twins(self.books, self.desk, self.leases, self._bind)
         self._world = world
-        self._load_settings = load_settings
         self._arrivals = 0
         self._admission = Admission(self.books, self.desk, self.gate)
         self.units_changed = asyncio.Event()
+        self._reloading = Reloading(
+            self.books, self.measuring, self.facts, self.desk, load_settings, self.units_changed
+        )
 
     def _publish(self, event: Event) -> None:
         self.measuring.note(event)
@@ -133,10 +136,11 @@ class Arbiter:
         Raises:
             GpumandError: exactly one, when there is no grant; then nothing was changed for this caller.
         """
-        lease = await self._lease_of_twin(owner, consumer, options)
+        await self.measuring.recall(consumer)
+        # From what it leads to up to the queue nothing is awaited, or two calls with one token would both be new.
+        lease = await self._twins.lease(owner, consumer, options)
         if lease is not None:
             return Grant(lease, endpoint=self.books.state(consumer).spec.url)
-        await self.measuring.recall(consumer)
         with self._counting_refusals(owner, consumer):
             self._admission.check(owner, consumer, options)
             self.measuring.wanted(consumer)
@@ -159,33 +163,6 @@ class Arbiter:
             logbook.refusal(consumer, owner, error)
             self.books.publish(RequestRefused(consumer, owner.uid, error.dbus_name, error.message))
             raise
-
-    async def _lease_of_twin(self, owner: Owner, consumer: str, options: AcquireOptions) -> Lease | None:
-        """The lease that the same token of the same owner leads to, awaited where that request still waits."""
-        deadline = self.books.clock.monotonic() + options.timeout_sec
-        while options.token:
-            lease = self.books.ledger.lease_by_token(owner, options.lifetime, options.token)
-            twin = self._waiting_twin(owner, options)
-            other = lease.consumer if lease is not None else twin.request.consumer if twin is not None else consumer
-            if other != consumer:
-                raise InvalidArgs(f"the token was used for {other}, not for {consumer}")
-            if lease is not None:
-                return await self.leases.kept(lease)
-            if twin is None:
-                return None
-            if not await ended(self.books.clock, twin.done, deadline - self.books.clock.monotonic()):
-                raise TimedOut(f"waited {options.timeout_sec:g} s for {consumer}: {twin.waiting_for}")
-            if not twin.done.cancelled() and (error := twin.done.exception()) is not None:
-                raise error
-        return None
-
-    def _waiting_twin(self, owner: Owner, options: AcquireOptions) -> Waiting | None:
-        wanted = token_key(owner, options.lifetime, options.token)
-        for entry in self.desk:
-            asked, request = entry.request.options, entry.request
-            if asked.token and token_key(request.owner, asked.lifetime, asked.token) == wanted:
-                return entry
-        return None
 
     def _entry(self, owner: Owner, consumer: str, options: AcquireOptions, *, wants_lease: bool = True) -> Waiting:
         """A request, not yet in the queue."""
@@ -210,11 +187,11 @@ class Arbiter:
                 await self.leases.keep(lease)
                 await self._bind(lease)
                 self.leases.require(lease)
-        except asyncio.CancelledError:
-            self._give_up(entry)
-            raise
-        except Exception:
-            self.books.tell()  # it waits no more; a grant was told by the step that gave it
+        except BaseException as error:
+            if isinstance(error, GpumandError) and not entry.is_waiting:
+                self.books.tell()  # it was refused; a grant was told by the step that gave it
+            else:  # its client has gone, or something went wrong that nobody thought of
+                self._give_up(entry)
             raise
         return lease
 
@@ -233,19 +210,20 @@ class Arbiter:
         return entry.done.result()
 
     def _give_up(self, entry: Waiting) -> None:
-        """Its client has gone: it waits no more, and what it was granted a moment ago is taken back."""
+        """Nobody gets its answer: it waits no more, and what it was granted a moment ago is taken back."""
         self.desk.leave(entry)
         if entry.is_waiting:
             entry.done.cancel()
         elif not entry.done.cancelled() and entry.done.exception() is None and (lease := entry.done.result()):
-            self.leases.end_all(lambda one: one.id == lease.id, LeaseEnd.OWNER_VANISHED)
+            unshared = {lease.id} - self.leases.shared
+            self.leases.end_all(lambda one: one.id in unshared, LeaseEnd.OWNER_VANISHED)
         self.desk.step()
 
     async def _bind(self, lease: Lease) -> None:
         """Have the end of a lease's unit watched before its client is told that it stands."""
         if lease.lifetime is LeaseLifetime.UNIT:
-            await self.watch_units()
             try:
+                await self.watch_units()
                 self.note_unit(await self._world.units.state(lease.owner.unit))
             except UnitFailed as failed:
                 log.warning("lease %s is bound to %s, which cannot be asked: %s", lease.id, lease.owner.unit, failed)
@@ -341,25 +319,12 @@ class Arbiter:
     async def pin(self, consumer: str, pinned: bool) -> None:
         """Pin or unpin a consumer; kept over restarts. Raises NoSuchConsumer, HostError."""
         self._admission.check_configured(consumer)
-        await self.leases.keep_pin(consumer, pinned=pinned)
-        if consumer in self.books.ledger.consumers:
-            self.books.ledger.update(consumer, pinned=pinned)
+        await self.leases.pin(consumer, pinned=pinned)
         self.desk.step()
 
     async def reload(self) -> None:
         """Read the configuration anew and put it in force; leases stay. Raises ConfigInvalid, changing nothing."""
-        read_usec = self.books.clock.realtime_usec()
-        settings = await self._load_settings()
-        former, self.books.settings = self.books.settings, settings
-        self.books.configured_usec = read_usec
-        self.books.ledger.configure(settings.scheduler, settings.consumers.values())
-        self.measuring.forget_changed(former.consumers)
-        self.measuring.warn_of_unknown()
-        self.desk.set_aging(settings.scheduler.aging_sec)
-        self.facts.forget_missing()
-        self.units_changed.set()
-        log.info("configuration in force: %d consumers", len(settings.consumers))
-        self.desk.step()
+        await self._reloading.reload()
 
     # -- what is seen --------------------------------------------------------------------------------------------
 

@@ -65,7 +65,13 @@ class Books:
         self.stats = replace(self.stats, **{name: getattr(self.stats, name) + by for name, by in more.items()})
 
     def set_residency(
-        self, name: str, residency: Residency, *, error: str | None = None, own_move: bool = True
+        self,
+        name: str,
+        residency: Residency,
+        *,
+        error: str | None = None,
+        own_move: bool = True,
+        unit_moved: bool = True,
     ) -> None:
         """Note a new residency.
 
@@ -74,10 +80,13 @@ class Books:
             residency: what it is now.
             error: one line, "" when all is well; None leaves it as it is.
             own_move: it was our doing: what was asked before this moment says nothing about it any more.
+            unit_moved: and neither does what was heard of its unit; where our move was over a while ago, it does.
         """
         state, now = self.state(name), self.clock.monotonic()
         if own_move:
             self.ledger.update(name, changed_at=now, says_loaded=False, jobs=None)
+            if unit_moved:
+                self.ledger.update(name, unit_moved_at=now)
         if error is not None and error != state.error:
             self.ledger.update(name, error=error)
         if residency is not state.residency:

@@ -24,6 +24,7 @@ class Busyness:
     def __init__(self, books: Books, routes: ConsumerRoutes) -> None:
         self._books, self._routes = books, routes
         self._heard_at: dict[str, float] = {}
+        self._asked_at: dict[str, float] = {}
         self._needed_at: dict[str, float] = {}
 
     async def ask(self, name: str) -> None:
@@ -44,10 +45,11 @@ class Busyness:
         return "" if state is None else busyness.why_spared(state, self._books.clock.monotonic())
 
     def note(self, name: str, work: Work, asked_at: float) -> None:
-        """A consumer was asked; an answer from before our own last move says nothing."""
+        """A consumer was asked; an answer from before our own last move, or before a later one, says nothing."""
         state = self._books.ledger.consumers.get(name)
-        if state is None or asked_at < state.changed_at:
+        if state is None or asked_at < max(state.changed_at, self._asked_at.get(name, float("-inf"))):
             return
+        self._asked_at[name] = asked_at
         now = self._books.clock.monotonic()
         jobs = busyness.believed(state, work, now - self._heard_at.get(name, now))
         if work.jobs is not None:

@@ -141,11 +141,22 @@ class ByHand:
             take()
             report = report if report.method or forced else self._by_what_there_is_room_for(report)
             self._note_parking(report, devices)
-            return await self._jobs.evict(report, lambda: False, partial(self._why_not, name, heeds_work))
+        except BaseException:
+            self._let_go(devices)
+            raise
+        # Whoever asked may leave from here on: of half an eviction nobody would know how far it has come.
+        return await self._desk.beside.to_its_end(self._carry_out(report, devices, heeds_work))
+
+    async def _carry_out(self, report: EvictionReport, devices: Devices, heeds_work: bool) -> EvictionReport:
+        try:
+            return await self._jobs.evict(report, lambda: False, partial(self._why_not, report.consumer, heeds_work))
         finally:
-            self._jobs.end(devices)
-            self._facts.conclude_all()
-            self._desk.step()
+            self._let_go(devices)
+
+    def _let_go(self, devices: Devices) -> None:
+        self._jobs.end(devices)
+        self._facts.conclude_all()
+        self._desk.step()
 
     def _by_what_there_is_room_for(self, report: EvictionReport) -> EvictionReport:
         """By its methods in order, or where host RAM has no room to park it in, by the next. Raises EvictionFailed."""
@@ -170,7 +181,7 @@ class ByHand:
         for state in list(self._books.ledger.consumers.values()) if self._gate.is_open else ():
             devices = state.devices
             if devices and self._is_idle_too_long(state) and self._is_quiet(devices):
-                self._desk.spawn(self._evict_for_idleness(state.name, devices))
+                self._desk.beside.spawn(self._evict_for_idleness(state.name, devices))
                 return  # the job begins with the task's first step; the others have their turn at the next look
 
     def _is_idle_too_long(self, state: ConsumerState) -> bool:

@@ -6,10 +6,10 @@ import asyncio
 import contextlib
 import logging
 from collections import Counter
-from collections.abc import Coroutine, Iterator, Sequence
+from collections.abc import Awaitable, Iterator, Sequence
 from dataclasses import replace
-from typing import Any
 
+from gpumand.arbiter.beside import Beside
 from gpumand.arbiter.books import Books
 from gpumand.arbiter.busyness import Busyness
 from gpumand.arbiter.facts import Facts
@@ -37,7 +37,11 @@ INTERNAL_ERROR = Decision(Verdict.REFUSE, error=GpumandError, message="internal 
 
 
 class Desk:
-    """Serves the queue. ``step`` is the only place where a request is decided, and it never awaits."""
+    """Serves the queue. ``step`` is the only place where a request is decided, and it never awaits.
+
+    Attributes:
+        beside: what is done beside; it ends with the desk.
+    """
 
     def __init__(self, books: Books, facts: Facts, jobs: Jobs, leases: Leases, gate: Gate, busyness: Busyness) -> None:
         self._books, self._facts, self._jobs, self._leases, self._gate = books, facts, jobs, leases, gate
@@ -45,7 +49,7 @@ class Desk:
         self._queue = RequestQueue(books.settings.scheduler.aging_sec)
         self._entries: dict[int, Waiting] = {}
         self._working: dict[Waiting, Devices] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
+        self.beside = Beside()
         self._fairness, self._charged = FairShare(), dict[int, float]()
         self._seen: View | None = None
         self._seen_changes = 0
@@ -96,9 +100,9 @@ class Desk:
         """Put a new worth of a priority point in force."""
         self._queue.set_aging(aging_sec)
 
-    async def moved(self) -> None:
-        """Return after the next step: something may have changed."""
-        await self._moved.wait()
+    def moved(self) -> Awaitable[object]:
+        """What ends with the next step from now on, however much later it is awaited: something may have changed."""
+        return self._moved.wait()
 
     @contextlib.contextmanager
     def hand(self, devices: Devices) -> Iterator[None]:
@@ -306,7 +310,7 @@ class Desk:
         entry.waiting_for = f"room for {entry.request.consumer}" if decision.evictions else "its load"
         self._jobs.begin(entry.request.consumer, decision, takes_slot=takes_slot)
         self._working[entry] = decision.place
-        self.spawn(self._work(entry, decision))
+        self.beside.spawn(self._work(entry, decision))
 
     def resume(self, entry: Waiting, devices: Devices) -> None:
         """Take up again a load that was under way when an earlier daemon died. The devices must be free."""
@@ -361,7 +365,7 @@ class Desk:
         """Have the figures read, believed and acted on, unless that is under way already."""
         if not self._sampling:
             self._sampling = True
-            self.spawn(self._sample())
+            self.beside.spawn(self._sample())
 
     async def _sample(self) -> None:
         try:
@@ -370,12 +374,6 @@ class Desk:
             self._sampling = False
         self._facts.conclude_all()
         self.step()
-
-    def spawn(self, work: Coroutine[Any, Any, None]) -> None:
-        """Run something beside, and keep hold of it."""
-        task = asyncio.get_running_loop().create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
 
     def look_anew(self) -> None:
         """Have everybody who waits decided only on figures that are read from now on."""
@@ -392,7 +390,4 @@ class Desk:
         """Refuse everybody who waits and let go of everything that is being done."""
         self._closed = True
         self.refuse_all(error)
-        tasks = [task for task in self._tasks if task is not asyncio.current_task()]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await self.beside.close()

@@ -108,10 +108,13 @@ class Effects:
         return report
 
     async def _call_method(self, spec: ConsumerSpec, method: EvictionMethod) -> None:
-        if method is EvictionMethod.HTTP:
-            await self._routes.unload(spec)
-        else:
-            await self._units.stop(spec.unit, spec.stop_timeout_sec)
+        try:
+            if method is EvictionMethod.HTTP:
+                await self._routes.unload(spec)
+            else:
+                await self._units.stop(spec.unit, spec.stop_timeout_sec)
+        finally:
+            self._books.ledger.update(spec.name, unit_moved_at=self._books.clock.monotonic())
 
     async def _settle(
         self, report: EvictionReport, settling: SettlingOnAll, enough: Callable[[], bool]
@@ -169,6 +172,8 @@ class Effects:
                 await self._call_load_route(spec, started, deadline)
             if spec.health is not None:
                 await self._wait_healthy(spec, started, deadline)
+            await self._books.sample()  # so that the figures contain it before its reservation is thought over
+            await self._check_unit(spec)  # a plain service is active from its first moment on, and may die in the next
         except (UnitFailed, RouteFailed) as failed:
             message = str(failed) if isinstance(failed, UnitFailed) else f"{spec.name}: {failed}"
             message = await self._with_log(spec, message)

@@ -82,6 +82,8 @@ class Facts:
             return
         state = self._books.state(name)
         heard = self._witnesses(state)
+        if asked_at < heard.health_asked_at:
+            return  # it took longer to answer this than what it was asked later
         heard.health, heard.health_asked_at = health, asked_at
         if health.last_used_usec is not None and health.last_used_usec != state.probed_usec:
             self._books.ledger.update(name, probed_usec=health.last_used_usec)
@@ -123,11 +125,21 @@ class Facts:
             return
         self._locate(state)
         self._note_shown(name)
-        self._books.ledger.unclaim(name, self._books.clock.monotonic())
+        has_come_back = self._has_come_back(state)
+        if not has_come_back:
+            self._books.ledger.unclaim(name, self._books.clock.monotonic())
         state = self._books.state(name)
         seen = self._what_is_seen(state)
         if seen is not state.residency:
             self._move_to(state, seen)
+        elif has_come_back:
+            self._books.ledger.unclaim(name, self._books.clock.monotonic())
+
+    def _has_come_back(self, state: ConsumerState) -> bool:
+        """Its unit began anew after we had stopped it, and before its memory was seen free: its room is spoken for."""
+        heard = self._witnesses(state)
+        unit = heard.unit if heard.unit_heard_at > state.unit_moved_at else None
+        return state.residency is Residency.UNLOADED and unit is not None and unit.activity in RUNNING
 
     def _is_in_a_job(self, state: ConsumerState) -> bool:
         if state.residency is Residency.UNLOADING or (state.residency is Residency.LOADING and not state.unasked):
@@ -138,7 +150,7 @@ class Facts:
 
     def _what_is_seen(self, state: ConsumerState) -> Residency:
         heard = self._witnesses(state)
-        unit = heard.unit if heard.unit_heard_at > state.changed_at else None
+        unit = heard.unit if heard.unit_heard_at > state.unit_moved_at else None
         health = heard.health if heard.health_asked_at > state.changed_at else None
         seen = residency_from_facts(state.spec, unit, health, self._held_mib(state))
         nobody_says = unit is None and (health is None or health.loaded is None)
@@ -282,6 +294,7 @@ WITHOUT_MODEL = frozenset({Residency.UNLOADED, Residency.PARKED})
 KNOWN = frozenset({Residency.RESIDENT, Residency.UNLOADED, Residency.PARKED, Residency.FAILED})
 
 DOWN = frozenset({UnitActivity.INACTIVE, UnitActivity.FAILED})
+RUNNING = frozenset({UnitActivity.ACTIVE, UnitActivity.ACTIVATING})
 
 
 def _asked(spec: ConsumerSpec) -> tuple[object, ...]:

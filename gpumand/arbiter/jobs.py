@@ -145,7 +145,8 @@ class Jobs:
         """Evict one consumer, on devices taken by a job; count it and tell the world. They must be sampled."""
         report = await self._effects.evict(report, enough, why_not)
         residency = residency_after(report, self._books.state(report.consumer).spec)
-        self._books.set_residency(report.consumer, residency, error=report.error)
+        # Its unit may have come back while the figures were watched: that was heard, and is true.
+        self._books.set_residency(report.consumer, residency, error=report.error, unit_moved=False)
         if report.error:
             logbook.eviction_failed(report)
             self._books.count(eviction_failures=1)
@@ -208,7 +209,6 @@ class Jobs:
             log.warning("what is being loaded cannot be kept for a restart: %s", error)
 
     async def _note_success(self, name: str, place: Devices, began: float, *, started: bool) -> None:
-        await self._books.sample()  # so that the figures contain it before its reservation is thought over
         duration_usec = int((self._books.clock.monotonic() - began) * 1e6)
         self._books.set_residency(name, Residency.RESIDENT, error="")
         self._books.ledger.update(name, failures=0, retry_at=0.0)

@@ -35,6 +35,7 @@ class Leases:
     Attributes:
         sooner: set where what has run out must be looked for sooner than at ``looked_at``.
         looked_at: when whoever does that looks next, in monotonic seconds.
+        shared: those that were given out to a second call with the same token.
     """
 
     def __init__(self, books: Books, facts: Facts, store: Store, new_id: Callable[[], str] = new_lease_id) -> None:
@@ -44,8 +45,10 @@ class Leases:
         self._new_id = new_id
         self._dropping: set[asyncio.Task[None]] = set()
         self._used: set[str] = set()
+        self._writing_consumer = asyncio.Lock()
         self._told: set[str] = set()
         self._granted_at: dict[str, float] = {}
+        self.shared: set[str] = set()
         self.sooner = asyncio.Event()
         self.looked_at = float("-inf")
 
@@ -103,10 +106,9 @@ class Leases:
         self._books.publish(LeaseGranted(lease))
         logbook.grant(lease)
 
-    async def kept(self, lease: Lease) -> Lease:
-        """A lease that stands already, when it is kept for sure. Raises HostError, NoSuchLease."""
+    async def kept(self, lease: Lease) -> None:
+        """Return when a lease that stands already is kept for sure. Raises HostError, NoSuchLease."""
         await self._write(lease)  # in order behind the first time, which may still be under way
-        return lease
 
     async def _write(self, lease: Lease) -> None:
         """Have a lease on disk. Raises HostError when it cannot be kept, NoSuchLease when it has ended meanwhile."""
@@ -133,6 +135,7 @@ class Leases:
         expires_usec = self._books.clock.realtime_usec() + int((ttl_sec or old.ttl_sec) * 1e6)
         lease = replace(old, expires_usec=expires_usec)
         await self._write(lease)
+        lease = replace(self._books.ledger.lease(lease_id), expires_usec=expires_usec)  # its device may have moved
         self._books.ledger.renew_lease(lease)
         self._expires(lease)
         self._books.publish(LeaseRenewed(lease))
@@ -152,6 +155,7 @@ class Leases:
         self._books.overtakings.end(lease_id, stood_sec)
         self._books.overlapping.ended(lease_id, stood_sec, self._books.state(lease.consumer).times.hold.mean_sec)
         self._used.add(lease.consumer)
+        self.shared.discard(lease_id)
         self._facts.conclude(lease.consumer)
         self._books.ledger.prune(self._books.settings.consumers)
         self._books.tell()
@@ -176,20 +180,29 @@ class Leases:
 
     async def keep_uses(self) -> None:
         """Write down who was used since the last time. Not with every lease: it only orders victims."""
-        names, self._used = self._used, set()
-        for name in names:
-            state = self._books.ledger.consumers.get(name)
+        for name in tuple(self._used):
             try:
-                await (self._put(state) if state is not None else asyncio.sleep(0))
+                async with self._writing_consumer:
+                    self._used.discard(name)
+                    await self._keep_use(name)
             except OSError as error:
                 log.warning("the last use of %s cannot be kept: %s", name, error)
 
-    async def keep_pin(self, name: str, *, pinned: bool) -> None:
-        """Write a pin down. Raises HostError."""
-        try:
-            await self._put(replace(self._books.state(name), pinned=pinned))
-        except OSError as error:
-            raise HostError(f"the pin cannot be kept: {error.strerror or error}") from error
+    async def _keep_use(self, name: str) -> None:
+        state = self._books.ledger.consumers.get(name)
+        if state is not None:
+            await self._put(state)
+
+    async def pin(self, name: str, *, pinned: bool) -> None:
+        """Pin or unpin a consumer when that is written down. Raises NoSuchConsumer, HostError."""
+        # One at a time: a last use that is written meanwhile would put the former pin over this one.
+        async with self._writing_consumer:
+            try:
+                await self._put(replace(self._books.state(name), pinned=pinned))
+            except OSError as error:
+                raise HostError(f"the pin cannot be kept: {error.strerror or error}") from error
+            if name in self._books.ledger.consumers:
+                self._books.ledger.update(name, pinned=pinned)
 
     async def _put(self, state: ConsumerState) -> None:
         pinned = state.pinned if state.pinned != state.spec.pinned else None

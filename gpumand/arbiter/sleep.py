@@ -54,6 +54,7 @@ class SleepWatch:
         self._suspended_sec = self._clock.suspended_sec()
         self._preparing_since: float | None = None
         self._ask_at = 0.0
+        self._announced = 0
         self._woken = False
         self._heard = asyncio.Event()
         self._looking: set[asyncio.Task[None]] = set()
@@ -83,6 +84,7 @@ class SleepWatch:
 
     def _hold(self) -> None:
         now = self._clock.monotonic()
+        self._announced += 1
         if self._preparing_since is None:
             log.info("the host is about to sleep: requests wait until it is awake")
             self._preparing_since = now
@@ -147,7 +149,10 @@ class SleepWatch:
         self._ask_at = self._clock.monotonic() + ASK_SEC
         if self._clock.monotonic() - self._preparing_since > LONGEST_HOLD_SEC:
             return True
-        return not await self._still_preparing() and self._preparing_since is not None
+        announced = self._announced
+        is_still_to_come = await self._still_preparing()
+        # What was announced while we asked is another sleep, of which the answer does not speak.
+        return not is_still_to_come and self._preparing_since is not None and announced == self._announced
 
     # -- waking up -----------------------------------------------------------------------------------------------
 

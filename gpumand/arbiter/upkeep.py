@@ -83,7 +83,7 @@ class Upkeep:
     def _begin_probes(self) -> None:
         for spec in self._probed():
             if spec.name not in self._probing:
-                self._arbiter.desk.spawn(self._probe(spec))
+                self._arbiter.desk.beside.spawn(self._probe(spec))
 
     def _probed(self) -> list[ConsumerSpec]:
         return [spec for spec in self._books.settings.consumers.values() if spec.health or spec.busy]
@@ -111,7 +111,7 @@ class Upkeep:
             await self._books.clock.sleep(WORK_SEC)
             for name in self._arbiter.busyness.waited_for():
                 if name not in self._probing:
-                    self._arbiter.desk.spawn(self._ask_whether_it_works(name))
+                    self._arbiter.desk.beside.spawn(self._ask_whether_it_works(name))
             self._turns.finished("asking who works", self._in(WORK_SEC))
 
     async def _ask_whether_it_works(self, name: str) -> None:

@@ -32,6 +32,7 @@ BACKOFF_FIRST_SEC, BACKOFF_MAX_SEC = 10.0, 300.0
 UNTOLD = frozenset(
     {
         "changed_at",
+        "unit_moved_at",
         "idle_since",
         "loading_since",
         "says_loaded",

@@ -30,6 +30,8 @@ class ConsumerState:
         worked_usec: when its last lease ended, CLOCK_REALTIME; 0 = never. Real work.
         probed_usec: when it says itself that it last worked; counts only where ``worked_usec`` is 0.
         changed_at: monotonic seconds of the last change that we made or saw; a probe begun before it is stale.
+        unit_moved_at: when we last began or ended to load or evict it, or to start or stop its unit; what was heard
+            of the unit before is stale.
         idle_since: monotonic seconds of its last change of residency or end of a lease, whichever was later.
         loading_since: monotonic seconds since when a start that nobody asked us for goes on, with interruptions;
             None when there is none.
@@ -57,6 +59,7 @@ class ConsumerState:
     worked_usec: int = 0
     probed_usec: int = 0
     changed_at: float = 0.0
+    unit_moved_at: float = 0.0
     idle_since: float = 0.0
     loading_since: float | None = None
     says_loaded: bool = False

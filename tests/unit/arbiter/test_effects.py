@@ -33,7 +33,7 @@ def _appear(world: FakeWorld, name: str, mib: int, after_sec: float) -> None:
         world.routes.consumer(name).running = True
         world.routes.place(name, mib)
 
-    world.arbiter.desk.spawn(later())
+    world.arbiter.desk.beside.spawn(later())
 
 
 @pytest.fixture

@@ -389,3 +389,23 @@ async def test_leases_end_with_the_host_and_outlive_a_restart(leases_end: bool) 
         ended = [(event.lease.id, event.reason) for event in world.events if isinstance(event, LeaseEnded)]
         assert ended == ([(lease.id, LeaseEnd.SHUTDOWN)] if leases_end else [])
     assert [kept.id for kept in await store.read_leases()] == ([] if leases_end else [lease.id])
+
+
+async def test_a_sleep_announced_while_logind_is_asked_about_the_one_before_is_waited_for() -> None:
+    night = Night(routed("a", 3000))
+
+    async def announce() -> None:
+        night.asked += 1
+        night.watch.prepare_for_sleep(True)
+
+    async def answer_of_before() -> bool:
+        await announce()
+        return False
+
+    night.watch._still_preparing = answer_of_before  # what logind said before it announced the next
+    async with night.running() as world:
+        night.prepare()
+        await world.clock.advance(ASK_SEC + LOOK_SEC)
+
+        assert night.asked == 1
+        assert world.arbiter.gate.held == WAKING

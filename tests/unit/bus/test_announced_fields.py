@@ -17,6 +17,7 @@ from gpumand.testing.world import FakeWorld
 
 OTHER: dict[str, Any] = {
     "changed_at": 5.0,
+    "unit_moved_at": 5.0,
     "idle_since": 5.0,
     "loading_since": 5.0,
     "says_loaded": True,
