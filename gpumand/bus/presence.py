@@ -31,11 +31,13 @@ class _Watch:
         name: the unique name.
         arming: adds the match rule and asks the bus; its result is whether the name is there.
         match: its own match rule; None while it is being added, or where the unfiltered rule covers it.
+        has_left: the bus has told that it left.
     """
 
     name: str
     arming: asyncio.Task[bool] | None = field(default=None)
     match: Subscription | None = None
+    has_left: bool = False
 
 
 class Presence:
@@ -82,7 +84,7 @@ class Presence:
         # Shielded: several calls of one client share the task, and one of them being cancelled must not end it.
         present = await asyncio.shield(watch.arming)
         self._trim()
-        return present
+        return present and not watch.has_left  # which may have been told since the answer came
 
     def need(self, name: str) -> None:
         """Keep the watch of this name until ``done_with`` was called as often."""
@@ -159,6 +161,7 @@ class Presence:
         watch = self._watches.get(name)
         if watch is None or new_owner:
             return
+        watch.has_left = True
         self._forget(watch)
         self._vanished(name)
 

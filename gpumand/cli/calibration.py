@@ -118,7 +118,7 @@ class Calibrator:
     say: Callable[[str], None]
     show: Callable[[str], None]
     options: GlobalOptions
-    _ended: list[str] = field(default_factory=list, init=False)
+    _ended: dict[str, str] = field(default_factory=dict, init=False)
     _lease: str = field(default="", init=False)
 
     async def run(self) -> Calibration:
@@ -138,8 +138,8 @@ class Calibrator:
         return result
 
     def _hear(self, signal: Signal) -> None:
-        if len(signal.body) == 3 and signal.body[0] == self._lease:
-            self._ended.append(str(signal.body[2]))
+        if len(signal.body) == 3:  # also where it is told before we know that this lease is ours
+            self._ended[str(signal.body[0])] = str(signal.body[2])
 
     def _require_figures(self, entry: Entry) -> None:
         if entry.get("vram_resident_mib") is None:
@@ -237,8 +237,8 @@ class Calibrator:
         try:
             async with asyncio.timeout(self.timeout_sec):
                 while not so(await self.client.status()):
-                    if self._ended:
-                        raise Failure(ExitCode.FAILURE, f"the lease has ended ({self._ended[0]}): nothing was measured")
+                    if why := self._ended.get(self._lease):
+                        raise Failure(ExitCode.FAILURE, f"the lease has ended ({why}): nothing was measured")
                     await asyncio.sleep(POLL_SEC)
         except TimeoutError:
             line = f"waited {self.timeout_sec:g} s for {what}; --timeout waits longer"

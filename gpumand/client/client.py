@@ -46,6 +46,7 @@ class Client:
     def __init__(self, bus: str = "system") -> None:
         self._bus = bus
         self._calls: Calls | None = None
+        self._coming_or_going = asyncio.Lock()
 
     async def __aenter__(self) -> Client:
         await self.connect()
@@ -58,12 +59,14 @@ class Client:
 
     async def connect(self) -> None:
         """Connect, where it is not; ``async with`` does it. Raises BusUnavailable."""
-        if self._calls is None:
-            self._calls = await connect(self._bus)
+        async with self._coming_or_going:
+            if self._calls is None:
+                self._calls = await connect(self._bus)
 
     async def close(self) -> None:
         """Leave the bus; harmless when repeated. Leases that ``lease`` holds have connections of their own."""
-        calls, self._calls = self._calls, None
+        async with self._coming_or_going:
+            calls, self._calls = self._calls, None
         if calls is not None:
             await calls.close()
 

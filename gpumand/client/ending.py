@@ -73,6 +73,7 @@ class Watch:
         self._gone_sec = gone_sec
         self._lease = ""
         self._heard: dict[str, str] = {}
+        self._is_daemon_there: bool | None = None
         self._tasks: dict[str, asyncio.Task[None]] = {}
 
     async def listen(self) -> None:
@@ -87,6 +88,8 @@ class Watch:
             self.ended.set(self._heard[lease])
         self._heard.clear()
         self._do("loss", self._wait_lost())
+        if self._is_daemon_there is not None:  # it went, or came back, while the grant was on its way
+            self._follow_daemon(self._is_daemon_there)
 
     async def stop(self) -> None:
         """Nothing is watched any more."""
@@ -113,8 +116,13 @@ class Watch:
                 self._heard.pop(next(iter(self._heard)))
 
     def _on_owner(self, signal: Signal) -> None:
-        if self._lease and len(signal.body) == 3:
-            self._do("daemon", self._look_again() if signal.body[2] else self._wait_gone())
+        if len(signal.body) == 3:
+            self._is_daemon_there = bool(signal.body[2])
+            if self._lease:
+                self._follow_daemon(self._is_daemon_there)
+
+    def _follow_daemon(self, is_there: bool) -> None:
+        self._do("daemon", self._look_again() if is_there else self._wait_gone())
 
     async def _wait_lost(self) -> None:
         await self._calls.connection.wait_lost()

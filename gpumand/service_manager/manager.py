@@ -117,8 +117,9 @@ class Systemd1:
             if error.reason != "not-found":
                 raise
             return Unit(UnitState(unit, UnitActivity.INACTIVE, "not-found"), "", NO_JOB, ())
-        result = await self._service_property(path, "Result") if is_service(unit) else ""
         (properties,) = await self._ask(unit, "ask about", "GetAll", "s", (SYSTEMD_UNIT,), (path, PROPERTIES))
+        # The result behind the state: of one that fails between the two it would still say "success".
+        result = await self._service_property(path, "Result") if is_service(unit) else ""
         return _unit(unit, path, properties, str(result or ""))
 
     async def time_limit_sec(self, unit: str, path: str, name: str) -> float | None:

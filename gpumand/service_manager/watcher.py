@@ -42,10 +42,12 @@ class WatchedUnit:
     async def close(self) -> None:
         """Stop watching."""
         self._task.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await self._task
-        if self._subscription is not None:
-            await self._subscription.cancel()
+        try:
+            # Not awaited itself: then its end and that of whoever stops watching could not be told apart.
+            await asyncio.wait([self._task])
+        finally:
+            if self._subscription is not None:
+                await self._subscription.cancel()
 
     async def _follow(self) -> None:
         self._dirty.set()
@@ -68,8 +70,8 @@ class WatchedUnit:
     async def _read(self) -> None:
         """The match is there before the reading, so that no change falls between."""
         if self._relocate:
+            self._relocate = False  # first: it may be asked for again meanwhile; a failure asks for it anyway
             await self._locate()
-            self._relocate = False
         state = (await self._systemd.read(self._unit)).state
         if state != self._last:
             self._last = state

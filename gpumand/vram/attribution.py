@@ -97,7 +97,14 @@ class AttributedSource:
 
     async def read(self) -> Reading:
         """The source's reading with units and consumers; see VramSource."""
-        reading = await self._source.read()
+        while True:
+            source = self._source
+            reading = await self._read(source)
+            if source is self._source:  # else it was swapped meanwhile, and these are figures of other devices
+                return reading
+
+    async def _read(self, source: VramSource) -> Reading:
+        reading = await source.read()
         pids = {process.pid for sample in reading.devices for process in sample.processes if process.pid > 0}
         identities = await asyncio.to_thread(_identify, pids) if pids else {}
         self._forget_all_but(identities.values())

@@ -54,6 +54,11 @@ class _Job:
         with contextlib.suppress(RuntimeError):  # the loop is closed: whoever waited gave up long ago
             self.loop.call_soon_threadsafe(self._resolve, result, error)
 
+    def fail(self, error: Exception) -> None:
+        """End it unperformed (from the loop's thread), for all who wait and for nobody."""
+        self._resolve(None, error)
+        self.future.exception()
+
     def _resolve(self, result: Any, error: Exception | None) -> None:
         if self.future.done():
             return
@@ -160,6 +165,8 @@ class CallThread:
         with self._changed:
             if job in self._queue:
                 self._queue.remove(job)
+                # For those who share it: should the call before it return now, they would wait for nobody.
+                job.fail(CallHangs(self._timeout_sec))
 
     def _main(self) -> None:
         while (job := self._next()) is not None:

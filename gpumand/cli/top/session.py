@@ -68,6 +68,8 @@ class Top:
         self._is_over = False
         self._is_absent = False
         self._recent_is_stale = False
+        self._refreshing = asyncio.Lock()
+        self._owners_heard = 0
         self._actions: set[asyncio.Task[None]] = set()
 
     async def run(self) -> None:
@@ -121,12 +123,19 @@ class Top:
                 continue
 
     async def _refresh(self) -> None:
-        """Take a snapshot; a daemon that has gone is not asked, since that would have the bus start it."""
+        """Take a snapshot, one at a time: an earlier one must not be shown after a later one."""
+        async with self._refreshing:
+            await self._take_snapshot()
+
+    async def _take_snapshot(self) -> None:
+        """A daemon that has gone is not asked, since that would have the bus start it."""
+        heard = self._owners_heard
         if self._is_absent and not await self._client.is_running():
+            self._model = replace(self._model, away=GONE)
             return
         try:
             status = await self._client.status()
-            if self._recent_is_stale:
+            if self._recent_is_stale and heard == self._owners_heard:
                 self._recent_is_stale = False
                 recent = await self._client.history(RECENT_WISH)
                 self._model = replace(self._model, recent=tuple(recent))  # of now: keys and actions change it meanwhile
@@ -136,11 +145,13 @@ class Top:
             why = GONE if self._is_absent or failure is None else failure.message
             self._model = replace(self._model, away=why)
         else:
-            self._is_absent = False
-            self._model = self._model.with_status(status)
+            if heard == self._owners_heard:  # else it came or went meanwhile, and is asked for anew if it is there
+                self._is_absent = False
+                self._model = self._model.with_status(status)
 
     def _hear(self, heard: Signal) -> None:
         if heard.member == "NameOwnerChanged":
+            self._owners_heard += 1
             self._is_absent = not heard.body[2]
             self._recent_is_stale = True
             if self._is_absent:

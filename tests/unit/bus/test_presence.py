@@ -185,3 +185,12 @@ async def test_one_of_several_waiting_for_the_same_watch_may_be_cancelled(bus: S
     assert await second
     assert first.cancelled()
     assert watcher.watched == {ALICE}
+
+
+async def test_who_leaves_after_the_answer_and_before_it_is_heard_is_gone(
+    bus: ScriptedBus, watcher: Presence, gone: list[str]
+) -> None:
+    bus.before_answering = lambda: asyncio.get_running_loop().call_soon(bus.leaves, ALICE) and None
+
+    assert not await watcher.watch(ALICE)
+    assert gone == [ALICE]

@@ -169,3 +169,19 @@ async def test_bus_that_breaks_while_the_daemon_is_asked_is_the_reason(bus: Bus,
     await asyncio.wait_for(bus.asked.wait(), DEADLINE_SEC)
     bus.connection.lost.set()
     assert await reason(watch.ended) == "bus-lost"
+
+
+async def test_a_daemon_that_went_while_the_grant_was_on_its_way_is_missed(bus: Bus, watch: Watch) -> None:
+    bus.owner("")
+    watch.follow("mine")
+    assert await reason(watch.ended) == "not-running"
+
+
+async def test_one_that_came_back_without_the_lease_while_the_grant_was_on_its_way_is_asked(
+    bus: Bus, watch: Watch
+) -> None:
+    bus.answers = [["other"]]
+    bus.owner("")
+    bus.owner(":1.7")
+    watch.follow("mine")
+    assert await reason(watch.ended) == "forgotten"

@@ -15,7 +15,7 @@ import pytest_asyncio
 
 from gpumand.clock import SystemClock
 from gpumand.domain.consumer import UnitState
-from gpumand.domain.device import ProcessUse, Sample
+from gpumand.domain.device import ProcessUse, Reading, Sample
 from gpumand.testing.vram import FakeVram
 from gpumand.vram.attribution import AttributedSource
 from gpumand.vram.people import People, Person
@@ -274,3 +274,25 @@ async def test_a_directory_that_does_not_answer_keeps_no_unit_from_being_known(
         while (await source.read()).devices[0].processes[0].user != "eve":
             pass
     await source.close()
+
+
+async def test_figures_of_a_source_that_was_swapped_meanwhile_are_those_of_the_new_one(house: House) -> None:
+    former, begun, let_go = house.vram, asyncio.Event(), asyncio.Event()
+    read = former.read
+
+    async def slowly() -> Reading:
+        reading = await read()
+        begun.set()
+        await let_go.wait()
+        return reading
+
+    former.read = slowly  # type: ignore[method-assign]
+    reading = asyncio.create_task(house.source.read())
+    await begun.wait()
+    house.vram = FakeVram(SystemClock(), 8192)
+
+    await house.source.swap(house.vram)
+    let_go.set()
+
+    assert [sample.total_mib for sample in (await reading).devices] == [8192]
+    assert former.closed

@@ -175,3 +175,20 @@ def test_a_call_that_returns_after_its_loop_is_harmless() -> None:
 
     assert asyncio.run(asyncio.wait_for(again(), 20)) == 2
     thread.close()
+
+
+async def test_who_shares_a_call_that_another_gave_up_does_not_wait_for_ever(make: Callable[[], CallThread]) -> None:
+    thread, hanging = make(), Gated()
+    first = asyncio.create_task(thread.call(hanging))
+    await until(hanging.begun.is_set)
+    others = [asyncio.create_task(thread.call(threading.active_count)) for _ in range(2)]
+    await asyncio.sleep(0)
+    [shared] = thread._queue
+
+    thread._withdraw(shared)  # as whoever runs out of time first does, in the moment in which the call returns
+    hanging.gate.set()
+
+    assert await first == 1
+    for other in others:
+        with pytest.raises(CallHangs):
+            await asyncio.wait_for(other, 20)
