@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import signal
 from collections.abc import Generator
 from pathlib import Path
 
@@ -20,6 +21,14 @@ left_behind = pytest.StashKey[list[str]]()
 
 def pytest_configure() -> None:
     leftovers.mark_this_run()
+    heed_signals()
+
+
+def heed_signals() -> None:
+    """A script's background job ignores these, and so would all that is started here, also where a test sends them."""
+    for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP):
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, signal.default_int_handler if number is signal.SIGINT else signal.SIG_DFL)
 
 
 def pytest_report_header() -> str:
