@@ -7,7 +7,6 @@ import gzip
 import ssl
 import subprocess
 import sys
-import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from gpumand.clock import SystemClock
 from gpumand.consumers.routes import HttpRoutes
 from gpumand.domain.consumer import ConsumerSpec, Health, HealthRoute, Route
 from gpumand.ports import RouteFailed
+from tests.integration.service_manager.host import until
 
 from .servers import free_port, raw_server, spec, web_server
 
@@ -227,15 +227,15 @@ async def _bad_chunks(reader: asyncio.StreamReader, writer: asyncio.StreamWriter
 @pytest.mark.parametrize(
     ("session", "words"),
     [
-        (_hang, "no answer within 0.4 s"),
+        (_hang, "no answer within 1 s"),
         (_reset, "the connection broke: Connection reset by peer|closed the connection"),
         (_hang_up, "closed the connection without an answer"),
         (_garbage, "did not answer in HTTP: "),
         (_huge_header, "did not answer in HTTP: "),
         (_endless_headers, "did not answer in HTTP: "),
-        (_endless_interim_answers, "no answer within 0.4 s|did not answer in HTTP"),
-        (_slow_loris, "no answer within 0.4 s"),
-        (_slow_body, "answered 200, but the answer did not end within 0.4 s"),
+        (_endless_interim_answers, "no answer within 1 s|did not answer in HTTP"),
+        (_slow_loris, "no answer within 1 s"),
+        (_slow_body, "answered 200, but the answer did not end within 1 s"),
         (_short_body, "the answer broke off"),
         (_bad_chunks, "the answer broke off|did not answer in HTTP"),
     ],
@@ -244,18 +244,15 @@ async def test_a_consumer_that_misbehaves_harms_only_its_own_request(session: ob
     routes = HttpRoutes(SystemClock())
     async with raw_server(session) as server, web_server(_healthy) as healthy:  # type: ignore[arg-type]  # parametrized
         assert (await routes.probe(spec(healthy, "other"))).loaded is True
-        started = time.monotonic()
-        failing = asyncio.create_task(_failure(routes, spec(server.url)))
-        slowest = 0.0
+        failing = asyncio.create_task(_failure(routes, spec(server.url, timeout_sec=1.0)))
+        answered = 0
         while not failing.done():
-            before = time.monotonic()
-            assert (await routes.probe(spec(healthy, "other", timeout_sec=5))).loaded is True
-            slowest = max(slowest, time.monotonic() - before)
+            assert (await routes.probe(spec(healthy, "other", timeout_sec=30))).loaded is True
+            answered += not failing.done()
             await asyncio.wait({failing}, timeout=0.02)
         said = await failing
         assert any(said.startswith(word) for word in words.split("|")), said
-        assert time.monotonic() - started < 4 * 0.4 + 1
-        assert slowest < 0.3
+        assert answered or "1 s" not in said, "the other one had to wait for it"
     await routes.close()
 
 
@@ -274,12 +271,11 @@ async def test_a_hung_consumer_takes_no_more_connections_than_its_own(routes: Ht
 
 async def test_a_cancelled_request_gives_its_connection_back(routes: HttpRoutes) -> None:
     async with raw_server(_hang) as server:
-        for _ in range(6):
+        for number in range(1, 7):
             task = asyncio.create_task(routes.probe(spec(server.url, timeout_sec=30)))
-            await asyncio.wait({task}, timeout=0.05)
+            await until(lambda number=number: server.connections == number)
             task.cancel()
             await asyncio.wait({task})
-        assert server.connections == 6
 
 
 async def test_an_endless_answer_is_cut_off(routes: HttpRoutes) -> None:

@@ -94,12 +94,12 @@ async def test_a_hang_is_told_in_time_then_at_once_then_forgotten(make: Callable
     thread, call = make(0.5), Gated()
     with pytest.raises(CallHangs):
         await thread.call(call)
+    begun = time.monotonic()
     for _ in range(100):
-        begun = time.monotonic()
         with pytest.raises(CallHangs) as caught:
             await thread.call(call)
         assert caught.value.seconds >= 0.5
-        assert time.monotonic() - begun < 0.4
+    assert time.monotonic() - begun < 25, "half of what a hundred limits would take"
     assert thread.busy_sec >= 0.5
     call.gate.set()
     await until(lambda: thread.busy_sec == 0)
