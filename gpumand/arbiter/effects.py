@@ -173,7 +173,7 @@ class Effects:
             if spec.health is not None:
                 await self._wait_healthy(spec, started, deadline)
             await self._books.sample()  # so that the figures contain it before its reservation is thought over
-            await self._check_unit(spec)  # a plain service is active from its first moment on, and may die in the next
+            await self._confirm(spec)
         except (UnitFailed, RouteFailed) as failed:
             message = str(failed) if isinstance(failed, UnitFailed) else f"{spec.name}: {failed}"
             message = await self._with_log(spec, message)
@@ -229,6 +229,14 @@ class Effects:
         state = await self._units.state(spec.unit)
         if state.activity in (UnitActivity.FAILED, UnitActivity.INACTIVE):
             raise UnitFailed(f"{spec.unit} ended while {spec.name} was loading ({state.result or state.activity})")
+
+    async def _confirm(self, spec: ConsumerSpec) -> None:
+        """A plain service is active from its first moment on, and may die in the next. Raises UnitFailed."""
+        try:
+            await self._check_unit(spec)
+        except UnitFailed as failed:
+            if failed.reason != "unavailable":  # not being able to ask is no proof
+                raise
 
     async def _with_log(self, spec: ConsumerSpec, message: str) -> str:
         lines = await self._units.failure_lines(spec.unit) if spec.unit else ()

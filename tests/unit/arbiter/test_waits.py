@@ -132,6 +132,13 @@ async def test_a_unit_that_dies_while_its_load_is_looked_at_has_failed_to_load()
     upkeep.cancel()
 
 
+async def test_a_systemd_that_cannot_be_asked_at_the_end_of_a_load_does_not_undo_it() -> None:
+    world = await at_work(by_unit("a", 5000))
+    world.units.units["a.service"].started = lambda: setattr(world.units, "unavailable", True)
+
+    assert (await world.arbiter.acquire(client(), "a", AcquireOptions())).loaded
+
+
 async def test_a_unit_that_comes_back_while_the_figures_are_watched_is_reckoned_with() -> None:
     world = FakeWorld([by_unit("a", 15000), by_unit("b", 15000)])
     world.vram.read_sec = 0.05
