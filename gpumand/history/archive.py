@@ -151,7 +151,8 @@ class SqliteArchive:
             return function()
 
         try:
-            return await asyncio.wait_for(self._try(answer, otherwise), timeout=ANSWER_SEC)
+            async with asyncio.timeout(ANSWER_SEC):  # wait_for of Python 3.11 takes an answer for being stopped
+                return await self._try(answer, otherwise)
         except TimeoutError:
             self._database_failed("the disk does not answer")
             return otherwise

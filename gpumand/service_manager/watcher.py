@@ -59,6 +59,10 @@ class WatchedUnit:
             except (UnitFailed, BusError, BusLost) as error:
                 log.debug("%s is not watched at the moment: %s", self._unit, error)
                 await self._wait_for_retry()
+            except Exception:
+                # What nobody thought of must not be the end of watching, which nobody would notice.
+                log.exception("%s is not watched at the moment", self._unit)
+                await self._wait_for_retry()
 
     async def _wait_for_retry(self) -> None:
         """Some seconds; less when systemd is heard of."""

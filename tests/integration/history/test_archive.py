@@ -121,3 +121,20 @@ async def test_disk_that_hangs_keeps_nobody_waiting(tmp_path: Path, monkeypatch:
     finally:
         thawed.set()
         await archive._worker.run(archive._database.close)  # when the disk is there again
+
+
+async def test_who_is_stopped_as_the_answer_comes_is_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    archive = SqliteArchive(tmp_path / "history.db")
+    answer = asyncio.get_running_loop().create_future()
+    with monkeypatch.context() as patch:
+        patch.setattr(archive._worker, "run", lambda _: answer)
+        asking = asyncio.create_task(archive.entries(Query()))
+        for _ in range(5):
+            await asyncio.sleep(0)
+
+        answer.set_result(())
+        asking.cancel()
+
+        with pytest.raises(asyncio.CancelledError):
+            await asking
+    await archive.close()

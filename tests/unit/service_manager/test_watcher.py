@@ -24,6 +24,7 @@ class Systemd:
         self.unsubscribed = 0
         self.answering = asyncio.Event()
         self.answering.set()
+        self.faults: list[Exception] = []
 
     async def unit_path(self, unit: str) -> str:
         self.located += 1
@@ -38,6 +39,8 @@ class Systemd:
         self.unsubscribed += 1
 
     async def read(self, unit: str) -> Unit:
+        if self.faults:
+            raise self.faults.pop()
         return Unit(UnitState(unit, UnitActivity.ACTIVE), f"/{self.located}", NO_JOB, ())
 
 
@@ -99,3 +102,19 @@ async def test_the_result_of_a_unit_is_not_older_than_its_state() -> None:
     state = (await Systemd1(cast(BusConnection, Bus())).read("a.service")).state
 
     assert (state.activity, state.result) != (UnitActivity.FAILED, "success")
+
+
+async def test_an_answer_that_nobody_thought_of_is_not_the_end_of_watching(
+    systemd: Systemd, caplog: pytest.LogCaptureFixture
+) -> None:
+    systemd.faults.append(ZeroDivisionError())
+    told: list[UnitState] = []
+    watched = WatchedUnit(cast(Systemd1, systemd), "a.service", told.append)
+    await until_idle()
+    assert (told, "a.service is not watched at the moment" in caplog.text) == ([], True)
+
+    watched.refresh()
+    await until_idle()
+
+    assert [state.activity for state in told] == [UnitActivity.ACTIVE]
+    await watched.close()
