@@ -44,12 +44,18 @@ async def open_bus(address: str) -> MessageBus:
         raise BusLost(f"cannot connect to the bus at {resolved}: no answer") from None
     except Exception as error:
         # The binding raises errors of its own, of the socket, of the address parser, and EOFError.
-        raise BusLost(f"cannot connect to the bus at {resolved}: {error or type(error).__name__}") from error
+        raise BusLost(f"cannot connect to the bus at {resolved}: {_said(error)}") from error
     if not (bus.unique_name or "").startswith(":"):
         # An error in answer to Hello is taken for the name.
         bus.disconnect()
         raise BusLost(f"cannot connect to the bus at {resolved}: {bus.unique_name}")
     return bus
+
+
+def _said(error: Exception) -> str:
+    """What went wrong, in words: of the system's errors without their number."""
+    words = error.strerror if isinstance(error, OSError) else str(error)
+    return words or str(error) or type(error).__name__
 
 
 async def _connected(address: str) -> MessageBus:

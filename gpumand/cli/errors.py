@@ -12,7 +12,7 @@ from gpumand.client.errors import LEFT, NOBODY, NOT_STARTED, UNSPOKEN, Mismatch
 from gpumand.domain.errors import FREEDESKTOP, OWN, InvalidArgs
 from gpumand.version import VERSION
 
-__all__ = ["ExitCode", "Failure", "Mismatch", "NoBus", "interpret", "not_started"]
+__all__ = ["ExitCode", "Failure", "Mismatch", "NoBus", "hint_for", "interpret", "not_started"]
 
 
 class ExitCode(IntEnum):
@@ -77,8 +77,13 @@ def _answered(error: BusError, options: GlobalOptions) -> Failure:
         return teller(error, options)
     if error.name.startswith(OWN) or error.name == FREEDESKTOP + "InvalidArgs":
         code = ExitCode.NO_SUCH if error.name in _NO_SUCH else ExitCode.FAILURE
-        return Failure(code, error.message + _HINTS.get(error.name, ""))
+        return Failure(code, error.message + hint_for(error.name, error.message))
     return Failure(ExitCode.FAILURE, f"{error.message} ({error.name})")
+
+
+def hint_for(name: str, message: str) -> str:
+    """What to look at next, unless the message says what was meant."""
+    return "" if "did you mean" in message else _HINTS.get(name, "")
 
 
 _NO_SUCH = {OWN + "NoSuchConsumer", OWN + "NoSuchLease"}
@@ -86,6 +91,7 @@ _NO_SUCH = {OWN + "NoSuchConsumer", OWN + "NoSuchLease"}
 _HINTS = {
     OWN + "NoSuchConsumer": "; gpumanctl list shows what is configured",
     OWN + "NoSuchLease": "; gpumanctl status shows the leases that stand",
+    OWN + "NoSuchDevice": "; gpumanctl status shows the GPUs",
     OWN + "TimedOut": "; --timeout 5min or --wait waits longer",
 }
 

@@ -10,7 +10,7 @@ import attrs
 
 from gpumand.config.checks import is_loopback
 from gpumand.config.consumers import Written, place_in_list, read_consumer
-from gpumand.config.problems import Document, Faults, Place, nearest, shown
+from gpumand.config.problems import Document, Faults, Place, shown
 from gpumand.config.schema import GpuTable, HistoryTable, HttpTable, SchedulerTable
 from gpumand.config.tables import FAULTY, filled, kind_of, read_keys
 from gpumand.domain.consumer import (
@@ -22,6 +22,7 @@ from gpumand.domain.consumer import (
     SchedulerSettings,
     Settings,
 )
+from gpumand.domain.naming import nearest
 
 _TABLES = ("scheduler", "gpu", "http", "history", "consumers")
 

@@ -11,9 +11,10 @@ from gpumand.config.checks import CONSUMER_NAME, KEY, KEY_HEADER
 from gpumand.config.consumer_schema import ConsumerTable
 from gpumand.config.files import read_key
 from gpumand.config.presets import Preset, preset, preset_names
-from gpumand.config.problems import Faults, Place, nearest, shown
+from gpumand.config.problems import Faults, Place, shown
 from gpumand.config.tables import FAULTY, filled, note_missing, read_keys
 from gpumand.domain.consumer import UNKNOWN_MIB, BusyRoute, ConsumerSpec, EvictionMethod
+from gpumand.domain.naming import nearest
 
 _NOT_IN_SPEC = ("model", "key_file", "key_header")
 _ROUTES = ("health", "busy", "load", "unload")

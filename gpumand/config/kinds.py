@@ -9,8 +9,9 @@ from typing import Any
 
 import attrs
 
-from gpumand.config.problems import Faults, Place, nearest, shown
+from gpumand.config.problems import Faults, Place, shown
 from gpumand.config.tables import FAULTY, Kind, kind_of
+from gpumand.domain.naming import nearest
 
 MAX_TEXT = 1024
 MAX_JSON = 64 * 1024

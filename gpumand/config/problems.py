@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 from typing import Any
 
 from gpumand.config.lines import KeyPath, Position
@@ -121,11 +120,6 @@ class Faults:
             raise ConfigProblems(
                 sorted(self.problems, key=lambda one: (order.get(one.file, last), one.line, one.column))
             )
-
-
-def nearest(name: str, known: Iterable[str]) -> str:
-    """The known name that was probably meant, or ""."""
-    return next(iter(get_close_matches(name, sorted(known), n=1)), "")
 
 
 def shown(value: object) -> str:

@@ -12,7 +12,8 @@ from typing import Any, Protocol
 
 import attrs
 
-from gpumand.config.problems import Faults, Place, nearest
+from gpumand.config.problems import Faults, Place
+from gpumand.domain.naming import nearest
 
 _METADATA = "gpumand.key"
 

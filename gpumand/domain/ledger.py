@@ -18,8 +18,9 @@ from typing import Any
 from gpumand.domain import budget
 from gpumand.domain.consumer import ConsumerSpec, Residency, SchedulerSettings
 from gpumand.domain.device import Devices, Reading, Sample, devices_text
-from gpumand.domain.errors import DeviceUnavailable, NoSuchConsumer, NoSuchDevice, NoSuchLease
+from gpumand.domain.errors import DeviceUnavailable, NoSuchDevice, NoSuchLease
 from gpumand.domain.lease import Lease, LeaseLifetime, Owner
+from gpumand.domain.naming import no_such_consumer
 from gpumand.domain.view import ConsumerState, Job, View
 
 TokenKey = tuple[int, LeaseLifetime, str, str, str]
@@ -103,7 +104,7 @@ class Ledger:
     def consumer(self, name: str) -> ConsumerState:
         """One consumer. Raises NoSuchConsumer."""
         if name not in self._consumers:
-            raise NoSuchConsumer(f"no consumer {name!r} is configured")
+            raise no_such_consumer(name, self._consumers)
         return self._consumers[name]
 
     def lease(self, lease_id: str) -> Lease:

@@ -31,6 +31,7 @@ from gpumand.domain.errors import (
     InvalidArgs,
     NoSuchConsumer,
 )
+from gpumand.domain.naming import no_such_consumer
 from gpumand.domain.request import PlannedEviction, Spared, Verdict
 from gpumand.domain.view import ConsumerState, View
 from gpumand.domain.words import NO_FOOTPRINT, gib, holders_line, listing, on_devices
@@ -100,7 +101,7 @@ def decide(view: View, wish: Wish) -> Decision:
     """Decide about one wish. Pure: the same view and wish give the same decision."""
     state = view.consumers.get(wish.consumer)
     if state is None:
-        return _refuse(NoSuchConsumer, f"no consumer {wish.consumer!r} is configured")
+        return _refuse(NoSuchConsumer, no_such_consumer(wish.consumer, view.consumers).message)
     if not state.footprint_known:
         return _refuse(ConfigInvalid, f"{state.name} cannot be lent: {NO_FOOTPRINT}")
     places = _places(view, wish, state)

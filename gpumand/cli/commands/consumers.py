@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import click
@@ -9,6 +10,7 @@ import click
 from gpumand.cli import completion
 from gpumand.cli.client import Client
 from gpumand.cli.durations import to_usec
+from gpumand.cli.lookup import entry_of
 from gpumand.cli.options import Command, GlobalOptions, global_options
 from gpumand.cli.output import print_json
 from gpumand.cli.progress import watched
@@ -28,10 +30,12 @@ def load(ctx: click.Context, consumer: str, device: str, timeout: float | None, 
     if device:
         wish["device"] = ("s", device)
 
-    async def question(client: Client, options: GlobalOptions) -> dict[str, Any]:
-        return await watched(client, consumer, client.load(consumer, wish, wait_sec), options)
+    async def question(client: Client, options: GlobalOptions) -> tuple[dict[str, Any], Mapping[str, Any]]:
+        outcome = await watched(client, consumer, client.load(consumer, wish, wait_sec), options)
+        is_told = not (options.json or options.quiet)
+        return outcome, await entry_of(client, consumer) if is_told else {}
 
-    _tell(ctx, ask(ctx, question), "load_line")
+    _tell(ctx, "load_line", *ask(ctx, question))
 
 
 @click.command(cls=Command)
@@ -49,18 +53,18 @@ def evict(ctx: click.Context, consumer: str, force: bool, timeout: float | None)
     async def question(client: Client, options: GlobalOptions) -> dict[str, Any]:
         return await watched(client, consumer, client.evict(consumer, wish, wait_sec), options)
 
-    _tell(ctx, ask(ctx, question), "evict_line")
+    _tell(ctx, "evict_line", ask(ctx, question))
 
 
-def _tell(ctx: click.Context, outcome: dict[str, Any], teller: str) -> None:
-    """The outcome as JSON, or as one line."""
+def _tell(ctx: click.Context, teller: str, outcome: dict[str, Any], *more: Mapping[str, Any]) -> None:
+    """The outcome as JSON, or as one line, for which there may be more to know."""
     options = global_options(ctx)
     if options.json:
         return print_json(outcome)
     if not options.quiet:
         from gpumand.cli.render import lines
 
-        print(getattr(lines, teller)(outcome))
+        print(getattr(lines, teller)(outcome, *more))
     return None
 
 

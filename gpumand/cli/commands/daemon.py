@@ -26,7 +26,7 @@ def config_check(ctx: click.Context, path: Path | None) -> None:
     ~/.config/gpumand.
     """
     from gpumand.cli.render.format import clean, count
-    from gpumand.config import ConfigProblems, load
+    from gpumand.config import DEFAULT_FILE, ConfigProblems, load, user_folder
     from gpumand.domain.consumer import UNKNOWN_MIB
 
     options = global_options(ctx)
@@ -39,7 +39,8 @@ def config_check(ctx: click.Context, path: Path | None) -> None:
     if options.json:
         print_json({"path": str(path) if path else None, "consumers": list(settings.consumers)})
     elif not options.quiet:
-        print(f"The configuration is good: {count(len(settings.consumers), 'consumer')}.")
+        where = path or (user_folder() if options.user else DEFAULT_FILE.parent)
+        print(f"The configuration in {clean(where)} is good: {count(len(settings.consumers), 'consumer')}.")
         for name in (one.name for one in settings.consumers.values() if one.vram_resident_mib == UNKNOWN_MIB):
             why = "how much VRAM it needs is nowhere written"
             print(f"{clean(name)}: {why}; it is not lent before gpumand has measured it.")

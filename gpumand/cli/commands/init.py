@@ -44,6 +44,8 @@ def init(ctx: click.Context, output: str, force: bool, probe: bool, source: str)
     if output != STDOUT and not force and os.path.lexists(output):
         raise Failure(ExitCode.FAILURE, f"{output} is there already; --force writes over it")
     options = global_options(ctx)
+    if options.json:
+        raise click.UsageError("--json does not go with init: it writes a configuration, which is TOML")
     logging.getLogger("gpumand").addHandler(logging.NullHandler())  # what could not be seen is told in the file
     text, count = asyncio.run(_made(options, source, probe))
     if output == STDOUT:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Mapping
 from typing import Any
 
 import click
@@ -11,13 +12,14 @@ import click
 from gpumand.cli import completion
 from gpumand.cli.client import Client
 from gpumand.cli.durations import DURATION, to_usec
+from gpumand.cli.lookup import entry_of
 from gpumand.cli.options import Command, GlobalOptions, global_options
 from gpumand.cli.output import is_screen, print_json
 from gpumand.cli.progress import watched
 from gpumand.cli.session import ask
 from gpumand.cli.wish import Wish, asking_options, waiting_options
 
-Answer = tuple[str, dict[str, Any]]
+Answer = tuple[str, dict[str, Any], Mapping[str, Any]]
 
 
 @click.command(cls=Command)
@@ -41,13 +43,19 @@ def acquire(ctx: click.Context, /, consumer: str, lifetime: str, **typed: Any) -
     wish = Wish.of(lifetime, typed)
 
     async def question(client: Client, options: GlobalOptions) -> Answer:
-        return await watched(client, consumer, client.acquire(consumer, wish.options(), wish.timeout_sec), options)
+        asking = client.acquire(consumer, wish.options(), wish.timeout_sec)
+        lease, grant = await watched(client, consumer, asking, options)
+        return lease, grant, await entry_of(client, consumer) if _is_explained(options) else {}
 
-    lease, grant = ask(ctx, question)
-    _tell(lease, grant, global_options(ctx))
+    _tell(*ask(ctx, question), global_options(ctx))
 
 
-def _tell(lease: str, grant: dict[str, Any], options: GlobalOptions) -> None:
+def _is_explained(options: GlobalOptions) -> bool:
+    """Whether somebody is there to whom more than the id is told."""
+    return not options.json and (options.verbose or (is_screen(sys.stderr) and not options.quiet))
+
+
+def _tell(lease: str, grant: dict[str, Any], consumer: Mapping[str, Any], options: GlobalOptions) -> None:
     """The id on stdout, so that a shell can take it; what else is worth knowing on stderr, for people."""
     if options.json:
         return print_json({"lease": lease, "grant": grant})
@@ -55,8 +63,8 @@ def _tell(lease: str, grant: dict[str, Any], options: GlobalOptions) -> None:
     from gpumand.cli.render.lines import grant_line
 
     print(clean(lease), flush=True)
-    if options.verbose or (is_screen(sys.stderr) and not options.quiet):
-        print(grant_line(grant, time.time_ns() // 1000), file=sys.stderr)
+    if _is_explained(options):
+        print(grant_line(grant, time.time_ns() // 1000, consumer), file=sys.stderr)
     return None
 
 

@@ -13,11 +13,28 @@ from gpumand.cli.output import look_of, print_json, print_lines
 
 
 class _Group(click.Group):
-    """A group whose commands take the shared options too."""
+    """A group whose commands take the shared options too; a preset's name in place of a command says what was meant."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.params += shared_params()
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Say what there is, in the words of gpumanctl itself."""
+        name = args[0]
+        if name not in self.commands and not name.startswith("-"):
+            raise click.UsageError(f"no such command: preset {name}; did you mean preset {_meant(name)}?", ctx)
+        return super().resolve_command(ctx, args)
+
+
+def _meant(word: str) -> str:
+    from gpumand.config.presets import preset_names
+    from gpumand.domain.naming import nearest
+
+    near = nearest(word, preset_names())
+    return f"show {near}" if near else "list"
 
 
 def _names(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
@@ -61,7 +78,7 @@ def show(ctx: click.Context, name: str) -> None:
     from gpumand.cli.render.presets import show_lines, shown
     from gpumand.config.presets import preset as read
     from gpumand.config.presets import preset_names
-    from gpumand.config.problems import nearest
+    from gpumand.domain.naming import nearest
 
     if name not in preset_names():
         near = nearest(name, preset_names())

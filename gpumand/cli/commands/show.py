@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 import sys
 import time
-from collections.abc import Iterable
-from difflib import get_close_matches
 from typing import Any
 
 import click
@@ -14,11 +12,12 @@ import click
 from gpumand.bus.failures import BusError
 from gpumand.cli import completion
 from gpumand.cli.client import Client
-from gpumand.cli.errors import ExitCode, Failure
+from gpumand.cli.errors import ExitCode, Failure, hint_for
 from gpumand.cli.options import Command, GlobalOptions, global_options
 from gpumand.cli.output import look_of, print_json, print_lines
 from gpumand.cli.session import ask
 from gpumand.domain.errors import OWN
+from gpumand.domain.naming import no_such_consumer
 
 RECENT = 5
 RECENT_KINDS = ["eviction", "eviction-failed", "load", "load-failed"]
@@ -68,14 +67,8 @@ def consumer_of(status: dict[str, Any], name: str) -> dict[str, Any]:
         if entry["name"] == name:
             found: dict[str, Any] = entry
             return found
-    raise no_such_consumer(name, [str(entry["name"]) for entry in status["consumers"]])
-
-
-def no_such_consumer(name: str, known: Iterable[str]) -> Failure:
-    """The failure to raise for a name that nothing has."""
-    near = get_close_matches(name, list(known), n=1)
-    hint = f"did you mean {near[0]}?" if near else "gpumanctl list shows what is configured"
-    return Failure(ExitCode.NO_SUCH, f"no consumer is named {name}; {hint}")
+    wrong = no_such_consumer(name, [str(entry["name"]) for entry in status["consumers"]])
+    raise Failure(ExitCode.NO_SUCH, wrong.message + hint_for(wrong.dbus_name, wrong.message))
 
 
 async def _plan(client: Client, name: str) -> dict[str, Any]:

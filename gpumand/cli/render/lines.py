@@ -8,14 +8,34 @@ from typing import Any
 from gpumand.bus.names import ROOT_PATH
 from gpumand.bus.paths import unescape_label
 from gpumand.cli.render.format import ahead, clean, listed, mib, usec
+from gpumand.domain.residency import CONTEXT_MIB
 
 Entry = Mapping[str, Any]
 
 
-def grant_line(grant: Entry, now_usec: int) -> str:
-    """What a grant came to: where, how, at whose cost, until when."""
+def awaits_request(consumer: Entry) -> bool:
+    """Whether its place is kept and its model is not there: only a request of its own loads it.
+
+    Args:
+        consumer: an entry of a status.
+    """
+    used_mib = consumer.get("used_mib")
+    if not consumer.get("lazy") or consumer.get("residency") != "resident" or used_mib is None:
+        return False
+    return bool(used_mib <= min(CONTEXT_MIB, (consumer.get("vram_resident_mib") or 0) // 4))
+
+
+def grant_line(grant: Entry, now_usec: int, consumer: Entry | None = None) -> str:
+    """What a grant came to: where, how, at whose cost, until when.
+
+    Args:
+        grant: as on the bus.
+        now_usec: the time.
+        consumer: its entry of a status after that; None where it was not asked for.
+    """
     device = f" on GPU {clean(grant['device'])}" if grant.get("device") else ""
     how = "was loaded" if grant.get("loaded") else "was resident"
+    how = "its first request loads it" if _made_room(grant.get("loaded"), consumer) else how
     words = [f"{clean(grant['consumer'])}{device}: {how}, took {usec(grant.get('waited_usec', 0))}"]
     if grant.get("evicted"):
         words.append(f"evicted {_names(grant['evicted'])}")
@@ -26,14 +46,30 @@ def grant_line(grant: Entry, now_usec: int) -> str:
     return "; ".join(words)
 
 
-def load_line(outcome: Entry) -> str:
-    """What ``load`` did."""
-    consumer = clean(outcome["consumer"])
+def load_line(outcome: Entry, consumer: Entry | None = None) -> str:
+    """What ``load`` did.
+
+    Args:
+        outcome: as on the bus.
+        consumer: its entry of a status after that; None where it was not asked for.
+    """
+    name = clean(outcome["consumer"])
     device = f" on GPU {clean(outcome['device'])}" if outcome.get("device") else ""
-    if not outcome.get("changed"):
-        return f"{consumer} is resident{device} already"
-    line = f"{consumer} loaded{device} in {usec(outcome.get('duration_usec', 0))}"
+    if _made_room(outcome.get("changed"), consumer):
+        line = f"there is room for {name}{device}; its first request loads it, and a lease keeps the room until then"
+    elif not outcome.get("changed"):
+        return f"{name} is resident{device} already"
+    else:
+        line = f"{name} loaded{device} in {usec(outcome.get('duration_usec', 0))}"
     return f"{line}; evicted {_names(outcome['evicted'])}" if outcome.get("evicted") else line
+
+
+def _made_room(was_changed: Any, consumer: Entry | None) -> bool:
+    """Whether that it was made resident means no more than that there is room for it now."""
+    if not consumer:
+        return False
+    is_unseen = consumer.get("lazy") and consumer.get("used_mib") is None
+    return bool(was_changed and is_unseen) or awaits_request(consumer)
 
 
 def evict_line(outcome: Entry) -> str:
@@ -41,8 +77,10 @@ def evict_line(outcome: Entry) -> str:
     consumer = clean(outcome["consumer"])
     if not outcome.get("changed"):
         return f"{consumer} is not loaded"
-    freed = f"{mib(outcome['freed_mib'])} freed" if outcome.get("freed_mib") else "nothing could be measured"
-    return f"{consumer} evicted by {clean(outcome.get('method') or '?')}, {freed} in {usec(outcome['duration_usec'])}"
+    line, took = f"{consumer} evicted by {clean(outcome.get('method') or '?')}", f"in {usec(outcome['duration_usec'])}"
+    if not outcome.get("freed_mib"):
+        return f"{line} {took}; no VRAM was seen to become free"
+    return f"{line}, {mib(outcome['freed_mib'])} freed {took}"
 
 
 def signal_line(member: str, arguments: Entry) -> str:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from gpumand.cli.render.format import ago, clean, count, mib, usec
+from gpumand.cli.render.format import clean, count, mib, usec
 from gpumand.cli.render.history import history_lines
 from gpumand.cli.render.look import RESIDENCY_STYLES, Look
 from gpumand.cli.render.plan import plan_lines
-from gpumand.cli.render.status import lease_lines, queue_lines
+from gpumand.cli.render.status import last_used, lease_lines, queue_lines
 from gpumand.cli.render.text import Text
 from gpumand.cli.render.wrap import wrapped
 from gpumand.domain.footprint import Footprint
@@ -18,7 +18,7 @@ Entry = Mapping[str, Any]
 
 LABEL_WIDTH = 12
 
-STARTS = {"cold": "cold", "parked": "from parked"}
+STARTS = {"cold": "from a cold start", "parked": "while its server runs"}
 
 
 def show_lines(shown: Entry, now_usec: int, look: Look) -> list[Text]:
@@ -71,7 +71,7 @@ def _facts(consumer: Entry, learned: Entry, now_usec: int) -> list[tuple[str, st
         ("evicted by", ", then ".join(map(clean, consumer.get("evict") or ())), ""),
         ("unit", clean(consumer.get("unit") or ""), ""),
         ("url", clean(consumer.get("endpoint") or ""), ""),
-        ("last used", ago(consumer.get("last_used_usec") or 0, now_usec), ""),
+        ("last used", last_used(consumer, now_usec), ""),
         ("note", _flags(consumer), ""),
     ]
     return [fact for fact in facts if fact[1]]

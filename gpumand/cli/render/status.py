@@ -7,6 +7,7 @@ from typing import Any
 
 from gpumand.cli.render.bar import bar, key, shares
 from gpumand.cli.render.format import NOTHING, ago, ahead, clean, count, mib, usec
+from gpumand.cli.render.lines import awaits_request
 from gpumand.cli.render.look import RESIDENCY_STYLES, Look
 from gpumand.cli.render.table import Column, table
 from gpumand.cli.render.text import Text
@@ -133,9 +134,14 @@ def _consumer_row(consumer: Entry, now_usec: int) -> list[Text | str]:
         mib(used) if used or residency != "unloaded" else NOTHING,
         mib(consumer.get("vram_resident_mib")),
         str(consumer["leases"] or NOTHING),
-        ago(consumer["last_used_usec"], now_usec),
+        last_used(consumer, now_usec),
         _note(consumer),
     ]
+
+
+def last_used(consumer: Entry, now_usec: int) -> str:
+    """When it was last used: the figure is set when a lease ends, and whoever has one uses it now."""
+    return "now" if consumer.get("leases") else ago(consumer.get("last_used_usec") or 0, now_usec)
 
 
 def _note(consumer: Entry) -> Text:
@@ -144,7 +150,7 @@ def _note(consumer: Entry) -> Text:
     for flag, word in (("busy", "busy"), ("pinned", "pinned"), ("vram_managed", "manages its VRAM")):
         if consumer.get(flag):
             note.append(("; " if note else "") + word)
-    if consumer.get("lazy") and consumer["residency"] == "resident" and consumer.get("used_mib") == 0:
+    if awaits_request(consumer):
         note.append(("; " if note else "") + "loads on first request")
     return note
 
@@ -164,9 +170,9 @@ def list_lines(consumers: Sequence[Entry], now_usec: int, look: Look) -> list[Te
     )
     rows: list[list[Text | str]] = []
     for consumer in consumers:
-        name, residency, device, _, footprint, _, last_used, _ = _consumer_row(consumer, now_usec)
+        name, residency, device, _, footprint, _, used, _ = _consumer_row(consumer, now_usec)
         pinned = "yes" if consumer.get("pinned") else "no"
-        rows.append([name, residency, device, footprint, last_used, pinned, clean(consumer.get("unit") or NOTHING)])
+        rows.append([name, residency, device, footprint, used, pinned, clean(consumer.get("unit") or NOTHING)])
     return table(columns, rows, look)
 
 

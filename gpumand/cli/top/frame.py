@@ -31,6 +31,9 @@ KEYS = (
     ("q", "quit"),
 )
 
+FEW_KEYS = (("l", "load"), ("e", "evict"), ("p", "pin"), ("?", "help"), ("q", "quit"))
+"""Where there is no room for all: how to leave must not be what is cut off."""
+
 HELP = (
     "up, down, j, k     choose a consumer; also Page Up, Page Down, Home, End",
     "l                  load it, evicting others where needed",
@@ -197,11 +200,16 @@ def _spoken(model: Model, look: Look) -> Text:
 
 
 def _keys(look: Look) -> Text:
+    line = _keys_line(KEYS, look, " = ", "  ")
+    return line if line.cell_len <= look.width else _keys_line(FEW_KEYS, look, "=", " ")
+
+
+def _keys_line(keys: Sequence[tuple[str, str]], look: Look, equals: str, gap: str) -> Text:
     line = Text()
-    for name, what in KEYS:
+    for name, what in keys:
         shown = name if look.unicode or name.isascii() else "jk"
-        line.append(f" {shown} ", style="reverse" if look.color else "")
-        line.append(f"{what}  " if look.color else f"= {what}  ")
+        line.append(f" {shown} " if look.color else f" {shown}", style="reverse" if look.color else "")
+        line.append(f"{what}{gap}" if look.color else f"{equals}{what}{gap}")
     line.rstrip()
     return line
 

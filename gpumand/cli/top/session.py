@@ -13,6 +13,7 @@ from gpumand.bus.failures import BusError, BusLost
 from gpumand.cli.client import Client, Options
 from gpumand.cli.durations import to_usec
 from gpumand.cli.errors import interpret
+from gpumand.cli.lookup import entry_of
 from gpumand.cli.options import GlobalOptions
 from gpumand.cli.output import look_of, paint
 from gpumand.cli.render.lines import evict_line, load_line
@@ -195,7 +196,8 @@ class Top:
         client, name = self._client, command.consumer
         match command.verb:
             case Verb.LOAD:
-                return load_line(await client.load(name, _within(LOAD_SEC), LOAD_SEC))
+                outcome = await client.load(name, _within(LOAD_SEC), LOAD_SEC)
+                return load_line(outcome, await entry_of(client, name))
             case Verb.EVICT:
                 return evict_line(await client.evict(name, _within(EVICT_SEC), EVICT_SEC))
             case Verb.FORCE:

@@ -14,6 +14,7 @@ from gpumand.domain.errors import (
     GpumandError,
     InsufficientVram,
     NoSuchConsumer,
+    NoSuchDevice,
     NoSuchLease,
     TimedOut,
 )
@@ -106,6 +107,17 @@ async def test_load_and_evict(ctl: Ctl, manager: ScriptedManager) -> None:
     assert (await ctl("evict", "mvoice", "--quiet")).out == ""
 
 
+async def test_what_only_a_request_loads_is_not_told_as_loaded(ctl: Ctl, manager: ScriptedManager) -> None:
+    lazy = samples.consumer("mvoice", "resident", lazy=True, used_mib=0)
+    manager.answers["GetStatus"] = dictionary(samples.status(queue=[], consumers=[lazy]))
+
+    loaded = await ctl("load", "mvoice")
+    granted = await ctl("-v", "acquire", "mvoice")
+
+    assert loaded.out.startswith("there is room for mvoice on GPU 0; its first request loads it")
+    assert "its first request loads it" in granted.err
+
+
 async def test_pin_and_unpin(ctl: Ctl, manager: ScriptedManager) -> None:
     assert (await ctl("pin", "mvoice")).out == ""
     assert json.loads((await ctl("unpin", "mvoice", "--json")).out) == {"consumer": "mvoice", "pinned": False}
@@ -139,7 +151,7 @@ async def test_config_check_needs_no_daemon(tmp_path: Path) -> None:
     ctl = Ctl("unix:path=/nonexistent")
     good = tmp_path / "good.toml"
     good.write_text('[consumers.mvoice]\nunit = "mvoice.service"\nvram_resident_mib = 2867\n')
-    assert (await ctl("config-check", str(good))).out == "The configuration is good: 1 consumer.\n"
+    assert (await ctl("config-check", str(good))).out == f"The configuration in {good} is good: 1 consumer.\n"
     document = await ctl("config-check", str(good), "--json")
     assert json.loads(document.out) == {"path": str(good), "consumers": ["mvoice"]}
 
@@ -171,6 +183,7 @@ async def failure(ctl: Ctl, *args: str) -> tuple[int, str]:
     [
         (NoSuchConsumer("no consumer is called mvoice"), 4, "gpumanctl list"),
         (NoSuchLease("no such lease"), 4, "gpumanctl status"),
+        (NoSuchDevice("no device '3' is known"), 1, "gpumanctl status shows the GPUs"),
         (TimedOut("waited 20 s for the lease on comfyui"), 1, "--wait"),
         (Busy("comfyui is under a lease"), 1, "comfyui is under a lease"),
         (InsufficientVram("14592 MiB are needed"), 1, "14592 MiB are needed"),
@@ -196,7 +209,9 @@ async def test_a_daemon_that_is_not_running_is_told_with_how_to_start_it(ctl: Ct
 async def test_no_bus_is_told(tmp_path: Path) -> None:
     code, line = await failure(Ctl(f"unix:path={tmp_path}/none"), "status")
     assert code == 1
-    assert "cannot connect to the bus" in line
+    assert line.startswith(
+        f"gpumanctl: cannot connect to the bus at unix:path={tmp_path}/none: No such file or directory"
+    )
     nothing = {"XDG_RUNTIME_DIR": str(tmp_path), "DBUS_SESSION_BUS_ADDRESS": ""}
     code, line = await failure(Ctl("", nothing), "--user", "status")
     assert code == 1

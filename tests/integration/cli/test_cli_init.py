@@ -127,6 +127,13 @@ async def test_a_file_that_is_there_is_not_written_over(ctl: Ctl, tmp_path: Path
     )
 
 
+async def test_json_is_refused_and_not_ignored(ctl: Ctl) -> None:
+    refused = await ctl("--json", "init")
+
+    assert (refused.code, refused.out) == (2, "")
+    assert "--json does not go with init" in refused.err
+
+
 async def test_without_a_bus_and_a_driver_it_says_so_in_the_file() -> None:
     made = await Ctl("unix:path=/nonexistent/bus")("init")
 

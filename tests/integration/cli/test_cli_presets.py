@@ -49,4 +49,7 @@ async def test_a_wrong_name_is_told_with_the_nearest(ctl: Ctl) -> None:
 
     assert (wrong.code, wrong.out) == (4, "")
     assert wrong.err == "gpumanctl: no preset is named comfy; did you mean comfyui?\n"
+    other_case = await ctl("preset", "show", "ComfyUI")
+    assert other_case.err == "gpumanctl: no preset is named ComfyUI; did you mean comfyui?\n"
     assert (await ctl("preset", "frob")).code == 2
+    assert "no such command: preset vlm; did you mean preset show vllm?" in (await ctl("preset", "vlm")).err

@@ -59,8 +59,8 @@ async def test_show_of_nobody_exits_4_with_the_nearest_name(tmp_path: Path) -> N
     async with world(tmp_path) as (_, ctl):
         near, far = await ctl("show", "comfyu"), await ctl("show", "qqq")
     assert (near.code, near.out) == (4, "")
-    assert near.err == "gpumanctl: no consumer is named comfyu; did you mean comfyui?\n"
-    assert far.err == "gpumanctl: no consumer is named qqq; gpumanctl list shows what is configured\n"
+    assert near.err == "gpumanctl: no consumer is named 'comfyu'; did you mean comfyui?\n"
+    assert far.err == "gpumanctl: no consumer is named 'qqq'; gpumanctl list shows what is configured\n"
 
 
 async def test_show_warns_of_a_footprint_that_is_declared_wrong(tmp_path: Path) -> None:

@@ -120,7 +120,7 @@ def test_show_puts_what_was_measured_beside_what_is_declared() -> None:
         "  footprint   2.8 GiB (declared)",
         "  measured    2.8 GiB at rest, 3.2 GiB at most, 240 MiB left after its unload route; over 12 stays in VRAM",
         "  warning     it holds 15 % more than is declared; write vram_resident_mib = 3301",
-        "  loads in    18 s (longest of 3: 20 s) cold; 0.7 s from parked",
+        "  loads in    18 s (longest of 3: 20 s) from a cold start; 0.7 s while its server runs",
         "  unloads in  0.8 s (longest of 9: 1.2 s) by http",
         "  evicted by  http, then unit-stop",
         "  unit        mvoice.service",

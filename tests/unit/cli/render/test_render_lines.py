@@ -84,7 +84,24 @@ def test_outcomes_in_one_line() -> None:
     gone = {"consumer": "llm", "changed": True, "method": "http", "freed_mib": 14336, "duration_usec": 300_000}
     assert evict_line(gone) == "llm evicted by http, 14.0 GiB freed in 0.3 s"
     assert evict_line(gone | {"changed": False}) == "llm is not loaded"
-    assert evict_line(gone | {"freed_mib": 0}) == "llm evicted by http, nothing could be measured in 0.3 s"
+    assert evict_line(gone | {"freed_mib": 0}) == "llm evicted by http in 0.3 s; no VRAM was seen to become free"
+
+
+def test_what_only_a_request_loads_is_not_told_as_loaded() -> None:
+    lazy = {"lazy": True, "residency": "resident", "used_mib": 312, "vram_resident_mib": 13312}
+    made = {"consumer": "comfyui", "device": "0", "changed": True, "evicted": ["llm"], "duration_usec": 5_000}
+    room = "there is room for comfyui on GPU 0; its first request loads it, and a lease keeps the room until then"
+
+    assert load_line(made, lazy) == f"{room}; evicted llm"
+    assert load_line({**made, "changed": False, "evicted": []}, lazy) == room
+    unseen = {**lazy, "used_mib": None}
+    assert load_line(made, unseen) == f"{room}; evicted llm"
+    assert load_line({**made, "changed": False}, unseen).startswith("comfyui is resident on GPU 0 already")
+    assert load_line(made, {**lazy, "used_mib": 13000}) == "comfyui loaded on GPU 0 in 5 ms; evicted llm"
+    assert load_line(made, {**lazy, "lazy": False}) == "comfyui loaded on GPU 0 in 5 ms; evicted llm"
+    grant = {"consumer": "comfyui", "device": "0", "waited_usec": 5_000, "loaded": True}
+    assert grant_line(grant, NOW, lazy) == "comfyui on GPU 0: its first request loads it, took 5 ms"
+    assert grant_line(grant, NOW, {**lazy, "used_mib": 13000}) == "comfyui on GPU 0: was loaded, took 5 ms"
 
 
 @pytest.mark.parametrize(

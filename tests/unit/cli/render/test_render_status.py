@@ -27,7 +27,7 @@ GPU 0  NVIDIA GeForce RTX 4090 (nvml)  16.3 GiB of 24.0 GiB used
   a comfyui 13.0 GiB   b mvoice 2.8 GiB   # foreign 521 MiB   . free 7.7 GiB
 
 CONSUMER  STATE     GPU      VRAM  FOOTPRINT  LEASES  LAST USED  NOTE
-comfyui   resident  0    13.0 GiB   13.0 GiB       1  0 s ago
+comfyui   resident  0    13.0 GiB   13.0 GiB       1  now
 mvoice    resident  0     2.8 GiB    2.8 GiB       -  1 h ago    pinned
 llm       unloaded  0           -   14.0 GiB       -  never
 
@@ -145,7 +145,7 @@ def test_colors_only_where_there_are_any() -> None:
 
 LIST = """\
 CONSUMER  STATE     GPU  FOOTPRINT  LAST USED  PINNED  UNIT
-comfyui   resident  0     13.0 GiB  0 s ago    no      comfyui.service
+comfyui   resident  0     13.0 GiB  now        no      comfyui.service
 mvoice    resident  0      2.8 GiB  1 h ago    yes     mvoice.service
 llm       unloaded  0     14.0 GiB  never      no      llm.service
 """
@@ -181,5 +181,6 @@ def test_foreign_processes_are_named_the_largest_first_and_only_some() -> None:
 def test_who_is_resident_and_holds_nothing_yet_waits_for_its_first_request() -> None:
     lazy = consumer("comfyui", "resident", used_mib=0, lazy=True)
     assert [line.plain for line in consumer_lines([lazy], NOW, PLAIN)][1].endswith("  loads on first request")
-    assert "first request" not in consumer_lines([{**lazy, "used_mib": 9}], NOW, PLAIN)[1].plain
+    assert "first request" in consumer_lines([{**lazy, "used_mib": 500}], NOW, PLAIN)[1].plain  # a context, no model
+    assert "first request" not in consumer_lines([{**lazy, "used_mib": 2800}], NOW, PLAIN)[1].plain
     assert "first request" not in consumer_lines([{**lazy, "residency": "unloaded"}], NOW, PLAIN)[1].plain

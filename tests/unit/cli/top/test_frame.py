@@ -55,6 +55,13 @@ def test_a_screen_of_80_by_24_has_everything() -> None:
     assert lines[-1] == " ↑↓ = choose   l = load   e = evict   p = pin or unpin   ? = help   q = quit"
 
 
+def test_on_a_narrow_screen_how_to_leave_is_not_cut_off() -> None:
+    assert text(model(), width=40, height=10)[-1] == " l=load  e=evict  p=pin  ?=help  q=quit"
+    colored = text(model(), width=40, height=10, look=Look(width=40, color=True))[-1]
+    assert colored.endswith(" q quit")
+    assert len(colored) <= 40
+
+
 def test_the_chosen_consumer_is_marked_and_what_is_wrong_with_it_is_told() -> None:
     broken = [samples.consumer("mvoice", "failed", error="it did not start"), samples.consumer("llm")]
     lines = text(model(consumers=broken, leases=[]))
