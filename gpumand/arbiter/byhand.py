@@ -120,11 +120,11 @@ class ByHand:
         if force:
             return
         if state.leases:
-            raise Busy(f"{state.name} is leased; force revokes its leases")
+            raise Busy(f"{state.name} is leased; the option force revokes its leases")
         if state.pinned:
-            raise Busy(f"{state.name} is pinned; unpin it or use force")
+            raise Busy(f"{state.name} is pinned; unpin it or use the option force")
         if is_busy(state):
-            raise Busy(f"{state.name} is {in_words(state)}; force evicts it all the same")
+            raise Busy(f"{state.name} is {in_words(state)}; the option force evicts it all the same")
         if state.residency is Residency.LOADING:
             raise Busy(f"{state.name} is loading")
 
@@ -163,7 +163,7 @@ class ByHand:
         state = self._books.state(report.consumer)
         method = host_ram.method_now(self._books.view(), state)
         if method is None and state.methods:
-            raise EvictionFailed(f"{state.name}: {parking.NO_ROOM}; force parks it all the same")
+            raise EvictionFailed(f"{state.name}: {parking.NO_ROOM}; the option force parks it all the same")
         return report if method is None or method is state.methods[0] else replace(report, method=str(method))
 
     def _note_parking(self, report: EvictionReport, devices: Devices) -> None:

@@ -180,7 +180,7 @@ async def test_one_that_stops_answering_is_taken_to_work_on_for_its_grace_only()
 async def test_by_hand_it_takes_force() -> None:
     world = await at_work(image())
 
-    with pytest.raises(Busy, match=r"image is busy \(2 jobs\); force evicts it all the same"):
+    with pytest.raises(Busy, match=r"image is busy \(2 jobs\); the option force evicts it all the same"):
         await world.arbiter.evict("image", False, 20.0)
     assert world.routes.called("unload") == []
 
