@@ -5,8 +5,9 @@ from __future__ import annotations
 from gpumand.arbiter.books import Books
 from gpumand.arbiter.desk import MAX_LEASES, MAX_LEASES_PER_UID, Desk
 from gpumand.arbiter.gate import Gate
-from gpumand.domain.errors import InvalidArgs, LimitsExceeded, NoSuchConsumer, ShuttingDown
+from gpumand.domain.errors import InvalidArgs, LimitsExceeded, ShuttingDown
 from gpumand.domain.lease import LeaseLifetime, Owner
+from gpumand.domain.naming import no_such_consumer
 from gpumand.domain.request import AcquireOptions
 
 MAX_WAITING = 512
@@ -57,4 +58,4 @@ class Admission:
     def check_configured(self, consumer: str) -> None:
         """One that only its leases keep alive after a reload is not lent again. Raises NoSuchConsumer."""
         if consumer not in self._books.settings.consumers:
-            raise NoSuchConsumer(f"no consumer {consumer!r} is configured")
+            raise no_such_consumer(consumer, self._books.settings.consumers)

@@ -70,6 +70,11 @@ async def test_an_unknown_consumer_exits_4(ctl: Ctl, command: str) -> None:
     assert "nobody" in line
 
 
+@pytest.mark.parametrize("command", ["acquire", "plan", "load", "evict", "pin", "unpin"])
+async def test_a_consumer_that_was_meant_is_named(ctl: Ctl, command: str) -> None:
+    assert (await ctl(command, "mVoise")).err == "gpumanctl: no consumer is named 'mVoise'; did you mean mvoice?\n"
+
+
 async def test_run_holds_a_lease_as_long_as_its_command(ctl: Ctl) -> None:
     process = await ctl.start("run", "mvoice", "--", "sh", "-c", "echo $GPUMAND_LEASE; read -r _; exit 3")
     assert process.stdout is not None
