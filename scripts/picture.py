@@ -40,7 +40,6 @@ def desktop(folder: Path, simulated: Path) -> Iterator[None]:
     browser = folder / "firefox"
     browser.symlink_to(Path(sys.executable).resolve())
     holds = [
-        "--name=firefox",
         f"--mib={DESKTOP_MIB}",
         f"--simulator-dir={simulated}",
         "--loaded-at-start",
@@ -68,7 +67,8 @@ async def work(gpumand: PrivateGpumand) -> None:
         await client.pin("voice")
         waiting = [asyncio.create_task(wait(gpumand, name)) for name in ("whisper", "coder")]
         for _ in range(TRIES):
-            if len((await client.status()).queue) == len(waiting):
+            queue = (await client.status()).queue
+            if len(queue) == len(waiting) and not any("reading" in one.waiting_for for one in queue):
                 break
             await asyncio.sleep(0.05)
         await take_picture(gpumand)
