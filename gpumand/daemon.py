@@ -48,6 +48,7 @@ from gpumand.service_manager.sockets import take_listeners
 from gpumand.service_manager.units import SystemdUnits
 from gpumand.state import FileStore
 from gpumand.status_line import status_line
+from gpumand.survey.daemons import other_daemons
 from gpumand.version import VERSION
 from gpumand.vram import make_source
 from gpumand.vram.attribution import AttributedSource
@@ -196,7 +197,15 @@ class Daemon:
         self._notifier.ready(status_line(parts.arbiter.status()))
         self._beside(self._tell_status(parts.arbiter))
         self._watch(Body(bus, parts.arbiter, parts.upkeep, upkeep, lambda: parts.source.source))
+        self._beside(self._warn_of_others())
         log.info("gpumand %s is ready: %s", VERSION, status_line(parts.arbiter.status()))
+
+    async def _warn_of_others(self) -> None:
+        """The system's daemon and a user's know nothing of each other; whoever starts later says so."""
+        if self._options.bus_address not in ("system", "session") or self._settings.gpu.source != "nvml":
+            return
+        for one in await asyncio.to_thread(other_daemons, os.getpid()):
+            log.warning("another gpumand lends the same GPUs (%s), and neither knows what the other has promised", one)
 
     def _watch(self, body: Body) -> None:
         """Ping systemd's watchdog, where there is one on us: it counts from READY."""

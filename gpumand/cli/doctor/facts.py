@@ -9,6 +9,7 @@ from typing import Any
 
 from gpumand.config.problems import Problem
 from gpumand.domain.consumer import ConsumerSpec, Health, Settings
+from gpumand.survey.daemons import OtherDaemon
 
 Entry = Mapping[str, Any]
 
@@ -151,6 +152,7 @@ class Facts:
     units: Mapping[str, UnitFacts] = field(default_factory=dict)
     units_error: str = ""
     missing_files: tuple[str, ...] = ()
+    others: tuple[OtherDaemon, ...] = ()
     driver: Driver | None = None
     routes: Mapping[str, Health] = field(default_factory=dict)
 

@@ -33,6 +33,7 @@ from gpumand.clock import SystemClock
 from gpumand.consumers.routes import HttpRoutes
 from gpumand.domain.consumer import ConsumerSpec, Health
 from gpumand.domain.errors import FREEDESKTOP
+from gpumand.survey.daemons import other_daemons
 
 ASK_SEC = 5.0
 """For one question to systemd or the bus."""
@@ -56,8 +57,10 @@ async def look(options: GlobalOptions, path: Path | None) -> Facts:
         async with connected(options) as client:
             facts = await _ask_bus(client, facts)
             facts = await _ask_daemon(client, facts, options)
-            path = path or await _told(client.connection, facts)
+            pid = await _pid(client.connection, facts)
+            path = path or await _told(pid)
             facts = await _read_files(facts, path)
+            facts = await _look_for_others(facts, pid)
             facts = await _ask_systemd(client.connection, facts)
     except NoBus as error:
         facts = replace(facts, bus=replace(facts.bus, error=str(error)), units_error="there is no bus")
@@ -122,15 +125,28 @@ async def _learned(client: Client, names: Iterable[str]) -> dict[str, Entry]:
     return found
 
 
-async def _told(bus: BusConnection, facts: Facts) -> Path | None:
+async def _pid(bus: BusConnection, facts: Facts) -> int:
+    """Of the daemon; 0 where there is none."""
+    if facts.bus.is_running:
+        with suppress(BusError):
+            (pid,) = await _bus_call(bus, "GetConnectionUnixProcessID", BUS_NAME)
+            return int(pid)
+    return 0
+
+
+async def _told(pid: int) -> Path | None:
     """The ``--config`` of the running daemon."""
-    if not facts.bus.is_running:
-        return None
     try:
-        (pid,) = await _bus_call(bus, "GetConnectionUnixProcessID", BUS_NAME)
-        return await asyncio.to_thread(host.told_configuration, int(pid))
-    except (BusError, OSError):
+        return await asyncio.to_thread(host.told_configuration, pid) if pid else None
+    except OSError:
         return None
+
+
+async def _look_for_others(facts: Facts, pid: int) -> Facts:
+    """Other daemons, where ours is one of those that share the host's GPUs."""
+    if not pid or facts.bus.kind not in ("system", "session") or not _uses_nvml(facts):
+        return facts
+    return replace(facts, others=await asyncio.to_thread(other_daemons, pid))
 
 
 async def _read_files(facts: Facts, path: Path | None) -> Facts:

@@ -77,6 +77,7 @@ CHECKS: dict[str, Check] = {
     "owner of the name": Check(daemon.owner, _owned),
     "service": Check(daemon.service, _service),
     "version": Check(daemon.version, _status),
+    "other daemons": Check(daemon.others, _service),
     "figures": Check(daemon.degraded, _status),
     "configuration": Check(configuration.files, _always),
     "reload": Check(configuration.reload, _status),

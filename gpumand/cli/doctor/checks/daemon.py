@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from shlex import quote
 
 from gpumand.bus.names import BUS_NAME
 from gpumand.cli.doctor.facts import DAEMON_USER, Facts
-from gpumand.cli.doctor.finding import Finding, problem, unchecked, warning
+from gpumand.cli.doctor.finding import Finding, note, problem, unchecked, warning
+from gpumand.survey.daemons import OtherDaemon
 from gpumand.version import VERSION
 
 
@@ -105,3 +107,22 @@ def degraded(facts: Facts) -> Iterator[Finding]:
     ):
         why = "until that is mended, it goes by footprints instead of figures"
         yield problem(f"gpumand is degraded: {facts.status['degraded']}", why)
+
+
+def others(facts: Facts) -> Iterator[Finding]:
+    """No other gpumand lends the same GPUs; where all of ours have devices of their own, that may be meant so."""
+    tell = note if facts.consumers and all(spec.devices for spec in facts.consumers.values()) else warning
+    why = (
+        "each promises VRAM without knowing what the other has promised, and evicts only its own consumers; keep one, "
+        "or give their consumers devices of their own"
+    )
+    for one in facts.others:
+        yield tell(f"another gpumand runs on this host ({one})", why, _stop(facts, one))
+
+
+def _stop(facts: Facts, other: OtherDaemon) -> str:
+    """A user has the right to stop the own one, the system's administrator to stop a user's."""
+    units = "disable --now gpumand.socket gpumand.service"
+    if facts.user or not other.user:
+        return facts.systemctl(units)
+    return facts.root(f"systemctl --user --machine={quote(other.user)}@ {units}")
