@@ -15,10 +15,10 @@ from gpumand.version import VERSION
 def bus(facts: Facts) -> Iterator[Finding]:
     """There is a bus, and it lets us speak to gpumand."""
     if facts.bus.error:
-        mend = "" if facts.bus.kind not in ("system", "session") else facts.systemctl("start dbus.socket")
-        yield problem(
-            f"there is no {facts.bus.kind} bus: {facts.bus.error}", "nobody can ask gpumand for anything", mend
-        )
+        is_named = facts.bus.kind in ("system", "session")
+        which = f"the {facts.bus.kind} bus" if is_named else "the bus that was named"
+        mend = facts.systemctl("start dbus.socket") if is_named else ""
+        yield problem(f"{which} is not there: {facts.bus.error}", "nobody can ask gpumand for anything", mend)
     elif facts.bus.denied:
         yield problem(
             f"the policy of the bus does not let you call {BUS_NAME}: {facts.bus.denied}",
