@@ -28,7 +28,7 @@ _DEVICE_INDEX = re.compile(r"0|[1-9][0-9]{0,3}")
 _DEVICE_UUID = re.compile(r"[A-Z]{3,12}-[0-9A-Za-z][0-9A-Za-z/-]{0,95}")
 _POINTER_ESCAPE = re.compile(r"~(?![01])")
 _METRIC = re.compile(r"[A-Za-z_:][A-Za-z0-9_:]*")
-_SELECTOR = re.compile(r"\[[^=\[\]]+=.+\]")
+_SELECTOR = re.compile(r"\[[^=\[\]]*=.+\]")
 
 
 def unit_name(text: str) -> str:
@@ -99,7 +99,7 @@ def pointer(text: str) -> str:
         raise Refused(f'{shown(text)} is no JSON pointer: "~" must be written ~0, and "/" in a name ~1')
     for token in text.split("/"):
         if token.startswith("[") and not _SELECTOR.fullmatch(token):
-            raise Refused(f'{shown(text)}: {shown(token)} is no selector: one is written "[key=value]"')
+            raise Refused(f'{shown(text)}: {shown(token)} is no selector: one is written "[key=value]" or "[=value]"')
     return text
 
 

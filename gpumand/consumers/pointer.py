@@ -1,8 +1,8 @@
 """JSON pointers (RFC 6901): the way to one value inside a parsed document.
 
-Beyond the RFC, a token ``[key=value]`` selects from a list the first object whose ``key`` is the text ``value``; at the
-end of a pointer it is null where the list has no such object, since a list says by leaving out. For ``resolve_all``, a
-token ``*`` is every element of a list.
+Beyond the RFC, a token ``[key=value]`` selects from a list the first object whose ``key`` is the text ``value``, and
+``[=value]`` the text itself; at the end of a pointer it is null where the list has no such element, since a list says
+by leaving out. For ``resolve_all``, a token ``*`` is every element of a list.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import re
 from typing import Any
 
 _BAD_ESCAPE = re.compile(r"~(?![01])")
-_SELECTOR = re.compile(r"\[([^=]+)=(.*)\]", re.DOTALL)
+_SELECTOR = re.compile(r"\[([^=]*)=(.*)\]", re.DOTALL)
 _INDEX = re.compile(r"0|[1-9][0-9]{0,8}")
 
 
@@ -103,6 +103,6 @@ def _step(place: Any, token: str) -> Any:
 
 def _select(entries: list[Any], key: str, value: str) -> Any:
     for entry in entries:
-        if isinstance(entry, dict) and entry.get(key) == value:
+        if (entry.get(key) if key and isinstance(entry, dict) else entry) == value:
             return entry
-    raise _NoSuchEntry(f"no entry whose {key!r} is {value!r}")
+    raise _NoSuchEntry(f"no entry whose {key!r} is {value!r}" if key else f"no entry {value!r}")

@@ -69,8 +69,8 @@ class HealthRoute:
             loaded when it is not empty; a string when it equals ``loaded_equals`` (or, without that, is not empty);
             null is not loaded. Beyond the RFC, a token ``[key=value]`` selects from a list the first object whose
             ``key`` is the text ``value``, as in ``/data/[id=llama~1Llama-3.1-8B]/status/value`` (``~1`` and ``~0`` in
-            the value as in any token, and it may hold "="); where there is none, a pointer that ends with it gives
-            null (so: not loaded), and one that goes on leads nowhere.
+            the value as in any token, and it may hold "="), and ``[=value]`` from a list of texts that one; where there
+            is none, a pointer that ends with it gives null (so: not loaded), and one that goes on leads nowhere.
         loaded_equals: the value that means "loaded", of whatever type the pointer leads to (``false`` for a pointer
             to ``/is_sleeping``); None when not given.
         last_used: JSON pointer to when it last worked: seconds or ISO 8601; "" when there is none.

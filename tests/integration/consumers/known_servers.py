@@ -248,7 +248,7 @@ FACTS: dict[str, Facts] = {
         (("POST", f"/api/ps/{PATH_MODEL}", None),),
         (("DELETE", f"/api/ps/{PATH_MODEL}", None),),
         (201, {"message": "loaded"}),
-        reads={"/api/ps": lambda server: (200, {"models": [MODEL] if server.loaded else []})},
+        reads={"/api/ps": lambda server: (200, {"models": ["a/vad", *([MODEL] if server.loaded else [])]})},
         key=_bearer(),
         says_loaded=True,
     ),

@@ -225,7 +225,7 @@ for bad, words, hint in (
     ("/a~", '"~" must be written ~0', ""),
     ("/a/[id]/b", "no selector", ""),
     ("/a/[id=]", "no selector", ""),
-    ("/a/[=x]", "no selector", ""),
+    ("/a/[=]", "no selector", ""),
     ("/a/[id=x", "no selector", ""),
 ):
     line = f'health = {{ path = "/", loaded = "{bad}" }}'

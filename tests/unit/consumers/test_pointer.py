@@ -74,6 +74,7 @@ MODELS = {
         {"id": "llama/3", "n": 3},
         {"id": "", "n": 4},
     ],
+    "texts": [{"": "a/b"}, 3, "a/b", ""],
     "[id=x]": "a key like any other",
 }
 
@@ -85,6 +86,8 @@ MODELS = {
         ("/data/[id=a=b]]/n", 2),
         ("/data/[id=]/n", 4),
         ("/data/3/n", 1),
+        ("/texts/[=a~1b]", "a/b"),
+        ("/texts/[=]", ""),
         ("/[id=x]", "a key like any other"),
     ],
 )
@@ -93,14 +96,14 @@ def test_an_entry_of_a_list_is_selected_by_a_key(text: str, value: object) -> No
 
 
 @pytest.mark.parametrize(
-    "text", ["/data/[id=3]/n", "/data/[id=none]/n", "/data/[=x]", "/data/[id]", "/data/[name=x]/n", "/data/0/[id=x]"]
+    "text", ["/data/[id=3]/n", "/data/[id=none]/n", "/data/[=x]/n", "/data/[id]", "/data/[name=x]/n", "/data/0/[id=x]"]
 )
 def test_a_selector_that_matches_nothing_leads_nowhere(text: str) -> None:
     with pytest.raises(LookupError):
         pointer.resolve(MODELS, text)
 
 
-@pytest.mark.parametrize("text", ["/data/[id=none]", "/data/[name=x]"])
+@pytest.mark.parametrize("text", ["/data/[id=none]", "/data/[name=x]", "/data/[=x]", "/data/[=7]", "/texts/[=a~1c]"])
 def test_what_a_list_does_not_have_is_null_at_the_end_of_a_pointer(text: str) -> None:
     assert pointer.resolve(MODELS, text) is None
 
