@@ -76,8 +76,9 @@ class SyncHeld(Granted):
         self._thread = thread
 
     def release(self) -> None:
-        """End the lease now; harmless when repeated. Leaving the block does it."""
-        self._thread.run(self._held.release())
+        """End the lease now; harmless when repeated, also after the block. Leaving the block does it."""
+        if not self.ended.is_set():
+            self._thread.run(self._held.release())
 
 
 @contextmanager

@@ -48,6 +48,7 @@ def test_block_holds_a_lease_and_leaves_nothing(gpumand: PrivateGpumand) -> None
             assert held.ended.wait(0.01) == ""
         assert client.status().leases == ()
         assert held.ended.reason == "released"
+        held.release()  # harmless when repeated, here too
     assert own_threads() == []
 
 
