@@ -134,7 +134,10 @@ class Calibrator:
                 result = replace(result, unloads=(*result.unloads, await self._unload(method, result.steady_mib)))
         if was_resident and result.unloads and not entry.get("lazy"):
             self.say(f"loading {self.name} again, since it was resident before")
-            await self._watched(self.client.load(self.name, self._within(), self.timeout_sec))
+            if result.loads_usec:
+                await self._watched(self.client.load(self.name, self._within(), self.timeout_sec))
+            else:  # no load was seen yet: what it takes, and what it holds while it loads, is this one's to tell
+                result = await self._load(entry, result)
         return result
 
     def _hear(self, signal: Signal) -> None:

@@ -67,7 +67,8 @@ async def test_as_json_every_figure_is_there_and_stdout_has_nothing_else(tmp_pat
     assert (document["steady_mib"], document["peak_mib"], document["declared_mib"]) == (2867, 2867, 2867)
     assert [one["method"] for one in document["unloads"]] == ["http"]
     assert document["unloads"][0]["residual_mib"] == 0
-    assert document["settings"] == {"vram_resident_mib": 2880}
+    assert len(document["loads_usec"]) == 1, "it was resident, and yet its load is seen: when it is loaded again"
+    assert document["settings"] == {"vram_resident_mib": 2880, "load_timeout_sec": 30}
     assert next(one for one in after["consumers"] if one["name"] == "mvoice")["residency"] == "resident"
 
 
@@ -168,7 +169,7 @@ async def test_nobody_and_nothing_to_measure_by(ctl: Ctl, tmp_path: Path) -> Non
         host.configure(table(host.consumers["mvoice"], 2867), gpu='source = "none"')
         await host.start()
         blind = await other("calibrate", "mvoice")
-    assert (near.code, near.err) == (4, "gpumanctl: no consumer is named mvoic; did you mean mvoice?\n")
+    assert (near.code, near.err) == (4, "gpumanctl: no consumer is named 'mvoic'; did you mean mvoice?\n")
     assert (blind.code, blind.out) == (1, "")
     assert "mvoice cannot be measured: gpumand cannot tell how much it holds" in blind.err
     assert (await ctl("calibrate", "mvoice", "--timeout", "0")).code == 2
