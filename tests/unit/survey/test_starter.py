@@ -9,6 +9,7 @@ import pytest
 
 from gpumand.config import ConfigProblems, load
 from gpumand.config.presets import preset, preset_names
+from gpumand.domain.consumer import UNKNOWN_MIB
 from gpumand.survey.host import Device, Host, Listener, Process
 from gpumand.survey.matching import findings, likely_ports
 from gpumand.survey.starter import consumer_urls, starting_configuration
@@ -56,9 +57,11 @@ def test_a_known_service_that_holds_its_model_needs_nothing_more(tmp_path: Path)
 def test_a_footprint_that_was_not_seen_is_asked_for(used: dict[int, int | None], tmp_path: Path) -> None:
     process = Process(7, "python3", "python3 ComfyUI/main.py", "comfyui.service", used_mib=used)
 
-    (problem,) = problems(text_of(host_of(process)), tmp_path)
+    text = text_of(host_of(process))
 
-    assert problem.startswith("consumers.comfyui.vram_resident_mib: is missing: ")
+    assert "# vram_resident_mib = MIB  # to be filled in" in text
+    assert problems(text, tmp_path) == []
+    assert load(tmp_path / "made.toml").consumers["comfyui"].vram_resident_mib == UNKNOWN_MIB  # config-check says so
 
 
 def test_a_model_and_a_url_that_were_not_seen_are_asked_for(tmp_path: Path) -> None:
