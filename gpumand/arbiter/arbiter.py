@@ -24,7 +24,7 @@ from gpumand.arbiter.reloading import Reloading
 from gpumand.arbiter.snapshot import consumer_status_of, report_of, status_of, summary_of
 from gpumand.arbiter.twins import Twins
 from gpumand.arbiter.waiting import Waiting
-from gpumand.domain.consumer import Settings, UnitState
+from gpumand.domain.consumer import Residency, Settings, UnitState
 from gpumand.domain.device import Devices, devices_text
 from gpumand.domain.errors import (
     GpumandError,
@@ -296,6 +296,8 @@ class Arbiter:
         self._admission.check_callable(consumer)
         began = self.books.clock.monotonic()
         self._admission.check_devices(consumer, device)
+        if self._is_there(consumer, device):
+            return Outcome(consumer, devices_text(self.books.state(consumer).devices))
         self._admission.check_queue()
         entry = self._entry(NOBODY, consumer, AcquireOptions(device=device, timeout_sec=timeout_sec), wants_lease=False)
         self.desk.add(entry)
@@ -307,6 +309,16 @@ class Arbiter:
             evicted=tuple(entry.evicted),
             duration_usec=int((self.books.clock.monotonic() - began) * 1e6),
         )
+
+    def _is_there(self, consumer: str, device: str) -> bool:
+        """Whether a load has nothing to do, so that it need not stand in line behind those who want a lease.
+
+        A lazy one that is resident may have its room only, which a load asks for anew.
+        """
+        state, wanted = self.books.state(consumer), self.books.ledger.devices_named(device)
+        leaves = any(consumer in job.evicting for job in self.books.ledger.jobs.values())
+        is_resident = state.residency is Residency.RESIDENT and bool(state.devices) and not leaves
+        return is_resident and not state.spec.lazy and (not wanted or wanted == state.devices)
 
     async def evict(self, consumer: str, force: bool, timeout_sec: float, method: str = "") -> Outcome:
         """Take a consumer's VRAM back, by its methods in order or by one of them.

@@ -42,6 +42,21 @@ async def test_load_does_not_need_a_slot_but_never_evicts_under_a_lease() -> Non
     assert residency(world, "a") == "resident"
 
 
+async def test_load_of_what_is_there_does_not_stand_in_line() -> None:
+    world = FakeWorld([routed("a", 12000), routed("b", 6000), routed("c", 20000)])
+    world.routes.place("b", 6000)
+    await world.start()
+    await world.arbiter.acquire(client(), "a", AcquireOptions())
+    waiting = asyncio.create_task(world.arbiter.acquire(client(2), "c", AcquireOptions(timeout_sec=60.0)))
+    await world.clock.sleep(1.0)
+
+    outcome = await world.arbiter.load("b", "", 0.0)
+
+    assert (outcome.changed, outcome.device, outcome.evicted) == (False, "0", ())
+    with pytest.raises(TimedOut):
+        await waiting
+
+
 # -- Evict -------------------------------------------------------------------------------------------------------------
 
 
