@@ -19,8 +19,6 @@ from gpumand.cli.progress import watched
 from gpumand.cli.session import ask
 from gpumand.cli.wish import Wish, asking_options, waiting_options
 
-Answer = tuple[str, dict[str, Any], Mapping[str, Any]]
-
 
 @click.command(cls=Command)
 @click.argument("consumer", shell_complete=completion.consumers)
@@ -42,12 +40,14 @@ def acquire(ctx: click.Context, /, consumer: str, lifetime: str, **typed: Any) -
         raise click.UsageError(f"{end}; use: gpumanctl run {consumer} -- COMMAND")
     wish = Wish.of(lifetime, typed)
 
-    async def question(client: Client, options: GlobalOptions) -> Answer:
+    async def question(client: Client, options: GlobalOptions) -> None:
         asking = client.acquire(consumer, wish.options(), wish.timeout_sec)
         lease, grant = await watched(client, consumer, asking, options)
-        return lease, grant, await entry_of(client, consumer) if _is_explained(options) else {}
+        _tell(lease, grant, options)  # before anything else is asked: nobody knows the lease by another way
+        if _is_explained(options):
+            _explain(grant, await entry_of(client, consumer))
 
-    _tell(*ask(ctx, question), global_options(ctx))
+    ask(ctx, question)
 
 
 def _is_explained(options: GlobalOptions) -> bool:
@@ -55,17 +55,21 @@ def _is_explained(options: GlobalOptions) -> bool:
     return not options.json and (options.verbose or (is_screen(sys.stderr) and not options.quiet))
 
 
-def _tell(lease: str, grant: dict[str, Any], consumer: Mapping[str, Any], options: GlobalOptions) -> None:
-    """The id on stdout, so that a shell can take it; what else is worth knowing on stderr, for people."""
+def _tell(lease: str, grant: dict[str, Any], options: GlobalOptions) -> None:
+    """The id on stdout, so that a shell can take it."""
     if options.json:
         return print_json({"lease": lease, "grant": grant})
     from gpumand.cli.render.format import clean
-    from gpumand.cli.render.lines import grant_line
 
     print(clean(lease), flush=True)
-    if _is_explained(options):
-        print(grant_line(grant, time.time_ns() // 1000, consumer), file=sys.stderr)
     return None
+
+
+def _explain(grant: dict[str, Any], consumer: Mapping[str, Any]) -> None:
+    """What else is worth knowing, on stderr, for people."""
+    from gpumand.cli.render.lines import grant_line
+
+    print(grant_line(grant, time.time_ns() // 1000, consumer), file=sys.stderr)
 
 
 @click.command(cls=Command)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import signal
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from gpumand.bus.connection import Reply
 from gpumand.domain.errors import (
     AccessDenied,
     Busy,
@@ -19,7 +22,7 @@ from gpumand.domain.errors import (
     TimedOut,
 )
 from gpumand.version import VERSION
-from tests.integration.cli.ctl import Ctl
+from tests.integration.cli.ctl import LIMIT_SEC, Ctl, finished
 from tests.integration.cli.manager import LEASE, ScriptedManager, dictionary, failing, grant, outcome, replying
 from tests.unit.cli import samples
 
@@ -79,6 +82,22 @@ async def test_acquire_waits_as_told(ctl: Ctl, manager: ScriptedManager, option:
 async def test_acquire_as_json(ctl: Ctl, manager: ScriptedManager) -> None:
     result = await ctl("acquire", "mvoice", "--json", "-v")
     assert json.loads(result.out) == {"lease": LEASE, "grant": grant()}
+
+
+async def test_the_id_is_printed_before_more_is_asked_for_people(ctl: Ctl, manager: ScriptedManager) -> None:
+    async def never(_: object) -> Reply:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    manager.answers["GetStatus"] = never
+    process = await ctl.start("-v", "acquire", "mvoice")
+    assert process.stdout is not None
+    try:
+        async with asyncio.timeout(LIMIT_SEC):
+            assert await process.stdout.readline() == f"{LEASE}\n".encode()
+    finally:
+        process.send_signal(signal.SIGINT)
+        await finished(process)
 
 
 async def test_verbose_acquire_tells_people_on_stderr(ctl: Ctl, manager: ScriptedManager) -> None:
