@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from gpumand.bus.connection import Reply
+from gpumand.client.calls import ANSWER_SEC
 from gpumand.domain.errors import (
     AccessDenied,
     Busy,
@@ -85,7 +86,10 @@ async def test_acquire_as_json(ctl: Ctl, manager: ScriptedManager) -> None:
 
 
 async def test_the_id_is_printed_before_more_is_asked_for_people(ctl: Ctl, manager: ScriptedManager) -> None:
+    asked = asyncio.Event()
+
     async def never(_: object) -> Reply:
+        asked.set()
         await asyncio.Event().wait()
         raise AssertionError
 
@@ -94,6 +98,8 @@ async def test_the_id_is_printed_before_more_is_asked_for_people(ctl: Ctl, manag
     assert process.stdout is not None
     try:
         async with asyncio.timeout(LIMIT_SEC):
+            await asked.wait()
+        async with asyncio.timeout(ANSWER_SEC / 2):  # long before it waits no longer for that answer
             assert await process.stdout.readline() == f"{LEASE}\n".encode()
     finally:
         process.send_signal(signal.SIGINT)
