@@ -9,6 +9,7 @@ from contextlib import suppress
 from dbus_fast.aio import MessageBus
 
 from gpumand.bus.failures import BusLost
+from gpumand.bus.flags import know_all_flags
 
 CONNECT_TIMEOUT_SEC = 10.0
 
@@ -37,6 +38,7 @@ class _Bus(MessageBus):
 async def open_bus(address: str) -> MessageBus:
     """Connect to "system", "session", or a D-Bus address. Raises BusLost."""
     resolved = resolve_address(address)
+    know_all_flags()
     try:
         async with asyncio.timeout(CONNECT_TIMEOUT_SEC):
             bus = await _connected(resolved)

@@ -12,7 +12,7 @@ from pathlib import Path
 import pynvml
 import pytest
 
-from tests.e2e.client import Client
+from tests.e2e.client import MANAGER, NAME, ROOT, Client
 from tests.e2e.host import DAEMON, VRAM_DIR, Host, holding, process
 from tests.e2e.machine import Machine
 from tests.shim import build_shim, have_compiler
@@ -119,6 +119,17 @@ def test_consumers_with_addresses_of_their_own_are_reached_after_a_drop_in(elsew
 def metrics(host: Host, address: str) -> bool:
     get = ["curl", "--silent", "--fail", "--max-time", "3", f"http://{address}:9464/metrics"]
     return "gpumand_" in host.machine.run(get, check=False).stdout
+
+
+@pytest.mark.parametrize("flag", ["--auto-start=no", "--expect-reply=no", "--allow-interactive-authorization=no"])
+def test_a_strangers_call_with_other_flags_ends_nobody(host: Host, flag: str) -> None:
+    host.start()
+    before = host.machine.main_pid(DAEMON)
+    call = ["call", NAME, ROOT, MANAGER, "GetStatus"]
+    host.machine.run(["busctl", flag, *call], user="nobody")
+    answer = host.machine.run(["busctl", *call], user="nobody").stdout  # what came first has been read by then
+    assert "version" in answer
+    assert host.machine.main_pid(DAEMON) == before
 
 
 def test_http_is_answered_on_loopback(host: Host) -> None:

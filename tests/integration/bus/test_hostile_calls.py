@@ -76,6 +76,19 @@ async def test_signals_and_answers_that_nobody_asked_for_change_nothing(own_bus:
         await hostile.wait_for_disconnect()
 
 
+async def test_calls_with_any_flags_are_taken(own_bus: PrivateBus) -> None:
+    async with peers(own_bus, 2) as (server, client):
+        served = Server(server)
+        for octet in range(256):
+            call = Message(server.unique_name, "/", FACE, "Echo", signature="s", body=["x"], serial=1000 + octet)
+            octets = bytearray(call._marshall(False))
+            octets[2] = octet
+            client._outbox._sock.sendall(octets)
+        await until(lambda: len(served.calls) == 256)
+        assert [call.interactive for call in served.calls] == [bool(octet & 4) for octet in range(256)]
+        await lives(server, own_bus)
+
+
 @pytest.mark.parametrize("member", ["Echo", "Broken", "Nonsense"])
 async def test_odd_bodies_are_answered(own_bus: PrivateBus, member: str) -> None:
     async with peers(own_bus, 2) as (server, client):
