@@ -8,12 +8,13 @@ and READY: whoever finds the name finds everything in place.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import signal
 import sys
 from collections.abc import Awaitable, Coroutine, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -29,14 +30,15 @@ from gpumand.bus.log_control import LogControl
 from gpumand.bus.polkit import PolkitAuthority
 from gpumand.bus.service import ManagerService
 from gpumand.clock import SystemClock
-from gpumand.config import load
+from gpumand.config import lines_of, load
 from gpumand.consumers.routes import HttpRoutes
-from gpumand.domain.consumer import GpuSettings, HistorySettings, Settings
+from gpumand.domain.consumer import HistorySettings, Settings
 from gpumand.domain.errors import ConfigInvalid, GpumandError
 from gpumand.domain.events import STATE_CHANGES, Event
 from gpumand.history import Chronicle, DemandLog, SqliteArchive
 from gpumand.host_memory import ProcMeminfo
 from gpumand.http.front import AddressTaken, HttpFront
+from gpumand.http.turned_away import turn_away
 from gpumand.options import Options, parsed
 from gpumand.ports import VramSource, World
 from gpumand.runtime import archive_path, boot_id, own_uid, state_directory
@@ -50,7 +52,7 @@ from gpumand.state import FileStore
 from gpumand.status_line import status_line
 from gpumand.survey.daemons import other_daemons
 from gpumand.version import VERSION
-from gpumand.vram import make_source
+from gpumand.vram import make_source, sources_differ
 from gpumand.vram.attribution import AttributedSource
 from gpumand.vram.library_file import is_outlived
 from gpumand.watchdog import Body, Watchdog
@@ -72,6 +74,9 @@ LIBRARY_SEC = 60.0
 
 STOP_SEC = 30.0
 """What the end of our life may take, told to systemd: last replies, the disk, a driver that hangs, each bounded."""
+
+
+BAD_CONFIGURATION = "gpumand does not run, since its configuration is bad; gpumanctl config-check says where"
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +109,7 @@ class Daemon:
         self._stop: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self._tasks: set[asyncio.Task[None]] = set()
         self._parts: Parts | None = None
+        self._hung_up = asyncio.Event()
         self._system_bus: BusConnection | None = None
         self._begun_at = self._clock.monotonic()
         self._begins_anew = False
@@ -125,7 +131,7 @@ class Daemon:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop_soon, f"gpumand is stopping ({number.name})")
-        loop.add_signal_handler(signal.SIGHUP, self._reload_soon)
+        loop.add_signal_handler(signal.SIGHUP, self._hung_up.set)
 
     def _stop_soon(self, reason: str) -> None:
         if not self._stop.done():
@@ -196,6 +202,7 @@ class Daemon:
         await bus.request_name(names.BUS_NAME)
         self._notifier.ready(status_line(parts.arbiter.status()))
         self._beside(self._tell_status(parts.arbiter))
+        self._beside(self._reload_when_told(parts.arbiter))
         self._watch(Body(bus, parts.arbiter, parts.upkeep, upkeep, lambda: parts.source.source))
         self._beside(self._warn_of_others())
         log.info("gpumand %s is ready: %s", VERSION, status_line(parts.arbiter.status()))
@@ -272,12 +279,20 @@ class Daemon:
 
     async def _load_settings(self) -> Settings:
         """Read the configuration for a reload; raising changes nothing. What is outside the arbiter is changed here."""
+        try:
+            return await self._read_anew()
+        except ConfigInvalid as error:
+            for line in lines_of(error):
+                log.error("the configuration is not reloaded: %s", line)
+            raise
+
+    async def _read_anew(self) -> Settings:
         if self._parts is not None:
             self._parts.arbiter.measuring.keep()
         settings = await _load(self._options, self._archive)
         if self._parts is not None:
             await self._parts.http.configure(settings.http)
-            if _sources_differ(settings.gpu, self._settings.gpu):
+            if sources_differ(settings.gpu, self._settings.gpu):
                 await self._parts.source.swap(make_source(settings.gpu, self._clock))
             _say_whose(self._parts.source, settings)
             await self._reconfigure_history(self._parts.chronicle, settings.history)
@@ -289,19 +304,22 @@ class Daemon:
         if history.demand_log != self._settings.history.demand_log:
             await chronicle.log_demand_to(_demand_log(history))
 
-    def _reload_soon(self) -> None:
-        if self._parts is not None:
-            self._beside(self._reload(self._parts.arbiter))
+    async def _reload_when_told(self, arbiter: Arbiter) -> None:
+        """Reload after each SIGHUP; of several at once, and of those that came before all was ready, once."""
+        while True:
+            await self._hung_up.wait()
+            self._hung_up.clear()
+            await self._reload(arbiter)
 
     async def _reload(self, arbiter: Arbiter) -> None:
         self._notifier.reloading()
         try:
-            await arbiter.reload()
-        except ConfigInvalid as error:
-            for line in _problems(error):
-                log.error("the configuration is not reloaded: %s", line)
+            with contextlib.suppress(ConfigInvalid):  # which is in the log
+                await arbiter.reload()
         except GpumandError as error:  # we are ending
             log.info("the configuration is not reloaded: %s", error)
+        except Exception:
+            log.exception("the configuration is not reloaded")
         finally:
             self._notifier.ready(status_line(arbiter.status()))
 
@@ -343,16 +361,6 @@ async def _bounded(closing: Awaitable[None], what: str) -> None:
         log.debug("closing %s: %r", what, error)
 
 
-def _problems(error: ConfigInvalid) -> list[str]:
-    """Every problem of a configuration, in a line of its own: the message alone says the first."""
-    return [str(problem) for problem in getattr(error, "problems", (error.message,))]
-
-
-def _sources_differ(one: GpuSettings, other: GpuSettings) -> bool:
-    """Whether figures come from elsewhere; how often they are read is no matter of theirs."""
-    return replace(one, sample_interval_sec=0.0) != replace(other, sample_interval_sec=0.0)
-
-
 def _say_whose(source: AttributedSource, settings: Settings) -> None:
     """Tell the source whose processes are whose; what the simulator's processes announce names them already."""
     named = settings.consumers if source.name == "simulated" else ()
@@ -372,10 +380,12 @@ async def _amain(options: Options) -> int:
         archive.keep_days = settings.history.keep_days
         return await Daemon(options, settings, notifier, archive).run()
     except ConfigInvalid as error:
-        for line in _problems(error):
+        for line in lines_of(error):
             log.error("%s", line)
-        # The unit names EX_CONFIG: trying again would not help.
-        return 1 if isinstance(error, AddressTaken) else os.EX_CONFIG
+        if isinstance(error, AddressTaken):
+            return 1
+        turn_away(take_listeners(), BAD_CONFIGURATION)
+        return os.EX_CONFIG  # which the unit names: trying again would not help
     except (BusLost, BusError, GpumandError, OSError) as error:
         log.error("gpumand cannot go on: %s", error)
         return 1

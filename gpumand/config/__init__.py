@@ -12,10 +12,10 @@ from pathlib import Path
 
 from gpumand.config.build import Measured, build
 from gpumand.config.files import DROP_IN_NAME, MAIN_NAME, files_of, listed, read
-from gpumand.config.problems import ConfigProblems, Faults, Problem
+from gpumand.config.problems import ConfigProblems, Faults, Problem, lines_of
 from gpumand.domain.consumer import Settings
 
-__all__ = ["DEFAULT_FILE", "DEFAULT_FOLDER", "ConfigProblems", "Measured", "Problem", "load", "user_folder"]
+__all__ = ["DEFAULT_FILE", "DEFAULT_FOLDER", "ConfigProblems", "Measured", "Problem", "lines_of", "load", "user_folder"]
 
 DEFAULT_FILE = Path("/etc/gpumand/gpumand.toml")
 DEFAULT_FOLDER = Path("/etc/gpumand/conf.d")

@@ -122,6 +122,11 @@ class Faults:
             )
 
 
+def lines_of(error: ConfigInvalid) -> list[str]:
+    """Every problem of a configuration, in a line of its own: the message alone says the first."""
+    return [str(problem) for problem in getattr(error, "problems", (error.message,))]
+
+
 def shown(value: object) -> str:
     """A value for a message: one line, printable, not too long."""
     text = f'"{repr(value)[1:-1]}"' if isinstance(value, str) else repr(value)

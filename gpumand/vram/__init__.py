@@ -6,6 +6,8 @@ so; ``attribution`` wraps any of them and names the unit and the consumer of eac
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from gpumand.domain.consumer import GpuSettings
 from gpumand.ports import Clock, VramSource
 
@@ -33,3 +35,8 @@ def make_source(settings: GpuSettings, clock: Clock) -> VramSource:
 
         return NoSource(settings.total_mib, clock)
     raise ValueError(f"no VRAM source is named {settings.source!r}")
+
+
+def sources_differ(one: GpuSettings, other: GpuSettings) -> bool:
+    """Whether figures come from elsewhere; how often they are read is no matter of theirs."""
+    return replace(one, sample_interval_sec=0.0) != replace(other, sample_interval_sec=0.0)

@@ -8,6 +8,9 @@ from tests.e2e.client import Client
 from tests.e2e.host import CONFIG, DAEMON, Host
 
 EX_CONFIG = "78"
+SOCKET = "gpumand.socket"
+CURL = ["curl", "--silent", "--show-error", "--max-time", "20", "--unix-socket", "/run/gpumand.sock"]
+HEALTH = [*CURL, "--write-out", "%{http_code}", "http://localhost/healthz"]
 
 
 @pytest.fixture
@@ -35,6 +38,29 @@ def test_a_bad_configuration_is_not_tried_again_and_costs_no_lease(host: Host, c
     host.machine.write_file(CONFIG, good)
     assert list(client.leases()) == [lease], "the call has started it again"
     assert client.await_residency("alpha", "resident")["leases"] == 1
+
+
+def test_who_reads_the_socket_does_not_have_a_bad_configuration_tried_for_ever(host: Host, client: Client) -> None:
+    host.holder("alpha", 1000)
+    host.machine.systemctl("start", SOCKET)
+    good = host.machine.run(["cat", CONFIG]).stdout
+    host.machine.write_file(CONFIG, f"{good}\n[scheduler]\n")
+    before = failures(host)
+    for _ in range(2):
+        answer = host.machine.run(HEALTH).stdout
+        assert "its configuration is bad" in answer
+        assert "503" in answer
+    host.machine.wait_until(lambda: host.machine.show(DAEMON, "ActiveState") == "failed", "it has ended")
+    # Started for what is left at the socket, it would be starting by now: systemd looks there as soon as it has failed.
+    assert failures(host) - before == 2
+    assert host.machine.show(DAEMON, "ActiveState") == "failed"
+    assert host.machine.show(SOCKET, "SubState") == "listening"
+    host.machine.write_file(CONFIG, good)
+    assert "200" in host.machine.run(HEALTH).stdout, "the next connection has started it"
+
+
+def failures(host: Host) -> int:
+    return host.machine.journal(DAEMON, lines=10_000).count(f"status={EX_CONFIG}/CONFIG")
 
 
 def test_one_that_was_ended_kindly_by_something_else_comes_back(host: Host, client: Client, lease: str) -> None:

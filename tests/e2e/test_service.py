@@ -36,16 +36,21 @@ def test_reload_takes_a_good_configuration(host: Host, client: Client) -> None:
     before = host.machine.main_pid(DAEMON)
     host.holder("alpha", 1000)
     host.machine.systemctl("reload", DAEMON)
-    host.machine.wait_until(lambda: [entry["name"] for entry in client.status()["consumers"]] == ["alpha"], "it counts")
+    assert [entry["name"] for entry in client.status()["consumers"]] == ["alpha"], "it is in force when that returns"
+    host.holder("beta", 1000)
+    host.machine.systemctl("kill", "--signal=HUP", DAEMON)
+    host.machine.wait_until(lambda: len(client.status()["consumers"]) == 2, "a signal does it too")
     assert host.machine.main_pid(DAEMON) == before
 
 
 def test_reload_of_a_bad_configuration_changes_nothing_and_says_where(host: Host, client: Client) -> None:
     host.holder("alpha", 1000)
     host.start()
+    before = host.machine.main_pid(DAEMON)
     host.consumer("beta", 1000, "vram_residnt_mib = 3")
-    host.machine.systemctl("reload", DAEMON, check=False)
+    assert host.machine.run(["systemctl", "reload", DAEMON], check=False).returncode == 1
     host.machine.wait_until(lambda: "vram_residnt_mib" in host.machine.journal(DAEMON), "the journal names the key")
+    assert host.machine.main_pid(DAEMON) == before
     assert [entry["name"] for entry in client.status()["consumers"]] == ["alpha"]
     name, message = client.refusal("Reload")
     assert name == "org.gpumand1.Error.ConfigInvalid"

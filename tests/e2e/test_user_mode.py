@@ -134,7 +134,12 @@ def test_reload_and_the_log_level_are_the_users(session: UserSession) -> None:
     session.client.status()
     session.holder("beta", 1000)
     session.machine.systemctl("reload", DAEMON)
-    session.machine.wait_until(lambda: len(session.client.status()["consumers"]) == 2, "beta counts")
+    assert len(session.client.status()["consumers"]) == 2, "beta counts"
+    bad = f"{HOME}/.config/gpumand/conf.d/bad.toml"
+    session.machine.write_file(bad, "nonsense = 1\n")
+    assert session.machine.run(["systemctl", "--user", "reload", DAEMON], check=False).returncode == 1
+    session.machine.remove(bad)
+    session.machine.systemctl("reload", DAEMON)
     session.machine.systemctl("service-log-level", DAEMON, "debug")
     assert session.machine.systemctl("service-log-level", DAEMON).strip() == "debug"
 

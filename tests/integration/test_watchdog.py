@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.live import LiveHost, bare_host, wait_until
+from tests.integration.live import Client, LiveHost, bare_host, table, wait_until
 
 PERIOD_SEC = 1.0
 SILENCE_SEC = 3 * PERIOD_SEC
@@ -103,6 +103,36 @@ async def test_pings_come_twice_a_period_and_not_before_it_is_ready(host: LiveHo
     took_sec = asyncio.get_running_loop().time() - began
     assert manager.said.index("READY=1") < manager.said.index("WATCHDOG=1")
     assert took_sec > 2.5 * PERIOD_SEC, f"8 pings in {took_sec:.2f} s: it floods the manager"
+
+
+async def test_a_hangup_during_the_start_is_heeded_when_it_is_ready(host: LiveHost, manager: Manager) -> None:
+    gpu = 'source = "none"'
+    alpha = await host.launch("alpha", 1000)
+    await alpha.fault("hang", on="health")  # the first look at everything takes its time
+    host.configure(table(alpha, 1000), gpu=gpu)
+    starting = asyncio.create_task(host.start())
+    await wait_until("it would survive a signal", catches_hangups, host)
+    host.configure(table(alpha, 1000) + '[consumers.late]\nvram_resident_mib = 1\nunit = "late.service"\n', gpu=gpu)
+    assert host.daemon is not None
+    host.daemon.send_signal(signal.SIGHUP)
+    await starting
+    await wait_until("it has reloaded", manager.heard, "RELOADING=1")
+    assert manager.said.index("READY=1") < manager.said.index("RELOADING=1"), "it was not ready before its name was"
+    client = await host.client()
+    await wait_until("what was new is in force", has_consumers, client, ["alpha", "late"])
+    await client.close()
+
+
+async def catches_hangups(host: LiveHost) -> bool:
+    if host.daemon is None:
+        return False
+    text = await asyncio.to_thread(Path(f"/proc/{host.daemon.pid}/status").read_text)
+    caught = next(line.split()[1] for line in text.splitlines() if line.startswith("SigCgt:"))
+    return bool(int(caught, 16) >> (signal.SIGHUP - 1) & 1)
+
+
+async def has_consumers(client: Client, wanted: list[str]) -> bool:
+    return [one["name"] for one in (await client.status())["consumers"]] == wanted
 
 
 async def test_a_stop_says_so_and_asks_for_its_time(host: LiveHost, manager: Manager) -> None:

@@ -211,6 +211,36 @@ async def test_reload_with_a_taken_address_is_refused_and_changes_nothing(host: 
     await client.close()
 
 
+async def test_reloads_at_the_same_moment_do_not_take_each_others_address_for_taken(tmp_path: Path) -> None:
+    async with live_host(tmp_path, {}) as host:  # without a socket, the first to listen takes long to begin
+        client, where = await host.client(), ("127.0.0.1", free_port())
+        host.configure(listen(where[1]))
+        await asyncio.gather(*(client.call("Reload") for _ in range(5)))
+        assert (await ask(where, "/healthz")).status == 200
+        host.configure("")
+        await client.call("Reload")
+        assert await refused(where)
+        await client.close()
+
+
+async def test_who_waits_for_a_daemon_that_cannot_start_is_told_and_does_not_have_it_started_again(
+    host: LiveHost, where: str, listener: socket.socket
+) -> None:
+    host.configure("nonsense = 1")
+    waiting = [asyncio.create_task(ask(where, path)) for path in ("/v1/status", "/v1/events")]
+    _, leaver = await connect(where)
+    await close(leaver)
+    with pytest.raises(AssertionError, match=f"the daemon ended with {os.EX_CONFIG}"):
+        await host.start()
+    for answer in await asyncio.gather(*waiting):
+        assert answer.status == 503
+        assert b"its configuration is bad" in answer.body
+    listener.setblocking(False)
+    with pytest.raises(BlockingIOError):
+        listener.accept()  # or systemd would start it for what is left, again and again
+    assert listener.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN) == 1
+
+
 async def test_start_with_a_taken_address_fails_with_one_line(host: LiveHost) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
