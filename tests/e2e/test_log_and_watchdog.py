@@ -90,10 +90,8 @@ def test_an_eviction_is_found_by_its_id_and_explained(host: Host, client: Client
     assert entry["CODE_FILE"].endswith("gpumand/arbiter/jobs.py")
     grants = host.machine.wait_until(lambda: entries(host, MessageId.GRANT), "the journal has the grants")
     assert lease in [grant["GPUMAND_LEASE"] for grant in grants]
-    explained = host.machine.run(
-        ["journalctl", "--no-pager", "--catalog", f"MESSAGE_ID={MessageId.EVICTION.value}"]
-    ).stdout
-    assert "Subject: alpha was evicted from GPU memory" in explained
+    assert "Subject: alpha was evicted from GPU memory" in explained(host, MessageId.EVICTION)
+    assert f"Lease {lease}: " in explained(host, MessageId.GRANT)
 
 
 def test_a_refusal_is_in_the_journal(host: Host, client: Client) -> None:
@@ -103,6 +101,40 @@ def test_a_refusal_is_in_the_journal(host: Host, client: Client) -> None:
     (entry,) = host.machine.wait_until(lambda: entries(host, MessageId.REFUSAL), "the journal has the refusal")
     assert entry["GPUMAND_CONSUMER"] == "alpha"
     assert entry["GPUMAND_ERROR"] == name
+    assert name in explained(host, MessageId.REFUSAL)
+
+
+def explained(host: Host, message: MessageId) -> str:
+    """What ``journalctl --catalog`` says of the last message of that kind; nothing in it is left without a value."""
+    text = host.machine.run(
+        ["journalctl", "--no-pager", "--catalog", "--lines=1", f"MESSAGE_ID={message.value}"]
+    ).stdout
+    assert "GPUMAND_" not in text
+    return text
+
+
+def test_an_eviction_that_failed_is_found_by_its_id_and_explained(host: Host, client: Client) -> None:
+    host.server("alpha", 10000, 8131, "--fault=lying-unload")
+    host.configure('evict = ["http"]')
+    host.holder("beta", 16000)
+    host.start()
+    client.use("alpha", 10000)
+    client.refusal("Acquire", "beta", "{}")
+    (entry,) = host.machine.wait_until(lambda: entries(host, MessageId.EVICTION_FAILED), "the journal has it")
+    assert (entry["GPUMAND_CONSUMER"], entry["GPUMAND_TRIGGER"]) == ("alpha", "beta")
+    assert (entry["GPUMAND_EXPECTED_MIB"], entry["GPUMAND_FREED_MIB"]) == ("10000", "0")
+    assert entry["GPUMAND_WHY"] in entry["MESSAGE"]
+    assert entry["GPUMAND_ERROR"] in explained(host, MessageId.EVICTION_FAILED)
+    assert entry["PRIORITY"] == "3"
+
+
+def test_a_driver_that_cannot_be_read_is_found_by_its_id_and_explained(host: Host, client: Client) -> None:
+    host.gpu('source = "nvml"')
+    host.start()
+    (entry,) = host.machine.wait_until(lambda: entries(host, MessageId.DEGRADED), "the journal has it")
+    assert entry["GPUMAND_ERROR"] == client.status()["degraded"] != ""
+    assert entry["GPUMAND_ERROR"] in explained(host, MessageId.DEGRADED)
+    assert entry["PRIORITY"] == "4"
 
 
 def level(host: Host, *arguments: str, user: str = "") -> str:
