@@ -71,7 +71,7 @@ def _units_of(file: Path, owner_uid: int) -> Iterator[str]:
     """The units that consumers have in one file; none where it cannot be read, is no TOML, or is not to be trusted."""
     try:
         document = tomllib.loads(_read(file, owner_uid))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):  # the last of brackets in brackets, thousands deep
         return
     for consumer in _table(document.get("consumers")).values():
         unit = _table(consumer).get("unit")

@@ -86,6 +86,7 @@ def test_file_of_somebody_else_counts_for_nothing(host: Host) -> None:
         "[consumers]\nx = 'other.service'",
         "[consumers.x]\nunit = ['other.service']",
         "\0",
+        f"x = {'[' * 10_000}",
     ],
 )
 def test_nonsense_in_one_file_neither_allows_nor_takes_away(host: Host, text: str) -> None:
