@@ -78,5 +78,5 @@ def figures_of(outcome: Outcome) -> Figures:
 
 
 def percentile(ordered: Sequence[float], percent: int) -> float:
-    """By the nearest rank; 0 of nothing."""
+    """The first that is preceded by so many percent of all; 0 of nothing."""
     return ordered[min(len(ordered) - 1, len(ordered) * percent // 100)] if ordered else 0.0
