@@ -122,6 +122,8 @@ def _pick(
     """The set, by the policy in force; None where none suffices."""
     if not short_mib:
         return []
+    if any(sum(freed[device].values()) < mib for device, mib in short_mib.items()):
+        return None  # all together are not enough: nobody need be weighed
     if len(short_mib) > 1:
         return _pick_on_all(view, in_order, freed, short_mib, limit)
     ((device, deficit_mib),) = short_mib.items()
