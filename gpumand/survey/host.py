@@ -62,6 +62,7 @@ class Host:
         driver_error: why it knows nothing, in one line; "" when it does.
         units_error: why systemd could not be asked, in one line; "" when it could.
         unseen: processes of others could not be looked into, so that who listens is not known of every port.
+        as_root: it was root who looked, to whom there is no more to see.
     """
 
     units: dict[str, str] = field(default_factory=dict)
@@ -71,3 +72,4 @@ class Host:
     driver_error: str = ""
     units_error: str = ""
     unseen: bool = False
+    as_root: bool = False

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
@@ -41,7 +42,7 @@ async def look(bus: BusConnection | None, source: VramSource, bus_error: str = "
     processes = await asyncio.to_thread(_processes, pids, used, _names(reading))
     placed = await _place(bus, processes, main_pids)
     described = {name: description for name, (description, _) in units.items()}
-    return Host(described, placed, ports, _devices(reading), reading.error, units_error, unseen)
+    return Host(described, placed, ports, _devices(reading), reading.error, units_error, unseen, os.geteuid() == 0)
 
 
 async def _units(bus: BusConnection) -> tuple[dict[str, tuple[str, str]], str]:

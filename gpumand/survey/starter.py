@@ -231,7 +231,8 @@ def _unseen(host: Host) -> list[str]:
     if host.units_error:
         lines.append(f"# Units were not looked at: {_clean(host.units_error)}")
     if host.unseen:
-        lines.append("# Who listens at some ports could not be seen: root sees more.")
+        why = "not even by root" if host.as_root else "root sees more"
+        lines.append(f"# Who listens at some ports could not be seen: {why}.")
     return lines
 
 

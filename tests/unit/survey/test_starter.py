@@ -141,7 +141,8 @@ def test_a_port_alone_is_a_hint_and_no_consumer() -> None:
 
     assert "#   5000: tabbyapi" in text
     assert "consumers" not in tomllib.loads(text)
-    assert "root sees more" in text
+    assert "could not be seen: root sees more" in text
+    assert "could not be seen: not even by root" in text_of(Host(unseen=True, as_root=True))
 
 
 def test_nothing_found_shows_how_to_begin(tmp_path: Path) -> None:
