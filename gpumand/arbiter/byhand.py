@@ -164,7 +164,11 @@ class ByHand:
         method = host_ram.method_now(self._books.view(), state)
         if method is None and state.methods:
             raise EvictionFailed(f"{state.name}: {parking.NO_ROOM}; the option force parks it all the same")
-        return report if method is None or method is state.methods[0] else replace(report, method=str(method))
+        if method is None:
+            return report
+        # One that is not to be parked is not parked as a second try either.
+        all_may = method is state.methods[0] and (method is EvictionMethod.HTTP or not state.spec.parks)
+        return report if all_may else replace(report, method=str(method))
 
     def _note_parking(self, report: EvictionReport, devices: Devices) -> None:
         """Speak for the host RAM that it takes."""

@@ -114,8 +114,9 @@ class Jobs:
             return self._why_never(victim.consumer, consumer) or works
 
         state = self._books.state(victim.consumer)
-        # All of its methods in order; but where host RAM has no room for the first one, only the planned one.
-        method = "" if victim.method == state.methods[0] else victim.method
+        # All of its methods in order; but one that is not to be parked is not parked as a second try either.
+        all_may = victim.method == state.methods[0] and (victim.parks or not state.spec.parks)
+        method = "" if all_may else victim.method
         device = devices_text(state.devices or place)
         report = EvictionReport(victim.consumer, device, 0, method, trigger=consumer, why=victim.why)
         report = await self.evict(report, lambda: self._is_enough(place, consumer), why_not)

@@ -136,6 +136,22 @@ async def test_who_is_stopped_for_its_host_ram_alone_is_in_the_log(caplog: pytes
     assert [one.consumer for one in reports(world)] == ["a", "b"]
 
 
+@pytest.mark.parametrize("by_hand", [True, False])
+async def test_who_is_to_be_stopped_is_not_parked_as_a_second_try(by_hand: bool) -> None:
+    world = make_world(sleeper("a", 14000, evict=(UNIT_STOP, HTTP)), sleeper("b", 14000), ram_mib=0)
+    world.routes.place("a", 14000)
+    world.units.units["a.service"].stop_failure = UnitFailed("a.service does not stop")
+    await world.start()
+
+    evicting = (
+        world.arbiter.evict("a", False, 20.0) if by_hand else world.arbiter.acquire(client(1), "b", AcquireOptions())
+    )
+    with pytest.raises(EvictionFailed):
+        await evicting
+
+    assert (world.routes.called("unload"), residency(world, "a")) == ([], "resident")
+
+
 async def test_who_cannot_be_parked_yet_waits_for_another_one_to_have_woken() -> None:
     only_route = sleeper("a", 14000, unit="", evict=(HTTP,), devices=("0",))
     world = make_world(
