@@ -17,6 +17,7 @@ CONSUMER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 UNIT_TYPES = ("service", "scope", "slice", "target")
 """Units that hold or group processes: the others are never what holds VRAM."""
 
+OWN_UNIT = "gpumand.service"
 MAX_UNIT_NAME = 255
 MAX_PORT = 65535
 _UNIT = re.compile(r"(?P<prefix>[A-Za-z0-9:_.\\-]+)(?P<instance>@[A-Za-z0-9:_.\\@-]*)?\.(?P<type>[a-z]+)")
@@ -42,6 +43,8 @@ def unit_name(text: str) -> str:
         raise Refused(f"{shown(text)} is a template: name an instance, such as {match['prefix']}@one.{match['type']}")
     if len(text) > MAX_UNIT_NAME:
         raise Refused(f"is longer than the {MAX_UNIT_NAME} characters that systemd takes")
+    if text == OWN_UNIT:
+        raise Refused("is gpumand itself, which would stop itself to evict")
     return text
 
 
