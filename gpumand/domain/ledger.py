@@ -260,7 +260,7 @@ class Ledger:
 
     def update(self, name: str, **changes: Any) -> ConsumerState:
         """Change fields of a consumer's state."""
-        state = self._consumers[name] = replace(self._consumers[name], **changes)
+        state = self._consumers[name] = self._consumers[name].having(**changes)
         self.changes += 1
         if not UNTOLD.issuperset(changes):
             self._changed(name)
