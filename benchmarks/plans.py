@@ -13,10 +13,10 @@ from benchmarks.table import Row, median
 from benchmarks.world import TOTAL_MIB, plain, simulator, world
 from gpumand.domain.consumer import ConsumerSpec, EvictionMethod, Residency, Route, SchedulerSettings
 from gpumand.domain.device import ProcessUse, Sample
-from gpumand.domain.planning import Wish, decide
+from gpumand.domain.planning import Requirement, decide
 from gpumand.domain.request import Verdict
 from gpumand.domain.view import ConsumerState, View
-from gpumand.testing.announce import Announcement
+from gpumand.testing.vram_announcement import Announcement
 
 CONSUMERS = 1000
 RESIDENT = 23
@@ -27,12 +27,12 @@ async def measure(folder: Path) -> list[Row]:
     """Two rows."""
     alone_sec = _domain()
     async with _residents(folder), world(folder, _tables(), "max_evictions = 100") as running:
-        wish = ("Plan", "sa{sv}", ["c999", {}])
-        plan = plain(await running.client.call(*wish))[0]
+        requirement = ("Plan", "sa{sv}", ["c999", {}])
+        plan = plain(await running.client.call(*requirement))[0]
         pings, plans = [], []
         for _ in range(RUNS // 4):
             pings.append(await _timed(running.client.ping()))
-            plans.append(await _timed(running.client.call(*wish)))
+            plans.append(await _timed(running.client.call(*requirement)))
     evictions = len(plan.get("evictions", plan.get("evicted", [])))
     ping_msec, plan_msec = median(pings) * 1e3, median(plans) * 1e3
     return [
@@ -48,14 +48,14 @@ async def measure(folder: Path) -> list[Row]:
 
 def _domain() -> float:
     """Seconds that one decision takes: every resident consumer but the target is a candidate."""
-    view, wish = _view(), Wish("c999")
-    decision = decide(view, wish)
+    view, requirement = _view(), Requirement("c999")
+    decision = decide(view, requirement)
     if decision.verdict is not Verdict.GRANT or not decision.evictions:
         raise RuntimeError(f"that was to be a plan with evictions: {decision.message}")
     took = []
     for _ in range(RUNS // 4):
         started = time.perf_counter()
-        decide(view, wish)
+        decide(view, requirement)
         took.append(time.perf_counter() - started)
     return median(took)
 

@@ -23,7 +23,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import charts, deciding, traces
+from benchmarks import charts, decisions, traces
 from benchmarks.table import show
 from gpumand.domain.consumer import Overlap, Policy, SchedulerSettings
 from gpumand.domain.learning import Start, first_load_sec
@@ -268,7 +268,7 @@ def as_markdown(heads: Sequence[str], body: Sequence[Sequence[str]]) -> str:
     return "".join("| " + " | ".join(line) + " |\n" for line in lines)
 
 
-def write_tables(found: Mapping[str, Any], costs: Sequence[deciding.Cost], folder: Path) -> None:
+def write_tables(found: Mapping[str, Any], costs: Sequence[decisions.Cost], folder: Path) -> None:
     """The tables of docs/performance.md."""
     ours = NAMES[1:]
     heads = ["family", "lru: mean wait, s", "evictions"]
@@ -294,9 +294,9 @@ def write_tables(found: Mapping[str, Any], costs: Sequence[deciding.Cost], folde
             if (cost.policy, cost.consumers) == (policy, consumers)
         ]
         for policy in map(str, Policy)
-        for consumers in deciding.CONSUMERS
+        for consumers in decisions.CONSUMERS
     ]
-    heads = ["ms", "a plan", *(f"past {requests:,}" for requests in deciding.QUEUES)]
+    heads = ["ms", "a plan", *(f"past {requests:,}" for requests in decisions.QUEUES)]
     (folder / "deciding.inc").write_text(as_markdown(heads, body))
     rows = [(family, slow, one) for family, slows in found["slowdown"].items() for slow, one in slows.items()]
     body = [[f"{f}, {float(slow):.0%} slower", *(f"{one[o]:.2f}" for o in Overlap)] for f, slow, one in rows]
@@ -312,7 +312,7 @@ def write_tables(found: Mapping[str, Any], costs: Sequence[deciding.Cost], folde
     (folder / "budget.inc").write_text(as_markdown(["by strict order's", "total wait", "worst wait"], body))
 
 
-def draw(found: Mapping[str, Any], costs: Sequence[deciding.Cost], folder: Path) -> None:
+def draw(found: Mapping[str, Any], costs: Sequence[decisions.Cost], folder: Path) -> None:
     """Charts and figures as files."""
     families = {**found["families"], **found["alone"]}
     for key, title in (("total", "Total wait"), ("p95", "95th percentile of the wait"), ("max", "Worst wait")):
@@ -358,11 +358,11 @@ def main() -> None:
 
     found = measure(chosen.traces, chosen.seeds, tell)
     tell("deciding")
-    costs = deciding.costs()
+    costs = decisions.costs()
     console = Console(width=150)
     show_families(found, console)
     show_rest(found, console)
-    show(deciding.rows(costs))
+    show(decisions.rows(costs))
     if chosen.out is not None:
         chosen.out.mkdir(parents=True, exist_ok=True)
         draw(found, costs, chosen.out)

@@ -8,7 +8,7 @@ import logging
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
-from benchmarks import commands, crowd, evictions, idle, leases, plans
+from benchmarks import commands, concurrency, evictions, idle, leases, plans
 from benchmarks.table import Row, show
 from benchmarks.world import workspace
 
@@ -17,7 +17,7 @@ PARTS: dict[str, Callable[[Path], Awaitable[list[Row]]]] = {
     "evictions": evictions.measure,
     "commands": commands.measure,
     "plans": plans.measure,
-    "crowd": crowd.measure,
+    "crowd": concurrency.measure,
     "idle": idle.measure,
 }
 

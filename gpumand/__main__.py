@@ -1,6 +1,6 @@
 """``python -m gpumand`` is the daemon."""
 
-from gpumand.daemon import main
+from gpumand.daemon.daemon import main
 
 if __name__ == "__main__":
     main()

@@ -27,7 +27,7 @@ from gpumand.cli.app import SECTIONS, gpumanctl  # noqa: E402 - found by the lin
 from gpumand.cli.options import SHARED  # noqa: E402
 from gpumand.config.presets import preset, preset_names  # noqa: E402
 from gpumand.config.schema import TABLES  # noqa: E402
-from gpumand.config.tables import Key, keys_of  # noqa: E402
+from gpumand.config.table_schema import Key, keys_of  # noqa: E402
 from gpumand.domain import errors  # noqa: E402
 from gpumand.version import VERSION  # noqa: E402
 

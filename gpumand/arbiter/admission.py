@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from gpumand.arbiter.books import Books
-from gpumand.arbiter.desk import MAX_LEASES, MAX_LEASES_PER_UID, Desk
-from gpumand.arbiter.gate import Gate
+from gpumand.arbiter.scheduler import MAX_LEASES, MAX_LEASES_PER_UID, Scheduler
+from gpumand.arbiter.state import ArbiterState
+from gpumand.arbiter.work_gate import WorkGate
 from gpumand.domain.errors import InvalidArgs, LimitsExceeded, ShuttingDown
 from gpumand.domain.lease import LeaseLifetime, Owner
-from gpumand.domain.naming import no_such_consumer
+from gpumand.domain.name_suggestions import no_such_consumer
 from gpumand.domain.request import AcquireOptions
 
 MAX_WAITING = 512
@@ -20,8 +20,8 @@ class Admission:
         stopping: why nothing is granted any more; "" while it is.
     """
 
-    def __init__(self, books: Books, desk: Desk, gate: Gate) -> None:
-        self._books, self._desk, self._gate = books, desk, gate
+    def __init__(self, arbiter_state: ArbiterState, scheduler: Scheduler, gate: WorkGate) -> None:
+        self._books, self._desk, self._gate = arbiter_state, scheduler, gate
         self.stopping = ""
 
     def check(self, owner: Owner, consumer: str, options: AcquireOptions) -> None:

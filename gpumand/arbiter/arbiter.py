@@ -7,23 +7,23 @@ import contextlib
 import logging
 from collections.abc import Awaitable, Callable, Iterator
 
-from gpumand.arbiter import logbook
+from gpumand.arbiter import log_messages
+from gpumand.arbiter.actions import Actions
 from gpumand.arbiter.admission import Admission
-from gpumand.arbiter.books import Books, Publish
-from gpumand.arbiter.busyness import Busyness
-from gpumand.arbiter.byhand import ByHand
-from gpumand.arbiter.clocked import ended
-from gpumand.arbiter.desk import Desk
-from gpumand.arbiter.effects import Effects
-from gpumand.arbiter.facts import Facts
-from gpumand.arbiter.gate import Gate
+from gpumand.arbiter.busy_probes import BusyProbes
+from gpumand.arbiter.idempotency import IdempotencyTokens
 from gpumand.arbiter.jobs import Jobs
+from gpumand.arbiter.learning import LearningRecorder
 from gpumand.arbiter.leases import Leases
-from gpumand.arbiter.measure import Measuring
+from gpumand.arbiter.manual import ManualOperations
+from gpumand.arbiter.reconciler import Reconciler
 from gpumand.arbiter.reloading import Reloading
+from gpumand.arbiter.scheduler import Scheduler
 from gpumand.arbiter.snapshot import consumer_status_of, report_of, status_of, summary_of
-from gpumand.arbiter.twins import Twins
-from gpumand.arbiter.waiting import Waiting
+from gpumand.arbiter.state import ArbiterState, Publish
+from gpumand.arbiter.timeouts import ended
+from gpumand.arbiter.waiting_request import Waiting
+from gpumand.arbiter.work_gate import WorkGate
 from gpumand.domain.consumer import Residency, Settings, UnitState
 from gpumand.domain.device import Devices, devices_text
 from gpumand.domain.errors import (
@@ -34,7 +34,7 @@ from gpumand.domain.errors import (
 from gpumand.domain.events import Event, RequestGranted, RequestRefused
 from gpumand.domain.history import Entry, Query
 from gpumand.domain.lease import Lease, LeaseEnd, LeaseLifetime, Owner
-from gpumand.domain.planning import Wish
+from gpumand.domain.planning import Requirement
 from gpumand.domain.request import MAX_WAIT_SEC, AcquireOptions, Grant, Outcome, PlanReport, Request
 from gpumand.domain.status import ConsumerStatus, Status, Summary
 from gpumand.ports import UnitFailed, World
@@ -61,23 +61,27 @@ class Arbiter:
     def __init__(
         self, settings: Settings, world: World, publish: Publish, load_settings: Callable[[], Awaitable[Settings]]
     ) -> None:
-        self.books = Books(settings, world.clock, world.source, world.memory, self._publish)
-        self.measuring = Measuring(self.books, world.archive)
+        self.arbiter_state = ArbiterState(settings, world.clock, world.source, world.memory, self._publish)
+        self.measuring = LearningRecorder(self.arbiter_state, world.archive)
         self._tell = publish
-        self.facts = Facts(self.books)
-        self.leases = Leases(self.books, self.facts, world.store)
-        self.busyness = Busyness(self.books, world.routes)
-        self._jobs = Jobs(self.books, Effects(self.books, world.units, world.routes), world.store, self.busyness)
-        self.gate = Gate()
-        self.desk = Desk(self.books, self.facts, self._jobs, self.leases, self.gate, self.busyness)
-        self.by_hand = ByHand(self.books, self.facts, self.desk, self._jobs, self.leases, self.gate, self.busyness)
-        self._twins = Twins(self.books, self.desk, self.leases, self._bind)
+        self.facts = Reconciler(self.arbiter_state)
+        self.leases = Leases(self.arbiter_state, self.facts, world.store)
+        self.busyness = BusyProbes(self.arbiter_state, world.routes)
+        self._jobs = Jobs(
+            self.arbiter_state, Actions(self.arbiter_state, world.units, world.routes), world.store, self.busyness
+        )
+        self.gate = WorkGate()
+        self.scheduler = Scheduler(self.arbiter_state, self.facts, self._jobs, self.leases, self.gate, self.busyness)
+        self.by_hand = ManualOperations(
+            self.arbiter_state, self.facts, self.scheduler, self._jobs, self.leases, self.gate, self.busyness
+        )
+        self._twins = IdempotencyTokens(self.arbiter_state, self.scheduler, self.leases, self._bind)
         self._world = world
         self._arrivals = 0
-        self._admission = Admission(self.books, self.desk, self.gate)
+        self._admission = Admission(self.arbiter_state, self.scheduler, self.gate)
         self.units_changed = asyncio.Event()
         self._reloading = Reloading(
-            self.books, self.measuring, self.facts, self.desk, load_settings, self.units_changed
+            self.arbiter_state, self.measuring, self.facts, self.scheduler, load_settings, self.units_changed
         )
 
     def _publish(self, event: Event) -> None:
@@ -92,21 +96,21 @@ class Arbiter:
         for name, (devices, began_usec) in (await self._world.store.read_loads()).items():
             await self._resume(name, devices, began_usec)
         self.units_changed.set()
-        self.desk.step()
+        self.scheduler.step()
 
     async def _resume(self, name: str, devices: Devices, began_usec: int) -> None:
         """Take up a load again that outlived the daemon that began it: its server loads on, whoever asked.
 
         The load route is called once more and joins it. One that has had all its time is over, whatever came of it.
         """
-        state, now_usec = self.books.ledger.consumers.get(name), self.books.clock.realtime_usec()
+        state, now_usec = self.arbiter_state.ledger.consumers.get(name), self.arbiter_state.clock.realtime_usec()
         left_sec = 0.0 if state is None else state.spec.load_timeout_sec - abs(now_usec - began_usec) / 1e6
-        if left_sec <= 0 or not devices or not self.books.ledger.jobs.keys().isdisjoint(devices):
+        if left_sec <= 0 or not devices or not self.arbiter_state.ledger.jobs.keys().isdisjoint(devices):
             await self._world.store.drop_load(name)
             return
         log.info("consumer %s was being loaded when gpumand ended; its load goes on", name)
         entry = self._entry(NOBODY, name, AcquireOptions(timeout_sec=left_sec), wants_lease=False)
-        self.desk.resume(entry, devices)
+        self.scheduler.resume(entry, devices)
 
     async def stop(self, reason: str, *, leases_end: bool = False) -> None:
         """Grant nothing any more and let go.
@@ -117,10 +121,10 @@ class Arbiter:
                 they stay on disk.
         """
         self._admission.stopping = reason
-        await self.desk.close(ShuttingDown(reason))
+        await self.scheduler.close(ShuttingDown(reason))
         if leases_end:
             self.leases.end_all(lambda lease: True, LeaseEnd.SHUTDOWN)
-            self.books.tell()
+            self.arbiter_state.tell()
         await self.leases.settle()
 
     # -- acquiring -----------------------------------------------------------------------------------------------
@@ -140,18 +144,22 @@ class Arbiter:
         # From what it leads to up to the queue nothing is awaited, or two calls with one token would both be new.
         lease = await self._twins.lease(owner, consumer, options)
         if lease is not None:
-            return Grant(lease, endpoint=self.books.state(consumer).spec.url)
+            return Grant(lease, endpoint=self.arbiter_state.state(consumer).spec.url)
         with self._counting_refusals(owner, consumer):
             self._admission.check(owner, consumer, options)
             self.measuring.wanted(consumer)
             entry = self._entry(owner, consumer, options)
-            self.desk.add(entry)
+            self.scheduler.add(entry)
             lease = await self._serve(entry)
         assert lease is not None
-        waited_usec = int((self.books.clock.monotonic() - entry.request.arrived_at) * 1e6)
-        self.books.count(grants=1, wait_usec=waited_usec)
-        self.books.publish(RequestGranted(consumer, waited_usec, lease, entry.request.priority))
-        endpoint = self.books.settings.consumers[consumer].url if consumer in self.books.settings.consumers else ""
+        waited_usec = int((self.arbiter_state.clock.monotonic() - entry.request.arrived_at) * 1e6)
+        self.arbiter_state.count(grants=1, wait_usec=waited_usec)
+        self.arbiter_state.publish(RequestGranted(consumer, waited_usec, lease, entry.request.priority))
+        endpoint = (
+            self.arbiter_state.settings.consumers[consumer].url
+            if consumer in self.arbiter_state.settings.consumers
+            else ""
+        )
         return Grant(lease, waited_usec, tuple(entry.evicted), entry.loaded, endpoint)
 
     @contextlib.contextmanager
@@ -159,19 +167,19 @@ class Arbiter:
         try:
             yield
         except GpumandError as error:
-            self.books.count(refusals=1)
-            logbook.refusal(consumer, owner, error)
-            self.books.publish(RequestRefused(consumer, owner.uid, error.dbus_name, error.message))
+            self.arbiter_state.count(refusals=1)
+            log_messages.refusal(consumer, owner, error)
+            self.arbiter_state.publish(RequestRefused(consumer, owner.uid, error.dbus_name, error.message))
             raise
 
     def _entry(self, owner: Owner, consumer: str, options: AcquireOptions, *, wants_lease: bool = True) -> Waiting:
         """A request, not yet in the queue."""
-        spec, now = self.books.state(consumer).spec, self.books.clock.monotonic()
+        spec, now = self.arbiter_state.state(consumer).spec, self.arbiter_state.clock.monotonic()
         self._arrivals += 1
         priority = spec.priority if options.priority is None else options.priority
         return Waiting(
             Request(self._arrivals, consumer, owner, options, priority, now),
-            self.books.ledger.devices_named(options.device),
+            self.arbiter_state.ledger.devices_named(options.device),
             asyncio.get_running_loop().create_future(),
             wants_lease=wants_lease,
             from_own_unit=bool(owner.unit) and owner.unit == spec.unit,
@@ -181,7 +189,7 @@ class Arbiter:
     async def _serve(self, entry: Waiting) -> Lease | None:
         """Wait for what becomes of a request; its lease is kept on disk, and stands, when this returns."""
         try:
-            self.desk.step()
+            self.scheduler.step()
             lease = await self._outcome(entry)
             if lease is not None:
                 await self.leases.keep(lease)
@@ -189,35 +197,35 @@ class Arbiter:
                 self.leases.require(lease)
         except BaseException as error:
             if isinstance(error, GpumandError) and not entry.is_waiting:
-                self.books.tell()  # it was refused; a grant was told by the step that gave it
+                self.arbiter_state.tell()  # it was refused; a grant was told by the step that gave it
             else:  # its client has gone, or something went wrong that nobody thought of
                 self._give_up(entry)
             raise
         return lease
 
     async def _outcome(self, entry: Waiting) -> Lease | None:
-        clock, timeout_sec = self.books.clock, min(entry.request.options.timeout_sec, MAX_WAIT_SEC)
+        clock, timeout_sec = self.arbiter_state.clock, min(entry.request.options.timeout_sec, MAX_WAIT_SEC)
         if entry.is_waiting and timeout_sec <= 0:
-            await self.desk.now_or_never(entry)
+            await self.scheduler.now_or_never(entry)
             timeout_sec = NOW_SEC
         if entry.is_waiting:
             await ended(clock, entry.done, entry.request.arrived_at + timeout_sec - clock.monotonic())
         if entry.is_waiting:
             waited_for = entry.waiting_for or "a decision"
-            self.desk.leave(entry)
+            self.scheduler.leave(entry)
             entry.refuse(TimedOut(f"waited {timeout_sec:g} s for {entry.request.consumer}: {waited_for}"))
-            self.desk.step()
+            self.scheduler.step()
         return entry.done.result()
 
     def _give_up(self, entry: Waiting) -> None:
         """Nobody gets its answer: it waits no more, and what it was granted a moment ago is taken back."""
-        self.desk.leave(entry)
+        self.scheduler.leave(entry)
         if entry.is_waiting:
             entry.done.cancel()
         elif not entry.done.cancelled() and entry.done.exception() is None and (lease := entry.done.result()):
             unshared = {lease.id} - self.leases.shared
             self.leases.end_all(lambda one: one.id in unshared, LeaseEnd.OWNER_VANISHED)
-        self.desk.step()
+        self.scheduler.step()
 
     async def _bind(self, lease: Lease) -> None:
         """Have the end of a lease's unit watched before its client is told that it stands."""
@@ -234,7 +242,7 @@ class Arbiter:
         """End a lease; returns when it is forgotten on disk too. Raises NoSuchLease."""
         ending = self.leases.begin_end(lease_id, reason)
         try:
-            self.desk.step()
+            self.scheduler.step()
         finally:
             await ending
 
@@ -247,42 +255,44 @@ class Arbiter:
 
     def lease(self, lease_id: str) -> Lease:
         """A standing lease. Raises NoSuchLease."""
-        return self.books.ledger.lease(lease_id)
+        return self.arbiter_state.ledger.lease(lease_id)
 
     async def owner_vanished(self, bus_name: str) -> None:
         """A client left the bus: its connection leases end, its requests wait no more."""
-        for entry in tuple(self.desk):
+        for entry in tuple(self.scheduler):
             if entry.request.owner.bus_name == bus_name:
                 self._give_up(entry)
         if self.leases.end_of_owner(bus_name):
-            self.desk.step()
+            self.scheduler.step()
 
     # -- asking --------------------------------------------------------------------------------------------------
 
     def consumer_unit(self, consumer: str) -> str:
         """Its unit, "" when it has none. Raises NoSuchConsumer."""
-        return self.books.state(consumer).spec.unit
+        return self.arbiter_state.state(consumer).spec.unit
 
     def status(self) -> Status:
         """One consistent snapshot of everything."""
-        return status_of(self.books, self.desk)
+        return status_of(self.arbiter_state, self.scheduler)
 
     def summary(self) -> Summary:
         """The Manager's properties, at a cost that does not grow with what is going on."""
-        return summary_of(self.books, self.desk)
+        return summary_of(self.arbiter_state, self.scheduler)
 
     def consumer_status(self, consumer: str) -> ConsumerStatus:
         """One consumer of ``status()``, at the cost of one. Raises NoSuchConsumer."""
-        return consumer_status_of(self.books, consumer)
+        return consumer_status_of(self.arbiter_state, consumer)
 
     async def plan(self, owner: Owner, consumer: str, options: AcquireOptions) -> PlanReport:
         """What Acquire would do now, and why; changes nothing. Raises NoSuchConsumer, NoSuchDevice, ShuttingDown."""
         await self.measuring.recall(consumer)
         self._admission.check_callable(consumer)
         self._admission.check_devices(consumer, options.device)
-        devices = self.books.ledger.devices_named(options.device)
-        own = bool(owner.unit) and owner.unit == self.books.state(consumer).spec.unit
-        return report_of(consumer, await self.desk.decide_freshly(Wish(consumer, devices, from_own_unit=own)))
+        devices = self.arbiter_state.ledger.devices_named(options.device)
+        own = bool(owner.unit) and owner.unit == self.arbiter_state.state(consumer).spec.unit
+        return report_of(
+            consumer, await self.scheduler.decide_freshly(Requirement(consumer, devices, from_own_unit=own))
+        )
 
     async def history(self, query: Query) -> tuple[Entry, ...]:
         """What happened, newest first."""
@@ -294,20 +304,20 @@ class Arbiter:
         """Have a consumer resident, without a lease. Raises what Acquire raises."""
         await self.measuring.recall(consumer)
         self._admission.check_callable(consumer)
-        began = self.books.clock.monotonic()
+        began = self.arbiter_state.clock.monotonic()
         self._admission.check_devices(consumer, device)
         if self._is_there(consumer, device):
-            return Outcome(consumer, devices_text(self.books.state(consumer).devices))
+            return Outcome(consumer, devices_text(self.arbiter_state.state(consumer).devices))
         self._admission.check_queue()
         entry = self._entry(NOBODY, consumer, AcquireOptions(device=device, timeout_sec=timeout_sec), wants_lease=False)
-        self.desk.add(entry)
+        self.scheduler.add(entry)
         await self._serve(entry)
         return Outcome(
             consumer,
-            devices_text(self.books.state(consumer).devices),
+            devices_text(self.arbiter_state.state(consumer).devices),
             changed=entry.loaded,
             evicted=tuple(entry.evicted),
-            duration_usec=int((self.books.clock.monotonic() - began) * 1e6),
+            duration_usec=int((self.arbiter_state.clock.monotonic() - began) * 1e6),
         )
 
     def _is_there(self, consumer: str, device: str) -> bool:
@@ -315,8 +325,8 @@ class Arbiter:
 
         A lazy one that is resident may have its room only, which a load asks for anew.
         """
-        state, wanted = self.books.state(consumer), self.books.ledger.devices_named(device)
-        leaves = any(consumer in job.evicting for job in self.books.ledger.jobs.values())
+        state, wanted = self.arbiter_state.state(consumer), self.arbiter_state.ledger.devices_named(device)
+        leaves = any(consumer in job.evicting for job in self.arbiter_state.ledger.jobs.values())
         is_resident = state.residency is Residency.RESIDENT and bool(state.devices) and not leaves
         return is_resident and not state.spec.lazy and (not wanted or wanted == state.devices)
 
@@ -332,7 +342,7 @@ class Arbiter:
         """Pin or unpin a consumer; kept over restarts. Raises NoSuchConsumer, HostError."""
         self._admission.check_configured(consumer)
         await self.leases.pin(consumer, pinned=pinned)
-        self.desk.step()
+        self.scheduler.step()
 
     async def reload(self) -> None:
         """Read the configuration anew and put it in force; leases stay. Raises ConfigInvalid, changing nothing."""
@@ -344,10 +354,12 @@ class Arbiter:
         """A unit changed, behind our back or because we asked."""
         self.facts.note_unit(state)
         self.leases.end_of_unit(state)
-        self.desk.sample_soon()  # what it held is free now, or what it was promised is there
-        self.desk.step()
+        self.scheduler.sample_soon()  # what it held is free now, or what it was promised is there
+        self.scheduler.step()
 
     async def watch_units(self) -> None:
         """Have systemd tell of every unit that matters: those of consumers, and those that leases are bound to."""
-        units = {spec.unit for spec in self.books.settings.consumers.values() if spec.unit} | self.leases.leased_units()
+        units = {
+            spec.unit for spec in self.arbiter_state.settings.consumers.values() if spec.unit
+        } | self.leases.leased_units()
         await self._world.units.watch(sorted(units), self.note_unit)

@@ -6,11 +6,11 @@ import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 
-from gpumand.arbiter import logbook
-from gpumand.arbiter.books import Books
-from gpumand.arbiter.busyness import Busyness
-from gpumand.arbiter.effects import Effects, residency_after
-from gpumand.arbiter.waiting import Waiting
+from gpumand.arbiter import log_messages
+from gpumand.arbiter.actions import Actions, residency_after
+from gpumand.arbiter.busy_probes import BusyProbes
+from gpumand.arbiter.state import ArbiterState
+from gpumand.arbiter.waiting_request import Waiting
 from gpumand.domain import budget, parking, victims
 from gpumand.domain.consumer import Residency
 from gpumand.domain.device import Devices, devices_text
@@ -20,7 +20,7 @@ from gpumand.domain.ledger import backoff_sec
 from gpumand.domain.planning import Decision, decide_inside
 from gpumand.domain.request import PlannedEviction, Verdict
 from gpumand.domain.view import Job, View
-from gpumand.domain.words import on_devices
+from gpumand.domain.wording import on_devices
 from gpumand.ports import Store
 
 log = logging.getLogger(__name__)
@@ -29,10 +29,10 @@ log = logging.getLogger(__name__)
 class Jobs:
     """Runs jobs; at most one per device, which the ledger enforces."""
 
-    def __init__(self, books: Books, effects: Effects, store: Store, busyness: Busyness) -> None:
-        self._books = books
+    def __init__(self, arbiter_state: ArbiterState, actions: Actions, store: Store, busyness: BusyProbes) -> None:
+        self._books = arbiter_state
         self._busyness = busyness
-        self._effects = effects
+        self._effects = actions
         self._store = store
 
     # -- a plan --------------------------------------------------------------------------------------------------
@@ -93,7 +93,7 @@ class Jobs:
     def _decide_inside(self, place: Devices, entry: Waiting) -> Decision:
         """Decide as if the devices were free: they are ours."""
         view = self._books.view(frozenset(entry.evict_failed))
-        decision = decide_inside(view, entry.wish, place)
+        decision = decide_inside(view, entry.requirement, place)
         names = tuple(victim.consumer for victim in decision.evictions)
         job, parked = view.jobs[place[0]], parking.names(decision.evictions)
         self._books.ledger.replace_job(replace(job, evicting=names, beside=decision.beside, parking=parked))
@@ -149,11 +149,11 @@ class Jobs:
         # Its unit may have come back while the figures were watched: that was heard, and is true.
         self._books.set_residency(report.consumer, residency, error=report.error, unit_moved=False)
         if report.error:
-            logbook.eviction_failed(report)
+            log_messages.eviction_failed(report)
             self._books.count(eviction_failures=1)
             self._announce(EvictionFailed(report))
         elif report.freed_mib or not report.verified:
-            logbook.eviction(report)
+            log_messages.eviction(report)
             self._books.count(evictions=1, unload_usec=report.duration_usec)
             self._announce(EvictionOccurred(report))
         else:

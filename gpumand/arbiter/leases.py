@@ -9,9 +9,9 @@ from collections.abc import Callable, Coroutine
 from dataclasses import replace
 from typing import Any
 
-from gpumand.arbiter import logbook
-from gpumand.arbiter.books import Books
-from gpumand.arbiter.facts import Facts
+from gpumand.arbiter import log_messages
+from gpumand.arbiter.reconciler import Reconciler
+from gpumand.arbiter.state import ArbiterState
 from gpumand.domain.consumer import UnitActivity, UnitState
 from gpumand.domain.device import Devices, devices_of, devices_text
 from gpumand.domain.errors import HostError, InvalidArgs, NoSuchLease
@@ -38,8 +38,10 @@ class Leases:
         shared: those that were given out to a second call with the same token.
     """
 
-    def __init__(self, books: Books, facts: Facts, store: Store, new_id: Callable[[], str] = new_lease_id) -> None:
-        self._books = books
+    def __init__(
+        self, arbiter_state: ArbiterState, facts: Reconciler, store: Store, new_id: Callable[[], str] = new_lease_id
+    ) -> None:
+        self._books = arbiter_state
         self._facts = facts
         self._store = store
         self._new_id = new_id
@@ -104,7 +106,7 @@ class Leases:
             raise
         self._told.add(lease.id)
         self._books.publish(LeaseGranted(lease))
-        logbook.grant(lease)
+        log_messages.grant(lease)
 
     async def kept(self, lease: Lease) -> None:
         """Return when a lease that stands already is kept for sure. Raises HostError, NoSuchLease."""

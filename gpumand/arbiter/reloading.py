@@ -6,10 +6,10 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 
-from gpumand.arbiter.books import Books
-from gpumand.arbiter.desk import Desk
-from gpumand.arbiter.facts import Facts
-from gpumand.arbiter.measure import Measuring
+from gpumand.arbiter.learning import LearningRecorder
+from gpumand.arbiter.reconciler import Reconciler
+from gpumand.arbiter.scheduler import Scheduler
+from gpumand.arbiter.state import ArbiterState
 from gpumand.domain.consumer import Settings
 
 log = logging.getLogger(__name__)
@@ -25,14 +25,14 @@ class Reloading:
 
     def __init__(
         self,
-        books: Books,
-        measuring: Measuring,
-        facts: Facts,
-        desk: Desk,
+        arbiter_state: ArbiterState,
+        measuring: LearningRecorder,
+        facts: Reconciler,
+        scheduler: Scheduler,
         load_settings: Callable[[], Awaitable[Settings]],
         units_changed: asyncio.Event,
     ) -> None:
-        self._books, self._measuring, self._facts, self._desk = books, measuring, facts, desk
+        self._books, self._measuring, self._facts, self._desk = arbiter_state, measuring, facts, scheduler
         self._load_settings, self._units_changed = load_settings, units_changed
         self._turn = asyncio.Lock()
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from gpumand.arbiter.books import Books
-from gpumand.arbiter.desk import Desk
-from gpumand.arbiter.waiting import Waiting
+from gpumand.arbiter.scheduler import Scheduler
+from gpumand.arbiter.state import ArbiterState
+from gpumand.arbiter.waiting_request import Waiting
 from gpumand.domain import budget
 from gpumand.domain.consumer import Residency
 from gpumand.domain.device import Sample, devices_text
@@ -14,33 +14,35 @@ from gpumand.domain.planning import Decision
 from gpumand.domain.request import PlanReport
 from gpumand.domain.status import MAX_FOREIGN, ConsumerStatus, DeviceStatus, Status, Summary, WaitingStatus
 from gpumand.domain.view import ConsumerState, View
-from gpumand.domain.words import NO_FOOTPRINT
+from gpumand.domain.wording import NO_FOOTPRINT
 from gpumand.version import VERSION
 
 
-def status_of(books: Books, desk: Desk) -> Status:
+def status_of(arbiter_state: ArbiterState, scheduler: Scheduler) -> Status:
     """One consistent snapshot of everything."""
-    view = books.view()
+    view = arbiter_state.view()
     return Status(
         version=VERSION,
-        degraded=books.degraded,
+        degraded=arbiter_state.degraded,
         devices=tuple(_device(view, sample) for sample in view.devices.values()),
-        consumers=tuple(_consumer(books, view.devices, state) for state in view.consumers.values()),
-        leases=tuple(books.ledger.leases.values()),
-        queue=tuple(_waiting(books, entry, place) for place, entry in enumerate(desk, start=1)),
-        stats=books.stats,
-        configured_usec=books.configured_usec,
+        consumers=tuple(_consumer(arbiter_state, view.devices, state) for state in view.consumers.values()),
+        leases=tuple(arbiter_state.ledger.leases.values()),
+        queue=tuple(_waiting(arbiter_state, entry, place) for place, entry in enumerate(scheduler, start=1)),
+        stats=arbiter_state.stats,
+        configured_usec=arbiter_state.configured_usec,
     )
 
 
-def summary_of(books: Books, desk: Desk) -> Summary:
+def summary_of(arbiter_state: ArbiterState, scheduler: Scheduler) -> Summary:
     """The Manager's properties, at a cost that does not grow with what is going on."""
-    return Summary(books.degraded, len(desk), len(books.ledger.leases), books.stats.evictions)
+    return Summary(
+        arbiter_state.degraded, len(scheduler), len(arbiter_state.ledger.leases), arbiter_state.stats.evictions
+    )
 
 
-def consumer_status_of(books: Books, name: str) -> ConsumerStatus:
+def consumer_status_of(arbiter_state: ArbiterState, name: str) -> ConsumerStatus:
     """One consumer of the status. Raises NoSuchConsumer."""
-    return _consumer(books, books.ledger.devices, books.state(name))
+    return _consumer(arbiter_state, arbiter_state.ledger.devices, arbiter_state.state(name))
 
 
 def _device(view: View, sample: Sample) -> DeviceStatus:
@@ -66,7 +68,7 @@ def _reserved_mib(view: View, sample: Sample) -> int | None:
     return sample.total_mib if reserved_mib is None else reserved_mib
 
 
-def _consumer(books: Books, devices: Mapping[int, Sample], state: ConsumerState) -> ConsumerStatus:
+def _consumer(arbiter_state: ArbiterState, devices: Mapping[int, Sample], state: ConsumerState) -> ConsumerStatus:
     held = [sample.held_by(state.name) for sample in devices.values()]
     known = [mib for mib in held if mib is not None]
     return ConsumerStatus(
@@ -84,7 +86,7 @@ def _consumer(books: Books, devices: Mapping[int, Sample], state: ConsumerState)
         memory=state.memory,
         times=state.times,
         vram_auto=state.spec.vram_auto,
-        doing=_doing(books, state),
+        doing=_doing(arbiter_state, state),
         since_usec=state.since_usec,
         endpoint=state.spec.url,
         evict=tuple(map(str, state.spec.evict)),
@@ -93,22 +95,22 @@ def _consumer(books: Books, devices: Mapping[int, Sample], state: ConsumerState)
     )
 
 
-def _doing(books: Books, state: ConsumerState) -> str:
+def _doing(arbiter_state: ArbiterState, state: ConsumerState) -> str:
     """What is being done with it, for a progress line."""
     if state.residency not in (Residency.LOADING, Residency.UNLOADING):
         return ""
-    seconds = max(0.0, (books.clock.realtime_usec() - state.since_usec) / 1e6)
+    seconds = max(0.0, (arbiter_state.clock.realtime_usec() - state.since_usec) / 1e6)
     started = " (started by somebody else)" if state.unasked else ""
     return f"{state.residency} for {seconds:.0f} s{started}"
 
 
-def _waiting(books: Books, entry: Waiting, position: int) -> WaitingStatus:
+def _waiting(arbiter_state: ArbiterState, entry: Waiting, position: int) -> WaitingStatus:
     request = entry.request
     return WaitingStatus(
         consumer=request.consumer,
         position=position,
         priority=request.priority,
-        waited_usec=int((books.clock.monotonic() - request.arrived_at) * 1e6),
+        waited_usec=int((arbiter_state.clock.monotonic() - request.arrived_at) * 1e6),
         waiting_for=entry.waiting_for,
         owner_uid=request.owner.uid,
         reason=request.options.reason,

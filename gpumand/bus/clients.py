@@ -14,9 +14,9 @@ from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
+from gpumand.bus.client_presence import ClientPresence
 from gpumand.bus.connection import BusConnection, BusError
 from gpumand.bus.names import DBUS, DBUS_PATH
-from gpumand.bus.presence import Presence
 from gpumand.domain.consumer import UnitActivity
 from gpumand.domain.errors import AccessDenied, HostError, InvalidArgs
 from gpumand.domain.lease import Lease, LeaseLifetime, Owner
@@ -66,7 +66,7 @@ class Clients:
         self._units = units
         self._trusted_uids = trusted_uids
         self._known: OrderedDict[str, _Known] = OrderedDict()
-        self._presence = Presence(connection, self._on_vanished)
+        self._presence = ClientPresence(connection, self._on_vanished)
         self._listener: Vanished | None = None
         self._vanished_early: list[str] = []
         self._telling: set[asyncio.Task[None]] = set()

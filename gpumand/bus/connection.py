@@ -16,15 +16,15 @@ from typing import Any, cast
 from dbus_fast import Message, MessageFlag, MessageType
 from dbus_fast.aio import MessageBus
 
-from gpumand.bus.failures import BusError, BusLost, BusTimeout, one_line
+from gpumand.bus.call_server import CallServer, Handler, IncomingCall, Reply, no_handler
+from gpumand.bus.connecting import open_bus
+from gpumand.bus.connection_errors import BusError, BusLost, BusTimeout, one_line
 from gpumand.bus.machine_id import read_machine_id
-from gpumand.bus.matches import MatchRule, Signal, SignalRouter, Subscription
 from gpumand.bus.names import DBUS, DBUS_PATH, PEER
-from gpumand.bus.octets import sized
-from gpumand.bus.opening import open_bus
-from gpumand.bus.outbox import Outbox
-from gpumand.bus.serving import CallServer, Handler, IncomingCall, Reply, no_handler
-from gpumand.bus.values import require_no_nul, unwrap
+from gpumand.bus.send_queue import SendQueue
+from gpumand.bus.signal_matches import MatchRule, Signal, SignalRouter, Subscription
+from gpumand.bus.utf8_text import sized
+from gpumand.bus.variants import require_no_nul, unwrap
 
 __all__ = [
     "BusConnection",
@@ -56,7 +56,7 @@ class BusConnection:
         self._lost = asyncio.Event()
         self._lost_reason = ""
         self._pending: dict[int, tuple[str, asyncio.Future[Message | None]]] = {}
-        self._outbox = Outbox.install(bus, self._break)
+        self._outbox = SendQueue.install(bus, self._break)
         self._calls = CallServer(self._send)
         self._signals = SignalRouter(self._ask_bus, self._tell_bus)
         bus.add_message_handler(self._on_message)

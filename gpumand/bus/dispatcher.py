@@ -7,8 +7,8 @@ from collections.abc import Awaitable, Callable, Mapping
 from gpumand.bus.connection import IncomingCall, Reply
 from gpumand.bus.errors import UnknownInterface, UnknownMethod, UnknownObject, shown
 from gpumand.bus.interfaces import Interface, Method
-from gpumand.bus.standard import StandardInterfaces
-from gpumand.bus.tree import ObjectTree
+from gpumand.bus.object_tree import ObjectTree
+from gpumand.bus.standard_interfaces import StandardInterfaces
 from gpumand.domain.errors import InvalidArgs
 
 Handler = Callable[[IncomingCall], Reply | Awaitable[Reply]]

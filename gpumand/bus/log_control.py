@@ -5,16 +5,16 @@ from __future__ import annotations
 import logging
 from typing import Any
 
-from gpumand import logs
 from gpumand.bus.clients import Clients
 from gpumand.bus.connection import IncomingCall
 from gpumand.bus.interfaces import log_control_interface
 from gpumand.bus.names import LOG_CONTROL_PATH
+from gpumand.bus.object_tree import PublishedObject
 from gpumand.bus.options import capped
 from gpumand.bus.properties import Values
-from gpumand.bus.tree import BusObject
 from gpumand.domain.errors import AccessDenied, InvalidArgs
-from gpumand.journal import IDENTIFIER
+from gpumand.log import logging_setup
+from gpumand.log.journal import IDENTIFIER
 
 log = logging.getLogger(__name__)
 
@@ -31,22 +31,22 @@ class LogControl:
         self._clients = clients
         self._trusted_uids = trusted_uids
 
-    def object(self) -> BusObject:
+    def object(self) -> PublishedObject:
         """The object, to be put at its fixed path."""
-        constants: Values = {"LogTarget": logs.target(), "SyslogIdentifier": IDENTIFIER}
+        constants: Values = {"LogTarget": logging_setup.target(), "SyslogIdentifier": IDENTIFIER}
         setters = {"LogLevel": self._set_level}
-        return BusObject(LOG_CONTROL_PATH, log_control_interface(), constants, _level, setters)
+        return PublishedObject(LOG_CONTROL_PATH, log_control_interface(), constants, _level, setters)
 
     async def _set_level(self, call: IncomingCall, value: Any) -> None:
         caller = await self._clients.identify(call.sender)
         if caller.uid not in self._trusted_uids:
             raise AccessDenied(f"uid {caller.uid} may not set the log level; root may")
         name = capped("the log level", value)
-        if name not in logs.LEVELS:
-            raise InvalidArgs(f"no log level is named {name!r}; there are {', '.join(logs.LEVELS)}")
-        logs.set_level(name)
+        if name not in logging_setup.LEVELS:
+            raise InvalidArgs(f"no log level is named {name!r}; there are {', '.join(logging_setup.LEVELS)}")
+        logging_setup.set_level(name)
         log.warning("uid %d set the log level to %s", caller.uid, name)
 
 
 def _level() -> Values:
-    return {"LogLevel": logs.level()}
+    return {"LogLevel": logging_setup.level()}

@@ -8,9 +8,9 @@ from gpumand.bus.arbiter_port import ArbiterPort
 from gpumand.bus.authorization import ACTIONS, Authority, Details
 from gpumand.bus.clients import Clients
 from gpumand.bus.connection import IncomingCall, Reply
+from gpumand.bus.marshalling import grant_entry, history_entry, outcome_entry, plan_entry, status_entry
 from gpumand.bus.names import MANAGER
 from gpumand.bus.options import acquire_options, capped, evict_options, history_query, load_options, renew_ttl_sec
-from gpumand.bus.translate import grant_entry, history_entry, outcome_entry, plan_entry, status_entry
 from gpumand.domain.errors import AccessDenied
 from gpumand.domain.lease import Lease, LeaseEnd, LeaseLifetime, Owner
 from gpumand.domain.request import AcquireOptions

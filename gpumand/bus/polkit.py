@@ -16,9 +16,9 @@ from typing import Any
 from dbus_fast import Variant
 
 from gpumand.bus.authorization import Action, Details, deed, needs_no_permission, refusal
+from gpumand.bus.concurrency_limit import ConcurrencyLimiter
 from gpumand.bus.connection import BusConnection, BusError, BusLost, BusTimeout, Signal
 from gpumand.bus.names import DBUS, DBUS_PATH, POLKIT, POLKIT_AUTHORITY, POLKIT_PATH
-from gpumand.bus.turns import Turns
 from gpumand.domain.errors import FREEDESKTOP, AccessDenied, InteractiveAuthorizationRequired, LimitsExceeded
 from gpumand.domain.lease import Owner
 
@@ -71,7 +71,7 @@ class PolkitAuthority:
         self._connection = connection
         self._timeout_sec = timeout_sec
         self._numbers = itertools.count(1)
-        self._turns = Turns(MAX_QUESTIONS, MAX_QUESTIONS_A_UID, MAX_WAITING_A_UID)
+        self._turns = ConcurrencyLimiter(MAX_QUESTIONS, MAX_QUESTIONS_A_UID, MAX_WAITING_A_UID)
         self._cancelling: set[asyncio.Task[None]] = set()
         self._was_reachable = True
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from gpumand.bus.translate import learned_entry, owner_label
+from gpumand.bus.marshalling import learned_entry, owner_label
 from gpumand.domain.lease import Lease
 from gpumand.domain.status import ConsumerStatus, DeviceStatus, Summary
 

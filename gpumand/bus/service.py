@@ -10,9 +10,9 @@ from gpumand.bus.dispatcher import Dispatcher
 from gpumand.bus.interfaces import own_interfaces
 from gpumand.bus.machine_id import read_machine_id
 from gpumand.bus.manager import ManagerMethods
-from gpumand.bus.mirror import Mirror
-from gpumand.bus.standard import StandardInterfaces
-from gpumand.bus.tree import BusObject, ObjectTree
+from gpumand.bus.object_tree import ObjectTree, PublishedObject
+from gpumand.bus.published_objects import PublishedObjects
+from gpumand.bus.standard_interfaces import StandardInterfaces
 from gpumand.domain.events import Event
 from gpumand.version import VERSION
 
@@ -42,13 +42,13 @@ class ManagerService:
         self._connection = connection
         self._clients = clients
         self._tree = tree = ObjectTree(connection)
-        self._mirror = Mirror(connection, arbiter, clients, tree, own_interfaces(), version)
+        self._mirror = PublishedObjects(connection, arbiter, clients, tree, own_interfaces(), version)
         manager = ManagerMethods(arbiter, clients, authority, self._mirror.flush)
         standard = StandardInterfaces(tree, read_machine_id())
         self._dispatcher = Dispatcher(tree, standard, manager.handlers, self._mirror.flush)
         clients.listen(arbiter.owner_vanished)
 
-    def add(self, item: BusObject) -> None:
+    def add(self, item: PublishedObject) -> None:
         """Have one more object, outside /org/gpumand1; before ``export``."""
         self._tree.add(item)
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from gpumand.bus.failures import BusError
+from gpumand.bus.connection_errors import BusError
 from gpumand.cli.client import Client
 from gpumand.cli.commands.show import consumer_of
 from gpumand.cli.durations import to_usec
@@ -21,8 +21,8 @@ from gpumand.cli.options import GlobalOptions
 from gpumand.cli.progress import watched
 from gpumand.cli.render.format import mib, usec
 from gpumand.domain.errors import FREEDESKTOP, OWN
+from gpumand.domain.eviction_check import SLACK_MIB
 from gpumand.domain.footprint import AT_REST_SEC
-from gpumand.domain.settling import SLACK_MIB
 
 if TYPE_CHECKING:
     from gpumand.bus.connection import Signal

@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from gpumand.bus.failures import BusError, BusLost
+from gpumand.bus.connection_errors import BusError, BusLost
 from gpumand.cli.errors import Mismatch, NoBus
 from gpumand.cli.options import global_options
 from gpumand.cli.session import connected

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from enum import IntEnum
 
-from gpumand.bus.failures import BusError, BusLost, BusTimeout
+from gpumand.bus.connection_errors import BusError, BusLost, BusTimeout
 from gpumand.bus.names import BUS_NAME
 from gpumand.cli.options import GlobalOptions
 from gpumand.client.errors import LEFT, NOBODY, NOT_STARTED, UNSPOKEN, Mismatch

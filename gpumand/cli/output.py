@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import IO, TYPE_CHECKING, Any
 
 from gpumand.cli.options import GlobalOptions
-from gpumand.cli.render.look import Look
+from gpumand.cli.render.theme import Theme
 
 if TYPE_CHECKING:
     from gpumand.cli.render.text import Text
@@ -33,12 +33,12 @@ def screen_size() -> tuple[int, int]:
     return get_terminal_size((80, 24))
 
 
-def look_of(stream: IO[str], options: GlobalOptions) -> Look:
+def look_of(stream: IO[str], options: GlobalOptions) -> Theme:
     """What the screen behind a stream can show; NO_COLOR (https://no-color.org) counts when it is not empty."""
     terminal = stream.isatty()
     width = max(40, screen_size()[0]) if terminal else PIPE_WIDTH
     encoding = (getattr(stream, "encoding", None) or "ascii").lower().replace("-", "")
-    return Look(
+    return Theme(
         width=width,
         color=is_screen(stream) and not os.environ.get("NO_COLOR"),
         unicode=encoding.startswith("utf"),
@@ -66,7 +66,7 @@ def print_lines(lines: Sequence[Text], options: GlobalOptions) -> None:
         _write(text)
 
 
-def paint(lines: Sequence[Text], look: Look) -> str:
+def paint(lines: Sequence[Text], look: Theme) -> str:
     """The lines as a string, with escape sequences where the look has colors."""
     if not look.color:
         return "".join(f"{line.plain}\n" for line in lines)

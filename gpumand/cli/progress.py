@@ -10,7 +10,7 @@ import time
 from collections.abc import Coroutine
 from typing import Any, Protocol, TypeVar
 
-from gpumand.bus.failures import BusError
+from gpumand.bus.connection_errors import BusError
 from gpumand.cli.client import Client
 from gpumand.cli.options import GlobalOptions
 from gpumand.cli.output import is_screen

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 import click
 
-from gpumand.bus.failures import BusError, BusLost, BusTimeout
+from gpumand.bus.connection_errors import BusError, BusLost, BusTimeout
 from gpumand.cli.client import Client
 from gpumand.cli.errors import NoBus, not_started
 from gpumand.cli.options import GlobalOptions, global_options

@@ -26,9 +26,9 @@ from gpumand.client.errors import *  # noqa: F403
 
 if TYPE_CHECKING:
     from gpumand.client.client import Client
-    from gpumand.client.ending import Ended
     from gpumand.client.events import Events
-    from gpumand.client.held import Held, lease
+    from gpumand.client.held_lease import Held, lease
+    from gpumand.client.lease_watch import Ended
     from gpumand.client.sync import SyncClient, SyncEnded, SyncHeld, lease_sync
 
 __all__ = [
@@ -46,10 +46,10 @@ __all__ += errors.__all__
 
 _MODULES = {
     "Client": "client",
-    "Ended": "ending",
+    "Ended": "lease_watch",
     "Events": "events",
-    "Held": "held",
-    "lease": "held",
+    "Held": "held_lease",
+    "lease": "held_lease",
     "SyncClient": "sync",
     "SyncEnded": "sync",
     "SyncHeld": "sync",

@@ -11,9 +11,9 @@ import time
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from gpumand.bus.failures import BusError, BusTimeout
+from gpumand.bus.connection_errors import BusError, BusTimeout
 from gpumand.bus.names import BUS_NAME, CONSUMER, CONSUMER_PREFIX, DBUS, DBUS_PATH, MANAGER, PROPERTIES, ROOT_PATH
-from gpumand.bus.paths import escape_label
+from gpumand.bus.object_paths import escape_label
 from gpumand.client.errors import Mismatch
 from gpumand.client.options import Options, text, to_usec
 from gpumand.domain.errors import FREEDESKTOP, OWN
@@ -236,7 +236,7 @@ class Calls:
 
 def _argument(part: Any) -> Any:
     """An argument as the binding takes it. Raises InvalidArgs for a string that cannot go onto the bus."""
-    from gpumand.bus.values import to_variants
+    from gpumand.bus.variants import to_variants
 
     if isinstance(part, Mapping):
         return to_variants(part)

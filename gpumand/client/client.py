@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from gpumand.client.calls import Calls
 from gpumand.client.errors import InvalidArgs, translated
 from gpumand.client.events import Events
-from gpumand.client.held import DEFAULT_WAIT_SEC, Held, connect, lease
+from gpumand.client.held_lease import DEFAULT_WAIT_SEC, Held, connect, lease
 from gpumand.client.options import (
     acquire_options,
     history_options,

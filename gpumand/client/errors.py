@@ -18,7 +18,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from gpumand.bus.failures import BusError, BusLost, BusTimeout
+from gpumand.bus.connection_errors import BusError, BusLost, BusTimeout
 from gpumand.domain.errors import (
     FREEDESKTOP,
     AccessDenied,

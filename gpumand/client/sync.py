@@ -19,8 +19,8 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from gpumand.client.client import Client
-from gpumand.client.ending import Ended
-from gpumand.client.held import DEFAULT_WAIT_SEC, Granted, Held, hold
+from gpumand.client.held_lease import DEFAULT_WAIT_SEC, Granted, Held, hold
+from gpumand.client.lease_watch import Ended
 from gpumand.client.loop_thread import LoopThread
 
 if TYPE_CHECKING:

@@ -10,12 +10,21 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from gpumand.config.build import Measured, build
+from gpumand.config.builder import Measured, build
 from gpumand.config.files import DROP_IN_NAME, MAIN_NAME, files_of, listed, read
-from gpumand.config.problems import ConfigProblems, Faults, Problem, lines_of
+from gpumand.config.problems import ConfigProblem, ConfigProblems, ProblemList, lines_of
 from gpumand.domain.consumer import Settings
 
-__all__ = ["DEFAULT_FILE", "DEFAULT_FOLDER", "ConfigProblems", "Measured", "Problem", "lines_of", "load", "user_folder"]
+__all__ = [
+    "DEFAULT_FILE",
+    "DEFAULT_FOLDER",
+    "ConfigProblem",
+    "ConfigProblems",
+    "Measured",
+    "lines_of",
+    "load",
+    "user_folder",
+]
 
 DEFAULT_FILE = Path("/etc/gpumand/gpumand.toml")
 DEFAULT_FOLDER = Path("/etc/gpumand/conf.d")
@@ -41,7 +50,7 @@ def load(path: Path | None = None, measured: Measured = lambda _spec: None, *, u
     Raises:
         ConfigProblems: it cannot be used; all faults of all files are in it.
     """
-    faults = Faults()
+    faults = ProblemList()
     main, drop_ins = DEFAULT_FILE, DEFAULT_FOLDER
     if user:
         main, drop_ins = user_folder() / MAIN_NAME, user_folder() / DROP_IN_NAME

@@ -8,10 +8,10 @@ from typing import Any
 
 import attrs
 
-from gpumand.config import checks
-from gpumand.config.kinds import Choice, Decimal, Flag, Json, Leaf, ListOf, Text, Whole
-from gpumand.config.parts import MAX_DEVICES, MAX_MIB, MAX_SEC, default_of, equals, headers, seconds
-from gpumand.config.tables import TableOf, key
+from gpumand.config import validators
+from gpumand.config.shared_keys import MAX_DEVICES, MAX_MIB, MAX_SEC, default_of, equals, headers, seconds
+from gpumand.config.table_schema import TableOf, key
+from gpumand.config.value_types import Choice, Decimal, Flag, Json, Leaf, ListOf, Text, Whole
 from gpumand.domain.consumer import BusyAfter, BusyRoute, ConsumerSpec, EvictionMethod, HealthRoute, Route
 from gpumand.domain.request import MAX_PRIORITY, MIN_PRIORITY
 
@@ -25,7 +25,7 @@ class _Device(Leaf):
 
     def accept(self, value: Any) -> str:
         number = isinstance(value, int) and not isinstance(value, bool)
-        text: str = Text(self.says, checks.device).accept(str(value) if number else value)
+        text: str = Text(self.says, validators.device).accept(str(value) if number else value)
         return text
 
 
@@ -42,15 +42,15 @@ class _Footprint(Leaf):
 class RouteTable:
     """A route that makes a consumer load or unload."""
 
-    path: str = key(Text("path", checks.route_path), _ROUTE)
-    method: str = key(Text("HTTP method", checks.http_method), "HTTP verb.", default=default_of(Route, "method"))
+    path: str = key(Text("path", validators.route_path), _ROUTE)
+    method: str = key(Text("HTTP method", validators.http_method), "HTTP verb.", default=default_of(Route, "method"))
     json: Any = key(Json(), "Body to send as JSON; without it there is none.", default=default_of(Route, "json"))
     headers: tuple[tuple[str, str], ...] = key(headers(), "Extra headers.", default=default_of(Route, "headers"))
     timeout_sec: float = key(
         seconds(), "How long the whole exchange may take.", default=default_of(Route, "timeout_sec"), unit="s"
     )
     success: str = key(
-        Text("JSON pointer", checks.pointer),
+        Text("JSON pointer", validators.pointer),
         "Where the answer says whether it was done, for servers that answer 200 though it was not.",
         default=default_of(Route, "success"),
     )
@@ -65,9 +65,9 @@ class RouteTable:
 class HealthTable:
     """A route that says how a consumer is."""
 
-    path: str = key(Text("path", checks.route_path), _ROUTE + " It is asked with GET.")
+    path: str = key(Text("path", validators.route_path), _ROUTE + " It is asked with GET.")
     loaded: str = key(
-        Text("JSON pointer", checks.pointer),
+        Text("JSON pointer", validators.pointer),
         "Where the answer says whether the model is in VRAM: a boolean, or a list, object or text that is not empty.",
         default=default_of(HealthRoute, "loaded"),
     )
@@ -77,7 +77,7 @@ class HealthTable:
         default=default_of(HealthRoute, "loaded_equals"),
     )
     last_used: str = key(
-        Text("JSON pointer", checks.pointer),
+        Text("JSON pointer", validators.pointer),
         "Where the answer says when it last worked: seconds since 1970, or ISO 8601.",
         default=default_of(HealthRoute, "last_used"),
     )
@@ -91,9 +91,9 @@ class HealthTable:
 class BusyTable:
     """A route that says whether a consumer works."""
 
-    path: str = key(Text("path", checks.route_path), _ROUTE + " It is asked with GET.")
+    path: str = key(Text("path", validators.route_path), _ROUTE + " It is asked with GET.")
     pointers: tuple[str, ...] = key(
-        ListOf(Text("JSON pointer", checks.pointer), most=16, single=True),
+        ListOf(Text("JSON pointer", validators.pointer), most=16, single=True),
         "Where the answer tells of work: a number above 0, a list or an object that is not empty, true, or a text; "
         "the token * is every element of a list.",
         default=default_of(BusyRoute, "pointers"),
@@ -104,7 +104,7 @@ class BusyTable:
         default=default_of(BusyRoute, "equals"),
     )
     metrics: tuple[str, ...] = key(
-        ListOf(Text("name of a metric", checks.metric_name), most=16, single=True),
+        ListOf(Text("name of a metric", validators.metric_name), most=16, single=True),
         "Prometheus metrics in the answer that count what it works on.",
         default=default_of(BusyRoute, "metrics"),
     )
@@ -141,23 +141,23 @@ class ConsumerTable:
         default="",
     )
     unit: str = key(
-        Text("name of a unit", checks.unit_name),
+        Text("name of a unit", validators.unit_name),
         "The systemd unit it runs in: started to load it, stopped to evict it.",
         default=default_of(ConsumerSpec, "unit"),
     )
-    url: str = key(Text("URL", checks.url), "Where its HTTP routes are.", default=default_of(ConsumerSpec, "url"))
+    url: str = key(Text("URL", validators.url), "Where its HTTP routes are.", default=default_of(ConsumerSpec, "url"))
     headers: tuple[tuple[str, str], ...] = key(
         headers(), "Extra headers of all its routes.", default=default_of(ConsumerSpec, "headers")
     )
     key_file: str = key(
-        Text("absolute path", checks.absolute_path),
+        Text("absolute path", validators.absolute_path),
         "A file that holds the key it asks for, on one line; gpumand's user must be able to read it.",
         default="",
     )
     key_header: str = key(
-        Text("header", checks.key_header),
+        Text("header", validators.key_header),
         "The header that carries the key, with {key} where it goes.",
-        default=checks.KEY_HEADER,
+        default=validators.KEY_HEADER,
     )
     health: HealthRoute | None = key(
         TableOf(HealthTable, HealthRoute), "How to ask it how it is.", default=default_of(ConsumerSpec, "health")

@@ -7,14 +7,14 @@ from typing import Any
 
 import attrs
 
-from gpumand.config.checks import CONSUMER_NAME, KEY, KEY_HEADER
 from gpumand.config.consumer_schema import ConsumerTable
 from gpumand.config.files import read_key
 from gpumand.config.presets import Preset, preset, preset_names
-from gpumand.config.problems import Faults, Place, shown
-from gpumand.config.tables import FAULTY, filled, note_missing, read_keys
+from gpumand.config.problems import Place, ProblemList, shown
+from gpumand.config.table_schema import FAULTY, filled, note_missing, read_keys
+from gpumand.config.validators import CONSUMER_NAME, KEY, KEY_HEADER
 from gpumand.domain.consumer import UNKNOWN_MIB, BusyRoute, ConsumerSpec, EvictionMethod
-from gpumand.domain.naming import nearest
+from gpumand.domain.name_suggestions import nearest
 
 _NOT_IN_SPEC = ("model", "key_file", "key_header")
 _ROUTES = ("health", "busy", "load", "unload")
@@ -50,7 +50,7 @@ class Written:
         return ConsumerSpec(self.name, **{key: value for key, value in keys.items() if key not in _NOT_IN_SPEC})
 
 
-def read_consumer(name: str, raw: object, place: Place, faults: Faults) -> Written:
+def read_consumer(name: str, raw: object, place: Place, faults: ProblemList) -> Written:
     """Read one consumer's table, put its preset under it, and note what is wrong in it by itself."""
     if not CONSUMER_NAME.fullmatch(name):
         faults.add(
@@ -68,7 +68,7 @@ def read_consumer(name: str, raw: object, place: Place, faults: Faults) -> Writt
     return written
 
 
-def _from_preset(own: dict[str, Any], place: Place, faults: Faults) -> dict[str, Any]:
+def _from_preset(own: dict[str, Any], place: Place, faults: ProblemList) -> dict[str, Any]:
     name, model = own.get("preset", ""), own.get("model", "")
     if name is FAULTY:
         return dict(_UNKNOWN)
@@ -83,7 +83,7 @@ def _from_preset(own: dict[str, Any], place: Place, faults: Faults) -> dict[str,
     return _keys_of(preset(name), model, place, faults)
 
 
-def _keys_of(chosen: Preset, model: Any, place: Place, faults: Faults) -> dict[str, Any]:
+def _keys_of(chosen: Preset, model: Any, place: Place, faults: ProblemList) -> dict[str, Any]:
     wants = chosen.about.model
     if wants == "none" and model:
         faults.add(place.at("model"), f'is of no use: the preset "{chosen.name}" names no model')
@@ -94,7 +94,7 @@ def _keys_of(chosen: Preset, model: Any, place: Place, faults: Faults) -> dict[s
     return read_keys(ConsumerTable, chosen.consumer(put_in), Place(chosen.document, ("consumer",)), faults)
 
 
-def _put_key_in(written: Written, faults: Faults) -> None:
+def _put_key_in(written: Written, faults: ProblemList) -> None:
     """Make the header that carries the key; it takes the place of a written one of its name."""
     keys, place = written.keys, written.place
     file, header = keys.get("key_file"), keys.get("key_header", KEY_HEADER)
@@ -111,7 +111,7 @@ def _put_key_in(written: Written, faults: Faults) -> None:
     keys["headers"] = (*others, (name, value.replace(KEY, secret))) if secret else FAULTY
 
 
-def _note_conflicts(written: Written, faults: Faults) -> None:
+def _note_conflicts(written: Written, faults: ProblemList) -> None:
     keys, place = written.keys, written.place
     if not keys.get("url"):
         _note_without_url(written, faults)
@@ -135,13 +135,13 @@ def _note_conflicts(written: Written, faults: Faults) -> None:
         faults.add(place.at("residual_mib"), f"is not less than vram_resident_mib ({resident})")
 
 
-def _note_busy(written: Written, faults: Faults) -> None:
+def _note_busy(written: Written, faults: ProblemList) -> None:
     busy = written.keys.get("busy")
     if isinstance(busy, BusyRoute) and not (busy.pointers or busy.metrics):
         faults.add(written.place.at("busy"), "needs pointers or metrics: where its answer says whether it works")
 
 
-def _note_unit_only(written: Written, faults: Faults) -> None:
+def _note_unit_only(written: Written, faults: ProblemList) -> None:
     """Who chose such a preset means to have it evicted, unless the consumer is never to be."""
     keys = written.keys
     name = keys.get("preset")
@@ -151,7 +151,7 @@ def _note_unit_only(written: Written, faults: Faults) -> None:
         faults.add(written.place.at("unit"), f'is missing: with the preset "{name}" only stopping its unit frees VRAM')
 
 
-def _note_without_url(written: Written, faults: Faults) -> None:
+def _note_without_url(written: Written, faults: ProblemList) -> None:
     own = _raw(written)
     routes = [route for route in _ROUTES if route in written.keys]
     for route in routes:
@@ -163,7 +163,7 @@ def _note_without_url(written: Written, faults: Faults) -> None:
         faults.add(written.place, "needs a unit, a url, or both")
 
 
-def _note_methods(written: Written, faults: Faults) -> None:
+def _note_methods(written: Written, faults: ProblemList) -> None:
     methods = written.keys.get("evict", ())
     for index, method in enumerate(() if methods is FAULTY else methods):
         if method is EvictionMethod.HTTP and not written.keys.get("unload"):
@@ -172,7 +172,7 @@ def _note_methods(written: Written, faults: Faults) -> None:
             faults.add(written.place.at("evict", index), '"unit-stop" needs a unit')
 
 
-def _note_itself(written: Written, faults: Faults) -> None:
+def _note_itself(written: Written, faults: ProblemList) -> None:
     others = written.keys.get("can_coexist_with", ())
     if others is not FAULTY and written.name in others:
         faults.add(place_in_list(written, "can_coexist_with", written.name), "names the consumer itself")

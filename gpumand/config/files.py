@@ -9,8 +9,8 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
-from gpumand.config.lines import Position, find_keys
-from gpumand.config.problems import Document, Faults, Place
+from gpumand.config.positions import Position, find_keys
+from gpumand.config.problems import Document, Place, ProblemList
 
 MAIN_NAME = "gpumand.toml"
 DROP_IN_NAME = "conf.d"
@@ -23,7 +23,7 @@ MAX_DEPTH = 64
 _SYNTAX_PLACE = re.compile(r" \(at (?:line (\d+), column (\d+)|end of document)\)$")
 
 
-def files_of(path: Path, faults: Faults) -> list[Path]:
+def files_of(path: Path, faults: ProblemList) -> list[Path]:
     """The files that a path stands for, in the order in which they are read.
 
     Args:
@@ -40,7 +40,7 @@ def files_of(path: Path, faults: Faults) -> list[Path]:
     return ([main] if os.path.lexists(main) else []) + listed(drop_ins, faults)
 
 
-def listed(folder: Path, faults: Faults, *, optional: bool = False) -> list[Path]:
+def listed(folder: Path, faults: ProblemList, *, optional: bool = False) -> list[Path]:
     """The ``*.toml`` of a folder in name order, hidden ones left out; an ``optional`` folder need not be there."""
     try:
         names = sorted(name for name in os.listdir(folder) if name.endswith(".toml") and not name.startswith("."))
@@ -57,7 +57,7 @@ def listed(folder: Path, faults: Faults, *, optional: bool = False) -> list[Path
     return [folder / name for name in names]
 
 
-def read(path: Path, faults: Faults, *, optional: bool = False) -> Document | None:
+def read(path: Path, faults: ProblemList, *, optional: bool = False) -> Document | None:
     """Read and parse one file; None where that fails, which is noted, or where an ``optional`` one is not there."""
     try:
         content = _content(path)
@@ -75,7 +75,7 @@ def read(path: Path, faults: Faults, *, optional: bool = False) -> Document | No
     return parse(str(path), content, faults)
 
 
-def read_key(path: Path, place: Place, faults: Faults) -> str:
+def read_key(path: Path, place: Place, faults: ProblemList) -> str:
     """The key that a file holds on its one line; "" where there is none to be had, which is noted at ``place``.
 
     What is in the file is a secret, so no message has any of it.
@@ -104,7 +104,7 @@ def _content(path: Path) -> bytes:
         os.close(descriptor)
 
 
-def parse(file: str, content: bytes, faults: Faults) -> Document | None:
+def parse(file: str, content: bytes, faults: ProblemList) -> Document | None:
     """Parse one file's content; None where it is no TOML, which is noted with line and column."""
     try:
         text = content.decode()
@@ -116,7 +116,7 @@ def parse(file: str, content: bytes, faults: Faults) -> Document | None:
     return None if table is None else Document(file, table, find_keys(text))
 
 
-def _table(file: str, text: str, faults: Faults) -> dict[str, Any] | None:
+def _table(file: str, text: str, faults: ProblemList) -> dict[str, Any] | None:
     try:
         table = tomllib.loads(text)
     except ValueError as error:  # TOMLDecodeError is one; a number of thousands of digits is a plain one

@@ -6,9 +6,9 @@ from __future__ import annotations
 
 import attrs
 
-from gpumand.config import checks
-from gpumand.config.kinds import Choice, Flag, ListOf, Text, Whole
-from gpumand.config.tables import TableOf, key
+from gpumand.config import validators
+from gpumand.config.table_schema import TableOf, key
+from gpumand.config.value_types import Choice, Flag, ListOf, Text, Whole
 
 CLASSES = ("full-rest", "unload-only", "sleep-wake", "restart", "unit-only")
 """What kinds of servers presets are for."""
@@ -35,7 +35,7 @@ class DetectTable:
 
     units: tuple[str, ...] = key(ListOf(Text()), "Patterns of names of its unit.", default=())
     commands: tuple[str, ...] = key(ListOf(Text()), "Patterns found in its command line.", default=())
-    ports: tuple[int, ...] = key(ListOf(Whole(1, checks.MAX_PORT)), "Its default ports.", default=())
+    ports: tuple[int, ...] = key(ListOf(Whole(1, validators.MAX_PORT)), "Its default ports.", default=())
 
 
 @attrs.frozen

@@ -15,8 +15,8 @@ import attrs
 
 from gpumand.config.files import parse
 from gpumand.config.preset_schema import PresetTable
-from gpumand.config.problems import Document, Faults, Place
-from gpumand.config.tables import filled, note_missing, read_keys
+from gpumand.config.problems import Document, Place, ProblemList
+from gpumand.config.table_schema import filled, note_missing, read_keys
 
 MODEL = "{model}"
 _SUFFIX = ".toml"
@@ -66,7 +66,7 @@ def preset(name: str) -> Preset:
         ConfigProblems: the file is faulty, which no release has.
     """
     file = files("gpumand") / "consumers" / "presets" / f"{name}{_SUFFIX}"
-    faults = Faults()
+    faults = ProblemList()
     document = parse(str(file), file.read_bytes(), faults)
     about = _about(document, faults) if document else {}
     faults.raise_any([str(file)])
@@ -74,7 +74,7 @@ def preset(name: str) -> Preset:
     return Preset(name, PresetTable(**{"class_" if key == "class" else key: about[key] for key in about}), document)
 
 
-def _about(document: Document, faults: Faults) -> dict[str, Any]:
+def _about(document: Document, faults: ProblemList) -> dict[str, Any]:
     place = Place(document)
     for key in ("preset", "consumer"):
         if not isinstance(document.table.get(key), dict):

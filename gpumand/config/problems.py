@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from gpumand.config.lines import KeyPath, Position
+from gpumand.config.positions import KeyPath, Position
 from gpumand.domain.errors import ConfigInvalid
 
 _BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
@@ -15,7 +15,7 @@ _MAX_SHOWN = 80
 
 
 @dataclass(frozen=True, slots=True)
-class Problem:
+class ConfigProblem:
     """One fault.
 
     Attributes:
@@ -47,7 +47,7 @@ class ConfigProblems(ConfigInvalid):
     somebody reading the files would meet them.
     """
 
-    def __init__(self, problems: Sequence[Problem]) -> None:
+    def __init__(self, problems: Sequence[ConfigProblem]) -> None:
         self.problems = tuple(problems)
         more = len(self.problems) - 1
         super().__init__(str(self.problems[0]) + (f" (and {more} more)" if more else ""))
@@ -97,20 +97,22 @@ class Place:
 
 
 @dataclass(slots=True)
-class Faults:
+class ProblemList:
     """Collects problems, so that all of them are told at once."""
 
-    problems: list[Problem] = field(default_factory=list)
+    problems: list[ConfigProblem] = field(default_factory=list)
 
     def add(self, place: Place, message: str, hint: str = "") -> None:
         """Note a fault at a key."""
         position = place.document.position(place.path)
-        self.problems.append(Problem(place.document.file, position.line, position.column, place.key, message, hint))
+        self.problems.append(
+            ConfigProblem(place.document.file, position.line, position.column, place.key, message, hint)
+        )
 
     def add_file(self, file: object, message: str, position: Position | None = None) -> None:
         """Note a fault of a file as a whole, or of its syntax."""
         at = position or Position()
-        self.problems.append(Problem(str(file), at.line, at.column, "", message))
+        self.problems.append(ConfigProblem(str(file), at.line, at.column, "", message))
 
     def raise_any(self, files: Iterable[str]) -> None:
         """Raise ConfigProblems if there is a fault; ``files`` is the order in which files were read."""

@@ -11,11 +11,11 @@ from __future__ import annotations
 
 import attrs
 
-from gpumand.config import checks
+from gpumand.config import validators
 from gpumand.config.consumer_schema import BusyTable, ConsumerTable, HealthTable, RouteTable
-from gpumand.config.kinds import Choice, Decimal, Flag, ListOf, Text, Whole
-from gpumand.config.parts import MAX_MIB, MAX_SEC, default_of, seconds
-from gpumand.config.tables import key
+from gpumand.config.shared_keys import MAX_MIB, MAX_SEC, default_of, seconds
+from gpumand.config.table_schema import key
+from gpumand.config.value_types import Choice, Decimal, Flag, ListOf, Text, Whole
 from gpumand.domain.consumer import (
     GpuSettings,
     HistorySettings,
@@ -126,7 +126,7 @@ class GpuTable:
         unit="MiB",
     )
     simulated_dir: str = key(
-        Text("absolute path", checks.absolute_path),
+        Text("absolute path", validators.absolute_path),
         "The folder in which consumers of the simulator announce their memory.",
         default=default_of(GpuSettings, "simulated_dir"),
     )
@@ -137,7 +137,7 @@ class HttpTable:
     """``[http]``: status, events and metrics over TCP, for those who do not reach the socket /run/gpumand.sock."""
 
     listen: str = key(
-        Text("address and port", checks.listen_address),
+        Text("address and port", validators.listen_address),
         "Where to listen, as address and port; by default nowhere. Whoever reaches it may read the whole status.",
         default=default_of(HttpSettings, "listen"),
     )
@@ -159,7 +159,7 @@ class HistoryTable:
         unit="d",
     )
     demand_log: str = key(
-        Text("absolute path", checks.absolute_path),
+        Text("absolute path", validators.absolute_path),
         "A file to which every use of a consumer is appended as a line of JSON, to be replayed by gpumanctl simulate; "
         "by default there is none. The service may write below /var/lib/gpumand.",
         default=default_of(HistorySettings, "demand_log"),

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from gpumand.consumers import pointer
+from gpumand.consumers import json_pointer
 from gpumand.domain.consumer import Health, HealthRoute, Route
 
 EARLIEST_USEC = 946_684_800_000_000
@@ -160,8 +160,8 @@ def at(document: Any, place: str) -> Any:
     if not place:
         return UNUSABLE
     try:
-        return pointer.resolve(document, place)
-    except (LookupError, pointer.PointerInvalid):
+        return json_pointer.resolve(document, place)
+    except (LookupError, json_pointer.PointerInvalid):
         return UNUSABLE
 
 

@@ -7,13 +7,13 @@ import importlib
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from gpumand.consumers import answers, business
+from gpumand.consumers import answers, busy_answers
 from gpumand.consumers.answers import Answer, NoAnswer
 from gpumand.domain.consumer import BusyRoute, ConsumerSpec, Health, HealthRoute, Route, Work
 from gpumand.ports import Clock, RouteFailed
 
 if TYPE_CHECKING:
-    from gpumand.consumers.exchange import Exchange
+    from gpumand.consumers.http_exchange import Exchange
 
 
 class HttpRoutes:
@@ -61,7 +61,7 @@ class HttpRoutes:
             answer = await self._ask(spec, _asking(spec.busy))
         except NoAnswer as failure:
             return Work(None, gone=failure.refused, error=f"busy route: {failure}")
-        return business.work(spec.busy, answer)
+        return busy_answers.work(spec.busy, answer)
 
     async def close(self) -> None:
         """Close all connections; calls after this fail."""
@@ -93,8 +93,8 @@ class HttpRoutes:
             if self._is_closed:
                 raise NoAnswer("gpumand is stopping")
             if self._exchange is None:
-                await asyncio.to_thread(importlib.import_module, "gpumand.consumers.exchange")
-                from gpumand.consumers.exchange import Exchange
+                await asyncio.to_thread(importlib.import_module, "gpumand.consumers.http_exchange")
+                from gpumand.consumers.http_exchange import Exchange
 
                 self._exchange = Exchange()
             return self._exchange

@@ -58,10 +58,10 @@ async def _demonstrate(parsed: argparse.Namespace) -> int:
     from gpumand.bus.connection import BusConnection, BusError, BusLost
     from gpumand.cli.client import Client
     from gpumand.cli.errors import Mismatch
+    from gpumand.demo.environment import Stage, StageFailed
+    from gpumand.demo.scenario import Story, StoryFailed
     from gpumand.demo.screen import Screen
-    from gpumand.demo.services import ServiceFailed, Services
-    from gpumand.demo.stage import Stage, StageFailed
-    from gpumand.demo.story import Story, StoryFailed
+    from gpumand.demo.service_client import ServiceFailed, Services
 
     began = time.monotonic()
     screen = Screen()
@@ -97,8 +97,8 @@ def _failed(why: str, last_words: Sequence[str]) -> int:
 
 
 async def _run(parsed: argparse.Namespace, source: str) -> int:
-    from gpumand.demo.playground import run
-    from gpumand.demo.stage import StageFailed
+    from gpumand.demo.environment import StageFailed
+    from gpumand.demo.interactive import run
 
     try:
         return await run(source, parsed.fault)

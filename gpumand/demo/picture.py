@@ -8,7 +8,7 @@ from typing import Any
 from rich.text import Text
 
 from gpumand.cli.render.format import clean, mib
-from gpumand.cli.render.look import RESIDENCY_STYLES, Look, consumer_style
+from gpumand.cli.render.theme import RESIDENCY_STYLES, Theme, consumer_style
 
 Entry = Mapping[str, Any]
 
@@ -16,7 +16,7 @@ FIGURE_WIDTH = 9
 STATE_WIDTH = 17
 
 
-def picture(status: Entry, look: Look) -> list[Text]:
+def picture(status: Entry, look: Theme) -> list[Text]:
     """The first device: a title, a bar for each consumer on it, for what is promised, and for what is left."""
     device = status["devices"][0]
     names = [clean(consumer["name"]) for consumer in status["consumers"]]
@@ -56,7 +56,7 @@ def _row(name: str, state: Text, ink: Text, figure: str, width: int, room: int) 
     return line.append(f" {figure:>{FIGURE_WIDTH}}")
 
 
-def _ink(block: str, plain: str, look: Look) -> str:
+def _ink(block: str, plain: str, look: Theme) -> str:
     return block if look.unicode else plain
 
 

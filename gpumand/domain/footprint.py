@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from gpumand.domain.average import averaged
+from gpumand.domain.moving_average import averaged
 
 AT_REST_SEC = 5.0
 """Memory that has not moved for so long is what the consumer holds while it rests."""

@@ -11,9 +11,9 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any
 
-from gpumand.domain.average import averaged
 from gpumand.domain.consumer import EvictionMethod
-from gpumand.domain.reuse import BUCKETS, IdleTimes
+from gpumand.domain.moving_average import averaged
+from gpumand.domain.reuse_prediction import BUCKETS, IdleTimes
 
 MAX_SEC = 7 * 86400.0
 """Longer than a week is a clock that jumped, not a load."""

@@ -20,7 +20,7 @@ from gpumand.domain.consumer import ConsumerSpec, Residency, SchedulerSettings
 from gpumand.domain.device import Devices, Reading, Sample, devices_text
 from gpumand.domain.errors import DeviceUnavailable, NoSuchDevice, NoSuchLease
 from gpumand.domain.lease import Lease, LeaseLifetime, Owner
-from gpumand.domain.naming import no_such_consumer
+from gpumand.domain.name_suggestions import no_such_consumer
 from gpumand.domain.view import ConsumerState, Job, View
 
 TokenKey = tuple[int, LeaseLifetime, str, str, str]

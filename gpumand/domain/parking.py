@@ -11,12 +11,12 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from gpumand.domain import budget, value, victims
+from gpumand.domain import budget, eviction_cost, victims
 from gpumand.domain.consumer import EvictionMethod, Policy, Residency
 from gpumand.domain.device import Devices
 from gpumand.domain.host_ram import fits, room_mib, stop_of, would_park
 from gpumand.domain.request import PlannedEviction, Spared
-from gpumand.domain.reuse import IdleTimes
+from gpumand.domain.reuse_prediction import IdleTimes
 from gpumand.domain.victims import Choice
 from gpumand.domain.view import ConsumerState, View
 
@@ -135,8 +135,8 @@ def _worth(view: View) -> Callable[[ConsumerState], tuple[Any, ...]]:
     """What is lost by stopping one that is parked, or is to be: by the policy in force, the least first."""
     if view.settings.policy is not Policy.ADAPTIVE:
         return victims.least_recently_used
-    idle: IdleTimes = value.pooled(view.consumers.values())
-    return lambda state: (value.parked_worth(view, state, idle).value, state.name)
+    idle: IdleTimes = eviction_cost.pooled(view.consumers.values())
+    return lambda state: (eviction_cost.parked_worth(view, state, idle).value, state.name)
 
 
 def _stopped_for(state: ConsumerState, other: ConsumerState) -> PlannedEviction:

@@ -9,7 +9,7 @@ from itertools import combinations
 from gpumand.domain.consumer import Residency
 from gpumand.domain.device import Devices
 from gpumand.domain.view import ConsumerState, View
-from gpumand.domain.words import on_devices
+from gpumand.domain.wording import on_devices
 
 SOMEWHERE = frozenset({Residency.RESIDENT, Residency.PARKED, Residency.LOADING, Residency.UNLOADING})
 

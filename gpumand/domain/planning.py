@@ -31,14 +31,14 @@ from gpumand.domain.errors import (
     InvalidArgs,
     NoSuchConsumer,
 )
-from gpumand.domain.naming import no_such_consumer
+from gpumand.domain.name_suggestions import no_such_consumer
 from gpumand.domain.request import PlannedEviction, Spared, Verdict
 from gpumand.domain.view import ConsumerState, View
-from gpumand.domain.words import NO_FOOTPRINT, gib, holders_line, listing, on_devices
+from gpumand.domain.wording import NO_FOOTPRINT, gib, holders_line, listing, on_devices
 
 
 @dataclass(frozen=True, slots=True)
-class Wish:
+class Requirement:
     """What is to be decided.
 
     Attributes:
@@ -97,38 +97,38 @@ class Decision:
     beside: Devices = ()
 
 
-def decide(view: View, wish: Wish) -> Decision:
+def decide(view: View, requirement: Requirement) -> Decision:
     """Decide about one wish. Pure: the same view and wish give the same decision."""
-    state = view.consumers.get(wish.consumer)
+    state = view.consumers.get(requirement.consumer)
     if state is None:
-        return _refuse(NoSuchConsumer, no_such_consumer(wish.consumer, view.consumers).message)
+        return _refuse(NoSuchConsumer, no_such_consumer(requirement.consumer, view.consumers).message)
     if not state.footprint_known:
         return _refuse(ConfigInvalid, f"{state.name} cannot be lent: {NO_FOOTPRINT}")
-    places = _places(view, wish, state)
+    places = _places(view, requirement, state)
     if not places:
-        return _refuse(DeviceUnavailable, placement.why_none(view, state, wish.devices))
-    return _best_of([_decide_on(view, wish, state, place) for place in places])
+        return _refuse(DeviceUnavailable, placement.why_none(view, state, requirement.devices))
+    return _best_of([_decide_on(view, requirement, state, place) for place in places])
 
 
-def decide_inside(view: View, wish: Wish, place: Devices) -> Decision:
+def decide_inside(view: View, requirement: Requirement, place: Devices) -> Decision:
     """Decide again in the middle of the wish's own job, as if its devices were free: they are ours."""
     own = view.jobs.get(place[0])
     jobs = {index: job for index, job in view.jobs.items() if job is not own}
-    return decide(replace(view, jobs=jobs), replace(wish, devices=place, holds_slot=True))
+    return decide(replace(view, jobs=jobs), replace(requirement, devices=place, holds_slot=True))
 
 
-def _places(view: View, wish: Wish, state: ConsumerState) -> Sequence[Devices]:
+def _places(view: View, requirement: Requirement, state: ConsumerState) -> Sequence[Devices]:
     """Where it may be: each a set of devices that it takes together."""
-    here = placement.stays_on(view, state, wish.devices)
+    here = placement.stays_on(view, state, requirement.devices)
     if here:
         return [here]
-    allowed, count = placement.allowed(view, state, wish.devices), placement.count_on(view, state)
+    allowed, count = placement.allowed(view, state, requirement.devices), placement.count_on(view, state)
     if len(allowed) < count:
         return []
-    if placement.are_few(allowed, wish.devices, count):
-        return placement.every(allowed, wish.devices, count)
-    alone = {device: _decide_on(view, wish, state, (device,)) for device in allowed}
-    return placement.neighbours(sorted(allowed, key=lambda one: _rank(alone[one])), wish.devices, count)
+    if placement.are_few(allowed, requirement.devices, count):
+        return placement.every(allowed, requirement.devices, count)
+    alone = {device: _decide_on(view, requirement, state, (device,)) for device in allowed}
+    return placement.neighbours(sorted(allowed, key=lambda one: _rank(alone[one])), requirement.devices, count)
 
 
 _RANK = {Verdict.GRANT: 0, Verdict.WAIT: 1, Verdict.REFUSE: 2}
@@ -145,34 +145,34 @@ def _best_of(decisions: list[Decision]) -> Decision:
     return replace(best, looked_at_vram=any(one.looked_at_vram for one in decisions), devices=tuple(sorted(served)))
 
 
-def _decide_on(view: View, wish: Wish, state: ConsumerState, place: Devices) -> Decision:
+def _decide_on(view: View, requirement: Requirement, state: ConsumerState, place: Devices) -> Decision:
     if state.devices != place and state.claimed:
         # Its footprint is promised elsewhere; the same process cannot be in two places.
         return _wait(place, f"{state.name} is in use on {on_devices(state.devices)}")
     if any(state.name in job.evicting for job in view.jobs.values()):
         return _wait(place, f"{state.name} is about to be evicted")
     if state.residency is Residency.RESIDENT and state.devices in ((), place):
-        return _resident(view, wish, state, place)
+        return _resident(view, requirement, state, place)
     if placement.is_elsewhere(view, state, place):
         words = f"{state.name} is {state.residency} on {on_devices(state.devices)}; evict it first"
         return _refuse(InvalidArgs, words, place)
-    if wish.from_own_unit and state.residency is Residency.LOADING and not state.unasked:
+    if requirement.from_own_unit and state.residency is Residency.LOADING and not state.unasked:
         return Decision(Verdict.GRANT, place, resident=True, message=f"{state.name} is being loaded: its own unit asks")
-    return _absent(view, wish, state, place)
+    return _absent(view, requirement, state, place)
 
 
-def _resident(view: View, wish: Wish, state: ConsumerState, place: Devices) -> Decision:
+def _resident(view: View, requirement: Requirement, state: ConsumerState, place: Devices) -> Decision:
     blocked = None
-    if wish.wants_lease:
+    if requirement.wants_lease:
         blocked = (
-            _no_slot(view, wish, place)
+            _no_slot(view, requirement, place)
             or _never_fits(view, state, place, cushion_mib=0)
             or _overcommitted(view, state, place)
         )
     return blocked or Decision(Verdict.GRANT, place, resident=True, message=f"{state.name} is resident")
 
 
-def _absent(view: View, wish: Wish, state: ConsumerState, place: Devices) -> Decision:
+def _absent(view: View, requirement: Requirement, state: ConsumerState, place: Devices) -> Decision:
     for device in place:
         if view.devices[device].lost:
             return _refuse(DeviceUnavailable, f"device {device} is lost: {view.devices[device].error}", place)
@@ -182,10 +182,10 @@ def _absent(view: View, wish: Wish, state: ConsumerState, place: Devices) -> Dec
         return _refuse(ConsumerBackingOff, message, place)
     return (
         _never_fits(view, state, place, cushion_mib=view.settings.cushion_mib)
-        or _being_moved(view, wish, state, place)
-        or _no_slot(view, wish, place)
+        or _being_moved(view, requirement, state, place)
+        or _no_slot(view, requirement, place)
         or _overcommitted(view, state, place)
-        or _make_room(view, wish, state, place)
+        or _make_room(view, requirement, state, place)
     )
 
 
@@ -203,7 +203,7 @@ def _never_fits(view: View, state: ConsumerState, place: Devices, cushion_mib: i
     return None
 
 
-def _being_moved(view: View, wish: Wish, state: ConsumerState, place: Devices) -> Decision | None:
+def _being_moved(view: View, requirement: Requirement, state: ConsumerState, place: Devices) -> Decision | None:
     """Wait while anything is loaded or evicted on any of the devices: one thing at a time."""
     for device in place:
         job = view.jobs.get(device)
@@ -213,15 +213,15 @@ def _being_moved(view: View, wish: Wish, state: ConsumerState, place: Devices) -
     if state.residency is Residency.UNLOADING:
         return _wait(place, f"{state.name} is being unloaded")
     for other in view.loading:
-        is_own_start = other.name == state.name and wish.from_own_unit
+        is_own_start = other.name == state.name and requirement.from_own_unit
         if not is_own_start and not set(place).isdisjoint(other.devices):
             return _wait(place, f"{other.name} is loading on {on_devices(other.devices)}")
     return None
 
 
-def _no_slot(view: View, wish: Wish, place: Devices) -> Decision | None:
+def _no_slot(view: View, requirement: Requirement, place: Devices) -> Decision | None:
     slots = view.settings.concurrent_leases
-    if not wish.wants_lease or wish.holds_slot or slots == 0:
+    if not requirement.wants_lease or requirement.holds_slot or slots == 0:
         return None
     for device in place:
         if view.slots_taken(device) >= slots:
@@ -264,13 +264,13 @@ class _Room:
         return 0 if self.free_mib is None else max(0, self.need_mib - self.free_mib)
 
 
-def _make_room(view: View, wish: Wish, state: ConsumerState, place: Devices) -> Decision:
+def _make_room(view: View, requirement: Requirement, state: ConsumerState, place: Devices) -> Decision:
     rooms = [
         _Room(device, budget.need_mib(view, device, state.name), budget.free_mib(view, device, state.name))
         for device in place
     ]
     short_mib = {room.device: room.short_mib for room in rooms if room.short_mib}
-    limit = max(0, view.settings.max_evictions - wish.evictions_done) if short_mib else 0
+    limit = max(0, view.settings.max_evictions - requirement.evictions_done) if short_mib else 0
     choice = parking.choose(view, place, state, short_mib, limit)
     if choice.suffices:
         return _load(view, state, rooms, choice)

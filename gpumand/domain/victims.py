@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from gpumand.domain import budget, busyness, cover, cover_all, value
+from gpumand.domain import budget, busyness, cheapest_set, cheapest_set_multi, eviction_cost
 from gpumand.domain.consumer import EvictionMethod, Policy, Residency
 from gpumand.domain.device import Devices
 from gpumand.domain.request import PlannedEviction, Spared
@@ -150,17 +150,17 @@ def _worth_least(
     """The set that is worth least."""
     priced = _priced(view, in_order)
     items = [
-        cover.Item(place, one.cost, freed_mib[one.state.name])
+        cheapest_set.Item(place, one.cost, freed_mib[one.state.name])
         for place, one in enumerate(priced)
         if freed_mib[one.state.name] > 0
     ]
-    places = cover.cheapest(items, deficit_mib, limit)
+    places = cheapest_set.cheapest(items, deficit_mib, limit)
     return None if places is None else [priced[place] for place in places]
 
 
 def _priced(view: View, in_order: list[ConsumerState]) -> list[_Taken]:
-    idle = value.pooled(view.consumers.values())
-    worths = [value.worth(view, state, idle) for state in in_order]
+    idle = eviction_cost.pooled(view.consumers.values())
+    worths = [eviction_cost.worth(view, state, idle) for state in in_order]
     return [_Taken(state, worth.value, worth.why) for state, worth in zip(in_order, worths, strict=True)]
 
 
@@ -171,13 +171,15 @@ def _pick_on_all(
     is_adaptive = view.settings.policy is Policy.ADAPTIVE
     priced = _priced(view, in_order) if is_adaptive else [_Taken(one, 1.0, _recency(one)) for one in in_order]
     items = [
-        cover_all.WideItem(place, one.cost, tuple(freed[device].get(one.state.name, 0) for device in short_mib))
+        cheapest_set_multi.WideItem(
+            place, one.cost, tuple(freed[device].get(one.state.name, 0) for device in short_mib)
+        )
         for place, one in enumerate(priced)
     ]
     items, needs = [one for one in items if any(one.mib)], tuple(short_mib.values())
-    places = None if is_adaptive else cover_all.in_order(items, needs, limit)
+    places = None if is_adaptive else cheapest_set_multi.in_order(items, needs, limit)
     if places is None:
-        places = cover_all.cheapest_on_all(items, needs, limit)
+        places = cheapest_set_multi.cheapest_on_all(items, needs, limit)
     return None if places is None else [priced[place] for place in places]
 
 

@@ -7,7 +7,7 @@ is SQLite in that thread.
 from __future__ import annotations
 
 from gpumand.history.archive import SqliteArchive
-from gpumand.history.chronicle import Chronicle
-from gpumand.history.demand import DemandLog
+from gpumand.history.demand_log import DemandLog
+from gpumand.history.recorder import HistoryRecorder
 
-__all__ = ["Chronicle", "DemandLog", "SqliteArchive"]
+__all__ = ["DemandLog", "HistoryRecorder", "SqliteArchive"]

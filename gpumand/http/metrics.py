@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from gpumand.domain.consumer import Residency
 from gpumand.domain.events import Event, EvictionOccurred, LoadFinished, RequestGranted
 from gpumand.domain.status import ConsumerStatus, DeviceStatus, Stats, Status
-from gpumand.http.exposition import Histogram, Samples, counter, gauge, histogram
 from gpumand.http.limits import MAX_LABELLED
+from gpumand.http.prometheus_format import Histogram, Samples, counter, gauge, histogram
 
 OTHERS = "_other"
 """All consumers beyond the cap; no consumer is called so, their names begin with a letter or a digit."""

@@ -21,7 +21,7 @@ from gpumand.bus.names import (
     SYSTEMD_SERVICE,
     SYSTEMD_UNIT,
 )
-from gpumand.bus.paths import unescape_label
+from gpumand.bus.object_paths import unescape_label
 from gpumand.domain.consumer import UnitActivity, UnitState
 from gpumand.ports import UnitFailed
 from gpumand.service_manager.failures import unit_failed

@@ -13,20 +13,20 @@ from dataclasses import dataclass, replace
 from functools import partial
 from heapq import heappop, heappush
 
-from gpumand.domain import parking, serving
+from gpumand.domain import parking, queue_policy
+from gpumand.domain.backfill import BackfillAccounting
 from gpumand.domain.consumer import EvictionMethod, Policy, Residency, SchedulerSettings
 from gpumand.domain.device import Devices, ProcessUse, Reading, Sample, devices_text
+from gpumand.domain.eviction_cost import start_after
 from gpumand.domain.fairness import FairShare
 from gpumand.domain.learning import Learned, Start
 from gpumand.domain.lease import Lease, LeaseLifetime, Owner
 from gpumand.domain.ledger import Ledger
-from gpumand.domain.overlap import Overlapping
-from gpumand.domain.overtaking import Overtakings
-from gpumand.domain.planning import Decision, Wish, decide, decide_inside
+from gpumand.domain.load_overlap import Overlapping
+from gpumand.domain.planning import Decision, Requirement, decide, decide_inside
 from gpumand.domain.queue import RequestQueue
+from gpumand.domain.queue_pass import QueueEntry, QueuePass, Ruling
 from gpumand.domain.request import AcquireOptions, PlannedEviction, Request, Verdict
-from gpumand.domain.serving import Ruling, Standing
-from gpumand.domain.value import start_after
 from gpumand.domain.view import Job, View
 from gpumand.simulation.demand import Demand, Use
 from gpumand.simulation.host import Host
@@ -42,9 +42,9 @@ class _Entry:
     """A request that waits, is being loaded for, or works."""
 
     request: Request
-    wish: Wish
+    requirement: Requirement
     served: Served
-    standing: Standing
+    standing: QueueEntry
     works_on: Devices = ()
 
 
@@ -88,7 +88,7 @@ class Engine:
             times = (learned or {}).get(name, Learned())
             self._ledger.update(name, residency=Residency.UNLOADED, times=times)
         self._queue = RequestQueue(settings.aging_sec)
-        self._fairness, self._overtakings, self._overlapping = FairShare(), Overtakings(), Overlapping()
+        self._fairness, self._overtakings, self._overlapping = FairShare(), BackfillAccounting(), Overlapping()
         self._entries: dict[int, _Entry] = {}
         self._works: dict[str, _Work] = {}
         self._held: list[dict[str, int]] = [{} for _ in host.total_mib]
@@ -101,7 +101,7 @@ class Engine:
         self._order = itertools.count()
         self._now = 0.0
         self._seen: View | None = None
-        self._known: dict[Wish, Decision] = {}
+        self._known: dict[Requirement, Decision] = {}
         self.outcome = Outcome()
         self._show()
 
@@ -139,8 +139,8 @@ class Engine:
         state = self._ledger.consumers[use.consumer]
         priority = state.spec.priority if use.priority is None else use.priority
         request = Request(number, use.consumer, Owner(use.client, 0), OPTIONS, priority, self._now)
-        wish = Wish(use.consumer)
-        self._entries[number] = _Entry(request, wish, served, Standing(number, wish, 0.0, priority))
+        requirement = Requirement(use.consumer)
+        self._entries[number] = _Entry(request, requirement, served, QueueEntry(number, requirement, 0.0, priority))
         self._waiting_for[use.consumer] = self._waiting_for.get(use.consumer, 0) + 1
         self._queue.add(request, self._put_back_sec(request, state.times.hold_sec()))
 
@@ -163,7 +163,7 @@ class Engine:
     def _step(self) -> bool:
         """As the daemon's desk does: decide each request in order, on what is true then; whether any was begun for."""
         entries = [self._entries[request.number] for request in self._queue]
-        walk = serving.walk(self._settings, [entry.standing for entry in entries])
+        walk = queue_policy.queue_pass_for(self._settings, [entry.standing for entry in entries])
         self._seen, begun = None, False
         for entry in entries:
             was_begun = bool(entry.works_on)
@@ -175,14 +175,14 @@ class Engine:
                 break
         return begun and len(self._ledger.devices) > 1
 
-    def _serve(self, entry: _Entry, walk: serving.Walk, entries: list[_Entry]) -> tuple[int, ...]:
+    def _serve(self, entry: _Entry, walk: QueuePass, entries: list[_Entry]) -> tuple[int, ...]:
         """Decide one request and act on it; where it stays ahead of others if it has to wait."""
         if entry.works_on:
             return entry.works_on
         view = self._look(entries)
-        decision = self._known.get(entry.wish)
+        decision = self._known.get(entry.requirement)
         if decision is None:
-            decision = self._known[entry.wish] = decide(view, entry.wish)
+            decision = self._known[entry.requirement] = decide(view, entry.requirement)
         if self._act(entry, walk.rule(view, entry.standing, decision)):
             self._seen = None
         return decision.devices if entry.request.number in self._entries else ()
@@ -327,8 +327,8 @@ class Engine:
                     self._held[device][name] = state.spec.residual_mib
             self._show(state.devices)
             self.outcome.evicted.append(name)
-            entry.wish = replace(entry.wish, evictions_done=entry.wish.evictions_done + 1)
-            self._go_on(entry, place, decide_inside(self._view([]), entry.wish, place))
+            entry.requirement = replace(entry.requirement, evictions_done=entry.requirement.evictions_done + 1)
+            self._go_on(entry, place, decide_inside(self._view([]), entry.requirement, place))
 
         self._at(self._now + seconds, done)
 

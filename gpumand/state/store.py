@@ -9,8 +9,8 @@ from pathlib import Path
 
 from gpumand.domain.device import Devices
 from gpumand.domain.lease import Lease, LeaseLifetime
+from gpumand.state.filesystem import is_in_memory
 from gpumand.state.folder import SUFFIX, Folder, Unfit
-from gpumand.state.memory import is_in_memory
 from gpumand.state.records import (
     LEASE_ID,
     KeptConsumer,

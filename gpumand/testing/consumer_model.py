@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
-from gpumand.testing.announce import Announcement
+from gpumand.testing.vram_announcement import Announcement
 from gpumand.vram.simulated_files import AnnouncementReader
 
 MAX_DEVICES = 64

@@ -36,8 +36,8 @@ from gpumand.bus.names import (
     SYSTEMD_SERVICE,
     SYSTEMD_UNIT,
 )
-from gpumand.bus.paths import escape_label, unescape_label
-from gpumand.bus.values import unwrap
+from gpumand.bus.object_paths import escape_label, unescape_label
+from gpumand.bus.variants import unwrap
 from gpumand.domain.errors import FREEDESKTOP, GpumandError
 from gpumand.testing.systemd1_units import Behaviour, FakeSystemdUnit, Job
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from gpumand.arbiter import Arbiter
-from gpumand.arbiter.upkeep import Upkeep
+from gpumand.arbiter.housekeeping import Housekeeping
 from gpumand.domain.consumer import ConsumerSpec, GpuSettings, SchedulerSettings, Settings
 from gpumand.domain.events import Event
 from gpumand.domain.lease import Owner
@@ -58,7 +58,7 @@ class FakeWorld:
             self.clock, self.vram, self.units, self.routes, self.store, self.owners, self.archive, self.memory
         )
         self.arbiter = Arbiter(self.settings, world, self.events.append, self._load_settings)
-        self.upkeep = Upkeep(self.arbiter, self.units, self.routes)
+        self.housekeeping = Housekeeping(self.arbiter, self.units, self.routes)
 
     def _parked_mib(self) -> int:
         """What consumers hold of host RAM that their routes have put there."""
@@ -70,7 +70,7 @@ class FakeWorld:
     async def start(self) -> None:
         """Take up what the store has, and look around, as the daemon does before it owns its name."""
         await self.arbiter.start()
-        await self.upkeep.look_around()
+        await self.housekeeping.look_around()
 
     def named(self, kind: type[Event]) -> list[Event]:
         """Events of one kind, in order."""

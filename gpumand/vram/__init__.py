@@ -31,7 +31,7 @@ def make_source(settings: GpuSettings, clock: Clock) -> VramSource:
 
         return SimulatedSource(settings.simulated_total_mib, settings.simulated_dir, clock)
     if settings.source == "none":
-        from gpumand.vram.none import NoSource
+        from gpumand.vram.no_source import NoSource
 
         return NoSource(settings.total_mib, clock)
     raise ValueError(f"no VRAM source is named {settings.source!r}")

@@ -16,8 +16,8 @@ from typing import Protocol
 from gpumand.domain.device import ProcessUse, Reading, Sample
 from gpumand.ports import VramSource
 from gpumand.state.worker import Worker
-from gpumand.vram.people import NOBODY, People, Person
 from gpumand.vram.process import start_ticks
+from gpumand.vram.user_names import NOBODY, ProcessOwner, ProcessOwners
 
 log = logging.getLogger(__name__)
 
@@ -70,8 +70,8 @@ class AttributedSource:
         self._consumers: Mapping[str, str] = {}
         self._recognised: frozenset[str] = frozenset()
         self._known: dict[Identity, str] = {}
-        self._people, self._asks_people = People(), Worker("gpumand-people")
-        self._owners: dict[Identity, Person] = {}
+        self._people, self._asks_people = ProcessOwners(), Worker("gpumand-people")
+        self._owners: dict[Identity, ProcessOwner] = {}
         self._naming: asyncio.Task[None] | None = None
         self._asking: dict[Identity, asyncio.Task[None]] = {}
 
@@ -188,7 +188,7 @@ def _named(task: asyncio.Task[None]) -> None:
         log.debug("whose processes they are cannot be told: %s", error)
 
 
-def _owners_of(people: People, units: Mapping[Identity, str]) -> dict[Identity, Person]:
+def _owners_of(people: ProcessOwners, units: Mapping[Identity, str]) -> dict[Identity, ProcessOwner]:
     """Those that can be told; a pid that was used again meanwhile is somebody else's."""
     owners = {identity: people.owner_of(identity.pid, unit) for identity, unit in units.items()}
     still = {identity for identity in owners if start_ticks(identity.pid) == identity.started}

@@ -13,7 +13,7 @@ from gpumand.ports import Clock
 from gpumand.vram.call_thread import CallHangs, CallThread, ThreadClosed
 from gpumand.vram.nvml_device import Device, find_devices, read_device
 from gpumand.vram.nvml_library import CallFailed, LibraryFailed, NvmlLibrary
-from gpumand.vram.stamp import Stamp, without_figures
+from gpumand.vram.reading_time import ReadingTime, without_figures
 
 log = logging.getLogger(__name__)
 
@@ -67,7 +67,7 @@ class NvmlSession:
 
     def read(self) -> Reading:
         """Read every device, initialising first where that is due. Raises nothing that a driver can cause."""
-        stamp = Stamp.now(self._clock)
+        stamp = ReadingTime.now(self._clock)
         if self._renewing:
             self._renewing = False
             self.close()
@@ -210,5 +210,5 @@ class NvmlSource:
         self._thread.close()
 
     def _blind(self, error: str) -> Reading:
-        stamp = Stamp.now(self._clock)
+        stamp = ReadingTime.now(self._clock)
         return Reading(tuple(without_figures(sample, error, stamp) for sample in self._seen), error)

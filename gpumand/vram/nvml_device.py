@@ -14,7 +14,7 @@ from gpumand.domain.device import ProcessUse, Sample
 from gpumand.vram import nvml_mig
 from gpumand.vram.nvml_library import CallFailed, Code, NvmlLibrary
 from gpumand.vram.process import command_name, short_name
-from gpumand.vram.stamp import Stamp
+from gpumand.vram.reading_time import ReadingTime
 
 MIB = 1 << 20
 NOT_AVAILABLE = (1 << 64) - 1
@@ -97,7 +97,7 @@ def _opened(library: NvmlLibrary, device: Device) -> Device:
     return replace(device, uuid=str(uuid), name=short_name(str(name)))
 
 
-def read_device(library: NvmlLibrary, device: Device, stamp: Stamp) -> Sample:
+def read_device(library: NvmlLibrary, device: Device, stamp: ReadingTime) -> Sample:
     """Take a sample; what fails is said in it. Raises LibraryFailed."""
     try:
         if device.failure is not None:
@@ -107,7 +107,7 @@ def read_device(library: NvmlLibrary, device: Device, stamp: Stamp) -> Sample:
         return _failed(device, failure, stamp)
 
 
-def _read(library: NvmlLibrary, device: Device, stamp: Stamp) -> Sample:
+def _read(library: NvmlLibrary, device: Device, stamp: ReadingTime) -> Sample:
     memory, error = _memory_or_why_not(library, device.handle)
     processes, complete = _processes(library, device)
     return Sample(
@@ -126,7 +126,7 @@ def _read(library: NvmlLibrary, device: Device, stamp: Stamp) -> Sample:
     )
 
 
-def _failed(device: Device, failure: CallFailed, stamp: Stamp) -> Sample:
+def _failed(device: Device, failure: CallFailed, stamp: ReadingTime) -> Sample:
     lost = failure.code == Code.GPU_IS_LOST
     return Sample(
         index=device.index,

@@ -15,8 +15,8 @@ from gpumand.domain.device import ProcessUse, Reading, Sample
 from gpumand.ports import Clock
 from gpumand.vram.call_thread import CallHangs, CallThread, ThreadClosed
 from gpumand.vram.process import command_name
+from gpumand.vram.reading_time import ReadingTime, without_figures
 from gpumand.vram.simulated_files import Announced, AnnouncementReader
-from gpumand.vram.stamp import Stamp, without_figures
 
 
 def default_dir() -> Path:
@@ -70,7 +70,7 @@ class SimulatedSource:
         self._thread.close()
 
     def _read(self) -> Reading:
-        stamp = Stamp.now(self._clock)
+        stamp = ReadingTime.now(self._clock)
         try:
             make_dir(self._directory)
             announced, complete = self._reader.read()
@@ -78,7 +78,7 @@ class SimulatedSource:
             return self._blind(f"simulator-failed: {error}")
         return Reading(tuple(self._sample(index, announced, complete, stamp) for index in range(len(self._total_mib))))
 
-    def _sample(self, index: int, announced: Sequence[Announced], complete: bool, stamp: Stamp) -> Sample:
+    def _sample(self, index: int, announced: Sequence[Announced], complete: bool, stamp: ReadingTime) -> Sample:
         own = [entry for entry in announced if entry.device == index]
         total_mib = self._total_mib[index]
         used_mib = min(total_mib, sum(entry.mib for entry in own))
@@ -97,7 +97,7 @@ class SimulatedSource:
         )
 
     def _blind(self, error: str) -> Reading:
-        stamp = Stamp.now(self._clock)
+        stamp = ReadingTime.now(self._clock)
         samples = (self._sample(index, (), True, stamp) for index in range(len(self._total_mib)))
         return Reading(tuple(without_figures(sample, error, stamp) for sample in samples), error)
 

@@ -18,8 +18,8 @@ import pytest
 from tests.e2e.client import Client
 from tests.e2e.host import DAEMON, Host
 from tests.e2e.kills import checks
-from tests.e2e.kills.blows import Armoury, Blow
-from tests.e2e.kills.figures import Figures
+from tests.e2e.kills.kill_methods import Armoury, Blow
+from tests.e2e.kills.measurements import Figures
 from tests.e2e.kills.moments import Moment
 from tests.e2e.kills.packages import variants
 from tests.e2e.kills.scene import Scene

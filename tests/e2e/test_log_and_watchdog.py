@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from gpumand.messages import MessageId
+from gpumand.log.message_ids import MessageId
 from tests.e2e.client import Client
 from tests.e2e.host import DAEMON, Host
 

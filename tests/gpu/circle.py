@@ -23,7 +23,7 @@ import aiohttp
 
 from gpumand.bus.connection import BusConnection, BusError, Signal
 from gpumand.bus.names import BUS_NAME
-from gpumand.bus.values import to_variants
+from gpumand.bus.variants import to_variants
 from gpumand.testing.bus import PrivateBus
 
 ROOT = Path(__file__).parents[2]

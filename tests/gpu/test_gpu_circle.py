@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from gpumand.clock import SystemClock
+from gpumand.host.clock import SystemClock
 from gpumand.vram.nvml import NvmlSource
 from tests.gpu.circle import Place, gpu_circle, run_circle
 

@@ -56,7 +56,7 @@ class ShimMemory:
     """A figure in the directory that the fake NVML reads."""
 
     def __init__(self, directory: Path) -> None:
-        from gpumand.testing.announce import Announcement
+        from gpumand.testing.vram_announcement import Announcement
 
         self._announcement = Announcement(directory)
 

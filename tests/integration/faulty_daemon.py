@@ -9,9 +9,9 @@ import time
 from collections.abc import Callable
 from typing import Any, NoReturn
 
-from gpumand import daemon
-from gpumand.arbiter.desk import Desk
-from gpumand.daemon import main
+from gpumand.arbiter.scheduler import Scheduler
+from gpumand.daemon import daemon
+from gpumand.daemon.daemon import main
 from gpumand.vram.nvml import NvmlSession
 
 
@@ -37,8 +37,8 @@ def end_upkeep() -> None:
 
 FAULTS: dict[str, Callable[[], Any]] = {
     "loop-blocks": block,
-    "step-raises": lambda: setattr(Desk, "step", fail),
-    "step-blocks": lambda: setattr(Desk, "step", block),
+    "step-raises": lambda: setattr(Scheduler, "step", fail),
+    "step-blocks": lambda: setattr(Scheduler, "step", block),
     "sampler-dies": lambda: setattr(NvmlSession, "read", die),
     "upkeep-ends": end_upkeep,
     "grows-old": lambda: setattr(daemon, "LIBRARY_SEC", 0.0),

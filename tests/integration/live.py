@@ -15,7 +15,7 @@ from typing import Any
 
 from gpumand.bus import names
 from gpumand.bus.connection import BusConnection, BusError, Signal
-from gpumand.bus.values import to_variants, unwrap
+from gpumand.bus.variants import to_variants, unwrap
 from gpumand.testing.bus import PrivateBus
 from gpumand.testing.consumer_process import ConsumerProcess, consumer_process
 

@@ -17,7 +17,7 @@ from gpumand.cli.app import COMMANDS, gpumanctl
 from gpumand.cli.errors import ExitCode
 from gpumand.config.presets import preset_names
 from gpumand.config.schema import TABLES
-from gpumand.config.tables import keys_of
+from gpumand.config.table_schema import keys_of
 from gpumand.domain import errors
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -101,7 +101,7 @@ def test_every_exit_status_of_the_daemon_is_told_of(pages: Pages) -> None:
 
 
 def test_every_page_of_the_socket_is_told_of(pages: Pages) -> None:
-    face = (ROOT / "gpumand/http/face.py").read_text(encoding="utf-8")
+    face = (ROOT / "gpumand/http/endpoints.py").read_text(encoding="utf-8")
     paths = set(re.findall(r'"(/[a-z0-9/]+)"', face))
     assert len(paths) > 3
     assert {f"GET {path}" for path in paths} <= explained(pages["gpumand.8"])

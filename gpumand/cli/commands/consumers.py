@@ -8,14 +8,14 @@ from typing import Any
 import click
 
 from gpumand.cli import completion
+from gpumand.cli.acquire_options import device_option, timeout_of, timeout_option, waiting_options
 from gpumand.cli.client import Client
+from gpumand.cli.consumer_lookup import entry_of
 from gpumand.cli.durations import to_usec
-from gpumand.cli.lookup import entry_of
 from gpumand.cli.options import Command, GlobalOptions, global_options
 from gpumand.cli.output import print_json
 from gpumand.cli.progress import watched
 from gpumand.cli.session import ask
-from gpumand.cli.wish import device_option, timeout_of, timeout_option, waiting_options
 
 
 @click.command(cls=Command)

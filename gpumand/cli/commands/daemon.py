@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from gpumand.bus.failures import BusError, BusLost
+from gpumand.bus.connection_errors import BusError, BusLost
 from gpumand.cli.client import Client
 from gpumand.cli.errors import ExitCode, Mismatch, NoBus, interpret
 from gpumand.cli.options import Command, GlobalOptions, global_options

@@ -29,8 +29,8 @@ def doctor(ctx: click.Context, config: Path | None) -> int:
     starts nothing, and needs no running gpumand. As root it sees more. Exits 1 when it found a problem or a warning.
     """
     from gpumand.cli.doctor.checks import examine
+    from gpumand.cli.doctor.collect import look
     from gpumand.cli.doctor.finding import WRONG
-    from gpumand.cli.doctor.look import look
     from gpumand.cli.render.doctor import as_json, doctor_lines
 
     options = global_options(ctx)

@@ -13,7 +13,7 @@ from gpumand.cli.client import Client
 from gpumand.cli.options import Command, GlobalOptions, global_options
 from gpumand.cli.output import look_of, print_json, print_lines
 from gpumand.cli.session import ask
-from gpumand.cli.when import WHEN
+from gpumand.cli.timestamps import WHEN
 from gpumand.domain.history import MAX_ENTRIES, EntryKind
 
 MOST_ENTRIES = 100_000

@@ -17,7 +17,7 @@ from gpumand.cli.options import Command, GlobalOptions, global_options
 if TYPE_CHECKING:
     from gpumand.config.presets import Preset
     from gpumand.consumers.routes import HttpRoutes
-    from gpumand.survey.host import Host
+    from gpumand.discovery.host import Host
 
 STDOUT = "-"
 
@@ -60,8 +60,8 @@ def init(ctx: click.Context, output: str, force: bool, probe: bool, source: str)
 async def _made(options: GlobalOptions, source: str, probe: bool) -> tuple[str, int]:
     """The configuration's text, and how many consumers are in it."""
     from gpumand.config.presets import preset, preset_names
-    from gpumand.survey.matching import findings, likely_ports
-    from gpumand.survey.starter import consumer_urls, starting_configuration
+    from gpumand.discovery.matching import findings, likely_ports
+    from gpumand.discovery.starter_config import consumer_urls, starting_configuration
 
     host = await _look(options, source)
     presets = [preset(name) for name in preset_names()]
@@ -74,10 +74,10 @@ async def _made(options: GlobalOptions, source: str, probe: bool) -> tuple[str, 
 async def _look(options: GlobalOptions, source: str) -> Host:
     """Look at the host; without a bus, at what can be seen without one."""
     from gpumand.bus.connection import BusConnection
-    from gpumand.bus.failures import BusLost
-    from gpumand.clock import SystemClock
+    from gpumand.bus.connection_errors import BusLost
+    from gpumand.discovery.scan import look
     from gpumand.domain.consumer import GpuSettings
-    from gpumand.survey.looking import look
+    from gpumand.host.clock import SystemClock
     from gpumand.vram import make_source
 
     figures = make_source(GpuSettings(source=source), SystemClock())
@@ -93,8 +93,8 @@ async def _look(options: GlobalOptions, source: str) -> Host:
 
 async def _probe(places: dict[str, tuple[Preset, str]]) -> dict[str, str]:
     """What each health route answers, in words; only those that have one are asked."""
-    from gpumand.clock import SystemClock
     from gpumand.consumers.routes import HttpRoutes
+    from gpumand.host.clock import SystemClock
 
     routes = HttpRoutes(SystemClock())
     try:

@@ -10,14 +10,14 @@ from typing import Any
 import click
 
 from gpumand.cli import completion
+from gpumand.cli.acquire_options import RequestOptions, asking_options, waiting_options
 from gpumand.cli.client import Client
+from gpumand.cli.consumer_lookup import entry_of
 from gpumand.cli.durations import DURATION, to_usec
-from gpumand.cli.lookup import entry_of
 from gpumand.cli.options import Command, GlobalOptions, global_options
 from gpumand.cli.output import is_screen, print_json
 from gpumand.cli.progress import watched
 from gpumand.cli.session import ask
-from gpumand.cli.wish import Wish, asking_options, waiting_options
 
 
 @click.command(cls=Command)
@@ -38,7 +38,7 @@ def acquire(ctx: click.Context, /, consumer: str, lifetime: str, **typed: Any) -
     if lifetime == "connection":
         end = "a lease of lifetime connection would end with this very command"
         raise click.UsageError(f"{end}; use: gpumanctl run {consumer} -- COMMAND")
-    wish = Wish.of(lifetime, typed)
+    wish = RequestOptions.of(lifetime, typed)
 
     async def question(client: Client, options: GlobalOptions) -> None:
         asking = client.acquire(consumer, wish.options(), wish.timeout_sec)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from gpumand.bus.failures import BusLost
+from gpumand.bus.connection_errors import BusLost
 from gpumand.cli.client import Client
 from gpumand.cli.options import Command, GlobalOptions
 from gpumand.cli.session import ask

@@ -8,11 +8,11 @@ from typing import Any
 import click
 
 from gpumand.cli import completion
+from gpumand.cli.acquire_options import device_option, priority_option
 from gpumand.cli.client import Client
 from gpumand.cli.options import Command, GlobalOptions, global_options
 from gpumand.cli.output import look_of, print_json, print_lines
 from gpumand.cli.session import ask
-from gpumand.cli.wish import device_option, priority_option
 
 
 @click.command(cls=Command)

@@ -31,7 +31,7 @@ class _Group(click.Group):
 
 def _meant(word: str) -> str:
     from gpumand.config.presets import preset_names
-    from gpumand.domain.naming import nearest
+    from gpumand.domain.name_suggestions import nearest
 
     near = nearest(word, preset_names())
     return f"show {near}" if near else "list"
@@ -78,7 +78,7 @@ def show(ctx: click.Context, name: str) -> None:
     from gpumand.cli.render.presets import show_lines, shown
     from gpumand.config.presets import preset as read
     from gpumand.config.presets import preset_names
-    from gpumand.domain.naming import nearest
+    from gpumand.domain.name_suggestions import nearest
 
     if name not in preset_names():
         near = nearest(name, preset_names())

@@ -13,16 +13,16 @@ from typing import Any
 
 import click
 
-from gpumand.bus.failures import BusError, BusLost
+from gpumand.bus.connection_errors import BusError, BusLost
 from gpumand.cli import completion
-from gpumand.cli.child import Child, find_program
+from gpumand.cli.acquire_options import RequestOptions, asking_options, waiting_options
+from gpumand.cli.child_process import Child, find_program
 from gpumand.cli.client import Client
 from gpumand.cli.options import Command, GlobalOptions, global_options
 from gpumand.cli.progress import watched
 from gpumand.cli.session import connected
 from gpumand.cli.signals import ENDING, JOB_CONTROL, Arrived, SignalPump, die_of
-from gpumand.cli.wish import Wish, asking_options, waiting_options
-from gpumand.client.ending import BUS_LOST, FORGOTTEN, Watch
+from gpumand.client.lease_watch import BUS_LOST, FORGOTTEN, Watch
 
 KILL_AFTER_SEC = 10.0
 """With --kill-on-loss: how long after SIGTERM a command is killed."""
@@ -76,7 +76,7 @@ def run(ctx: click.Context, /, consumer: str, command: tuple[str, ...], kill_on_
     options = global_options(ctx)
     if options.json:
         raise click.UsageError("--json does not go with run: standard output belongs to the command")
-    wish = Wish.of("connection", typed)
+    wish = RequestOptions.of("connection", typed)
     path = find_program(command[0])
     pump = SignalPump()
     status = asyncio.run(Holder(consumer, path, command, wish, options, kill_on_loss).run(pump))
@@ -99,7 +99,7 @@ class Holder:
     consumer: str
     path: str
     command: Sequence[str]
-    wish: Wish
+    wish: RequestOptions
     options: GlobalOptions
     kill_on_loss: bool
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from gpumand.bus.failures import BusError
+from gpumand.bus.connection_errors import BusError
 from gpumand.cli import completion
 from gpumand.cli.client import Client
 from gpumand.cli.errors import ExitCode, Failure, hint_for
@@ -17,7 +17,7 @@ from gpumand.cli.options import Command, GlobalOptions, global_options
 from gpumand.cli.output import look_of, print_json, print_lines
 from gpumand.cli.session import ask
 from gpumand.domain.errors import OWN
-from gpumand.domain.naming import no_such_consumer
+from gpumand.domain.name_suggestions import no_such_consumer
 
 RECENT = 5
 RECENT_KINDS = ["eviction", "eviction-failed", "load", "load-failed"]

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from gpumand.config.problems import Problem
+from gpumand.config.problems import ConfigProblem
+from gpumand.discovery.daemons import OtherDaemon
 from gpumand.domain.consumer import ConsumerSpec, Health, Settings
-from gpumand.survey.daemons import OtherDaemon
 
 Entry = Mapping[str, Any]
 
@@ -82,7 +82,7 @@ class Configuration:
     changed_usec: int = 0
     changed_file: str = ""
     settings: Settings | None = None
-    problems: tuple[Problem, ...] = ()
+    problems: tuple[ConfigProblem, ...] = ()
     unreadable: tuple[str, ...] = ()
 
 

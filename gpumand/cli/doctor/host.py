@@ -14,7 +14,7 @@ from pathlib import Path
 from gpumand.cli.doctor.facts import DAEMON_USER, GROUP, Caller, Configuration, Driver, Node
 from gpumand.config import DEFAULT_FILE, DEFAULT_FOLDER, ConfigProblems, load, user_folder
 from gpumand.config.files import DROP_IN_NAME, MAIN_NAME, files_of, listed
-from gpumand.config.problems import Faults, Problem
+from gpumand.config.problems import ConfigProblem, ProblemList
 
 PACKAGED = (
     "/usr/share/polkit-1/actions/org.gpumand1.policy",
@@ -96,13 +96,13 @@ def told_configuration(pid: int, proc: Path = Path("/proc")) -> Path | None:
     return None
 
 
-def _names(problems: Iterable[Problem]) -> tuple[str, ...]:
+def _names(problems: Iterable[ConfigProblem]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(one.file for one in problems))
 
 
 def _files(path: Path | None, *, user: bool) -> list[Path]:
     """All that count, whether they are there or not."""
-    faults = Faults()
+    faults = ProblemList()
     if path is not None:
         return files_of(path, faults)
     main, drop_ins = DEFAULT_FILE, DEFAULT_FOLDER
@@ -122,8 +122,8 @@ def _changed_usec(file: Path) -> int:
 
 async def driver() -> Driver:
     """What NVML tells us, and what there is of the driver."""
-    from gpumand.clock import SystemClock
     from gpumand.domain.consumer import GpuSettings
+    from gpumand.host.clock import SystemClock
     from gpumand.vram import make_source
 
     source = make_source(GpuSettings(source="nvml"), SystemClock())

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from gpumand.cli.render.format import clean, mib
-from gpumand.cli.render.look import FOREIGN_STYLE, Look, consumer_style
 from gpumand.cli.render.text import Text
+from gpumand.cli.render.theme import FOREIGN_STYLE, Theme, consumer_style
 
 HOLDING = ("resident", "unloading")
 """What a consumer holds that is loading is in the device's reserved figure, as far as it does not show yet."""
@@ -103,7 +103,7 @@ def cells(amounts: Sequence[int], total: int, width: int) -> list[int]:
     return given
 
 
-def bar(device: Mapping[str, Any], parts: Sequence[Share], look: Look) -> Text:
+def bar(device: Mapping[str, Any], parts: Sequence[Share], look: Theme) -> Text:
     """``[aaaaaaaabb##::......]``: held by letter or color, reserved as ``:``, free as ``.``."""
     inner = min(look.width, 100) - 4
     reserved = int(device.get("reserved_mib") or 0)
@@ -117,11 +117,11 @@ def bar(device: Mapping[str, Any], parts: Sequence[Share], look: Look) -> Text:
     return line
 
 
-def _ink(part: Share, look: Look) -> str:
+def _ink(part: Share, look: Theme) -> str:
     return part.shade if look.color and look.unicode else part.letter
 
 
-def key(device: Mapping[str, Any], parts: Sequence[Share], look: Look) -> list[Text]:
+def key(device: Mapping[str, Any], parts: Sequence[Share], look: Theme) -> list[Text]:
     """What the parts of the bar are, as many lines as the width asks for."""
     reserved = int(device.get("reserved_mib") or 0)
     entries = [
@@ -135,7 +135,7 @@ def key(device: Mapping[str, Any], parts: Sequence[Share], look: Look) -> list[T
     return _flow(entries, look.width)
 
 
-def _mark(part: Share, look: Look) -> str:
+def _mark(part: Share, look: Theme) -> str:
     if not (look.color and look.unicode):
         return part.letter
     return "■" if part.shade == "█" else part.shade

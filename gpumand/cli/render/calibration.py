@@ -7,8 +7,8 @@ from typing import Any
 
 from gpumand.cli.calibration import Calibration, Unload
 from gpumand.cli.render.format import clean, usec
-from gpumand.config.toml_text import key
-from gpumand.domain.settling import SLACK_MIB
+from gpumand.config.toml_writer import key
+from gpumand.domain.eviction_check import SLACK_MIB
 
 ROUND_MIB = 64
 """Footprints are given in steps of so much, upwards: no two loads are alike to the MiB."""

@@ -7,8 +7,8 @@ from typing import Any
 
 from gpumand.cli.doctor.finding import Finding, Severity
 from gpumand.cli.render.format import clean, count
-from gpumand.cli.render.look import Look
 from gpumand.cli.render.text import Text
+from gpumand.cli.render.theme import Theme
 from gpumand.cli.render.wrap import wrapped
 
 STYLES = {
@@ -30,7 +30,7 @@ Found = Mapping[str, Sequence[Finding] | None]
 """What each check found; None where there was nothing to look at."""
 
 
-def doctor_lines(found: Found, look: Look) -> list[Text]:
+def doctor_lines(found: Found, look: Theme) -> list[Text]:
     """A line of summary, the findings, and which checks found nothing."""
     every = [one for ones in found.values() for one in ones or ()]
     findings = [one for severity in Severity for one in every if one.severity is severity]
@@ -51,7 +51,7 @@ def _skipped(found: Found) -> list[str]:
     return [name for name, ones in found.items() if ones is None]
 
 
-def _summary(findings: Sequence[Finding], look: Look) -> Text:
+def _summary(findings: Sequence[Finding], look: Theme) -> Text:
     numbers = {severity: sum(1 for one in findings if one.severity is severity) for severity in Severity}
     worst = next((severity for severity in (Severity.PROBLEM, Severity.WARNING) if numbers[severity]), None)
     words = [
@@ -66,7 +66,7 @@ def _summary(findings: Sequence[Finding], look: Look) -> Text:
     return line.append(f": {', '.join(words)}" if words else "")
 
 
-def _finding(finding: Finding, look: Look) -> list[Text]:
+def _finding(finding: Finding, look: Theme) -> list[Text]:
     style = STYLES[finding.severity]
     lines = wrapped(f"{WORDS[finding.severity]}: {clean(finding.what)}", look, first="", rest="  ", style=style)
     if finding.why:

@@ -8,9 +8,9 @@ from datetime import datetime
 from typing import Any
 
 from gpumand.cli.render.format import NOTHING, clean, mib, usec
-from gpumand.cli.render.look import Look
 from gpumand.cli.render.table import Column, table
 from gpumand.cli.render.text import Text
+from gpumand.cli.render.theme import Theme
 
 Entry = Mapping[str, Any]
 
@@ -32,7 +32,7 @@ FIRST_USEC, LAST_USEC = 0, 253_402_128_000_000_000
 
 
 def history_lines(
-    entries: Sequence[Entry], now_usec: int, look: Look, nothing: str = "Nothing of that kind is kept."
+    entries: Sequence[Entry], now_usec: int, look: Theme, nothing: str = "Nothing of that kind is kept."
 ) -> list[Text]:
     """A table of what happened, or ``nothing`` for none; TOOK is a wait, a lease's life, a load, an eviction."""
     if not entries:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from gpumand.bus.names import ROOT_PATH
-from gpumand.bus.paths import unescape_label
+from gpumand.bus.object_paths import unescape_label
 from gpumand.cli.render.format import ahead, clean, listed, mib, usec
 from gpumand.domain.residency import CONTEXT_MIB
 

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from gpumand.cli.render.format import NOTHING, clean, mib
-from gpumand.cli.render.look import VERDICT_STYLES, Look
 from gpumand.cli.render.text import Text
+from gpumand.cli.render.theme import VERDICT_STYLES, Theme
 from gpumand.cli.render.wrap import wrapped
 
 Entry = Mapping[str, Any]
@@ -15,7 +15,7 @@ Entry = Mapping[str, Any]
 VERDICTS = {"grant": "would be granted", "wait": "would wait", "refuse": "would be refused"}
 
 
-def plan_lines(plan: Entry, look: Look) -> list[Text]:
+def plan_lines(plan: Entry, look: Theme) -> list[Text]:
     """The verdict, the room it needs, the evictions with their reasons, and who is spared and why."""
     reason = wrapped(clean(plan["message"]), look) if plan.get("message") else _room(plan)
     lines = [_verdict(plan), *reason]
@@ -52,7 +52,7 @@ def _room(plan: Entry) -> list[Text]:
     return [Text(f"  needs {mib(need)} with the cushion, {mib(free) if free is not None else 'unknown'} free")]
 
 
-def _evictions(plan: Entry, look: Look) -> list[Text]:
+def _evictions(plan: Entry, look: Theme) -> list[Text]:
     """Whom, how, how much; and under it why."""
     lines: list[Text] = []
     for eviction in plan.get("evictions") or ():
@@ -64,7 +64,7 @@ def _evictions(plan: Entry, look: Look) -> list[Text]:
     return lines
 
 
-def _spared(plan: Entry, look: Look) -> list[Text]:
+def _spared(plan: Entry, look: Theme) -> list[Text]:
     lines: list[Text] = []
     for spared in plan.get("spared") or ():
         lines += wrapped(f"{clean(spared['consumer'])}: {clean(spared['why'])}", look, first="    ", rest="      ")

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from gpumand.cli.render.look import Look
 from gpumand.cli.render.table import Column, table
 from gpumand.cli.render.text import Text
+from gpumand.cli.render.theme import Theme
 from gpumand.cli.render.wrap import wrapped
 from gpumand.config.presets import Preset
-from gpumand.config.toml_text import written
+from gpumand.config.toml_writer import written
 
 Keys = Mapping[str, Any]
 
@@ -50,7 +50,7 @@ def shown(preset: Preset) -> dict[str, Any]:
     }
 
 
-def list_lines(presets: Sequence[Preset], look: Look) -> list[Text]:
+def list_lines(presets: Sequence[Preset], look: Theme) -> list[Text]:
     """A line a preset."""
     columns = (Column("PRESET"), Column("CLASS", wanted=1), Column("MODEL", wanted=2), Column("SERVER", least=12))
     return table(columns, [_row(one) for one in presets], look)
@@ -62,7 +62,7 @@ def _row(preset: Preset) -> list[Text | str]:
     return [Text(preset.name, style="bold"), about.class_, model, about.title]
 
 
-def show_lines(preset: Preset, look: Look) -> list[Text]:
+def show_lines(preset: Preset, look: Theme) -> list[Text]:
     """A preset for people: what it does, its routes, what to know, and what to write."""
     about = preset.about
     lines = [Text.assemble((about.title, "bold"), f"  ({preset.name})")]
@@ -124,7 +124,7 @@ def _equals(route: Keys, key: str) -> str:
     return f" = {written(route[name])}" if name in route else ""
 
 
-def _bullets(sentences: Sequence[str], look: Look) -> list[Text]:
+def _bullets(sentences: Sequence[str], look: Theme) -> list[Text]:
     return [line for one in sentences for line in wrapped(one, look, first="  - ", rest="    ")]
 
 

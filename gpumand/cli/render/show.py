@@ -7,10 +7,10 @@ from typing import Any
 
 from gpumand.cli.render.format import clean, count, mib, usec
 from gpumand.cli.render.history import history_lines
-from gpumand.cli.render.look import RESIDENCY_STYLES, Look
 from gpumand.cli.render.plan import plan_lines
 from gpumand.cli.render.status import last_used, lease_lines, queue_lines
 from gpumand.cli.render.text import Text
+from gpumand.cli.render.theme import RESIDENCY_STYLES, Theme
 from gpumand.cli.render.wrap import wrapped
 from gpumand.domain.footprint import Footprint
 
@@ -21,7 +21,7 @@ LABEL_WIDTH = 12
 STARTS = {"cold": "from a cold start", "parked": "while its server runs"}
 
 
-def show_lines(shown: Entry, now_usec: int, look: Look) -> list[Text]:
+def show_lines(shown: Entry, now_usec: int, look: Theme) -> list[Text]:
     """All that ``show`` gathered: facts first, then leases, the queue, what happened lately, and what would happen now.
 
     Args:
@@ -44,7 +44,7 @@ def show_lines(shown: Entry, now_usec: int, look: Look) -> list[Text]:
     return lines
 
 
-def _head(consumer: Entry, look: Look) -> Text:
+def _head(consumer: Entry, look: Theme) -> Text:
     residency = clean(consumer["residency"])
     style = RESIDENCY_STYLES.get(residency, "")
     line = Text.assemble((look.dot, style), " ", (clean(consumer["name"]), "bold"), ": ", (residency, style))

@@ -8,9 +8,9 @@ from typing import Any
 from gpumand.cli.render.bar import bar, key, shares
 from gpumand.cli.render.format import NOTHING, ago, ahead, clean, count, mib, usec
 from gpumand.cli.render.lines import awaits_request
-from gpumand.cli.render.look import RESIDENCY_STYLES, Look
 from gpumand.cli.render.table import Column, table
 from gpumand.cli.render.text import Text
+from gpumand.cli.render.theme import RESIDENCY_STYLES, Theme
 from gpumand.cli.render.wrap import wrapped
 
 Entry = Mapping[str, Any]
@@ -19,7 +19,7 @@ MOST_FOREIGN = 4
 """Foreign processes that are named under a device's bar."""
 
 
-def status_lines(status: Entry, now_usec: int, look: Look) -> list[Text]:
+def status_lines(status: Entry, now_usec: int, look: Theme) -> list[Text]:
     """The whole picture: devices, consumers, leases, queue, counters."""
     consumers = status["consumers"]
     blocks = [
@@ -37,7 +37,7 @@ def status_lines(status: Entry, now_usec: int, look: Look) -> list[Text]:
     return lines
 
 
-def head(status: Entry, look: Look) -> list[Text]:
+def head(status: Entry, look: Theme) -> list[Text]:
     """One line of state, and one more when the daemon is degraded."""
     degraded = clean(status["degraded"])
     resident = sum(1 for consumer in status["consumers"] if consumer["residency"] == "resident")
@@ -52,7 +52,7 @@ def head(status: Entry, look: Look) -> list[Text]:
     return lines
 
 
-def device_lines(device: Entry, consumers: Sequence[Entry], look: Look) -> list[Text]:
+def device_lines(device: Entry, consumers: Sequence[Entry], look: Theme) -> list[Text]:
     """A device: what it is, its bar, and what the bar shows."""
     lines = device_title(device, look)
     if device.get("error"):
@@ -63,7 +63,7 @@ def device_lines(device: Entry, consumers: Sequence[Entry], look: Look) -> list[
     return lines + foreign_lines(device, look)
 
 
-def device_title(device: Entry, look: Look) -> list[Text]:
+def device_title(device: Entry, look: Theme) -> list[Text]:
     """What a device is and how much of it is used, on one line where that fits."""
     name = clean(device.get("name") or "unnamed device")
     title = Text.assemble((f"GPU {device['index']}", "bold"), f"  {name} ({clean(device.get('source') or NOTHING)})")
@@ -71,7 +71,7 @@ def device_title(device: Entry, look: Look) -> list[Text]:
     return [title + figures] if title.cell_len + figures.cell_len <= look.width else [title, figures]
 
 
-def foreign_lines(device: Entry, look: Look) -> list[Text]:
+def foreign_lines(device: Entry, look: Theme) -> list[Text]:
     """Who holds memory and is no consumer, the largest by name."""
     known = [one for one in device.get("foreign") or () if one.get("used_mib")]
     words = [f"{mib(one['used_mib'])} by {_stranger(one)}" for one in known[:MOST_FOREIGN]]
@@ -97,7 +97,7 @@ def _figures(device: Entry) -> str:
     return f"{mib(used)} of {mib(total)} used"
 
 
-def consumer_lines(consumers: Sequence[Entry], now_usec: int, look: Look) -> list[Text]:
+def consumer_lines(consumers: Sequence[Entry], now_usec: int, look: Theme) -> list[Text]:
     """A line a consumer, and below them a line for each that has a problem."""
     if not consumers:
         return [Text("No consumers are configured.")]
@@ -109,7 +109,7 @@ def consumer_lines(consumers: Sequence[Entry], now_usec: int, look: Look) -> lis
     return lines
 
 
-def consumer_table(consumers: Sequence[Entry], now_usec: int, look: Look) -> list[Text]:
+def consumer_table(consumers: Sequence[Entry], now_usec: int, look: Theme) -> list[Text]:
     """The heading where one is wanted, then exactly one line a consumer."""
     columns = (
         Column("CONSUMER", least=8),
@@ -155,7 +155,7 @@ def _note(consumer: Entry) -> Text:
     return note
 
 
-def list_lines(consumers: Sequence[Entry], now_usec: int, look: Look) -> list[Text]:
+def list_lines(consumers: Sequence[Entry], now_usec: int, look: Theme) -> list[Text]:
     """``list``: the consumers with their units, and nothing else."""
     if not consumers and look.legend:
         return [Text("No consumers are configured.")]
@@ -176,7 +176,7 @@ def list_lines(consumers: Sequence[Entry], now_usec: int, look: Look) -> list[Te
     return table(columns, rows, look)
 
 
-def lease_lines(leases: Sequence[Entry], now_usec: int, look: Look) -> list[Text]:
+def lease_lines(leases: Sequence[Entry], now_usec: int, look: Theme) -> list[Text]:
     """A line a lease."""
     columns = (
         Column("LEASE"),
@@ -209,7 +209,7 @@ def _ends(lease: Entry, now_usec: int) -> str:
     return {"connection": "with its owner", "unit": "with its unit"}.get(lease["lifetime"], NOTHING)
 
 
-def queue_lines(queue: Sequence[Entry], look: Look) -> list[Text]:
+def queue_lines(queue: Sequence[Entry], look: Theme) -> list[Text]:
     """A line a waiting request."""
     columns = (
         Column("PLACE", right=True),
@@ -235,7 +235,7 @@ def queue_lines(queue: Sequence[Entry], look: Look) -> list[Text]:
     return table(columns, rows, look)
 
 
-def stats_lines(stats: Entry, look: Look) -> list[Text]:
+def stats_lines(stats: Entry, look: Theme) -> list[Text]:
     """What happened since the daemon started, in one line."""
     words = [
         count(stats.get("grants", 0), "grant"),

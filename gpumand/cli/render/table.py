@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from gpumand.cli.render.look import Look
 from gpumand.cli.render.text import Text
+from gpumand.cli.render.theme import Theme
 
 GAP = 2
 
@@ -28,7 +28,7 @@ class Column:
     least: int = 0
 
 
-def table(columns: Sequence[Column], rows: Sequence[Sequence[Text | str]], look: Look) -> list[Text]:
+def table(columns: Sequence[Column], rows: Sequence[Sequence[Text | str]], look: Theme) -> list[Text]:
     """The lines of a table; empty when there are no rows."""
     cells = [[cell if isinstance(cell, Text) else Text(cell) for cell in row] for row in rows]
     if not cells:
@@ -62,7 +62,7 @@ def _fit(columns: Sequence[Column], widths: list[int], shown: list[int], width: 
     return shown
 
 
-def _line(columns: Sequence[Column], row: Sequence[Text], widths: list[int], shown: list[int], look: Look) -> Text:
+def _line(columns: Sequence[Column], row: Sequence[Text], widths: list[int], shown: list[int], look: Theme) -> Text:
     line = Text()
     for place, index in enumerate(shown):
         cell = row[index].copy()

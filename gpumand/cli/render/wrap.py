@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import textwrap
 
-from gpumand.cli.render.look import Look
 from gpumand.cli.render.text import Text
+from gpumand.cli.render.theme import Theme
 
 
-def wrapped(sentence: str, look: Look, *, first: str = "  ", rest: str = "", style: str = "") -> list[Text]:
+def wrapped(sentence: str, look: Theme, *, first: str = "  ", rest: str = "", style: str = "") -> list[Text]:
     """The sentence as lines of the look's width.
 
     Args:

@@ -8,9 +8,9 @@ from dataclasses import dataclass, replace
 from gpumand.cli.render.bar import bar, key, shares
 from gpumand.cli.render.format import clean, clock
 from gpumand.cli.render.history import history_lines
-from gpumand.cli.render.look import Look
 from gpumand.cli.render.status import consumer_table, device_title, head, lease_lines, queue_lines
 from gpumand.cli.render.text import Text
+from gpumand.cli.render.theme import Theme
 from gpumand.cli.top.model import Entry, Model
 
 MOST_FOREIGN = 4
@@ -48,7 +48,7 @@ HELP = (
 )
 
 
-def frame(model: Model, now_usec: int, look: Look, height: int) -> list[Text]:
+def frame(model: Model, now_usec: int, look: Theme, height: int) -> list[Text]:
     """The lines of a screen of that height and the look's width."""
     room = max(0, height - FOOT)
     body = _help_lines(look) if model.help else _body(model, now_usec, look, room)
@@ -57,7 +57,7 @@ def frame(model: Model, now_usec: int, look: Look, height: int) -> list[Text]:
     return [_cut(line, look) for line in lines[-height:]]
 
 
-def _cut(line: Text, look: Look) -> Text:
+def _cut(line: Text, look: Theme) -> Text:
     """Nothing may reach beyond the last column: the terminal would wrap it."""
     if line.cell_len <= look.width:
         return line
@@ -83,7 +83,7 @@ class _Part:
     least: int
 
 
-def _body(model: Model, now_usec: int, look: Look, room: int) -> list[Text]:
+def _body(model: Model, now_usec: int, look: Theme, room: int) -> list[Text]:
     """Head and devices, then consumers, queue, leases and evictions, each as far as there is room."""
     if model.status is None:
         return [Text(model.away or "asking gpumand …", style="bold yellow" if model.away else "")]
@@ -116,7 +116,7 @@ def share_out(wanted: Sequence[int], least: Sequence[int], room: int) -> list[in
     return given
 
 
-def _window(lines: Sequence[Text], height: int, position: int, look: Look) -> list[Text]:
+def _window(lines: Sequence[Text], height: int, position: int, look: Theme) -> list[Text]:
     """The heading and as many rows as fit, the chosen one among them; how many are left out stands in the last."""
     if len(lines) <= height:
         return list(lines)
@@ -129,7 +129,7 @@ def _window(lines: Sequence[Text], height: int, position: int, look: Look) -> li
     return [lines[0], *shown, Text(f"  {look.ellipsis} {more} more", style="bright_black")]
 
 
-def _head(model: Model, now_usec: int, look: Look) -> list[Text]:
+def _head(model: Model, now_usec: int, look: Theme) -> list[Text]:
     assert model.status is not None
     lines = head(model.status, look)
     if model.away:
@@ -139,7 +139,7 @@ def _head(model: Model, now_usec: int, look: Look) -> list[Text]:
     return [lines[0] + Text(" " * gap + now) if gap > 1 else lines[0], *lines[1:]]
 
 
-def _devices(status: Entry, look: Look, room: int) -> list[Text]:
+def _devices(status: Entry, look: Theme, room: int) -> list[Text]:
     """Each with bar and key; with less where they would take more than half of the screen, none of it on a tiny one."""
     if room < TINY:
         return []
@@ -150,23 +150,23 @@ def _devices(status: Entry, look: Look, room: int) -> list[Text]:
     return lines[: max(1, room // 2)]
 
 
-def _whole_device(device: Entry, consumers: Sequence[Entry], look: Look) -> list[Text]:
+def _whole_device(device: Entry, consumers: Sequence[Entry], look: Theme) -> list[Text]:
     lines = _bar_only(device, consumers, look)
     parts = shares(device, consumers, MOST_FOREIGN)
     return [*lines, *(key(device, parts, look) if device.get("total_mib") else [])]
 
 
-def _bar_only(device: Entry, consumers: Sequence[Entry], look: Look) -> list[Text]:
+def _bar_only(device: Entry, consumers: Sequence[Entry], look: Theme) -> list[Text]:
     lines = _title_only(device, consumers, look)
     return [*lines, *([bar(device, shares(device, consumers, MOST_FOREIGN), look)] if device.get("total_mib") else [])]
 
 
-def _title_only(device: Entry, _: Sequence[Entry], look: Look) -> list[Text]:
+def _title_only(device: Entry, _: Sequence[Entry], look: Theme) -> list[Text]:
     lines = device_title(device, look)
     return [*lines, Text(f"  {clean(device['error'])}", style="bold yellow")] if device.get("error") else lines
 
 
-def _consumers(model: Model, now_usec: int, look: Look) -> list[Text]:
+def _consumers(model: Model, now_usec: int, look: Theme) -> list[Text]:
     """The table, with a mark before the chosen one."""
     if not model.consumers:
         return [Text("No consumers are configured.")]
@@ -182,14 +182,14 @@ def _consumers(model: Model, now_usec: int, look: Look) -> list[Text]:
     return lines
 
 
-def _evictions(model: Model, now_usec: int, look: Look) -> list[Text]:
+def _evictions(model: Model, now_usec: int, look: Theme) -> list[Text]:
     return history_lines(model.recent, now_usec, look) if model.recent else []
 
 
 # -- the foot ----------------------------------------------------------------------------------------------------------
 
 
-def _spoken(model: Model, look: Look) -> Text:
+def _spoken(model: Model, look: Theme) -> Text:
     """A question, else what came of the last key, else what is wrong with the chosen consumer."""
     if model.question is not None:
         return Text.assemble((model.question.text, "bold yellow"), " y = yes, any other key = no")
@@ -199,12 +199,12 @@ def _spoken(model: Model, look: Look) -> Text:
     return Text(f"{clean(model.selected)}: {clean(error)}", style="red") if error else Text()
 
 
-def _keys(look: Look) -> Text:
+def _keys(look: Theme) -> Text:
     line = _keys_line(KEYS, look, " = ", "  ")
     return line if line.cell_len <= look.width else _keys_line(FEW_KEYS, look, "=", " ")
 
 
-def _keys_line(keys: Sequence[tuple[str, str]], look: Look, equals: str, gap: str) -> Text:
+def _keys_line(keys: Sequence[tuple[str, str]], look: Theme, equals: str, gap: str) -> Text:
     line = Text()
     for name, what in keys:
         shown = name if look.unicode or name.isascii() else "jk"
@@ -214,6 +214,6 @@ def _keys_line(keys: Sequence[tuple[str, str]], look: Look, equals: str, gap: st
     return line
 
 
-def _help_lines(look: Look) -> list[Text]:
+def _help_lines(look: Theme) -> list[Text]:
     words = [Text("Keys", style="bold"), Text(), *(Text(f"  {line}") for line in HELP)]
     return [*words, Text(), Text("Any key goes back.")]

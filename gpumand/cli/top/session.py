@@ -9,16 +9,16 @@ import time
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from gpumand.bus.failures import BusError, BusLost
+from gpumand.bus.connection_errors import BusError, BusLost
 from gpumand.cli.client import Client, Options
+from gpumand.cli.consumer_lookup import entry_of
 from gpumand.cli.durations import to_usec
 from gpumand.cli.errors import interpret
-from gpumand.cli.lookup import entry_of
 from gpumand.cli.options import GlobalOptions
 from gpumand.cli.output import look_of, paint
 from gpumand.cli.render.lines import evict_line, load_line
-from gpumand.cli.render.look import Look
 from gpumand.cli.render.text import Text
+from gpumand.cli.render.theme import Theme
 from gpumand.cli.top.frame import frame
 from gpumand.cli.top.model import Command, Message, Model, Verb, press
 from gpumand.cli.top.terminal import Terminal
@@ -211,6 +211,6 @@ def _within(seconds: float) -> dict[str, tuple[str, Any]]:
     return {"timeout_usec": ("t", to_usec(seconds))}
 
 
-def painted(lines: list[Text], look: Look) -> list[str]:
+def painted(lines: list[Text], look: Theme) -> list[str]:
     """The lines as strings with escape sequences."""
     return paint(lines, look).split("\n")[:-1]

@@ -17,7 +17,7 @@ from typing import Any
 
 from gpumand.bus import names
 from gpumand.bus.connection import BusConnection, BusError, Signal
-from gpumand.bus.values import to_variants
+from gpumand.bus.variants import to_variants
 from tests.e2e.kills import witness
 
 CALL_SEC = 120.0

@@ -7,9 +7,9 @@ from collections.abc import Collection
 from typing import Any
 
 from tests.e2e.host import DAEMON
-from tests.e2e.kills import checks, mortals
-from tests.e2e.kills.blows import Armoury, Blow
-from tests.e2e.kills.figures import Round
+from tests.e2e.kills import checks, targets
+from tests.e2e.kills.kill_methods import Armoury, Blow
+from tests.e2e.kills.measurements import Round
 from tests.e2e.kills.moments import PLAYS, Caller, Moment, Play
 from tests.e2e.kills.scene import Scene
 
@@ -34,7 +34,7 @@ class Trial:
 
     def round(self, blow: Blow, moment: Moment) -> Round:
         """One blow. Raises AssertionError where anything is not as it should be."""
-        mortal = mortals.drawn(self._scene, self._draw)
+        mortal = targets.drawn(self._scene, self._draw)
         play = PLAYS[moment](self._scene, self._draw)
         play.arrange()
         mortal.take()
@@ -63,7 +63,7 @@ class Trial:
             served=served,
         )
 
-    def _order(self, blow: Blow, mortal: mortals.Mortal) -> dict[str, Any]:
+    def _order(self, blow: Blow, mortal: targets.Mortal) -> dict[str, Any]:
         """What the agent is told."""
         pids, is_before = mortal.pids, self._draw.random() < BEFORE_SHARE
         is_again = blow is Blow.KILL and self._draw.random() < AGAIN_SHARE
@@ -82,7 +82,7 @@ class Trial:
         granted = {waiter.granted for waiter in play.waiters if isinstance(waiter, Caller) and waiter.granted}
         return len(errors), granted
 
-    def _check(self, status: dict[str, Any], living: Collection[str], mortal: mortals.Mortal, play: Play) -> int:
+    def _check(self, status: dict[str, Any], living: Collection[str], mortal: targets.Mortal, play: Play) -> int:
         """Look at the first answer of the next daemon; how many leases are kept."""
         if self._armoury.version:
             assert status["version"] == self._armoury.version

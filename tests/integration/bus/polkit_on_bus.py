@@ -14,7 +14,7 @@ import pytest
 
 from gpumand.bus.connection import BusConnection, IncomingCall, Reply
 from gpumand.bus.names import DBUS, DBUS_PATH, POLKIT, POLKIT_AUTHORITY, POLKIT_PATH
-from gpumand.bus.values import unwrap
+from gpumand.bus.variants import unwrap
 
 MOCK = "org.freedesktop.DBus.Mock"
 SYSTEM_PYTHON = "/usr/bin/python3"

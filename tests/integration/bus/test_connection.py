@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from gpumand.bus import opening
+from gpumand.bus import connecting
 from gpumand.bus.connection import BusConnection, BusLost, BusTimeout, Reply, Signal
 from gpumand.bus.names import DBUS, DBUS_PATH
 from gpumand.testing.bus import PrivateBus
@@ -100,7 +100,7 @@ async def test_a_bus_that_is_not_there_is_one_line(address: str) -> None:
 async def test_a_bus_that_does_not_let_us_in_is_given_up_and_nothing_is_left_of_it(
     answer: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(opening, "CONNECT_TIMEOUT_SEC", 0.2)
+    monkeypatch.setattr(connecting, "CONNECT_TIMEOUT_SEC", 0.2)
     with socket.socket(socket.AF_UNIX) as listener, ThreadPoolExecutor(1) as beside:
         listener.bind(str(tmp_path / "bus"))
         listener.listen()

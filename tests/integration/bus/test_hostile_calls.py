@@ -8,7 +8,7 @@ import pytest
 from dbus_fast import Message, MessageType, Variant
 from dbus_fast.aio import MessageBus
 
-from gpumand.bus import serving
+from gpumand.bus import call_server
 from gpumand.bus.connection import BusConnection
 from gpumand.testing.bus import PrivateBus
 from tests.integration.bus import deaf_client
@@ -110,7 +110,7 @@ async def test_ten_thousand_calls_whose_answers_nobody_reads(own_bus: PrivateBus
         assert deaf.stdout is not None
         assert await deaf.stdout.readline() == b"SENT\n"
         await until(lambda: len(served.calls) == deaf_client.CALLS, within_sec=30)
-        assert served.waiting == serving.MAX_WAITING_A_SENDER
+        assert served.waiting == call_server.MAX_WAITING_A_SENDER
         await lives(server, own_bus)
         deaf.kill()
         await deaf.communicate()

@@ -10,14 +10,14 @@ from typing import Any
 import pytest
 from dbus_fast import Variant
 
-from gpumand import logs
 from gpumand.bus.authorization import UidAuthority
 from gpumand.bus.clients import Clients
 from gpumand.bus.connection import BusConnection, BusError
 from gpumand.bus.log_control import LogControl
 from gpumand.bus.names import BUS_NAME, INTROSPECTABLE, LOG_CONTROL, LOG_CONTROL_PATH, PROPERTIES
 from gpumand.bus.service import ManagerService
-from gpumand.bus.values import unwrap
+from gpumand.bus.variants import unwrap
+from gpumand.log import logging_setup
 from tests.integration.bus.conftest import ScriptedUnits
 from tests.integration.bus.private_bus import PolicyBus
 from tests.scripted_arbiter import ScriptedArbiter
@@ -27,7 +27,7 @@ from tests.scripted_arbiter import ScriptedArbiter
 def level() -> Iterator[None]:
     """The level is the process's; it is put back."""
     before = logging.getLogger().level
-    logs.set_level("info")
+    logging_setup.set_level("info")
     yield
     logging.getLogger().setLevel(before)
 
@@ -92,7 +92,7 @@ async def test_all_is_read_at_once(caller: Caller) -> None:
 async def test_what_is_no_level_is_refused(caller: Caller, value: str) -> None:
     with pytest.raises(BusError):
         await caller.set("LogLevel", Variant("s", value))
-    assert logs.level() == "info"
+    assert logging_setup.level() == "info"
 
 
 async def test_a_value_of_another_type_is_refused(caller: Caller) -> None:
@@ -112,7 +112,7 @@ async def test_others_may_read_but_not_set(caller: Caller) -> None:
     with pytest.raises(BusError, match="may not set the log level") as caught:
         await caller.set("LogLevel", Variant("s", "debug"))
     assert caught.value.name == "org.freedesktop.DBus.Error.AccessDenied"
-    assert logs.level() == "info"
+    assert logging_setup.level() == "info"
 
 
 async def test_it_is_no_object_of_the_managers(caller: Caller) -> None:

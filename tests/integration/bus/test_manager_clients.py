@@ -11,8 +11,8 @@ from contextlib import asynccontextmanager
 import pytest
 from dbus_fast import Variant
 
+from gpumand.bus import client_presence
 from gpumand.bus import clients as registry
-from gpumand.bus import presence
 from gpumand.bus.authorization import ACTIONS, UidAuthority
 from gpumand.bus.clients import Clients
 from gpumand.bus.connection import BusConnection, BusError
@@ -157,7 +157,7 @@ async def test_name_that_left_before_anybody_listened_is_told_later(house: House
 async def test_idle_callers_are_forgotten_before_holders(
     house: House, client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(presence, "MAX_IDLE_WATCHES", 3)
+    monkeypatch.setattr(client_presence, "MAX_IDLE_WATCHES", 3)
     await client.call("Acquire", "sa{sv}", "ollama", CONNECTION)
     others = [await BusConnection.connect(house.bus.address) for _ in range(6)]
     for other in others:
@@ -171,7 +171,7 @@ async def test_idle_callers_are_forgotten_before_holders(
 async def test_more_holders_than_match_rules_are_all_watched(
     house: House, client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(presence, "MAX_NAME_MATCHES", 2)
+    monkeypatch.setattr(client_presence, "MAX_NAME_MATCHES", 2)
     clients = [Client(await BusConnection.connect(house.bus.address)) for _ in range(6)]
     for one in clients:
         await one.call("Acquire", "sa{sv}", "ollama", CONNECTION)
@@ -191,7 +191,7 @@ async def test_no_owner_is_forgotten_before_the_leases_are_known(
     bus: PolicyBus, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """After a restart every owner of a kept lease is watched before anything is exported."""
-    monkeypatch.setattr(presence, "MAX_IDLE_WATCHES", 1)
+    monkeypatch.setattr(client_presence, "MAX_IDLE_WATCHES", 1)
     connection, units = await BusConnection.connect(bus.address), ScriptedUnits()
     clients = Clients(connection, units, frozenset({0}))
     owners = [await BusConnection.connect(bus.address) for _ in range(4)]

@@ -10,7 +10,7 @@ from dbus_fast import Variant
 
 from gpumand.bus.connection import BusConnection, IncomingCall, Reply
 from gpumand.bus.names import BUS_NAME, MANAGER, PROPERTIES, ROOT_PATH
-from gpumand.bus.values import to_variants, unwrap
+from gpumand.bus.variants import to_variants, unwrap
 from gpumand.domain.errors import GpumandError
 from tests.unit.cli import samples
 

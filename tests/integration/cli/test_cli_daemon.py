@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from gpumand.demo.stage import Stage
+from gpumand.demo.environment import Stage
 from gpumand.version import VERSION
 from tests.integration.cli.ctl import LIMIT_SEC, Ctl, Screen, finished
 

@@ -11,7 +11,7 @@ import pytest
 
 from gpumand.bus.connection import BusConnection
 from gpumand.config import load
-from gpumand.survey.sockets import listeners
+from gpumand.discovery.sockets import listeners
 from gpumand.testing.bus import PrivateBus
 from tests.integration.cli.ctl import Ctl
 from tests.integration.consumers.servers import free_port

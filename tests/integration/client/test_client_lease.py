@@ -22,9 +22,9 @@ from gpumand.client import (
     TimedOut,
     lease,
 )
-from gpumand.testing.announce import Announcement
 from gpumand.testing.bus import PrivateBus
 from gpumand.testing.daemon import PrivateGpumand
+from gpumand.testing.vram_announcement import Announcement
 from tests.integration.client.waiting import DEADLINE_SEC, status_where
 
 

@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 from aiohttp import web
 
-from gpumand.clock import SystemClock
 from gpumand.consumers.routes import HttpRoutes
 from gpumand.domain.consumer import ConsumerSpec, Health, HealthRoute, Route
+from gpumand.host.clock import SystemClock
 from gpumand.ports import RouteFailed
 from tests.integration.service_manager.host import until
 

@@ -10,14 +10,14 @@ from pathlib import Path
 import pytest
 
 from gpumand.arbiter import Arbiter
-from gpumand.arbiter.upkeep import Upkeep
-from gpumand.clock import SystemClock
+from gpumand.arbiter.housekeeping import Housekeeping
 from gpumand.config.presets import preset, preset_names
 from gpumand.consumers.routes import HttpRoutes
 from gpumand.domain.consumer import ConsumerSpec, EvictionMethod, GpuSettings, SchedulerSettings, Settings, UnitActivity
 from gpumand.domain.errors import Busy
 from gpumand.domain.events import Event, EvictionFailed, EvictionOccurred, EvictionReport
 from gpumand.domain.request import AcquireOptions
+from gpumand.host.clock import SystemClock
 from gpumand.ports import World
 from gpumand.testing.archive import MemoryArchive
 from gpumand.testing.memory import FakeMemory
@@ -64,7 +64,7 @@ class Rig:
             return settings
 
         self.arbiter = Arbiter(settings, world, self.events.append, unchanged)
-        self.upkeep = Upkeep(self.arbiter, self.units, self.routes)
+        self.housekeeping = Housekeeping(self.arbiter, self.units, self.routes)
 
     def _hold(self, is_loaded: bool) -> None:
         self.vram.hold(7, HELD_MIB if is_loaded else RESIDUAL_MIB, consumer=self.spec.name)
@@ -93,12 +93,12 @@ async def rig(name: str, folder: Path, *, more: str = "", **server: object) -> A
     async with serving(one) as url:
         it = Rig(one, spec_of(name, url, folder, more=f"residual_mib = {RESIDUAL_MIB}\n{more}"))
         await it.arbiter.start()
-        await it.upkeep.look_around()
-        upkeep = asyncio.create_task(it.upkeep.run())
+        await it.housekeeping.look_around()
+        housekeeping = asyncio.create_task(it.housekeeping.run())
         try:
             yield it
         finally:
-            upkeep.cancel()
+            housekeeping.cancel()
             await it.arbiter.stop("the test is over")
             await it.routes.close()
 

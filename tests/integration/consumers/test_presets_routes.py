@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 from aiohttp import web
 
-from gpumand.clock import SystemClock
 from gpumand.config import load
 from gpumand.config.presets import preset, preset_names
 from gpumand.consumers.routes import HttpRoutes
 from gpumand.domain.consumer import ConsumerSpec
+from gpumand.host.clock import SystemClock
 from gpumand.ports import RouteFailed
 
 from .known_servers import FACTS, KEY, MODEL, Server, serving

@@ -11,7 +11,7 @@ import pytest
 
 from gpumand.domain.consumer import HttpSettings
 from gpumand.domain.events import EvictionOccurred, EvictionReport
-from gpumand.http.front import HttpFront
+from gpumand.http.listener import HttpListener
 from tests.scripted_arbiter import ScriptedArbiter
 
 EVICTION = EvictionOccurred(EvictionReport("ollama", "0", 4000, "http", "comfyui", "why", 4096, True, 12, ("http",)))
@@ -21,7 +21,7 @@ EVICTION = EvictionOccurred(EvictionReport("ollama", "0", 4000, "http", "comfyui
 class Served:
     """A front on a Unix socket."""
 
-    front: HttpFront
+    front: HttpListener
     arbiter: ScriptedArbiter
     where: str
 
@@ -34,7 +34,7 @@ async def served(tmp_path: Path) -> AsyncIterator[Served]:
     listener.listen(256)
     listener.setblocking(False)
     arbiter = ScriptedArbiter()
-    front = HttpFront(arbiter.status, [listener])
+    front = HttpListener(arbiter.status, [listener])
     await front.open(HttpSettings())
     yield Served(front, arbiter, where)
     await front.close()

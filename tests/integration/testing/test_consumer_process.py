@@ -13,9 +13,9 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from gpumand.clock import SystemClock
 from gpumand.consumers.routes import HttpRoutes
 from gpumand.domain.consumer import ConsumerSpec, Health, HealthRoute, Route
+from gpumand.host.clock import SystemClock
 from gpumand.ports import RouteFailed
 from gpumand.testing.consumer_process import ConsumerProcess, consumer_process
 

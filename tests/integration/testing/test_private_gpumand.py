@@ -9,8 +9,8 @@ import time
 import pytest
 
 from gpumand.client import BusUnavailable, Client, NotRunning, SyncClient
-from gpumand.testing.announce import Announcement
 from gpumand.testing.daemon import PrivateGpumand
+from gpumand.testing.vram_announcement import Announcement
 
 RULES = """[scheduler]
 concurrent_leases = 1

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
-from gpumand.clock import SystemClock
+from gpumand.host.clock import SystemClock
 from gpumand.vram.nvml import NvmlSource
 
 

@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
-from gpumand.clock import SystemClock
-from gpumand.testing.announce import Announcement
+from gpumand.host.clock import SystemClock
+from gpumand.testing.vram_announcement import Announcement
 from gpumand.vram.process import command_name, is_dead, start_ticks
 from gpumand.vram.simulated import SimulatedSource, default_dir
 from gpumand.vram.simulated_files import MAX_FILES
@@ -109,7 +109,10 @@ async def test_more_than_there_is_leaves_nothing_free(source: SimulatedSource, d
 
 
 async def test_killed_process_frees_what_it_announced(source: SimulatedSource, directory: Path) -> None:
-    code = f"from gpumand.testing.announce import Announcement as A; A({str(directory)!r}, 'x').set(4096); input()"
+    code = (
+        "from gpumand.testing.vram_announcement import Announcement; "
+        f"Announcement({str(directory)!r}, 'x').set(4096); input()"
+    )
     child = start(code)
     assert child.stdin is not None
     wait_until((directory / str(child.pid)).exists)

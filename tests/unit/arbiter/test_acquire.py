@@ -21,7 +21,7 @@ from gpumand.domain.events import LeaseGranted
 from gpumand.domain.lease import LeaseLifetime, Owner
 from gpumand.domain.request import AcquireOptions
 from gpumand.testing.world import FakeWorld, client
-from tests.unit.arbiter.scenes import by_unit, occupy, reports, residency, routed
+from tests.unit.arbiter.arbiter_setup import by_unit, occupy, reports, residency, routed
 
 IMAGE_MIB, VOICE_MIB = 13312, 2867
 
@@ -306,7 +306,7 @@ async def test_the_load_that_a_dead_client_set_off_still_has_its_room() -> None:
     lazy = routed("lazy", 13000, load=None, health=None)
     world = FakeWorld([lazy, routed("other", 13000)])
     await world.start()
-    upkeep = asyncio.create_task(world.upkeep.run())
+    housekeeping = asyncio.create_task(world.housekeeping.run())
     world.routes.consumer("lazy").load_sec = 10.0
     await world.arbiter.acquire(client(1), "lazy", AcquireOptions(lifetime=LeaseLifetime.CONNECTION))
     working = asyncio.create_task(world.routes.work(lazy))  # its server goes on, whoever asked
@@ -318,13 +318,13 @@ async def test_the_load_that_a_dead_client_set_off_still_has_its_room() -> None:
     await working
     assert grant.evicted == ("lazy",)
     assert world.routes.consumer("other").ooms == world.routes.consumer("lazy").ooms == 0
-    upkeep.cancel()
+    housekeeping.cancel()
 
 
 async def test_room_for_a_load_that_never_came_is_given_back() -> None:
     world = FakeWorld([routed("lazy", 13000, load=None, health=None), routed("other", 13000)])
     await world.start()
-    upkeep = asyncio.create_task(world.upkeep.run())
+    housekeeping = asyncio.create_task(world.housekeeping.run())
     await world.arbiter.acquire(client(1), "lazy", AcquireOptions(lifetime=LeaseLifetime.CONNECTION))
     await world.arbiter.owner_vanished(":1.1")
 
@@ -332,4 +332,4 @@ async def test_room_for_a_load_that_never_came_is_given_back() -> None:
 
     assert 29 <= grant.waited_usec / 1e6 <= 36
     assert residency(world, "lazy") == "unloaded"
-    upkeep.cancel()
+    housekeeping.cancel()

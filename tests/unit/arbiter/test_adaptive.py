@@ -13,7 +13,7 @@ from gpumand.domain.learning import Learned, Start
 from gpumand.domain.lease import Lease
 from gpumand.domain.request import AcquireOptions, Grant
 from gpumand.testing.world import FakeWorld, client
-from tests.unit.arbiter.scenes import READ_SEC, occupy, residency, routed
+from tests.unit.arbiter.arbiter_setup import READ_SEC, occupy, residency, routed
 from tests.unit.arbiter.test_storm import storm
 
 LONG = AcquireOptions(timeout_sec=3600)
@@ -28,7 +28,7 @@ def made(*specs: object, policy: Policy = Policy.ADAPTIVE, **more: object) -> Fa
 def teach(world: FakeWorld, name: str, *, load_sec: float = 5.0, hold_sec: float = 5.0) -> None:
     """Let it be known how long things take with a consumer."""
     times = Learned().observe_load(load_sec, Start.PARKED).observe_hold(hold_sec)
-    world.arbiter.books.ledger.update(name, times=times)
+    world.arbiter.arbiter_state.ledger.update(name, times=times)
     world.routes.consumer(name).load_sec = load_sec
 
 
@@ -270,7 +270,7 @@ async def test_who_is_loaded_beside_a_lease_and_gives_up_leaves_it_resident_and_
     await world.clock.sleep(60.0)
 
     assert residency(world, "b") == "resident"
-    assert [one.name for one in world.arbiter.books.ledger.consumers.values() if one.claimed] == ["a"]
+    assert [one.name for one in world.arbiter.arbiter_state.ledger.consumers.values() if one.claimed] == ["a"]
     await world.arbiter.release(lease.id)
 
 
@@ -300,8 +300,8 @@ async def test_nobody_loads_beside_a_lease_on_figures_that_are_older_than_its_re
 
     assert residency(world, "b") == "unloaded"
     occupy(world, 0)
-    await world.arbiter.books.sample()
-    world.arbiter.desk.step()
+    await world.arbiter.arbiter_state.sample()
+    world.arbiter.scheduler.step()
     await world.clock.sleep(10.0)
     assert residency(world, "b") == "resident", "and it is loaded as soon as there is"
     await world.arbiter.release(lease.id)

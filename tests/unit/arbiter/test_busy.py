@@ -13,7 +13,7 @@ from gpumand.domain.errors import Busy, TimedOut
 from gpumand.domain.events import EvictionFailed, EvictionOccurred
 from gpumand.domain.request import AcquireOptions
 from gpumand.testing.world import FakeWorld, client
-from tests.unit.arbiter.scenes import reports, residency, routed
+from tests.unit.arbiter.arbiter_setup import reports, residency, routed
 
 IMAGE_MIB, LLM_MIB = 13312, 14000
 QUEUE = BusyRoute("/queue", ("/running",))
@@ -33,15 +33,15 @@ async def at_work(*specs: ConsumerSpec, jobs: int | None = 2) -> FakeWorld:
 
 
 @asynccontextmanager
-async def upkeep(world: FakeWorld) -> AsyncIterator[None]:
-    task = asyncio.create_task(world.upkeep.run())
+async def housekeeping(world: FakeWorld) -> AsyncIterator[None]:
+    task = asyncio.create_task(world.housekeeping.run())
     yield
     task.cancel()
 
 
 async def test_it_is_waited_for_and_goes_when_its_work_is_done() -> None:
     world = await at_work(image(), routed("llm", LLM_MIB))
-    async with upkeep(world):
+    async with housekeeping(world):
         acquire = asyncio.create_task(world.arbiter.acquire(client(), "llm", AcquireOptions(timeout_sec=4000)))
         await world.clock.sleep(1200)
         (waiting,) = world.arbiter.status().queue
@@ -104,7 +104,7 @@ async def test_the_next_method_is_not_tried_on_one_that_works_meanwhile() -> Non
             await world.clock.sleep(0.01)
         server.jobs = 1
 
-    async with upkeep(world):
+    async with housekeeping(world):
         coming = asyncio.create_task(job_comes())
         acquire = asyncio.create_task(world.arbiter.acquire(client(), "llm", AcquireOptions(timeout_sec=600)))
         await world.clock.sleep(100)
@@ -120,7 +120,7 @@ async def test_the_next_method_is_not_tried_on_one_that_works_meanwhile() -> Non
 
 async def test_after_its_grace_it_is_evicted_although_it_works() -> None:
     world = await at_work(image(busy_grace_sec=60, busy_after=BusyAfter.EVICT), routed("llm", LLM_MIB))
-    async with upkeep(world):
+    async with housekeeping(world):
         began = world.clock.monotonic()
 
         grant = await world.arbiter.acquire(client(), "llm", AcquireOptions(timeout_sec=300))
@@ -131,7 +131,7 @@ async def test_after_its_grace_it_is_evicted_although_it_works() -> None:
 
 async def test_grace_goes_on_over_requests_that_give_up_and_come_again() -> None:
     world = await at_work(image(busy_grace_sec=60, busy_after=BusyAfter.EVICT), routed("llm", LLM_MIB))
-    async with upkeep(world):
+    async with housekeeping(world):
         tries = 0
         while not world.routes.called("unload"):
             tries += 1
@@ -145,7 +145,7 @@ async def test_grace_goes_on_over_requests_that_give_up_and_come_again() -> None
 
 async def test_grace_begins_anew_when_nobody_has_needed_it_for_so_long() -> None:
     world = await at_work(image(busy_grace_sec=60, busy_after=BusyAfter.EVICT), routed("llm", LLM_MIB))
-    async with upkeep(world):
+    async with housekeeping(world):
         with pytest.raises(TimedOut):
             await world.arbiter.acquire(client(), "llm", AcquireOptions(timeout_sec=20))
         await world.clock.sleep(3600)
@@ -156,7 +156,7 @@ async def test_grace_begins_anew_when_nobody_has_needed_it_for_so_long() -> None
 
 async def test_after_its_grace_they_are_refused_at_once() -> None:
     world = await at_work(image(busy_grace_sec=60, busy_after=BusyAfter.REFUSE), routed("llm", LLM_MIB))
-    async with upkeep(world):
+    async with housekeeping(world):
         began = world.clock.monotonic()
 
         with pytest.raises(Busy, match="for longer than it is waited for"):
@@ -167,7 +167,7 @@ async def test_after_its_grace_they_are_refused_at_once() -> None:
 
 async def test_one_that_stops_answering_is_taken_to_work_on_for_its_grace_only() -> None:
     world = await at_work(image(busy_grace_sec=30), routed("llm", LLM_MIB))
-    async with upkeep(world):
+    async with housekeeping(world):
         world.routes.consumer("image").jobs = None
         began = world.clock.monotonic()
 
@@ -190,7 +190,7 @@ async def test_by_hand_it_takes_force() -> None:
 
 async def test_idleness_counts_from_when_it_was_last_seen_to_work() -> None:
     world = await at_work(image(idle_timeout_sec=100.0))
-    async with upkeep(world):
+    async with housekeeping(world):
         await world.clock.sleep(1000)
         assert world.routes.called("unload") == []
         used_usec = world.arbiter.consumer_status("image").last_used_usec
@@ -206,7 +206,7 @@ async def test_who_is_not_loaded_is_not_asked_whether_it_works() -> None:
     world = FakeWorld([image()])
     await world.start()
     world.routes.calls.clear()
-    async with upkeep(world):
+    async with housekeeping(world):
         await world.clock.sleep(60)
 
     assert "image" in world.routes.called("probe")

@@ -11,7 +11,7 @@ from gpumand.domain.errors import EvictionFailed, TimedOut
 from gpumand.domain.events import EvictionFailed as Failed
 from gpumand.domain.request import AcquireOptions, Grant
 from gpumand.testing.world import FakeWorld, client
-from tests.unit.arbiter.scenes import READ_SEC, lazy, ooms, reports, routed
+from tests.unit.arbiter.arbiter_setup import READ_SEC, lazy, ooms, reports, routed
 
 UNLIMITED = SchedulerSettings(concurrent_leases=0)
 HANGS = "nvml-hangs: a driver call has not returned"
@@ -75,7 +75,7 @@ async def test_a_card_keeps_its_size_when_its_driver_fails() -> None:
     world = FakeWorld([routed(name, 13000) for name in "abc"], scheduler=UNLIMITED)
     world.vram.read_sec = READ_SEC
     await world.start()
-    upkeep = asyncio.create_task(world.upkeep.run())
+    housekeeping = asyncio.create_task(world.housekeeping.run())
     await world.arbiter.acquire(client(), "a", AcquireOptions())
     world.vram.fail(HANGS)
     await world.clock.sleep(3.0)
@@ -86,14 +86,14 @@ async def test_a_card_keeps_its_size_when_its_driver_fails() -> None:
             await world.arbiter.acquire(client(2), name, AcquireOptions())
     assert world.routes.called("load") == ["a"]
     assert ooms(world) == 0
-    upkeep.cancel()
+    housekeeping.cancel()
 
 
 async def test_lazy_consumers_are_promised_no_more_than_the_card_had_before_its_driver_failed() -> None:
     world = FakeWorld([lazy("a", 13000), lazy("b", 13000)], scheduler=UNLIMITED)
     world.vram.read_sec = READ_SEC
     await world.start()
-    upkeep = asyncio.create_task(world.upkeep.run())
+    housekeeping = asyncio.create_task(world.housekeeping.run())
     grant = await world.arbiter.acquire(client(), "a", AcquireOptions())
     world.vram.fail(HANGS)
     await world.clock.sleep(3.0)
@@ -103,7 +103,7 @@ async def test_lazy_consumers_are_promised_no_more_than_the_card_had_before_its_
     await world.arbiter.release(grant.lease.id)
 
     assert (await world.arbiter.acquire(client(2), "b", AcquireOptions(timeout_sec=100))).lease.consumer == "b"
-    upkeep.cancel()
+    housekeeping.cancel()
 
 
 async def test_a_uuid_in_the_configuration_is_no_obstacle_where_no_device_can_be_seen() -> None:
@@ -125,9 +125,9 @@ async def test_what_goes_on_failing_is_told_once_and_its_end_too(caplog: pytest.
     assert told(caplog) == [], "what was not read yet is not degraded"
     for seconds in range(5, 9):
         world.vram.fail(f"nvml-hangs: a driver call has not returned for {seconds} s")
-        await world.arbiter.books.sample()
+        await world.arbiter.arbiter_state.sample()
     world.vram.fail("")
-    await world.arbiter.books.sample()
+    await world.arbiter.arbiter_state.sample()
     assert told(caplog) == [
         "degraded: nvml-hangs: a driver call has not returned for 5 s",
         "VRAM figures are all there again",
@@ -138,6 +138,6 @@ async def test_one_device_that_fails_is_told_too(caplog: pytest.LogCaptureFixtur
     world = crowded()
     await world.start()
     world.vram.fail_device(0, "device-lost: it fell off the bus")
-    await world.arbiter.books.sample()
-    await world.arbiter.books.sample()
+    await world.arbiter.arbiter_state.sample()
+    await world.arbiter.arbiter_state.sample()
     assert told(caplog) == ["degraded: device 0: device-lost: it fell off the bus"]

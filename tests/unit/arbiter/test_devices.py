@@ -12,7 +12,7 @@ from gpumand.domain.device import Reading
 from gpumand.domain.errors import DeviceUnavailable, InvalidArgs
 from gpumand.domain.request import AcquireOptions, Verdict
 from gpumand.testing.world import FakeWorld, client
-from tests.unit.arbiter.scenes import READ_SEC, lose_last_device, ooms, routed
+from tests.unit.arbiter.arbiter_setup import READ_SEC, lose_last_device, ooms, routed
 
 TWO = (24564, 24564)
 
@@ -138,14 +138,14 @@ async def test_a_lease_is_on_its_card_after_a_restart_though_the_order_of_cards_
     world.routes.place("a", 5000, device=1)
     await world.start()
 
-    assert (world.arbiter.status().leases[0].device, world.arbiter.books.state("a").devices) == ("1", (1,))
+    assert (world.arbiter.status().leases[0].device, world.arbiter.arbiter_state.state("a").devices) == ("1", (1,))
     grant = await world.arbiter.acquire(client(2), "b", AcquireOptions(timeout_sec=20, device="0"))
     assert grant.lease.device == "0", "its slot is not taken"
 
 
 async def test_who_waits_for_a_card_by_its_uuid_gets_that_one_though_its_index_is_another_by_then() -> None:
     world = FakeWorld([routed("a", 5000), routed("b", 5000)], total_mib=TWO)
-    world.routes.where = lambda name: world.arbiter.books.state(name).devices
+    world.routes.where = lambda name: world.arbiter.arbiter_state.state(name).devices
     await world.start()
     lease = (await world.arbiter.acquire(client(1), "a", AcquireOptions(device="FAKE-1"))).lease
     waiting = asyncio.create_task(
@@ -160,7 +160,7 @@ async def test_who_waits_for_a_card_by_its_uuid_gets_that_one_though_its_index_i
         return replace(reading, devices=(replace(second, index=0), replace(first, index=1)))
 
     world.vram.read = swapped  # type: ignore[method-assign]
-    await world.arbiter.books.sample()
+    await world.arbiter.arbiter_state.sample()
     await world.arbiter.release(lease.id)
 
     assert (await waiting).lease.device == "0"
@@ -176,7 +176,7 @@ async def test_a_consumer_of_unknown_device_is_one_devices_job_to_evict() -> Non
     world.routes.consumer("b").device = 1
     world.routes.consumer("u").unload_sec = 3.0
     await world.start()
-    assert world.arbiter.books.state("u").devices == ()
+    assert world.arbiter.arbiter_state.state("u").devices == ()
 
     asking = [
         world.arbiter.acquire(client(1), "a", AcquireOptions()),

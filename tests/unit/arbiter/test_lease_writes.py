@@ -15,7 +15,7 @@ from gpumand.domain.lease import LeaseEnd, LeaseLifetime
 from gpumand.domain.request import AcquireOptions
 from gpumand.testing.units import FakeUnit
 from gpumand.testing.world import FakeWorld, client
-from tests.unit.arbiter.scenes import READ_SEC, routed
+from tests.unit.arbiter.arbiter_setup import READ_SEC, routed
 
 FULL = OSError(errno.ENOSPC, "No space left on device")
 
@@ -48,7 +48,7 @@ def once_granted(world: FakeWorld, act: Callable[[], object]) -> list[bool]:
 
     Returns what says, when all is over, whether the lease was on disk at that moment.
     """
-    publish, on_disk = world.arbiter.books.publish, list[bool]()
+    publish, on_disk = world.arbiter.arbiter_state.publish, list[bool]()
 
     def interfere() -> None:
         on_disk.append(bool(world.store.leases))
@@ -56,11 +56,11 @@ def once_granted(world: FakeWorld, act: Callable[[], object]) -> list[bool]:
 
     def watch(event: Event) -> None:
         publish(event)
-        if world.arbiter.books.ledger.leases:
-            world.arbiter.books.publish = publish
+        if world.arbiter.arbiter_state.ledger.leases:
+            world.arbiter.arbiter_state.publish = publish
             asyncio.get_running_loop().call_soon(interfere)
 
-    world.arbiter.books.publish = watch
+    world.arbiter.arbiter_state.publish = watch
     return on_disk
 
 

@@ -13,7 +13,7 @@ from gpumand.domain.lease import LeaseEnd, LeaseLifetime
 from gpumand.domain.request import AcquireOptions
 from gpumand.testing.units import FakeUnit
 from gpumand.testing.world import FakeWorld, client
-from tests.unit.arbiter.scenes import routed
+from tests.unit.arbiter.arbiter_setup import routed
 
 CONNECTION = AcquireOptions(lifetime=LeaseLifetime.CONNECTION, timeout_sec=60)
 UNIT = AcquireOptions(lifetime=LeaseLifetime.UNIT, timeout_sec=60)
@@ -47,7 +47,7 @@ async def test_vanishing_owner_frees_lease(world: FakeWorld) -> None:
 
 async def test_a_ttl_lease_outlives_its_connection_and_ends_in_time(world: FakeWorld) -> None:
     await world.start()
-    upkeep = asyncio.create_task(world.upkeep.run())
+    housekeeping = asyncio.create_task(world.housekeeping.run())
     grant = await world.arbiter.acquire(client(1), "a", AcquireOptions(ttl_sec=100))
     await world.arbiter.owner_vanished(":1.1")
 
@@ -57,46 +57,46 @@ async def test_a_ttl_lease_outlives_its_connection_and_ends_in_time(world: FakeW
     with pytest.raises(NoSuchLease):
         world.arbiter.lease(grant.lease.id)
     assert ends(world) == [LeaseEnd.EXPIRED]
-    upkeep.cancel()
+    housekeeping.cancel()
 
 
 async def test_a_shorter_lease_is_not_slept_through(world: FakeWorld) -> None:
     await world.start()
-    upkeep = asyncio.create_task(world.upkeep.run())
+    housekeeping = asyncio.create_task(world.housekeeping.run())
     await world.arbiter.acquire(client(1), "a", AcquireOptions(ttl_sec=29))
     await world.clock.sleep(0.5)
     await world.arbiter.acquire(client(2), "a", AcquireOptions(ttl_sec=2))
     await world.clock.sleep(2.1)
     assert [lease.owner.bus_name for lease in world.arbiter.status().leases] == [":1.1"]
-    upkeep.cancel()
+    housekeeping.cancel()
 
 
 async def test_a_shorter_lease_is_not_slept_through_after_the_wall_clock_was_set_forward(world: FakeWorld) -> None:
     await world.start()
-    upkeep = asyncio.create_task(world.upkeep.run())
+    housekeeping = asyncio.create_task(world.housekeeping.run())
     await world.arbiter.acquire(client(1), "a", AcquireOptions(ttl_sec=29))
     await world.clock.sleep(0.5)
     world.clock.step_realtime(3600.0)
     await world.arbiter.acquire(client(2), "a", AcquireOptions(ttl_sec=2))
     await world.clock.sleep(2.1)
     assert world.arbiter.status().leases == ()
-    upkeep.cancel()
+    housekeeping.cancel()
 
 
 async def test_leases_that_come_and_go_wake_nobody_who_waits_for_their_end(world: FakeWorld) -> None:
     await world.start()
-    upkeep = asyncio.create_task(world.upkeep.run())
+    housekeeping = asyncio.create_task(world.housekeeping.run())
     await world.clock.sleep(0.5)
     for number in range(3):
         grant = await world.arbiter.acquire(client(number), "a", AcquireOptions(ttl_sec=900))
         assert not world.arbiter.leases.sooner.is_set()
         await world.arbiter.release(grant.lease.id)
-    upkeep.cancel()
+    housekeeping.cancel()
 
 
 async def test_renewing_counts_from_now(world: FakeWorld) -> None:
     await world.start()
-    upkeep = asyncio.create_task(world.upkeep.run())
+    housekeeping = asyncio.create_task(world.housekeeping.run())
     grant = await world.arbiter.acquire(client(1), "a", AcquireOptions(ttl_sec=100))
     await world.clock.sleep(90)
 
@@ -104,7 +104,7 @@ async def test_renewing_counts_from_now(world: FakeWorld) -> None:
     assert renewed.expires_usec == world.clock.realtime_usec() + 100_000_000
     await world.clock.sleep(90)
     assert world.arbiter.lease(grant.lease.id) == renewed == world.store.leases[grant.lease.id]
-    upkeep.cancel()
+    housekeeping.cancel()
 
 
 async def test_only_ttl_leases_are_renewed(world: FakeWorld) -> None:
@@ -119,14 +119,14 @@ async def test_only_ttl_leases_are_renewed(world: FakeWorld) -> None:
 
 async def test_a_clock_that_jumps_forward_ends_what_has_run_out(world: FakeWorld) -> None:
     await world.start()
-    upkeep = asyncio.create_task(world.upkeep.run())
+    housekeeping = asyncio.create_task(world.housekeeping.run())
     await world.arbiter.acquire(client(1), "a", AcquireOptions(ttl_sec=3600))
 
     world.clock.step_realtime(7200)
     await world.clock.sleep(31)
 
     assert ends(world) == [LeaseEnd.EXPIRED]
-    upkeep.cancel()
+    housekeeping.cancel()
 
 
 async def test_a_unit_lease_ends_with_its_unit(world: FakeWorld) -> None:

@@ -10,7 +10,7 @@ from gpumand.domain.consumer import SchedulerSettings
 from gpumand.domain.errors import EvictionFailed, InsufficientVram, LimitsExceeded
 from gpumand.domain.request import AcquireOptions, Verdict
 from gpumand.testing.world import FakeWorld, client
-from tests.unit.arbiter.scenes import READ_SEC, occupy, ooms, residency, routed
+from tests.unit.arbiter.arbiter_setup import READ_SEC, occupy, ooms, residency, routed
 
 
 def many(count: int, mib: int, *others: object, **settings: int) -> FakeWorld:

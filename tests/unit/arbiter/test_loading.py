@@ -12,7 +12,7 @@ from gpumand.domain.lease import LeaseLifetime
 from gpumand.domain.request import AcquireOptions
 from gpumand.ports import UnitFailed
 from gpumand.testing.world import FakeWorld, client
-from tests.unit.arbiter.scenes import READ_SEC, by_unit, drop_model, lazy, residency, routed
+from tests.unit.arbiter.arbiter_setup import READ_SEC, by_unit, drop_model, lazy, residency, routed
 
 BOTH = (EvictionMethod.HTTP, EvictionMethod.UNIT_STOP)
 
@@ -29,7 +29,7 @@ def made(*specs: object, slots: int = 1) -> FakeWorld:
 async def test_a_start_that_never_ends_keeps_the_device_for_its_load_timeout_only() -> None:
     world = made(by_unit("stuck", 2000, load_timeout_sec=60.0), routed("b", 5000))
     await world.start()
-    upkeep = asyncio.create_task(world.upkeep.run())
+    housekeeping = asyncio.create_task(world.housekeeping.run())
     await world.clock.sleep(1.0)
     world.units.become("stuck.service", UnitActivity.ACTIVATING)
     await world.clock.sleep(1.0)
@@ -37,13 +37,13 @@ async def test_a_start_that_never_ends_keeps_the_device_for_its_load_timeout_onl
     grant = await world.arbiter.acquire(client(), "b", AcquireOptions(timeout_sec=7200))
 
     assert 50 <= grant.waited_usec / 1e6 <= 100
-    upkeep.cancel()
+    housekeeping.cancel()
 
 
 async def test_a_unit_that_crashes_and_begins_anew_is_not_loading_for_ever() -> None:
     world = made(by_unit("crashing", 2000, load_timeout_sec=60.0), routed("b", 5000))
     await world.start()
-    upkeep = asyncio.create_task(world.upkeep.run())
+    housekeeping = asyncio.create_task(world.housekeeping.run())
     await world.clock.sleep(1.0)
 
     async def crash_and_begin_anew() -> None:
@@ -60,20 +60,20 @@ async def test_a_unit_that_crashes_and_begins_anew_is_not_loading_for_ever() -> 
 
     assert grant.waited_usec / 1e6 < 40
     crashing.cancel()
-    upkeep.cancel()
+    housekeeping.cancel()
 
 
 async def test_a_unit_that_came_to_rest_has_all_its_time_for_the_next_start() -> None:
     world = made(by_unit("llm", 2000, load_timeout_sec=60.0))
     await world.start()
-    upkeep = asyncio.create_task(world.upkeep.run())
+    housekeeping = asyncio.create_task(world.housekeeping.run())
     for _ in range(3):
         await world.clock.sleep(30.0)
         world.units.become("llm.service", UnitActivity.ACTIVATING)
         await world.clock.sleep(50.0)
         assert residency(world, "llm") == "loading"
         world.units.become("llm.service", UnitActivity.INACTIVE)
-    upkeep.cancel()
+    housekeeping.cancel()
 
 
 # -- who inherits a load -----------------------------------------------------------------------------------------------
@@ -136,7 +136,7 @@ async def test_a_failed_load_stops_nothing_under_somebodys_lease() -> None:
     grant = await world.arbiter.acquire(client(1), "x", AcquireOptions())
     drop_model(world, "x")
     await world.clock.sleep(1.0)
-    await world.upkeep.look_around()
+    await world.housekeeping.look_around()
     assert residency(world, "x") == "unloaded"
     world.routes.consumer("x").load_error = "CUDA error"
 
@@ -194,7 +194,7 @@ async def test_an_active_unit_of_before_its_stop_is_not_believed_after_it() -> N
     await world.start()
 
     assert (await world.arbiter.evict("llm", False, 20.0)).freed_mib == 8000
-    await world.arbiter.books.sample()
+    await world.arbiter.arbiter_state.sample()
     world.arbiter.facts.conclude_all()
 
     assert residency(world, "llm") == "unloaded"

@@ -17,7 +17,7 @@ from gpumand.domain.events import LoadFinished
 from gpumand.domain.request import AcquireOptions, Verdict
 from gpumand.ports import UnitFailed
 from gpumand.testing.world import FakeWorld, client
-from tests.unit.arbiter.scenes import ooms, reports, residency, routed
+from tests.unit.arbiter.arbiter_setup import ooms, reports, residency, routed
 
 HTTP, UNIT_STOP = EvictionMethod.HTTP, EvictionMethod.UNIT_STOP
 RESERVE_MIB = SchedulerSettings().host_ram_reserve_mib
@@ -178,7 +178,7 @@ async def test_one_that_failed_to_wake_gives_way_when_it_may_be_tried_again() ->
     world = make_world(sleeper("a", 14000), sleeper("b", 24000))
     world.routes.place("a", 14000)
     await world.start()
-    upkeep = asyncio.create_task(world.upkeep.run())
+    housekeeping = asyncio.create_task(world.housekeeping.run())
     await world.arbiter.evict("a", False, 20.0)
     world.routes.consumer("a").load_error = "no"
 
@@ -190,7 +190,7 @@ async def test_one_that_failed_to_wake_gives_way_when_it_may_be_tried_again() ->
 
     assert grant.evicted == ("a",)
     assert world.units.calls[0] == ("stop", "a.service")
-    upkeep.cancel()
+    housekeeping.cancel()
 
 
 async def test_two_devices_do_not_park_into_the_same_host_ram() -> None:
@@ -307,27 +307,27 @@ async def test_idle_ones_are_parked_or_left_where_there_is_no_room() -> None:
     for name in "ab":
         world.routes.place(name, 9000)
     await world.start()
-    upkeep = asyncio.create_task(world.upkeep.run())
+    housekeeping = asyncio.create_task(world.housekeeping.run())
 
     await world.clock.sleep(120)
 
     assert sorted(residency(world, name) for name in "ab") == ["parked", "resident"]
     (left,) = [name for name in "ab" if residency(world, name) == "resident"]
-    assert world.arbiter.books.state(left).idle_since > 30, "it is not tried anew at every look"
-    upkeep.cancel()
+    assert world.arbiter.arbiter_state.state(left).idle_since > 30, "it is not tried anew at every look"
+    housekeeping.cancel()
 
 
 async def test_what_stays_in_vram_while_it_sleeps_is_measured() -> None:
     world = make_world(sleeper("a", 14000))
     world.routes.place("a", 14000)
     await world.start()
-    upkeep = asyncio.create_task(world.upkeep.run())
+    housekeeping = asyncio.create_task(world.housekeeping.run())
 
     await world.arbiter.evict("a", False, 20.0)
     await world.clock.sleep(10)
 
-    assert world.arbiter.books.state("a").memory.residual_mib == 500
-    upkeep.cancel()
+    assert world.arbiter.arbiter_state.state("a").memory.residual_mib == 500
+    housekeeping.cancel()
 
 
 async def test_what_is_parked_is_seen_after_a_restart() -> None:
@@ -347,21 +347,21 @@ async def test_what_stays_on_each_of_two_devices_is_no_model_together() -> None:
     world.routes.consumer("a").also_on = (1,)
     world.routes.place("a", 14000)
     await world.start()
-    upkeep = asyncio.create_task(world.upkeep.run())
+    housekeeping = asyncio.create_task(world.housekeeping.run())
     assert residency(world, "a") == "resident"
 
     await world.arbiter.evict("a", False, 20.0)
     await world.clock.sleep(20)
 
     assert residency(world, "a") == "parked"
-    upkeep.cancel()
+    housekeeping.cancel()
 
 
 async def test_a_unit_that_ends_takes_what_was_parked_along() -> None:
     world = make_world(sleeper("a", 14000))
     world.routes.place("a", 14000)
     await world.start()
-    upkeep = asyncio.create_task(world.upkeep.run())
+    housekeeping = asyncio.create_task(world.housekeeping.run())
     await world.arbiter.evict("a", False, 20.0)
     await world.clock.sleep(20)
     assert residency(world, "a") == "parked"
@@ -371,21 +371,21 @@ async def test_a_unit_that_ends_takes_what_was_parked_along() -> None:
     await world.clock.sleep(20)
 
     assert residency(world, "a") == "unloaded"
-    upkeep.cancel()
+    housekeeping.cancel()
 
 
 async def test_one_that_does_not_answer_for_a_moment_is_parked_still() -> None:
     world = make_world(sleeper("a", 14000))
     world.routes.place("a", 14000)
     await world.start()
-    upkeep = asyncio.create_task(world.upkeep.run())
+    housekeeping = asyncio.create_task(world.housekeeping.run())
     await world.arbiter.evict("a", False, 20.0)
 
     world.routes.consumer("a").hangs = True
     await world.clock.sleep(30)
 
     assert residency(world, "a") == "parked"
-    upkeep.cancel()
+    housekeeping.cancel()
 
 
 # -- whatever happens --
@@ -400,7 +400,7 @@ async def storm(seed: int, policy: Policy) -> None:
     scheduler = SchedulerSettings(concurrent_leases=draw.choice([0, 1]), policy=policy)
     sizes = draw.choice([(24564,), (16000, 24564)])
     world = make_world(*specs, ram_mib=ram_mib, scheduler=scheduler, total_mib=sizes)
-    world.routes.where = lambda name: world.arbiter.books.state(name).devices
+    world.routes.where = lambda name: world.arbiter.arbiter_state.state(name).devices
     for spec in specs:
         fake = world.routes.consumer(spec.name)
         fake.load_sec, fake.unload_sec = draw.uniform(0.1, 5), draw.uniform(0.05, 2)
@@ -415,9 +415,9 @@ async def storm(seed: int, policy: Policy) -> None:
         world.events.append(event)  # type: ignore[arg-type]
         most_mib = max(most_mib, sum(one.host_mib for one in world.routes.consumers.values()))
 
-    world.arbiter.books.publish = look
+    world.arbiter.arbiter_state.publish = look
     await world.start()
-    upkeep = asyncio.create_task(world.upkeep.run())
+    housekeeping = asyncio.create_task(world.housekeeping.run())
 
     async def one_client(number: int) -> None:
         own = random.Random(f"{seed}/{number}")
@@ -433,8 +433,8 @@ async def storm(seed: int, policy: Policy) -> None:
 
     assert most_mib <= ram_mib, f"seed {seed}"
     assert ooms(world) == 0, f"seed {seed}"
-    assert not world.arbiter.books.ledger.jobs, f"seed {seed}"
-    upkeep.cancel()
+    assert not world.arbiter.arbiter_state.ledger.jobs, f"seed {seed}"
+    housekeeping.cancel()
 
 
 @pytest.mark.parametrize("policy", list(Policy))

@@ -12,7 +12,7 @@ from gpumand.domain.errors import GpumandError, InsufficientVram, TimedOut
 from gpumand.domain.events import EvictionFailed as Failed
 from gpumand.domain.request import AcquireOptions, Grant
 from gpumand.testing.world import FakeWorld, client
-from tests.unit.arbiter.scenes import READ_SEC, by_unit, ooms, reports, residency, routed
+from tests.unit.arbiter.arbiter_setup import READ_SEC, by_unit, ooms, reports, residency, routed
 
 BOTH = (EvictionMethod.HTTP, EvictionMethod.UNIT_STOP)
 
@@ -85,7 +85,7 @@ async def test_when_its_request_has_timed_out_a_plan_evicts_nobody_more() -> Non
     await world.clock.sleep(60)
 
     assert (world.routes.called("unload"), world.routes.called("load")) == (["v0"], [])
-    assert world.arbiter.books.ledger.jobs == {}
+    assert world.arbiter.arbiter_state.ledger.jobs == {}
 
 
 # -- pins and reloads --------------------------------------------------------------------------------------------------
@@ -126,7 +126,7 @@ async def test_a_pin_set_while_an_idle_eviction_looks_at_the_figures_is_in_time(
     await world.clock.sleep(5.0)
 
     assert (world.routes.called("unload"), residency(world, "a")) == ([], "resident")
-    assert world.arbiter.books.ledger.jobs == {}
+    assert world.arbiter.arbiter_state.ledger.jobs == {}
 
 
 async def test_a_victim_that_a_reload_drops_is_evicted_to_the_end_and_told_of() -> None:
@@ -163,7 +163,7 @@ async def test_what_a_removed_health_route_said_is_forgotten_with_it() -> None:
     world.units.become("a.service", UnitActivity.ACTIVE)
     world.routes.place("a", 5000)
     await world.start()
-    upkeep = asyncio.create_task(world.upkeep.run())
+    housekeeping = asyncio.create_task(world.housekeeping.run())
     await world.clock.sleep(6.0)
     assert residency(world, "a") == "resident"
 
@@ -174,7 +174,7 @@ async def test_what_a_removed_health_route_said_is_forgotten_with_it() -> None:
     await world.clock.sleep(100.0)
 
     assert residency(world, "a") == "unloaded"
-    upkeep.cancel()
+    housekeeping.cancel()
 
 
 # -- who says one thing and holds another ------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ from gpumand.domain.consumer import SchedulerSettings
 from gpumand.domain.errors import TimedOut
 from gpumand.domain.request import AcquireOptions
 from gpumand.testing.world import FakeWorld, client
-from tests.unit.arbiter.scenes import READ_SEC, by_unit, drop_model, lazy, ooms, reserved, residency, routed
+from tests.unit.arbiter.arbiter_setup import READ_SEC, by_unit, drop_model, lazy, ooms, reserved, residency, routed
 
 UNLIMITED = SchedulerSettings(concurrent_leases=0)
 
@@ -28,7 +28,7 @@ async def test_a_notebook_that_grows_takes_nothing_off_the_room_of_a_lazy_consum
     await world.start()
     await world.arbiter.acquire(client(1), "comfy", AcquireOptions())
     world.vram.hold(1, 6000, name="notebook")
-    await world.arbiter.books.sample()
+    await world.arbiter.arbiter_state.sample()
 
     assert reserved(world) == {"comfy": 13312}
     with pytest.raises(TimedOut, match="comfy in use"):
@@ -36,7 +36,7 @@ async def test_a_notebook_that_grows_takes_nothing_off_the_room_of_a_lazy_consum
     await world.routes.work(comfy)
 
     assert ooms(world) == 0
-    await world.upkeep.look_around()
+    await world.housekeeping.look_around()
     assert reserved(world) == {}
 
 
@@ -47,11 +47,11 @@ async def test_one_that_unloads_itself_under_its_lease_has_its_room_kept_for_the
     await world.start()
     await world.arbiter.acquire(client(1), "ollama", AcquireOptions())
     await world.routes.work(ollama)
-    await world.upkeep.look_around()
+    await world.housekeeping.look_around()
     assert reserved(world) == {}, "seen: the figures contain it"
 
     drop_model(world, "ollama")
-    await world.upkeep.look_around()
+    await world.housekeeping.look_around()
 
     assert (residency(world, "ollama"), reserved(world)) == ("resident", {"ollama": 6144})
     with pytest.raises(TimedOut, match="ollama in use"):
@@ -70,13 +70,13 @@ async def test_one_that_says_of_itself_that_it_unloaded_has_its_room_kept_too() 
     world.routes.consumer("ollama").loaded = True
     world.vram.hold(77, 6144, name="docker")
     await world.clock.sleep(1.0)
-    await world.upkeep.look_around()
+    await world.housekeeping.look_around()
     assert reserved(world) == {}
 
     world.routes.consumer("ollama").loaded = False
     world.vram.release(77)
     await world.clock.sleep(1.0)
-    await world.upkeep.look_around()
+    await world.housekeeping.look_around()
 
     assert reserved(world) == {"ollama": 6144}
 
@@ -91,7 +91,7 @@ async def test_a_second_lease_reserves_nothing_for_what_a_first_one_loaded() -> 
     await world.arbiter.release(first.lease.id)
     await world.clock.sleep(1.0)
     await world.arbiter.acquire(client(1), "llm", AcquireOptions())
-    await world.upkeep.look_around()
+    await world.housekeeping.look_around()
 
     assert reserved(world) == {}
     assert (await world.arbiter.acquire(client(2), "b", AcquireOptions())).loaded
@@ -128,7 +128,7 @@ async def test_a_lazy_unit_that_never_loaded_has_room_made_for_it_again_once_its
     world = FakeWorld([comfy, routed("x", 12000)])
     world.vram.read_sec = READ_SEC
     await world.start()
-    upkeep = asyncio.create_task(world.upkeep.run())
+    housekeeping = asyncio.create_task(world.housekeeping.run())
     lease = (await world.arbiter.acquire(client(1), "comfy", AcquireOptions())).lease
     await world.arbiter.release(lease.id)  # its client never worked
     lease = (await world.arbiter.acquire(client(2), "x", AcquireOptions(timeout_sec=60))).lease
@@ -139,4 +139,4 @@ async def test_a_lazy_unit_that_never_loaded_has_room_made_for_it_again_once_its
 
     assert grant.evicted == ("x",)
     assert ooms(world) == 0
-    upkeep.cancel()
+    housekeeping.cancel()

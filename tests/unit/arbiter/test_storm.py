@@ -19,7 +19,7 @@ from gpumand.domain.lease import LeaseLifetime
 from gpumand.domain.request import AcquireOptions
 from gpumand.ports import RouteFailed
 from gpumand.testing.world import FakeWorld, client
-from tests.unit.arbiter.scenes import READ_SEC, die, routed
+from tests.unit.arbiter.arbiter_setup import READ_SEC, die, routed
 
 TOTAL_MIB = 24564
 
@@ -33,7 +33,7 @@ class Watch:
     wrongs: list[str] = field(default_factory=list)
 
     def look(self, event: object) -> None:
-        ledger = self.world.arbiter.books.ledger
+        ledger = self.world.arbiter.arbiter_state.ledger
         claimed = [one for one in ledger.consumers.values() if one.claimed]
         if sum(one.footprint_mib for one in claimed) > TOTAL_MIB:
             self.wrongs.append(f"promised twice: {[one.name for one in claimed]}")
@@ -46,7 +46,7 @@ class Watch:
                 self.wrongs.append(f"{one.name} is leased and {one.residency}")
             if one.leases and not one.claimed:
                 self.wrongs.append(f"{one.name} is leased and not claimed")
-        if isinstance(event, EvictionOccurred) and self.world.arbiter.books.state(event.report.consumer).leases:
+        if isinstance(event, EvictionOccurred) and self.world.arbiter.arbiter_state.state(event.report.consumer).leases:
             self.wrongs.append(f"{event.report.consumer} was evicted under a lease")
 
 
@@ -111,7 +111,7 @@ async def one_client(world: FakeWorld, number: int, draw: random.Random, ends: C
             ends["vanished"] += 1
             continue
         ends["granted"] += 1
-        if dies and grant.lease.id in world.arbiter.books.ledger.leases:
+        if dies and grant.lease.id in world.arbiter.arbiter_state.ledger.leases:
             await world.arbiter.release(grant.lease.id)
         if dies:
             continue
@@ -119,7 +119,7 @@ async def one_client(world: FakeWorld, number: int, draw: random.Random, ends: C
             with contextlib.suppress(RouteFailed):  # it may be one that refuses to load
                 await world.routes.work(spec, draw.uniform(0, 3))
         await world.clock.sleep(draw.uniform(0, 6))
-        if draw.random() < 0.7 and grant.lease.id in world.arbiter.books.ledger.leases:
+        if draw.random() < 0.7 and grant.lease.id in world.arbiter.arbiter_state.ledger.leases:
             await world.arbiter.release(grant.lease.id)
         else:
             await world.arbiter.owner_vanished(f":1.{number}")
@@ -130,9 +130,9 @@ async def storm(seed: int, slots: int, faults: bool, **more_settings: object) ->
     world = make_world(draw, slots, faults, **more_settings)
     world.vram.read_sec = READ_SEC
     watch = Watch(world, slots)
-    world.arbiter.books.publish = lambda event: (world.events.append(event), watch.look(event))  # type: ignore[func-returns-value, assignment]
+    world.arbiter.arbiter_state.publish = lambda event: (world.events.append(event), watch.look(event))  # type: ignore[func-returns-value, assignment]
     await world.start()
-    upkeep = asyncio.create_task(world.upkeep.run())
+    housekeeping = asyncio.create_task(world.housekeeping.run())
     ends: Counter[str] = Counter()
 
     await asyncio.gather(*(one_client(world, number, random.Random(f"{seed}/{number}"), ends) for number in range(12)))
@@ -142,8 +142,10 @@ async def storm(seed: int, slots: int, faults: bool, **more_settings: object) ->
     assert ends.total() == 2 * ends["asked"], f"seed {seed}: every request ends once: {ends}"
     status = world.arbiter.status()
     assert (status.leases, status.queue) == ((), ()), f"seed {seed}: nothing is left behind"
-    assert not world.arbiter.books.ledger.jobs
-    assert not [one.name for one in world.arbiter.books.ledger.consumers.values() if one.claimed], f"seed {seed}"
+    assert not world.arbiter.arbiter_state.ledger.jobs
+    assert not [one.name for one in world.arbiter.arbiter_state.ledger.consumers.values() if one.claimed], (
+        f"seed {seed}"
+    )
     announced = [event for event in world.events if isinstance(event, EvictionOccurred)]
     assert len(announced) == status.stats.evictions
     assert all(event.report.verified and event.report.freed_mib > 0 for event in announced), f"seed {seed}"
@@ -151,7 +153,7 @@ async def storm(seed: int, slots: int, faults: bool, **more_settings: object) ->
     if not faults:
         assert sum(one.ooms for one in world.routes.consumers.values()) == 0, f"seed {seed}: nobody ran out of memory"
         assert ends["granted"] > 0
-    upkeep.cancel()
+    housekeeping.cancel()
 
 
 @pytest.mark.parametrize("slots", [0, 1, 3])

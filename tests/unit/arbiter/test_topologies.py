@@ -18,7 +18,7 @@ from gpumand.domain.events import EvictionOccurred
 from gpumand.domain.lease import LeaseLifetime
 from gpumand.domain.request import AcquireOptions
 from gpumand.testing.world import FakeWorld, client
-from tests.unit.arbiter.scenes import READ_SEC, die, ooms, reports, routed
+from tests.unit.arbiter.arbiter_setup import READ_SEC, die, ooms, reports, routed
 
 SIZES_MIB = [8192, 16384, 24564]
 CLIENTS, TURNS = 8, 4
@@ -36,7 +36,7 @@ class Watch:
     wrongs: list[str] = field(default_factory=list)
 
     def look(self, _: object) -> None:
-        ledger = self.world.arbiter.books.ledger
+        ledger = self.world.arbiter.arbiter_state.ledger
         for device, size in enumerate(self.sizes):
             promised = [one for one in ledger.consumers.values() if one.claimed and device in one.devices]
             if sum(one.footprint_mib for one in promised) > size:
@@ -56,7 +56,7 @@ class Watch:
 
     def _look_at_moves(self) -> None:
         """What is loaded or evicted is so by the one job of all its devices."""
-        ledger = self.world.arbiter.books.ledger
+        ledger = self.world.arbiter.arbiter_state.ledger
         for one in ledger.consumers.values():
             if one.residency in (Residency.LOADING, Residency.UNLOADING) and not one.unasked:
                 own = [job for job in ledger.jobs.values() if one.name == job.consumer or one.name in job.evicting]
@@ -77,7 +77,7 @@ def make_world(draw: random.Random, slots: int, policy: Policy) -> tuple[FakeWor
         specs.append(routed(f"c{number}", draw.randrange(500, 16000), **more))
     scheduler = SchedulerSettings(concurrent_leases=slots, settle_timeout_sec=3.0, policy=policy)
     world = FakeWorld(specs, scheduler=scheduler, total_mib=sizes)
-    world.routes.where = lambda name: world.arbiter.books.state(name).devices
+    world.routes.where = lambda name: world.arbiter.arbiter_state.state(name).devices
     for spec in specs:
         consumer = world.routes.consumer(spec.name)
         consumer.load_sec, consumer.unload_sec = draw.uniform(0.1, 8), draw.uniform(0.05, 2)
@@ -112,9 +112,9 @@ async def storm(seed: int, slots: int, policy: Policy) -> None:
     world, sizes = make_world(draw, slots, policy)
     world.vram.read_sec = READ_SEC
     watch = Watch(world, sizes, slots)
-    world.arbiter.books.publish = lambda event: (world.events.append(event), watch.look(event))  # type: ignore[func-returns-value, assignment]
+    world.arbiter.arbiter_state.publish = lambda event: (world.events.append(event), watch.look(event))  # type: ignore[func-returns-value, assignment]
     await world.start()
-    upkeep = asyncio.create_task(world.upkeep.run())
+    housekeeping = asyncio.create_task(world.housekeeping.run())
     ends: Counter[str] = Counter()
 
     await asyncio.gather(*(one_client(world, at, random.Random(f"{seed}/{at}"), ends) for at in range(CLIENTS)))
@@ -123,11 +123,13 @@ async def storm(seed: int, slots: int, policy: Policy) -> None:
     assert watch.wrongs == [], f"seed {seed}"
     assert ends.total() == CLIENTS * TURNS, f"seed {seed}: {ends}"
     assert set(ends) <= {"granted", InsufficientVram.__name__}, f"seed {seed}: what can ever fit is served: {ends}"
-    assert not world.arbiter.books.ledger.jobs, f"seed {seed}"
-    assert not [one.name for one in world.arbiter.books.ledger.consumers.values() if one.claimed], f"seed {seed}"
+    assert not world.arbiter.arbiter_state.ledger.jobs, f"seed {seed}"
+    assert not [one.name for one in world.arbiter.arbiter_state.ledger.consumers.values() if one.claimed], (
+        f"seed {seed}"
+    )
     assert ooms(world) == 0, f"seed {seed}: nobody ran out of memory"
     assert all(one.verified and one.freed_mib > 0 for one in reports(world, EvictionOccurred)), f"seed {seed}"
-    upkeep.cancel()
+    housekeeping.cancel()
 
 
 @pytest.mark.parametrize("policy", list(Policy))

@@ -11,7 +11,7 @@ from gpumand.domain.consumer import UNKNOWN_MIB, Residency
 from gpumand.domain.errors import ConfigInvalid
 from gpumand.domain.request import AcquireOptions, Verdict
 from gpumand.testing.world import FakeWorld, client
-from tests.unit.arbiter.scenes import by_unit, routed
+from tests.unit.arbiter.arbiter_setup import by_unit, routed
 
 LOST = by_unit("image", UNKNOWN_MIB, vram_auto=True)
 VOICE = routed("voice", 2867)
@@ -28,7 +28,7 @@ async def turns(world: FakeWorld, count: int = 5) -> None:
     """What upkeep does at each of its turns."""
     for _ in range(count):
         await world.clock.sleep(2)
-        await world.arbiter.books.sample()
+        await world.arbiter.arbiter_state.sample()
         world.arbiter.facts.conclude_all()
         world.arbiter.measuring.look()
         world.arbiter.measuring.keep()

@@ -38,7 +38,7 @@ OTHER: dict[str, Any] = {
 async def world() -> FakeWorld:
     made = FakeWorld([ConsumerSpec("tts", 1024)])
     await made.start()
-    made.arbiter.books.tell()
+    made.arbiter.arbiter_state.tell()
     made.events.clear()
     return made
 
@@ -50,21 +50,21 @@ def test_what_is_not_announced_is_there() -> None:
 @pytest.mark.parametrize("name", sorted(UNTOLD))
 async def test_no_property_shows_what_is_not_announced(world: FakeWorld, name: str) -> None:
     before = consumer_state(world.arbiter.consumer_status("tts"))
-    state = world.arbiter.books.state("tts")
-    changed = world.arbiter.books.ledger.update("tts", **{name: OTHER[name]})
+    state = world.arbiter.arbiter_state.state("tts")
+    changed = world.arbiter.arbiter_state.ledger.update("tts", **{name: OTHER[name]})
     assert changed != state
     assert consumer_state(world.arbiter.consumer_status("tts")) == before
-    world.arbiter.books.tell()
+    world.arbiter.arbiter_state.tell()
     assert world.named(ConsumersChanged) == []
 
 
 async def test_what_a_property_shows_is_announced_together_with_what_none_does(world: FakeWorld) -> None:
-    world.arbiter.books.ledger.update("tts", leases=1, idle_since=5.0)
-    world.arbiter.books.tell()
+    world.arbiter.arbiter_state.ledger.update("tts", leases=1, idle_since=5.0)
+    world.arbiter.arbiter_state.tell()
     assert world.named(ConsumersChanged) == [ConsumersChanged(frozenset({"tts"}))]
 
 
 async def test_every_change_makes_another_view(world: FakeWorld) -> None:
-    before = world.arbiter.books.ledger.changes
-    world.arbiter.books.ledger.update("tts", says_loaded=True)
-    assert world.arbiter.books.ledger.changes > before
+    before = world.arbiter.arbiter_state.ledger.changes
+    world.arbiter.arbiter_state.ledger.update("tts", says_loaded=True)
+    assert world.arbiter.arbiter_state.ledger.changes > before

@@ -19,6 +19,7 @@ from gpumand.bus.interfaces import (
 )
 from gpumand.bus.manager import ManagerMethods
 from gpumand.bus.names import CONSUMER, DEVICE, LEASE, MANAGER
+from gpumand.bus.object_tree import ObjectTree
 from gpumand.bus.properties import (
     Values,
     consumer_figures,
@@ -28,8 +29,7 @@ from gpumand.bus.properties import (
     lease_state,
     manager_state,
 )
-from gpumand.bus.standard import StandardInterfaces
-from gpumand.bus.tree import ObjectTree
+from gpumand.bus.standard_interfaces import StandardInterfaces
 from gpumand.domain.lease import Lease, LeaseLifetime, Owner
 from gpumand.domain.status import Summary
 from gpumand.ports import UnitManager

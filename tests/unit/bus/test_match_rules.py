@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from gpumand.bus.matches import MatchRule, Signal
+from gpumand.bus.signal_matches import MatchRule, Signal
 
 SIGNAL = Signal(":1.7", "/org/x/y", "org.x.I", "Changed", ("first", 2))
 

@@ -8,7 +8,7 @@ import sys
 import pytest
 from click.testing import CliRunner
 
-from gpumand.bus.failures import BusError, BusLost, BusTimeout
+from gpumand.bus.connection_errors import BusError, BusLost, BusTimeout
 from gpumand.cli.app import COMMANDS, gpumanctl
 from gpumand.cli.commands.run import separated
 from gpumand.cli.errors import ExitCode, Failure, Mismatch, NoBus, interpret

@@ -8,7 +8,7 @@ from typing import Any, cast
 
 import pytest
 
-from gpumand.bus.matches import Signal
+from gpumand.bus.signal_matches import Signal
 from gpumand.cli.calibration import Calibrator
 from gpumand.cli.client import Client
 from gpumand.cli.errors import Failure

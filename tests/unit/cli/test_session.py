@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from gpumand.bus.failures import BusError, BusTimeout
+from gpumand.bus.connection_errors import BusError, BusTimeout
 from gpumand.cli.client import Client
 from gpumand.cli.errors import Failure
 from gpumand.cli.options import GlobalOptions

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 import gpumand.client
-from gpumand.bus.failures import BusError, BusLost, BusTimeout
+from gpumand.bus.connection_errors import BusError, BusLost, BusTimeout
 from gpumand.client import BusUnavailable, GpumandError, InsufficientVram, Mismatch, NoAnswer, NotRunning, errors
 from gpumand.client.errors import named, translated
 from gpumand.domain import errors as domain

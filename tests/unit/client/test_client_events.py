@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from gpumand.bus.matches import Signal
+from gpumand.bus.signal_matches import Signal
 from gpumand.client import BusUnavailable, Events, LimitsExceeded, Mismatch
 from gpumand.client.events import MOST_UNREAD
 from gpumand.client.values import LeaseGranted

@@ -30,5 +30,5 @@ def test_star_brings_all_names() -> None:
 def test_who_only_calls_imports_nothing_that_holds_leases() -> None:
     program = "import gpumand.client.calls, sys; print(*(name for name in sys.modules if name.startswith('gpumand')))"
     ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    parts = {"client", "ending", "held", "loop_thread", "sync", "values"}
+    parts = {"client", "held_lease", "lease_watch", "loop_thread", "sync", "values"}
     assert {f"gpumand.client.{part}" for part in parts}.isdisjoint(ran.stdout.split())

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gpumand.bus.matches import Signal
+from gpumand.bus.signal_matches import Signal
 from gpumand.client.errors import Mismatch
 from gpumand.client.parsing import event_of, grant_of, history_of, outcome_of, plan_of, status_of
 from gpumand.client.values import Eviction, LeaseEnded, LeaseGranted, RunningChanged

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import gpumand.config
-from gpumand.config import ConfigProblems, Problem, load
+from gpumand.config import ConfigProblem, ConfigProblems, load
 from gpumand.domain.consumer import GpuSettings, SchedulerSettings, Settings
 
 TTS = '[consumers.tts]\nvram_resident_mib = 2867\nunit = "tts.service"\n'
@@ -29,7 +29,7 @@ def write(path: Path, text: str) -> Path:
     return path
 
 
-def problems_of(path: Path | None) -> tuple[Problem, ...]:
+def problems_of(path: Path | None) -> tuple[ConfigProblem, ...]:
     with pytest.raises(ConfigProblems) as caught:
         load(path)
     return caught.value.problems

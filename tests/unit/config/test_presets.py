@@ -13,8 +13,8 @@ import pytest
 from gpumand.config import load
 from gpumand.config.consumer_schema import ConsumerTable
 from gpumand.config.presets import preset, preset_names
-from gpumand.config.problems import Faults, Place
-from gpumand.config.tables import read_keys
+from gpumand.config.problems import Place, ProblemList
+from gpumand.config.table_schema import read_keys
 from gpumand.consumers.answers import Answer, health
 from gpumand.domain.consumer import BusyRoute, ConsumerSpec, EvictionMethod, HealthRoute, Route
 
@@ -29,7 +29,7 @@ def spec(tmp_path: Path, text: str) -> ConsumerSpec:
 
 @pytest.mark.parametrize("name", preset_names())
 def test_preset_is_valid_and_says_where_it_comes_from(name: str) -> None:
-    faults = Faults()
+    faults = ProblemList()
     one = preset(name)
 
     read_keys(ConsumerTable, one.consumer("some/model"), Place(one.document, ("consumer",)), faults)

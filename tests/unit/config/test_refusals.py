@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from gpumand.config import ConfigProblems, Problem, load
+from gpumand.config import ConfigProblem, ConfigProblems, load
 from tests.unit.config.refusal_cases import CASES
 
 
-def problems_of(path: Path) -> tuple[Problem, ...]:
+def problems_of(path: Path) -> tuple[ConfigProblem, ...]:
     with pytest.raises(ConfigProblems) as caught:
         load(path)
     return caught.value.problems

@@ -10,7 +10,7 @@ import pytest
 from gpumand.config.consumer_schema import BusyTable, ConsumerTable, HealthTable, RouteTable
 from gpumand.config.preset_schema import Detect, DetectTable, PresetTable
 from gpumand.config.schema import TABLES, GpuTable, HttpTable, SchedulerTable
-from gpumand.config.tables import keys_of
+from gpumand.config.table_schema import keys_of
 from gpumand.domain.consumer import (
     BusyRoute,
     ConsumerSpec,

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from gpumand.cli.output import paint
-from gpumand.cli.render.look import Look
+from gpumand.cli.render.theme import Theme
 from gpumand.config import load
-from gpumand.demo.cast import CAST, IMAGE, LANGUAGE, TOTAL_MIB, VOICE, configuration
+from gpumand.demo.example_services import CAST, IMAGE, LANGUAGE, TOTAL_MIB, VOICE, configuration
 from gpumand.demo.picture import picture
 from tests.unit.cli.samples import consumer, device, status
 
@@ -30,7 +30,7 @@ def test_bars_are_on_one_scale_and_add_up() -> None:
             consumer("llm", "loading", used_mib=5736),
         ],
     )
-    look = Look(width=80, unicode=False)
+    look = Theme(width=80, unicode=False)
     assert paint(picture(snapshot, look), look) == LOADING
 
 

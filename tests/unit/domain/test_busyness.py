@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from gpumand.domain import busyness
 from gpumand.domain.consumer import BusyAfter, BusyRoute, Policy, Work
 from gpumand.domain.errors import Busy, InsufficientVram
-from gpumand.domain.planning import Decision, Wish, decide
+from gpumand.domain.planning import Decision, Requirement, decide
 from gpumand.domain.request import Verdict
 from gpumand.domain.view import ConsumerState
 
@@ -31,7 +31,7 @@ def working(
 
 
 def ask(state: ConsumerState, mib: int = 14000, *others: ConsumerState) -> Decision:
-    return decide(view(state, absent("llm", mib), *others, now=NOW, concurrent_leases=0), Wish("llm"))
+    return decide(view(state, absent("llm", mib), *others, now=NOW, concurrent_leases=0), Requirement("llm"))
 
 
 @pytest.mark.parametrize("needed_sec", [None, 0.0, 59.0, 60.0, 1e6])
@@ -164,7 +164,7 @@ def test_whoever_works_within_its_grace_is_never_a_victim(
     by_name = {state.name: state for state in states}
     looked_at = view(*states, absent("new", mib), foreign_mib=foreign_mib, now=NOW, concurrent_leases=0, policy=policy)
 
-    decision = decide(looked_at, Wish("new"))
+    decision = decide(looked_at, Requirement("new"))
 
     victims = [by_name[one.consumer] for one in decision.evictions]
     assert not [one.name for one in victims if busyness.why_spared(one, NOW) or one.leases]

@@ -8,10 +8,10 @@ from itertools import combinations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gpumand.domain import budget, cover_all, victims
+from gpumand.domain import budget, cheapest_set_multi, victims
 from gpumand.domain.consumer import Policy, Residency, SchedulerSettings
 from gpumand.domain.device import Devices, ProcessUse, Sample
-from gpumand.domain.planning import Decision, Wish, decide
+from gpumand.domain.planning import Decision, Requirement, decide
 from gpumand.domain.request import Verdict
 from gpumand.domain.view import ConsumerState, Job, View
 from tests.unit.domain.build import absent, resident
@@ -81,7 +81,7 @@ def loads(host: View) -> Decision | None:
     """The decision about the target where it is to be loaded."""
     if "target" not in host.consumers:
         return None
-    decision = decide(host, Wish("target"))
+    decision = decide(host, Requirement("target"))
     return decision if decision.verdict is Verdict.GRANT and decision.load else None
 
 
@@ -104,7 +104,7 @@ def test_a_plan_suffices_on_every_device_it_takes(host: View) -> None:
 @settings(max_examples=400, deadline=None)
 @given(hosts())
 def test_nobody_goes_for_nothing_or_from_under_a_lease_or_beside_a_load(host: View) -> None:
-    decision = decide(host, Wish("target"))
+    decision = decide(host, Requirement("target"))
     if decision.verdict is not Verdict.GRANT:
         assert decision.evictions == ()
         return
@@ -134,7 +134,7 @@ def _suffices(host: View, place: Devices, gone: list[ConsumerState]) -> bool:
 @given(hosts())
 def test_what_is_promised_together_never_exceeds_any_device(host: View) -> None:
     for name, state in host.consumers.items():
-        decision = decide(host, Wish(name))
+        decision = decide(host, Requirement(name))
         if decision.verdict is not Verdict.GRANT:
             continue
         for device in decision.place:
@@ -149,7 +149,7 @@ def test_what_is_promised_together_never_exceeds_any_device(host: View) -> None:
 @given(hosts())
 def test_a_load_is_refused_only_where_no_set_of_devices_would_do(host: View) -> None:
     """Where the best is a refusal, no devices could be had even with everything free that is not pinned."""
-    if "target" not in host.consumers or decide(host, Wish("target")).verdict is not Verdict.REFUSE:
+    if "target" not in host.consumers or decide(host, Requirement("target")).verdict is not Verdict.REFUSE:
         return
     target = host.consumers["target"]
     for place in combinations(host.devices, target.spec.device_count):
@@ -174,16 +174,16 @@ wide_items = st.lists(
 @settings(max_examples=400, deadline=None)
 @given(wide_items, st.tuples(st.integers(0, 9), st.integers(0, 9), st.integers(0, 9)), st.integers(0, 5))
 def test_the_cheapest_set_for_several_devices_is_the_cheapest_there_is(
-    drawn: list[tuple[int, cover_all.Mib]], need_mib: cover_all.Mib, limit: int
+    drawn: list[tuple[int, cheapest_set_multi.Mib]], need_mib: cheapest_set_multi.Mib, limit: int
 ) -> None:
-    items = [cover_all.WideItem(at, float(value), mib) for at, (value, mib) in enumerate(drawn) if any(mib)]
+    items = [cheapest_set_multi.WideItem(at, float(value), mib) for at, (value, mib) in enumerate(drawn) if any(mib)]
     all_sets = [chosen for size in range(limit + 1) for chosen in combinations(items, size)]
-    enough = [sum(one.value for one in chosen) for chosen in all_sets if cover_all.suffice(chosen, need_mib)]
+    enough = [sum(one.value for one in chosen) for chosen in all_sets if cheapest_set_multi.suffice(chosen, need_mib)]
 
-    found = cover_all.cheapest_on_all(items, need_mib, limit)
+    found = cheapest_set_multi.cheapest_on_all(items, need_mib, limit)
 
     if found is None:
         assert not enough
         return
     assert sum(float(drawn[at][0]) for at in found) == min(enough)
-    assert cover_all.suffice([one for one in items if one.place in found], need_mib)
+    assert cheapest_set_multi.suffice([one for one in items if one.place in found], need_mib)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from gpumand.domain.consumer import EvictionMethod
 from gpumand.domain.learning import MAX_SEC, Duration, Learned, Start, first_load_sec
-from gpumand.domain.reuse import BUCKETS, PRIOR_SEC, IdleTimes, bucket_of, prior
+from gpumand.domain.reuse_prediction import BUCKETS, PRIOR_SEC, IdleTimes, bucket_of, prior
 
 
 def test_nothing_learned_yet_has_an_answer_for_everything() -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from gpumand.domain import budget, host_ram, parking, value
+from gpumand.domain import budget, eviction_cost, host_ram, parking
 from gpumand.domain.consumer import (
     UNKNOWN_MIB,
     ConsumerSpec,
@@ -21,10 +21,10 @@ from gpumand.domain.consumer import (
 )
 from gpumand.domain.errors import InvalidArgs
 from gpumand.domain.learning import Learned, Start
-from gpumand.domain.planning import Decision, Wish, decide
+from gpumand.domain.planning import Decision, Requirement, decide
 from gpumand.domain.request import Verdict
 from gpumand.domain.residency import residency_from_facts
-from gpumand.domain.reuse import IdleTimes
+from gpumand.domain.reuse_prediction import IdleTimes
 from gpumand.domain.view import ConsumerState, Job, View
 from tests.unit.domain.build import absent, resident, spec, view
 
@@ -50,7 +50,7 @@ def host(*states: ConsumerState, ram_mib: int | None, **more: Any) -> View:
 
 
 def ask(at: View, name: str = "new") -> Decision:
-    return decide(at, Wish(name))
+    return decide(at, Requirement(name))
 
 
 def plan(decision: Decision) -> list[tuple[str, str, bool]]:
@@ -228,7 +228,7 @@ def test_without_room_in_host_ram_a_sleeper_is_worth_a_cold_start() -> None:
     times = Learned().observe_load(40.0).observe_load(2.0, Start.PARKED)
     state = replace(awake("a", 12000), times=times)
 
-    costs = [value.worth(host(state, ram_mib=mib), state, IdleTimes()).cost_sec for mib in (12000, 11999)]
+    costs = [eviction_cost.worth(host(state, ram_mib=mib), state, IdleTimes()).cost_sec for mib in (12000, 11999)]
 
     assert costs == pytest.approx([1.0 + 2.0, 1.0 + 40.0])
 
@@ -375,7 +375,7 @@ def test_it_wakes_where_it_is_parked() -> None:
 def test_it_is_not_woken_for_a_device_that_its_process_is_not_on() -> None:
     at = beside(host(parked("p", 12000), ram_mib=0), {})
 
-    decision = decide(at, Wish("p", devices=(1,)))
+    decision = decide(at, Requirement("p", devices=(1,)))
 
     assert (decision.verdict, decision.error) == (Verdict.REFUSE, InvalidArgs)
     assert decision.message == "p is parked on device 0; evict it first"
@@ -385,8 +385,8 @@ def test_stopping_a_parked_one_costs_what_a_cold_start_takes_longer() -> None:
     times = Learned().observe_load(40.0).observe_load(2.0, Start.PARKED).observe_unload(UNIT_STOP, 3.0)
     state = replace(parked("p", 12000), times=times)
 
-    assert value.bring_back_sec(state) == pytest.approx(3.0 + 40.0 - 2.0)
-    assert value.parked_worth(host(state, ram_mib=0), state, IdleTimes()).cost_sec == pytest.approx(41.0)
+    assert eviction_cost.bring_back_sec(state) == pytest.approx(3.0 + 40.0 - 2.0)
+    assert eviction_cost.parked_worth(host(state, ram_mib=0), state, IdleTimes()).cost_sec == pytest.approx(41.0)
 
 
 # -- for nobody's request --

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from gpumand.domain import budget, host_ram
 from gpumand.domain.consumer import EvictionMethod, Policy, Residency, SchedulerSettings
 from gpumand.domain.device import ProcessUse, Sample
-from gpumand.domain.planning import Decision, Wish, decide
+from gpumand.domain.planning import Decision, Requirement, decide
 from gpumand.domain.request import Verdict
 from gpumand.domain.view import ConsumerState, Job, View
 from tests.unit.domain.build import absent, resident
@@ -86,7 +86,7 @@ def _sample(at: int, size: int, there: list[ConsumerState]) -> Sample:
 
 
 def plan(host: View) -> Decision | None:
-    decision = decide(host, Wish("target"))
+    decision = decide(host, Requirement("target"))
     return decision if decision.verdict is Verdict.GRANT and decision.load else None
 
 
@@ -127,7 +127,7 @@ def test_host_ram_is_enough_for_all_that_a_plan_parks_when_it_parks_them(host: V
 @settings(max_examples=400, deadline=None)
 @given(hosts())
 def test_nobody_goes_from_under_a_lease_or_a_pin_or_twice_or_beside_another_job(host: View) -> None:
-    decision = decide(host, Wish("target"))
+    decision = decide(host, Requirement("target"))
     gone = [host.consumers[one.consumer] for one in decision.evictions]
     assert len({one.name for one in gone}) == len(gone) <= host.settings.max_evictions
     assert decision.verdict is Verdict.GRANT or not gone
@@ -139,7 +139,7 @@ def test_nobody_goes_from_under_a_lease_or_a_pin_or_twice_or_beside_another_job(
 @settings(max_examples=400, deadline=None)
 @given(hosts())
 def test_a_request_is_refused_only_where_stopping_all_that_may_be_stopped_would_not_do(host: View) -> None:
-    decision = decide(host, Wish("target"))
+    decision = decide(host, Requirement("target"))
     target = host.consumers["target"]
     if decision.verdict is not Verdict.REFUSE or target.spec.device_count < len(host.devices):
         return

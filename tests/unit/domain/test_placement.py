@@ -10,7 +10,7 @@ from gpumand.domain.consumer import SchedulerSettings
 from gpumand.domain.device import Reading, Sample
 from gpumand.domain.errors import DeviceUnavailable, InvalidArgs
 from gpumand.domain.ledger import Ledger, placeholder
-from gpumand.domain.planning import Decision, Wish, decide
+from gpumand.domain.planning import Decision, Requirement, decide
 from gpumand.domain.request import Verdict
 from gpumand.domain.view import ConsumerState, View
 from tests.unit.domain.build import absent, resident, view
@@ -24,7 +24,7 @@ def two_devices(*states: ConsumerState) -> View:
 
 
 def ask(state: View, consumer: str, device: int | None = None) -> Decision:
-    return decide(state, Wish(consumer, () if device is None else (device,)))
+    return decide(state, Requirement(consumer, () if device is None else (device,)))
 
 
 @pytest.mark.parametrize("wanted", ["7", "GPU-7"])

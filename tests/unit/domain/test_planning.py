@@ -15,9 +15,9 @@ from gpumand.domain.errors import (
     InsufficientVram,
     NoSuchConsumer,
 )
-from gpumand.domain.passing import may_pass
-from gpumand.domain.planning import Decision, Wish, decide
+from gpumand.domain.planning import Decision, Requirement, decide
 from gpumand.domain.request import Verdict
+from gpumand.domain.strict_backfill import may_pass
 from gpumand.domain.view import Job, View
 from tests.unit.domain.build import absent, resident, view
 
@@ -25,7 +25,7 @@ IMAGE, VOICE, CUSHION = 13312, 2867, 256
 
 
 def ask(view: View, consumer: str, **more: object) -> Decision:
-    return decide(view, Wish(consumer, **more))  # type: ignore[arg-type]
+    return decide(view, Requirement(consumer, **more))  # type: ignore[arg-type]
 
 
 def evicted(decision: Decision) -> list[str]:

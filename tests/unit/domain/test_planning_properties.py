@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from gpumand.domain import budget, victims
 from gpumand.domain.consumer import Residency
-from gpumand.domain.planning import Wish, decide
+from gpumand.domain.planning import Requirement, decide
 from gpumand.domain.request import Verdict
 from gpumand.domain.view import ConsumerState, View
 from tests.unit.domain.build import absent, resident, view
@@ -64,7 +64,7 @@ def hosts(draw: st.DrawFn) -> View:
 @settings(max_examples=400)
 @given(hosts())
 def test_a_plan_suffices_by_the_arithmetic_and_touches_no_exempt_consumer(host: View) -> None:
-    decision = decide(host, Wish("target"))
+    decision = decide(host, Requirement("target"))
     if decision.verdict is not Verdict.GRANT or not decision.load:
         assert decision.evictions == ()
         return
@@ -84,7 +84,7 @@ def test_a_plan_suffices_by_the_arithmetic_and_touches_no_exempt_consumer(host: 
 @settings(max_examples=400)
 @given(hosts())
 def test_no_victim_of_a_plan_is_superfluous(host: View) -> None:
-    decision = decide(host, Wish("target"))
+    decision = decide(host, Requirement("target"))
     names = [one.consumer for one in decision.evictions]
     if not names or not host.devices[0].attributed:
         return
@@ -98,7 +98,7 @@ def test_no_victim_of_a_plan_is_superfluous(host: View) -> None:
 @given(hosts())
 def test_what_is_granted_and_promised_together_never_exceeds_the_device(host: View) -> None:
     for name in host.consumers:
-        decision = decide(host, Wish(name))
+        decision = decide(host, Requirement(name))
         if decision.verdict is Verdict.GRANT:
             promised_mib = budget.committed_mib(host, 0, besides=name) + host.consumers[name].footprint_mib
             assert promised_mib <= 24564
@@ -107,7 +107,7 @@ def test_what_is_granted_and_promised_together_never_exceeds_the_device(host: Vi
 @settings(max_examples=200)
 @given(hosts())
 def test_every_decision_has_exactly_one_meaning_and_one_line(host: View) -> None:
-    decision = decide(host, Wish("target"))
+    decision = decide(host, Requirement("target"))
 
     assert decision.message
     assert "\n" not in decision.message

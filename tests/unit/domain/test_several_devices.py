@@ -9,11 +9,11 @@ import pytest
 from gpumand.domain.consumer import Policy, Residency, SchedulerSettings
 from gpumand.domain.device import Devices, ProcessUse, Sample, devices_of, devices_text
 from gpumand.domain.errors import DeviceUnavailable, InsufficientVram
+from gpumand.domain.eviction_check import EvictionCheck, MultiDeviceEvictionCheck
 from gpumand.domain.learning import Learned, Start
-from gpumand.domain.planning import Decision, Wish, decide, decide_inside
+from gpumand.domain.planning import Decision, Requirement, decide, decide_inside
+from gpumand.domain.queue_pass import QueueEntry, QueuePass
 from gpumand.domain.request import Verdict
-from gpumand.domain.serving import Standing, Walk
-from gpumand.domain.settling import Settling, SettlingOnAll
 from gpumand.domain.view import ConsumerState, Job, View
 from tests.unit.domain.build import absent, resident
 
@@ -54,7 +54,7 @@ def _sample(index: int, states: tuple[ConsumerState, ...]) -> Sample:
 
 
 def ask(at: View, name: str = "big", devices: Devices = ()) -> Decision:
-    return decide(at, Wish(name, devices))
+    return decide(at, Requirement(name, devices))
 
 
 def victims(decision: Decision) -> list[str]:
@@ -139,7 +139,7 @@ def test_inside_its_own_job_all_of_its_devices_are_free() -> None:
     job = Job((0, 1), "big", beside=(2,))
     at = host(wide("big", 20000), devices=3, jobs={0: job, 1: job, 2: job})
 
-    assert decide_inside(at, Wish("big"), (0, 1)).verdict is Verdict.GRANT
+    assert decide_inside(at, Requirement("big"), (0, 1)).verdict is Verdict.GRANT
     assert ask(at).verdict is Verdict.WAIT
 
 
@@ -189,10 +189,10 @@ def test_who_is_on_a_device_where_something_is_loaded_is_not_evicted_beside_it()
     both = on(resident("both", 20000, device_count=2), 0, 1)
     at = host(absent("new", 20000, devices=("0",)), both, absent("other", 100), jobs={1: Job((1,), "other")})
 
-    decision = decide(at, Wish("new"))
+    decision = decide(at, Requirement("new"))
 
     assert (decision.verdict, decision.evictions) == (Verdict.WAIT, ())
-    assert decide(replace(at, jobs={}), Wish("new")).beside == (1,)
+    assert decide(replace(at, jobs={}), Requirement("new")).beside == (1,)
 
 
 def test_adaptive_takes_the_device_whose_victim_is_worth_least() -> None:
@@ -215,8 +215,8 @@ def test_a_fit_is_taken_before_a_cheap_eviction() -> None:
 
 def test_who_waits_for_two_devices_is_not_overtaken_on_either() -> None:
     at = host(wide("big", 20000), absent("a", 100), on(resident("leased", 8000, leases=1), 1), slots=1)
-    standings = [Standing(1, Wish("big")), Standing(2, Wish("a"))]
-    walk = Walk(standings)
+    standings = [QueueEntry(1, Requirement("big")), QueueEntry(2, Requirement("a"))]
+    walk = QueuePass(standings)
     first = walk.rule(at, standings[0], ask(at))
     walk.stays(standings[0], first.decision.devices)
 
@@ -235,7 +235,7 @@ def test_what_is_promised_on_two_devices_is_promised_on_each() -> None:
     unseen = host(lazy, absent("a", 8000, devices=("1",)))
     nothing = {at: replace(one, used_mib=0, free_mib=TOTAL_MIB, processes=()) for at, one in unseen.devices.items()}
 
-    decision = decide(replace(unseen, devices=nothing), Wish("a"))
+    decision = decide(replace(unseen, devices=nothing), Requirement("a"))
 
     assert (decision.verdict, decision.message) == (Verdict.WAIT, "19.5 GiB of device 1 are promised to lazy")
 
@@ -243,7 +243,9 @@ def test_what_is_promised_on_two_devices_is_promised_on_each() -> None:
 def test_memory_is_free_when_every_device_shows_it() -> None:
     both = on(resident("both", 8000, device_count=2), 0, 1)
     before, after = host(both).devices, host(replace(both, residency=Residency.UNLOADED)).devices
-    settling = SettlingOnAll(both.spec, {at: Settling(both.spec, before[at], 8000, 8000) for at in (0, 1)})
+    settling = MultiDeviceEvictionCheck(
+        both.spec, {at: EvictionCheck(both.spec, before[at], 8000, 8000) for at in (0, 1)}
+    )
 
     assert (settling.expected_mib, settling.freed_mib(before)) == (16000, 0)
     half = {0: after[0], 1: before[1]}
@@ -259,9 +261,9 @@ def test_a_device_that_could_not_be_read_beforehand_is_not_waited_for() -> None:
     both = on(resident("both", 8000, device_count=2), 0, 1)
     before, after = host(both).devices, host(replace(both, residency=Residency.UNLOADED)).devices
     blind = replace(before[1], used_mib=None, free_mib=None, processes=(), attributed=False)
-    parts = {0: Settling(both.spec, before[0], 8000, 8000), 1: Settling(both.spec, blind, None, 8000)}
-    settling = SettlingOnAll(both.spec, parts)
+    parts = {0: EvictionCheck(both.spec, before[0], 8000, 8000), 1: EvictionCheck(both.spec, blind, None, 8000)}
+    settling = MultiDeviceEvictionCheck(both.spec, parts)
 
     assert (settling.is_known, settling.can_be_measured) == (False, True)
     assert settling.settled({0: after[0], 1: blind})
-    assert not SettlingOnAll(both.spec, {1: parts[1]}).can_be_measured
+    assert not MultiDeviceEvictionCheck(both.spec, {1: parts[1]}).can_be_measured

@@ -10,10 +10,10 @@ from gpumand.domain import budget, victims
 from gpumand.domain.consumer import UNKNOWN_MIB, Policy
 from gpumand.domain.errors import ConfigInvalid
 from gpumand.domain.footprint import Footprint
-from gpumand.domain.planning import Decision, Wish, decide
+from gpumand.domain.planning import Decision, Requirement, decide
 from gpumand.domain.request import Verdict
 from gpumand.domain.view import ConsumerState, View
-from gpumand.domain.words import holders_line
+from gpumand.domain.wording import holders_line
 from tests.unit.domain.build import absent, resident, view
 
 VOICE = absent("voice", 2867)
@@ -29,7 +29,7 @@ LENT = lost(resident("image", 9000, leases=1))
 
 
 def ask(view: View, consumer: str) -> Decision:
-    return decide(view, Wish(consumer))
+    return decide(view, Requirement(consumer))
 
 
 @pytest.mark.parametrize("state", [absent("image", 9000), resident("image", 9000)])

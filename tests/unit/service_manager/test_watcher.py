@@ -9,8 +9,8 @@ from typing import Any, cast
 import pytest
 
 from gpumand.bus.connection import BusConnection
-from gpumand.bus.matches import Signal
 from gpumand.bus.names import SYSTEMD_SERVICE
+from gpumand.bus.signal_matches import Signal
 from gpumand.domain.consumer import UnitActivity, UnitState
 from gpumand.service_manager.manager import NO_JOB, Systemd1, Unit
 from gpumand.service_manager.watcher import UnitWatcher, WatchedUnit

@@ -15,7 +15,7 @@ from gpumand.domain.consumer import Policy, SchedulerSettings
 from gpumand.domain.events import Event
 from gpumand.domain.lease import LeaseLifetime
 from gpumand.domain.request import AcquireOptions
-from gpumand.history import Chronicle, DemandLog
+from gpumand.history import DemandLog, HistoryRecorder
 from gpumand.simulation import demand
 from gpumand.simulation.demand import OpenDemand, Use
 from gpumand.simulation.engine import Engine
@@ -40,7 +40,7 @@ async def logged(uses: list[Use], settings: SchedulerSettings, path: Path) -> li
     world = FakeWorld([one.spec for one in consumers.values()], scheduler=settings)
     for name, one in consumers.items():
         world.routes.consumer(name).load_sec, world.routes.consumer(name).unload_sec = one.load_sec, one.unload_sec
-    chronicle = Chronicle(MemoryArchive(), world.clock, DemandLog(path))
+    chronicle = HistoryRecorder(MemoryArchive(), world.clock, DemandLog(path))
     tell = world.arbiter._tell  # no public way: a FakeWorld keeps its events to itself
 
     def publish(event: Event) -> None:
@@ -49,7 +49,7 @@ async def logged(uses: list[Use], settings: SchedulerSettings, path: Path) -> li
 
     world.arbiter._tell = publish
     await world.start()
-    upkeep = asyncio.create_task(world.upkeep.run())
+    housekeeping = asyncio.create_task(world.housekeeping.run())
 
     async def use(number: int, one: Use) -> float:
         await world.clock.sleep(one.t)
@@ -60,7 +60,7 @@ async def logged(uses: list[Use], settings: SchedulerSettings, path: Path) -> li
         return grant.waited_usec / 1e6
 
     waits = await asyncio.gather(*(use(number, one) for number, one in enumerate(uses, start=1)))
-    upkeep.cancel()
+    housekeeping.cancel()
     await chronicle.close()
     return waits
 

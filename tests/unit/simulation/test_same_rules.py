@@ -14,7 +14,7 @@ from gpumand.simulation.demand import OpenDemand, Use
 from gpumand.simulation.engine import Engine
 from gpumand.simulation.host import Host, Simulated
 from gpumand.testing.world import FakeWorld, client
-from tests.unit.arbiter.scenes import routed
+from tests.unit.arbiter.arbiter_setup import routed
 
 LONG = AcquireOptions(timeout_sec=86400)
 SIZES = {"a": 6000, "b": 10500, "c": 8500, "d": 4600, "e": 16500}
@@ -43,7 +43,7 @@ async def by_the_arbiter(settings: SchedulerSettings, uses: list[Use]) -> tuple[
         world.routes.consumer(name).load_sec = one.load_sec
         world.routes.consumer(name).unload_sec = one.unload_sec
     await world.start()
-    upkeep = asyncio.create_task(world.upkeep.run())
+    housekeeping = asyncio.create_task(world.housekeeping.run())
     granted: list[int] = []
 
     async def use(number: int, wanted: Use) -> None:
@@ -54,7 +54,7 @@ async def by_the_arbiter(settings: SchedulerSettings, uses: list[Use]) -> tuple[
         await world.arbiter.release(grant.lease.id)
 
     await asyncio.gather(*(use(number, wanted) for number, wanted in enumerate(uses)))
-    upkeep.cancel()
+    housekeeping.cancel()
     return granted, [one.report.consumer for one in world.named(EvictionOccurred)]  # type: ignore[attr-defined]
 
 

@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from gpumand.clock import SystemClock
+from gpumand.host.clock import SystemClock
 from gpumand.ports import Clock
 from gpumand.testing.clock import FakeClock
 

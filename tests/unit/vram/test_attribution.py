@@ -13,12 +13,12 @@ from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 import pytest
 import pytest_asyncio
 
-from gpumand.clock import SystemClock
 from gpumand.domain.consumer import UnitState
 from gpumand.domain.device import ProcessUse, Reading, Sample
+from gpumand.host.clock import SystemClock
 from gpumand.testing.vram import FakeVram
 from gpumand.vram.attribution import AttributedSource
-from gpumand.vram.people import People, Person
+from gpumand.vram.user_names import ProcessOwner, ProcessOwners
 
 ME = os.getpid()
 
@@ -256,12 +256,12 @@ async def test_a_directory_that_does_not_answer_keeps_no_unit_from_being_known(
 ) -> None:
     asked, answer = threading.Event(), threading.Event()
 
-    def hang(people: People, pid: int, unit: str) -> Person:
+    def hang(people: ProcessOwners, pid: int, unit: str) -> ProcessOwner:
         asked.set()
         answer.wait(20)
-        return Person(7, "eve")
+        return ProcessOwner(7, "eve")
 
-    monkeypatch.setattr(People, "owner_of", hang)
+    monkeypatch.setattr(ProcessOwners, "owner_of", hang)
     source = AttributedSource(house.vram, house.systemd, lookup_timeout_sec=0.01)
     source.set_units({"comfyui.service": "comfyui"})
     house.vram.hold(ME, 100)

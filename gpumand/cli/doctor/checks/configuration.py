@@ -9,7 +9,7 @@ from shlex import quote
 from gpumand.cli.doctor.facts import Facts
 from gpumand.cli.doctor.finding import Finding, problem, unchecked, warning
 from gpumand.cli.render.format import listed, mib
-from gpumand.config.toml_text import key, quoted
+from gpumand.config.toml_writer import key, quoted
 from gpumand.domain.consumer import ConsumerSpec
 from gpumand.domain.footprint import Footprint
 

@@ -8,7 +8,7 @@ from shlex import quote
 from gpumand.bus.names import BUS_NAME
 from gpumand.cli.doctor.facts import DAEMON_USER, Facts
 from gpumand.cli.doctor.finding import Finding, note, problem, unchecked, warning
-from gpumand.survey.daemons import OtherDaemon
+from gpumand.discovery.daemons import OtherDaemon
 from gpumand.version import VERSION
 
 

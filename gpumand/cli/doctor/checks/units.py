@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from gpumand.cli.doctor.facts import Facts, UnitFacts
 from gpumand.cli.doctor.finding import Finding, note, problem, unchecked, warning
 from gpumand.cli.render.format import count, listed, mib
-from gpumand.config.toml_text import key, quoted
+from gpumand.config.toml_writer import key, quoted
 from gpumand.domain.consumer import UNKNOWN_MIB
 
 COME_BACK = ("always", "on-success")

@@ -11,8 +11,8 @@ from gpumand.cli.doctor.checks import CHECKS, examine
 from gpumand.cli.doctor.facts import Bus, Caller, Configuration, Driver, Facts, Node
 from gpumand.cli.doctor.finding import Severity
 from gpumand.cli.render.doctor import as_json, doctor_lines
-from gpumand.cli.render.look import Look
-from gpumand.config.problems import Problem
+from gpumand.cli.render.theme import Theme
+from gpumand.config.problems import ConfigProblem
 from gpumand.domain.consumer import Health
 from tests.unit.cli import samples
 from tests.unit.cli.doctor.good import GOOD, HTTP, STOP, found, only, settings, spec, status, unit
@@ -99,7 +99,7 @@ def test_what_the_driver_says_to_both_is_told_once_and_with_what_mends_it() -> N
 
 
 def test_mistakes_in_files_are_told_with_their_place() -> None:
-    mistake = Problem("/etc/gpumand/conf.d/a.toml", 3, 1, "consumers.x.unti", "unknown key", "unit")
+    mistake = ConfigProblem("/etc/gpumand/conf.d/a.toml", 3, 1, "consumers.x.unti", "unknown key", "unit")
     facts = replace(GOOD, config=Configuration(problems=(mistake,)))
     finding = only(facts, "configuration")
     assert finding.what == "/etc/gpumand/conf.d/a.toml:3: consumers.x.unti: unknown key (did you mean unit?)"
@@ -283,7 +283,7 @@ def test_what_people_see_has_the_worst_first_and_each_with_what_mends_it() -> No
     facts = replace(
         with_unit(restart="always", kill_mode="none"), status=status(version="0.0.9"), missing_files=("/x",)
     )
-    lines = [line.plain for line in doctor_lines(examine(facts), Look(width=100))]
+    lines = [line.plain for line in doctor_lines(examine(facts), Theme(width=100))]
     assert lines[0] == "● something is wrong: 1 problem, 2 warnings, 1 note"
     heads = [line.partition(":")[0] for line in lines if line.partition(":")[0] in ("problem", "warning", "note")]
     assert heads == ["problem", "warning", "warning", "note"]
@@ -293,7 +293,7 @@ def test_what_people_see_has_the_worst_first_and_each_with_what_mends_it() -> No
 
 def test_a_line_to_copy_is_never_broken() -> None:
     facts = replace(GOOD, caller=Caller(1000, "alice" * 20))
-    lines = [line.plain for line in doctor_lines(examine(facts), Look(width=60))]
+    lines = [line.plain for line in doctor_lines(examine(facts), Theme(width=60))]
     assert lines[0] == "● nothing is wrong: 1 note"
     assert any(line.endswith(f"gpasswd --add {'alice' * 20} gpumand") for line in lines)
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from gpumand.cli.doctor.facts import Bus
 from gpumand.cli.doctor.finding import Severity
-from gpumand.survey.daemons import OtherDaemon
+from gpumand.discovery.daemons import OtherDaemon
 from tests.unit.cli.doctor.good import GOOD, found, only, settings, spec
 
 UNITS = "disable --now gpumand.socket gpumand.service"

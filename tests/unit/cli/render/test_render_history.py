@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 
 from gpumand.cli.render.history import details, history_lines, user_name
-from gpumand.cli.render.look import Look
 from gpumand.cli.render.show import off_by, show_lines
+from gpumand.cli.render.theme import Theme
 from tests.unit.cli import samples
 from tests.unit.cli.samples import MINUTE, NOW
 
-PLAIN = Look(width=100, color=False)
+PLAIN = Theme(width=100, color=False)
 DAY = 24 * 60 * MINUTE
 NOBODY = 3_999_999_999
 
@@ -32,7 +32,7 @@ def entry(kind: str, **changes: Any) -> dict[str, Any]:
     return {"at_usec": NOW, "kind": kind, "consumer": "mvoice", "device": "0"} | changes
 
 
-def lines(*entries: dict[str, Any], look: Look = PLAIN) -> list[str]:
+def lines(*entries: dict[str, Any], look: Theme = PLAIN) -> list[str]:
     return [line.plain for line in history_lines(entries, NOW, look)]
 
 
@@ -83,7 +83,7 @@ def test_figures_and_moments_that_cannot_be_do_no_harm(zone: str, monkeypatch: p
 
 
 def test_a_narrow_screen_keeps_time_what_and_whom() -> None:
-    narrow = lines(entry("eviction", mib=1, detail="x" * 200), look=Look(width=60))
+    narrow = lines(entry("eviction", mib=1, detail="x" * 200), look=Theme(width=60))
     assert max(map(len, narrow)) <= 60
     assert narrow[1].startswith("22:13:20  evicted  mvoice")
 
@@ -111,7 +111,7 @@ LEARNED = {
 def shown(learned: dict[str, Any] = LEARNED, /, **changes: Any) -> list[str]:
     consumer = samples.consumer("mvoice", "resident", used_mib=2851, evict=["http", "unit-stop"], **changes)
     document = {"consumer": consumer, "learned": learned, "leases": [], "queue": [], "history": [], "plan": {}}
-    return [line.plain for line in show_lines(document, NOW, Look(width=120))]
+    return [line.plain for line in show_lines(document, NOW, Theme(width=120))]
 
 
 def test_show_puts_what_was_measured_beside_what_is_declared() -> None:

@@ -8,12 +8,12 @@ import pytest
 
 from gpumand.cli.output import paint
 from gpumand.cli.render.lines import evict_line, grant_line, load_line, signal_line
-from gpumand.cli.render.look import Look
 from gpumand.cli.render.plan import plan_lines
 from gpumand.cli.render.progress import progress_line, stage
+from gpumand.cli.render.theme import Theme
 from tests.unit.cli.samples import MINUTE, NOW, consumer, plan, status, waiting
 
-PLAIN = Look(width=80)
+PLAIN = Theme(width=80)
 
 GRANT_PLAN = """\
 llm: would be granted on GPU 0 after 1 eviction, by loading it

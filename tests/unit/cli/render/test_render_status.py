@@ -8,14 +8,14 @@ from typing import Any
 import pytest
 
 from gpumand.cli.output import paint
-from gpumand.cli.render.look import Look
 from gpumand.cli.render.status import consumer_lines, foreign_lines, list_lines, status_lines
+from gpumand.cli.render.theme import Theme
 from tests.unit.cli.samples import NOW, consumer, device, lease, status, waiting
 
-PLAIN = Look(width=80)
+PLAIN = Theme(width=80)
 
 
-def shown(snapshot: dict[str, Any], look: Look = PLAIN) -> str:
+def shown(snapshot: dict[str, Any], look: Theme = PLAIN) -> str:
     return paint(status_lines(snapshot, NOW, look), look)
 
 
@@ -54,12 +54,12 @@ def test_no_line_is_wider_than_the_screen(width: int) -> None:
         leases=[lease(id="0123456789abcdef0123456789abcdef", reason="a long reason " * 10)],
         queue=[waiting(waiting_for="the lease of render.service on comfyui to end " * 3)],
     )
-    assert [line for line in shown(busy, Look(width=width)).splitlines() if len(line) > width] == []
+    assert [line for line in shown(busy, Theme(width=width)).splitlines() if len(line) > width] == []
 
 
 def test_a_pipe_gets_everything_uncut() -> None:
     reason = "a long reason " * 10
-    text = shown(status(leases=[lease(reason=reason)]), Look(width=80, elastic=False))
+    text = shown(status(leases=[lease(reason=reason)]), Theme(width=80, elastic=False))
     assert reason.strip() in text
 
 
@@ -113,11 +113,11 @@ def test_degraded_and_errors_are_in_front() -> None:
 
 def test_without_unicode_only_ascii_is_written() -> None:
     snapshot = status(devices=[device(reserved_mib=2000)], leases=[lease(reason="x" * 200)])
-    assert shown(snapshot, Look(width=80, unicode=False)).isascii()
+    assert shown(snapshot, Theme(width=80, unicode=False)).isascii()
 
 
 def test_without_legend_there_are_no_headings() -> None:
-    text = shown(status(), Look(width=80, legend=False))
+    text = shown(status(), Theme(width=80, legend=False))
     assert "CONSUMER" not in text
     assert "LEASE " not in text
 
@@ -131,7 +131,7 @@ def test_escape_sequences_of_others_never_reach_the_terminal() -> None:
         queue=[waiting(reason=evil, waiting_for=evil)],
         devices=[device(name=evil, error=evil)],
     )
-    for look in (PLAIN, Look(width=80, color=True)):
+    for look in (PLAIN, Theme(width=80, color=True)):
         text = shown(snapshot, look)
         assert "\x07" not in text
         assert "\x1b]" not in text
@@ -139,7 +139,7 @@ def test_escape_sequences_of_others_never_reach_the_terminal() -> None:
 
 
 def test_colors_only_where_there_are_any() -> None:
-    assert "\x1b[" in shown(status(), Look(width=80, color=True))
+    assert "\x1b[" in shown(status(), Theme(width=80, color=True))
     assert "\x1b" not in shown(status())
 
 
@@ -163,7 +163,7 @@ def test_a_list_of_nobody_says_so_except_to_a_script() -> None:
 def test_foreign_processes_are_named_the_largest_first_and_only_some() -> None:
     firefox = {"pid": 7, "name": "fire\x1bfox", "unit": "s.scope", "uid": 1000, "user": "alice", "used_mib": 2150}
     others = [{"pid": pid, "name": "", "unit": "", "uid": 0, "user": "", "used_mib": 10} for pid in range(10, 15)]
-    pipe = Look(width=120, elastic=False)
+    pipe = Theme(width=120, elastic=False)
     shy = {"pid": 9, "name": "shy", "unit": "", "user": ""}
 
     lines = foreign_lines(device(foreign=[firefox, *others, shy]), pipe)

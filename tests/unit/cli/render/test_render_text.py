@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gpumand.cli.output import paint
-from gpumand.cli.render.look import Look
 from gpumand.cli.render.text import NARROW, Text, cell_len
+from gpumand.cli.render.theme import Theme
 
 CHARS = st.characters(codec="utf-8", categories=["L", "N", "P", "S", "Zs", "Mn"])
 PIECES = st.lists(st.tuples(st.text(CHARS, max_size=8), st.sampled_from(["", "bold", "red", "bold red"])), max_size=6)
@@ -64,7 +64,7 @@ def test_a_copy_and_a_sum_change_nothing_else() -> None:
 
 def test_styles_are_painted_by_rich_and_only_where_they_are_wanted() -> None:
     line = Text.assemble("a", ("b", "bold red"), "[bold]c")
-    assert paint([line], Look(color=False)) == "ab[bold]c\n"
-    painted = paint([line], Look(color=True))
+    assert paint([line], Theme(color=False)) == "ab[bold]c\n"
+    painted = paint([line], Theme(color=True))
     assert painted.startswith("a\x1b[1;31mb\x1b[0m")
     assert "[bold]c" in painted

@@ -9,12 +9,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gpumand.cli.render.look import Look
+from gpumand.cli.render.theme import Theme
 from gpumand.cli.top.frame import frame, share_out
 from gpumand.cli.top.model import Model, press
 from tests.unit.cli import samples
 
-PLAIN = Look(width=80, color=False)
+PLAIN = Theme(width=80, color=False)
 EVICTION = {
     "at_usec": samples.NOW,
     "kind": "eviction",
@@ -37,7 +37,7 @@ def model(**changes: Any) -> Model:
     return replace(Model().with_status(samples.status(**changes)), recent=(EVICTION,))
 
 
-def text(shown: Model, width: int = 80, height: int = 24, look: Look = PLAIN) -> list[str]:
+def text(shown: Model, width: int = 80, height: int = 24, look: Theme = PLAIN) -> list[str]:
     return [line.plain for line in frame(shown, samples.NOW, replace(look, width=width), height)]
 
 
@@ -57,7 +57,7 @@ def test_a_screen_of_80_by_24_has_everything() -> None:
 
 def test_on_a_narrow_screen_how_to_leave_is_not_cut_off() -> None:
     assert text(model(), width=40, height=10)[-1] == " l=load  e=evict  p=pin  ?=help  q=quit"
-    colored = text(model(), width=40, height=10, look=Look(width=40, color=True))[-1]
+    colored = text(model(), width=40, height=10, look=Theme(width=40, color=True))[-1]
     assert colored.endswith(" q quit")
     assert len(colored) <= 40
 
@@ -126,7 +126,7 @@ def test_ascii_screens_get_ascii() -> None:
 
 
 def test_foreign_processes_differ_from_their_neighbours_in_color() -> None:
-    colored = Look(width=80, color=True)
+    colored = Theme(width=80, color=True)
     shown = model(devices=[samples.device(foreign=FOREIGN, foreign_mib=6000)])
     shown.status["devices"][0]["foreign"][0]["used_mib"] = 4000  # type: ignore[index]  # a plain dict of our own
     bar = next(line for line in frame(shown, samples.NOW, colored, 24) if line.plain.startswith("  ["))
@@ -153,7 +153,7 @@ def test_no_size_and_no_name_breaks_the_frame(
     for key in typed:
         shown = press(shown, key).model
     width, height = size
-    lines = frame(shown, samples.NOW, Look(width=width, color=color), height)
+    lines = frame(shown, samples.NOW, Theme(width=width, color=color), height)
     assert len(lines) == height
     assert all(line.cell_len <= width for line in lines)
     assert all(line.plain.isprintable() for line in lines)

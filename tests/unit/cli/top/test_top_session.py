@@ -7,7 +7,7 @@ from typing import Any, cast
 
 import pytest
 
-from gpumand.bus.matches import Signal
+from gpumand.bus.signal_matches import Signal
 from gpumand.cli.client import Client
 from gpumand.cli.options import GlobalOptions
 from gpumand.cli.top.session import GONE, Top

@@ -1,0 +1,237 @@
+"""Keeps the objects on the bus true to the arbiter, and tells the bus what happens.
+
+Changes are gathered and announced together: before the next event signal, before the reply they lead to, or at the
+end of this turn of the event loop, whichever comes first. So the order on the bus is state, then event, then reply,
+with one PropertiesChanged an object, and nothing is worked out but what changed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+from collections.abc import Mapping
+
+from gpumand.bus.arbiter_port import ArbiterPort
+from gpumand.bus.clients import Clients
+from gpumand.bus.connection import BusConnection, BusLost
+from gpumand.bus.interfaces import Interface
+from gpumand.bus.marshalling import EVICTION_SIGNATURE, eviction_body, text
+from gpumand.bus.names import (
+    CONSUMER,
+    CONSUMER_PREFIX,
+    DEVICE,
+    DEVICE_PREFIX,
+    LEASE,
+    LEASE_PREFIX,
+    MANAGER,
+    ROOT_PATH,
+)
+from gpumand.bus.object_paths import escape_label
+from gpumand.bus.object_tree import ObjectTree, PublishedObject
+from gpumand.bus.properties import (
+    Values,
+    consumer_figures,
+    consumer_state,
+    device_figures,
+    device_state,
+    lease_state,
+    manager_state,
+)
+from gpumand.domain.errors import NoSuchConsumer
+from gpumand.domain.events import (
+    ConsumersChanged,
+    DevicesChanged,
+    Event,
+    EvictionFailed,
+    EvictionOccurred,
+    LeaseEnded,
+    LeaseGranted,
+    LeaseRenewed,
+    SummaryChanged,
+)
+from gpumand.domain.lease import Lease
+from gpumand.domain.status import DeviceStatus, Status
+
+log = logging.getLogger(__name__)
+
+_LABEL = re.compile(r"[A-Za-z0-9_]+\Z")
+
+
+class PublishedObjects:
+    """Turns events into signals and objects."""
+
+    def __init__(
+        self,
+        connection: BusConnection,
+        arbiter: ArbiterPort,
+        clients: Clients,
+        tree: ObjectTree,
+        interfaces: Mapping[str, Interface],
+        version: str,
+    ) -> None:
+        self._connection = connection
+        self._arbiter = arbiter
+        self._clients = clients
+        self._tree = tree
+        self._interfaces = interfaces
+        self._version = version
+        self._exported = False
+        self._summary_changed = False
+        self._devices_changed = False
+        self._consumers_changed: set[str] = set()
+        self._flushing = False
+
+    def export(self) -> None:
+        """Put everything there that there is now, without a word: nobody can listen yet."""
+        status = self._arbiter.status()
+        self._tree.add(PublishedObject(ROOT_PATH, self._interfaces[MANAGER], self._manager_state()))
+        self._set_devices(status)
+        for consumer in status.consumers:
+            self._set_consumer(consumer.name)
+        for lease in status.leases:
+            self._add_lease(lease)
+        self._clients.start_forgetting()
+        self._exported = self._tree.announce = True
+
+    def publish(self, event: Event) -> None:
+        """Take note of an event, and send its signal. Before ``export`` there is nobody to tell, and all is in it.
+
+        Never raises: what happens with the bus must not happen to whoever decides about VRAM.
+        """
+        if not self._exported:
+            return
+        try:
+            self._publish(event)
+        except BusLost as error:
+            log.debug("%s is told to nobody: %s", type(event).__name__, error)
+        except Exception:
+            log.exception("%s could not be told", type(event).__name__)
+
+    def _publish(self, event: Event) -> None:
+        if isinstance(event, ConsumersChanged):
+            self._consumers_changed |= event.names
+        elif isinstance(event, SummaryChanged):
+            self._summary_changed = True
+        elif isinstance(event, DevicesChanged):
+            self._devices_changed = True
+        else:
+            self._publish_deed(event)
+        self._flush_soon()
+
+    def flush(self) -> None:
+        """Announce what has changed and was not announced yet. Raises BusLost when the bus is gone."""
+        if self._summary_changed:
+            self._summary_changed = False
+            self._tree.update(ROOT_PATH, self._manager_state())
+        if self._devices_changed:
+            self._devices_changed = False
+            self._set_devices(self._arbiter.status())
+        while self._consumers_changed:
+            self._set_consumer(self._consumers_changed.pop())
+
+    def _flush_soon(self) -> None:
+        waiting = self._summary_changed or self._devices_changed or self._consumers_changed
+        if waiting and not self._flushing:
+            self._flushing = True
+            asyncio.get_running_loop().call_soon(self._flush_unasked)
+
+    def _flush_unasked(self) -> None:
+        self._flushing = False
+        try:
+            self.flush()
+        except BusLost as error:
+            log.debug("changes are told to nobody: %s", error)
+
+    def _publish_deed(self, event: Event) -> None:
+        """Something was done: first what is true now, then that it happened."""
+        if isinstance(event, EvictionOccurred):
+            self._tell("EvictionOccurred", EVICTION_SIGNATURE, eviction_body(event.report))
+        elif isinstance(event, EvictionFailed):
+            self._tell("EvictionFailed", EVICTION_SIGNATURE, eviction_body(event.report))
+        elif isinstance(event, LeaseGranted):
+            self._lease_granted(event.lease)
+        elif isinstance(event, LeaseEnded):
+            self._lease_ended(event.lease, event.reason.value)
+        elif isinstance(event, LeaseRenewed):
+            self._tree.update(lease_path(event.lease.id), lease_state(event.lease))
+
+    def _lease_granted(self, lease: Lease) -> None:
+        if self._tree.get(lease_path(lease.id)) is None:
+            self._add_lease(lease)
+        self._lease_changed(lease)
+        self._tell("LeaseGranted", "ss", (lease.id, text(lease.consumer)))
+
+    def _lease_ended(self, lease: Lease, reason: str) -> None:
+        if self._tree.get(lease_path(lease.id)) is not None:
+            self._tree.remove(lease_path(lease.id))
+            self._clients.lease_ended(lease)
+        self._lease_changed(lease)
+        self._tell("LeaseEnded", "sss", (lease.id, text(lease.consumer), reason))
+
+    def _lease_changed(self, lease: Lease) -> None:
+        self._summary_changed = True
+        self._consumers_changed.add(lease.consumer)
+
+    def _add_lease(self, lease: Lease) -> None:
+        self._tree.add(PublishedObject(lease_path(lease.id), self._interfaces[LEASE], lease_state(lease)))
+        self._clients.lease_granted(lease)
+
+    def _tell(self, member: str, signature: str, body: tuple[object, ...]) -> None:
+        self.flush()
+        self._connection.emit(ROOT_PATH, MANAGER, member, signature, body)
+
+    def _manager_state(self) -> Values:
+        return manager_state(self._version, self._arbiter.summary())
+
+    def _set_consumer(self, name: str) -> None:
+        path = consumer_path(name)
+        try:
+            state = consumer_state(self._arbiter.consumer_status(name))
+        except NoSuchConsumer:
+            self._tree.remove(path)
+            return
+        if self._tree.get(path) is not None:
+            self._tree.update(path, state)
+        else:
+            figures = self._consumer_figures
+            self._tree.add(PublishedObject(path, self._interfaces[CONSUMER], state, lambda: figures(name)))
+
+    def _consumer_figures(self, name: str) -> Values:
+        return consumer_figures(self._arbiter.consumer_status(name))
+
+    def _set_devices(self, status: Status) -> None:
+        paths = {device_path(device.index): device for device in status.devices}
+        for path in self._tree.paths(DEVICE_PREFIX):
+            if path not in paths:
+                self._tree.remove(path)
+        for path, device in paths.items():
+            self._set_device(path, device)
+
+    def _set_device(self, path: str, device: DeviceStatus) -> None:
+        if self._tree.get(path) is not None:
+            self._tree.update(path, device_state(device))
+            return
+        index, figures = device.index, self._device_figures
+        self._tree.add(PublishedObject(path, self._interfaces[DEVICE], device_state(device), lambda: figures(index)))
+
+    def _device_figures(self, index: int) -> Values:
+        for device in self._arbiter.status().devices:
+            if device.index == index:
+                return device_figures(device)
+        return {}
+
+
+def device_path(index: int) -> str:
+    """Where a device is."""
+    return f"{DEVICE_PREFIX}{index}"
+
+
+def consumer_path(name: str) -> str:
+    """Where a consumer is."""
+    return CONSUMER_PREFIX + escape_label(name)
+
+
+def lease_path(lease_id: str) -> str:
+    """Where a lease is: at its id, which is escaped only where it could not stand in a path."""
+    return LEASE_PREFIX + (lease_id if _LABEL.match(lease_id) else escape_label(lease_id))

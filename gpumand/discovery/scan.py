@@ -1,0 +1,126 @@
+"""Looking at this host: its units by way of systemd, its ports and processes in /proc, its GPUs by their driver."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from dataclasses import replace
+
+from gpumand.bus.connection import BusConnection, BusError, BusLost
+from gpumand.bus.names import PROPERTIES, SYSTEMD, SYSTEMD_MANAGER, SYSTEMD_PATH, SYSTEMD_SERVICE
+from gpumand.discovery.host import Device, Host, Listener, Process
+from gpumand.discovery.processes import command_line, unit_in_cgroup
+from gpumand.discovery.sockets import listeners
+from gpumand.domain.device import Reading
+from gpumand.ports import VramSource
+from gpumand.service_manager.manager import Systemd1
+from gpumand.vram.process import command_name
+
+RUNNING = ("active", "activating", "reloading")
+MOST_UNITS = 2048
+ASK_SEC = 10.0
+AT_ONCE = 32
+
+
+async def look(bus: BusConnection | None, source: VramSource, bus_error: str = "") -> Host:
+    """Look at everything once; whatever cannot be seen is left out, and the Host says so.
+
+    Args:
+        bus: where systemd is; None where there is no bus.
+        source: who knows the GPUs; it is closed.
+        bus_error: why there is no bus.
+    """
+    units, units_error = await _units(bus) if bus else ({}, bus_error)
+    (ports, unseen), reading = await asyncio.gather(asyncio.to_thread(listeners), source.read())
+    await source.close()
+    used = _used(reading)
+    main_pids = await _main_pids(bus, units) if bus else {}
+    pids = {*used, *main_pids, *(one.pid for one in ports if one.pid)}
+    processes = await asyncio.to_thread(_processes, pids, used, _names(reading))
+    placed = await _place(bus, processes, main_pids)
+    described = {name: description for name, (description, _) in units.items()}
+    return Host(described, placed, ports, _devices(reading), reading.error, units_error, unseen, os.geteuid() == 0)
+
+
+async def _units(bus: BusConnection) -> tuple[dict[str, tuple[str, str]], str]:
+    """Services that run: name -> (description, object path)."""
+    try:
+        (rows,) = await bus.call(SYSTEMD, SYSTEMD_PATH, SYSTEMD_MANAGER, "ListUnits", timeout_sec=ASK_SEC)
+    except (BusError, BusLost) as error:
+        return {}, f"systemd cannot be asked: {error}"
+    services = [row for row in rows[:MOST_UNITS] if row[0].endswith(".service") and row[3] in RUNNING]
+    return {row[0]: (row[1], row[6]) for row in services}, ""
+
+
+async def _main_pids(bus: BusConnection, units: Mapping[str, tuple[str, str]]) -> dict[int, str]:
+    """Main pid -> unit."""
+    slots = asyncio.Semaphore(AT_ONCE)
+
+    async def main_pid(path: str) -> int:
+        wanted = (SYSTEMD_SERVICE, "MainPID")
+        async with slots:
+            with suppress(BusError, BusLost):
+                (pid,) = await bus.call(SYSTEMD, path, PROPERTIES, "Get", "ss", wanted, timeout_sec=ASK_SEC)
+                return pid if isinstance(pid, int) else 0
+        return 0
+
+    pids = await asyncio.gather(*(main_pid(path) for _, path in units.values()))
+    return {pid: name for pid, name in zip(pids, units, strict=True) if pid}
+
+
+async def _place(
+    bus: BusConnection | None,
+    processes: dict[int, Process],
+    main_pids: Mapping[int, str],
+) -> dict[int, Process]:
+    """Name the unit of each: as systemd says, and where it does not, as its cgroup does.
+
+    A cgroup's name alone is nobody's word: a user's own unit may be called like one of the system's.
+    """
+    systemd = Systemd1(bus) if bus else None
+    placed = {}
+    for pid, process in processes.items():
+        unit = main_pids.get(pid) or (await systemd.unit_of_pid(pid) if systemd else "") or process.unit
+        placed[pid] = replace(process, unit=unit, is_main=pid in main_pids)
+    return placed
+
+
+def _processes(
+    pids: Iterable[int], used: Mapping[int, dict[int, int | None]], names: Mapping[int, str]
+) -> dict[int, Process]:
+    return {
+        pid: Process(
+            pid,
+            command_name(pid) or names.get(pid, ""),
+            command_line(pid),
+            unit_in_cgroup(pid),
+            used_mib=used.get(pid, {}),
+        )
+        for pid in sorted(pids)
+    }
+
+
+def _used(reading: Reading) -> dict[int, dict[int, int | None]]:
+    used: dict[int, dict[int, int | None]] = defaultdict(dict)
+    for sample in reading.devices:
+        for process in sample.processes:
+            if process.pid > 0:
+                used[process.pid][sample.index] = process.used_mib
+    return dict(used)
+
+
+def _names(reading: Reading) -> dict[int, str]:
+    return {process.pid: process.name for sample in reading.devices for process in sample.processes}
+
+
+def _devices(reading: Reading) -> tuple[Device, ...]:
+    return tuple(Device(one.index, one.name, one.total_mib) for one in reading.devices if one.source != "none")
+
+
+def ports_of(host: Host, pids: Iterable[int]) -> tuple[Listener, ...]:
+    """Where these processes listen."""
+    wanted = set(pids)
+    return tuple(one for one in host.listeners if one.pid in wanted)

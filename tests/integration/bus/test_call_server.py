@@ -1,0 +1,149 @@
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest
+from dbus_fast import Message, MessageFlag
+from dbus_fast.aio import MessageBus
+
+from gpumand.bus import call_server
+from gpumand.bus.connection import IncomingCall, Reply
+from gpumand.testing.bus import PrivateBus
+from tests.integration.bus.adapter import FACE, NAME, Server, error_of, peers, until
+
+FAILED = "org.gpumand1.Error.Failed"
+LIMITS = "org.freedesktop.DBus.Error.LimitsExceeded"
+
+
+@pytest.fixture
+async def own_bus() -> AsyncIterator[PrivateBus]:
+    async with PrivateBus() as running:
+        yield running
+
+
+async def test_errors_of_ours_go_out_by_name(own_bus: PrivateBus) -> None:
+    async with peers(own_bus, 2) as (server, client):
+        Server(server)
+        error = await error_of(client.call(server.unique_name, "/", FACE, "Busy"))
+        assert (error.name, error.message) == ("org.gpumand1.Error.Busy", "somebody else has it")
+
+
+async def test_of_other_errors_the_caller_learns_nothing(own_bus: PrivateBus, caplog: pytest.LogCaptureFixture) -> None:
+    async with peers(own_bus, 2) as (server, client):
+        Server(server)
+        error = await error_of(client.call(server.unique_name, "/", FACE, "Broken"))
+    assert (error.name, error.message) == (FAILED, "internal error")
+    assert "/a/secret/path" in caplog.text
+    assert "Traceback" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        Reply("s", (1,)),
+        Reply("u", (-1,)),
+        Reply("su", ("one",)),
+        Reply("s", ("a\0b",)),
+        Reply("s", ("\ud800",)),
+        Reply("(", ()),
+    ],
+)
+async def test_an_answer_that_cannot_be_sent_is_an_internal_error(own_bus: PrivateBus, reply: Reply) -> None:
+    async with peers(own_bus, 2) as (server, client):
+        server.serve(lambda call: reply if call.member == "Bad" else Reply("s", ("fine",)))
+        error = await error_of(client.call(server.unique_name, "/", FACE, "Bad", timeout_sec=5))
+        assert error.name == FAILED
+        assert await client.call(server.unique_name, "/", FACE, "Good") == ("fine",)
+
+
+async def test_a_waiting_call_that_is_cancelled_is_answered(own_bus: PrivateBus) -> None:
+    async with peers(own_bus, 3) as (server, leaver, stayer):
+        served = Server(server)
+        calls = [asyncio.ensure_future(one.call(server.unique_name, "/", FACE, "Slow")) for one in (leaver, stayer)]
+        await until(lambda: served.waiting == 2)
+        server.cancel_calls_of(leaver.unique_name)
+        server.cancel_calls_of(":1.999")
+        assert (await error_of(calls[0])).name == FAILED
+        assert served.cancelled == 1
+        served.go.set()
+        assert await calls[1] == ("done",)
+
+
+async def test_a_call_cancelled_before_it_began_is_answered_too(own_bus: PrivateBus) -> None:
+    async with peers(own_bus, 2) as (server, client):
+        served = Server(server)
+
+        def cancels_at_once(call: IncomingCall) -> Reply | asyncio.Future[Reply]:
+            if call.member == "Cancel":
+                return Reply()
+            asyncio.get_running_loop().call_soon(server.cancel_calls_of, call.sender)
+            return asyncio.ensure_future(served.slow())
+
+        server.serve(cancels_at_once)
+        assert (await error_of(client.call(server.unique_name, "/", FACE, "Slow", timeout_sec=5))).name == FAILED
+
+
+async def test_who_wants_no_answer_gets_none(own_bus: PrivateBus) -> None:
+    async with peers(own_bus, 1) as (server,):
+        served = Server(server)
+        client = await MessageBus(bus_address=own_bus.address).connect()
+        answers: list[Message] = []
+        client.add_message_handler(lambda message: answers.append(message) if message.reply_serial else None)
+        for member in ("Echo", "Busy", "Broken", "Slow"):
+            await client.send(
+                Message(
+                    destination=server.unique_name,
+                    path="/",
+                    interface=FACE,
+                    member=member,
+                    flags=MessageFlag.NO_REPLY_EXPECTED,
+                )
+            )
+        served.go.set()
+        wanted = Message(destination=server.unique_name, path="/", interface=FACE, member="Echo")
+        assert await client.call(wanted) is not None
+        assert len(served.calls) == 5
+        assert [answer.reply_serial for answer in answers] == [wanted.serial]
+        client.disconnect()
+        await client.wait_for_disconnect()
+
+
+async def test_one_sender_cannot_have_too_many_calls_wait(own_bus: PrivateBus, monkeypatch: pytest.MonkeyPatch) -> None:
+    cap = 20
+    monkeypatch.setattr(call_server, "MAX_WAITING_A_SENDER", cap)
+    async with peers(own_bus, 3) as (server, greedy, modest):
+        served = Server(server)
+        calls = [asyncio.ensure_future(greedy.call(server.unique_name, "/", FACE, "Slow")) for _ in range(cap)]
+        await until(lambda: served.waiting == cap)
+        assert (await error_of(greedy.call(server.unique_name, "/", FACE, "Slow"))).name == LIMITS
+        assert await greedy.call(server.unique_name, "/", FACE, "Echo", "u", (1,)) == (1,)
+        other = asyncio.ensure_future(modest.call(server.unique_name, "/", FACE, "Slow"))
+        await until(lambda: served.waiting == cap + 1)
+        served.go.set()
+        assert set(await asyncio.gather(*calls, other)) == {("done",)}
+        assert await greedy.call(server.unique_name, "/", FACE, "Slow") == ("done",)
+
+
+async def test_all_together_cannot_have_too_many_calls_wait(
+    own_bus: PrivateBus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(call_server, "MAX_WAITING", 2)
+    async with peers(own_bus, 4) as (server, *clients):
+        served = Server(server)
+        calls = [asyncio.ensure_future(one.call(server.unique_name, "/", FACE, "Slow")) for one in clients[:2]]
+        await until(lambda: served.waiting == 2)
+        assert (await error_of(clients[2].call(server.unique_name, "/", FACE, "Slow"))).name == LIMITS
+        served.go.set()
+        await asyncio.gather(*calls)
+
+
+async def test_whoever_waits_when_we_leave_is_told(own_bus: PrivateBus) -> None:
+    async with peers(own_bus, 2) as (server, client):
+        served = Server(server)
+        await server.request_name(NAME)
+        call = asyncio.ensure_future(client.call(NAME, "/", FACE, "Slow"))
+        await until(lambda: served.waiting == 1)
+        await server.close()
+        error = await error_of(call)
+        assert (error.name, error.message) == ("org.gpumand1.Error.ShuttingDown", "gpumand is stopping")

@@ -1,0 +1,408 @@
+"""Load, Evict, Pin, idleness, reload, and what changes behind our back."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+
+import pytest
+
+from gpumand.domain.consumer import EvictionMethod, HealthRoute, Route, SchedulerSettings, UnitActivity
+from gpumand.domain.errors import Busy, EvictionFailed, InvalidArgs, NoSuchConsumer, TimedOut
+from gpumand.domain.events import EvictionOccurred, LeaseEnded
+from gpumand.domain.lease import LeaseEnd
+from gpumand.domain.request import AcquireOptions, Verdict
+from gpumand.testing.world import FakeWorld, client
+from tests.unit.arbiter.arbiter_setup import by_unit, die, occupy, residency, routed
+
+# -- Load --------------------------------------------------------------------------------------------------------------
+
+
+async def test_load_makes_room_and_loads_without_a_lease() -> None:
+    world = FakeWorld([routed("a", 20000), routed("b", 20000)])
+    world.routes.place("a", 20000)
+    await world.start()
+
+    outcome = await world.arbiter.load("b", "", 60.0)
+
+    assert (outcome.changed, outcome.evicted, outcome.device) == (True, ("a",), "0")
+    assert world.arbiter.status().leases == ()
+    assert not world.arbiter.arbiter_state.state("b").claimed
+    assert not (await world.arbiter.load("b", "", 60.0)).changed
+
+
+async def test_load_does_not_need_a_slot_but_never_evicts_under_a_lease() -> None:
+    world = FakeWorld([routed("a", 12000), routed("b", 6000), routed("c", 20000)])
+    await world.start()
+    await world.arbiter.acquire(client(), "a", AcquireOptions())
+
+    assert (await world.arbiter.load("b", "", 60.0)).changed
+    with pytest.raises(TimedOut):
+        await world.arbiter.load("c", "", 10.0)
+    assert residency(world, "a") == "resident"
+
+
+async def test_load_of_what_is_there_does_not_stand_in_line() -> None:
+    world = FakeWorld([routed("a", 12000), routed("b", 6000), routed("c", 20000)])
+    world.routes.place("b", 6000)
+    await world.start()
+    await world.arbiter.acquire(client(), "a", AcquireOptions())
+    waiting = asyncio.create_task(world.arbiter.acquire(client(2), "c", AcquireOptions(timeout_sec=60.0)))
+    await world.clock.sleep(1.0)
+
+    outcome = await world.arbiter.load("b", "", 0.0)
+
+    assert (outcome.changed, outcome.device, outcome.evicted) == (False, "0", ())
+    with pytest.raises(TimedOut):
+        await waiting
+
+
+# -- Evict -------------------------------------------------------------------------------------------------------------
+
+
+async def test_evict_frees_and_says_what_was_freed() -> None:
+    world = FakeWorld([routed("a", 9000)])
+    world.routes.place("a", 9000)
+    await world.start()
+
+    outcome = await world.arbiter.evict("a", False, 20.0)
+
+    assert (outcome.changed, outcome.method, outcome.freed_mib) == (True, "http", 9000)
+    (event,) = [event for event in world.events if isinstance(event, EvictionOccurred)]
+    assert event.report.trigger == "manual"
+    assert not (await world.arbiter.evict("a", False, 20.0)).changed
+
+
+async def test_evict_by_one_method_tries_no_other() -> None:
+    spec = by_unit("a", 9000, url="http://127.0.0.1:1", unload=Route("/unload"))
+    spec = replace(spec, evict=(EvictionMethod.HTTP, EvictionMethod.UNIT_STOP))
+    world = FakeWorld([spec])
+    await world.start()
+    await world.arbiter.load("a", "", 60.0)
+    world.routes.place("a", 9000).lies = True
+    await world.arbiter.arbiter_state.sample()
+
+    with pytest.raises(EvictionFailed):
+        await world.arbiter.evict("a", False, 60.0, "http")
+    assert ("stop", "a.service") not in world.units.calls
+    world.units.units["a.service"].stopped = lambda: die(world, "a")
+    assert (await world.arbiter.evict("a", False, 60.0, "unit-stop")).method == "unit-stop"
+    with pytest.raises(InvalidArgs, match="its methods are http and unit-stop"):
+        await world.arbiter.evict("a", False, 60.0, "checkpoint")
+
+
+async def test_evicting_under_a_lease_needs_force_which_revokes_it() -> None:
+    world = FakeWorld([routed("a", 9000)])
+    await world.start()
+    await world.arbiter.acquire(client(), "a", AcquireOptions())
+
+    with pytest.raises(Busy, match="force"):
+        await world.arbiter.evict("a", False, 20.0)
+    assert residency(world, "a") == "resident"
+    await world.arbiter.evict("a", True, 20.0)
+
+    assert residency(world, "a") == "unloaded"
+    assert [event.reason for event in world.events if isinstance(event, LeaseEnded)] == [LeaseEnd.REVOKED]
+
+
+async def test_evicting_a_pinned_consumer_needs_force() -> None:
+    world = FakeWorld([routed("a", 9000)])
+    world.routes.place("a", 9000)
+    await world.start()
+    await world.arbiter.pin("a", pinned=True)
+
+    with pytest.raises(Busy, match="pinned"):
+        await world.arbiter.evict("a", False, 20.0)
+    await world.arbiter.pin("a", pinned=False)
+    assert (await world.arbiter.evict("a", False, 20.0)).changed
+
+
+async def test_evict_tells_when_it_did_not_work_and_when_it_cannot() -> None:
+    world = FakeWorld([routed("liar", 9000), routed("none", 100, unload=None, evict=())])
+    world.routes.place("liar", 9000).lies = True
+    world.routes.place("none", 100)
+    await world.start()
+
+    with pytest.raises(EvictionFailed, match="0 of 9000 MiB"):
+        await world.arbiter.evict("liar", False, 60.0)
+    with pytest.raises(EvictionFailed, match="no unload route"):
+        await world.arbiter.evict("none", False, 60.0)
+    with pytest.raises(NoSuchConsumer):
+        await world.arbiter.evict("nobody", False, 60.0)
+    assert residency(world, "liar") == "resident"
+
+
+async def test_evict_waits_for_a_load_under_way_but_not_longer_than_told() -> None:
+    world = FakeWorld([routed("a", 9000), routed("b", 9000)])
+    world.routes.place("b", 9000)
+    world.routes.consumer("a").load_sec = 30.0
+    await world.start()
+    loading = asyncio.create_task(world.arbiter.load("a", "", 60.0))
+    await world.clock.sleep(1.0)
+
+    with pytest.raises(TimedOut, match="busy with a"):
+        await world.arbiter.evict("b", False, 5.0)
+    assert (await world.arbiter.evict("b", False, 60.0)).changed
+    await loading
+    assert world.routes.called("unload") == ["b"]
+
+
+# -- idleness ----------------------------------------------------------------------------------------------------------
+
+
+async def test_an_idle_consumer_is_evicted_after_its_timeout_counted_from_its_last_lease() -> None:
+    world = FakeWorld([routed("a", 9000, idle_timeout_sec=60.0)])
+    await world.start()
+    housekeeping = asyncio.create_task(world.housekeeping.run())
+    grant = await world.arbiter.acquire(client(), "a", AcquireOptions())
+    await world.clock.sleep(100)
+    assert residency(world, "a") == "resident", "leased is not idle"
+    await world.arbiter.release(grant.lease.id)
+
+    await world.clock.sleep(57)
+    assert residency(world, "a") == "resident"
+    await world.clock.sleep(10)
+
+    assert residency(world, "a") == "unloaded"
+    (event,) = [event for event in world.events if isinstance(event, EvictionOccurred)]
+    assert event.report.trigger == "idle"
+    housekeeping.cancel()
+
+
+async def test_pinned_is_never_too_idle() -> None:
+    world = FakeWorld([routed("a", 9000, idle_timeout_sec=10.0, pinned=True)])
+    world.routes.place("a", 9000)
+    await world.start()
+    housekeeping = asyncio.create_task(world.housekeeping.run())
+
+    await world.clock.sleep(100)
+
+    assert residency(world, "a") == "resident"
+    housekeeping.cancel()
+
+
+# -- plan --------------------------------------------------------------------------------------------------------------
+
+
+async def test_a_plan_says_what_would_happen_and_changes_nothing() -> None:
+    world = FakeWorld([routed("a", 20000), routed("b", 9000), routed("p", 1000, pinned=True)])
+    world.routes.place("a", 20000)
+    world.routes.place("p", 1000)
+    await world.start()
+    before = world.arbiter.status()
+
+    report = await world.arbiter.plan(client(), "b", AcquireOptions())
+
+    assert (report.verdict, report.load, report.need_mib, report.free_mib) == (Verdict.GRANT, True, 9256, 3564)
+    assert [(one.consumer, one.expected_mib, one.method) for one in report.evictions] == [("a", 20000, "http")]
+    assert [(one.consumer, one.why) for one in report.spared] == [("p", "pinned")]
+    after = world.arbiter.status()
+    assert (after.consumers, after.queue, after.stats) == (before.consumers, before.queue, before.stats)
+    assert world.routes.called("unload") == []
+
+
+async def test_a_plan_behind_others_says_so() -> None:
+    world = FakeWorld([routed("a", 2000), routed("b", 2000)])
+    await world.start()
+    grant = await world.arbiter.acquire(client(1), "a", AcquireOptions())
+    waiting = asyncio.create_task(world.arbiter.acquire(client(2), "b", AcquireOptions(timeout_sec=100)))
+    await world.clock.sleep(1)
+
+    report = await world.arbiter.plan(client(3), "a", AcquireOptions())
+
+    assert report.verdict is Verdict.WAIT
+    await world.arbiter.release(grant.lease.id)
+    await waiting
+
+
+# -- reload ------------------------------------------------------------------------------------------------------------
+
+
+async def test_a_reload_leaves_leases_alone_even_of_a_consumer_that_is_gone() -> None:
+    world = FakeWorld([routed("a", 2000), routed("b", 2000)], scheduler=SchedulerSettings(concurrent_leases=0))
+    await world.start()
+    grant = await world.arbiter.acquire(client(), "a", AcquireOptions())
+    spec = routed("c", 3000)
+    world.settings = replace(world.settings, consumers={"b": routed("b", 2500), "c": spec})
+
+    await world.arbiter.reload()
+
+    assert world.arbiter.lease(grant.lease.id) == grant.lease
+    with pytest.raises(NoSuchConsumer):
+        await world.arbiter.acquire(client(), "a", AcquireOptions())
+    assert world.arbiter.consumer_status("b").vram_resident_mib == 2500
+    assert (await world.arbiter.acquire(client(), "c", AcquireOptions())).loaded
+    await world.arbiter.release(grant.lease.id)
+    assert {one.name for one in world.arbiter.status().consumers} == {"b", "c"}
+
+
+async def test_requests_for_a_consumer_that_a_reload_removed_are_refused() -> None:
+    world = FakeWorld([routed("a", 2000), routed("b", 2000)])
+    await world.start()
+    await world.arbiter.acquire(client(1), "a", AcquireOptions())
+    waiting = asyncio.create_task(world.arbiter.acquire(client(2), "b", AcquireOptions(timeout_sec=100)))
+    await world.clock.sleep(1)
+    world.settings = replace(world.settings, consumers={"a": world.settings.consumers["a"]})
+
+    await world.arbiter.reload()
+
+    with pytest.raises(NoSuchConsumer):
+        await waiting
+
+
+async def test_a_pin_set_by_hand_survives_a_reload() -> None:
+    world = FakeWorld([routed("a", 2000)])
+    await world.start()
+    await world.arbiter.pin("a", pinned=True)
+
+    await world.arbiter.reload()
+
+    assert world.arbiter.consumer_status("a").pinned
+
+
+# -- behind our back ---------------------------------------------------------------------------------------------------
+
+
+async def test_what_a_consumer_says_of_itself_wins_over_what_we_believe() -> None:
+    world = FakeWorld([routed("a", 9000)])
+    world.routes.place("a", 9000)
+    await world.start()
+    housekeeping = asyncio.create_task(world.housekeeping.run())
+    assert residency(world, "a") == "resident"
+
+    consumer = world.routes.consumer("a")
+    consumer.loaded, consumer.held_mib = False, 0
+    world.vram.release(consumer.pid)
+    await world.clock.sleep(6)
+
+    assert residency(world, "a") == "unloaded"
+    housekeeping.cancel()
+
+
+async def test_a_unit_that_crashes_is_not_loaded_any_more_and_the_next_acquire_loads_it_again() -> None:
+    world = FakeWorld([by_unit("llm", 8000)])
+    await world.start()
+    await world.arbiter.watch_units()
+    grant = await world.arbiter.acquire(client(), "llm", AcquireOptions())
+    await world.clock.sleep(1)
+    world.units.become("llm.service", UnitActivity.FAILED, "oom-kill")
+
+    assert residency(world, "llm") == "unloaded"
+    assert world.arbiter.consumer_status("llm").error == "llm.service failed (oom-kill)"
+    await world.arbiter.release(grant.lease.id)
+    assert (await world.arbiter.acquire(client(), "llm", AcquireOptions())).loaded
+    assert world.units.calls.count(("start", "llm.service")) == 2
+
+
+async def test_nobody_is_evicted_by_hand_or_for_idleness_beside_a_start_that_nobody_asked_for() -> None:
+    world = FakeWorld([by_unit("llm", 9000), routed("a", 5000, idle_timeout_sec=10.0), routed("b", 5000)])
+    world.routes.place("a", 5000)
+    world.routes.place("b", 5000)
+    await world.start()
+    housekeeping = asyncio.create_task(world.housekeeping.run())
+    world.units.become("llm.service", UnitActivity.ACTIVATING)
+    await world.clock.sleep(60)
+    assert [residency(world, name) for name in ("llm", "a")] == ["loading", "resident"]
+
+    with pytest.raises(TimedOut, match="llm is loading on device 0"):
+        await world.arbiter.evict("b", False, 5.0)
+    assert (await world.arbiter.evict("b", True, 5.0)).changed
+    world.units.become("llm.service", UnitActivity.ACTIVE)
+    await world.clock.sleep(10)
+
+    assert residency(world, "a") == "unloaded"
+    housekeeping.cancel()
+
+
+async def test_an_unasked_start_is_accounted_for_and_keeps_the_device_quiet() -> None:
+    world = FakeWorld([by_unit("llm", 14000), routed("image", 12000)])
+    await world.start()
+    await world.arbiter.watch_units()
+
+    world.units.become("llm.service", UnitActivity.ACTIVATING)
+    assert world.arbiter.status().devices[0].reserved_mib == 14000
+    acquiring = asyncio.create_task(world.arbiter.acquire(client(), "image", AcquireOptions(timeout_sec=100)))
+    await world.clock.sleep(5)
+    assert world.routes.called("load") == []
+    world.vram.hold(77, 14000, consumer="llm", unit="llm.service")
+    world.units.units["llm.service"].stopped = lambda: world.vram.release(77)
+    world.units.become("llm.service", UnitActivity.ACTIVE)
+
+    assert (await acquiring).evicted == ("llm",)
+    assert world.routes.consumer("image").ooms == 0
+
+
+async def test_a_start_that_never_ends_does_not_block_the_device_for_ever() -> None:
+    world = FakeWorld([by_unit("stuck", 14000, load_timeout_sec=60.0), routed("image", 12000)])
+    await world.start()
+    housekeeping = asyncio.create_task(world.housekeeping.run())
+    await world.clock.sleep(1)
+    world.units.become("stuck.service", UnitActivity.ACTIVATING)
+
+    grant = await world.arbiter.acquire(client(), "image", AcquireOptions(timeout_sec=200))
+
+    assert grant.loaded
+    assert 60 <= grant.waited_usec / 1e6 <= 100, "its load timeout, and the time for which memory may still come"
+    housekeeping.cancel()
+
+
+async def test_a_resident_that_does_not_answer_its_health_route_stays_resident() -> None:
+    spec = by_unit("llm", 8000, url="http://127.0.0.1:1", health=HealthRoute("/health", timeout_sec=2.0))
+    world = FakeWorld([spec])
+    world.units.become("llm.service", UnitActivity.ACTIVE)
+    world.routes.place("llm", 8000)
+    await world.start()
+    housekeeping = asyncio.create_task(world.housekeeping.run())
+
+    world.routes.consumer("llm").hangs = True
+    await world.clock.sleep(20)
+
+    assert residency(world, "llm") == "resident"
+    housekeeping.cancel()
+
+
+# -- degraded ----------------------------------------------------------------------------------------------------------
+
+
+async def test_without_figures_an_eviction_is_reported_as_not_verified() -> None:
+    world = FakeWorld([routed("a", 14000), routed("b", 14000)])
+    world.settings = replace(world.settings, gpu=replace(world.settings.gpu, total_mib=24564))
+    world.routes.place("a", 14000)
+    await world.arbiter.reload()
+    world.vram.fail("driver-mismatch: Driver/library version mismatch")
+    await world.start()
+
+    grant = await world.arbiter.acquire(client(), "b", AcquireOptions(timeout_sec=60))
+
+    assert grant.evicted == ("a",)
+    (event,) = [event for event in world.events if isinstance(event, EvictionOccurred)]
+    assert (event.report.verified, event.report.freed_mib) == (False, 0)
+    assert world.arbiter.summary().degraded.startswith("driver-mismatch")
+
+
+async def test_a_driver_that_hangs_degrades_and_answers_go_on() -> None:
+    world = FakeWorld([routed("a", 9000), routed("b", 9000)], scheduler=SchedulerSettings(concurrent_leases=0))
+    await world.start()
+    housekeeping = asyncio.create_task(world.housekeeping.run())
+    await world.arbiter.acquire(client(), "a", AcquireOptions())
+    world.vram.hang()
+    await world.clock.sleep(10)
+
+    assert world.arbiter.summary().degraded.startswith("nvml-hangs")
+    assert (await world.arbiter.acquire(client(2), "a", AcquireOptions())).lease, "a resident needs no figures"
+    assert (await world.arbiter.acquire(client(3), "b", AcquireOptions(timeout_sec=30))).loaded
+    world.vram.resume()
+    await world.clock.sleep(5)
+    assert world.arbiter.summary().degraded == ""
+    housekeeping.cancel()
+
+
+async def test_foreign_memory_that_appears_is_seen_by_the_next_decision() -> None:
+    world = FakeWorld([routed("a", 9000)])
+    await world.start()
+    occupy(world, 20000)
+
+    report = await world.arbiter.plan(client(), "a", AcquireOptions())
+
+    assert report.verdict is Verdict.REFUSE
+    assert "session-1.scope" in report.message

@@ -1,0 +1,34 @@
+"""What is written is read back."""
+
+from __future__ import annotations
+
+import tomllib
+from datetime import date
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gpumand.config.presets import preset, preset_names
+from gpumand.config.toml_writer import key, written
+
+texts = st.text(st.characters(exclude_categories=["Cs"]))
+leaves = st.booleans() | st.integers(-(2**63), 2**63 - 1) | st.floats(allow_nan=False, allow_infinity=False) | texts
+values = st.recursive(leaves, lambda inner: st.lists(inner) | st.dictionaries(texts, inner), max_leaves=12)
+
+
+@given(texts, values)
+def test_what_is_written_is_read_back(name: str, value: object) -> None:
+    assert tomllib.loads(f"{key(name)} = {written(value)}") == {name: value}
+
+
+@pytest.mark.parametrize("name", preset_names())
+def test_presets_are_read_back(name: str) -> None:
+    table = preset(name).document.table
+
+    assert tomllib.loads(f"x = {written(table)}") == {"x": table}
+
+
+def test_what_presets_never_have_is_refused() -> None:
+    with pytest.raises(TypeError):
+        written(date(2026, 1, 1))

@@ -1,0 +1,159 @@
+"""JSON pointers as RFC 6901 has them."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gpumand.consumers import json_pointer
+
+RFC_DOCUMENT = {
+    "foo": ["bar", "baz"],
+    "": 0,
+    "a/b": 1,
+    "c%d": 2,
+    "e^f": 3,
+    "g|h": 4,
+    "i\\j": 5,
+    'k"l': 6,
+    " ": 7,
+    "m~n": 8,
+}
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("", RFC_DOCUMENT),
+        ("/foo", ["bar", "baz"]),
+        ("/foo/0", "bar"),
+        ("/", 0),
+        ("/a~1b", 1),
+        ("/c%d", 2),
+        ("/e^f", 3),
+        ("/g|h", 4),
+        ("/i\\j", 5),
+        ('/k"l', 6),
+        ("/ ", 7),
+        ("/m~0n", 8),
+    ],
+)
+def test_the_examples_of_the_rfc(text: str, value: object) -> None:
+    assert json_pointer.resolve(RFC_DOCUMENT, text) == value
+
+
+@pytest.mark.parametrize(
+    "text", ["/nothing", "/foo/2", "/foo/-", "/foo/01", "/foo/-1", "/foo/+1", "/foo/٣", "/foo/0/x"]
+)
+def test_what_is_not_there_is_a_lookup_error(text: str) -> None:
+    with pytest.raises(LookupError):
+        json_pointer.resolve(RFC_DOCUMENT, text)
+
+
+@pytest.mark.parametrize("text", ["foo", "#/foo", "/a~b", "/a~", "/~2"])
+def test_malformed_pointers_are_refused_by_name(text: str) -> None:
+    with pytest.raises(json_pointer.PointerInvalid, match="JSON pointer"):
+        json_pointer.parse(text)
+
+
+def test_tilde_one_escaped_stays_tilde_one() -> None:
+    assert json_pointer.parse("/~01") == ("~1",)
+
+
+MODELS = {
+    "data": [
+        7,
+        ["id"],
+        {"id": 3, "n": 0},
+        {"id": "llama/3", "n": 1},
+        {"id": "a=b]", "n": 2},
+        {"id": "llama/3", "n": 3},
+        {"id": "", "n": 4},
+    ],
+    "texts": [{"": "a/b"}, 3, "a/b", ""],
+    "[id=x]": "a key like any other",
+}
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("/data/[id=llama~13]/n", 1),
+        ("/data/[id=a=b]]/n", 2),
+        ("/data/[id=]/n", 4),
+        ("/data/3/n", 1),
+        ("/texts/[=a~1b]", "a/b"),
+        ("/texts/[=]", ""),
+        ("/[id=x]", "a key like any other"),
+    ],
+)
+def test_an_entry_of_a_list_is_selected_by_a_key(text: str, value: object) -> None:
+    assert json_pointer.resolve(MODELS, text) == value
+
+
+@pytest.mark.parametrize(
+    "text", ["/data/[id=3]/n", "/data/[id=none]/n", "/data/[=x]/n", "/data/[id]", "/data/[name=x]/n", "/data/0/[id=x]"]
+)
+def test_a_selector_that_matches_nothing_leads_nowhere(text: str) -> None:
+    with pytest.raises(LookupError):
+        json_pointer.resolve(MODELS, text)
+
+
+@pytest.mark.parametrize("text", ["/data/[id=none]", "/data/[name=x]", "/data/[=x]", "/data/[=7]", "/texts/[=a~1c]"])
+def test_what_a_list_does_not_have_is_null_at_the_end_of_a_pointer(text: str) -> None:
+    assert json_pointer.resolve(MODELS, text) is None
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("/slots/*/busy", [True, False]),
+        ("/slots/1/busy", [False]),
+        ("/none/*/busy", []),
+        ("/*", None),
+        ("/slots/*/nothing", None),
+        ("/slots/*/busy/*", None),
+        ("", [{"slots": [{"busy": True}, {"busy": False}], "none": []}]),
+    ],
+)
+def test_a_star_is_every_element_of_a_list(text: str, found: list[object] | None) -> None:
+    document = {"slots": [{"busy": True}, {"busy": False}], "none": []}
+
+    if found is None:
+        with pytest.raises(LookupError):
+            json_pointer.resolve_all(document, text)
+    else:
+        assert json_pointer.resolve_all(document, text) == found
+
+
+leaves = st.none() | st.booleans() | st.integers() | st.text()
+documents = st.recursive(leaves, lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner), max_leaves=20)
+
+
+def _places(document: Any, path: tuple[str, ...] = ()) -> list[tuple[tuple[str, ...], Any]]:
+    found = [(path, document)]
+    if isinstance(document, dict):
+        inner = [(key, value) for key, value in document.items()]
+    else:
+        inner = [(str(index), value) for index, value in enumerate(document)] if isinstance(document, list) else []
+    for token, value in inner:
+        found += _places(value, (*path, token))
+    return found
+
+
+@given(documents)
+def test_every_place_of_a_document_has_a_pointer_that_leads_there(document: Any) -> None:
+    for path, value in _places(document):
+        text = "".join("/" + json_pointer.escape(token) for token in path)
+        assert json_pointer.parse(text) == path
+        assert json_pointer.resolve(document, text) is value
+
+
+@given(documents, st.text())
+def test_no_text_does_worse_than_its_two_errors(document: Any, text: str) -> None:
+    with contextlib.suppress(LookupError, json_pointer.PointerInvalid):
+        json_pointer.resolve(document, text)

@@ -1,0 +1,36 @@
+"""Which unit a process is said to run in."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from gpumand.discovery import scan
+from gpumand.discovery.host import Process
+
+
+class Systemd:
+    """Knows two of three processes."""
+
+    def __init__(self, bus: object) -> None:
+        pass
+
+    async def unit_of_pid(self, pid: int) -> str:
+        return {7: "ollama.service", 8: "user@1000.service"}.get(pid, "")
+
+
+async def test_a_user_s_own_unit_is_not_taken_for_the_system_s_of_the_same_name(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(scan, "Systemd1", Systemd)
+    bus: Any = object()
+    processes = {pid: Process(pid, unit="ollama.service") for pid in (7, 8, 9)}
+
+    placed = await scan._place(bus, processes, {7: "ollama.service"})
+
+    assert {pid: one.unit for pid, one in placed.items()} == {
+        7: "ollama.service",
+        8: "user@1000.service",
+        9: "ollama.service",
+    }
