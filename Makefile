@@ -1,71 +1,72 @@
-# Two commands to begin with: make demo, make test.
+# To get started: make demo, make test.
 
 PYTHON_TOOLS := .venv/bin/python
 PYTEST := .venv/bin/python -m pytest
-TYPED := gpumand benchmarks scripts/test.py scripts/reliability.py scripts/man.py scripts/completions.py tests/conftest.py tests/leftovers.py tests/e2e
+TYPED := gpumand benchmarks scripts/test.py scripts/reliability.py scripts/man.py scripts/completions.py scripts/check_language.py tests/conftest.py tests/leftovers.py tests/e2e
 E2E ?= optional
 GPU_PYTHON ?= .venv/bin/python
 export GPUMAND_E2E := $(E2E)
 
 .PHONY: help setup demo run test check lint types docs unit integration e2e reliability gpu deb bench lock clean
 
-help: ## show this list
+help: ## list the targets
 	@sed -n 's/^\([a-z0-9]*\):.*## /\1|/p' Makefile | while IFS='|' read -r name what; do \
 		printf '  make %-12s %s\n' "$$name" "$$what"; done
 
-setup: ## make .venv with everything, in locked versions; quick when nothing changed
+setup: ## create .venv with all dependencies in locked versions
 	@scripts/setup
 
-demo: setup ## see gpumand lend VRAM, evict and reclaim, without a GPU
+demo: setup ## show leases, evictions and waiting requests, without a GPU
 	@$(PYTHON_TOOLS) -m gpumand.demo
 
-run: setup ## the same set-up, left running to play with
+run: setup ## start the services of the demo and leave them running
 	@$(PYTHON_TOOLS) -m gpumand.demo --run
 
-test: ## everything that can run here, and a line for all that cannot; E2E=required: a skipped e2e fails
+test: ## run all checks and tests that can run here and list the skipped ones; E2E=required fails on skipped e2e tests
 	@scripts/setup --tests
 	@$(PYTHON_TOOLS) scripts/test.py
 
-check: setup lint types ## ruff and mypy
+check: setup lint types ## run ruff and mypy
 
 lint: setup
 	@.venv/bin/ruff check .
 	@.venv/bin/ruff format --check .
+	@$(PYTHON_TOOLS) scripts/check_language.py
 
 types: setup
 	@.venv/bin/mypy $(TYPED)
 
-docs: setup ## the documentation, in build/docs; what leads nowhere fails it
+docs: setup ## build the documentation in build/docs; broken links are errors
 	@.venv/bin/sphinx-build --quiet --fail-on-warning --keep-going -d build/doctrees docs build/docs
 
-unit: setup ## circle 1: plain values in, plain values out
+unit: setup ## run the unit tests (circle 1)
 	@$(PYTEST) tests/unit
 
-integration: ## circle 2: real processes on a private bus
+integration: ## run the integration tests: real processes on a private bus (circle 2)
 	@scripts/setup --tests
 	@$(PYTEST) tests/integration
 
-e2e: ## circle 3: real units on a booted systemd (root on Debian)
+e2e: ## run the end-to-end tests: real units on a booted systemd, as root on Debian (circle 3)
 	@scripts/setup --tests
 	@$(PYTEST) tests/e2e
 
-reliability: ## 200 kills in a row, measured, and the figures of docs/reliability.md written anew
+reliability: ## kill the daemon 200 times, and update the measurements in docs/reliability.md
 	@scripts/setup --tests
 	@GPUMAND_E2E=required $(PYTEST) tests/e2e/test_kills.py
 	@$(PYTHON_TOOLS) scripts/reliability.py
 
-gpu: setup ## circle 4: a real driver; GPU_PYTHON=/path names a Python that has PyTorch
+gpu: setup ## run the tests with a real driver (circle 4); GPU_PYTHON=/path selects a Python with PyTorch
 	@PYTHON=$(GPU_PYTHON) tests/gpu/run.sh
 
-deb: ## the Debian package, in build/deb
+deb: ## build the Debian package in build/deb
 	@scripts/build-deb
 
-bench: setup ## how fast it is
+bench: setup ## measure the performance
 	@$(PYTHON_TOOLS) -m benchmarks.speed
 
-lock: ## write requirements.lock anew from the bounds in pyproject.toml
+lock: ## update requirements.lock within the bounds in pyproject.toml
 	@scripts/lock
 
-clean: ## remove what was built; .venv stays
+clean: ## remove build products; .venv stays
 	@rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info
 	@find . -name __pycache__ -type d -not -path './.venv/*' -prune -exec rm -rf {} +

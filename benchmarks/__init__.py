@@ -1,1 +1,1 @@
-"""Measurements of gpumand against yardsticks taken in the same run."""
+"""Measures gpumand's speed and compares its scheduling policies. The package gpumand must not import it."""

@@ -1,4 +1,4 @@
-"""Charts as SVG, by hand: bars in groups, and lines on logarithmic axes; readable on light and on dark."""
+"""Draws charts as SVG: grouped bars, and lines on logarithmic axes; readable on light and dark backgrounds."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ STYLE = (
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """Where the picture is in the drawing."""
+    """Size and margins of a chart, in SVG units."""
 
     width: int = 900
     height: int = 360
@@ -27,19 +27,19 @@ class Frame:
 
     @property
     def inner_width(self) -> int:
-        """Of the picture."""
+        """Width of the plot area."""
         return self.width - self.left - self.right
 
     @property
     def inner_height(self) -> int:
-        """Of the picture."""
+        """Height of the plot area."""
         return self.height - self.top - self.bottom
 
 
 def bars(
     title: str, groups: Sequence[str], series: Mapping[str, Sequence[float]], unit: str, line_at: float = 1.0
 ) -> str:
-    """Bars in groups, one series a color, with a line across (at what is the yardstick)."""
+    """Draw grouped bars, one color per series, with a horizontal line at the reference value."""
     frame = Frame()
     top = max(line_at, *(max(values) for values in series.values())) * 1.1
     wide = frame.inner_width / len(groups)
@@ -61,7 +61,7 @@ def bars(
 
 
 def lines(title: str, series: Mapping[str, Sequence[tuple[float, float]]], x_label: str, y_label: str) -> str:
-    """Lines on logarithmic axes."""
+    """Draw lines on logarithmic axes."""
     frame = Frame()
     points = [point for values in series.values() for point in values]
     low_x, high_x = _decades([x for x, _ in points])

@@ -1,4 +1,4 @@
-"""Acquire and Release of a resident consumer while 500 others wait for one that cannot be had, and what that costs."""
+"""Acquire and Release of a resident consumer while 500 requests wait for another consumer, and their memory."""
 
 from __future__ import annotations
 
@@ -11,9 +11,17 @@ from pathlib import Path
 from dbus_fast import Variant
 from dbus_fast.aio import MessageBus
 
+from benchmarks.environment import (
+    CallFailed,
+    Client,
+    RunningDaemon,
+    announcement_folder,
+    consumer_table,
+    running_daemon,
+    unwrap,
+)
 from benchmarks.idle import resident_mib
 from benchmarks.table import Row, percentile
-from benchmarks.world import Client, Failed, World, plain, simulator, table_of, world
 from gpumand.testing.consumer_process import consumer_process
 
 WAITING = 500
@@ -32,29 +40,37 @@ async def measure(folder: Path) -> list[Row]:
 
 async def _measure(folder: Path, policy: str) -> list[Row]:
     async with contextlib.AsyncExitStack() as stack:
-        where = simulator(folder)
+        where = announcement_folder(folder)
         tts = await stack.enter_async_context(consumer_process("tts", 1024, where, "--loaded-at-start"))
         held = await stack.enter_async_context(consumer_process("held", HELD_MIB, where))
         wanted = await stack.enter_async_context(consumer_process("wanted", WANTED_MIB, where))
-        # Pinned, and with room for all three but for the cushion: it is not what the others wait for, and may pass.
-        tables = table_of(tts, 1024) + "pinned = true\n" + table_of(held, HELD_MIB) + table_of(wanted, WANTED_MIB)
+        # tts is pinned, and all three fit but for the cushion: the waiting requests do not need its VRAM, so that
+        # requests for it may be served before them.
+        tables = (
+            consumer_table(tts, 1024)
+            + "pinned = true\n"
+            + consumer_table(held, HELD_MIB)
+            + consumer_table(wanted, WANTED_MIB)
+        )
         lines = f'concurrent_leases = 0\npolicy = "{policy}"'
-        running = await stack.enter_async_context(world(folder, tables, lines))
+        running = await stack.enter_async_context(running_daemon(folder, tables, lines))
         await running.client.acquire("held", timeout_usec=Variant("t", WAIT_USEC))
-        alone, alone_mib = await _took(running.client), resident_mib(running.pid)
-        async with _crowd(running):
-            beside, beside_mib = await _took(running.client), resident_mib(running.pid)
-    return _rows(policy, alone, beside, beside_mib - alone_mib)
+        idle_sec, idle_mib = await _acquire_seconds(running.client), resident_mib(running.pid)
+        async with _waiting_requests(running):
+            crowded_sec, crowded_mib = await _acquire_seconds(running.client), resident_mib(running.pid)
+    return _rows(policy, idle_sec, crowded_sec, crowded_mib - idle_mib)
 
 
 @contextlib.asynccontextmanager
-async def _crowd(running: World) -> AsyncIterator[None]:
-    """Have so many requests wait."""
+async def _waiting_requests(running: RunningDaemon) -> AsyncIterator[None]:
+    """Keep ``WAITING`` requests in the queue."""
     buses = [await MessageBus(bus_address=running.address).connect() for _ in range(CONNECTIONS)]
-    waiting = [asyncio.create_task(_wait(Client(bus))) for bus in buses for _ in range(WAITING // CONNECTIONS)]
+    waiting = [
+        asyncio.create_task(_acquire_and_wait(Client(bus))) for bus in buses for _ in range(WAITING // CONNECTIONS)
+    ]
     try:
         async with asyncio.timeout(SETTLE_SEC):
-            await _filled(running.client)
+            await _wait_until_queued(running.client)
         yield
     finally:
         for task in waiting:
@@ -64,13 +80,13 @@ async def _crowd(running: World) -> AsyncIterator[None]:
         await asyncio.gather(*waiting, return_exceptions=True)
 
 
-async def _wait(client: Client) -> None:
-    with contextlib.suppress(Failed):
+async def _acquire_and_wait(client: Client) -> None:
+    with contextlib.suppress(CallFailed):
         await client.acquire("wanted", timeout_usec=Variant("t", WAIT_USEC))
 
 
-async def _filled(client: Client) -> None:
-    """Return when all of them wait."""
+async def _wait_until_queued(client: Client) -> None:
+    """Return once all requests are in the queue."""
     for _ in range(int(SETTLE_SEC / POLL_SEC)):
         if await _queue_length(client) >= WAITING:
             return
@@ -79,27 +95,27 @@ async def _filled(client: Client) -> None:
 
 async def _queue_length(client: Client) -> int:
     (status,) = await client.call("GetStatus")
-    return len(plain(status)["queue"])
+    return len(unwrap(status)["queue"])
 
 
-async def _took(client: Client) -> list[float]:
-    """Seconds that each Acquire of the resident consumer took; each is released again."""
+async def _acquire_seconds(client: Client) -> list[float]:
+    """Seconds of each Acquire of the resident consumer; each lease is released again."""
     took: list[float] = []
     for _ in range(CALLS):
-        began = time.perf_counter()
+        started = time.perf_counter()
         lease = await client.acquire("tts")
-        took.append(time.perf_counter() - began)
+        took.append(time.perf_counter() - started)
         await client.release(lease)
     return took
 
 
-def _rows(policy: str, alone: list[float], beside: list[float], grown_mib: float) -> list[Row]:
+def _rows(policy: str, idle_sec: list[float], crowded_sec: list[float], grown_mib: float) -> list[Row]:
     def row(percent: int) -> Row:
-        ours, yardstick = percentile(beside, percent) * 1e3, percentile(alone, percent) * 1e3
+        ours, yardstick = percentile(crowded_sec, percent) * 1e3, percentile(idle_sec, percent) * 1e3
         what = f"Acquire, resident, {WAITING} waiting ({policy}) p{percent}"
-        return Row(what, f"{ours:.1f} ms", f"nobody waiting: {yardstick:.2f} ms", ours / yardstick)
+        return Row(what, f"{ours:.1f} ms", f"empty queue: {yardstick:.2f} ms", ours / yardstick)
 
-    # An Acquire and its Release each have the queue looked at: the pair takes about twice as long.
-    per_sec = len(beside) / (2 * sum(beside))
+    # Acquire and Release each cause a pass over the queue, so that the pair takes about twice as long.
+    per_sec = len(crowded_sec) / (2 * sum(crowded_sec))
     grants = Row(f"Grants by one caller, {WAITING} waiting ({policy})", f"{per_sec:.0f} / s")
     return [row(50), row(99), grants, Row(f"Memory for {WAITING} waiting ({policy})", f"{grown_mib:.1f} MiB")]

@@ -1,4 +1,4 @@
-"""What the daemon costs while nothing happens: four consumers probed, the device sampled, nobody asking."""
+"""The cost of an idle daemon: four consumers are probed, the device is sampled, and no requests arrive."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import sys
 from asyncio.subprocess import PIPE
 from pathlib import Path
 
+from benchmarks.environment import announcement_folder, consumer_table, running_daemon
 from benchmarks.table import Row
-from benchmarks.world import simulator, table_of, world
 from gpumand.testing.consumer_process import consumer_process
 
 WATCH_SEC = 60.0
@@ -24,16 +24,16 @@ async def main():
     await bus.wait_for_disconnect()
 asyncio.run(main())
 """
-"""The yardstick: Python, its event loop, and a bus connection that nobody uses."""
+"""The reference: Python, its event loop, and an unused bus connection."""
 
 
 async def measure(folder: Path) -> list[Row]:
-    """Memory against a bare service, and processor time."""
+    """Memory compared with a bare service, and processor time."""
     async with contextlib.AsyncExitStack() as stack:
-        where = simulator(folder)
+        where = announcement_folder(folder)
         consumers = [await stack.enter_async_context(consumer_process(f"c{n}", 1024, where)) for n in range(4)]
-        tables = "".join(table_of(consumer, 1024) for consumer in consumers)
-        running = await stack.enter_async_context(world(folder, tables))
+        tables = "".join(consumer_table(consumer, 1024) for consumer in consumers)
+        running = await stack.enter_async_context(running_daemon(folder, tables))
         bare_mib = await _bare_mib(running.address)
         before_sec = _cpu_sec(running.pid)
         await asyncio.sleep(WATCH_SEC)
@@ -57,7 +57,7 @@ async def _bare_mib(address: str) -> float:
 
 
 def resident_mib(pid: int) -> float:
-    """Memory of a process that is in RAM."""
+    """MiB of a process that are in RAM (VmRSS)."""
     lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     return next(int(line.split()[1]) / 1024 for line in lines if line.startswith("VmRSS:"))
 

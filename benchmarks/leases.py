@@ -1,4 +1,4 @@
-"""Acquire and Release of a resident consumer, against two Pings of the same daemon on the same connection."""
+"""Acquire and Release of a resident consumer, compared with two Pings of the same daemon on the same connection."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from pathlib import Path
 
 from dbus_fast import Variant
 
+from benchmarks.environment import Client, announcement_folder, consumer_table, running_daemon
 from benchmarks.table import Row, median, percentile
-from benchmarks.world import Client, simulator, table_of, world
 from gpumand.testing.consumer_process import consumer_process
 
 GOAL = 3.0
 ROUNDS = 32
 CALLS = 128
-"""In a round, the same for one caller and for many: short, so that whatever else the host does meets both alike."""
+"""Calls in a round, for one caller and for many alike: short, so that other load on the host affects both alike."""
 
 Operation = Callable[[], Awaitable[None]]
 
@@ -25,9 +25,9 @@ Operation = Callable[[], Awaitable[None]]
 async def measure(folder: Path) -> list[Row]:
     """Rows for one and for 32 callers."""
     async with contextlib.AsyncExitStack() as stack:
-        flags = (simulator(folder), "--loaded-at-start")
+        flags = (announcement_folder(folder), "--loaded-at-start")
         consumer = await stack.enter_async_context(consumer_process("tts", 1024, *flags))
-        running = await stack.enter_async_context(world(folder, table_of(consumer, 1024)))
+        running = await stack.enter_async_context(running_daemon(folder, consumer_table(consumer, 1024)))
         rows = await _compare(running.client, "ttl", 1)
         rows += await _compare(running.client, "connection", 1)
         return rows + await _compare(running.client, "ttl", 32)
@@ -52,7 +52,7 @@ async def _lease(client: Client, lifetime: str = "ttl") -> None:
 
 
 async def _round(operation: Operation, callers: int) -> list[float]:
-    """Seconds each operation took, ``callers`` of them going on at a time."""
+    """Seconds of each operation, with ``callers`` of them running at a time."""
     took: list[float] = []
 
     async def caller() -> None:
@@ -65,14 +65,16 @@ async def _round(operation: Operation, callers: int) -> list[float]:
     return took
 
 
-def _row(how: str, percent: int, rounds: list[tuple[list[float], list[float]]]) -> Row:
-    """The median round of each, and the median of the rounds' ratios."""
-    ping, mine = (median([percentile(took, percent) for took in one]) * 1e6 for one in zip(*rounds, strict=True))
-    ratio = median([percentile(ours, percent) / percentile(yardstick, percent) for yardstick, ours in rounds])
+def _row(variant: str, percent: int, rounds: list[tuple[list[float], list[float]]]) -> Row:
+    """A row with the median round of each operation, and the median of the rounds' ratios."""
+    ping_usec, lease_usec = (
+        median([percentile(took, percent) for took in one]) * 1e6 for one in zip(*rounds, strict=True)
+    )
+    ratio = median([percentile(ours, percent) / percentile(reference, percent) for reference, ours in rounds])
     return Row(
-        f"Acquire + Release, resident ({how}) p{percent}",
-        f"{mine:.0f} µs",
-        f"two Peer.Pings: {ping:.0f} µs",
+        f"Acquire + Release, resident ({variant}) p{percent}",
+        f"{lease_usec:.0f} µs",
+        f"two Peer.Pings: {ping_usec:.0f} µs",
         ratio,
         f"≤ {GOAL:g} times",
         ratio <= GOAL,

@@ -1,4 +1,4 @@
-"""A plan over a thousand consumers: by the domain alone, and through the bus."""
+"""A plan over a thousand consumers: the decision alone, and the call of Plan over D-Bus."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+from benchmarks.environment import TOTAL_MIB, announcement_folder, running_daemon, unwrap
 from benchmarks.table import Row, median
-from benchmarks.world import TOTAL_MIB, plain, simulator, world
 from gpumand.domain.consumer import ConsumerSpec, EvictionMethod, Residency, Route, SchedulerSettings
+from gpumand.domain.decision import Requirement
 from gpumand.domain.device import ProcessUse, Sample
-from gpumand.domain.planning import Requirement, decide
+from gpumand.domain.planning import decide
 from gpumand.domain.request import Verdict
 from gpumand.domain.view import ConsumerState, View
 from gpumand.testing.vram_announcement import Announcement
@@ -24,15 +25,15 @@ RUNS = 200
 
 
 async def measure(folder: Path) -> list[Row]:
-    """Two rows."""
+    """One row for the decision alone, one for the D-Bus call."""
     alone_sec = _domain()
-    async with _residents(folder), world(folder, _tables(), "max_evictions = 100") as running:
-        requirement = ("Plan", "sa{sv}", ["c999", {}])
-        plan = plain(await running.client.call(*requirement))[0]
+    async with _residents(folder), running_daemon(folder, _tables(), "max_evictions = 100") as running:
+        call = ("Plan", "sa{sv}", ["c999", {}])
+        plan = unwrap(await running.client.call(*call))[0]
         pings, plans = [], []
         for _ in range(RUNS // 4):
             pings.append(await _timed(running.client.ping()))
-            plans.append(await _timed(running.client.call(*requirement)))
+            plans.append(await _timed(running.client.call(*call)))
     evictions = len(plan.get("evictions", plan.get("evicted", [])))
     ping_msec, plan_msec = median(pings) * 1e3, median(plans) * 1e3
     return [
@@ -47,11 +48,11 @@ async def measure(folder: Path) -> list[Row]:
 
 
 def _domain() -> float:
-    """Seconds that one decision takes: every resident consumer but the target is a candidate."""
+    """Seconds of one decision: every resident consumer but the target is a candidate."""
     view, requirement = _view(), Requirement("c999")
     decision = decide(view, requirement)
     if decision.verdict is not Verdict.GRANT or not decision.evictions:
-        raise RuntimeError(f"that was to be a plan with evictions: {decision.message}")
+        raise RuntimeError(f"the plan has no evictions: {decision.message}")
     took = []
     for _ in range(RUNS // 4):
         started = time.perf_counter()
@@ -69,7 +70,7 @@ def _view() -> View:
     )
     states = {
         name: ConsumerState(
-            _spec(name, 20), residency=Residency.RESIDENT, devices=(0,), worked_usec=1_700_000_000_000_000 + number
+            _spec(name, 20), residency=Residency.RESIDENT, devices=(0,), lease_ended_usec=1_700_000_000_000_000 + number
         )
         for number, name in enumerate(names[:-1])
     }
@@ -83,19 +84,19 @@ def _spec(name: str, mib: int) -> ConsumerSpec:
 
 
 def _tables() -> str:
-    """No health routes: what is measured is planning, not a thousand probes."""
+    """The configuration; without health routes, so that planning is measured and not a thousand probes."""
     route = 'url = "http://127.0.0.1:1"\nunload = { path = "/unload" }\n'
     return "".join(f"[consumers.c{number}]\nvram_resident_mib = 1024\n{route}" for number in range(CONSUMERS))
 
 
 @contextlib.asynccontextmanager
 async def _residents(folder: Path) -> AsyncIterator[None]:
-    """Processes that hold memory in the name of some of the consumers, until they fill the device."""
+    """Run processes that hold memory for some of the consumers, so many that they fill the device."""
     sleeper = [sys.executable, "-c", "import time; time.sleep(3600)"]
     processes = [await asyncio.create_subprocess_exec(*sleeper) for _ in range(RESIDENT)]
     try:
         for number, process in enumerate(processes):
-            Announcement(simulator(folder), f"c{number}", pid=process.pid).set(1024)
+            Announcement(announcement_folder(folder), f"c{number}", pid=process.pid).set(1024)
         yield
     finally:
         for process in processes:

@@ -1,4 +1,4 @@
-"""``python -m benchmarks.speed``: one table of what gpumand costs, against yardsticks of the same run."""
+"""``python -m benchmarks.speed``: one table of gpumand's costs, compared with references from the same run."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 from benchmarks import commands, concurrency, evictions, idle, leases, plans
+from benchmarks.environment import workspace
 from benchmarks.table import Row, show
-from benchmarks.world import workspace
 
 PARTS: dict[str, Callable[[Path], Awaitable[list[Row]]]] = {
     "leases": leases.measure,
@@ -23,7 +23,7 @@ PARTS: dict[str, Callable[[Path], Awaitable[list[Row]]]] = {
 
 
 async def run(names: list[str]) -> list[Row]:
-    """Measure the parts of those names, each in a world of its own."""
+    """Measure the parts of these names, each with a daemon of its own."""
     rows: list[Row] = []
     for name in names:
         with workspace() as folder:
@@ -32,12 +32,12 @@ async def run(names: list[str]) -> list[Row]:
 
 
 def main() -> None:
-    """Print the table; the status is 1 when a goal is missed."""
+    """Print the table; the exit status is 1 if a goal is missed."""
     flags = argparse.ArgumentParser(prog="python -m benchmarks.speed", description=__doc__)
-    flags.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join(PARTS)}; all when left out")
+    flags.add_argument("parts", nargs="*", metavar="PART", help=f"one of {', '.join(PARTS)}; all by default")
     names = flags.parse_args().parts or list(PARTS)
     if unknown := set(names) - PARTS.keys():
-        flags.error(f"no such part: {min(unknown)}")
+        flags.error(f"unknown part: {min(unknown)}")
     logging.basicConfig(level=logging.WARNING)
     rows = asyncio.run(run(names))
     show(rows)

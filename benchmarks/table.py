@@ -1,4 +1,4 @@
-"""Rows and how they are shown."""
+"""The table of results: its rows, and statistics for them."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ class Row:
 
     Attributes:
         what: what was measured.
-        ours: our figure, with its unit.
-        against: the yardstick and its figure; "" without one.
-        ratio: ours divided by the yardstick's; None without one.
-        goal: in words; "" without one.
-        met: whether it is; None without one.
+        ours: gpumand's result, with its unit.
+        against: the reference and its result; "" without one.
+        ratio: gpumand's result divided by the reference's; None without one.
+        goal: the goal in words; "" without one.
+        met: whether the goal is met; None without one.
     """
 
     what: str
@@ -32,19 +32,19 @@ class Row:
 
 
 def percentile(values: Sequence[float], percent: int) -> float:
-    """By the nearest rank."""
+    """A percentile, by the nearest rank."""
     ordered = sorted(values)
     return ordered[min(len(ordered) - 1, len(ordered) * percent // 100)]
 
 
 def median(values: Sequence[float]) -> float:
-    """Of all."""
+    """The median."""
     return statistics.median(values)
 
 
 def show(rows: Sequence[Row]) -> None:
-    """Print one table."""
-    table = Table("what", "gpumand", "against", "ratio", "goal", "met")
+    """Print the rows as a table."""
+    table = Table("measurement", "gpumand", "reference", "ratio", "goal", "met")
     for row in rows:
         ratio = "" if row.ratio is None else f"{row.ratio:.2f}"
         met = "" if row.met is None else ("yes" if row.met else "NO")

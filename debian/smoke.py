@@ -1,4 +1,4 @@
-"""What was built, with the libraries of the system it was built on: run in the folder that holds the package."""
+"""Smoke test of the built package with the libraries of the build system; run it in the folder of the package."""
 
 import pkgutil
 import subprocess
@@ -14,8 +14,8 @@ EXAMPLE = Path(__file__).resolve().parents[1] / "examples" / "gpumand.toml"
 SHIPPED = Path(__file__).with_name("gpumand.toml")
 
 
-def say(*module: str) -> str:
-    """What a program says when it is asked."""
+def run_module(*module: str) -> str:
+    """Run a Python module with arguments and return its output."""
     done = subprocess.run([sys.executable, "-m", *module], capture_output=True, text=True, check=True)
     return done.stdout.strip()
 
@@ -24,8 +24,8 @@ assert Path(gpumand.__file__).is_relative_to(Path.cwd()), gpumand.__file__
 names = [one.name for one in pkgutil.walk_packages(gpumand.__path__, "gpumand.") if not one.name.endswith("__main__")]
 for name in names:
     import_module(name)
-assert say("gpumand", "--version") == f"gpumand {VERSION}"
-assert say("gpumand.cli", "config-check", str(EXAMPLE))
+assert run_module("gpumand", "--version") == f"gpumand {VERSION}"
+assert run_module("gpumand.cli", "config-check", str(EXAMPLE))
 assert load(EXAMPLE).consumers
 assert not load(SHIPPED).consumers
-print(f"{len(names)} modules can be imported, both programs run, the configuration is understood")
+print(f"{len(names)} modules can be imported, both programs run, the example configurations are valid")

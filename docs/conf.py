@@ -1,4 +1,4 @@
-"""How the documentation is built (``make docs``): Sphinx with MyST, and references made from the code itself."""
+"""Sphinx configuration of the documentation (``make docs``): MyST pages, and references generated from the code."""
 
 from __future__ import annotations
 
@@ -22,21 +22,21 @@ release = version = VERSION
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
 myst_enable_extensions = ["deflist", "colon_fence"]
 myst_heading_anchors = 3
-smartquotes = False  # "--json" is to be typed, and so are quotes
+smartquotes = False  # keep "--json" and quotes as they must be typed
 exclude_patterns = ["_build", "reference/generated"]
 html_theme = "furo"
 html_title = f"gpumand {VERSION}"
 html_show_sphinx = False
 autodoc_member_order = "bysource"
-napoleon_use_ivar = True  # attributes are told once, with their class
+napoleon_use_ivar = True  # document attributes once, with their class
 autodoc_typehints = "description"
-# A link that leads nowhere, a heading that is not there, a page in no table of contents: each fails the build.
+# A broken link, a missing heading, or a page that is in no table of contents fails the build.
 nitpicky = True
-nitpick_ignore_regex = [("py:.*", r".*")]  # names of Python's and the binding's own types have no pages here
+nitpick_ignore_regex = [("py:.*", r".*")]  # types of Python and of the D-Bus binding have no pages here
 
 
 def _dashes(_: Sphinx, doctree: nodes.document) -> None:
-    """Between a parameter and what is said of it, Sphinx writes two hyphens, for smartquotes to make a dash of."""
+    """Replace the two hyphens that Sphinx writes between a parameter and its description, as smartquotes would."""
     for text in list(doctree.findall(nodes.Text)):
         if text.astext() == " -- ":
             text.parent.replace(text, nodes.Text(" \u2013 "))

@@ -1,9 +1,9 @@
 #!/bin/sh
-# Hold a lease on a consumer while a command runs, with gdbus, which comes with GLib and so with every desktop.
+# Hold a lease on a consumer while a command runs. Needs gdbus, which is part of GLib and so of every desktop.
 #
 #   gdbus-lease.sh comfyui ./render.sh
 #
-# Unlike busctl, gdbus tells the name of an error, so a script can act on it.
+# Unlike busctl, gdbus prints the name of an error, so a script can react to it.
 set -eu
 
 consumer=$1
@@ -12,17 +12,17 @@ shift
 manager() {
     method=$1
     shift
-    # --timeout is gdbus's own patience (25 s unless told otherwise); let it be longer than the daemon's.
+    # --timeout is the limit of gdbus itself (default 25 s); it must be longer than timeout_usec.
     gdbus call --system --timeout 330 --dest org.gpumand1 --object-path /org/gpumand1 \
         --method "org.gpumand1.Manager.$method" "$@"
 }
 
-# Options are a dictionary of variants; integers are int32 where nothing else is said.
+# Options are a dictionary of variants; an integer without a type is an int32.
 options="{'timeout_usec': <uint64 300000000>, 'ttl_usec': <uint64 7200000000>, 'reason': <'$(basename "$1")'>}"
 
 if ! reply=$(manager Acquire "$consumer" "$options" 2>&1); then
     case $reply in
-        *org.gpumand1.Error.TimedOut*) echo "no room for $consumer within five minutes; try later" >&2 && exit 75 ;;
+        *org.gpumand1.Error.TimedOut*) echo "timed out after 5 min waiting for $consumer; try later" >&2 && exit 75 ;;
         *) echo "$reply" >&2 && exit 1 ;;
     esac
 fi
@@ -33,7 +33,7 @@ lease=${lease%%\'*}
 endpoint=${reply#*\'endpoint\': <\'}
 endpoint=${endpoint%%\'*}
 
-# Give it back whatever happens: the command ends or fails, Ctrl-C, a kill (which sh heeds when the command has ended).
+# Release the lease in all cases: the command ends or fails, Ctrl-C, or a signal (sh handles it after the command ends).
 trap 'manager Release "$lease" > /dev/null' EXIT
 trap 'exit 129' HUP
 trap 'exit 130' INT

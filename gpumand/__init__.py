@@ -1,1 +1,4 @@
-"""gpumand lends the VRAM of one Linux host to the services that need it."""
+"""gpumand, a daemon that shares the VRAM of one Linux host between services.
+
+Must not import any subpackage: commands and clients load only the modules they use.
+"""

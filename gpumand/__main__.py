@@ -1,4 +1,4 @@
-"""``python -m gpumand`` is the daemon."""
+"""``python -m gpumand`` runs the daemon."""
 
 from gpumand.daemon.daemon import main
 

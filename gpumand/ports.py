@@ -1,7 +1,7 @@
-"""The seams between the arbiter and the world, as Protocols.
+"""Ports: the interfaces between the arbiter and everything outside it, as Protocols.
 
-Fakes of every one of them ship in ``gpumand.testing``. None of these methods blocks the event loop, and each is
-bounded in time by its implementation: the arbiter may await any of them without a timeout of its own.
+``gpumand.testing`` has a fake of each of them. No method blocks the event loop, and every implementation limits the
+time of its methods: the arbiter may await any of them without a timeout of its own.
 """
 
 from __future__ import annotations
@@ -10,17 +10,17 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from gpumand.domain.consumer import ConsumerSpec, Health, UnitState, Work
+from gpumand.domain.consumer import BusyReport, ConsumerSpec, Health, UnitState
 from gpumand.domain.device import Devices, Reading
-from gpumand.domain.history import Entry, Query
+from gpumand.domain.history import HistoryEntry, HistoryQuery
 from gpumand.domain.lease import Lease
 
 
 class RouteFailed(Exception):
-    """A consumer's load or unload route did not answer 2xx in time; the message is one line.
+    """The load or unload route of a consumer did not answer 2xx in time; the message is one line.
 
     Attributes:
-        refused: nothing listens there: worth another try while its unit is coming up, pointless otherwise.
+        refused: the connection was refused: worth a retry while the unit is starting, pointless otherwise.
     """
 
     def __init__(self, message: str, *, refused: bool = False) -> None:
@@ -29,11 +29,11 @@ class RouteFailed(Exception):
 
 
 class UnitFailed(Exception):
-    """A unit did not reach the state that was asked for; the message is one line and names the unit.
+    """A unit did not reach the requested state; the message is one line and names the unit.
 
     Attributes:
         reason: "not-found", "masked", "failed", "timeout", "reactivated", "denied", "unavailable" (no systemd on the
-            bus), or what systemd's job result said.
+            bus), or the result of the systemd job.
     """
 
     def __init__(self, message: str, reason: str = "failed") -> None:
@@ -42,172 +42,171 @@ class UnitFailed(Exception):
 
 
 class Clock(Protocol):
-    """Time, so that tests can hold it."""
+    """Source of time; tests replace it by a clock that they control."""
 
     def monotonic(self) -> float:
-        """Seconds since some fixed moment; never goes back."""
+        """Seconds since an arbitrary fixed moment; never decreases."""
 
     def realtime_usec(self) -> int:
         """CLOCK_REALTIME in microseconds."""
 
     def suspended_sec(self) -> float:
-        """Seconds that the host has spent suspended so far, which ``monotonic`` does not count."""
+        """Total seconds that the host has been suspended, which ``monotonic`` does not count."""
 
     async def sleep(self, seconds: float) -> None:
-        """Return after so many seconds of monotonic time."""
+        """Return after this many seconds of monotonic time."""
 
 
 class VramSource(Protocol):
-    """Where figures about VRAM come from."""
+    """Source of VRAM readings."""
 
     name: str
 
     async def read(self) -> Reading:
         """Take a fresh sample of every device.
 
-        Never raises for what a driver may do: an error is in the Reading. A call that hangs is given up after a
-        bounded time (the reading says so) and its thread is left to finish.
+        Never raises for a failure of the driver: the error is in the Reading. A call that hangs is abandoned after a
+        limited time, the Reading reports it, and its thread is left to finish.
         """
 
-    def renew(self) -> None:
-        """Have the next reading begin anew with the driver: what was opened before a suspend is void."""
+    def reopen(self) -> None:
+        """Make the next reading reopen the driver: handles opened before a suspend are invalid."""
 
     async def close(self) -> None:
-        """Give the library back."""
+        """Release the driver library."""
 
 
 class HostMemory(Protocol):
-    """The host's RAM, as far as parked consumers need it."""
+    """Available RAM of the host, which parked consumers need."""
 
     async def available_mib(self) -> int | None:
-        """MiB that may be taken without swapping, as the kernel estimates; None where that cannot be told."""
+        """MiB that can be allocated without swapping, as estimated by the kernel; None where unknown."""
 
     async def close(self) -> None:
-        """Ask no more."""
+        """Stop reading."""
 
 
 class UnitManager(Protocol):
-    """systemd, as far as gpumand needs it."""
+    """The operations of systemd that gpumand uses."""
 
     async def state(self, unit: str) -> UnitState:
-        """What the unit is now. Raises UnitFailed with reason "unavailable" where systemd cannot be asked."""
+        """Current state of a unit. Raises UnitFailed with reason "unavailable" where systemd does not answer."""
 
     async def start(self, unit: str, timeout_sec: float) -> None:
-        """Start it, await the job, and read ActiveState. Raises UnitFailed."""
+        """Start a unit, wait for the job, and check ActiveState. Raises UnitFailed."""
 
     async def stop(self, unit: str, timeout_sec: float) -> None:
-        """Stop it with all its processes, await the job, and read ActiveState. Raises UnitFailed."""
+        """Stop a unit with all its processes, wait for the job, and check ActiveState. Raises UnitFailed."""
 
     async def unit_of_pid(self, pid: int) -> str:
-        """The unit a process runs in, or "" when it cannot be told."""
+        """The unit that a process runs in, or "" where unknown."""
 
     async def failure_lines(self, unit: str) -> tuple[str, ...]:
-        """The last lines of the unit's log, at most five, "" never among them; empty when there are none."""
+        """The last lines of the log of a unit, at most five, none of them empty; () when there are none."""
 
     async def watch(self, units: Iterable[str], changed: Callable[[UnitState], None]) -> None:
-        """Call ``changed`` whenever one of these units changes state, also behind our back.
+        """Call ``changed`` whenever one of these units changes state, whatever causes the change.
 
-        Replaces the units watched before.
+        Replaces the set of watched units.
         """
 
 
-class Owners(Protocol):
-    """Who is still there on the bus."""
+class OwnerPresence(Protocol):
+    """Presence of clients on the bus."""
 
     async def watch(self, bus_name: str) -> bool:
-        """Have the arbiter told when this unique name leaves the bus, then say whether it is there now.
+        """Report to the arbiter when this unique name leaves the bus; return whether it is on the bus now.
 
-        The watch is armed before the bus is asked, so that no death falls between. False only when the bus says that
-        nobody owns the name; a bus that does not answer is no proof of death.
+        The watch is set up before the bus is queried, so that no disconnect is missed in between. False only when the
+        bus says that the name has no owner; a bus that does not answer proves nothing.
         """
 
 
 class ConsumerRoutes(Protocol):
-    """HTTP to consumers."""
+    """HTTP requests to consumers."""
 
     async def load(self, spec: ConsumerSpec) -> None:
         """Call the load route. Raises RouteFailed."""
 
     async def unload(self, spec: ConsumerSpec) -> None:
-        """Call the unload route. Raises RouteFailed. A return proves nothing about VRAM."""
+        """Call the unload route. Raises RouteFailed. Success does not prove that VRAM became free."""
 
-    async def probe(self, spec: ConsumerSpec) -> Health:
-        """Ask the health route. Never raises for what a consumer may answer."""
+    async def probe_health(self, spec: ConsumerSpec) -> Health:
+        """Call the health route. Never raises, whatever the consumer answers."""
 
-    async def jobs(self, spec: ConsumerSpec) -> Work:
-        """Ask the busy route how much work there is. Never raises for what a consumer may answer."""
+    async def probe_busy(self, spec: ConsumerSpec) -> BusyReport:
+        """Call the busy route for the number of jobs. Never raises, whatever the consumer answers."""
 
     async def close(self) -> None:
         """Close all connections."""
 
 
 class Store(Protocol):
-    """What survives our own death.
+    """Storage of the state that survives a crash or restart of the daemon.
 
-    Every coroutine returns when the change is on disk (or, for a store in memory, done); writes are done in the
-    order they were asked for and never block the event loop.
+    Every coroutine returns when the change is on disk (or, for a store in memory, done). Writes are performed in the
+    order of the calls and never block the event loop.
     """
 
     async def put_lease(self, lease: Lease) -> None:
-        """Keep a lease. Raises OSError when it cannot be kept."""
+        """Store a lease. Raises OSError when it cannot be stored."""
 
     async def drop_lease(self, lease_id: str) -> None:
-        """Forget a lease."""
+        """Remove a lease."""
 
     async def put_consumer(self, name: str, pinned: bool | None, last_used_usec: int) -> None:
-        """Keep what was set by hand or learned about a consumer; pinned None = as configured."""
+        """Store the pin set by an administrator (None = as configured) and the time of last use of a consumer."""
 
     async def put_load(self, consumer: str, devices: Devices, began_usec: int) -> None:
-        """Keep that a load is under way on these devices since CLOCK_REALTIME ``began_usec``: it goes on without us."""
+        """Store that a load began on these devices at CLOCK_REALTIME ``began_usec``: it outlives the daemon."""
 
     async def drop_load(self, consumer: str) -> None:
-        """Forget a load: it ended, well or not."""
+        """Remove a load that ended, successfully or not."""
 
     async def read_loads(self) -> dict[str, tuple[Devices, int]]:
-        """Consumer -> (devices, began_usec) of loads that were under way when their keeper died, in this boot."""
+        """Consumer -> (devices, began_usec) of loads of this boot that were running when the daemon died."""
 
     async def read_leases(self) -> tuple[Lease, ...]:
-        """All leases kept; files that cannot be understood are set aside, with a warning, and left out."""
+        """All stored leases; unusable files are moved to quarantine with a warning, and skipped."""
 
     async def read_consumers(self) -> dict[str, tuple[bool | None, int]]:
-        """Name -> (pinned, last_used_usec)."""
+        """Name -> (pinned, last_used_usec) of all stored consumers."""
 
     async def close(self) -> None:
-        """Finish what was asked for."""
+        """Finish pending writes and close."""
 
 
 class Archive(Protocol):
-    """What is remembered for longer than a boot: what happened, and what was learned.
+    """Storage that survives a reboot: the history, and learned values.
 
-    It is of use, and nothing hangs on it: none of these methods raises or keeps anybody waiting for what a disk may
-    do. What cannot be kept is told in the log, once.
+    It is useful but not vital: no method raises or waits long when the disk fails. A failure to write is logged once.
     """
 
-    def note(self, entry: Entry) -> None:
-        """Keep an entry, soon."""
+    def add(self, entry: HistoryEntry) -> None:
+        """Store a history entry, soon."""
 
-    def keep_learned(self, consumer: str, record: Mapping[str, Any]) -> None:
-        """Keep what was learned about a consumer, soon; replaces what was kept before."""
+    def save_learned(self, consumer: str, record: Mapping[str, Any]) -> None:
+        """Store the learned values of a consumer, soon; replaces its earlier record."""
 
     async def read_learned(self) -> dict[str, dict[str, Any]]:
-        """Consumer -> what was kept last; anybody may have written it."""
+        """Consumer -> its last stored record, which is not validated."""
 
-    async def entries(self, query: Query) -> tuple[Entry, ...]:
-        """The newest entries that answer a query, newest first, those noted a moment ago among them."""
+    async def entries(self, query: HistoryQuery) -> tuple[HistoryEntry, ...]:
+        """The newest entries that match a query, newest first, including those added just before."""
 
     async def close(self) -> None:
-        """Finish what was asked for."""
+        """Finish pending writes and close."""
 
 
 @dataclass(frozen=True, slots=True)
-class World:
-    """One of each port: all that the arbiter deals with."""
+class Ports:
+    """One implementation of each port, passed to the arbiter."""
 
     clock: Clock
     source: VramSource
     units: UnitManager
     routes: ConsumerRoutes
     store: Store
-    owners: Owners
+    owners: OwnerPresence
     archive: Archive
     memory: HostMemory

@@ -1,3 +1,3 @@
-"""The version, in one place; read by the build, the daemon and the client."""
+"""The version number, read by the build, the daemon and the client."""
 
 VERSION = "0.1.0"

@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
-"""Make the man pages: what man/*.md say, with the lists that only the code knows put in.
+"""Generate the man pages from man/*.md and from lists that are read from the code.
 
 usage: scripts/man.py [--markdown] FOLDER
 
-A line ``<!-- name -->`` of a page stands for the list of that name, see ``LISTS``. With ``--markdown`` the pages stay
-Markdown, for documentation that is not read with man; else go-md2man makes them roff.
+A line ``<!-- name -->`` of a page is replaced by the list of that name, see ``LISTS``. go-md2man converts the pages to
+roff. With ``--markdown`` they stay Markdown, for the HTML documentation.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import click
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from gpumand.cli.app import SECTIONS, gpumanctl  # noqa: E402 - found by the line above
+from gpumand.cli.app import SECTIONS, gpumanctl  # noqa: E402 - imports follow the change of sys.path
 from gpumand.cli.options import SHARED  # noqa: E402
 from gpumand.config.presets import preset, preset_names  # noqa: E402
 from gpumand.config.schema import TABLES  # noqa: E402
@@ -35,40 +35,41 @@ INTERFACES = ("Manager", "Device", "Consumer", "Lease")
 DOC = "org.gtk.GDBus.DocString"
 EMITS = "org.freedesktop.DBus.Property.EmitsChangedSignal"
 HOW_EMITTED = {"const": "never changes", "false": "changes are not announced", "invalidates": "changes invalidate it"}
+"""Descriptions of a property's change signal; the default, a signal with the new value, is not described."""
 
 
 def main() -> None:
-    """Write every page to the folder."""
-    parser = argparse.ArgumentParser(description="Make the man pages.")
-    parser.add_argument("--markdown", action="store_true", help="leave them Markdown")
+    """Write all pages to the folder."""
+    parser = argparse.ArgumentParser(description="Generate the man pages.")
+    parser.add_argument("--markdown", action="store_true", help="write Markdown instead of roff")
     parser.add_argument("folder", type=Path)
     options = parser.parse_args()
     options.folder.mkdir(parents=True, exist_ok=True)
     for source in sorted((ROOT / "man").glob("*.md")):
-        text = filled(source.read_text(encoding="utf-8"))
+        text = fill_in(source.read_text(encoding="utf-8"))
         name = source.name if options.markdown else source.stem
-        (options.folder / name).write_text(text if options.markdown else roff(text), encoding="utf-8")
+        (options.folder / name).write_text(text if options.markdown else to_roff(text), encoding="utf-8")
 
 
-def filled(page: str) -> str:
-    """A page with its lists and the version put in. Raises KeyError for a list that there is not."""
+def fill_in(page: str) -> str:
+    """Return a page with its lists and the version filled in. Raises KeyError for an unknown list."""
     with_lists = re.sub(r"^<!-- ([a-z-]+) -->$", lambda match: LISTS[match[1]](), page, flags=re.MULTILINE)
     return with_lists.replace("@VERSION@", VERSION)
 
 
-def roff(page: str) -> str:
-    """What go-md2man makes of a page."""
+def to_roff(page: str) -> str:
+    """Return a page converted to roff by go-md2man."""
     done = subprocess.run(["go-md2man"], input=page, capture_output=True, text=True, check=True)
     return done.stdout
 
 
 def item(term: str, text: str) -> str:
-    """An entry of a definition list."""
+    """Return an entry of a definition list."""
     return f"{term}\n: {escaped(' '.join(text.split()))}\n"
 
 
 def escaped(text: str) -> str:
-    """Text that Markdown takes for text; what stands in backquotes stays as it is."""
+    """Escape text for Markdown, except for parts in backquotes."""
     parts = re.split(r"(`[^`]*`)", text)
     return "".join(part if part.startswith("`") else re.sub(r"([<>*_\[\]|])", r"\\\1", part) for part in parts)
 
@@ -77,7 +78,7 @@ def escaped(text: str) -> str:
 
 
 def commands() -> str:
-    """Every command with its options, by what they are for."""
+    """List every command with its options, grouped by purpose."""
     root = click.Context(gpumanctl, info_name="gpumanctl")
     return "\n".join(
         "\n".join([f"# {title.upper()}", "", *(part for name in names for part in _commands(gpumanctl, name, root))])
@@ -86,7 +87,7 @@ def commands() -> str:
 
 
 def _commands(group: click.Group, name: str, above: click.Context) -> Iterator[str]:
-    """A command, and those that it has itself."""
+    """List a command and its subcommands."""
     command = group.get_command(above, name)
     assert command is not None, name
     context = click.Context(command, info_name=name, parent=above)
@@ -105,7 +106,7 @@ def _command(command: click.Command, context: click.Context) -> str:
 
 
 def global_options() -> str:
-    """The options of every command."""
+    """List the options that every command has."""
     context = click.Context(gpumanctl, info_name="gpumanctl", **gpumanctl.context_settings)
     return "\n".join(_option(one) for one in gpumanctl.get_params(context) if isinstance(one, click.Option))
 
@@ -127,7 +128,7 @@ def _value(option: click.Option) -> str:
 
 
 def tables() -> str:
-    """Every table of the configuration with its keys."""
+    """List every table of the configuration with its keys."""
     return "\n".join(_table(name, keys_of(table)) for name, table in TABLES.items())
 
 
@@ -138,8 +139,8 @@ def _table(name: str, keys: dict[str, Key]) -> str:
 
 
 def _value_of(key: Key) -> str:
-    """What may be given, and what holds when nothing is."""
-    kind = f"{key.kind.says}{f', in {key.unit}' if key.unit else ''}"
+    """Describe the possible values of a key and its default."""
+    kind = f"{key.value_type.description}{f', in {key.unit}' if key.unit else ''}"
     if key.required:
         return f"({kind}; required)"
     return f"({kind}; default: {_shown(key.default)})"
@@ -156,7 +157,7 @@ def _shown(value: Any) -> str:
 
 
 def presets() -> str:
-    """Every preset: what it does, what it needs and what should be known of it."""
+    """List every preset with its purpose, its requirements and its notes."""
     return "\n".join(item(f"**{name}**", " ".join(_about(name))) for name in preset_names())
 
 
@@ -166,7 +167,7 @@ def _about(name: str) -> Iterator[str]:
     if about.model != "none":
         yield f"The key model is {about.model}."
     if about.needs:
-        yield f"The server must be started so: {'; '.join(about.needs)}."
+        yield f"Requirements of the server: {'; '.join(about.needs)}."
     yield from about.notes
 
 
@@ -174,7 +175,7 @@ def _about(name: str) -> Iterator[str]:
 
 
 def interfaces() -> str:
-    """Every interface with its methods, signals and properties."""
+    """List every interface with its methods, signals and properties."""
     return "\n".join(_interface(ElementTree.parse(ROOT / "dbus" / f"org.gpumand1.{one}.xml")) for one in INTERFACES)
 
 
@@ -202,10 +203,11 @@ def _annotation(element: ElementTree.Element, name: str) -> str:
 def _call(element: ElementTree.Element) -> str:
     arguments = element.findall("arg")
     out = [one for one in arguments if one.get("direction") == "out"]
-    given = [one for one in arguments if one not in out]
-    gives = f" → {_listed(out)}" if out else ""
-    told = [f"*{one.get('name')}*: {escaped(_doc(one))}" for one in arguments]
-    return f"**{element.get('name')}**({_listed(given)}){gives}\n: {' '.join([escaped(_doc(element)), *told])}\n"
+    inputs = [one for one in arguments if one not in out]
+    returns = f" → {_listed(out)}" if out else ""
+    descriptions = [f"*{one.get('name')}*: {escaped(_doc(one))}" for one in arguments]
+    text = " ".join([escaped(_doc(element)), *descriptions])
+    return f"**{element.get('name')}**({_listed(inputs)}){returns}\n: {text}\n"
 
 
 def _listed(arguments: list[ElementTree.Element]) -> str:
@@ -218,7 +220,7 @@ def _property(element: ElementTree.Element) -> str:
 
 
 def error_names() -> str:
-    """Every error by its name on the bus."""
+    """List every error by its D-Bus name."""
     found = [one for one in vars(errors).values() if isinstance(one, type) and issubclass(one, errors.GpumandError)]
     named = {one.dbus_name: one for one in found if "dbus_name" in vars(one)}
     return "\n".join(item(f"**{name}**", (one.__doc__ or "").splitlines()[0]) for name, one in named.items())

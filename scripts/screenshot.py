@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Write docs/top.svg, the README's picture: ``gpumanctl top`` of a small busy host, drawn by itself."""
+"""Write docs/top.svg, the picture in the README: ``gpumanctl top`` draws itself on a small simulated host."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from gpumand.client import Client, lease  # noqa: E402 - found by the line above
+from gpumand.client import Client, lease  # noqa: E402 - imports follow the change of sys.path
 from gpumand.testing.daemon import PrivateGpumand  # noqa: E402
 
 TARGET = ROOT / "docs" / "top.svg"
@@ -25,7 +25,7 @@ TRIES = 200
 
 
 def main() -> None:
-    """Start a whole gpumand with a simulated card, let it work, and have its picture taken."""
+    """Start gpumand with a simulated GPU, create leases and waiting requests, and write the picture."""
     with tempfile.TemporaryDirectory() as folder:
         simulated = Path(folder, "simulated")
         simulated.mkdir()
@@ -36,7 +36,7 @@ def main() -> None:
 
 @contextmanager
 def desktop(folder: Path, simulated: Path) -> Iterator[None]:
-    """Somebody's browser has some of the memory, too."""
+    """Run a foreign process, a browser, that holds simulated memory."""
     browser = folder / "firefox"
     browser.symlink_to(Path(sys.executable).resolve())
     holds = [
@@ -49,7 +49,7 @@ def desktop(folder: Path, simulated: Path) -> Iterator[None]:
     command = [str(browser), "-m", "gpumand.testing.consumer", "--name=firefox", *holds]
     with subprocess.Popen(command, env=environ, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
-        process.stdout.readline()  # it has announced itself
+        process.stdout.readline()  # the process has announced its memory
         try:
             yield
         finally:
@@ -57,7 +57,7 @@ def desktop(folder: Path, simulated: Path) -> Iterator[None]:
 
 
 async def work(gpumand: PrivateGpumand) -> None:
-    """Two leases stand, one consumer has just been evicted, and two requests wait."""
+    """Create two leases, one eviction and two waiting requests, then write the picture."""
     async with AsyncExitStack() as stack:
         client = await stack.enter_async_context(Client(gpumand.address))
         await client.load("coder", timeout_sec=60)
@@ -65,7 +65,7 @@ async def work(gpumand: PrivateGpumand) -> None:
             await stack.enter_async_context(lease(name, timeout_sec=60, reason=reason, bus=gpumand.address))
         await client.load("voice", timeout_sec=60)
         await client.pin("voice")
-        waiting = [asyncio.create_task(wait(gpumand, name)) for name in ("whisper", "coder")]
+        waiting = [asyncio.create_task(wait_for_lease(gpumand, name)) for name in ("whisper", "coder")]
         for _ in range(TRIES):
             queue = (await client.status()).queue
             if len(queue) == len(waiting) and not any("reading" in one.waiting_for for one in queue):
@@ -77,14 +77,14 @@ async def work(gpumand: PrivateGpumand) -> None:
         await asyncio.gather(*waiting, return_exceptions=True)
 
 
-async def wait(gpumand: PrivateGpumand, name: str) -> None:
-    """Ask for what cannot be had now."""
+async def wait_for_lease(gpumand: PrivateGpumand, name: str) -> None:
+    """Request a consumer that does not fit at the moment."""
     async with lease(name, timeout_sec=60, reason="minutes of the meeting", bus=gpumand.address):
         pass
 
 
 async def take_picture(gpumand: PrivateGpumand) -> None:
-    """Have gpumanctl draw it."""
+    """Write the picture with gpumanctl."""
     command = [sys.executable, "-m", "gpumand.cli", "--bus-address", gpumand.address, "top", "--svg", str(TARGET)]
     environ = os.environ | {"COLUMNS": "96", "LINES": "28", "LC_ALL": "C.UTF-8"}
     process = await asyncio.create_subprocess_exec(*command, env=environ, cwd=ROOT)

@@ -1,59 +1,116 @@
 #!/usr/bin/env python3
-"""Run every check and every circle of tests that can run here, and say at the end what did not, and why.
+"""Run every check and every test circle that can run here, and list at the end what did not run, and why.
 
-With GPUMAND_E2E=required a skipped e2e test is a failure. Ends with 1 when anything failed.
+The booted-machine tests mostly wait for systemd, so they run beside everything else, in a lane of their own; within a
+circle, pytest-xdist runs several files at once. With GPUMAND_E2E=required a skipped e2e test is a failure.
+The exit status is 1 when anything failed.
 """
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import xml.etree.ElementTree as ET
 from collections import Counter
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
+from types import FrameType
 
 ROOT = Path(__file__).resolve().parents[1]
 PYTHON = sys.executable
-CHECKS = ("lint", "types", "docs")
-CIRCLES = ("unit", "integration", "e2e")
-GPU = "not run: it takes a GPU to itself, so it is run by its name: make gpu"
+GPU = "not run: it needs a GPU to itself, so it has a command of its own: make gpu"
+WORKERS = max(2, os.cpu_count() or 1)
+SHORT_KILLS = "40"
+"""Kills of the restart test here; ``make reliability`` does 200."""
 
 
-def main() -> int:
-    """Run all, print the summary, and return the exit status."""
-    results = [run_check(name) for name in CHECKS]
-    results += [run_circle(name) for name in CIRCLES]
-    print("\nsummary")
-    for _, lines in results:
-        print("\n".join(f"  {line}" for line in lines))
-    print(f"  {'gpu':12} {GPU}")
-    failed = not all(passed for passed, _ in results)
-    print("FAILED" if failed else "all is well")
-    return int(failed)
+@dataclass
+class Step:
+    """One check or test circle.
+
+    Attributes:
+        name: as in the Makefile.
+        command: what runs it.
+        environ: variables added for it.
+        log: the file that its output goes to, so that two lanes do not mix their lines.
+        report: the JUnit file that pytest writes, None for a check.
+    """
+
+    name: str
+    command: Sequence[str | Path]
+    log: Path
+    report: Path | None = None
+    environ: dict[str, str] = field(default_factory=dict)
+    passed: bool = False
+    took_sec: float = 0.0
+
+    def summary(self) -> list[str]:
+        """The lines for the end: whether it passed, how many tests ran, and what was skipped for which reason."""
+        head = f"{self.name:12} {'passed' if self.passed else 'FAILED'}"
+        if self.report is None:
+            return [f"{head} in {self.took_sec:.0f} s"]
+        total, skipped = read_report(self.report) if self.report.exists() else (0, Counter())
+        head = f"{head}, {total - skipped.total()} tests in {self.took_sec:.0f} s"
+        return [head, *(f"{'':12} skipped {number}: {why}" for why, number in sorted(skipped.items()))]
 
 
-def run_check(name: str) -> tuple[bool, list[str]]:
-    """Run one target of the Makefile; whether it passed, and its lines for the summary."""
-    print(f"--- {name}", flush=True)
-    passed = subprocess.run(["make", "--no-print-directory", name], cwd=ROOT, check=False).returncode == 0
-    return passed, [f"{name:12} {'passed' if passed else 'FAILED'}"]
+class Runner:
+    """Runs steps and prints the output of each when it ends; when ended from outside, what the running ones wrote."""
+
+    def __init__(self) -> None:
+        self._running: list[Step] = []
+        self._printing = threading.Lock()
+
+    def run(self, step: Step) -> None:
+        """Run one step to its end."""
+        began = time.monotonic()
+        self._running.append(step)
+        self._say(f"--- {step.name} begins")
+        with step.log.open("wb") as log:
+            environ = {**os.environ, **step.environ}
+            done = subprocess.run(step.command, cwd=ROOT, stdout=log, stderr=log, env=environ, check=False)
+        step.passed, step.took_sec = done.returncode == 0, time.monotonic() - began
+        self._running.remove(step)
+        self._say(f"--- {step.name}", step.log)
+
+    def lane(self, steps: Sequence[Step]) -> None:
+        """Run steps one after the other; a failure does not keep the next from running."""
+        for step in steps:
+            self.run(step)
+
+    def show_unfinished(self, number: int, _frame: FrameType | None) -> None:
+        """We are being ended from outside: print what the running steps wrote so far, or it would be lost."""
+        for step in list(self._running):
+            print(f"--- {step.name}, ended by {signal.Signals(number).name}\n{_text(step.log)}", flush=True)
+        os._exit(1)  # the lanes' threads still wait for their steps
+
+    def _say(self, head: str, log: Path | None = None) -> None:
+        with self._printing:
+            print(head if log is None else f"{head}\n{_text(log).rstrip()}", flush=True)
 
 
-def run_circle(name: str) -> tuple[bool, list[str]]:
-    """Run one folder of tests; whether it passed, and its lines for the summary."""
-    print(f"--- {name}", flush=True)
-    began = time.monotonic()
-    with tempfile.TemporaryDirectory() as folder:
-        report = Path(folder, "report.xml")
-        command = [PYTHON, "-m", "pytest", f"tests/{name}", f"--junit-xml={report}"]
-        passed = subprocess.run(command, cwd=ROOT, check=False).returncode == 0
-        total, skipped = read_report(report) if report.exists() else (0, Counter())
-    took = time.monotonic() - began
-    count = f"{total - skipped.total()} tests in {took:.0f} s"
-    head = f"{name:12} {'passed' if passed else 'FAILED'}, {count}"
-    return passed, [head, *(f"{'':12} skipped {number}: {why}" for why, number in sorted(skipped.items()))]
+def _text(log: Path) -> str:
+    return log.read_text(encoding="utf-8", errors="replace")
+
+
+def check(folder: Path, name: str) -> Step:
+    """One target of the Makefile."""
+    return Step(name, ["make", "--no-print-directory", name], folder / f"{name}.log")
+
+
+def circle(folder: Path, name: str, **environ: str) -> Step:
+    """One folder of tests, several files at once."""
+    report = folder / f"{name}.xml"
+    options = [f"--numprocesses={WORKERS}", "--dist=loadfile", f"--junit-xml={report}"]
+    return Step(name, [PYTHON, "-m", "pytest", f"tests/{name}", *options], folder / f"{name}.log", report, environ)
 
 
 def read_report(report: Path) -> tuple[int, Counter[str]]:
@@ -61,6 +118,29 @@ def read_report(report: Path) -> tuple[int, Counter[str]]:
     cases = list(ET.parse(report).getroot().iter("testcase"))
     reasons = [skip.get("message", "") for case in cases for skip in case.iter("skipped")]
     return len(cases), Counter(reasons)
+
+
+def main() -> int:
+    """Run all, print the summary, and return the exit status."""
+    runner = Runner()
+    signal.signal(signal.SIGTERM, runner.show_unfinished)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        first: Callable[[str], Step] = partial(check, folder)
+        lanes = [
+            [first("lint"), first("types"), first("docs"), circle(folder, "unit"), circle(folder, "integration")],
+            [circle(folder, "e2e", GPUMAND_KILLS=os.environ.get("GPUMAND_KILLS", SHORT_KILLS))],
+        ]
+        with ThreadPoolExecutor(len(lanes)) as pool:
+            list(pool.map(runner.lane, lanes))
+        steps = [step for lane in lanes for step in lane]
+        print("\nsummary")
+        for step in steps:
+            print("\n".join(f"  {line}" for line in step.summary()))
+    print(f"  {'gpu':12} {GPU}")
+    failed = not all(step.passed for step in steps)
+    print("FAILED" if failed else "all is well")
+    return int(failed)
 
 
 if __name__ == "__main__":

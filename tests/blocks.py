@@ -1,4 +1,4 @@
-"""Fenced blocks of the documentation."""
+"""Extracts the fenced code blocks of the documentation."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ _LEFT_OUT = ("_build", "generated")
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """One block.
+    """One fenced code block.
 
     Attributes:
         place: file and line.
-        language: what stands behind the fence, up to the first blank.
-        text: what is in it.
+        language: the word after the fence, up to the first blank.
+        text: the content.
     """
 
     place: str
@@ -28,7 +28,7 @@ class Block:
         return self.place
 
     def commands(self) -> list[str]:
-        """The command lines: in a console those behind a prompt, in a shell script all."""
+        """Return the commands: in a console block the lines with a prompt, otherwise all lines."""
         lines = self.text.splitlines()
         if self.language != "console":
             return lines
@@ -36,7 +36,7 @@ class Block:
 
 
 def blocks(root: Path) -> list[Block]:
-    """All blocks of the README and of docs, in the order of their files."""
+    """Return all blocks of the README and of docs, in the order of the files."""
     files = [root / "README.md", *sorted((root / "docs").rglob("*.md"))]
     return [
         Block(f"{file.relative_to(root)}:{text.count(chr(10), 0, match.start()) + 1}", _language(match[1]), match[2])

@@ -1,4 +1,4 @@
-"""What holds for all tests: which can run here, a seed that is printed, and no process left behind."""
+"""Settings of all tests: skips tests that cannot run here, prints the random seed, and fails on leftover processes."""
 
 from __future__ import annotations
 
@@ -7,25 +7,28 @@ import random
 import signal
 from collections.abc import Generator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from tests import leftovers
+from tests import leftovers, worker_reports
 from tests.e2e.container import why_not
 
 E2E_FOLDER = Path(__file__).with_name("e2e")
 E2E_REQUIRED = os.environ.get("GPUMAND_E2E") == "required"
 SEED = int(os.environ.get("GPUMAND_SEED") or random.randrange(2**32))
-left_behind = pytest.StashKey[list[str]]()
+os.environ["GPUMAND_SEED"] = str(SEED)  # the workers of pytest-xdist inherit the controller's seed
 
 
 def pytest_configure() -> None:
     leftovers.mark_this_run()
-    heed_signals()
+    restore_signal_handlers()
 
 
-def heed_signals() -> None:
-    """A script's background job ignores these, and so would all that is started here, also where a test sends them."""
+def restore_signal_handlers() -> None:
+    """Reset ignored signals to their default action."""
+    # A background job of a script ignores these signals, and child processes inherit that. Tests that send such a
+    # signal to a child would then fail.
     for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP):
         if signal.getsignal(number) is signal.SIG_IGN:
             signal.signal(number, signal.default_int_handler if number is signal.SIGINT else signal.SIG_DFL)
@@ -37,7 +40,7 @@ def pytest_report_header() -> str:
 
 @pytest.fixture
 def seed() -> int:
-    """The seed of this run, for a random.Random of the test's own."""
+    """The seed of this run, for creating a random.Random in a test."""
     return SEED
 
 
@@ -56,7 +59,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def pytest_runtest_makereport(
     item: pytest.Item,
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Where e2e tests are required, a skipped one has failed."""
+    """Report a skipped e2e test as failed if e2e tests are required (GPUMAND_E2E=required)."""
     report = yield
     if E2E_REQUIRED and report.skipped and item.get_closest_marker("e2e") and not item.get_closest_marker("gpu"):
         reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
@@ -67,11 +70,18 @@ def pytest_runtest_makereport(
 
 @pytest.hookimpl(trylast=True)  # after the last fixtures were torn down
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    session.config.stash[left_behind] = leftovers.collect()
-    if session.config.stash[left_behind]:
+    worker_reports.add_left_behind(session.config, leftovers.collect())
+    if worker_reports.left_behind(session.config):
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
 
+@pytest.hookimpl(optionalhook=True)  # pytest-xdist's; the controller hears of a worker's end here
+def pytest_testnodedown(node: Any) -> None:
+    worker_reports.take_worker(node.config, getattr(node, "workeroutput", {}))
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    for process in config.stash.get(left_behind, []):
-        terminalreporter.write_line(f"left behind by the tests, and killed: {process}", red=True)
+    for line in worker_reports.lines(config):
+        terminalreporter.write_line(line)
+    for process in worker_reports.left_behind(config):
+        terminalreporter.write_line(f"left running by the tests and killed: {process}", red=True)

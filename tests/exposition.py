@@ -1,4 +1,4 @@
-"""A strict reader of Prometheus' text format 0.0.4: it takes what the format allows, and nothing else."""
+"""A strict parser of the Prometheus text format 0.0.4, which accepts only what the format allows."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Samples = dict[tuple[str, Labels], float]
 
 
 def parsed(page: str) -> Samples:
-    """All samples by name and labels. Raises AssertionError where the page is not what the format wants."""
+    """Return all samples by name and labels. Raises AssertionError if the page violates the format."""
     assert page.endswith("\n"), "the last line must end with a line feed"
     samples: Samples = {}
     helped: set[str] = set()
@@ -31,7 +31,7 @@ def parsed(page: str) -> Samples:
         else:
             key, value = _sample(line)
             assert key[0] in {current + suffix for suffix in SUFFIXES[kinds[current]]}, f"{line!r} is not of {current}"
-            assert key not in samples, f"twice: {line!r}"
+            assert key not in samples, f"repeated sample: {line!r}"
             samples[key] = value
     assert helped == kinds.keys()
     _check_histograms(samples, kinds)
@@ -41,7 +41,7 @@ def parsed(page: str) -> Samples:
 
 def _help(line: str, helped: set[str]) -> str:
     match = re.fullmatch(rf"# HELP ({METRIC}) ((?:[^\\\n]|\\[\\n])+)", line)
-    assert match, f"no HELP line: {line!r}"
+    assert match, f"invalid HELP line: {line!r}"
     assert match[1] not in helped, f"a second HELP: {line!r}"
     helped.add(match[1])
     return match[1]
@@ -49,7 +49,7 @@ def _help(line: str, helped: set[str]) -> str:
 
 def _type(line: str, kinds: dict[str, str]) -> str:
     match = re.fullmatch(rf"# TYPE ({METRIC}) (counter|gauge|histogram)", line)
-    assert match, f"no TYPE line: {line!r}"
+    assert match, f"invalid TYPE line: {line!r}"
     assert match[1] not in kinds, f"a second TYPE: {line!r}"
     kinds[match[1]] = match[2]
     return match[1]
@@ -57,8 +57,8 @@ def _type(line: str, kinds: dict[str, str]) -> str:
 
 def _sample(line: str) -> tuple[tuple[str, Labels], float]:
     match = _SAMPLE.fullmatch(line)
-    assert match, f"no sample: {line!r}"
-    assert _NUMBER.fullmatch(match[3]), f"no number: {line!r}"
+    assert match, f"invalid sample: {line!r}"
+    assert _NUMBER.fullmatch(match[3]), f"invalid number: {line!r}"
     return (match[1], _labels(match[2] or "", line)), float(match[3])
 
 
@@ -67,8 +67,8 @@ def _labels(inside: str, line: str) -> Labels:
     position = 0
     while position < len(inside):
         match = _LABEL.match(inside, position)
-        assert match, f"no labels: {line!r}"
-        assert match[1] not in labels, f"a label twice: {line!r}"
+        assert match, f"invalid labels: {line!r}"
+        assert match[1] not in labels, f"repeated label: {line!r}"
         labels[match[1]] = re.sub(r"\\(.)", lambda found: {"n": "\n"}.get(found[1], found[1]), match[2])
         position = match.end()
     return tuple(sorted(labels.items()))
@@ -83,9 +83,9 @@ def _check_histograms(samples: Samples, kinds: dict[str, str]) -> None:
                 buckets[tuple(pair for pair in labels if pair[0] != "le")].append((bound, value))
         for labels, found in buckets.items():
             bounds, counts = [bound for bound, _ in found], [count for _, count in found]
-            assert bounds == sorted(set(bounds)), f"{name}: bounds out of order"
+            assert bounds == sorted(set(bounds)), f"{name}: bounds are not ascending"
             assert bounds[-1] == float("inf"), f"{name}: no +Inf"
-            assert counts == sorted(counts), f"{name}: counts that fall"
+            assert counts == sorted(counts), f"{name}: counts decrease"
             assert samples[(f"{name}_count", labels)] == counts[-1]
             assert (f"{name}_sum", labels) in samples
 

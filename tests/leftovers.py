@@ -1,4 +1,4 @@
-"""Processes that tests started and did not end."""
+"""Finds and kills processes that tests have started but not ended."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ VARIABLE = "GPUMAND_TEST_RUN"
 
 
 def mark_this_run() -> None:
-    """From now on every child, and each of its children, carries a mark of this test run in its environment."""
+    """Mark the environment, which all later child processes and their children inherit, with this test run."""
     os.environ[VARIABLE] = f"{os.getpid()}-{time.monotonic_ns()}"
 
 
 def collect(grace_sec: float = 5) -> list[str]:
-    """Give marked processes time to end, kill those that do not, and say which they were."""
+    """Wait for marked processes to end, kill the remaining ones, and return their pids and command lines."""
     deadline = time.monotonic() + grace_sec
     while (left := _marked()) and time.monotonic() < deadline:
         time.sleep(0.05)
@@ -33,7 +33,7 @@ def _marked() -> list[int]:
 
 
 def _read(pid: int, name: str) -> bytes:
-    """A file of /proc; empty when the process is gone, dead but not reaped, or somebody else's."""
+    """Read a file of /proc; return b"" if the process has ended, is a zombie, or belongs to another user."""
     try:
         return Path(f"/proc/{pid}/{name}").read_bytes()
     except OSError:

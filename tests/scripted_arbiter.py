@@ -1,4 +1,4 @@
-"""An arbiter that does what it is told, publishes as the real one does, and remembers what it was asked."""
+"""A scripted arbiter for tests of the bus and the CLI: it publishes events like the real one and records its calls."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from gpumand.domain.events import (
     LeaseRenewed,
     SummaryChanged,
 )
-from gpumand.domain.history import Entry, Query
+from gpumand.domain.history import HistoryEntry, HistoryQuery
 from gpumand.domain.lease import Lease, LeaseEnd, LeaseLifetime, Owner
 from gpumand.domain.request import (
     AcquireOptions,
     Grant,
-    Outcome,
+    ManualResult,
     PlannedEviction,
     PlanReport,
-    Spared,
+    SparedConsumer,
     Verdict,
 )
 from gpumand.domain.status import ConsumerStatus, DeviceStatus, Stats, Status, Summary, WaitingStatus
@@ -46,7 +46,7 @@ def a_device(index: int = 0, used_mib: int | None = 8000) -> DeviceStatus:
 
 @dataclass
 class ScriptedArbiter:
-    """State is public: tests set it and publish the event that goes with it."""
+    """Its state is public: tests change it and publish the matching event."""
 
     publish: Callable[[Event], None] = lambda event: None
     consumers: dict[str, ConsumerStatus] = field(default_factory=dict)
@@ -61,7 +61,7 @@ class ScriptedArbiter:
     errors: dict[str, GpumandError] = field(default_factory=dict)
     gate: asyncio.Event = field(default_factory=asyncio.Event)
     vanished: list[str] = field(default_factory=list)
-    entries: list[Entry] = field(default_factory=list)
+    entries: list[HistoryEntry] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.gate.set()
@@ -129,20 +129,20 @@ class ScriptedArbiter:
         self._note("plan", owner, consumer, options)
         self._require(consumer)
         victims = (PlannedEviction("comfyui", None, "http", "least recently used"),)
-        spared = (Spared("ollama", "pinned"),)
+        spared = (SparedConsumer("ollama", "pinned"),)
         return PlanReport(consumer, Verdict.GRANT, "0", False, True, 4352, None, victims, spared, "", "fits")
 
-    async def load(self, consumer: str, device: str, timeout_sec: float) -> Outcome:
+    async def load(self, consumer: str, device: str, timeout_sec: float) -> ManualResult:
         self._note("load", consumer, device, timeout_sec)
         self._require(consumer)
         self._set(consumer, residency="resident")
-        return Outcome(consumer, "0", True, ("comfyui",), "", 0, 12)
+        return ManualResult(consumer, "0", True, ("comfyui",), "", 0, 12)
 
-    async def history(self, query: Query) -> tuple[Entry, ...]:
+    async def history(self, query: HistoryQuery) -> tuple[HistoryEntry, ...]:
         self._note("history", query)
         return tuple(self.entries)
 
-    async def evict(self, consumer: str, force: bool, timeout_sec: float, method: str = "") -> Outcome:
+    async def evict(self, consumer: str, force: bool, timeout_sec: float, method: str = "") -> ManualResult:
         self._note("evict", consumer, force, timeout_sec, method)
         self._require(consumer)
         report = EvictionReport(consumer, "0", 4000, "http", "manual", "by hand", 4096, True, 12, ("http",))
@@ -152,7 +152,7 @@ class ScriptedArbiter:
         self.evictions += 1
         self._set(consumer, residency="unloaded", used_mib=None)
         self.publish(EvictionOccurred(report))
-        return Outcome(consumer, "0", True, (consumer,), "http", 4000, 12)
+        return ManualResult(consumer, "0", True, (consumer,), "http", 4000, 12)
 
     async def pin(self, consumer: str, pinned: bool) -> None:
         self._note("pin", consumer, pinned)

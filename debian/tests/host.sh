@@ -1,4 +1,4 @@
-# What the tests share: a simulated device, and consumers that are units of their own. Sourced.
+# Functions shared by the tests: a simulated device, and consumers with units. The tests source this file.
 set -eu
 
 folder=/run/gpumand-autopkgtest
@@ -14,7 +14,7 @@ call() {
     busctl --timeout=60 call org.gpumand1 /org/gpumand1 org.gpumand1.Manager "$@"
 }
 
-# A device of 24 GiB, and consumers that fit on it one at a time. usage: simulate NAME...
+# Sets up a device of 24 GiB and consumers of which only one fits at a time. usage: simulate NAME...
 simulate() {
     trap clean_up EXIT
     consumers=$*

@@ -1,9 +1,15 @@
-"""The single owner of state: takes requests, runs plans, grants leases.
+"""The arbiter owns all scheduling state: it queues requests, evicts and loads consumers, and grants leases.
 
-``books`` (what is known, and telling the world of it) is shared by all modules here and by nobody else. ``arbiter``
-is the front: requests, the queue, decisions. ``leases`` keeps leases and ends them. ``jobs`` carries out a plan with
-the ``effects`` of evicting and loading. ``facts`` corrects what is believed by what is seen, and ``upkeep`` goes and
-looks. Everything runs on one event loop; state changes only between two awaits, decided on what is true right there.
+It imports the rules from ``domain``, the protocols in ``ports`` and the message ids in ``log``. It must not import an
+adapter (``bus``, ``vram``, ``service_manager``, ``consumers``, ``http``, ``state``, ``history``), ``config`` or
+``daemon``: those are passed in as ports.
+
+Everything runs on one event loop. State changes only between two awaits, and every decision uses the state at that
+moment; after an await, earlier conclusions must be checked again.
+
+Reading order: ``state`` (the shared state and its announcements), ``arbiter`` (the entry point), ``scheduler`` (decides
+every waiting request), ``jobs`` and ``actions`` (carry out evictions and loads), ``leases``, ``reconciler`` (makes the
+state agree with observations), ``housekeeping`` (the periodic loops).
 """
 
 from gpumand.arbiter.arbiter import Arbiter

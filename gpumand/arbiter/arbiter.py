@@ -1,4 +1,4 @@
-"""The front of the arbiter: requests come in, wait at the desk, and leave with a lease or with one named error."""
+"""The entry point of the arbiter: every request ends with a lease or with exactly one named error."""
 
 from __future__ import annotations
 
@@ -21,77 +21,75 @@ from gpumand.arbiter.reloading import Reloading
 from gpumand.arbiter.scheduler import Scheduler
 from gpumand.arbiter.snapshot import consumer_status_of, report_of, status_of, summary_of
 from gpumand.arbiter.state import ArbiterState, Publish
-from gpumand.arbiter.timeouts import ended
-from gpumand.arbiter.waiting_request import Waiting
+from gpumand.arbiter.timeouts import finished_within
+from gpumand.arbiter.waiting_request import WaitingRequest
 from gpumand.arbiter.work_gate import WorkGate
 from gpumand.domain.consumer import Residency, Settings, UnitState
-from gpumand.domain.device import Devices, devices_text
+from gpumand.domain.decision import Requirement
+from gpumand.domain.device import Devices, format_devices
 from gpumand.domain.errors import (
     GpumandError,
     ShuttingDown,
     TimedOut,
 )
 from gpumand.domain.events import Event, RequestGranted, RequestRefused
-from gpumand.domain.history import Entry, Query
+from gpumand.domain.history import HistoryEntry, HistoryQuery
 from gpumand.domain.lease import Lease, LeaseEnd, LeaseLifetime, Owner
-from gpumand.domain.planning import Requirement
-from gpumand.domain.request import MAX_WAIT_SEC, AcquireOptions, Grant, Outcome, PlanReport, Request
+from gpumand.domain.request import MAX_WAIT_SEC, AcquireOptions, Grant, ManualResult, PlanReport, Request
 from gpumand.domain.status import ConsumerStatus, Status, Summary
-from gpumand.ports import UnitFailed, World
+from gpumand.ports import Ports, UnitFailed
 
 log = logging.getLogger(__name__)
 
-NOW_SEC = 10.0
-"""What "at once" may take at most: a lazy consumer's health may be asked, and its answer may be slow."""
+IMMEDIATE_LIMIT_SEC = 10.0
+"""Upper limit in seconds for a request with timeout 0: a lazy consumer's health check may answer slowly."""
 
-NOBODY = Owner(bus_name="", uid=0)
-"""Who owns a request that is no client's: Load by hand."""
+NO_CLIENT = Owner(bus_name="", uid=0)
+"""The owner of a request that belongs to no client: Load by an administrator, and a load resumed at start."""
 
 
 class Arbiter:
-    """Lends VRAM. One instance on one event loop; every public method may be called at any time.
+    """Grants leases on consumers. One instance runs on one event loop; any public method may be called at any time.
 
     Args:
-        settings: the configuration to begin with.
-        world: everything it deals with.
-        publish: told every event, synchronously and in order.
-        load_settings: reads the configuration anew; raises ConfigInvalid.
+        settings: the initial configuration.
+        world: the ports: clock, VRAM source, units, routes, store, owners, archive, host memory.
+        publish: receives every event, synchronously and in order.
+        load_settings: reads the configuration again; raises ConfigInvalid.
     """
 
     def __init__(
-        self, settings: Settings, world: World, publish: Publish, load_settings: Callable[[], Awaitable[Settings]]
+        self, settings: Settings, world: Ports, publish: Publish, load_settings: Callable[[], Awaitable[Settings]]
     ) -> None:
-        self.arbiter_state = ArbiterState(settings, world.clock, world.source, world.memory, self._publish)
-        self.measuring = LearningRecorder(self.arbiter_state, world.archive)
-        self._tell = publish
-        self.facts = Reconciler(self.arbiter_state)
-        self.leases = Leases(self.arbiter_state, self.facts, world.store)
-        self.busyness = BusyProbes(self.arbiter_state, world.routes)
-        self._jobs = Jobs(
-            self.arbiter_state, Actions(self.arbiter_state, world.units, world.routes), world.store, self.busyness
-        )
+        self.state = ArbiterState(settings, world.clock, world.source, world.memory, self._record_and_publish)
+        self.learning = LearningRecorder(self.state, world.archive)
+        self._forward_event = publish
+        self.reconciler = Reconciler(self.state)
+        self.leases = Leases(self.state, self.reconciler, world.store)
+        self.busy_probes = BusyProbes(self.state, world.routes)
+        self._jobs = Jobs(self.state, Actions(self.state, world.units, world.routes), world.store, self.busy_probes)
         self.gate = WorkGate()
-        self.scheduler = Scheduler(self.arbiter_state, self.facts, self._jobs, self.leases, self.gate, self.busyness)
-        self.by_hand = ManualOperations(
-            self.arbiter_state, self.facts, self.scheduler, self._jobs, self.leases, self.gate, self.busyness
+        self.scheduler = Scheduler(self.state, self.reconciler, self._jobs, self.leases, self.gate, self.busy_probes)
+        self.manual = ManualOperations(
+            self.state, self.reconciler, self.scheduler, self._jobs, self.leases, self.gate, self.busy_probes
         )
-        self._twins = IdempotencyTokens(self.arbiter_state, self.scheduler, self.leases, self._bind)
+        self._idempotency = IdempotencyTokens(self.state, self.scheduler, self.leases, self._watch_owner_unit)
         self._world = world
         self._arrivals = 0
-        self._admission = Admission(self.arbiter_state, self.scheduler, self.gate)
+        self._admission = Admission(self.state, self.scheduler, self.gate)
         self.units_changed = asyncio.Event()
         self._reloading = Reloading(
-            self.arbiter_state, self.measuring, self.facts, self.scheduler, load_settings, self.units_changed
+            self.state, self.learning, self.reconciler, self.scheduler, load_settings, self.units_changed
         )
 
-    def _publish(self, event: Event) -> None:
-        self.measuring.note(event)
-        self._tell(event)
+    def _record_and_publish(self, event: Event) -> None:
+        self.learning.record_event(event)
+        self._forward_event(event)
 
     async def start(self) -> None:
-        """Take up again what survived: what was learned, leases whose owner lives, pins, last uses, loads under way."""
-        await self.measuring.restore()
-        self.measuring.warn_of_unknown()
+        """Restore measurements, leases whose owner still exists, pins, last uses and unfinished loads."""
+        await self.learning.restore()
+        self.learning.warn_of_unknown_footprints()
         await self.leases.restore(self._world.owners, self._world.units)
         for name, (devices, began_usec) in (await self._world.store.read_loads()).items():
             await self._resume(name, devices, began_usec)
@@ -99,67 +97,70 @@ class Arbiter:
         self.scheduler.step()
 
     async def _resume(self, name: str, devices: Devices, began_usec: int) -> None:
-        """Take up a load again that outlived the daemon that began it: its server loads on, whoever asked.
+        """Continue a load that an earlier daemon process started; the consumer's server went on loading meanwhile.
 
-        The load route is called once more and joins it. One that has had all its time is over, whatever came of it.
+        The load route is called again and joins the load in progress. A load whose ``load_timeout_sec`` has passed is
+        considered finished.
+
+        Args:
+            name: the consumer.
+            devices: the devices it was being loaded on.
+            began_usec: when the load started, CLOCK_REALTIME in microseconds.
         """
-        state, now_usec = self.arbiter_state.ledger.consumers.get(name), self.arbiter_state.clock.realtime_usec()
-        left_sec = 0.0 if state is None else state.spec.load_timeout_sec - abs(now_usec - began_usec) / 1e6
-        if left_sec <= 0 or not devices or not self.arbiter_state.ledger.jobs.keys().isdisjoint(devices):
+        consumer, now_usec = self.state.ledger.consumers.get(name), self.state.clock.realtime_usec()
+        left_sec = 0.0 if consumer is None else consumer.spec.load_timeout_sec - abs(now_usec - began_usec) / 1e6
+        if left_sec <= 0 or not devices or not self.state.ledger.jobs.keys().isdisjoint(devices):
             await self._world.store.drop_load(name)
             return
-        log.info("consumer %s was being loaded when gpumand ended; its load goes on", name)
-        entry = self._entry(NOBODY, name, AcquireOptions(timeout_sec=left_sec), wants_lease=False)
+        log.info("consumer %s was loading when gpumand last stopped: continuing its load", name)
+        entry = self._new_request(NO_CLIENT, name, AcquireOptions(timeout_sec=left_sec), wants_lease=False)
         self.scheduler.resume(entry, devices)
 
     async def stop(self, reason: str, *, leases_end: bool = False) -> None:
-        """Grant nothing any more and let go.
+        """Refuse all requests, cancel background tasks and finish writing leases.
 
         Args:
-            reason: one line, for those who wait.
-            leases_end: there is no next start that could take leases up again: they end here, and it is told. Else
+            reason: one line, sent to every waiting client.
+            leases_end: no later start can restore the leases, so they end now and their ends are announced. Otherwise
                 they stay on disk.
         """
         self._admission.stopping = reason
         await self.scheduler.close(ShuttingDown(reason))
         if leases_end:
             self.leases.end_all(lambda lease: True, LeaseEnd.SHUTDOWN)
-            self.arbiter_state.tell()
-        await self.leases.settle()
+            self.state.publish_changes()
+        await self.leases.flush()
 
     # -- acquiring -----------------------------------------------------------------------------------------------
 
     async def acquire(self, owner: Owner, consumer: str, options: AcquireOptions) -> Grant:
-        """Wait until the consumer is resident and a lease on it stands.
+        """Wait until the consumer is resident and grant a lease on it.
 
         Args:
-            owner: who asks, as the bus says.
-            consumer: what for.
+            owner: the caller, as the bus reports it.
+            consumer: the requested consumer.
             options: see AcquireOptions.
 
         Raises:
-            GpumandError: exactly one, when there is no grant; then nothing was changed for this caller.
+            GpumandError: exactly one, when no lease is granted; then the caller holds nothing.
         """
-        await self.measuring.recall(consumer)
-        # From what it leads to up to the queue nothing is awaited, or two calls with one token would both be new.
-        lease = await self._twins.lease(owner, consumer, options)
+        await self.learning.restore_if_unknown(consumer)
+        # No await between the result of this lookup and ``scheduler.add``: otherwise two calls with the same token
+        # would both count as new and get two leases.
+        lease = await self._idempotency.lease(owner, consumer, options)
         if lease is not None:
-            return Grant(lease, endpoint=self.arbiter_state.state(consumer).spec.url)
+            return Grant(lease, endpoint=self.state.consumer(consumer).spec.url)
         with self._counting_refusals(owner, consumer):
             self._admission.check(owner, consumer, options)
-            self.measuring.wanted(consumer)
-            entry = self._entry(owner, consumer, options)
+            self.learning.record_request(consumer)
+            entry = self._new_request(owner, consumer, options)
             self.scheduler.add(entry)
-            lease = await self._serve(entry)
+            lease = await self._wait_for_result(entry)
         assert lease is not None
-        waited_usec = int((self.arbiter_state.clock.monotonic() - entry.request.arrived_at) * 1e6)
-        self.arbiter_state.count(grants=1, wait_usec=waited_usec)
-        self.arbiter_state.publish(RequestGranted(consumer, waited_usec, lease, entry.request.priority))
-        endpoint = (
-            self.arbiter_state.settings.consumers[consumer].url
-            if consumer in self.arbiter_state.settings.consumers
-            else ""
-        )
+        waited_usec = int((self.state.clock.monotonic() - entry.request.arrived_at) * 1e6)
+        self.state.count(grants=1, wait_usec=waited_usec)
+        self.state.publish(RequestGranted(consumer, waited_usec, lease, entry.request.priority))
+        endpoint = self.state.settings.consumers[consumer].url if consumer in self.state.settings.consumers else ""
         return Grant(lease, waited_usec, tuple(entry.evicted), entry.loaded, endpoint)
 
     @contextlib.contextmanager
@@ -167,199 +168,232 @@ class Arbiter:
         try:
             yield
         except GpumandError as error:
-            self.arbiter_state.count(refusals=1)
+            self.state.count(refusals=1)
             log_messages.refusal(consumer, owner, error)
-            self.arbiter_state.publish(RequestRefused(consumer, owner.uid, error.dbus_name, error.message))
+            self.state.publish(RequestRefused(consumer, owner.uid, error.dbus_name, error.message))
             raise
 
-    def _entry(self, owner: Owner, consumer: str, options: AcquireOptions, *, wants_lease: bool = True) -> Waiting:
-        """A request, not yet in the queue."""
-        spec, now = self.arbiter_state.state(consumer).spec, self.arbiter_state.clock.monotonic()
+    def _new_request(
+        self, owner: Owner, consumer: str, options: AcquireOptions, *, wants_lease: bool = True
+    ) -> WaitingRequest:
+        """A new request, not queued yet."""
+        spec, now = self.state.consumer(consumer).spec, self.state.clock.monotonic()
         self._arrivals += 1
         priority = spec.priority if options.priority is None else options.priority
-        return Waiting(
+        return WaitingRequest(
             Request(self._arrivals, consumer, owner, options, priority, now),
-            self.arbiter_state.ledger.devices_named(options.device),
+            self.state.ledger.resolve_devices(options.device),
             asyncio.get_running_loop().create_future(),
             wants_lease=wants_lease,
             from_own_unit=bool(owner.unit) and owner.unit == spec.unit,
             sample_after=now,
         )
 
-    async def _serve(self, entry: Waiting) -> Lease | None:
-        """Wait for what becomes of a request; its lease is kept on disk, and stands, when this returns."""
+    async def _wait_for_result(self, entry: WaitingRequest) -> Lease | None:
+        """Wait for the result of a request; when this returns a lease, the lease is on disk and still active."""
         try:
             self.scheduler.step()
-            lease = await self._outcome(entry)
+            lease = await self._await_decision(entry)
             if lease is not None:
-                await self.leases.keep(lease)
-                await self._bind(lease)
-                self.leases.require(lease)
+                # On disk and watched before the client is notified: a lease that a crash forgets must not be in use.
+                await self.leases.save(lease)
+                await self._watch_owner_unit(lease)
+                # It may have ended (revoked, expired, unit stopped) during the two awaits above.
+                self.leases.require_active(lease)
         except BaseException as error:
             if isinstance(error, GpumandError) and not entry.is_waiting:
-                self.arbiter_state.tell()  # it was refused; a grant was told by the step that gave it
-            else:  # its client has gone, or something went wrong that nobody thought of
-                self._give_up(entry)
+                self.state.publish_changes()  # a refusal; a grant was already announced by the queue pass
+            else:
+                # The client disconnected (CancelledError) or there was an unexpected error: no caller is left that
+                # could release the lease.
+                self._abandon(entry)
             raise
         return lease
 
-    async def _outcome(self, entry: Waiting) -> Lease | None:
-        clock, timeout_sec = self.arbiter_state.clock, min(entry.request.options.timeout_sec, MAX_WAIT_SEC)
+    async def _await_decision(self, entry: WaitingRequest) -> Lease | None:
+        clock, timeout_sec = self.state.clock, min(entry.request.options.timeout_sec, MAX_WAIT_SEC)
         if entry.is_waiting and timeout_sec <= 0:
-            await self.scheduler.now_or_never(entry)
-            timeout_sec = NOW_SEC
+            await self.scheduler.decide_immediately(entry)
+            timeout_sec = IMMEDIATE_LIMIT_SEC
+        # Each branch looks at the request again: it may have been decided during the await before.
         if entry.is_waiting:
-            await ended(clock, entry.done, entry.request.arrived_at + timeout_sec - clock.monotonic())
+            await finished_within(clock, entry.done, entry.request.arrived_at + timeout_sec - clock.monotonic())
         if entry.is_waiting:
-            waited_for = entry.waiting_for or "a decision"
-            self.scheduler.leave(entry)
-            entry.refuse(TimedOut(f"waited {timeout_sec:g} s for {entry.request.consumer}: {waited_for}"))
+            waiting_for = entry.waiting_for or "not decided yet"
+            self.scheduler.remove(entry)
+            entry.refuse(
+                TimedOut(f"timed out after {timeout_sec:g} s waiting for {entry.request.consumer}: {waiting_for}")
+            )
             self.scheduler.step()
         return entry.done.result()
 
-    def _give_up(self, entry: Waiting) -> None:
-        """Nobody gets its answer: it waits no more, and what it was granted a moment ago is taken back."""
-        self.scheduler.leave(entry)
+    def _abandon(self, entry: WaitingRequest) -> None:
+        """Drop a request whose caller will not get an answer, and revoke the lease it may just have been granted."""
+        self.scheduler.remove(entry)
         if entry.is_waiting:
             entry.done.cancel()
         elif not entry.done.cancelled() and entry.done.exception() is None and (lease := entry.done.result()):
+            # A second call with the same token may already hold this lease; then it must survive its first caller.
             unshared = {lease.id} - self.leases.shared
             self.leases.end_all(lambda one: one.id in unshared, LeaseEnd.OWNER_VANISHED)
         self.scheduler.step()
 
-    async def _bind(self, lease: Lease) -> None:
-        """Have the end of a lease's unit watched before its client is told that it stands."""
+    async def _watch_owner_unit(self, lease: Lease) -> None:
+        """Watch the unit that a lease is bound to, before its client is notified of the grant.
+
+        The state is also requested once, since the unit may have stopped before the watch was in place.
+        """
         if lease.lifetime is LeaseLifetime.UNIT:
             try:
                 await self.watch_units()
-                self.note_unit(await self._world.units.state(lease.owner.unit))
+                self.record_unit(await self._world.units.state(lease.owner.unit))
             except UnitFailed as failed:
-                log.warning("lease %s is bound to %s, which cannot be asked: %s", lease.id, lease.owner.unit, failed)
+                log.warning(
+                    "lease %s is bound to %s, whose state cannot be read: %s", lease.id, lease.owner.unit, failed
+                )
 
     # -- leases --------------------------------------------------------------------------------------------------
 
     async def release(self, lease_id: str, reason: LeaseEnd = LeaseEnd.RELEASED) -> None:
-        """End a lease; returns when it is forgotten on disk too. Raises NoSuchLease."""
-        ending = self.leases.begin_end(lease_id, reason)
+        """End a lease; returns when it is deleted from disk too. Raises NoSuchLease."""
+        ending = self.leases.end(lease_id, reason)
+        # The lease has ended in memory. Waiting requests are served before the disk is waited for.
         try:
             self.scheduler.step()
         finally:
             await ending
 
     async def renew(self, lease_id: str, ttl_sec: float | None) -> Lease:
-        """Give a ttl lease more time from now on; None = the ttl it was granted with.
+        """Extend a ttl lease, counted from now.
 
-        Raises NoSuchLease, InvalidArgs (not a ttl lease), HostError.
+        Args:
+            lease_id: the lease.
+            ttl_sec: seconds from now; None = the ttl it was granted with.
+
+        Raises:
+            NoSuchLease, InvalidArgs (not a ttl lease), HostError (cannot be written to disk).
         """
         return await self.leases.renew(lease_id, ttl_sec)
 
     def lease(self, lease_id: str) -> Lease:
-        """A standing lease. Raises NoSuchLease."""
-        return self.arbiter_state.ledger.lease(lease_id)
+        """An active lease by its id. Raises NoSuchLease."""
+        return self.state.ledger.lease(lease_id)
 
     async def owner_vanished(self, bus_name: str) -> None:
-        """A client left the bus: its connection leases end, its requests wait no more."""
+        """A client left the bus: end its connection leases and drop its waiting requests."""
         for entry in tuple(self.scheduler):
             if entry.request.owner.bus_name == bus_name:
-                self._give_up(entry)
-        if self.leases.end_of_owner(bus_name):
+                self._abandon(entry)
+        if self.leases.end_for_owner(bus_name):
             self.scheduler.step()
 
-    # -- asking --------------------------------------------------------------------------------------------------
+    # -- status and plans ----------------------------------------------------------------------------------------
 
     def consumer_unit(self, consumer: str) -> str:
-        """Its unit, "" when it has none. Raises NoSuchConsumer."""
-        return self.arbiter_state.state(consumer).spec.unit
+        """The consumer's systemd unit, "" when it has none. Raises NoSuchConsumer."""
+        return self.state.consumer(consumer).spec.unit
 
     def status(self) -> Status:
-        """One consistent snapshot of everything."""
-        return status_of(self.arbiter_state, self.scheduler)
+        """A consistent snapshot of devices, consumers, leases, queue and statistics."""
+        return status_of(self.state, self.scheduler)
 
     def summary(self) -> Summary:
-        """The Manager's properties, at a cost that does not grow with what is going on."""
-        return summary_of(self.arbiter_state, self.scheduler)
+        """The properties of the Manager object, in constant time."""
+        return summary_of(self.state, self.scheduler)
 
     def consumer_status(self, consumer: str) -> ConsumerStatus:
-        """One consumer of ``status()``, at the cost of one. Raises NoSuchConsumer."""
-        return consumer_status_of(self.arbiter_state, consumer)
+        """The status of one consumer, without building the whole snapshot. Raises NoSuchConsumer."""
+        return consumer_status_of(self.state, consumer)
 
     async def plan(self, owner: Owner, consumer: str, options: AcquireOptions) -> PlanReport:
-        """What Acquire would do now, and why; changes nothing. Raises NoSuchConsumer, NoSuchDevice, ShuttingDown."""
-        await self.measuring.recall(consumer)
+        """Report what Acquire would do now, and why, without changing anything.
+
+        Raises:
+            NoSuchConsumer, NoSuchDevice, ShuttingDown.
+        """
+        await self.learning.restore_if_unknown(consumer)
         self._admission.check_callable(consumer)
         self._admission.check_devices(consumer, options.device)
-        devices = self.arbiter_state.ledger.devices_named(options.device)
-        own = bool(owner.unit) and owner.unit == self.arbiter_state.state(consumer).spec.unit
-        return report_of(
-            consumer, await self.scheduler.decide_freshly(Requirement(consumer, devices, from_own_unit=own))
-        )
+        devices = self.state.ledger.resolve_devices(options.device)
+        from_own_unit = bool(owner.unit) and owner.unit == self.state.consumer(consumer).spec.unit
+        requirement = Requirement(consumer, devices, from_own_unit=from_own_unit)
+        return report_of(consumer, await self.scheduler.dry_run(requirement))
 
-    async def history(self, query: Query) -> tuple[Entry, ...]:
-        """What happened, newest first."""
+    async def history(self, query: HistoryQuery) -> tuple[HistoryEntry, ...]:
+        """Recorded grants, refusals, loads, evictions and lease ends, newest first."""
         return await self._world.archive.entries(query)
 
-    # -- by hand -------------------------------------------------------------------------------------------------
+    # -- manual operations ---------------------------------------------------------------------------------------
 
-    async def load(self, consumer: str, device: str, timeout_sec: float) -> Outcome:
-        """Have a consumer resident, without a lease. Raises what Acquire raises."""
-        await self.measuring.recall(consumer)
+    async def load(self, consumer: str, device: str, timeout_sec: float) -> ManualResult:
+        """Load a consumer without granting a lease. Raises the errors of Acquire."""
+        await self.learning.restore_if_unknown(consumer)
         self._admission.check_callable(consumer)
-        began = self.arbiter_state.clock.monotonic()
+        began = self.state.clock.monotonic()
         self._admission.check_devices(consumer, device)
-        if self._is_there(consumer, device):
-            return Outcome(consumer, devices_text(self.arbiter_state.state(consumer).devices))
+        if self._is_load_satisfied(consumer, device):
+            return ManualResult(consumer, format_devices(self.state.consumer(consumer).devices))
         self._admission.check_queue()
-        entry = self._entry(NOBODY, consumer, AcquireOptions(device=device, timeout_sec=timeout_sec), wants_lease=False)
+        entry = self._new_request(
+            NO_CLIENT, consumer, AcquireOptions(device=device, timeout_sec=timeout_sec), wants_lease=False
+        )
         self.scheduler.add(entry)
-        await self._serve(entry)
-        return Outcome(
+        await self._wait_for_result(entry)
+        return ManualResult(
             consumer,
-            devices_text(self.arbiter_state.state(consumer).devices),
+            format_devices(self.state.consumer(consumer).devices),
             changed=entry.loaded,
             evicted=tuple(entry.evicted),
-            duration_usec=int((self.arbiter_state.clock.monotonic() - began) * 1e6),
+            duration_usec=int((self.state.clock.monotonic() - began) * 1e6),
         )
 
-    def _is_there(self, consumer: str, device: str) -> bool:
-        """Whether a load has nothing to do, so that it need not stand in line behind those who want a lease.
+    def _is_load_satisfied(self, consumer: str, device: str) -> bool:
+        """Whether a load has nothing to do and need not queue behind requests that want a lease.
 
-        A lazy one that is resident may have its room only, which a load asks for anew.
+        A lazy consumer that counts as resident may only have its memory reserved, so a load request still runs.
         """
-        state, wanted = self.arbiter_state.state(consumer), self.arbiter_state.ledger.devices_named(device)
-        leaves = any(consumer in job.evicting for job in self.arbiter_state.ledger.jobs.values())
-        is_resident = state.residency is Residency.RESIDENT and bool(state.devices) and not leaves
-        return is_resident and not state.spec.lazy and (not wanted or wanted == state.devices)
+        consumer_state, wanted = self.state.consumer(consumer), self.state.ledger.resolve_devices(device)
+        is_being_evicted = any(consumer in job.evicting for job in self.state.ledger.jobs.values())
+        is_resident = (
+            consumer_state.residency is Residency.RESIDENT and bool(consumer_state.devices) and not is_being_evicted
+        )
+        return is_resident and not consumer_state.spec.lazy and (not wanted or wanted == consumer_state.devices)
 
-    async def evict(self, consumer: str, force: bool, timeout_sec: float, method: str = "") -> Outcome:
-        """Take a consumer's VRAM back, by its methods in order or by one of them.
+    async def evict(self, consumer: str, force: bool, timeout_sec: float, method: str = "") -> ManualResult:
+        """Take a consumer's VRAM back, by its eviction methods in order or by one of them.
 
-        Raises Busy (leased or pinned without force), TimedOut, EvictionFailed, InvalidArgs.
+        Args:
+            consumer: the consumer to evict.
+            force: also evict when it is leased (its leases are revoked), pinned or busy.
+            timeout_sec: how long to wait until its devices are free of other jobs.
+            method: the only method to use; "" = all of the consumer's methods in order.
+
+        Raises:
+            Busy (leased, pinned or busy without force), TimedOut, EvictionFailed, InvalidArgs, ShuttingDown.
         """
         self._admission.check_callable(consumer)
-        return await self.by_hand.evict(consumer, force=force, timeout_sec=timeout_sec, method=method)
+        return await self.manual.evict(consumer, force=force, timeout_sec=timeout_sec, method=method)
 
     async def pin(self, consumer: str, pinned: bool) -> None:
-        """Pin or unpin a consumer; kept over restarts. Raises NoSuchConsumer, HostError."""
+        """Pin or unpin a consumer; pins survive restarts of the daemon. Raises NoSuchConsumer, HostError."""
         self._admission.check_configured(consumer)
         await self.leases.pin(consumer, pinned=pinned)
         self.scheduler.step()
 
     async def reload(self) -> None:
-        """Read the configuration anew and put it in force; leases stay. Raises ConfigInvalid, changing nothing."""
+        """Reload the configuration; leases stay active. Raises ConfigInvalid, and then nothing changes."""
         await self._reloading.reload()
 
-    # -- what is seen --------------------------------------------------------------------------------------------
+    # -- observations --------------------------------------------------------------------------------------------
 
-    def note_unit(self, state: UnitState) -> None:
-        """A unit changed, behind our back or because we asked."""
-        self.facts.note_unit(state)
-        self.leases.end_of_unit(state)
-        self.scheduler.sample_soon()  # what it held is free now, or what it was promised is there
+    def record_unit(self, unit: UnitState) -> None:
+        """Record the state of a unit, from a systemd signal or a query."""
+        self.reconciler.record_unit(unit)
+        self.leases.end_for_unit(unit)
+        self.scheduler.sample_soon()  # its memory may have become free, or its model may have loaded
         self.scheduler.step()
 
     async def watch_units(self) -> None:
-        """Have systemd tell of every unit that matters: those of consumers, and those that leases are bound to."""
-        units = {
-            spec.unit for spec in self.arbiter_state.settings.consumers.values() if spec.unit
-        } | self.leases.leased_units()
-        await self._world.units.watch(sorted(units), self.note_unit)
+        """Subscribe to the units of all consumers and of all leases bound to a unit. Raises UnitFailed."""
+        units = {spec.unit for spec in self.state.settings.consumers.values() if spec.unit} | self.leases.leased_units()
+        await self._world.units.watch(sorted(units), self.record_unit)

@@ -1,4 +1,4 @@
-"""Asking consumers whether they work: now and then, often while somebody waits for that, and right before evictions."""
+"""Busy checks of consumers: periodically, more often while a request waits for one, and right before an eviction."""
 
 from __future__ import annotations
 
@@ -7,86 +7,98 @@ from collections.abc import Iterable
 
 from gpumand.arbiter.state import ArbiterState
 from gpumand.domain import busyness
-from gpumand.domain.consumer import Work
+from gpumand.domain.consumer import BusyReport
 from gpumand.domain.victims import EVICTABLE
 from gpumand.domain.view import ConsumerState
 from gpumand.ports import ConsumerRoutes
 
 log = logging.getLogger(__name__)
 
-RECENT_SEC = 5.0
-"""Who waits says so at every step of the desk; what nobody has said for so long nobody waits for."""
+DEMAND_TTL_SEC = 5.0
+"""Every queue pass records which busy consumers requests wait for; after this many seconds a record is outdated."""
 
 
 class BusyProbes:
-    """Keeps in the books who works, and since when somebody needs their room."""
+    """Records in the ledger which consumers are busy, and since when a request needs their memory."""
 
-    def __init__(self, arbiter_state: ArbiterState, routes: ConsumerRoutes) -> None:
-        self._books, self._routes = arbiter_state, routes
-        self._heard_at: dict[str, float] = {}
-        self._asked_at: dict[str, float] = {}
-        self._needed_at: dict[str, float] = {}
+    def __init__(self, state: ArbiterState, routes: ConsumerRoutes) -> None:
+        self._state, self._routes = state, routes
+        self._answered_at: dict[str, float] = {}
+        self._probed_at: dict[str, float] = {}
+        self._demanded_at: dict[str, float] = {}
 
-    async def ask(self, name: str) -> None:
-        """Ask one whether it works, if it has a busy route and may be loaded; some servers load when they are asked."""
-        state = self._books.ledger.consumers.get(name)
-        if state is None or state.spec.busy is None or (state.residency not in EVICTABLE and not _is_going(state)):
+    async def probe(self, name: str) -> None:
+        """Send the busy check of a consumer.
+
+        Only where it may be loaded: some servers load their model when they get a request.
+        """
+        consumer = self._state.ledger.consumers.get(name)
+        if (
+            consumer is None
+            or consumer.spec.busy is None
+            or (consumer.residency not in EVICTABLE and not _is_unloading(consumer))
+        ):
             return
-        asked_at = self._books.clock.monotonic()
-        work = await self._routes.jobs(state.spec)
-        if work.jobs is None:
-            log.debug("consumer %s does not say whether it works: %s", name, work.error)
-        self.note(name, work, asked_at)
+        requested_at = self._state.clock.monotonic()
+        answer = await self._routes.probe_busy(consumer.spec)
+        if answer.jobs is None:
+            log.debug("consumer %s: the busy check failed: %s", name, answer.error)
+        self.record(name, answer, requested_at)
 
-    async def why_spared(self, name: str) -> str:
-        """Ask it, and say why its work keeps it from being evicted now; "" where it does not."""
-        await self.ask(name)
-        state = self._books.ledger.consumers.get(name)
-        return "" if state is None else busyness.why_spared(state, self._books.clock.monotonic())
+    async def busy_exemption(self, name: str) -> str:
+        """Send its busy check and return why it must not be evicted now, in one line; "" when it may be."""
+        await self.probe(name)
+        consumer = self._state.ledger.consumers.get(name)
+        return "" if consumer is None else busyness.busy_exemption(consumer, self._state.clock.monotonic())
 
-    def note(self, name: str, work: Work, asked_at: float) -> None:
-        """A consumer was asked; an answer from before our own last move, or before a later one, says nothing."""
-        state = self._books.ledger.consumers.get(name)
-        if state is None or asked_at < max(state.changed_at, self._asked_at.get(name, float("-inf"))):
+    def record(self, name: str, answer: BusyReport, requested_at: float) -> None:
+        """Store an answer to a busy check.
+
+        Ignored when it was requested before gpumand's own last action on the consumer, or before an answer that is
+        stored already: both are outdated.
+        """
+        consumer = self._state.ledger.consumers.get(name)
+        if consumer is None or requested_at < max(consumer.changed_at, self._probed_at.get(name, float("-inf"))):
             return
-        self._asked_at[name] = asked_at
-        now = self._books.clock.monotonic()
-        jobs = busyness.believed(state, work, now - self._heard_at.get(name, now))
-        if work.jobs is not None:
-            self._heard_at[name] = now
-        if jobs != state.jobs:
-            self._books.ledger.update(name, jobs=jobs)
+        self._probed_at[name] = requested_at
+        # After an unanswered check the last known value is kept for a while: a server at full load may not answer.
+        now = self._state.clock.monotonic()
+        jobs = busyness.assumed_jobs(consumer, answer, now - self._answered_at.get(name, now))
+        if answer.jobs is not None:
+            self._answered_at[name] = now
+        if jobs != consumer.jobs:
+            self._state.ledger.update(name, jobs=jobs)
         if jobs:
-            self._note_work(name)
-        if state.needed_since is not None and (not jobs or self._is_forgotten(name, now)):
-            self._books.ledger.update(name, needed_since=None)
+            self._record_work(name)
+        if consumer.blocking_since is not None and (not jobs or self._demand_expired(name, now)):
+            self._state.ledger.update(name, blocking_since=None)
 
-    def _note_work(self, name: str) -> None:
-        """Its work is use: it is idle from when it was last seen to work, and that is when it last worked."""
-        self._books.ledger.update(
-            name, idle_since=self._books.clock.monotonic(), probed_usec=self._books.clock.realtime_usec()
+    def _record_work(self, name: str) -> None:
+        """Count work as use: the idle time starts now, and this is the last use."""
+        self._state.ledger.update(
+            name, idle_since=self._state.clock.monotonic(), reported_used_usec=self._state.clock.realtime_usec()
         )
 
-    def _is_forgotten(self, name: str, now: float) -> bool:
-        """Whether nobody has needed its room for as long as its grace: then that begins anew with the next."""
-        grace_sec = self._books.state(name).spec.busy_grace_sec
-        return now - self._needed_at.get(name, float("-inf")) > max(grace_sec, RECENT_SEC)
+    def _demand_expired(self, name: str, now: float) -> bool:
+        """Whether no request has needed its memory for a whole grace period; the next one starts a new period."""
+        grace_sec = self._state.consumer(name).spec.busy_grace_sec
+        return now - self._demanded_at.get(name, float("-inf")) > max(grace_sec, DEMAND_TTL_SEC)
 
-    def note_needed(self, names: Iterable[str]) -> None:
-        """Somebody waits for the work of these to end."""
-        now = self._books.clock.monotonic()
+    def record_demand(self, names: Iterable[str]) -> None:
+        """Record that a request waits until these consumers are idle."""
+        now = self._state.clock.monotonic()
         for name in names:
-            self._needed_at[name] = now
-            if self._books.state(name).needed_since is None:
-                self._books.ledger.update(name, needed_since=now)
+            self._demanded_at[name] = now
+            if self._state.consumer(name).blocking_since is None:
+                self._state.ledger.update(name, blocking_since=now)
 
-    def waited_for(self) -> list[str]:
-        """Those whose end of work somebody waits for right now."""
-        now = self._books.clock.monotonic()
-        self._needed_at = {name: at for name, at in self._needed_at.items() if name in self._books.ledger.consumers}
-        return [name for name, at in self._needed_at.items() if now - at <= RECENT_SEC]
+    def awaited(self) -> list[str]:
+        """Consumers that a request currently waits for to become idle."""
+        now = self._state.clock.monotonic()
+        self._demanded_at = {name: at for name, at in self._demanded_at.items() if name in self._state.ledger.consumers}
+        return [name for name, at in self._demanded_at.items() if now - at <= DEMAND_TTL_SEC]
 
 
-def _is_going(state: ConsumerState) -> bool:
-    """It is being evicted: between two methods it may be asked, and says whether the second one would end its work."""
-    return state.residency == "unloading"
+def _is_unloading(consumer: ConsumerState) -> bool:
+    """Whether it is being evicted; then it is asked between two methods, since the second could interrupt its work."""
+    return consumer.residency == "unloading"

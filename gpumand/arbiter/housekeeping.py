@@ -1,4 +1,4 @@
-"""Going and looking: samples, health, units, leases that run out, consumers that idle."""
+"""The arbiter's periodic loops: VRAM readings, health and busy checks, unit states, expired leases, idle consumers."""
 
 from __future__ import annotations
 
@@ -8,157 +8,174 @@ from collections.abc import Awaitable, Callable, Mapping
 
 from gpumand.arbiter.arbiter import Arbiter
 from gpumand.arbiter.loop_deadlines import LoopDeadlines
-from gpumand.arbiter.timeouts import ended
+from gpumand.arbiter.timeouts import finished_within
 from gpumand.domain.consumer import ConsumerSpec
 from gpumand.ports import ConsumerRoutes, UnitFailed, UnitManager
 
 log = logging.getLogger(__name__)
 
-LONGEST_NAP_SEC = 30.0
-"""CLOCK_REALTIME may jump (suspend, NTP), so nothing sleeps towards a moment of it for longer than this."""
+MAX_SLEEP_SEC = 30.0
+"""CLOCK_REALTIME may jump (suspend, NTP), so no sleep until a point of it is longer than this."""
 
-WORK_SEC = 1.0
-"""How often a consumer is asked whether it still works while somebody waits for that."""
+BUSY_PROBE_SEC = 1.0
+"""Seconds between busy checks of a consumer while a request waits until it is idle."""
 
 UNITS_RETRY_SEC = 10.0
-UNITS_ASK_AGAIN_SEC = 60.0
+"""Seconds until units are watched again after systemd could not be reached."""
+
+UNITS_REFRESH_SEC = 60.0
+"""Seconds between queries of all unit states, in case a signal of systemd was lost."""
 
 
 class Housekeeping:
-    """The loops that keep the books true. ``look_around`` once before the first grant, then ``run``."""
+    """Runs the periodic loops. Call ``refresh_all`` once before the first grant, then ``run``."""
 
     def __init__(self, arbiter: Arbiter, units: UnitManager, routes: ConsumerRoutes) -> None:
         self._arbiter, self._units, self._routes = arbiter, units, routes
-        self._books = arbiter.arbiter_state
+        self._state = arbiter.state
         self._probing: set[str] = set()
-        self._turns = LoopDeadlines()
+        self._deadlines = LoopDeadlines()
 
     def overdue_sec(self) -> Mapping[str, float]:
-        """For how long the next turn of each loop has been due; only those that are late."""
-        return self._turns.overdue_sec(self._books.clock.monotonic())
+        """Seconds by which the next round of each loop is late, by loop; only loops that are late."""
+        return self._deadlines.overdue_sec(self._state.clock.monotonic())
 
-    async def look_around(self) -> None:
-        """Learn the state of everything, so that nothing has to be assumed."""
-        await asyncio.gather(self._books.sample(), self._ask_units(), self._probe_all())
-        self._arbiter.facts.conclude_all()
+    async def refresh_all(self) -> None:
+        """Read VRAM, all unit states and all health checks at once, then reconcile and run a queue pass."""
+        await asyncio.gather(self._state.sample(), self._refresh_units(), self._probe_all())
+        self._arbiter.reconciler.reconcile_all()
         self._arbiter.scheduler.step()
 
     async def run(self) -> None:
-        """Keep looking, for as long as the daemon lives."""
-        loops = (self._sample_often, self._probe_often, self._ask_who_works, self._watch_units, self._expire_leases)
-        await asyncio.gather(*(self._for_ever(loop) for loop in loops))
+        """Run all loops until cancelled."""
+        loops = (
+            self._sample_loop,
+            self._probe_loop,
+            self._busy_probe_loop,
+            self._watch_units_loop,
+            self._expire_leases_loop,
+        )
+        await asyncio.gather(*(self._run_forever(loop) for loop in loops))
 
-    async def _for_ever(self, loop: Callable[[], Awaitable[None]]) -> None:
-        """One fault in one loop must not stop it for good; but it is a fault, and is told as one."""
+    async def _run_forever(self, loop: Callable[[], Awaitable[None]]) -> None:
+        """Start a loop again after an unexpected error, which is logged.
+
+        Its deadline is not extended by that, so the watchdog notices a loop that fails every time.
+        """
         while True:
             try:
                 await loop()
             except Exception:
-                log.exception("upkeep: %s broke off and goes on", loop.__name__)
-                await self._books.clock.sleep(1.0)
+                log.exception("housekeeping: %s failed and is started again", loop.__name__)
+                await self._state.clock.sleep(1.0)
 
-    def _in(self, seconds: float) -> float:
-        return self._books.clock.monotonic() + seconds
+    def _due_in(self, seconds: float) -> float:
+        return self._state.clock.monotonic() + seconds
 
-    async def _sample_often(self) -> None:
-        self._turns.expect("sampling", self._in(self._books.settings.gpu.sample_interval_sec))
+    async def _sample_loop(self) -> None:
+        self._deadlines.expect("VRAM readings", self._due_in(self._state.settings.gpu.sample_interval_sec))
         while True:
-            await self._books.clock.sleep(self._books.settings.gpu.sample_interval_sec)
-            await self._books.sample()
-            self._arbiter.facts.conclude_all()
-            self._arbiter.measuring.look()
-            self._arbiter.measuring.keep()
-            self._arbiter.by_hand.evict_idle()
+            await self._state.clock.sleep(self._state.settings.gpu.sample_interval_sec)
+            await self._state.sample()
+            self._arbiter.reconciler.reconcile_all()
+            self._arbiter.learning.observe_reading()
+            self._arbiter.learning.save()
+            self._arbiter.manual.evict_idle()
             self._arbiter.scheduler.step()
-            await self._arbiter.leases.keep_uses()
-            self._turns.finished("sampling", self._in(self._books.settings.gpu.sample_interval_sec))
+            await self._arbiter.leases.save_last_uses()
+            self._deadlines.finished("VRAM readings", self._due_in(self._state.settings.gpu.sample_interval_sec))
 
-    async def _probe_often(self) -> None:
-        self._turns.expect("probing", self._in(self._books.settings.scheduler.health_interval_sec))
+    async def _probe_loop(self) -> None:
+        self._deadlines.expect("health checks", self._due_in(self._state.settings.scheduler.health_interval_sec))
         while True:
-            await self._books.clock.sleep(self._books.settings.scheduler.health_interval_sec)
-            self._begin_probes()
-            self._turns.finished("probing", self._in(self._books.settings.scheduler.health_interval_sec))
+            await self._state.clock.sleep(self._state.settings.scheduler.health_interval_sec)
+            self._start_probes()
+            self._deadlines.finished("health checks", self._due_in(self._state.settings.scheduler.health_interval_sec))
 
-    def _begin_probes(self) -> None:
+    def _start_probes(self) -> None:
         for spec in self._probed():
             if spec.name not in self._probing:
-                self._arbiter.scheduler.beside.spawn(self._probe(spec))
+                self._arbiter.scheduler.background.spawn(self._probe(spec))
 
     def _probed(self) -> list[ConsumerSpec]:
-        return [spec for spec in self._books.settings.consumers.values() if spec.health or spec.busy]
+        return [spec for spec in self._state.settings.consumers.values() if spec.health or spec.busy]
 
     async def _probe_all(self) -> None:
         await asyncio.gather(*(self._probe(spec) for spec in self._probed()))
 
     async def _probe(self, spec: ConsumerSpec) -> None:
-        """Probe one; while it does not answer it is not probed again, and the others keep their rhythm."""
-        asked_at = self._books.clock.monotonic()
+        """Send the health and busy checks of one consumer.
+
+        While one does not answer it gets no second check, and the others are checked at their usual interval.
+        """
+        asked_at = self._state.clock.monotonic()
         self._probing.add(spec.name)
         try:
             if spec.health is not None:
-                health = await self._routes.probe(spec)
-                self._arbiter.facts.note_health(spec.name, health, asked_at)
-            await self._arbiter.busyness.ask(spec.name)
+                health = await self._routes.probe_health(spec)
+                self._arbiter.reconciler.record_health(spec.name, health, asked_at)
+            await self._arbiter.busy_probes.probe(spec.name)
         finally:
             self._probing.discard(spec.name)
         self._arbiter.scheduler.step()
 
-    async def _ask_who_works(self) -> None:
-        """While somebody waits for a consumer's work to end, hear of that end soon."""
-        self._turns.expect("asking who works", self._in(WORK_SEC))
+    async def _busy_probe_loop(self) -> None:
+        """Check busy consumers often while requests wait until they are idle."""
+        self._deadlines.expect("busy checks", self._due_in(BUSY_PROBE_SEC))
         while True:
-            await self._books.clock.sleep(WORK_SEC)
-            for name in self._arbiter.busyness.waited_for():
+            await self._state.clock.sleep(BUSY_PROBE_SEC)
+            for name in self._arbiter.busy_probes.awaited():
                 if name not in self._probing:
-                    self._arbiter.scheduler.beside.spawn(self._ask_whether_it_works(name))
-            self._turns.finished("asking who works", self._in(WORK_SEC))
+                    self._arbiter.scheduler.background.spawn(self._probe_busy(name))
+            self._deadlines.finished("busy checks", self._due_in(BUSY_PROBE_SEC))
 
-    async def _ask_whether_it_works(self, name: str) -> None:
+    async def _probe_busy(self, name: str) -> None:
         self._probing.add(name)
         try:
-            await self._arbiter.busyness.ask(name)
+            await self._arbiter.busy_probes.probe(name)
         finally:
             self._probing.discard(name)
         self._arbiter.scheduler.step()
 
-    async def _ask_units(self) -> None:
-        names = {spec.unit for spec in self._books.settings.consumers.values() if spec.unit}
+    async def _refresh_units(self) -> None:
+        names = {spec.unit for spec in self._state.settings.consumers.values() if spec.unit}
         names |= self._arbiter.leases.leased_units()
-        await asyncio.gather(*(self._ask_unit(name) for name in names))
+        await asyncio.gather(*(self._refresh_unit(name) for name in names))
 
-    async def _ask_unit(self, name: str) -> None:
+    async def _refresh_unit(self, name: str) -> None:
         try:
-            self._arbiter.note_unit(await self._units.state(name))
+            self._arbiter.record_unit(await self._units.state(name))
         except UnitFailed as failed:
             log.info("unit %s: %s", name, failed)
 
-    async def _watch_units(self) -> None:
-        """Watch the units that matter, anew whenever these change; ask now and then, should a signal get lost."""
-        self._turns.expect("watching units", self._in(0.0))
+    async def _watch_units_loop(self) -> None:
+        """Subscribe to the relevant units, again whenever the set changes, and query their states periodically."""
+        self._deadlines.expect("unit states", self._due_in(0.0))
         while True:
+            # Cleared before the units are collected: a change during the awaits below sets it again.
             self._arbiter.units_changed.clear()
             try:
                 await self._arbiter.watch_units()
-                await self._ask_units()
-                pause_sec = UNITS_ASK_AGAIN_SEC
+                await self._refresh_units()
+                pause_sec = UNITS_REFRESH_SEC
             except UnitFailed as failed:
-                log.info("units cannot be watched: %s", failed)
+                log.info("units cannot be watched, trying again in %g s: %s", UNITS_RETRY_SEC, failed)
                 pause_sec = UNITS_RETRY_SEC
-            self._turns.finished("watching units", self._in(pause_sec))
-            if await ended(self._books.clock, self._arbiter.units_changed.wait(), pause_sec):
-                self._begin_probes()  # a reload may have brought consumers that nobody has asked yet
+            self._deadlines.finished("unit states", self._due_in(pause_sec))
+            if await finished_within(self._state.clock, self._arbiter.units_changed.wait(), pause_sec):
+                self._start_probes()  # a reload may have added consumers
 
-    async def _expire_leases(self) -> None:
+    async def _expire_leases_loop(self) -> None:
         leases = self._arbiter.leases
-        self._turns.expect("expiring leases", self._in(0.0))
+        self._deadlines.expect("lease expiry", self._due_in(0.0))
         while True:
-            leases.sooner.clear()
+            # Cleared before the next expiry is read, and set again by a lease that expires before it.
+            leases.expiry_moved.clear()
             if leases.expire():
                 self._arbiter.scheduler.step()
             next_usec = leases.next_expiry_usec()
-            left_sec = (next_usec - self._books.clock.realtime_usec()) / 1e6 if next_usec else LONGEST_NAP_SEC
-            pause_sec = min(left_sec, LONGEST_NAP_SEC)
-            leases.looked_at = self._in(pause_sec)
-            self._turns.finished("expiring leases", leases.looked_at)
-            await ended(self._books.clock, leases.sooner.wait(), pause_sec)
+            left_sec = (next_usec - self._state.clock.realtime_usec()) / 1e6 if next_usec else MAX_SLEEP_SEC
+            pause_sec = min(left_sec, MAX_SLEEP_SEC)
+            leases.next_expiry_check = self._due_in(pause_sec)
+            self._deadlines.finished("lease expiry", leases.next_expiry_check)
+            await finished_within(self._state.clock, leases.expiry_moved.wait(), pause_sec)

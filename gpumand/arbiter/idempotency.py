@@ -1,4 +1,8 @@
-"""Requests that are made again: the same token of the same owner leads to the same lease."""
+"""Idempotency tokens: a repeated Acquire with the same token from the same owner gets the same lease.
+
+A client whose connection broke during Acquire cannot know whether it holds a lease. It repeats the call with the same
+token, and must not wait twice or hold two leases.
+"""
 
 from __future__ import annotations
 
@@ -8,8 +12,8 @@ from collections.abc import Awaitable, Callable
 from gpumand.arbiter.leases import Leases
 from gpumand.arbiter.scheduler import Scheduler
 from gpumand.arbiter.state import ArbiterState
-from gpumand.arbiter.timeouts import ended
-from gpumand.arbiter.waiting_request import Waiting
+from gpumand.arbiter.timeouts import finished_within
+from gpumand.arbiter.waiting_request import WaitingRequest
 from gpumand.domain.errors import InvalidArgs, NoSuchLease, TimedOut
 from gpumand.domain.lease import Lease, Owner
 from gpumand.domain.ledger import token_key
@@ -17,54 +21,68 @@ from gpumand.domain.request import AcquireOptions
 
 
 class IdempotencyTokens:
-    """Finds what was asked for before.
+    """Finds the lease or the waiting request that an earlier call with the same token led to.
 
     Args:
-        bind: has the end of a lease's unit watched.
+        watch_owner_unit: watches the unit that a lease is bound to.
     """
 
     def __init__(
         self,
-        arbiter_state: ArbiterState,
+        state: ArbiterState,
         scheduler: Scheduler,
         leases: Leases,
-        bind: Callable[[Lease], Awaitable[None]],
+        watch_owner_unit: Callable[[Lease], Awaitable[None]],
     ) -> None:
-        self._books, self._desk, self._leases, self._bind = arbiter_state, scheduler, leases, bind
+        self._state, self._scheduler, self._leases, self._watch_owner_unit = state, scheduler, leases, watch_owner_unit
 
     async def lease(self, owner: Owner, consumer: str, options: AcquireOptions) -> Lease | None:
-        """The lease that the same token of the same owner leads to, awaited where that request still waits."""
-        deadline = self._books.clock.monotonic() + options.timeout_sec
+        """The lease of an earlier call with the same token; waits while that call's request waits.
+
+        Returns:
+            The lease; None when the token is new or "".
+
+        Raises:
+            InvalidArgs (the token was used for another consumer), TimedOut, or the error of the earlier request.
+        """
+        deadline = self._state.clock.monotonic() + options.timeout_sec
         while options.token:
-            lease = self._books.ledger.lease_by_token(owner, options.lifetime, options.token)
-            twin = self._waiting(owner, options)
-            other = lease.consumer if lease is not None else twin.request.consumer if twin is not None else consumer
-            if other != consumer:
-                raise InvalidArgs(f"the token was used for {other}, not for {consumer}")
+            lease = self._state.ledger.lease_by_token(owner, options.lifetime, options.token)
+            pending = self._waiting(owner, options)
+            first_consumer = (
+                lease.consumer if lease is not None else pending.request.consumer if pending is not None else consumer
+            )
+            if first_consumer != consumer:
+                # A token identifies one call; using it for something else is an error of the client.
+                raise InvalidArgs(f"the token was already used for {first_consumer}; use a new one for {consumer}")
             if lease is not None:
-                with contextlib.suppress(NoSuchLease):  # whoever asked first has left meanwhile, and its lease with it
+                # The earlier caller may disconnect while the lease is written again, and its lease ends with it. Then
+                # look again: the token is new now, or another call is using it.
+                with contextlib.suppress(NoSuchLease):
                     return await self._share(lease)
                 continue
-            if twin is None:
+            if pending is None:
                 return None
-            if not await ended(self._books.clock, twin.done, deadline - self._books.clock.monotonic()):
-                raise TimedOut(f"waited {options.timeout_sec:g} s for {consumer}: {twin.waiting_for}")
-            if not twin.done.cancelled() and (error := twin.done.exception()) is not None:
+            if not await finished_within(self._state.clock, pending.done, deadline - self._state.clock.monotonic()):
+                raise TimedOut(
+                    f"timed out after {options.timeout_sec:g} s waiting for {consumer}: {pending.waiting_for}"
+                )
+            if not pending.done.cancelled() and (error := pending.done.exception()) is not None:
                 raise error
         return None
 
     async def _share(self, lease: Lease) -> Lease:
-        """Give a lease out once more, as well kept and watched as the first time. Raises HostError, NoSuchLease."""
-        await self._leases.kept(lease)
-        await self._bind(lease)
-        self._leases.require(lease)
+        """Return a lease to a second caller, on disk and watched like the first time. Raises HostError, NoSuchLease."""
+        await self._leases.ensure_saved(lease)
+        await self._watch_owner_unit(lease)
+        self._leases.require_active(lease)
         self._leases.shared.add(lease.id)
         return lease
 
-    def _waiting(self, owner: Owner, options: AcquireOptions) -> Waiting | None:
-        wanted = token_key(owner, options.lifetime, options.token)
-        for entry in self._desk:
-            asked, request = entry.request.options, entry.request
-            if asked.token and token_key(request.owner, asked.lifetime, asked.token) == wanted:
+    def _waiting(self, owner: Owner, options: AcquireOptions) -> WaitingRequest | None:
+        key = token_key(owner, options.lifetime, options.token)
+        for entry in self._scheduler:
+            entry_options, request = entry.request.options, entry.request
+            if entry_options.token and token_key(request.owner, entry_options.lifetime, entry_options.token) == key:
                 return entry
         return None

@@ -1,4 +1,4 @@
-"""Leases: given, kept over our own death, and ended by whatever may end them."""
+"""Leases: created, saved so that they survive a restart of the daemon, renewed and ended."""
 
 from __future__ import annotations
 
@@ -13,57 +13,57 @@ from gpumand.arbiter import log_messages
 from gpumand.arbiter.reconciler import Reconciler
 from gpumand.arbiter.state import ArbiterState
 from gpumand.domain.consumer import UnitActivity, UnitState
-from gpumand.domain.device import Devices, devices_of, devices_text
+from gpumand.domain.device import Devices, format_devices, parse_devices
 from gpumand.domain.errors import HostError, InvalidArgs, NoSuchLease
 from gpumand.domain.events import LeaseEnded, LeaseGranted, LeaseRenewed
 from gpumand.domain.lease import Lease, LeaseEnd, LeaseLifetime
 from gpumand.domain.request import Request
 from gpumand.domain.view import ConsumerState
-from gpumand.ports import Owners, Store, UnitFailed, UnitManager
+from gpumand.ports import OwnerPresence, Store, UnitFailed, UnitManager
 
 log = logging.getLogger(__name__)
 
 
 def new_lease_id() -> str:
-    """An id that nobody guesses, short enough to be typed: 16 hex digits would do, 20 are kind to birthdays."""
+    """A random id of 20 hex digits: short enough to be typed, long enough to be neither guessed nor repeated."""
     return secrets.token_hex(10)
 
 
 class Leases:
-    """Keeps the ledger's leases and the store in step.
+    """Keeps the leases in the ledger and in the store consistent.
 
     Attributes:
-        sooner: set where what has run out must be looked for sooner than at ``looked_at``.
-        looked_at: when whoever does that looks next, in monotonic seconds.
-        shared: those that were given out to a second call with the same token.
+        expiry_moved: set when a lease expires before ``next_expiry_check``.
+        next_expiry_check: when the expiry loop checks next, in monotonic seconds.
+        shared: ids of leases that were returned to a second call with the same token.
     """
 
     def __init__(
-        self, arbiter_state: ArbiterState, facts: Reconciler, store: Store, new_id: Callable[[], str] = new_lease_id
+        self, state: ArbiterState, reconciler: Reconciler, store: Store, new_id: Callable[[], str] = new_lease_id
     ) -> None:
-        self._books = arbiter_state
-        self._facts = facts
+        self._state = state
+        self._reconciler = reconciler
         self._store = store
         self._new_id = new_id
-        self._dropping: set[asyncio.Task[None]] = set()
-        self._used: set[str] = set()
-        self._writing_consumer = asyncio.Lock()
-        self._told: set[str] = set()
+        self._deleting: set[asyncio.Task[None]] = set()
+        self._used_consumers: set[str] = set()
+        self._consumer_write_lock = asyncio.Lock()
+        self._announced: set[str] = set()
         self._granted_at: dict[str, float] = {}
         self.shared: set[str] = set()
-        self.sooner = asyncio.Event()
-        self.looked_at = float("-inf")
+        self.expiry_moved = asyncio.Event()
+        self.next_expiry_check = float("-inf")
 
-    # -- giving --------------------------------------------------------------------------------------------------
+    # -- granting ------------------------------------------------------------------------------------------------
 
     def create(self, request: Request, devices: Devices) -> Lease:
-        """Let a lease stand for a request, in the books only: nobody is told before it is kept."""
-        now_usec = self._books.clock.realtime_usec()
+        """Create a lease for a request, in the ledger only; ``save`` writes it to disk and announces it."""
+        now_usec = self._state.clock.realtime_usec()
         ttl_sec = self._ttl_sec(request)
         lease = Lease(
             id=self._new_id(),
             consumer=request.consumer,
-            device=devices_text(devices),
+            device=format_devices(devices),
             owner=request.owner,
             lifetime=request.options.lifetime,
             granted_usec=now_usec,
@@ -71,227 +71,252 @@ class Leases:
             ttl_sec=ttl_sec,
             reason=request.options.reason,
             token=request.options.token,
-            uuids=self._books.ledger.uuids(devices),
+            uuids=self._state.ledger.uuids(devices),
         )
-        self._granted_at[lease.id] = self._books.clock.monotonic()
-        self._books.ledger.add_lease(lease, devices, self._granted_at[lease.id])
-        self._expires(lease)
+        self._granted_at[lease.id] = self._state.clock.monotonic()
+        self._state.ledger.add_lease(lease, devices, self._granted_at[lease.id])
+        self._schedule_expiry(lease)
         return lease
 
-    def _expires(self, lease: Lease) -> None:
-        """Have whoever waits for the next expiry look again, where this lease runs out before it would.
+    def _schedule_expiry(self, lease: Lease) -> None:
+        """Wake the expiry loop if this lease expires before its next check.
 
-        Nearly none does: a resident consumer that is leased again and again wakes nobody.
+        Hardly any lease does, so leasing a resident consumer again and again does not wake the loop each time.
         """
-        left_sec = (lease.expires_usec - self._books.clock.realtime_usec()) / 1e6
-        if lease.expires_usec and self._books.clock.monotonic() + left_sec < self.looked_at:
-            self.sooner.set()
+        left_sec = (lease.expires_usec - self._state.clock.realtime_usec()) / 1e6
+        if lease.expires_usec and self._state.clock.monotonic() + left_sec < self.next_expiry_check:
+            self.expiry_moved.set()
 
     def _ttl_sec(self, request: Request) -> float:
         if request.options.lifetime is not LeaseLifetime.TTL:
             return 0.0
-        return request.options.ttl_sec or self._books.settings.scheduler.lease_ttl_sec
+        return request.options.ttl_sec or self._state.settings.scheduler.lease_ttl_sec
 
-    async def keep(self, lease: Lease) -> None:
-        """Write a lease down, then tell the world.
+    async def save(self, lease: Lease) -> None:
+        """Write a lease to disk, then announce it. The order matters: an announced lease must survive a crash.
 
-        Raises HostError when it cannot be kept, NoSuchLease when it has ended meanwhile; then it does not stand.
+        Raises:
+            HostError (it cannot be written), NoSuchLease (it has ended meanwhile); then the lease is not active.
         """
-        self.require(lease)
+        self.require_active(lease)
         try:
             await self._write(lease)
         except HostError:
-            if lease.id in self._books.ledger.leases:
-                self._forget_soon(self._remove(lease.id, LeaseEnd.REVOKED))
+            if lease.id in self._state.ledger.leases:
+                self._delete_in_background(self._remove(lease.id, LeaseEnd.REVOKED))
             raise
-        self._told.add(lease.id)
-        self._books.publish(LeaseGranted(lease))
+        self._announced.add(lease.id)
+        self._state.publish(LeaseGranted(lease))
         log_messages.grant(lease)
 
-    async def kept(self, lease: Lease) -> None:
-        """Return when a lease that stands already is kept for sure. Raises HostError, NoSuchLease."""
-        await self._write(lease)  # in order behind the first time, which may still be under way
+    async def ensure_saved(self, lease: Lease) -> None:
+        """Return when an active lease is certainly on disk. Raises HostError, NoSuchLease."""
+        # The first write may still be running. The store performs writes in order, so this one ends after it.
+        await self._write(lease)
 
     async def _write(self, lease: Lease) -> None:
-        """Have a lease on disk. Raises HostError when it cannot be kept, NoSuchLease when it has ended meanwhile."""
+        """Write a lease to disk. Raises HostError (it cannot be written), NoSuchLease (it has ended meanwhile)."""
         try:
             await self._store.put_lease(lease)
         except OSError as error:
-            raise HostError(f"the lease cannot be kept: {error.strerror or error}") from error
-        if lease.id not in self._books.ledger.leases:
-            self._forget_soon(lease)  # it ended while it was written, and its end was on disk before its beginning
-        self.require(lease)
+            reason = error.strerror or error
+            raise HostError(f"the lease cannot be saved: {reason}. Check gpumand's state directory") from error
+        if lease.id not in self._state.ledger.leases:
+            # It ended while it was being written, so its deletion may have reached the disk before this write.
+            self._delete_in_background(lease)
+        self.require_active(lease)
 
-    def require(self, lease: Lease) -> None:
-        """Raises NoSuchLease when a lease that is about to be handed out has ended."""
-        if lease.id not in self._books.ledger.leases:
-            raise NoSuchLease(f"the lease on {lease.consumer} ended before it was handed out")
+    def require_active(self, lease: Lease) -> None:
+        """Check that a lease is still active before it is returned to a client. Raises NoSuchLease."""
+        if lease.id not in self._state.ledger.leases:
+            raise NoSuchLease(f"the lease on {lease.consumer} ended before it was granted; request it again")
 
     # -- changing and ending -------------------------------------------------------------------------------------
 
     async def renew(self, lease_id: str, ttl_sec: float | None) -> Lease:
-        """Give a ttl lease more time, counted from now. Raises NoSuchLease, InvalidArgs, HostError."""
-        old = self._books.ledger.lease(lease_id)
+        """Extend a ttl lease.
+
+        Args:
+            lease_id: the lease.
+            ttl_sec: seconds from now; None = the ttl it was granted with.
+
+        Raises:
+            NoSuchLease, InvalidArgs (not a ttl lease), HostError (cannot be written).
+        """
+        old = self._state.ledger.lease(lease_id)
         if old.lifetime is not LeaseLifetime.TTL:
-            raise InvalidArgs(f"a lease of lifetime {old.lifetime} has no ttl to renew")
-        expires_usec = self._books.clock.realtime_usec() + int((ttl_sec or old.ttl_sec) * 1e6)
+            raise InvalidArgs(f"a lease with lifetime '{old.lifetime}' has no ttl; it needs no renewal")
+        expires_usec = self._state.clock.realtime_usec() + int((ttl_sec or old.ttl_sec) * 1e6)
         lease = replace(old, expires_usec=expires_usec)
         await self._write(lease)
-        lease = replace(self._books.ledger.lease(lease_id), expires_usec=expires_usec)  # its device may have moved
-        self._books.ledger.renew_lease(lease)
-        self._expires(lease)
-        self._books.publish(LeaseRenewed(lease))
+        # Read it again: its device may have got another index during the write.
+        lease = replace(self._state.ledger.lease(lease_id), expires_usec=expires_usec)
+        self._state.ledger.renew_lease(lease)
+        self._schedule_expiry(lease)
+        self._state.publish(LeaseRenewed(lease))
         return lease
 
-    def begin_end(self, lease_id: str, reason: LeaseEnd) -> Coroutine[Any, Any, None]:
-        """End a lease at once; await what is returned to have it forgotten on disk too. Raises NoSuchLease."""
-        return self._forget(self._remove(lease_id, reason))
+    def end(self, lease_id: str, reason: LeaseEnd) -> Coroutine[Any, Any, None]:
+        """End a lease at once. Await the returned coroutine to delete it from disk too. Raises NoSuchLease."""
+        return self._delete(self._remove(lease_id, reason))
 
     def _remove(self, lease_id: str, reason: LeaseEnd) -> Lease:
-        """End it in the books; the caller sees to the disk. One that nobody was told of ends without a word."""
-        now, now_usec = self._books.clock.monotonic(), self._books.clock.realtime_usec()
-        lease = self._books.ledger.remove_lease(lease_id, now, now_usec)
+        """End a lease in the ledger; the caller deletes it from disk.
+
+        A lease that was never announced ends without an announcement.
+        """
+        now, now_usec = self._state.clock.monotonic(), self._state.clock.realtime_usec()
+        lease = self._state.ledger.remove_lease(lease_id, now, now_usec)
         granted_at = self._granted_at.pop(lease_id, None)
         end = LeaseEnded(lease, reason, None if granted_at is None else now - granted_at)
-        stood_sec = end.stood_sec(now_usec)
-        self._books.overtakings.end(lease_id, stood_sec)
-        self._books.overlapping.ended(lease_id, stood_sec, self._books.state(lease.consumer).times.hold.mean_sec)
-        self._used.add(lease.consumer)
+        duration_sec = end.duration_sec(now_usec)
+        self._state.overtakings.end(lease_id, duration_sec)
+        self._state.overlapping.lease_ended(
+            lease_id, duration_sec, self._state.consumer(lease.consumer).times.hold.mean_sec
+        )
+        self._used_consumers.add(lease.consumer)
         self.shared.discard(lease_id)
-        self._facts.conclude(lease.consumer)
-        self._books.ledger.prune(self._books.settings.consumers)
-        self._books.tell()
-        if lease_id in self._told:
-            self._told.discard(lease_id)
-            self._books.publish(end)
+        self._reconciler.reconcile(lease.consumer)
+        self._state.ledger.prune(self._state.settings.consumers)
+        self._state.publish_changes()
+        if lease_id in self._announced:
+            self._announced.discard(lease_id)
+            self._state.publish(end)
         level = logging.DEBUG if reason is LeaseEnd.RELEASED else logging.INFO
         log.log(level, "lease %s on %s ended: %s", lease.id, lease.consumer, reason)
         return lease
 
-    def _forget_soon(self, lease: Lease) -> None:
-        task = asyncio.get_running_loop().create_task(self._forget(lease))
-        self._dropping.add(task)
-        task.add_done_callback(self._dropping.discard)
+    def _delete_in_background(self, lease: Lease) -> None:
+        task = asyncio.get_running_loop().create_task(self._delete(lease))
+        self._deleting.add(task)
+        task.add_done_callback(self._deleting.discard)
 
-    async def _forget(self, lease: Lease) -> None:
+    async def _delete(self, lease: Lease) -> None:
         try:
             await self._store.drop_lease(lease.id)
         except OSError as error:
-            # It is gone from the books; at worst the next start finds it on disk and lets it expire.
-            log.error("lease %s cannot be forgotten on disk: %s", lease.id, error)
+            # It has ended in the ledger. At worst the next start restores it from disk and it expires then.
+            log.error("lease %s has ended but cannot be deleted from disk: %s", lease.id, error)
 
-    async def keep_uses(self) -> None:
-        """Write down who was used since the last time. Not with every lease: it only orders victims."""
-        for name in tuple(self._used):
+    async def save_last_uses(self) -> None:
+        """Write the last use of each consumer used since the last call.
+
+        This is not done with every lease, since the last use only decides the order of victims.
+        """
+        for name in tuple(self._used_consumers):
             try:
-                async with self._writing_consumer:
-                    self._used.discard(name)
-                    await self._keep_use(name)
+                async with self._consumer_write_lock:
+                    # Discarded before the write: a use during the write counts for the next call.
+                    self._used_consumers.discard(name)
+                    await self._save_last_use(name)
             except OSError as error:
-                log.warning("the last use of %s cannot be kept: %s", name, error)
+                log.warning("the last use of %s cannot be saved: %s", name, error)
 
-    async def _keep_use(self, name: str) -> None:
-        state = self._books.ledger.consumers.get(name)
-        if state is not None:
-            await self._put(state)
+    async def _save_last_use(self, name: str) -> None:
+        consumer = self._state.ledger.consumers.get(name)
+        if consumer is not None:
+            await self._put_consumer(consumer)
 
     async def pin(self, name: str, *, pinned: bool) -> None:
-        """Pin or unpin a consumer when that is written down. Raises NoSuchConsumer, HostError."""
-        # One at a time: a last use that is written meanwhile would put the former pin over this one.
-        async with self._writing_consumer:
+        """Pin or unpin a consumer; takes effect when it is on disk. Raises NoSuchConsumer, HostError."""
+        # A pin and a last use are one record. Without the lock, a last use written at the same time could overwrite
+        # the new pin with the former one.
+        async with self._consumer_write_lock:
             try:
-                await self._put(replace(self._books.state(name), pinned=pinned))
+                await self._put_consumer(replace(self._state.consumer(name), pinned=pinned))
             except OSError as error:
-                raise HostError(f"the pin cannot be kept: {error.strerror or error}") from error
-            if name in self._books.ledger.consumers:
-                self._books.ledger.update(name, pinned=pinned)
+                reason = error.strerror or error
+                raise HostError(f"the pin cannot be saved: {reason}. Check gpumand's state directory") from error
+            # A reload may have removed the consumer during the write.
+            if name in self._state.ledger.consumers:
+                self._state.ledger.update(name, pinned=pinned)
 
-    async def _put(self, state: ConsumerState) -> None:
-        pinned = state.pinned if state.pinned != state.spec.pinned else None
-        await self._store.put_consumer(state.name, pinned, state.worked_usec)
+    async def _put_consumer(self, consumer: ConsumerState) -> None:
+        pinned = consumer.pinned if consumer.pinned != consumer.spec.pinned else None
+        await self._store.put_consumer(consumer.name, pinned, consumer.lease_ended_usec)
 
-    def end_all(self, which: Callable[[Lease], bool], reason: LeaseEnd) -> int:
-        """End every lease that ``which`` picks; returns how many."""
-        ended = [lease.id for lease in list(self._books.ledger.leases.values()) if which(lease)]
+    def end_all(self, matches: Callable[[Lease], bool], reason: LeaseEnd) -> int:
+        """End every lease for which ``matches`` is true; returns their number."""
+        ended = [lease.id for lease in list(self._state.ledger.leases.values()) if matches(lease)]
         for lease_id in ended:
-            self._forget_soon(self._remove(lease_id, reason))
+            self._delete_in_background(self._remove(lease_id, reason))
         return len(ended)
 
-    def end_of_owner(self, bus_name: str) -> int:
-        """The owner left the bus."""
+    def end_for_owner(self, bus_name: str) -> int:
+        """End the connection leases of a client that left the bus; returns their number."""
         return self.end_all(
             lambda lease: lease.lifetime is LeaseLifetime.CONNECTION and lease.owner.bus_name == bus_name,
             LeaseEnd.OWNER_VANISHED,
         )
 
-    def end_of_unit(self, unit: UnitState) -> int:
-        """A unit changed; leases of a run of it that is over end."""
+    def end_for_unit(self, unit: UnitState) -> int:
+        """End the leases bound to a run of this unit that is over; returns their number."""
         return self.end_all(
             lambda lease: (
-                lease.lifetime is LeaseLifetime.UNIT and lease.owner.unit == unit.unit and is_over(lease, unit)
+                lease.lifetime is LeaseLifetime.UNIT and lease.owner.unit == unit.unit and is_unit_run_over(lease, unit)
             ),
             LeaseEnd.UNIT_STOPPED,
         )
 
     def expire(self) -> int:
-        """End what has run out."""
-        now_usec = self._books.clock.realtime_usec()
+        """End all leases whose ttl has passed; returns their number."""
+        now_usec = self._state.clock.realtime_usec()
         return self.end_all(lambda lease: 0 < lease.expires_usec <= now_usec, LeaseEnd.EXPIRED)
 
     def next_expiry_usec(self) -> int:
-        """When the next lease runs out, CLOCK_REALTIME; 0 = none does."""
-        return min((one.expires_usec for one in self._books.ledger.leases.values() if one.expires_usec), default=0)
+        """When the next lease expires, CLOCK_REALTIME in microseconds; 0 = no lease has a ttl."""
+        return min((one.expires_usec for one in self._state.ledger.leases.values() if one.expires_usec), default=0)
 
     def leased_units(self) -> set[str]:
-        """Units whose end ends a lease."""
-        leases = self._books.ledger.leases.values()
+        """Units that active leases are bound to."""
+        leases = self._state.ledger.leases.values()
         return {lease.owner.unit for lease in leases if lease.lifetime is LeaseLifetime.UNIT}
 
-    # -- over our own death --------------------------------------------------------------------------------------
+    # -- restarts of the daemon ----------------------------------------------------------------------------------
 
-    async def restore(self, owners: Owners, units: UnitManager) -> None:
-        """Take up again every lease whose owner lives; the others are forgotten."""
+    async def restore(self, owners: OwnerPresence, units: UnitManager) -> None:
+        """Restore pins, last uses and every lease whose owner still exists; delete the other leases."""
         consumers = await self._store.read_consumers()
-        for name, (pinned, worked_usec) in consumers.items():
-            if name in self._books.ledger.consumers:
-                spec = self._books.state(name).spec
-                self._books.ledger.update(
-                    name, pinned=spec.pinned if pinned is None else pinned, worked_usec=worked_usec
+        for name, (pinned, lease_ended_usec) in consumers.items():
+            if name in self._state.ledger.consumers:
+                spec = self._state.consumer(name).spec
+                self._state.ledger.update(
+                    name, pinned=spec.pinned if pinned is None else pinned, lease_ended_usec=lease_ended_usec
                 )
         for lease in await self._store.read_leases():
-            why_not = await self._why_over(lease, owners, units)
+            why_not = await self._why_not_restored(lease, owners, units)
             if why_not:
-                log.info("lease %s on %s is not taken up again: %s", lease.id, lease.consumer, why_not)
+                log.info("lease %s on %s is not restored: %s", lease.id, lease.consumer, why_not)
                 await self._store.drop_lease(lease.id)
             else:
-                devices = devices_of(lease.device) or (0,)
-                self._books.ledger.add_lease(lease, devices, self._books.clock.monotonic())
-                self._told.add(lease.id)
-        self.sooner.set()
+                devices = parse_devices(lease.device) or (0,)
+                self._state.ledger.add_lease(lease, devices, self._state.clock.monotonic())
+                self._announced.add(lease.id)
+        self.expiry_moved.set()
 
-    async def _why_over(self, lease: Lease, owners: Owners, units: UnitManager) -> str:
-        if lease.consumer not in self._books.ledger.consumers:
+    async def _why_not_restored(self, lease: Lease, owners: OwnerPresence, units: UnitManager) -> str:
+        if lease.consumer not in self._state.ledger.consumers:
             return "its consumer is no longer configured"
-        if 0 < lease.expires_usec <= self._books.clock.realtime_usec():
-            return "it ran out"
+        if 0 < lease.expires_usec <= self._state.clock.realtime_usec():
+            return "it has expired"
         if lease.lifetime is LeaseLifetime.CONNECTION and not await owners.watch(lease.owner.bus_name):
             return "its owner left the bus"
         if lease.lifetime is LeaseLifetime.UNIT:
             try:
-                return "its unit's run is over" if is_over(lease, await units.state(lease.owner.unit)) else ""
+                return "its unit's run is over" if is_unit_run_over(lease, await units.state(lease.owner.unit)) else ""
             except UnitFailed:
-                return ""  # not being able to ask is no proof
+                return ""  # systemd cannot be asked, which does not prove that the unit has ended
         return ""
 
-    async def settle(self) -> None:
-        """Wait until everything is on disk."""
-        if self._dropping:
-            await asyncio.wait(set(self._dropping))
-        await self.keep_uses()
+    async def flush(self) -> None:
+        """Wait until all deletions and last uses are on disk."""
+        if self._deleting:
+            await asyncio.wait(set(self._deleting))
+        await self.save_last_uses()
 
 
-def is_over(lease: Lease, unit: UnitState) -> bool:
-    """Whether the run of the unit to which a lease is bound has ended."""
+def is_unit_run_over(lease: Lease, unit: UnitState) -> bool:
+    """Whether the unit run that a lease is bound to has ended. A restarted unit has another invocation id."""
     if unit.activity in (UnitActivity.INACTIVE, UnitActivity.FAILED):
         return True
     return bool(unit.invocation_id and lease.owner.invocation_id and unit.invocation_id != lease.owner.invocation_id)

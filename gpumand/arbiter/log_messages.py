@@ -1,4 +1,4 @@
-"""The log messages that somebody will look for one day: one sentence each, and everything in it as a field too."""
+"""Log messages with a MESSAGE_ID: evictions, grants, refusals, degraded operation. All their facts are also fields."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ log = logging.getLogger(__name__)
 routine = logging.getLogger(ROUTINE_LOGGER)
 
 CALLER = 2
-"""So that the place in the code is that of whoever had something to tell."""
+"""The stack level of the caller, so that the logged code location is the caller's and not this module."""
 
 
 def eviction(report: EvictionReport) -> None:
-    """Somebody was evicted: who, for whom, how, what that gave and was to give, and why this one."""
-    freed = f"{report.freed_mib} MiB freed" if report.verified else "what that freed cannot be read"
+    """Log an eviction: the victim, the requesting consumer, the method, freed and expected memory, and the reason."""
+    freed = f"{report.freed_mib} MiB freed" if report.verified else "freed memory unknown"
     log.info(
-        "evicted %s on device %s for %s by %s: %s, %s expected, in %.2f s; why this one: %s",
+        "evicted %s on device %s for %s by %s: %s, %s expected, in %.2f s; reason: %s",
         report.consumer,
         report.device,
         report.trigger,
@@ -28,16 +28,16 @@ def eviction(report: EvictionReport) -> None:
         freed,
         _mib(report.expected_mib),
         report.duration_usec / 1e6,
-        report.why or "not said",
+        report.why or "none given",
         extra=_of(MessageId.EVICTION, report),
         stacklevel=CALLER,
     )
 
 
 def eviction_failed(report: EvictionReport) -> None:
-    """No method gave the memory back."""
+    """Log an eviction in which no method freed the expected memory."""
     log.error(
-        "evicting %s on device %s for %s failed, by %s: %s; %d MiB freed, %s expected; why this one: %s",
+        "evicting %s on device %s for %s failed, by %s: %s; %d MiB freed, %s expected; reason: %s",
         report.consumer,
         report.device,
         report.trigger,
@@ -45,14 +45,15 @@ def eviction_failed(report: EvictionReport) -> None:
         report.error,
         report.freed_mib,
         _mib(report.expected_mib),
-        report.why or "not said",
+        report.why or "none given",
         extra=_of(MessageId.EVICTION_FAILED, report),
         stacklevel=CALLER,
     )
 
 
 def grant(lease: Lease) -> None:
-    """A lease stands. This happens all day long, so nothing is worked out where nobody reads it."""
+    """Log a granted lease."""
+    # Grants are frequent: build no fields where routine messages are not logged.
     if not routine.isEnabledFor(logging.INFO):
         return
     named = {"consumer": lease.consumer, "lease": lease.id, "device": lease.device, "owner_uid": lease.owner.uid}
@@ -68,9 +69,9 @@ def grant(lease: Lease) -> None:
 
 
 def refusal(consumer: str, owner: Owner, error: GpumandError) -> None:
-    """An Acquire was refused."""
+    """Log a refused Acquire."""
     log.info(
-        "%s is not lent to uid %d: %s",
+        "refused %s to uid %d: %s",
         consumer,
         owner.uid,
         error.message,
@@ -80,15 +81,15 @@ def refusal(consumer: str, owner: Owner, error: GpumandError) -> None:
 
 
 def degraded(why: str) -> None:
-    """Figures cannot be read, or ("") can be again."""
+    """Log that VRAM cannot be read; with "", that it can be read again."""
     if why:
         log.warning("degraded: %s", why, extra=fields(MessageId.DEGRADED, error=why), stacklevel=CALLER)
     else:
-        log.warning("VRAM figures are all there again", stacklevel=CALLER)
+        log.warning("VRAM can be read again", stacklevel=CALLER)
 
 
 def _mib(mib: int | None) -> str:
-    return "an unknown amount" if mib is None else f"{mib} MiB"
+    return "unknown" if mib is None else f"{mib} MiB"
 
 
 def _of(message: MessageId, report: EvictionReport) -> dict[str, object]:

@@ -1,4 +1,4 @@
-"""When each loop of upkeep is to have finished its next turn: what tells a loop that goes on from one that hangs."""
+"""Deadlines of the housekeeping loops, by which the watchdog recognizes a loop that hangs."""
 
 from __future__ import annotations
 
@@ -6,19 +6,21 @@ from collections.abc import Mapping
 
 
 class LoopDeadlines:
-    """Notes the turns of named loops, in seconds of the clock that the loops go by."""
+    """Records when each named loop is due to finish its next round, in monotonic seconds."""
 
     def __init__(self) -> None:
         self._due: dict[str, float] = {}
 
     def expect(self, loop: str, due: float) -> None:
-        """A loop begins; one that broke off and begins anew gets no more time by that, or it could fail for ever."""
+        """Set the first deadline of a loop. A loop that is started again after an error keeps its former deadline:
+        otherwise one that fails every time would never be late.
+        """
         self._due.setdefault(loop, due)
 
     def finished(self, loop: str, next_due: float) -> None:
-        """A loop has done all that a turn consists of; the next is to begin at that moment."""
+        """Note that a loop has finished a round, and when the next one is due."""
         self._due[loop] = next_due
 
     def overdue_sec(self, now: float) -> Mapping[str, float]:
-        """For how long each loop's next turn has been due; only those for which it is."""
+        """Seconds by which each late loop is overdue; loops that are on time are left out."""
         return {loop: now - due for loop, due in self._due.items() if now > due}

@@ -1,4 +1,4 @@
-"""Evicting by hand and for idleness: the same verified eviction, for nobody's request."""
+"""Evictions that no request needs: manual ones by an administrator, and those of idle consumers."""
 
 from __future__ import annotations
 
@@ -14,209 +14,254 @@ from gpumand.arbiter.leases import Leases
 from gpumand.arbiter.reconciler import Reconciler
 from gpumand.arbiter.scheduler import Scheduler
 from gpumand.arbiter.state import ArbiterState
-from gpumand.arbiter.timeouts import ended
+from gpumand.arbiter.timeouts import finished_within
 from gpumand.arbiter.work_gate import WorkGate
 from gpumand.domain import host_ram, parking
-from gpumand.domain.busyness import in_words, is_busy
+from gpumand.domain.busyness import describe_work, is_busy
 from gpumand.domain.consumer import EvictionMethod, Residency
-from gpumand.domain.device import Devices, devices_of, devices_text
+from gpumand.domain.device import Devices, format_devices, parse_devices
 from gpumand.domain.errors import Busy, EvictionFailed, InvalidArgs, ShuttingDown, TimedOut
 from gpumand.domain.events import EvictionReport
 from gpumand.domain.lease import LeaseEnd
-from gpumand.domain.request import Outcome
+from gpumand.domain.request import ManualResult
 from gpumand.domain.view import ConsumerState, Job
-from gpumand.domain.wording import on_devices
+from gpumand.domain.wording import describe_devices
 
 log = logging.getLogger(__name__)
 
 
 class ManualOperations:
-    """Evictions that no plan asked for."""
+    """Performs manual evictions and evicts idle consumers, with the same verification as evictions for a request."""
 
     def __init__(
         self,
-        arbiter_state: ArbiterState,
-        facts: Reconciler,
+        state: ArbiterState,
+        reconciler: Reconciler,
         scheduler: Scheduler,
         jobs: Jobs,
         leases: Leases,
         gate: WorkGate,
-        busyness: BusyProbes,
+        busy_probes: BusyProbes,
     ) -> None:
-        self._books, self._facts, self._desk, self._jobs, self._leases = arbiter_state, facts, scheduler, jobs, leases
-        self._gate, self._busyness = gate, busyness
+        self._state, self._reconciler, self._scheduler, self._jobs, self._leases = (
+            state,
+            reconciler,
+            scheduler,
+            jobs,
+            leases,
+        )
+        self._gate, self._busy_probes = gate, busy_probes
 
-    async def evict(self, name: str, *, force: bool, timeout_sec: float, method: str = "") -> Outcome:
+    async def evict(self, name: str, *, force: bool, timeout_sec: float, method: str = "") -> ManualResult:
         """Evict a consumer.
 
         Args:
-            name: which one.
-            force: also when it is leased (its leases are revoked, whatever comes of the eviction), pinned or busy.
-            timeout_sec: how long to wait for the device to be free of other work.
-            method: the only one to be used; "" = the consumer's, in its order.
+            name: the consumer.
+            force: also when it is leased (its leases are revoked, even if the eviction fails), pinned or busy.
+            timeout_sec: how long to wait until its devices are free of other jobs.
+            method: the only method to use; "" = the consumer's methods in order.
 
         Raises:
             Busy, TimedOut, EvictionFailed, ShuttingDown, InvalidArgs (not one of the consumer's methods).
         """
-        if method and method not in self._books.state(name).spec.evict:
-            known = " and ".join(self._books.state(name).spec.evict) or "none at all"
-            raise InvalidArgs(f"{name} is not evicted by {method}; its methods are {known}")
-        began = self._books.clock.monotonic()
-        device = devices_text(await self._devices_when_free(name, timeout_sec, force=force))
-        if not self._holds_anything(self._books.state(name), method):
-            return Outcome(name, device)
-        report = EvictionReport(name, device, 0, method, trigger="manual", why="asked for by hand")
-        report = await self._evict(report, lambda: self._take(name, force=force), heeds_work=not force, forced=force)
+        if method and method not in self._state.consumer(name).spec.evict:
+            known = " and ".join(self._state.consumer(name).spec.evict) or "none"
+            raise InvalidArgs(f"{name} cannot be evicted by {method}; its eviction methods: {known}")
+        began = self._state.clock.monotonic()
+        device = format_devices(await self._devices_when_free(name, timeout_sec, force=force))
+        if not self._holds_memory(self._state.consumer(name), method):
+            return ManualResult(name, device)
+        report = EvictionReport(name, device, 0, method, trigger="manual", why="requested manually")
+        report = await self._evict(
+            report, lambda: self._check_and_revoke(name, force=force), respect_busy=not force, forced=force
+        )
         if report.error:
             raise EvictionFailed(f"{name}: {report.error}")
-        duration_usec = int((self._books.clock.monotonic() - began) * 1e6)
-        return Outcome(name, device, True, (name,), report.method, report.freed_mib, duration_usec)
+        duration_usec = int((self._state.clock.monotonic() - began) * 1e6)
+        return ManualResult(name, device, True, (name,), report.method, report.freed_mib, duration_usec)
 
-    def _take(self, name: str, *, force: bool) -> None:
-        """Decided at the last moment: it may go. Raises Busy, EvictionFailed."""
-        self._check(self._books.state(name), force=force)
+    def _check_and_revoke(self, name: str, *, force: bool) -> None:
+        """Check once more that it may be evicted, and revoke its leases. Raises Busy, EvictionFailed."""
+        self._check(self._state.consumer(name), force=force)
         self._leases.end_all(lambda lease: lease.consumer == name, LeaseEnd.REVOKED)
 
     async def _devices_when_free(self, name: str, timeout_sec: float, *, force: bool) -> Devices:
-        clock = self._books.clock
+        """Wait until no job uses the consumer's devices. Raises Busy, TimedOut, ShuttingDown."""
+        clock = self._state.clock
         deadline = clock.monotonic() + timeout_sec
         while True:
-            state = self._books.state(name)
-            devices = state.devices or (min(self._books.ledger.devices),)
-            job, loading = self._job_on(devices), "" if force else self._loading_on(devices, besides=name)
+            # Everything is read again in each round: during the wait the consumer may have moved to other devices.
+            consumer = self._state.consumer(name)
+            devices = consumer.devices or (min(self._state.ledger.devices),)
+            job, loading = self._job_on(devices), "" if force else self._consumer_loading_on(devices, excluding=name)
             if self._gate.refused:
                 raise ShuttingDown(self._gate.refused)
-            is_free = job is None and not loading and state.residency is not Residency.UNLOADING
+            is_free = job is None and not loading and consumer.residency is not Residency.UNLOADING
             if is_free and not self._gate.held:
                 return devices
             if clock.monotonic() >= deadline:
-                doing = f"{loading} is loading on {on_devices(devices)}" if loading else f"{name} is being unloaded"
-                doing = f"{on_devices(devices)} is busy with {job.consumer}" if job else doing
-                doing = self._gate.held or doing
-                raise TimedOut(f"waited {timeout_sec:g} s: {doing}") if timeout_sec > 0 else Busy(doing)
-            with self._desk.hand(devices):
-                await ended(clock, self._desk.moved(), deadline - clock.monotonic())
+                blocker = self._describe_blocker(name, devices, job, loading)
+                if timeout_sec > 0:
+                    raise TimedOut(f"timed out after {timeout_sec:g} s waiting to evict {name}: {blocker}")
+                raise Busy(blocker)
+            with self._scheduler.reserve_for_manual(devices):
+                await finished_within(clock, self._scheduler.next_step(), deadline - clock.monotonic())
+
+    def _describe_blocker(self, name: str, devices: Devices, job: Job | None, loading: str) -> str:
+        if self._gate.held:
+            return self._gate.held
+        if job is not None:
+            verb = "is" if len(devices) == 1 else "are"
+            return f"{describe_devices(devices)} {verb} in use by the job for {job.consumer}"
+        return f"{loading} is loading on {describe_devices(devices)}" if loading else f"{name} is being unloaded"
 
     def _job_on(self, devices: Devices) -> Job | None:
-        """What is being done on any of these."""
-        jobs = self._books.ledger.jobs
+        """The job on any of these devices."""
+        jobs = self._state.ledger.jobs
         return next((jobs[device] for device in devices if device in jobs), None)
 
-    def _loading_on(self, devices: Devices, besides: str) -> str:
-        """Who is loading on any of these; nobody may have asked us for it, so that there is no job of it."""
-        loading = (one.name for one in self._books.view().loading if not set(devices).isdisjoint(one.devices))
-        return next((name for name in loading if name != besides), "")
+    def _consumer_loading_on(self, devices: Devices, excluding: str) -> str:
+        """The consumer that is loading on any of these devices; a load that gpumand did not start has no job."""
+        loading = (one.name for one in self._state.view().loading if not set(devices).isdisjoint(one.devices))
+        return next((name for name in loading if name != excluding), "")
 
-    def _is_quiet(self, devices: Devices) -> bool:
-        return self._job_on(devices) is None and not self._loading_on(devices, besides="")
+    def _is_free(self, devices: Devices) -> bool:
+        return self._job_on(devices) is None and not self._consumer_loading_on(devices, excluding="")
 
-    def _holds_anything(self, state: ConsumerState, method: str) -> bool:
-        if state.residency is Residency.PARKED and (not state.methods or method == EvictionMethod.HTTP):
-            return False  # it has given what its route takes
-        if state.claimed or state.residency not in (Residency.UNLOADED, Residency.FAILED):
+    def _holds_memory(self, consumer: ConsumerState, method: str) -> bool:
+        if consumer.residency is Residency.PARKED and (not consumer.usable_methods or method == EvictionMethod.HTTP):
+            return False  # parked: the unload route has already taken back everything it can
+        if consumer.claimed or consumer.residency not in (Residency.UNLOADED, Residency.FAILED):
             return True
         return any(
-            (sample.held_by(state.name) or 0) > state.spec.residual_mib
-            for sample in self._books.ledger.devices.values()
+            (sample.held_by(consumer.name) or 0) > consumer.spec.residual_mib
+            for sample in self._state.ledger.devices.values()
         )
 
     @staticmethod
-    def _check(state: ConsumerState, *, force: bool) -> None:
-        if not state.spec.evict:
-            raise EvictionFailed(f"{state.name} has no unload route and no unit: nothing can take its VRAM back")
+    def _check(consumer: ConsumerState, *, force: bool) -> None:
+        if not consumer.spec.evict:
+            raise EvictionFailed(f"{consumer.name} has no unload route and no unit: configure one to evict it")
         if force:
             return
-        if state.leases:
-            raise Busy(f"{state.name} is leased; the option force revokes its leases")
-        if state.pinned:
-            raise Busy(f"{state.name} is pinned; unpin it or use the option force")
-        if is_busy(state):
-            raise Busy(f"{state.name} is {in_words(state)}; the option force evicts it all the same")
-        if state.residency is Residency.LOADING:
-            raise Busy(f"{state.name} is loading")
+        if consumer.leases:
+            raise Busy(f"{consumer.name} is leased; --force (D-Bus option 'force') revokes its leases")
+        if consumer.pinned:
+            raise Busy(f"{consumer.name} is pinned; unpin it or use --force (D-Bus option 'force')")
+        if is_busy(consumer):
+            raise Busy(f"{consumer.name} is {describe_work(consumer)}; --force (D-Bus option 'force') evicts it anyway")
+        if consumer.residency is Residency.LOADING:
+            raise Busy(f"{consumer.name} is loading")
 
     async def _evict(
-        self, report: EvictionReport, take: Callable[[], None], *, heeds_work: bool, forced: bool = False
+        self, report: EvictionReport, confirm: Callable[[], None], *, respect_busy: bool, forced: bool = False
     ) -> EvictionReport:
-        """Evict on a device that is free right now. No await before the job stands; ``take`` has the last word."""
-        name, devices = report.consumer, devices_of(report.device)
-        self._books.ledger.begin(Job(devices, name, evicting=(name,)))
+        """Evict on devices that are free at this moment.
+
+        Args:
+            report: the consumer, its devices, the trigger and the reason.
+            confirm: called last before the eviction; raises if the consumer must not be evicted any more.
+            respect_busy: do not evict while the consumer is busy.
+            forced: park the consumer even if host RAM has no room.
+        """
+        name, devices = report.consumer, parse_devices(report.device)
+        # The job is registered before the first await: from now on no other job can take these devices.
+        self._state.ledger.begin_job(Job(devices, name, evicting=(name,)))
         try:
-            if heeds_work:
-                await self._busyness.ask(name)
-            await self._books.sample()
-            take()
-            report = report if report.method or forced else self._by_what_there_is_room_for(report)
-            self._note_parking(report, devices)
+            if respect_busy:
+                await self._busy_probes.probe(name)
+            await self._state.sample()
+            # During these awaits it may have been leased or pinned, so the checks are repeated now.
+            confirm()
+            report = report if report.method or forced else self._choose_method(report)
+            self._reserve_host_ram(report, devices)
         except BaseException:
-            self._let_go(devices)
+            self._release_devices(devices)
             raise
-        # Whoever asked may leave from here on: of half an eviction nobody would know how far it has come.
-        return await self._desk.beside.to_its_end(self._carry_out(report, devices, heeds_work))
+        # From here on the eviction continues even if the client disconnects: stopped halfway, the consumer's state
+        # would be unknown.
+        return await self._scheduler.background.run_to_completion(self._carry_out(report, devices, respect_busy))
 
-    async def _carry_out(self, report: EvictionReport, devices: Devices, heeds_work: bool) -> EvictionReport:
+    async def _carry_out(self, report: EvictionReport, devices: Devices, respect_busy: bool) -> EvictionReport:
         try:
-            return await self._jobs.evict(report, lambda: False, partial(self._why_not, report.consumer, heeds_work))
+            return await self._jobs.evict(
+                report, lambda: False, partial(self._why_not_now, report.consumer, respect_busy)
+            )
         finally:
-            self._let_go(devices)
+            self._release_devices(devices)
 
-    def _let_go(self, devices: Devices) -> None:
+    def _release_devices(self, devices: Devices) -> None:
         self._jobs.end(devices)
-        self._facts.conclude_all()
-        self._desk.step()
+        self._reconciler.reconcile_all()
+        self._scheduler.step()
 
-    def _by_what_there_is_room_for(self, report: EvictionReport) -> EvictionReport:
-        """By its methods in order, or where host RAM has no room to park it in, by the next. Raises EvictionFailed."""
-        state = self._books.state(report.consumer)
-        method = host_ram.method_now(self._books.view(), state)
-        if method is None and state.methods:
-            raise EvictionFailed(f"{state.name}: {parking.NO_ROOM}; the option force parks it all the same")
+    def _choose_method(self, report: EvictionReport) -> EvictionReport:
+        """Choose its methods in order, or the next one if host RAM has no room to park it. Raises EvictionFailed."""
+        consumer = self._state.consumer(report.consumer)
+        method = host_ram.eviction_method_now(self._state.view(), consumer)
+        if method is None and consumer.usable_methods:
+            raise EvictionFailed(
+                f"{consumer.name}: {parking.NO_HOST_RAM}; --force (D-Bus option 'force') parks it anyway"
+            )
         if method is None:
             return report
-        # One that is not to be parked is not parked as a second try either.
-        all_may = method is state.methods[0] and (method is EvictionMethod.HTTP or not state.spec.parks)
-        return report if all_may else replace(report, method=str(method))
+        # A consumer that must not be parked must not be parked as a second attempt either.
+        may_fall_back = method is consumer.usable_methods[0] and (
+            method is EvictionMethod.HTTP or not consumer.spec.parks
+        )
+        return report if may_fall_back else replace(report, method=str(method))
 
-    def _note_parking(self, report: EvictionReport, devices: Devices) -> None:
-        """Speak for the host RAM that it takes."""
-        parks = host_ram.would_park(self._books.state(report.consumer)) and report.method in ("", EvictionMethod.HTTP)
-        job = self._books.ledger.jobs[devices[0]]
-        self._books.ledger.replace_job(replace(job, parking=(report.consumer,) if parks else ()))
+    def _reserve_host_ram(self, report: EvictionReport, devices: Devices) -> None:
+        """Reserve the host RAM that parking the consumer will take."""
+        parks = host_ram.would_park(self._state.consumer(report.consumer)) and report.method in (
+            "",
+            EvictionMethod.HTTP,
+        )
+        job = self._state.ledger.jobs[devices[0]]
+        self._state.ledger.replace_job(replace(job, parking=(report.consumer,) if parks else ()))
 
-    async def _why_not(self, name: str, heeds_work: bool) -> str:
-        """Asked before each method: it may have begun to work after the first."""
-        return await self._busyness.why_spared(name) if heeds_work else ""
+    async def _why_not_now(self, name: str, respect_busy: bool) -> str:
+        """Called before each further method: the consumer may have become busy after the first one."""
+        return await self._busy_probes.busy_exemption(name) if respect_busy else ""
 
     def evict_idle(self) -> None:
-        """Begin to evict who has not worked for as long as its ``idle_timeout_sec`` says."""
-        for state in list(self._books.ledger.consumers.values()) if self._gate.is_open else ():
-            devices = state.devices
-            if devices and self._is_idle_too_long(state) and self._is_quiet(devices):
-                self._desk.beside.spawn(self._evict_for_idleness(state.name, devices))
-                return  # the job begins with the task's first step; the others have their turn at the next look
+        """Start the eviction of one consumer that has been idle for its ``idle_timeout_sec``, if there is one."""
+        for consumer in list(self._state.ledger.consumers.values()) if self._gate.is_open else ():
+            devices = consumer.devices
+            if devices and self._is_idle_too_long(consumer) and self._is_free(devices):
+                self._scheduler.background.spawn(self._evict_for_idleness(consumer.name, devices))
+                # Only one per call: the job is registered when the task first runs, so a second task started now could
+                # want the same devices. Other idle consumers follow at the next call.
+                return
 
-    def _is_idle_too_long(self, state: ConsumerState) -> bool:
-        limit_sec = state.spec.idle_timeout_sec
-        may_go = state.residency is Residency.RESIDENT and not state.claimed and not state.pinned and state.spec.evict
-        if limit_sec <= 0 or not may_go or is_busy(state):
+    def _is_idle_too_long(self, consumer: ConsumerState) -> bool:
+        limit_sec = consumer.spec.idle_timeout_sec
+        may_go = (
+            consumer.residency is Residency.RESIDENT
+            and not consumer.claimed
+            and not consumer.pinned
+            and consumer.spec.evict
+        )
+        if limit_sec <= 0 or not may_go or is_busy(consumer):
             return False
-        unused_sec = (self._books.clock.realtime_usec() - state.last_used_usec) / 1e6
-        return self._books.clock.monotonic() - state.idle_since >= limit_sec and unused_sec >= limit_sec
+        unused_sec = (self._state.clock.realtime_usec() - consumer.last_used_usec) / 1e6
+        return self._state.clock.monotonic() - consumer.idle_since >= limit_sec and unused_sec >= limit_sec
 
     async def _evict_for_idleness(self, name: str, devices: Devices) -> None:
-        def take() -> None:
-            state = self._books.ledger.consumers.get(name)
-            if state is None or not self._is_idle_too_long(state):
-                raise Busy(f"{name} is idle no longer")
+        def confirm() -> None:
+            consumer = self._state.ledger.consumers.get(name)
+            if consumer is None or not self._is_idle_too_long(consumer):
+                raise Busy(f"{name} is no longer idle")
 
-        if name not in self._books.ledger.consumers or not self._is_quiet(devices):
+        if name not in self._state.ledger.consumers or not self._is_free(devices):
             return
-        why = f"not used for {self._books.state(name).spec.idle_timeout_sec:g} s"
-        report = EvictionReport(name, devices_text(devices), 0, "", trigger="idle", why=why)
+        # The task starts later than ``evict_idle`` decided, so its conditions are checked again above.
+        why = f"not used for {self._state.consumer(name).spec.idle_timeout_sec:g} s"
+        report = EvictionReport(name, format_devices(devices), 0, "", trigger="idle", why=why)
         with contextlib.suppress(Busy):
             try:
-                report = await self._evict(report, take, heeds_work=True)
+                report = await self._evict(report, confirm, respect_busy=True)
             except EvictionFailed as failed:
                 report = replace(report, error=failed.message)
-            if report.error and name in self._books.ledger.consumers:
-                self._books.ledger.update(name, idle_since=self._books.clock.monotonic())
+            if report.error and name in self._state.ledger.consumers:
+                self._state.ledger.update(name, idle_since=self._state.clock.monotonic())

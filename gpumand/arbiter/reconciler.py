@@ -1,8 +1,9 @@
-"""What is seen corrects what is believed.
+"""Makes the recorded residency of each consumer agree with what is observed.
 
-Three witnesses speak of a consumer: its unit, its health route, NVML. Each is kept with the moment at which it was
-asked, and what was asked before our own last move says nothing any more. While a job loads or evicts a consumer its
-residency is the job's business, and witnesses are only heard, not believed.
+There are three sources of observations: the consumer's unit, its health route and the VRAM readings. Each observation
+is stored with the time at which it was requested; one from before gpumand's own last action on the consumer is
+outdated and is ignored. While a job loads or evicts a consumer, the job owns its residency: observations are stored
+and take effect when the job is over.
 """
 
 from __future__ import annotations
@@ -14,279 +15,316 @@ from gpumand.arbiter.state import ArbiterState
 from gpumand.domain.consumer import ConsumerSpec, Health, Residency, UnitActivity, UnitState
 from gpumand.domain.device import Devices
 from gpumand.domain.eviction_check import SLACK_MIB
-from gpumand.domain.residency import holds_model, residency_from_facts
+from gpumand.domain.residency import holds_model, infer_residency
 from gpumand.domain.view import ConsumerState
 
 log = logging.getLogger(__name__)
 
 
-CALM_SEC = 15.0
-"""A unit that has not been starting for so long has come to rest; one that crashes and comes back again has not."""
+AT_REST_SEC = 15.0
+"""Seconds without a start after which a start counts as finished. A unit that crashes and restarts again and again
+stays in one long start phase, so that ``load_timeout_sec`` applies to the whole of it."""
 
-GROWN_SEC = 5.0
-"""Memory that holds a model's worth and has not grown for so long is all there is to come."""
+GROWTH_ENDED_SEC = 5.0
+"""A consumer whose memory is large enough for a model and has not grown for this many seconds is fully loaded."""
 
 
 @dataclass(slots=True)
-class _Witnesses:
+class _Observations:
+    """The latest observations of one consumer; times are monotonic seconds."""
+
     spec: ConsumerSpec
     unit: UnitState | None = None
-    unit_heard_at: float = float("-inf")
+    unit_observed_at: float = float("-inf")
     health: Health | None = None
-    health_asked_at: float = float("-inf")
+    health_requested_at: float = float("-inf")
     held_mib: int = 0
     grew_at: float = float("inf")
 
 
 class Reconciler:
-    """Keeps the witnesses' last words and draws the conclusions."""
+    """Stores the latest observations of each consumer and derives its residency from them."""
 
-    def __init__(self, arbiter_state: ArbiterState) -> None:
-        self._books = arbiter_state
-        self._heard: dict[str, _Witnesses] = {}
-        self._void_before = float("-inf")
+    def __init__(self, state: ArbiterState) -> None:
+        self._state = state
+        self._observations: dict[str, _Observations] = {}
+        self._valid_from = float("-inf")
 
-    def note_unit(self, state: UnitState) -> None:
-        """A unit changed, or was asked. More than one consumer never shares one."""
-        for consumer in list(self._books.ledger.consumers.values()):
-            if consumer.spec.unit == state.unit:
-                heard = self._witnesses(consumer)
-                former, heard.unit, heard.unit_heard_at = heard.unit, state, self._books.clock.monotonic()
-                has_begun = former is not None and _has_begun_anew(former, state)
-                if has_begun:
-                    self._books.ledger.update(consumer.name, shown=False)
-                self.conclude(consumer.name)
-                if has_begun:
+    def record_unit(self, unit: UnitState) -> None:
+        """Store the state of a unit, from a systemd signal or a query. At most one consumer uses a unit."""
+        for consumer in list(self._state.ledger.consumers.values()):
+            if consumer.spec.unit == unit.unit:
+                observations = self._observations_of(consumer)
+                former, observations.unit, observations.unit_observed_at = (
+                    observations.unit,
+                    unit,
+                    self._state.clock.monotonic(),
+                )
+                is_new_run = former is not None and _is_new_run(former, unit)
+                if is_new_run:
+                    self._state.ledger.update(consumer.name, footprint_seen=False)
+                self.reconcile(consumer.name)
+                if is_new_run:
                     self._account_for_start(consumer.name)
 
     def _account_for_start(self, name: str) -> None:
-        """A unit that has just begun, whoever started it, takes its memory in its own time: that is spoken for now.
+        """Reserve the footprint of a consumer whose unit has just started, no matter which process started it.
 
-        systemd calls a plain service active from its first moment on, long before its model is in VRAM. One that is
-        just being evicted, and comes back, is no exception.
+        systemd reports a plain service as active at once, long before its model is in VRAM. Without the reservation
+        that memory would be granted a second time. The same applies to a unit that restarts while it is evicted.
         """
-        state = self._books.state(name)
-        if state.residency in (Residency.RESIDENT, Residency.PARKED, Residency.UNLOADING) and not state.shown:
-            devices = state.devices or self._likely_devices(state)
-            self._books.ledger.claim(name, devices, self._books.clock.monotonic())
+        consumer = self._state.consumer(name)
+        if (
+            consumer.residency in (Residency.RESIDENT, Residency.PARKED, Residency.UNLOADING)
+            and not consumer.footprint_seen
+        ):
+            devices = consumer.devices or self._likely_devices(consumer)
+            self._state.ledger.claim(name, devices, self._state.clock.monotonic())
 
-    def note_health(self, name: str, health: Health, asked_at: float) -> None:
-        """A consumer was probed.
+    def record_health(self, name: str, health: Health, asked_at: float) -> None:
+        """Store the result of a health check.
 
         Args:
-            name: which one; one that is no longer configured is ignored.
-            health: what it said.
-            asked_at: monotonic seconds at which the probe began.
+            name: the consumer; ignored when it is not configured any more.
+            health: its answer.
+            asked_at: when the health check began, in monotonic seconds.
         """
-        if name not in self._books.ledger.consumers or asked_at < self._void_before:
+        if name not in self._state.ledger.consumers or asked_at < self._valid_from:
             return
-        state = self._books.state(name)
-        heard = self._witnesses(state)
-        if asked_at < heard.health_asked_at:
-            return  # it took longer to answer this than what it was asked later
-        heard.health, heard.health_asked_at = health, asked_at
-        if health.last_used_usec is not None and health.last_used_usec != state.probed_usec:
-            self._books.ledger.update(name, probed_usec=health.last_used_usec)
-        if asked_at > state.changed_at and state.says_loaded != (health.loaded is True):
-            self._books.ledger.update(name, says_loaded=health.loaded is True)
-        self.conclude(name)
+        consumer = self._state.consumer(name)
+        observations = self._observations_of(consumer)
+        if asked_at < observations.health_requested_at:
+            return  # the answer to a later request has arrived already
+        observations.health, observations.health_requested_at = health, asked_at
+        if health.last_used_usec is not None and health.last_used_usec != consumer.reported_used_usec:
+            self._state.ledger.update(name, reported_used_usec=health.last_used_usec)
+        if asked_at > consumer.changed_at and consumer.reports_loaded != (health.loaded is True):
+            self._state.ledger.update(name, reports_loaded=health.loaded is True)
+        self.reconcile(name)
 
-    def runs(self, name: str) -> bool:
-        """Whether it is there as far as is known: its unit is active, or it is no unit."""
-        state = self._books.state(name)
-        unit = self._witnesses(state).unit
-        return not state.spec.unit or (unit is not None and unit.activity is UnitActivity.ACTIVE)
+    def is_running(self, name: str) -> bool:
+        """Whether the consumer's unit is active, as far as observed; True for a consumer without a unit."""
+        consumer = self._state.consumer(name)
+        unit = self._observations_of(consumer).unit
+        return not consumer.spec.unit or (unit is not None and unit.activity is UnitActivity.ACTIVE)
 
-    def conclude_all(self) -> None:
-        """Draw the conclusions for everybody, after a new reading."""
-        for name in list(self._books.ledger.consumers):
-            self.conclude(name)
+    def reconcile_all(self) -> None:
+        """Reconcile all consumers, after a new reading or the end of a job."""
+        for name in list(self._state.ledger.consumers):
+            self.reconcile(name)
 
-    def forget_missing(self) -> None:
-        """Forget witnesses of consumers that are no longer configured, or who are asked otherwise now."""
-        for name, heard in list(self._heard.items()):
-            state = self._books.ledger.consumers.get(name)
-            if state is None or _asked(state.spec) != _asked(heard.spec):
-                del self._heard[name]
+    def forget_obsolete_observations(self) -> None:
+        """After a reload: drop observations of consumers that are gone or whose unit or health check has changed."""
+        for name, observations in list(self._observations.items()):
+            consumer = self._state.ledger.consumers.get(name)
+            if consumer is None or _sources_of(consumer.spec) != _sources_of(observations.spec):
+                del self._observations[name]
 
-    def void(self) -> None:
-        """Forget all witnesses, and what was concluded from them; what is lent or being loaded is so until denied."""
-        self._heard.clear()
-        self._void_before = self._books.clock.monotonic()
-        for state in list(self._books.ledger.consumers.values()):
-            is_ours = state.claimed or state.residency is Residency.FAILED or self._is_in_a_job(state)
+    def forget_observations(self) -> None:
+        """Drop all observations, and every residency that rests on them only.
+
+        Consumers with a lease, in a job or in a backoff after a failed load keep their residency until an observation
+        contradicts it.
+        """
+        self._observations.clear()
+        self._valid_from = self._state.clock.monotonic()
+        for consumer in list(self._state.ledger.consumers.values()):
+            is_ours = consumer.claimed or consumer.residency is Residency.FAILED or self._is_in_a_job(consumer)
             if not is_ours:
-                self._books.set_residency(state.name, Residency.UNKNOWN, own_move=False)
+                self._state.set_residency(consumer.name, Residency.UNKNOWN, own_move=False)
 
-    def conclude(self, name: str) -> None:
-        """Bring one consumer's residency in line with what is seen."""
-        state = self._books.state(name)
-        if self._is_in_a_job(state):
+    def reconcile(self, name: str) -> None:
+        """Make one consumer's residency agree with its observations."""
+        consumer = self._state.consumer(name)
+        if self._is_in_a_job(consumer):
             return
-        self._locate(state)
-        self._note_shown(name)
-        has_come_back = self._has_come_back(state)
-        if not has_come_back:
-            self._books.ledger.unclaim(name, self._books.clock.monotonic())
-        state = self._books.state(name)
-        seen = self._what_is_seen(state)
-        if seen is not state.residency:
-            self._move_to(state, seen)
-        elif has_come_back:
-            self._books.ledger.unclaim(name, self._books.clock.monotonic())
+        self._update_devices(consumer)
+        self._update_shown(name)
+        has_restarted = self._has_restarted_after_stop(consumer)
+        if not has_restarted:
+            self._state.ledger.release_claim(name, self._state.clock.monotonic())
+        consumer = self._state.consumer(name)
+        observed = self._observed_residency(consumer)
+        if observed is not consumer.residency:
+            self._change_residency(consumer, observed)
+        elif has_restarted:
+            self._state.ledger.release_claim(name, self._state.clock.monotonic())
 
-    def _has_come_back(self, state: ConsumerState) -> bool:
-        """Its unit began anew after we had stopped it, and before its memory was seen free: its room is spoken for."""
-        heard = self._witnesses(state)
-        unit = heard.unit if heard.unit_heard_at > state.unit_moved_at else None
-        return state.residency is Residency.UNLOADED and unit is not None and unit.activity in RUNNING
+    def _has_restarted_after_stop(self, consumer: ConsumerState) -> bool:
+        """Whether its unit started again after gpumand stopped it. Then its footprint must stay reserved."""
+        observations = self._observations_of(consumer)
+        unit = observations.unit if observations.unit_observed_at > consumer.unit_changed_at else None
+        return consumer.residency is Residency.UNLOADED and unit is not None and unit.activity in RUNNING
 
-    def _is_in_a_job(self, state: ConsumerState) -> bool:
-        if state.residency is Residency.UNLOADING or (state.residency is Residency.LOADING and not state.unasked):
+    def _is_in_a_job(self, consumer: ConsumerState) -> bool:
+        if consumer.residency is Residency.UNLOADING or (
+            consumer.residency is Residency.LOADING and not consumer.external_load
+        ):
             return any(
-                state.name == job.consumer or state.name in job.evicting for job in self._books.ledger.jobs.values()
+                consumer.name == job.consumer or consumer.name in job.evicting
+                for job in self._state.ledger.jobs.values()
             )
         return False
 
-    def _what_is_seen(self, state: ConsumerState) -> Residency:
-        heard = self._witnesses(state)
-        unit = heard.unit if heard.unit_heard_at > state.unit_moved_at else None
-        health = heard.health if heard.health_asked_at > state.changed_at else None
-        seen = residency_from_facts(state.spec, unit, health, self._held_mib(state))
-        nobody_says = unit is None and (health is None or health.loaded is None)
-        may_yet_show = state.claimed or not state.spec.lazy
-        if state.spec.unit and nobody_says and may_yet_show and seen in WITHOUT_MODEL:
-            # We have started or stopped its unit ourselves and systemd has not been heard since: that NVML shows
-            # nothing yet is no news.
-            return state.residency
-        if seen is Residency.LOADING:
-            return self._weigh_loading(state, unit)
-        self._note_calm(state)
+    def _observed_residency(self, consumer: ConsumerState) -> Residency:
+        observations = self._observations_of(consumer)
+        unit = observations.unit if observations.unit_observed_at > consumer.unit_changed_at else None
+        health = observations.health if observations.health_requested_at > consumer.changed_at else None
+        observed = infer_residency(consumer.spec, unit, health, self._held_mib(consumer))
+        is_unreported = unit is None and (health is None or health.loaded is None)
+        may_yet_show = consumer.claimed or not consumer.spec.lazy
+        if consumer.spec.unit and is_unreported and may_yet_show and observed in WITHOUT_MODEL:
+            # gpumand has started or stopped its unit, and systemd has reported no state since then. A reading that
+            # shows no memory proves nothing: the model may not have been loaded yet.
+            return consumer.residency
+        if observed is Residency.LOADING:
+            return self._resolve_loading(consumer, unit)
+        self._end_start_phase(consumer)
         unit_is_down = unit is not None and unit.activity in DOWN
-        is_gone = unit_is_down or (health is not None and health.gone)
-        return self._weigh(state, seen, unit_is_down=unit_is_down, is_gone=is_gone)
+        process_is_gone = unit_is_down or (health is not None and health.refused)
+        return self._prefer_known_residency(
+            consumer, observed, unit_is_down=unit_is_down, process_is_gone=process_is_gone
+        )
 
-    def _weigh(self, state: ConsumerState, seen: Residency, *, unit_is_down: bool, is_gone: bool) -> Residency:
-        """Where a fact is weaker than what we know, what we know stays."""
-        believed = state.residency
-        if seen is Residency.UNKNOWN and believed in KNOWN:
-            return believed  # no witness says anything: no reason to forget
-        if seen in WITHOUT_MODEL and believed is Residency.FAILED:
-            # It failed, and is not loaded: no contradiction. One that sleeps on is parked when it may be tried again:
-            # others may need the host RAM and the VRAM that it holds.
-            backs_off = self._books.clock.monotonic() < state.retry_at
-            return seen if seen is Residency.PARKED and not backs_off else believed
-        if seen is Residency.UNLOADED and believed is Residency.PARKED:
-            return seen if is_gone or not state.spec.parks else believed  # it has not left VRAM any further
-        if seen in WITHOUT_MODEL and believed is Residency.RESIDENT and state.claimed and state.spec.lazy:
-            return Residency.UNLOADED if unit_is_down else believed  # its first request has yet to come, or to load it
-        return seen
+    def _prefer_known_residency(
+        self, consumer: ConsumerState, observed: Residency, *, unit_is_down: bool, process_is_gone: bool
+    ) -> Residency:
+        """Keep the current residency where the observation is weaker evidence than what led to it."""
+        current = consumer.residency
+        if observed is Residency.UNKNOWN and current in KNOWN:
+            return current  # no source reports anything, which is no reason to discard it
+        if observed in WITHOUT_MODEL and current is Residency.FAILED:
+            # "Failed" and "not loaded" do not contradict each other. But one that is still parked becomes PARKED when
+            # its backoff is over, so that it can be evicted: others may need the host RAM and VRAM that it holds.
+            backs_off = self._state.clock.monotonic() < consumer.retry_at
+            return observed if observed is Residency.PARKED and not backs_off else current
+        if observed is Residency.UNLOADED and current is Residency.PARKED:
+            # A parked consumer holds no model in VRAM either, so only the end of its process tells the two apart.
+            return observed if process_is_gone or not consumer.spec.parks else current
+        if observed in WITHOUT_MODEL and current is Residency.RESIDENT and consumer.claimed and consumer.spec.lazy:
+            # A lazy consumer loads with its first request, which the lease holder may not have sent yet.
+            return Residency.UNLOADED if unit_is_down else current
+        return observed
 
-    def _weigh_loading(self, state: ConsumerState, unit: UnitState | None) -> Residency:
-        """It looks as if it were loading. Who is taken for loading keeps everybody else from the device, so:
+    def _resolve_loading(self, consumer: ConsumerState, unit: UnitState | None) -> Residency:
+        """Decide between LOADING and RESIDENT for a consumer that appears to be loading.
 
-        a resident that does not answer is busy or hung, not loading, and a start that has gone on for longer than a
-        load may take, be it one that hangs or one that crashes and begins anew, is none. Both may be evicted.
+        A loading consumer blocks its device for all others, so two cases must not count as loading: a resident
+        consumer that does not answer (it is busy or hangs), and a start that takes longer than ``load_timeout_sec``
+        (it hangs, or crashes and restarts again and again). Both become RESIDENT and can be evicted.
         """
-        if state.residency is Residency.RESIDENT and unit is not None and unit.activity is UnitActivity.ACTIVE:
+        if consumer.residency is Residency.RESIDENT and unit is not None and unit.activity is UnitActivity.ACTIVE:
             return Residency.RESIDENT
-        now = self._books.clock.monotonic()
-        since = state.loading_since if state.loading_since is not None else now
-        if state.loading_since is None:
-            self._books.ledger.update(state.name, loading_since=now)
-        return Residency.RESIDENT if now - since > state.spec.load_timeout_sec else Residency.LOADING
+        now = self._state.clock.monotonic()
+        since = consumer.loading_since if consumer.loading_since is not None else now
+        if consumer.loading_since is None:
+            self._state.ledger.update(consumer.name, loading_since=now)
+        return Residency.RESIDENT if now - since > consumer.spec.load_timeout_sec else Residency.LOADING
 
-    def _note_calm(self, state: ConsumerState) -> None:
-        """Its start is over, unless it comes back too soon."""
-        if state.loading_since is not None and self._books.clock.monotonic() - state.idle_since > CALM_SEC:
-            self._books.ledger.update(state.name, loading_since=None)
+    def _end_start_phase(self, consumer: ConsumerState) -> None:
+        """Note the end of a start; not within AT_REST_SEC of the last change, since the unit may crash and restart."""
+        if consumer.loading_since is not None and self._state.clock.monotonic() - consumer.idle_since > AT_REST_SEC:
+            self._state.ledger.update(consumer.name, loading_since=None)
 
-    def _move_to(self, state: ConsumerState, seen: Residency) -> None:
-        name = state.name
-        log.info("consumer %s is %s, not %s", name, seen, state.residency)
-        self._books.set_residency(name, seen, error=self._error_of(state, seen), own_move=False)
-        if seen is Residency.LOADING:
-            # Somebody else started it. It takes its room whether we like it or not, so it is accounted for.
-            devices = state.devices or self._likely_devices(state)
-            self._books.ledger.update(name, unasked=True)
-            self._books.ledger.claim(name, devices, self._books.clock.monotonic())
+    def _change_residency(self, consumer: ConsumerState, observed: Residency) -> None:
+        name = consumer.name
+        log.info("consumer %s: %s → %s, as observed", name, consumer.residency, observed)
+        self._state.set_residency(name, observed, error=self._error_for(consumer, observed), own_move=False)
+        if observed is Residency.LOADING:
+            # Another process started it. It will take its memory in any case, so that memory is reserved.
+            devices = consumer.devices or self._likely_devices(consumer)
+            self._state.ledger.update(name, external_load=True)
+            self._state.ledger.claim(name, devices, self._state.clock.monotonic())
             return
-        self._books.ledger.update(name, unasked=False)
-        if seen is Residency.RESIDENT:
-            self._books.ledger.update(name, failures=0, retry_at=0.0)
-            self._note_shown(name)
-        self._books.ledger.unclaim(name, self._books.clock.monotonic())
+        self._state.ledger.update(name, external_load=False)
+        if observed is Residency.RESIDENT:
+            self._state.ledger.update(name, failures=0, retry_at=0.0)
+            self._update_shown(name)
+        self._state.ledger.release_claim(name, self._state.clock.monotonic())
 
-    def _error_of(self, state: ConsumerState, seen: Residency) -> str | None:
-        """What to say of it: a unit that failed behind our back says why."""
-        unit = self._witnesses(state).unit
-        if unit is not None and unit.activity is UnitActivity.FAILED and seen is Residency.UNLOADED:
+    def _error_for(self, consumer: ConsumerState, observed: Residency) -> str | None:
+        """The error to show with a residency; None = leave it unchanged. A unit that failed on its own says why."""
+        unit = self._observations_of(consumer).unit
+        if unit is not None and unit.activity is UnitActivity.FAILED and observed is Residency.UNLOADED:
             return f"{unit.unit} failed ({unit.result})"
-        return "" if seen is Residency.RESIDENT else None
+        return "" if observed is Residency.RESIDENT else None
 
-    def _likely_devices(self, state: ConsumerState, seen: Devices = ()) -> Devices:
-        """Where it is taken to be: where it was seen; where more are needed, those configured, else the most free."""
-        samples, wanted = self._books.ledger.devices.values(), state.spec.devices
+    def _likely_devices(self, consumer: ConsumerState, observed: Devices = ()) -> Devices:
+        """The devices a consumer is assumed to be on.
+
+        Those where it was observed come first, then its former devices, the configured ones, and the ones with most
+        free memory, until it has as many as it needs.
+        """
+        samples, wanted = self._state.ledger.devices.values(), consumer.spec.devices
         by_free = sorted(samples, key=lambda one: -(one.free_mib or 0))
         named = [one for one in by_free if {str(one.index), one.uuid} & set(wanted)]
-        order = dict.fromkeys([*seen, *state.devices, *(one.index for one in (*named, *by_free))])
-        there = [index for index in order if index in self._books.ledger.devices]
-        return tuple(sorted(there[: state.spec.device_count]))
+        order = dict.fromkeys([*observed, *consumer.devices, *(one.index for one in (*named, *by_free))])
+        there = [index for index in order if index in self._state.ledger.devices]
+        return tuple(sorted(there[: consumer.spec.device_count]))
 
-    def _locate(self, state: ConsumerState) -> None:
-        """Where its processes are is where it is; a claim made elsewhere stays where it was made."""
-        held = {index: sample.held_by(state.name) or 0 for index, sample in self._books.ledger.devices.items()}
-        seen = tuple(sorted((index for index in held if held[index]), key=lambda index: -held[index]))
-        if not seen or state.claimed:
-            return
-        devices = self._likely_devices(state, seen)
-        if devices != state.devices:
-            self._books.ledger.update(state.name, devices=devices)
+    def _update_devices(self, consumer: ConsumerState) -> None:
+        """Set a consumer's devices to those where its processes hold memory, unless memory is reserved for it.
 
-    def _held_mib(self, state: ConsumerState) -> int | None:
-        """MiB it holds on all devices, or where it needs several on the fullest one; None where none of them can tell.
-
-        What stays of one that sleeps stays on each of its devices: together that may look like a model.
+        A reservation stays on the devices for which it was made, or its memory would be counted on the wrong ones.
         """
-        samples = self._books.ledger.devices.values()
-        figures = [sample.held_by(state.name) for sample in samples if sample.taken_at >= state.changed_at]
-        known = [mib for mib in figures if mib is not None]
-        held_mib = max(known, default=0) if state.spec.device_count > 1 else sum(known)
-        return held_mib if known and len(known) == len(figures) else (held_mib or None)
-
-    def _note_shown(self, name: str) -> None:
-        """Note when live figures contain it: then nothing has to be reserved for it on top of them."""
-        state = self._books.state(name)
-        if not state.devices or state.residency is not Residency.RESIDENT:
+        held = {index: sample.held_by(consumer.name) or 0 for index, sample in self._state.ledger.devices.items()}
+        observed = tuple(sorted((index for index in held if held[index]), key=lambda index: -held[index]))
+        if not observed or consumer.claimed:
             return
-        heard = self._witnesses(state)
-        says = heard.health.loaded if heard.health is not None and heard.health_asked_at > state.changed_at else None
-        if not state.shown and self._is_all_there(state, says):
-            self._books.ledger.update(name, shown=True)
-        elif state.shown and says is False and state.spec.lazy and state.claimed:
-            self._books.ledger.rebase(name)  # it has unloaded by itself under its lease, and may load again
+        devices = self._likely_devices(consumer, observed)
+        if devices != consumer.devices:
+            self._state.ledger.update(consumer.name, devices=devices)
 
-    def _is_all_there(self, state: ConsumerState, says_loaded: bool | None) -> bool:
-        figures = [self._books.device(device).held_by(state.name) for device in state.devices]
-        known = [mib for mib in figures if mib is not None]
-        if len(known) < len(figures):
-            # Nobody can tell its memory from others'. What is not lazy was loaded before it was called resident.
-            return says_loaded is True or not state.spec.lazy
+    def _held_mib(self, consumer: ConsumerState) -> int | None:
+        """MiB that a consumer holds; None where no device can attribute its memory.
+
+        For a consumer on one device this is the sum over all devices; for one on several devices, the largest value:
+        a parked consumer leaves a remainder on each of them, and their sum could look like a loaded model.
+        """
+        samples = self._state.ledger.devices.values()
+        readings = [sample.held_by(consumer.name) for sample in samples if sample.taken_at >= consumer.changed_at]
+        known = [mib for mib in readings if mib is not None]
+        held_mib = max(known, default=0) if consumer.spec.device_count > 1 else sum(known)
+        return held_mib if known and len(known) == len(readings) else (held_mib or None)
+
+    def _update_shown(self, name: str) -> None:
+        """Note when the readings contain a consumer's whole memory, so that no reservation is needed on top of them."""
+        consumer = self._state.consumer(name)
+        if not consumer.devices or consumer.residency is not Residency.RESIDENT:
+            return
+        observations = self._observations_of(consumer)
+        reported_loaded = (
+            observations.health.loaded
+            if observations.health is not None and observations.health_requested_at > consumer.changed_at
+            else None
+        )
+        if not consumer.footprint_seen and self._is_fully_shown(consumer, reported_loaded):
+            self._state.ledger.update(name, footprint_seen=True)
+        elif consumer.footprint_seen and reported_loaded is False and consumer.spec.lazy and consumer.claimed:
+            self._state.ledger.reset_baseline(name)  # it unloaded by itself during its lease and may load again
+
+    def _is_fully_shown(self, consumer: ConsumerState, reports_loaded: bool | None) -> bool:
+        readings = [self._state.device(device).held_by(consumer.name) for device in consumer.devices]
+        known = [mib for mib in readings if mib is not None]
+        if len(known) < len(readings):
+            # The driver does not attribute memory to processes. One that is not lazy was loaded before it became
+            # resident, so its memory is part of the unattributed total.
+            return reports_loaded is True or not consumer.spec.lazy
         held_mib = min(known)
-        heard, now = self._witnesses(state), self._books.clock.monotonic()
-        if held_mib > heard.held_mib + SLACK_MIB or held_mib < heard.held_mib:
-            heard.held_mib, heard.grew_at = held_mib, now
-        is_still = holds_model(state.spec, held_mib) and now - heard.grew_at >= GROWN_SEC
-        return held_mib >= state.footprint_mib * 0.9 or is_still
+        observations, now = self._observations_of(consumer), self._state.clock.monotonic()
+        if held_mib > observations.held_mib + SLACK_MIB or held_mib < observations.held_mib:
+            observations.held_mib, observations.grew_at = held_mib, now
+        is_still = holds_model(consumer.spec, held_mib) and now - observations.grew_at >= GROWTH_ENDED_SEC
+        return held_mib >= consumer.footprint_mib * 0.9 or is_still
 
-    def _witnesses(self, state: ConsumerState) -> _Witnesses:
-        if state.name not in self._heard:
-            self._heard[state.name] = _Witnesses(state.spec)
-        return self._heard[state.name]
+    def _observations_of(self, consumer: ConsumerState) -> _Observations:
+        if consumer.name not in self._observations:
+            self._observations[consumer.name] = _Observations(consumer.spec)
+        return self._observations[consumer.name]
 
 
-def _has_begun_anew(former: UnitState, now: UnitState) -> bool:
-    """A run that we have not seen before; one that went on before our first look has had its time."""
+def _is_new_run(former: UnitState, now: UnitState) -> bool:
+    """Whether a unit is in a new run. A unit that was running before the first observation does not count."""
     return now.activity is UnitActivity.ACTIVE and now.invocation_id != former.invocation_id
 
 
@@ -297,6 +335,6 @@ DOWN = frozenset({UnitActivity.INACTIVE, UnitActivity.FAILED})
 RUNNING = frozenset({UnitActivity.ACTIVE, UnitActivity.ACTIVATING})
 
 
-def _asked(spec: ConsumerSpec) -> tuple[object, ...]:
-    """What of a consumer decides whom we ask about it."""
+def _sources_of(spec: ConsumerSpec) -> tuple[object, ...]:
+    """The part of a configuration that decides where its observations come from."""
     return spec.unit, spec.url, spec.health

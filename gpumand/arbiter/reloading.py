@@ -1,4 +1,4 @@
-"""Putting another configuration in force while everything goes on."""
+"""Reloads the configuration while leases, jobs and waiting requests continue."""
 
 from __future__ import annotations
 
@@ -16,46 +16,48 @@ log = logging.getLogger(__name__)
 
 
 class Reloading:
-    """Reloads, one after the other: what was read last is in force last.
+    """Performs reloads one after the other, so that the configuration read last is the one in force.
 
     Args:
-        load_settings: reads the configuration anew; raises ConfigInvalid.
-        units_changed: told that other units matter now.
+        load_settings: reads the configuration again; raises ConfigInvalid.
+        units_changed: set after a reload, since other units may have to be watched.
     """
 
     def __init__(
         self,
-        arbiter_state: ArbiterState,
-        measuring: LearningRecorder,
-        facts: Reconciler,
+        state: ArbiterState,
+        learning: LearningRecorder,
+        reconciler: Reconciler,
         scheduler: Scheduler,
         load_settings: Callable[[], Awaitable[Settings]],
         units_changed: asyncio.Event,
     ) -> None:
-        self._books, self._measuring, self._facts, self._desk = arbiter_state, measuring, facts, scheduler
+        self._state, self._learning, self._reconciler, self._scheduler = state, learning, reconciler, scheduler
         self._load_settings, self._units_changed = load_settings, units_changed
-        self._turn = asyncio.Lock()
+        self._lock = asyncio.Lock()
 
     async def reload(self) -> None:
-        """Read the configuration and put it in force. Raises ConfigInvalid, changing nothing.
+        """Read the configuration and apply it. Raises ConfigInvalid, and then nothing changes.
 
-        Done to its end, whoever asked and left: half of a configuration must not stay in force.
+        A reload completes even if its caller disconnects: a half-applied configuration must not stay in force.
         """
-        await self._desk.beside.to_its_end(self._reload())
+        await self._scheduler.background.run_to_completion(self._reload())
 
     async def _reload(self) -> None:
-        async with self._turn:
-            read_usec = self._books.clock.realtime_usec()
-            self._put_in_force(await self._load_settings(), read_usec)
+        async with self._lock:
+            # Taken before the files are read: a file changed during the read then counts as changed since the reload.
+            read_usec = self._state.clock.realtime_usec()
+            self._apply(await self._load_settings(), read_usec)
 
-    def _put_in_force(self, settings: Settings, read_usec: int) -> None:
-        former, self._books.settings = self._books.settings, settings
-        self._books.configured_usec = read_usec
-        self._books.ledger.configure(settings.scheduler, settings.consumers.values())
-        self._measuring.forget_changed(former.consumers)
-        self._measuring.warn_of_unknown()
-        self._desk.set_aging(settings.scheduler.aging_sec)
-        self._facts.forget_missing()
+    def _apply(self, settings: Settings, read_usec: int) -> None:
+        former, self._state.settings = self._state.settings, settings
+        self._state.configured_usec = read_usec
+        self._state.ledger.configure(settings.scheduler, settings.consumers.values())
+        self._learning.forget_changed(former.consumers)
+        self._learning.warn_of_unknown_footprints()
+        self._scheduler.set_aging(settings.scheduler.aging_sec)
+        self._reconciler.forget_obsolete_observations()
         self._units_changed.set()
-        log.info("configuration in force: %d consumers", len(settings.consumers))
-        self._desk.step()
+        count = len(settings.consumers)
+        log.info("configuration reloaded: %d %s", count, "consumer" if count == 1 else "consumers")
+        self._scheduler.step()

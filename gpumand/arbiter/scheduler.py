@@ -1,4 +1,4 @@
-"""The queue at work: every waiting request is decided in order, and granted, refused, or started on."""
+"""The scheduler decides every waiting request in queue order: grant, refuse, start a job, or wait."""
 
 from __future__ import annotations
 
@@ -11,393 +11,382 @@ from dataclasses import replace
 
 from gpumand.arbiter.background import BackgroundTasks
 from gpumand.arbiter.busy_probes import BusyProbes
+from gpumand.arbiter.decision_cache import VRAM_READING, DecisionCache
 from gpumand.arbiter.jobs import Jobs
 from gpumand.arbiter.leases import Leases
+from gpumand.arbiter.limits import lease_limit_error
 from gpumand.arbiter.reconciler import Reconciler
 from gpumand.arbiter.state import ArbiterState
-from gpumand.arbiter.waiting_request import Waiting
+from gpumand.arbiter.waiting_request import WaitingRequest
 from gpumand.arbiter.work_gate import WorkGate
 from gpumand.domain import queue_policy
 from gpumand.domain.consumer import Policy
+from gpumand.domain.decision import Decision, Requirement
 from gpumand.domain.device import Devices
-from gpumand.domain.errors import Busy, GpumandError, LimitsExceeded
+from gpumand.domain.errors import Busy, GpumandError
 from gpumand.domain.fairness import FairShare
-from gpumand.domain.planning import Decision, Requirement, decide
 from gpumand.domain.queue import RequestQueue
-from gpumand.domain.queue_pass import QueueEntry, QueuePass, Ruling, as_wait
+from gpumand.domain.queue_pass import QueueDecision, QueueEntry, QueuePass, as_wait
 from gpumand.domain.request import Request, Verdict
-from gpumand.domain.view import View
 
 log = logging.getLogger(__name__)
 
-MAX_LEASES_PER_UID, MAX_LEASES = 64, 1024
-
-NOT_THERE = "it is not resident and would have to be loaded first"
-INTERNAL_ERROR = Decision(Verdict.REFUSE, error=GpumandError, message="internal error; see the log")
+MANUAL_EVICTION = "a manual eviction comes first"
+NOT_RESIDENT = "the consumer is not resident and would have to be loaded first; allow a timeout above 0"
+INTERNAL_ERROR = Decision(Verdict.REFUSE, error=GpumandError, message="internal error in gpumand; see its log")
 
 
 class Scheduler:
-    """Serves the queue. ``step`` is the only place where a request is decided, and it never awaits.
+    """Owns the queue. ``step`` is the only place where a request is decided, and it never awaits.
 
     Attributes:
-        beside: what is done beside; it ends with the desk.
+        background: tasks that belong to no single call; they are cancelled when the scheduler closes.
     """
 
     def __init__(
         self,
-        arbiter_state: ArbiterState,
-        facts: Reconciler,
+        state: ArbiterState,
+        reconciler: Reconciler,
         jobs: Jobs,
         leases: Leases,
         gate: WorkGate,
-        busyness: BusyProbes,
+        busy_probes: BusyProbes,
     ) -> None:
-        self._books, self._facts, self._jobs, self._leases, self._gate = arbiter_state, facts, jobs, leases, gate
-        self._busyness = busyness
-        self._queue = RequestQueue(arbiter_state.settings.scheduler.aging_sec)
-        self._entries: dict[int, Waiting] = {}
-        self._working: dict[Waiting, Devices] = {}
-        self.beside = BackgroundTasks()
+        self._state, self._reconciler, self._jobs, self._leases, self._gate = state, reconciler, jobs, leases, gate
+        self._busy_probes = busy_probes
+        self._queue = RequestQueue(state.settings.scheduler.aging_sec)
+        self._entries: dict[int, WaitingRequest] = {}
+        self._running: dict[WaitingRequest, Devices] = {}
+        self.background = BackgroundTasks()
         self._fairness, self._charged = FairShare(), dict[int, float]()
-        self._seen: View | None = None
-        self._seen_changes = 0
-        self._known: dict[Requirement, Decision] = {}
-        self._waits: dict[Requirement, tuple[Decision, Decision]] = {}
-        self._hands: Counter[int] = Counter()
+        self._decisions = DecisionCache(state)
+        self._reserved_for_manual: Counter[int] = Counter()
         self._sampling = False
         self._closed = False
-        self._moved = asyncio.Event()
+        self._stepped = asyncio.Event()
 
-    # -- who waits -----------------------------------------------------------------------------------------------
+    # -- the queue -----------------------------------------------------------------------------------------------
 
-    def __iter__(self) -> Iterator[Waiting]:
-        """Waiting requests in the order in which they are served."""
+    def __iter__(self) -> Iterator[WaitingRequest]:
+        """Waiting requests in queue order."""
         return (self._entries[request.number] for request in self._queue)
 
     def __len__(self) -> int:
         return len(self._queue)
 
-    def add(self, entry: Waiting) -> None:
-        """Let a request wait; ``step`` decides it."""
+    def add(self, entry: WaitingRequest) -> None:
+        """Queue a request; the next ``step`` decides it."""
         self._entries[entry.request.number] = entry
-        self._queue.add(entry.request, self._put_back_sec(entry.request))
+        self._queue.add(entry.request, self._fairness_delay_sec(entry.request))
 
-    def _put_back_sec(self, request: Request) -> float:
-        """By how much it counts as having come later, so that one user's many requests leave others their share."""
-        settings = self._books.settings.scheduler
+    def _fairness_delay_sec(self, request: Request) -> float:
+        """Seconds by which a request counts as having arrived later, so that one user cannot fill the queue.
+
+        Only the ``adaptive`` policy does this.
+        """
+        settings = self._state.settings.scheduler
         if settings.policy is not Policy.ADAPTIVE:
             return 0.0
-        user, work_sec = str(request.owner.uid), self._books.state(request.consumer).times.hold_sec()
-        back_sec = self._fairness.put_back_sec(user, self._books.clock.monotonic(), work_sec, settings.aging_sec)
-        # At the limit its user's clock no longer moves: who leaves again gets back only by how much it did.
+        user, work_sec = str(request.owner.uid), self._state.consumer(request.consumer).times.hold_sec()
+        back_sec = self._fairness.delay_sec(user, self._state.clock.monotonic(), work_sec, settings.aging_sec)
+        # The delay of a user is capped at aging_sec. Charge only what was really added: ``remove`` refunds the charge,
+        # and a larger refund would let a user reset the delay by leaving the queue.
         self._charged[request.number] = min(work_sec, settings.aging_sec - back_sec)
         return back_sec
 
-    def leave(self, entry: Waiting) -> None:
-        """Take a request out of the queue. Its load, if one is under way, goes on: the next call joins it."""
-        self._fairness.give_back(str(entry.request.owner.uid), self._charged.get(entry.request.number, 0.0))
-        self._take_out(entry)
+    def remove(self, entry: WaitingRequest) -> None:
+        """Remove a request without a grant. A load that is running for it continues; the next request joins it."""
+        self._fairness.refund(str(entry.request.owner.uid), self._charged.get(entry.request.number, 0.0))
+        self._dequeue(entry)
 
-    def _take_out(self, entry: Waiting) -> None:
+    def _dequeue(self, entry: WaitingRequest) -> None:
         self._queue.remove(entry.request)
         self._entries.pop(entry.request.number, None)
         self._charged.pop(entry.request.number, None)
-        self._books.overtakings.forget(entry.request.number)
+        self._state.overtakings.forget(entry.request.number)
 
     def set_aging(self, aging_sec: float) -> None:
-        """Put a new worth of a priority point in force."""
+        """Change the number of seconds after which a waiting request has gained 100 priority points."""
         self._queue.set_aging(aging_sec)
 
-    def moved(self) -> Awaitable[object]:
-        """What ends with the next step from now on, however much later it is awaited: something may have changed."""
-        return self._moved.wait()
+    def next_step(self) -> Awaitable[object]:
+        """An awaitable that ends with the next ``step`` after this call, even if it is awaited later."""
+        return self._stepped.wait()
 
     @contextlib.contextmanager
-    def hand(self, devices: Devices) -> Iterator[None]:
-        """While somebody waits for devices to evict by hand, no new plan begins there."""
-        self._hands.update(devices)
+    def reserve_for_manual(self, devices: Devices) -> Iterator[None]:
+        """Start no new job on these devices while a manual eviction waits for them."""
+        self._reserved_for_manual.update(devices)
         try:
             yield
         finally:
-            self._hands.subtract(devices)
-            self._hands = +self._hands
+            self._reserved_for_manual.subtract(devices)
+            self._reserved_for_manual = +self._reserved_for_manual  # unary plus drops the entries that are zero
 
     # -- deciding ------------------------------------------------------------------------------------------------
 
     def step(self) -> None:
-        """Look at the queue in order; grant, refuse or start what can be, and tell the world what has changed."""
+        """Run one queue pass: decide every waiting request in order, then publish what has changed.
+
+        Nothing is awaited here: all decisions of a pass use the same state, and none acts on an outdated one.
+        """
         entries = () if self._closed else tuple(self)
-        self._note_wanted(entries)
-        self._note_moved(entries)
-        self._seen = None
-        standings = tuple(self._standing(entry) for entry in entries)
-        walk = queue_policy.queue_pass_for(self._books.settings.scheduler, standings)
-        for entry, standing in zip(entries, standings, strict=True):
+        self._update_demand(entries)
+        self._follow_moved_devices(entries)
+        self._decisions.clear()
+        queue_entries = tuple(self._queue_entry(entry) for entry in entries)
+        queue_pass = queue_policy.queue_pass_for(self._state.settings.scheduler, queue_entries)
+        for entry, queue_entry in zip(entries, queue_entries, strict=True):
             try:
-                devices = self._serve(entry, standing, walk)
+                devices = self._serve(entry, queue_entry, queue_pass)
             except Exception:
-                # One request that cannot be decided must not keep all others from being served.
-                log.exception("the request for %s cannot be decided", entry.request.consumer)
+                # One request that cannot be decided must not block all the others.
+                log.exception("the request for %s cannot be decided: it is refused", entry.request.consumer)
                 self._refuse(entry, INTERNAL_ERROR)
                 continue
             if entry.is_waiting:
-                walk.stays(standing, devices)
-        self._books.tell()
-        self._moved.set()
-        self._moved = asyncio.Event()
+                queue_pass.mark_waiting(queue_entry, devices)
+        self._state.publish_changes()
+        # Callers that wait already hold the old event, which stays set; the next call of next_step() gets the new one.
+        self._stepped.set()
+        self._stepped = asyncio.Event()
 
-    def _standing(self, entry: Waiting) -> QueueEntry:
-        request, overtaken_sec = entry.request, self._books.overtakings.seconds(entry.request.number)
+    def _queue_entry(self, entry: WaitingRequest) -> QueueEntry:
+        request, overtaken_sec = entry.request, self._state.overtakings.seconds(entry.request.number)
         return QueueEntry(request.number, entry.requirement, overtaken_sec, request.priority, entry.loaded)
 
-    def _note_wanted(self, entries: Sequence[Waiting]) -> None:
-        """What is waited for is worth more, the sooner the more; lru does not look at it."""
-        wanted: dict[str, int] = {}
-        if self._books.settings.scheduler.policy is Policy.ADAPTIVE:
+    def _update_demand(self, entries: Sequence[WaitingRequest]) -> None:
+        """Note which consumers waiting requests need, in queue order; only the adaptive policy uses this."""
+        queue_positions: dict[str, int] = {}
+        if self._state.settings.scheduler.policy is Policy.ADAPTIVE:
             for entry in entries:
-                wanted.setdefault(entry.request.consumer, len(wanted))
-        self._books.wanted = wanted
+                queue_positions.setdefault(entry.request.consumer, len(queue_positions))
+        self._state.queue_positions = queue_positions
 
-    def _note_moved(self, entries: Sequence[Waiting]) -> None:
-        """A device that was asked for by its UUID may have another index by now."""
+    def _follow_moved_devices(self, entries: Sequence[WaitingRequest]) -> None:
+        """Look up requested devices again: a device requested by UUID may have another index now."""
         for entry in entries:
             if entry.request.options.device:
                 with contextlib.suppress(GpumandError):
-                    entry.devices = self._books.ledger.devices_named(entry.request.options.device)
+                    entry.devices = self._state.ledger.resolve_devices(entry.request.options.device)
 
-    def _serve(self, entry: Waiting, standing: QueueEntry, walk: QueuePass) -> tuple[int, ...]:
-        """Decide one request and act on it; where it stays ahead of others if it has to wait."""
-        working_on = self._working_on(entry)
-        if working_on:
-            return working_on
+    def _serve(self, entry: WaitingRequest, queue_entry: QueueEntry, queue_pass: QueuePass) -> tuple[int, ...]:
+        """Decide one request and act on it; returns the devices on which later requests queue behind it."""
+        job_devices = self._job_devices(entry)
+        if job_devices:
+            return job_devices
         if self._gate.held:
             entry.waiting_for = self._gate.held
             return ()
-        decision = self._decide(entry, standing.requirement)
-        if decision.verdict is Verdict.GRANT and decision.load and self._is_in_hand(decision):
-            ruling = Ruling(as_wait(decision, "an eviction by hand"))
+        decision = self._decide(entry, queue_entry.requirement)
+        if decision.verdict is Verdict.GRANT and decision.load and self._is_reserved_for_manual(decision):
+            ruling = QueueDecision(as_wait(decision, MANUAL_EVICTION))
         else:
-            ruling = self._checked(entry, walk.rule(self._view(), standing, decision))
-        self._busyness.note_needed(ruling.decision.busy if ruling.decision.verdict is Verdict.WAIT else ())
-        self._act(entry, ruling)
-        return decision.devices
+            ruling = self._check_overlapping_load(
+                entry, queue_pass.resolve(self._decisions.view(), queue_entry, decision)
+            )
+        self._busy_probes.record_demand(ruling.decision.busy if ruling.decision.verdict is Verdict.WAIT else ())
+        self._apply(entry, ruling)
+        return decision.eligible_devices
 
-    def _working_on(self, entry: Waiting) -> Devices:
-        return self._working.get(entry, ())
+    def _job_devices(self, entry: WaitingRequest) -> Devices:
+        return self._running.get(entry, ())
 
-    def _is_in_hand(self, decision: Decision) -> bool:
-        return any(device in self._hands for device in (*decision.place, *decision.beside))
+    def _is_reserved_for_manual(self, decision: Decision) -> bool:
+        return any(device in self._reserved_for_manual for device in (*decision.place, *decision.extra_devices))
 
-    def _view(self) -> View:
-        """Everything at this moment; within a step the same object for as long as nothing has changed."""
-        changes = self._books.ledger.changes
-        if self._seen is None or self._seen_changes != changes:
-            self._seen, self._seen_changes = self._books.view(), changes
-            self._known.clear()
-            self._waits.clear()
-        return self._seen
-
-    def _decided(self, entry: Waiting, requirement: Requirement) -> Decision:
-        """Decide; of many who want the same, and have no bad luck of their own, once."""
-        if entry.evict_failed:
-            return decide(self._books.view(frozenset(entry.evict_failed)), requirement)
-        view = self._view()
-        known = self._known.get(requirement)
-        if known is None:
-            known = self._known[requirement] = decide(view, requirement)
-        return known
-
-    def _decide(self, entry: Waiting, requirement: Requirement) -> Decision:
-        """Decide on what is true now; figures must have been read for this very decision."""
+    def _decide(self, entry: WaitingRequest, requirement: Requirement) -> Decision:
+        """Decide on the current state; a decision that depends on VRAM needs a reading taken for it."""
         if entry.decided:
-            entry.decided, entry.sample_after = False, self._books.clock.monotonic()
-        decision = self._decided(entry, requirement)
-        if not decision.looked_at_vram:
+            # The last decision did not end the request. Before the next one, read VRAM again: that reading may be
+            # older than the memory which was freed or taken since.
+            entry.decided, entry.sample_after = False, self._state.clock.monotonic()
+        decision = self._decisions.decide(requirement, entry.evict_failed)
+        if not decision.needs_fresh_sample:
             entry.decided = True
             return decision
-        if self._books.sampled_at < entry.sample_after:
+        if self._state.sampled_at < entry.sample_after:
             self.sample_soon()
-            return self._unread(requirement, decision)
+            return self._decisions.wait_for_reading(requirement, decision)
         entry.decided = True
         return decision
 
-    def _unread(self, requirement: Requirement, decision: Decision) -> Decision:
-        """The same as a wait for figures; like the decision itself made once for a crowd that wants the same."""
-        known = self._waits.get(requirement)
-        if known is None or known[0] is not decision:
-            waits = replace(as_wait(decision, "reading VRAM"), devices=tuple(self._books.ledger.devices))
-            known = self._waits[requirement] = decision, waits
-        return known[1]
+    def _check_overlapping_load(self, entry: WaitingRequest, ruling: QueueDecision) -> QueueDecision:
+        """Apply the conditions of ``_decide`` and ``_serve`` to a load that is to overlap with leases.
 
-    def _checked(self, entry: Waiting, ruling: Ruling) -> Ruling:
-        """A load beside leases is the walk's own decision: what ``_decide`` and ``_serve`` ask of others holds too."""
+        The queue pass makes that decision itself, so it has not gone through those two methods.
+        """
         decision = ruling.decision
-        if not ruling.is_beside or decision.verdict is not Verdict.GRANT:
+        if not ruling.is_overlap_candidate or decision.verdict is not Verdict.GRANT:
             return ruling
-        if self._is_in_hand(decision):
-            return replace(ruling, decision=as_wait(decision, "an eviction by hand"))
-        if decision.looked_at_vram and self._books.sampled_at < entry.sample_after:
-            entry.decided = False  # what is read from now on decides
+        if self._is_reserved_for_manual(decision):
+            return replace(ruling, decision=as_wait(decision, MANUAL_EVICTION))
+        if decision.needs_fresh_sample and self._state.sampled_at < entry.sample_after:
+            entry.decided = False  # decide again on the next reading
             self.sample_soon()
-            return replace(ruling, decision=as_wait(decision, "reading VRAM"))
+            return replace(ruling, decision=as_wait(decision, VRAM_READING))
         return ruling
 
-    def _act(self, entry: Waiting, ruling: Ruling) -> None:
+    def _apply(self, entry: WaitingRequest, ruling: QueueDecision) -> None:
         decision = ruling.decision
-        if ruling.is_beside and decision.place:
-            self._books.overlapping.wanted(decision.place)
+        if ruling.is_overlap_candidate and decision.place:
+            self._state.overlapping.load_requested(decision.place)
         if decision.verdict is Verdict.WAIT:
             entry.waiting_for = decision.message
         elif decision.verdict is Verdict.REFUSE or not decision.place:
             self._refuse(entry, decision)
         elif decision.resident:
-            self._grant(entry, decision.place, ruling.passes)
-        elif entry.request.options.timeout_sec > 0 or self._takes_no_time(decision, entry.request.consumer):
+            self._grant(entry, decision.place, ruling.overtaken)
+        elif entry.request.options.timeout_sec > 0 or self._is_instant(decision, entry.request.consumer):
             self._start(entry, decision, takes_slot=entry.wants_lease and ruling.takes_slot)
         else:
-            entry.waiting_for = NOT_THERE
+            entry.waiting_for = NOT_RESIDENT
 
-    def _takes_no_time(self, decision: Decision, consumer: str) -> bool:
-        """A lazy consumer that runs and fits is there for the asking."""
-        return not decision.evictions and self._books.state(consumer).spec.lazy and self._facts.runs(consumer)
+    def _is_instant(self, decision: Decision, consumer: str) -> bool:
+        """Whether a request with timeout 0 may start this job: a lazy consumer that runs and fits needs no load."""
+        return (
+            not decision.evictions
+            and self._state.consumer(consumer).spec.lazy
+            and self._reconciler.is_running(consumer)
+        )
 
-    def _grant(self, entry: Waiting, place: Devices, passes: Sequence[int] = ()) -> None:
-        self._take_out(entry)
-        error = self._no_more_leases(entry.request.owner.uid) if entry.wants_lease else None
+    def _grant(self, entry: WaitingRequest, place: Devices, overtaken: Sequence[int] = ()) -> None:
+        self._dequeue(entry)
+        # Checked again here: many requests may have been waiting when the first of them passed the admission check.
+        leases = self._state.ledger.leases.values()
+        error = lease_limit_error(leases, entry.request.owner.uid) if entry.wants_lease else None
         if error is not None:
             entry.refuse(error)
         elif entry.wants_lease:
             lease = self._leases.create(entry.request, place)
-            expected_sec = self._books.state(lease.consumer).times.hold_sec()
-            self._books.overtakings.begin(lease.id, passes, expected_sec)
-            self._books.overlapping.began(lease.id, place)
-            entry.resolve(lease)
+            expected_sec = self._state.consumer(lease.consumer).times.hold_sec()
+            self._state.overtakings.begin(lease.id, overtaken, expected_sec)
+            self._state.overlapping.lease_started(lease.id, place)
+            entry.grant(lease)
         else:
-            entry.resolve(None)
+            entry.grant(None)
 
-    def _no_more_leases(self, uid: int) -> LimitsExceeded | None:
-        """What comes all at once is counted when it is granted, not only when it comes."""
-        leases = self._books.ledger.leases.values()
-        if sum(1 for lease in leases if lease.owner.uid == uid) >= MAX_LEASES_PER_UID:
-            return LimitsExceeded(f"uid {uid} has {MAX_LEASES_PER_UID} leases; more are not allowed")
-        return LimitsExceeded(f"{MAX_LEASES} leases stand; more are not allowed") if len(leases) >= MAX_LEASES else None
-
-    def _refuse(self, entry: Waiting, decision: Decision) -> None:
-        self.leave(entry)
+    def _refuse(self, entry: WaitingRequest, decision: Decision) -> None:
+        self.remove(entry)
         entry.refuse((decision.error or Busy)(decision.message))
 
-    async def now_or_never(self, entry: Waiting) -> None:
-        """Serve a request that will not wait: a last look at the figures, and then it has its lease or its error."""
-        await self._books.sample()
-        if not entry.is_waiting:
+    async def decide_immediately(self, entry: WaitingRequest) -> None:
+        """Decide a request with timeout 0 on a new reading, and refuse it if it would have to wait."""
+        await self._state.sample()
+        if not entry.is_waiting:  # decided or dropped during the reading
             return
-        self._facts.conclude_all()
-        entry.decided, entry.sample_after = False, self._books.sampled_at
+        self._reconciler.reconcile_all()
+        entry.decided, entry.sample_after = False, self._state.sampled_at
         self.step()
-        if entry.is_waiting and entry not in self._working:
-            self.leave(entry)
-            decision = self._behind_others(entry.requirement)
-            entry.refuse((decision.error or Busy)(decision.message if decision.error else NOT_THERE))
+        if entry.is_waiting and entry not in self._running:
+            self.remove(entry)
+            decision = self._decide_behind_queue(entry.requirement)
+            entry.refuse((decision.error or Busy)(decision.message if decision.error else NOT_RESIDENT))
 
-    async def decide_freshly(self, requirement: Requirement) -> Decision:
-        """What would be decided about a wish that came now, behind everybody who waits; changes nothing."""
-        await self._books.sample()
-        return self._behind_others(requirement)
+    async def dry_run(self, requirement: Requirement) -> Decision:
+        """What would be decided about a request that arrived now, behind all waiting requests; changes nothing."""
+        await self._state.sample()
+        return self._decide_behind_queue(requirement)
 
-    def _behind_others(self, requirement: Requirement) -> Decision:
-        view = self._books.view()
+    def _decide_behind_queue(self, requirement: Requirement) -> Decision:
+        view = self._state.view()
         decision = queue_policy.decide_behind_queue(
-            view, requirement, [(self._standing(one), self._working_on(one)) for one in self]
+            view, requirement, [(self._queue_entry(one), self._job_devices(one)) for one in self]
         )
         if self._gate.held and decision.verdict is not Verdict.REFUSE:
             return as_wait(decision, self._gate.held)
         return decision
 
-    # -- working -------------------------------------------------------------------------------------------------
+    # -- jobs ----------------------------------------------------------------------------------------------------
 
-    def _start(self, entry: Waiting, decision: Decision, *, takes_slot: bool) -> None:
-        """Take all devices at once, between two awaits: nobody ever holds some of them and waits for others."""
-        entry.waiting_for = f"room for {entry.request.consumer}" if decision.evictions else "its load"
+    def _start(self, entry: WaitingRequest, decision: Decision, *, takes_slot: bool) -> None:
+        """Start a job. All its devices are taken at once, without an await: no job holds some and waits for others."""
+        entry.waiting_for = "memory is being freed for it" if decision.evictions else "it is being loaded"
         self._jobs.begin(entry.request.consumer, decision, takes_slot=takes_slot)
-        self._working[entry] = decision.place
-        self.beside.spawn(self._work(entry, decision))
+        self._running[entry] = decision.place
+        self.background.spawn(self._run_job(entry, decision))
 
-    def resume(self, entry: Waiting, devices: Devices) -> None:
-        """Take up again a load that was under way when an earlier daemon died. The devices must be free."""
+    def resume(self, entry: WaitingRequest, devices: Devices) -> None:
+        """Continue a load that an earlier daemon process started. The devices must have no job."""
         self._start(entry, Decision(Verdict.GRANT, devices, load=True), takes_slot=entry.wants_lease)
 
-    async def _work(self, entry: Waiting, decision: Decision) -> None:
-        """Carry out a plan and give its request the result; whoever joined the load meanwhile gets it otherwise."""
+    async def _run_job(self, entry: WaitingRequest, decision: Decision) -> None:
+        """Carry out a plan and hand the result to its request, or to a request that joined the load meanwhile."""
         result, place = decision, decision.place
         try:
             result = await self._jobs.run(decision, entry, lambda: self._is_wanted(entry, place))
         except Exception:
-            log.exception("the plan for %s broke off", entry.request.consumer)
-            self._jobs.break_off(entry.request.consumer)
+            log.exception("the plan for %s failed with an unexpected error", entry.request.consumer)
+            self._jobs.abort(entry.request.consumer)
             result = INTERNAL_ERROR
         finally:
-            del self._working[entry]
+            del self._running[entry]
             self._finish(entry, place, result)
 
-    def _finish(self, entry: Waiting, place: Devices, result: Decision) -> None:
-        """No await between the job's end and the grant: its slot and its promise go over without a gap."""
-        heir = entry if entry.is_waiting else self._heir(entry, place)
-        if result.verdict is Verdict.GRANT and result.resident and heir is not None:
-            heir.loaded = heir.loaded or entry.loaded
-            if not self._gate.held and self._has_slot(heir, place):
-                self._grant(heir, place)  # else it is resident when its request is decided again
+    def _finish(self, entry: WaitingRequest, place: Devices, result: Decision) -> None:
+        """End a job and grant its result.
+
+        Nothing is awaited between the two: the lease takes over the job's slot and its reservation without a gap in
+        which another request could take them.
+        """
+        successor = entry if entry.is_waiting else self._successor(entry, place)
+        if result.verdict is Verdict.GRANT and result.resident and successor is not None:
+            successor.loaded = successor.loaded or entry.loaded
+            if not self._gate.held and self._has_slot(successor, place):
+                self._grant(successor, place)  # otherwise the next pass finds the consumer resident
         elif result.verdict is Verdict.REFUSE and entry.is_waiting:
             self._refuse(entry, result)
         self._jobs.end(place)
-        self._facts.conclude_all()  # what was tried and did not work is what the figures say it is
+        # During a job the residency of its consumers was not reconciled; a failed attempt left it to the readings.
+        self._reconciler.reconcile_all()
         self.step()
 
-    def _has_slot(self, heir: Waiting, place: Devices) -> bool:
-        """Whether a lease may stand now: the job held a slot for it, or there is none to be had."""
-        return not heir.wants_lease or self._books.ledger.jobs[place[0]].takes_slot
+    def _has_slot(self, successor: WaitingRequest, place: Devices) -> bool:
+        """Whether a lease may be granted now: the job held a lease slot for it, or it needs none."""
+        return not successor.wants_lease or self._state.ledger.jobs[place[0]].takes_slot
 
-    def _is_wanted(self, entry: Waiting, place: Devices) -> bool:
-        """Whether anybody still waits for what is being made room for, and it may be gone on with."""
-        is_awaited = entry.is_waiting or self._joined(entry.request.consumer, place) is not None
+    def _is_wanted(self, entry: WaitingRequest, place: Devices) -> bool:
+        """Whether a request still waits for this load, and the work gate is open."""
+        is_awaited = entry.is_waiting or self._joining_request(entry.request.consumer, place) is not None
         return is_awaited and not self._gate.held
 
-    def _heir(self, entry: Waiting, place: Devices) -> Waiting | None:
-        """Who inherits a load whose request has left; a lease only where a slot was held for one."""
-        heir = self._joined(entry.request.consumer, place)
-        return None if heir is not None and heir.wants_lease and not entry.wants_lease else heir
+    def _successor(self, entry: WaitingRequest, place: Devices) -> WaitingRequest | None:
+        """The request that takes over a load whose own request has left; it gets a lease only if a slot was held."""
+        successor = self._joining_request(entry.request.consumer, place)
+        return None if successor is not None and successor.wants_lease and not entry.wants_lease else successor
 
-    def _joined(self, consumer: str, place: Devices) -> Waiting | None:
-        """The first that waits for what is being loaded."""
+    def _joining_request(self, consumer: str, place: Devices) -> WaitingRequest | None:
+        """The first waiting request that the running load would serve."""
         waiting = (one for one in self if one.request.consumer == consumer)
         return next((one for one in waiting if set(place).issuperset(one.devices)), None)
 
     def sample_soon(self) -> None:
-        """Have the figures read, believed and acted on, unless that is under way already."""
+        """Start a reading and a queue pass after it, unless one is running already."""
         if not self._sampling:
             self._sampling = True
-            self.beside.spawn(self._sample())
+            self.background.spawn(self._sample())
 
     async def _sample(self) -> None:
         try:
-            await self._books.sample()
+            await self._state.sample()
         finally:
             self._sampling = False
-        self._facts.conclude_all()
+        self._reconciler.reconcile_all()
         self.step()
 
-    def look_anew(self) -> None:
-        """Have everybody who waits decided only on figures that are read from now on."""
+    def require_new_readings(self) -> None:
+        """Decide every waiting request only on readings that begin after this call."""
         for entry in self:
-            entry.decided, entry.sample_after = False, self._books.clock.monotonic()
+            entry.decided, entry.sample_after = False, self._state.clock.monotonic()
 
     def refuse_all(self, error: GpumandError) -> None:
-        """Refuse everybody who waits; a load that is under way goes on for whoever asks next."""
+        """Refuse all waiting requests; running loads continue, and a later request may join them."""
         for entry in tuple(self):
-            self.leave(entry)
+            self.remove(entry)
             entry.refuse(error)
 
     async def close(self, error: GpumandError) -> None:
-        """Refuse everybody who waits and let go of everything that is being done."""
+        """Refuse all waiting requests and cancel all background tasks."""
         self._closed = True
         self.refuse_all(error)
-        await self.beside.close()
+        await self.background.close()

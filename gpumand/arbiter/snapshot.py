@@ -1,4 +1,4 @@
-"""What is shown of the books: the status, and a decision as a report."""
+"""Builds the status, its summary and plan reports from the arbiter's state."""
 
 from __future__ import annotations
 
@@ -6,43 +6,41 @@ from collections.abc import Mapping
 
 from gpumand.arbiter.scheduler import Scheduler
 from gpumand.arbiter.state import ArbiterState
-from gpumand.arbiter.waiting_request import Waiting
+from gpumand.arbiter.waiting_request import WaitingRequest
 from gpumand.domain import budget
 from gpumand.domain.consumer import Residency
-from gpumand.domain.device import Sample, devices_text
-from gpumand.domain.planning import Decision
+from gpumand.domain.decision import Decision
+from gpumand.domain.device import Sample, format_devices
 from gpumand.domain.request import PlanReport
 from gpumand.domain.status import MAX_FOREIGN, ConsumerStatus, DeviceStatus, Status, Summary, WaitingStatus
 from gpumand.domain.view import ConsumerState, View
-from gpumand.domain.wording import NO_FOOTPRINT
+from gpumand.domain.wording import FOOTPRINT_UNKNOWN
 from gpumand.version import VERSION
 
 
-def status_of(arbiter_state: ArbiterState, scheduler: Scheduler) -> Status:
-    """One consistent snapshot of everything."""
-    view = arbiter_state.view()
+def status_of(state: ArbiterState, scheduler: Scheduler) -> Status:
+    """A consistent snapshot of devices, consumers, leases, queue and statistics."""
+    view = state.view()
     return Status(
         version=VERSION,
-        degraded=arbiter_state.degraded,
+        degraded=state.degraded,
         devices=tuple(_device(view, sample) for sample in view.devices.values()),
-        consumers=tuple(_consumer(arbiter_state, view.devices, state) for state in view.consumers.values()),
-        leases=tuple(arbiter_state.ledger.leases.values()),
-        queue=tuple(_waiting(arbiter_state, entry, place) for place, entry in enumerate(scheduler, start=1)),
-        stats=arbiter_state.stats,
-        configured_usec=arbiter_state.configured_usec,
+        consumers=tuple(_consumer(state, view.devices, consumer) for consumer in view.consumers.values()),
+        leases=tuple(state.ledger.leases.values()),
+        queue=tuple(_waiting(state, entry, place) for place, entry in enumerate(scheduler, start=1)),
+        stats=state.stats,
+        configured_usec=state.configured_usec,
     )
 
 
-def summary_of(arbiter_state: ArbiterState, scheduler: Scheduler) -> Summary:
-    """The Manager's properties, at a cost that does not grow with what is going on."""
-    return Summary(
-        arbiter_state.degraded, len(scheduler), len(arbiter_state.ledger.leases), arbiter_state.stats.evictions
-    )
+def summary_of(state: ArbiterState, scheduler: Scheduler) -> Summary:
+    """The properties of the Manager object, in constant time."""
+    return Summary(state.degraded, len(scheduler), len(state.ledger.leases), state.stats.evictions)
 
 
-def consumer_status_of(arbiter_state: ArbiterState, name: str) -> ConsumerStatus:
-    """One consumer of the status. Raises NoSuchConsumer."""
-    return _consumer(arbiter_state, arbiter_state.ledger.devices, arbiter_state.state(name))
+def consumer_status_of(state: ArbiterState, name: str) -> ConsumerStatus:
+    """The status of one consumer. Raises NoSuchConsumer."""
+    return _consumer(state, state.ledger.devices, state.consumer(name))
 
 
 def _device(view: View, sample: Sample) -> DeviceStatus:
@@ -63,54 +61,54 @@ def _device(view: View, sample: Sample) -> DeviceStatus:
 
 
 def _reserved_mib(view: View, sample: Sample) -> int | None:
-    """What is promised; all of it where nobody knows how much."""
-    reserved_mib = budget.told_mib(sum(budget.reserved_by_consumer(view, sample.index).values()))
+    """Reserved MiB on a device; the whole device if an amount is unknown."""
+    reserved_mib = budget.reportable_mib(sum(budget.reserved_by_consumer(view, sample.index).values()))
     return sample.total_mib if reserved_mib is None else reserved_mib
 
 
-def _consumer(arbiter_state: ArbiterState, devices: Mapping[int, Sample], state: ConsumerState) -> ConsumerStatus:
-    held = [sample.held_by(state.name) for sample in devices.values()]
+def _consumer(state: ArbiterState, devices: Mapping[int, Sample], consumer: ConsumerState) -> ConsumerStatus:
+    held = [sample.held_by(consumer.name) for sample in devices.values()]
     known = [mib for mib in held if mib is not None]
     return ConsumerStatus(
-        name=state.name,
-        residency=str(state.residency),
-        device=devices_text(state.devices),
-        vram_resident_mib=state.footprint_mib if state.footprint_known else None,
+        name=consumer.name,
+        residency=str(consumer.residency),
+        device=format_devices(consumer.devices),
+        vram_resident_mib=consumer.footprint_mib if consumer.footprint_known else None,
         used_mib=sum(known) if known else None,
-        leases=state.leases,
-        last_used_usec=state.last_used_usec,
-        pinned=state.pinned,
-        vram_managed=state.spec.vram_managed,
-        unit=state.spec.unit,
-        error="; ".join(filter(None, (state.error, "" if state.footprint_known else NO_FOOTPRINT))),
-        memory=state.memory,
-        times=state.times,
-        vram_auto=state.spec.vram_auto,
-        doing=_doing(arbiter_state, state),
-        since_usec=state.since_usec,
-        endpoint=state.spec.url,
-        evict=tuple(map(str, state.spec.evict)),
-        lazy=state.spec.lazy,
-        busy=None if state.spec.busy is None or state.jobs is None else state.jobs > 0,
+        leases=consumer.leases,
+        last_used_usec=consumer.last_used_usec,
+        pinned=consumer.pinned,
+        vram_managed=consumer.spec.vram_managed,
+        unit=consumer.spec.unit,
+        error="; ".join(filter(None, (consumer.error, "" if consumer.footprint_known else FOOTPRINT_UNKNOWN))),
+        memory=consumer.memory,
+        times=consumer.times,
+        vram_auto=consumer.spec.vram_auto,
+        doing=_doing(state, consumer),
+        since_usec=consumer.since_usec,
+        endpoint=consumer.spec.url,
+        evict=tuple(map(str, consumer.spec.evict)),
+        lazy=consumer.spec.lazy,
+        busy=None if consumer.spec.busy is None or consumer.jobs is None else consumer.jobs > 0,
     )
 
 
-def _doing(arbiter_state: ArbiterState, state: ConsumerState) -> str:
-    """What is being done with it, for a progress line."""
-    if state.residency not in (Residency.LOADING, Residency.UNLOADING):
+def _doing(state: ArbiterState, consumer: ConsumerState) -> str:
+    """The load or unload in progress and its duration, in one line; "" when there is none."""
+    if consumer.residency not in (Residency.LOADING, Residency.UNLOADING):
         return ""
-    seconds = max(0.0, (arbiter_state.clock.realtime_usec() - state.since_usec) / 1e6)
-    started = " (started by somebody else)" if state.unasked else ""
-    return f"{state.residency} for {seconds:.0f} s{started}"
+    seconds = max(0.0, (state.clock.realtime_usec() - consumer.since_usec) / 1e6)
+    started = " (not started by gpumand)" if consumer.external_load else ""
+    return f"{consumer.residency} for {seconds:.0f} s{started}"
 
 
-def _waiting(arbiter_state: ArbiterState, entry: Waiting, position: int) -> WaitingStatus:
+def _waiting(state: ArbiterState, entry: WaitingRequest, position: int) -> WaitingStatus:
     request = entry.request
     return WaitingStatus(
         consumer=request.consumer,
         position=position,
         priority=request.priority,
-        waited_usec=int((arbiter_state.clock.monotonic() - request.arrived_at) * 1e6),
+        waited_usec=int((state.clock.monotonic() - request.arrived_at) * 1e6),
         waiting_for=entry.waiting_for,
         owner_uid=request.owner.uid,
         reason=request.options.reason,
@@ -118,11 +116,11 @@ def _waiting(arbiter_state: ArbiterState, entry: Waiting, position: int) -> Wait
 
 
 def report_of(consumer: str, decision: Decision) -> PlanReport:
-    """A decision, for people and for the bus."""
+    """A decision as a plan report for clients."""
     return PlanReport(
         consumer=consumer,
         verdict=decision.verdict,
-        device=devices_text(decision.place),
+        device=format_devices(decision.place),
         resident=decision.resident,
         load=decision.load,
         need_mib=decision.need_mib,

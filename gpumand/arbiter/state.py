@@ -1,4 +1,4 @@
-"""What is known, and how the world is told of it."""
+"""The state that all arbiter modules share: the ledger, the clock, VRAM readings and the announcement of changes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from gpumand.domain.consumer import Residency, Settings
 from gpumand.domain.device import Reading, Sample
 from gpumand.domain.events import ConsumersChanged, DevicesChanged, Event, SummaryChanged
 from gpumand.domain.ledger import Ledger
-from gpumand.domain.load_overlap import Overlapping
+from gpumand.domain.load_overlap import OverlapExperiment
 from gpumand.domain.status import Stats
 from gpumand.domain.view import ConsumerState, View
 from gpumand.ports import Clock, HostMemory, VramSource
@@ -22,13 +22,26 @@ log = logging.getLogger(__name__)
 
 Publish = Callable[[Event], None]
 
-_FOR_SO_LONG = re.compile(r" for \d+ s\b")
+_DURATION = re.compile(r" for \d+ s\b")
 
 
 class ArbiterState:
-    """The ledger with a clock, a source of figures and an audience.
+    """The ledger together with a clock, a VRAM source and a subscriber for events.
 
-    Changes are collected and told once, by ``tell``, when a piece of work has left everything consistent.
+    Changes are collected and announced together by ``publish_changes``, at a moment when the state is consistent:
+    subscribers read properties when they receive an event, and must not see a half-finished change.
+
+    Attributes:
+        settings: the configuration in force.
+        configured_usec: when that configuration was read, CLOCK_REALTIME in microseconds.
+        publish: sends an event to all subscribers.
+        stats: counters since the daemon started.
+        sampled_at: when the newest reading was taken, in monotonic seconds.
+        source_error: why the last reading failed, "" when it did not.
+        overtakings: which leases have overtaken which waiting requests.
+        overlapping: measurements that decide whether loads may overlap with leases.
+        wanted: consumers that waiting requests need, with their rank in the queue.
+        ledger: consumers, leases, jobs and devices.
     """
 
     def __init__(
@@ -42,26 +55,30 @@ class ArbiterState:
         self.sampled_at = float("-inf")
         self.source_error = ""
         self._source, self._memory = source, memory
-        self._void_before = float("-inf")
-        self._dirty: set[str] = set()
-        self.overtakings, self.overlapping = BackfillAccounting(), Overlapping()
-        self.wanted: Mapping[str, int] = {}
-        self._devices_told: Mapping[int, Sample] = {}
-        self._devices_seen: tuple[tuple[object, ...], ...] = ()
-        self.ledger = Ledger(settings.scheduler, self._dirty.add)
+        self._valid_from = float("-inf")
+        self._changed_consumers: set[str] = set()
+        self.overtakings, self.overlapping = BackfillAccounting(), OverlapExperiment()
+        self.queue_positions: Mapping[str, int] = {}
+        self._announced_devices: Mapping[int, Sample] = {}
+        self._announced_device_fields: tuple[tuple[object, ...], ...] = ()
+        self.ledger = Ledger(settings.scheduler, self._changed_consumers.add)
         self.ledger.configure(settings.scheduler, settings.consumers.values())
 
     def view(self, evict_failed: frozenset[str] = frozenset()) -> View:
-        """Everything at this moment."""
-        may_overlap = self.overlapping.devices(self.ledger.settings, self.ledger.devices)
-        return self.ledger.view(self.clock.monotonic(), evict_failed, self.wanted, may_overlap)
+        """An immutable view of everything, for a decision.
 
-    def state(self, name: str) -> ConsumerState:
+        Args:
+            evict_failed: consumers that must not be chosen as victims, since their eviction has just failed.
+        """
+        may_overlap = self.overlapping.devices_allowed(self.ledger.settings, self.ledger.devices)
+        return self.ledger.view(self.clock.monotonic(), evict_failed, self.queue_positions, may_overlap)
+
+    def consumer(self, name: str) -> ConsumerState:
         """One consumer's state. Raises NoSuchConsumer."""
         return self.ledger.consumer(name)
 
     def count(self, **more: int) -> None:
-        """Add to counters of the statistics."""
+        """Add to counters of the statistics, by the names of their attributes."""
         self.stats = replace(self.stats, **{name: getattr(self.stats, name) + by for name, by in more.items()})
 
     def set_residency(
@@ -73,85 +90,91 @@ class ArbiterState:
         own_move: bool = True,
         unit_moved: bool = True,
     ) -> None:
-        """Note a new residency.
+        """Set the residency of a consumer.
 
         Args:
-            name: which consumer.
-            residency: what it is now.
-            error: one line, "" when all is well; None leaves it as it is.
-            own_move: it was our doing: what was asked before this moment says nothing about it any more.
-            unit_moved: and neither does what was heard of its unit; where our move was over a while ago, it does.
+            name: the consumer.
+            residency: its new residency.
+            error: one line, "" to clear the error; None leaves it unchanged.
+            own_move: gpumand caused the change, so health answers requested before now are outdated.
+            unit_moved: unit states observed before now are outdated as well. False where the unit was started or
+                stopped a while ago and a newer state may have arrived since.
         """
-        state, now = self.state(name), self.clock.monotonic()
+        consumer, now = self.consumer(name), self.clock.monotonic()
         if own_move:
-            self.ledger.update(name, changed_at=now, says_loaded=False, jobs=None)
+            self.ledger.update(name, changed_at=now, reports_loaded=False, jobs=None)
             if unit_moved:
-                self.ledger.update(name, unit_moved_at=now)
-        if error is not None and error != state.error:
+                self.ledger.update(name, unit_changed_at=now)
+        if error is not None and error != consumer.error:
             self.ledger.update(name, error=error)
-        if residency is not state.residency:
-            shown = state.shown and residency is Residency.RESIDENT
+        if residency is not consumer.residency:
+            footprint_seen = consumer.footprint_seen and residency is Residency.RESIDENT
             since_usec = self.clock.realtime_usec()
-            self.ledger.update(name, residency=residency, since_usec=since_usec, idle_since=now, shown=shown)
-            log.debug("consumer %s: %s, was %s", name, residency, state.residency)
+            self.ledger.update(
+                name, residency=residency, since_usec=since_usec, idle_since=now, footprint_seen=footprint_seen
+            )
+            log.debug("consumer %s: %s, was %s", name, residency, consumer.residency)
 
     async def sample(self) -> None:
-        """Take figures that were not read before this call; none older than those in the books replace them."""
-        if any(state.spec.parks for state in self.ledger.consumers.values()):
-            self.ledger.note_host_ram(await self._memory.available_mib())
+        """Read VRAM, and host RAM where a consumer can be parked; the reading begins after this call."""
+        if any(consumer.spec.parks for consumer in self.ledger.consumers.values()):
+            self.ledger.update_host_ram(await self._memory.available_mib())
         reading = await self._source.read()
         self.take(reading)
 
     def take(self, reading: Reading) -> None:
-        """Put a reading into the books."""
+        """Store a reading, unless a newer one is stored already or ``invalidate_readings`` was called since."""
         taken_at = max((sample.taken_at for sample in reading.devices), default=self.clock.monotonic())
-        if taken_at < max(self.sampled_at, self._void_before):
+        if taken_at < max(self.sampled_at, self._valid_from):
             return
-        before = self.degraded if self.sampled_at > float("-inf") else ""  # not yet read is not degraded
+        before = self.degraded if self.sampled_at > float("-inf") else ""  # before the first reading: not degraded
         self.sampled_at = taken_at
         self.source_error = reading.error
-        self.ledger.take_reading(reading, self.settings.gpu.total_mib)
-        if _without_times(self.degraded) != _without_times(before):
+        self.ledger.apply_reading(reading, self.settings.gpu.total_mib)
+        if _without_durations(self.degraded) != _without_durations(before):
             log_messages.degraded(self.degraded)
 
-    def void(self) -> None:
-        """What was opened or read before this moment says nothing any more, a reading under way included."""
-        self._source.renew()
-        self._void_before = self.clock.monotonic()
+    def invalidate_readings(self) -> None:
+        """Discard driver handles and readings from before now, including a reading that is still running."""
+        self._source.reopen()
+        self._valid_from = self.clock.monotonic()
 
     def device(self, index: int) -> Sample:
-        """The last sample of a device; what is left of one that is gone has no figures."""
+        """The last sample of a device; a sample without values and with an error when the device is gone."""
         gone = replace(self.ledger.devices[min(self.ledger.devices)], index=index, total_mib=None, used_mib=None)
         gone = replace(gone, free_mib=None, processes=(), attributed=False, error="the device is gone")
         return self.ledger.devices.get(index, gone)
 
     @property
     def degraded(self) -> str:
-        """Why gpumand does less than it could, in one line; "" when all is well."""
+        """Why VRAM cannot be read, in one line; "" when it can."""
         if self.source_error:
             return self.source_error
         return "; ".join(f"device {one.index}: {one.error}" for one in self.ledger.devices.values() if one.error)
 
-    def tell(self) -> None:
-        """Tell the world what has changed since the last time."""
-        if self._dirty:
-            names = frozenset(self._dirty)
-            self._dirty.clear()
+    def publish_changes(self) -> None:
+        """Announce what has changed since the last call."""
+        if self._changed_consumers:
+            names = frozenset(self._changed_consumers)
+            self._changed_consumers.clear()
             self.publish(ConsumersChanged(names))
-        self._tell_devices()
+        self._publish_device_changes()
         self.publish(SummaryChanged())
 
-    def _tell_devices(self) -> None:
-        """Nothing new is to be seen of them before the next reading, which brings samples of its own."""
-        if self.ledger.devices is self._devices_told:
+    def _publish_device_changes(self) -> None:
+        """Announce changed devices.
+
+        Every reading replaces the mapping of samples, so the same object means that nothing can have changed.
+        """
+        if self.ledger.devices is self._announced_devices:
             return
-        self._devices_told = devices = self.ledger.devices
+        self._announced_devices = devices = self.ledger.devices
         seen = tuple((one.index, one.uuid, one.name, one.total_mib, one.error) for one in devices.values())
-        if seen != self._devices_seen:
-            self._devices_seen = seen
+        if seen != self._announced_device_fields:
+            self._announced_device_fields = seen
             self.publish(DevicesChanged())
 
 
-def _without_times(error: str) -> str:
-    """What hangs does so for longer at every look, and is told once."""
-    return _FOR_SO_LONG.sub("", error)
+def _without_durations(error: str) -> str:
+    """The error without its "for N s": a driver call that hangs is logged once, not again with each longer duration."""
+    return _DURATION.sub("", error)

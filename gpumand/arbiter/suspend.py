@@ -1,9 +1,12 @@
-"""The host sleeps and shuts down, and sometimes nobody says so: nothing is begun before, and all is looked at after.
+"""Pauses the arbiter while the host suspends, refreshes all state after the resume, and refuses work at shutdown.
 
-A load that begins seconds before a suspend fails in it, and what was known before says nothing in the morning: units
-were stopped, processes lost their CUDA contexts, leases ran out by the wall clock. So from logind's announcement on
-requests wait, and they are served again when everything was looked at anew. The announcement of the end may get lost
-with the logind that owed it, and a suspend may go past logind altogether; that it happened shows in the clocks.
+A load that starts seconds before a suspend fails. After the resume nothing known before is reliable: units may have
+stopped, processes may have lost their CUDA contexts, leases may have expired by the wall clock. So requests wait from
+logind's announcement until all state has been read again.
+
+logind's second announcement (resumed) may be missing, for example because logind was restarted, and a suspend may
+bypass logind altogether. So the clocks are compared as well: CLOCK_BOOTTIME goes on during a suspend, CLOCK_MONOTONIC
+does not.
 """
 
 from __future__ import annotations
@@ -14,73 +17,75 @@ from collections.abc import Awaitable, Callable
 
 from gpumand.arbiter.arbiter import Arbiter
 from gpumand.arbiter.housekeeping import Housekeeping
-from gpumand.arbiter.timeouts import ended
+from gpumand.arbiter.timeouts import finished_within
 from gpumand.domain.errors import ShuttingDown
 from gpumand.ports import Clock
 
 log = logging.getLogger(__name__)
 
-WAKING = "the host to wake up"
+WAITING_FOR_RESUME = "the host is suspending or has just resumed"
 SHUTTING_DOWN = "the host is shutting down"
 
-LOOK_SEC = 2.0
-"""How often the clocks are compared."""
+CLOCK_CHECK_SEC = 2.0
+"""Seconds between comparisons of the clocks."""
 
-JUMP_SEC = 0.5
-"""The clocks are not read at the same instant, and a process may be stopped between. No suspend is so short."""
+MIN_SUSPEND_SEC = 0.5
+"""A smaller difference does not count as a suspend: the two clocks are not read at the same instant."""
 
-ASK_SEC = 30.0
-"""How long awake an announced sleep is believed in before logind is asked whether it is still to come."""
+RECHECK_SEC = 30.0
+"""Seconds awake after an announcement until logind is asked whether the suspend is still being prepared."""
 
-LONGEST_HOLD_SEC = 600.0
-"""Writing a large memory image takes minutes; whoever prepares for longer than that has forgotten us."""
+MAX_HOLD_SEC = 600.0
+"""Seconds awake after an announcement until it is ignored. Writing the memory image of a hibernation takes minutes."""
 
-LOOK_AROUND_SEC = 3.0
-"""How long requests wait for the look at everything after a suspend; what is not known by then is unknown."""
+REFRESH_LIMIT_SEC = 3.0
+"""Seconds for which requests wait while all state is read after a suspend; the rest is unknown until it answers."""
 
 
 class SuspendWatch:
-    """Holds the arbiter while the host sleeps, and closes it while the host shuts down.
+    """Pauses the arbiter while the host is suspended and makes it refuse requests while the host shuts down.
 
     Args:
-        arbiter: what is held.
-        upkeep: who looks around afterwards.
-        still_preparing: asks logind whether a sleep is being prepared; False also where it does not say.
+        arbiter: the arbiter to pause.
+        housekeeping: refreshes all state after a suspend.
+        still_preparing: asks logind whether a suspend is being prepared; False if logind does not answer.
     """
 
     def __init__(
         self, arbiter: Arbiter, housekeeping: Housekeeping, still_preparing: Callable[[], Awaitable[bool]]
     ) -> None:
-        self._arbiter, self._upkeep, self._still_preparing = arbiter, housekeeping, still_preparing
-        self._clock: Clock = arbiter.arbiter_state.clock
+        self._arbiter, self._housekeeping, self._still_preparing = arbiter, housekeeping, still_preparing
+        self._clock: Clock = arbiter.state.clock
         self._suspended_sec = self._clock.suspended_sec()
         self._preparing_since: float | None = None
-        self._ask_at = 0.0
+        self._recheck_at = 0.0
         self._announced = 0
-        self._woken = False
-        self._heard = asyncio.Event()
-        self._looking: set[asyncio.Task[None]] = set()
+        self._resume_pending = False
+        self._announcement_received = asyncio.Event()
+        self._refreshing: set[asyncio.Task[None]] = set()
         self.shutting_down = False
 
-    # -- what logind says ----------------------------------------------------------------------------------------
+    # -- announcements of logind ---------------------------------------------------------------------------------
 
-    def prepare_for_sleep(self, going: bool) -> None:
-        """logind's PrepareForSleep: True before a suspend, False after it."""
-        if going:
+    def prepare_for_sleep(self, start: bool) -> None:
+        """Handle logind's signal PrepareForSleep: True before a suspend, False after it."""
+        if start:
             self._hold()
         elif self._preparing_since is not None:
             self._preparing_since = None
-            self._woken = True
-            self._heard.set()
+            self._resume_pending = True
+            self._announcement_received.set()
 
-    def prepare_for_shutdown(self, going: bool) -> None:
-        """logind's PrepareForShutdown: True before a shutdown, False where it was called off."""
-        if going == self.shutting_down:
+    def prepare_for_shutdown(self, start: bool) -> None:
+        """Handle logind's signal PrepareForShutdown: True before a shutdown, False if it was cancelled."""
+        if start == self.shutting_down:
             return
-        self.shutting_down = going
-        log.info("the host %s", "is shutting down: nothing is granted any more" if going else "does not shut down")
-        self._arbiter.gate.refused = SHUTTING_DOWN if going else ""
-        if going:
+        self.shutting_down = start
+        log.info(
+            "the host is shutting down: requests are refused" if start else "the shutdown of the host was cancelled"
+        )
+        self._arbiter.gate.refused = SHUTTING_DOWN if start else ""
+        if start:
             self._arbiter.scheduler.refuse_all(ShuttingDown(SHUTTING_DOWN))
         self._arbiter.scheduler.step()
 
@@ -88,96 +93,100 @@ class SuspendWatch:
         now = self._clock.monotonic()
         self._announced += 1
         if self._preparing_since is None:
-            log.info("the host is about to sleep: requests wait until it is awake")
+            log.info("the host is about to suspend: requests wait until it resumes")
             self._preparing_since = now
-        self._ask_at = now + ASK_SEC
+        self._recheck_at = now + RECHECK_SEC
         self._close()
 
     def _close(self) -> None:
-        """Begin and grant nothing; who asks waits, and is told why. What is under way goes on."""
-        self._arbiter.gate.held = WAKING
+        """Start and grant nothing; requests wait with the reason. Jobs that are running continue."""
+        self._arbiter.gate.held = WAITING_FOR_RESUME
         self._arbiter.scheduler.step()
 
     def _open(self) -> None:
-        """Serve again, unless the host is about to sleep once more; nobody is decided on figures of before."""
-        if self._preparing_since is None and not self._woken:
-            log.info("awake: requests are served again")
+        """Serve requests again, on new readings only, unless the host is about to suspend once more."""
+        if self._preparing_since is None and not self._resume_pending:
+            log.info("the host has resumed: requests are served again")
             self._arbiter.gate.held = ""
-            self._arbiter.scheduler.look_anew()
+            self._arbiter.scheduler.require_new_readings()
             self._arbiter.scheduler.step()
 
-    # -- what the clocks say -------------------------------------------------------------------------------------
+    # -- comparing the clocks ------------------------------------------------------------------------------------
 
     async def run(self) -> None:
-        """Notice every awakening, for as long as the daemon lives; a fault in one must not be the last."""
+        """Handle every resume until cancelled. After an unexpected error the gate is opened and the loop continues."""
         while True:
-            self._heard.clear()
+            # Cleared before the state is checked: an announcement during the check ends the wait below at once.
+            self._announcement_received.clear()
             try:
-                await self._look()
+                await self._check_clocks()
             except Exception:
-                log.exception("the end of a suspend could not be dealt with")
+                log.exception("handling the resume of the host failed: requests are served again")
                 self._open()
-            await ended(self._clock, self._heard.wait(), LOOK_SEC)
+            await finished_within(self._clock, self._announcement_received.wait(), CLOCK_CHECK_SEC)
 
-    async def _look(self) -> None:
+    async def _check_clocks(self) -> None:
         if self._has_slept():
-            self._woken = True
-        if not self._woken and await self._is_forgotten():
-            log.warning("the host was to sleep, and logind has not said that it is awake; going on without its word")
+            self._resume_pending = True
+        if not self._resume_pending and await self._announcement_expired():
+            log.warning("a suspend was announced, but logind has reported no resume: requests are served again")
             self._preparing_since = None
-            self._woken = True
-        if self._woken:
+            self._resume_pending = True
+        if self._resume_pending:
             await self._wake()
 
     def _has_slept(self) -> bool:
         former, self._suspended_sec = self._suspended_sec, self._clock.suspended_sec()
         slept_sec = self._suspended_sec - former
-        if slept_sec < JUMP_SEC:
+        if slept_sec < MIN_SUSPEND_SEC:
             return False
         log.info("the host was suspended for %.0f s", slept_sec)
         if self._preparing_since is not None:
-            self._hold_on()
+            self._restart_hold()
         return True
 
-    def _hold_on(self) -> None:
-        """It has slept and logind's word is still owed: as little time awake as at the beginning is a reason to ask."""
-        self._preparing_since = self._clock.monotonic()
-        self._ask_at = self._preparing_since + ASK_SEC
+    def _restart_hold(self) -> None:
+        """After a suspend without an announced end: count the time awake from the start again.
 
-    async def _is_forgotten(self) -> bool:
-        """Whether a sleep was announced, and neither came nor is to come."""
-        if self._preparing_since is None or self._clock.monotonic() < self._ask_at:
+        logind's second announcement normally follows soon after the resume; another suspend may follow as well.
+        """
+        self._preparing_since = self._clock.monotonic()
+        self._recheck_at = self._preparing_since + RECHECK_SEC
+
+    async def _announcement_expired(self) -> bool:
+        """Whether a suspend was announced that has not happened and is not being prepared any more."""
+        if self._preparing_since is None or self._clock.monotonic() < self._recheck_at:
             return False
-        self._ask_at = self._clock.monotonic() + ASK_SEC
-        if self._clock.monotonic() - self._preparing_since > LONGEST_HOLD_SEC:
+        self._recheck_at = self._clock.monotonic() + RECHECK_SEC
+        if self._clock.monotonic() - self._preparing_since > MAX_HOLD_SEC:
             return True
         announced = self._announced
         is_still_to_come = await self._still_preparing()
-        # What was announced while we asked is another sleep, of which the answer does not speak.
+        # An announcement during this await belongs to another suspend, which the answer does not cover.
         return not is_still_to_come and self._preparing_since is not None and announced == self._announced
 
-    # -- waking up -----------------------------------------------------------------------------------------------
+    # -- after a suspend -----------------------------------------------------------------------------------------
 
     async def _wake(self) -> None:
-        """Look at everything anew, for a bounded time, and go on, unless the host is about to sleep once more."""
-        self._woken = False
+        """Refresh all state within a time limit, then serve requests again unless another suspend is announced."""
+        self._resume_pending = False
         self._close()
-        self._void()
-        looking = asyncio.get_running_loop().create_task(self._upkeep.look_around())
-        self._looking.add(looking)
-        looking.add_done_callback(self._looked)
-        if not await ended(self._clock, looking, LOOK_AROUND_SEC):
-            log.warning("not everything could be looked at within %g s of waking up", LOOK_AROUND_SEC)
+        self._invalidate()
+        refreshing = asyncio.get_running_loop().create_task(self._housekeeping.refresh_all())
+        self._refreshing.add(refreshing)
+        refreshing.add_done_callback(self._refresh_done)
+        if not await finished_within(self._clock, refreshing, REFRESH_LIMIT_SEC):
+            log.warning("the state of some consumers is still unknown %g s after the resume", REFRESH_LIMIT_SEC)
         self._open()
 
-    def _void(self) -> None:
-        """What was seen before says nothing any more, and leases may have run out by the wall clock."""
-        self._arbiter.arbiter_state.void()
-        self._arbiter.facts.void()
+    def _invalidate(self) -> None:
+        """Discard readings and observations from before the suspend, and end leases that expired during it."""
+        self._arbiter.state.invalidate_readings()
+        self._arbiter.reconciler.forget_observations()
         self._arbiter.leases.expire()
-        self._arbiter.arbiter_state.tell()
+        self._arbiter.state.publish_changes()
 
-    def _looked(self, task: asyncio.Task[None]) -> None:
-        self._looking.discard(task)
+    def _refresh_done(self, task: asyncio.Task[None]) -> None:
+        self._refreshing.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
-            log.error("looking around after waking up broke off", exc_info=error)
+            log.error("refreshing the state after the resume failed", exc_info=error)

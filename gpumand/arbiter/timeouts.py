@@ -1,4 +1,4 @@
-"""Waiting with a limit, by the clock that everything here goes by."""
+"""Waiting with a time limit on the injected clock, so that tests control the time."""
 
 from __future__ import annotations
 
@@ -9,17 +9,24 @@ from typing import Any
 from gpumand.ports import Clock
 
 
-async def ended(clock: Clock, what: Awaitable[Any], seconds: float) -> bool:
-    """Wait for something for at most so long; whether it ended. A future goes on when time is up, a coroutine does not.
+async def finished_within(clock: Clock, awaitable: Awaitable[Any], seconds: float) -> bool:
+    """Wait for an awaitable with a time limit.
 
-    Nothing is raised of what it ended with.
+    Args:
+        clock: the clock that measures the time.
+        awaitable: a future, which continues after the time limit, or a coroutine, which is cancelled then.
+        seconds: the time limit; 0 or less = check once.
+
+    Returns:
+        Whether it ended in time. Its result or exception is not raised here; read it from the future.
     """
-    waited = asyncio.ensure_future(what)
+    future = asyncio.ensure_future(awaitable)
     timer: asyncio.Future[Any] = asyncio.ensure_future(clock.sleep(max(0.0, seconds)))
     try:
-        await asyncio.wait([waited, timer], return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait([future, timer], return_when=asyncio.FIRST_COMPLETED)
     finally:
         timer.cancel()
-        if waited is not what:
-            waited.cancel()
-    return waited.done() and not (waited is not what and waited.cancelled())
+        # Only a task that this function created for a coroutine belongs to it; others may wait for a future too.
+        if future is not awaitable:
+            future.cancel()
+    return future.done() and not (future is not awaitable and future.cancelled())

@@ -1,35 +1,35 @@
-"""A request while it waits: its future, and what has been done for it so far."""
+"""A waiting request: its future result, and the evictions and loads done for it so far."""
 
 from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass, field
 
+from gpumand.domain.decision import Requirement
 from gpumand.domain.device import Devices
 from gpumand.domain.errors import GpumandError
 from gpumand.domain.lease import Lease
-from gpumand.domain.planning import Requirement
 from gpumand.domain.request import Request
 
 
 @dataclass(slots=True, eq=False)
-class Waiting:
+class WaitingRequest:
     """One waiting request.
 
     Attributes:
-        request: what is asked for.
-        devices: those it must be on, or that must be among its own where it needs more; () = any that fit.
-        done: resolved when the consumer is resident, with the lease that stands (None for Load by hand), or with the
-            one error; cancelled when the client has gone.
-        wants_lease: True for Acquire, False for Load by hand.
+        request: the Acquire or Load request.
+        devices: devices it must use, or that must be among those it uses if it needs more; () = any that fit.
+        done: resolved when the consumer is resident, with the granted lease (None for Load) or with an error;
+            cancelled when the client has disconnected.
+        wants_lease: True for Acquire, False for Load.
         from_own_unit: the caller runs in the consumer's own unit.
-        waiting_for: one line for ``GetStatus``.
-        decided: a decision has been made on what was true then; the next one wants a sample taken after it.
-        sample_after: monotonic seconds; only figures read after this moment may decide.
-        evict_failed: victims that gave nothing back for it.
-        evicted: victims evicted for it, in order.
-        evictions: evictions tried for it, well or not.
-        loaded: whether its consumer was loaded for it.
+        waiting_for: the reason for waiting, in one line for ``GetStatus``.
+        decided: a decision has been made; the next one needs a reading taken after it.
+        sample_after: only readings taken after this time may be used for a decision, in monotonic seconds.
+        evict_failed: victims whose eviction for this request freed nothing.
+        evicted: victims evicted for this request, in order.
+        evictions: attempted evictions for this request, including failed ones.
+        loaded: whether its consumer was loaded for this request.
     """
 
     request: Request
@@ -47,7 +47,7 @@ class Waiting:
 
     @property
     def requirement(self) -> Requirement:
-        """What is to be decided for it."""
+        """The part of the request that a decision depends on; equal for all requests that need the same."""
         return Requirement(
             self.request.consumer,
             self.devices,
@@ -58,16 +58,17 @@ class Waiting:
 
     @property
     def is_waiting(self) -> bool:
-        """Neither granted, refused nor given up."""
+        """Whether it is neither granted, refused nor cancelled."""
         return not self.done.done()
 
-    def resolve(self, lease: Lease | None) -> None:
-        """End it well, unless it has ended already."""
+    def grant(self, lease: Lease | None) -> None:
+        """Grant it, unless it has ended already."""
         if self.is_waiting:
             self.done.set_result(lease)
 
     def refuse(self, error: GpumandError) -> None:
-        """End it with its one error, unless it has ended already."""
+        """Refuse it with an error, unless it has ended already."""
         if self.is_waiting:
             self.done.set_exception(error)
-            self.done.exception()  # whoever waited for it may have gone: that is no fault worth a line in the log
+            # Mark the exception as retrieved: asyncio logs one that no caller has read, and the client may be gone.
+            self.done.exception()

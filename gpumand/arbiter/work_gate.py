@@ -1,4 +1,4 @@
-"""Whether anything may be begun or granted at the moment."""
+"""The work gate pauses or stops new work while the host suspends or shuts down."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from dataclasses import dataclass
 
 @dataclass(slots=True)
 class WorkGate:
-    """Two ways to say "not now", each with its one line; "" where it is not said.
+    """Two reasons to start no new work, each as one line for clients; "" = the reason does not apply.
 
     Attributes:
-        held: nothing is begun or granted for a while; who asks waits, and is told this.
-        refused: nothing is begun or granted any more; who asks is refused with this.
+        held: a temporary reason: nothing is started or granted, and requests wait with this text.
+        refused: a final reason: requests are refused with this text.
     """
 
     held: str = ""
@@ -19,5 +19,5 @@ class WorkGate:
 
     @property
     def is_open(self) -> bool:
-        """Whether things may be begun that nobody waits for."""
+        """Whether background work such as evicting idle consumers may start."""
         return not self.held and not self.refused

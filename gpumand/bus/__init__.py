@@ -1,4 +1,9 @@
-"""D-Bus: the adapter over the binding, and what gpumand offers to clients.
+"""D-Bus for gpumand: the adapter over the dbus-fast library, and the service org.gpumand1 that clients call.
 
-``connection`` is the way in: nothing else in gpumand needs to know which library speaks D-Bus.
+This package must not import the arbiter, the daemon or the command line: it knows the arbiter only as ``arbiter_port``.
+No other package but gpumand.testing imports dbus-fast.
+
+Reading order: ``connection`` (calls, signals and names on one bus), ``interfaces`` (the XML), ``dispatcher``,
+``manager`` (the methods of org.gpumand1.Manager), ``published_objects`` (objects and signals), ``service`` (connects
+them).
 """

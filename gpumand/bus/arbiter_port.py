@@ -1,63 +1,68 @@
-"""The arbiter as this side of it needs it: what a client asks for goes in here."""
+"""The interface that the D-Bus service requires of the arbiter."""
 
 from __future__ import annotations
 
 from typing import Protocol
 
-from gpumand.domain.history import Entry, Query
+from gpumand.domain.history import HistoryEntry, HistoryQuery
 from gpumand.domain.lease import Lease, LeaseEnd, Owner
-from gpumand.domain.request import AcquireOptions, Grant, Outcome, PlanReport
+from gpumand.domain.request import AcquireOptions, Grant, ManualResult, PlanReport
 from gpumand.domain.status import ConsumerStatus, Status, Summary
 
 
 class ArbiterPort(Protocol):
-    """Every coroutine raises subclasses of GpumandError and nothing else.
+    """What the arbiter does for D-Bus clients.
 
-    Events (gpumand.domain.events) are published synchronously and in order, after the state that they speak of is in
-    force.
+    Every coroutine raises subclasses of GpumandError and nothing else. The arbiter publishes events
+    (gpumand.domain.events) synchronously and in order, after the state that they describe has changed.
     """
 
     async def acquire(self, owner: Owner, consumer: str, options: AcquireOptions) -> Grant:
-        """Return when the consumer is resident and the lease stands."""
+        """Wait until the consumer is resident, then grant a lease on it."""
 
     async def release(self, lease_id: str, reason: LeaseEnd = LeaseEnd.RELEASED) -> None:
         """End a lease. Raises NoSuchLease."""
 
     async def renew(self, lease_id: str, ttl_sec: float | None) -> Lease:
-        """Give a ttl lease more time; None: the ttl it was granted with. Raises NoSuchLease, InvalidArgs."""
+        """Extend a ttl lease, counted from now; ``ttl_sec`` None repeats the ttl of the grant.
+
+        Raises:
+            NoSuchLease: there is no such lease.
+            InvalidArgs: the lease has another lifetime than ``ttl``.
+        """
 
     def lease(self, lease_id: str) -> Lease:
-        """A lease that stands. Raises NoSuchLease."""
+        """Return an active lease. Raises NoSuchLease."""
 
     def consumer_unit(self, consumer: str) -> str:
-        """The consumer's unit, "" when it has none. Raises NoSuchConsumer."""
+        """Return the consumer's systemd unit, "" when it has none. Raises NoSuchConsumer."""
 
     def consumer_status(self, consumer: str) -> ConsumerStatus:
-        """One consumer of ``status()``, at the cost of one. Raises NoSuchConsumer."""
+        """Return the status of one consumer without computing the others. Raises NoSuchConsumer."""
 
     def summary(self) -> Summary:
-        """The Manager's properties, at a cost that does not grow with what is going on."""
+        """Return the values of the Manager's properties, in constant time."""
 
     def status(self) -> Status:
-        """One consistent snapshot of everything."""
+        """Return one consistent snapshot of devices, consumers, leases, queue and counters."""
 
     async def plan(self, owner: Owner, consumer: str, options: AcquireOptions) -> PlanReport:
-        """What ``acquire`` would do now; changes nothing."""
+        """Report what ``acquire`` would do now, without changing anything."""
 
-    async def load(self, consumer: str, device: str, timeout_sec: float) -> Outcome:
-        """Make it resident without a lease."""
+    async def load(self, consumer: str, device: str, timeout_sec: float) -> ManualResult:
+        """Make a consumer resident without granting a lease."""
 
-    async def evict(self, consumer: str, force: bool, timeout_sec: float, method: str = "") -> Outcome:
-        """Take its memory back, by its methods in order or by the one named."""
+    async def evict(self, consumer: str, force: bool, timeout_sec: float, method: str = "") -> ManualResult:
+        """Free a consumer's VRAM, by its methods in order or only by ``method``."""
 
-    async def history(self, query: Query) -> tuple[Entry, ...]:
-        """What happened, newest first."""
+    async def history(self, query: HistoryQuery) -> tuple[HistoryEntry, ...]:
+        """Return recorded grants, loads, evictions and refusals, newest first."""
 
     async def pin(self, consumer: str, pinned: bool) -> None:
-        """Keep it from being evicted, or no longer. Raises NoSuchConsumer."""
+        """Protect a consumer from eviction, or end that protection. Raises NoSuchConsumer."""
 
     async def reload(self) -> None:
-        """Read the configuration again. Raises ConfigInvalid and then changes nothing."""
+        """Read the configuration again. Raises ConfigInvalid, and keeps the old configuration then."""
 
     async def owner_vanished(self, bus_name: str) -> None:
-        """A client left the bus: its connection leases and its waiting requests end."""
+        """End the connection leases and the waiting requests of a client that left the bus."""

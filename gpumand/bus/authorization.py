@@ -1,7 +1,7 @@
-"""Who may do what: one table, and one seam for who decides.
+"""Authorization of D-Bus calls: which action each method needs, and which callers are allowed.
 
-A test walks the introspection data and fails on any method that is missing from the table: a new method is closed
-until somebody has thought about it.
+A test compares ``ACTIONS`` with the introspection data and fails on a method without an entry, so no new method is
+callable before its action has been decided.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from gpumand.domain.lease import Owner
 
 
 class Action(StrEnum):
-    """What is asked for; the names are those of the polkit actions."""
+    """An action that needs permission; the value is the name of the polkit action."""
 
     ACQUIRE = "org.gpumand1.acquire"
     EVICT = "org.gpumand1.evict"
@@ -25,40 +25,41 @@ class Action(StrEnum):
     CONFIGURE = "org.gpumand1.configure"
 
 
-OPEN = None
-"""Reads, open to all who may talk to us at all."""
+UNRESTRICTED = None
+"""The action of methods that every caller may use: they only read."""
 
 ACTIONS: Mapping[tuple[str, str], Action | None] = {
     (MANAGER, "Acquire"): Action.ACQUIRE,
     (MANAGER, "Release"): Action.RELEASE_ANY,
     (MANAGER, "Renew"): Action.RELEASE_ANY,
-    (MANAGER, "GetStatus"): OPEN,
-    (MANAGER, "GetHistory"): OPEN,
-    (MANAGER, "Plan"): OPEN,
+    (MANAGER, "GetStatus"): UNRESTRICTED,
+    (MANAGER, "GetHistory"): UNRESTRICTED,
+    (MANAGER, "Plan"): UNRESTRICTED,
     (MANAGER, "Load"): Action.ACQUIRE,
     (MANAGER, "Evict"): Action.EVICT,
     (MANAGER, "Pin"): Action.CONFIGURE,
     (MANAGER, "Unpin"): Action.CONFIGURE,
     (MANAGER, "Reload"): Action.CONFIGURE,
-    (PEER, "Ping"): OPEN,
-    (PEER, "GetMachineId"): OPEN,
-    (INTROSPECTABLE, "Introspect"): OPEN,
-    (PROPERTIES, "Get"): OPEN,
-    (PROPERTIES, "GetAll"): OPEN,
-    (PROPERTIES, "Set"): OPEN,  # no property of gpumand can be set; the log's level, which can, asks who it is itself
-    (OBJECT_MANAGER, "GetManagedObjects"): OPEN,
+    (PEER, "Ping"): UNRESTRICTED,
+    (PEER, "GetMachineId"): UNRESTRICTED,
+    (INTROSPECTABLE, "Introspect"): UNRESTRICTED,
+    (PROPERTIES, "Get"): UNRESTRICTED,
+    (PROPERTIES, "GetAll"): UNRESTRICTED,
+    # Only the log level can be set, and LogControl checks the caller itself.
+    (PROPERTIES, "Set"): UNRESTRICTED,
+    (OBJECT_MANAGER, "GetManagedObjects"): UNRESTRICTED,
 }
 
 
 @dataclass(frozen=True, slots=True)
 class Details:
-    """What an action is about.
+    """The objects that an action applies to.
 
     Attributes:
-        consumer: its name, "" where there is none.
-        consumer_unit: that consumer's unit, "" where there is none.
-        lease: id of the lease, "" where there is none.
-        lease_owner_uid: whose it is, None where there is no lease.
+        consumer: name of the consumer, "" for actions without one.
+        consumer_unit: systemd unit of that consumer, "" when it has none.
+        lease: id of the lease, "" for actions without one.
+        lease_owner_uid: user id of the lease's owner, None for actions without a lease.
     """
 
     consumer: str = ""
@@ -66,73 +67,93 @@ class Details:
     lease: str = ""
     lease_owner_uid: int | None = None
 
-    def pairs(self) -> dict[str, str]:
-        """What a person who is asked gets to see, as polkit takes it."""
-        named = {"consumer": self.consumer, "unit": self.consumer_unit, "lease": self.lease}
-        return {key: value for key, value in named.items() if value}
+    def polkit_details(self) -> dict[str, str]:
+        """Return the details for CheckAuthorization; polkit shows them in the password dialog."""
+        details = {"consumer": self.consumer, "unit": self.consumer_unit, "lease": self.lease}
+        return {key: value for key, value in details.items() if value}
 
 
 class Authority(Protocol):
-    """Decides; what it lets pass without raising is allowed."""
+    """Decides whether a caller may perform an action."""
 
     async def check(self, caller: Owner, action: Action, details: Details, interactive: bool) -> None:
-        """Return when the caller may do this.
+        """Return if the caller is allowed to perform the action, and raise otherwise.
 
         Args:
-            interactive: the caller allows that a person is asked.
+            interactive: the caller allows a password dialog.
 
         Raises:
-            AccessDenied: it may not.
-            InteractiveAuthorizationRequired: a person could be asked, but the caller does not allow it.
+            AccessDenied: the caller is not allowed.
+            InteractiveAuthorizationRequired: a password would allow it, but the caller does not allow a dialog.
         """
 
 
-def needs_no_permission(caller: Owner, action: Action, details: Details) -> bool:
-    """What a caller may do by what it is, whoever else decides: its own leases, and its own unit's consumer."""
+def is_allowed_without_asking(caller: Owner, action: Action, details: Details) -> bool:
+    """Whether a caller is allowed without asking polkit.
+
+    A user may release and renew its own leases. A unit may acquire the consumer that it runs.
+    """
     if action is Action.RELEASE_ANY:
         return caller.uid == details.lease_owner_uid
     return action is Action.ACQUIRE and caller.unit != "" and caller.unit == details.consumer_unit
 
 
 class UidAuthority:
-    """Decides by uid and unit alone.
+    """Decides by user id and unit alone, without polkit.
+
+    Root and the daemon's own user are always allowed.
 
     Args:
-        own_uid: the daemon's.
-        system_bus: whether callers are those of the system bus. Elsewhere (a session, ``--user``, a private address)
-            nobody but the daemon's own user has business with it.
+        own_uid: user id of the daemon.
+        system_bus: whether the callers are on the system bus. It only selects the name shown in error messages:
+            "root", or the daemon's own uid on a session bus or a private bus, where other users have no access.
     """
 
     def __init__(self, own_uid: int, system_bus: bool) -> None:
         self.trusted_uids = frozenset({0, own_uid})
-        self._who = "root" if system_bus else f"uid {own_uid}"
+        self._always_allowed = "root" if system_bus else f"uid {own_uid}"
 
     async def check(self, caller: Owner, action: Action, details: Details, interactive: bool) -> None:
-        """See ``Authority``; never asks a person. Raises AccessDenied."""
-        if caller.uid in self.trusted_uids or needs_no_permission(caller, action, details):
+        """Check a call as described in ``Authority``, without any dialog. Raises AccessDenied."""
+        if caller.uid in self.trusted_uids or is_allowed_without_asking(caller, action, details):
             return
-        raise AccessDenied(refusal(caller, action, details, self._who))
+        raise AccessDenied(denial_message(caller, action, details, self._always_allowed))
 
 
-def refusal(caller: Owner, action: Action, details: Details, who: str) -> str:
-    """One line for whoever is refused: what it may not, and who may; ``who`` may always."""
-    return f"uid {caller.uid} may not {deed(action, details)}; {_who_may(action, details, who)}"
+def denial_message(
+    caller: Owner, action: Action, details: Details, always_allowed: str, *, by_polkit: bool = False
+) -> str:
+    """Return the one-line error for a caller that is refused: the action, and the callers that are allowed.
+
+    Args:
+        always_allowed: name of the user that needs no permission, such as "root".
+        by_polkit: callers that polkit authorizes are allowed too.
+    """
+    allowed = _allowed_callers(action, details, always_allowed)
+    if by_polkit:
+        allowed.append(f"callers that polkit authorizes for {action}")
+    return permission_denied(caller.uid, describe_action(action, details), allowed)
 
 
-def _who_may(action: Action, details: Details, who: str) -> str:
+def permission_denied(uid: int, action: str, allowed: list[str]) -> str:
+    """Return the wording of every refusal: ``action`` is a verb phrase, ``allowed`` names callers."""
+    return f"Permission denied: uid {uid} may not {action} (allowed: {', '.join(allowed)})"
+
+
+def _allowed_callers(action: Action, details: Details, always_allowed: str) -> list[str]:
     if action is Action.RELEASE_ANY:
-        return f"{who} and its owner (uid {details.lease_owner_uid}) may"
+        return [always_allowed, f"its owner (uid {details.lease_owner_uid})"]
     if action is Action.ACQUIRE and details.consumer_unit:
-        return f"{who} and the unit {details.consumer_unit} may"
-    return f"{who} may"
+        return [always_allowed, f"the unit {details.consumer_unit}"]
+    return [always_allowed]
 
 
-def deed(action: Action, details: Details) -> str:
-    """What an action would do, as people say it."""
-    deeds = {
+def describe_action(action: Action, details: Details) -> str:
+    """Return a verb phrase for an action, such as "acquire comfyui"."""
+    phrases = {
         Action.ACQUIRE: f"acquire {details.consumer}",
         Action.EVICT: f"evict {details.consumer}",
         Action.RELEASE_ANY: f"release or renew lease {details.lease}",
         Action.CONFIGURE: "configure gpumand",
     }
-    return deeds[action]
+    return phrases[action]

@@ -1,4 +1,4 @@
-"""Method calls that others make: one handler, an answer for every call, and caps on those who wait."""
+"""Serves incoming method calls: one handler, exactly one answer for each call, and caps on waiting calls."""
 
 from __future__ import annotations
 
@@ -14,27 +14,28 @@ from dbus_fast import Message, MessageFlag, MessageType
 
 from gpumand.bus.connection_errors import BusLost, one_line
 from gpumand.bus.variants import require_no_nul
-from gpumand.domain.errors import FREEDESKTOP, GpumandError, InvalidArgs, LimitsExceeded, ShuttingDown
+from gpumand.domain.errors import FREEDESKTOP_ERROR_PREFIX, GpumandError, InvalidArgs, LimitsExceeded, ShuttingDown
 
 log = logging.getLogger(__name__)
 
-MAX_WAITING_A_SENDER = 128
+MAX_WAITING_PER_SENDER = 128
 MAX_WAITING = 2048
 CANCEL_TIMEOUT_SEC = 2.0
 
 
 @dataclass(frozen=True, slots=True)
 class IncomingCall:
-    """A method call as it came.
+    """A method call as received.
 
     Attributes:
-        sender: the caller's unique name; the bus vouches for it.
+        sender: the caller's unique name, which the bus fills in and a client cannot forge.
         path: object path.
-        interface: "" when the caller gave none.
-        member: the method.
-        signature: of the body.
-        body: the arguments; variants are still the binding's Variants. Structs are lists or tuples by its version.
-        interactive: the caller allows us to have a person asked.
+        interface: name of the interface, "" when the caller gave none.
+        member: name of the method.
+        signature: signature of the body.
+        body: the arguments. Variants are still Variant objects of dbus-fast. Structs are lists or tuples, depending on
+            the version of dbus-fast.
+        interactive: the caller allows a password dialog (flag ALLOW_INTERACTIVE_AUTHORIZATION).
     """
 
     sender: str
@@ -48,7 +49,7 @@ class IncomingCall:
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """What a method returns; structs in it are lists (1.84 takes no tuples)."""
+    """The return values of a method. Structs must be lists, since dbus-fast 1.84 cannot marshal tuples."""
 
     signature: str = ""
     body: tuple[Any, ...] = ()
@@ -58,52 +59,57 @@ Handler = Callable[[IncomingCall], Reply | Awaitable[Reply]]
 
 
 class UnknownMethod(GpumandError):
-    """There is no such method here."""
+    """The called method does not exist on this connection."""
 
-    dbus_name = FREEDESKTOP + "UnknownMethod"
+    dbus_name = FREEDESKTOP_ERROR_PREFIX + "UnknownMethod"
 
 
-def no_handler(call: IncomingCall) -> Reply:
-    """Answers for a connection that serves nothing."""
+def reject_call(call: IncomingCall) -> Reply:
+    """Refuse a call; the handler of a connection that serves no methods. Raises UnknownMethod."""
     raise UnknownMethod(f"no method {call.interface}.{call.member} here")
 
 
 class CallServer:
-    """Runs the handler and sends what comes of it; ``send`` puts a message on the bus."""
+    """Runs the handler for each call and sends its reply or its error.
+
+    Args:
+        send: puts a message on the bus. Raises BusLost when the connection is gone.
+    """
 
     def __init__(self, send: Callable[[Message], None]) -> None:
         self._send = send
-        self._handler: Handler = no_handler
+        self._handler: Handler = reject_call
         self._waiting: dict[str, set[asyncio.Task[None]]] = {}
         self._total = 0
         self._closing = False
 
     def serve(self, handler: Handler) -> None:
-        """Give calls to this handler from now on."""
+        """Set the handler for all later calls."""
         self._handler = handler
 
     def accept(self, message: Message) -> None:
-        """Deal with one method call. Never raises."""
+        """Answer one method call with the handler. Never raises: every failure becomes an error reply."""
         try:
             self._accept(message, self._handler)
         except Exception as error:
             self._answer_error(message, error)
 
     def accept_with(self, message: Message, handler: Handler) -> None:
-        """Deal with one method call by another handler, under the same caps. Never raises."""
+        """Answer one method call with another handler, under the same caps. Never raises."""
         try:
             self._accept(message, handler)
         except Exception as error:
             self._answer_error(message, error)
 
     def cancel_calls_of(self, sender: str) -> None:
-        """End the waiting calls of a peer that left."""
+        """Cancel the waiting calls of a client that left the bus."""
+        # A copy, since ending tasks remove themselves from the set.
         for task in tuple(self._waiting.get(sender, ())):
             task.cancel()
 
     async def close(self) -> None:
-        """End all waiting calls with ShuttingDown, and wait for their ends, for a bounded time."""
-        self._closing = True
+        """End all waiting calls with ShuttingDown, and wait up to CANCEL_TIMEOUT_SEC for them to end."""
+        self._closing = True  # first, so that no call is accepted while the others end
         tasks = [task for tasks in self._waiting.values() for task in tasks]
         for task in tasks:
             task.cancel()
@@ -111,19 +117,22 @@ class CallServer:
             await asyncio.wait(tasks, timeout=CANCEL_TIMEOUT_SEC)
 
     def _accept(self, message: Message, handler: Handler) -> None:
+        # No method takes file descriptors, and the connection is opened without support for them.
         if "h" in message.signature:
             raise InvalidArgs("file descriptors are not accepted")
         if self._closing:
             raise ShuttingDown("gpumand is stopping")
-        answer = handler(_incoming(message))
+        answer = handler(_to_incoming_call(message))
+        # A Reply is sent at once, so that methods that only read keep answering when the caps are reached.
         if isinstance(answer, Reply):
             self._answer(message, answer)
         else:
             self._wait(message, answer)
 
     def _wait(self, message: Message, answer: Awaitable[Reply]) -> None:
-        """Wait for the answer in a task of its own, unless too many do so already."""
+        """Await the answer in a new task, unless the caps on waiting calls are reached."""
         sender = message.sender or ""
+        # One client must not use up the tasks that all clients share.
         try:
             self._check_caps(len(self._waiting.get(sender, ())))
         except LimitsExceeded:
@@ -132,13 +141,13 @@ class CallServer:
         task = asyncio.ensure_future(self._run(message, answer))
         self._waiting.setdefault(sender, set()).add(task)
         self._total += 1
-        task.add_done_callback(lambda done: self._ended(message, answer, done))
+        task.add_done_callback(lambda done: self._on_task_done(message, answer, done))
 
-    def _check_caps(self, of_sender: int) -> None:
-        if of_sender >= MAX_WAITING_A_SENDER:
-            raise LimitsExceeded(f"{of_sender} calls of this connection are waiting already")
+    def _check_caps(self, sender_count: int) -> None:
+        if sender_count >= MAX_WAITING_PER_SENDER:
+            raise LimitsExceeded(f"this connection already has {sender_count} waiting calls, which is the limit")
         if self._total >= MAX_WAITING:
-            raise LimitsExceeded(f"{self._total} calls are waiting already")
+            raise LimitsExceeded(f"{self._total} calls are waiting already, which is the limit of the daemon")
 
     async def _run(self, message: Message, answer: Awaitable[Reply]) -> None:
         try:
@@ -146,17 +155,18 @@ class CallServer:
         except Exception as error:
             self._answer_error(message, error)
 
-    def _ended(self, message: Message, answer: Awaitable[Reply], task: asyncio.Task[None]) -> None:
-        self._forget(message.sender or "", task)
-        if task.cancelled():  # perhaps before its first step, so the answer is given from here
-            self._cancelled(message, answer)
+    def _on_task_done(self, message: Message, answer: Awaitable[Reply], task: asyncio.Task[None]) -> None:
+        self._untrack(message.sender or "", task)
+        # A task that is cancelled before its first step never runs _run, so the error is sent from here.
+        if task.cancelled():
+            self._answer_cancelled(message, answer)
 
-    def _cancelled(self, message: Message, answer: Awaitable[Reply]) -> None:
+    def _answer_cancelled(self, message: Message, answer: Awaitable[Reply]) -> None:
         _discard(answer)
-        why = ShuttingDown("gpumand is stopping") if self._closing else GpumandError("the call was cancelled")
-        self._answer_error(message, why)
+        error = ShuttingDown("gpumand is stopping") if self._closing else GpumandError("the call was cancelled")
+        self._answer_error(message, error)
 
-    def _forget(self, sender: str, task: asyncio.Task[None]) -> None:
+    def _untrack(self, sender: str, task: asyncio.Task[None]) -> None:
         self._total -= 1
         waiting = self._waiting[sender]
         waiting.discard(task)
@@ -166,11 +176,12 @@ class CallServer:
     def _answer(self, message: Message, reply: Reply) -> None:
         if not expects_reply(message):
             return
+        # A NUL would be sent without complaint, and the bus would close the connection for all clients.
         require_no_nul(reply.body)
-        self._put(Message.new_method_return(message, reply.signature, list(reply.body)))
+        self._send_if_connected(Message.new_method_return(message, reply.signature, list(reply.body)))
 
     def _answer_error(self, message: Message, error: Exception) -> None:
-        """Errors of ours go out as they are; of anything else the caller learns nothing."""
+        """Send a GpumandError as it is; log any other exception and send "internal error", which reveals nothing."""
         if isinstance(error, GpumandError):
             name, text = error.dbus_name, one_line(error.message)
         else:
@@ -180,23 +191,24 @@ class CallServer:
             self._send_error(message, name, text)
 
     def _send_error(self, message: Message, name: str, text: str) -> None:
+        # Nothing is left to answer with if even this fails; the exception must not reach dbus-fast's reader.
         try:
-            self._put(Message.new_error(message, name, text))
+            self._send_if_connected(Message.new_error(message, name, text))
         except Exception:
-            log.exception("the error %s cannot be sent", name)
+            log.exception("the error reply %s could not be sent", name)
 
-    def _put(self, message: Message) -> None:
-        """Send; where the bus is gone, so is whoever asked."""
+    def _send_if_connected(self, message: Message) -> None:
+        # Without the bus there is no caller left that could receive the message.
         with contextlib.suppress(BusLost):
             self._send(message)
 
 
 def expects_reply(message: Message) -> bool:
-    """Whether the caller wants an answer at all."""
+    """Whether the caller expects a reply."""
     return not message.flags.value & MessageFlag.NO_REPLY_EXPECTED.value
 
 
-def _incoming(message: Message) -> IncomingCall:
+def _to_incoming_call(message: Message) -> IncomingCall:
     assert message.message_type is MessageType.METHOD_CALL
     return IncomingCall(
         sender=message.sender or "",
@@ -210,7 +222,7 @@ def _incoming(message: Message) -> IncomingCall:
 
 
 def _discard(answer: Awaitable[Reply]) -> None:
-    """Drop an answer that nobody will await."""
+    """Close an awaitable that will not be awaited, which avoids Python's "never awaited" warning."""
     if inspect.iscoroutine(answer):
         answer.close()
     elif isinstance(answer, asyncio.Future):

@@ -1,8 +1,9 @@
-"""The registry of callers: who a unique name is, and whether it is still there.
+"""The registry of D-Bus clients: user, process and unit of each caller, and whether it is still connected.
 
-Everything said of a caller comes from the bus and from systemd, never from the caller. The pid is that of the process
-at the time of connecting; a process that passes its connection on and dies could have its pid taken over, which is
-why a unit so found opens nothing but Acquire of that unit's own consumer.
+Everything known about a caller comes from the bus and from systemd, never from the caller itself. The pid is that of
+the process that opened the connection. If that process hands its connection to another one and exits, its pid may be
+reused by an unrelated process. For that reason a unit found by pid permits nothing but Acquire of that unit's own
+consumer.
 """
 
 from __future__ import annotations
@@ -22,152 +23,154 @@ from gpumand.domain.errors import AccessDenied, HostError, InvalidArgs
 from gpumand.domain.lease import Lease, LeaseLifetime, Owner
 from gpumand.ports import UnitFailed, UnitManager
 
-MAX_KNOWN = 4096
-PATIENCE_SEC = 1.0
-"""How long a caller that needs no unit to be allowed waits for systemd, once, to have it named all the same."""
+MAX_KNOWN_CLIENTS = 4096
+GRACE_SEC = 1.0
+"""How long a trusted caller, which is allowed without its unit, waits for systemd so that the status names the unit."""
 
 UNIT_TIMEOUT_SEC = 5.0
-"""How long systemd is waited for where the answer decides."""
+"""How long a caller waits for systemd when its unit decides whether it is allowed."""
 
 RETRY_UNIT_SEC = 10.0
-"""A pid whose unit could not be told is asked about again after this long."""
+"""How long to wait before asking systemd again about a pid whose unit it did not report."""
 
 log = logging.getLogger(__name__)
 
-Vanished = Callable[[str], Awaitable[None]]
+VanishedCallback = Callable[[str], Awaitable[None]]
 
 
 @dataclass(slots=True)
-class _Known:
-    """What is known of one unique name, which is never given to anybody else on this bus.
+class _KnownClient:
+    """What is known about one unique name. The bus never assigns a unique name twice, so the entry stays valid.
 
     Attributes:
-        owner: as the bus describes it, with the unit as soon as it is known.
-        lookup: the question for its unit, under way or done; None = not asked yet.
-        asked_at: when that began (the loop's clock).
+        owner: the client as the bus describes it; its unit is filled in once it is known.
+        lookup: the request for its unit, running or done; None = not started.
+        lookup_started_at: when the lookup started, in seconds of the event loop's clock.
     """
 
     owner: Owner
     lookup: asyncio.Task[str] | None = field(default=None)
-    asked_at: float = 0.0
+    lookup_started_at: float = 0.0
 
 
 class Clients:
-    """Knows callers, and implements the port ``Owners``.
+    """Identifies D-Bus clients and reports clients that leave the bus; implements the port ``OwnerPresence``.
 
     Args:
-        connection: to the bus the callers are on.
-        units: to tell in which unit a process runs.
-        trusted_uids: callers who need no unit to be allowed anything, and do not wait long for it.
+        connection: the connection to the bus that the clients are on.
+        units: reports the unit of a process.
+        trusted_uids: user ids that are allowed everything without their unit, so they do not wait long for it.
     """
 
     def __init__(self, connection: BusConnection, units: UnitManager, trusted_uids: frozenset[int]) -> None:
         self._connection = connection
         self._units = units
         self._trusted_uids = trusted_uids
-        self._known: OrderedDict[str, _Known] = OrderedDict()
+        self._known: OrderedDict[str, _KnownClient] = OrderedDict()
         self._presence = ClientPresence(connection, self._on_vanished)
-        self._listener: Vanished | None = None
+        self._listener: VanishedCallback | None = None
         self._vanished_early: list[str] = []
-        self._telling: set[asyncio.Task[None]] = set()
+        self._notifying: set[asyncio.Task[None]] = set()
 
     @property
     def watched(self) -> frozenset[str]:
-        """Unique names whose leaving would be noticed."""
+        """Unique names that are being watched."""
         return self._presence.watched
 
-    def listen(self, vanished: Vanished) -> None:
-        """Have watched names that left the bus told to ``vanished``, also those that left before this call."""
+    def listen(self, vanished: VanishedCallback) -> None:
+        """Call ``vanished`` for every watched name that leaves the bus, also for those that left before this call."""
+        # Names may have been watched, and may have left, before this call. Their departures are reported now.
         self._listener = vanished
         for name in self._vanished_early:
-            self._tell(name)
+            self._notify(name)
         self._vanished_early.clear()
 
     async def watch(self, bus_name: str) -> bool:
-        """Watch a name, then say whether it is there (see ``gpumand.ports.Owners``).
+        """Watch a name, then report whether it is on the bus (see ``gpumand.ports.Owners``).
 
         Raises:
-            HostError: the bus does not let it be watched.
+            HostError: the bus refuses the watch.
         """
         try:
             return await self._presence.watch(bus_name)
         except BusError as error:
-            raise HostError(f"the bus does not let {bus_name} be watched: {error.message}") from error
+            raise HostError(f"cannot watch {bus_name} on the bus: {error.message}") from error
 
-    def start_forgetting(self) -> None:
-        """Every lease that stands was told by ``lease_granted``: names that nobody needs may be forgotten from now."""
-        self._presence.forgetting = True
+    def allow_forgetting(self) -> None:
+        """Allow unused names to be forgotten; call it once ``lease_granted`` was called for every active lease."""
+        self._presence.may_forget = True
 
     @contextmanager
-    def attending(self, sender: str) -> Iterator[None]:
-        """Keep the watch of a caller for as long as its call is under way."""
-        self._presence.need(sender)
+    def keep_watched(self, sender: str) -> Iterator[None]:
+        """Keep watching a caller while its call is being served."""
+        self._presence.retain_watch(sender)
         try:
             yield
         finally:
-            self._presence.done_with(sender)
+            self._presence.release_watch(sender)
 
     def lease_granted(self, lease: Lease) -> None:
-        """Keep the watch of a lease's owner where its leaving ends the lease."""
+        """Keep watching the owner of a connection lease, since its leaving ends the lease."""
         if lease.lifetime is LeaseLifetime.CONNECTION:
-            self._presence.need(lease.owner.bus_name)
+            self._presence.retain_watch(lease.owner.bus_name)
 
     def lease_ended(self, lease: Lease) -> None:
         """Undo ``lease_granted``."""
         if lease.lifetime is LeaseLifetime.CONNECTION:
-            self._presence.done_with(lease.owner.bus_name)
+            self._presence.release_watch(lease.owner.bus_name)
 
     async def identify(self, sender: str) -> Owner:
-        """The caller as the bus describes it; its unit only where it is known already.
+        """Return the caller as the bus describes it, with its unit only if that is known already.
 
         Raises:
-            AccessDenied: the bus does not say who it is, or no longer.
+            AccessDenied: the bus does not report the caller's user, for instance because the caller has left.
         """
         return (await self._get(sender)).owner
 
     def start_unit_lookup(self, owner: Owner) -> None:
-        """Ask for a caller's unit without waiting: to have it named in the status by the time of the grant."""
+        """Request a caller's unit from systemd without waiting, so that the status can name it after the grant."""
         known = self._known.get(owner.bus_name)
         if known is not None:
-            self._look_up(known)
+            self._start_lookup(known)
 
-    async def with_unit(self, sender: str) -> Owner:
-        """The caller with its unit, "" where systemd does not say in time.
+    async def identify_with_unit(self, sender: str) -> Owner:
+        """Return the caller with its unit, "" if systemd does not report one in time.
 
         Raises:
-            AccessDenied: the bus does not say who it is.
+            AccessDenied: the bus does not report the caller's user.
         """
         known = await self._get(sender)
-        lookup = self._look_up(known)
-        patience = PATIENCE_SEC if known.owner.uid in self._trusted_uids else UNIT_TIMEOUT_SEC
-        left = known.asked_at + patience - asyncio.get_running_loop().time()
+        lookup = self._start_lookup(known)
+        patience = GRACE_SEC if known.owner.uid in self._trusted_uids else UNIT_TIMEOUT_SEC
+        remaining_sec = known.lookup_started_at + patience - asyncio.get_running_loop().time()
         if not lookup.done():
-            await asyncio.wait({lookup}, timeout=max(0.0, left))
+            # wait() neither cancels the lookup on timeout nor raises: other calls of this client share it.
+            await asyncio.wait({lookup}, timeout=max(0.0, remaining_sec))
         return known.owner
 
-    async def with_running_unit(self, sender: str) -> Owner:
-        """The caller with its unit and that unit's invocation, asked for now: for leases that end with the unit.
+    async def identify_with_running_unit(self, sender: str) -> Owner:
+        """Return the caller with its unit and that unit's current invocation, for leases that end with the unit.
+
+        Systemd is asked on every call: an invocation id read earlier may belong to a former run of the unit.
 
         Raises:
-            AccessDenied: the bus does not say who it is.
-            InvalidArgs: it runs in no unit, or in one that is stopping.
-            HostError: systemd cannot be asked.
+            AccessDenied: the bus does not report the caller's user.
+            InvalidArgs: the caller runs in no unit, or in a unit that is not running.
+            HostError: systemd does not answer.
         """
         known = await self._get(sender)
         try:
             async with asyncio.timeout(UNIT_TIMEOUT_SEC):
                 return await self._running_unit(known.owner)
         except TimeoutError:
-            raise HostError(
-                f"systemd did not say within {UNIT_TIMEOUT_SEC:g} s which unit the caller runs in"
-            ) from None
+            raise HostError(f"systemd did not report the caller's unit within {UNIT_TIMEOUT_SEC:g} s") from None
         except UnitFailed as error:
-            raise HostError(f"systemd did not say how the caller's unit is: {error}") from error
+            raise HostError(f"cannot read the state of the caller's unit: {error}") from error
 
     async def close(self) -> None:
-        """End what is under way."""
+        """Cancel running lookups and notifications, and stop watching."""
         lookups = [known.lookup for known in self._known.values() if known.lookup is not None]
-        tasks = [*lookups, *self._telling]
+        tasks = [*lookups, *self._notifying]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -179,48 +182,53 @@ class Clients:
             raise InvalidArgs("lifetime 'unit' needs a caller that runs in a systemd unit")
         state = await self._units.state(unit)
         if state.activity not in (UnitActivity.ACTIVE, UnitActivity.ACTIVATING):
-            raise InvalidArgs(f"lifetime 'unit' needs a running unit, and {unit} is {state.activity.value}")
+            raise InvalidArgs(f"lifetime 'unit' needs a running unit: {unit} is {state.activity.value}")
         return replace(owner, unit=unit, invocation_id=state.invocation_id)
 
-    async def _get(self, sender: str) -> _Known:
+    async def _get(self, sender: str) -> _KnownClient:
         known = self._known.get(sender)
         if known is None:
-            known = self._known.setdefault(sender, _Known(await self._ask_bus(sender)))
+            # setdefault: another call of the same client may have added the entry while the bus answered.
+            known = self._known.setdefault(sender, _KnownClient(await self._fetch_owner(sender)))
             self._drop_oldest()
         self._known.move_to_end(sender)
         return known
 
-    async def _ask_bus(self, sender: str) -> Owner:
+    async def _fetch_owner(self, sender: str) -> Owner:
         try:
             (answer,) = await self._connection.call(DBUS, DBUS_PATH, DBUS, "GetConnectionCredentials", "s", (sender,))
         except BusError as error:
-            raise AccessDenied(f"the bus does not say who {sender} is: {error.message}") from error
+            raise AccessDenied(f"cannot identify the caller {sender}: {error.message}") from error
         if "UnixUserID" not in answer:
-            raise AccessDenied("the bus does not know the caller's user")
+            raise AccessDenied(f"cannot identify the caller {sender}: the bus does not report its user")
+        # D-Bus does not guarantee that the bus reports the pid.
         return Owner(sender, int(answer["UnixUserID"]), int(answer.get("ProcessID", 0)))
 
     def _drop_oldest(self) -> None:
-        while len(self._known) > MAX_KNOWN:
+        # The cap bounds memory on a bus where clients connect and leave all the time. A dropped client that calls again
+        # is looked up again.
+        while len(self._known) > MAX_KNOWN_CLIENTS:
             _, oldest = self._known.popitem(last=False)
             if oldest.lookup is not None:
                 oldest.lookup.cancel()
 
-    def _look_up(self, known: _Known) -> asyncio.Task[str]:
-        """The question for a caller's unit: asked once, and again only where there was no answer."""
+    def _start_lookup(self, known: _KnownClient) -> asyncio.Task[str]:
+        """Return the lookup of a caller's unit: started once, and repeated only if it had no result."""
         now = asyncio.get_running_loop().time()
         lookup = known.lookup
         unanswered = lookup is None or (lookup.done() and not known.owner.unit)
-        if lookup is None or (unanswered and now >= known.asked_at + RETRY_UNIT_SEC):
-            lookup = known.lookup = asyncio.get_running_loop().create_task(self._ask_systemd(known))
-            known.asked_at = now
+        if lookup is None or (unanswered and now >= known.lookup_started_at + RETRY_UNIT_SEC):
+            lookup = known.lookup = asyncio.get_running_loop().create_task(self._fetch_unit(known))
+            known.lookup_started_at = now
         return lookup
 
-    async def _ask_systemd(self, known: _Known) -> str:
+    async def _fetch_unit(self, known: _KnownClient) -> str:
         unit = await self._units.unit_of_pid(known.owner.pid) if known.owner.pid else ""
         known.owner = replace(known.owner, unit=unit)
         return unit
 
     def _on_vanished(self, name: str) -> None:
+        # Calls first: a waiting Acquire must not be granted to a client that has left.
         self._connection.cancel_calls_of(name)
         known = self._known.pop(name, None)
         if known is not None and known.lookup is not None:
@@ -228,17 +236,18 @@ class Clients:
         if self._listener is None:
             self._vanished_early.append(name)
         else:
-            self._tell(name)
+            self._notify(name)
 
-    def _tell(self, name: str) -> None:
+    def _notify(self, name: str) -> None:
         assert self._listener is not None
-        task = asyncio.ensure_future(_logged(self._listener(name), name))
-        self._telling.add(task)
-        task.add_done_callback(self._telling.discard)
+        # The set keeps a reference to the running task, since asyncio itself holds none.
+        task = asyncio.ensure_future(_notify_logged(self._listener(name), name))
+        self._notifying.add(task)
+        task.add_done_callback(self._notifying.discard)
 
 
-async def _logged(telling: Awaitable[None], name: str) -> None:
+async def _notify_logged(notification: Awaitable[None], name: str) -> None:
     try:
-        await telling
+        await notification
     except Exception:
-        log.exception("what %s left behind could not be cleaned up", name)
+        log.exception("cleanup after client %s left the bus failed", name)

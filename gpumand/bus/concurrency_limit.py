@@ -1,4 +1,4 @@
-"""Turns at something of which only so much may be under way at once."""
+"""Limits how many operations run at once, in total and for each user."""
 
 from __future__ import annotations
 
@@ -11,39 +11,45 @@ from gpumand.domain.errors import LimitsExceeded
 
 
 @dataclass(slots=True)
-class _Line:
-    """One user's: how many are in it, and who of them may go on."""
+class _UserQueue:
+    """The operations of one user.
 
-    gate: asyncio.Semaphore
+    Attributes:
+        semaphore: limits how many of them run at once.
+        length: how many there are, running or waiting.
+    """
+
+    semaphore: asyncio.Semaphore
     length: int = 0
 
 
 class ConcurrencyLimiter:
-    """Lets so many through at once, in all and of one user, so that no user is kept waiting by another's many.
+    """Limits concurrent operations so that one user with many of them cannot block the others.
 
     Args:
-        in_all: how many at once.
-        of_one: how many of one user at once; fewer than ``in_all``.
-        waiting_of_one: how many of one user may be there, waiting or not.
+        total_limit: how many operations may run at once.
+        limit_per_user: how many operations of one user may run at once; less than ``total_limit``.
+        queue_limit_per_user: how many operations of one user may be waiting or running.
     """
 
-    def __init__(self, in_all: int, of_one: int, waiting_of_one: int) -> None:
-        self._all = asyncio.Semaphore(in_all)
-        self._of_one = of_one
-        self._waiting_of_one = waiting_of_one
-        self._lines: dict[int, _Line] = {}
+    def __init__(self, total_limit: int, limit_per_user: int, queue_limit_per_user: int) -> None:
+        self._total = asyncio.Semaphore(total_limit)
+        self._limit_per_user = limit_per_user
+        self._queue_limit_per_user = queue_limit_per_user
+        self._queues: dict[int, _UserQueue] = {}
 
     @asynccontextmanager
-    async def turn(self, uid: int) -> AsyncIterator[None]:
-        """Wait for a turn and hold it. Raises LimitsExceeded where too many of this user wait already."""
-        line = self._lines.setdefault(uid, _Line(asyncio.Semaphore(self._of_one)))
-        if line.length >= self._waiting_of_one:
-            raise LimitsExceeded(f"{line.length} calls of uid {uid} are waiting already")
-        line.length += 1
+    async def slot(self, uid: int) -> AsyncIterator[None]:
+        """Wait for a free slot and hold it. Raises LimitsExceeded if this user already has too many operations."""
+        queue = self._queues.setdefault(uid, _UserQueue(asyncio.Semaphore(self._limit_per_user)))
+        if queue.length >= self._queue_limit_per_user:
+            raise LimitsExceeded(f"uid {uid} already has {queue.length} waiting calls, which is the limit")
+        queue.length += 1
         try:
-            async with line.gate, self._all:
+            # The user's semaphore first: operations that wait for their own user must not occupy the shared slots.
+            async with queue.semaphore, self._total:
                 yield
         finally:
-            line.length -= 1
-            if not line.length:
-                del self._lines[uid]
+            queue.length -= 1
+            if not queue.length:
+                del self._queues[uid]

@@ -1,9 +1,14 @@
-"""The one adapter over the binding: a connection to a bus, as gpumand wants it.
+"""A connection to a D-Bus bus: the only adapter over the dbus-fast library.
 
-Only the binding's low-level interface is used (Message, add_message_handler, send), which is the same in 1.84, 2.44
-and 5.x. What it does not do well is done here: replies are matched and timed out, a full socket is no error, no
-exception text leaves the process, waiting calls are capped, signals are delivered in order and only from whom they
-were asked of, and the loss of the bus is told to everybody who waits.
+It uses only the low-level interface of dbus-fast (Message, add_message_handler, send), which is the same in 1.84, 2.44
+and 5.x. The following is implemented here because the library does it badly or not at all:
+
+- replies are matched by serial and sender, and time out;
+- a full socket is not an error;
+- no exception text reaches a caller;
+- the number of waiting calls is capped;
+- signals are delivered in order, and only from the sender that was subscribed to;
+- every waiting call fails when the bus is lost.
 """
 
 from __future__ import annotations
@@ -16,14 +21,14 @@ from typing import Any, cast
 from dbus_fast import Message, MessageFlag, MessageType
 from dbus_fast.aio import MessageBus
 
-from gpumand.bus.call_server import CallServer, Handler, IncomingCall, Reply, no_handler
+from gpumand.bus.call_server import CallServer, Handler, IncomingCall, Reply, reject_call
 from gpumand.bus.connecting import open_bus
 from gpumand.bus.connection_errors import BusError, BusLost, BusTimeout, one_line
 from gpumand.bus.machine_id import read_machine_id
 from gpumand.bus.names import DBUS, DBUS_PATH, PEER
 from gpumand.bus.send_queue import SendQueue
 from gpumand.bus.signal_matches import MatchRule, Signal, SignalRouter, Subscription
-from gpumand.bus.utf8_text import sized
+from gpumand.bus.utf8_text import with_byte_lengths
 from gpumand.bus.variants import require_no_nul, unwrap
 
 __all__ = [
@@ -41,24 +46,28 @@ log = logging.getLogger(__name__)
 
 CLOSE_TIMEOUT_SEC = 2.0
 DO_NOT_QUEUE = 4
-NAME_IS_OURS = (1, 4)
-FREE_POLL_SEC = 0.05
+"""Flag of RequestName: fail instead of waiting for the name."""
+
+NAME_OWNED_REPLIES = (1, 4)
+"""Replies of RequestName after which the connection owns the name: primary owner, and already owner."""
+
+NAME_POLL_SEC = 0.05
 
 
 class BusConnection:
-    """A connection to one bus. Made by ``connect``; when it is lost, make a new one."""
+    """A connection to one bus. Create it with ``connect``; after a loss, create a new one."""
 
     def __init__(self, bus: MessageBus) -> None:
-        """Take over a connected bus; for ``connect``."""
+        """Take over a connected MessageBus. Use ``connect`` instead."""
         self.unique_name = bus.unique_name or ""
         self._bus = bus
         self._machine_id = read_machine_id()
         self._lost = asyncio.Event()
         self._lost_reason = ""
         self._pending: dict[int, tuple[str, asyncio.Future[Message | None]]] = {}
-        self._outbox = SendQueue.install(bus, self._break)
+        self._send_queue = SendQueue.install(bus, self._disconnect)
         self._calls = CallServer(self._send)
-        self._signals = SignalRouter(self._ask_bus, self._tell_bus)
+        self._signals = SignalRouter(self._call_bus_with_text, self._call_bus_no_reply)
         bus.add_message_handler(self._on_message)
         self._watcher = asyncio.ensure_future(self._watch())
 
@@ -79,20 +88,21 @@ class BusConnection:
         timeout_sec: float = 25.0,
         interactive: bool = False,
     ) -> tuple[Any, ...]:
-        """Call a method and return its answer as plain values.
+        """Call a method and return its reply as plain values.
 
         Args:
-            timeout_sec: how long to wait for the answer; one that comes later is dropped.
-            interactive: allow the peer to have a person asked; then better wait longer.
+            timeout_sec: how long to wait for the reply; a later reply is dropped.
+            interactive: allow the peer to open a password dialog. Use a longer timeout then.
 
         Raises:
-            BusTimeout: no answer in time.
-            BusError: the answer is an error.
-            BusLost: there is no bus, or no longer.
+            BusTimeout: no reply in time.
+            BusError: the reply is an error.
+            BusLost: the connection is gone.
         """
         flags = MessageFlag.ALLOW_INTERACTIVE_AUTHORIZATION if interactive else MessageFlag.NONE
-        message = self._outgoing(destination, path, interface, member, signature, body, flags)
+        message = self._build_call(destination, path, interface, member, signature, body, flags)
         future: asyncio.Future[Message | None] = asyncio.get_running_loop().create_future()
+        # Registered before sending: the reply may be read before this coroutine runs again.
         self._pending[message.serial] = (destination, future)
         try:
             self._send(message)
@@ -114,11 +124,14 @@ class BusConnection:
         *,
         destination: str = "",
     ) -> None:
-        """Send a signal, to all who want it or to one; never blocks, and never overtakes or is overtaken.
+        """Send a signal without blocking; signals and replies are sent in the order of these calls.
+
+        Args:
+            destination: unique name of the only receiver; "" sends it to every client with a matching rule.
 
         Raises:
-            BusLost: the bus is gone.
-            ValueError: a string in it cannot go onto the bus.
+            BusLost: the connection is gone.
+            ValueError: a string contains a NUL.
         """
         arguments = list(body)
         require_no_nul(arguments)
@@ -145,81 +158,84 @@ class BusConnection:
         member: str = "",
         arg0: str = "",
     ) -> Subscription:
-        """Have ``callback`` called for every signal that matches, at once and in the order of arrival.
+        """Call ``callback`` for every matching signal, immediately and in the order of arrival.
 
-        A sender may be a unique or a well-known name; of the latter only its owner of the moment is listened to.
-        An empty argument matches everything.
+        ``sender`` may be a unique or a well-known name. For a well-known name only signals of its current owner are
+        delivered. An empty argument matches everything.
 
         Raises:
-            BusError: the bus refuses (it takes 512 rules of one connection by default).
-            BusLost: the bus is gone.
+            BusError: the bus refuses the rule (the default limit is 512 rules for each connection).
+            BusLost: the connection is gone.
         """
         rule = MatchRule(sender, path, path_namespace, interface, member, arg0)
         return await self._signals.subscribe(rule, callback)
 
     def serve(self, handler: Handler) -> None:
-        """Have ``handler`` answer every method call, except those to org.freedesktop.DBus.Peer.
+        """Answer every method call with ``handler``, except calls to org.freedesktop.DBus.Peer.
 
-        It may return a Reply at once, or an awaitable that runs in a task of its own. An awaitable may be dropped
-        unawaited where too many calls wait, so a handler must not have changed anything by the time it returns one.
-        A GpumandError becomes its D-Bus error; anything else is logged, and the caller gets "internal error".
+        The handler returns a Reply, or an awaitable that runs in its own task. If too many calls are waiting, the
+        awaitable is dropped without being awaited, so a handler must not change anything before it returns one.
+        A GpumandError becomes its D-Bus error. Any other exception is logged, and the caller gets "internal error".
         """
         self._calls.serve(handler)
 
     def cancel_calls_of(self, sender: str) -> None:
-        """End the waiting calls of a peer that left the bus."""
+        """Cancel the waiting calls of a client that left the bus."""
         self._calls.cancel_calls_of(sender)
 
     async def request_name(self, name: str) -> None:
-        """Own a well-known name. Raises BusLost, with the reason, when that is not to be had."""
+        """Acquire a well-known name. Raises BusLost with the reason if the bus does not grant it."""
         try:
-            (answer,) = await self._bus_call("RequestName", "su", (name, DO_NOT_QUEUE))
+            (answer,) = await self._call_bus("RequestName", "su", (name, DO_NOT_QUEUE))
         except BusError as error:
             raise BusLost(f"cannot own {name} on the bus: {error.message}") from error
-        if answer not in NAME_IS_OURS:
-            raise BusLost(f"{name} is owned by another program on this bus: is gpumand running already?")
+        if answer not in NAME_OWNED_REPLIES:
+            raise BusLost(_owned_by_another(name))
 
-    async def await_free(self, name: str, within_sec: float) -> None:
-        """Return when nobody owns a well-known name; the bus may notice the end of who did a moment later.
+    async def wait_name_free(self, name: str, within_sec: float) -> None:
+        """Wait until a well-known name has no owner; the bus may notice a moment later that a former owner exited.
 
-        Raises BusLost when somebody still does by then.
+        Raises BusLost if the name still has an owner after ``within_sec`` seconds.
         """
         clock = asyncio.get_running_loop().time
         deadline = clock() + within_sec
-        while (await self._bus_call("NameHasOwner", "s", (name,)))[0]:
+        while (await self._call_bus("NameHasOwner", "s", (name,)))[0]:
             if clock() >= deadline:
-                raise BusLost(f"{name} is owned by another program on this bus: is gpumand running already?")
-            await asyncio.sleep(FREE_POLL_SEC)
+                raise BusLost(_owned_by_another(name))
+            await asyncio.sleep(NAME_POLL_SEC)
 
     async def release_name(self, name: str) -> None:
-        """Give a well-known name back. Raises BusError, BusLost."""
-        await self._bus_call("ReleaseName", "s", (name,))
+        """Release a well-known name. Raises BusError, BusLost."""
+        await self._call_bus("ReleaseName", "s", (name,))
 
     async def wait_lost(self) -> None:
-        """Return when the connection is gone, for whatever reason."""
+        """Wait until the connection is gone, for any reason."""
         await self._lost.wait()
 
     @property
     def lost_reason(self) -> str:
-        """Why the connection is gone, one line; "" while it stands."""
+        """Why the connection is gone, as one line; "" while it is open."""
         return self._lost_reason
 
     async def flush(self) -> None:
-        """Return when the bus has taken everything sent so far, or the connection is gone."""
-        await self._outbox.drained()
+        """Wait until every message sent so far is written to the socket, or the connection is gone."""
+        await self._send_queue.wait_drained()
 
     async def close(self) -> None:
-        """End waiting calls with an error, send what is unsent (for a bounded time), and leave the bus."""
+        """End waiting calls with an error, write unsent messages for up to CLOSE_TIMEOUT_SEC, and leave the bus."""
+        # Errors for waiting calls are queued before the flush, so that their callers get them.
         await self._calls.close()
         try:
             async with asyncio.timeout(CLOSE_TIMEOUT_SEC):
                 await self.flush()
         except TimeoutError:
-            log.warning("the bus did not take %d bytes before we left", self._outbox.unsent_bytes)
-        self._break("the connection was closed")
+            log.warning(
+                "left the bus with %d unsent bytes: it did not read them in time", self._send_queue.unsent_bytes
+            )
+        self._disconnect("the connection was closed")
         await self._watcher
 
-    def _outgoing(
+    def _build_call(
         self,
         destination: str,
         path: str,
@@ -243,10 +259,11 @@ class BusConnection:
         )
 
     def _send(self, message: Message) -> None:
-        """Put a message on its way. Raises BusLost, and what the binding raises for a body it cannot marshal."""
+        """Queue a message for sending. Raises BusLost, and errors of dbus-fast for a body that it cannot marshal."""
         if self._lost_reason or not self._bus.connected:
             raise BusLost(self._lost_reason or "the connection to the bus is gone")
-        message.body = sized(message.body)
+        # dbus-fast 1.84 would write wrong lengths for text that is not ASCII, and the bus would close the connection.
+        message.body = with_byte_lengths(message.body)
         self._bus.send(message)
 
     def _result(self, reply: Message | None) -> tuple[Any, ...]:
@@ -257,19 +274,19 @@ class BusConnection:
             raise BusError(reply.error_name or "", one_line(text))
         return tuple(unwrap(reply.body))
 
-    async def _bus_call(self, member: str, signature: str, body: tuple[Any, ...]) -> tuple[Any, ...]:
+    async def _call_bus(self, member: str, signature: str, body: tuple[Any, ...]) -> tuple[Any, ...]:
         return await self.call(DBUS, DBUS_PATH, DBUS, member, signature, body)
 
-    async def _ask_bus(self, member: str, argument: str) -> tuple[Any, ...]:
-        return await self._bus_call(member, "s", (argument,))
+    async def _call_bus_with_text(self, member: str, argument: str) -> tuple[Any, ...]:
+        return await self._call_bus(member, "s", (argument,))
 
-    def _tell_bus(self, member: str, argument: str) -> None:
-        """Call a method of the bus without wanting an answer; nothing to do where the bus is gone."""
+    def _call_bus_no_reply(self, member: str, argument: str) -> None:
+        """Call a method of the bus without waiting for the reply; does nothing if the connection is gone."""
         if self._bus.connected and not self._lost_reason:
-            self._send(self._outgoing(DBUS, DBUS_PATH, DBUS, member, "s", (argument,), MessageFlag.NO_REPLY_EXPECTED))
+            self._send(self._build_call(DBUS, DBUS_PATH, DBUS, member, "s", (argument,), MessageFlag.NO_REPLY_EXPECTED))
 
     def _on_message(self, message: Message) -> bool:
-        """Everything that comes in passes here; True keeps the binding's own answers away from it."""
+        """Handle every incoming message; returning True keeps dbus-fast from handling it too."""
         if message.message_type is MessageType.METHOD_CALL:
             self._on_call(message)
         elif message.message_type is MessageType.SIGNAL:
@@ -279,50 +296,58 @@ class BusConnection:
         return True
 
     def _on_call(self, message: Message) -> None:
+        # D-Bus requires Peer to be answered on every path, even on paths without an object.
         if message.interface == PEER:
-            self._calls.accept_with(message, self._peer)
+            self._calls.accept_with(message, self._answer_peer)
         else:
             self._calls.accept(message)
 
-    def _peer(self, call: IncomingCall) -> Any:
+    def _answer_peer(self, call: IncomingCall) -> Any:
         if call.member == "Ping":
             return Reply()
-        return Reply("s", (self._machine_id,)) if call.member == "GetMachineId" else no_handler(call)
+        return Reply("s", (self._machine_id,)) if call.member == "GetMachineId" else reject_call(call)
 
     def _on_signal(self, message: Message) -> None:
+        # Without support for file descriptors the handles in such a body refer to nothing.
         if "h" in message.signature:
             return
         fields = (message.sender or "", message.path or "", message.interface or "", message.member or "")
         self._signals.dispatch(*fields, message.body)
 
     def _on_reply(self, message: Message) -> None:
-        """An answer counts only from whom it was asked of, or from the bus on their behalf."""
+        """Complete the pending call that a reply belongs to."""
         destination, future = self._pending.get(message.reply_serial or 0, ("", None))
         if future is None or future.done():
             return
+        # Any client can send a message with a guessed reply serial: accept only the called peer, or the bus for it.
         if destination.startswith(":") and message.sender not in (destination, DBUS):
             return
         future.set_result(message)
 
-    def _break(self, reason: str) -> None:
-        """End the connection from our side; ``_watch`` does the rest when the binding has let go of the socket."""
+    def _disconnect(self, reason: str) -> None:
+        """Close the connection from this side; ``_watch`` cleans up once dbus-fast has closed the socket."""
         if not self._lost_reason:
             self._lost_reason = reason
             self._bus.disconnect()
 
     async def _watch(self) -> None:
-        """Tell everybody who waits when the bus is gone."""
+        """Wait for the end of the connection, then fail all pending calls."""
         try:
-            await cast(Any, self._bus).wait_for_disconnect()  # untyped in the binding
+            await cast(Any, self._bus).wait_for_disconnect()  # has no type annotation in dbus-fast
             reason = "the bus closed the connection"
         except EOFError:
             reason = "the bus closed the connection"
         except Exception as error:
             reason = f"the connection to the bus broke: {one_line(str(error)) or type(error).__name__}"
+        # A reason set by _disconnect() is the cause; the error seen here is only its consequence.
         self._lost_reason = self._lost_reason or reason
-        self._outbox.stop()
+        self._send_queue.stop()
         for _, future in self._pending.values():
             if not future.done():
                 future.set_result(None)
         self._lost.set()
         await self._calls.close()
+
+
+def _owned_by_another(name: str) -> str:
+    return f"{name} is owned by another process on this bus. Check whether another gpumand is running."

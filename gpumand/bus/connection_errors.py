@@ -1,24 +1,24 @@
-"""What can go wrong between us and a bus."""
+"""Errors of D-Bus connections and calls."""
 
 from __future__ import annotations
 
-from gpumand.domain.errors import FREEDESKTOP
+from gpumand.domain.errors import FREEDESKTOP_ERROR_PREFIX
 
 MAX_MESSAGE_CHARS = 2048
 
 
 def one_line(text: str) -> str:
-    """Text of a peer as one line that fits into an error message and back onto the bus."""
+    """Return a peer's text as one printable line of limited length, safe for error messages and for the bus."""
     printable = "".join(char if char.isprintable() else " " for char in text[: 4 * MAX_MESSAGE_CHARS])
     return " ".join(printable.split())[:MAX_MESSAGE_CHARS]
 
 
 class BusError(Exception):
-    """A peer, or the bus for it, answered with an error.
+    """A call was answered with an error, by the called peer or by the bus.
 
     Attributes:
-        name: the error's D-Bus name.
-        message: its text, one line.
+        name: D-Bus name of the error.
+        message: text of the error, one line.
     """
 
     def __init__(self, name: str, message: str) -> None:
@@ -28,14 +28,14 @@ class BusError(Exception):
 
 
 class BusTimeout(BusError):
-    """No answer in time."""
+    """A call was not answered in time."""
 
     def __init__(self, message: str) -> None:
-        super().__init__(FREEDESKTOP + "NoReply", message)
+        super().__init__(FREEDESKTOP_ERROR_PREFIX + "NoReply", message)
 
 
 class BusLost(Exception):
-    """The connection to the bus is gone, or could not be made; the message is one line."""
+    """The connection to the bus is gone or could not be opened; the message is one line."""
 
     def __init__(self, message: str) -> None:
         super().__init__(one_line(message))

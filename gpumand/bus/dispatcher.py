@@ -1,11 +1,11 @@
-"""From a call to whoever answers it: checks object, interface, method and signature against the XML."""
+"""Routes each method call to its handler, after checking object, interface, method and signature against the XML."""
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
 
 from gpumand.bus.connection import IncomingCall, Reply
-from gpumand.bus.errors import UnknownInterface, UnknownMethod, UnknownObject, shown
+from gpumand.bus.errors import UnknownInterface, UnknownMethod, UnknownObject, quoted
 from gpumand.bus.interfaces import Interface, Method
 from gpumand.bus.object_tree import ObjectTree
 from gpumand.bus.standard_interfaces import StandardInterfaces
@@ -15,13 +15,14 @@ Handler = Callable[[IncomingCall], Reply | Awaitable[Reply]]
 
 
 class Dispatcher:
-    """Hands calls to handlers, by (interface, member); nothing reaches a handler that does not fit the XML.
+    """Passes calls to handlers by (interface, member); a call that does not match the XML reaches no handler.
 
     Args:
-        tree: the objects.
+        tree: the published objects.
         standard: answers the interfaces of the D-Bus specification.
-        handlers: answer all others.
-        flush: called before each call, so that nobody reads what is about to be announced as changed.
+        handlers: answer all other methods.
+        flush: announces pending property changes. It is called before each call, so that no reply shows a value before
+            its PropertiesChanged signal.
     """
 
     def __init__(
@@ -37,19 +38,20 @@ class Dispatcher:
         self._handlers: dict[tuple[str, str], Handler] = {**standard.handlers, **handlers}
 
     def handle(self, call: IncomingCall) -> Reply | Awaitable[Reply]:
-        """Answer a call.
+        """Check a call and let its handler answer it.
 
         Raises:
-            UnknownObject, UnknownInterface, UnknownMethod: there is no such thing.
-            InvalidArgs: the arguments are not of the method's signature, which the message names.
-            GpumandError: what the handler raises.
+            UnknownObject, UnknownInterface, UnknownMethod: the called object, interface or method does not exist.
+            InvalidArgs: the arguments do not have the method's signature, which the message names.
+            GpumandError: any error of the handler.
         """
         self._flush()
         if not self._tree.has_node(call.path):
-            raise UnknownObject(f"no object {shown(call.path)}")
+            raise UnknownObject(f"no object {quoted(call.path)}")
         interface, method = self._find(call)
-        if call.signature != method.takes:
-            expected = f"({method.takes})" if method.takes else "no arguments"
+        # Checked here once, so that no handler has to check the number and the types of its arguments.
+        if call.signature != method.in_signature:
+            expected = f"({method.in_signature})" if method.in_signature else "no arguments"
             raise InvalidArgs(f"{interface.name}.{method.name} takes {expected}, not ({call.signature[:64]})")
         return self._handlers[interface.name, method.name](call)
 
@@ -60,19 +62,19 @@ class Dispatcher:
         for interface in interfaces:
             if interface.name == call.interface:
                 return interface, _method(call, interface)
-        raise UnknownInterface(f"no interface {shown(call.interface)} on {call.path}")
+        raise UnknownInterface(f"no interface {quoted(call.interface)} on {call.path}")
 
     def _find_by_member(self, call: IncomingCall, interfaces: tuple[Interface, ...]) -> tuple[Interface, Method]:
-        """D-Bus lets callers leave the interface out."""
+        """Find the method of a call without an interface, which D-Bus allows."""
         found = [interface for interface in interfaces if call.member in interface.methods]
         if len(found) != 1:
             problem = "more than one interface has" if found else "no interface has"
-            raise UnknownMethod(f"{problem} a method {shown(call.member)} on {call.path}")
+            raise UnknownMethod(f"{problem} a method {quoted(call.member)} on {call.path}")
         return found[0], found[0].methods[call.member]
 
 
 def _method(call: IncomingCall, interface: Interface) -> Method:
     method = interface.methods.get(call.member)
     if method is None:
-        raise UnknownMethod(f"no method {shown(call.member)} in {interface.name}")
+        raise UnknownMethod(f"no method {quoted(call.member)} in {interface.name}")
     return method

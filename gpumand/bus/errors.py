@@ -1,42 +1,42 @@
-"""Ways to say no that only exist on a bus: the call does not fit what is there."""
+"""Errors for calls to objects, interfaces, methods or properties that do not exist."""
 
 from __future__ import annotations
 
-from gpumand.domain.errors import FREEDESKTOP, CallerError
+from gpumand.domain.errors import FREEDESKTOP_ERROR_PREFIX, CallerError
 
-SHOWN_CHARACTERS = 60
+MAX_QUOTED_CHARS = 60
 
 
-def shown(text: str) -> str:
-    """What a caller sent, short and harmless enough to be repeated in an error message."""
-    return repr(text) if len(text) <= SHOWN_CHARACTERS else repr(text[:SHOWN_CHARACTERS]) + "…"
+def quoted(text: str) -> str:
+    """Return a caller's text quoted, escaped and shortened, so that an error message can repeat it."""
+    return repr(text) if len(text) <= MAX_QUOTED_CHARS else repr(text[:MAX_QUOTED_CHARS]) + "…"
 
 
 class UnknownObject(CallerError):
-    """Nothing is at that path."""
+    """No object exists at this path."""
 
-    dbus_name = FREEDESKTOP + "UnknownObject"
+    dbus_name = FREEDESKTOP_ERROR_PREFIX + "UnknownObject"
 
 
 class UnknownInterface(CallerError):
     """The object does not have that interface."""
 
-    dbus_name = FREEDESKTOP + "UnknownInterface"
+    dbus_name = FREEDESKTOP_ERROR_PREFIX + "UnknownInterface"
 
 
 class UnknownMethod(CallerError):
-    """The interface does not have that method, or without an interface it is not clear which is meant."""
+    """The interface does not have that method, or the call names no interface and several have it."""
 
-    dbus_name = FREEDESKTOP + "UnknownMethod"
+    dbus_name = FREEDESKTOP_ERROR_PREFIX + "UnknownMethod"
 
 
 class UnknownProperty(CallerError):
     """The interface does not have that property."""
 
-    dbus_name = FREEDESKTOP + "UnknownProperty"
+    dbus_name = FREEDESKTOP_ERROR_PREFIX + "UnknownProperty"
 
 
 class PropertyReadOnly(CallerError):
-    """No property of gpumand can be set."""
+    """The property cannot be set; of all properties only the log level can."""
 
-    dbus_name = FREEDESKTOP + "PropertyReadOnly"
+    dbus_name = FREEDESKTOP_ERROR_PREFIX + "PropertyReadOnly"

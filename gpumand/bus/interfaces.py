@@ -1,4 +1,4 @@
-"""The interfaces as their XML says: read once, then every call is checked against them and introspection shows them."""
+"""D-Bus interfaces parsed from their introspection XML, which is the source for call checks and introspection."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ OWN_INTERFACES = (MANAGER, DEVICE, CONSUMER, LEASE)
 
 @dataclass(frozen=True, slots=True)
 class Method:
-    """A method: the signatures of what goes in and of what comes out."""
+    """A method with the signatures of its arguments and of its return values."""
 
     name: str
-    takes: str
-    gives: str
+    in_signature: str
+    out_signature: str
 
 
 @dataclass(frozen=True, slots=True)
 class BusProperty:
-    """A property.
+    """A property of an interface.
 
     Attributes:
-        name: as on the bus.
-        signature: one complete type.
-        emits: "true", "invalidates", "const" or "false".
+        name: name on the bus.
+        signature: type of the value.
+        emits: when changes are announced: "true", "invalidates", "const" or "false".
     """
 
     name: str
@@ -44,13 +44,13 @@ class BusProperty:
 
 @dataclass(frozen=True, slots=True)
 class Interface:
-    """One interface.
+    """A D-Bus interface.
 
     Attributes:
-        name: as on the bus.
-        methods, properties: by name.
-        signals: name -> signature.
-        xml: its element, for introspection.
+        name: name on the bus.
+        methods, properties: members by name.
+        signals: signatures by name.
+        xml: the interface element as text, for introspection.
     """
 
     name: str
@@ -61,37 +61,37 @@ class Interface:
 
 
 def own_interfaces() -> dict[str, Interface]:
-    """The interfaces of gpumand, by name. Reads files that ship with it."""
-    return {name: _shipped(f"{name}.xml")[name] for name in OWN_INTERFACES}
+    """Return gpumand's own interfaces by name, read from files of the package."""
+    return {name: _load_packaged(f"{name}.xml")[name] for name in OWN_INTERFACES}
 
 
 def standard_interfaces() -> dict[str, Interface]:
-    """Peer, Introspectable, Properties and ObjectManager, by name. Reads a file that ships with gpumand."""
-    return _shipped("freedesktop.xml")
+    """Return Peer, Introspectable, Properties and ObjectManager by name, read from a file of the package."""
+    return _load_packaged("freedesktop.xml")
 
 
 def log_control_interface() -> Interface:
-    """org.freedesktop.LogControl1. Reads a file that ships with gpumand."""
-    return _shipped(f"{LOG_CONTROL}.xml")[LOG_CONTROL]
+    """Return org.freedesktop.LogControl1, read from a file of the package."""
+    return _load_packaged(f"{LOG_CONTROL}.xml")[LOG_CONTROL]
 
 
 def parse_interfaces(xml: str) -> dict[str, Interface]:
-    """The interfaces of an introspection document, by name.
+    """Return the interfaces of an introspection document by name.
 
     Raises:
-        ElementTree.ParseError: it is no XML.
+        ElementTree.ParseError: the text is not well-formed XML.
     """
     return {element.attrib["name"]: _interface(element) for element in ElementTree.fromstring(xml).iter("interface")}
 
 
 def node_xml(interfaces: tuple[Interface, ...], children: tuple[str, ...]) -> str:
-    """What ``Introspect`` answers for an object with these interfaces and child nodes."""
+    """Return the introspection document of an object with these interfaces and child nodes."""
     parts = [interface.xml for interface in interfaces]
     parts += [f'  <node name="{child}"/>\n' for child in children]
     return f"{DOCTYPE}<node>\n{''.join(parts)}</node>\n"
 
 
-def _shipped(name: str) -> dict[str, Interface]:
+def _load_packaged(name: str) -> dict[str, Interface]:
     return parse_interfaces(files("gpumand.bus").joinpath(name).read_text("utf-8"))
 
 
@@ -101,7 +101,7 @@ def _interface(element: ElementTree.Element) -> Interface:
         methods={method.name: method for method in map(_method, element.iter("method"))},
         properties={entry.name: entry for entry in map(_property, element.iter("property"))},
         signals={signal.attrib["name"]: _signature(signal, "") for signal in element.iter("signal")},
-        xml=_indented(element),
+        xml=_to_xml(element),
     )
 
 
@@ -114,7 +114,7 @@ def _property(element: ElementTree.Element) -> BusProperty:
 
 
 def _signature(element: ElementTree.Element, direction: str) -> str:
-    """The types of a member's arguments; ``direction`` "" for signals, whose arguments have none."""
+    """Return the types of a member's arguments in one direction; "" selects those of signals, which have none."""
     arguments = element.findall("arg")
     return "".join(arg.attrib["type"] for arg in arguments if arg.attrib.get("direction", "") == direction)
 
@@ -124,8 +124,12 @@ def _annotation(element: ElementTree.Element, name: str) -> str:
     return values[0] if values else ""
 
 
-def _indented(element: ElementTree.Element) -> str:
-    """The element as text, with documentation unwrapped to one line (attribute values cannot hold line breaks)."""
+def _to_xml(element: ElementTree.Element) -> str:
+    """Return the element as text, with each documentation text on one line.
+
+    XML parsers turn line breaks in attribute values into spaces, so the line breaks would not survive anyway.
+    """
+    # The files wrap documentation over several lines; clients such as busctl would show the indentation.
     for note in element.iter("annotation"):
         note.attrib["value"] = " ".join(note.attrib["value"].split())
     ElementTree.indent(element, level=1)

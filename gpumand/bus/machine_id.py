@@ -1,4 +1,4 @@
-"""This machine's id, as org.freedesktop.DBus.Peer gives it out."""
+"""Reads the machine id for the method GetMachineId of org.freedesktop.DBus.Peer."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ _ID = re.compile(r"[0-9a-f]{32}")
 
 
 def read_machine_id(files: tuple[Path, ...] = FILES) -> str:
-    """The id, 32 hex digits, or "" when the machine has none (yet).
+    """Return the machine id (32 hex digits), or "" if the machine has none yet.
 
-    Reads files: for the time before the event loop has anything to do. The bus could tell as well, but the policy of
-    the system bus lets nobody ask it.
+    The function blocks on files, so call it before the event loop has work to do. The bus knows the id as well, but the
+    policy of the system bus allows no client to ask for it.
     """
     for file in files:
         try:

@@ -1,4 +1,4 @@
-"""The methods of org.gpumand1.Manager: check, ask who it is and whether it may, hand over to the arbiter."""
+"""The methods of org.gpumand1.Manager: check the arguments, identify and authorize the caller, call the arbiter."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from gpumand.bus.clients import Clients
 from gpumand.bus.connection import IncomingCall, Reply
 from gpumand.bus.marshalling import grant_entry, history_entry, outcome_entry, plan_entry, status_entry
 from gpumand.bus.names import MANAGER
-from gpumand.bus.options import acquire_options, capped, evict_options, history_query, load_options, renew_ttl_sec
+from gpumand.bus.options import acquire_options, check_length, evict_options, history_query, load_options, renew_ttl_sec
 from gpumand.domain.errors import AccessDenied
 from gpumand.domain.lease import Lease, LeaseEnd, LeaseLifetime, Owner
 from gpumand.domain.request import AcquireOptions
@@ -19,7 +19,14 @@ Handler = Callable[[IncomingCall], Reply | Awaitable[Reply]]
 
 
 class ManagerMethods:
-    """Answers the methods of the Manager. ``flush`` announces what changed, and is called before each reply."""
+    """Answers the methods of org.gpumand1.Manager.
+
+    Args:
+        arbiter: serves the calls.
+        clients: identifies callers.
+        authority: decides which calls are allowed.
+        flush: announces pending property changes; it is called before each reply.
+    """
 
     def __init__(self, arbiter: ArbiterPort, clients: Clients, authority: Authority, flush: Callable[[], None]) -> None:
         self._arbiter = arbiter
@@ -42,10 +49,12 @@ class ManagerMethods:
 
     async def _acquire(self, call: IncomingCall) -> Reply:
         consumer, options = _consumer(call), acquire_options(call.body[1])
-        with self._clients.attending(call.sender):
+        with self._clients.keep_watched(call.sender):
             owner = await self._owner(call, consumer, options)
+            # The arbiter ends a client's requests when the bus announces that it left. A client that left before it was
+            # watched is not announced, so its request would wait without an owner.
             await self._require_present(call.sender)
-            # The unit may have become known while the bus was asked.
+            # The unit lookup may have ended while the bus answered.
             owner = owner if owner.unit else await self._clients.identify(call.sender)
             grant = await self._arbiter.acquire(owner, consumer, options)
         return self._reply("sa{sv}", grant.lease.id, grant_entry(grant))
@@ -105,19 +114,19 @@ class ManagerMethods:
         return self._reply()
 
     async def _owner(self, call: IncomingCall, consumer: str, options: AcquireOptions) -> Owner:
-        """Who acquires, if it may: with as much about its unit as matters."""
+        """Identify and authorize the caller of Acquire, with its unit where the lease or the permission needs it."""
         unit = self._arbiter.consumer_unit(consumer)
         if options.lifetime is LeaseLifetime.UNIT:
-            owner = await self._clients.with_running_unit(call.sender)
+            owner = await self._clients.identify_with_running_unit(call.sender)
         else:
             owner = await self._identify(call, unit)
         await self._allow(call, owner, Details(consumer=consumer, consumer_unit=unit))
         return owner
 
     async def _identify(self, call: IncomingCall, consumer_unit: str) -> Owner:
-        """The caller; its unit is waited for only where it may be the consumer's own."""
+        """Identify the caller; wait for its unit only if the consumer has a unit that could be the caller's."""
         if consumer_unit:
-            return await self._clients.with_unit(call.sender)
+            return await self._clients.identify_with_unit(call.sender)
         owner = await self._clients.identify(call.sender)
         self._clients.start_unit_lookup(owner)
         return owner
@@ -138,19 +147,19 @@ class ManagerMethods:
         return caller
 
     async def _allow(self, call: IncomingCall, caller: Owner, details: Details) -> None:
-        """Raise unless the caller may; for methods of the table that are not open."""
+        """Raise unless the caller is allowed to perform the method's action."""
         action = ACTIONS[MANAGER, call.member]
         if action is not None:
             await self._authority.check(caller, action, details, call.interactive)
 
     def _lease(self, call: IncomingCall) -> Lease:
-        return self._arbiter.lease(capped("the lease id", call.body[0]))
+        return self._arbiter.lease(check_length("the lease id", call.body[0]))
 
     def _reply(self, signature: str = "", *body: object) -> Reply:
-        """State first, then the reply."""
+        # Clients rely on the order: property changes, then the signal, then the reply that they lead to.
         self._flush()
         return Reply(signature, body)
 
 
 def _consumer(call: IncomingCall) -> str:
-    return capped("the consumer's name", call.body[0])
+    return check_length("the consumer's name", call.body[0])

@@ -1,7 +1,7 @@
-"""Our values in the shapes of the bus; keys and types are documented in org.gpumand1.Manager.xml.
+"""Converts gpumand's values into D-Bus types; org.gpumand1.Manager.xml documents the keys and types.
 
-Unknown figures are left out. Text is made harmless here: an error line may come from a consumer's answer or a log,
-and a message that is no valid UTF-8 or holds a NUL makes the bus drop our connection.
+Unknown values are left out. Text is sanitized here, since an error line may come from a consumer's HTTP response or
+from a log: the bus closes the connection of a client that sends invalid UTF-8 or a NUL.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from dbus_fast import Variant
 from gpumand.domain.device import ProcessUse
 from gpumand.domain.events import EvictionReport
 from gpumand.domain.footprint import Footprint
-from gpumand.domain.history import Entry as Kept
-from gpumand.domain.learning import Duration, Learned
+from gpumand.domain.history import HistoryEntry
+from gpumand.domain.learning import Duration, LearnedTimes
 from gpumand.domain.lease import Lease, Owner
-from gpumand.domain.request import Grant, Outcome, PlannedEviction, PlanReport, Spared
+from gpumand.domain.request import Grant, ManualResult, PlannedEviction, PlanReport, SparedConsumer
 from gpumand.domain.status import ConsumerStatus, DeviceStatus, Stats, Status, WaitingStatus
 
 Entry = dict[str, Variant]
@@ -24,30 +24,30 @@ Entry = dict[str, Variant]
 EVICTION_SIGNATURE = "sstssa{sv}"
 
 MAX_TEXT = 4096
-_LIMITS = {"u": (0, 2**32 - 1), "t": (0, 2**64 - 1), "i": (-(2**31), 2**31 - 1)}
+_INTEGER_LIMITS = {"u": (0, 2**32 - 1), "t": (0, 2**64 - 1), "i": (-(2**31), 2**31 - 1)}
 
 
 def text(value: str) -> str:
-    """The text as the bus takes it: no NUL, no lone surrogates, not endless."""
+    """Return text that the bus accepts: without NUL and lone surrogates, and at most MAX_TEXT characters."""
     if value.isascii() and "\0" not in value:
         return value[:MAX_TEXT]
     return value[:MAX_TEXT].replace("\0", "\ufffd").encode("utf-8", "replace").decode("utf-8")
 
 
 def variant(signature: str, value: Any) -> Variant:
-    """A value that is sure to be marshalled: text made harmless, integers held within their type."""
+    """Return a Variant that can always be marshalled: text is sanitized, integers are clamped to their type."""
     if signature == "s":
         return Variant("s", text(value))
     if signature == "as":
         return Variant("as", [text(item) for item in value])
-    if signature in _LIMITS:
-        lowest, highest = _LIMITS[signature]
+    if signature in _INTEGER_LIMITS:
+        lowest, highest = _INTEGER_LIMITS[signature]
         return Variant(signature, value if lowest <= value <= highest else min(max(value, lowest), highest))
     return Variant(signature, value)
 
 
 def status_entry(status: Status) -> Entry:
-    """The answer of ``GetStatus``."""
+    """Return the reply of ``GetStatus``."""
     return _entry(
         ("version", "s", status.version),
         ("degraded", "s", status.degraded),
@@ -61,7 +61,7 @@ def status_entry(status: Status) -> Entry:
 
 
 def grant_entry(grant: Grant) -> Entry:
-    """The ``grant`` of ``Acquire``."""
+    """Return the ``grant`` dictionary of ``Acquire``."""
     return _entry(
         ("consumer", "s", grant.lease.consumer),
         ("device", "s", grant.lease.device),
@@ -74,7 +74,7 @@ def grant_entry(grant: Grant) -> Entry:
 
 
 def plan_entry(plan: PlanReport) -> Entry:
-    """The answer of ``Plan``."""
+    """Return the reply of ``Plan``."""
     return _entry(
         ("consumer", "s", plan.consumer),
         ("verdict", "s", plan.verdict),
@@ -90,8 +90,8 @@ def plan_entry(plan: PlanReport) -> Entry:
     )
 
 
-def history_entry(entry: Kept) -> Entry:
-    """One entry of the answer of ``GetHistory``."""
+def history_entry(entry: HistoryEntry) -> Entry:
+    """Return one entry of the reply of ``GetHistory``."""
     return _entry(
         ("at_usec", "t", entry.at_usec),
         ("kind", "s", entry.kind),
@@ -107,34 +107,34 @@ def history_entry(entry: Kept) -> Entry:
     )
 
 
-def learned_entry(memory: Footprint, times: Learned) -> Entry:
-    """``Learned`` of a consumer."""
+def learned_entry(memory: Footprint, times: LearnedTimes) -> Entry:
+    """Return a consumer's property ``Learned``."""
     return _entry(
-        ("steady_mib", "t", _whole(memory.steady_mib)),
+        ("steady_mib", "t", _rounded(memory.steady_mib)),
         ("peak_mib", "t", memory.peak_mib),
-        ("residual_mib", "t", _whole(memory.residual_mib)),
+        ("residual_mib", "t", _rounded(memory.residual_mib)),
         ("stays", "t", memory.stays),
-        ("loads", "aa{sv}", [_duration("start", start, seen) for start, seen in times.loads.items()]),
-        ("unloads", "aa{sv}", [_duration("method", method, seen) for method, seen in times.unloads.items()]),
+        ("loads", "aa{sv}", [_duration("start", start, duration) for start, duration in times.loads.items()]),
+        ("unloads", "aa{sv}", [_duration("method", method, duration) for method, duration in times.unloads.items()]),
         ("holds", "a{sv}", _duration("", "", times.hold)),
     )
 
 
-def _duration(key: str, word: str, seen: Duration) -> Entry:
+def _duration(key: str, word: str, duration: Duration) -> Entry:
     return _entry(
         (key, "s", word or None),
-        ("count", "t", seen.count),
-        ("mean_usec", "t", int(seen.mean_sec * 1e6)),
-        ("max_usec", "t", int(seen.max_sec * 1e6)),
+        ("count", "t", duration.count),
+        ("mean_usec", "t", int(duration.mean_sec * 1e6)),
+        ("max_usec", "t", int(duration.max_sec * 1e6)),
     )
 
 
-def _whole(mib: float | None) -> int | None:
+def _rounded(mib: float | None) -> int | None:
     return None if mib is None else round(mib)
 
 
-def outcome_entry(outcome: Outcome) -> Entry:
-    """The answer of ``Load`` and ``Evict``."""
+def outcome_entry(outcome: ManualResult) -> Entry:
+    """Return the reply of ``Load`` and ``Evict``."""
     return _entry(
         ("consumer", "s", outcome.consumer),
         ("device", "s", outcome.device),
@@ -147,7 +147,7 @@ def outcome_entry(outcome: Outcome) -> Entry:
 
 
 def eviction_body(report: EvictionReport) -> tuple[Any, ...]:
-    """The body of ``EvictionOccurred`` and ``EvictionFailed``, of EVICTION_SIGNATURE."""
+    """Return the body of ``EvictionOccurred`` and ``EvictionFailed``, with the signature EVICTION_SIGNATURE."""
     details = _entry(
         ("expected_mib", "t", report.expected_mib),
         ("duration_usec", "t", report.duration_usec),
@@ -156,12 +156,13 @@ def eviction_body(report: EvictionReport) -> tuple[Any, ...]:
         ("why", "s", report.why),
         ("error", "s", report.error),
     )
+    # A difference of two readings, which may be negative; the type on the bus is unsigned.
     freed_mib = max(0, report.freed_mib)
     return (text(report.consumer), report.device, freed_mib, report.method, text(report.trigger), details)
 
 
 def owner_label(owner: Owner) -> str:
-    """A lease's owner for people: its unit, else its process, else its name on the bus."""
+    """Return a readable name of a lease's owner: its unit, else its pid, else its unique bus name."""
     return owner.unit or (f"pid {owner.pid}" if owner.pid else owner.bus_name)
 
 
@@ -271,5 +272,5 @@ def _planned(eviction: PlannedEviction) -> Entry:
     )
 
 
-def _spared(spared: Spared) -> Entry:
+def _spared(spared: SparedConsumer) -> Entry:
     return _entry(("consumer", "s", spared.consumer), ("why", "s", spared.why))

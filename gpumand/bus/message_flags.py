@@ -1,8 +1,9 @@
-"""Flags of a message, for a binding that knows each of them and no two together.
+"""Makes dbus-fast accept every combination of message flags.
 
-dbus-fast 1.84 (Debian 12) looks the flags up in a table of single ones, and gives up its connection over a message that
-has two, or one that is not known yet: anybody on the bus could end us by one call (``busctl --auto-start=no``). D-Bus
-wants flags that are not known to be ignored. Later versions are right, and use the table too.
+dbus-fast 1.84 (Debian 12) looks up the flags in a table of single flags, and closes its connection on a message with
+two flags or with an unknown one. So any client on the bus could stop the daemon with one call (``busctl
+--auto-start=no``). The D-Bus specification requires unknown flags to be ignored. Later versions do so, and they use
+the table as well.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from dbus_fast.constants import MESSAGE_FLAG_MAP, MessageFlag
 KNOWN = MessageFlag.NO_REPLY_EXPECTED | MessageFlag.NO_AUTOSTART | MessageFlag.ALLOW_INTERACTIVE_AUTHORIZATION
 
 
-def know_all_flags() -> None:
-    """Have the binding's table say for every octet which of the known flags are in it."""
+def accept_all_flag_combinations() -> None:
+    """Fill dbus-fast's flag table with an entry for every byte value; unknown flags are dropped."""
     for octet in range(256):
         MESSAGE_FLAG_MAP.setdefault(octet, MessageFlag(octet & KNOWN.value))

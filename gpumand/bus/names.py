@@ -1,4 +1,4 @@
-"""Names on the bus: ours, and those of the peers that we talk to."""
+"""Bus names, object paths and interface names: those of gpumand, and of the services that it calls."""
 
 from __future__ import annotations
 

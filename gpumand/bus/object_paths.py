@@ -1,7 +1,7 @@
-"""Object path labels, escaped as systemd does it.
+"""Escapes names for use in object paths, in the same way as systemd.
 
-ASCII letters and digits stay, except for a digit in front; every other byte of the UTF-8 form becomes ``_`` and two
-hex digits; the empty string becomes ``_`` alone.
+ASCII letters and digits stay, except for a leading digit. Every other byte of the UTF-8 encoding becomes ``_`` and two
+hex digits. The empty string becomes ``_``.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ _DIGITS = string.digits.encode()
 
 
 def escape_label(name: str) -> str:
-    """Make one element of an object path out of any name."""
+    """Return a name as one element of an object path."""
     if not name:
         return "_"
     octets = enumerate(name.encode())
@@ -21,7 +21,7 @@ def escape_label(name: str) -> str:
 
 
 def unescape_label(label: str) -> str:
-    """Undo ``escape_label``. Raises ValueError for a label that it does not make."""
+    """Return the name that ``escape_label`` turns into this label. Raises ValueError if there is none."""
     if label == "_":
         return ""
     name = _decode(label)
@@ -35,7 +35,7 @@ def _stays(octet: int, position: int) -> bool:
 
 
 def _decode(label: str) -> str | None:
-    """What the label stands for, if anything; lenient about letters that need no escape."""
+    """Decode a label, including escapes that ``escape_label`` would not produce; None if it is malformed."""
     head, *parts = label.split("_")
     try:
         octets = b"".join(bytes([int(part[:2], 16)]) + part[2:].encode() for part in parts)

@@ -1,4 +1,4 @@
-"""Which objects there are on the bus, what was last said of them, and what to say when that changes."""
+"""The published D-Bus objects with their last announced property values, and the signals for changes."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from gpumand.bus.names import CONSUMER_PREFIX, DEVICE_PREFIX, LEASE_PREFIX, OBJE
 from gpumand.bus.properties import Values
 
 COLLECTIONS = tuple(prefix.rstrip("/") for prefix in (DEVICE_PREFIX, CONSUMER_PREFIX, LEASE_PREFIX))
-"""Nodes that are always there and hold the objects of one kind."""
+"""Nodes that always exist and hold the objects of one type."""
 
-BARE_NODES = ("/", "/org", *COLLECTIONS)
+PLAIN_NODES = ("/", "/org", *COLLECTIONS)
 """Nodes without an interface of their own."""
 
 
@@ -25,11 +25,11 @@ class Emitter(Protocol):
     """The part of the connection that sends signals."""
 
     def emit(self, path: str, interface: str, member: str, signature: str, body: tuple[Any, ...]) -> None:
-        """Queue a signal to all who listen."""
+        """Queue a signal to all subscribed clients."""
 
 
-def no_figures() -> Values:
-    """For objects whose every property is announced."""
+def no_live_values() -> Values:
+    """Return no values; for objects whose properties are all announced."""
     return {}
 
 
@@ -38,34 +38,38 @@ Setter = Callable[[IncomingCall, Any], Awaitable[None]]
 
 @dataclass(slots=True)
 class PublishedObject:
-    """One object with its own interface.
+    """A D-Bus object with one interface of its own.
 
     Attributes:
-        path: where it is.
-        interface: what it is.
-        state: its announced properties, as last announced; None = unknown.
-        figures: asks for the properties that are never announced.
-        setters: for properties that can be set: check who sets it to what, and do so.
+        path: object path.
+        interface: its interface, apart from the standard ones.
+        state: values of the announced properties, as last announced; None = unknown.
+        live_values: reads the properties that are never announced.
+        setters: for each property that can be set, a function that authorizes the caller and sets the value.
     """
 
     path: str
     interface: Interface
     state: Values
-    figures: Callable[[], Values] = field(default=no_figures)
+    live_values: Callable[[], Values] = field(default=no_live_values)
     setters: Mapping[str, Setter] = field(default_factory=dict)
 
     def properties(self) -> dict[str, Variant]:
-        """All properties that are known now."""
-        return self.variants(self.state) | self.variants(self.figures())
+        """Return all properties whose value is known."""
+        return self.variants(self.state) | self.variants(self.live_values())
 
     def variants(self, values: Values) -> dict[str, Variant]:
-        """The known ones of these values, typed as the interface says."""
+        """Return the known values with the types that the interface declares."""
         types = self.interface.properties
         return {name: variant(types[name].signature, value) for name, value in values.items() if value is not None}
 
 
 class ObjectTree:
-    """All objects, by path; changes are announced as they are made, once ``announce`` is set."""
+    """All published objects by path.
+
+    Attributes:
+        announce: whether changes are announced with signals. False until the initial objects have been added.
+    """
 
     def __init__(self, emitter: Emitter) -> None:
         self.announce = False
@@ -75,39 +79,40 @@ class ObjectTree:
         self._child_names: dict[str, tuple[str, ...]] = {}
 
     def get(self, path: str) -> PublishedObject | None:
-        """The object at this path, or None."""
+        """Return the object at this path, or None."""
         return self._objects.get(path)
 
     def has_node(self, path: str) -> bool:
-        """Whether anything is at this path, be it only on the way to an object."""
-        return path in self._objects or path in BARE_NODES or path in self._parents
+        """Whether the path is an object or a parent of an object."""
+        return path in self._objects or path in PLAIN_NODES or path in self._parents
 
     def managed(self) -> Iterator[PublishedObject]:
-        """All objects below the root, which manages them."""
+        """Return all objects below /org/gpumand1, which implements ObjectManager for them."""
         return (item for path, item in self._objects.items() if path.startswith(ROOT_PATH + "/"))
 
     def paths(self, prefix: str) -> list[str]:
-        """The paths that begin so."""
+        """Return the paths of the objects that begin with this prefix."""
         return [path for path in self._objects if path.startswith(prefix)]
 
     def children(self, path: str) -> tuple[str, ...]:
-        """Names of the nodes right below this one."""
+        """Return the names of the direct child nodes."""
         names = self._child_names.get(path)
         if names is None:
             names = self._child_names[path] = self._find_children(path)
         return names
 
     def add(self, item: PublishedObject) -> None:
-        """Put an object there; it must not be there yet."""
+        """Add an object; its path must be free."""
         self._objects[item.path] = item
         self._parents.add(_parent(item.path))
+        # The child names of a node are cached: with many leases, building them for each Introspect would be slow.
         self._child_names.pop(_parent(item.path), None)
         if self.announce:
             added = {item.interface.name: item.properties()}
             self._emitter.emit(ROOT_PATH, OBJECT_MANAGER, "InterfacesAdded", "oa{sa{sv}}", (item.path, added))
 
     def remove(self, path: str) -> None:
-        """Take an object away, if it is there."""
+        """Remove an object, if it exists."""
         item = self._objects.pop(path, None)
         if item is None:
             return
@@ -116,28 +121,29 @@ class ObjectTree:
             self._emitter.emit(ROOT_PATH, OBJECT_MANAGER, "InterfacesRemoved", "oas", (path, [item.interface.name]))
 
     def update(self, path: str, state: Values) -> None:
-        """Announce what differs from what was said last; does nothing for an object that is not there."""
+        """Announce the values that differ from those announced last; does nothing if the object does not exist."""
         item = self._objects.get(path)
         if item is None or item.state == state:
             return
         changed = {name: value for name, value in state.items() if item.state.get(name) != value}
         item.state = state
         if self.announce:
-            body = (item.interface.name, item.variants(changed), _unknown(changed))
+            # D-Bus has no null value: a property that became unknown is announced as invalidated, without a value.
+            body = (item.interface.name, item.variants(changed), _unknown_names(changed))
             self._emitter.emit(path, PROPERTIES, "PropertiesChanged", "sa{sv}as", body)
 
     def _find_children(self, path: str) -> tuple[str, ...]:
         prefix = path.rstrip("/") + "/"
-        below = (node[len(prefix) :] for node in (*BARE_NODES, *self._objects) if node.startswith(prefix))
-        return tuple(sorted({name.split("/")[0] for name in below if name}, key=_natural))
+        below = (node[len(prefix) :] for node in (*PLAIN_NODES, *self._objects) if node.startswith(prefix))
+        return tuple(sorted({name.split("/")[0] for name in below if name}, key=_natural_sort_key))
 
 
-def _unknown(values: Values) -> list[str]:
+def _unknown_names(values: Values) -> list[str]:
     return [name for name, value in values.items() if value is None]
 
 
-def _natural(name: str) -> tuple[int, str]:
-    """Devices in the order of their numbers: 2 before 10."""
+def _natural_sort_key(name: str) -> tuple[int, str]:
+    """Sort numeric names by value, so that device 2 comes before device 10."""
     return (len(name), name) if name.isdigit() else (0, name)
 
 

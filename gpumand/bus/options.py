@@ -1,6 +1,6 @@
-"""The options callers send (``a{sv}``), checked and turned into our own values.
+"""Checks the options dictionaries (``a{sv}``) of method calls and converts them into gpumand's types.
 
-Unknown options are refused by name: a misspelled ``timeout_usec`` that is silently ignored costs more than an error.
+Unknown options are refused by name, since an ignored typo in ``timeout_usec`` would be harder to find than an error.
 """
 
 from __future__ import annotations
@@ -13,15 +13,15 @@ from typing import Any
 
 from dbus_fast import Variant
 
-from gpumand.bus.errors import shown
+from gpumand.bus.errors import quoted
 from gpumand.domain.errors import InvalidArgs, LimitsExceeded
-from gpumand.domain.history import MAX_ENTRIES, EntryKind, Query
+from gpumand.domain.history import MAX_ENTRIES, EntryKind, HistoryQuery
 from gpumand.domain.lease import LeaseLifetime
 from gpumand.domain.request import DEFAULT_TIMEOUT_SEC, MAX_PRIORITY, MAX_WAIT_SEC, MIN_PRIORITY, AcquireOptions
 
 MAX_STRING_BYTES = 1024
 MAX_TTL_SEC = 366 * 24 * 3600.0
-"""A lease that lasts for ever is asked for as ``connection`` or ``unit``; this one ends within a year."""
+"""The longest ttl. A lease without a time limit has the lifetime ``connection`` or ``unit`` instead."""
 
 USEC_PER_SEC = 1_000_000
 
@@ -58,7 +58,12 @@ _CONTROL = frozenset({"Cc", "Zl", "Zp"})
 
 @dataclass(frozen=True, slots=True)
 class LoadOptions:
-    """The options of ``Load``; device is index or UUID, "" for the consumer's own."""
+    """The options of ``Load``.
+
+    Attributes:
+        device: index or UUID; "" uses the consumer's configured device.
+        timeout_sec: how long to wait for the load.
+    """
 
     device: str = ""
     timeout_sec: float = DEFAULT_TIMEOUT_SEC
@@ -66,7 +71,13 @@ class LoadOptions:
 
 @dataclass(frozen=True, slots=True)
 class EvictOptions:
-    """The options of ``Evict``; force also evicts what is leased or pinned; method is the only one to be used."""
+    """The options of ``Evict``.
+
+    Attributes:
+        force: also evict a consumer that is leased or pinned.
+        timeout_sec: how long to wait for the eviction.
+        method: the only method to use; "" tries all methods of the consumer in order.
+    """
 
     force: bool = False
     timeout_sec: float = DEFAULT_TIMEOUT_SEC
@@ -105,10 +116,10 @@ def evict_options(options: Options) -> EvictOptions:
     return EvictOptions(values.get("force", False), _timeout(values), values.get("method", ""))
 
 
-def history_query(options: Options) -> Query:
+def history_query(options: Options) -> HistoryQuery:
     """Check the options of ``GetHistory``; raises like ``acquire_options``."""
     values = _checked(options, HISTORY_OPTIONS)
-    return Query(
+    return HistoryQuery(
         since_usec=min(values.get("since_usec", 0), MAX_USEC),
         until_usec=min(values.get("until_usec", 0), MAX_USEC),
         consumer=values.get("consumer", ""),
@@ -122,16 +133,16 @@ def _kind(word: str) -> EntryKind:
         return EntryKind(word)
     except ValueError:
         known = ", ".join(repr(kind.value) for kind in EntryKind)
-        raise InvalidArgs(f"option 'kinds' may hold {known}, not {shown(word)}") from None
+        raise InvalidArgs(f"option 'kinds' may contain {known}, not {quoted(word)}") from None
 
 
 def renew_ttl_sec(ttl_usec: int) -> float | None:
-    """The argument of ``Renew`` in seconds; None for 0: as long as it was granted for. Raises InvalidArgs."""
+    """Return the argument of ``Renew`` in seconds; 0 becomes None, the granted ttl. Raises InvalidArgs."""
     return _ttl(ttl_usec, LeaseLifetime.TTL) if ttl_usec else None
 
 
-def capped(what: str, text: str) -> str:
-    """The text itself, when it is short enough. Raises LimitsExceeded, naming ``what`` it is."""
+def check_length(what: str, text: str) -> str:
+    """Return the text if it is at most MAX_STRING_BYTES long. Raises LimitsExceeded with the noun phrase ``what``."""
     if len(text.encode("utf-8", "replace")) > MAX_STRING_BYTES:
         raise LimitsExceeded(f"{what} is longer than {MAX_STRING_BYTES} bytes")
     return text
@@ -146,8 +157,8 @@ def _type_of(name: str, known: Mapping[str, str]) -> str:
     if signature is not None:
         return signature
     nearest = get_close_matches(name[:64], known, n=1)
-    hint = f"did you mean {nearest[0]!r}?" if nearest else "there are " + ", ".join(known)
-    raise InvalidArgs(f"unknown option {shown(name)}: {hint}")
+    hint = f"did you mean {nearest[0]!r}?" if nearest else "valid options are " + ", ".join(known)
+    raise InvalidArgs(f"unknown option {quoted(name)}: {hint}")
 
 
 def _value(name: str, variant: Variant, wanted: str) -> Any:
@@ -155,12 +166,12 @@ def _value(name: str, variant: Variant, wanted: str) -> Any:
     if wanted in _INTEGERS and given in _INTEGERS:
         return _integer(name, variant.value, wanted)
     if given != wanted:
-        raise InvalidArgs(f"option {name!r} must be {_EXPECTED[wanted]}, not of type {shown(given)}")
-    return capped(f"option {name!r}", variant.value) if wanted == "s" else variant.value
+        raise InvalidArgs(f"option {name!r} must be {_EXPECTED[wanted]}, not of type {quoted(given)}")
+    return check_length(f"option {name!r}", variant.value) if wanted == "s" else variant.value
 
 
 def _integer(name: str, value: int, wanted: str) -> int:
-    """Clients differ in the integer type they pick (a shell's ``i``, a language's only one): the value counts."""
+    """Check an integer by its value: clients differ in the type they send, and some languages have only one."""
     if wanted in "tu" and value < 0:
         raise InvalidArgs(f"option {name!r} must be {_EXPECTED[wanted]}, not {value}")
     return value
@@ -171,14 +182,15 @@ def _lifetime(text: str) -> LeaseLifetime:
         return LeaseLifetime(text)
     except ValueError:
         known = ", ".join(repr(lifetime.value) for lifetime in LeaseLifetime)
-        raise InvalidArgs(f"option 'lifetime' must be one of {known}, not {shown(text)}") from None
+        raise InvalidArgs(f"option 'lifetime' must be one of {known}, not {quoted(text)}") from None
 
 
 def _ttl(ttl_usec: int, lifetime: LeaseLifetime) -> float:
     if lifetime is not LeaseLifetime.TTL:
-        raise InvalidArgs(f"option 'ttl_usec' is for lifetime 'ttl', not for {lifetime.value!r}")
+        raise InvalidArgs(f"option 'ttl_usec' needs lifetime 'ttl', not {lifetime.value!r}")
     if not 0 < ttl_usec <= MAX_TTL_SEC * USEC_PER_SEC:
-        raise InvalidArgs(f"ttl_usec must be more than 0 and at most {MAX_TTL_SEC * USEC_PER_SEC:.0f}, not {ttl_usec}")
+        longest = f"{MAX_TTL_SEC * USEC_PER_SEC:.0f}"
+        raise InvalidArgs(f"ttl_usec must be greater than 0 and at most {longest}, not {ttl_usec}")
     return ttl_usec / USEC_PER_SEC
 
 
@@ -195,7 +207,7 @@ def _priority(value: int) -> int:
 
 
 def _one_line(name: str, text: str) -> str:
-    """Refuse what could move a terminal's cursor: the text is shown to others."""
+    """Refuse control characters: the status shows the text in the terminals of other users."""
     if any(unicodedata.category(character) in _CONTROL for character in text):
         raise InvalidArgs(f"option {name!r} must be one line without control characters")
     return text

@@ -1,8 +1,8 @@
-"""Who may do what on the system bus: root, whoever needs no permission, and whom polkit allows.
+"""Authorization of callers on the system bus with polkit.
 
-The subject is always the caller's unique bus name, never a pid, which somebody else may have by the time polkit looks
-(CVE-2013-4288). A question may take as long as a person takes to type a password, so each is asked in the task of its
-own call and nothing else waits for it. What was answered is never kept: polkit itself knows for how long it holds.
+The subject of a check is always the caller's unique bus name, never its pid, which may belong to another process when
+polkit looks it up (CVE-2013-4288). A check can take as long as it takes to type a password, so it runs in the task of
+its own call and delays no other call. Results are not cached: polkit decides how long an authorization is valid.
 """
 
 from __future__ import annotations
@@ -15,27 +15,33 @@ from typing import Any
 
 from dbus_fast import Variant
 
-from gpumand.bus.authorization import Action, Details, deed, needs_no_permission, refusal
+from gpumand.bus.authorization import Action, Details, denial_message, describe_action, is_allowed_without_asking
 from gpumand.bus.concurrency_limit import ConcurrencyLimiter
 from gpumand.bus.connection import BusConnection, BusError, BusLost, BusTimeout, Signal
 from gpumand.bus.names import DBUS, DBUS_PATH, POLKIT, POLKIT_AUTHORITY, POLKIT_PATH
-from gpumand.domain.errors import FREEDESKTOP, AccessDenied, InteractiveAuthorizationRequired, LimitsExceeded
+from gpumand.domain.errors import (
+    FREEDESKTOP_ERROR_PREFIX,
+    AccessDenied,
+    InteractiveAuthorizationRequired,
+    LimitsExceeded,
+)
 from gpumand.domain.lease import Owner
 
-QUESTION_TIMEOUT_SEC = 120.0
-"""How long polkit, and a person behind it, is waited for."""
+CHECK_TIMEOUT_SEC = 120.0
+"""How long to wait for polkit, including the time in which a person types a password."""
 
 CANCEL_TIMEOUT_SEC = 5.0
-AGAIN_SEC = 0.3
-"""How long systemd is given to see that polkit is dead. Asked to start it before that, it takes it for running, and the
-bus waits 25 s for a polkit that does not come."""
+RETRY_DELAY_SEC = 0.3
+"""Delay before a retry after polkit exited, so that systemd notices the exit first. If systemd is asked to start polkit
+earlier, it takes polkit for running, and the bus waits 25 s for it in vain."""
 
-MAX_QUESTIONS = 48
-MAX_QUESTIONS_A_UID = 16
-"""Asked at once: the bus lets a connection wait for 128 answers, and systemd must be asked while polkit hangs."""
+MAX_CHECKS = 48
+MAX_CHECKS_PER_UID = 16
+"""Concurrent checks in total and for each user. The bus allows 128 pending replies for each connection, and calls to
+systemd must remain possible while polkit hangs."""
 
-MAX_WAITING_A_UID = 128
-"""Calls that wait for polkit take of the places for all that wait: one user must not take them all."""
+MAX_WAITING_PER_UID = 128
+"""Waiting calls of one user. They count towards the limit on all waiting calls, which one user must not use up."""
 
 ALLOW_USER_INTERACTION = 1
 MAX_REASON_CHARS = 200
@@ -45,12 +51,12 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class _Answer:
-    """What polkit said.
+    """The result of a polkit check.
 
     Attributes:
-        allowed: it may.
-        challenge: it might, if somebody authenticated.
-        dismissed: somebody was asked, and did not want to.
+        allowed: the caller is authorized.
+        challenge: the caller would be authorized after a password dialog.
+        dismissed: the dialog was shown and dismissed.
     """
 
     allowed: bool
@@ -59,47 +65,58 @@ class _Answer:
 
 
 class PolkitAuthority:
-    """Decides by asking polkit; where polkit cannot be asked, root may and nobody else.
+    """Decides by asking polkit.
+
+    Without polkit only root, lease owners and a consumer's own unit are allowed.
 
     Args:
-        connection: to the bus that callers and polkit are on.
-        timeout_sec: how long one question may take.
+        connection: the connection to the bus that the callers and polkit are on.
+        timeout_sec: how long one check may take.
     """
 
-    def __init__(self, connection: BusConnection, timeout_sec: float = QUESTION_TIMEOUT_SEC) -> None:
+    def __init__(self, connection: BusConnection, timeout_sec: float = CHECK_TIMEOUT_SEC) -> None:
         self.trusted_uids = frozenset({0})
         self._connection = connection
         self._timeout_sec = timeout_sec
-        self._numbers = itertools.count(1)
-        self._turns = ConcurrencyLimiter(MAX_QUESTIONS, MAX_QUESTIONS_A_UID, MAX_WAITING_A_UID)
+        self._cancellation_numbers = itertools.count(1)
+        self._limiter = ConcurrencyLimiter(MAX_CHECKS, MAX_CHECKS_PER_UID, MAX_WAITING_PER_UID)
         self._cancelling: set[asyncio.Task[None]] = set()
         self._was_reachable = True
 
     async def check(self, caller: Owner, action: Action, details: Details, interactive: bool) -> None:
-        """See ``Authority``. Raises AccessDenied, InteractiveAuthorizationRequired and LimitsExceeded."""
-        if caller.uid in self.trusted_uids or needs_no_permission(caller, action, details):
+        """Check a call as described in ``Authority``.
+
+        Raises:
+            AccessDenied, InteractiveAuthorizationRequired: see ``Authority``.
+            LimitsExceeded: too many calls wait for polkit.
+        """
+        # Root must be able to use gpumand when polkit is missing or hangs.
+        if caller.uid in self.trusted_uids or is_allowed_without_asking(caller, action, details):
             return
-        denied = f"{refusal(caller, action, details, 'root')}, and whom polkit allows {action}"
+        denied = denial_message(caller, action, details, "root", by_polkit=True)
         try:
-            answer = await self._ask_while_there(caller, action, details, interactive)
+            answer = await self._check_while_connected(caller, action, details, interactive)
         except BusError as error:
-            self._note_reachable(error.message)
+            self._log_reachability(error.message)
             raise AccessDenied(f"{denied}; polkit cannot be asked: {error.message[:MAX_REASON_CHARS]}") from error
-        self._note_reachable("")
+        self._log_reachability("")
         if answer.allowed:
             return
         if answer.challenge and not interactive:
             raise InteractiveAuthorizationRequired(
-                f"uid {caller.uid} has to authenticate to {deed(action, details)} ({action}), and the call does not "
-                "allow interactive authorization"
+                f"Authentication required: uid {caller.uid} must authenticate to {describe_action(action, details)} "
+                f"({action}), but the call does not allow interactive authorization. Set the message flag "
+                "ALLOW_INTERACTIVE_AUTHORIZATION."
             )
-        raise AccessDenied(denied + _why(answer))
+        raise AccessDenied(denied + _denial_reason(answer))
 
-    async def _ask_while_there(self, caller: Owner, action: Action, details: Details, interactive: bool) -> _Answer:
-        """Ask, but not on behalf of somebody who has left.
+    async def _check_while_connected(
+        self, caller: Owner, action: Action, details: Details, interactive: bool
+    ) -> _Answer:
+        """Ask polkit, and give up when the caller leaves the bus.
 
-        The bus tells of leavers before polkit is asked: whoever left earlier is unknown to polkit, which then refuses.
-        All questions share one match rule, so that many of them do not use up those that a connection may have.
+        The watch is set up before polkit is asked: a caller that left earlier is unknown to polkit, which refuses it.
+        All checks share one match rule, so that many checks do not use up the connection's match rules.
         """
         gone: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
@@ -110,95 +127,103 @@ class PolkitAuthority:
         watch = await self._connection.subscribe(
             callback=changed, sender=DBUS, path=DBUS_PATH, interface=DBUS, member="NameOwnerChanged"
         )
-        question = asyncio.ensure_future(self._ask_in_turn(caller, action, details, interactive))
-        either: list[asyncio.Future[Any]] = [question, gone]
+        check = asyncio.ensure_future(self._check_with_limit(caller, action, details, interactive))
+        pending: list[asyncio.Future[Any]] = [check, gone]
         try:
-            await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
-            if gone.done():  # also where polkit answered: a name is never used again
+            await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
+            # This holds even if polkit has answered: the caller's unique name is never used again.
+            if gone.done():
                 raise AccessDenied("the caller has left the bus")
-            return question.result()
+            return check.result()
         finally:
+            # Also when this call is cancelled: then polkit must close its password dialog.
             await watch.cancel()
-            await _end(question)
+            await _end_check(check)
 
-    async def _ask_in_turn(self, caller: Owner, action: Action, details: Details, interactive: bool) -> _Answer:
-        """Ask when not too many others are being asked about; that takes no longer than one question may."""
+    async def _check_with_limit(self, caller: Owner, action: Action, details: Details, interactive: bool) -> _Answer:
+        """Wait for a free slot, for at most the time of one check, then ask polkit."""
+        # Without the timeout, calls behind checks that hang would wait several times as long as one check may take.
         try:
-            async with asyncio.timeout(self._timeout_sec) as limit, self._turns.turn(caller.uid):
-                limit.reschedule(None)  # the question has a time of its own
-                return await self._ask(caller.bus_name, action, details, interactive)
+            async with asyncio.timeout(self._timeout_sec) as limit, self._limiter.slot(caller.uid):
+                limit.reschedule(None)  # the call to polkit has its own timeout
+                return await self._check_with_retry(caller.bus_name, action, details, interactive)
         except TimeoutError:
             raise LimitsExceeded(
-                f"polkit has too many calls to decide; not this one in {self._timeout_sec:g} s"
+                f"polkit did not check this call within {self._timeout_sec:g} s: too many calls are waiting. Try again."
             ) from None
 
-    async def _ask(self, name: str, action: Action, details: Details, interactive: bool) -> _Answer:
-        """Ask, and once more where polkit went away while it was asked: it is being restarted."""
+    async def _check_with_retry(self, name: str, action: Action, details: Details, interactive: bool) -> _Answer:
+        """Ask polkit, and ask once more if it exited during the check, since it may be restarting."""
         try:
-            return await self._ask_once(name, action, details, interactive)
+            return await self._check_once(name, action, details, interactive)
         except BusError as error:
-            if isinstance(error, BusTimeout) or error.name != FREEDESKTOP + "NoReply":
+            # The bus sends NoReply when a called peer exits. BusTimeout has the same name, but polkit still runs then.
+            if isinstance(error, BusTimeout) or error.name != FREEDESKTOP_ERROR_PREFIX + "NoReply":
                 raise
-        log.info("polkit went away while it was asked; asking again")
-        await asyncio.sleep(AGAIN_SEC)
-        return await self._ask_once(name, action, details, interactive)
+        log.info("polkit exited during a check; asking again")
+        await asyncio.sleep(RETRY_DELAY_SEC)
+        return await self._check_once(name, action, details, interactive)
 
-    async def _ask_once(self, name: str, action: Action, details: Details, interactive: bool) -> _Answer:
-        question_id = f"gpumand-{next(self._numbers)}"
+    async def _check_once(self, name: str, action: Action, details: Details, interactive: bool) -> _Answer:
+        cancellation_id = f"gpumand-{next(self._cancellation_numbers)}"
         subject = ["system-bus-name", {"name": Variant("s", name)}]
         flags = ALLOW_USER_INTERACTION if interactive else 0
-        body = (subject, action.value, details.pairs(), flags, question_id)
+        body = (subject, action.value, details.polkit_details(), flags, cancellation_id)
         try:
             reply = await self._connection.call(
                 *(POLKIT, POLKIT_PATH, POLKIT_AUTHORITY, "CheckAuthorization", "(sa{sv})sa{ss}us", body),
                 timeout_sec=self._timeout_sec,
             )
         except (BusTimeout, asyncio.CancelledError):
-            self._cancel_soon(question_id)
+            # polkit still works on the check, and may show a password dialog that no call waits for.
+            self._cancel_soon(cancellation_id)
             raise
-        return _answer(reply)
+        return _parse_answer(reply)
 
-    def _cancel_soon(self, question_id: str) -> None:
-        """Have polkit close its question: nobody waits for the answer any more, nor do we for this one."""
-        task = asyncio.get_running_loop().create_task(self._cancel(question_id))
+    def _cancel_soon(self, cancellation_id: str) -> None:
+        """Ask polkit to close its password dialog, since the result is not needed; does not wait for the reply."""
+        # The set keeps a reference to the running task, since asyncio itself holds none.
+        task = asyncio.get_running_loop().create_task(self._cancel(cancellation_id))
         self._cancelling.add(task)
         task.add_done_callback(self._cancelling.discard)
 
-    async def _cancel(self, question_id: str) -> None:
+    async def _cancel(self, cancellation_id: str) -> None:
         where = (POLKIT, POLKIT_PATH, POLKIT_AUTHORITY, "CancelCheckAuthorization")
         try:
-            await self._connection.call(*where, "s", (question_id,), timeout_sec=CANCEL_TIMEOUT_SEC)
+            await self._connection.call(*where, "s", (cancellation_id,), timeout_sec=CANCEL_TIMEOUT_SEC)
         except (BusError, BusLost) as error:
-            log.debug("a question to polkit could not be taken back: %s", error)
+            log.debug("a polkit check could not be cancelled: %s", error)
 
-    def _note_reachable(self, problem: str) -> None:
-        """Say when polkit fails and when it is back, not at every call that somebody makes in between."""
+    def _log_reachability(self, problem: str) -> None:
+        """Log when polkit becomes unreachable and when it answers again, not every failed call in between."""
         if problem and self._was_reachable:
-            log.warning("polkit cannot be asked, so only root may: %s", problem)
+            log.warning(
+                "polkit cannot be asked, so only root, lease owners and a consumer's own unit are allowed: %s", problem
+            )
         elif not problem and not self._was_reachable:
             log.info("polkit answers again")
         self._was_reachable = not problem
 
 
-async def _end(question: asyncio.Future[_Answer]) -> None:
-    """End a question; one that failed meanwhile has failed for nobody."""
-    question.cancel()
-    await asyncio.wait({question})
-    if not question.cancelled():
-        question.exception()
+async def _end_check(check: asyncio.Future[_Answer]) -> None:
+    """Cancel a check and wait for its end; the exception of a failed check is read, so asyncio does not warn of it."""
+    check.cancel()
+    await asyncio.wait({check})
+    if not check.cancelled():
+        check.exception()
 
 
-def _answer(reply: tuple[object, ...]) -> _Answer:
-    """What polkit said; raises BusError where it makes no sense."""
+def _parse_answer(reply: tuple[object, ...]) -> _Answer:
+    """Parse the reply of CheckAuthorization. Raises BusError if it is malformed."""
     match reply:
-        case ([bool(allowed), bool(challenge), dict(said)],):
-            return _Answer(allowed, challenge, bool(said.get("polkit.dismissed")))
+        case ([bool(allowed), bool(challenge), dict(result)],):
+            return _Answer(allowed, challenge, bool(result.get("polkit.dismissed")))
         case _:
-            raise BusError(FREEDESKTOP + "InvalidArgs", "polkit's answer is none")
+            raise BusError(FREEDESKTOP_ERROR_PREFIX + "InvalidArgs", "polkit's reply is malformed")
 
 
-def _why(answer: _Answer) -> str:
-    """What a person should know besides."""
+def _denial_reason(answer: _Answer) -> str:
+    """Return why a password dialog did not help, as the end of the error message; "" if there was none."""
     if answer.dismissed:
-        return "; the question was dismissed"
-    return "; nobody could be asked: no authentication agent runs" if answer.challenge else ""
+        return "; the password dialog was dismissed"
+    return "; no password dialog could be shown: no authentication agent is running" if answer.challenge else ""

@@ -1,7 +1,7 @@
-"""The properties of each object: our values under their names on the bus.
+"""The property values of each D-Bus object.
 
-Two groups an object: *state*, which is announced when it changes and kept as last announced, and *figures*, which
-change all the time, are never announced and are asked for when somebody reads them. None stands for unknown.
+An object has two groups of properties. *State* is announced when it changes. *Live values* change all the time, are
+never announced, and are read when a client asks for them. None stands for an unknown value.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ Values = dict[str, Any]
 
 
 def manager_state(version: str, summary: Summary) -> Values:
-    """The state of org.gpumand1.Manager."""
+    """Return the announced properties of org.gpumand1.Manager."""
     return {
         "Version": version,
         "Degraded": summary.degraded,
@@ -27,7 +27,7 @@ def manager_state(version: str, summary: Summary) -> Values:
 
 
 def device_state(device: DeviceStatus) -> Values:
-    """The state of an org.gpumand1.Device."""
+    """Return the announced properties of an org.gpumand1.Device."""
     return {
         "Index": device.index,
         "Uuid": device.uuid,
@@ -38,8 +38,8 @@ def device_state(device: DeviceStatus) -> Values:
     }
 
 
-def device_figures(device: DeviceStatus) -> Values:
-    """The figures of an org.gpumand1.Device."""
+def device_live_values(device: DeviceStatus) -> Values:
+    """Return the live values of an org.gpumand1.Device."""
     return {
         "UsedMib": device.used_mib,
         "FreeMib": device.free_mib,
@@ -49,7 +49,7 @@ def device_figures(device: DeviceStatus) -> Values:
 
 
 def consumer_state(consumer: ConsumerStatus) -> Values:
-    """The state of an org.gpumand1.Consumer."""
+    """Return the announced properties of an org.gpumand1.Consumer."""
     return {
         "Name": consumer.name,
         "Residency": consumer.residency,
@@ -65,14 +65,14 @@ def consumer_state(consumer: ConsumerStatus) -> Values:
     }
 
 
-def consumer_figures(consumer: ConsumerStatus) -> Values:
-    """The figures of an org.gpumand1.Consumer."""
+def consumer_live_values(consumer: ConsumerStatus) -> Values:
+    """Return the live values of an org.gpumand1.Consumer."""
     learned = learned_entry(consumer.memory, consumer.times)
     return {"UsedMib": consumer.used_mib, "Busy": consumer.busy, "Learned": learned}
 
 
 def lease_state(lease: Lease) -> Values:
-    """The state of an org.gpumand1.Lease."""
+    """Return the announced properties of an org.gpumand1.Lease."""
     return {
         "Id": lease.id,
         "Consumer": lease.consumer,

@@ -1,8 +1,8 @@
-"""Keeps the objects on the bus true to the arbiter, and tells the bus what happens.
+"""Keeps the published D-Bus objects up to date with the arbiter, and sends its events as signals.
 
-Changes are gathered and announced together: before the next event signal, before the reply they lead to, or at the
-end of this turn of the event loop, whichever comes first. So the order on the bus is state, then event, then reply,
-with one PropertiesChanged an object, and nothing is worked out but what changed.
+Changes are collected and announced together: before the next event signal, before the reply that they lead to, or at
+the end of this iteration of the event loop, whichever comes first. So clients see state, then event, then reply, with
+one PropertiesChanged for each object. Only objects that changed are computed again.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ from gpumand.bus.object_paths import escape_label
 from gpumand.bus.object_tree import ObjectTree, PublishedObject
 from gpumand.bus.properties import (
     Values,
-    consumer_figures,
+    consumer_live_values,
     consumer_state,
-    device_figures,
+    device_live_values,
     device_state,
     lease_state,
     manager_state,
@@ -59,7 +59,7 @@ _LABEL = re.compile(r"[A-Za-z0-9_]+\Z")
 
 
 class PublishedObjects:
-    """Turns events into signals and objects."""
+    """Updates objects and sends signals for the arbiter's events."""
 
     def __init__(
         self,
@@ -80,10 +80,10 @@ class PublishedObjects:
         self._summary_changed = False
         self._devices_changed = False
         self._consumers_changed: set[str] = set()
-        self._flushing = False
+        self._flush_scheduled = False
 
     def export(self) -> None:
-        """Put everything there that there is now, without a word: nobody can listen yet."""
+        """Add all current objects, without signals: clients subscribe once gpumand owns its bus name."""
         status = self._arbiter.status()
         self._tree.add(PublishedObject(ROOT_PATH, self._interfaces[MANAGER], self._manager_state()))
         self._set_devices(status)
@@ -91,22 +91,22 @@ class PublishedObjects:
             self._set_consumer(consumer.name)
         for lease in status.leases:
             self._add_lease(lease)
-        self._clients.start_forgetting()
+        self._clients.allow_forgetting()
         self._exported = self._tree.announce = True
 
     def publish(self, event: Event) -> None:
-        """Take note of an event, and send its signal. Before ``export`` there is nobody to tell, and all is in it.
+        """Record an event and send its signal; before ``export`` this does nothing, since ``export`` reads all state.
 
-        Never raises: what happens with the bus must not happen to whoever decides about VRAM.
+        Never raises: a failure of the bus must not disturb the arbiter's decisions.
         """
         if not self._exported:
             return
         try:
             self._publish(event)
         except BusLost as error:
-            log.debug("%s is told to nobody: %s", type(event).__name__, error)
+            log.debug("%s was not announced: %s", type(event).__name__, error)
         except Exception:
-            log.exception("%s could not be told", type(event).__name__)
+            log.exception("%s could not be announced", type(event).__name__)
 
     def _publish(self, event: Event) -> None:
         if isinstance(event, ConsumersChanged):
@@ -116,11 +116,11 @@ class PublishedObjects:
         elif isinstance(event, DevicesChanged):
             self._devices_changed = True
         else:
-            self._publish_deed(event)
-        self._flush_soon()
+            self._publish_with_signal(event)
+        self._schedule_flush()
 
     def flush(self) -> None:
-        """Announce what has changed and was not announced yet. Raises BusLost when the bus is gone."""
+        """Announce all changes that have not been announced yet. Raises BusLost if the connection is gone."""
         if self._summary_changed:
             self._summary_changed = False
             self._tree.update(ROOT_PATH, self._manager_state())
@@ -130,25 +130,26 @@ class PublishedObjects:
         while self._consumers_changed:
             self._set_consumer(self._consumers_changed.pop())
 
-    def _flush_soon(self) -> None:
+    def _schedule_flush(self) -> None:
+        # Announces changes that neither an event signal nor a reply follows.
         waiting = self._summary_changed or self._devices_changed or self._consumers_changed
-        if waiting and not self._flushing:
-            self._flushing = True
-            asyncio.get_running_loop().call_soon(self._flush_unasked)
+        if waiting and not self._flush_scheduled:
+            self._flush_scheduled = True
+            asyncio.get_running_loop().call_soon(self._run_scheduled_flush)
 
-    def _flush_unasked(self) -> None:
-        self._flushing = False
+    def _run_scheduled_flush(self) -> None:
+        self._flush_scheduled = False
         try:
             self.flush()
         except BusLost as error:
-            log.debug("changes are told to nobody: %s", error)
+            log.debug("changes were not announced: %s", error)
 
-    def _publish_deed(self, event: Event) -> None:
-        """Something was done: first what is true now, then that it happened."""
+    def _publish_with_signal(self, event: Event) -> None:
+        """Send the signal of an event, after announcing the state that the event led to."""
         if isinstance(event, EvictionOccurred):
-            self._tell("EvictionOccurred", EVICTION_SIGNATURE, eviction_body(event.report))
+            self._emit("EvictionOccurred", EVICTION_SIGNATURE, eviction_body(event.report))
         elif isinstance(event, EvictionFailed):
-            self._tell("EvictionFailed", EVICTION_SIGNATURE, eviction_body(event.report))
+            self._emit("EvictionFailed", EVICTION_SIGNATURE, eviction_body(event.report))
         elif isinstance(event, LeaseGranted):
             self._lease_granted(event.lease)
         elif isinstance(event, LeaseEnded):
@@ -157,17 +158,18 @@ class PublishedObjects:
             self._tree.update(lease_path(event.lease.id), lease_state(event.lease))
 
     def _lease_granted(self, lease: Lease) -> None:
+        # The lease count and the consumer's properties change with the lease, so they are announced before the signal.
         if self._tree.get(lease_path(lease.id)) is None:
             self._add_lease(lease)
         self._lease_changed(lease)
-        self._tell("LeaseGranted", "ss", (lease.id, text(lease.consumer)))
+        self._emit("LeaseGranted", "ss", (lease.id, text(lease.consumer)))
 
     def _lease_ended(self, lease: Lease, reason: str) -> None:
         if self._tree.get(lease_path(lease.id)) is not None:
             self._tree.remove(lease_path(lease.id))
             self._clients.lease_ended(lease)
         self._lease_changed(lease)
-        self._tell("LeaseEnded", "sss", (lease.id, text(lease.consumer), reason))
+        self._emit("LeaseEnded", "sss", (lease.id, text(lease.consumer), reason))
 
     def _lease_changed(self, lease: Lease) -> None:
         self._summary_changed = True
@@ -177,7 +179,8 @@ class PublishedObjects:
         self._tree.add(PublishedObject(lease_path(lease.id), self._interfaces[LEASE], lease_state(lease)))
         self._clients.lease_granted(lease)
 
-    def _tell(self, member: str, signature: str, body: tuple[object, ...]) -> None:
+    def _emit(self, member: str, signature: str, body: tuple[object, ...]) -> None:
+        # State first: a client that gets the signal must be able to read the state that it led to.
         self.flush()
         self._connection.emit(ROOT_PATH, MANAGER, member, signature, body)
 
@@ -189,16 +192,17 @@ class PublishedObjects:
         try:
             state = consumer_state(self._arbiter.consumer_status(name))
         except NoSuchConsumer:
+            # A reload of the configuration removed the consumer.
             self._tree.remove(path)
             return
         if self._tree.get(path) is not None:
             self._tree.update(path, state)
         else:
-            figures = self._consumer_figures
-            self._tree.add(PublishedObject(path, self._interfaces[CONSUMER], state, lambda: figures(name)))
+            live_values = self._consumer_live_values
+            self._tree.add(PublishedObject(path, self._interfaces[CONSUMER], state, lambda: live_values(name)))
 
-    def _consumer_figures(self, name: str) -> Values:
-        return consumer_figures(self._arbiter.consumer_status(name))
+    def _consumer_live_values(self, name: str) -> Values:
+        return consumer_live_values(self._arbiter.consumer_status(name))
 
     def _set_devices(self, status: Status) -> None:
         paths = {device_path(device.index): device for device in status.devices}
@@ -212,26 +216,29 @@ class PublishedObjects:
         if self._tree.get(path) is not None:
             self._tree.update(path, device_state(device))
             return
-        index, figures = device.index, self._device_figures
-        self._tree.add(PublishedObject(path, self._interfaces[DEVICE], device_state(device), lambda: figures(index)))
+        index, live_values = device.index, self._device_live_values
+        self._tree.add(
+            PublishedObject(path, self._interfaces[DEVICE], device_state(device), lambda: live_values(index))
+        )
 
-    def _device_figures(self, index: int) -> Values:
+    def _device_live_values(self, index: int) -> Values:
+        # The object may still be published for a moment after its device disappeared; its values are unknown then.
         for device in self._arbiter.status().devices:
             if device.index == index:
-                return device_figures(device)
+                return device_live_values(device)
         return {}
 
 
 def device_path(index: int) -> str:
-    """Where a device is."""
+    """Return the object path of a device."""
     return f"{DEVICE_PREFIX}{index}"
 
 
 def consumer_path(name: str) -> str:
-    """Where a consumer is."""
+    """Return the object path of a consumer."""
     return CONSUMER_PREFIX + escape_label(name)
 
 
 def lease_path(lease_id: str) -> str:
-    """Where a lease is: at its id, which is escaped only where it could not stand in a path."""
+    """Return the object path of a lease, which ends in its id, escaped only if a path cannot contain it."""
     return LEASE_PREFIX + (lease_id if _LABEL.match(lease_id) else escape_label(lease_id))

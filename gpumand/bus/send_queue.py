@@ -1,9 +1,9 @@
-"""Bytes on their way to the bus.
+"""The queue of bytes that wait to be written to the bus.
 
-The binding's own writer takes EAGAIN for the end of the connection (all versions), and writes what had to wait in
-reverse order (1.84, Debian 12). So it is given this instead of its socket: something that takes whatever it is given
-at once, keeps the order, and waits for the socket on its own. What comes in one turn of the loop goes out in one
-system call: each one wakes the bus daemon, which is most of what an Acquire costs.
+The writer of dbus-fast treats EAGAIN as the end of the connection (all versions), and writes delayed messages in
+reverse order (1.84, Debian 12). So it gets this queue instead of its socket: the queue accepts all data immediately,
+keeps the order, and waits for the socket itself. All messages of one iteration of the event loop are written with one
+system call. Each system call wakes the bus daemon, which is most of the cost of an Acquire.
 """
 
 from __future__ import annotations
@@ -17,16 +17,24 @@ from typing import Any
 from dbus_fast.aio import MessageBus
 
 MAX_UNSENT_BYTES = 64 * 1024 * 1024
-CHUNKS_A_WRITE = 64
+CHUNKS_PER_WRITE = 64
 
 
 class SendQueue:
-    """Stands in for the socket of the binding's writer."""
+    """Replaces the socket of dbus-fast's writer.
 
-    def __init__(self, sock: socket.socket, failed: Callable[[str], None], limit_bytes: int = MAX_UNSENT_BYTES) -> None:
+    Args:
+        sock: the connected socket.
+        on_failure: called once from the event loop, with a one-line reason, when no more can be sent.
+        limit_bytes: the most unsent bytes; beyond it the connection counts as failed.
+    """
+
+    def __init__(
+        self, sock: socket.socket, on_failure: Callable[[str], None], limit_bytes: int = MAX_UNSENT_BYTES
+    ) -> None:
         self._sock = sock
         self._fd = sock.fileno()
-        self._failed = failed
+        self._on_failure = on_failure
         self._limit_bytes = limit_bytes
         self._loop = asyncio.get_running_loop()
         self._chunks: deque[memoryview] = deque()
@@ -37,50 +45,55 @@ class SendQueue:
         self._empty.set()
 
     @classmethod
-    def install(cls, bus: MessageBus, failed: Callable[[str], None]) -> SendQueue:
-        """Put an outbox between the writer of a connected bus and its socket.
+    def install(cls, bus: MessageBus, on_failure: Callable[[str], None]) -> SendQueue:
+        """Put a send queue between the writer of a connected bus and its socket.
 
-        ``failed`` is called once, with one line, when no more can be sent.
+        ``on_failure`` is called once, with a one-line reason, when no more can be sent.
         """
-        # Private to the binding, as is what opening.py closes; a test pins it down for each version.
+        # A private attribute of dbus-fast, as are those that connecting.py closes; a test checks it for each version.
         writer: Any = bus._writer
-        outbox = cls(writer.sock, failed)
-        writer.sock = outbox
-        # 1.84 to 5.x leave a writer callback behind that would take ours away.
-        outbox._loop.remove_writer(outbox._fd)
-        return outbox
+        queue = cls(writer.sock, on_failure)
+        writer.sock = queue
+        # dbus-fast 1.84 to 5.x leave a writer callback registered, which would later remove the one of this queue.
+        queue._loop.remove_writer(queue._fd)
+        return queue
 
     @property
     def unsent_bytes(self) -> int:
-        """What the socket has not taken yet."""
+        """The number of bytes that are not written to the socket yet."""
         return self._unsent_bytes
 
     def send(self, data: memoryview) -> int:
-        """Take all of it, always; called by the binding's writer."""
+        """Accept all data; called by dbus-fast's writer in place of the socket's method."""
+        # After a failure the data is dropped silently: an error here would make dbus-fast close the connection itself.
         if self._stopped:
             return len(data)
-        self._keep(memoryview(bytes(data)))
+        # A copy, since the buffer belongs to dbus-fast.
+        self._enqueue(memoryview(bytes(data)))
         return len(data)
 
-    async def drained(self) -> None:
-        """Return when everything is with the bus, or never will be."""
+    async def wait_drained(self) -> None:
+        """Wait until the queue is empty, or can no longer be sent."""
         await self._empty.wait()
 
     def stop(self) -> None:
-        """Drop what is unsent and take no more; closes the socket."""
+        """Drop all unsent bytes, accept no more, and close the socket."""
         if not self._stopped:
             self._stopped = True
             self._chunks.clear()
             self._unsent_bytes = 0
             self._empty.set()
+            # A closed socket's descriptor may belong to another file already, whose callback must stay.
             if self._sock.fileno() == self._fd:
                 self._loop.remove_writer(self._fd)
         self._sock.close()
 
-    def _keep(self, chunk: memoryview) -> None:
+    def _enqueue(self, chunk: memoryview) -> None:
         if self._unsent_bytes + len(chunk) > self._limit_bytes:
-            self._fail(f"the bus takes no messages: {self._unsent_bytes >> 20} MiB are unsent")
+            # A bus that stopped reading must not make the daemon's memory grow without limit.
+            self._fail(f"the bus accepts no messages: {self._unsent_bytes >> 20} MiB are unsent")
             return
+        # Scheduled for the end of this iteration of the loop, so that further messages join the same system call.
         if not self._chunks:
             self._empty.clear()
             self._loop.call_soon(self._drain)
@@ -88,14 +101,14 @@ class SendQueue:
         self._unsent_bytes += len(chunk)
 
     def _drain(self) -> None:
-        """This turn of the loop is over, or the socket takes data again."""
+        """Write queued bytes; called at the end of an iteration of the loop, and when the socket is writable again."""
         while self._chunks:
-            batch = [self._chunks[index] for index in range(min(CHUNKS_A_WRITE, len(self._chunks)))]
+            batch = [self._chunks[index] for index in range(min(CHUNKS_PER_WRITE, len(self._chunks)))]
             sent = self._write(batch)
             if not sent:
                 self._await_socket()
                 return
-            self._forget(sent)
+            self._drop_sent(sent)
         if self._is_waiting:
             self._is_waiting = False
             self._loop.remove_writer(self._fd)
@@ -107,7 +120,7 @@ class SendQueue:
             self._loop.add_writer(self._fd, self._drain)
 
     def _write(self, chunks: list[memoryview]) -> int:
-        """Bytes that the socket took; 0 when it is full or broken."""
+        """Write to the socket and return the number of bytes written; 0 when the socket is full or broken."""
         try:
             return self._sock.sendmsg(chunks)
         except (BlockingIOError, InterruptedError):
@@ -116,7 +129,7 @@ class SendQueue:
             self._fail(f"the connection to the bus broke: {error}")
             return 0
 
-    def _forget(self, sent: int) -> None:
+    def _drop_sent(self, sent: int) -> None:
         self._unsent_bytes -= sent
         while sent:
             chunk = self._chunks.popleft()
@@ -126,7 +139,7 @@ class SendQueue:
             sent -= len(chunk)
 
     def _fail(self, reason: str) -> None:
-        """Say so from the loop: we may be in the middle of somebody's send."""
+        """Stop sending and report the failure from the event loop, since a caller may be in the middle of a send."""
         if self._stopped:
             return
         self._stopped = True
@@ -134,4 +147,4 @@ class SendQueue:
         self._unsent_bytes = 0
         self._empty.set()
         self._loop.remove_writer(self._fd)
-        self._loop.call_soon(self._failed, reason)
+        self._loop.call_soon(self._on_failure, reason)

@@ -1,4 +1,4 @@
-"""gpumand on the bus: everything under /org/gpumand1, tied together."""
+"""The D-Bus service org.gpumand1: builds its objects and handlers, and connects them with the arbiter."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ from gpumand.version import VERSION
 class ManagerService:
     """The objects of org.gpumand1 on one connection.
 
-    Start order: build it, have the arbiter publish to ``publish``, load the arbiter's state, ``export``, and only then
-    own the name.
+    Start in this order: build the service, have the arbiter publish to ``publish``, load the arbiter's state,
+    ``export``, then request the bus name. A client that sees the name finds every object.
 
     Args:
-        connection: to the bus.
-        arbiter: who decides.
-        clients: the registry of callers, the same that the arbiter has as its ``Owners``.
-        authority: who says what a caller may do.
-        version: what the property Version says.
+        connection: the connection to the bus.
+        arbiter: serves the calls.
+        clients: the registry of callers, the same that the arbiter has as its ``OwnerPresence``.
+        authority: decides which calls are allowed.
+        version: value of the property Version.
     """
 
     def __init__(
@@ -42,29 +42,29 @@ class ManagerService:
         self._connection = connection
         self._clients = clients
         self._tree = tree = ObjectTree(connection)
-        self._mirror = PublishedObjects(connection, arbiter, clients, tree, own_interfaces(), version)
-        manager = ManagerMethods(arbiter, clients, authority, self._mirror.flush)
+        self._published = PublishedObjects(connection, arbiter, clients, tree, own_interfaces(), version)
+        manager = ManagerMethods(arbiter, clients, authority, self._published.flush)
         standard = StandardInterfaces(tree, read_machine_id())
-        self._dispatcher = Dispatcher(tree, standard, manager.handlers, self._mirror.flush)
+        self._dispatcher = Dispatcher(tree, standard, manager.handlers, self._published.flush)
         clients.listen(arbiter.owner_vanished)
 
     def add(self, item: PublishedObject) -> None:
-        """Have one more object, outside /org/gpumand1; before ``export``."""
+        """Add one more object, outside /org/gpumand1; call it before ``export``."""
         self._tree.add(item)
 
     def export(self) -> None:
-        """Make the objects, and answer calls from now on."""
-        self._mirror.export()
+        """Create the objects, and answer calls from now on."""
+        self._published.export()
         self._connection.serve(self._dispatcher.handle)
 
     def publish(self, event: Event) -> None:
-        """Tell the bus what happened: synchronously and in order, for the arbiter to call."""
-        self._mirror.publish(event)
+        """Send the signals for an event; the arbiter calls this synchronously and in order."""
+        self._published.publish(event)
 
     def flush(self) -> None:
-        """Announce at once what changed and was to be announced at the end of this turn of the loop."""
-        self._mirror.flush()
+        """Announce pending property changes now instead of at the end of this iteration of the event loop."""
+        self._published.flush()
 
     async def close(self) -> None:
-        """End what is under way in the registry; the connection is its owner's to close."""
+        """Stop the client registry; the connection stays open, since the caller of the constructor owns it."""
         await self._clients.close()

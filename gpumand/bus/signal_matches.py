@@ -1,4 +1,4 @@
-"""Signals: what we ask the bus for, and who gets what comes."""
+"""Subscriptions to D-Bus signals: installs match rules on the bus, and delivers signals to callbacks."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Signal:
-    """A signal as it came; ``sender`` is a unique name (or the bus itself), ``body`` holds plain values."""
+    """A signal as received; ``sender`` is a unique name or the bus itself, ``body`` holds plain values."""
 
     sender: str
     path: str
@@ -28,7 +28,7 @@ class Signal:
 
 @dataclass(frozen=True, slots=True)
 class MatchRule:
-    """Which signals are wanted; an empty field matches everything."""
+    """The signals that a subscription selects; an empty field matches everything."""
 
     sender: str = ""
     path: str = ""
@@ -38,12 +38,12 @@ class MatchRule:
     arg0: str = ""
 
     def text(self) -> str:
-        """As AddMatch takes it."""
+        """Return the rule as text for AddMatch."""
         given = [(field.name, getattr(self, field.name)) for field in fields(self)]
         return ",".join(["type='signal'", *(f"{key}={_quoted(value)}" for key, value in given if value)])
 
-    def admits(self, signal: Signal) -> bool:
-        """Whether the signal is wanted, whoever sent it."""
+    def matches(self, signal: Signal) -> bool:
+        """Whether the rule selects the signal, regardless of its sender."""
         return (
             self.member in ("", signal.member)
             and self.interface in ("", signal.interface)
@@ -58,12 +58,12 @@ class MatchRule:
 
 
 def _quoted(value: str) -> str:
-    """Within quotes nothing is special but the quote, which is written outside of them."""
+    """Quote a value for a match rule: within quotes only the quote itself is special, so it is written outside them."""
     return "'" + value.replace("'", "'\\''") + "'"
 
 
 class Subscription:
-    """A wish for signals that stands until it is cancelled."""
+    """A subscription to signals that lasts until it is cancelled."""
 
     def __init__(self, rule: MatchRule, callback: Callable[[Signal], None], router: SignalRouter) -> None:
         self.rule = rule
@@ -71,69 +71,77 @@ class Subscription:
         self._router = router
 
     async def cancel(self) -> None:
-        """No callback comes after this was called. Harmless when repeated, or when the bus is gone."""
+        """Stop the callbacks at once. Harmless when repeated, or when the connection is gone."""
         self._router.unsubscribe(self)
 
 
-class _Installed:
-    """A match rule at the bus, shared by all who want the same."""
+class _InstalledRule:
+    """A match rule on the bus, shared by all subscriptions with the same rule."""
 
     def __init__(self, adding: asyncio.Future[tuple[Any, ...]]) -> None:
         self.adding = adding
         self.users = 0
 
 
-class _Owner:
-    """Who owns a well-known name, kept up to date by NameOwnerChanged."""
+class _NameOwner:
+    """The current owner of a well-known name, kept up to date with NameOwnerChanged."""
 
     def __init__(self) -> None:
         self.unique_name = ""
-        self.heard = False
+        self.signal_received = False
         self.users = 0
-        self.asking: asyncio.Task[None] | None = None
+        self.lookup: asyncio.Task[None] | None = None
         self.watch: Subscription | None = None
 
 
 class SignalRouter:
-    """Keeps the match rules of one connection, and hands signals out in the order in which they came.
+    """Manages the match rules of one connection, and delivers signals in the order of their arrival.
 
-    ``ask`` calls a method of the bus itself and waits for the answer; ``tell`` calls one without waiting.
+    Args:
+        call: calls a method of the bus itself with one string, and returns the reply.
+        call_no_reply: the same, without waiting for a reply.
     """
 
-    def __init__(self, ask: Callable[[str, str], Awaitable[tuple[Any, ...]]], tell: Callable[[str, str], None]) -> None:
-        self._ask = ask
-        self._tell = tell
+    def __init__(
+        self, call: Callable[[str, str], Awaitable[tuple[Any, ...]]], call_no_reply: Callable[[str, str], None]
+    ) -> None:
+        self._call = call
+        self._call_no_reply = call_no_reply
         self._subscriptions: dict[int, Subscription] = {}
-        self._installed: dict[MatchRule, _Installed] = {}
-        self._owners: dict[str, _Owner] = {}
+        self._installed: dict[MatchRule, _InstalledRule] = {}
+        self._owners: dict[str, _NameOwner] = {}
 
     async def subscribe(self, rule: MatchRule, callback: Callable[[Signal], None]) -> Subscription:
-        """Have signals delivered; on return the bus has the rule and the sender's owner is known."""
+        """Start delivering signals; on return the bus has the rule and the owner of the sender's name is known."""
         subscription = Subscription(rule, callback, self)
         self._subscriptions[id(subscription)] = subscription
         installed = self._install(rule)
-        owner = self._follow(rule.sender)
+        owner = self._track_owner(rule.sender)
         try:
+            # Shielded: other subscriptions share these calls, and cancelling this one must not cancel them.
             await asyncio.shield(installed.adding)
-            if owner is not None and owner.asking is not None:
-                await asyncio.shield(owner.asking)
+            if owner is not None and owner.lookup is not None:
+                await asyncio.shield(owner.lookup)
         except BaseException:
+            # Also on cancellation: a subscription that the caller never gets could not be cancelled later.
             self.unsubscribe(subscription)
             raise
         return subscription
 
     def unsubscribe(self, subscription: Subscription) -> None:
-        """Stop delivering; the last user of a rule takes it away from the bus."""
+        """Stop delivering; the last subscription with a rule removes it from the bus."""
         if self._subscriptions.pop(id(subscription), None) is None:
             return
         self._uninstall(subscription.rule)
-        self._unfollow(subscription.rule.sender)
+        self._untrack_owner(subscription.rule.sender)
 
     def dispatch(self, sender: str, path: str, interface: str, member: str, body: list[Any]) -> None:
-        """Call back everybody who wants this signal, in the order of their subscriptions."""
+        """Call the callbacks of all matching subscriptions, in the order in which they were made."""
         signal = Signal(sender, path, interface, member, tuple(unwrap(body)))
+        # A copy, since callbacks may subscribe and unsubscribe.
         for subscription in tuple(self._subscriptions.values()):
-            wanted = subscription.rule.admits(signal) and self._is_from(subscription.rule.sender, sender)
+            wanted = subscription.rule.matches(signal) and self._is_from(subscription.rule.sender, sender)
+            # An earlier callback may have cancelled this subscription.
             if wanted and id(subscription) in self._subscriptions:
                 self._call_back(subscription, signal)
 
@@ -141,71 +149,77 @@ class SignalRouter:
         try:
             subscription.callback(signal)
         except Exception:
-            log.exception("a listener for %s.%s failed", signal.interface, signal.member)
+            log.exception("a callback for the signal %s.%s failed", signal.interface, signal.member)
 
     def _is_from(self, wanted: str, sender: str) -> bool:
-        """A match rule alone does not tell: signals that are addressed to us come without any."""
+        """Whether the signal comes from the wanted sender.
+
+        The match rule on the bus is not enough: the bus delivers signals that are addressed to this connection without
+        any rule, so any client could forge one.
+        """
         if wanted in ("", sender):
             return True
         owner = self._owners.get(wanted)
         return owner is not None and owner.unique_name == sender
 
-    def _install(self, rule: MatchRule) -> _Installed:
+    def _install(self, rule: MatchRule) -> _InstalledRule:
         installed = self._installed.get(rule)
         if installed is None:
-            installed = _Installed(asyncio.ensure_future(self._ask("AddMatch", rule.text())))
-            installed.adding.add_done_callback(_retrieve)
+            installed = _InstalledRule(asyncio.ensure_future(self._call("AddMatch", rule.text())))
+            installed.adding.add_done_callback(_consume_exception)
             self._installed[rule] = installed
         installed.users += 1
         return installed
 
     def _uninstall(self, rule: MatchRule) -> None:
-        """Also where adding it failed: its users leave one by one, and the bus's "no such rule" goes unheard."""
+        """Remove one user of a rule, also if adding the rule failed; the bus's error for an unknown rule is ignored."""
         installed = self._installed.get(rule)
         if installed is None:
             return
         installed.users -= 1
         if installed.users == 0:
+            # Removed without waiting: a rule that is installed again is added by a later message, so the order is kept.
             del self._installed[rule]
-            self._tell("RemoveMatch", rule.text())
+            self._call_no_reply("RemoveMatch", rule.text())
 
-    def _follow(self, name: str) -> _Owner | None:
-        """Start knowing who owns a well-known name; None where the name is an address of itself."""
+    def _track_owner(self, name: str) -> _NameOwner | None:
+        """Start tracking the owner of a well-known name; None for a unique name or the bus, whose owner is fixed."""
         if not name or name.startswith(":") or name == DBUS:
             return None
-        owner = self._owners.setdefault(name, _Owner())
+        owner = self._owners.setdefault(name, _NameOwner())
         owner.users += 1
-        if owner.asking is None:
-            owner.asking = asyncio.ensure_future(self._learn(name, owner))
-            owner.asking.add_done_callback(_retrieve)
+        if owner.lookup is None:
+            owner.lookup = asyncio.ensure_future(self._look_up_owner(name, owner))
+            owner.lookup.add_done_callback(_consume_exception)
         return owner
 
-    async def _learn(self, name: str, owner: _Owner) -> None:
-        """Watch first, then ask; what was heard while the answer was on its way is newer than the answer."""
+    async def _look_up_owner(self, name: str, owner: _NameOwner) -> None:
+        """Watch the name first, then query its owner; a signal that arrives before the reply is the newer one."""
 
         def changed(signal: Signal) -> None:
-            owner.heard = True
+            owner.signal_received = True
             owner.unique_name = str(signal.body[2]) if len(signal.body) == 3 else ""
 
         rule = MatchRule(DBUS, DBUS_PATH, "", DBUS, "NameOwnerChanged", name)
         owner.watch = await self.subscribe(rule, changed)
         try:
-            unique_name = await self._owner_now(name)
+            unique_name = await self._query_owner(name)
         finally:
+            # The last subscription may have been cancelled meanwhile, before owner.watch was set.
             if owner.users == 0:
                 self.unsubscribe(owner.watch)
-        if not owner.heard:
+        if not owner.signal_received:
             owner.unique_name = unique_name
 
-    async def _owner_now(self, name: str) -> str:
+    async def _query_owner(self, name: str) -> str:
         try:
-            return str((await self._ask("GetNameOwner", name))[0])
+            return str((await self._call("GetNameOwner", name))[0])
         except BusError as error:
             if error.name.endswith(".NameHasNoOwner"):
                 return ""
             raise
 
-    def _unfollow(self, name: str) -> None:
+    def _untrack_owner(self, name: str) -> None:
         owner = self._owners.get(name)
         if owner is None:
             return
@@ -216,7 +230,7 @@ class SignalRouter:
                 self.unsubscribe(owner.watch)
 
 
-def _retrieve(task: asyncio.Future[Any]) -> None:
-    """Whoever waits gets the exception; when nobody does any more, it is of no interest."""
+def _consume_exception(task: asyncio.Future[Any]) -> None:
+    """Read the exception, so that asyncio logs no warning when every waiting subscription was cancelled meanwhile."""
     if not task.cancelled():
         task.exception()

@@ -1,8 +1,7 @@
-"""Text whose size in bytes is not its number of characters, for a binding that confuses the two.
+"""Works around wrong string lengths in dbus-fast 1.84 (Debian 12).
 
-dbus-fast 1.84 (Debian 12) writes the number of characters where D-Bus wants the number of bytes. A single "ü" in a
-reply makes a message that the bus takes for an attack: it closes the connection. Later versions are right, and are
-given what there is as it is.
+That version writes the number of characters where D-Bus requires the number of bytes. A single "ü" in a reply makes an
+invalid message, and the bus closes the connection. Later versions are correct and get the values unchanged.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ from dbus_fast.__version__ import __version__
 
 
 class Utf8Text(str):
-    """Text that says its size in UTF-8 when it is asked for its length; otherwise a string like any other."""
+    """A string whose ``len()`` is its size in UTF-8 bytes; otherwise it behaves like any string."""
 
     __slots__ = ()
 
@@ -23,26 +22,26 @@ class Utf8Text(str):
 
 
 COUNTS_CHARACTERS = int(__version__.partition(".")[0]) < 2
-"""Whether this version of the binding is one that confuses them."""
+"""Whether the installed version of dbus-fast has the bug."""
 
 
-def sized(value: Any) -> Any:
-    """The same value, at any depth, with all text that is not ASCII as ``Octets``, where the binding needs that."""
-    return _sized(value) if COUNTS_CHARACTERS else value
+def with_byte_lengths(value: Any) -> Any:
+    """Return the value with all text that is not ASCII as ``Utf8Text``, at any depth, if dbus-fast has the bug."""
+    return _with_byte_lengths(value) if COUNTS_CHARACTERS else value
 
 
-def _sized(value: Any) -> Any:
+def _with_byte_lengths(value: Any) -> Any:
     if isinstance(value, str):
         return value if value.isascii() else Utf8Text(value)
     if isinstance(value, Variant):
-        return value if _is_plain(value.value) else Variant(value.signature, _sized(value.value))
+        return value if _is_plain(value.value) else Variant(value.signature, _with_byte_lengths(value.value))
     if isinstance(value, dict):
-        return {_sized(key): _sized(item) for key, item in value.items()}
+        return {_with_byte_lengths(key): _with_byte_lengths(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return type(value)(map(_sized, value))
+        return type(value)(map(_with_byte_lengths, value))
     return value
 
 
 def _is_plain(value: Any) -> bool:
-    """Whether a Variant's value needs no look inside: most are numbers and ASCII."""
+    """Whether a Variant's value needs no conversion; this spares most values, which are numbers and ASCII text."""
     return value.isascii() if isinstance(value, str) else not isinstance(value, dict | list | tuple | Variant)

@@ -1,4 +1,4 @@
-"""Values on their way onto the bus and off it."""
+"""Converts values to and from dbus-fast's Variants, and checks them before they are sent."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from dbus_fast import Variant
 
 
 def unwrap(value: Any) -> Any:
-    """The value without the binding's Variants, at any depth.
+    """Return the value without Variants, at any depth.
 
-    Arrays and structs become lists: structs come as lists from some versions of the binding, as tuples from others.
+    Arrays and structs become lists, since dbus-fast returns structs as lists or as tuples, depending on its version.
     """
     if isinstance(value, Variant):
         return unwrap(value.value)
@@ -23,23 +23,26 @@ def unwrap(value: Any) -> Any:
 
 
 def require_no_nul(value: Any) -> None:
-    """Raise ValueError where a string holds a NUL: the bus drops the connection of whoever sends one."""
+    """Raise ValueError if a string contains a NUL: the bus closes the connection of a client that sends one."""
     if isinstance(value, Variant):
         value = value.value
     if isinstance(value, str):
         if "\0" in value:
-            raise ValueError("a string with a NUL cannot go onto the bus")
+            raise ValueError("a string that contains a NUL cannot be sent on the bus")
     elif isinstance(value, dict):
-        _require_none_in(value)
-        _require_none_in(value.values())
+        _require_no_nul_in(value)
+        _require_no_nul_in(value.values())
     elif isinstance(value, list | tuple):
-        _require_none_in(value)
+        _require_no_nul_in(value)
     elif isinstance(value, Variant):
         require_no_nul(value)
 
 
-def _require_none_in(values: Iterable[Any]) -> None:
-    """Most are plain text, numbers and Variants of those, in every message that is sent: they cost no call each."""
+def _require_no_nul_in(values: Iterable[Any]) -> None:
+    """Check several values, without a function call for plain text, numbers and their Variants.
+
+    The check runs for every message that is sent, and most values are plain.
+    """
     for value in values:
         plain = value.value if type(value) is Variant else value
         kind = type(plain)
@@ -48,5 +51,5 @@ def _require_none_in(values: Iterable[Any]) -> None:
 
 
 def to_variants(options: Mapping[str, tuple[str, Any]]) -> dict[str, Variant]:
-    """An ``a{sv}`` argument from names to (signature, plain value)."""
+    """Return an ``a{sv}`` argument made of names with their (signature, plain value)."""
     return {name: Variant(signature, value) for name, (signature, value) in options.items()}

@@ -1,15 +1,16 @@
-"""``gpumanctl``: asks the daemon over D-Bus and shows what it said.
+"""``gpumanctl``, the command line client of the daemon. Must not import ``gpumand.arbiter`` or ``gpumand.daemon``.
 
-Start at ``app`` (the commands and the options they share), then ``client`` (the asking), ``errors`` (every ending and
-its exit code) and ``render`` (plain dicts in, text for people out). Everything heavy is imported by the command that
-needs it: a command that prints JSON never loads rich, and one that needs no daemon never loads the binding.
+Reading order: ``app`` (the commands and the options they share), ``session`` and ``client`` (calls to the daemon),
+``errors`` (every error, its message and its exit code), ``render`` (plain dictionaries in, text for people out).
+A command imports heavy modules itself when it needs them: a command that prints JSON never loads rich, and a command
+that needs no daemon never loads the D-Bus library.
 """
 
 from __future__ import annotations
 
 
 def main() -> None:
-    """Run ``gpumanctl`` with the arguments of this process, and exit."""
+    """Run ``gpumanctl`` with the arguments of this process and exit with its exit code."""
     from gpumand.cli.app import gpumanctl
 
     gpumanctl.main()

@@ -1,4 +1,4 @@
-"""``python -m gpumand.cli`` is ``gpumanctl``."""
+"""Entry point of ``python -m gpumand.cli``, which is the same as ``gpumanctl``."""
 
 from gpumand.cli import main
 

@@ -1,4 +1,4 @@
-"""What is asked for: the options that ``acquire``, ``run``, ``plan`` and ``load`` share, and what they become."""
+"""Options that ``acquire``, ``run``, ``plan`` and ``load`` share, and their translation to D-Bus options."""
 
 from __future__ import annotations
 
@@ -18,29 +18,29 @@ F = TypeVar("F", bound=Callable[..., Any])
 priority_option = click.option(
     "--priority",
     type=click.IntRange(MIN_PRIORITY, MAX_PRIORITY),
-    help=f"From {MIN_PRIORITY} to {MAX_PRIORITY}, higher first; default: the consumer's.",
+    help=f"Priority of the request, {MIN_PRIORITY} to {MAX_PRIORITY}; higher is served first. Default: the consumer's.",
 )
 device_option = click.option(
     "--device",
     default="",
     metavar="GPU",
     shell_complete=completion.devices,
-    help="Index or UUID of the GPU; default: any.",
+    help="Index or UUID of the GPU. Default: any GPU.",
 )
 timeout_option = click.option(
-    "--timeout", type=DURATION, metavar="TIME", help="How long to wait, for example 20s (the default) or 5min."
+    "--timeout", type=DURATION, metavar="TIME", help="Maximum waiting time, for example 20s (the default) or 5min."
 )
 
 
 @dataclass(frozen=True, slots=True)
-class RequestOptions:
-    """An Acquire as it was typed.
+class AcquireOptions:
+    """The options of an Acquire call, as given on the command line.
 
     Attributes:
         lifetime: "ttl", "connection" or "unit".
-        ttl_sec: None = as configured.
-        timeout_sec: how long to wait; 0 = now or not at all.
-        priority: None = the consumer's.
+        ttl_sec: how long the lease lasts, in seconds; None = as configured.
+        timeout_sec: maximum waiting time in seconds; 0 = do not wait.
+        priority: None = the consumer's default.
         device, reason, token: "" = not given.
     """
 
@@ -53,46 +53,55 @@ class RequestOptions:
     token: str
 
     @classmethod
-    def of(cls, lifetime: str, typed: Mapping[str, Any]) -> RequestOptions:
-        """From the options of a command by their names. Raises click.UsageError."""
-        ttl = typed.get("ttl")
+    def from_arguments(cls, lifetime: str, arguments: Mapping[str, Any]) -> AcquireOptions:
+        """Build them from the parsed options of a command, by option name.
+
+        Raises:
+            click.UsageError: for options that exclude each other.
+        """
+        ttl = arguments.get("ttl")
         if ttl is not None and lifetime != "ttl":
-            raise click.UsageError(f"--ttl goes with --lifetime ttl, not with {lifetime}")
+            raise click.UsageError(f"--ttl requires --lifetime ttl, not {lifetime}")
         if ttl is not None and to_usec(ttl) == 0:
             raise click.UsageError("--ttl must be more than 0")
-        timeout_sec = timeout_of(typed["timeout"], typed["patience"])
-        token = typed.get("token", "")
-        return cls(lifetime, ttl, timeout_sec, typed["priority"], typed["device"], typed["reason"], token)
+        timeout_sec = resolve_timeout(arguments["timeout"], arguments["wait_mode"])
+        token = arguments.get("token", "")
+        priority, device, reason = arguments["priority"], arguments["device"], arguments["reason"]
+        return cls(lifetime, ttl, timeout_sec, priority, device, reason, token)
 
     def options(self) -> Options:
-        """As the bus takes it; what was not given is left to the daemon."""
+        """The D-Bus options; those that were not given are left out, so that the daemon uses its defaults."""
         texts = {"device": self.device, "reason": self.reason, "token": self.token}
         return acquire_options(self.lifetime, self.timeout_sec, ttl_sec=self.ttl_sec, priority=self.priority, **texts)
 
 
 def waiting_options(command: F) -> F:
-    """``--timeout``, ``--no-wait``, ``--wait``."""
-    wait = click.option("--wait", "patience", flag_value="wait", help="Wait as long as it takes (a day at most).")
-    no_wait = click.option("--no-wait", "patience", flag_value="no-wait", help="Now or not at all.")
+    """Add ``--timeout``, ``--no-wait`` and ``--wait`` to a command."""
+    wait = click.option("--wait", "wait_mode", flag_value="wait", help="Wait without a timeout (at most one day).")
+    no_wait = click.option("--no-wait", "wait_mode", flag_value="no-wait", help="Fail at once instead of waiting.")
     return timeout_option(no_wait(wait(command)))
 
 
-def asking_options(command: F) -> F:
-    """Who asks, where, how urgently."""
-    reason = click.option("--reason", default="", metavar="TEXT", help="What it is for; shown in the status.")
+def request_options(command: F) -> F:
+    """Add ``--priority``, ``--device`` and ``--reason`` to a command."""
+    reason = click.option("--reason", default="", metavar="TEXT", help="Purpose of the lease, shown in the status.")
     return priority_option(device_option(reason(command)))
 
 
-def timeout_of(timeout: float | None, patience: str | None) -> float:
-    """How long to wait, from the three ways to say it.
+def resolve_timeout(timeout: float | None, wait_mode: str | None) -> float:
+    """The maximum waiting time in seconds, from ``--timeout``, ``--wait`` and ``--no-wait``.
+
+    Args:
+        timeout: the value of ``--timeout`` in seconds, or None.
+        wait_mode: "wait", "no-wait" or None.
 
     Raises:
-        click.UsageError: for two of them at once.
+        click.UsageError: more than one of them was given.
     """
-    if timeout is not None and patience is not None:
-        raise click.UsageError(f"--timeout and --{patience} exclude each other")
-    if patience is not None:
-        return MAX_WAIT_SEC if patience == "wait" else 0.0
+    if timeout is not None and wait_mode is not None:
+        raise click.UsageError(f"--timeout and --{wait_mode} exclude each other; give only one of them")
+    if wait_mode is not None:
+        return MAX_WAIT_SEC if wait_mode == "wait" else 0.0
     if timeout is None:
         return DEFAULT_TIMEOUT_SEC
     return min(timeout, MAX_WAIT_SEC)

@@ -1,4 +1,7 @@
-"""``gpumanctl``: the commands, each in a module of its own that is imported when it is asked for."""
+"""The ``gpumanctl`` command group: finds commands, runs them and turns every error into a message and an exit code.
+
+Each command is in a module of ``commands`` that is imported only when the command is used.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,7 @@ from gpumand.version import VERSION
 PROG = "gpumanctl"
 
 SECTIONS: dict[str, dict[str, str]] = {
-    "Look": {
+    "Inspect": {
         "status": "status:status",
         "list": "status:list_consumers",
         "show": "show:show",
@@ -30,7 +33,7 @@ SECTIONS: dict[str, dict[str, str]] = {
         "renew": "leases:renew",
         "run": "run:run",
     },
-    "By hand": {
+    "Manual operations": {
         "load": "consumers:load",
         "evict": "consumers:evict",
         "pin": "consumers:pin",
@@ -43,24 +46,26 @@ SECTIONS: dict[str, dict[str, str]] = {
         "config-check": "daemon:config_check",
         "simulate": "simulate:simulate",
     },
-    "The daemon": {
+    "Daemon": {
         "doctor": "doctor:doctor",
         "reload": "daemon:reload",
         "version": "daemon:version",
     },
 }
-COMMANDS = {name: place for section in SECTIONS.values() for name, place in section.items()}
+"""Section of the help -> command -> "module:attribute" in ``gpumand.cli.commands``."""
+
+COMMANDS = {name: location for section in SECTIONS.values() for name, location in section.items()}
 
 
 class Gpumanctl(click.Group):
-    """The group: finds commands late, and is the one place where every ending gets its exit code and its line."""
+    """The command group: imports commands on demand, and gives every outcome its exit code and error message."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """In the order of the help."""
+        """The names of all commands, in the order of the help."""
         return list(COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """Import the module that has it."""
+        """Import the module that defines the command; None for an unknown name."""
         if cmd_name not in COMMANDS:
             return None
         module, _, attribute = COMMANDS[cmd_name].partition(":")
@@ -70,7 +75,7 @@ class Gpumanctl(click.Group):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        """Say which command was probably meant."""
+        """Look a command up; the error for an unknown command suggests the nearest name."""
         name = args[0]
         if name not in COMMANDS and not name.startswith("-"):
             from difflib import get_close_matches
@@ -81,24 +86,24 @@ class Gpumanctl(click.Group):
         return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """The commands by what they are for."""
+        """Write the commands to the help, in sections."""
         for title, names in SECTIONS.items():
             commands = [(name, self.get_command(ctx, name)) for name in names]
             with formatter.section(title):
                 formatter.write_dl([(name, command.get_short_help_str(60)) for name, command in commands if command])
 
     def main(self, *args: Any, **kwargs: Any) -> NoReturn:
-        """Run, flush, and exit with the code of whatever the ending was."""
+        """Run the command line and exit with its exit code."""
         kwargs |= {"prog_name": PROG, "standalone_mode": False}
-        sys.exit(_ended(lambda: super(Gpumanctl, self).main(*args, **kwargs)))
+        sys.exit(_exit_code(lambda: super(Gpumanctl, self).main(*args, **kwargs)))
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run the command; a failure is told in one line on stderr."""
+        """Run the command; an error becomes one line on stderr and an exit code."""
         from gpumand.cli.errors import ExitCode, Failure, interpret
 
         try:
             result = super().invoke(ctx)
-            sys.stdout.flush()
+            sys.stdout.flush()  # here, so that a closed pipe is noticed while it can still be handled
         except BrokenPipeError:
             _drop_stdout()
             raise click.exceptions.Exit(ExitCode.BROKEN_PIPE) from None
@@ -109,33 +114,33 @@ class Gpumanctl(click.Group):
         except Exception as error:
             failure = interpret(error, global_options(ctx))
             if failure is None:
-                failure = Failure(
-                    ExitCode.FAILURE, f"unexpected {type(error).__name__}: {error}; this is a fault of it"
-                )
-            _tell(failure.message)
+                text = f"internal error: {type(error).__name__}: {error}. This is a bug in gpumanctl; please report it"
+                failure = Failure(ExitCode.FAILURE, text)
+            _print_error(failure.message)
             raise click.exceptions.Exit(failure.code) from None
         return result
 
 
-def _ended(run: Any) -> int:
-    """The exit code; usage errors are told in one line, as all others are."""
+def _exit_code(run: Any) -> int:
+    """Run the command line and return its exit code; usage errors are printed in one line, as all others are."""
     try:
         code = run()
     except click.ClickException as error:
         context = getattr(error, "ctx", None)
         path = context.command_path if context else PROG
-        _tell(f"{error.format_message()} (see {path} --help)")
+        _print_error(f"{error.format_message()} (see {path} --help)")
         return error.exit_code
     except (click.Abort, KeyboardInterrupt):
         return 130
     return code if isinstance(code, int) else 0
 
 
-def _tell(message: str) -> None:
-    """One line on stderr; a closed stderr is no reason to fail otherwise."""
+def _print_error(message: str) -> None:
+    """Print one line on stderr; a closed stderr does not change the exit code."""
     from gpumand.cli.render.format import clean
 
     if message:
+        # A message may quote names and texts of other programs: clean() removes their control characters.
         try:
             print(f"{PROG}: {clean(' '.join(message.split()))}", file=sys.stderr, flush=True)
         except OSError:
@@ -143,7 +148,10 @@ def _tell(message: str) -> None:
 
 
 def _drop_stdout() -> None:
-    """Nobody reads us any more: let the interpreter's last flush go nowhere instead of complaining."""
+    """Point stdout to /dev/null after its reader has closed the pipe.
+
+    The interpreter flushes stdout once more at exit, and would print a BrokenPipeError.
+    """
     devnull = os.open(os.devnull, os.O_WRONLY)
     os.dup2(devnull, sys.stdout.fileno())
     os.close(devnull)
@@ -154,20 +162,20 @@ def _drop_stdout() -> None:
     invoke_without_command=True,
     params=shared_params(),
     context_settings={"help_option_names": ["-h", "--help"]},
-    epilog="Exit codes: 0 done, 1 failed, 2 wrong usage, 3 gpumand is not running, 4 no such consumer or lease.",
+    epilog="Exit codes: 0 success, 1 failure, 2 usage error, 3 gpumand is not running, 4 no such consumer or lease.",
 )
 @click.version_option(
     VERSION,
     "--version",
     prog_name=PROG,
     message="%(prog)s %(version)s",
-    help="Print the version of gpumanctl and end; the command version asks gpumand for its own too.",
+    help="Print the version of gpumanctl and exit. The version command also shows the version of gpumand.",
 )
 @click.pass_context
 def gpumanctl(ctx: click.Context) -> None:
-    """Borrow the VRAM of this host from gpumand, and look at who has it.
+    """Request GPU services from gpumand, and show which service uses how much VRAM.
 
-    Without a command: status.
+    Without a command, gpumanctl shows the status.
     """
     if ctx.invoked_subcommand is None:
         from gpumand.cli.commands.status import status

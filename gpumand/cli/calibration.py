@@ -1,7 +1,7 @@
-"""Measuring a consumer: loaded under a lease until its memory is still, then unloaded by each of its methods in turn.
+"""Measures a consumer for ``gpumanctl calibrate``: loads it under a lease, then unloads it by each of its methods.
 
-Figures are the daemon's; nothing here reads a device itself. The lease is bound to our connection, so that nothing
-stays behind however this ends, and nobody is evicted whom an Acquire would not evict.
+All readings come from the daemon; nothing here reads a device. The lease is bound to the connection, so that it ends
+with gpumanctl in any case. Other consumers are evicted only as any Acquire would evict them.
 """
 
 from __future__ import annotations
@@ -18,39 +18,44 @@ from gpumand.cli.commands.show import consumer_of
 from gpumand.cli.durations import to_usec
 from gpumand.cli.errors import ExitCode, Failure
 from gpumand.cli.options import GlobalOptions
-from gpumand.cli.progress import watched
+from gpumand.cli.progress import with_progress
 from gpumand.cli.render.format import mib, usec
-from gpumand.domain.errors import FREEDESKTOP, OWN
+from gpumand.domain.errors import ERROR_PREFIX, FREEDESKTOP_ERROR_PREFIX
 from gpumand.domain.eviction_check import SLACK_MIB
 from gpumand.domain.footprint import AT_REST_SEC
 
 if TYPE_CHECKING:
     from gpumand.bus.connection import Signal
 
-Entry = Mapping[str, Any]
+StatusEntry = Mapping[str, Any]
 T = TypeVar("T")
 
-SETTLE_SEC = 3.0
-"""So long after an unload what is still there stays there."""
+RESIDUAL_STABLE_SEC = 3.0
+"""How long memory has to be stable after an unload to count as residual, in seconds."""
 
 POLL_SEC = 0.25
 
-REFUSED = (OWN + "EvictionFailed", OWN + "Busy", OWN + "TimedOut", FREEDESKTOP + "AccessDenied")
-"""What an eviction may end with, so that what was measured before is still worth telling."""
+RECORDED_ERRORS = (
+    ERROR_PREFIX + "EvictionFailed",
+    ERROR_PREFIX + "Busy",
+    ERROR_PREFIX + "TimedOut",
+    FREEDESKTOP_ERROR_PREFIX + "AccessDenied",
+)
+"""D-Bus errors of an eviction that are recorded as its result; the measurements made before them stay valid."""
 
 REASON = "calibrate"
 
 
 @dataclass(frozen=True, slots=True)
 class Unload:
-    """What came of one method.
+    """The result of one eviction method.
 
     Attributes:
-        method: which.
-        duration_usec: how long it took until the memory was seen free.
-        freed_mib: how much that was.
-        residual_mib: what was still held some seconds later; None where that cannot be told.
-        error: why it failed by the daemon's word; "" when it did not.
+        method: the method, as in the configuration key ``evict``.
+        duration_usec: time until the driver reported the memory free, in microseconds.
+        freed_mib: memory that was freed, in MiB.
+        residual_mib: memory that was still held some seconds later, in MiB; None when unknown.
+        error: the daemon's message when the eviction failed; "" when it succeeded.
     """
 
     method: str
@@ -62,15 +67,15 @@ class Unload:
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
-    """What was measured.
+    """The measurements of one consumer.
 
     Attributes:
-        consumer: of whom.
-        declared_mib: its footprint as configured.
-        steady_mib: what it holds while it rests; of several loads the most.
-        peak_mib: the most that it held.
-        loads_usec: how long loads took, in order.
-        unloads: by method.
+        consumer: its name.
+        declared_mib: its configured footprint in MiB.
+        steady_mib: memory that it holds at rest, in MiB; the largest value of several loads.
+        peak_mib: the most memory that it held, in MiB.
+        loads_usec: duration of each load, in microseconds.
+        unloads: the result of each eviction method.
     """
 
     consumer: str
@@ -82,21 +87,33 @@ class Calibration:
 
 
 @dataclass
-class Stillness:
-    """Says when a figure has stopped moving; only figures of new samples count."""
+class StabilityDetector:
+    """Detects that the memory of a consumer has stopped changing.
 
-    for_sec: float
+    Attributes:
+        stable_sec: how long it must not change, in seconds.
+        peak_mib: the largest value so far.
+    """
+
+    stable_sec: float
     peak_mib: int = 0
-    _figure_mib: int = -1
+    _reference_mib: int = -1
     _since_sec: float = 0.0
-    _stamp: int = -1
+    _read_usec: int = -1
 
-    def feed(self, figure_mib: int, stamp: int, now_sec: float) -> bool:
-        """Whether it has been still for long enough, with this figure of a sample with that time stamp."""
-        self.peak_mib = max(self.peak_mib, figure_mib)
-        if abs(figure_mib - self._figure_mib) > SLACK_MIB or self._figure_mib < 0:
-            self._figure_mib, self._since_sec, self._stamp = figure_mib, now_sec, stamp
-        return stamp != self._stamp and now_sec - self._since_sec >= self.for_sec
+    def add(self, used_mib: int, read_usec: int, now_sec: float) -> bool:
+        """Add a reading and return whether the memory has been stable for long enough.
+
+        Args:
+            used_mib: memory that the consumer holds.
+            read_usec: time stamp of the reading.
+            now_sec: current time of the monotonic clock.
+        """
+        self.peak_mib = max(self.peak_mib, used_mib)
+        if abs(used_mib - self._reference_mib) > SLACK_MIB or self._reference_mib < 0:
+            self._reference_mib, self._since_sec, self._read_usec = used_mib, now_sec, read_usec
+        # Polling the same reading again proves nothing: a newer one has to confirm the value.
+        return read_usec != self._read_usec and now_sec - self._since_sec >= self.stable_sec
 
 
 @dataclass
@@ -104,28 +121,33 @@ class Calibrator:
     """Measures one consumer.
 
     Attributes:
-        client: to ask.
-        name: of the consumer.
-        timeout_sec: for each wait: until it is granted, until its memory is there, until that is still.
-        say: tells a person what is being done.
-        show: shows a figure that changes, "" for nothing any more.
-        options: the shared ones, for the progress of calls that wait.
+        client: a connection to the daemon.
+        name: the consumer's name.
+        timeout_sec: limit of each wait in seconds: for the grant, for its memory to appear, for it to be stable.
+        log: prints a line about the current step.
+        show_progress: shows a value that changes; "" clears it.
+        options: the shared options, for the progress of calls that wait.
     """
 
     client: Client
     name: str
     timeout_sec: float
-    say: Callable[[str], None]
-    show: Callable[[str], None]
+    log: Callable[[str], None]
+    show_progress: Callable[[str], None]
     options: GlobalOptions
     _ended: dict[str, str] = field(default_factory=dict, init=False)
     _lease: str = field(default="", init=False)
 
     async def run(self) -> Calibration:
-        """Measure. Raises Failure, and what the client raises."""
-        await self.client.listen_for_ends(self._hear)
+        """Run all measurements.
+
+        Raises:
+            Failure: the consumer cannot be measured, a wait timed out, or the lease ended.
+            BusError, BusLost: as the client raises them.
+        """
+        await self.client.listen_for_lease_ends(self._on_lease_ended)
         entry = consumer_of(await self.client.status(), self.name)
-        self._require_figures(entry)
+        self._require_readings(entry)
         was_resident = entry["residency"] == "resident"
         result = Calibration(self.name, int(entry["vram_resident_mib"]))
         for method in tuple(entry.get("evict") or ()) or ("",):
@@ -133,133 +155,141 @@ class Calibrator:
             if method:
                 result = replace(result, unloads=(*result.unloads, await self._unload(method, result.steady_mib)))
         if was_resident and result.unloads and not entry.get("lazy"):
-            self.say(f"loading {self.name} again, since it was resident before")
+            self.log(f"loading {self.name} again because it was resident before")
             if result.loads_usec:
-                await self._watched(self.client.load(self.name, self._within(), self.timeout_sec))
-            else:  # no load was seen yet: what it takes, and what it holds while it loads, is this one's to tell
+                await self._call(self.client.load(self.name, self._timeout_option(), self.timeout_sec))
+            else:  # it was resident at the first acquire, so this is the only load that can be measured
                 result = await self._load(entry, result)
         return result
 
-    def _hear(self, signal: Signal) -> None:
-        if len(signal.body) == 3:  # also where it is told before we know that this lease is ours
+    def _on_lease_ended(self, signal: Signal) -> None:
+        # Recorded for every lease: the signal may arrive before the reply of Acquire with the id of our lease.
+        if len(signal.body) == 3:
             self._ended[str(signal.body[0])] = str(signal.body[2])
 
-    def _require_figures(self, entry: Entry) -> None:
+    def _require_readings(self, entry: StatusEntry) -> None:
         if entry.get("vram_resident_mib") is None:
-            raise Failure(ExitCode.FAILURE, f"{self.name} cannot be loaded to be measured: {entry.get('error')}")
+            raise Failure(ExitCode.FAILURE, f"cannot measure {self.name}: it cannot be loaded: {entry.get('error')}")
         if entry.get("used_mib") is None:
-            why = "gpumand cannot tell how much it holds (no figures, or its processes are not known to be its own)"
-            raise Failure(ExitCode.FAILURE, f"{self.name} cannot be measured: {why}; gpumanctl doctor may know more")
+            why = "its memory use is unknown (no VRAM readings, or its processes cannot be identified)"
+            raise Failure(ExitCode.FAILURE, f"cannot measure {self.name}: {why}. Check with: gpumanctl doctor")
 
-    async def _watched(self, call: Coroutine[Any, Any, T]) -> T:
-        return await watched(self.client, self.name, call, self.options)
+    async def _call(self, call: Coroutine[Any, Any, T]) -> T:
+        return await with_progress(self.client, self.name, call, self.options)
 
-    def _within(self) -> dict[str, tuple[str, Any]]:
+    def _timeout_option(self) -> dict[str, tuple[str, Any]]:
         return {"timeout_usec": ("t", to_usec(self.timeout_sec))}
 
     # -- loading -------------------------------------------------------------------------------------------------
 
-    async def _load(self, entry: Entry, result: Calibration) -> Calibration:
-        """Loaded under a lease until its memory is still; the lease is given back."""
-        self.say(f"acquiring {self.name}")
+    async def _load(self, entry: StatusEntry, result: Calibration) -> Calibration:
+        """Load it under a lease, wait until its memory is stable, and release the lease."""
+        self.log(f"acquiring {self.name}")
         began_usec = time.time_ns() // 1000
-        wish = {**self._within(), "lifetime": ("s", "connection"), "reason": ("s", REASON)}
-        self._lease, grant = await self._watched(self.client.acquire(self.name, wish, self.timeout_sec))
+        call_options = {**self._timeout_option(), "lifetime": ("s", "connection"), "reason": ("s", REASON)}
+        self._lease, grant = await self._call(self.client.acquire(self.name, call_options, self.timeout_sec))
         if entry.get("lazy"):
-            self.say(
-                f"{self.name} loads on a request of its own: send it one now, as large as they come{_where(grant)}"
+            self.log(
+                f"{self.name} loads its model on the first request: send it a request now, as large as any it will get"
+                f"{_endpoint_suffix(grant)}"
             )
-        await self._until(f"memory of {self.name} to appear", self._appeared)
-        still = Stillness(AT_REST_SEC)
-        await self._until(f"memory of {self.name} to be still", lambda status: self._is_still(still, status))
+        await self._wait_until(f"{self.name} to allocate memory", self._has_memory)
+        stability = StabilityDetector(AT_REST_SEC)
+        await self._wait_until(
+            f"the memory of {self.name} to be stable", lambda status: self._is_stable(stability, status)
+        )
         steady_mib = held_mib(await self.client.status(), self.name) or 0
         took_usec = await self._load_usec(began_usec) if grant.get("loaded") else None
         lease, self._lease = self._lease, ""
         await self.client.release(lease)
         took = f", loaded in {usec(took_usec)}" if took_usec else ""
-        self.say(f"{self.name} holds {mib(steady_mib)} at rest, {mib(still.peak_mib)} at most{took}")
+        self.log(f"{self.name} holds {mib(steady_mib)} at rest, peak {mib(stability.peak_mib)}{took}")
         return replace(
             result,
             steady_mib=max(result.steady_mib, steady_mib),
-            peak_mib=max(result.peak_mib, still.peak_mib),
+            peak_mib=max(result.peak_mib, stability.peak_mib),
             loads_usec=(*result.loads_usec, took_usec) if took_usec else result.loads_usec,
         )
 
-    def _appeared(self, status: Entry) -> bool:
+    def _has_memory(self, status: StatusEntry) -> bool:
         return (held_mib(status, self.name) or 0) > SLACK_MIB
 
-    def _is_still(self, still: Stillness, status: Entry) -> bool:
+    def _is_stable(self, stability: StabilityDetector, status: StatusEntry) -> bool:
         held = held_mib(status, self.name)
         if held is None:
             return False
-        self.show(f"{self.name} holds {mib(held)}, {mib(still.peak_mib)} at most so far")
-        return still.feed(held, stamp_of(status), time.monotonic())
+        self.show_progress(f"{self.name} holds {mib(held)}, peak so far {mib(stability.peak_mib)}")
+        return stability.add(held, newest_reading_usec(status), time.monotonic())
 
     async def _load_usec(self, since_usec: int) -> int | None:
-        """How long the load itself took, without the wait for its turn."""
-        wish = {"consumer": ("s", self.name), "kinds": ("as", ["load"]), "since_usec": ("t", since_usec)}
-        loads = await self.client.history(wish)
+        """Duration of the load without the time in the queue, in microseconds; None when it is not in the history."""
+        call_options = {"consumer": ("s", self.name), "kinds": ("as", ["load"]), "since_usec": ("t", since_usec)}
+        loads = await self.client.history(call_options)
         return int(loads[0]["duration_usec"]) if loads and loads[0].get("duration_usec") else None
 
     # -- unloading -----------------------------------------------------------------------------------------------
 
     async def _unload(self, method: str, steady_mib: int) -> Unload:
-        """Evicted by one method; one that fails is a result too.
+        """Evict the consumer by one method; a failed eviction is a result too.
 
-        One that leaves more behind than is declared fails by the daemon's word, and so does every unload route of a
-        consumer whose residual_mib is still to be found out: what it freed is looked at all the same.
+        The daemon reports a failure when more memory stays than is declared. That is so for every unload route of a
+        consumer whose residual_mib is not configured yet, therefore the freed memory is measured after a failure too.
         """
-        self.say(f"evicting {self.name} by {method}")
+        self.log(f"evicting {self.name} by {method}")
         try:
-            wish = {**self._within(), "method": ("s", method)}
-            outcome = await self._watched(self.client.evict(self.name, wish, self.timeout_sec))
+            call_options = {**self._timeout_option(), "method": ("s", method)}
+            outcome = await self._call(self.client.evict(self.name, call_options, self.timeout_sec))
         except BusError as error:
-            if error.name not in REFUSED:
+            if error.name not in RECORDED_ERRORS:
                 raise
-            self.say(f"that failed: {error.message}")
-            if error.name != OWN + "EvictionFailed":
+            self.log(f"the eviction failed: {error.message}")
+            if error.name != ERROR_PREFIX + "EvictionFailed":
                 return Unload(method, error=error.message)
-            stayed_mib = await self._stayed_mib()
-            freed_mib = max(0, steady_mib - (steady_mib if stayed_mib is None else stayed_mib))
-            return Unload(method, 0, freed_mib, stayed_mib, error.message)
-        stayed_mib = await self._stayed_mib()
+            residual_mib = await self._residual_mib()
+            freed_mib = max(0, steady_mib - (steady_mib if residual_mib is None else residual_mib))
+            return Unload(method, 0, freed_mib, residual_mib, error.message)
+        residual_mib = await self._residual_mib()
         freed_mib, took_usec = int(outcome.get("freed_mib") or 0), int(outcome.get("duration_usec") or 0)
-        self.say(f"{method} freed {mib(freed_mib)} in {usec(took_usec)}, {mib(stayed_mib)} stayed")
-        return Unload(method, took_usec, freed_mib, stayed_mib)
+        self.log(f"{method} freed {mib(freed_mib)} in {usec(took_usec)}, {mib(residual_mib)} remained")
+        return Unload(method, took_usec, freed_mib, residual_mib)
 
-    async def _stayed_mib(self) -> int | None:
-        """What is held once nothing moves any more."""
-        still = Stillness(SETTLE_SEC)
-        await self._until("what stays to be still", lambda status: self._is_still(still, status))
+    async def _residual_mib(self) -> int | None:
+        """Memory that is still held once it is stable, in MiB; None when unknown."""
+        stability = StabilityDetector(RESIDUAL_STABLE_SEC)
+        await self._wait_until("the remaining memory to be stable", lambda status: self._is_stable(stability, status))
         return held_mib(await self.client.status(), self.name)
 
     # -- waiting -------------------------------------------------------------------------------------------------
 
-    async def _until(self, what: str, so: Callable[[Entry], bool]) -> None:
-        """Poll until it is so. Raises Failure when the time is over, or the lease is."""
+    async def _wait_until(self, what: str, condition: Callable[[StatusEntry], bool]) -> None:
+        """Poll the status until the condition holds.
+
+        Raises:
+            Failure: after ``timeout_sec``, or when the lease has ended.
+        """
         try:
             async with asyncio.timeout(self.timeout_sec):
-                while not so(await self.client.status()):
+                while not condition(await self.client.status()):
                     if why := self._ended.get(self._lease):
-                        raise Failure(ExitCode.FAILURE, f"the lease has ended ({why}): nothing was measured")
+                        raise Failure(ExitCode.FAILURE, f"the lease has ended ({why}); nothing was measured")
                     await asyncio.sleep(POLL_SEC)
         except TimeoutError:
-            line = f"waited {self.timeout_sec:g} s for {what}; --timeout waits longer"
+            line = f"timed out after {self.timeout_sec:g} s waiting for {what}. Wait longer with --timeout"
             raise Failure(ExitCode.FAILURE, line) from None
         finally:
-            self.show("")
+            self.show_progress("")
 
 
-def _where(grant: Entry) -> str:
+def _endpoint_suffix(grant: StatusEntry) -> str:
     return f" ({grant['endpoint']})" if grant.get("endpoint") else ""
 
 
-def held_mib(status: Entry, name: str) -> int | None:
-    """What a consumer's processes hold by this status; None when unknown."""
+def held_mib(status: StatusEntry, name: str) -> int | None:
+    """Memory that a consumer's processes hold according to this status, in MiB; None when unknown."""
     held = consumer_of(dict(status), name).get("used_mib")
     return None if held is None else int(held)
 
 
-def stamp_of(status: Entry) -> int:
-    """When the newest figures in it were read."""
+def newest_reading_usec(status: StatusEntry) -> int:
+    """Time of the newest VRAM reading in the status, in microseconds; 0 when there is none."""
     return max((int(one.get("sampled_usec") or 0) for one in status["devices"]), default=0)

@@ -1,4 +1,4 @@
-"""The command that ``run`` runs: started, signalled, waited for."""
+"""The child process of ``gpumanctl run``: starts it, passes signals on to it and waits for its end."""
 
 from __future__ import annotations
 
@@ -11,37 +11,41 @@ import time
 from collections.abc import Mapping, Sequence
 
 from gpumand.cli.errors import ExitCode, Failure
-from gpumand.cli.signals import JOB_CONTROL, Arrived
+from gpumand.cli.signals import JOB_CONTROL_SIGNALS, ReceivedSignal
 
 RESTORED = {signal.SIGPIPE, signal.SIGXFSZ}
-"""Python ignores these; a command expects them as they usually are."""
+"""Signals that Python ignores; the child gets their default action back, as a shell would give it."""
 
 
-def find_program(name: str) -> str:
+def resolve_program(name: str) -> str:
     """The path of a command.
 
     Raises:
-        Failure: 127 when there is none, 126 when it may not be executed, as a shell does.
+        Failure: with the exit codes of a shell: 127 for a missing command, 126 for a file that is not executable.
     """
     found = shutil.which(name)
     if found is not None:
         return found
-    there = os.path.exists(name) if os.sep in name else shutil.which(name, mode=os.F_OK) is not None
-    if there:
-        raise Failure(ExitCode.NOT_EXECUTABLE, f"{name} cannot be executed; no lease was asked for")
-    raise Failure(ExitCode.NOT_FOUND, f"{name}: command not found; no lease was asked for")
+    exists = os.path.exists(name) if os.sep in name else shutil.which(name, mode=os.F_OK) is not None
+    if exists:
+        raise Failure(ExitCode.NOT_EXECUTABLE, f"{name} is not executable; no lease was requested")
+    raise Failure(ExitCode.NOT_FOUND, f"{name}: command not found; no lease was requested")
 
 
 class Child:
-    """A running command.
+    """A running child process.
 
     Attributes:
         pid: its process id.
-        status: how it ended, as ``os.waitstatus_to_exitcode`` says it; None while it runs.
+        status: its exit code, or minus the signal that ended it (``os.waitstatus_to_exitcode``); None while it runs.
     """
 
     def __init__(self, path: str, argv: Sequence[str], environment: Mapping[str, str]) -> None:
-        """Start it, with all signals as a shell would have them. Raises Failure (126, 127)."""
+        """Start it with the default action for all signals.
+
+        Raises:
+            Failure: 127 for a missing file, 126 for one that cannot be executed.
+        """
         try:
             # posix_spawn sets mask and dispositions in the child itself: nothing can arrive in between.
             self.pid = os.posix_spawn(path, list(argv), environment, setsigmask=[], setsigdef=RESTORED)
@@ -53,32 +57,32 @@ class Child:
         self._resumed_at = 0.0
 
     async def wait(self) -> int:
-        """Return its status when it has ended."""
+        """Wait until the child has ended and return its status."""
         await self._ended.wait()
         return 0 if self.status is None else self.status
 
     def send(self, number: int) -> None:
-        """Signal it, unless it has ended."""
+        """Send it a signal, unless it has ended."""
         if self.status is None:
             os.kill(self.pid, number)
 
-    def handle(self, arrived: Arrived) -> None:
-        """Pass a signal on, unless the terminal gave it to the child already; SIGCHLD tells of the child itself.
+    def handle(self, received: ReceivedSignal) -> None:
+        """Pass a signal on to the child, unless the terminal has sent it to the child as well; SIGCHLD reaps the child.
 
-        Who signals a whole group or control group reaches the child twice; nothing tells that from a signal that was
-        meant for us. In units that use ``run``, KillMode=mixed keeps systemd from doing so.
+        A signal to a whole process group or control group reaches the child twice: it cannot be distinguished from a
+        signal to this process only. In units that use ``run``, KillMode=mixed keeps systemd from sending it twice.
         """
-        if arrived.number == signal.SIGCHLD:
-            self._look()
-        elif arrived.by_process and not self._is_stale(arrived):
-            self.send(arrived.number)
+        if received.number == signal.SIGCHLD:
+            self._reap()
+        elif received.by_process and not self._is_stale(received):
+            self.send(received.number)
 
-    def _is_stale(self, arrived: Arrived) -> bool:
-        """A stop from before we were continued: the kernel drops those of its own queue then, and so must we."""
-        return arrived.number in JOB_CONTROL and arrived.at < self._resumed_at
+    def _is_stale(self, received: ReceivedSignal) -> bool:
+        """Whether it is a stop signal from before a SIGCONT, at which the kernel drops pending stop signals as well."""
+        return received.number in JOB_CONTROL_SIGNALS and received.at < self._resumed_at
 
-    def _look(self) -> None:
-        """See what became of it: ended, or stopped by job control, in which case our shell must see us stop too."""
+    def _reap(self) -> None:
+        """Collect the child's state: ended, or stopped by job control."""
         while self.status is None:
             pid, status = os.waitpid(self.pid, os.WNOHANG | os.WUNTRACED)
             if not pid:
@@ -86,6 +90,7 @@ class Child:
             if not os.WIFSTOPPED(status):
                 self.status = os.waitstatus_to_exitcode(status)
                 self._ended.set()
-            elif os.WSTOPSIG(status) in JOB_CONTROL:
+            elif os.WSTOPSIG(status) in JOB_CONTROL_SIGNALS:
+                # The shell waits for this process, not for the child: it gets its prompt back only when we stop too.
                 os.kill(os.getpid(), signal.SIGSTOP)
                 self._resumed_at = time.monotonic()

@@ -1,4 +1,4 @@
-"""The asking, as the commands know it: it is the client library's."""
+"""The D-Bus client that the commands use; it is the one of the client library."""
 
 from __future__ import annotations
 

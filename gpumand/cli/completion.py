@@ -1,6 +1,6 @@
-"""What a shell may complete: consumers and leases, as far as a running gpumand tells them at once.
+"""Shell completion of consumers, leases and GPUs, from the status of a running gpumand.
 
-A completion never complains, never starts the daemon, and never keeps anybody waiting.
+A completion prints no errors, never starts the daemon, and gives up after ``LIMIT_SEC``.
 """
 
 from __future__ import annotations
@@ -17,23 +17,23 @@ from gpumand.cli.options import global_options
 from gpumand.cli.session import connected
 
 LIMIT_SEC = 1.0
-"""Nobody wants to wait for a completion."""
+"""Maximum time for one completion, in seconds."""
 
 
 def consumers(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
-    """Names of consumers that begin so."""
+    """Names of consumers that start with ``incomplete``."""
     return _beginning(_column(ctx, "consumers", "name"), incomplete)
 
 
 def leases(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
-    """Ids of our own leases that begin so; those of others where none of ours does."""
+    """Ids of the caller's own leases that start with ``incomplete``; ids of other leases when none of them does."""
     entries = _entries(ctx, "leases")
     own = [one for one in entries if one.get("owner_uid") == os.getuid()]
     return _beginning(_texts(own, "id"), incomplete) or _beginning(_texts(entries, "id"), incomplete)
 
 
 def devices(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
-    """Indices of GPUs, or their UUIDs where one was begun."""
+    """Indices of GPUs; their UUIDs too once a character was typed."""
     entries = _entries(ctx, "devices")
     indices = [str(one.get("index", "")) for one in entries]
     return _beginning([*indices, *_texts(entries, "uuid")] if incomplete else indices, incomplete)
@@ -48,12 +48,12 @@ def _column(ctx: click.Context, table: str, key: str) -> list[str]:
 
 
 def _texts(entries: list[dict[str, Any]], key: str) -> list[str]:
-    """One column, without what no shell should get: control characters."""
+    """The values of one key; a value with control characters is left out, since the shell would print it raw."""
     return [one[key] for one in entries if isinstance(one.get(key), str) and one[key].isprintable()]
 
 
 def _entries(ctx: click.Context, table: str) -> list[dict[str, Any]]:
-    """One table of the status; empty for any reason not to have it."""
+    """One table of the status; empty when the status is not available for any reason."""
     try:
         status = asyncio.run(asyncio.wait_for(_status(ctx), LIMIT_SEC))
     except (BusError, BusLost, NoBus, Mismatch, TimeoutError, click.UsageError):
@@ -62,6 +62,9 @@ def _entries(ctx: click.Context, table: str) -> list[dict[str, Any]]:
 
 
 async def _status(ctx: click.Context) -> dict[str, Any]:
-    """A snapshot of a daemon that runs already; a call alone would have the bus start it."""
+    """The status of a running daemon; {} when none runs.
+
+    Checking first matters: a call to a name without an owner makes the bus start the daemon.
+    """
     async with connected(global_options(ctx)) as client:
         return await client.status() if await client.is_running() else {}

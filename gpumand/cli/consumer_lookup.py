@@ -1,4 +1,4 @@
-"""What the daemon knows of one consumer, for a line that tells what came of something."""
+"""Looks up one consumer in the daemon's status, for messages that report the result of a call."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from gpumand.bus.connection_errors import BusError, BusLost
 from gpumand.cli.client import Client
 
 
-async def entry_of(client: Client, consumer: str) -> Mapping[str, Any]:
-    """Its entry of the status as it is now; {} where there is none, or nobody answers any more.
+async def consumer_entry(client: Client, consumer: str) -> Mapping[str, Any]:
+    """The consumer's entry in the current status; {} when it has none or the daemon does not answer.
 
-    What is to be told has happened already: that no more can be said of it is no failure.
+    The call whose result is reported has already succeeded, so a failure here must not turn it into an error.
     """
     with suppress(BusError, BusLost):
         status = await client.status()

@@ -1,4 +1,4 @@
-"""Durations as systemd writes them: ``90s``, ``15min``, ``1h 30m``, ``250ms``; a bare number is seconds."""
+"""Parses durations in systemd's notation: ``90s``, ``15min``, ``1h 30m``, ``250ms``; a bare number is seconds."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import click
 
 if TYPE_CHECKING:
     _Type = click.ParamType[float]
-else:  # generic only for type checkers: click 8.1 has it as a plain class
+else:  # in click 8.1 ParamType is not generic at run time
     _Type = click.ParamType
 
 UNITS = {
@@ -37,52 +37,52 @@ UNITS = {
     "weeks": 604800.0,
 }
 LONGEST_SEC = 100 * 365 * 86400.0
-"""More than a century is a slip of the finger, and would not fit everywhere."""
+"""100 years. A longer duration is a typing error, and its microseconds would overflow."""
 
 _PART = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([a-z]*)", re.ASCII)
 
 
 def parse_duration(text: str) -> float:
-    """Seconds that the text stands for.
+    """The duration in seconds.
 
     Raises:
-        ValueError: one line that says what is wrong with it.
+        ValueError: the text is not a duration; its message is one line for the user.
     """
     position, parts, stripped = 0, [], text.strip()
     while position < len(stripped) and (part := _PART.match(stripped, position)):
         parts.append(part.groups())
         position = part.end()
-    # A bare number is seconds only alone: in 1h30 somebody else would read minutes.
-    clear = len(parts) == 1 or all(unit for _, unit in parts)
-    if not parts or position < len(stripped) or not clear:
-        raise ValueError(f"'{text}' is no duration; write 90s, 15min or 1h30m")
+    # A number without a unit is seconds only when it stands alone: 1h30 is likely to mean 30 minutes.
+    is_unambiguous = len(parts) == 1 or all(unit for _, unit in parts)
+    if not parts or position < len(stripped) or not is_unambiguous:
+        raise ValueError(f"'{text}' is not a duration; write, for example, 90s, 15min or 1h30m")
     total = sum(float(number) * _factor(unit) for number, unit in parts)
     if total > LONGEST_SEC:
-        raise ValueError(f"'{text}' is no duration that anybody could wait for")
+        raise ValueError(f"'{text}' is not a duration that is supported; the longest is 100 years")
     return total
 
 
 def _factor(unit: str) -> float:
-    """Seconds in one of these; a bare number counts seconds."""
+    """Seconds in one unit; "" is seconds."""
     if not unit:
         return 1.0
     if unit not in UNITS:
-        raise ValueError(f"'{unit}' is no unit of time; use us, ms, s, min, h, d or w")
+        raise ValueError(f"'{unit}' is not a unit of time; use us, ms, s, min, h, d or w")
     return UNITS[unit]
 
 
 def to_usec(seconds: float) -> int:
-    """Microseconds, as D-Bus has them."""
+    """Seconds to microseconds, the unit of durations on D-Bus."""
     return round(seconds * 1_000_000)
 
 
 class Duration(_Type):
-    """A click type for durations; gives seconds."""
+    """Click parameter type for a duration; its value is in seconds."""
 
     name = "duration"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        """Parse, or fail as click wants it."""
+        """Parse the value; a usage error when it is not a duration."""
         if isinstance(value, float):
             return value
         try:

@@ -1,4 +1,4 @@
-"""Every ending that is not a success: its exit code, and one line that says what is probably wrong."""
+"""Turns every exception into an exit code and one line for the user: what happened, and what to do about it."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from enum import IntEnum
 from gpumand.bus.connection_errors import BusError, BusLost, BusTimeout
 from gpumand.bus.names import BUS_NAME
 from gpumand.cli.options import GlobalOptions
-from gpumand.client.errors import LEFT, NOBODY, NOT_STARTED, UNSPOKEN, Mismatch
-from gpumand.domain.errors import FREEDESKTOP, OWN, InvalidArgs
+from gpumand.client.errors import ACTIVATION_ERRORS, DISCONNECT_ERRORS, NO_OWNER_ERRORS, UNKNOWN_CALL_ERRORS, Mismatch
+from gpumand.domain.errors import ERROR_PREFIX, FREEDESKTOP_ERROR_PREFIX, InvalidArgs
 from gpumand.version import VERSION
 
-__all__ = ["ExitCode", "Failure", "Mismatch", "NoBus", "hint_for", "interpret", "not_started"]
+__all__ = ["ExitCode", "Failure", "Mismatch", "NoBus", "daemon_did_not_start", "hint_for", "interpret"]
 
 
 class ExitCode(IntEnum):
-    """What the shell is told."""
+    """Exit codes of gpumanctl."""
 
     OK = 0
     FAILURE = 1
@@ -30,11 +30,11 @@ class ExitCode(IntEnum):
 
 
 class Failure(Exception):
-    """An ending with a line for people.
+    """A failure with an exit code and a message for the user.
 
     Attributes:
         code: exit code.
-        message: one line; "" for endings that need no words.
+        message: one line; "" to print nothing.
     """
 
     def __init__(self, code: ExitCode, message: str) -> None:
@@ -44,23 +44,23 @@ class Failure(Exception):
 
 
 class NoBus(Exception):
-    """There is no bus where we looked for one; the message says why."""
+    """The connection to the D-Bus bus could not be opened; the message is the reason."""
 
 
 def interpret(error: Exception, options: GlobalOptions) -> Failure | None:
-    """What an exception means for whoever typed the command, or None where it is a fault of our own."""
+    """Translate an exception into a failure for the user; None for an exception that only a bug can cause."""
     if isinstance(error, Failure):
         return error
     if isinstance(error, BusError) and not isinstance(error, BusTimeout):
-        return _answered(error, options)
-    line = _trouble(error, options)
+        return _bus_error(error, options)
+    line = _connection_error(error, options)
     return Failure(ExitCode.FAILURE, line) if line else None
 
 
-def _trouble(error: Exception, options: GlobalOptions) -> str:
-    """The line for what is neither an answer nor our own; "" for anything else."""
+def _connection_error(error: Exception, options: GlobalOptions) -> str:
+    """The message when no answer came, or an unusable one; "" for any other exception."""
     if isinstance(error, BusTimeout):
-        return f"gpumand did not answer in time ({error.message}); {_look(options)}"
+        return f"gpumand did not answer in time ({error.message}); {_log_hint(options)}"
     if isinstance(error, NoBus):
         return _no_bus(str(error), options)
     if isinstance(error, BusLost):
@@ -70,29 +70,29 @@ def _trouble(error: Exception, options: GlobalOptions) -> str:
     return f"{_mismatch(options)} ({error})" if isinstance(error, Mismatch) else ""
 
 
-def _answered(error: BusError, options: GlobalOptions) -> Failure:
-    """An error that came over the bus: from the daemon, or from the bus for want of one."""
-    teller = _TELLERS.get(error.name)
-    if teller is not None:
-        return teller(error, options)
-    if error.name.startswith(OWN) or error.name == FREEDESKTOP + "InvalidArgs":
+def _bus_error(error: BusError, options: GlobalOptions) -> Failure:
+    """An error reply: from the daemon, or from the bus when no daemon is there."""
+    handler = _HANDLERS.get(error.name)
+    if handler is not None:
+        return handler(error, options)
+    if error.name.startswith(ERROR_PREFIX) or error.name == FREEDESKTOP_ERROR_PREFIX + "InvalidArgs":
         code = ExitCode.NO_SUCH if error.name in _NO_SUCH else ExitCode.FAILURE
         return Failure(code, error.message + hint_for(error.name, error.message))
     return Failure(ExitCode.FAILURE, f"{error.message} ({error.name})")
 
 
 def hint_for(name: str, message: str) -> str:
-    """What to look at next, unless the message says what was meant."""
+    """The advice for a D-Bus error name; "" when the message already suggests a name, or there is none."""
     return "" if "did you mean" in message else _HINTS.get(name, "")
 
 
-_NO_SUCH = {OWN + "NoSuchConsumer", OWN + "NoSuchLease"}
+_NO_SUCH = {ERROR_PREFIX + "NoSuchConsumer", ERROR_PREFIX + "NoSuchLease"}
 
 _HINTS = {
-    OWN + "NoSuchConsumer": "; gpumanctl list shows what is configured",
-    OWN + "NoSuchLease": "; gpumanctl status shows the leases that stand",
-    OWN + "NoSuchDevice": "; gpumanctl status shows the GPUs",
-    OWN + "TimedOut": "; --timeout 5min or --wait waits longer",
+    ERROR_PREFIX + "NoSuchConsumer": "; list the configured consumers with: gpumanctl list",
+    ERROR_PREFIX + "NoSuchLease": "; list the active leases with: gpumanctl status",
+    ERROR_PREFIX + "NoSuchDevice": "; list the GPUs with: gpumanctl status",
+    ERROR_PREFIX + "TimedOut": "; wait longer with --timeout 5min or --wait",
 }
 
 
@@ -101,37 +101,42 @@ def _not_running(_: BusError, options: GlobalOptions) -> Failure:
         start = f"start it with: gpumand --bus-address '{options.bus_address}'"
     else:
         start = f"start it with: systemctl {'--user ' if options.user else ''}start gpumand"
-    return Failure(ExitCode.NOT_RUNNING, f"gpumand is not running (nobody owns {BUS_NAME} on {_bus(options)}); {start}")
+    return Failure(
+        ExitCode.NOT_RUNNING, f"gpumand is not running ({BUS_NAME} has no owner on {_bus(options)}); {start}"
+    )
 
 
 def _activation_failed(error: BusError, options: GlobalOptions) -> Failure:
-    line = f"gpumand is not running, and could not be started: {error.message}; {_look(options)}"
+    line = f"gpumand is not running and could not be started: {error.message}; {_log_hint(options)}"
     return Failure(ExitCode.NOT_RUNNING, line)
 
 
-def not_started(error: BusTimeout, options: GlobalOptions) -> Failure:
-    """What it means that nobody answers and nobody is there: it was started by the bus, and ended at once."""
-    line = f"gpumand is not running, and could not be started ({error.message}); {_look(options)}"
+def daemon_did_not_start(error: BusTimeout, options: GlobalOptions) -> Failure:
+    """The failure when a call timed out and gpumand has no owner: the bus started it, and it exited at once."""
+    line = f"gpumand is not running and could not be started ({error.message}); {_log_hint(options)}"
     user = "--user " if options.user else ""
-    mend = f"; or check its files with: gpumanctl {user}config-check, and then: systemctl {user}restart gpumand"
-    return Failure(ExitCode.NOT_RUNNING, line + ("" if options.bus_address else mend))
+    fix = f"; or check the configuration with: gpumanctl {user}config-check, then: systemctl {user}restart gpumand"
+    return Failure(ExitCode.NOT_RUNNING, line + ("" if options.bus_address else fix))
 
 
 def _denied(error: BusError, options: GlobalOptions) -> Failure:
-    """Refused by polkit through the daemon, or by the bus's own policy."""
+    """Permission denied: by polkit through the daemon, or by the policy of the bus itself."""
+    # AccessDenied is also what a bus itself answers; its text, which differs by bus implementation, shows it.
     if any(words in error.message for words in ("Rejected send", "not authorized to send")):
-        line = "the bus does not let this user talk to gpumand; its policy org.gpumand1.conf may not be installed"
-        return Failure(ExitCode.FAILURE, f"no permission: {line}, or ask as root")
-    return Failure(ExitCode.FAILURE, f"no permission: {error.message}{_way_in(error.message)}")
+        line = "the D-Bus policy does not allow this user to call gpumand; check that org.gpumand1.conf is installed"
+        return Failure(ExitCode.FAILURE, f"permission denied: {line}, or use sudo")
+    # The daemon's own refusals start with these words already; those of polkit and of the bus do not.
+    prefix = "" if error.message.startswith("Permission denied") else "permission denied: "
+    return Failure(ExitCode.FAILURE, f"{prefix}{error.message}{_permission_hint(error.message)}")
 
 
-def _way_in(message: str) -> str:
-    """What gives somebody who was refused the right to ask."""
+def _permission_hint(message: str) -> str:
+    """The advice on how to get the permission, from the daemon's message."""
     if "root" not in message:
-        return "; ask as root (sudo), or allow it with a polkit rule"
+        return "; use sudo, or allow it with a polkit rule"
     if "org.gpumand1.acquire" in message:
-        return "; members of the group gpumand are allowed to: sudo gpasswd --add NAME gpumand"
-    return "; ask with sudo" if "org.gpumand1." in message else ""
+        return "; join the group gpumand: sudo gpasswd --add NAME gpumand, then log in again"
+    return "; use sudo" if "org.gpumand1." in message else ""
 
 
 def _interface(error: BusError, options: GlobalOptions) -> Failure:
@@ -139,34 +144,39 @@ def _interface(error: BusError, options: GlobalOptions) -> Failure:
 
 
 def _went_away(error: BusError, options: GlobalOptions) -> Failure:
-    line = f"gpumand left the bus while it was asked (stopped, restarted or crashed): {error.message}; {_look(options)}"
+    line = (
+        f"gpumand left the bus during the call (stopped, restarted or crashed): {error.message}; {_log_hint(options)}"
+    )
     return Failure(ExitCode.FAILURE, line)
 
 
-_TELLERS: dict[str, Callable[[BusError, GlobalOptions], Failure]] = {
-    **dict.fromkeys(NOBODY, _not_running),
-    **dict.fromkeys(NOT_STARTED, _activation_failed),
+_HANDLERS: dict[str, Callable[[BusError, GlobalOptions], Failure]] = {
+    **dict.fromkeys(NO_OWNER_ERRORS, _not_running),
+    **dict.fromkeys(ACTIVATION_ERRORS, _activation_failed),
     **dict.fromkeys(
-        (FREEDESKTOP + "AccessDenied", FREEDESKTOP + "AuthFailed", FREEDESKTOP + "InteractiveAuthorizationRequired"),
+        (
+            FREEDESKTOP_ERROR_PREFIX + "AccessDenied",
+            FREEDESKTOP_ERROR_PREFIX + "AuthFailed",
+            FREEDESKTOP_ERROR_PREFIX + "InteractiveAuthorizationRequired",
+        ),
         _denied,
     ),
-    **dict.fromkeys(UNSPOKEN, _interface),
-    **dict.fromkeys(LEFT, _went_away),
+    **dict.fromkeys(UNKNOWN_CALL_ERRORS, _interface),
+    **dict.fromkeys(DISCONNECT_ERRORS, _went_away),
 }
 
 
 def _mismatch(options: GlobalOptions) -> str:
     restart = "" if options.bus_address else f" (systemctl {'--user ' if options.user else ''}restart gpumand)"
-    return (
-        f"the running gpumand does not speak as gpumanctl {VERSION} does; was it upgraded and not restarted?{restart}"
-    )
+    return f"the running gpumand does not match gpumanctl {VERSION}; if it was upgraded, restart it{restart}"
 
 
 def _no_bus(why: str, options: GlobalOptions) -> str:
     if options.bus_address:
         return why
-    session = "is there a session bus here? without --user the system bus is asked"
-    hint = session if options.user else "is dbus.socket up? --user asks the session bus"
+    session = "check that this session has a D-Bus session bus, or omit --user to use the system bus"
+    system = "check that dbus.socket is active, or use the session bus with --user"
+    hint = session if options.user else system
     return f"{why}; {hint}"
 
 
@@ -176,7 +186,7 @@ def _bus(options: GlobalOptions) -> str:
     return "the session bus" if options.user else "the system bus"
 
 
-def _look(options: GlobalOptions) -> str:
+def _log_hint(options: GlobalOptions) -> str:
     if options.bus_address:
-        return "look at what it printed"
-    return f"look at: journalctl {'--user ' if options.user else ''}-u gpumand"
+        return "check its output"
+    return f"check its log: journalctl {'--user ' if options.user else ''}-u gpumand"

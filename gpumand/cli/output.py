@@ -1,6 +1,7 @@
-"""Where text goes: JSON for programs, lines for people, through a pager when they are many.
+"""Output on stdout: JSON for programs, text lines for people, through a pager when they do not fit the screen.
 
-What only some outputs need is imported by them: json, and shutil with its archive formats, are a twentieth of a status.
+Functions import json, shutil, shlex and subprocess themselves: json and shutil alone take a twentieth of the time of
+``gpumanctl status``.
 """
 
 from __future__ import annotations
@@ -18,23 +19,26 @@ if TYPE_CHECKING:
 
 DUMB = ("dumb", "unknown")
 PIPE_WIDTH = 120
-"""How wide pictures are where there is no screen; tables are not cut there at all."""
+"""Width of bars when stdout is not a terminal, in characters; tables are not cut then."""
 
 
 def is_screen(stream: IO[str]) -> bool:
-    """Whether somebody looks at it, on a terminal that can move its cursor."""
+    """Whether the stream is a terminal that can move its cursor."""
     return stream.isatty() and os.environ.get("TERM", "dumb") not in DUMB
 
 
 def screen_size() -> tuple[int, int]:
-    """Columns and lines: what COLUMNS and LINES say, else the terminal, else 80 by 24."""
+    """Columns and lines: from COLUMNS and LINES, else from the terminal, else 80 by 24."""
     from shutil import get_terminal_size
 
     return get_terminal_size((80, 24))
 
 
-def look_of(stream: IO[str], options: GlobalOptions) -> Theme:
-    """What the screen behind a stream can show; NO_COLOR (https://no-color.org) counts when it is not empty."""
+def theme_for(stream: IO[str], options: GlobalOptions) -> Theme:
+    """The theme that suits a stream: width, colors and characters.
+
+    NO_COLOR (https://no-color.org) turns colors off when it is not empty.
+    """
     terminal = stream.isatty()
     width = max(40, screen_size()[0]) if terminal else PIPE_WIDTH
     encoding = (getattr(stream, "encoding", None) or "ascii").lower().replace("-", "")
@@ -43,12 +47,15 @@ def look_of(stream: IO[str], options: GlobalOptions) -> Theme:
         color=is_screen(stream) and not os.environ.get("NO_COLOR"),
         unicode=encoding.startswith("utf"),
         legend=options.legend,
-        elastic=terminal,
+        fit_to_width=terminal,
     )
 
 
 def print_json(value: Any) -> None:
-    """One document: indented for a terminal, else on one line; ASCII, so that no terminal obeys what is in it."""
+    """Print one JSON document: indented on a terminal, else on one line.
+
+    The output is ASCII, so that no escape sequence inside a value reaches the terminal.
+    """
     import json
 
     indent = 2 if sys.stdout.isatty() else None
@@ -56,9 +63,9 @@ def print_json(value: Any) -> None:
 
 
 def print_lines(lines: Sequence[Text], options: GlobalOptions) -> None:
-    """Lines for people, colored where that is wanted, through a pager where they are more than the screen has."""
-    look = look_of(sys.stdout, options)
-    text = paint(lines, look)
+    """Print text lines: with colors where the terminal has them, through a pager when they do not fit the screen."""
+    theme = theme_for(sys.stdout, options)
+    text = paint(lines, theme)
     pager = _pager() if options.pager and sys.stdout.isatty() and is_screen(sys.stdout) else []
     if pager and len(lines) >= screen_size()[1]:
         _page(pager, text)
@@ -66,9 +73,9 @@ def print_lines(lines: Sequence[Text], options: GlobalOptions) -> None:
         _write(text)
 
 
-def paint(lines: Sequence[Text], look: Theme) -> str:
-    """The lines as a string, with escape sequences where the look has colors."""
-    if not look.color:
+def paint(lines: Sequence[Text], theme: Theme) -> str:
+    """The lines as a string, with escape sequences if the theme has colors."""
+    if not theme.color:
         return "".join(f"{line.plain}\n" for line in lines)
     from io import StringIO
 
@@ -82,13 +89,14 @@ def paint(lines: Sequence[Text], look: Theme) -> str:
 
 
 def _write(text: str) -> None:
+    # A character that the terminal's encoding lacks becomes "?", instead of an error in the middle of the output.
     encoding = sys.stdout.encoding or "ascii"
     sys.stdout.write(text.encode(encoding, "replace").decode(encoding))
     sys.stdout.flush()
 
 
 def _pager() -> list[str]:
-    """The command of the pager; empty for none."""
+    """The command line of the pager; empty for none."""
     import shlex
     from shutil import which
 
@@ -102,12 +110,13 @@ def _pager() -> list[str]:
 
 
 def _page(pager: list[str], text: str) -> None:
-    """Show a text in a pager; leaving it early is no error."""
+    """Show a text in a pager; quitting the pager early is not an error."""
     import subprocess
 
+    # F: exit when the text fits the screen, R: keep colors, S: cut long lines, X: do not clear the screen.
     environment = {"LESS": "FRSX", "LESSCHARSET": "utf-8"} | os.environ
     process = subprocess.Popen(pager, stdin=subprocess.PIPE, env=environment, text=True, errors="replace")
     try:
         process.communicate(text)
-    except KeyboardInterrupt:
+    except KeyboardInterrupt:  # Ctrl-C goes to the pager too: wait until it has restored the terminal
         process.wait()

@@ -1,4 +1,4 @@
-"""Shows what a waiting call waits for: a live line on a terminal, else (with ``-v``) a line at each change."""
+"""Shows the progress of a waiting call: a live line on a terminal, otherwise (with ``-v``) one line per change."""
 
 from __future__ import annotations
 
@@ -14,31 +14,31 @@ from gpumand.bus.connection_errors import BusError
 from gpumand.cli.client import Client
 from gpumand.cli.options import GlobalOptions
 from gpumand.cli.output import is_screen
-from gpumand.cli.render.progress import progress_line, stage
+from gpumand.cli.render.progress import progress_line, wait_status
 
 T = TypeVar("T")
 
 QUIET_START_SEC = 0.3
-"""Nothing is shown for what is over by then."""
+"""Calls that end within this time show no progress, in seconds."""
 
 POLL_SEC = 0.5
 
 
 class Display(Protocol):
-    """Where progress is shown."""
+    """A place to show progress."""
 
     def show(self, text: str, elapsed_sec: float) -> None:
-        """Show the stage and the seconds so far."""
+        """Show the current stage and the time since the call started, in seconds."""
 
     def close(self) -> None:
-        """Leave nothing behind that is no longer true."""
+        """End the display; progress that is out of date is removed."""
 
 
 class LiveLine:
-    """One line of a terminal, written over again and again, and gone at the end."""
+    """One line on a terminal (stderr) that is overwritten with each update and cleared at the end."""
 
     def show(self, text: str, elapsed_sec: float) -> None:
-        """Write it over what stood there."""
+        """Overwrite the line."""
         width = shutil.get_terminal_size((80, 24)).columns
         self._write(f"\r{progress_line(text, elapsed_sec, width)}\x1b[K")
 
@@ -53,23 +53,23 @@ class LiveLine:
 
 
 class ChangeLog:
-    """A line on stderr whenever the stage is another."""
+    """Prints a line on stderr whenever the stage changes."""
 
     def __init__(self) -> None:
         self._last = ""
 
     def show(self, text: str, elapsed_sec: float) -> None:
-        """Write it unless it is what was written last."""
+        """Print the line, unless the stage is the one that was printed last."""
         if text != self._last:
             print(progress_line(text, elapsed_sec, 1000), file=sys.stderr, flush=True)
         self._last = text
 
     def close(self) -> None:
-        """Lines that were written stay."""
+        """Nothing to remove: printed lines stay."""
 
 
 def display_for(options: GlobalOptions) -> Display | None:
-    """How progress is shown here, or None for not at all."""
+    """The display that suits the options and stderr; None to show nothing."""
     if options.quiet:
         return None
     if is_screen(sys.stderr):
@@ -77,10 +77,16 @@ def display_for(options: GlobalOptions) -> Display | None:
     return ChangeLog() if options.verbose else None
 
 
-async def watched(client: Client, consumer: str, call: Coroutine[Any, Any, T], options: GlobalOptions) -> T:
-    """Await a call and show meanwhile what it waits for.
+async def with_progress(client: Client, consumer: str, call: Coroutine[Any, Any, T], options: GlobalOptions) -> T:
+    """Await a call and show its progress meanwhile.
 
-    When this is cancelled, so is the call; the caller then closes the connection, which is what withdraws the request.
+    Cancelling this cancels the call. The caller then has to close the connection, which withdraws the request.
+
+    Args:
+        client: a connection to the daemon, also used to read the status.
+        consumer: the consumer that the call is about.
+        call: the call to await.
+        options: whether and how progress is shown.
     """
     display = display_for(options)
     if display is None:
@@ -90,19 +96,20 @@ async def watched(client: Client, consumer: str, call: Coroutine[Any, Any, T], o
     try:
         return await task
     finally:
-        task.cancel()
+        task.cancel()  # a task of its own, which would go on when only this coroutine is cancelled
         watcher.cancel()
-        await asyncio.wait([watcher])
+        await asyncio.wait([watcher])  # before close(): the watcher could draw the line once more
         display.close()
 
 
 async def _watch(client: Client, consumer: str, display: Display) -> None:
-    """Ask for the status every now and then; a status that cannot be had is no reason to fail."""
+    """Poll the status and show the stage of the call, until cancelled; a failed poll is skipped."""
     started = time.monotonic()
     await asyncio.sleep(QUIET_START_SEC)
     while True:
-        if client.is_away:  # asking for the status would have the bus start it, and somebody may have stopped it
-            display.show(f"{consumer}: waiting: gpumand left the bus; it may be restarting", time.monotonic() - started)
+        # No poll while the daemon is away: the call would make the bus start a daemon that was stopped on purpose.
+        if client.is_waiting_for_daemon:
+            display.show(f"{consumer}: waiting: gpumand left the bus and may be restarting", time.monotonic() - started)
             await asyncio.sleep(POLL_SEC)
             continue
         try:
@@ -111,5 +118,5 @@ async def _watch(client: Client, consumer: str, display: Display) -> None:
             await asyncio.sleep(POLL_SEC)
             continue
         elapsed = time.monotonic() - started
-        display.show(stage(status, consumer, os.getuid(), elapsed), elapsed)
+        display.show(wait_status(status, consumer, os.getuid(), elapsed), elapsed)
         await asyncio.sleep(POLL_SEC)

@@ -1,4 +1,4 @@
-"""From a command line to a conversation: picks the bus, connects, runs the questions, and always closes."""
+"""Connects a command to the daemon: selects the bus, connects, runs the calls and always closes the connection."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import click
 
 from gpumand.bus.connection_errors import BusError, BusLost, BusTimeout
 from gpumand.cli.client import Client
-from gpumand.cli.errors import NoBus, not_started
+from gpumand.cli.errors import NoBus, daemon_did_not_start
 from gpumand.cli.options import GlobalOptions, global_options
 
 T = TypeVar("T")
@@ -19,12 +19,12 @@ T = TypeVar("T")
 
 @asynccontextmanager
 async def connected(options: GlobalOptions) -> AsyncIterator[Client]:
-    """A client on the bus that was asked for; leaving closes the connection, which withdraws what still waits.
+    """A client on the bus that the options select; leaving closes the connection, which withdraws waiting requests.
 
     Raises:
-        NoBus: there is none, or it does not let us in.
-        Failure: nobody answered in time, since the daemon is not there: the bus tried to start it, and it ended at
-            its start. The bus does not hear of that from systemd, and lets whoever called wait.
+        NoBus: there is no bus, or it refuses the connection.
+        Failure: a call timed out because gpumand does not run: the bus tried to start it, and it exited at once.
+            systemd does not report that to the bus, so the caller gets no error before its own timeout.
     """
     address = options.bus_address or ("session" if options.user else "system")
     try:
@@ -34,27 +34,30 @@ async def connected(options: GlobalOptions) -> AsyncIterator[Client]:
     try:
         yield client
     except BusTimeout as error:
-        if await _is_away(client):
-            raise not_started(error, options) from error
+        if await _has_no_daemon(client):
+            raise daemon_did_not_start(error, options) from error
         raise
     finally:
         await client.close()
 
 
-async def _is_away(client: Client) -> bool:
-    """Whether nobody is there who could have answered."""
+async def _has_no_daemon(client: Client) -> bool:
+    """Whether no process owns gpumand's name on the bus; False when the bus cannot say."""
     try:
         return not await client.is_running()
     except (BusError, BusLost):
         return False
 
 
-def ask(ctx: click.Context, question: Callable[[Client, GlobalOptions], Coroutine[Any, Any, T]]) -> T:
-    """Connect, ask, close. Ctrl-C cancels the question and becomes KeyboardInterrupt."""
+def run_with_client(ctx: click.Context, call: Callable[[Client, GlobalOptions], Coroutine[Any, Any, T]]) -> T:
+    """Connect, await ``call`` with the client and the options, close, and return its result.
+
+    Ctrl-C cancels the call and raises KeyboardInterrupt.
+    """
     options = global_options(ctx)
 
-    async def conversation() -> T:
+    async def run() -> T:
         async with connected(options) as client:
-            return await question(client, options)
+            return await call(client, options)
 
-    return asyncio.run(conversation())
+    return asyncio.run(run())

@@ -1,8 +1,8 @@
-"""Signals as messages: taken out of the kernel one by one, with who sent them.
+"""Receives signals together with their origin: the terminal or another process.
 
-A handler would not know whether the terminal or another process sent a signal, and only that decides whether our
-child has it already. So they are blocked in every thread (before the first other thread starts) and one thread waits
-for them.
+The origin decides whether the child process of ``gpumanctl run`` has received the signal as well, and a Python signal
+handler does not get to know it. The signals are therefore blocked in every thread (before the first other thread
+starts), and one thread receives them with ``sigwaitinfo``.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 
-FORWARDED = (
+FORWARDED_SIGNALS = (
     signal.SIGINT,
     signal.SIGTERM,
     signal.SIGHUP,
@@ -28,10 +28,10 @@ FORWARDED = (
     signal.SIGTSTP,
     signal.SIGCONT,
 )
-JOB_CONTROL = (signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU)
+JOB_CONTROL_SIGNALS = (signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU)
 
-ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
-"""What ends us while there is no child yet."""
+TERMINATING_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
+"""Signals that end gpumanctl itself, as long as it has no child process."""
 
 SI_USER = 0
 SI_QUEUE = -1
@@ -39,13 +39,13 @@ SI_TKILL = -6
 
 
 @dataclass(frozen=True, slots=True)
-class Arrived:
-    """A signal that came.
+class ReceivedSignal:
+    """A received signal.
 
     Attributes:
-        number: which.
-        by_process: another process sent it to us; False: the kernel did, for the terminal, to the whole job.
-        at: monotonic seconds.
+        number: the signal.
+        by_process: True when another process sent it; False when the kernel did, for the terminal, to the whole job.
+        at: when it was received, in seconds of the monotonic clock.
     """
 
     number: signal.Signals
@@ -54,48 +54,50 @@ class Arrived:
 
 
 class SignalPump:
-    """Blocks the signals from its making on, and hands each to the current handler in the event loop."""
+    """Blocks signals as soon as it is created and passes each of them to the current handler in the event loop."""
 
     def __init__(self) -> None:
-        ignored = {number for number in FORWARDED if signal.getsignal(number) is signal.SIG_IGN}
-        # What was ignored when we started (nohup, a background job of a script) stays ignored, for the child too.
-        self.taken = {*FORWARDED, signal.SIGCHLD} - ignored
+        ignored = {number for number in FORWARDED_SIGNALS if signal.getsignal(number) is signal.SIG_IGN}
+        # Signals that were ignored at start (nohup, a script's background job) stay ignored, for the child too.
+        self.blocked = {*FORWARDED_SIGNALS, signal.SIGCHLD} - ignored
+        # An inherited SIG_IGN would make the kernel reap the child, and its exit status would be lost.
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        signal.pthread_sigmask(signal.SIG_BLOCK, self.taken)
-        self._handler: Callable[[Arrived], None] | None = None
+        signal.pthread_sigmask(signal.SIG_BLOCK, self.blocked)
+        self._handler: Callable[[ReceivedSignal], None] | None = None
 
-    def start(self, handler: Callable[[Arrived], None]) -> None:
-        """Begin to hand out signals, in the running loop."""
+    def start(self, handler: Callable[[ReceivedSignal], None]) -> None:
+        """Start passing signals to ``handler``, in the running event loop."""
         loop = asyncio.get_running_loop()
         self._handler = handler
         threading.Thread(target=self._wait, args=(loop,), name="signals", daemon=True).start()
 
-    def redirect(self, handler: Callable[[Arrived], None]) -> None:
-        """Hand out what comes from now on to another handler."""
+    def redirect(self, handler: Callable[[ReceivedSignal], None]) -> None:
+        """Pass signals to another handler from now on."""
         self._handler = handler
 
     def _wait(self, loop: asyncio.AbstractEventLoop) -> None:
         while True:
-            info = signal.sigwaitinfo(self.taken)
+            info = signal.sigwaitinfo(self.blocked)
             by_process = info.si_code in (SI_USER, SI_QUEUE, SI_TKILL) and info.si_pid != os.getpid()
-            arrived = Arrived(signal.Signals(info.si_signo), by_process, time.monotonic())
+            received = ReceivedSignal(signal.Signals(info.si_signo), by_process, time.monotonic())
             try:
-                loop.call_soon_threadsafe(self._deliver, arrived)
-            except RuntimeError:  # the loop is closed: we are ending anyway
+                loop.call_soon_threadsafe(self._deliver, received)
+            except RuntimeError:  # the loop is closed: the process is ending
                 return
 
-    def _deliver(self, arrived: Arrived) -> None:
+    def _deliver(self, received: ReceivedSignal) -> None:
         if self._handler is not None:
-            self._handler(arrived)
+            self._handler(received)
 
 
-def die_of(number: int) -> int:
-    """End as if the signal had hit us, so that the shell sees what it would have seen of the child itself.
+def exit_by_signal(number: int) -> int:
+    """End this process by a signal, so that the shell sees the same as from the child itself.
 
-    Returns the exit code to use where the signal does not kill.
+    Returns:
+        The exit code to use when the signal does not end this process.
     """
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # the child dumped its core; ours is of no use to anybody
-    with suppress(OSError):  # KILL and STOP have no handler to reset
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # the child has dumped its core; ours would be noise
+    with suppress(OSError):  # SIGKILL and SIGSTOP have no handler to reset
         signal.signal(number, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {number})
     os.kill(os.getpid(), number)

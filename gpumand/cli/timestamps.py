@@ -1,4 +1,4 @@
-"""Moments as people write them to journalctl: ``yesterday``, ``10:30``, ``2026-11-24 18:00``, ``2 h ago``."""
+"""Parses points in time in journalctl's notation: ``yesterday``, ``10:30``, ``2026-11-24 18:00``, ``2 h ago``."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from gpumand.cli.durations import parse_duration
 
 if TYPE_CHECKING:
     _Type = click.ParamType[int]
-else:  # generic only for type checkers: click 8.1 has it as a plain class
+else:  # in click 8.1 ParamType is not generic at run time
     _Type = click.ParamType
 
 DAYS = {"yesterday": -1, "today": 0, "tomorrow": 1}
@@ -24,17 +24,17 @@ _TIME = re.compile(r"(\d\d?):(\d\d)(?::(\d\d)(?:[.,](\d{1,6}))?)?")
 _ZONE = re.compile(r"\s*(Z|UTC|[+-]\d\d:?\d\d)$", re.IGNORECASE)
 
 
-def parse_when(text: str, now: datetime) -> int:
-    """The moment that the text stands for, in microseconds since 1970.
+def parse_timestamp(text: str, now: datetime) -> int:
+    """The point in time that a text denotes, in microseconds since 1970.
 
     Args:
-        text: "now", "today", "yesterday"; a time of today; a date, with a time or from its midnight on; either with
-            "UTC", "Z" or an offset behind it, else local; "@" and seconds since 1970; a duration, with or without
-            "ago" or a "-" before it.
-        now: the present, with its time zone; moments without one are in the local zone.
+        text: "now"; "today", "yesterday" or "tomorrow"; a time of day, for today; a date, with a time or for its
+            midnight. A time in UTC or with an offset ends in "UTC", "Z" or the offset; otherwise it is local.
+            Also "@" with seconds since 1970, and a duration before now, with or without "ago" or a leading "-".
+        now: the current time, with its time zone.
 
     Raises:
-        ValueError: one line that says what is wrong with it.
+        ValueError: the text is not a time; its message is one line for the user.
     """
     stripped = " ".join(text.split())
     if stripped == "now":
@@ -46,7 +46,7 @@ def parse_when(text: str, now: datetime) -> int:
 
 
 def _moment(stripped: str, now: datetime, text: str) -> int | None:
-    """Of a day, a time of day, or both; None where it has the shape of neither."""
+    """Parse a day, a time of day, or both; None when the text has the shape of neither."""
     zone = _ZONE.search(stripped)
     plain = stripped[: zone.start()] if zone else stripped
     day_word, _, clock = plain.replace("T", " ", 1).partition(" ") if _DATE.match(plain) else plain.partition(" ")
@@ -57,19 +57,21 @@ def _moment(stripped: str, now: datetime, text: str) -> int | None:
     try:
         offset = _offset(zone[1]) if zone else None
         return _usec(_at(_midnight(day_word, now), clock, offset))
-    except (ValueError, OverflowError, OSError):  # the last: a year that the C library knows nothing of
-        raise ValueError(f"'{text}' is no moment; write 10:30, 2026-11-24 or '2026-11-24 10:30'") from None
+    except (ValueError, OverflowError, OSError):  # OSError: a year that the C library cannot convert
+        raise ValueError(
+            f"'{text}' is not a time; write, for example, 10:30, 2026-11-24 or '2026-11-24 10:30'"
+        ) from None
 
 
 def _midnight(day: str, now: datetime) -> datetime:
-    """The beginning of a day, without a zone."""
+    """The start of a day, without a time zone."""
     if day in DAYS:
         return datetime.combine(now.date() + timedelta(days=DAYS[day]), datetime.min.time())
     return datetime.fromisoformat(day)
 
 
 def _at(midnight: datetime, clock: str, offset: str | None) -> datetime:
-    """A time of day on a day, in the zone that was written, else the local one of that day."""
+    """A time of day on a day, in the given offset; without one, in the local zone with the offset of that day."""
     moment = midnight
     if clock:
         found = _TIME.fullmatch(clock)
@@ -86,12 +88,12 @@ def _offset(zone: str) -> str:
 
 
 def _ago(stripped: str, now: datetime, text: str) -> int:
-    """A duration back from now."""
+    """Parse a duration before now."""
     span = stripped.removesuffix(" ago").removesuffix("ago").removeprefix("-").strip()
     try:
         seconds = parse_duration(span)
     except ValueError:
-        raise ValueError(f"'{text}' is no moment; write 10:30, yesterday, '2026-11-24 10:30' or '2h ago'") from None
+        raise ValueError(f"'{text}' is not a time; write, for example, 10:30, yesterday or '2h ago'") from None
     if span.replace(".", "").isdigit():
         raise ValueError(f"'{text}' has no unit; write {span}s, {span}min or {span}h")
     return max(0, _usec(now) - round(seconds * USEC))
@@ -103,29 +105,29 @@ def _since_1970(digits: str, text: str) -> int:
     except ValueError:
         seconds = -1.0
     if not 0 <= seconds < 1e11:
-        raise ValueError(f"'{text}' is no moment; after the @ come seconds since 1970")
+        raise ValueError(f"'{text}' is not a time; write seconds since 1970 after the @")
     return round(seconds * USEC)
 
 
 def _usec(moment: datetime) -> int:
-    """Whole microseconds; a float of seconds would not hold them."""
+    """Microseconds since 1970; the timestamp as a float of seconds would lose digits."""
     whole = moment.replace(microsecond=0)
     return max(0, int(whole.timestamp()) * USEC + moment.microsecond)
 
 
-class When(_Type):
-    """A click type for moments; gives microseconds since 1970."""
+class Timestamp(_Type):
+    """Click parameter type for a point in time; its value is in microseconds since 1970."""
 
-    name = "moment"
+    name = "time"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        """Parse, or fail as click wants it."""
+        """Parse the value; a usage error when it is not a time."""
         if isinstance(value, int):
             return value
         try:
-            return parse_when(str(value), datetime.fromtimestamp(time.time()).astimezone())
+            return parse_timestamp(str(value), datetime.fromtimestamp(time.time()).astimezone())
         except ValueError as error:
             self.fail(str(error), param, ctx)
 
 
-WHEN = When()
+TIMESTAMP = Timestamp()

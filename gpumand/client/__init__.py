@@ -1,4 +1,4 @@
-"""gpumand from Python: hold a lease while a block runs, ask what is going on, and do by hand what ``gpumanctl`` does.
+"""Python client of gpumand: hold leases, read the status, and load, evict or pin consumers.
 
 ::
 
@@ -8,12 +8,14 @@
         await render(held.endpoint)
 
 ``lease`` and ``Client`` are for ``async`` programs, ``lease_sync`` and ``SyncClient`` are the same without ``await``.
-What they answer are the values of ``gpumand.client.values``; what they raise is in ``gpumand.client.errors``, and here.
-To try a program without a GPU, see ``gpumand.testing.daemon``.
+They return the values of ``gpumand.client.values`` and raise the errors of ``gpumand.client.errors``, which are also
+available here. To try a program without a GPU, see ``gpumand.testing.daemon``.
 
-What is named here is stable: it only grows, as the D-Bus interface ``org.gpumand1`` does. Nothing of the D-Bus binding
-shows, and importing this imports none. What holds leases is imported when it is first named: ``gpumanctl`` is made of
-the modules below, and starts without.
+The names exported here are stable: names may be added, as in the D-Bus interface ``org.gpumand1``, but not removed.
+
+Importing the package loads neither the D-Bus library, which is no part of the interface, nor the daemon: it must not
+import ``arbiter``, ``cli``, ``daemon`` or ``testing``. The classes that hold leases are imported on first use, because
+``gpumanctl`` is built on the modules below and must start fast.
 """
 
 from __future__ import annotations
@@ -57,10 +59,10 @@ _MODULES = {
 }
 
 
-if not TYPE_CHECKING:  # a type checker would take any name for one that there is
+if not TYPE_CHECKING:  # with __getattr__ a type checker would accept any name
 
     def __getattr__(name: str) -> Any:
-        """Import what holds leases when it is named."""
+        """Import a class or function on first use."""
         if name not in _MODULES:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
         return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)

@@ -1,4 +1,4 @@
-"""Everything that can be asked of gpumand; the asynchronous form."""
+"""The asynchronous client: status, leases and manual operations."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from types import TracebackType
 from typing import TYPE_CHECKING
 
 from gpumand.client.calls import Calls
-from gpumand.client.errors import InvalidArgs, translated
+from gpumand.client.errors import InvalidArgs, translate_errors
 from gpumand.client.events import Events
 from gpumand.client.held_lease import DEFAULT_WAIT_SEC, Held, connect, lease
 from gpumand.client.options import (
     acquire_options,
+    checked_text,
     history_options,
-    text,
+    selection_options,
     to_usec,
     ttl_usec,
     wait_sec,
-    where_options,
 )
 
 if TYPE_CHECKING:
@@ -29,15 +29,15 @@ if TYPE_CHECKING:
 
 
 class Client:
-    """A connection to a bus, and all that gpumand can be asked over it::
+    """A connection to gpumand, with a method for each of its operations::
 
         async with Client() as client:
             for consumer in (await client.status()).consumers:
                 print(consumer.name, consumer.residency)
 
-    It belongs to the event loop in which it was entered. After BusUnavailable it is of no more use: make a new one.
-    A restart of the daemon does it no harm. Every method raises, beside what it says, NotRunning, NoAnswer,
-    BusUnavailable and Mismatch where there is no gpumand to ask, and AccessDenied where the caller may not.
+    It belongs to the event loop in which it was entered, and survives restarts of the daemon. After BusUnavailable it
+    cannot be used again: create a new one. In addition to the errors listed at a method, every method raises
+    NotRunning, NoAnswer, BusUnavailable and Mismatch if gpumand cannot be reached, and AccessDenied without permission.
 
     Args:
         bus: "system", "session" (a user's own gpumand), or a D-Bus address.
@@ -46,7 +46,8 @@ class Client:
     def __init__(self, bus: str = "system") -> None:
         self._bus = bus
         self._calls: Calls | None = None
-        self._coming_or_going = asyncio.Lock()
+        # Serializes connect and close: a close during a connect must not leave the new connection open.
+        self._connection_lock = asyncio.Lock()
 
     async def __aenter__(self) -> Client:
         await self.connect()
@@ -58,28 +59,28 @@ class Client:
         await self.close()
 
     async def connect(self) -> None:
-        """Connect, where it is not; ``async with`` does it. Raises BusUnavailable."""
-        async with self._coming_or_going:
+        """Connect, if not connected; ``async with`` does it. Raises BusUnavailable."""
+        async with self._connection_lock:
             if self._calls is None:
                 self._calls = await connect(self._bus)
 
     async def close(self) -> None:
-        """Leave the bus; harmless when repeated. Leases that ``lease`` holds have connections of their own."""
-        async with self._coming_or_going:
+        """Close the connection; may be called repeatedly. Leases held by ``lease`` have connections of their own."""
+        async with self._connection_lock:
             calls, self._calls = self._calls, None
         if calls is not None:
             await calls.close()
 
     async def status(self) -> Status:
-        """One snapshot of everything."""
+        """One consistent snapshot: devices, consumers, leases and waiting requests."""
         from gpumand.client.parsing import status_of
 
-        with translated():
+        with translate_errors():
             return status_of(await self._connected().status())
 
     async def version(self) -> str:
         """The daemon's version."""
-        with translated():
+        with translate_errors():
             return await self._connected().version()
 
     def lease(
@@ -91,9 +92,9 @@ class Client:
         device: str = "",
         reason: str = "",
     ) -> AbstractAsyncContextManager[Held]:
-        """A lease for as long as a block runs: ``gpumand.client.lease`` on the same bus."""
-        given = {"device": device, "reason": reason, "bus": self._bus}
-        return lease(consumer, timeout_sec=timeout_sec, priority=priority, **given)
+        """Hold a lease for as long as a block runs: ``gpumand.client.lease`` on the same bus."""
+        options = {"device": device, "reason": reason, "bus": self._bus}
+        return lease(consumer, timeout_sec=timeout_sec, priority=priority, **options)
 
     async def acquire(
         self,
@@ -107,80 +108,87 @@ class Client:
         reason: str = "",
         token: str = "",
     ) -> Grant:
-        """Take a lease that outlives this connection, and this process.
+        """Acquire a lease that outlives this connection and this process.
 
-        Cancelling it withdraws the request. A restart of the daemon meanwhile does no harm.
+        Cancelling the call withdraws the request. If the daemon restarts meanwhile, the request is repeated.
 
         Args:
-            consumer: its name, as configured.
-            lifetime: "ttl" (it ends after a time, unless renewed) or "unit" (it ends when the systemd unit that this
-                process runs in stops).
-            ttl_sec: for "ttl"; None = as configured (900 unless changed).
-            timeout_sec: how long to wait; 0 = now or not at all, None = as long as it takes (a day at most).
-            priority: -100 to 100, higher first; None = the consumer's own.
+            consumer: name of the consumer, as configured.
+            lifetime: "ttl" (the lease ends after a time, unless renewed) or "unit" (it ends when the systemd unit that
+                this process runs in stops).
+            ttl_sec: time to live in seconds for "ttl"; None = as configured (900 unless changed).
+            timeout_sec: seconds to wait; 0 = do not wait, None = no limit (a day at most).
+            priority: -100 to 100, higher is served first; None = the consumer's priority.
             device: index or UUID of the GPU; "" = any that fits.
-            reason: what it is for; shown in the status.
-            token: asking again with the same token gives the same lease; "" = a new lease each time.
+            reason: purpose of the lease; shown in the status.
+            token: idempotency token: a repeated call with the same token returns the same lease; "" = a new lease each
+                time.
 
         Raises:
-            InvalidArgs: also for lifetime "connection", which is what ``lease`` is for.
-            GpumandError: those of ``gpumand.client.lease``.
+            InvalidArgs: an argument is out of range, or the lifetime is "connection": use ``lease`` for that.
+            GpumandError: the errors of ``gpumand.client.lease``.
         """
         from gpumand.client.parsing import grant_of
 
         if lifetime not in ("ttl", "unit"):
-            raise InvalidArgs(f'lifetime must be "ttl" or "unit", not {lifetime!r}; for a connection: client.lease')
+            raise InvalidArgs(
+                f'lifetime must be "ttl" or "unit", not {lifetime!r}. For a lease of this connection, use client.lease.'
+            )
         wait = wait_sec(timeout_sec)
         texts = {"device": device, "reason": reason, "token": token}
         options = acquire_options(lifetime, wait, ttl_sec=ttl_sec, priority=priority, **texts)
-        asking = await connect(self._bus)  # of its own: leaving the bus is what withdraws a request
+        # A connection of its own: closing it withdraws the request if this call is cancelled.
+        calls = await connect(self._bus)
         try:
-            with translated():
-                return grant_of(*await asking.acquire(text("consumer", consumer), options, wait))
+            with translate_errors():
+                return grant_of(*await calls.acquire(checked_text("consumer", consumer), options, wait))
         finally:
-            await asking.close()
+            await calls.close()
 
     async def release(self, lease: str) -> None:
-        """End a lease by its id. Raises NoSuchLease, AccessDenied."""
-        with translated():
-            await self._connected().release(text("lease", lease))
+        """Release a lease by its id. Raises NoSuchLease, AccessDenied."""
+        with translate_errors():
+            await self._connected().release(checked_text("lease", lease))
 
     async def renew(self, lease: str, ttl_sec: float | None = None) -> datetime | None:
-        """Give a lease of lifetime "ttl" more time, counted from now: when it ends now.
+        """Extend a lease of lifetime "ttl".
 
         Args:
-            lease: its id.
-            ttl_sec: for how long; None = as long as it was granted for.
+            lease: id of the lease.
+            ttl_sec: new time to live in seconds, counted from now; None = the time it was granted for.
+
+        Returns:
+            When the lease ends now.
 
         Raises:
-            NoSuchLease, InvalidArgs, AccessDenied: see there.
+            NoSuchLease, InvalidArgs, AccessDenied: see their descriptions.
         """
         from gpumand.client.fields import Fields
 
         ttl = 0 if ttl_sec is None else ttl_usec(ttl_sec)
-        with translated():
-            expires_usec = await self._connected().renew(text("lease", lease), ttl)
+        with translate_errors():
+            expires_usec = await self._connected().renew(checked_text("lease", lease), ttl)
         return Fields("the answer of Renew", {"expires_usec": expires_usec}).time("expires_usec")
 
     async def plan(self, consumer: str, *, priority: int | None = None, device: str = "") -> Plan:
-        """What acquiring a consumer would do now, and why; changes nothing. Raises NoSuchConsumer."""
+        """What a request for a consumer would do now, and why; changes nothing. Raises NoSuchConsumer."""
         from gpumand.client.parsing import plan_of
 
-        options = where_options(priority, device=device)
-        with translated():
-            return plan_of(await self._connected().plan(text("consumer", consumer), options))
+        options = selection_options(priority, device=device)
+        with translate_errors():
+            return plan_of(await self._connected().plan(checked_text("consumer", consumer), options))
 
     async def load(self, consumer: str, *, timeout_sec: float | None = DEFAULT_WAIT_SEC, device: str = "") -> Outcome:
-        """Make a consumer resident, evicting others where needed, without a lease.
+        """Load a consumer without a lease, evicting others if needed.
 
-        The load goes on when the time is over. Raises the errors of ``gpumand.client.lease``.
+        The load continues in the daemon when the timeout expires. Raises the errors of ``gpumand.client.lease``.
         """
         from gpumand.client.parsing import outcome_of
 
         wait = wait_sec(timeout_sec)
         options = acquire_options("", wait, device=device)
-        with translated():
-            return outcome_of(await self._connected().load(text("consumer", consumer), options, wait))
+        with translate_errors():
+            return outcome_of(await self._connected().load(checked_text("consumer", consumer), options, wait))
 
     async def evict(
         self,
@@ -190,37 +198,37 @@ class Client:
         timeout_sec: float | None = DEFAULT_WAIT_SEC,
         method: str = "",
     ) -> Outcome:
-        """Take a consumer's VRAM back.
+        """Evict a consumer, so that its VRAM becomes free.
 
         Args:
-            consumer: its name.
-            force: also while leases stand on it, which are revoked then, or while it is pinned.
-            timeout_sec: how long it may take; None = a day.
-            method: only by this one, "http" or "unit-stop"; "" = by its methods, in their order.
+            consumer: name of the consumer.
+            force: evict it although it is leased or pinned; its leases are revoked.
+            timeout_sec: seconds that the eviction may take; None = a day.
+            method: the only method to use, "http" or "unit-stop"; "" = the configured methods, in their order.
 
         Raises:
-            NoSuchConsumer, Busy, TimedOut, EvictionFailed, InvalidArgs: see there.
+            NoSuchConsumer, Busy, TimedOut, EvictionFailed, InvalidArgs: see their descriptions.
         """
         from gpumand.client.parsing import outcome_of
 
         wait = wait_sec(timeout_sec)
-        options = {"timeout_usec": ("t", to_usec(wait)), "force": ("b", bool(force))} | where_options(method=method)
-        with translated():
-            return outcome_of(await self._connected().evict(text("consumer", consumer), options, wait))
+        options = {"timeout_usec": ("t", to_usec(wait)), "force": ("b", bool(force))} | selection_options(method=method)
+        with translate_errors():
+            return outcome_of(await self._connected().evict(checked_text("consumer", consumer), options, wait))
 
     async def pin(self, consumer: str) -> None:
-        """Keep a consumer from being evicted to make room, until ``unpin``. Raises NoSuchConsumer."""
-        with translated():
-            await self._connected().pin(text("consumer", consumer), True)
+        """Pin a consumer: it is not evicted to make room for others until ``unpin``. Raises NoSuchConsumer."""
+        with translate_errors():
+            await self._connected().pin(checked_text("consumer", consumer), True)
 
     async def unpin(self, consumer: str) -> None:
-        """Let a consumer be evicted again. Raises NoSuchConsumer."""
-        with translated():
-            await self._connected().pin(text("consumer", consumer), False)
+        """Unpin a consumer: it may be evicted again. Raises NoSuchConsumer."""
+        with translate_errors():
+            await self._connected().pin(checked_text("consumer", consumer), False)
 
     async def reload(self) -> None:
-        """Have the configuration read again; a bad one changes nothing. Raises ConfigInvalid."""
-        with translated():
+        """Reload the configuration; an invalid one changes nothing. Raises ConfigInvalid."""
+        with translate_errors():
             await self._connected().reload()
 
     async def history(
@@ -232,41 +240,42 @@ class Client:
         kinds: Iterable[str] = (),
         limit: int = 100,
     ) -> tuple[HistoryEntry, ...]:
-        """What happened, newest first, also before the daemon's last restart.
+        """Past grants, refusals, loads, evictions and ends of leases, newest first, also from before a restart.
 
         Args:
-            since, until: only between these times; ``until`` itself is not included. A time without a zone is local.
-            consumer: of this one only (also evictions for it); "" = of all.
-            kinds: only of these kinds, see ``HistoryEntry``; empty = of all.
-            limit: how many at most, from 1 to 1000.
+            since, until: limits of the period; ``until`` itself is not included. A time without a zone is local time.
+            consumer: entries of this consumer only, and evictions that made room for it; "" = all consumers.
+            kinds: entries of these kinds only, see ``HistoryEntry``; empty = all kinds.
+            limit: maximum number of entries, from 1 to 1000.
 
         Raises:
-            InvalidArgs: one of them cannot be meant.
+            InvalidArgs: an argument is out of range.
         """
         from gpumand.client.parsing import history_of
 
         options = history_options(since, until, consumer, kinds, limit)
-        with translated():
+        with translate_errors():
             return history_of(await self._connected().history(options))
 
     @asynccontextmanager
     async def watch(self) -> AsyncIterator[Events]:
-        """What happens, as it happens::
+        """Receive events as they happen::
 
             async with client.watch() as events:
                 async for event in events:
                     print(event)
 
-        Nothing is missed between entering the block and reading. A restart of the daemon is an event, not an end;
-        what happened meanwhile ``history`` tells.
+        No event between entering the block and reading is missed. A restart of the daemon is an event and does not end
+        the iteration; ``history`` has the entries of the time in between.
         """
-        calls = await connect(self._bus)  # of its own: it ends with the block
+        calls = await connect(self._bus)  # a connection of its own, which ends with the block
         events = Events()
+        # Ends the stream when the bus is lost; the task is cancelled when the block ends.
         lost = asyncio.ensure_future(calls.connection.wait_lost())
-        lost.add_done_callback(lambda task: None if task.cancelled() else events.lose(calls.connection.lost_reason))
+        lost.add_done_callback(lambda task: None if task.cancelled() else events.close(calls.connection.lost_reason))
         try:
-            with translated():
-                await calls.listen_for_events(events.hear)
+            with translate_errors():
+                await calls.listen_for_events(events.put)
             yield events
         finally:
             lost.cancel()
@@ -274,5 +283,5 @@ class Client:
 
     def _connected(self) -> Calls:
         if self._calls is None:
-            raise RuntimeError("the client is not connected; use: async with Client() as client")
+            raise RuntimeError("the client is not connected. Use: async with Client() as client")
         return self._calls

@@ -1,6 +1,6 @@
-"""Every error that the client raises: those of the daemon under their own names, and what keeps an answer from coming.
+"""Every error that the client raises: the errors of the daemon, and the reasons for which no answer arrives.
 
-They differ by who must act, as those of the daemon do (see ``gpumand.domain.errors``)::
+They are grouped by where the problem must be solved, like those of the daemon (see ``gpumand.domain.errors``)::
 
     GpumandError             catches all of them; ``message`` is one line, ``dbus_name`` the name on the bus
     ├── CallerError          InvalidArgs, LimitsExceeded, AccessDenied, InteractiveAuthorizationRequired,
@@ -10,7 +10,7 @@ They differ by who must act, as those of the daemon do (see ``gpumand.domain.err
     │                        NotRunning, BusUnavailable, Mismatch
     └── ConfigInvalid
 
-An error of a later daemon, of a name not known here, is a plain ``GpumandError``; its ``dbus_name`` tells them apart.
+An error name that this version does not know is raised as a plain ``GpumandError`` with that name in ``dbus_name``.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from contextlib import contextmanager
 
 from gpumand.bus.connection_errors import BusError, BusLost, BusTimeout
 from gpumand.domain.errors import (
-    FREEDESKTOP,
+    FREEDESKTOP_ERROR_PREFIX,
     AccessDenied,
     Busy,
     CallerError,
@@ -69,34 +69,34 @@ __all__ = [
     "ShuttingDown",
     "TimedOut",
 ]
-"""What ``gpumand.client`` names too: the errors, and nothing else."""
+"""The error classes; ``gpumand.client`` exports the same names."""
 
 
 class NotRunning(HostError):
-    """Nobody owns org.gpumand1 on this bus, and nobody could be started who does."""
+    """gpumand is not on this bus and could not be started by activation."""
 
-    dbus_name = FREEDESKTOP + "ServiceUnknown"
+    dbus_name = FREEDESKTOP_ERROR_PREFIX + "ServiceUnknown"
 
 
 class BusUnavailable(HostError):
-    """There is no bus where it was looked for, it does not let us in, or the connection to it broke."""
+    """The bus does not exist at its address, refuses the connection, or the connection broke."""
 
-    dbus_name = FREEDESKTOP + "Disconnected"
+    dbus_name = FREEDESKTOP_ERROR_PREFIX + "Disconnected"
 
 
 class NoAnswer(NotNowError):
-    """gpumand hangs, or left the bus while it was asked (stopped, restarted or crashed)."""
+    """gpumand did not answer in time, or left the bus during the call (stopped, restarted or crashed)."""
 
-    dbus_name = FREEDESKTOP + "NoReply"
+    dbus_name = FREEDESKTOP_ERROR_PREFIX + "NoReply"
 
 
 class Mismatch(HostError):
-    """The daemon speaks otherwise than this version of the interface says: was it upgraded and not restarted?"""
+    """The daemon's answer does not match the D-Bus interface of this version; an upgraded daemon may need a restart."""
 
-    dbus_name = FREEDESKTOP + "InconsistentMessage"
+    dbus_name = FREEDESKTOP_ERROR_PREFIX + "InconsistentMessage"
 
 
-_OWN = (
+_DAEMON_ERRORS = (
     AccessDenied,
     Busy,
     ConfigInvalid,
@@ -115,54 +115,54 @@ _OWN = (
     TimedOut,
 )
 
-NOBODY = (FREEDESKTOP + "ServiceUnknown", FREEDESKTOP + "NameHasNoOwner")
-"""What the bus says where nobody owns the name, and nobody can be started."""
+NO_OWNER_ERRORS = (FREEDESKTOP_ERROR_PREFIX + "ServiceUnknown", FREEDESKTOP_ERROR_PREFIX + "NameHasNoOwner")
+"""Errors of the bus when no process owns the name and none can be started."""
 
-NOT_STARTED = (
-    FREEDESKTOP + "Spawn.ChildExited",
-    FREEDESKTOP + "Spawn.Failed",
-    FREEDESKTOP + "Spawn.ServiceNotFound",
-    FREEDESKTOP + "Spawn.ExecFailed",
-    FREEDESKTOP + "TimedOut",
+ACTIVATION_ERRORS = (
+    FREEDESKTOP_ERROR_PREFIX + "Spawn.ChildExited",
+    FREEDESKTOP_ERROR_PREFIX + "Spawn.Failed",
+    FREEDESKTOP_ERROR_PREFIX + "Spawn.ServiceNotFound",
+    FREEDESKTOP_ERROR_PREFIX + "Spawn.ExecFailed",
+    FREEDESKTOP_ERROR_PREFIX + "TimedOut",
     "org.freedesktop.systemd1.NoSuchUnit",
     "org.freedesktop.systemd1.UnitMasked",
 )
-"""What the bus says where it tried to start gpumand in vain."""
+"""Errors of the bus when starting gpumand by activation failed."""
 
-UNSPOKEN = (
-    FREEDESKTOP + "UnknownMethod",
-    FREEDESKTOP + "UnknownInterface",
-    FREEDESKTOP + "UnknownObject",
-    FREEDESKTOP + "InvalidSignature",
+UNKNOWN_CALL_ERRORS = (
+    FREEDESKTOP_ERROR_PREFIX + "UnknownMethod",
+    FREEDESKTOP_ERROR_PREFIX + "UnknownInterface",
+    FREEDESKTOP_ERROR_PREFIX + "UnknownObject",
+    FREEDESKTOP_ERROR_PREFIX + "InvalidSignature",
 )
-"""What a daemon says that does not know what it is asked for."""
+"""Errors of a daemon that does not know the called method or object."""
 
-LEFT = (FREEDESKTOP + "NoReply", FREEDESKTOP + "Disconnected")
-"""What the bus says where the daemon left in the middle of a call."""
+DISCONNECT_ERRORS = (FREEDESKTOP_ERROR_PREFIX + "NoReply", FREEDESKTOP_ERROR_PREFIX + "Disconnected")
+"""Errors of the bus when the daemon left during a call."""
 
-_KINDS: dict[str, type[GpumandError]] = {
-    **{kind.dbus_name: kind for kind in _OWN},
-    **dict.fromkeys((*NOBODY, *NOT_STARTED), NotRunning),
-    **dict.fromkeys(UNSPOKEN, Mismatch),
-    **dict.fromkeys(LEFT, NoAnswer),
+_CLASSES: dict[str, type[GpumandError]] = {
+    **{kind.dbus_name: kind for kind in _DAEMON_ERRORS},
+    **dict.fromkeys((*NO_OWNER_ERRORS, *ACTIVATION_ERRORS), NotRunning),
+    **dict.fromkeys(UNKNOWN_CALL_ERRORS, Mismatch),
+    **dict.fromkeys(DISCONNECT_ERRORS, NoAnswer),
 }
 
 
-def named(name: str, message: str) -> GpumandError:
-    """The error for a name on the bus; a plain ``GpumandError`` for one that is not known here."""
-    error = _KINDS.get(name, GpumandError)(message or name)
+def error_for(name: str, message: str) -> GpumandError:
+    """The exception for a D-Bus error name; a plain ``GpumandError`` for an unknown name."""
+    error = _CLASSES.get(name, GpumandError)(message or name)
     error.dbus_name = name
     return error
 
 
 @contextmanager
-def translated() -> Iterator[None]:
-    """Within it, whatever goes wrong on the bus is one of our errors."""
+def translate_errors() -> Iterator[None]:
+    """Convert the errors of the bus connection, raised in the block, into the errors of this module."""
     try:
         yield
     except BusTimeout as error:
         raise NoAnswer(error.message) from None
     except BusError as error:
-        raise named(error.name, error.message) from None
+        raise error_for(error.name, error.message) from None
     except BusLost as error:
         raise BusUnavailable(str(error)) from error

@@ -1,4 +1,4 @@
-"""What happens, as it happens."""
+"""A stream of events, for ``watch``."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ if TYPE_CHECKING:
     from gpumand.bus.connection import Signal
     from gpumand.client.values import Event
 
-MOST_UNREAD = 4096
-"""Who reads slower than things happen is told so, and does not fill the memory."""
+MAX_UNREAD = 4096
+"""Maximum number of unread events; a slow reader gets an error instead of filling the memory."""
 
 
 class Events:
-    """An asynchronous iterator over events, in order, from the moment on in which it was made.
+    """An asynchronous iterator over events, in order, starting when it is created.
 
-    Raises, instead of going on:
-        LimitsExceeded: too many were not read in time.
-        BusUnavailable: the bus is gone.
-        Mismatch: an event is not as the interface says.
+    Raises:
+        LimitsExceeded: too many events were not read in time; the iteration has ended.
+        BusUnavailable: the connection to the bus was lost; the iteration has ended.
+        Mismatch: an event does not match the D-Bus interface; the iteration may continue.
     """
 
     def __init__(self) -> None:
         self._signals: asyncio.Queue[Signal | None] = asyncio.Queue()
-        self._overrun = False
-        self._lost = ""
+        self._is_overrun = False
+        self._lost_reason = ""
 
     def __aiter__(self) -> Events:
         return self
@@ -38,25 +38,28 @@ class Events:
         while True:
             signal = await self._signals.get()
             if signal is None:
-                self._signals.put_nowait(None)  # so it will be for whoever asks again
-                raise self._end()
+                self._signals.put_nowait(None)  # every further call raises the same error
+                raise self._closing_error()
             if (event := event_of(signal)) is not None:
                 return event
 
-    def hear(self, signal: Signal) -> None:
-        """Take one in. For the client itself."""
-        if self._signals.qsize() < MOST_UNREAD:
+    def put(self, signal: Signal) -> None:
+        """Internal: add a signal."""
+        if self._signals.qsize() < MAX_UNREAD:
             self._signals.put_nowait(signal)
-        elif not self._overrun:
-            self._overrun = True
+        elif not self._is_overrun:
+            # The marker follows the stored events, so that these are still delivered before the error.
+            self._is_overrun = True
             self._signals.put_nowait(None)
 
-    def lose(self, reason: str) -> None:
-        """Nothing more will come. For the client itself."""
-        self._lost = reason
+    def close(self, reason: str) -> None:
+        """Internal: end the stream after the events that are in it."""
+        self._lost_reason = reason
         self._signals.put_nowait(None)
 
-    def _end(self) -> Exception:
-        if self._overrun:
-            return LimitsExceeded(f"more than {MOST_UNREAD} events were not read in time")
-        return BusUnavailable(self._lost)
+    def _closing_error(self) -> Exception:
+        if self._is_overrun:
+            return LimitsExceeded(
+                f"more than {MAX_UNREAD} events were not read in time. Read events faster, or watch again."
+            )
+        return BusUnavailable(self._lost_reason)

@@ -1,4 +1,4 @@
-"""A lease for as long as a block of code runs; the asynchronous form."""
+"""A lease that is held for as long as a block of code runs; the asynchronous form."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 
 from gpumand.bus.connection_errors import BusError, BusLost
 from gpumand.client.calls import Calls
-from gpumand.client.errors import translated
-from gpumand.client.lease_watch import RELEASED, Ended, Watch
-from gpumand.client.options import Options, acquire_options, text, wait_sec
+from gpumand.client.errors import translate_errors
+from gpumand.client.lease_watch import RELEASED, Ended, LeaseWatch
+from gpumand.client.options import Options, acquire_options, checked_text, wait_sec
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -19,34 +19,37 @@ if TYPE_CHECKING:
     from gpumand.client.values import Grant
 
 DEFAULT_WAIT_SEC = 60.0
-"""How long a program waits unless told otherwise; a shell's default of 20 s is for tools that give up at 25 s."""
+"""Default time that a program waits for a grant, in seconds.
+
+The daemon's own default of 20 s is for shell tools that give up on a call after 25 s.
+"""
 
 RELEASE_SEC = 5.0
-"""How long a release may take; closing the connection ends the lease anyway."""
+"""Time limit of a release, in seconds; closing the connection ends the lease anyway."""
 
 
 async def connect(bus: str) -> Calls:
-    """A connection of its own to "system", "session" or a D-Bus address. Raises BusUnavailable."""
-    with translated():
+    """Open a new connection to "system", "session" or a D-Bus address. Raises BusUnavailable."""
+    with translate_errors():
         return await Calls.connect(bus)
 
 
-class Granted:
-    """What is known of a lease from its grant on.
+class LeaseInfo:
+    """The properties of a granted lease.
 
     Attributes:
-        id: the lease's.
-        consumer: what it is for.
-        device: index of the GPU as text; "" where none is known.
-        endpoint: the consumer's URL; "" where none is configured.
+        id: id of the lease.
+        consumer: name of the leased consumer.
+        device: index of the GPU as text; "" if unknown.
+        endpoint: the consumer's URL; "" if none is configured.
         evicted: names of the consumers that were evicted for it, in order.
-        loaded: whether the consumer was loaded for it; False: it was resident already.
-        waited_sec: how long it took from the call to the grant.
-        expires_at: when it ends by itself; None = never.
+        loaded: whether the consumer was loaded for it; False if it was already resident.
+        waited_sec: seconds from the call to the grant.
+        expires_at: when the lease expires; None = never.
     """
 
-    def __init__(self, grant: Grant | Granted) -> None:
-        """For the clients themselves."""
+    def __init__(self, grant: Grant | LeaseInfo) -> None:
+        """Internal: the clients create it."""
         self.id: str = grant.id
         self.consumer: str = grant.consumer
         self.device: str = grant.device
@@ -60,32 +63,33 @@ class Granted:
         return f"<{type(self).__name__} {self.id} on {self.consumer}>"
 
 
-class Held(Granted):
-    """A lease that ``lease`` holds; see ``Granted`` for what it tells.
+class Held(LeaseInfo):
+    """A lease that ``lease`` holds, with the attributes of ``LeaseInfo``.
 
     Attributes:
-        ended: whether, and why, the lease has ended; ``await held.ended.wait()``.
+        ended: whether and why the lease has ended; ``await held.ended.wait()``.
     """
 
-    def __init__(self, grant: Grant, calls: Calls, watch: Watch) -> None:
-        """For ``hold``; programs use ``lease``."""
+    def __init__(self, grant: Grant, calls: Calls, watch: LeaseWatch) -> None:
+        """Internal: ``hold`` creates it; programs use ``lease``."""
         super().__init__(grant)
         self.ended: Ended = watch.ended
         self._calls = calls
         self._watch = watch
-        self._release: asyncio.Task[None] | None = None
+        self._release_task: asyncio.Task[None] | None = None
 
     async def release(self) -> None:
-        """End the lease now; harmless when repeated. Leaving the block does it.
+        """Release the lease before the block ends; may be called repeatedly.
 
-        A cancellation does not keep it from being done.
+        The release completes even if the caller is cancelled.
         """
-        if self._release is None:
-            self._release = asyncio.ensure_future(self._give_back())
-        await asyncio.shield(self._release)
+        # One task for all callers: a cancelled caller leaves the release running, and a second one waits for it.
+        if self._release_task is None:
+            self._release_task = asyncio.ensure_future(self._release_and_close())
+        await asyncio.shield(self._release_task)
 
-    async def _give_back(self) -> None:
-        """By name, so that it is over when this returns; where that fails, the end of the connection does it."""
+    async def _release_and_close(self) -> None:
+        """Release the lease by its id, so that it has ended on return. If that fails, the closed connection ends it."""
         try:
             if not self.ended.is_set():
                 async with asyncio.timeout(RELEASE_SEC):
@@ -93,6 +97,7 @@ class Held(Granted):
         except (BusError, BusLost, TimeoutError):
             pass
         finally:
+            # No effect if the lease has already ended for another reason.
             self.ended.set(RELEASED)
             await self._watch.stop()
             await self._calls.close()
@@ -107,25 +112,26 @@ async def hold(
     reason: str = "",
     bus: str = "system",
 ) -> Held:
-    """What ``lease`` does on entering; the caller releases it."""
+    """Acquire a lease as ``lease`` does on entering; the caller must release it."""
     wait = wait_sec(timeout_sec)
     options = acquire_options("connection", wait, priority=priority, device=device, reason=reason)
-    text("consumer", consumer)
+    checked_text("consumer", consumer)
     calls = await connect(bus)
     try:
-        with translated():
-            return await _held(calls, consumer, options, wait)
+        with translate_errors():
+            return await _acquire(calls, consumer, options, wait)
     except BaseException:
-        # Leaving the bus is what withdraws a request that waits.
+        # Also on cancellation: closing the connection withdraws a waiting request.
         await calls.close()
         raise
 
 
-async def _held(calls: Calls, consumer: str, options: Options, timeout_sec: float) -> Held:
-    """Ask on this connection, which is the lease's from then on."""
+async def _acquire(calls: Calls, consumer: str, options: Options, timeout_sec: float) -> Held:
+    """Acquire the lease on this connection, whose end is the end of the lease."""
     from gpumand.client.parsing import grant_of
 
-    watch = Watch(calls)
+    watch = LeaseWatch(calls)
+    # Subscribed before the request: the lease may be revoked right after the grant.
     await watch.listen()
     grant = grant_of(*await calls.acquire(consumer, options, timeout_sec))
     watch.follow(grant.id)
@@ -147,33 +153,33 @@ async def lease(
         async with lease("comfyui", timeout_sec=300, reason="poster") as held:
             await render(held.endpoint)
 
-    The lease hangs on a connection to the bus that this opens, so it ends with the process, however that ends. A
-    restart of gpumand in between does no harm: who waits is asked for again, who holds keeps holding. ``held.ended``
-    says when a lease is taken away all the same; the block goes on.
+    The lease belongs to a new connection to the bus, so it ends with the process, also after a crash. It survives a
+    restart of gpumand: waiting requests are repeated, and leases are kept. If the lease is taken away, for example
+    revoked, ``held.ended`` is set and the block continues.
 
-    Cancelling what waits here (also by ``asyncio.timeout``) withdraws the request at once.
+    Cancelling the wait (also with ``asyncio.timeout``) withdraws the request at once.
 
     Args:
-        consumer: its name, as configured.
-        timeout_sec: how long to wait; 0 = now or not at all, None = as long as it takes (a day at most).
-        priority: -100 to 100, higher first; None = the consumer's own.
+        consumer: name of the consumer, as configured.
+        timeout_sec: seconds to wait; 0 = do not wait, None = no limit (a day at most).
+        priority: -100 to 100, higher is served first; None = the consumer's priority.
         device: index or UUID of the GPU; "" = any that fits.
-        reason: what it is for; shown in the status.
-        bus: "system", "session" (a user's own gpumand), or a D-Bus address. "system" is what
-            ``DBUS_SYSTEM_BUS_ADDRESS`` says, where that is set.
+        reason: purpose of the lease; shown in the status.
+        bus: "system", "session" (a user's own gpumand), or a D-Bus address. The environment variable
+            ``DBUS_SYSTEM_BUS_ADDRESS`` changes the address of "system".
 
     Yields:
         The lease.
 
     Raises:
-        NoSuchConsumer, NoSuchDevice, InvalidArgs: ask differently.
-        TimedOut, Busy, ConsumerBackingOff, ShuttingDown, NoAnswer: ask later.
-        InsufficientVram, LoadFailed, EvictionFailed, DeviceUnavailable: somebody must look at the host.
-        AccessDenied, InteractiveAuthorizationRequired, LimitsExceeded: it is not allowed.
-        NotRunning, BusUnavailable, Mismatch: there is no gpumand to ask.
+        NoSuchConsumer, NoSuchDevice, InvalidArgs: the request is wrong; change it.
+        TimedOut, Busy, ConsumerBackingOff, ShuttingDown, NoAnswer: the same request may succeed later.
+        InsufficientVram, LoadFailed, EvictionFailed, DeviceUnavailable: an administrator must check the host.
+        AccessDenied, InteractiveAuthorizationRequired, LimitsExceeded: the request is not allowed.
+        NotRunning, BusUnavailable, Mismatch: gpumand cannot be reached.
     """
-    given = {"device": device, "reason": reason, "bus": bus}
-    held = await hold(consumer, timeout_sec=timeout_sec, priority=priority, **given)
+    options = {"device": device, "reason": reason, "bus": bus}
+    held = await hold(consumer, timeout_sec=timeout_sec, priority=priority, **options)
     try:
         yield held
     finally:

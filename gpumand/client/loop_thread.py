@@ -1,4 +1,7 @@
-"""An event loop in a thread of its own, for programs that have none, or whose own is busy with the caller."""
+"""An event loop in its own thread, so that blocking code can run coroutines.
+
+It works in programs without a loop, and in those whose loop is busy running the caller.
+"""
 
 from __future__ import annotations
 
@@ -16,62 +19,64 @@ STOP_SEC = 10.0
 
 
 class _Call(Generic[T]):
-    """A coroutine on its way through the loop of another thread."""
+    """A coroutine that one thread runs in the loop of another."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, work: Coroutine[Any, Any, T]) -> None:
         self._loop = loop
         self._work = work
-        self._over = threading.Event()
+        self._done = threading.Event()
         self._task: asyncio.Task[T] | None = None
-        self._is_begun = False
+        self._is_submitted = False
 
-    def begin(self) -> None:
-        """Have the loop take it up. Raises RuntimeError where that is closed."""
-        self._is_begun = True  # first: an interruption may come at any point
+    def submit(self) -> None:
+        """Schedule the coroutine in the loop. Raises RuntimeError if the loop is closed."""
+        # Set before the call: Ctrl-C can interrupt at any point, and cancel() must not miss a scheduled coroutine.
+        self._is_submitted = True
         try:
             self._loop.call_soon_threadsafe(self._start)
         except RuntimeError:
-            self._is_begun = False
+            self._is_submitted = False
             raise
 
     def abandon(self) -> None:
-        """The loop is over: what it has not finished by now it never will."""
+        """Wake the calling thread after the loop has ended: the coroutine cannot finish any more."""
         if self._task is None:
             self._work.close()
-        self._over.set()
+        self._done.set()
 
     def result(self) -> T:
-        """Its result, or what it raised."""
-        self._over.wait()
+        """Wait for the coroutine; returns its result or raises its exception."""
+        self._done.wait()
         if self._task is None or not self._task.done() or self._task.cancelled():
-            raise RuntimeError("the client was closed meanwhile")
+            raise RuntimeError("the client was closed during the call")
         return self._task.result()
 
-    def undo(self) -> None:
-        """Nobody waits for it any more: what it has begun is undone first, or a request would go on waiting."""
-        if not self._is_begun:
+    def cancel(self) -> None:
+        """Cancel the coroutine and wait for its cleanup; otherwise its request would stay in the daemon's queue."""
+        if not self._is_submitted:
             self._work.close()
-        elif not self._over.is_set():
-            with suppress(RuntimeError):  # the loop is closed: it is undone already
+        elif not self._done.is_set():
+            with suppress(RuntimeError):  # raised when the loop is closed, which has cancelled it already
                 self._loop.call_soon_threadsafe(self._cancel)
-            self._over.wait(STOP_SEC)
+            self._done.wait(STOP_SEC)
 
     def _start(self) -> None:
         self._task = self._loop.create_task(self._work)
-        self._task.add_done_callback(lambda _: self._over.set())
+        self._task.add_done_callback(lambda _: self._done.set())
 
     def _cancel(self) -> None:
         if self._task is not None:
             self._task.cancel()
-        else:  # it was interrupted before it had the loop take it up, and calls come in their order
+        else:
+            # Interrupted before call_soon_threadsafe: the loop runs callbacks in order, so _start would have run first.
             self._work.close()
-            self._over.set()
+            self._done.set()
 
 
 class LoopThread:
     """``with LoopThread() as loop: loop.run(coroutine)``, from any thread.
 
-    The thread is a daemon: a program that forgets to close it ends all the same, and with it what hangs on it.
+    The thread is a daemon thread: it does not keep a program alive that forgets to close it.
     """
 
     def __init__(self) -> None:
@@ -92,46 +97,51 @@ class LoopThread:
         self.close()
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
-        """Run it to its end in the loop and return its result.
+        """Run a coroutine in the loop, wait for it and return its result.
 
-        An interruption here (Ctrl-C) cancels it there, and is raised when that is over.
+        Ctrl-C cancels the coroutine; KeyboardInterrupt is raised after its cleanup.
 
         Raises:
-            RuntimeError: it is closed, or this is a fork of the process that made it: threads do not survive a fork.
+            RuntimeError: the loop is closed, or this process is a fork of the one that created it, since threads do not
+                survive a fork.
         """
         call = _Call(self._loop, work)
         try:
-            self._begin(call)
+            self._submit(call)
             return call.result()
         except BaseException:
-            call.undo()
+            call.cancel()
             raise
         finally:
             with self._lock:
                 self._calls.discard(call)
 
-    def _begin(self, call: _Call[Any]) -> None:
+    def _submit(self, call: _Call[Any]) -> None:
         if os.getpid() != self._pid:
-            raise RuntimeError("the client belongs to the process that this one is a fork of; make a new one")
-        with self._lock:  # either the loop still takes it up, or its end finds it
+            raise RuntimeError(
+                "the client belongs to the parent of this forked process. Create a new client after the fork."
+            )
+        # Under the lock, so that _serve finds every call that the loop has not finished.
+        with self._lock:
             if self._is_closed:
                 raise RuntimeError("the client is closed")
-            call.begin()
+            call.submit()
             self._calls.add(call)
 
     def close(self) -> None:
-        """Cancel what still runs, wait for its end, and end the thread; harmless when repeated, and in a fork."""
+        """Cancel running calls, wait for their cleanup and end the thread; may be called repeatedly and in a fork."""
         if os.getpid() != self._pid:
-            return
+            return  # the thread and its loop belong to the parent process
         with self._lock:
-            is_first, self._is_closed = not self._is_closed, True
-        if is_first:
+            is_first_call, self._is_closed = not self._is_closed, True
+        if is_first_call:
             self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(STOP_SEC)
 
     def _serve(self) -> None:
         try:
-            with asyncio.Runner(loop_factory=lambda: self._loop) as runner:  # cancels what is left, and closes the loop
+            # On exit, the runner cancels the remaining tasks, waits for them and closes the loop.
+            with asyncio.Runner(loop_factory=lambda: self._loop) as runner:
                 runner.get_loop().run_forever()
         finally:
             with self._lock:

@@ -1,4 +1,7 @@
-"""From plain answers to values. Every function raises Mismatch for what is not as the interface says."""
+"""Converts plain answers of the daemon into values.
+
+Every function raises Mismatch for an answer that does not match the D-Bus interface.
+"""
 
 from __future__ import annotations
 
@@ -32,168 +35,168 @@ if TYPE_CHECKING:
 
 
 def grant_of(lease: str, answer: object) -> Grant:
-    """Of Acquire."""
-    read = Fields("the grant", answer)
+    """The value of an answer of Acquire."""
+    fields = Fields("the grant", answer)
     return Grant(
         lease,
-        read.text("consumer"),
-        read.text("device", ""),
-        read.text("endpoint", ""),
-        read.texts("evicted"),
-        read.flag("loaded", False),
-        read.seconds("waited_usec", 0),
-        read.time("expires_usec"),
+        fields.text("consumer"),
+        fields.text("device", ""),
+        fields.text("endpoint", ""),
+        fields.strings("evicted"),
+        fields.flag("loaded", False),
+        fields.seconds("waited_usec", 0),
+        fields.time("expires_usec"),
     )
 
 
 def status_of(answer: object) -> Status:
-    """Of GetStatus."""
-    read = Fields("the status", answer)
+    """The value of an answer of GetStatus."""
+    fields = Fields("the status", answer)
     return Status(
-        read.text("version"),
-        read.text("degraded"),
-        tuple(map(_device, read.tables("devices"))),
-        tuple(map(_consumer, read.tables("consumers"))),
-        tuple(map(_lease, read.tables("leases"))),
-        tuple(map(_waiting, read.tables("queue"))),
-        read.table("stats").numbers(),
+        fields.text("version"),
+        fields.text("degraded"),
+        tuple(map(_device, fields.tables("devices"))),
+        tuple(map(_consumer, fields.tables("consumers"))),
+        tuple(map(_lease, fields.tables("leases"))),
+        tuple(map(_waiting, fields.tables("queue"))),
+        fields.table("stats").numbers(),
     )
 
 
-def _device(read: Fields) -> Device:
+def _device(fields: Fields) -> Device:
     return Device(
-        read.number("index"),
-        read.text("uuid"),
-        read.text("name"),
-        read.text("source", ""),
-        read.known("total_mib"),
-        read.known("used_mib"),
-        read.known("free_mib"),
-        read.known("reserved_mib"),
-        read.known("foreign_mib"),
-        read.time("sampled_usec"),
-        read.text("error", ""),
-        tuple(map(_foreign, read.tables("foreign"))),
+        fields.number("index"),
+        fields.text("uuid"),
+        fields.text("name"),
+        fields.text("source", ""),
+        fields.optional_number("total_mib"),
+        fields.optional_number("used_mib"),
+        fields.optional_number("free_mib"),
+        fields.optional_number("reserved_mib"),
+        fields.optional_number("foreign_mib"),
+        fields.time("sampled_usec"),
+        fields.text("error", ""),
+        tuple(map(_foreign, fields.tables("foreign"))),
     )
 
 
-def _foreign(read: Fields) -> ForeignProcess:
+def _foreign(fields: Fields) -> ForeignProcess:
     return ForeignProcess(
-        read.number("pid"),
-        read.text("name", ""),
-        read.text("unit", ""),
-        read.known("uid"),
-        read.text("user", ""),
-        read.known("used_mib"),
+        fields.number("pid"),
+        fields.text("name", ""),
+        fields.text("unit", ""),
+        fields.optional_number("uid"),
+        fields.text("user", ""),
+        fields.optional_number("used_mib"),
     )
 
 
-def _consumer(read: Fields) -> Consumer:
+def _consumer(fields: Fields) -> Consumer:
     return Consumer(
-        read.text("name"),
-        read.text("residency"),
-        read.text("device", ""),
-        read.known("vram_resident_mib"),
-        read.known("used_mib"),
-        read.number("leases"),
-        read.time("last_used_usec"),
-        read.flag("pinned"),
-        read.flag("vram_managed", False),
-        read.text("unit", ""),
-        read.text("error", ""),
-        read.text("doing", ""),
-        read.time("since_usec"),
-        read.text("endpoint", ""),
+        fields.text("name"),
+        fields.text("residency"),
+        fields.text("device", ""),
+        fields.optional_number("vram_resident_mib"),
+        fields.optional_number("used_mib"),
+        fields.number("leases"),
+        fields.time("last_used_usec"),
+        fields.flag("pinned"),
+        fields.flag("vram_managed", False),
+        fields.text("unit", ""),
+        fields.text("error", ""),
+        fields.text("doing", ""),
+        fields.time("since_usec"),
+        fields.text("endpoint", ""),
     )
 
 
-def _lease(read: Fields) -> StandingLease:
+def _lease(fields: Fields) -> StandingLease:
     return StandingLease(
-        read.text("id"),
-        read.text("consumer"),
-        read.text("device", ""),
-        read.number("owner_uid"),
-        read.text("owner", ""),
-        read.text("lifetime"),
-        read.time("granted_usec"),
-        read.time("expires_usec"),
-        read.text("reason", ""),
+        fields.text("id"),
+        fields.text("consumer"),
+        fields.text("device", ""),
+        fields.number("owner_uid"),
+        fields.text("owner", ""),
+        fields.text("lifetime"),
+        fields.time("granted_usec"),
+        fields.time("expires_usec"),
+        fields.text("reason", ""),
     )
 
 
-def _waiting(read: Fields) -> WaitingRequest:
+def _waiting(fields: Fields) -> WaitingRequest:
     return WaitingRequest(
-        read.text("consumer"),
-        read.number("position"),
-        read.number("priority"),
-        read.seconds("waited_usec"),
-        read.text("waiting_for", ""),
-        read.known("owner_uid"),
-        read.text("reason", ""),
+        fields.text("consumer"),
+        fields.number("position"),
+        fields.number("priority"),
+        fields.seconds("waited_usec"),
+        fields.text("waiting_for", ""),
+        fields.optional_number("owner_uid"),
+        fields.text("reason", ""),
     )
 
 
 def plan_of(answer: object) -> Plan:
-    """Of Plan."""
-    read = Fields("the plan", answer)
+    """The value of an answer of Plan."""
+    fields = Fields("the plan", answer)
     victims = [
         PlannedEviction(
-            one.text("consumer"),
-            one.known("expected_mib"),
-            one.text("method", ""),
-            one.text("why", ""),
-            one.flag("parks", False),
+            entry.text("consumer"),
+            entry.optional_number("expected_mib"),
+            entry.text("method", ""),
+            entry.text("why", ""),
+            entry.flag("parks", False),
         )
-        for one in read.tables("evictions")
+        for entry in fields.tables("evictions")
     ]
     return Plan(
-        read.text("consumer"),
-        read.text("verdict"),
-        read.text("device", ""),
-        read.flag("resident"),
-        read.flag("load"),
-        read.known("need_mib"),
-        read.known("free_mib"),
+        fields.text("consumer"),
+        fields.text("verdict"),
+        fields.text("device", ""),
+        fields.flag("resident"),
+        fields.flag("load"),
+        fields.optional_number("need_mib"),
+        fields.optional_number("free_mib"),
         tuple(victims),
-        tuple(Spared(one.text("consumer"), one.text("why", "")) for one in read.tables("spared")),
-        read.text("error", ""),
-        read.text("message", ""),
+        tuple(Spared(entry.text("consumer"), entry.text("why", "")) for entry in fields.tables("spared")),
+        fields.text("error", ""),
+        fields.text("message", ""),
     )
 
 
 def outcome_of(answer: object) -> Outcome:
-    """Of Load and Evict."""
-    read = Fields("the outcome", answer)
+    """The value of an answer of Load or Evict."""
+    fields = Fields("the outcome", answer)
     return Outcome(
-        read.text("consumer"),
-        read.text("device", ""),
-        read.flag("changed"),
-        read.texts("evicted"),
-        read.text("method", ""),
-        read.number("freed_mib", 0),
-        read.seconds("duration_usec", 0),
+        fields.text("consumer"),
+        fields.text("device", ""),
+        fields.flag("changed"),
+        fields.strings("evicted"),
+        fields.text("method", ""),
+        fields.number("freed_mib", 0),
+        fields.seconds("duration_usec", 0),
     )
 
 
 def history_of(answer: list[Any]) -> tuple[HistoryEntry, ...]:
-    """Of GetHistory."""
-    return tuple(_entry(Fields("an entry of the history", one)) for one in answer)
+    """The values of an answer of GetHistory."""
+    return tuple(_entry(Fields("an entry of the history", entry)) for entry in answer)
 
 
-def _entry(read: Fields) -> HistoryEntry:
-    duration_usec = read.known("duration_usec")
+def _entry(fields: Fields) -> HistoryEntry:
+    duration_usec = fields.optional_number("duration_usec")
     return HistoryEntry(
-        read.time("at_usec"),
-        read.text("kind"),
-        read.text("consumer"),
-        read.text("device", ""),
+        fields.time("at_usec"),
+        fields.text("kind"),
+        fields.text("consumer"),
+        fields.text("device", ""),
         None if duration_usec is None else duration_usec / 1_000_000,
-        read.known("mib"),
-        read.text("method", ""),
-        read.text("trigger", ""),
-        read.text("detail", ""),
-        read.known("uid"),
-        read.text("lease", ""),
+        fields.optional_number("mib"),
+        fields.text("method", ""),
+        fields.text("trigger", ""),
+        fields.text("detail", ""),
+        fields.optional_number("uid"),
+        fields.text("lease", ""),
     )
 
 
@@ -207,26 +210,26 @@ _NAMES = {
 
 
 def event_of(signal: Signal) -> Event | None:
-    """Of a signal; None for one that is not known here."""
+    """The value of a signal; None for a signal that this version does not know."""
     names = _NAMES.get(signal.member)
     if names is None:
         return None
     if len(names) != len(signal.body):
         raise Mismatch(f"the signal {signal.member} has {len(signal.body)} arguments")
-    read = Fields(f"the signal {signal.member}", dict(zip(names, signal.body, strict=True)))
-    return _EVENTS[signal.member](read)
+    fields = Fields(f"the signal {signal.member}", dict(zip(names, signal.body, strict=True)))
+    return _EVENTS[signal.member](fields)
 
 
-def _eviction(read: Fields, succeeded: bool) -> Eviction:
-    details = read.table("details")
+def _eviction(fields: Fields, succeeded: bool) -> Eviction:
+    details = fields.table("details")
     return Eviction(
-        read.text("consumer"),
+        fields.text("consumer"),
         succeeded,
-        read.text("device"),
-        read.number("freed_mib"),
-        read.text("method"),
-        read.text("trigger"),
-        details.known("expected_mib"),
+        fields.text("device"),
+        fields.number("freed_mib"),
+        fields.text("method"),
+        fields.text("trigger"),
+        details.optional_number("expected_mib"),
         details.seconds("duration_usec", 0),
         details.text("why", ""),
         details.text("error", ""),
@@ -234,9 +237,9 @@ def _eviction(read: Fields, succeeded: bool) -> Eviction:
 
 
 _EVENTS: dict[str, Callable[[Fields], Event]] = {
-    "EvictionOccurred": lambda read: _eviction(read, True),
-    "EvictionFailed": lambda read: _eviction(read, False),
-    "LeaseGranted": lambda read: LeaseGranted(read.text("lease"), read.text("consumer")),
-    "LeaseEnded": lambda read: LeaseEnded(read.text("lease"), read.text("consumer"), read.text("reason")),
-    "NameOwnerChanged": lambda read: RunningChanged(bool(read.text("now"))),
+    "EvictionOccurred": lambda fields: _eviction(fields, True),
+    "EvictionFailed": lambda fields: _eviction(fields, False),
+    "LeaseGranted": lambda fields: LeaseGranted(fields.text("lease"), fields.text("consumer")),
+    "LeaseEnded": lambda fields: LeaseEnded(fields.text("lease"), fields.text("consumer"), fields.text("reason")),
+    "NameOwnerChanged": lambda fields: RunningChanged(bool(fields.text("now"))),
 }

@@ -1,12 +1,12 @@
-"""The same without ``await``: for scripts, threads, and notebooks.
+"""The client without ``await``: for scripts, threads and notebooks.
 
-The connection lives in a thread with an event loop of its own, so it makes no difference whether the calling thread
-has a loop, runs one (as in Jupyter) or has none. Calls block the thread that makes them and no other; one client may
-be used from several threads at a time.
+The connection lives in a thread with its own event loop, so it works whether or not the calling thread has a running
+loop, as in Jupyter. A call blocks only the thread that makes it; one client may be used from several threads at the
+same time.
 
-After a fork (``os.fork``, or ``multiprocessing`` with the start method "fork") a child cannot use what its parent
-opened, and is told so by RuntimeError. It has inherited the connection all the same: should the parent die without
-leaving its block, the lease stands until the child has ended too. The start methods "spawn" and "forkserver", and
+After a fork (``os.fork``, or ``multiprocessing`` with the start method "fork") a child process cannot use a client or
+lease of its parent: calls raise RuntimeError. The child still inherits the connection. If the parent dies without
+leaving its block, the lease remains until the child has ended too. The start methods "spawn" and "forkserver", and
 ``subprocess``, inherit nothing.
 """
 
@@ -19,7 +19,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from gpumand.client.client import Client
-from gpumand.client.held_lease import DEFAULT_WAIT_SEC, Granted, Held, hold
+from gpumand.client.held_lease import DEFAULT_WAIT_SEC, Held, LeaseInfo, hold
 from gpumand.client.lease_watch import Ended
 from gpumand.client.loop_thread import LoopThread
 
@@ -33,16 +33,16 @@ T = TypeVar("T")
 
 
 class SyncEnded:
-    """The end of a lease; like a ``threading.Event`` that knows why it was set."""
+    """The end of a lease: like a ``threading.Event`` with a reason."""
 
     def __init__(self, ended: Ended, thread: LoopThread) -> None:
-        """For ``lease_sync``."""
+        """Internal: ``lease_sync`` creates it."""
         self._ended = ended
         self._thread = thread
 
     @property
     def reason(self) -> str:
-        """Why the lease ended; "" while it stands. See ``Ended.reason``."""
+        """Why the lease ended; "" while it is active. See ``Ended.reason``."""
         return self._ended.reason
 
     def is_set(self) -> bool:
@@ -50,7 +50,7 @@ class SyncEnded:
         return self._ended.is_set()
 
     def wait(self, timeout_sec: float | None = None) -> str:
-        """Return, with the reason, when the lease has ended, or "" when that time has passed."""
+        """Wait until the lease has ended; returns the reason, or "" if the timeout expires first."""
         return self.reason if self.is_set() else self._thread.run(self._wait(timeout_sec))
 
     async def _wait(self, timeout_sec: float | None) -> str:
@@ -61,22 +61,22 @@ class SyncEnded:
             return ""
 
 
-class SyncHeld(Granted):
-    """A lease that ``lease_sync`` holds; see ``Granted`` for what it tells.
+class SyncHeld(LeaseInfo):
+    """A lease that ``lease_sync`` holds, with the attributes of ``LeaseInfo``.
 
     Attributes:
-        ended: whether, and why, the lease has ended; ``held.ended.wait()`` in a thread, or ``held.ended.is_set()``.
+        ended: whether and why the lease has ended; ``held.ended.wait()`` in a thread, or ``held.ended.is_set()``.
     """
 
     def __init__(self, held: Held, thread: LoopThread) -> None:
-        """For ``lease_sync``."""
+        """Internal: ``lease_sync`` creates it."""
         super().__init__(held)
         self.ended = SyncEnded(held.ended, thread)
         self._held = held
         self._thread = thread
 
     def release(self) -> None:
-        """End the lease now; harmless when repeated, also after the block. Leaving the block does it."""
+        """Release the lease before the block ends; may be called repeatedly, also after the block."""
         if not self.ended.is_set():
             self._thread.run(self._held.release())
 
@@ -96,26 +96,27 @@ def lease_sync(
         with lease_sync("comfyui", timeout_sec=300, reason="poster") as held:
             render(held.endpoint)
 
-    Arguments, errors and what becomes of the lease are those of ``gpumand.client.lease``. Ctrl-C while it waits
+    Arguments, errors and the lifetime of the lease are those of ``gpumand.client.lease``. Ctrl-C while it waits
     withdraws the request.
     """
-    given = {"device": device, "reason": reason, "bus": bus}
-    granted: list[Held] = []
+    options = {"device": device, "reason": reason, "bus": bus}
+    leases: list[Held] = []
 
-    async def ask() -> None:
-        granted.append(await hold(consumer, timeout_sec=timeout_sec, priority=priority, **given))
+    async def acquire() -> None:
+        leases.append(await hold(consumer, timeout_sec=timeout_sec, priority=priority, **options))
 
     with LoopThread() as thread:
         try:
-            thread.run(ask())
-            yield SyncHeld(granted[0], thread)
+            thread.run(acquire())
+            yield SyncHeld(leases[0], thread)
         finally:
-            for held in granted:  # also where Ctrl-C came in the moment of the grant
+            # Empty without a grant; it is filled even if Ctrl-C interrupts run() right after the grant.
+            for held in leases:
                 thread.run(held.release())
 
 
 class SyncClient:
-    """``Client`` without ``await``: the same methods, arguments, answers and errors::
+    """``Client`` without ``await``: the same methods, arguments, return values and errors::
 
         with SyncClient() as client:
             print(client.plan("comfyui").message)
@@ -139,7 +140,7 @@ class SyncClient:
         self.close()
 
     def connect(self) -> None:
-        """Connect, where it is not; ``with`` does it. Raises BusUnavailable."""
+        """Connect, if not connected; ``with`` does it. Raises BusUnavailable."""
         if self._thread is not None:
             return
         thread = LoopThread()
@@ -151,7 +152,7 @@ class SyncClient:
         self._thread = thread
 
     def close(self) -> None:
-        """Leave the bus; harmless when repeated."""
+        """Close the connection; may be called repeatedly."""
         thread, self._thread = self._thread, None
         if thread is not None:
             try:
@@ -160,7 +161,7 @@ class SyncClient:
                 thread.close()
 
     def status(self) -> Status:
-        """One snapshot of everything."""
+        """One consistent snapshot: devices, consumers, leases and waiting requests."""
         return self._run(self._client.status())
 
     def version(self) -> str:
@@ -176,9 +177,9 @@ class SyncClient:
         device: str = "",
         reason: str = "",
     ) -> AbstractContextManager[SyncHeld]:
-        """A lease for as long as a block runs: ``lease_sync`` on the same bus."""
-        given = {"device": device, "reason": reason, "bus": self._bus}
-        return lease_sync(consumer, timeout_sec=timeout_sec, priority=priority, **given)
+        """Hold a lease for as long as a block runs: ``lease_sync`` on the same bus."""
+        options = {"device": device, "reason": reason, "bus": self._bus}
+        return lease_sync(consumer, timeout_sec=timeout_sec, priority=priority, **options)
 
     def acquire(
         self,
@@ -192,7 +193,7 @@ class SyncClient:
         reason: str = "",
         token: str = "",
     ) -> Grant:
-        """Take a lease that outlives this process; see ``Client.acquire``."""
+        """Acquire a lease that outlives this process; see ``Client.acquire``."""
         work = self._client.acquire(
             consumer,
             lifetime=lifetime,
@@ -206,19 +207,19 @@ class SyncClient:
         return self._run(work)
 
     def release(self, lease: str) -> None:
-        """End a lease by its id. Raises NoSuchLease, AccessDenied."""
+        """Release a lease by its id. Raises NoSuchLease, AccessDenied."""
         self._run(self._client.release(lease))
 
     def renew(self, lease: str, ttl_sec: float | None = None) -> datetime | None:
-        """Give a lease of lifetime "ttl" more time: when it ends now; see ``Client.renew``."""
+        """Extend a lease of lifetime "ttl"; returns when it ends now. See ``Client.renew``."""
         return self._run(self._client.renew(lease, ttl_sec))
 
     def plan(self, consumer: str, *, priority: int | None = None, device: str = "") -> Plan:
-        """What acquiring a consumer would do now, and why; changes nothing. Raises NoSuchConsumer."""
+        """What a request for a consumer would do now, and why; changes nothing. Raises NoSuchConsumer."""
         return self._run(self._client.plan(consumer, priority=priority, device=device))
 
     def load(self, consumer: str, *, timeout_sec: float | None = DEFAULT_WAIT_SEC, device: str = "") -> Outcome:
-        """Make a consumer resident without a lease; see ``Client.load``."""
+        """Load a consumer without a lease; see ``Client.load``."""
         return self._run(self._client.load(consumer, timeout_sec=timeout_sec, device=device))
 
     def evict(
@@ -229,19 +230,19 @@ class SyncClient:
         timeout_sec: float | None = DEFAULT_WAIT_SEC,
         method: str = "",
     ) -> Outcome:
-        """Take a consumer's VRAM back; see ``Client.evict``."""
+        """Evict a consumer; see ``Client.evict``."""
         return self._run(self._client.evict(consumer, force=force, timeout_sec=timeout_sec, method=method))
 
     def pin(self, consumer: str) -> None:
-        """Keep a consumer from being evicted to make room, until ``unpin``. Raises NoSuchConsumer."""
+        """Pin a consumer: it is not evicted to make room for others until ``unpin``. Raises NoSuchConsumer."""
         self._run(self._client.pin(consumer))
 
     def unpin(self, consumer: str) -> None:
-        """Let a consumer be evicted again. Raises NoSuchConsumer."""
+        """Unpin a consumer: it may be evicted again. Raises NoSuchConsumer."""
         self._run(self._client.unpin(consumer))
 
     def reload(self) -> None:
-        """Have the configuration read again; a bad one changes nothing. Raises ConfigInvalid."""
+        """Reload the configuration; an invalid one changes nothing. Raises ConfigInvalid."""
         self._run(self._client.reload())
 
     def history(
@@ -253,13 +254,13 @@ class SyncClient:
         kinds: Iterable[str] = (),
         limit: int = 100,
     ) -> tuple[HistoryEntry, ...]:
-        """What happened, newest first; see ``Client.history``."""
+        """Past grants, refusals, loads, evictions and ends of leases, newest first; see ``Client.history``."""
         work = self._client.history(since=since, until=until, consumer=consumer, kinds=kinds, limit=limit)
         return self._run(work)
 
     @contextmanager
     def watch(self) -> Iterator[Iterator[Event]]:
-        """What happens, as it happens; see ``Client.watch``.
+        """Receive events as they happen; see ``Client.watch``.
 
         ::
 
@@ -267,23 +268,23 @@ class SyncClient:
                 for event in events:
                     print(event)
 
-        Ends with an error: LimitsExceeded for who reads too slowly, BusUnavailable, Mismatch.
+        The iteration ends with an error: LimitsExceeded if events are read too slowly, BusUnavailable or Mismatch.
         """
         watching = self._client.watch()
         events = self._run(_enter(watching))
         try:
-            yield self._each(events)
+            yield self._iterate(events)
         finally:
             self._run(_leave(watching))
 
-    def _each(self, events: Events) -> Iterator[Event]:
+    def _iterate(self, events: Events) -> Iterator[Event]:
         while True:
             yield self._run(_next(events))
 
     def _run(self, work: Coroutine[Any, Any, T]) -> T:
         if self._thread is None:
-            work.close()
-            raise RuntimeError("the client is not connected; use: with SyncClient() as client")
+            work.close()  # avoids the warning that a coroutine was never awaited
+            raise RuntimeError("the client is not connected. Use: with SyncClient() as client")
         return self._thread.run(work)
 
 

@@ -1,7 +1,8 @@
-"""What the clients answer: values that never change.
+"""Immutable values that the clients return.
 
-MiB are integers, durations are seconds, points in time are ``datetime`` in UTC. None stands for unknown (or, of an
-expiry, for never); it is never 0. Strings are as the daemon sends them. A later daemon may say more than these tell.
+Sizes are integers in MiB, durations are in seconds, points in time are ``datetime`` in UTC. None stands for unknown, or
+for an expiry that does not exist; 0 never does. Strings are as the daemon sends them. Keys that a later daemon adds are
+ignored.
 """
 
 from __future__ import annotations
@@ -13,17 +14,17 @@ from datetime import datetime
 
 @dataclass(frozen=True, slots=True)
 class Grant:
-    """What an Acquire was given.
+    """A granted lease.
 
     Attributes:
-        id: the lease's, for ``release`` and ``renew``.
-        consumer: what it is for.
-        device: index of the GPU as text; "" where none is known.
-        endpoint: the consumer's URL; "" where none is configured.
+        id: id of the lease, for ``release`` and ``renew``.
+        consumer: name of the leased consumer.
+        device: index of the GPU as text; "" if unknown.
+        endpoint: the consumer's URL; "" if none is configured.
         evicted: names of the consumers that were evicted for it, in order.
-        loaded: whether the consumer was loaded for it; False: it was resident already.
-        waited_sec: how long it took from the call to the grant.
-        expires_at: when it ends by itself; None = never.
+        loaded: whether the consumer was loaded for it; False if it was already resident.
+        waited_sec: seconds from the call to the grant.
+        expires_at: when the lease expires; None = never.
     """
 
     id: str
@@ -38,7 +39,7 @@ class Grant:
 
 @dataclass(frozen=True, slots=True)
 class ForeignProcess:
-    """A process that holds VRAM and belongs to no consumer. ``uid`` and ``used_mib`` are None when unknown."""
+    """A process that holds VRAM and belongs to no consumer. ``uid`` and ``used_mib`` are None if unknown."""
 
     pid: int
     name: str
@@ -53,14 +54,14 @@ class Device:
     """A GPU.
 
     Attributes:
-        index, uuid, name: as the driver has them.
+        index, uuid, name: as the driver reports them.
         source: "nvml" or "simulated".
-        total_mib, used_mib, free_mib: as it was read last; None = unknown.
-        reserved_mib: of consumers that are loading, not yet visible in ``used_mib``.
-        foreign_mib: held by processes that belong to no consumer.
-        sampled_at: when it was read; None = never.
-        error: why it cannot be read; "" where it can.
-        foreign: the largest of the foreign processes.
+        total_mib, used_mib, free_mib: of the last reading; None = unknown.
+        reserved_mib: memory of consumers that are loading, not yet visible in ``used_mib``.
+        foreign_mib: memory of processes that belong to no consumer.
+        sampled_at: time of the last reading; None = never read.
+        error: why the device cannot be read; "" if it can.
+        foreign: the largest foreign processes.
     """
 
     index: int
@@ -84,18 +85,18 @@ class Consumer:
     Attributes:
         name: as configured.
         residency: "unknown", "unloaded", "parked", "loading", "resident", "unloading" or "failed".
-        device: index of the GPU as text; "" where none is known.
-        vram_resident_mib: what it is expected to need; None = nobody knows, and then it is not lent.
-        used_mib: what it was seen to hold; None = unknown.
-        leases: how many stand on it.
-        last_used_at: None = never.
-        pinned: whether it is kept from eviction.
-        vram_managed: whether it manages its memory by itself, and is no victim.
-        unit: its systemd unit; "" where it has none.
-        error: what went wrong last; "" where all is well.
-        doing: what is being done with it now, for people.
-        since: since when its residency is what it is; None = unknown.
-        endpoint: its URL; "" where none is configured.
+        device: index of the GPU as text; "" if unknown.
+        vram_resident_mib: memory that it is expected to need; None = unknown, and then requests for it are refused.
+        used_mib: memory of the last reading; None = unknown.
+        leases: number of active leases on it.
+        last_used_at: when it was last used; None = never.
+        pinned: whether it is protected from eviction.
+        vram_managed: whether it manages its own memory and is never evicted.
+        unit: its systemd unit; "" if it has none.
+        error: its last error; "" if there is none.
+        doing: the operation in progress, as text.
+        since: when its residency last changed; None = unknown.
+        endpoint: its URL; "" if none is configured.
     """
 
     name: str
@@ -116,15 +117,15 @@ class Consumer:
 
 @dataclass(frozen=True, slots=True)
 class StandingLease:
-    """A lease that stands, whoever's it is.
+    """An active lease of any owner.
 
     Attributes:
         id, consumer, device, reason: as in its grant.
-        owner_uid: user id of who asked.
-        owner: who asked, for people: its systemd unit, else its process.
+        owner_uid: user id of the owner.
+        owner: the owner as text: its systemd unit, else its process.
         lifetime: "ttl", "connection" or "unit".
-        granted_at: when it began.
-        expires_at: when it ends by itself; None = never.
+        granted_at: when it was granted.
+        expires_at: when it expires; None = never.
     """
 
     id: str
@@ -140,7 +141,7 @@ class StandingLease:
 
 @dataclass(frozen=True, slots=True)
 class WaitingRequest:
-    """An Acquire that waits. ``position`` counts from 1; ``waiting_for`` says in words what for."""
+    """A waiting request. ``position`` counts from 1; ``waiting_for`` gives the reason as text."""
 
     consumer: str
     position: int
@@ -156,9 +157,9 @@ class Status:
     """One consistent snapshot of everything.
 
     Attributes:
-        version: the daemon's.
-        degraded: "" when all is well, else ``word: one line``.
-        devices, consumers, leases, queue: see there.
+        version: version of the daemon.
+        degraded: "" in normal operation, else ``word: one line``.
+        devices, consumers, leases, queue: see their classes.
         stats: counters since the daemon started, by name; ``…_usec`` are sums.
     """
 
@@ -171,15 +172,20 @@ class Status:
     stats: Mapping[str, int]
 
     def consumer(self, name: str) -> Consumer | None:
-        """The consumer of that name, or None where there is none."""
+        """The consumer of the given name; None if there is none."""
         return next((one for one in self.consumers if one.name == name), None)
 
 
 @dataclass(frozen=True, slots=True)
 class PlannedEviction:
-    """A victim of a plan. ``expected_mib`` is None where it cannot be told; ``why`` is for people.
+    """A victim of a plan.
 
-    ``parks``: its weights stay in host RAM.
+    Attributes:
+        consumer: name of the victim.
+        expected_mib: memory that its eviction is expected to free; None = unknown.
+        method: the method that would evict it.
+        why: why it is chosen, as text.
+        parks: whether its weights stay in host RAM.
     """
 
     consumer: str
@@ -191,7 +197,7 @@ class PlannedEviction:
 
 @dataclass(frozen=True, slots=True)
 class Spared:
-    """A loaded consumer that a plan leaves alone, and why."""
+    """A loaded consumer that a plan does not evict, and the reason."""
 
     consumer: str
     why: str
@@ -199,19 +205,19 @@ class Spared:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What Acquire would do now, and why.
+    """What a request would do now, and why.
 
     Attributes:
-        consumer: what was asked about.
+        consumer: name of the requested consumer.
         verdict: "grant", "wait" or "refuse".
-        device: index of the GPU as text; "" where none could be chosen.
-        resident: whether the consumer is resident already.
+        device: index of the GPU as text; "" if none could be chosen.
+        resident: whether the consumer is already resident.
         load: whether it would be loaded.
-        need_mib, free_mib: what it needs with the cushion, and what is free for it; None = unknown.
+        need_mib, free_mib: memory that it needs including the cushion, and memory free for it; None = unknown.
         evictions: victims, in order.
         spared: loaded consumers that would not be evicted.
         error: D-Bus name of the error of a refusal, or of a call that does not wait; else "".
-        message: why, in one line.
+        message: the reason, in one line.
     """
 
     consumer: str
@@ -229,16 +235,16 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What Load or Evict by hand did.
+    """The outcome of a manual load or eviction.
 
     Attributes:
-        consumer: which one.
-        device: index of the GPU as text; "" where none is known.
-        changed: False where it was so already.
-        evicted: who was evicted, in order.
-        method: how it was evicted; "" for Load.
-        freed_mib: seen to become free; 0 where nothing can be measured.
-        duration_sec: how long it took.
+        consumer: name of the consumer.
+        device: index of the GPU as text; "" if unknown.
+        changed: False if the consumer was already loaded, or already unloaded.
+        evicted: names of the evicted consumers, in order.
+        method: the eviction method; "" for a load.
+        freed_mib: memory that was measured to become free; 0 if it cannot be measured.
+        duration_sec: duration of the operation.
     """
 
     consumer: str
@@ -252,19 +258,20 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class HistoryEntry:
-    """One thing that happened.
+    """An entry of the history.
 
     Attributes:
-        at: when it was over.
-        kind: "grant", "end", "refusal", "load", "load-failed", "eviction" or "eviction-failed"; more may come.
-        consumer: to whom.
-        device: index of the GPU as text; "" where none is known.
-        duration_sec: of a grant's wait, a lease, a load, an eviction; None where that says nothing.
-        freed_mib: by an eviction; None otherwise.
-        method, trigger: how it was evicted, and for whom or what.
-        detail: why, in one line.
-        uid: whose lease or request it was; None for what belongs to nobody.
-        lease: its id; "" for none.
+        at: when the event ended.
+        kind: "grant", "end", "refusal", "load", "load-failed", "eviction" or "eviction-failed"; later versions may add
+            more.
+        consumer: name of the consumer.
+        device: index of the GPU as text; "" if unknown.
+        duration_sec: duration of the wait, the lease, the load or the eviction; None if it has none.
+        freed_mib: memory freed by an eviction; None otherwise.
+        method, trigger: the eviction method, and the consumer or event that caused the eviction.
+        detail: the reason, in one line.
+        uid: user id of the owner of the lease or request; None if it has no owner.
+        lease: id of the lease; "" for none.
     """
 
     at: datetime | None
@@ -285,16 +292,16 @@ class Eviction:
     """A consumer was evicted, or could not be.
 
     Attributes:
-        consumer: who.
-        succeeded: whether its memory was seen free.
-        device: index of the GPU as text; "" where none is known.
-        freed_mib: seen to become free; 0 where nothing can be measured.
+        consumer: name of the consumer.
+        succeeded: whether its memory became free.
+        device: index of the GPU as text; "" if unknown.
+        freed_mib: memory that was measured to become free; 0 if it cannot be measured.
         method: the method that freed it, or that was tried last.
-        trigger: the consumer that needed the room, or "manual", or "idle".
-        expected_mib: what was expected; None = unknown.
-        duration_sec: how long it took.
-        why: why this one, for people.
-        error: why it failed; "" where it did not.
+        trigger: name of the consumer that needed the memory, or "manual", or "idle".
+        expected_mib: memory that was expected to become free; None = unknown.
+        duration_sec: duration of the eviction.
+        why: why this consumer was chosen, as text.
+        error: why it failed; "" if it succeeded.
     """
 
     consumer: str
@@ -311,7 +318,7 @@ class Eviction:
 
 @dataclass(frozen=True, slots=True)
 class LeaseGranted:
-    """A lease stands, whoever's it is."""
+    """A lease of any owner was granted."""
 
     lease: str
     consumer: str
@@ -319,9 +326,10 @@ class LeaseGranted:
 
 @dataclass(frozen=True, slots=True)
 class LeaseEnded:
-    """A lease is gone.
+    """A lease of any owner has ended.
 
-    ``reason`` is "released", "expired", "owner-vanished", "unit-stopped", "revoked" or "shutdown"; more may come.
+    ``reason`` is "released", "expired", "owner-vanished", "unit-stopped", "revoked" or "shutdown"; more may be
+    added.
     """
 
     lease: str
@@ -331,10 +339,10 @@ class LeaseEnded:
 
 @dataclass(frozen=True, slots=True)
 class RunningChanged:
-    """gpumand came onto the bus, or left it."""
+    """gpumand appeared on the bus or left it."""
 
     running: bool
 
 
 Event = Eviction | LeaseGranted | LeaseEnded | RunningChanged
-"""What ``watch`` tells."""
+"""The events that ``watch`` yields."""

@@ -1,8 +1,9 @@
-"""Configuration: TOML files to frozen values, and every fault told with its file, line and key.
+"""Reads the TOML configuration into frozen values and reports every error with its file, line and key.
 
-Read ``schema`` for what may be written, ``load`` for how it comes together: files are found and parsed (``files``),
-each key is read by its description (``tables``, ``kinds``, ``checks``), consumers get their preset put under them
-(``consumers``, ``presets``), and what spans tables and files is judged last (``build``).
+The package imports only ``gpumand.domain``; it knows nothing of the arbiter, the bus or the command line.
+Reading order: ``schema`` lists every table and key. ``load`` reads a configuration: ``files`` finds and parses the
+files, ``table_schema``, ``value_types`` and ``validators`` check each key, ``consumers`` and ``presets`` merge each
+consumer with its preset, and ``builder`` checks everything that spans several tables or files.
 """
 
 from __future__ import annotations
@@ -10,9 +11,9 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from gpumand.config.builder import Measured, build
-from gpumand.config.files import DROP_IN_NAME, MAIN_NAME, files_of, listed, read
-from gpumand.config.problems import ConfigProblem, ConfigProblems, ProblemList, lines_of
+from gpumand.config.builder import MeasuredFootprint, build
+from gpumand.config.files import DROP_IN_NAME, MAIN_NAME, config_files, list_toml_files, read
+from gpumand.config.problems import ConfigProblem, ConfigProblems, ProblemList, problem_lines
 from gpumand.domain.consumer import Settings
 
 __all__ = [
@@ -21,8 +22,8 @@ __all__ = [
     "ConfigProblem",
     "ConfigProblems",
     "Measured",
-    "lines_of",
     "load",
+    "problem_lines",
     "user_folder",
 ]
 
@@ -31,32 +32,37 @@ DEFAULT_FOLDER = Path("/etc/gpumand/conf.d")
 
 
 def user_folder() -> Path:
-    """Where a user's own files are, laid out like /etc/gpumand: ``$XDG_CONFIG_HOME/gpumand``, or ~/.config/gpumand."""
+    """Return the user's configuration folder: ``$XDG_CONFIG_HOME/gpumand``, or ``~/.config/gpumand``.
+
+    Its layout is that of /etc/gpumand.
+    """
+    # The XDG specification says that a relative XDG_CONFIG_HOME is invalid and must be ignored.
     base = Path(os.environ.get("XDG_CONFIG_HOME", ""))
     return (base if base.is_absolute() else Path.home() / ".config") / "gpumand"
 
 
-def load(path: Path | None = None, measured: Measured = lambda _spec: None, *, user: bool = False) -> Settings:
-    """Read the configuration; blocks while it reads.
+def load(path: Path | None = None, measured: MeasuredFootprint = lambda _spec: None, *, user: bool = False) -> Settings:
+    """Read the configuration. This function blocks while it reads files.
 
     Args:
-        path: a file, or a folder: one laid out like /etc/gpumand (``gpumand.toml``, then ``conf.d/*.toml`` in name
-            order), or any other, all of whose ``*.toml`` are read in name order. None for ``DEFAULT_FILE`` and then
-            ``DEFAULT_FOLDER``, neither of which need exist.
-        user: without a path, the user's own files are meant (``user_folder``), and not those of the system at all: its
-            consumers are units that no user's systemd knows.
-        measured: the most MiB that a consumer was measured to hold, asked where its footprint is not written.
+        path: a file or a folder. A folder with a ``conf.d`` has the layout of /etc/gpumand: ``gpumand.toml`` is read
+            first, then ``conf.d/*.toml`` in name order. In any other folder, all ``*.toml`` are read in name order.
+            None reads ``DEFAULT_FILE`` and then ``DEFAULT_FOLDER``, neither of which needs to exist.
+        measured: returns the highest VRAM use in MiB measured for a consumer; called for consumers whose footprint is
+            not configured.
+        user: without a path, read only the user's own files (``user_folder``). The system's files are left out,
+            because their consumers are system units, which the user manager does not know.
 
     Raises:
-        ConfigProblems: it cannot be used; all faults of all files are in it.
+        ConfigProblems: the configuration cannot be used; the exception lists all problems of all files.
     """
-    faults = ProblemList()
+    problems = ProblemList()
     main, drop_ins = DEFAULT_FILE, DEFAULT_FOLDER
     if user:
         main, drop_ins = user_folder() / MAIN_NAME, user_folder() / DROP_IN_NAME
     is_default = path is None
-    files = files_of(path, faults) if path else [main, *listed(drop_ins, faults, optional=True)]
-    documents = [one for file in files if (one := read(file, faults, optional=is_default and file == main))]
-    settings = build(documents, faults, complete=not faults.problems, measured=measured)
-    faults.raise_any(map(str, files))
+    files = config_files(path, problems) if path else [main, *list_toml_files(drop_ins, problems, optional=True)]
+    documents = [one for file in files if (one := read(file, problems, optional=is_default and file == main))]
+    settings = build(documents, problems, complete=not problems.entries, measured=measured)
+    problems.raise_any(map(str, files))
     return settings

@@ -1,4 +1,4 @@
-"""From documents to Settings: merging files, and what can be judged only across tables and files."""
+"""Builds Settings from parsed documents: merges files and checks everything that spans several tables or files."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from typing import Any
 
 import attrs
 
-from gpumand.config.consumers import Written, place_in_list, read_consumer
-from gpumand.config.problems import Document, Place, ProblemList, shown
+from gpumand.config.consumers import ParsedConsumer, list_element_place, read_consumer
+from gpumand.config.problems import Document, Place, ProblemList, quoted
 from gpumand.config.schema import GpuTable, HistoryTable, HttpTable, SchedulerTable
-from gpumand.config.table_schema import FAULTY, filled, kind_of, read_keys
+from gpumand.config.table_schema import INVALID, read_keys, type_name, with_defaults
 from gpumand.config.validators import is_loopback
 from gpumand.domain.consumer import (
     UNKNOWN_MIB,
@@ -27,31 +27,33 @@ from gpumand.domain.name_suggestions import nearest
 _TABLES = ("scheduler", "gpu", "http", "history", "consumers")
 
 
-Measured = Callable[[ConsumerSpec], int | None]
-"""The most MiB that a consumer was measured to hold; None where it was not."""
+MeasuredFootprint = Callable[[ConsumerSpec], int | None]
+"""Returns the highest VRAM use in MiB measured for a consumer, or None if it has not been measured."""
 
 
-def build(documents: Sequence[Document], faults: ProblemList, *, complete: bool, measured: Measured) -> Settings:
-    """Make Settings of what was read; where there are faults it is not to be used.
+def build(
+    documents: Sequence[Document], problems: ProblemList, *, complete: bool, measured: MeasuredFootprint
+) -> Settings:
+    """Build Settings from the documents. If a problem is reported, the result must not be used.
 
     Args:
-        documents: the files in order.
-        faults: where everything wrong is noted.
-        complete: False when a file could not be read, so that names may be known that are not seen here.
-        measured: asked of consumers whose footprint is nowhere written.
+        documents: the parsed files in reading order.
+        problems: receives every problem.
+        complete: False if a file could not be read; a name that is unknown here may be defined in that file.
+        measured: called for consumers without a configured footprint.
     """
     for document in documents:
-        _note_unknown_tables(document, faults)
-    scheduler = _merged("scheduler", SchedulerTable, documents, faults)
-    gpu = _merged("gpu", GpuTable, documents, faults)
-    http = _merged("http", HttpTable, documents, faults)
-    history = _merged("history", HistoryTable, documents, faults)
-    consumers = _consumers(documents, faults)
-    _note_remote(http, documents, faults)
+        _check_table_names(document, problems)
+    scheduler = _merge_table("scheduler", SchedulerTable, documents, problems)
+    gpu = _merge_table("gpu", GpuTable, documents, problems)
+    http = _merge_table("http", HttpTable, documents, problems)
+    history = _merge_table("history", HistoryTable, documents, problems)
+    consumers = _read_consumers(documents, problems)
+    _check_remote_listen(http, documents, problems)
     if complete:
-        _note_strangers(consumers, faults)
-    _note_shared_units(consumers, faults)
-    _note_giants(consumers, gpu, faults)
+        _check_coexist_names(consumers, problems)
+    _check_unique_units(consumers, problems)
+    _check_footprints_fit(consumers, gpu, problems)
     specs = [_with_footprint(spec, measured) for one in consumers.values() if (spec := one.spec())]
     by_name = {spec.name: spec for spec in specs}
     return Settings(
@@ -59,106 +61,120 @@ def build(documents: Sequence[Document], faults: ProblemList, *, complete: bool,
     )
 
 
-def _with_footprint(spec: ConsumerSpec, measured: Measured) -> ConsumerSpec:
-    """What was measured may be lost, or not be there yet: then it is not lent, and others are."""
+def _with_footprint(spec: ConsumerSpec, measured: MeasuredFootprint) -> ConsumerSpec:
+    """Fill in the measured footprint of a consumer that declares none."""
+    # Without a measurement the footprint stays UNKNOWN_MIB: this consumer cannot be leased, all others can.
     if spec.vram_resident_mib != UNKNOWN_MIB:
         return spec
     return replace(spec, vram_resident_mib=measured(spec) or UNKNOWN_MIB)
 
 
-def _note_unknown_tables(document: Document, faults: ProblemList) -> None:
+def _check_table_names(document: Document, problems: ProblemList) -> None:
     for name, value in document.table.items():
         if name not in _TABLES:
-            what = "table" if isinstance(value, dict) else "key"
-            faults.add(Place(document).at(name), f"is no known {what}", nearest(name, _TABLES))
+            entry = "table" if isinstance(value, dict) else "key"
+            problems.add(Place(document).at(name), f"unknown {entry}", nearest(name, _TABLES))
 
 
-def _merged(
-    name: str, table: type[attrs.AttrsInstance], documents: Sequence[Document], faults: ProblemList
+def _merge_table(
+    name: str, table: type[attrs.AttrsInstance], documents: Sequence[Document], problems: ProblemList
 ) -> dict[str, Any]:
-    """A table that several files may add to; none may change what an earlier one said."""
+    """Merge a table that several files may contribute to; no file may change a key that an earlier one set."""
     given: dict[str, Any] = {}
     first: dict[str, Place] = {}
     for place, raw in _tables(name, documents):
-        for key, value in read_keys(table, raw, place, faults).items():
+        for key, value in read_keys(table, raw, place, problems).items():
             if key in first:
-                faults.add(place.at(key), f"was set already at {first[key]}")
+                problems.add(place.at(key), f"is already set at {first[key]}: remove one of the two")
                 continue
             first[key], given[key] = place.at(key), value
-    return filled(table, given)
+    return with_defaults(table, given)
 
 
 def _tables(name: str, documents: Sequence[Document]) -> Iterator[tuple[Place, Any]]:
     return ((Place(one).at(name), one.table[name]) for one in documents if name in one.table)
 
 
-def _consumers(documents: Sequence[Document], faults: ProblemList) -> dict[str, Written]:
-    consumers: dict[str, Written] = {}
+def _read_consumers(documents: Sequence[Document], problems: ProblemList) -> dict[str, ParsedConsumer]:
+    consumers: dict[str, ParsedConsumer] = {}
     for place, raw in _tables("consumers", documents):
         if not isinstance(raw, dict):
-            faults.add(place, f"must be a table with one table for each consumer, not {kind_of(raw)}")
+            problems.add(place, f"must be a table that contains one table per consumer, not {type_name(raw)}")
             continue
         for name, table in raw.items():
-            written = read_consumer(name, table, place.at(name), faults)
-            first = consumers.setdefault(name, written)
-            if first is not written:
-                faults.add(place.at(name), f"is configured already at {first.place}")
+            parsed = read_consumer(name, table, place.at(name), problems)
+            first = consumers.setdefault(name, parsed)
+            if first is not parsed:
+                problems.add(place.at(name), f"is already configured at {first.place}: remove one of the two")
     return consumers
 
 
-def _note_remote(http: dict[str, Any], documents: Sequence[Document], faults: ProblemList) -> None:
-    """The status names processes, units and users: it leaves the host only where somebody said so."""
+def _check_remote_listen(http: dict[str, Any], documents: Sequence[Document], problems: ProblemList) -> None:
+    """Refuse an address that other hosts can reach unless allow_remote is set."""
+    # The status contains the names of processes, units and users, so exporting it must be an explicit decision.
     listen = http["listen"]
-    if listen is FAULTY or not listen or is_loopback(listen) or http["allow_remote"]:
+    if listen is INVALID or not listen or is_loopback(listen) or http["allow_remote"]:
         return
     for place, raw in _tables("http", documents):
         if isinstance(raw, dict) and "listen" in raw:
-            faults.add(place.at("listen"), "is reached from other hosts, which needs allow_remote = true")
+            problems.add(
+                place.at("listen"),
+                "is reachable from other hosts: set allow_remote = true to permit that, or use 127.0.0.1",
+            )
 
 
-def _note_strangers(consumers: dict[str, Written], faults: ProblemList) -> None:
+def _check_coexist_names(consumers: dict[str, ParsedConsumer], problems: ProblemList) -> None:
     for one in consumers.values():
         others = one.keys.get("can_coexist_with", ())
-        for name in sorted(set() if others is FAULTY else others - consumers.keys()):
+        for name in sorted(set() if others is INVALID else others - consumers.keys()):
             known = consumers.keys() - {one.name}
-            place = place_in_list(one, "can_coexist_with", name)
-            faults.add(place, f"{shown(name)} is no configured consumer", nearest(name, known))
+            place = list_element_place(one, "can_coexist_with", name)
+            problems.add(place, f"no consumer {quoted(name)} is configured", nearest(name, known))
 
 
-def _note_shared_units(consumers: dict[str, Written], faults: ProblemList) -> None:
-    """A process belongs to one consumer: were a unit two consumers', its memory would be either's."""
-    first: dict[str, Written] = {}
+def _check_unique_units(consumers: dict[str, ParsedConsumer], problems: ProblemList) -> None:
+    """Refuse a unit that two consumers name."""
+    # The memory of a process is attributed to a consumer by its unit, which therefore must identify one consumer.
+    first: dict[str, ParsedConsumer] = {}
     for one in consumers.values():
         unit = one.keys.get("unit")
         if not isinstance(unit, str):
             continue
         other = first.setdefault(unit, one)
         if other is not one:
-            faults.add(one.place.at("unit"), f'is the unit of "{other.name}" already, at {other.place.at("unit")}')
+            first_use = other.place.at("unit")
+            message = f'is already the unit of "{other.name}", at {first_use}: use one unit per consumer'
+            problems.add(one.place.at("unit"), message)
 
 
-def _note_giants(consumers: dict[str, Written], gpu: dict[str, Any], faults: ProblemList) -> None:
+def _check_footprints_fit(consumers: dict[str, ParsedConsumer], gpu: dict[str, Any], problems: ProblemList) -> None:
     for one in consumers.values():
-        need, devices = one.keys.get("vram_resident_mib"), one.keys.get("device", ())
-        count = one.keys.get("device_count") or len(() if devices is FAULTY else devices) or 1
-        if FAULTY in (devices, count):
+        need_mib, devices = one.keys.get("vram_resident_mib"), one.keys.get("device", ())
+        count = one.keys.get("device_count") or len(() if devices is INVALID else devices) or 1
+        if INVALID in (devices, count):
             continue
-        limit = _limit_mib(devices, count, gpu)
-        if limit == 0:
-            faults.add(one.place.at("device_count"), f"is {count}, and there are fewer simulated devices")
-        elif isinstance(need, int) and limit is not None and need > limit:
+        limit_mib = _device_limit_mib(devices, count, gpu)
+        if limit_mib == 0:
+            problems.add(one.place.at("device_count"), f"is {count}, but simulated_total_mib lists fewer devices")
+        elif isinstance(need_mib, int) and limit_mib is not None and need_mib > limit_mib:
             each = "its device" if count == 1 else f"each of its {count} devices"
-            faults.add(one.place.at("vram_resident_mib"), f"is {need} MiB, more than the {limit} MiB of {each}")
+            message = f"is {need_mib} MiB, more than the {limit_mib} MiB of {each}"
+            problems.add(one.place.at("vram_resident_mib"), message)
 
 
-def _limit_mib(devices: tuple[str, ...], count: int, gpu: dict[str, Any]) -> int | None:
-    """The most that each of so many devices can have by what is configured; None where that is not known."""
+def _device_limit_mib(devices: tuple[str, ...], count: int, gpu: dict[str, Any]) -> int | None:
+    """Return the MiB that each of ``count`` devices has according to the configuration.
+
+    Returns:
+        The smallest size among the ``count`` largest eligible devices; 0 if there are too few simulated devices; None
+        if the configuration does not determine the size.
+    """
     if gpu["source"] == "simulated":
         sizes = gpu["simulated_total_mib"]
-        if sizes is FAULTY:
+        if sizes is INVALID:
             return None
-        there = [int(sizes[int(one)]) for one in devices if one.isdigit() and int(one) < len(sizes)]
-        largest = sorted(there if len(there) >= count else map(int, sizes), reverse=True)
+        named = [int(sizes[int(one)]) for one in devices if one.isdigit() and int(one) < len(sizes)]
+        largest = sorted(named if len(named) >= count else map(int, sizes), reverse=True)
         return largest[count - 1] if count <= len(largest) else 0
     total = gpu["total_mib"]
     return total if isinstance(total, int) and devices in {(), ("0",)} else None

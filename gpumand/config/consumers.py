@@ -1,4 +1,4 @@
-"""From a ``[consumers.NAME]`` table and its preset to a ConsumerSpec."""
+"""Converts a ``[consumers.NAME]`` table and its preset to a ConsumerSpec."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from typing import Any
 import attrs
 
 from gpumand.config.consumer_schema import ConsumerTable
-from gpumand.config.files import read_key
+from gpumand.config.files import read_key_file
 from gpumand.config.presets import Preset, preset, preset_names
-from gpumand.config.problems import Place, ProblemList, shown
-from gpumand.config.table_schema import FAULTY, filled, note_missing, read_keys
+from gpumand.config.problems import Place, ProblemList, quoted
+from gpumand.config.table_schema import INVALID, check_required, read_keys, with_defaults
 from gpumand.config.validators import CONSUMER_NAME, KEY, KEY_HEADER
 from gpumand.domain.consumer import UNKNOWN_MIB, BusyRoute, ConsumerSpec, EvictionMethod
 from gpumand.domain.name_suggestions import nearest
@@ -19,18 +19,18 @@ from gpumand.domain.name_suggestions import nearest
 _NOT_IN_SPEC = ("model", "key_file", "key_header")
 _ROUTES = ("health", "busy", "load", "unload")
 _UNIT_ONLY = "unit-only"
-_UNKNOWN: dict[str, Any] = {"unit": FAULTY, "url": FAULTY, "unload": FAULTY}
-"""What a preset that is not known may have had: not to be called missing."""
+_UNKNOWN_PRESET_KEYS: dict[str, Any] = {"unit": INVALID, "url": INVALID, "unload": INVALID}
+"""Keys that an unknown preset might have supplied; INVALID keeps later checks from reporting them as missing."""
 
 
 @attrs.frozen
-class Written:
-    """A consumer as it was written.
+class ParsedConsumer:
+    """A consumer's table after parsing, merged with its preset, before defaults are filled in.
 
     Attributes:
-        name: its name.
-        place: its table.
-        keys: what was given, by its preset too, converted; FAULTY where it was refused.
+        name: name of the consumer.
+        place: location of its table.
+        keys: converted values of the keys that the table or the preset sets; INVALID for a refused value.
     """
 
     name: str
@@ -38,10 +38,10 @@ class Written:
     keys: dict[str, Any]
 
     def spec(self) -> ConsumerSpec | None:
-        """The consumer; None when any of its keys was refused. A footprint that is not written is ``UNKNOWN_MIB``."""
-        if FAULTY in self.keys.values():
+        """Return the consumer, or None if a key was refused; an undeclared footprint is ``UNKNOWN_MIB``."""
+        if INVALID in self.keys.values():
             return None
-        keys = filled(ConsumerTable, self.keys)
+        keys = with_defaults(ConsumerTable, self.keys)
         keys["evict"] = keys["evict"] or _default_methods(self.keys)
         declared_mib, guess_mib = keys.pop("vram_resident_mib"), keys.pop("vram_guess_mib")
         devices, count = keys.pop("device"), keys.pop("device_count")
@@ -50,143 +50,155 @@ class Written:
         return ConsumerSpec(self.name, **{key: value for key, value in keys.items() if key not in _NOT_IN_SPEC})
 
 
-def read_consumer(name: str, raw: object, place: Place, faults: ProblemList) -> Written:
-    """Read one consumer's table, put its preset under it, and note what is wrong in it by itself."""
+def read_consumer(name: str, raw: object, place: Place, problems: ProblemList) -> ParsedConsumer:
+    """Read the table of one consumer, merge it with its preset, and report the problems within the table.
+
+    Keys of the table override those of the preset. A nested table such as ``health`` replaces the preset's as a whole.
+    """
     if not CONSUMER_NAME.fullmatch(name):
-        faults.add(
+        problems.add(
             place,
-            f"{shown(name)} is no name of a consumer: up to 64 letters, digits, dots, dashes and underscores, "
-            "the first a letter or digit",
+            f"{quoted(name)} is not a valid consumer name: use up to 64 letters, digits, dots, dashes and "
+            "underscores, starting with a letter or digit",
         )
-    own = read_keys(ConsumerTable, raw, place, faults)
+    own = read_keys(ConsumerTable, raw, place, problems)
     if not isinstance(raw, dict):
-        return Written(name, place, {"vram_resident_mib": FAULTY})
-    written = Written(name, place, {**_from_preset(own, place, faults), **own})
-    _put_key_in(written, faults)
-    note_missing(ConsumerTable, written.keys, place, faults)
-    _note_conflicts(written, faults)
-    return written
+        return ParsedConsumer(name, place, {"vram_resident_mib": INVALID})
+    parsed = ParsedConsumer(name, place, {**_from_preset(own, place, problems), **own})
+    _add_key_header(parsed, problems)
+    check_required(ConsumerTable, parsed.keys, place, problems)
+    _check_consumer(parsed, problems)
+    return parsed
 
 
-def _from_preset(own: dict[str, Any], place: Place, faults: ProblemList) -> dict[str, Any]:
+def _from_preset(own: dict[str, Any], place: Place, problems: ProblemList) -> dict[str, Any]:
     name, model = own.get("preset", ""), own.get("model", "")
-    if name is FAULTY:
-        return dict(_UNKNOWN)
+    if name is INVALID:
+        return dict(_UNKNOWN_PRESET_KEYS)
     if not name:
         if model:
-            faults.add(place.at("model"), "is of use only to a preset")
+            problems.add(place.at("model"), "has no effect without a preset: set preset, or remove this key")
         return {}
     if name not in preset_names():
-        words = f"{shown(name)} is no preset (gpumanctl preset list has them)"
-        faults.add(place.at("preset"), words, nearest(name, preset_names()))
-        return dict(_UNKNOWN)
-    return _keys_of(preset(name), model, place, faults)
+        message = f"there is no preset {quoted(name)}: see gpumanctl preset list"
+        problems.add(place.at("preset"), message, nearest(name, preset_names()))
+        return dict(_UNKNOWN_PRESET_KEYS)
+    return _preset_keys(preset(name), model, place, problems)
 
 
-def _keys_of(chosen: Preset, model: Any, place: Place, faults: ProblemList) -> dict[str, Any]:
-    wants = chosen.about.model
-    if wants == "none" and model:
-        faults.add(place.at("model"), f'is of no use: the preset "{chosen.name}" names no model')
-    if wants == "required" and not model:
-        faults.add(place.at("model"), f'is missing: the preset "{chosen.name}" needs to know which model')
-    # A refused model must not make its routes missing too.
-    put_in = "model" if model is FAULTY or (wants == "required" and not model) else model
-    return read_keys(ConsumerTable, chosen.consumer(put_in), Place(chosen.document, ("consumer",)), faults)
+def _preset_keys(chosen: Preset, model: Any, place: Place, problems: ProblemList) -> dict[str, Any]:
+    model_rule = chosen.about.model
+    if model_rule == "none" and model:
+        problems.add(place.at("model"), f'has no effect: the preset "{chosen.name}" takes no model. Remove this key')
+    if model_rule == "required" and not model:
+        problems.add(place.at("model"), f'is missing: the preset "{chosen.name}" requires the name of a model')
+    # With a placeholder for a refused or missing model the preset keeps its routes, and later checks do not report
+    # them as missing.
+    substitute = "model" if model is INVALID or (model_rule == "required" and not model) else model
+    return read_keys(ConsumerTable, chosen.consumer(substitute), Place(chosen.document, ("consumer",)), problems)
 
 
-def _put_key_in(written: Written, faults: ProblemList) -> None:
-    """Make the header that carries the key; it takes the place of a written one of its name."""
-    keys, place = written.keys, written.place
+def _add_key_header(parsed: ParsedConsumer, problems: ProblemList) -> None:
+    """Read the key file and add the header with the key; it replaces a configured header of the same name."""
+    keys, place = parsed.keys, parsed.place
     file, header = keys.get("key_file"), keys.get("key_header", KEY_HEADER)
     headers = keys.get("headers", ())
     if not file:
-        if "key_header" in _raw(written) and header is not FAULTY:
-            faults.add(place.at("key_header"), "is of use only to a key_file")
+        if "key_header" in _raw_table(parsed) and header is not INVALID:
+            problems.add(place.at("key_header"), "has no effect without key_file: set key_file, or remove this key")
         return
-    if FAULTY in (file, header, headers):
+    if INVALID in (file, header, headers):
         return
-    secret = read_key(Path(file), place.at("key_file"), faults)
+    secret = read_key_file(Path(file), place.at("key_file"), problems)
     name, _, value = header.partition(": ")
     others = tuple(pair for pair in headers if pair[0].lower() != name.lower())
-    keys["headers"] = (*others, (name, value.replace(KEY, secret))) if secret else FAULTY
+    keys["headers"] = (*others, (name, value.replace(KEY, secret))) if secret else INVALID
 
 
-def _note_conflicts(written: Written, faults: ProblemList) -> None:
-    keys, place = written.keys, written.place
+def _check_consumer(parsed: ParsedConsumer, problems: ProblemList) -> None:
+    keys, place = parsed.keys, parsed.place
     if not keys.get("url"):
-        _note_without_url(written, faults)
+        _check_missing_url(parsed, problems)
     if keys.get("vram_guess_mib") and keys.get("vram_resident_mib"):
-        faults.add(place.at("vram_guess_mib"), "is of use only where vram_resident_mib does not say it")
+        problems.add(place.at("vram_guess_mib"), "has no effect when vram_resident_mib is set: remove one of the two")
     devices, count = keys.get("device"), keys.get("device_count")
     if isinstance(devices, tuple) and isinstance(count, int) and count > len(devices):
-        faults.add(place.at("device_count"), f"is {count}, and device names {len(devices)}")
+        problems.add(place.at("device_count"), f"is {count}, but device lists only {len(devices)}")
     if isinstance(devices, tuple) and len(set(devices)) < len(devices):
-        faults.add(place.at("device"), "names a device twice")
+        problems.add(place.at("device"), "lists a device twice")
     if keys.get("parks") is True and not keys.get("unload"):
-        faults.add(place.at("parks"), "needs an unload route: that is what parks it")
-    if "parked_host_mib" in _raw(written) and keys.get("parks") in (None, False):
-        faults.add(place.at("parked_host_mib"), "is of use only where parks is true")
-    _note_methods(written, faults)
-    _note_busy(written, faults)
-    _note_unit_only(written, faults)
-    _note_itself(written, faults)
+        problems.add(
+            place.at("parks"), "requires an unload route, which parks the consumer: add unload, or remove this key"
+        )
+    if "parked_host_mib" in _raw_table(parsed) and keys.get("parks") in (None, False):
+        problems.add(place.at("parked_host_mib"), "has no effect unless parks = true")
+    _check_eviction_methods(parsed, problems)
+    _check_busy_route(parsed, problems)
+    _check_unit_only_preset(parsed, problems)
+    _check_coexists_with_itself(parsed, problems)
     residual, resident = keys.get("residual_mib"), keys.get("vram_resident_mib")
     if isinstance(residual, int) and isinstance(resident, int) and residual >= resident:
-        faults.add(place.at("residual_mib"), f"is not less than vram_resident_mib ({resident})")
+        problems.add(place.at("residual_mib"), f"is {residual}, but must be less than vram_resident_mib ({resident})")
 
 
-def _note_busy(written: Written, faults: ProblemList) -> None:
-    busy = written.keys.get("busy")
+def _check_busy_route(parsed: ParsedConsumer, problems: ProblemList) -> None:
+    busy = parsed.keys.get("busy")
     if isinstance(busy, BusyRoute) and not (busy.pointers or busy.metrics):
-        faults.add(written.place.at("busy"), "needs pointers or metrics: where its answer says whether it works")
+        problems.add(
+            parsed.place.at("busy"), "requires pointers or metrics, which locate the busy state in the response"
+        )
 
 
-def _note_unit_only(written: Written, faults: ProblemList) -> None:
-    """Who chose such a preset means to have it evicted, unless the consumer is never to be."""
-    keys = written.keys
+def _check_unit_only_preset(parsed: ParsedConsumer, problems: ProblemList) -> None:
+    """Require a unit for a preset of class unit-only, which has no other way to be evicted."""
+    # A consumer that is never evicted (vram_managed, pinned), or that has an unload route of its own, needs no unit.
+    keys = parsed.keys
     name = keys.get("preset")
     if name not in preset_names() or preset(name).about.class_ != _UNIT_ONLY:
         return
     if not any(keys.get(key) for key in ("unit", "unload", "vram_managed", "pinned")):
-        faults.add(written.place.at("unit"), f'is missing: with the preset "{name}" only stopping its unit frees VRAM')
+        message = f'is missing: the preset "{name}" has no unload route, so only stopping the unit frees VRAM'
+        problems.add(parsed.place.at("unit"), message)
 
 
-def _note_without_url(written: Written, faults: ProblemList) -> None:
-    own = _raw(written)
-    routes = [route for route in _ROUTES if route in written.keys]
+def _check_missing_url(parsed: ParsedConsumer, problems: ProblemList) -> None:
+    own = _raw_table(parsed)
+    routes = [route for route in _ROUTES if route in parsed.keys]
     for route in routes:
         if route in own:
-            faults.add(written.place.at(route), "needs the consumer's url")
+            problems.add(parsed.place.at(route), "requires url in the consumer's table")
     if not own.keys() >= set(routes):
-        faults.add(written.place.at("url"), f'is missing: the preset "{written.keys["preset"]}" has no default')
-    elif not routes and not written.keys.get("unit"):
-        faults.add(written.place, "needs a unit, a url, or both")
+        problems.add(parsed.place.at("url"), f'is missing: the preset "{parsed.keys["preset"]}" has no default url')
+    elif not routes and not parsed.keys.get("unit"):
+        problems.add(parsed.place, "requires unit, url, or both")
 
 
-def _note_methods(written: Written, faults: ProblemList) -> None:
-    methods = written.keys.get("evict", ())
-    for index, method in enumerate(() if methods is FAULTY else methods):
-        if method is EvictionMethod.HTTP and not written.keys.get("unload"):
-            faults.add(written.place.at("evict", index), '"http" needs an unload route')
-        if method is EvictionMethod.UNIT_STOP and not written.keys.get("unit"):
-            faults.add(written.place.at("evict", index), '"unit-stop" needs a unit')
+def _check_eviction_methods(parsed: ParsedConsumer, problems: ProblemList) -> None:
+    methods = parsed.keys.get("evict", ())
+    for index, method in enumerate(() if methods is INVALID else methods):
+        if method is EvictionMethod.HTTP and not parsed.keys.get("unload"):
+            problems.add(parsed.place.at("evict", index), '"http" requires an unload route')
+        if method is EvictionMethod.UNIT_STOP and not parsed.keys.get("unit"):
+            problems.add(parsed.place.at("evict", index), '"unit-stop" requires unit')
 
 
-def _note_itself(written: Written, faults: ProblemList) -> None:
-    others = written.keys.get("can_coexist_with", ())
-    if others is not FAULTY and written.name in others:
-        faults.add(place_in_list(written, "can_coexist_with", written.name), "names the consumer itself")
+def _check_coexists_with_itself(parsed: ParsedConsumer, problems: ProblemList) -> None:
+    others = parsed.keys.get("can_coexist_with", ())
+    if others is not INVALID and parsed.name in others:
+        problems.add(
+            list_element_place(parsed, "can_coexist_with", parsed.name), "lists the consumer itself: remove it"
+        )
 
 
-def place_in_list(written: Written, key: str, element: str) -> Place:
-    """Where an element stands in a list that the consumer's own table has."""
-    raw = _raw(written).get(key, [])
-    return written.place.at(key, raw.index(element)) if element in raw else written.place.at(key)
+def list_element_place(parsed: ParsedConsumer, key: str, element: str) -> Place:
+    """Return the place of a list element in the consumer's own table; if it is from the preset, that of the key."""
+    raw = _raw_table(parsed).get(key, [])
+    return parsed.place.at(key, raw.index(element)) if element in raw else parsed.place.at(key)
 
 
-def _raw(written: Written) -> dict[str, Any]:
-    raw: Any = written.place.document.table
-    for part in written.place.path:
+def _raw_table(parsed: ParsedConsumer) -> dict[str, Any]:
+    raw: Any = parsed.place.document.table
+    for part in parsed.place.path:
         raw = raw[part]
     return raw if isinstance(raw, dict) else {}
 

@@ -1,4 +1,4 @@
-"""Which files are the configuration, and reading them with caps; plain blocking code."""
+"""Finds the configuration files and reads them with limits on size and number; this code blocks."""
 
 from __future__ import annotations
 
@@ -19,122 +19,150 @@ MAX_FILES = 512
 MAX_KEY = 4096
 MAX_DEPTH = 64
 
-# Python 3.14 gives these as attributes; the text has them in every version.
+# Only Python 3.14 has the position as attributes of TOMLDecodeError. The message contains it in every version.
 _SYNTAX_PLACE = re.compile(r" \(at (?:line (\d+), column (\d+)|end of document)\)$")
 
 
-def files_of(path: Path, faults: ProblemList) -> list[Path]:
-    """The files that a path stands for, in the order in which they are read.
+def config_files(path: Path, problems: ProblemList) -> list[Path]:
+    """Return the files that a path stands for, in reading order.
 
     Args:
-        path: a file; or a folder laid out like /etc/gpumand (``gpumand.toml``, then ``conf.d/*.toml`` in name order);
-            or any other folder: all its ``*.toml`` in name order.
-        faults: where a folder that cannot be listed is noted.
+        path: a file; a folder with the layout of /etc/gpumand (``gpumand.toml``, then ``conf.d/*.toml`` in name
+            order); or any other folder (all ``*.toml`` in name order).
+        problems: receives a problem if a folder cannot be listed.
     """
     if not path.is_dir():
         return [path]
     drop_ins = path / DROP_IN_NAME
     if not drop_ins.is_dir():
-        return listed(path, faults)
+        return list_toml_files(path, problems)
     main = path / MAIN_NAME
-    return ([main] if os.path.lexists(main) else []) + listed(drop_ins, faults)
+    return ([main] if os.path.lexists(main) else []) + list_toml_files(drop_ins, problems)
 
 
-def listed(folder: Path, faults: ProblemList, *, optional: bool = False) -> list[Path]:
-    """The ``*.toml`` of a folder in name order, hidden ones left out; an ``optional`` folder need not be there."""
+def list_toml_files(folder: Path, problems: ProblemList, *, optional: bool = False) -> list[Path]:
+    """Return the ``*.toml`` files of a folder in name order, without hidden ones.
+
+    Args:
+        folder: the folder.
+        problems: receives a problem if the folder cannot be listed or has more than 512 such files.
+        optional: a missing folder is no problem.
+    """
     try:
         names = sorted(name for name in os.listdir(folder) if name.endswith(".toml") and not name.startswith("."))
     except FileNotFoundError as error:
         if not optional:
-            faults.add_file(folder, f"cannot be listed: {error.strerror}")
+            problems.add_file(folder, f"cannot be listed: {error.strerror}")
         return []
     except OSError as error:
-        faults.add_file(folder, f"cannot be listed: {error.strerror}")
+        problems.add_file(folder, f"cannot be listed: {error.strerror}")
         return []
     if len(names) > MAX_FILES:
-        faults.add_file(folder, f"holds {len(names)} files, more than {MAX_FILES}")
+        problems.add_file(folder, f"contains {len(names)} files, more than the maximum of {MAX_FILES}")
         return []
     return [folder / name for name in names]
 
 
-def read(path: Path, faults: ProblemList, *, optional: bool = False) -> Document | None:
-    """Read and parse one file; None where that fails, which is noted, or where an ``optional`` one is not there."""
-    try:
-        content = _content(path)
-    except FileNotFoundError as error:
-        # A dangling link was meant to be something.
-        if not optional or path.is_symlink():
-            faults.add_file(path, f"cannot be read: {error.strerror}")
-        return None
-    except OSError as error:
-        faults.add_file(path, f"cannot be read: {error.strerror}")
-        return None
-    if len(content) > MAX_BYTES:
-        faults.add_file(path, f"is larger than {MAX_BYTES // 1024} KiB")
-        return None
-    return parse(str(path), content, faults)
+def read(path: Path, problems: ProblemList, *, optional: bool = False) -> Document | None:
+    """Read and parse one file.
 
+    Args:
+        path: the file.
+        problems: receives a problem if the file cannot be read or parsed.
+        optional: a missing file is no problem.
 
-def read_key(path: Path, place: Place, faults: ProblemList) -> str:
-    """The key that a file holds on its one line; "" where there is none to be had, which is noted at ``place``.
-
-    What is in the file is a secret, so no message has any of it.
+    Returns:
+        The document; None if the file cannot be read or parsed, or is optional and missing.
     """
     try:
-        content = _content(path)
+        content = _read_capped(path)
+    except FileNotFoundError as error:
+        # A symbolic link without a target is an error even for an optional file: its author expected it to be read.
+        if not optional or path.is_symlink():
+            problems.add_file(path, f"cannot be read: {error.strerror}")
+        return None
     except OSError as error:
-        faults.add(place, f"{path} cannot be read: {error.strerror}")
+        problems.add_file(path, f"cannot be read: {error.strerror}")
+        return None
+    if len(content) > MAX_BYTES:
+        problems.add_file(path, f"is larger than {MAX_BYTES // 1024} KiB, the maximum")
+        return None
+    return parse(str(path), content, problems)
+
+
+def read_key_file(path: Path, place: Place, problems: ProblemList) -> str:
+    """Read the API key from a file that contains one line.
+
+    Args:
+        path: the file.
+        place: the configuration key that names the file; problems are reported there.
+        problems: receives a problem if the file cannot be read or does not contain a key.
+
+    Returns:
+        The key, or "" if there is a problem. No message contains any part of the file, because it is secret.
+    """
+    try:
+        content = _read_capped(path)
+    except OSError as error:
+        problems.add(place, f"{path} cannot be read: {error.strerror}")
         return ""
     text = content.decode("ascii", errors="replace").strip()
     if not text or len(text) > MAX_KEY or not text.isascii() or not text.isprintable():
-        faults.add(place, f"{path} does not hold a key: one line of up to {MAX_KEY} printable ASCII characters")
+        problems.add(
+            place, f"{path} does not contain a key: write one line of up to {MAX_KEY} printable ASCII characters"
+        )
         return ""
     return text
 
 
-def _content(path: Path) -> bytes:
-    """At most MAX_BYTES + 1 bytes of a regular file; a pipe must not make us wait for a writer."""
+def _read_capped(path: Path) -> bytes:
+    """Return the first MAX_BYTES + 1 bytes of a regular file; the extra byte shows that the file is too large."""
+    # Opening a FIFO without O_NONBLOCK would block until another process opens it for writing. Opening a terminal
+    # without O_NOCTTY could make it the controlling terminal of the daemon.
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
     try:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise OSError(0, "it is no regular file")
+            raise OSError(0, "not a regular file")
         with open(descriptor, "rb", closefd=False) as file:
             return file.read(MAX_BYTES + 1)
     finally:
         os.close(descriptor)
 
 
-def parse(file: str, content: bytes, faults: ProblemList) -> Document | None:
-    """Parse one file's content; None where it is no TOML, which is noted with line and column."""
+def parse(file: str, content: bytes, problems: ProblemList) -> Document | None:
+    """Parse the content of one file; if it is not valid TOML, report line and column and return None."""
     try:
         text = content.decode()
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
-        faults.add_file(file, "is not UTF-8", Position(line, error.start - content.rfind(b"\n", 0, error.start)))
+        problems.add_file(file, "is not UTF-8", Position(line, error.start - content.rfind(b"\n", 0, error.start)))
         return None
-    table = _table(file, text, faults)
+    table = _parse_table(file, text, problems)
     return None if table is None else Document(file, table, find_keys(text))
 
 
-def _table(file: str, text: str, faults: ProblemList) -> dict[str, Any] | None:
+def _parse_table(file: str, text: str, problems: ProblemList) -> dict[str, Any] | None:
     try:
         table = tomllib.loads(text)
-    except ValueError as error:  # TOMLDecodeError is one; a number of thousands of digits is a plain one
+    except ValueError as error:
+        # TOMLDecodeError is a ValueError. A number with more than 4300 digits raises a plain ValueError.
         position = _syntax_position(str(error), text)
-        what = _SYNTAX_PLACE.sub("", str(error))
-        where = f" at column {position.column}" if position.column else ""
-        faults.add_file(file, f"is no valid TOML{where}: {what}", position)
+        reason = _SYNTAX_PLACE.sub("", str(error))
+        column = f" at column {position.column}" if position.column else ""
+        problems.add_file(file, f"is not valid TOML{column}: {reason}", position)
     except RecursionError:
-        faults.add_file(file, "is nested too deeply")
+        problems.add_file(file, "is nested too deeply to be parsed")
     else:
         if not _is_too_deep(table):
             return table
-        faults.add_file(file, f"is nested more than {MAX_DEPTH} levels deep")
+        problems.add_file(file, f"is nested more than {MAX_DEPTH} levels deep, the maximum")
     return None
 
 
 def _is_too_deep(table: dict[str, Any]) -> bool:
-    """Dotted keys nest without end, and whoever walks the result by recursion would run out of stack."""
+    """Return True if a table is nested more than MAX_DEPTH levels deep."""
+    # Dotted keys can nest tables to any depth, and the functions that read the result are recursive: they would
+    # exhaust the stack. This check therefore goes level by level.
     level: list[Any] = [table]
     for _ in range(MAX_DEPTH):
         inner = (value for one in level for value in (one.values() if isinstance(one, dict) else one))

@@ -1,9 +1,9 @@
-"""Where each key of a TOML text stands.
+"""Finds the line and column of each key in a TOML text.
 
-``tomllib`` says line and column of syntax errors only; a fault in a *value* is told to people by the line of its key.
-So the text is walked a second time, for keys alone: strings, arrays and inline tables are recognised just well enough
-to step over them. ``tomllib`` stays the judge of what is valid; on text that it refuses, this finder returns what it
-could make out and never fails.
+``tomllib`` reports positions of syntax errors only, but an error in a value has to be reported at the line of its key.
+This module scans the text a second time for keys alone and recognises strings, arrays and inline tables only well
+enough to skip them. ``tomllib`` decides what is valid. For text that it refuses, the scanner returns the keys it
+recognised and never raises.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ KeyPath = tuple[str | int, ...]
 
 @dataclass(frozen=True, slots=True, order=True)
 class Position:
-    """A place in a text; both count from 1, ``line`` 0 is unknown."""
+    """A position in a text; line and column are counted from 1, line 0 means unknown."""
 
     line: int = 0
     column: int = 0
@@ -29,10 +29,11 @@ def find_keys(text: str) -> dict[KeyPath, Position]:
     """Find every key and array element of a TOML text.
 
     Args:
-        text: the document; its line ends may be LF or CRLF.
+        text: the document, with LF or CRLF line endings.
 
     Returns:
-        The position at which each is named first: tables by the header or the dotted key that first names them.
+        The position of the first mention of each key. For a table this is the header or the dotted key that mentions
+        it first.
     """
     text = text.replace("\r\n", "\n")
     starts = [0, *(match.end() for match in re.finditer("\n", text))]
@@ -46,8 +47,8 @@ def _position(starts: list[int], offset: int) -> Position:
     return Position(line, offset - starts[line - 1] + 1)
 
 
-# Unrolled, so that an unterminated string costs linear time; possessive quantifiers would say it better, but Python
-# 3.11.2 (Debian 12) does not go back to where a failed alternative began.
+# These patterns are unrolled loops, so that an unterminated string costs linear time. Possessive quantifiers would be
+# shorter, but Python 3.11.2 (Debian 12) does not restore the position after an alternative with one has failed.
 _BASIC = re.compile(r'"[^"\\\n]*(?:\\.[^"\\\n]*)*"')
 _LITERAL = re.compile(r"'[^'\n]*'")
 _BARE = re.compile(r"[A-Za-z0-9_-]+")
@@ -61,12 +62,12 @@ _STRING_END = {
 }
 
 
-class _AstrayError(Exception):
-    """What stands here is not what TOML has here."""
+class _UnexpectedTextError(Exception):
+    """The text at the current position does not match what TOML allows there."""
 
 
 class _Scanner:
-    """One walk through one text; ``found`` maps key paths to offsets."""
+    """Scans one text once; ``found`` maps key paths to offsets."""
 
     def __init__(self, text: str) -> None:
         self.found: dict[KeyPath, int] = {}
@@ -75,7 +76,7 @@ class _Scanner:
         self._elements: dict[KeyPath, int] = {}  # arrays of tables, and how many [[headers]] each has had
 
     def scan(self) -> None:
-        """Walk to the end; a statement that cannot be followed costs its line."""
+        """Scan to the end; if a statement is not recognised, its line is skipped."""
         table: KeyPath = ()
         while True:
             self._skip(_BLANK)
@@ -83,14 +84,14 @@ class _Scanner:
                 return
             try:
                 table = self._statement(table)
-            except (_AstrayError, RecursionError):
+            except (_UnexpectedTextError, RecursionError):
                 self._skip(_REST_OF_LINE)
 
     def _statement(self, table: KeyPath) -> KeyPath:
-        """A header or an assignment; returns the table that is open after it."""
-        if self._eat("[["):
+        """Scan a header or an assignment and return the table that is open after it."""
+        if self._accept("[["):
             return self._next_element(self._key(()))
-        if self._eat("["):
+        if self._accept("["):
             path = self._key(())
             self._skip(_REST_OF_LINE)
             return path
@@ -107,22 +108,23 @@ class _Scanner:
 
     def _assignment(self, table: KeyPath) -> None:
         path = self._key(table)
-        if not self._eat("="):
-            raise _AstrayError
+        if not self._accept("="):
+            raise _UnexpectedTextError
         self._skip(_SPACE)
         self._value(path)
 
     def _key(self, path: KeyPath) -> KeyPath:
-        """A key, dotted or not, with the spaces around it."""
+        """Scan a key, dotted or not, with the spaces around it, and return its path below ``path``."""
         while True:
             self._skip(_SPACE)
             start = self._at
             path = (*path, self._key_part())
             self.found.setdefault(path, start)
             self._skip(_SPACE)
-            if not self._eat("."):
+            if not self._accept("."):
                 return path
             if path in self._elements:
+                # A dotted name through an array of tables refers to the element that was opened last.
                 path = (*path, self._elements[path] - 1)
 
     def _key_part(self) -> str:
@@ -131,21 +133,21 @@ class _Scanner:
             if match:
                 self._at = match.end()
                 return _unquoted(match.group())
-        raise _AstrayError
+        raise _UnexpectedTextError
 
     def _value(self, path: KeyPath) -> None:
         opening = self._text[self._at : self._at + 3]
         if opening in _STRING_END:
             self._at += 3
-            self._take(_STRING_END[opening])
+            self._expect(_STRING_END[opening])
         elif opening[:1] == "[":
             self._array(path)
         elif opening[:1] == "{":
             self._inline_table(path)
         elif opening[:1] in {'"', "'"}:
-            self._take(_BASIC if opening[0] == '"' else _LITERAL)
+            self._expect(_BASIC if opening[0] == '"' else _LITERAL)
         else:
-            self._take(_SCALAR)
+            self._expect(_SCALAR)
 
     def _array(self, path: KeyPath) -> None:
         self._at += 1
@@ -156,31 +158,31 @@ class _Scanner:
             self._value(element)
             index += 1
             self._skip(_BLANK)
-            self._eat(",")
+            self._accept(",")
 
     def _inline_table(self, path: KeyPath) -> None:
         self._at += 1
         while not self._closed("}"):
             self._assignment(path)
             self._skip(_BLANK)
-            self._eat(",")
+            self._accept(",")
 
     def _closed(self, bracket: str) -> bool:
         self._skip(_BLANK)
-        return self._eat(bracket) or self._at >= len(self._text)
+        return self._accept(bracket) or self._at >= len(self._text)
 
-    def _take(self, pattern: re.Pattern[str]) -> None:
-        """Step over something that must be there: every loop above ends because this moves or raises."""
+    def _expect(self, pattern: re.Pattern[str]) -> None:
+        """Skip text that must match; every loop of the scanner ends because this method advances or raises."""
         match = pattern.match(self._text, self._at)
         if match is None or match.end() == self._at:
-            raise _AstrayError
+            raise _UnexpectedTextError
         self._at = match.end()
 
     def _skip(self, pattern: re.Pattern[str]) -> None:
         match = pattern.match(self._text, self._at)
         self._at = match.end() if match else self._at
 
-    def _eat(self, token: str) -> bool:
+    def _accept(self, token: str) -> bool:
         if not self._text.startswith(token, self._at):
             return False
         self._at += len(token)
@@ -192,7 +194,7 @@ def _unquoted(key: str) -> str:
         return key
     if "\\" not in key:
         return key[1:-1]
-    try:  # escapes are tomllib's business
+    try:  # tomllib decodes the escapes
         return str(tomllib.loads("key = " + key)["key"])
     except tomllib.TOMLDecodeError:
-        raise _AstrayError from None
+        raise _UnexpectedTextError from None

@@ -1,4 +1,4 @@
-"""``[preset]`` in a preset's file, key by key."""
+"""Defines the keys of the ``[preset]`` table in a preset's file."""
 
 # ruff: noqa: RUF009 - key() is a field specifier, evaluated once for each class as it should be
 
@@ -8,20 +8,20 @@ import attrs
 
 from gpumand.config import validators
 from gpumand.config.table_schema import TableOf, key
-from gpumand.config.value_types import Choice, Flag, ListOf, Text, Whole
+from gpumand.config.value_types import Boolean, Choice, Integer, ListOf, Text
 
 CLASSES = ("full-rest", "unload-only", "sleep-wake", "restart", "unit-only")
-"""What kinds of servers presets are for."""
+"""Classes of servers; ``PresetTable.class_`` describes them."""
 
 
 @attrs.frozen
 class Detect:
-    """What a server looks like from outside.
+    """Signs by which discovery recognises a server on a host.
 
     Attributes:
-        units: patterns of the names that its unit is usually given, as of a shell.
-        commands: patterns; one of them, with anything before and behind it, is found in its command line.
-        ports: where it listens by its own default.
+        units: shell patterns of the usual names of its unit.
+        commands: shell patterns; one of them matches a part of its command line.
+        ports: the TCP ports on which it listens by default.
     """
 
     units: tuple[str, ...] = ()
@@ -31,33 +31,43 @@ class Detect:
 
 @attrs.frozen
 class DetectTable:
-    """``detect`` in a ``[preset]`` table."""
+    """``detect`` in the ``[preset]`` table."""
 
-    units: tuple[str, ...] = key(ListOf(Text()), "Patterns of names of its unit.", default=())
-    commands: tuple[str, ...] = key(ListOf(Text()), "Patterns found in its command line.", default=())
-    ports: tuple[int, ...] = key(ListOf(Whole(1, validators.MAX_PORT)), "Its default ports.", default=())
+    units: tuple[str, ...] = key(ListOf(Text()), "Shell patterns of the unit's name.", default=())
+    commands: tuple[str, ...] = key(ListOf(Text()), "Shell patterns of a part of the command line.", default=())
+    ports: tuple[int, ...] = key(
+        ListOf(Integer(1, validators.MAX_PORT)), "Default TCP ports of the server.", default=()
+    )
 
 
 @attrs.frozen
 class PresetTable:
-    """``[preset]`` in a preset's file: what it is for, and where its facts come from."""
+    """``[preset]`` in a preset's file: which server it is for, and the sources of its facts."""
 
-    title: str = key(Text(), "The server's name, for people.")
-    summary: str = key(Text(), "What the preset does, in a sentence.")
+    title: str = key(Text(), "Display name of the server.")
+    summary: str = key(Text(), "Summary of the preset, in one sentence.")
     class_: str = key(
         Choice(CLASSES),
-        "full-rest loads and unloads by route; unload-only loads with the first request; sleep-wake parks weights; "
-        "restart begins anew without or with its model; unit-only has no such route: its unit is stopped and started.",
+        "Class of the server. full-rest has a load and an unload route; unload-only loads with the first request; "
+        "sleep-wake parks its weights in host RAM; restart restarts itself without or with its model; unit-only has no "
+        "such routes, so gpumand stops and starts its unit.",
     )
-    async_unload: bool = key(Flag(), "Its unload route answers before the memory is free.", default=False)
+    async_unload: bool = key(
+        Boolean(), "Asynchronous unload: the unload route responds before the memory is free.", default=False
+    )
     model: str = key(
         Choice(("required", "optional", "none")),
-        "Whether its routes name a model; without an optional one the routes that need it are left out.",
+        "Use of the consumer's model key by the routes. Without an optional model, the routes that contain {model} are "
+        "left out.",
         default="none",
     )
-    needs: tuple[str, ...] = key(ListOf(Text()), "Flags and variables the server must be started with.", default=())
-    detect: Detect = key(
-        TableOf(DetectTable, Detect), "What it looks like on a host, for gpumanctl init.", default=Detect()
+    needs: tuple[str, ...] = key(
+        ListOf(Text()),
+        "Requirements: flags and environment variables that the server must be started with.",
+        default=(),
     )
-    notes: tuple[str, ...] = key(ListOf(Text()), "What whoever runs it should know.", default=())
-    sources: tuple[str, ...] = key(ListOf(Text()), "Where the facts were read.", default=())
+    detect: Detect = key(
+        TableOf(DetectTable, Detect), "Signs by which gpumanctl init recognises the server.", default=Detect()
+    )
+    notes: tuple[str, ...] = key(ListOf(Text()), "Notes for the administrator of the server.", default=())
+    sources: tuple[str, ...] = key(ListOf(Text()), "Sources of the facts in this preset.", default=())

@@ -1,7 +1,8 @@
-"""Presets: routes of well-known servers that ship with gpumand, as TOML beside ``gpumand.consumers``.
+"""Reads the presets: routes of well-known servers, which ship as TOML files in ``gpumand/consumers/presets``.
 
-A preset's file has a ``[preset]`` table (see ``PresetTable``) and a ``[consumer]`` table with keys of a consumer. Where
-a text of the latter has ``{model}``, the consumer's ``model`` is put in, escaped as its place wants it.
+A preset's file has a ``[preset]`` table (see ``PresetTable``) and a ``[consumer]`` table with keys of a consumer. In
+the strings of ``[consumer]``, ``{model}`` is replaced by the consumer's ``model``, escaped for its position (URL path,
+JSON pointer or plain text).
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import attrs
 from gpumand.config.files import parse
 from gpumand.config.preset_schema import PresetTable
 from gpumand.config.problems import Document, Place, ProblemList
-from gpumand.config.table_schema import filled, note_missing, read_keys
+from gpumand.config.table_schema import check_required, read_keys, with_defaults
 
 MODEL = "{model}"
 _SUFFIX = ".toml"
@@ -24,12 +25,12 @@ _SUFFIX = ".toml"
 
 @attrs.frozen
 class Preset:
-    """One preset.
+    """One preset as shipped.
 
     Attributes:
-        name: as a consumer's ``preset`` names it.
+        name: the name that a consumer's ``preset`` key refers to.
         about: its ``[preset]`` table.
-        document: its file; the ``[consumer]`` table is in it.
+        document: its parsed file, which also contains the ``[consumer]`` table.
     """
 
     name: str
@@ -37,10 +38,10 @@ class Preset:
     document: Document
 
     def consumer(self, model: str) -> dict[str, Any]:
-        """The keys of the consumer, as tomllib would give them, with the model put in.
+        """Return the consumer's keys, as parsed by tomllib, with the model substituted.
 
         Args:
-            model: "" for none: the keys that need one are left out.
+            model: name of the model; "" leaves out the keys that contain ``{model}``.
         """
         keys: dict[str, Any] = self.document.table["consumer"]
         if model:
@@ -50,39 +51,39 @@ class Preset:
 
 @cache
 def preset_names() -> tuple[str, ...]:
-    """The names of all presets, sorted."""
+    """Return the names of all presets, sorted."""
     folder = files("gpumand") / "consumers" / "presets"
     return tuple(sorted(one.name.removesuffix(_SUFFIX) for one in folder.iterdir() if one.name.endswith(_SUFFIX)))
 
 
 @cache
 def preset(name: str) -> Preset:
-    """A preset that ships with gpumand.
+    """Read a preset that ships with gpumand.
 
     Args:
         name: one of ``preset_names()``.
 
     Raises:
-        ConfigProblems: the file is faulty, which no release has.
+        ConfigProblems: the preset's file has errors; tests exclude that for every released preset.
     """
     file = files("gpumand") / "consumers" / "presets" / f"{name}{_SUFFIX}"
-    faults = ProblemList()
-    document = parse(str(file), file.read_bytes(), faults)
-    about = _about(document, faults) if document else {}
-    faults.raise_any([str(file)])
-    assert document is not None  # else there was a fault
+    problems = ProblemList()
+    document = parse(str(file), file.read_bytes(), problems)
+    about = _about(document, problems) if document else {}
+    problems.raise_any([str(file)])
+    assert document is not None  # raise_any has raised otherwise
     return Preset(name, PresetTable(**{"class_" if key == "class" else key: about[key] for key in about}), document)
 
 
-def _about(document: Document, faults: ProblemList) -> dict[str, Any]:
+def _about(document: Document, problems: ProblemList) -> dict[str, Any]:
     place = Place(document)
     for key in ("preset", "consumer"):
         if not isinstance(document.table.get(key), dict):
-            faults.add(place.at(key), "is missing: a preset has the tables preset and consumer")
+            problems.add(place.at(key), "is missing: a preset needs the tables preset and consumer")
             return {}
-    about = read_keys(PresetTable, document.table["preset"], place.at("preset"), faults)
-    note_missing(PresetTable, about, place.at("preset"), faults)
-    return filled(PresetTable, about)
+    about = read_keys(PresetTable, document.table["preset"], place.at("preset"), problems)
+    check_required(PresetTable, about, place.at("preset"), problems)
+    return with_defaults(PresetTable, about)
 
 
 def _names_model(value: Any) -> bool:
@@ -95,7 +96,7 @@ def _names_model(value: Any) -> bool:
 
 def _with_model(value: Any, key: str, model: str) -> Any:
     if isinstance(value, dict):
-        # A body's keys are the server's, whatever they are called.
+        # Keys inside a JSON body belong to the server's API, so a key named "path" there is not a URL path.
         return {name: _with_model(one, key if key == "json" else name, model) for name, one in value.items()}
     if isinstance(value, list):
         return [_with_model(one, key, model) for one in value]
@@ -105,6 +106,7 @@ def _with_model(value: Any, key: str, model: str) -> Any:
 def _escaped(model: str, key: str) -> str:
     if key == "path":
         return quote(model, safe="")
-    if key in {"loaded", "last_used", "pointers", "success"}:  # JSON pointers; "~" first, or "/" would be escaped twice
+    if key in {"loaded", "last_used", "pointers", "success"}:  # JSON pointers
+        # "~" is replaced first; otherwise the "~" of "~1" would be escaped again.
         return model.replace("~", "~0").replace("/", "~1")
     return model

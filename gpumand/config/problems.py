@@ -1,4 +1,4 @@
-"""What is wrong with a configuration, each fault with its place."""
+"""Configuration errors, each with its file, line and key."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ _MAX_SHOWN = 80
 
 @dataclass(frozen=True, slots=True)
 class ConfigProblem:
-    """One fault.
+    """One error in the configuration.
 
     Attributes:
-        file: the file it is in, or the path that was asked for.
-        line, column: where, from 1; 0 where there is no such place.
-        key: dotted key as TOML writes it, "" where the fault is not in a key.
-        message: what is wrong, in one line.
-        hint: the nearest known name, "" when there is none.
+        file: the file that contains the error, or the path that was requested.
+        line, column: position, both counted from 1; 0 if there is no position.
+        key: dotted key as written in TOML; "" if the error does not concern a key.
+        message: what is wrong and what to write, in one line.
+        hint: the most similar known name; "" if there is none.
     """
 
     file: str
@@ -41,10 +41,10 @@ class ConfigProblem:
 
 
 class ConfigProblems(ConfigInvalid):
-    """The configuration cannot be used.
+    """The configuration has errors and cannot be used.
 
-    The message is the first problem and how many more there are; ``problems`` has all of them, in the order in which
-    somebody reading the files would meet them.
+    The message has the first problem and the number of further ones. ``problems`` has all of them, sorted by file (in
+    reading order), line and column.
     """
 
     def __init__(self, problems: Sequence[ConfigProblem]) -> None:
@@ -55,12 +55,12 @@ class ConfigProblems(ConfigInvalid):
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """One file that was read.
+    """One configuration file that was read and parsed.
 
     Attributes:
         file: its path.
-        table: what tomllib made of it.
-        positions: where its keys stand.
+        table: its content as parsed by tomllib.
+        positions: the position of each key.
     """
 
     file: str
@@ -68,7 +68,7 @@ class Document:
     positions: dict[KeyPath, Position]
 
     def position(self, path: KeyPath) -> Position:
-        """Where a key stands; for one that is not there, where the table stands that it is missing from."""
+        """Return the position of a key; for a missing key, the position of the table that should contain it."""
         while path and path not in self.positions:
             path = path[:-1]
         return self.positions.get(path, Position())
@@ -76,19 +76,19 @@ class Document:
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """A key of a document, present or missing."""
+    """The location of a key in a document; the key may be missing there."""
 
     document: Document
     path: KeyPath = ()
 
     def at(self, *keys: str | int) -> Place:
-        """The place so many keys deeper."""
+        """Return the place that is reached from here by these keys."""
         return Place(self.document, (*self.path, *keys))
 
     @property
     def key(self) -> str:
-        """The key as TOML writes it: ``consumers."my tts".evict[1]``."""
-        parts = [f"[{part}]" if isinstance(part, int) else f".{_written(part)}" for part in self.path]
+        """The dotted key as written in TOML, for example ``consumers."my tts".evict[1]``."""
+        parts = [f"[{part}]" if isinstance(part, int) else f".{_toml_key(part)}" for part in self.path]
         return "".join(parts).removeprefix(".")
 
     def __str__(self) -> str:
@@ -98,42 +98,53 @@ class Place:
 
 @dataclass(slots=True)
 class ProblemList:
-    """Collects problems, so that all of them are told at once."""
+    """Collects problems while files are read, so that all of them are reported at once."""
 
-    problems: list[ConfigProblem] = field(default_factory=list)
+    entries: list[ConfigProblem] = field(default_factory=list)
 
     def add(self, place: Place, message: str, hint: str = "") -> None:
-        """Note a fault at a key."""
+        """Add a problem of a key.
+
+        Args:
+            place: the key.
+            message: what is wrong and what to write instead, in one line.
+            hint: the name that was probably meant, or "".
+        """
         position = place.document.position(place.path)
-        self.problems.append(
+        self.entries.append(
             ConfigProblem(place.document.file, position.line, position.column, place.key, message, hint)
         )
 
     def add_file(self, file: object, message: str, position: Position | None = None) -> None:
-        """Note a fault of a file as a whole, or of its syntax."""
+        """Add a problem of a whole file, or of its syntax at a position."""
         at = position or Position()
-        self.problems.append(ConfigProblem(str(file), at.line, at.column, "", message))
+        self.entries.append(ConfigProblem(str(file), at.line, at.column, "", message))
 
     def raise_any(self, files: Iterable[str]) -> None:
-        """Raise ConfigProblems if there is a fault; ``files`` is the order in which files were read."""
+        """Raise ConfigProblems if there is any problem.
+
+        Args:
+            files: the files in the order in which they were read; problems are sorted by it.
+        """
         order = {file: number for number, file in enumerate(files)}
-        if self.problems:
+        if self.entries:
             last = len(order)
             raise ConfigProblems(
-                sorted(self.problems, key=lambda one: (order.get(one.file, last), one.line, one.column))
+                sorted(self.entries, key=lambda one: (order.get(one.file, last), one.line, one.column))
             )
 
 
-def lines_of(error: ConfigInvalid) -> list[str]:
-    """Every problem of a configuration, in a line of its own: the message alone says the first."""
+def problem_lines(error: ConfigInvalid) -> list[str]:
+    """Return all problems of an invalid configuration, one line each; ``error.message`` has only the first."""
+    # Other subclasses of ConfigInvalid have only a message.
     return [str(problem) for problem in getattr(error, "problems", (error.message,))]
 
 
-def shown(value: object) -> str:
-    """A value for a message: one line, printable, not too long."""
+def quoted(value: object) -> str:
+    """Format a value for a message: one printable line of at most 80 characters."""
     text = f'"{repr(value)[1:-1]}"' if isinstance(value, str) else repr(value)
     return text if len(text) <= _MAX_SHOWN else text[: _MAX_SHOWN - 1] + "…"
 
 
-def _written(key: str) -> str:
-    return key if _BARE_KEY.fullmatch(key) else shown(key)
+def _toml_key(key: str) -> str:
+    return key if _BARE_KEY.fullmatch(key) else quoted(key)

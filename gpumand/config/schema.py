@@ -1,8 +1,8 @@
-"""Every table and key of the configuration: the one place that says what may be written.
+"""Defines every table and key of the configuration.
 
-Reading, the refusals and the reference in gpumand.toml(5) all come from here; the tables of consumers are in
-``consumer_schema``. Defaults are those of the domain's dataclasses, so that a test or a client that builds one by hand
-gets the same.
+The reader, its error messages and the reference in gpumand.toml(5) are generated from these definitions. The tables of
+consumers are in ``consumer_schema``. Defaults are taken from the dataclasses in ``gpumand.domain``, so that code that
+creates one of those directly gets the same values.
 """
 
 # ruff: noqa: RUF009 - key() is a field specifier, evaluated once for each class as it should be
@@ -15,7 +15,7 @@ from gpumand.config import validators
 from gpumand.config.consumer_schema import BusyTable, ConsumerTable, HealthTable, RouteTable
 from gpumand.config.shared_keys import MAX_MIB, MAX_SEC, default_of, seconds
 from gpumand.config.table_schema import key
-from gpumand.config.value_types import Choice, Decimal, Flag, ListOf, Text, Whole
+from gpumand.config.value_types import Boolean, Choice, Integer, ListOf, Number, Text
 from gpumand.domain.consumer import (
     GpuSettings,
     HistorySettings,
@@ -30,69 +30,75 @@ SOURCES = ("nvml", "simulated", "none")
 
 @attrs.frozen
 class SchedulerTable:
-    """``[scheduler]``: how room is made and leases are granted."""
+    """``[scheduler]``: how leases are granted and consumers are evicted."""
 
     policy: Policy = key(
         Choice(tuple(one.value for one in Policy), Policy),
-        "Who is evicted and who is served next. lru: the least recently used; first come, first served. adaptive: "
-        "those worth least by what was learned of their loads and uses; who asks for what is resident may pass others.",
+        "Scheduling policy. lru evicts the least recently used consumer and serves requests in the order of their "
+        "arrival. adaptive evicts the consumers that cost least to lose, based on learned load times and usage, and "
+        "may serve a request for a resident consumer before earlier requests (see overtake_budget_sec).",
         default=default_of(SchedulerSettings, "policy"),
     )
     overtake_budget_sec: float = key(
-        Decimal(0, MAX_SEC),
-        "With policy adaptive: how many seconds of work may be let past a waiting request; 0 = none.",
+        Number(0, MAX_SEC),
+        "Limit on overtaking with policy adaptive: how much work of later requests may be served before a waiting "
+        "request. 0 disables overtaking.",
         default=default_of(SchedulerSettings, "overtake_budget_sec"),
         unit="s",
     )
     overlap: Overlap = key(
         Choice(tuple(one.value for one in Overlap), Overlap),
-        "With policy adaptive: load the next consumer while another one works; measured does so while those who work "
-        "are not slowed down by more than a fifth.",
+        "Loading during work, with policy adaptive: whether the next consumer is loaded while another one works. off "
+        "never does so, on always does, measured does so as long as it slows down the working consumers by at most a "
+        "fifth.",
         default=default_of(SchedulerSettings, "overlap"),
     )
     cushion_mib: int = key(
-        Whole(0, MAX_MIB),
-        "Kept free on top of every footprint, for what a consumer allocates while it works.",
+        Integer(0, MAX_MIB),
+        "Cushion: VRAM that stays free on a device in addition to every footprint, for allocations that a consumer "
+        "makes while it works.",
         default=default_of(SchedulerSettings, "cushion_mib"),
         unit="MiB",
     )
     max_evictions: int = key(
-        Whole(0, 1000),
-        "How many evictions one request may lead to at most.",
+        Integer(0, 1000),
+        "Maximum number of evictions for one request.",
         default=default_of(SchedulerSettings, "max_evictions"),
     )
     settle_timeout_sec: float = key(
         seconds(),
-        "How long to wait for an evicted consumer's memory to be seen free before the next method is tried.",
+        "Timeout of an eviction method: how long gpumand waits for the driver to report the evicted consumer's memory "
+        "as free before it tries the next method of the consumer's evict list.",
         default=default_of(SchedulerSettings, "settle_timeout_sec"),
         unit="s",
     )
     concurrent_leases: int = key(
-        Whole(0, 1024),
-        "How many leases may stand on one device at a time; 0 = as many as fit.",
+        Integer(0, 1024),
+        "Maximum number of simultaneous leases on one device. 0 grants as many as fit.",
         default=default_of(SchedulerSettings, "concurrent_leases"),
     )
     lease_ttl_sec: float = key(
         seconds(),
-        "How long a lease of lifetime ttl lasts when the client does not say.",
+        "Default duration of a lease of lifetime ttl, used when the client gives none.",
         default=default_of(SchedulerSettings, "lease_ttl_sec"),
         unit="s",
     )
     health_interval_sec: float = key(
         seconds(0.1),
-        "How often consumers are asked how they are.",
+        "Interval between health checks of a consumer.",
         default=default_of(SchedulerSettings, "health_interval_sec"),
         unit="s",
     )
     host_ram_reserve_mib: int = key(
-        Whole(0, MAX_MIB),
-        "Host RAM that parked consumers leave to everybody else.",
+        Integer(0, MAX_MIB),
+        "Reserve of host RAM: a consumer is parked only if this much host RAM stays available afterwards.",
         default=default_of(SchedulerSettings, "host_ram_reserve_mib"),
         unit="MiB",
     )
     aging_sec: float = key(
         seconds(),
-        "Waiting for so long is worth 100 points of priority, so that no request is overtaken for ever.",
+        "Aging of waiting requests: time in which a request gains 100 points of priority. Aging ensures that no "
+        "request is overtaken forever.",
         default=default_of(SchedulerSettings, "aging_sec"),
         unit="s",
     )
@@ -100,68 +106,69 @@ class SchedulerTable:
 
 @attrs.frozen
 class GpuTable:
-    """``[gpu]``: where figures about VRAM come from."""
+    """``[gpu]``: where VRAM readings come from."""
 
     source: str = key(
         Choice(SOURCES),
-        "nvml reads the NVIDIA driver, simulated needs no GPU, none looks at nothing.",
+        "Source of VRAM readings. nvml reads the NVIDIA driver, simulated needs no GPU, none reads nothing.",
         default=default_of(GpuSettings, "source"),
     )
     sample_interval_sec: float = key(
         seconds(0.05),
-        "How often devices are read while nothing happens.",
+        "Interval between readings of a device while nothing happens.",
         default=default_of(GpuSettings, "sample_interval_sec"),
         unit="s",
     )
     total_mib: int | None = key(
-        Whole(1, MAX_MIB),
-        "What device 0 has, for when the source cannot say.",
+        Integer(1, MAX_MIB),
+        "Total VRAM of device 0, used when the source cannot report it.",
         default=default_of(GpuSettings, "total_mib"),
         unit="MiB",
     )
     simulated_total_mib: tuple[int, ...] = key(
-        ListOf(Whole(1, MAX_MIB), least=1, most=64, unique=False, single=True),
-        "Sizes of the simulated devices.",
+        ListOf(Integer(1, MAX_MIB), min_length=1, max_length=64, unique=False, single=True),
+        "Sizes of the simulated devices, by index. Used with source simulated.",
         default=default_of(GpuSettings, "simulated_total_mib"),
         unit="MiB",
     )
     simulated_dir: str = key(
         Text("absolute path", validators.absolute_path),
-        "The folder in which consumers of the simulator announce their memory.",
+        "Folder in which simulated consumers announce their memory. Used with source simulated.",
         default=default_of(GpuSettings, "simulated_dir"),
     )
 
 
 @attrs.frozen
 class HttpTable:
-    """``[http]``: status, events and metrics over TCP, for those who do not reach the socket /run/gpumand.sock."""
+    """``[http]``: status, events and metrics over TCP, for clients that cannot reach the socket /run/gpumand.sock."""
 
     listen: str = key(
         Text("address and port", validators.listen_address),
-        "Where to listen, as address and port; by default nowhere. Whoever reaches it may read the whole status.",
+        "Listen address of the HTTP endpoints: IP address and port, such as 127.0.0.1:9876. By default gpumand does "
+        "not listen on TCP. Every client that can reach the address may read the whole status.",
         default=default_of(HttpSettings, "listen"),
     )
     allow_remote: bool = key(
-        Flag(),
-        "The address may be other than loopback, so that other hosts reach it.",
+        Boolean(),
+        "Permission to listen on an address that other hosts can reach. Without it, listen must be a loopback address.",
         default=default_of(HttpSettings, "allow_remote"),
     )
 
 
 @attrs.frozen
 class HistoryTable:
-    """``[history]``: what is kept of what happened, for ``gpumanctl history`` and ``gpumanctl simulate``."""
+    """``[history]``: which past events are kept, for ``gpumanctl history`` and ``gpumanctl simulate``."""
 
     keep_days: float = key(
-        Decimal(0, 3660),
-        "For how many days it is kept what happened; 0 = it is not. What was measured of consumers is kept anyway.",
+        Number(0, 3660),
+        "Retention time of the event history. 0 disables the history. Measurements of consumers are kept in any case.",
         default=default_of(HistorySettings, "keep_days"),
         unit="d",
     )
     demand_log: str = key(
         Text("absolute path", validators.absolute_path),
-        "A file to which every use of a consumer is appended as a line of JSON, to be replayed by gpumanctl simulate; "
-        "by default there is none. The service may write below /var/lib/gpumand.",
+        "File to which every use of a consumer is appended as one line of JSON, for replay with gpumanctl simulate. By "
+        "default no such file is written. Choose a path below /var/lib/gpumand, where the service may write.",
         default=default_of(HistorySettings, "demand_log"),
     )
 

@@ -1,4 +1,4 @@
-"""What descriptions of keys are made of: bounds, and kinds of values that several tables have."""
+"""Bounds and value types that several configuration tables share."""
 
 from __future__ import annotations
 
@@ -6,32 +6,32 @@ import dataclasses
 from typing import Any
 
 from gpumand.config import validators
-from gpumand.config.value_types import Decimal, Flag, OneOf, Pairs, Text, Whole
+from gpumand.config.value_types import Boolean, Integer, Number, OneOf, StringTable, Text
 
 MAX_MIB = 16 * 1024 * 1024
-"""16 TiB: no device has more, so a larger figure is a slip of the unit."""
+"""Upper bound of sizes in MiB (16 TiB). No device has more, so a larger number was written in another unit."""
 
 MAX_DEVICES = 64
 
 MAX_SEC = 86400.0
-"""A day: a longer timeout is a slip of the unit."""
+"""Upper bound of times in seconds (one day). A longer timeout was written in another unit."""
 
 
 def default_of(owner: Any, name: str) -> Any:
-    """The default of a field of one of the domain's dataclasses."""
+    """Return the default of a field of a dataclass in ``gpumand.domain``."""
     return next(one.default for one in dataclasses.fields(owner) if one.name == name)
 
 
-def seconds(low: float = 0.0, high: float = MAX_SEC) -> Decimal:
-    """A time; a lower end of 0 is not a time to wait for anything and not included."""
-    return Decimal(low, high, above=low == 0.0)
+def seconds(low: float = 0.0, high: float = MAX_SEC) -> Number:
+    """Return the value type of a time in seconds; a lower bound of 0 is excluded, because a wait of 0 s is useless."""
+    return Number(low, high, above=low == 0.0)
 
 
 def equals() -> OneOf:
-    """A value to compare with."""
-    return OneOf((Flag(), Whole(-(2**63), 2**63 - 1), Text()), "boolean, whole number or text")
+    """Return the value type of a value that a response is compared with."""
+    return OneOf((Boolean(), Integer(-(2**63), 2**63 - 1), Text()), "boolean, whole number or text")
 
 
-def headers() -> Pairs:
-    """HTTP headers."""
-    return Pairs(Text("header name", validators.header_name), Text("header value", most=8192))
+def headers() -> StringTable:
+    """Return the value type of a table of HTTP headers."""
+    return StringTable(Text("header name", validators.header_name), Text("header value", max_length=8192))

@@ -1,7 +1,7 @@
-"""How a table's keys are described, and how a table is read by that description.
+"""Describes the keys of a configuration table, and reads a table by its description.
 
-A table is an attrs class; each attribute carries a ``Key`` in its metadata: what values it takes (a *kind*), what it
-means, and its unit. Reading and the reference documentation come from the same description.
+A table is an attrs class. The metadata of each attribute hold its value type, its description and its unit. The reader
+and the reference documentation use the same description.
 """
 
 from __future__ import annotations
@@ -18,121 +18,126 @@ from gpumand.domain.name_suggestions import nearest
 _METADATA = "gpumand.key"
 
 
-class Mark(Enum):
-    """FAULTY stands for a value that was refused: it is there, but nobody must judge it again."""
+class Sentinel(Enum):
+    """INVALID replaces a value that was refused, so that later checks neither report it again nor call it missing."""
 
-    FAULTY = "faulty"
-
-
-FAULTY = Mark.FAULTY
+    INVALID = "invalid"
 
 
-class Kind(Protocol):
-    """What values a key takes."""
+INVALID = Sentinel.INVALID
+
+
+class ValueType(Protocol):
+    """The type of a key's value: checks and converts what tomllib returned."""
 
     @property
-    def says(self) -> str:
-        """For the reference: "whole number from 0 to 64"."""
+    def description(self) -> str:
+        """The accepted values in words, for the reference: "whole number from 0 to 64"."""
 
-    def read(self, value: Any, place: Place, faults: ProblemList) -> Any:
-        """Check and convert what tomllib made of a value; a refused one gives FAULTY, and the fault is noted."""
+    def read(self, value: Any, place: Place, problems: ProblemList) -> Any:
+        """Check and convert a value as parsed by tomllib; add a problem and return INVALID if it is refused."""
 
 
 @attrs.frozen
 class Key:
-    """One key of a table, as the reference documents it.
+    """One key of a table, as documented in the reference.
 
     Attributes:
         name: as written in TOML.
-        kind: what values it takes.
-        doc: what it means, in a sentence or two.
-        unit: "MiB", "s" or "".
-        required: whether it must be given.
-        default: the value when it is not; None where that is "nothing".
+        value_type: which values it accepts.
+        doc: its meaning; starts with a noun phrase.
+        unit: "MiB", "s", "d" or "".
+        required: True if the key must be given.
+        default: the value if the key is not given; None for no value.
     """
 
     name: str
-    kind: Kind
+    value_type: ValueType
     doc: str
     unit: str
     required: bool
     default: Any
 
 
-def key(kind: Kind, doc: str, *, default: Any = attrs.NOTHING, unit: str = "") -> Any:
-    """An attribute of a table class; without a default the key is required."""
-    return attrs.field(default=default, kw_only=True, metadata={_METADATA: (kind, doc, unit)})
+def key(value_type: ValueType, doc: str, *, default: Any = attrs.NOTHING, unit: str = "") -> Any:
+    """Declare a key as an attribute of a table class; a key without a default is required."""
+    return attrs.field(default=default, kw_only=True, metadata={_METADATA: (value_type, doc, unit)})
 
 
 def keys_of(table: type[attrs.AttrsInstance]) -> dict[str, Key]:
-    """The keys of a table class by name; an attribute that Python's grammar forbids has a trailing underscore."""
-    return {one.name.rstrip("_"): _described(one) for one in attrs.fields(table)}
+    """Return the keys of a table class by name.
+
+    An attribute whose name is a Python keyword has a trailing underscore, which the key does not have.
+    """
+    return {one.name.rstrip("_"): _describe(one) for one in attrs.fields(table)}
 
 
-def _described(attribute: attrs.Attribute[Any]) -> Key:
-    kind, doc, unit = attribute.metadata[_METADATA]
+def _describe(attribute: attrs.Attribute[Any]) -> Key:
+    value_type, doc, unit = attribute.metadata[_METADATA]
     required = attribute.default is attrs.NOTHING
-    return Key(attribute.name.rstrip("_"), kind, doc, unit, required, None if required else attribute.default)
+    return Key(attribute.name.rstrip("_"), value_type, doc, unit, required, None if required else attribute.default)
 
 
-def read_keys(table: type[attrs.AttrsInstance], raw: object, place: Place, faults: ProblemList) -> dict[str, Any]:
-    """Read the keys that are given.
+def read_keys(table: type[attrs.AttrsInstance], raw: object, place: Place, problems: ProblemList) -> dict[str, Any]:
+    """Read the keys that a table contains.
 
-    Unknown keys are noted as faults and left out; refused values are FAULTY. Whether required keys are there is not
-    judged here, since they may come from elsewhere (a preset, an earlier file).
+    Unknown keys are reported and left out; refused values become INVALID. Missing required keys are not reported here,
+    because a preset or an earlier file may supply them; see ``check_required``.
     """
     if not isinstance(raw, dict):
-        faults.add(place, f"must be a table, not {kind_of(raw)}")
+        problems.add(place, f"must be a table, not {type_name(raw)}")
         return {}
     known = keys_of(table)
     for name in raw.keys() - known.keys():
-        faults.add(place.at(name), "is no known key here", nearest(name, known))
-    return {name: known[name].kind.read(raw[name], place.at(name), faults) for name in raw if name in known}
+        problems.add(place.at(name), "unknown key", nearest(name, known))
+    return {name: known[name].value_type.read(raw[name], place.at(name), problems) for name in raw if name in known}
 
 
 @attrs.frozen
 class TableOf:
-    """A kind: a table of its own, made into a value of the domain.
+    """Value type of a nested table, which becomes one value of the domain.
 
     Attributes:
-        table: the class that describes it.
-        make: called with all keys of it by name.
+        table: the class that describes the keys.
+        make: called with all keys as keyword arguments.
     """
 
     table: type[attrs.AttrsInstance]
     make: Callable[..., Any]
 
     @property
-    def says(self) -> str:
+    def description(self) -> str:
         return "table"
 
-    def read(self, value: Any, place: Place, faults: ProblemList) -> Any:
-        before = len(faults.problems)
-        given = read_keys(self.table, value, place, faults)
+    def read(self, value: Any, place: Place, problems: ProblemList) -> Any:
+        before = len(problems.entries)
+        given = read_keys(self.table, value, place, problems)
         if isinstance(value, dict):
-            note_missing(self.table, given, place, faults)
-        return self.make(**filled(self.table, given)) if len(faults.problems) == before else FAULTY
+            check_required(self.table, given, place, problems)
+        return self.make(**with_defaults(self.table, given)) if len(problems.entries) == before else INVALID
 
 
-def note_missing(table: type[attrs.AttrsInstance], given: dict[str, Any], place: Place, faults: ProblemList) -> None:
-    """Note every required key that is not given."""
+def check_required(
+    table: type[attrs.AttrsInstance], given: dict[str, Any], place: Place, problems: ProblemList
+) -> None:
+    """Report every required key that is missing."""
     for one in keys_of(table).values():
         if one.required and one.name not in given:
-            faults.add(place.at(one.name), f"is missing: {one.doc}")
+            problems.add(place.at(one.name), f"is missing: {one.doc}")
 
 
-def filled(table: type[attrs.AttrsInstance], given: dict[str, Any]) -> dict[str, Any]:
-    """The keys given, with the defaults of the others."""
+def with_defaults(table: type[attrs.AttrsInstance], given: dict[str, Any]) -> dict[str, Any]:
+    """Return all keys of a table: those given, and the defaults of the others."""
     return {name: given.get(name, one.default) for name, one in keys_of(table).items()}
 
 
-def kind_of(value: object) -> str:
-    """What tomllib made of something, in words."""
+def type_name(value: object) -> str:
+    """Return the TOML type of a parsed value, for messages: "a boolean"."""
     names: tuple[tuple[type | tuple[type, ...], str], ...] = (
         (bool, "a boolean"),
         (int, "a whole number"),
         (float, "a decimal number"),
-        (str, "a text"),
+        (str, "a string"),
         (list, "a list"),
         (dict, "a table"),
     )

@@ -1,4 +1,7 @@
-"""What texts must look like: names of units, URLs, paths, pointers, headers, devices."""
+"""Checks of the syntax of strings: unit names, URLs, paths, JSON pointers, headers, devices.
+
+Each function returns the string, normalised where it says so, or raises InvalidValue.
+"""
 
 from __future__ import annotations
 
@@ -6,8 +9,8 @@ import ipaddress
 import re
 from urllib.parse import SplitResult, urlsplit
 
-from gpumand.config.problems import shown
-from gpumand.config.value_types import Refused
+from gpumand.config.problems import quoted
+from gpumand.config.value_types import InvalidValue
 
 KEY = "{key}"
 KEY_HEADER = f"Authorization: Bearer {KEY}"
@@ -15,7 +18,7 @@ KEY_HEADER = f"Authorization: Bearer {KEY}"
 CONSUMER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 UNIT_TYPES = ("service", "scope", "slice", "target")
-"""Units that hold or group processes: the others are never what holds VRAM."""
+"""Types of units that contain processes; units of other types cannot hold VRAM."""
 
 OWN_UNIT = "gpumand.service"
 MAX_UNIT_NAME = 255
@@ -25,7 +28,8 @@ _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _METHOD = re.compile(r"[A-Z]{1,16}")
 _HOST_NAME = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9._-]{0,252}[A-Za-z0-9_])?\.?")
 _DEVICE_INDEX = re.compile(r"0|[1-9][0-9]{0,3}")
-# GPU-8-4-4-4-12, MIG-8-4-4-4-12, and before driver 470 MIG-GPU-<uuid>/<gi>/<ci>; other sources have words of their own.
+# NVIDIA: GPU-8-4-4-4-12, MIG-8-4-4-4-12, and before driver 470 MIG-GPU-<uuid>/<gi>/<ci>. Other sources have other
+# prefixes.
 _DEVICE_UUID = re.compile(r"[A-Z]{3,12}-[0-9A-Za-z][0-9A-Za-z/-]{0,95}")
 _POINTER_ESCAPE = re.compile(r"~(?![01])")
 _METRIC = re.compile(r"[A-Za-z_:][A-Za-z0-9_:]*")
@@ -33,43 +37,47 @@ _SELECTOR = re.compile(r"\[[^=\[\]]*=.+\]")
 
 
 def unit_name(text: str) -> str:
-    """A unit as systemd names it, with its type, and with an instance where it is of a template."""
+    """Check the name of a systemd unit: with its type suffix, and with an instance name if it is a template."""
     match = _UNIT.fullmatch(text)
     if match is None or match["type"] not in UNIT_TYPES:
         types = ", ".join(f".{one}" for one in UNIT_TYPES)
         hint = "" if "." in text else f"{text}.service"
-        raise Refused(f"{shown(text)} is no name of a unit that holds processes ({types})", hint)
+        raise InvalidValue(f"{quoted(text)} is not a name of a unit that runs processes ({types})", hint)
     if match["instance"] == "@":
-        raise Refused(f"{shown(text)} is a template: name an instance, such as {match['prefix']}@one.{match['type']}")
+        raise InvalidValue(
+            f"{quoted(text)} is a template: name an instance, such as {match['prefix']}@one.{match['type']}"
+        )
     if len(text) > MAX_UNIT_NAME:
-        raise Refused(f"is longer than the {MAX_UNIT_NAME} characters that systemd takes")
+        raise InvalidValue(f"is longer than {MAX_UNIT_NAME} characters, the maximum of systemd")
     if text == OWN_UNIT:
-        raise Refused("is gpumand itself, which would stop itself to evict")
+        raise InvalidValue("is gpumand's own unit: evicting the consumer would stop gpumand")
     return text
 
 
 def url(text: str) -> str:
-    """The base of a consumer's routes; a slash at its end is taken away, since every path begins with one."""
+    """Check the base URL of a consumer's routes; trailing slashes are removed, because every path starts with one."""
     if not text.isascii() or " " in text:
-        raise Refused(f"{shown(text)} is no URL: spaces and letters beyond ASCII must be percent-encoded")
+        raise InvalidValue(f"{quoted(text)} is not a URL: spaces and non-ASCII characters must be percent-encoded")
     try:
         parts = urlsplit(text)
         port = parts.port
     except ValueError as error:
-        raise Refused(f"{shown(text)} is no URL: {error}") from None
+        raise InvalidValue(f"{quoted(text)} is not a URL: {error}") from None
     if parts.scheme not in {"http", "https"} or not parts.netloc:
-        raise Refused("must begin with http:// or https:// and a host", "" if "//" in text else f"http://{text}")
-    _refuse_extras(text, parts)
+        raise InvalidValue(
+            "must start with http:// or https:// followed by a host", "" if "//" in text else f"http://{text}"
+        )
+    _refuse_url_extras(text, parts)
     if port == 0 or not _is_host(parts.hostname or ""):
-        raise Refused(f"{shown(parts.netloc)} is no host with an optional port")
+        raise InvalidValue(f"{quoted(parts.netloc)} is not a host with an optional port")
     return text.rstrip("/")
 
 
-def _refuse_extras(text: str, parts: SplitResult) -> None:
+def _refuse_url_extras(text: str, parts: SplitResult) -> None:
     if "@" in parts.netloc:
-        raise Refused("must not hold credentials (a route's headers are the place for them)")
+        raise InvalidValue("must not contain credentials: put them into headers or key_file")
     if "?" in text or "#" in text:
-        raise Refused("must not hold a query or a fragment (a route's path may hold a query)")
+        raise InvalidValue("must not contain a query or a fragment: put a query into the path of the route")
 
 
 def _is_host(host: str) -> bool:
@@ -82,96 +90,99 @@ def _is_host(host: str) -> bool:
 
 
 def route_path(text: str) -> str:
-    """Path and query of a route."""
+    """Check the path of a route, with an optional query."""
     if not text.startswith("/"):
-        raise Refused(f'must begin with "/", unlike {shown(text)}', "" if "://" in text else f"/{text}")
+        raise InvalidValue(f'must start with "/", not {quoted(text)}', "" if "://" in text else f"/{text}")
     if text.startswith("//"):
-        raise Refused('must not begin with "//": what follows would name another host')
+        raise InvalidValue('must not start with "//", which would name another host')
     if not text.isascii() or " " in text or "\\" in text:
-        raise Refused("must be percent-encoded: spaces, backslashes and letters beyond ASCII are not taken")
+        raise InvalidValue("must be percent-encoded: spaces, backslashes and non-ASCII characters are refused")
     if "#" in text:
-        raise Refused("must not hold a fragment")
+        raise InvalidValue("must not contain a fragment (#)")
     return text
 
 
 def pointer(text: str) -> str:
-    """A JSON pointer (RFC 6901), with selectors; the syntax is told at HealthRoute."""
+    """Check a JSON pointer (RFC 6901) with selectors; ``HealthRoute`` documents the syntax."""
     if not text.startswith("/"):
-        raise Refused(f'{shown(text)} is no JSON pointer: one begins with "/"', f"/{text}")
+        raise InvalidValue(f'{quoted(text)} is not a JSON pointer: it must start with "/"', f"/{text}")
     if _POINTER_ESCAPE.search(text):
-        raise Refused(f'{shown(text)} is no JSON pointer: "~" must be written ~0, and "/" in a name ~1')
+        raise InvalidValue(f'{quoted(text)} is not a JSON pointer: write "~" as ~0, and "/" within a name as ~1')
     for token in text.split("/"):
         if token.startswith("[") and not _SELECTOR.fullmatch(token):
-            raise Refused(f'{shown(text)}: {shown(token)} is no selector: one is written "[key=value]" or "[=value]"')
+            raise InvalidValue(f'{quoted(text)}: {quoted(token)} is not a selector: write "[key=value]" or "[=value]"')
     return text
 
 
 def listen_address(text: str) -> str:
-    """An address and a port to listen at: no name, since what that stands for may change behind our back."""
+    """Check an IP address with a port to listen at, and return it in canonical form."""
+    # Host names are refused: what they resolve to can change later, from loopback to an address that others reach.
     try:
         host, port = split_address(text)
     except ValueError:
         name, colon, number = text.rpartition(":")
         hint = f"127.0.0.1:{number}" if colon and name in ("localhost", "", "*") else ""
-        raise Refused(f"{shown(text)} is no IP address with a port (127.0.0.1:9876, [::1]:9876)", hint) from None
+        raise InvalidValue(
+            f"{quoted(text)} is not an IP address with a port: write 127.0.0.1:9876 or [::1]:9876", hint
+        ) from None
     if not 1 <= port <= MAX_PORT:
-        raise Refused(f"{port} is no port: they go from 1 to {MAX_PORT}")
+        raise InvalidValue(f"{port} is not a port: use a number from 1 to {MAX_PORT}")
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def split_address(text: str) -> tuple[str, int]:
-    """Address and port of what ``listen_address`` took. Raises ValueError."""
+    """Split an IP address with a port, such as ``[::1]:9876``. Raises ValueError."""
     host, _, port = text.rpartition(":")
     bracketed = host.startswith("[") and host.endswith("]")
     address = ipaddress.IPv6Address(host[1:-1]) if bracketed else ipaddress.IPv4Address(host)
     if not (port.isascii() and port.isdigit() and len(port) <= len(str(MAX_PORT))):
-        raise ValueError(f"{port!r} is no port")
+        raise ValueError(f"{port!r} is not a port")
     return str(address), int(port)
 
 
 def is_loopback(text: str) -> bool:
-    """Whether only this host reaches what ``listen_address`` took."""
+    """Return True if only this host can reach an address that ``listen_address`` accepted."""
     return ipaddress.ip_address(split_address(text)[0]).is_loopback
 
 
 def absolute_path(text: str) -> str:
-    """A path of a folder."""
+    """Check an absolute path."""
     if not text.startswith("/"):
-        raise Refused(f'must be an absolute path: it begins with "/", unlike {shown(text)}')
+        raise InvalidValue(f'must be an absolute path, which starts with "/", not {quoted(text)}')
     return text
 
 
 def http_method(text: str) -> str:
-    """An HTTP verb."""
+    """Check an HTTP method."""
     if not _METHOD.fullmatch(text):
-        raise Refused(f"{shown(text)} is no HTTP method in capitals", text.upper() if text.isalpha() else "")
+        raise InvalidValue(f"{quoted(text)} is not an HTTP method in capitals", text.upper() if text.isalpha() else "")
     return text
 
 
 def header_name(text: str) -> str:
-    """The name of an HTTP header."""
+    """Check the name of an HTTP header."""
     if not _HEADER_NAME.fullmatch(text):
-        raise Refused(f"{shown(text)} is no name of an HTTP header")
+        raise InvalidValue(f"{quoted(text)} is not a name of an HTTP header")
     return text
 
 
 def key_header(text: str) -> str:
-    """A header that carries a key: its name, a colon, its value."""
+    """Check a header that carries a key: its name, a colon, and a value that contains ``{key}``."""
     name, colon, value = text.partition(":")
     if not colon or KEY not in value:
-        raise Refused(f'{shown(text)} is no header with a key in it: one is written "X-Api-Key: {KEY}"')
+        raise InvalidValue(f'{quoted(text)} is not a header with a key: write, for example, "X-Api-Key: {KEY}"')
     return f"{header_name(name.strip())}: {value.strip()}"
 
 
 def metric_name(text: str) -> str:
-    """The name of a Prometheus metric, without labels."""
+    """Check the name of a Prometheus metric, without labels."""
     if not _METRIC.fullmatch(text):
-        raise Refused(f"{shown(text)} is no name of a Prometheus metric")
+        raise InvalidValue(f"{quoted(text)} is not a name of a Prometheus metric")
     return text
 
 
 def device(text: str) -> str:
-    """A device by index or by the driver's UUID."""
+    """Check a device: its index, or its UUID as reported by the driver."""
     if not (_DEVICE_INDEX.fullmatch(text) or _DEVICE_UUID.fullmatch(text)):
-        raise Refused(f'{shown(text)} is neither the index of a device ("0") nor a UUID ("GPU-…", "MIG-…")')
+        raise InvalidValue(f'{quoted(text)} is neither the index of a device ("0") nor a UUID ("GPU-…", "MIG-…")')
     return text

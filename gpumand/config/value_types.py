@@ -1,4 +1,4 @@
-"""Kinds of values that keys take: what is accepted, and what is said of the rest."""
+"""Value types of configuration keys: which values are accepted, and the message for those that are refused."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import Any
 
 import attrs
 
-from gpumand.config.problems import Place, ProblemList, shown
-from gpumand.config.table_schema import FAULTY, Kind, kind_of
+from gpumand.config.problems import Place, ProblemList, quoted
+from gpumand.config.table_schema import INVALID, ValueType, type_name
 from gpumand.domain.name_suggestions import nearest
 
 MAX_TEXT = 1024
@@ -18,11 +18,11 @@ MAX_JSON = 64 * 1024
 MAX_JSON_DEPTH = 32
 
 
-class Refused(Exception):
-    """A value is not accepted.
+class InvalidValue(Exception):
+    """The value of a key is refused; the message says what is wrong and what to write.
 
     Attributes:
-        hint: the nearest value that would be, or "".
+        hint: the most similar accepted value, or "".
     """
 
     def __init__(self, message: str, hint: str = "") -> None:
@@ -31,226 +31,246 @@ class Refused(Exception):
 
 
 class Leaf:
-    """A kind whose value is judged as a whole: ``accept`` returns it converted or raises Refused."""
+    """Value type that is checked as a whole: ``accept`` returns the converted value or raises InvalidValue."""
 
     def accept(self, value: Any) -> Any:
         raise NotImplementedError
 
-    def read(self, value: Any, place: Place, faults: ProblemList) -> Any:
-        """See Kind."""
+    def read(self, value: Any, place: Place, problems: ProblemList) -> Any:
+        """Check and convert a value; see ValueType."""
         try:
             return self.accept(value)
-        except Refused as refused:
-            faults.add(place, str(refused), refused.hint)
-            return FAULTY
+        except InvalidValue as refused:
+            problems.add(place, str(refused), refused.hint)
+            return INVALID
 
 
 @attrs.frozen
-class Flag(Leaf):
+class Boolean(Leaf):
     """true or false."""
 
-    says: str = "boolean"
+    description: str = "boolean"
 
     def accept(self, value: Any) -> bool:
         if not isinstance(value, bool):
-            raise Refused(f"must be true or false, not {kind_of(value)}")
+            raise InvalidValue(f"must be true or false, not {type_name(value)}")
         return value
 
 
 @attrs.frozen
-class Whole(Leaf):
-    """A whole number in a range, both ends included."""
+class Integer(Leaf):
+    """A whole number in a range, bounds included."""
 
     low: int
     high: int
 
     @property
-    def says(self) -> str:
+    def description(self) -> str:
         return f"whole number from {self.low} to {self.high}"
 
     def accept(self, value: Any) -> int:
         if isinstance(value, bool) or not isinstance(value, int):
-            raise Refused(f"must be a {self.says}, not {kind_of(value)}")
+            raise InvalidValue(f"must be a {self.description}, not {type_name(value)}")
         if not self.low <= value <= self.high:
-            raise Refused(f"must be a {self.says}, not {_digits(value)}")
+            raise InvalidValue(f"must be a {self.description}, not {_digits(value)}")
         return value
 
 
 @attrs.frozen
-class Decimal(Leaf):
-    """A number in a range, whole or not; with ``above`` the lower end itself is not included."""
+class Number(Leaf):
+    """A number in a range, with or without decimals; ``above`` excludes the lower bound itself."""
 
     low: float
     high: float
     above: bool = False
 
     @property
-    def says(self) -> str:
+    def description(self) -> str:
         return (
             f"number {'above' if self.above else 'from'} {self.low:g} {'up to' if self.above else 'to'} {self.high:g}"
         )
 
     def accept(self, value: Any) -> float:
         if isinstance(value, bool) or not isinstance(value, int | float):
-            raise Refused(f"must be a {self.says}, not {kind_of(value)}")
+            raise InvalidValue(f"must be a {self.description}, not {type_name(value)}")
         if not self.low <= value <= self.high or (self.above and value == self.low):
-            raise Refused(f"must be a {self.says}, not {_digits(value)}")
+            raise InvalidValue(f"must be a {self.description}, not {_digits(value)}")
         return float(value)
 
 
 @attrs.frozen
 class Text(Leaf):
-    """A text, not empty, without control characters, and as ``check`` wants it (it returns the text or raises)."""
+    """A string that is not empty, has no control characters and passes ``check``.
 
-    says: str = "text"
+    ``check`` returns the string, possibly normalised, or raises InvalidValue.
+    """
+
+    description: str = "text"
     check: Callable[[str], str] = str
-    most: int = MAX_TEXT
+    max_length: int = MAX_TEXT
 
     def accept(self, value: Any) -> str:
         if not isinstance(value, str):
-            raise Refused(f"must be a text, not {kind_of(value)}")
+            raise InvalidValue(f"must be a string, not {type_name(value)}")
         if not value:
-            raise Refused("must not be empty (leave the key out instead)")
-        if len(value) > self.most:
-            raise Refused(f"is longer than {self.most} characters")
+            raise InvalidValue("must not be empty: remove the key instead")
+        if len(value) > self.max_length:
+            raise InvalidValue(f"is longer than {self.max_length} characters, the maximum")
         if not value.isprintable():
-            raise Refused(f"holds control characters: {shown(value)}")
+            raise InvalidValue(f"contains control characters: {quoted(value)}")
         return self.check(value)
 
 
 @attrs.frozen
 class Choice(Leaf):
-    """One of some words, converted by ``make``."""
+    """One of several words, converted by ``make``."""
 
     words: tuple[str, ...]
     make: Callable[[str], Any] = str
 
     @property
-    def says(self) -> str:
+    def description(self) -> str:
         return "one of " + ", ".join(f'"{word}"' for word in self.words)
 
     def accept(self, value: Any) -> Any:
         if not isinstance(value, str):
-            raise Refused(f"must be {self.says}, not {kind_of(value)}")
+            raise InvalidValue(f"must be {self.description}, not {type_name(value)}")
         if value not in self.words:
-            raise Refused(f"must be {self.says}, not {shown(value)}", nearest(value, self.words))
+            raise InvalidValue(f"must be {self.description}, not {quoted(value)}", nearest(value, self.words))
         return self.make(value)
 
 
 @attrs.frozen
 class ListOf:
-    """A list without repetitions, made into another collection; ``single`` accepts one bare element too."""
+    """A list, converted by ``make`` into another collection.
 
-    element: Kind
+    Attributes:
+        element: value type of the elements.
+        make: called with the list of converted elements.
+        min_length, max_length: bounds of the number of elements.
+        unique: refuse repeated elements.
+        single: also accept one element without the list around it.
+    """
+
+    element: ValueType
     make: Callable[[list[Any]], Any] = tuple
-    least: int = 0
-    most: int = 64
+    min_length: int = 0
+    max_length: int = 64
     unique: bool = True
     single: bool = False
 
     @property
-    def says(self) -> str:
-        return f"{self.element.says}, or a list of them" if self.single else f"list, each a {self.element.says}"
+    def description(self) -> str:
+        return (
+            f"{self.element.description}, or a list of them"
+            if self.single
+            else f"list, each a {self.element.description}"
+        )
 
-    def read(self, value: Any, place: Place, faults: ProblemList) -> Any:
-        """See Kind."""
+    def read(self, value: Any, place: Place, problems: ProblemList) -> Any:
+        """Check and convert a value; see ValueType."""
         if not isinstance(value, list):
-            return self._read_single(value, place, faults)
-        if not self.least <= len(value) <= self.most:
-            faults.add(place, f"must have {self.least} to {self.most} elements, not {len(value)}")
-            return FAULTY
-        read = [self.element.read(one, place.at(index), faults) for index, one in enumerate(value)]
-        repeated = self._note_repeated(value, place, faults) if self.unique else False
-        return FAULTY if repeated or FAULTY in read else self.make(read)
+            return self._read_single(value, place, problems)
+        if not self.min_length <= len(value) <= self.max_length:
+            problems.add(place, f"must have {self.min_length} to {self.max_length} elements, not {len(value)}")
+            return INVALID
+        read = [self.element.read(one, place.at(index), problems) for index, one in enumerate(value)]
+        repeated = self._check_repeated(value, place, problems) if self.unique else False
+        return INVALID if repeated or INVALID in read else self.make(read)
 
-    def _read_single(self, value: Any, place: Place, faults: ProblemList) -> Any:
+    def _read_single(self, value: Any, place: Place, problems: ProblemList) -> Any:
         if not self.single:
-            faults.add(place, f"must be a list, not {kind_of(value)}")
-            return FAULTY
-        read = self.element.read(value, place, faults)
-        return read if read is FAULTY else self.make([read])
+            problems.add(place, f"must be a list, not {type_name(value)}")
+            return INVALID
+        read = self.element.read(value, place, problems)
+        return read if read is INVALID else self.make([read])
 
-    def _note_repeated(self, value: list[Any], place: Place, faults: ProblemList) -> bool:
+    def _check_repeated(self, value: list[Any], place: Place, problems: ProblemList) -> bool:
         again = [index for index, one in enumerate(value) if one in value[:index]]
         for index in again:
-            faults.add(place.at(index), f"{shown(value[index])} is named twice")
+            problems.add(place.at(index), f"{quoted(value[index])} is listed twice")
         return bool(again)
 
 
 @attrs.frozen
-class Pairs:
-    """A table of texts, made into pairs; ``name`` and ``text`` check its keys and values, keys without case."""
+class StringTable:
+    """A table of strings, converted to a tuple of pairs.
+
+    ``name`` checks the keys and ``text`` the values. Keys that differ only in case count as the same, as the names of
+    HTTP headers do.
+    """
 
     name: Text
     text: Text
-    most: int = 32
-    says: str = "table of texts"
+    max_length: int = 32
+    description: str = "table of strings"
 
-    def read(self, value: Any, place: Place, faults: ProblemList) -> Any:
-        """See Kind."""
+    def read(self, value: Any, place: Place, problems: ProblemList) -> Any:
+        """Check and convert a value; see ValueType."""
         if not isinstance(value, dict):
-            faults.add(place, f"must be a table of texts, not {kind_of(value)}")
-            return FAULTY
-        if len(value) > self.most:
-            faults.add(place, f"must have at most {self.most} entries, not {len(value)}")
-            return FAULTY
-        before = len(faults.problems)
-        pairs = tuple(self._pair(name, text, place.at(name), faults) for name, text in value.items())
-        self._note_repeated(value, place, faults)
-        return pairs if len(faults.problems) == before else FAULTY
+            problems.add(place, f"must be a table of strings, not {type_name(value)}")
+            return INVALID
+        if len(value) > self.max_length:
+            problems.add(place, f"must have at most {self.max_length} entries, not {len(value)}")
+            return INVALID
+        before = len(problems.entries)
+        pairs = tuple(self._pair(name, text, place.at(name), problems) for name, text in value.items())
+        self._check_repeated(value, place, problems)
+        return pairs if len(problems.entries) == before else INVALID
 
-    def _pair(self, name: str, text: Any, place: Place, faults: ProblemList) -> tuple[Any, Any]:
-        return self.name.read(name, place, faults), self.text.read(text, place, faults)
+    def _pair(self, name: str, text: Any, place: Place, problems: ProblemList) -> tuple[Any, Any]:
+        return self.name.read(name, place, problems), self.text.read(text, place, problems)
 
-    def _note_repeated(self, value: dict[str, Any], place: Place, faults: ProblemList) -> None:
-        seen: set[str] = set()
+    def _check_repeated(self, value: dict[str, Any], place: Place, problems: ProblemList) -> None:
+        lower_names: set[str] = set()
         for name in value:
-            if name.lower() in seen:
-                faults.add(place.at(name), "is named twice, apart from upper and lower case")
-            seen.add(name.lower())
+            if name.lower() in lower_names:
+                problems.add(place.at(name), "is listed twice: upper and lower case make no difference")
+            lower_names.add(name.lower())
 
 
 @attrs.frozen
 class OneOf(Leaf):
-    """A value of any of several kinds that cannot be taken for each other."""
+    """A value of any of several types, tried in order; no value may fit two of them."""
 
-    kinds: tuple[Leaf, ...]
-    says: str
+    value_types: tuple[Leaf, ...]
+    description: str
 
     def accept(self, value: Any) -> Any:
-        for kind in self.kinds:
+        for value_type in self.value_types:
             try:
-                return kind.accept(value)
-            except Refused:
+                return value_type.accept(value)
+            except InvalidValue:
                 continue
-        raise Refused(f"must be a {self.says}, not {shown(value)}")
+        raise InvalidValue(f"must be a {self.description}, not {quoted(value)}")
 
 
 @attrs.frozen
 class Json(Leaf):
-    """Anything that JSON can say."""
+    """Any value that JSON can represent."""
 
-    says: str = "anything that JSON can say"
+    description: str = "any JSON value"
 
     def accept(self, value: Any) -> Any:
-        _refuse_unsayable(value, MAX_JSON_DEPTH)
+        _check_json(value, MAX_JSON_DEPTH)
         if len(json.dumps(value)) > MAX_JSON:
-            raise Refused(f"is longer than {MAX_JSON // 1024} KiB as JSON")
+            raise InvalidValue(f"is longer than {MAX_JSON // 1024} KiB as JSON, the maximum")
         return value
 
 
-def _refuse_unsayable(value: Any, depth: int) -> None:
+def _check_json(value: Any, depth: int) -> None:
     if depth == 0:
-        raise Refused(f"is nested more than {MAX_JSON_DEPTH} levels deep")
+        raise InvalidValue(f"is nested more than {MAX_JSON_DEPTH} levels deep, the maximum")
     if isinstance(value, dict | list):
         for one in value.values() if isinstance(value, dict) else value:
-            _refuse_unsayable(one, depth - 1)
+            _check_json(one, depth - 1)
     elif isinstance(value, float) and not math.isfinite(value):
-        raise Refused("holds inf or nan, which JSON cannot say")
+        raise InvalidValue("contains inf or nan, which JSON cannot represent")
     elif not isinstance(value, str | int | float):
-        raise Refused("holds a date or time, which JSON cannot say: write it as a text")
+        raise InvalidValue("contains a date or time, which JSON cannot represent: write it as a string")
 
 
 def _digits(number: float) -> str:
-    """A number for a message; one of thousands of digits is not worth reading (and Python refuses to write it)."""
-    return "one of so many digits" if isinstance(number, int) and abs(number) > 10**30 else str(number)
+    """Format a number for a message."""
+    # Python raises ValueError when it converts an int of more than 4300 digits to text.
+    return "one with so many digits" if isinstance(number, int) and abs(number) > 10**30 else str(number)

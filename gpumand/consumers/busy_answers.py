@@ -1,7 +1,7 @@
-"""What a consumer's answer says of the work it has: bytes in, a count out; no I/O.
+"""Counts the jobs that a consumer's answer reports; this module does no I/O.
 
-Two kinds of answers: JSON, in which pointers lead to what counts, and the text that Prometheus reads. Hostile like any
-other answer: what cannot be trusted counts as not said.
+Two formats are supported: JSON, in which pointers select the values that count, and the Prometheus text format.
+Answers are untrusted input: a value that cannot be trusted counts as missing.
 """
 
 from __future__ import annotations
@@ -12,47 +12,48 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from gpumand.consumers import json_pointer
-from gpumand.consumers.answers import UNUSABLE, Answer, complaint, parse, same_kind
-from gpumand.domain.consumer import BusyRoute, Work
+from gpumand.consumers.answers import UNUSABLE, Answer, parse, same_type, status_error
+from gpumand.domain.consumer import BusyReport, BusyRoute
 
-MOST_JOBS = 1_000_000
-"""More than anybody has; a larger figure is cut to it."""
+MAX_JOBS = 1_000_000
+"""Upper bound of a number of jobs; a larger number is reduced to it."""
 
 _SAMPLE = re.compile(r"([A-Za-z_:][A-Za-z0-9_:]*)(?:\{[^\n]*\})?[ \t]+([^ \t]+)(?:[ \t]+-?[0-9]+)?[ \t]*")
 
 
-def work(route: BusyRoute, answer: Answer) -> Work:
-    """What the answer of a busy route says.
+def parse_busy(route: BusyRoute, answer: Answer) -> BusyReport:
+    """Interpret the answer of a busy route.
 
     Args:
-        route: where to look in it.
-        answer: as it came. One that was cut off is no JSON any more; of a text the lines that came count.
+        route: positions of the values in the answer.
+        answer: the answer. JSON that was cut off is unusable; of a cut-off text, the complete lines count.
     """
-    if error := complaint(answer):
-        return Work(None, error=f"busy route {error}")
+    if error := status_error(answer):
+        return BusyReport(None, error=f"busy route {error}")
     counts = [*_metrics(route, answer), *_values(route, answer)]
     known = [count for count in counts if count is not None]
-    jobs = min(sum(known), MOST_JOBS)
+    jobs = min(sum(known), MAX_JOBS)
     if not jobs and len(known) < len(counts):
-        return Work(None, error="busy route: its answer does not say whether it works")
-    return Work(jobs)
+        # One known value above 0 proves that the consumer is busy. It is idle only if all values are known.
+        return BusyReport(None, error="busy route: the answer does not contain the configured values")
+    return BusyReport(jobs)
 
 
-def jobs_of(value: Any, equals: bool | str | int | None) -> int | None:
-    """How much work a value tells of; None where it tells nothing.
+def count_jobs(value: Any, equals: bool | str | int | None) -> int | None:
+    """Return how many jobs a value stands for; None if the value is unusable.
 
     Args:
-        value: what was found.
-        equals: the value that means "busy"; None where it was not configured.
+        value: the value at a configured position.
+        equals: the value that means "busy"; None if not configured.
     """
     if equals is not None:
-        return int(value == equals) if same_kind(value, equals) else None
+        return int(value == equals) if same_type(value, equals) else None
     if value is None:
         return 0
-    if isinstance(value, float) and not math.isfinite(value):  # 1e999 is one
+    if isinstance(value, float) and not math.isfinite(value):  # JSON's 1e999 is parsed as infinity
         return None
-    if isinstance(value, int | float):  # a flag is 0 or 1
-        return math.ceil(min(value, MOST_JOBS)) if value > 0 else 0
+    if isinstance(value, int | float):  # includes booleans, which are 0 or 1
+        return math.ceil(min(value, MAX_JOBS)) if value > 0 else 0
     if isinstance(value, list | dict):
         return len(value)
     return int(bool(value)) if isinstance(value, str) else None
@@ -66,7 +67,7 @@ def _values(route: BusyRoute, answer: Answer) -> Iterator[int | None]:
         except (LookupError, json_pointer.PointerInvalid):
             yield None
         else:
-            yield from (jobs_of(value, route.equals) for value in found)
+            yield from (count_jobs(value, route.equals) for value in found)
 
 
 def _metrics(route: BusyRoute, answer: Answer) -> Iterator[int | None]:
@@ -74,19 +75,20 @@ def _metrics(route: BusyRoute, answer: Answer) -> Iterator[int | None]:
         return
     lines = answer.body.decode("utf-8", errors="replace").split("\n")
     sums = _sums(lines[:-1] if answer.is_cut else lines, frozenset(route.metrics))
-    cut_in = _last_metric(lines[:-1]) if answer.is_cut else ""  # other labels of it may have been cut off
+    # Samples of the last metric, with other labels, may be in the part that was cut off. A sum of 0 is then unknown.
+    cut_metric = _last_metric(lines[:-1]) if answer.is_cut else ""
     for name in route.metrics:
-        yield None if name not in sums or (name == cut_in and not sums[name]) else jobs_of(sums[name], None)
+        yield None if name not in sums or (name == cut_metric and not sums[name]) else count_jobs(sums[name], None)
 
 
 def _last_metric(lines: Sequence[str]) -> str:
-    """The metric whose samples came last."""
+    """Return the name of the metric in the last sample."""
     samples = (_SAMPLE.fullmatch(line.rstrip("\r")) for line in reversed(lines))
     return next((sample[1] for sample in samples if sample is not None), "")
 
 
 def _sums(lines: Iterable[str], names: frozenset[str]) -> dict[str, float]:
-    """Each metric's samples added up, over all their labels."""
+    """Return the sum of each metric's samples over all labels."""
     sums: dict[str, float] = {}
     for line in lines:
         sample = _SAMPLE.fullmatch(line.rstrip("\r"))

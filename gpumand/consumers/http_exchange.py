@@ -1,10 +1,11 @@
-"""One HTTP exchange with a consumer, by aiohttp: the only module that imports its client, itself imported late.
+"""HTTP client for consumers, based on aiohttp.
 
-(aiohttp costs 130 ms and 12 MB; a host whose consumers are plain units never pays.)
+This is the only module that imports aiohttp's client, and it is imported on first use: aiohttp costs 130 ms and 12 MB,
+which a host without HTTP routes does not need to spend.
 
-A consumer may answer whatever it likes, or nothing: what it can use up is its own connection, for the time its route
-allows, and 64 KiB for the answer. Redirects are not followed, cookies not kept, proxies not taken from the
-environment, and nothing is decompressed, so that a small answer is not a large one.
+A consumer is untrusted. Whatever it answers, it can use only its own connections, for the timeout of its route, and
+64 KiB per answer. The client does not follow redirects, keeps no cookies and takes no proxies from the environment. It
+does not decompress answers either, because a small compressed answer could expand to a huge one.
 """
 
 from __future__ import annotations
@@ -29,40 +30,41 @@ log = logging.getLogger(__name__)
 
 BODY_BYTES = 64 * 1024
 
-LANE_CONNECTIONS = 4
-"""A consumer's load, unload and probes; more at once means that it hangs."""
+CONNECTIONS_PER_CONSUMER = 4
+"""Simultaneous connections to one consumer, enough for load, unload and probes. More would mean that it hangs."""
 
 CONNECT_SEC = 5.0
-"""A local service accepts at once, or its accept queue is full."""
+"""Timeout of connecting. A local service accepts a connection at once unless its accept queue is full."""
 
 KEEPALIVE_SEC = 1.5
-"""Shorter than what servers grant (gunicorn 2 s, uvicorn and node 5 s): a request must not meet a closing socket."""
+"""How long an idle connection is kept. It is shorter than the servers' own limits (gunicorn 2 s, uvicorn and node 5 s),
+so that a request is not sent over a connection that the server is closing."""
 
 _HEADERS = {"User-Agent": f"gpumand/{VERSION}", "Accept": "application/json, */*", "Accept-Encoding": "identity"}
 
 
-_WORDS: tuple[tuple[type[Exception], str], ...] = (
+_ERROR_MESSAGES: tuple[tuple[type[Exception], str], ...] = (
     (aiohttp.ServerDisconnectedError, "closed the connection without an answer"),
-    (aiohttp.ClientPayloadError, "the answer broke off"),
+    (aiohttp.ClientPayloadError, "the answer ended early"),
     (aiohttp.ClientResponseError, "did not answer in HTTP: {}"),
     (aiohttp.InvalidURL, "not a usable URL: {}"),
-    (OSError, "the connection broke: {}"),
-    (Exception, "the exchange failed: {}"),
+    (OSError, "the connection failed: {}"),
+    (Exception, "the request failed: {}"),
 )
 
 
 @dataclass(slots=True)
 class _Progress:
-    """How far an exchange has come, for the message when its time is up."""
+    """Progress of a request, for the message when it times out."""
 
-    stage: str = "the requests before it are still unanswered after"
+    stage: str = "earlier requests are still unanswered after"
 
 
 class Exchange:
-    """HTTP exchanges that share one pool of connections. To be made inside a running event loop."""
+    """HTTP client that limits the connections of each consumer. Create it inside a running event loop."""
 
     def __init__(self) -> None:
-        # No limit here: each lane has its own, so that a consumer that hangs takes no connection from another.
+        # The connector has no limit. Each consumer has its own, so that one that hangs does not block the others.
         connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEPALIVE_SEC)
         self._session = aiohttp.ClientSession(
             connector=connector,
@@ -71,52 +73,54 @@ class Exchange:
             trust_env=False,
             headers=_HEADERS,
         )
-        self._lanes: WeakValueDictionary[str, asyncio.Semaphore] = WeakValueDictionary()  # kept alive by their users
+        self._slots: WeakValueDictionary[str, asyncio.Semaphore] = (
+            WeakValueDictionary()
+        )  # requests in progress hold the references
 
-    async def ask(
-        self, lane: str, method: str, url: str, json: Any, headers: Iterable[tuple[str, str]], timeout_sec: float
+    async def request(
+        self, consumer: str, method: str, url: str, json: Any, headers: Iterable[tuple[str, str]], timeout_sec: float
     ) -> Answer:
         """Send one request and read the answer to its end, or to ``BODY_BYTES``.
 
         Args:
-            lane: requests with the same one share ``LANE_CONNECTIONS`` connections, and wait for each other.
-            method: HTTP verb.
-            url: absolute, http or https.
-            json: body, or None for none.
-            headers: extra ones; they replace ours of the same name.
-            timeout_sec: for all of it, from waiting for a connection to the last byte.
+            consumer: name of the consumer; its requests share ``CONNECTIONS_PER_CONSUMER`` connections.
+            method: HTTP method.
+            url: absolute URL, http or https.
+            json: request body, or None for no body.
+            headers: additional headers; they replace default headers of the same name.
+            timeout_sec: seconds from waiting for a connection to the last byte of the answer.
 
         Raises:
-            NoAnswer: for whatever kept the answer from coming whole.
+            NoAnswer: no complete answer arrived, for whatever reason.
         """
         progress = _Progress()
         try:
-            async with asyncio.timeout(timeout_sec), self._lane(lane):
-                return await self._ask(method, URL(url), json, dict(headers), progress)
+            async with asyncio.timeout(timeout_sec), self._slots_of(consumer):
+                return await self._send(method, URL(url), json, dict(headers), progress)
         except aiohttp.ServerTimeoutError:
             raise NoAnswer(f"no connection within {CONNECT_SEC:g} s") from None
         except TimeoutError:
             raise NoAnswer(f"{progress.stage} {timeout_sec:g} s") from None
         except (aiohttp.ClientError, OSError, ValueError) as error:
-            raise NoAnswer(_why(error), refused=_is_refusal(error)) from None
+            raise NoAnswer(_describe_error(error), refused=_is_refusal(error)) from None
         except Exception as error:
-            # What a parser for hostile bytes may raise is not for us to list. It is the consumer's failure all the
-            # same; the log keeps what a bug report needs.
-            log.exception("unexpected failure of an HTTP exchange with %s", lane)
-            raise NoAnswer(f"the exchange failed with {type(error).__name__}") from None
+            # aiohttp's parser can raise exceptions of any type for malformed bytes. The failure still is the
+            # consumer's; the log has the traceback for a bug report.
+            log.exception("%s: HTTP request failed unexpectedly", consumer)
+            raise NoAnswer(f"the request failed with {type(error).__name__}") from None
 
     async def close(self) -> None:
         """Close all connections."""
         await self._session.close()
-        await asyncio.sleep(0)  # transports close in the next turn of the loop
+        await asyncio.sleep(0)  # aiohttp closes its transports only in the next iteration of the event loop
 
-    def _lane(self, name: str) -> asyncio.Semaphore:
-        lane = self._lanes.get(name)
-        if lane is None:
-            lane = self._lanes[name] = asyncio.Semaphore(LANE_CONNECTIONS)
-        return lane
+    def _slots_of(self, name: str) -> asyncio.Semaphore:
+        consumer = self._slots.get(name)
+        if consumer is None:
+            consumer = self._slots[name] = asyncio.Semaphore(CONNECTIONS_PER_CONSUMER)
+        return consumer
 
-    async def _ask(self, method: str, url: URL, json: Any, headers: Mapping[str, str], progress: _Progress) -> Answer:
+    async def _send(self, method: str, url: URL, json: Any, headers: Mapping[str, str], progress: _Progress) -> Answer:
         progress.stage = "no answer within"
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SEC)
         request = self._session.request(method, url, json=json, headers=headers, allow_redirects=False, timeout=timeout)
@@ -128,7 +132,7 @@ class Exchange:
 
 
 async def _read(response: aiohttp.ClientResponse) -> tuple[bytes, bool]:
-    """The body, and whether it was cut off; what is left unread costs the connection."""
+    """Read the body up to BODY_BYTES; return it and whether it was cut off."""
     chunks: list[bytes] = []
     room = BODY_BYTES
     while room > 0:
@@ -139,6 +143,7 @@ async def _read(response: aiohttp.ClientResponse) -> tuple[bytes, bool]:
         room -= len(chunk)
     is_cut = bool(await response.content.read(1))
     if is_cut:
+        # The unread rest of the body makes the connection unusable for another request.
         response.close()
     return b"".join(chunks), is_cut
 
@@ -147,27 +152,28 @@ def _is_refusal(error: Exception) -> bool:
     return isinstance(error, OSError) and _errno(error) == errno.ECONNREFUSED
 
 
-def _why(error: Exception) -> str:
-    """In words that say what to look at."""
+def _describe_error(error: Exception) -> str:
+    """Return a one-line message for an exception of aiohttp."""
     if isinstance(error, aiohttp.ClientConnectorError):
-        return _why_not_connected(error)
+        return _describe_connection_error(error)
     detail = error.strerror if isinstance(error, OSError) else getattr(error, "message", None)
-    words = next(words for kind, words in _WORDS if isinstance(error, kind))
-    return words.format(_line(str(detail or error)) or type(error).__name__)
+    message = next(message for error_type, message in _ERROR_MESSAGES if isinstance(error, error_type))
+    return message.format(_one_line(str(detail or error)) or type(error).__name__)
 
 
-def _why_not_connected(error: aiohttp.ClientConnectorError) -> str:
-    where = f"{error.host}:{error.port}"
+def _describe_connection_error(error: aiohttp.ClientConnectorError) -> str:
+    endpoint = f"{error.host}:{error.port}"
     cause = getattr(error, "os_error", None) or error
     if isinstance(error, aiohttp.ClientSSLError) or isinstance(cause, ssl.SSLError | ssl.CertificateError):
-        return f"no TLS with {where}: {_line(str(getattr(error, 'certificate_error', None) or cause))}"
+        tls_error = getattr(error, "certificate_error", None) or cause
+        return f"TLS handshake with {endpoint} failed: {_one_line(str(tls_error))}"
     if isinstance(cause, socket.gaierror) or type(error).__name__ == "ClientConnectorDNSError":
-        return f"the name {error.host!r} cannot be resolved: {_line(cause.strerror or str(cause))}"
+        return f"host name {error.host!r} cannot be resolved: {_one_line(cause.strerror or str(cause))}"
     if _errno(error) == errno.ECONNREFUSED:
-        return f"nothing listens on {where} (connection refused)"
+        return f"nothing listens on {endpoint} (connection refused)"
     if _errno(error) in (errno.EPERM, errno.EACCES):
-        return f"connecting to {where} is not permitted (IPAddressAllow= of gpumand.service?)"
-    return f"no connection to {where}: {_line(cause.strerror or str(cause))}"
+        return f"connecting to {endpoint} is not permitted: check IPAddressAllow= of gpumand.service"
+    return f"connecting to {endpoint} failed: {_one_line(cause.strerror or str(cause))}"
 
 
 def _errno(error: OSError) -> int | None:
@@ -175,5 +181,5 @@ def _errno(error: OSError) -> int | None:
     return cause.errno if isinstance(cause, OSError) else error.errno
 
 
-def _line(text: str, length: int = 200) -> str:
+def _one_line(text: str, length: int = 200) -> str:
     return " ".join("".join(char if char.isprintable() else " " for char in text).split())[:length]

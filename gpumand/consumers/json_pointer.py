@@ -1,8 +1,9 @@
-"""JSON pointers (RFC 6901): the way to one value inside a parsed document.
+"""Resolves JSON pointers (RFC 6901), which select one value in a parsed document.
 
-Beyond the RFC, a token ``[key=value]`` selects from a list the first object whose ``key`` is the text ``value``, and
-``[=value]`` the text itself; at the end of a pointer it is null where the list has no such element, since a list says
-by leaving out. For ``resolve_all``, a token ``*`` is every element of a list.
+As an extension to the RFC, a token ``[key=value]`` selects the first object in a list whose ``key`` is the string
+``value``, and ``[=value]`` selects that string itself. If the list has no such element, a pointer that ends with the
+token yields null, because servers report "not loaded" by leaving a model out of a list. For ``resolve_all``, a token
+``*`` stands for every element of a list.
 """
 
 from __future__ import annotations
@@ -15,11 +16,11 @@ _SELECTOR = re.compile(r"\[([^=]*)=(.*)\]", re.DOTALL)
 _INDEX = re.compile(r"0|[1-9][0-9]{0,8}")
 
 
-EVERY = "*"
+WILDCARD = "*"
 
 
-class _NoSuchEntry(LookupError):
-    """There is a list, and it has no object like this."""
+class _NoMatchingEntry(LookupError):
+    """The list exists, but none of its elements matches the selector."""
 
 
 class PointerInvalid(ValueError):
@@ -27,82 +28,86 @@ class PointerInvalid(ValueError):
 
 
 def parse(pointer: str) -> tuple[str, ...]:
-    """Split a pointer into its tokens, unescaped; ``""`` is the whole document and has none.
+    """Split a pointer into its unescaped tokens; ``""`` stands for the whole document and has none.
 
-    Raises PointerInvalid where it does not begin with "/" or has a "~" that escapes nothing.
+    Raises:
+        PointerInvalid: the pointer does not start with "/", or contains a "~" that escapes nothing.
     """
     if not pointer:
         return ()
     if not pointer.startswith("/"):
-        raise PointerInvalid(f"a JSON pointer begins with '/': {pointer!r}")
+        raise PointerInvalid(f"a JSON pointer must start with '/': {pointer!r}")
     if _BAD_ESCAPE.search(pointer):
-        raise PointerInvalid(f"in a JSON pointer '~' is written '~0' and '/' is written '~1': {pointer!r}")
+        raise PointerInvalid(f"a JSON pointer must have '~0' for '~' and '~1' for '/': {pointer!r}")
     return tuple(unescape(token) for token in pointer[1:].split("/"))
 
 
 def unescape(token: str) -> str:
-    """``~1`` is a slash and ``~0`` a tilde; in this order, so that ``~01`` is ``~1``."""
+    """Replace ``~1`` by a slash, then ``~0`` by a tilde; this order, required by the RFC, turns ``~01`` into ``~1``."""
     return token.replace("~1", "/").replace("~0", "~")
 
 
 def escape(token: str) -> str:
-    """The token as it is written in a pointer."""
+    """Escape a token for use in a pointer."""
     return token.replace("~", "~0").replace("/", "~1")
 
 
 def resolve(document: Any, pointer: str) -> Any:
-    """The value that the pointer leads to.
+    """Return the value that a pointer selects.
 
-    Raises LookupError where the document has no such place, PointerInvalid where the pointer is malformed.
+    Raises:
+        LookupError: the document has no such value.
+        PointerInvalid: the pointer is malformed.
     """
-    place, tokens = document, parse(pointer)
+    value, tokens = document, parse(pointer)
     for token in tokens[:-1]:
-        place = _step(place, token)
-    return _last(place, tokens[-1]) if tokens else place
+        value = _step(value, token)
+    return _final_step(value, tokens[-1]) if tokens else value
 
 
 def resolve_all(document: Any, pointer: str) -> list[Any]:
-    """Every value that the pointer leads to; more than one only where it has a ``*``.
+    """Return all values that a pointer selects: more than one only if it contains ``*``, none for an empty list.
 
-    Raises LookupError where the document has no such place (an empty list has it, no times), PointerInvalid where the
-    pointer is malformed.
+    Raises:
+        LookupError: the document has no such value.
+        PointerInvalid: the pointer is malformed.
     """
-    places, tokens = [document], parse(pointer)
+    values, tokens = [document], parse(pointer)
     for number, token in enumerate(tokens, start=1):
-        if token == EVERY:
-            places = [element for place in places for element in _elements(place)]
+        if token == WILDCARD:
+            values = [element for value in values for element in _elements(value)]
         else:
-            step = _last if number == len(tokens) else _step
-            places = [step(place, token) for place in places]
-    return places
+            step = _final_step if number == len(tokens) else _step
+            values = [step(value, token) for value in values]
+    return values
 
 
-def _elements(place: Any) -> list[Any]:
-    if not isinstance(place, list):
-        raise LookupError("no list there")
-    return place
+def _elements(value: Any) -> list[Any]:
+    if not isinstance(value, list):
+        raise LookupError("not a list")
+    return value
 
 
-def _last(place: Any, token: str) -> Any:
-    """The end of a way: what a list would have to hold and does not is null."""
+def _final_step(value: Any, token: str) -> Any:
+    """Resolve the last token; a selector that matches no element yields null."""
     try:
-        return _step(place, token)
-    except _NoSuchEntry:
+        return _step(value, token)
+    except _NoMatchingEntry:
         return None
 
 
-def _step(place: Any, token: str) -> Any:
-    if isinstance(place, dict):
-        return place[token]
-    if isinstance(place, list) and _INDEX.fullmatch(token):
-        return place[int(token)]
-    if isinstance(place, list) and (selector := _SELECTOR.fullmatch(token)):
-        return _select(place, *selector.groups())
-    raise LookupError(f"nothing named {token!r} there")
+def _step(value: Any, token: str) -> Any:
+    if isinstance(value, dict):
+        return value[token]
+    if isinstance(value, list) and _INDEX.fullmatch(token):
+        return value[int(token)]
+    if isinstance(value, list) and (selector := _SELECTOR.fullmatch(token)):
+        return _select(value, *selector.groups())
+    raise LookupError(f"no entry {token!r}")
 
 
 def _select(entries: list[Any], key: str, value: str) -> Any:
     for entry in entries:
         if (entry.get(key) if key and isinstance(entry, dict) else entry) == value:
             return entry
-    raise _NoSuchEntry(f"no entry whose {key!r} is {value!r}" if key else f"no entry {value!r}")
+    raise _NoMatchingEntry(f"no entry whose {key!r} is {value!r}" if key else f"no entry {value!r}")

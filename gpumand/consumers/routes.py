@@ -1,4 +1,4 @@
-"""The ConsumerRoutes port over HTTP."""
+"""Implements the ConsumerRoutes port over HTTP."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 from gpumand.consumers import answers, busy_answers
 from gpumand.consumers.answers import Answer, NoAnswer
-from gpumand.domain.consumer import BusyRoute, ConsumerSpec, Health, HealthRoute, Route, Work
+from gpumand.domain.consumer import BusyReport, BusyRoute, ConsumerSpec, Health, HealthRoute, Route
 from gpumand.ports import Clock, RouteFailed
 
 if TYPE_CHECKING:
@@ -19,77 +19,80 @@ if TYPE_CHECKING:
 class HttpRoutes:
     """Loads, unloads and probes consumers by their configured HTTP routes.
 
-    Every exchange ends within its route's ``timeout_sec``. Consumers share nothing: one that hangs holds up its own
-    requests only.
+    Every request ends within its route's ``timeout_sec``. Consumers share no resources: one that hangs delays only its
+    own requests.
 
     Args:
-        clock: says what time it is, to judge what consumers say of theirs.
+        clock: current time, to check times that consumers report.
     """
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
-        self._opening = asyncio.Lock()
+        self._exchange_lock = asyncio.Lock()
         self._exchange: Exchange | None = None
         self._is_closed = False
 
     async def load(self, spec: ConsumerSpec) -> None:
-        """Call the load route; a return means that it answered 2xx. Raises RouteFailed."""
+        """Call the load route; returns when it has answered with 2xx. Raises RouteFailed."""
         await self._call("load route", spec, spec.load)
 
     async def unload(self, spec: ConsumerSpec) -> None:
-        """Call the unload route; a return means that it answered 2xx, not that anything was freed.
+        """Call the unload route; returns when it has answered with 2xx, which does not prove that VRAM is free.
 
         Raises RouteFailed.
         """
         await self._call("unload route", spec, spec.unload)
 
-    async def probe(self, spec: ConsumerSpec) -> Health:
-        """Ask the health route; whatever goes wrong is in the Health."""
+    async def probe_health(self, spec: ConsumerSpec) -> Health:
+        """Call the health route; a failure is reported in the returned Health."""
         if spec.health is None:
             return Health(reachable=False, error="no health route is configured")
         try:
-            answer = await self._ask(spec, _asking(spec.health))
+            answer = await self._send(spec, _get_request(spec.health))
         except NoAnswer as failure:
-            return Health(reachable=False, gone=failure.refused, error=f"health route: {failure}")
-        return answers.health(spec.health, answer, self._clock.realtime_usec())
+            return Health(reachable=False, refused=failure.refused, error=f"health route: {failure}")
+        return answers.parse_health(spec.health, answer, self._clock.realtime_usec())
 
-    async def jobs(self, spec: ConsumerSpec) -> Work:
-        """Ask the busy route; whatever goes wrong is in the Work."""
+    async def probe_busy(self, spec: ConsumerSpec) -> BusyReport:
+        """Call the busy route; a failure is reported in the returned BusyReport."""
         if spec.busy is None:
-            return Work(None, error="no busy route is configured")
+            return BusyReport(None, error="no busy route is configured")
         try:
-            answer = await self._ask(spec, _asking(spec.busy))
+            answer = await self._send(spec, _get_request(spec.busy))
         except NoAnswer as failure:
-            return Work(None, gone=failure.refused, error=f"busy route: {failure}")
-        return busy_answers.work(spec.busy, answer)
+            return BusyReport(None, refused=failure.refused, error=f"busy route: {failure}")
+        return busy_answers.parse_busy(spec.busy, answer)
 
     async def close(self) -> None:
-        """Close all connections; calls after this fail."""
+        """Close all connections; later calls fail."""
+        # Set before the await, so that a call that waits for the lock does not open a new exchange afterwards.
         self._is_closed = True
-        async with self._opening:
+        async with self._exchange_lock:
             exchange, self._exchange = self._exchange, None
         if exchange is not None:
             await exchange.close()
 
-    async def _call(self, what: str, spec: ConsumerSpec, route: Route | None) -> None:
+    async def _call(self, route_name: str, spec: ConsumerSpec, route: Route | None) -> None:
         if route is None:
-            raise RouteFailed(f"no {what} is configured")
+            raise RouteFailed(f"no {route_name} is configured")
         try:
-            answer = await self._ask(spec, route)
+            answer = await self._send(spec, route)
         except NoAnswer as failure:
-            raise RouteFailed(f"{what}: {failure}", refused=failure.refused) from None
-        if complaint := answers.complaint(answer) or answers.denial(route, answer):
-            raise RouteFailed(f"{what} {complaint}")
+            raise RouteFailed(f"{route_name}: {failure}", refused=failure.refused) from None
+        if error := answers.status_error(answer) or answers.reported_failure(route, answer):
+            raise RouteFailed(f"{route_name} {error}")
 
-    async def _ask(self, spec: ConsumerSpec, route: Route) -> Answer:
-        url = target(spec.url, route.path)
-        exchange = await self._open()
+    async def _send(self, spec: ConsumerSpec, route: Route) -> Answer:
+        url = route_url(spec.url, route.path)
+        exchange = await self._get_exchange()
         headers = _headers(spec, route)
-        return await exchange.ask(spec.name, route.method, url, route.json, headers, route.timeout_sec)
+        return await exchange.request(spec.name, route.method, url, route.json, headers, route.timeout_sec)
 
-    async def _open(self) -> Exchange:
-        """The exchange, made on first use; aiohttp takes its time to import, so a thread does it."""
-        async with self._opening:
+    async def _get_exchange(self) -> Exchange:
+        """Return the exchange, which is created on first use."""
+        # The lock keeps simultaneous first calls from creating two exchanges. The import takes 130 ms, which would
+        # block the event loop, so it runs in a thread.
+        async with self._exchange_lock:
             if self._is_closed:
                 raise NoAnswer("gpumand is stopping")
             if self._exchange is None:
@@ -100,11 +103,12 @@ class HttpRoutes:
             return self._exchange
 
 
-def target(base: str, path: str) -> str:
-    """The URL of a route: its path below that of the consumer's ``url``, on exactly its host.
+def route_url(base: str, path: str) -> str:
+    """Return the URL of a route: its path appended to the consumer's ``url``, always on the same host.
 
-    Raises NoAnswer where ``url`` is no http or https URL.
+    Raises NoAnswer if ``url`` is not an http or https URL.
     """
+    # urljoin is not used, because a path such as //other.example/x would change the host.
     try:
         parts = urlsplit(base)
         is_usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
@@ -112,15 +116,15 @@ def target(base: str, path: str) -> str:
         is_usable = False
     if not is_usable:
         raise NoAnswer(f"not a usable http or https URL: {base!r}")
-    below = path if path.startswith("/") else f"/{path}"
-    return f"{parts.scheme}://{parts.netloc}{parts.path.rstrip('/')}{below}"
+    absolute_path = path if path.startswith("/") else f"/{path}"
+    return f"{parts.scheme}://{parts.netloc}{parts.path.rstrip('/')}{absolute_path}"
 
 
 def _headers(spec: ConsumerSpec, route: Route) -> tuple[tuple[str, str], ...]:
-    """The consumer's own, but for those that the route has too."""
+    """Merge the headers of the consumer and the route; those of the route win."""
     of_route = {name.lower() for name, _ in route.headers}
     return (*(pair for pair in spec.headers if pair[0].lower() not in of_route), *route.headers)
 
 
-def _asking(route: HealthRoute | BusyRoute) -> Route:
+def _get_request(route: HealthRoute | BusyRoute) -> Route:
     return Route(path=route.path, method="GET", headers=route.headers, timeout_sec=route.timeout_sec)

@@ -1,4 +1,4 @@
-"""What the daemon finds around it: places and ids."""
+"""Paths and ids of the daemon's environment: state directories, boot id, user id."""
 
 from __future__ import annotations
 
@@ -8,23 +8,23 @@ from pathlib import Path
 
 
 def own_uid() -> int:
-    """The user we run as."""
+    """The effective user id of the daemon."""
     return os.geteuid()
 
 
 def boot_id() -> str:
-    """Which boot of the host this is: what was kept in an earlier one is void. Blocks."""
+    """The id of the current boot of the host; leases saved in an earlier boot are not valid. Reads a file (blocks)."""
     return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
 
 
 def state_directory(wanted: Path | None, bus_address: str, bus_id: str) -> Path:
-    """Where leases are kept over a restart of the daemon, but not over one of the host.
+    """The directory for leases, which survive a restart of the daemon but not of the host.
 
     Args:
-        wanted: the command line's word, or None.
-        bus_address: "system", "session" or an address; on a bus given by its address everything is kept apart, so
-            that a trial on a private bus never takes up the system's leases.
-        bus_id: that bus's id.
+        wanted: the directory given on the command line, or None.
+        bus_address: "system", "session" or an address. A bus given by its address gets its own directory, so that a
+            trial on a private bus never restores the leases of the system daemon.
+        bus_id: the id of that bus.
     """
     if wanted is not None:
         return wanted
@@ -38,12 +38,12 @@ def state_directory(wanted: Path | None, bus_address: str, bus_id: str) -> Path:
 
 
 def archive_path(wanted: Path | None, bus_address: str) -> Path:
-    """Where the history and what was learned are kept, over restarts of the host too.
+    """The database file for history and measurements, which survive restarts of the host.
 
     Args:
-        wanted: the command line's directory for state, or None.
-        bus_address: "system", "session" or an address; a trial on a private bus keeps what it learned apart, and no
-            longer than the host runs.
+        wanted: the state directory given on the command line, or None.
+        bus_address: "system", "session" or an address. A bus given by its address gets its own file, in a directory
+            that does not survive a restart of the host.
     """
     name = "history.db"
     state = os.environ.get("STATE_DIRECTORY", "").split(":")[0]

@@ -1,4 +1,4 @@
-"""The command line of ``gpumand``."""
+"""The command line of the daemon ``gpumand``."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from gpumand.version import VERSION
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """The command line.
+    """The options of the command line.
 
     Attributes:
-        config: file or folder; None for /etc/gpumand.
+        config: configuration file or folder; None = the default.
         bus_address: "system", "session" or a D-Bus address.
-        state_dir: where leases are kept; None for the usual place.
+        state_dir: directory for leases and history; None = the default.
     """
 
     config: Path | None
@@ -27,23 +27,27 @@ class Options:
 
     @property
     def user(self) -> bool:
-        """Whether units are those of the user's own service manager."""
+        """Whether this is a user's daemon, which manages the units of the user's service manager."""
         return self.bus_address == "session"
 
 
-def parsed(arguments: Sequence[str] | None) -> Options:
-    """Read the command line, and have the log as it says; ends the process where it is wrong."""
-    parser = argparse.ArgumentParser(prog="gpumand", description="Lends the GPU memory of this host.")
+def parse_arguments(arguments: Sequence[str] | None) -> Options:
+    """Parse the command line and set up logging accordingly; exits the process on a wrong command line."""
+    parser = argparse.ArgumentParser(prog="gpumand", description="Shares the GPU memory of this host between services.")
     parser.add_argument("--version", action="version", version=f"gpumand {VERSION}")
-    parser.add_argument("--config", type=Path, metavar="PATH", help="a file or folder instead of /etc/gpumand")
+    parser.add_argument(
+        "--config", type=Path, metavar="PATH", help="configuration file or folder to use instead of /etc/gpumand"
+    )
     where = parser.add_mutually_exclusive_group()
     where.add_argument(
         "--user",
         action="store_true",
-        help="serve on the session bus, manage the user's own units, by ~/.config/gpumand",
+        help="run on the session bus, manage the user's own units and read ~/.config/gpumand",
     )
-    where.add_argument("--bus-address", metavar="ADDRESS", help="serve on the bus at this address")
-    parser.add_argument("--state-dir", type=Path, metavar="DIR", help="where leases are kept over a restart")
+    where.add_argument("--bus-address", metavar="ADDRESS", help="run on the bus at this address")
+    parser.add_argument(
+        "--state-dir", type=Path, metavar="DIR", help="directory in which leases and history survive a restart"
+    )
     parser.add_argument("--log-level", default=default_level(), choices=["debug", "info", "warning", "error"])
     given = parser.parse_args(arguments)
     setup_logging(given.log_level)

@@ -1,4 +1,4 @@
-"""The daemon in one line, for ``systemctl status``."""
+"""The status line that systemd shows for the daemon."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from gpumand.domain.status import Status
 
 
 def status_line(status: Status) -> str:
-    """One true line for ``systemctl status``."""
+    """The daemon's state in one line, for ``systemctl status``."""
     resident = sum(1 for consumer in status.consumers if consumer.residency == Residency.RESIDENT)
     leases = f"{len(status.leases)} lease{'s' if len(status.leases) != 1 else ''}"
     parts = [f"{resident}/{len(status.consumers)} consumers resident", leases]

@@ -1,9 +1,8 @@
-"""Whether the daemon is alive, and telling systemd so: a ping is a judgement, not a habit.
+"""Pings systemd's watchdog after checking that every part of the daemon works.
 
-The event loop pings, so a loop that is blocked does not; and it pings only after everything that must be alive was
-looked at. What is merely degraded is alive: a driver that hangs in the kernel for minutes, a consumer that takes all of
-its load timeout, a disk that is slow. Starting us anew would mend none of these, and would cost everybody their place
-in the queue.
+The pings come from the event loop, so a blocked loop sends none. A degraded daemon still pings: a driver that hangs in
+the kernel for minutes, a consumer that needs its whole load timeout, a slow disk. A restart would fix none of these,
+and all waiting requests would lose their place in the queue.
 """
 
 from __future__ import annotations
@@ -22,39 +21,39 @@ from gpumand.ports import Clock, VramSource
 log = logging.getLogger(__name__)
 
 STALL_SEC = 120.0
-"""By how much a turn of a loop may be late. A turn waits for a driver, for systemd and for disks, each of which has a
-timeout of seconds; in a swap storm they add up, and a watchdog that fires then makes everything worse."""
+"""Seconds by which a round of a housekeeping loop may be late. A round waits for a driver, systemd and disks, each with
+a timeout of seconds. In a swap storm these add up, and a restart at that moment would make everything worse."""
 
-PINGS_A_PERIOD = 2
-LOOKS_A_PERIOD = 8
-"""How often a daemon that was found sick is looked at again: what mends itself in time is no reason to die."""
+PINGS_PER_PERIOD = 2
+CHECKS_PER_PERIOD = 8
+"""While a check fails it is repeated more often: a failure that ends within the period must not cause a restart."""
 
 
 @runtime_checkable
 class ThreadedSource(Protocol):
-    """A source of figures that has a thread of its own."""
+    """A VRAM source that reads in its own thread."""
 
     @property
     def thread_alive(self) -> bool:
-        """Whether the thread, once started, still runs."""
+        """False when the thread was started and has ended."""
 
     @property
     def busy_sec(self) -> float:
-        """For how long the call under way has been running; 0.0 when none is."""
+        """Seconds for which the current driver call has been running; 0.0 when there is none."""
 
 
 @dataclass(frozen=True, slots=True)
-class Vitals:
-    """What was found of everything that must be alive.
+class Liveness:
+    """The results of one check of the daemon.
 
     Attributes:
-        bus_lost: why the bus is gone, "" while it stands.
-        arbiter_error: what came of a look at the queue, "" when it was completed.
-        sampler_alive: whether the thread of the VRAM source runs; True where there is none.
-        sampler_busy_sec: for how long its call under way has been running.
-        degraded: what is known of figures that cannot be read; "" when all is well.
-        upkeep_ended: whether the loops have ended though the daemon goes on.
-        overdue_sec: for how long the next turn of each loop has been due, for those that are late.
+        bus_lost: why the bus connection is lost, "" while it is not.
+        arbiter_error: the error of a queue pass, "" when it was completed.
+        sampler_alive: whether the thread of the VRAM source runs; True for a source without a thread.
+        sampler_busy_sec: seconds for which its current driver call has been running.
+        degraded: why VRAM cannot be read; "" when it can.
+        housekeeping_ended: whether the housekeeping loops have ended although the daemon runs.
+        overdue_sec: seconds by which each late housekeeping loop is overdue.
     """
 
     bus_lost: str = ""
@@ -62,105 +61,109 @@ class Vitals:
     sampler_alive: bool = True
     sampler_busy_sec: float = 0.0
     degraded: str = ""
-    upkeep_ended: bool = False
+    housekeeping_ended: bool = False
     overdue_sec: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
-class Body:
-    """Everything that must be alive; ``source`` is asked for because a reload may replace it."""
+class LivenessChecks:
+    """The parts of the daemon that the watchdog checks; ``source`` is a function since a reload may replace it."""
 
     bus: BusConnection
     arbiter: Arbiter
     housekeeping: Housekeeping
-    keeping_up: asyncio.Task[None]
+    housekeeping_task: asyncio.Task[None]
     source: Callable[[], VramSource]
 
-    def vitals(self) -> Vitals:
-        """Look at everything; the queue is looked at by serving it, which may be done at any time."""
+    def liveness(self) -> Liveness:
+        """Check all parts. The scheduler is checked by running a queue pass, which is allowed at any time."""
         source = self.source()
         threaded = source if isinstance(source, ThreadedSource) else None
-        return Vitals(
+        return Liveness(
             bus_lost=self.bus.lost_reason,
-            arbiter_error=self._serve_queue(),
+            arbiter_error=self._run_queue_pass(),
             sampler_alive=threaded is None or threaded.thread_alive,
             sampler_busy_sec=threaded.busy_sec if threaded is not None else 0.0,
-            degraded=self.arbiter.arbiter_state.degraded,
-            upkeep_ended=self.keeping_up.done(),
+            degraded=self.arbiter.state.degraded,
+            housekeeping_ended=self.housekeeping_task.done(),
             overdue_sec=self.housekeeping.overdue_sec(),
         )
 
-    def _serve_queue(self) -> str:
+    def _run_queue_pass(self) -> str:
         try:
             self.arbiter.scheduler.step()
         except Exception as error:
-            log.exception("the queue cannot be served")
+            log.exception("a queue pass failed")
             return repr(error)
         return ""
 
 
-def why_sick(vitals: Vitals) -> str:
-    """Why the daemon must be started anew, in one line; "" when it is alive."""
-    if vitals.bus_lost:
-        return f"the bus is lost: {vitals.bus_lost}"
-    if vitals.arbiter_error:
-        return f"the queue cannot be looked at: {vitals.arbiter_error}"
-    return _why_blind(vitals) or _why_stalled(vitals)
+def failure_reason(liveness: Liveness) -> str:
+    """Why the daemon must be restarted, in one line; "" when it works."""
+    if liveness.bus_lost:
+        return f"the bus connection is lost: {liveness.bus_lost}"
+    if liveness.arbiter_error:
+        return f"the queue cannot be processed: {liveness.arbiter_error}"
+    return _sampler_failure(liveness) or _loop_failure(liveness)
 
 
-def _why_blind(vitals: Vitals) -> str:
-    if not vitals.sampler_alive:
+def _sampler_failure(liveness: Liveness) -> str:
+    if not liveness.sampler_alive:
         return "the thread that reads VRAM has died"
-    if vitals.sampler_busy_sec > STALL_SEC and not vitals.degraded:
-        return f"a driver call has hung for {vitals.sampler_busy_sec:.0f} s and nobody has noticed"
+    # With ``degraded`` set, the hanging call was noticed and requests get an answer. Without it, the timeout of the
+    # VRAM source itself has failed.
+    if liveness.sampler_busy_sec > STALL_SEC and not liveness.degraded:
+        return f"a driver call has hung for {liveness.sampler_busy_sec:.0f} s without being reported as degraded"
     return ""
 
 
-def _why_stalled(vitals: Vitals) -> str:
-    if vitals.upkeep_ended:
-        return "the loops that keep the books have ended"
-    late = [f"{loop} is {sec:.0f} s late" for loop, sec in vitals.overdue_sec.items() if sec > STALL_SEC]
+def _loop_failure(liveness: Liveness) -> str:
+    if liveness.housekeeping_ended:
+        return "the housekeeping loops have ended"
+    late = [f"{loop} is {sec:.0f} s late" for loop, sec in liveness.overdue_sec.items() if sec > STALL_SEC]
     return ", ".join(sorted(late))
 
 
 class Watchdog:
-    """Pings for as long as the vitals are those of somebody alive.
+    """Pings systemd for as long as the checks succeed.
 
     Args:
-        clock: what is slept by.
-        period_sec: within which systemd wants to hear of us.
-        look: takes the vitals; what it raises is a sickness too.
-        ping: tells systemd.
+        clock: the clock for the pauses.
+        period_sec: seconds within which systemd expects a ping.
+        check: performs the checks; an exception counts as a failure.
+        ping: sends the ping to systemd.
     """
 
-    def __init__(self, clock: Clock, period_sec: float, look: Callable[[], Vitals], ping: Callable[[], None]) -> None:
+    def __init__(
+        self, clock: Clock, period_sec: float, check: Callable[[], Liveness], ping: Callable[[], None]
+    ) -> None:
         self._clock = clock
         self._period_sec = period_sec
-        self._look = look
+        self._check = check
         self._ping = ping
-        self._sickness = ""
+        self._failure = ""
 
     async def run(self) -> None:
-        """Look and ping, for as long as the daemon lives; never more often than needed."""
+        """Check and ping until cancelled."""
         while True:
-            is_well = self.beat()
-            await self._clock.sleep(self._period_sec / (PINGS_A_PERIOD if is_well else LOOKS_A_PERIOD))
+            is_alive = self.beat()
+            await self._clock.sleep(self._period_sec / (PINGS_PER_PERIOD if is_alive else CHECKS_PER_PERIOD))
 
     def beat(self) -> bool:
-        """Look once, and ping if all is well; whether it is."""
-        sickness = self._judge()
-        if sickness and sickness != self._sickness:
-            log.critical("not alive, so systemd is not told that we are: %s", sickness)
-        elif self._sickness and not sickness:
-            log.warning("alive again; it was: %s", self._sickness)
-        self._sickness = sickness
-        if not sickness:
+        """Check once, and ping if all checks succeed; returns whether they do."""
+        failure = self._current_failure()
+        if failure and failure != self._failure:
+            log.critical("watchdog pings stop, so that systemd restarts gpumand: %s", failure)
+        elif self._failure and not failure:
+            log.warning("watchdog pings continue; resolved: %s", self._failure)
+        self._failure = failure
+        if not failure:
             self._ping()
-        return not sickness
+        return not failure
 
-    def _judge(self) -> str:
+    def _current_failure(self) -> str:
         try:
-            return why_sick(self._look())
+            return failure_reason(self._check())
         except Exception as error:
-            # What keeps us from looking is the one thing that nobody thought of.
-            return f"the vitals cannot be taken: {error!r}"
+            # A check that raises must stop the pings too: then the state of the daemon is unknown.
+            return f"the watchdog's checks failed: {error!r}"

@@ -1,5 +1,6 @@
-"""The demonstration: the real daemon, real services over HTTP, a bus of its own, and a device that is simulated.
+"""The demonstration: the real daemon and real HTTP services on a private bus, with a simulated GPU.
 
-``python -m gpumand.demo`` plays a story and checks every step of it; ``--run`` leaves the set-up running to play
-with. Needs a dbus-daemon and nothing else: no GPU, no root, no running bus.
+``python -m gpumand.demo`` runs a scenario and checks each of its steps; ``--run`` leaves everything running to try
+commands. It needs a dbus-daemon, but no GPU, no root and no running bus. It must not import ``arbiter`` or ``daemon``:
+the daemon is a separate process. No other package imports it.
 """

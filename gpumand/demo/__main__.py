@@ -1,4 +1,4 @@
-"""The command line of the demonstration."""
+"""Command line of the demonstration: ``python -m gpumand.demo``."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ PACKAGE_COMMANDS = {
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Play the story, or leave the set-up running; the exit code."""
+    """Run the scenario, or leave everything running with ``--run``; returns the exit code."""
     parsed = _parse(arguments)
     if not _provide_dbus_daemon():
         return 1
@@ -33,21 +33,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return asyncio.run(_interruptible(work))
     except (KeyboardInterrupt, asyncio.CancelledError):
-        print("\ninterrupted; everything that was started has been ended", file=sys.stderr)
-        return 0 if parsed.run else 130  # with --run that is how it is meant to end
+        print("\nInterrupted. All processes of the demonstration have been stopped.", file=sys.stderr)
+        return 0 if parsed.run else 130  # with --run, Ctrl-C is the normal end
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m gpumand.demo", description="gpumand without a GPU.")
-    parser.add_argument("--run", action="store_true", help="leave everything running to play with, until Ctrl-C")
-    parser.add_argument("--simulated", action="store_true", help="with --run: simulate also where there is a GPU")
-    # For testing the demonstration itself: NAME:KIND, a fault of gpumand.testing.consumer.
+    parser = argparse.ArgumentParser(
+        prog="python -m gpumand.demo", description="Demonstrate gpumand with a simulated GPU."
+    )
+    parser.add_argument(
+        "--run", action="store_true", help="leave the daemon and the services running to try commands, until Ctrl-C"
+    )
+    parser.add_argument(
+        "--simulated", action="store_true", help="with --run: simulate the GPU even if the host has one"
+    )
+    # For tests of the demonstration itself: NAME:KIND makes a service misbehave, see gpumand.testing.consumer_faults.
     parser.add_argument("--fault", action="append", default=[], help=argparse.SUPPRESS)
     return parser.parse_args(arguments)
 
 
 async def _interruptible(work: Coroutine[Any, Any, int]) -> int:
-    """Run it so that any polite way to end us is an orderly end."""
+    """Run a coroutine; SIGINT, SIGTERM and SIGHUP cancel it, so that everything it started is stopped in order."""
     task = asyncio.ensure_future(work)
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         asyncio.get_running_loop().add_signal_handler(number, task.cancel)
@@ -58,69 +64,72 @@ async def _demonstrate(parsed: argparse.Namespace) -> int:
     from gpumand.bus.connection import BusConnection, BusError, BusLost
     from gpumand.cli.client import Client
     from gpumand.cli.errors import Mismatch
-    from gpumand.demo.environment import Stage, StageFailed
-    from gpumand.demo.scenario import Story, StoryFailed
+    from gpumand.demo.environment import DemoEnvironment, EnvironmentFailed
+    from gpumand.demo.scenario import Scenario, ScenarioFailed
     from gpumand.demo.screen import Screen
-    from gpumand.demo.service_client import ServiceFailed, Services
+    from gpumand.demo.service_client import ServiceClient, ServiceFailed
 
     began = time.monotonic()
     screen = Screen()
     screen.title(
-        "gpumand lends the VRAM of one device to three services. The device is simulated; the daemon, the services, "
-        "their HTTP and the bus are real."
+        "Three services share one GPU, and gpumand decides which of them may use its memory. The GPU is simulated; "
+        "the daemon, the services, their HTTP interfaces and the D-Bus bus are real."
     )
     try:
-        async with Stage(faults=parsed.fault) as stage, Services(stage.urls) as services:
-            connection = await BusConnection.connect(stage.address)
-            story = Story(Client(connection), services, screen)
+        async with DemoEnvironment(faults=parsed.fault) as environment, ServiceClient(environment.urls) as services:
+            connection = await BusConnection.connect(environment.address)
+            scenario = Scenario(Client(connection), services, screen)
             try:
                 with screen:
-                    await story.play()
-            except (StoryFailed, ServiceFailed, BusError, BusLost, Mismatch) as error:
-                return _failed(f"{story.chapter}: {error}", stage.last_words())
+                    await scenario.run()
+            except (ScenarioFailed, ServiceFailed, BusError, BusLost, Mismatch) as error:
+                return _failed(f"{scenario.current_step}: {error}", environment.last_log_lines())
             finally:
                 await connection.close()
-    except StageFailed as error:
+    except EnvironmentFailed as error:
         return _failed(f"{error}", [])
     took = time.monotonic() - began
     screen.plain()
-    screen.title(f"All {story.checks} facts were checked and are so; it took {took:.0f} s. Nothing of it is left.")
+    screen.title(
+        f"All {scenario.checks} checks passed in {took:.0f} s. All processes and files of the demonstration are gone."
+    )
     return 0
 
 
-def _failed(why: str, last_words: Sequence[str]) -> int:
+def _failed(why: str, last_log_lines: Sequence[str]) -> int:
     sys.stdout.flush()
-    for line in last_words:
-        print(f"  gpumand said: {line}", file=sys.stderr)
+    for line in last_log_lines:
+        print(f"  log of gpumand: {line}", file=sys.stderr)
     print(f"demo: FAILED: {why}", file=sys.stderr)
     return 1
 
 
 async def _run(parsed: argparse.Namespace, source: str) -> int:
-    from gpumand.demo.environment import StageFailed
+    from gpumand.demo.environment import EnvironmentFailed
     from gpumand.demo.interactive import run
 
     try:
         return await run(source, parsed.fault)
-    except StageFailed as error:
+    except EnvironmentFailed as error:
         return _failed(f"{error}", [])
 
 
 def _provide_dbus_daemon() -> bool:
-    """Whether there is a dbus-daemon, after installing one where we may; says what it does and what to do."""
+    """Whether a dbus-daemon is installed; root on Debian and Ubuntu gets it installed, others get the command."""
     if shutil.which("dbus-daemon"):
         return True
     manager = next((name for name in PACKAGE_COMMANDS if shutil.which(name)), "")
     command = PACKAGE_COMMANDS.get(manager, "")
     if manager == "apt-get" and os.geteuid() == 0:
-        print(f"demo: there is no dbus-daemon here; installing it: {command}", file=sys.stderr, flush=True)
+        print(f"demo: dbus-daemon is not installed. Installing it: {command}", file=sys.stderr, flush=True)
         environment = os.environ | {"DEBIAN_FRONTEND": "noninteractive"}
         subprocess.run(["apt-get", "update", "-q"], env=environment, stdout=subprocess.DEVNULL, check=False)
         subprocess.run(command.split(), env=environment, stdout=subprocess.DEVNULL, check=False)
         if shutil.which("dbus-daemon"):
             return True
-    how = f"install it with: {'' if os.geteuid() == 0 else 'sudo '}{command}" if command else "install the D-Bus daemon"
-    print(f"demo: there is no dbus-daemon here; {how}", file=sys.stderr)
+    sudo = "" if os.geteuid() == 0 else "sudo "
+    advice = f"Install it with: {sudo}{command}" if command else "Install the package that has the D-Bus daemon."
+    print(f"demo: dbus-daemon is not installed. {advice}", file=sys.stderr)
     return False
 
 

@@ -1,4 +1,4 @@
-"""The set-up: a bus, three services and the daemon, each a process of its own; all of it gone at the end."""
+"""The processes of the demonstration: a private bus, three services and the daemon; all are stopped at the end."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from types import TracebackType
 import gpumand
 from gpumand.bus.connection import BusConnection
 from gpumand.bus.names import BUS_NAME, DBUS, DBUS_PATH
-from gpumand.demo.example_services import CAST, Role, configuration
+from gpumand.demo.example_services import SERVICES, ExampleService, configuration
 from gpumand.testing.bus import PrivateBus
 
 START_SEC = 20.0
@@ -24,25 +24,25 @@ STOP_SEC = 4.0
 READY = re.compile(rb"READY port=(\d+) pid=\d+")
 
 
-class StageFailed(Exception):
-    """The set-up could not be made; the message is one line."""
+class EnvironmentFailed(Exception):
+    """The environment could not be started; the message is one line."""
 
 
-class Stage:
-    """Everything that runs; an async context manager.
+class DemoEnvironment:
+    """The processes of the demonstration; an async context manager that starts and stops them.
 
     Attributes:
-        address: of the bus.
-        urls: of the services, by consumer name.
-        folder: where everything of this run lies, logs included; removed at the end.
+        address: D-Bus address of the private bus.
+        urls: URLs of the services, by consumer name.
+        folder: temporary folder with all files of this run, including logs; removed at the end.
     """
 
     def __init__(self, *, source: str = "simulated", faults: Sequence[str] = ()) -> None:
-        """Prepare; nothing runs yet.
+        """Prepare the environment; processes start on entering the context.
 
         Args:
-            source: "simulated", or "nvml" to look at a real device.
-            faults: ``NAME:KIND`` for services that are to misbehave, so that the demonstration itself can be tested.
+            source: VRAM source, "simulated" or "nvml" for the readings of a real GPU.
+            faults: ``NAME:KIND`` for each service that misbehaves, to test the demonstration itself.
         """
         self.address = ""
         self.urls: dict[str, str] = {}
@@ -52,11 +52,12 @@ class Stage:
         self._bus = PrivateBus()
         self._processes: list[asyncio.subprocess.Process] = []
 
-    async def __aenter__(self) -> Stage:
+    async def __aenter__(self) -> DemoEnvironment:
         self.folder = Path(tempfile.mkdtemp(prefix="gpumand-demo-"))
         try:
             await self._start()
         except BaseException:
+            # Also on Ctrl-C during the start: __aexit__ is not called if __aenter__ fails.
             await self._end()
             raise
         return self
@@ -66,35 +67,42 @@ class Stage:
     ) -> None:
         await self._end()
 
-    def last_words(self) -> list[str]:
-        """The last lines that the daemon logged, for when something went wrong."""
+    def last_log_lines(self) -> list[str]:
+        """The last lines of the daemon's log, for error reports."""
         log = self.folder / "gpumand.log"
         return log.read_text(errors="replace").splitlines()[-5:] if log.exists() else []
 
     async def _start(self) -> None:
         self._start_bus()
         self.address = self._bus.address
-        await asyncio.gather(*(self._start_service(role) for role in CAST))
+        await asyncio.gather(*(self._start_service(service) for service in SERVICES))
         config = self.folder / "gpumand.toml"
         config.write_text(configuration(self.urls, self.folder / "vram", source=self._source))
         await self._start_daemon(config)
 
     def _start_bus(self) -> None:
-        """Start the bus so that Ctrl-C does not end it: the daemon is to be stopped first, in order."""
+        """Start the bus with SIGINT ignored: on Ctrl-C the daemon must be stopped before its bus."""
         before = signal.signal(signal.SIGINT, signal.SIG_IGN)
         try:
             self._bus.start()
         except (OSError, RuntimeError) as error:
-            raise StageFailed(f"the private bus does not start: {error}") from error
+            raise EnvironmentFailed(f"the private bus could not be started: {error}") from error
         finally:
             signal.signal(signal.SIGINT, before)
 
-    async def _start_service(self, role: Role) -> None:
-        """Start a service and learn where it listens."""
-        flags = [*role.flags, "--load-steps=40", f"--simulator-dir={self.folder / 'vram'}"]
-        flags += [f"--fault={fault.partition(':')[2]}" for fault in self._faults if fault.startswith(f"{role.name}:")]
+    async def _start_service(self, service: ExampleService) -> None:
+        """Start a service and read its port from its first line of output."""
+        flags = [*service.flags, "--load-steps=40", f"--simulator-dir={self.folder / 'vram'}"]
+        flags += [
+            f"--fault={fault.partition(':')[2]}" for fault in self._faults if fault.startswith(f"{service.name}:")
+        ]
         process = await self._spawn(
-            role.name, "gpumand.testing.consumer", f"--name={role.name}", f"--mib={role.mib}", *flags, piped=True
+            service.name,
+            "gpumand.testing.consumer",
+            f"--name={service.name}",
+            f"--mib={service.mib}",
+            *flags,
+            piped=True,
         )
         assert process.stdout is not None
         try:
@@ -103,29 +111,31 @@ class Stage:
         except TimeoutError:
             ready = None
         if ready is None:
-            raise StageFailed(f"the service {role.name} does not start: {self._log_line(role.name)}")
-        self.urls[role.name] = f"http://127.0.0.1:{int(ready.group(1))}"
+            raise EnvironmentFailed(f"the service {service.name} could not be started: {self._log_line(service.name)}")
+        self.urls[service.name] = f"http://127.0.0.1:{int(ready.group(1))}"
 
     async def _start_daemon(self, config: Path) -> None:
-        """Start gpumand and wait for its name on the bus: by then everything is in place."""
+        """Start gpumand and wait for its name on the bus, which it requests when it is ready."""
+        # Subscribed before the start, so that the name cannot appear unnoticed.
         bus = await BusConnection.connect(self.address)
-        named = asyncio.Event()
+        name_appeared = asyncio.Event()
         owner = {"sender": DBUS, "path": DBUS_PATH, "interface": DBUS, "member": "NameOwnerChanged", "arg0": BUS_NAME}
-        await bus.subscribe(callback=lambda _: named.set(), **owner)
+        await bus.subscribe(callback=lambda _: name_appeared.set(), **owner)
         flags = (f"--config={config}", f"--bus-address={self.address}", f"--state-dir={self.folder / 'state'}")
         daemon = await self._spawn("gpumand", "gpumand", *flags)
-        waits = {asyncio.ensure_future(named.wait()), asyncio.ensure_future(daemon.wait())}
+        waits = {asyncio.ensure_future(name_appeared.wait()), asyncio.ensure_future(daemon.wait())}
         try:
             await asyncio.wait(waits, timeout=START_SEC, return_when=asyncio.FIRST_COMPLETED)
         finally:
             for wait in waits:
                 wait.cancel()
             await bus.close()
-        if not named.is_set():
-            raise StageFailed(f"gpumand does not start: {self._log_line('gpumand')}")
+        if not name_appeared.is_set():
+            raise EnvironmentFailed(f"gpumand could not be started: {self._log_line('gpumand')}")
 
     async def _spawn(self, name: str, module: str, *flags: str, piped: bool = False) -> asyncio.subprocess.Process:
-        """Start a module of ours in a process group of its own, so that Ctrl-C reaches only us."""
+        """Start a module of gpumand in its own process group, so that Ctrl-C reaches only this process."""
+        # The processes must import this gpumand, also when it runs from a source tree that is not installed.
         inherited = os.environ.get("PYTHONPATH", "")
         path = os.pathsep.join(filter(None, [str(Path(gpumand.__file__).parents[1]), inherited]))
         log = os.open(self.folder / f"{name}.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
@@ -144,12 +154,12 @@ class Stage:
         return process
 
     def _log_line(self, name: str) -> str:
-        """The last thing a process said."""
+        """The last line of a process's log."""
         lines = (self.folder / f"{name}.log").read_text(errors="replace").split("\n")
-        return next((line for line in reversed(lines) if line.strip()), "no word from it")
+        return next((line for line in reversed(lines) if line.strip()), "its log is empty")
 
     async def _end(self) -> None:
-        """End the daemon first, then the services, then the bus; whatever does not end in time is killed."""
+        """Stop the daemon, then the services, then the bus; a process that does not stop in time is killed."""
         try:
             for process in reversed(self._processes):
                 await _stop(process)

@@ -1,4 +1,4 @@
-"""Who plays: three services with their footprints, and the configuration that gpumand gets for them."""
+"""The three services of the demonstration and the configuration of gpumand for them."""
 
 from __future__ import annotations
 
@@ -8,23 +8,23 @@ from dataclasses import dataclass
 from pathlib import Path
 
 TOTAL_MIB = 24564
-"""A card of 24 GiB."""
+"""VRAM of the simulated GPU: a card with 24 GiB."""
 
 
 @dataclass(frozen=True, slots=True)
-class Role:
+class ExampleService:
     """One service.
 
     Attributes:
-        name: its name as a consumer.
-        what: what it is, for people.
-        mib: its footprint.
-        flags: for the process that plays it.
-        keys: TOML of its table, but for the footprint and the url.
+        name: its consumer name.
+        description: what it does, for titles.
+        mib: its footprint in MiB.
+        flags: command line options of its process.
+        keys: TOML of its consumer table, without the footprint and the URL.
     """
 
     name: str
-    what: str
+    description: str
     mib: int
     flags: tuple[str, ...]
     keys: str
@@ -36,10 +36,12 @@ load = { method = "POST", path = "/api/admin/load" }
 unload = { method = "POST", path = "/api/admin/unload" }
 """
 
-IMAGE = Role("comfyui", "images", 13312, ("--lazy", "--load-sec=1.6", "--unload-sec=0.8"), 'preset = "comfyui"\n')
-VOICE = Role("mvoice", "speech", 2867, ("--load-sec=0.8", "--unload-sec=0.4"), ADMIN_ROUTES)
-LANGUAGE = Role("llm", "a language model", 14336, ("--load-sec=2.4", "--unload-sec=0.8"), ADMIN_ROUTES)
-CAST = (IMAGE, VOICE, LANGUAGE)
+IMAGE = ExampleService(
+    "comfyui", "images", 13312, ("--lazy", "--load-sec=1.6", "--unload-sec=0.8"), 'preset = "comfyui"\n'
+)
+VOICE = ExampleService("mvoice", "speech", 2867, ("--load-sec=0.8", "--unload-sec=0.4"), ADMIN_ROUTES)
+LANGUAGE = ExampleService("llm", "a language model", 14336, ("--load-sec=2.4", "--unload-sec=0.8"), ADMIN_ROUTES)
+SERVICES = (IMAGE, VOICE, LANGUAGE)
 
 SETTINGS = """\
 # Written by the gpumand demonstration.
@@ -55,15 +57,15 @@ simulated_dir = {folder}
 
 
 def configuration(urls: Mapping[str, str], simulator: Path, *, source: str) -> str:
-    """The whole file.
+    """The text of gpumand.toml.
 
     Args:
-        urls: where the services listen, by name.
-        simulator: the folder in which they announce their memory.
-        source: "simulated", or "nvml" to look at a real device.
+        urls: URLs of the services, by name.
+        simulator: the folder in which the services announce their memory.
+        source: VRAM source, "simulated" or "nvml" for the readings of a real GPU.
     """
     text = SETTINGS.format(source=json.dumps(source), total=TOTAL_MIB, folder=json.dumps(str(simulator)))
-    for role in CAST:
-        text += f"[consumers.{role.name}]\n{role.keys}"
-        text += f"vram_resident_mib = {role.mib}\nurl = {json.dumps(urls[role.name])}\n"
+    for service in SERVICES:
+        text += f"[consumers.{service.name}]\n{service.keys}"
+        text += f"vram_resident_mib = {service.mib}\nurl = {json.dumps(urls[service.name])}\n"
     return text

@@ -1,4 +1,4 @@
-"""``--run``: everything stays up, the commands to try are shown, and then what happens."""
+"""The mode ``--run``: keeps everything running, prints commands to try, and then shows events as they happen."""
 
 from __future__ import annotations
 
@@ -15,73 +15,79 @@ from gpumand.cli.commands.monitor import event_of
 from gpumand.cli.options import ADDRESS_VARIABLE
 from gpumand.cli.render.format import clock, mib
 from gpumand.cli.render.lines import signal_line
-from gpumand.demo.environment import Stage
-from gpumand.demo.example_services import CAST, IMAGE, LANGUAGE, VOICE
+from gpumand.demo.environment import DemoEnvironment
+from gpumand.demo.example_services import IMAGE, LANGUAGE, SERVICES, VOICE
 from gpumand.demo.screen import Screen
 
-PICTURE_SEC = 0.25
+REFRESH_SEC = 0.25
 MANAGER_CALL = "org.gpumand1 /org/gpumand1 org.gpumand1.Manager"
 
 
 async def run(source: str, faults: Sequence[str]) -> int:
-    """Keep everything up until we are told to stop; 1 when the daemon or the bus is gone by itself."""
-    async with Stage(source=source, faults=faults) as stage:
-        connection = await BusConnection.connect(stage.address)
+    """Keep everything running until it is cancelled; returns 1 if the daemon or the bus ended unexpectedly."""
+    async with DemoEnvironment(source=source, faults=faults) as environment:
+        connection = await BusConnection.connect(environment.address)
         try:
-            await _show(Client(connection), connection, _text(source, stage), Screen())
+            await _show(Client(connection), connection, _text(source, environment), Screen())
         finally:
             await connection.close()
-        words = stage.last_words()
-    print("\n".join([*words, "gpumand or its bus ended by itself"]), file=sys.stderr)
+        log_lines = environment.last_log_lines()
+    print("\n".join([*log_lines, "gpumand or its bus ended unexpectedly"]), file=sys.stderr)
     return 1
 
 
 async def _show(client: Client, connection: BusConnection, text: Sequence[str], screen: Screen) -> None:
-    """The text, then what happens above a picture that moves; returns when gpumand or the bus is gone."""
+    """Print the text, then events above bars that update; returns when gpumand or the bus is gone."""
     gone = asyncio.Event()
 
-    def tell(signal: Signal) -> None:
+    def on_signal(signal: Signal) -> None:
         now_usec = time.time_ns() // 1000
         line = signal_line(signal.member, event_of(signal, now_usec))
         if line:
-            screen.entry(f" {clock(now_usec)}  ", line)
+            screen.log_entry(f" {clock(now_usec)}  ", line)
         if signal.member == "NameOwnerChanged" and not signal.body[2]:
             gone.set()
 
     with screen:
         for line in text:
             screen.plain(line)
-        await client.listen(tell)
+        await client.listen(on_signal)
         ends = [asyncio.ensure_future(gone.wait()), asyncio.ensure_future(connection.wait_lost())]
-        painter = asyncio.ensure_future(_paint(client, screen))
+        refresher = asyncio.ensure_future(_refresh_bars(client, screen))
         try:
-            await asyncio.wait([*ends, painter], return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait([*ends, refresher], return_when=asyncio.FIRST_COMPLETED)
         finally:
-            for task in (*ends, painter):
+            for task in (*ends, refresher):
                 task.cancel()
 
 
-async def _paint(client: Client, screen: Screen) -> None:
-    """Keep the picture moving, as long as gpumand answers."""
+async def _refresh_bars(client: Client, screen: Screen) -> None:
+    """Update the bars for as long as gpumand answers."""
     while True:
         screen.show(await client.status())
-        await asyncio.sleep(PICTURE_SEC)
+        await asyncio.sleep(REFRESH_SEC)
 
 
-def _text(source: str, stage: Stage) -> list[str]:
-    """What is here, and what to try."""
-    services = ", ".join(f"{role.name} ({role.what}, {mib(role.mib)})" for role in CAST)
-    lines = ["", " gpumand runs on a bus of its own, with three services:", f" {services}."]
+def _text(source: str, environment: DemoEnvironment) -> list[str]:
+    """A description of the environment and commands to try."""
+    services = ", ".join(f"{service.name} ({service.description}, {mib(service.mib)})" for service in SERVICES)
+    lines = ["", " gpumand runs on a private bus, with three services:", f" {services}."]
     if source == "nvml":
         lines += [
-            " VRAM is that of the real device, which is only looked at: these services do not use it, so that what",
-            " they load and free does not show, and evictions cannot be seen to succeed. --simulated simulates.",
+            " VRAM readings are those of the real GPU. The services do not really use it, so loads and unloads are",
+            " not visible, and evictions cannot be verified. Use --simulated to simulate the GPU instead.",
         ]
-    return [*lines, " In another terminal (Ctrl-C here ends everything):", "", *commands(stage.address, stage.urls), ""]
+    return [
+        *lines,
+        " Try these commands in another terminal; Ctrl-C here stops everything:",
+        "",
+        *commands(environment.address, environment.urls),
+        "",
+    ]
 
 
 def commands(address: str, urls: Mapping[str, str]) -> list[str]:
-    """Lines to copy, that work one after the other; only for programs that are here."""
+    """Command lines to copy, which work in this order; only those whose programs are installed."""
     ctl = gpumanctl()
     where = f'"${ADDRESS_VARIABLE}"'
     lines = [f"export {ADDRESS_VARIABLE}='{address}'", f"{ctl}"]
@@ -107,9 +113,9 @@ def commands(address: str, urls: Mapping[str, str]) -> list[str]:
 
 
 def gpumanctl() -> str:
-    """How to call it from here."""
-    beside = Path(sys.executable).with_name("gpumanctl")
-    if not beside.exists():
+    """The command that runs gpumanctl in the current folder."""
+    sibling = Path(sys.executable).with_name("gpumanctl")
+    if not sibling.exists():
         return f"{sys.executable} -m gpumand.cli"
     here = Path.cwd()
-    return str(beside.relative_to(here) if beside.is_relative_to(here) else beside)
+    return str(sibling.relative_to(here) if sibling.is_relative_to(here) else sibling)

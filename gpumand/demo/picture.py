@@ -1,4 +1,4 @@
-"""The device as a picture: one bar for each consumer, all on the same scale. Pure: a snapshot in, lines out."""
+"""Draws the first device as bars: one for each consumer, all on the same scale."""
 
 from __future__ import annotations
 
@@ -12,27 +12,32 @@ from gpumand.cli.render.theme import RESIDENCY_STYLES, Theme, consumer_style
 
 Entry = Mapping[str, Any]
 
-FIGURE_WIDTH = 9
+AMOUNT_WIDTH = 9
 STATE_WIDTH = 17
 
 
-def picture(status: Entry, look: Theme) -> list[Text]:
-    """The first device: a title, a bar for each consumer on it, for what is promised, and for what is left."""
+def picture(status: Entry, theme: Theme) -> list[Text]:
+    """A title and one bar for each consumer, for reserved and for free memory.
+
+    Args:
+        status: the answer of GetStatus.
+        theme: of the screen.
+    """
     device = status["devices"][0]
     names = [clean(consumer["name"]) for consumer in status["consumers"]]
     width = max(len(name) for name in [*names, "reserved"])
-    room = max(20, min(look.width, 100) - width - STATE_WIDTH - FIGURE_WIDTH - 5)
+    room = max(20, min(theme.width, 100) - width - STATE_WIDTH - AMOUNT_WIDTH - 5)
     total = int(device.get("total_mib") or 0)
     lines = [_title(device)]
     for consumer in status["consumers"]:
         name, held = clean(consumer["name"]), int(consumer.get("used_mib") or 0)
-        ink = Text(_ink("█", "#", look) * _cells(held, total, room), style=consumer_style(names, name))
-        lines.append(_row(name, _state(consumer), ink, mib(held), width, room))
+        bar = Text(_fill_character("█", "#", theme) * _cells(held, total, room), style=consumer_style(names, name))
+        lines.append(_row(name, _state(consumer), bar, mib(held), width, room))
     reserved = int(device.get("reserved_mib") or 0)
     rest = max(0, int(device.get("free_mib") or 0) - reserved)
-    for word, ink_of, amount in (("reserved", ("░", ":"), reserved), ("free", ("·", "."), rest)):
-        ink = Text(_ink(*ink_of, look) * _cells(amount, total, room), style="bright_black")
-        lines.append(_row(word, Text(), ink, mib(amount), width, room))
+    for word, characters, amount in (("reserved", ("░", ":"), reserved), ("free", ("·", "."), rest)):
+        bar = Text(_fill_character(*characters, theme) * _cells(amount, total, room), style="bright_black")
+        lines.append(_row(word, Text(), bar, mib(amount), width, room))
     return lines
 
 
@@ -49,19 +54,19 @@ def _state(consumer: Entry) -> Text:
     return Text(residency, style=RESIDENCY_STYLES.get(residency, "")) + Text(leased, style="bold")
 
 
-def _row(name: str, state: Text, ink: Text, figure: str, width: int, room: int) -> Text:
+def _row(name: str, state: Text, bar: Text, amount: str, width: int, room: int) -> Text:
     line = Text.assemble(" ", f"{name:<{width}} ", no_wrap=True)
     line.append_text(state).append(" " * (STATE_WIDTH - state.cell_len))
-    line.append_text(ink).append(" " * (room - ink.cell_len))
-    return line.append(f" {figure:>{FIGURE_WIDTH}}")
+    line.append_text(bar).append(" " * (room - bar.cell_len))
+    return line.append(f" {amount:>{AMOUNT_WIDTH}}")
 
 
-def _ink(block: str, plain: str, look: Theme) -> str:
-    return block if look.unicode else plain
+def _fill_character(block: str, plain: str, theme: Theme) -> str:
+    return block if theme.unicode else plain
 
 
 def _cells(amount: int, total: int, room: int) -> int:
-    """Cells of a bar; what is there at all gets one."""
+    """Cells of a bar; every amount above 0 gets at least one."""
     if not amount or not total:
         return 0
     return min(room, max(1, round(amount * room / total)))

@@ -1,7 +1,7 @@
-"""The story: every step is done by a client, and what came of it is looked up, not assumed.
+"""The steps of the demonstration; the outcome of every step is checked.
 
-24 GiB, and three services that want 13 + 2.8 + 14 of them. The first two live side by side. The third does not fit;
-of the two, the one used least recently goes, and the other stays, because with the first gone there is room enough.
+Three services need 13, 2.8 and 14 GiB of a 24 GiB GPU. The first two fit together. For the third, gpumand evicts the
+one that was used least recently; the other one stays, because that eviction frees enough memory.
 """
 
 from __future__ import annotations
@@ -17,216 +17,257 @@ from gpumand.bus.connection_errors import BusError
 from gpumand.cli.client import Client
 from gpumand.cli.commands.monitor import event_of
 from gpumand.cli.durations import to_usec
-from gpumand.cli.render.format import listed, mib, usec
+from gpumand.cli.render.format import join_names, mib, usec
 from gpumand.cli.render.lines import signal_line
 from gpumand.cli.render.plan import plan_lines
-from gpumand.demo.example_services import IMAGE, LANGUAGE, TOTAL_MIB, VOICE, Role
+from gpumand.demo.example_services import IMAGE, LANGUAGE, TOTAL_MIB, VOICE, ExampleService
 from gpumand.demo.screen import Screen
-from gpumand.demo.service_client import Services
+from gpumand.demo.service_client import ServiceClient
 from gpumand.domain.errors import Busy
 
 WAIT_SEC = 15.0
-SOON_SEC = 8.0
-PICTURE_SEC = 0.1
+OBSERVE_SEC = 8.0
+REFRESH_SEC = 0.1
 CUSHION_MIB = 256
 
 Entry = Mapping[str, Any]
 
 
-class StoryFailed(Exception):
-    """Something was not as it should be; the message is one line."""
+class ScenarioFailed(Exception):
+    """A check failed; the message is one line."""
 
 
 @dataclass
-class Story:
-    """Plays and checks.
+class Scenario:
+    """Runs the steps and checks their outcome.
 
     Attributes:
-        client: a client of gpumand, as any program may be one.
-        services: the services themselves.
-        screen: where it is shown.
-        signals: what gpumand has announced so far.
-        checks: how many facts were checked.
-        chapter: what is being played, for when it goes wrong.
+        client: a client of gpumand, without special rights.
+        services: the HTTP client of the services.
+        screen: where steps and checks are printed.
+        signals: signals that gpumand has sent so far.
+        checks: number of checks that passed.
+        current_step: number and title of the running step, for error messages.
     """
 
     client: Client
-    services: Services
+    services: ServiceClient
     screen: Screen
     signals: list[Signal] = field(default_factory=list)
     checks: int = 0
-    chapter: str = ""
+    current_step: str = ""
 
-    async def play(self) -> None:
-        """From the first step to the summary.
+    async def run(self) -> None:
+        """Run all steps.
 
         Raises:
-            StoryFailed: a step was not as it should be.
-            BusError, BusLost, ServiceFailed: somebody did not answer as they should.
+            ScenarioFailed: a check failed.
+            BusError, BusLost: gpumand answered with an error, or the bus was lost.
+            ServiceFailed: a service answered with an error.
         """
-        await self.client.listen(self._heard)
-        painter = asyncio.ensure_future(self._paint())
+        await self.client.listen(self._on_signal)
+        refresher = asyncio.ensure_future(self._refresh_bars())
         try:
-            for number, (title, chapter) in enumerate(self._chapters(), 1):
-                self.chapter = f"step {number} ({title})"
+            for number, (title, run_step) in enumerate(self._steps(), 1):
+                self.current_step = f"step {number} ({title})"
                 self.screen.step(number, title)
-                await chapter()
+                await run_step()
                 self.screen.show(await self.client.status())
-                self.screen.still()
+                self.screen.print_device()
                 await self.screen.pause()
         finally:
-            painter.cancel()
+            # An error of the refresher itself must not hide the error of a step.
+            refresher.cancel()
             with suppress(asyncio.CancelledError, Exception):
-                await painter
+                await refresher
 
-    def _chapters(self) -> list[tuple[str, Callable[[], Coroutine[Any, Any, None]]]]:
+    def _steps(self) -> list[tuple[str, Callable[[], Coroutine[Any, Any, None]]]]:
         return [
-            ("Nothing is loaded", self._nothing_is_loaded),
-            (f"{IMAGE.name} ({IMAGE.what}, {mib(IMAGE.mib)}) is used first", self._image_is_used),
-            (f"{VOICE.name} ({VOICE.what}, {mib(VOICE.mib)}) fits beside it", self._voice_fits_beside),
-            (f"{LANGUAGE.name} ({LANGUAGE.what}, {mib(LANGUAGE.mib)}) does not fit: the plan", self._plan_is_shown),
-            (f"{LANGUAGE.name} is acquired", self._room_is_made),
-            ("While the lease stands", self._lease_protects),
-            ("Afterwards", self._summary),
+            ("No model is loaded", self._check_start),
+            (
+                f"{IMAGE.name} ({IMAGE.description}, {mib(IMAGE.mib)}) is leased and loads on its first request",
+                self._lease_image_service,
+            ),
+            (f"{VOICE.name} ({VOICE.description}, {mib(VOICE.mib)}) is leased; both fit", self._lease_voice_service),
+            (
+                f"{LANGUAGE.name} ({LANGUAGE.description}, {mib(LANGUAGE.mib)}) does not fit: the plan",
+                self._plan_language_model,
+            ),
+            (f"{LANGUAGE.name} is leased: gpumand evicts {IMAGE.name} to make room", self._lease_language_model),
+            (f"{IMAGE.name} is requested while {LANGUAGE.name} is leased", self._request_leased_memory),
+            ("Final checks", self._check_counters),
         ]
 
     # -- the steps -----------------------------------------------------------------------------------------------
 
-    async def _nothing_is_loaded(self) -> None:
-        status = await self._until(lambda one: self._residencies(one) == {"unloaded"}, "all three are unloaded")
+    async def _check_start(self) -> None:
+        status = await self._wait_until(
+            lambda one: self._residencies(one) == {"unloaded"}, "all three services are unloaded"
+        )
         device = status["devices"][0]
-        self._require(device.get("total_mib") == TOTAL_MIB, f"a device of {mib(TOTAL_MIB)}", device)
-        self._require(device.get("used_mib") == 0, "nothing of it is used", device)
-        self._require(not status["degraded"], "gpumand is in good health", status["degraded"])
+        self._check(device.get("total_mib") == TOTAL_MIB, f"the GPU has {mib(TOTAL_MIB)} of VRAM", device)
+        self._check(device.get("used_mib") == 0, "none of it is used", device)
+        self._check(
+            not status["degraded"], "gpumand works without restrictions (it is not degraded)", status["degraded"]
+        )
 
-    async def _image_is_used(self) -> None:
+    async def _lease_image_service(self) -> None:
         lease, _ = await self._acquire(IMAGE, evicted=[])
         self.screen.show(await self.client.status())
         await self.services.work(IMAGE.name, 0.2)
-        await self._is_resident(IMAGE, "its first request loaded it")
+        await self._check_resident(IMAGE, f"the first request to {IMAGE.name} loaded its model")
         await self._release(lease, IMAGE)
-        await self._is_resident(IMAGE, "it stays resident when its lease is given back")
+        await self._check_resident(IMAGE, f"{IMAGE.name} stays resident after its lease is released")
 
-    async def _voice_fits_beside(self) -> None:
+    async def _lease_voice_service(self) -> None:
         lease, grant = await self._acquire(VOICE, evicted=[])
-        self._require(grant["loaded"] is True, "it was loaded for this", grant)
+        self._check(grant["loaded"] is True, f"gpumand loaded {VOICE.name} for the lease", grant)
         await self.services.work(VOICE.name, 0.3)
-        await self._is_resident(VOICE, "it is resident")
-        await self._is_resident(IMAGE, f"{IMAGE.name} is still there, untouched")
+        await self._check_resident(VOICE, f"{VOICE.name} is resident")
+        await self._check_resident(IMAGE, f"{IMAGE.name} is still resident")
         await self._release(lease, VOICE)
-        self._require(await self._evictions() == 0, "nobody was evicted so far")
+        self._check(await self._evictions() == 0, "no service has been evicted so far")
 
-    async def _plan_is_shown(self) -> None:
+    async def _plan_language_model(self) -> None:
         before = await self.client.status()
         plan = await self.client.plan(LANGUAGE.name, {})
-        self.screen.lines(plan_lines(plan, self.screen.look))
+        self.screen.lines(plan_lines(plan, self.screen.theme))
         victims = [one["consumer"] for one in plan["evictions"]]
         spared = [one["consumer"] for one in plan["spared"]]
         free = before["devices"][0]["free_mib"]
-        self._require(plan["verdict"] == "grant", "it would be granted", plan)
-        self._require(plan["need_mib"] == LANGUAGE.mib + CUSHION_MIB, "footprint and cushion are asked for", plan)
-        self._require(free < plan["need_mib"], "which is more than is free", free)
-        self._require(free + VOICE.mib < plan["need_mib"], f"evicting {VOICE.name} alone would not do", free)
-        self._require(victims == [IMAGE.name], f"{IMAGE.name} would go, and nobody else", victims)
-        self._require(VOICE.name in spared, f"{VOICE.name} would be spared", spared)
-        self._require(all(one["why"] for one in [*plan["evictions"], *plan["spared"]]), "each with a reason", plan)
+        self._check(plan["verdict"] == "grant", f"a request for {LANGUAGE.name} would be granted", plan)
+        self._check(
+            plan["need_mib"] == LANGUAGE.mib + CUSHION_MIB,
+            f"it needs {mib(plan['need_mib'])}: its footprint and the cushion",
+            plan,
+        )
+        self._check(free < plan["need_mib"], f"only {mib(free)} is free", free)
+        self._check(free + VOICE.mib < plan["need_mib"], f"evicting {VOICE.name} would not free enough", free)
+        self._check(victims == [IMAGE.name], f"only {IMAGE.name} would be evicted", victims)
+        self._check(VOICE.name in spared, f"{VOICE.name} would be kept", spared)
+        self._check(
+            all(one["why"] for one in [*plan["evictions"], *plan["spared"]]),
+            "the plan has a reason for each of them",
+            plan,
+        )
         after = await self.client.status()
-        unchanged = _facts(before) == _facts(after)
-        self._require(unchanged, "asking for the plan changed nothing", _facts(after))
+        is_unchanged = _status_facts(before) == _status_facts(after)
+        self._check(is_unchanged, "requesting the plan changed nothing", _status_facts(after))
 
-    async def _room_is_made(self) -> None:
-        heard = len(self.signals)
+    async def _lease_language_model(self) -> None:
+        signals_before = len(self.signals)
         lease, grant = await self._acquire(LANGUAGE, evicted=[IMAGE.name])
-        self._require(grant["loaded"] is True, "one load", grant)
-        await self._was_announced(heard, lease)
-        status = await self._is_resident(LANGUAGE, "it is resident")
-        self._require(status["stats"]["evictions"] == 1, "exactly one eviction", status["stats"])
-        await self._gave_its_memory_back(IMAGE)
-        await self._was_left_alone(VOICE)
+        self._check(grant["loaded"] is True, f"gpumand loaded {LANGUAGE.name} for the lease", grant)
+        await self._check_announcements(signals_before, lease)
+        status = await self._check_resident(LANGUAGE, f"{LANGUAGE.name} is resident")
+        self._check(status["stats"]["evictions"] == 1, "gpumand counts exactly 1 eviction", status["stats"])
+        await self._check_unloaded(IMAGE)
+        await self._check_untouched(VOICE)
         self._lease = lease
 
-    async def _lease_protects(self) -> None:
-        wish = {"lifetime": ("s", "connection"), "timeout_usec": ("t", 0)}
+    async def _request_leased_memory(self) -> None:
+        options = {"lifetime": ("s", "connection"), "timeout_usec": ("t", 0)}
         try:
-            await self.client.acquire(IMAGE.name, wish, 0.0)
+            await self.client.acquire(IMAGE.name, options, 0.0)
         except BusError as error:
-            named = error.name == Busy.dbus_name
-            self._require(named, f"{IMAGE.name}, now or not at all: Busy ({error.message})", f"{error}")
+            is_busy = error.name == Busy.dbus_name
+            self._check(
+                is_busy, f"a request for {IMAGE.name} that does not wait is refused: Busy ({error.message})", f"{error}"
+            )
         else:
-            raise StoryFailed(f"{IMAGE.name} was granted although the lease on {LANGUAGE.name} stands")
-        self._require(await self._evictions() == 1, "that refusal evicted nobody")
+            raise ScenarioFailed(f"{IMAGE.name} was granted although {LANGUAGE.name} is leased")
+        self._check(await self._evictions() == 1, "the refused request evicted nothing")
         await self.services.work(LANGUAGE.name, 0.5)
         await self._release(self._lease, LANGUAGE)
 
-    async def _summary(self) -> None:
+    async def _check_counters(self) -> None:
         status = await self.client.status()
         stats = status["stats"]
-        counts = (stats["grants"], stats["loads"], stats["evictions"], stats["eviction_failures"])
-        self._require(not status["leases"] and not status["queue"], "no lease stands, nobody waits", status["leases"])
-        self._require(counts[0] == 3 and counts[2:] == (1, 0), "3 grants, 1 eviction, none that failed", counts)
+        counters = (stats["grants"], stats["loads"], stats["evictions"], stats["eviction_failures"])
+        self._check(
+            not status["leases"] and not status["queue"], "no lease is active and no request waits", status["leases"]
+        )
+        self._check(
+            counters[0] == 3 and counters[2:] == (1, 0),
+            "gpumand counts 3 grants, 1 eviction and 0 failed evictions",
+            counters,
+        )
         announced = [one for one in self.signals if one.member == "EvictionOccurred"]
-        self._require(len(announced) == 1, "what was counted is what was announced", len(announced))
-        for role in (IMAGE, VOICE, LANGUAGE):
-            health = await self.services.health(role.name)
-            unharmed = health["oom"] == 0 and health["interrupted"] == 0
-            self._require(unharmed, f"{role.name} never ran out of memory, and was never cut off at work", health)
+        self._check(len(announced) == 1, "that eviction was announced on the bus", len(announced))
+        for service in (IMAGE, VOICE, LANGUAGE):
+            health = await self.services.health(service.name)
+            is_healthy = health["oom"] == 0 and health["interrupted"] == 0
+            self._check(
+                is_healthy, f"{service.name} never ran out of memory and was never interrupted while working", health
+            )
 
-    # -- what they are made of -----------------------------------------------------------------------------------
+    # -- parts of the steps -------------------------------------------------------------------------------------
 
-    async def _acquire(self, role: Role, evicted: list[str]) -> tuple[str, dict[str, Any]]:
-        wish = {
+    async def _acquire(self, service: ExampleService, evicted: list[str]) -> tuple[str, dict[str, Any]]:
+        options = {
             "lifetime": ("s", "connection"),
             "timeout_usec": ("t", to_usec(WAIT_SEC)),
             "reason": ("s", "demonstration"),
         }
-        lease, grant = await self.client.acquire(role.name, wish, WAIT_SEC)
-        cost = f"evicted {listed(grant['evicted'])}" if grant["evicted"] else "nobody had to go"
+        # Lifetime "connection": if the demonstration is interrupted, the lease ends with it.
+        lease, grant = await self.client.acquire(service.name, options, WAIT_SEC)
+        cost = f"evicted {join_names(grant['evicted'])}" if grant["evicted"] else "no eviction was needed"
         took = usec(grant["waited_usec"])
-        self._require(grant["evicted"] == evicted, f"lease granted after {took}: {cost}", grant)
+        self._check(grant["evicted"] == evicted, f"lease granted after {took}: {cost}", grant)
         status = await self.client.status()
-        self._require([one["id"] for one in status["leases"]] == [lease], "gpumand shows that lease", status["leases"])
+        self._check([one["id"] for one in status["leases"]] == [lease], "gpumand lists the lease", status["leases"])
         return lease, grant
 
-    async def _release(self, lease: str, role: Role) -> None:
-        heard = len(self.signals)
+    async def _release(self, lease: str, service: ExampleService) -> None:
+        signals_before = len(self.signals)
         await self.client.release(lease)
-        ended = await self._signal("LeaseEnded", heard)
-        self._require(ended.body == (lease, role.name, "released"), "lease released", ended.body)
+        ended = await self._wait_for_signal("LeaseEnded", signals_before)
+        self._check(ended.body == (lease, service.name, "released"), "lease released", ended.body)
 
-    async def _is_resident(self, role: Role, what: str) -> Entry:
-        """Both sides agree that it is there, whole."""
+    async def _check_resident(self, service: ExampleService, description: str) -> Entry:
+        """Check that gpumand and the service both report the whole model as loaded."""
 
-        def there(status: Entry) -> bool:
-            one = _consumer(status, role)
-            return bool(one["residency"] == "resident" and one.get("used_mib") == role.mib)
+        def is_loaded(status: Entry) -> bool:
+            one = _consumer(status, service)
+            return bool(one["residency"] == "resident" and one.get("used_mib") == service.mib)
 
-        status = await self._until(there, f"{what}: gpumand sees {mib(role.mib)}")
-        health = await self.services.health(role.name)
-        self._require(health["model_loaded"] and health["vram_mib"] == role.mib, "and it says so itself", health)
+        status = await self._wait_until(is_loaded, f"{description}: gpumand reports {mib(service.mib)} in use")
+        health = await self.services.health(service.name)
+        self._check(
+            health["model_loaded"] and health["vram_mib"] == service.mib,
+            f"{service.name} reports the same over HTTP",
+            health,
+        )
         return status
 
-    async def _was_announced(self, heard: int, lease: str) -> None:
-        """One eviction, seen to free what it should, before the grant."""
-        members = [one.member for one in self.signals[heard:] if one.member in ("EvictionOccurred", "LeaseGranted")]
-        in_order = members == ["EvictionOccurred", "LeaseGranted"]
-        self._require(in_order, "the eviction was announced before the grant", members)
-        eviction = await self._signal("EvictionOccurred", heard)
+    async def _check_announcements(self, signals_before: int, lease: str) -> None:
+        """Check that one eviction, which freed the expected memory, was announced before the grant."""
+        members = [
+            one.member for one in self.signals[signals_before:] if one.member in ("EvictionOccurred", "LeaseGranted")
+        ]
+        is_in_order = members == ["EvictionOccurred", "LeaseGranted"]
+        self._check(is_in_order, "gpumand announced the eviction before the grant", members)
+        eviction = await self._wait_for_signal("EvictionOccurred", signals_before)
         consumer, _, freed_mib, method, trigger, details = eviction.body
         expected = (IMAGE.name, IMAGE.mib, "http", LANGUAGE.name)
-        told = f"{mib(freed_mib)} were seen free after {usec(details['duration_usec'])}, by {method}, for {trigger}"
-        self._require((consumer, freed_mib, method, trigger) == expected, told, eviction.body)
-        granted = await self._signal("LeaseGranted", heard)
-        self._require(granted.body == (lease, LANGUAGE.name), "and the grant names this lease", granted.body)
+        summary = (
+            f"{method} freed {mib(freed_mib)} in {usec(details['duration_usec'])}, measured on the GPU, for {trigger}"
+        )
+        self._check((consumer, freed_mib, method, trigger) == expected, summary, eviction.body)
+        granted = await self._wait_for_signal("LeaseGranted", signals_before)
+        self._check(granted.body == (lease, LANGUAGE.name), "the announced grant names this lease", granted.body)
 
-    async def _gave_its_memory_back(self, role: Role) -> None:
-        health, words = await self.services.health(role.name), await self.services.words(role.name)
-        self._require(health["vram_mib"] == 0, f"{role.name} says itself that it holds nothing now", health)
-        self._require(words.count("unload-called") == 1, "its unload route was called once", words)
+    async def _check_unloaded(self, service: ExampleService) -> None:
+        health, events = await self.services.health(service.name), await self.services.events(service.name)
+        self._check(health["vram_mib"] == 0, f"{service.name} reports over HTTP that it uses no VRAM", health)
+        self._check(events.count("unload-called") == 1, "its unload route was called exactly once", events)
 
-    async def _was_left_alone(self, role: Role) -> None:
-        health, words = await self.services.health(role.name), await self.services.words(role.name)
-        alone = health["vram_mib"] == role.mib and "unload-called" not in words
-        self._require(alone, f"{role.name} was left alone, with its {mib(role.mib)}", f"{health}, {words}")
+    async def _check_untouched(self, service: ExampleService) -> None:
+        health, events = await self.services.health(service.name), await self.services.events(service.name)
+        is_untouched = health["vram_mib"] == service.mib and "unload-called" not in events
+        self._check(
+            is_untouched, f"{service.name} was not touched and still uses {mib(service.mib)}", f"{health}, {events}"
+        )
 
     async def _evictions(self) -> int:
         stats = (await self.client.status())["stats"]
@@ -235,58 +276,59 @@ class Story:
     def _residencies(self, status: Entry) -> set[str]:
         return {one["residency"] for one in status["consumers"]}
 
-    # -- looking and listening -----------------------------------------------------------------------------------
+    # -- checks and signals --------------------------------------------------------------------------------------
 
-    def _require(self, truth: bool, what: str, seen: object = "") -> None:
-        """Note a fact, or end the story."""
-        if not truth:
-            self.screen.bad(what)
-            raise StoryFailed(f"not so: {what}" + (f" (seen: {seen})" if seen != "" else ""))
+    def _check(self, is_true: bool, description: str, actual: object = "") -> None:
+        """Count and print a check that passed; raise ScenarioFailed for one that failed."""
+        if not is_true:
+            self.screen.check_failed(description)
+            raise ScenarioFailed(f"check failed: {description}" + (f" (actual: {actual})" if actual != "" else ""))
         self.checks += 1
-        self.screen.good(what)
+        self.screen.check_passed(description)
 
-    async def _until(self, condition: Callable[[Entry], bool], what: str) -> Entry:
-        """Ask for the status until it is so; what takes longer than a moment is not so."""
-        deadline = asyncio.get_running_loop().time() + SOON_SEC
+    async def _wait_until(self, condition: Callable[[Entry], bool], description: str) -> Entry:
+        """Request the status until the condition holds, and check it; it must hold within ``OBSERVE_SEC``."""
+        deadline = asyncio.get_running_loop().time() + OBSERVE_SEC
         while True:
             status = await self.client.status()
             if condition(status) or asyncio.get_running_loop().time() > deadline:
                 break
-            await asyncio.sleep(PICTURE_SEC)
-        self._require(condition(status), what, [_fact(one) for one in status["consumers"]])
+            await asyncio.sleep(REFRESH_SEC)
+        self._check(condition(status), description, [_consumer_facts(one) for one in status["consumers"]])
         return status
 
-    def _heard(self, signal: Signal) -> None:
+    def _on_signal(self, signal: Signal) -> None:
         self.signals.append(signal)
         self.screen.signal(signal_line(signal.member, event_of(signal, 0)))
 
-    async def _signal(self, member: str, heard: int) -> Signal:
-        """The first signal of this name since then; it may still be on its way."""
-        deadline = asyncio.get_running_loop().time() + SOON_SEC
+    async def _wait_for_signal(self, member: str, signals_before: int) -> Signal:
+        """The first signal of the name after the given number of signals; it may still be in flight."""
+        deadline = asyncio.get_running_loop().time() + OBSERVE_SEC
         while asyncio.get_running_loop().time() < deadline:
-            for signal in self.signals[heard:]:
+            for signal in self.signals[signals_before:]:
                 if signal.member == member:
                     return signal
             await asyncio.sleep(0.02)
-        raise StoryFailed(f"not so: {member} was announced (seen: {[one.member for one in self.signals[heard:]]})")
+        members = [one.member for one in self.signals[signals_before:]]
+        raise ScenarioFailed(f"check failed: {member} was announced (announced: {members})")
 
-    async def _paint(self) -> None:
-        """Keep the picture moving."""
+    async def _refresh_bars(self) -> None:
+        """Update the bars."""
         while True:
             self.screen.show(await self.client.status())
-            await asyncio.sleep(PICTURE_SEC)
+            await asyncio.sleep(REFRESH_SEC)
 
 
-def _consumer(status: Entry, role: Role) -> Entry:
-    found: Entry = next(one for one in status["consumers"] if one["name"] == role.name)
+def _consumer(status: Entry, service: ExampleService) -> Entry:
+    found: Entry = next(one for one in status["consumers"] if one["name"] == service.name)
     return found
 
 
-def _fact(consumer: Entry) -> tuple[str, str, Any, int]:
+def _consumer_facts(consumer: Entry) -> tuple[str, str, Any, int]:
     return consumer["name"], consumer["residency"], consumer.get("used_mib"), consumer["leases"]
 
 
-def _facts(status: Entry) -> tuple[Any, ...]:
-    """What a plan must not change."""
+def _status_facts(status: Entry) -> tuple[Any, ...]:
+    """The parts of the status that a plan must not change."""
     counters = ("evictions", "grants", "loads", "refusals")
-    return [_fact(one) for one in status["consumers"]], {name: status["stats"][name] for name in counters}
+    return [_consumer_facts(one) for one in status["consumers"]], {name: status["stats"][name] for name in counters}

@@ -1,4 +1,4 @@
-"""The services themselves, asked over HTTP: what gpumand believes is compared with what they say."""
+"""HTTP client of the services, to compare their own reports with those of gpumand."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ TIMEOUT_SEC = 20.0
 
 
 class ServiceFailed(Exception):
-    """A service did not answer as it should; the message is one line."""
+    """A service did not answer, or answered with an error; the message is one line."""
 
 
-class Services:
-    """HTTP to the services; an async context manager."""
+class ServiceClient:
+    """HTTP connections to the services; an async context manager."""
 
     def __init__(self, urls: Mapping[str, str]) -> None:
         self._urls = urls
         self._session = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=TIMEOUT_SEC))
 
-    async def __aenter__(self) -> Services:
+    async def __aenter__(self) -> ServiceClient:
         return self
 
     async def __aexit__(
@@ -31,24 +31,24 @@ class Services:
         await self._session.close()
 
     async def health(self, name: str) -> dict[str, Any]:
-        """What a service says of itself."""
-        answer: dict[str, Any] = await self._ask("GET", name, "/health")
+        """The answer of a service's health route."""
+        answer: dict[str, Any] = await self._request("GET", name, "/health")
         return answer
 
-    async def words(self, name: str) -> list[str]:
-        """What happened to it so far: "load-called", "loaded", "unload-called", "freed", "oom"."""
-        return [word for _, word in await self._ask("GET", name, "/events")]
+    async def events(self, name: str) -> list[str]:
+        """The events of a service so far: "load-called", "loaded", "unload-called", "freed", "oom"."""
+        return [event for _, event in await self._request("GET", name, "/events")]
 
     async def work(self, name: str, seconds: float) -> None:
-        """Have it work, as a client of it would."""
-        await self._ask("POST", name, "/work", {"seconds": seconds})
+        """Send a work request to a service, as one of its clients would."""
+        await self._request("POST", name, "/work", {"seconds": seconds})
 
-    async def _ask(self, method: str, name: str, path: str, body: Any = None) -> Any:
+    async def _request(self, method: str, name: str, path: str, body: Any = None) -> Any:
         try:
             async with self._session.request(method, self._urls[name] + path, json=body) as response:
                 answer = await response.json()
         except (aiohttp.ClientError, TimeoutError, ValueError) as error:
-            raise ServiceFailed(f"{name} does not answer {path}: {error or type(error).__name__}") from error
+            raise ServiceFailed(f"{name} did not answer {path}: {error or type(error).__name__}") from error
         if response.status != 200:
-            raise ServiceFailed(f"{name} answers {path} with {response.status}: {answer}")
+            raise ServiceFailed(f"{name} answered {path} with HTTP status {response.status}: {answer}")
         return answer

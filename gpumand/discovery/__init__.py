@@ -1,6 +1,8 @@
-"""What runs on this host and might want to be a consumer, or is another gpumand: looked at once, mostly for ``init``.
+"""Discovery: finds services on this host that could become consumers, and other gpumand daemons.
 
-``host`` has the values, ``sockets`` and ``processes`` read /proc, ``looking`` asks systemd and the driver, ``matching``
-tells which preset fits what was found, ``starter`` writes a first configuration. ``daemons``
-finds other daemons. Nothing here changes anything.
+Must not import ``gpumand.arbiter``, ``gpumand.daemon`` or ``gpumand.cli``. Nothing here changes the host.
+
+Reading order: ``host`` (the values), ``scan`` (reads systemd, the driver and, by ``sockets`` and ``processes``, /proc),
+``matching`` (which preset fits a service), ``starter_config`` (a configuration for ``gpumanctl init``). ``daemons``
+finds other gpumand daemons.
 """

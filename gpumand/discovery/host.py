@@ -1,4 +1,4 @@
-"""What was found on a host."""
+"""Values of a host scan: devices, units, processes and listening ports."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True, slots=True)
 class Listener:
-    """A TCP port that somebody listens at.
+    """A listening TCP socket.
 
     Attributes:
-        address: as an IP address.
-        port: its number.
-        pid: who listens; 0 where that could not be seen.
+        address: its IP address.
+        port: its port number.
+        pid: the process that owns it; 0 when the caller may not see the owner.
     """
 
     address: str
@@ -22,15 +22,15 @@ class Listener:
 
 @dataclass(frozen=True, slots=True)
 class Process:
-    """A process that listens, holds VRAM, or is a unit's main one.
+    """A process that listens, holds VRAM, or is the main process of a unit.
 
     Attributes:
-        pid: its id.
-        name: its short name.
-        command: its command line, words joined by blanks; "" where it cannot be seen.
-        unit: the unit it runs in, or "".
-        is_main: systemd calls it the main process of its unit.
-        used_mib: MiB of VRAM that it holds, by index of the device; None where the driver does not say how many.
+        pid: process id.
+        name: short name.
+        command: command line, words joined by blanks; "" when it cannot be read.
+        unit: the systemd unit that it runs in, or "".
+        is_main: systemd reports it as the main process of its unit.
+        used_mib: VRAM that it holds in MiB, by device index; None when the driver does not report the amount.
     """
 
     pid: int
@@ -43,7 +43,7 @@ class Process:
 
 @dataclass(frozen=True, slots=True)
 class Device:
-    """A GPU; ``total_mib`` None = unknown."""
+    """A GPU; ``total_mib`` is None when its size is unknown."""
 
     index: int
     name: str
@@ -52,17 +52,17 @@ class Device:
 
 @dataclass(frozen=True, slots=True)
 class Host:
-    """All of it.
+    """The result of a host scan.
 
     Attributes:
-        units: units of type service that run, with their descriptions.
-        processes: by pid.
-        listeners: TCP ports that are listened at.
-        devices: what the driver knows.
-        driver_error: why it knows nothing, in one line; "" when it does.
-        units_error: why systemd could not be asked, in one line; "" when it could.
-        unseen: processes of others could not be looked into, so that who listens is not known of every port.
-        as_root: it was root who looked, to whom there is no more to see.
+        units: description of each running service unit, by unit name.
+        processes: processes by pid.
+        listeners: listening TCP sockets.
+        devices: GPUs that the driver reports.
+        driver_error: why the driver reports none, in one line; "" when it does.
+        units_error: why systemd could not be queried, in one line; "" when it could.
+        has_hidden_ports: some listeners have an unknown owner, because their processes could not be inspected.
+        is_root: the scan ran as root, so that repeating it as root would not show more.
     """
 
     units: dict[str, str] = field(default_factory=dict)
@@ -71,5 +71,5 @@ class Host:
     devices: tuple[Device, ...] = ()
     driver_error: str = ""
     units_error: str = ""
-    unseen: bool = False
-    as_root: bool = False
+    has_hidden_ports: bool = False
+    is_root: bool = False

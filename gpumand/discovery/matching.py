@@ -1,4 +1,4 @@
-"""Which preset fits what was found. Plain values in and out."""
+"""Matches running units and processes with presets. Plain values in and out, no I/O."""
 
 from __future__ import annotations
 
@@ -10,20 +10,21 @@ from fnmatch import fnmatchcase
 from gpumand.config.presets import Preset
 from gpumand.discovery.host import Host, Listener, Process
 
-OURS = ("gpumand.service",)
+OWN_UNITS = ("gpumand.service",)
+"""Units of gpumand itself, which are never consumers."""
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
-    """A unit, or a process of no unit, that may be a consumer.
+class Candidate:
+    """A service unit, or a process outside any service, that may become a consumer.
 
     Attributes:
-        unit: its unit of type service; "" where it runs in none.
-        description: that unit's.
-        processes: those that were looked at.
-        listeners: where they listen.
-        preset: what it was recognised as; None where it was not.
-        why: by what it was recognised, in a few words.
+        unit: its service unit; "" when it runs in none.
+        description: the unit's description.
+        processes: its processes, as far as they were scanned.
+        listeners: sockets at which its processes listen.
+        preset: the preset that fits; None when none does.
+        why: how the preset was recognised, in a few words.
     """
 
     unit: str
@@ -35,7 +36,7 @@ class Finding:
 
     @property
     def used_mib(self) -> int | None:
-        """What its processes hold on the device where they hold most; None where that is unknown, or nothing."""
+        """VRAM that its processes hold, in MiB, on the device where they hold most; None when unknown or nothing."""
         by_device: dict[int, int] = defaultdict(int)
         for process in self.processes:
             for device, mib in process.used_mib.items():
@@ -46,24 +47,28 @@ class Finding:
 
     @property
     def devices(self) -> tuple[int, ...]:
-        """Devices on which they hold memory."""
+        """Indices of the devices on which its processes hold VRAM."""
         return tuple(sorted({device for process in self.processes for device in process.used_mib}))
 
 
-def findings(host: Host, presets: Sequence[Preset]) -> list[Finding]:
-    """What was recognised, by name of the preset; then what holds VRAM and was not, the largest first."""
-    groups = [_recognised(one, presets) for one in _groups(host)]
+def find_candidates(host: Host, presets: Sequence[Preset]) -> list[Candidate]:
+    """Group processes and match the groups with presets.
+
+    Returns:
+        Recognised candidates by preset name, then unrecognised ones that hold VRAM, the largest first.
+    """
+    groups = [_recognise(one, presets) for one in _group_processes(host)]
     known = [one for one in groups if one.preset is not None]
-    strange = [one for one in groups if one.preset is None and one.devices and one.unit not in OURS]
+    unrecognised = [one for one in groups if one.preset is None and one.devices and one.unit not in OWN_UNITS]
     known.sort(key=lambda one: (one.preset.name if one.preset else "", one.unit))
-    strange.sort(key=lambda one: -(one.used_mib or 0))
-    return known + strange
+    unrecognised.sort(key=lambda one: -(one.used_mib or 0))
+    return known + unrecognised
 
 
-def likely_ports(host: Host, presets: Sequence[Preset], found: Sequence[Finding]) -> list[tuple[int, list[str]]]:
-    """Default ports of presets at which somebody unrecognised listens, with the presets they may mean."""
+def likely_ports(host: Host, presets: Sequence[Preset], found: Sequence[Candidate]) -> list[tuple[int, list[str]]]:
+    """Default ports of presets at which an unrecognised process listens, with the names of these presets."""
     seen = {one.preset.name for one in found if one.preset is not None}
-    taken = {one.port for finding in found for one in finding.listeners if finding.preset is not None}
+    taken = {one.port for candidate in found for one in candidate.listeners if candidate.preset is not None}
     open_ports = sorted({one.port for one in host.listeners} - taken)
     by_port = [
         (port, [one.name for one in presets if port in one.about.detect.ports and one.name not in seen])
@@ -72,43 +77,43 @@ def likely_ports(host: Host, presets: Sequence[Preset], found: Sequence[Finding]
     return [(port, names) for port, names in by_port if names]
 
 
-def _groups(host: Host) -> list[Finding]:
-    """One a unit, and one a process that runs in no service."""
+def _group_processes(host: Host) -> list[Candidate]:
+    """One group per service unit, and one per process outside any service."""
     by_key: dict[str, list[Process]] = {unit: [] for unit in host.units}
     for process in host.processes.values():
         is_service = process.unit.endswith(".service") and not process.unit.startswith("user@")
         by_key.setdefault(process.unit if is_service else f"pid {process.pid}", []).append(process)
-    return [_group(host, key, members) for key, members in by_key.items()]
+    return [_make_candidate(host, key, members) for key, members in by_key.items()]
 
 
-def _group(host: Host, key: str, members: list[Process]) -> Finding:
+def _make_candidate(host: Host, key: str, members: list[Process]) -> Candidate:
     pids = {one.pid for one in members}
     listeners = tuple(one for one in host.listeners if one.pid in pids)
     unit = "" if key.startswith("pid ") else key
-    return Finding(unit, host.units.get(unit, ""), tuple(members), listeners)
+    return Candidate(unit, host.units.get(unit, ""), tuple(members), listeners)
 
 
-def _recognised(finding: Finding, presets: Sequence[Preset]) -> Finding:
-    """By a command line first, then by the unit's name, the longest pattern that fits; never by a port alone.
+def _recognise(candidate: Candidate, presets: Sequence[Preset]) -> Candidate:
+    """Find the preset that fits best: by command line, then by unit name, longest pattern first; never by port alone.
 
-    The main process's command line is the best word: llama-swap, LocalAI and Lemonade run llama-server below them.
+    The command line of the main process ranks highest: llama-swap, LocalAI and Lemonade start llama-server as a child.
     """
-    if finding.unit in OURS:
-        return finding
-    fits = [(rank, one, why) for one in presets for rank, why in _fits(finding, one)]
-    if not fits:
-        return finding
-    _, best, why = max(fits, key=lambda fit: fit[0])
-    return replace(finding, preset=best, why=why)
+    if candidate.unit in OWN_UNITS:
+        return candidate
+    matches = [(rank, one, why) for one in presets for rank, why in _matches(candidate, one)]
+    if not matches:
+        return candidate
+    _, best, why = max(matches, key=lambda fit: fit[0])
+    return replace(candidate, preset=best, why=why)
 
 
-def _fits(finding: Finding, preset: Preset) -> Iterable[tuple[tuple[int, int], str]]:
-    """How well each pattern that fits does so, and what it fits."""
+def _matches(candidate: Candidate, preset: Preset) -> Iterable[tuple[tuple[int, int], str]]:
+    """The matching patterns of a preset: (rank, pattern length) and what the pattern matched."""
     detect = preset.about.detect
     for pattern in detect.commands:
-        for process in finding.processes:
+        for process in candidate.processes:
             if fnmatchcase(process.command, f"*{pattern}*"):
                 yield (2 if process.is_main else 1, len(pattern)), "its command line"
     for pattern in detect.units:
-        if finding.unit and fnmatchcase(finding.unit.lower(), f"{pattern.rstrip('*')}*.service"):
+        if candidate.unit and fnmatchcase(candidate.unit.lower(), f"{pattern.rstrip('*')}*.service"):
             yield (0, len(pattern)), "the name of its unit"

@@ -1,4 +1,4 @@
-"""Command lines and cgroups of processes, from /proc; plain blocking code."""
+"""Reads command lines and cgroups of processes from /proc. Blocking code."""
 
 from __future__ import annotations
 
@@ -6,13 +6,17 @@ import re
 from pathlib import Path
 
 MAX_COMMAND = 4096
+"""Maximum number of bytes that are read of a command line."""
 
 _UNIT = re.compile(r"[A-Za-z0-9:_.\\@-]+\.(?:service|scope)")
-"""As systemd has them; a user may give a cgroup of its own any name, escape sequences included."""
+"""Unit names as systemd writes them. Users may name their own cgroups freely, even with terminal escape sequences."""
 
 
 def command_line(pid: int, proc: Path = Path("/proc")) -> str:
-    """Its words joined by blanks, printable, cut where it is very long; "" where it cannot be seen."""
+    """The command line of a process, words joined by blanks; "" when it cannot be read.
+
+    Unprintable characters become "?", and a long command line is cut.
+    """
     try:
         with (proc / str(pid) / "cmdline").open("rb") as file:
             raw = file.read(MAX_COMMAND)
@@ -23,9 +27,9 @@ def command_line(pid: int, proc: Path = Path("/proc")) -> str:
 
 
 def unit_in_cgroup(pid: int, proc: Path = Path("/proc")) -> str:
-    """The innermost unit whose cgroup it is in; "" where it cannot be seen, or is in none.
+    """The innermost unit in the cgroup path of a process; "" when there is none or it cannot be read.
 
-    systemd's answer by pid stops at user@1000.service; this one also has what runs below that.
+    For processes of users, the system's systemd reports only user@1000.service; the cgroup path names the unit below.
     """
     try:
         text = (proc / str(pid) / "cgroup").read_text(errors="replace")

@@ -1,4 +1,4 @@
-"""Looking at this host: its units by way of systemd, its ports and processes in /proc, its GPUs by their driver."""
+"""Scans this host: units over D-Bus from systemd, ports and processes from /proc, GPUs from their driver."""
 
 from __future__ import annotations
 
@@ -20,50 +20,52 @@ from gpumand.service_manager.manager import Systemd1
 from gpumand.vram.process import command_name
 
 RUNNING = ("active", "activating", "reloading")
-MOST_UNITS = 2048
-ASK_SEC = 10.0
-AT_ONCE = 32
+MAX_UNITS = 2048
+CALL_TIMEOUT_SEC = 10.0
+MAX_PARALLEL_CALLS = 32
 
 
-async def look(bus: BusConnection | None, source: VramSource, bus_error: str = "") -> Host:
-    """Look at everything once; whatever cannot be seen is left out, and the Host says so.
+async def scan_host(bus: BusConnection | None, source: VramSource, bus_error: str = "") -> Host:
+    """Scan the host once; data that cannot be read is left out, and the result says so.
 
     Args:
-        bus: where systemd is; None where there is no bus.
-        source: who knows the GPUs; it is closed.
+        bus: the bus of systemd; None without one.
+        source: the source of VRAM readings; it is closed afterwards.
         bus_error: why there is no bus.
     """
     units, units_error = await _units(bus) if bus else ({}, bus_error)
-    (ports, unseen), reading = await asyncio.gather(asyncio.to_thread(listeners), source.read())
+    (ports, has_hidden_ports), reading = await asyncio.gather(asyncio.to_thread(listeners), source.read())
     await source.close()
-    used = _used(reading)
+    used = _vram_by_pid(reading)
     main_pids = await _main_pids(bus, units) if bus else {}
     pids = {*used, *main_pids, *(one.pid for one in ports if one.pid)}
     processes = await asyncio.to_thread(_processes, pids, used, _names(reading))
-    placed = await _place(bus, processes, main_pids)
+    placed = await _assign_units(bus, processes, main_pids)
     described = {name: description for name, (description, _) in units.items()}
-    return Host(described, placed, ports, _devices(reading), reading.error, units_error, unseen, os.geteuid() == 0)
+    return Host(
+        described, placed, ports, _devices(reading), reading.error, units_error, has_hidden_ports, os.geteuid() == 0
+    )
 
 
 async def _units(bus: BusConnection) -> tuple[dict[str, tuple[str, str]], str]:
-    """Services that run: name -> (description, object path)."""
+    """Running service units: name -> (description, object path); and why they could not be listed."""
     try:
-        (rows,) = await bus.call(SYSTEMD, SYSTEMD_PATH, SYSTEMD_MANAGER, "ListUnits", timeout_sec=ASK_SEC)
+        (rows,) = await bus.call(SYSTEMD, SYSTEMD_PATH, SYSTEMD_MANAGER, "ListUnits", timeout_sec=CALL_TIMEOUT_SEC)
     except (BusError, BusLost) as error:
-        return {}, f"systemd cannot be asked: {error}"
-    services = [row for row in rows[:MOST_UNITS] if row[0].endswith(".service") and row[3] in RUNNING]
+        return {}, f"the query to systemd failed: {error}"
+    services = [row for row in rows[:MAX_UNITS] if row[0].endswith(".service") and row[3] in RUNNING]
     return {row[0]: (row[1], row[6]) for row in services}, ""
 
 
 async def _main_pids(bus: BusConnection, units: Mapping[str, tuple[str, str]]) -> dict[int, str]:
-    """Main pid -> unit."""
-    slots = asyncio.Semaphore(AT_ONCE)
+    """Main pid -> unit name; units that end during the scan are skipped."""
+    slots = asyncio.Semaphore(MAX_PARALLEL_CALLS)
 
     async def main_pid(path: str) -> int:
         wanted = (SYSTEMD_SERVICE, "MainPID")
         async with slots:
             with suppress(BusError, BusLost):
-                (pid,) = await bus.call(SYSTEMD, path, PROPERTIES, "Get", "ss", wanted, timeout_sec=ASK_SEC)
+                (pid,) = await bus.call(SYSTEMD, path, PROPERTIES, "Get", "ss", wanted, timeout_sec=CALL_TIMEOUT_SEC)
                 return pid if isinstance(pid, int) else 0
         return 0
 
@@ -71,14 +73,14 @@ async def _main_pids(bus: BusConnection, units: Mapping[str, tuple[str, str]]) -
     return {pid: name for pid, name in zip(pids, units, strict=True) if pid}
 
 
-async def _place(
+async def _assign_units(
     bus: BusConnection | None,
     processes: dict[int, Process],
     main_pids: Mapping[int, str],
 ) -> dict[int, Process]:
-    """Name the unit of each: as systemd says, and where it does not, as its cgroup does.
+    """Add the unit to each process: from systemd, else from its cgroup.
 
-    A cgroup's name alone is nobody's word: a user's own unit may be called like one of the system's.
+    systemd comes first because a cgroup's name proves nothing: a user's own unit may have the name of a system unit.
     """
     systemd = Systemd1(bus) if bus else None
     placed = {}
@@ -103,7 +105,7 @@ def _processes(
     }
 
 
-def _used(reading: Reading) -> dict[int, dict[int, int | None]]:
+def _vram_by_pid(reading: Reading) -> dict[int, dict[int, int | None]]:
     used: dict[int, dict[int, int | None]] = defaultdict(dict)
     for sample in reading.devices:
         for process in sample.processes:
@@ -121,6 +123,6 @@ def _devices(reading: Reading) -> tuple[Device, ...]:
 
 
 def ports_of(host: Host, pids: Iterable[int]) -> tuple[Listener, ...]:
-    """Where these processes listen."""
+    """The sockets at which these processes listen."""
     wanted = set(pids)
     return tuple(one for one in host.listeners if one.pid in wanted)

@@ -1,6 +1,6 @@
-"""The rules of the game: plain values in, plain values out.
+"""The scheduling rules of gpumand as pure functions and values: no I/O, no asyncio, no clock.
 
-Nothing here does I/O, knows asyncio or reads a clock. Read in this order: ``device`` and ``consumer`` (what there
-is), ``lease`` and ``queue`` (who wants what), ``ledger`` (who holds what, and what is promised), ``planning`` (may
-this request be granted, and at whose cost), ``errors`` (every way to say no).
+Must not import any other package of gpumand. Reading order: ``device`` and ``consumer`` (the resources), ``lease`` and
+``queue`` (requests for them), ``ledger`` (current and promised memory use), ``planning`` (whether a request can be
+granted, and by which evictions), ``errors`` (all refusals).
 """

@@ -1,69 +1,70 @@
-"""Who works by its own word, and what that keeps others from.
+"""Consumers that report work of their own, and how long that protects them from eviction.
 
-A consumer that says that it works is not evicted for others. They wait for it for its grace, ``busy_grace_sec`` from
-when they first needed its room; what comes then its configuration says: they go on waiting, it is evicted all the same,
-or they are refused.
+A consumer that reports work is not evicted to make room for others. Requests wait for it for its grace period,
+``busy_grace_sec`` from the moment at which its VRAM was first needed. What happens after that is configured: requests
+go on waiting, the consumer is evicted all the same, or the requests are refused.
 """
 
 from __future__ import annotations
 
-from gpumand.domain.consumer import BusyAfter, Work
+from gpumand.domain.consumer import BusyAfter, BusyReport
 from gpumand.domain.view import ConsumerState
 
 
 def is_busy(state: ConsumerState) -> bool:
-    """Whether it said that it works, the last time it was asked."""
+    """Whether the consumer reported work in answer to its last busy probe."""
     return state.spec.busy is not None and bool(state.jobs)
 
 
-def in_words(state: ConsumerState) -> str:
-    """``busy (2 jobs)``; "" when it is not known to work."""
+def describe_work(state: ConsumerState) -> str:
+    """The reported work: ``busy (2 jobs)``; "" when none is known."""
     if not is_busy(state):
         return ""
     return f"busy ({state.jobs} job{'' if state.jobs == 1 else 's'})"
 
 
-def why_spared(state: ConsumerState, now: float) -> str:
-    """Why its work keeps it from being evicted at the moment; "" where it does not."""
-    words = in_words(state)
-    if not words or (state.spec.busy_after is BusyAfter.EVICT and _is_grace_over(state, now)):
+def busy_exemption(state: ConsumerState, now: float) -> str:
+    """Why its work protects the consumer from eviction at the moment; "" when it does not."""
+    work = describe_work(state)
+    if not work or (state.spec.busy_after is BusyAfter.EVICT and _is_grace_over(state, now)):
         return ""
-    return words
+    return work
 
 
-def is_given_up(state: ConsumerState, now: float) -> bool:
-    """Whether nobody is to wait for it any longer although it works on, and is not evicted."""
+def is_busy_past_grace(state: ConsumerState, now: float) -> bool:
+    """Whether requests no longer wait for the consumer, which is still busy and must not be evicted for that."""
     return is_busy(state) and state.spec.busy_after is BusyAfter.REFUSE and _is_grace_over(state, now)
 
 
-def grace_left(state: ConsumerState, now: float) -> str:
-    """What comes of its work, for who waits: ``evicted in 40 s if it still is``; "" where it is just waited for."""
+def describe_grace(state: ConsumerState, now: float) -> str:
+    """What happens after the grace period: ``will be evicted in 40 s if still busy``; "" where requests wait on."""
     if state.spec.busy_after is BusyAfter.WAIT:
         return ""
-    since = now if state.needed_since is None else state.needed_since
+    since = now if state.blocking_since is None else state.blocking_since
     left_sec = max(0.0, state.spec.busy_grace_sec - (now - since))
-    what = "evicted" if state.spec.busy_after is BusyAfter.EVICT else "not waited for any longer"
-    return f"{what} in {left_sec:.0f} s if it still is"
+    if state.spec.busy_after is BusyAfter.EVICT:
+        return f"will be evicted in {left_sec:.0f} s if still busy"
+    return f"requests for its VRAM are refused in {left_sec:.0f} s if it is still busy"
 
 
-def believed(state: ConsumerState, work: Work, heard_sec: float) -> int | None:
-    """How much work it is taken to have after an answer, or the lack of one.
+def assumed_jobs(state: ConsumerState, report: BusyReport, age_sec: float) -> int | None:
+    """How many jobs a consumer is assumed to have after a busy probe.
 
-    Unknown is not zero: one that worked a moment ago and now does not answer is taken to work on, for as long as its
-    grace; where nothing listens any more nobody works.
+    Unknown is not zero: a consumer that was busy and does not answer now is assumed to work on, for as long as its
+    grace period. One whose port refuses connections does no work.
 
     Args:
-        state: as it was.
-        work: what was answered.
-        heard_sec: seconds since it last said how much it has.
+        state: the consumer before the probe.
+        report: what the probe found.
+        age_sec: seconds since the consumer last reported its number of jobs.
     """
-    if work.jobs is not None:
-        return work.jobs
-    if work.gone:
+    if report.jobs is not None:
+        return report.jobs
+    if report.refused:
         return 0
-    return state.jobs if state.jobs and heard_sec <= state.spec.busy_grace_sec else None
+    return state.jobs if state.jobs and age_sec <= state.spec.busy_grace_sec else None
 
 
 def _is_grace_over(state: ConsumerState, now: float) -> bool:
     grace_sec = state.spec.busy_grace_sec
-    return grace_sec == 0 or (state.needed_since is not None and now - state.needed_since >= grace_sec)
+    return grace_sec == 0 or (state.blocking_since is not None and now - state.blocking_since >= grace_sec)

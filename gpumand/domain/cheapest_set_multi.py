@@ -1,4 +1,4 @@
-"""The cheapest set that is large enough on several devices at once; ``cover`` does the same for one, and faster."""
+"""The cheapest set of items that is large enough on several devices; ``cheapest_set`` is faster for a single one."""
 
 from __future__ import annotations
 
@@ -8,41 +8,50 @@ from dataclasses import dataclass, field
 from gpumand.domain.cheapest_set import MAX_DEPTH, MAX_NODES
 
 Mib = tuple[int, ...]
-"""One figure for each device."""
+"""MiB on each device, in a fixed order of devices."""
 
 
 @dataclass(frozen=True, slots=True)
-class WideItem:
-    """Something that may go.
+class MultiDeviceItem:
+    """Something that can be given up.
 
     Attributes:
-        place: which one it is, in the caller's order; of equal sets the one found first in that order wins.
-        value: what losing it costs; above 0.
-        mib: what it gives back on each device.
+        index: its place in the caller's order; of equal sets the one found first in that order wins.
+        cost: what losing it costs; above 0.
+        mib: MiB that it frees on each device.
     """
 
-    place: int
-    value: float
+    index: int
+    cost: float
     mib: Mib
 
 
-def cheapest_on_all(items: Sequence[WideItem], need_mib: Mib, limit: int) -> list[int] | None:
-    """Places of a set of at most ``limit`` items with the least value that gives ``need_mib`` on every device.
+def cheapest_on_all(items: Sequence[MultiDeviceItem], need_mib: Mib, limit: int) -> list[int] | None:
+    """Find a set of low cost that frees enough on every device.
 
-    None where none was found. Up to a dozen items it is the best there is, and found where there is one.
+    With up to a dozen items the set has the lowest cost of all, and is found whenever one exists.
+
+    Args:
+        items: what can be given up.
+        need_mib: MiB that the set must free on each device.
+        limit: the largest number of items.
+
+    Returns:
+        The indices of the items, ascending; None where no set was found.
     """
     if max(need_mib, default=0) <= 0:
         return []
-    items = [one for one in items if _useful(one.mib, need_mib)]
-    search = _Search(sorted(items, key=lambda one: (one.value / _useful(one.mib, need_mib), one.place)))
-    for order in (search.items, sorted(search.items, key=lambda one: -_useful(one.mib, need_mib))):
-        search.note(pruned(_first(order, need_mib), need_mib), need_mib, limit)
-    search.go(0, need_mib, limit, 0.0)
+    items = [one for one in items if _useful_mib(one.mib, need_mib)]
+    search = _Search(sorted(items, key=lambda one: (one.cost / _useful_mib(one.mib, need_mib), one.index)))
+    # Two greedy sets give a first bound: the cheapest for each MiB first, and the largest first.
+    for order in (search.items, sorted(search.items, key=lambda one: -_useful_mib(one.mib, need_mib))):
+        search.consider(pruned(_take_in_order(order, need_mib), need_mib), need_mib, limit)
+    search.descend(0, need_mib, limit, 0.0)
     return None if search.best is None else sorted(search.best)
 
 
-def pruned(taken: Sequence[WideItem], need_mib: Mib) -> list[WideItem]:
-    """Those without whom it would not be enough; the last of them are let off first."""
+def pruned(taken: Sequence[MultiDeviceItem], need_mib: Mib) -> list[MultiDeviceItem]:
+    """Drop items without which enough is freed all the same, beginning with the last."""
     kept = list(taken)
     for item in reversed(taken):
         others = [one for one in kept if one is not item]
@@ -51,44 +60,45 @@ def pruned(taken: Sequence[WideItem], need_mib: Mib) -> list[WideItem]:
     return kept
 
 
-def suffice(items: Sequence[WideItem], need_mib: Mib) -> bool:
-    """Whether these give enough on every device."""
+def suffice(items: Sequence[MultiDeviceItem], need_mib: Mib) -> bool:
+    """Whether these items free enough on every device."""
     return all(sum(item.mib[at] for item in items) >= mib for at, mib in enumerate(need_mib))
 
 
-def _first(order: Sequence[WideItem], need_mib: Mib) -> list[WideItem]:
-    """In this order, those that still give something that is needed, until it is enough."""
-    taken: list[WideItem] = []
+def _take_in_order(order: Sequence[MultiDeviceItem], need_mib: Mib) -> list[MultiDeviceItem]:
+    """Take items in this order that still free something that is needed, until it is enough."""
+    taken: list[MultiDeviceItem] = []
     for item in order:
-        if _useful(item.mib, need_mib):
+        if _useful_mib(item.mib, need_mib):
             taken.append(item)
-            need_mib = _less(need_mib, item.mib)
+            need_mib = _subtract(need_mib, item.mib)
     return taken
 
 
-def in_order(items: Sequence[WideItem], need_mib: Mib, limit: int) -> list[int] | None:
-    """Places of the first that are enough together, without those not needed; None where they are more than allowed."""
-    taken = pruned(_first(items, need_mib), need_mib)
-    return [item.place for item in taken] if len(taken) <= limit and suffice(taken, need_mib) else None
+def first_in_order(items: Sequence[MultiDeviceItem], need_mib: Mib, limit: int) -> list[int] | None:
+    """Indices of the first items that free enough, without superfluous ones; None where ``limit`` is exceeded."""
+    taken = pruned(_take_in_order(items, need_mib), need_mib)
+    return [item.index for item in taken] if len(taken) <= limit and suffice(taken, need_mib) else None
 
 
-def _useful(mib: Mib, need_mib: Mib) -> int:
-    return sum(min(gives, max(0, needs)) for gives, needs in zip(mib, need_mib, strict=True))
+def _useful_mib(mib: Mib, need_mib: Mib) -> int:
+    """How much of what an item frees is needed, over all devices."""
+    return sum(min(freed, max(0, needed)) for freed, needed in zip(mib, need_mib, strict=True))
 
 
-def _less(need_mib: Mib, mib: Mib) -> Mib:
-    return tuple(needs - gives for needs, gives in zip(need_mib, mib, strict=True))
+def _subtract(need_mib: Mib, mib: Mib) -> Mib:
+    return tuple(needed - freed for needed, freed in zip(need_mib, mib, strict=True))
 
 
 @dataclass(slots=True)
 class _Search:
-    """Depth first, branch and bound."""
+    """A depth-first branch and bound search."""
 
-    items: list[WideItem]
+    items: list[MultiDeviceItem]
     best: list[int] | None = None
-    best_value: float = float("inf")
+    best_cost: float = float("inf")
     nodes: int = 0
-    taken: list[WideItem] = field(default_factory=list)
+    taken: list[MultiDeviceItem] = field(default_factory=list)
     rest_mib: list[Mib] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -99,26 +109,27 @@ class _Search:
             self.rest_mib.append(total)
         self.rest_mib.reverse()
 
-    def note(self, taken: Sequence[WideItem], need_mib: Mib, limit: int) -> None:
-        """A set that may be the best so far."""
-        value = sum(one.value for one in taken)
-        if len(taken) <= limit and value < self.best_value and suffice(taken, need_mib):
-            self.best, self.best_value = [one.place for one in taken], value
+    def consider(self, taken: Sequence[MultiDeviceItem], need_mib: Mib, limit: int) -> None:
+        """Keep a set if it is the best so far."""
+        cost = sum(one.cost for one in taken)
+        if len(taken) <= limit and cost < self.best_cost and suffice(taken, need_mib):
+            self.best, self.best_cost = [one.index for one in taken], cost
 
-    def go(self, at: int, need_mib: Mib, left: int, value: float) -> None:
-        """With the items before ``at`` decided upon: take the next one, or leave it."""
+    def descend(self, at: int, need_mib: Mib, left: int, cost: float) -> None:
+        """Take or leave the item ``at``, the ones before it being decided; see ``cheapest_set`` for the arguments."""
         if max(need_mib) <= 0:
-            if value < self.best_value:
-                self.best, self.best_value = [one.place for one in self.taken], value
+            if cost < self.best_cost:
+                self.best, self.best_cost = [one.index for one in self.taken], cost
             return
         self.nodes += 1
-        if at >= min(len(self.items), MAX_DEPTH) or self.nodes > MAX_NODES or not left or value >= self.best_value:
+        if at >= min(len(self.items), MAX_DEPTH) or self.nodes > MAX_NODES or not left or cost >= self.best_cost:
             return
-        if any(needs > gives for needs, gives in zip(need_mib, self.rest_mib[at], strict=True)):
+        # Even all remaining items together free too little on some device.
+        if any(needed > freed for needed, freed in zip(need_mib, self.rest_mib[at], strict=True)):
             return
         item = self.items[at]
-        if _useful(item.mib, need_mib):
+        if _useful_mib(item.mib, need_mib):
             self.taken.append(item)
-            self.go(at + 1, _less(need_mib, item.mib), left - 1, value + item.value)
+            self.descend(at + 1, _subtract(need_mib, item.mib), left - 1, cost + item.cost)
             self.taken.pop()
-        self.go(at + 1, need_mib, left, value)
+        self.descend(at + 1, need_mib, left, cost)

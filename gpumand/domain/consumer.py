@@ -1,4 +1,7 @@
-"""Consumers: what is configured of a service, and what is known of it now."""
+"""Consumers: the configuration of a service that uses VRAM, and the results of asking it and its unit about its state.
+
+The settings tables of the configuration file are here too: every part of gpumand reads them.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ from typing import Any
 
 
 class Residency(StrEnum):
-    """Where a consumer's model is."""
+    """Where the model of a consumer is: in VRAM, in host RAM, on disk, or on the way."""
 
     UNKNOWN = "unknown"
     UNLOADED = "unloaded"
@@ -20,7 +23,7 @@ class Residency(StrEnum):
 
 
 class BusyAfter(StrEnum):
-    """What comes of a consumer that is still busy when its grace is over."""
+    """What happens to a busy consumer when its grace period is over."""
 
     WAIT = "wait"
     EVICT = "evict"
@@ -28,7 +31,7 @@ class BusyAfter(StrEnum):
 
 
 class EvictionMethod(StrEnum):
-    """How VRAM is taken back; the order of a consumer's methods is the order in which they are tried."""
+    """A way to free the VRAM of a consumer. Methods are tried in the configured order."""
 
     HTTP = "http"
     UNIT_STOP = "unit-stop"
@@ -36,18 +39,18 @@ class EvictionMethod(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """One HTTP request that makes a consumer do something.
+    """One HTTP request that makes a consumer load or unload its model.
 
     Attributes:
         path: path and query, appended to the consumer's ``url``.
         method: HTTP verb.
         json: body to send as JSON, or None for no body.
         headers: extra headers, as pairs.
-        timeout_sec: how long the whole exchange may take.
-        success: JSON pointer to where the answer of a server that answers 200 whatever happens says whether it did
-            what it was asked to; read as HealthRoute's ``loaded`` is; "" where the status is enough. An answer that
-            has nothing usable there counts as success: figures decide.
-        success_equals: the value there that means that it did, where that is not simply true; None when not given.
+        timeout_sec: time limit for the whole exchange, in seconds.
+        success: JSON pointer to the result in the response, for a server that answers 200 even on failure; the value
+            is interpreted like HealthRoute's ``loaded``; "" where the HTTP status is enough. A response without a
+            usable value there counts as success: VRAM readings decide.
+        success_equals: the value that means success, where it is not simply true; None when not given.
     """
 
     path: str
@@ -61,21 +64,22 @@ class Route:
 
 @dataclass(frozen=True, slots=True)
 class HealthRoute:
-    """How to ask a consumer how it is.
+    """The health check request of a consumer.
 
     Attributes:
-        path: path and query, asked with GET.
-        loaded: JSON pointer (RFC 6901) to whether the model is in VRAM. A bool is taken as it is; a list or object is
-            loaded when it is not empty; a string when it equals ``loaded_equals`` (or, without that, is not empty);
-            null is not loaded. Beyond the RFC, a token ``[key=value]`` selects from a list the first object whose
-            ``key`` is the text ``value``, as in ``/data/[id=llama~1Llama-3.1-8B]/status/value`` (``~1`` and ``~0`` in
-            the value as in any token, and it may hold "="), and ``[=value]`` from a list of texts that one; where there
-            is none, a pointer that ends with it gives null (so: not loaded), and one that goes on leads nowhere.
-        loaded_equals: the value that means "loaded", of whatever type the pointer leads to (``false`` for a pointer
+        path: path and query; the HTTP verb is GET.
+        loaded: JSON pointer (RFC 6901) to the value that says whether the model is in VRAM. A bool is taken literally;
+            a list or object means loaded when it is not empty; a string means loaded when it equals ``loaded_equals``
+            (or, without that, is not empty); null means not loaded. Beyond the RFC, a token ``[key=value]`` selects
+            from a list the first object whose ``key`` is the text ``value``, as in
+            ``/data/[id=llama~1Llama-3.1-8B]/status/value`` (``~1`` and ``~0`` are escapes as in any token, and the
+            value may contain "="), and ``[=value]`` selects that text from a list of texts. Without a match, a pointer
+            that ends with such a token yields null (not loaded), and a longer pointer yields no value.
+        loaded_equals: the value that means "loaded", of the type that the pointer leads to (``false`` for a pointer
             to ``/is_sleeping``); None when not given.
-        last_used: JSON pointer to when it last worked: seconds or ISO 8601; "" when there is none.
+        last_used: JSON pointer to the time of the last work: seconds since 1970 or ISO 8601; "" when there is none.
         headers: extra headers, as pairs.
-        timeout_sec: how long the whole exchange may take.
+        timeout_sec: time limit for the whole exchange, in seconds.
     """
 
     path: str
@@ -88,18 +92,17 @@ class HealthRoute:
 
 @dataclass(frozen=True, slots=True)
 class BusyRoute:
-    """How to ask a consumer whether it works.
+    """The request that asks a consumer whether it is busy.
 
     Attributes:
-        path: path and query, asked with GET.
-        pointers: JSON pointers to what tells; they count together. A number counts as itself, a list or an object by
-            its entries, ``true`` and a text that is not empty as one, ``null`` as none. A token ``*`` is every element
-            of a list, as in ``/*/is_processing``.
-        equals: the value that means "busy" where a pointer leads to it (counting one), any other that it does not;
-            None when not given.
-        metrics: names of Prometheus metrics in an answer that is text; their samples count together.
+        path: path and query; the HTTP verb is GET.
+        pointers: JSON pointers whose values are added up to the number of jobs. A number counts as itself, a list or
+            an object counts its entries, ``true`` and a non-empty text count one, ``null`` counts zero. A token ``*``
+            matches every element of a list, as in ``/*/is_processing``.
+        equals: a pointer counts one where its value equals this, else zero; None when not given.
+        metrics: names of Prometheus metrics in a text response; their samples are added up.
         headers: extra headers, as pairs.
-        timeout_sec: how long the whole exchange may take.
+        timeout_sec: time limit for the whole exchange, in seconds.
     """
 
     path: str
@@ -111,20 +114,25 @@ class BusyRoute:
 
 
 UNKNOWN_MIB = 2**40
-"""What a consumer is taken to need where nobody knows: more than any device has, since unknown is not zero."""
+"""Footprint of a consumer whose VRAM requirement is unknown: more than any device has, since unknown is not zero."""
 
 
 @dataclass(frozen=True, slots=True)
 class ConsumerSpec:
-    """A consumer as configured; units and defaults are documented in gpumand.toml(5).
+    """The configuration of one consumer; gpumand.toml(5) documents units and defaults of the keys.
 
-    ``headers`` go with every request to it, under those of the route; a key from ``key_file`` is among them.
-    ``vram_auto`` says that ``vram_resident_mib`` is only what it is taken to need until it was measured; then it may
-    be ``UNKNOWN_MIB``.
-    ``evict`` is always filled in: the configured order, or http where there is an unload route and then unit-stop
-    where there is a unit. ``devices`` are those it may be on, by index or UUID, () = any; it needs ``device_count`` of
-    them at once, and its footprint on each. ``parks`` says that its unload route leaves its weights in host RAM; there
-    it holds ``parked_host_mib``, None = its footprint on all of its devices, and ``residual_mib`` of VRAM on each.
+    Attributes that differ from their configuration key:
+        headers: sent with every request to the consumer; headers of a route take precedence. The key from ``key_file``
+            is among them.
+        vram_auto: ``vram_resident_mib`` is only the assumption until the footprint is measured; it may then be
+            ``UNKNOWN_MIB``.
+        evict: always filled in: the configured order, or http (with an unload route) and then unit-stop (with a
+            unit).
+        devices: indices or UUIDs of the devices that the consumer may use; () = any.
+        device_count: number of devices that the consumer uses at once; it needs its footprint on each of them.
+        parks: the unload route leaves the weights in host RAM.
+        parked_host_mib: MiB of host RAM held while parked; None = the footprint on all of its devices.
+        residual_mib: MiB of VRAM still held on each device while parked.
     """
 
     name: str
@@ -156,51 +164,51 @@ class ConsumerSpec:
 
     @property
     def lazy(self) -> bool:
-        """True where nothing outside its own requests puts the model into VRAM.
+        """True when only a request to the consumer itself loads its model into VRAM.
 
-        A unit without an unload route holds its model for as long as it runs (llama-server); one with an unload
-        route but no load route loads on its first request (ComfyUI), as does one that is no unit at all.
+        A unit without an unload route holds its model as long as it runs (llama-server). A unit with an unload route
+        but no load route loads on its first request (ComfyUI), and so does a consumer without a unit.
         """
         return self.load is None and (not self.unit or self.unload is not None)
 
 
 @dataclass(frozen=True, slots=True)
 class Health:
-    """What a probe found.
+    """The result of a health check.
 
     Attributes:
         reachable: the route answered 2xx.
-        loaded: what the answer said; None where it says nothing usable.
-        last_used_usec: CLOCK_REALTIME microseconds of its last work; None where it says nothing usable.
-        gone: nothing listens there (connection refused), so that waiting for an answer is pointless unless something
-            is being started.
+        loaded: whether the model is in VRAM according to the response; None where the response has no usable value.
+        last_used_usec: CLOCK_REALTIME microseconds of the last work; None where the response has no usable value.
+        refused: the connection was refused: no process listens, so waiting for a response is pointless unless the
+            consumer is being started.
         error: one line when not reachable.
     """
 
     reachable: bool
     loaded: bool | None = None
     last_used_usec: int | None = None
-    gone: bool = False
+    refused: bool = False
     error: str = ""
 
 
 @dataclass(frozen=True, slots=True)
-class Work:
-    """What a busy probe found.
+class BusyReport:
+    """The result of asking a consumer whether it is busy.
 
     Attributes:
-        jobs: how many things it works on or has queued; 0 = idle; None where it does not say, or does not answer.
-        gone: nothing listens there.
+        jobs: number of running and queued jobs; 0 = idle; None where the response has no usable value or is missing.
+        refused: the connection was refused: no process listens.
         error: one line where ``jobs`` is None.
     """
 
     jobs: int | None
-    gone: bool = False
+    refused: bool = False
     error: str = ""
 
 
 class UnitActivity(StrEnum):
-    """ActiveState of a unit, reduced to what matters here; values this version does not know become UNKNOWN."""
+    """The ActiveState of a systemd unit, reduced to what gpumand distinguishes; other values become UNKNOWN."""
 
     ACTIVE = "active"
     ACTIVATING = "activating"
@@ -212,14 +220,14 @@ class UnitActivity(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class UnitState:
-    """A unit as systemd describes it.
+    """The state of a unit as systemd reports it.
 
     Attributes:
-        unit: its name.
-        activity: see UnitActivity; "reloading" and "maintenance" count as active.
+        unit: name of the unit.
+        activity: its ActiveState; "reloading" and "maintenance" count as active.
         load_state: "loaded", "not-found", "masked", "bad-setting", "error" …
-        result: "success", "exit-code", "timeout", "oom-kill" … of the last run.
-        invocation_id: hex id of this run, "" when it has none.
+        result: result of the last run: "success", "exit-code", "timeout", "oom-kill" …
+        invocation_id: hex id of the current run, "" when there is none.
     """
 
     unit: str
@@ -230,28 +238,28 @@ class UnitState:
 
 
 class Policy(StrEnum):
-    """How victims are chosen and whom a waiting request may pass."""
+    """How victims are chosen, and which waiting requests a later request may overtake."""
 
     LRU = "lru"
     """Least recently used first; strictly first come, first served on a device."""
 
     ADAPTIVE = "adaptive"
-    """The set that is worth least by what was learned; requests for what is resident may pass others, within limits."""
+    """The victim set of the lowest learned value; requests for resident consumers may overtake, within limits."""
 
 
 class Overlap(StrEnum):
-    """Whether the next consumer is loaded while another one works."""
+    """Whether a consumer may be loaded while another one on the same device is leased."""
 
     OFF = "off"
     MEASURED = "measured"
-    """As long as those who work are not slowed down by it by more than a fifth."""
+    """As long as measurements show that leases become no more than a fifth longer by it."""
 
     ON = "on"
 
 
 @dataclass(frozen=True, slots=True)
 class SchedulerSettings:
-    """The ``[scheduler]`` table."""
+    """The ``[scheduler]`` table of the configuration."""
 
     cushion_mib: int = 256
     max_evictions: int = 5
@@ -268,14 +276,14 @@ class SchedulerSettings:
 
 @dataclass(frozen=True, slots=True)
 class GpuSettings:
-    """The ``[gpu]`` table.
+    """The ``[gpu]`` table of the configuration.
 
     Attributes:
         source: "nvml", "simulated" or "none".
-        sample_interval_sec: how often devices are read while nothing happens.
-        total_mib: what device 0 has, for when no source can say; None when not configured.
+        sample_interval_sec: interval between VRAM readings while the daemon is idle.
+        total_mib: size of device 0, for when no source can report it; None when not configured.
         simulated_total_mib: sizes of the simulated devices, by index.
-        simulated_dir: where consumers of the simulator announce their MiB; "" for the default.
+        simulated_dir: directory in which consumers of the simulator announce their MiB; "" for the default.
     """
 
     source: str = "nvml"
@@ -287,11 +295,11 @@ class GpuSettings:
 
 @dataclass(frozen=True, slots=True)
 class HttpSettings:
-    """The ``[http]`` table.
+    """The ``[http]`` table of the configuration.
 
     Attributes:
-        listen: address and port of a TCP listener beside the passed socket; "" = none.
-        allow_remote: the address may be one that other hosts reach.
+        listen: address and port of a TCP listener in addition to the socket that systemd passes; "" = none.
+        allow_remote: the address may be reachable from other hosts.
     """
 
     listen: str = ""
@@ -300,10 +308,10 @@ class HttpSettings:
 
 @dataclass(frozen=True, slots=True)
 class HistorySettings:
-    """The ``[history]`` table.
+    """The ``[history]`` table of the configuration.
 
     Attributes:
-        keep_days: for how many days it is kept what happened; 0 = it is not.
+        keep_days: number of days for which history entries are kept; 0 = none are kept.
         demand_log: file to which every use of a consumer is appended as a JSON line; "" = none.
     """
 
@@ -313,7 +321,7 @@ class HistorySettings:
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """Everything that configuration says."""
+    """The complete configuration of the daemon."""
 
     scheduler: SchedulerSettings = field(default_factory=SchedulerSettings)
     gpu: GpuSettings = field(default_factory=GpuSettings)

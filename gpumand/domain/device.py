@@ -1,6 +1,6 @@
-"""Devices and samples: what is known of a GPU's memory at one moment.
+"""Devices and samples: the memory of a GPU at one moment, as far as it could be read.
 
-Unknown is not zero: a figure nobody could read is ``None``, and arithmetic on it is the caller's decision.
+Unknown is not zero: a value that could not be read is ``None``, and the caller decides how to calculate with it.
 """
 
 from __future__ import annotations
@@ -9,31 +9,31 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 Devices = tuple[int, ...]
-"""Indices of devices that are taken together, ascending: nearly always one, () = none is known."""
+"""Indices of the devices that one consumer uses together, ascending: nearly always one; () = none is known."""
 
 
-def devices_text(devices: Devices) -> str:
-    """Devices as text: ``0``, ``0,1``, "" for none."""
+def format_devices(devices: Devices) -> str:
+    """Device indices as text: ``0``, ``0,1``, "" for none."""
     return ",".join(map(str, devices))
 
 
-def devices_of(text: str) -> Devices:
-    """What ``devices_text`` made; what is no index is left out."""
+def parse_devices(text: str) -> Devices:
+    """The inverse of ``format_devices``; parts that are not an index are ignored."""
     return tuple(sorted({int(part) for part in text.split(",") if part.isascii() and part.isdigit()}))
 
 
 @dataclass(frozen=True, slots=True)
 class ProcessUse:
-    """One process that holds memory on a device.
+    """A process that holds memory on a device.
 
     Attributes:
         pid: process id in the daemon's pid namespace.
-        used_mib: MiB it holds on this device; None where the driver does not say.
-        name: short command name, for people.
-        unit: the systemd unit it runs in, or "".
-        consumer: the consumer it belongs to, or "" for a foreign process.
-        uid: whose process it is; None where that cannot be told.
-        user: that user's name, or "".
+        used_mib: MiB held on this device; None where the driver does not report it.
+        name: short command name, for display.
+        unit: the systemd unit of the process, or "".
+        consumer: the consumer that the process belongs to, or "" for a foreign process.
+        uid: user id of the process; None where it cannot be determined.
+        user: name of that user, or "".
     """
 
     pid: int
@@ -47,22 +47,22 @@ class ProcessUse:
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One reading of one device.
+    """One reading of the memory of one device.
 
     Attributes:
         index: NVML index, the ``<index>`` of the object path.
-        uuid: the driver's UUID, stable over reboots.
+        uuid: the UUID that the driver reports, stable over reboots.
         name: product name.
         source: "nvml", "simulated" or "none".
         total_mib, used_mib, free_mib: None when unknown.
-        processes: who holds memory, as far as the source says; one entry a pid.
-        attributed: True when the process list is complete and every figure in it is known.
-        attributable: consumers whose processes would have been recognised had they been listed, so that for them, on
-            an attributed sample, "not listed" means "holds nothing". One that is no unit is never among them.
+        processes: processes that hold memory, as far as the source reports them; one entry per pid.
+        attributed: True when the process list is complete and the memory of every process in it is known.
+        attributable: consumers whose processes would have been recognised in the list, so that for them, on an
+            attributed sample, "not listed" means "holds nothing". A consumer without a unit is never among them.
         taken_at: monotonic seconds at which the reading began.
-        sampled_usec: the same moment as CLOCK_REALTIME microseconds, for people.
-        lost: the driver says that the device is gone for good (GPU is lost): nothing can be loaded on it.
-        error: why figures are missing, in one line; "" when all is well.
+        sampled_usec: the same moment as CLOCK_REALTIME microseconds, for display.
+        lost: the driver reports the device as permanently lost ("GPU is lost"): nothing can be loaded on it.
+        error: why values are missing, in one line; "" when none is.
     """
 
     index: int
@@ -82,39 +82,53 @@ class Sample:
     _held_mib: Mapping[str, int | None] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        """Add up once what is asked for many times: a plan over many consumers looks at every one of them."""
+        """Add up the memory per consumer once: a plan reads it for every consumer, again and again."""
         held: dict[str, int | None] = {}
         for process in self.processes:
             so_far = held.get(process.consumer, 0)
             unknown = process.used_mib is None or so_far is None
             held[process.consumer] = None if unknown else (so_far or 0) + (process.used_mib or 0)
-        object.__setattr__(self, "_held_mib", held)
+        object.__setattr__(self, "_held_mib", held)  # the dataclass is frozen
 
     @property
-    def known(self) -> bool:
-        """Whether the free figure may decide anything."""
+    def is_measured(self) -> bool:
+        """Whether total and free memory are known, so that decisions may rely on them."""
         return self.free_mib is not None and self.total_mib is not None
 
     def held_by(self, consumer: str) -> int | None:
-        """MiB that the consumer's processes hold here, or None where it cannot be told."""
+        """MiB that the processes of a consumer hold on this device, or None where that is unknown."""
         if consumer in self._held_mib:
             return self._held_mib[consumer]
         return 0 if self.attributed and consumer in self.attributable else None
 
     def with_processes(self, processes: tuple[ProcessUse, ...]) -> Sample:
-        """The same sample after attribution has named units and consumers."""
+        """A copy of the sample with other processes, for attribution to units and consumers."""
         return replace(self, processes=processes)
+
+
+def placeholder_sample(total_mib: int | None, error: str = "") -> Sample:
+    """A sample in place of an unreadable device, so that the scheduling rules always have at least one device."""
+    return Sample(
+        index=0,
+        uuid="",
+        name="",
+        source="none",
+        total_mib=total_mib,
+        used_mib=None,
+        free_mib=None,
+        error=error or "no device has been read yet",
+    )
 
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """All devices at one moment.
+    """The samples of all devices at one moment.
 
     Attributes:
-        devices: one sample a device, by index. After a failure the devices seen before stay listed, each with an
-            ``error`` and without figures, so that nothing that was configured against them is forgotten.
-        error: what is wrong with the source as a whole, as ``word: one line`` with the word one of an open set
-            ("nvml-library-missing", "driver-mismatch", "nvml-hangs" …); "" when nothing is.
+        devices: one sample per device, by index. After a failure the devices of earlier readings stay listed, each
+            with an ``error`` and without values, so that configuration that refers to them stays valid.
+        error: failure of the source as a whole, as ``word: one line``, the word from an open set
+            ("nvml-library-missing", "driver-mismatch", "nvml-hangs" …); "" when there is none.
     """
 
     devices: tuple[Sample, ...] = ()

@@ -1,141 +1,141 @@
-"""Every way to say no, by who must act.
+"""All errors that a client can receive, grouped by the person or program that has to act.
 
 GpumandError
-├── CallerError      the caller must ask differently
+├── CallerError      the caller must change the call
 │   ├── InvalidArgs, LimitsExceeded, AccessDenied, InteractiveAuthorizationRequired   (names of freedesktop.org)
 │   └── NoSuchConsumer, NoSuchLease, NoSuchDevice
-├── NotNowError      nobody is at fault; the same call may succeed later
+├── NotNowError      temporary; the same call may succeed later
 │   └── Busy, TimedOut, ConsumerBackingOff, ShuttingDown
-├── HostError        whoever runs the host must look
+├── HostError        the administrator of the host must act
 │   └── InsufficientVram, LoadFailed, EvictionFailed, DeviceUnavailable
-└── ConfigInvalid    whoever edits the configuration must look
+└── ConfigInvalid    the administrator must fix the configuration
 
-Each class has one D-Bus name (``dbus_name``); the message is one line of English for people.
+Each class has one D-Bus name (``dbus_name``); the message is one line of English, to be shown to a person.
 """
 
 from __future__ import annotations
 
-OWN = "org.gpumand1.Error."
-FREEDESKTOP = "org.freedesktop.DBus.Error."
+ERROR_PREFIX = "org.gpumand1.Error."
+FREEDESKTOP_ERROR_PREFIX = "org.freedesktop.DBus.Error."
 
 
 class GpumandError(Exception):
-    """Root of all errors that reach a client. The message is one line."""
+    """Base class of all errors that reach a client; the message is reduced to one line."""
 
-    dbus_name = OWN + "Failed"
+    dbus_name = ERROR_PREFIX + "Failed"
 
     def __init__(self, message: str) -> None:
         super().__init__(" ".join(message.split()))
 
     @property
     def message(self) -> str:
-        """The line for people."""
+        """The message, one line."""
         return str(self.args[0])
 
 
 class CallerError(GpumandError):
-    """The caller must ask differently."""
+    """The caller must change the call."""
 
 
 class InvalidArgs(CallerError):
     """An argument or option is unknown, of the wrong type, or out of range."""
 
-    dbus_name = FREEDESKTOP + "InvalidArgs"
+    dbus_name = FREEDESKTOP_ERROR_PREFIX + "InvalidArgs"
 
 
 class LimitsExceeded(CallerError):
     """A cap on leases, waiting requests, calls or string lengths was reached."""
 
-    dbus_name = FREEDESKTOP + "LimitsExceeded"
+    dbus_name = FREEDESKTOP_ERROR_PREFIX + "LimitsExceeded"
 
 
 class AccessDenied(CallerError):
     """The caller may not do this."""
 
-    dbus_name = FREEDESKTOP + "AccessDenied"
+    dbus_name = FREEDESKTOP_ERROR_PREFIX + "AccessDenied"
 
 
 class InteractiveAuthorizationRequired(CallerError):
-    """The caller could be asked for a password, but did not allow it."""
+    """The call needs a password prompt, but the caller did not allow interactive authorization."""
 
-    dbus_name = FREEDESKTOP + "InteractiveAuthorizationRequired"
+    dbus_name = FREEDESKTOP_ERROR_PREFIX + "InteractiveAuthorizationRequired"
 
 
 class NoSuchConsumer(CallerError):
     """No consumer of that name is configured."""
 
-    dbus_name = OWN + "NoSuchConsumer"
+    dbus_name = ERROR_PREFIX + "NoSuchConsumer"
 
 
 class NoSuchLease(CallerError):
-    """No lease of that id stands."""
+    """No active lease has that id."""
 
-    dbus_name = OWN + "NoSuchLease"
+    dbus_name = ERROR_PREFIX + "NoSuchLease"
 
 
 class NoSuchDevice(CallerError):
     """No device of that index or UUID is known."""
 
-    dbus_name = OWN + "NoSuchDevice"
+    dbus_name = ERROR_PREFIX + "NoSuchDevice"
 
 
 class NotNowError(GpumandError):
-    """Nobody is at fault; the same call may succeed later."""
+    """A temporary condition: the same call may succeed later."""
 
 
 class Busy(NotNowError):
-    """It would have to wait, and was told not to."""
+    """The request would have to wait, and its timeout is 0."""
 
-    dbus_name = OWN + "Busy"
+    dbus_name = ERROR_PREFIX + "Busy"
 
 
 class TimedOut(NotNowError):
-    """It waited as long as it was told to."""
+    """The request waited as long as its timeout allows."""
 
-    dbus_name = OWN + "TimedOut"
+    dbus_name = ERROR_PREFIX + "TimedOut"
 
 
 class ConsumerBackingOff(NotNowError):
-    """The last load failed a short while ago."""
+    """The last load of the consumer failed a short time ago; the next attempt has to wait."""
 
-    dbus_name = OWN + "ConsumerBackingOff"
+    dbus_name = ERROR_PREFIX + "ConsumerBackingOff"
 
 
 class ShuttingDown(NotNowError):
     """The daemon or the host is stopping."""
 
-    dbus_name = OWN + "ShuttingDown"
+    dbus_name = ERROR_PREFIX + "ShuttingDown"
 
 
 class HostError(GpumandError):
-    """Whoever runs the host must look."""
+    """The administrator of the host must act."""
 
 
 class InsufficientVram(HostError):
-    """It cannot fit, whoever is evicted."""
+    """There is not enough VRAM, even after evicting everything that may be evicted."""
 
-    dbus_name = OWN + "InsufficientVram"
+    dbus_name = ERROR_PREFIX + "InsufficientVram"
 
 
 class LoadFailed(HostError):
-    """The consumer's unit or route did not bring it up."""
+    """The unit or the load route of the consumer did not make it resident."""
 
-    dbus_name = OWN + "LoadFailed"
+    dbus_name = ERROR_PREFIX + "LoadFailed"
 
 
 class EvictionFailed(HostError):
-    """No method of a consumer gave its memory back."""
+    """None of the eviction methods of a consumer freed its memory."""
 
-    dbus_name = OWN + "EvictionFailed"
+    dbus_name = ERROR_PREFIX + "EvictionFailed"
 
 
 class DeviceUnavailable(HostError):
     """The device is lost or cannot be read."""
 
-    dbus_name = OWN + "DeviceUnavailable"
+    dbus_name = ERROR_PREFIX + "DeviceUnavailable"
 
 
 class ConfigInvalid(GpumandError):
-    """The configuration cannot be used, or says too little of a consumer; the message names what is to be written."""
+    """The configuration is invalid, or lacks a key that a consumer needs; the message names the key to set."""
 
-    dbus_name = OWN + "ConfigInvalid"
+    dbus_name = ERROR_PREFIX + "ConfigInvalid"

@@ -1,7 +1,7 @@
-"""What the arbiter tells the world, in the order in which it happened.
+"""Events that the arbiter publishes, in the order in which they happened.
 
-An event is published after the state it speaks of is in force and before the reply it leads to, so that an observer
-of the bus sees the eviction before the grant.
+An event is published after the state change that it reports and before the reply that depends on it, so that an
+observer of the bus sees the eviction before the grant.
 """
 
 from __future__ import annotations
@@ -13,19 +13,19 @@ from gpumand.domain.lease import Lease, LeaseEnd
 
 @dataclass(frozen=True, slots=True)
 class EvictionReport:
-    """One eviction, or one that did not work.
+    """The course and the result of one eviction, successful or not.
 
     Attributes:
         consumer: the victim.
         device: index as text, "" when no device is known.
-        freed_mib: MiB seen to become free; 0 where nothing could be measured.
-        method: the method that freed it, or the last that was tried ("http", "unit-stop").
-        trigger: for whom or what: the consumer that needed the room, "manual", or "idle".
-        why: one line: why this victim.
-        expected_mib: MiB it was expected to free; None where that could not be told.
-        verified: whether NVML showed it (False only where no source can show anything).
-        duration_usec: from the first method's start to the memory seen free.
-        tried: every method tried, in order.
+        freed_mib: MiB measured to become free; 0 where nothing could be measured.
+        method: the method that freed the memory, or the last one tried ("http", "unit-stop").
+        trigger: the cause: the consumer that needed the memory, "manual", or "idle".
+        why: why this consumer was chosen, in one line.
+        expected_mib: MiB that the eviction was expected to free; None where unknown.
+        verified: whether VRAM readings confirmed it (False only where no source has readings).
+        duration_usec: from the start of the first method until the memory was measured free.
+        tried: all methods tried, in order.
         error: one line, for a failed eviction.
     """
 
@@ -44,79 +44,83 @@ class EvictionReport:
 
 @dataclass(frozen=True, slots=True)
 class EvictionOccurred:
-    """The memory was seen free."""
+    """A consumer was evicted, and its memory was measured free."""
 
     report: EvictionReport
 
 
 @dataclass(frozen=True, slots=True)
 class EvictionFailed:
-    """No method gave the memory back."""
+    """An eviction failed: no method freed the memory."""
 
     report: EvictionReport
 
 
 @dataclass(frozen=True, slots=True)
 class LeaseGranted:
-    """A lease stands."""
+    """A lease became active."""
 
     lease: Lease
 
 
 @dataclass(frozen=True, slots=True)
 class LeaseRenewed:
-    """A lease was given more time."""
+    """The expiry of a lease was extended."""
 
     lease: Lease
 
 
 @dataclass(frozen=True, slots=True)
 class LeaseEnded:
-    """A lease is gone.
+    """A lease ended.
 
     Attributes:
-        lease: it.
-        reason: why.
-        held_sec: how long it stood, by a clock that nobody sets and that stands still while the host is suspended; None
-            where it was granted before our start.
+        lease: the lease.
+        reason: why it ended.
+        held_sec: how long it was active, by the monotonic clock, which does not count time spent suspended; None where
+            the lease was granted before the daemon started.
     """
 
     lease: Lease
     reason: LeaseEnd
     held_sec: float | None = None
 
-    def stood_sec(self, now_usec: int) -> float:
-        """How long it stood, as far as that is known, when it is CLOCK_REALTIME ``now_usec``."""
+    def duration_sec(self, now_usec: int) -> float:
+        """Seconds that the lease was active.
+
+        ``held_sec`` where known, else the time from the grant to CLOCK_REALTIME ``now_usec``, which a change of the
+        clock distorts.
+        """
         return max(0, now_usec - self.lease.granted_usec) / 1e6 if self.held_sec is None else self.held_sec
 
 
 @dataclass(frozen=True, slots=True)
 class ConsumersChanged:
-    """State of these consumers changed (residency, leases, pin, error), or they came or went with a reload."""
+    """The state of these consumers changed (residency, leases, pin, error), or a reload added or removed them."""
 
     names: frozenset[str]
 
 
 @dataclass(frozen=True, slots=True)
 class DevicesChanged:
-    """A device came, went, or changed in something else than its figures."""
+    """A device was added, removed, or changed in something other than its memory readings."""
 
 
 @dataclass(frozen=True, slots=True)
 class SummaryChanged:
-    """One of the Manager's properties may have changed: degraded, queue length, lease count, eviction count."""
+    """A property of the Manager may have changed: degraded, queue length, lease count, eviction count."""
 
 
 @dataclass(frozen=True, slots=True)
 class LoadFinished:
-    """A load ended, well ("") or not.
+    """A load ended, successfully or not.
 
     Attributes:
-        consumer: which one.
+        consumer: the consumer that was loaded.
         device: index as text.
-        duration_usec: how long it took.
-        error: one line, "" when it is resident.
-        started: its unit was started for it; else its server ran already, without its model in VRAM.
+        duration_usec: duration of the load.
+        error: one line; "" when the consumer is resident.
+        started: the load started the unit; False when the server was already running without its model in VRAM.
     """
 
     consumer: str
@@ -128,13 +132,13 @@ class LoadFinished:
 
 @dataclass(frozen=True, slots=True)
 class RequestGranted:
-    """An Acquire ended with a lease that its client is about to hear of.
+    """An Acquire ended with a lease; the reply to the client follows.
 
     Attributes:
-        consumer: what for.
-        waited_usec: from the request's arrival to the grant.
+        consumer: the requested consumer.
+        waited_usec: from the arrival of the request to the grant.
         lease: the lease.
-        priority: the request's, as resolved.
+        priority: priority of the request, after defaults.
     """
 
     consumer: str
@@ -148,8 +152,8 @@ class RequestRefused:
     """An Acquire ended with an error.
 
     Attributes:
-        consumer: what for; it need not be configured.
-        uid: whose it was.
+        consumer: the requested consumer; it need not be configured.
+        uid: user id of the client.
         error: D-Bus name of the error.
         message: one line.
     """
@@ -160,8 +164,8 @@ class RequestRefused:
     message: str
 
 
-STATE_CHANGES = (ConsumersChanged, DevicesChanged, SummaryChanged)
-"""Those that only say that some state may be another now; all others tell what was done."""
+STATE_CHANGE_EVENTS = (ConsumersChanged, DevicesChanged, SummaryChanged)
+"""Events that only say that some state may have changed; all others report an action."""
 
 Event = (
     EvictionOccurred

@@ -1,4 +1,4 @@
-"""Is the memory really free? An HTTP 200 proves nothing, nor does a stopped process: only figures do."""
+"""Checks by VRAM readings whether an eviction has freed its memory. An HTTP 200 or a stopped process proves nothing."""
 
 from __future__ import annotations
 
@@ -9,34 +9,34 @@ from gpumand.domain.consumer import ConsumerSpec
 from gpumand.domain.device import Sample
 
 SLACK_MIB = 64
-"""Figures this close are the same: drivers round, contexts breathe."""
+"""Amounts this close count as equal: drivers round, and CUDA contexts vary a little."""
 
 
 @dataclass(frozen=True, slots=True)
 class EvictionCheck:
-    """What an eviction is measured against.
+    """What an eviction is measured against, on one device.
 
     Attributes:
         spec: the victim.
         before: the device's sample before the first method was tried.
-        held_before_mib: what its own processes held then; None where they cannot be told from others.
-        expected_mib: MiB it should give back.
-        stays_mib: MiB that may stay.
+        held_before_mib: MiB that its processes held then; None where they cannot be distinguished from others.
+        expected_mib: MiB that it should free.
+        residual_mib: MiB that may stay.
     """
 
     spec: ConsumerSpec
     before: Sample
     held_before_mib: int | None
     expected_mib: int
-    stays_mib: int = 0
+    residual_mib: int = 0
 
     @property
     def can_be_measured(self) -> bool:
-        """Whether there was any figure beforehand that a later one can be set against."""
+        """Whether there was any reading beforehand that a later one can be compared with."""
         return self.held_before_mib is not None or self.before.free_mib is not None
 
     def freed_mib(self, now: Sample) -> int | None:
-        """MiB given back so far: by its own processes where they are known, else by the device; None = unknown."""
+        """MiB freed so far: by its own processes where they are known, else by the device; None = unknown."""
         held_now_mib = self._held_now_mib(now)
         if self.held_before_mib is not None and held_now_mib is not None:
             return max(0, self.held_before_mib - held_now_mib)
@@ -45,25 +45,25 @@ class EvictionCheck:
         return max(0, now.free_mib - self.before.free_mib)
 
     def settled(self, now: Sample) -> bool:
-        """Whether it has given back what it should, and the device shows it.
-
-        A process can leave NVML's list before the driver has freed its memory (and one in a container can leave it
-        without freeing anything), so its own figure alone is not enough: at least half must be visible as free.
-        """
+        """Whether the victim has freed what it should, and the device shows it as free."""
         device_mib = None
         if self.before.free_mib is not None and now.free_mib is not None:
             device_mib = now.free_mib - self.before.free_mib
         if self._held_now_mib(now) is None:
             return device_mib is not None and device_mib >= self.expected_mib - self._slack_mib
-        return self.gone_by_own_figure(now) and (device_mib is None or device_mib >= self.expected_mib // 2 - SLACK_MIB)
+        # A process can leave NVML's list before the driver has freed its memory, and one in a container can leave it
+        # without freeing anything. So its own number is not enough: at least half must be visible as free.
+        return self.released_by_processes(now) and (
+            device_mib is None or device_mib >= self.expected_mib // 2 - SLACK_MIB
+        )
 
-    def gone_by_own_figure(self, now: Sample) -> bool:
+    def released_by_processes(self, now: Sample) -> bool:
         """Whether its own processes hold nothing any more, whatever the device shows.
 
-        The last word when time is up: somebody else may have taken what it freed.
+        This decides when the time is up: another process may have taken the freed memory.
         """
         held_now_mib = self._held_now_mib(now)
-        return held_now_mib is not None and held_now_mib <= self.stays_mib + self._slack_mib
+        return held_now_mib is not None and held_now_mib <= self.residual_mib + self._slack_mib
 
     def _held_now_mib(self, now: Sample) -> int | None:
         return None if self.held_before_mib is None else now.held_by(self.spec.name)
@@ -75,47 +75,47 @@ class EvictionCheck:
 
 @dataclass(frozen=True, slots=True)
 class MultiDeviceEvictionCheck:
-    """The same for a consumer on several devices: its memory is free when it is free on every one of them.
+    """The same for a consumer on several devices: its memory must be free on every one of them.
 
-    A device that could not be read even beforehand says nothing, and is not waited for.
+    A device that could not be read beforehand is not waited for, since later readings of it prove nothing.
 
     Attributes:
         spec: the victim.
-        parts: by device.
+        checks: the check of each device.
     """
 
     spec: ConsumerSpec
-    parts: Mapping[int, EvictionCheck]
+    checks: Mapping[int, EvictionCheck]
 
     @property
-    def _measured(self) -> Mapping[int, EvictionCheck]:
-        return {device: one for device, one in self.parts.items() if one.can_be_measured}
+    def _measurable(self) -> Mapping[int, EvictionCheck]:
+        return {device: check for device, check in self.checks.items() if check.can_be_measured}
 
     @property
     def is_known(self) -> bool:
-        """Whether every device had figures beforehand."""
-        return all(one.before.known for one in self.parts.values())
+        """Whether every device had a reading beforehand."""
+        return all(check.before.is_measured for check in self.checks.values())
 
     @property
     def expected_mib(self) -> int:
-        """MiB it should give back on all of them together."""
-        return sum(one.expected_mib for one in self.parts.values())
+        """MiB that it should free on all devices together."""
+        return sum(check.expected_mib for check in self.checks.values())
 
     @property
     def can_be_measured(self) -> bool:
-        """Whether any device had a figure beforehand that a later one can be set against."""
-        return bool(self._measured)
+        """Whether any device had a reading beforehand that a later one can be compared with."""
+        return bool(self._measurable)
 
     def freed_mib(self, now: Mapping[int, Sample]) -> int | None:
-        """MiB given back so far on all of them together; None = unknown."""
-        freed = [one.freed_mib(now[device]) for device, one in self._measured.items()]
+        """MiB freed so far on all devices together; None = unknown."""
+        freed = [check.freed_mib(now[device]) for device, check in self._measurable.items()]
         known = [mib for mib in freed if mib is not None]
         return sum(known) if len(known) == len(freed) else None
 
     def settled(self, now: Mapping[int, Sample]) -> bool:
-        """Whether it has given back what it should on every device."""
-        return all(one.settled(now[device]) for device, one in self._measured.items())
+        """Whether the victim has freed what it should on every device."""
+        return all(check.settled(now[device]) for device, check in self._measurable.items())
 
-    def gone_by_own_figure(self, now: Mapping[int, Sample]) -> bool:
-        """Whether its own processes hold nothing any more on any of them, whatever the devices show."""
-        return all(one.gone_by_own_figure(now[device]) for device, one in self._measured.items())
+    def released_by_processes(self, now: Mapping[int, Sample]) -> bool:
+        """Whether its own processes hold nothing any more on any device, whatever the devices show."""
+        return all(check.released_by_processes(now[device]) for device, check in self._measurable.items())

@@ -1,9 +1,9 @@
-"""A fair share for every user: who asks for a lot at once waits behind what others ask for meanwhile.
+"""Fair share between users: a user with many queued requests cannot starve the others.
 
-Every user has a clock of its own (a virtual clock). A request counts as having come when its user's clock says so, and
-moves it on by the work that it brings. One who asks now and then has a clock that is always behind the time, and loses
-nothing; of a hundred requests at once the last one counts as having come when the first ninety-nine would be done. The
-order of one user's requests never changes, and nobody is put back by more than ``limit_sec``.
+Every user has a virtual clock. A request counts as having arrived when its user's clock says so, and advances that
+clock by the work that it brings. The clock of a user with occasional requests is always behind the real time and costs
+nothing; of a hundred requests at once the last one counts as having arrived when the first ninety-nine would be done.
+The order of one user's requests never changes, and no request is delayed by more than ``limit_sec``.
 """
 
 from __future__ import annotations
@@ -12,30 +12,30 @@ MAX_USERS = 4096
 
 
 class FairShare:
-    """The users' clocks. Owned by whoever keeps the queue."""
+    """The virtual clocks of all users."""
 
     def __init__(self) -> None:
         self._clocks: dict[str, float] = {}
 
-    def put_back_sec(self, user: str, now: float, work_sec: float, limit_sec: float) -> float:
-        """How much later than now a request counts as having come.
+    def delay_sec(self, user: str, now: float, work_sec: float, limit_sec: float) -> float:
+        """How many seconds later than now a request counts as having arrived.
 
         Args:
-            user: whose it is.
-            now: when it came, in seconds of a clock that only goes on.
-            work_sec: how long it is expected to be worked for.
-            limit_sec: the most that it is put back.
+            user: the user that it belongs to.
+            now: its arrival, in monotonic seconds.
+            work_sec: how long it is expected to use its consumer.
+            limit_sec: the largest delay.
         """
-        comes = max(now, self._clocks.get(user, now))
+        arrival = max(now, self._clocks.get(user, now))
         if len(self._clocks) >= MAX_USERS:
             self._clocks = {name: clock for name, clock in self._clocks.items() if clock > now}
             if len(self._clocks) >= MAX_USERS:
-                return min(comes - now, limit_sec)  # more than there are users of any host: no clocks for newcomers
-        # A clock beyond the limit would only be a debt to be worked off by requests that nobody competes with.
-        self._clocks[user] = min(comes + work_sec, now + limit_sec)
-        return min(comes - now, limit_sec)
+                return min(arrival - now, limit_sec)  # a bound on memory: no clocks for further users
+        # A clock beyond the limit would be a debt that later delays requests which compete with no other user's.
+        self._clocks[user] = min(arrival + work_sec, now + limit_sec)
+        return min(arrival - now, limit_sec)
 
-    def give_back(self, user: str, work_sec: float) -> None:
-        """A request was not served after all: its work does not count. Who asks again and again pays once."""
+    def refund(self, user: str, work_sec: float) -> None:
+        """Return the work of a request that was not served, so that repeated attempts are charged only once."""
         if user in self._clocks:
             self._clocks[user] -= work_sec

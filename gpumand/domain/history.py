@@ -1,4 +1,4 @@
-"""What happened, as it is kept and asked for later."""
+"""History entries: the record of grants, loads and evictions, and the query for them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from enum import StrEnum
 
 
 class EntryKind(StrEnum):
-    """What kind of thing happened."""
+    """The kind of event that a history entry records."""
 
     GRANT = "grant"
     END = "end"
@@ -19,22 +19,22 @@ class EntryKind(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
-    """One thing that happened.
+class HistoryEntry:
+    """One event of the past.
 
     Attributes:
-        at_usec: when it was over, CLOCK_REALTIME.
-        kind: what it was.
-        consumer: to whom.
+        at_usec: when it ended, CLOCK_REALTIME.
+        kind: kind of event.
+        consumer: the consumer concerned.
         device: index as text, "" when no device is known.
-        duration_usec: how long it took: the wait of a grant, the life of a lease that ended, a load, an eviction; None
-            where that says nothing.
+        duration_usec: its duration: the wait of a grant, the life of a lease that ended, a load, an eviction; None
+            where there is none.
         mib: MiB freed by an eviction; None otherwise.
-        method: how it was evicted.
-        trigger: for whom or what it was evicted.
-        detail: one line: why this victim, why a lease ended, what went wrong.
-        uid: whose lease or request it was; None for what belongs to nobody.
-        lease: its id.
+        method: method of an eviction.
+        trigger: cause of an eviction: a consumer, "manual", or "idle".
+        detail: one line: why this victim was chosen, why a lease ended, or what failed.
+        uid: user id of the owner of the lease or request; None where there is no owner.
+        lease: id of the lease, or "".
     """
 
     at_usec: int
@@ -51,18 +51,18 @@ class Entry:
 
 
 MAX_ENTRIES = 1000
-"""How many entries one answer holds at most."""
+"""Maximum number of entries in one answer."""
 
 
 @dataclass(frozen=True, slots=True)
-class Query:
-    """Which entries are wanted; the newest of them, newest first.
+class HistoryQuery:
+    """A query for history entries; the answer has the newest matching entries, newest first.
 
     Attributes:
         since_usec, until_usec: CLOCK_REALTIME; 0 = no bound. ``until_usec`` itself is not included.
-        consumer: of this consumer only (also evictions for it); "" = of all.
-        kinds: only these; empty = all.
-        limit: how many at most.
+        consumer: only entries of this consumer, and evictions that it triggered; "" = of all consumers.
+        kinds: only entries of these kinds; empty = all.
+        limit: maximum number of entries.
     """
 
     since_usec: int = 0

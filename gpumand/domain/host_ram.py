@@ -1,6 +1,7 @@
-"""Host RAM for consumers that are parked: what there is of it, and how a consumer goes by that.
+"""Host RAM for parked consumers: how much of it is left, and how a consumer is evicted because of that.
 
-The second budget: what the kernel calls available, less a reserve, less what is promised to parkings under way.
+Host RAM is the second budget: what the kernel reports as available, less a reserve, less what is reserved for
+consumers that are being parked.
 """
 
 from __future__ import annotations
@@ -9,34 +10,45 @@ from gpumand.domain.consumer import EvictionMethod
 from gpumand.domain.view import ConsumerState, View
 
 
-def room_mib(view: View, besides: str = "") -> int | None:
-    """MiB of host RAM that parking may take now; None = nobody knows. May be negative.
+def room_mib(view: View, excluding: str = "") -> int | None:
+    """MiB of host RAM that parking may take now; None = unknown. May be negative.
 
-    Who is being parked, or is going to be by a job that runs, counts whole, although some of it may show already.
+    A consumer that is being parked, or that a running job is going to park, counts whole, although a part of it may
+    show in the kernel's number already.
+
+    Args:
+        view: everything at this moment.
+        excluding: a consumer whose own parking does not count; "" = none.
     """
     if view.host_available_mib is None:
         return None
-    going = {name for job in view.jobs.values() for name in job.parking} - {besides}
-    promised_mib = sum(view.consumers[name].host_mib for name in going if name in view.consumers)
-    return view.host_available_mib - view.settings.host_ram_reserve_mib - promised_mib
+    being_parked = {name for job in view.jobs.values() for name in job.parking} - {excluding}
+    reserved_mib = sum(view.consumers[name].host_mib for name in being_parked if name in view.consumers)
+    return view.host_available_mib - view.settings.host_ram_reserve_mib - reserved_mib
 
 
 def would_park(state: ConsumerState) -> bool:
-    """Whether the first of its methods parks it."""
-    return state.spec.parks and state.methods[:1] == (EvictionMethod.HTTP,)
+    """Whether the first usable eviction method parks the consumer."""
+    return state.spec.parks and state.usable_methods[:1] == (EvictionMethod.HTTP,)
 
 
-def method_now(view: View, state: ConsumerState) -> EvictionMethod | None:
-    """How it is to be evicted for nobody's request; None where it cannot be, for want of host RAM or of any method."""
+def eviction_method_now(view: View, state: ConsumerState) -> EvictionMethod | None:
+    """The first method for an eviction that serves no request, such as a manual one or one for idleness.
+
+    None where no method is left, or the only one would park the consumer and host RAM has no room for it.
+    """
     if not would_park(state):
-        return state.methods[0] if state.methods else None
-    return EvictionMethod.HTTP if fits(state, room_mib(view, besides=state.name)) else stop_of(state)
+        return state.usable_methods[0] if state.usable_methods else None
+    return EvictionMethod.HTTP if can_park(state, room_mib(view, excluding=state.name)) else stop_method(state)
 
 
-def fits(state: ConsumerState, left_mib: int | None) -> bool:
-    """Whether it may be parked. Unknown is not zero, and no promise either: who can be stopped is, then."""
-    return stop_of(state) is None if left_mib is None else left_mib >= state.host_mib
+def can_park(state: ConsumerState, left_mib: int | None) -> bool:
+    """Whether host RAM has room to park the consumer.
+
+    Where host RAM is unknown, a consumer that can be stopped is stopped; one that cannot is parked all the same.
+    """
+    return stop_method(state) is None if left_mib is None else left_mib >= state.host_mib
 
 
-def stop_of(state: ConsumerState) -> EvictionMethod | None:
-    return EvictionMethod.UNIT_STOP if EvictionMethod.UNIT_STOP in state.methods else None
+def stop_method(state: ConsumerState) -> EvictionMethod | None:
+    return EvictionMethod.UNIT_STOP if EvictionMethod.UNIT_STOP in state.usable_methods else None

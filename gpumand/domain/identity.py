@@ -1,4 +1,4 @@
-"""What makes a consumer the thing that was measured: with another unit, server or model it is another thing."""
+"""Identity of a consumer: learned values apply only as long as its unit, server and model stay the same."""
 
 from __future__ import annotations
 
@@ -8,33 +8,33 @@ import json
 
 from gpumand.domain.consumer import ConsumerSpec, HealthRoute, Route
 
-_ALWAYS_TOLD = {
+_ALWAYS_INCLUDED = {
     "Route": ("path", "method", "json", "headers", "timeout_sec", "success", "success_equals"),
     "HealthRoute": ("path", "loaded", "loaded_equals", "last_used", "headers", "timeout_sec"),
 }
-"""Fields that count whether they are set or not, in this order: identities were kept that were made of them.
+"""Fields that are part of the identity whether they are set or not, in this order: stored identities depend on it.
 
-Those that a route gets later are not added here. They count where they are set, so that a version that brings one
-does not forget what was measured.
+Do not add new fields of a route here. A new field becomes part of the identity only where it is set, so that an
+upgrade that adds a field does not discard everything learned.
 """
 
 
 def identity(spec: ConsumerSpec) -> str:
-    """A short text that changes when the consumer becomes another thing, and only then; it is kept on disk."""
-    told = [spec.unit, spec.url, spec.preset, _told(spec.load), _told(spec.unload), _told(spec.health)]
-    return hashlib.sha256(json.dumps(told).encode()).hexdigest()[:16]
+    """A short text that changes only when unit, URL, preset or routes of the consumer change; it is stored on disk."""
+    parts = [spec.unit, spec.url, spec.preset, _described(spec.load), _described(spec.unload), _described(spec.health)]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
 
 
-def _told(route: Route | HealthRoute | None) -> str:
+def _described(route: Route | HealthRoute | None) -> str:
     if route is None:
         return "None"
     kind = type(route).__name__
-    later = [field.name for field in dataclasses.fields(route) if field.name not in _ALWAYS_TOLD[kind]]
-    shown = (*_ALWAYS_TOLD[kind], *sorted(name for name in later if _is_set(route, name)))
-    return f"{kind}({', '.join(f'{name}={getattr(route, name)!r}' for name in shown)})"
+    newer = [field.name for field in dataclasses.fields(route) if field.name not in _ALWAYS_INCLUDED[kind]]
+    included = (*_ALWAYS_INCLUDED[kind], *sorted(name for name in newer if _is_set(route, name)))
+    return f"{kind}({', '.join(f'{name}={getattr(route, name)!r}' for name in included)})"
 
 
 def _is_set(route: Route | HealthRoute, name: str) -> bool:
     field = next(one for one in dataclasses.fields(route) if one.name == name)
-    made = field.default_factory
-    return bool(getattr(route, name) != (field.default if made is dataclasses.MISSING else made()))
+    factory = field.default_factory
+    return bool(getattr(route, name) != (field.default if factory is dataclasses.MISSING else factory()))

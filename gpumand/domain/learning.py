@@ -1,7 +1,8 @@
-"""What was learned of a consumer: how long it takes to load, to unload, how long it is held and how long it idles.
+"""Learned times of a consumer: how long it takes to load and to unload, how long it is leased and how long it idles.
 
-Frozen values: whoever sees a load, an unload, the end of a lease or a request observes it, keeps the new value, and may
-write it down as a record. Nothing here is configured, so everything has an answer before anything was learned.
+The values are frozen: the observer of a load, an unload, the end of a lease or a request keeps the new value that the
+``observe_…`` method returns, and may store it as a record. None of the times is configured, so every estimate has a
+default for the time before the first observation.
 """
 
 from __future__ import annotations
@@ -12,30 +13,30 @@ from enum import StrEnum
 from typing import Any
 
 from gpumand.domain.consumer import EvictionMethod
-from gpumand.domain.moving_average import averaged
-from gpumand.domain.reuse_prediction import BUCKETS, IdleTimes
+from gpumand.domain.moving_average import update_mean
+from gpumand.domain.reuse_prediction import BUCKETS, IdleTimeHistogram
 
 MAX_SEC = 7 * 86400.0
-"""Longer than a week is a clock that jumped, not a load."""
+"""Longer durations are ignored: a week is more likely a clock that jumped than a load."""
 
 MAX_COUNT = 10**9
 
-FIRST_UNLOAD_SEC, FIRST_HOLD_SEC = 1.0, 10.0
-"""What is assumed before anything was seen."""
+DEFAULT_UNLOAD_SEC, DEFAULT_HOLD_SEC = 1.0, 10.0
+"""Assumed durations before the first observation."""
 
 
 class Start(StrEnum):
-    """From where a load begins."""
+    """The state from which a load starts."""
 
     COLD = "cold"
-    """Its process is started, its weights come from disk."""
+    """The process is started, and the weights are read from disk."""
 
     PARKED = "parked"
-    """Its process lives on and had only its VRAM taken (a sleeping server, a model kept in host RAM)."""
+    """The process is running and only lost its VRAM (a sleeping server, a model kept in host RAM)."""
 
 
-def first_load_sec(footprint_mib: int, start: Start) -> float:
-    """What loading takes as far as anybody can tell beforehand: a server's start, and the disk's or the bus's rate."""
+def default_load_sec(footprint_mib: int, start: Start) -> float:
+    """Assumed seconds of a load: the start of a server, plus the transfer of the weights from disk or host RAM."""
     if start is Start.PARKED:
         return 0.5 + footprint_mib / 8192.0
     return 8.0 + footprint_mib * 1.048576 / 2500.0
@@ -43,23 +44,23 @@ def first_load_sec(footprint_mib: int, start: Start) -> float:
 
 @dataclass(frozen=True, slots=True)
 class Duration:
-    """A duration as it was seen so far, in seconds.
+    """Statistics of the observed durations of one kind, in seconds.
 
     Attributes:
-        mean_sec: moving mean, see ``average``.
-        max_sec: the longest.
-        count: how many there were.
+        mean_sec: moving mean, see ``moving_average``.
+        max_sec: the longest duration.
+        count: number of observations.
     """
 
     mean_sec: float = 0.0
     max_sec: float = 0.0
     count: int = 0
 
-    def observed(self, seconds: float) -> Duration:
-        """With one more; what is no duration (negative, beyond a week, not a number) changes nothing."""
+    def with_observation(self, seconds: float) -> Duration:
+        """A copy with one more observation; an invalid one (negative, longer than a week, NaN) is ignored."""
         if not 0.0 <= seconds <= MAX_SEC:
             return self
-        mean_sec = averaged(self.mean_sec if self.count else None, seconds)
+        mean_sec = update_mean(self.mean_sec if self.count else None, seconds)
         return Duration(mean_sec, max(self.max_sec, seconds), min(MAX_COUNT, self.count + 1))
 
 
@@ -67,114 +68,119 @@ NOTHING = Duration()
 
 
 @dataclass(frozen=True, slots=True)
-class Learned:
-    """What was learned of one consumer.
+class LearnedTimes:
+    """The learned times of one consumer.
 
     Attributes:
-        loads: by where they began.
-        unloads: by method.
-        hold: how long its leases stand.
-        idle: how long it is not wanted after a lease.
+        loads: durations of loads, by the state from which they started.
+        unloads: durations of evictions, by method.
+        hold: durations of leases.
+        idle: times from the end of a lease until the next request.
     """
 
     loads: Mapping[Start, Duration] = field(default_factory=dict)
     unloads: Mapping[EvictionMethod, Duration] = field(default_factory=dict)
     hold: Duration = NOTHING
-    idle: IdleTimes = field(default_factory=IdleTimes)
+    idle: IdleTimeHistogram = field(default_factory=IdleTimeHistogram)
 
     # -- observing -----------------------------------------------------------------------------------------------
 
-    def observe_load(self, seconds: float, start: Start = Start.COLD) -> Learned:
-        """A load has succeeded after so long."""
-        return replace(self, loads={**self.loads, start: self.loads.get(start, NOTHING).observed(seconds)})
+    def observe_load(self, seconds: float, start: Start = Start.COLD) -> LearnedTimes:
+        """A copy with one more successful load, in seconds."""
+        return replace(self, loads={**self.loads, start: self.loads.get(start, NOTHING).with_observation(seconds)})
 
-    def observe_unload(self, method: EvictionMethod, seconds: float) -> Learned:
-        """An eviction by that method has given the memory back after so long."""
-        return replace(self, unloads={**self.unloads, method: self.unloads.get(method, NOTHING).observed(seconds)})
+    def observe_unload(self, method: EvictionMethod, seconds: float) -> LearnedTimes:
+        """A copy with one more eviction that freed the memory by this method, in seconds."""
+        return replace(
+            self, unloads={**self.unloads, method: self.unloads.get(method, NOTHING).with_observation(seconds)}
+        )
 
-    def observe_hold(self, seconds: float) -> Learned:
-        """A lease has ended after so long."""
-        return replace(self, hold=self.hold.observed(seconds))
+    def observe_hold(self, seconds: float) -> LearnedTimes:
+        """A copy with one more ended lease, in seconds."""
+        return replace(self, hold=self.hold.with_observation(seconds))
 
-    def observe_idle(self, seconds: float) -> Learned:
-        """It is wanted again after so long without a lease and without anybody waiting for it."""
-        return replace(self, idle=self.idle.observed(seconds))
+    def observe_idle(self, seconds: float) -> LearnedTimes:
+        """A copy with one more idle time: seconds without a lease and without a waiting request."""
+        return replace(self, idle=self.idle.with_observation(seconds))
 
-    # -- asking --------------------------------------------------------------------------------------------------
+    # -- estimates -----------------------------------------------------------------------------------------------
 
     def load_sec(self, footprint_mib: int, start: Start = Start.COLD) -> float:
-        """How long a load is expected to take."""
+        """Expected duration of a load in seconds."""
         seen = self.loads.get(start, NOTHING)
-        return seen.mean_sec if seen.count else first_load_sec(footprint_mib, start)
+        return seen.mean_sec if seen.count else default_load_sec(footprint_mib, start)
 
     def unload_sec(self, method: EvictionMethod) -> float:
-        """How long an eviction by that method is expected to take."""
+        """Expected duration of an eviction by this method in seconds."""
         seen = self.unloads.get(method, NOTHING)
-        return seen.mean_sec if seen.count else FIRST_UNLOAD_SEC
+        return seen.mean_sec if seen.count else DEFAULT_UNLOAD_SEC
 
     def hold_sec(self) -> float:
-        """How long a lease is expected to stand."""
-        return self.hold.mean_sec if self.hold.count else FIRST_HOLD_SEC
+        """Expected duration of a lease in seconds."""
+        return self.hold.mean_sec if self.hold.count else DEFAULT_HOLD_SEC
 
-    # -- over a restart ------------------------------------------------------------------------------------------
+    # -- storage -------------------------------------------------------------------------------------------------
 
     def to_record(self) -> dict[str, Any]:
-        """As plain JSON."""
+        """The learned times as values that JSON can express."""
         return {
-            "loads": {str(start): _written(one) for start, one in self.loads.items()},
-            "unloads": {str(method): _written(one) for method, one in self.unloads.items()},
-            "hold": _written(self.hold),
+            "loads": {str(start): _duration_record(one) for start, one in self.loads.items()},
+            "unloads": {str(method): _duration_record(one) for method, one in self.unloads.items()},
+            "hold": _duration_record(self.hold),
             "idle": list(self.idle.counts),
         }
 
     @classmethod
-    def from_record(cls, record: Any) -> Learned:
-        """From what ``to_record`` gave; a key that is missing was not learned, one that is not known is passed over.
+    def from_record(cls, record: Any) -> LearnedTimes:
+        """Read a record made by ``to_record``; missing keys mean nothing was learned, unknown keys are ignored.
 
         Raises:
-            ValueError: when it is no such record, in one line.
+            ValueError: when the record is malformed; the message is one line.
         """
         if not isinstance(record, dict):
-            raise ValueError("a record is an object")
+            raise ValueError("a record must be an object")
         return cls(
-            loads={Start(key): _read(value) for key, value in _table(record, "loads", Start)},
-            unloads={EvictionMethod(key): _read(value) for key, value in _table(record, "unloads", EvictionMethod)},
-            hold=_read(record.get("hold", [0.0, 0.0, 0])),
-            idle=_read_idle(record.get("idle", [0.0] * BUCKETS)),
+            loads={Start(key): _parse_duration(value) for key, value in _known_entries(record, "loads", Start)},
+            unloads={
+                EvictionMethod(key): _parse_duration(value)
+                for key, value in _known_entries(record, "unloads", EvictionMethod)
+            },
+            hold=_parse_duration(record.get("hold", [0.0, 0.0, 0])),
+            idle=_parse_idle(record.get("idle", [0.0] * BUCKETS)),
         )
 
 
-def _written(one: Duration) -> list[float]:
+def _duration_record(one: Duration) -> list[float]:
     return [one.mean_sec, one.max_sec, one.count]
 
 
-def _table(record: dict[Any, Any], name: str, keys: type[StrEnum]) -> list[tuple[str, Any]]:
-    """Entries whose key this version knows; another version may have learned by others."""
+def _known_entries(record: dict[Any, Any], name: str, keys: type[StrEnum]) -> list[tuple[str, Any]]:
+    """Entries whose key this version knows; another version may have written other keys."""
     table = record.get(name, {})
     if not isinstance(table, dict):
-        raise ValueError(f"{name} is an object")
+        raise ValueError(f"{name} must be an object")
     known = {str(key) for key in keys}
     return [(key, value) for key, value in table.items() if key in known]
 
 
-def _read(value: Any) -> Duration:
+def _parse_duration(value: Any) -> Duration:
     if not isinstance(value, list) or len(value) != 3:
-        raise ValueError("a duration is a list of mean, longest and count")
+        raise ValueError("a duration must be a list of mean, longest and count")
     mean_sec, max_sec, count = map(_number, value, (MAX_SEC, MAX_SEC, float(MAX_COUNT)))
     if count != int(count) or mean_sec > max_sec:
-        raise ValueError("a duration has a whole count and a mean no longer than its longest")
+        raise ValueError("the count of a duration must be a whole number, and its mean must not exceed its longest")
     return Duration(mean_sec, max_sec, int(count))
 
 
-def _read_idle(value: Any) -> IdleTimes:
+def _parse_idle(value: Any) -> IdleTimeHistogram:
     if not isinstance(value, list) or len(value) != BUCKETS:
-        raise ValueError(f"idle is a list of {BUCKETS} counts")
-    return IdleTimes(tuple(_number(one, MAX_COUNT) for one in value))
+        raise ValueError(f"idle must be a list of {BUCKETS} counts")
+    return IdleTimeHistogram(tuple(_number(one, MAX_COUNT) for one in value))
 
 
-def _number(value: Any, most: float) -> float:
+def _number(value: Any, maximum: float) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float):
-        raise ValueError("a number is wanted")
-    if not 0 <= value <= most:  # nothing that is not a number is
-        raise ValueError(f"a number from 0 to {most:g} is wanted")
+        raise ValueError("expected a number")
+    if not 0 <= value <= maximum:  # rejects NaN too, which JSON can contain
+        raise ValueError(f"expected a number from 0 to {maximum:g}")
     return float(value)

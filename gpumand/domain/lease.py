@@ -1,4 +1,4 @@
-"""Leases: permission to use a resident consumer, and who holds it."""
+"""Leases: permission to use a resident consumer, held by an owner until it ends."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from enum import StrEnum
 
 
 class LeaseLifetime(StrEnum):
-    """What ends a lease besides Release."""
+    """The event that ends a lease, apart from Release."""
 
     TTL = "ttl"
     CONNECTION = "connection"
@@ -15,7 +15,7 @@ class LeaseLifetime(StrEnum):
 
 
 class LeaseEnd(StrEnum):
-    """Why a lease ended, as ``LeaseEnded`` says it."""
+    """Why a lease ended, as the D-Bus signal ``LeaseEnded`` reports it."""
 
     RELEASED = "released"
     EXPIRED = "expired"
@@ -27,14 +27,14 @@ class LeaseEnd(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Owner:
-    """A client, known by what the bus and systemd say of it; never by what it says of itself.
+    """The client that owns a lease or request, identified by the bus and systemd, never by its own claims.
 
     Attributes:
         bus_name: unique name; never reused on one bus.
         uid: user id of the connection.
         pid: process id at the time of connecting, 0 when unknown.
         unit: the systemd unit it runs in, "" when unknown or none.
-        invocation_id: that unit's run, so that a restart is told apart.
+        invocation_id: id of the current run of that unit, so that a restart can be recognised.
     """
 
     bus_name: str
@@ -46,20 +46,20 @@ class Owner:
 
 @dataclass(frozen=True, slots=True)
 class Lease:
-    """One lease.
+    """A lease on a consumer.
 
     Attributes:
-        id: unguessable; serves as handle and, since Release checks the owner, as public name.
-        consumer: what it is for.
-        device: index of the device, as text ("0"), of several "0,1"; "" when no device is known.
-        owner: who holds it.
-        lifetime: what ends it.
+        id: unguessable; used as handle. It may be public, since Release checks the owner.
+        consumer: the leased consumer.
+        device: index of the device as text ("0"), of several "0,1"; "" when no device is known.
+        owner: the client that holds it.
+        lifetime: the event that ends it.
         granted_usec: CLOCK_REALTIME microseconds.
         expires_usec: CLOCK_REALTIME microseconds; 0 = no limit.
-        ttl_sec: what ``Renew`` with 0 grants again; 0.0 when not a ttl lease.
-        reason: what the client said it is for.
-        token: idempotency token of its owner, or "".
-        uuids: of its devices, in their order; () where nobody knows any. Indices may change, these do not.
+        ttl_sec: seconds that ``Renew`` with 0 grants; 0.0 when not a ttl lease.
+        reason: the purpose that the client stated.
+        token: idempotency token of the owner, or "".
+        uuids: UUIDs of the devices, in the order of ``device``; () where unknown. Indices may change, UUIDs do not.
     """
 
     id: str

@@ -1,12 +1,12 @@
-"""Who holds what, and what is promised: the daemon's memory, kept by one owner.
+"""The ledger: current state of devices, consumers, leases and jobs, kept consistent by a single owner.
 
-The ledger knows no clock and does no I/O. Its owner (the arbiter) tells it what happened and when; it keeps the books
-consistent and hands out frozen views for decisions. Invariants, checked by the state machine in its tests:
+The ledger has no clock and does no I/O. Its owner (the arbiter) reports each event with its time; the ledger keeps its
+records consistent and returns frozen views for decisions. Invariants:
 
 - a consumer is claimed exactly while it is leased, loading, or promised to the request whose job runs;
-- a lease stands on a consumer that is claimed, and its devices are the consumer's;
+- an active lease belongs to a claimed consumer and is on the devices of that consumer;
 - at most one job runs on a device;
-- ids and tokens lead to leases that stand.
+- ids and tokens refer to active leases.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any
 
 from gpumand.domain import budget
 from gpumand.domain.consumer import ConsumerSpec, Residency, SchedulerSettings
-from gpumand.domain.device import Devices, Reading, Sample, devices_text
+from gpumand.domain.device import Devices, Reading, Sample, format_devices, placeholder_sample
 from gpumand.domain.errors import DeviceUnavailable, NoSuchDevice, NoSuchLease
 from gpumand.domain.lease import Lease, LeaseLifetime, Owner
 from gpumand.domain.name_suggestions import no_such_consumer
@@ -25,61 +25,62 @@ from gpumand.domain.view import ConsumerState, Job, View
 
 TokenKey = tuple[int, LeaseLifetime, str, str, str]
 
-LINGER_SEC = 30.0
-"""How long the footprint of a consumer that was never seen stays reserved after it was loaded or leased."""
+UNSEEN_RESERVATION_SEC = 30.0
+"""How long a footprint that no reading has shown yet stays reserved after the consumer was loaded or leased."""
 
 BACKOFF_FIRST_SEC, BACKOFF_MAX_SEC = 10.0, 300.0
 
-UNTOLD = frozenset(
+UNANNOUNCED_FIELDS = frozenset(
     {
         "changed_at",
-        "unit_moved_at",
+        "unit_changed_at",
         "idle_since",
         "loading_since",
-        "says_loaded",
+        "reports_loaded",
         "since_usec",
         "claimed_at",
         "baseline_mib",
-        "shown",
+        "footprint_seen",
         "failures",
         "retry_at",
-        "unasked",
+        "external_load",
         "jobs",
-        "needed_since",
+        "blocking_since",
         "times",
     }
 )
-"""What of a consumer's state is seen by those who ask only; a change of anything else is announced."""
+"""Fields of ConsumerState whose changes are not announced to clients: no announced property depends on them."""
 
 
 def backoff_sec(failures: int) -> float:
-    """How long a consumer is left alone after so many failed loads in a row: 10 s, doubling to 5 min."""
+    """Seconds until the next load attempt after this many failed loads in a row: 10 s, doubling up to 5 min."""
     return float(min(BACKOFF_MAX_SEC, BACKOFF_FIRST_SEC * 2.0 ** min(failures - 1, 10))) if failures > 0 else 0.0
 
 
 class Ledger:
-    """The books.
+    """The records of devices, consumers, leases and jobs.
 
     Args:
-        changed: told the name of every consumer whose state changed in a way that is announced to clients.
+        settings: settings of the scheduler.
+        changed: called with the name of every consumer whose state changed in a way that is announced to clients.
 
     Attributes:
-        settings: the rules' numbers.
-        changes: counts what changes a view; between two that are equal, views are.
+        settings: settings of the scheduler.
+        revision: incremented by every change that affects a view; views of the same revision are equal.
     """
 
     def __init__(self, settings: SchedulerSettings, changed: Callable[[str], None] = lambda _name: None) -> None:
         self.settings = settings
-        self._changed = changed
+        self._on_change = changed
         self._consumers: dict[str, ConsumerState] = {}
         self._leases: dict[str, Lease] = {}
         self._tokens: dict[TokenKey, str] = {}
         self._jobs: dict[int, Job] = {}
-        self._devices: dict[int, Sample] = {0: placeholder(None)}
-        self.changes = 0
+        self._devices: dict[int, Sample] = {0: placeholder_sample(None)}
+        self.revision = 0
         self._host_available_mib: int | None = None
 
-    # -- what there is -------------------------------------------------------------------------------------------
+    # -- lookup -------------------------------------------------------------------------------------------------
 
     @property
     def consumers(self) -> Mapping[str, ConsumerState]:
@@ -88,21 +89,21 @@ class Ledger:
 
     @property
     def leases(self) -> Mapping[str, Lease]:
-        """All standing leases by id."""
+        """All active leases by id."""
         return self._leases
 
     @property
     def jobs(self) -> Mapping[int, Job]:
-        """What is being done, by device."""
+        """Running jobs by device."""
         return self._jobs
 
     @property
     def devices(self) -> Mapping[int, Sample]:
-        """The last sample of each device; a placeholder without figures where no source knows any."""
+        """The last sample of each device; a placeholder without values where no source knows any device."""
         return self._devices
 
     def consumer(self, name: str) -> ConsumerState:
-        """One consumer. Raises NoSuchConsumer."""
+        """State of one consumer. Raises NoSuchConsumer."""
         if name not in self._consumers:
             raise no_such_consumer(name, self._consumers)
         return self._consumers[name]
@@ -110,42 +111,40 @@ class Ledger:
     def lease(self, lease_id: str) -> Lease:
         """One lease. Raises NoSuchLease."""
         if lease_id not in self._leases:
-            raise NoSuchLease("no such lease stands")
+            raise NoSuchLease("no active lease has this id")
         return self._leases[lease_id]
 
     def lease_by_token(self, owner: Owner, lifetime: LeaseLifetime, token: str) -> Lease | None:
-        """The lease that the same token of the same owner got before."""
+        """The active lease that an earlier request with the same token and owner received, or None."""
         lease_id = self._tokens.get(token_key(owner, lifetime, token)) if token else None
         return self._leases.get(lease_id) if lease_id else None
 
     def device_index(self, wanted: str) -> int:
-        """Index of the device named by index or UUID. Raises NoSuchDevice, or DeviceUnavailable when none is known."""
+        """Resolve an index or UUID to an index. Raises NoSuchDevice, or DeviceUnavailable when no device is known."""
         for index, sample in self._devices.items():
             if wanted in (str(index), sample.uuid):
                 return index
         if all(not sample.uuid for sample in self._devices.values()):
-            raise DeviceUnavailable(
-                f"device {wanted!r} cannot be looked up: {next(iter(self._devices.values())).error}"
-            )
-        raise NoSuchDevice(f"no device {wanted!r} is known")
+            raise DeviceUnavailable(f"device {wanted!r} cannot be found: {next(iter(self._devices.values())).error}")
+        raise NoSuchDevice(f"no device has the index or UUID {wanted!r}")
 
     def uuids(self, devices: Devices) -> tuple[str, ...]:
-        """Of these devices, in their order; () where not all are known."""
+        """UUIDs of these devices, in the same order; () where one is unknown."""
         found = [self._devices[device].uuid for device in devices if device in self._devices]
         return tuple(found) if len(found) == len(devices) and all(found) else ()
 
-    def devices_named(self, wanted: str) -> Devices:
-        """Indices of the devices named by index or UUID, with commas between them; "" = none. Raises as above."""
+    def resolve_devices(self, wanted: str) -> Devices:
+        """Resolve a comma-separated list of indices and UUIDs; "" = none. Raises like ``device_index``."""
         return tuple(sorted({self.device_index(one.strip()) for one in wanted.split(",")})) if wanted else ()
 
     def view(
         self,
         now: float,
         evict_failed: frozenset[str] = frozenset(),
-        wanted: Mapping[str, int] | None = None,
+        queue_positions: Mapping[str, int] | None = None,
         may_overlap: frozenset[int] = frozenset(),
     ) -> View:
-        """Everything at one moment, for a decision; see View for what is passed on."""
+        """A frozen copy of the state at this moment, for a decision; View describes the arguments."""
         return View(
             settings=self.settings,
             devices=dict(self._devices),
@@ -154,16 +153,16 @@ class Ledger:
             jobs=dict(self._jobs),
             now=now,
             evict_failed=evict_failed,
-            wanted=wanted or {},
+            queue_positions=queue_positions or {},
             may_overlap=may_overlap,
             host_available_mib=self._host_available_mib,
         )
 
     def _leases_by_device(self) -> dict[int, int]:
-        """Lease slots in use.
+        """Number of lease slots in use on each device.
 
-        A lease that a consumer's own unit holds for as long as it runs takes none: it says that the consumer must not
-        be evicted, not that it is at work, and would keep everybody else from the device for as long.
+        A lease that the consumer's own unit holds while it runs uses no slot: it protects the consumer from eviction
+        but does not mean that the consumer is working, and it would block the device for all others all that time.
         """
         used: dict[int, int] = {}
         for lease in self._leases.values():
@@ -176,39 +175,44 @@ class Ledger:
     # -- configuration and readings ------------------------------------------------------------------------------
 
     def configure(self, settings: SchedulerSettings, specs: Iterable[ConsumerSpec]) -> None:
-        """Put a configuration in force. A consumer that is gone stays while it is claimed, so that its leases hold."""
-        self.changes += 1
+        """Apply a configuration. A removed consumer stays as long as it is claimed, so that its leases stay valid."""
+        self.revision += 1
         self.settings = settings
         wanted = {spec.name: spec for spec in specs}
         for name, spec in wanted.items():
             old = self._consumers.get(name)
+            # A pin set by an administrator survives a reload; one that equals the configuration follows it.
             pinned = spec.pinned if old is None or old.pinned == old.spec.pinned else old.pinned
-            self._put(replace(old, spec=spec, pinned=pinned) if old else ConsumerState(spec, pinned=pinned))
+            self._set_state(replace(old, spec=spec, pinned=pinned) if old else ConsumerState(spec, pinned=pinned))
         self.prune(wanted)
 
-    def take_reading(self, reading: Reading, total_mib: int | None) -> None:
-        """Note what the source showed.
+    def apply_reading(self, reading: Reading, total_mib: int | None) -> None:
+        """Replace the samples of all devices.
 
         Args:
-            reading: the reading; where it has no devices at all a placeholder stands in, so that consumers can be
+            reading: the new reading; where it has no devices, a placeholder is used, so that consumers can still be
                 scheduled by declared footprints.
-            total_mib: the configured size of device 0, for when the source cannot say.
+            total_mib: configured size of device 0, for when the source cannot report it.
         """
-        samples = {sample.index: sample for sample in reading.devices} or {0: placeholder(total_mib, reading.error)}
-        self._follow({sample.uuid: index for index, sample in samples.items() if sample.uuid})
-        self._devices = {index: self._sized(sample, total_mib) for index, sample in samples.items()}
-        self.changes += 1
+        samples = {sample.index: sample for sample in reading.devices} or {
+            0: placeholder_sample(total_mib, reading.error)
+        }
+        # Before the samples are replaced: the old ones know which index each UUID had.
+        self._follow_moved_devices({sample.uuid: index for index, sample in samples.items() if sample.uuid})
+        self._devices = {index: self._with_total_mib(sample, total_mib) for index, sample in samples.items()}
+        self.revision += 1
 
-    def note_host_ram(self, available_mib: int | None) -> None:
-        """Note how much host RAM is available; None = unknown."""
+    def update_host_ram(self, available_mib: int | None) -> None:
+        """Set the available host RAM in MiB; None = unknown."""
         if available_mib != self._host_available_mib:
-            self.changes += 1
+            self.revision += 1
             self._host_available_mib = available_mib
 
-    def _follow(self, index_of: Mapping[str, int]) -> None:
-        """A device is its UUID: where its index is another now, as after one before it was pulled, all moves along.
+    def _follow_moved_devices(self, index_of: Mapping[str, int]) -> None:
+        """Move consumers and leases to the new index of their device.
 
-        What a job works on stays where the job is; it is located by its processes when the job is over.
+        A device is identified by its UUID; its index changes, for example, when a device with a lower index is removed.
+        A consumer with a running job stays where the job is; its processes show its devices when the job is over.
         """
         moved = {
             index: index_of[sample.uuid]
@@ -216,27 +220,31 @@ class Ledger:
             if index_of.get(sample.uuid, index) != index
         }
         for state in list(self._consumers.values()) if moved else ():
-            if not moved.keys().isdisjoint(state.devices) and not self._is_in_a_job(state.name):
+            if not moved.keys().isdisjoint(state.devices) and not self._has_job(state.name):
                 devices = tuple(sorted(moved.get(device, device) for device in state.devices))
                 baseline_mib = {moved.get(device, device): mib for device, mib in state.baseline_mib.items()}
                 self.update(state.name, devices=devices, baseline_mib=baseline_mib)
         for lease in list(self._leases.values()):
-            self._follow_lease(lease, index_of)
+            self._follow_moved_lease(lease, index_of)
 
-    def _follow_lease(self, lease: Lease, index_of: Mapping[str, int]) -> None:
-        """A lease from before our start says by UUID where its consumer is; else it is where its consumer is."""
+    def _follow_moved_lease(self, lease: Lease, index_of: Mapping[str, int]) -> None:
+        """A lease restored after a restart names its devices by UUID; any other lease is where its consumer is."""
         state = self._consumers[lease.consumer]
-        known = len(lease.uuids) > 0 and index_of.keys() >= set(lease.uuids) and not self._is_in_a_job(state.name)
+        known = len(lease.uuids) > 0 and index_of.keys() >= set(lease.uuids) and not self._has_job(state.name)
         devices = tuple(sorted(index_of[uuid] for uuid in lease.uuids)) if known else state.devices
         if devices != state.devices:
             self.update(state.name, devices=devices, baseline_mib={})
-        text = devices_text(devices) or lease.device
+        text = format_devices(devices) or lease.device
         if text != lease.device:
             uuids = tuple(sorted(lease.uuids, key=lambda uuid: index_of.get(uuid, -1)))
             self._leases[lease.id] = replace(lease, device=text, uuids=uuids)
 
-    def _sized(self, sample: Sample, total_mib: int | None) -> Sample:
-        """With the device's size as far as anybody knows it: a card does not shrink when its driver fails."""
+    def _with_total_mib(self, sample: Sample, total_mib: int | None) -> Sample:
+        """The sample with a total size even when the driver cannot report one.
+
+        The size from an earlier reading of the same device stays valid while the driver fails; the configured size is
+        the fallback for device 0.
+        """
         if sample.total_mib is not None:
             return sample
         former = self._devices.get(sample.index)
@@ -245,54 +253,61 @@ class Ledger:
         return replace(sample, total_mib=total_mib) if sample.index == 0 else sample
 
     def prune(self, configured: Iterable[str]) -> None:
-        """Forget consumers that are no longer configured and that nothing holds any more."""
+        """Remove consumers that are not configured any more and are neither claimed nor part of a job."""
         wanted = set(configured)
         for name, state in list(self._consumers.items()):
-            if name not in wanted and not state.claimed and not self._is_in_a_job(name):
-                self.changes += 1
+            if name not in wanted and not state.claimed and not self._has_job(name):
+                self.revision += 1
                 del self._consumers[name]
-                self._changed(name)
+                self._on_change(name)
 
-    def _is_in_a_job(self, name: str) -> bool:
+    def _has_job(self, name: str) -> bool:
         return any(name == job.consumer or name in job.evicting for job in self._jobs.values())
 
     # -- state of consumers --------------------------------------------------------------------------------------
 
     def update(self, name: str, **changes: Any) -> ConsumerState:
-        """Change fields of a consumer's state."""
-        state = self._consumers[name] = self._consumers[name].having(**changes)
-        self.changes += 1
-        if not UNTOLD.issuperset(changes):
-            self._changed(name)
+        """Change fields of the state of a consumer and return the new state."""
+        state = self._consumers[name] = self._consumers[name].with_changes(**changes)
+        self.revision += 1
+        if not UNANNOUNCED_FIELDS.issuperset(changes):
+            self._on_change(name)
         return state
 
     def claim(self, name: str, devices: Devices, now: float) -> None:
-        """Speak for a consumer's footprint on its devices: from here on it counts as used until live figures show it.
+        """Reserve the footprint of a consumer on its devices: it counts as used until VRAM readings show it.
 
-        One that is resident and was seen is in the figures already.
+        The footprint of a resident consumer that readings have shown is already part of the readings.
         """
-        claim = self._claim(self._consumers[name], devices, now)
+        claim = self._claim_changes(self._consumers[name], devices, now)
         if claim:
             self.update(name, **claim)
 
-    def _claim(self, state: ConsumerState, devices: Devices, now: float) -> dict[str, Any]:
-        """What a claim changes; nothing where its footprint is spoken for already."""
+    def _claim_changes(self, state: ConsumerState, devices: Devices, now: float) -> dict[str, Any]:
+        """Fields that a claim changes; empty where the footprint is already reserved."""
         if state.claimed:
             return {}
-        shown = state.shown and state.residency is Residency.RESIDENT and state.devices in ((), devices)
-        return {"devices": devices, "claimed_at": now, "baseline_mib": self._baseline_mib(devices), "shown": shown}
+        footprint_seen = (
+            state.footprint_seen and state.residency is Residency.RESIDENT and state.devices in ((), devices)
+        )
+        return {
+            "devices": devices,
+            "claimed_at": now,
+            "baseline_mib": self._baseline_mib(devices),
+            "footprint_seen": footprint_seen,
+        }
 
-    def rebase(self, name: str) -> None:
-        """Count a claim's growth from here on: what others held meanwhile is gone."""
+    def reset_baseline(self, name: str) -> None:
+        """Measure the growth of a claim from now on, after evictions have changed the memory of other processes."""
         state = self._consumers[name]
         if state.devices:
-            self.update(name, baseline_mib=self._baseline_mib(state.devices), shown=False)
+            self.update(name, baseline_mib=self._baseline_mib(state.devices), footprint_seen=False)
 
     def _baseline_mib(self, devices: Devices) -> dict[int, int | None]:
         return {one: budget.unattributed_mib(self._devices[one]) for one in devices if one in self._devices}
 
-    def unclaim(self, name: str, now: float) -> None:
-        """Stop speaking for it, unless a lease, a load or a job still does, or its last request may still load it."""
+    def release_claim(self, name: str, now: float) -> None:
+        """Release a claim, unless a lease, load or job still needs it, or its last request may still load the model."""
         state = self._consumers[name]
         is_promised = any(job.consumer == name and name not in job.evicting for job in self._jobs.values())
         is_used = state.leases or state.residency is Residency.LOADING or is_promised
@@ -301,91 +316,82 @@ class Ledger:
 
     # -- jobs ----------------------------------------------------------------------------------------------------
 
-    def begin(self, job: Job) -> None:
-        """Start a job on its devices, all of them at once; there must be none on any."""
+    def begin_job(self, job: Job) -> None:
+        """Start a job on all of its devices; none of them may have a job."""
         assert job.devices, "a job is somewhere"
-        self.changes += 1
-        for device in (*job.devices, *job.beside):
+        self.revision += 1
+        for device in (*job.devices, *job.extra_devices):
             assert device not in self._jobs, "one job at a time on a device"
             self._jobs[device] = job
 
     def replace_job(self, job: Job) -> None:
-        """Note that a running job has got further, or reaches other devices beside its own."""
+        """Replace a running job by its next step, which may involve other additional devices."""
         former = self._jobs[job.devices[0]]
         assert (former.consumer, former.devices) == (job.consumer, job.devices)
-        self._end(former)
-        self.begin(job)
+        self._remove_job(former)
+        self.begin_job(job)
 
-    def end(self, device: int) -> None:
-        """The job on this device is over, on all of its devices."""
-        self._end(self._jobs[device])
+    def end_job(self, device: int) -> None:
+        """End the job on this device, and on all other devices of the same job."""
+        self._remove_job(self._jobs[device])
 
-    def _end(self, job: Job) -> None:
-        self.changes += 1
-        for device in (*job.devices, *job.beside):
+    def _remove_job(self, job: Job) -> None:
+        self.revision += 1
+        for device in (*job.devices, *job.extra_devices):
             del self._jobs[device]
 
     # -- leases --------------------------------------------------------------------------------------------------
 
     def add_lease(self, lease: Lease, devices: Devices, now: float) -> None:
-        """Let a lease stand on a consumer."""
+        """Add an active lease and claim its consumer."""
         self._leases[lease.id] = lease
         if lease.token:
             self._tokens[token_key(lease.owner, lease.lifetime, lease.token)] = lease.id
         state = self._consumers[lease.consumer]
-        self.update(lease.consumer, leases=state.leases + 1, **self._claim(state, devices, now))
+        self.update(lease.consumer, leases=state.leases + 1, **self._claim_changes(state, devices, now))
 
     def renew_lease(self, lease: Lease) -> None:
-        """Put a lease with a new expiry in place of the one with the same id."""
+        """Replace the lease with the same id by one with a new expiry."""
         assert lease.id in self._leases
         self._leases[lease.id] = lease
 
-    def remove_lease(self, lease_id: str, now: float, worked_usec: int) -> Lease:
-        """End a lease; its consumer counts as used until this moment. Raises NoSuchLease."""
+    def remove_lease(self, lease_id: str, now: float, lease_ended_usec: int) -> Lease:
+        """Remove a lease; ``lease_ended_usec`` becomes the time of last use of its consumer. Raises NoSuchLease."""
         lease = self.lease(lease_id)
         del self._leases[lease_id]
         key = token_key(lease.owner, lease.lifetime, lease.token)
+        # The token may have been used again for a newer lease, which keeps it.
         if self._tokens.get(key) == lease_id:
             del self._tokens[key]
         state = self._consumers[lease.consumer]
-        self.update(lease.consumer, leases=state.leases - 1, worked_usec=worked_usec, idle_since=now)
-        self.unclaim(lease.consumer, now)
+        self.update(lease.consumer, leases=state.leases - 1, lease_ended_usec=lease_ended_usec, idle_since=now)
+        self.release_claim(lease.consumer, now)
         return lease
 
-    def _put(self, state: ConsumerState) -> None:
-        self.changes += 1
+    def _set_state(self, state: ConsumerState) -> None:
+        self.revision += 1
         self._consumers[state.name] = state
-        self._changed(state.name)
+        self._on_change(state.name)
 
 
 def _may_still_load(state: ConsumerState, now: float) -> bool:
-    """What was loaded, or asked to load, takes its memory when it pleases, also after its lease has ended.
+    """Whether a consumer without visible footprint may still load its model after its lease has ended.
 
-    A lazy consumer loads on a request that its client sent, though the client has died meanwhile; a unit is active
-    from its first moment on. Nobody tells when it is done, so its room is kept until it is seen, for a while at most.
+    A lazy consumer goes on loading for a request although the client that sent it has died, and a unit counts as
+    active before its model is loaded. No event marks the end of such a load, so its memory stays reserved until
+    readings show it, but for a limited time.
     """
-    is_pending = state.residency in (Residency.RESIDENT, Residency.UNKNOWN, Residency.PARKED) and not state.shown
-    return is_pending and now < state.idle_since + LINGER_SEC
-
-
-def placeholder(total_mib: int | None, error: str = "") -> Sample:
-    """A device nobody could read, so that the rules have something to reckon with."""
-    return Sample(
-        index=0,
-        uuid="",
-        name="",
-        source="none",
-        total_mib=total_mib,
-        used_mib=None,
-        free_mib=None,
-        error=error or "no device was read yet",
+    is_pending = (
+        state.residency in (Residency.RESIDENT, Residency.UNKNOWN, Residency.PARKED) and not state.footprint_seen
     )
+    return is_pending and now < state.idle_since + UNSEEN_RESERVATION_SEC
 
 
 def token_key(owner: Owner, lifetime: LeaseLifetime, token: str) -> TokenKey:
-    """Who is the same owner: the user, and where a lease is bound to more than that, the connection or the unit's run.
+    """Key under which requests with the same idempotency token count as the same request.
 
-    A script's second ``busctl call`` is another connection of the same user: for a ttl lease it is the same owner.
+    It has the user and the token, and for lifetimes bound to more than the user also the connection or the run of the
+    unit. For a ttl lease, two ``busctl call`` of one script are two connections but the same owner.
     """
     bus_name = owner.bus_name if lifetime is LeaseLifetime.CONNECTION else ""
     run = f"{owner.unit}/{owner.invocation_id}" if lifetime is LeaseLifetime.UNIT else ""

@@ -1,8 +1,8 @@
-"""Does loading beside a lease slow down who works? Measured, so that it is done only where it costs little.
+"""Measures whether loading a consumer during another one's lease slows that lease down, so that it is done only if not.
 
-Leases with a load beside them are longer than others for a reason of their own: the longer one stands, the likelier
-somebody comes for whom something has to be loaded. So like is compared with like: every lease is drawn to allow a load
-beside it or not, and of both kinds only those count to which somebody came.
+Leases during which a load runs are longer than others for a reason of their own: the longer a lease is, the likelier a
+request arrives for which something must be loaded. So like is compared with like: each lease is assigned at its start
+to allow such a load or not, and in both groups only the leases during which a load was requested count.
 """
 
 from __future__ import annotations
@@ -14,28 +14,28 @@ from dataclasses import dataclass, field, replace
 from gpumand.domain.consumer import Overlap, Policy, SchedulerSettings
 from gpumand.domain.device import Devices
 
-LEAST_COUNT = 10
-"""So many leases of each kind are looked at before anything is concluded; until then they take turns."""
+MIN_COUNT = 10
+"""Each group needs this many leases before anything is concluded; until then leases alternate between the groups."""
 
-MOST_SLOWDOWN = 1.2
-"""Working a fifth longer is what loading early may cost."""
+MAX_SLOWDOWN = 1.2
+"""Early loads are accepted while they make leases at most a fifth longer."""
 
-EVERY = 10
-"""Afterwards every so many-th lease is of the other kind: drivers and disks change, and so may the conclusion."""
+PROBE_EVERY = 10
+"""Afterwards every tenth lease goes to the other group: drivers and disks change, and so may the conclusion."""
 
-KEEP = 0.98
-"""What an earlier lease counts when another one has been seen: some fifty count."""
+DECAY = 0.98
+"""The weight of earlier leases is multiplied by this with each new one, so that about fifty count."""
 
-_BOUND = math.log(8.0)
-"""A lease that stands eight times as long as usual had more to do; nothing is learned from how much more."""
+_MAX_LOG_RATIO = math.log(8.0)
+"""A lease eight times as long as usual had more work to do; a larger ratio is cut off here."""
 
 
 @dataclass(frozen=True, slots=True)
-class Kind:
-    """Leases of one kind: how long they stood by how long such leases stand usually, as logarithms.
+class LeaseGroup:
+    """The leases of one group: logarithms of their length relative to the usual length of such leases.
 
     Attributes:
-        count: how many, the older ones counting less.
+        count: how many, older ones counting less.
         total, squares: sums of the logarithms and of their squares.
     """
 
@@ -43,104 +43,115 @@ class Kind:
     total: float = 0.0
     squares: float = 0.0
 
-    def observed(self, logarithm: float) -> Kind:
-        """With one more."""
-        return Kind(self.count * KEEP + 1.0, self.total * KEEP + logarithm, self.squares * KEEP + logarithm * logarithm)
+    def observed(self, logarithm: float) -> LeaseGroup:
+        """The group with one more lease."""
+        return LeaseGroup(
+            self.count * DECAY + 1.0, self.total * DECAY + logarithm, self.squares * DECAY + logarithm * logarithm
+        )
 
     @property
     def mean(self) -> float:
-        """Of the logarithms; 0 without any."""
+        """Mean of the logarithms; 0 without any."""
         return self.total / self.count if self.count else 0.0
 
     @property
-    def error(self) -> float:
-        """Standard error of the mean, squared."""
+    def squared_error(self) -> float:
+        """The square of the standard error of the mean."""
         return max(0.0, self.squares / self.count - self.mean**2) / self.count if self.count else 0.0
 
 
 @dataclass(frozen=True, slots=True)
 class Slowdown:
-    """How much longer leases stand that had a load beside them.
+    """How much longer leases are while a load runs during them.
 
     Attributes:
-        beside: leases with a load beside them.
-        alone: leases that would have had one, had it been allowed.
-        drawn: how many leases were drawn.
+        overlapped: leases during which a load ran.
+        alone: leases during which a load was requested and not allowed.
+        assigned: how many leases have been assigned to a group.
     """
 
-    beside: Kind = field(default_factory=Kind)
-    alone: Kind = field(default_factory=Kind)
-    drawn: int = 0
+    overlapped: LeaseGroup = field(default_factory=LeaseGroup)
+    alone: LeaseGroup = field(default_factory=LeaseGroup)
+    assigned: int = 0
 
-    def observed(self, seconds: float, usual_sec: float, *, beside: bool) -> Slowdown:
-        """With one more lease; one of which nobody knows how long it stands usually says nothing."""
+    def observed(self, seconds: float, usual_sec: float, *, overlapped: bool) -> Slowdown:
+        """The measurement with one more lease; a lease whose usual length is unknown does not count.
+
+        Args:
+            seconds: how long the lease was.
+            usual_sec: how long leases on its consumer usually are; 0 = unknown.
+            overlapped: the group that it was assigned to.
+        """
         if usual_sec <= 0.0 or seconds <= 0.0:
             return self
-        logarithm = min(_BOUND, max(-_BOUND, math.log(seconds / usual_sec)))
-        if beside:
-            return replace(self, beside=self.beside.observed(logarithm))
+        logarithm = min(_MAX_LOG_RATIO, max(-_MAX_LOG_RATIO, math.log(seconds / usual_sec)))
+        if overlapped:
+            return replace(self, overlapped=self.overlapped.observed(logarithm))
         return replace(self, alone=self.alone.observed(logarithm))
 
     @property
     def factor(self) -> float:
-        """How many times as long; 1 = no slowdown."""
-        return math.exp(self.beside.mean - self.alone.mean)
+        """How many times as long leases are; 1 = no slowdown."""
+        return math.exp(self.overlapped.mean - self.alone.mean)
 
     @property
     def is_known(self) -> bool:
-        """Whether enough was seen to conclude anything."""
-        return min(self.beside.count, self.alone.count) >= LEAST_COUNT
+        """Whether enough leases were observed to conclude anything."""
+        return min(self.overlapped.count, self.alone.count) >= MIN_COUNT
 
     @property
-    def is_worth_it(self) -> bool:
-        """Whether it was not seen to cost too much, by more than chance."""
-        error = math.sqrt(self.beside.error + self.alone.error)
-        return not self.is_known or math.log(self.factor) - error <= math.log(MOST_SLOWDOWN)
+    def is_acceptable(self) -> bool:
+        """Whether no slowdown above ``MAX_SLOWDOWN`` was measured beyond the standard error."""
+        error = math.sqrt(self.overlapped.squared_error + self.alone.squared_error)
+        return not self.is_known or math.log(self.factor) - error <= math.log(MAX_SLOWDOWN)
 
-    def draw(self) -> tuple[bool, Slowdown]:
-        """Whether the next lease may have a load beside it, and what is known after that."""
-        after = replace(self, drawn=self.drawn + 1)
+    def assign(self) -> tuple[bool, Slowdown]:
+        """Whether the next lease may be overlapped, and the measurement after this assignment."""
+        after = replace(self, assigned=self.assigned + 1)
         if not self.is_known:
-            return self.drawn % 2 == 0, after
-        return (self.drawn % EVERY != 0) == self.is_worth_it, after
+            return self.assigned % 2 == 0, after
+        return (self.assigned % PROBE_EVERY != 0) == self.is_acceptable, after
 
 
 @dataclass(slots=True)
-class _Standing:
+class _ActiveLease:
     devices: Devices
-    may: bool
-    was_wanted: bool = False
+    may_overlap: bool
+    load_requested: bool = False
 
 
-class Overlapping:
-    """Which leases may have loads beside them. Owned by whoever grants leases."""
+class OverlapExperiment:
+    """Which active leases allow loads during them, and the measurement of what that costs."""
 
     def __init__(self) -> None:
         self.slowdown = Slowdown()
-        self._leases: dict[str, _Standing] = {}
+        self._leases: dict[str, _ActiveLease] = {}
 
-    def began(self, lease: str, devices: Devices) -> None:
-        """A lease stands; it is drawn."""
-        may, self.slowdown = self.slowdown.draw()
-        self._leases[lease] = _Standing(devices, may)
+    def lease_started(self, lease: str, devices: Devices) -> None:
+        """Assign a new lease to one of the two groups."""
+        may_overlap, self.slowdown = self.slowdown.assign()
+        self._leases[lease] = _ActiveLease(devices, may_overlap)
 
-    def wanted(self, devices: Devices) -> None:
-        """Somebody came for whom something would be loaded beside the leases on any of these devices."""
-        for standing in self._leases.values():
-            standing.was_wanted |= not set(devices).isdisjoint(standing.devices)
+    def load_requested(self, devices: Devices) -> None:
+        """Note that a load could run during the leases on any of these devices, whether it is allowed or not."""
+        for active in self._leases.values():
+            active.load_requested |= not set(devices).isdisjoint(active.devices)
 
-    def ended(self, lease: str, seconds: float, usual_sec: float) -> None:
-        """A lease has ended after so long; leases on its consumer usually stand ``usual_sec`` (0 = not known)."""
-        standing = self._leases.pop(lease, None)
-        if standing is not None and standing.was_wanted:
-            self.slowdown = self.slowdown.observed(seconds, usual_sec, beside=standing.may)
+    def lease_ended(self, lease: str, seconds: float, usual_sec: float) -> None:
+        """Count a lease that has ended; see ``Slowdown.observed`` for the seconds."""
+        ended = self._leases.pop(lease, None)
+        if ended is not None and ended.load_requested:
+            self.slowdown = self.slowdown.observed(seconds, usual_sec, overlapped=ended.may_overlap)
 
-    def devices(self, settings: SchedulerSettings, devices: Iterable[int]) -> frozenset[int]:
-        """Those on which loads may run beside leases now."""
+    def devices_allowed(self, settings: SchedulerSettings, devices: Iterable[int]) -> frozenset[int]:
+        """The devices on which loads may run during leases now."""
         if settings.policy is not Policy.ADAPTIVE or settings.overlap is Overlap.OFF:
             return frozenset()
         if settings.overlap is Overlap.ON:
             return frozenset(devices)
-        refused = {device for standing in self._leases.values() if not standing.may for device in standing.devices}
-        used = {device for standing in self._leases.values() for device in standing.devices}
-        return frozenset(one for one in devices if one not in refused and (one in used or self.slowdown.is_worth_it))
+        # On a device without an active lease nothing is assigned yet: the measurement so far decides.
+        refused = {device for active in self._leases.values() if not active.may_overlap for device in active.devices}
+        leased = {device for active in self._leases.values() for device in active.devices}
+        return frozenset(
+            device for device in devices if device not in refused and (device in leased or self.slowdown.is_acceptable)
+        )

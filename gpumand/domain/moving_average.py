@@ -1,11 +1,11 @@
-"""The moving mean by which everything is learned that is measured again and again."""
+"""The exponential moving average used for all learned values."""
 
 from __future__ import annotations
 
 WEIGHT = 0.2
-"""What the newest figure counts in it."""
+"""Weight of the newest value."""
 
 
-def averaged(mean: float | None, value: float) -> float:
-    """The mean with one more figure; None = there was none before."""
+def update_mean(mean: float | None, value: float) -> float:
+    """The mean after one more value; ``mean`` None = this is the first value."""
     return float(value) if mean is None else mean + WEIGHT * (value - mean)

@@ -1,8 +1,9 @@
-"""Parking: taking a consumer's VRAM back by a route that leaves its weights in host RAM, where there is room for them.
+"""Parking: eviction from VRAM by a route that leaves the weights in host RAM, where host RAM has room for them.
 
-Host RAM is a second budget with the rule of the first: what is available, less a reserve, less what is promised to
-parkings under way. Where a victim finds no room in it, parked consumers that are worth less than it are stopped first;
-where there are none, it is stopped itself instead of being parked; and one that cannot be stopped stays where it is.
+Host RAM is a second budget with the rule of the first: what is available, less a reserve, less what is reserved for
+consumers that are being parked. Where a victim finds no room in it, parked consumers with a lower cost are stopped
+first. Where there are none, the victim itself is stopped instead of parked. A victim that cannot be stopped is not
+evicted.
 """
 
 from __future__ import annotations
@@ -14,38 +15,39 @@ from typing import Any
 from gpumand.domain import budget, eviction_cost, victims
 from gpumand.domain.consumer import EvictionMethod, Policy, Residency
 from gpumand.domain.device import Devices
-from gpumand.domain.host_ram import fits, room_mib, stop_of, would_park
-from gpumand.domain.request import PlannedEviction, Spared
-from gpumand.domain.reuse_prediction import IdleTimes
+from gpumand.domain.host_ram import can_park, room_mib, stop_method, would_park
+from gpumand.domain.request import PlannedEviction, SparedConsumer
+from gpumand.domain.reuse_prediction import IdleTimeHistogram
 from gpumand.domain.victims import Choice
 from gpumand.domain.view import ConsumerState, View
 
-NO_ROOM = "host RAM has no room to park it in, and it has no unit to stop"
+NO_HOST_RAM = "host RAM has no room to park it, and it has no unit to stop"
 
 
-def names(victims: Iterable[PlannedEviction]) -> tuple[str, ...]:
-    """Those of the victims that are parked."""
+def parked_victims(victims: Iterable[PlannedEviction]) -> tuple[str, ...]:
+    """Names of the victims that are parked."""
     return tuple(one.consumer for one in victims if one.parks)
 
 
 def choose(view: View, devices: Devices, target: ConsumerState, short_mib: Mapping[int, int], limit: int) -> Choice:
-    """Choose victims as ``victims.choose`` does, with how each is evicted by what host RAM allows."""
-    stay: set[str] = set()
+    """Choose victims as ``victims.choose`` does, and by which method each is evicted given the free host RAM."""
+    excluded: set[str] = set()
     while True:
-        choice = victims.choose(view, devices, target, short_mib, limit, without=stay)
+        choice = victims.choose(view, devices, target, short_mib, limit, excluded=excluded)
         if not any(would_park(view.consumers[one.consumer]) for one in choice.victims):
             break
         planned = _Plan(view, devices, target, limit, choice).run()
         if not isinstance(planned, str):
             return replace(choice, victims=planned)
-        stay.add(planned)
-    there = [name for name in sorted(stay) if name not in {one.consumer for one in choice.victims}]
-    return replace(choice, spared=(*choice.spared, *(Spared(name, NO_ROOM) for name in there)))
+        # One victim can be neither parked nor stopped: choose again without it.
+        excluded.add(planned)
+    kept = [name for name in sorted(excluded) if name not in {one.consumer for one in choice.victims}]
+    return replace(choice, spared=(*choice.spared, *(SparedConsumer(name, NO_HOST_RAM) for name in kept)))
 
 
 @dataclass(slots=True)
 class _Plan:
-    """Works out how each victim of a choice goes."""
+    """Works out how each victim of a choice is evicted."""
 
     view: View
     devices: Devices
@@ -54,7 +56,7 @@ class _Plan:
     choice: Choice
 
     def run(self) -> tuple[PlannedEviction, ...] | str:
-        """The evictions in order; or the name of one that cannot go."""
+        """The evictions in order; or the name of a victim that can be neither parked nor stopped."""
         left_mib, planned = room_mib(self.view), list[PlannedEviction]()
         taken = {one.consumer for one in self.choice.victims}
         extra = self.limit - len(self.choice.victims)
@@ -63,82 +65,87 @@ class _Plan:
             if not would_park(state) or one.method != EvictionMethod.HTTP:
                 planned.append(one)
                 continue
-            freed = [] if fits(state, left_mib) else self._freed_for(state, left_mib, taken)
-            if freed is not None and len(freed) <= extra:
-                planned += [_stopped_for(other, state) for other in freed]
+            stopped = [] if can_park(state, left_mib) else self._stopped_for(state, left_mib, taken)
+            if stopped is not None and len(stopped) <= extra:
+                # The stops must come first: only then host RAM has room when the victim is parked.
+                planned += [_planned_stop(other, state) for other in stopped]
                 planned.append(replace(one, parks=True))
-                extra -= len(freed)
-                taken |= {other.name for other in freed}
-                gained_mib = sum(other.host_mib for other in freed) - state.host_mib
+                extra -= len(stopped)
+                taken |= {other.name for other in stopped}
+                gained_mib = sum(other.host_mib for other in stopped) - state.host_mib
                 left_mib = None if left_mib is None else left_mib + gained_mib
-            elif (stop := stop_of(state)) is not None:
+            elif (stop := stop_method(state)) is not None:
                 planned.append(replace(one, method=str(stop)))
             else:
                 return state.name
         return tuple(planned)
 
-    def _freed_for(
+    def _stopped_for(
         self, state: ConsumerState, left_mib: int | None, taken: Collection[str]
     ) -> list[ConsumerState] | None:
-        """Parked ones to be stopped so that it can be parked; None where it is better stopped itself, or must be."""
+        """Parked consumers to stop so that ``state`` can be parked; None where stopping it is better, or necessary."""
         if left_mib is None:
             return None
-        freed: list[ConsumerState] = []
-        worth = _worth(self.view)
-        for other in sorted(self._parked(taken), key=worth):
+        stopped: list[ConsumerState] = []
+        cost_key = _parked_cost_key(self.view)
+        for other in sorted(self._parked(taken), key=cost_key):
             if left_mib >= state.host_mib:
                 break
-            if stop_of(state) is not None and worth(other) >= worth(state):
+            # Cheaper to stop the victim itself than a parked consumer that costs at least as much.
+            if stop_method(state) is not None and cost_key(other) >= cost_key(state):
                 return None
-            if (gives_mib := budget.told_mib(other.host_mib)) is None:
+            if (gained_mib := budget.reportable_mib(other.host_mib)) is None:
                 continue
-            freed.append(other)
-            left_mib += gives_mib
-        return freed if left_mib >= state.host_mib else None
+            stopped.append(other)
+            left_mib += gained_mib
+        return stopped if left_mib >= state.host_mib else None
 
     def _parked(self, taken: Collection[str]) -> list[ConsumerState]:
-        """Who may be stopped for the host RAM that it holds."""
-        spoken_for = {*taken, self.target.name} | {name for job in self.view.jobs.values() for name in job.evicting}
+        """Consumers that may be stopped for the host RAM that they hold."""
+        unavailable = {*taken, self.target.name} | {name for job in self.view.jobs.values() for name in job.evicting}
         return [
             one
             for one in self.view.consumers.values()
             if one.residency is Residency.PARKED
-            and one.name not in spoken_for
-            and not victims.why_not(self.view, (*self.devices, *_quiet(self.view)), one, self.target)
+            and one.name not in unavailable
+            and not victims.exemption(self.view, (*self.devices, *_idle_devices(self.view)), one, self.target)
         ]
 
 
-def about_to_make_room(view: View, devices: Devices, target: ConsumerState, stuck: Iterable[str]) -> list[str]:
-    """Who takes host RAM at the moment in which those who are stuck may be parked soon; none where that is in vain.
+def consumers_freeing_host_ram(
+    view: View, devices: Devices, target: ConsumerState, unparkable: Iterable[str]
+) -> list[str]:
+    """Consumers whose use of host RAM ends soon, where that would give the ``unparkable`` enough room; else none.
 
-    What is being parked counts whole although some of it shows already; what is being woken gives its share back; and
-    one that is parked may be stopped when what is done with it now is over.
+    A consumer that is being parked counts whole, although a part of it shows already. One that is being woken returns
+    its share. One that is parked and in use can be stopped when that use has ended.
     """
-    left_mib, need_mib = room_mib(view), max(view.consumers[name].host_mib for name in stuck)
-    going = {name for job in view.jobs.values() for name in job.parking}
-    going |= {one.name for one in view.loading if one.spec.parks and one.name != target.name}
+    left_mib, need_mib = room_mib(view), max(view.consumers[name].host_mib for name in unparkable)
+    changing = {name for job in view.jobs.values() for name in job.parking}
+    changing |= {one.name for one in view.loading if one.spec.parks and one.name != target.name}
     parked = [one for one in view.consumers.values() if one.residency is Residency.PARKED and one.name != target.name]
-    may_go = [one for one in parked if not victims.why_never(view, one, target)]
-    going |= {one.name for one in may_go if victims.why_not(view, (*devices, *_quiet(view)), one, target)}
-    others = (view.consumers[name] for name in going | {one.name for one in may_go})
-    others_mib = sum(budget.told_mib(one.host_mib) or 0 for one in others)
-    return sorted(going) if left_mib is not None and left_mib + others_mib >= need_mib else []
+    stoppable = [one for one in parked if not victims.permanent_exemption(view, one, target)]
+    reachable = (*devices, *_idle_devices(view))
+    changing |= {one.name for one in stoppable if victims.exemption(view, reachable, one, target)}
+    others = (view.consumers[name] for name in changing | {one.name for one in stoppable})
+    others_mib = sum(budget.reportable_mib(one.host_mib) or 0 for one in others)
+    return sorted(changing) if left_mib is not None and left_mib + others_mib >= need_mib else []
 
 
-def _quiet(view: View) -> Devices:
+def _idle_devices(view: View) -> Devices:
     """Devices on which nothing is being loaded or evicted."""
     loading = {device for one in view.loading for device in one.devices}
     return tuple(device for device in view.devices if device not in view.jobs and device not in loading)
 
 
-def _worth(view: View) -> Callable[[ConsumerState], tuple[Any, ...]]:
-    """What is lost by stopping one that is parked, or is to be: by the policy in force, the least first."""
+def _parked_cost_key(view: View) -> Callable[[ConsumerState], tuple[Any, ...]]:
+    """Sort key by what is lost when a consumer is stopped that is parked, or is to be; by the policy in force."""
     if view.settings.policy is not Policy.ADAPTIVE:
-        return victims.least_recently_used
-    idle: IdleTimes = eviction_cost.pooled(view.consumers.values())
-    return lambda state: (eviction_cost.parked_worth(view, state, idle).value, state.name)
+        return victims.lru_key
+    idle: IdleTimeHistogram = eviction_cost.pooled_idle_times(view.consumers.values())
+    return lambda state: (eviction_cost.parked_cost(view, state, idle).value, state.name)
 
 
-def _stopped_for(state: ConsumerState, other: ConsumerState) -> PlannedEviction:
+def _planned_stop(state: ConsumerState, other: ConsumerState) -> PlannedEviction:
     why = f"parked, and its {state.host_mib} MiB of host RAM are needed to park {other.name}"
     return PlannedEviction(state.name, state.spec.residual_mib, str(EvictionMethod.UNIT_STOP), why)

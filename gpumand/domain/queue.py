@@ -1,4 +1,4 @@
-"""Who is next: priority first, then arrival, and nobody waits for ever."""
+"""The order of waiting requests: priority, then arrival, and no request waits for ever."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ Rank = tuple[float, int]
 class RequestQueue:
     """Waiting requests in the order in which they are served.
 
-    One priority point is worth ``aging_sec / 100`` seconds of waiting, for everybody alike: a request of priority 50
-    is treated as one that arrived half an ``aging_sec`` earlier. So a higher priority goes first among those that
-    arrived together, and no stream of newcomers overtakes a waiting request for ever: after twice ``aging_sec`` even
-    -100 stands before every newcomer of +100. Since all age at the same rate the order of two requests never
-    changes, which is what lets it be a sorted list.
+    One priority point is worth ``aging_sec / 100`` seconds of waiting for every request alike: a request of priority 50
+    is treated as one that arrived half an ``aging_sec`` earlier. A higher priority goes first among requests that
+    arrived together, and no stream of new requests overtakes a waiting one for ever: after twice ``aging_sec`` even
+    priority -100 precedes every new request of +100. Since all requests age at the same rate, the order of two of them
+    never changes, so that a sorted list is enough.
     """
 
     def __init__(self, aging_sec: float) -> None:
@@ -35,27 +35,27 @@ class RequestQueue:
     def __contains__(self, request: Request) -> bool:
         return request.number in self._waiting
 
-    def add(self, request: Request, put_back_sec: float = 0.0) -> None:
-        """Let a request wait.
+    def add(self, request: Request, delay_sec: float = 0.0) -> None:
+        """Add a waiting request.
 
         Args:
-            request: which one.
-            put_back_sec: it counts as one that arrived so much later.
+            request: the request.
+            delay_sec: it counts as having arrived this many seconds later (see ``fairness``).
         """
-        self._waiting[request.number] = (request, put_back_sec)
+        self._waiting[request.number] = (request, delay_sec)
         insort(self._order, self._rank(request.number))
 
     def remove(self, request: Request) -> None:
-        """Take a request out, if it is there."""
+        """Remove a request, if it is in the queue."""
         if request in self:
             del self._order[bisect_left(self._order, self._rank(request.number))]
             del self._waiting[request.number]
 
     def set_aging(self, aging_sec: float) -> None:
-        """Put a new worth of a priority point in force, for those who wait too."""
+        """Change what a priority point is worth, for waiting requests too."""
         self._sec_per_point = aging_sec / 100.0
         self._order = sorted(self._rank(number) for number in self._waiting)
 
     def _rank(self, number: int) -> Rank:
-        request, put_back_sec = self._waiting[number]
-        return request.arrived_at + put_back_sec - request.priority * self._sec_per_point, number
+        request, delay_sec = self._waiting[number]
+        return request.arrived_at + delay_sec - request.priority * self._sec_per_point, number

@@ -1,8 +1,8 @@
-"""Who of those that wait is served now: one walk through the queue, in serving order.
+"""Serves the queue: one pass over the waiting requests, in serving order, decides which of them go now.
 
-A walk is pure as far as the world goes: views and waiting requests in, rulings out. Whoever walks (the daemon's desk, a
-simulation) decides each request by ``planning.decide``, asks the walk for its ruling, acts on that, and says who stays
-ahead of the others because it has to wait.
+A pass is pure: views and waiting requests in, queue decisions out. Its caller (the daemon's scheduler, a simulation)
+decides each request with ``planning.decide``, gives that decision to the pass, acts on the queue decision that comes
+back, and marks the requests that go on waiting, so that the pass keeps them ahead of later ones.
 """
 
 from __future__ import annotations
@@ -11,24 +11,25 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from gpumand.domain.consumer import Residency
+from gpumand.domain.decision import Decision, Requirement
+from gpumand.domain.decision_messages import requests_ahead
 from gpumand.domain.device import Devices
 from gpumand.domain.errors import Busy
-from gpumand.domain.planning import Decision, Requirement
 from gpumand.domain.request import MIN_PRIORITY, Verdict
-from gpumand.domain.strict_backfill import may_pass
+from gpumand.domain.strict_backfill import may_backfill
 from gpumand.domain.view import View
 
 
 @dataclass(frozen=True, slots=True)
 class QueueEntry:
-    """A waiting request, as the others see it.
+    """A waiting request as the queue rule sees it.
 
     Attributes:
-        number: its own; see Request.
-        wish: what is to be decided for it.
-        overtaken_sec: seconds of work that have been let past it.
+        number: number of the request; see Request.
+        requirement: what the request needs.
+        overtaken_sec: seconds of work of later requests that were served before it.
         priority: -100 to 100.
-        was_loaded: its consumer was loaded for it already.
+        was_loaded: its consumer was loaded for it once already.
     """
 
     number: int
@@ -39,120 +40,123 @@ class QueueEntry:
 
 
 @dataclass(frozen=True, slots=True)
-class Ruling:
-    """What becomes of a request now.
+class QueueDecision:
+    """What the queue rule makes of a request's decision.
 
     Attributes:
-        decision: what ``decide`` said, or a wait where it is not its turn.
-        passes: numbers of the requests that it overtakes by being granted.
-        takes_slot: whether its load is for a lease slot that is free; False for one that begins beside a lease.
-        is_beside: whether it is, or would be were it allowed, loaded beside the leases on its device.
+        decision: the decision of ``decide``, or a wait where it is not the request's turn.
+        overtaken: numbers of the earlier requests that it overtakes by being granted.
+        takes_slot: whether its load takes a free lease slot; False for a load that overlaps a lease.
+        is_overlap_candidate: whether it is loaded, or could be if that were allowed, during the leases on its devices.
     """
 
     decision: Decision
-    passes: tuple[int, ...] = ()
+    overtaken: tuple[int, ...] = ()
     takes_slot: bool = True
-    is_beside: bool = False
+    is_overlap_candidate: bool = False
 
 
 @dataclass(slots=True)
-class Ahead:
-    """Who stays ahead on one device."""
+class RequestsAhead:
+    """The requests that wait for a device and stay ahead of later ones."""
 
-    standings: list[QueueEntry] = field(default_factory=list)
+    entries: list[QueueEntry] = field(default_factory=list)
     consumers: set[str] = field(default_factory=set)
-    most_overtaken_sec: float = 0.0
-    most_priority: int = MIN_PRIORITY
+    max_overtaken_sec: float = 0.0
+    max_priority: int = MIN_PRIORITY
 
-    def add(self, standing: QueueEntry) -> None:
-        """One more."""
-        self.standings.append(standing)
-        self.most_priority = max(self.most_priority, standing.priority)
-        self.consumers.add(standing.requirement.consumer)
-        self.most_overtaken_sec = max(self.most_overtaken_sec, standing.overtaken_sec)
+    def add(self, entry: QueueEntry) -> None:
+        """Add a request."""
+        self.entries.append(entry)
+        self.max_priority = max(self.max_priority, entry.priority)
+        self.consumers.add(entry.requirement.consumer)
+        self.max_overtaken_sec = max(self.max_overtaken_sec, entry.overtaken_sec)
 
 
 class QueuePass:
-    """One walk, by first come, first served on a device: nobody passes who could make anybody ahead wait longer."""
+    """One pass, first come, first served on each device: no request goes early that could delay an earlier one."""
 
-    def __init__(self, standings: Sequence[QueueEntry]) -> None:
-        self._standings = standings
-        self._ahead: dict[int, Ahead] = {}
-        self._at = -1
+    def __init__(self, entries: Sequence[QueueEntry]) -> None:
+        self._entries = entries
+        self._ahead: dict[int, RequestsAhead] = {}
+        self._position = -1
 
     @property
-    def standings(self) -> Sequence[QueueEntry]:
-        """Those who wait, in serving order."""
-        return self._standings
+    def entries(self) -> Sequence[QueueEntry]:
+        """The waiting requests, in serving order."""
+        return self._entries
 
-    def is_over(self, view: View) -> bool:
-        """Whether nobody further back can be granted anything any more: those who walk need not go on for that."""
+    def is_exhausted(self, view: View) -> bool:
+        """Whether no later request can be granted anything any more, so that the caller may end the pass."""
         return bool(view.settings.concurrent_leases) and all(device in self._ahead for device in view.devices)
 
-    def stays(self, standing: QueueEntry, devices: Sequence[int]) -> None:
-        """It has to wait, and stays ahead of all that come after it on these devices."""
+    def mark_waiting(self, entry: QueueEntry, devices: Sequence[int]) -> None:
+        """Keep a request that goes on waiting ahead of all later ones on these devices."""
         for device in devices:
-            self._ahead.setdefault(device, Ahead()).add(standing)
+            self._ahead.setdefault(device, RequestsAhead()).add(entry)
 
-    def rule(self, view: View, standing: QueueEntry, decision: Decision) -> Ruling:
-        """What becomes of it in its turn. Requests must come in the order of ``standings``; any may be left out."""
-        self._at = self._place_of(standing)
+    def resolve(self, view: View, entry: QueueEntry, decision: Decision) -> QueueDecision:
+        """Apply the queue rule to a request whose turn it is.
+
+        Args:
+            view: everything at this moment.
+            entry: the request. Requests must come in the order of ``entries``; any may be left out.
+            decision: the decision of ``planning.decide`` about it.
+        """
+        self._position = self._position_of(entry)
         if decision.verdict is not Verdict.GRANT or not decision.place:
-            return self._waiting(view, standing, decision)
+            return self._resolve_waiting(view, entry, decision)
         ahead = self._ahead_on(decision.place)
         if ahead is None:
-            return self._first(view, standing, decision)
+            return self._resolve_first(view, entry, decision)
         if decision.resident and (
-            _is_own_start(view, standing.requirement) or _harms_nobody(view, standing, decision, ahead)
+            _is_own_start(view, entry.requirement) or _delays_no_request(view, entry, decision, ahead)
         ):
-            return Ruling(decision)
-        return self._behind(view, standing, decision, ahead)
+            return QueueDecision(decision)
+        return self._resolve_behind(view, entry, decision, ahead)
 
-    def _ahead_on(self, place: Devices) -> Ahead | None:
-        """Who stays ahead on any of these devices; None where nobody does."""
+    def _ahead_on(self, place: Devices) -> RequestsAhead | None:
+        """The requests ahead on any of these devices; None where there are none."""
         found = [self._ahead[device] for device in place if device in self._ahead]
         if len(found) <= 1:
             return found[0] if found else None
-        numbers = {standing.number for ahead in found for standing in ahead.standings}
-        together = Ahead()
-        for standing in self._standings:
-            if standing.number in numbers:
-                together.add(standing)
+        # A request that waits for several devices is listed under each of them, and must count once.
+        numbers = {entry.number for ahead in found for entry in ahead.entries}
+        together = RequestsAhead()
+        for entry in self._entries:
+            if entry.number in numbers:
+                together.add(entry)
         return together
 
-    def _place_of(self, standing: QueueEntry) -> int:
-        at = self._at + 1
-        while self._standings[at] is not standing:
+    def _position_of(self, entry: QueueEntry) -> int:
+        # Only forward, since requests come in order: a whole pass then takes linear time.
+        at = self._position + 1
+        while self._entries[at] is not entry:
             at += 1
         return at
 
-    def _waiting(self, view: View, standing: QueueEntry, decision: Decision) -> Ruling:
-        """It is refused, or waits for something other than its turn."""
-        return Ruling(decision)
+    def _resolve_waiting(self, view: View, entry: QueueEntry, decision: Decision) -> QueueDecision:
+        """A request that is refused, or waits for something other than its turn."""
+        return QueueDecision(decision)
 
-    def _first(self, view: View, standing: QueueEntry, decision: Decision) -> Ruling:
-        """Nobody is ahead of it where it would be granted or loaded."""
-        return Ruling(decision)
+    def _resolve_first(self, view: View, entry: QueueEntry, decision: Decision) -> QueueDecision:
+        """A request with none ahead of it on the devices on which it would be granted or loaded."""
+        return QueueDecision(decision)
 
-    def _behind(self, view: View, standing: QueueEntry, decision: Decision, ahead: Ahead) -> Ruling:
-        """Others are ahead of it there."""
-        return Ruling(as_wait(decision, count_ahead(len(ahead.standings))))
+    def _resolve_behind(self, view: View, entry: QueueEntry, decision: Decision, ahead: RequestsAhead) -> QueueDecision:
+        """A request with others ahead of it on its devices."""
+        return QueueDecision(as_wait(decision, requests_ahead(len(ahead.entries))))
 
 
 def as_wait(decision: Decision, message: str) -> Decision:
-    """The same, as a wait."""
+    """Turn a decision into a wait with this message."""
     return replace(decision, verdict=Verdict.WAIT, resident=False, load=False, error=Busy, message=message)
 
 
-def count_ahead(count: int) -> str:
-    """That others are ahead, in words."""
-    return f"{count} request{'s' if count > 1 else ''} ahead of it"
-
-
 def _is_own_start(view: View, requirement: Requirement) -> bool:
-    """The load that those ahead wait for is waiting for this answer."""
+    """Whether the load that earlier requests wait for is itself waiting for this answer: queueing it would deadlock."""
     return requirement.from_own_unit and view.consumers[requirement.consumer].residency is Residency.LOADING
 
 
-def _harms_nobody(view: View, standing: QueueEntry, decision: Decision, ahead: Ahead) -> bool:
-    return may_pass(view, standing.requirement.consumer, decision.place, list(ahead.consumers))
+def _delays_no_request(view: View, entry: QueueEntry, decision: Decision, ahead: RequestsAhead) -> bool:
+    return may_backfill(view, entry.requirement.consumer, decision.place, list(ahead.consumers))

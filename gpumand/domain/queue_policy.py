@@ -1,4 +1,4 @@
-"""Chooses the queue rule of the configured policy, and decides about a request as if it joined the queue now."""
+"""Selects the queue rule of the configured policy, and decides about a request as if it joined the queue now."""
 
 from __future__ import annotations
 
@@ -6,32 +6,33 @@ from collections.abc import Sequence
 
 from gpumand.domain.backfill import BackfillPass
 from gpumand.domain.consumer import Policy, SchedulerSettings
-from gpumand.domain.planning import Decision, Requirement, decide
+from gpumand.domain.decision import Decision, Requirement
+from gpumand.domain.planning import decide
 from gpumand.domain.queue_pass import QueueEntry, QueuePass
 from gpumand.domain.request import Verdict
 from gpumand.domain.view import View
 
 
-def queue_pass_for(settings: SchedulerSettings, standings: Sequence[QueueEntry]) -> QueuePass:
-    """Begin a walk by the policy in force."""
+def queue_pass_for(settings: SchedulerSettings, entries: Sequence[QueueEntry]) -> QueuePass:
+    """Begin a pass over the waiting requests by the policy in force."""
     if settings.policy is Policy.ADAPTIVE:
-        return BackfillPass(standings)
-    return QueuePass(standings)
+        return BackfillPass(entries)
+    return QueuePass(entries)
 
 
 def decide_behind_queue(
     view: View, requirement: Requirement, others: Sequence[tuple[QueueEntry, tuple[int, ...]]]
 ) -> Decision:
-    """What would be decided about a wish that came now, behind everybody who waits.
+    """Decide about a request that would arrive now, behind all waiting requests.
 
     Args:
         view: everything at this moment.
-        wish: what is asked about.
-        others: those who wait, in serving order, each with the devices on which it is being worked for.
+        requirement: what the request needs.
+        others: the waiting requests in serving order, each with the devices on which a job is running for it.
     """
-    decision, asked = decide(view, requirement), QueueEntry(-1, requirement)
-    going = queue_pass_for(view.settings, [*(standing for standing, _ in others), asked])
+    decision, last = decide(view, requirement), QueueEntry(-1, requirement)
+    queue_pass = queue_pass_for(view.settings, [*(entry for entry, _ in others), last])
     if decision.verdict is Verdict.GRANT:
-        for standing, works_on in others:
-            going.stays(standing, works_on or decide(view, standing.requirement).devices)
-    return going.rule(view, asked, decision).decision
+        for entry, job_devices in others:
+            queue_pass.mark_waiting(entry, job_devices or decide(view, entry.requirement).eligible_devices)
+    return queue_pass.resolve(view, last, decision).decision

@@ -1,4 +1,4 @@
-"""Requests: what a client asks for, and what it is given."""
+"""Requests of clients, and the values that answer them: grants, plans and results of manual operations."""
 
 from __future__ import annotations
 
@@ -8,26 +8,26 @@ from enum import StrEnum
 from gpumand.domain.lease import Lease, LeaseLifetime, Owner
 
 DEFAULT_TIMEOUT_SEC = 20.0
-"""A client with the usual 25 s reply limit gets our named error and not NoReply."""
+"""Below the usual D-Bus reply timeout of 25 s, so that a client gets the named error and not NoReply."""
 
 MAX_WAIT_SEC = 24 * 3600.0
-"""No request waits longer than this, whatever it asks for."""
+"""Maximum waiting time of a request, whatever timeout it has."""
 
 MIN_PRIORITY, MAX_PRIORITY = -100, 100
 
 
 @dataclass(frozen=True, slots=True)
 class AcquireOptions:
-    """The options of ``Acquire``, checked and in our own units.
+    """The options of ``Acquire``, validated and converted to seconds.
 
     Attributes:
-        lifetime: what ends the lease besides Release.
-        ttl_sec: for ``ttl`` leases; None = the configured ``lease_ttl_sec``.
-        timeout_sec: how long to wait; 0 = now or not at all.
-        priority: -100 to 100; None = the consumer's own.
-        device: index or UUID; "" = the consumer's own, else any that fits.
-        reason: what the client says it is for.
-        token: idempotency token: the same token from the same owner gives the same lease; "" = none.
+        lifetime: the event that ends the lease, apart from Release.
+        ttl_sec: duration of a ``ttl`` lease; None = the configured ``lease_ttl_sec``.
+        timeout_sec: maximum waiting time; 0 = do not wait.
+        priority: -100 to 100; None = priority of the consumer.
+        device: index or UUID; "" = the devices configured for the consumer, else any with enough memory.
+        reason: the purpose that the client states.
+        token: idempotency token: the same token from the same owner yields the same lease; "" = none.
     """
 
     lifetime: LeaseLifetime = LeaseLifetime.TTL
@@ -41,15 +41,15 @@ class AcquireOptions:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """An Acquire that waits, or is about to be decided.
+    """An Acquire call that is waiting or about to be decided.
 
     Attributes:
-        number: counts arrivals; unique in the life of the daemon.
-        consumer: what is wanted.
-        owner: who wants it.
-        options: see there.
-        priority: -100 to 100, already resolved.
-        arrived_at: monotonic seconds.
+        number: consecutive number of the arrival; unique while the daemon runs.
+        consumer: the requested consumer.
+        owner: the client that sent it.
+        options: options of the call.
+        priority: -100 to 100, after defaults.
+        arrived_at: monotonic seconds of its arrival.
     """
 
     number: int
@@ -62,14 +62,14 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Grant:
-    """What an Acquire was given.
+    """The successful answer to an Acquire.
 
     Attributes:
         lease: the lease.
-        waited_usec: from the request's arrival to the grant.
-        evicted: consumers that were evicted for it, in order.
-        loaded: whether the consumer was loaded for it (False: it was resident already).
-        endpoint: the consumer's URL where configured, else "".
+        waited_usec: from the arrival of the request to the grant.
+        evicted: consumers evicted for the request, in order.
+        loaded: whether the consumer was loaded for the request (False: it was resident already).
+        endpoint: URL of the consumer where configured, else "".
     """
 
     lease: Lease
@@ -80,17 +80,17 @@ class Grant:
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
-    """What ``Load`` or ``Evict`` by hand did.
+class ManualResult:
+    """The result of a manual operation, ``Load`` or ``Evict``.
 
     Attributes:
-        consumer: which one.
+        consumer: the consumer that was loaded or evicted.
         device: index as text, "" when no device is known.
-        changed: False when it was so already (resident before Load, not loaded before Evict).
-        evicted: consumers evicted to make room (Load), or the consumer itself (Evict).
-        method: how it was evicted ("http", "unit-stop"); "" for Load.
-        freed_mib: MiB seen to become free (Evict); 0 where nothing can be measured.
-        duration_usec: how long it took.
+        changed: False when nothing had to be done (resident before Load, not loaded before Evict).
+        evicted: consumers evicted to free memory (Load), or the consumer itself (Evict).
+        method: method of the eviction ("http", "unit-stop"); "" for Load.
+        freed_mib: MiB measured to become free (Evict); 0 where nothing can be measured.
+        duration_usec: duration of the operation.
     """
 
     consumer: str
@@ -104,14 +104,14 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class PlannedEviction:
-    """One victim of a plan.
+    """One eviction of a plan.
 
     Attributes:
-        consumer: which one.
-        expected_mib: MiB that its eviction should free; None where it cannot be told.
-        method: the method tried first.
-        why: one line for people: why this one.
-        parks: it leaves the consumer's weights in host RAM.
+        consumer: the victim.
+        expected_mib: MiB that the eviction should free; None where unknown.
+        method: the method that is tried first.
+        why: why this consumer was chosen, in one line.
+        parks: the eviction leaves the weights in host RAM.
     """
 
     consumer: str
@@ -122,15 +122,15 @@ class PlannedEviction:
 
 
 @dataclass(frozen=True, slots=True)
-class Spared:
-    """A loaded consumer that a plan does not touch, and why, in one line."""
+class SparedConsumer:
+    """A loaded consumer that a plan does not evict; ``why`` is the reason, in one line."""
 
     consumer: str
     why: str
 
 
 class Verdict(StrEnum):
-    """What a decision comes to."""
+    """The result of a decision about a request."""
 
     GRANT = "grant"
     WAIT = "wait"
@@ -139,19 +139,19 @@ class Verdict(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class PlanReport:
-    """What Acquire would do now, and why.
+    """The result of a dry run of Acquire: what it would do now, and why.
 
     Attributes:
-        consumer: what was asked about.
+        consumer: the consumer of the dry run.
         verdict: "grant", "wait" or "refuse".
         device: index as text; "" when none could be chosen.
         resident: whether the consumer is resident already.
         load: whether it would be loaded.
-        need_mib, free_mib: what it needs with the cushion, and what is free for it after reservations; None = unknown.
-        evictions: victims in order.
-        spared: loaded consumers on the device that are not victims.
-        error: D-Bus name of the error for "refuse" (and what a wait of 0 would give for "wait"), else "".
-        message: one line: why.
+        need_mib, free_mib: MiB required including the cushion, and MiB free for it after reservations; None = unknown.
+        evictions: planned evictions, in order.
+        spared: loaded consumers on the device that are not evicted.
+        error: D-Bus name of the error for "refuse", and for "wait" the error that a timeout of 0 would yield; else "".
+        message: the reason, in one line.
     """
 
     consumer: str
@@ -162,6 +162,6 @@ class PlanReport:
     need_mib: int | None = None
     free_mib: int | None = None
     evictions: tuple[PlannedEviction, ...] = ()
-    spared: tuple[Spared, ...] = ()
+    spared: tuple[SparedConsumer, ...] = ()
     error: str = ""
     message: str = ""

@@ -1,7 +1,7 @@
-"""Where a consumer's model is, from facts: its unit, what it says of itself, and what NVML shows.
+"""Infers where a consumer's model is, from its unit, from its own health answer and from VRAM readings.
 
-Assuming instead of looking is how a peer ran its first user out of memory: everything was taken for loaded at start,
-so nothing was ever evicted.
+Nothing is assumed. A peer project that took every consumer for loaded at start evicted none of them, and its first user
+ran out of memory.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from gpumand.domain.consumer import ConsumerSpec, Health, Residency, UnitActivity, UnitState
 
 CONTEXT_MIB = 600
-"""A CUDA context and its libraries take a few hundred MiB before any model is there."""
+"""A CUDA context and its libraries take a few hundred MiB before any model is loaded."""
 
 _BY_ACTIVITY = {
     UnitActivity.INACTIVE: Residency.UNLOADED,
@@ -20,50 +20,52 @@ _BY_ACTIVITY = {
 
 
 def holds_model(spec: ConsumerSpec, held_mib: int) -> bool:
-    """Whether what its processes hold is more than an empty process would.
+    """Whether the consumer's processes hold more VRAM than without a model.
 
-    The bar is a quarter of the footprint or a CUDA context on top of its declared residual, whichever is less.
+    The threshold above its declared residual is a quarter of the footprint or a CUDA context, whichever is less.
     """
     return held_mib > spec.residual_mib + min(CONTEXT_MIB, spec.vram_resident_mib // 4)
 
 
-def residency_from_facts(
+def infer_residency(
     spec: ConsumerSpec, unit: UnitState | None, health: Health | None, held_mib: int | None
 ) -> Residency:
-    """Work out a consumer's residency, with nothing believed beforehand.
+    """Infer a consumer's residency from observations alone, whatever it was before.
 
     Args:
-        spec: as configured.
-        unit: state of its unit; None where it has none or systemd cannot be asked.
-        health: what its health route said; None where it has none or was not asked.
-        held_mib: MiB its processes hold; None where that cannot be told.
+        spec: the consumer as configured.
+        unit: state of its unit; None where it has none or systemd does not answer.
+        health: the answer of its health route; None where it has none or was not probed.
+        held_mib: MiB that its processes hold; None where the reading cannot say.
     """
     if unit is not None and unit.activity in _BY_ACTIVITY:
         return _BY_ACTIVITY[unit.activity]
     if health is not None and health.loaded is not None:
         return Residency.RESIDENT if health.loaded else _without_model(spec, unit, health)
-    return _unsaid(spec, unit, health, held_mib)
+    return _infer_unreported(spec, unit, health, held_mib)
 
 
-def _unsaid(spec: ConsumerSpec, unit: UnitState | None, health: Health | None, held_mib: int | None) -> Residency:
-    """The consumer does not say; what NVML shows does, and else whether anything runs that could hold a model."""
+def _infer_unreported(
+    spec: ConsumerSpec, unit: UnitState | None, health: Health | None, held_mib: int | None
+) -> Residency:
+    """The consumer does not report it: use its VRAM, or else whether anything runs that could hold a model."""
     if held_mib is not None and holds_model(spec, held_mib):
         return Residency.RESIDENT
-    if unit is not None and unit.activity is UnitActivity.ACTIVE and _is_its_model(spec):
-        # systemd calls it active from its first moment on; while its server does not listen yet it is loading.
+    if unit is not None and unit.activity is UnitActivity.ACTIVE and _is_loaded_while_running(spec):
+        # systemd calls a simple unit active from its first moment on; while its server does not listen yet it loads.
         return Residency.LOADING if health is not None and not health.reachable else Residency.RESIDENT
-    if held_mib is not None or (health is not None and health.gone):
+    if held_mib is not None or (health is not None and health.refused):
         return _without_model(spec, unit, health)
     return Residency.UNKNOWN
 
 
 def _without_model(spec: ConsumerSpec, unit: UnitState | None, health: Health | None) -> Residency:
-    """Where its weights are when they are not in VRAM: a server that parks them and runs has them in host RAM."""
+    """The residency without a model in VRAM: a running server that parks its weights has them in host RAM."""
     is_active = unit is not None and unit.activity is UnitActivity.ACTIVE
     runs = is_active if health is None else health.reachable
     return Residency.PARKED if spec.parks and runs else Residency.UNLOADED
 
 
-def _is_its_model(spec: ConsumerSpec) -> bool:
-    """A unit that is nothing but its model (llama-server): while it runs it is loaded, or about to be."""
+def _is_loaded_while_running(spec: ConsumerSpec) -> bool:
+    """Whether the unit is nothing but its model (llama-server): while it runs it is loaded, or about to be."""
     return not spec.lazy and spec.load is None

@@ -1,8 +1,8 @@
-"""How soon is a consumer wanted again? A histogram of idle times, learned from what happened, as a value.
+"""Prediction of when a consumer is requested again, from a learned histogram of its idle times.
 
-An idle time is the time from the end of a consumer's last lease to the next request for it. The buckets are geometric,
-since what matters is whether it was seconds, minutes or hours. The question asked of them is the one that an eviction
-asks: it has been idle for so long already; how likely is it to be wanted within the next ``HORIZON_SEC``?
+An idle time is the time from the end of a consumer's last lease to the next request for it. The buckets are geometric:
+the order of magnitude matters (seconds, minutes or hours). The histogram answers the question that matters for an
+eviction: after this idle time, how likely is a request within the next ``HORIZON_SEC``?
 """
 
 from __future__ import annotations
@@ -11,77 +11,79 @@ import math
 from dataclasses import dataclass
 
 BUCKETS = 16
-"""Bucket k holds idle times from 2^k s to 2^(k+1) s; the first one those below 1 s too, the last all longer ones."""
+"""Bucket k has idle times from 2^k s to 2^(k+1) s; the first also those below 1 s, the last also all longer ones."""
 
 HORIZON_SEC = 20.0
-"""Wanted again within so long is what makes an eviction a mistake. Results are the same from 5 s to 45 s."""
+"""An eviction is a mistake when a request follows within this time. Results are the same from 5 s to 45 s."""
 
 PRIOR_SEC = 15.0
-"""Without history: idle for 15 s, the chance is one half."""
+"""Without observations, the probability after this idle time is one half."""
 
 PRIOR_WEIGHT = 3.0
-"""The prior counts as so many observations."""
+"""Number of observations that the prior counts as."""
 
 HALF_LIFE = 200
-"""So many observations later one counts half: habits change."""
+"""After this many further observations, an observation counts half, since usage changes over time."""
 
 MAX_IDLE_SEC = 30 * 86400.0
-"""A month: what is longer says no more than that."""
+"""Longer idle times are treated as a month."""
 
 _DECAY = 0.5 ** (1.0 / HALF_LIFE)
 _STARTS = (0.0, *(2.0**k for k in range(1, BUCKETS)))
 _ENDS = tuple(2.0 ** (k + 1) for k in range(BUCKETS))
-_LEAST = 1e-9
+_EPSILON = 1e-9
 
 
 def prior(idle_sec: float) -> float:
-    """The chance that is assumed while nothing is known."""
+    """The probability of a request within the horizon that is assumed without observations."""
     return PRIOR_SEC / (PRIOR_SEC + max(0.0, idle_sec))
 
 
 @dataclass(frozen=True, slots=True)
-class IdleTimes:
+class IdleTimeHistogram:
     """A histogram of idle times.
 
     Attributes:
-        counts: how many ended in each bucket; the older, the less they count.
+        counts: weighted number of observations in each bucket; older observations weigh less.
     """
 
     counts: tuple[float, ...] = (0.0,) * BUCKETS
 
     @property
     def is_empty(self) -> bool:
-        """Whether nothing was seen yet."""
+        """Whether there is no observation yet."""
         return not any(self.counts)
 
-    def observed(self, seconds: float) -> IdleTimes:
-        """With one more idle time; what is no time at all (negative, not a number) changes nothing."""
+    def with_observation(self, seconds: float) -> IdleTimeHistogram:
+        """A copy with one more idle time in seconds; an invalid one (negative, infinite, NaN) is ignored."""
         if not 0.0 <= seconds < math.inf:
             return self
         counts = [count * _DECAY for count in self.counts]
         counts[bucket_of(seconds)] += 1.0
-        return IdleTimes(tuple(counts))
+        return IdleTimeHistogram(tuple(counts))
 
-    def scaled(self, weight: float) -> IdleTimes:
-        """The same, as if there had been ``weight`` of them; as they are where there are fewer."""
+    def scaled(self, weight: float) -> IdleTimeHistogram:
+        """A copy scaled down to a total of ``weight`` observations; unchanged where there are fewer."""
         share = weight / max(weight, sum(self.counts))
-        return IdleTimes(tuple(share * count for count in self.counts))
+        return IdleTimeHistogram(tuple(share * count for count in self.counts))
 
-    def chance(self, idle_sec: float, pool: IdleTimes | None = None) -> float:
-        """The chance of being wanted within the horizon.
+    def reuse_probability(self, idle_sec: float, pool: IdleTimeHistogram | None = None) -> float:
+        """The probability of a request within ``HORIZON_SEC``, from 0 to 1.
 
         Args:
-            idle_sec: for how long it has been idle.
-            pool: idle times of others that count as its own.
+            idle_sec: seconds since the last lease ended.
+            pool: idle times of other consumers, added to its own observations.
         """
         at, end = max(0.0, idle_sec), max(0.0, idle_sec) + HORIZON_SEC
         first = bucket_of(at)
         own, others = self.counts, (pool or _NONE).counts
         weight = reached = sum(own[first:]) + sum(others[first:])
         alive = 1.0
+        # Survival analysis: multiply the probabilities of staying idle in each bucket that the horizon overlaps. A
+        # bucket that it overlaps only in part counts with the exponent ``share``.
         for k in range(first, BUCKETS):
             share = (min(end, _ENDS[k]) - max(at, _STARTS[k])) / (_ENDS[k] - _STARTS[k])
-            if share <= 0.0 or reached <= _LEAST:
+            if share <= 0.0 or reached <= _EPSILON:
                 break
             ended = own[k] + others[k]
             alive *= max(0.0, 1.0 - ended / reached) ** min(1.0, share)
@@ -89,9 +91,9 @@ class IdleTimes:
         return (PRIOR_WEIGHT * prior(idle_sec) + weight * (1.0 - alive)) / (PRIOR_WEIGHT + weight)
 
 
-_NONE = IdleTimes()
+_NONE = IdleTimeHistogram()
 
 
 def bucket_of(seconds: float) -> int:
-    """Which bucket an idle time belongs to."""
+    """Index of the bucket of an idle time."""
     return 0 if seconds < 2.0 else min(BUCKETS - 1, math.frexp(min(seconds, MAX_IDLE_SEC))[1] - 1)

@@ -1,4 +1,4 @@
-"""Snapshots of everything, as ``GetStatus`` shows them."""
+"""Snapshots of devices, consumers, leases and the queue, as ``GetStatus`` returns them."""
 
 from __future__ import annotations
 
@@ -6,18 +6,18 @@ from dataclasses import dataclass, field
 
 from gpumand.domain.device import ProcessUse
 from gpumand.domain.footprint import Footprint
-from gpumand.domain.learning import Learned
+from gpumand.domain.learning import LearnedTimes
 from gpumand.domain.lease import Lease
 
 MAX_FOREIGN = 16
-"""Foreign processes of a device in a Status; a desktop has more, and each of them holds little."""
+"""Maximum number of foreign processes per device in a Status; a desktop has more, which hold little memory each."""
 
 
 @dataclass(frozen=True, slots=True)
 class Stats:
-    """Counters since the daemon started; ``evictions`` counts evictions seen to succeed.
+    """Counters since the daemon started; ``evictions`` counts successful evictions.
 
-    The ``…_usec`` figures are sums over all of their kind, so that a mean can be told.
+    The ``…_usec`` values are sums, so that a client can calculate means.
     """
 
     evictions: int = 0
@@ -36,7 +36,7 @@ class DeviceStatus:
     """A device in a Status; None = unknown.
 
     Attributes:
-        foreign: processes that hold memory and belong to no consumer, the largest first, at most ``MAX_FOREIGN``.
+        foreign: processes that hold memory but belong to no consumer, the largest first, at most ``MAX_FOREIGN``.
     """
 
     index: int
@@ -60,16 +60,15 @@ class ConsumerStatus:
     Attributes:
         vram_resident_mib: None when unknown.
         used_mib: None when unknown.
-        doing: what is being done with it now, for a progress line: "" or for example "loading for 12 s",
-            "unloading by http".
-        since_usec: CLOCK_REALTIME microseconds since when its residency is what it is; 0 unknown.
-        memory: what it was measured to hold.
-        times: how long things take with it, as far as was seen.
-        vram_auto: ``vram_resident_mib`` was measured, or guessed until it is; not declared.
+        doing: the current operation, for a progress line: "" or for example "loading for 12 s", "unloading by http".
+        since_usec: CLOCK_REALTIME microseconds of the last change of residency; 0 = unknown.
+        memory: measured memory use.
+        times: learned durations.
+        vram_auto: ``vram_resident_mib`` is measured, or a guess until it is measured; it is not declared.
         endpoint: its URL, "" where none is configured.
-        evict: its methods, in the order in which they are tried.
-        lazy: only its own requests put its model into VRAM.
-        busy: it said that it works; None where that is unknown.
+        evict: its eviction methods, in the order in which they are tried.
+        lazy: only requests to the consumer itself load its model into VRAM.
+        busy: whether it reports that it is busy; None = unknown.
     """
 
     name: str
@@ -86,7 +85,7 @@ class ConsumerStatus:
     doing: str = ""
     since_usec: int = 0
     memory: Footprint = field(default_factory=Footprint)
-    times: Learned = field(default_factory=Learned)
+    times: LearnedTimes = field(default_factory=LearnedTimes)
     vram_auto: bool = False
     endpoint: str = ""
     evict: tuple[str, ...] = ()
@@ -96,7 +95,7 @@ class ConsumerStatus:
 
 @dataclass(frozen=True, slots=True)
 class WaitingStatus:
-    """A request in a Status; position counts from 1."""
+    """A waiting request in a Status; ``position`` counts from 1."""
 
     consumer: str
     position: int
@@ -109,10 +108,10 @@ class WaitingStatus:
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """One consistent snapshot of everything.
+    """A consistent snapshot of devices, consumers, leases and queue.
 
     Attributes:
-        configured_usec: CLOCK_REALTIME of when the configuration in force was read; 0 unknown.
+        configured_usec: CLOCK_REALTIME microseconds at which the current configuration was read; 0 = unknown.
     """
 
     version: str
@@ -127,13 +126,13 @@ class Status:
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """What changes with every step and is cheap to tell, without taking a whole Status.
+    """The values that change most often, cheaper to get than a whole Status.
 
     Attributes:
         degraded: as in Status.
-        queue_length: requests that wait.
-        lease_count: leases that stand.
-        eviction_count: evictions seen to succeed.
+        queue_length: number of waiting requests.
+        lease_count: number of active leases.
+        eviction_count: number of successful evictions.
     """
 
     degraded: str = ""

@@ -1,9 +1,9 @@
-"""Who may be evicted, in which order, and how many of them it takes.
+"""Chooses which consumers are evicted, in which order, and how many of them.
 
-The rule named ``lru``: loaded consumers on the device, least recently used first, one never used before all others;
-but never the target, one that the target can coexist with, one that manages its own VRAM, one that is pinned, leased,
-at work by its own word (``busyness``), or being loaded or unloaded. The rule named ``adaptive`` spares the same, and
-takes the set that is worth least.
+Policy ``lru``: loaded consumers on the device, least recently used first, one that was never used before all others.
+Exempt are the target itself, consumers listed in its ``can_coexist_with``, and consumers that manage their own VRAM,
+are pinned or leased, report work of their own (``busyness``), or are being loaded or unloaded. Policy ``adaptive``
+exempts the same consumers, and takes the set with the lowest eviction cost (``eviction_cost``).
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from dataclasses import dataclass
 from gpumand.domain import budget, busyness, cheapest_set, cheapest_set_multi, eviction_cost
 from gpumand.domain.consumer import EvictionMethod, Policy, Residency
 from gpumand.domain.device import Devices
-from gpumand.domain.request import PlannedEviction, Spared
+from gpumand.domain.request import PlannedEviction, SparedConsumer
 from gpumand.domain.residency import holds_model
 from gpumand.domain.view import IN_VRAM, ConsumerState, View
 
 EVICTABLE = frozenset({Residency.RESIDENT, Residency.UNKNOWN})
 HOLDING = EVICTABLE | {Residency.PARKED}
-MOVING = frozenset({Residency.LOADING, Residency.UNLOADING})
+CHANGING = frozenset({Residency.LOADING, Residency.UNLOADING})
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,21 +28,21 @@ class Choice:
     """The victims that were chosen.
 
     Attributes:
-        suffices: whether they free enough together; when not, ``victims`` is empty: nobody is evicted in vain.
+        suffices: whether they free enough together; if not, ``victims`` is empty, so that nothing is evicted in vain.
         victims: in the order of eviction.
-        spared: who is on the devices and is not a victim, and why.
-        cost: what the victims are worth together: by ``lru`` each the same.
+        spared: consumers on the devices that are not victims, and why.
+        cost: eviction cost of the victims together; with ``lru`` 1 for each.
     """
 
     suffices: bool
     victims: tuple[PlannedEviction, ...] = ()
-    spared: tuple[Spared, ...] = ()
+    spared: tuple[SparedConsumer, ...] = ()
     cost: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
-class _Taken:
-    """One that was picked: what it is worth and why it goes."""
+class _Candidate:
+    """A consumer that can be evicted, the cost of that, and why it would be chosen."""
 
     state: ConsumerState
     cost: float
@@ -59,49 +59,56 @@ def choose(
     target: ConsumerState,
     short_mib: Mapping[int, int],
     limit: int,
-    without: Collection[str] = (),
+    excluded: Collection[str] = (),
 ) -> Choice:
-    """Choose at most ``limit`` victims that free what is short on each device: a whole set, without those not needed.
+    """Choose at most ``limit`` victims that free enough on each device together, none of them superfluous.
 
-    By the policy in force: in LRU order, and where that takes more of them than allowed, the largest first; or the set
-    that is worth least. One that is on several devices frees memory on all of them and counts once. Where what stays
-    after their first methods is too much, those who have a unit are stopped, as many as have to be.
+    The policy in force decides: LRU order, and the largest first where that takes more victims than allowed; or the set
+    with the lowest cost. A consumer on several devices frees memory on all of them and counts once. Where too much
+    would stay after the victims' first methods, those with a unit are stopped, as many as necessary.
 
     Args:
         view: everything at this moment.
-        devices: those that the target is to be on.
-        target: who needs the room.
-        short_mib: MiB that are short, by device; devices where none are may be left out.
-        limit: how many may go.
-        without: who stays for reasons of the caller's.
+        devices: the devices that the target takes.
+        target: the consumer that needs the memory.
+        short_mib: MiB that are missing, by device; devices where nothing is missing may be left out.
+        limit: the largest number of victims.
+        excluded: consumers that the caller does not want to be chosen.
     """
     exempt = _exemptions(view, devices, target)
-    in_order = [one for one in candidates(view, devices, target) if one.name not in without]
+    in_order = [one for one in candidates(view, devices, target) if one.name not in excluded]
     short_mib = {device: mib for device, mib in short_mib.items() if mib > 0}
     taken, stopped = _pick(view, in_order, _freed(view, devices, in_order), short_mib, limit), frozenset[str]()
-    if taken is None and (stopped := stopped_whole(in_order)):
+    # First without any stop: a consumer that keeps a residual or is parked is faster to load again than a stopped one.
+    if taken is None and (stopped := freeing_more_when_stopped(in_order)):
         taken = _pick(view, in_order, _freed(view, devices, in_order, stopped), short_mib, limit)
-        stopped = _must_stop(view, [one.state for one in taken or ()], short_mib)
+        stopped = _necessary_stops(view, [one.state for one in taken or ()], short_mib)
     if taken is None:
         return Choice(suffices=False, spared=exempt)
     names = {one.state.name for one in taken}
-    kept = [Spared(state.name, "not needed: the others free enough") for state in in_order if state.name not in names]
+    kept = [
+        SparedConsumer(state.name, "not needed: the other evictions free enough")
+        for state in in_order
+        if state.name not in names
+    ]
     freed = _freed(view, devices, in_order, stopped)
-    # Who is stopped goes first: were the others put to sleep before, one of them might be stopped after all.
+    # Stops go first: were others parked before, one of those might turn out to need a stop after all.
     planned = [
         _planned(view, one, freed, stopped) for one in sorted(taken, key=lambda one: one.state.name not in stopped)
     ]
     return Choice(True, tuple(planned), (*exempt, *kept), sum(one.cost for one in taken))
 
 
-def stopped_whole(states: Iterable[ConsumerState]) -> frozenset[str]:
-    """Those whose units' stop gives more than their first method."""
-    return frozenset(one.name for one in states if budget.stays_mib(one) and EvictionMethod.UNIT_STOP in one.methods)
+def freeing_more_when_stopped(states: Iterable[ConsumerState]) -> frozenset[str]:
+    """Consumers that free more when their unit is stopped than by their first method."""
+    return frozenset(
+        one.name for one in states if budget.residual_mib(one) and EvictionMethod.UNIT_STOP in one.usable_methods
+    )
 
 
-def _must_stop(view: View, taken: Sequence[ConsumerState], short_mib: Mapping[int, int]) -> frozenset[str]:
-    """Who of these must be stopped for it to be enough: whoever leaves least behind is let off first."""
-    stopped = stopped_whole(taken)
+def _necessary_stops(view: View, taken: Sequence[ConsumerState], short_mib: Mapping[int, int]) -> frozenset[str]:
+    """Victims whose unit must be stopped to free enough; those with the smallest residual are spared that first."""
+    stopped = freeing_more_when_stopped(taken)
     for state in sorted(taken, key=lambda one: one.spec.residual_mib):
         fewer = stopped - {state.name}
         freed = _freed(view, tuple(short_mib), taken, fewer)
@@ -113,177 +120,188 @@ def _must_stop(view: View, taken: Sequence[ConsumerState], short_mib: Mapping[in
 def _freed(
     view: View, devices: Devices, states: Sequence[ConsumerState], stopped: frozenset[str] = frozenset()
 ) -> Freed:
-    return {device: yields(view, device, [one for one in states if one.on(device)], stopped) for device in devices}
+    return {
+        device: freeable_by_consumer(view, device, [one for one in states if one.may_be_on(device)], stopped)
+        for device in devices
+    }
 
 
 def _pick(
     view: View, in_order: list[ConsumerState], freed: Freed, short_mib: Mapping[int, int], limit: int
-) -> list[_Taken] | None:
-    """The set, by the policy in force; None where none suffices."""
+) -> list[_Candidate] | None:
+    """The victims by the policy in force; None where no set suffices."""
     if not short_mib:
         return []
+    # A shortcut: where all candidates together free too little, no set needs to be searched for.
     if any(sum(freed[device].values()) < mib for device, mib in short_mib.items()):
-        return None  # all together are not enough: nobody need be weighed
+        return None
     if len(short_mib) > 1:
-        return _pick_on_all(view, in_order, freed, short_mib, limit)
-    ((device, deficit_mib),) = short_mib.items()
-    there = [state for state in in_order if state.name in freed[device]]
-    pick = _worth_least if view.settings.policy is Policy.ADAPTIVE else _least_recent
-    return pick(view, there, freed[device], deficit_mib, limit)
+        return _pick_for_several_devices(view, in_order, freed, short_mib, limit)
+    ((device, missing_mib),) = short_mib.items()
+    on_device = [state for state in in_order if state.name in freed[device]]
+    pick = _pick_cheapest if view.settings.policy is Policy.ADAPTIVE else _pick_least_recently_used
+    return pick(view, on_device, freed[device], missing_mib, limit)
 
 
-def _least_recent(
-    view: View, in_order: list[ConsumerState], freed_mib: Mapping[str, int], deficit_mib: int, limit: int
-) -> list[_Taken] | None:
-    """Those unused for longest."""
-    largest_first = sorted(in_order, key=lambda state: (-freed_mib[state.name], least_recently_used(state)))
+def _pick_least_recently_used(
+    view: View, in_order: list[ConsumerState], freed_mib: Mapping[str, int], missing_mib: int, limit: int
+) -> list[_Candidate] | None:
+    largest_first = sorted(in_order, key=lambda state: (-freed_mib[state.name], lru_key(state)))
+    # The largest first need the fewest victims: the fallback where LRU order takes more than allowed.
     for order in (in_order, largest_first):
-        taken = _prune(_take(order, freed_mib, deficit_mib), freed_mib, deficit_mib)
-        if len(taken) <= limit and sum(freed_mib[state.name] for state in taken) >= deficit_mib:
-            return [_Taken(state, 1.0, _recency(state)) for state in taken]
+        taken = _prune(_take(order, freed_mib, missing_mib), freed_mib, missing_mib)
+        if len(taken) <= limit and sum(freed_mib[state.name] for state in taken) >= missing_mib:
+            return [_Candidate(state, 1.0, _recency(state)) for state in taken]
     return None
 
 
-def _worth_least(
-    view: View, in_order: list[ConsumerState], freed_mib: Mapping[str, int], deficit_mib: int, limit: int
-) -> list[_Taken] | None:
-    """The set that is worth least."""
+def _pick_cheapest(
+    view: View, in_order: list[ConsumerState], freed_mib: Mapping[str, int], missing_mib: int, limit: int
+) -> list[_Candidate] | None:
     priced = _priced(view, in_order)
     items = [
-        cheapest_set.Item(place, one.cost, freed_mib[one.state.name])
-        for place, one in enumerate(priced)
+        cheapest_set.Item(index, one.cost, freed_mib[one.state.name])
+        for index, one in enumerate(priced)
         if freed_mib[one.state.name] > 0
     ]
-    places = cheapest_set.cheapest(items, deficit_mib, limit)
-    return None if places is None else [priced[place] for place in places]
+    indices = cheapest_set.cheapest(items, missing_mib, limit)
+    return None if indices is None else [priced[index] for index in indices]
 
 
-def _priced(view: View, in_order: list[ConsumerState]) -> list[_Taken]:
-    idle = eviction_cost.pooled(view.consumers.values())
-    worths = [eviction_cost.worth(view, state, idle) for state in in_order]
-    return [_Taken(state, worth.value, worth.why) for state, worth in zip(in_order, worths, strict=True)]
+def _priced(view: View, in_order: list[ConsumerState]) -> list[_Candidate]:
+    idle = eviction_cost.pooled_idle_times(view.consumers.values())
+    costs = [eviction_cost.cost_of_evicting(view, state, idle) for state in in_order]
+    return [_Candidate(state, cost.value, cost.why) for state, cost in zip(in_order, costs, strict=True)]
 
 
-def _pick_on_all(
+def _pick_for_several_devices(
     view: View, in_order: list[ConsumerState], freed: Freed, short_mib: Mapping[int, int], limit: int
-) -> list[_Taken] | None:
-    """The same where several devices are short: one set for all of them."""
+) -> list[_Candidate] | None:
+    """The victims where memory is missing on several devices: one set for all of them."""
     is_adaptive = view.settings.policy is Policy.ADAPTIVE
-    priced = _priced(view, in_order) if is_adaptive else [_Taken(one, 1.0, _recency(one)) for one in in_order]
+    priced = _priced(view, in_order) if is_adaptive else [_Candidate(one, 1.0, _recency(one)) for one in in_order]
     items = [
-        cheapest_set_multi.WideItem(
-            place, one.cost, tuple(freed[device].get(one.state.name, 0) for device in short_mib)
+        cheapest_set_multi.MultiDeviceItem(
+            index, one.cost, tuple(freed[device].get(one.state.name, 0) for device in short_mib)
         )
-        for place, one in enumerate(priced)
+        for index, one in enumerate(priced)
     ]
     items, needs = [one for one in items if any(one.mib)], tuple(short_mib.values())
-    places = None if is_adaptive else cheapest_set_multi.in_order(items, needs, limit)
-    if places is None:
-        places = cheapest_set_multi.cheapest_on_all(items, needs, limit)
-    return None if places is None else [priced[place] for place in places]
+    indices = None if is_adaptive else cheapest_set_multi.first_in_order(items, needs, limit)
+    if indices is None:
+        indices = cheapest_set_multi.cheapest_on_all(items, needs, limit)
+    return None if indices is None else [priced[index] for index in indices]
 
 
 def _expected_mib(view: View, state: ConsumerState, freed: Freed, stopped: frozenset[str]) -> int | None:
-    """What it should free on all devices it is on; None where one of them shows no figures."""
-    there = [device for device in (state.devices or freed) if device in view.devices]
-    if not all(view.devices[device].known for device in there):
+    """MiB that it should free on all its devices together; None where one of them has no reading."""
+    devices = [device for device in (state.devices or freed) if device in view.devices]
+    if not all(view.devices[device].is_measured for device in devices):
         return None
-    others = [device for device in there if state.name not in freed.get(device, {})]
-    elsewhere = sum(yields(view, device, [state], stopped)[state.name] for device in others)
+    others = [device for device in devices if state.name not in freed.get(device, {})]
+    elsewhere = sum(freeable_by_consumer(view, device, [state], stopped)[state.name] for device in others)
     return elsewhere + sum(by_name.get(state.name, 0) for by_name in freed.values())
 
 
 def candidates(view: View, devices: Devices, target: ConsumerState) -> list[ConsumerState]:
-    """Who may go, least recently used first."""
-    free_to_go = [state for state in _loaded(view, devices, target) if not why_not(view, devices, state, target)]
-    return sorted(free_to_go, key=least_recently_used)
+    """Consumers that can be evicted for the target now, least recently used first."""
+    evictable = [state for state in _loaded(view, devices, target) if not exemption(view, devices, state, target)]
+    return sorted(evictable, key=lru_key)
 
 
-def why_not(view: View, devices: Devices, state: ConsumerState, target: ConsumerState) -> str:
-    """Why it is no victim now; "" when it may be one."""
-    return why_never(view, state, target) or _why_busy(view, devices, state)
+def exemption(view: View, devices: Devices, state: ConsumerState, target: ConsumerState) -> str:
+    """Why a consumer cannot be evicted for the target now; "" when it can."""
+    return permanent_exemption(view, state, target) or _temporary_exemption(view, devices, state)
 
 
-def temporarily_spared(view: View, devices: Devices, target: ConsumerState) -> list[ConsumerState]:
-    """Who could go were it not in use at the moment: worth waiting for."""
-    return [state for state in _in_the_way(view, devices, target) if not busyness.is_given_up(state, view.now)]
+def temporarily_exempt(view: View, devices: Devices, target: ConsumerState) -> list[ConsumerState]:
+    """Consumers that only their present use keeps from being evicted: requests wait for its end."""
+    blockers = _blockers(view, devices, target)
+    return [state for state in blockers if not busyness.is_busy_past_grace(state, view.now)]
 
 
-def given_up(view: View, devices: Devices, target: ConsumerState) -> list[ConsumerState]:
-    """Who works on, is not evicted for that, and is not waited for any longer."""
-    return [state for state in _in_the_way(view, devices, target) if busyness.is_given_up(state, view.now)]
+def busy_past_grace(view: View, devices: Devices, target: ConsumerState) -> list[ConsumerState]:
+    """Consumers that are still busy, are not evicted for that, and for which requests no longer wait."""
+    return [state for state in _blockers(view, devices, target) if busyness.is_busy_past_grace(state, view.now)]
 
 
-def _in_the_way(view: View, devices: Devices, target: ConsumerState) -> list[ConsumerState]:
-    in_use = [state for state in view.on(devices) if _why_busy(view, devices, state)]
-    return [state for state in in_use if state.name != target.name and not why_never(view, state, target)]
+def _blockers(view: View, devices: Devices, target: ConsumerState) -> list[ConsumerState]:
+    in_use = [state for state in view.consumers_on(devices) if _temporary_exemption(view, devices, state)]
+    return [state for state in in_use if state.name != target.name and not permanent_exemption(view, state, target)]
 
 
-def yields(view: View, device: int, states: Iterable[ConsumerState], stopped: Collection[str] = ()) -> dict[str, int]:
-    """MiB that each is expected to free, taken together: by its first method, or by its unit's stop if it is stopped.
+def freeable_by_consumer(
+    view: View, device: int, states: Iterable[ConsumerState], stopped: Collection[str] = ()
+) -> dict[str, int]:
+    """MiB that each consumer is expected to free on a device, all of them taken together.
 
-    Where use cannot be attributed, several of them would each be credited with the same unattributed MiB; so what one
-    is credited with is not there for the next.
+    Args:
+        view: everything at this moment.
+        device: index of the device.
+        states: the consumers, in the order in which unnamed memory is credited to them.
+        stopped: names of those that are evicted by stopping their unit; the others by their first method.
     """
     sample = view.devices[device]
-    loose_mib = budget.unattributed_mib(sample) if sample.known else None
+    unnamed_mib = budget.unattributed_mib(sample) if sample.is_measured else None
     result = {}
     for state in states:
         method = EvictionMethod.UNIT_STOP if state.name in stopped else None
-        freed_mib = budget.yield_mib(sample, state, loose_mib, method)
-        if loose_mib is not None and budget.held_mib(sample, state) is None:
-            loose_mib -= freed_mib
+        freed_mib = budget.freeable_mib(sample, state, unnamed_mib, method)
+        # Memory that the driver does not attribute is credited once: otherwise every victim would seem to free it.
+        if unnamed_mib is not None and budget.held_mib(sample, state) is None:
+            unnamed_mib -= freed_mib
         result[state.name] = freed_mib
     return result
 
 
 def _loaded(view: View, devices: Devices, target: ConsumerState) -> list[ConsumerState]:
-    """Who may hold memory there and is not another device's job to evict."""
+    """Consumers that may hold memory there and that no running job is about to evict."""
     taken = {target.name} | {name for job in view.jobs.values() for name in job.evicting}
-    return [one for one in view.on(devices) if one.name not in taken and _may_hold(view, devices, one)]
+    return [one for one in view.consumers_on(devices) if one.name not in taken and _may_hold(view, devices, one)]
 
 
 def _may_hold(view: View, devices: Devices, state: ConsumerState) -> bool:
-    """Loaded as far as anybody knows, or holding a model's worth of memory whatever it says of itself."""
+    """Whether it may be loaded: by its residency, or because it holds as much as a model, whatever it reports."""
     if state.residency in HOLDING:
         return True
-    if state.residency in MOVING:
+    if state.residency in CHANGING:
         return False
-    held = [view.devices[device].held_by(state.name) for device in devices if state.on(device)]
+    held = [view.devices[device].held_by(state.name) for device in devices if state.may_be_on(device)]
     return any(mib is not None and holds_model(state.spec, mib) for mib in held)
 
 
-def least_recently_used(state: ConsumerState) -> tuple[int, int, str]:
-    """Never used first; then the longest unused; among equals the one that came first."""
+def lru_key(state: ConsumerState) -> tuple[int, int, str]:
+    """Sort key of the policy ``lru``: never used first, then the longest unused, then the longest in its residency."""
     return state.last_used_usec, state.since_usec, state.name
 
 
-def _take(in_order: Sequence[ConsumerState], freed_mib: Mapping[str, int], deficit_mib: int) -> list[ConsumerState]:
+def _take(in_order: Sequence[ConsumerState], freed_mib: Mapping[str, int], missing_mib: int) -> list[ConsumerState]:
+    """The first consumers of the order, until they free enough."""
     taken: list[ConsumerState] = []
     for state in in_order:
-        if deficit_mib <= 0:
+        if missing_mib <= 0:
             break
         if freed_mib[state.name] > 0:
             taken.append(state)
-            deficit_mib -= freed_mib[state.name]
+            missing_mib -= freed_mib[state.name]
     return taken
 
 
-def _prune(taken: list[ConsumerState], freed_mib: Mapping[str, int], deficit_mib: int) -> list[ConsumerState]:
-    """Drop who turned out not to be needed, the most recently used of them first: they are worth most."""
-    spare_mib = sum(freed_mib[state.name] for state in taken) - deficit_mib
+def _prune(taken: list[ConsumerState], freed_mib: Mapping[str, int], missing_mib: int) -> list[ConsumerState]:
+    """Drop superfluous victims, the most recently used first: those are the likeliest to be used again."""
+    spare_mib = sum(freed_mib[state.name] for state in taken) - missing_mib
     kept = list(taken)
-    for state in sorted(taken, key=least_recently_used, reverse=True):
+    for state in sorted(taken, key=lru_key, reverse=True):
         if freed_mib[state.name] <= spare_mib:
             kept.remove(state)
             spare_mib -= freed_mib[state.name]
     return kept
 
 
-def _planned(view: View, one: _Taken, freed: Freed, stopped: frozenset[str]) -> PlannedEviction:
-    method = EvictionMethod.UNIT_STOP if one.state.name in stopped else one.state.methods[0]
+def _planned(view: View, one: _Candidate, freed: Freed, stopped: frozenset[str]) -> PlannedEviction:
+    method = EvictionMethod.UNIT_STOP if one.state.name in stopped else one.state.usable_methods[0]
     expected_mib = _expected_mib(view, one.state, freed, stopped)
-    expected_mib = None if expected_mib is None else budget.told_mib(expected_mib)
+    expected_mib = None if expected_mib is None else budget.reportable_mib(expected_mib)
     return PlannedEviction(one.state.name, expected_mib, method=str(method), why=one.why)
 
 
@@ -291,10 +309,12 @@ def _recency(state: ConsumerState) -> str:
     return "least recently used" if state.last_used_usec else "never used"
 
 
-def _exemptions(view: View, devices: Devices, target: ConsumerState) -> tuple[Spared, ...]:
-    holders = [state for state in view.on(devices) if state.name != target.name and _holds(view, devices, state)]
-    whys = [(state.name, why_never(view, state, target) or _why_busy(view, devices, state)) for state in holders]
-    return tuple(Spared(name, why) for name, why in whys if why)
+def _exemptions(view: View, devices: Devices, target: ConsumerState) -> tuple[SparedConsumer, ...]:
+    holders = [
+        state for state in view.consumers_on(devices) if state.name != target.name and _holds(view, devices, state)
+    ]
+    reasons = [(state.name, exemption(view, devices, state, target)) for state in holders]
+    return tuple(SparedConsumer(name, reason) for name, reason in reasons if reason)
 
 
 def _holds(view: View, devices: Devices, state: ConsumerState) -> bool:
@@ -302,47 +322,50 @@ def _holds(view: View, devices: Devices, state: ConsumerState) -> bool:
     return is_held or any(view.devices[device].held_by(state.name) for device in devices)
 
 
-def why_never(view: View, state: ConsumerState, target: ConsumerState) -> str:
-    """Why it is no victim whatever else happens; "" when it may be one."""
+def permanent_exemption(view: View, state: ConsumerState, target: ConsumerState) -> str:
+    """Why a consumer is not evicted for the target, and waiting does not help; "" when there is no such reason."""
     if state.name in target.spec.can_coexist_with:
-        return f"{target.name} can coexist with it"
+        return f"listed in can_coexist_with of {target.name}"
     if state.spec.vram_managed:
         return "manages its own VRAM"
     if state.pinned:
         return "pinned"
-    if not state.methods:
-        return "is parked already, and has no unit" if state.spec.evict else "has no unload route and no unit"
-    return "gave nothing back when it was evicted a moment ago" if state.name in view.evict_failed else ""
+    if not state.usable_methods:
+        return "already parked, and has no unit to stop" if state.spec.evict else "has no unload route and no unit"
+    return "released no VRAM when it was evicted a moment ago" if state.name in view.evict_failed else ""
 
 
-def works(view: View, state: ConsumerState) -> bool:
-    """Whether nothing but its own work keeps it from being evicted."""
-    return bool(busyness.why_spared(state, view.now)) and not _why_in_use(state)
+def is_only_busy(view: View, state: ConsumerState) -> bool:
+    """Whether nothing but work of its own keeps the consumer from being evicted."""
+    return bool(busyness.busy_exemption(state, view.now)) and not _use(state)
 
 
-def _why_busy(view: View, devices: Devices, state: ConsumerState) -> str:
-    """Why it is no victim at the moment; "" when it may be one."""
-    return _why_in_use(state) or busyness.why_spared(state, view.now) or _why_not_beside(view, devices, state)
+def _temporary_exemption(view: View, devices: Devices, state: ConsumerState) -> str:
+    """Why it cannot be evicted at the moment; "" when it can."""
+    return _use(state) or busyness.busy_exemption(state, view.now) or _job_on_other_device(view, devices, state)
 
 
-def _why_not_beside(view: View, devices: Devices, state: ConsumerState) -> str:
-    """One that is on another device too would free memory there as well, where somebody may be measuring it."""
+def _job_on_other_device(view: View, devices: Devices, state: ConsumerState) -> str:
+    """Why a consumer that spans several devices must wait: its eviction would free memory there in the middle of a job.
+
+    A service that starts measures what is free on its device, and may abort when that changes (vllm#56830).
+    """
     for device in state.devices:
         if device in devices:
             continue
         job = view.jobs.get(device)
         is_loading = any(device in one.devices for one in view.loading)
         if job is not None or is_loading:
-            return f"is on device {device} too, where something is being loaded or evicted"
+            return f"is also on device {device}, where something is being loaded or evicted"
     return ""
 
 
-def _why_in_use(state: ConsumerState) -> str:
-    """What is being done with it, by us or for a client; "" when nothing is."""
+def _use(state: ConsumerState) -> str:
+    """What the consumer is in use for, by the daemon or by a client; "" when it is not."""
     if state.leases:
         return "leased" if state.leases == 1 else f"leased {state.leases} times"
     if state.residency is Residency.LOADING:
         return "loading"
     if state.claimed:
-        return "may be loading on its last request"
+        return "may still be loading for its last request"
     return "being unloaded" if state.residency is Residency.UNLOADING else ""

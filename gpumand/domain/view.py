@@ -1,4 +1,4 @@
-"""What a decision looks at: everything at one moment, frozen."""
+"""The input of a decision: devices, consumers, leases and jobs at one moment, immutable."""
 
 from __future__ import annotations
 
@@ -9,47 +9,48 @@ from typing import Any
 from gpumand.domain.consumer import UNKNOWN_MIB, ConsumerSpec, EvictionMethod, Residency, SchedulerSettings
 from gpumand.domain.device import Devices, Sample
 from gpumand.domain.footprint import Footprint
-from gpumand.domain.learning import Learned
+from gpumand.domain.learning import LearnedTimes
 
 IN_VRAM = frozenset({Residency.RESIDENT, Residency.LOADING, Residency.UNLOADING, Residency.UNKNOWN})
-"""Residencies under which a consumer may hold its footprint. Unknown is not zero."""
+"""Residencies in which a consumer may hold its footprint. Unknown is not zero."""
 
 
-NOTHING_MEASURED, NOTHING_LEARNED = Footprint(), Learned()
+NOTHING_MEASURED, NOTHING_LEARNED = Footprint(), LearnedTimes()
 
 
 @dataclass(frozen=True)
 class ConsumerState:
-    """What is known of a consumer now.
+    """What is known of a consumer at one moment.
 
     Attributes:
-        spec: as configured.
+        spec: the consumer as configured.
         residency: see Residency.
-        devices: the devices it is on, is loaded to, or was last on, together; () when nothing is known.
-        leases: how many leases stand on it.
+        devices: the devices that it is on, is being loaded to, or was last on, together; () = unknown.
+        leases: number of active leases on it.
         pinned: never evicted unless forced.
-        worked_usec: when its last lease ended, CLOCK_REALTIME; 0 = never. Real work.
-        probed_usec: when it says itself that it last worked; counts only where ``worked_usec`` is 0.
-        changed_at: monotonic seconds of the last change that we made or saw; a probe begun before it is stale.
-        unit_moved_at: when we last began or ended to load or evict it, or to start or stop its unit; what was heard
-            of the unit before is stale.
+        lease_ended_usec: CLOCK_REALTIME of the end of its last lease, which is proof of work; 0 = never.
+        reported_used_usec: CLOCK_REALTIME at which it last worked by its own report; counts only where
+            ``lease_ended_usec`` is 0.
+        changed_at: monotonic seconds of the last change that the daemon made or saw; an older probe is stale.
+        unit_changed_at: monotonic seconds at which the daemon last began or ended to load, evict, start or stop it;
+            an older state of its unit is stale.
         idle_since: monotonic seconds of its last change of residency or end of a lease, whichever was later.
-        loading_since: monotonic seconds since when a start that nobody asked us for goes on, with interruptions;
-            None when there is none.
-        says_loaded: its health route said so the last time.
+        loading_since: monotonic seconds since when a load that the daemon did not start is going on, with
+            interruptions; None = none.
+        reports_loaded: its last health answer reported the model as loaded.
         since_usec: CLOCK_REALTIME of the last change of residency.
-        claimed_at: monotonic seconds since when its footprint is spoken for (loading, promised or leased); None when
+        claimed_at: monotonic seconds since when its footprint is reserved (it is loading, planned or leased); None =
             it is not.
-        baseline_mib: what no known process held on each of its devices at ``claimed_at``; None when that was unknown.
-        shown: its footprint has been seen since it became resident, so that live figures contain it.
-        failures: loads that failed in a row.
+        baseline_mib: MiB of unnamed memory on each of its devices at ``claimed_at``; None = unknown.
+        footprint_seen: its footprint has been visible since it became resident, so that readings contain it.
+        failures: number of loads that failed in a row.
         retry_at: monotonic seconds before which no new load is tried.
-        unasked: it is loading although nobody asked us for it.
-        error: one line; "" when all is well.
-        jobs: how much work it said it has, the last time it was asked; None = unknown.
-        needed_since: monotonic seconds since when somebody needs its room and its work is in the way; None when nobody.
+        external_load: it is loading, and the daemon did not start that.
+        error: one line; "" where there is none.
+        jobs: number of jobs in its last busy answer; None = unknown.
+        blocking_since: monotonic seconds since when its own work blocks a request that needs its VRAM; None = none.
         memory: what it was measured to hold.
-        times: what was learned of how long things take with it.
+        times: learned durations of its loads, evictions and leases.
     """
 
     spec: ConsumerSpec
@@ -57,25 +58,25 @@ class ConsumerState:
     devices: Devices = ()
     leases: int = 0
     pinned: bool = False
-    worked_usec: int = 0
-    probed_usec: int = 0
+    lease_ended_usec: int = 0
+    reported_used_usec: int = 0
     changed_at: float = 0.0
-    unit_moved_at: float = 0.0
+    unit_changed_at: float = 0.0
     idle_since: float = 0.0
     loading_since: float | None = None
-    says_loaded: bool = False
+    reports_loaded: bool = False
     since_usec: int = 0
     claimed_at: float | None = None
     baseline_mib: Mapping[int, int | None] = field(default_factory=dict)
-    shown: bool = False
+    footprint_seen: bool = False
     failures: int = 0
     retry_at: float = 0.0
-    unasked: bool = False
+    external_load: bool = False
     error: str = ""
     jobs: int | None = None
-    needed_since: float | None = None
+    blocking_since: float | None = None
     memory: Footprint = NOTHING_MEASURED
-    times: Learned = NOTHING_LEARNED
+    times: LearnedTimes = NOTHING_LEARNED
 
     @property
     def name(self) -> str:
@@ -84,13 +85,13 @@ class ConsumerState:
 
     @property
     def footprint_mib(self) -> int:
-        """MiB it needs resident: declared, or where that is left to us, the most it held in its last stays."""
+        """MiB that it needs to be resident: declared, or with vram_auto the most it held in its last stays."""
         measured_mib = self.memory.peak_mib if self.spec.vram_auto else None
         return measured_mib or self.spec.vram_resident_mib
 
     @property
     def footprint_known(self) -> bool:
-        """Whether anybody knows what it needs; where nobody does, ``footprint_mib`` is more than any device has."""
+        """Whether its footprint is known; an unknown ``footprint_mib`` is more than any device has."""
         return self.footprint_mib < UNKNOWN_MIB
 
     @property
@@ -100,80 +101,77 @@ class ConsumerState:
         return self.footprint_mib * self.spec.device_count if declared_mib is None else declared_mib
 
     @property
-    def methods(self) -> tuple[EvictionMethod, ...]:
-        """Those of its methods that would take anything back now: one that is parked gives no more by its route."""
+    def usable_methods(self) -> tuple[EvictionMethod, ...]:
+        """The eviction methods that would free memory now: once it is parked, its route has freed its part already."""
         if self.residency is not Residency.PARKED:
             return self.spec.evict
         return tuple(method for method in self.spec.evict if method is not EvictionMethod.HTTP)
 
     @property
     def last_used_usec(self) -> int:
-        """When it last worked: a finished lease beats what a probe reports; 0 = never."""
-        return self.worked_usec or self.probed_usec
+        """CLOCK_REALTIME of its last work; a finished lease counts before its own report; 0 = never."""
+        return self.lease_ended_usec or self.reported_used_usec
 
     @property
     def claimed(self) -> bool:
-        """Whether its footprint is spoken for."""
+        """Whether its footprint is reserved."""
         return self.claimed_at is not None
 
-    def having(self, **changes: Any) -> ConsumerState:
-        """The same with other values in some fields.
-
-        What dataclasses.replace does, at a tenth of what it costs with so many fields (and without slots, which it
-        needs for that): it is done for every lease that comes and goes, again and again.
-        """
+    def with_changes(self, **changes: Any) -> ConsumerState:
+        """A copy with other values in some fields."""
+        # dataclasses.replace takes ten times as long with this many fields, and this runs several times for every
+        # lease that is granted or ends. It needs __dict__, so that the class cannot have slots.
         assert changes.keys() <= self.__dict__.keys(), "a consumer's state has no such field"
         other = object.__new__(ConsumerState)
         other.__dict__.update(self.__dict__)
         other.__dict__.update(changes)
         return other
 
-    def on(self, device: int) -> bool:
+    def may_be_on(self, device: int) -> bool:
         """Whether it may hold memory on that device."""
         return not self.devices or device in self.devices
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """What is being done on devices: evictions and the load they are for, or one eviction by hand.
+    """A job on devices: evictions and the load that they make room for, or one manual eviction.
 
-    While one runs, nothing else is evicted or loaded there: the newcomer is measuring what is free (vLLM aborts when
-    a neighbour frees memory while it profiles, vllm#56830).
+    While a job runs, nothing else is evicted or loaded on its devices: the service that is starting measures what is
+    free (vLLM aborts when a neighbour frees memory while it profiles, vllm#56830).
 
     Attributes:
-        devices: where, all of them at once.
-        consumer: the consumer being loaded, or the one being evicted by hand.
+        devices: the devices of the job, all taken at once.
+        consumer: the consumer being loaded, or the one being evicted manually.
         evicting: victims not yet evicted, in order.
-        takes_slot: whether a request waits for it, so that a lease will stand on the devices when it ends.
-        beside: further devices that its victims are on: nothing else is begun there either.
-        parking: those of its victims that are to be parked, and for whom host RAM is spoken for.
+        takes_slot: whether a request waits for it, so that a lease follows on these devices when it ends.
+        extra_devices: further devices that its victims are on; nothing else is begun there either.
+        parking: the victims that are to be parked, for which host RAM is reserved.
     """
 
     devices: Devices
     consumer: str
     evicting: tuple[str, ...] = ()
     takes_slot: bool = False
-    beside: Devices = ()
+    extra_devices: Devices = ()
     parking: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """Everything at one moment.
+    """Everything that a decision depends on, at one moment.
 
     Attributes:
-        settings: the rules' numbers.
-        devices: one sample a device, by index; never empty (a placeholder where no source knows any).
-        consumers: by name.
-        leases: how many leases stand on each device.
-        jobs: what is being done, by device; a job on several stands at each of them.
+        settings: the ``[scheduler]`` table.
+        devices: the sample of each device, by index; never empty (a placeholder where the source knows none).
+        consumers: all consumers, by name.
+        leases: number of lease slots in use, by device.
+        jobs: running jobs, by device; a job on several devices is listed under each.
         now: monotonic seconds.
-        evict_failed: consumers that gave nothing back a moment ago, for the request at hand.
-        wanted: how far ahead in the queue the first request for a consumer is (0 = next); filled in by policies that
-            look at it.
-        may_overlap: devices on which loads may run beside leases.
-        host_available_mib: host RAM that is available, as the kernel says; None = unknown.
-        loading: those that are loading.
+        evict_failed: consumers that freed nothing a moment ago, for the request that is being decided.
+        queue_positions: position in the queue (0 = next) of the first request for each consumer; used by ``adaptive``.
+        may_overlap: devices on which loads may run during leases.
+        host_available_mib: MiB of host RAM that the kernel reports as available; None = unknown.
+        loading: the consumers that are loading.
     """
 
     settings: SchedulerSettings
@@ -183,22 +181,22 @@ class View:
     jobs: Mapping[int, Job] = field(default_factory=dict)
     now: float = 0.0
     evict_failed: frozenset[str] = frozenset()
-    wanted: Mapping[str, int] = field(default_factory=dict)
+    queue_positions: Mapping[str, int] = field(default_factory=dict)
     may_overlap: frozenset[int] = frozenset()
     host_available_mib: int | None = None
     loading: tuple[ConsumerState, ...] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        """Find once who is loading: everybody who is not resident asks for that."""
+        """Collect the loading consumers once: every decision about a consumer that is not resident needs them."""
         loading = tuple(state for state in self.consumers.values() if state.residency is Residency.LOADING)
         object.__setattr__(self, "loading", loading)
 
-    def on(self, devices: Devices) -> tuple[ConsumerState, ...]:
+    def consumers_on(self, devices: Devices) -> tuple[ConsumerState, ...]:
         """Consumers that may hold memory on any of these devices."""
         apart = frozenset(devices).isdisjoint
         return tuple(one for one in self.consumers.values() if not one.devices or not apart(one.devices))
 
     def slots_taken(self, device: int) -> int:
-        """Leases that stand on the device, and those that will when its job ends."""
+        """Lease slots in use on the device, including the one that its job reserves."""
         job = self.jobs.get(device)
         return self.leases.get(device, 0) + (1 if job is not None and job.takes_slot and device in job.devices else 0)

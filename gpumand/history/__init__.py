@@ -1,7 +1,7 @@
-"""What is remembered for longer than a boot: what happened (``gpumanctl history``), and what was learned.
+"""Data that survives a reboot: the history (``gpumanctl history``), learned values, and the demand log.
 
-``chronicle`` turns events into entries and demand, ``archive`` gathers them and hands them to one thread, ``database``
-is SQLite in that thread.
+Must not import the arbiter, the bus or the command line. Reading order: ``recorder`` (turns events into entries),
+``archive`` (collects entries and passes them to a thread), ``database`` (SQLite in that thread), ``demand_log``.
 """
 
 from __future__ import annotations

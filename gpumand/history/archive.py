@@ -1,4 +1,4 @@
-"""The Archive port on SQLite: gathers for a moment, then writes all of it at once, in a thread."""
+"""The Archive port on SQLite: collects entries briefly, then writes them in one transaction in a thread."""
 
 from __future__ import annotations
 
@@ -11,165 +11,172 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-from gpumand.domain.history import Entry, Query
+from gpumand.domain.history import HistoryEntry, HistoryQuery
 from gpumand.history.database import Database, before_usec
 from gpumand.state.worker import Worker
 
 log = logging.getLogger(__name__)
 
-GATHER_SEC = 1.0
-"""How long is gathered before it is written: a crash costs no more than that."""
+WRITE_DELAY_SEC = 1.0
+"""Delay before collected entries are written; a crash loses no more than that."""
 
-MAX_GATHERED = 10_000
-"""What a disk that does not answer can make us hold; the oldest goes first."""
+MAX_UNWRITTEN = 10_000
+"""Maximum number of entries in memory while the disk hangs; the oldest are dropped first."""
 
-ANSWER_SEC = 3.0
-"""How long a question waits for the disk."""
+QUERY_TIMEOUT_SEC = 3.0
+"""Time limit of a query, while the disk hangs."""
 
-MAX_ASKED = 32
-"""So many questions wait for the disk at most: nobody takes them back who has stopped waiting."""
+MAX_PENDING_QUERIES = 32
+"""Maximum number of queries queued for the thread; a query that timed out stays queued until the disk responds."""
 
-MAX_BESIDE = 4
-"""So many writes are begun beside the one that is under way."""
+MAX_EXTRA_WRITES = 4
+"""Maximum number of concurrent writes that precede queries, in addition to the regular write."""
 
 DEFAULT_KEEP_DAYS = 90.0
 PRUNE_EVERY_SEC = 3600.0
-CLOSE_SEC = 1.0
+CLOSE_TIMEOUT_SEC = 1.0
 
 T = TypeVar("T")
 
 
 class SqliteArchive:
-    """See gpumand.ports.Archive. To be used on one event loop."""
+    """Stores history and learned values in SQLite; see gpumand.ports.Archive. To be used on one event loop."""
 
     def __init__(self, path: Path, keep_days: float = DEFAULT_KEEP_DAYS) -> None:
         """Nothing is opened before the first write or read.
 
         Args:
-            path: the database's file; its folder is made if it is not there.
-            keep_days: for how long entries are kept; 0 = none are.
+            path: file of the database; its directory is created if missing.
+            keep_days: number of days for which entries are kept; 0 = none are kept.
         """
         self.keep_days = keep_days
         self._database = Database(path)
         self._worker = Worker("gpumand-archive")
-        self._entries: deque[Entry] = deque(maxlen=MAX_GATHERED)
-        self._learned: dict[str, str] = {}
-        self._known: dict[str, dict[str, Any]] = {}
-        self._is_read = False
-        self._asked: deque[None] = deque()
+        self._unwritten_entries: deque[HistoryEntry] = deque(maxlen=MAX_UNWRITTEN)
+        self._unwritten_learned: dict[str, str] = {}
+        self._learned_cache: dict[str, dict[str, Any]] = {}
+        self._is_learned_read = False
+        self._pending_queries: deque[None] = deque()
         self._writing: asyncio.Task[None] | None = None
-        self._beside: set[asyncio.Task[None]] = set()
+        self._extra_writes: set[asyncio.Task[None]] = set()
         self._pruned_at = float("-inf")
-        self._fault = ""
+        self._error = ""
         self._is_closed = False
 
-    def note(self, entry: Entry) -> None:
-        """Keep an entry, soon."""
+    def add(self, entry: HistoryEntry) -> None:
+        """Store an entry, soon."""
         if self.keep_days > 0:
-            self._entries.append(entry)
+            self._unwritten_entries.append(entry)
             self._write_soon()
 
-    def keep_learned(self, consumer: str, record: Mapping[str, Any]) -> None:
-        """Keep what was learned about a consumer, soon."""
-        self._learned[consumer] = json.dumps(record)
-        self._known[consumer] = dict(record)
+    def save_learned(self, consumer: str, record: Mapping[str, Any]) -> None:
+        """Store the learned values of a consumer, soon."""
+        self._unwritten_learned[consumer] = json.dumps(record)
+        self._learned_cache[consumer] = dict(record)
         self._write_soon()
 
     async def read_learned(self) -> dict[str, dict[str, Any]]:
-        """Consumer -> what was kept last; without what is only on disk when that cannot be read.
+        """Consumer -> its last stored record; records on disk are missing while the disk cannot be read.
 
-        The disk is read once, by whoever asks first: nobody else writes there, and all who ask hear the same.
+        The first successful call reads the disk, later ones use a cache: no other process writes to the database.
         """
-        if not self._is_read:
-            found = await self._bounded(self._database.learned, None)
-            self._is_read = found is not None
-            self._known = (found or {}) | self._known
-        return dict(self._known)
+        if not self._is_learned_read:
+            found = await self._query(self._database.learned, None)
+            self._is_learned_read = found is not None
+            # Records saved since the start are newer than those on disk.
+            self._learned_cache = (found or {}) | self._learned_cache
+        return dict(self._learned_cache)
 
-    async def entries(self, query: Query) -> tuple[Entry, ...]:
-        """The newest entries that answer a query; none when nothing can be read."""
-        self._write_now()
-        return await self._bounded(lambda: self._database.entries(query), ())
+    async def entries(self, query: HistoryQuery) -> tuple[HistoryEntry, ...]:
+        """The newest entries that match a query; none when the database cannot be read."""
+        self._write_before_query()
+        return await self._query(lambda: self._database.entries(query), ())
 
     async def close(self) -> None:
-        """Finish what was asked for, as far as the disk lets us."""
+        """Write what is pending, with a time limit in case the disk hangs."""
         self._is_closed = True
+        # The delayed write is cancelled, and everything is written now. A write that has already started goes on in the
+        # thread, ahead of this one.
         if self._writing is not None:
             self._writing.cancel()
         try:
-            await asyncio.wait_for(self._write(), timeout=CLOSE_SEC)
-            await asyncio.wait_for(self._worker.run(self._database.close), timeout=CLOSE_SEC)
-            await asyncio.wait_for(self._worker.close(), timeout=CLOSE_SEC)
+            await asyncio.wait_for(self._write(), timeout=CLOSE_TIMEOUT_SEC)
+            await asyncio.wait_for(self._worker.run(self._database.close), timeout=CLOSE_TIMEOUT_SEC)
+            await asyncio.wait_for(self._worker.close(), timeout=CLOSE_TIMEOUT_SEC)
         except (OSError, TimeoutError) as error:
-            log.warning("the last of the history is not kept: %s", error or "the disk does not answer")
+            log.warning("the last history entries may be lost: %s", error or "the disk does not respond")
 
     # -- writing -------------------------------------------------------------------------------------------------
 
     def _write_soon(self) -> None:
         if self._writing is None and not self._is_closed:
-            self._writing = asyncio.get_running_loop().create_task(self._gather())
+            self._writing = asyncio.get_running_loop().create_task(self._write_after_delay())
 
-    async def _gather(self) -> None:
+    async def _write_after_delay(self) -> None:
         try:
-            await asyncio.sleep(GATHER_SEC)
+            await asyncio.sleep(WRITE_DELAY_SEC)
             await self._write()
         finally:
             self._writing = None
-        if self._entries or self._learned:
+        # Entries added during the write found a running task and started none.
+        if self._unwritten_entries or self._unwritten_learned:
             self._write_soon()
 
     async def _write(self) -> None:
-        entries, learned = tuple(self._entries), dict(self._learned)
-        self._entries.clear()
-        self._learned.clear()
+        # Taken out before the await: entries that arrive during the write belong to the next one.
+        entries, learned = tuple(self._unwritten_entries), dict(self._unwritten_learned)
+        self._unwritten_entries.clear()
+        self._unwritten_learned.clear()
         if entries or learned:
-            await self._try(lambda: self._database.add(entries, learned), None)
+            await self._run_logged(lambda: self._database.add(entries, learned), None)
             await self._prune()
 
-    def _write_now(self) -> None:
-        """Ahead of a question, which the thread answers after it; while the disk hangs, what comes stays gathered."""
-        if len(self._beside) >= MAX_BESIDE:
+    def _write_before_query(self) -> None:
+        """Start a write ahead of a query, so that the query includes it; skipped while several hang in the disk."""
+        if len(self._extra_writes) >= MAX_EXTRA_WRITES:
             return
         task = asyncio.get_running_loop().create_task(self._write())
-        self._beside.add(task)
-        task.add_done_callback(self._beside.discard)
+        self._extra_writes.add(task)
+        task.add_done_callback(self._extra_writes.discard)
 
     async def _prune(self) -> None:
         now = asyncio.get_running_loop().time()
         if now - self._pruned_at >= PRUNE_EVERY_SEC:
             self._pruned_at = now
-            await self._try(lambda: self._database.prune(before_usec(self.keep_days)), None)
+            await self._run_logged(lambda: self._database.prune(before_usec(self.keep_days)), None)
 
-    async def _bounded(self, function: Callable[[], T], otherwise: T) -> T:
-        await asyncio.sleep(0)  # what is being written comes first
-        if len(self._asked) >= MAX_ASKED:
+    async def _query(self, function: Callable[[], T], otherwise: T) -> T:
+        await asyncio.sleep(0)  # lets the write that was just started enter the queue of the thread first
+        if len(self._pending_queries) >= MAX_PENDING_QUERIES:
             return otherwise
-        self._asked.append(None)
+        self._pending_queries.append(None)
 
+        # Counted down in the thread, not here: a query that timed out still occupies the queue of the thread.
         def answer() -> T:
-            self._asked.popleft()
+            self._pending_queries.popleft()
             return function()
 
         try:
-            async with asyncio.timeout(ANSWER_SEC):  # wait_for of Python 3.11 takes an answer for being stopped
-                return await self._try(answer, otherwise)
+            # Not wait_for: in Python 3.11 it loses a cancellation that arrives together with the result.
+            async with asyncio.timeout(QUERY_TIMEOUT_SEC):
+                return await self._run_logged(answer, otherwise)
         except TimeoutError:
-            self._database_failed("the disk does not answer")
+            self._database_failed("the disk does not respond")
             return otherwise
 
-    async def _try(self, function: Callable[[], T], otherwise: T) -> T:
-        """Have the thread do it. What is wrong with the disk is told when it begins, and when it is over."""
+    async def _run_logged(self, function: Callable[[], T], otherwise: T) -> T:
+        """Run a function in the thread; a failure of the disk is logged when it begins and when it is over."""
         try:
             result = await self._worker.run(function)
         except (sqlite3.Error, OSError) as error:
             self._database_failed(str(error))
             return otherwise
-        if self._fault:
-            log.warning("the history is kept again")
-            self._fault = ""
+        if self._error:
+            log.warning("the history database works again")
+            self._error = ""
         return result
 
     def _database_failed(self, fault: str) -> None:
-        if not self._fault:
-            log.warning("the history is not kept: %s", fault)
-        self._fault = fault or "unknown"
+        if not self._error:
+            log.warning("the history database failed: %s. New entries may be lost until it works again", fault)
+        self._error = fault or "unknown"

@@ -1,6 +1,6 @@
-"""The archive's file: SQLite, blocking, for one thread.
+"""The SQLite database of history and learned values; blocking code, to be used by one thread.
 
-What is in it is useful and never vital: a file that is damaged or of another version is set aside, and a new one begun.
+Its content is useful but not vital: a file that is damaged or of another version is renamed, and a new one is created.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
-from gpumand.domain.history import MAX_ENTRIES, Entry, EntryKind, Query
+from gpumand.domain.history import MAX_ENTRIES, EntryKind, HistoryEntry, HistoryQuery
 
 log = logging.getLogger(__name__)
 
 FORMAT = 1
 MAX_ENTRIES_KEPT = 200_000
-"""About 30 MiB; whoever grants more often than that in ``keep_days`` keeps fewer days."""
+"""About 30 MiB. With more entries within ``keep_days``, the oldest are deleted earlier."""
 
 MAX_TEXT = 1024
 MAX_LEARNED = 4096
@@ -39,23 +39,23 @@ _SIDE_FILES = ("", "-wal", "-shm")
 
 
 class Database:
-    """One file. Every method but ``close`` may raise sqlite3.Error or OSError."""
+    """One database file. Every method but ``close`` may raise sqlite3.Error or OSError."""
 
     def __init__(self, path: Path) -> None:
-        """Nothing is opened before the first call. ``path``'s folder is made if it is not there."""
+        """Nothing is opened before the first call. The directory of ``path`` is created if missing."""
         self._path = path
         self._connection: sqlite3.Connection | None = None
 
-    def add(self, entries: Iterable[Entry], learned: Mapping[str, str]) -> None:
-        """Keep entries and records (JSON text by consumer), all or nothing."""
-        with self._opened() as connection:
+    def add(self, entries: Iterable[HistoryEntry], learned: Mapping[str, str]) -> None:
+        """Store entries and learned records (JSON text by consumer) in one transaction."""
+        with self._open_once() as connection:
             places = ", ".join("?" * 11)
-            connection.executemany(f"INSERT INTO entries ({_COLUMNS}) VALUES ({places})", map(_row, entries))
+            connection.executemany(f"INSERT INTO entries ({_COLUMNS}) VALUES ({places})", map(_to_row, entries))
             connection.executemany("INSERT OR REPLACE INTO learned VALUES (?, ?)", learned.items())
 
     def prune(self, before_usec: int) -> None:
-        """Forget entries that ended before a moment, and the oldest where there are too many."""
-        with self._opened() as connection:
+        """Delete entries that ended before CLOCK_REALTIME ``before_usec``, and the oldest above MAX_ENTRIES_KEPT."""
+        with self._open_once() as connection:
             connection.execute("DELETE FROM entries WHERE at_usec < ?", (before_usec,))
             connection.execute(
                 "DELETE FROM entries WHERE rowid IN "
@@ -63,22 +63,22 @@ class Database:
                 (MAX_ENTRIES_KEPT,),
             )
 
-    def entries(self, query: Query) -> tuple[Entry, ...]:
-        """The newest entries that answer a query, newest first."""
+    def entries(self, query: HistoryQuery) -> tuple[HistoryEntry, ...]:
+        """The newest entries that match a query, newest first."""
         conditions, values = _conditions(query)
         where = f"WHERE {' AND '.join(conditions)}" if conditions else ""
         limit = max(0, min(query.limit, MAX_ENTRIES))
         statement = f"SELECT {_COLUMNS} FROM entries {where} ORDER BY at_usec DESC, rowid DESC LIMIT {limit}"
-        with closing(self._opened().execute(statement, values)) as cursor:
-            return tuple(entry for row in cursor if (entry := _entry(row)))
+        with closing(self._open_once().execute(statement, values)) as cursor:
+            return tuple(entry for row in cursor if (entry := _from_row(row)))
 
     def learned(self) -> dict[str, dict[str, Any]]:
-        """Consumer -> record; what is no record is left out."""
-        with closing(self._opened().execute(f"SELECT consumer, record FROM learned LIMIT {MAX_LEARNED}")) as cursor:
+        """Consumer -> learned record; malformed records are skipped."""
+        with closing(self._open_once().execute(f"SELECT consumer, record FROM learned LIMIT {MAX_LEARNED}")) as cursor:
             return dict(_records(cursor))
 
     def close(self) -> None:
-        """Give the file back; it is opened again when needed."""
+        """Close the file; the next call opens it again."""
         if self._connection is not None:
             with suppress(sqlite3.Error):
                 self._connection.close()
@@ -86,49 +86,51 @@ class Database:
 
     # -- the file ------------------------------------------------------------------------------------------------
 
-    def _opened(self) -> sqlite3.Connection:
+    def _open_once(self) -> sqlite3.Connection:
         if self._connection is None:
             self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             try:
                 self._connection = _open(self._path)
-            except (sqlite3.DatabaseError, _Foreign) as error:
+            except (sqlite3.DatabaseError, _UnusableDatabase) as error:
                 if isinstance(error, sqlite3.OperationalError):
-                    raise  # locked, no space, no right: no fault of the file's content
-                self._set_aside(str(error))
+                    raise  # locked, no space, no permission: the content of the file is not at fault
+                self._replace_damaged_file(str(error))
                 self._connection = _open(self._path)
         return self._connection
 
-    def _set_aside(self, why: str) -> None:
-        kept = self._path.with_name(f"{self._path.name}.damaged")
-        log.warning("%s is set aside as %s and begun anew: %s", self._path, kept.name, why)
+    def _replace_damaged_file(self, why: str) -> None:
+        damaged = self._path.with_name(f"{self._path.name}.damaged")
+        log.warning("%s is unusable, is renamed to %s and replaced by an empty one: %s", self._path, damaged.name, why)
         for suffix in _SIDE_FILES:
             with suppress(FileNotFoundError):
-                self._path.with_name(self._path.name + suffix).replace(kept.with_name(kept.name + suffix))
+                self._path.with_name(self._path.name + suffix).replace(damaged.with_name(damaged.name + suffix))
 
 
-class _Foreign(Exception):
-    """The file is sound, and not ours."""
+class _UnusableDatabase(Exception):
+    """The file is damaged, or not a history database of this version."""
 
 
 def _open(path: Path) -> sqlite3.Connection:
-    """Open it, made if it is not there, and look it through. Raises sqlite3.Error, _Foreign."""
-    # One thread at a time uses it, though not always the one that opened it: a worker's thread may be started anew.
+    """Open or create the database and check it. Raises sqlite3.Error, _Foreign."""
+    # check_same_thread: the connection is used by one thread at a time, but not always by the one that opened it.
     connection = sqlite3.connect(path, timeout=2.0, check_same_thread=False)
     try:
+        # A manipulated file must not run SQL functions through its schema.
         connection.execute("PRAGMA trusted_schema = OFF")
         (verdict,) = connection.execute("PRAGMA quick_check(1)").fetchone()
         if verdict != "ok":
-            raise _Foreign(f"it is damaged ({str(verdict)[:100]})")
+            raise _UnusableDatabase(f"it is damaged ({str(verdict)[:100]})")
         connection.execute("PRAGMA journal_mode = WAL")
-        connection.execute("PRAGMA synchronous = NORMAL")  # the last second may be lost, the file may not
-        _prepare(connection)
+        # NORMAL: a power failure may lose the last entries, but cannot damage the file.
+        connection.execute("PRAGMA synchronous = NORMAL")
+        _check_schema(connection)
     except BaseException:
         connection.close()
         raise
     return connection
 
 
-def _prepare(connection: sqlite3.Connection) -> None:
+def _check_schema(connection: sqlite3.Connection) -> None:
     (version,) = connection.execute("PRAGMA user_version").fetchone()
     (tables,) = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
     if version == 0 and tables == 0:
@@ -136,13 +138,13 @@ def _prepare(connection: sqlite3.Connection) -> None:
             for statement in _SCHEMA:
                 connection.execute(statement)
     elif version != FORMAT:
-        raise _Foreign(f"its format is {version}, not {FORMAT}")
+        raise _UnusableDatabase(f"its format is {version}, not {FORMAT}")
     else:
         connection.execute(f"SELECT {_COLUMNS} FROM entries LIMIT 1").close()
         connection.execute("SELECT consumer, record FROM learned LIMIT 1").close()
 
 
-def _conditions(query: Query) -> tuple[list[str], list[Any]]:
+def _conditions(query: HistoryQuery) -> tuple[list[str], list[Any]]:
     wanted: list[tuple[str, list[Any]]] = []
     if query.since_usec:
         wanted.append(("at_usec >= ?", [query.since_usec]))
@@ -155,7 +157,7 @@ def _conditions(query: Query) -> tuple[list[str], list[Any]]:
     return [condition for condition, _ in wanted], [value for _, values in wanted for value in values]
 
 
-def _row(entry: Entry) -> tuple[Any, ...]:
+def _to_row(entry: HistoryEntry) -> tuple[Any, ...]:
     return (
         entry.at_usec,
         str(entry.kind),
@@ -165,15 +167,15 @@ def _row(entry: Entry) -> tuple[Any, ...]:
         entry.mib,
         entry.method[:MAX_TEXT],
         entry.trigger[:MAX_TEXT],
-        # What a consumer's answer or a log said may hold anything; SQLite takes no lone surrogates.
+        # The detail may contain text from a consumer or a log; SQLite rejects lone surrogates.
         entry.detail[:MAX_TEXT].encode("utf-8", "replace").decode("utf-8"),
         entry.uid,
         entry.lease[:MAX_TEXT],
     )
 
 
-def _entry(row: tuple[Any, ...]) -> Entry | None:
-    """A row as an entry; None for what no version of ours has written. The file's columns take any type."""
+def _from_row(row: tuple[Any, ...]) -> HistoryEntry | None:
+    """A row as an entry, or None for a malformed row: columns of SQLite accept values of any type."""
     at_usec, kind, consumer, device, duration_usec, mib, method, trigger, detail, uid, lease = row
     texts = (consumer, device, method, trigger, detail, lease)
     numbers = (duration_usec, mib, uid)
@@ -185,7 +187,9 @@ def _entry(row: tuple[Any, ...]) -> Entry | None:
     )
     if not sound:
         return None
-    return Entry(at_usec, EntryKind(kind), consumer, device, duration_usec, mib, method, trigger, detail, uid, lease)
+    return HistoryEntry(
+        at_usec, EntryKind(kind), consumer, device, duration_usec, mib, method, trigger, detail, uid, lease
+    )
 
 
 def _records(rows: Iterable[tuple[Any, Any]]) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -195,12 +199,12 @@ def _records(rows: Iterable[tuple[Any, Any]]) -> Iterator[tuple[str, dict[str, A
         try:
             record = json.loads(text)
         except (ValueError, RecursionError):
-            log.warning("what was learned of %.100r cannot be read and is learned anew", consumer)
+            log.warning("the learned values of %.100r cannot be read and are learned again", consumer)
             continue
         if isinstance(record, dict):
             yield consumer, record
 
 
 def before_usec(keep_days: float) -> int:
-    """The moment before which everything may be forgotten."""
+    """CLOCK_REALTIME microseconds before which entries are deleted."""
     return int((time.time() - keep_days * 86400) * 1e6)

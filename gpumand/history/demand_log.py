@@ -1,4 +1,4 @@
-"""The demand log: who wanted what, when, and for how long, as JSON lines that ``gpumanctl simulate`` replays."""
+"""The demand log: one JSON line per use of a consumer, which ``gpumanctl simulate`` can replay."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ from gpumand.state.worker import Worker
 log = logging.getLogger(__name__)
 
 MAX_BYTES = 64 * 1024 * 1024
-"""A log that has grown so large is renamed to ``NAME.1``, in place of an earlier one, and a new one begun."""
+"""A log that exceeds this size is renamed to ``NAME.1``, replacing an earlier one, and a new log is started."""
 
-MAX_GATHERED = 10_000
-CLOSE_SEC = 1.0
+MAX_UNWRITTEN = 10_000
+CLOSE_TIMEOUT_SEC = 1.0
 
 
 @dataclass(frozen=True, slots=True)
-class Demand:
+class DemandEntry:
     """One use of a consumer.
 
     Attributes:
-        t: when it was asked for, seconds since 1970.
-        consumer: what for.
-        hold_sec: for how long the lease stood.
-        client: whose it was: a uid.
-        priority: the request's; None = unknown.
+        t: arrival of the request, in seconds since 1970.
+        consumer: the requested consumer.
+        hold_sec: duration of the lease in seconds.
+        client: user id of the client.
+        priority: priority of the request; None = unknown.
     """
 
     t: float
@@ -39,8 +39,8 @@ class Demand:
     client: str
     priority: int | None
 
-    def line(self) -> str:
-        """As a line of the log."""
+    def to_json_line(self) -> str:
+        """The entry as one line of JSON, without the line break."""
         entry = {
             "t": round(self.t, 3),
             "consumer": self.consumer,
@@ -51,52 +51,58 @@ class Demand:
 
 
 class DemandLog:
-    """Appends to a file, in a thread; what cannot be written is told once and lost."""
+    """Appends to the log file in a thread; lines that cannot be written are lost, with one warning."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._lines: deque[str] = deque(maxlen=MAX_GATHERED)
+        self._lines: deque[str] = deque(maxlen=MAX_UNWRITTEN)
         self._worker = Worker("gpumand-demand")
-        self._writing: asyncio.Task[None] | None = None
-        self._fault = ""
+        self._write_task: asyncio.Task[None] | None = None
+        self._error = ""
 
-    def note(self, demand: Demand) -> None:
-        """Append one, soon."""
-        self._lines.append(demand.line())
-        if self._writing is None:
-            self._writing = asyncio.get_running_loop().create_task(self._write_all())
+    def append(self, demand: DemandEntry) -> None:
+        """Append one entry, soon."""
+        self._lines.append(demand.to_json_line())
+        if self._write_task is None:
+            self._write_task = asyncio.get_running_loop().create_task(self._write_all())
 
     async def close(self) -> None:
-        """Finish what was asked for, as far as the disk lets us."""
+        """Write what is pending, with a time limit in case the disk hangs."""
         try:
-            if self._writing is not None:
-                await asyncio.wait_for(self._writing, timeout=CLOSE_SEC)
-            await asyncio.wait_for(self._worker.close(), timeout=CLOSE_SEC)
+            if self._write_task is not None:
+                await asyncio.wait_for(self._write_task, timeout=CLOSE_TIMEOUT_SEC)
+            await asyncio.wait_for(self._worker.close(), timeout=CLOSE_TIMEOUT_SEC)
         except TimeoutError:
-            log.warning("the last lines of %s are not kept: the disk does not answer", self.path)
+            log.warning("the last lines of the demand log %s may be lost: the disk does not respond", self.path)
 
     async def _write_all(self) -> None:
         try:
+            # One write at a time, so that lines stay in order; lines added during a write are written by the next one.
             while self._lines:
-                text = "".join(f"{line}\n" for line in self._lines)
+                text = "".join(f"{to_json_line}\n" for to_json_line in self._lines)
                 self._lines.clear()
                 await self._write(text)
         finally:
-            self._writing = None
+            self._write_task = None
 
     async def _write(self, text: str) -> None:
         try:
             await self._worker.run(lambda: _append(self.path, text.encode()))
         except OSError as error:
-            if not self._fault:
-                log.warning("the demand log %s cannot be written: %s", self.path, error.strerror or error)
-            self._fault = str(error)
+            if not self._error:
+                reason = error.strerror or error
+                log.warning(
+                    "cannot write the demand log %s: %s. Lines are lost until it can be written", self.path, reason
+                )
+            self._error = str(error)
         else:
-            self._fault = ""
+            self._error = ""
 
 
 def _append(path: Path, content: bytes) -> None:
-    """Append, whole lines at a time; what is no regular file is left alone."""
+    """Append whole lines, and rotate a full log. Raises OSError."""
+    # Only a regular file is written: O_NOFOLLOW refuses a symbolic link, and O_NONBLOCK makes opening a named pipe
+    # without a reader fail instead of blocking the thread.
     flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
     descriptor = os.open(path, flags, 0o640)
     try:

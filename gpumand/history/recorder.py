@@ -1,4 +1,4 @@
-"""From events to what is kept of them: entries of the history, and the demand log."""
+"""Records events of the arbiter: as history entries in the archive, and as lines of the demand log."""
 
 from __future__ import annotations
 
@@ -15,68 +15,74 @@ from gpumand.domain.events import (
     RequestGranted,
     RequestRefused,
 )
-from gpumand.domain.history import Entry, EntryKind
-from gpumand.history.demand_log import Demand, DemandLog
+from gpumand.domain.history import EntryKind, HistoryEntry
+from gpumand.history.demand_log import DemandEntry, DemandLog
 from gpumand.ports import Archive, Clock
 
-MAX_OPEN = 4096
-"""Leases whose beginning is remembered for the demand log; there are never that many at once."""
+MAX_ACTIVE_LEASES = 4096
+"""Maximum number of leases whose request is remembered for the demand log; far above the limit on leases."""
 
 
 @dataclass(frozen=True, slots=True)
-class _Begun:
+class _GrantedRequest:
     arrived_usec: int
     priority: int | None = None
 
 
 class HistoryRecorder:
-    """Listens to the arbiter's events."""
+    """Receives the events of the arbiter and records them."""
 
     def __init__(self, archive: Archive, clock: Clock, demand_log: DemandLog | None = None) -> None:
         self._demand_log = demand_log
         self._archive = archive
         self._clock = clock
-        self._begun: OrderedDict[str, _Begun] = OrderedDict()
+        self._granted: OrderedDict[str, _GrantedRequest] = OrderedDict()
 
     def publish(self, event: Event) -> None:
-        """Keep what an event says, where it is of the kind that is kept."""
+        """Record an event, if it is of a kind that is recorded."""
         now_usec = self._clock.realtime_usec()
         entry = _entry(event, now_usec)
         if entry is not None:
-            self._archive.note(entry)
+            self._archive.add(entry)
         if isinstance(event, RequestGranted):
-            self._begin(event, now_usec)
+            self._remember_grant(event, now_usec)
         elif isinstance(event, LeaseEnded):
-            self._note_demand(event, now_usec)
+            self._record_demand(event, now_usec)
 
-    def _begin(self, event: RequestGranted, now_usec: int) -> None:
-        self._begun[event.lease.id] = _Begun(now_usec - event.waited_usec, event.priority)
-        if len(self._begun) > MAX_OPEN:
-            self._begun.popitem(last=False)
+    def _remember_grant(self, event: RequestGranted, now_usec: int) -> None:
+        self._granted[event.lease.id] = _GrantedRequest(now_usec - event.waited_usec, event.priority)
+        # Bounded, in case the end of a lease is never reported: the oldest grant is dropped.
+        if len(self._granted) > MAX_ACTIVE_LEASES:
+            self._granted.popitem(last=False)
 
-    def _note_demand(self, event: LeaseEnded, now_usec: int) -> None:
-        """A lease that was taken up from before our start began to be wanted at a time we do not know: its grant's."""
+    def _record_demand(self, event: LeaseEnded, now_usec: int) -> None:
+        """Add an ended lease to the demand log.
+
+        The arrival of a request from before the daemon started is unknown; the time of the grant is used instead.
+        """
         lease = event.lease
-        begun = self._begun.pop(lease.id, _Begun(lease.granted_usec))
+        granted = self._granted.pop(lease.id, _GrantedRequest(lease.granted_usec))
         if self._demand_log is not None:
-            hold_sec, client = event.stood_sec(now_usec), str(lease.owner.uid)
-            self._demand_log.note(Demand(begun.arrived_usec / 1e6, lease.consumer, hold_sec, client, begun.priority))
+            hold_sec, client = event.duration_sec(now_usec), str(lease.owner.uid)
+            self._demand_log.append(
+                DemandEntry(granted.arrived_usec / 1e6, lease.consumer, hold_sec, client, granted.priority)
+            )
 
-    async def log_demand_to(self, demand_log: DemandLog | None) -> None:
-        """Use another log from now on, or none."""
+    async def set_demand_log(self, demand_log: DemandLog | None) -> None:
+        """Switch to another demand log, or to none."""
         former, self._demand_log = self._demand_log, demand_log
         if former is not None:
             await former.close()
 
     async def close(self) -> None:
-        """Finish what was asked for; nothing is to be published any more."""
-        await self.log_demand_to(None)
+        """Write what is pending; no event may be published afterwards."""
+        await self.set_demand_log(None)
         await self._archive.close()
 
 
-def _entry(event: Event, now_usec: int) -> Entry | None:
-    """What is kept of an event; None for one that only speaks of state."""
-    entry: Entry | None = None
+def _entry(event: Event, now_usec: int) -> HistoryEntry | None:
+    """The history entry for an event; None for an event that only reports a change of state."""
+    entry: HistoryEntry | None = None
     match event:
         case EvictionOccurred(report):
             entry = _eviction(EntryKind.EVICTION, report, now_usec)
@@ -84,19 +90,19 @@ def _entry(event: Event, now_usec: int) -> Entry | None:
             entry = _eviction(EntryKind.EVICTION_FAILED, report, now_usec)
         case LoadFinished(consumer, device, duration_usec, error):
             kind = EntryKind.LOAD_FAILED if error else EntryKind.LOAD
-            entry = Entry(now_usec, kind, consumer, device, duration_usec, detail=error)
+            entry = HistoryEntry(now_usec, kind, consumer, device, duration_usec, detail=error)
         case RequestGranted():
             entry = _grant(event, now_usec)
         case RequestRefused(consumer, uid, error, message):
             detail = f"{error.rpartition('.')[2]}: {message}"
-            entry = Entry(now_usec, EntryKind.REFUSAL, consumer, detail=detail, uid=uid)
+            entry = HistoryEntry(now_usec, EntryKind.REFUSAL, consumer, detail=detail, uid=uid)
         case LeaseEnded():
             entry = _end(event, now_usec)
     return entry
 
 
-def _eviction(kind: EntryKind, report: EvictionReport, now_usec: int) -> Entry:
-    return Entry(
+def _eviction(kind: EntryKind, report: EvictionReport, now_usec: int) -> HistoryEntry:
+    return HistoryEntry(
         now_usec,
         kind,
         report.consumer,
@@ -109,9 +115,9 @@ def _eviction(kind: EntryKind, report: EvictionReport, now_usec: int) -> Entry:
     )
 
 
-def _grant(event: RequestGranted, now_usec: int) -> Entry:
+def _grant(event: RequestGranted, now_usec: int) -> HistoryEntry:
     lease = event.lease
-    return Entry(
+    return HistoryEntry(
         now_usec,
         EntryKind.GRANT,
         event.consumer,
@@ -123,9 +129,9 @@ def _grant(event: RequestGranted, now_usec: int) -> Entry:
     )
 
 
-def _end(event: LeaseEnded, now_usec: int) -> Entry:
-    lease, held_usec = event.lease, int(event.stood_sec(now_usec) * 1e6)
-    return Entry(
+def _end(event: LeaseEnded, now_usec: int) -> HistoryEntry:
+    lease, held_usec = event.lease, int(event.duration_sec(now_usec) * 1e6)
+    return HistoryEntry(
         now_usec,
         EntryKind.END,
         lease.consumer,

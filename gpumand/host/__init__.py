@@ -1,4 +1,4 @@
-"""The host's clock and memory, read from the kernel.
+"""The clock and the RAM of the host, read from the kernel: implementations of the ports ``Clock`` and ``HostMemory``.
 
-Implements the ports ``Clock`` and ``HostMemory``; must not import the arbiter, the bus or the command line.
+Must not import the arbiter, the bus or the command line.
 """

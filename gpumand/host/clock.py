@@ -1,4 +1,4 @@
-"""The real time."""
+"""The Clock port on the clocks of the kernel."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ import time
 
 
 class SystemClock:
-    """The Clock port over the kernel's clocks.
+    """The Clock port on the clocks of the kernel.
 
-    ``monotonic`` stands still while the host is suspended, so that nobody's waiting time runs out meanwhile;
-    ``realtime_usec`` does not, and a lease ends at the moment that was promised, or right after it in the morning.
+    ``monotonic`` stops while the host is suspended, so that no request times out meanwhile. ``realtime_usec`` goes on,
+    so that a lease ends at its announced expiry, or right after the host resumes.
     """
 
     def monotonic(self) -> float:
@@ -22,9 +22,9 @@ class SystemClock:
         return time.time_ns() // 1000
 
     def suspended_sec(self) -> float:
-        """By how much CLOCK_BOOTTIME has run ahead of CLOCK_MONOTONIC."""
+        """Difference between CLOCK_BOOTTIME, which counts time spent suspended, and CLOCK_MONOTONIC, which does not."""
         return time.clock_gettime(time.CLOCK_BOOTTIME) - time.clock_gettime(time.CLOCK_MONOTONIC)
 
     async def sleep(self, seconds: float) -> None:
-        """Return after so many seconds; at least once around the event loop."""
+        """Return after this many seconds, and after at least one iteration of the event loop."""
         await asyncio.sleep(max(seconds, 0.0))

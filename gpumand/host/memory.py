@@ -1,4 +1,4 @@
-"""Host RAM, as /proc/meminfo tells of it: a HostMemory."""
+"""The HostMemory port on /proc/meminfo."""
 
 from __future__ import annotations
 
@@ -17,7 +17,10 @@ _AVAILABLE = re.compile(rb"^MemAvailable:\s+([0-9]{1,15}) kB$", re.MULTILINE)
 
 
 class ProcMeminfo:
-    """See HostMemory. Read in a thread of its own: the kernel adds up its zones for it, and may take its time."""
+    """Reads available host RAM from /proc/meminfo; see the port HostMemory.
+
+    The file is read in a separate thread: the kernel computes its values on every read, which may take time.
+    """
 
     def __init__(self, path: Path = MEMINFO) -> None:
         self._path = path
@@ -27,9 +30,9 @@ class ProcMeminfo:
     async def available_mib(self) -> int | None:
         """See HostMemory."""
         try:
-            return self._noted(*await self._thread.call(self._read))
+            return self._logged_on_change(*await self._thread.call(self._read))
         except (CallHangs, ThreadClosed) as error:
-            return self._noted(None, str(error))
+            return self._logged_on_change(None, str(error))
 
     async def close(self) -> None:
         """See HostMemory."""
@@ -41,10 +44,15 @@ class ProcMeminfo:
                 found = _AVAILABLE.search(file.read(MAX_BYTES))
         except OSError as error:
             return None, error.strerror or str(error)
-        return (int(found[1]) // 1024, "") if found else (None, "it has no MemAvailable")
+        return (int(found[1]) // 1024, "") if found else (None, "it has no line MemAvailable")
 
-    def _noted(self, mib: int | None, error: str) -> int | None:
+    def _logged_on_change(self, mib: int | None, error: str) -> int | None:
         if error and error != self._error:
-            log.warning("host RAM cannot be read from %s: %s", self._path, error)
+            # Only a new error is logged: the file is read with every VRAM sample.
+            log.warning(
+                "cannot read available host RAM from %s: %s. Until it works again, consumers are stopped, not parked",
+                self._path,
+                error,
+            )
         self._error = error
         return mib

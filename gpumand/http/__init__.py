@@ -1,4 +1,5 @@
-"""The HTTP face: status, events and metrics for tools that do not speak D-Bus. Read-only.
+"""Read-only HTTP endpoints for status, events and metrics, for tools that do not use D-Bus.
 
-``front`` is what the daemon has; the rest, and aiohttp with it, is imported only where there is something to listen on.
+The daemon uses only ``listener``, which imports the other modules, and aiohttp with them, when there is a socket to
+listen on. The package must not import the arbiter: it gets a function that returns the status, and the events.
 """

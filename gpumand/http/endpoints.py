@@ -1,4 +1,4 @@
-"""The routes of the HTTP face."""
+"""Serves the HTTP endpoints: /v1/status, /v1/events, /metrics and /healthz."""
 
 from __future__ import annotations
 
@@ -14,33 +14,33 @@ from aiohttp import HttpVersion10, HttpVersion11, web
 from gpumand.bus.marshalling import status_entry, text
 from gpumand.bus.variants import unwrap
 from gpumand.domain.status import Status
-from gpumand.http.connections import Door, connection_of, dressed, plain
-from gpumand.http.event_streams import HELLO, Reader, Streams, TooManyReaders
+from gpumand.http.connections import Acceptor, connection_of, text_response, with_standard_headers
+from gpumand.http.event_streams import HELLO, EventStreams, Reader, TooManyReaders
 from gpumand.http.limits import MAX_BODY_BYTES, WRITE_SEC
 from gpumand.http.metrics import Metrics
 from gpumand.http.prometheus_format import CONTENT_TYPE
 
 log = logging.getLogger(__name__)
 
-PATIENCE_SEC = 0.5
+SHUTDOWN_TIMEOUT_SEC = 0.5
 METHODS = ("GET", "HEAD")
 EVENTS = "/v1/events"
 
 
 class HttpEndpoints:
-    """Answers on any number of listening sockets.
+    """Serves the endpoints on any number of listening sockets.
 
     Args:
-        status: one consistent snapshot of everything.
-        metrics: told of every event.
-        streams: the readers of events.
+        status: returns a consistent snapshot of the daemon's state.
+        metrics: collects durations from events.
+        streams: the connected readers of events.
     """
 
-    def __init__(self, status: Callable[[], Status], metrics: Metrics, streams: Streams) -> None:
+    def __init__(self, status: Callable[[], Status], metrics: Metrics, streams: EventStreams) -> None:
         self._status = status
         self._metrics = metrics
         self._streams = streams
-        self._door = Door(self._answer)
+        self._acceptor = Acceptor(self._handle)
         self._servers: list[asyncio.Server] = []
         self._routes: dict[str, Callable[[], web.Response]] = {
             "/v1/status": self._status_page,
@@ -50,97 +50,98 @@ class HttpEndpoints:
         }
 
     async def open(self, listener: socket.socket) -> asyncio.Server:
-        """Answer on a listening socket; see ``Door.open``."""
-        server = await self._door.open(listener)
+        """Serve a listening socket; see ``Acceptor.open``."""
+        server = await self._acceptor.open(listener)
         self._servers.append(server)
         return server
 
     async def close(self) -> None:
-        """Accept nothing more and end what is open; streams end by themselves."""
+        """Stop listening and end all connections; streams end after their queued events have been sent."""
+        # Listening stops first, so that no new connection is accepted while the others end.
         for server in self._servers:
             server.close()
         self._streams.close()
-        await self._door.close(PATIENCE_SEC)
+        await self._acceptor.close(SHUTDOWN_TIMEOUT_SEC)
 
-    async def _answer(self, request: web.BaseRequest) -> web.StreamResponse:
-        connection_of(request).asked = True
+    async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
+        connection_of(request).request_received = True
         refusal = self._refusal(request)
         if refusal is not None:
             return refusal
         if request.path == EVENTS and request.method == "GET":
-            return await self._follow(request)
+            return await self._stream_events(request)
         return self._routes[request.path]()
 
     def _refusal(self, request: web.BaseRequest) -> web.Response | None:
         if request.version not in (HttpVersion10, HttpVersion11):
-            return plain(400, "HTTP/1.0 and 1.1 are spoken here")
-        if connection_of(request).local_names_only and not _names_this_host(request.headers.get("Host", "")):
-            return plain(421, "this address is asked as localhost or by its number only")
+            return text_response(400, "unsupported HTTP version: use HTTP/1.0 or HTTP/1.1")
+        if connection_of(request).local_names_only and not _is_local_name(request.headers.get("Host", "")):
+            return text_response(421, "invalid Host header: use localhost or the IP address")
         if request.path not in self._routes:
-            return plain(404, "there are /v1/status, /v1/events, /metrics and /healthz")
+            return text_response(404, "not found: use /v1/status, /v1/events, /metrics or /healthz")
         if request.method not in METHODS:
-            return plain(405, "this is for reading only", {"Allow": ", ".join(METHODS)})
+            return text_response(405, "method not allowed: use GET or HEAD", {"Allow": ", ".join(METHODS)})
         if request.can_read_body and not 0 <= _body_bytes(request) <= MAX_BODY_BYTES:
-            return plain(413, "no body is taken here")
+            return text_response(413, "request body too large: send no body")
         return None
 
     def _status_page(self) -> web.Response:
-        told = json.dumps(unwrap(status_entry(self._status())))
-        return dressed(web.Response(text=told + "\n", content_type="application/json"))
+        document = json.dumps(unwrap(status_entry(self._status())))
+        return with_standard_headers(web.Response(text=document + "\n", content_type="application/json"))
 
     def _metrics_page(self) -> web.Response:
         page = self._metrics.text(self._status()).encode("utf-8")
-        return dressed(web.Response(body=page, headers={"Content-Type": CONTENT_TYPE}))
+        return with_standard_headers(web.Response(body=page, headers={"Content-Type": CONTENT_TYPE}))
 
     def _health_page(self) -> web.Response:
-        """It serves, so it is healthy; that it is degraded is the driver's fault, and a restart would not help."""
+        """Respond with 200 whenever the daemon serves requests."""
+        # A degraded daemon is healthy too: the cause is the driver, and a restart by a supervisor would not help.
         degraded = " ".join(text(self._status().degraded).split())
-        return plain(200, f"ok; degraded: {degraded}" if degraded else "ok")
+        return text_response(200, f"ok; degraded: {degraded}" if degraded else "ok")
 
-    async def _follow(self, request: web.BaseRequest) -> web.StreamResponse:
+    async def _stream_events(self, request: web.BaseRequest) -> web.StreamResponse:
         connection = connection_of(request)
         try:
-            reader = self._streams.join(connection.peer, connection.cut)
+            reader = self._streams.join(connection.peer, connection.abort)
         except TooManyReaders as error:
-            return plain(503, str(error), {"Retry-After": "30"})
+            return text_response(503, str(error), {"Retry-After": "30"})
+        # Registered before the first write: if the client disconnects now, the reader is closed and the loop ends.
         connection.begin_stream(reader.close)
-        response = dressed(web.StreamResponse(headers={"Content-Type": "text/event-stream"}))
+        response = with_standard_headers(web.StreamResponse(headers={"Content-Type": "text/event-stream"}))
         try:
             await response.prepare(request)
-            await _tell(response, reader)
+            await _write_events(response, reader)
         except (ConnectionError, TimeoutError) as error:
-            log.debug("a reader of events is gone: %r", error)
-            connection.cut()
+            log.debug("reader of the event stream disconnected: %r", error)
+            connection.abort()
         finally:
             self._streams.leave(reader)
         return response
 
 
-async def _tell(response: web.StreamResponse, reader: Reader) -> None:
-    """Write what is told until there is no more. Raises TimeoutError (it does not read), ConnectionError."""
-    told = HELLO
-    while told:
+async def _write_events(response: web.StreamResponse, reader: Reader) -> None:
+    """Write events until the reader is closed. Raises TimeoutError if the client does not read, ConnectionError."""
+    data = HELLO
+    while data:
         async with asyncio.timeout(WRITE_SEC):
-            await response.write(told)
-        told = await reader.next()
+            await response.write(data)
+        data = await reader.next()
 
 
 def _events_head() -> web.Response:
-    """What HEAD says of the stream."""
-    return dressed(web.Response(headers={"Content-Type": "text/event-stream"}))
+    """Return the response to HEAD for the event stream."""
+    return with_standard_headers(web.Response(headers={"Content-Type": "text/event-stream"}))
 
 
 def _body_bytes(request: web.BaseRequest) -> int:
-    """The size that was announced; -1 where there is none."""
+    """Return the announced size of the body; -1 if none was announced (a chunked body)."""
     return -1 if request.content_length is None else request.content_length
 
 
-def _names_this_host(host: str) -> bool:
-    """Whether it is asked for by number or as localhost.
-
-    A page in a browser may have a name of its own point here, and would then read what we answer; it cannot do so
-    under our number.
-    """
+def _is_local_name(host: str) -> bool:
+    """Return whether a Host header is empty, localhost or an IP address."""
+    # This check prevents DNS rebinding: a web page whose host name resolves to 127.0.0.1 could otherwise read the
+    # responses in the user's browser.
     name = host.rpartition(":")[0] if not host.endswith("]") and ":" in host else host
     if name.lower() in ("", "localhost"):
         return True

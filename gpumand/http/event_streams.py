@@ -1,6 +1,6 @@
-"""Server-sent events: what the Manager tells as signals, for any number of readers up to a cap.
+"""Server-sent events: distributes the signals of the D-Bus Manager interface to HTTP clients.
 
-A reader that does not keep up is cut off: nothing and nobody ever waits for one.
+A reader that does not keep up is disconnected, so that the daemon never waits for a reader.
 """
 
 from __future__ import annotations
@@ -16,79 +16,81 @@ from gpumand.bus.variants import unwrap
 from gpumand.domain.events import Event, EvictionFailed, EvictionOccurred, LeaseEnded, LeaseGranted
 from gpumand.http.limits import KEEPALIVE_SEC, MAX_QUEUED_EVENTS, MAX_READERS, MAX_READERS_PER_PEER
 
-HELLO = b": gpumand tells what happens from now on\n\n"
-KEEPALIVE = b": still here\n\n"
+HELLO = b": gpumand events from now on\n\n"
+KEEPALIVE = b": keep-alive\n\n"
 _EVICTION = ("consumer", "device", "freed_mib", "method", "trigger", "details")
 
 
 class TooManyReaders(Exception):
-    """The message says whose readers are too many."""
+    """The limit of event streams is reached; the message says whether in total or for one client."""
 
 
 def signal_of(event: Event) -> tuple[str, dict[str, Any]] | None:
-    """The signal by which the bus tells an event: its name, and its arguments by their names; None = it tells none."""
+    """Return the D-Bus signal of an event as its name and its arguments by name; None for an event without signal."""
     if isinstance(event, EvictionOccurred | EvictionFailed):
         return type(event).__name__, dict(zip(_EVICTION, unwrap(eviction_body(event.report)), strict=True))
     if isinstance(event, LeaseGranted):
         return "LeaseGranted", {"lease": event.lease.id, "consumer": text(event.lease.consumer)}
     if isinstance(event, LeaseEnded):
-        told = {"lease": event.lease.id, "consumer": text(event.lease.consumer), "reason": event.reason.value}
-        return "LeaseEnded", told
+        fields = {"lease": event.lease.id, "consumer": text(event.lease.consumer), "reason": event.reason.value}
+        return "LeaseEnded", fields
     return None
 
 
-def block(name: str, fields: dict[str, Any]) -> bytes:
-    """An event as it goes over the wire; JSON in ASCII has no line ends of its own."""
+def format_event(name: str, fields: dict[str, Any]) -> bytes:
+    """Return an event in the format of server-sent events."""
+    # The field needs no splitting into lines, because json.dumps escapes line breaks.
     return f"event: {name}\ndata: {json.dumps(fields)}\n\n".encode("ascii")
 
 
 class Reader:
-    """What waits for one reader.
+    """The queue of one reader of the event stream.
 
     Args:
-        peer: whose it is.
-        cut_off: called once, when it has not kept up.
+        peer: the client, as in ``Connection.peer``.
+        disconnect: called once if the reader does not keep up.
     """
 
-    def __init__(self, peer: str, cut_off: Callable[[], None]) -> None:
+    def __init__(self, peer: str, disconnect: Callable[[], None]) -> None:
         self.peer = peer
-        self._cut_off = cut_off
+        self._disconnect = disconnect
         self._blocks: deque[bytes] = deque()
         self._changed = asyncio.Event()
         self._closed = False
 
-    def put(self, told: bytes) -> None:
-        """Have it told, or cut the reader off where too much waits already."""
+    def put(self, data: bytes) -> None:
+        """Queue an event, or disconnect the reader if its queue is full."""
         if self._closed:
             return
         if len(self._blocks) >= MAX_QUEUED_EVENTS:
             self.close()
-            self._cut_off()
+            self._disconnect()
             return
-        self._blocks.append(told)
+        self._blocks.append(data)
         self._changed.set()
 
     def close(self) -> None:
-        """Nothing more is told."""
+        """Accept no further events; queued ones can still be read."""
         self._closed = True
         self._changed.set()
 
     async def next(self) -> bytes:
-        """All that waits, or a sign of life when nothing does for long; empty when it is closed."""
+        """Wait for events and return all that are queued; a keep-alive after a long wait; b"" after ``close``."""
         try:
             async with asyncio.timeout(KEEPALIVE_SEC):
                 await self._changed.wait()
         except TimeoutError:
             return KEEPALIVE
-        told = b"".join(self._blocks)
+        data = b"".join(self._blocks)
         self._blocks.clear()
+        # After close the event stays set, so that the next call returns b"" at once.
         if not self._closed:
             self._changed.clear()
-        return told
+        return data
 
 
-class Streams:
-    """All readers."""
+class EventStreams:
+    """All readers of the event stream."""
 
     def __init__(self) -> None:
         self._readers: set[Reader] = set()
@@ -96,30 +98,32 @@ class Streams:
     def __len__(self) -> int:
         return len(self._readers)
 
-    def join(self, peer: str, cut_off: Callable[[], None]) -> Reader:
-        """One more reader. Raises TooManyReaders."""
+    def join(self, peer: str, disconnect: Callable[[], None]) -> Reader:
+        """Add a reader. Raises TooManyReaders."""
         if len(self._readers) >= MAX_READERS:
-            raise TooManyReaders(f"{MAX_READERS} readers follow the events; more are not allowed")
+            raise TooManyReaders(f"too many event streams: {MAX_READERS} are open, the maximum. Close one")
         if Counter(reader.peer for reader in self._readers)[peer] >= MAX_READERS_PER_PEER:
-            raise TooManyReaders(f"{MAX_READERS_PER_PEER} readers of {peer} follow the events; more are not allowed")
-        reader = Reader(peer, cut_off)
+            limit = f"{MAX_READERS_PER_PEER} of {peer} are open, the maximum for one client"
+            raise TooManyReaders(f"too many event streams: {limit}. Close one")
+        reader = Reader(peer, disconnect)
         self._readers.add(reader)
         return reader
 
     def leave(self, reader: Reader) -> None:
-        """It reads no more."""
+        """Remove a reader."""
         reader.close()
         self._readers.discard(reader)
 
     def publish(self, event: Event) -> None:
-        """Tell all readers, synchronously and in order."""
-        told = signal_of(event) if self._readers else None
-        if told is not None:
-            data = block(*told)
+        """Queue an event for all readers; returns at once."""
+        signal = signal_of(event) if self._readers else None
+        if signal is not None:
+            data = format_event(*signal)
+            # A copy, because the disconnect callback may remove readers.
             for reader in tuple(self._readers):
                 reader.put(data)
 
     def close(self) -> None:
-        """End all streams; what waits for a reader is still sent."""
+        """End all streams after their queued events have been sent."""
         for reader in tuple(self._readers):
             reader.close()

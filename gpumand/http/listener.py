@@ -1,4 +1,4 @@
-"""What the daemon has of the HTTP face. It costs nothing, aiohttp included, until there is something to listen on."""
+"""Starts and stops the HTTP endpoints. aiohttp is imported only when there is a socket to listen on."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from gpumand.domain.consumer import HttpSettings
 from gpumand.domain.errors import ConfigInvalid
 from gpumand.domain.events import Event
 from gpumand.domain.status import Status
-from gpumand.http.event_streams import Streams
+from gpumand.http.event_streams import EventStreams
 from gpumand.http.limits import BACKLOG
 from gpumand.http.metrics import Metrics
 
@@ -23,81 +23,88 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
-class AddressTaken(ConfigInvalid):
-    """It cannot be listened there now; unlike with other faults of a configuration, trying again may help."""
+class AddressUnavailable(ConfigInvalid):
+    """The configured address cannot be listened on at the moment.
+
+    Unlike other configuration errors this one may be temporary, so a restart can help.
+    """
 
 
 class HttpListener:
-    """The HTTP face, where there is one.
+    """Listens for HTTP on the sockets passed by systemd and on the configured TCP address.
 
     Args:
-        status: one consistent snapshot of everything.
-        passed: listening sockets that systemd passed; they are closed with this.
+        status: returns a consistent snapshot of the daemon's state.
+        passed: listening sockets that systemd passed; ``close`` closes them.
     """
 
     def __init__(self, status: Callable[[], Status], passed: Sequence[socket.socket]) -> None:
         self._status = status
         self._passed = tuple(passed)
         self._metrics = Metrics()
-        self._streams = Streams()
-        self._face: HttpEndpoints | None = None
+        self._streams = EventStreams()
+        self._endpoints: HttpEndpoints | None = None
         self._tcp: asyncio.Server | None = None
         self._listen = ""
 
     def publish(self, event: Event) -> None:
-        """Take note of an event and tell those who follow; never raises, as the bus's side does not."""
+        """Record an event in the metrics and send it to the readers. Never raises, so that HTTP cannot break D-Bus."""
         try:
-            self._metrics.note(event)
+            self._metrics.record(event)
             self._streams.publish(event)
         except Exception:
-            log.exception("%s could not be told over HTTP", type(event).__name__)
+            log.exception("event %s could not be published over HTTP", type(event).__name__)
 
     async def open(self, settings: HttpSettings) -> None:
-        """Answer on the passed sockets, and where the configuration says. Raises ConfigInvalid."""
+        """Serve the passed sockets and the configured address. Raises ConfigInvalid."""
         for listener in self._passed:
-            await (await self._opened()).open(listener)
+            await (await self._get_endpoints()).open(listener)
         await self.configure(settings)
 
     async def configure(self, settings: HttpSettings) -> None:
-        """Listen where the configuration says now. Raises ConfigInvalid, and then all is as it was."""
+        """Listen on the configured address. Raises ConfigInvalid and then changes nothing."""
         if settings.listen == self._listen:
             return
+        # The new address is opened before the old one is closed, so that a failure leaves the old one in use.
         tcp = await self._listen_at(settings.listen) if settings.listen else None
         if self._tcp is not None:
             self._tcp.close()
         self._tcp, self._listen = tcp, settings.listen
 
     async def close(self) -> None:
-        """Accept no more, and end what is open."""
-        if self._face is not None:
-            await self._face.close()
+        """Stop listening and end all connections."""
+        if self._endpoints is not None:
+            await self._endpoints.close()
         for listener in self._passed:
             listener.close()
 
     async def _listen_at(self, address: str) -> asyncio.Server:
         listener = _bound(address)
-        log.info("HTTP is answered at %s", address)
-        return await (await self._opened()).open(listener)
+        log.info("HTTP: listening on %s", address)
+        return await (await self._get_endpoints()).open(listener)
 
-    async def _opened(self) -> HttpEndpoints:
-        if self._face is None:
-            await asyncio.to_thread(__import__, "aiohttp.web")  # 130 ms that the loop would not have for others
+    async def _get_endpoints(self) -> HttpEndpoints:
+        if self._endpoints is None:
+            # The import takes 130 ms, which would block the event loop.
+            await asyncio.to_thread(__import__, "aiohttp.web")
             from gpumand.http.endpoints import HttpEndpoints
 
-            self._face = HttpEndpoints(self._status, self._metrics, self._streams)
-        return self._face
+            self._endpoints = HttpEndpoints(self._status, self._metrics, self._streams)
+        return self._endpoints
 
 
 def _bound(address: str) -> socket.socket:
-    """A TCP socket that listens there. Raises ConfigInvalid."""
+    """Return a TCP socket that listens on an address. Raises ConfigInvalid."""
     host, port = split_address(address)
     listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
     try:
+        # Otherwise bind fails after a restart as long as connections of the former daemon are in TIME_WAIT.
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind((host, port))
         listener.listen(BACKLOG)
     except OSError as error:
         listener.close()
-        raise AddressTaken(f"http.listen: {address} cannot be listened at: {error.strerror}") from None
+        reason = f"cannot listen on {address}: {error.strerror}"
+        raise AddressUnavailable(f"http.listen: {reason}. Choose a free address of this host") from None
     listener.setblocking(False)
     return listener

@@ -1,4 +1,4 @@
-"""Prometheus' text format, version 0.0.4."""
+"""Writes metrics in the Prometheus text format, version 0.0.4."""
 
 from __future__ import annotations
 
@@ -18,29 +18,34 @@ Samples = Iterable[tuple[Labels, Number | None]]
 
 @dataclass(slots=True)
 class Histogram:
-    """How long things took, in seconds; ``counts`` has those above the last bound at its end."""
+    """A histogram of durations in seconds.
+
+    Attributes:
+        counts: number of durations per bucket of ``BOUNDS_SEC``; the last element counts those above the last bound.
+        sum_sec: sum of all durations in seconds.
+    """
 
     counts: list[int] = field(default_factory=lambda: [0] * (len(BOUNDS_SEC) + 1))
     sum_sec: float = 0.0
 
-    def note(self, seconds: float) -> None:
-        """One more."""
+    def record(self, seconds: float) -> None:
+        """Add a duration."""
         self.counts[bisect_left(BOUNDS_SEC, seconds)] += 1
         self.sum_sec += seconds
 
 
 def gauge(name: str, meaning: str, samples: Samples) -> Iterator[str]:
-    """The lines of a gauge; what is unknown (None) has no sample."""
+    """Return the lines of a gauge; a value of None is unknown and has no sample."""
     return _family(name, "gauge", meaning, samples)
 
 
 def counter(name: str, meaning: str, value: int) -> Iterator[str]:
-    """The lines of a counter."""
+    """Return the lines of a counter."""
     return _family(name, "counter", meaning, [({}, value)])
 
 
 def histogram(name: str, meaning: str, label: str, histograms: Mapping[str, Histogram]) -> Iterator[str]:
-    """The lines of a histogram, one for each value of the label."""
+    """Return the lines of a histogram for each value of the label."""
     yield from _head(name, "histogram", meaning)
     for value, one in histograms.items():
         total = 0
@@ -72,10 +77,10 @@ def _bound(seconds: float) -> str:
     return "+Inf" if seconds == float("inf") else repr(seconds)
 
 
-def _escaped(words: str) -> str:
-    return text(words).replace("\\", "\\\\").replace("\n", "\\n")
+def _escaped(value: str) -> str:
+    return text(value).replace("\\", "\\\\").replace("\n", "\\n")
 
 
 def _quoted(label: str) -> str:
-    """A carriage return is harmless by the format, but not to everybody who splits lines."""
+    # The format allows a carriage return, but some parsers take it for the end of the line.
     return _escaped(label.replace("\r", " ")).replace('"', '\\"')

@@ -1,8 +1,8 @@
-"""Connections that nobody is going to serve, since the daemon ends and is not to be tried again.
+"""Refuses waiting HTTP connections with status 503 when the daemon exits and must not be started again.
 
-systemd starts a service for as long as a connection waits at its socket, also one whose client has long gone. What is
-not served must be taken from there, then, or one reader of the status would have a daemon whose configuration is bad
-started, and fail, for ever.
+systemd starts the service as long as a connection waits at its socket, even if the client has disconnected. Connections
+that will not be served must therefore be accepted and closed. Otherwise a single request would make systemd start a
+daemon with an invalid configuration again and again.
 """
 
 from __future__ import annotations
@@ -13,34 +13,44 @@ from collections.abc import Iterable, Iterator
 
 from gpumand.http.limits import MAX_HEAD_BYTES
 
-MAX_TURNED_AWAY = 4096
-"""Of one socket; whoever connects faster than this keeps us no longer from ending."""
+MAX_REFUSED = 4096
+"""Maximum number of connections refused per socket, so that a flood of connections cannot keep the daemon from ending.
+"""
 
 
-def turn_away(listeners: Iterable[socket.socket], why: str) -> int:
-    """Tell all who wait why they are not served, and close the sockets; how many they were. Waits for nobody."""
+def refuse_waiting_connections(listeners: Iterable[socket.socket], why: str) -> int:
+    """Refuse all waiting connections without blocking, and close the sockets.
+
+    Args:
+        listeners: non-blocking listening sockets.
+        why: the reason, sent to the clients as the body of the response.
+
+    Returns:
+        The number of refused connections.
+    """
     body = f"{why}\n".encode()
     head = b"HTTP/1.1 503 Service Unavailable\r\nServer: gpumand\r\nContent-Type: text/plain; charset=utf-8\r\n"
     answer = head + b"Connection: close\r\nContent-Length: %d\r\n\r\n" % len(body) + body
     count = 0
     for listener in listeners:
         with listener:
-            for connection in _waiting(listener):
+            for connection in _accept_waiting(listener):
                 count += 1
-                _end(connection, answer)
+                _respond_and_close(connection, answer)
     return count
 
 
-def _waiting(listener: socket.socket) -> Iterator[socket.socket]:
-    for _ in range(MAX_TURNED_AWAY):
+def _accept_waiting(listener: socket.socket) -> Iterator[socket.socket]:
+    for _ in range(MAX_REFUSED):
         try:
             yield listener.accept()[0]
         except OSError:
             return
 
 
-def _end(connection: socket.socket, answer: bytes) -> None:
-    with connection, contextlib.suppress(OSError):
+def _respond_and_close(connection: socket.socket, answer: bytes) -> None:
+    with connection, contextlib.suppress(OSError):  # the client may have disconnected
         connection.setblocking(False)
         connection.send(answer)
-        connection.recv(MAX_HEAD_BYTES)  # what is left unread would be an error to who sent it, and hide the answer
+        # Closing a socket with unread data resets the connection, and the client might not receive the response.
+        connection.recv(MAX_HEAD_BYTES)

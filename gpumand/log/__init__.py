@@ -1,4 +1,4 @@
-"""Logging: systemd's journal protocol, log levels, and the ids of messages that operators search for.
+"""Logging: the native protocol of the systemd journal, log levels, and the ids of messages that can be searched for.
 
-Imports nothing else of gpumand.
+Must not import any other package of gpumand.
 """

@@ -1,4 +1,4 @@
-"""Where the log goes, and from which level on, in systemd's words for levels."""
+"""Set up logging: the target (journal or stderr) and the level, by the level names of systemd."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ LEVELS: Mapping[str, int] = {
     "info": logging.INFO,
     "debug": logging.DEBUG,
 }
-"""systemd's levels as thresholds; what we log ourselves is of the five that Python has."""
+"""Level names of systemd as thresholds; gpumand itself logs at the five levels of Python only."""
 
-ARGUMENTS: Mapping[str, str] = {"error": "err"}
-"""Words of the command line that systemd does not have."""
+LEVEL_ALIASES: Mapping[str, str] = {"error": "err"}
+"""Level names of the command line that systemd does not have."""
 
 
 class _PrefixFormatter(logging.Formatter):
-    """Lines as the journal wants them on stderr: with their priority in front."""
+    """Prefixes every line with its priority, as the journal expects it on stderr (see sd-daemon(3))."""
 
     def format(self, record: logging.LogRecord) -> str:
         level = PRIORITIES.get(record.levelno, 6)
@@ -37,35 +37,36 @@ class _PrefixFormatter(logging.Formatter):
 
 
 def default_level(environ: Mapping[str, str] = os.environ) -> str:
-    """The level where the command line says none; systemd asks for more of a unit that it starts to debug it."""
+    """The level without a command line option: "debug" where systemd sets DEBUG_INVOCATION=1, else "info"."""
     return "debug" if environ.get("DEBUG_INVOCATION") == "1" else "info"
 
 
 def setup_logging(level: str, socket_path: str = SOCKET) -> None:
-    """Log to the journal with all fields where stderr is the journal's, else to stderr, with times for a person.
+    """Log to the journal with all fields where stderr is connected to it, else to stderr with timestamps.
 
     Args:
         level: one of ``LEVELS``, or "error".
-        socket_path: the journal's.
+        socket_path: socket of the journal.
     """
-    # What no line of ours shows and the journal knows by itself need not be found out for every record.
+    # No format of gpumand shows these values, and the journal adds them itself: do not look them up for every record.
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     logging.basicConfig(handlers=[_handler(socket_path)], force=True)
-    set_level(ARGUMENTS.get(level, level))
+    set_level(LEVEL_ALIASES.get(level, level))
 
 
 def _handler(socket_path: str) -> logging.Handler:
     if not stderr_is_journal():
-        return _on_stderr(logging.Formatter("%(asctime)s %(levelname)-7s %(message)s"))
+        return _stderr_handler(logging.Formatter("%(asctime)s %(levelname)-7s %(message)s"))
+    # Without the native socket, lines on stderr still reach the journal, with a priority but without fields.
     if not Path(socket_path).is_socket():
-        return _on_stderr(_PrefixFormatter("%(message)s"))
+        return _stderr_handler(_PrefixFormatter("%(message)s"))
     handler = JournalHandler(socket_path)
     handler.addFilter(FloodGuard())
     handler.setFormatter(logging.Formatter("%(message)s"))
     return handler
 
 
-def _on_stderr(formatter: logging.Formatter) -> logging.Handler:
+def _stderr_handler(formatter: logging.Formatter) -> logging.Handler:
     handler = logging.StreamHandler(sys.stderr)
     handler.addFilter(FloodGuard())
     handler.setFormatter(formatter)
@@ -73,27 +74,28 @@ def _on_stderr(formatter: logging.Formatter) -> logging.Handler:
 
 
 def stderr_is_journal(environ: Mapping[str, str] = os.environ) -> bool:
-    """Whether our stderr is the very stream that systemd says leads to the journal."""
+    """Whether stderr is the journal stream that systemd names in JOURNAL_STREAM, and has not been redirected since."""
     device, _, inode = environ.get("JOURNAL_STREAM", "").partition(":")
     info = os.fstat(sys.stderr.fileno())
     return (device, inode) == (str(info.st_dev), str(info.st_ino)) and stat.S_ISSOCK(info.st_mode)
 
 
 def target() -> str:
-    """Where the log goes, in the words of org.freedesktop.LogControl1: "journal" or "console"."""
+    """The log target by the names of org.freedesktop.LogControl1: "journal" or "console"."""
     return "journal" if any(isinstance(one, JournalHandler) for one in logging.getLogger().handlers) else "console"
 
 
 def level() -> str:
-    """The level in force."""
+    """Name of the current log level."""
     threshold = logging.getLogger().level
     return next((name for name, value in reversed(list(LEVELS.items())) if value >= threshold), "emerg")
 
 
 def set_level(name: str) -> None:
-    """Put another of ``LEVELS`` in force.
+    """Set the log level to one of ``LEVELS``.
 
-    Every grant is worth an entry in the journal, which is read by fields, but not a line on stderr, which is read.
+    Routine messages such as grants go to the journal, which can be filtered by fields. On stderr, which a person reads
+    line by line, they appear only at level debug.
     """
     logging.getLogger().setLevel(LEVELS[name])
     is_quiet = target() == "console" and name != "debug"

@@ -1,6 +1,6 @@
-"""The log messages that matter, each under an id of its own: ``journalctl MESSAGE_ID=…`` finds all of its kind.
+"""Ids of important log messages: ``journalctl MESSAGE_ID=…`` finds all messages of one kind.
 
-The ids are for ever; ``systemd/gpumand.catalog`` explains each (``journalctl --catalog``), which a test sees to.
+The ids never change. ``systemd/gpumand.catalog`` explains each of them (``journalctl --catalog``); a test checks that.
 """
 
 from __future__ import annotations
@@ -8,13 +8,13 @@ from __future__ import annotations
 from enum import StrEnum
 
 ROUTINE_LOGGER = "gpumand.routine"
-"""The logger of what happens all day long and is written only where that is cheap; see ``gpumand.logs``."""
+"""Logger for routine messages such as grants; ``gpumand.log.logging_setup`` mutes it on the console."""
 
 FIELD_PREFIX = "GPUMAND_"
 
 
 class MessageId(StrEnum):
-    """Ids of messages, as the journal keeps them: 128 bits in hex."""
+    """Message ids in the format of the journal: 128 bits in hex."""
 
     EVICTION = "fc668f5f085248d5953d22fcb1c36906"
     EVICTION_FAILED = "681c7d30f38d4d0aabbd0ae42abe5591"
@@ -24,9 +24,9 @@ class MessageId(StrEnum):
 
 
 def fields(message: MessageId, **named: object) -> dict[str, object]:
-    """What a log call gets as ``extra`` to be found by: the message's id and GPUMAND_… for each name.
+    """The ``extra`` argument of a log call: the message id, and a field GPUMAND_… for each named value.
 
-    Unknown (None) and empty values are left out.
+    Values that are None or "" are left out.
     """
     known = {FIELD_PREFIX + name.upper(): value for name, value in named.items() if value is not None and value != ""}
     return {"MESSAGE_ID": message.value, **known}

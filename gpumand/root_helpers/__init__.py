@@ -1,5 +1,5 @@
-"""Small programs that run as root on their own, outside the daemon.
+"""Small programs that run as root, outside the daemon.
 
-Nothing of gpumand is imported here: each program is one file of the standard library, so that what runs as root can be
-read in one sitting.
+Must not import anything of gpumand: each program is one file that uses the standard library only, so that the code that
+runs as root is quick to review.
 """

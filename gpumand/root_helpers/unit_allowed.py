@@ -1,12 +1,12 @@
-"""Whether gpumand's user may start or stop a unit: asked by the polkit rule org.gpumand1-units.rules.
+"""Decides whether the user of gpumand may start or stop a unit; called by the polkit rule org.gpumand1-units.rules.
 
-The answer is the exit status. Only what root wrote counts: a unit that a file of the configuration names, in which only
-root can write. Such files are read one by one and without judging the rest of them, so that a mistake in one, which the
-running daemon does not take up either, does not keep it from stopping what it started.
+The exit status is the answer. Only units named in a configuration file that root owns and only root can write are
+allowed. Each file is read on its own and without validating its other keys, so that a mistake in one file, which the
+running daemon does not load either, does not prevent the daemon from stopping units that it started.
 
-A start needs a unit file besides. systemd 257 asks about a transient unit as it asks about any other, by name and verb
-"start", and whoever could start a transient unit would run what it likes as root. Where there is a unit file, systemd
-itself refuses to make a transient unit of that name.
+Starting a unit also requires a unit file. systemd 257 makes the same polkit request for a transient unit as for any
+other unit, with its name and the verb "start", and a process that may start transient units can run any command as
+root. Where a unit file exists, systemd itself refuses to create a transient unit of that name.
 """
 
 from __future__ import annotations
@@ -38,40 +38,40 @@ UNIT_FOLDERS = tuple(
         ),
     )
 )
-"""Where systemd finds units, without /run/systemd/transient."""
+"""Directories in which systemd looks for unit files, except /run/systemd/transient."""
 
 STOP = "stop"
 STARTS = ("start", "restart")
 MAX_FILE_BYTES = 1 << 20
 
 
-def allowed(verb: str, unit: str, files: Iterable[Path], folders: Iterable[Path], owner_uid: int = 0) -> bool:
+def is_allowed(verb: str, unit: str, files: Iterable[Path], folders: Iterable[Path], owner_uid: int = 0) -> bool:
     """Whether the unit may be started or stopped.
 
     Args:
-        verb: what systemd says that is done with it: "start", "stop" or "restart"; nothing else is allowed.
-        unit: its name, as systemd says it.
-        files: of the configuration.
-        folders: where unit files are.
-        owner_uid: whose files count.
+        verb: operation that systemd names in its polkit request: "start", "stop" or "restart"; others are refused.
+        unit: name of the unit in the polkit request.
+        files: configuration files.
+        folders: directories with unit files.
+        owner_uid: user id that must own a configuration file for it to count.
     """
     if verb != STOP and verb not in STARTS:
         return False
-    if not any(unit in _units_of(file, owner_uid) for file in files):
+    if not any(unit in _configured_units(file, owner_uid) for file in files):
         return False
-    return verb == STOP or _has_file(unit, folders)
+    return verb == STOP or _has_unit_file(unit, folders)
 
 
 def configuration_files() -> list[Path]:
-    """Those that the daemon reads, unless it is told otherwise."""
+    """The configuration files that the daemon reads by default."""
     return [DEFAULT_FILE, *sorted(DEFAULT_FOLDER.glob("*.toml"))]
 
 
-def _units_of(file: Path, owner_uid: int) -> Iterator[str]:
-    """The units that consumers have in one file; none where it cannot be read, is no TOML, or is not to be trusted."""
+def _configured_units(file: Path, owner_uid: int) -> Iterator[str]:
+    """Units of the consumers in one file; none where it is unreadable, not TOML, or writable by others than root."""
     try:
         document = tomllib.loads(_read(file, owner_uid))
-    except (OSError, ValueError, RecursionError):  # the last of brackets in brackets, thousands deep
+    except (OSError, ValueError, RecursionError):  # RecursionError: thousands of nested brackets
         return
     for consumer in _table(document.get("consumers")).values():
         unit = _table(consumer).get("unit")
@@ -81,9 +81,10 @@ def _units_of(file: Path, owner_uid: int) -> Iterator[str]:
 
 def _read(file: Path, owner_uid: int) -> str:
     with file.open("rb") as stream:
+        # fstat of the open file: a check by path could be passed by one file and the content read from another.
         info = os.fstat(stream.fileno())
         if info.st_uid != owner_uid or info.st_mode & (stat.S_IWGRP | stat.S_IWOTH) or not stat.S_ISREG(info.st_mode):
-            raise PermissionError(f"{file} can be written by others than root")
+            raise PermissionError(f"{file} is writable by other users than root")
         return stream.read(MAX_FILE_BYTES).decode()
 
 
@@ -91,9 +92,9 @@ def _table(value: Any) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-def _has_file(unit: str, folders: Iterable[Path]) -> bool:
-    """Whether there is a unit file of this name, or of the template that it is an instance of."""
-    if "/" in unit:
+def _has_unit_file(unit: str, folders: Iterable[Path]) -> bool:
+    """Whether a unit file exists with this name, or for the template of this instance."""
+    if "/" in unit:  # a name from the request must not lead out of the directories
         return False
     prefix, at, rest = unit.partition("@")
     names = {unit, f"{prefix}@.{rest.rpartition('.')[2]}"} if at else {unit}
@@ -101,11 +102,11 @@ def _has_file(unit: str, folders: Iterable[Path]) -> bool:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """The command ``gpumand-unit-allowed VERB UNIT``: exits with 0 when it is allowed, with 1 when it is not."""
+    """The command ``gpumand-unit-allowed VERB UNIT``: exits with 0 when the operation is allowed, else with 1."""
     given = sys.argv[1:] if arguments is None else arguments
     match given:
         case [verb, unit]:
-            sys.exit(0 if allowed(verb, unit, configuration_files(), UNIT_FOLDERS) else 1)
+            sys.exit(0 if is_allowed(verb, unit, configuration_files(), UNIT_FOLDERS) else 1)
         case _:
             sys.exit("usage: gpumand-unit-allowed VERB UNIT")
 

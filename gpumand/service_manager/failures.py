@@ -1,4 +1,4 @@
-"""What systemd's errors and job results mean to us."""
+"""Converts systemd's errors and job results into UnitFailed and readable text."""
 
 from __future__ import annotations
 
@@ -28,23 +28,29 @@ REASONS = {
     FREEDESKTOP_ERROR + "UnknownInterface": "unavailable",
 }
 
-WHO_ALLOWS = "polkit has to, and does for units that files in /etc/gpumand name which only root can write"
+POLKIT_HINT = "polkit allows it for units that are named in a file below /etc/gpumand that only root can write"
 
-LOAD_STATES_REFUSED = frozenset({"not-found", "masked", "bad-setting", "error"})
+UNUSABLE_LOAD_STATES = frozenset({"not-found", "masked", "bad-setting", "error"})
 
-RESULT_WORDS = {
-    "canceled": "another job took its place",
-    "timeout": "its own time limit passed",
+RESULT_DESCRIPTIONS = {
+    "canceled": "another job replaced its job",
+    "timeout": "its own time limit expired",
     "failed": "it failed",
-    "dependency": "a unit that it needs failed",
+    "dependency": "a unit that it depends on failed",
     "skipped": "systemd skipped it",
-    "done": "it ended at once",
-    "gone": "how its job ended is not known",
+    "done": "it exited immediately",
+    "gone": "the result of its job is unknown",
 }
 
 
 def unit_failed(unit: str, verb: str, error: BusError) -> UnitFailed:
-    """A refusal of systemd, or of the bus for it, as ours."""
+    """Return the UnitFailed for an error reply of systemd, or of the bus.
+
+    Args:
+        unit: name of the unit, for the message.
+        verb: the failed operation, such as "start".
+        error: the error reply.
+    """
     reason = REASONS.get(error.name, "failed")
     if error.name.startswith(FREEDESKTOP_ERROR + "Spawn."):
         reason = "unavailable"
@@ -53,10 +59,10 @@ def unit_failed(unit: str, verb: str, error: BusError) -> UnitFailed:
     if reason == "unavailable":
         return UnitFailed(f"cannot {verb} {unit}: no systemd on this bus ({error.message})", reason)
     if reason == "denied":
-        return UnitFailed(f"systemd does not allow gpumand to {verb} {unit}: {error.message} ({WHO_ALLOWS})", reason)
+        return UnitFailed(f"systemd does not allow gpumand to {verb} {unit}: {error.message} ({POLKIT_HINT})", reason)
     return UnitFailed(f"cannot {verb} {unit}: {error.message or error.name}", reason)
 
 
-def result_words(result: str) -> str:
-    """A job result for people; results of later versions go through as they are."""
-    return RESULT_WORDS.get(result, f"job result {result!r}")
+def describe_result(result: str) -> str:
+    """Return a job result as text; an unknown result of a later systemd is quoted."""
+    return RESULT_DESCRIPTIONS.get(result, f"job result {result!r}")

@@ -1,4 +1,4 @@
-"""Jobs of systemd, awaited to their end."""
+"""Queues systemd jobs and waits for their results."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from gpumand.service_manager.manager import Systemd1
 
 POLL_SEC = 3.0
 GONE = "gone"
-"""Our word for a job that is no longer there though nobody told us how it ended."""
+"""gpumand's own result for a job that no longer exists although no signal reported its result."""
 
 
 class JobWatch:
-    """Hears the ends of a unit's jobs, from before the job is queued.
+    """Runs jobs of one unit and waits for their results; subscribed to JobRemoved before the job is queued.
 
-    JobRemoved may come before the answer of StartUnit that names the job, so all results are kept until asked for. It
-    may also never come (lost over a reload of systemd's configuration), so now and then the unit is asked, too.
+    JobRemoved may arrive before the reply of StartUnit that names the job, so the results of all jobs are kept. The
+    signal may also be lost during a reload of systemd's configuration, so the unit is polled as well.
     """
 
     def __init__(self, systemd: Systemd1, unit: str, poll_sec: float = POLL_SEC) -> None:
@@ -28,7 +28,7 @@ class JobWatch:
         self._unit = unit
         self._poll_sec = poll_sec
         self._results: dict[str, str] = {}
-        self._heard = asyncio.Event()
+        self._job_removed = asyncio.Event()
         self._subscription: Subscription | None = None
 
     async def __aenter__(self) -> JobWatch:
@@ -47,33 +47,36 @@ class JobWatch:
             await self._subscription.cancel()
 
     async def run(self, queue: Callable[[str], Awaitable[str]]) -> str:
-        """Queue a job for the unit and return its result. Raises UnitFailed when it cannot be queued."""
+        """Queue a job for the unit and return its result. Raises UnitFailed if it cannot be queued."""
         job_path = await queue(self._unit)
         while job_path not in self._results:
-            if not await self._next_removal() and await self._is_gone(job_path):
+            if not await self._wait_for_removal() and await self._is_gone(job_path):
+                # The signal may have arrived while the unit was read.
                 return self._results.get(job_path, GONE)
         return self._results[job_path]
 
-    async def _next_removal(self) -> bool:
-        """Whether any job ended within one polling period."""
-        self._heard.clear()
+    async def _wait_for_removal(self) -> bool:
+        """Wait for one polling period, and return whether any job ended in it."""
+        # No signal is lost here: callbacks run only while this coroutine waits, and results are kept in _results.
+        self._job_removed.clear()
         try:
             async with asyncio.timeout(self._poll_sec):
-                await self._heard.wait()
+                await self._job_removed.wait()
         except TimeoutError:
             return False
         return True
 
     async def _is_gone(self, job_path: str) -> bool:
-        """Whether the unit has no such job any more; where systemd cannot be asked just now, we go on waiting."""
+        """Whether the unit no longer has this job; False if systemd does not answer, so that the wait continues."""
         try:
             unit = await self._systemd.read(self._unit)
         except UnitFailed:
             return False
+        # A unit has at most one job: another path means that this job has ended or was replaced.
         return unit.job_path != job_path
 
     def _on_removed(self, signal: Signal) -> None:
-        """Signature uoss: id, job, unit, result."""
+        """Store the result of a job; the signal carries id, job path, unit and result (uoss)."""
         if len(signal.body) == 4:
             self._results[str(signal.body[1])] = str(signal.body[3])
-            self._heard.set()
+            self._job_removed.set()

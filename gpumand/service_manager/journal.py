@@ -1,4 +1,4 @@
-"""The last lines that a unit logged, for the message about its failure."""
+"""Reads the last lines that a unit logged, for the message about its failure."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ MAX_OUTPUT_BYTES = 64 * 1024
 
 
 def journalctl_command(unit: str, invocation_id: str, user: bool, since_usec: int = 0) -> list[str]:
-    """The command whose output we want: the lines of one run of one unit, without what systemd says about it.
+    """Return the journalctl command for the lines of one run of one unit, without systemd's own lines about it.
 
     Args:
-        unit: its name.
-        invocation_id: hex id of the run, "" when it is not known.
-        user: it is a unit of the user's own systemd.
-        since_usec: CLOCK_REALTIME microseconds from which on lines count where the run is not known; 0 = this boot.
+        unit: name of the unit.
+        invocation_id: hex id of the run, "" if it is unknown.
+        user: the unit belongs to the user manager.
+        since_usec: earliest time of the lines, in CLOCK_REALTIME microseconds, if the run is unknown; 0 = this boot.
     """
     scope = ["--user-unit" if user else "--unit", unit]
     fixed = ["journalctl", "--quiet", "--no-pager", "--output=cat", f"--lines={MAX_LINES}"]
@@ -30,35 +30,37 @@ def journalctl_command(unit: str, invocation_id: str, user: bool, since_usec: in
 
 
 async def last_lines(command: Sequence[str]) -> tuple[str, ...]:
-    """Run journalctl and return what it prints, made harmless; nothing when it fails, hangs or is not there."""
+    """Run journalctl and return its last lines, sanitized; empty if it fails, hangs or is not installed."""
     try:
         process = await asyncio.create_subprocess_exec(
             *command,
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.DEVNULL,
+            # A fixed environment, so that settings in the daemon's environment do not change the output.
             env={"PATH": os.defpath, "LC_ALL": "C.UTF-8", "SYSTEMD_COLORS": "0"} | _runtime_dir(),
         )
     except OSError:
         return ()
     try:
         async with asyncio.timeout(TIMEOUT_SEC):
-            return _tidy(await _read(process))
+            return _clean_lines(await _read(process))
     except TimeoutError:
         return ()
     finally:
+        # Also on a timeout and on cancellation: no journalctl may stay behind as a process or as a zombie.
         with contextlib.suppress(ProcessLookupError):
             process.kill()
         await process.wait()
 
 
 def _runtime_dir() -> dict[str, str]:
-    """Where the user's journal is found."""
+    """Return the environment variables that journalctl needs to find the user's journal."""
     return {key: os.environ[key] for key in ("XDG_RUNTIME_DIR", "HOME") if key in os.environ}
 
 
 async def _read(process: asyncio.subprocess.Process) -> bytes:
-    """Up to the limit; a process that has more to say is killed by the caller."""
+    """Read up to MAX_OUTPUT_BYTES; the caller kills a process that writes more."""
     assert process.stdout is not None
     output = b""
     while len(output) < MAX_OUTPUT_BYTES and (chunk := await process.stdout.read(MAX_OUTPUT_BYTES)):
@@ -66,7 +68,7 @@ async def _read(process: asyncio.subprocess.Process) -> bytes:
     return output[:MAX_OUTPUT_BYTES]
 
 
-def _tidy(output: bytes) -> tuple[str, ...]:
+def _clean_lines(output: bytes) -> tuple[str, ...]:
     lines = (_printable(line) for line in output.decode(errors="replace").splitlines())
     return tuple(line for line in lines if line)[-MAX_LINES:]
 

@@ -1,4 +1,4 @@
-"""org.freedesktop.systemd1 as we use it: one method a call, errors as UnitFailed."""
+"""Calls to systemd (org.freedesktop.systemd1), with its errors as UnitFailed."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ from gpumand.service_manager.unit_names import is_service, require_unit_name
 log = logging.getLogger(__name__)
 
 CALL_TIMEOUT_SEC = 15.0
-RESTART_SEC = 3.0
-"""How long systemd may be away (daemon-reexec after an upgrade) before it counts as unavailable."""
+REEXEC_GRACE_SEC = 3.0
+"""How long systemd may be missing from the bus (daemon-reexec after an upgrade) before it counts as unavailable."""
 RETRY_SEC = 0.2
 MANAGER = (SYSTEMD_PATH, SYSTEMD_MANAGER)
 NO_JOB = "/"
@@ -42,14 +42,14 @@ ACTIVITIES = frozenset(activity.value for activity in UnitActivity)
 
 @dataclass(frozen=True, slots=True)
 class Unit:
-    """What systemd says of a unit, as far as we ask.
+    """The properties of a unit that gpumand uses.
 
     Attributes:
-        state: for the arbiter.
-        path: its object; of the unit itself where the name is an alias.
-        job_path: the job that is queued or runs for it; "/" when there is none.
+        state: the state as the arbiter uses it.
+        path: object path; for an alias, that of the unit it stands for.
+        job_path: object path of the unit's queued or running job; "/" if there is none.
         triggered_by: units that can start it (sockets, timers, paths).
-        started_usec: when its last run began, in CLOCK_REALTIME microseconds; 0 when it had none.
+        started_usec: start of its last run, in CLOCK_REALTIME microseconds; 0 if it never ran.
     """
 
     state: UnitState
@@ -60,30 +60,31 @@ class Unit:
 
 
 class Systemd1:
-    """systemd's manager object on one bus."""
+    """A client for systemd's manager object on one bus."""
 
     def __init__(self, bus: BusConnection) -> None:
         self._bus = bus
-        self._was_there = False
+        self._was_reachable = False
 
     async def subscribe(self) -> None:
-        """Have systemd send signals at all: it does so only while somebody has asked it to. Never raises."""
+        """Ask systemd to send signals, which it does only while a client is subscribed. Never raises."""
         try:
             await self._call(MANAGER, "Subscribe")
         except BusError as error:
+            # Repeated on purpose after a restart of systemd. If systemd still has the subscription, that is an error.
             if not error.name.endswith(".AlreadySubscribed"):
-                log.info("systemd cannot be subscribed to: %s", error.message)
+                log.info("cannot subscribe to systemd: %s", error.message)
         except BusLost as error:
-            log.info("systemd cannot be subscribed to: %s", error)
+            log.info("cannot subscribe to systemd: %s", error)
 
     async def listen(self, member: str, callback: Callable[[Signal], None]) -> Subscription:
-        """Have a signal of the manager delivered. Raises BusError, BusLost."""
+        """Subscribe to a signal of the manager. Raises BusError, BusLost."""
         return await self._bus.subscribe(
             sender=SYSTEMD, path=SYSTEMD_PATH, interface=SYSTEMD_MANAGER, member=member, callback=callback
         )
 
     async def listen_to_owner(self, callback: Callable[[str], None]) -> Subscription:
-        """Be told the new owner of systemd's name, "" for none. Raises BusError, BusLost."""
+        """Subscribe to changes of the owner of systemd's bus name; "" means no owner. Raises BusError, BusLost."""
         return await self._bus.subscribe(
             sender=DBUS,
             path=DBUS_PATH,
@@ -94,7 +95,7 @@ class Systemd1:
         )
 
     async def listen_to_unit(self, path: str, callback: Callable[[Signal], None]) -> Subscription:
-        """Be told when properties of a unit change. The path outlives the unit's being unloaded and loaded again."""
+        """Subscribe to property changes of a unit; the path stays valid when the unit is unloaded and loaded again."""
         return await self._bus.subscribe(
             sender=SYSTEMD,
             path=path,
@@ -105,52 +106,54 @@ class Systemd1:
         )
 
     async def unit_path(self, unit: str) -> str:
-        """The object of a unit, which is loaded for it where need be. Raises UnitFailed."""
+        """Return the object path of a unit; systemd loads the unit if necessary. Raises UnitFailed."""
         require_unit_name(unit)
-        return str((await self._ask(unit, "ask about", "LoadUnit", "s", (unit,)))[0])
+        return str((await self._call_for_unit(unit, "ask about", "LoadUnit", "s", (unit,)))[0])
 
     async def read(self, unit: str) -> Unit:
-        """Everything about a unit at one moment. Raises UnitFailed."""
+        """Read the current properties of a unit; one that does not exist is inactive. Raises UnitFailed."""
         try:
             path = await self.unit_path(unit)
         except UnitFailed as error:
             if error.reason != "not-found":
                 raise
             return Unit(UnitState(unit, UnitActivity.INACTIVE, "not-found"), "", NO_JOB, ())
-        (properties,) = await self._ask(unit, "ask about", "GetAll", "s", (SYSTEMD_UNIT,), (path, PROPERTIES))
-        # The result behind the state: of one that fails between the two it would still say "success".
+        # One GetAll instead of several Gets, so that all properties describe the same moment.
+        (properties,) = await self._call_for_unit(unit, "ask about", "GetAll", "s", (SYSTEMD_UNIT,), (path, PROPERTIES))
+        # Read the result after the state: read first, the result of a unit that fails in between would be "success".
         result = await self._service_property(path, "Result") if is_service(unit) else ""
         return _unit(unit, path, properties, str(result or ""))
 
     async def time_limit_sec(self, unit: str, path: str, name: str) -> float | None:
-        """TimeoutStartUSec or TimeoutStopUSec of a service in seconds; None when there is none or it is unknown."""
+        """Return TimeoutStartUSec or TimeoutStopUSec of a service in seconds; None if it is unlimited or unknown."""
         limit_usec = await self._service_property(path, name) if is_service(unit) else None
         return limit_usec / 1e6 if isinstance(limit_usec, int) and 0 < limit_usec < 2**63 else None
 
     async def start(self, unit: str) -> str:
-        """Queue a start; the job's path. Raises UnitFailed."""
-        return str((await self._ask(unit, "start", "StartUnit", "ss", (unit, "replace")))[0])
+        """Queue a start job and return its object path. Raises UnitFailed."""
+        return str((await self._call_for_unit(unit, "start", "StartUnit", "ss", (unit, "replace")))[0])
 
     async def stop(self, unit: str) -> str:
-        """Queue a stop; the job's path. Raises UnitFailed."""
-        return str((await self._ask(unit, "stop", "StopUnit", "ss", (unit, "replace")))[0])
+        """Queue a stop job and return its object path. Raises UnitFailed."""
+        return str((await self._call_for_unit(unit, "stop", "StopUnit", "ss", (unit, "replace")))[0])
 
     async def unit_of_pid(self, pid: int) -> str:
-        """The unit that a process runs in; "" for any reason not to know."""
+        """Return the unit that a process runs in; "" if it is unknown for any reason."""
+        # systemd takes pid 0 for the caller itself, and no pid is larger than 2**31 - 1.
         if not 0 < pid < 2**31:
             return ""
         try:
             (path,) = await self._call(MANAGER, "GetUnitByPID", "u", (pid,))
         except (BusError, BusLost):
             return ""
-        return _name_in(str(path))
+        return _unit_name_from_path(str(path))
 
     async def _service_property(self, path: str, name: str) -> Any:
         with contextlib.suppress(BusError, BusLost):
             return (await self._call((path, PROPERTIES), "Get", "ss", (SYSTEMD_SERVICE, name)))[0]
         return None
 
-    async def _ask(
+    async def _call_for_unit(
         self,
         unit: str,
         verb: str,
@@ -159,8 +162,9 @@ class Systemd1:
         body: tuple[Any, ...],
         target: tuple[str, str] = MANAGER,
     ) -> tuple[Any, ...]:
-        """Call systemd about a unit, over a restart of systemd if need be. Raises UnitFailed."""
-        give_up_at = time.monotonic() + (RESTART_SEC if self._was_there else 0.0)
+        """Call systemd for a unit, and retry while systemd restarts. Raises UnitFailed."""
+        # No grace on a bus where systemd never answered: there it is missing, not restarting.
+        give_up_at = time.monotonic() + (REEXEC_GRACE_SEC if self._was_reachable else 0.0)
         while True:
             try:
                 return await self._call(target, member, signature, body)
@@ -177,7 +181,7 @@ class Systemd1:
     ) -> tuple[Any, ...]:
         path, interface = target
         answer = await self._bus.call(SYSTEMD, path, interface, member, signature, body, timeout_sec=CALL_TIMEOUT_SEC)
-        self._was_there = True
+        self._was_reachable = True
         return answer
 
 
@@ -205,8 +209,8 @@ def _activity(active_state: str) -> UnitActivity:
     return UnitActivity(active_state) if active_state in ACTIVITIES else UnitActivity.UNKNOWN
 
 
-def _name_in(path: str) -> str:
-    """The unit's name is in its path."""
+def _unit_name_from_path(path: str) -> str:
+    """Return the unit's name, which is the escaped last part of its object path; "" if it is malformed."""
     if not path.startswith(UNIT_PATH_PREFIX):
         return ""
     try:

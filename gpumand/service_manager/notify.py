@@ -1,6 +1,6 @@
-"""What we tell systemd about ourselves (sd_notify), and the watchdog it keeps on us.
+"""Notifications to systemd about the daemon's own state (sd_notify), and systemd's watchdog period.
 
-All of it does nothing where nobody listens: without NOTIFY_SOCKET.
+Without the environment variable NOTIFY_SOCKET all of it does nothing.
 """
 
 from __future__ import annotations
@@ -18,38 +18,38 @@ class Notifier:
     """A connection to the service manager's notification socket."""
 
     def __init__(self, environ: Mapping[str, str] = os.environ) -> None:
-        """Find the socket; it is opened once."""
+        """Open the notification socket, if the environment names one."""
         self._notifier: Any = None
         if environ.get("NOTIFY_SOCKET"):
             self._notifier = _open()
 
     @property
-    def listening(self) -> bool:
-        """Whether anybody hears us."""
+    def is_connected(self) -> bool:
+        """Whether the service manager receives the notifications."""
         return self._notifier is not None
 
     def ready(self, status: str = "") -> None:
-        """Start-up, or a reload, is finished."""
+        """Notify that the start or the reload is finished."""
         self._notify("READY=1", *_status(status))
 
     def status(self, status: str) -> None:
-        """One line for ``systemctl status``."""
+        """Set the line that ``systemctl status`` shows."""
         self._notify(*_status(status))
 
     def stopping(self, status: str = "") -> None:
-        """We are about to end."""
+        """Notify that the daemon is stopping."""
         self._notify("STOPPING=1", *_status(status))
 
     def reloading(self) -> None:
-        """A reload begins; ``ready`` ends it. Without the time systemd would not know which reload is meant."""
+        """Notify that a reload begins; ``ready`` ends it. systemd uses the time to match the two notifications."""
         self._notify("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
 
     def watchdog(self) -> None:
-        """We are alive."""
+        """Notify that the daemon is alive."""
         self._notify("WATCHDOG=1")
 
     def extend_timeout(self, seconds: float) -> None:
-        """Ask for so much more time to start, reload or stop, from now."""
+        """Request more time for the current start, reload or stop, counted from now."""
         self._notify(f"EXTEND_TIMEOUT_USEC={max(0, round(seconds * 1_000_000))}")
 
     def close(self) -> None:
@@ -64,7 +64,8 @@ class Notifier:
 
 
 def watchdog_usec(environ: Mapping[str, str] = os.environ) -> int:
-    """The period within which systemd wants to hear of us, in microseconds; 0 = there is no watchdog on us."""
+    """Return the period in which systemd expects a watchdog notification, in microseconds; 0 = no watchdog."""
+    # A child process inherits the variables, but the watchdog belongs to the process that systemd started.
     if environ.get("WATCHDOG_PID", str(os.getpid())) != str(os.getpid()):
         return 0
     text = environ.get("WATCHDOG_USEC", "")
@@ -72,7 +73,7 @@ def watchdog_usec(environ: Mapping[str, str] = os.environ) -> int:
 
 
 def _open() -> Any:
-    """A notifier whose socket cannot block us for long; None when systemd's socket is not there."""
+    """Return a notifier whose socket blocks for at most SEND_TIMEOUT_SEC; None if systemd's socket does not exist."""
     import sdnotify
 
     notifier = sdnotify.SystemdNotifier()
@@ -83,7 +84,11 @@ def _open() -> Any:
 
 
 def _status(text: str) -> tuple[str, ...]:
-    """sdnotify loses the whole message over a character outside latin-1, and a newline would end the assignment."""
+    """Return the STATUS assignment in one line of ASCII.
+
+    The library sdnotify drops the whole message over a character outside Latin-1, and a newline would end the
+    assignment.
+    """
     words = " ".join(text.split())
     ascii_only = "".join(char if " " <= char <= "~" else "?" for char in words)
     return (f"STATUS={ascii_only[:MAX_STATUS_CHARS]}",) if ascii_only else ()

@@ -1,7 +1,7 @@
-"""Our own unit: whether its stop is for good.
+"""Finds out whether systemd will start the daemon again after the current stop.
 
-A process that gets SIGTERM is not told whether it is to be started again. systemd knows: the job on our unit is a
-"stop" or a "restart"; and where something else sent the signal there is no job at all.
+SIGTERM does not show whether a stop or a restart causes it. systemd knows: the job of the daemon's unit is "stop" or
+"restart", and if something other than systemd sent the signal, the unit has no job.
 """
 
 from __future__ import annotations
@@ -17,36 +17,37 @@ from gpumand.bus.names import PROPERTIES, SYSTEMD, SYSTEMD_MANAGER, SYSTEMD_PATH
 log = logging.getLogger(__name__)
 
 SYSTEMD_JOB = "org.freedesktop.systemd1.Job"
-ASK_SEC = 1.0
-"""We are being stopped, and others wait for that: what systemd has not said by then it does not say."""
+QUERY_TIMEOUT_SEC = 1.0
+"""How long to wait for systemd's answers. The daemon is stopping, and other processes wait for its end."""
 
 
-async def why_for_good(bus: BusConnection) -> str:
-    """Why systemd does not start us again after this stop, in a few words; "" where it may, or where nobody says."""
+async def permanent_stop_reason(bus: BusConnection) -> str:
+    """Return why systemd will not start the daemon again after this stop; "" if it may, or if that is unknown."""
     try:
-        async with asyncio.timeout(ASK_SEC):
-            return await _Asking(bus).why_for_good()
+        async with asyncio.timeout(QUERY_TIMEOUT_SEC):
+            return await _OwnUnitQuery(bus).permanent_stop_reason()
     except (BusError, BusLost, TimeoutError) as error:
-        log.debug("whether this stop is for good cannot be told: %r", error)
+        log.debug("systemd did not report whether the daemon is restarted after this stop: %r", error)
         return ""
 
 
-class _Asking:
-    """Questions to systemd. All of them raise BusError and BusLost."""
+class _OwnUnitQuery:
+    """Queries systemd about the daemon's own unit. All methods raise BusError and BusLost."""
 
     def __init__(self, bus: BusConnection) -> None:
         self._bus = bus
 
-    async def why_for_good(self) -> str:
+    async def permanent_stop_reason(self) -> str:
+        # A daemon that was started in a terminal is in the unit of that session, so the main pid is compared as well.
         (path,) = await self._bus.call(SYSTEMD, SYSTEMD_PATH, SYSTEMD_MANAGER, "GetUnitByPID", "u", (os.getpid(),))
         if await self._get(path, SYSTEMD_SERVICE, "MainPID") != os.getpid():
-            return ""  # somebody runs us by hand from within that unit
+            return ""  # the daemon was started manually by a process of that unit, such as a login session
         if await self._get(SYSTEMD_PATH, SYSTEMD_MANAGER, "SystemState") == "stopping":
             return "systemd is shutting down"
         return "the service is stopped, not restarted" if await self._job_type(path) == "stop" else ""
 
     async def _job_type(self, unit_path: str) -> str:
-        """The kind of the job on a unit, "" when there is none, as after a kill."""
+        """Return the type of a unit's job, "" if there is none, as after a kill."""
         _, job_path = await self._get(unit_path, SYSTEMD_UNIT, "Job")
         return "" if job_path == "/" else str(await self._get(job_path, SYSTEMD_JOB, "JobType"))
 

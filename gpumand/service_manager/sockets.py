@@ -1,7 +1,7 @@
-"""Sockets that systemd opened for us (sd_listen_fds).
+"""Listening sockets that systemd passed to the daemon (sd_listen_fds).
 
-They are systemd's: we accept on them and close our descriptor, but never shut one down or unlink its path, or the
-next start would have a socket that nobody can reach.
+They belong to systemd. The daemon accepts connections on them and closes its own descriptors. It must never shut one
+down or unlink its path, or no client could reach the socket after the next start.
 """
 
 from __future__ import annotations
@@ -24,23 +24,23 @@ _FAMILIES = (socket.AF_UNIX, socket.AF_INET, socket.AF_INET6)
 
 
 def take_listeners(name: str = HTTP, environ: MutableMapping[str, str] = os.environ) -> list[socket.socket]:
-    """The listening stream sockets of that name that were passed to this process; every other descriptor is closed.
+    """Return the passed listening stream sockets with this name, and close every other passed descriptor.
 
-    What was said of them is taken out of the environment, so that no child believes that it is meant; asked again,
-    there are none. Descriptors that were passed to another process are left alone.
+    The variables are removed from the environment, so that no child process takes the descriptors for its own. A second
+    call therefore returns nothing. Descriptors that were passed to another process are left alone.
     """
-    said = {variable: environ.pop(variable, "") for variable in _VARIABLES}
-    if said["LISTEN_PID"] != str(os.getpid()):
+    variables = {variable: environ.pop(variable, "") for variable in _VARIABLES}
+    if variables["LISTEN_PID"] != str(os.getpid()):
         return []
-    names = said["LISTEN_FDNAMES"].split(":")
+    names = variables["LISTEN_FDNAMES"].split(":")
     taken = []
-    for index in range(_count(said["LISTEN_FDS"])):
-        fd, called = FIRST_FD + index, names[index] if index < len(names) else ""
-        listener = _listener(fd) if called == name else None
+    for index in range(_count(variables["LISTEN_FDS"])):
+        fd, fd_name = FIRST_FD + index, names[index] if index < len(names) else ""
+        listener = _listener(fd) if fd_name == name else None
         if listener is not None:
             taken.append(listener)
             continue
-        log.warning("passed descriptor %d (%.64r) is no listening socket that gpumand knows; it is closed", fd, called)
+        log.warning("closed the passed descriptor %d (%.64r): it is not a listening socket of gpumand", fd, fd_name)
         with contextlib.suppress(OSError):
             os.close(fd)
     return taken
@@ -51,7 +51,7 @@ def _count(text: str) -> int:
 
 
 def _listener(fd: int) -> socket.socket | None:
-    """The descriptor as a socket, ready for the loop; None where it is something else, which stays open."""
+    """Return the descriptor as a non-blocking socket; None if it is not a listening socket, and then it stays open."""
     try:
         if not stat.S_ISSOCK(os.fstat(fd).st_mode):
             return None
@@ -62,6 +62,7 @@ def _listener(fd: int) -> socket.socket | None:
         found.setblocking(False)
         found.set_inheritable(False)
         return found
+    # Closing it is up to the caller: the socket object would close the descriptor when it is garbage-collected.
     found.detach()
     return None
 

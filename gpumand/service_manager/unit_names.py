@@ -1,4 +1,4 @@
-"""Names of units. They come from root-owned configuration only, and are checked all the same."""
+"""Checks names of systemd units, although they come only from configuration that root owns."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ _NAME = re.compile(rf"[A-Za-z0-9:_.\\-]+(?:@[A-Za-z0-9:_.\\@-]+)?\.(?:{_TYPES})"
 
 
 def require_unit_name(unit: str) -> None:
-    """Raise UnitFailed with reason "bad-name" for what systemd would not take as the name of a unit."""
+    """Raise UnitFailed with reason "bad-name" for text that systemd would not accept as the name of a unit."""
     if len(unit) > MAX_CHARS or not _NAME.fullmatch(unit):
         raise UnitFailed(f"{unit[:MAX_CHARS]!r} is not the name of a unit", "bad-name")
 
 
 def is_service(unit: str) -> bool:
-    """Whether it is a .service, which has a Result and time limits."""
+    """Whether the unit is a service; only services have a Result and time limits."""
     return unit.endswith(".service")

@@ -1,7 +1,8 @@
-"""Whose process is it, for a daemon of a user: the user's systemd knows its own units, the system's all others.
+"""Finds the unit of a process for a daemon in a user session.
 
-Without the second, whatever the system runs on the card (a display manager, another user's notebook) could be
-anybody's, and then nobody is known to hold nothing.
+The user manager knows its own units, the system manager knows all others. Without the system manager, a process of the
+system on the GPU (a display manager, another user's notebook) could belong to any consumer, so no consumer would be
+known to hold no memory.
 """
 
 from __future__ import annotations
@@ -10,17 +11,17 @@ from gpumand.bus.connection import BusConnection
 from gpumand.service_manager.manager import Systemd1
 from gpumand.service_manager.units import SystemdUnits
 
-OF_THE_SYSTEM = " (system)"
-"""Tells a unit of the system from the user's own of the same name; no unit's name has a space in it."""
+SYSTEM_SUFFIX = " (system)"
+"""Marks a unit of the system manager, which may have the same name as a unit of the user; unit names have no spaces."""
 
 
-class UserPids:
-    """Names the unit of a process by asking the user's systemd, then the system's.
+class UserUnitResolver:
+    """Finds the unit of a process by asking the user manager, then the system manager.
 
     Args:
-        units: the user's.
-        system_bus: where the system's systemd is.
-        uid: the user.
+        units: units of the user manager.
+        system_bus: connection to the bus of the system manager.
+        uid: user id of the user.
     """
 
     def __init__(self, units: SystemdUnits, system_bus: BusConnection, uid: int) -> None:
@@ -29,11 +30,11 @@ class UserPids:
         self._own_manager = f"user@{uid}.service"
 
     async def unit_of_pid(self, pid: int) -> str:
-        """The unit a process runs in; "" when neither says.
+        """Return the unit that a process runs in; "" if neither manager knows it.
 
-        That it is in the user's own manager is no answer: then that one should have said where.
+        If the system manager names the user's own manager, the answer is "": the user manager did not know the unit.
         """
         if unit := await self._units.unit_of_pid(pid):
             return unit
         unit = await self._system.unit_of_pid(pid)
-        return unit + OF_THE_SYSTEM if unit and unit != self._own_manager else ""
+        return unit + SYSTEM_SUFFIX if unit and unit != self._own_manager else ""

@@ -1,4 +1,4 @@
-"""Units that are watched, also for what happens to them behind our back."""
+"""Watches systemd units for state changes, including those that gpumand did not cause."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ RETRY_SEC = 5.0
 
 
 class WatchedUnit:
-    """One unit: a match rule for its object, and a task that reads it anew when something was heard.
+    """One watched unit: a match rule for its object, and a task that reads its state after a signal.
 
-    However many signals come, one reading follows; signals that come while it is under way lead to one more.
+    Any number of signals leads to one read. Signals that arrive during a read lead to one more.
     """
 
     def __init__(self, systemd: Systemd1, unit: str, changed: Callable[[UnitState], None]) -> None:
@@ -32,10 +32,10 @@ class WatchedUnit:
         self._last: UnitState | None = None
         self._dirty = asyncio.Event()
         self._relocate = True
-        self._task = asyncio.ensure_future(self._follow())
+        self._task = asyncio.ensure_future(self._run())
 
     def refresh(self, *, relocate: bool = False) -> None:
-        """Have it read again; with ``relocate`` also look where its object is now (aliases change on a reload)."""
+        """Read the unit again; with ``relocate`` also look up its object path, since a reload can change aliases."""
         self._relocate = self._relocate or relocate
         self._dirty.set()
 
@@ -43,13 +43,14 @@ class WatchedUnit:
         """Stop watching."""
         self._task.cancel()
         try:
-            # Not awaited itself: then its end and that of whoever stops watching could not be told apart.
+            # wait() instead of awaiting the task: a CancelledError of the task could not be distinguished from a
+            # cancellation of this method.
             await asyncio.wait([self._task])
         finally:
             if self._subscription is not None:
                 await self._subscription.cancel()
 
-    async def _follow(self) -> None:
+    async def _run(self) -> None:
         self._dirty.set()
         while True:
             await self._dirty.wait()
@@ -57,34 +58,36 @@ class WatchedUnit:
             try:
                 await self._read()
             except (UnitFailed, BusError, BusLost) as error:
-                log.debug("%s is not watched at the moment: %s", self._unit, error)
+                log.debug("%s cannot be watched at the moment, retrying: %s", self._unit, error)
                 await self._wait_for_retry()
             except Exception:
-                # What nobody thought of must not be the end of watching, which nobody would notice.
-                log.exception("%s is not watched at the moment", self._unit)
+                # An unexpected error must not end this task: the unit would silently no longer be watched.
+                log.exception("%s cannot be watched at the moment, retrying", self._unit)
                 await self._wait_for_retry()
 
     async def _wait_for_retry(self) -> None:
-        """Some seconds; less when systemd is heard of."""
+        """Wait RETRY_SEC, or less if a signal arrives."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(RETRY_SEC):
                 await self._dirty.wait()
         self.refresh(relocate=True)
 
     async def _read(self) -> None:
-        """The match is there before the reading, so that no change falls between."""
+        """Read the unit; the match rule is added before, so that no change in between is missed."""
         if self._relocate:
-            self._relocate = False  # first: it may be asked for again meanwhile; a failure asks for it anyway
+            # Cleared first, since refresh() may set it again meanwhile. After a failure the retry sets it.
+            self._relocate = False
             await self._locate()
         state = (await self._systemd.read(self._unit)).state
         if state != self._last:
             self._last = state
-            self._tell(state)
+            self._notify(state)
 
     async def _locate(self) -> None:
         path = await self._systemd.unit_path(self._unit)
         if path == self._path and self._subscription is not None:
             return
+        # The new rule is added before the old one is removed, so that no signal is missed.
         former = self._subscription
         self._subscription = await self._systemd.listen_to_unit(path, self._on_changed)
         self._path = path
@@ -94,15 +97,15 @@ class WatchedUnit:
     def _on_changed(self, signal: Signal) -> None:
         self.refresh()
 
-    def _tell(self, state: UnitState) -> None:
+    def _notify(self, state: UnitState) -> None:
         try:
             self.changed(state)
         except Exception:
-            log.exception("a change of %s could not be dealt with", self._unit)
+            log.exception("handling a state change of %s failed", self._unit)
 
 
 class UnitWatcher:
-    """All units that are watched."""
+    """All watched units."""
 
     def __init__(self, systemd: Systemd1) -> None:
         self._systemd = systemd
@@ -110,7 +113,8 @@ class UnitWatcher:
         self._changing = asyncio.Lock()
 
     async def watch(self, units: Iterable[str], changed: Callable[[UnitState], None]) -> None:
-        """Watch exactly these; those that were watched before stay so without a gap."""
+        """Watch exactly these units; units that are watched already stay watched without a gap."""
+        # Two overlapping calls must not mix: close() below waits, and the second call would see a half-changed set.
         async with self._changing:
             wanted = set(units)
             for unit in [unit for unit in self._units if unit not in wanted]:
@@ -119,7 +123,7 @@ class UnitWatcher:
                 self._add(unit, changed)
 
     def refresh(self) -> None:
-        """Read all again: systemd was reloaded, restarted, or appeared."""
+        """Read all units again, after systemd was reloaded, restarted or started."""
         for unit in self._units.values():
             unit.refresh(relocate=True)
 

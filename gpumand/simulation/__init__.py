@@ -1,1 +1,4 @@
-"""Replays demand in virtual time through the domain's own rules, to see what a setting would make of it."""
+"""Simulation: replays demand in virtual time through the scheduling rules of the daemon, to compare settings.
+
+Must import only ``gpumand.domain``: no I/O, no asyncio. Reading order: ``demand``, ``host``, ``engine``, ``report``.
+"""

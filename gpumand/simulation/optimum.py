@@ -1,9 +1,9 @@
-"""The exact optimum of small instances: what the best of all schedules, knowing everything beforehand, would make.
+"""The exact optimum of small instances: the total wait of the best schedule with full knowledge of the future.
 
-One device, one use at a time, loads and unloads on the device's time. States are how far each consumer's requests have
-been served and what is resident; of the ways to reach a state those are kept that are not both later and longer waited
-for than another (Pareto). Evicting more than is needed must be tried too: done early, it may be done where nobody
-waits.
+The model has one device, one use at a time, and loads and evictions during which the device is blocked. A state is the
+number of served requests in each queue and the set of resident consumers. Of the ways to reach a state, only the Pareto
+front is kept: a way is dropped if another is neither later nor has more waiting time. Evicting more than necessary must
+be tried too: done early, it may happen while no request waits.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from heapq import heappop, heappush
 from itertools import combinations
 
 from gpumand.simulation.demand import Use
-from gpumand.simulation.host import Host
+from gpumand.simulation.host import SimulatedHost
 
 MAX_LABELS = 300_000
 
@@ -23,32 +23,32 @@ Resident = frozenset[str]
 
 
 class TooLarge(Exception):
-    """The instance has more states than there is patience for."""
+    """The instance has too many states to be solved."""
 
 
 @dataclass(frozen=True, slots=True)
-class Rules:
-    """What a schedule may do.
+class ScheduleRules:
+    """The freedom of a schedule.
 
     Attributes:
-        any_order: serve in any order, but those for the same consumer in turn; else strictly in the order of coming.
-        ahead: load and unload before anybody has come for it, in idle time, knowing who will come.
+        any_order: serve in any order, except that requests for the same consumer keep theirs; else in arrival order.
+        load_ahead: load and evict in idle time for requests that have not arrived yet.
     """
 
     any_order: bool = False
-    ahead: bool = False
+    load_ahead: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class _Label:
-    """A way to a state: when the device is free again, and the waiting so far."""
+    """A way to reach a state: when the device is free again, and the total waiting time so far, in seconds."""
 
     free_at: float
     waited: float
 
 
-class _Front:
-    """Ways to one state that no other way is better than."""
+class _ParetoFront:
+    """The non-dominated ways to reach one state."""
 
     __slots__ = ("labels",)
 
@@ -56,7 +56,7 @@ class _Front:
         self.labels: list[_Label] = []
 
     def add(self, label: _Label) -> bool:
-        """Keep it unless another is as good; whether it was kept."""
+        """Add a way unless another is at least as good; returns whether it was added."""
         if any(one.free_at <= label.free_at and one.waited <= label.waited for one in self.labels):
             return False
         self.labels = [one for one in self.labels if one.free_at < label.free_at or one.waited < label.waited]
@@ -68,51 +68,57 @@ State = tuple[tuple[int, ...], Resident]
 
 
 def least_wait_sec(
-    host: Host, uses: Sequence[Use], cushion_mib: int = 0, rules: Rules | None = None, at_most: float = float("inf")
+    host: SimulatedHost,
+    uses: Sequence[Use],
+    cushion_mib: int = 0,
+    rules: ScheduleRules | None = None,
+    at_most: float = float("inf"),
 ) -> float:
-    """The least total of all waits, in seconds.
+    """The minimum total waiting time of all uses, in seconds.
 
     Args:
-        host: with one device.
-        uses: all of them, in the order of coming.
-        cushion_mib: what stays free on top of what is resident.
-        rules: what a schedule may do.
-        at_most: a schedule with this total is known; it speeds up the search.
+        host: a host with one device.
+        uses: all uses, in order of arrival.
+        cushion_mib: MiB that stay free in addition to the footprints of resident consumers.
+        rules: freedom of the schedule.
+        at_most: total of a known schedule, in seconds; it speeds up the search.
 
     Raises:
-        TooLarge: when it would take too long.
-        ValueError: when a consumer does not fit at all.
+        TooLarge: when there are too many states.
+        ValueError: when a consumer does not fit on the device.
     """
-    return _Search(host, uses, cushion_mib, rules or Rules(), at_most).run()
+    return _Search(host, uses, cushion_mib, rules or ScheduleRules(), at_most).run()
 
 
 class _Search:
-    def __init__(self, host: Host, uses: Sequence[Use], cushion_mib: int, rules: Rules, at_most: float) -> None:
+    def __init__(
+        self, host: SimulatedHost, uses: Sequence[Use], cushion_mib: int, rules: ScheduleRules, at_most: float
+    ) -> None:
         self._host, self._rules, self._at_most = host, rules, at_most + 1e-6
         self._room_mib = host.total_mib[0] - host.external_mib - cushion_mib
-        self._lines = self._made_lines(uses)
+        self._queues = self._split_queues(uses)
         self._names = sorted({use.consumer for use in uses})
         self._mib = {name: host.consumers[name].spec.vram_resident_mib for name in self._names}
         if any(mib > self._room_mib for mib in self._mib.values()):
             raise ValueError("a consumer does not fit on the device")
-        self._ways = lru_cache(maxsize=None)(self._all_ways)
+        self._load_options = lru_cache(maxsize=None)(self._find_load_options)
         self._labels = 0
 
-    def _made_lines(self, uses: Sequence[Use]) -> list[list[Use]]:
-        """Uses that are served in turn: all of them, or those of each consumer."""
+    def _split_queues(self, uses: Sequence[Use]) -> list[list[Use]]:
+        """Queues that keep their order: one with all uses, or one per consumer."""
         if not self._rules.any_order:
             return [list(uses)]
         names = sorted({use.consumer for use in uses})
         return [[use for use in uses if use.consumer == name] for name in names]
 
     def run(self) -> float:
-        """Layer by layer, by how many have been served."""
-        layer: dict[State, _Front] = {}
-        self._add(layer, ((0,) * len(self._lines), frozenset()), _Label(0.0, 0.0))
-        for _ in range(sum(len(line) for line in self._lines)):
-            if self._rules.ahead:
+        """Search layer by layer; a layer has the states with the same number of served uses."""
+        layer: dict[State, _ParetoFront] = {}
+        self._add(layer, ((0,) * len(self._queues), frozenset()), _Label(0.0, 0.0))
+        for _ in range(sum(len(line) for line in self._queues)):
+            if self._rules.load_ahead:
                 self._load_ahead(layer)
-            following: dict[State, _Front] = {}
+            following: dict[State, _ParetoFront] = {}
             for (served, resident), front in layer.items():
                 for label in front.labels:
                     for state, after in self._serve(served, resident, label):
@@ -120,10 +126,10 @@ class _Search:
             layer = following
         return min((label.waited for front in layer.values() for label in front.labels), default=self._at_most)
 
-    def _add(self, layer: dict[State, _Front], state: State, label: _Label) -> bool:
-        if label.waited + self._bound(state[0], label.free_at) > self._at_most:
+    def _add(self, layer: dict[State, _ParetoFront], state: State, label: _Label) -> bool:
+        if label.waited + self._lower_bound(state[0], label.free_at) > self._at_most:
             return False
-        if not layer.setdefault(state, _Front()).add(label):
+        if not layer.setdefault(state, _ParetoFront()).add(label):
             return False
         self._labels += 1
         if self._labels > MAX_LABELS:
@@ -131,8 +137,8 @@ class _Search:
         return True
 
     def _serve(self, served: tuple[int, ...], resident: Resident, label: _Label) -> Iterator[tuple[State, _Label]]:
-        """Each of those that may be next, in each way."""
-        for place, line in enumerate(self._lines):
+        """States after serving one more use, for each use that may be next and each way to load its consumer."""
+        for place, line in enumerate(self._queues):
             if served[place] == len(line):
                 continue
             use = line[served[place]]
@@ -140,50 +146,50 @@ class _Search:
             ready = max(label.free_at, use.t)
             if use.consumer in resident:
                 yield (after, resident), _Label(ready + use.hold_sec, label.waited + ready - use.t)
-            elif not self._rules.ahead:
-                for then, seconds in self._ways(resident, use.consumer):
+            elif not self._rules.load_ahead:
+                for resident_after, seconds in self._load_options(resident, use.consumer):
                     start = ready + seconds
-                    yield (after, then), _Label(start + use.hold_sec, label.waited + start - use.t)
+                    yield (after, resident_after), _Label(start + use.hold_sec, label.waited + start - use.t)
 
-    def _load_ahead(self, layer: dict[State, _Front]) -> None:
-        """Every load that may be done before the next is served, and what may be loaded after that, and so on."""
+    def _load_ahead(self, layer: dict[State, _ParetoFront]) -> None:
+        """Add to a layer all states that loads in advance can reach, including sequences of loads."""
         todo = [(state, label) for state, front in layer.items() for label in front.labels]
         while todo:
             (served, resident), label = todo.pop()
             if label not in layer[served, resident].labels:
-                continue  # a better way was found meanwhile
+                continue  # a better way has replaced it
             for name in self._still_wanted(served) - resident:
-                for then, seconds in self._ways(resident, name):
+                for resident_after, seconds in self._load_options(resident, name):
                     after = _Label(label.free_at + seconds, label.waited)
-                    if self._add(layer, (served, then), after):
-                        todo.append(((served, then), after))
+                    if self._add(layer, (served, resident_after), after):
+                        todo.append(((served, resident_after), after))
 
     def _still_wanted(self, served: tuple[int, ...]) -> set[str]:
-        return {use.consumer for line, count in zip(self._lines, served, strict=True) for use in line[count:]}
+        return {use.consumer for line, count in zip(self._queues, served, strict=True) for use in line[count:]}
 
-    def _all_ways(self, resident: Resident, name: str) -> list[tuple[Resident, float]]:
-        """Every way to load a consumer: what is resident then, and the seconds it takes."""
+    def _find_load_options(self, resident: Resident, name: str) -> list[tuple[Resident, float]]:
+        """All ways to load a consumer, as the consumers resident afterwards and the duration in seconds."""
         one = self._host.consumers[name]
-        may_go = sorted(resident - one.spec.can_coexist_with)
+        evictable = sorted(resident - one.spec.can_coexist_with)
         ways = []
-        for count in range(len(may_go) + 1):
-            for gone in combinations(may_go, count):
-                then = resident - set(gone) | {name}
-                if sum(self._mib[other] for other in then) <= self._room_mib:
-                    unload_sec = sum(self._host.consumers[other].unload_sec for other in gone)
-                    ways.append((then, unload_sec + one.load_sec))
+        for count in range(len(evictable) + 1):
+            for evicted in combinations(evictable, count):
+                resident_after = resident - set(evicted) | {name}
+                if sum(self._mib[other] for other in resident_after) <= self._room_mib:
+                    unload_sec = sum(self._host.consumers[other].unload_sec for other in evicted)
+                    ways.append((resident_after, unload_sec + one.load_sec))
         return ways
 
-    def _bound(self, served: tuple[int, ...], free_at: float) -> float:
-        """What those left will wait at least: were nothing ever to be loaded, and the shortest be served first."""
+    def _lower_bound(self, served: tuple[int, ...], free_at: float) -> float:
+        """Lower bound of the remaining waiting time: without any loads, and with the shortest work first."""
         left = sorted(
-            (use.t, use.hold_sec) for line, count in zip(self._lines, served, strict=True) for use in line[count:]
+            (use.t, use.hold_sec) for line, count in zip(self._queues, served, strict=True) for use in line[count:]
         )
-        return _shortest_first(left, free_at)
+        return _preemptive_wait_sec(left, free_at)
 
 
-def _shortest_first(left: Sequence[tuple[float, float]], free_at: float) -> float:
-    """Total wait when work may be interrupted and what is left shortest goes on: no schedule has less."""
+def _preemptive_wait_sec(left: Sequence[tuple[float, float]], free_at: float) -> float:
+    """Total waiting time of preemptive shortest-remaining-time-first scheduling, which no schedule can undercut."""
     total, now, place, waiting = 0.0, free_at, 0, list[tuple[float, float, float]]()
     while place < len(left) or waiting:
         if not waiting:

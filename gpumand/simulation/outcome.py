@@ -1,4 +1,4 @@
-"""What a simulated world is like, and what became of the demand in it."""
+"""Parameters of a simulation, and its result."""
 
 from __future__ import annotations
 
@@ -8,25 +8,25 @@ from gpumand.simulation.demand import Use
 
 
 @dataclass(frozen=True, slots=True)
-class World:
-    """How the simulated world differs from the plain one.
+class SimulationParameters:
+    """Effects that are simulated in addition to loads, evictions and leases.
 
     Attributes:
-        slowdown: how much longer work takes while something is loaded on its device (0.2 = a fifth).
+        slowdown: share by which work takes longer while a consumer is loaded on the same device (0.2 = 20 %).
     """
 
     slowdown: float = 0.0
 
 
 @dataclass(slots=True)
-class Served:
-    """What became of a use.
+class UseResult:
+    """The result of one use.
 
     Attributes:
-        use: which one.
-        granted_at: when it could work; None = it was refused.
-        ended_at: when it had worked.
-        overtaken_sec: seconds of work that were let past it.
+        use: the use.
+        granted_at: time of the grant; None = it was refused.
+        ended_at: time at which its work ended.
+        overtaken_sec: seconds of work of later requests that overtook it.
     """
 
     use: Use
@@ -36,27 +36,27 @@ class Served:
 
     @property
     def wait_sec(self) -> float:
-        """From its coming to its being granted."""
+        """Seconds from arrival to grant; 0 for a refused use."""
         return 0.0 if self.granted_at is None else self.granted_at - self.use.t
 
 
 @dataclass(slots=True)
-class Outcome:
-    """What became of all.
+class SimulationResult:
+    """The result of a simulation.
 
     Attributes:
-        served: every use, in the order of coming.
-        evicted: who was evicted, in order.
-        loads: how many.
-        load_seconds: seconds spent loading.
+        served: results of all uses, in order of arrival.
+        evicted: consumers that were evicted, in order.
+        loads: number of loads.
+        load_seconds: total seconds spent loading.
     """
 
-    served: list[Served] = field(default_factory=list)
+    served: list[UseResult] = field(default_factory=list)
     evicted: list[str] = field(default_factory=list)
     loads: int = 0
     load_seconds: float = 0.0
 
     @property
     def evictions(self) -> int:
-        """How many."""
+        """Number of evictions."""
         return len(self.evicted)

@@ -1,4 +1,4 @@
-"""What came of a simulation, in figures."""
+"""Metrics of a simulation result, and their ratios to a baseline."""
 
 from __future__ import annotations
 
@@ -7,23 +7,23 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from gpumand.domain.consumer import Overlap, Policy, SchedulerSettings
-from gpumand.simulation.outcome import Outcome
+from gpumand.simulation.outcome import SimulationResult
 
-OVERLAPPING = "adaptive+overlap"
-NAMES = (*(str(one) for one in Policy), OVERLAPPING)
-"""What can be compared: the policies, and adaptive with loads beside leases."""
+ADAPTIVE_WITH_OVERLAP = "adaptive+overlap"
+POLICY_NAMES = (*(str(one) for one in Policy), ADAPTIVE_WITH_OVERLAP)
+"""Names of the policies that can be compared, including adaptive with loads that overlap leases."""
 
 
 def settings_for(name: str, base: SchedulerSettings) -> SchedulerSettings:
-    """The setting that a name of ``NAMES`` stands for."""
-    if name == OVERLAPPING:
+    """The scheduler settings for a name in ``POLICY_NAMES``."""
+    if name == ADAPTIVE_WITH_OVERLAP:
         return replace(base, policy=Policy.ADAPTIVE, overlap=Overlap.ON)
     return replace(base, policy=Policy(name))
 
 
 @dataclass(frozen=True, slots=True)
-class Figures:
-    """The figures of one run; waits in seconds."""
+class Metrics:
+    """Metrics of one simulation; waiting times in seconds."""
 
     requests: int
     refused: int
@@ -37,32 +37,32 @@ class Figures:
     loads: int
     load_seconds: float
 
-    def as_json(self, policy: str, first: Figures | None) -> dict[str, Any]:
-        """As one object, with what it is of the first's where there is another."""
+    def as_json(self, policy: str, baseline: Metrics | None) -> dict[str, Any]:
+        """The metrics as a JSON object, with ratios where a baseline is given."""
         plain: dict[str, Any] = {"policy": policy, "requests": self.requests, "refused": self.refused}
         for name in ("mean_wait_sec", "p50", "p95", "p99", "max_wait_sec", "total_wait_sec"):
             plain[name] = round(getattr(self, name), 3)
         plain |= {"evictions": self.evictions, "loads": self.loads, "load_seconds": round(self.load_seconds, 3)}
-        if first is not None:
+        if baseline is not None:
             plain["ratios"] = {
-                name: None if value is None else round(value, 4) for name, value in self.of(first).items()
+                name: None if value is None else round(value, 4) for name, value in self.ratios_to(baseline).items()
             }
         return plain
 
-    def of(self, first: Figures) -> Mapping[str, float | None]:
-        """Each figure divided by the first's; None where that is 0."""
+    def ratios_to(self, baseline: Metrics) -> Mapping[str, float | None]:
+        """Each metric divided by that of the baseline; None where that is 0."""
         names = ("mean_wait_sec", "p50", "p95", "p99", "max_wait_sec", "total_wait_sec", "evictions", "load_seconds")
-        return {name: _ratio(getattr(self, name), getattr(first, name)) for name in names}
+        return {name: _ratio(getattr(self, name), getattr(baseline, name)) for name in names}
 
 
-def _ratio(ours: float, first: float) -> float | None:
-    return ours / first if first else None
+def _ratio(ours: float, baseline: float) -> float | None:
+    return ours / baseline if baseline else None
 
 
-def figures_of(outcome: Outcome) -> Figures:
-    """The figures of an outcome."""
+def metrics_of(outcome: SimulationResult) -> Metrics:
+    """Calculate the metrics of a simulation result."""
     waits = sorted(one.wait_sec for one in outcome.served if one.granted_at is not None)
-    return Figures(
+    return Metrics(
         requests=len(waits),
         refused=len(outcome.served) - len(waits),
         mean_wait_sec=sum(waits) / len(waits) if waits else 0.0,
@@ -78,5 +78,5 @@ def figures_of(outcome: Outcome) -> Figures:
 
 
 def percentile(ordered: Sequence[float], percent: int) -> float:
-    """The first that is preceded by so many percent of all; 0 of nothing."""
+    """The percentile of ascending values; 0 without values."""
     return ordered[min(len(ordered) - 1, len(ordered) * percent // 100)] if ordered else 0.0

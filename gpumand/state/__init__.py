@@ -1,7 +1,7 @@
-"""What survives our own death: leases, and what was set by hand or learned about consumers.
+"""The state files of the daemon: leases, running loads, and pins and times of last use of consumers.
 
-Small files, one a lease and one a consumer, each replaced as a whole (``folder``); what they say is believed only after
-a check (``records``); one thread does it all in the order asked for (``worker``).
+Must not import the arbiter, the bus or the command line. Reading order: ``store`` (the Store port), ``folder`` (small
+files, each replaced atomically), ``records`` (format and validation), ``worker`` (the thread that writes in order).
 """
 
 from __future__ import annotations

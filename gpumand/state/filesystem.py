@@ -1,4 +1,4 @@
-"""Whether a folder lies in memory."""
+"""Detect directories on in-memory filesystems such as tmpfs."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ IN_MEMORY = frozenset({"tmpfs", "ramfs"})
 
 
 def is_in_memory(folder: Path, mountinfo: Path = Path("/proc/self/mountinfo")) -> bool:
-    """Whether what is written to a folder stays in memory, as in /run; False where that cannot be told.
+    """Whether a directory is on an in-memory filesystem, as /run is; False where unknown.
 
-    The file system's type is looked up by device number in mountinfo, see proc_pid_mountinfo(5): fields 3 (major:minor)
-    and, behind a lone "-", the type. Raises OSError where there is no such folder.
+    The type of the filesystem is looked up by device number in mountinfo, see proc_pid_mountinfo(5): field 3 is
+    major:minor, and the type follows a lone "-". Raises OSError where the directory does not exist.
     """
     device = folder.stat().st_dev
     wanted = f"{os.major(device)}:{os.minor(device)}"
@@ -24,5 +24,5 @@ def is_in_memory(folder: Path, mountinfo: Path = Path("/proc/self/mountinfo")) -
 
 
 def _type_of(line: str) -> str:
-    _, _, behind = line.partition(" - ")
-    return behind.split(" ")[0]
+    _, _, after_separator = line.partition(" - ")
+    return after_separator.split(" ")[0]

@@ -1,4 +1,4 @@
-"""A folder of small files, each replaced as a whole; plain blocking code, for one thread."""
+"""A directory of small files that are replaced atomically; blocking code, to be used by one thread."""
 
 from __future__ import annotations
 
@@ -17,73 +17,79 @@ log = logging.getLogger(__name__)
 SUFFIX = ".json"
 MAX_BYTES = 64 * 1024
 MAX_FILES = 8192
-"""More than there can be leases or consumers; a folder that holds more was not filled by us."""
+"""More than the limits on leases and consumers allow; further files were not written by gpumand."""
 
-MAX_ASIDE = 32
-"""How many files that could not be understood are kept for somebody to look at."""
+MAX_QUARANTINED = 32
+"""Number of unusable files kept in quarantine, for an administrator to inspect."""
 
-_OWN_FAULT = {errno.ELOOP, errno.EACCES, errno.EPERM, errno.ENXIO, errno.ENODEV, errno.EISDIR, errno.EIO}
-"""What may be wrong with one file; other errors (too many open files) are no fault of it, and it must not suffer."""
+_FILE_ERRORS = {errno.ELOOP, errno.EACCES, errno.EPERM, errno.ENXIO, errno.ENODEV, errno.EISDIR, errno.EIO}
+"""Errors caused by the file itself. A file must not be moved because of others, such as too many open files."""
 
-_FOLDER_FAULT = {errno.ELOOP, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST}
-"""What may be wrong with a folder: it is a file, a link, or somebody else's."""
+_FOLDER_ERRORS = {errno.ELOOP, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST}
+"""Errors caused by the directory itself: it is a file, a symbolic link, or belongs to another user."""
 
 _TEMPORARY = (".", ".tmp")
 _SAFE = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-")
 
 
-class Unfit(Exception):
-    """A file cannot be used; the message says why, in one line."""
+class UnusableFile(Exception):
+    """A file cannot be used; the message is the reason, in one line."""
 
 
 class Folder:
-    """Files of one kind.
+    """A directory with the state files of one kind.
 
-    Everything is relative to a descriptor of the folder: nobody who swaps it for a link leads us elsewhere.
+    All operations are relative to an open descriptor of the directory, so that replacing the directory with a symbolic
+    link cannot redirect them.
     """
 
-    def __init__(self, path: Path, aside: Path) -> None:
-        """``aside`` is the folder into which files are moved that cannot be used; both are made when needed."""
+    def __init__(self, path: Path, quarantine: Path) -> None:
+        """Nothing is created before the first use.
+
+        Args:
+            path: the directory.
+            quarantine: directory to which unusable files are moved.
+        """
         self._path = path
-        self._aside = aside
+        self._quarantine = quarantine
         self._descriptor = -1
 
     def write(self, stem: str, content: bytes) -> None:
-        """Replace a file, or make it: after a crash there is the old one or the new one. Raises OSError."""
-        self._retried(lambda: self._write(stem + SUFFIX, content))
+        """Create or replace a file; after a crash it has the old or the new content. Raises OSError."""
+        self._with_retry(lambda: self._write(stem + SUFFIX, content))
 
     def remove(self, stem: str) -> None:
-        """Remove a file; one that is not there is removed already. Raises OSError."""
+        """Remove a file; a missing file is not an error. Raises OSError."""
         with contextlib.suppress(FileNotFoundError):
-            os.unlink(stem + SUFFIX, dir_fd=self._opened())
+            os.unlink(stem + SUFFIX, dir_fd=self._open_once())
             os.fsync(self._descriptor)
 
     def read_all(self) -> Iterator[tuple[str, bytes]]:
-        """Stem and content of every file; what is no file of ours is set aside. Raises OSError."""
-        names = sorted(os.listdir(self._opened()))
+        """Stem and content of every file; unusable files are moved to quarantine. Raises OSError."""
+        names = sorted(os.listdir(self._open_once()))
         if len(names) > MAX_FILES:
-            log.warning("%s holds %d files; those after the first %d are not read", self._path, len(names), MAX_FILES)
+            log.warning("%s has %d files; only the first %d are read", self._path, len(names), MAX_FILES)
         for name in names[:MAX_FILES]:
             try:
                 content = self._read(name)
             except FileNotFoundError:
                 continue  # removed since it was listed
-            except Unfit as unfit:
-                self.set_aside(name, str(unfit))
+            except UnusableFile as unfit:
+                self.quarantine_file(name, str(unfit))
             else:
                 yield name.removesuffix(SUFFIX), content
 
-    def set_aside(self, name: str, why: str) -> None:
-        """Move a file to where it does no harm, with a warning; never raises."""
-        log.warning("%s is set aside: %s", _shown(self._path / name), why)
+    def quarantine_file(self, name: str, why: str) -> None:
+        """Move a file to quarantine, with a warning; never raises."""
+        log.warning("%s is unusable and is moved to quarantine: %s", _printable(self._path / name), why)
         try:
-            os.rename(name, self._place_aside(name), src_dir_fd=self._opened())
-            _prune(self._aside)
+            os.rename(name, self._quarantine_path(name), src_dir_fd=self._open_once())
+            _remove_oldest(self._quarantine)
         except OSError as error:
-            log.warning("%s cannot be set aside: %s", _shown(self._path / name), error.strerror)
+            log.warning("%s cannot be moved to quarantine: %s", _printable(self._path / name), error.strerror)
 
     def close(self) -> None:
-        """Give the descriptor back; it is taken again when needed."""
+        """Close the descriptor; the next operation opens it again."""
         if self._descriptor >= 0:
             os.close(self._descriptor)
             self._descriptor = -1
@@ -92,12 +98,14 @@ class Folder:
 
     def _write(self, name: str, content: bytes) -> None:
         temporary = name.join(_TEMPORARY)
-        folder = self._opened()
+        folder = self._open_once()
+        # Write a temporary file, sync it, rename it over the old file and sync the directory: after a crash at any
+        # moment the file is complete, with the old or the new content.
         try:
             self._write_new(temporary, content)
             os.rename(temporary, name, src_dir_fd=folder, dst_dir_fd=folder)
         except OSError:
-            with contextlib.suppress(OSError):  # the disk may be gone altogether; the first error is the one to tell
+            with contextlib.suppress(OSError):  # the disk may have failed altogether; report the first error
                 os.unlink(temporary, dir_fd=folder)
             raise
         os.fsync(folder)
@@ -114,30 +122,30 @@ class Folder:
 
     def _read(self, name: str) -> bytes:
         if not name.endswith(SUFFIX):
-            raise Unfit("it is no file of gpumand's")
-        # A pipe must not make us wait for its writer.
+            raise UnusableFile(f"its name does not end with {SUFFIX}")
+        # O_NONBLOCK: opening a named pipe must not wait for a writer. O_NOFOLLOW: a symbolic link is refused.
         flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
         try:
             descriptor = os.open(name, flags, dir_fd=self._descriptor)
             try:
-                return _content(descriptor)
+                return _read_checked(descriptor)
             finally:
                 os.close(descriptor)
         except OSError as error:
-            if error.errno in _OWN_FAULT:
-                raise Unfit(f"it cannot be read: {error.strerror}") from error
+            if error.errno in _FILE_ERRORS:
+                raise UnusableFile(f"it cannot be read: {error.strerror}") from error
             raise
 
     # -- the folder ----------------------------------------------------------------------------------------------
 
-    def _opened(self) -> int:
+    def _open_once(self) -> int:
         if self._descriptor < 0:
             try:
                 self._descriptor = self._open()
             except OSError as error:
-                if error.errno not in _FOLDER_FAULT:
+                if error.errno not in _FOLDER_ERRORS:
                     raise
-                self._set_all_aside(error)
+                self._quarantine_folder(error)
                 self._descriptor = self._open()
             self._remove_leftovers()
         return self._descriptor
@@ -146,35 +154,35 @@ class Folder:
         self._path.mkdir(mode=0o700, parents=True, exist_ok=True)
         return os.open(self._path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
 
-    def _set_all_aside(self, why: OSError) -> None:
-        """What stands in the folder's place must not keep us from starting. Raises OSError: it stays there."""
-        log.warning("%s is set aside: it cannot be used: %s", _shown(self._path), why.strerror)
-        place = self._place_aside(self._path.name)
+    def _quarantine_folder(self, why: OSError) -> None:
+        """Move whatever is in place of the directory to quarantine, so that the daemon can start. Raises OSError."""
+        log.warning("%s is unusable and is moved to quarantine: %s", _printable(self._path), why.strerror)
+        place = self._quarantine_path(self._path.name)
         try:
             os.rename(self._path, place)
-        except PermissionError:  # a folder of somebody else's cannot leave the one it is in
-            os.rename(self._path, self._path.with_name(f"{self._aside.name}-{place.name}"))
+        except PermissionError:  # a directory of another user can be renamed only within its parent directory
+            os.rename(self._path, self._path.with_name(f"{self._quarantine.name}-{place.name}"))
 
-    def _place_aside(self, name: str) -> Path:
-        """Where something of that name goes. Raises OSError."""
-        kept_name = f"{time.time_ns():020}-{_safe(name)}"
+    def _quarantine_path(self, name: str) -> Path:
+        """Path in quarantine for an entry of this name; names begin with the time. Raises OSError."""
+        quarantined_name = f"{time.time_ns():020}-{_safe_name(name)}"
         try:
-            self._aside.mkdir(mode=0o700, parents=True, exist_ok=True)
-        except FileExistsError:  # it is no folder either
-            os.rename(self._aside, self._aside.with_name(f"{self._aside.name}-{kept_name}"))
-            self._aside.mkdir(mode=0o700)
-        return self._aside / kept_name
+            self._quarantine.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except FileExistsError:  # the quarantine itself is not a directory
+            os.rename(self._quarantine, self._quarantine.with_name(f"{self._quarantine.name}-{quarantined_name}"))
+            self._quarantine.mkdir(mode=0o700)
+        return self._quarantine / quarantined_name
 
     def _remove_leftovers(self) -> None:
-        """Temporary files of a writer that was killed."""
+        """Remove temporary files of a daemon that was killed while writing."""
         start, end = _TEMPORARY
         for name in os.listdir(self._descriptor):
             if name.startswith(start) and name.endswith(end):
-                with contextlib.suppress(OSError):  # a folder named so; it is set aside when files are read
+                with contextlib.suppress(OSError):  # a directory of that name; read_all moves it to quarantine
                     os.unlink(name, dir_fd=self._descriptor)
 
-    def _retried(self, write: Callable[[], None]) -> None:
-        """Once more when somebody removed the folder under us: then it is made anew."""
+    def _with_retry(self, write: Callable[[], None]) -> None:
+        """Retry once if the directory was removed while open: opening it again creates it."""
         try:
             write()
         except FileNotFoundError:
@@ -182,32 +190,33 @@ class Folder:
             write()
 
 
-def _content(descriptor: int) -> bytes:
+def _read_checked(descriptor: int) -> bytes:
+    # Other users may be able to create files here: never read devices, files of other users, or huge files.
     about = os.fstat(descriptor)
     if not stat.S_ISREG(about.st_mode):
-        raise Unfit("it is no regular file")
+        raise UnusableFile("it is not a regular file")
     if about.st_uid not in {0, os.geteuid()}:
-        raise Unfit(f"it belongs to uid {about.st_uid}")
+        raise UnusableFile(f"it belongs to uid {about.st_uid}")
     if about.st_size > MAX_BYTES:
-        raise Unfit(f"it is larger than {MAX_BYTES // 1024} KiB")
+        raise UnusableFile(f"it is larger than {MAX_BYTES // 1024} KiB")
     with open(descriptor, "rb", closefd=False) as file:
         return file.read(MAX_BYTES)
 
 
-def _prune(aside: Path) -> None:
-    """Keep the newest; names begin with the time, so that they sort by it."""
-    for name in sorted(os.listdir(aside))[:-MAX_ASIDE]:
-        path = aside / name
+def _remove_oldest(quarantine: Path) -> None:
+    """Keep the newest entries of the quarantine; names begin with the time, so they sort by age."""
+    for name in sorted(os.listdir(quarantine))[:-MAX_QUARANTINED]:
+        path = quarantine / name
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path, ignore_errors=True)
         else:
             path.unlink(missing_ok=True)
 
 
-def _safe(name: str) -> str:
+def _safe_name(name: str) -> str:
     return "".join(char if char in _SAFE else "_" for char in name)[:100]
 
 
-def _shown(path: Path) -> str:
-    """A path for the log: whoever put a file there chose its name."""
+def _printable(path: Path) -> str:
+    """A path for the log, with control characters escaped: another user may have chosen the file name."""
     return repr(str(path))[1:-1]

@@ -1,4 +1,4 @@
-"""What the files say, and reading it back without believing it."""
+"""The format of the state files: encoding, and decoding with validation of every value."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 from gpumand.domain.device import Devices
 from gpumand.domain.lease import Lease, LeaseLifetime, Owner
-from gpumand.state.folder import Unfit
+from gpumand.state.folder import UnusableFile
 
 FORMAT = 1
 
@@ -29,13 +29,13 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
-class KeptLease:
-    """A lease, and where it was granted.
+class StoredLease:
+    """A stored lease with the boot and bus it belongs to.
 
     Attributes:
         lease: the lease.
-        bus_id: the bus on which its owner's unique name means something.
-        boot_id: the boot in whose course it was granted.
+        bus_id: id of the bus on which the unique name of the owner is valid.
+        boot_id: id of the boot during which the lease was granted.
     """
 
     lease: Lease
@@ -44,8 +44,8 @@ class KeptLease:
 
 
 @dataclass(frozen=True, slots=True)
-class KeptConsumer:
-    """What was set by hand or learned about a consumer; ``pinned`` None = as configured."""
+class StoredConsumer:
+    """The stored pin (None = as configured) and time of last use of a consumer."""
 
     name: str
     pinned: bool | None
@@ -53,8 +53,8 @@ class KeptConsumer:
 
 
 @dataclass(frozen=True, slots=True)
-class KeptLoad:
-    """A load that is under way; one of another boot has ended with it."""
+class StoredLoad:
+    """A stored running load; a load of another boot has ended with that boot."""
 
     consumer: str
     devices: Devices
@@ -62,13 +62,13 @@ class KeptLoad:
     boot_id: str
 
 
-def encode_lease(kept: KeptLease) -> bytes:
-    """A lease as the content of a file."""
-    lease, owner = kept.lease, kept.lease.owner
+def encode_lease(stored: StoredLease) -> bytes:
+    """Encode a lease as the content of a file."""
+    lease, owner = stored.lease, stored.lease.owner
     record = {
         "format": FORMAT,
-        "bus_id": kept.bus_id,
-        "boot_id": kept.boot_id,
+        "bus_id": stored.bus_id,
+        "boot_id": stored.boot_id,
         "id": lease.id,
         "consumer": lease.consumer,
         "device": lease.device,
@@ -90,87 +90,88 @@ def encode_lease(kept: KeptLease) -> bytes:
     return json.dumps(record).encode()
 
 
-def decode_lease(stem: str, content: bytes) -> KeptLease:
-    """The lease in a file named ``stem``. Raises Unfit."""
+def decode_lease(stem: str, content: bytes) -> StoredLease:
+    """Decode a file with the name ``stem`` to a lease. Raises UnusableFile."""
     record = _Record.parse(content)
     lease = Lease(
         id=record.text("id"),
         consumer=record.text("consumer", least=1),
         device=record.device("device"),
-        owner=_owner(record.inner("owner")),
+        owner=_owner(record.record("owner")),
         lifetime=_lifetime(record.text("lifetime")),
-        granted_usec=record.whole("granted_usec", MAX_USEC),
-        expires_usec=record.whole("expires_usec", MAX_USEC),
+        granted_usec=record.integer("granted_usec", MAX_USEC),
+        expires_usec=record.integer("expires_usec", MAX_USEC),
         ttl_sec=record.seconds("ttl_sec"),
         reason=record.text("reason"),
         token=record.text("token"),
         uuids=record.uuids("uuids"),
     )
     if lease.id != stem or not LEASE_ID.fullmatch(stem):
-        raise Unfit("its name is not that of the lease in it")
-    return KeptLease(lease, record.text("bus_id"), record.text("boot_id"))
+        raise UnusableFile("its name does not match the lease in it")
+    return StoredLease(lease, record.text("bus_id"), record.text("boot_id"))
 
 
-def encode_consumer(kept: KeptConsumer) -> bytes:
-    """A consumer as the content of a file."""
+def encode_consumer(stored: StoredConsumer) -> bytes:
+    """Encode a consumer as the content of a file."""
     record = {
         "format": FORMAT,
-        "name": kept.name,
-        "pinned": kept.pinned,
-        "last_used_usec": kept.last_used_usec,
+        "name": stored.name,
+        "pinned": stored.pinned,
+        "last_used_usec": stored.last_used_usec,
     }
     return json.dumps(record).encode()
 
 
-def decode_consumer(stem: str, content: bytes) -> KeptConsumer:
-    """The consumer in a file named ``stem``. Raises Unfit."""
+def decode_consumer(stem: str, content: bytes) -> StoredConsumer:
+    """Decode a file with the name ``stem`` to a consumer. Raises UnusableFile."""
     record = _Record.parse(content)
-    kept = KeptConsumer(
+    stored = StoredConsumer(
         name=record.text("name", least=1),
         pinned=record.flag_or_none("pinned"),
-        last_used_usec=record.whole("last_used_usec", MAX_USEC),
+        last_used_usec=record.integer("last_used_usec", MAX_USEC),
     )
-    if consumer_stem(kept.name) != stem:
-        raise Unfit("its name is not that of the consumer in it")
-    return kept
+    if consumer_stem(stored.name) != stem:
+        raise UnusableFile("its name does not match the consumer in it")
+    return stored
 
 
-def encode_load(kept: KeptLoad) -> bytes:
-    """A load as the content of a file."""
+def encode_load(stored: StoredLoad) -> bytes:
+    """Encode a running load as the content of a file."""
     record = {
         "format": FORMAT,
-        "boot_id": kept.boot_id,
-        "consumer": kept.consumer,
-        "device": kept.devices[0] if len(kept.devices) == 1 else list(kept.devices),
-        "began_usec": kept.began_usec,
+        "boot_id": stored.boot_id,
+        "consumer": stored.consumer,
+        # A single device is a number, as in files written before a consumer could use several devices.
+        "device": stored.devices[0] if len(stored.devices) == 1 else list(stored.devices),
+        "began_usec": stored.began_usec,
     }
     return json.dumps(record).encode()
 
 
-def decode_load(stem: str, content: bytes) -> KeptLoad:
-    """The load in a file named ``stem``. Raises Unfit."""
+def decode_load(stem: str, content: bytes) -> StoredLoad:
+    """Decode a file with the name ``stem`` to a load. Raises UnusableFile."""
     record = _Record.parse(content)
-    kept = KeptLoad(
+    stored = StoredLoad(
         consumer=record.text("consumer", least=1),
         devices=record.devices("device"),
-        began_usec=record.whole("began_usec", MAX_USEC),
+        began_usec=record.integer("began_usec", MAX_USEC),
         boot_id=record.text("boot_id"),
     )
-    if consumer_stem(kept.consumer) != stem:
-        raise Unfit("its name is not that of the consumer in it")
-    return kept
+    if consumer_stem(stored.consumer) != stem:
+        raise UnusableFile("its name does not match the consumer in it")
+    return stored
 
 
 def consumer_stem(name: str) -> str:
-    """A consumer's name as a file name: everything but letters, digits, dash and underscore percent-encoded."""
+    """File name for a consumer: all characters but letters, digits, dash and underscore are percent-encoded."""
     return _NOT_PLAIN.sub(lambda match: "".join(f"%{byte:02X}" for byte in match[0].encode()), name)
 
 
 def _owner(record: _Record) -> Owner:
     return Owner(
         bus_name=record.text("bus_name"),
-        uid=record.whole("uid", MAX_ID),
-        pid=record.whole("pid", MAX_ID),
+        uid=record.integer("uid", MAX_ID),
+        pid=record.integer("pid", MAX_ID),
         unit=record.text("unit"),
         invocation_id=record.text("invocation_id"),
     )
@@ -180,11 +181,11 @@ def _lifetime(word: str) -> LeaseLifetime:
     try:
         return LeaseLifetime(word)
     except ValueError:
-        raise Unfit("its lifetime is not known to this version") from None
+        raise UnusableFile("its lifetime is unknown to this version") from None
 
 
 class _Record:
-    """A JSON object whose every value is asked for by type. All methods raise Unfit."""
+    """A JSON object whose values are read with a type check. All methods raise UnusableFile."""
 
     def __init__(self, values: dict[str, Any]) -> None:
         self._values = values
@@ -193,52 +194,52 @@ class _Record:
     def parse(cls, content: bytes) -> _Record:
         try:
             values = json.loads(content)
-        except (ValueError, RecursionError):  # RecursionError: 64 KiB can hold 64 Ki brackets
-            raise Unfit("it is no JSON" if content else "it is empty") from None
+        except (ValueError, RecursionError):  # RecursionError: 64 KiB have room for 64 Ki nested brackets
+            raise UnusableFile("it is not valid JSON" if content else "it is empty") from None
         if not isinstance(values, dict):
-            raise Unfit("it is no record of gpumand's")
+            raise UnusableFile("it is not a JSON object")
         if values.get("format") != FORMAT:
-            raise Unfit(f"its format is not {FORMAT}")
+            raise UnusableFile(f"its format is not {FORMAT}")
         return cls(values)
 
     def text(self, key: str, least: int = 0) -> str:
-        text: str = self._value(key, str, lambda one: least <= len(one) <= MAX_TEXT and _is_encodable(one))
+        text: str = self._checked_value(key, str, lambda one: least <= len(one) <= MAX_TEXT and _is_valid_text(one))
         return text
 
     def device(self, key: str) -> str:
-        index: str = self._value(key, str, lambda one: DEVICE.fullmatch(one) is not None)
+        index: str = self._checked_value(key, str, lambda one: DEVICE.fullmatch(one) is not None)
         return index
 
     def devices(self, key: str) -> Devices:
-        """One index, or several in a list."""
-        found: int | list[int] = self._value(key, (int, list), _are_devices)
+        """Device indices, stored as one number or as a list."""
+        found: int | list[int] = self._checked_value(key, (int, list), _are_devices)
         return tuple(sorted(set(found))) if isinstance(found, list) else (found,)
 
     def uuids(self, key: str) -> tuple[str, ...]:
-        """Of devices; an earlier version wrote none."""
+        """UUIDs of devices; () where the key is missing, as in files of earlier versions."""
         if key not in self._values:
             return ()
-        return tuple(self._value(key, list, _are_uuids))
+        return tuple(self._checked_value(key, list, _are_uuids))
 
-    def whole(self, key: str, most: int) -> int:
-        number: int = self._value(key, int, lambda one: not isinstance(one, bool) and 0 <= one <= most)
+    def integer(self, key: str, most: int) -> int:
+        number: int = self._checked_value(key, int, lambda one: not isinstance(one, bool) and 0 <= one <= most)
         return number
 
     def seconds(self, key: str) -> float:
-        number: float = self._value(key, (int, float), lambda one: not isinstance(one, bool) and _is_time(one))
+        number: float = self._checked_value(key, (int, float), lambda one: not isinstance(one, bool) and _is_time(one))
         return float(number)
 
     def flag_or_none(self, key: str) -> bool | None:
-        flag: bool | None = self._value(key, (bool, type(None)), lambda _: True)
+        flag: bool | None = self._checked_value(key, (bool, type(None)), lambda _: True)
         return flag
 
-    def inner(self, key: str) -> _Record:
-        return _Record(self._value(key, dict, lambda _: True))
+    def record(self, key: str) -> _Record:
+        return _Record(self._checked_value(key, dict, lambda _: True))
 
-    def _value(self, key: str, kind: type | tuple[type, ...], is_fit: Callable[[Any], bool]) -> Any:
-        value = self._values.get(key, _Record)  # None may be a value
+    def _checked_value(self, key: str, kind: type | tuple[type, ...], is_fit: Callable[[Any], bool]) -> Any:
+        value = self._values.get(key, _Record)  # the class marks a missing key, since None is a valid value
         if not isinstance(value, kind) or not is_fit(value):
-            raise Unfit(f"its {key} is missing" if value is _Record else f"its {key} cannot be true")
+            raise UnusableFile(f"its {key} is missing" if value is _Record else f"its {key} is invalid")
         return value
 
 
@@ -248,7 +249,7 @@ def _are_devices(value: Any) -> bool:
 
 
 def _are_uuids(values: Any) -> bool:
-    texts = [one for one in values if isinstance(one, str) and 0 < len(one) <= MAX_UUID and _is_encodable(one)]
+    texts = [one for one in values if isinstance(one, str) and 0 < len(one) <= MAX_UUID and _is_valid_text(one)]
     return len(texts) == len(values) <= MAX_DEVICES
 
 
@@ -256,6 +257,6 @@ def _is_time(number: float) -> bool:
     return math.isfinite(number) and 0 <= number <= MAX_USEC
 
 
-def _is_encodable(text: str) -> bool:
-    """JSON can say half a surrogate pair, and NUL, which D-Bus cannot; none of ours has them."""
+def _is_valid_text(text: str) -> bool:
+    """Whether D-Bus can transport a text. JSON can contain lone surrogates and NUL, which D-Bus cannot."""
     return "\0" not in text and (text.isascii() or not any("\ud800" <= char <= "\udfff" for char in text))

@@ -1,4 +1,4 @@
-"""One thread that does what may block, in the order in which it was asked for."""
+"""A thread that runs blocking functions in the order of the calls."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ _Job = tuple[Callable[[], Any], asyncio.AbstractEventLoop, "asyncio.Future[Any]"
 
 
 class Worker:
-    """Runs functions in a thread of its own, one after the other.
+    """Runs functions one after the other in a separate thread.
 
-    An executor would do, but costs twice the time between asking and starting: its idle semaphore and its work items
-    are locks of their own, and ``wrap_future`` joins two futures that each have a condition.
+    A ThreadPoolExecutor would work too, but takes twice the time from call to start: its idle semaphore and its work
+    items have locks of their own, and ``wrap_future`` connects two futures that each have a condition.
     """
 
     def __init__(self, name: str) -> None:
@@ -30,33 +30,34 @@ class Worker:
 
     @property
     def is_closed(self) -> bool:
-        """Whether nothing is done any more."""
+        """Whether ``close`` was called: no further function is accepted."""
         return self._is_closed
 
     async def run(self, function: Callable[[], T]) -> T:
-        """Have the thread call a function, and await what it returns or raises.
+        """Call a function in the thread; returns its result or raises its exception.
 
-        Whoever stops waiting (cancellation) does not keep it from being called. Raises OSError after ``close``.
+        Cancelling the caller does not cancel the function. Raises OSError after ``close``.
         """
         if self._is_closed:
-            raise OSError(errno.ESHUTDOWN, "the store is closed")
+            raise OSError(errno.ESHUTDOWN, "the worker thread is closed")
         if self._thread is None:
-            # A daemon thread: what was not awaited need not keep a process alive that wants to end.
+            # A daemon thread: a function that blocks on a hanging disk must not keep the process from exiting.
             self._thread = threading.Thread(target=self._work, name=self._name, daemon=True)
             self._thread.start()
-        return await self._ask(function)
+        return await self._submit(function)
 
     async def close(self) -> None:
-        """Finish what was asked for and end the thread; a second call does nothing."""
+        """Run all pending functions and end the thread; a second call does nothing."""
         if self._is_closed:
             return
         self._is_closed = True
         if self._thread is not None:
-            ended = self._ask(_nothing)
+            # The thread runs functions in order: when this one is done, all earlier ones are. None ends the thread.
+            ended = self._submit(_no_operation)
             self._jobs.put(None)
             await ended
 
-    def _ask(self, function: Callable[[], T]) -> asyncio.Future[T]:
+    def _submit(self, function: Callable[[], T]) -> asyncio.Future[T]:
         loop = asyncio.get_running_loop()
         future: asyncio.Future[T] = loop.create_future()
         self._jobs.put((function, loop, future))
@@ -69,16 +70,18 @@ class Worker:
                 result, error = function(), None
             except Exception as raised:
                 result, error = None, raised
-            _tell(loop, future, result, error)
+            _deliver(loop, future, result, error)
 
 
-def _tell(loop: asyncio.AbstractEventLoop, future: asyncio.Future[Any], result: Any, error: Exception | None) -> None:
-    with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
-        loop.call_soon_threadsafe(_settle, future, result, error)
+def _deliver(
+    loop: asyncio.AbstractEventLoop, future: asyncio.Future[Any], result: Any, error: Exception | None
+) -> None:
+    with contextlib.suppress(RuntimeError):  # the loop is closed: the caller does not wait any more
+        loop.call_soon_threadsafe(_set_result, future, result, error)
 
 
-def _settle(future: asyncio.Future[Any], result: Any, error: Exception | None) -> None:
-    if future.done():  # whoever waited was cancelled
+def _set_result(future: asyncio.Future[Any], result: Any, error: Exception | None) -> None:
+    if future.done():  # the caller was cancelled
         return
     if error is None:
         future.set_result(result)
@@ -86,5 +89,5 @@ def _settle(future: asyncio.Future[Any], result: Any, error: Exception | None) -
         future.set_exception(error)
 
 
-def _nothing() -> None:
-    """The last job of a worker."""
+def _no_operation() -> None:
+    """The last function that a worker runs."""

@@ -1,4 +1,4 @@
-"""An archive in memory: nothing outlives it but what a test takes out of it."""
+"""An in-memory implementation of the Archive port."""
 
 from __future__ import annotations
 
@@ -6,44 +6,44 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from gpumand.domain.history import MAX_ENTRIES, Entry, Query
+from gpumand.domain.history import MAX_ENTRIES, HistoryEntry, HistoryQuery
 
 
 class MemoryArchive:
-    """See gpumand.ports.Archive.
+    """An Archive that keeps everything in memory; see ``gpumand.ports.Archive``.
 
     Attributes:
-        noted: every entry, in order.
-        learned: consumer -> what was kept last.
+        noted: every entry that was added, in order.
+        learned: consumer -> the measurements saved last.
     """
 
     def __init__(self) -> None:
-        self.noted: list[Entry] = []
+        self.noted: list[HistoryEntry] = []
         self.learned: dict[str, dict[str, Any]] = {}
 
-    def note(self, entry: Entry) -> None:
-        """Keep an entry."""
+    def add(self, entry: HistoryEntry) -> None:
+        """Add an entry."""
         self.noted.append(entry)
 
-    def keep_learned(self, consumer: str, record: Mapping[str, Any]) -> None:
-        """Keep what was learned, as a disk would: in plain values."""
+    def save_learned(self, consumer: str, record: Mapping[str, Any]) -> None:
+        """Save the measurements of a consumer, converted to JSON and back as on disk."""
         self.learned[consumer] = json.loads(json.dumps(record))
 
     async def read_learned(self) -> dict[str, dict[str, Any]]:
-        """What was kept last."""
+        """Return the measurements of all consumers."""
         return dict(self.learned)
 
-    async def entries(self, query: Query) -> tuple[Entry, ...]:
-        """The newest entries that answer the query."""
+    async def entries(self, query: HistoryQuery) -> tuple[HistoryEntry, ...]:
+        """Return the newest entries that match the query."""
         found = [entry for entry in reversed(self.noted) if answers(entry, query)]
         return tuple(found[: min(query.limit, MAX_ENTRIES)])
 
     async def close(self) -> None:
-        """There is nothing to finish."""
+        """Do nothing."""
 
 
-def answers(entry: Entry, query: Query) -> bool:
-    """Whether an entry is one of those that are wanted."""
+def answers(entry: HistoryEntry, query: HistoryQuery) -> bool:
+    """Return whether an entry matches a query."""
     return (
         (not query.since_usec or entry.at_usec >= query.since_usec)
         and (not query.until_usec or entry.at_usec < query.until_usec)

@@ -1,7 +1,7 @@
-"""A message bus of a test's own: a real dbus-daemon, with the policy under test or with one that allows everything.
+"""Starts a private message bus for tests: a real dbus-daemon with a given policy, or one that allows everything.
 
-The limits of the default configuration are those of a session bus; the system bus takes 128 unanswered calls and 512
-match rules of one connection.
+The limits of the default configuration are those of a session bus. The system bus allows 128 unanswered calls and 512
+match rules per connection.
 """
 
 from __future__ import annotations
@@ -45,16 +45,16 @@ ALLOW_EVERYTHING = """<!DOCTYPE busconfig PUBLIC "-//freedesktop//DTD D-Bus Bus 
 
 
 class PrivateBus:
-    """A dbus-daemon that lives as long as this object is open.
+    """A dbus-daemon that runs as long as this object is open.
 
-    ``with PrivateBus() as bus`` starts and ends it; ``async with`` does the same without blocking the event loop.
+    ``with PrivateBus() as bus`` starts and stops it; ``async with`` does the same without blocking the event loop.
 
     Args:
-        config: the daemon's configuration file; it must have a <listen>. By default everything is allowed.
-        kind: what the bus says it is, in the default configuration: "session" or "system".
+        config: configuration file of the daemon, which must have a <listen> element. By default everything is allowed.
+        kind: bus type in the default configuration: "session" or "system".
 
     Attributes:
-        address: where it listens; "" until it is started.
+        address: address of the bus; "" until it is started.
     """
 
     def __init__(self, config: Path | None = None, kind: str = "session") -> None:
@@ -65,7 +65,7 @@ class PrivateBus:
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> PrivateBus:
-        """Start the daemon, and wait until it listens. Raises RuntimeError with what it says when it does not."""
+        """Start the daemon and wait until it listens. Raises RuntimeError with the daemon's output if it fails."""
         self._folder = Path(tempfile.mkdtemp(prefix="gpumand-bus-"))
         config = self._config or self._write_config(self._folder)
         with open(self._folder / "log", "wb") as log:
@@ -77,40 +77,40 @@ class PrivateBus:
             )
         self.address = self._read_address()
         if not self.address:
-            said = self.log_text()
+            output = self.log_text()
             self.close()
-            raise RuntimeError(f"dbus-daemon did not start: {said or 'no word from it'}")
+            raise RuntimeError(f"dbus-daemon did not start: {output or 'it printed no message'}")
         return self
 
     @property
     def pid(self) -> int:
-        """Of the daemon. Raises RuntimeError when it is not running."""
+        """Process id of the daemon. Raises RuntimeError if it is not running."""
         if self._process is None:
             raise RuntimeError("the bus is not started")
         return self._process.pid
 
     def log_text(self) -> str:
-        """What the daemon wrote on stderr."""
+        """Return the daemon's output on stderr."""
         if self._folder is None:
             return ""
         return (self._folder / "log").read_text(errors="replace").strip()
 
     def pause(self) -> None:
-        """Have it stop taking messages, as a bus under load does."""
+        """Stop the daemon's process, so that it handles no messages, as a bus under load does."""
         os.kill(self.pid, signal.SIGSTOP)
 
     def resume(self) -> None:
-        """Have it go on."""
+        """Continue the daemon's process."""
         os.kill(self.pid, signal.SIGCONT)
 
     def kill(self) -> None:
-        """End it as a crash would."""
+        """Kill the daemon, as in a crash."""
         if self._process is not None:
             self._process.kill()
             self._process.wait(STOP_TIMEOUT_SEC)
 
     def close(self) -> None:
-        """End it and remove what it left; harmless when repeated."""
+        """Kill the daemon and remove its files; may be called again."""
         if self._process is not None:
             self.kill()
             if self._process.stdout is not None:
@@ -142,15 +142,15 @@ class PrivateBus:
         return config
 
     def _read_address(self) -> str:
-        """The first line on its stdout; "" when it ends, or says nothing in time."""
+        """Return the first line of the daemon's stdout; "" if it exits or prints nothing in time."""
         assert self._process is not None
         assert self._process.stdout is not None
         deadline = time.monotonic() + START_TIMEOUT_SEC
-        said = b""
-        while not said.endswith(b"\n") and (left_sec := deadline - time.monotonic()) > 0:
+        output = b""
+        while not output.endswith(b"\n") and (left_sec := deadline - time.monotonic()) > 0:
             readable, _, _ = select.select([self._process.stdout], [], [], left_sec)
             chunk = os.read(self._process.stdout.fileno(), 4096) if readable else b""
             if not chunk:
                 break
-            said += chunk
-        return said.decode().strip() if said.endswith(b"\n") else ""
+            output += chunk
+        return output.decode().strip() if output.endswith(b"\n") else ""

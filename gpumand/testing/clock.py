@@ -1,4 +1,4 @@
-"""Time that a test holds in its hands."""
+"""A clock with virtual time, which a test controls."""
 
 from __future__ import annotations
 
@@ -10,31 +10,31 @@ from itertools import count
 from typing import Any
 
 EPOCH_USEC = 1_700_000_000_000_000
-"""2023-11-14T22:13:20Z: where virtual wall clocks start."""
+"""2023-11-14T22:13:20Z, the start of virtual wall clocks."""
 
 SETTLE_TURNS = 100_000
-"""A loop that is still busy after so many turns runs in circles."""
+"""Number of iterations after which an event loop that is still busy is assumed to be in an endless loop."""
 
 NSEC = 1_000_000_000
 
 
 class FakeClock:
-    """The Clock port with virtual time, deterministic on one asyncio event loop.
+    """A Clock with virtual time, deterministic on one asyncio event loop.
 
-    By itself time stands still: ``advance`` moves it, and fires what falls due on the way in order. With ``autojump``
-    it jumps to the next deadline whenever no task can run otherwise, so a test simply awaits what it is after.
+    Time does not pass by itself: ``advance`` moves it and wakes sleeping tasks in the order of their deadlines. With
+    ``autojump`` the clock jumps to the next deadline whenever no task can run, so a test simply awaits a result.
 
-    "No task can run" knows nothing of real sockets, threads and ``asyncio.sleep``: code under this clock works over
-    fakes that wait for nothing but this clock. One loop may have one clock that jumps.
+    The clock does not see real sockets, threads and ``asyncio.sleep``, so code under test must wait for this clock
+    only. Use at most one clock with ``autojump`` per event loop.
 
     Args:
-        autojump: jump to the next deadline when nothing else is runnable.
-        start_sec: what ``monotonic`` says at first; not 0, which stands for "never" in several places.
-        start_usec: what ``realtime_usec`` says at first.
+        autojump: jump to the next deadline when no task can run.
+        start_sec: initial value of ``monotonic``; not 0, which means "never" in several places.
+        start_usec: initial value of ``realtime_usec``.
     """
 
     def __init__(self, *, autojump: bool = False, start_sec: float = 1000.0, start_usec: int = EPOCH_USEC) -> None:
-        # Whole nanoseconds: ten sleeps of 0.1 s are exactly one second.
+        # Integers avoid rounding errors: ten sleeps of 0.1 s are exactly one second.
         self._now_nsec = _nsec(start_sec)
         self._realtime_offset_nsec = start_usec * 1000 - self._now_nsec
         self._suspended_nsec = 0
@@ -46,47 +46,48 @@ class FakeClock:
 
     @property
     def waiting(self) -> int:
-        """How many tasks sleep on this clock."""
+        """Number of tasks that sleep on this clock."""
         return sum(not waiter.done() for _, _, waiter in self._waiters)
 
     def monotonic(self) -> float:
-        """Virtual seconds."""
+        """Return the virtual monotonic time in seconds."""
         return self._now_nsec / NSEC
 
     def realtime_usec(self) -> int:
-        """The virtual wall clock in microseconds."""
+        """Return the virtual wall clock in microseconds."""
         return (self._now_nsec + self._realtime_offset_nsec) // 1000
 
     def step_realtime(self, seconds: float) -> None:
-        """Set the wall clock forward, or back if negative, as NTP or an administrator does."""
+        """Set the wall clock forward, or back if negative, as NTP or an administrator may do."""
         self._realtime_offset_nsec += _nsec(seconds)
 
     def suspended_sec(self) -> float:
-        """For how long it was suspended so far."""
+        """Return the total virtual seconds of suspends so far."""
         return self._suspended_nsec / NSEC
 
     def suspend(self, seconds: float) -> None:
-        """Suspend the host for so long: the wall clock goes on, ``monotonic`` and those who sleep by it do not."""
+        """Simulate a suspend: the wall clock advances, ``monotonic`` and sleeping tasks do not."""
         self._suspended_nsec += _nsec(seconds)
         self.step_realtime(seconds)
 
     async def sleep(self, seconds: float) -> None:
-        """Return after so many virtual seconds; at least once around the event loop."""
+        """Return after this many virtual seconds, and after at least one iteration of the event loop."""
         if seconds <= 0:
             await asyncio.sleep(0)
             return
         waiter = asyncio.get_running_loop().create_future()
         if not math.isinf(seconds):
-            # Never no time at all: who sleeps for what a float's last digit leaves to its deadline must get there.
+            # At least 1 ns: a task that sleeps for the rounding error that is left until its deadline would otherwise
+            # sleep for no time and never reach the deadline.
             until_nsec = self._now_nsec + max(1, _nsec(seconds))
             heapq.heappush(self._waiters, (until_nsec, next(self._order), waiter))
             self._watch()
         await waiter
 
     async def advance(self, seconds: float) -> None:
-        """Let so many virtual seconds pass: whatever is ready runs, then each deadline on the way in its turn.
+        """Advance the time: run all ready tasks, then wake sleeping tasks in the order of their deadlines.
 
-        Raises RuntimeError when the loop never comes to rest.
+        Raises RuntimeError if the event loop never becomes idle.
         """
         until_nsec = self._now_nsec + _nsec(seconds)
         self._is_advancing = True
@@ -101,13 +102,13 @@ class FakeClock:
             self._watch()
 
     async def settle(self) -> None:
-        """Let everything run that can run without time passing."""
+        """Run all tasks that can run without time passing."""
         await self.advance(0)
 
     async def advance_until(self, condition: Callable[[], bool], within_sec: float = 3600.0) -> None:
-        """Advance from deadline to deadline until the condition holds.
+        """Advance from deadline to deadline until the condition is true.
 
-        Raises TimeoutError when it does not within so many virtual seconds, or when nobody waits for any deadline.
+        Raises TimeoutError if it is not true after ``within_sec`` virtual seconds, or if no task has a deadline.
         """
         limit_nsec = self._now_nsec + _nsec(within_sec)
         await self.settle()
@@ -122,15 +123,15 @@ class FakeClock:
             await asyncio.sleep(0)
             if not _runnable(asyncio.get_running_loop()):
                 return
-        raise RuntimeError(f"the event loop is still busy after {SETTLE_TURNS} turns")
+        raise RuntimeError(f"the event loop is still busy after {SETTLE_TURNS} iterations")
 
     def _next_deadline(self) -> int | None:
-        while self._waiters and self._waiters[0][2].done():  # cancelled meanwhile
+        while self._waiters and self._waiters[0][2].done():  # the task was cancelled
             heapq.heappop(self._waiters)
         return self._waiters[0][0] if self._waiters else None
 
     def _fire(self, deadline_nsec: int) -> None:
-        """Make it that time, and wake all who wait for it, in the order in which they went to sleep."""
+        """Set the time to a deadline and wake all tasks that wait for it, in the order in which they went to sleep."""
         self._now_nsec = max(self._now_nsec, deadline_nsec)
         while self._next_deadline() == deadline_nsec:
             heapq.heappop(self._waiters)[2].set_result(None)
@@ -155,10 +156,8 @@ def _nsec(seconds: float) -> int:
 
 
 def _runnable(loop: asyncio.AbstractEventLoop) -> bool:
-    """Whether anything but the caller can run now.
-
-    asyncio has no public way to ask; ``_ready`` is in its event loops from 3.4 to 3.14 and holds what is left of this
-    turn and what was scheduled for the next. A loop without it is an error here, not a guess.
-    """
+    """Return whether any callback other than the running one is ready."""
+    # asyncio has no public interface for this. ``_ready`` exists in its event loops from Python 3.4 to 3.14 and
+    # contains the remaining callbacks of this iteration and those of the next. A loop without it raises AttributeError.
     ready: Any = loop._ready  # type: ignore[attr-defined]  # private, see above
     return len(ready) > 0

@@ -1,16 +1,16 @@
-"""A consumer as a process of its own, for tests, demonstrations, and trying gpumand without a GPU.
+"""A simulated consumer process, for tests, demonstrations, and trying gpumand without a GPU.
 
-``python -m gpumand.testing.consumer --name comfyui --mib 13312 --simulator-dir DIR`` serves on 127.0.0.1 and prints
-one line, ``READY port=NNNN pid=NNNN``, when it does. Its memory is announced to the simulated device.
+``python -m gpumand.testing.consumer --name comfyui --mib 13312 --simulator-dir DIR`` serves HTTP on 127.0.0.1 and
+prints ``READY port=NNNN pid=NNNN`` when it is ready. It announces its memory to the simulated device.
 
 ====================================  ================================================================================
 ``GET /health``                       ``model_loaded``, ``last_used``, ``vram_mib``, and counters: ``oom`` (loads that
                                       did not fit the device), ``interrupted`` (unloads while it was working)
-``POST /api/admin/load``, ``unload``  answers when it is done (``--async-load``, ``--async-unload``: at once)
-``POST /work {"seconds": 1}``         works, loading first where needed
-``POST /free``, ``GET /system_stats``, as ComfyUI has them; /free answers at once and frees when no work is left
+``POST /api/admin/load``, ``unload``  answers when done (with ``--async-load``, ``--async-unload``: at once)
+``POST /work {"seconds": 1}``         works, after loading the model if necessary
+``POST /free``, ``GET /system_stats``, as in ComfyUI; /free answers at once and frees memory when all work is done
 ``GET /queue``
-``POST /fault {"kind": "hang"}``      from now on misbehaves so; see ``gpumand.testing.consumer_faults``; "none" ends it
+``POST /fault {"kind": "hang"}``      sets a fault (see ``gpumand.testing.consumer_faults``); "none" clears all faults
 ``GET /events``                       ``[[monotonic seconds, word], …]``: load-called, loaded, unload-called, freed, oom
 ====================================  ================================================================================
 """
@@ -37,7 +37,7 @@ MIB = 1 << 20
 
 
 class Consumer:
-    """The HTTP face of a model, with faults between."""
+    """The HTTP server of a simulated model; faults may change its answers."""
 
     def __init__(self, args: argparse.Namespace) -> None:
         self.model = Model(
@@ -61,7 +61,7 @@ class Consumer:
         self._background: set[asyncio.Task[None]] = set()
 
     def app(self) -> web.Application:
-        """All routes."""
+        """Return the application with all routes."""
         app = web.Application(middlewares=[self._track])
         app.router.add_get("/health", self._health)
         if not self._args.lazy:
@@ -76,7 +76,7 @@ class Consumer:
         return app
 
     async def stop(self) -> None:
-        """End whatever is still being answered, loaded or freed."""
+        """Cancel all requests in progress and all background work."""
         tasks = [*self._handling, *self._background]
         for task in tasks:
             task.cancel()
@@ -182,7 +182,7 @@ class Consumer:
         return web.json_response(list(self.model.events))
 
     async def _do(self, work: Coroutine[Any, Any, None], is_async: bool) -> None:
-        """Do it now, or answer first; a client that hangs up stops neither."""
+        """Run the work, and wait for it unless ``is_async``; a client that disconnects does not cancel it."""
         task = asyncio.create_task(work)
         self._background.add(task)
         task.add_done_callback(self._done)
@@ -196,7 +196,7 @@ class Consumer:
 
 
 async def serve(args: argparse.Namespace) -> None:
-    """Serve until SIGTERM or SIGINT; then nothing is announced any more."""
+    """Serve until SIGTERM or SIGINT, then release the memory."""
     stopping = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stopping.set)
@@ -219,32 +219,38 @@ async def serve(args: argparse.Namespace) -> None:
 
 
 def parser() -> argparse.ArgumentParser:
-    """The command line."""
+    """Return the parser of the command line."""
     flags = argparse.ArgumentParser(prog="python -m gpumand.testing.consumer", description="A simulated consumer.")
-    flags.add_argument("--name", required=True, help="the consumer's name")
-    flags.add_argument("--mib", type=int, required=True, help="MiB that its model takes")
-    flags.add_argument("--simulator-dir", type=Path, required=True, help="where the simulated device looks")
-    flags.add_argument("--port", type=int, default=0, help="0 (the default) = any")
+    flags.add_argument("--name", required=True, help="name of the consumer")
+    flags.add_argument("--mib", type=int, required=True, help="VRAM of the model")
+    flags.add_argument("--simulator-dir", type=Path, required=True, help="directory of the simulated device")
+    flags.add_argument("--port", type=int, default=0, help="TCP port; 0, the default, chooses a free one")
     flags.add_argument("--device", type=int, default=0, help="index of the device")
-    flags.add_argument("--also-device", type=int, action="append", default=[], help="further device; may be repeated")
-    flags.add_argument("--device-total", type=int, default=0, metavar="MIB", help="fail like CUDA beyond so much")
+    flags.add_argument(
+        "--also-device", type=int, action="append", default=[], help="further device; can be given several times"
+    )
+    flags.add_argument(
+        "--device-total", type=int, default=0, metavar="MIB", help="size of the device: loads above it fail as in CUDA"
+    )
     flags.add_argument("--load-sec", type=float, default=0.2)
-    flags.add_argument("--load-steps", type=int, default=4, help="in how many steps its memory grows")
+    flags.add_argument("--load-steps", type=int, default=4, help="number of steps in which the memory grows")
     flags.add_argument("--unload-sec", type=float, default=0.05)
-    flags.add_argument("--stop-sec", type=float, default=0.0, help="how long it takes to stop")
-    flags.add_argument("--residual-mib", type=int, default=0, help="what stays after an unload")
+    flags.add_argument("--stop-sec", type=float, default=0.0, help="duration of stopping")
+    flags.add_argument("--residual-mib", type=int, default=0, help="VRAM that stays in use after an unload")
     flags.add_argument("--async-load", action="store_true", help="answer before loading")
     flags.add_argument("--async-unload", action="store_true", help="answer before freeing")
-    flags.add_argument("--lazy", action="store_true", help="has no load route; loads on its first work")
+    flags.add_argument("--lazy", action="store_true", help="have no load route; load with the first work")
     flags.add_argument("--loaded-at-start", action="store_true")
-    flags.add_argument("--anonymous", action="store_true", help="announce without the name; its unit tells whose it is")
-    flags.add_argument("--last-used", choices=("iso", "seconds"), default="iso", help="how /health writes it")
-    flags.add_argument("--fault", action="append", default=[], metavar="KIND[:key=value,…]", help="may be repeated")
+    flags.add_argument("--anonymous", action="store_true", help="announce no name; the unit identifies the consumer")
+    flags.add_argument("--last-used", choices=("iso", "seconds"), default="iso", help="format in /health")
+    flags.add_argument(
+        "--fault", action="append", default=[], metavar="KIND[:key=value,…]", help="fault; can be given several times"
+    )
     return flags
 
 
 def main() -> None:
-    """Run it."""
+    """Run the consumer."""
     args = parser().parse_args()
     try:
         asyncio.run(serve(args))

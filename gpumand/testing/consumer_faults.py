@@ -1,4 +1,4 @@
-"""What a consumer process can be told to do wrong."""
+"""Faults of a simulated consumer process."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ from aiohttp import web
 
 
 class Kind(StrEnum):
-    """Faults; each as its line says, on the routes it is set for.
+    """Kinds of faults; each applies to the routes that it is set for.
 
-    Those that change an answer (slow, endless, huge-json, garbage) let the work be done; those that replace it (hang,
-    redirect, error-500, refuse-load) do not.
+    With faults that change the answer (slow, endless, huge-json, garbage) the work is done. With faults that replace it
+    (hang, redirect, error-500, refuse-load) it is not.
     """
 
-    LYING_UNLOAD = "lying-unload"  # 200, "not loaded", and nothing freed
-    PARTIAL_UNLOAD = "partial-unload"  # 200, "not loaded", and `mib` freed
-    STUCK_LOADED = "stuck-loaded"  # unloads, and says "loaded" for ever
-    REFUSE_LOAD = "refuse-load"  # load answers 500
+    LYING_UNLOAD = "lying-unload"  # 200 and "not loaded", but frees nothing
+    PARTIAL_UNLOAD = "partial-unload"  # 200 and "not loaded", but frees only `mib`
+    STUCK_LOADED = "stuck-loaded"  # unloads, but always reports "loaded"
+    REFUSE_LOAD = "refuse-load"  # load answers with 500
     ERROR_500 = "error-500"
-    SLOW = "slow"  # answers `seconds` later
+    SLOW = "slow"  # answers after `seconds`
     HANG = "hang"  # never answers
     REDIRECT = "redirect"  # 302 to `url`
-    ENDLESS = "endless"  # an answer without end
-    HUGE_JSON = "huge-json"  # 1 MiB of it
-    GARBAGE = "garbage"  # bytes that are no JSON
-    CRASH = "crash"  # the process ends in the middle
+    ENDLESS = "endless"  # an endless answer
+    HUGE_JSON = "huge-json"  # an answer of 1 MiB
+    GARBAGE = "garbage"  # an answer that is not JSON
+    CRASH = "crash"  # the process ends during the work
 
 
 ROUTES = frozenset({"health", "load", "unload", "work"})
@@ -43,7 +43,7 @@ _DEFAULT_ROUTES: dict[Kind, frozenset[str]] = {
 
 
 class BadFault(Exception):
-    """A fault that does not exist; the message is one line."""
+    """The description of a fault is invalid; the message is one line."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,11 +51,11 @@ class Fault:
     """One fault.
 
     Attributes:
-        kind: see Kind.
-        on: on which routes: "health", "load", "unload" (and /free), "work".
-        seconds: for "slow".
-        mib: for "partial-unload".
-        url: for "redirect".
+        kind: the kind of fault.
+        on: routes with the fault: "health", "load", "unload" (includes /free), "work".
+        seconds: delay of "slow".
+        mib: MiB that "partial-unload" frees.
+        url: target of "redirect".
     """
 
     kind: Kind
@@ -67,12 +67,12 @@ class Fault:
 
 @dataclass(slots=True)
 class Faults:
-    """The faults that are set, one of each kind."""
+    """The active faults, at most one of each kind."""
 
     by_kind: dict[Kind, Fault] = field(default_factory=dict)
 
     def set(self, fields: Mapping[str, Any]) -> None:
-        """Set the fault that ``{"kind": …, "on": …, …}`` describes; kind "none" takes all back. Raises BadFault."""
+        """Set a fault described by ``{"kind": …, "on": …, …}``; kind "none" clears all. Raises BadFault."""
         if fields.get("kind") == "none":
             self.by_kind.clear()
             return
@@ -80,21 +80,21 @@ class Faults:
         self.by_kind[fault.kind] = fault
 
     def on(self, kind: Kind, route: str) -> Fault | None:
-        """The fault of that kind, where it is set for that route."""
+        """Return the fault of a kind if it is set for a route, or None."""
         fault = self.by_kind.get(kind)
         return fault if fault is not None and route in fault.on else None
 
     async def before(self, route: str) -> None:
-        """What happens instead of the work, if anything: raises the answer, or never returns."""
+        """Apply the faults that replace the work: raise the answer, or never return."""
         if self.on(Kind.HANG, route):
             await asyncio.Event().wait()
         if fault := self.on(Kind.REDIRECT, route):
             raise web.HTTPFound(fault.url)
         if self.on(Kind.ERROR_500, route) or self.on(Kind.REFUSE_LOAD, route):
-            raise web.HTTPInternalServerError(text="as told")
+            raise web.HTTPInternalServerError(text="fault error-500 or refuse-load")
 
     async def after(self, route: str, request: web.Request, answer: dict[str, Any]) -> web.StreamResponse:
-        """The answer, as the faults spoil it."""
+        """Apply the faults that change the answer, and return it."""
         if fault := self.on(Kind.SLOW, route):
             await asyncio.sleep(fault.seconds)
         if self.on(Kind.ENDLESS, route):
@@ -107,7 +107,7 @@ class Faults:
 
 
 def parse_flag(text: str) -> dict[str, Any]:
-    """``kind`` or ``kind:key=value,key=value`` as fields."""
+    """Parse ``kind`` or ``kind:key=value,key=value`` into fields."""
     kind, _, rest = text.partition(":")
     pairs = (item.partition("=") for item in rest.split(",") if item)
     return {"kind": kind, **{key: value for key, _, value in pairs}}

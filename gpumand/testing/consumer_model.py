@@ -1,4 +1,4 @@
-"""The model of a consumer process: memory that it announces to the simulated device, step by step."""
+"""The model of a simulated consumer: announces its memory to the simulated device step by step."""
 
 from __future__ import annotations
 
@@ -21,21 +21,23 @@ MAX_EVENTS = 1000
 
 
 class OutOfMemory(Exception):
-    """The device has not got what was asked for."""
+    """The simulated device does not have enough free memory."""
 
 
 @dataclass(frozen=True, slots=True)
 class ModelSettings:
-    """What the model is like; MiB and seconds.
+    """Settings of a model, in MiB and seconds.
 
     Attributes:
-        name: the consumer's.
-        announced_as: the consumer that the announcement names; "" leaves it to the unit.
-        directory: the simulator's.
+        name: name of the consumer.
+        announced_as: consumer that the announcement names; "" leaves the attribution to the unit.
+        directory: the directory of announcements.
         device: index of the device.
-        device_total_mib: what the device has; 0 = loads always fit.
-        mib: what the model takes, reached in ``load_steps`` steps.
-        residual_mib: what stays after an unload.
+        also_on: indices of further devices that hold the same amount.
+        device_total_mib: size of the device; 0 = loads always fit.
+        mib: VRAM of the model, reached in ``load_steps`` steps.
+        load_sec, unload_sec: duration of a load and of an unload.
+        residual_mib: VRAM that stays in use after an unload.
     """
 
     name: str
@@ -52,16 +54,16 @@ class ModelSettings:
 
 
 class Model:
-    """Loads, unloads, works; tells nothing but the truth.
+    """A model that loads, unloads and works, and reports its state correctly.
 
     Attributes:
-        loaded: it is in VRAM, whole.
-        held_mib: what is announced.
-        oom: how often it did not fit.
-        working: requests being worked on; ``idle`` is set while there are none.
-        interrupted: unloads that came while it was working.
+        loaded: True if it is completely in VRAM.
+        held_mib: MiB that are announced.
+        oom: number of loads that did not fit.
+        working: number of requests in progress; ``idle`` is set while it is 0.
+        interrupted: number of unloads that arrived during work.
         last_used: CLOCK_REALTIME seconds of the last work; None = never.
-        events: (CLOCK_MONOTONIC seconds, what happened), the newest ``MAX_EVENTS``.
+        events: (CLOCK_MONOTONIC seconds, event word) of the newest ``MAX_EVENTS`` events.
     """
 
     def __init__(self, settings: ModelSettings) -> None:
@@ -82,15 +84,15 @@ class Model:
         self._busy = asyncio.Lock()
 
     def note(self, what: str) -> None:
-        """Remember that something happened just now."""
+        """Record an event at the current time."""
         self.events.append((time.monotonic(), what))
 
     async def load(self, *, die_at: int = 0, at_once: bool = False) -> None:
-        """Take the memory, if it is not loaded yet. Raises OutOfMemory.
+        """Load the model unless it is loaded. Raises OutOfMemory.
 
         Args:
-            die_at: the step after which the process ends, as a crash would end it; 0 = none.
-            at_once: without taking time.
+            die_at: the step after which the process crashes; 0 = none.
+            at_once: load without delay.
         """
         async with self._busy:
             if self.loaded:
@@ -105,7 +107,7 @@ class Model:
             self.note("loaded")
 
     async def unload(self, *, free_mib: int | None = None) -> None:
-        """Give the memory back but for the residual; with ``free_mib`` only so much of it (0 = none)."""
+        """Unload the model and free all memory except the residual; with ``free_mib``, free only that amount."""
         self.interrupted += bool(self.working)
         async with self._busy:
             await asyncio.sleep(self.settings.unload_sec)
@@ -115,7 +117,7 @@ class Model:
             self.note("freed")
 
     async def work(self, seconds: float) -> None:
-        """Work for so long, loading first where needed. Raises OutOfMemory."""
+        """Work for this many seconds, after loading the model if necessary. Raises OutOfMemory."""
         self.working += 1
         self.idle.clear()
         try:
@@ -128,16 +130,17 @@ class Model:
         self.last_used = time.time()
 
     def used_mib(self) -> int:
-        """What all living processes hold on the device, itself included."""
+        """Return the MiB that all living processes hold on the device, including this one."""
         announced, _ = self._reader.read()
         return sum(entry.mib for entry in announced if entry.device == self.settings.device)
 
     def close(self) -> None:
-        """Hold nothing any more."""
+        """Release all memory."""
         self._announcement.clear()
 
     def _grow(self, mib: int) -> None:
-        """One allocation: it succeeds or it fails, however many processes allocate at once."""
+        """Allocate memory up to this amount. Raises OutOfMemory."""
+        # The lock makes check and announcement atomic among processes that allocate at the same time.
         total_mib = self.settings.device_total_mib
         with self._allocator():
             if total_mib and self.used_mib() - self.held_mib + mib > total_mib:
@@ -163,5 +166,5 @@ class Model:
 
 
 def crash() -> NoReturn:
-    """End this process as a crash ends it: nothing is cleaned up."""
+    """End this process without any cleanup, as in a crash."""
     os._exit(70)

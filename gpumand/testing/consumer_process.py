@@ -1,4 +1,4 @@
-"""Starting consumer processes from a test: ``async with consumer_process(...) as consumer``."""
+"""Starts simulated consumer processes in tests: ``async with consumer_process(...) as consumer``."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ START_SEC = 20.0
 
 
 class ConsumerProcess:
-    """A running ``gpumand.testing.consumer``.
+    """A running ``gpumand.testing.consumer`` process.
 
     Attributes:
-        name: the consumer's.
-        url: where it serves.
-        pid: its process.
-        process: to signal and to wait for.
+        name: name of the consumer.
+        url: base URL of its HTTP server.
+        pid: process id.
+        process: the process, for sending signals and waiting.
     """
 
     def __init__(self, name: str, port: int, process: Process, session: aiohttp.ClientSession) -> None:
@@ -33,37 +33,37 @@ class ConsumerProcess:
         self._session = session
 
     async def get(self, path: str) -> Any:
-        """The JSON that a GET answers."""
+        """Return the JSON answer to a GET request."""
         async with self._session.get(self.url + path) as response:
             return await response.json()
 
     async def post(self, path: str, **body: Any) -> tuple[int, Any]:
-        """Status and JSON that a POST answers."""
+        """Return status and JSON answer of a POST request."""
         async with self._session.post(self.url + path, json=body) as response:
             return response.status, await response.json()
 
     async def health(self) -> dict[str, Any]:
-        """What /health says; its figures are true unless it was told to lie."""
+        """Return the answer of /health, which is correct unless a fault changes it."""
         return dict(await self.get("/health"))
 
     async def fault(self, kind: str, **fields: Any) -> None:
-        """Misbehave from now on; "none" ends it."""
+        """Set a fault; "none" clears all faults. Raises ValueError if there is no such fault."""
         status, answer = await self.post("/fault", kind=kind, **fields)
         if status != 200:
             raise ValueError(answer["error"])
 
     async def events(self, word: str) -> list[float]:
-        """When (CLOCK_MONOTONIC seconds) that happened: load-called, loaded, unload-called, freed, oom."""
-        return [at for at, what in await self.get("/events") if what == word]
+        """Return the times (CLOCK_MONOTONIC seconds) of an event: load-called, loaded, unload-called, freed, oom."""
+        return [at for at, event in await self.get("/events") if event == word]
 
     async def kill(self) -> None:
-        """Let it die without a word."""
+        """Kill the process."""
         if self.process.returncode is None:
             self.process.kill()
         await self.process.wait()
 
     async def stop(self) -> int:
-        """Let it end in order; its exit status."""
+        """Terminate the process in an orderly way and return its exit status."""
         if self.process.returncode is None:
             self.process.terminate()
         return await self.process.wait()
@@ -71,16 +71,16 @@ class ConsumerProcess:
 
 @contextlib.asynccontextmanager
 async def consumer_process(name: str, mib: int, simulator_dir: Path, *flags: str) -> AsyncIterator[ConsumerProcess]:
-    """Start one, wait until it serves, and see that it is gone at the end.
+    """Start a consumer, wait until it serves, and kill it at the end.
 
     Args:
-        name: the consumer's.
-        mib: what its model takes.
-        simulator_dir: where it announces that.
-        flags: more, as on its command line.
+        name: name of the consumer.
+        mib: VRAM of its model.
+        simulator_dir: the directory of announcements.
+        flags: further options of its command line.
 
     Raises:
-        RuntimeError: it does not come up.
+        RuntimeError: the process does not start.
     """
     words = ["--name", name, "--mib", str(mib), "--simulator-dir", str(simulator_dir), *flags]
     command = [sys.executable, "-m", "gpumand.testing.consumer", *words]
@@ -98,12 +98,12 @@ async def _port(name: str, process: Process) -> int:
     try:
         line = await asyncio.wait_for(process.stdout.readline(), START_SEC)
         return int(line.decode().split()[1].removeprefix("port="))
-    except (TimeoutError, IndexError, ValueError):
-        raise RuntimeError(f"the consumer process {name} did not come up") from None
+    except (TimeoutError, IndexError, ValueError):  # too slow, or the process ended without a READY line
+        raise RuntimeError(f"the consumer process {name} did not start") from None
 
 
 async def _end(process: Process) -> None:
     if process.returncode is None:
         with contextlib.suppress(ProcessLookupError):
             process.kill()
-    await process.communicate()  # to the end of its pipe, so that none is left open
+    await process.communicate()  # reads to the end of the pipe, which closes it

@@ -1,4 +1,4 @@
-"""A whole gpumand to try your own programs with: the real daemon on a bus of its own, with a GPU that is simulated.
+"""Starts a private gpumand for testing your own programs: the real daemon on a private bus, with a simulated GPU.
 
 ::
 
@@ -7,8 +7,9 @@
             with lease_sync("comfyui", bus=gpumand.address) as held:
                 assert held.loaded
 
-Nothing here is a mock: requests queue, consumers are evicted and loaded over HTTP, leases end. Needed are dbus-daemon
-and aiohttp; no GPU, no systemd, no root. Starting it takes about a second, and one more for each consumer.
+The daemon behaves as in production: requests queue, consumers are evicted and loaded over HTTP, leases end. It needs
+dbus-daemon and aiohttp, but no GPU, no systemd and no root privileges. Starting it takes about one second, and one more
+per consumer.
 """
 
 from __future__ import annotations
@@ -39,25 +40,26 @@ unload = { path = "/api/admin/unload" }
 
 
 class PrivateGpumand:
-    """The real daemon, and simulated consumers, for as long as this object is open.
+    """The real daemon with simulated consumers; it runs as long as this object is open.
 
-    ``with PrivateGpumand(...) as gpumand`` starts and ends all of it; ``async with`` does the same without blocking
-    the event loop.
+    ``with PrivateGpumand(...) as gpumand`` starts and stops it; ``async with`` does the same without blocking the event
+    loop.
 
     Args:
-        consumers: MiB that each needs, by name. Each is a process of its own that holds that much of the simulated GPU
-            while it is loaded; see ``gpumand.testing.consumer`` for what else it can do.
-        total_mib: size of the simulated GPU.
+        consumers: VRAM in MiB of each consumer, by name. Each consumer is a separate process that holds that much of
+            the simulated GPU while it is loaded; ``gpumand.testing.consumer`` describes its other features.
+        total_mib: size of the simulated GPU in MiB.
         config: further TOML for the configuration, for example ``[consumers.…]`` tables of your own servers, or a
-            ``[scheduler]`` table. Without the latter there is no limit on how many leases stand at a time.
-        simulated_dir: where processes announce what they hold (``gpumand.testing.announce``), for servers of your own
-            that are there before gpumand is; by default a folder of this object's.
+            ``[scheduler]`` table. Without a ``[scheduler]`` table the number of simultaneous leases is not limited.
+        simulated_dir: directory in which processes announce their memory (``gpumand.testing.vram_announcement``), for
+            your own servers that start before gpumand; by default a folder of this object.
 
     Attributes:
-        address: the bus, for ``bus=`` of the clients and ``--bus-address`` of gpumanctl; "" until it is started.
-        urls: where each consumer serves, by name.
-        folder: where everything lies.
-        simulated_dir: where processes announce what they hold.
+        address: address of the bus, for ``bus=`` of the clients and ``--bus-address`` of gpumanctl; "" until it is
+            started.
+        urls: base URL of each consumer, by name.
+        folder: folder with all files of this gpumand.
+        simulated_dir: directory in which processes announce their memory.
     """
 
     def __init__(
@@ -82,17 +84,17 @@ class PrivateGpumand:
 
     @property
     def environ(self) -> dict[str, str]:
-        """What makes programs take this bus for the system bus: busctl, gdbus, gpumanctl and the clients alike."""
+        """Environment variables that make busctl, gdbus, gpumanctl and the clients use this bus as the system bus."""
         return {"DBUS_SYSTEM_BUS_ADDRESS": self.address}
 
     @property
     def log(self) -> str:
-        """What the daemon said, over all its lives."""
+        """The log of the daemon, including earlier runs."""
         path = self.folder / "log"
         return path.read_text(errors="replace") if path.exists() else ""
 
     def start(self) -> PrivateGpumand:
-        """Start all of it, and wait until the daemon serves. Raises RuntimeError, with what it said, if it does not."""
+        """Start everything and wait until the daemon serves. Raises RuntimeError with its log if it does not."""
         self.folder = Path(tempfile.mkdtemp(prefix="gpumand-private-"))
         try:
             if self._own_simulated_dir:
@@ -110,7 +112,7 @@ class PrivateGpumand:
         return self
 
     def start_daemon(self) -> None:
-        """Start the daemon (again), and wait until it serves. Raises RuntimeError if it does not."""
+        """Start the daemon, also again, and wait until it serves. Raises RuntimeError if it does not."""
         where = ["--config", str(self.folder / "gpumand.toml"), "--state-dir", str(self.folder / "state")]
         command = [sys.executable, "-m", "gpumand", *where, "--bus-address", self.address]
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as ready, (self.folder / "log").open("ab") as log:
@@ -122,9 +124,9 @@ class PrivateGpumand:
             self._await_ready(ready, self._daemon)
 
     def stop_daemon(self, number: int = signal.SIGTERM) -> int:
-        """End the daemon and return its exit status; SIGKILL is a crash.
+        """Stop the daemon with a signal and return its exit status; use SIGKILL to simulate a crash.
 
-        Leases outlast either: only systemd could tell that it is for good.
+        Leases survive both, because only systemd can inform the daemon that it will not be started again.
         """
         if self._daemon is None:
             raise RuntimeError("the daemon is not running")
@@ -133,7 +135,7 @@ class PrivateGpumand:
         return daemon.wait(STOP_SEC)
 
     def close(self) -> None:
-        """End all of it and remove what it left; harmless when repeated."""
+        """Kill all processes and remove all files; may be called again."""
         for process in (self._daemon, *self._servers.values()):
             if process is not None:
                 process.kill()
@@ -166,7 +168,7 @@ class PrivateGpumand:
         return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE)
 
     def _toml(self) -> str:
-        """The configuration; what was given comes last, so that it may hold tables."""
+        """Return the configuration; the caller's part is last, because it may contain tables."""
         scheduler = "" if "[scheduler]" in self._config else "[scheduler]\nconcurrent_leases = 0\n"
         gpu = f'[gpu]\nsource = "simulated"\nsimulated_total_mib = [{self._total_mib}]\n'
         gpu += f'simulated_dir = "{self.simulated_dir}"\n'
@@ -182,13 +184,13 @@ class PrivateGpumand:
             readable, _, _ = select.select([ready], [], [], 0.1)
             if readable and b"READY=1" in ready.recv(4096):
                 return
-        raise RuntimeError(f"gpumand did not come up: {self.log.strip() or 'no word from it'}")
+        raise RuntimeError(f"gpumand did not start: {self.log.strip() or 'it logged no message'}")
 
 
 def _url(name: str, server: subprocess.Popen[bytes]) -> str:
-    """Where it serves, as it says in its first line; that comes, or its end."""
+    """Return the URL from the first line of a consumer's output. Raises RuntimeError if it ends without one."""
     assert server.stdout is not None
     word, _, rest = server.stdout.readline().decode().partition(" port=")
     if word != "READY":
-        raise RuntimeError(f"the consumer {name} did not come up")
+        raise RuntimeError(f"the consumer {name} did not start")
     return f"http://127.0.0.1:{rest.split()[0]}"

@@ -1,4 +1,4 @@
-"""A fake of org.freedesktop.login1 on a test's own bus, to announce suspends and shutdowns that never come.
+"""A fake of org.freedesktop.login1 on a private bus, which announces suspends and shutdowns that do not happen.
 
 logind = FakeLogind(address)
 await logind.start()
@@ -13,23 +13,23 @@ from dbus_fast import Variant
 
 from gpumand.bus.connection import BusConnection, IncomingCall, Reply
 from gpumand.bus.names import PROPERTIES
-from gpumand.domain.errors import FREEDESKTOP, GpumandError
+from gpumand.domain.errors import FREEDESKTOP_ERROR_PREFIX, GpumandError
 from gpumand.service_manager.logind import LOGIND, LOGIND_MANAGER, LOGIND_PATH
 
 
 class UnknownProperty(GpumandError):
-    """No such thing here."""
+    """The fake does not have this property."""
 
-    dbus_name = FREEDESKTOP + "UnknownProperty"
+    dbus_name = FREEDESKTOP_ERROR_PREFIX + "UnknownProperty"
 
 
 class FakeLogind:
-    """The manager object, as far as anybody listens to it.
+    """The manager object of logind, limited to the parts that gpumand uses.
 
     Attributes:
-        preparing: what the properties say, by "Sleep" and "Shutdown".
-        asked: how often any was read.
-        answering: while it is not set, questions wait.
+        preparing: values of the properties PreparingForSleep and PreparingForShutdown, by "Sleep" and "Shutdown".
+        asked: number of times that a property was read.
+        answering: while this event is not set, property reads wait.
     """
 
     def __init__(self, address: str) -> None:
@@ -41,19 +41,19 @@ class FakeLogind:
         self._bus: BusConnection | None = None
 
     async def start(self) -> None:
-        """Own the name."""
+        """Connect to the bus and own the name."""
         self._bus = await BusConnection.connect(self._address)
         self._bus.serve(self._on_call)
         await self._bus.request_name(LOGIND)
 
     async def stop(self) -> None:
-        """Leave the bus, as it does when it dies."""
+        """Disconnect from the bus, as logind does when it crashes."""
         if self._bus is not None:
             bus, self._bus = self._bus, None
             await bus.close()
 
     def prepare(self, what: str, going: bool) -> None:
-        """Announce a "Sleep" or "Shutdown", or the end of one."""
+        """Announce the start or the end of a "Sleep" or "Shutdown"."""
         self.preparing[what] = going
         assert self._bus is not None
         self._bus.emit(LOGIND_PATH, LOGIND_MANAGER, f"PrepareFor{what}", "b", (going,))
@@ -61,7 +61,7 @@ class FakeLogind:
     async def _on_call(self, call: IncomingCall) -> Reply:
         what = str(call.body[1]).removeprefix("PreparingFor") if len(call.body) == 2 else ""
         if call.interface != PROPERTIES or call.member != "Get" or what not in self.preparing:
-            raise UnknownProperty(f"no {call.member} of {call.body} here")
+            raise UnknownProperty(f"{call.member} of {call.body} is not faked")
         self.asked += 1
         await self.answering.wait()
         return Reply("v", (Variant("b", self.preparing[what]),))

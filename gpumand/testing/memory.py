@@ -1,4 +1,4 @@
-"""A HostMemory that has what a test says."""
+"""An in-memory implementation of the HostMemory port."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from collections.abc import Callable
 
 
 class FakeMemory:
-    """Host RAM of a fixed size, or without an answer.
+    """A HostMemory whose available RAM the test sets.
 
     Attributes:
-        mib: what is available before anything is taken; None = nobody can tell.
-        taken: asked how much of it is taken; by default nothing is.
-        reads: how often it was asked.
+        mib: available MiB before ``taken`` is subtracted; None = unknown.
+        taken: returns the MiB in use; 0 by default.
+        reads: number of readings.
     """
 
     def __init__(self, mib: int | None = 1 << 20) -> None:

@@ -1,14 +1,14 @@
-"""Owners in memory: who is on the bus is what a test says."""
+"""An in-memory implementation of the OwnerPresence port."""
 
 from __future__ import annotations
 
 
 class FakeOwners:
-    """See the port ``Owners``.
+    """An OwnerPresence in which every client is on the bus unless the test says otherwise.
 
     Attributes:
-        present: unique names that are on the bus; every name is until it leaves.
-        watched: names that were asked to be watched, in order.
+        gone: unique names that are not on the bus.
+        watched: names for which ``watch`` was called, in order.
     """
 
     def __init__(self) -> None:
@@ -16,6 +16,6 @@ class FakeOwners:
         self.watched: list[str] = []
 
     async def watch(self, bus_name: str) -> bool:
-        """See Owners."""
+        """Record the name and return whether it is on the bus; see OwnerPresence."""
         self.watched.append(bus_name)
         return bus_name not in self.gone

@@ -1,4 +1,4 @@
-"""Consumers in memory: a ConsumerRoutes whose consumers load, free and misbehave as a test says, in a Clock's time."""
+"""An in-memory implementation of ConsumerRoutes with simulated consumers, whose behaviour the test sets."""
 
 from __future__ import annotations
 
@@ -8,46 +8,46 @@ from dataclasses import dataclass, field
 from itertools import count
 from typing import Any, Protocol
 
-from gpumand.domain.consumer import ConsumerSpec, Health, Route, Work
+from gpumand.domain.consumer import BusyReport, ConsumerSpec, Health, Route
 from gpumand.ports import Clock, RouteFailed
 
 
 class VramHolder(Protocol):
-    """What FakeRoutes needs of a FakeVram."""
+    """The part of FakeVram that FakeRoutes needs."""
 
     def hold(self, pid: int, mib: int | None, *, device: int = 0, consumer: str = "", name: str = "") -> None:
-        """Let a process hold so much from now on."""
+        """Set the memory that a process holds."""
 
     def release(self, pid: int, *, device: int | None = None) -> None:
-        """Let it hold nothing any more."""
+        """Release the memory of a process."""
 
 
 @dataclass(slots=True)
 class FakeConsumer:
-    """One consumer; a test changes any field at any time.
+    """One simulated consumer; a test may change any field at any time.
 
     Attributes:
-        name: as configured.
-        pid: of the process that holds its memory.
-        mib: what its model takes; None = its configured footprint.
-        device: where it loads to.
-        also_on: further devices that it loads to at the same time, as much on each.
-        running: False = nothing listens there.
-        loaded: its model is in VRAM.
-        held_mib: what it holds.
-        load_sec, unload_sec: how long either takes; memory grows in ``load_steps`` equal steps.
-        early_load, early_unload: answer at once, work afterwards.
-        residual_mib: what stays after an unload.
-        parks_mib: what an unload puts into host RAM, until it is loaded again or dies.
-        host_mib: what it holds there.
-        lies: unload answers 200 and frees nothing.
+        name: configured name.
+        pid: the process that holds its memory.
+        mib: VRAM of its model; None = its configured footprint.
+        device: the device that it loads to.
+        also_on: further devices that it loads to at the same time, with the same amount on each.
+        running: False = connections are refused.
+        loaded: the model is in VRAM.
+        held_mib: MiB that it holds.
+        load_sec, unload_sec: duration of a load and of an unload; memory grows in ``load_steps`` equal steps.
+        early_load, early_unload: answer at once and do the work afterwards.
+        residual_mib: VRAM that stays in use after an unload.
+        parks_mib: host RAM that an unload occupies until the next load, or until the process ends.
+        host_mib: host RAM that it holds now.
+        lies: an unload answers with 200 and frees nothing.
         hangs: load, unload and probes are never answered.
-        load_error, unload_error: what either answers instead of working; "" = works.
-        says_loaded: what probes are told; "truth", or a fixed answer.
-        says_last_used: whether probes are told when it last worked.
-        last_used_usec: when that was; None = never.
-        jobs: how much work it has, as its busy route tells; None = that does not answer.
-        ooms: loads that would not have fitted the device.
+        load_error, unload_error: error that is answered instead of doing the work; "" = none.
+        says_loaded: the state that health probes report: "truth", or a fixed value.
+        says_last_used: whether health probes report the time of last use.
+        last_used_usec: CLOCK_REALTIME microseconds of the last use; None = never.
+        jobs: number of jobs that the busy route reports; None = it does not answer.
+        ooms: number of loads that did not fit the device.
     """
 
     name: str
@@ -79,7 +79,7 @@ class FakeConsumer:
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One call that came in; ``at`` in the clock's monotonic seconds."""
+    """One received call; ``at`` is in seconds of the monotonic clock."""
 
     at: float
     verb: str
@@ -88,15 +88,15 @@ class Call:
 
 @dataclass(slots=True)
 class FakeRoutes:
-    """See ConsumerRoutes; consumers come into being when first named.
+    """A ConsumerRoutes with simulated consumers, which are created when they are first named.
 
     Attributes:
-        clock: the time they live in.
-        vram: where they hold memory; None = nowhere.
-        device_mib: what devices have, to tell when a load would not have fitted; empty = never told.
-        calls: load, unload, probe and jobs calls, in order of arrival.
-        consumers: by name; use ``consumer``.
-        where: asked at each load which devices the consumer is to be loaded to; None = those that it has.
+        clock: the clock of all delays.
+        vram: the source in which consumers hold memory; None = none.
+        device_mib: size of each device, to detect loads that do not fit; empty = not checked.
+        calls: load, unload and probe calls, in order of arrival.
+        consumers: consumers by name; use ``consumer``.
+        where: returns the devices for each load of a consumer; None = those set in the consumer.
     """
 
     clock: Clock
@@ -110,17 +110,17 @@ class FakeRoutes:
     _work: set[asyncio.Task[None]] = field(default_factory=set)
 
     def consumer(self, name: str) -> FakeConsumer:
-        """The consumer of that name, for a test to look at and to change."""
+        """Return the consumer of this name, which the test may inspect and change."""
         if name not in self.consumers:
             self.consumers[name] = FakeConsumer(name, next(self._pids))
         return self.consumers[name]
 
     def called(self, verb: str) -> list[str]:
-        """Which consumers were called so, in order."""
+        """Return the names of the consumers that got this call, in order."""
         return [call.consumer for call in self.calls if call.verb == verb]
 
     def place(self, name: str, mib: int, *, last_used_usec: int | None = None, device: int = 0) -> FakeConsumer:
-        """Let a consumer have its model of so many MiB loaded already."""
+        """Set a consumer to loaded, with this many MiB."""
         consumer = self.consumer(name)
         consumer.mib, consumer.device, consumer.last_used_usec = mib, device, last_used_usec
         self._hold(consumer, mib)
@@ -128,7 +128,7 @@ class FakeRoutes:
         return consumer
 
     async def work(self, spec: ConsumerSpec, seconds: float = 0.0) -> None:
-        """A client uses the consumer: it loads if it has to, works, and remembers when. Raises RouteFailed."""
+        """Simulate a client's request: load if necessary, work, and record the time of last use. Raises RouteFailed."""
         consumer = self.consumer(spec.name)
         if not consumer.loaded:
             await self._load(consumer, spec)
@@ -136,7 +136,7 @@ class FakeRoutes:
         consumer.last_used_usec = self.clock.realtime_usec()
 
     def die(self, name: str) -> None:
-        """Let its process end: all memory is free, nothing listens, and whatever it was doing is over."""
+        """End the process of a consumer: its memory is free, connections are refused, and its work fails."""
         consumer = self.consumer(name)
         consumer.running = consumer.loaded = False
         consumer.host_mib = 0
@@ -152,11 +152,11 @@ class FakeRoutes:
         consumer = self._arrive(spec, "unload")
         await self._serve(consumer, spec.unload, self._unload(consumer), consumer.early_unload)
 
-    async def probe(self, spec: ConsumerSpec) -> Health:
+    async def probe_health(self, spec: ConsumerSpec) -> Health:
         """See ConsumerRoutes."""
-        consumer = self._arrive(spec, "probe")
+        consumer = self._arrive(spec, "probe_health")
         if not consumer.running:
-            return Health(reachable=False, gone=True, error="nothing listens there (connection refused)")
+            return Health(reachable=False, refused=True, error="nothing listens there (connection refused)")
         if consumer.hangs:
             await self.clock.sleep(spec.health.timeout_sec if spec.health else 5.0)
             return Health(reachable=False, error="no answer in time")
@@ -165,18 +165,18 @@ class FakeRoutes:
         used = consumer.last_used_usec if consumer.says_last_used else None
         return Health(reachable=True, loaded=loaded, last_used_usec=used)
 
-    async def jobs(self, spec: ConsumerSpec) -> Work:
+    async def probe_busy(self, spec: ConsumerSpec) -> BusyReport:
         """See ConsumerRoutes."""
-        consumer = self._arrive(spec, "jobs")
+        consumer = self._arrive(spec, "probe_busy")
         if not consumer.running:
-            return Work(None, gone=True, error="nothing listens there (connection refused)")
+            return BusyReport(None, refused=True, error="nothing listens there (connection refused)")
         if consumer.hangs or consumer.jobs is None:
             await self.clock.sleep(spec.busy.timeout_sec if spec.busy else 2.0)
-            return Work(None, error="no answer in time")
-        return Work(consumer.jobs)
+            return BusyReport(None, error="no answer in time")
+        return BusyReport(consumer.jobs)
 
     async def close(self) -> None:
-        """See ConsumerRoutes; ends what still works behind early answers."""
+        """See ConsumerRoutes; cancels work that continues after early answers."""
         self.closed = True
         work = list(self._work)
         for task in work:
@@ -190,7 +190,7 @@ class FakeRoutes:
     async def _serve(
         self, consumer: FakeConsumer, route: Route | None, work: Coroutine[Any, Any, None], is_early: bool
     ) -> None:
-        """Work, as a server does it: on and on though nobody waits any more."""
+        """Run the work and wait for it; as in a real server, it continues if the caller times out or is cancelled."""
         task = asyncio.create_task(self._hang(work) if consumer.hangs else work)
         self._work.add(task)
         task.add_done_callback(self._finished)
@@ -209,7 +209,8 @@ class FakeRoutes:
     def _finished(self, task: asyncio.Task[None]) -> None:
         self._work.discard(task)
         if not task.cancelled():
-            task.exception()  # retrieved: after an early or late answer nobody hears of it
+            # Marks the exception as retrieved: after an early answer or a timeout no caller does so.
+            task.exception()
 
     async def _hang(self, work: Coroutine[Any, Any, None]) -> None:
         work.close()
@@ -243,7 +244,7 @@ class FakeRoutes:
             raise RouteFailed(f"answered 500 Internal Server Error: {error}")
 
     def _fit(self, consumer: FakeConsumer, mib: int) -> None:
-        """Fail as CUDA does where there is not enough; gpumand is there so that this never happens."""
+        """Fail as CUDA does if a device does not have enough memory, which gpumand is meant to prevent."""
         for device in (consumer.device, *consumer.also_on):
             others = [one for one in self.consumers.values() if one is not consumer and device in _devices(one)]
             total_mib = self.device_mib.get(device)

@@ -1,4 +1,4 @@
-"""A Store in memory, whose disk a test can fill up or stall."""
+"""An in-memory implementation of the Store port, whose writes a test can make fail or wait."""
 
 from __future__ import annotations
 
@@ -10,41 +10,41 @@ from gpumand.domain.lease import Lease
 
 
 class MemoryStore:
-    """Keeps what it is told for as long as it is there itself: give the same one to the next daemon of a test.
+    """A Store that keeps its content in memory; pass the same object to the next arbiter to simulate a restart.
 
-    As with files, a write that was asked for is done, in its turn, even if nobody waits for it any more.
+    As with files, a requested write is done in its turn even if the caller no longer waits for it.
 
     Attributes:
-        leases: what is kept, by id.
+        leases: stored leases by id.
         consumers: name -> (pinned, last_used_usec).
-        loads: consumer -> (devices, began_usec), of loads under way.
-        error: raised by every write while it is set (``OSError(errno.ENOSPC, "No space left on device")``), which
-            then changes nothing.
-        writes: every write that was done, as ("put", id), ("drop", id), ("consumer", name), ("load", consumer) or
+        loads: consumer -> (devices, began_usec) of loads in progress.
+        error: if set, every write raises it and changes nothing, for example
+            ``OSError(errno.ENOSPC, "No space left on device")``.
+        writes: all writes done, as ("put", id), ("drop", id), ("consumer", name), ("load", consumer) or
             ("loaded", consumer).
-        closed: whether it was closed.
+        closed: whether the store was closed.
     """
 
     def __init__(self, *leases: Lease) -> None:
-        """Begin with these leases, as another daemon left them."""
+        """Create the store with leases that a former daemon has left."""
         self.leases = {lease.id: lease for lease in leases}
         self.consumers: dict[str, tuple[bool | None, int]] = {}
         self.loads: dict[str, tuple[Devices, int]] = {}
         self.error: OSError | None = None
         self.writes: list[tuple[str, str]] = []
         self.closed = False
-        self._asked: list[Callable[[], None]] = []
+        self._pending: list[Callable[[], None]] = []
         self._is_stalled = False
 
     def stall(self) -> None:
-        """Let writes wait from now on."""
+        """Make all further writes wait until ``resume``."""
         self._is_stalled = True
 
     def resume(self) -> None:
-        """Do the writes that wait, in their order."""
+        """Do the waiting writes in their order, and stop stalling."""
         self._is_stalled = False
-        while self._asked:
-            self._asked.pop(0)()
+        while self._pending:
+            self._pending.pop(0)()
 
     async def put_lease(self, lease: Lease) -> None:
         """See Store."""
@@ -86,12 +86,12 @@ class MemoryStore:
         await self._turn()
         self.closed = True
 
-    async def _write(self, what: str, which: str, change: Callable[[], object]) -> None:
+    async def _write(self, operation: str, key: str, change: Callable[[], object]) -> None:
         done = asyncio.get_running_loop().create_future()
 
         def write() -> None:
             if self.error is None:
-                self.writes.append((what, which))
+                self.writes.append((operation, key))
                 change()
             if not done.done():
                 done.set_result(self.error)
@@ -99,15 +99,15 @@ class MemoryStore:
         await self._when_due(write, done)
 
     async def _turn(self) -> None:
-        """Wait for every write that was asked for before."""
+        """Wait for all earlier writes."""
         done = asyncio.get_running_loop().create_future()
         await self._when_due(lambda: None if done.done() else done.set_result(None), done)
 
     async def _when_due(self, act: Callable[[], None], done: asyncio.Future[OSError | None]) -> None:
-        self._asked.append(act)
+        self._pending.append(act)
         if not self._is_stalled:
             self.resume()
         error = await done
-        await asyncio.sleep(0)  # no real disk answers before others had their turn
+        await asyncio.sleep(0)  # lets other tasks run, as during a real write
         if error is not None:
             raise error

@@ -1,16 +1,16 @@
-"""A fake of org.freedesktop.systemd1 on a test's own bus, with real processes behind its units.
+"""A fake of org.freedesktop.systemd1 on a private bus, whose units run real processes.
 
 ``python -m gpumand.testing.systemd1 --bus-address ADDRESS --units FILE.json`` prints READY when it owns the name. The
-file maps names of units to what ``Behaviour`` describes; ``org.gpumand1.Testing`` on the manager's object changes it
-at run time:
+file maps unit names to the keys of ``Behaviour``. The interface ``org.gpumand1.Testing`` of the manager object changes
+them at run time:
 
-- ``Configure(s unit, a{sv} changes)``: change how a unit behaves, or add one;
-- ``Reexec()``: leave the bus and come back as another connection that knows no subscribers;
-- ``Reload()``: what daemon-reload sends;
-- ``Counts() → a{su}``: how often each method was called, and "subscribers".
+- ``Configure(s unit, a{sv} changes)``: change the behaviour of a unit, or add a unit;
+- ``Reexec()``: disconnect and reconnect as a new connection without subscribers;
+- ``Reload()``: send the signals of a daemon-reload;
+- ``Counts() → a{su}``: number of calls of each method, and "subscribers".
 
-As systemd does, it sends signals only while somebody is subscribed, unloads what is inactive, names jobs, and answers
-a start before the job is done (unless told to be faster than its own answer).
+Like systemd, it sends signals only while a client is subscribed, unloads inactive units, names jobs, and replies to a
+start before the job is done (unless ``Behaviour.job_removed`` is "before").
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from gpumand.bus.names import (
 )
 from gpumand.bus.object_paths import escape_label, unescape_label
 from gpumand.bus.variants import unwrap
-from gpumand.domain.errors import FREEDESKTOP, GpumandError
+from gpumand.domain.errors import FREEDESKTOP_ERROR_PREFIX, GpumandError
 from gpumand.testing.systemd1_units import Behaviour, FakeSystemdUnit, Job
 
 TESTING = "org.gpumand1.Testing"
@@ -47,7 +47,7 @@ JOB_KINDS = {"StartUnit": "start", "StopUnit": "stop", "RestartUnit": "restart"}
 
 
 class Refusal(GpumandError):
-    """An error by systemd's own name."""
+    """An error with the D-Bus name that systemd uses."""
 
     def __init__(self, name: str, message: str) -> None:
         super().__init__(message)
@@ -55,7 +55,7 @@ class Refusal(GpumandError):
 
 
 class FakeSystemd:
-    """The manager object and its units."""
+    """The manager object of systemd and its units."""
 
     def __init__(self, address: str, behaviours: dict[str, Behaviour]) -> None:
         self._address = address
@@ -68,7 +68,7 @@ class FakeSystemd:
         self._announcing: set[asyncio.Task[None]] = set()
 
     async def start(self) -> None:
-        """Own the name."""
+        """Connect to the bus and own the name."""
         bus = await BusConnection.connect(self._address)
         await bus.subscribe(sender=DBUS, member="NameOwnerChanged", callback=self._on_owner_changed)
         bus.serve(self._on_call)
@@ -76,14 +76,14 @@ class FakeSystemd:
         self._bus = bus
 
     async def close(self) -> None:
-        """Kill everything and leave."""
+        """Kill the processes of all units and disconnect."""
         for unit in self._units.values():
             await unit.close()
         if self._bus is not None:
             await self._bus.close()
 
     async def wait_lost(self) -> None:
-        """Return when the bus is gone for good; being away for a Reexec does not count."""
+        """Return when the bus connection is lost; a Reexec does not count."""
         while self._bus is not None:
             await self._bus.wait_lost()
             if self._reexec is None:
@@ -96,7 +96,7 @@ class FakeSystemd:
         if call.interface == PROPERTIES:
             return self._on_properties(call)
         if call.path != SYSTEMD_PATH or call.interface not in (SYSTEMD_MANAGER, TESTING):
-            raise Refusal(FREEDESKTOP + "UnknownObject", f"no {call.interface} at {call.path}")
+            raise Refusal(FREEDESKTOP_ERROR_PREFIX + "UnknownObject", f"no {call.interface} at {call.path}")
         if call.member in JOB_KINDS:
             return self._on_job(call)
         methods = {
@@ -112,19 +112,19 @@ class FakeSystemd:
             "Counts": self._count,
         }
         if call.member not in methods:
-            raise Refusal(FREEDESKTOP + "UnknownMethod", f"no {call.member} here")
+            raise Refusal(FREEDESKTOP_ERROR_PREFIX + "UnknownMethod", f"no {call.member} here")
         return methods[call.member](call)
 
     async def _on_job(self, call: IncomingCall) -> Reply:
         name, mode = call.body
         if mode not in ("replace", "fail"):
-            raise Refusal(FREEDESKTOP + "InvalidArgs", f"job mode {mode} is not faked")
+            raise Refusal(FREEDESKTOP_ERROR_PREFIX + "InvalidArgs", f"job mode {mode} is not faked")
         unit = self._unit(name)
         _refuse(unit, JOB_KINDS[call.member])
         job = unit.enqueue(JOB_KINDS[call.member])
         if unit.behaviour.job_removed == "before":
             await job.done.wait()
-        # By the time this is set, the answer is on its way: the coroutine goes on only after it was sent.
+        # call_soon runs after this coroutine has returned its reply, so JobRemoved is sent after the reply.
         asyncio.get_running_loop().call_soon(job.announced.set)
         return Reply("o", (job.path,))
 
@@ -191,16 +191,16 @@ class FakeSystemd:
         if call.member == "GetAll":
             return Reply("a{sv}", (properties,))
         if call.member != "Get" or call.body[1] not in properties:
-            raise Refusal(FREEDESKTOP + "UnknownProperty", f"no such property of {unit.name}")
+            raise Refusal(FREEDESKTOP_ERROR_PREFIX + "UnknownProperty", f"no such property of {unit.name}")
         return Reply("v", (properties[call.body[1]],))
 
     def _unit_at(self, path: str) -> FakeSystemdUnit:
         if not path.startswith(UNIT_PREFIX):
-            raise Refusal(FREEDESKTOP + "UnknownObject", f"no unit at {path}")
+            raise Refusal(FREEDESKTOP_ERROR_PREFIX + "UnknownObject", f"no unit at {path}")
         return self._unit(unescape_label(path.removeprefix(UNIT_PREFIX)))
 
     def _unit(self, name: str) -> FakeSystemdUnit:
-        """The unit, which is loaded for it; of an unknown one systemd makes an object that says "not-found"."""
+        """Return a unit and load it if necessary; like systemd, create an object "not-found" for an unknown unit."""
         if name not in self._units:
             behaviour = self._behaviours.get(name) or Behaviour(load_state="not-found")
             self._units[name] = FakeSystemdUnit(name, behaviour, self._on_changed, self._on_job_new, self._on_job_done)
@@ -224,7 +224,8 @@ class FakeSystemd:
             task.add_done_callback(self._announcing.discard)
 
     async def _remove_when_announced(self, job: Job) -> None:
-        """A job that nobody asked for is announced by nobody."""
+        """Send JobRemoved after the reply that names the job."""
+        # A job that no client has requested has no reply, so the wait is limited.
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(0.5):
                 await job.announced.wait()
@@ -233,8 +234,8 @@ class FakeSystemd:
     def _emit_removed(self, job: Job) -> None:
         self._emit("JobRemoved", "uoss", (job.id, job.path, job.unit, job.result))
 
-    def _on_owner_changed(self, heard: Signal) -> None:
-        name, _, owner = heard.body
+    def _on_owner_changed(self, received_signal: Signal) -> None:
+        name, _, owner = received_signal.body
         if not owner:
             self._subscribers.discard(name)
 
@@ -257,9 +258,11 @@ def _path(name: str) -> str:
 def _refuse(unit: FakeSystemdUnit, kind: str) -> None:
     behaviour = unit.behaviour
     if behaviour.access == "denied":
-        raise Refusal(FREEDESKTOP + "AccessDenied", "Permission denied")
+        raise Refusal(FREEDESKTOP_ERROR_PREFIX + "AccessDenied", "Permission denied")
     if behaviour.access == "interactive":
-        raise Refusal(FREEDESKTOP + "InteractiveAuthorizationRequired", "Interactive authentication required.")
+        raise Refusal(
+            FREEDESKTOP_ERROR_PREFIX + "InteractiveAuthorizationRequired", "Interactive authentication required."
+        )
     if behaviour.destructive:
         raise Refusal("TransactionIsDestructive", f"Transaction for {unit.name}/{kind} is destructive.")
     if kind == "stop":
@@ -300,7 +303,7 @@ def _row(unit: FakeSystemdUnit) -> list[Any]:
 
 
 def read_behaviours(path: Path) -> dict[str, Behaviour]:
-    """The units file. Raises ValueError for what is not in Behaviour."""
+    """Read the units file. Raises ValueError for a key that Behaviour does not have."""
     behaviours = {}
     for name, keys in json.loads(path.read_text()).items():
         behaviours[name] = Behaviour()
@@ -309,7 +312,7 @@ def read_behaviours(path: Path) -> dict[str, Behaviour]:
 
 
 async def serve(address: str, behaviours: dict[str, Behaviour]) -> None:
-    """Run until SIGTERM, SIGINT, or the end of the bus."""
+    """Run until SIGTERM, SIGINT, or the loss of the bus connection."""
     systemd = FakeSystemd(address, behaviours)
     await systemd.start()
     stop = asyncio.Event()
@@ -325,7 +328,7 @@ async def serve(address: str, behaviours: dict[str, Behaviour]) -> None:
 
 
 def main() -> None:
-    """The command line."""
+    """Run the fake systemd from the command line."""
     parser = argparse.ArgumentParser(description="a fake systemd for tests")
     parser.add_argument("--bus-address", required=True)
     parser.add_argument("--units", type=Path, required=True)

@@ -1,4 +1,4 @@
-"""The units of the fake systemd: real processes, and jobs that start and stop them."""
+"""Units of the fake systemd: real processes, with jobs that start and stop them."""
 
 from __future__ import annotations
 
@@ -17,23 +17,23 @@ job_ids = count(1)
 
 @dataclass(slots=True)
 class Behaviour:
-    """How a unit behaves; the keys of the units file, and of ``org.gpumand1.Testing.Configure``.
+    """Behaviour of a unit; the keys of the units file and of ``org.gpumand1.Testing.Configure``.
 
     Attributes:
-        argv: the process to run, in a session of its own; empty: the unit runs without any.
-        output: file that the process's output is appended to; "" for nowhere.
+        argv: command of the process, which runs in its own session; empty: the unit runs without a process.
+        output: file to which the output of the process is appended; "" discards it.
         load_state: "loaded", "masked", "not-found", "bad-setting".
-        start_delay_sec, stop_delay_sec: how long a job does nothing before it does its work.
-        start_result: the result of a start job; anything but "done" leaves the unit failed.
-        condition_fails: a start is "done", and nothing has started.
-        job_removed: "after" the answer that names the job, "before" it, or "never".
-        ignores_sigterm: only SIGKILL ends its processes.
-        kill_after_sec: how long after SIGTERM that comes; TimeoutStopUSec.
-        start_limit_sec: TimeoutStartUSec.
-        reactivates_after_sec: so long after a stop it starts by itself; negative: it does not.
-        triggered_by: what systemd says could start it.
-        access: "" to all, "denied", or "interactive" (a password would be asked for).
-        destructive: its jobs would undo what a shutdown has queued.
+        start_delay_sec, stop_delay_sec: seconds that a job waits before its work.
+        start_result: result of a start job; any value other than "done" leaves the unit failed.
+        condition_fails: a start is "done" but starts nothing.
+        job_removed: when JobRemoved is sent: "after" the reply that names the job, "before" it, or "never".
+        ignores_sigterm: only SIGKILL ends the processes.
+        kill_after_sec: seconds from SIGTERM to SIGKILL; reported as TimeoutStopUSec.
+        start_limit_sec: reported as TimeoutStartUSec.
+        reactivates_after_sec: seconds after a stop at which the unit starts by itself; negative: never.
+        triggered_by: units reported as TriggeredBy.
+        access: "" allows all clients, "denied", or "interactive" (a password would be required).
+        destructive: jobs are refused, because they would conflict with a queued shutdown.
     """
 
     argv: list[str] = field(default_factory=list)
@@ -53,11 +53,11 @@ class Behaviour:
     destructive: bool = False
 
     def change(self, changes: dict[str, Any]) -> None:
-        """Set some of it. Raises ValueError for a key that there is not."""
+        """Change some keys. Raises ValueError for an unknown key."""
         known = {one.name for one in fields(self)}
         for key, value in changes.items():
             if key not in known:
-                raise ValueError(f"no such behaviour: {key}")
+                raise ValueError(f"unknown key: {key}")
             setattr(self, key, value)
 
 
@@ -74,14 +74,14 @@ class Job:
 
     @property
     def path(self) -> str:
-        """Its object."""
+        """D-Bus object path of the job."""
         return f"{JOB_PREFIX}{self.id}"
 
 
 class FakeSystemdUnit:
-    """One unit: its state, its process, its job.
+    """One unit with its state, its process and its job.
 
-    ``changed`` is called after every change of state; ``job_new`` and ``job_done`` when a job is queued and over.
+    ``changed`` is called after every change of state; ``job_new`` and ``job_done`` when a job is queued and finished.
     """
 
     def __init__(
@@ -108,18 +108,18 @@ class FakeSystemdUnit:
 
     @property
     def main_pid(self) -> int:
-        """0 when nothing runs."""
+        """Process id of the main process; 0 if none runs."""
         return self._process.pid if self._process is not None else 0
 
     def owns(self, pid: int) -> bool:
-        """Whether a process is in the session of the unit's own."""
+        """Return whether a process is in the session of the unit's main process."""
         try:
             return self.main_pid > 0 and os.getsid(pid) == self.main_pid
         except ProcessLookupError:
             return False
 
     def enqueue(self, kind: str) -> Job:
-        """Queue a job, as mode "replace" does: the same kind joins the one that is there, another replaces it."""
+        """Queue a job as mode "replace" does: return a queued job of the same kind, or replace one of another kind."""
         if self.job is not None and self.job.kind == kind:
             return self.job
         if self.job is not None:
@@ -131,7 +131,7 @@ class FakeSystemdUnit:
         return job
 
     async def close(self) -> None:
-        """Kill what runs."""
+        """Kill the processes of the unit."""
         for task in tuple(self._tasks):
             task.cancel()
         self._signal(signal.SIGKILL)
@@ -139,7 +139,7 @@ class FakeSystemdUnit:
             await self._process.wait()
 
     async def _run(self, job: Job, former: asyncio.Task[None] | None) -> None:
-        """One job at a time: the one that was replaced comes to its next rest first."""
+        """Run a job after the former one has finished its current step: one job at a time."""
         if former is not None:
             await asyncio.wait([former])
         result = "canceled"
@@ -181,9 +181,9 @@ class FakeSystemdUnit:
         return open(self.behaviour.output or os.devnull, "ab")
 
     async def _reap(self, process: asyncio.subprocess.Process) -> None:
-        """Its main process ended; unless we ended it, that is news."""
+        """Wait for the main process; if it was not stopped by a job, change the state of the unit."""
         code = await process.wait()
-        if self._process is not process:
+        if self._process is not process:  # a stop job has ended it, or a new process has been started
             return
         self._signal(signal.SIGKILL)
         self._process = None
@@ -205,7 +205,7 @@ class FakeSystemdUnit:
         return "done"
 
     async def _end_processes(self) -> bool:
-        """Whether it took SIGKILL."""
+        """End all processes of the unit; return whether SIGKILL was necessary."""
         process = self._process
         if process is None:
             return False
@@ -223,7 +223,7 @@ class FakeSystemdUnit:
             self._process = None
 
     async def _reactivate(self) -> None:
-        """What a socket does when a client is waiting."""
+        """Start the unit again after a delay, as socket activation does for a waiting client."""
         if self.job is not None:
             await self.job.done.wait()
         await asyncio.sleep(self.behaviour.reactivates_after_sec)
@@ -245,7 +245,7 @@ class FakeSystemdUnit:
         self._changed(self)
 
     def _signal(self, number: int) -> None:
-        """To all processes of the unit that share its main process's group."""
+        """Send a signal to the process group of the main process."""
         if self._process is not None:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self._process.pid, number)

@@ -1,4 +1,4 @@
-"""An in-memory UnitManager: deterministic, on the test's clock, with every failure at hand."""
+"""An in-memory implementation of the UnitManager port, deterministic on the test's clock, with failures on demand."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from gpumand.ports import Clock, UnitFailed
 
 @dataclass(slots=True)
 class FakeUnit:
-    """A unit and how it behaves; tests set these as they like, also while it runs.
+    """A unit and its behaviour; a test may change any field at any time.
 
     Attributes:
-        name: with its suffix.
-        activity: what it is now; change it by ``FakeUnits.become``, which tells who watches.
+        name: unit name with its type suffix.
+        activity: current state; change it with ``FakeUnits.become``, which notifies watchers.
         load_state: "loaded", "not-found", "masked" …
-        result: of its last run.
-        invocation: counts its runs; its invocation id is made of it.
-        start_delay_sec, stop_delay_sec: how long a start or stop takes.
-        start_failure, stop_failure: raised at the end of the delay in place of success.
-        pids: processes that are said to run in it.
+        result: result of the last run.
+        invocation: number of runs; the invocation id is derived from it.
+        start_delay_sec, stop_delay_sec: duration of a start and of a stop.
+        start_failure, stop_failure: raised at the end of the delay instead of success.
+        pids: processes that run in the unit.
         lines: its last log lines.
-        started, stopped: called when it has been started or stopped, before the caller hears of it.
+        started, stopped: called after a start or stop, before the caller continues.
     """
 
     name: str
@@ -42,18 +42,18 @@ class FakeUnit:
 
     @property
     def state(self) -> UnitState:
-        """As the port tells it."""
+        """The state of the unit as the port returns it."""
         invocation_id = f"{self.invocation:032x}" if self.invocation else ""
         return UnitState(self.name, self.activity, self.load_state, self.result, invocation_id)
 
 
 class FakeUnits:
-    """The UnitManager port over FakeUnits.
+    """A UnitManager with in-memory units.
 
     Attributes:
-        units: by name; asking for one that is not there finds it "not-found".
-        calls: ("start" or "stop", unit) in the order in which they were made.
-        unavailable: systemd cannot be asked at all.
+        units: units by name; any other unit has the load state "not-found".
+        calls: ("start" or "stop", unit) of all calls, in order.
+        unavailable: if True, systemd does not answer.
     """
 
     def __init__(self, clock: Clock, units: Iterable[FakeUnit | str] = ()) -> None:
@@ -65,7 +65,7 @@ class FakeUnits:
         self._changed: Callable[[UnitState], None] = lambda state: None
 
     def become(self, unit: str, activity: UnitActivity, result: str = "success") -> None:
-        """Let a unit change, as if by another hand; whoever watches it is told."""
+        """Change the state of a unit as an external action would, and notify its watcher."""
         fake = self.units[unit]
         if activity is UnitActivity.ACTIVE and fake.activity is not UnitActivity.ACTIVE:
             fake.invocation += 1
@@ -75,13 +75,13 @@ class FakeUnits:
             self._changed(fake.state)
 
     async def state(self, unit: str) -> UnitState:
-        """What the unit is now."""
+        """Return the current state of a unit."""
         self._require_available()
         fake = self.units.get(unit)
         return UnitState(unit, UnitActivity.INACTIVE, "not-found") if fake is None else fake.state
 
     async def start(self, unit: str, timeout_sec: float) -> None:
-        """Start it, after its delay."""
+        """Start a unit; takes its start delay."""
         self.calls.append(("start", unit))
         fake = self._find(unit)
         if fake.activity is UnitActivity.ACTIVE:
@@ -95,7 +95,7 @@ class FakeUnits:
         fake.started()
 
     async def stop(self, unit: str, timeout_sec: float) -> None:
-        """Stop it, after its delay."""
+        """Stop a unit; takes its stop delay."""
         self.calls.append(("stop", unit))
         self._require_available()
         fake = self.units.get(unit)
@@ -111,17 +111,17 @@ class FakeUnits:
         fake.stopped()
 
     async def unit_of_pid(self, pid: int) -> str:
-        """The unit that has this pid among its own."""
+        """Return the unit whose ``pids`` contain this pid, or ""."""
         found = (unit.name for unit in self.units.values() if pid in unit.pids)
         return "" if self.unavailable else next(found, "")
 
     async def failure_lines(self, unit: str) -> tuple[str, ...]:
-        """The lines that the test gave it."""
+        """Return the log lines that the test has set."""
         fake = self.units.get(unit)
         return fake.lines if fake is not None else ()
 
     async def watch(self, units: Iterable[str], changed: Callable[[UnitState], None]) -> None:
-        """Tell what each is now, then every change."""
+        """Report the current state of each newly watched unit, and every later change."""
         former, self._watched, self._changed = self._watched, frozenset(units), changed
         for unit in sorted(self._watched - former):
             if not self.unavailable:

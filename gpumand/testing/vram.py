@@ -1,4 +1,4 @@
-"""A VramSource in memory: devices, processes and failures as a test sets them, in time as its Clock tells it."""
+"""An in-memory implementation of the VramSource port; the test sets devices, processes and failures."""
 
 from __future__ import annotations
 
@@ -25,19 +25,20 @@ class _Device:
 
 
 class FakeVram:
-    """See the methods; every figure is exact, and nothing happens but what was asked for.
+    """A VramSource whose readings are exact and change only through its methods.
 
     Attributes:
-        reads: how many readings were begun.
-        read_sec: how long a reading takes, by the clock; what it shows is the state at its end, stamped with its
-            beginning, as a driver does it.
-        attributed: what samples say of their process lists being complete.
-        attributable: the consumers that samples say would be recognised; ``hold`` adds those it is told of.
-        closed: whether it was closed.
+        reads: number of readings started.
+        renewals: number of calls of ``reopen``.
+        read_sec: duration of a reading by the clock; like a driver's, it has the time of its start and the state at its
+            end.
+        attributed: value of ``attributed`` in samples with complete process lists.
+        attributable: consumers in ``attributable`` of samples; ``hold`` adds its consumer.
+        closed: whether the source was closed.
     """
 
     def __init__(self, clock: Clock, *total_mib: int, name: str = "simulated") -> None:
-        """Make one device for each size in MiB; without any, one of 24564."""
+        """Create one device for each size in MiB; by default one device of 24564 MiB."""
         self.name = name
         self.reads = 0
         self.renewals = 0
@@ -62,9 +63,9 @@ class FakeVram:
         name: str = "",
         after_sec: float = 0.0,
     ) -> None:
-        """Let a process hold so much from now on (instead of what it held there), None = held but not told.
+        """Set the memory that a process holds on a device; None = it holds an amount that the driver does not report.
 
-        ``after_sec``: it is seen only so much later, by the clock, as with a driver that lags.
+        ``after_sec`` delays the change in readings by this many seconds of the clock, as with a slow driver.
         """
         self.release(pid, device=device, after_sec=after_sec)
         self.attributable |= {consumer} - {""}
@@ -72,36 +73,36 @@ class FakeVram:
         self._held.append(_Held(device, process, self._clock.monotonic() + after_sec))
 
     def release(self, pid: int, *, device: int | None = None, after_sec: float = 0.0) -> None:
-        """Let a process hold nothing any more, on one device or on all; seen ``after_sec`` later."""
+        """Release the memory of a process on one device or on all; readings show it ``after_sec`` later."""
         until = self._clock.monotonic() + after_sec
         for held in self._held:
             if held.process.pid == pid and device in (None, held.device):
                 held.seen_until = min(held.seen_until, until)
 
     def release_consumer(self, consumer: str, *, after_sec: float = 0.0) -> None:
-        """The same for all processes of a consumer."""
+        """Release the memory of all processes of a consumer."""
         for pid in {held.process.pid for held in self._held if held.process.consumer == consumer}:
             self.release(pid, after_sec=after_sec)
 
     def reserve(self, mib: int, device: int = 0) -> None:
-        """Let the driver keep so much for itself: neither used nor free."""
+        """Set the memory that the driver reserves for itself, which is neither used nor free."""
         self._devices[device].reserved_mib = mib
 
     def fail(self, error: str) -> None:
-        """Fail as a whole ("driver-mismatch: ..."): devices stay listed without figures. "" mends it."""
+        """Make all readings fail with an error ("driver-mismatch: …"); devices stay listed. "" ends the failure."""
         self._error = error
 
     def fail_device(self, device: int, error: str, *, lost: bool = False) -> None:
-        """Let one device have no figures. "" mends it."""
+        """Make the readings of one device fail. "" ends the failure."""
         self._devices[device].error = error
         self._devices[device].lost = lost
 
     def hang(self, timeout_sec: float = 5.0) -> None:
-        """Hang: the next reading takes ``timeout_sec`` to say so, later ones say so at once, until ``resume``."""
+        """Simulate a hang: the next reading fails after ``timeout_sec``, later ones at once, until ``resume``."""
         self._hang_sec = timeout_sec
 
     def resume(self) -> None:
-        """Hang no more."""
+        """End the hang."""
         self._hang_sec = None
 
     async def read(self) -> Reading:
@@ -113,7 +114,7 @@ class FakeVram:
         samples = (self._sample(index, error) for index in range(len(self._devices)))
         return Reading(tuple(replace(one, taken_at=begun, sampled_usec=begun_usec) for one in samples), error)
 
-    def renew(self) -> None:
+    def reopen(self) -> None:
         """See VramSource."""
         self.renewals += 1
 

@@ -1,6 +1,6 @@
-"""For simulated consumers: say how much VRAM this process holds (``[gpu] source = "simulated"``).
+"""Announces the VRAM that this process holds, for simulated consumers (``[gpu] source = "simulated"``).
 
-Needs nothing but the standard library, so that a consumer may take this file along.
+This file needs only the standard library, so that a consumer can include a copy of it.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from types import TracebackType
 
 
 class Announcement:
-    """What one process holds on a device of the simulator, or on several; gone with the process, or when cleared."""
+    """The memory of one process on one or more simulated devices; it ends with the process, or with ``clear``."""
 
     def __init__(
         self,
@@ -25,15 +25,15 @@ class Announcement:
         pid: int = 0,
         also_on: tuple[int, ...] = (),
     ) -> None:
-        """Prepare; nothing is announced yet.
+        """Create the announcement; nothing is announced yet.
 
         Args:
-            directory: the simulator's; created, for its owner alone, when missing.
-            consumer: the consumer this process belongs to, "" where its unit says so (or it belongs to none).
+            directory: the directory of announcements; if missing, it is created with access for its owner only.
+            consumer: the consumer of this process; "" if its unit identifies it, or if it belongs to none.
             device: index of the device.
-            name: short name for people; "" = the process's own.
-            pid: for whom; 0 = this process.
-            also_on: indices of further devices on which it holds as much.
+            name: short name for display; "" = the name of the process.
+            pid: the process that holds the memory; 0 = this process.
+            also_on: indices of further devices on which the process holds the same amount.
         """
         self._directory = Path(directory)
         self._fields: dict[str, int | str] = {"consumer": consumer} if consumer else {}
@@ -43,20 +43,20 @@ class Announcement:
 
     @property
     def path(self) -> Path:
-        """The file."""
+        """The file of the announcement."""
         return self._directory / str(self._pid)
 
     def set(self, mib: int) -> None:
-        """Announce so many MiB; a reader sees the old figure or the new one, never half a file. Raises OSError."""
+        """Announce this many MiB. A reader sees the old or the new value, never a partial file. Raises OSError."""
         self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        # The reader looks at names that are numbers only, so it never sees this one.
+        # The reader ignores file names that are not numbers, so it never reads the temporary file.
         temporary = self._directory / f".{self._pid}.new"
         held = [{**self._fields, "mib": mib, "device": device} for device in self._devices]
         temporary.write_text(json.dumps(held if len(held) > 1 else held[0]), encoding="utf-8")
         temporary.replace(self.path)
 
     def clear(self) -> None:
-        """Announce nothing any more."""
+        """Remove the announcement."""
         with contextlib.suppress(FileNotFoundError):
             self.path.unlink()
 

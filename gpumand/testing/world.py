@@ -1,4 +1,4 @@
-"""A whole arbiter over fakes, in virtual time: what arbiter tests, simulations and curious users start from."""
+"""An arbiter with in-memory fakes of all ports in virtual time, for tests and simulations."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from gpumand.arbiter.housekeeping import Housekeeping
 from gpumand.domain.consumer import ConsumerSpec, GpuSettings, SchedulerSettings, Settings
 from gpumand.domain.events import Event
 from gpumand.domain.lease import Owner
-from gpumand.ports import World
+from gpumand.ports import Ports
 from gpumand.testing.archive import MemoryArchive
 from gpumand.testing.clock import FakeClock
 from gpumand.testing.memory import FakeMemory
@@ -21,13 +21,13 @@ from gpumand.testing.vram import FakeVram
 
 
 class FakeWorld:
-    """One of each fake and an arbiter that lives in it.
+    """One fake of each port, and a real arbiter that uses them.
 
     Attributes:
-        clock, vram, routes, units, store, owners, archive, memory: the fakes; change them at will.
-        events: everything the arbiter published, in order.
-        settings: what a reload finds; change it and call ``arbiter.reload``.
-        arbiter, upkeep: the real ones.
+        clock, vram, routes, units, store, owners, archive, memory: the fakes; a test may change them.
+        events: all events that the arbiter has published, in order.
+        settings: the settings that a reload reads; change them and call ``arbiter.reload``.
+        arbiter, housekeeping: the real objects.
     """
 
     def __init__(
@@ -40,7 +40,7 @@ class FakeWorld:
         clock: FakeClock | None = None,
         archive: MemoryArchive | None = None,
     ) -> None:
-        """Build it; ``store``, ``clock`` and ``archive`` of an earlier world make this one its life after a restart."""
+        """Create the world; pass ``store``, ``clock`` and ``archive`` of an earlier one to simulate a restart."""
         consumers = {spec.name: spec for spec in specs}
         self.settings = Settings(scheduler or SchedulerSettings(), GpuSettings(source="simulated"), consumers)
         self.clock = clock or FakeClock(autojump=True)
@@ -54,29 +54,29 @@ class FakeWorld:
         self.memory = FakeMemory()
         self.memory.taken = self._parked_mib
         self.events: list[Event] = []
-        world = World(
+        world = Ports(
             self.clock, self.vram, self.units, self.routes, self.store, self.owners, self.archive, self.memory
         )
         self.arbiter = Arbiter(self.settings, world, self.events.append, self._load_settings)
         self.housekeeping = Housekeeping(self.arbiter, self.units, self.routes)
 
     def _parked_mib(self) -> int:
-        """What consumers hold of host RAM that their routes have put there."""
+        """Return the host RAM that parked consumers hold."""
         return sum(consumer.host_mib for consumer in self.routes.consumers.values())
 
     async def _load_settings(self) -> Settings:
         return self.settings
 
     async def start(self) -> None:
-        """Take up what the store has, and look around, as the daemon does before it owns its name."""
+        """Restore the stored state and read the current one, as the daemon does before it owns its bus name."""
         await self.arbiter.start()
-        await self.housekeeping.look_around()
+        await self.housekeeping.refresh_all()
 
     def named(self, kind: type[Event]) -> list[Event]:
-        """Events of one kind, in order."""
+        """Return the events of one type, in order."""
         return [event for event in self.events if isinstance(event, kind)]
 
 
 def client(number: int = 1, *, uid: int = 1000, unit: str = "", invocation_id: str = "") -> Owner:
-    """Somebody on the bus."""
+    """Return the owner for a client on the bus."""
     return Owner(f":1.{number}", uid, 5000 + number, unit, invocation_id)

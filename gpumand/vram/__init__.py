@@ -1,7 +1,8 @@
-"""Where figures about VRAM come from: the VramSource port's real implementations.
+"""Implementations of the VramSource port, which provide VRAM readings.
 
-``nvml`` reads NVIDIA's driver, ``simulated`` lets processes announce what they hold, ``none`` knows nothing and says
-so; ``attribution`` wraps any of them and names the unit and the consumer of each process.
+``nvml`` reads NVIDIA's driver, ``simulated`` reads announcements of processes, ``no_source`` reads nothing.
+``attribution`` wraps any of them and adds the unit and the consumer of each process. The package must not import the
+arbiter or the bus.
 """
 
 from __future__ import annotations
@@ -13,14 +14,14 @@ from gpumand.ports import Clock, VramSource
 
 
 def make_source(settings: GpuSettings, clock: Clock) -> VramSource:
-    """Build the source that the configuration names.
+    """Create the source that the configuration names.
 
     Args:
         settings: the ``[gpu]`` table.
-        clock: time of samples and of back-off.
+        clock: current time, for samples and for back-off.
 
     Raises:
-        ValueError: no source has that name.
+        ValueError: there is no source of that name.
     """
     if settings.source == "nvml":
         from gpumand.vram.nvml import NvmlSource
@@ -37,6 +38,6 @@ def make_source(settings: GpuSettings, clock: Clock) -> VramSource:
     raise ValueError(f"no VRAM source is named {settings.source!r}")
 
 
-def sources_differ(one: GpuSettings, other: GpuSettings) -> bool:
-    """Whether figures come from elsewhere; how often they are read is no matter of theirs."""
+def source_changed(one: GpuSettings, other: GpuSettings) -> bool:
+    """Return whether two settings need different sources; the sample interval makes no difference."""
     return replace(one, sample_interval_sec=0.0) != replace(other, sample_interval_sec=0.0)

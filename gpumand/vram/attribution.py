@@ -1,7 +1,7 @@
-"""Whose memory is it: the unit of each process, and the consumer of that unit.
+"""Attributes VRAM to consumers: finds the unit of each process, and the consumer of that unit.
 
-systemd is asked by pid (its answer covers sub-cgroups), not /proc, which ``ProtectProc=`` hides. Figures never wait
-for a slow systemd longer than a second; what is not known by then stays unknown, and the sample says so.
+The unit is looked up by pid at systemd, whose answer covers sub-cgroups, and not in /proc, which ``ProtectProc=``
+hides. A reading waits at most one second for systemd. Units that are still unknown then stay unknown in this sample.
 """
 
 from __future__ import annotations
@@ -17,26 +17,28 @@ from gpumand.domain.device import ProcessUse, Reading, Sample
 from gpumand.ports import VramSource
 from gpumand.state.worker import Worker
 from gpumand.vram.process import start_ticks
-from gpumand.vram.user_names import NOBODY, ProcessOwner, ProcessOwners
+from gpumand.vram.user_names import UNKNOWN_OWNER, ProcessOwner, ProcessOwners
 
 log = logging.getLogger(__name__)
 
-NAMES_SEC = 0.2
-"""How long a reading waits for names of users; without them it says less, and decides as well."""
+OWNER_TIMEOUT_SEC = 0.2
+"""How long a reading waits for user names. They are shown to people only; decisions do not depend on them."""
 
 
-class UnitsOfPids(Protocol):
-    """Who knows the unit of a process: any UnitManager does."""
+class UnitLookup(Protocol):
+    """The part of UnitManager that attribution needs."""
 
     async def unit_of_pid(self, pid: int) -> str:
-        """The unit a process runs in, or "" when it cannot be told."""
+        """Return the unit that a process runs in, or "" if it cannot be determined."""
 
 
 @dataclass(frozen=True, slots=True)
-class Identity:
-    """One process for as long as it is listed: a pid alone may be used again.
+class ProcessIdentity:
+    """Identifies a process beyond its lifetime, because the kernel reuses pids.
 
-    ``started`` is in ticks since boot, None where /proc does not show the process.
+    Attributes:
+        pid: process id.
+        started: start time in clock ticks since boot; None if /proc does not show the process.
     """
 
     pid: int
@@ -44,12 +46,12 @@ class Identity:
 
 
 class AttributedSource:
-    """Any VramSource, with ``unit`` and ``consumer`` of each process filled in."""
+    """Wraps a VramSource and fills in unit, consumer and user of each process."""
 
     def __init__(
         self,
         source: VramSource,
-        units: UnitsOfPids,
+        units: UnitLookup,
         *,
         lookup_timeout_sec: float = 1.0,
         max_lookups: int = 16,
@@ -57,10 +59,10 @@ class AttributedSource:
         """Wrap a source.
 
         Args:
-            source: where the figures come from.
-            units: who knows the unit of a pid.
-            lookup_timeout_sec: how long a reading waits for all lookups together, in real seconds.
-            max_lookups: how many are asked at once.
+            source: the source of readings.
+            units: looks up the unit of a pid.
+            lookup_timeout_sec: real seconds that a reading waits for all lookups together.
+            max_lookups: maximum number of simultaneous lookups.
         """
         self.name = source.name
         self._source = source
@@ -68,132 +70,144 @@ class AttributedSource:
         self._timeout_sec = lookup_timeout_sec
         self._slots = asyncio.Semaphore(max_lookups)
         self._consumers: Mapping[str, str] = {}
-        self._recognised: frozenset[str] = frozenset()
-        self._known: dict[Identity, str] = {}
-        self._people, self._asks_people = ProcessOwners(), Worker("gpumand-people")
-        self._owners: dict[Identity, ProcessOwner] = {}
-        self._naming: asyncio.Task[None] | None = None
-        self._asking: dict[Identity, asyncio.Task[None]] = {}
+        self._attributable: frozenset[str] = frozenset()
+        self._units_by_process: dict[ProcessIdentity, str] = {}
+        self._process_owners, self._owner_worker = ProcessOwners(), Worker("gpumand-owners")
+        self._owners: dict[ProcessIdentity, ProcessOwner] = {}
+        self._owner_task: asyncio.Task[None] | None = None
+        self._lookups: dict[ProcessIdentity, asyncio.Task[None]] = {}
 
     @property
     def source(self) -> VramSource:
-        """What is wrapped."""
+        """The wrapped source."""
         return self._source
 
     def set_units(self, mapping: Mapping[str, str], named_by_source: Iterable[str] = ()) -> None:
-        """Say which unit belongs to which consumer; replaces what was said before.
+        """Replace the mapping of units to consumers.
 
         Args:
             mapping: unit -> consumer.
-            named_by_source: consumers whose processes the source names by itself, as the simulator does.
+            named_by_source: consumers whose processes the source itself identifies, as the simulator does.
         """
         self._consumers = dict(mapping)
-        self._recognised = frozenset(mapping.values()) | frozenset(named_by_source)
+        self._attributable = frozenset(mapping.values()) | frozenset(named_by_source)
 
-    async def swap(self, source: VramSource) -> None:
-        """Take figures from another source from now on, and give the former one back."""
+    async def replace_source(self, source: VramSource) -> None:
+        """Use another source from now on, and close the former one."""
+        # The new source is set before the await, so that readings in progress notice the change and start again.
         former, self._source, self.name = self._source, source, source.name
         await former.close()
 
     async def read(self) -> Reading:
-        """The source's reading with units and consumers; see VramSource."""
+        """Read the source and add units and consumers; see VramSource."""
         while True:
             source = self._source
             reading = await self._read(source)
-            if source is self._source:  # else it was swapped meanwhile, and these are figures of other devices
+            # If the source was replaced during the await, the reading describes other devices and is discarded.
+            if source is self._source:
                 return reading
 
     async def _read(self, source: VramSource) -> Reading:
         reading = await source.read()
+        # systemd takes pid 0 for the calling process, so it is not looked up.
         pids = {process.pid for sample in reading.devices for process in sample.processes if process.pid > 0}
         identities = await asyncio.to_thread(_identify, pids) if pids else {}
-        self._forget_all_but(identities.values())
-        await self._look_up(identities.values())
-        await self._name_owners(identities.values())
+        self._discard_others(identities.values())
+        await self._look_up_units(identities.values())
+        await self._look_up_owners(identities.values())
         return replace(reading, devices=tuple(self._attribute(sample, identities) for sample in reading.devices))
 
-    def renew(self) -> None:
-        """See VramSource; processes keep their units, however long they slept."""
-        self._source.renew()
+    def reopen(self) -> None:
+        """Reopen the source; see VramSource. Known units are kept, because processes survive a suspend."""
+        self._source.reopen()
 
     async def close(self) -> None:
-        """Stop asking, and close the source."""
-        self._forget_all_but(())
-        if self._naming is None or self._naming.done():
-            await self._asks_people.close()
+        """Cancel all lookups and close the source."""
+        self._discard_others(())
+        if self._owner_task is None or self._owner_task.done():
+            await self._owner_worker.close()
         else:
-            self._naming.cancel()  # a directory service that hangs is left alone, and so is the thread that asks it
+            # The thread hangs in a directory service (NSS). It cannot be interrupted, so it is abandoned.
+            self._owner_task.cancel()
         await self._source.close()
 
-    def _attribute(self, sample: Sample, identities: Mapping[int, Identity]) -> Sample:
+    def _attribute(self, sample: Sample, identities: Mapping[int, ProcessIdentity]) -> Sample:
         processes = tuple(self._name(process, identities.get(process.pid)) for process in sample.processes)
-        # A process that nobody could place may be any consumer's: then none of them is known to be absent.
-        placed = all(process.unit or process.consumer for process in processes)
-        recognised = self._recognised if placed else frozenset()
-        return replace(sample, processes=processes, attributable=sample.attributable | recognised)
+        # A process without a known unit may belong to any consumer. As long as there is one, no consumer is known to
+        # hold nothing.
+        all_known = all(process.unit or process.consumer for process in processes)
+        attributable = self._attributable if all_known else frozenset()
+        return replace(sample, processes=processes, attributable=sample.attributable | attributable)
 
-    def _name(self, process: ProcessUse, identity: Identity | None) -> ProcessUse:
-        unit = process.unit or (self._known.get(identity, "") if identity else "")
-        owner = self._owners.get(identity, NOBODY) if identity else NOBODY
+    def _name(self, process: ProcessUse, identity: ProcessIdentity | None) -> ProcessUse:
+        unit = process.unit or (self._units_by_process.get(identity, "") if identity else "")
+        owner = self._owners.get(identity, UNKNOWN_OWNER) if identity else UNKNOWN_OWNER
         consumer = process.consumer or self._consumers.get(unit, "")
         return replace(process, unit=unit, consumer=consumer, uid=owner.uid, user=owner.name)
 
-    def _forget_all_but(self, listed: Iterable[Identity]) -> None:
+    def _discard_others(self, listed: Iterable[ProcessIdentity]) -> None:
         keep = set(listed)
-        self._known = {identity: unit for identity, unit in self._known.items() if identity in keep}
+        self._units_by_process = {
+            identity: unit for identity, unit in self._units_by_process.items() if identity in keep
+        }
         self._owners = {identity: owner for identity, owner in self._owners.items() if identity in keep}
-        for identity in self._asking.keys() - keep:
-            self._asking.pop(identity).cancel()
+        for identity in self._lookups.keys() - keep:
+            self._lookups.pop(identity).cancel()
 
-    async def _look_up(self, listed: Iterable[Identity]) -> None:
-        """Ask for all that is not known yet; a lookup that outlasts this reading goes on for the next one."""
+    async def _look_up_units(self, listed: Iterable[ProcessIdentity]) -> None:
+        """Look up all unknown units; a lookup that times out continues, and a later reading uses its result."""
         for identity in listed:
-            if identity not in self._known and identity not in self._asking:
-                self._asking[identity] = task = asyncio.create_task(self._ask(identity))
-                task.add_done_callback(partial(self._answered, identity))
-        if self._asking:
-            await asyncio.wait(self._asking.values(), timeout=self._timeout_sec)
+            if identity not in self._units_by_process and identity not in self._lookups:
+                self._lookups[identity] = task = asyncio.create_task(self._look_up_unit(identity))
+                task.add_done_callback(partial(self._lookup_done, identity))
+        if self._lookups:
+            # Unlike wait_for, asyncio.wait leaves the tasks running after the timeout.
+            await asyncio.wait(self._lookups.values(), timeout=self._timeout_sec)
 
-    async def _ask(self, identity: Identity) -> None:
+    async def _look_up_unit(self, identity: ProcessIdentity) -> None:
         async with self._slots:
             unit = await self._units.unit_of_pid(identity.pid)
-        # The pid may have been used again while systemd looked: then the answer is about somebody else.
+        # The kernel may have reused the pid during the lookup. The answer would then describe another process.
         if unit and await asyncio.to_thread(start_ticks, identity.pid) == identity.started:
-            self._known[identity] = unit
+            self._units_by_process[identity] = unit
 
-    async def _name_owners(self, listed: Iterable[Identity]) -> None:
-        """Learn whose processes they are; a directory service that is slow to tell names holds up nothing for long."""
-        wanted = [identity for identity in listed if identity not in self._owners]
-        if wanted and (self._naming is None or self._naming.done()):
-            self._naming = asyncio.create_task(self._ask_owners(wanted))
-            self._naming.add_done_callback(_named)
-        if self._naming is not None and not self._naming.done():
-            await asyncio.wait([self._naming], timeout=min(NAMES_SEC, self._timeout_sec))
+    async def _look_up_owners(self, listed: Iterable[ProcessIdentity]) -> None:
+        """Look up the users of new processes; a slow directory service delays the reading by OWNER_TIMEOUT_SEC."""
+        unknown = [identity for identity in listed if identity not in self._owners]
+        if unknown and (self._owner_task is None or self._owner_task.done()):
+            self._owner_task = asyncio.create_task(self._ask_owners(unknown))
+            self._owner_task.add_done_callback(_log_owner_failure)
+        if self._owner_task is not None and not self._owner_task.done():
+            await asyncio.wait([self._owner_task], timeout=min(OWNER_TIMEOUT_SEC, self._timeout_sec))
 
-    async def _ask_owners(self, wanted: Iterable[Identity]) -> None:
-        units = {identity: self._known.get(identity, "") for identity in wanted}
-        # Not in one of asyncio's threads, which a process waits for at its end, however long they take.
-        owners = await self._asks_people.run(lambda: _owners_of(self._people, units))
-        self._owners |= owners  # of now: those of processes that ended meanwhile have been forgotten
+    async def _ask_owners(self, unknown: Iterable[ProcessIdentity]) -> None:
+        units = {identity: self._units_by_process.get(identity, "") for identity in unknown}
+        # asyncio's own threads are joined when the process ends, which would wait for a directory service that hangs.
+        owners = await self._owner_worker.run(lambda: _owners_of(self._process_owners, units))
+        self._owners |= owners
 
-    def _answered(self, identity: Identity, task: asyncio.Task[None]) -> None:
-        if self._asking.get(identity) is task:
-            del self._asking[identity]
+    def _lookup_done(self, identity: ProcessIdentity, task: asyncio.Task[None]) -> None:
+        # A cancelled lookup may have been replaced by a new one for the same process.
+        if self._lookups.get(identity) is task:
+            del self._lookups[identity]
         if not task.cancelled() and (error := task.exception()):
-            log.debug("the unit of pid %d cannot be told: %s", identity.pid, error)
+            log.debug("lookup of the unit of pid %d failed: %s", identity.pid, error)
 
 
-def _named(task: asyncio.Task[None]) -> None:
+def _log_owner_failure(task: asyncio.Task[None]) -> None:
     if not task.cancelled() and (error := task.exception()):
-        log.debug("whose processes they are cannot be told: %s", error)
+        log.debug("lookup of the users of processes failed: %s", error)
 
 
-def _owners_of(people: ProcessOwners, units: Mapping[Identity, str]) -> dict[Identity, ProcessOwner]:
-    """Those that can be told; a pid that was used again meanwhile is somebody else's."""
-    owners = {identity: people.owner_of(identity.pid, unit) for identity, unit in units.items()}
-    still = {identity for identity in owners if start_ticks(identity.pid) == identity.started}
-    return {identity: owner for identity, owner in owners.items() if identity in still and owner != NOBODY}
+def _owners_of(
+    process_owners: ProcessOwners, units: Mapping[ProcessIdentity, str]
+) -> dict[ProcessIdentity, ProcessOwner]:
+    """Return the known owners of processes; this function blocks."""
+    owners = {identity: process_owners.owner_of(identity.pid, unit) for identity, unit in units.items()}
+    # A pid may have been reused during the lookup. The result would then be the owner of another process.
+    unchanged = {identity for identity in owners if start_ticks(identity.pid) == identity.started}
+    return {identity: owner for identity, owner in owners.items() if identity in unchanged and owner != UNKNOWN_OWNER}
 
 
-def _identify(pids: Iterable[int]) -> dict[int, Identity]:
-    return {pid: Identity(pid, start_ticks(pid)) for pid in pids}
+def _identify(pids: Iterable[int]) -> dict[int, ProcessIdentity]:
+    return {pid: ProcessIdentity(pid, start_ticks(pid)) for pid in pids}

@@ -1,8 +1,8 @@
-"""One thread of our own for calls that may never return.
+"""Runs blocking calls that may never return in one separate thread.
 
-A call into the driver can hang in the kernel for minutes. Neither the event loop nor the interpreter's exit may wait
-for it: ``asyncio.to_thread`` would let both happen, because its threads are joined at exit and a new one would be
-taken for every further try. This thread is a daemon thread, there is only one, and while it hangs nobody queues up.
+A call into the driver can hang in the kernel for minutes. Neither the event loop nor the exit of the interpreter may
+wait for it. ``asyncio.to_thread`` is unsuitable: its threads are joined at exit, and every retry would occupy another
+thread. This module uses a single daemon thread, and refuses further calls while it hangs.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ T = TypeVar("T")
 
 
 class CallHangs(Exception):
-    """A call did not return in time.
+    """A call has not returned in time.
 
     Attributes:
-        seconds: for how long it has been under way.
+        seconds: how long the call has been running.
     """
 
     def __init__(self, seconds: float) -> None:
@@ -32,7 +32,7 @@ class CallHangs(Exception):
 
 
 class ThreadClosed(Exception):
-    """The thread was told to end, or none could be started."""
+    """The thread was closed, or could not be started."""
 
 
 @dataclass(slots=True, eq=False)
@@ -42,7 +42,7 @@ class _Job:
     future: asyncio.Future[Any]
 
     def perform(self) -> None:
-        """Run, and hand over what came of it (in the thread)."""
+        """Run the call and deliver its result; called in the thread."""
         try:
             result, error = self.run(), None
         except Exception as caught:
@@ -50,17 +50,18 @@ class _Job:
         self.deliver(result, error)
 
     def deliver(self, result: Any, error: Exception | None) -> None:
-        """Wake whoever waits (from any thread)."""
-        with contextlib.suppress(RuntimeError):  # the loop is closed: whoever waited gave up long ago
+        """Pass the result to the waiting callers; may be called from any thread."""
+        with contextlib.suppress(RuntimeError):  # the loop is closed, so no caller waits any more
             self.loop.call_soon_threadsafe(self._resolve, result, error)
 
     def fail(self, error: Exception) -> None:
-        """End it unperformed (from the loop's thread), for all who wait and for nobody."""
+        """Fail the call without running it; called in the event loop's thread."""
         self._resolve(None, error)
+        # Marks the exception as retrieved: asyncio would log it if no caller waits.
         self.future.exception()
 
     def _resolve(self, result: Any, error: Exception | None) -> None:
-        if self.future.done():
+        if self.future.done():  # the job was withdrawn in the meantime
             return
         if error is None:
             self.future.set_result(result)
@@ -69,61 +70,62 @@ class _Job:
 
 
 class CallThread:
-    """Runs calls one after the other, each waited for no longer than ``timeout_sec``.
+    """Runs calls one after the other; a caller waits at most ``timeout_sec`` for a running call.
 
-    Hanging is measured in real seconds, whatever clock a test holds: the kernel does not look at that one.
+    Timeouts are measured in real seconds, even in tests with a fake clock, because a hanging kernel ignores that clock.
     """
 
     def __init__(self, name: str, timeout_sec: float) -> None:
-        """Name the thread; it starts with the first call."""
+        """Set the name of the thread and the timeout in seconds; the first call starts the thread."""
         self._name = name
         self._timeout_sec = timeout_sec
         self._changed = threading.Condition()
         self._queue: deque[_Job] = deque()
         self._thread: threading.Thread | None = None
-        self._begun_at: float | None = None
+        self._started_at: float | None = None
         self._progressed_at = time.monotonic()
         self._closed = False
 
     @property
     def progressed_at(self) -> float:
-        """Monotonic seconds of the last time a call began or returned."""
+        """Monotonic time in seconds at which a call last started or returned."""
         with self._changed:
             return self._progressed_at
 
     @property
     def busy_sec(self) -> float:
-        """For how long the call under way has been running; 0.0 when none is."""
+        """Seconds that the current call has been running; 0.0 if there is none."""
         with self._changed:
-            return 0.0 if self._begun_at is None else time.monotonic() - self._begun_at
+            return 0.0 if self._started_at is None else time.monotonic() - self._started_at
 
     @property
     def alive(self) -> bool:
-        """Whether the thread runs, unless it was never needed or was told to end; else only a fault of ours ends it."""
+        """Whether the thread runs; also True before the first call and after ``close``. False shows a bug."""
         with self._changed:
             return self._closed or self._thread is None or self._thread.is_alive()
 
     async def call(self, run: Callable[[], T]) -> T:
-        """Run it in the thread; callers that come while it is queued but has not begun share its result.
+        """Run a call in the thread and return its result; callers of the same queued call share its result.
 
         Raises:
-            CallHangs: it did not return in time, or an earlier call still hangs.
+            CallHangs: the call has not returned in time, or an earlier call hangs.
             ThreadClosed: the thread is closed or cannot be started.
         """
         self._refuse_while_hanging()
-        job = self._queued(run)
+        job = self._enqueue(run)
         while not job.future.done():
-            # The time runs from when a call begins: one queued behind a slow call has not hung yet.
-            left = self._timeout_sec - self.busy_sec
-            if left <= 0:
+            # The timeout counts from the start of the running call: a call queued behind a slow one does not hang.
+            remaining_sec = self._timeout_sec - self.busy_sec
+            if remaining_sec <= 0:
                 self._withdraw(job)
                 raise CallHangs(self.busy_sec)
-            await asyncio.wait({job.future}, timeout=left)
+            # asyncio.wait does not cancel the future if this caller is cancelled; other callers may share it.
+            await asyncio.wait({job.future}, timeout=remaining_sec)
         result: T = job.future.result()
         return result
 
     def close(self) -> None:
-        """Let the thread end after the call under way; what is queued is not begun any more."""
+        """End the thread after the current call; queued calls fail with ThreadClosed."""
         with self._changed:
             self._closed = True
             for job in self._queue:
@@ -136,11 +138,12 @@ class CallThread:
         if seconds >= self._timeout_sec:
             raise CallHangs(seconds)
 
-    def _queued(self, run: Callable[[], Any]) -> _Job:
+    def _enqueue(self, run: Callable[[], Any]) -> _Job:
         loop = asyncio.get_running_loop()
         with self._changed:
             if self._closed:
                 raise ThreadClosed("closed")
+            # Only jobs that have not started are shared, so that no caller gets a result older than its call.
             for job in self._queue:
                 if job.run == run and job.loop is loop:
                     return job
@@ -153,19 +156,22 @@ class CallThread:
     def _start(self) -> None:
         if self._thread is not None:
             return
+        # The interpreter does not wait for a daemon thread at exit.
         thread = threading.Thread(target=self._main, name=self._name, daemon=True)
         try:
             thread.start()
-        except RuntimeError as error:  # no more threads or memory: says nothing about the driver
+        except RuntimeError as error:  # no threads or memory left, which says nothing about the driver
             self._queue.clear()
             raise ThreadClosed(str(error)) from error
+        # Set only after a successful start, so that the next call tries again.
         self._thread = thread
 
     def _withdraw(self, job: _Job) -> None:
         with self._changed:
             if job in self._queue:
                 self._queue.remove(job)
-                # For those who share it: should the call before it return now, they would wait for nobody.
+                # Other callers may share the job. If the running call returned now, they would wait for a job that is
+                # no longer queued.
                 job.fail(CallHangs(self._timeout_sec))
 
     def _main(self) -> None:
@@ -174,14 +180,14 @@ class CallThread:
 
     def _next(self) -> _Job | None:
         with self._changed:
-            self._mark(begun=False)
+            self._mark(started=False)
             while not self._queue and not self._closed:
                 self._changed.wait()
             if not self._queue:
                 return None
-            self._mark(begun=True)
+            self._mark(started=True)
             return self._queue.popleft()
 
-    def _mark(self, *, begun: bool) -> None:
+    def _mark(self, *, started: bool) -> None:
         self._progressed_at = time.monotonic()
-        self._begun_at = self._progressed_at if begun else None
+        self._started_at = self._progressed_at if started else None

@@ -1,4 +1,4 @@
-"""Which file the driver's library was loaded from, and whether another one is installed in its place by now."""
+"""Determines which file the driver's library was loaded from, and whether an upgrade has replaced that file."""
 
 from __future__ import annotations
 
@@ -17,25 +17,25 @@ MAPS = Path("/proc/self/maps")
 
 @runtime_checkable
 class LibrarySource(Protocol):
-    """A source of figures that has loaded a library of the driver's."""
+    """A source of readings that loads a library of the driver."""
 
     @property
-    def outlived(self) -> bool:
-        """Whether the driver was upgraded, and its new library cannot be loaded into this process."""
+    def needs_new_process(self) -> bool:
+        """Whether the driver was upgraded and its new library cannot be loaded into this process."""
 
 
-def is_outlived(source: VramSource) -> bool:
-    """Whether only another process could read from the driver again."""
-    return isinstance(source, LibrarySource) and source.outlived
+def needs_new_process(source: VramSource) -> bool:
+    """Return whether only a new process can read from the driver again."""
+    return isinstance(source, LibrarySource) and source.needs_new_process
 
 
 @dataclass(frozen=True, slots=True)
 class LibraryFile:
-    """A library as it lay on disk when it was loaded.
+    """A library file as it was when it was loaded.
 
     Attributes:
-        path: the name under which it is loaded, a link as a rule.
-        identity: device, inode, size and time of the file behind it.
+        path: the path under which it is loaded, usually a symbolic link.
+        identity: device, inode, size and modification time of the file that the path refers to.
     """
 
     path: Path
@@ -43,20 +43,24 @@ class LibraryFile:
 
     @property
     def is_replaced(self) -> bool:
-        """Whether that name leads to another file now; not where it leads nowhere."""
+        """Whether the path refers to another file now; False if the path does not exist."""
         now = _identity(self.path)
         return now is not None and now != self.identity
 
 
 def loaded_file() -> LibraryFile | None:
-    """The library that is mapped into this process, as it lies on disk now; None where none is. Blocks."""
+    """Return the library that is mapped into this process, with its present identity on disk; None if none is mapped.
+
+    This function blocks.
+    """
     folder = _folder()
     identity = _identity(folder / SONAME) if folder is not None else None
     return None if folder is None or identity is None else LibraryFile(folder / SONAME, identity)
 
 
 def is_mapped() -> bool:
-    """Whether any is mapped. What was closed may stay: a library can ask for that when it is linked (nodelete)."""
+    """Return whether a library of the driver is mapped into this process."""
+    # A closed library may stay mapped: it may be linked with -z nodelete.
     return _folder() is not None
 
 
@@ -74,7 +78,7 @@ def _folder() -> Path | None:
 
 def _identity(path: Path) -> tuple[int, int, int, int] | None:
     try:
-        about = path.stat()
+        status = path.stat()
     except OSError:
         return None
-    return about.st_dev, about.st_ino, about.st_size, about.st_mtime_ns
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns

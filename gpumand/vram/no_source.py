@@ -1,4 +1,4 @@
-"""``[gpu] source = "none"``: no figures at all, said plainly."""
+"""Implements ``[gpu] source = "none"``: a source without readings."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ ERROR = "no-source: no VRAM source is configured; declared footprints are used"
 
 
 class NoSource:
-    """One device of which at most the configured size is known."""
+    """A VramSource with one device, of which at most the configured size is known."""
 
     name: str = "none"
 
     def __init__(self, total_mib: int | None, clock: Clock) -> None:
-        """Take the size of device 0 in MiB, None when not configured."""
+        """Set the size of device 0 in MiB; None if it is not configured."""
         self._total_mib = total_mib
         self._clock = clock
 
     async def read(self) -> Reading:
-        """The device without figures; see VramSource."""
-        stamp = ReadingTime.now(self._clock)
+        """Return the device without readings; see VramSource."""
+        reading_time = ReadingTime.now(self._clock)
         sample = Sample(
             index=0,
             uuid="none",
@@ -30,14 +30,14 @@ class NoSource:
             total_mib=self._total_mib,
             used_mib=None,
             free_mib=None,
-            taken_at=stamp.monotonic,
-            sampled_usec=stamp.realtime_usec,
+            taken_at=reading_time.monotonic,
+            sampled_usec=reading_time.realtime_usec,
             error=ERROR,
         )
         return Reading((sample,), ERROR)
 
-    def renew(self) -> None:
-        """There is nothing to begin with."""
+    def reopen(self) -> None:
+        """Do nothing: there is no driver."""
 
     async def close(self) -> None:
-        """Nothing to give back."""
+        """Do nothing: there is no library to release."""

@@ -1,7 +1,7 @@
-"""NVIDIA's driver as a VramSource: initialises, reads, and recovers from whatever the driver does.
+"""Implements the VramSource for NVIDIA's driver: initialises NVML, reads it, and recovers from its failures.
 
-Its parts: ``nvml_library`` (the calls), ``nvml_device`` (one device), ``nvml_mig`` (GPUs that are cut into instances),
-and here the session that lives in the library's own thread and the source that the daemon awaits.
+``nvml_library`` calls the library, ``nvml_device`` reads one device, ``nvml_mig`` finds MIG instances. This module has
+the session, which runs in the library's own thread, and the source, which the daemon awaits.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from gpumand.ports import Clock
 from gpumand.vram.call_thread import CallHangs, CallThread, ThreadClosed
 from gpumand.vram.nvml_device import Device, find_devices, read_device
 from gpumand.vram.nvml_library import CallFailed, LibraryFailed, NvmlLibrary
-from gpumand.vram.reading_time import ReadingTime, without_figures
+from gpumand.vram.reading_time import ReadingTime, without_readings
 
 log = logging.getLogger(__name__)
 
@@ -22,33 +22,33 @@ LAST_RETRY_SEC = 60.0
 
 
 class Backoff:
-    """When to try again: 1 s after the first failure, twice as long after each further one, a minute at most."""
+    """Delays retries: 1 s after the first failure, twice as long after each further one, at most 60 s."""
 
     def __init__(self) -> None:
         self._delay_sec = 0.0
         self._retry_at = 0.0
 
     def due(self, now: float) -> bool:
-        """Whether it is time to try."""
+        """Return whether the delay is over."""
         return now >= self._retry_at
 
     @property
     def waiting(self) -> bool:
-        """Whether the last try failed."""
+        """Whether the last attempt failed."""
         return self._delay_sec > 0
 
     def failed(self, now: float) -> None:
-        """Count a failure."""
+        """Record a failure and double the delay."""
         self._delay_sec = min(max(self._delay_sec * 2, FIRST_RETRY_SEC), LAST_RETRY_SEC)
         self._retry_at = now + self._delay_sec
 
     def succeeded(self) -> None:
-        """Forget all failures."""
+        """Reset the delay."""
         self._delay_sec = self._retry_at = 0.0
 
 
 class NvmlSession:
-    """The library's state between readings; everything here runs in the library's thread."""
+    """The state of the library between readings; all methods run in the library's thread unless noted otherwise."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
@@ -56,54 +56,57 @@ class NvmlSession:
         self._backoff = Backoff()
         self._devices: tuple[Device, ...] = ()
         self._gpus = 0
-        self._may_change = False
+        self._mig_possible = False
         self._open = False
-        self._renewing = False
+        self._must_reopen = False
         self._last_error = ""
 
-    def renew(self) -> None:
-        """Have the next reading shut the library down and initialise it anew, at once (from any thread)."""
-        self._renewing = True
+    def reopen(self) -> None:
+        """Make the next reading reinitialise the library without delay; may be called from any thread."""
+        self._must_reopen = True
 
     def read(self) -> Reading:
-        """Read every device, initialising first where that is due. Raises nothing that a driver can cause."""
-        stamp = ReadingTime.now(self._clock)
-        if self._renewing:
-            self._renewing = False
+        """Read every device, after initialising the library if necessary. Failures are reported in the Reading."""
+        reading_time = ReadingTime.now(self._clock)
+        if self._must_reopen:
+            self._must_reopen = False
+            # Handles are invalid after a suspend. The delay is reset, because earlier failures say nothing about now.
             self.close()
             self._backoff.succeeded()
-        if not self._open and not self._backoff.due(stamp.monotonic):
+        if not self._open and not self._backoff.due(reading_time.monotonic):
             return Reading(error=self._last_error)
         try:
-            self._ensure_open(stamp.monotonic)
-            samples = tuple(read_device(self._library, device, stamp) for device in self._devices)
+            self._ensure_open(reading_time.monotonic)
+            samples = tuple(read_device(self._library, device, reading_time) for device in self._devices)
         except LibraryFailed as failure:
-            return self._failed(str(failure), stamp.monotonic)
-        self._note(samples, stamp.monotonic)
+            return self._failed(str(failure), reading_time.monotonic)
+        self._record_result(samples, reading_time.monotonic)
         return Reading(samples)
 
     @property
-    def outlived(self) -> bool:
-        """Whether the driver was upgraded, and its new library cannot be loaded into this process."""
-        return self._library.outlived
+    def needs_new_process(self) -> bool:
+        """Whether the driver was upgraded and its new library cannot be loaded into this process."""
+        return self._library.needs_new_process
 
     def close(self) -> None:
-        """Give the library back."""
+        """Shut the library down."""
         self._open = False
         self._library.stop()
 
     def _ensure_open(self, now: float) -> None:
-        if self._open and self._looks_stale(now):
+        if self._open and self._must_reinitialise(now):
             self.close()
         if not self._open:
             self._library.start()
             self._open = True
             self._find_devices(self._count())
-        elif self._may_change:
-            self._find_devices(self._gpus)  # instances come and go while the driver runs, and nothing tells of it
+        elif self._mig_possible:
+            # MIG instances can be created and destroyed while the driver runs, and NVML does not report such changes.
+            self._find_devices(self._gpus)
 
-    def _looks_stale(self, now: float) -> bool:
-        """A device failed a while ago and may be back, or devices came or went: only a new start sees that."""
+    def _must_reinitialise(self, now: float) -> bool:
+        """Return whether a failed device is due for a retry, or the number of GPUs has changed."""
+        # NVML notices such changes only when it is initialised again.
         if self._backoff.waiting and self._backoff.due(now):
             return True
         return self._count() != self._gpus
@@ -111,11 +114,11 @@ class NvmlSession:
     def _find_devices(self, gpus: int) -> None:
         before = {device.index: device for device in self._devices}
         found = [find_devices(self._library, gpu, before) for gpu in range(gpus)]
-        self._gpus, self._may_change = gpus, any(one.may_change for one in found)
+        self._gpus, self._mig_possible = gpus, any(one.mig_possible for one in found)
         self._devices = tuple(device for one in found for device in one.devices)
         if not self._devices:
-            why = "the GPUs are cut by MIG, and no instance is made" if gpus else "the driver lists no GPU"
-            raise LibraryFailed("no-devices", why)
+            mig_reason = "MIG is enabled on all GPUs, but no MIG instance exists: create one, or disable MIG"
+            raise LibraryFailed("no-devices", mig_reason if gpus else "the driver lists no GPU")
 
     def _count(self) -> int:
         try:
@@ -124,64 +127,66 @@ class NvmlSession:
             raise LibraryFailed("nvml-error", str(failure)) from failure
 
     def _failed(self, error: str, now: float) -> Reading:
-        if error != self._last_error:
+        if error != self._last_error:  # the same failure repeats with every attempt and is logged once
             log.warning("NVML: %s", error)
         self._last_error = error
         self.close()
         self._backoff.failed(now)
         return Reading(error=error)
 
-    def _note(self, samples: tuple[Sample, ...], now: float) -> None:
-        """A device that fails is looked for again by a new start, ever more seldom, while the others are served."""
+    def _record_result(self, samples: tuple[Sample, ...], now: float) -> None:
+        """Reset or extend the delay until the next initialisation after a successful reading."""
         if self._last_error:
-            log.info("NVML: works again, %d devices", len(samples))
+            log.info("NVML: readings are available again; devices: %d", len(samples))
         self._last_error = ""
-        if not any(needs_new_start(sample) for sample in samples):
+        # If one device fails, the library is reinitialised at growing intervals; the other devices are read meanwhile.
+        if not any(needs_reinitialisation(sample) for sample in samples):
             self._backoff.succeeded()
         elif self._backoff.due(now):
             self._backoff.failed(now)
 
 
-def needs_new_start(sample: Sample) -> bool:
-    """Whether initialising anew may mend what is wrong with this device."""
+def needs_reinitialisation(sample: Sample) -> bool:
+    """Return whether reinitialising the library may repair a failed device."""
+    # A device without memory information of its own (unified memory) is not a failure that could be repaired.
     return bool(sample.error) and not sample.error.startswith("memory-info-not-supported")
 
 
 class NvmlSource:
-    """A VramSource over NVML; one per process, because the library's state is the process's."""
+    """A VramSource that reads NVML. Create one per process, because NVML's state is global to the process."""
 
     name: str = "nvml"
 
     def __init__(self, clock: Clock, *, call_timeout_sec: float = 5.0) -> None:
-        """Prepare; nothing is loaded before the first read.
+        """Create the source; the library is loaded by the first reading.
 
         Args:
-            clock: time of samples and of back-off.
-            call_timeout_sec: real seconds after which a reading under way counts as hanging.
+            clock: current time, for samples and back-off.
+            call_timeout_sec: real seconds after which a running reading counts as hanging.
         """
         self._clock = clock
         self._thread = CallThread("gpumand-nvml", call_timeout_sec)
         self._session = NvmlSession(clock)
-        self._seen: tuple[Sample, ...] = ()
+        self._last_samples: tuple[Sample, ...] = ()
 
     @property
     def progressed_at(self) -> float:
-        """Monotonic seconds of the last time the library's thread began or finished a reading."""
+        """Monotonic time in seconds at which the library's thread last started or finished a reading."""
         return self._thread.progressed_at
 
     @property
     def busy_sec(self) -> float:
-        """For how long the reading under way has been running; 0.0 when none is."""
+        """Seconds that the current reading has been running; 0.0 if there is none."""
         return self._thread.busy_sec
 
     @property
-    def outlived(self) -> bool:
-        """Whether the driver was upgraded, and its new library cannot be loaded into this process: begin another."""
-        return self._session.outlived
+    def needs_new_process(self) -> bool:
+        """Whether the driver was upgraded and its new library cannot be loaded into this process."""
+        return self._session.needs_new_process
 
     @property
     def thread_alive(self) -> bool:
-        """Whether the library's thread runs, unless it is not needed yet or any more."""
+        """Whether the library's thread runs; also True before the first reading and after ``close``."""
         return self._thread.alive
 
     async def read(self) -> Reading:
@@ -189,26 +194,27 @@ class NvmlSource:
         try:
             reading = await self._thread.call(self._session.read)
         except CallHangs as hang:
-            return self._blind(f"nvml-hangs: a driver call has not returned for {hang.seconds:.0f} s")
+            return self._without_readings(f"nvml-hangs: a driver call has not returned for {hang.seconds:.0f} s")
         except ThreadClosed as error:
-            return self._blind(f"nvml-error: no thread for driver calls: {error}")
+            return self._without_readings(f"nvml-error: no thread for driver calls: {error}")
         if reading.error:
-            return self._blind(reading.error)
-        self._seen = reading.devices
+            return self._without_readings(reading.error)
+        self._last_samples = reading.devices
         return reading
 
-    def renew(self) -> None:
-        """See VramSource. A call that hangs meanwhile is not waited for."""
-        self._session.renew()
+    def reopen(self) -> None:
+        """Make the next reading reinitialise the library; does not wait for a call that hangs. See VramSource."""
+        self._session.reopen()
 
     async def close(self) -> None:
-        """Shut the library down; one that hangs is left alone."""
+        """Shut the library down, unless a call hangs."""
         try:
             await self._thread.call(self._session.close)
         except (CallHangs, ThreadClosed):
-            log.debug("NVML is left as it is")
+            log.debug("NVML was not shut down, because its thread hangs or is closed")
         self._thread.close()
 
-    def _blind(self, error: str) -> Reading:
-        stamp = ReadingTime.now(self._clock)
-        return Reading(tuple(without_figures(sample, error, stamp) for sample in self._seen), error)
+    def _without_readings(self, error: str) -> Reading:
+        # Devices that were read before stay listed, so that configuration that refers to them stays valid.
+        reading_time = ReadingTime.now(self._clock)
+        return Reading(tuple(without_readings(sample, error, reading_time) for sample in self._last_samples), error)

@@ -1,6 +1,6 @@
-"""One device through NVML: its figures and who holds them.
+"""Reads one device through NVML: its memory and the processes that hold it.
 
-Blocking; called in the library's thread.
+All functions block; call them in the library's thread.
 """
 
 from __future__ import annotations
@@ -18,22 +18,22 @@ from gpumand.vram.reading_time import ReadingTime
 
 MIB = 1 << 20
 NOT_AVAILABLE = (1 << 64) - 1
-"""NVML's "no figure": the largest number, not zero."""
+"""NVML's value for "not available", which is the largest number and not zero."""
 
-NO_SUCH_VERSION = frozenset({Code.FUNCTION_NOT_FOUND, Code.INVALID_ARGUMENT, Code.ARGUMENT_VERSION_MISMATCH})
+UNSUPPORTED_VERSION = frozenset({Code.FUNCTION_NOT_FOUND, Code.INVALID_ARGUMENT, Code.ARGUMENT_VERSION_MISMATCH})
 
 
 @dataclass(frozen=True, slots=True)
 class Device:
-    """A device as found when the library was initialised.
+    """A device as found by ``find_devices``.
 
     Attributes:
-        index: NVML's index, or of a MIG instance what ``nvml_mig`` makes of it.
-        uuid, name: "" where the driver would not say and never said before.
-        handle: NVML's handle; None where there is none.
+        index: NVML's index; for a MIG instance the index from ``nvml_mig.index_of``.
+        uuid, name: "" if the driver has never reported them.
+        handle: NVML's handle; None if the device could not be opened.
         failure: why there is no handle.
-        beside: handles of further compute instances that share its memory.
-        instance: NVML's number of the GPU instance that it is; None where it is a whole GPU.
+        other_handles: handles of further compute instances that share the device's memory.
+        instance: NVML's number of the GPU instance; None for a whole GPU.
     """
 
     index: int
@@ -41,13 +41,13 @@ class Device:
     name: str
     handle: Any = None
     failure: CallFailed | None = None
-    beside: tuple[Any, ...] = ()
+    other_handles: tuple[Any, ...] = ()
     instance: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """Figures of one device in MiB; None = unknown. ``used`` counts the driver's reserve only where NVML is old."""
+    """Memory of one device in MiB; None = unknown. ``used_mib`` includes the driver's reserve only with an old NVML."""
 
     total_mib: int | None
     used_mib: int | None
@@ -55,60 +55,71 @@ class Memory:
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
-    """What a GPU turned out to be.
+class GpuDevices:
+    """The devices of one GPU.
 
     Attributes:
-        devices: itself, or its MIG instances.
-        may_change: it can be cut into instances, which happens while the driver runs.
+        devices: the GPU itself, or its MIG instances.
+        mig_possible: the GPU supports MIG, so instances may appear and disappear while the driver runs.
     """
 
     devices: tuple[Device, ...]
-    may_change: bool = False
+    mig_possible: bool = False
 
 
-def find_devices(library: NvmlLibrary, gpu: int, before: Mapping[int, Device]) -> Found:
-    """Look a GPU up; what cannot be opened keeps the names it had. Raises LibraryFailed."""
+def find_devices(library: NvmlLibrary, gpu: int, before: Mapping[int, Device]) -> GpuDevices:
+    """Find the devices of a GPU.
+
+    Args:
+        library: the initialised library.
+        gpu: NVML's index of the GPU.
+        before: the devices found earlier, by index; a device that cannot be opened keeps its UUID and name from there.
+
+    Raises:
+        LibraryFailed: the library cannot be used.
+    """
     try:
         handle = library.call("nvmlDeviceGetHandleByIndex", gpu)
-        cut = nvml_mig.is_cut(library, handle)
-        if cut:
+        mig_enabled = nvml_mig.is_mig_enabled(library, handle)
+        if mig_enabled:
             parts = nvml_mig.instances(library, gpu, handle)
-            return Found(tuple(_instance(library, one, before.get(one.index)) for one in parts), may_change=True)
-        return Found((_opened(library, Device(gpu, "", "", handle)),), may_change=cut is not None)
+            return GpuDevices(
+                tuple(_mig_device(library, one, before.get(one.index)) for one in parts), mig_possible=True
+            )
+        return GpuDevices((_with_names(library, Device(gpu, "", "", handle)),), mig_possible=mig_enabled is not None)
     except CallFailed as failure:
         known = [one for index, one in before.items() if nvml_mig.gpu_of(index) == gpu] or [Device(gpu, "", "")]
-        return Found(tuple(Device(one.index, one.uuid, one.name, failure=failure) for one in known))
+        return GpuDevices(tuple(Device(one.index, one.uuid, one.name, failure=failure) for one in known))
 
 
-def _instance(library: NvmlLibrary, one: nvml_mig.Instance, before: Device | None) -> Device:
+def _mig_device(library: NvmlLibrary, one: nvml_mig.Instance, before: Device | None) -> Device:
     failure = one.failure
     if failure is None:
-        handle, *beside = one.handles
+        handle, *other_handles = one.handles
         try:
-            return _opened(library, Device(one.index, "", "", handle, None, tuple(beside), one.number))
+            return _with_names(library, Device(one.index, "", "", handle, None, tuple(other_handles), one.number))
         except CallFailed as failed:
             failure = failed
     return Device(one.index, before.uuid if before else "", before.name if before else "", failure=failure)
 
 
-def _opened(library: NvmlLibrary, device: Device) -> Device:
+def _with_names(library: NvmlLibrary, device: Device) -> Device:
     uuid, name = library.call("nvmlDeviceGetUUID", device.handle), library.call("nvmlDeviceGetName", device.handle)
     return replace(device, uuid=str(uuid), name=short_name(str(name)))
 
 
-def read_device(library: NvmlLibrary, device: Device, stamp: ReadingTime) -> Sample:
-    """Take a sample; what fails is said in it. Raises LibraryFailed."""
+def read_device(library: NvmlLibrary, device: Device, reading_time: ReadingTime) -> Sample:
+    """Read a device; its failure is reported in the sample. Raises LibraryFailed."""
     try:
         if device.failure is not None:
             raise device.failure
-        return _read(library, device, stamp)
+        return _read(library, device, reading_time)
     except CallFailed as failure:
-        return _failed(device, failure, stamp)
+        return _failed(device, failure, reading_time)
 
 
-def _read(library: NvmlLibrary, device: Device, stamp: ReadingTime) -> Sample:
-    memory, error = _memory_or_why_not(library, device.handle)
+def _read(library: NvmlLibrary, device: Device, reading_time: ReadingTime) -> Sample:
+    memory, error = _read_memory(library, device.handle)
     processes, complete = _processes(library, device)
     return Sample(
         index=device.index,
@@ -120,13 +131,13 @@ def _read(library: NvmlLibrary, device: Device, stamp: ReadingTime) -> Sample:
         free_mib=memory.free_mib,
         processes=processes,
         attributed=complete and all(process.used_mib is not None for process in processes),
-        taken_at=stamp.monotonic,
-        sampled_usec=stamp.realtime_usec,
+        taken_at=reading_time.monotonic,
+        sampled_usec=reading_time.realtime_usec,
         error=error,
     )
 
 
-def _failed(device: Device, failure: CallFailed, stamp: ReadingTime) -> Sample:
+def _failed(device: Device, failure: CallFailed, reading_time: ReadingTime) -> Sample:
     lost = failure.code == Code.GPU_IS_LOST
     return Sample(
         index=device.index,
@@ -136,99 +147,111 @@ def _failed(device: Device, failure: CallFailed, stamp: ReadingTime) -> Sample:
         total_mib=None,
         used_mib=None,
         free_mib=None,
-        taken_at=stamp.monotonic,
-        sampled_usec=stamp.realtime_usec,
+        taken_at=reading_time.monotonic,
+        sampled_usec=reading_time.realtime_usec,
         lost=lost,
         error="gpu-lost: the GPU has fallen off the bus" if lost else f"nvml-error: {failure}",
     )
 
 
-def _memory_or_why_not(library: NvmlLibrary, handle: Any) -> tuple[Memory, str]:
-    """Unified-memory devices (GB10) have no figures of their own, but do list processes."""
+def _read_memory(library: NvmlLibrary, handle: Any) -> tuple[Memory, str]:
+    """Return the memory and an error message; both are set if NVML has no memory information for the device."""
+    # Devices with unified memory (GB10) report no memory of their own, but they list processes.
     try:
-        return _memory(library, handle), ""
+        return _memory_info(library, handle), ""
     except CallFailed as failure:
         if failure.code != Code.NOT_SUPPORTED:
             raise
         return Memory(None, None, None), f"memory-info-not-supported: {failure}"
 
 
-def _memory(library: NvmlLibrary, handle: Any) -> Memory:
+def _memory_info(library: NvmlLibrary, handle: Any) -> Memory:
+    # Version 2 reports the driver's reserve separately; version 1 includes it in the used memory.
     try:
         info = library.call("nvmlDeviceGetMemoryInfo", handle, version=library.constant("nvmlMemory_v2"))
     except CallFailed as failure:
-        if failure.code not in NO_SUCH_VERSION | {Code.NOT_SUPPORTED}:
+        if failure.code not in UNSUPPORTED_VERSION | {Code.NOT_SUPPORTED}:
             raise
         info = library.call("nvmlDeviceGetMemoryInfo", handle)
+    # A total of 0 means that the driver has no value: unknown is not zero.
     if info.total in (0, NOT_AVAILABLE):
         raise CallFailed(Code.NOT_SUPPORTED, f"the driver reports a total of {info.total} bytes")
     return Memory(_floor_mib(info.total), _ceil_mib(info.used), _floor_mib(info.free))
 
 
 @dataclass(frozen=True, slots=True)
-class _ListCall:
-    """A list of processes; ``draws``: nobody does on a MIG instance, which may not even have the list."""
+class _ProcessList:
+    """One of NVML's lists of processes.
+
+    Attributes:
+        function: NVML's function, without version suffix.
+        always_supported: every driver has this list, so its absence is a failure.
+        graphics: graphics processes; a MIG instance has none and may lack the list.
+    """
 
     function: str
-    always_there: bool
-    draws: bool = False
+    always_supported: bool
+    graphics: bool = False
 
 
 LISTS = (
-    _ListCall("nvmlDeviceGetComputeRunningProcesses", always_there=True),
-    _ListCall("nvmlDeviceGetGraphicsRunningProcesses", always_there=True, draws=True),
-    _ListCall("nvmlDeviceGetMPSComputeRunningProcesses", always_there=False),
+    _ProcessList("nvmlDeviceGetComputeRunningProcesses", always_supported=True),
+    _ProcessList("nvmlDeviceGetGraphicsRunningProcesses", always_supported=True, graphics=True),
+    _ProcessList("nvmlDeviceGetMPSComputeRunningProcesses", always_supported=False),
 )
 
 
 def _processes(library: NvmlLibrary, device: Device) -> tuple[tuple[ProcessUse, ...], bool]:
-    """Everybody in any of the lists, one entry a pid, and whether no list failed."""
+    """Return the processes of all lists, one entry per pid, and whether the lists are complete."""
     found: dict[int, int | None] = {}
     complete = True
-    for which, handle in product(LISTS, (device.handle, *device.beside)):
+    for process_list, handle in product(LISTS, (device.handle, *device.other_handles)):
         try:
-            _join(found, _list(library, which.function, handle, device.instance))
+            _merge(found, _read_list(library, process_list.function, handle, device.instance))
         except CallFailed as failure:
-            if failure.code == Code.GPU_IS_LOST:
+            if failure.code == Code.GPU_IS_LOST:  # concerns the device, not this list
                 raise
-            absent = failure.code in (Code.FUNCTION_NOT_FOUND, Code.NOT_SUPPORTED)
-            may_lack = not which.always_there or (which.draws and device.instance is not None)
-            complete = complete and absent and may_lack
+            unsupported = failure.code in (Code.FUNCTION_NOT_FOUND, Code.NOT_SUPPORTED)
+            is_optional = not process_list.always_supported or (process_list.graphics and device.instance is not None)
+            complete = complete and unsupported and is_optional
     names = {pid: _process_name(library, pid) for pid in found}
     return tuple(ProcessUse(pid, found[pid], names[pid]) for pid in sorted(found)), complete
 
 
-def _join(found: dict[int, int | None], processes: Iterable[tuple[int, int | None]]) -> None:
-    """A process that computes and draws is in both lists with the same memory: the larger figure, never the sum."""
+def _merge(found: dict[int, int | None], processes: Iterable[tuple[int, int | None]]) -> None:
+    """Add processes to ``found``; of two values for one pid, keep the larger one."""
+    # A process that uses compute and graphics is in both lists with the same memory, so the values are not added.
     for pid, mib in processes:
-        known = [figure for figure in (found.get(pid), mib) if figure is not None]
+        known = [value for value in (found.get(pid), mib) if value is not None]
         found[pid] = max(known) if known else None
 
 
-def _list(library: NvmlLibrary, function: str, handle: Any, instance: int | None) -> list[tuple[int, int | None]]:
+def _read_list(library: NvmlLibrary, function: str, handle: Any, instance: int | None) -> list[tuple[int, int | None]]:
     try:
-        entries = _list_growing(library, f"{function}_v3", handle)
+        entries = _call_until_it_fits(library, f"{function}_v3", handle)
     except CallFailed as failure:
         if failure.code != Code.FUNCTION_NOT_FOUND:
             raise
-        entries = _list_growing(library, f"{function}_v2", handle)
-    own = [entry for entry in entries if instance is None or _is_in(entry, instance)]
+        entries = _call_until_it_fits(library, f"{function}_v2", handle)
+    own = [entry for entry in entries if instance is None or _belongs_to(entry, instance)]
     return [(int(entry.pid), _ceil_mib(entry.usedGpuMemory)) for entry in own]
 
 
-def _is_in(entry: Any, instance: int) -> bool:
-    """Some drivers list the whole GPU's processes for one of its instances too."""
+def _belongs_to(entry: Any, instance: int) -> bool:
+    """Return whether a process belongs to a MIG instance."""
+    # Some drivers list the processes of the whole GPU for each of its instances.
     return nvml_mig.NO_INSTANCE in (instance, number := getattr(entry, "gpuInstanceId", instance)) or number == instance
 
 
-def _list_growing(library: NvmlLibrary, function: str, handle: Any, tries: int = 3) -> list[Any]:
-    """The list may grow between the call that asks for its length and the one that fetches it."""
-    for left in reversed(range(tries)):
+def _call_until_it_fits(library: NvmlLibrary, function: str, handle: Any, tries: int = 3) -> list[Any]:
+    """Call a list function, with retries if the list grows during the call."""
+    # pynvml queries the length first and then the list. A process that appears in between makes the buffer too small.
+    for tries_left in reversed(range(tries)):
         try:
             entries: list[Any] = library.call(function, handle)
             return entries
         except CallFailed as failure:
-            if failure.code != Code.INSUFFICIENT_SIZE or not left:
+            if failure.code != Code.INSUFFICIENT_SIZE or not tries_left:
                 raise
     raise AssertionError("unreachable")
 
@@ -241,10 +264,10 @@ def _process_name(library: NvmlLibrary, pid: int) -> str:
     return name or command_name(pid)
 
 
-def _floor_mib(figure: int | None) -> int | None:
-    return None if figure in (None, NOT_AVAILABLE) else int(figure) // MIB
+def _floor_mib(value: int | None) -> int | None:
+    return None if value in (None, NOT_AVAILABLE) else int(value) // MIB
 
 
-def _ceil_mib(figure: int | None) -> int | None:
-    """Memory in use is rounded up, so that a little is not nothing."""
-    return None if figure in (None, NOT_AVAILABLE) else -(-int(figure) // MIB)
+def _ceil_mib(value: int | None) -> int | None:
+    """Convert used bytes to MiB, rounded up, so that a small amount does not become zero."""
+    return None if value in (None, NOT_AVAILABLE) else -(-int(value) // MIB)

@@ -1,6 +1,6 @@
-"""nvidia-ml-py's calls with errors of our own: what failed, and whether it concerns one call or the whole library.
+"""Calls NVML through nvidia-ml-py and distinguishes failures of one call from failures of the whole library.
 
-Everything here blocks and is called in one thread only.
+All functions block and must be called in one thread only.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from gpumand.vram.library_file import LibraryFile, is_mapped, loaded_file
 
 
 class Code(IntEnum):
-    """Those return codes of NVML (fixed by its ABI) that are told apart here."""
+    """The return codes of NVML that gpumand distinguishes; their values are fixed by NVML's ABI."""
 
     UNINITIALIZED = 1
     INVALID_ARGUMENT = 2
@@ -32,23 +32,23 @@ class Code(IntEnum):
     UNKNOWN = 999
 
 
-WORDS = {
+LIBRARY_ERRORS = {
     Code.LIBRARY_NOT_FOUND: ("nvml-library-missing", "libnvidia-ml.so.1 is not installed"),
     Code.DRIVER_NOT_LOADED: ("driver-not-loaded", "the NVIDIA kernel module is not loaded"),
     Code.LIB_RM_VERSION_MISMATCH: (
         "driver-mismatch",
-        "the NVML library and the loaded kernel module are of different driver versions",
+        "the NVML library and the loaded kernel module have different driver versions",
     ),
 }
-WHOLE_LIBRARY = frozenset({Code.UNINITIALIZED, *WORDS})
-"""Codes that say nothing about one device: the library must be initialised again."""
+WHOLE_LIBRARY = frozenset({Code.UNINITIALIZED, *LIBRARY_ERRORS})
+"""Codes that concern the whole library, which must then be initialised again."""
 
 
 class CallFailed(Exception):
-    """One call failed.
+    """One call of NVML failed; the message is one line.
 
     Attributes:
-        code: NVML's return code; Code.UNKNOWN where the failure has none.
+        code: NVML's return code; Code.UNKNOWN if the failure has none.
     """
 
     def __init__(self, code: int, message: str) -> None:
@@ -64,74 +64,80 @@ class LibraryFailed(Exception):
 
 
 class NvmlLibrary:
-    """The module ``pynvml``, imported when first needed, and its state."""
+    """The module ``pynvml``, which is imported on first use, and its state.
+
+    Attributes:
+        needs_new_process: the driver was upgraded and its new library cannot be loaded into this process.
+    """
 
     def __init__(self) -> None:
         self._module: ModuleType | None = None
         self._initialised = False
         self._file: LibraryFile | None = None
-        self.outlived = False
+        self.needs_new_process = False
 
     def start(self) -> None:
-        """Import and initialise; ``outlived`` says then whether only another process could. Raises LibraryFailed."""
+        """Import pynvml and initialise NVML; sets ``needs_new_process``. Raises LibraryFailed."""
         self._module = self._module or _import()
         try:
             self.call("nvmlInit")
         except CallFailed as failure:
-            self._note_file()
+            # The file must be recorded while the library is mapped, and compared after it was unloaded.
+            self._record_file()
             self._unload()
-            self.outlived = failure.code == Code.LIB_RM_VERSION_MISMATCH and self._is_stuck()
+            self.needs_new_process = failure.code == Code.LIB_RM_VERSION_MISMATCH and self._is_old_library_mapped()
             raise _library_failed(failure) from failure
-        self._note_file()
-        self.outlived = False
+        self._record_file()
+        self.needs_new_process = False
         self._initialised = True
 
-    def _note_file(self) -> None:
-        """Remember which file was loaded, when it was."""
+    def _record_file(self) -> None:
+        """Record the file of the library when it is first loaded."""
         self._file = self._file or loaded_file()
 
-    def _is_stuck(self) -> bool:
-        """Whether a library that is no longer the installed one stays in this process though it was closed."""
+    def _is_old_library_mapped(self) -> bool:
+        """Return whether the closed library is still mapped, and another file is installed in its place."""
         if not is_mapped():
             self._file = None
         return self._file is not None and self._file.is_replaced
 
     def stop(self) -> None:
-        """Shut down where it was initialised; a failure to do so changes nothing."""
+        """Shut NVML down if it is initialised; failures are ignored."""
         if not self._initialised:
             return
         self._initialised = False
-        with contextlib.suppress(CallFailed, LibraryFailed):  # unusable already, which is why it is stopped
+        with contextlib.suppress(CallFailed, LibraryFailed):  # often stopped because it is unusable
             self.call("nvmlShutdown")
 
     def call(self, function: str, *args: Any, **kwargs: Any) -> Any:
-        """Call one function of the module.
+        """Call a function of pynvml by name.
 
         Raises:
-            LibraryFailed: initialised before, but unusable now.
+            LibraryFailed: the library was initialised and has become unusable.
             CallFailed: this call failed.
         """
         try:
             return getattr(self._module, function)(*args, **kwargs)
-        except Exception as error:  # pynvml raises two unrelated families, and UnicodeDecodeError for odd names
-            failure = self._translated(error)
+        except Exception as error:
+            # pynvml raises two unrelated families of exceptions, and UnicodeDecodeError for process names.
+            failure = self._translate(error)
         if self._initialised and failure.code in WHOLE_LIBRARY:
             raise _library_failed(failure) from failure
         raise failure
 
     def constant(self, name: str) -> int:
-        """A constant of the module. Raises CallFailed where this version has none of that name."""
+        """Return a constant of pynvml. Raises CallFailed if the installed version does not have it."""
         value = getattr(self._module, name, None)
         if not isinstance(value, int):
             raise CallFailed(Code.FUNCTION_NOT_FOUND, f"pynvml has no {name}")
         return value
 
-    def _translated(self, error: Exception) -> CallFailed:
+    def _translate(self, error: Exception) -> CallFailed:
         value = getattr(error, "value", None)
         if isinstance(error, self._class("NVMLError")) and isinstance(value, int):
             return CallFailed(value, f"{error} (NVML error {value})")
         if isinstance(error, (self._class("NVMLLibraryMismatchError"), AttributeError, TypeError)):
-            # The library or this version of pynvml lacks the function or the argument.
+            # The library or the installed version of pynvml lacks the function or the argument.
             return CallFailed(Code.FUNCTION_NOT_FOUND, str(error))
         return CallFailed(Code.UNKNOWN, f"{type(error).__name__}: {error}")
 
@@ -139,11 +145,9 @@ class NvmlLibrary:
         return getattr(self._module, name, ())
 
     def _unload(self) -> None:
-        """Forget a library that would not start, so that the next try loads the one that is installed then.
-
-        Without this, a daemon that outlives a driver upgrade would keep the old file's code for ever. pynvml has no
-        call for it: its ``nvmlLib`` is what it loaded, and its cache holds that one's functions.
-        """
+        """Unload a library that failed to initialise, so that the next attempt loads the installed one."""
+        # Otherwise a daemon that runs across a driver upgrade would use the old library for ever. pynvml has no
+        # function for this: ``nvmlLib`` is the loaded library, and the cache contains its functions.
         module: Any = self._module
         library = getattr(module, "nvmlLib", None)
         cache = getattr(module, "_nvmlGetFunctionPointer_cache", None)
@@ -155,11 +159,13 @@ class NvmlLibrary:
 
 
 def _import() -> ModuleType:
-    importlib.invalidate_caches()  # it may have been installed since the last try
+    importlib.invalidate_caches()  # pynvml may have been installed since the last attempt
     try:
         return importlib.import_module("pynvml")
     except ModuleNotFoundError as error:
-        line = "there is no Python module pynvml (Debian: python3-pynvml in contrib; PyPI: nvidia-ml-py)"
+        line = (
+            "the Python module pynvml is not installed: install python3-pynvml (Debian contrib) or nvidia-ml-py (PyPI)"
+        )
         raise LibraryFailed("nvml-module-missing", line) from error
     except ImportError as error:
         line = f"the Python module pynvml (nvidia-ml-py) cannot be imported: {error}"
@@ -169,7 +175,7 @@ def _import() -> ModuleType:
 
 
 def _library_failed(failure: CallFailed) -> LibraryFailed:
-    for code, (word, line) in WORDS.items():
+    for code, (word, line) in LIBRARY_ERRORS.items():
         if failure.code == code:
             return LibraryFailed(word, line)
     return LibraryFailed("nvml-error", str(failure))

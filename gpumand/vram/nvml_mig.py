@@ -1,9 +1,9 @@
-"""MIG: a GPU that is cut into instances. Each instance is a device of its own, and the GPU itself is none then.
+"""Finds the MIG instances of a GPU. With MIG enabled, each GPU instance is a device, and the GPU itself is not.
 
-Memory belongs to a *GPU instance*. What NVML lists as MIG devices are the compute instances in it, which share its
-memory: the first of them stands for the GPU instance, and processes of all of them are counted together.
+Memory belongs to a *GPU instance*. NVML lists the compute instances within it as MIG devices; they share its memory.
+The first compute instance represents the GPU instance, and the processes of all of them are counted together.
 
-Blocking; called in the library's thread.
+All functions block; call them in the library's thread.
 """
 
 from __future__ import annotations
@@ -14,24 +14,24 @@ from typing import Any
 from gpumand.vram.nvml_library import CallFailed, Code, NvmlLibrary
 
 FIRST_INDEX = 100
-"""Indices of instances begin here, and those of GPUs end below: a host has some 16 GPUs, and a GPU 7 instances."""
+"""First index of MIG instances. Indices of GPUs are below it: a host has about 16 GPUs, and a GPU 7 instances."""
 
 MAX_SLOTS = FIRST_INDEX
 ENABLED = 1
 NO_INSTANCE = (1 << 32) - 1
-"""What NVML calls the instance of a process that is in none."""
+"""NVML's number of the instance of a process that belongs to none."""
 
-NOT_CUT = frozenset({Code.NOT_SUPPORTED, Code.FUNCTION_NOT_FOUND, Code.INVALID_ARGUMENT})
+MIG_UNSUPPORTED = frozenset({Code.NOT_SUPPORTED, Code.FUNCTION_NOT_FOUND, Code.INVALID_ARGUMENT})
 
 
 @dataclass(frozen=True, slots=True)
 class Instance:
-    """A GPU instance.
+    """A GPU instance of MIG.
 
     Attributes:
-        index: of the device that it is.
-        handles: NVML's handles of its compute instances; none where the first cannot be opened.
-        number: NVML's number of it within its GPU; ``NO_INSTANCE`` where that cannot be told.
+        index: index of the device.
+        handles: NVML's handles of its compute instances; () if the first cannot be opened.
+        number: NVML's number of the instance within its GPU; ``NO_INSTANCE`` if unknown.
         failure: why there is no handle.
     """
 
@@ -42,45 +42,46 @@ class Instance:
 
 
 def index_of(gpu: int, slot: int) -> int:
-    """The device's index of a MIG device: 100 to 106 are those of GPU 0, 200 to 206 those of GPU 1."""
+    """Return the device index of a MIG device: 100 to 106 for GPU 0, 200 to 206 for GPU 1."""
     return (gpu + 1) * FIRST_INDEX + slot
 
 
 def gpu_of(index: int) -> int:
-    """The GPU's index of a device."""
+    """Return the index of the GPU that a device belongs to."""
     return index // FIRST_INDEX - 1 if index >= FIRST_INDEX else index
 
 
-def is_cut(library: NvmlLibrary, handle: Any) -> bool | None:
-    """Whether a GPU is cut into instances; None where it cannot be. Raises CallFailed, LibraryFailed."""
+def is_mig_enabled(library: NvmlLibrary, handle: Any) -> bool | None:
+    """Return whether MIG is enabled on a GPU; None if the GPU does not support it. Raises CallFailed, LibraryFailed."""
     try:
         current, _ = library.call("nvmlDeviceGetMigMode", handle)
     except CallFailed as failure:
-        if failure.code in NOT_CUT:
+        if failure.code in MIG_UNSUPPORTED:
             return None
         raise
     return bool(current == ENABLED)
 
 
 def instances(library: NvmlLibrary, gpu: int, handle: Any) -> list[Instance]:
-    """The instances of a GPU that is cut; there may be none. Raises CallFailed, LibraryFailed."""
+    """Return the instances of a GPU with MIG enabled; there may be none. Raises CallFailed, LibraryFailed."""
     slots = min(MAX_SLOTS, int(library.call("nvmlDeviceGetMaxMigDeviceCount", handle)))
     found: dict[object, Instance] = {}
     for slot in range(slots):
-        one = _at(library, handle, slot, index_of(gpu, slot))
+        one = _instance_at(library, handle, slot, index_of(gpu, slot))
         if one is None:
             continue
-        which: object = one.index if one.number == NO_INSTANCE else ("instance", one.number)
-        first = found.get(which)
-        found[which] = one if first is None else _joined(first, one)
+        # Compute instances with the same number share one GPU instance. Without a number each is a device of its own.
+        key: object = one.index if one.number == NO_INSTANCE else ("instance", one.number)
+        first = found.get(key)
+        found[key] = one if first is None else _merged(first, one)
     return list(found.values())
 
 
-def _at(library: NvmlLibrary, gpu: Any, slot: int, index: int) -> Instance | None:
+def _instance_at(library: NvmlLibrary, gpu: Any, slot: int, index: int) -> Instance | None:
     try:
         handle = library.call("nvmlDeviceGetMigDeviceHandleByIndex", gpu, slot)
     except CallFailed as failure:
-        # Slots are empty where there is no instance; only what else is wrong is worth telling.
+        # These codes mean that the slot is empty. Any other code is a failure of an existing instance.
         return None if failure.code in {Code.NOT_FOUND, Code.INVALID_ARGUMENT} else Instance(index, failure=failure)
     try:
         return Instance(index, (handle,), int(library.call("nvmlDeviceGetGpuInstanceId", handle)))
@@ -88,5 +89,5 @@ def _at(library: NvmlLibrary, gpu: Any, slot: int, index: int) -> Instance | Non
         return Instance(index, (handle,))
 
 
-def _joined(first: Instance, other: Instance) -> Instance:
+def _merged(first: Instance, other: Instance) -> Instance:
     return Instance(first.index, (*first.handles, *other.handles), first.number)

@@ -1,6 +1,6 @@
-"""What /proc says of a process; every answer may be "cannot be told".
+"""Reads facts about a process from /proc; each of them may be unknown.
 
-Under ``ProtectProc=invisible`` the processes of other users have no visible /proc entry although they live.
+Under ``ProtectProc=invisible``, /proc does not show the processes of other users although they are alive.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ MAX_NAME = 64
 
 
 def command_name(pid: int) -> str:
-    """The kernel's short name of the process (its comm), or ""."""
+    """Return the kernel's short name of a process (its comm), or "" if unknown."""
     try:
         with open(f"/proc/{pid}/comm", "rb") as file:
             return short_name(file.read(256).decode(errors="replace").strip())
@@ -21,16 +21,14 @@ def command_name(pid: int) -> str:
 
 
 def short_name(name: str) -> str:
-    """The last part of a path, printable, at most 64 characters."""
+    """Return the last part of a path, made printable and limited to 64 characters."""
     base = name.strip().rstrip("/").rsplit("/", 1)[-1]
     return "".join(char if char.isprintable() else "?" for char in base[:MAX_NAME])
 
 
 def owner_uid(pid: int) -> int | None:
-    """The real uid of the process; None where it cannot be seen.
-
-    Not by who owns /proc/PID: of a process that may not be dumped, that is root.
-    """
+    """Return the real uid of a process; None if /proc does not show the process."""
+    # The owner of /proc/PID is not used: for a process that is not dumpable it is root.
     try:
         with open(f"/proc/{pid}/status", "rb") as file:
             lines = file.read(4096).splitlines()
@@ -40,7 +38,10 @@ def owner_uid(pid: int) -> int | None:
 
 
 def start_ticks(pid: int) -> int | None:
-    """When it started, in clock ticks since boot: with the pid it names one process for ever. None = not visible."""
+    """Return the start time of a process in clock ticks since boot; None if /proc does not show the process.
+
+    Pid and start time together identify a process uniquely.
+    """
     fields = _stat_fields(pid)
     try:
         return int(fields[19])
@@ -49,7 +50,7 @@ def start_ticks(pid: int) -> int | None:
 
 
 def is_dead(pid: int) -> bool:
-    """Whether no process of that pid holds memory any more; a zombie holds none, one that cannot be asked may."""
+    """Return whether the process surely holds no memory any more: it does not exist, or is a zombie."""
     fields = _stat_fields(pid)
     if fields:
         return fields[0] in ("Z", "X", "x")
@@ -58,17 +59,17 @@ def is_dead(pid: int) -> bool:
     except (ProcessLookupError, OverflowError):
         return True
     except PermissionError:
-        return False  # it lives, hidden from us
+        return False  # the process is alive, but /proc hides it
     return False
 
 
 def started_after(pid: int, realtime_sec: float, slack_sec: float = 2.0) -> bool:
-    """Whether the process of that pid surely started after this moment (False when it cannot be told).
+    """Return whether a process surely started after a moment; False if that is unknown.
 
     Args:
         pid: process id.
-        realtime_sec: CLOCK_REALTIME seconds.
-        slack_sec: ticks are 10 ms and the wall clock may be slewed, so only a clear difference counts.
+        realtime_sec: the moment in CLOCK_REALTIME seconds.
+        slack_sec: minimum difference in seconds that counts; a tick is 10 ms, and the wall clock may be slewed.
     """
     ticks = start_ticks(pid)
     if ticks is None:
@@ -78,7 +79,8 @@ def started_after(pid: int, realtime_sec: float, slack_sec: float = 2.0) -> bool
 
 
 def _stat_fields(pid: int) -> list[str]:
-    """The fields of /proc/PID/stat from the state on (the command before it may hold anything, blanks and brackets)."""
+    """Return the fields of /proc/PID/stat from the state on."""
+    # The command name precedes the state in brackets and may itself contain blanks and brackets.
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:
             return file.read(4096).decode(errors="replace").rpartition(")")[2].split()

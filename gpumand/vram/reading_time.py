@@ -1,4 +1,4 @@
-"""When a reading began, and what is left of a sample when no figures could be read."""
+"""The time of a reading, and samples of devices that could not be read."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from gpumand.ports import Clock
 
 @dataclass(frozen=True, slots=True)
 class ReadingTime:
-    """One moment.
+    """The time at which a reading started, by two clocks.
 
     Attributes:
-        monotonic: seconds, for decisions.
-        realtime_usec: CLOCK_REALTIME microseconds, for people.
+        monotonic: seconds of the monotonic clock, for decisions.
+        realtime_usec: CLOCK_REALTIME in microseconds, for display.
     """
 
     monotonic: float
@@ -22,15 +22,19 @@ class ReadingTime:
 
     @classmethod
     def now(cls, clock: Clock) -> ReadingTime:
-        """The present moment."""
+        """Return the current time."""
         return cls(clock.monotonic(), clock.realtime_usec())
 
 
-def without_figures(sample: Sample, error: str, stamp: ReadingTime) -> Sample:
-    """The same device when nothing can be read of it: known by name, every figure unknown.
+def without_readings(sample: Sample, error: str, reading_time: ReadingTime) -> Sample:
+    """Return a sample of the same device in which every reading is unknown.
 
-    Whether it was lost is a figure too: a library that fails says nothing about one device.
+    Args:
+        sample: an earlier sample of the device, for index, UUID and name.
+        error: why the device could not be read, in one line.
+        reading_time: the time of the failed reading.
     """
+    # ``lost`` is reset too: a failure of the whole library says nothing about a single device.
     return replace(
         sample,
         total_mib=None,
@@ -40,7 +44,7 @@ def without_figures(sample: Sample, error: str, stamp: ReadingTime) -> Sample:
         attributed=False,
         attributable=frozenset(),
         lost=False,
-        taken_at=stamp.monotonic,
-        sampled_usec=stamp.realtime_usec,
+        taken_at=reading_time.monotonic,
+        sampled_usec=reading_time.realtime_usec,
         error=error,
     )

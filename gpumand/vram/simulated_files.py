@@ -1,7 +1,7 @@
-"""Announcements: files that any program may have written anything into.
+"""Reads announcement files of simulated consumers, which are untrusted input.
 
-A file is named after the pid of the process that wrote it and holds MiB on device 0 as a bare integer, or a JSON
-object ``{"mib": 13312, "device": 0, "consumer": "comfyui", "name": "comfyui"}``, or a list of such objects.
+A file is named after the pid of the process that wrote it. It contains an integer (MiB on device 0), a JSON object
+``{"mib": 13312, "device": 0, "consumer": "comfyui", "name": "comfyui"}``, or a list of such objects.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ log = logging.getLogger(__name__)
 MAX_BYTES = 4096
 MAX_FILES = 4096
 MAX_MIB = 1 << 24
-"""16 TiB: more than any device has; larger figures are mistakes."""
+"""16 TiB, more than any device has; a larger number is refused."""
 
 MAX_CONSUMER = 128
 PID_NAME = re.compile(r"[1-9][0-9]{0,9}", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
-class Announced:
-    """What one process holds on one device."""
+class AnnouncedUse:
+    """Memory that one process holds on one device, as announced."""
 
     pid: int
     device: int
@@ -39,58 +39,66 @@ class Announced:
     name: str = ""
 
 
-class BadAnnouncement(Exception):
-    """A file that says nothing usable; the message is one line."""
+class InvalidAnnouncement(Exception):
+    """The content of an announcement file is invalid; the message is one line."""
 
 
 class AnnouncementReader:
-    """Reads a directory of announcements; remembers what it has complained about."""
+    """Reads a directory of announcements; logs an invalid file once."""
 
     def __init__(self, directory: Path, device_count: int) -> None:
-        """Take the directory and how many devices there are."""
+        """Set the directory and the number of devices."""
         self._directory = directory
         self._device_count = device_count
-        self._complained: set[str] = set()
+        self._warned: set[str] = set()
 
-    def read(self) -> tuple[tuple[Announced, ...], bool]:
-        """What living processes announce, and whether that is all (False: too many files). Raises OSError."""
+    def read(self) -> tuple[tuple[AnnouncedUse, ...], bool]:
+        """Read the announcements of living processes.
+
+        Returns:
+            The announcements, and whether they are complete (False if there are too many files).
+
+        Raises:
+            OSError: the directory cannot be read.
+        """
+        # Files are opened relative to this descriptor, so that all are from the same directory even if it is replaced.
         directory = os.open(self._directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
         try:
             names, complete = _names(directory)
-            self._complained &= set(names)
+            self._warned &= set(names)
             found = [entry for name in names for entry in self._read_file(directory, name)]
         finally:
             os.close(directory)
         if not complete:
-            self._complain("", f"more than {MAX_FILES} files: the rest is not read")
+            self._warn_once("", f"contains more than {MAX_FILES} files; the rest is ignored")
         return tuple(found), complete
 
-    def _read_file(self, directory: int, name: str) -> tuple[Announced, ...]:
+    def _read_file(self, directory: int, name: str) -> tuple[AnnouncedUse, ...]:
         pid = int(name)
         try:
-            content, written_at = _content(directory, name)
+            content, written_at = _read_capped(directory, name)
             if is_dead(pid) or started_after(pid, written_at):
-                return ()  # the process that wrote it is gone, even where its pid is in use again
+                return ()  # the process that wrote the file has ended; its pid may have been reused
             return parse(pid, content, self._device_count)
         except FileNotFoundError:
-            return ()  # cleared since the directory was listed
-        except (OSError, BadAnnouncement) as error:
-            self._complain(name, str(error))
+            return ()  # removed since the directory was listed
+        except (OSError, InvalidAnnouncement) as error:
+            self._warn_once(name, str(error))
             return ()
 
-    def _complain(self, name: str, why: str) -> None:
-        if name not in self._complained:
-            self._complained.add(name)
+    def _warn_once(self, name: str, why: str) -> None:
+        if name not in self._warned:
+            self._warned.add(name)
             log.warning("simulator: %s: %s", self._directory / name, why)
 
 
-def parse(pid: int, content: bytes, device_count: int) -> tuple[Announced, ...]:
-    """Understand one file; several figures for one device are added up. Raises BadAnnouncement."""
+def parse(pid: int, content: bytes, device_count: int) -> tuple[AnnouncedUse, ...]:
+    """Parse one file; several entries for one device are added up. Raises InvalidAnnouncement."""
     try:
         value = json.loads(content)
     except (ValueError, RecursionError) as error:
-        raise BadAnnouncement(f"neither an integer nor JSON ({type(error).__name__})") from error
-    by_device: dict[int, Announced] = {}
+        raise InvalidAnnouncement(f"is neither an integer nor JSON ({type(error).__name__})") from error
+    by_device: dict[int, AnnouncedUse] = {}
     for item in value if isinstance(value, list) else [value]:
         entry = _entry(pid, item, device_count)
         before = by_device.get(entry.device)
@@ -98,31 +106,31 @@ def parse(pid: int, content: bytes, device_count: int) -> tuple[Announced, ...]:
     return tuple(by_device.values())
 
 
-def _entry(pid: int, item: Any, device_count: int) -> Announced:
+def _entry(pid: int, item: Any, device_count: int) -> AnnouncedUse:
     fields = item if isinstance(item, dict) else {"mib": item}
     unknown = fields.keys() - {"mib", "device", "consumer", "name"}
     if unknown:
-        raise BadAnnouncement(f"unknown key {min(unknown)[:64]!r}")
+        raise InvalidAnnouncement(f"unknown key {min(unknown)[:64]!r}")
     device = _integer(fields.get("device", 0), "device", device_count - 1)
     mib = _integer(fields.get("mib"), "mib", MAX_MIB)
     consumer = _text(fields.get("consumer", ""), "consumer")
-    return Announced(pid, device, mib, consumer, short_name(_text(fields.get("name", ""), "name")))
+    return AnnouncedUse(pid, device, mib, consumer, short_name(_text(fields.get("name", ""), "name")))
 
 
 def _integer(value: Any, key: str, largest: int) -> int:
     if type(value) is not int or not 0 <= value <= largest:
-        raise BadAnnouncement(f"{key} is no integer between 0 and {largest}")
+        raise InvalidAnnouncement(f"{key} must be an integer from 0 to {largest}")
     return value
 
 
 def _text(value: Any, key: str) -> str:
     if not isinstance(value, str) or len(value) > MAX_CONSUMER or not value.isprintable():
-        raise BadAnnouncement(f"{key} is no printable text of at most {MAX_CONSUMER} characters")
+        raise InvalidAnnouncement(f"{key} must be a printable string of at most {MAX_CONSUMER} characters")
     return value
 
 
 def _names(directory: int) -> tuple[list[str], bool]:
-    """The names that are pids, in order, and whether the directory was read to its end."""
+    """Return the file names that are pids, sorted, and whether the directory was read to its end."""
     names: list[str] = []
     with os.scandir(directory) as entries:
         for count, entry in enumerate(entries):
@@ -133,17 +141,16 @@ def _names(directory: int) -> tuple[list[str], bool]:
     return sorted(names), True
 
 
-def _content(directory: int, name: str) -> tuple[bytes, float]:
-    """What a regular file holds and when it was written, in CLOCK_REALTIME seconds.
-
-    O_NONBLOCK because opening a FIFO would wait for a writer.
-    """
+def _read_capped(directory: int, name: str) -> tuple[bytes, float]:
+    """Return the content of a regular file and its modification time in CLOCK_REALTIME seconds."""
+    # Without O_NONBLOCK, opening a FIFO would block until another process opens it for writing. O_NOFOLLOW refuses
+    # symbolic links, which could lead out of the directory.
     flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
     with open(os.open(name, flags, dir_fd=directory), "rb") as file:
         status = os.fstat(file.fileno())
         if not stat.S_ISREG(status.st_mode):
-            raise BadAnnouncement("no regular file")
+            raise InvalidAnnouncement("not a regular file")
         content = file.read(MAX_BYTES + 1)
     if len(content) > MAX_BYTES:
-        raise BadAnnouncement(f"larger than {MAX_BYTES} bytes")
+        raise InvalidAnnouncement(f"is larger than {MAX_BYTES} bytes, the maximum")
     return content, status.st_mtime

@@ -1,4 +1,4 @@
-"""Whose process is it: uids and names of users, for the lines that say who holds VRAM."""
+"""Finds uid and user name of processes, for output that shows which user holds VRAM."""
 
 from __future__ import annotations
 
@@ -8,44 +8,47 @@ from dataclasses import dataclass
 
 from gpumand.vram.process import owner_uid, short_name
 
-MOST_USERS = 256
+MAX_CACHED_NAMES = 256
 
 _USER_MANAGER = re.compile(r"user@([0-9]{1,10})\.service")
 
 
 @dataclass(frozen=True, slots=True)
 class ProcessOwner:
-    """A user; ``uid`` None where it cannot be told, ``name`` "" where there is none."""
+    """The user of a process; ``uid`` is None if unknown, ``name`` is "" if unknown."""
 
     uid: int | None = None
     name: str = ""
 
 
-NOBODY = ProcessOwner()
+UNKNOWN_OWNER = ProcessOwner()
 
 
 class ProcessOwners:
-    """Who owns processes. Blocks (a directory service may be asked for a name): for a thread."""
+    """Finds the owners of processes and caches user names.
+
+    Call it in a thread: it blocks, because a directory service may have to be queried for a name.
+    """
 
     def __init__(self) -> None:
         self._names: dict[int, str] = {}
 
     def owner_of(self, pid: int, unit: str) -> ProcessOwner:
-        """The owner of a process: by /proc, else by the unit that all of a user's session run in."""
+        """Return the owner of a process: from /proc, or else from its unit, if that is a user manager."""
         uid = owner_uid(pid)
         if uid is None and (match := _USER_MANAGER.fullmatch(unit)):
             uid = int(match[1])
-        return NOBODY if uid is None else ProcessOwner(uid, self._name(uid))
+        return UNKNOWN_OWNER if uid is None else ProcessOwner(uid, self._name(uid))
 
     def _name(self, uid: int) -> str:
         if uid not in self._names:
-            if len(self._names) >= MOST_USERS:
+            if len(self._names) >= MAX_CACHED_NAMES:
                 self._names.clear()
-            self._names[uid] = _looked_up(uid)
+            self._names[uid] = _look_up_name(uid)
         return self._names[uid]
 
 
-def _looked_up(uid: int) -> str:
+def _look_up_name(uid: int) -> str:
     try:
         return short_name(pwd.getpwuid(uid).pw_name)
     except (KeyError, OverflowError):

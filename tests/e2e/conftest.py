@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 
 import pytest
@@ -15,21 +15,20 @@ from tests.e2e.host import Host
 from tests.e2e.installation import install
 from tests.e2e.machine import Machine
 from tests.e2e.trees import tree, why_no_tree
+from tests.worker_reports import add_line
 
 SLOW = {"deb", "each_debian"}
-SLOW_SEC = 900
+FUNCTION_SEC = 120
 TOOLS = ("polkitd", "libglib2.0-bin", "curl")
 """What the tests use inside, beside what gpumand needs: pkcheck, gdbus, curl."""
 
 in_use = pytest.StashKey[list[Machine]]()
-boots = pytest.StashKey[list[float]]()
-exposures = pytest.StashKey[list[str]]()
 
 
 def _booted(config: pytest.Config, deb: Path, base: Path = THIS_SYSTEM) -> Iterator[Machine]:
     one = Machine(base)
     one.boot()
-    config.stash.setdefault(boots, []).append(one.boot_sec)
+    add_line(config, f"e2e: a machine booted in {one.boot_sec:.2f} s")
     config.stash.setdefault(in_use, []).append(one)
     try:
         install(one, deb)
@@ -69,9 +68,9 @@ def each_debian(request: pytest.FixtureRequest, pytestconfig: pytest.Config, deb
 
 
 @pytest.fixture
-def record_exposure(pytestconfig: pytest.Config) -> list[str]:
-    """A list of lines that are shown at the end of the run."""
-    return pytestconfig.stash.setdefault(exposures, [])
+def record_exposure(pytestconfig: pytest.Config) -> Callable[[str], None]:
+    """Call it with a line that is shown at the end of the run."""
+    return lambda line: add_line(pytestconfig, f"e2e: exposure of gpumand.service: {line}")
 
 
 @pytest.fixture
@@ -108,21 +107,8 @@ def _machine_of(item: pytest.Item) -> Machine | None:
     return machines[-1] if machines else None
 
 
-@pytest.hookimpl(trylast=True)  # when it is known which tests run
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Give the first test that needs what takes minutes to make the time for it."""
-    seen: set[tuple[str, object]] = set()
+    """Limit the time of the test function only: the first test in a process also waits minutes for its machine."""
     for item in items:
-        parameters = item.callspec.params if hasattr(item, "callspec") else {}
-        slow = {(name, parameters.get(name)) for name in SLOW & set(getattr(item, "fixturenames", ()))}
-        if slow - seen:
-            item.add_marker(pytest.mark.timeout(SLOW_SEC))
-            seen |= slow
-
-
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    seconds = ", ".join(f"{boot_sec:.2f}" for boot_sec in config.stash.get(boots, []))
-    if seconds:
-        terminalreporter.write_line(f"e2e: machines booted in {seconds} s")
-    for line in config.stash.get(exposures, []):
-        terminalreporter.write_line(f"e2e: exposure of gpumand.service: {line}")
+        if SLOW & set(getattr(item, "fixturenames", ())) and not item.get_closest_marker("timeout"):
+            item.add_marker(pytest.mark.timeout(FUNCTION_SEC, func_only=True))

@@ -1,4 +1,4 @@
-"""gpumanctl's doctor and calibrate on a booted systemd: real units, polkit and bus policy, as root and as anybody."""
+"""gpumanctl doctor and calibrate on a booted systemd: real units, polkit and bus policy, as root and as a user."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ import pytest
 from tests.e2e.host import CONFIG, DAEMON, UNIT_DIR, Host, holding
 from tests.e2e.machine import Machine
 
-STRANGER = "e2e-patient"
+OTHER_USER = "e2e-patient"
 
 
 @pytest.fixture(autouse=True)
-def stranger(host: Host) -> Iterator[None]:
-    host.machine.run(["useradd", "--no-create-home", STRANGER])
+def other_user(host: Host) -> Iterator[None]:
+    host.machine.run(["useradd", "--no-create-home", OTHER_USER])
     yield
-    host.machine.run(["userdel", STRANGER])
+    host.machine.run(["userdel", OTHER_USER])
 
 
 def examined(machine: Machine, user: str = "", code: int | None = None) -> dict[str, Any]:
-    """What the doctor says, as JSON."""
+    """The doctor's report as JSON."""
     done = machine.run(["gpumanctl", "doctor", "--json"], check=False, user=user)
     assert code is None or done.returncode == code, done.stdout + done.stderr
     document: dict[str, Any] = json.loads(done.stdout)
@@ -34,20 +34,20 @@ def found(document: dict[str, Any], check: str) -> list[dict[str, str]]:
     return [one for one in document["findings"] if one["check"] == check]
 
 
-def test_a_fresh_host_is_well_and_the_doctor_starts_nothing(host: Host) -> None:
+def test_a_fresh_host_is_healthy_and_the_doctor_starts_nothing(host: Host) -> None:
     host.holder("alpha", 10000)
     host.start()
     document = examined(host.machine, code=0)
     assert document["findings"] == []
-    looked = {"bus", "daemon", "owner of the name", "service", "polkit", "group", "units", "restarts", "kill mode"}
-    assert looked <= set(document["good"])
+    checked = {"bus", "daemon", "name owner", "service", "polkit", "group", "units", "restarts", "kill mode"}
+    assert checked <= set(document["good"])
     host.machine.systemctl("stop", DAEMON)
     (down,) = found(examined(host.machine, code=1), "daemon")
     assert down["mend"] == "systemctl start gpumand"
     assert host.machine.show(DAEMON, "ActiveState") == "inactive"
 
 
-def test_units_that_fight_eviction_are_found_and_what_is_said_to_mend_them_does(host: Host) -> None:
+def test_faulty_units_are_found_and_the_suggested_fixes_work(host: Host) -> None:
     host.unit("stubborn", holding("stubborn", 1000), "KillMode=process")
     host.consumer("stubborn", 1000)
     host.server("again", 1000, 9301)
@@ -69,7 +69,7 @@ def test_units_that_fight_eviction_are_found_and_what_is_said_to_mend_them_does(
     (left_behind,), (restarted,) = found(document, "kill mode"), found(document, "restarts")
     assert left_behind["what"] == "stubborn: stubborn.service has KillMode=process"
     assert (restarted["severity"], restarted["what"]) == ("note", "again: again.service has Restart=always")
-    (alias,) = found(document, "names of units")
+    (alias,) = found(document, "unit names")
     assert alias["mend"] == '[consumers.other] unit = "real.service"'
     host.machine.run(states["hidden: hidden.service is masked"]["mend"].split())
     host.machine.run(["mv", f"{UNIT_DIR}/hidden.service.away", f"{UNIT_DIR}/hidden.service"])
@@ -79,7 +79,7 @@ def test_units_that_fight_eviction_are_found_and_what_is_said_to_mend_them_does(
     assert not any(what.startswith("hidden") for what in after)
 
 
-def test_a_file_changed_since_needs_a_reload_and_one_nobody_may_read_is_unchecked(host: Host) -> None:
+def test_a_changed_file_needs_a_reload_and_an_unreadable_file_is_unchecked(host: Host) -> None:
     host.holder("alpha", 10000)
     host.start()
     host.machine.run(["touch", "--date=+10 seconds", CONFIG])
@@ -89,22 +89,22 @@ def test_a_file_changed_since_needs_a_reload_and_one_nobody_may_read_is_unchecke
     host.machine.run(stale["mend"].split())
     assert found(examined(host.machine, code=0), "reload") == []
     host.machine.run(["chmod", "0600", CONFIG])
-    document = examined(host.machine, user=STRANGER, code=0)
+    document = examined(host.machine, user=OTHER_USER, code=0)
     unseen = {one["check"]: one for one in document["findings"] if one["severity"] == "unchecked"}
     assert unseen["configuration"]["mend"] == "sudo gpumanctl doctor"
     assert {"configuration", "coexistence", "routes"} <= set(unseen)
     assert "units" in document["good"]
 
 
-def test_anybody_is_told_how_to_get_into_the_group(host: Host) -> None:
+def test_a_user_outside_the_group_gets_the_command_that_adds_them(host: Host) -> None:
     host.holder("alpha", 10000)
     host.start()
-    (note,) = found(examined(host.machine, user=STRANGER, code=0), "group")
+    (note,) = found(examined(host.machine, user=OTHER_USER, code=0), "group")
     assert note["severity"] == "note"
-    assert note["mend"].endswith(f"gpasswd --add {STRANGER} gpumand")
+    assert note["mend"].endswith(f"gpasswd --add {OTHER_USER} gpumand")
 
 
-def test_a_file_of_the_package_that_was_removed_is_missed(host: Host) -> None:
+def test_a_removed_package_file_is_a_problem(host: Host) -> None:
     host.start()
     rules = "/usr/share/polkit-1/rules.d/org.gpumand1-units.rules"
     host.machine.run(["mv", rules, "/run/e2e-rules"])

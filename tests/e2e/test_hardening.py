@@ -6,7 +6,7 @@ import json
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pynvml
@@ -37,12 +37,12 @@ def machine(each_debian: Machine) -> Machine:
     return each_debian
 
 
-def test_exposure_is_low_and_no_directive_is_unknown(host: Host, record_exposure: list[str]) -> None:
+def test_exposure_is_low_and_no_directive_is_unknown(host: Host, record_exposure: Callable[[str], None]) -> None:
     host.start()
     said = host.machine.run(["systemd-analyze", "security", "--no-pager", DAEMON]).stdout
     match = re.search(r"Overall exposure level for gpumand\.service: ([0-9.]+)", said)
     assert match, said
-    record_exposure.append(f"{match[1]} by systemd {host.machine.systemctl('--version').split()[1]}")
+    record_exposure(f"{match[1]} by systemd {host.machine.systemctl('--version').split()[1]}")
     assert float(match[1]) <= MOST_EXPOSED, said
     fragment = host.machine.show(DAEMON, "FragmentPath")
     assert host.machine.run(["systemd-analyze", "--man=no", "verify", fragment]).stderr == ""

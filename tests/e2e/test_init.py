@@ -1,4 +1,4 @@
-"""``gpumanctl init`` on a booted systemd: what runs there becomes a configuration that the daemon can use."""
+"""``gpumanctl init`` on a booted systemd: running services become a configuration that the daemon accepts."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ PORT = 9188
 
 @pytest.fixture
 def driver(host: Host) -> Iterator[dict[str, str]]:
-    """A driver that knows what processes announce; what a command needs in its environment to find it."""
+    """A fake NVML library that reports the memory that processes announce; the environment variables that select it."""
     if not have_compiler():
         pytest.skip("e2e: gcc is not installed, so the fake NVML cannot be built")
     host.machine.run(["mkdir", "--parents", DRIVER])
@@ -37,7 +37,7 @@ def driver(host: Host) -> Iterator[dict[str, str]]:
 
 
 def init(host: Host, environment: dict[str, str], *arguments: str) -> str:
-    """Run it as root; what it printed."""
+    """Run gpumanctl init as root and return its output."""
     variables = [f"{name}={value}" for name, value in environment.items()]
     return host.machine.run(["env", *variables, "gpumanctl", "init", *arguments]).stdout
 
@@ -59,10 +59,10 @@ def test_a_running_service_becomes_a_consumer(host: Host, driver: dict[str, str]
         }
     }
     assert "# pictures.service was recognised as ComfyUI by its command line." in text
-    assert "root sees more" not in text
+    assert "run gpumanctl init as root" not in text
 
 
-def test_what_it_wrote_is_what_the_daemon_takes(host: Host, driver: dict[str, str]) -> None:
+def test_the_daemon_accepts_the_generated_configuration(host: Host, driver: dict[str, str]) -> None:
     host.unit("pictures", f"{process('ComfyUI', 6000)} --port={PORT} --loaded-at-start --anonymous")
     host.machine.systemctl("start", "pictures")
     host.machine.wait_until(lambda: "6000" in init(host, driver), "it holds its memory")
@@ -72,17 +72,19 @@ def test_what_it_wrote_is_what_the_daemon_takes(host: Host, driver: dict[str, st
 
     assert "1 consumer" in host.machine.run(["gpumanctl", "config-check"]).stdout
     refused = host.machine.run(["gpumanctl", "init", "--output", CONFIG], check=False)
-    assert (refused.returncode, "--force writes over it" in refused.stderr) == (1, True)
+    assert (refused.returncode, "Overwrite it with --force" in refused.stderr) == (1, True)
     host.machine.systemctl("start", "gpumand.service")
     assert host.client.consumer("comfyui")["unit"] == "pictures.service"
 
 
-def test_somebody_who_is_not_root_sees_less_and_is_told(host: Host) -> None:
+def test_a_user_gets_the_advice_to_run_it_as_root(host: Host) -> None:
     host.unit("pictures", f"{process('ComfyUI', 6000)} --port={PORT}")
     host.machine.systemctl("start", "pictures")
 
     def seen() -> str:
         return host.machine.run(["gpumanctl", "init", "--source=none"], user="nobody").stdout
 
-    host.machine.wait_until(lambda: "root sees more" in seen(), "it listens, and whose port that is stays unseen")
+    host.machine.wait_until(
+        lambda: "run gpumanctl init as root" in seen(), "it listens at a port of an unknown process"
+    )
     assert tomllib.loads(seen())["consumers"]["comfyui"]["unit"] == "pictures.service"

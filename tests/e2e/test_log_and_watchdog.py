@@ -91,7 +91,7 @@ def test_an_eviction_is_found_by_its_id_and_explained(host: Host, client: Client
     grants = host.machine.wait_until(lambda: entries(host, MessageId.GRANT), "the journal has the grants")
     assert lease in [grant["GPUMAND_LEASE"] for grant in grants]
     assert "Subject: alpha was evicted from GPU memory" in explained(host, MessageId.EVICTION)
-    assert f"Lease {lease}: " in explained(host, MessageId.GRANT)
+    assert f"Lease {lease} belongs to " in explained(host, MessageId.GRANT)
 
 
 def test_a_refusal_is_in_the_journal(host: Host, client: Client) -> None:

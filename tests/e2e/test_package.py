@@ -232,7 +232,7 @@ def test_purge_keeps_files_of_others_and_the_accounts_that_they_belong_to(debian
     debian.write_file("/etc/gpumand/key", "secret\n", mode="0640")
     debian.run(["chgrp", "_gpumand", "/etc/gpumand/key"])
     said = debian.run([*APT, "purge", "gpumand"], timeout=60)
-    assert "the user _gpumand and its groups stay, since /etc/gpumand/key is theirs" in said.stdout + said.stderr
+    assert "kept the user _gpumand and its groups, since they own /etc/gpumand/key" in said.stdout + said.stderr
     assert set(debian.run(["find", "/etc/gpumand", "-type", "f"]).stdout.split()) == {DROP_IN, "/etc/gpumand/key"}
     assert debian.run(["stat", "--format=%G", "/etc/gpumand/key"]).stdout.strip() == "_gpumand"
 

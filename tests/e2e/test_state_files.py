@@ -32,15 +32,15 @@ class Bad:
 
 
 BAD = (
-    Bad("corrupt", r"printf '\000\377{' > $1", "it is no JSON"),
-    Bad("truncated", "head --bytes=60 > $1", "it is no JSON"),
+    Bad("corrupt", r"printf '\000\377{' > $1", "it is not valid JSON"),
+    Bad("truncated", "head --bytes=60 > $1", "it is not valid JSON"),
     Bad("empty", ": > $1", "it is empty"),
     Bad("of a later version", """sed 's/"format": 1/"format": 99/' > $1""", "its format is not 1"),
-    Bad("another lease's", "cat > $1", "its name is not that of the lease in it"),
+    Bad("another lease's", "cat > $1", "its name does not match the lease in it"),
     Bad("huge", "head --bytes=1000000 /dev/zero > $1", "it is larger than 64 KiB"),
     Bad("somebody else's", "echo '{}' > $1; chown nobody $1; chmod 0644 $1", "it belongs to uid 65534"),
-    Bad("a folder", "mkdir -m 0777 $1; touch $1/file", "it is no regular file"),
-    Bad("a pipe", "mkfifo $1", "it is no regular file"),
+    Bad("a folder", "mkdir -m 0777 $1; touch $1/file", "it is not a regular file"),
+    Bad("a pipe", "mkfifo $1", "it is not a regular file"),
     Bad("a link", "ln -s /etc/shadow $1", "it cannot be read"),
 )
 
@@ -95,7 +95,7 @@ def test_bad_files_are_set_aside_and_the_good_lease_stands(host: Host, client: C
     assert aside(host) == sorted(f"bad{number}.json" for number in range(len(BAD)))
     for number, bad in enumerate(BAD):
         (warning,) = [line for line in journal.splitlines() if f"{LEASES}/bad{number}.json" in line]
-        assert f"is set aside: {bad.why}" in warning, bad.what
+        assert f"is unusable and is moved to quarantine: {bad.why}" in warning, bad.what
     assert host.machine.run(["ls", LEASES]).stdout.split() == [f"{lease}.json"]
 
 
@@ -121,7 +121,7 @@ def test_what_is_no_file_of_ours_is_set_aside_and_what_a_killed_writer_left_is_r
 
 def test_what_cannot_be_moved_stays_with_a_warning(host: Host, client: Client, lease: str) -> None:
     lay(host, f"{LEASES}/roots.json", "mkdir -m 0700 $1")
-    assert f"{LEASES}/roots.json cannot be set aside" in start_again(host)
+    assert f"{LEASES}/roots.json cannot be moved to quarantine" in start_again(host)
     assert list(client.leases()) == [lease]
 
 
@@ -132,7 +132,7 @@ def test_what_stands_where_the_leases_should_is_set_aside(host: Host, client: Cl
     lay(host, LEASES, f"mv $1 {STATE}/away; {shell}")
     journal = start_again(host)
     assert client.leases() == {}
-    assert f"{LEASES} is set aside: it cannot be used" in journal
+    assert f"{LEASES} is unusable and is moved to quarantine" in journal
     again, _ = client.acquire("alpha")
     assert list(client.leases()) == [again]
 
@@ -150,8 +150,8 @@ def test_leases_of_another_boot_and_of_connections_to_another_bus_are_over(
         lay(host, f"{LEASES}/{name}.json", "cat > $1", json.dumps(good | {"id": name} | change))
     host.machine.run(["chown", "--reference", f"{LEASES}/{lease}.json", *(f"{LEASES}/{name}.json" for name in others)])
     journal = start_again(host)
-    assert "leases that are over were removed: 1 of another boot" in journal
-    assert "leases that are over were removed: 1 of connections to another bus" in journal
+    assert "removed 1 ended lease of another boot" in journal
+    assert "removed 1 ended lease of connections to another bus" in journal
     assert set(client.leases()) == {lease, "ours"}, "time alone ends a ttl lease"
 
 
@@ -159,5 +159,5 @@ def test_a_lease_of_a_consumer_that_is_no_longer_configured_is_over(host: Host, 
     good: dict[str, Any] = json.loads(kept(host, lease))
     lay(host, f"{LEASES}/gone.json", "cat > $1", json.dumps(good | {"id": "gone", "consumer": "nobody"}))
     host.machine.run(["chown", "--reference", f"{LEASES}/{lease}.json", f"{LEASES}/gone.json"])
-    assert "lease gone on nobody is not taken up again" in start_again(host)
+    assert "lease gone on nobody is not restored" in start_again(host)
     assert list(client.leases()) == [lease]

@@ -1,4 +1,4 @@
-"""What people see with the tools that every host has: busctl and gdbus."""
+"""The D-Bus API through the tools of every host: busctl and gdbus."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ GDBUS = ("gdbus", "call", "--system", f"--dest={NAME}", f"--object-path={ROOT}",
 
 @pytest.fixture(autouse=True)
 def daemon(host: Host) -> None:
-    """Two consumers with awkward and plain names, and the daemon."""
+    """A daemon with two consumers, one of them with a dash in its name."""
     host.holder("alpha", 10000)
     host.holder("tts-fast", 2000)
     host.start()
@@ -105,7 +105,7 @@ def test_wrong_call_is_refused_by_name_in_one_line(client: Client, arguments: tu
     assert "Traceback" not in message
 
 
-def test_plan_says_what_would_happen_and_does_nothing(host: Host, client: Client) -> None:
+def test_plan_describes_an_acquire_and_changes_nothing(host: Host, client: Client) -> None:
     (plan,) = client.call("Plan", "sa{sv}", "alpha", "0")
     assert (plan["verdict"], plan["load"], plan["need_mib"]) == ("grant", True, 10256)
     assert host.machine.show("alpha.service", "ActiveState") == "inactive"
@@ -117,7 +117,7 @@ def test_gpumanctl_shows_consumers_and_devices(host: Host) -> None:
     assert "tts-fast" in shown
 
 
-def test_gpumanctl_says_that_there_is_no_such_consumer(host: Host) -> None:
+def test_gpumanctl_exits_4_for_an_unknown_consumer(host: Host) -> None:
     done = host.machine.run(["gpumanctl", "acquire", "alhpa"], check=False)
     assert done.returncode == 4
     assert len(done.stderr.strip().splitlines()) == 1

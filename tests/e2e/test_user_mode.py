@@ -151,7 +151,7 @@ def test_gpumanctl_asks_the_users_own(session: UserSession) -> None:
     assert session.machine.run(["gpumanctl", "--user", "run", "alpha", "--", "echo", "done"]).stdout == "done\n"
     said = session.machine.run(["gpumanctl", "--user", "config-check"]).stdout
     assert said.startswith("The configuration in ")
-    assert said.endswith("/.config/gpumand is good: 1 consumer.\n")
+    assert said.endswith("/.config/gpumand is valid: 1 consumer.\n")
 
 
 def test_a_lease_bound_to_a_unit_of_the_users_ends_with_it(session: UserSession) -> None:

@@ -1,7 +1,7 @@
-"""The fourth circle: the real daemon, real NVML calls, real processes that hold gigabytes.
+"""The GPU tests (circle 4): the real daemon, real NVML calls, and real processes that hold gigabytes.
 
-``GpuCircle`` is the set-up (a bus, a fake systemd with real processes, the daemon), ``run_circle`` the story that is
-told on it, both over a real driver and over the fake one.
+``GpuCircle`` is the setup (a bus, a fake systemd with real processes, the daemon), and ``run_circle`` is the scenario
+that runs on it, with a real driver and with the fake one.
 """
 
 from __future__ import annotations
@@ -29,15 +29,15 @@ from gpumand.testing.bus import PrivateBus
 ROOT = Path(__file__).parents[2]
 MANAGER_PATH, MANAGER = "/org/gpumand1", "org.gpumand1.Manager"
 DEADLINE_SEC = 120.0
-"""A cold import of PyTorch, and a CUDA context, on a busy machine."""
+"""Long enough for a cold import of PyTorch and the creation of a CUDA context on a busy machine."""
 
 RESIDUAL_MIB = 900
-"""What a process may keep after an unload: its CUDA context (300 to 600 MiB by card and driver)."""
+"""MiB that a process may keep after an unload: its CUDA context (300 to 600 MiB, depending on GPU and driver)."""
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where memory is: "cuda", or "shim" with the directory and the environment that the fake NVML needs."""
+    """The kind of memory: "cuda", or "shim" with the directory and the environment that the fake NVML needs."""
 
     device: str
     directory: Path | None = None
@@ -46,7 +46,7 @@ class Place:
 
 @dataclass(frozen=True)
 class Member:
-    """One consumer: its unit is ``NAME.service``; without routes only a stop frees it."""
+    """One consumer with the unit ``NAME.service``; without routes, only stopping the unit frees its memory."""
 
     name: str
     mib: int
@@ -86,14 +86,14 @@ class Member:
 
 @dataclass(frozen=True)
 class Eviction:
-    """An EvictionOccurred as it was heard."""
+    """A received EvictionOccurred signal."""
 
     consumer: str
     freed_mib: int
     method: str
     trigger: str
     details: dict[str, Any]
-    heard_at: float
+    received_at: float
 
     @property
     def duration_sec(self) -> float:
@@ -101,7 +101,7 @@ class Eviction:
 
 
 class Client:
-    """A program on the bus that uses the daemon and hears its signals."""
+    """A client of the daemon, which also receives its signals."""
 
     def __init__(self, bus: BusConnection) -> None:
         self._bus = bus
@@ -139,23 +139,23 @@ class Client:
             self.evictions.append(Eviction(consumer, freed_mib, method, trigger, details, time.monotonic()))
 
 
-async def wait_until(what: str, condition: Callable[[], Awaitable[bool]], within_sec: float = 30.0) -> None:
-    """Poll until it holds. Raises AssertionError that says what did not."""
+async def wait_until(description: str, condition: Callable[[], Awaitable[bool]], within_sec: float = 30.0) -> None:
+    """Poll until a condition is true. Raises AssertionError with its description after the timeout."""
     deadline = time.monotonic() + within_sec
     while not await condition():
-        assert time.monotonic() < deadline, f"not within {within_sec:g} s: {what}"
+        assert time.monotonic() < deadline, f"not within {within_sec:g} s: {description}"
         await asyncio.sleep(0.05)
 
 
 def free_port() -> int:
-    """A port that nobody listens on now."""
+    """Return a free TCP port."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
 
 
 class GpuCircle:
-    """The set-up. ``async with gpu_circle(...)`` makes one."""
+    """The setup of the test; ``async with gpu_circle(...)`` creates one."""
 
     def __init__(
         self, folder: Path, place: Place, members: tuple[Member, ...], client: Client, bus_address: str
@@ -179,25 +179,25 @@ class GpuCircle:
         await self.client.listen()
 
     async def stop(self) -> None:
-        """End everything, the daemon first."""
+        """Stop all processes, the daemon first."""
         for process in reversed(self._started):
             if process.returncode is None:
                 process.terminate()
             await asyncio.wait_for(process.wait(), 30)
 
     def logs(self) -> str:
-        """What everybody wrote."""
+        """Return the logs of all processes."""
         files = sorted(self.folder.glob("*.log"))
         return "\n".join(f"--- {file.name}\n{file.read_text(errors='replace')}" for file in files)
 
     async def events(self, name: str) -> dict[str, float]:
-        """When the consumer loaded and freed, in CLOCK_MONOTONIC seconds."""
+        """Return the times of the consumer's last load and unload in CLOCK_MONOTONIC seconds."""
         url = f"http://127.0.0.1:{self.members[name].port}/events"
         async with aiohttp.ClientSession() as session, session.get(url) as answer:
             return dict(await answer.json())
 
     def pid_of(self, name: str) -> int:
-        """The process of a unit, found by its port among the command lines."""
+        """Return the pid of a consumer's process, found by the port in its command line."""
         wanted = f"--port={self.members[name].port}".encode()
         for folder in Path("/proc").iterdir():
             with contextlib.suppress(OSError):
@@ -241,7 +241,7 @@ class GpuCircle:
 
 @contextlib.asynccontextmanager
 async def gpu_circle(folder: Path, place: Place, free_mib: int) -> AsyncIterator[GpuCircle]:
-    """Everything set up for a device with so much free: three consumers of which no two fit together."""
+    """Set up everything for a device with this much free memory: three consumers of which no two fit together."""
     mib = int((free_mib - 3 * RESIDUAL_MIB) * 0.6)
     members = (
         Member("http_one", mib, free_port(), has_routes=True),
@@ -263,7 +263,7 @@ async def gpu_circle(folder: Path, place: Place, free_mib: int) -> AsyncIterator
 
 
 async def run_circle(circle: GpuCircle) -> None:
-    """Acquire, evict, settle, load, by each method; attribution; a consumer that is killed."""
+    """Test acquire, eviction by each method, load, attribution, and a consumer that is killed."""
     before = await circle.client.device()
     assert before["error"] == "", before
     assert before["source"] == "nvml"
@@ -271,73 +271,73 @@ async def run_circle(circle: GpuCircle) -> None:
     await killed_consumer(circle)
     for method, (eviction, settled_sec) in settle_sec.items():
         print(
-            f"\n{method}: {eviction.freed_mib} MiB free {settled_sec * 1000:.0f} ms after the consumer let go, "
-            f"eviction as a whole {eviction.duration_sec * 1000:.0f} ms"
+            f"\n{method}: {eviction.freed_mib} MiB free {settled_sec * 1000:.0f} ms after the consumer released it, "
+            f"whole eviction {eviction.duration_sec * 1000:.0f} ms"
         )
 
 
 async def http_evictions(circle: GpuCircle) -> tuple[Eviction, float]:
-    """One consumer is unloaded by its route for another; its process stays."""
+    """Evict one consumer by its unload route for another; its process keeps running."""
     client = circle.client
     await use(circle, "http_one", evicting=[])
     pid = circle.pid_of("http_one")
     await use(circle, "http_two", evicting=["http_one"])
     eviction = client.evictions[-1]
     check(circle, eviction, method="http", trigger="http_two")
-    assert circle.pid_of("http_one") == pid, "an unload route is enough: the unit goes on"
+    assert circle.pid_of("http_one") == pid, "the unload route is enough: the unit keeps running"
     freed_at = (await circle.events("http_one"))["freed"]
     assert (await client.consumer("http_one"))["residency"] == "unloaded"
-    return eviction, eviction.heard_at - freed_at
+    return eviction, eviction.received_at - freed_at
 
 
 async def unit_evictions(circle: GpuCircle) -> tuple[Eviction, float]:
-    """A consumer without routes makes room only by stopping."""
+    """Evict a consumer without routes by stopping its unit."""
     client = circle.client
     await use(circle, "unit_only", evicting=["http_two"])
-    with death_of(circle.pid_of("unit_only")) as died_at:
+    with watch_exit(circle.pid_of("unit_only")) as ended_at:
         await use(circle, "http_one", evicting=["unit_only"])
         eviction = client.evictions[-1]
         check(circle, eviction, method="unit-stop", trigger="http_one")
-        assert died_at.done(), "its process ended before its memory was said to be free"
-        return eviction, eviction.heard_at - died_at.result()
+        assert ended_at.done(), "the process must end before its memory is reported as free"
+        return eviction, eviction.received_at - ended_at.result()
 
 
 @contextlib.contextmanager
-def death_of(pid: int) -> Iterator[asyncio.Future[float]]:
-    """A future that holds when the process ended, in monotonic seconds."""
+def watch_exit(pid: int) -> Iterator[asyncio.Future[float]]:
+    """Yield a future that is set to the monotonic time in seconds at which a process ends."""
     loop = asyncio.get_running_loop()
-    died_at: asyncio.Future[float] = loop.create_future()
+    ended_at: asyncio.Future[float] = loop.create_future()
     descriptor = os.pidfd_open(pid)
 
-    def note() -> None:
+    def set_time() -> None:
         loop.remove_reader(descriptor)
-        died_at.set_result(time.monotonic())
+        ended_at.set_result(time.monotonic())
 
-    loop.add_reader(descriptor, note)
+    loop.add_reader(descriptor, set_time)
     try:
-        yield died_at
+        yield ended_at
     finally:
         loop.remove_reader(descriptor)
         os.close(descriptor)
 
 
 async def killed_consumer(circle: GpuCircle) -> None:
-    """A resident process dies without a word: its memory is seen free, and it is loaded anew when wanted."""
+    """Kill a resident process: the daemon notices the free memory and loads the consumer again on request."""
     client = circle.client
     os.kill(circle.pid_of("http_one"), 9)
 
     async def is_noticed() -> bool:
         state = await client.consumer("http_one")
         free_mib = (await client.device())["free_mib"]
-        is_gone = state["residency"] != "resident" and not state.get("used_mib")
-        return is_gone and free_mib > circle.members["http_one"].footprint_mib + 256
+        is_unloaded = state["residency"] != "resident" and not state.get("used_mib")
+        return is_unloaded and free_mib > circle.members["http_one"].footprint_mib + 256
 
     await wait_until("the death of http_one is noticed, and its memory free", is_noticed)
     await use(circle, "http_one", evicting=[])
 
 
 async def use(circle: GpuCircle, name: str, evicting: list[str]) -> None:
-    """Lease a consumer, see that it holds what it should and is known by its pid, and give the lease back."""
+    """Lease a consumer, check its memory and its attribution by pid, and release the lease."""
     client, member = circle.client, circle.members[name]
     evictions_before = len(client.evictions)
     lease, grant = await client.acquire(name)
@@ -351,14 +351,16 @@ async def use(circle: GpuCircle, name: str, evicting: list[str]) -> None:
 
     await wait_until(f"{name} is resident and its memory attributed to its unit by pid", is_shown)
     state, device = await client.consumer(name), await client.device()
-    assert member.mib <= state["used_mib"] <= member.footprint_mib, "its tensor and a context, nobody else's memory"
+    assert member.mib <= state["used_mib"] <= member.footprint_mib, (
+        "its tensor and a context, no memory of other processes"
+    )
     assert state["leases"] == 1
     assert device["used_mib"] >= state["used_mib"]
     await client.release(lease)
 
 
 def check(circle: GpuCircle, eviction: Eviction, *, method: str, trigger: str) -> None:
-    """An eviction as it should be: by this method alone, verified, and the memory was there."""
+    """Assert that an eviction used only this method, was verified, and freed the memory."""
     assert (eviction.method, eviction.trigger, eviction.details["tried"]) == (method, trigger, [method])
     assert eviction.details["verified"] is True
     assert eviction.freed_mib >= circle.members[eviction.consumer].mib * 9 // 10

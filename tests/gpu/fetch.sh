@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# fetch.sh WHEELS_DIR: downloads, where there are package indexes, all that run.sh needs where there are none:
+# fetch.sh WHEELS_DIR: downloads everything that run.sh needs on a machine without package indexes:
 # wheels for CPython 3.11 and 3.12 on x86-64 Linux, and Debian's dbus-daemon with the libraries it loads.
 set -euo pipefail
 folder=${1:?usage: fetch.sh WHEELS_DIR}
@@ -18,14 +18,14 @@ pin() { grep -ix "$1==.*" "$root/requirements.lock"; }
 fetch_wheels() {
     local name version tags=() pins=()
     for name in "${names[@]}"; do pins+=("$(pin "$name")"); done
-    # pip takes each tag literally, so every glibc that the target may have is named
+    # pip matches tags literally, so every glibc version that the target may have is listed
     for version in $(seq 5 36); do tags+=(--platform "manylinux_2_${version}_x86_64"); done
     tags+=(--platform manylinux2014_x86_64 --platform manylinux1_x86_64)
     for version in 3.11 3.12; do
         "$python" -m pip download --quiet --no-deps --only-binary=:all: --implementation cp \
             --python-version "$version" "${tags[@]}" --dest "$folder" "${pins[@]}"
     done
-    # published as source only; its wheel suits every Python
+    # published as source only; its wheel works with every Python version
     "$python" -m pip wheel --quiet --no-deps --wheel-dir "$folder" "$(pin sdnotify)"
 }
 

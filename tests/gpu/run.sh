@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# run.sh [WHEELS_DIR]: the GPU circle on a bare machine with an NVIDIA driver, Python 3.11 or newer and PyTorch, but no
-# package index. What fetch.sh put into WHEELS_DIR is unpacked into a folder of its own; nothing is installed.
-# Without WHEELS_DIR everything must be there already. PYTHON=... names the interpreter that has PyTorch;
-# GPU_MARKER= GPU_TESTS=tests/integration/test_gpu_circle_on_shim.py tries the script itself without a GPU.
+# run.sh [WHEELS_DIR]: runs the GPU tests on a machine with an NVIDIA driver, Python 3.11 or newer and PyTorch, but no
+# package index. The files that fetch.sh put into WHEELS_DIR are unpacked into a temporary folder; nothing is installed.
+# Without WHEELS_DIR all dependencies must be installed. PYTHON=... names the interpreter that has PyTorch;
+# GPU_MARKER= GPU_TESTS=tests/integration/test_gpu_circle_on_shim.py tests the script itself without a GPU.
 set -euo pipefail
 python=${PYTHON:-python3}
 wheels=${1:+$(cd "$1" && pwd)}
@@ -39,16 +39,16 @@ WRAPPER
 
 marker=${GPU_MARKER-gpu}
 if [ "$marker" = gpu ] && [ ! -e /dev/nvidiactl ]; then
-    say "no NVIDIA driver here: everything would be skipped"
+    say "no NVIDIA driver found: all tests would be skipped"
     exit 1
 fi
 [ -z "$wheels" ] || unpack_wheels
 if ! command -v dbus-daemon > /dev/null; then
-    [ -n "$wheels" ] || { say "no dbus-daemon, and no folder to take one from"; exit 1; }
+    [ -n "$wheels" ] || { say "dbus-daemon is not installed: install it, or pass WHEELS_DIR"; exit 1; }
     unpack_dbus
 fi
 say "$("$python" -VV | head -n 1), $(dbus-daemon --version | head -n 1)"
-# The machine may have any pytest plugins; only ours are wanted, and warnings are errors.
+# Plugins of the machine's Python are not loaded: warnings are errors, and a plugin could cause some.
 export PYTEST_DISABLE_PLUGIN_AUTOLOAD=1
 # shellcheck disable=SC2086 # paths, to be split
 "$python" -m pytest -p pytest_asyncio.plugin -p pytest_timeout -p no:cacheprovider -s -v \

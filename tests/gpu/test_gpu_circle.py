@@ -1,4 +1,4 @@
-"""Real NVML, real CUDA: needs an NVIDIA driver and PyTorch (tests/gpu/run.sh brings the rest)."""
+"""Tests with real NVML and real CUDA; they need an NVIDIA driver and PyTorch (tests/gpu/run.sh provides the rest)."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ async def free_mib() -> int:
         await source.close()
 
 
-async def test_real_driver_is_read_whole() -> None:
-    """Every figure, and process lists that did not fail."""
+async def test_memory_of_the_real_driver_is_read() -> None:
+    """The reading has no error, and free memory is known."""
     assert await free_mib() > 0
 
 

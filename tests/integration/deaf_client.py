@@ -1,4 +1,4 @@
-"""Calls gpumand ten thousand times and never reads an answer: ``python -m … ADDRESS SEED``."""
+"""A client that calls gpumand ten thousand times and reads no answer: ``python -m … ADDRESS SEED``."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ CALLS = 10_000
 WAITING = {"timeout_usec": Variant("t", 3_600_000_000), "lifetime": Variant("s", "connection")}
 
 
-async def shout(address: str, seed: int) -> None:
-    """Everything happens within one turn of the event loop, so nothing is read."""
+async def send_calls(address: str, seed: int) -> None:
+    """Send all calls in one iteration of the event loop, so that nothing is read."""
     rng = random.Random(seed)
     connection = await BusConnection.connect(address)
-    sock = connection._outbox._sock
+    sock = connection._send_queue._sock
     sock.setblocking(True)
     for serial in range(2, CALLS + 2):
         member, signature, body = rng.choice(
@@ -43,4 +43,4 @@ async def shout(address: str, seed: int) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(shout(sys.argv[1], int(sys.argv[2])))
+    asyncio.run(send_calls(sys.argv[1], int(sys.argv[2])))

@@ -1,4 +1,4 @@
-"""``python -m tests.integration.faulty_daemon FAULT …``: the daemon, with a fault that begins with SIGUSR1."""
+"""``python -m tests.integration.faulty_daemon FAULT …``: the daemon with a fault that SIGUSR1 triggers."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from gpumand.vram.nvml import NvmlSession
 
 
 def block(*_: Any) -> None:
-    """Do not return for as long as any test lasts."""
+    """Block for longer than any test runs."""
     time.sleep(600)
 
 
@@ -25,13 +25,13 @@ def fail(*_: Any) -> NoReturn:
 
 
 def die(*_: Any) -> NoReturn:
-    """End the thread, as nothing that is an Exception can."""
+    """End the thread: SystemExit is not an Exception, so no handler for Exception catches it."""
     raise SystemExit
 
 
-def end_upkeep() -> None:
+def end_housekeeping() -> None:
     for task in asyncio.all_tasks():
-        if "Upkeep.run" in repr(task):
+        if "Housekeeping.run" in repr(task):
             task.cancel()
 
 
@@ -40,8 +40,8 @@ FAULTS: dict[str, Callable[[], Any]] = {
     "step-raises": lambda: setattr(Scheduler, "step", fail),
     "step-blocks": lambda: setattr(Scheduler, "step", block),
     "sampler-dies": lambda: setattr(NvmlSession, "read", die),
-    "upkeep-ends": end_upkeep,
-    "grows-old": lambda: setattr(daemon, "LIBRARY_SEC", 0.0),
+    "housekeeping-ends": end_housekeeping,
+    "allows-early-restart": lambda: setattr(daemon, "MIN_AGE_FOR_RESTART_SEC", 0.0),
     "driver-hangs": lambda: setattr(NvmlSession, "read", block),
 }
 

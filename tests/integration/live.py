@@ -1,4 +1,4 @@
-"""The real daemon on a bus of its own, with real consumer processes; the daemon may be killed and started again."""
+"""The real daemon on a private bus with real consumer processes; tests may kill and restart the daemon."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ DEADLINE_SEC = 30.0
 async def wait_until(
     what: str, condition: Callable[..., Awaitable[bool]], *arguments: Any, within_sec: float = DEADLINE_SEC
 ) -> None:
-    """Poll until it is so. Raises AssertionError that says what never was."""
+    """Poll until a condition holds. Raises AssertionError with its description on a timeout."""
     deadline = asyncio.get_running_loop().time() + within_sec
     while not await condition(*arguments):
-        assert asyncio.get_running_loop().time() < deadline, f"not so after {within_sec:g} s: {what}"
+        assert asyncio.get_running_loop().time() < deadline, f"condition not met after {within_sec:g} s: {what}"
         await asyncio.sleep(0.05)
 
 
 class Client:
-    """Somebody on the bus, who hears what the Manager says."""
+    """A bus client that calls the Manager and receives its signals."""
 
     def __init__(self, bus: BusConnection) -> None:
         self.bus = bus
@@ -42,7 +42,7 @@ class Client:
 
     @classmethod
     async def connect(cls, address: str, *, listen: bool = False) -> Client:
-        """Connect; with ``listen`` hear the Manager's signals."""
+        """Connect to the bus; with ``listen`` also receive the Manager's signals."""
         client = cls(await BusConnection.connect(address))
         if listen:
             await client.bus.subscribe(callback=client.signals.append, sender=names.BUS_NAME, interface=names.MANAGER)
@@ -55,40 +55,40 @@ class Client:
         )
 
     async def acquire(self, consumer: str, **options: tuple[str, Any]) -> tuple[str, dict[str, Any]]:
-        """Acquire; options are (signature, value). Returns the lease and the grant."""
+        """Call Acquire; options are (signature, value). Returns the lease and the grant."""
         lease, grant = await self.call("Acquire", "sa{sv}", consumer, to_variants(options))
         return str(lease), dict(grant)
 
-    def ask(self, consumer: str, **options: tuple[str, Any]) -> asyncio.Task[tuple[str, dict[str, Any]]]:
-        """Acquire, while the caller goes on; waits for long unless told otherwise."""
+    def start_acquire(self, consumer: str, **options: tuple[str, Any]) -> asyncio.Task[tuple[str, dict[str, Any]]]:
+        """Start an Acquire as a task, with a long timeout unless given."""
         options = {"timeout_usec": ("t", 120_000_000)} | options
         return asyncio.create_task(self.acquire(consumer, **options))
 
-    def heard(self, member: str) -> list[tuple[Any, ...]]:
-        """The bodies of all signals of that name so far, values unwrapped."""
+    def received(self, member: str) -> list[tuple[Any, ...]]:
+        """The bodies of all signals received with that name, values unwrapped."""
         return [tuple(unwrap(list(signal.body))) for signal in self.signals if signal.member == member]
 
     async def property(self, name: str) -> Any:
-        """A property of the Manager."""
+        """Read a property of the Manager."""
         where = (names.BUS_NAME, names.ROOT_PATH, names.PROPERTIES)
         (value,) = await self.bus.call(*where, "Get", "ss", (names.MANAGER, name), timeout_sec=30.0)
         return unwrap(value)
 
     async def release(self, lease: str) -> None:
-        """Release."""
+        """Release a lease."""
         await self.call("Release", "s", lease)
 
     async def status(self) -> dict[str, Any]:
-        """GetStatus."""
+        """Call GetStatus."""
         (status,) = await self.call("GetStatus")
         return dict(status)
 
     async def consumer(self, name: str) -> dict[str, Any]:
-        """One consumer of the status."""
+        """Get one consumer of the status."""
         return next(one for one in (await self.status())["consumers"] if one["name"] == name)
 
     async def close(self) -> None:
-        """Leave the bus."""
+        """Disconnect from the bus."""
         await self.bus.close()
 
 
@@ -97,12 +97,12 @@ class LiveHost:
     """A host with a daemon that can be started, stopped and killed.
 
     Attributes:
-        folder: where everything lies.
+        folder: the folder for all files.
         bus: the private bus.
         consumers: running consumer processes by name.
-        daemon: the daemon's process.
-        environ: what it has in its environment besides our own.
-        program: what Python is told to run as the daemon.
+        daemon: the process of the daemon.
+        environ: environment variables of the daemon in addition to those of the test.
+        program: the Python arguments that run the daemon.
         passed: descriptors that it gets.
         stack: what is to be ended with the host.
     """
@@ -118,26 +118,26 @@ class LiveHost:
 
     @property
     def simulator(self) -> Path:
-        """Where consumers announce what they hold."""
+        """The folder in which consumers announce the memory they hold."""
         path = self.folder / "simulator"
         path.mkdir(mode=0o700, exist_ok=True)
         return path
 
     @property
     def log(self) -> str:
-        """What the daemon said, over all its lives."""
+        """The log of all daemon processes of this host."""
         path = self.folder / "daemon.log"
         return path.read_text(errors="replace") if path.exists() else ""
 
     async def launch(self, name: str, mib: int, *flags: str) -> ConsumerProcess:
-        """Start a consumer process; it ends with the host."""
+        """Start a consumer process, which ends with the host."""
         total = ("--device-total", str(TOTAL_MIB))
         context = consumer_process(name, mib, self.simulator, *total, *flags)
         self.consumers[name] = consumer = await self.stack.enter_async_context(context)
         return consumer
 
     def configure(self, consumers: str, scheduler: str = "concurrent_leases = 0", gpu: str = "") -> None:
-        """Write the configuration."""
+        """Write the configuration file."""
         gpu = gpu or f'source = "simulated"\nsimulated_total_mib = [{TOTAL_MIB}]\nsimulated_dir = "{self.simulator}"'
         text = f"[scheduler]\n{scheduler}\n[gpu]\n{gpu}\n{consumers}"
         (self.folder / "gpumand.toml").write_text(text, encoding="utf-8")
@@ -165,7 +165,7 @@ class LiveHost:
         return True
 
     async def end(self, number: int = signal.SIGTERM) -> int:
-        """Signal the daemon and wait for its end; its exit status."""
+        """Send a signal to the daemon and wait for its end; returns its exit status."""
         assert self.daemon is not None
         if self.daemon.returncode is None:
             self.daemon.send_signal(number)
@@ -173,7 +173,7 @@ class LiveHost:
             return await self.daemon.wait()
 
     async def client(self, *, listen: bool = False) -> Client:
-        """One more client."""
+        """Connect another client."""
         return await Client.connect(self.bus.address, listen=listen)
 
 
@@ -199,8 +199,8 @@ async def error_of(work: Awaitable[Any]) -> BusError:
 
 
 @contextlib.asynccontextmanager
-async def answering(host: LiveHost, within_sec: float = 1.0) -> AsyncIterator[None]:
-    """See that GetStatus is answered fast, all the while."""
+async def status_answers_fast(host: LiveHost, within_sec: float = 1.0) -> AsyncIterator[None]:
+    """Check that GetStatus is answered fast during the whole block."""
     client, slowest_sec = await host.client(), 0.0
     clock = asyncio.get_running_loop().time
 
@@ -225,7 +225,7 @@ async def answering(host: LiveHost, within_sec: float = 1.0) -> AsyncIterator[No
 
 @contextlib.asynccontextmanager
 async def bare_host(folder: Path) -> AsyncIterator[LiveHost]:
-    """A bus and nothing else yet: consumers, configuration and daemon are the test's business."""
+    """A host with a bus only: the test starts consumers, configuration and daemon."""
     async with contextlib.AsyncExitStack() as stack:
         host = LiveHost(folder, await stack.enter_async_context(PrivateBus()), stack)
         try:
@@ -237,10 +237,10 @@ async def bare_host(folder: Path) -> AsyncIterator[LiveHost]:
 
 @contextlib.asynccontextmanager
 async def live_host(folder: Path, sizes: dict[str, int], *flags: str, **config: str) -> AsyncIterator[LiveHost]:
-    """Consumers of these sizes (MiB), each in a process of its own, and a daemon that knows them all.
+    """A host with consumers of these sizes (MiB), each in its own process, and a daemon with all of them configured.
 
     Args:
-        folder: a fresh one.
+        folder: an empty folder.
         sizes: footprint by name.
         flags: for every consumer process.
         config: ``scheduler=`` and ``gpu=`` as ``LiveHost.configure`` takes them.

@@ -1,4 +1,4 @@
-"""ComfyUI and ollama as far as a program that uses both meets them, each a process that holds simulated VRAM.
+"""Minimal ComfyUI and ollama servers, each a process that holds simulated VRAM.
 
 ``python -m tests.integration.pair_servers comfyui --mib 13312 --simulator-dir DIR --device-total 16384`` prints
 ``READY port=NNNN``. Both answer and free as the real ones do: ollama's ``keep_alive = 0`` answers before the memory is
@@ -22,7 +22,7 @@ JOB_SEC = 0.3
 
 
 class Server:
-    """What both have: a model, and things that are done after the answer."""
+    """Base of both servers: a model, and work that continues after the answer."""
 
     def __init__(self, model: Model) -> None:
         self.model = model
@@ -34,7 +34,7 @@ class Server:
         task.add_done_callback(self._later.discard)
 
     async def free(self) -> None:
-        """Once no work is left."""
+        """Free the model when no work is left."""
         await self.model.idle.wait()
         await self.model.unload()
 
@@ -116,7 +116,7 @@ class ComfyUI(Server):
 
 
 async def serve(args: argparse.Namespace) -> None:
-    """Until killed."""
+    """Serve until killed."""
     size = {"mib": args.mib, "device_total_mib": args.device_total}
     model = Model(ModelSettings(args.server, args.server, args.simulator_dir, **size))
     runner = web.AppRunner((ComfyUI if args.server == "comfyui" else Ollama)(model).app())

@@ -1,7 +1,7 @@
-"""Many clients in processes of their own, some of them killed: run by the storm test, which reads its last line.
+"""Many clients in separate processes, some of them killed; the storm test runs this and reads the last line.
 
 The parent imports everything once and forks a child for each client, so that a hundred of them are cheap; a child that
-was killed is replaced. Each child writes one line for each request to its own file: asked, then what came of it.
+was killed is replaced. Each child writes one line for each request to its own file: the request, then its result.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from tests.integration.live import Client
 
 
 def main() -> None:
-    """Parse, fork, kill, wait, sum up."""
+    """Start the clients, kill some, wait for all, and print a summary."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--address", required=True)
     parser.add_argument("--folder", type=Path, required=True)
@@ -41,7 +41,7 @@ def run(options: argparse.Namespace) -> dict[str, int]:
     living = {spawn(options, next(numbers), until) for _ in range(options.clients)}
     killed = 0
     while time.monotonic() < until:
-        time.sleep(draw.uniform(0.1, 0.5))  # the rhythm of the killing, not a wait for anything
+        time.sleep(draw.uniform(0.1, 0.5))  # the interval between kills
         victim = draw.choice(sorted(living))
         os.kill(victim, signal.SIGKILL)
         os.waitpid(victim, 0)
@@ -66,7 +66,7 @@ def spawn(options: argparse.Namespace, number: int, until: float) -> int:
 
 
 async def client(options: argparse.Namespace, number: int, until: float) -> None:
-    """Acquire, hold, release, until time is up."""
+    """Acquire, hold and release until the end time."""
     draw = random.Random(f"{options.seed}/{number}")
     bus = await Client.connect(options.address)
     names = options.consumers.split(",")

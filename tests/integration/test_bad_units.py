@@ -1,4 +1,4 @@
-"""Consumers that are units, on a systemd that is slow, refuses or is not there: escalation, named errors, surprises."""
+"""Consumers with units on a systemd that is slow, refuses or is missing."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from typing import Any
 
 import pytest
 
-from tests.integration.live import Client, LiveHost, answering, bare_host, error_of, wait_until
+from tests.integration.live import Client, LiveHost, bare_host, error_of, status_answers_fast, wait_until
 from tests.integration.service_manager.host import FakeHost
 
 ERROR = "org.gpumand1.Error."
 SCHEDULER = "concurrent_leases = 0\nsettle_timeout_sec = 0.5\nhealth_interval_sec = 0.3"
 
 
-def holding(host: LiveHost, name: str, mib: int, **more: Any) -> dict[str, Any]:
-    """A unit whose process holds memory as long as it runs."""
+def unit_holding_memory(host: LiveHost, name: str, mib: int, **more: Any) -> dict[str, Any]:
+    """A unit whose process holds memory while it runs."""
     announce = f'echo \'{{"mib": {mib}, "consumer": "{name}"}}\' > {host.simulator}/$$; exec sleep 1000'
     return {"argv": ["sh", "-c", announce], **more}
 
@@ -31,10 +31,10 @@ def unit_table(name: str, mib: int, *more: str) -> str:
 
 
 @contextlib.asynccontextmanager
-async def with_systemd(
+async def running_daemon_and_systemd(
     folder: Path, host: LiveHost, tables: str, **units: dict[str, Any]
 ) -> AsyncIterator[tuple[Client, FakeHost]]:
-    """The fake systemd with these units, and the daemon."""
+    """Run the fake systemd with these units, and the daemon."""
     control = await host.client(listen=True)
     systemd = FakeHost(host.bus, control.bus, folder)
     if units:
@@ -42,10 +42,10 @@ async def with_systemd(
     host.configure(tables, SCHEDULER)
     await host.start()
     try:
-        async with answering(host):
+        async with status_answers_fast(host):
             yield control, systemd
     finally:
-        await host.end()  # before its systemd: it would tell its clients of the loss
+        await host.end()  # stop it before systemd, whose loss it would report to its clients
         await systemd.halt()
     assert "Traceback" not in host.log, host.log[-4000:]
 
@@ -68,7 +68,7 @@ async def load(client: Client, name: str) -> None:
 
 
 @pytest.mark.parametrize("fault", ["lying-unload", "error-500:on=unload"])
-async def test_a_unit_that_does_not_free_by_http_is_stopped(tmp_path: Path, host: LiveHost, fault: str) -> None:
+async def test_unit_is_stopped_when_its_unload_route_frees_nothing(tmp_path: Path, host: LiveHost, fault: str) -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -81,17 +81,17 @@ async def test_a_unit_that_does_not_free_by_http_is_stopped(tmp_path: Path, host
         'unload = { path = "/api/admin/unload" }',
     ]
     tables = unit_table("liar", 14000, *routes) + unit_table("wanted", 12000)
-    units = {"liar": {"argv": command}, "wanted": holding(host, "wanted", 12000)}
-    async with with_systemd(tmp_path, host, tables, **units) as (client, systemd):
+    units = {"liar": {"argv": command}, "wanted": unit_holding_memory(host, "wanted", 12000)}
+    async with running_daemon_and_systemd(tmp_path, host, tables, **units) as (client, systemd):
         await load(client, "liar")
 
         _, grant = await client.acquire("wanted")
 
         assert grant["evicted"] == ["liar"]
-        [(consumer, _, freed_mib, method, trigger, details)] = client.heard("EvictionOccurred")
+        [(consumer, _, freed_mib, method, trigger, details)] = client.received("EvictionOccurred")
         assert (consumer, freed_mib, method, trigger) == ("liar", 14000, "unit-stop", "wanted")
         assert details["tried"] == ["http", "unit-stop"]
-        assert client.heard("EvictionFailed") == []
+        assert client.received("EvictionFailed") == []
         stats = (await client.status())["stats"]
         assert (stats["evictions"], stats["eviction_failures"]) == (1, 0)
         assert await systemd.main_pid("liar.service") == 0
@@ -100,20 +100,20 @@ async def test_a_unit_that_does_not_free_by_http_is_stopped(tmp_path: Path, host
 
 FAILING_STOPS: list[tuple[dict[str, Any], str]] = [
     ({"access": "denied"}, "systemd does not allow gpumand to stop bad.service"),
-    ({"reactivates_after_sec": 0.0, "triggered_by": ["bad.socket"]}, "came back right after it was stopped"),
+    ({"reactivates_after_sec": 0.0, "triggered_by": ["bad.socket"]}, "started again right after it was stopped"),
     ({"stop_delay_sec": 30.0}, "bad.service did not stop within 1 s and is deactivating"),
     ({"destructive": True}, "is destructive"),
 ]
 
 
 @pytest.mark.parametrize(("behaviour", "why"), FAILING_STOPS, ids=[next(iter(one[0])) for one in FAILING_STOPS])
-async def test_a_unit_that_cannot_be_stopped_is_named_and_another_goes(
+async def test_unit_that_cannot_be_stopped_is_reported_and_another_is_evicted(
     tmp_path: Path, host: LiveHost, behaviour: dict[str, Any], why: str
 ) -> None:
     names = {"bad": 8000, "good": 8000, "wanted": 12000}
     tables = "".join(unit_table(name, mib, "stop_timeout_sec = 1") for name, mib in names.items())
-    units = {name: holding(host, name, mib) for name, mib in names.items()}
-    async with with_systemd(tmp_path, host, tables, **units) as (client, systemd):
+    units = {name: unit_holding_memory(host, name, mib) for name, mib in names.items()}
+    async with running_daemon_and_systemd(tmp_path, host, tables, **units) as (client, systemd):
         for name in ("bad", "good"):
             lease, _ = await client.acquire(name)
             await client.release(lease)
@@ -122,7 +122,7 @@ async def test_a_unit_that_cannot_be_stopped_is_named_and_another_goes(
         _, grant = await client.acquire("wanted", timeout_usec=("t", 30_000_000))
 
         assert grant["evicted"] == ["good"]
-        [(consumer, _, _, method, _, details)] = client.heard("EvictionFailed")
+        [(consumer, _, _, method, _, details)] = client.received("EvictionFailed")
         assert (consumer, method) == ("bad", "unit-stop")
         assert why in details["error"]
         stats = (await client.status())["stats"]
@@ -136,8 +136,8 @@ FAILING_STARTS: list[tuple[dict[str, Any], str]] = [
     ({"load_state": "not-found"}, "bad.service cannot be started: systemd knows no such unit"),
     ({"start_result": "failed"}, "bad.service did not start: it failed (result exit-code)"),
     ({"start_result": "timeout"}, "(result timeout)"),
-    ({"start_result": "dependency"}, "a unit that it needs failed"),
-    ({"condition_fails": True}, "a condition of it may not hold"),
+    ({"start_result": "dependency"}, "a unit that it depends on failed"),
+    ({"condition_fails": True}, "a condition of the unit failed"),
     ({"access": "interactive"}, "systemd does not allow gpumand to start bad.service"),
     ({"start_delay_sec": 2.5}, "bad.service did not start within 1 s and is activating"),
 ]
@@ -146,14 +146,17 @@ FAILING_STARTS: list[tuple[dict[str, Any], str]] = [
 @pytest.mark.parametrize(
     ("behaviour", "why"), FAILING_STARTS, ids=[str(next(iter(one[0].items()))) for one in FAILING_STARTS]
 )
-async def test_a_unit_that_cannot_be_started_is_named(
+async def test_unit_that_cannot_be_started_is_reported(
     tmp_path: Path, host: LiveHost, behaviour: dict[str, Any], why: str
 ) -> None:
     tables = unit_table("bad", 8000, "load_timeout_sec = 1") + unit_table("good", 8000)
-    units = {"bad": holding(host, "bad", 8000, **behaviour), "good": holding(host, "good", 8000)}
-    async with with_systemd(tmp_path, host, tables, **units) as (client, _):
-        asked = client.ask("bad")
-        good = client.ask("good")  # the same device: it waits for the failure, and is served then
+    units = {
+        "bad": unit_holding_memory(host, "bad", 8000, **behaviour),
+        "good": unit_holding_memory(host, "good", 8000),
+    }
+    async with running_daemon_and_systemd(tmp_path, host, tables, **units) as (client, _):
+        asked = client.start_acquire("bad")
+        good = client.start_acquire("good")  # on the same device: it waits for the failure and is served then
         error = await error_of(asked)
 
         assert error.name == ERROR + "LoadFailed"
@@ -165,54 +168,58 @@ async def test_a_unit_that_cannot_be_started_is_named(
         assert (stats["loads"], stats["load_failures"]) == (1, 1)
 
 
-async def test_a_unit_that_ends_while_it_loads_is_not_waited_for(tmp_path: Path, host: LiveHost) -> None:
+async def test_load_fails_at_once_when_its_unit_ends(tmp_path: Path, host: LiveHost) -> None:
     health = ['url = "http://127.0.0.1:1"', 'health = { path = "/health" }']
     units = {"bad": {"argv": ["sh", "-c", "sleep 0.5; exit 7"]}}
-    async with with_systemd(tmp_path, host, unit_table("bad", 8000, *health), **units) as (client, _):
+    async with running_daemon_and_systemd(tmp_path, host, unit_table("bad", 8000, *health), **units) as (client, _):
         error = await error_of(client.acquire("bad", timeout_usec=("t", 60_000_000)))
         assert error.name == ERROR + "LoadFailed"
         assert "bad.service ended while bad was loading (exit-code)" in error.message
 
 
-# -- behind our back -----------------------------------------------------------------------------------------------
+# -- external changes ----------------------------------------------------------------------------------------------
 
 
-async def test_what_happens_behind_our_back_is_noticed(tmp_path: Path, host: LiveHost) -> None:
-    units = {"a": holding(host, "a", 14000, start_delay_sec=1.0), "b": holding(host, "b", 12000)}
-    async with with_systemd(tmp_path, host, unit_table("a", 14000) + unit_table("b", 12000), **units) as (
+async def test_external_unit_changes_are_noticed(tmp_path: Path, host: LiveHost) -> None:
+    units = {
+        "a": unit_holding_memory(host, "a", 14000, start_delay_sec=1.0),
+        "b": unit_holding_memory(host, "b", 12000),
+    }
+    async with running_daemon_and_systemd(tmp_path, host, unit_table("a", 14000) + unit_table("b", 12000), **units) as (
         client,
         systemd,
     ):
         assert await is_residency(client, "a", "unloaded")
-        await systemd.ask("StartUnit", "ss", "a.service", "replace")
-        await wait_until("its start is seen", is_residency, client, "a", "loading")
+        await systemd.call_manager("StartUnit", "ss", "a.service", "replace")
+        await wait_until("its start is noticed", is_residency, client, "a", "loading")
         [device] = (await client.status())["devices"]
-        assert (device["used_mib"], device["reserved_mib"]) == (0, 14000), "it is accounted for"
-        _, grant = await client.acquire("b")  # waits until it is there, and has it evicted
+        assert (device["used_mib"], device["reserved_mib"]) == (0, 14000), "its memory is reserved"
+        _, grant = await client.acquire("b")  # waits until it is loaded, and evicts it
         assert grant["evicted"] == ["a"]
-        await systemd.ask("StopUnit", "ss", "b.service", "replace")
-        await wait_until("its stop is seen", is_residency, client, "b", "unloaded")
+        await systemd.call_manager("StopUnit", "ss", "b.service", "replace")
+        await wait_until("its stop is noticed", is_residency, client, "b", "unloaded")
         [lease] = (await client.status())["leases"]
-        assert lease["consumer"] == "b", "its client was promised the room"
+        assert lease["consumer"] == "b", "the memory is reserved for its client"
         await client.release(lease["id"])
 
 
-async def test_a_plain_service_started_by_somebody_else_is_accounted_for_until_its_memory_shows(
-    tmp_path: Path, host: LiveHost
-) -> None:
-    """systemd calls it active at once; its model comes later."""
-    slow = holding(host, "a", 14000)
+async def test_externally_started_service_has_its_memory_reserved(tmp_path: Path, host: LiveHost) -> None:
+    """systemd reports it as active at once, before its model is loaded."""
+    slow = unit_holding_memory(host, "a", 14000)
     slow["argv"][2] = "sleep 1.5; " + slow["argv"][2]
     tables = unit_table("a", 14000) + unit_table("b", 12000)
-    async with with_systemd(tmp_path, host, tables, a=slow, b=holding(host, "b", 12000)) as (client, systemd):
-        await systemd.ask("StartUnit", "ss", "a.service", "replace")
-        await wait_until("its start is seen", is_residency, client, "a", "resident")
+    async with running_daemon_and_systemd(tmp_path, host, tables, a=slow, b=unit_holding_memory(host, "b", 12000)) as (
+        client,
+        systemd,
+    ):
+        await systemd.call_manager("StartUnit", "ss", "a.service", "replace")
+        await wait_until("its start is noticed", is_residency, client, "a", "resident")
         [device] = (await client.status())["devices"]
         assert (device["used_mib"], device["reserved_mib"]) == (0, 14000)
         _, grant = await client.acquire("b")
         assert grant["evicted"] == ["a"]
-        [(_, _, freed_mib, *_)] = client.heard("EvictionOccurred")
-        assert freed_mib == 14000, "it was waited for until it could be seen to go"
+        [(_, _, freed_mib, *_)] = client.received("EvictionOccurred")
+        assert freed_mib == 14000, "it was awaited until its memory could be observed"
 
 
 # -- systemd itself ------------------------------------------------------------------------------------------------
@@ -227,12 +234,15 @@ async def test_a_plain_service_started_by_somebody_else_is_accounted_for_until_i
     ],
     ids=["result-before-the-answer", "result-never-told", "slow"],
 )
-async def test_systemd_is_waited_for_whatever_its_manners(
+async def test_unit_jobs_are_awaited_with_every_kind_of_systemd_reply(
     tmp_path: Path, host: LiveHost, behaviour: dict[str, Any]
 ) -> None:
     tables = unit_table("a", 14000) + unit_table("b", 12000)
-    units = {"a": holding(host, "a", 14000, **behaviour), "b": holding(host, "b", 12000, **behaviour)}
-    async with with_systemd(tmp_path, host, tables, **units) as (client, _):
+    units = {
+        "a": unit_holding_memory(host, "a", 14000, **behaviour),
+        "b": unit_holding_memory(host, "b", 12000, **behaviour),
+    }
+    async with running_daemon_and_systemd(tmp_path, host, tables, **units) as (client, _):
         lease, _ = await client.acquire("a", timeout_usec=("t", 60_000_000))
         await client.release(lease)
         _, grant = await client.acquire("b", timeout_usec=("t", 60_000_000))
@@ -241,29 +251,31 @@ async def test_systemd_is_waited_for_whatever_its_manners(
         assert (stats["evictions"], stats["loads"], stats["load_failures"]) == (1, 2, 0)
 
 
-async def test_without_systemd_units_are_refused_by_name_until_it_appears(tmp_path: Path, host: LiveHost) -> None:
+async def test_units_are_refused_until_systemd_appears(tmp_path: Path, host: LiveHost) -> None:
     quick = await host.launch("routed", 3000, "--load-sec", "0.05")
     routes = (
         f'[consumers.routed]\nvram_resident_mib = 3000\nurl = "{quick.url}"\nload = {{ path = "/api/admin/load" }}\n'
     )
-    async with with_systemd(tmp_path, host, unit_table("a", 8000) + routes) as (client, systemd):
+    async with running_daemon_and_systemd(tmp_path, host, unit_table("a", 8000) + routes) as (client, systemd):
         error = await error_of(client.acquire("a"))
         assert error.name == ERROR + "LoadFailed"
         assert "no systemd on this bus" in error.message
         assert (await client.acquire("routed"))[1]["loaded"]
-        await systemd.boot({"a.service": holding(host, "a", 8000)})
-        await systemd.ask("StartUnit", "ss", "a.service", "replace")
-        await wait_until("it is heard of", is_residency, client, "a", "resident")
+        await systemd.boot({"a.service": unit_holding_memory(host, "a", 8000)})
+        await systemd.call_manager("StartUnit", "ss", "a.service", "replace")
+        await wait_until("systemd is noticed", is_residency, client, "a", "resident")
         assert not (await client.acquire("a"))[1]["loaded"]
 
 
-async def test_a_systemd_that_is_away_for_a_moment_is_listened_to_again(tmp_path: Path, host: LiveHost) -> None:
+async def test_subscription_is_restored_when_systemd_returns(tmp_path: Path, host: LiveHost) -> None:
     async def is_subscribed() -> bool:
         return await systemd.subscribed()
 
-    async with with_systemd(tmp_path, host, unit_table("a", 8000), a=holding(host, "a", 8000)) as (client, systemd):
+    async with running_daemon_and_systemd(
+        tmp_path, host, unit_table("a", 8000), a=unit_holding_memory(host, "a", 8000)
+    ) as (client, systemd):
         await systemd.reexec()
-        await wait_until("it is subscribed to again", is_subscribed)
+        await wait_until("the subscription is restored", is_subscribed)
         await asyncio.gather(load(client, "a"), load(client, "a"))
-        await systemd.ask("StopUnit", "ss", "a.service", "replace")
-        await wait_until("its stop is seen", is_residency, client, "a", "unloaded")
+        await systemd.call_manager("StopUnit", "ss", "a.service", "replace")
+        await wait_until("its stop is noticed", is_residency, client, "a", "unloaded")

@@ -1,4 +1,4 @@
-"""The real daemon, and consumers at work without a lease; and those who hold VRAM and are no consumers."""
+"""The real daemon with consumers that work without a lease, and with foreign processes that hold VRAM."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ ERROR = "org.gpumand1.Error."
 async def at_work(
     folder: Path, seconds: float, **more: str
 ) -> AsyncIterator[tuple[LiveHost, Client, asyncio.Task[object]]]:
-    """``image`` works for somebody who has no lease; ``llm`` needs its room."""
+    """A host on which ``image`` works without a lease and ``llm`` needs its memory."""
     async with bare_host(folder) as host:
         image, llm = await host.launch("image", 13000, *QUICK), await host.launch("llm", 14000, *QUICK)
         host.configure(table(image, 13000, busy=BUSY, **more) + table(llm, 14000), SCHEDULER)
@@ -29,7 +29,7 @@ async def at_work(
         client = await host.client(listen=True)
         await client.call("Load", "sa{sv}", "image", {})
         work = asyncio.create_task(image.post("/work", seconds=seconds))
-        await wait_until("it is seen to work", lambda: _is_busy(client))
+        await wait_until("image is reported as busy", lambda: _is_busy(client))
         try:
             yield host, client, work
         finally:
@@ -43,10 +43,10 @@ async def _is_busy(client: Client) -> bool:
     return (await client.consumer("image")).get("busy") is True
 
 
-async def test_work_without_a_lease_is_waited_for_and_not_interrupted(tmp_path: Path) -> None:
+async def test_work_without_a_lease_is_not_interrupted(tmp_path: Path) -> None:
     async with at_work(tmp_path, 3.0) as (host, client, work):
-        asking = client.ask("llm")
-        await wait_until("it says what it waits for", lambda: _waits_for(client, "image is busy (1 job)"))
+        asking = client.start_acquire("llm")
+        await wait_until("the reason for waiting is reported", lambda: _waits_for(client, "image is busy (1 job)"))
         assert not work.done()
 
         _, grant = await asking
@@ -56,11 +56,11 @@ async def test_work_without_a_lease_is_waited_for_and_not_interrupted(tmp_path: 
         assert (await host.consumers["image"].health())["interrupted"] == 0
 
 
-async def test_it_is_evicted_by_force_and_after_its_grace_only(tmp_path: Path) -> None:
+async def test_busy_consumer_is_evicted_by_force_or_after_its_grace_period(tmp_path: Path) -> None:
     async with at_work(tmp_path, 600.0, busy_after='"evict"', busy_grace_sec="2") as (host, client, _):
         refused = await error_of(client.call("Evict", "sa{sv}", "image", {}))
         assert (refused.name, "image is busy (1 job)" in refused.message) == (ERROR + "Busy", True)
-        assert client.heard("EvictionOccurred") == []
+        assert client.received("EvictionOccurred") == []
 
         _, grant = await client.acquire("llm")
 
@@ -69,12 +69,12 @@ async def test_it_is_evicted_by_force_and_after_its_grace_only(tmp_path: Path) -
         assert (await host.consumers["image"].health())["interrupted"] == 1
 
 
-async def test_they_are_refused_after_its_grace(tmp_path: Path) -> None:
+async def test_requests_are_refused_after_the_grace_period(tmp_path: Path) -> None:
     async with at_work(tmp_path, 600.0, busy_after='"refuse"', busy_grace_sec="1") as (host, client, _):
         refused = await error_of(client.acquire("llm"))
 
         assert refused.name == ERROR + "Busy"
-        assert "for longer than it is waited for" in refused.message
+        assert "after its busy_grace_sec of" in refused.message
         assert (await host.consumers["image"].health())["interrupted"] == 0
 
 
@@ -82,7 +82,7 @@ async def _waits_for(client: Client, words: str) -> bool:
     return any(words in one["waiting_for"] for one in (await client.status())["queue"])
 
 
-async def test_a_foreign_process_is_named_with_its_user(tmp_path: Path) -> None:
+async def test_foreign_process_is_reported_with_its_user(tmp_path: Path) -> None:
     async with bare_host(tmp_path) as host:
         stranger = await host.launch("game", 20000, "--loaded-at-start", "--anonymous", *QUICK)
         llm = await host.launch("llm", 14000, *QUICK)
@@ -102,7 +102,7 @@ async def test_a_foreign_process_is_named_with_its_user(tmp_path: Path) -> None:
         await client.close()
 
 
-async def test_a_directory_service_that_hangs_does_not_keep_the_daemon_from_ending(tmp_path: Path) -> None:
+async def test_hanging_directory_service_does_not_delay_the_end_of_the_daemon(tmp_path: Path) -> None:
     (tmp_path / "site").mkdir()
     hangs = "import pwd, time\npwd.getpwuid = lambda uid: time.sleep(600)\n"
     (tmp_path / "site" / "sitecustomize.py").write_text(hangs, encoding="utf-8")
@@ -113,7 +113,7 @@ async def test_a_directory_service_that_hangs_does_not_keep_the_daemon_from_endi
         await host.start()
         client = await host.client()
         await client.call("Load", "sa{sv}", "image", {})
-        await wait_until("its processes are looked at", lambda: _holds(client, "image"))
+        await wait_until("its processes are looked up", lambda: _holds(client, "image"))
 
         assert await host.end() == 0
         await client.close()

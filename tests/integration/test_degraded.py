@@ -1,4 +1,4 @@
-"""The real daemon over a driver that is missing, fails, lies or hangs: it says so, answers fast, and goes on."""
+"""The real daemon with a driver that is missing, fails, lies or hangs: it reports that, answers fast and continues."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from gpumand.bus import names
-from tests.integration.live import Client, LiveHost, answering, bare_host, error_of, table, wait_until
+from tests.integration.live import Client, LiveHost, bare_host, error_of, status_answers_fast, table, wait_until
 from tests.shim import build_shim, have_compiler, shim_environment
 from tests.shim.shimfile import Shim, ShimDevice
 
@@ -30,7 +30,7 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class Driver:
-    """The shim and its text file."""
+    """The driver shim and the text file that controls it."""
 
     def __init__(self, host: LiveHost) -> None:
         self._text = host.folder / "shim.txt"
@@ -43,7 +43,7 @@ class Driver:
         return shim_environment(library, self._text)
 
     def write(self, **changes: Any) -> None:
-        """Change the library or its device, as the driver does: at once."""
+        """Change the behaviour of the library or its device, with immediate effect."""
         for key, value in changes.items():
             setattr(self.shim if hasattr(self.shim, key) else self._device, key, value)
         self.shim.write(self._text)
@@ -55,7 +55,7 @@ class Driver:
 
 @pytest.fixture
 async def host(tmp_path: Path) -> AsyncIterator[LiveHost]:
-    """Two consumers that do not fit together, and no daemon yet."""
+    """A host with two consumers that do not fit together, and without a daemon."""
     async with bare_host(tmp_path) as made:
         for name, mib in SIZES.items():
             await made.launch(name, mib, "--load-sec", "0.05", "--unload-sec", "0.02")
@@ -71,25 +71,27 @@ async def daemon(host: LiveHost, gpu: str = NVML, environ: dict[str, str] | None
     client = await host.client(listen=True)
     changes: dict[str, Any] = {"sender": names.BUS_NAME, "interface": names.PROPERTIES}
     await client.bus.subscribe(callback=client.signals.append, **changes)
-    async with answering(host):
+    async with status_answers_fast(host):
         yield client
     assert "Traceback" not in host.log, host.log[-4000:]
     assert all([(await consumer.health())["oom"] == 0 for consumer in host.consumers.values()])
 
 
-def word(text: str) -> str:
+def first_word(text: str) -> str:
     return text.partition(": ")[0]
 
 
-def announced(client: Client) -> list[str]:
-    """Every value of Degraded that PropertiesChanged told, by its word."""
-    told = [changed["Degraded"] for _, changed, _ in client.heard("PropertiesChanged") if "Degraded" in changed]
-    return [word(value.rpartition("device 0: ")[2]) for value in told]
+def announced_degraded(client: Client) -> list[str]:
+    """The first word of every value of Degraded announced by PropertiesChanged."""
+    values = [changed["Degraded"] for _, changed, _ in client.received("PropertiesChanged") if "Degraded" in changed]
+    return [first_word(value.rpartition("device 0: ")[2]) for value in values]
 
 
-async def says(client: Client, expected: str) -> bool:
+async def has_degraded(client: Client, expected: str) -> bool:
     degraded = (await client.status())["degraded"]
-    return word(degraded.rpartition("device 0: ")[2]) == expected and await client.property("Degraded") == degraded
+    return (
+        first_word(degraded.rpartition("device 0: ")[2]) == expected and await client.property("Degraded") == degraded
+    )
 
 
 async def device(client: Client) -> dict[str, Any]:
@@ -97,16 +99,16 @@ async def device(client: Client) -> dict[str, Any]:
     return dict(entry)
 
 
-async def schedule_by_footprints(client: Client) -> None:
-    """One at a time by what is declared against the configured total, unverified and said to be so."""
+async def check_scheduling_by_footprints(client: Client) -> None:
+    """Loads follow the declared footprints and the configured total, and evictions are reported as unverified."""
     lease, grant = await client.acquire("image", lifetime=CONNECTION)
     assert grant["loaded"]
     busy = await error_of(client.acquire("voice", timeout_usec=("t", 0)))
-    assert busy.name == "org.gpumand1.Error.Busy", "two that do not fit together"
+    assert busy.name == "org.gpumand1.Error.Busy", "the two consumers do not fit together"
     await client.release(lease)
     lease, grant = await client.acquire("voice", lifetime=CONNECTION)
     assert (grant["loaded"], grant["evicted"]) == (True, ["image"])
-    [(_, _, freed_mib, _, _, details)] = client.heard("EvictionOccurred")
+    [(_, _, freed_mib, _, _, details)] = client.received("EvictionOccurred")
     assert (freed_mib, details["verified"]) == (0, False)
     await client.release(lease)
 
@@ -120,31 +122,31 @@ FAILURES: list[tuple[str, Failure, Failure]] = [
 
 
 @pytest.mark.parametrize(("expected", "fail", "mend"), FAILURES, ids=[one[0] for one in FAILURES])
-async def test_a_driver_that_does_not_start(
+async def test_driver_that_cannot_be_initialized(
     host: LiveHost, library: Path, expected: str, fail: Failure, mend: Failure
 ) -> None:
     driver = Driver(host)
     fail(driver)
     async with daemon(host, environ=driver.environment(library)) as client:
-        assert await says(client, expected)
+        assert await has_degraded(client, expected)
         entry = await device(client)
-        assert (entry["total_mib"], entry.keys() & FIGURES) == (TOTAL_MIB, {"total_mib"}), "unknown is left out"
-        await schedule_by_footprints(client)
+        assert (entry["total_mib"], entry.keys() & FIGURES) == (TOTAL_MIB, {"total_mib"}), "unknown values are left out"
+        await check_scheduling_by_footprints(client)
         mend(driver)
-        await wait_until("all is well", says, client, "")
-        assert announced(client)[-1] == ""
+        await wait_until("the driver is not degraded", has_degraded, client, "")
+        assert announced_degraded(client)[-1] == ""
         entry = await device(client)
         assert entry.keys() >= FIGURES - {"foreign_mib"}
         assert (entry["uuid"], entry["used_mib"], entry["error"]) == ("GPU-a", SIZES["voice"], "")
 
 
-async def test_no_library_and_no_total(host: LiveHost) -> None:
-    """Nothing to reckon with: nobody is evicted on a guess."""
+async def test_missing_library_without_a_configured_total(host: LiveHost) -> None:
+    """Without any VRAM size nothing is evicted on a guess."""
     empty = host.folder / "empty"
     empty.mkdir()
     gpu = 'source = "nvml"\nsample_interval_sec = 0.2'
     async with daemon(host, gpu, {"LD_LIBRARY_PATH": str(empty)}) as client:
-        assert await says(client, "nvml-library-missing")
+        assert await has_degraded(client, "nvml-library-missing")
         assert (await device(client)).keys().isdisjoint(FIGURES)
         for name in SIZES:
             await client.call("Evict", "sa{sv}", name, {})
@@ -168,32 +170,32 @@ RUNNING: list[tuple[str, Failure, Failure]] = [
 @pytest.mark.parametrize(
     ("expected", "fail", "mend"), RUNNING, ids=[f"{at}-{one[0]}" for at, one in enumerate(RUNNING)]
 )
-async def test_a_driver_that_fails_later(
+async def test_driver_that_fails_later(
     host: LiveHost, library: Path, expected: str, fail: Failure, mend: Failure
 ) -> None:
     driver = Driver(host)
     async with daemon(host, environ=driver.environment(library)) as client:
-        assert await says(client, "")
+        assert await has_degraded(client, "")
         lease, _ = await client.acquire("image", lifetime=CONNECTION)
         fail(driver)
-        await wait_until("it is told", has_announced, client, expected)
+        await wait_until("the degradation is announced", has_announced, client, expected)
         mend(driver)
-        await wait_until("it is well again", says, client, "")
-        assert announced(client)[-1] == ""
-        assert [one["id"] for one in (await client.status())["leases"]] == [lease], "a lease is no figure"
+        await wait_until("the driver is not degraded any more", has_degraded, client, "")
+        assert announced_degraded(client)[-1] == ""
+        assert [one["id"] for one in (await client.status())["leases"]] == [lease], "leases do not depend on readings"
         await client.release(lease)
         _, grant = await client.acquire("voice")
         assert grant["evicted"] == ["image"]
-        [(_, _, freed_mib, *_)] = client.heard("EvictionOccurred")
+        [(_, _, freed_mib, *_)] = client.received("EvictionOccurred")
         assert freed_mib == SIZES["image"]
 
 
 async def has_announced(client: Client, expected: str) -> bool:
-    return expected in announced(client)
+    return expected in announced_degraded(client)
 
 
 @pytest.mark.parametrize("memory_error", [3, 999])
-async def test_a_device_without_figures_is_scheduled_by_footprints(
+async def test_device_without_readings_is_scheduled_by_declared_footprints(
     host: LiveHost, library: Path, memory_error: int
 ) -> None:
     driver = Driver(host)
@@ -203,22 +205,22 @@ async def test_a_device_without_figures_is_scheduled_by_footprints(
         assert entry["total_mib"] == TOTAL_MIB
         assert not entry.keys() & {"used_mib", "free_mib"}
         assert entry["error"]
-        await schedule_by_footprints(client)
+        await check_scheduling_by_footprints(client)
 
 
-async def test_a_lost_device_takes_no_loads(host: LiveHost, library: Path) -> None:
+async def test_lost_device_gets_no_loads(host: LiveHost, library: Path) -> None:
     driver = Driver(host)
     async with daemon(host, environ=driver.environment(library)) as client:
         await client.acquire("image")
         driver.write(lost=True)
-        await wait_until("it is told", says, client, "gpu-lost")
+        await wait_until("the degradation is announced", has_degraded, client, "gpu-lost")
         error = await error_of(client.acquire("voice"))
         assert error.name == "org.gpumand1.Error.DeviceUnavailable"
         assert "gpu-lost" in error.message
 
 
-async def test_use_by_process_that_the_driver_does_not_tell(host: LiveHost, library: Path) -> None:
-    """The device's own figures decide; what a consumer holds is unknown, not nothing."""
+async def test_driver_without_memory_per_process(host: LiveHost, library: Path) -> None:
+    """The readings of the device decide; the memory of a consumer is unknown, not zero."""
     driver = Driver(host)
     pids = {host.consumers["image"].pid: None}
     driver.write(processes_in=None, compute=pids, used_mib=SIZES["image"])
@@ -228,8 +230,8 @@ async def test_use_by_process_that_the_driver_does_not_tell(host: LiveHost, libr
         assert shown["residency"] == "resident"
         assert "used_mib" not in shown
         assert (await device(client))["used_mib"] == SIZES["image"]
-        asked = client.ask("voice")
-        await wait_until("image frees", has_freed, host, "image")
+        asked = client.start_acquire("voice")
+        await wait_until("image frees its memory", has_freed, host, "image")
         driver.write(compute={}, used_mib=0)
         assert (await asked)[1]["evicted"] == ["image"]
 
@@ -238,21 +240,21 @@ async def has_freed(host: LiveHost, name: str) -> bool:
     return bool((await host.consumers[name].health())["vram_mib"] == 0)
 
 
-async def test_a_call_that_hangs(host: LiveHost, library: Path) -> None:
+async def test_driver_call_that_hangs(host: LiveHost, library: Path) -> None:
     driver = Driver(host)
     async with daemon(host, environ=driver.environment(library)) as client:
         driver.hang()
-        await wait_until("the hang is told", says, client, "nvml-hangs")
+        await wait_until("the hang is announced", has_degraded, client, "nvml-hangs")
         assert not (await device(client)).keys() & {"used_mib", "free_mib"}
-        await schedule_by_footprints(client)
+        await check_scheduling_by_footprints(client)
         driver.gate.unlink()
-        await wait_until("all is well", says, client, "")
-        assert announced(client)[-1] == ""
+        await wait_until("the driver is not degraded", has_degraded, client, "")
+        assert announced_degraded(client)[-1] == ""
         entered = driver.gate.with_name("gate.entered")
         entered.unlink()
         driver.hang()
-        await wait_until("it hangs again", exists, entered)
-    assert await host.end() == 0, "a call that hangs keeps nobody from ending"
+        await wait_until("the driver hangs again", exists, entered)
+    assert await host.end() == 0, "a hanging call must not delay the end of the daemon"
 
 
 async def exists(path: Path) -> bool:
@@ -261,7 +263,7 @@ async def exists(path: Path) -> bool:
 
 async def test_no_source_by_configuration(host: LiveHost) -> None:
     async with daemon(host, f'source = "none"\ntotal_mib = {TOTAL_MIB}') as client:
-        assert await says(client, "no-source")
+        assert await has_degraded(client, "no-source")
         entry = await device(client)
         assert (entry["source"], entry.keys() & FIGURES) == ("none", {"total_mib"})
-        await schedule_by_footprints(client)
+        await check_scheduling_by_footprints(client)

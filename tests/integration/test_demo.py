@@ -1,4 +1,4 @@
-"""The demonstration itself: it says so when all is well, and when something is not; and it leaves nothing behind."""
+"""The demonstration: it succeeds, reports a misbehaving service, and leaves nothing behind."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.timeout(90)
 
 @pytest.fixture(autouse=True)
 def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where the demonstration keeps its files; not under tmp_path, which is too long a name for a socket."""
+    """The folder for the files of the demonstration; not under tmp_path, whose name is too long for a socket."""
     folder = Path(tempfile.mkdtemp(prefix="gd-"))
     monkeypatch.setenv("TMPDIR", str(folder))
     return folder
@@ -65,19 +65,19 @@ async def finished(process: asyncio.subprocess.Process) -> Result:
     return Result(process.returncode or 0, out.decode(), err.decode())
 
 
-async def test_all_is_well_and_every_fact_was_checked() -> None:
+async def test_scenario_succeeds_and_counts_every_check() -> None:
     result = await finished(await start())
     assert (result.code, result.err) == (0, "")
     assert "\x1b" not in result.out
     assert len(re.findall(r"» evicted ", result.out)) == 1
     assert re.search(r"evicted comfyui from GPU 0 by http: 13\.0 GiB freed in .* to make room for llm", result.out)
-    assert "✓ mvoice was left alone, with its 2.8 GiB" in result.out
-    (number,) = re.findall(r"All (\d+) facts were checked and are so", result.out)
+    assert "✓ mvoice was not touched and still uses 2.8 GiB" in result.out
+    (number,) = re.findall(r"All (\d+) checks passed", result.out)
     assert len(re.findall(r"^    ✓ ", result.out, re.MULTILINE)) == int(number) >= 40
 
 
 @pytest.mark.parametrize(
-    ("fault", "step", "says"),
+    ("fault", "step", "error_name"),
     [
         ("comfyui:lying-unload", "step 5", "EvictionFailed"),
         ("comfyui:partial-unload:mib=1000,on=unload", "step 5", "EvictionFailed"),
@@ -85,27 +85,27 @@ async def test_all_is_well_and_every_fact_was_checked() -> None:
         ("llm:crash", "step 5", "LoadFailed"),
     ],
 )
-async def test_a_service_that_lies_is_noticed(fault: str, step: str, says: str) -> None:
+async def test_misbehaving_service_fails_the_demonstration(fault: str, step: str, error_name: str) -> None:
     result = await finished(await start("--fault", fault))
     assert result.code == 1
     last = result.err.splitlines()[-1]
     assert last.startswith(f"demo: FAILED: {step} (")
-    assert says in last
-    assert "facts were checked" not in result.out
+    assert error_name in last
+    assert "checks passed" not in result.out
 
 
-async def test_ctrl_c_ends_everything_and_the_screen_is_left_in_order() -> None:
+async def test_ctrl_c_stops_everything_and_restores_the_screen() -> None:
     screen = await Screen.start(Ctl(""), argv=DEMO)
     await screen.wait_for("mvoice   unloaded")
     await screen.wait_for("2  comfyui")
     screen.type(b"\x03")
     assert await screen.end() == 130
-    assert "everything that was started has been ended" in screen.text
+    assert "All processes of the demonstration have been stopped" in screen.text
     assert "Traceback" not in screen.text
     assert screen.text.rindex("\x1b[?25h") > screen.text.rindex("\x1b[?25l")
 
 
-async def test_termination_while_it_starts_leaves_nothing() -> None:
+async def test_sigterm_during_the_start_leaves_nothing_behind() -> None:
     process = await start()
     assert process.stdout is not None
     await process.stdout.readline()
@@ -114,7 +114,7 @@ async def test_termination_while_it_starts_leaves_nothing() -> None:
     assert (result.code, "Traceback" in result.err) == (130, False)
 
 
-async def test_run_keeps_everything_up_and_its_commands_work() -> None:
+async def test_run_keeps_everything_running_and_its_commands_work() -> None:
     process = await start("--run", "--simulated")
     assert process.stdout is not None
     lines: list[str] = []
@@ -124,12 +124,12 @@ async def test_run_keeps_everything_up_and_its_commands_work() -> None:
         rest = [line async for line in _rest(process.stdout)]
     commands = [line for line in [*lines, *rest] if line.startswith("  ") and "monitor" not in line]
     assert len(commands) >= 8
-    played = await asyncio.create_subprocess_exec(
+    executed = await asyncio.create_subprocess_exec(
         *("bash", "-e", "-c", "\n".join(commands)), stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
     )
     async with asyncio.timeout(LIMIT_SEC):
-        said, _ = await played.communicate()
-    assert played.returncode == 0, said.decode()
+        output, _ = await executed.communicate()
+    assert executed.returncode == 0, output.decode()
     process.send_signal(signal.SIGINT)
     result = await finished(process)
     assert result.code == 0
@@ -137,34 +137,34 @@ async def test_run_keeps_everything_up_and_its_commands_work() -> None:
 
 
 async def _rest(stream: asyncio.StreamReader) -> object:
-    """Lines up to the next empty one."""
+    """The lines up to the next empty one."""
     while (line := (await stream.readline()).decode().rstrip()) != "":
         yield line
 
 
-async def test_without_a_dbus_daemon_the_command_that_installs_it_is_named(tmp_path: Path) -> None:
+async def test_missing_dbus_daemon_is_reported_with_the_command_that_installs_it(tmp_path: Path) -> None:
     manager = tmp_path / "dnf"
     manager.write_text("#!/bin/sh\n")
     manager.chmod(0o755)
     result = await without_dbus_daemon(tmp_path)
     assert (result.code, result.out) == (1, "")
     sudo = "" if os.geteuid() == 0 else "sudo "
-    assert result.err == f"demo: there is no dbus-daemon here; install it with: {sudo}dnf install -y dbus-daemon\n"
+    assert result.err == f"demo: dbus-daemon is not installed. Install it with: {sudo}dnf install -y dbus-daemon\n"
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root may install")
-async def test_root_on_debian_gets_it_installed_and_is_told(tmp_path: Path) -> None:
+async def test_root_on_debian_gets_dbus_daemon_installed(tmp_path: Path) -> None:
     manager = tmp_path / "apt-get"
-    manager.write_text(f'#!/bin/sh\necho "$@" >> {shlex.quote(str(tmp_path / "asked"))}\n')
+    manager.write_text(f'#!/bin/sh\necho "$@" >> {shlex.quote(str(tmp_path / "calls"))}\n')
     manager.chmod(0o755)
     result = await without_dbus_daemon(tmp_path)
     assert result.code == 1
-    assert "installing it: apt-get install -y dbus" in result.err.splitlines()[0]
-    assert (tmp_path / "asked").read_text().splitlines() == ["update -q", "install -y dbus"]
+    assert "Installing it: apt-get install -y dbus" in result.err.splitlines()[0]
+    assert (tmp_path / "calls").read_text().splitlines() == ["update -q", "install -y dbus"]
 
 
 async def without_dbus_daemon(path: Path) -> Result:
-    """The demonstration where only this folder is searched for programs."""
+    """Run the demonstration with this folder as the only one in PATH."""
     process = await asyncio.create_subprocess_exec(
         *DEMO,
         stdout=asyncio.subprocess.PIPE,

@@ -1,6 +1,6 @@
-"""What the documentation shows: every block of it that can be checked without a booted machine is.
+"""The code blocks of the documentation are valid, as far as this can be checked without a booted machine.
 
-Commands in ``console`` blocks are run for real by tests/e2e/test_docs.py.
+tests/e2e/test_docs.py runs the commands of the ``console`` blocks.
 """
 
 from __future__ import annotations
@@ -26,21 +26,21 @@ def named(*languages: str) -> list[object]:
     return [pytest.param(one, id=str(one)) for one in BLOCKS if one.language in languages]
 
 
-def test_every_block_says_what_it_is() -> None:
+def test_every_block_names_a_known_language() -> None:
     known = {"toml", "console", "sh", "python", "ini", "js", "{toctree}", "{include}", "{eval-rst}", "text"}
     assert {one.language for one in BLOCKS} <= known
     assert len(BLOCKS) > 40
 
 
 @pytest.mark.parametrize("block", named("toml"))
-def test_configuration_that_is_shown_is_accepted(block: Block, tmp_path: Path) -> None:
+def test_configuration_is_accepted(block: Block, tmp_path: Path) -> None:
     file = tmp_path / "gpumand.toml"
     file.write_text(block.text, encoding="utf-8")
     load(file)
 
 
 @pytest.mark.parametrize("block", named("sh", "console"))
-def test_shell_that_is_shown_is_shell(block: Block) -> None:
+def test_shell_syntax_is_valid(block: Block) -> None:
     done = subprocess.run(
         ["bash", "-n"], input="\n".join(block.commands()), capture_output=True, text=True, check=False
     )
@@ -54,18 +54,18 @@ def shown_commands() -> Iterator[tuple[Block, str]]:
 
 
 @pytest.mark.parametrize(("block", "line"), [pytest.param(*one, id=one[1][:60]) for one in shown_commands()])
-def test_gpumanctl_that_is_shown_is_understood(block: Block, line: str) -> None:
+def test_gpumanctl_command_line_is_valid(block: Block, line: str) -> None:
     lexer = shlex.shlex(line.replace("$(", " ; ").replace(")", " ; "), posix=True, punctuation_chars=";|&")
     lexer.whitespace_split = True
     words = list(lexer)
     while "gpumanctl" in words:
         words = words[words.index("gpumanctl") + 1 :]
         end = next((at for at, word in enumerate(words) if set(word) <= set(";|&")), len(words))
-        _understood(words[:end])
+        _parse(words[:end])
 
 
-def _understood(words: list[str]) -> None:
-    """Parse it as gpumanctl would, without running anything. Raises click.UsageError."""
+def _parse(words: list[str]) -> None:
+    """Parse a command line as gpumanctl does, without running it. Raises click.UsageError."""
     group = gpumanctl.make_context("gpumanctl", list(words))
     with group:
         rest = [*group._protected_args, *group.args] if hasattr(group, "_protected_args") else list(group.args)
@@ -75,15 +75,15 @@ def _understood(words: list[str]) -> None:
             command.make_context(name, rest, parent=group)
 
 
-def test_gpumanctl_that_is_not_is_not() -> None:
+def test_invalid_gpumanctl_command_line_is_refused() -> None:
     with pytest.raises(click.UsageError):
-        _understood(["acquire", "llm", "--forever"])
+        _parse(["acquire", "llm", "--forever"])
     with pytest.raises(click.UsageError):
-        _understood(["aquire", "llm"])
+        _parse(["aquire", "llm"])
 
 
 @pytest.mark.parametrize("block", named("python"))
-def test_python_that_is_shown_is_python_and_imports_what_there_is(block: Block) -> None:
+def test_python_is_valid_and_its_imports_exist(block: Block) -> None:
     tree = ast.parse(block.text)
     for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("gpumand"):

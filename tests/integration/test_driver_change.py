@@ -1,4 +1,4 @@
-"""The real daemon over a driver that is exchanged under it, or that has slept: real nvidia-ml-py, fake library."""
+"""The real daemon with a driver that is upgraded or suspended: real nvidia-ml-py, fake library."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.skipif(not have_compiler(), reason="gcc is not installe
 
 
 class Driver:
-    """A library that can be upgraded, and its text file."""
+    """A driver library that can be upgraded, and the text file that controls it."""
 
     def __init__(self, host: LiveHost, *, stays_mapped: bool = False) -> None:
         self._text = host.folder / "shim.txt"
@@ -35,13 +35,13 @@ class Driver:
         host.environ |= {"GPUMAND_NVML_SHIM_SHUTDOWNS": str(self.shutdowns)}
 
     def upgrade(self) -> None:
-        """A new library and a new kernel module, as when a package is upgraded and the module reloaded."""
+        """Install a new library and kernel module, as a package upgrade with a module reload does."""
         build_shim(self._folder, version=2, stays_mapped=self._stays_mapped)
         self.shim.kernel, self.shim.generation = 2, 1
         self.write()
 
     def write(self) -> None:
-        """Have it answer by ``shim``."""
+        """Write the text file that controls the library."""
         self.shim.write(self._text)
 
 
@@ -57,55 +57,55 @@ async def is_degraded(client: Client, word: str) -> bool:
     return degraded.startswith(word) if word else not degraded
 
 
-async def test_an_upgraded_driver_is_read_again_by_the_same_process(tmp_path: Path) -> None:
+async def test_upgraded_driver_is_read_by_the_same_process(tmp_path: Path) -> None:
     async with bare_host(tmp_path) as host:
         driver = Driver(host)
         client = await start(host)
         lease, _ = await client.acquire("image")
         driver.upgrade()
         await wait_until("the change is noticed", is_degraded, client, "nvml-error")
-        await wait_until("it is read again", is_degraded, client, "")
+        await wait_until("the device is read again", is_degraded, client, "")
         assert host.daemon is not None
         assert host.daemon.returncode is None
         assert [one["id"] for one in (await client.status())["leases"]] == [lease]
         assert "Traceback" not in host.log, host.log[-4000:]
 
 
-async def test_a_library_that_stays_mapped_ends_the_process_and_no_lease(tmp_path: Path) -> None:
+async def test_library_that_stays_mapped_ends_the_process_but_no_lease(tmp_path: Path) -> None:
     async with bare_host(tmp_path) as host:
         driver = Driver(host, stays_mapped=True)
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
             manager.bind(str(tmp_path / "notify"))
             host.environ |= {"NOTIFY_SOCKET": str(tmp_path / "notify")}
-            host.program = ("-m", "tests.integration.faulty_daemon", "grows-old")
+            host.program = ("-m", "tests.integration.faulty_daemon", "allows-early-restart")
             client = await start(host)
             lease, _ = await client.acquire("image")
             assert host.daemon is not None
             host.daemon.send_signal(signal.SIGUSR1)
             driver.upgrade()
             async with asyncio.timeout(60):
-                assert await host.daemon.wait() == 1, "so that systemd starts it anew"
+                assert await host.daemon.wait() == 1, "so that systemd starts it again"
             await host.start()
             assert await is_degraded(client, "")
             assert [one["id"] for one in (await client.status())["leases"]] == [lease]
         assert "Traceback" not in host.log, host.log[-4000:]
 
 
-async def test_nobody_who_would_start_it_anew_is_no_reason_to_end(tmp_path: Path) -> None:
+async def test_process_does_not_end_without_a_service_manager(tmp_path: Path) -> None:
     async with bare_host(tmp_path) as host:
         driver = Driver(host, stays_mapped=True)
-        host.program = ("-m", "tests.integration.faulty_daemon", "grows-old")
+        host.program = ("-m", "tests.integration.faulty_daemon", "allows-early-restart")
         client = await start(host)
         assert host.daemon is not None
         host.daemon.send_signal(signal.SIGUSR1)
         driver.upgrade()
-        await wait_until("the mismatch is told", is_degraded, client, "driver-mismatch")
+        await wait_until("the mismatch is reported", is_degraded, client, "driver-mismatch")
         with pytest.raises(TimeoutError):
-            async with asyncio.timeout(6):  # longer than between two looks
+            async with asyncio.timeout(6):  # longer than the interval between two checks
                 await host.daemon.wait()
 
 
-async def test_a_lease_moves_along_with_its_card(tmp_path: Path) -> None:
+async def test_lease_follows_its_device(tmp_path: Path) -> None:
     async with bare_host(tmp_path) as host:
         driver = Driver(host)
         driver.shim.devices.append(ShimDevice("GPU-b", total_mib=24576))
@@ -117,7 +117,7 @@ async def test_a_lease_moves_along_with_its_card(tmp_path: Path) -> None:
         driver.shim.generation = 1
         driver.write()
         await wait_until("the change is noticed", is_degraded, client, "nvml-error")
-        await wait_until("it is where its card is", is_on, client, "0")
+        await wait_until("the lease has followed its device", is_on, client, "0")
         [lease] = (await client.status())["leases"]
         assert lease["device"] == "0"
 
@@ -126,7 +126,7 @@ async def is_on(client: Client, device: str) -> bool:
     return bool((await client.consumer("image"))["device"] == device)
 
 
-async def test_the_driver_is_initialised_anew_after_a_suspend(tmp_path: Path) -> None:
+async def test_driver_is_initialised_again_after_a_suspend(tmp_path: Path) -> None:
     async with bare_host(tmp_path) as host:
         driver = Driver(host)
         logind = FakeLogind(host.bus.address)
@@ -136,8 +136,8 @@ async def test_the_driver_is_initialised_anew_after_a_suspend(tmp_path: Path) ->
         assert not driver.shutdowns.exists()
         logind.prepare("Sleep", True)
         logind.prepare("Sleep", False)
-        await wait_until("it was shut down", exists, driver.shutdowns)
-        await wait_until("and is read", is_degraded, client, "")
+        await wait_until("the driver was shut down", exists, driver.shutdowns)
+        await wait_until("the driver is read again", is_degraded, client, "")
         assert driver.shutdowns.read_text() == "."
         [device] = (await client.status())["devices"]
         assert device["used_mib"] == MIB

@@ -1,4 +1,4 @@
-"""The examples, as they stand, against the real daemon."""
+"""The examples, unchanged, against the real daemon."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def client(gpumand: PrivateGpumand) -> Iterator[SyncClient]:
 
 
 def start(gpumand: PrivateGpumand, *command: str) -> subprocess.Popen[str]:
-    """Start an example where the system bus is that of this gpumand."""
+    """Start an example with the bus of this gpumand as its system bus."""
     environ = os.environ | gpumand.environ | {"PYTHONPATH": str(REPOSITORY)}
     interpreter = [sys.executable] if command[0].endswith(".py") else []
     pipe = subprocess.PIPE
@@ -52,7 +52,7 @@ def start(gpumand: PrivateGpumand, *command: str) -> subprocess.Popen[str]:
 
 
 def run(gpumand: PrivateGpumand, *command: str) -> tuple[int, str, str]:
-    """Run an example to its end: exit status, stdout, stderr."""
+    """Run an example to its end; returns exit status, stdout and stderr."""
     with start(gpumand, *command) as process:
         out, err = process.communicate(timeout=DEADLINE_SEC)
         return process.returncode, out, err
@@ -61,14 +61,14 @@ def run(gpumand: PrivateGpumand, *command: str) -> tuple[int, str, str]:
 def await_leases(client: SyncClient, count: int) -> None:
     deadline = time.monotonic() + DEADLINE_SEC
     while len(client.status().leases) != count:
-        assert time.monotonic() < deadline, f"there never were {count} leases"
+        assert time.monotonic() < deadline, f"the number of leases never was {count}"
         time.sleep(0.05)
 
 
-def test_every_example_is_listed_and_every_listed_one_exists() -> None:
+def test_readme_lists_exactly_the_existing_examples() -> None:
     listed = set(re.findall(r"\]\(([^)]+)\)", (EXAMPLES / "README.md").read_text()))
-    there = {f"{one.name}/" if one.is_dir() else one.name for one in EXAMPLES.iterdir()} - {"README.md", "__pycache__"}
-    assert listed == there
+    existing = {f"{one.name}/" if one.is_dir() else one.name for one in EXAMPLES.iterdir()}
+    assert listed == existing - {"README.md", "__pycache__"}
 
 
 @pytest.mark.parametrize("script", SHELL)
@@ -85,16 +85,14 @@ def test_shell_script_holds_a_lease_while_its_command_runs(
 
 
 @pytest.mark.parametrize("script", SHELL)
-def test_shell_script_passes_the_status_of_its_command_on(
+def test_shell_script_returns_the_exit_status_of_its_command(
     gpumand: PrivateGpumand, client: SyncClient, script: str
 ) -> None:
     assert run(gpumand, script, "comfyui", "sh", "-c", "exit 7") == (7, "", "")
 
 
 @pytest.mark.parametrize("script", SHELL)
-def test_shell_script_that_is_ended_releases_its_lease(
-    gpumand: PrivateGpumand, client: SyncClient, script: str
-) -> None:
+def test_terminated_shell_script_releases_its_lease(gpumand: PrivateGpumand, client: SyncClient, script: str) -> None:
     with start(gpumand, script, "comfyui", "sleep", "0.5") as process:
         await_leases(client, 1)
         assert client.status().leases[0].reason == "sleep"
@@ -105,25 +103,25 @@ def test_shell_script_that_is_ended_releases_its_lease(
 
 
 @pytest.mark.parametrize("script", [*SHELL, *PYTHON])
-def test_consumer_that_is_not_configured_is_an_error(gpumand: PrivateGpumand, client: SyncClient, script: str) -> None:
+def test_unknown_consumer_is_an_error(gpumand: PrivateGpumand, client: SyncClient, script: str) -> None:
     code, out, err = run(gpumand, script, "comfy", "true" if script in SHELL else "1")
     assert code != 0
     assert "comfy" in err
     assert out == ""
 
 
-def test_python_of_the_readme_works(gpumand: PrivateGpumand, client: SyncClient, tmp_path: Path) -> None:
+def test_python_program_of_the_readme_works(gpumand: PrivateGpumand, client: SyncClient, tmp_path: Path) -> None:
     section = (REPOSITORY / "README.md").read_text().partition("## From Python\n")[2].partition("\n## ")[0]
     program = "\n".join(line[4:] for line in section.splitlines() if line.startswith("    ") or not line)
     (tmp_path / "readme.py").write_text(program)
     assert run(gpumand, str(tmp_path / "readme.py")) == (0, f"rendering at {gpumand.urls['comfyui']}\n", "")
 
 
-def test_job_sync_works_and_says_who_had_to_go(gpumand: PrivateGpumand, client: SyncClient) -> None:
+def test_job_sync_works_and_prints_evicted_consumers(gpumand: PrivateGpumand, client: SyncClient) -> None:
     client.load("ollama")
     code, out, err = run(gpumand, "job_sync.py", "comfyui")
     assert (code, err) == (0, "")
-    assert "for which ollama had to go" in out
+    assert ", evicted: ollama" in out
     assert f"{gpumand.urls['comfyui']} answers 200" in out
 
 
@@ -133,7 +131,7 @@ def test_job_async_works(gpumand: PrivateGpumand, client: SyncClient) -> None:
     assert out == f"working with comfyui at {gpumand.urls['comfyui']}\n"
 
 
-def test_job_async_stops_when_its_lease_is_taken_away(gpumand: PrivateGpumand, client: SyncClient) -> None:
+def test_job_async_stops_when_its_lease_is_revoked(gpumand: PrivateGpumand, client: SyncClient) -> None:
     with start(gpumand, "job_async.py", "comfyui", "60") as process:
         assert process.stdout is not None
         assert process.stdout.readline().startswith("working with comfyui")
@@ -144,7 +142,7 @@ def test_job_async_stops_when_its_lease_is_taken_away(gpumand: PrivateGpumand, c
 
 @contextlib.contextmanager
 def server(name: str, mib: int, simulated: Path) -> Iterator[str]:
-    """One of the pair, as a process of its own: its URL."""
+    """Run one of the two servers as a process; yields its URL."""
     flags = ["--mib", str(mib), "--device-total", str(TOTAL_MIB), "--simulator-dir", str(simulated)]
     command = [sys.executable, "-m", "tests.integration.pair_servers", name, *flags]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=REPOSITORY) as process:
@@ -155,8 +153,8 @@ def server(name: str, mib: int, simulated: Path) -> Iterator[str]:
             process.kill()
 
 
-def test_comfyui_and_ollama_take_turns(tmp_path: Path) -> None:
-    """The servers fail as CUDA does where both are loaded, so the order of things is right or a step fails."""
+def test_comfyui_and_ollama_are_used_in_turn(tmp_path: Path) -> None:
+    """The servers fail like CUDA if both are loaded, so a wrong order of operations fails a step."""
     simulated = tmp_path / "simulated"
     with server("comfyui", 13312, simulated) as comfyui, server("ollama", 6144, simulated) as ollama:
         config = (PAIR / "gpumand.toml").read_text()
@@ -177,8 +175,8 @@ def test_comfyui_and_ollama_take_turns(tmp_path: Path) -> None:
                 assert client.status().leases == ()
 
 
-def test_wrong_model_of_the_pair_is_told_apart(tmp_path: Path) -> None:
-    """The example's model is that of its configuration."""
+def test_model_of_the_program_is_that_of_its_configuration(tmp_path: Path) -> None:
+    """The program requests the model that its configuration loads."""
     program = (PAIR / "alternate.py").read_text()
     model = re.search(r'^model = "(.+)"$', (PAIR / "gpumand.toml").read_text(), re.MULTILINE)
     assert model is not None

@@ -1,4 +1,4 @@
-"""The GPU circle without a GPU: the same story over the fake NVML, so that all but the driver is proven here too."""
+"""The GPU tests (circle 4) without a GPU: the same scenario with the fake NVML."""
 
 from __future__ import annotations
 

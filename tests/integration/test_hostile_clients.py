@@ -1,4 +1,4 @@
-"""Clients that mean harm, against the real daemon: they get errors, and everybody else is served."""
+"""Hostile clients of the real daemon: they get errors, and all other clients are served."""
 
 from __future__ import annotations
 
@@ -34,13 +34,13 @@ async def refusal(client: Client, member: str, signature: str, *body: Any) -> st
     return caught.value.name
 
 
-async def assert_well(host: LiveHost, client: Client) -> None:
+async def assert_daemon_works(host: LiveHost, client: Client) -> None:
     lease, _ = await client.acquire("voice")
     await client.release(lease)
     assert "Traceback" not in host.log
 
 
-async def test_wrong_calls_are_refused_by_name_and_change_nothing(host: LiveHost) -> None:
+async def test_invalid_calls_get_specific_errors_and_change_nothing(host: LiveHost) -> None:
     client = await host.client()
     before = await client.status()
     for member, signature, body, name in [
@@ -57,7 +57,7 @@ async def test_wrong_calls_are_refused_by_name_and_change_nothing(host: LiveHost
         assert refused == name or (name is None and refused in (INVALID_ARGS, LIMITS)), member
     after = await client.status()
     assert (after["leases"], after["queue"], after["consumers"]) == ([], [], before["consumers"])
-    await assert_well(host, client)
+    await assert_daemon_works(host, client)
 
 
 async def test_random_options_are_refused_or_granted_but_never_break_anything(host: LiveHost, seed: int) -> None:
@@ -72,11 +72,11 @@ async def test_random_options_are_refused_or_granted_but_never_break_anything(ho
         except BusError:
             continue
         await client.release(lease)
-    await assert_well(host, client)
+    await assert_daemon_works(host, client)
 
 
 @pytest.mark.timeout(120)
-async def test_ten_thousand_calls_whose_answers_nobody_reads(host: LiveHost, seed: int) -> None:
+async def test_ten_thousand_calls_with_unread_answers(host: LiveHost, seed: int) -> None:
     client = await host.client()
     held, _ = await client.acquire("voice")  # so that their requests wait
     command = [sys.executable, "-m", deaf_client.__name__, host.bus.address, str(seed)]
@@ -85,7 +85,7 @@ async def test_ten_thousand_calls_whose_answers_nobody_reads(host: LiveHost, see
         assert deaf.stdout is not None
         assert await asyncio.wait_for(deaf.stdout.readline(), 60) == b"SENT\n"
         status = await client.status()
-        assert len(status["queue"]) <= 128, "calls that wait are capped for each sender"
+        assert len(status["queue"]) <= 128, "waiting calls are limited for each sender"
         await client.release(held)
     finally:
         deaf.kill()
@@ -95,11 +95,11 @@ async def test_ten_thousand_calls_whose_answers_nobody_reads(host: LiveHost, see
         status = await client.status()
         return not status["queue"] and not status["leases"]
 
-    await wait_until("nothing of the one that died is left", is_quiet)
-    await assert_well(host, client)
+    await wait_until("nothing of the killed client remains", is_quiet)
+    await assert_daemon_works(host, client)
 
 
-async def test_introspection_and_properties_answer_whatever_else_goes_on(host: LiveHost) -> None:
+async def test_introspection_and_properties_answer_under_load(host: LiveHost) -> None:
     client = await host.client()
     for path in ("/", "/org", names.ROOT_PATH, names.CONSUMER_PREFIX + "voice"):
         (xml,) = await client.bus.call(names.BUS_NAME, path, names.INTROSPECTABLE, "Introspect")

@@ -1,4 +1,4 @@
-"""A new configuration for a living daemon: in force as a whole or not at all, and leases stand either way."""
+"""Reloads of a running daemon: a configuration is applied completely or not at all, and leases stay active."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ BY = pytest.mark.parametrize("by", ["Reload", "SIGHUP"])
 
 @pytest.fixture
 async def host(tmp_path: Path) -> AsyncIterator[LiveHost]:
-    """Three consumers run; the daemon knows image and voice."""
+    """A host with three running consumers, of which image and voice are configured."""
     async with bare_host(tmp_path) as made:
         await asyncio.gather(*(made.launch(name, mib, "--load-sec", "0.05") for name, mib in SIZES.items()))
         made.configure(tables(made, "image", "voice"), ONE_AT_A_TIME)
@@ -52,7 +52,7 @@ async def names(client: Client) -> set[str]:
     return {one["name"] for one in (await client.status())["consumers"]}
 
 
-async def are_names(client: Client, *wanted: str) -> bool:
+async def has_consumer_names(client: Client, *wanted: str) -> bool:
     return await names(client) == set(wanted)
 
 
@@ -69,33 +69,33 @@ async def has_queued(client: Client, count: int) -> bool:
 
 
 @BY
-async def test_a_good_one_is_in_force_and_leases_stand(host: LiveHost, by: str) -> None:
+async def test_valid_reload_takes_effect_and_keeps_leases(host: LiveHost, by: str) -> None:
     client = await host.client(listen=True)
     lease, _ = await client.acquire("voice")
-    asked = client.ask("image")
+    asked = client.start_acquire("image")
     await wait_until("image waits for the only slot", has_queued, client, 1)
     await host.consumers["late"].post("/api/admin/load")
     host.configure(tables(host, "image", "late"), AS_MANY_AS_FIT)
 
     await reload(host, client, by)
 
-    await wait_until("late is known", are_names, client, "image", "late", "voice")
+    await wait_until("late is known", has_consumer_names, client, "image", "late", "voice")
     await wait_until("late is known to be loaded", is_residency, client, "late", "resident")
-    assert (await asked)[1]["loaded"], "slots are no longer limited"
+    assert (await asked)[1]["loaded"], "lease slots are no longer limited"
     assert {one["id"] for one in (await client.status())["leases"]} == {lease, (await asked)[0]}
     assert (await error_of(client.acquire("voice"))).name == ERROR + "NoSuchConsumer"
     assert (await client.call("Renew", "st", lease, 60_000_000))[0] > 0
-    assert client.heard("LeaseEnded") == []
+    assert client.received("LeaseEnded") == []
     await client.release(lease)
-    assert client.heard("LeaseEnded") == [(lease, "voice", "released")]
-    assert await names(client) == {"image", "late"}, "nothing holds it any more"
+    assert client.received("LeaseEnded") == [(lease, "voice", "released")]
+    assert await names(client) == {"image", "late"}, "nothing uses it any more"
 
 
 @BY
-async def test_a_request_for_a_consumer_that_goes_is_ended(host: LiveHost, by: str) -> None:
+async def test_request_for_a_removed_consumer_ends(host: LiveHost, by: str) -> None:
     client = await host.client()
     lease, _ = await client.acquire("image")
-    asked = client.ask("voice")
+    asked = client.start_acquire("voice")
     await wait_until("voice waits", has_queued, client, 1)
     host.configure(tables(host, "image"), ONE_AT_A_TIME)
 
@@ -125,18 +125,18 @@ BAD: list[tuple[str, str, str]] = [
 BAD_IDS = ["unknown-key", "wrong-type", "no-toml", "unknown-name", "impossible-footprint"]
 
 
-def still(status: dict[str, Any]) -> dict[str, Any]:
-    """What does not change by itself."""
+def without_moving_parts(status: dict[str, Any]) -> dict[str, Any]:
+    """The part of a status that does not change by itself."""
     consumers = [{**one, "since_usec": 0} for one in status["consumers"]]
     return {**status, "devices": [], "consumers": consumers}
 
 
 @BY
 @pytest.mark.parametrize(("text", "where", "hint"), BAD, ids=BAD_IDS)
-async def test_a_bad_one_changes_nothing(host: LiveHost, by: str, text: str, where: str, hint: str) -> None:
+async def test_invalid_reload_changes_nothing(host: LiveHost, by: str, text: str, where: str, hint: str) -> None:
     client = await host.client(listen=True)
     lease, _ = await client.acquire("voice")
-    before = still(await client.status())
+    before = without_moving_parts(await client.status())
     (host.folder / "gpumand.toml").write_text(text)
 
     if by == "Reload":
@@ -146,12 +146,12 @@ async def test_a_bad_one_changes_nothing(host: LiveHost, by: str, text: str, whe
         said = error.message
     else:
         await reload(host, client, by)
-        await wait_until("it is refused", has_logged, host, "the configuration is not reloaded")
-        [said] = [line for line in host.log.splitlines() if "is not reloaded" in line]
+        await wait_until("the refusal is logged", has_logged, host, "the configuration was not reloaded")
+        [said] = [line for line in host.log.splitlines() if "was not reloaded" in line]
 
     assert where in said
     assert hint in said
-    assert still(await client.status()) == before
+    assert without_moving_parts(await client.status()) == before
     busy = await error_of(client.acquire("image", timeout_usec=("t", 0)))
     assert busy.name == ERROR + "Busy", "the old limit is in force"
     await client.release(lease)
@@ -168,11 +168,14 @@ async def test_every_problem_is_logged(host: LiveHost, by: str) -> None:
         await reload(host, client, by)
     for where in (":2: scheduler.cushon_mib", ":3: scheduler.max_evictions"):
         await wait_until(
-            "it is told", has_logged, host, f"the configuration is not reloaded: {host.folder}/gpumand.toml{where}"
+            "the problem is logged",
+            has_logged,
+            host,
+            f"the configuration was not reloaded: {host.folder}/gpumand.toml{where}",
         )
 
 
-async def test_a_file_that_is_gone_is_no_empty_configuration(host: LiveHost) -> None:
+async def test_missing_file_is_not_an_empty_configuration(host: LiveHost) -> None:
     client = await host.client()
     (host.folder / "gpumand.toml").unlink()
     error = await error_of(client.call("Reload"))
@@ -197,7 +200,7 @@ async def test_many_reloads_at_once(host: LiveHost) -> None:
 
 
 async def run(*arguments: str) -> tuple[int, str, str]:
-    """The command gpumand to its end: exit status, stdout, stderr."""
+    """Run the command gpumand to its end; returns exit status, stdout and stderr."""
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "gpumand", *arguments),
         stdout=asyncio.subprocess.PIPE,
@@ -209,18 +212,18 @@ async def run(*arguments: str) -> tuple[int, str, str]:
     return process.returncode, out.decode(), err.decode()
 
 
-async def test_a_start_with_a_bad_configuration_says_every_problem_in_a_line(tmp_path: Path) -> None:
+async def test_start_with_an_invalid_configuration_reports_one_line_per_problem(tmp_path: Path) -> None:
     path = tmp_path / "gpumand.toml"
     path.write_text('[scheduler]\ncushon_mib = 1\n[gpu]\nsource = "nvlm"\n[consumers.a]\nunit = "a"\n')
     status, out, err = await run("--config", str(path), "--bus-address", "unix:path=/nowhere")
-    assert (status, out) == (os.EX_CONFIG, ""), "the unit does not have it tried again"
+    assert (status, out) == (os.EX_CONFIG, ""), "the unit must not restart it"
     lines = err.splitlines()
     assert len(lines) == 3, err
     for line, words in zip(lines, [":2: scheduler.cushon_mib", ":4: gpu.source", ":6: consumers.a.unit"], strict=True):
         assert f"{path}{words}" in line
 
 
-async def test_a_start_without_configuration_or_bus_is_one_line(tmp_path: Path) -> None:
+async def test_start_without_configuration_or_bus_reports_one_line(tmp_path: Path) -> None:
     missing = tmp_path / "missing.toml"
     status, _, err = await run("--config", str(missing), "--bus-address", "unix:path=/nowhere")
     assert (status, len(err.splitlines())) == (os.EX_CONFIG, 1)
@@ -236,14 +239,14 @@ async def test_a_start_without_configuration_or_bus_is_one_line(tmp_path: Path) 
 @pytest.mark.parametrize(
     "arguments", [["--confg", "x"], ["extra"], ["--log-level", "loud"], ["--user", "--bus-address", "x"]]
 )
-async def test_an_unknown_command_line_is_a_usage_error(arguments: list[str]) -> None:
+async def test_unknown_argument_is_a_usage_error(arguments: list[str]) -> None:
     status, out, err = await run(*arguments)
     assert (status, out) == (2, "")
     assert err.startswith("usage: gpumand ")
     assert "Traceback" not in err
 
 
-async def test_version_and_help_are_no_errors() -> None:
+async def test_version_and_help_succeed() -> None:
     assert await run("--version") == (0, f"gpumand {VERSION}\n", "")
     status, out, err = await run("--help")
     assert (status, err) == (0, "")
@@ -255,8 +258,8 @@ async def is_measured(client: Client, name: str) -> bool:
 
 
 @pytest.fixture
-async def left_to_us(host: LiveHost) -> LiveHost:
-    """The daemon has ended, image was measured, and its footprint is not written any more."""
+async def automatic_footprint(host: LiveHost) -> LiveHost:
+    """A stopped daemon; image was measured, and its footprint is not declared any more."""
     host.configure(tables(host, "image", vram_resident_mib='"auto"', vram_guess_mib="13312") + tables(host, "voice"))
     client = await host.client()
     await client.call("Reload")
@@ -270,26 +273,26 @@ async def left_to_us(host: LiveHost) -> LiveHost:
     return host
 
 
-async def test_loss_of_what_was_measured_costs_the_one_who_needs_it_and_nobody_else(left_to_us: LiveHost) -> None:
-    for file in (left_to_us.folder / "state").glob("history.db*"):
+async def test_loss_of_measurements_only_affects_the_consumer_that_needs_them(automatic_footprint: LiveHost) -> None:
+    for file in (automatic_footprint.folder / "state").glob("history.db*"):
         file.unlink()
-    await left_to_us.start()
-    client = await left_to_us.client()
+    await automatic_footprint.start()
+    client = await automatic_footprint.client()
     assert "voice" in (await client.acquire("voice"))[1]["consumer"]
     assert (await error_of(client.acquire("image"))).name == ERROR + "ConfigInvalid"
     image = await client.consumer("image")
     assert "vram_resident_mib" not in image
-    assert "not known" in image["error"]
+    assert "VRAM requirement unknown" in image["error"]
     await client.close()
 
 
-async def test_disk_that_is_silent_at_the_start_is_asked_again_when_the_consumer_is(left_to_us: LiveHost) -> None:
-    path = left_to_us.folder / "state" / "history.db"
+async def test_unreadable_archive_is_read_again_when_the_consumer_is_requested(automatic_footprint: LiveHost) -> None:
+    path = automatic_footprint.folder / "state" / "history.db"
     with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as other:
         other.execute("PRAGMA locking_mode = EXCLUSIVE")
         other.execute("BEGIN EXCLUSIVE")
-        await left_to_us.start()
-        client = await left_to_us.client()
+        await automatic_footprint.start()
+        client = await automatic_footprint.client()
         assert "vram_resident_mib" not in await client.consumer("image")
     assert (await client.acquire("image"))[1]["loaded"]
     assert (await client.consumer("image"))["vram_resident_mib"] == SIZES["image"]

@@ -1,4 +1,4 @@
-"""The man pages tell of everything that there is: what is missing is found here, not by who looks it up."""
+"""The man pages document every command, option, exit status, key, preset, interface member and error."""
 
 from __future__ import annotations
 
@@ -27,24 +27,24 @@ Pages = dict[str, str]
 
 @pytest.fixture(scope="module")
 def pages(tmp_path_factory: pytest.TempPathFactory) -> Pages:
-    """The pages as Markdown, by name, with the lists that are made."""
+    """Return the pages as Markdown, by name, with their generated lists."""
     folder = tmp_path_factory.mktemp("man")
     subprocess.run([sys.executable, ROOT / "scripts/man.py", "--markdown", folder], check=True)
     return {path.stem: path.read_text(encoding="utf-8") for path in folder.iterdir()}
 
 
 def terms(page: str) -> list[str]:
-    """What the definition lists of a page explain."""
+    """Return the terms of all definition lists of a page."""
     return re.findall(r"^(.+)\n: .", page, re.MULTILINE)
 
 
 def explained(page: str) -> set[str]:
-    """The words in bold among them."""
+    """Return the bold words in the terms of a page."""
     return {word for term in terms(page) for word in re.findall(r"\*\*([^*]+)\*\*", term)}
 
 
 def commands() -> Iterator[tuple[str, click.Command]]:
-    """Every command of gpumanctl by its name."""
+    """Yield every command of gpumanctl with its name."""
     context = click.Context(gpumanctl, info_name="gpumanctl")
     for name in COMMANDS:
         command = gpumanctl.get_command(context, name)
@@ -54,7 +54,7 @@ def commands() -> Iterator[tuple[str, click.Command]]:
             yield from ((f"{name} {inner}", one) for inner, one in command.commands.items())
 
 
-def test_every_page_has_its_parts(pages: Pages) -> None:
+def test_every_page_has_the_required_sections(pages: Pages) -> None:
     assert set(pages) == {"gpumand.8", "gpumanctl.1", "gpumand.toml.5", "org.gpumand1.5"}
     for name, text in pages.items():
         title, section = name.rsplit(".", 1)
@@ -65,49 +65,47 @@ def test_every_page_has_its_parts(pages: Pages) -> None:
         assert "@" not in re.sub(r"`[^`]*`", "", text.partition("# NAME")[0])
 
 
-def test_a_file_is_not_told_of_as_a_number(pages: Pages) -> None:
+def test_placeholder_names_the_kind_of_value(pages: Pages) -> None:
     page = pages["gpumanctl.1"]
     assert "**--consumers** *FILE*" in page
     assert "**--requests** *NUMBER*" in page
 
 
 @pytest.mark.parametrize(("name", "command"), list(commands()))
-def test_command_is_told_of_with_its_options(pages: Pages, name: str, command: click.Command) -> None:
+def test_command_is_documented_with_its_options(pages: Pages, name: str, command: click.Command) -> None:
     page = pages["gpumanctl.1"]
-    told = re.search(rf"^### {name}( [^\n]+)?\n(.*?)(?=^#|\Z)", page, re.MULTILINE | re.DOTALL)
-    assert told
-    of_every_command = explained(page.partition("# LOOK")[0])
+    section = re.search(rf"^### {name}( [^\n]+)?\n(.*?)(?=^#|\Z)", page, re.MULTILINE | re.DOTALL)
+    assert section
+    global_options = explained(page.partition("# INSPECT")[0])
     options = {word for one in command.params if isinstance(one, click.Option) for word in one.opts}
-    assert options - of_every_command <= explained(told[2])
+    assert options - global_options <= explained(section[2])
 
 
-def test_every_exit_status_of_gpumanctl_is_told_of(pages: Pages) -> None:
+def test_every_exit_status_of_gpumanctl_is_documented(pages: Pages) -> None:
     assert {str(code.value) for code in ExitCode} <= explained(pages["gpumanctl.1"].partition("# EXIT STATUS")[2])
 
 
-def test_every_option_of_the_daemon_is_told_of(pages: Pages) -> None:
-    said = subprocess.run(
-        [sys.executable, "-m", "gpumand", "--help"], capture_output=True, text=True, check=True
-    ).stdout
-    options = set(re.findall(r"^  (?:-h, )?(--[a-z-]+)", said, re.MULTILINE))
+def test_every_option_of_the_daemon_is_documented(pages: Pages) -> None:
+    done = subprocess.run([sys.executable, "-m", "gpumand", "--help"], capture_output=True, text=True, check=True)
+    options = set(re.findall(r"^  (?:-h, )?(--[a-z-]+)", done.stdout, re.MULTILINE))
     assert len(options) > 5
     assert options <= explained(pages["gpumand.8"])
 
 
-def test_every_exit_status_of_the_daemon_is_told_of(pages: Pages) -> None:
+def test_every_exit_status_of_the_daemon_is_documented(pages: Pages) -> None:
     usage, configuration = 2, os.EX_CONFIG
-    told = explained(pages["gpumand.8"].partition("# EXIT STATUS")[2])
-    assert told >= {"0", "1", str(usage), str(configuration)}
+    documented = explained(pages["gpumand.8"].partition("# EXIT STATUS")[2])
+    assert documented >= {"0", "1", str(usage), str(configuration)}
 
 
-def test_every_page_of_the_socket_is_told_of(pages: Pages) -> None:
-    face = (ROOT / "gpumand/http/endpoints.py").read_text(encoding="utf-8")
-    paths = set(re.findall(r'"(/[a-z0-9/]+)"', face))
+def test_every_http_path_is_documented(pages: Pages) -> None:
+    source = (ROOT / "gpumand/http/endpoints.py").read_text(encoding="utf-8")
+    paths = set(re.findall(r'"(/[a-z0-9/]+)"', source))
     assert len(paths) > 3
     assert {f"GET {path}" for path in paths} <= explained(pages["gpumand.8"])
 
 
-def test_every_polkit_action_is_told_of(pages: Pages) -> None:
+def test_every_polkit_action_is_documented(pages: Pages) -> None:
     policy = ElementTree.parse(ROOT / "dbus/org.gpumand1.policy")
     actions = {one.get("id", "") for one in policy.iter("action")}
     assert actions
@@ -115,19 +113,19 @@ def test_every_polkit_action_is_told_of(pages: Pages) -> None:
 
 
 @pytest.mark.parametrize("table", TABLES)
-def test_every_key_of_a_table_is_told_of_with_its_default(pages: Pages, table: str) -> None:
+def test_every_key_of_a_table_is_documented_with_its_default(pages: Pages, table: str) -> None:
     name = table if "." in table else table.upper()
     part = pages["gpumand.toml.5"].partition(f"# \\[{name}\\]\n")[2].partition("\n# ")[0]
     assert explained(part) == set(keys_of(TABLES[table]))
     assert len(re.findall(r"; (default: \S.*|required)\)$", part, re.MULTILINE)) == len(keys_of(TABLES[table]))
 
 
-def test_every_preset_is_told_of(pages: Pages) -> None:
+def test_every_preset_is_documented(pages: Pages) -> None:
     assert set(preset_names()) <= explained(pages["gpumand.toml.5"].partition("# PRESETS")[2])
 
 
 @pytest.mark.parametrize("path", INTERFACES, ids=lambda path: path.stem)
-def test_every_member_of_an_interface_is_told_of_with_its_arguments(pages: Pages, path: Path) -> None:
+def test_every_member_of_an_interface_is_documented_with_its_arguments(pages: Pages, path: Path) -> None:
     (interface,) = ElementTree.parse(path).iter("interface")
     part = pages["org.gpumand1.5"].partition(f"# {path.stem.upper()}\n")[2].partition("\n# ")[0]
     for kind in ("method", "signal", "property"):
@@ -137,7 +135,7 @@ def test_every_member_of_an_interface_is_told_of_with_its_arguments(pages: Pages
             assert re.findall(r"\*([^*]+)\*", term.partition("(")[2]) == names
 
 
-def test_every_error_is_told_of(pages: Pages) -> None:
+def test_every_error_is_documented(pages: Pages) -> None:
     names = {
         one.dbus_name
         for one in vars(errors).values()

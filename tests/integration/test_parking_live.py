@@ -1,4 +1,4 @@
-"""A consumer that sleeps with its weights in host RAM, over the real daemon and this host's own figures."""
+"""The real daemon with a consumer that is parked with its weights in host RAM, using this host's memory values."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ MORE_THAN_THERE_IS_MIB = 15 * 1024 * 1024
 
 @contextlib.asynccontextmanager
 async def host_with_sleeper(folder: Path, host_mib: int) -> AsyncIterator[LiveHost]:
-    """``sleeper`` is loaded, ``other`` needs its room."""
+    """A host on which ``sleeper`` is loaded and ``other`` needs its memory."""
     async with bare_host(folder) as host:
         await asyncio.gather(
             host.launch("sleeper", 14000, *QUICK, "--residual-mib", "600", "--loaded-at-start"),
@@ -36,7 +36,7 @@ async def is_residency(client: Client, wanted: str) -> bool:
     return await residency(client) == wanted
 
 
-async def test_it_sleeps_is_seen_to_and_wakes(tmp_path: Path) -> None:
+async def test_consumer_is_parked_reported_and_woken(tmp_path: Path) -> None:
     async with host_with_sleeper(tmp_path, host_mib=1) as host:
         client = await host.client(listen=True)
         (plan,) = await client.call("Plan", "sa{sv}", "other", {})
@@ -45,7 +45,7 @@ async def test_it_sleeps_is_seen_to_and_wakes(tmp_path: Path) -> None:
         lease, grant = await client.acquire("other")
 
         assert (grant["evicted"], await residency(client)) == (["sleeper"], "parked")
-        assert client.heard("EvictionOccurred")[-1][:4] == ("sleeper", "0", 13400, "http")
+        assert client.received("EvictionOccurred")[-1][:4] == ("sleeper", "0", 13400, "http")
         await host.end()
         await host.start()
         await wait_until("it is parked after a restart, too", is_residency, client, "parked")
@@ -56,14 +56,14 @@ async def test_it_sleeps_is_seen_to_and_wakes(tmp_path: Path) -> None:
         await client.close()
 
 
-async def test_without_room_in_host_ram_it_is_left_awake(tmp_path: Path) -> None:
+async def test_consumer_is_not_parked_without_room_in_host_ram(tmp_path: Path) -> None:
     async with host_with_sleeper(tmp_path, host_mib=MORE_THAN_THERE_IS_MIB) as host:
         client = await host.client()
 
         error = await error_of(client.acquire("other"))
 
         assert error.name == "org.gpumand1.Error.InsufficientVram"
-        assert error.message.endswith("host RAM has no room to park sleeper in")
+        assert "; host RAM has no room to park sleeper." in error.message
         assert await residency(client) == "resident"
         assert await host.consumers["sleeper"].events("unload-called") == []
         await client.close()

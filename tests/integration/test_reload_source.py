@@ -1,4 +1,4 @@
-"""A reload that takes VRAM figures from another source."""
+"""A reload that changes the VRAM source."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ async def degraded(client: Client) -> str:
     return str((await client.status())["degraded"])
 
 
-async def test_a_reload_changes_the_source_and_leases_stand(tmp_path: Path) -> None:
+async def test_reload_changes_the_source_and_keeps_leases(tmp_path: Path) -> None:
     async with live_host(tmp_path, {"voice": 2867}) as host:
         client = await host.client()
         lease, _ = await client.acquire("voice")
@@ -23,7 +23,7 @@ async def test_a_reload_changes_the_source_and_leases_stand(tmp_path: Path) -> N
         async def is_degraded() -> bool:
             return (await degraded(client)).startswith("no-source")
 
-        await wait_until("the daemon says that it has no figures", is_degraded)
+        await wait_until("the daemon reports that it cannot read VRAM", is_degraded)
         status = await client.status()
         assert [one["id"] for one in status["leases"]] == [lease]
         assert "free_mib" not in status["devices"][0]
@@ -34,7 +34,7 @@ async def test_a_reload_changes_the_source_and_leases_stand(tmp_path: Path) -> N
         async def is_well() -> bool:
             return not await degraded(client)
 
-        await wait_until("figures are back", is_well)
+        await wait_until("VRAM can be read again", is_well)
         assert (await client.consumer("voice"))["used_mib"] == 2867
         await client.release(lease)
         assert "Traceback" not in host.log

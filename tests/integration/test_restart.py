@@ -1,4 +1,4 @@
-"""``kill -9`` of the daemon at any point: no lease is lost whose owner lives, and nothing false is believed after."""
+"""``kill -9`` of the daemon at any moment: leases of existing owners survive, and the state afterwards is correct."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ QUICK = ("--load-sec", "0.05", "--load-steps", "2", "--unload-sec", "0.02")
 
 @contextlib.asynccontextmanager
 async def host_with(folder: Path, **flags: tuple[str, ...]) -> AsyncIterator[LiveHost]:
-    """The three consumers, each quick unless flags say otherwise, and the daemon."""
+    """A host with three consumers, fast unless flags change that, and a daemon."""
     async with bare_host(folder) as host:
         processes = (host.launch(name, mib, *QUICK, *flags.get(name, ())) for name, mib in SIZES.items())
         await asyncio.gather(*processes)
@@ -40,7 +40,7 @@ async def restart(host: LiveHost) -> None:
 
 
 async def leases(client: Client) -> dict[str, str]:
-    """Consumer by lease."""
+    """Active leases: consumer by lease id."""
     return {one["id"]: one["consumer"] for one in (await client.status())["leases"]}
 
 
@@ -52,23 +52,23 @@ async def is_residency(client: Client, name: str, wanted: str) -> bool:
     return await residency(client, name) == wanted
 
 
-async def truth_is_known(host: LiveHost, client: Client) -> bool:
-    """What is said of each consumer is what it says itself, and nobody is in motion."""
+async def status_is_correct(host: LiveHost, client: Client) -> bool:
+    """Whether the status of each consumer agrees with the consumer, and none is loading or unloading."""
     shown = {one["name"]: one["residency"] for one in (await client.status())["consumers"]}
     loaded = {name: (await consumer.health())["model_loaded"] for name, consumer in host.consumers.items()}
     return shown == {name: "resident" if is_loaded else "unloaded" for name, is_loaded in loaded.items()}
 
 
-async def is_settled(host: LiveHost) -> bool:
-    """No consumer is still loading or freeing what it was told to by a daemon that is dead."""
+async def are_consumers_idle(host: LiveHost) -> bool:
+    """Whether no consumer is still loading or unloading for a daemon that was killed."""
     answers = [await consumer.health() for consumer in host.consumers.values()]
     return all(one["vram_mib"] == (SIZES[one["name"]] if one["model_loaded"] else 0) for one in answers)
 
 
-async def assert_sound(host: LiveHost, client: Client) -> None:
-    """Nothing false is believed, nothing was booked twice, and everybody can be had."""
-    await wait_until("all consumers have come to rest", is_settled, host)
-    await wait_until("residency is what the consumers say", truth_is_known, host, client)
+async def assert_consistent(host: LiveHost, client: Client) -> None:
+    """Check that the state is correct, no memory was reserved twice, and every consumer can be acquired."""
+    await wait_until("no consumer is loading or unloading", are_consumers_idle, host)
+    await wait_until("the status agrees with the consumers", status_is_correct, host, client)
     for consumer in host.consumers.values():
         assert (await consumer.health())["oom"] == 0, f"{consumer.name} ran out of memory"
     assert "Traceback" not in host.log, host.log[-4000:]
@@ -78,12 +78,12 @@ async def has(client: Client, key: str, count: int) -> bool:
     return len((await client.status())[key]) == count
 
 
-async def test_idle_leases_stand_under_the_same_ids(tmp_path: Path) -> None:
+async def test_idle_leases_are_restored_with_the_same_ids(tmp_path: Path) -> None:
     async with host_with(tmp_path) as host:
         client, mortal = await host.client(listen=True), await host.client()
         kept = {(await client.acquire("image"))[0]: "image"}
         kept[(await client.acquire("voice", lifetime=CONNECTION))[0]] = "voice"
-        kept[(await mortal.acquire("voice"))[0]] = "voice"  # ttl: outlives its client
+        kept[(await mortal.acquire("voice"))[0]] = "voice"  # ttl: survives its client
         doomed, _ = await mortal.acquire("voice", lifetime=CONNECTION)
         before = (await client.status())["leases"]
 
@@ -100,10 +100,10 @@ async def test_idle_leases_stand_under_the_same_ids(tmp_path: Path) -> None:
         for lease in list(kept)[:2]:
             await client.release(lease)
         assert (await client.acquire("video"))[1]["evicted"] == ["image"]
-        await assert_sound(host, client)
+        await assert_consistent(host, client)
 
 
-async def test_an_owner_that_leaves_after_the_restart_is_missed(tmp_path: Path) -> None:
+async def test_lease_ends_when_its_owner_leaves_after_the_restart(tmp_path: Path) -> None:
     async with host_with(tmp_path) as host:
         observer, owner = await host.client(listen=True), await host.client()
         lease, _ = await owner.acquire("image", lifetime=CONNECTION)
@@ -111,15 +111,15 @@ async def test_an_owner_that_leaves_after_the_restart_is_missed(tmp_path: Path) 
         assert await leases(observer) == {lease: "image"}
         await owner.close()
         await wait_until("its lease ended", has, observer, "leases", 0)
-        assert observer.heard("LeaseEnded") == [(lease, "image", "owner-vanished")]
+        assert observer.received("LeaseEnded") == [(lease, "image", "owner-vanished")]
 
 
-async def test_a_short_lease_runs_out_while_nobody_looks(tmp_path: Path) -> None:
+async def test_short_lease_expires_while_the_daemon_is_down(tmp_path: Path) -> None:
     async with host_with(tmp_path) as host:
         client = await host.client()
         _, grant = await client.acquire("voice", ttl_usec=("t", 300_000))
         await host.end(signal.SIGKILL)
-        await wait_until("its time is over", is_past, grant["expires_usec"])
+        await wait_until("the lease has expired", is_past, grant["expires_usec"])
         await host.start()
         assert await leases(client) == {}
 
@@ -128,32 +128,40 @@ async def is_past(usec: int) -> bool:
     return time.time_ns() // 1000 > usec
 
 
-async def test_who_waits_is_told_and_may_ask_again(tmp_path: Path) -> None:
+async def test_waiting_client_gets_an_error_and_may_repeat_its_request(tmp_path: Path) -> None:
     async with host_with(tmp_path) as host:
         client, other = await host.client(), await host.client()
         lease, _ = await client.acquire("image", lifetime=CONNECTION)
-        asked = [other.ask("video"), other.ask("video", lifetime=CONNECTION), client.ask("video")]
-        await wait_until("three wait", has, client, "queue", 3)
+        asked = [
+            other.start_acquire("video"),
+            other.start_acquire("video", lifetime=CONNECTION),
+            client.start_acquire("video"),
+        ]
+        await wait_until("three requests wait", has, client, "queue", 3)
 
         await restart(host)
 
         assert [(await error_of(one)).name for one in asked] == [NO_REPLY] * 3
         assert await leases(client) == {lease: "image"}
         assert (await client.status())["queue"] == []
-        again = [other.ask("video"), other.ask("video", lifetime=CONNECTION), client.ask("video")]
-        await wait_until("three wait again", has, client, "queue", 3)
+        again = [
+            other.start_acquire("video"),
+            other.start_acquire("video", lifetime=CONNECTION),
+            client.start_acquire("video"),
+        ]
+        await wait_until("three requests wait again", has, client, "queue", 3)
         await client.release(lease)
         for one in again:
             assert (await one)[1]["consumer"] == "video"
-        await assert_sound(host, client)
+        await assert_consistent(host, client)
 
 
-async def test_in_the_middle_of_an_eviction(tmp_path: Path) -> None:
+async def test_kill_during_an_eviction(tmp_path: Path) -> None:
     async with host_with(tmp_path, image=("--unload-sec", "2")) as host:
         client = await host.client()
         held, _ = await client.acquire("voice", lifetime=CONNECTION)
         await client.call("Load", "sa{sv}", "image", {})
-        asked = client.ask("video")
+        asked = client.start_acquire("video")
         await wait_until("image is unloading", is_residency, client, "image", "unloading")
 
         await restart(host)
@@ -163,18 +171,18 @@ async def test_in_the_middle_of_an_eviction(tmp_path: Path) -> None:
         _, grant = await client.acquire("video", timeout_usec=("t", 30_000_000))
         assert grant["loaded"]
         assert await residency(client, "image") == "unloaded"
-        await assert_sound(host, client)
+        await assert_consistent(host, client)
 
 
 @pytest.mark.parametrize("target", ["video", "image"])
-async def test_in_the_middle_of_a_load(tmp_path: Path, target: str) -> None:
-    """The consumer goes on loading; whoever asks for it or for another one next must not meet it in its room."""
+async def test_kill_during_a_load(tmp_path: Path, target: str) -> None:
+    """The consumer continues to load; later requests must not use the memory reserved for it."""
     async with host_with(tmp_path, image=("--load-sec", "3", "--load-steps", "6")) as host:
         client = await host.client()
         held, _ = await client.acquire("voice", lifetime=CONNECTION)
-        asked = client.ask("image")
+        asked = client.start_acquire("image")
         await wait_until("image is loading", is_residency, client, "image", "loading")
-        await wait_until("the first of it shows", holds_something, host, "image")
+        await wait_until("its first memory shows", holds_something, host, "image")
 
         await restart(host)
 
@@ -182,33 +190,37 @@ async def test_in_the_middle_of_a_load(tmp_path: Path, target: str) -> None:
         assert await leases(client) == {held: "voice"}
         _, grant = await client.acquire(target, timeout_usec=("t", 60_000_000))
         assert grant["consumer"] == target
-        await assert_sound(host, client)
+        await assert_consistent(host, client)
 
 
 async def holds_something(host: LiveHost, name: str) -> bool:
     return bool((await host.consumers[name].health())["vram_mib"] > 0)
 
 
-async def test_sigterm_tells_who_waits_and_keeps_leases(tmp_path: Path) -> None:
+async def test_sigterm_refuses_waiting_requests_and_keeps_leases(tmp_path: Path) -> None:
     async with host_with(tmp_path, image=("--unload-sec", "2")) as host:
         client = await host.client(listen=True)
         lease, _ = await client.acquire("voice", lifetime=CONNECTION)
         await client.call("Load", "sa{sv}", "image", {})
-        asked = [client.ask("video"), client.ask("video"), client.ask("image", device=("s", "0"))]
+        asked = [
+            client.start_acquire("video"),
+            client.start_acquire("video"),
+            client.start_acquire("image", device=("s", "0")),
+        ]
         await wait_until("image is unloading", is_residency, client, "image", "unloading")
-        await wait_until("three wait", has, client, "queue", 3)
+        await wait_until("three requests wait", has, client, "queue", 3)
 
         assert await host.end(signal.SIGTERM) == 0
 
         assert {(await error_of(one)).name for one in asked} == {"org.gpumand1.Error.ShuttingDown"}
-        assert client.heard("LeaseEnded") == []
+        assert client.received("LeaseEnded") == []
         await host.start()
         assert await leases(client) == {lease: "voice"}
         await client.release(lease)
-        await assert_sound(host, client)
+        await assert_consistent(host, client)
 
 
-async def test_the_loss_of_the_bus_ends_the_daemon(tmp_path: Path) -> None:
+async def test_loss_of_the_bus_ends_the_daemon(tmp_path: Path) -> None:
     async with host_with(tmp_path) as host:
         client = await host.client()
         await client.acquire("voice")
@@ -220,11 +232,11 @@ async def test_the_loss_of_the_bus_ends_the_daemon(tmp_path: Path) -> None:
         assert "Traceback" not in host.log, host.log[-4000:]
 
 
-# -- again and again, at any moment --------------------------------------------------------------------------------
+# -- repeated kills at random moments ------------------------------------------------------------------------------
 
 
 class Worker:
-    """A client that acquires, holds and releases over all the daemon's lives; its token makes asking again safe."""
+    """A client that acquires, holds and releases across restarts; its token makes repeated calls safe."""
 
     def __init__(self, client: Client, draw: random.Random) -> None:
         self.client = client
@@ -254,12 +266,12 @@ class Worker:
                 return await self.client.release(lease)
             except BusError as error:
                 if error.name == "org.gpumand1.Error.NoSuchLease":
-                    return None  # the reply was lost, not the release
+                    return None  # the reply was lost, but the release took effect
             await asyncio.sleep(0.02)
 
 
 async def assert_nothing_lost(observer: Client, workers: list[Worker]) -> None:
-    """Leases held before and after a look at the status are in it, and no more is promised than there is."""
+    """Check that the status contains every held lease and that no memory is reserved twice."""
     before = {worker.held for worker in workers}
     status = await observer.status()
     lost = before & {worker.held for worker in workers} - {one["id"] for one in status["leases"]} - {""}
@@ -278,7 +290,7 @@ async def test_killed_at_any_moment_under_light_load(tmp_path: Path, seed: int) 
         workers = [Worker(await host.client(), random.Random(draw.random())) for _ in range(4)]
         working = [asyncio.create_task(worker.run(over)) for worker in workers]
         for _ in range(kills):
-            await asyncio.sleep(draw.uniform(0.0, 0.5))  # the moment of the kill, not a wait for anything
+            await asyncio.sleep(draw.uniform(0.0, 0.5))  # chooses the moment of the kill
             await restart(host)
             await assert_nothing_lost(observer, workers)
             for consumer in host.consumers.values():
@@ -289,12 +301,12 @@ async def test_killed_at_any_moment_under_light_load(tmp_path: Path, seed: int) 
         print("granted", [worker.granted for worker in workers])
         assert all(worker.granted for worker in workers)
         assert await leases(observer) == {}
-        await assert_sound(host, observer)
+        await assert_consistent(host, observer)
         assert list((tmp_path / "state" / "leases").iterdir()) == []
 
 
-async def test_a_second_daemon_on_the_bus_takes_nothing_from_the_first(tmp_path: Path) -> None:
-    """As where somebody tries a configuration by hand: it ends, and has neither ended leases nor begun to load."""
+async def test_second_daemon_on_the_bus_does_not_touch_the_leases_of_the_first(tmp_path: Path) -> None:
+    """A second daemon, started manually to try a configuration, exits without ending leases or loading anything."""
     async with host_with(tmp_path) as host:
         client = await host.client()
         lease, _ = await client.acquire("voice", lifetime=CONNECTION)
@@ -307,7 +319,7 @@ async def test_a_second_daemon_on_the_bus_takes_nothing_from_the_first(tmp_path:
         _, said = await asyncio.wait_for(second.communicate(), 30)
 
         assert second.returncode == 1
-        assert "is gpumand running already?" in said.decode()
+        assert "is owned by another process on this bus" in said.decode()
         await restart(host)
         assert await leases(client) == {lease: "voice"}
         await client.close()

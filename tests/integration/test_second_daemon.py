@@ -1,4 +1,4 @@
-"""Two daemons on one host, which lend the same GPUs and know nothing of each other."""
+"""Two daemons on one host that manage the same GPUs without knowing of each other."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from gpumand.testing.bus import PrivateBus
 from tests.integration.live import wait_until
 
 
-async def test_the_one_that_starts_later_says_so(tmp_path: Path) -> None:
+async def test_daemon_that_starts_later_warns(tmp_path: Path) -> None:
     (tmp_path / "gpumand.toml").write_text('[gpu]\nsource = "nvml"\n')
     first = await asyncio.create_subprocess_exec("gpumand", "60", executable="/bin/sleep")
     async with PrivateBus() as bus:
@@ -25,10 +25,10 @@ async def test_the_one_that_starts_later_says_so(tmp_path: Path) -> None:
         async def has_said() -> bool:
             said = (tmp_path / "log").read_text()
             assert second.returncode is None, said
-            return f"another gpumand lends the same GPUs (the system's, pid {first.pid})" in said
+            return f"another gpumand manages the same GPUs (the system daemon, pid {first.pid})" in said
 
         try:
-            await wait_until("the second tells of the first", has_said)
+            await wait_until("the second daemon warns of the first", has_said)
         finally:
             for process in (first, second):
                 process.terminate()

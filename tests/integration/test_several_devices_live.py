@@ -1,4 +1,4 @@
-"""A consumer on two simulated devices at once, over the real daemon, also over its death."""
+"""The real daemon with a consumer on two simulated devices, including a restart."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ async def two_devices(folder: Path) -> AsyncIterator[LiveHost]:
         yield host
 
 
-async def test_both_devices_are_made_free_and_leased_together(tmp_path: Path) -> None:
+async def test_both_devices_are_freed_and_leased_together(tmp_path: Path) -> None:
     async with two_devices(tmp_path) as host:
         client = await host.client(listen=True)
 
@@ -45,19 +45,19 @@ async def test_both_devices_are_made_free_and_leased_together(tmp_path: Path) ->
         status = await client.status()
         assert [one["used_mib"] for one in status["devices"]] == [12000, 12000]
         assert (await client.consumer("wide"))["device"] == "0,1"
-        evicted = {consumer: device for consumer, device, *_ in client.heard("EvictionOccurred")}
+        evicted = {consumer: device for consumer, device, *_ in client.received("EvictionOccurred")}
         assert evicted == {"left": "0", "right": "1"}
         assert (await error_of(client.acquire("right", timeout_usec=("t", 0)))).name.endswith(".Busy")
 
-        waiting = client.ask("right")
+        waiting = client.start_acquire("right")
         await client.release(lease)
         _, grant = await waiting
         assert (grant["device"], grant["evicted"]) == ("1", ["wide"])
-        assert client.heard("EvictionOccurred")[-1][:3] == ("wide", "0,1", 24000)
+        assert client.received("EvictionOccurred")[-1][:3] == ("wide", "0,1", 24000)
         await client.close()
 
 
-async def test_a_lease_on_two_devices_outlives_the_daemon(tmp_path: Path) -> None:
+async def test_lease_on_two_devices_survives_a_restart(tmp_path: Path) -> None:
     async with two_devices(tmp_path) as host:
         client = await host.client()
         lease, _ = await client.acquire("wide")
@@ -71,7 +71,7 @@ async def test_a_lease_on_two_devices_outlives_the_daemon(tmp_path: Path) -> Non
         await client.close()
 
 
-async def test_a_wish_for_more_devices_than_it_takes_is_refused(tmp_path: Path) -> None:
+async def test_request_for_too_many_devices_is_refused(tmp_path: Path) -> None:
     async with two_devices(tmp_path) as host:
         client = await host.client()
 

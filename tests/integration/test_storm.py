@@ -1,4 +1,4 @@
-"""A hundred clients, ten consumers, one card of 24 GiB, a minute, and clients killed at random."""
+"""A hundred clients, some killed at random, use ten consumers on one device of 24 GiB for a minute."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ async def host(tmp_path: Path, request: pytest.FixtureRequest) -> AsyncIterator[
 
 
 async def watch(client: Client, slots: int, wrongs: list[str]) -> None:
-    """Look at the status again and again: what is leased or loading never exceeds the card."""
+    """Read the status repeatedly and check that leased and loading consumers never exceed the device."""
     while True:
         status = await client.status()
         busy = [one for one in status["consumers"] if one["leases"] or one["residency"] == "loading"]
@@ -64,7 +64,9 @@ def open_files(host: LiveHost) -> int:
     indirect=True,
     ids=["one-lease-at-a-time", "as-many-as-fit", "adaptive-with-loads-beside-leases"],
 )
-async def test_no_double_booking_nothing_leaked_all_served(host: LiveHost, request: pytest.FixtureRequest) -> None:
+async def test_all_clients_are_served_without_double_reservation_or_leaks(
+    host: LiveHost, request: pytest.FixtureRequest
+) -> None:
     slots, _ = request.node.callspec.params["host"]
     seed = random.randrange(2**32)
     print("seed", seed)
@@ -85,19 +87,19 @@ async def test_no_double_booking_nothing_leaked_all_served(host: LiveHost, reque
     ended = sum(count for what, count in counts.items() if what.startswith(("granted", "refused")))
     assert counts["killed"] > 30
     assert counts["failed"] == 0
-    assert not [what for what in counts if what.startswith(("refused", "lost"))], "all were served"
-    assert 0 <= counts["asked"] - ended <= counts["killed"], "who was not killed heard what became of its request"
+    assert not [what for what in counts if what.startswith(("refused", "lost"))], "all consumers were served"
+    assert 0 <= counts["asked"] - ended <= counts["killed"], "every client that was not killed got an answer"
     assert counts["granted"] >= 150
 
-    await wait_until("no lease is left behind", lambda: is_quiet(observer), within_sec=20)
+    await wait_until("no lease remains", lambda: is_quiet(observer), within_sec=20)
     status = await observer.status()
     evictions = [signal for signal in observer.signals if signal.member == "EvictionOccurred"]
     assert len(evictions) == status["stats"]["evictions"] > 0
-    assert all(signal.body[2] > 0 for signal in evictions), "each was seen in the figures"
+    assert all(signal.body[2] > 0 for signal in evictions), "every lease was counted"
     granted = {signal.body[0] for signal in observer.signals if signal.member == "LeaseGranted"}
     ended_leases = [signal.body[0] for signal in observer.signals if signal.member == "LeaseEnded"]
     assert granted == set(ended_leases)
-    assert len(ended_leases) == len(set(ended_leases)), "each ended once"
+    assert len(ended_leases) == len(set(ended_leases)), "every lease ended once"
     assert list((host.folder / "state" / "leases").iterdir()) == []
     assert open_files(host) <= files_before + 12
     assert "Traceback" not in host.log, host.log[-4000:]

@@ -1,4 +1,4 @@
-"""The real daemon while the host sleeps and shuts down, by what a fake logind says on its bus."""
+"""The real daemon during suspends and shutdowns announced by a fake logind."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.integration.live import Client, LiveHost, error_of, live_host, wait_u
 
 SIZES = {"image": 13312, "video": 12000}
 QUICK = ("--load-sec", "0.05", "--load-steps", "2", "--unload-sec", "0.02")
-WAKING = "the host to wake up"
+WAITING_FOR_RESUME = "the host is suspending or has just resumed"
 
 
 @pytest.fixture
@@ -36,17 +36,17 @@ async def waits_for(client: Client, *expected: str) -> bool:
     return [one["waiting_for"] for one in (await client.status())["queue"]] == list(expected)
 
 
-async def test_requests_wait_until_the_host_is_awake(host: LiveHost, logind: FakeLogind) -> None:
+async def test_requests_wait_until_the_host_resumes(host: LiveHost, logind: FakeLogind) -> None:
     client, other = await host.client(), await host.client()
     await wait_until("logind was asked", has_been_asked, logind)
     logind.prepare("Sleep", True)
-    await wait_until("it is held", is_held, client)
-    asked = other.ask("image")
-    await wait_until("it says what it waits for", waits_for, client, WAKING)
+    await wait_until("requests are held", is_held, client)
+    asked = other.start_acquire("image")
+    await wait_until("the reason for waiting is reported", waits_for, client, WAITING_FOR_RESUME)
     assert (await client.consumer("image"))["residency"] == "unloaded"
     logind.prepare("Sleep", False)
     assert (await asked)[1]["loaded"]
-    assert "awake: requests are served again" in host.log
+    assert "the host has resumed: requests are served again" in host.log
 
 
 async def has_been_asked(logind: FakeLogind) -> bool:
@@ -54,40 +54,42 @@ async def has_been_asked(logind: FakeLogind) -> bool:
 
 
 async def is_held(client: Client) -> bool:
-    """A request that would otherwise be granted or say what is missing."""
+    """Whether a plan reports that requests are held."""
     (plan,) = await client.call("Plan", "sa{sv}", "image", {})
-    return bool(plan["message"] == WAKING)
+    return bool(plan["message"] == WAITING_FOR_RESUME)
 
 
-async def test_what_died_asleep_is_seen_before_the_next_grant(host: LiveHost, logind: FakeLogind) -> None:
+async def test_consumer_that_died_during_a_suspend_is_noticed_before_the_next_grant(
+    host: LiveHost, logind: FakeLogind
+) -> None:
     client = await host.client()
     await wait_until("logind was asked", has_been_asked, logind)
     lease, _ = await client.acquire("image")
     await client.release(lease)
     logind.prepare("Sleep", True)
-    await wait_until("it is held", is_held, client)
-    asked = client.ask("video")
+    await wait_until("requests are held", is_held, client)
+    asked = client.start_acquire("video")
     await host.consumers["image"].kill()
     logind.prepare("Sleep", False)
     _, grant = await asked
     assert (grant["loaded"], grant["evicted"]) == (True, [])
 
 
-async def test_a_shutdown_refuses_who_waits_and_who_comes_until_it_is_called_off(
+async def test_shutdown_refuses_waiting_and_new_requests_until_it_is_cancelled(
     host: LiveHost, logind: FakeLogind
 ) -> None:
     client, other = await host.client(listen=True), await host.client()
     await wait_until("logind was asked", has_been_asked, logind)
     lease, _ = await client.acquire("image")
-    waiting = other.ask("video")
-    await wait_until("one waits", is_queue, client, 1)
+    waiting = other.start_acquire("video")
+    await wait_until("one request waits", is_queue, client, 1)
     logind.prepare("Shutdown", True)
     error = await error_of(waiting)
     assert (error.name, error.message) == ("org.gpumand1.Error.ShuttingDown", "the host is shutting down")
     assert (await error_of(client.acquire("image"))).name == "org.gpumand1.Error.ShuttingDown"
-    assert client.heard("LeaseEnded") == []
+    assert client.received("LeaseEnded") == []
     logind.prepare("Shutdown", False)
-    await wait_until("grants go on", can_acquire, client)
+    await wait_until("requests are granted again", can_acquire, client)
     await client.release(lease)
 
 
@@ -112,10 +114,10 @@ async def test_leases_end_with_the_host_but_not_with_the_daemon(
     lease, _ = await client.acquire("image")
     if shutdown:
         logind.prepare("Shutdown", True)
-        await wait_until("it is known", is_shutting_down, client)
+        await wait_until("the shutdown is known", is_shutting_down, client)
     assert await host.end(signal.SIGTERM) == 0
     expected = [(lease, "image", "shutdown")] if shutdown else []
-    await wait_until("its end was told", has_heard, client, expected)
+    await wait_until("the end of the lease was announced", has_heard, client, expected)
     if shutdown:
         logind.prepare("Shutdown", False)
     await host.start()
@@ -123,16 +125,14 @@ async def test_leases_end_with_the_host_but_not_with_the_daemon(
 
 
 async def has_heard(client: Client, expected: list[tuple[str, str, str]]) -> bool:
-    return client.heard("LeaseEnded") == expected
+    return client.received("LeaseEnded") == expected
 
 
 async def is_shutting_down(client: Client) -> bool:
     return (await error_of(client.acquire("image", timeout_usec=("t", 0)))).name == "org.gpumand1.Error.ShuttingDown"
 
 
-async def test_a_daemon_started_between_the_announcement_and_the_shutdown_grants_nothing(
-    host: LiveHost, logind: FakeLogind
-) -> None:
+async def test_daemon_started_during_a_shutdown_grants_nothing(host: LiveHost, logind: FakeLogind) -> None:
     await host.end(signal.SIGTERM)
     logind.preparing["Shutdown"] = True
     await host.start()

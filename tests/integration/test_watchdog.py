@@ -1,4 +1,4 @@
-"""The real daemon under a watchdog: what makes it fall silent, and what does not."""
+"""The real daemon under a watchdog: faults that stop its pings, and faults that do not."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from tests.integration.live import Client, LiveHost, bare_host, table, wait_unti
 
 PERIOD_SEC = 1.0
 SILENCE_SEC = 3 * PERIOD_SEC
-"""systemd would have killed it by then, three times over."""
+"""Seconds without a ping after which systemd would have killed the daemon three times."""
 
 
 class Manager:
-    """The service manager's end of the notification socket: all that was said, and when a ping came last."""
+    """The service manager's end of the notification socket: all messages, and the time of the last ping."""
 
     def __init__(self, path: Path) -> None:
         self.said: list[str] = []
@@ -36,13 +36,13 @@ class Manager:
             if line == "WATCHDOG=1":
                 self.pings, self._pinged_at = self.pings + 1, self._loop.time()
 
-    async def pinged(self, times: int) -> bool:
+    async def has_pinged(self, times: int) -> bool:
         return self.pings >= times
 
-    async def heard(self, line: str) -> bool:
+    async def has_received(self, line: str) -> bool:
         return line in self.said
 
-    async def silent(self) -> bool:
+    async def is_silent(self) -> bool:
         return self._loop.time() - self._pinged_at > SILENCE_SEC
 
     def close(self) -> None:
@@ -59,71 +59,71 @@ async def manager(tmp_path: Path) -> AsyncIterator[Manager]:
 
 @pytest.fixture
 async def host(tmp_path: Path, manager: Manager) -> AsyncIterator[LiveHost]:
-    """A host whose daemon systemd keeps a watchdog on; it has no driver."""
+    """A host whose daemon runs under a watchdog; it has no driver."""
     async with bare_host(tmp_path) as made:
         made.environ |= {"NOTIFY_SOCKET": str(tmp_path / "notify"), "WATCHDOG_USEC": str(int(PERIOD_SEC * 1e6))}
         made.configure("", gpu='source = "nvml"\nsample_interval_sec = 0.1\ntotal_mib = 24576')
         yield made
 
 
-async def faulty(host: LiveHost, manager: Manager, fault: str) -> None:
-    """Have the daemon running and pinging, and then the fault."""
+async def start_and_trigger_fault(host: LiveHost, manager: Manager, fault: str) -> None:
+    """Start the daemon, wait for its pings, and trigger the fault."""
     host.program = ("-m", "tests.integration.faulty_daemon", fault)
     await host.start()
-    await wait_until("it pings", manager.pinged, 3)
+    await wait_until("the daemon pings", manager.has_pinged, 3)
     assert host.daemon is not None
     host.daemon.send_signal(signal.SIGUSR1)
 
 
-@pytest.mark.parametrize("fault", ["loop-blocks", "step-raises", "step-blocks", "sampler-dies", "upkeep-ends"])
-async def test_whatever_must_be_alive_silences_it_when_it_dies(host: LiveHost, manager: Manager, fault: str) -> None:
-    await faulty(host, manager, fault)
-    await wait_until(f"no ping for {SILENCE_SEC} s after {fault}", manager.silent)
+@pytest.mark.parametrize("fault", ["loop-blocks", "step-raises", "step-blocks", "sampler-dies", "housekeeping-ends"])
+async def test_each_failed_part_stops_the_pings(host: LiveHost, manager: Manager, fault: str) -> None:
+    await start_and_trigger_fault(host, manager, fault)
+    await wait_until(f"no ping for {SILENCE_SEC} s after {fault}", manager.is_silent)
     assert await host.end(signal.SIGKILL) == -signal.SIGKILL
 
 
-async def test_a_driver_call_that_hangs_is_no_reason_to_die(host: LiveHost, manager: Manager) -> None:
-    await faulty(host, manager, "driver-hangs")
+async def test_hanging_driver_call_does_not_stop_the_pings(host: LiveHost, manager: Manager) -> None:
+    await start_and_trigger_fault(host, manager, "driver-hangs")
     client = await host.client()
 
     async def degraded() -> bool:
         return "nvml-hangs" in (await client.status()).get("degraded", "")
 
-    await wait_until("it says that the driver hangs", degraded)
+    await wait_until("the hanging driver is reported", degraded)
     began, before = asyncio.get_running_loop().time(), manager.pings
-    await wait_until("it goes on pinging", manager.pinged, before + 6)
+    await wait_until("the daemon continues to ping", manager.has_pinged, before + 6)
     assert asyncio.get_running_loop().time() - began < 6 * PERIOD_SEC
     await client.close()
 
 
-async def test_pings_come_twice_a_period_and_not_before_it_is_ready(host: LiveHost, manager: Manager) -> None:
-    began = asyncio.get_running_loop().time()  # not when it was ready: that may be heard late, and pings at once
+async def test_pings_are_sent_twice_per_period_after_ready(host: LiveHost, manager: Manager) -> None:
+    began = asyncio.get_running_loop().time()  # not from READY on, which may arrive late
     await host.start()
-    await wait_until("it pings", manager.pinged, 8)
+    await wait_until("the daemon pings", manager.has_pinged, 8)
     took_sec = asyncio.get_running_loop().time() - began
     assert manager.said.index("READY=1") < manager.said.index("WATCHDOG=1")
-    assert took_sec > 2.5 * PERIOD_SEC, f"8 pings in {took_sec:.2f} s: it floods the manager"
+    assert took_sec > 2.5 * PERIOD_SEC, f"8 pings in {took_sec:.2f} s: too many pings"
 
 
-async def test_a_hangup_during_the_start_is_heeded_when_it_is_ready(host: LiveHost, manager: Manager) -> None:
+async def test_sighup_during_the_start_reloads_when_ready(host: LiveHost, manager: Manager) -> None:
     gpu = 'source = "none"'
     alpha = await host.launch("alpha", 1000)
-    await alpha.fault("hang", on="health")  # the first look at everything takes its time
+    await alpha.fault("hang", on="health")  # the first refresh of all state takes some time
     host.configure(table(alpha, 1000), gpu=gpu)
     starting = asyncio.create_task(host.start())
-    await wait_until("it would survive a signal", catches_hangups, host)
+    await wait_until("the daemon handles SIGHUP", catches_sighup, host)
     host.configure(table(alpha, 1000) + '[consumers.late]\nvram_resident_mib = 1\nunit = "late.service"\n', gpu=gpu)
     assert host.daemon is not None
     host.daemon.send_signal(signal.SIGHUP)
     await starting
-    await wait_until("it has reloaded", manager.heard, "RELOADING=1")
-    assert manager.said.index("READY=1") < manager.said.index("RELOADING=1"), "it was not ready before its name was"
+    await wait_until("the daemon has reloaded", manager.has_received, "RELOADING=1")
+    assert manager.said.index("READY=1") < manager.said.index("RELOADING=1"), "READY must not come before the bus name"
     client = await host.client()
-    await wait_until("what was new is in force", has_consumers, client, ["alpha", "late"])
+    await wait_until("the new configuration is in force", has_consumers, client, ["alpha", "late"])
     await client.close()
 
 
-async def catches_hangups(host: LiveHost) -> bool:
+async def catches_sighup(host: LiveHost) -> bool:
     if host.daemon is None:
         return False
     text = await asyncio.to_thread(Path(f"/proc/{host.daemon.pid}/status").read_text)
@@ -135,8 +135,8 @@ async def has_consumers(client: Client, wanted: list[str]) -> bool:
     return [one["name"] for one in (await client.status())["consumers"]] == wanted
 
 
-async def test_a_stop_says_so_and_asks_for_its_time(host: LiveHost, manager: Manager) -> None:
+async def test_stop_is_reported_and_requests_time(host: LiveHost, manager: Manager) -> None:
     await host.start()
     assert await host.end() == 0
-    await wait_until("it asked for time", manager.heard, "EXTEND_TIMEOUT_USEC=30000000")
+    await wait_until("the daemon requested time for its end", manager.has_received, "EXTEND_TIMEOUT_USEC=30000000")
     assert "STOPPING=1" in manager.said

@@ -1,4 +1,4 @@
-"""Builds the fake libnvidia-ml.so.1 (nvml_shim.c); ``tests.shim.shimfile`` writes what it answers."""
+"""Builds the fake libnvidia-ml.so.1 (nvml_shim.c); ``tests.shim.shimfile`` writes its answers."""
 
 from __future__ import annotations
 
@@ -12,21 +12,22 @@ SONAME = "libnvidia-ml.so.1"
 
 
 def have_compiler() -> bool:
-    """Whether the shim can be built here."""
+    """Return whether the shim can be built on this host."""
     return shutil.which("gcc") is not None
 
 
 def build_shim(directory: Path, *, version: int = 1, without: Iterable[str] = (), stays_mapped: bool = False) -> Path:
-    """Build the library into the directory, to be found by LD_LIBRARY_PATH set before a process starts.
+    """Build the library in a directory, where LD_LIBRARY_PATH finds it if set before a process starts.
 
     Args:
-        directory: where to put it; created when missing. An older build there is replaced by rename, as a package
-            upgrade does it, so that processes that have loaded it keep theirs.
-        version: which driver's library it is; it refuses to start under another ``kernel`` of the text file.
-        without: functions to leave out, as an older driver does.
-        stays_mapped: it stays in a process that has closed it.
+        directory: the target folder; created if missing. An older build there is replaced by renaming, as in a package
+            upgrade, so that processes that have loaded it keep their version.
+        version: driver version of the library; it fails to initialise with another ``kernel`` in the text file.
+        without: functions to leave out, as in an older driver.
+        stays_mapped: the library stays mapped in a process that has closed it.
 
-    Returns the library's path.
+    Returns:
+        The path of the library.
     """
     directory.mkdir(parents=True, exist_ok=True)
     library = directory / SONAME
@@ -40,5 +41,5 @@ def build_shim(directory: Path, *, version: int = 1, without: Iterable[str] = ()
 
 
 def shim_environment(library: Path, text: Path) -> dict[str, str]:
-    """What a process needs in its environment, before it starts, to load this library and read this text file."""
+    """Return the environment with which a process loads this library and reads this text file."""
     return {"LD_LIBRARY_PATH": str(library.parent), "GPUMAND_NVML_SHIM": str(text)}

@@ -1,8 +1,8 @@
 /* A libnvidia-ml.so.1 that answers from a text file, so that the real nvidia-ml-py runs without a GPU.
  *
- * The file is named by $GPUMAND_NVML_SHIM and read anew at every call; tests/shim/shimfile.py writes it and documents
- * its lines. What this must get right for pynvml: nvmlInitWithFlags is what nvmlInit calls; v2 memory info carries a
- * version word; a process list is asked for its length first, with a null array and a count of 0. */
+ * $GPUMAND_NVML_SHIM names the file, which is read again at every call; tests/shim/shimfile.py writes it and documents
+ * its lines. Requirements of pynvml: nvmlInit calls nvmlInitWithFlags; v2 memory info has a version word; the length of
+ * a process list is queried first, with a null array and a count of 0. */
 #include <ctype.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -39,7 +39,7 @@ struct shim {
     struct name name[MAX_NAMES];
 };
 
-static struct shim shim; /* as of the last call; pynvml's user calls from one thread */
+static struct shim shim; /* content of the file at the last call; the user of pynvml calls from one thread */
 static int initialised_generation = -1;
 
 static int alive(unsigned pid)
@@ -63,7 +63,7 @@ static void add_process(struct device *device, int list, unsigned pid, long long
         to->process[to->count++] = (struct process){pid, mib, device->instance};
 }
 
-/* One file per living process, named after its pid, with its MiB as the first number in it. */
+/* Adds the processes of a directory: one file per living process, named after its pid; its first number is MiB. */
 static void add_directory(struct device *device, const char *path)
 {
     DIR *directory = opendir(path);
@@ -178,18 +178,18 @@ static int read_shim(const char *call)
     return OK;
 }
 
-/* Begin any call but init. */
+/* Starts any call except init. */
 static int begin(const char *call)
 {
     int error = read_shim(call);
     if (error)
         return error;
     if (initialised_generation != shim.generation)
-        return UNINITIALIZED; /* never initialised, or the driver was reloaded since */
+        return UNINITIALIZED; /* not initialised, or the driver was reloaded since then */
     return shim.call_error;
 }
 
-/* Begin a call about one device. */
+/* Starts a call for one device. */
 static int begin_device(const char *call, void *handle, struct device **device)
 {
     int error = begin(call);
@@ -227,7 +227,7 @@ int nvmlInit_v2(void) { return nvmlInitWithFlags(0); }
 int nvmlShutdown(void)
 {
     int error = initialised_generation < 0 ? UNINITIALIZED : OK;
-    const char *log = getenv("GPUMAND_NVML_SHIM_SHUTDOWNS"); /* a file that gets a byte for each shutdown */
+    const char *log = getenv("GPUMAND_NVML_SHIM_SHUTDOWNS"); /* a file to which each shutdown appends one byte */
     FILE *file = log && !error ? fopen(log, "a") : NULL;
     if (file) {
         fputc('.', file);
@@ -264,7 +264,7 @@ int nvmlDeviceGetHandleByIndex_v2(unsigned index, void **handle)
     return error ? error : device->handle_error;
 }
 
-/* mig: -1 = this GPU has no such thing, 0 = off, 1 = on */
+/* mig: -1 = not supported, 0 = disabled, 1 = enabled */
 int nvmlDeviceGetMigMode(void *handle, unsigned *current, unsigned *pending)
 {
     struct device *device;
@@ -321,7 +321,7 @@ int nvmlDeviceGetName(void *handle, char *text, unsigned size)
     return error ? error : copy(text, size, device->name);
 }
 
-/* The larger figure of every process that is in any list, once. */
+/* Sums up the memory of all processes; a process in several lists counts once, with its largest value. */
 static long long held(const struct device *device)
 {
     long long sum = 0;
@@ -340,7 +340,7 @@ static long long held(const struct device *device)
 
 static u64 bytes(long long mib) { return (u64)mib << 20; }
 
-static void figures(const struct device *device, u64 *total, u64 *reserved, u64 *free, u64 *used)
+static void memory_sizes(const struct device *device, u64 *total, u64 *reserved, u64 *free, u64 *used)
 {
     long long used_mib = device->used >= 0 ? device->used : held(device);
     long long free_mib = device->free >= 0 ? device->free : device->total - device->reserved - used_mib;
@@ -360,8 +360,8 @@ int nvmlDeviceGetMemoryInfo(void *handle, struct memory *memory)
     int error = begin_device("memory", handle, &device);
     if (error || device->memory_error)
         return error ? error : device->memory_error;
-    figures(device, &memory->total, &reserved, &memory->free, &memory->used);
-    memory->used += reserved; /* v1 counts the driver's own share as used */
+    memory_sizes(device, &memory->total, &reserved, &memory->free, &memory->used);
+    memory->used += reserved; /* v1 includes the driver's reserve in the used memory */
     return OK;
 }
 
@@ -373,7 +373,7 @@ int nvmlDeviceGetMemoryInfo_v2(void *handle, struct memory_v2 *memory)
         return error ? error : device->memory_error ? device->memory_error : device->memory_v2_error;
     if (memory->version != 0x02000028)
         return ARGUMENT_VERSION_MISMATCH;
-    figures(device, &memory->total, &memory->reserved, &memory->free, &memory->used);
+    memory_sizes(device, &memory->total, &memory->reserved, &memory->free, &memory->used);
     return OK;
 }
 
@@ -390,7 +390,7 @@ static int fill(void *handle, unsigned *count, struct process_info *to, int whic
     struct list *list = &device->list[which];
     *count = list->count;
     if (to && shim.grow && asked++ < (unsigned)shim.grow)
-        return INSUFFICIENT_SIZE; /* as if the list had outgrown even the oversized array */
+        return INSUFFICIENT_SIZE; /* simulates a list that has outgrown the array */
     if (room < list->count)
         return INSUFFICIENT_SIZE;
     for (unsigned i = 0; i < list->count; i++) {

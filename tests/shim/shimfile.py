@@ -1,4 +1,4 @@
-"""What the fake NVML answers: dataclasses here, ``key value`` lines in the file.
+"""Answers of the fake NVML: dataclasses in Python, ``key value`` lines in the text file.
 
     shim = Shim(devices=[ShimDevice("GPU-1", total_mib=24576, compute={4711: 8192})])
     shim.write(path)                                   # atomic; seen at the next NVML call
@@ -20,18 +20,18 @@ class ShimDevice:
     """One device.
 
     Attributes:
-        uuid, name: as the driver says them.
-        total_mib, reserved_mib: sizes.
-        used_mib: None = what its processes hold, each counted once.
+        uuid, name: as reported by the driver.
+        total_mib, reserved_mib: sizes in MiB.
+        used_mib: None = the sum of its processes, each counted once.
         free_mib: None = total - reserved - used.
-        lost: every call about it answers 15.
-        handle_error, memory_error, memory_v2_error, compute_error, graphics_error, mps_error: what those calls answer.
+        lost: every call for the device returns 15.
+        handle_error, memory_error, memory_v2_error, compute_error, graphics_error, mps_error: return codes of calls.
         compute, graphics, mps: pid -> MiB, None = not available.
-        processes_in: a directory of files named after pids that hold MiB (``gpumand.testing.announce`` writes them);
-            those of living processes are in the compute list too.
-        mig: -1 = it cannot be cut, 0 = it is not, 1 = it is, into its ``instances``.
-        mig_slots: how many MIG devices it may have.
-        mig_error: what asking for that answers.
+        processes_in: a directory of files named after pids that contain MiB
+            (``gpumand.testing.vram_announcement`` writes them); living processes are added to the compute list.
+        mig: -1 = MIG is not supported, 0 = disabled, 1 = enabled, with ``instances``.
+        mig_slots: maximum number of MIG devices.
+        mig_error: return code of the query of the MIG mode.
     """
 
     uuid: str
@@ -57,7 +57,7 @@ class ShimDevice:
     instances: list[ShimInstance] = field(default_factory=list)
 
     def lines(self) -> Iterator[str]:
-        """The lines about this device."""
+        """Return the lines for this device."""
         yield f"device {self.uuid}"
         yield f"name {self.name}"
         yield f"total {self.total_mib}"
@@ -84,10 +84,10 @@ class ShimInstance(ShimDevice):
     """A MIG device: a compute instance of a GPU.
 
     Attributes:
-        slot: its index among the GPU's MIG devices.
-        instance: the number of the GPU instance that it is in.
-        instance_error: what asking for that answers.
-        of_other: pid -> MiB of processes in its compute list that are in another instance.
+        slot: index among the MIG devices of the GPU.
+        instance: number of its GPU instance.
+        instance_error: return code of the query of that number.
+        of_other: pid -> MiB of processes of another instance that are in its compute list.
     """
 
     slot: int = 0
@@ -96,7 +96,7 @@ class ShimInstance(ShimDevice):
     of_other: dict[int, int] = field(default_factory=dict)
 
     def lines(self) -> Iterator[str]:
-        """The lines about this instance."""
+        """Return the lines for this instance."""
         yield f"mig_device {self.uuid}"
         for key in ("slot", "instance", "instance_error"):
             yield f"{key} {getattr(self, key)}"
@@ -108,18 +108,18 @@ class ShimInstance(ShimDevice):
 
 @dataclass
 class Shim:
-    """The whole library.
+    """All answers of the library.
 
     Attributes:
-        devices: by index.
-        init_error: what init answers.
-        call_error: what every other call answers.
-        kernel: version of the loaded kernel module; a library of another version refuses to start (18).
-        generation: change it to have the driver reloaded under a running process: calls answer 1 until a new init.
-        hang_in: which calls hang: "init", "count", "handle", "memory", "list", "process_name", or "any".
-        hang_while: they hang while this file exists; the first to do so makes a file named after it plus ".entered".
-        grow: so many process lists outgrow their array between two calls.
-        process_names: pid -> what nvmlSystemGetProcessName says; others are not found.
+        devices: devices by index.
+        init_error: return code of init.
+        call_error: return code of every other call.
+        kernel: version of the loaded kernel module; a library of another version fails to initialise (18).
+        generation: a change simulates a driver reload: calls of running processes return 1 until the next init.
+        hang_in: the calls that hang: "init", "count", "handle", "memory", "list", "process_name", or "any".
+        hang_while: calls hang while this file exists; the first one creates a file with the suffix ".entered".
+        grow: number of process lists that outgrow their array between two calls.
+        process_names: pid -> result of nvmlSystemGetProcessName; other pids are not found.
     """
 
     devices: list[ShimDevice] = field(default_factory=list)
@@ -133,7 +133,7 @@ class Shim:
     process_names: dict[int, str] = field(default_factory=dict)
 
     def lines(self) -> Iterator[str]:
-        """The lines of the file; a hang comes first, so that it precedes every other answer."""
+        """Return the lines of the file; a hang is in the first line, so that it applies before other answers."""
         if self.hang_while is not None:
             yield f"hang {self.hang_in} {self.hang_while}"
         for key in ("init_error", "call_error", "kernel", "generation", "grow"):
@@ -144,7 +144,7 @@ class Shim:
             yield from device.lines()
 
     def write(self, path: Path) -> None:
-        """Replace the file; a call under way sees the old answers or the new ones, never a mixture."""
+        """Replace the file; a running call reads the old or the new answers, never a mixture."""
         temporary = path.with_name(f".{path.name}.new")
         temporary.write_text("".join(f"{line}\n" for line in self.lines()), encoding="utf-8")
         temporary.replace(path)

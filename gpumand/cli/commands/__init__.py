@@ -1,1 +1,4 @@
-"""One module for each group of commands; ``app`` imports a module when one of its commands is asked for."""
+"""The commands of gpumanctl, one module per group. Must not import ``rich`` when a module is loaded.
+
+``app`` imports a module when one of its commands is used.
+"""

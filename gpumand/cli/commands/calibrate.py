@@ -1,4 +1,4 @@
-"""``calibrate``: measures a consumer, and prints what to configure."""
+"""``gpumanctl calibrate``: measures a consumer and prints configuration lines for it."""
 
 from __future__ import annotations
 
@@ -14,35 +14,35 @@ from gpumand.cli.durations import DURATION, to_usec
 from gpumand.cli.options import Command, GlobalOptions, global_options
 from gpumand.cli.output import is_screen, print_json
 from gpumand.cli.progress import LiveLine
-from gpumand.cli.session import ask
+from gpumand.cli.session import run_with_client
 
 if TYPE_CHECKING:
     from gpumand.cli.calibration import Calibration
 
 
-class Voice:
-    """Tells on stderr what is being done, and shows figures that change where somebody looks at a terminal."""
+class ProgressReporter:
+    """Prints the steps of a measurement on stderr, and on a terminal a live line with the current readings."""
 
     def __init__(self, options: GlobalOptions) -> None:
         self._is_quiet = options.quiet
         self._line = LiveLine() if is_screen(sys.stderr) and not options.quiet else None
-        self._began = time.monotonic()
+        self._started_sec = time.monotonic()
 
-    def say(self, text: str) -> None:
-        """A line that stays."""
+    def log(self, text: str) -> None:
+        """Print a line that stays."""
         if self._is_quiet:
             return
         from gpumand.cli.render.format import clean
 
-        self.show("")
+        self.show("")  # the live line is on stderr as well, and would be mixed with this one
         print(clean(text), file=sys.stderr, flush=True)
 
     def show(self, text: str) -> None:
-        """A line that is written over; "" clears it."""
+        """Show a line that the next one overwrites; "" clears it."""
         if self._line is None:
             return
         if text:
-            self._line.show(text, time.monotonic() - self._began)
+            self._line.show(text, time.monotonic() - self._started_sec)
         else:
             self._line.close()
 
@@ -54,32 +54,32 @@ class Voice:
     type=DURATION,
     metavar="TIME",
     default=600.0,
-    help="How long each step may take: until it is granted, until its memory is there and still; default 10min.",
+    help="Maximum time of each step: grant, memory to appear, memory to be stable. Default: 10min.",
 )
 @click.pass_context
 def calibrate(ctx: click.Context, consumer: str, timeout: float) -> None:
-    """Measure CONSUMER, and print what to configure for it.
+    """Measure CONSUMER and print its configuration.
 
-    Loads it under a lease, waits until its memory is still, and evicts it by each of its methods, loading it again in
-    between. Others are evicted for that as for any lease, and no lease stays behind. A consumer that loads on its
-    first request is to be sent one meanwhile.
+    Loads the consumer under a lease, waits until its memory is stable, then evicts it by each of its methods and loads
+    it again in between. Other consumers may be evicted to make room, as for any lease. The lease ends with this
+    command. If the consumer loads its model on the first request, send it one when you are asked to.
     """
     if to_usec(timeout) == 0:
         raise click.UsageError("--timeout must be more than 0")
     options = global_options(ctx)
-    found = ask(ctx, lambda client, options: _measured(client, consumer, timeout, options))
+    calibration = run_with_client(ctx, lambda client, options: _calibrate(client, consumer, timeout, options))
     if options.json:
         from gpumand.cli.render.calibration import as_json
 
-        return print_json(as_json(found))
+        return print_json(as_json(calibration))
     from gpumand.cli.render.calibration import toml_lines
 
-    print("\n".join(toml_lines(found)), flush=True)
+    print("\n".join(toml_lines(calibration)), flush=True)
     return None
 
 
-async def _measured(client: Client, consumer: str, timeout_sec: float, options: GlobalOptions) -> Calibration:
+async def _calibrate(client: Client, consumer: str, timeout_sec: float, options: GlobalOptions) -> Calibration:
     from gpumand.cli.calibration import Calibrator
 
-    voice = Voice(options)
-    return await Calibrator(client, consumer, timeout_sec, voice.say, voice.show, options).run()
+    reporter = ProgressReporter(options)
+    return await Calibrator(client, consumer, timeout_sec, reporter.log, reporter.show, options).run()

@@ -1,4 +1,4 @@
-"""``load``, ``evict``, ``pin``, ``unpin``: by hand."""
+"""``gpumanctl load``, ``evict``, ``pin`` and ``unpin``: manual operations on one consumer."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from typing import Any
 import click
 
 from gpumand.cli import completion
-from gpumand.cli.acquire_options import device_option, timeout_of, timeout_option, waiting_options
+from gpumand.cli.acquire_options import device_option, resolve_timeout, timeout_option, waiting_options
 from gpumand.cli.client import Client
-from gpumand.cli.consumer_lookup import entry_of
+from gpumand.cli.consumer_lookup import consumer_entry
 from gpumand.cli.durations import to_usec
 from gpumand.cli.options import Command, GlobalOptions, global_options
 from gpumand.cli.output import print_json
-from gpumand.cli.progress import watched
-from gpumand.cli.session import ask
+from gpumand.cli.progress import with_progress
+from gpumand.cli.session import run_with_client
 
 
 @click.command(cls=Command)
@@ -23,48 +23,55 @@ from gpumand.cli.session import ask
 @device_option
 @waiting_options
 @click.pass_context
-def load(ctx: click.Context, consumer: str, device: str, timeout: float | None, patience: str | None) -> None:
-    """Make CONSUMER resident, evicting where needed. Takes no lease."""
-    wait_sec = timeout_of(timeout, patience)
-    wish: dict[str, tuple[str, Any]] = {"timeout_usec": ("t", to_usec(wait_sec))}
+def load(ctx: click.Context, consumer: str, device: str, timeout: float | None, wait_mode: str | None) -> None:
+    """Load CONSUMER, evicting others if needed. Takes no lease."""
+    wait_sec = resolve_timeout(timeout, wait_mode)
+    call_options: dict[str, tuple[str, Any]] = {"timeout_usec": ("t", to_usec(wait_sec))}
     if device:
-        wish["device"] = ("s", device)
+        call_options["device"] = ("s", device)
 
-    async def question(client: Client, options: GlobalOptions) -> tuple[dict[str, Any], Mapping[str, Any]]:
-        outcome = await watched(client, consumer, client.load(consumer, wish, wait_sec), options)
-        is_told = not (options.json or options.quiet)
-        return outcome, await entry_of(client, consumer) if is_told else {}
+    async def call(client: Client, options: GlobalOptions) -> tuple[dict[str, Any], Mapping[str, Any]]:
+        outcome = await with_progress(client, consumer, client.load(consumer, call_options, wait_sec), options)
+        prints_line = not (options.json or options.quiet)
+        return outcome, await consumer_entry(client, consumer) if prints_line else {}
 
-    _tell(ctx, "load_line", *ask(ctx, question))
+    _print_outcome(ctx, "load_line", *run_with_client(ctx, call))
 
 
 @click.command(cls=Command)
 @click.argument("consumer", shell_complete=completion.consumers)
-@click.option("--force", is_flag=True, help="Also while leases stand on it or it is pinned; the leases are revoked.")
+@click.option("--force", is_flag=True, help="Evict it even if it is leased or pinned; its leases are revoked.")
 @timeout_option
 @click.pass_context
 def evict(ctx: click.Context, consumer: str, force: bool, timeout: float | None) -> None:
-    """Take the VRAM of CONSUMER back now."""
-    wait_sec = timeout_of(timeout, None)
-    wish: dict[str, tuple[str, Any]] = {"timeout_usec": ("t", to_usec(wait_sec))}
+    """Evict CONSUMER to free its VRAM."""
+    wait_sec = resolve_timeout(timeout, None)
+    call_options: dict[str, tuple[str, Any]] = {"timeout_usec": ("t", to_usec(wait_sec))}
     if force:
-        wish["force"] = ("b", True)
+        call_options["force"] = ("b", True)
 
-    async def question(client: Client, options: GlobalOptions) -> dict[str, Any]:
-        return await watched(client, consumer, client.evict(consumer, wish, wait_sec), options)
+    async def call(client: Client, options: GlobalOptions) -> dict[str, Any]:
+        return await with_progress(client, consumer, client.evict(consumer, call_options, wait_sec), options)
 
-    _tell(ctx, "evict_line", ask(ctx, question))
+    _print_outcome(ctx, "evict_line", run_with_client(ctx, call))
 
 
-def _tell(ctx: click.Context, teller: str, outcome: dict[str, Any], *more: Mapping[str, Any]) -> None:
-    """The outcome as JSON, or as one line, for which there may be more to know."""
+def _print_outcome(ctx: click.Context, formatter: str, outcome: dict[str, Any], *more: Mapping[str, Any]) -> None:
+    """Print the outcome of a call as JSON, or as one line.
+
+    Args:
+        ctx: the command's context.
+        formatter: name of a function in ``render.lines``, which is imported only when a line is printed.
+        outcome: the daemon's reply.
+        more: further arguments of the formatter.
+    """
     options = global_options(ctx)
     if options.json:
         return print_json(outcome)
     if not options.quiet:
         from gpumand.cli.render import lines
 
-        print(getattr(lines, teller)(outcome, *more))
+        print(getattr(lines, formatter)(outcome, *more))
     return None
 
 
@@ -72,7 +79,7 @@ def _tell(ctx: click.Context, teller: str, outcome: dict[str, Any], *more: Mappi
 @click.argument("consumer", shell_complete=completion.consumers)
 @click.pass_context
 def pin(ctx: click.Context, consumer: str) -> None:
-    """Never evict CONSUMER to make room, until it is unpinned."""
+    """Protect CONSUMER from eviction until it is unpinned."""
     _set_pinned(ctx, consumer, True)
 
 
@@ -80,14 +87,14 @@ def pin(ctx: click.Context, consumer: str) -> None:
 @click.argument("consumer", shell_complete=completion.consumers)
 @click.pass_context
 def unpin(ctx: click.Context, consumer: str) -> None:
-    """Let CONSUMER be evicted again."""
+    """Allow CONSUMER to be evicted again."""
     _set_pinned(ctx, consumer, False)
 
 
 def _set_pinned(ctx: click.Context, consumer: str, pinned: bool) -> None:
-    async def question(client: Client, _: GlobalOptions) -> None:
+    async def call(client: Client, _: GlobalOptions) -> None:
         await client.pin(consumer, pinned)
 
-    ask(ctx, question)
+    run_with_client(ctx, call)
     if global_options(ctx).json:
         print_json({"consumer": consumer, "pinned": pinned})

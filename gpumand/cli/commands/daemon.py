@@ -1,4 +1,4 @@
-"""``config-check``, ``reload``, ``version``."""
+"""``gpumanctl config-check``, ``reload`` and ``version``."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from gpumand.cli.client import Client
 from gpumand.cli.errors import ExitCode, Mismatch, NoBus, interpret
 from gpumand.cli.options import Command, GlobalOptions, global_options
 from gpumand.cli.output import print_json
-from gpumand.cli.session import ask
+from gpumand.cli.session import run_with_client
 from gpumand.version import VERSION
 
 
@@ -22,8 +22,7 @@ from gpumand.version import VERSION
 def config_check(ctx: click.Context, path: Path | None) -> None:
     """Check the configuration. Needs no running gpumand.
 
-    PATH is a file or a folder; without it the files in /etc/gpumand are checked, or with --user those in
-    ~/.config/gpumand.
+    PATH is a file or a folder. Default: /etc/gpumand, or with --user ~/.config/gpumand.
     """
     from gpumand.cli.render.format import clean, count
     from gpumand.config import DEFAULT_FILE, ConfigProblems, load, user_folder
@@ -40,21 +39,21 @@ def config_check(ctx: click.Context, path: Path | None) -> None:
         print_json({"path": str(path) if path else None, "consumers": list(settings.consumers)})
     elif not options.quiet:
         where = path or (user_folder() if options.user else DEFAULT_FILE.parent)
-        print(f"The configuration in {clean(where)} is good: {count(len(settings.consumers), 'consumer')}.")
+        print(f"The configuration in {clean(where)} is valid: {count(len(settings.consumers), 'consumer')}.")
         for name in (one.name for one in settings.consumers.values() if one.vram_resident_mib == UNKNOWN_MIB):
-            why = "how much VRAM it needs is nowhere written"
-            print(f"{clean(name)}: {why}; it is not lent before gpumand has measured it.")
+            why = "its VRAM requirement is unknown, so it cannot be leased until gpumand has measured it"
+            print(f"{clean(name)}: {why}. Set vram_resident_mib or vram_guess_mib.")
 
 
 @click.command(cls=Command)
 @click.pass_context
 def reload(ctx: click.Context) -> None:
-    """Have gpumand read its configuration again."""
+    """Reload the configuration of the running gpumand."""
 
-    async def question(client: Client, _: GlobalOptions) -> None:
+    async def call(client: Client, _: GlobalOptions) -> None:
         await client.reload()
 
-    ask(ctx, question)
+    run_with_client(ctx, call)
     if global_options(ctx).json:
         print_json({"reloaded": True})
 
@@ -64,23 +63,23 @@ def reload(ctx: click.Context) -> None:
 def version(ctx: click.Context) -> None:
     """Show the versions of gpumanctl and of the running gpumand."""
     options = global_options(ctx)
-    daemon, why = _daemon_version(ctx, options)
+    daemon, reason = _daemon_version(ctx, options)
     if options.json:
         return print_json({"gpumanctl": VERSION, "gpumand": daemon})
     from gpumand.cli.render.format import clean
 
-    print(f"gpumanctl {VERSION}\ngpumand {clean(daemon) if daemon else why}")
+    print(f"gpumanctl {VERSION}\ngpumand {clean(daemon) if daemon else reason}")
     return None
 
 
 def _daemon_version(ctx: click.Context, options: GlobalOptions) -> tuple[str | None, str]:
-    """The daemon's version, or None and why it is not known: that is an answer here, and no failure."""
+    """The daemon's version; or None and the reason why it is unknown, which is not an error here."""
 
-    async def question(client: Client, _: GlobalOptions) -> str:
+    async def call(client: Client, _: GlobalOptions) -> str:
         return await client.version()
 
     try:
-        return ask(ctx, question), ""
+        return run_with_client(ctx, call), ""
     except (BusError, BusLost, NoBus, Mismatch) as error:
         failure = interpret(error, options)
         not_running = failure is None or failure.code is ExitCode.NOT_RUNNING

@@ -1,4 +1,4 @@
-"""``init``: a starting configuration from what runs on this host; changes nothing but the file it is told to write."""
+"""``gpumanctl init``: writes a starter configuration for the services that run on this host."""
 
 from __future__ import annotations
 
@@ -23,31 +23,29 @@ STDOUT = "-"
 
 
 @click.command(cls=Command)
-@click.option(
-    "-o", "--output", metavar="FILE", default=STDOUT, help="Write to this file instead of standard output (-)."
-)
-@click.option("--force", is_flag=True, help="Write over a file that is there.")
-@click.option("--probe", is_flag=True, help="Also ask what was recognised how it is, by its health route.")
+@click.option("-o", "--output", metavar="FILE", default=STDOUT, help="Output file. Default: standard output (-).")
+@click.option("--force", is_flag=True, help="Overwrite an existing file.")
+@click.option("--probe", is_flag=True, help="Call the health routes of recognised services.")
 @click.option(
     "--source",
     type=click.Choice(["nvml", "simulated", "none"]),
     default="nvml",
-    help="Where figures about VRAM come from; nvml is NVIDIA's driver.",
+    help="Source of VRAM readings; nvml is NVIDIA's driver.",
 )
 @click.pass_context
 def init(ctx: click.Context, output: str, force: bool, probe: bool, source: str) -> None:
-    """Write a starting configuration from what runs on this host.
+    """Generate a configuration from the running services.
 
-    Looks at the units that run, at open TCP ports and at who holds VRAM, and changes nothing. As root it sees more:
-    whose ports they are. Needs no running gpumand.
+    Scans the running units, the open TCP ports and the processes that hold VRAM, and changes nothing but the output
+    file. Run it as root to identify the processes behind all ports. Needs no running gpumand.
     """
     if output != STDOUT and not force and os.path.lexists(output):
-        raise Failure(ExitCode.FAILURE, f"{output} is there already; --force writes over it")
+        raise Failure(ExitCode.FAILURE, f"{output} exists already. Overwrite it with --force, or choose another file")
     options = global_options(ctx)
     if options.json:
-        raise click.UsageError("--json does not go with init: it writes a configuration, which is TOML")
-    logging.getLogger("gpumand").addHandler(logging.NullHandler())  # what could not be seen is told in the file
-    text, count = asyncio.run(_made(options, source, probe))
+        raise click.UsageError("--json does not work with init: its output is a configuration in TOML")
+    logging.getLogger("gpumand").addHandler(logging.NullHandler())  # failed reads become comments in the file
+    text, count = asyncio.run(_generate(options, source, probe))
     if output == STDOUT:
         print(text, end="", flush=True)
         return
@@ -57,71 +55,73 @@ def init(ctx: click.Context, output: str, force: bool, probe: bool, source: str)
         print(f"{output}: {found}. Check it with: gpumanctl config-check {output}", file=sys.stderr)
 
 
-async def _made(options: GlobalOptions, source: str, probe: bool) -> tuple[str, int]:
-    """The configuration's text, and how many consumers are in it."""
+async def _generate(options: GlobalOptions, source: str, probe: bool) -> tuple[str, int]:
+    """The text of the configuration and the number of its consumers."""
     from gpumand.config.presets import preset, preset_names
-    from gpumand.discovery.matching import findings, likely_ports
+    from gpumand.discovery.matching import find_candidates, likely_ports
     from gpumand.discovery.starter_config import consumer_urls, starting_configuration
 
-    host = await _look(options, source)
+    host = await _scan_host(options, source)
     presets = [preset(name) for name in preset_names()]
-    found = findings(host, presets)
-    probed = await _probe(consumer_urls(found)) if probe else {}
+    found = find_candidates(host, presets)
+    probed = await _probe_health(consumer_urls(found)) if probe else {}
     text = starting_configuration(host, found, likely_ports(host, presets, found), source, probed)
     return text, sum(1 for one in found if one.preset is not None)
 
 
-async def _look(options: GlobalOptions, source: str) -> Host:
-    """Look at the host; without a bus, at what can be seen without one."""
+async def _scan_host(options: GlobalOptions, source: str) -> Host:
+    """Scan the host; without a bus, the units are missing from the result."""
     from gpumand.bus.connection import BusConnection
     from gpumand.bus.connection_errors import BusLost
-    from gpumand.discovery.scan import look
+    from gpumand.discovery.scan import scan_host
     from gpumand.domain.consumer import GpuSettings
     from gpumand.host.clock import SystemClock
     from gpumand.vram import make_source
 
-    figures = make_source(GpuSettings(source=source), SystemClock())
+    vram_source = make_source(GpuSettings(source=source), SystemClock())
     try:
         bus = await BusConnection.connect(options.bus_address or ("session" if options.user else "system"))
     except BusLost as error:
-        return await look(None, figures, f"there is no bus: {error}")
+        return await scan_host(None, vram_source, f"no D-Bus connection: {error}")
     try:
-        return await look(bus, figures)
+        return await scan_host(bus, vram_source)
     finally:
         await bus.close()
 
 
-async def _probe(places: dict[str, tuple[Preset, str]]) -> dict[str, str]:
-    """What each health route answers, in words; only those that have one are asked."""
+async def _probe_health(places: dict[str, tuple[Preset, str]]) -> dict[str, str]:
+    """The answer of each health route as text, by consumer; empty for a preset without a health route."""
     from gpumand.consumers.routes import HttpRoutes
     from gpumand.host.clock import SystemClock
 
     routes = HttpRoutes(SystemClock())
     try:
-        answers = await asyncio.gather(*(_asked(routes, name, *place) for name, place in places.items()))
+        answers = await asyncio.gather(*(_health_answer(routes, name, *place) for name, place in places.items()))
     finally:
         await routes.close()
     return dict(zip(places, answers, strict=True))
 
 
-async def _asked(routes: HttpRoutes, name: str, preset: Preset, url: str) -> str:
+async def _health_answer(routes: HttpRoutes, name: str, preset: Preset, url: str) -> str:
     from gpumand.domain.consumer import ConsumerSpec, HealthRoute
 
     table = preset.document.table["consumer"].get("health")
     if table is None or "{model}" in str(table):
         return ""
-    health = await routes.probe(ConsumerSpec(name, 1, url=url, health=HealthRoute(**table)))
+    health = await routes.probe_health(ConsumerSpec(name, 1, url=url, health=HealthRoute(**table)))
     if not health.reachable:
-        return f"did not answer well: {health.error}"
-    return "answered" + {None: "", True: " that it is loaded", False: " that it is not loaded"}[health.loaded]
+        return f"failed: {health.error}"
+    return "ok" + {None: "", True: ", model loaded", False: ", model not loaded"}[health.loaded]
 
 
 def _write(path: Path, text: str, force: bool) -> None:
-    """Write the file; one that came to be meanwhile is not written over either, unless that was asked for."""
+    """Write the file. Without ``force``, a file that was created during the scan is not overwritten either."""
     try:
         with path.open("w" if force else "x", encoding="utf-8") as file:
             file.write(text)
     except FileExistsError:
-        raise Failure(ExitCode.FAILURE, f"{path} is there already; --force writes over it") from None
+        raise Failure(
+            ExitCode.FAILURE, f"{path} exists already. Overwrite it with --force, or choose another file"
+        ) from None
     except OSError as error:
-        raise Failure(ExitCode.FAILURE, f"{path} cannot be written: {error.strerror}") from None
+        raise Failure(ExitCode.FAILURE, f"cannot write {path}: {error.strerror}") from None

@@ -1,4 +1,4 @@
-"""``acquire``, ``release``, ``renew``: leases from a shell."""
+"""``gpumanctl acquire``, ``release`` and ``renew``: leases for shell scripts."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from typing import Any
 import click
 
 from gpumand.cli import completion
-from gpumand.cli.acquire_options import RequestOptions, asking_options, waiting_options
+from gpumand.cli.acquire_options import AcquireOptions, request_options, waiting_options
 from gpumand.cli.client import Client
-from gpumand.cli.consumer_lookup import entry_of
+from gpumand.cli.consumer_lookup import consumer_entry
 from gpumand.cli.durations import DURATION, to_usec
 from gpumand.cli.options import Command, GlobalOptions, global_options
 from gpumand.cli.output import is_screen, print_json
-from gpumand.cli.progress import watched
-from gpumand.cli.session import ask
+from gpumand.cli.progress import with_progress
+from gpumand.cli.session import run_with_client
 
 
 @click.command(cls=Command)
@@ -26,37 +26,42 @@ from gpumand.cli.session import ask
     "--lifetime",
     type=click.Choice(["ttl", "connection", "unit"]),
     default="ttl",
-    help="What ends the lease: its time (the default), or the end of the systemd unit this runs in.",
+    help="What ends the lease: its time to live (ttl, the default) or the end of the caller's systemd unit (unit).",
 )
-@click.option("--ttl", type=DURATION, metavar="TIME", help="How long it lasts, for example 15min; default: configured.")
+@click.option("--ttl", type=DURATION, metavar="TIME", help="Time to live, for example 15min. Default: as configured.")
 @waiting_options
-@asking_options
-@click.option("--token", default="", metavar="TEXT", help="Asking again with the same token gives the same lease.")
+@request_options
+@click.option(
+    "--token",
+    default="",
+    metavar="TEXT",
+    help="Idempotency token: repeating the request with it returns the same lease.",
+)
 @click.pass_context
-def acquire(ctx: click.Context, /, consumer: str, lifetime: str, **typed: Any) -> None:
-    """Make CONSUMER resident and take a lease on it. Prints the id of the lease."""
+def acquire(ctx: click.Context, /, consumer: str, lifetime: str, **arguments: Any) -> None:
+    """Load CONSUMER and take a lease on it. Prints the lease id."""
     if lifetime == "connection":
-        end = "a lease of lifetime connection would end with this very command"
+        end = "a lease with --lifetime connection would end together with this command"
         raise click.UsageError(f"{end}; use: gpumanctl run {consumer} -- COMMAND")
-    wish = RequestOptions.of(lifetime, typed)
+    request = AcquireOptions.from_arguments(lifetime, arguments)
 
-    async def question(client: Client, options: GlobalOptions) -> None:
-        asking = client.acquire(consumer, wish.options(), wish.timeout_sec)
-        lease, grant = await watched(client, consumer, asking, options)
-        _tell(lease, grant, options)  # before anything else is asked: nobody knows the lease by another way
-        if _is_explained(options):
-            _explain(grant, await entry_of(client, consumer))
+    async def call(client: Client, options: GlobalOptions) -> None:
+        acquiring = client.acquire(consumer, request.options(), request.timeout_sec)
+        lease, grant = await with_progress(client, consumer, acquiring, options)
+        _print_lease(lease, grant, options)  # before any further call: if that hangs or fails, the id must not be lost
+        if _prints_details(options):
+            _print_details(grant, await consumer_entry(client, consumer))
 
-    ask(ctx, question)
+    run_with_client(ctx, call)
 
 
-def _is_explained(options: GlobalOptions) -> bool:
-    """Whether somebody is there to whom more than the id is told."""
+def _prints_details(options: GlobalOptions) -> bool:
+    """Whether details of the grant are printed: with ``-v``, or when a person is likely to read stderr."""
     return not options.json and (options.verbose or (is_screen(sys.stderr) and not options.quiet))
 
 
-def _tell(lease: str, grant: dict[str, Any], options: GlobalOptions) -> None:
-    """The id on stdout, so that a shell can take it."""
+def _print_lease(lease: str, grant: dict[str, Any], options: GlobalOptions) -> None:
+    """Print the lease id on stdout, for the shell's command substitution."""
     if options.json:
         return print_json({"lease": lease, "grant": grant})
     from gpumand.cli.render.format import clean
@@ -65,8 +70,8 @@ def _tell(lease: str, grant: dict[str, Any], options: GlobalOptions) -> None:
     return None
 
 
-def _explain(grant: dict[str, Any], consumer: Mapping[str, Any]) -> None:
-    """What else is worth knowing, on stderr, for people."""
+def _print_details(grant: dict[str, Any], consumer: Mapping[str, Any]) -> None:
+    """Print the details of the grant on stderr, for people."""
     from gpumand.cli.render.lines import grant_line
 
     print(grant_line(grant, time.time_ns() // 1000, consumer), file=sys.stderr)
@@ -76,29 +81,29 @@ def _explain(grant: dict[str, Any], consumer: Mapping[str, Any]) -> None:
 @click.argument("lease", shell_complete=completion.leases)
 @click.pass_context
 def release(ctx: click.Context, lease: str) -> None:
-    """End LEASE."""
+    """Release LEASE."""
 
-    async def question(client: Client, _: GlobalOptions) -> None:
+    async def call(client: Client, _: GlobalOptions) -> None:
         await client.release(lease)
 
-    ask(ctx, question)
+    run_with_client(ctx, call)
     if global_options(ctx).json:
         print_json({"lease": lease})
 
 
 @click.command(cls=Command)
 @click.argument("lease", shell_complete=completion.leases)
-@click.option("--ttl", type=DURATION, metavar="TIME", help="For how long from now; default: as it was granted.")
+@click.option("--ttl", type=DURATION, metavar="TIME", help="New time to live, from now. Default: as granted.")
 @click.pass_context
 def renew(ctx: click.Context, lease: str, ttl: float | None) -> None:
-    """Give LEASE more time, counted from now."""
+    """Extend LEASE, counted from now."""
     if ttl is not None and to_usec(ttl) == 0:
         raise click.UsageError("--ttl must be more than 0")
 
-    async def question(client: Client, _: GlobalOptions) -> int:
+    async def call(client: Client, _: GlobalOptions) -> int:
         return await client.renew(lease, to_usec(ttl or 0.0))
 
-    expires_usec = ask(ctx, question)
+    expires_usec = run_with_client(ctx, call)
     options = global_options(ctx)
     if options.json:
         return print_json({"lease": lease, "expires_usec": expires_usec})

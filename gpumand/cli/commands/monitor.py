@@ -1,4 +1,4 @@
-"""``monitor``: what happens, as it happens."""
+"""``gpumanctl monitor``: prints the daemon's signals as they arrive."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import click
 from gpumand.bus.connection_errors import BusLost
 from gpumand.cli.client import Client
 from gpumand.cli.options import Command, GlobalOptions
-from gpumand.cli.session import ask
+from gpumand.cli.session import run_with_client
 
 if TYPE_CHECKING:
     from gpumand.bus.connection import Signal
@@ -33,18 +33,20 @@ ARGUMENTS = {
 @click.command(cls=Command)
 @click.pass_context
 def monitor(ctx: click.Context) -> None:
-    """Show signals as they come, until Ctrl-C."""
-    ask(ctx, _watch)
+    """Print the signals of gpumand until Ctrl-C."""
+    run_with_client(ctx, _watch)
 
 
 async def _watch(client: Client, options: GlobalOptions) -> None:
-    """Print what comes, in order; ends with an error when the bus goes."""
+    """Print signals in their order; BusLost when the connection breaks."""
     signals: asyncio.Queue[Signal | None] = asyncio.Queue()
+    # Subscribe before the first call, so that no signal after its reply is missed.
     await client.listen(signals.put_nowait)
     version = await client.version()
     if sys.stderr.isatty() and not options.quiet and not options.json:
-        print(f"Watching gpumand {version}; Ctrl-C ends.", file=sys.stderr)
+        print(f"Watching gpumand {version}. Stop with Ctrl-C.", file=sys.stderr)
     loss = asyncio.ensure_future(client.connection.wait_lost())
+    # None wakes the loop below when the connection breaks: no further signal would do that.
     loss.add_done_callback(lambda _: signals.put_nowait(None))
     while (signal := await signals.get()) is not None:
         _print(event_of(signal, time.time_ns() // 1000), options)
@@ -52,7 +54,12 @@ async def _watch(client: Client, options: GlobalOptions) -> None:
 
 
 def event_of(signal: Signal, now_usec: int) -> Event:
-    """A signal as a dictionary, with names for its arguments."""
+    """Convert a signal to a dictionary with named arguments.
+
+    Args:
+        signal: a signal of gpumand, or NameOwnerChanged of its name.
+        now_usec: the current time in microseconds.
+    """
     event: Event = {"time_usec": now_usec, "signal": signal.member}
     if signal.member == "NameOwnerChanged":
         return event | {"running": bool(signal.body[2])}
@@ -65,7 +72,7 @@ def event_of(signal: Signal, now_usec: int) -> Event:
 
 
 def _print(event: Mapping[str, Any], options: GlobalOptions) -> None:
-    """One line, at once: whoever reads a pipe wants it now."""
+    """Print one event and flush, so that the reader of a pipe gets it at once."""
     if options.json:
         print(json.dumps(event), flush=True)
         return

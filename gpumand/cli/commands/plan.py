@@ -1,4 +1,4 @@
-"""``plan``: what Acquire would do now, and why."""
+"""``gpumanctl plan``: shows what an Acquire would do now, and why."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from gpumand.cli import completion
 from gpumand.cli.acquire_options import device_option, priority_option
 from gpumand.cli.client import Client
 from gpumand.cli.options import Command, GlobalOptions, global_options
-from gpumand.cli.output import look_of, print_json, print_lines
-from gpumand.cli.session import ask
+from gpumand.cli.output import print_json, print_lines, theme_for
+from gpumand.cli.session import run_with_client
 
 
 @click.command(cls=Command)
@@ -22,19 +22,19 @@ from gpumand.cli.session import ask
 @click.pass_context
 def plan(ctx: click.Context, consumer: str, priority: int | None, device: str) -> None:
     """Show what acquiring CONSUMER would do, and why. Changes nothing."""
-    wish: dict[str, tuple[str, Any]] = {}
+    call_options: dict[str, tuple[str, Any]] = {}
     if priority is not None:
-        wish["priority"] = ("i", priority)
+        call_options["priority"] = ("i", priority)
     if device:
-        wish["device"] = ("s", device)
+        call_options["device"] = ("s", device)
 
-    async def question(client: Client, _: GlobalOptions) -> dict[str, Any]:
-        return await client.plan(consumer, wish)
+    async def call(client: Client, _: GlobalOptions) -> dict[str, Any]:
+        return await client.plan(consumer, call_options)
 
     options = global_options(ctx)
-    report = ask(ctx, question)
+    report = run_with_client(ctx, call)
     if options.json:
         return print_json(report)
     from gpumand.cli.render.plan import plan_lines
 
-    return print_lines(plan_lines(report, look_of(sys.stdout, options)), options)
+    return print_lines(plan_lines(report, theme_for(sys.stdout, options)), options)

@@ -1,4 +1,4 @@
-"""``run``: a lease for as long as a command runs."""
+"""``gpumanctl run``: holds a lease while a command runs."""
 
 from __future__ import annotations
 
@@ -15,37 +15,42 @@ import click
 
 from gpumand.bus.connection_errors import BusError, BusLost
 from gpumand.cli import completion
-from gpumand.cli.acquire_options import RequestOptions, asking_options, waiting_options
-from gpumand.cli.child_process import Child, find_program
+from gpumand.cli.acquire_options import AcquireOptions, request_options, waiting_options
+from gpumand.cli.child_process import Child, resolve_program
 from gpumand.cli.client import Client
 from gpumand.cli.options import Command, GlobalOptions, global_options
-from gpumand.cli.progress import watched
+from gpumand.cli.progress import with_progress
 from gpumand.cli.session import connected
-from gpumand.cli.signals import ENDING, JOB_CONTROL, Arrived, SignalPump, die_of
-from gpumand.client.lease_watch import BUS_LOST, FORGOTTEN, Watch
+from gpumand.cli.signals import JOB_CONTROL_SIGNALS, TERMINATING_SIGNALS, ReceivedSignal, SignalPump, exit_by_signal
+from gpumand.client.lease_watch import BUS_LOST, FORGOTTEN, LeaseWatch
 
 KILL_AFTER_SEC = 10.0
-"""With --kill-on-loss: how long after SIGTERM a command is killed."""
+"""With --kill-on-loss: time from SIGTERM to SIGKILL, in seconds."""
 
 RELEASE_SEC = 5.0
-"""How long the release may take at the end; closing the connection ends the lease anyway."""
+"""Maximum time for the release at the end, in seconds; closing the connection ends the lease anyway."""
 
 
 class RunCommand(Command):
-    """Takes options up to the command that is run; that one's own options are not ours."""
+    """A click command that stops parsing options where the command to run begins."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Put a ``--`` before the command where none was typed."""
-        return super().parse_args(ctx, separated(args, self._valued()))
+        """Parse the arguments, with a ``--`` put before the command when there is none."""
+        return super().parse_args(ctx, with_separator(args, self._valued()))
 
     def _valued(self) -> set[str]:
-        """Options that take a value as the next word."""
+        """Names of the options whose value is the next word."""
         options = [param for param in self.params if isinstance(param, click.Option)]
         return {name for option in options if not (option.is_flag or option.count) for name in option.opts}
 
 
-def separated(args: Sequence[str], valued: set[str]) -> list[str]:
-    """The arguments with ``--`` before the command, so that ``run voice ls -l`` means what it says."""
+def with_separator(args: Sequence[str], valued: set[str]) -> list[str]:
+    """The arguments with ``--`` before the command, so that in ``run voice ls -l`` the ``-l`` belongs to ``ls``.
+
+    Args:
+        args: the arguments of ``run``.
+        valued: the options whose value is the next word.
+    """
     position, consumer_seen = 0, False
     while position < len(args):
         word = args[position]
@@ -65,55 +70,55 @@ def separated(args: Sequence[str], valued: set[str]) -> list[str]:
 @click.argument("consumer", shell_complete=completion.consumers)
 @click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED, metavar="-- CMD...")
 @waiting_options
-@asking_options
-@click.option("--kill-on-loss", is_flag=True, help="End CMD when the lease is lost; by default it goes on.")
+@request_options
+@click.option("--kill-on-loss", is_flag=True, help="End CMD when the lease is lost. Default: CMD continues.")
 @click.pass_context
-def run(ctx: click.Context, /, consumer: str, command: tuple[str, ...], kill_on_loss: bool, **typed: Any) -> int:
-    """Run CMD while holding a lease on CONSUMER. Returns the status of CMD.
+def run(ctx: click.Context, /, consumer: str, command: tuple[str, ...], kill_on_loss: bool, **arguments: Any) -> int:
+    """Run CMD with a lease on CONSUMER. Returns its exit status.
 
-    CMD finds GPUMAND_LEASE, GPUMAND_CONSUMER and, where configured, GPUMAND_ENDPOINT in its environment.
+    CMD gets GPUMAND_LEASE, GPUMAND_CONSUMER and, when a URL is configured, GPUMAND_ENDPOINT in its environment.
     """
     options = global_options(ctx)
     if options.json:
-        raise click.UsageError("--json does not go with run: standard output belongs to the command")
-    wish = RequestOptions.of("connection", typed)
-    path = find_program(command[0])
-    pump = SignalPump()
-    status = asyncio.run(Holder(consumer, path, command, wish, options, kill_on_loss).run(pump))
-    return status if status >= 0 else die_of(-status)
+        raise click.UsageError("--json does not work with run: standard output belongs to the command")
+    request = AcquireOptions.from_arguments("connection", arguments)
+    path = resolve_program(command[0])
+    pump = SignalPump()  # before asyncio.run: signals must be blocked before the first thread starts
+    status = asyncio.run(LeasedCommand(consumer, path, command, request, options, kill_on_loss).run(pump))
+    return status if status >= 0 else exit_by_signal(-status)
 
 
 @dataclass
-class Holder:
-    """Holds a lease while a command runs.
+class LeasedCommand:
+    """A command that runs while a lease is held.
 
     Attributes:
-        consumer: what the lease is for.
-        path: the program.
+        consumer: the consumer to lease.
+        path: path of the program.
         command: the command line.
-        wish: how the lease is asked for.
-        options: the shared ones.
-        kill_on_loss: whether the command ends with the lease.
+        request: options of the Acquire call.
+        options: the shared options.
+        kill_on_loss: whether the command is ended when the lease is lost.
     """
 
     consumer: str
     path: str
     command: Sequence[str]
-    wish: RequestOptions
+    request: AcquireOptions
     options: GlobalOptions
     kill_on_loss: bool
 
     async def run(self, pump: SignalPump) -> int:
-        """The status of the command, or minus the number of the signal that ended it (or us, while we waited)."""
+        """Return the exit status of the command, or minus the signal that ended it, or ended the wait for the lease."""
         task = asyncio.current_task()
         ended_by: list[int] = []
 
-        def before_start(arrived: Arrived) -> None:
-            """Nothing runs yet: a signal is meant for us."""
-            if arrived.number in ENDING and task is not None:
-                ended_by.append(arrived.number)
+        def before_start(received: ReceivedSignal) -> None:
+            """Handle a signal before the command runs: cancel the request, or stop with the job."""
+            if received.number in TERMINATING_SIGNALS and task is not None:
+                ended_by.append(received.number)
                 task.cancel()
-            elif arrived.number in JOB_CONTROL:
+            elif received.number in JOB_CONTROL_SIGNALS:
                 os.kill(os.getpid(), signal.SIGSTOP)
 
         pump.start(before_start)
@@ -121,17 +126,17 @@ class Holder:
             async with connected(self.options) as client:
                 return await self._hold(client, pump)
         except asyncio.CancelledError:
-            if not ended_by:
+            if not ended_by:  # cancelled by something else than a signal
                 raise
             return -ended_by[0]
 
     async def _hold(self, client: Client, pump: SignalPump) -> int:
-        """Listen for ends, acquire, run, release."""
-        watch = Watch(client, gone_sec=math.inf)  # one that was stopped may be started again, and keeps leases
+        """Acquire the lease, run the command and release the lease."""
+        watch = LeaseWatch(client, return_sec=math.inf)  # a stopped daemon keeps leases and may start again
         await watch.listen()
-        call = client.acquire(self.consumer, self.wish.options(), self.wish.timeout_sec)
-        lease, grant = await watched(client, self.consumer, call, self.options)
-        # From here to the redirection nothing is awaited: no signal falls between the two handlers.
+        call = client.acquire(self.consumer, self.request.options(), self.request.timeout_sec)
+        lease, grant = await with_progress(client, self.consumer, call, self.options)
+        # No await up to the redirection, so that no signal reaches the old handler once the child exists.
         child = Child(self.path, self.command, self._environment(lease, grant))
         pump.redirect(child.handle)
         watch.follow(lease)
@@ -140,7 +145,7 @@ class Holder:
             return await child.wait()
         finally:
             watcher.cancel()
-            await asyncio.wait([watcher])
+            await asyncio.wait([watcher])  # unlike await, it does not raise the watcher's CancelledError
             await watch.stop()
             await _release(client, lease)
 
@@ -150,24 +155,25 @@ class Holder:
             "GPUMAND_CONSUMER": self.consumer,
             "GPUMAND_ENDPOINT": str(grant.get("endpoint") or ""),
         }
+        # An outer ``gpumanctl run`` may have set an endpoint: it must not stay when this consumer has none.
         inherited = {name: value for name, value in os.environ.items() if name not in own}
         return inherited | {name: value for name, value in own.items() if value}
 
-    async def _watch(self, client: Client, watch: Watch, child: Child) -> None:
-        """Tell once when the lease is lost while the command runs, and end the command where that is wanted."""
+    async def _watch(self, client: Client, watch: LeaseWatch, child: Child) -> None:
+        """Report the loss of the lease once, and end the command if that was requested."""
         reason = await watch.ended.wait()
-        why = {BUS_LOST: client.connection.lost_reason, FORGOTTEN: "gpumand came back without it"}.get(reason, reason)
-        then = f"ending {self.command[0]}" if self.kill_on_loss else f"{self.command[0]} goes on without it"
-        print(f"gpumanctl: the lease on {self.consumer} is lost: {why}; {then}", file=sys.stderr, flush=True)
+        why = {BUS_LOST: client.connection.lost_reason, FORGOTTEN: "gpumand restarted without it"}.get(reason, reason)
+        then = f"ending {self.command[0]}" if self.kill_on_loss else f"{self.command[0]} continues without it"
+        print(f"gpumanctl: the lease on {self.consumer} was lost: {why}; {then}", file=sys.stderr, flush=True)
         if self.kill_on_loss:
             child.send(signal.SIGTERM)
-            child.send(signal.SIGCONT)
+            child.send(signal.SIGCONT)  # a stopped process handles SIGTERM only when it continues
             await asyncio.sleep(KILL_AFTER_SEC)
             child.send(signal.SIGKILL)
 
 
 async def _release(client: Client, lease: str) -> None:
-    """Give the lease back by name; where that fails, the end of the connection does it."""
+    """Release the lease; when that fails, the end of the connection releases it."""
     try:
         async with asyncio.timeout(RELEASE_SEC):
             await client.release(lease)

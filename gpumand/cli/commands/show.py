@@ -1,4 +1,4 @@
-"""``show``: all that is known of one consumer."""
+"""``gpumanctl show``: everything that the daemon knows about one consumer."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from gpumand.cli import completion
 from gpumand.cli.client import Client
 from gpumand.cli.errors import ExitCode, Failure, hint_for
 from gpumand.cli.options import Command, GlobalOptions, global_options
-from gpumand.cli.output import look_of, print_json, print_lines
-from gpumand.cli.session import ask
-from gpumand.domain.errors import OWN
+from gpumand.cli.output import print_json, print_lines, theme_for
+from gpumand.cli.session import run_with_client
+from gpumand.domain.errors import ERROR_PREFIX
 from gpumand.domain.name_suggestions import no_such_consumer
 
 RECENT = 5
@@ -27,26 +27,30 @@ RECENT_KINDS = ["eviction", "eviction-failed", "load", "load-failed"]
 @click.argument("consumer", shell_complete=completion.consumers)
 @click.pass_context
 def show(ctx: click.Context, consumer: str) -> None:
-    """Show everything that is known of CONSUMER.
+    """Show everything about CONSUMER.
 
-    Its state, leases and place in the queue; what it was measured to hold beside what is declared, how long loads and
-    unloads take, what happened to it lately, and what would happen if it were asked for now.
+    Shows its state, leases and waiting requests, its declared and measured VRAM footprint, the duration of loads and
+    unloads, recent events, and what a request for it would do now.
     """
 
-    async def question(client: Client, _: GlobalOptions) -> dict[str, Any]:
-        return await gathered(client, consumer)
+    async def call(client: Client, _: GlobalOptions) -> dict[str, Any]:
+        return await collect(client, consumer)
 
     options = global_options(ctx)
-    shown = ask(ctx, question)
+    shown = run_with_client(ctx, call)
     if options.json:
         return print_json(shown)
     from gpumand.cli.render.show import show_lines
 
-    return print_lines(show_lines(shown, time.time_ns() // 1000, look_of(sys.stdout, options)), options)
+    return print_lines(show_lines(shown, time.time_ns() // 1000, theme_for(sys.stdout, options)), options)
 
 
-async def gathered(client: Client, name: str) -> dict[str, Any]:
-    """All that the bus tells of a consumer. Raises Failure where there is none of that name."""
+async def collect(client: Client, name: str) -> dict[str, Any]:
+    """Everything about a consumer that the D-Bus API offers, as plain values.
+
+    Raises:
+        Failure: there is no consumer of that name.
+    """
     status = await client.status()
     entry = consumer_of(status, name)
     wanted = {"consumer": ("s", name), "kinds": ("as", RECENT_KINDS), "limit": ("u", RECENT)}
@@ -62,7 +66,11 @@ async def gathered(client: Client, name: str) -> dict[str, Any]:
 
 
 def consumer_of(status: dict[str, Any], name: str) -> dict[str, Any]:
-    """The consumer's entry of a status. Raises Failure with the nearest name."""
+    """The consumer's entry of a status.
+
+    Raises:
+        Failure: there is no consumer of that name; the message suggests the nearest one.
+    """
     for entry in status["consumers"]:
         if entry["name"] == name:
             found: dict[str, Any] = entry
@@ -72,10 +80,10 @@ def consumer_of(status: dict[str, Any], name: str) -> dict[str, Any]:
 
 
 async def _plan(client: Client, name: str) -> dict[str, Any]:
-    """What Acquire would do; where not even that can be said, why."""
+    """The plan of an Acquire; a dictionary with the error when the daemon cannot make one."""
     try:
         return await client.plan(name, {})
     except BusError as error:
-        if not error.name.startswith(OWN):
+        if not error.name.startswith(ERROR_PREFIX):
             raise
         return {"error": error.name, "message": error.message}

@@ -1,4 +1,4 @@
-"""``simulate``."""
+"""``gpumanctl simulate``: replays demand against scheduling policies and compares their waiting times."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from gpumand.cli.output import print_json
 if TYPE_CHECKING:
     from gpumand.domain.consumer import ConsumerSpec
     from gpumand.simulation.demand import Demand, Use
-    from gpumand.simulation.host import Host
-    from gpumand.simulation.report import Figures
+    from gpumand.simulation.host import SimulatedHost
+    from gpumand.simulation.report import Metrics
 
 KINDS = ("zipf", "burst", "session", "pipeline", "roundrobin")
 POLICIES = ("lru", "adaptive", "adaptive+overlap")
@@ -26,7 +26,7 @@ SETTINGS = {
     "aging": "aging_sec",
     "overtake_budget": "overtake_budget_sec",
 }
-"""Options, and what of ``[scheduler]`` they are."""
+"""Option -> key of ``[scheduler]``."""
 
 
 @click.command(cls=Command)
@@ -34,79 +34,95 @@ SETTINGS = {
 @click.option(
     "--consumers",
     type=click.Path(path_type=Path),
-    help="TOML file with the devices, the consumers, and how long these take to load and unload; or the daemon's own "
-    "configuration, for which these times are guessed.",
+    help="TOML file with the devices, the consumers and their load and unload times; or the configuration of the "
+    "daemon, for which the times are estimated.",
 )
-@click.option("--device-mib", type=click.IntRange(1, 2**24), multiple=True, help="Size of a device, one for each.")
-@click.option("--generate", type=click.Choice(KINDS), help="Make demand of this kind, with consumers to match.")
-@click.option("--seed", type=click.IntRange(0), default=0, help="Of what is generated (default 0).")
-@click.option("--requests", type=click.IntRange(1, 1_000_000), help="How many requests are generated.")
-@click.option("--policy", "policies", multiple=True, type=click.Choice(POLICIES), help="Default: all, lru first.")
-@click.option("--overtake-budget", type=click.FloatRange(0, 86400), metavar="SEC", help="Default 30.")
-@click.option("--aging", type=click.FloatRange(0.1, 86400), metavar="SEC", help="Default 120.")
-@click.option("--cushion", type=click.IntRange(0, 2**24), metavar="MIB", help="Default 256.")
-@click.option("--concurrent-leases", type=click.IntRange(0, 1024), metavar="N", help="Default 1.")
+@click.option(
+    "--device-mib", type=click.IntRange(1, 2**24), multiple=True, help="Size of a device; may be given several times."
+)
+@click.option("--generate", type=click.Choice(KINDS), help="Generate demand of this kind and its consumers.")
+@click.option("--seed", type=click.IntRange(0), default=0, help="Seed of generated demand. Default: 0.")
+@click.option("--requests", type=click.IntRange(1, 1_000_000), help="Number of generated requests.")
+@click.option(
+    "--policy",
+    "policies",
+    multiple=True,
+    type=click.Choice(POLICIES),
+    help="Policy to simulate. Default: all, lru first.",
+)
+@click.option(
+    "--overtake-budget", type=click.FloatRange(0, 86400), metavar="SEC", help="As overtake_budget_sec. Default: 30."
+)
+@click.option("--aging", type=click.FloatRange(0.1, 86400), metavar="SEC", help="As aging_sec. Default: 120.")
+@click.option("--cushion", type=click.IntRange(0, 2**24), metavar="MIB", help="As cushion_mib. Default: 256.")
+@click.option(
+    "--concurrent-leases", type=click.IntRange(0, 1024), metavar="N", help="As concurrent_leases. Default: 1."
+)
 @click.option(
     "--slowdown",
     type=click.FloatRange(0, 10),
     default=0.0,
-    help="How much longer work takes while something is loaded beside it: 0.2 = a fifth (default 0).",
+    help="Slowdown of work while another consumer loads: 0.2 = 20 % longer. Default: 0.",
 )
 @click.pass_context
 def simulate(ctx: click.Context, /, **chosen: Any) -> None:
-    """Replay demand against one policy after the other.
+    """Compare scheduling policies on recorded or generated demand.
 
     Runs in virtual time and needs no running gpumand.
 
-    DEMAND is a file of JSON lines with t, consumer, hold_sec and perhaps client and priority, as the daemon writes it
-    with [history] demand_log; --consumers describes what it asks for. Or make some with --generate. Defaults are those
-    of the daemon's configuration where --consumers is one.
+    DEMAND is a file of JSON lines with t, consumer and hold_sec, and optionally client and priority, as the daemon
+    writes it with [history] demand_log; --consumers describes its consumers. Without DEMAND, generate demand with
+    --generate. If --consumers is a configuration of the daemon, its [scheduler] values are the defaults.
     """
     from gpumand.domain.consumer import Overlap
     from gpumand.simulation.engine import Engine
-    from gpumand.simulation.outcome import World
-    from gpumand.simulation.report import figures_of, settings_for
+    from gpumand.simulation.outcome import SimulationParameters
+    from gpumand.simulation.report import metrics_of, settings_for
 
     given = {setting: chosen[option] for option, setting in SETTINGS.items() if chosen[option] is not None}
-    results: list[tuple[str, Figures]] = []
+    results: list[tuple[str, Metrics]] = []
     for name in chosen["policies"] or POLICIES:
-        host, demand = _scene(chosen)  # anew for each: users who wait for answers remember where they are
+        host, demand = _load_scenario(chosen)  # for each policy from scratch: generated clients keep state
         settings = settings_for(name, replace(host.settings, overlap=Overlap.OFF, **given))
-        outcome = Engine(host, settings, demand, World(chosen["slowdown"])).run()
-        results.append((name, figures_of(outcome)))
+        outcome = Engine(host, settings, demand, SimulationParameters(chosen["slowdown"])).run()
+        results.append((name, metrics_of(outcome)))
     if chosen["demand"] is not None and not global_options(ctx).quiet:
-        _tell_left_out(host, chosen["demand"])
+        _report_skipped(host, chosen["demand"])
     _show(ctx, results)
 
 
-def _scene(chosen: dict[str, Any]) -> tuple[Host, Demand]:
-    """What is to be simulated. Raises click.UsageError."""
+def _load_scenario(chosen: dict[str, Any]) -> tuple[SimulatedHost, Demand]:
+    """The host and the demand to simulate.
+
+    Raises:
+        click.UsageError: options that exclude each other, or a file that cannot be used.
+    """
     if (chosen["demand"] is None) == (chosen["generate"] is None):
-        raise click.UsageError("either a file with demand or --generate is needed")
+        raise click.UsageError("give either a DEMAND file or --generate")
     if chosen["generate"] is not None:
         if chosen["consumers"] is not None or chosen["device_mib"]:
-            raise click.UsageError("--generate brings its own host: leave out --consumers and --device-mib")
+            raise click.UsageError("--generate defines its own host; omit --consumers and --device-mib")
         from gpumand.simulation.generate import GENERATORS
 
         more = {"requests": chosen["requests"]} if chosen["requests"] else {}
         scene = GENERATORS[chosen["generate"]](chosen["seed"], **more)
         return scene.host, scene.demand
     if chosen["consumers"] is None:
-        raise click.UsageError("--consumers is needed: how long do they take to load?")
+        raise click.UsageError("--consumers is missing; give a file with the consumers and their load times")
     host = _host(chosen["consumers"])
     sizes = tuple(chosen["device_mib"]) or host.total_mib
     return replace(host, total_mib=sizes), _demand(chosen["demand"], chosen["consumers"], host)
 
 
-def _host(path: Path) -> Host:
+def _host(path: Path) -> SimulatedHost:
     from gpumand.config import ConfigProblems, load
     from gpumand.simulation import host
 
     try:
-        text = "" if path.is_dir() else path.read_text()  # a folder is a configuration as the daemon takes it
-        return host.read(text) if text and host.has_times(text) else host.guessed(load(path, _not_measured))
+        text = "" if path.is_dir() else path.read_text()  # a folder can only be a configuration of the daemon
+        return host.parse(text) if text and host.has_times(text) else host.host_from_settings(load(path, _not_measured))
     except RecursionError:
-        raise click.UsageError(f"{path} is nested too deeply") from None
+        raise click.UsageError(f"{path}: nested too deeply") from None
     except (ValueError, OSError) as error:
         raise click.UsageError(f"{path}: {error}") from None
     except ConfigProblems as error:
@@ -115,17 +131,17 @@ def _host(path: Path) -> Host:
 
 def _not_measured(spec: ConsumerSpec) -> int:
     if spec.vram_managed:
-        return 1  # it is left out anyhow
-    raise ValueError(f"consumers.{spec.name}.vram_resident_mib is missing: nothing that was measured is looked at here")
+        return 1  # any value: its requests are skipped
+    raise ValueError(f"consumers.{spec.name}.vram_resident_mib is missing: simulate does not use measured footprints")
 
 
-def _demand(path: Path, consumers: Path, host: Host) -> Demand:
+def _demand(path: Path, consumers: Path, host: SimulatedHost) -> Demand:
     from gpumand.simulation.demand import OpenDemand
 
     uses = _uses(path)
-    strangers = {use.consumer for use in uses} - host.consumers.keys() - host.managed
-    if strangers:
-        raise click.UsageError(f"{consumers} has no consumer {min(strangers)!r}, which {path} asks for")
+    unknown = {use.consumer for use in uses} - host.consumers.keys() - host.managed
+    if unknown:
+        raise click.UsageError(f"{consumers} has no consumer {min(unknown)!r}, which {path} requests")
     return OpenDemand([use for use in uses if use.consumer not in host.managed])
 
 
@@ -134,52 +150,53 @@ def _uses(path: Path) -> list[Use]:
 
     try:
         with path.open() as lines:
-            return demand.read(lines, str(path))
+            return demand.parse(lines, str(path))
     except UnicodeDecodeError as error:
-        raise click.UsageError(f"{path}: is no text: {error}") from None
+        raise click.UsageError(f"{path}: not a text file: {error}") from None
     except (ValueError, OSError) as error:
         raise click.UsageError(str(error)) from None
 
 
-def _tell_left_out(host: Host, path: Path) -> None:
-    """What is asked of those that run their own memory is no part of the figures, and that is told."""
-    left_out = [use.consumer for use in _uses(path) if use.consumer in host.managed]
-    if left_out:
-        names = ", ".join(sorted(set(left_out)))
-        print(f"{len(left_out)} of its uses are left out, for vram_managed is true: {names}", file=sys.stderr)
+def _report_skipped(host: SimulatedHost, path: Path) -> None:
+    """Report on stderr how many requests are skipped because their consumers manage their own memory."""
+    skipped = [use.consumer for use in _uses(path) if use.consumer in host.managed]
+    if skipped:
+        names = ", ".join(sorted(set(skipped)))
+        number = f"{len(skipped)} request{'' if len(skipped) == 1 else 's'}"
+        print(f"Skipped {number} for consumers with vram_managed = true: {names}", file=sys.stderr)
 
 
-def _show(ctx: click.Context, results: list[tuple[str, Figures]]) -> None:
+def _show(ctx: click.Context, results: list[tuple[str, Metrics]]) -> None:
     first = results[0][1]
     options = global_options(ctx)
     if options.json:
         objects = [one.as_json(name, first if len(results) > 1 else None) for name, one in results]
         return print_json({"policies": objects})
-    from gpumand.cli.output import look_of, print_lines
+    from gpumand.cli.output import print_lines, theme_for
     from gpumand.cli.render.table import Column, table
 
     columns = [
         Column("POLICY"),
         Column("MEAN WAIT", right=True),
-        Column("P50", right=True, wanted=4),
-        Column("P95", right=True, wanted=1),
-        Column("P99", right=True, wanted=3),
-        Column("WORST", right=True, wanted=1),
-        Column("TOTAL", right=True, wanted=5),
-        Column("EVICTIONS", right=True, wanted=2),
-        Column("LOADING", right=True, wanted=2),
-        Column("REQUESTS", right=True, wanted=3),
-        Column("REFUSED", right=True, wanted=1),
+        Column("P50", right=True, drop_priority=4),
+        Column("P95", right=True, drop_priority=1),
+        Column("P99", right=True, drop_priority=3),
+        Column("WORST", right=True, drop_priority=1),
+        Column("TOTAL", right=True, drop_priority=5),
+        Column("EVICTIONS", right=True, drop_priority=2),
+        Column("LOADING", right=True, drop_priority=2),
+        Column("REQUESTS", right=True, drop_priority=3),
+        Column("REFUSED", right=True, drop_priority=1),
     ]
     rows = [_row(name, one, first) for name, one in results]
-    return print_lines(table(columns, rows, look_of(sys.stdout, options)), options)
+    return print_lines(table(columns, rows, theme_for(sys.stdout, options)), options)
 
 
-def _row(name: str, one: Figures, first: Figures) -> list[str]:
+def _row(name: str, one: Metrics, first: Metrics) -> list[str]:
     waits = ("mean_wait_sec", "p50", "p95", "p99", "max_wait_sec", "total_wait_sec")
-    cells = [_cell(getattr(one, key), one.of(first)[key], " s", one is first) for key in waits]
-    cells.append(_cell(one.evictions, one.of(first)["evictions"], "", one is first))
-    cells.append(_cell(one.load_seconds, one.of(first)["load_seconds"], " s", one is first))
+    cells = [_cell(getattr(one, key), one.ratios_to(first)[key], " s", one is first) for key in waits]
+    cells.append(_cell(one.evictions, one.ratios_to(first)["evictions"], "", one is first))
+    cells.append(_cell(one.load_seconds, one.ratios_to(first)["load_seconds"], " s", one is first))
     return [name, *cells, str(one.requests), str(one.refused or "")]
 
 

@@ -1,4 +1,4 @@
-"""``status`` and ``list``: one snapshot, whole or the consumers only."""
+"""``gpumanctl status`` and ``list``: one snapshot of the daemon's state, whole or only the consumers."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import click
 
 from gpumand.cli.client import Client
 from gpumand.cli.options import Command, GlobalOptions, global_options
-from gpumand.cli.output import look_of, print_json, print_lines
-from gpumand.cli.session import ask
+from gpumand.cli.output import print_json, print_lines, theme_for
+from gpumand.cli.session import run_with_client
 
 
 async def _status(client: Client, _: GlobalOptions) -> dict[str, Any]:
@@ -24,27 +24,27 @@ def status(ctx: click.Context) -> None:
     import sys
 
     options = global_options(ctx)
-    snapshot = ask(ctx, _status)
+    snapshot = run_with_client(ctx, _status)
     if options.json:
         return print_json(snapshot)
     from gpumand.cli.render.status import status_lines
 
-    return print_lines(status_lines(snapshot, _now_usec(), look_of(sys.stdout, options)), options)
+    return print_lines(status_lines(snapshot, _now_usec(), theme_for(sys.stdout, options)), options)
 
 
 @click.command("list", cls=Command)
 @click.pass_context
 def list_consumers(ctx: click.Context) -> None:
-    """List the consumers that are configured."""
+    """List the configured consumers."""
     import sys
 
     options = global_options(ctx)
-    consumers = ask(ctx, _status)["consumers"]
+    consumers = run_with_client(ctx, _status)["consumers"]
     if options.json:
         return print_json(consumers)
     from gpumand.cli.render.status import list_lines
 
-    return print_lines(list_lines(consumers, _now_usec(), look_of(sys.stdout, options)), options)
+    return print_lines(list_lines(consumers, _now_usec(), theme_for(sys.stdout, options)), options)
 
 
 def _now_usec() -> int:

@@ -1,4 +1,4 @@
-"""``top``: a live screen, or one frame of it."""
+"""``gpumanctl top``: a live screen of the daemon's state, or one frame of it."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from gpumand.cli.client import Client
 from gpumand.cli.durations import DURATION
 from gpumand.cli.errors import ExitCode, Failure
 from gpumand.cli.options import Command, GlobalOptions, global_options
-from gpumand.cli.output import is_screen, look_of, print_lines, screen_size
-from gpumand.cli.session import ask, connected
-from gpumand.cli.signals import die_of
+from gpumand.cli.output import is_screen, print_lines, screen_size, theme_for
+from gpumand.cli.session import connected, run_with_client
+from gpumand.cli.signals import exit_by_signal
 
 LEAST_INTERVAL_SEC = 0.1
 
@@ -27,25 +27,25 @@ LEAST_INTERVAL_SEC = 0.1
     type=DURATION,
     metavar="TIME",
     default=1.0,
-    help="How often to look while nothing happens; default 1s.",
+    help="Refresh interval while nothing changes. Default: 1s.",
 )
-@click.option("--once", is_flag=True, help="Print one frame and end; of the size that COLUMNS and LINES say, or 80x24.")
+@click.option("--once", is_flag=True, help="Print one frame and exit; its size is COLUMNS x LINES, or 80x24.")
 @click.option(
     "--svg",
     type=click.Path(dir_okay=False, path_type=Path),
     metavar="FILE",
-    help="Write that frame to a file as a picture.",
+    help="Write one frame to a file as an SVG picture.",
 )
 @click.pass_context
 def top(ctx: click.Context, interval: float, once: bool, svg: Path | None) -> int:
-    """Watch devices, consumers, leases and the queue, live.
+    """Show devices, consumers, leases and the queue, live.
 
-    The bar of a device is split by consumer and foreign process. Keys load, evict and pin the consumer that is chosen
-    with the arrow keys; ? explains them, q leaves.
+    The bar of a device is split by consumer and foreign process. Select a consumer with the arrow keys, then load,
+    evict or pin it with a key. Press ? for the list of keys, q to quit.
     """
     options = global_options(ctx)
     if options.json:
-        raise click.UsageError("--json does not go with top; use: gpumanctl status --json")
+        raise click.UsageError("--json does not work with top; use: gpumanctl status --json")
     if interval < LEAST_INTERVAL_SEC:
         raise click.UsageError(f"--interval must be {LEAST_INTERVAL_SEC:g}s or more")
     if once or svg is not None:
@@ -54,11 +54,11 @@ def top(ctx: click.Context, interval: float, once: bool, svg: Path | None) -> in
     if not (is_screen(sys.stdout) and sys.stdin.isatty()):
         raise Failure(ExitCode.FAILURE, "top needs a terminal; use: gpumanctl status, or gpumanctl top --once")
     ended_by = asyncio.run(_live(options, interval))
-    return die_of(ended_by) if ended_by else ExitCode.OK
+    return exit_by_signal(ended_by) if ended_by else ExitCode.OK
 
 
 async def _live(options: GlobalOptions, interval_sec: float) -> int:
-    """The signal that ended it, or 0."""
+    """Run the live screen; return the signal that ended it, or 0."""
     from gpumand.cli.top.session import Top
 
     async with connected(options) as client:
@@ -72,20 +72,20 @@ def _print_frame(ctx: click.Context, options: GlobalOptions, svg: Path | None) -
     from gpumand.cli.top.model import Model
     from gpumand.cli.top.session import snapshot
 
-    async def question(client: Client, _: GlobalOptions) -> Model:
+    async def call(client: Client, _: GlobalOptions) -> Model:
         return await snapshot(client)
 
-    model = ask(ctx, question)
+    model = run_with_client(ctx, call)
     columns, lines = screen_size()
-    look = replace(look_of(sys.stdout, options), width=columns, legend=True, elastic=True)
+    theme = replace(theme_for(sys.stdout, options), width=columns, legend=True, fit_to_width=True)
     now_usec = time.time_ns() // 1000
     if svg is None:
-        return print_lines(frame(model, now_usec, look, lines), replace(options, pager=False))
+        return print_lines(frame(model, now_usec, theme, lines), replace(options, pager=False))
     from gpumand.cli.render.picture import svg_of
 
-    picture = svg_of(frame(model, now_usec, replace(look, color=True, unicode=True), lines), columns)
+    picture = svg_of(frame(model, now_usec, replace(theme, color=True, unicode=True), lines), columns)
     try:
         svg.write_text(picture, encoding="utf-8")
     except OSError as error:
-        raise Failure(ExitCode.FAILURE, f"{svg} cannot be written: {error.strerror}") from None
+        raise Failure(ExitCode.FAILURE, f"cannot write {svg}: {error.strerror}") from None
     return None

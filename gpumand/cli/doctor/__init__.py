@@ -1,6 +1,6 @@
-"""``gpumanctl doctor``: looks at everything that must fit together, and says what does not, and what mends it.
+"""``gpumanctl doctor``: diagnoses the installation. Must not import ``gpumand.arbiter`` or ``gpumand.daemon``.
 
-``facts`` are what is known, ``look`` and ``host`` gather them (the bus; files, driver, groups), and each function in
-``checks`` judges some of them. Checks do no I/O; what could not be seen is a finding too. Nothing here changes
-anything, starts the daemon, or asks a consumer for more than its health.
+Reading order: ``facts`` (the values that are known), ``collect`` and ``host`` (read them from D-Bus, files, the driver
+and groups), ``checks`` (functions without I/O that turn facts into findings), ``finding``. Facts that could not be read
+become findings too. Nothing here changes the host, starts the daemon, or sends a consumer anything but a health check.
 """

@@ -1,4 +1,4 @@
-"""Gathering the facts: asks the bus, systemd, the daemon where it runs, and consumers for their health."""
+"""Collects the doctor's facts over D-Bus and HTTP: from the bus, systemd, a running daemon and health routes."""
 
 from __future__ import annotations
 
@@ -32,53 +32,54 @@ from gpumand.cli.session import connected
 from gpumand.consumers.routes import HttpRoutes
 from gpumand.discovery.daemons import other_daemons
 from gpumand.domain.consumer import ConsumerSpec, Health
-from gpumand.domain.errors import FREEDESKTOP
+from gpumand.domain.errors import FREEDESKTOP_ERROR_PREFIX
 from gpumand.host.clock import SystemClock
 
-ASK_SEC = 5.0
-"""For one question to systemd or the bus."""
+CALL_TIMEOUT_SEC = 5.0
+"""Timeout of one call to systemd or the bus, in seconds."""
 
-PROBE_SEC = 5.0
-AT_ONCE = 16
-FAILED = {"kinds": ("as", ["eviction-failed"]), "limit": ("u", 200)}
+PROBE_TIMEOUT_SEC = 5.0
+MAX_PARALLEL_CALLS = 16
+FAILED_EVICTIONS_QUERY = {"kinds": ("as", ["eviction-failed"]), "limit": ("u", 200)}
 SERVICE = "gpumand.service"
 
 
-async def look(options: GlobalOptions, path: Path | None) -> Facts:
-    """Look at everything; whatever cannot be seen is left out, and the facts say so.
+async def collect_facts(options: GlobalOptions, path: Path | None) -> Facts:
+    """Collect all facts; a fact that cannot be read is left out, and the result says why.
 
     Args:
-        options: which bus.
-        path: the configuration; None for what the daemon was told, or the default.
+        options: select the bus.
+        path: the configuration; None for the ``--config`` of the running daemon, or the default location.
     """
     kind = options.bus_address or ("session" if options.user else "system")
     facts = Facts(host.caller(), Bus(kind, daemon_uid=host.daemon_uid()), user=options.user)
     try:
         async with connected(options) as client:
-            facts = await _ask_bus(client, facts)
-            facts = await _ask_daemon(client, facts, options)
-            pid = await _pid(client.connection, facts)
-            path = path or await _told(pid)
+            facts = await _query_bus(client, facts)
+            facts = await _query_daemon(client, facts, options)
+            pid = await _daemon_pid(client.connection, facts)
+            # The command line of the daemon names its configuration, so the files come after the daemon.
+            path = path or await _daemon_config_path(pid)
             facts = await _read_files(facts, path)
-            facts = await _look_for_others(facts, pid)
-            facts = await _ask_systemd(client.connection, facts)
+            facts = await _find_other_daemons(facts, pid)
+            facts = await _query_systemd(client.connection, facts)
     except NoBus as error:
         facts = replace(facts, bus=replace(facts.bus, error=str(error)), units_error="there is no bus")
         facts = await _read_files(facts, path)
     if _uses_nvml(facts):
         facts = replace(facts, driver=await host.driver())
-    return replace(facts, routes=await _probe(facts.consumers))
+    return replace(facts, routes=await _probe_health(facts.consumers))
 
 
-async def _ask_bus(client: Client, facts: Facts) -> Facts:
-    """Who is on it. None of this starts anybody."""
-    ask = client.connection
-    (activatable,) = await _bus_call(ask, "ListActivatableNames")
+async def _query_bus(client: Client, facts: Facts) -> Facts:
+    """Which names are on the bus. None of these calls activates a service."""
+    bus = client.connection
+    (activatable,) = await _bus_call(bus, "ListActivatableNames")
     is_running = await client.is_running()
     owner_uid = None
     if is_running:
-        with suppress(BusError):
-            (owner_uid,) = await _bus_call(ask, "GetConnectionUnixUser", BUS_NAME)
+        with suppress(BusError):  # the owner may have left since the call before
+            (owner_uid,) = await _bus_call(bus, "GetConnectionUnixUser", BUS_NAME)
     return replace(
         facts,
         bus=replace(
@@ -86,32 +87,32 @@ async def _ask_bus(client: Client, facts: Facts) -> Facts:
             is_running=is_running,
             is_activatable=BUS_NAME in activatable,
             owner_uid=owner_uid,
-            is_systemd_there=await _is_there(ask, SYSTEMD),
-            is_polkit_there=POLKIT in activatable or await _is_there(ask, POLKIT),
+            has_systemd=await _has_owner(bus, SYSTEMD),
+            has_polkit=POLKIT in activatable or await _has_owner(bus, POLKIT),
         ),
         missing_files=host.missing_files() if facts.is_system else (),
     )
 
 
 async def _bus_call(bus: BusConnection, member: str, *body: str) -> tuple[Any, ...]:
-    return await bus.call(DBUS, DBUS_PATH, DBUS, member, "s" * len(body), body, timeout_sec=ASK_SEC)
+    return await bus.call(DBUS, DBUS_PATH, DBUS, member, "s" * len(body), body, timeout_sec=CALL_TIMEOUT_SEC)
 
 
-async def _is_there(bus: BusConnection, name: str) -> bool:
+async def _has_owner(bus: BusConnection, name: str) -> bool:
     (is_there,) = await _bus_call(bus, "NameHasOwner", name)
     return bool(is_there)
 
 
-async def _ask_daemon(client: Client, facts: Facts, options: GlobalOptions) -> Facts:
-    """What it says of itself; one that does not run is not asked, since that would start it."""
+async def _query_daemon(client: Client, facts: Facts, options: GlobalOptions) -> Facts:
+    """Status, history and measured values of a running daemon; no call without one, since a call would start it."""
     if not facts.bus.is_running:
         return facts
     try:
         status = await client.status()
-        facts = replace(facts, status=status, failed_evictions=tuple(await client.history(FAILED)))
+        facts = replace(facts, status=status, failed_evictions=tuple(await client.history(FAILED_EVICTIONS_QUERY)))
         return replace(facts, learned=await _learned(client, [str(one["name"]) for one in status["consumers"]]))
     except BusError as error:
-        if error.name == FREEDESKTOP + "AccessDenied":
+        if error.name == FREEDESKTOP_ERROR_PREFIX + "AccessDenied":
             return replace(facts, bus=replace(facts.bus, denied=error.message))
         failure = interpret(error, options)
         return replace(facts, status_error=failure.message if failure else str(error))
@@ -120,13 +121,13 @@ async def _ask_daemon(client: Client, facts: Facts, options: GlobalOptions) -> F
 async def _learned(client: Client, names: Iterable[str]) -> dict[str, Entry]:
     found: dict[str, Entry] = {}
     for name in names:
-        with suppress(BusError):  # it has gone with a reload
+        with suppress(BusError):  # a reload has removed the consumer
             found[name] = (await client.consumer(name)).get("Learned") or {}
     return found
 
 
-async def _pid(bus: BusConnection, facts: Facts) -> int:
-    """Of the daemon; 0 where there is none."""
+async def _daemon_pid(bus: BusConnection, facts: Facts) -> int:
+    """Process id of the daemon; 0 when none runs."""
     if facts.bus.is_running:
         with suppress(BusError):
             (pid,) = await _bus_call(bus, "GetConnectionUnixProcessID", BUS_NAME)
@@ -134,19 +135,19 @@ async def _pid(bus: BusConnection, facts: Facts) -> int:
     return 0
 
 
-async def _told(pid: int) -> Path | None:
-    """The ``--config`` of the running daemon."""
+async def _daemon_config_path(pid: int) -> Path | None:
+    """The ``--config`` of the running daemon; None without one, or when the caller may not read the process."""
     try:
-        return await asyncio.to_thread(host.told_configuration, pid) if pid else None
+        return await asyncio.to_thread(host.daemon_config_path, pid) if pid else None
     except OSError:
         return None
 
 
-async def _look_for_others(facts: Facts, pid: int) -> Facts:
-    """Other daemons, where ours is one of those that share the host's GPUs."""
+async def _find_other_daemons(facts: Facts, pid: int) -> Facts:
+    """Other gpumand processes; only when this daemon uses the host's GPUs, so that they would compete."""
     if not pid or facts.bus.kind not in ("system", "session") or not _uses_nvml(facts):
         return facts
-    return replace(facts, others=await asyncio.to_thread(other_daemons, pid))
+    return replace(facts, other_daemons=await asyncio.to_thread(other_daemons, pid))
 
 
 async def _read_files(facts: Facts, path: Path | None) -> Facts:
@@ -154,7 +155,7 @@ async def _read_files(facts: Facts, path: Path | None) -> Facts:
 
 
 def _uses_nvml(facts: Facts) -> bool:
-    """Whether figures are to come from NVIDIA's driver; where the files are silent, the daemon says."""
+    """Whether VRAM readings come from NVIDIA's driver: by the files, else by the daemon's status."""
     if facts.config.settings is not None:
         return facts.config.settings.gpu.source == "nvml"
     sources = {one.get("source") for one in facts.status["devices"]} if facts.status else {"nvml"}
@@ -164,26 +165,26 @@ def _uses_nvml(facts: Facts) -> bool:
 # -- systemd -----------------------------------------------------------------------------------------------------------
 
 
-async def _ask_systemd(bus: BusConnection, facts: Facts) -> Facts:
-    """The units of consumers, and our own."""
-    if not facts.bus.is_systemd_there:
+async def _query_systemd(bus: BusConnection, facts: Facts) -> Facts:
+    """Facts about gpumand.service and the units of consumers."""
+    if not facts.bus.has_systemd:
         return replace(facts, units_error="systemd is not on this bus")
-    slots = asyncio.Semaphore(AT_ONCE)
+    slots = asyncio.Semaphore(MAX_PARALLEL_CALLS)
 
-    async def one(name: str) -> UnitFacts:
+    async def read_unit(name: str) -> UnitFacts:
         async with slots:
             return await _unit(bus, name)
 
     wanted = sorted(set(facts.unit_names.values()))
     try:
-        service, *units = await asyncio.gather(one(SERVICE), *(one(name) for name in wanted))
+        service, *units = await asyncio.gather(read_unit(SERVICE), *(read_unit(name) for name in wanted))
     except (BusError, BusLost) as error:
-        return replace(facts, units_error=f"systemd cannot be asked: {error}")
+        return replace(facts, units_error=f"the query to systemd failed: {error}")
     return replace(facts, service=service, units=dict(zip(wanted, units, strict=True)))
 
 
 async def _unit(bus: BusConnection, name: str) -> UnitFacts:
-    """A unit; LoadUnit looks at its file and starts nothing."""
+    """Facts about one unit. LoadUnit reads the unit's file and starts nothing."""
     try:
         path = str((await _systemd(bus, SYSTEMD_PATH, SYSTEMD_MANAGER, "LoadUnit", name))[0])
     except BusError as error:
@@ -191,7 +192,7 @@ async def _unit(bus: BusConnection, name: str) -> UnitFacts:
             return UnitFacts(name, load_state="not-found")
         raise
     (unit,) = await _systemd(bus, path, PROPERTIES, "GetAll", SYSTEMD_UNIT)
-    service: Mapping[str, Any] = {}
+    service: Mapping[str, Any] = {}  # other unit types have no such interface
     if name.endswith(".service"):
         with suppress(BusError):
             (service,) = await _systemd(bus, path, PROPERTIES, "GetAll", SYSTEMD_SERVICE)
@@ -199,11 +200,11 @@ async def _unit(bus: BusConnection, name: str) -> UnitFacts:
 
 
 async def _systemd(bus: BusConnection, path: str, interface: str, member: str, word: str) -> tuple[Any, ...]:
-    return await bus.call(SYSTEMD, path, interface, member, "s", (word,), timeout_sec=ASK_SEC)
+    return await bus.call(SYSTEMD, path, interface, member, "s", (word,), timeout_sec=CALL_TIMEOUT_SEC)
 
 
 def unit_facts(name: str, unit: Mapping[str, Any], service: Mapping[str, Any]) -> UnitFacts:
-    """From what systemd says of a unit and of a service."""
+    """Build the facts from the D-Bus properties of systemd's Unit and Service interfaces."""
     return UnitFacts(
         name=name,
         id=str(unit.get("Id", "")),
@@ -224,24 +225,24 @@ def unit_facts(name: str, unit: Mapping[str, Any], service: Mapping[str, Any]) -
 # -- consumers ---------------------------------------------------------------------------------------------------------
 
 
-async def _probe(consumers: Mapping[str, ConsumerSpec]) -> dict[str, Health]:
-    """What health routes answer; nothing else is asked."""
+async def _probe_health(consumers: Mapping[str, ConsumerSpec]) -> dict[str, Health]:
+    """Call the health routes of consumers; nothing else is sent to them."""
     wanted = [spec for spec in consumers.values() if spec.health is not None]
     if not wanted:
         return {}
     routes = HttpRoutes(SystemClock())
-    slots = asyncio.Semaphore(AT_ONCE)
+    slots = asyncio.Semaphore(MAX_PARALLEL_CALLS)
 
-    async def one(spec: ConsumerSpec) -> Health:
+    async def probe(spec: ConsumerSpec) -> Health:
         async with slots:
             try:
-                async with asyncio.timeout(PROBE_SEC):
-                    return await routes.probe(spec)
+                async with asyncio.timeout(PROBE_TIMEOUT_SEC):
+                    return await routes.probe_health(spec)
             except TimeoutError:
-                return Health(reachable=False, error=f"health route: no answer within {PROBE_SEC:g} s")
+                return Health(reachable=False, error=f"health route: no answer within {PROBE_TIMEOUT_SEC:g} s")
 
     try:
-        answers = await asyncio.gather(*map(one, wanted))
+        answers = await asyncio.gather(*map(probe, wanted))
     finally:
         await routes.close()
     return {spec.name: health for spec, health in zip(wanted, answers, strict=True)}

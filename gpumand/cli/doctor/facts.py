@@ -1,4 +1,4 @@
-"""What is known of this host, the daemon and its consumers, as far as the caller may see it."""
+"""Values that the doctor's checks work on: facts about the host, the daemon and its consumers."""
 
 from __future__ import annotations
 
@@ -14,21 +14,22 @@ from gpumand.domain.consumer import ConsumerSpec, Health, Settings
 Entry = Mapping[str, Any]
 
 GROUP = "gpumand"
-"""Whose members may acquire without a password (org.gpumand1.rules)."""
+"""Members of this group may acquire without a password (org.gpumand1.rules)."""
 
 DAEMON_USER = "_gpumand"
+"""The user that the system service runs as."""
 
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who asks.
+    """The user that runs gpumanctl.
 
     Attributes:
-        uid: the effective one.
-        name: of the user.
-        is_member: of the group gpumand, in this session.
-        is_listed: as a member of it, so that the next login will be one.
-        group_exists: there is such a group.
+        uid: the effective uid.
+        name: the user name; "" when the uid has none.
+        is_member: this session is a member of the group gpumand.
+        is_listed: the user is listed in the group, so that the next session will be a member.
+        group_exists: the group gpumand exists.
     """
 
     uid: int
@@ -40,18 +41,18 @@ class Caller:
 
 @dataclass(frozen=True, slots=True)
 class Bus:
-    """The bus, and gpumand's name on it.
+    """The D-Bus bus, and gpumand's name on it.
 
     Attributes:
         kind: "system", "session", or an address.
-        error: why it cannot be connected to; "" when it can.
-        is_running: somebody owns gpumand's name.
-        is_activatable: a call would start it.
-        owner_uid: who owns the name; None when unknown.
-        daemon_uid: uid of the user that the service runs as; None where there is no such user.
-        denied: the bus's policy does not let us call it: what it said.
-        is_systemd_there: systemd is on it.
-        is_polkit_there: polkit is on it, or would be started.
+        error: why the connection failed; "" when it did not.
+        is_running: gpumand's name has an owner.
+        is_activatable: a call to the name would start gpumand.
+        owner_uid: uid of the process that owns the name; None when unknown.
+        daemon_uid: uid of the user that the service runs as; None when there is no such user.
+        denied: the error when the policy of the bus refuses calls to gpumand; "" when it allows them.
+        has_systemd: systemd is on this bus.
+        has_polkit: polkit is on this bus, or a call would start it.
     """
 
     kind: str = "system"
@@ -61,21 +62,21 @@ class Bus:
     owner_uid: int | None = None
     daemon_uid: int | None = None
     denied: str = ""
-    is_systemd_there: bool = False
-    is_polkit_there: bool = False
+    has_systemd: bool = False
+    has_polkit: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Configuration:
-    """The files that the daemon reads, read by us.
+    """The configuration files of the daemon, as the caller can read them.
 
     Attributes:
-        files: those that there are.
-        changed_usec: of the newest of them, CLOCK_REALTIME.
-        changed_file: which that is.
-        settings: what they say; None where that cannot be told.
-        problems: what is wrong in them.
-        unreadable: those that we may not read.
+        files: the existing files.
+        changed_usec: modification time of the newest file, in microseconds of CLOCK_REALTIME.
+        changed_file: the newest file.
+        settings: the parsed configuration; None when it has errors or cannot be read.
+        problems: the errors in the files.
+        unreadable: files that the caller may not read.
     """
 
     files: tuple[Path, ...] = ()
@@ -88,9 +89,9 @@ class Configuration:
 
 @dataclass(frozen=True, slots=True)
 class UnitFacts:
-    """A unit, as systemd tells of it; attributes named as its properties are.
+    """A systemd unit; the attributes are named after the unit's D-Bus properties.
 
-    ``name`` is the name that was asked for, ``id`` the unit's own.
+    ``name`` is the configured name, ``id`` the unit's primary name: they differ when the configured name is an alias.
     """
 
     name: str
@@ -122,11 +123,11 @@ class Driver:
     """NVIDIA's driver.
 
     Attributes:
-        error: what NVML says to us, "word: one line"; "" when it works.
-        devices: how many it lists.
-        kernel_version: of the loaded module; "" when none is.
-        library_version: of the installed library, by the name of its file; "" when it cannot be told.
-        nodes: what is in /dev.
+        error: why NVML does not work, as "keyword: one line"; "" when it does.
+        devices: number of GPUs that it lists.
+        kernel_version: version of the loaded kernel module; "" when none is loaded.
+        library_version: version of the installed library, from its file name; "" when unknown.
+        nodes: the device nodes in /dev.
     """
 
     error: str = ""
@@ -138,7 +139,25 @@ class Driver:
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """All of it; None = could not be seen, or was not looked at."""
+    """All facts of one run; None means not readable, or not looked at.
+
+    Attributes:
+        caller: the user that runs gpumanctl.
+        bus: the bus and gpumand's name on it.
+        user: gpumanctl was started with ``--user``.
+        config: the configuration files.
+        status: the daemon's status; None when it does not run or does not answer.
+        status_error: why there is no status, although the daemon runs; "" otherwise.
+        learned: measured values by consumer.
+        failed_evictions: the last failed evictions, as history entries.
+        service: gpumand.service itself.
+        units: units of consumers, by configured name.
+        units_error: why systemd could not be queried; "" when it could.
+        missing_files: files of the package that are missing.
+        other_daemons: other gpumand processes on this host.
+        driver: NVIDIA's driver; None when it is not the source of VRAM readings.
+        routes: answers of the health routes, by consumer.
+    """
 
     caller: Caller
     bus: Bus = field(default_factory=Bus)
@@ -152,44 +171,44 @@ class Facts:
     units: Mapping[str, UnitFacts] = field(default_factory=dict)
     units_error: str = ""
     missing_files: tuple[str, ...] = ()
-    others: tuple[OtherDaemon, ...] = ()
+    other_daemons: tuple[OtherDaemon, ...] = ()
     driver: Driver | None = None
     routes: Mapping[str, Health] = field(default_factory=dict)
 
     @property
     def is_system(self) -> bool:
-        """Whether it is the system's gpumand: with a package, polkit and a user of its own."""
+        """Whether this is about the system's gpumand, which has a package, polkit and a user of its own."""
         return self.bus.kind == "system"
 
     @property
     def consumers(self) -> Mapping[str, ConsumerSpec]:
-        """As the files have them; empty where they cannot be read."""
+        """Consumers from the configuration files, by name; empty when the files cannot be read."""
         return self.config.settings.consumers if self.config.settings else {}
 
     @property
     def entries(self) -> Mapping[str, Entry]:
-        """Consumers as the daemon has them, by name."""
+        """Consumers from the daemon's status, by name; empty without a status."""
         return {str(one["name"]): one for one in self.status["consumers"]} if self.status else {}
 
     @property
     def unit_names(self) -> Mapping[str, str]:
-        """Unit of each consumer that is one, from the files, or where those cannot be read from the daemon."""
+        """Unit by consumer, from the files; from the daemon's status when the files cannot be read."""
         if self.consumers:
             return {name: spec.unit for name, spec in self.consumers.items() if spec.unit}
         return {name: str(one["unit"]) for name, one in self.entries.items() if one.get("unit")}
 
     def root(self, command: str) -> str:
-        """A command that only root may run, as this caller has to type it."""
+        """A command that needs root, with ``sudo`` when the caller is not root."""
         return command if self.caller.uid == 0 or self.user else f"sudo {command}"
 
     def ctl(self, words: str) -> str:
-        """A command of gpumanctl to the gpumand that is meant, which anybody may give."""
+        """A gpumanctl command for the examined gpumand."""
         return f"gpumanctl {'--user ' if self.user else ''}{words}"
 
-    def root_ctl(self, words: str) -> str:
-        """The same, for what only root may ask for."""
+    def ctl_as_root(self, words: str) -> str:
+        """A gpumanctl command for the examined gpumand that needs root."""
         return self.root(self.ctl(words))
 
     def systemctl(self, words: str) -> str:
-        """A command to the systemd that is meant, with the right to give it."""
+        """A systemctl command for the manager that runs the examined gpumand, with ``sudo`` when that is needed."""
         return f"systemctl --user {words}" if self.user else self.root(f"systemctl {words}")

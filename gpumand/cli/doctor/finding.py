@@ -1,4 +1,4 @@
-"""What a check found."""
+"""Findings of the doctor's checks and their severities."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ from enum import StrEnum
 
 
 class Severity(StrEnum):
-    """How bad it is; of these only the first two make something wrong."""
+    """Severity of a finding; only PROBLEM and WARNING make the exit code 1."""
 
     PROBLEM = "problem"
-    """It does not work."""
+    """Something does not work."""
 
     WARNING = "warning"
-    """It works, but not as somebody probably thinks."""
+    """It works, but probably not as the administrator expects."""
 
     NOTE = "note"
-    """It may be meant so."""
+    """Worth knowing, and possibly intended."""
 
     UNCHECKED = "unchecked"
-    """It could not be seen."""
+    """It could not be checked."""
 
 
 WRONG = (Severity.PROBLEM, Severity.WARNING)
@@ -27,36 +27,36 @@ WRONG = (Severity.PROBLEM, Severity.WARNING)
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing that was found.
+    """One finding of a check.
 
     Attributes:
         severity: see Severity.
-        what: what is so, in one line.
-        why: what comes of it; "" where that is plain.
-        mend: the command, or the line of configuration, that mends it; "" where there is none.
+        what: the fact, in one line.
+        why: its cause or consequence; "" when that is obvious.
+        fix: the command or configuration line that repairs it; "" when there is none. In JSON its key is "mend".
     """
 
     severity: Severity
     what: str
     why: str = ""
-    mend: str = ""
+    fix: str = ""
 
 
-def problem(what: str, why: str = "", mend: str = "") -> Finding:
-    """It does not work."""
-    return Finding(Severity.PROBLEM, what, why, mend)
+def problem(what: str, why: str = "", fix: str = "") -> Finding:
+    """A finding with severity PROBLEM."""
+    return Finding(Severity.PROBLEM, what, why, fix)
 
 
-def warning(what: str, why: str = "", mend: str = "") -> Finding:
-    """It works, but not as somebody probably thinks."""
-    return Finding(Severity.WARNING, what, why, mend)
+def warning(what: str, why: str = "", fix: str = "") -> Finding:
+    """A finding with severity WARNING."""
+    return Finding(Severity.WARNING, what, why, fix)
 
 
-def note(what: str, why: str = "", mend: str = "") -> Finding:
-    """It may be meant so."""
-    return Finding(Severity.NOTE, what, why, mend)
+def note(what: str, why: str = "", fix: str = "") -> Finding:
+    """A finding with severity NOTE."""
+    return Finding(Severity.NOTE, what, why, fix)
 
 
-def unchecked(what: str, why: str, mend: str = "") -> Finding:
-    """It could not be seen."""
-    return Finding(Severity.UNCHECKED, what, why, mend)
+def unchecked(what: str, why: str, fix: str = "") -> Finding:
+    """A finding with severity UNCHECKED."""
+    return Finding(Severity.UNCHECKED, what, why, fix)

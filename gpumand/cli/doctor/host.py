@@ -1,4 +1,4 @@
-"""What this host itself tells: files, groups, the driver. Plain blocking code, but for the driver's library."""
+"""Reads the doctor's facts from the host: files, groups, the driver. Blocking code, except for NVML."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pathlib import Path
 
 from gpumand.cli.doctor.facts import DAEMON_USER, GROUP, Caller, Configuration, Driver, Node
 from gpumand.config import DEFAULT_FILE, DEFAULT_FOLDER, ConfigProblems, load, user_folder
-from gpumand.config.files import DROP_IN_NAME, MAIN_NAME, files_of, listed
+from gpumand.config.files import DROP_IN_NAME, MAIN_NAME, config_files, list_toml_files
 from gpumand.config.problems import ConfigProblem, ProblemList
 
 PACKAGED = (
@@ -22,11 +22,12 @@ PACKAGED = (
     "/usr/share/polkit-1/rules.d/org.gpumand1-units.rules",
     "/usr/libexec/gpumand-unit-allowed",
 )
-"""What polkit needs of ours."""
+"""Files of the package that polkit needs."""
 
 CONFIG_FLAG = "--config"
 
 NOT_ALLOWED = "Permission denied"
+"""strerror of EACCES, which marks a ConfigProblem about a file that the caller may not read."""
 
 MODULE_VERSION = Path("/proc/driver/nvidia/version")
 LIBRARY_FOLDERS = ("/usr/lib/x86_64-linux-gnu", "/usr/lib/aarch64-linux-gnu", "/usr/lib64", "/usr/lib")
@@ -35,7 +36,7 @@ _VERSION = re.compile(r"\b(\d{3,}\.\d+(?:\.\d+)?)\b")
 
 
 def caller() -> Caller:
-    """Who runs this."""
+    """The user that runs this process, and its relation to the group gpumand."""
     uid = os.geteuid()
     try:
         name = pwd.getpwuid(uid).pw_name
@@ -55,7 +56,7 @@ def caller() -> Caller:
 
 
 def daemon_uid() -> int | None:
-    """Of the user that the service runs as."""
+    """Uid of the user that the service runs as; None when there is no such user."""
     try:
         return pwd.getpwnam(DAEMON_USER).pw_uid
     except KeyError:
@@ -63,16 +64,16 @@ def daemon_uid() -> int | None:
 
 
 def missing_files(paths: Iterable[str] = PACKAGED) -> tuple[str, ...]:
-    """Those that are not there; a folder that we may not look into says nothing."""
+    """The missing files among ``paths``; files in a folder that the caller may not search count as present."""
     return tuple(path for path in paths if not os.path.exists(path) and os.access(os.path.dirname(path), os.X_OK))
 
 
 def configuration(path: Path | None, *, user: bool) -> Configuration:
-    """What the files say.
+    """Read the configuration files.
 
     Args:
-        path: where the daemon was told to look; None for the default.
-        user: without a path, those of the user are meant.
+        path: the daemon's ``--config``; None for the default location.
+        user: without a path, read the files of the user's gpumand.
     """
     files = [file for file in _files(path, user=user) if file.exists()]
     changed_usec, changed_file = max(((_changed_usec(file), str(file)) for file in files), default=(0, ""))
@@ -85,13 +86,18 @@ def configuration(path: Path | None, *, user: bool) -> Configuration:
     return Configuration(tuple(files), changed_usec, changed_file, settings)
 
 
-def told_configuration(pid: int, proc: Path = Path("/proc")) -> Path | None:
-    """The ``--config`` of a running daemon; None where it has none. Raises OSError where that cannot be seen."""
+def daemon_config_path(pid: int, proc: Path = Path("/proc")) -> Path | None:
+    """The absolute path in the ``--config`` of a running daemon; None when it has none.
+
+    Raises:
+        OSError: the caller may not read the process.
+    """
     words = (proc / str(pid) / "cmdline").read_bytes().decode(errors="replace").split("\0")
     for word, following in zip(words, [*words[1:], ""], strict=True):
         name, is_joined, value = word.partition("=")
         if name == CONFIG_FLAG:
             path = Path(value if is_joined else following)
+            # A relative path starts at the working directory of the daemon, not of this process.
             return path if path.is_absolute() else (proc / str(pid) / "cwd").resolve(strict=True) / path
     return None
 
@@ -101,18 +107,18 @@ def _names(problems: Iterable[ConfigProblem]) -> tuple[str, ...]:
 
 
 def _files(path: Path | None, *, user: bool) -> list[Path]:
-    """All that count, whether they are there or not."""
-    faults = ProblemList()
+    """All files that the configuration consists of; they need not exist."""
+    problems = ProblemList()
     if path is not None:
-        return files_of(path, faults)
+        return config_files(path, problems)
     main, drop_ins = DEFAULT_FILE, DEFAULT_FOLDER
     if user:
         main, drop_ins = user_folder() / MAIN_NAME, user_folder() / DROP_IN_NAME
-    return [main, *listed(drop_ins, faults, optional=True)]
+    return [main, *list_toml_files(drop_ins, problems, optional=True)]
 
 
 def _changed_usec(file: Path) -> int:
-    """When its content or its name came to be."""
+    """When the file was modified, in microseconds; 0 when it cannot be read."""
     try:
         found = file.stat()
     except OSError:
@@ -121,7 +127,7 @@ def _changed_usec(file: Path) -> int:
 
 
 async def driver() -> Driver:
-    """What NVML tells us, and what there is of the driver."""
+    """Query NVML, and read versions and device nodes of the driver."""
     from gpumand.domain.consumer import GpuSettings
     from gpumand.host.clock import SystemClock
     from gpumand.vram import make_source
@@ -135,7 +141,7 @@ async def driver() -> Driver:
 
 
 def kernel_version(path: Path = MODULE_VERSION) -> str:
-    """Of the loaded kernel module."""
+    """Version of the loaded NVIDIA kernel module; "" when none is loaded."""
     try:
         lines = path.read_text(encoding="ascii", errors="replace").splitlines()
     except OSError:
@@ -145,7 +151,7 @@ def kernel_version(path: Path = MODULE_VERSION) -> str:
 
 
 def library_version(folders: Iterable[str] = LIBRARY_FOLDERS) -> str:
-    """Of the installed library: it is in the name of the file that the link leads to."""
+    """Version of the installed NVML library, from the file name that its link points to; "" when unknown."""
     for folder in folders:
         path = os.path.join(folder, LIBRARY)
         if os.path.exists(path):
@@ -155,7 +161,7 @@ def library_version(folders: Iterable[str] = LIBRARY_FOLDERS) -> str:
 
 
 def nodes(folder: Path = Path("/dev")) -> tuple[Node, ...]:
-    """nvidiactl and nvidia0, nvidia1 …"""
+    """The device nodes nvidiactl, nvidia0, nvidia1 …"""
     found = []
     for name in sorted(os.listdir(folder)):
         if re.fullmatch(r"nvidia(ctl|\d+)", name):

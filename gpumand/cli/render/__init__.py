@@ -1,5 +1,5 @@
-"""Plain values from the bus in, text for people out; nothing here asks anybody anything.
+"""Turns plain values from the bus into lines of text for the terminal.
 
-``format`` (words for figures) and ``progress`` are plain text; the others give rich's ``Text``. What a screen can show
-is a ``Look``.
+Must not import the bus connection or the client: nothing here makes calls. Start with ``theme`` (what the screen can
+show), ``text`` (lines with styles), ``format`` (numbers as text) and ``table``.
 """

@@ -1,4 +1,4 @@
-"""A device's memory as one bar, split by who holds it."""
+"""A device's memory as one bar, divided among the processes that hold it."""
 
 from __future__ import annotations
 
@@ -10,21 +10,24 @@ from gpumand.cli.render.format import clean, mib
 from gpumand.cli.render.text import Text
 from gpumand.cli.render.theme import FOREIGN_STYLE, Theme, consumer_style
 
-HOLDING = ("resident", "unloading")
-"""What a consumer holds that is loading is in the device's reserved figure, as far as it does not show yet."""
+ESTIMATED_RESIDENCIES = ("resident", "unloading")
+"""Residencies whose memory is estimated from the footprint if there is no reading.
+
+"loading" is not one of them: the part of its footprint that is not visible yet is in the device's reserved memory.
+"""
 
 
 @dataclass(frozen=True, slots=True)
 class Share:
-    """A part of the bar.
+    """One holder's part of the bar.
 
     Attributes:
-        name: who holds it.
-        mib: how much.
-        letter: what marks it where there are no colors.
-        style: what marks it where there are.
-        estimated: it is the footprint, for want of a measured figure.
-        shade: what it is drawn with where there are colors and block characters.
+        name: the holder: a consumer, a foreign process, or a group of processes.
+        mib: its memory in MiB.
+        letter: the character that fills its part on a screen without colors.
+        style: the color of its part, as rich names styles.
+        estimated: whether ``mib`` is the footprint because there is no reading.
+        shade: the character that fills its part on a screen with colors and block characters.
     """
 
     name: str
@@ -35,12 +38,12 @@ class Share:
     shade: str = "█"
 
 
-def shares(device: Mapping[str, Any], consumers: Sequence[Mapping[str, Any]], most_foreign: int = 0) -> list[Share]:
-    """Who holds what on this device, in the order of the configuration, then foreign or unattributed memory.
+def shares(device: Mapping[str, Any], consumers: Sequence[Mapping[str, Any]], max_foreign: int = 0) -> list[Share]:
+    """The parts of a device's bar: consumers in the order of the configuration, then foreign or unattributed memory.
 
     Args:
-        device, consumers: as GetStatus tells of them.
-        most_foreign: of foreign processes so many are shares of their own, the largest; the others are one together.
+        device, consumers: entries of GetStatus.
+        max_foreign: number of foreign processes that get a part of their own, largest first; the rest share one part.
     """
     names = [clean(consumer["name"]) for consumer in consumers]
     found: list[Share] = []
@@ -48,7 +51,7 @@ def shares(device: Mapping[str, Any], consumers: Sequence[Mapping[str, Any]], mo
         devices = str(consumer.get("device")).split(",")
         if str(device["index"]) not in devices:
             continue
-        held, estimated = _held(consumer, len(devices))
+        held, estimated = _held_mib(consumer, len(devices))
         if held:
             name = clean(consumer["name"])
             found.append(Share(name, held, chr(ord("a") + index % 26), consumer_style(names, name), estimated))
@@ -56,14 +59,16 @@ def shares(device: Mapping[str, Any], consumers: Sequence[Mapping[str, Any]], mo
     if rest is None and device.get("used_mib") is not None:
         rest = max(0, int(device["used_mib"]) - sum(share.mib for share in found))
         return [*found, Share("unattributed", rest, "?", FOREIGN_STYLE)] if rest else found
-    named = _strangers(device, most_foreign)
-    rest = max(0, int(rest or 0) - sum(share.mib for share in named))
-    found += named
-    return [*found, Share("other foreign" if named else "foreign", rest, "#", FOREIGN_STYLE)] if rest else found
+    foreign_shares = _foreign_shares(device, max_foreign)
+    rest = max(0, int(rest or 0) - sum(share.mib for share in foreign_shares))
+    found += foreign_shares
+    return (
+        [*found, Share("other foreign" if foreign_shares else "foreign", rest, "#", FOREIGN_STYLE)] if rest else found
+    )
 
 
-def _strangers(device: Mapping[str, Any], most: int) -> list[Share]:
-    """The largest foreign processes, marked by digits; neighbours look different."""
+def _foreign_shares(device: Mapping[str, Any], most: int) -> list[Share]:
+    """The largest foreign processes, marked by digits; adjacent parts differ in color and shade."""
     known = [one for one in device.get("foreign") or () if one.get("used_mib")][: min(most, 9)]
     return [
         Share(
@@ -77,19 +82,27 @@ def _strangers(device: Mapping[str, Any], most: int) -> list[Share]:
     ]
 
 
-def _held(consumer: Mapping[str, Any], devices: int) -> tuple[int, bool]:
-    """MiB it holds on each of its devices, and whether that is only its footprint."""
+def _held_mib(consumer: Mapping[str, Any], devices: int) -> tuple[int, bool]:
+    """MiB that a consumer holds on each of its devices, and whether this is an estimate from its footprint."""
     if consumer.get("used_mib") is not None:
         return int(consumer["used_mib"]) // devices, False
-    if consumer.get("residency") in HOLDING:
+    if consumer.get("residency") in ESTIMATED_RESIDENCIES:
         return int(consumer.get("vram_resident_mib") or 0), True
     return 0, False
 
 
 def cells(amounts: Sequence[int], total: int, width: int) -> list[int]:
-    """How many cells each amount gets of a bar of ``width`` for ``total``.
+    """Divide a bar among amounts by the largest remainder method.
 
-    Largest remainders; what is there at all gets a cell, and the sum never exceeds the width.
+    Every amount above 0 gets at least one cell, and the sum never exceeds the width.
+
+    Args:
+        amounts: MiB of each part.
+        total: MiB that the whole bar stands for.
+        width: cells of the bar.
+
+    Returns:
+        Cells of each part.
     """
     total = max(total, sum(amounts), 1)
     exact = [amount * width / total for amount in amounts]
@@ -98,51 +111,54 @@ def cells(amounts: Sequence[int], total: int, width: int) -> list[int]:
     for index in sorted(range(len(exact)), key=lambda one: int(exact[one]) - exact[one]):
         if sum(given) < target and amounts[index] and exact[index] >= 1:
             given[index] += 1
+    # The minimum of one cell for small parts can exceed the width: the largest parts give cells back.
     while sum(given) > width:
         given[given.index(max(given))] -= 1
     return given
 
 
-def bar(device: Mapping[str, Any], parts: Sequence[Share], look: Theme) -> Text:
-    """``[aaaaaaaabb##::......]``: held by letter or color, reserved as ``:``, free as ``.``."""
-    inner = min(look.width, 100) - 4
+def bar(device: Mapping[str, Any], parts: Sequence[Share], theme: Theme) -> Text:
+    """The bar, for example ``[aaaaaaaabb##::......]``: parts by letter or color, ``:`` reserved, ``.`` free."""
+    inner = min(theme.width, 100) - 4
     reserved = int(device.get("reserved_mib") or 0)
-    *held, promised = cells([*(part.mib for part in parts), reserved], int(device["total_mib"]), inner)
+    *held, reserved_cells = cells([*(part.mib for part in parts), reserved], int(device["total_mib"]), inner)
     line = Text("  [")
     for part, width in zip(parts, held, strict=True):
-        line.append(_ink(part, look) * width, style=part.style)
-    line.append((":" if not look.unicode else "░") * promised, style="yellow")
-    line.append("." * (inner - sum(held) - promised), style="bright_black")
+        line.append(_fill_character(part, theme) * width, style=part.style)
+    line.append((":" if not theme.unicode else "░") * reserved_cells, style="yellow")
+    line.append("." * (inner - sum(held) - reserved_cells), style="bright_black")
     line.append("]")
     return line
 
 
-def _ink(part: Share, look: Theme) -> str:
-    return part.shade if look.color and look.unicode else part.letter
+def _fill_character(part: Share, theme: Theme) -> str:
+    return part.shade if theme.color and theme.unicode else part.letter
 
 
-def key(device: Mapping[str, Any], parts: Sequence[Share], look: Theme) -> list[Text]:
-    """What the parts of the bar are, as many lines as the width asks for."""
+def legend(device: Mapping[str, Any], parts: Sequence[Share], theme: Theme) -> list[Text]:
+    """The names and sizes of the bar's parts, on as many lines as the width requires."""
     reserved = int(device.get("reserved_mib") or 0)
     entries = [
-        Text.assemble((_mark(part, look), part.style), f" {part.name} {'~' if part.estimated else ''}{mib(part.mib)}")
+        Text.assemble(
+            (_legend_mark(part, theme), part.style), f" {part.name} {'~' if part.estimated else ''}{mib(part.mib)}"
+        )
         for part in parts
     ]
     if reserved:
-        entries.append(Text.assemble(("░" if look.unicode else ":", "yellow"), f" reserved {mib(reserved)}"))
+        entries.append(Text.assemble(("░" if theme.unicode else ":", "yellow"), f" reserved {mib(reserved)}"))
     if device.get("free_mib") is not None:
         entries.append(Text.assemble((".", "bright_black"), f" free {mib(max(0, int(device['free_mib']) - reserved))}"))
-    return _flow(entries, look.width)
+    return _flow(entries, theme.width)
 
 
-def _mark(part: Share, look: Theme) -> str:
-    if not (look.color and look.unicode):
+def _legend_mark(part: Share, theme: Theme) -> str:
+    if not (theme.color and theme.unicode):
         return part.letter
     return "■" if part.shade == "█" else part.shade
 
 
 def _flow(entries: Sequence[Text], width: int) -> list[Text]:
-    """The entries one after the other, broken between them."""
+    """Arrange the entries in lines of the given width; lines break only between entries."""
     lines = [Text("  ")]
     for entry in entries:
         used = lines[-1].cell_len

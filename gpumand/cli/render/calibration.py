@@ -1,4 +1,4 @@
-"""A calibration as TOML to paste, and as plain values."""
+"""The result of ``calibrate``: configuration lines to paste, and plain values for ``--json``."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from typing import Any
 
 from gpumand.cli.calibration import Calibration, Unload
 from gpumand.cli.render.format import clean, usec
-from gpumand.config.toml_writer import key
+from gpumand.config.toml_writer import toml_key
 from gpumand.domain.eviction_check import SLACK_MIB
 
 ROUND_MIB = 64
-"""Footprints are given in steps of so much, upwards: no two loads are alike to the MiB."""
+"""Suggested footprints are rounded up to a multiple of this: two loads never use exactly the same memory."""
 
-PATIENCE = 3
-"""A load may take so many times as long as the longest that was seen."""
+LOAD_TIMEOUT_FACTOR = 3
+"""The suggested load timeout is this many times the longest load that was observed."""
 
-LEAST_TIMEOUT_SEC = 30
+MIN_LOAD_TIMEOUT_SEC = 30
 
 
 def rounded_up(mib: int, step: int = ROUND_MIB) -> int:
@@ -24,71 +24,74 @@ def rounded_up(mib: int, step: int = ROUND_MIB) -> int:
     return math.ceil(mib / step) * step
 
 
-def residual_mib(found: Calibration) -> int:
-    """What stays after the unload route has done its work, as it is to be configured; 0 for nothing to speak of.
+def residual_mib(calibration: Calibration) -> int:
+    """The value to configure as ``residual_mib``: MiB that stay after the unload route; 0 when they are negligible.
 
-    A route that freed less than it left has not done its work.
+    An unload that freed less than it left behind is ignored: it did not unload the model.
     """
-    routes = [one for one in found.unloads if one.method == "http"]
-    stayed = [one.residual_mib for one in routes if one.residual_mib is not None and one.freed_mib > one.residual_mib]
-    most = max(stayed, default=0)
+    routes = [one for one in calibration.unloads if one.method == "http"]
+    residuals = [
+        one.residual_mib for one in routes if one.residual_mib is not None and one.freed_mib > one.residual_mib
+    ]
+    most = max(residuals, default=0)
     return rounded_up(most) if most > SLACK_MIB else 0
 
 
-def load_timeout_sec(found: Calibration) -> int | None:
-    """A limit for its loads; None where none was seen."""
-    if not found.loads_usec:
+def load_timeout_sec(calibration: Calibration) -> int | None:
+    """The value to configure as ``load_timeout_sec``; None when no load was observed."""
+    if not calibration.loads_usec:
         return None
-    return max(LEAST_TIMEOUT_SEC, rounded_up(math.ceil(PATIENCE * max(found.loads_usec) / 1e6), 10))
+    return max(MIN_LOAD_TIMEOUT_SEC, rounded_up(math.ceil(LOAD_TIMEOUT_FACTOR * max(calibration.loads_usec) / 1e6), 10))
 
 
-def toml_lines(found: Calibration) -> list[str]:
-    """Lines for gpumand.toml; what they come from stands in comments."""
+def toml_lines(calibration: Calibration) -> list[str]:
+    """Lines for gpumand.toml, with the measurements they are derived from as comments."""
     lines = [
-        f"# measured: {found.steady_mib} MiB at rest, {found.peak_mib} MiB at most; it counted as {found.declared_mib}",
-        *(f"# {line}" for line in map(_loaded, found.loads_usec)),
-        *(f"# {line}" for line in map(_unloaded, found.unloads)),
-        f"[consumers.{key(found.consumer)}]",
-        f"vram_resident_mib = {rounded_up(found.peak_mib)}",
+        f"# measured: {calibration.steady_mib} MiB at rest, {calibration.peak_mib} MiB at peak; "
+        f"footprint so far: {calibration.declared_mib} MiB",
+        *(f"# {line}" for line in map(_load_comment, calibration.loads_usec)),
+        *(f"# {line}" for line in map(_unload_comment, calibration.unloads)),
+        f"[consumers.{toml_key(calibration.consumer)}]",
+        f"vram_resident_mib = {rounded_up(calibration.peak_mib)}",
     ]
-    residual, timeout = residual_mib(found), load_timeout_sec(found)
+    residual, timeout = residual_mib(calibration), load_timeout_sec(calibration)
     lines += [f"residual_mib = {residual}"] if residual else []
     return [*lines, *([f"load_timeout_sec = {timeout}"] if timeout else [])]
 
 
-def _loaded(took_usec: int) -> str:
+def _load_comment(took_usec: int) -> str:
     return f"loaded in {usec(took_usec)}"
 
 
-def _unloaded(unload: Unload) -> str:
+def _unload_comment(unload: Unload) -> str:
     method = clean(unload.method)
-    stayed = "" if unload.residual_mib is None else f", {unload.residual_mib} MiB stayed"
+    residual = "" if unload.residual_mib is None else f", {unload.residual_mib} MiB remained"
     if not unload.error:
-        return f"{method} freed {unload.freed_mib} MiB in {usec(unload.duration_usec)}{stayed}"
-    freed = f" freed {unload.freed_mib} MiB{stayed}, and" if unload.freed_mib > SLACK_MIB else ""
+        return f"{method} freed {unload.freed_mib} MiB in {usec(unload.duration_usec)}{residual}"
+    freed = f" freed {unload.freed_mib} MiB{residual}, and" if unload.freed_mib > SLACK_MIB else ""
     return f"{method}{freed} failed: {clean(unload.error)}"
 
 
-def as_json(found: Calibration) -> dict[str, Any]:
-    """All figures, and what to configure."""
-    settings = {"vram_resident_mib": rounded_up(found.peak_mib)}
-    if residual_mib(found):
-        settings["residual_mib"] = residual_mib(found)
-    timeout = load_timeout_sec(found)
+def as_json(calibration: Calibration) -> dict[str, Any]:
+    """The measurements and the suggested settings as plain values."""
+    settings = {"vram_resident_mib": rounded_up(calibration.peak_mib)}
+    if residual_mib(calibration):
+        settings["residual_mib"] = residual_mib(calibration)
+    timeout = load_timeout_sec(calibration)
     if timeout is not None:
         settings["load_timeout_sec"] = timeout
     return {
-        "consumer": found.consumer,
-        "declared_mib": found.declared_mib,
-        "steady_mib": found.steady_mib,
-        "peak_mib": found.peak_mib,
-        "loads_usec": list(found.loads_usec),
-        "unloads": [_plain(one) for one in found.unloads],
+        "consumer": calibration.consumer,
+        "declared_mib": calibration.declared_mib,
+        "steady_mib": calibration.steady_mib,
+        "peak_mib": calibration.peak_mib,
+        "loads_usec": list(calibration.loads_usec),
+        "unloads": [_unload_json(one) for one in calibration.unloads],
         "settings": settings,
     }
 
 
-def _plain(unload: Unload) -> dict[str, Any]:
+def _unload_json(unload: Unload) -> dict[str, Any]:
     plain: dict[str, Any] = {"method": unload.method, "freed_mib": unload.freed_mib}
     if unload.error:
         plain["error"] = unload.error

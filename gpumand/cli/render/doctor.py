@@ -1,4 +1,4 @@
-"""``doctor``: what was found, the worst first, each with what mends it."""
+"""Output of ``doctor``: the findings, most severe first, each with its fix."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ STYLES = {
     Severity.UNCHECKED: "bright_black",
 }
 
-WORDS = {
+SEVERITY_WORDS = {
     Severity.PROBLEM: "problem",
     Severity.WARNING: "warning",
     Severity.NOTE: "note",
@@ -26,65 +26,68 @@ WORDS = {
 }
 
 
-Found = Mapping[str, Sequence[Finding] | None]
-"""What each check found; None where there was nothing to look at."""
+CheckResults = Mapping[str, Sequence[Finding] | None]
+"""Findings of each check, by its name; None for a check that does not apply to this host."""
 
 
-def doctor_lines(found: Found, look: Theme) -> list[Text]:
-    """A line of summary, the findings, and which checks found nothing."""
-    every = [one for ones in found.values() for one in ones or ()]
-    findings = [one for severity in Severity for one in every if one.severity is severity]
-    lines = [_summary(findings, look)]
+def doctor_lines(results: CheckResults, theme: Theme) -> list[Text]:
+    """A summary line, the findings, then the names of the checks that passed and of those that do not apply."""
+    all_findings = [one for ones in results.values() for one in ones or ()]
+    findings = [one for severity in Severity for one in all_findings if one.severity is severity]
+    lines = [_summary(findings, theme)]
     for finding in findings:
-        lines += [Text(), *_finding(finding, look)]
+        lines += [Text(), *_finding(finding, theme)]
     lines.append(Text())
-    for title, names in (("checked and good", _good(found)), ("not looked at", _skipped(found))):
-        lines += wrapped(f"{title}: {', '.join(names)}", look, first="", rest="  ") if names else []
+    for title, names in (("passed", _passed(results)), ("not applicable", _not_applicable(results))):
+        lines += wrapped(f"{title}: {', '.join(names)}", theme, first="", rest="  ") if names else []
     return lines
 
 
-def _good(found: Found) -> list[str]:
-    return [name for name, ones in found.items() if ones is not None and not ones]
+def _passed(results: CheckResults) -> list[str]:
+    return [name for name, ones in results.items() if ones is not None and not ones]
 
 
-def _skipped(found: Found) -> list[str]:
-    return [name for name, ones in found.items() if ones is None]
+def _not_applicable(results: CheckResults) -> list[str]:
+    return [name for name, ones in results.items() if ones is None]
 
 
-def _summary(findings: Sequence[Finding], look: Theme) -> Text:
+def _summary(findings: Sequence[Finding], theme: Theme) -> Text:
     numbers = {severity: sum(1 for one in findings if one.severity is severity) for severity in Severity}
     worst = next((severity for severity in (Severity.PROBLEM, Severity.WARNING) if numbers[severity]), None)
     words = [
         count(numbers[severity], word)
-        for severity, word in WORDS.items()
+        for severity, word in SEVERITY_WORDS.items()
         if numbers[severity] and severity is not Severity.UNCHECKED
     ]
     if numbers[Severity.UNCHECKED]:
         words.append(f"{numbers[Severity.UNCHECKED]} not checked")
-    said = "nothing is wrong" if worst is None else "something is wrong"
-    line = Text.assemble((look.dot, STYLES[worst] if worst else "green"), f" {said}")
+    verdict = "no problems found" if worst is None else "problems found"
+    line = Text.assemble((theme.dot, STYLES[worst] if worst else "green"), f" {verdict}")
     return line.append(f": {', '.join(words)}" if words else "")
 
 
-def _finding(finding: Finding, look: Theme) -> list[Text]:
+def _finding(finding: Finding, theme: Theme) -> list[Text]:
     style = STYLES[finding.severity]
-    lines = wrapped(f"{WORDS[finding.severity]}: {clean(finding.what)}", look, first="", rest="  ", style=style)
+    lines = wrapped(
+        f"{SEVERITY_WORDS[finding.severity]}: {clean(finding.what)}", theme, first="", rest="  ", style=style
+    )
     if finding.why:
-        lines += wrapped(clean(finding.why), look)
-    if finding.mend:  # to be copied, and so never broken, however long it is
-        lines.append(Text(f"  {'→' if look.unicode else '>'} {clean(finding.mend)}"))
+        lines += wrapped(clean(finding.why), theme)
+    if finding.fix:
+        # Never wrapped, however long it is: the user copies it.
+        lines.append(Text(f"  {'→' if theme.unicode else '>'} {clean(finding.fix)}"))
     return lines
 
 
-def as_json(found: Found, is_well: bool) -> dict[str, Any]:
-    """As plain values."""
+def as_json(results: CheckResults, is_healthy: bool) -> dict[str, Any]:
+    """The results as plain values, for ``--json``."""
     return {
-        "well": is_well,
+        "well": is_healthy,
         "findings": [
-            {"check": name, "severity": str(one.severity), "what": one.what, "why": one.why, "mend": one.mend}
-            for name, ones in found.items()
+            {"check": name, "severity": str(one.severity), "what": one.what, "why": one.why, "mend": one.fix}
+            for name, ones in results.items()
             for one in ones or ()
         ],
-        "good": _good(found),
-        "skipped": _skipped(found),
+        "good": _passed(results),
+        "skipped": _not_applicable(results),
     }

@@ -1,4 +1,4 @@
-"""Figures in words, and hostile text made harmless."""
+"""Numbers, durations and times as short text, and sanitizing of text from other users."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ NOTHING = "-"
 
 
 def clean(text: Any) -> str:
-    """The text without anything that a terminal would obey.
+    """Replace characters that are not printable, such as escape sequences.
 
     Names and reasons come from other users of the bus: an escape sequence in one must not reach a terminal.
     """
@@ -17,7 +17,7 @@ def clean(text: Any) -> str:
 
 
 def mib(value: int | None) -> str:
-    """``867 MiB``, ``13.0 GiB``; ``-`` when unknown."""
+    """A size given in MiB as text: ``867 MiB``, ``13.0 GiB``; ``-`` when unknown."""
     if value is None:
         return NOTHING
     if value < 1024:
@@ -26,7 +26,7 @@ def mib(value: int | None) -> str:
 
 
 def duration(seconds: float) -> str:
-    """``40 ms``, ``1.2 s``, ``47 s``, ``3 min 5 s``, ``2 h 10 min``, ``3 d 4 h``."""
+    """A duration as text: ``40 ms``, ``1.2 s``, ``47 s``, ``3 min 5 s``, ``2 h 10 min``, ``3 d 4 h``."""
     if seconds < 0.0995:
         return f"{round(seconds * 1000)} ms"
     if seconds < 9.95:
@@ -40,22 +40,23 @@ def duration(seconds: float) -> str:
 
 
 def usec(value: int) -> str:
-    """A duration given in microseconds."""
+    """A duration given in microseconds as text; see ``duration``."""
     return duration(value / 1_000_000)
 
 
 def ago(then_usec: int, now_usec: int) -> str:
-    """``3 min ago``, the largest unit only; ``never`` for 0."""
+    """A past time as text, in its largest unit: ``3 min ago``; ``never`` for 0."""
     if not then_usec:
         return "never"
     return f"{_coarse(max(0, now_usec - then_usec) / 1_000_000)} ago"
 
 
 def ahead(then_usec: int, now_usec: int) -> str:
-    """``in 14 min``; ``-`` for 0, ``now`` when it is past."""
+    """A future time as text, in its largest unit: ``in 14 min``; ``-`` for 0, ``now`` for a time that has passed."""
     if not then_usec:
         return NOTHING
-    left = round((then_usec - now_usec) / 1_000_000)  # what was granted for 15 min is not told as 14
+    # Rounded, not cut: a lease that was just granted for 15 min must not show as 14 min.
+    left = round((then_usec - now_usec) / 1_000_000)
     return f"in {_coarse(left)}" if left > 0 else "now"
 
 
@@ -68,18 +69,18 @@ def _coarse(seconds: float) -> str:
 
 
 def clock(now_usec: int) -> str:
-    """Local time of day, to the millisecond."""
+    """Local time of day with milliseconds, for example ``09:41:07.250``."""
     moment = datetime.fromtimestamp(now_usec / 1_000_000).astimezone()
     return f"{moment:%H:%M:%S}.{moment.microsecond // 1000:03d}"
 
 
 def count(number: int, one: str, many: str = "") -> str:
-    """``1 lease``, ``2 leases``."""
+    """A number with its noun: ``1 lease``, ``2 leases``."""
     return f"{number} {one if number == 1 else many or one + 's'}"
 
 
-def listed(names: list[str]) -> str:
-    """``a``, ``a and b``, ``a, b and c``."""
+def join_names(names: list[str]) -> str:
+    """Names as a list in a sentence: ``a``, ``a and b``, ``a, b and c``."""
     if len(names) < 2:
         return "".join(names)
     return f"{', '.join(names[:-1])} and {names[-1]}"

@@ -1,4 +1,4 @@
-"""``history``: what happened, a line each."""
+"""Output of ``history``: one line for each recorded event."""
 
 from __future__ import annotations
 
@@ -23,38 +23,51 @@ KINDS = {
     "eviction": ("evicted", "yellow"),
     "eviction-failed": ("eviction failed", "bold red"),
 }
-"""What is written for a kind, and in which style."""
+"""Text and style for each kind of entry."""
 
-TRIGGERS = {"manual": "by hand", "idle": "it was idle"}
+TRIGGERS = {"manual": "manual", "idle": "idle timeout"}
+"""Text for the triggers that are not the name of a consumer."""
 
 FIRST_USEC, LAST_USEC = 0, 253_402_128_000_000_000
-"""Moments that a calendar of four-digit years has, in whatever zone, with the day around them that Python looks at."""
+"""Range that times are clamped to, in microseconds since 1970: ``datetime`` fails outside the years 1 to 9999.
+
+The last day of 9999 is left out because converting to local time adds up to a day.
+"""
 
 
 def history_lines(
-    entries: Sequence[Entry], now_usec: int, look: Theme, nothing: str = "Nothing of that kind is kept."
+    entries: Sequence[Entry], now_usec: int, theme: Theme, empty_text: str = "No matching entries."
 ) -> list[Text]:
-    """A table of what happened, or ``nothing`` for none; TOOK is a wait, a lease's life, a load, an eviction."""
+    """A table of history entries, newest first.
+
+    TOOK is the duration of the wait, the lease, the load or the eviction.
+
+    Args:
+        entries: entries of GetHistory.
+        now_usec: the current time, to leave out the date when every entry is of today.
+        theme: of the screen.
+        empty_text: the line to show when there are no entries.
+    """
     if not entries:
-        return [Text(nothing)]
+        return [Text(empty_text)]
     columns = (
         Column("TIME"),
         Column("WHAT"),
-        Column("CONSUMER", least=8),
-        Column("GPU", wanted=3),
-        Column("TOOK", right=True, wanted=1),
-        Column("FREED", right=True, wanted=2),
-        Column("DETAILS", least=24),
+        Column("CONSUMER", min_width=8),
+        Column("GPU", drop_priority=3),
+        Column("TOOK", right=True, drop_priority=1),
+        Column("FREED", right=True, drop_priority=2),
+        Column("DETAILS", min_width=24),
     )
-    written = _clock(entries, now_usec)
-    return table(columns, [_row(entry, written) for entry in entries], look)
+    format_time = _time_formatter(entries, now_usec)
+    return table(columns, [_row(entry, format_time) for entry in entries], theme)
 
 
-def _row(entry: Entry, written: Callable[[int], str]) -> list[Text | str]:
+def _row(entry: Entry, format_time: Callable[[int], str]) -> list[Text | str]:
     word, style = KINDS.get(str(entry["kind"]), (clean(entry["kind"]), ""))
     freed = entry.get("mib")
     return [
-        written(int(entry["at_usec"])),
+        format_time(int(entry["at_usec"])),
         Text(word, style=style),
         clean(entry["consumer"]),
         clean(entry.get("device") or NOTHING),
@@ -65,15 +78,15 @@ def _row(entry: Entry, written: Callable[[int], str]) -> list[Text | str]:
 
 
 def details(entry: Entry) -> str:
-    """For whom, by what, why, and whose it was, as far as it says."""
-    words = [_trigger(entry), _by(entry), _why(entry), _owner(entry)]
-    return "; ".join(word for word in words if word)
+    """The details column: trigger, eviction method, reason and owner, as far as the entry has them."""
+    parts = [_trigger(entry), _by(entry), _why(entry), _owner(entry)]
+    return "; ".join(word for word in parts if word)
 
 
 def _why(entry: Entry) -> str:
-    """What it says itself, unless that says no more than who triggered it."""
+    """The entry's own detail, unless it only repeats the trigger."""
     why = clean(entry.get("detail") or "")
-    return "" if why == "asked for by hand" and entry.get("trigger") == "manual" else why
+    return "" if why == "requested manually" and entry.get("trigger") == "manual" else why
 
 
 def _trigger(entry: Entry) -> str:
@@ -93,19 +106,19 @@ def _owner(entry: Entry) -> str:
 
 
 def user_name(uid: int) -> str:
-    """The user's name, or ``uid 1000`` where there is none."""
+    """The name of a user, or ``uid 1000`` when the id has no name."""
     try:
         return clean(pwd.getpwuid(uid).pw_name)
     except (KeyError, OverflowError):
         return f"uid {uid}"
 
 
-def _clock(entries: Sequence[Entry], now_usec: int) -> Callable[[int], str]:
-    """Local time; without the date where all of it happened today."""
+def _time_formatter(entries: Sequence[Entry], now_usec: int) -> Callable[[int], str]:
+    """A function that formats a time in microseconds as local time, without the date if all entries are of today."""
     today = _local(now_usec).date()
-    same = all(_local(int(entry["at_usec"])).date() == today for entry in entries)
-    shape = "%H:%M:%S" if same else "%Y-%m-%d %H:%M:%S"
-    return lambda at_usec: _local(at_usec).strftime(shape)
+    is_all_today = all(_local(int(entry["at_usec"])).date() == today for entry in entries)
+    layout = "%H:%M:%S" if is_all_today else "%Y-%m-%d %H:%M:%S"
+    return lambda at_usec: _local(at_usec).strftime(layout)
 
 
 def _local(at_usec: int) -> datetime:

@@ -1,4 +1,4 @@
-"""One line for one thing that happened: a grant, an outcome, a signal. Plain text."""
+"""Grants, outcomes of commands and signals as one line of plain text each."""
 
 from __future__ import annotations
 
@@ -7,36 +7,37 @@ from typing import Any
 
 from gpumand.bus.names import ROOT_PATH
 from gpumand.bus.object_paths import unescape_label
-from gpumand.cli.render.format import ahead, clean, listed, mib, usec
+from gpumand.cli.render.format import ahead, clean, join_names, mib, usec
 from gpumand.domain.residency import CONTEXT_MIB
 
 Entry = Mapping[str, Any]
 
 
-def awaits_request(consumer: Entry) -> bool:
-    """Whether its place is kept and its model is not there: only a request of its own loads it.
+def loads_on_first_request(consumer: Entry) -> bool:
+    """Whether VRAM is reserved for a lazy consumer whose model is not loaded: its own first request loads it.
 
     Args:
-        consumer: an entry of a status.
+        consumer: a consumer entry of GetStatus.
     """
     used_mib = consumer.get("used_mib")
     if not consumer.get("lazy") or consumer.get("residency") != "resident" or used_mib is None:
         return False
+    # A running server holds a CUDA context without its model, so "nothing loaded" is a little more than 0 MiB.
     return bool(used_mib <= min(CONTEXT_MIB, (consumer.get("vram_resident_mib") or 0) // 4))
 
 
 def grant_line(grant: Entry, now_usec: int, consumer: Entry | None = None) -> str:
-    """What a grant came to: where, how, at whose cost, until when.
+    """A grant as one line: device, whether the consumer was loaded, wait, evictions, expiry and endpoint.
 
     Args:
-        grant: as on the bus.
-        now_usec: the time.
-        consumer: its entry of a status after that; None where it was not asked for.
+        grant: the answer of Acquire.
+        now_usec: the current time.
+        consumer: the consumer's entry of a status taken after the grant; None when no status was requested.
     """
     device = f" on GPU {clean(grant['device'])}" if grant.get("device") else ""
-    how = "was loaded" if grant.get("loaded") else "was resident"
-    how = "its first request loads it" if _made_room(grant.get("loaded"), consumer) else how
-    words = [f"{clean(grant['consumer'])}{device}: {how}, took {usec(grant.get('waited_usec', 0))}"]
+    how = "loaded" if grant.get("loaded") else "already resident"
+    how = "its first request loads the model" if _is_only_reserved(grant.get("loaded"), consumer) else how
+    words = [f"{clean(grant['consumer'])}{device}: {how}, granted after {usec(grant.get('waited_usec', 0))}"]
     if grant.get("evicted"):
         words.append(f"evicted {_names(grant['evicted'])}")
     if grant.get("expires_usec"):
@@ -47,49 +48,49 @@ def grant_line(grant: Entry, now_usec: int, consumer: Entry | None = None) -> st
 
 
 def load_line(outcome: Entry, consumer: Entry | None = None) -> str:
-    """What ``load`` did.
+    """The outcome of ``load`` as one line.
 
     Args:
-        outcome: as on the bus.
-        consumer: its entry of a status after that; None where it was not asked for.
+        outcome: the answer of Load.
+        consumer: the consumer's entry of a status taken after the load; None when no status was requested.
     """
     name = clean(outcome["consumer"])
     device = f" on GPU {clean(outcome['device'])}" if outcome.get("device") else ""
-    if _made_room(outcome.get("changed"), consumer):
-        line = f"there is room for {name}{device}; its first request loads it, and a lease keeps the room until then"
+    if _is_only_reserved(outcome.get("changed"), consumer):
+        line = f"VRAM is free for {name}{device}; its first request loads the model, and a lease keeps the VRAM free"
     elif not outcome.get("changed"):
-        return f"{name} is resident{device} already"
+        return f"{name} is already resident{device}"
     else:
         line = f"{name} loaded{device} in {usec(outcome.get('duration_usec', 0))}"
     return f"{line}; evicted {_names(outcome['evicted'])}" if outcome.get("evicted") else line
 
 
-def _made_room(was_changed: Any, consumer: Entry | None) -> bool:
-    """Whether that it was made resident means no more than that there is room for it now."""
+def _is_only_reserved(was_changed: Any, consumer: Entry | None) -> bool:
+    """Whether a load only made VRAM free for a lazy consumer and left loading the model to its first request."""
     if not consumer:
         return False
     is_unseen = consumer.get("lazy") and consumer.get("used_mib") is None
-    return bool(was_changed and is_unseen) or awaits_request(consumer)
+    return bool(was_changed and is_unseen) or loads_on_first_request(consumer)
 
 
 def evict_line(outcome: Entry) -> str:
-    """What ``evict`` did."""
+    """The outcome of ``evict`` as one line."""
     consumer = clean(outcome["consumer"])
     if not outcome.get("changed"):
         return f"{consumer} is not loaded"
     line, took = f"{consumer} evicted by {clean(outcome.get('method') or '?')}", f"in {usec(outcome['duration_usec'])}"
     if not outcome.get("freed_mib"):
-        return f"{line} {took}; no VRAM was seen to become free"
+        return f"{line} {took}; no freed VRAM was measured"
     return f"{line}, {mib(outcome['freed_mib'])} freed {took}"
 
 
 def signal_line(member: str, arguments: Entry) -> str:
-    """A signal as one line without its time; "" for what other signals have told already.
+    """A signal as one line without its time; "" for a change that another signal reports as well.
 
-    Signals that this version does not know are shown as they are.
+    Signals that this version does not know are shown as their name and arguments.
     """
-    teller = _TELLERS.get(member)
-    return teller(arguments) if teller else f"{clean(member)} {clean(dict(arguments))}"
+    formatter = _SIGNAL_FORMATTERS.get(member)
+    return formatter(arguments) if formatter else f"{clean(member)} {clean(dict(arguments))}"
 
 
 def _eviction(arguments: Entry) -> str:
@@ -114,35 +115,35 @@ def _place(arguments: Entry) -> str:
 
 def _trigger(arguments: Entry) -> str:
     trigger = clean(arguments.get("trigger") or "")
-    words = {"": "", "manual": "; asked for by hand", "idle": "; it was idle"}
+    words = {"": "", "manual": "; requested manually", "idle": "; idle timeout"}
     return words.get(trigger, f"; to make room for {trigger}")
 
 
-def _granted(arguments: Entry) -> str:
+def _lease_granted(arguments: Entry) -> str:
     return f"lease on {clean(arguments['consumer'])} granted: {clean(arguments['lease'])}"
 
 
-def _ended(arguments: Entry) -> str:
+def _lease_ended(arguments: Entry) -> str:
     return f"lease on {clean(arguments['consumer'])} ended ({clean(arguments['reason'])}): {clean(arguments['lease'])}"
 
 
-def _properties(arguments: Entry) -> str:
-    """What changed of the Manager or of one object, as far as no other signal has told it."""
+def _changed_properties(arguments: Entry) -> str:
+    """Changed properties of the Manager or of one object, without those that other signals report."""
     changed = arguments["changed"]
-    told = [teller(changed[name]) for name, teller in _PROPERTY_TELLERS.items() if name in changed]
-    return f"{_subject(str(arguments['object']))} {listed(told)}" if told else ""
+    changes = [formatter(changed[name]) for name, formatter in _PROPERTY_FORMATTERS.items() if name in changed]
+    return f"{_subject(str(arguments['object']))} {join_names(changes)}" if changes else ""
 
 
-_PROPERTY_TELLERS: dict[str, Callable[[Any], str]] = {
+_PROPERTY_FORMATTERS: dict[str, Callable[[Any], str]] = {
     "Residency": lambda value: f"is {clean(value)}",
     "Pinned": lambda value: "is pinned" if value else "is not pinned",
     "Degraded": lambda value: f"is degraded: {clean(value)}" if value else "is no longer degraded",
-    "Error": lambda value: f"has a problem: {clean(value)}" if value else "has no problem any more",
+    "Error": lambda value: f"reports an error: {clean(value)}" if value else "no longer reports an error",
 }
 
 
 def _subject(path: str) -> str:
-    """Who a path is about."""
+    """The consumer or device that an object path names; "gpumand" for the Manager."""
     kind, _, label = path.removeprefix(ROOT_PATH).lstrip("/").partition("/")
     if not label:
         return "gpumand"
@@ -153,19 +154,19 @@ def _subject(path: str) -> str:
     return clean(name) if kind == "consumer" else f"{'GPU' if kind == 'device' else clean(kind)} {clean(name)}"
 
 
-def _owner(arguments: Entry) -> str:
+def _owner_changed(arguments: Entry) -> str:
     return "gpumand is on the bus" if arguments.get("running") else "gpumand left the bus"
 
 
 def _names(names: Sequence[str]) -> str:
-    return listed([clean(name) for name in names])
+    return join_names([clean(name) for name in names])
 
 
-_TELLERS = {
+_SIGNAL_FORMATTERS = {
     "EvictionOccurred": _eviction,
     "EvictionFailed": _eviction_failed,
-    "LeaseGranted": _granted,
-    "LeaseEnded": _ended,
-    "PropertiesChanged": _properties,
-    "NameOwnerChanged": _owner,
+    "LeaseGranted": _lease_granted,
+    "LeaseEnded": _lease_ended,
+    "PropertiesChanged": _changed_properties,
+    "NameOwnerChanged": _owner_changed,
 }

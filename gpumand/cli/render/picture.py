@@ -1,4 +1,4 @@
-"""Lines as a picture of a terminal."""
+"""Draws lines of text as an SVG image of a terminal."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ TITLE = "gpumanctl top"
 
 
 def svg_of(lines: Sequence[Text], columns: int) -> str:
-    """An SVG of a terminal of that width with these lines on it."""
+    """An SVG image of a terminal with the given number of columns that shows the lines."""
     console = Console(file=StringIO(), record=True, width=columns, force_terminal=True, highlight=False)
     for line in lines:
         console.print(line, soft_wrap=True)

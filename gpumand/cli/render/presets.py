@@ -1,4 +1,4 @@
-"""``preset list`` and ``preset show``."""
+"""Output of ``preset list`` and ``preset show``."""
 
 from __future__ import annotations
 
@@ -10,35 +10,35 @@ from gpumand.cli.render.text import Text
 from gpumand.cli.render.theme import Theme
 from gpumand.cli.render.wrap import wrapped
 from gpumand.config.presets import Preset
-from gpumand.config.toml_writer import written
+from gpumand.config.toml_writer import to_toml
 
 Keys = Mapping[str, Any]
 
 CLASSES = {
-    "full-rest": "loads and unloads by route",
-    "unload-only": "unloads by route, loads with its first request",
-    "sleep-wake": "parks its weights by route, and takes them back",
-    "restart": "starts anew without its model, and anew with it",
-    "unit-only": "has no such route: its unit is stopped and started",
+    "full-rest": "loads and unloads through HTTP routes",
+    "unload-only": "unloads through an HTTP route, loads on its first request",
+    "sleep-wake": "parks and wakes through HTTP routes; parked weights stay in host RAM",
+    "restart": "unloads by restarting without its model, and loads by restarting with it",
+    "unit-only": "has no load or unload route: its unit is stopped and started",
 }
-"""What each class means, in words."""
+"""Description of each preset class."""
 
 ROUTES = ("health", "busy", "load", "unload")
-MODEL = "NAME OF THE MODEL"
+MODEL = "MODEL NAME"
 
 
-def listed(preset: Preset) -> dict[str, Any]:
-    """A preset in the list, for programs."""
+def summary_json(preset: Preset) -> dict[str, Any]:
+    """A preset's entry of ``preset list --json``."""
     about = preset.about
     return {"name": preset.name, "title": about.title, "class": about.class_, "model": about.model}
 
 
-def shown(preset: Preset) -> dict[str, Any]:
-    """All of a preset, for programs."""
+def preset_json(preset: Preset) -> dict[str, Any]:
+    """A whole preset, for ``preset show --json``."""
     about = preset.about
     detect = about.detect
     return {
-        **listed(preset),
+        **summary_json(preset),
         "summary": about.summary,
         "async_unload": about.async_unload,
         "needs": list(about.needs),
@@ -50,10 +50,15 @@ def shown(preset: Preset) -> dict[str, Any]:
     }
 
 
-def list_lines(presets: Sequence[Preset], look: Theme) -> list[Text]:
-    """A line a preset."""
-    columns = (Column("PRESET"), Column("CLASS", wanted=1), Column("MODEL", wanted=2), Column("SERVER", least=12))
-    return table(columns, [_row(one) for one in presets], look)
+def list_lines(presets: Sequence[Preset], theme: Theme) -> list[Text]:
+    """One line for each preset."""
+    columns = (
+        Column("PRESET"),
+        Column("CLASS", drop_priority=1),
+        Column("MODEL", drop_priority=2),
+        Column("SERVER", min_width=12),
+    )
+    return table(columns, [_row(one) for one in presets], theme)
 
 
 def _row(preset: Preset) -> list[Text | str]:
@@ -62,32 +67,32 @@ def _row(preset: Preset) -> list[Text | str]:
     return [Text(preset.name, style="bold"), about.class_, model, about.title]
 
 
-def show_lines(preset: Preset, look: Theme) -> list[Text]:
-    """A preset for people: what it does, its routes, what to know, and what to write."""
+def show_lines(preset: Preset, theme: Theme) -> list[Text]:
+    """A preset's description: summary, class, routes, requirements, notes, sources and an example configuration."""
     about = preset.about
     lines = [Text.assemble((about.title, "bold"), f"  ({preset.name})")]
-    lines += wrapped(about.summary, look)
-    lines += wrapped(f"Class {about.class_}: {CLASSES[about.class_]}.", look)
+    lines += wrapped(about.summary, theme)
+    lines += wrapped(f"Class {about.class_}: {CLASSES[about.class_]}.", theme)
     if about.async_unload:
-        lines += wrapped("Its unload route answers before the memory is free.", look)
+        lines += wrapped("The unload route answers before the memory is free.", theme)
     lines += _section("Routes", _route_lines(_keys(preset)))
-    lines += _section("Needs", _bullets(about.needs, look))
-    lines += _section("Notes", _bullets(about.notes, look))
-    lines += _section("Sources", _bullets(about.sources, look))
-    return lines + _section("To use it", [Text(f"  {line}") for line in example(preset)])
+    lines += _section("Needs", _bullets(about.needs, theme))
+    lines += _section("Notes", _bullets(about.notes, theme))
+    lines += _section("Sources", _bullets(about.sources, theme))
+    return lines + _section("Example configuration", [Text(f"  {line}") for line in example(preset)])
 
 
 def example(preset: Preset) -> list[str]:
-    """What to write into the configuration; figures and names that only the reader knows are left to fill in."""
+    """Configuration lines that use the preset, with placeholders for the values that depend on the host."""
     keys, about = _keys(preset), preset.about
-    lines = [f"[consumers.{preset.name}]", f"preset = {written(preset.name)}"]
-    lines += [f"model = {written(MODEL)}"] if about.model == "required" else []
-    lines += [f"# model = {written(MODEL)}"] if about.model == "optional" else []
+    lines = [f"[consumers.{preset.name}]", f"preset = {to_toml(preset.name)}"]
+    lines += [f"model = {to_toml(MODEL)}"] if about.model == "required" else []
+    lines += [f"# model = {to_toml(MODEL)}"] if about.model == "optional" else []
     if "url" in keys:
-        lines.append(f"# url = {written(keys['url'])}")
+        lines.append(f"# url = {to_toml(keys['url'])}")
     elif any(route in keys for route in ROUTES):
         lines.append('url = "http://127.0.0.1:PORT"')
-    unit = f"unit = {written(f'{preset.name}.service')}"
+    unit = f"unit = {to_toml(f'{preset.name}.service')}"
     lines.append(unit if about.class_ == "unit-only" else f"# {unit}")
     if "key_header" in keys:
         lines.append('key_file = "/etc/gpumand/keys/' + f'{preset.name}"')
@@ -106,12 +111,12 @@ def _route_lines(keys: Keys) -> list[Text]:
 
 
 def _route(value: Any) -> str:
-    """A route as one would say it: ``POST /free {...}; success at /success``."""
+    """A route as one line, for example ``POST /free {...}; success: /success``."""
     if not isinstance(value, dict):
-        return value if isinstance(value, str) else written(value)
+        return value if isinstance(value, str) else to_toml(value)
     words = [f"{value.get('method', 'GET')} {value['path']}"]
     if "json" in value:
-        words[0] += f" {written(value['json'])}"
+        words[0] += f" {to_toml(value['json'])}"
     for key in ("loaded", "last_used", "pointers", "metrics", "success"):
         if key in value:
             places = value[key] if isinstance(value[key], str) else ", ".join(value[key])
@@ -121,11 +126,11 @@ def _route(value: Any) -> str:
 
 def _equals(route: Keys, key: str) -> str:
     name = {"loaded": "loaded_equals", "pointers": "equals", "success": "success_equals"}.get(key, "")
-    return f" = {written(route[name])}" if name in route else ""
+    return f" = {to_toml(route[name])}" if name in route else ""
 
 
-def _bullets(sentences: Sequence[str], look: Theme) -> list[Text]:
-    return [line for one in sentences for line in wrapped(one, look, first="  - ", rest="    ")]
+def _bullets(sentences: Sequence[str], theme: Theme) -> list[Text]:
+    return [line for one in sentences for line in wrapped(one, theme, first="  - ", rest="    ")]
 
 
 def _section(title: str, lines: list[Text]) -> list[Text]:

@@ -1,4 +1,4 @@
-"""``show``: everything about one consumer."""
+"""Output of ``show``: everything about one consumer."""
 
 from __future__ import annotations
 
@@ -18,36 +18,37 @@ Entry = Mapping[str, Any]
 
 LABEL_WIDTH = 12
 
-STARTS = {"cold": "from a cold start", "parked": "while its server runs"}
+STARTS = {"cold": "from a cold start", "parked": "with its server running"}
+"""Text for the kinds of load whose durations are measured separately."""
 
 
-def show_lines(shown: Entry, now_usec: int, look: Theme) -> list[Text]:
-    """All that ``show`` gathered: facts first, then leases, the queue, what happened lately, and what would happen now.
+def show_lines(shown: Entry, now_usec: int, theme: Theme) -> list[Text]:
+    """The properties of a consumer, then its leases, waiting requests, recent history and a plan for a request now.
 
     Args:
-        shown: "consumer", "learned", "leases", "queue", "history" and "plan", as on the bus.
-        now_usec: for what is told as "ago".
-        look: of the screen.
+        shown: entries "consumer", "learned", "leases", "queue", "history" and "plan", as the daemon answers them.
+        now_usec: the current time, for relative times such as "3 min ago".
+        theme: of the screen.
     """
     consumer, learned = shown["consumer"], shown["learned"]
-    lines = [_head(consumer, look)]
+    lines = [_head(consumer, theme)]
     for label, text, style in _facts(consumer, learned, now_usec):
         start = f"  {label:<{LABEL_WIDTH}}"
-        lines += wrapped(text, look, first=start, rest=" " * len(start), style=style)
+        lines += wrapped(text, theme, first=start, rest=" " * len(start), style=style)
     for title, block in (
-        ("Leases", lease_lines(shown["leases"], now_usec, look)),
-        ("Waiting", queue_lines(shown["queue"], look)),
-        ("Lately", history_lines(shown["history"], now_usec, look) if shown["history"] else []),
-        ("If it were asked for now", plan_lines(shown["plan"], look) if shown["plan"].get("verdict") else []),
+        ("Leases", lease_lines(shown["leases"], now_usec, theme)),
+        ("Waiting requests", queue_lines(shown["queue"], theme)),
+        ("Recent history", history_lines(shown["history"], now_usec, theme) if shown["history"] else []),
+        ("If requested now", plan_lines(shown["plan"], theme) if shown["plan"].get("verdict") else []),
     ):
         lines += [Text(), Text(f"{title}:", style="bold"), *block] if block else []
     return lines
 
 
-def _head(consumer: Entry, look: Theme) -> Text:
+def _head(consumer: Entry, theme: Theme) -> Text:
     residency = clean(consumer["residency"])
     style = RESIDENCY_STYLES.get(residency, "")
-    line = Text.assemble((look.dot, style), " ", (clean(consumer["name"]), "bold"), ": ", (residency, style))
+    line = Text.assemble((theme.dot, style), " ", (clean(consumer["name"]), "bold"), ": ", (residency, style))
     if consumer.get("device"):
         place = f"GPU {clean(consumer['device'])}"
         line.append(f" ({place})" if residency == "unloaded" else f" on {place}")
@@ -59,12 +60,12 @@ def _head(consumer: Entry, look: Theme) -> Text:
 
 
 def _facts(consumer: Entry, learned: Entry, now_usec: int) -> list[tuple[str, str, str]]:
-    """Label, text and style; what there is nothing to say of is left out."""
+    """Label, text and style of each property; empty ones are left out."""
     facts = [
         ("problem", clean(consumer.get("error") or ""), "red"),
         ("footprint", _declared(consumer, learned), ""),
         ("measured", _measured(learned), ""),
-        ("warning", off_by(consumer, learned), "bold yellow"),
+        ("warning", footprint_warning(consumer, learned), "bold yellow"),
         ("loads in", _times(learned.get("loads") or (), "start"), ""),
         ("unloads in", _times(learned.get("unloads") or (), "method"), ""),
         ("leased for", _time(learned.get("holds") or {}), ""),
@@ -79,10 +80,10 @@ def _facts(consumer: Entry, learned: Entry, now_usec: int) -> list[tuple[str, st
 
 def _declared(consumer: Entry, learned: Entry) -> str:
     if consumer.get("vram_resident_mib") is None:
-        return "not known"
+        return "unknown"
     how = "declared"
     if consumer.get("vram_auto"):
-        how = "a guess, until it is measured" if learned.get("peak_mib") is None else "not declared: measured"
+        how = "a guess, until the first load is measured" if learned.get("peak_mib") is None else "measured"
     return f"{mib(consumer['vram_resident_mib'])} ({how})"
 
 
@@ -91,42 +92,47 @@ def _measured(learned: Entry) -> str:
         f"{mib(learned[key])} {what}"
         for key, what in (
             ("steady_mib", "at rest"),
-            ("peak_mib", "at most"),
+            ("peak_mib", "at peak"),
             ("residual_mib", "left after its unload route"),
         )
         if learned.get(key) is not None
     ]
     stays = int(learned.get("stays") or 0)
-    return ", ".join(words) + (f"; over {count(stays, 'stay')} in VRAM" if stays and words else "")
+    return ", ".join(words) + (f"; over {count(stays, 'load')}" if stays and words else "")
 
 
-def off_by(consumer: Entry, learned: Entry) -> str:
-    """A sentence where the declared footprint is wrong; "" where it is right, measured itself, or nothing is known."""
+def footprint_warning(consumer: Entry, learned: Entry) -> str:
+    """A warning when measurements contradict the declared footprint; "" otherwise.
+
+    Args:
+        consumer: entry of GetStatus.
+        learned: what the daemon measured, as GetAll answers it.
+    """
     peak, declared = learned.get("peak_mib"), int(consumer.get("vram_resident_mib") or 0)
     is_declared = bool(declared) and not consumer.get("vram_auto")
     if peak is None or not is_declared or not Footprint(peaks_mib=(int(peak),)).contradicts(declared):
         return ""
     percent = round(100 * abs(int(peak) - declared) / declared)
     which = "more" if peak > declared else "less"
-    return f"it holds {percent} % {which} than is declared; write vram_resident_mib = {peak}"
+    return f"uses {percent} % {which} VRAM than declared; set vram_resident_mib = {peak}"
 
 
-def _times(seen: Sequence[Entry], key: str) -> str:
-    words = [(clean(one.get(key) or ""), _time(one)) for one in seen]
+def _times(timings: Sequence[Entry], key: str) -> str:
+    words = [(clean(one.get(key) or ""), _time(one)) for one in timings]
     return "; ".join(f"{time} {STARTS.get(word, f'by {word}')}" for word, time in words if time)
 
 
-def _time(seen: Entry) -> str:
-    if not seen.get("count"):
+def _time(timings: Entry) -> str:
+    if not timings.get("count"):
         return ""
-    mean = usec(seen["mean_usec"])
-    return mean if seen["count"] == 1 else f"{mean} (longest of {seen['count']}: {usec(seen['max_usec'])})"
+    mean = usec(timings["mean_usec"])
+    return mean if timings["count"] == 1 else f"{mean} (longest of {timings['count']}: {usec(timings['max_usec'])})"
 
 
 def _flags(consumer: Entry) -> str:
     flags = (
-        ("pinned", "pinned: it is not evicted to make room"),
-        ("vram_managed", "it manages its VRAM itself"),
-        ("lazy", "only its own requests load it"),
+        ("pinned", "pinned: not evicted to make room for others"),
+        ("vram_managed", "manages its own VRAM"),
+        ("lazy", "loads on its first request"),
     )
     return "; ".join(word for flag, word in flags if consumer.get(flag))

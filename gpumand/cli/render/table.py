@@ -1,4 +1,4 @@
-"""Columns: as wide as their content, in the order given, dropped from the least wanted when a screen is narrow."""
+"""Tables whose columns are as wide as their content and that shrink to the width of the screen."""
 
 from __future__ import annotations
 
@@ -17,44 +17,48 @@ class Column:
 
     Attributes:
         title: its heading.
-        right: figures stand right.
-        wanted: 0 is never dropped; of the others the highest goes first.
-        least: columns it may be cut down to, from the last such column to the first; 0 = never cut.
+        right: whether cells are aligned right, as numbers are.
+        drop_priority: the column with the highest value is dropped first on a narrow screen; 0 = never dropped.
+        min_width: width in cells that the column may be truncated to; the last such column shrinks first. 0 = never
+            truncated.
     """
 
     title: str
     right: bool = False
-    wanted: int = 0
-    least: int = 0
+    drop_priority: int = 0
+    min_width: int = 0
 
 
-def table(columns: Sequence[Column], rows: Sequence[Sequence[Text | str]], look: Theme) -> list[Text]:
-    """The lines of a table; empty when there are no rows."""
+def table(columns: Sequence[Column], rows: Sequence[Sequence[Text | str]], theme: Theme) -> list[Text]:
+    """The lines of a table; an empty list when there are no rows. Columns without content are left out."""
     cells = [[cell if isinstance(cell, Text) else Text(cell) for cell in row] for row in rows]
     if not cells:
         return []
     widths = [
-        max([len(column.title) if look.legend else 0, *(row[index].cell_len for row in cells)])
+        max([len(column.title) if theme.legend else 0, *(row[index].cell_len for row in cells)])
         for index, column in enumerate(columns)
     ]
     shown = [index for index, width in enumerate(widths) if any(row[index].cell_len for row in cells)]
-    if look.elastic:
-        shown = _fit(columns, widths, shown, look.width)
-    heading = [[Text(column.title, style="bold") for column in columns]] if look.legend else []
-    return [_line(columns, row, widths, shown, look) for row in [*heading, *cells]]
+    if theme.fit_to_width:
+        shown = _fit(columns, widths, shown, theme.width)
+    heading = [[Text(column.title, style="bold") for column in columns]] if theme.legend else []
+    return [_line(columns, row, widths, shown, theme) for row in [*heading, *cells]]
 
 
 def _fit(columns: Sequence[Column], widths: list[int], shown: list[int], width: int) -> list[int]:
-    """Which columns fit: first the cuttable one is cut, then the least wanted go."""
+    """The indices of the columns that fit into the width. Narrows ``widths`` in place.
+
+    Columns are dropped, by their priority, until the rest fits with truncated cells.
+    """
     while True:
         over = sum(widths[index] for index in shown) + GAP * (len(shown) - 1) - width
-        room = {index: widths[index] - columns[index].least for index in shown if columns[index].least}
+        room = {index: widths[index] - columns[index].min_width for index in shown if columns[index].min_width}
         if over <= sum(max(0, spare) for spare in room.values()):
             break
-        droppable = [index for index in shown if columns[index].wanted]
+        droppable = [index for index in shown if columns[index].drop_priority]
         if not droppable:
             break
-        shown = [index for index in shown if index != max(droppable, key=lambda one: columns[one].wanted)]
+        shown = [index for index in shown if index != max(droppable, key=lambda one: columns[one].drop_priority)]
     for index, spare in reversed(room.items()):
         cut = min(max(0, over), max(0, spare))
         widths[index] -= cut
@@ -62,13 +66,13 @@ def _fit(columns: Sequence[Column], widths: list[int], shown: list[int], width: 
     return shown
 
 
-def _line(columns: Sequence[Column], row: Sequence[Text], widths: list[int], shown: list[int], look: Theme) -> Text:
+def _line(columns: Sequence[Column], row: Sequence[Text], widths: list[int], shown: list[int], theme: Theme) -> Text:
     line = Text()
     for place, index in enumerate(shown):
         cell = row[index].copy()
         if cell.cell_len > widths[index]:
             cell.truncate(widths[index] - 1)
-            cell.append(look.ellipsis)
+            cell.append(theme.ellipsis)
         padding = " " * (widths[index] - cell.cell_len)
         last = place == len(shown) - 1
         line.append_text(Text(padding) + cell if columns[index].right else cell + Text("" if last else padding))

@@ -1,7 +1,7 @@
-"""Lines in pieces that have styles: of rich's Text what lines need, without its import.
+"""Lines of text with styles: a small replacement for rich's ``Text`` that does not import rich.
 
-Importing rich's costs half as much as all of click, and its console twice that: a status that goes into a pipe has no
-use for either. Where there are colors, rich paints: a Text is one of its renderables.
+Importing rich's Text takes half as long as importing click, and its console twice that; output to a pipe needs neither.
+Where there are colors, rich prints the lines: a Text is one of its renderables.
 """
 
 from __future__ import annotations
@@ -11,16 +11,16 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import rich.text
 
-NARROW = frozenset("●█░▒▓■…→↑↓▸·│─")
-"""What our own lines are drawn with; each takes one cell."""
+SINGLE_CELL_CHARACTERS = frozenset("●█░▒▓■…→↑↓▸·│─")
+"""Characters outside ASCII that gpumanctl draws with. Each takes one cell, so measuring them does not need rich."""
 
 
 class Text:
     """A line, or a part of one.
 
     Args:
-        plain: its characters.
-        style: as rich names styles, for example "bold red"; "" for none.
+        plain: the characters.
+        style: a style of rich, for example "bold red"; "" for none.
     """
 
     __slots__ = ("_pieces",)
@@ -30,7 +30,7 @@ class Text:
 
     @classmethod
     def assemble(cls, *parts: str | tuple[str, str] | Text) -> Text:
-        """Of several parts: texts, and pairs of text and style."""
+        """A line made of parts: strings, pairs of string and style, and other lines."""
         line = cls()
         for part in parts:
             if isinstance(part, Text):
@@ -43,38 +43,38 @@ class Text:
 
     @property
     def plain(self) -> str:
-        """Its characters."""
+        """The characters without styles."""
         return "".join(piece for piece, _ in self._pieces)
 
     @property
     def cell_len(self) -> int:
-        """Columns that it takes."""
+        """Number of terminal cells that it takes."""
         return cell_len(self.plain)
 
     def append(self, plain: str, style: str = "") -> Text:
-        """Add to its end; itself."""
+        """Append characters; returns the line itself."""
         if plain:
             self._pieces.append((plain, style))
         return self
 
     def append_text(self, other: Text) -> Text:
-        """Add another one to its end; itself."""
+        """Append another line; returns the line itself."""
         self._pieces += other._pieces
         return self
 
     def copy(self) -> Text:
-        """One that changes by itself."""
+        """A copy that can be changed without changing this line."""
         return Text().append_text(self)
 
     def stylize(self, style: str) -> None:
-        """Give all of it one more style."""
+        """Add a style to the whole line."""
         self._pieces = [(piece, f"{own} {style}".strip()) for piece, own in self._pieces]
 
     def truncate(self, width: int) -> None:
-        """Cut what is beyond that many columns."""
+        """Remove the characters beyond the given number of cells."""
         kept: list[tuple[str, str]] = []
         for piece, style in self._pieces:
-            shown = _cut(piece, width)
+            shown = _truncated(piece, width)
             kept.append((shown, style))
             width -= cell_len(shown)
             if len(shown) < len(piece):
@@ -82,7 +82,7 @@ class Text:
         self._pieces = [(piece, style) for piece, style in kept if piece]
 
     def rstrip(self) -> None:
-        """Drop blanks at its end."""
+        """Remove spaces at the end."""
         while self._pieces:
             piece, style = self._pieces.pop()
             if stripped := piece.rstrip():
@@ -90,13 +90,13 @@ class Text:
                 return
 
     def to_rich(self) -> rich.text.Text:
-        """The same as rich has it."""
+        """The same line as a Text of rich."""
         from rich.text import Text as RichText
 
         return RichText.assemble(*self._pieces, no_wrap=True)
 
     def __rich__(self) -> rich.text.Text:
-        """What rich prints for it."""
+        """Make the line a renderable of rich."""
         return self.to_rich()
 
     def __add__(self, other: Text) -> Text:
@@ -110,19 +110,19 @@ class Text:
 
 
 def cell_len(text: str) -> int:
-    """Columns that a text takes: two for a wide character, none for a combining one."""
-    if text.isascii() or all(char in NARROW or char.isascii() for char in text):
+    """Number of terminal cells that a text takes: two for a wide character, none for a combining one."""
+    if text.isascii() or all(char in SINGLE_CELL_CHARACTERS or char.isascii() for char in text):
         return len(text)
     from rich.cells import cell_len as measured
 
     return measured(text)
 
 
-def _cut(text: str, width: int) -> str:
-    """As much of the text's beginning as fits."""
+def _truncated(text: str, width: int) -> str:
+    """The longest beginning of the text that fits into the given number of cells."""
     if cell_len(text) <= width:
         return text
-    kept = text[: max(0, width)]  # most characters take a cell
+    kept = text[: max(0, width)]  # a good first guess: most characters take one cell
     while kept and cell_len(kept) > width:
         kept = kept[:-1]
     return kept

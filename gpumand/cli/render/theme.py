@@ -1,4 +1,4 @@
-"""What the screen before us can show, and what means what on it."""
+"""The capabilities of the screen and the styles of states."""
 
 from __future__ import annotations
 
@@ -7,30 +7,30 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Theme:
-    """A screen.
+    """What the screen can show.
 
     Attributes:
-        width: columns.
+        width: number of columns.
         color: whether colors and attributes may be used.
-        unicode: whether its encoding has block characters.
-        legend: whether headings are wanted (``--no-legend``).
-        elastic: whether long lines may be cut to the width (a terminal); a pipe gets everything.
+        unicode: whether its encoding has block characters; otherwise output is ASCII.
+        legend: whether tables have headings (``--no-legend`` turns them off).
+        fit_to_width: whether long lines are truncated to the width, as on a terminal; a pipe gets the whole text.
     """
 
     width: int = 80
     color: bool = False
     unicode: bool = True
     legend: bool = True
-    elastic: bool = True
+    fit_to_width: bool = True
 
     @property
     def dot(self) -> str:
-        """The mark before a line of state."""
+        """The mark before a summary line."""
         return "●" if self.unicode else "*"
 
     @property
     def ellipsis(self) -> str:
-        """What stands for the rest of a text."""
+        """The mark for truncated text."""
         return "…" if self.unicode else "~"
 
 
@@ -51,7 +51,12 @@ VERDICT_STYLES = {"grant": "bold green", "wait": "bold yellow", "refuse": "bold 
 
 
 def consumer_style(names: list[str], name: str) -> str:
-    """The color of a consumer, the same in every picture of one snapshot."""
+    """The color of a consumer, the same in every bar of one status.
+
+    Args:
+        names: names of all consumers, in the order of the configuration.
+        name: the consumer.
+    """
     if name not in names:
         return FOREIGN_STYLE
     return CONSUMER_STYLES[names.index(name) % len(CONSUMER_STYLES)]

@@ -1,6 +1,6 @@
-"""``gpumanctl top``: a live screen.
+"""``gpumanctl top``: a live screen with devices, consumers, leases and waiting requests.
 
-``keys`` turns bytes of a terminal into names of keys, ``model`` has what is shown and what a key does to it, ``frame``
-makes lines of it, ``terminal`` puts them onto a screen and leaves that as it was, ``session`` asks the daemon and ties
-the others together. The first three know neither terminals nor buses.
+Reading order: ``keys`` (bytes from a terminal to key names), ``model`` (what is shown and what each key does),
+``frame`` (the model as lines), ``terminal`` (takes the terminal over and restores it), ``session`` (polls the daemon
+and connects the others). ``keys``, ``model`` and ``frame`` must not import the terminal or the bus.
 """

@@ -1,11 +1,11 @@
-"""One frame: what the model has, as exactly as many lines as the screen has."""
+"""Draws the model as one frame: exactly as many lines as the screen has."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from gpumand.cli.render.bar import bar, key, shares
+from gpumand.cli.render.bar import bar, legend, shares
 from gpumand.cli.render.format import clean, clock
 from gpumand.cli.render.history import history_lines
 from gpumand.cli.render.status import consumer_table, device_title, head, lease_lines, queue_lines
@@ -13,17 +13,17 @@ from gpumand.cli.render.text import Text
 from gpumand.cli.render.theme import Theme
 from gpumand.cli.top.model import Entry, Model
 
-MOST_FOREIGN = 4
-"""Foreign processes of a device that have a part of its bar of their own."""
+MAX_FOREIGN = 4
+"""Maximum number of foreign processes that get a part of their own in a device's bar."""
 
-FOOT = 2
-"""Lines at the bottom: what was said, and the keys."""
+FOOTER_LINES = 2
+"""Lines at the bottom: the message and the keys."""
 
-TINY = 6
-"""Lines above the foot with which there is room for head and consumers only."""
+MIN_LINES_FOR_DEVICES = 6
+"""Lines above the footer below which devices are left out, so that the summary and the consumers fit."""
 
 KEYS = (
-    ("↑↓", "choose"),
+    ("↑↓", "select"),
     ("l", "load"),
     ("e", "evict"),
     ("p", "pin or unpin"),
@@ -32,92 +32,116 @@ KEYS = (
 )
 
 FEW_KEYS = (("l", "load"), ("e", "evict"), ("p", "pin"), ("?", "help"), ("q", "quit"))
-"""Where there is no room for all: how to leave must not be what is cut off."""
+"""Keys for narrow screens: the key that quits must never be the one that is truncated."""
 
 HELP = (
-    "up, down, j, k     choose a consumer; also Page Up, Page Down, Home, End",
-    "l                  load it, evicting others where needed",
+    "up, down, j, k     select a consumer; also Page Up, Page Down, Home, End",
+    "l                  load it, evicting others if needed",
     "e                  evict it, unless it is leased or pinned",
     "E                  evict it by force: its leases are revoked",
     "p                  pin it (it is not evicted to make room), or unpin it",
-    "q, Escape, Ctrl-C  leave; Ctrl-Z stops, fg goes on",
+    "q, Escape, Ctrl-C  quit; Ctrl-Z suspends, fg resumes",
     "",
-    "The bar of a device: a letter or color for each consumer, digits or",
-    "shades for foreign processes, # for other memory of no consumer; below it",
-    "stands which is which, and how much is reserved for loads and free.",
+    "The bar of a device has a letter or color for each consumer, digits or",
+    "shades for foreign processes, and # for other memory of no consumer. The",
+    "line below names each part, memory reserved for loads, and free memory.",
 )
 
 
-def frame(model: Model, now_usec: int, look: Theme, height: int) -> list[Text]:
-    """The lines of a screen of that height and the look's width."""
-    room = max(0, height - FOOT)
-    body = _help_lines(look) if model.help else _body(model, now_usec, look, room)
-    body = [_cut(line, look) for line in body[:room]]
-    lines = [*body, *[Text()] * (room - len(body)), _spoken(model, look), _keys(look)]
-    return [_cut(line, look) for line in lines[-height:]]
+def frame(model: Model, now_usec: int, theme: Theme, height: int) -> list[Text]:
+    """The lines of one screen.
+
+    Args:
+        model: what to show.
+        now_usec: the current time.
+        theme: of the screen; its width is the width of the frame.
+        height: number of lines; exactly as many are returned.
+    """
+    room = max(0, height - FOOTER_LINES)
+    body = _help_lines(theme) if model.help else _body(model, now_usec, theme, room)
+    body = [_truncated(line, theme) for line in body[:room]]
+    lines = [*body, *[Text()] * (room - len(body)), _message_line(model, theme), _keys(theme)]
+    return [_truncated(line, theme) for line in lines[-height:]]
 
 
-def _cut(line: Text, look: Theme) -> Text:
-    """Nothing may reach beyond the last column: the terminal would wrap it."""
-    if line.cell_len <= look.width:
+def _truncated(line: Text, theme: Theme) -> Text:
+    """The line, cut to the width of the screen: the terminal would wrap a longer one and break the layout."""
+    if line.cell_len <= theme.width:
         return line
     cut = line.copy()
-    cut.truncate(max(0, look.width - 1))
-    cut.append(look.ellipsis)
+    cut.truncate(max(0, theme.width - 1))
+    cut.append(theme.ellipsis)
     return cut
 
 
-# -- the parts ---------------------------------------------------------------------------------------------------------
+# -- the sections ------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
-class _Part:
+class _Section:
     """A table below the devices.
 
     Attributes:
-        lines: heading and rows; empty where there is nothing of it.
-        least: lines that it gets before others get more.
+        lines: heading and rows; empty when there is nothing to show.
+        min_lines: lines that it gets before other sections get more than their minimum.
     """
 
     lines: Sequence[Text]
-    least: int
+    min_lines: int
 
 
-def _body(model: Model, now_usec: int, look: Theme, room: int) -> list[Text]:
-    """Head and devices, then consumers, queue, leases and evictions, each as far as there is room."""
+def _body(model: Model, now_usec: int, theme: Theme, room: int) -> list[Text]:
+    """Summary and devices, then consumers, waiting requests, leases and evictions, as far as they fit."""
     if model.status is None:
-        return [Text(model.away or "asking gpumand …", style="bold yellow" if model.away else "")]
-    top = [*_head(model, now_usec, look), *_devices(model.status, look, room)]
-    parts = [
-        _Part(_consumers(model, now_usec, look), 4),
-        _Part(queue_lines(model.status["queue"], look), 3),
-        _Part(lease_lines(model.status["leases"], now_usec, look), 3),
-        _Part(_evictions(model, now_usec, look), 3),
+        return [Text(model.stale_reason or "waiting for gpumand …", style="bold yellow" if model.stale_reason else "")]
+    top = [*_head(model, now_usec, theme), *_devices(model.status, theme, room)]
+    sections = [
+        _Section(_consumers(model, now_usec, theme), 4),
+        _Section(queue_lines(model.status["queue"], theme), 3),
+        _Section(lease_lines(model.status["leases"], now_usec, theme), 3),
+        _Section(_evictions(model, now_usec, theme), 3),
     ]
-    shown = [part for part in parts if part.lines]
+    shown = [section for section in sections if section.lines]
     left = room - len(top)
-    gaps = len(shown) if left - len(shown) >= sum(min(len(part.lines), part.least) for part in shown) else 0
-    heights = share_out([len(part.lines) for part in shown], [part.least for part in shown], left - gaps)
-    for part, lines in zip(shown, heights, strict=True):
+    # Blank lines between sections are the first thing to go on a small screen.
+    needed = sum(min(len(section.lines), section.min_lines) for section in shown)
+    gaps = len(shown) if left - len(shown) >= needed else 0
+    lengths, minimums = [len(section.lines) for section in shown], [section.min_lines for section in shown]
+    heights = distribute_lines(lengths, minimums, left - gaps)
+    for section, lines in zip(shown, heights, strict=True):
         top += [Text()] if gaps and lines else []
-        top += _window(part.lines, lines, model.position if part is parts[0] else 0, look)
+        top += _scrolled(section.lines, lines, model.position if section is sections[0] else 0, theme)
     return top
 
 
-def share_out(wanted: Sequence[int], least: Sequence[int], room: int) -> list[int]:
-    """Lines for each part: the least to each in turn, then the rest in turn; never a heading alone."""
-    given = [0] * len(wanted)
-    for limits in ([min(one) for one in zip(wanted, least, strict=True)], wanted):
+def distribute_lines(wanted: Sequence[int], min_lines: Sequence[int], room: int) -> list[int]:
+    """Divide the lines of the screen among sections; a section never gets only its heading.
+
+    Each section gets its minimum first, in order; the remaining lines go to the sections in the same order.
+
+    Args:
+        wanted: lines that each section has.
+        min_lines: lines that each section gets before others get more.
+        room: lines to divide.
+
+    Returns:
+        Lines for each section.
+    """
+    heights_given = [0] * len(wanted)
+    for limits in ([min(one) for one in zip(wanted, min_lines, strict=True)], wanted):
         for index, limit in enumerate(limits):
-            more = min(limit - given[index], room)
-            if more > 0 and (given[index] + more > 1 or wanted[index] == 1):
-                given[index] += more
+            more = min(limit - heights_given[index], room)
+            if more > 0 and (heights_given[index] + more > 1 or wanted[index] == 1):
+                heights_given[index] += more
                 room -= more
-    return given
+    return heights_given
 
 
-def _window(lines: Sequence[Text], height: int, position: int, look: Theme) -> list[Text]:
-    """The heading and as many rows as fit, the chosen one among them; how many are left out stands in the last."""
+def _scrolled(lines: Sequence[Text], height: int, position: int, theme: Theme) -> list[Text]:
+    """The heading and as many rows as fit, including the selected one.
+
+    The last line gives the number of rows left out.
+    """
     if len(lines) <= height:
         return list(lines)
     rows, room = lines[1:], height - 1
@@ -126,71 +150,72 @@ def _window(lines: Sequence[Text], height: int, position: int, look: Theme) -> l
     first = max(0, min(position - (room - 1) // 2, len(rows) - (room - 1)))
     shown = rows[first : first + room - 1]
     more = len(rows) - len(shown)
-    return [lines[0], *shown, Text(f"  {look.ellipsis} {more} more", style="bright_black")]
+    return [lines[0], *shown, Text(f"  {theme.ellipsis} {more} more", style="bright_black")]
 
 
-def _head(model: Model, now_usec: int, look: Theme) -> list[Text]:
+def _head(model: Model, now_usec: int, theme: Theme) -> list[Text]:
     assert model.status is not None
-    lines = head(model.status, look)
-    if model.away:
-        lines = [Text(f"{look.dot} {model.away}; last seen:", style="bold red"), *lines[1:]]
+    lines = head(model.status, theme)
+    if model.stale_reason:
+        lines = [Text(f"{theme.dot} {model.stale_reason}; last known state:", style="bold red"), *lines[1:]]
     now = clock(now_usec)[: len("hh:mm:ss")]
-    gap = look.width - lines[0].cell_len - len(now)
+    gap = theme.width - lines[0].cell_len - len(now)
     return [lines[0] + Text(" " * gap + now) if gap > 1 else lines[0], *lines[1:]]
 
 
-def _devices(status: Entry, look: Theme, room: int) -> list[Text]:
-    """Each with bar and key; with less where they would take more than half of the screen, none of it on a tiny one."""
-    if room < TINY:
+def _devices(status: Entry, theme: Theme, room: int) -> list[Text]:
+    """The devices in the most detailed layout that takes at most half of the screen; none on a tiny screen."""
+    if room < MIN_LINES_FOR_DEVICES:
         return []
-    for teller in (_whole_device, _bar_only, _title_only):
-        lines = [line for device in status["devices"] for line in teller(device, status["consumers"], look)]
+    for layout in (_whole_device, _bar_only, _title_only):
+        lines = [line for device in status["devices"] for line in layout(device, status["consumers"], theme)]
         if len(lines) <= max(1, room // 2):
             return lines
     return lines[: max(1, room // 2)]
 
 
-def _whole_device(device: Entry, consumers: Sequence[Entry], look: Theme) -> list[Text]:
-    lines = _bar_only(device, consumers, look)
-    parts = shares(device, consumers, MOST_FOREIGN)
-    return [*lines, *(key(device, parts, look) if device.get("total_mib") else [])]
+def _whole_device(device: Entry, consumers: Sequence[Entry], theme: Theme) -> list[Text]:
+    lines = _bar_only(device, consumers, theme)
+    parts = shares(device, consumers, MAX_FOREIGN)
+    return [*lines, *(legend(device, parts, theme) if device.get("total_mib") else [])]
 
 
-def _bar_only(device: Entry, consumers: Sequence[Entry], look: Theme) -> list[Text]:
-    lines = _title_only(device, consumers, look)
-    return [*lines, *([bar(device, shares(device, consumers, MOST_FOREIGN), look)] if device.get("total_mib") else [])]
+def _bar_only(device: Entry, consumers: Sequence[Entry], theme: Theme) -> list[Text]:
+    lines = _title_only(device, consumers, theme)
+    return [*lines, *([bar(device, shares(device, consumers, MAX_FOREIGN), theme)] if device.get("total_mib") else [])]
 
 
-def _title_only(device: Entry, _: Sequence[Entry], look: Theme) -> list[Text]:
-    lines = device_title(device, look)
+def _title_only(device: Entry, _: Sequence[Entry], theme: Theme) -> list[Text]:
+    lines = device_title(device, theme)
     return [*lines, Text(f"  {clean(device['error'])}", style="bold yellow")] if device.get("error") else lines
 
 
-def _consumers(model: Model, now_usec: int, look: Theme) -> list[Text]:
-    """The table, with a mark before the chosen one."""
+def _consumers(model: Model, now_usec: int, theme: Theme) -> list[Text]:
+    """The table of consumers, with a mark before the selected one."""
     if not model.consumers:
         return [Text("No consumers are configured.")]
-    mark = "▸ " if look.unicode else "> "
-    rows = consumer_table(model.consumers, now_usec, replace(look, width=look.width - len(mark), legend=True))
+    mark = "▸ " if theme.unicode else "> "
+    rows = consumer_table(model.consumers, now_usec, replace(theme, width=theme.width - len(mark), legend=True))
     lines = [Text("  ") + rows[0]]
     for place, row in enumerate(rows[1:]):
-        chosen = place == model.position
-        line = Text(mark if chosen else "  ") + row
-        if chosen and look.color:  # of one color: states in reverse would be hard to read
-            line = Text(line.plain + " " * (look.width - line.cell_len), "reverse")
+        is_selected = place == model.position
+        line = Text(mark if is_selected else "  ") + row
+        if is_selected and theme.color:
+            # The selected row drops its other styles: colored states in reverse video are hard to read.
+            line = Text(line.plain + " " * (theme.width - line.cell_len), "reverse")
         lines.append(line)
     return lines
 
 
-def _evictions(model: Model, now_usec: int, look: Theme) -> list[Text]:
-    return history_lines(model.recent, now_usec, look) if model.recent else []
+def _evictions(model: Model, now_usec: int, theme: Theme) -> list[Text]:
+    return history_lines(model.recent, now_usec, theme) if model.recent else []
 
 
-# -- the foot ----------------------------------------------------------------------------------------------------------
+# -- the footer --------------------------------------------------------------------------------------------------------
 
 
-def _spoken(model: Model, look: Theme) -> Text:
-    """A question, else what came of the last key, else what is wrong with the chosen consumer."""
+def _message_line(model: Model, theme: Theme) -> Text:
+    """The open question, else the result of the last key, else the error of the selected consumer."""
     if model.question is not None:
         return Text.assemble((model.question.text, "bold yellow"), " y = yes, any other key = no")
     if model.message.text:
@@ -199,21 +224,21 @@ def _spoken(model: Model, look: Theme) -> Text:
     return Text(f"{clean(model.selected)}: {clean(error)}", style="red") if error else Text()
 
 
-def _keys(look: Theme) -> Text:
-    line = _keys_line(KEYS, look, " = ", "  ")
-    return line if line.cell_len <= look.width else _keys_line(FEW_KEYS, look, "=", " ")
+def _keys(theme: Theme) -> Text:
+    line = _keys_line(KEYS, theme, " = ", "  ")
+    return line if line.cell_len <= theme.width else _keys_line(FEW_KEYS, theme, "=", " ")
 
 
-def _keys_line(keys: Sequence[tuple[str, str]], look: Theme, equals: str, gap: str) -> Text:
+def _keys_line(keys: Sequence[tuple[str, str]], theme: Theme, equals: str, gap: str) -> Text:
     line = Text()
     for name, what in keys:
-        shown = name if look.unicode or name.isascii() else "jk"
-        line.append(f" {shown} " if look.color else f" {shown}", style="reverse" if look.color else "")
-        line.append(f"{what}{gap}" if look.color else f"{equals}{what}{gap}")
+        shown = name if theme.unicode or name.isascii() else "jk"
+        line.append(f" {shown} " if theme.color else f" {shown}", style="reverse" if theme.color else "")
+        line.append(f"{what}{gap}" if theme.color else f"{equals}{what}{gap}")
     line.rstrip()
     return line
 
 
-def _help_lines(look: Theme) -> list[Text]:
+def _help_lines(theme: Theme) -> list[Text]:
     words = [Text("Keys", style="bold"), Text(), *(Text(f"  {line}") for line in HELP)]
-    return [*words, Text(), Text("Any key goes back.")]
+    return [*words, Text(), Text("Press any key to go back.")]

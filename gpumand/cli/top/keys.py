@@ -1,4 +1,4 @@
-"""What was typed, out of the bytes that a terminal sends."""
+"""Decodes the bytes that a terminal sends into key names."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ UP, DOWN, HOME, END, PAGE_UP, PAGE_DOWN = "up", "down", "home", "end", "page-up"
 ENTER, INTERRUPT = "enter", "interrupt"
 
 MAX_SEQUENCE = 32
-"""Bytes of an escape sequence; a longer one is none."""
+"""Maximum length of an escape sequence; a longer one is dropped so that hostile input cannot grow the buffer."""
 
 _CONTROL = {"\r": ENTER, "\n": ENTER, "\x03": INTERRUPT, "\x04": INTERRUPT}
 _FINALS = {"A": UP, "B": DOWN, "H": HOME, "F": END}
@@ -18,31 +18,31 @@ _NUMBERS = {"1": HOME, "7": HOME, "4": END, "8": END, "5": PAGE_UP, "6": PAGE_DO
 
 
 def _utf8() -> codecs.IncrementalDecoder:
-    """Of a character whose bytes come in two pieces, the first piece waits."""
+    """A decoder that keeps the first bytes of a character until the rest arrives."""
     return codecs.getincrementaldecoder("utf-8")("replace")
 
 
 @dataclass
 class Decoder:
-    """Takes bytes as they come, gives names of keys; a letter is its own name."""
+    """Decodes a stream of bytes into key names; a printable character is its own name."""
 
     _pending: str = field(default="", init=False)
     _text: codecs.IncrementalDecoder = field(default_factory=_utf8, init=False)
 
     @property
-    def waits(self) -> bool:
-        """Whether an Escape has come that may be the key, or the beginning of a sequence."""
+    def has_pending_escape(self) -> bool:
+        """Whether an Escape byte arrived that may be the Escape key or the start of a sequence."""
         return bool(self._pending)
 
     def feed(self, octets: bytes) -> list[str]:
-        """The keys that these bytes complete."""
+        """Decode more bytes and return the keys that they complete."""
         keys: list[str] = []
         for char in self._text.decode(octets):
             keys += self._take(char)
         return keys
 
     def flush(self) -> list[str]:
-        """Nothing more has come for a while: what waits was the key Escape."""
+        """Report a pending Escape as the Escape key; call it when no further byte arrived for a while."""
         pending, self._pending = self._pending, ""
         return [ESCAPE] if pending == "\x1b" else []
 
@@ -53,13 +53,13 @@ class Decoder:
                 return []
             return _plain(char)
         if self._pending == "\x1b" and char not in "[O":
-            # Alt and a key, or Escape and then a key: nothing here is bound to Alt.
+            # Alt+key and Escape followed by a key send the same bytes. No action is bound to Alt: these are two keys.
             self._pending = ""
             return [ESCAPE, *self._take(char)]
         self._pending += char
         if (len(self._pending) > 2 and "\x40" <= char <= "\x7e") or len(self._pending) > MAX_SEQUENCE:
             sequence, self._pending = self._pending[2:], ""
-            return _named(sequence)
+            return _sequence_keys(sequence)
         return []
 
 
@@ -69,8 +69,8 @@ def _plain(char: str) -> list[str]:
     return [char] if char.isprintable() else []
 
 
-def _named(sequence: str) -> list[str]:
-    """A sequence behind ``ESC [`` or ``ESC O``; those that mean nothing here are dropped."""
+def _sequence_keys(sequence: str) -> list[str]:
+    """The key of a sequence after ``ESC [`` or ``ESC O``; unknown sequences are dropped."""
     parameters, final = sequence[:-1], sequence[-1]
     name = _NUMBERS.get(parameters.partition(";")[0]) if final == "~" else _FINALS.get(final)
     return [name] if name else []

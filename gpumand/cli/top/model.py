@@ -1,4 +1,4 @@
-"""What the screen shows, and what a key makes of it. Plain values in and out."""
+"""The state of the screen and how keys change it, as plain values without input or output."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any
 
-from gpumand.cli.render.format import clean, count, listed
+from gpumand.cli.render.format import clean, count, join_names
 from gpumand.cli.top import keys
 
 Entry = Mapping[str, Any]
 
 PAGE = 10
-"""Consumers that Page Up and Page Down pass over."""
+"""Number of consumers that Page Up and Page Down move by."""
 
 
 class Verb(StrEnum):
-    """What a key can have done."""
+    """An action that a key can start."""
 
     LOAD = "load"
     EVICT = "evict"
@@ -29,11 +29,11 @@ class Verb(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """Something to do.
+    """An action to carry out.
 
     Attributes:
-        verb: what.
-        consumer: with whom; "" for QUIT.
+        verb: the action.
+        consumer: name of the consumer it applies to; "" for QUIT.
     """
 
     verb: Verb
@@ -42,7 +42,7 @@ class Command:
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """A line for people; ``is_error`` where something went wrong."""
+    """A line for the user; ``is_error`` marks a failure."""
 
     text: str
     is_error: bool = False
@@ -53,11 +53,11 @@ NOTHING = Message("")
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """Asked before something that cannot be taken back.
+    """A confirmation before an action that cannot be undone.
 
     Attributes:
-        text: what is asked.
-        command: what is done after a "y".
+        text: the question.
+        command: the action to carry out after the key "y".
     """
 
     text: str
@@ -66,16 +66,16 @@ class Question:
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """All that is shown.
+    """The state of the screen.
 
     Attributes:
-        status: the last snapshot; None before the first.
+        status: the last answer of GetStatus; None before the first.
         recent: the last evictions, newest first.
-        selected: name of the chosen consumer; "" before there is any.
-        message: what came of the last key.
-        question: what waits for an answer.
-        help: whether the keys are explained.
-        away: why the picture is not of now; "" when it is.
+        selected: name of the selected consumer; "" while there is none.
+        message: the result of the last key.
+        question: the question that is open; None when there is none.
+        help: whether the help page is shown.
+        stale_reason: why the status is out of date; "" while it is current.
     """
 
     status: Entry | None = None
@@ -84,67 +84,67 @@ class Model:
     message: Message = NOTHING
     question: Question | None = None
     help: bool = False
-    away: str = ""
+    stale_reason: str = ""
 
     @property
     def consumers(self) -> Sequence[Entry]:
-        """Of the last snapshot."""
+        """The consumers of the last status."""
         found: Sequence[Entry] = self.status["consumers"] if self.status else ()
         return found
 
     @property
     def position(self) -> int:
-        """The place of the chosen consumer; 0 where there is none."""
+        """The index of the selected consumer; 0 when there is none."""
         names = [str(one["name"]) for one in self.consumers]
         return names.index(self.selected) if self.selected in names else 0
 
     @property
     def consumer(self) -> Entry | None:
-        """The chosen one."""
+        """The selected consumer."""
         return self.consumers[self.position] if self.consumers else None
 
     def with_status(self, status: Entry) -> Model:
-        """With a new snapshot; who is chosen stays so, or its neighbour is where it is gone."""
+        """A model with a new status. The selection stays; if its consumer is gone, the next one is selected."""
         place = self.position
-        model = replace(self, status=status, away="")
+        model = replace(self, status=status, stale_reason="")
         names = [str(one["name"]) for one in model.consumers]
         if self.selected in names:
             return model
         return replace(model, selected=names[min(place, len(names) - 1)] if names else "", question=None)
 
-    def saying(self, text: str, *, is_error: bool = False) -> Model:
-        """With a message."""
+    def with_message(self, text: str, *, is_error: bool = False) -> Model:
+        """A model with a message."""
         return replace(self, message=Message(text, is_error))
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
-    """What a key came to: what is shown now, and what is to be done."""
+class KeyResult:
+    """The result of a key: the new model and the action to carry out, if any."""
 
     model: Model
     command: Command | None = field(default=None)
 
 
-def press(model: Model, key: str) -> Step:
-    """What a key does."""
+def press(model: Model, key: str) -> KeyResult:
+    """Handle a key: the new model, and the action to carry out, if any."""
     if key == keys.INTERRUPT:
-        return Step(model, Command(Verb.QUIT))
+        return KeyResult(model, Command(Verb.QUIT))
     if model.question is not None:
-        return _answer(model, model.question, key)
+        return _answer_question(model, model.question, key)
     if model.help and key != "q":
-        return Step(replace(model, help=False))
-    return _plain(replace(model, message=NOTHING), key)
+        return KeyResult(replace(model, help=False))
+    return _handle_key(replace(model, message=NOTHING), key)
 
 
-def _plain(model: Model, key: str) -> Step:
-    """A key while nothing else is going on."""
+def _handle_key(model: Model, key: str) -> KeyResult:
+    """Handle a key while neither a question nor the help page is open."""
     if key in ("q", keys.ESCAPE):
-        return Step(model, Command(Verb.QUIT))
+        return KeyResult(model, Command(Verb.QUIT))
     if key in ("h", "?"):
-        return Step(replace(model, help=True))
+        return KeyResult(replace(model, help=True))
     if key in _ACTIONS and model.consumer is not None:
         return _ACTIONS[key](model, model.consumer)
-    return Step(_moved(model, _MOVES[key]) if key in _MOVES else model)
+    return KeyResult(_move_selection(model, _MOVES[key]) if key in _MOVES else model)
 
 
 _MOVES = {
@@ -159,58 +159,60 @@ _MOVES = {
 }
 
 
-def _moved(model: Model, by: int) -> Model:
+def _move_selection(model: Model, by: int) -> Model:
     if not model.consumers:
         return model
     place = max(0, min(len(model.consumers) - 1, model.position + by))
     return replace(model, selected=str(model.consumers[place]["name"]))
 
 
-def _answer(model: Model, question: Question, key: str) -> Step:
-    """Only a "y" is a yes."""
+def _answer_question(model: Model, question: Question, key: str) -> KeyResult:
+    """Handle a key while a question is open; only "y" confirms."""
     answered = replace(model, question=None)
     if key in ("y", "Y"):
-        return Step(answered.saying(_under_way(question.command)), question.command)
-    return Step(answered.saying("nothing was done"))
+        return KeyResult(answered.with_message(_progress_message(question.command)), question.command)
+    return KeyResult(answered.with_message("cancelled"))
 
 
-def _load(model: Model, consumer: Entry) -> Step:
+def _load(model: Model, consumer: Entry) -> KeyResult:
     command = Command(Verb.LOAD, str(consumer["name"]))
-    return Step(model.saying(_under_way(command)), command)
+    return KeyResult(model.with_message(_progress_message(command)), command)
 
 
-def _pin(model: Model, consumer: Entry) -> Step:
+def _pin(model: Model, consumer: Entry) -> KeyResult:
     command = Command(Verb.UNPIN if consumer.get("pinned") else Verb.PIN, str(consumer["name"]))
-    return Step(model, command)
+    return KeyResult(model, command)
 
 
-def _evict(model: Model, consumer: Entry) -> Step:
-    """Asked about first; a consumer that is in use or pinned takes another key."""
+def _evict(model: Model, consumer: Entry) -> KeyResult:
+    """Ask for confirmation; a consumer that is leased or pinned can only be evicted by force."""
     name = str(consumer["name"])
     if consumer.get("residency") == "unloaded":
-        return Step(model.saying(f"{clean(name)} is not loaded"))
+        return KeyResult(model.with_message(f"{clean(name)} is not loaded"))
     protected = _protection(model, consumer)
     if protected:
-        return Step(model.saying(f"{clean(name)} {protected}; E evicts it by force", is_error=True))
-    return Step(replace(model, question=Question(f"Evict {clean(name)}?", Command(Verb.EVICT, name))))
+        return KeyResult(model.with_message(f"{clean(name)} {protected}; press E to evict it by force", is_error=True))
+    return KeyResult(replace(model, question=Question(f"Evict {clean(name)}?", Command(Verb.EVICT, name))))
 
 
-def _force(model: Model, consumer: Entry) -> Step:
-    """Says what is lost by it."""
+def _force(model: Model, consumer: Entry) -> KeyResult:
+    """Ask for confirmation and name the leases that would be revoked."""
     name = str(consumer["name"])
     owners = _owners(model, name)
     text = f"Evict {clean(name)} by force?"
     if owners:
-        text = f"Evict {clean(name)} by force, and revoke {count(len(owners), 'lease')} of {listed(owners[:3])}?"
+        text = (
+            f"Evict {clean(name)} by force and revoke {count(len(owners), 'lease')} held by {join_names(owners[:3])}?"
+        )
     elif consumer.get("pinned"):
-        text = f"Evict {clean(name)} by force, though it is pinned?"
-    return Step(replace(model, question=Question(text, Command(Verb.FORCE, name))))
+        text = f"Evict {clean(name)} by force although it is pinned?"
+    return KeyResult(replace(model, question=Question(text, Command(Verb.FORCE, name))))
 
 
 def _protection(model: Model, consumer: Entry) -> str:
     owners = _owners(model, str(consumer["name"]))
     if owners:
-        return f"is leased by {listed(owners[:3])}"
+        return f"is leased by {join_names(owners[:3])}"
     return "is pinned" if consumer.get("pinned") else ""
 
 
@@ -219,7 +221,7 @@ def _owners(model: Model, name: str) -> list[str]:
     return [clean(one.get("owner") or f"uid {one['owner_uid']}") for one in leases if one["consumer"] == name]
 
 
-def _under_way(command: Command) -> str:
+def _progress_message(command: Command) -> str:
     words = {Verb.LOAD: "loading", Verb.EVICT: "evicting", Verb.FORCE: "evicting"}
     return f"{words[command.verb]} {clean(command.consumer)} …" if command.verb in words else ""
 

@@ -1,4 +1,4 @@
-"""A terminal taken over for a while: alternate screen, keys one by one, frames without flicker, and back as it was."""
+"""Takes over the terminal for a full-screen program: alternate screen, single keys, frames without flicker, restore."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ from gpumand.cli.top.keys import Decoder
 ENTER, PREPARE = "\x1b[?1049h", "\x1b[?25l\x1b[2J"
 LEAVE = "\x1b[0m\x1b[2J\x1b[?25h\x1b[?1049l"
 
-BEGIN, END = "\x1b[?2026h", "\x1b[?2026l"
-"""Terminals that know it show what is between them at once; the others ignore it."""
+BEGIN_UPDATE, END_UPDATE = "\x1b[?2026h", "\x1b[?2026l"
+"""Synchronized update: terminals that support it show the text between the two at once; others ignore them."""
 
 ESCAPE_SEC = 0.05
-"""How long after an Escape the rest of a sequence may come."""
+"""Seconds that the rest of an escape sequence may take after the Escape byte."""
 
 IFLAG, LFLAG, CC = 0, 3, 6
-"""Places in what termios gives."""
+"""Indices into the list that ``termios.tcgetattr`` returns."""
 
-SIZE = (80, 24)
+FALLBACK_SIZE = (80, 24)
 
 
 class Terminal:
     """Standard input and output, which must be terminals.
 
     Args:
-        on_key: called with the name of each key; "" when the terminal has gone.
-        on_change: called when the size has changed, or everything must be painted anew.
+        on_key: called with the name of each key; with "" when the terminal is gone.
+        on_change: called when the size changed or the whole screen must be drawn again.
     """
 
     def __init__(self, on_key: Callable[[str], None], on_change: Callable[[], None]) -> None:
@@ -46,35 +46,35 @@ class Terminal:
         self._shown: list[str] = []
 
     def __enter__(self) -> Terminal:
-        """Take it over, in the running loop."""
+        """Take the terminal over and read keys in the running event loop."""
         loop = asyncio.get_running_loop()
-        self._take()
+        self._take_over()
         loop.add_reader(self._input, self._read)
         for number, handler in self._handlers().items():
             loop.add_signal_handler(number, handler)
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Give it back as it was, whatever happened."""
+        """Restore the terminal, also after an error."""
         loop = asyncio.get_running_loop()
         loop.remove_reader(self._input)
         if self._escape is not None:
             self._escape.cancel()
         for number in self._handlers():
             loop.remove_signal_handler(number)
-        self._give_back()
+        self._restore()
 
     @property
     def size(self) -> tuple[int, int]:
-        """Columns and lines, now."""
+        """The current number of columns and lines."""
         try:
             columns, lines = os.get_terminal_size(self._output)
         except OSError:
-            return SIZE
-        return (columns, lines) if columns and lines else SIZE
+            return FALLBACK_SIZE
+        return (columns, lines) if columns and lines else FALLBACK_SIZE
 
     def show(self, lines: Sequence[str]) -> None:
-        """Write those lines that are others than before, each where it belongs."""
+        """Draw the lines that changed since the last call."""
         changed = [
             f"\x1b[{place};1H{line}\x1b[0m\x1b[K"
             for place, line in enumerate(lines, start=1)
@@ -82,7 +82,7 @@ class Terminal:
         ]
         self._shown = list(lines)
         if changed:
-            self._write(BEGIN + "".join(changed) + END)
+            self._write(BEGIN_UPDATE + "".join(changed) + END_UPDATE)
 
     def _handlers(self) -> dict[signal.Signals, Callable[[], None]]:
         return {
@@ -92,8 +92,11 @@ class Terminal:
             signal.SIGINT: lambda: self._on_key("interrupt"),
         }
 
-    def _take(self) -> None:
-        """Keys one by one and unechoed; Ctrl-C and Ctrl-Z stay signals, Ctrl-S does not stop our output."""
+    def _take_over(self) -> None:
+        """Switch to single keys without echo, and to the alternate screen.
+
+        Ctrl-C and Ctrl-Z stay signals; Ctrl-S no longer stops the output.
+        """
         enter = "" if self._saved else ENTER
         if self._saved is None:
             self._saved = termios.tcgetattr(self._input)
@@ -105,22 +108,24 @@ class Terminal:
         self._shown = []
         self._write(enter + PREPARE)
 
-    def _give_back(self) -> None:
-        """What was typed and not read is dropped: the shell should not run it."""
+    def _restore(self) -> None:
+        """Restore the saved settings. Unread input is dropped, so that the shell does not run it."""
         with suppress(OSError):
             self._write(LEAVE)
         if self._saved is not None:
-            with suppress(termios.error):  # the terminal is gone
+            with suppress(termios.error):  # raised when the terminal is gone
                 termios.tcsetattr(self._input, termios.TCSAFLUSH, self._saved)
             self._saved = None
 
     def _stop(self) -> None:
-        """Ctrl-Z: stop as everybody else does, and go on when we are continued.
+        """Handle Ctrl-Z: restore the terminal, stop the process, and take the terminal over again when continued.
 
-        Where there is no shell to continue us (a window that runs nothing else), the kernel does not stop us at all.
+        The kernel ignores the stop when no shell could continue the process, for example in a window that runs only
+        this program; execution then goes on at once.
         """
         loop = asyncio.get_running_loop()
-        self._give_back()
+        self._restore()
+        # The stop must be the default action, so that the shell sees a stopped job.
         loop.remove_signal_handler(signal.SIGTSTP)
         signal.signal(signal.SIGTSTP, signal.SIG_DFL)
         os.kill(os.getpid(), signal.SIGTSTP)
@@ -128,9 +133,12 @@ class Terminal:
         self._resume()
 
     def _resume(self) -> None:
-        """Whoever stopped us, the terminal may be in any state now. In the background this stops us again."""
+        """Take the terminal over again after the process was stopped; its settings may have changed meanwhile.
+
+        In the background, changing them stops the process again (SIGTTOU).
+        """
         with suppress(termios.error):
-            self._take()
+            self._take_over()
         self._on_change()
 
     def _repaint(self) -> None:
@@ -145,13 +153,15 @@ class Terminal:
         except OSError:
             octets = b""
         if not octets:
+            # End of file: the terminal is gone, and reading it again would return at once forever.
             asyncio.get_running_loop().remove_reader(self._input)
             self._on_key("")
             return
         self._press(self._decoder.feed(octets))
         if self._escape is not None:
             self._escape.cancel()
-        if self._decoder.waits:
+        if self._decoder.has_pending_escape:
+            # If nothing follows soon, the byte was the Escape key and not the start of a sequence.
             self._escape = asyncio.get_running_loop().call_later(ESCAPE_SEC, self._flush)
 
     def _flush(self) -> None:
@@ -162,6 +172,7 @@ class Terminal:
             self._on_key(key)
 
     def _write(self, text: str) -> None:
+        # A character that the terminal's encoding lacks becomes "?" instead of an error.
         encoding = sys.stdout.encoding or "ascii"
         sys.stdout.write(text.encode(encoding, "replace").decode(encoding))
         sys.stdout.flush()

@@ -80,5 +80,6 @@ def assert_clean_end(scene: Scene) -> None:
     assert "quarantine" not in machine.run(["ls", "/run/gpumand"]).stdout.split()
     journal = machine.journal(DAEMON, lines=1_000_000)
     assert "Traceback" not in journal
-    assert "set aside" not in journal
+    assert "moved to quarantine" not in journal
+    assert "history.db.damaged" not in journal
     assert not [name for name, (active, _, _) in scene.truth()["units"].items() if active == "failed"]

@@ -1,4 +1,4 @@
-"""What the tests of the adapter share."""
+"""Helpers for the tests of BusConnection."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from gpumand.domain.errors import Busy
 from gpumand.testing.bus import PrivateBus
 
 NAME = "org.example.Served"
-FACE = "org.example.Face"
+INTERFACE = "org.example.Face"
 
 
 async def until(condition: Callable[[], bool], within_sec: float = 10.0) -> None:
-    """Wait until it holds. Raises TimeoutError."""
+    """Wait until the condition holds. Raises TimeoutError."""
     async with asyncio.timeout(within_sec):
-        while not condition():  # noqa: ASYNC110 - what is waited for is in other processes, and knows no Event
+        while not condition():  # noqa: ASYNC110 - the condition depends on other processes, which cannot set an Event
             await asyncio.sleep(0.005)
 
 
 @asynccontextmanager
 async def peers(bus: PrivateBus, count: int) -> AsyncIterator[list[BusConnection]]:
-    """So many connections to the bus, closed in the end."""
+    """Open ``count`` connections to the bus, and close them at the end."""
     made = [await BusConnection.connect(bus.address) for _ in range(count)]
     try:
         yield made
@@ -33,16 +33,19 @@ async def peers(bus: PrivateBus, count: int) -> AsyncIterator[list[BusConnection
 
 
 async def error_of(call: Awaitable[object]) -> BusError:
-    """The error that a call ends with."""
+    """Return the error that a call ends with."""
     try:
         answer = await call
     except BusError as error:
         return error
-    raise AssertionError(f"it was answered: {answer!r}")
+    raise AssertionError(f"the call succeeded: {answer!r}")
 
 
 class Server:
-    """Answers Echo, and Slow when it is let go; Broken breaks; whatever else is Busy. Counts waiting calls."""
+    """Answers Echo at once, Slow after ``go``, Broken with an exception and other methods with Busy.
+
+    It counts waiting and cancelled calls.
+    """
 
     def __init__(self, connection: BusConnection) -> None:
         self.connection = connection
@@ -60,7 +63,7 @@ class Server:
             return self.slow()
         if call.member == "Broken":
             raise RuntimeError("/a/secret/path")
-        raise Busy("somebody\nelse has it")
+        raise Busy("another client\nhas it")
 
     async def slow(self) -> Reply:
         self.waiting += 1

@@ -21,7 +21,7 @@ from tests.scripted_arbiter import ScriptedArbiter
 
 @dataclass
 class ScriptedUnits:
-    """A systemd that says what it is told to, when it is told to."""
+    """A unit manager with replies that the test sets and can delay."""
 
     unit: str = ""
     activity: UnitActivity = UnitActivity.ACTIVE
@@ -41,21 +41,21 @@ class ScriptedUnits:
         return UnitState(unit, self.activity, invocation_id="cafe")
 
     async def start(self, unit: str, timeout_sec: float) -> None:
-        raise AssertionError("nobody starts units here")
+        raise AssertionError("these tests start no units")
 
     async def stop(self, unit: str, timeout_sec: float) -> None:
-        raise AssertionError("nobody stops units here")
+        raise AssertionError("these tests stop no units")
 
     async def failure_lines(self, unit: str) -> tuple[str, ...]:
         return ()
 
     async def watch(self, units: Iterable[str], changed: Callable[[UnitState], None]) -> None:
-        raise AssertionError("nobody watches units here")
+        raise AssertionError("these tests watch no units")
 
 
 @dataclass
-class House:
-    """A served Manager and everything around it."""
+class ServedManager:
+    """A Manager that is served on a bus, with its parts."""
 
     bus: PolicyBus
     connection: BusConnection
@@ -67,17 +67,17 @@ class House:
 
 @dataclass
 class Client:
-    """A program on the bus that notes every signal of gpumand, in order, as (path, member, body)."""
+    """A client on the bus that records every signal of gpumand in order."""
 
     connection: BusConnection
-    heard: list[Signal] = field(default_factory=list)
+    signals: list[Signal] = field(default_factory=list)
 
     async def call(self, member: str, signature: str = "", *body: object) -> tuple[Any, ...]:
         return await self.connection.call(BUS_NAME, "/org/gpumand1", "org.gpumand1.Manager", member, signature, body)
 
-    def story(self) -> list[str]:
-        """What was heard, shortened."""
-        return [f"{signal.path.removeprefix('/org/gpumand1') or '/'} {signal.member}" for signal in self.heard]
+    def signal_names(self) -> list[str]:
+        """Return the recorded signals as "PATH MEMBER"."""
+        return [f"{signal.path.removeprefix('/org/gpumand1') or '/'} {signal.member}" for signal in self.signals]
 
 
 @pytest.fixture
@@ -87,8 +87,8 @@ async def bus() -> AsyncIterator[PolicyBus]:
 
 
 @asynccontextmanager
-async def served_on(bus: PolicyBus, authority: Authority | None = None) -> AsyncIterator[House]:
-    """A Manager on this bus."""
+async def serve_manager(bus: PolicyBus, authority: Authority | None = None) -> AsyncIterator[ServedManager]:
+    """Serve a Manager on this bus."""
     connection = await BusConnection.connect(bus.address)
     arbiter, units = ScriptedArbiter(), ScriptedUnits()
     clients = Clients(connection, units, frozenset({0, os.getuid()}))
@@ -97,20 +97,20 @@ async def served_on(bus: PolicyBus, authority: Authority | None = None) -> Async
     arbiter.publish = service.publish
     service.export()
     await connection.request_name(BUS_NAME)
-    yield House(bus, connection, arbiter, units, clients, service)
+    yield ServedManager(bus, connection, arbiter, units, clients, service)
     await service.close()
     await connection.close()
 
 
 @pytest.fixture
-async def house(bus: PolicyBus) -> AsyncIterator[House]:
-    async with served_on(bus) as served:
+async def served(bus: PolicyBus) -> AsyncIterator[ServedManager]:
+    async with serve_manager(bus) as served:
         yield served
 
 
 @pytest.fixture
-async def client(house: House) -> AsyncIterator[Client]:
-    made = Client(await BusConnection.connect(house.bus.address))
-    await made.connection.subscribe(callback=made.heard.append, sender=BUS_NAME)
+async def client(served: ServedManager) -> AsyncIterator[Client]:
+    made = Client(await BusConnection.connect(served.bus.address))
+    await made.connection.subscribe(callback=made.signals.append, sender=BUS_NAME)
     yield made
     await made.connection.close()

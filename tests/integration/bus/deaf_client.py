@@ -1,4 +1,4 @@
-"""Sends ten thousand calls and never reads an answer: ``python -m … ADDRESS DESTINATION SEED``."""
+"""Sends ten thousand calls and never reads a reply: ``python -m … ADDRESS DESTINATION SEED``."""
 
 from __future__ import annotations
 
@@ -10,25 +10,25 @@ import sys
 from dbus_fast import Message
 
 from gpumand.bus.connection import BusConnection
-from tests.integration.bus.adapter import FACE
+from tests.integration.bus.adapter import INTERFACE
 
 CALLS = 10_000
 
 
-async def shout(address: str, destination: str, seed: int) -> None:
-    """Everything happens within one turn of the event loop, so nothing is read."""
+async def send_calls(address: str, destination: str, seed: int) -> None:
+    """Send all calls within one iteration of the event loop, so that no reply is read."""
     rng = random.Random(seed)
     connection = await BusConnection.connect(address)
-    sock = connection._outbox._sock
+    sock = connection._send_queue._sock
     sock.setblocking(True)
     for serial in range(2, CALLS + 2):
         member = rng.choice(["Echo", "Slow", "Busy", "Nope"])
         signature, body = rng.choice([("s", ["x" * 100]), ("", []), ("u", [1])])
-        call = Message(destination, "/", FACE, member, signature=signature, body=body, serial=serial)
+        call = Message(destination, "/", INTERFACE, member, signature=signature, body=body, serial=serial)
         sock.sendall(call._marshall(False))
     print("SENT", flush=True)
     signal.pause()
 
 
 if __name__ == "__main__":
-    asyncio.run(shout(sys.argv[1], sys.argv[2], int(sys.argv[3])))
+    asyncio.run(send_calls(sys.argv[1], sys.argv[2], int(sys.argv[3])))

@@ -1,4 +1,4 @@
-"""A polkit on the tests' bus: python-dbusmock's, a stranger's idea of it, and one that says what it is told to."""
+"""Two polkit substitutes on the test bus: the independent one of python-dbusmock, and one with scripted replies."""
 
 from __future__ import annotations
 
@@ -28,28 +28,28 @@ POLICY = f"""<policy context="default">
 
 needs_dbusmock = pytest.mark.skipif(
     not TEMPLATE.exists() and os.environ.get("GPUMAND_E2E") != "required",
-    reason="python3-dbusmock is not installed, so there is no polkitd to imitate",
+    reason="needs python3-dbusmock, which simulates polkitd",
 )
 
 
 @dataclass
 class MockPolkit:
-    """python-dbusmock's polkitd, in a process of its own; it allows nothing until it is told to."""
+    """The polkitd of python-dbusmock in a separate process; it authorizes no call until the test allows it."""
 
     process: asyncio.subprocess.Process
     control: BusConnection
 
-    async def tell(self, member: str, signature: str = "", *body: object) -> Any:
+    async def control_mock(self, member: str, signature: str = "", *body: object) -> Any:
         """Call a method of the template, such as SetAllowed."""
         answer = await self.control.call(POLKIT, POLKIT_PATH, MOCK, member, signature, body)
         return answer[0] if answer else None
 
-    async def wait_for_question(self) -> None:
-        """Return when a question hangs."""
-        await _until(lambda: self.tell("HaveHangingCalls"), "a question hangs")
+    async def wait_for_check(self) -> None:
+        """Wait until a check hangs."""
+        await _until(lambda: self.control_mock("HaveHangingCalls"), "a check hangs")
 
     async def kill(self) -> None:
-        """End it at once."""
+        """Kill the process."""
         if self.process.returncode is None:
             self.process.kill()
         await self.process.wait()
@@ -57,7 +57,7 @@ class MockPolkit:
 
 @asynccontextmanager
 async def mock_polkit(address: str) -> AsyncIterator[MockPolkit]:
-    """Run it on this bus."""
+    """Run the mock on this bus."""
     environment = {"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8", "DBUS_SYSTEM_BUS_ADDRESS": address}
     process = await asyncio.create_subprocess_exec(
         *(SYSTEM_PYTHON, "-m", "dbusmock", "--system", "--logfile", os.devnull, "--template", "polkitd"),
@@ -75,7 +75,7 @@ async def mock_polkit(address: str) -> AsyncIterator[MockPolkit]:
 
 
 async def _until(ask: Callable[[], Awaitable[Any]], what: str) -> None:
-    """Ask again until the answer is true; fails after a deadline."""
+    """Repeat a call until its result is true; fails after a deadline."""
     deadline = asyncio.get_running_loop().time() + DEADLINE_SEC
     while not await ask():
         assert asyncio.get_running_loop().time() < deadline, f"never: {what}"
@@ -89,11 +89,11 @@ async def _is_there(connection: BusConnection) -> bool:
 
 @dataclass
 class ScriptedPolkit:
-    """A polkit whose answers the test sets, and which remembers what it was asked."""
+    """A polkit with replies that the test sets; it records the checks."""
 
     connection: BusConnection
     answer: tuple[bool, bool, dict[str, str]] = (False, False, {})
-    questions: list[tuple[Any, ...]] = field(default_factory=list)
+    checks: list[tuple[Any, ...]] = field(default_factory=list)
     cancelled: list[str] = field(default_factory=list)
     answering: asyncio.Event = field(default_factory=asyncio.Event)
     reply: Reply | None = None
@@ -108,14 +108,14 @@ class ScriptedPolkit:
             self.cancelled.append(call.body[0])
             return Reply()
         assert (call.member, call.signature) == ("CheckAuthorization", "(sa{sv})sa{ss}us")
-        self.questions.append(tuple(unwrap(list(call.body))))
+        self.checks.append(tuple(unwrap(list(call.body))))
         await self.answering.wait()
         return self.reply or Reply("(bba{ss})", ([*self.answer],))
 
 
 @asynccontextmanager
 async def scripted_polkit(address: str) -> AsyncIterator[ScriptedPolkit]:
-    """Run it on this bus. A second one waits in the queue for the name, and has it when the first goes."""
+    """Run a scripted polkit on this bus. A second one waits for the name, and gets it when the first one leaves."""
     connection = await BusConnection.connect(address)
     polkit = ScriptedPolkit(connection)
     try:

@@ -1,4 +1,4 @@
-"""A bus of our own with our real policy over the default deny of the system bus, and clients that people use."""
+"""A private bus with gpumand's real policy on top of the system bus's defaults, called with busctl and gdbus."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from gpumand.testing.bus import PrivateBus
 
 POLICY = Path(__file__).parents[3] / "dbus" / "org.gpumand1.conf"
 DEADLINE_SEC = 10.0
-NOBODY = 65534
+OTHER_UID = 65534
 
 DOCTYPE = (
     '<!DOCTYPE busconfig PUBLIC "-//freedesktop//DTD D-Bus Bus Configuration 1.0//EN"\n'
     ' "http://www.freedesktop.org/standards/dbus/1.0/busconfig.dtd">\n'
 )
-# The default context of the system bus, rule by rule.
+# The rules of the system bus's default context.
 CONFIG = (
     DOCTYPE
     + """<busconfig>
@@ -57,30 +57,30 @@ CONFIG = (
 
 
 @dataclass(frozen=True)
-class Finished:
-    """What a command left."""
+class CommandResult:
+    """The result of a command."""
 
     returncode: int
     out: str
     err: str
 
     def json(self) -> Any:
-        """The data of ``busctl --json=short call``, without types."""
+        """Return the data of ``busctl --json=short call`` without types."""
         assert self.returncode == 0, self.err
-        return [plain(item) for item in json.loads(self.out)["data"]]
+        return [without_types(item) for item in json.loads(self.out)["data"]]
 
 
-def plain(item: Any) -> Any:
-    """busctl's {"type", "data"} pairs as what is in them."""
+def without_types(item: Any) -> Any:
+    """Replace busctl's {"type", "data"} pairs by their data."""
     if isinstance(item, dict):
         if set(item) == {"type", "data"}:
-            return plain(item["data"])
-        return {key: plain(value) for key, value in item.items()}
-    return [plain(part) for part in item] if isinstance(item, list) else item
+            return without_types(item["data"])
+        return {key: without_types(value) for key, value in item.items()}
+    return [without_types(part) for part in item] if isinstance(item, list) else item
 
 
-async def run(*command: str, uid: int | None = None, env: dict[str, str] | None = None) -> Finished:
-    """Run a command to its end, as another user if asked."""
+async def run(*command: str, uid: int | None = None, env: dict[str, str] | None = None) -> CommandResult:
+    """Run a command to its end, as another user if ``uid`` is given."""
     process = await asyncio.create_subprocess_exec(
         *command,
         stdout=asyncio.subprocess.PIPE,
@@ -93,29 +93,29 @@ async def run(*command: str, uid: int | None = None, env: dict[str, str] | None 
     )
     async with asyncio.timeout(30):
         out, err = await process.communicate()
-    return Finished(process.returncode or 0, out.decode(), err.decode())
+    return CommandResult(process.returncode or 0, out.decode(), err.decode())
 
 
 class PolicyBus:
-    """A running dbus-daemon with our policy, as people's tools see it."""
+    """A running dbus-daemon with gpumand's policy, called with command line tools."""
 
     def __init__(self, address: str) -> None:
         self.address = address
 
-    async def busctl(self, *arguments: str, uid: int | None = None) -> Finished:
+    async def busctl(self, *arguments: str, uid: int | None = None) -> CommandResult:
         return await run("busctl", f"--address={self.address}", "--json=short", *arguments, uid=uid)
 
-    async def call(self, member: str, *arguments: str, uid: int | None = None) -> Finished:
-        """``busctl call`` of a method of the Manager."""
+    async def call(self, member: str, *arguments: str, uid: int | None = None) -> CommandResult:
+        """Call a method of the Manager with busctl."""
         where = ("org.gpumand1", "/org/gpumand1", "org.gpumand1.Manager")
         return await self.busctl("call", *where, member, *arguments, uid=uid)
 
-    async def gdbus(self, *arguments: str, uid: int | None = None) -> Finished:
+    async def gdbus(self, *arguments: str, uid: int | None = None) -> CommandResult:
         return await run("gdbus", *arguments, uid=uid, env={"DBUS_SESSION_BUS_ADDRESS": self.address})
 
     @asynccontextmanager
     async def listener(self, *command: str) -> AsyncIterator[Lines]:
-        """A command that keeps writing lines, with this bus as its session bus; ended on exit."""
+        """Run a command that keeps writing lines, with this bus as its session bus; it is killed on exit."""
         process = await asyncio.create_subprocess_exec(
             *command,
             stdout=asyncio.subprocess.PIPE,
@@ -131,13 +131,13 @@ class PolicyBus:
 
 
 class Lines:
-    """What a running command writes."""
+    """The output of a running command."""
 
     def __init__(self, stream: asyncio.StreamReader) -> None:
         self._stream = stream
 
     async def until(self, wanted: str) -> list[str]:
-        """Read up to the line that contains this, and return all lines read; fails after a deadline."""
+        """Read up to the line that contains ``wanted``, and return all lines read; fails after a deadline."""
         seen: list[str] = []
         async with asyncio.timeout(DEADLINE_SEC):
             while not seen or wanted not in seen[-1]:
@@ -149,9 +149,9 @@ class Lines:
 
 @asynccontextmanager
 async def policy_bus(more: str = "") -> AsyncIterator[PolicyBus]:
-    """Start a bus and end it. Its folder is open to other users, so that callers can be somebody else.
+    """Run a bus. Its folder is accessible to other users, so that callers can run as another user.
 
-    ``more`` goes to the end of the bus's configuration: policies for other services on it.
+    ``more`` is appended to the configuration of the bus: policies for other services.
     """
     folder = Path(tempfile.mkdtemp(prefix="gpumand-policy-bus-"))
     try:
@@ -172,7 +172,7 @@ def _write_config(folder: Path, more: str) -> Path:
 
 
 async def until(condition: Callable[[], bool], what: str) -> None:
-    """Return when the condition holds; fails after a deadline."""
+    """Wait until the condition holds; fails after a deadline."""
     deadline = asyncio.get_running_loop().time() + DEADLINE_SEC
     while not condition():
         assert asyncio.get_running_loop().time() < deadline, f"never: {what}"

@@ -12,7 +12,7 @@ from gpumand.bus import call_server
 from gpumand.bus.connection import BusConnection
 from gpumand.testing.bus import PrivateBus
 from tests.integration.bus import deaf_client
-from tests.integration.bus.adapter import FACE, Server, error_of, peers, until
+from tests.integration.bus.adapter import INTERFACE, Server, error_of, peers, until
 
 BODIES: list[tuple[str, list[object]]] = [
     ("", []),
@@ -35,22 +35,22 @@ async def own_bus() -> AsyncIterator[PrivateBus]:
         yield running
 
 
-async def lives(server: BusConnection, own_bus: PrivateBus) -> None:
-    """A stranger is served."""
-    async with peers(own_bus, 1) as (stranger,):
-        assert await stranger.call(server.unique_name, "/", FACE, "Echo", "s", ("alive",)) == ("alive",)
+async def assert_serves(server: BusConnection, own_bus: PrivateBus) -> None:
+    """Check that the server still answers a new client."""
+    async with peers(own_bus, 1) as (other,):
+        assert await other.call(server.unique_name, "/", INTERFACE, "Echo", "s", ("alive",)) == ("alive",)
 
 
-async def test_a_descriptor_that_was_not_sent_is_refused(own_bus: PrivateBus) -> None:
+async def test_descriptor_index_without_descriptor_is_refused(own_bus: PrivateBus) -> None:
     async with peers(own_bus, 2) as (server, client):
         served = Server(server)
         for signature, body in (("h", [0]), ("ah", [[3]]), ("a{sh}", [{"x": 5}])):
-            error = await error_of(client.call(server.unique_name, "/", FACE, "Echo", signature, body))
+            error = await error_of(client.call(server.unique_name, "/", INTERFACE, "Echo", signature, body))
             assert error.name == "org.freedesktop.DBus.Error.InvalidArgs"
         assert served.calls == []
 
 
-async def test_signals_and_answers_that_nobody_asked_for_change_nothing(own_bus: PrivateBus) -> None:
+async def test_unsolicited_signals_and_replies_are_ignored(own_bus: PrivateBus) -> None:
     async with peers(own_bus, 1) as (server,):
         Server(server)
         hostile = await MessageBus(bus_address=own_bus.address).connect()
@@ -71,38 +71,38 @@ async def test_signals_and_answers_that_nobody_asked_for_change_nothing(own_bus:
                     body=[serial],
                 )
             )
-        await lives(server, own_bus)
+        await assert_serves(server, own_bus)
         hostile.disconnect()
         await hostile.wait_for_disconnect()
 
 
-async def test_calls_with_any_flags_are_taken(own_bus: PrivateBus) -> None:
+async def test_calls_with_any_flags_are_accepted(own_bus: PrivateBus) -> None:
     async with peers(own_bus, 2) as (server, client):
         served = Server(server)
         for octet in range(256):
-            call = Message(server.unique_name, "/", FACE, "Echo", signature="s", body=["x"], serial=1000 + octet)
+            call = Message(server.unique_name, "/", INTERFACE, "Echo", signature="s", body=["x"], serial=1000 + octet)
             octets = bytearray(call._marshall(False))
             octets[2] = octet
-            client._outbox._sock.sendall(octets)
+            client._send_queue._sock.sendall(octets)
         await until(lambda: len(served.calls) == 256)
         assert [call.interactive for call in served.calls] == [bool(octet & 4) for octet in range(256)]
-        await lives(server, own_bus)
+        await assert_serves(server, own_bus)
 
 
 @pytest.mark.parametrize("member", ["Echo", "Broken", "Nonsense"])
-async def test_odd_bodies_are_answered(own_bus: PrivateBus, member: str) -> None:
+async def test_unusual_bodies_are_answered(own_bus: PrivateBus, member: str) -> None:
     async with peers(own_bus, 2) as (server, client):
         Server(server)
         for signature, body in BODIES:
-            call = client.call(server.unique_name, "/", FACE, member, signature, body)
+            call = client.call(server.unique_name, "/", INTERFACE, member, signature, body)
             if member == "Echo":
                 await call
             else:
                 assert (await error_of(call)).message
-        await lives(server, own_bus)
+        await assert_serves(server, own_bus)
 
 
-async def test_ten_thousand_calls_whose_answers_nobody_reads(own_bus: PrivateBus, seed: int) -> None:
+async def test_ten_thousand_calls_with_unread_replies_do_not_block_others(own_bus: PrivateBus, seed: int) -> None:
     async with peers(own_bus, 1) as (server,):
         served = Server(server)
         command = [sys.executable, "-m", deaf_client.__name__, own_bus.address, server.unique_name, str(seed)]
@@ -110,8 +110,8 @@ async def test_ten_thousand_calls_whose_answers_nobody_reads(own_bus: PrivateBus
         assert deaf.stdout is not None
         assert await deaf.stdout.readline() == b"SENT\n"
         await until(lambda: len(served.calls) == deaf_client.CALLS, within_sec=30)
-        assert served.waiting == call_server.MAX_WAITING_A_SENDER
-        await lives(server, own_bus)
+        assert served.waiting == call_server.MAX_WAITING_PER_SENDER
+        await assert_serves(server, own_bus)
         deaf.kill()
         await deaf.communicate()
-        await lives(server, own_bus)
+        await assert_serves(server, own_bus)

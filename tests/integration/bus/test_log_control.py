@@ -1,4 +1,4 @@
-"""org.freedesktop.LogControl1: found at its fixed path, read by all, set by few."""
+"""org.freedesktop.LogControl1: published at its fixed path, readable by all, writable by trusted users."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ from tests.scripted_arbiter import ScriptedArbiter
 
 @pytest.fixture(autouse=True)
 def level() -> Iterator[None]:
-    """The level is the process's; it is put back."""
+    """Restore the log level, which belongs to the whole process."""
     before = logging.getLogger().level
     logging_setup.set_level("info")
     yield
     logging.getLogger().setLevel(before)
 
 
-async def served(bus: PolicyBus, trusted: frozenset[int]) -> tuple[BusConnection, ManagerService]:
+async def start_service(bus: PolicyBus, trusted: frozenset[int]) -> tuple[BusConnection, ManagerService]:
     connection = await BusConnection.connect(bus.address)
     clients = Clients(connection, ScriptedUnits(), trusted)
     service = ManagerService(connection, ScriptedArbiter(), clients, UidAuthority(os.getuid(), system_bus=True))
@@ -43,7 +43,7 @@ async def served(bus: PolicyBus, trusted: frozenset[int]) -> tuple[BusConnection
 
 
 class Caller:
-    """Somebody who calls the object."""
+    """A client that calls the object."""
 
     def __init__(self, connection: BusConnection) -> None:
         self.connection = connection
@@ -68,7 +68,7 @@ def trusted() -> frozenset[int]:
 
 @pytest.fixture
 async def caller(bus: PolicyBus, trusted: frozenset[int]) -> AsyncIterator[Caller]:
-    connection, service = await served(bus, trusted)
+    connection, service = await start_service(bus, trusted)
     made = Caller(await BusConnection.connect(bus.address))
     yield made
     await made.connection.close()
@@ -76,38 +76,38 @@ async def caller(bus: PolicyBus, trusted: frozenset[int]) -> AsyncIterator[Calle
     await connection.close()
 
 
-async def test_level_is_set_and_read(caller: Caller) -> None:
+async def test_level_can_be_set_and_read(caller: Caller) -> None:
     assert await caller.get("LogLevel") == "info"
     await caller.set("LogLevel", Variant("s", "debug"))
     assert await caller.get("LogLevel") == "debug"
     assert logging.getLogger().isEnabledFor(logging.DEBUG)
 
 
-async def test_all_is_read_at_once(caller: Caller) -> None:
+async def test_get_all_returns_every_property(caller: Caller) -> None:
     everything = await caller.call(PROPERTIES, "GetAll", "s", LOG_CONTROL)
     assert everything == {"LogLevel": "info", "LogTarget": "console", "SyslogIdentifier": "gpumand"}
 
 
 @pytest.mark.parametrize("value", ["loud", "", "DEBUG", "debug\n", "x" * 100_000])
-async def test_what_is_no_level_is_refused(caller: Caller, value: str) -> None:
+async def test_unknown_level_is_refused(caller: Caller, value: str) -> None:
     with pytest.raises(BusError):
         await caller.set("LogLevel", Variant("s", value))
     assert logging_setup.level() == "info"
 
 
-async def test_a_value_of_another_type_is_refused(caller: Caller) -> None:
+async def test_value_of_another_type_is_refused(caller: Caller) -> None:
     with pytest.raises(BusError, match="of type s, not u"):
         await caller.set("LogLevel", Variant("u", 7))
 
 
 @pytest.mark.parametrize("name", ["LogTarget", "SyslogIdentifier"])
-async def test_nothing_else_can_be_set(caller: Caller, name: str) -> None:
+async def test_other_properties_cannot_be_set(caller: Caller, name: str) -> None:
     with pytest.raises(BusError, match="cannot be set"):
         await caller.set(name, Variant("s", "journal"))
 
 
 @pytest.mark.parametrize("trusted", [frozenset({4242})])
-async def test_others_may_read_but_not_set(caller: Caller) -> None:
+async def test_other_users_may_read_but_not_set(caller: Caller) -> None:
     assert await caller.get("LogLevel") == "info"
     with pytest.raises(BusError, match="may not set the log level") as caught:
         await caller.set("LogLevel", Variant("s", "debug"))
@@ -115,12 +115,12 @@ async def test_others_may_read_but_not_set(caller: Caller) -> None:
     assert logging_setup.level() == "info"
 
 
-async def test_it_is_no_object_of_the_managers(caller: Caller) -> None:
+async def test_object_is_not_managed_by_the_manager(caller: Caller) -> None:
     manager = "org.freedesktop.DBus.ObjectManager"
     assert LOG_CONTROL_PATH not in await caller.call(manager, "GetManagedObjects", path="/org/gpumand1")
 
 
 @pytest.mark.parametrize(("path", "child"), [("/org", "freedesktop"), ("/org/freedesktop", "LogControl1")])
-async def test_introspection_leads_there(caller: Caller, path: str, child: str) -> None:
+async def test_introspection_shows_the_object(caller: Caller, path: str, child: str) -> None:
     assert f'<node name="{child}"/>' in await caller.call(INTROSPECTABLE, "Introspect", path=path)
     assert f'<interface name="{LOG_CONTROL}">' in await caller.call(INTROSPECTABLE, "Introspect")

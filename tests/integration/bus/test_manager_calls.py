@@ -1,4 +1,4 @@
-"""Every method, as busctl, gdbus and programs call it."""
+"""Every method of the Manager, called with busctl, gdbus and BusConnection."""
 
 from __future__ import annotations
 
@@ -29,19 +29,19 @@ from gpumand.domain.errors import (
 )
 from gpumand.domain.lease import LeaseEnd, LeaseLifetime, Owner
 from gpumand.domain.request import AcquireOptions
-from tests.integration.bus.conftest import Client, House, served_on
-from tests.integration.bus.private_bus import Finished, PolicyBus
+from tests.integration.bus.conftest import Client, ServedManager, serve_manager
+from tests.integration.bus.private_bus import CommandResult, PolicyBus
 from tests.scripted_arbiter import DEFAULT_TTL_SEC, GRANTED_USEC
 
 
-def refusal_of(finished: Finished) -> str:
+def error_line(finished: CommandResult) -> str:
     assert finished.returncode == 1
     assert finished.out == ""
     return finished.err.strip()
 
 
-async def test_acquire_renew_and_release_by_busctl(house: House) -> None:
-    lease, grant = (await house.bus.call("Acquire", "sa{sv}", "ollama", "0")).json()
+async def test_acquire_renew_and_release_with_busctl(served: ServedManager) -> None:
+    lease, grant = (await served.bus.call("Acquire", "sa{sv}", "ollama", "0")).json()
     assert grant == {
         "consumer": "ollama",
         "device": "0",
@@ -51,23 +51,23 @@ async def test_acquire_renew_and_release_by_busctl(house: House) -> None:
         "expires_usec": GRANTED_USEC + int(DEFAULT_TTL_SEC * 1e6),
         "endpoint": "http://127.0.0.1:1/",
     }
-    assert (await house.bus.call("Renew", "st", lease, "0")).json() == [GRANTED_USEC + int(DEFAULT_TTL_SEC * 1e6) + 1]
-    assert (await house.bus.call("Renew", "st", lease, "5000000")).json() == [GRANTED_USEC + 5_000_001]
-    assert (await house.bus.call("Release", "s", lease)).returncode == 0
-    assert house.arbiter.leases == {}
-    assert house.arbiter.calls[1:] == [
+    assert (await served.bus.call("Renew", "st", lease, "0")).json() == [GRANTED_USEC + int(DEFAULT_TTL_SEC * 1e6) + 1]
+    assert (await served.bus.call("Renew", "st", lease, "5000000")).json() == [GRANTED_USEC + 5_000_001]
+    assert (await served.bus.call("Release", "s", lease)).returncode == 0
+    assert served.arbiter.leases == {}
+    assert served.arbiter.calls[1:] == [
         ("renew", lease, None),
         ("renew", lease, 5.0),
         ("release", lease, LeaseEnd.RELEASED),
     ]
 
 
-async def test_acquire_by_gdbus_with_options(house: House) -> None:
+async def test_acquire_with_options_by_gdbus(served: ServedManager) -> None:
     options = "{'lifetime': <'ttl'>, 'ttl_usec': <60000000>, 'priority': <uint32 7>, 'reason': <'nightly'>}"
     where = ("--session", "--dest", "org.gpumand1", "--object-path", "/org/gpumand1")
-    answer = await house.bus.gdbus("call", *where, "--method", "org.gpumand1.Manager.Acquire", "ollama", options)
+    answer = await served.bus.gdbus("call", *where, "--method", "org.gpumand1.Manager.Acquire", "ollama", options)
     assert answer.out.startswith("('a0001', {'consumer': <'ollama'>"), answer.err
-    _, owner, consumer, given = house.arbiter.calls[0]
+    _, owner, consumer, given = served.arbiter.calls[0]
     assert consumer == "ollama"
     assert given == AcquireOptions(ttl_sec=60.0, priority=7, reason="nightly")
     assert isinstance(owner, Owner)
@@ -76,9 +76,9 @@ async def test_acquire_by_gdbus_with_options(house: House) -> None:
     assert owner.bus_name.startswith(":1.")
 
 
-async def test_status_has_everything_in_it(house: House) -> None:
-    await house.bus.call("Acquire", "sa{sv}", "ollama", "1", "reason", "s", "a test")
-    (status,) = (await house.bus.call("GetStatus")).json()
+async def test_status_contains_all_parts(served: ServedManager) -> None:
+    await served.bus.call("Acquire", "sa{sv}", "ollama", "1", "reason", "s", "a test")
+    (status,) = (await served.bus.call("GetStatus")).json()
     assert status["version"] == "1.2.3"
     assert [consumer["name"] for consumer in status["consumers"]] == ["ollama", "comfyui", "über/geek"]
     assert status["devices"][0]["free_mib"] == 16564
@@ -88,8 +88,8 @@ async def test_status_has_everything_in_it(house: House) -> None:
     assert status["stats"]["unload_usec"] == 8
 
 
-async def test_plan_by_busctl(house: House) -> None:
-    (plan,) = (await house.bus.call("Plan", "sa{sv}", "ollama", "1", "device", "s", "0")).json()
+async def test_plan_with_busctl(served: ServedManager) -> None:
+    (plan,) = (await served.bus.call("Plan", "sa{sv}", "ollama", "1", "device", "s", "0")).json()
     assert plan["verdict"] == "grant"
     assert plan["need_mib"] == 4352
     assert "free_mib" not in plan
@@ -98,11 +98,11 @@ async def test_plan_by_busctl(house: House) -> None:
     assert plan["spared"] == [{"consumer": "ollama", "why": "pinned"}]
 
 
-async def test_load_evict_pin_unpin_and_reload(house: House) -> None:
+async def test_load_evict_pin_unpin_and_reload(served: ServedManager) -> None:
     (loaded,) = (
-        await house.bus.call("Load", "sa{sv}", "ollama", "2", "device", "s", "0", "timeout_usec", "i", "0")
+        await served.bus.call("Load", "sa{sv}", "ollama", "2", "device", "s", "0", "timeout_usec", "i", "0")
     ).json()
-    (evicted,) = (await house.bus.call("Evict", "sa{sv}", "ollama", "1", "force", "b", "true")).json()
+    (evicted,) = (await served.bus.call("Evict", "sa{sv}", "ollama", "1", "force", "b", "true")).json()
     assert loaded == {
         "consumer": "ollama",
         "device": "0",
@@ -114,9 +114,9 @@ async def test_load_evict_pin_unpin_and_reload(house: House) -> None:
     }
     assert (evicted["method"], evicted["freed_mib"]) == ("http", 4000)
     for member in ("Pin", "Unpin"):
-        assert (await house.bus.call(member, "s", "ollama")).returncode == 0
-    assert (await house.bus.call("Reload")).returncode == 0
-    assert house.arbiter.calls == [
+        assert (await served.bus.call(member, "s", "ollama")).returncode == 0
+    assert (await served.bus.call("Reload")).returncode == 0
+    assert served.arbiter.calls == [
         ("load", "ollama", "0", 0.0),
         ("evict", "ollama", True, 20.0, ""),
         ("pin", "ollama", True),
@@ -140,122 +140,122 @@ async def test_load_evict_pin_unpin_and_reload(house: House) -> None:
         LimitsExceeded("64 leases"),
     ],
 )
-async def test_errors_keep_their_names(client: Client, house: House, error: GpumandError) -> None:
-    house.arbiter.errors["acquire"] = error
+async def test_errors_keep_name_and_message(client: Client, served: ServedManager, error: GpumandError) -> None:
+    served.arbiter.errors["acquire"] = error
     with pytest.raises(BusError) as refusal:
         await client.call("Acquire", "sa{sv}", "ollama", {})
     assert (refusal.value.name, refusal.value.message) == (error.dbus_name, error.message)
 
 
-async def test_refused_reload_says_where(house: House) -> None:
-    house.arbiter.errors["reload"] = ConfigInvalid("/etc/gpumand/gpumand.toml:3: unknown key 'foo'")
-    assert refusal_of(await house.bus.call("Reload")) == "Call failed: /etc/gpumand/gpumand.toml:3: unknown key 'foo'"
+async def test_refused_reload_names_file_line_and_key(served: ServedManager) -> None:
+    served.arbiter.errors["reload"] = ConfigInvalid("/etc/gpumand/gpumand.toml:3: unknown key 'foo'")
+    assert error_line(await served.bus.call("Reload")) == "Call failed: /etc/gpumand/gpumand.toml:3: unknown key 'foo'"
 
 
 @pytest.mark.parametrize("member", ["Acquire", "Plan", "Load", "Evict"])
-async def test_unknown_consumer_and_unknown_option_are_named(house: House, member: str) -> None:
-    assert "no consumer 'nope'" in refusal_of(await house.bus.call(member, "sa{sv}", "nope", "0"))
-    refused = await house.bus.call(member, "sa{sv}", "ollama", "1", "timeout_usecs", "t", "1")
-    assert "unknown option 'timeout_usecs': did you mean 'timeout_usec'?" in refusal_of(refused)
-    assert house.arbiter.calls == []
+async def test_unknown_consumer_and_unknown_option_are_named(served: ServedManager, member: str) -> None:
+    assert "no consumer 'nope'" in error_line(await served.bus.call(member, "sa{sv}", "nope", "0"))
+    refused = await served.bus.call(member, "sa{sv}", "ollama", "1", "timeout_usecs", "t", "1")
+    assert "unknown option 'timeout_usecs': did you mean 'timeout_usec'?" in error_line(refused)
+    assert served.arbiter.calls == []
 
 
 @pytest.mark.parametrize("member", ["Pin", "Unpin"])
-async def test_pinning_what_is_not_there(client: Client, member: str) -> None:
+async def test_pinning_unknown_consumer_fails(client: Client, member: str) -> None:
     with pytest.raises(BusError) as refusal:
         await client.call(member, "s", "nope")
     assert refusal.value.name == "org.gpumand1.Error.NoSuchConsumer"
 
 
 @pytest.mark.parametrize(("member", "signature", "body"), [("Release", "s", ()), ("Renew", "st", (0,))])
-async def test_unknown_lease(client: Client, member: str, signature: str, body: tuple[int, ...]) -> None:
+async def test_unknown_lease_is_refused(client: Client, member: str, signature: str, body: tuple[int, ...]) -> None:
     with pytest.raises(BusError) as refusal:
         await client.call(member, signature, "zzz", *body)
     assert refusal.value.name == "org.gpumand1.Error.NoSuchLease"
 
 
-async def test_renewing_what_has_no_ttl(client: Client) -> None:
+async def test_renewing_lease_without_ttl_fails(client: Client) -> None:
     lease, _ = await client.call("Acquire", "sa{sv}", "ollama", {"lifetime": Variant("s", "connection")})
     with pytest.raises(BusError, match="not a ttl lease"):
         await client.call("Renew", "st", lease, 0)
 
 
 @pytest.mark.parametrize("member", ["Acquire", "Release", "Pin"])
-async def test_long_names_are_refused(client: Client, house: House, member: str) -> None:
+async def test_long_names_are_refused(client: Client, served: ServedManager, member: str) -> None:
     body: tuple[object, ...] = ("x" * 1025, {}) if member == "Acquire" else ("x" * 1025,)
     with pytest.raises(BusError) as refusal:
         await client.call(member, "sa{sv}" if member == "Acquire" else "s", *body)
     assert refusal.value.name == "org.freedesktop.DBus.Error.LimitsExceeded"
-    assert house.arbiter.calls == []
+    assert served.arbiter.calls == []
 
 
-async def test_lease_that_ends_with_a_unit_carries_its_invocation(client: Client, house: House) -> None:
-    house.units.unit = "job.service"
+async def test_unit_lease_records_the_units_invocation(client: Client, served: ServedManager) -> None:
+    served.units.unit = "job.service"
     await client.call("Acquire", "sa{sv}", "ollama", {"lifetime": Variant("s", "unit")})
-    (lease,) = house.arbiter.leases.values()
+    (lease,) = served.arbiter.leases.values()
     assert lease.lifetime is LeaseLifetime.UNIT
     assert (lease.owner.unit, lease.owner.invocation_id) == ("job.service", "cafe")
 
 
-async def test_unit_lease_needs_a_unit(client: Client, house: House) -> None:
+async def test_unit_lease_requires_a_caller_with_unit(client: Client, served: ServedManager) -> None:
     with pytest.raises(BusError) as refusal:
         await client.call("Acquire", "sa{sv}", "ollama", {"lifetime": Variant("s", "unit")})
     assert refusal.value.name == "org.freedesktop.DBus.Error.InvalidArgs"
-    assert house.arbiter.calls == []
+    assert served.arbiter.calls == []
 
 
-async def test_hung_systemd_does_not_hold_up_whoever_needs_it_not(client: Client, house: House) -> None:
-    house.units.answering.clear()
+async def test_hanging_systemd_does_not_block_callers_that_need_no_unit(client: Client, served: ServedManager) -> None:
+    served.units.answering.clear()
     await client.call("Acquire", "sa{sv}", "ollama", {})
-    # The consumer has a unit: worth a moment, once.
+    # The consumer has a unit, so the lookup of the caller's unit is awaited briefly, once.
     await client.call("Acquire", "sa{sv}", "comfyui", {})
     await client.call("Acquire", "sa{sv}", "comfyui", {})
-    assert len(house.arbiter.leases) == 3
-    assert len(house.units.asked) == 1
+    assert len(served.arbiter.leases) == 3
+    assert len(served.units.asked) == 1
 
 
-async def test_unit_of_a_caller_is_asked_for_once(client: Client, house: House) -> None:
-    house.units.unit = "comfyui.service"
+async def test_unit_of_a_caller_is_looked_up_once(client: Client, served: ServedManager) -> None:
+    served.units.unit = "comfyui.service"
     for _ in range(3):
         await client.call("Acquire", "sa{sv}", "comfyui", {})
-    assert {lease.owner.unit for lease in house.arbiter.leases.values()} == {"comfyui.service"}
-    assert house.units.asked == [os.getpid()]
+    assert {lease.owner.unit for lease in served.arbiter.leases.values()} == {"comfyui.service"}
+    assert served.units.asked == [os.getpid()]
 
 
-async def test_peer_answers_on_every_path(house: House) -> None:
+async def test_peer_answers_on_every_path(served: ServedManager) -> None:
     for path in ("/org/gpumand1", "/", "/nowhere"):
-        ping = await house.bus.busctl("call", BUS_NAME, path, PEER, "Ping")
+        ping = await served.bus.busctl("call", BUS_NAME, path, PEER, "Ping")
         assert ping.returncode == 0, ping.err
-    (machine_id,) = (await house.bus.busctl("call", BUS_NAME, ROOT_PATH, PEER, "GetMachineId")).json()
+    (machine_id,) = (await served.bus.busctl("call", BUS_NAME, ROOT_PATH, PEER, "GetMachineId")).json()
     assert machine_id == read_machine_id()
 
 
-async def test_signals_are_seen_by_gdbus_monitor(house: House) -> None:
+async def test_gdbus_monitor_shows_signals(served: ServedManager) -> None:
     where = ("monitor", "--session", "--dest", BUS_NAME, "--object-path", ROOT_PATH)
-    async with house.bus.listener("gdbus", *where) as lines:
+    async with served.bus.listener("gdbus", *where) as lines:
         await lines.until("is owned by")
-        await house.bus.call("Evict", "sa{sv}", "ollama", "0")
+        await served.bus.call("Evict", "sa{sv}", "ollama", "0")
         await lines.until(
             "EvictionOccurred ('ollama', '0', uint64 4000, 'http', 'manual', {'expected_mib': <uint64 4096>"
         )
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="needs root: only root may monitor")
-async def test_order_seen_by_busctl_monitor(house: House) -> None:
-    async with house.bus.listener("busctl", f"--address={house.bus.address}", "--json=short", "monitor") as lines:
+async def test_signal_precedes_reply_in_busctl_monitor(served: ServedManager) -> None:
+    async with served.bus.listener("busctl", f"--address={served.bus.address}", "--json=short", "monitor") as lines:
         await lines.until("Monitoring bus message stream")
-        await house.bus.call("Acquire", "sa{sv}", "ollama", "0")
+        await served.bus.call("Acquire", "sa{sv}", "ollama", "0")
         seen = await lines.until('"data":["a0001",{')
     messages = [json.loads(line) for line in seen if line.startswith("{")]
-    members = [message.get("member") for message in messages if message["sender"] == house.connection.unique_name]
+    members = [message.get("member") for message in messages if message["sender"] == served.connection.unique_name]
     assert members[-2:] == ["LeaseGranted", None]  # the signal, then the reply
     assert "InterfacesAdded" in members[:-2]
 
 
-async def test_caller_may_be_asked_and_that_is_passed_on(bus: PolicyBus) -> None:
+async def test_interactive_flag_reaches_the_authority(bus: PolicyBus) -> None:
     asked: list[bool] = []
 
-    class Asking(UidAuthority):
+    class PolkitCheck(UidAuthority):
         async def check(self, caller: Owner, action: Action, details: Details, interactive: bool) -> None:
             asked.append(interactive)
             if not interactive:
@@ -263,11 +263,11 @@ async def test_caller_may_be_asked_and_that_is_passed_on(bus: PolicyBus) -> None
 
     where = (BUS_NAME, ROOT_PATH, MANAGER, "Reload")
     caller = await BusConnection.connect(bus.address)
-    async with served_on(bus, Asking(0, system_bus=True)) as house:
+    async with serve_manager(bus, PolkitCheck(0, system_bus=True)) as served:
         with pytest.raises(BusError) as refusal:
             await caller.call(*where)
         assert refusal.value.name == "org.freedesktop.DBus.Error.InteractiveAuthorizationRequired"
-        assert house.arbiter.calls == []
+        assert served.arbiter.calls == []
         await caller.call(*where, interactive=True)
     await caller.close()
     assert asked == [False, True]

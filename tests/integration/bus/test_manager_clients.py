@@ -1,4 +1,4 @@
-"""Who calls, whether it may, and what happens when it leaves."""
+"""Clients of the Manager: identification, authorization, and departure from the bus."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from gpumand.bus.service import ManagerService
 from gpumand.domain.consumer import UnitActivity
 from gpumand.domain.events import SummaryChanged
 from gpumand.domain.lease import Lease, LeaseEnd, LeaseLifetime, Owner
-from tests.integration.bus.conftest import Client, House, ScriptedUnits
-from tests.integration.bus.private_bus import NOBODY, PolicyBus, until
+from tests.integration.bus.conftest import Client, ScriptedUnits, ServedManager
+from tests.integration.bus.private_bus import OTHER_UID, PolicyBus, until
 from tests.scripted_arbiter import ScriptedArbiter
 
-as_root = pytest.mark.skipif(os.getuid() != 0, reason="needs root, to call as somebody else")
+needs_root = pytest.mark.skipif(os.getuid() != 0, reason="needs root, to call as another user")
 
 CONNECTION = {"lifetime": Variant("s", "connection")}
 ARGUMENTS = {
@@ -63,7 +63,7 @@ asyncio.run(main())
 
 @asynccontextmanager
 async def holder(address: str) -> AsyncIterator[asyncio.subprocess.Process]:
-    """A program of its own that acquires ollama for as long as it is there."""
+    """Run a process that acquires ollama until it exits."""
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-c", HOLDER, address, stdout=asyncio.subprocess.PIPE
     )
@@ -75,122 +75,122 @@ async def holder(address: str) -> AsyncIterator[asyncio.subprocess.Process]:
         await process.wait()
 
 
-async def line_of(process: asyncio.subprocess.Process) -> str:
+async def read_line(process: asyncio.subprocess.Process) -> str:
     assert process.stdout is not None
     async with asyncio.timeout(10):
         return (await process.stdout.readline()).decode().strip()
 
 
-async def test_killed_owner_frees_its_lease(house: House, client: Client) -> None:
-    async with holder(house.bus.address) as process:
-        name = await line_of(process)
-        assert await line_of(process) == "granted"
-        assert [lease.owner.bus_name for lease in house.arbiter.leases.values()] == [name]
+async def test_lease_ends_when_its_owner_is_killed(served: ServedManager, client: Client) -> None:
+    async with holder(served.bus.address) as process:
+        name = await read_line(process)
+        assert await read_line(process) == "granted"
+        assert [lease.owner.bus_name for lease in served.arbiter.leases.values()] == [name]
         process.kill()
-        await until(lambda: not house.arbiter.leases, "the lease is freed")
-    await until(lambda: client.story()[-1] == "/ LeaseEnded", "LeaseEnded")
-    assert client.heard[-1].body[2] == LeaseEnd.OWNER_VANISHED
-    assert house.arbiter.vanished == [name]
+        await until(lambda: not served.arbiter.leases, "the lease is freed")
+    await until(lambda: client.signal_names()[-1] == "/ LeaseEnded", "LeaseEnded")
+    assert client.signals[-1].body[2] == LeaseEnd.OWNER_VANISHED
+    assert served.arbiter.vanished == [name]
 
 
-async def test_killed_waiter_stops_waiting(house: House) -> None:
-    house.arbiter.gate.clear()
-    async with holder(house.bus.address) as process:
-        name = await line_of(process)
-        await until(lambda: bool(house.arbiter.waiting), "it waits")
+async def test_request_ends_when_its_caller_is_killed(served: ServedManager) -> None:
+    served.arbiter.gate.clear()
+    async with holder(served.bus.address) as process:
+        name = await read_line(process)
+        await until(lambda: bool(served.arbiter.waiting), "the request waits")
         process.kill()
-        await until(lambda: not house.arbiter.waiting, "it waits no longer")
-    house.arbiter.gate.set()
-    await until(lambda: house.arbiter.vanished == [name], "the arbiter is told")
-    assert house.arbiter.leases == {}
+        await until(lambda: not served.arbiter.waiting, "the request has ended")
+    served.arbiter.gate.set()
+    await until(lambda: served.arbiter.vanished == [name], "the arbiter is notified")
+    assert served.arbiter.leases == {}
 
 
-async def test_ttl_lease_outlives_its_caller(house: House) -> None:
-    await house.bus.call("Acquire", "sa{sv}", "ollama", "0")
-    await until(lambda: len(house.arbiter.vanished) == 1, "busctl left")
-    assert len(house.arbiter.leases) == 1
+async def test_ttl_lease_outlives_its_caller(served: ServedManager) -> None:
+    await served.bus.call("Acquire", "sa{sv}", "ollama", "0")
+    await until(lambda: len(served.arbiter.vanished) == 1, "busctl left")
+    assert len(served.arbiter.leases) == 1
 
 
-async def test_waiting_caller_is_not_answered_before_its_time(house: House, client: Client) -> None:
-    house.arbiter.gate.clear()
+async def test_waiting_request_is_answered_after_the_grant(served: ServedManager, client: Client) -> None:
+    served.arbiter.gate.clear()
     waiting = asyncio.ensure_future(client.call("Acquire", "sa{sv}", "ollama", {}))
-    await until(lambda: bool(house.arbiter.waiting), "it waits")
+    await until(lambda: bool(served.arbiter.waiting), "the request waits")
     (status,) = await client.call("GetStatus")
     assert isinstance(status, dict)
     assert [entry["position"] for entry in status["queue"]] == [1]
     assert not waiting.done()
-    house.arbiter.gate.set()
+    served.arbiter.gate.set()
     assert (await waiting)[0] == "a0001"
 
 
-async def test_watch_of_a_name_that_never_was(house: House) -> None:
-    assert await house.clients.watch(":1.99999") is False
-    assert house.clients.watched == frozenset()
+async def test_watching_a_name_that_never_existed_returns_false(served: ServedManager) -> None:
+    assert await served.clients.watch(":1.99999") is False
+    assert served.clients.watched == frozenset()
 
 
-async def test_watch_is_armed_once_and_says_when_a_name_goes(house: House) -> None:
-    other = await BusConnection.connect(house.bus.address)
-    present = await asyncio.gather(*(house.clients.watch(other.unique_name) for _ in range(5)))
+async def test_concurrent_watches_report_departure_once(served: ServedManager) -> None:
+    other = await BusConnection.connect(served.bus.address)
+    present = await asyncio.gather(*(served.clients.watch(other.unique_name) for _ in range(5)))
     assert present == [True] * 5
-    assert house.clients.watched == {other.unique_name}
+    assert served.clients.watched == {other.unique_name}
     await other.close()
-    await until(lambda: house.arbiter.vanished == [other.unique_name], "it is told once")
-    assert house.clients.watched == frozenset()
+    await until(lambda: served.arbiter.vanished == [other.unique_name], "the departure is reported once")
+    assert served.clients.watched == frozenset()
 
 
-async def test_name_that_left_before_anybody_listened_is_told_later(house: House) -> None:
-    early = Clients(house.connection, house.units, frozenset({0}))
-    other = await BusConnection.connect(house.bus.address)
+async def test_departure_before_listen_is_reported_later(served: ServedManager) -> None:
+    early = Clients(served.connection, served.units, frozenset({0}))
+    other = await BusConnection.connect(served.bus.address)
     assert await early.watch(other.unique_name)
     await other.close()
-    await until(lambda: not early.watched, "it left")
-    told: list[str] = []
+    await until(lambda: not early.watched, "the client has left")
+    vanished: list[str] = []
 
     async def listen(name: str) -> None:
-        told.append(name)
+        vanished.append(name)
 
     early.listen(listen)
-    await until(lambda: told == [other.unique_name], "it is told")
+    await until(lambda: vanished == [other.unique_name], "the departure is reported")
     await early.close()
 
 
-async def test_idle_callers_are_forgotten_before_holders(
-    house: House, client: Client, monkeypatch: pytest.MonkeyPatch
+async def test_idle_clients_are_forgotten_before_lease_owners(
+    served: ServedManager, client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(client_presence, "MAX_IDLE_WATCHES", 3)
     await client.call("Acquire", "sa{sv}", "ollama", CONNECTION)
-    others = [await BusConnection.connect(house.bus.address) for _ in range(6)]
+    others = [await BusConnection.connect(served.bus.address) for _ in range(6)]
     for other in others:
-        assert await house.clients.watch(other.unique_name)
-    assert house.clients.watched == {client.connection.unique_name, *(other.unique_name for other in others[3:])}
+        assert await served.clients.watch(other.unique_name)
+    assert served.clients.watched == {client.connection.unique_name, *(other.unique_name for other in others[3:])}
     for other in others:
         await other.close()
-    await until(lambda: len(house.arbiter.vanished) == 3, "the remembered ones are told")
+    await until(lambda: len(served.arbiter.vanished) == 3, "the departures of remembered clients are reported")
 
 
-async def test_more_holders_than_match_rules_are_all_watched(
-    house: House, client: Client, monkeypatch: pytest.MonkeyPatch
+async def test_more_lease_owners_than_match_rules_are_all_watched(
+    served: ServedManager, client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(client_presence, "MAX_NAME_MATCHES", 2)
-    clients = [Client(await BusConnection.connect(house.bus.address)) for _ in range(6)]
+    clients = [Client(await BusConnection.connect(served.bus.address)) for _ in range(6)]
     for one in clients:
         await one.call("Acquire", "sa{sv}", "ollama", CONNECTION)
-    assert len(house.arbiter.leases) == 6
+    assert len(served.arbiter.leases) == 6
     for one in clients:
         await one.connection.close()
-    await until(lambda: not house.arbiter.leases, "every lease is freed")
-    assert sorted(house.arbiter.vanished) == sorted(one.connection.unique_name for one in clients)
-    # The rule for everybody went with the last that needed it: the next one has its own again.
-    assert house.clients.watched == frozenset()
+    await until(lambda: not served.arbiter.leases, "every lease is freed")
+    assert sorted(served.arbiter.vanished) == sorted(one.connection.unique_name for one in clients)
+    # The unfiltered rule was removed with its last user, so the next client has its own rule again.
+    assert served.clients.watched == frozenset()
     await client.call("Acquire", "sa{sv}", "ollama", CONNECTION)
     await client.connection.close()
-    await until(lambda: not house.arbiter.leases, "the last lease is freed")
+    await until(lambda: not served.arbiter.leases, "the last lease is freed")
 
 
-async def test_no_owner_is_forgotten_before_the_leases_are_known(
+async def test_lease_owners_are_not_forgotten_before_the_leases_are_known(
     bus: PolicyBus, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """After a restart every owner of a kept lease is watched before anything is exported."""
+    """After a restart every owner of a kept lease is watched before the objects are exported."""
     monkeypatch.setattr(client_presence, "MAX_IDLE_WATCHES", 1)
     connection, units = await BusConnection.connect(bus.address), ScriptedUnits()
     clients = Clients(connection, units, frozenset({0}))
@@ -214,96 +214,96 @@ async def test_no_owner_is_forgotten_before_the_leases_are_known(
     await connection.close()
 
 
-async def test_loss_of_the_bus_does_not_reach_the_arbiter(house: House, client: Client) -> None:
+async def test_loss_of_the_bus_does_not_disturb_the_arbiter(served: ServedManager, client: Client) -> None:
     lease, _ = await client.call("Acquire", "sa{sv}", "ollama", {})
-    await house.connection.close()
-    house.arbiter.end(lease, LeaseEnd.SHUTDOWN)
-    house.service.publish(SummaryChanged())
+    await served.connection.close()
+    served.arbiter.end(lease, LeaseEnd.SHUTDOWN)
+    served.service.publish(SummaryChanged())
     turned = asyncio.Event()
     asyncio.get_running_loop().call_soon(turned.set)
-    await turned.wait()  # the announcement at the end of the turn fails, quietly
-    assert house.arbiter.leases == {}
+    await turned.wait()  # the announcement at the end of the loop's iteration fails silently
+    assert served.arbiter.leases == {}
 
 
-@as_root
-async def test_unit_that_systemd_does_not_name_in_time_opens_nothing(
-    house: House, monkeypatch: pytest.MonkeyPatch
+@needs_root
+async def test_caller_is_refused_if_its_unit_is_not_known_in_time(
+    served: ServedManager, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(registry, "UNIT_TIMEOUT_SEC", 0.05)
-    house.units.unit = "comfyui.service"
-    house.units.answering.clear()
-    denied = await house.bus.call("Acquire", "sa{sv}", "comfyui", "0", uid=NOBODY)
+    served.units.unit = "comfyui.service"
+    served.units.answering.clear()
+    denied = await served.bus.call("Acquire", "sa{sv}", "comfyui", "0", uid=OTHER_UID)
     assert "Access denied" in denied.err
-    assert house.arbiter.calls == []
+    assert served.arbiter.calls == []
 
 
-async def test_unit_lease_fails_by_name_when_systemd_hangs(
-    house: House, client: Client, monkeypatch: pytest.MonkeyPatch
+async def test_unit_lease_fails_when_systemd_hangs(
+    served: ServedManager, client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(registry, "UNIT_TIMEOUT_SEC", 0.05)
-    house.units.answering.clear()
-    with pytest.raises(BusError, match="systemd did not say within") as refusal:
+    served.units.answering.clear()
+    with pytest.raises(BusError, match="systemd did not report the caller's unit within") as refusal:
         await client.call("Acquire", "sa{sv}", "ollama", {"lifetime": Variant("s", "unit")})
     assert refusal.value.name == "org.gpumand1.Error.Failed"
 
 
-async def test_unit_lease_of_a_stopping_unit_is_refused(house: House, client: Client) -> None:
-    house.units.unit, house.units.activity = "job.service", UnitActivity.DEACTIVATING
-    with pytest.raises(BusError, match=r"needs a running unit, and job\.service is deactivating"):
+async def test_unit_lease_of_a_stopping_unit_is_refused(served: ServedManager, client: Client) -> None:
+    served.units.unit, served.units.activity = "job.service", UnitActivity.DEACTIVATING
+    with pytest.raises(BusError, match=r"needs a running unit: job\.service is deactivating"):
         await client.call("Acquire", "sa{sv}", "ollama", {"lifetime": Variant("s", "unit")})
 
 
-@as_root
+@needs_root
 @pytest.mark.parametrize("member", [member for (name, member) in ACTIONS if name == MANAGER])
-async def test_somebody_else_may_read_and_nothing_more(house: House, client: Client, member: str) -> None:
+async def test_other_users_may_only_read(served: ServedManager, client: Client, member: str) -> None:
     await client.call("Acquire", "sa{sv}", "ollama", {})
-    calls, leases = list(house.arbiter.calls), dict(house.arbiter.leases)
-    answer = await house.bus.call(member, *ARGUMENTS.get(member, ()), uid=NOBODY)
+    calls, leases = list(served.arbiter.calls), dict(served.arbiter.leases)
+    answer = await served.bus.call(member, *ARGUMENTS.get(member, ()), uid=OTHER_UID)
     if ACTIONS[MANAGER, member] is None:
         assert answer.returncode == 0, answer.err
         return
     assert answer.err == "Call failed: Access denied\n"
-    assert house.arbiter.calls == calls
-    assert house.arbiter.leases == leases
+    assert served.arbiter.calls == calls
+    assert served.arbiter.leases == leases
 
 
-@as_root
-async def test_somebody_else_may_look_at_everything(house: House) -> None:
+@needs_root
+async def test_other_users_may_introspect_everything(served: ServedManager) -> None:
     for command in (["tree"], ["introspect", "/org/gpumand1"], ["get-property", "/org/gpumand1", MANAGER, "Version"]):
-        answer = await house.bus.busctl(command[0], BUS_NAME, *command[1:], uid=NOBODY)
+        answer = await served.bus.busctl(command[0], BUS_NAME, *command[1:], uid=OTHER_UID)
         assert answer.returncode == 0, answer.err
 
 
-@as_root
-async def test_unit_of_the_consumer_may_acquire_and_release(house: House) -> None:
-    house.units.unit = "comfyui.service"
-    lease, _ = (await house.bus.call("Acquire", "sa{sv}", "comfyui", "0", uid=NOBODY)).json()
-    assert house.arbiter.leases[lease].owner.uid == NOBODY
-    denied = await house.bus.call("Acquire", "sa{sv}", "ollama", "0", uid=NOBODY)
+@needs_root
+async def test_consumers_own_unit_may_acquire_and_release(served: ServedManager) -> None:
+    served.units.unit = "comfyui.service"
+    lease, _ = (await served.bus.call("Acquire", "sa{sv}", "comfyui", "0", uid=OTHER_UID)).json()
+    assert served.arbiter.leases[lease].owner.uid == OTHER_UID
+    denied = await served.bus.call("Acquire", "sa{sv}", "ollama", "0", uid=OTHER_UID)
     assert "Access denied" in denied.err
-    assert (await house.bus.call("Release", "s", lease, uid=NOBODY)).returncode == 0
-    assert house.arbiter.calls[-1] == ("release", lease, LeaseEnd.RELEASED)
+    assert (await served.bus.call("Release", "s", lease, uid=OTHER_UID)).returncode == 0
+    assert served.arbiter.calls[-1] == ("release", lease, LeaseEnd.RELEASED)
 
 
-@as_root
-async def test_refused_caller_is_told_who_may(house: House) -> None:
+@needs_root
+async def test_refusal_names_the_allowed_callers(served: ServedManager) -> None:
     where = ("--session", "--dest", BUS_NAME, "--object-path", "/org/gpumand1", "--method", f"{MANAGER}.Acquire")
-    answer = await house.bus.gdbus("call", *where, "comfyui", "{}", uid=NOBODY)
+    answer = await served.bus.gdbus("call", *where, "comfyui", "{}", uid=OTHER_UID)
     assert "AccessDenied" in answer.err
-    assert f"uid {NOBODY} may not acquire comfyui; root and the unit comfyui.service may" in answer.err
+    assert f"uid {OTHER_UID} may not acquire comfyui (allowed: root, the unit comfyui.service)" in answer.err
 
 
-@as_root
-async def test_lease_taken_by_root_ends_as_revoked(house: House, client: Client) -> None:
-    house.units.unit = "comfyui.service"
-    lease, _ = (await house.bus.call("Acquire", "sa{sv}", "comfyui", "0", uid=NOBODY)).json()
+@needs_root
+async def test_lease_released_by_root_ends_as_revoked(served: ServedManager, client: Client) -> None:
+    served.units.unit = "comfyui.service"
+    lease, _ = (await served.bus.call("Acquire", "sa{sv}", "comfyui", "0", uid=OTHER_UID)).json()
     await client.call("Release", "s", lease)
-    assert house.arbiter.calls[-1] == ("release", lease, LeaseEnd.REVOKED)
+    assert served.arbiter.calls[-1] == ("release", lease, LeaseEnd.REVOKED)
 
 
-@as_root
-async def test_nobody_else_can_own_the_name(house: House) -> None:
-    await house.connection.call("org.freedesktop.DBus", "/", "org.freedesktop.DBus", "ReleaseName", "s", (BUS_NAME,))
+@needs_root
+async def test_other_users_cannot_own_the_name(served: ServedManager) -> None:
+    await served.connection.call("org.freedesktop.DBus", "/", "org.freedesktop.DBus", "ReleaseName", "s", (BUS_NAME,))
     where = ("org.freedesktop.DBus", "/", "org.freedesktop.DBus", "RequestName", "su", BUS_NAME, "0")
-    refused = await house.bus.busctl("call", *where, uid=NOBODY)
+    refused = await served.bus.busctl("call", *where, uid=OTHER_UID)
     assert "Access denied" in refused.err

@@ -1,4 +1,4 @@
-"""The Manager with python-dbusmock's polkitd behind it, and somebody who is not root in front of it."""
+"""The Manager with the polkitd of python-dbusmock, called by a user other than root."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from gpumand.bus.authorization import ACTIONS
 from gpumand.bus.connection import BusConnection
 from gpumand.bus.names import MANAGER
 from gpumand.bus.polkit import PolkitAuthority
-from tests.integration.bus.conftest import Client, House, served_on
+from tests.integration.bus.conftest import Client, ServedManager, serve_manager
 from tests.integration.bus.polkit_on_bus import POLICY, MockPolkit, mock_polkit, needs_dbusmock
-from tests.integration.bus.private_bus import NOBODY, Finished, PolicyBus, policy_bus, until
+from tests.integration.bus.private_bus import OTHER_UID, CommandResult, PolicyBus, policy_bus, until
 from tests.integration.bus.test_manager_clients import ARGUMENTS
 
-pytestmark = [needs_dbusmock, pytest.mark.skipif(os.getuid() != 0, reason="needs root, to call as somebody else")]
+pytestmark = [needs_dbusmock, pytest.mark.skipif(os.getuid() != 0, reason="needs root, to call as another user")]
 
 GUARDED = [(member, action) for (name, member), action in ACTIONS.items() if name == MANAGER and action is not None]
 
@@ -29,9 +29,9 @@ async def bus() -> AsyncIterator[PolicyBus]:
 
 
 @pytest.fixture
-async def house(bus: PolicyBus) -> AsyncIterator[House]:
+async def served(bus: PolicyBus) -> AsyncIterator[ServedManager]:
     connection = await BusConnection.connect(bus.address)
-    async with served_on(bus, PolkitAuthority(connection)) as served:
+    async with serve_manager(bus, PolkitAuthority(connection)) as served:
         yield served
     await connection.close()
 
@@ -42,66 +42,68 @@ async def polkit(bus: PolicyBus) -> AsyncIterator[MockPolkit]:
         yield running
 
 
-async def call(house: House, member: str) -> Finished:
-    """Somebody else's call."""
-    return await house.bus.call(member, *ARGUMENTS.get(member, ()), uid=NOBODY)
+async def call(served: ServedManager, member: str) -> CommandResult:
+    """Call a method as another user."""
+    return await served.bus.call(member, *ARGUMENTS.get(member, ()), uid=OTHER_UID)
 
 
 @pytest.mark.parametrize(("member", "action"), GUARDED)
-async def test_whom_polkit_allows_may_and_nobody_else(
-    house: House, client: Client, polkit: MockPolkit, member: str, action: str
+async def test_only_callers_authorized_by_polkit_are_allowed(
+    served: ServedManager, client: Client, polkit: MockPolkit, member: str, action: str
 ) -> None:
     await client.call("Acquire", "sa{sv}", "ollama", {})
     others = sorted({str(other) for _, other in GUARDED} - {action})
-    await polkit.tell("SetAllowed", "as", others)
-    before, leases = list(house.arbiter.calls), dict(house.arbiter.leases)
-    assert (await call(house, member)).err == "Call failed: Access denied\n"
-    assert (house.arbiter.calls, house.arbiter.leases) == (before, leases)
-    await polkit.tell("SetAllowed", "as", [action])
-    allowed = await call(house, member)
+    await polkit.control_mock("SetAllowed", "as", others)
+    before, leases = list(served.arbiter.calls), dict(served.arbiter.leases)
+    assert (await call(served, member)).err == "Call failed: Access denied\n"
+    assert (served.arbiter.calls, served.arbiter.leases) == (before, leases)
+    await polkit.control_mock("SetAllowed", "as", [action])
+    allowed = await call(served, member)
     assert allowed.returncode == 0, allowed.err
-    assert len(house.arbiter.calls) == len(before) + 1
+    assert len(served.arbiter.calls) == len(before) + 1
 
 
-async def test_polkit_that_hangs_delays_only_its_caller(house: House, client: Client, polkit: MockPolkit) -> None:
-    await polkit.tell("AllowUnknown", "b", True)
-    await polkit.tell("SimulateHang", "b", True)
-    waiting = asyncio.ensure_future(call(house, "Acquire"))
-    await polkit.wait_for_question()
+async def test_hanging_polkit_delays_only_the_checked_call(
+    served: ServedManager, client: Client, polkit: MockPolkit
+) -> None:
+    await polkit.control_mock("AllowUnknown", "b", True)
+    await polkit.control_mock("SimulateHang", "b", True)
+    waiting = asyncio.ensure_future(call(served, "Acquire"))
+    await polkit.wait_for_check()
     lease, _ = await client.call("Acquire", "sa{sv}", "ollama", {})
     await client.call("Release", "s", lease)
-    assert (await house.bus.call("GetStatus", uid=NOBODY)).returncode == 0
+    assert (await served.bus.call("GetStatus", uid=OTHER_UID)).returncode == 0
     assert not waiting.done()
-    await polkit.tell("ReleaseHangingCalls")
+    await polkit.control_mock("ReleaseHangingCalls")
     assert (await waiting).returncode == 0
-    assert len(house.arbiter.leases) == 1
+    assert len(served.arbiter.leases) == 1
 
 
-async def test_caller_that_leaves_while_polkit_is_asked_gets_nothing(house: House, polkit: MockPolkit) -> None:
-    await polkit.tell("AllowUnknown", "b", True)
-    await polkit.tell("SimulateHang", "b", True)
+async def test_caller_that_leaves_during_the_check_gets_no_lease(served: ServedManager, polkit: MockPolkit) -> None:
+    await polkit.control_mock("AllowUnknown", "b", True)
+    await polkit.control_mock("SimulateHang", "b", True)
     where = ("org.gpumand1", "/org/gpumand1", MANAGER, "Acquire", *ARGUMENTS["Acquire"])
-    impatient = await asyncio.create_subprocess_exec(
-        *("busctl", f"--address={house.bus.address}", "call", *where), user=NOBODY, group=NOBODY, extra_groups=[]
+    leaver = await asyncio.create_subprocess_exec(
+        *("busctl", f"--address={served.bus.address}", "call", *where), user=OTHER_UID, group=OTHER_UID, extra_groups=[]
     )
-    await polkit.wait_for_question()
-    impatient.kill()
-    await impatient.wait()
-    await until(lambda: not house.connection._calls._waiting, "its call is over")
-    await polkit.tell("ReleaseHangingCalls")
-    await polkit.tell("SimulateHang", "b", False)
-    assert (await call(house, "Acquire")).returncode == 0
-    assert [lease.id for lease in house.arbiter.leases.values()] == ["a0001"]
+    await polkit.wait_for_check()
+    leaver.kill()
+    await leaver.wait()
+    await until(lambda: not served.connection._calls._waiting, "its call is over")
+    await polkit.control_mock("ReleaseHangingCalls")
+    await polkit.control_mock("SimulateHang", "b", False)
+    assert (await call(served, "Acquire")).returncode == 0
+    assert [lease.id for lease in served.arbiter.leases.values()] == ["a0001"]
 
 
-async def test_polkit_that_dies_while_it_is_asked_allows_nothing(
-    house: House, client: Client, polkit: MockPolkit
+async def test_polkit_crash_during_the_check_refuses_the_call(
+    served: ServedManager, client: Client, polkit: MockPolkit
 ) -> None:
-    await polkit.tell("AllowUnknown", "b", True)
-    await polkit.tell("SimulateHang", "b", True)
-    waiting = asyncio.ensure_future(call(house, "Evict"))
-    await polkit.wait_for_question()
+    await polkit.control_mock("AllowUnknown", "b", True)
+    await polkit.control_mock("SimulateHang", "b", True)
+    waiting = asyncio.ensure_future(call(served, "Evict"))
+    await polkit.wait_for_check()
     await polkit.kill()
     assert (await waiting).err == "Call failed: Access denied\n"
-    assert house.arbiter.calls == []
+    assert served.arbiter.calls == []
     await client.call("Evict", "sa{sv}", "ollama", {})

@@ -1,4 +1,4 @@
-"""What polkit is asked, and what comes of its answers, its silence and its absence."""
+"""Checks with polkit: their contents, and the effect of its replies, its hangs and its absence."""
 
 from __future__ import annotations
 
@@ -28,73 +28,75 @@ CHALLENGE: Answered = (False, True, {})
 
 
 @dataclass
-class Asking:
-    """An authority, and somebody without rights of its own who wants something."""
+class PolkitCheck:
+    """An authority, and a caller that needs polkit's authorization."""
 
     bus: PolicyBus
     connection: BusConnection
     authority: PolkitAuthority
     caller: BusConnection
 
-    async def ask(self, action: Action = Action.ACQUIRE, details: Details = COMFYUI, interactive: bool = False) -> None:
+    async def check(
+        self, action: Action = Action.ACQUIRE, details: Details = COMFYUI, interactive: bool = False
+    ) -> None:
         await self.authority.check(Owner(self.caller.unique_name, USER), action, details, interactive)
 
 
 @pytest.fixture
-async def asking() -> AsyncIterator[Asking]:
+async def polkit_check() -> AsyncIterator[PolkitCheck]:
     async with policy_bus(POLICY) as bus:
         connection, caller = await BusConnection.connect(bus.address), await BusConnection.connect(bus.address)
-        yield Asking(bus, connection, PolkitAuthority(connection), caller)
+        yield PolkitCheck(bus, connection, PolkitAuthority(connection), caller)
         await caller.close()
         await connection.close()
 
 
 @pytest.fixture
-async def polkit(asking: Asking) -> AsyncIterator[ScriptedPolkit]:
-    async with scripted_polkit(asking.bus.address) as running:
+async def polkit(polkit_check: PolkitCheck) -> AsyncIterator[ScriptedPolkit]:
+    async with scripted_polkit(polkit_check.bus.address) as running:
         yield running
 
 
-async def test_polkit_is_asked_about_the_callers_name_and_gets_the_details(
-    asking: Asking, polkit: ScriptedPolkit
+async def test_check_names_the_callers_bus_name_and_the_details(
+    polkit_check: PolkitCheck, polkit: ScriptedPolkit
 ) -> None:
     polkit.answer = YES
-    await asking.ask()
-    await asking.ask(Action.RELEASE_ANY, LEASE, interactive=True)
-    (subject, action, details, flags, _), (_, other_action, other_details, other_flags, _) = polkit.questions
-    assert list(subject) == ["system-bus-name", {"name": asking.caller.unique_name}]
+    await polkit_check.check()
+    await polkit_check.check(Action.RELEASE_ANY, LEASE, interactive=True)
+    (subject, action, details, flags, _), (_, other_action, other_details, other_flags, _) = polkit.checks
+    assert list(subject) == ["system-bus-name", {"name": polkit_check.caller.unique_name}]
     assert (action, details, flags) == ("org.gpumand1.acquire", {"consumer": "comfyui", "unit": "comfyui.service"}, 0)
     assert (other_action, other_flags) == ("org.gpumand1.release-any", 1)
     assert other_details == {"consumer": "comfyui", "lease": "a0001"}
 
 
-async def test_nothing_that_polkit_says_is_kept(asking: Asking, polkit: ScriptedPolkit) -> None:
+async def test_results_are_not_cached(polkit_check: PolkitCheck, polkit: ScriptedPolkit) -> None:
     polkit.answer = YES
-    await asking.ask()
+    await polkit_check.check()
     polkit.answer = NO
     with pytest.raises(AccessDenied):
-        await asking.ask()
-    assert len({question[4] for question in polkit.questions}) == 2
+        await polkit_check.check()
+    assert len({question[4] for question in polkit.checks}) == 2
 
 
-async def test_refusal_says_who_may(asking: Asking, polkit: ScriptedPolkit) -> None:
+async def test_refusal_names_the_allowed_callers(polkit_check: PolkitCheck, polkit: ScriptedPolkit) -> None:
     with pytest.raises(AccessDenied) as refusal:
-        await asking.ask()
+        await polkit_check.check()
     assert refusal.value.message == (
-        "uid 1000 may not acquire comfyui; root and the unit comfyui.service may, "
-        "and whom polkit allows org.gpumand1.acquire"
+        "Permission denied: uid 1000 may not acquire comfyui (allowed: root, the unit comfyui.service, "
+        "callers that polkit authorizes for org.gpumand1.acquire)"
     )
 
 
-async def test_challenge_needs_a_call_that_allows_a_person_to_be_asked(asking: Asking, polkit: ScriptedPolkit) -> None:
+async def test_challenge_requires_interactive_authorization(polkit_check: PolkitCheck, polkit: ScriptedPolkit) -> None:
     polkit.answer = CHALLENGE
     with pytest.raises(InteractiveAuthorizationRequired, match=r"authenticate to acquire comfyui \(org\.gpumand1"):
-        await asking.ask(interactive=False)
-    with pytest.raises(AccessDenied, match="no authentication agent runs"):
-        await asking.ask(interactive=True)
+        await polkit_check.check(interactive=False)
+    with pytest.raises(AccessDenied, match="no authentication agent is running"):
+        await polkit_check.check(interactive=True)
     polkit.answer = (False, True, {"polkit.dismissed": "true"})
-    with pytest.raises(AccessDenied, match="the question was dismissed"):
-        await asking.ask(interactive=True)
+    with pytest.raises(AccessDenied, match="the password dialog was dismissed"):
+        await polkit_check.check(interactive=True)
 
 
 @pytest.mark.parametrize(
@@ -106,102 +108,109 @@ async def test_challenge_needs_a_call_that_allows_a_person_to_be_asked(asking: A
     ],
     ids=["root", "owner", "own-unit"],
 )
-async def test_who_needs_no_permission_is_let_in_without_polkit(
-    asking: Asking, caller: Owner, action: Action, details: Details
+async def test_allowed_callers_do_not_need_polkit(
+    polkit_check: PolkitCheck, caller: Owner, action: Action, details: Details
 ) -> None:
-    await asking.authority.check(caller, action, details, interactive=False)
+    await polkit_check.authority.check(caller, action, details, interactive=False)
 
 
 @pytest.mark.parametrize("action", list(Action))
-async def test_without_polkit_others_may_nothing(
-    asking: Asking, action: Action, caplog: pytest.LogCaptureFixture
+async def test_without_polkit_other_users_are_refused(
+    polkit_check: PolkitCheck, action: Action, caplog: pytest.LogCaptureFixture
 ) -> None:
     details = LEASE if action is Action.RELEASE_ANY else COMFYUI
     for _ in range(3):
-        with pytest.raises(AccessDenied, match=r"root.* may.*; polkit cannot be asked: .*PolicyKit1"):
-            await asking.ask(action, details, interactive=True)
+        with pytest.raises(AccessDenied, match=r"allowed: root.*\); polkit cannot be asked: .*PolicyKit1"):
+            await polkit_check.check(action, details, interactive=True)
     assert len([record for record in caplog.records if record.levelno == logging.WARNING]) == 1
 
 
-async def test_polkit_that_comes_later_is_asked(asking: Asking) -> None:
+async def test_polkit_started_later_is_asked(polkit_check: PolkitCheck) -> None:
     with pytest.raises(AccessDenied):
-        await asking.ask()
-    async with scripted_polkit(asking.bus.address) as polkit:
+        await polkit_check.check()
+    async with scripted_polkit(polkit_check.bus.address) as polkit:
         polkit.answer = YES
-        await asking.ask()
+        await polkit_check.check()
 
 
 @pytest.mark.parametrize(
     "reply", [Reply("b", (True,)), Reply("(bb)", ([True, True],)), Reply("(ssa{ss})", (["yes", "", {}],)), Reply()]
 )
-async def test_answer_that_makes_no_sense_allows_nothing(asking: Asking, polkit: ScriptedPolkit, reply: Reply) -> None:
+async def test_malformed_reply_refuses_the_call(
+    polkit_check: PolkitCheck, polkit: ScriptedPolkit, reply: Reply
+) -> None:
     polkit.reply = reply
-    with pytest.raises(AccessDenied, match="polkit cannot be asked: polkit's answer is none"):
-        await asking.ask()
+    with pytest.raises(AccessDenied, match="polkit cannot be asked: polkit's reply is malformed"):
+        await polkit_check.check()
 
 
-async def test_question_is_taken_back_when_the_caller_leaves(asking: Asking, polkit: ScriptedPolkit) -> None:
+async def test_check_is_cancelled_when_the_caller_leaves(polkit_check: PolkitCheck, polkit: ScriptedPolkit) -> None:
     polkit.answer = YES
     polkit.answering.clear()
-    waiting = asyncio.ensure_future(asking.ask(interactive=True))
-    await until(lambda: len(polkit.questions) == 1, "polkit is asked")
-    await asking.caller.close()
+    waiting = asyncio.ensure_future(polkit_check.check(interactive=True))
+    await until(lambda: len(polkit.checks) == 1, "polkit is asked")
+    await polkit_check.caller.close()
     with pytest.raises(AccessDenied, match="the caller has left the bus"):
         await waiting
-    await until(lambda: polkit.cancelled == [polkit.questions[0][4]], "the question is taken back")
+    await until(lambda: polkit.cancelled == [polkit.checks[0][4]], "the check is cancelled")
     polkit.answering.set()
 
 
-async def test_question_is_taken_back_when_its_call_is_cancelled(asking: Asking, polkit: ScriptedPolkit) -> None:
+async def test_check_is_cancelled_when_its_call_is_cancelled(polkit_check: PolkitCheck, polkit: ScriptedPolkit) -> None:
     polkit.answering.clear()
-    waiting = asyncio.ensure_future(asking.ask())
-    await until(lambda: len(polkit.questions) == 1, "polkit is asked")
+    waiting = asyncio.ensure_future(polkit_check.check())
+    await until(lambda: len(polkit.checks) == 1, "polkit is asked")
     waiting.cancel()
     with pytest.raises(asyncio.CancelledError):
         await waiting
-    await until(lambda: polkit.cancelled == [polkit.questions[0][4]], "the question is taken back")
+    await until(lambda: polkit.cancelled == [polkit.checks[0][4]], "the check is cancelled")
     polkit.answering.set()
 
 
-async def test_question_that_hangs_is_given_up_and_taken_back(asking: Asking, polkit: ScriptedPolkit) -> None:
+async def test_hanging_check_times_out_and_is_cancelled(polkit_check: PolkitCheck, polkit: ScriptedPolkit) -> None:
     polkit.answering.clear()
-    connection = await BusConnection.connect(asking.bus.address)
-    asking.authority = PolkitAuthority(connection, timeout_sec=0.05)
+    connection = await BusConnection.connect(polkit_check.bus.address)
+    polkit_check.authority = PolkitAuthority(connection, timeout_sec=0.05)
     with pytest.raises(AccessDenied, match=r"did not answer CheckAuthorization within 0\.05 s"):
-        await asking.ask()
-    await until(lambda: polkit.cancelled == [polkit.questions[0][4]], "the question is taken back")
+        await polkit_check.check()
+    await until(lambda: polkit.cancelled == [polkit.checks[0][4]], "the check is cancelled")
     polkit.answering.set()
     await connection.close()
 
 
-async def test_somebody_elses_leaving_ends_no_question(asking: Asking, polkit: ScriptedPolkit) -> None:
+async def test_departure_of_another_client_does_not_end_the_check(
+    polkit_check: PolkitCheck, polkit: ScriptedPolkit
+) -> None:
     polkit.answer = YES
     polkit.answering.clear()
-    waiting = asyncio.ensure_future(asking.ask())
-    await until(lambda: len(polkit.questions) == 1, "polkit is asked")
-    other = await BusConnection.connect(asking.bus.address)
+    waiting = asyncio.ensure_future(polkit_check.check())
+    await until(lambda: len(polkit.checks) == 1, "polkit is asked")
+    other = await BusConnection.connect(polkit_check.bus.address)
     await other.close()
     polkit.answering.set()
     await waiting
     assert polkit.cancelled == []
 
 
-async def test_polkit_that_restarts_while_it_is_asked_is_asked_again(asking: Asking) -> None:
-    async with scripted_polkit(asking.bus.address) as dying, scripted_polkit(asking.bus.address) as next_one:
+async def test_check_is_repeated_when_polkit_restarts(polkit_check: PolkitCheck) -> None:
+    async with (
+        scripted_polkit(polkit_check.bus.address) as dying,
+        scripted_polkit(polkit_check.bus.address) as next_one,
+    ):
         dying.answering.clear()
         next_one.answer = YES
-        waiting = asyncio.ensure_future(asking.ask())
+        waiting = asyncio.ensure_future(polkit_check.check())
         await _die_when_asked(dying)
         await waiting
-        assert len(next_one.questions) == 1
+        assert len(next_one.checks) == 1
 
 
-async def test_polkit_that_dies_at_every_question_allows_nothing(asking: Asking) -> None:
-    async with scripted_polkit(asking.bus.address) as first, scripted_polkit(asking.bus.address) as second:
+async def test_polkit_that_crashes_twice_refuses_the_call(polkit_check: PolkitCheck) -> None:
+    async with scripted_polkit(polkit_check.bus.address) as first, scripted_polkit(polkit_check.bus.address) as second:
         for one in (first, second):
             one.answering.clear()
             one.answer = YES
-        waiting = asyncio.ensure_future(asking.ask())
+        waiting = asyncio.ensure_future(polkit_check.check())
         for one in (first, second):
             await _die_when_asked(one)
         with pytest.raises(AccessDenied, match="polkit cannot be asked"):
@@ -209,58 +218,58 @@ async def test_polkit_that_dies_at_every_question_allows_nothing(asking: Asking)
 
 
 async def _die_when_asked(polkit: ScriptedPolkit) -> None:
-    """Leave the bus without an answer: close the socket under the connection."""
-    await until(lambda: len(polkit.questions) == 1, "polkit is asked")
+    """Leave the bus without a reply, by closing the socket of the connection."""
+    await until(lambda: len(polkit.checks) == 1, "polkit is asked")
     polkit.connection._bus.disconnect()
     await polkit.connection.wait_lost()
 
 
-def with_room_for(asking: Asking, monkeypatch: pytest.MonkeyPatch, questions: int, waiting: int) -> None:
-    """Give it an authority that lets one user have so many questions asked, and so many wait in all."""
-    monkeypatch.setattr(module, "MAX_QUESTIONS_A_UID", questions)
-    monkeypatch.setattr(module, "MAX_WAITING_A_UID", waiting)
-    asking.authority = PolkitAuthority(asking.connection)
+def limit_checks(polkit_check: PolkitCheck, monkeypatch: pytest.MonkeyPatch, checks: int, waiting: int) -> None:
+    """Set the limits of one user: concurrent checks, and checks that run or wait."""
+    monkeypatch.setattr(module, "MAX_CHECKS_PER_UID", checks)
+    monkeypatch.setattr(module, "MAX_WAITING_PER_UID", waiting)
+    polkit_check.authority = PolkitAuthority(polkit_check.connection)
 
 
-async def test_one_user_with_many_calls_keeps_no_other_waiting(
-    asking: Asking, polkit: ScriptedPolkit, monkeypatch: pytest.MonkeyPatch
+async def test_many_calls_of_one_user_do_not_delay_other_users(
+    polkit_check: PolkitCheck, polkit: ScriptedPolkit, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with_room_for(asking, monkeypatch, questions=2, waiting=3)
+    limit_checks(polkit_check, monkeypatch, checks=2, waiting=3)
     polkit.answer = YES
     polkit.answering.clear()
-    waiting = [asyncio.ensure_future(asking.ask()) for _ in range(3)]
-    await until(lambda: len(polkit.questions) == 2, "polkit is asked twice")
-    with pytest.raises(LimitsExceeded, match="3 calls of uid 1000 are waiting already"):
-        await asking.ask()
+    waiting = [asyncio.ensure_future(polkit_check.check()) for _ in range(3)]
+    await until(lambda: len(polkit.checks) == 2, "polkit is asked twice")
+    with pytest.raises(LimitsExceeded, match="uid 1000 already has 3 waiting calls"):
+        await polkit_check.check()
     other = asyncio.ensure_future(
-        asking.authority.check(Owner(asking.caller.unique_name, 1001), Action.ACQUIRE, COMFYUI, False)
+        polkit_check.authority.check(Owner(polkit_check.caller.unique_name, 1001), Action.ACQUIRE, COMFYUI, False)
     )
-    await until(lambda: len(polkit.questions) == 3, "polkit is asked about the other")
+    await until(lambda: len(polkit.checks) == 3, "polkit is asked about the other")
     polkit.answering.set()
     await asyncio.gather(*waiting, other)
-    assert len(polkit.questions) == 4
-    await asking.ask()
+    assert len(polkit.checks) == 4
+    await polkit_check.check()
 
 
-async def test_call_that_never_gets_its_turn_is_told_so(
-    asking: Asking, polkit: ScriptedPolkit, monkeypatch: pytest.MonkeyPatch
+async def test_call_without_a_free_slot_times_out(
+    polkit_check: PolkitCheck, polkit: ScriptedPolkit, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with_room_for(asking, monkeypatch, questions=1, waiting=3)
+    limit_checks(polkit_check, monkeypatch, checks=1, waiting=3)
     polkit.answer = YES
     polkit.answering.clear()
-    first = asyncio.ensure_future(asking.ask())
-    await until(lambda: len(polkit.questions) == 1, "polkit is asked")
-    asking.authority._timeout_sec = 0.05
-    with pytest.raises(LimitsExceeded, match=r"too many calls to decide; not this one in 0\.05 s"):
-        await asking.ask()
+    first = asyncio.ensure_future(polkit_check.check())
+    await until(lambda: len(polkit.checks) == 1, "polkit is asked")
+    polkit_check.authority._timeout_sec = 0.05
+    with pytest.raises(LimitsExceeded, match=r"did not check this call within 0\.05 s: too many calls are waiting"):
+        await polkit_check.check()
     polkit.answering.set()
     await first
-    assert len(polkit.questions) == 1
+    assert len(polkit.checks) == 1
 
 
-async def test_hundreds_of_calls_are_all_answered(asking: Asking, polkit: ScriptedPolkit) -> None:
+async def test_hundreds_of_calls_are_all_answered(polkit_check: PolkitCheck, polkit: ScriptedPolkit) -> None:
     polkit.answer = YES
-    callers = [Owner(asking.caller.unique_name, uid) for uid in range(1000, 1004) for _ in range(100)]
-    checks = (asking.authority.check(one, Action.ACQUIRE, COMFYUI, False) for one in callers)
+    callers = [Owner(polkit_check.caller.unique_name, uid) for uid in range(1000, 1004) for _ in range(100)]
+    checks = (polkit_check.authority.check(one, Action.ACQUIRE, COMFYUI, False) for one in callers)
     await asyncio.gather(*checks)
-    assert len(polkit.questions) == 400
+    assert len(polkit.checks) == 400

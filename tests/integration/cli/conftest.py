@@ -1,4 +1,4 @@
-"""A private bus, a scripted manager on it, and gpumanctl."""
+"""Fixtures: a private bus, a scripted manager on it, and gpumanctl."""
 
 from __future__ import annotations
 

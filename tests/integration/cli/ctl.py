@@ -1,4 +1,4 @@
-"""Runs the real gpumanctl."""
+"""Runs the real gpumanctl as a process, with pipes or on a terminal."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ LIMIT_SEC = 20
 
 @dataclass(frozen=True)
 class Result:
-    """What a run of gpumanctl came to."""
+    """Exit code and output of a run of gpumanctl."""
 
     code: int
     out: str
@@ -50,12 +50,12 @@ class Ctl:
         )
 
     async def __call__(self, *args: str, **changes: str) -> Result:
-        """Run it to its end."""
+        """Run it and wait for its end."""
         return await finished(await self.start(*args, **changes))
 
 
 async def finished(process: asyncio.subprocess.Process) -> Result:
-    """Wait for a process, and kill it where it takes too long."""
+    """Wait for a process; kill it after ``LIMIT_SEC``."""
     try:
         async with asyncio.timeout(LIMIT_SEC):
             out, err = await process.communicate()
@@ -67,7 +67,7 @@ async def finished(process: asyncio.subprocess.Process) -> Result:
 
 
 class Screen:
-    """gpumanctl on a terminal of its own: standard output and error are the terminal, and it is the foreground job."""
+    """gpumanctl as the foreground job of a pseudo-terminal, which is its stdin, stdout and stderr."""
 
     def __init__(self, process: asyncio.subprocess.Process, master: int) -> None:
         self.process = process
@@ -114,7 +114,7 @@ class Screen:
         self._more.set()
 
     async def wait_for(self, text: str) -> None:
-        """Return when this was shown."""
+        """Return when the terminal has shown this text."""
         try:
             async with asyncio.timeout(LIMIT_SEC):
                 while text.encode() not in self.seen and not self._closed:
@@ -125,11 +125,11 @@ class Screen:
         assert text.encode() in self.seen, f"{text!r} was never shown, but: {self.seen!r}"
 
     def type(self, keys: bytes) -> None:
-        """Type."""
+        """Send keys to the terminal."""
         os.write(self.master, keys)
 
     async def end(self) -> int:
-        """Wait for its end: the exit code, negative for a signal."""
+        """Wait for its end and return the exit code, negative for a signal."""
         async with asyncio.timeout(LIMIT_SEC):
             code = await self.process.wait()
             while not self._closed:
@@ -140,5 +140,5 @@ class Screen:
 
     @property
     def text(self) -> str:
-        """All that was shown."""
+        """Everything that the terminal has shown."""
         return self.seen.decode()

@@ -1,4 +1,4 @@
-"""A manager that answers as it is told, on a private bus, and remembers what it was asked."""
+"""A D-Bus manager with scripted answers that records its calls, for a private bus."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ LEASE = "f3b1c9a27e604d21"
 
 
 def variants(plain: dict[str, Any]) -> dict[str, Variant]:
-    """Plain values as a{sv}, with the types of our interface."""
+    """Convert plain values to a{sv}, with the types of the D-Bus API."""
     return to_variants({name: (_signature(value), _inner(value)) for name, value in plain.items()})
 
 
@@ -40,12 +40,12 @@ def _inner(value: Any) -> Any:
 
 
 def replying(signature: str, *body: Any) -> Answer:
-    """Always the same reply."""
+    """An answer with always the same reply."""
     return lambda _: Reply(signature, body)
 
 
 def failing(error: GpumandError) -> Answer:
-    """Always the same error."""
+    """An answer with always the same error."""
 
     def answer(_: IncomingCall) -> Reply:
         raise error
@@ -54,22 +54,23 @@ def failing(error: GpumandError) -> Answer:
 
 
 def dictionary(plain: dict[str, Any]) -> Answer:
-    """A reply with one a{sv}."""
+    """An answer with one a{sv}."""
     return replying("a{sv}", variants(plain))
 
 
 class ScriptedManager:
-    """Answers as it is told.
+    """A manager with scripted answers.
 
     Attributes:
-        answers: by member; a test replaces what it wants to see answered otherwise.
-        asked: the calls that came, as (member, arguments), without GetStatus.
-        left: set when a client whose call waits has left the bus.
+        answers: answers by member, which tests replace.
+        calls: received calls as (member, arguments), without GetStatus.
+        callers: bus names of the callers, in the same order.
+        acquiring: set when a call of Acquire has arrived.
     """
 
     def __init__(self, connection: BusConnection) -> None:
         self.connection = connection
-        self.asked: list[tuple[str, list[Any]]] = []
+        self.calls: list[tuple[str, list[Any]]] = []
         self.callers: list[str] = []
         self.acquiring = asyncio.Event()
         self.answers: dict[str, Answer] = {
@@ -88,7 +89,7 @@ class ScriptedManager:
 
     @classmethod
     async def start(cls, address: str) -> ScriptedManager:
-        """Own the name, and answer."""
+        """Connect, start answering and request the name."""
         connection = await BusConnection.connect(address)
         manager = cls(connection)
         connection.serve(manager.answer)
@@ -96,9 +97,9 @@ class ScriptedManager:
         return manager
 
     def answer(self, call: IncomingCall) -> Reply | Awaitable[Reply]:
-        """One call."""
+        """Record and answer one call."""
         if call.member != "GetStatus":
-            self.asked.append((call.member, unwrap(list(call.body))))
+            self.calls.append((call.member, unwrap(list(call.body))))
             self.callers.append(call.sender)
         if call.member == "Acquire":
             self.acquiring.set()
@@ -106,11 +107,11 @@ class ScriptedManager:
 
     def options_of(self, member: str) -> dict[str, Any]:
         """The options of the last call of this method."""
-        options: dict[str, Any] = [arguments for name, arguments in self.asked if name == member][-1][1]
+        options: dict[str, Any] = [arguments for name, arguments in self.calls if name == member][-1][1]
         return options
 
     async def wait_gone(self, name: str) -> None:
-        """Return when this peer has left the bus."""
+        """Return when this client has left the bus."""
         gone = asyncio.Event()
         await self.connection.subscribe(
             callback=lambda signal: gone.set() if not signal.body[2] else None,
@@ -118,19 +119,19 @@ class ScriptedManager:
             member="NameOwnerChanged",
             arg0=name,
         )
-        (there,) = await self.connection.call(
+        (is_present,) = await self.connection.call(
             "org.freedesktop.DBus", "/org/freedesktop/DBus", "org.freedesktop.DBus", "NameHasOwner", "s", (name,)
         )
-        if there:
+        if is_present:
             async with asyncio.timeout(10):
                 await gone.wait()
 
     def emit(self, member: str, signature: str, *body: Any) -> None:
-        """A signal of the Manager."""
+        """Send a signal of the Manager interface."""
         self.connection.emit(ROOT_PATH, MANAGER, member, signature, body)
 
     def emit_changed(self, path: str, interface: str, **changed: Any) -> None:
-        """PropertiesChanged of one object."""
+        """Send PropertiesChanged of one object."""
         self.connection.emit(path, PROPERTIES, "PropertiesChanged", "sa{sv}as", (interface, variants(changed), []))
 
     async def close(self) -> None:
@@ -163,6 +164,6 @@ def outcome(**changes: Any) -> dict[str, Any]:
 
 
 async def never(_: IncomingCall) -> Reply:
-    """An answer that does not come."""
+    """Never answer."""
     await asyncio.Event().wait()
     return Reply()

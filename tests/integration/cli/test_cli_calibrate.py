@@ -1,4 +1,4 @@
-"""``calibrate`` against real consumers: what it measures, prints and leaves behind."""
+"""``gpumanctl calibrate`` against real consumers: measurements, output and leases."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ SAMPLED = 'source = "simulated"\nsimulated_total_mib = [24564]\nsample_interval_
 pytestmark = pytest.mark.timeout(120)
 
 
-async def settle(host: LiveHost, name: str, mib: int, **more: str) -> None:
-    """Start the daemon anew, with figures that come often, and this consumer."""
+async def restart_with(host: LiveHost, name: str, mib: int, **more: str) -> None:
+    """Restart the daemon with frequent VRAM readings and this consumer."""
     await host.end()
     tables = table(host.consumers[name], mib, **more) + table(host.consumers["llm"], 14336)
     host.configure(tables, gpu=SAMPLED.format(host.simulator))
@@ -40,25 +40,25 @@ async def calibrated(ctl: Ctl, *args: str) -> Any:
     return process.returncode, out.decode(), err.decode()
 
 
-async def test_a_wrong_footprint_is_measured_and_the_toml_to_paste_is_right(tmp_path: Path) -> None:
+async def test_a_wrong_footprint_is_measured_and_printed_as_toml(tmp_path: Path) -> None:
     async with world(tmp_path, "--residual-mib=300", "--load-sec=0.5") as (host, ctl):
-        await settle(host, "mvoice", 2000, residual_mib="300")
+        await restart_with(host, "mvoice", 2000, residual_mib="300")
         code, out, err = await calibrated(ctl, "mvoice")
         after = await status(ctl)
     assert code == 0, err
     written = tomllib.loads(out)
     assert written == {"consumers": {"mvoice": written["consumers"]["mvoice"]}}
     assert written["consumers"]["mvoice"] == {"vram_resident_mib": 2880, "residual_mib": 320, "load_timeout_sec": 30}
-    assert out.startswith("# measured: 2867 MiB at rest, 2867 MiB at most; it counted as 2000\n# loaded in ")
+    assert out.startswith("# measured: 2867 MiB at rest, 2867 MiB at peak; footprint so far: 2000 MiB\n# loaded in ")
     assert "# http freed 2567 MiB in" in out
     assert "acquiring mvoice" in err
     assert "mvoice holds 2.8 GiB at rest" in err
     assert after["leases"] == []
 
 
-async def test_as_json_every_figure_is_there_and_stdout_has_nothing_else(tmp_path: Path) -> None:
+async def test_json_output_has_every_measurement_and_nothing_else(tmp_path: Path) -> None:
     async with world(tmp_path) as (host, ctl):
-        await settle(host, "mvoice", 2867)
+        await restart_with(host, "mvoice", 2867)
         assert (await ctl("load", "mvoice")).code == 0
         code, out, err = await calibrated(ctl, "mvoice", "--json", "-q")
         after = await status(ctl)
@@ -67,12 +67,12 @@ async def test_as_json_every_figure_is_there_and_stdout_has_nothing_else(tmp_pat
     assert (document["steady_mib"], document["peak_mib"], document["declared_mib"]) == (2867, 2867, 2867)
     assert [one["method"] for one in document["unloads"]] == ["http"]
     assert document["unloads"][0]["residual_mib"] == 0
-    assert len(document["loads_usec"]) == 1, "it was resident, and yet its load is seen: when it is loaded again"
+    assert len(document["loads_usec"]) == 1, "it was resident, so the only measured load is the one at the end"
     assert document["settings"] == {"vram_resident_mib": 2880, "load_timeout_sec": 30}
     assert next(one for one in after["consumers"] if one["name"] == "mvoice")["residency"] == "resident"
 
 
-async def test_a_method_that_frees_nothing_is_told_and_the_rest_is_measured(tmp_path: Path) -> None:
+async def test_an_eviction_that_frees_nothing_is_reported_and_the_rest_is_measured(tmp_path: Path) -> None:
     async with world(tmp_path) as (host, ctl):
         await host.end()
         await host.consumers["mvoice"].fault("lying-unload")
@@ -85,7 +85,7 @@ async def test_a_method_that_frees_nothing_is_told_and_the_rest_is_measured(tmp_
     assert tomllib.loads(out)["consumers"]["mvoice"]["vram_resident_mib"] == 2880
 
 
-async def test_what_stays_after_an_unload_is_found_out_though_the_daemon_takes_that_for_a_failure(
+async def test_residual_memory_is_measured_although_the_eviction_counts_as_failed(
     tmp_path: Path,
 ) -> None:
     async with world(tmp_path, "--residual-mib=300") as (host, ctl):
@@ -100,18 +100,18 @@ async def test_what_stays_after_an_unload_is_found_out_though_the_daemon_takes_t
         assert (await ctl("reload")).code == 0
         after = await ctl("evict", "mvoice")
     assert code == 0
-    assert "# http freed 2567 MiB, 300 MiB stayed, and failed: " in out
+    assert "# http freed 2567 MiB, 300 MiB remained, and failed: " in out
     assert tomllib.loads(out)["consumers"]["mvoice"]["residual_mib"] == 320
     assert after.code == 0, after.err
 
 
-async def test_a_lazy_consumer_is_waited_for_until_somebody_sends_it_a_request(tmp_path: Path) -> None:
+async def test_calibrate_waits_for_a_request_to_a_lazy_consumer(tmp_path: Path) -> None:
     async with world(tmp_path) as (host, ctl):
-        await settle(host, "mvoice", 2867, load="")
+        await restart_with(host, "mvoice", 2867, load="")
         process = await ctl.start("calibrate", "mvoice")
         assert process.stderr is not None
         async with asyncio.timeout(30):
-            while b"send it one now" not in (line := await process.stderr.readline()):
+            while b"send it a request now" not in (line := await process.stderr.readline()):
                 assert line, "it ended"
         assert host.consumers["mvoice"].url.encode() in line
         await host.consumers["mvoice"].post("/work", seconds=0.1)
@@ -120,20 +120,23 @@ async def test_a_lazy_consumer_is_waited_for_until_somebody_sends_it_a_request(t
     assert tomllib.loads(result.out)["consumers"]["mvoice"]["vram_resident_mib"] == 2880
 
 
-async def test_a_lazy_consumer_that_nobody_asks_ends_with_the_time(tmp_path: Path) -> None:
+async def test_a_lazy_consumer_without_a_request_times_out(tmp_path: Path) -> None:
     async with world(tmp_path) as (host, ctl):
-        await settle(host, "mvoice", 2867, load="")
+        await restart_with(host, "mvoice", 2867, load="")
         result = await ctl("calibrate", "mvoice", "--timeout", "1s", "-q")
         after = await status(ctl)
     assert (result.code, result.out) == (1, "")
-    assert result.err == "gpumanctl: waited 1 s for memory of mvoice to appear; --timeout waits longer\n"
+    assert (
+        result.err
+        == "gpumanctl: timed out after 1 s waiting for mvoice to allocate memory. Wait longer with --timeout\n"
+    )
     assert after["leases"] == []
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
-async def test_however_it_is_ended_no_lease_stays(tmp_path: Path, number: int) -> None:
+async def test_no_lease_remains_after_a_signal(tmp_path: Path, number: int) -> None:
     async with world(tmp_path) as (host, ctl):
-        await settle(host, "mvoice", 2867)
+        await restart_with(host, "mvoice", 2867)
         process = await ctl.start("calibrate", "mvoice")
 
         async def has_leases(wanted: int) -> bool:
@@ -147,9 +150,9 @@ async def test_however_it_is_ended_no_lease_stays(tmp_path: Path, number: int) -
     assert "Traceback" not in result.err
 
 
-async def test_a_lease_that_is_revoked_ends_the_measuring(tmp_path: Path) -> None:
+async def test_a_revoked_lease_ends_the_calibration(tmp_path: Path) -> None:
     async with world(tmp_path) as (host, ctl):
-        await settle(host, "mvoice", 2867)
+        await restart_with(host, "mvoice", 2867)
         process = await ctl.start("calibrate", "mvoice", "-q")
 
         async def is_leased() -> bool:
@@ -159,28 +162,28 @@ async def test_a_lease_that_is_revoked_ends_the_measuring(tmp_path: Path) -> Non
         assert (await ctl("evict", "mvoice", "--force")).code == 0
         result = await finished(process)
     assert (result.code, result.out) == (1, "")
-    assert result.err == "gpumanctl: the lease has ended (revoked): nothing was measured\n"
+    assert result.err == "gpumanctl: the lease has ended (revoked); nothing was measured\n"
 
 
-async def test_nobody_and_nothing_to_measure_by(ctl: Ctl, tmp_path: Path) -> None:
+async def test_unknown_consumers_and_missing_readings_are_errors(ctl: Ctl, tmp_path: Path) -> None:
     async with world(tmp_path) as (host, other):
         near = await other("calibrate", "mvoic")
         await host.end()
         host.configure(table(host.consumers["mvoice"], 2867), gpu='source = "none"')
         await host.start()
-        blind = await other("calibrate", "mvoice")
+        unreadable = await other("calibrate", "mvoice")
     assert (near.code, near.err) == (4, "gpumanctl: no consumer is named 'mvoic'; did you mean mvoice?\n")
-    assert (blind.code, blind.out) == (1, "")
-    assert "mvoice cannot be measured: gpumand cannot tell how much it holds" in blind.err
+    assert (unreadable.code, unreadable.out) == (1, "")
+    assert "cannot measure mvoice: its memory use is unknown" in unreadable.err
     assert (await ctl("calibrate", "mvoice", "--timeout", "0")).code == 2
 
 
-async def test_on_a_terminal_the_figure_is_live_and_leaves_only_what_is_to_be_read(tmp_path: Path) -> None:
+async def test_live_progress_leaves_only_the_final_lines_on_a_terminal(tmp_path: Path) -> None:
     async with world(tmp_path) as (host, ctl):
-        await settle(host, "mvoice", 2867)
+        await restart_with(host, "mvoice", 2867)
         screen = await Screen.start(ctl, "calibrate", "mvoice", columns=100)
-        await screen.wait_for("at most so far")
+        await screen.wait_for("peak so far")
         await screen.wait_for("load_timeout_sec")
         assert await screen.end() == 0
     shown = [line.rpartition("\x1b[K")[2] for line in screen.text.split("\r\n")]
-    assert not any("so far" in line for line in shown)
+    assert not any("peak so far" in line for line in shown)

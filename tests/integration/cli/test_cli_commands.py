@@ -1,4 +1,4 @@
-"""Every command against a manager that answers as told: what it asks, prints and returns."""
+"""Every command against a scripted manager: its calls, its output and its exit code."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from tests.integration.cli.manager import LEASE, ScriptedManager, dictionary, fa
 from tests.unit.cli import samples
 
 
-async def test_bare_is_status(ctl: Ctl, manager: ScriptedManager) -> None:
+async def test_gpumanctl_without_a_command_shows_the_status(ctl: Ctl, manager: ScriptedManager) -> None:
     bare, status = await ctl(), await ctl("status")
     assert bare.code == status.code == 0
     assert bare.out.splitlines()[0] == "● gpumand 0.1.0: 2 of 3 consumers resident, 1 lease"
@@ -54,7 +54,7 @@ async def test_list_shows_the_consumers_only(ctl: Ctl, manager: ScriptedManager)
 async def test_acquire_prints_the_id_alone(ctl: Ctl, manager: ScriptedManager) -> None:
     result = await ctl("acquire", "mvoice")
     assert (result.code, result.out, result.err) == (0, f"{LEASE}\n", "")
-    ((member, (consumer, options)),) = manager.asked
+    ((member, (consumer, options)),) = manager.calls
     assert (member, consumer, len(options.pop("token"))) == ("Acquire", "mvoice", 32)
     assert options == {"lifetime": "ttl", "timeout_usec": 20_000_000}
 
@@ -74,7 +74,7 @@ async def test_acquire_passes_every_option_on(ctl: Ctl, manager: ScriptedManager
 
 
 @pytest.mark.parametrize(("option", "usec"), [("--no-wait", 0), ("--wait", 86_400_000_000)])
-async def test_acquire_waits_as_told(ctl: Ctl, manager: ScriptedManager, option: str, usec: int) -> None:
+async def test_wait_options_set_the_timeout(ctl: Ctl, manager: ScriptedManager, option: str, usec: int) -> None:
     await ctl("acquire", "mvoice", option, "--lifetime", "unit")
     options = manager.options_of("Acquire")
     assert (options["lifetime"], options["timeout_usec"]) == ("unit", usec)
@@ -85,11 +85,11 @@ async def test_acquire_as_json(ctl: Ctl, manager: ScriptedManager) -> None:
     assert json.loads(result.out) == {"lease": LEASE, "grant": grant()}
 
 
-async def test_the_id_is_printed_before_more_is_asked_for_people(ctl: Ctl, manager: ScriptedManager) -> None:
-    asked = asyncio.Event()
+async def test_the_lease_id_is_printed_before_the_details_are_read(ctl: Ctl, manager: ScriptedManager) -> None:
+    status_requested = asyncio.Event()
 
     async def never(_: object) -> Reply:
-        asked.set()
+        status_requested.set()
         await asyncio.Event().wait()
         raise AssertionError
 
@@ -98,19 +98,19 @@ async def test_the_id_is_printed_before_more_is_asked_for_people(ctl: Ctl, manag
     assert process.stdout is not None
     try:
         async with asyncio.timeout(LIMIT_SEC):
-            await asked.wait()
-        async with asyncio.timeout(ANSWER_SEC / 2):  # long before it waits no longer for that answer
+            await status_requested.wait()
+        async with asyncio.timeout(ANSWER_SEC / 2):  # long before gpumanctl gives up on the status
             assert await process.stdout.readline() == f"{LEASE}\n".encode()
     finally:
         process.send_signal(signal.SIGINT)
         await finished(process)
 
 
-async def test_verbose_acquire_tells_people_on_stderr(ctl: Ctl, manager: ScriptedManager) -> None:
+async def test_verbose_acquire_prints_details_on_stderr(ctl: Ctl, manager: ScriptedManager) -> None:
     result = await ctl("-v", "acquire", "mvoice")
     assert result.out == f"{LEASE}\n"
-    told = "mvoice on GPU 0: was loaded, took 1.2 s; evicted comfyui; http://127.0.0.1:9200\n"
-    assert result.err == told
+    details = "mvoice on GPU 0: loaded, granted after 1.2 s; evicted comfyui; http://127.0.0.1:9200\n"
+    assert result.err == details
 
 
 async def test_release_and_renew(ctl: Ctl, manager: ScriptedManager) -> None:
@@ -120,7 +120,7 @@ async def test_release_and_renew(ctl: Ctl, manager: ScriptedManager) -> None:
         "expires_usec": samples.NOW,
     }
     assert (await ctl("renew", LEASE)).out == "ends now\n"
-    assert manager.asked == [("Release", [LEASE]), ("Renew", [LEASE, 120_000_000]), ("Renew", [LEASE, 0])]
+    assert manager.calls == [("Release", [LEASE]), ("Renew", [LEASE, 120_000_000]), ("Renew", [LEASE, 0])]
 
 
 async def test_load_and_evict(ctl: Ctl, manager: ScriptedManager) -> None:
@@ -132,28 +132,28 @@ async def test_load_and_evict(ctl: Ctl, manager: ScriptedManager) -> None:
     assert (await ctl("evict", "mvoice", "--quiet")).out == ""
 
 
-async def test_what_only_a_request_loads_is_not_told_as_loaded(ctl: Ctl, manager: ScriptedManager) -> None:
+async def test_a_lazy_consumer_is_not_reported_as_loaded(ctl: Ctl, manager: ScriptedManager) -> None:
     lazy = samples.consumer("mvoice", "resident", lazy=True, used_mib=0)
     manager.answers["GetStatus"] = dictionary(samples.status(queue=[], consumers=[lazy]))
 
     loaded = await ctl("load", "mvoice")
     granted = await ctl("-v", "acquire", "mvoice")
 
-    assert loaded.out.startswith("there is room for mvoice on GPU 0; its first request loads it")
-    assert "its first request loads it" in granted.err
+    assert loaded.out.startswith("VRAM is free for mvoice on GPU 0; its first request loads the model")
+    assert "its first request loads the model" in granted.err
 
 
 async def test_pin_and_unpin(ctl: Ctl, manager: ScriptedManager) -> None:
     assert (await ctl("pin", "mvoice")).out == ""
     assert json.loads((await ctl("unpin", "mvoice", "--json")).out) == {"consumer": "mvoice", "pinned": False}
-    assert manager.asked == [("Pin", ["mvoice"]), ("Unpin", ["mvoice"])]
+    assert manager.calls == [("Pin", ["mvoice"]), ("Unpin", ["mvoice"])]
 
 
 async def test_plan_gives_reasons(ctl: Ctl, manager: ScriptedManager) -> None:
     result = await ctl("plan", "llm", "--priority", "3")
-    assert "llm: would be granted on GPU 0 after 1 eviction, by loading it" in result.out
+    assert "llm: would be granted on GPU 0 after 1 eviction and a load" in result.out
     assert "used least recently: 3 min ago" in result.out
-    assert manager.asked == [("Plan", ["llm", {"priority": 3}])]
+    assert manager.calls == [("Plan", ["llm", {"priority": 3}])]
     assert json.loads((await ctl("plan", "llm", "--json")).out) == samples.plan()
 
 
@@ -176,12 +176,12 @@ async def test_config_check_needs_no_daemon(tmp_path: Path) -> None:
     ctl = Ctl("unix:path=/nonexistent")
     good = tmp_path / "good.toml"
     good.write_text('[consumers.mvoice]\nunit = "mvoice.service"\nvram_resident_mib = 2867\n')
-    assert (await ctl("config-check", str(good))).out == f"The configuration in {good} is good: 1 consumer.\n"
+    assert (await ctl("config-check", str(good))).out == f"The configuration in {good} is valid: 1 consumer.\n"
     document = await ctl("config-check", str(good), "--json")
     assert json.loads(document.out) == {"path": str(good), "consumers": ["mvoice"]}
 
 
-async def test_config_check_tells_every_problem_on_a_line_of_its_own(tmp_path: Path) -> None:
+async def test_config_check_prints_one_line_per_problem(tmp_path: Path) -> None:
     bad = tmp_path / "bad.toml"
     bad.write_text("[scheduler]\ncushion_mb = 1\n[consumers.mvoice]\nvram_resident_mib = true\n")
     result = await Ctl("unix:path=/nonexistent")("config-check", str(bad), "--json")
@@ -193,7 +193,7 @@ async def test_config_check_tells_every_problem_on_a_line_of_its_own(tmp_path: P
 
 
 async def failure(ctl: Ctl, *args: str) -> tuple[int, str]:
-    """The exit code and the one line of a failing command, which prints nothing else, with or without --json."""
+    """Exit code and error line of a command that fails, which has no other output, with or without --json."""
     plain, document = await ctl(*args), await ctl(*args, "--json")
     assert plain.out == document.out == ""
     assert plain.err == document.err
@@ -204,34 +204,34 @@ async def failure(ctl: Ctl, *args: str) -> tuple[int, str]:
 
 
 @pytest.mark.parametrize(
-    ("error", "code", "says"),
+    ("error", "code", "text"),
     [
         (NoSuchConsumer("no consumer is called mvoice"), 4, "gpumanctl list"),
         (NoSuchLease("no such lease"), 4, "gpumanctl status"),
-        (NoSuchDevice("no device '3' is known"), 1, "gpumanctl status shows the GPUs"),
+        (NoSuchDevice("no device '3' is known"), 1, "list the GPUs with: gpumanctl status"),
         (TimedOut("waited 20 s for the lease on comfyui"), 1, "--wait"),
         (Busy("comfyui is under a lease"), 1, "comfyui is under a lease"),
         (InsufficientVram("14592 MiB are needed"), 1, "14592 MiB are needed"),
-        (AccessDenied("polkit does not allow org.gpumand1.acquire"), 1, "no permission"),
+        (AccessDenied("polkit does not allow org.gpumand1.acquire"), 1, "permission denied"),
     ],
 )
-async def test_errors_of_the_daemon_become_one_line(
-    ctl: Ctl, manager: ScriptedManager, error: GpumandError, code: int, says: str
+async def test_daemon_errors_become_one_line_and_an_exit_code(
+    ctl: Ctl, manager: ScriptedManager, error: GpumandError, code: int, text: str
 ) -> None:
     manager.answers["Acquire"] = failing(error)
     got, line = await failure(ctl, "acquire", "mvoice")
     assert got == code
     assert error.message in line
-    assert says in line
+    assert text in line
 
 
-async def test_a_daemon_that_is_not_running_is_told_with_how_to_start_it(ctl: Ctl) -> None:
+async def test_a_stopped_daemon_exits_3_with_the_start_command(ctl: Ctl) -> None:
     code, line = await failure(ctl, "status")
     assert code == 3
     assert f"start it with: gpumand --bus-address '{ctl.address}'" in line
 
 
-async def test_no_bus_is_told(tmp_path: Path) -> None:
+async def test_a_missing_bus_is_reported(tmp_path: Path) -> None:
     code, line = await failure(Ctl(f"unix:path={tmp_path}/none"), "status")
     assert code == 1
     assert line.startswith(
@@ -240,10 +240,10 @@ async def test_no_bus_is_told(tmp_path: Path) -> None:
     nothing = {"XDG_RUNTIME_DIR": str(tmp_path), "DBUS_SESSION_BUS_ADDRESS": ""}
     code, line = await failure(Ctl("", nothing), "--user", "status")
     assert code == 1
-    assert "is there a session bus here?" in line
+    assert "check that this session has a D-Bus session bus" in line
 
 
-async def test_an_address_that_is_none_is_told() -> None:
+async def test_an_invalid_bus_address_is_reported() -> None:
     code, line = await failure(Ctl("nonsense"), "status")
     assert code == 1
     assert "nonsense" in line
@@ -253,28 +253,28 @@ UNKNOWN = "org.freedesktop.DBus.Error.UnknownMethod"
 
 
 class OldDaemon(GpumandError):
-    """A daemon that knows less."""
+    """The error of a daemon that lacks a method."""
 
     dbus_name = UNKNOWN
 
 
 @pytest.mark.parametrize("answer", [failing(OldDaemon("no such method")), replying("s", "surprise"), dictionary({})])
-async def test_another_interface_is_told_as_such(ctl: Ctl, manager: ScriptedManager, answer: Any) -> None:
+async def test_an_incompatible_daemon_is_reported(ctl: Ctl, manager: ScriptedManager, answer: Any) -> None:
     manager.answers["GetStatus"] = answer
     code, line = await failure(ctl, "status")
     assert code == 1
-    assert f"does not speak as gpumanctl {VERSION} does" in line
+    assert f"does not match gpumanctl {VERSION}" in line
 
 
 @pytest.mark.parametrize(
-    ("args", "says"),
+    ("args", "text"),
     [
         (("statsu",), "did you mean status?"),
         (("acquire",), "Missing argument"),
-        (("acquire", "mvoice", "--ttl", "soon"), "'soon' is no duration"),
+        (("acquire", "mvoice", "--ttl", "soon"), "'soon' is not a duration"),
         (("acquire", "mvoice", "--ttl", "0"), "--ttl must be more than 0"),
         (("acquire", "mvoice", "--lifetime", "connection"), "use: gpumanctl run mvoice -- COMMAND"),
-        (("acquire", "mvoice", "--lifetime", "unit", "--ttl", "5s"), "--ttl goes with --lifetime ttl"),
+        (("acquire", "mvoice", "--lifetime", "unit", "--ttl", "5s"), "--ttl requires --lifetime ttl"),
         (("acquire", "mvoice", "--wait", "--timeout", "5s"), "exclude each other"),
         (("acquire", "mvoice", "--priority", "101"), "101"),
         (("status", "--user", "--bus-address", "unix:path=/x"), "exclude each other"),
@@ -283,21 +283,21 @@ async def test_another_interface_is_told_as_such(ctl: Ctl, manager: ScriptedMana
         (("status", "surplus"), "surplus"),
     ],
 )
-async def test_wrong_usage_is_one_line_and_asks_nothing(
-    ctl: Ctl, manager: ScriptedManager, args: tuple[str, ...], says: str
+async def test_wrong_usage_is_one_line_and_makes_no_call(
+    ctl: Ctl, manager: ScriptedManager, args: tuple[str, ...], text: str
 ) -> None:
     result = await ctl(*args)
     assert (result.code, result.out) == (2, "")
     (line,) = result.err.splitlines()
-    assert says in line
-    assert manager.asked == []
+    assert text in line
+    assert manager.calls == []
 
 
 async def completed(ctl: Ctl, *words: str) -> list[str]:
-    """What a shell offers for the last of these words."""
+    """Completions of the last of these words."""
     line = " ".join(("gpumanctl", *words))
-    asked = {"_GPUMANCTL_COMPLETE": "bash_complete", "COMP_WORDS": line, "COMP_CWORD": str(len(words))}
-    result = await ctl(**asked)
+    variables = {"_GPUMANCTL_COMPLETE": "bash_complete", "COMP_WORDS": line, "COMP_CWORD": str(len(words))}
+    result = await ctl(**variables)
     assert result.err == ""
     return [line.removeprefix("plain,") for line in result.out.splitlines() if line]
 
@@ -309,22 +309,22 @@ async def test_shells_complete_commands_consumers_and_leases(ctl: Ctl, manager: 
     assert "--no-wait" in await completed(ctl, "acquire", "--no")
 
 
-async def test_completion_without_a_daemon_offers_nothing_and_says_nothing(ctl: Ctl) -> None:
+async def test_completion_without_a_daemon_prints_nothing(ctl: Ctl) -> None:
     assert await completed(ctl, "acquire", "mv") == []
 
 
 NO_UTF8 = "\udcff"
-"""How a byte that is no UTF-8 arrives in an argument."""
+"""The form in which a byte that is not UTF-8 arrives in an argument."""
 
 
 @pytest.mark.parametrize(
     "words", [("acquire", NO_UTF8), ("acquire", "mvoice", "--reason", NO_UTF8), ("release", NO_UTF8), ("pin", NO_UTF8)]
 )
-async def test_what_cannot_go_onto_the_bus_is_refused_in_one_line(
+async def test_arguments_that_are_not_utf8_are_refused_in_one_line(
     ctl: Ctl, manager: ScriptedManager, words: tuple[str, ...]
 ) -> None:
     result = await ctl(*words)
     assert (result.code, result.out) == (1, "")
-    assert "holds what cannot go onto the bus" in result.err
+    assert "contains characters that D-Bus cannot carry" in result.err
     assert result.err.count("\n") == 1
-    assert manager.asked == []
+    assert manager.calls == []

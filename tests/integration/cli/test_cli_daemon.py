@@ -1,4 +1,4 @@
-"""gpumanctl against the real daemon: that both mean the same by the same words."""
+"""gpumanctl against the real daemon, with the example services of the demo."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from typing import Any
 
 import pytest
 
-from gpumand.demo.environment import Stage
+from gpumand.demo.environment import DemoEnvironment
 from gpumand.version import VERSION
 from tests.integration.cli.ctl import LIMIT_SEC, Ctl, Screen, finished
 
 
 @pytest.fixture
 async def ctl() -> AsyncIterator[Ctl]:
-    async with Stage() as stage:
-        yield Ctl(stage.address)
+    async with DemoEnvironment() as environment:
+        yield Ctl(environment.address)
 
 
 async def status(ctl: Ctl) -> dict[str, Any]:
@@ -29,7 +29,7 @@ async def status(ctl: Ctl) -> dict[str, Any]:
     return answer
 
 
-async def test_a_lease_from_the_shell_and_back(ctl: Ctl) -> None:
+async def test_acquire_renew_and_release_from_a_shell(ctl: Ctl) -> None:
     assert (await ctl("version")).out == f"gpumanctl {VERSION}\ngpumand {VERSION}\n"
     taken = await ctl("acquire", "mvoice", "--ttl", "5min", "--reason", "a poem", "--token", "t1")
     lease = taken.out.strip()
@@ -49,7 +49,7 @@ async def test_a_lease_from_the_shell_and_back(ctl: Ctl) -> None:
 
 async def test_plan_load_evict_pin(ctl: Ctl) -> None:
     assert (await ctl("load", "mvoice")).out.startswith("mvoice loaded on GPU 0 in ")
-    assert (await ctl("load", "mvoice")).out == "mvoice is resident on GPU 0 already\n"
+    assert (await ctl("load", "mvoice")).out == "mvoice is already resident on GPU 0\n"
     plan = json.loads((await ctl("plan", "llm", "--json")).out)
     assert (plan["consumer"], plan["verdict"], plan["evictions"]) == ("llm", "grant", [])
     assert (await ctl("pin", "mvoice")).code == 0
@@ -64,14 +64,14 @@ async def test_plan_load_evict_pin(ctl: Ctl) -> None:
 
 @pytest.mark.parametrize("command", ["acquire", "plan", "load", "evict", "pin", "unpin"])
 async def test_an_unknown_consumer_exits_4(ctl: Ctl, command: str) -> None:
-    result = await ctl(command, "nobody")
+    result = await ctl(command, "missing")
     assert (result.code, result.out) == (4, "")
     (line,) = result.err.splitlines()
-    assert "nobody" in line
+    assert "missing" in line
 
 
 @pytest.mark.parametrize("command", ["acquire", "plan", "load", "evict", "pin", "unpin"])
-async def test_a_consumer_that_was_meant_is_named(ctl: Ctl, command: str) -> None:
+async def test_a_misspelled_consumer_comes_with_the_nearest_name(ctl: Ctl, command: str) -> None:
     assert (await ctl(command, "mVoise")).err == "gpumanctl: no consumer is named 'mVoise'; did you mean mvoice?\n"
 
 
@@ -99,7 +99,7 @@ async def test_a_killed_run_leaves_no_lease(ctl: Ctl) -> None:
             continue
 
 
-async def test_waiting_names_what_it_waits_for_and_ctrl_c_withdraws_it(ctl: Ctl) -> None:
+async def test_a_waiting_acquire_shows_its_reason_and_ctrl_c_withdraws_it(ctl: Ctl) -> None:
     lease = (await ctl("acquire", "mvoice")).out.strip()
     screen = await Screen.start(ctl, "acquire", "llm", "--wait")
     await screen.wait_for("llm: waiting: ")
@@ -110,7 +110,7 @@ async def test_waiting_names_what_it_waits_for_and_ctrl_c_withdraws_it(ctl: Ctl)
     await ctl("release", lease)
 
 
-async def test_a_lease_that_is_revoked_is_told_to_run(ctl: Ctl) -> None:
+async def test_run_ends_the_command_when_its_lease_is_revoked(ctl: Ctl) -> None:
     process = await ctl.start("run", "--kill-on-loss", "mvoice", "--", "sh", "-c", "echo up; exec sleep 60")
     assert process.stdout is not None
     async with asyncio.timeout(LIMIT_SEC):
@@ -118,10 +118,10 @@ async def test_a_lease_that_is_revoked_is_told_to_run(ctl: Ctl) -> None:
     assert (await ctl("evict", "mvoice", "--force")).code == 0
     result = await finished(process)
     assert result.code == -signal.SIGTERM
-    assert result.err == "gpumanctl: the lease on mvoice is lost: revoked; ending sh\n"
+    assert result.err == "gpumanctl: the lease on mvoice was lost: revoked; ending sh\n"
 
 
-async def test_monitor_sees_what_the_daemon_does(ctl: Ctl) -> None:
+async def test_monitor_prints_the_daemons_signals(ctl: Ctl) -> None:
     process = await ctl.start("monitor", "--json")
     assert process.stdout is not None
     events: list[dict[str, Any]] = []

@@ -1,4 +1,4 @@
-"""``doctor`` on a host that is well, on hosts that are not, and where nothing runs."""
+"""``gpumanctl doctor`` on a healthy host, on faulty hosts, and without a daemon or a bus."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.shim.shimfile import Shim, ShimDevice
 
 
 async def report(ctl: Ctl, *args: str, code: int) -> dict[str, Any]:
-    """What it says as JSON."""
+    """The report as JSON."""
     result = await ctl("doctor", "--json", *args)
     assert (result.code, result.err) == (code, ""), result
     document: dict[str, Any] = json.loads(result.out)
@@ -32,18 +32,18 @@ def found(document: dict[str, Any], check: str) -> list[dict[str, str]]:
     return [one for one in document["findings"] if one["check"] == check]
 
 
-async def test_a_host_that_is_well_is_told_so_and_exits_0(tmp_path: Path) -> None:
+async def test_a_healthy_host_exits_0(tmp_path: Path) -> None:
     async with world(tmp_path) as (_, ctl):
         document = await report(ctl, code=0)
         text = await ctl("doctor")
     assert (document["well"], document["findings"]) == (True, [])
-    looked = {"bus", "daemon", "version", "figures", "configuration", "reload", "footprints", "room", "coexistence"}
-    assert looked <= set(document["good"])
+    checked = {"bus", "daemon", "version", "readings", "configuration", "reload", "footprints", "room", "coexistence"}
+    assert checked <= set(document["good"])
     assert {"units", "polkit", "driver"} <= set(document["skipped"])
-    assert (text.code, text.out.splitlines()[0]) == (0, "● nothing is wrong")
+    assert (text.code, text.out.splitlines()[0]) == (0, "● no problems found")
 
 
-async def test_what_is_wrong_in_files_is_found_in_those_of_the_running_daemon(tmp_path: Path) -> None:
+async def test_the_configuration_of_the_running_daemon_is_checked(tmp_path: Path) -> None:
     async with world(tmp_path) as (host, ctl):
         await host.end()
         voice, images = host.consumers["mvoice"], host.consumers["comfyui"]
@@ -55,13 +55,16 @@ async def test_what_is_wrong_in_files_is_found_in_those_of_the_running_daemon(tm
         text = await ctl("doctor")
     (one_sided,), (too_large,) = found(document, "coexistence"), found(document, "room")
     assert one_sided["mend"] == '[consumers.comfyui] can_coexist_with = ["mvoice"]'
-    assert too_large["what"] == "comfyui and llm are never evicted, and need 27.0 GiB together; there are 24.0 GiB"
+    assert (
+        too_large["what"]
+        == "comfyui and llm are never evicted and need 27.0 GiB together, but the devices have 24.0 GiB"
+    )
     assert too_large["mend"] == "gpumanctl unpin llm"
-    assert "● something is wrong: 1 problem, 1 warning" in text.out
+    assert "● problems found: 1 problem, 1 warning" in text.out
     assert "  → [consumers.comfyui] can_coexist_with" in text.out
 
 
-async def test_a_file_that_was_changed_needs_a_reload_until_there_was_one(tmp_path: Path) -> None:
+async def test_a_changed_file_is_a_warning_until_the_reload(tmp_path: Path) -> None:
     async with world(tmp_path) as (host, ctl):
         later = host.folder / "gpumand.toml"
         status = json.loads((await ctl("--json")).out)
@@ -75,7 +78,7 @@ async def test_a_file_that_was_changed_needs_a_reload_until_there_was_one(tmp_pa
     assert str(later) in stale["what"]
 
 
-async def test_mistakes_and_consumers_that_do_not_answer(tmp_path: Path) -> None:
+async def test_configuration_errors_and_failing_health_routes_are_found(tmp_path: Path) -> None:
     async with world(tmp_path) as (host, ctl):
         await host.consumers["mvoice"].fault("error-500")
         await host.consumers["llm"].kill()
@@ -87,9 +90,7 @@ async def test_mistakes_and_consumers_that_do_not_answer(tmp_path: Path) -> None
     assert any("did you mean unit?" in one["what"] for one in found(broken, "configuration"))
 
 
-async def test_a_daemon_that_is_down_is_not_started_by_being_looked_at(
-    ctl: Ctl, bus: PrivateBus, tmp_path: Path
-) -> None:
+async def test_a_stopped_daemon_is_reported_with_the_start_command(ctl: Ctl, bus: PrivateBus, tmp_path: Path) -> None:
     file = tmp_path / "gpumand.toml"
     file.write_text("[gpu]\nsource = 'none'\n[consumers.a]\nvram_resident_mib = 100\nurl = 'http://127.0.0.1:9'\n")
     document = await report(ctl, "--config", str(file), code=1)
@@ -98,8 +99,8 @@ async def test_a_daemon_that_is_down_is_not_started_by_being_looked_at(
     assert {"version", "reload", "consumers"} <= set(document["skipped"])
 
 
-async def test_looking_never_activates_a_service_of_that_name(tmp_path: Path) -> None:
-    """The bus would start what owns the name at the first call to it."""
+async def test_doctor_and_completion_never_activate_the_daemon(tmp_path: Path) -> None:
+    """The bus starts the service at the first call to its name, unless the caller asks for the owner first."""
     started = tmp_path / "started"
     services = tmp_path / "services"
     services.mkdir()
@@ -116,11 +117,12 @@ async def test_looking_never_activates_a_service_of_that_name(tmp_path: Path) ->
     assert found(document, "daemon")[0]["what"] == "gpumand is not running on this bus"
 
 
-async def test_no_bus_at_all_is_a_problem_and_no_traceback(tmp_path: Path) -> None:
+async def test_a_missing_bus_is_a_problem_without_a_traceback(tmp_path: Path) -> None:
     result = await Ctl(f"unix:path={tmp_path}/none")("doctor", "--config", str(tmp_path))
     assert result.code == 1
     assert (
-        f"problem: the bus that was named is not there: cannot connect to the bus at unix:path={tmp_path}" in result.out
+        f"problem: the bus at the given address is not available: cannot connect to the bus at unix:path={tmp_path}"
+        in result.out
     )
     assert "Traceback" not in result.out + result.err
 
@@ -131,7 +133,7 @@ async def host(tmp_path: Path) -> Any:
         yield made
 
 
-async def test_units_are_asked_of_systemd(host: LiveHost, tmp_path: Path) -> None:
+async def test_masked_and_missing_units_are_found_in_systemd(host: LiveHost, tmp_path: Path) -> None:
     control = await host.client()
     systemd = FakeHost(host.bus, control.bus, tmp_path)
     await systemd.boot({"masked.service": {"load_state": "masked"}, "good.service": {"argv": ["sleep", "1000"]}})
@@ -146,14 +148,14 @@ async def test_units_are_asked_of_systemd(host: LiveHost, tmp_path: Path) -> Non
         await host.end()
         await systemd.halt()
         await control.close()
-    mends = {one["what"]: one["mend"] for one in found(document, "units")}
-    assert mends["masked: masked.service is masked"].endswith("systemctl unmask masked.service")
-    assert mends["gone: systemd has no unit gone.service"] == "systemctl list-unit-files '*.service'"
-    assert not any(what.startswith("good") for what in mends)
+    fixes = {one["what"]: one["mend"] for one in found(document, "units")}
+    assert fixes["masked: masked.service is masked"].endswith("systemctl unmask masked.service")
+    assert fixes["gone: systemd has no unit gone.service"] == "systemctl list-unit-files '*.service'"
+    assert not any(what.startswith("good") for what in fixes)
 
 
-async def test_the_configuration_of_the_running_daemon_is_found_by_its_command_line(tmp_path: Path) -> None:
-    for words, meant in (
+async def test_the_configuration_path_is_read_from_the_daemons_command_line(tmp_path: Path) -> None:
+    for words, expected in (
         (["gpumand", "--config", "/a/b.toml", "--user"], Path("/a/b.toml")),
         (["gpumand", "--config=/a/b.toml"], Path("/a/b.toml")),
         (["gpumand", "--config", "b.toml"], tmp_path / "b.toml"),
@@ -164,10 +166,10 @@ async def test_the_configuration_of_the_running_daemon_is_found_by_its_command_l
         (folder / "cmdline").write_bytes("\0".join([*words, ""]).encode())
         if not (folder / "cwd").exists():
             (folder / "cwd").symlink_to(tmp_path)
-        assert doctors_host.told_configuration(77, tmp_path) == meant
+        assert doctors_host.daemon_config_path(77, tmp_path) == expected
 
 
-async def test_versions_of_the_driver_are_read_from_where_they_stand(tmp_path: Path) -> None:
+async def test_driver_versions_are_read_from_proc_and_the_library_name(tmp_path: Path) -> None:
     version = tmp_path / "version"
     version.write_text(
         "NVRM version: NVIDIA UNIX x86_64 Kernel Module  550.54.14  Thu Feb 22 2024\nGCC version: 12.2.0\n"
@@ -180,7 +182,7 @@ async def test_versions_of_the_driver_are_read_from_where_they_stand(tmp_path: P
 
 
 @pytest.mark.skipif(not have_compiler(), reason="gcc is not installed, so the fake NVML cannot be built")
-async def test_the_driver_is_asked_through_nvml(ctl: Ctl, tmp_path: Path) -> None:
+async def test_driver_faults_are_read_through_nvml(ctl: Ctl, tmp_path: Path) -> None:
     file, answers = tmp_path / "gpumand.toml", tmp_path / "answers"
     file.write_text("[consumers.a]\nvram_resident_mib = 100\nurl = 'http://127.0.0.1:9'\n")
     shim = Shim(devices=[ShimDevice("GPU-a", total_mib=24576)])

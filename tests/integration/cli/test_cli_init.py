@@ -1,4 +1,4 @@
-"""``gpumanctl init`` on a host of fake units that are real processes with real sockets, and a driver that is a shim."""
+"""``gpumanctl init`` on a host with fake units, real processes and sockets, and a fake NVML library."""
 
 from __future__ import annotations
 
@@ -46,11 +46,11 @@ async def host(bus: PrivateBus, tmp_path: Path) -> AsyncIterator[FakeHost]:
 
 
 async def started(host: FakeHost, port: int) -> int:
-    """ComfyUI's unit runs and listens, beside a unit that has nothing to do with GPUs; its pid."""
+    """Start ComfyUI's unit, which listens, and a unit without a GPU; return the pid of the first."""
     argv = [sys.executable, "-c", SERVER, "/opt/ComfyUI/main.py", str(port)]
     await host.boot({"comfyui.service": {"argv": argv}, "cron.service": {"argv": ["sleep", "1000"]}, "off.service": {}})
     for unit in ("comfyui.service", "cron.service"):
-        await host.ask("StartUnit", "ss", unit, "replace")
+        await host.call_manager("StartUnit", "ss", unit, "replace")
     pid = 0
 
     async def listens() -> bool:
@@ -62,7 +62,7 @@ async def started(host: FakeHost, port: int) -> int:
     return pid
 
 
-async def test_a_running_unit_becomes_a_consumer_with_what_was_seen_of_it(
+async def test_a_running_unit_becomes_a_consumer_with_url_and_footprint(
     ctl: Ctl, host: FakeHost, tmp_path: Path
 ) -> None:
     if not have_compiler():
@@ -78,7 +78,7 @@ async def test_a_running_unit_becomes_a_consumer_with_what_was_seen_of_it(
     assert made.err.startswith(f"{file}: ")
     assert made.err.endswith(f". Check it with: gpumanctl config-check {file}\n")
     text = file.read_text()
-    # Whoever else runs a ComfyUI on this host is found as well.
+    # A ComfyUI of this host that is not part of the test is found as well.
     (name,) = [name for name, one in tomllib.loads(text)["consumers"].items() if one.get("unit") == "comfyui.service"]
     assert tomllib.loads(text)["consumers"][name] == {
         "preset": "comfyui",
@@ -87,16 +87,16 @@ async def test_a_running_unit_becomes_a_consumer_with_what_was_seen_of_it(
         "vram_resident_mib": 13312,
     }
     assert "by its command line" in text
-    assert "Asked how it is, it answered." in text
+    assert "Health check: ok." in text
     assert "device 0: Shim 4090, 24.0 GiB" in text
-    assert "300 MiB by " in text  # somebody else's
+    assert "300 MiB in " in text  # the process that is not ComfyUI
     assert "cron" not in text
-    if len(tomllib.loads(text)["consumers"]) == 1:  # the others' footprints are not known
+    if len(tomllib.loads(text)["consumers"]) == 1:  # the footprints of any others are unknown
         assert (await ctl("config-check", str(file))).code == 0
         assert load(file).consumers[name].unload is not None
 
 
-async def test_a_footprint_that_nobody_saw_is_asked_for(ctl: Ctl, host: FakeHost, tmp_path: Path) -> None:
+async def test_an_unknown_footprint_is_left_to_fill_in(ctl: Ctl, host: FakeHost, tmp_path: Path) -> None:
     port, file = free_port(), tmp_path / "made.toml"
     await started(host, port)
 
@@ -105,38 +105,41 @@ async def test_a_footprint_that_nobody_saw_is_asked_for(ctl: Ctl, host: FakeHost
     checked = await ctl("config-check", str(file))
 
     assert (made.code, made.err) == (0, "")
-    assert "Asked how it is" not in made.out  # nobody is asked anything without --probe
+    assert "Health check" not in made.out  # no health route is called without --probe
     assert "vram_resident_mib" not in tomllib.loads(made.out)["consumers"]["comfyui"]
-    assert "comfyui" in checked.out + checked.err  # that something is missing of it is told
+    assert "comfyui" in checked.out + checked.err  # config-check reports the missing footprint
 
 
-async def test_a_file_that_is_there_is_not_written_over(ctl: Ctl, tmp_path: Path) -> None:
+async def test_an_existing_file_is_not_overwritten_without_force(ctl: Ctl, tmp_path: Path) -> None:
     file = tmp_path / "gpumand.toml"
     file.write_text("precious")
 
     refused = await ctl("init", "-o", str(file), "--source", "none")
 
-    assert (refused.code, refused.err) == (1, f"gpumanctl: {file} is there already; --force writes over it\n")
+    assert (refused.code, refused.err) == (
+        1,
+        f"gpumanctl: {file} exists already. Overwrite it with --force, or choose another file\n",
+    )
     assert file.read_text() == "precious"
     assert (await ctl("init", "-o", str(file), "--source", "none", "--force", "-q")).code == 0
     assert 'source = "none"' in file.read_text()
     nowhere = await ctl("init", "-o", str(tmp_path / "no" / "x"), "--source", "none")
     assert (nowhere.code, nowhere.err.rstrip()) == (
         1,
-        f"gpumanctl: {tmp_path}/no/x cannot be written: No such file or directory",
+        f"gpumanctl: cannot write {tmp_path}/no/x: No such file or directory",
     )
 
 
-async def test_json_is_refused_and_not_ignored(ctl: Ctl) -> None:
+async def test_json_is_refused_by_init(ctl: Ctl) -> None:
     refused = await ctl("--json", "init")
 
     assert (refused.code, refused.out) == (2, "")
-    assert "--json does not go with init" in refused.err
+    assert "--json does not work with init" in refused.err
 
 
-async def test_without_a_bus_and_a_driver_it_says_so_in_the_file() -> None:
+async def test_a_missing_bus_and_driver_become_comments_in_the_file() -> None:
     made = await Ctl("unix:path=/nonexistent/bus")("init")
 
     assert (made.code, made.err) == (0, "")
-    assert "# Units were not looked at: there is no bus" in made.out
+    assert "# The units could not be scanned: no D-Bus connection" in made.out
     assert "gpu" not in tomllib.loads(made.out)

@@ -1,4 +1,4 @@
-"""``gpumanctl preset``: needs no bus."""
+"""``gpumanctl preset``, which needs no bus."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def ctl() -> Ctl:
     return Ctl("unix:path=/nonexistent/bus")
 
 
-async def test_every_preset_is_listed_and_shown(ctl: Ctl) -> None:
+async def test_preset_list_shows_every_preset(ctl: Ctl) -> None:
     listed = json.loads((await ctl("preset", "list", "--json")).out)
 
     assert [one["name"] for one in listed] == list(preset_names())
@@ -25,13 +25,13 @@ async def test_every_preset_is_listed_and_shown(ctl: Ctl) -> None:
     assert len(lines) == 1 + len(listed)
 
 
-async def test_a_preset_is_shown_with_all_it_has(ctl: Ctl) -> None:
+async def test_preset_show_prints_routes_notes_and_configuration(ctl: Ctl) -> None:
     shown = await ctl("preset", "show", "koboldcpp")
 
     assert (shown.code, shown.err) == (0, "")
     for words in (
-        "Class restart: starts anew",
-        "Its unload route answers before the memory is free.",
+        "Class restart: unloads by restarting without its model",
+        "The unload route answers before the memory is free.",
         'unload  POST /api/admin/reload_config { filename = "unload_model" }; success: /success',
         "busy    GET /api/extra/perf; busy: /idle = 0",
         "flag --admin",
@@ -44,7 +44,7 @@ async def test_a_preset_is_shown_with_all_it_has(ctl: Ctl) -> None:
     assert one["consumer"]["unload"]["success"] == "/success"
 
 
-async def test_a_wrong_name_is_told_with_the_nearest(ctl: Ctl) -> None:
+async def test_an_unknown_preset_comes_with_the_nearest_name(ctl: Ctl) -> None:
     wrong = await ctl("preset", "show", "comfy")
 
     assert (wrong.code, wrong.out) == (4, "")

@@ -1,4 +1,4 @@
-"""A daemon that goes away in the middle of a call: who waits is served by the one that comes back, or told."""
+"""A daemon that leaves during a call: waiting calls are repeated to its successor, all others fail at once."""
 
 from __future__ import annotations
 
@@ -13,65 +13,67 @@ from tests.integration.cli.ctl import LIMIT_SEC, Ctl, Screen, finished
 from tests.integration.cli.manager import LEASE, ScriptedManager, failing, never
 
 
-async def asking(ctl: Ctl, manager: ScriptedManager, *command: str) -> asyncio.subprocess.Process:
-    """gpumanctl, whose call has arrived and waits."""
-    asked = asyncio.Event()
+async def start_waiting_call(ctl: Ctl, manager: ScriptedManager, *command: str) -> asyncio.subprocess.Process:
+    """Start gpumanctl and wait until its call has arrived, which is not answered."""
+    call_arrived = asyncio.Event()
 
     async def wait(call: IncomingCall) -> Reply:
-        asked.set()
+        call_arrived.set()
         return await never(call)
 
     manager.answers["Acquire"] = manager.answers["Load"] = wait
     process = await ctl.start(*command)
     async with asyncio.timeout(LIMIT_SEC):
-        await asked.wait()
+        await call_arrived.wait()
     return process
 
 
 def crash(manager: ScriptedManager) -> None:
-    """Leave the bus as a killed daemon does: no reply, no goodbye."""
-    manager.connection._break("killed by the test")
+    """Leave the bus like a killed daemon, without a reply."""
+    manager.connection._disconnect("killed by the test")
 
 
-async def test_who_waits_is_served_by_the_daemon_that_comes_back(
+async def test_a_waiting_acquire_is_repeated_to_the_restarted_daemon(
     ctl: Ctl, bus: PrivateBus, manager: ScriptedManager
 ) -> None:
-    process = await asking(ctl, manager, "acquire", "mvoice", "--reason", "poster", "--timeout", "1min")
+    process = await start_waiting_call(ctl, manager, "acquire", "mvoice", "--reason", "poster", "--timeout", "1min")
     crash(manager)
     successor = await ScriptedManager.start(bus.address)
     result = await finished(process)
     assert (result.code, result.out, result.err) == (0, f"{LEASE}\n", "")
     first, again = manager.options_of("Acquire"), successor.options_of("Acquire")
     assert again.pop("timeout_usec") < first.pop("timeout_usec")
-    assert again == first, "the same token: a lease whose answer was lost is the one that is given"
+    assert again == first, "the token is the same, so that a lease whose reply was lost is returned again"
     await successor.close()
 
 
-async def test_a_token_that_was_given_is_the_one_that_is_used(ctl: Ctl, manager: ScriptedManager) -> None:
+async def test_a_given_token_is_passed_on(ctl: Ctl, manager: ScriptedManager) -> None:
     await ctl("acquire", "mvoice", "--token", "mine")
     assert manager.options_of("Acquire")["token"] == "mine"
 
 
-async def test_two_callers_never_have_the_same_token(ctl: Ctl, manager: ScriptedManager) -> None:
+async def test_every_acquire_has_its_own_token(ctl: Ctl, manager: ScriptedManager) -> None:
     await ctl("acquire", "mvoice")
     first = manager.options_of("Acquire")["token"]
     await ctl("acquire", "mvoice")
     assert manager.options_of("Acquire")["token"] != first
 
 
-async def test_load_by_hand_outlasts_a_restart_too(ctl: Ctl, bus: PrivateBus, manager: ScriptedManager) -> None:
-    process = await asking(ctl, manager, "load", "mvoice")
+async def test_a_waiting_load_is_repeated_to_the_restarted_daemon(
+    ctl: Ctl, bus: PrivateBus, manager: ScriptedManager
+) -> None:
+    process = await start_waiting_call(ctl, manager, "load", "mvoice")
     crash(manager)
     successor = await ScriptedManager.start(bus.address)
     assert (await finished(process)).code == 0
-    assert [member for member, _ in successor.asked] == ["Load"]
+    assert [member for member, _ in successor.calls] == ["Load"]
     await successor.close()
 
 
-async def test_a_command_runs_once_its_lease_was_had_from_the_next_daemon(
+async def test_run_gets_its_lease_from_the_restarted_daemon(
     ctl: Ctl, bus: PrivateBus, manager: ScriptedManager
 ) -> None:
-    process = await asking(ctl, manager, "run", "mvoice", "--", "sh", "-c", "echo $GPUMAND_LEASE")
+    process = await start_waiting_call(ctl, manager, "run", "mvoice", "--", "sh", "-c", "echo $GPUMAND_LEASE")
     crash(manager)
     successor = await ScriptedManager.start(bus.address)
     result = await finished(process)
@@ -79,7 +81,7 @@ async def test_a_command_runs_once_its_lease_was_had_from_the_next_daemon(
     await successor.close()
 
 
-async def test_a_daemon_that_shuts_down_is_waited_for_until_it_owns_its_name_again(
+async def test_acquire_waits_while_the_daemon_shuts_down_and_restarts(
     ctl: Ctl, bus: PrivateBus, manager: ScriptedManager
 ) -> None:
     refusals, refused_twice = 0, asyncio.Event()
@@ -101,32 +103,34 @@ async def test_a_daemon_that_shuts_down_is_waited_for_until_it_owns_its_name_aga
     await successor.close()
 
 
-async def test_one_that_refuses_all_the_while_is_asked_less_and_less_often(ctl: Ctl, manager: ScriptedManager) -> None:
+async def test_retries_to_a_daemon_that_keeps_refusing_become_rarer(ctl: Ctl, manager: ScriptedManager) -> None:
     manager.answers["Acquire"] = failing(ShuttingDown("the host is shutting down"))
     result = await ctl("acquire", "mvoice", "--timeout", "2s")
     assert (result.code, result.out) == (1, "")
     assert "the host is shutting down" in result.err
-    assert 2 <= len(manager.asked) <= 7
+    assert 2 <= len(manager.calls) <= 7
 
 
-async def test_one_that_does_not_come_back_is_told(ctl: Ctl, manager: ScriptedManager) -> None:
-    process = await asking(ctl, manager, "acquire", "mvoice", "--timeout", "500ms")
+async def test_a_daemon_that_does_not_return_is_reported(ctl: Ctl, manager: ScriptedManager) -> None:
+    process = await start_waiting_call(ctl, manager, "acquire", "mvoice", "--timeout", "500ms")
     crash(manager)
     result = await finished(process)
     assert (result.code, result.out) == (1, "")
-    assert "gpumand left the bus while it was asked" in result.err
+    assert "gpumand left the bus during the call" in result.err
 
 
-async def test_now_or_not_at_all_is_not_asked_again(ctl: Ctl, bus: PrivateBus, manager: ScriptedManager) -> None:
-    process = await asking(ctl, manager, "acquire", "mvoice", "--no-wait")
+async def test_no_wait_is_not_repeated_after_a_crash(ctl: Ctl, bus: PrivateBus, manager: ScriptedManager) -> None:
+    process = await start_waiting_call(ctl, manager, "acquire", "mvoice", "--no-wait")
     crash(manager)
     successor = await ScriptedManager.start(bus.address)
     assert (await finished(process)).code == 1
-    assert successor.asked == []
+    assert successor.calls == []
     await successor.close()
 
 
-async def test_a_screen_says_that_it_went_away_and_nobody_calls_it_back(ctl: Ctl, manager: ScriptedManager) -> None:
+async def test_a_terminal_shows_that_the_daemon_left_and_does_not_activate_it(
+    ctl: Ctl, manager: ScriptedManager
+) -> None:
     manager.answers["Acquire"] = never
     screen = await Screen.start(ctl, "acquire", "mvoice", "--wait")
     async with asyncio.timeout(LIMIT_SEC):
@@ -138,16 +142,18 @@ async def test_a_screen_says_that_it_went_away_and_nobody_calls_it_back(ctl: Ctl
 
 
 @pytest.mark.parametrize("word", ["release", "renew"])
-async def test_what_does_not_wait_is_told_at_once(ctl: Ctl, manager: ScriptedManager, word: str) -> None:
-    asked = asyncio.Event()
+async def test_a_crash_during_release_or_renew_is_reported_at_once(
+    ctl: Ctl, manager: ScriptedManager, word: str
+) -> None:
+    call_arrived = asyncio.Event()
 
     async def wait(call: IncomingCall) -> Reply:
-        asked.set()
+        call_arrived.set()
         return await never(call)
 
     manager.answers["Release"] = manager.answers["Renew"] = wait
     process = await ctl.start(word, LEASE)
     async with asyncio.timeout(LIMIT_SEC):
-        await asked.wait()
+        await call_arrived.wait()
     crash(manager)
-    assert "left the bus while it was asked" in (await finished(process)).err
+    assert "left the bus during the call" in (await finished(process)).err

@@ -1,4 +1,4 @@
-"""``run``: environment, statuses, signals, and a lease that is lost meanwhile."""
+"""``gpumanctl run``: environment, exit status, signals, and a lease that is lost meanwhile."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from tests.integration.cli.ctl import COMMAND, LIMIT_SEC, Ctl, Screen, finished
 from tests.integration.cli.manager import LEASE, ScriptedManager, failing, grant, never, replying, variants
 from tests.unit.cli import samples
 
-# A child that says when it is ready, and which signals it gets.
+# A child that prints when it is ready and which signals it receives.
 LISTENER = """
 import os, signal, sys
-def got(number, frame):  # in one piece: a prompt must not come between, nor the next signal
+def got(number, frame):  # one write, so that neither a prompt nor the next signal splits it
     os.write(1, ("got " + signal.Signals(number).name + "\\n").encode())
     if number == signal.SIGTERM:
         sys.exit(7)
@@ -41,18 +41,18 @@ async def line_of(process: asyncio.subprocess.Process) -> str:
 
 
 async def listener(ctl: Ctl, *options: str) -> asyncio.subprocess.Process:
-    """gpumanctl run with the listening child, which is ready."""
+    """Start gpumanctl run with the listening child, and wait until that is ready."""
     process = await ctl.start("run", *options, "mvoice", "--", "python3", "-c", LISTENER)
     assert await line_of(process) == "ready"
     return process
 
 
-async def test_the_command_finds_its_lease_and_the_lease_ends_with_it(ctl: Ctl, manager: ScriptedManager) -> None:
+async def test_the_lease_is_in_the_environment_and_ends_with_the_command(ctl: Ctl, manager: ScriptedManager) -> None:
     script = 'echo "$GPUMAND_LEASE $GPUMAND_CONSUMER $GPUMAND_ENDPOINT"'
     result = await ctl("run", "mvoice", "--reason", "poster", "--", "sh", "-c", script)
     assert (result.code, result.err) == (0, "")
     assert result.out == f"{LEASE} mvoice http://127.0.0.1:9200\n"
-    assert [name for name, _ in manager.asked] == ["Acquire", "Release"]
+    assert [name for name, _ in manager.calls] == ["Acquire", "Release"]
     wanted = {"lifetime": "connection", "timeout_usec": 20_000_000, "reason": "poster"}
     assert manager.options_of("Acquire").items() >= wanted.items()
     await manager.wait_gone(manager.callers[0])
@@ -80,22 +80,22 @@ async def test_the_status_of_the_command_is_returned(ctl: Ctl, manager: Scripted
 async def test_the_signal_of_the_command_is_raised_again(ctl: Ctl, manager: ScriptedManager, name: str) -> None:
     result = await ctl("run", "mvoice", "--", "sh", "-c", f"kill -{name} $$")
     assert result.code == -getattr(signal, "SIG" + name)
-    assert [member for member, _ in manager.asked] == ["Acquire", "Release"]
+    assert [member for member, _ in manager.calls] == ["Acquire", "Release"]
 
 
-async def test_what_does_not_exist_or_may_not_run_costs_no_lease(
+async def test_a_missing_or_not_executable_command_requests_no_lease(
     ctl: Ctl, manager: ScriptedManager, tmp_path: Path
 ) -> None:
     (tmp_path / "plain").write_text("#!/bin/sh\n")
     missing = await ctl("run", "mvoice", "--", "gpumand-no-such-command")
     plain = await ctl("run", "mvoice", "--", str(tmp_path / "plain"))
     assert (missing.code, plain.code) == (127, 126)
-    assert "command not found; no lease was asked for" in missing.err
-    assert "cannot be executed; no lease was asked for" in plain.err
-    assert manager.asked == []
+    assert "command not found; no lease was requested" in missing.err
+    assert "is not executable; no lease was requested" in plain.err
+    assert manager.calls == []
 
 
-async def test_a_file_the_kernel_cannot_run_gives_its_lease_back(
+async def test_a_file_that_the_kernel_cannot_execute_releases_the_lease(
     ctl: Ctl, manager: ScriptedManager, tmp_path: Path
 ) -> None:
     (tmp_path / "odd").write_bytes(b"\x7fELF nonsense")
@@ -106,7 +106,7 @@ async def test_a_file_the_kernel_cannot_run_gives_its_lease_back(
     await manager.wait_gone(manager.callers[0])
 
 
-async def test_no_lease_no_command(ctl: Ctl, manager: ScriptedManager, tmp_path: Path) -> None:
+async def test_the_command_does_not_run_without_a_lease(ctl: Ctl, manager: ScriptedManager, tmp_path: Path) -> None:
     manager.answers["Acquire"] = failing(Busy("comfyui is under a lease"))
     result = await ctl("run", "mvoice", "--", "touch", str(tmp_path / "ran"))
     assert (result.code, result.out) == (1, "")
@@ -114,7 +114,7 @@ async def test_no_lease_no_command(ctl: Ctl, manager: ScriptedManager, tmp_path:
 
 
 @pytest.mark.parametrize("name", ["INT", "HUP", "QUIT", "USR1", "USR2", "WINCH", "CONT"])
-async def test_signals_sent_to_us_reach_the_command_once(ctl: Ctl, manager: ScriptedManager, name: str) -> None:
+async def test_signals_to_gpumanctl_reach_the_command_once(ctl: Ctl, manager: ScriptedManager, name: str) -> None:
     process = await listener(ctl)
     process.send_signal(getattr(signal, "SIG" + name))
     assert await line_of(process) == f"got SIG{name}"
@@ -154,7 +154,7 @@ async def test_ctrl_z_stops_the_job_and_fg_continues_it(ctl: Ctl, manager: Scrip
 
 
 @pytest.mark.parametrize("target", ["$!", "%1"], ids=["us alone", "the whole group"])
-async def test_a_stop_and_a_continue_from_elsewhere(ctl: Ctl, manager: ScriptedManager, target: str) -> None:
+async def test_a_stop_and_a_continue_sent_by_another_process(ctl: Ctl, manager: ScriptedManager, target: str) -> None:
     shell = await Screen.start(ctl, argv=("bash", "--norc", "--noprofile", "-i"), PS1="prompt> ", LISTENER=LISTENER)
     await shell.wait_for("prompt> ")
     command = " ".join(shlex.quote(word) for word in (*COMMAND, "run", "-q", "mvoice", "--", "python3", "-c"))
@@ -171,7 +171,7 @@ async def test_a_stop_and_a_continue_from_elsewhere(ctl: Ctl, manager: ScriptedM
     await shell.end()
 
 
-async def test_what_was_ignored_before_stays_ignored(ctl: Ctl, manager: ScriptedManager) -> None:
+async def test_signals_ignored_at_start_stay_ignored(ctl: Ctl, manager: ScriptedManager) -> None:
     script = "trap '' HUP; exec \"$@\""
     inner = "kill -HUP $PPID; kill -HUP $$; echo survived"
     process = await asyncio.create_subprocess_exec(
@@ -200,15 +200,15 @@ async def test_a_signal_while_waiting_withdraws_the_request(
     await manager.wait_gone(manager.callers[0])
 
 
-async def test_a_revoked_lease_is_told_once_and_the_command_goes_on(ctl: Ctl, manager: ScriptedManager) -> None:
+async def test_a_revoked_lease_is_reported_once_and_the_command_continues(ctl: Ctl, manager: ScriptedManager) -> None:
     process = await listener(ctl)
     manager.emit("LeaseEnded", "sss", "another", "mvoice", "revoked")
     manager.emit("LeaseEnded", "sss", LEASE, "mvoice", "revoked")
     manager.emit("LeaseEnded", "sss", LEASE, "mvoice", "revoked")
     assert process.stderr is not None
     async with asyncio.timeout(LIMIT_SEC):
-        told = (await process.stderr.readline()).decode()
-    assert told == "gpumanctl: the lease on mvoice is lost: revoked; python3 goes on without it\n"
+        line = (await process.stderr.readline()).decode()
+    assert line == "gpumanctl: the lease on mvoice was lost: revoked; python3 continues without it\n"
     process.send_signal(signal.SIGTERM)
     result = await finished(process)
     assert (result.code, result.err) == (7, "")
@@ -229,20 +229,20 @@ async def test_the_loss_of_the_bus_does_not_end_the_command(
     bus.kill()
     assert process.stderr is not None
     async with asyncio.timeout(LIMIT_SEC):
-        told = (await process.stderr.readline()).decode()
-    assert told.startswith("gpumanctl: the lease on mvoice is lost: the bus closed the connection")
+        line = (await process.stderr.readline()).decode()
+    assert line.startswith("gpumanctl: the lease on mvoice was lost: the bus closed the connection")
     process.send_signal(signal.SIGTERM)
     assert (await finished(process)).code == 7
 
 
-async def test_signals_of_others_are_not_believed(ctl: Ctl, bus: PrivateBus, manager: ScriptedManager) -> None:
+async def test_signals_of_other_bus_clients_are_ignored(ctl: Ctl, bus: PrivateBus, manager: ScriptedManager) -> None:
     from gpumand.bus.connection import BusConnection
     from gpumand.bus.names import MANAGER, ROOT_PATH
 
     process = await listener(ctl, "--kill-on-loss")
-    liar = await BusConnection.connect(bus.address)
-    liar.emit(ROOT_PATH, MANAGER, "LeaseEnded", "sss", (LEASE, "mvoice", "revoked"))
-    await liar.close()
+    impostor = await BusConnection.connect(bus.address)
+    impostor.emit(ROOT_PATH, MANAGER, "LeaseEnded", "sss", (LEASE, "mvoice", "revoked"))
+    await impostor.close()
     manager.emit_changed("/org/gpumand1/consumer/mvoice", CONSUMER, Residency="resident")
     process.send_signal(signal.SIGTERM)
     result = await finished(process)
@@ -250,15 +250,15 @@ async def test_signals_of_others_are_not_believed(ctl: Ctl, bus: PrivateBus, man
 
 
 @pytest.mark.parametrize("is_kept", [True, False])
-async def test_a_daemon_that_comes_back_without_the_lease_has_lost_it(
+async def test_a_lease_missing_after_a_restart_is_lost(
     ctl: Ctl, bus: PrivateBus, manager: ScriptedManager, is_kept: bool
 ) -> None:
     process = await listener(ctl, "--kill-on-loss")
-    manager.connection._break("killed by the test")
-    looked = asyncio.Event()
+    manager.connection._disconnect("killed by the test")
+    status_read = asyncio.Event()
 
     def answer(call: IncomingCall) -> Reply:
-        looked.set()
+        status_read.set()
         leases = [samples.lease(id=LEASE)] if is_kept else []
         return Reply("a{sv}", (variants(samples.status(leases=leases)),))
 
@@ -267,10 +267,10 @@ async def test_a_daemon_that_comes_back_without_the_lease_has_lost_it(
     successor.connection.serve(successor.answer)
     await successor.connection.request_name(BUS_NAME)
     async with asyncio.timeout(LIMIT_SEC):
-        await looked.wait()
+        await status_read.wait()
     if is_kept:
-        process.send_signal(signal.SIGTERM)  # else it would go on
+        process.send_signal(signal.SIGTERM)  # it would run on otherwise
     result = await finished(process)
     assert result.code == 7
-    assert result.err.endswith("gpumand came back without it; ending python3\n") is not is_kept
+    assert result.err.endswith("gpumand restarted without it; ending python3\n") is not is_kept
     await successor.connection.close()

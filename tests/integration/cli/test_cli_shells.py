@@ -1,4 +1,4 @@
-"""Completion in real shells, with the scripts that are shipped: a Tab in bash and zsh, fish's own engine."""
+"""Completion with the shipped scripts in real shells: the Tab key in bash and zsh, ``complete -C`` in fish."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from tests.integration.cli.manager import LEASE, ScriptedManager, dictionary
 from tests.unit.cli import samples
 
 ROOT = Path(__file__).resolve().parents[3]
-OTHERS = "aaaabbbbccccdddd"
+OTHER_LEASE = "aaaabbbbccccdddd"
 PROMPT = "prompt> "
 
 
 @pytest.fixture(scope="module")
 def scripts(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The completions, and a gpumanctl that a shell finds."""
+    """A folder with the completion scripts and a gpumanctl in bin/."""
     folder = tmp_path_factory.mktemp("completions")
     subprocess.run([sys.executable, ROOT / "scripts" / "completions.py", folder], check=True)
     (folder / "_gpumanctl").write_text((folder / "gpumanctl.zsh").read_text())
@@ -35,10 +35,10 @@ def scripts(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(autouse=True)
 def leases(manager: ScriptedManager) -> None:
-    """One of ours and one of somebody else, and a name that needs quoting nowhere."""
-    ours = samples.lease(id=LEASE, owner_uid=os.getuid())
-    theirs = samples.lease(id=OTHERS, owner_uid=os.getuid() + 1)
-    manager.answers["GetStatus"] = dictionary(samples.status(leases=[theirs, ours]))
+    """The manager's leases: one of the caller and one of another user."""
+    own = samples.lease(id=LEASE, owner_uid=os.getuid())
+    other = samples.lease(id=OTHER_LEASE, owner_uid=os.getuid() + 1)
+    manager.answers["GetStatus"] = dictionary(samples.status(leases=[other, own]))
 
 
 def environment(scripts: Path) -> dict[str, str]:
@@ -56,7 +56,7 @@ TABS = [
 
 
 @pytest.mark.parametrize(("typed", "line"), TABS)
-async def test_a_tab_in_bash(ctl: Ctl, scripts: Path, typed: str, line: str) -> None:
+async def test_completion_in_bash(ctl: Ctl, scripts: Path, typed: str, line: str) -> None:
     bash = ("bash", "--norc", "--noprofile", "-i")
     shell = await Screen.start(ctl, argv=bash, columns=200, PS1=PROMPT, **environment(scripts))
     await shell.wait_for(PROMPT)
@@ -66,7 +66,7 @@ async def test_a_tab_in_bash(ctl: Ctl, scripts: Path, typed: str, line: str) -> 
 
 
 @pytest.mark.parametrize(("typed", "line"), TABS)
-async def test_a_tab_in_zsh(ctl: Ctl, scripts: Path, tmp_path: Path, typed: str, line: str) -> None:
+async def test_completion_in_zsh(ctl: Ctl, scripts: Path, tmp_path: Path, typed: str, line: str) -> None:
     if shutil.which("zsh") is None:
         pytest.skip("zsh is not installed")
     shell = await Screen.start(ctl, argv=("zsh", "-f", "-i"), columns=200, PS1=PROMPT, **environment(scripts))
@@ -79,7 +79,7 @@ async def test_a_tab_in_zsh(ctl: Ctl, scripts: Path, tmp_path: Path, typed: str,
 
 
 async def shows_line(shell: Screen, typed: str, line: str) -> None:
-    """Type it, and see what the line became; the shell may write it in pieces."""
+    """Type and wait until the shell shows the line, which it may write in pieces."""
     before = len(shell.seen)
     shell.type(typed.encode())
     deadline = asyncio.get_running_loop().time() + LIMIT_SEC
@@ -91,7 +91,7 @@ async def shows_line(shell: Screen, typed: str, line: str) -> None:
 
 
 def written(octets: bytes) -> str:
-    """What stands on the last line of a screen that was empty before."""
+    """The text that these bytes put on an empty screen."""
     import pyte
 
     screen = pyte.Screen(200, 24)
@@ -108,7 +108,7 @@ FISH = [
 
 
 @pytest.mark.parametrize(("line", "offered"), FISH)
-async def test_fish(ctl: Ctl, scripts: Path, tmp_path: Path, line: str, offered: list[str]) -> None:
+async def test_completion_in_fish(ctl: Ctl, scripts: Path, tmp_path: Path, line: str, offered: list[str]) -> None:
     if shutil.which("fish") is None:
         pytest.skip("fish is not installed")
     process = await asyncio.create_subprocess_exec(

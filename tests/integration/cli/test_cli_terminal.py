@@ -1,4 +1,4 @@
-"""Terminals, pipes, colors, pagers, waiting, watching."""
+"""gpumanctl on terminals and pipes: colors, pager, progress and monitor."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ async def shown(ctl: Ctl, *args: str, **changes: str) -> str:
     return screen.text
 
 
-async def test_a_terminal_gets_colors_and_a_pipe_does_not(ctl: Ctl, manager: ScriptedManager) -> None:
+async def test_terminal_gets_colors_and_a_pipe_does_not(ctl: Ctl, manager: ScriptedManager) -> None:
     assert "\x1b[36m█" in await shown(ctl, "status")
     assert "\x1b" not in (await ctl("status")).out
 
 
 @pytest.mark.parametrize("changes", [{"NO_COLOR": "1"}, {"TERM": "dumb"}])
-async def test_no_color_and_dumb_terminals_get_no_escapes(
+async def test_no_color_and_dumb_terminals_get_no_escape_sequences(
     ctl: Ctl, manager: ScriptedManager, changes: dict[str, str]
 ) -> None:
     text = await shown(ctl, "status", **changes)
@@ -46,19 +46,19 @@ async def test_no_color_and_dumb_terminals_get_no_escapes(
     assert "[aaaa" in text
 
 
-async def test_json_on_a_terminal_is_readable_and_still_json(ctl: Ctl, manager: ScriptedManager) -> None:
+async def test_json_on_a_terminal_is_indented(ctl: Ctl, manager: ScriptedManager) -> None:
     text = await shown(ctl, "status", "--json")
     assert json.loads(text) == samples.status(queue=[])
     assert text.count("\n") > 20
 
 
-async def test_an_encoding_without_blocks_gets_ascii(ctl: Ctl, manager: ScriptedManager) -> None:
+async def test_encoding_without_block_characters_gets_ascii(ctl: Ctl, manager: ScriptedManager) -> None:
     result = await ctl("status", PYTHONIOENCODING="ascii:strict", LC_ALL="C")
     assert result.code == 0
     assert result.out.isascii()
 
 
-async def test_long_output_goes_through_the_pager_unless_told_not_to(
+async def test_long_output_goes_through_the_pager_unless_disabled(
     ctl: Ctl, manager: ScriptedManager, tmp_path: Path
 ) -> None:
     pager = tmp_path / "pager"
@@ -72,13 +72,13 @@ async def test_long_output_goes_through_the_pager_unless_told_not_to(
     assert "PAGED" not in (await ctl("list", PAGER=str(pager))).out
 
 
-async def test_a_pager_that_is_left_early_is_no_error(ctl: Ctl, manager: ScriptedManager) -> None:
+async def test_quitting_the_pager_early_is_not_an_error(ctl: Ctl, manager: ScriptedManager) -> None:
     many = [samples.consumer(f"c{number}") for number in range(3000)]
     manager.answers["GetStatus"] = dictionary(samples.status(queue=[], consumers=many))
     assert "Traceback" not in await shown(ctl, "list", PAGER="true")
 
 
-async def test_a_reader_that_leaves_is_no_error(ctl: Ctl, manager: ScriptedManager) -> None:
+async def test_a_closed_pipe_exits_141_without_a_message(ctl: Ctl, manager: ScriptedManager) -> None:
     many = [samples.consumer(f"c{number}") for number in range(3000)]
     manager.answers["GetStatus"] = dictionary(samples.status(queue=[], consumers=many))
     process = await ctl.start("list", "--json")
@@ -86,12 +86,12 @@ async def test_a_reader_that_leaves_is_no_error(ctl: Ctl, manager: ScriptedManag
     process._transport.get_pipe_transport(1).close()  # asyncio has no public way to hang up on a process
     assert process.stderr is not None
     async with asyncio.timeout(LIMIT_SEC):
-        told = await process.stderr.read()
+        errors = await process.stderr.read()
         code = await process.wait()
-    assert (code, told) == (141, b"")
+    assert (code, errors) == (141, b"")
 
 
-async def test_waiting_is_shown_live_on_a_terminal_and_leaves_nothing(ctl: Ctl, manager: ScriptedManager) -> None:
+async def test_progress_on_a_terminal_is_live_and_leaves_no_trace(ctl: Ctl, manager: ScriptedManager) -> None:
     release = asyncio.Event()
     manager.answers["Acquire"] = lambda _: granted_after(release)
     manager.answers["GetStatus"] = dictionary(samples.status(queue=[waiting(position=1)]))
@@ -103,8 +103,8 @@ async def test_waiting_is_shown_live_on_a_terminal_and_leaves_nothing(ctl: Ctl, 
     release.set()
     assert await screen.end() == 0
     after = screen.text.rpartition("\r\x1b[K")[2]
-    told = "mvoice on GPU 0: was loaded, took 1.2 s; evicted comfyui; http://127.0.0.1:9200"
-    assert after.split("\r\n") == [LEASE, told, ""]
+    details = "mvoice on GPU 0: loaded, granted after 1.2 s; evicted comfyui; http://127.0.0.1:9200"
+    assert after.split("\r\n") == [LEASE, details, ""]
 
 
 def waiting(**changes: Any) -> dict[str, Any]:
@@ -116,7 +116,7 @@ async def granted_after(release: asyncio.Event) -> Reply:
     return Reply("sa{sv}", (LEASE, variants(grant())))
 
 
-async def test_waiting_without_a_terminal_is_silent_or_a_line_a_change(ctl: Ctl, manager: ScriptedManager) -> None:
+async def test_verbose_progress_without_a_terminal_is_one_line_per_change(ctl: Ctl, manager: ScriptedManager) -> None:
     manager.answers["Acquire"] = never
     manager.answers["GetStatus"] = dictionary(samples.status(queue=[waiting(position=1)]))
     process = await ctl.start("-v", "acquire", "mvoice")
@@ -132,7 +132,7 @@ async def test_waiting_without_a_terminal_is_silent_or_a_line_a_change(ctl: Ctl,
     assert (await finished(process)).err == ""
 
 
-async def test_quiet_shows_nothing_while_waiting(ctl: Ctl, manager: ScriptedManager) -> None:
+async def test_quiet_shows_no_progress(ctl: Ctl, manager: ScriptedManager) -> None:
     manager.answers["Acquire"] = never
     screen = await Screen.start(ctl, "acquire", "mvoice", "--quiet")
     async with asyncio.timeout(LIMIT_SEC):
@@ -146,26 +146,26 @@ async def test_quiet_shows_nothing_while_waiting(ctl: Ctl, manager: ScriptedMana
 async def test_ctrl_c_while_waiting_exits_130_and_closes_the_connection(
     ctl: Ctl, manager: ScriptedManager, command: tuple[str, ...]
 ) -> None:
-    asked = asyncio.Event()
+    call_arrived = asyncio.Event()
     callers: list[str] = []
 
     def wait(call: IncomingCall) -> Awaitable[Reply]:
         callers.append(call.sender)
-        asked.set()
+        call_arrived.set()
         return never(call)
 
     for member in ("Acquire", "Load", "Evict", "GetStatus"):
         manager.answers[member] = wait
     process = await ctl.start(*command)
     async with asyncio.timeout(LIMIT_SEC):
-        await asked.wait()
+        await call_arrived.wait()
     process.send_signal(signal.SIGINT)
     result = await finished(process)
     assert (result.code, result.out, result.err.strip()) == (130, "", "")
     await manager.wait_gone(callers[0])
 
 
-async def test_a_bus_that_dies_while_asked_is_told(ctl: Ctl, bus: PrivateBus, manager: ScriptedManager) -> None:
+async def test_a_bus_that_dies_during_a_call_is_reported(ctl: Ctl, bus: PrivateBus, manager: ScriptedManager) -> None:
     manager.answers["Acquire"] = never
     process = await ctl.start("acquire", "mvoice")
     async with asyncio.timeout(LIMIT_SEC):
@@ -176,8 +176,8 @@ async def test_a_bus_that_dies_while_asked_is_told(ctl: Ctl, bus: PrivateBus, ma
     assert "the connection to the bus was lost" in result.err
 
 
-async def watching(ctl: Ctl, manager: ScriptedManager, *args: str) -> asyncio.subprocess.Process:
-    """A monitor that listens: it asks for the version when it does."""
+async def start_monitor(ctl: Ctl, manager: ScriptedManager, *args: str) -> asyncio.subprocess.Process:
+    """Start a monitor and wait until it listens: it reads the version right after it has subscribed."""
     listening = asyncio.Event()
     plain = manager.answers["Get"]
 
@@ -192,8 +192,8 @@ async def watching(ctl: Ctl, manager: ScriptedManager, *args: str) -> asyncio.su
     return process
 
 
-async def test_monitor_shows_signals_with_times_until_ctrl_c(ctl: Ctl, manager: ScriptedManager) -> None:
-    process = await watching(ctl, manager)
+async def test_monitor_prints_signals_with_times_until_ctrl_c(ctl: Ctl, manager: ScriptedManager) -> None:
+    process = await start_monitor(ctl, manager)
     manager.emit("LeaseGranted", "ss", LEASE, "mvoice")
     manager.emit_changed("/org/gpumand1/consumer/mvoice", CONSUMER, LastUsedUsec=1)
     manager.emit_changed("/org/gpumand1/consumer/mvoice", CONSUMER, Residency="resident")
@@ -210,8 +210,8 @@ async def test_monitor_shows_signals_with_times_until_ctrl_c(ctl: Ctl, manager: 
     assert (result.code, result.out, result.err) == (130, "", "")
 
 
-async def test_monitor_as_json_is_one_document_a_line_in_order(ctl: Ctl, manager: ScriptedManager) -> None:
-    process = await watching(ctl, manager, "--json")
+async def test_monitor_as_json_prints_one_document_per_line(ctl: Ctl, manager: ScriptedManager) -> None:
+    process = await start_monitor(ctl, manager, "--json")
     details = {"duration_usec": 5, "why": "used least recently"}
     manager.emit("EvictionOccurred", "sstssa{sv}", "comfyui", "0", 13312, "http", "llm", variants(details))
     manager.emit_changed("/org/gpumand1", MANAGER, Degraded="nvml-hangs: no answer")
@@ -233,10 +233,10 @@ async def test_monitor_as_json_is_one_document_a_line_in_order(ctl: Ctl, manager
     await finished(process)
 
 
-async def test_monitor_outlives_a_restart_of_the_daemon_and_tells_it(
+async def test_monitor_reports_a_restart_of_the_daemon_and_continues(
     ctl: Ctl, bus: PrivateBus, manager: ScriptedManager
 ) -> None:
-    process = await watching(ctl, manager)
+    process = await start_monitor(ctl, manager)
     await manager.close()
     assert (await line_of(process)).endswith("gpumand left the bus")
     again = await ScriptedManager.start(bus.address)
@@ -250,6 +250,6 @@ async def test_monitor_outlives_a_restart_of_the_daemon_and_tells_it(
     assert "the connection to the bus was lost" in result.err
 
 
-async def test_monitor_without_a_daemon_says_so(ctl: Ctl) -> None:
+async def test_monitor_without_a_daemon_exits_3(ctl: Ctl) -> None:
     result = await ctl("monitor")
     assert (result.code, result.out) == (3, "")

@@ -1,4 +1,4 @@
-"""``top`` on a terminal: what an emulator shows of it, what keys do, and how it leaves the terminal."""
+"""``top`` on a terminal: its screen in an emulator, its keys, and the restored terminal."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from tests.unit.cli import samples
 
 
 class Emulator:
-    """What a person would see of a Screen."""
+    """A terminal emulator that shows what a person would see on a Screen."""
 
     def __init__(self, screen: Screen, columns: int = 80, rows: int = 24) -> None:
         self.screen = screen
@@ -35,7 +35,7 @@ class Emulator:
 
     @property
     def lines(self) -> list[str]:
-        """The screen's lines, without blanks at their ends."""
+        """The lines of the screen, without spaces at their ends."""
         seen = self.screen.seen
         new, self._fed = seen[self._fed :], len(seen)
         self._stream.feed(new)
@@ -46,15 +46,15 @@ class Emulator:
         return "\n".join(self.lines)
 
     def resize(self, columns: int, rows: int) -> None:
-        """As if the window were resized."""
+        """Resize the terminal window."""
         self.display.resize(rows, columns)
         fcntl.ioctl(self.screen.master, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
 
-    async def until(self, what: str, so: Callable[[list[str]], bool]) -> list[str]:
-        """The lines when it is so."""
+    async def until(self, what: str, condition: Callable[[list[str]], bool]) -> list[str]:
+        """The lines as soon as the condition holds. Raises AssertionError after the time limit."""
         deadline = asyncio.get_running_loop().time() + LIMIT_SEC
-        while not so(self.lines):
-            assert asyncio.get_running_loop().time() < deadline, f"never seen: {what}; but:\n{self.text}"
+        while not condition(self.lines):
+            assert asyncio.get_running_loop().time() < deadline, f"never seen: {what}. The screen shows:\n{self.text}"
             await asyncio.sleep(0.02)
         return self.lines
 
@@ -67,7 +67,7 @@ class Emulator:
 
 @asynccontextmanager
 async def top(ctl: Ctl, *args: str, columns: int = 80, rows: int = 24, **changes: str) -> AsyncIterator[Emulator]:
-    """A top that shows something; ended at the end, however that went."""
+    """A running ``top`` that shows its first status; it is killed at the end if it still runs."""
     changes = {"LC_ALL": "C.UTF-8"} | changes
     screen = await Screen.start(ctl, "top", *args, columns=columns, rows=rows, **changes)
     emulator = Emulator(screen, columns, rows)
@@ -90,7 +90,7 @@ def entered_and_left(seen: bytes) -> tuple[int, int]:
     return seen.count(b"\x1b[?1049h"), seen.count(b"\x1b[?1049l")
 
 
-async def test_a_frame_of_80_by_24_and_q_leaves_all_as_it_was(tmp_path: Path) -> None:
+async def test_screen_of_80_by_24_and_q_restores_the_terminal(tmp_path: Path) -> None:
     async with world(tmp_path) as (_, ctl):
         await ctl("load", "comfyui")
         async with top(ctl) as emulator:
@@ -99,7 +99,7 @@ async def test_a_frame_of_80_by_24_and_q_leaves_all_as_it_was(tmp_path: Path) ->
             assert lines[1].startswith("GPU 0  Simulated GPU")
             assert lines[2].startswith("  [█")
             assert lines[6].startswith("▸ mvoice")
-            assert lines[-1].startswith(" ↑↓ choose")
+            assert lines[-1].startswith(" ↑↓ select")
             assert not modes(emulator)[3] & (termios.ICANON | termios.ECHO)
             assert emulator.display.cursor.hidden
             emulator.screen.type(b"q")
@@ -108,7 +108,7 @@ async def test_a_frame_of_80_by_24_and_q_leaves_all_as_it_was(tmp_path: Path) ->
             assert not (emulator.lines and emulator.display.cursor.hidden)
 
 
-async def test_keys_load_pin_and_evict_and_others_are_seen_to_act(tmp_path: Path) -> None:
+async def test_keys_load_pin_and_evict_and_actions_of_others_are_shown(tmp_path: Path) -> None:
     async with world(tmp_path) as (_, ctl), top(ctl) as emulator:
         emulator.screen.type(b"j")
         await emulator.shows("▸ comfyui")
@@ -117,45 +117,45 @@ async def test_keys_load_pin_and_evict_and_others_are_seen_to_act(tmp_path: Path
         emulator.screen.type(b"p")
         await emulator.shows("comfyui is pinned")
         emulator.screen.type(b"e")
-        await emulator.shows("comfyui is pinned; E evicts it by force")
+        await emulator.shows("comfyui is pinned; press E to evict it by force")
         emulator.screen.type(b"E")
-        await emulator.shows("Evict comfyui by force, though it is pinned? y = yes, any other key = no")
+        await emulator.shows("Evict comfyui by force although it is pinned? y = yes, any other key = no")
         emulator.screen.type(b"n")
-        await emulator.shows("nothing was done")
+        await emulator.shows("cancelled")
         emulator.screen.type(b"p")
-        await emulator.shows("comfyui is not pinned any more")
+        await emulator.shows("comfyui is no longer pinned")
         emulator.screen.type(b"e")
         await emulator.shows("Evict comfyui? y = yes, any other key = no")
         emulator.screen.type(b"y")
         await emulator.shows("comfyui evicted by http, 13.0 GiB freed")
-        await emulator.shows("by hand; by http")
+        await emulator.shows("manual; by http")
         lease = (await ctl("acquire", "llm", "--reason", "chat")).out.strip()
         await emulator.shows(lease)
         await ctl("release", lease)
         await emulator.hides(lease)
 
 
-async def test_force_revokes_a_lease_after_a_yes(tmp_path: Path) -> None:
+async def test_force_revokes_a_lease_after_confirmation(tmp_path: Path) -> None:
     async with world(tmp_path) as (_, ctl):
         lease = (await ctl("acquire", "mvoice")).out.strip()
         async with top(ctl) as emulator:
             await emulator.shows(lease)
             emulator.screen.type(b"E")
-            await emulator.shows("Evict mvoice by force, and revoke 1 lease of ")
+            await emulator.shows("Evict mvoice by force and revoke 1 lease held by ")
             emulator.screen.type(b"y")
             await emulator.shows("mvoice evicted by http")
             await emulator.hides(lease)
 
 
-async def test_a_refused_action_is_one_line_and_the_screen_goes_on(ctl: Ctl, manager: ScriptedManager) -> None:
+async def test_refused_action_is_one_line_and_the_screen_continues(ctl: Ctl, manager: ScriptedManager) -> None:
     manager.answers["GetHistory"] = history_of([])
     manager.answers["Load"] = failing(AccessDenied("uid 1000 may not load mvoice"))
     async with top(ctl) as emulator:
         emulator.screen.type(b"l")
-        lines = await emulator.shows("no permission: uid 1000 may not load mvoice")
+        lines = await emulator.shows("permission denied: uid 1000 may not load mvoice")
         assert "Traceback" not in "\n".join(lines)
         emulator.screen.type(b"?")
-        await emulator.shows("Any key goes back.")
+        await emulator.shows("Press any key to go back.")
         emulator.screen.type(b"x")
         await emulator.shows("CONSUMER")
 
@@ -167,20 +167,20 @@ def history_of(entries: list[Any]) -> Any:
 EVICTION = {"at_usec": samples.NOW, "kind": "eviction", "consumer": "comfyui", "device": "0", "mib": 13312}
 
 
-async def test_what_a_key_does_stands_though_an_answer_comes_late(ctl: Ctl, manager: ScriptedManager) -> None:
+async def test_late_answer_does_not_undo_a_key(ctl: Ctl, manager: ScriptedManager) -> None:
     manager.answers["GetHistory"] = history_of([])
     async with top(ctl, "--interval", "30s") as emulator:
-        asked, may_answer = asyncio.Event(), asyncio.Event()
+        called, may_answer = asyncio.Event(), asyncio.Event()
 
         async def late(_: Any) -> Reply:
-            asked.set()
+            called.set()
             await may_answer.wait()
             return Reply("aa{sv}", ([variants(EVICTION)],))
 
         manager.answers["GetHistory"] = late
         manager.emit("EvictionOccurred", "sstssa{sv}", "comfyui", "0", 13312, "http", "mvoice", {})
         async with asyncio.timeout(LIMIT_SEC):
-            await asked.wait()
+            await called.wait()
         emulator.screen.type(b"j")
         await emulator.shows("▸ mvoice")
         may_answer.set()
@@ -188,15 +188,15 @@ async def test_what_a_key_does_stands_though_an_answer_comes_late(ctl: Ctl, mana
         assert "▸ mvoice" in emulator.text
 
 
-async def test_a_daemon_that_goes_away_is_told_and_its_return_is_seen(tmp_path: Path) -> None:
+async def test_daemon_that_leaves_and_returns_is_shown(tmp_path: Path) -> None:
     async with world(tmp_path) as (host, ctl), top(ctl) as emulator:
         await host.end(signal.SIGKILL)
-        await emulator.shows("gpumand left the bus, and is waited for; last seen:")
+        await emulator.shows("gpumand left the bus; waiting for it to return; last known state:")
         await host.start()
         await emulator.hides("left the bus")
 
 
-async def test_a_bus_that_dies_ends_it_with_one_line_on_a_restored_terminal(
+async def test_lost_bus_ends_top_with_one_line_on_a_restored_terminal(
     ctl: Ctl, manager: ScriptedManager, bus: Any
 ) -> None:
     manager.answers["GetHistory"] = history_of([])
@@ -209,7 +209,7 @@ async def test_a_bus_that_dies_ends_it_with_one_line_on_a_restored_terminal(
         assert "Traceback" not in after
 
 
-async def test_resizing_paints_anew_and_small_screens_keep_the_consumers(ctl: Ctl, manager: ScriptedManager) -> None:
+async def test_resize_redraws_and_small_screens_keep_the_consumers(ctl: Ctl, manager: ScriptedManager) -> None:
     manager.answers["GetHistory"] = history_of([])
     many = [samples.consumer(f"{number:02}-consumer-with-a-rather-long-name") for number in range(30)]
     manager.answers["GetStatus"] = dictionary(samples.status(queue=[], consumers=many))
@@ -226,27 +226,27 @@ async def test_resizing_paints_anew_and_small_screens_keep_the_consumers(ctl: Ct
         await emulator.shows("▸ 29-consumer")
 
 
-async def test_nothing_is_written_while_nothing_changes_but_the_clock(ctl: Ctl, manager: ScriptedManager) -> None:
+async def test_only_changed_lines_are_written(ctl: Ctl, manager: ScriptedManager) -> None:
     manager.answers["GetHistory"] = history_of([])
     async with top(ctl, "--interval", "0.1s") as emulator:
         first = len(emulator.screen.seen)
-        asked = asyncio.Event()
+        called = asyncio.Event()
         plain, left = manager.answers["GetStatus"], iter(range(10))
 
         def status(call: Any) -> Any:
             if next(left, None) is None:
-                asked.set()
+                called.set()
             return plain(call)
 
         manager.answers["GetStatus"] = status
         async with asyncio.timeout(LIMIT_SEC):
-            await asked.wait()
+            await called.wait()
         written = emulator.screen.seen[first:]
         assert b"\x1b[2J" not in written
         assert len(written) < 10 * 250, "whole frames were written again"
 
 
-async def test_no_color_and_an_ascii_terminal(ctl: Ctl, manager: ScriptedManager) -> None:
+async def test_ascii_terminal_without_colors(ctl: Ctl, manager: ScriptedManager) -> None:
     manager.answers["GetHistory"] = history_of([])
     async with top(ctl, NO_COLOR="1", LC_ALL="C", PYTHONIOENCODING="ascii", PYTHONUTF8="0") as emulator:
         emulator.screen.type(b"q")
@@ -255,7 +255,7 @@ async def test_no_color_and_an_ascii_terminal(ctl: Ctl, manager: ScriptedManager
         assert not re.search(rb"\x1b\[[1-9][0-9;]*m", emulator.screen.seen)
 
 
-async def test_sigterm_restores_the_terminal_and_is_what_it_dies_of(ctl: Ctl, manager: ScriptedManager) -> None:
+async def test_sigterm_restores_the_terminal_and_is_the_exit_status(ctl: Ctl, manager: ScriptedManager) -> None:
     manager.answers["GetHistory"] = history_of([])
     async with top(ctl) as emulator:
         emulator.screen.process.send_signal(signal.SIGTERM)
@@ -263,7 +263,7 @@ async def test_sigterm_restores_the_terminal_and_is_what_it_dies_of(ctl: Ctl, ma
         assert entered_and_left(emulator.screen.seen) == (1, 1)
 
 
-async def test_ctrl_c_and_escape_leave_without_an_error(ctl: Ctl, manager: ScriptedManager) -> None:
+async def test_ctrl_c_ctrl_d_and_escape_quit_without_an_error(ctl: Ctl, manager: ScriptedManager) -> None:
     manager.answers["GetHistory"] = history_of([])
     for key in (b"\x03", b"\x1b", b"\x04"):
         async with top(ctl) as emulator:
@@ -272,7 +272,7 @@ async def test_ctrl_c_and_escape_leave_without_an_error(ctl: Ctl, manager: Scrip
             assert entered_and_left(emulator.screen.seen) == (1, 1)
 
 
-async def test_ctrl_z_gives_the_terminal_back_and_fg_takes_it_again(ctl: Ctl, manager: ScriptedManager) -> None:
+async def test_ctrl_z_restores_the_terminal_and_fg_takes_it_over_again(ctl: Ctl, manager: ScriptedManager) -> None:
     manager.answers["GetHistory"] = history_of([])
     shell = await Screen.start(ctl, argv=("bash", "--norc", "--noprofile", "-i"), PS1="prompt> ", LC_ALL="C.UTF-8")
     emulator = Emulator(shell)
@@ -294,17 +294,17 @@ async def test_ctrl_z_gives_the_terminal_back_and_fg_takes_it_again(ctl: Ctl, ma
     assert await shell.end() == 0
 
 
-async def test_ctrl_z_where_nobody_could_continue_it_changes_nothing(ctl: Ctl, manager: ScriptedManager) -> None:
+async def test_ctrl_z_without_a_shell_changes_nothing(ctl: Ctl, manager: ScriptedManager) -> None:
     manager.answers["GetHistory"] = history_of([])
     async with top(ctl) as emulator:
         emulator.screen.type(b"\x1a")
-        await emulator.until("it has painted anew", lambda _: entered_and_left(emulator.screen.seen) == (2, 1))
+        await emulator.until("the screen was drawn again", lambda _: entered_and_left(emulator.screen.seen) == (2, 1))
         await emulator.shows("CONSUMER")
         emulator.screen.type(b"q")
         assert await emulator.screen.end() == 0
 
 
-async def test_after_a_stop_that_it_could_not_see_it_paints_all_anew(ctl: Ctl, manager: ScriptedManager) -> None:
+async def test_screen_is_drawn_again_after_sigstop_and_sigcont(ctl: Ctl, manager: ScriptedManager) -> None:
     manager.answers["GetHistory"] = history_of([])
     async with top(ctl, "--interval", "30s") as emulator:
         pid = emulator.screen.process.pid
@@ -321,20 +321,20 @@ def state_of(pid: int) -> str:
     return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
 
 
-async def test_without_a_terminal_it_says_what_to_use_instead(ctl: Ctl, manager: ScriptedManager) -> None:
+async def test_without_a_terminal_the_error_names_the_alternatives(ctl: Ctl, manager: ScriptedManager) -> None:
     result = await ctl("top")
     assert (result.code, result.out) == (1, "")
     assert result.err == "gpumanctl: top needs a terminal; use: gpumanctl status, or gpumanctl top --once\n"
 
 
-async def test_a_dumb_terminal_is_none(ctl: Ctl, manager: ScriptedManager) -> None:
+async def test_dumb_terminal_is_refused(ctl: Ctl, manager: ScriptedManager) -> None:
     screen = await Screen.start(ctl, "top", TERM="dumb")
     assert await screen.end() == 1
     assert "top needs a terminal" in screen.text
     assert "\x1b" not in screen.text
 
 
-async def test_once_prints_one_frame_of_the_size_that_was_said(ctl: Ctl, manager: ScriptedManager) -> None:
+async def test_once_prints_one_frame_of_the_given_size(ctl: Ctl, manager: ScriptedManager) -> None:
     manager.answers["GetHistory"] = history_of([])
     result = await ctl("top", "--once", COLUMNS="60", LINES="18", PYTHONIOENCODING="utf-8")
     lines = result.out.splitlines()
@@ -343,7 +343,7 @@ async def test_once_prints_one_frame_of_the_size_that_was_said(ctl: Ctl, manager
     assert "\x1b" not in result.out
 
 
-async def test_a_frame_as_a_picture(ctl: Ctl, manager: ScriptedManager, tmp_path: Path) -> None:
+async def test_svg_option_writes_a_picture(ctl: Ctl, manager: ScriptedManager, tmp_path: Path) -> None:
     manager.answers["GetHistory"] = history_of([])
     picture = tmp_path / "top.svg"
     result = await ctl("top", "--svg", str(picture), COLUMNS="100", LINES="20")
@@ -355,12 +355,12 @@ async def test_a_frame_as_a_picture(ctl: Ctl, manager: ScriptedManager, tmp_path
     assert (refused.code, refused.err.strip()[-25:]) == (1, "No such file or directory")
 
 
-async def test_options_that_make_no_sense_are_usage_errors(ctl: Ctl) -> None:
+async def test_invalid_options_are_usage_errors(ctl: Ctl) -> None:
     assert (await ctl("top", "--json")).code == 2
     assert (await ctl("top", "--interval", "1ms")).code == 2
 
 
-async def test_top_of_a_daemon_that_does_not_run_exits_3_without_touching_the_screen(ctl: Ctl) -> None:
+async def test_top_without_a_daemon_exits_3_and_does_not_touch_the_screen(ctl: Ctl) -> None:
     screen = await Screen.start(ctl, "top")
     assert await screen.end() == 3
     assert "\x1b[?1049h" not in screen.text

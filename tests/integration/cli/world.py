@@ -16,6 +16,6 @@ SIZES = {"mvoice": 2867, "comfyui": 13312, "llm": 14336}
 async def world(
     folder: Path, *flags: str, scheduler: str = "concurrent_leases = 0"
 ) -> AsyncIterator[tuple[LiveHost, Ctl]]:
-    """A card of 24 GiB, and three consumers of which the two large ones do not fit together."""
+    """A GPU with 24 GiB and three consumers; the two large ones do not fit at the same time."""
     async with live_host(folder, SIZES, *flags, scheduler=scheduler) as host:
         yield host, Ctl(host.bus.address)

@@ -1,4 +1,4 @@
-"""A whole gpumand for the client's tests, and a scripted one for what the real one never does."""
+"""A real gpumand for the tests of the client, and a scripted one for answers that the real one never gives."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from tests.integration.cli.manager import ScriptedManager
 
 @pytest.fixture(scope="module")
 def gpumand() -> Iterator[PrivateGpumand]:
-    """Two consumers of which only one fits at a time; leases of one test are gone before the next."""
+    """A daemon with two consumers of which only one fits at a time; every test releases its leases."""
     with PrivateGpumand({"comfyui": 13312, "ollama": 6144}, total_mib=16384) as started:
         yield started
 
 
 @pytest.fixture
 def own_gpumand() -> Iterator[PrivateGpumand]:
-    """One whose daemon a test may kill."""
+    """A daemon of its own that the test may kill."""
     with PrivateGpumand({"comfyui": 13312, "ollama": 6144}, total_mib=16384) as started:
         yield started
 

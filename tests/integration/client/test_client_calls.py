@@ -1,4 +1,4 @@
-"""``Client``: every call against the real daemon, and what a daemon may answer that the real one never does."""
+"""``Client``: every call against the real daemon, and answers that only a scripted daemon gives."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from tests.integration.cli.manager import ScriptedManager, dictionary, failing, 
 from tests.integration.client.waiting import DEADLINE_SEC, status_where
 
 
-async def test_status_tells_devices_and_consumers(gpumand: PrivateGpumand) -> None:
+async def test_status_has_devices_and_consumers(gpumand: PrivateGpumand) -> None:
     async with Client(gpumand.address) as client:
         await client.load("comfyui")
         status = await client.status()
@@ -44,7 +44,7 @@ async def test_status_tells_devices_and_consumers(gpumand: PrivateGpumand) -> No
         assert status.stats["loads"] >= 1
 
 
-async def test_lease_outlives_the_client_and_is_renewed_and_released(gpumand: PrivateGpumand) -> None:
+async def test_ttl_lease_outlives_the_client_and_can_be_renewed_and_released(gpumand: PrivateGpumand) -> None:
     async with Client(gpumand.address) as client:
         grant = await client.acquire("comfyui", ttl_sec=60, reason="nightly")
     async with Client(gpumand.address) as client:
@@ -59,7 +59,7 @@ async def test_lease_outlives_the_client_and_is_renewed_and_released(gpumand: Pr
             await client.renew(grant.id)
 
 
-async def test_same_token_gives_the_same_lease(gpumand: PrivateGpumand) -> None:
+async def test_same_token_returns_the_same_lease(gpumand: PrivateGpumand) -> None:
     async with Client(gpumand.address) as client:
         first = await client.acquire("comfyui", token="mine")
         again = await client.acquire("comfyui", token="mine")
@@ -67,23 +67,23 @@ async def test_same_token_gives_the_same_lease(gpumand: PrivateGpumand) -> None:
         await client.release(first.id)
 
 
-async def test_cancelled_acquire_is_withdrawn(gpumand: PrivateGpumand) -> None:
+async def test_cancelled_acquire_withdraws_the_request(gpumand: PrivateGpumand) -> None:
     async with Client(gpumand.address) as client, client.lease("comfyui"):
         task = asyncio.create_task(client.acquire("ollama"))
         await status_where(client, "ollama waits", queue=1)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
-        await status_where(client, "nobody waits", queue=0)
+        await status_where(client, "no request waits", queue=0)
 
 
-async def test_lease_of_a_connection_is_not_for_acquire(gpumand: PrivateGpumand) -> None:
+async def test_acquire_refuses_the_lifetime_connection(gpumand: PrivateGpumand) -> None:
     async with Client(gpumand.address) as client:
         with pytest.raises(InvalidArgs, match="lease"):
             await client.acquire("comfyui", lifetime="connection")
 
 
-async def test_plan_tells_whom_acquire_would_evict(gpumand: PrivateGpumand) -> None:
+async def test_plan_lists_the_evictions_of_a_request(gpumand: PrivateGpumand) -> None:
     async with Client(gpumand.address) as client:
         await client.load("comfyui")
         plan = await client.plan("ollama")
@@ -93,10 +93,10 @@ async def test_plan_tells_whom_acquire_would_evict(gpumand: PrivateGpumand) -> N
             plan = await client.plan("ollama", priority=50)
             assert (plan.verdict, plan.evictions) == ("wait", ())
         with pytest.raises(NoSuchConsumer):
-            await client.plan("nobody")
+            await client.plan("missing")
 
 
-async def test_load_and_evict_by_hand(gpumand: PrivateGpumand) -> None:
+async def test_load_and_evict(gpumand: PrivateGpumand) -> None:
     async with Client(gpumand.address) as client:
         await client.load("comfyui")
         outcome = await client.load("ollama")
@@ -106,7 +106,7 @@ async def test_load_and_evict_by_hand(gpumand: PrivateGpumand) -> None:
         assert not (await client.evict("ollama")).changed
 
 
-async def test_pinned_consumer_is_spared_until_it_is_unpinned(gpumand: PrivateGpumand) -> None:
+async def test_pinned_consumer_is_not_evicted_until_it_is_unpinned(gpumand: PrivateGpumand) -> None:
     async with Client(gpumand.address) as client:
         await client.load("comfyui")
         await client.pin("comfyui")
@@ -115,7 +115,7 @@ async def test_pinned_consumer_is_spared_until_it_is_unpinned(gpumand: PrivateGp
         assert [one.consumer for one in (await client.plan("ollama")).evictions] == ["comfyui"]
 
 
-async def test_reload_of_a_bad_configuration_says_where(own_gpumand: PrivateGpumand) -> None:
+async def test_reload_of_an_invalid_configuration_names_the_key(own_gpumand: PrivateGpumand) -> None:
     async with Client(own_gpumand.address) as client:
         await client.reload()
         (own_gpumand.folder / "gpumand.toml").write_text("[scheduler]\ncushion = 1\n")
@@ -123,7 +123,7 @@ async def test_reload_of_a_bad_configuration_says_where(own_gpumand: PrivateGpum
             await client.reload()
 
 
-async def test_history_tells_what_happened_newest_first(gpumand: PrivateGpumand) -> None:
+async def test_history_is_newest_first_and_filtered(gpumand: PrivateGpumand) -> None:
     before = datetime.now(UTC)
     async with Client(gpumand.address) as client:
         async with client.lease("ollama") as held:
@@ -138,21 +138,21 @@ async def test_history_tells_what_happened_newest_first(gpumand: PrivateGpumand)
         assert await client.history(until=before - timedelta(days=1)) == ()
 
 
-async def test_watch_tells_what_happens_in_order(gpumand: PrivateGpumand) -> None:
+async def test_watch_yields_events_in_order(gpumand: PrivateGpumand) -> None:
     async with Client(gpumand.address) as client:
         await client.load("comfyui")
         async with client.watch() as events:
             async with client.lease("ollama") as held:
                 pass
-            told: list[Event] = [await anext(events) for _ in range(3)]
-    eviction, granted, ended = told
+            received: list[Event] = [await anext(events) for _ in range(3)]
+    eviction, granted, ended = received
     assert isinstance(eviction, Eviction)
     assert (eviction.consumer, eviction.trigger, eviction.freed_mib) == ("comfyui", "ollama", 13312)
     assert granted == LeaseGranted(held.id, "ollama")
     assert ended == LeaseEnded(held.id, "ollama", "released")
 
 
-async def test_restart_of_the_daemon_is_an_event_and_no_end(own_gpumand: PrivateGpumand) -> None:
+async def test_watch_continues_after_a_restart_of_the_daemon(own_gpumand: PrivateGpumand) -> None:
     async with Client(own_gpumand.address) as client, client.watch() as events:
         await asyncio.to_thread(own_gpumand.stop_daemon, signal.SIGKILL)
         assert await asyncio.wait_for(anext(events), DEADLINE_SEC) == RunningChanged(False)
@@ -165,7 +165,7 @@ async def test_restart_of_the_daemon_is_an_event_and_no_end(own_gpumand: Private
             assert isinstance(await asyncio.wait_for(anext(events), DEADLINE_SEC), LeaseGranted)
 
 
-async def test_loss_of_the_bus_ends_the_watch_every_time_it_is_asked(bus: PrivateBus) -> None:
+async def test_watch_raises_the_same_error_repeatedly_after_the_bus_is_lost(bus: PrivateBus) -> None:
     async with Client(bus.address) as client, client.watch() as events:
         await asyncio.to_thread(bus.kill)
         for _ in range(2):
@@ -175,10 +175,8 @@ async def test_loss_of_the_bus_ends_the_watch_every_time_it_is_asked(bus: Privat
             await client.status()
 
 
-@pytest.mark.parametrize("answer", [replying(""), replying("s", "all well"), dictionary({"version": "1"})])
-async def test_daemon_that_speaks_otherwise_is_a_mismatch(
-    bus: PrivateBus, manager: ScriptedManager, answer: object
-) -> None:
+@pytest.mark.parametrize("answer", [replying(""), replying("s", "text"), dictionary({"version": "1"})])
+async def test_answer_of_another_form_is_a_mismatch(bus: PrivateBus, manager: ScriptedManager, answer: object) -> None:
     manager.answers |= {"GetStatus": answer, "Plan": answer, "Acquire": answer, "GetHistory": answer}  # type: ignore[dict-item]  # of any shape
     async with Client(bus.address) as client:
         for call in (client.status(), client.plan("comfyui"), client.acquire("comfyui"), client.history()):
@@ -186,7 +184,7 @@ async def test_daemon_that_speaks_otherwise_is_a_mismatch(
                 await call
 
 
-async def test_error_of_a_later_daemon_keeps_its_name(bus: PrivateBus, manager: ScriptedManager) -> None:
+async def test_unknown_error_keeps_its_name(bus: PrivateBus, manager: ScriptedManager) -> None:
     class MoonIsFull(GpumandError):
         dbus_name = "org.gpumand1.Error.MoonIsFull"
 
@@ -197,25 +195,23 @@ async def test_error_of_a_later_daemon_keeps_its_name(bus: PrivateBus, manager: 
     assert caught.value.dbus_name == "org.gpumand1.Error.MoonIsFull"
 
 
-async def test_daemon_that_leaves_in_the_middle_of_a_call_is_no_answer(
-    bus: PrivateBus, manager: ScriptedManager
-) -> None:
-    asked = asyncio.Event()
+async def test_daemon_that_leaves_during_a_call_is_no_answer(bus: PrivateBus, manager: ScriptedManager) -> None:
+    called = asyncio.Event()
 
     async def wait(call: IncomingCall) -> Reply:
-        asked.set()
+        called.set()
         return await never(call)
 
     manager.answers["Release"] = wait
     async with Client(bus.address) as client:
         releasing = asyncio.create_task(client.release("f00d"))
-        await asyncio.wait_for(asked.wait(), DEADLINE_SEC)
-        manager.connection._break("killed by the test")
+        await asyncio.wait_for(called.wait(), DEADLINE_SEC)
+        manager.connection._disconnect("killed by the test")
         with pytest.raises(NoAnswer):
             await releasing
 
 
-async def test_client_that_is_not_entered_says_what_to_do(bus: PrivateBus) -> None:
+async def test_client_that_is_not_entered_names_the_fix(bus: PrivateBus) -> None:
     client = Client(bus.address)
     with pytest.raises(RuntimeError, match="async with"):
         await client.status()

@@ -1,4 +1,4 @@
-"""``async with lease(...)``, against the real daemon."""
+"""``async with lease(...)`` against the real daemon."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ from gpumand.testing.vram_announcement import Announcement
 from tests.integration.client.waiting import DEADLINE_SEC, status_where
 
 
-async def test_block_holds_a_lease_and_leaves_none(gpumand: PrivateGpumand) -> None:
+async def test_block_holds_a_lease_and_releases_it(gpumand: PrivateGpumand) -> None:
     async with Client(gpumand.address) as client:
         async with lease("comfyui", reason="poster", bus=gpumand.address) as held:
-            (standing,) = (await client.status()).leases
-            assert (standing.id, standing.consumer, standing.lifetime) == (held.id, "comfyui", "connection")
-            assert (standing.reason, standing.device) == ("poster", held.device)
+            (active,) = (await client.status()).leases
+            assert (active.id, active.consumer, active.lifetime) == (held.id, "comfyui", "connection")
+            assert (active.reason, active.device) == ("poster", held.device)
             assert held.endpoint == gpumand.urls["comfyui"]
             assert held.expires_at is None
             assert not held.ended.is_set()
@@ -41,7 +41,7 @@ async def test_block_holds_a_lease_and_leaves_none(gpumand: PrivateGpumand) -> N
         assert held.ended.reason == "released"
 
 
-async def test_grant_tells_what_was_done_for_it(gpumand: PrivateGpumand) -> None:
+async def test_grant_lists_evictions_and_load(gpumand: PrivateGpumand) -> None:
     async with lease("ollama", bus=gpumand.address):
         pass
     began = time.monotonic()
@@ -52,7 +52,7 @@ async def test_grant_tells_what_was_done_for_it(gpumand: PrivateGpumand) -> None
         assert (held.evicted, held.loaded) == ((), False)
 
 
-async def test_error_in_the_block_ends_the_lease_and_comes_out(gpumand: PrivateGpumand) -> None:
+async def test_error_in_the_block_releases_the_lease_and_is_raised(gpumand: PrivateGpumand) -> None:
     with pytest.raises(ZeroDivisionError):
         async with lease("comfyui", bus=gpumand.address):
             raise ZeroDivisionError
@@ -60,7 +60,7 @@ async def test_error_in_the_block_ends_the_lease_and_comes_out(gpumand: PrivateG
         assert (await client.status()).leases == ()
 
 
-async def test_forgotten_async_is_an_error_at_once(gpumand: PrivateGpumand) -> None:
+async def test_lease_without_async_is_a_type_error(gpumand: PrivateGpumand) -> None:
     wrong: Any = lease("comfyui", bus=gpumand.address)
     with pytest.raises(TypeError), wrong:
         pass
@@ -73,7 +73,7 @@ async def test_release_within_the_block_may_be_repeated(gpumand: PrivateGpumand)
         await held.release()
 
 
-async def test_what_cannot_be_had_now_is_busy_and_later_timed_out(gpumand: PrivateGpumand) -> None:
+async def test_refused_request_is_busy_without_waiting_and_timed_out_with(gpumand: PrivateGpumand) -> None:
     async with lease("comfyui", bus=gpumand.address):
         with pytest.raises(Busy):
             async with lease("ollama", timeout_sec=0, bus=gpumand.address):
@@ -83,7 +83,7 @@ async def test_what_cannot_be_had_now_is_busy_and_later_timed_out(gpumand: Priva
                 pass
 
 
-async def test_errors_have_the_names_of_the_bus(gpumand: PrivateGpumand) -> None:
+async def test_wrong_arguments_have_their_own_errors(gpumand: PrivateGpumand) -> None:
     with pytest.raises(NoSuchConsumer, match="comfy"):
         async with lease("comfy", bus=gpumand.address):
             pass
@@ -95,7 +95,7 @@ async def test_errors_have_the_names_of_the_bus(gpumand: PrivateGpumand) -> None
             pass
 
 
-async def test_who_waits_is_served_when_the_other_leaves(gpumand: PrivateGpumand) -> None:
+async def test_waiting_request_is_granted_when_the_first_lease_ends(gpumand: PrivateGpumand) -> None:
     async def second() -> tuple[str, ...]:
         async with lease("ollama", bus=gpumand.address) as held:
             return held.evicted
@@ -107,32 +107,32 @@ async def test_who_waits_is_served_when_the_other_leaves(gpumand: PrivateGpumand
         assert await waiting == ("comfyui",)
 
 
-async def test_cancelled_wait_is_withdrawn_at_once(gpumand: PrivateGpumand) -> None:
+async def test_cancelled_wait_withdraws_the_request_at_once(gpumand: PrivateGpumand) -> None:
     async with Client(gpumand.address) as client, client.lease("comfyui"):
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(0.5), client.lease("ollama", timeout_sec=None):
-                pytest.fail("comfyui is in the way")
-        await status_where(client, "nobody waits", queue=0)
+                pytest.fail("granted although comfyui is leased")
+        await status_where(client, "no request waits", queue=0)
 
 
-async def test_cancelled_block_gives_its_lease_back(gpumand: PrivateGpumand) -> None:
-    held_by_now = asyncio.Event()
+async def test_cancelled_block_releases_its_lease(gpumand: PrivateGpumand) -> None:
+    is_held = asyncio.Event()
 
     async def work() -> None:
         async with lease("comfyui", bus=gpumand.address):
-            held_by_now.set()
+            is_held.set()
             await asyncio.Event().wait()
 
     async with Client(gpumand.address) as client:
         task = asyncio.create_task(work())
-        await held_by_now.wait()
+        await is_held.wait()
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
         assert (await client.status()).leases == ()
 
 
-async def test_revoked_lease_says_so(gpumand: PrivateGpumand) -> None:
+async def test_revoked_lease_has_the_reason_revoked(gpumand: PrivateGpumand) -> None:
     async with Client(gpumand.address) as client, client.lease("comfyui") as held:
         outcome = await client.evict("comfyui", force=True)
         assert outcome.changed
@@ -156,7 +156,7 @@ async def test_killed_process_leaves_no_lease(gpumand: PrivateGpumand) -> None:
         await process.communicate()
 
 
-async def test_lease_stands_over_a_crash_of_the_daemon(own_gpumand: PrivateGpumand) -> None:
+async def test_lease_survives_a_crash_of_the_daemon(own_gpumand: PrivateGpumand) -> None:
     async with lease("comfyui", bus=own_gpumand.address) as held:
         await asyncio.to_thread(own_gpumand.stop_daemon, signal.SIGKILL)
         await asyncio.to_thread(own_gpumand.start_daemon)
@@ -167,7 +167,7 @@ async def test_lease_stands_over_a_crash_of_the_daemon(own_gpumand: PrivateGpuma
             assert (await client.status()).leases == ()
 
 
-async def test_who_waits_is_served_after_a_crash_of_the_daemon(own_gpumand: PrivateGpumand) -> None:
+async def test_waiting_request_survives_a_crash_of_the_daemon(own_gpumand: PrivateGpumand) -> None:
     async def second() -> tuple[str, ...]:
         async with lease("ollama", bus=own_gpumand.address) as held:
             return held.evicted
@@ -182,7 +182,7 @@ async def test_who_waits_is_served_after_a_crash_of_the_daemon(own_gpumand: Priv
         assert await waiting == ("comfyui",)
 
 
-async def test_lease_that_the_next_daemon_does_not_know_is_told(own_gpumand: PrivateGpumand) -> None:
+async def test_lease_unknown_to_the_restarted_daemon_is_forgotten(own_gpumand: PrivateGpumand) -> None:
     async with lease("comfyui", bus=own_gpumand.address) as held:
         await asyncio.to_thread(own_gpumand.stop_daemon, signal.SIGKILL)
         (own_gpumand.folder / "state" / "leases" / f"{held.id}.json").unlink()
@@ -190,7 +190,7 @@ async def test_lease_that_the_next_daemon_does_not_know_is_told(own_gpumand: Pri
         assert await asyncio.wait_for(held.ended.wait(), DEADLINE_SEC) == "forgotten"
 
 
-async def test_loss_of_the_bus_ends_the_lease_and_the_block_can_be_left() -> None:
+async def test_lost_bus_ends_the_lease_and_the_block_can_be_left() -> None:
     gpumand = await asyncio.to_thread(PrivateGpumand({"comfyui": 13312}).start)
     try:
         async with lease("comfyui", bus=gpumand.address) as held:
@@ -200,19 +200,19 @@ async def test_loss_of_the_bus_ends_the_lease_and_the_block_can_be_left() -> Non
         await asyncio.to_thread(gpumand.close)
 
 
-async def test_nobody_there_is_not_running(bus: PrivateBus) -> None:
+async def test_missing_daemon_is_not_running(bus: PrivateBus) -> None:
     with pytest.raises(NotRunning):
         async with lease("comfyui", bus=bus.address):
             pass
 
 
-async def test_no_bus_is_unavailable() -> None:
+async def test_missing_bus_is_unavailable() -> None:
     with pytest.raises(BusUnavailable):
         async with lease("comfyui", bus="unix:path=/nonexistent/bus"):
             pass
 
 
-async def test_what_cannot_fit_is_insufficient_vram_and_says_who_is_in_the_way(gpumand: PrivateGpumand) -> None:
+async def test_insufficient_vram_names_the_foreign_process(gpumand: PrivateGpumand) -> None:
     async with Client(gpumand.address) as client:
         await client.evict("comfyui")
     with Announcement(gpumand.simulated_dir, name="a-game") as game:

@@ -1,4 +1,4 @@
-"""The forms without ``await``: from scripts, from threads, under a loop that runs, after a fork, and under Ctrl-C."""
+"""The synchronous client: in scripts, threads, a running event loop, after a fork, and on Ctrl-C."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ DEADLINE_SEC = 20.0
 
 
 def await_queue(client: SyncClient, length: int) -> None:
-    """Return when so many requests wait."""
+    """Wait until the given number of requests waits."""
     deadline = time.monotonic() + DEADLINE_SEC
     while len(client.status().queue) != length:
-        assert time.monotonic() < deadline, f"there never were {length} that wait"
+        assert time.monotonic() < deadline, f"the queue never had {length} requests"
         time.sleep(0.02)
 
 
@@ -38,21 +38,21 @@ def own_threads() -> list[str]:
     return [thread.name for thread in threading.enumerate() if thread.name == "gpumand-client"]
 
 
-def test_block_holds_a_lease_and_leaves_nothing(gpumand: PrivateGpumand) -> None:
+def test_block_holds_a_lease_and_leaves_nothing_behind(gpumand: PrivateGpumand) -> None:
     with SyncClient(gpumand.address) as client:
         with lease_sync("comfyui", reason="poster", bus=gpumand.address) as held:
-            (standing,) = client.status().leases
-            assert (standing.id, standing.reason) == (held.id, "poster")
+            (active,) = client.status().leases
+            assert (active.id, active.reason) == (held.id, "poster")
             assert held.endpoint == gpumand.urls["comfyui"]
             assert not held.ended.is_set()
             assert held.ended.wait(0.01) == ""
         assert client.status().leases == ()
         assert held.ended.reason == "released"
-        held.release()  # harmless when repeated, here too
+        held.release()  # may be repeated, also after the block
     assert own_threads() == []
 
 
-def test_errors_come_out_and_leave_nothing(gpumand: PrivateGpumand, bus: PrivateBus) -> None:
+def test_errors_are_raised_and_leave_nothing_behind(gpumand: PrivateGpumand, bus: PrivateBus) -> None:
     with pytest.raises(NoSuchConsumer), lease_sync("comfy", bus=gpumand.address):
         pass
     with pytest.raises(ZeroDivisionError), lease_sync("comfyui", bus=gpumand.address):
@@ -64,7 +64,7 @@ def test_errors_come_out_and_leave_nothing(gpumand: PrivateGpumand, bus: Private
     assert own_threads() == []
 
 
-def test_every_call_has_its_form_without_await(gpumand: PrivateGpumand) -> None:
+def test_every_call_works_without_await(gpumand: PrivateGpumand) -> None:
     with SyncClient(gpumand.address) as client:
         assert client.version() == client.status().version
         client.load("comfyui")
@@ -81,7 +81,7 @@ def test_every_call_has_its_form_without_await(gpumand: PrivateGpumand) -> None:
         assert client.evict("comfyui").changed
 
 
-def test_watch_tells_what_happens(gpumand: PrivateGpumand) -> None:
+def test_watch_yields_events(gpumand: PrivateGpumand) -> None:
     with SyncClient(gpumand.address) as client:
         client.load("comfyui")
         with client.watch() as events, client.lease("ollama") as held:
@@ -100,22 +100,22 @@ def test_one_client_serves_many_threads(gpumand: PrivateGpumand) -> None:
         assert client.status().leases == ()
 
 
-def test_revoked_lease_wakes_who_waits_for_it(gpumand: PrivateGpumand) -> None:
+def test_revoked_lease_wakes_a_waiting_thread(gpumand: PrivateGpumand) -> None:
     with SyncClient(gpumand.address) as client, client.lease("comfyui") as held, ThreadPoolExecutor(1) as pool:
         waiting = pool.submit(held.ended.wait, DEADLINE_SEC)
         client.evict("comfyui", force=True)
         assert waiting.result() == "revoked"
 
 
-async def test_under_a_running_loop_as_in_a_notebook(gpumand: PrivateGpumand) -> None:
+async def test_works_in_a_running_event_loop_as_in_a_notebook(gpumand: PrivateGpumand) -> None:
     assert asyncio.get_running_loop().is_running()
     with lease_sync("comfyui", bus=gpumand.address) as held, SyncClient(gpumand.address) as client:
         assert [one.id for one in client.status().leases] == [held.id]
 
 
-# Python 3.12 and later warn of forks beside threads; that is what this is about.
+# Python 3.12 and later warn about forks in multi-threaded programs, which this test is about.
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
-def test_fork_leaves_the_lease_to_its_parent(gpumand: PrivateGpumand) -> None:
+def test_fork_leaves_the_lease_with_the_parent(gpumand: PrivateGpumand) -> None:
     with SyncClient(gpumand.address) as client:
         with lease_sync("comfyui", bus=gpumand.address) as held:
             pid = os.fork()
@@ -151,7 +151,7 @@ def test_ctrl_c_while_waiting_withdraws_the_request(gpumand: PrivateGpumand) -> 
         assert process.returncode == 0
 
 
-def test_program_that_forgets_to_close_ends_all_the_same(gpumand: PrivateGpumand) -> None:
+def test_program_that_does_not_close_its_client_ends(gpumand: PrivateGpumand) -> None:
     program = (
         "from gpumand.client import SyncClient\n"
         f"client = SyncClient({gpumand.address!r})\nclient.connect()\nprint(client.version())"
@@ -162,14 +162,14 @@ def test_program_that_forgets_to_close_ends_all_the_same(gpumand: PrivateGpumand
     assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_client_that_is_not_entered_says_what_to_do(bus: PrivateBus) -> None:
+def test_client_that_is_not_entered_names_the_fix(bus: PrivateBus) -> None:
     client = SyncClient(bus.address)
     with pytest.raises(RuntimeError, match="with SyncClient"):
         client.status()
     client.close()
 
 
-def test_import_of_the_client_brings_no_binding() -> None:
+def test_import_of_the_client_does_not_import_the_dbus_binding() -> None:
     program = "import sys, gpumand.client; print([name for name in sys.modules if name.startswith('dbus')])"
     done = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, timeout=DEADLINE_SEC, check=False

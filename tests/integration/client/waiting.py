@@ -1,4 +1,4 @@
-"""Conditions that a test waits for."""
+"""Waiting for a condition of the status."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ DEADLINE_SEC = 20.0
 
 
 async def status_where(client: Client, what: str, *, leases: int | None = None, queue: int | None = None) -> Status:
-    """The first status with so many leases and waiting requests. Raises AssertionError where that never is."""
+    """The first status with the given numbers of leases and requests. Raises AssertionError after the deadline."""
     deadline = asyncio.get_running_loop().time() + DEADLINE_SEC
     while True:
         status = await client.status()

@@ -1,7 +1,7 @@
-"""A fake of every server that has a preset, from one table: what each answers, by the facts its preset's sources state.
+"""Fakes of all servers that have a preset; one table contains the documented requests and answers of each.
 
-A fact is a request and what comes of it: some make the server load or unload its model, others are only answered. What
-is asked otherwise (a wrong method, path, body or key) is answered as such servers do: 404, 405, 422, 401.
+Some requests make the server load or unload its model, others only return a value. A request with a wrong method, path,
+body or key gets the usual error status: 404, 405, 422 or 401.
 """
 
 from __future__ import annotations
@@ -19,32 +19,32 @@ from yarl import URL
 from tests.integration.consumers.servers import web_server
 
 MODEL = "org/a model:Q4"
-"""A slash, a blank and a colon: ids have all of them."""
+"""A model id with a slash, a blank and a colon, which occur in real ids."""
 
 PATH_MODEL = "org%2Fa%20model:Q4"
 QUERY_MODEL = "org/a%20model:Q4"
 KEY = "s3cret"
 
 Answer = tuple[int, Any]
-"""Status and body: JSON, or bytes as they are."""
+"""Status and body: a JSON value, or raw bytes."""
 
 
 @dataclass(slots=True)
 class Server:
-    """One server while it runs; a test changes any field at any time.
+    """One running server; a test may change any field at any time.
 
     Attributes:
-        facts: what it is like.
-        loaded: its model is in VRAM.
-        dead: unloaded, and answering 503 to its clients until its load route is called (Chatterbox).
-        jobs: what it works on.
-        lies: it answers an unload well and frees nothing.
-        refuses: what it answers to an unload instead of doing it.
-        bad_answer: what it answers to an unload that it does.
-        free_sec: how long after the answer the memory is free.
-        held: called with whether it holds its model, whenever that changes.
-        done: "load" and "unload", in the order in which they were done.
-        odd: requests that it did not know.
+        facts: the documented requests and answers.
+        loaded: whether the model is in VRAM.
+        dead: unloaded, and answering clients with 503 until the load route is called (Chatterbox).
+        jobs: number of running jobs.
+        lies: the server answers an unload with success but frees nothing.
+        refuses: answer to an unload request that is not carried out; None to carry it out.
+        bad_answer: answer to an unload request that is carried out nevertheless; None for the usual one.
+        free_sec: seconds from the answer until the memory is free.
+        held: called with True or False whenever the server takes or frees the memory of its model.
+        done: "load" and "unload", in the order in which they were carried out.
+        unknown_requests: requests that the server did not know.
     """
 
     facts: Facts
@@ -57,33 +57,33 @@ class Server:
     free_sec: float = 0.0
     held: Callable[[bool], None] = lambda _: None
     done: list[str] = field(default_factory=list)
-    odd: list[str] = field(default_factory=list)
+    unknown_requests: list[str] = field(default_factory=list)
     _later: set[asyncio.Task[None]] = field(default_factory=set)
 
     async def handle(self, request: web.Request) -> web.Response:
-        """Answer one request."""
+        """Handle one request."""
         if self.facts.key and request.headers.get(self.facts.key[0]) != self.facts.key[1]:
             return web.json_response({"detail": "not authenticated"}, status=401)
         body = json.loads(await request.read() or b"null")
-        path = str(URL(request.raw_path))  # what may be written in more than one way, such as a colon, in one
-        what = (request.method, path, body)
-        if what in self.facts.loads:
+        path = str(URL(request.raw_path))  # normalises characters that may be escaped or not, such as a colon
+        key = (request.method, path, body)
+        if key in self.facts.loads:
             return _response(self._load())
-        if what in self.facts.unloads:
+        if key in self.facts.unloads:
             return _response(await self._unload())
         read = self.facts.reads.get(path) if request.method == "GET" else None
         if read is not None:
             return _response(read(self))
         if path == "/speech" and self.dead:
             return web.json_response({"detail": "model is not loaded"}, status=503)
-        self.odd.append(f"{request.method} {path} {body}")
+        self.unknown_requests.append(f"{request.method} {path} {body}")
         return web.json_response({"detail": "not found"}, status=404)
 
     def _load(self) -> Answer:
         self.done.append("load")
         self.loaded, self.dead = True, False
         self.held(True)
-        return self.facts.says_load
+        return self.facts.load_answer
 
     async def _unload(self) -> Answer:
         if self.refuses is not None:
@@ -91,14 +91,14 @@ class Server:
         self.done.append("unload")
         self.loaded, self.dead = False, True
         if self.lies:
-            return self.facts.says_unload
+            return self.facts.unload_answer
         if self.facts.is_async and self.free_sec:
             task = asyncio.create_task(self._free_later())
             self._later.add(task)
             task.add_done_callback(self._later.discard)
         else:
             self.held(False)
-        return self.bad_answer or self.facts.says_unload
+        return self.bad_answer or self.facts.unload_answer
 
     async def _free_later(self) -> None:
         await asyncio.sleep(self.free_sec)
@@ -107,25 +107,25 @@ class Server:
 
 @dataclass(frozen=True)
 class Facts:
-    """What a server is like.
+    """The documented requests and answers of a server.
 
     Attributes:
-        loads, unloads: requests that make it do so: method, path with query, body.
-        says_load, says_unload: what it answers to these.
-        reads: path with query -> what it answers to a GET there.
-        key: header and value that it asks for; () = none.
-        is_async: its answer to an unload comes before the memory is free.
-        says_loaded: whether its health tells whether it is loaded.
+        loads, unloads: requests that load or unload the model: method, path with query, body.
+        load_answer, unload_answer: the answers to these requests.
+        reads: path with query -> the answer to a GET request.
+        key: required header and its value; () = none.
+        is_async: the answer to an unload comes before the memory is free.
+        reports_loaded: whether the health route reports whether the model is loaded.
     """
 
     loads: tuple[tuple[str, str, Any], ...] = ()
     unloads: tuple[tuple[str, str, Any], ...] = ()
-    says_load: Answer = (200, {})
-    says_unload: Answer = (200, {})
+    load_answer: Answer = (200, {})
+    unload_answer: Answer = (200, {})
     reads: dict[str, Callable[[Server], Answer]] = field(default_factory=dict)
     key: tuple[str, str] | tuple[()] = ()
     is_async: bool = False
-    says_loaded: bool = False
+    reports_loaded: bool = False
 
     def __hash__(self) -> int:
         return id(self)
@@ -133,7 +133,7 @@ class Facts:
 
 @contextlib.asynccontextmanager
 async def serving(server: Server) -> AsyncIterator[str]:
-    """Let it run: its URL."""
+    """Run the server; yields its URL."""
     async with web_server(server.handle) as url:
         yield url
 
@@ -195,7 +195,7 @@ FACTS: dict[str, Facts] = {
     "forge": Facts((), (_SD_UNLOAD,), reads=_WEBUI),
     "comfyui": Facts(
         unloads=(("POST", "/free", {"unload_models": True, "free_memory": True}),),
-        says_unload=(200, b""),
+        unload_answer=(200, b""),
         reads={
             "/system_stats": _ok({"system": {}, "devices": []}),
             "/prompt": lambda server: (200, {"exec_info": {"queue_remaining": server.jobs}}),
@@ -209,7 +209,7 @@ FACTS: dict[str, Facts] = {
         (200, {"success": True}),
         {"/models": _router},
         is_async=True,
-        says_loaded=True,
+        reports_loaded=True,
     ),
     "llama-server": Facts(
         reads={
@@ -224,7 +224,7 @@ FACTS: dict[str, Facts] = {
         (200, {"model": MODEL, "response": "", "done": True, "done_reason": "unload"}),
         {"/api/ps": lambda server: (200, {"models": [{"name": MODEL, "size_vram": 1}] if server.loaded else []})},
         is_async=True,
-        says_loaded=True,
+        reports_loaded=True,
     ),
     "vllm": Facts(
         (("POST", "/wake_up", None),),
@@ -235,7 +235,7 @@ FACTS: dict[str, Facts] = {
             "/is_sleeping": lambda server: (200, {"is_sleeping": not server.loaded}),
             "/metrics": _metrics("vllm", "num_requests_running", "num_requests_waiting"),
         },
-        says_loaded=True,
+        reports_loaded=True,
     ),
     "sglang": Facts(
         (("POST", "/resume_memory_occupation", {}),),
@@ -250,7 +250,7 @@ FACTS: dict[str, Facts] = {
         (201, {"message": "loaded"}),
         reads={"/api/ps": lambda server: (200, {"models": ["a/vad", *([MODEL] if server.loaded else [])]})},
         key=_bearer(),
-        says_loaded=True,
+        reports_loaded=True,
     ),
     "localai": Facts(
         (("POST", "/backend/load", {"model": MODEL}),),
@@ -297,7 +297,7 @@ FACTS: dict[str, Facts] = {
         (200, {"status": "success"}),
         {"/v1/health": _listed("all_models_loaded", {"last_use": 1_770_000_000})},
         key=_bearer(),
-        says_loaded=True,
+        reports_loaded=True,
     ),
     "lm-studio": Facts(
         (("POST", "/api/v1/models/load", {"model": MODEL}),),
@@ -311,20 +311,20 @@ FACTS: dict[str, Facts] = {
             )
         },
         is_async=True,
-        says_loaded=True,
+        reports_loaded=True,
     ),
     "llama-swap": Facts(
         unloads=(("POST", f"/api/models/unload/{PATH_MODEL}", None),),
-        says_unload=(200, b"OK"),
+        unload_answer=(200, b"OK"),
         reads={"/running": _listed("running", {"state": "ready"})},
         key=_bearer(),
-        says_loaded=True,
+        reports_loaded=True,
     ),
     "chatterbox": Facts(
         (("POST", "/restart_server", None),),
         (("POST", "/api/unload", None),),
         reads={"/api/model-info": lambda server: (200, {"loaded": server.loaded})},
-        says_loaded=True,
+        reports_loaded=True,
     ),
     "parakeet": Facts(
         (("POST", "/v1/models/load", None),), (("POST", "/v1/models/unload", None),), reads={"/v1/models": _ok()}
@@ -336,7 +336,7 @@ FACTS: dict[str, Facts] = {
         (200, {"model_uid": MODEL}),
         reads={"/v1/models": _listed("data")},
         key=_bearer(),
-        says_loaded=True,
+        reports_loaded=True,
     ),
     "audio-cpp": Facts(unloads=(("POST", "/v1/tasks/unload_models", {"model_ids": [MODEL]}),)),
     "voicebox": Facts(unloads=(("POST", "/models/unload", None),)),
@@ -356,4 +356,4 @@ FACTS: dict[str, Facts] = {
     "immich-machine-learning": Facts(),
     "alltalk": Facts(),
 }
-"""By name of the preset."""
+"""Facts of each server by the name of its preset."""

@@ -1,4 +1,4 @@
-"""Servers that misbehave, each on a port of its own."""
+"""HTTP and TCP servers for tests, each on its own port."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ Session = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]
 
 @dataclass(slots=True)
 class RawServer:
-    """A TCP server that says what it is told to say; counts who came, and the most that were there at a time."""
+    """State of a TCP server: number of connections so far, and the highest number at one time."""
 
     url: str
     connections: int = 0
-    most: int = 0
+    max_connections: int = 0
     received: list[bytes] = field(default_factory=list)
 
 
 @contextlib.asynccontextmanager
 async def raw_server(session: Session) -> AsyncIterator[RawServer]:
-    """Serve each connection by ``session``; at the end all of them are cut."""
+    """Run a TCP server that handles each connection by ``session``; at the end all connections are aborted."""
     raw = RawServer("")
     tasks: set[asyncio.Task[None]] = set()
 
@@ -36,7 +36,7 @@ async def raw_server(session: Session) -> AsyncIterator[RawServer]:
         assert task is not None
         tasks.add(task)
         raw.connections += 1
-        raw.most = max(raw.most, len(tasks))
+        raw.max_connections = max(raw.max_connections, len(tasks))
         with contextlib.suppress(ConnectionError, asyncio.CancelledError):
             await session(reader, writer)
         writer.transport.abort()
@@ -55,7 +55,7 @@ async def raw_server(session: Session) -> AsyncIterator[RawServer]:
 
 @contextlib.asynccontextmanager
 async def web_server(handler: Callable[[web.Request], Awaitable[web.StreamResponse]]) -> AsyncIterator[str]:
-    """Serve every path by ``handler``."""
+    """Run an HTTP server that handles every path by ``handler``; yields its URL."""
     app = web.Application()
     app.router.add_route("*", "/{path:.*}", handler)
     runner = web.AppRunner(app)
@@ -69,7 +69,7 @@ async def web_server(handler: Callable[[web.Request], Awaitable[web.StreamRespon
 
 
 def spec(url: str, name: str = "c", timeout_sec: float = 0.4, path: str = "/x", **more: object) -> ConsumerSpec:
-    """A consumer there, with all three routes."""
+    """Return a consumer at this URL with a health, a load and an unload route."""
     return ConsumerSpec(
         name,
         1024,
@@ -81,7 +81,7 @@ def spec(url: str, name: str = "c", timeout_sec: float = 0.4, path: str = "/x", 
 
 
 def free_port() -> int:
-    """A port on which nothing listens."""
+    """Return a port on which nothing listens."""
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
         return int(sock.getsockname()[1])

@@ -1,4 +1,4 @@
-"""HttpRoutes over real sockets: whatever a consumer answers, it harms nothing but its own request."""
+"""HttpRoutes over real sockets: a misbehaving consumer affects only its own requests."""
 
 from __future__ import annotations
 
@@ -33,26 +33,26 @@ async def routes() -> AsyncIterator[HttpRoutes]:
 
 
 async def _failure(routes: HttpRoutes, consumer: ConsumerSpec) -> str:
-    """What load, unload and probe say, which must agree."""
+    """Return the error message of load, unload and probe, which must be the same."""
     with pytest.raises(RouteFailed) as load:
         await routes.load(consumer)
     with pytest.raises(RouteFailed) as unload:
         await routes.unload(consumer)
-    health = await routes.probe(consumer)
+    health = await routes.probe_health(consumer)
     assert not health.reachable
-    said = str(load.value).removeprefix("load route").removeprefix(":").strip()
-    assert str(unload.value).removeprefix("unload route").removeprefix(":").strip() == said
-    assert health.error.removeprefix("health route").removeprefix(":").strip() == said
-    assert said.isprintable()
-    assert health.gone == load.value.refused
-    return said
+    message = str(load.value).removeprefix("load route").removeprefix(":").strip()
+    assert str(unload.value).removeprefix("unload route").removeprefix(":").strip() == message
+    assert health.error.removeprefix("health route").removeprefix(":").strip() == message
+    assert message.isprintable()
+    assert health.refused == load.value.refused
+    return message
 
 
-async def test_requests_are_what_the_routes_say(routes: HttpRoutes) -> None:
-    seen: list[tuple[str, str, bytes, str]] = []
+async def test_requests_are_sent_as_the_routes_define(routes: HttpRoutes) -> None:
+    received: list[tuple[str, str, bytes, str]] = []
 
     async def handler(request: web.Request) -> web.Response:
-        seen.append((request.method, request.raw_path, await request.read(), request.headers.get("X-Key", "")))
+        received.append((request.method, request.raw_path, await request.read(), request.headers.get("X-Key", "")))
         assert request.headers["User-Agent"].startswith("gpumand/")
         assert "Cookie" not in request.headers
         response = web.json_response({"loaded": True, "last_used": 1_700_000_000})
@@ -63,94 +63,96 @@ async def test_requests_are_what_the_routes_say(routes: HttpRoutes) -> None:
         consumer = spec(url + "/prefix/", path="/a%2Fb?level=1")
         await routes.load(consumer)
         await routes.unload(consumer)
-        assert await routes.probe(consumer) == Health(True, True, 1_700_000_000_000_000)
+        assert await routes.probe_health(consumer) == Health(True, True, 1_700_000_000_000_000)
     path = "/prefix/a%2Fb?level=1"
-    assert seen == [("POST", path, b"", ""), ("POST", path, b'{"all": true}', "secret"), ("GET", path, b"", "")]
+    assert received == [("POST", path, b"", ""), ("POST", path, b'{"all": true}', "secret"), ("GET", path, b"", "")]
 
 
-async def test_probes_keep_their_connection(routes: HttpRoutes) -> None:
+async def test_probes_reuse_their_connection(routes: HttpRoutes) -> None:
     async def keep_answering(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while await reader.readuntil(b"\r\n\r\n"):
             writer.write(HEAD + b'Content-Length: 15\r\n\r\n{"loaded":true}')
 
     async with raw_server(keep_answering) as server:
         for _ in range(3):
-            assert (await routes.probe(spec(server.url))).loaded is True
+            assert (await routes.probe_health(spec(server.url))).loaded is True
         assert server.connections == 1
 
 
-async def test_dead_consumer_is_gone(routes: HttpRoutes) -> None:
+async def test_closed_port_is_reported_as_refused(routes: HttpRoutes) -> None:
     port = free_port()
-    said = await _failure(routes, spec(f"http://127.0.0.1:{port}"))
-    assert said == f"nothing listens on 127.0.0.1:{port} (connection refused)"
-    assert (await routes.probe(spec(f"http://127.0.0.1:{port}"))).gone
+    message = await _failure(routes, spec(f"http://127.0.0.1:{port}"))
+    assert message == f"nothing listens on 127.0.0.1:{port} (connection refused)"
+    assert (await routes.probe_health(spec(f"http://127.0.0.1:{port}"))).refused
 
 
-async def test_dead_consumer_by_name_is_gone_on_every_address(routes: HttpRoutes) -> None:
-    health = await routes.probe(spec(f"http://localhost:{free_port()}"))
-    assert (health.reachable, health.gone) == (False, True)
+async def test_closed_port_of_a_host_name_is_reported_as_refused(routes: HttpRoutes) -> None:
+    health = await routes.probe_health(spec(f"http://localhost:{free_port()}"))
+    assert (health.reachable, health.refused) == (False, True)
 
 
-async def test_unknown_host_is_not_gone(routes: HttpRoutes) -> None:
-    said = await _failure(routes, spec("http://no-such-host.invalid:80", timeout_sec=20))
-    assert said.startswith("the name 'no-such-host.invalid' cannot be resolved")
-    assert not (await routes.probe(spec("http://no-such-host.invalid:80", timeout_sec=20))).gone
+async def test_unknown_host_is_not_reported_as_refused(routes: HttpRoutes) -> None:
+    message = await _failure(routes, spec("http://no-such-host.invalid:80", timeout_sec=20))
+    assert message.startswith("host name 'no-such-host.invalid' cannot be resolved")
+    assert not (await routes.probe_health(spec("http://no-such-host.invalid:80", timeout_sec=20))).refused
 
 
 @pytest.mark.parametrize("url", ["", "ftp://127.0.0.1/", "http://[", "http://\x00/"])
-async def test_unusable_url(routes: HttpRoutes, url: str) -> None:
+async def test_unusable_url_is_reported(routes: HttpRoutes, url: str) -> None:
     assert "URL" in await _failure(routes, spec(url)) or url == "http://\x00/"
 
 
-async def test_headers_that_cannot_be_sent_are_a_failure_and_not_a_second_request(routes: HttpRoutes) -> None:
+async def test_header_with_a_line_break_fails_the_request(routes: HttpRoutes) -> None:
     async with web_server(_healthy) as url:
         bad = ConsumerSpec("c", 1, url=url, load=Route("/", headers=(("X-Key", "a\r\nX-Evil: 1"),)))
         with pytest.raises(RouteFailed, match="failed"):
             await routes.load(bad)
 
 
-async def test_routes_that_are_not_configured(routes: HttpRoutes) -> None:
+async def test_missing_routes_are_reported(routes: HttpRoutes) -> None:
     bare = ConsumerSpec("c", 1, url="http://127.0.0.1:1")
     with pytest.raises(RouteFailed, match="no load route"):
         await routes.load(bare)
     with pytest.raises(RouteFailed, match="no unload route"):
         await routes.unload(bare)
-    assert not (await routes.probe(bare)).reachable
+    assert not (await routes.probe_health(bare)).reachable
 
 
-async def test_error_answers_are_quoted(routes: HttpRoutes) -> None:
+async def test_error_answer_is_quoted(routes: HttpRoutes) -> None:
     async def handler(_: web.Request) -> web.Response:
         return web.Response(status=500, text="CUDA out\nof memory " + "x" * 1000)
 
     async with web_server(handler) as url:
-        said = await _failure(routes, spec(url))
-    assert said.startswith("answered 500 Internal Server Error: CUDA out of memory xxx")
-    assert len(said) < 300
+        message = await _failure(routes, spec(url))
+    assert message.startswith("answered 500 Internal Server Error: CUDA out of memory xxx")
+    assert len(message) < 300
 
 
-async def test_redirects_are_named_and_not_followed(routes: HttpRoutes) -> None:
-    seen: list[str] = []
+async def test_redirect_is_reported_and_not_followed(routes: HttpRoutes) -> None:
+    received: list[str] = []
 
     async def elsewhere(request: web.Request) -> web.Response:
-        seen.append(request.path)
+        received.append(request.path)
         return web.json_response({"loaded": True})
 
-    async with web_server(elsewhere) as target:
+    async with web_server(elsewhere) as other_url:
 
         async def redirect(_: web.Request) -> web.Response:
-            raise web.HTTPTemporaryRedirect(f"{target}/stolen")
+            raise web.HTTPTemporaryRedirect(f"{other_url}/stolen")
 
         async with web_server(redirect) as url:
-            said = await _failure(routes, spec(url))
-        assert said == f"answered 307 Temporary Redirect, a redirect to {target}/stolen; redirects are not followed"
-    assert seen == []
+            message = await _failure(routes, spec(url))
+        assert (
+            message == f"answered 307 Temporary Redirect, a redirect to {other_url}/stolen; redirects are not followed"
+        )
+    assert received == []
 
 
-async def test_environment_proxies_are_not_used(routes: HttpRoutes, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_proxies_of_the_environment_are_not_used(routes: HttpRoutes, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
         monkeypatch.setenv(name, f"http://127.0.0.1:{free_port()}")
     async with web_server(_healthy) as url:
-        assert (await routes.probe(spec(url))).loaded is True
+        assert (await routes.probe_health(spec(url))).loaded is True
 
 
 async def _hang(reader: asyncio.StreamReader, _: asyncio.StreamWriter) -> None:
@@ -161,7 +163,7 @@ async def _hang(reader: asyncio.StreamReader, _: asyncio.StreamWriter) -> None:
 async def _reset(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     await reader.readuntil(b"\r\n\r\n")
     sock = writer.get_extra_info("socket")
-    sock.setsockopt(1, 13, b"\1\0\0\0\0\0\0\0")  # SO_LINGER of 0 s: a reset instead of an orderly end
+    sock.setsockopt(1, 13, b"\1\0\0\0\0\0\0\0")  # SO_LINGER with 0 s: close() sends RST instead of FIN
 
 
 async def _hang_up(reader: asyncio.StreamReader, _: asyncio.StreamWriter) -> None:
@@ -225,10 +227,10 @@ async def _bad_chunks(reader: asyncio.StreamReader, writer: asyncio.StreamWriter
 
 
 @pytest.mark.parametrize(
-    ("session", "words"),
+    ("session", "message_part"),
     [
         (_hang, "no answer within 1 s"),
-        (_reset, "the connection broke: Connection reset by peer|closed the connection"),
+        (_reset, "the connection failed: Connection reset by peer|closed the connection"),
         (_hang_up, "closed the connection without an answer"),
         (_garbage, "did not answer in HTTP: "),
         (_huge_header, "did not answer in HTTP: "),
@@ -236,49 +238,49 @@ async def _bad_chunks(reader: asyncio.StreamReader, writer: asyncio.StreamWriter
         (_endless_interim_answers, "no answer within 1 s|did not answer in HTTP"),
         (_slow_loris, "no answer within 1 s"),
         (_slow_body, "answered 200, but the answer did not end within 1 s"),
-        (_short_body, "the answer broke off"),
-        (_bad_chunks, "the answer broke off|did not answer in HTTP"),
+        (_short_body, "the answer ended early"),
+        (_bad_chunks, "the answer ended early|did not answer in HTTP"),
     ],
 )
-async def test_a_consumer_that_misbehaves_harms_only_its_own_request(session: object, words: str) -> None:
+async def test_misbehaving_consumer_affects_only_its_own_request(session: object, message_part: str) -> None:
     routes = HttpRoutes(SystemClock())
     async with raw_server(session) as server, web_server(_healthy) as healthy:  # type: ignore[arg-type]  # parametrized
-        assert (await routes.probe(spec(healthy, "other"))).loaded is True
+        assert (await routes.probe_health(spec(healthy, "other"))).loaded is True
         failing = asyncio.create_task(_failure(routes, spec(server.url, timeout_sec=1.0)))
         answered = 0
         while not failing.done():
-            assert (await routes.probe(spec(healthy, "other", timeout_sec=30))).loaded is True
+            assert (await routes.probe_health(spec(healthy, "other", timeout_sec=30))).loaded is True
             answered += not failing.done()
             await asyncio.wait({failing}, timeout=0.02)
-        said = await failing
-        assert any(said.startswith(word) for word in words.split("|")), said
-        assert answered or "1 s" not in said, "the other one had to wait for it"
+        message = await failing
+        assert any(message.startswith(word) for word in message_part.split("|")), message
+        assert answered or "1 s" not in message, "the other consumer had to wait"
     await routes.close()
 
 
-async def test_a_hung_consumer_takes_no_more_connections_than_its_own(routes: HttpRoutes) -> None:
+async def test_hanging_consumer_uses_at_most_its_own_connections(routes: HttpRoutes) -> None:
     async with raw_server(_hang) as server, web_server(_healthy) as healthy:
-        hung = [asyncio.create_task(routes.probe(spec(server.url, timeout_sec=1.0))) for _ in range(50)]
+        hung = [asyncio.create_task(routes.probe_health(spec(server.url, timeout_sec=1.0))) for _ in range(50)]
         await asyncio.wait(hung, timeout=0.3)
-        assert (await routes.probe(spec(healthy, "other"))).loaded is True
+        assert (await routes.probe_health(spec(healthy, "other"))).loaded is True
         answers = await asyncio.gather(*hung)
-        assert server.most == 4
+        assert server.max_connections == 4
         assert {answer.error for answer in answers} == {
             "health route: no answer within 1 s",
-            "health route: the requests before it are still unanswered after 1 s",
+            "health route: earlier requests are still unanswered after 1 s",
         }
 
 
-async def test_a_cancelled_request_gives_its_connection_back(routes: HttpRoutes) -> None:
+async def test_cancelled_request_releases_its_connection(routes: HttpRoutes) -> None:
     async with raw_server(_hang) as server:
         for number in range(1, 7):
-            task = asyncio.create_task(routes.probe(spec(server.url, timeout_sec=30)))
+            task = asyncio.create_task(routes.probe_health(spec(server.url, timeout_sec=30)))
             await until(lambda number=number: server.connections == number)
             task.cancel()
             await asyncio.wait({task})
 
 
-async def test_an_endless_answer_is_cut_off(routes: HttpRoutes) -> None:
+async def test_endless_answer_is_cut_off(routes: HttpRoutes) -> None:
     sent = 0
 
     async def endless(request: web.Request) -> web.StreamResponse:
@@ -291,20 +293,20 @@ async def test_an_endless_answer_is_cut_off(routes: HttpRoutes) -> None:
 
     async with web_server(endless) as url:
         consumer = spec(url, timeout_sec=5)
-        await routes.load(consumer)  # 2xx; the rest of what it has to say is not asked for
-        assert await routes.probe(consumer) == Health(reachable=True)
+        await routes.load(consumer)  # the status is enough; the rest of the body is not read
+        assert await routes.probe_health(consumer) == Health(reachable=True)
     assert sent < 2 * (8 << 20)
 
 
-async def test_a_large_document_is_cut_off_and_not_believed(routes: HttpRoutes) -> None:
+async def test_document_above_the_limit_is_not_interpreted(routes: HttpRoutes) -> None:
     async def large(_: web.Request) -> web.Response:
         return web.Response(body=b'{"loaded": true, "x": "' + b"x" * 65536 + b'"}')
 
     async with web_server(large) as url:
-        assert await routes.probe(spec(url)) == Health(reachable=True)
+        assert await routes.probe_health(spec(url)) == Health(reachable=True)
 
 
-async def test_a_document_of_exactly_the_limit_is_read(routes: HttpRoutes) -> None:
+async def test_document_of_exactly_the_limit_is_interpreted(routes: HttpRoutes) -> None:
     body = b'{"loaded": true, "x": "'
     body += b"x" * (65536 - len(body) - 2) + b'"}'
 
@@ -313,10 +315,10 @@ async def test_a_document_of_exactly_the_limit_is_read(routes: HttpRoutes) -> No
 
     async with web_server(handler) as url:
         assert len(body) == 65536
-        assert (await routes.probe(spec(url))).loaded is True
+        assert (await routes.probe_health(spec(url))).loaded is True
 
 
-async def test_a_compressed_answer_stays_small(routes: HttpRoutes) -> None:
+async def test_compressed_answer_is_not_decompressed(routes: HttpRoutes) -> None:
     bomb = gzip.compress(b'{"loaded": true}' + b" " * (50 << 20))
 
     async def handler(request: web.Request) -> web.Response:
@@ -324,7 +326,7 @@ async def test_a_compressed_answer_stays_small(routes: HttpRoutes) -> None:
         return web.Response(body=bomb, headers={"Content-Encoding": "gzip"})
 
     async with web_server(handler) as url:
-        assert await routes.probe(spec(url, timeout_sec=2)) == Health(reachable=True)
+        assert await routes.probe_health(spec(url, timeout_sec=2)) == Health(reachable=True)
 
 
 async def test_tls_with_an_unknown_certificate_is_refused(routes: HttpRoutes, tmp_path: Path) -> None:
@@ -338,29 +340,29 @@ async def test_tls_with_an_unknown_certificate_is_refused(routes: HttpRoutes, tm
     context.load_cert_chain(certificate, key)
     server = await asyncio.start_server(_hang_up, "127.0.0.1", 0, ssl=context)
     port = server.sockets[0].getsockname()[1]
-    said = await _failure(routes, spec(f"https://127.0.0.1:{port}", timeout_sec=5))
-    assert said.startswith(f"no TLS with 127.0.0.1:{port}: ")
-    assert "certificate" in said
+    message = await _failure(routes, spec(f"https://127.0.0.1:{port}", timeout_sec=5))
+    assert message.startswith(f"TLS handshake with 127.0.0.1:{port} failed: ")
+    assert "certificate" in message
     server.close()
 
 
-async def test_tls_to_a_plain_server(routes: HttpRoutes) -> None:
+async def test_tls_with_a_plain_http_server_is_reported(routes: HttpRoutes) -> None:
     async with web_server(_healthy) as url:
-        said = await _failure(routes, spec(url.replace("http:", "https:"), timeout_sec=5))
-    assert said.startswith("no TLS with 127.0.0.1:")
+        message = await _failure(routes, spec(url.replace("http:", "https:"), timeout_sec=5))
+    assert message.startswith("TLS handshake with 127.0.0.1:")
 
 
-async def test_calls_after_close_fail_and_open_nothing() -> None:
+async def test_calls_after_close_fail_without_a_connection() -> None:
     routes = HttpRoutes(SystemClock())
     await routes.close()
     assert "gpumand is stopping" in await _failure(routes, spec("http://127.0.0.1:1"))
     await routes.close()
 
 
-async def test_closing_ends_what_is_in_flight() -> None:
+async def test_close_ends_requests_in_progress() -> None:
     routes = HttpRoutes(SystemClock())
     async with raw_server(_hang) as server:
-        probe = asyncio.create_task(routes.probe(spec(server.url, timeout_sec=30)))
+        probe = asyncio.create_task(routes.probe_health(spec(server.url, timeout_sec=30)))
         await asyncio.wait({probe}, timeout=0.3)
         await routes.close()
         health = await asyncio.wait_for(probe, 5)

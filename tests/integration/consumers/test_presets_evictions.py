@@ -1,4 +1,4 @@
-"""Evicting by preset: the real arbiter and real routes against servers that do what their facts warn of."""
+"""Evictions with presets: the real arbiter and real routes against servers with their documented quirks."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from gpumand.domain.errors import Busy
 from gpumand.domain.events import Event, EvictionFailed, EvictionOccurred, EvictionReport
 from gpumand.domain.request import AcquireOptions
 from gpumand.host.clock import SystemClock
-from gpumand.ports import World
+from gpumand.ports import Ports
 from gpumand.testing.archive import MemoryArchive
 from gpumand.testing.memory import FakeMemory
 from gpumand.testing.owners import FakeOwners
@@ -37,8 +37,11 @@ UNLOADS = [name for name, keys in KEYS.items() if "unload" in keys]
 LATE = [name for name in preset_names() if preset(name).about.async_unload]
 
 
-class Rig:
-    """One server with its model loaded, on a card where somebody needs its room; its unit is there to be stopped."""
+class EvictionSetup:
+    """An arbiter and one server with its model loaded, on a device where another consumer needs the memory.
+
+    The server has a unit that can be stopped.
+    """
 
     def __init__(self, server: Server, spec: ConsumerSpec) -> None:
         self.server, self.spec = server, spec
@@ -50,13 +53,13 @@ class Rig:
         server.held = self._hold
         self._hold(True)
         unit = FakeUnit(spec.unit, UnitActivity.ACTIVE, invocation=1, stopped=self._end)
-        needy = FakeUnit("other.service", started=self._hold_other, stopped=lambda: self.vram.release(9))
-        self.units = FakeUnits(self.clock, [unit, needy])
+        other_unit = FakeUnit("other.service", started=self._hold_other, stopped=lambda: self.vram.release(9))
+        self.units = FakeUnits(self.clock, [unit, other_unit])
         self.routes = HttpRoutes(self.clock)
         self.events: list[Event] = []
         scheduler = SchedulerSettings(settle_timeout_sec=SETTLE_SEC, health_interval_sec=0.2)
         settings = Settings(scheduler, GpuSettings(source="simulated"), consumers)
-        world = World(
+        world = Ports(
             self.clock, self.vram, self.units, self.routes, MemoryStore(), FakeOwners(), MemoryArchive(), FakeMemory()
         )
 
@@ -76,11 +79,11 @@ class Rig:
         self.vram.release(7)
 
     def reports(self, kind: type[EvictionOccurred] | type[EvictionFailed]) -> list[EvictionReport]:
-        """Of evictions of that ending, in order."""
+        """Return the reports of evictions that succeeded or failed, in order."""
         return [event.report for event in self.events if isinstance(event, kind)]
 
-    async def need_room(self, timeout_sec: float = 20.0) -> EvictionReport:
-        """Acquire what needs the server's room: what its eviction came to."""
+    async def evict_for_other(self, timeout_sec: float = 20.0) -> EvictionReport:
+        """Acquire the other consumer, which needs the server's memory; return the report of the eviction."""
         grant = await self.arbiter.acquire(client(), "other", AcquireOptions(timeout_sec=timeout_sec))
         assert grant.evicted == (self.spec.name,)
         (report,) = self.reports(EvictionOccurred)
@@ -88,46 +91,46 @@ class Rig:
 
 
 @contextlib.asynccontextmanager
-async def rig(name: str, folder: Path, *, more: str = "", **server: object) -> AsyncIterator[Rig]:
+async def eviction_setup(name: str, folder: Path, *, more: str = "", **server: object) -> AsyncIterator[EvictionSetup]:
     one = Server(FACTS[name], **server)  # type: ignore[arg-type]  # fields of Server, as the test names them
     async with serving(one) as url:
-        it = Rig(one, spec_of(name, url, folder, more=f"residual_mib = {RESIDUAL_MIB}\n{more}"))
-        await it.arbiter.start()
-        await it.housekeeping.look_around()
-        housekeeping = asyncio.create_task(it.housekeeping.run())
+        setup = EvictionSetup(one, spec_of(name, url, folder, more=f"residual_mib = {RESIDUAL_MIB}\n{more}"))
+        await setup.arbiter.start()
+        await setup.housekeeping.refresh_all()
+        housekeeping = asyncio.create_task(setup.housekeeping.run())
         try:
-            yield it
+            yield setup
         finally:
             housekeeping.cancel()
-            await it.arbiter.stop("the test is over")
-            await it.routes.close()
+            await setup.arbiter.stop("the test is over")
+            await setup.routes.close()
 
 
 @pytest.mark.parametrize("name", UNLOADS)
-async def test_its_unload_route_frees_its_memory(name: str, tmp_path: Path) -> None:
-    async with rig(name, tmp_path) as it:
-        report = await it.need_room()
+async def test_unload_route_frees_the_memory(name: str, tmp_path: Path) -> None:
+    async with eviction_setup(name, tmp_path) as setup:
+        report = await setup.evict_for_other()
 
     assert (report.method, report.freed_mib, report.tried) == ("http", HELD_MIB - RESIDUAL_MIB, ("http",))
-    assert ("stop", it.spec.unit) not in it.units.calls
+    assert ("stop", setup.spec.unit) not in setup.units.calls
 
 
 @pytest.mark.parametrize("name", LATE)
-async def test_memory_that_is_freed_after_the_answer_is_waited_for(name: str, tmp_path: Path) -> None:
-    async with rig(name, tmp_path, free_sec=SETTLE_SEC / 2) as it:
-        report = await it.need_room()
+async def test_eviction_waits_for_memory_that_is_freed_after_the_answer(name: str, tmp_path: Path) -> None:
+    async with eviction_setup(name, tmp_path, free_sec=SETTLE_SEC / 2) as setup:
+        report = await setup.evict_for_other()
 
     assert (report.method, report.tried) == ("http", ("http",))
     assert report.duration_usec >= SETTLE_SEC / 2 * 1e6
 
 
 @pytest.mark.parametrize("name", UNLOADS)
-async def test_an_answer_of_200_that_frees_nothing_is_followed_by_the_unit_s_stop(name: str, tmp_path: Path) -> None:
-    async with rig(name, tmp_path, lies=True) as it:
-        report = await it.need_room()
+async def test_unit_is_stopped_if_a_successful_unload_frees_nothing(name: str, tmp_path: Path) -> None:
+    async with eviction_setup(name, tmp_path, lies=True) as setup:
+        report = await setup.evict_for_other()
 
     assert (report.method, report.tried) == ("unit-stop", ("http", "unit-stop"))
-    assert it.server.done == ["unload"]
+    assert setup.server.done == ["unload"]
 
 
 @pytest.mark.parametrize(
@@ -142,33 +145,35 @@ async def test_an_answer_of_200_that_frees_nothing_is_followed_by_the_unit_s_sto
         ("chatterbox", (500, b"CUDA error")),
     ],
 )
-async def test_a_refusal_is_noticed_at_once(name: str, answer: tuple[int, object], tmp_path: Path) -> None:
-    async with rig(name, tmp_path, refuses=answer) as it:
-        report = await it.need_room()
+async def test_unit_is_stopped_at_once_if_the_unload_is_refused(
+    name: str, answer: tuple[int, object], tmp_path: Path
+) -> None:
+    async with eviction_setup(name, tmp_path, refuses=answer) as setup:
+        report = await setup.evict_for_other()
 
     assert (report.method, report.tried) == ("unit-stop", ("http", "unit-stop"))
-    assert it.server.done == []
+    assert setup.server.done == []
 
 
-async def test_a_bad_answer_does_not_count_where_the_memory_is_free(tmp_path: Path) -> None:
+async def test_error_answer_is_ignored_if_the_memory_is_free(tmp_path: Path) -> None:
     # Xinference may answer 400 although the model is gone.
-    async with rig("xinference", tmp_path, bad_answer=(400, {"detail": "not found"})) as it:
-        report = await it.need_room()
+    async with eviction_setup("xinference", tmp_path, bad_answer=(400, {"detail": "not found"})) as setup:
+        report = await setup.evict_for_other()
 
-    assert (report.method, report.tried, it.server.done) == ("http", ("http",), ["unload"])
+    assert (report.method, report.tried, setup.server.done) == ("http", ("http",), ["unload"])
 
 
-async def test_one_that_is_dead_after_its_unload_is_brought_back_by_its_load_route(tmp_path: Path) -> None:
+async def test_load_route_restarts_a_server_that_stopped_serving_after_its_unload(tmp_path: Path) -> None:
     # Chatterbox answers 503 to every speech request until /restart_server, so its preset has a load route.
-    async with rig("chatterbox", tmp_path) as it:
-        assert (await it.need_room()).method == "http"
-        assert it.server.dead
-        (lease,) = it.arbiter.status().leases
-        await it.arbiter.release(lease.id)
+    async with eviction_setup("chatterbox", tmp_path) as setup:
+        assert (await setup.evict_for_other()).method == "http"
+        assert setup.server.dead
+        (lease,) = setup.arbiter.status().leases
+        await setup.arbiter.release(lease.id)
 
-        grant = await it.arbiter.acquire(client(), "chatterbox", AcquireOptions())
+        grant = await setup.arbiter.acquire(client(), "chatterbox", AcquireOptions())
 
-        assert (grant.loaded, it.server.dead, it.server.done) == (True, False, ["unload", "load"])
+        assert (grant.loaded, setup.server.dead, setup.server.done) == (True, False, ["unload", "load"])
 
 
 BUSY_AND_UNLOAD = [name for name, keys in KEYS.items() if {"busy", "unload"} <= keys]
@@ -176,24 +181,24 @@ BUSY_BY_UNIT = [name for name, keys in KEYS.items() if "busy" in keys and "unloa
 
 
 @pytest.mark.parametrize("name", [*BUSY_AND_UNLOAD, *BUSY_BY_UNIT])
-async def test_while_it_works_by_its_own_word_it_stays(name: str, tmp_path: Path) -> None:
-    async with rig(name, tmp_path, jobs=2) as it:
+async def test_consumer_that_reports_work_is_not_evicted(name: str, tmp_path: Path) -> None:
+    async with eviction_setup(name, tmp_path, jobs=2) as setup:
         with pytest.raises(Busy, match=f"{name} is busy"):
-            await it.arbiter.evict(name, force=False, timeout_sec=5)
-        acquire = asyncio.create_task(it.need_room())
-        await until(lambda: any(f"{name} is busy" in one.waiting_for for one in it.arbiter.status().queue))
-        assert (it.server.done, it.units.calls) == ([], [])
-        assert it.arbiter.consumer_status(name).busy is True
-        it.server.jobs = 0
+            await setup.arbiter.evict(name, force=False, timeout_sec=5)
+        acquire = asyncio.create_task(setup.evict_for_other())
+        await until(lambda: any(f"{name} is busy" in one.waiting_for for one in setup.arbiter.status().queue))
+        assert (setup.server.done, setup.units.calls) == ([], [])
+        assert setup.arbiter.consumer_status(name).busy is True
+        setup.server.jobs = 0
 
         report = await acquire
 
     assert report.method == ("http" if name in BUSY_AND_UNLOAD else "unit-stop")
 
 
-async def test_a_busy_one_is_evicted_after_its_grace_where_that_is_configured(tmp_path: Path) -> None:
+async def test_busy_consumer_is_evicted_after_its_grace_with_busy_after_evict(tmp_path: Path) -> None:
     more = 'busy_after = "evict"\nbusy_grace_sec = 1'
-    async with rig("comfyui", tmp_path, jobs=2, more=more) as it:
-        began = it.clock.monotonic()
-        await it.need_room()
-        assert it.clock.monotonic() - began >= 1
+    async with eviction_setup("comfyui", tmp_path, jobs=2, more=more) as setup:
+        began = setup.clock.monotonic()
+        await setup.evict_for_other()
+        assert setup.clock.monotonic() - began >= 1

@@ -1,4 +1,4 @@
-"""Every preset against a server that answers as its facts say, over real sockets."""
+"""Every preset against a fake of its server, over real sockets."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ async def routes() -> AsyncIterator[HttpRoutes]:
 
 
 def spec_of(name: str, url: str, folder: Path, *, key: str = KEY, more: str = "") -> ConsumerSpec:
-    """A consumer that uses a preset, as somebody would write it."""
+    """Return a consumer that uses a preset, as an administrator would configure it."""
     (folder / "key").write_text(f"{key}\n")
     lines = [f"[consumers.{name}]", f'preset = "{name}"', "vram_resident_mib = 8000", f'url = "{url}"', more]
     lines.append(f'unit = "{name}.service"')
@@ -45,7 +45,7 @@ def spec_of(name: str, url: str, folder: Path, *, key: str = KEY, more: str = ""
     return load(file).consumers[name]
 
 
-def test_every_preset_has_a_server_here() -> None:
+def test_every_preset_has_a_fake_server() -> None:
     assert set(FACTS) == set(preset_names())
     assert {name for name, facts in FACTS.items() if facts.is_async} == {
         name for name in preset_names() if preset(name).about.async_unload
@@ -53,7 +53,7 @@ def test_every_preset_has_a_server_here() -> None:
 
 
 @pytest.mark.parametrize("name", WITH_ROUTES)
-async def test_its_routes_do_what_they_are_for(name: str, routes: HttpRoutes, tmp_path: Path) -> None:
+async def test_routes_of_the_preset_work(name: str, routes: HttpRoutes, tmp_path: Path) -> None:
     server = Server(FACTS[name])
     async with serving(server) as url:
         spec = spec_of(name, url, tmp_path)
@@ -65,46 +65,46 @@ async def test_its_routes_do_what_they_are_for(name: str, routes: HttpRoutes, tm
             await routes.load(spec)
             expected.append("load")
         if spec.health is not None:
-            assert (await routes.probe(spec)).reachable
+            assert (await routes.probe_health(spec)).reachable
         if spec.busy is not None:
-            assert (await routes.jobs(spec)).jobs is not None
+            assert (await routes.probe_busy(spec)).jobs is not None
 
     assert server.done == expected
-    assert server.odd == []
+    assert server.unknown_requests == []
 
 
 @pytest.mark.parametrize("name", WITH_HEALTH)
-async def test_its_health_says_what_the_server_says(name: str, routes: HttpRoutes, tmp_path: Path) -> None:
+async def test_health_route_reports_the_state_of_the_server(name: str, routes: HttpRoutes, tmp_path: Path) -> None:
     server = Server(FACTS[name])
     async with serving(server) as url:
         spec = spec_of(name, url, tmp_path)
-        loaded = await routes.probe(spec)
+        loaded = await routes.probe_health(spec)
         server.loaded = False
-        unloaded = await routes.probe(spec)
+        unloaded = await routes.probe_health(spec)
 
     assert (loaded.reachable, unloaded.reachable) == (True, True)
-    assert (loaded.loaded, unloaded.loaded) == ((True, False) if FACTS[name].says_loaded else (None, None))
+    assert (loaded.loaded, unloaded.loaded) == ((True, False) if FACTS[name].reports_loaded else (None, None))
     if name == "lemonade":
         assert (loaded.last_used_usec, unloaded.last_used_usec) == (1_770_000_000_000_000, None)
 
 
 @pytest.mark.parametrize("name", WITH_BUSY)
-async def test_its_busy_route_tells_work_from_idleness(name: str, routes: HttpRoutes, tmp_path: Path) -> None:
+async def test_busy_route_distinguishes_busy_from_idle(name: str, routes: HttpRoutes, tmp_path: Path) -> None:
     server = Server(FACTS[name])
     async with serving(server) as url:
         spec = spec_of(name, url, tmp_path)
-        idle = await routes.jobs(spec)
+        idle = await routes.probe_busy(spec)
         server.jobs = 2
-        busy = await routes.jobs(spec)
-    gone = await routes.jobs(spec)
+        busy = await routes.probe_busy(spec)
+    stopped = await routes.probe_busy(spec)
 
     assert idle.jobs == 0
     assert busy.jobs in (1, 2)
-    assert (gone.jobs, gone.gone) == (None, True)
+    assert (stopped.jobs, stopped.refused) == (None, True)
 
 
 @pytest.mark.parametrize("name", WITH_KEY)
-async def test_a_wrong_key_is_told_and_not_shown(name: str, routes: HttpRoutes, tmp_path: Path) -> None:
+async def test_wrong_key_is_reported_without_the_key(name: str, routes: HttpRoutes, tmp_path: Path) -> None:
     async with serving(Server(FACTS[name])) as url:
         spec = spec_of(name, url, tmp_path, key="wr0ng")
         if spec.unload is not None:
@@ -112,18 +112,18 @@ async def test_a_wrong_key_is_told_and_not_shown(name: str, routes: HttpRoutes, 
                 await routes.unload(spec)
             assert "wr0ng" not in str(refused.value)
         else:
-            assert "401" in (await routes.probe(spec)).error
+            assert "401" in (await routes.probe_health(spec)).error
 
 
-async def test_koboldcpp_says_false_with_200(routes: HttpRoutes, tmp_path: Path) -> None:
+async def test_koboldcpp_reports_a_failure_with_status_200(routes: HttpRoutes, tmp_path: Path) -> None:
     server = Server(FACTS["koboldcpp"], refuses=(200, {"success": False}))
     async with serving(server) as url:
-        with pytest.raises(RouteFailed, match="answered 200, but says that it was not done"):
+        with pytest.raises(RouteFailed, match="answered 200, but reports a failure"):
             await routes.unload(spec_of("koboldcpp", url, tmp_path))
 
 
-async def test_a_runner_that_unloads_fewer_than_asked_has_refused(routes: HttpRoutes, tmp_path: Path) -> None:
-    # Docker Model Runner has no preset, since nobody has verified its routes; who writes them can say what tells.
+async def test_success_equals_detects_an_incomplete_unload(routes: HttpRoutes, tmp_path: Path) -> None:
+    # Docker Model Runner has no preset, because its routes are not verified. An administrator can configure them.
     text = """
         [consumers.runner]
         vram_resident_mib = 8000
@@ -143,7 +143,7 @@ async def test_a_runner_that_unloads_fewer_than_asked_has_refused(routes: HttpRo
         file = tmp_path / "gpumand.toml"
         file.write_text(text.replace("URL", url))
         spec = load(file).consumers["runner"]
-        with pytest.raises(RouteFailed, match=r"was not done: .*unloaded_runners"):
+        with pytest.raises(RouteFailed, match=r"reports a failure: .*unloaded_runners"):
             await routes.unload(spec)
         count = 1
         await routes.unload(spec)

@@ -1,4 +1,4 @@
-"""Databases that are closed with the test that opened them."""
+"""Fixture that closes all databases opened by a test."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from gpumand.history.database import Database
 
 
 @pytest.fixture(autouse=True)
-def closes_databases(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Python 3.13 and newer warn of a database that is left to the garbage collector."""
-    made: list[Database] = []
-    begin = Database.__init__
+def close_databases(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Close all databases: Python 3.13 and newer warn about a database that the garbage collector closes."""
+    databases: list[Database] = []
+    original_init = Database.__init__
 
-    def begin_and_note(self: Database, path: Path) -> None:
-        begin(self, path)
-        made.append(self)
+    def tracking_init(self: Database, path: Path) -> None:
+        original_init(self, path)
+        databases.append(self)
 
-    monkeypatch.setattr(Database, "__init__", begin_and_note)
+    monkeypatch.setattr(Database, "__init__", tracking_init)
     yield
-    for one in made:
+    for one in databases:
         one.close()

@@ -1,4 +1,4 @@
-"""The HTTP face on a real socket, with an arbiter that says what it is told."""
+"""HTTP endpoints on a real socket, with an arbiter that returns scripted values."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ EVICTION = EvictionOccurred(EvictionReport("ollama", "0", 4000, "http", "comfyui
 
 @dataclass
 class Served:
-    """A front on a Unix socket."""
+    """A running HttpListener and the path of its Unix socket."""
 
-    front: HttpListener
+    listener: HttpListener
     arbiter: ScriptedArbiter
-    where: str
+    address: str
 
 
 @pytest.fixture
 async def served(tmp_path: Path) -> AsyncIterator[Served]:
-    where = str(tmp_path / "http.sock")
-    listener = socket.socket(socket.AF_UNIX)
-    listener.bind(where)
-    listener.listen(256)
-    listener.setblocking(False)
+    address = str(tmp_path / "http.sock")
+    passed = socket.socket(socket.AF_UNIX)
+    passed.bind(address)
+    passed.listen(256)
+    passed.setblocking(False)
     arbiter = ScriptedArbiter()
-    front = HttpListener(arbiter.status, [listener])
-    await front.open(HttpSettings())
-    yield Served(front, arbiter, where)
-    await front.close()
+    listener = HttpListener(arbiter.status, [passed])
+    await listener.open(HttpSettings())
+    yield Served(listener, arbiter, address)
+    await listener.close()

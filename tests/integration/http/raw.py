@@ -1,4 +1,4 @@
-"""A client that writes bytes and reads bytes, so that it can be as broken as a test wants."""
+"""HTTP client that writes and reads raw bytes, so that a test can send invalid requests."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Any
 
-Where = str | tuple[str, int]
+Address = str | tuple[str, int]
 Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 DEADLINE_SEC = 20.0
 
 
 @dataclass(frozen=True)
 class Answer:
-    """An answer; header names in lower case."""
+    """An HTTP response; header names are in lower case."""
 
     status: int
     headers: dict[str, str]
@@ -28,17 +28,17 @@ class Answer:
         return json.loads(self.body)
 
 
-async def connect(where: Where) -> Streams:
-    """Connect to a path, or to an address and a port."""
-    if isinstance(where, str):
-        return await asyncio.open_unix_connection(where)
-    return await asyncio.open_connection(*where)
+async def connect(address: Address) -> Streams:
+    """Connect to a Unix socket, or to an address and a port."""
+    if isinstance(address, str):
+        return await asyncio.open_unix_connection(address)
+    return await asyncio.open_connection(*address)
 
 
-async def exchange(where: Where, sent: bytes, *, half_close: bool = False) -> bytes:
-    """Send bytes on a connection of their own, and read until its end."""
+async def exchange(address: Address, sent: bytes, *, half_close: bool = False) -> bytes:
+    """Send bytes over a new connection and read until its end."""
     async with asyncio.timeout(DEADLINE_SEC):
-        reader, writer = await connect(where)
+        reader, writer = await connect(address)
         try:
             with contextlib.suppress(ConnectionError):
                 writer.write(sent)
@@ -51,7 +51,7 @@ async def exchange(where: Where, sent: bytes, *, half_close: bool = False) -> by
 
 
 async def read_to_end(reader: asyncio.StreamReader) -> bytes:
-    """Everything that comes; a connection that was cut ends, too."""
+    """Read until the connection is closed or aborted."""
     read = bytearray()
     with contextlib.suppress(ConnectionError):
         while data := await reader.read(65536):
@@ -60,31 +60,31 @@ async def read_to_end(reader: asyncio.StreamReader) -> bytes:
 
 
 async def close(writer: asyncio.StreamWriter) -> None:
-    """Close our end."""
+    """Close the connection."""
     writer.close()
     with contextlib.suppress(ConnectionError):
         await writer.wait_closed()
 
 
 def answer_of(read: bytes) -> Answer:
-    """What was read, as an answer."""
+    """Parse a response."""
     head, separator, body = read.partition(b"\r\n\r\n")
     assert separator, f"no answer: {read[:200]!r}"
     first, *lines = head.decode("latin-1").split("\r\n")
     version, status, _ = first.split(" ", 2)
-    assert version.startswith("HTTP/")  # and then what the client said that it speaks
+    assert version.startswith("HTTP/")  # the version is that of the request
     pairs = (line.split(": ", 1) for line in lines)
     return Answer(int(status), {name.lower(): value for name, value in pairs}, body)
 
 
 def request(path: str, method: str = "GET", *headers: str) -> bytes:
-    """A request."""
+    """Return the bytes of a request."""
     return "\r\n".join([f"{method} {path} HTTP/1.1", "Host: localhost", *headers, "", ""]).encode("latin-1")
 
 
-async def ask(where: Where, path: str, method: str = "GET", *headers: str) -> Answer:
-    """Ask properly."""
-    return answer_of(await exchange(where, request(path, method, *headers)))
+async def ask(address: Address, path: str, method: str = "GET", *headers: str) -> Answer:
+    """Send a valid request and return the response."""
+    return answer_of(await exchange(address, request(path, method, *headers)))
 
 
 class Events:
@@ -94,13 +94,13 @@ class Events:
         self._reader = reader
 
     async def comment(self) -> str:
-        """The next comment. Raises AssertionError when an event comes first."""
+        """Return the next comment. Raises AssertionError if an event comes first."""
         block = await self._block()
         assert block.startswith(b":"), block
         return block.decode()
 
     async def next(self) -> tuple[str, Any]:
-        """The next event: its name and its fields."""
+        """Return the name and the fields of the next event."""
         while (block := await self._block()).startswith(b":"):
             pass
         name, data = block.decode("ascii").split("\n")
@@ -109,7 +109,7 @@ class Events:
         return name.removeprefix("event: "), json.loads(data.removeprefix("data: "))
 
     async def ended(self) -> None:
-        """Return when there is no more."""
+        """Wait for the end of the stream."""
         async with asyncio.timeout(DEADLINE_SEC):
             await read_to_end(self._reader)
 
@@ -119,9 +119,9 @@ class Events:
 
 
 @contextlib.asynccontextmanager
-async def following(where: Where) -> AsyncIterator[Events]:
-    """Follow the events; begins when they are told."""
-    reader, writer = await connect(where)
+async def following(address: Address) -> AsyncIterator[Events]:
+    """Open an event stream; it is entered when the server sends events."""
+    reader, writer = await connect(address)
     try:
         writer.write(b"GET /v1/events HTTP/1.0\r\nHost: localhost\r\n\r\n")
         head = answer_of(await reader.readuntil(b"\r\n\r\n"))

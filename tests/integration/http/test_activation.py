@@ -1,4 +1,4 @@
-"""The real daemon on a socket that was passed to it, as systemd does."""
+"""The real daemon on a socket that is passed to it as systemd does."""
 
 from __future__ import annotations
 
@@ -15,28 +15,38 @@ import pytest
 from gpumand.http.limits import MAX_CONNECTIONS
 from tests.exposition import parsed
 from tests.integration.http import handover
-from tests.integration.http.raw import Where, answer_of, ask, close, connect, exchange, following, read_to_end, request
-from tests.integration.live import LiveHost, answering, error_of, live_host, table
+from tests.integration.http.raw import (
+    Address,
+    answer_of,
+    ask,
+    close,
+    connect,
+    exchange,
+    following,
+    read_to_end,
+    request,
+)
+from tests.integration.live import LiveHost, error_of, live_host, status_answers_fast, table
 
 SIZES = {"alpha": 9000, "beta": 18000}
 
 
 @pytest.fixture
-def where(tmp_path: Path) -> str:
+def address(tmp_path: Path) -> str:
     return str(tmp_path / "gpumand.sock")
 
 
 @pytest.fixture
-def listener(where: str) -> Iterator[socket.socket]:
+def listener(address: str) -> Iterator[socket.socket]:
     with socket.socket(socket.AF_UNIX) as one:
-        one.bind(where)
+        one.bind(address)
         one.listen(128)
         yield one
 
 
 @pytest.fixture
 async def host(tmp_path: Path, listener: socket.socket) -> AsyncIterator[LiveHost]:
-    """Two consumers that do not fit together, and a daemon that was stopped and is given the socket."""
+    """Two consumers that do not fit together, and a stopped daemon that gets the socket when it starts."""
     async with live_host(tmp_path, SIZES) as one:
         await one.end()
         hand_over(one, ("http", listener.fileno()))
@@ -44,8 +54,8 @@ async def host(tmp_path: Path, listener: socket.socket) -> AsyncIterator[LiveHos
 
 
 def hand_over(host: LiveHost, *named: tuple[str, int]) -> None:
-    words = [f"{name}={fd}" for name, fd in named]
-    host.program = (handover.__file__, *words, "--", sys.executable, "-m", "gpumand")
+    message_part = [f"{name}={fd}" for name, fd in named]
+    host.program = (handover.__file__, *message_part, "--", sys.executable, "-m", "gpumand")
     host.passed = tuple(fd for _, fd in named)
 
 
@@ -55,57 +65,57 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-async def refused(where: Where) -> bool:
+async def refused(address: Address) -> bool:
     try:
-        _, writer = await connect(where)
+        _, writer = await connect(address)
     except ConnectionRefusedError:
         return True
     await close(writer)
     return False
 
 
-async def test_status_over_http_is_get_status(host: LiveHost, where: str) -> None:
+async def test_status_over_http_equals_get_status(host: LiveHost, address: str) -> None:
     await host.start()
     client = await host.client()
     await client.acquire("alpha")
-    told, called = (await ask(where, "/v1/status")).json, await client.status()
-    for status in (told, called):
+    received, called = (await ask(address, "/v1/status")).json, await client.status()
+    for status in (received, called):
         for device in status["devices"]:
             device.pop("sampled_usec")
-    assert told == called
-    assert [lease["consumer"] for lease in told["leases"]] == ["alpha"]
+    assert received == called
+    assert [lease["consumer"] for lease in received["leases"]] == ["alpha"]
     await client.close()
 
 
-async def test_connection_from_before_the_start_is_answered(host: LiveHost, where: str) -> None:
-    early = asyncio.create_task(ask(where, "/healthz"))
+async def test_connection_made_before_the_start_is_served(host: LiveHost, address: str) -> None:
+    early = asyncio.create_task(ask(address, "/healthz"))
     await host.start()
     assert (await early).body == b"ok\n"
 
 
-async def test_stream_tells_what_the_bus_tells(host: LiveHost, where: str) -> None:
+async def test_stream_has_the_same_events_as_the_bus(host: LiveHost, address: str) -> None:
     await host.start()
     client = await host.client(listen=True)
-    async with following(where) as events:
+    async with following(address) as events:
         lease, _ = await client.acquire("alpha")
         await client.release(lease)
         await client.acquire("beta")
-        told = [await events.next() for _ in range(4)]
-    assert [name for name, _ in told] == ["LeaseGranted", "LeaseEnded", "EvictionOccurred", "LeaseGranted"]
-    for name in {name for name, _ in told}:
-        heard = [list(body) for body in client.heard(name)]
-        assert [list(fields.values()) for one, fields in told if one == name] == heard
+        received = [await events.next() for _ in range(4)]
+    assert [name for name, _ in received] == ["LeaseGranted", "LeaseEnded", "EvictionOccurred", "LeaseGranted"]
+    for name in {name for name, _ in received}:
+        signals = [list(body) for body in client.received(name)]
+        assert [list(fields.values()) for one, fields in received if one == name] == signals
     await client.close()
 
 
-async def test_metrics_count_what_was_done(host: LiveHost, where: str) -> None:
+async def test_metrics_count_grants_loads_and_evictions(host: LiveHost, address: str) -> None:
     await host.start()
     client = await host.client()
     lease, _ = await client.acquire("alpha")
     await client.release(lease)
     await client.acquire("beta")
     await error_of(client.acquire("alpha", timeout_usec=("t", 0)))
-    samples = parsed((await ask(where, "/metrics")).body.decode("utf-8"))
+    samples = parsed((await ask(address, "/metrics")).body.decode("utf-8"))
     of_alpha, of_beta = (("consumer", "alpha"),), (("consumer", "beta"),)
     names = ("grants", "refusals", "loads", "load_failures", "evictions", "eviction_failures")
     assert [samples[(f"gpumand_{name}_total", ())] for name in names] == [2, 1, 2, 0, 1, 0]
@@ -117,47 +127,49 @@ async def test_metrics_count_what_was_done(host: LiveHost, where: str) -> None:
     await client.close()
 
 
-async def test_stop_ends_streams_and_leaves_the_socket_to_systemd(
-    host: LiveHost, where: str, listener: socket.socket
+async def test_stop_ends_streams_and_keeps_the_socket_listening(
+    host: LiveHost, address: str, listener: socket.socket
 ) -> None:
     await host.start()
-    async with following(where) as events:
+    async with following(address) as events:
         assert await host.end() == 0
         await events.ended()
     assert listener.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN) == 1
-    early = asyncio.create_task(ask(where, "/v1/status"))  # the path is there, and the socket listens
+    early = asyncio.create_task(ask(address, "/v1/status"))  # the path exists and the socket listens
     await host.start()
     assert (await early).status == 200
 
 
-async def test_killed_daemon_leaves_the_socket_to_the_next(host: LiveHost, where: str) -> None:
+async def test_killed_daemon_keeps_the_socket_for_the_next_one(host: LiveHost, address: str) -> None:
     await host.start()
     await host.end(signal.SIGKILL)
-    early = asyncio.create_task(ask(where, "/v1/status"))
+    early = asyncio.create_task(ask(address, "/v1/status"))
     await host.start()
     assert (await early).status == 200
 
 
-async def test_clients_that_idle_or_talk_nonsense_do_not_slow_the_bus(host: LiveHost, where: str) -> None:
+async def test_idle_and_invalid_http_clients_do_not_slow_the_bus(host: LiveHost, address: str) -> None:
     await host.start()
-    async with answering(host, within_sec=3.0):
-        idle = [await connect(where) for _ in range(MAX_CONNECTIONS + 72)]
+    async with status_answers_fast(host, within_sec=3.0):
+        idle = [await connect(address) for _ in range(MAX_CONNECTIONS + 72)]
         for _ in range(50):
-            await exchange(where, os.urandom(2000) + b"\r\n\r\n", half_close=True)
-        assert all(one.status == 200 for one in await asyncio.gather(*(ask(where, "/metrics") for _ in range(50))))
+            await exchange(address, os.urandom(2000) + b"\r\n\r\n", half_close=True)
+        assert all(one.status == 200 for one in await asyncio.gather(*(ask(address, "/metrics") for _ in range(50))))
         assert await read_to_end(idle[0][0]) == b""
         for _, writer in idle:
             await close(writer)
     assert "Traceback" not in host.log
 
 
-async def test_foreign_descriptors_are_closed_and_said(host: LiveHost, where: str, listener: socket.socket) -> None:
+async def test_unsuitable_descriptors_are_closed_and_logged(
+    host: LiveHost, address: str, listener: socket.socket
+) -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as datagrams, socket.socket(socket.AF_UNIX) as silent:
         read, write = os.pipe()
         named = [("http", datagrams.fileno()), ("http", silent.fileno()), ("http", read), ("other", listener.fileno())]
         hand_over(host, *named, ("http", listener.fileno()))
         await host.start()
-        assert (await ask(where, "/healthz")).status == 200
+        assert (await ask(address, "/healthz")).status == 200
         assert host.daemon is not None
         opened = [os.readlink(f"/proc/{host.daemon.pid}/fd/{fd}") for fd in os.listdir(f"/proc/{host.daemon.pid}/fd")]
         inodes = [os.fstat(fd).st_ino for fd in (datagrams.fileno(), silent.fileno(), read)]
@@ -165,15 +177,15 @@ async def test_foreign_descriptors_are_closed_and_said(host: LiveHost, where: st
         assert sum(f"[{os.fstat(listener.fileno()).st_ino}]" in link for link in opened) == 1
         os.close(read)
         os.close(write)
-    assert host.log.count("it is closed") == 4
+    assert host.log.count("closed the passed descriptor") == 4
 
 
-async def test_descriptors_of_another_process_are_left_alone(host: LiveHost, where: str) -> None:
+async def test_descriptors_of_another_process_are_left_alone(host: LiveHost, address: str) -> None:
     host.environ["HANDOVER_PID"] = "1"
     await host.start()
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(0.5):
-            await ask(where, "/healthz")  # nobody accepts
+            await ask(address, "/healthz")  # no process accepts
 
 
 async def test_daemon_without_a_socket_does_not_import_the_server(tmp_path: Path) -> None:
@@ -183,11 +195,11 @@ async def test_daemon_without_a_socket_does_not_import_the_server(tmp_path: Path
         assert "aiohttp" not in maps
 
 
-async def test_tcp_listener_by_configuration_and_reload(host: LiveHost, where: str) -> None:
+async def test_tcp_address_follows_configuration_and_reload(host: LiveHost, address: str) -> None:
     tcp = ("127.0.0.1", free_port())
     host.configure("".join(table(host.consumers[name], mib) for name, mib in SIZES.items()) + listen(tcp[1]))
     await host.start()
-    assert (await ask(tcp, "/v1/status")).json["consumers"] == (await ask(where, "/v1/status")).json["consumers"]
+    assert (await ask(tcp, "/v1/status")).json["consumers"] == (await ask(address, "/v1/status")).json["consumers"]
     client, other = await host.client(), ("127.0.0.1", free_port())
     host.configure(listen(other[1]))
     await client.call("Reload")
@@ -196,7 +208,7 @@ async def test_tcp_listener_by_configuration_and_reload(host: LiveHost, where: s
     await client.close()
 
 
-async def test_reload_with_a_taken_address_is_refused_and_changes_nothing(host: LiveHost, where: str) -> None:
+async def test_reload_with_an_address_in_use_is_refused_and_changes_nothing(host: LiveHost, address: str) -> None:
     await host.start()
     client = await host.client()
     with socket.socket() as taken:
@@ -207,48 +219,48 @@ async def test_reload_with_a_taken_address_is_refused_and_changes_nothing(host: 
     assert error.name == "org.gpumand1.Error.ConfigInvalid"
     assert "Address already in use" in str(error)
     assert [one["name"] for one in (await client.status())["consumers"]] == list(SIZES)
-    assert (await ask(where, "/healthz")).status == 200
+    assert (await ask(address, "/healthz")).status == 200
     await client.close()
 
 
-async def test_reloads_at_the_same_moment_do_not_take_each_others_address_for_taken(tmp_path: Path) -> None:
-    async with live_host(tmp_path, {}) as host:  # without a socket, the first to listen takes long to begin
-        client, where = await host.client(), ("127.0.0.1", free_port())
-        host.configure(listen(where[1]))
+async def test_simultaneous_reloads_listen_on_a_new_address_once(tmp_path: Path) -> None:
+    async with live_host(tmp_path, {}) as host:  # without a socket the first listen is slow, because it imports aiohttp
+        client, address = await host.client(), ("127.0.0.1", free_port())
+        host.configure(listen(address[1]))
         await asyncio.gather(*(client.call("Reload") for _ in range(5)))
-        assert (await ask(where, "/healthz")).status == 200
+        assert (await ask(address, "/healthz")).status == 200
         host.configure("")
         await client.call("Reload")
-        assert await refused(where)
+        assert await refused(address)
         await client.close()
 
 
-async def test_who_waits_for_a_daemon_that_cannot_start_is_told_and_does_not_have_it_started_again(
-    host: LiveHost, where: str, listener: socket.socket
+async def test_waiting_clients_get_503_if_the_daemon_cannot_start_and_do_not_restart_it(
+    host: LiveHost, address: str, listener: socket.socket
 ) -> None:
     host.configure("nonsense = 1")
-    waiting = [asyncio.create_task(ask(where, path)) for path in ("/v1/status", "/v1/events")]
-    _, leaver = await connect(where)
-    await close(leaver)
+    waiting = [asyncio.create_task(ask(address, path)) for path in ("/v1/status", "/v1/events")]
+    _, disconnected = await connect(address)
+    await close(disconnected)
     with pytest.raises(AssertionError, match=f"the daemon ended with {os.EX_CONFIG}"):
         await host.start()
     for answer in await asyncio.gather(*waiting):
         assert answer.status == 503
-        assert b"its configuration is bad" in answer.body
+        assert b"its configuration has errors" in answer.body
     listener.setblocking(False)
     with pytest.raises(BlockingIOError):
-        listener.accept()  # or systemd would start it for what is left, again and again
+        listener.accept()  # systemd would start the daemon again for every connection that is left
     assert listener.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN) == 1
 
 
-async def test_start_with_a_taken_address_fails_with_one_line(host: LiveHost) -> None:
+async def test_start_with_an_address_in_use_fails_with_one_line(host: LiveHost) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         host.configure(listen(taken.getsockname()[1]))
         with pytest.raises(AssertionError, match="the daemon ended with 1"):
             await host.start()
-    assert host.log.count("cannot be listened at: Address already in use") == 1
+    assert host.log.count(": Address already in use") == 1
     assert "Traceback" not in host.log
 
 
@@ -256,10 +268,10 @@ def listen(port: int) -> str:
     return f'[http]\nlisten = "127.0.0.1:{port}"\n'
 
 
-async def test_stop_is_not_kept_waiting_by_clients(host: LiveHost, where: str) -> None:
+async def test_stop_does_not_wait_for_clients(host: LiveHost, address: str) -> None:
     await host.start()
-    async with following(where), asyncio.timeout(5):
-        idle = [await connect(where) for _ in range(50)]
+    async with following(address), asyncio.timeout(5):
+        idle = [await connect(address) for _ in range(50)]
         for _, writer in idle:
             writer.write(b"GET /v1/st")
         assert await host.end() == 0
@@ -267,7 +279,7 @@ async def test_stop_is_not_kept_waiting_by_clients(host: LiveHost, where: str) -
             await close(writer)
 
 
-async def test_answer_is_whole_for_a_client_that_has_closed_its_end(host: LiveHost, where: str) -> None:
+async def test_half_closed_client_gets_the_whole_response(host: LiveHost, address: str) -> None:
     await host.start()
-    answer = answer_of(await exchange(where, request("/metrics"), half_close=True))
+    answer = answer_of(await exchange(address, request("/metrics"), half_close=True))
     assert len(answer.body) == int(answer.headers["content-length"])

@@ -1,4 +1,4 @@
-"""A bus with the fake systemd on it, as a process of its own."""
+"""A bus with the fake systemd, which runs as a separate process."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SIGNATURES: dict[type, str] = {bool: "b", float: "d", int: "i", str: "s", list: 
 
 
 class FakeHost:
-    """The process, and the wires to change what it does."""
+    """The process of the fake systemd, and methods to change its behaviour."""
 
     def __init__(self, bus: PrivateBus, control: BusConnection, folder: Path) -> None:
         self.bus = bus
@@ -40,7 +40,7 @@ class FakeHost:
             assert await self._process.stdout.readline() == b"READY\n"
 
     async def halt(self) -> None:
-        """End systemd and all its units."""
+        """Terminate systemd and all its units."""
         if self._process is not None:
             self._process.terminate()
             async with asyncio.timeout(20):
@@ -49,7 +49,7 @@ class FakeHost:
             self._process = None
 
     async def configure(self, unit: str, **changes: Any) -> None:
-        """Change how a unit behaves from now on."""
+        """Change the behaviour of a unit."""
         variants = {key: Variant(SIGNATURES[type(value)], value) for key, value in changes.items()}
         await self._testing("Configure", "sa{sv}", (unit, variants))
 
@@ -64,14 +64,14 @@ class FakeHost:
         return dict(counts)
 
     async def subscribed(self) -> bool:
-        """Whether anybody is subscribed to it; it may be away for the moment."""
+        """Whether a client is subscribed; False while systemd is not on the bus."""
         try:
             return (await self.counts())["subscribers"] == 1
         except BusError:
             return False
 
-    async def ask(self, member: str, signature: str, *body: Any) -> tuple[Any, ...]:
-        """What another program does, behind our back."""
+    async def call_manager(self, member: str, signature: str, *body: Any) -> tuple[Any, ...]:
+        """Call systemd's manager as another program would."""
         manager = "org.freedesktop.systemd1.Manager"
         return await self.control.call(SYSTEMD, SYSTEMD_PATH, manager, member, signature, body)
 
@@ -80,7 +80,7 @@ class FakeHost:
         return (await self.control.call(SYSTEMD, unit_path, "org.freedesktop.DBus.Properties", "Get", "ss", body))[0]
 
     async def main_pid(self, unit: str) -> int:
-        (path,) = await self.ask("LoadUnit", "s", unit)
+        (path,) = await self.call_manager("LoadUnit", "s", unit)
         return int(await self.unit_property(path, "Service", "MainPID"))
 
     async def _testing(self, member: str, signature: str = "", body: tuple[Any, ...] = ()) -> tuple[Any, ...]:
@@ -88,7 +88,7 @@ class FakeHost:
 
 
 async def until(condition: Callable[[], bool | Awaitable[bool]], within_sec: float = 10.0) -> None:
-    """Wait until it holds. Raises TimeoutError."""
+    """Wait until the condition holds. Raises TimeoutError."""
     async with asyncio.timeout(within_sec):
         while True:
             holds = condition()
@@ -98,9 +98,9 @@ async def until(condition: Callable[[], bool | Awaitable[bool]], within_sec: flo
 
 
 async def failure_of(work: Awaitable[object]) -> UnitFailed:
-    """The failure that it ends with."""
+    """Return the failure that the work ends with."""
     try:
         await work
     except UnitFailed as failure:
         return failure
-    raise AssertionError("it succeeded")
+    raise AssertionError("no UnitFailed was raised")

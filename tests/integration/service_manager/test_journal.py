@@ -13,21 +13,21 @@ def printing(script: str) -> list[str]:
     return [sys.executable, "-c", script]
 
 
-async def test_the_last_lines_come_back_made_harmless() -> None:
+async def test_last_lines_are_sanitized() -> None:
     script = (
         "import sys; sys.stdout.buffer.write(b'1\\n2\\n\\n3\\x1b[31m\\xff\\n' + b'x' * 999 + b'\\n5\\n   \\n6\\n7\\n')"
     )
     assert await journal.last_lines(printing(script)) == ("3 [31m\ufffd", "x" * journal.MAX_LINE_CHARS, "5", "6", "7")
 
 
-async def test_what_does_not_end_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_hanging_command_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(journal, "TIMEOUT_SEC", 0.2)
     began = time.monotonic()
     assert await journal.last_lines(["sleep", "1000"]) == ()
     assert time.monotonic() - began < 5
 
 
-async def test_what_says_too_much_is_cut_off() -> None:
+async def test_endless_output_is_cut_off() -> None:
     async with asyncio.timeout(10):
         lines = await journal.last_lines(["yes", "y" * 100])
     assert len(lines) == journal.MAX_LINES
@@ -35,11 +35,11 @@ async def test_what_says_too_much_is_cut_off() -> None:
 
 
 @pytest.mark.parametrize("command", [["/nowhere/journalctl"], ["false"], ["true"]])
-async def test_no_journal_is_no_lines(command: list[str]) -> None:
+async def test_failing_command_yields_no_lines(command: list[str]) -> None:
     assert await journal.last_lines(command) == ()
 
 
-def test_the_lines_are_those_of_one_run_of_one_unit() -> None:
+def test_command_selects_one_run_of_one_unit() -> None:
     system = journal.journalctl_command("a.service", "cafe", user=False)
     assert system[:2] == ["journalctl", "--quiet"]
     assert system[-3:] == ["--unit", "a.service", "_SYSTEMD_INVOCATION_ID=cafe"]

@@ -1,4 +1,4 @@
-"""Descriptors as systemd passes them: from 3 on, in a process of its own."""
+"""Descriptors passed as systemd passes them: from number 3 on, to a separate process."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ print(json.dumps(said))
 """
 
 
-def told(fds: list[int], **environ: str) -> dict[str, Any]:
-    """Run the program with these descriptors from 3 on; what it says."""
+def run_program(fds: list[int], **environ: str) -> dict[str, Any]:
+    """Run the program with these descriptors from 3 on, and return its output."""
 
     def renumber() -> None:
         for index, fd in enumerate(fds):
@@ -52,8 +52,8 @@ def told(fds: list[int], **environ: str) -> dict[str, Any]:
         check=True,
         timeout=30,
     )
-    said: dict[str, Any] = json.loads(done.stdout)
-    return said
+    result: dict[str, Any] = json.loads(done.stdout)
+    return result
 
 
 @pytest.fixture
@@ -64,47 +64,47 @@ def listener(tmp_path: Path) -> Any:
         yield one
 
 
-def test_named_listener_is_taken_once_and_the_environment_is_clean(listener: socket.socket) -> None:
-    said = told([listener.fileno()], LISTEN_FDS="1", LISTEN_FDNAMES="http")
-    assert said["taken"] == [listener.getsockname()]
-    assert said["nonblocking"]
-    assert not said["inheritable"]
-    assert said["environ"] == []
-    assert said["again"] == 0
+def test_named_listener_is_taken_once_and_variables_are_removed(listener: socket.socket) -> None:
+    result = run_program([listener.fileno()], LISTEN_FDS="1", LISTEN_FDNAMES="http")
+    assert result["taken"] == [listener.getsockname()]
+    assert result["nonblocking"]
+    assert not result["inheritable"]
+    assert result["environ"] == []
+    assert result["again"] == 0
 
 
 def test_several_listeners_of_one_name_are_all_taken(listener: socket.socket) -> None:
     with socket.create_server(("127.0.0.1", 0)) as tcp:
-        said = told([listener.fileno(), tcp.fileno()], LISTEN_FDS="2", LISTEN_FDNAMES="http:http")
-        assert said["taken"] == [listener.getsockname(), list(tcp.getsockname())]
+        result = run_program([listener.fileno(), tcp.fileno()], LISTEN_FDS="2", LISTEN_FDNAMES="http:http")
+        assert result["taken"] == [listener.getsockname(), list(tcp.getsockname())]
 
 
-def test_others_are_closed(listener: socket.socket) -> None:
+def test_other_descriptors_are_closed(listener: socket.socket) -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as datagrams, socket.socket(socket.AF_UNIX) as silent:
         fds = [datagrams.fileno(), silent.fileno(), listener.fileno(), listener.fileno(), 1]
-        said = told(fds, LISTEN_FDS="5", LISTEN_FDNAMES="http:http:other:http:http")
-    assert said["taken"] == [listener.getsockname()]
-    assert said["open"] == []
+        result = run_program(fds, LISTEN_FDS="5", LISTEN_FDNAMES="http:http:other:http:http")
+    assert result["taken"] == [listener.getsockname()]
+    assert result["open"] == []
 
 
 @pytest.mark.parametrize("names", ["", "other", "HTTP", "http2"])
-def test_listener_without_its_name_is_closed(listener: socket.socket, names: str) -> None:
-    said = told([listener.fileno()], LISTEN_FDS="1", LISTEN_FDNAMES=names)
-    assert (said["taken"], said["open"]) == ([], [])
+def test_listener_with_another_name_is_closed(listener: socket.socket, names: str) -> None:
+    result = run_program([listener.fileno()], LISTEN_FDS="1", LISTEN_FDNAMES=names)
+    assert (result["taken"], result["open"]) == ([], [])
 
 
 @pytest.mark.parametrize("count", ["", "x", "-1", "1.0", "999999999999999999999", "²"])
-def test_nonsense_about_their_number_takes_none(listener: socket.socket, count: str) -> None:
-    said = told([listener.fileno()], LISTEN_FDS=count, LISTEN_FDNAMES="http")
-    assert (said["taken"], said["environ"]) == ([], [])
+def test_invalid_descriptor_count_takes_none(listener: socket.socket, count: str) -> None:
+    result = run_program([listener.fileno()], LISTEN_FDS=count, LISTEN_FDNAMES="http")
+    assert (result["taken"], result["environ"]) == ([], [])
 
 
-def test_more_announced_than_there_are_is_no_harm(listener: socket.socket) -> None:
-    said = told([listener.fileno()], LISTEN_FDS="50", LISTEN_FDNAMES="http")
-    assert said["taken"] == [listener.getsockname()]
+def test_descriptor_count_above_the_real_number_is_harmless(listener: socket.socket) -> None:
+    result = run_program([listener.fileno()], LISTEN_FDS="50", LISTEN_FDNAMES="http")
+    assert result["taken"] == [listener.getsockname()]
 
 
 @pytest.mark.parametrize("pid", ["1", "", "x"])
-def test_those_of_another_process_are_left_open(listener: socket.socket, pid: str) -> None:
-    said = told([listener.fileno()], LISTEN_FDS="1", LISTEN_FDNAMES="http", LISTEN_PID=pid)
-    assert (said["taken"], said["open"], said["environ"]) == ([], [3], [])
+def test_descriptors_of_another_process_are_left_open(listener: socket.socket, pid: str) -> None:
+    result = run_program([listener.fileno()], LISTEN_FDS="1", LISTEN_FDNAMES="http", LISTEN_PID=pid)
+    assert (result["taken"], result["open"], result["environ"]) == ([], [3], [])

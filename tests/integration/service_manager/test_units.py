@@ -27,7 +27,7 @@ def children_of(pid: int) -> list[int]:
     return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
-async def test_a_unit_starts_and_stops_with_its_processes(host: FakeHost, units: SystemdUnits) -> None:
+async def test_unit_starts_and_stops_with_its_processes(host: FakeHost, units: SystemdUnits) -> None:
     port: UnitManager = units
     assert (await port.state("a.service")).activity is UnitActivity.INACTIVE
     await port.start("a.service", 10)
@@ -41,7 +41,7 @@ async def test_a_unit_starts_and_stops_with_its_processes(host: FakeHost, units:
     assert not alive(pid)
 
 
-async def test_starting_what_runs_and_stopping_what_does_not_is_a_success(units: SystemdUnits) -> None:
+async def test_starting_active_and_stopping_inactive_unit_succeeds(units: SystemdUnits) -> None:
     await units.stop("a.service", 10)
     await units.start("a.service", 10)
     invocation_id = (await units.state("a.service")).invocation_id
@@ -55,13 +55,13 @@ async def test_a_target_has_no_result(units: SystemdUnits) -> None:
     assert (state.activity, state.result) == (UnitActivity.ACTIVE, "")
 
 
-async def test_two_who_start_the_same_unit_both_succeed(host: FakeHost, units: SystemdUnits) -> None:
+async def test_two_concurrent_starts_of_one_unit_succeed(host: FakeHost, units: SystemdUnits) -> None:
     await host.configure("a.service", start_delay_sec=0.2)
     await asyncio.gather(units.start("a.service", 10), units.start("a.service", 10))
 
 
 @pytest.mark.parametrize("order", ["before", "after", "never"])
-async def test_the_end_of_a_job_is_known_whenever_and_whether_it_is_told(
+async def test_end_of_a_job_is_noticed_with_and_without_its_signal(
     host: FakeHost, units: SystemdUnits, order: str
 ) -> None:
     await host.configure("a.service", job_removed=order, start_delay_sec=0.05)
@@ -72,9 +72,7 @@ async def test_the_end_of_a_job_is_known_whenever_and_whether_it_is_told(
 
 @pytest.mark.parametrize("order", ["before", "after", "never"])
 @pytest.mark.parametrize("result", ["failed", "timeout", "dependency", "novelty"])
-async def test_a_start_that_fails_names_the_result(
-    host: FakeHost, units: SystemdUnits, result: str, order: str
-) -> None:
+async def test_failed_start_names_the_result(host: FakeHost, units: SystemdUnits, result: str, order: str) -> None:
     await host.configure("a.service", start_result=result, job_removed=order)
     failure = await failure_of(units.start("a.service", 10))
     assert failure.reason == ("failed" if order == "never" else result)
@@ -83,31 +81,29 @@ async def test_a_start_that_fails_names_the_result(
     assert (await units.state("a.service")).activity is UnitActivity.FAILED
 
 
-async def test_done_is_not_active(host: FakeHost, units: SystemdUnits) -> None:
+async def test_start_with_failed_condition_is_a_failure(host: FakeHost, units: SystemdUnits) -> None:
     await host.configure("a.service", condition_fails=True)
     failure = await failure_of(units.start("a.service", 10))
     assert failure.reason == "inactive"
-    assert "a condition of it may not hold" in str(failure)
+    assert "a condition of the unit failed" in str(failure)
 
 
 @pytest.mark.parametrize("load_state", ["masked", "not-found", "bad-setting"])
-async def test_a_unit_that_cannot_be_used_is_refused_without_a_job(
-    host: FakeHost, units: SystemdUnits, load_state: str
-) -> None:
+async def test_unusable_unit_is_refused_without_a_job(host: FakeHost, units: SystemdUnits, load_state: str) -> None:
     await host.configure("a.service", load_state=load_state)
     assert (await units.state("a.service")).load_state == load_state
     assert (await failure_of(units.start("a.service", 10))).reason == load_state
     assert "StartUnit" not in await host.counts()
 
 
-async def test_a_unit_that_nobody_knows_is_not_found(units: SystemdUnits) -> None:
+async def test_unknown_unit_is_not_found(units: SystemdUnits) -> None:
     assert (await units.state("nobody.service")).load_state == "not-found"
     assert (await failure_of(units.start("nobody.service", 10))).reason == "not-found"
     await units.stop("nobody.service", 10)
 
 
 @pytest.mark.parametrize("access", ["denied", "interactive"])
-async def test_what_polkit_forbids_is_denied(host: FakeHost, units: SystemdUnits, access: str) -> None:
+async def test_operation_forbidden_by_polkit_is_denied(host: FakeHost, units: SystemdUnits, access: str) -> None:
     await units.start("a.service", 10)
     await host.configure("a.service", access=access)
     await host.configure("b.service", access=access)
@@ -123,16 +119,14 @@ async def test_nothing_is_started_while_the_host_shuts_down(host: FakeHost, unit
     assert (await failure_of(units.start("a.service", 10))).reason == "shutting-down"
 
 
-async def test_a_start_that_takes_too_long_is_given_up_and_names_the_longer_limit(
-    host: FakeHost, units: SystemdUnits
-) -> None:
+async def test_start_timeout_names_the_units_longer_limit(host: FakeHost, units: SystemdUnits) -> None:
     await host.configure("a.service", start_delay_sec=30.0, start_limit_sec=90.0)
     failure = await failure_of(units.start("a.service", 0.3))
     assert failure.reason == "timeout"
     assert str(failure) == "a.service did not start within 0.3 s and is activating; its own TimeoutStartUSec is 90 s"
 
 
-async def test_a_stop_that_takes_too_long_is_given_up(host: FakeHost, units: SystemdUnits) -> None:
+async def test_stop_timeout_names_the_units_longer_limit(host: FakeHost, units: SystemdUnits) -> None:
     await units.start("a.service", 10)
     await host.configure("a.service", ignores_sigterm=True, kill_after_sec=1.5)
     failure = await failure_of(units.stop("a.service", 0.3))
@@ -141,7 +135,7 @@ async def test_a_stop_that_takes_too_long_is_given_up(host: FakeHost, units: Sys
     await units.stop("a.service", 10)
 
 
-async def test_a_process_that_ignores_sigterm_is_stopped_all_the_same(host: FakeHost, units: SystemdUnits) -> None:
+async def test_process_that_ignores_sigterm_is_killed(host: FakeHost, units: SystemdUnits) -> None:
     await units.start("a.service", 10)
     await host.configure("a.service", ignores_sigterm=True, kill_after_sec=0.2)
     await units.stop("a.service", 10)
@@ -149,7 +143,7 @@ async def test_a_process_that_ignores_sigterm_is_stopped_all_the_same(host: Fake
     assert (state.activity, state.result) == (UnitActivity.FAILED, "timeout")
 
 
-async def test_a_unit_that_is_being_stopped_is_started_when_it_is_down(host: FakeHost, units: SystemdUnits) -> None:
+async def test_start_waits_for_a_running_stop(host: FakeHost, units: SystemdUnits) -> None:
     await units.start("a.service", 10)
     await host.configure("a.service", stop_delay_sec=0.3)
     stopping = asyncio.ensure_future(units.stop("a.service", 10))
@@ -160,25 +154,25 @@ async def test_a_unit_that_is_being_stopped_is_started_when_it_is_down(host: Fak
     assert failure.reason in ("reactivated", "failed")
 
 
-async def test_a_unit_that_comes_back_is_not_stopped_and_names_who_did_it(host: FakeHost, units: SystemdUnits) -> None:
+async def test_reactivated_unit_is_a_failure_that_names_the_trigger(host: FakeHost, units: SystemdUnits) -> None:
     await units.start("a.service", 10)
     await host.configure("a.service", reactivates_after_sec=0.02, triggered_by=["a.socket", "a.path"])
     failure = await failure_of(units.stop("a.service", 10))
     assert failure.reason == "reactivated"
-    assert str(failure) == "a.service came back right after it was stopped, started by a.socket a.path"
+    assert str(failure) == ("a.service was started again right after it was stopped, triggered by a.socket a.path")
 
 
-async def test_a_start_under_way_is_stopped(host: FakeHost, units: SystemdUnits) -> None:
+async def test_stop_cancels_a_running_start(host: FakeHost, units: SystemdUnits) -> None:
     await host.configure("a.service", start_delay_sec=0.3)
     starting = asyncio.ensure_future(units.start("a.service", 10))
     await until(lambda: _is(units, "a.service", UnitActivity.ACTIVATING))
     await units.stop("a.service", 10)
     failure = await failure_of(starting)
     assert failure.reason == "canceled"
-    assert "another job took its place" in str(failure)
+    assert "another job replaced its job" in str(failure)
 
 
-async def test_pids_are_attributed_also_those_of_children(host: FakeHost, units: SystemdUnits) -> None:
+async def test_pids_of_a_unit_and_its_children_are_found(host: FakeHost, units: SystemdUnits) -> None:
     await units.start("tree.service", 10)
     leader = await host.main_pid("tree.service")
     await until(lambda: len(children_of(leader)) == 2)
@@ -188,14 +182,14 @@ async def test_pids_are_attributed_also_those_of_children(host: FakeHost, units:
         assert await units.unit_of_pid(pid) == ""
 
 
-async def test_a_crash_is_in_the_result(host: FakeHost, units: SystemdUnits) -> None:
+async def test_crash_is_shown_in_the_result(host: FakeHost, units: SystemdUnits) -> None:
     await units.start("a.service", 10)
     os.kill(await host.main_pid("a.service"), signal.SIGKILL)
     await until(lambda: _is(units, "a.service", UnitActivity.FAILED))
     assert (await units.state("a.service")).result == "signal"
 
 
-async def test_names_that_are_none_are_refused_before_systemd_is_asked(units: SystemdUnits) -> None:
+async def test_invalid_names_are_refused_without_asking_systemd(units: SystemdUnits) -> None:
     for work in (units.state("../x"), units.start("x", 1), units.stop("x\n.service", 1)):
         assert (await failure_of(work)).reason == "bad-name"
     assert await units.failure_lines("x y") == ()
@@ -214,7 +208,7 @@ async def test_without_systemd_everything_is_unavailable_until_it_appears(
     await units.close()
 
 
-async def test_systemd_may_restart_itself(host: FakeHost, units: SystemdUnits) -> None:
+async def test_units_work_after_a_systemd_reexec(host: FakeHost, units: SystemdUnits) -> None:
     await units.start("a.service", 10)
     await host.reexec()
     assert (await units.state("a.service")).activity is UnitActivity.ACTIVE
@@ -222,14 +216,14 @@ async def test_systemd_may_restart_itself(host: FakeHost, units: SystemdUnits) -
     await until(host.subscribed)
 
 
-async def test_systemd_that_left_is_unavailable(host: FakeHost, units: SystemdUnits) -> None:
+async def test_stopped_systemd_is_unavailable(host: FakeHost, units: SystemdUnits) -> None:
     await units.state("a.service")
     await host.halt()
     failure = await failure_of(units.state("a.service"))
     assert failure.reason == "unavailable"
 
 
-async def test_a_lost_bus_is_unavailable(host: FakeHost, units: SystemdUnits, connection: BusConnection) -> None:
+async def test_lost_bus_is_unavailable(host: FakeHost, units: SystemdUnits, connection: BusConnection) -> None:
     await units.state("a.service")
     await connection.close()
     assert (await failure_of(units.start("a.service", 5))).reason == "unavailable"

@@ -1,4 +1,4 @@
-"""kill -9 at any moment: what was acknowledged is there, what was acknowledged as dropped is gone."""
+"""After kill -9 at any moment, acknowledged writes are on disk and acknowledged removals are not."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from gpumand.state import FileStore
 KILLS = 30
 BUS, BOOT = "bus", "boot"
 
-# Several at once, so that the queue is never empty; every line is written in one piece, before asking and after done.
+# Several clients, so that the queue is never empty. Lines are written in one piece: before a call and after its return.
 WRITER = """
 import asyncio, os, random, sys
 from pathlib import Path
@@ -29,7 +29,7 @@ directory, run, seed = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
 store = FileStore(directory, "bus", "boot")
 rng = random.Random(seed)
 
-def say(*words):
+def report(*words):
     os.write(1, (" ".join(map(str, words)) + "\\n").encode())
 
 async def client(number):
@@ -39,13 +39,13 @@ async def client(number):
         version += 1
         if rng.random() < 0.6:
             lease = Lease(lease_id, "tts", "0", Owner(":1.5", 1000), LeaseLifetime.TTL, 1, version, 9.0, "x" * 900)
-            say("put?", lease_id, version)
+            report("put?", lease_id, version)
             await store.put_lease(lease)
-            say("put!", lease_id, version)
+            report("put!", lease_id, version)
         else:
-            say("drop?", lease_id, 0)
+            report("drop?", lease_id, 0)
             await store.drop_lease(lease_id)
-            say("drop!", lease_id, 0)
+            report("drop!", lease_id, 0)
         await asyncio.sleep(0)
 
 async def main():
@@ -56,49 +56,52 @@ asyncio.run(main())
 """
 
 
-class Expected:
-    """What the leases on disk may be, by what the writer said before it died: id -> version, 0 for none."""
+class ExpectedLeases:
+    """Possible leases on disk according to the output of the writer: id -> version, 0 for none."""
 
     def __init__(self) -> None:
-        self._known: dict[str, int] = {}
-        self._asked: dict[str, int] = {}
+        self._acknowledged: dict[str, int] = {}
+        self._pending: dict[str, int] = {}
         self.acknowledged = 0
 
-    def hear(self, line: str) -> None:
+    def record(self, line: str) -> None:
         what, lease_id, version = line.split()
         if what.endswith("?"):
-            self._asked[lease_id] = int(version)
+            self._pending[lease_id] = int(version)
             return
-        assert self._asked.pop(lease_id) == int(version)
-        self._known[lease_id] = int(version)
+        assert self._pending.pop(lease_id) == int(version)
+        self._acknowledged[lease_id] = int(version)
         self.acknowledged += 1
 
     def compare(self, leases: tuple[Lease, ...]) -> None:
-        """Check what was found, and take it for granted from now on."""
+        """Check the leases found, and expect them from now on."""
         found = {lease.id: lease.expires_usec for lease in leases}
-        for lease_id in self._known | self._asked | found:
-            may_be = {self._known.get(lease_id, 0), self._asked.get(lease_id, self._known.get(lease_id, 0))}
+        for lease_id in self._acknowledged | self._pending | found:
+            may_be = {
+                self._acknowledged.get(lease_id, 0),
+                self._pending.get(lease_id, self._acknowledged.get(lease_id, 0)),
+            }
             assert found.get(lease_id, 0) in may_be, f"{lease_id} is {found.get(lease_id, 0)}, not one of {may_be}"
-        self._known, self._asked = found, {}
+        self._acknowledged, self._pending = found, {}
 
 
-def write_and_be_killed(directory: Path, run: int, rng: random.Random, expected: Expected) -> None:
-    """Kill the writer at some moment after so many lines, and hear all that it had said."""
+def run_and_kill_writer(directory: Path, run: int, rng: random.Random, expected: ExpectedLeases) -> None:
+    """Kill the writer after a random number of lines, and record all of its output."""
     arguments = [str(directory), str(run), str(rng.randrange(2**32))]
     with subprocess.Popen([sys.executable, "-c", WRITER, *arguments], stdout=subprocess.PIPE, text=True) as writer:
         assert writer.stdout is not None
         for _ in range(rng.randrange(1, 150)):
-            expected.hear(writer.stdout.readline())
+            expected.record(writer.stdout.readline())
         writer.kill()
         for line in writer.stdout:
             if line.endswith("\n"):
-                expected.hear(line)
+                expected.record(line)
     assert writer.returncode == -9
 
 
 @pytest.fixture(params=["on disk", "in memory"])
 def folder(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path]:
-    """A folder of either kind: in memory writes are done at once, else by a thread."""
+    """A directory of either kind: in memory, the store writes directly, else in a thread."""
     if request.param == "on disk":
         yield tmp_path
         return
@@ -109,14 +112,14 @@ def folder(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path]:
 @pytest.mark.timeout(120)
 def test_killed_writer_loses_no_acknowledged_change(folder: Path, seed: int, caplog: pytest.LogCaptureFixture) -> None:
     rng = random.Random(seed)
-    expected = Expected()
+    expected = ExpectedLeases()
 
     for run in range(KILLS):
-        write_and_be_killed(folder, run, rng, expected)
+        run_and_kill_writer(folder, run, rng, expected)
         expected.compare(asyncio.run(read(folder)))
 
     assert expected.acknowledged > KILLS
-    assert caplog.records == [], "nothing was ever set aside"
+    assert caplog.records == [], "nothing was quarantined"
     assert not (folder / "quarantine").exists()
 
 

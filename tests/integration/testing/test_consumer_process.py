@@ -1,4 +1,4 @@
-"""The consumer process: what it announces, how it fails, how it ends; and that HttpRoutes stands all of it."""
+"""The simulated consumer process: its announcements, faults and exit, and how HttpRoutes handles them."""
 
 from __future__ import annotations
 
@@ -52,26 +52,26 @@ async def routes() -> AsyncIterator[HttpRoutes]:
     await routes.close()
 
 
-async def test_a_whole_life(tmp_path: Path, routes: HttpRoutes) -> None:
+async def test_load_work_and_unload(tmp_path: Path, routes: HttpRoutes) -> None:
     async with consumer_process("tts", 1000, tmp_path, "--residual-mib", "100") as consumer:
         spec = _spec(consumer)
-        assert await routes.probe(spec) == Health(reachable=True, loaded=False)
+        assert await routes.probe_health(spec) == Health(reachable=True, loaded=False)
         await routes.load(spec)
         assert _announced(tmp_path, consumer) == 1000
-        assert (await routes.probe(spec)).loaded is True
+        assert (await routes.probe_health(spec)).loaded is True
         assert (await consumer.post("/work", seconds=0.01))[0] == 200
-        used = (await routes.probe(spec)).last_used_usec
+        used = (await routes.probe_health(spec)).last_used_usec
         assert used is not None
         assert abs(used / 1e6 - time.time()) < 10
         await routes.unload(spec)
         assert _announced(tmp_path, consumer) == 100
-        assert (await routes.probe(spec)).loaded is False
+        assert (await routes.probe_health(spec)).loaded is False
         assert await consumer.stop() == 0
         assert _announced(tmp_path, consumer) == 0
-        assert (await routes.probe(spec)).gone
+        assert (await routes.probe_health(spec)).refused
 
 
-async def test_memory_grows_while_it_loads(tmp_path: Path) -> None:
+async def test_memory_grows_during_a_load(tmp_path: Path) -> None:
     flags = ("--load-sec", "0.4", "--load-steps", "4", "--async-load", "--async-unload")
     async with consumer_process("tts", 1000, tmp_path, *flags) as consumer:
         seen = set()
@@ -94,22 +94,22 @@ async def _is(value: int, expected: int) -> bool:
     return value == expected
 
 
-async def test_loaded_at_start_is_announced_when_it_is_ready(tmp_path: Path) -> None:
+async def test_loaded_at_start_is_announced_before_ready(tmp_path: Path) -> None:
     async with consumer_process("tts", 1000, tmp_path, "--loaded-at-start", "--anonymous", "--device", "1") as consumer:
         announced = json.loads((tmp_path / str(consumer.pid)).read_text())
         assert announced == {"mib": 1000, "device": 1, "name": "tts"}
 
 
-async def test_a_lazy_consumer_loads_on_its_first_work(tmp_path: Path, routes: HttpRoutes) -> None:
+async def test_lazy_consumer_loads_with_its_first_work(tmp_path: Path, routes: HttpRoutes) -> None:
     async with consumer_process("comfyui", 1000, tmp_path, "--lazy", "--last-used", "seconds") as consumer:
         with pytest.raises(RouteFailed, match="404"):
             await routes.load(_spec(consumer))
         await consumer.post("/work")
         assert _announced(tmp_path, consumer) == 1000
-        assert (await routes.probe(_spec(consumer))).last_used_usec is not None
+        assert (await routes.probe_health(_spec(consumer))).last_used_usec is not None
 
 
-async def test_the_ways_of_comfyui(tmp_path: Path) -> None:
+async def test_routes_of_comfyui(tmp_path: Path) -> None:
     async with consumer_process("comfyui", 1000, tmp_path, "--device-total", "4000") as consumer:
         work = asyncio.create_task(consumer.post("/work", seconds=0.3))
         await _until(lambda: _has_queue(consumer, 1))
@@ -127,7 +127,7 @@ async def _has_queue(consumer: ConsumerProcess, length: int) -> bool:
     return len((await consumer.get("/queue"))["queue_running"]) == length
 
 
-async def test_an_unload_during_work_is_counted(tmp_path: Path) -> None:
+async def test_unload_during_work_is_counted(tmp_path: Path) -> None:
     async with consumer_process("tts", 1000, tmp_path, "--load-sec", "0") as consumer:
         work = asyncio.create_task(consumer.post("/work", seconds=0.3))
         await _until(lambda: _has_queue(consumer, 1))
@@ -136,7 +136,7 @@ async def test_an_unload_during_work_is_counted(tmp_path: Path) -> None:
         assert (await consumer.health())["interrupted"] == 1
 
 
-async def test_what_does_not_fit_is_an_oom_for_whoever_comes_second(tmp_path: Path) -> None:
+async def test_second_load_that_does_not_fit_fails(tmp_path: Path) -> None:
     flags = ("--device-total", "1500", "--load-steps", "10")
     async with (
         consumer_process("a", 1000, tmp_path, *flags) as first,
@@ -149,7 +149,7 @@ async def test_what_does_not_fit_is_an_oom_for_whoever_comes_second(tmp_path: Pa
         assert _announced(tmp_path, first) + _announced(tmp_path, second) <= 1500
 
 
-async def test_a_dead_process_makes_room_though_its_file_stays(tmp_path: Path) -> None:
+async def test_memory_of_a_killed_process_is_free_although_its_file_remains(tmp_path: Path) -> None:
     flags = ("--device-total", "1500", "--loaded-at-start")
     async with consumer_process("a", 1000, tmp_path, *flags) as first:
         await first.kill()
@@ -159,7 +159,7 @@ async def test_a_dead_process_makes_room_though_its_file_stays(tmp_path: Path) -
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-async def test_it_ends_in_order_though_requests_hang(tmp_path: Path, number: signal.Signals) -> None:
+async def test_process_terminates_although_requests_hang(tmp_path: Path, number: signal.Signals) -> None:
     async with consumer_process("tts", 1000, tmp_path, "--loaded-at-start", "--fault", "hang:on=health") as consumer:
         hung = asyncio.create_task(consumer.health())
         assert _announced(tmp_path, consumer) == 1000
@@ -175,7 +175,7 @@ async def test_lying_unload_frees_nothing(tmp_path: Path, routes: HttpRoutes) ->
     async with consumer_process("tts", 1000, tmp_path, "--loaded-at-start") as consumer:
         await consumer.fault("lying-unload")
         await routes.unload(_spec(consumer))
-        assert (await routes.probe(_spec(consumer))).loaded is False
+        assert (await routes.probe_health(_spec(consumer))).loaded is False
         assert _announced(tmp_path, consumer) == 1000
         await consumer.fault("none")
         await routes.unload(_spec(consumer))
@@ -189,15 +189,15 @@ async def test_partial_unload_frees_a_part(tmp_path: Path, routes: HttpRoutes) -
         assert _announced(tmp_path, consumer) == 700
 
 
-async def test_loaded_may_be_stuck_at_true(tmp_path: Path, routes: HttpRoutes) -> None:
+async def test_stuck_loaded_always_reports_loaded(tmp_path: Path, routes: HttpRoutes) -> None:
     async with consumer_process("tts", 1000, tmp_path, "--loaded-at-start", "--fault", "stuck-loaded") as consumer:
         await routes.unload(_spec(consumer))
         assert _announced(tmp_path, consumer) == 0
-        assert (await routes.probe(_spec(consumer))).loaded is True
+        assert (await routes.probe_health(_spec(consumer))).loaded is True
 
 
 @pytest.mark.parametrize(("verb", "left"), [("load", 250), ("unload", 1000)])
-async def test_crash_in_the_middle(tmp_path: Path, routes: HttpRoutes, verb: str, left: int) -> None:
+async def test_crash_during_load_and_unload(tmp_path: Path, routes: HttpRoutes, verb: str, left: int) -> None:
     flags = ["--loaded-at-start"] if verb == "unload" else []
     async with consumer_process("tts", 1000, tmp_path, *flags) as consumer:
         await consumer.fault("crash", on=verb)
@@ -208,7 +208,7 @@ async def test_crash_in_the_middle(tmp_path: Path, routes: HttpRoutes, verb: str
 
 
 @pytest.mark.parametrize(
-    ("fault", "words"),
+    ("fault", "message_part"),
     [
         ({"kind": "refuse-load"}, "answered 500"),
         ({"kind": "error-500"}, "answered 500"),
@@ -217,21 +217,23 @@ async def test_crash_in_the_middle(tmp_path: Path, routes: HttpRoutes, verb: str
         ({"kind": "redirect", "url": "http://127.0.0.1:1/"}, "redirects are not followed"),
     ],
 )
-async def test_loads_that_fail(tmp_path: Path, routes: HttpRoutes, fault: dict[str, object], words: str) -> None:
+async def test_failing_loads_are_reported(
+    tmp_path: Path, routes: HttpRoutes, fault: dict[str, object], message_part: str
+) -> None:
     async with consumer_process("tts", 1000, tmp_path) as consumer:
         await consumer.fault(**fault)  # type: ignore[arg-type]  # parametrized
-        with pytest.raises(RouteFailed, match=words):
+        with pytest.raises(RouteFailed, match=message_part):
             await routes.load(_spec(consumer, timeout_sec=0.5))
         was_done = fault["kind"] == "slow"
         assert (_announced(tmp_path, consumer) == 1000) is was_done
 
 
 @pytest.mark.parametrize("kind", ["endless", "huge-json", "garbage"])
-async def test_odd_answers_do_not_change_what_was_done(tmp_path: Path, routes: HttpRoutes, kind: str) -> None:
+async def test_faulty_answers_do_not_prevent_the_work(tmp_path: Path, routes: HttpRoutes, kind: str) -> None:
     async with consumer_process("tts", 1000, tmp_path, "--fault", kind) as consumer:
         await routes.load(_spec(consumer))
         assert _announced(tmp_path, consumer) == 1000
-        assert await routes.probe(_spec(consumer)) == Health(reachable=True)
+        assert await routes.probe_health(_spec(consumer)) == Health(reachable=True)
         await routes.unload(_spec(consumer))
         assert _announced(tmp_path, consumer) == 0
 
@@ -243,7 +245,7 @@ async def test_unknown_faults_are_refused(tmp_path: Path, fields: dict[str, str]
             await consumer.fault(**fields)
 
 
-async def test_unknown_fault_flags_end_it_at_once(tmp_path: Path) -> None:
-    with pytest.raises(RuntimeError, match="did not come up"):
+async def test_unknown_fault_flag_ends_the_process(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError, match="did not start"):
         async with contextlib.AsyncExitStack() as stack:
             await stack.enter_async_context(consumer_process("tts", 1000, tmp_path, "--fault", "boredom"))

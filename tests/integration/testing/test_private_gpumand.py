@@ -1,4 +1,4 @@
-"""A whole gpumand for tests of clients, whoever's they are."""
+"""PrivateGpumand, the private daemon for tests of client programs."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ unload = { path = "/unload" }
 """
 
 
-async def test_async_form_serves_and_leaves_nothing() -> None:
+async def test_async_form_serves_and_removes_everything() -> None:
     async with PrivateGpumand({"a.b": 1024}, total_mib=2048, config=RULES) as gpumand:
         async with Client(gpumand.address) as client:
             status = await client.status()
@@ -35,14 +35,14 @@ async def test_async_form_serves_and_leaves_nothing() -> None:
         await Client(bus).connect()
 
 
-def test_tools_take_its_bus_for_the_system_bus() -> None:
+def test_tools_use_its_bus_as_the_system_bus() -> None:
     with PrivateGpumand({}) as gpumand:
         call = ["busctl", "call", "org.gpumand1", "/org/gpumand1", "org.gpumand1.Manager", "GetStatus"]
         done = subprocess.run(call, capture_output=True, text=True, env=os.environ | gpumand.environ, check=False)
         assert '"version" s ' in done.stdout, done.stderr
 
 
-def test_processes_that_announce_what_they_hold_are_seen() -> None:
+def test_announced_memory_of_other_processes_is_shown() -> None:
     with PrivateGpumand({}, total_mib=8192) as gpumand, Announcement(gpumand.simulated_dir, name="game") as game:
         game.set(3000)
         with SyncClient(gpumand.address) as client:
@@ -50,10 +50,10 @@ def test_processes_that_announce_what_they_hold_are_seen() -> None:
 
 
 def _holder_of(client: SyncClient, mib: int) -> str:
-    """Who is seen to hold so much."""
+    """Return the consumer whose process holds this many MiB."""
     deadline = time.monotonic() + 20
     while not (seen := [one for one in client.status().devices[0].foreign if one.used_mib == mib]):
-        assert time.monotonic() < deadline, "it is never seen"
+        assert time.monotonic() < deadline, "no process holds it"
         time.sleep(0.05)
     return seen[0].name
 
@@ -69,7 +69,7 @@ def test_daemon_can_be_stopped_and_started_again() -> None:
         assert client.status().version
 
 
-def test_bad_configuration_is_told_with_the_daemon_s_words() -> None:
+def test_invalid_configuration_is_reported_with_the_log_of_the_daemon() -> None:
     gpumand = PrivateGpumand({}, config="[consumers.x]\ncolour = 1\n")
     with pytest.raises(RuntimeError, match=r"consumers\.x\.colour"):
         gpumand.start()

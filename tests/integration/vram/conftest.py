@@ -1,4 +1,4 @@
-"""The shim, a text file, and processes that read NVML through them."""
+"""Fixtures with the fake NVML library, its text file, and processes that read NVML through it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[3]
 
 
 class NvmlWorker:
-    """A nvml_worker process; its methods are its commands."""
+    """A client of an nvml_worker process."""
 
     def __init__(self, environment: dict[str, str], *, call_timeout_sec: float = 20.0, flags: tuple[str, ...] = ()):
         command = [sys.executable, "-W", "error", *flags, "-m", "tests.integration.vram.nvml_worker"]
@@ -52,23 +52,23 @@ class NvmlWorker:
         return self.ask("read")
 
     def read_after(self, seconds: float) -> Any:
-        """Read when so many seconds have passed by the source's clock."""
+        """Advance the source's clock by this many seconds, then read."""
         self.ask("advance", seconds)
         return self.read()
 
     def end(self, within_sec: float = 10.0) -> float:
-        """Close stdin, and say how long the process took to end; it must end well."""
+        """Close stdin and return the seconds until the process has ended with status 0."""
         assert self.process.stdin is not None
         assert self.process.stdout is not None
-        begun = time.monotonic()
+        started = time.monotonic()
         self.process.stdin.close()
         assert self.process.wait(within_sec) == 0
         self.process.stdout.close()
-        return time.monotonic() - begun
+        return time.monotonic() - started
 
 
 class Lab:
-    """A library, the text file it answers from, and the workers that use them."""
+    """A fake NVML library, its text file, and the workers that use them."""
 
     def __init__(self, directory: Path, library: Path) -> None:
         self.directory = directory
@@ -89,7 +89,7 @@ class Lab:
 
 @pytest.fixture(scope="session")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
-    """Build a variant of the shim, once each."""
+    """Return a function that builds a variant of the fake library; each variant is built once."""
     if not have_compiler():
         pytest.skip("gcc is not installed, so the fake NVML cannot be built")
     known: dict[tuple[str, ...], Path] = {}
@@ -104,7 +104,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
 
 @pytest.fixture
 def lab_of(built: Callable[..., Path], tmp_path: Path) -> Iterator[Callable[..., Lab]]:
-    """Make a lab over a variant of the shim."""
+    """Return a function that creates a Lab with a variant of the fake library."""
     labs: list[Lab] = []
 
     def make(*without: str) -> Lab:
@@ -122,5 +122,5 @@ def lab_of(built: Callable[..., Path], tmp_path: Path) -> Iterator[Callable[...,
 
 @pytest.fixture
 def lab(lab_of: Callable[..., Lab]) -> Lab:
-    """The common case: one device, a library that lacks nothing."""
+    """A Lab with one device and a complete library."""
     return lab_of()

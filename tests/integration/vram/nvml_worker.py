@@ -1,6 +1,6 @@
-"""A process that drives the real NvmlSource: one JSON command a line on stdin, one JSON answer a line on stdout.
+"""Runs the real NvmlSource in a process: JSON commands on stdin, JSON answers on stdout, one per line.
 
-NVML's library is found by LD_LIBRARY_PATH, which counts only before a process starts: hence a process.
+A separate process is needed because the fake library is found by LD_LIBRARY_PATH, which is read only at process start.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from gpumand.vram.nvml import NvmlSource
 
 
 class ShiftedClock(SystemClock):
-    """The real time, which a test may move on, so that no test waits for a back-off."""
+    """The real clock with an offset that a test can increase, so that no test waits for a back-off."""
 
     def __init__(self) -> None:
         self.shift_sec = 0.0
@@ -28,7 +28,7 @@ class ShiftedClock(SystemClock):
 
 
 class Worker:
-    """One source and the commands about it."""
+    """One source and its commands."""
 
     def __init__(self, call_timeout_sec: float) -> None:
         self.clock = ShiftedClock()
@@ -44,21 +44,21 @@ class Worker:
             return None
         if command == "close":
             return await self.source.close()
-        at_once: dict[str, Callable[[], Any]] = {
-            "renew": self.source.renew,
-            "outlived": lambda: self.source.outlived,
+        immediate: dict[str, Callable[[], Any]] = {
+            "reopen": self.source.reopen,
+            "needs_new_process": lambda: self.source.needs_new_process,
             "busy": lambda: self.source.busy_sec,
             "progressed": lambda: time.monotonic() - self.source.progressed_at,
         }
-        return at_once[command]()
+        return immediate[command]()
 
     async def read(self) -> Any:
-        asked_at = self.clock.monotonic()
-        begun = time.monotonic()
+        requested_at = self.clock.monotonic()
+        started = time.monotonic()
         reading = await self.source.read()
         answer = asdict(reading)
-        answer["took_sec"] = time.monotonic() - begun
-        answer["stale"] = any(sample.taken_at < asked_at for sample in reading.devices)
+        answer["took_sec"] = time.monotonic() - started
+        answer["stale"] = any(sample.taken_at < requested_at for sample in reading.devices)
         return answer
 
 

@@ -1,4 +1,4 @@
-"""What a reading must be like, when all is well and when nothing can be read."""
+"""Assertions about readings that succeeded and readings that failed."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ def word(text: str) -> str:
     return text.partition(": ")[0]
 
 
-def assert_blind(reading: Any, expected: str, devices: int) -> None:
-    """The source failed as a whole; devices seen before are listed without figures."""
+def assert_no_readings(reading: Any, expected: str, devices: int) -> None:
+    """Assert that the source failed as a whole and lists earlier devices without readings."""
     assert word(reading["error"]) == expected
     assert len(reading["devices"]) == devices
     for sample in reading["devices"]:
@@ -22,7 +22,7 @@ def assert_blind(reading: Any, expected: str, devices: int) -> None:
     assert not reading["stale"]
 
 
-def assert_well(reading: Any, devices: int = 1) -> None:
+def assert_readings(reading: Any, devices: int = 1) -> None:
     assert reading["error"] == ""
     assert [sample["error"] for sample in reading["devices"]] == [""] * devices
     assert all(sample["free_mib"] is not None for sample in reading["devices"])

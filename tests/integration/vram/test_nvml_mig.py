@@ -1,4 +1,4 @@
-"""GPUs that are cut into instances: real nvidia-ml-py over a fake library."""
+"""GPUs with MIG enabled: real nvidia-ml-py with a fake library."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from tests.integration.vram.conftest import Lab
 from tests.shim.shimfile import ShimDevice, ShimInstance
 
 
-def cut(*instances: ShimInstance, **more: Any) -> ShimDevice:
-    return ShimDevice("GPU-cut", "NVIDIA A100", total_mib=81920, mig=1, instances=list(instances), **more)
+def mig_gpu(*instances: ShimInstance, **more: Any) -> ShimDevice:
+    return ShimDevice("GPU-mig", "NVIDIA A100", total_mib=81920, mig=1, instances=list(instances), **more)
 
 
 def instance(slot: int, **more: Any) -> ShimInstance:
-    """A MIG device that is alone in its GPU instance."""
+    """Return a MIG device that is the only one in its GPU instance."""
     defaults: dict[str, Any] = {"name": "NVIDIA A100 MIG 3g.40gb", "total_mib": 40192, "instance": slot + 1}
     return ShimInstance(f"MIG-{slot}", slot=slot, **(defaults | more))
 
@@ -26,8 +26,8 @@ def devices_of(reading: Any) -> dict[int, Any]:
     return {one["index"]: one for one in reading["devices"]}
 
 
-def test_each_instance_is_a_device_and_the_gpu_is_none(lab: Lab) -> None:
-    lab.shim.devices.append(cut(instance(0, compute={10: 1000}), instance(3, reserved_mib=192)))
+def test_each_instance_is_a_device_and_the_gpu_itself_is_not(lab: Lab) -> None:
+    lab.shim.devices.append(mig_gpu(instance(0, compute={10: 1000}), instance(3, reserved_mib=192)))
     lab.shim.devices.append(ShimDevice("GPU-b"))
     lab.write()
 
@@ -41,8 +41,8 @@ def test_each_instance_is_a_device_and_the_gpu_is_none(lab: Lab) -> None:
     assert all(one["attributed"] for one in found.values())
 
 
-def test_nobody_draws_on_an_instance(lab: Lab) -> None:
-    lab.shim.devices = [cut(instance(0, compute={10: 1000}, graphics_error=3), instance(1, compute_error=3))]
+def test_missing_graphics_list_of_an_instance_does_not_prevent_attribution(lab: Lab) -> None:
+    lab.shim.devices = [mig_gpu(instance(0, compute={10: 1000}, graphics_error=3), instance(1, compute_error=3))]
     lab.write()
 
     found = devices_of(lab.worker().read())
@@ -50,9 +50,9 @@ def test_nobody_draws_on_an_instance(lab: Lab) -> None:
     assert (found[100]["attributed"], found[101]["attributed"]) == (True, False)
 
 
-def test_a_process_of_another_instance_is_not_this_ones(lab: Lab) -> None:
+def test_processes_of_other_instances_are_ignored(lab: Lab) -> None:
     """Some drivers list the whole GPU's processes for each of its instances."""
-    lab.shim.devices = [cut(instance(0, compute={10: 1000}, of_other={11: 5000}, used_mib=1000))]
+    lab.shim.devices = [mig_gpu(instance(0, compute={10: 1000}, of_other={11: 5000}, used_mib=1000))]
     lab.write()
 
     assert [one["pid"] for one in devices_of(lab.worker().read())[100]["processes"]] == [10]
@@ -61,7 +61,7 @@ def test_a_process_of_another_instance_is_not_this_ones(lab: Lab) -> None:
 def test_compute_instances_that_share_memory_are_one_device(lab: Lab) -> None:
     first, second = instance(0, compute={10: 1000}, instance=5), instance(1, compute={11: 2000}, instance=5)
     first.used_mib = 3000
-    lab.shim.devices = [cut(first, second, instance(2))]
+    lab.shim.devices = [mig_gpu(first, second, instance(2))]
     lab.write()
 
     found = devices_of(lab.worker().read())
@@ -71,8 +71,8 @@ def test_compute_instances_that_share_memory_are_one_device(lab: Lab) -> None:
     assert (found[100]["uuid"], found[100]["used_mib"]) == ("MIG-0", 3000)
 
 
-def test_instances_whose_number_cannot_be_told_are_devices_each(lab: Lab) -> None:
-    lab.shim.devices = [cut(instance(0, instance_error=3), instance(1, instance_error=13, compute={10: 5}))]
+def test_instances_without_a_number_are_separate_devices(lab: Lab) -> None:
+    lab.shim.devices = [mig_gpu(instance(0, instance_error=3), instance(1, instance_error=13, compute={10: 5}))]
     lab.write()
 
     found = devices_of(lab.worker().read())
@@ -81,13 +81,13 @@ def test_instances_whose_number_cannot_be_told_are_devices_each(lab: Lab) -> Non
     assert [one["pid"] for one in found[101]["processes"]] == [10]
 
 
-def test_instances_come_and_go_while_the_driver_runs(lab: Lab) -> None:
-    lab.shim.devices = [ShimDevice("GPU-cut", mig=0), ShimDevice("GPU-b")]
+def test_instances_created_and_destroyed_while_the_driver_runs_are_noticed(lab: Lab) -> None:
+    lab.shim.devices = [ShimDevice("GPU-mig", mig=0), ShimDevice("GPU-b")]
     lab.write()
     worker = lab.worker()
     assert list(devices_of(worker.read())) == [0, 1]
 
-    lab.shim.devices[0] = cut(instance(0), instance(1))
+    lab.shim.devices[0] = mig_gpu(instance(0), instance(1))
     lab.write()
     assert list(devices_of(worker.read())) == [100, 101, 1]
 
@@ -95,30 +95,32 @@ def test_instances_come_and_go_while_the_driver_runs(lab: Lab) -> None:
     lab.write()
     assert list(devices_of(worker.read())) == [101, 1]
 
-    lab.shim.devices[0] = ShimDevice("GPU-cut", mig=0)
+    lab.shim.devices[0] = ShimDevice("GPU-mig", mig=0)
     lab.write()
     assert list(devices_of(worker.read())) == [0, 1]
 
 
-def test_a_gpu_cut_into_nothing_is_no_device(lab: Lab) -> None:
-    lab.shim.devices = [cut(), ShimDevice("GPU-b")]
+def test_gpu_with_mig_but_without_instances_is_not_a_device(lab: Lab) -> None:
+    lab.shim.devices = [mig_gpu(), ShimDevice("GPU-b")]
     lab.write()
     worker = lab.worker()
     assert list(devices_of(worker.read())) == [1]
 
-    lab.shim.devices = [cut()]
+    lab.shim.devices = [mig_gpu()]
     lab.write()
     reading = worker.read()
 
-    assert reading["error"] == "no-devices: the GPUs are cut by MIG, and no instance is made"
-    assert [one["index"] for one in reading["devices"]] == [1], "what was seen before stays listed, without figures"
+    assert reading["error"] == (
+        "no-devices: MIG is enabled on all GPUs, but no MIG instance exists: create one, or disable MIG"
+    )
+    assert [one["index"] for one in reading["devices"]] == [1], "earlier devices stay listed without readings"
     lab.shim.devices[0].instances.append(instance(0))
     lab.write()
     assert list(devices_of(worker.read_after(60))) == [100]
 
 
-def test_an_instance_that_may_not_be_read_says_so_and_keeps_its_name(lab: Lab) -> None:
-    lab.shim.devices = [cut(instance(0), instance(1))]
+def test_instance_that_cannot_be_read_has_an_error_and_keeps_its_uuid(lab: Lab) -> None:
+    lab.shim.devices = [mig_gpu(instance(0), instance(1))]
     lab.write()
     worker = lab.worker()
     worker.read()
@@ -137,7 +139,7 @@ def test_an_instance_that_may_not_be_read_says_so_and_keeps_its_name(lab: Lab) -
 
 
 def test_instances_of_a_gpu_that_fails_stay_listed(lab: Lab) -> None:
-    lab.shim.devices = [cut(instance(0), instance(1))]
+    lab.shim.devices = [mig_gpu(instance(0), instance(1))]
     lab.write()
     worker = lab.worker()
     worker.read()
@@ -155,14 +157,14 @@ def test_instances_of_a_gpu_that_fails_stay_listed(lab: Lab) -> None:
 
 
 @pytest.mark.parametrize("code", [2, 3, 13])
-def test_a_gpu_that_cannot_be_cut_is_itself(lab: Lab, code: int) -> None:
-    lab.shim.devices = [cut(instance(0), mig_error=code)]
+def test_gpu_without_mig_support_is_a_device(lab: Lab, code: int) -> None:
+    lab.shim.devices = [mig_gpu(instance(0), mig_error=code)]
     lab.write()
 
     assert list(devices_of(lab.worker().read())) == [0]
 
 
-def test_a_library_that_knows_nothing_of_mig(lab_of: Callable[..., Lab]) -> None:
+def test_library_without_mig_functions_is_supported(lab_of: Callable[..., Lab]) -> None:
     lab = lab_of("nvmlDeviceGetMigMode", "nvmlDeviceGetMigDeviceHandleByIndex", "nvmlDeviceGetMaxMigDeviceCount")
 
     assert list(devices_of(lab.worker().read())) == [0]

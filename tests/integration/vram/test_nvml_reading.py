@@ -1,4 +1,4 @@
-"""What NvmlSource makes of a driver that works, in all its versions: real nvidia-ml-py over a fake library."""
+"""Readings of a working driver in all its versions: real nvidia-ml-py with a fake library."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def only_device(reading: Any) -> Any:
     return device
 
 
-def test_every_device_with_its_figures(lab: Lab) -> None:
+def test_memory_of_every_device_is_read(lab: Lab) -> None:
     lab.shim.devices.append(ShimDevice("GPU-b", "NVIDIA Shim B", total_mib=81559, reserved_mib=559, used_mib=1000))
     lab.write()
     reading = lab.worker().read()
@@ -33,7 +33,7 @@ def test_every_device_with_its_figures(lab: Lab) -> None:
     assert first["sampled_usec"] > 1_600_000_000_000_000
 
 
-def test_free_is_what_the_driver_says_it_is(lab: Lab) -> None:
+def test_free_memory_is_the_value_of_the_driver(lab: Lab) -> None:
     lab.shim.devices[0].free_mib, lab.shim.devices[0].used_mib = 20000, 1000
     lab.write()
     device = only_device(lab.worker().read())
@@ -41,7 +41,7 @@ def test_free_is_what_the_driver_says_it_is(lab: Lab) -> None:
 
 
 @pytest.mark.parametrize("code", [2, 13, 25])
-def test_driver_without_v2_memory_info_counts_reserve_as_used(lab: Lab, code: int) -> None:
+def test_driver_without_v2_memory_info_includes_the_reserve_in_used(lab: Lab, code: int) -> None:
     lab.shim.devices[0].memory_v2_error = code
     lab.shim.devices[0].compute = {4711: 1000}
     lab.write()
@@ -49,12 +49,12 @@ def test_driver_without_v2_memory_info_counts_reserve_as_used(lab: Lab, code: in
     assert (device["total_mib"], device["used_mib"], device["free_mib"]) == (24576, 1400, 23176)
 
 
-def test_library_without_v2_symbol(lab_of: Callable[..., Lab]) -> None:
+def test_library_without_v2_symbol_uses_v1(lab_of: Callable[..., Lab]) -> None:
     device = only_device(lab_of("nvmlDeviceGetMemoryInfo_v2").worker().read())
     assert (device["used_mib"], device["free_mib"]) == (400, 24176)
 
 
-def test_compute_graphics_and_mps_are_joined_not_added(lab: Lab) -> None:
+def test_process_lists_are_merged_and_not_added(lab: Lab) -> None:
     device = lab.shim.devices[0]
     device.compute = {10: 1000, 11: None, 12: None}
     device.graphics = {10: 1000, 11: 300, 13: 50}
@@ -63,10 +63,10 @@ def test_compute_graphics_and_mps_are_joined_not_added(lab: Lab) -> None:
     sample = only_device(lab.worker().read())
     held = {process["pid"]: process["used_mib"] for process in sample["processes"]}
     assert held == {10: 1000, 11: 300, 12: None, 13: 50, 14: 70}
-    assert not sample["attributed"], "the figure of 12 is not available"
+    assert not sample["attributed"], "the memory of 12 is not available"
 
 
-def test_all_figures_known_is_attributed_though_mps_has_no_list(lab: Lab) -> None:
+def test_sample_is_attributed_without_an_mps_list(lab: Lab) -> None:
     lab.shim.devices[0].compute = {10: 1000}
     for lab.shim.devices[0].mps_error in (3, 13):
         lab.write()
@@ -75,7 +75,7 @@ def test_all_figures_known_is_attributed_though_mps_has_no_list(lab: Lab) -> Non
 
 @pytest.mark.parametrize("which", ["compute_error", "graphics_error"])
 @pytest.mark.parametrize("code", [3, 4, 999])
-def test_failed_list_leaves_figures_but_no_attribution(lab: Lab, which: str, code: int) -> None:
+def test_failed_process_list_keeps_memory_but_no_attribution(lab: Lab, which: str, code: int) -> None:
     setattr(lab.shim.devices[0], which, code)
     lab.shim.devices[0].graphics = {10: 1000} if which == "compute_error" else {}
     lab.write()
@@ -85,13 +85,13 @@ def test_failed_list_leaves_figures_but_no_attribution(lab: Lab, which: str, cod
     assert len(sample["processes"]) == len(lab.shim.devices[0].graphics)
 
 
-def test_failed_mps_list_that_is_there_leaves_no_attribution(lab: Lab) -> None:
+def test_failing_mps_list_prevents_attribution(lab: Lab) -> None:
     lab.shim.devices[0].mps_error = 4
     lab.write()
     assert not only_device(lab.worker().read())["attributed"]
 
 
-def test_older_library_has_only_v2_lists(lab_of: Callable[..., Lab]) -> None:
+def test_older_library_with_v2_lists_is_supported(lab_of: Callable[..., Lab]) -> None:
     if not hasattr(pynvml, "nvmlDeviceGetComputeRunningProcesses_v2"):
         pytest.skip("this version of nvidia-ml-py knows the v3 lists only")
     lab = lab_of("nvmlDeviceGetComputeRunningProcesses_v3", "nvmlDeviceGetGraphicsRunningProcesses_v3")
@@ -103,20 +103,22 @@ def test_older_library_has_only_v2_lists(lab_of: Callable[..., Lab]) -> None:
 
 
 def test_library_without_any_list_is_not_attributed(lab_of: Callable[..., Lab]) -> None:
-    gone = [f"nvmlDeviceGet{kind}RunningProcesses_v{version}" for kind in ("Compute", "Graphics") for version in (2, 3)]
-    sample = only_device(lab_of(*gone).worker().read())
+    missing = [
+        f"nvmlDeviceGet{kind}RunningProcesses_v{version}" for kind in ("Compute", "Graphics") for version in (2, 3)
+    ]
+    sample = only_device(lab_of(*missing).worker().read())
     assert (sample["total_mib"], sample["attributed"]) == (24576, False)
 
 
 @pytest.mark.parametrize(("grow", "attributed"), [(2, True), (3, False)])
-def test_list_that_grows_meanwhile_is_asked_for_again(lab: Lab, grow: int, attributed: bool) -> None:
+def test_list_that_grows_during_the_call_is_read_again(lab: Lab, grow: int, attributed: bool) -> None:
     lab.shim.grow = grow
     lab.shim.devices[0].compute = {10: 1000}
     lab.write()
     assert only_device(lab.worker().read())["attributed"] is attributed
 
 
-def test_names_come_from_nvml_or_proc_and_are_printable(lab: Lab) -> None:
+def test_process_names_come_from_nvml_or_proc_and_are_printable(lab: Lab) -> None:
     sleeper = subprocess.Popen(["sleep", "60"])
     lab.shim.process_names = {10: "/opt/comfy ui/bin/python3", 11: "x" * 200, 12: "a\x07b", os.getpid(): "/"}
     lab.shim.devices[0].compute = dict.fromkeys((10, 11, 12, sleeper.pid, 1 << 30), 1)
@@ -130,14 +132,14 @@ def test_names_come_from_nvml_or_proc_and_are_printable(lab: Lab) -> None:
     assert names == {10: "python3", 11: "x" * 64, 12: "a?b", sleeper.pid: "sleep", 1 << 30: ""}
 
 
-def test_readers_share_a_reading_but_never_an_older_one(lab: Lab) -> None:
+def test_simultaneous_readers_share_a_reading_that_is_not_stale(lab: Lab) -> None:
     readings = lab.worker().ask("read_many", 50)
     assert not any(reading["stale"] for reading in readings)
     moments = {reading["devices"][0]["taken_at"] for reading in readings}
     assert len(moments) <= 2
 
 
-def test_close_gives_the_library_back(lab: Lab) -> None:
+def test_close_shuts_the_library_down(lab: Lab) -> None:
     shutdowns = lab.directory / "shutdowns"
     worker = lab.worker(environment={"GPUMAND_NVML_SHIM_SHUTDOWNS": str(shutdowns)})
     worker.read()

@@ -1,4 +1,4 @@
-"""The simulator over real files and real processes."""
+"""The simulated source with real files and real processes."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ async def free_mib(source: SimulatedSource, device: int = 0) -> int | None:
     return (await source.read()).devices[device].free_mib
 
 
-async def test_directory_is_made_for_its_owner_alone(source: SimulatedSource, directory: Path) -> None:
+async def test_directory_is_created_for_its_owner_only(source: SimulatedSource, directory: Path) -> None:
     reading = await source.read()
     assert reading.error == ""
     assert [(one.uuid, one.total_mib, one.used_mib, one.free_mib) for one in reading.devices] == [
@@ -77,7 +77,7 @@ async def test_directory_is_made_for_its_owner_alone(source: SimulatedSource, di
     assert mode(directory) == 0o700
 
 
-async def test_bare_integer_is_mib_on_device_0(source: SimulatedSource, directory: Path) -> None:
+async def test_plain_integer_is_mib_on_device_0(source: SimulatedSource, directory: Path) -> None:
     write(directory, ME, "13312\n")
     first, second = (await source.read()).devices
     assert (first.used_mib, first.free_mib, second.free_mib) == (13312, 11252, 8192)
@@ -86,7 +86,7 @@ async def test_bare_integer_is_mib_on_device_0(source: SimulatedSource, director
     assert process.name == command_name(ME) != ""
 
 
-async def test_object_names_device_consumer_and_process(source: SimulatedSource, directory: Path) -> None:
+async def test_object_has_device_consumer_and_process_name(source: SimulatedSource, directory: Path) -> None:
     write(directory, ME, json.dumps({"mib": 100, "device": 1, "consumer": "comfyui", "name": "/x/comfy"}))
     first, second = (await source.read()).devices
     assert (first.free_mib, second.free_mib) == (24564, 8092)
@@ -94,14 +94,14 @@ async def test_object_names_device_consumer_and_process(source: SimulatedSource,
     assert second.held_by("comfyui") == 100
 
 
-async def test_list_spreads_over_devices(source: SimulatedSource, directory: Path) -> None:
+async def test_list_announces_memory_on_several_devices(source: SimulatedSource, directory: Path) -> None:
     write(directory, ME, json.dumps([{"mib": 100}, {"mib": 10, "device": 1}, {"mib": 5}]))
     first, second = (await source.read()).devices
     assert (first.used_mib, second.used_mib) == (105, 10)
     assert len(first.processes) == 1
 
 
-async def test_more_than_there_is_leaves_nothing_free(source: SimulatedSource, directory: Path) -> None:
+async def test_announcements_above_the_total_leave_nothing_free(source: SimulatedSource, directory: Path) -> None:
     write(directory, ME, "20000")
     write(directory, os.getppid(), "20000")
     sample = (await source.read()).devices[0]
@@ -118,19 +118,19 @@ async def test_killed_process_frees_what_it_announced(source: SimulatedSource, d
     wait_until((directory / str(child.pid)).exists)
     assert await free_mib(source) == 24564 - 4096
     child.kill()
-    # Not reaped yet: a zombie holds no memory.
+    # The child is a zombie until it is waited for; a zombie holds no memory.
     wait_until(lambda: is_dead(child.pid))
     assert await free_mib(source) == 24564
     child.wait()
     child.stdin.close()
     assert await free_mib(source) == 24564
-    assert (directory / str(child.pid)).exists(), "nobody cleared it"
+    assert (directory / str(child.pid)).exists(), "the file is still there"
 
 
 async def test_reused_pid_does_not_inherit_memory(source: SimulatedSource, directory: Path) -> None:
     path = write(directory, ME, "4096")
     assert await free_mib(source) == 24564 - 4096
-    # As if it had been written by a process of the same pid before this one started.
+    # As if another process with the same pid had written the file before this one started.
     ticks = start_ticks(ME)
     assert ticks is not None
     boot_sec = time.time() - time.clock_gettime(time.CLOCK_BOOTTIME)
@@ -139,7 +139,9 @@ async def test_reused_pid_does_not_inherit_memory(source: SimulatedSource, direc
     assert await free_mib(source) == 24564
 
 
-async def test_announcement_is_atomic_and_clears(source: SimulatedSource, directory: Path) -> None:
+async def test_announcement_is_written_atomically_and_removed_at_the_end(
+    source: SimulatedSource, directory: Path
+) -> None:
     with Announcement(directory, "comfyui", 1, name="main") as announcement:
         announcement.set(100)
         announcement.set(200)
@@ -151,7 +153,7 @@ async def test_announcement_is_atomic_and_clears(source: SimulatedSource, direct
     announcement.clear()
 
 
-GARBAGE = {
+INVALID_FILES = {
     "empty": b"",
     "text": b"lots",
     "negative": b"-5",
@@ -166,7 +168,7 @@ GARBAGE = {
     "unknown key": b'{"mib": 1, "miB": 2}',
     "no such device": b'{"mib": 1, "device": 2}',
     "negative device": b'{"mib": 1, "device": -1}',
-    "device is no integer": b'{"mib": 1, "device": "0"}',
+    "device is not an integer": b'{"mib": 1, "device": "0"}',
     "list in list": b"[[1]]",
     "deep": b"[" * 4000,
     "consumer is a list": b'{"mib": 1, "consumer": []}',
@@ -178,11 +180,11 @@ GARBAGE = {
 }
 
 
-@pytest.mark.parametrize("what", GARBAGE)
-async def test_garbage_counts_nothing_and_is_told_once(
-    source: SimulatedSource, directory: Path, caplog: pytest.LogCaptureFixture, what: str
+@pytest.mark.parametrize("case", INVALID_FILES)
+async def test_invalid_file_is_ignored_and_logged_once(
+    source: SimulatedSource, directory: Path, caplog: pytest.LogCaptureFixture, case: str
 ) -> None:
-    path = write(directory, ME, GARBAGE[what])
+    path = write(directory, ME, INVALID_FILES[case])
     with caplog.at_level(logging.WARNING):
         for _ in range(3):
             assert await free_mib(source) == 24564
@@ -206,7 +208,7 @@ async def test_only_regular_files_are_read(
     assert len(caplog.records) == 3
 
 
-async def test_other_names_are_nobodys(
+async def test_other_file_names_are_ignored(
     source: SimulatedSource, directory: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     for name in ("0", f"0{ME}", f"{ME} ", f"+{ME}", f".{ME}.new", "٣", "9" * 11):
@@ -216,14 +218,14 @@ async def test_other_names_are_nobodys(
     assert not caplog.records
 
 
-async def test_too_many_files_are_not_all_read_and_the_sample_says_so(source: SimulatedSource, directory: Path) -> None:
+async def test_sample_is_not_attributed_if_there_are_too_many_files(source: SimulatedSource, directory: Path) -> None:
     for number in range(MAX_FILES + 10):
         write(directory, 4_000_000_000 + number, "1")
     assert not (await source.read()).devices[0].attributed
 
 
 @pytest.mark.parametrize("kind", ["file", "symlink", "unwritable parent"])
-async def test_directory_that_is_none_leaves_figures_unknown(tmp_path: Path, kind: str) -> None:
+async def test_unusable_directory_gives_unknown_readings(tmp_path: Path, kind: str) -> None:
     path = tmp_path / "simulated"
     if kind == "file":
         path.touch()
@@ -240,13 +242,13 @@ async def test_directory_that_is_none_leaves_figures_unknown(tmp_path: Path, kin
     assert sample.error == reading.error
 
 
-async def test_closed_source_answers(directory: Path) -> None:
+async def test_closed_source_reports_an_error(directory: Path) -> None:
     source = SimulatedSource((100,), str(directory), SystemClock())
     await source.close()
     assert (await source.read()).error.startswith("simulator-failed: ")
 
 
-def test_default_directory_follows_the_session(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_default_directory_depends_on_xdg_runtime_dir(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_RUNTIME_DIR", "/run/user/1000")
     assert default_dir() == Path("/run/user/1000/gpumand-simulated")
     monkeypatch.delenv("XDG_RUNTIME_DIR")

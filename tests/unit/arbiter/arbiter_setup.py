@@ -1,4 +1,4 @@
-"""What arbiter tests are made of: consumers of the usual kinds, what happens to them, and looks at the outcome."""
+"""Shared helpers of the arbiter tests: typical consumers, simulated incidents, and queries of the result."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from gpumand.domain.events import EvictionOccurred, EvictionReport
 from gpumand.testing.world import FakeWorld
 
 READ_SEC = 0.02
-"""How long a real driver's reading takes: whatever can come between comes between."""
+"""Duration of a real driver's reading in seconds; tests use it so that other events happen during a reading."""
 
 
 def routed(name: str, mib: int, **more: object) -> ConsumerSpec:
@@ -24,17 +24,17 @@ def routed(name: str, mib: int, **more: object) -> ConsumerSpec:
 
 
 def by_unit(name: str, mib: int, **more: object) -> ConsumerSpec:
-    """A service that is nothing but its unit."""
+    """A service without HTTP routes, controlled by its unit only."""
     return ConsumerSpec(name, mib, unit=f"{name}.service", evict=(EvictionMethod.UNIT_STOP,), **more)  # type: ignore[arg-type]
 
 
-def occupy(world: FakeWorld, mib: int) -> None:
+def hold_foreign_memory(world: FakeWorld, mib: int) -> None:
     """Let a foreign process hold memory."""
     world.vram.hold(1, mib, name="firefox", unit="session-1.scope")
 
 
-def die(world: FakeWorld, name: str) -> None:
-    """Let a consumer's processes be gone."""
+def kill_consumer(world: FakeWorld, name: str) -> None:
+    """End a consumer's processes and free their memory."""
     consumer = world.routes.consumer(name)
     consumer.running, consumer.loaded, consumer.held_mib = False, False, 0
     world.vram.release(consumer.pid)
@@ -49,31 +49,31 @@ def residency(world: FakeWorld, name: str) -> str:
 
 
 def lazy(name: str, mib: int, **more: object) -> ConsumerSpec:
-    """A service that loads on its first request and does not say whether it has."""
+    """A service that loads on its first request and does not report whether it is loaded."""
     return routed(name, mib, **({"load": None, "health": None} | more))
 
 
 def drop_model(world: FakeWorld, name: str) -> None:
-    """Let a consumer unload by itself, as with a keep-alive that has run out."""
+    """Let a consumer unload by itself, as after a keep-alive timeout."""
     consumer = world.routes.consumer(name)
     consumer.loaded, consumer.held_mib = False, 0
     world.vram.release(consumer.pid)
 
 
 async def lose_last_device(world: FakeWorld) -> None:
-    """Let the last device fall off the bus with all that was on it, and have that noticed."""
+    """Remove the last device with everything on it, and take a reading."""
     gone = len(world.vram._devices) - 1  # no public way: a FakeVram's devices otherwise stay
     world.vram._devices.pop()
     world.vram._held[:] = [held for held in world.vram._held if held.device != gone]
-    await world.arbiter.arbiter_state.sample()
+    await world.arbiter.state.sample()
 
 
 def reserved(world: FakeWorld, device: int = 0) -> dict[str, int]:
-    """MiB reserved on a device beyond what its figures show, by consumer; those with nothing left out."""
-    by_consumer = budget.reserved_by_consumer(world.arbiter.arbiter_state.view(), device)
+    """MiB reserved on a device in addition to its readings, by consumer, without zeros."""
+    by_consumer = budget.reserved_by_consumer(world.arbiter.state.view(), device)
     return {name: mib for name, mib in by_consumer.items() if mib}
 
 
 def ooms(world: FakeWorld) -> int:
-    """Loads that met less memory than they had been told of."""
+    """Number of loads that ran out of memory."""
     return sum(consumer.ooms for consumer in world.routes.consumers.values())

@@ -1,4 +1,4 @@
-"""Acquire over fakes, in virtual time: what is evicted, loaded, granted, and in which order it is told."""
+"""Acquire with fakes in virtual time: evictions, loads, grants, and the order of their events."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from gpumand.domain.events import LeaseGranted
 from gpumand.domain.lease import LeaseLifetime, Owner
 from gpumand.domain.request import AcquireOptions
 from gpumand.testing.world import FakeWorld, client
-from tests.unit.arbiter.arbiter_setup import by_unit, occupy, reports, residency, routed
+from tests.unit.arbiter.arbiter_setup import by_unit, hold_foreign_memory, reports, residency, routed
 
 IMAGE_MIB, VOICE_MIB = 13312, 2867
 
@@ -31,12 +31,12 @@ def pair() -> FakeWorld:
     return FakeWorld([routed("image", IMAGE_MIB), routed("voice", VOICE_MIB)])
 
 
-# -- the reference's story -----------------------------------------------------------------------------------------
+# -- the reference scheduler's cases -------------------------------------------------------------------------------
 
 
-async def test_one_unload_one_load_one_eviction_for_the_voice_service(pair: FakeWorld) -> None:
+async def test_request_evicts_one_consumer_and_loads_the_other(pair: FakeWorld) -> None:
     pair.routes.place("image", IMAGE_MIB)
-    occupy(pair, 9000)
+    hold_foreign_memory(pair, 9000)
     await pair.start()
 
     grant = await pair.arbiter.acquire(client(), "voice", AcquireOptions())
@@ -48,7 +48,7 @@ async def test_one_unload_one_load_one_eviction_for_the_voice_service(pair: Fake
     assert pair.routes.consumer("voice").ooms == 0
 
 
-async def test_a_resident_consumer_is_granted_without_a_look_at_the_driver(pair: FakeWorld) -> None:
+async def test_resident_consumer_is_granted_without_reading_vram(pair: FakeWorld) -> None:
     pair.routes.place("image", IMAGE_MIB)
     await pair.start()
     reads = pair.vram.reads
@@ -59,13 +59,13 @@ async def test_a_resident_consumer_is_granted_without_a_look_at_the_driver(pair:
     assert pair.routes.called("unload") == []
 
 
-async def test_a_coexisting_lru_candidate_is_passed_over() -> None:
+async def test_coexisting_consumer_is_skipped_as_a_victim() -> None:
     world = FakeWorld(
         [routed("llm", 8000), routed("image", 13000), routed("voice", 2867, can_coexist_with=frozenset({"llm"}))]
     )
     world.routes.place("llm", 8000)
     world.routes.place("image", 13000)
-    occupy(world, 2000)
+    hold_foreign_memory(world, 2000)
     await world.start()
 
     grant = await world.arbiter.acquire(client(), "voice", AcquireOptions())
@@ -74,9 +74,9 @@ async def test_a_coexisting_lru_candidate_is_passed_over() -> None:
     assert residency(world, "llm") == "resident"
 
 
-async def test_an_observer_sees_the_eviction_before_the_grant(pair: FakeWorld) -> None:
+async def test_eviction_is_announced_before_the_grant(pair: FakeWorld) -> None:
     pair.routes.place("image", IMAGE_MIB)
-    occupy(pair, 9000)
+    hold_foreign_memory(pair, 9000)
     await pair.start()
 
     await pair.arbiter.acquire(client(), "voice", AcquireOptions())
@@ -90,20 +90,20 @@ async def test_an_observer_sees_the_eviction_before_the_grant(pair: FakeWorld) -
 # -- waiting -----------------------------------------------------------------------------------------------------------
 
 
-async def test_leases_are_had_in_turn_where_one_at_a_time_may_stand(pair: FakeWorld) -> None:
+async def test_second_request_waits_until_the_first_lease_ends(pair: FakeWorld) -> None:
     await pair.start()
     first = await pair.arbiter.acquire(client(1), "image", AcquireOptions())
     second = asyncio.create_task(pair.arbiter.acquire(client(2), "voice", AcquireOptions(timeout_sec=100)))
     await pair.clock.sleep(1.0)
 
     (waiting,) = pair.arbiter.status().queue
-    assert (waiting.consumer, waiting.position, waiting.waiting_for) == ("voice", 1, "device 0 is leased (image)")
+    assert (waiting.consumer, waiting.position, waiting.waiting_for) == ("voice", 1, "device 0 is leased to image")
     await pair.arbiter.release(first.lease.id)
     assert (await second).lease.consumer == "voice"
     assert pair.arbiter.status().queue == ()
 
 
-async def test_higher_priority_goes_first_then_arrival() -> None:
+async def test_queue_order_is_priority_then_arrival() -> None:
     world = FakeWorld([routed(name, 2000) for name in "abcd"])
     await world.start()
     holder = await world.arbiter.acquire(client(1), "a", AcquireOptions())
@@ -122,7 +122,7 @@ async def test_higher_priority_goes_first_then_arrival() -> None:
     assert order == ["d", "b", "c"]
 
 
-async def test_nobody_is_overtaken_for_ever() -> None:
+async def test_low_priority_request_is_served_eventually() -> None:
     world = FakeWorld([routed("low", 2000), routed("high", 2000)], scheduler=SchedulerSettings(aging_sec=10.0))
     await world.start()
     low_served = asyncio.Event()
@@ -144,9 +144,9 @@ async def test_nobody_is_overtaken_for_ever() -> None:
     assert world.clock.monotonic() - began < 40, "200 points are 20 s of waiting here"
 
 
-async def test_now_or_not_at_all_changes_nothing(pair: FakeWorld) -> None:
+async def test_refused_request_with_timeout_zero_changes_nothing(pair: FakeWorld) -> None:
     pair.routes.place("image", IMAGE_MIB)
-    occupy(pair, 9000)
+    hold_foreign_memory(pair, 9000)
     await pair.start()
 
     with pytest.raises(Busy, match="loaded first"):
@@ -157,16 +157,16 @@ async def test_now_or_not_at_all_changes_nothing(pair: FakeWorld) -> None:
     assert (await pair.arbiter.acquire(client(), "image", AcquireOptions(timeout_sec=0))).lease.consumer == "image"
 
 
-async def test_a_wait_that_ends_says_what_it_waited_for(pair: FakeWorld) -> None:
+async def test_timeout_error_names_the_reason_for_waiting(pair: FakeWorld) -> None:
     await pair.start()
     await pair.arbiter.acquire(client(1), "image", AcquireOptions())
 
-    with pytest.raises(TimedOut, match=r"waited 3 s for voice: device 0 is leased \(image\)"):
+    with pytest.raises(TimedOut, match="timed out after 3 s waiting for voice: device 0 is leased to image"):
         await pair.arbiter.acquire(client(2), "voice", AcquireOptions(timeout_sec=3))
     assert pair.arbiter.status().stats.refusals == 1
 
 
-async def test_unlimited_leases_stand_beside_each_other_as_long_as_they_fit() -> None:
+async def test_unlimited_leases_are_granted_while_memory_suffices() -> None:
     world = FakeWorld([routed(name, 6500) for name in "abcde"], scheduler=SchedulerSettings(concurrent_leases=0))
     await world.start()
     for number, name in enumerate("abcd"[:3]):
@@ -178,10 +178,10 @@ async def test_unlimited_leases_stand_beside_each_other_as_long_as_they_fit() ->
     assert world.routes.called("unload") == []
 
 
-# -- refusals at once --------------------------------------------------------------------------------------------------
+# -- immediate refusals ------------------------------------------------------------------------------------------------
 
 
-async def test_bad_wishes_are_refused_by_name(pair: FakeWorld) -> None:
+async def test_invalid_requests_get_specific_errors(pair: FakeWorld) -> None:
     await pair.start()
     with pytest.raises(NoSuchConsumer, match="'nobody'"):
         await pair.arbiter.acquire(client(), "nobody", AcquireOptions())
@@ -190,7 +190,7 @@ async def test_bad_wishes_are_refused_by_name(pair: FakeWorld) -> None:
     assert pair.arbiter.status().queue == ()
 
 
-async def test_leases_of_one_user_are_capped() -> None:
+async def test_leases_of_one_user_are_limited() -> None:
     world = FakeWorld([routed("a", 100)], scheduler=SchedulerSettings(concurrent_leases=0))
     await world.start()
     for number in range(64):
@@ -201,7 +201,7 @@ async def test_leases_of_one_user_are_capped() -> None:
     assert (await world.arbiter.acquire(client(99, uid=1001), "a", AcquireOptions())).lease.owner.uid == 1001
 
 
-async def test_what_comes_all_at_once_is_capped_all_the_same() -> None:
+async def test_simultaneous_requests_are_limited_too() -> None:
     world = FakeWorld([routed("a", 100)], scheduler=SchedulerSettings(concurrent_leases=0))
     await world.start()
     asked = [world.arbiter.acquire(client(number), "a", AcquireOptions(timeout_sec=60)) for number in range(600)]
@@ -212,7 +212,7 @@ async def test_what_comes_all_at_once_is_capped_all_the_same() -> None:
     assert len(world.arbiter.status().leases) == 64
 
 
-async def test_a_lease_that_cannot_be_kept_is_not_given(pair: FakeWorld) -> None:
+async def test_lease_that_cannot_be_saved_is_not_granted(pair: FakeWorld) -> None:
     await pair.start()
     pair.store.error = OSError(errno.ENOSPC, "No space left on device")
 
@@ -223,7 +223,7 @@ async def test_a_lease_that_cannot_be_kept_is_not_given(pair: FakeWorld) -> None
     assert not pair.named(LeaseGranted)
 
 
-async def test_stopping_refuses_those_who_wait_and_those_who_come_but_keeps_leases(pair: FakeWorld) -> None:
+async def test_stop_refuses_waiting_and_new_requests_but_keeps_leases(pair: FakeWorld) -> None:
     await pair.start()
     await pair.arbiter.acquire(client(1), "image", AcquireOptions())
     waiting = asyncio.create_task(pair.arbiter.acquire(client(2), "voice", AcquireOptions(timeout_sec=100)))
@@ -241,7 +241,7 @@ async def test_stopping_refuses_those_who_wait_and_those_who_come_but_keeps_leas
 # -- idempotency -------------------------------------------------------------------------------------------------------
 
 
-async def test_the_same_token_of_the_same_owner_gives_the_same_lease(pair: FakeWorld) -> None:
+async def test_same_token_of_the_same_owner_returns_the_same_lease(pair: FakeWorld) -> None:
     await pair.start()
     options = AcquireOptions(token="job-1", timeout_sec=60)
     first, second = await asyncio.gather(
@@ -255,7 +255,7 @@ async def test_the_same_token_of_the_same_owner_gives_the_same_lease(pair: FakeW
         await pair.arbiter.acquire(client(3), "image", options)
 
 
-async def test_a_twin_takes_over_when_the_first_asker_vanished(pair: FakeWorld) -> None:
+async def test_second_call_with_a_token_continues_when_the_first_client_disconnects(pair: FakeWorld) -> None:
     pair.routes.consumer("voice").load_sec = 30.0
     await pair.start()
     options = AcquireOptions(token="job-1", timeout_sec=200)
@@ -269,10 +269,10 @@ async def test_a_twin_takes_over_when_the_first_asker_vanished(pair: FakeWorld) 
     assert (await second).lease.owner.bus_name == ":1.2"
 
 
-# -- from within a unit ------------------------------------------------------------------------------------------------
+# -- acquiring from within a unit --------------------------------------------------------------------------------------
 
 
-async def test_a_unit_that_we_start_and_that_asks_for_itself_is_no_deadlock() -> None:
+async def test_unit_that_acquires_itself_while_gpumand_starts_it_does_not_deadlock() -> None:
     world = FakeWorld([by_unit("job", 8000)])
     own = Owner(":1.50", 0, 50, "job.service", f"{1:032x}")
     world.units.units["job.service"].start_delay_sec = 5.0
@@ -283,17 +283,17 @@ async def test_a_unit_that_we_start_and_that_asks_for_itself_is_no_deadlock() ->
     began = world.clock.monotonic()
     exec_start_pre = await world.arbiter.acquire(own, "job", AcquireOptions(lifetime=LeaseLifetime.UNIT))
 
-    assert world.clock.monotonic() - began < 1, "it must not wait for the start that waits for it"
+    assert world.clock.monotonic() - began < 1, "it must not wait for a start that waits for this grant"
     assert (await clients).lease.id != exec_start_pre.lease.id
     assert len(world.arbiter.status().leases) == 2
 
 
-async def test_a_unit_started_by_hand_that_asks_for_itself_has_room_made_first() -> None:
+async def test_manually_started_unit_that_acquires_itself_gets_memory_freed_first() -> None:
     world = FakeWorld([by_unit("job", 14000), routed("image", 20000)])
     world.routes.place("image", 20000)
     await world.start()
     world.units.become("job.service", UnitActivity.ACTIVATING)
-    world.arbiter.note_unit(world.units.units["job.service"].state)
+    world.arbiter.record_unit(world.units.units["job.service"].state)
     own = Owner(":1.50", 0, 50, "job.service", f"{1:032x}")
 
     grant = await world.arbiter.acquire(own, "job", AcquireOptions(timeout_sec=60))
@@ -302,14 +302,14 @@ async def test_a_unit_started_by_hand_that_asks_for_itself_has_room_made_first()
     assert ("start", "job.service") not in world.units.calls
 
 
-async def test_the_load_that_a_dead_client_set_off_still_has_its_room() -> None:
+async def test_load_of_a_disconnected_client_keeps_its_reservation() -> None:
     lazy = routed("lazy", 13000, load=None, health=None)
     world = FakeWorld([lazy, routed("other", 13000)])
     await world.start()
     housekeeping = asyncio.create_task(world.housekeeping.run())
     world.routes.consumer("lazy").load_sec = 10.0
     await world.arbiter.acquire(client(1), "lazy", AcquireOptions(lifetime=LeaseLifetime.CONNECTION))
-    working = asyncio.create_task(world.routes.work(lazy))  # its server goes on, whoever asked
+    working = asyncio.create_task(world.routes.work(lazy))  # its server continues to load without the client
     await world.clock.sleep(1.0)
 
     await world.arbiter.owner_vanished(":1.1")
@@ -321,7 +321,7 @@ async def test_the_load_that_a_dead_client_set_off_still_has_its_room() -> None:
     housekeeping.cancel()
 
 
-async def test_room_for_a_load_that_never_came_is_given_back() -> None:
+async def test_reservation_for_a_load_that_never_happens_expires() -> None:
     world = FakeWorld([routed("lazy", 13000, load=None, health=None), routed("other", 13000)])
     await world.start()
     housekeeping = asyncio.create_task(world.housekeeping.run())

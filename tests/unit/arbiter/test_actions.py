@@ -1,4 +1,4 @@
-"""The effects of evicting and loading over fakes: what is called, verified, and said when it does not work."""
+"""Evictions and loads with fakes: calls, verification and error messages."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from gpumand.domain.events import EvictionFailed as Failed
 from gpumand.domain.request import AcquireOptions
 from gpumand.ports import UnitFailed
 from gpumand.testing.world import FakeWorld, client
-from tests.unit.arbiter.arbiter_setup import by_unit, die, occupy, reports, residency, routed
+from tests.unit.arbiter.arbiter_setup import by_unit, hold_foreign_memory, kill_consumer, reports, residency, routed
 
 IMAGE_MIB, VOICE_MIB = 13312, 2867
 
@@ -33,7 +33,7 @@ def _appear(world: FakeWorld, name: str, mib: int, after_sec: float) -> None:
         world.routes.consumer(name).running = True
         world.routes.place(name, mib)
 
-    world.arbiter.scheduler.beside.spawn(later())
+    world.arbiter.scheduler.background.spawn(later())
 
 
 @pytest.fixture
@@ -44,12 +44,12 @@ def pair() -> FakeWorld:
 # -- verified eviction -----------------------------------------------------------------------------------------------
 
 
-async def test_a_200_is_not_believed_and_the_unit_is_stopped_instead() -> None:
+async def test_unit_is_stopped_when_the_unload_route_frees_nothing() -> None:
     liar = routed("liar", 20000, unit="liar.service", evict=(EvictionMethod.HTTP, EvictionMethod.UNIT_STOP))
     world = FakeWorld([liar, routed("voice", 8000)])
     world.routes.place("liar", 20000).lies = True
     world.units.become("liar.service", UnitActivity.ACTIVE)
-    world.units.units["liar.service"].stopped = lambda: die(world, "liar")
+    world.units.units["liar.service"].stopped = lambda: kill_consumer(world, "liar")
     await world.start()
     began = world.clock.monotonic()
 
@@ -60,7 +60,7 @@ async def test_a_200_is_not_believed_and_the_unit_is_stopped_instead() -> None:
     assert world.clock.monotonic() - began > 10, "the settle timeout has to pass before the next method"
 
 
-async def test_when_no_method_frees_anything_it_is_told_and_the_next_victim_is_tried() -> None:
+async def test_failed_eviction_is_announced_and_the_next_victim_is_tried() -> None:
     world = FakeWorld([routed("liar", 9000), routed("honest", 9000), routed("voice", 8000)])
     world.routes.place("liar", 9000).lies = True
     world.routes.place("honest", 9000)
@@ -73,22 +73,22 @@ async def test_when_no_method_frees_anything_it_is_told_and_the_next_victim_is_t
     assert [report.consumer for report in reports(world, Failed)] == ["liar"]
     stats = world.arbiter.status().stats
     assert (stats.evictions, stats.eviction_failures) == (1, 1)
-    assert residency(world, "liar") == "resident", "it still holds its memory, and that is what is shown"
+    assert residency(world, "liar") == "resident", "it still holds its memory, and the status shows that"
 
 
-async def test_nothing_is_loaded_where_nothing_became_free() -> None:
+async def test_nothing_is_loaded_when_no_memory_became_free() -> None:
     world = FakeWorld([routed("liar", 20000), routed("voice", 8000)])
     world.routes.place("liar", 20000).lies = True
     await world.start()
 
-    with pytest.raises(EvictionFailed, match="liar gave nothing back"):
+    with pytest.raises(EvictionFailed, match="liar released no VRAM when evicted"):
         await world.arbiter.acquire(client(), "voice", AcquireOptions(timeout_sec=100))
 
     assert world.routes.called("load") == []
     assert world.arbiter.status().leases == ()
 
 
-async def test_asynchronous_freeing_is_waited_for_and_the_load_begins_within_100_ms_of_it() -> None:
+async def test_load_starts_within_100_ms_after_memory_is_freed_asynchronously() -> None:
     world = FakeWorld([routed("slow", 20000), routed("voice", 8000)])
     slow = world.routes.place("slow", 20000)
     slow.early_unload, slow.unload_sec = True, 4.0
@@ -102,21 +102,21 @@ async def test_asynchronous_freeing_is_waited_for_and_the_load_begins_within_100
     assert world.routes.consumer("voice").ooms == 0
 
 
-async def test_at_most_max_evictions_are_tried_for_one_request() -> None:
+async def test_number_of_evictions_per_request_is_limited() -> None:
     liars = [routed(f"liar{number}", 3000) for number in range(7)]
     world = FakeWorld([*liars, routed("voice", 4000)], scheduler=SchedulerSettings(max_evictions=3))
     for spec in liars:
         world.routes.place(spec.name, 3000).lies = True
-    occupy(world, 3000)
+    hold_foreign_memory(world, 3000)
     await world.start()
 
     with pytest.raises(EvictionFailed):
         await world.arbiter.acquire(client(), "voice", AcquireOptions(timeout_sec=300))
 
-    assert world.routes.called("unload") == ["liar0", "liar1"], "two more at once would be four"
+    assert world.routes.called("unload") == ["liar0", "liar1"], "two evictions before, so two more would make four"
 
 
-async def test_a_victim_pinned_between_plan_and_eviction_stays() -> None:
+async def test_victim_pinned_after_the_plan_is_not_evicted() -> None:
     world = FakeWorld([routed("a", 11000), routed("b", 11000), routed("big", 20000)])
     world.routes.place("a", 11000)
     world.routes.place("b", 11000)
@@ -132,7 +132,7 @@ async def test_a_victim_pinned_between_plan_and_eviction_stays() -> None:
     assert residency(world, "b") == "resident"
 
 
-async def test_one_that_dies_of_its_eviction_has_given_its_memory_back_and_nobody_else_has_to_go() -> None:
+async def test_victim_that_crashes_during_eviction_counts_as_evicted() -> None:
     world = FakeWorld([routed("frail", 9000), routed("next", 9000), routed("voice", 8000)])
     world.routes.place("frail", 9000)
     world.routes.place("next", 9000)
@@ -141,7 +141,7 @@ async def test_one_that_dies_of_its_eviction_has_given_its_memory_back_and_nobod
     acquiring = asyncio.create_task(world.arbiter.acquire(client(), "voice", AcquireOptions(timeout_sec=60)))
     await world.clock.advance_until(lambda: "frail" in world.routes.called("unload"))
     await world.clock.sleep(0.2)
-    die(world, "frail")
+    kill_consumer(world, "frail")
 
     grant = await acquiring
 
@@ -153,7 +153,7 @@ async def test_one_that_dies_of_its_eviction_has_given_its_memory_back_and_nobod
 # -- loading -----------------------------------------------------------------------------------------------------------
 
 
-async def test_a_unit_is_started_and_its_health_awaited() -> None:
+async def test_load_starts_the_unit_and_waits_for_its_health_check() -> None:
     world = FakeWorld([by_unit("llm", 8000, url="http://127.0.0.1:1", health=HealthRoute("/health"))])
     world.routes.consumer("llm").running = False
     world.units.units["llm.service"].start_delay_sec = 1.0
@@ -167,7 +167,7 @@ async def test_a_unit_is_started_and_its_health_awaited() -> None:
     assert world.clock.monotonic() - began >= 8.0
 
 
-async def test_a_lazy_consumer_is_granted_at_once_and_its_footprint_stays_reserved_until_seen() -> None:
+async def test_lazy_consumer_is_granted_at_once_and_its_footprint_stays_reserved() -> None:
     world = FakeWorld(
         [routed("lazy", 13000, load=None, health=None), routed("other", 12000)],
         scheduler=SchedulerSettings(concurrent_leases=0),
@@ -179,7 +179,7 @@ async def test_a_lazy_consumer_is_granted_at_once_and_its_footprint_stays_reserv
     with pytest.raises(TimedOut):
         await world.arbiter.acquire(client(2), "other", AcquireOptions(timeout_sec=5))
     world.routes.place("lazy", 13000)
-    await world.arbiter.arbiter_state.sample()
+    await world.arbiter.state.sample()
     assert world.arbiter.status().devices[0].reserved_mib == 0
 
     await world.arbiter.release(lease.id)
@@ -187,7 +187,7 @@ async def test_a_lazy_consumer_is_granted_at_once_and_its_footprint_stays_reserv
     assert grant.evicted == ("lazy",)
 
 
-async def test_a_failed_load_names_result_and_log_lines_and_backs_off() -> None:
+async def test_failed_load_reports_unit_result_and_log_lines_and_starts_a_backoff() -> None:
     world = FakeWorld([by_unit("llm", 8000)])
     unit = world.units.units["llm.service"]
     unit.start_failure, unit.lines = _failure("llm.service failed (exit-code)"), ("CUDA error: out of memory",)
@@ -211,7 +211,7 @@ async def test_a_failed_load_names_result_and_log_lines_and_backs_off() -> None:
     assert world.arbiter.consumer_status("llm").error == ""
 
 
-async def test_a_load_goes_on_when_its_waiter_runs_out_of_patience_and_the_next_call_joins_it(pair: FakeWorld) -> None:
+async def test_load_continues_after_a_timeout_and_the_next_request_joins_it(pair: FakeWorld) -> None:
     pair.routes.consumer("voice").load_sec = 60.0
     await pair.start()
 
@@ -224,7 +224,7 @@ async def test_a_load_goes_on_when_its_waiter_runs_out_of_patience_and_the_next_
     assert 39 <= grant.waited_usec / 1e6 <= 41
 
 
-async def test_who_joined_a_load_is_served_before_what_would_evict_it_again() -> None:
+async def test_request_that_joined_a_load_is_served_before_one_that_would_evict_it() -> None:
     world = FakeWorld([routed("a", 20000), routed("b", 20000)])
     world.routes.consumer("a").load_sec = 30.0
     await world.start()
@@ -240,7 +240,7 @@ async def test_who_joined_a_load_is_served_before_what_would_evict_it_again() ->
     assert (await rival).evicted == ("a",)
 
 
-async def test_after_its_client_vanished_a_plan_goes_no_further() -> None:
+async def test_plan_stops_when_its_client_disconnects() -> None:
     world = FakeWorld([routed("a", 9000), routed("b", 9000), routed("big", 22000)])
     world.routes.place("a", 9000)
     world.routes.place("b", 9000)
@@ -254,5 +254,5 @@ async def test_after_its_client_vanished_a_plan_goes_no_further() -> None:
     await world.clock.sleep(30)
 
     assert (world.routes.called("unload"), world.routes.called("load")) == (["a"], [])
-    assert world.arbiter.arbiter_state.ledger.jobs == {}
-    assert not world.arbiter.arbiter_state.state("big").claimed
+    assert world.arbiter.state.ledger.jobs == {}
+    assert not world.arbiter.state.consumer("big").claimed

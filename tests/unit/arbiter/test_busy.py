@@ -1,4 +1,4 @@
-"""Busy consumers in virtual time: asked afresh before they go, waited for, and left alone."""
+"""Busy consumers in virtual time: checked before an eviction, waited for, and not interrupted."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def image(**more: object) -> ConsumerSpec:
 
 
 async def at_work(*specs: ConsumerSpec, jobs: int | None = 2) -> FakeWorld:
-    """An image service with work, and whoever else is configured."""
+    """A busy image service and further configured consumers."""
     world = FakeWorld(specs)
     world.routes.place("image", IMAGE_MIB)
     world.routes.consumer("image").jobs = jobs
@@ -39,7 +39,7 @@ async def housekeeping(world: FakeWorld) -> AsyncIterator[None]:
     task.cancel()
 
 
-async def test_it_is_waited_for_and_goes_when_its_work_is_done() -> None:
+async def test_busy_victim_is_evicted_when_its_work_is_done() -> None:
     world = await at_work(image(), routed("llm", LLM_MIB))
     async with housekeeping(world):
         acquire = asyncio.create_task(world.arbiter.acquire(client(), "llm", AcquireOptions(timeout_sec=4000)))
@@ -54,10 +54,10 @@ async def test_it_is_waited_for_and_goes_when_its_work_is_done() -> None:
         grant = await acquire
 
         assert grant.evicted == ("image",)
-        assert world.clock.monotonic() - began < 5.0  # heard within a second or so, then unloaded and loaded
+        assert world.clock.monotonic() - began < 5.0  # noticed within about a second, then unloaded and loaded
 
 
-async def test_a_request_that_runs_out_of_time_is_told_what_for() -> None:
+async def test_timeout_error_names_the_busy_consumer() -> None:
     world = await at_work(image(), routed("llm", LLM_MIB))
 
     with pytest.raises(TimedOut, match=r"image is busy \(2 jobs\)"):
@@ -67,7 +67,7 @@ async def test_a_request_that_runs_out_of_time_is_told_what_for() -> None:
     assert world.routes.called("unload") == []
 
 
-async def test_one_that_began_to_work_since_it_was_asked_last_is_asked_again_before_it_goes() -> None:
+async def test_victim_is_asked_again_right_before_its_eviction() -> None:
     world = await at_work(image(), routed("llm", LLM_MIB), jobs=0)
     world.routes.consumer("image").jobs = 1
 
@@ -79,7 +79,7 @@ async def test_one_that_began_to_work_since_it_was_asked_last_is_asked_again_bef
     assert residency(world, "image") == "resident"
 
 
-async def test_another_is_evicted_instead_of_one_that_turns_out_to_work() -> None:
+async def test_another_victim_is_evicted_when_the_first_is_busy() -> None:
     world = FakeWorld([image(), routed("other", 10000), routed("llm", 9000)])
     world.routes.place("image", IMAGE_MIB)
     world.routes.place("other", 10000, last_used_usec=1)
@@ -91,8 +91,8 @@ async def test_another_is_evicted_instead_of_one_that_turns_out_to_work() -> Non
     assert grant.evicted == ("other",)
 
 
-async def test_the_next_method_is_not_tried_on_one_that_works_meanwhile() -> None:
-    # An unload that is refused because of a job that came in that very moment (409): stopping the unit would kill it.
+async def test_second_method_is_not_tried_on_a_victim_that_became_busy() -> None:
+    # The unload is refused (409) since a job arrived at that moment; stopping the unit would kill that job.
     both = (EvictionMethod.HTTP, EvictionMethod.UNIT_STOP)
     world = await at_work(image(unit="image.service", evict=both), routed("llm", LLM_MIB), jobs=0)
     await world.units.start("image.service", 10)
@@ -111,14 +111,14 @@ async def test_the_next_method_is_not_tried_on_one_that_works_meanwhile() -> Non
         assert (await world.units.state("image.service")).activity == "active"
         assert [one.waiting_for for one in world.arbiter.status().queue] == ["image is busy (1 job)"]
         (failed,) = reports(world, EvictionFailed)
-        assert failed.error.endswith("in use; not evicted: busy (1 job)")
+        assert failed.error.endswith("in use; no other method was tried: busy (1 job)")
         server.jobs, server.unload_error = 0, ""
 
         assert (await acquire).evicted == ("image",)
         await coming
 
 
-async def test_after_its_grace_it_is_evicted_although_it_works() -> None:
+async def test_busy_victim_is_evicted_after_its_grace_period() -> None:
     world = await at_work(image(busy_grace_sec=60, busy_after=BusyAfter.EVICT), routed("llm", LLM_MIB))
     async with housekeeping(world):
         began = world.clock.monotonic()
@@ -129,7 +129,7 @@ async def test_after_its_grace_it_is_evicted_although_it_works() -> None:
         assert 60 <= world.clock.monotonic() - began < 70
 
 
-async def test_grace_goes_on_over_requests_that_give_up_and_come_again() -> None:
+async def test_grace_period_continues_across_repeated_requests() -> None:
     world = await at_work(image(busy_grace_sec=60, busy_after=BusyAfter.EVICT), routed("llm", LLM_MIB))
     async with housekeeping(world):
         tries = 0
@@ -143,7 +143,7 @@ async def test_grace_goes_on_over_requests_that_give_up_and_come_again() -> None
         assert tries == 3
 
 
-async def test_grace_begins_anew_when_nobody_has_needed_it_for_so_long() -> None:
+async def test_grace_period_restarts_when_no_request_needed_the_memory() -> None:
     world = await at_work(image(busy_grace_sec=60, busy_after=BusyAfter.EVICT), routed("llm", LLM_MIB))
     async with housekeeping(world):
         with pytest.raises(TimedOut):
@@ -154,18 +154,18 @@ async def test_grace_begins_anew_when_nobody_has_needed_it_for_so_long() -> None
             await world.arbiter.acquire(client(), "llm", AcquireOptions(timeout_sec=20))
 
 
-async def test_after_its_grace_they_are_refused_at_once() -> None:
+async def test_requests_are_refused_at_once_after_the_grace_period() -> None:
     world = await at_work(image(busy_grace_sec=60, busy_after=BusyAfter.REFUSE), routed("llm", LLM_MIB))
     async with housekeeping(world):
         began = world.clock.monotonic()
 
-        with pytest.raises(Busy, match="for longer than it is waited for"):
+        with pytest.raises(Busy, match=r"is still busy .* after its busy_grace_sec of"):
             await world.arbiter.acquire(client(), "llm", AcquireOptions(timeout_sec=3000))
 
         assert 60 <= world.clock.monotonic() - began < 65
 
 
-async def test_one_that_stops_answering_is_taken_to_work_on_for_its_grace_only() -> None:
+async def test_consumer_that_stops_answering_counts_as_busy_for_its_grace_period() -> None:
     world = await at_work(image(busy_grace_sec=30), routed("llm", LLM_MIB))
     async with housekeeping(world):
         world.routes.consumer("image").jobs = None
@@ -177,10 +177,10 @@ async def test_one_that_stops_answering_is_taken_to_work_on_for_its_grace_only()
         assert 30 <= world.clock.monotonic() - began < 40
 
 
-async def test_by_hand_it_takes_force() -> None:
+async def test_manual_eviction_of_a_busy_consumer_needs_force() -> None:
     world = await at_work(image())
 
-    with pytest.raises(Busy, match=r"image is busy \(2 jobs\); the option force evicts it all the same"):
+    with pytest.raises(Busy, match=r"image is busy \(2 jobs\); --force \(D-Bus option 'force'\) evicts it anyway"):
         await world.arbiter.evict("image", False, 20.0)
     assert world.routes.called("unload") == []
 
@@ -188,7 +188,7 @@ async def test_by_hand_it_takes_force() -> None:
     assert (outcome.method, world.routes.called("unload")) == ("http", ["image"])
 
 
-async def test_idleness_counts_from_when_it_was_last_seen_to_work() -> None:
+async def test_idle_time_starts_when_it_was_last_observed_busy() -> None:
     world = await at_work(image(idle_timeout_sec=100.0))
     async with housekeeping(world):
         await world.clock.sleep(1000)
@@ -202,26 +202,26 @@ async def test_idleness_counts_from_when_it_was_last_seen_to_work() -> None:
         assert world.routes.called("unload") == ["image"]
 
 
-async def test_who_is_not_loaded_is_not_asked_whether_it_works() -> None:
+async def test_unloaded_consumer_gets_no_busy_check() -> None:
     world = FakeWorld([image()])
     await world.start()
     world.routes.calls.clear()
     async with housekeeping(world):
         await world.clock.sleep(60)
 
-    assert "image" in world.routes.called("probe")
-    assert world.routes.called("jobs") == []
+    assert "image" in world.routes.called("probe_health")
+    assert world.routes.called("probe_busy") == []
     assert world.arbiter.consumer_status("image").busy is None
 
 
-async def test_one_that_says_nothing_of_its_health_is_asked_whether_it_works() -> None:
+async def test_consumer_without_a_health_check_gets_busy_checks() -> None:
     spec = routed("image", IMAGE_MIB, busy=QUEUE, health=None)
     world = await at_work(spec)
 
     assert world.arbiter.consumer_status("image").busy is True
 
 
-async def test_work_of_a_former_stay_says_nothing_of_the_next() -> None:
+async def test_busy_state_does_not_carry_over_to_the_next_stay() -> None:
     world = await at_work(image())
     await world.arbiter.evict("image", True, 20.0)
     world.routes.consumer("image").jobs = None
@@ -233,7 +233,7 @@ async def test_work_of_a_former_stay_says_nothing_of_the_next() -> None:
     assert len(reports(world, EvictionOccurred)) == 2
 
 
-async def test_a_plan_says_who_is_spared_for_its_work() -> None:
+async def test_plan_lists_consumers_spared_because_they_are_busy() -> None:
     world = await at_work(image(), routed("llm", LLM_MIB))
 
     plan = await world.arbiter.plan(client(), "llm", AcquireOptions())

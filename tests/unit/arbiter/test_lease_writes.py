@@ -1,4 +1,4 @@
-"""Leases and the disk: what stands is kept, what is kept stands, and a token leads to one lease."""
+"""Leases on disk: active leases are saved, saved leases are active, and a token identifies one lease."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ FULL = OSError(errno.ENOSPC, "No space left on device")
 
 @pytest.fixture
 async def world() -> FakeWorld:
-    """One consumer, resident."""
+    """A world with one resident consumer."""
     made = FakeWorld([routed("a", 5000)], scheduler=SchedulerSettings(concurrent_leases=0))
     made.vram.read_sec = READ_SEC
     made.routes.place("a", 5000)
@@ -30,89 +30,89 @@ async def world() -> FakeWorld:
     return made
 
 
-def standing(world: FakeWorld) -> set[str]:
+def active_leases(world: FakeWorld) -> set[str]:
     return {lease.id for lease in world.arbiter.status().leases}
 
 
-def told(world: FakeWorld) -> list[str]:
+def announced(world: FakeWorld) -> list[str]:
     return [type(event).__name__ for event in world.events if isinstance(event, LeaseGranted | LeaseEnded)]
 
 
 def revoke(world: FakeWorld) -> None:
-    """As an eviction by force does."""
+    """Revoke all leases, as a forced eviction does."""
     assert world.arbiter.leases.end_all(lambda lease: True, LeaseEnd.REVOKED) == 1
 
 
-def once_granted(world: FakeWorld, act: Callable[[], object]) -> list[bool]:
-    """Have something done when the first lease stands and its client's task has yet to wake.
+def act_after_first_grant(world: FakeWorld, action: Callable[[], object]) -> list[bool]:
+    """Run an action when the first lease is created, before the task of its client continues.
 
-    Returns what says, when all is over, whether the lease was on disk at that moment.
+    Returns a list that later holds whether the lease was on disk at that moment.
     """
-    publish, on_disk = world.arbiter.arbiter_state.publish, list[bool]()
+    publish, on_disk = world.arbiter.state.publish, list[bool]()
 
-    def interfere() -> None:
+    def run_action() -> None:
         on_disk.append(bool(world.store.leases))
-        act()
+        action()
 
     def watch(event: Event) -> None:
         publish(event)
-        if world.arbiter.arbiter_state.ledger.leases:
-            world.arbiter.arbiter_state.publish = publish
-            asyncio.get_running_loop().call_soon(interfere)
+        if world.arbiter.state.ledger.leases:
+            world.arbiter.state.publish = publish
+            asyncio.get_running_loop().call_soon(run_action)
 
-    world.arbiter.arbiter_state.publish = watch
+    world.arbiter.state.publish = watch
     return on_disk
 
 
-# -- revoked before it was handed out ----------------------------------------------------------------------------------
+# -- revoked before the grant ------------------------------------------------------------------------------------------
 
 
-async def test_a_lease_revoked_while_it_is_written_is_not_handed_out(world: FakeWorld) -> None:
+async def test_lease_revoked_during_its_write_is_not_granted(world: FakeWorld) -> None:
     world.store.stall()
     acquiring = asyncio.create_task(world.arbiter.acquire(client(), "a", AcquireOptions()))
     await world.clock.settle()
     revoke(world)
     world.store.resume()
 
-    with pytest.raises(NoSuchLease, match="the lease on a ended before it was handed out"):
+    with pytest.raises(NoSuchLease, match="the lease on a ended before it was granted"):
         await acquiring
 
     await world.clock.settle()
-    assert (standing(world), world.store.leases) == (set(), {})
-    assert told(world) == [], "nobody hears of a lease that nobody got"
+    assert (active_leases(world), world.store.leases) == (set(), {})
+    assert announced(world) == [], "a lease that no client got is not announced"
     assert world.arbiter.status().stats.grants == 0
 
 
-async def test_a_lease_revoked_before_it_is_written_leaves_nothing_on_disk() -> None:
+async def test_lease_revoked_before_its_write_leaves_nothing_on_disk() -> None:
     world = FakeWorld([routed("a", 5000)])
     world.vram.read_sec = READ_SEC
     await world.start()
-    on_disk = once_granted(world, lambda: revoke(world))  # granted by the job that loaded it
+    on_disk = act_after_first_grant(world, lambda: revoke(world))  # granted by the job that loaded it
 
     with pytest.raises(NoSuchLease):
         await world.arbiter.acquire(client(), "a", AcquireOptions())
 
     await world.clock.settle()
     assert on_disk == [False]
-    assert (standing(world), world.store.leases, told(world)) == (set(), {}, [])
+    assert (active_leases(world), world.store.leases, announced(world)) == (set(), {}, [])
     again = FakeWorld([routed("a", 5000)], store=world.store, clock=world.clock)
     await again.start()
-    assert standing(again) == set()
+    assert active_leases(again) == set()
 
 
-async def test_a_lease_that_ends_after_it_was_handed_out_is_told_of(world: FakeWorld) -> None:
+async def test_end_of_a_granted_lease_is_announced(world: FakeWorld) -> None:
     await world.arbiter.acquire(client(), "a", AcquireOptions())
     await world.arbiter.evict("a", True, 20.0)
 
     await world.clock.settle()
-    assert told(world) == ["LeaseGranted", "LeaseEnded"]
+    assert announced(world) == ["LeaseGranted", "LeaseEnded"]
     assert world.store.leases == {}
 
 
 # -- a full disk -------------------------------------------------------------------------------------------------------
 
 
-async def test_a_token_asked_for_again_while_the_disk_is_full_has_one_named_error(world: FakeWorld) -> None:
+async def test_repeated_token_on_a_full_disk_gets_one_specific_error(world: FakeWorld) -> None:
     grant = await world.arbiter.acquire(client(), "a", AcquireOptions(token="t"))
     world.store.error = FULL
 
@@ -123,7 +123,7 @@ async def test_a_token_asked_for_again_while_the_disk_is_full_has_one_named_erro
     assert (await world.arbiter.acquire(client(), "a", AcquireOptions(token="t"))).lease.id == grant.lease.id
 
 
-async def test_a_renewal_that_cannot_be_kept_changes_nothing(world: FakeWorld) -> None:
+async def test_renewal_that_cannot_be_saved_changes_nothing(world: FakeWorld) -> None:
     lease = (await world.arbiter.acquire(client(), "a", AcquireOptions(ttl_sec=10))).lease
     world.store.error = FULL
 
@@ -134,7 +134,7 @@ async def test_a_renewal_that_cannot_be_kept_changes_nothing(world: FakeWorld) -
     assert not world.named(LeaseRenewed)
 
 
-async def test_a_lease_that_ends_while_its_renewal_is_written_does_not_come_back(world: FakeWorld) -> None:
+async def test_lease_that_ends_during_its_renewal_stays_ended(world: FakeWorld) -> None:
     lease = (await world.arbiter.acquire(client(), "a", AcquireOptions(ttl_sec=100))).lease
     world.store.stall()
     renewing = asyncio.create_task(world.arbiter.renew(lease.id, 5000))
@@ -147,13 +147,13 @@ async def test_a_lease_that_ends_while_its_renewal_is_written_does_not_come_back
         await renewing
     await releasing
     await world.clock.settle()
-    assert (standing(world), world.store.leases) == (set(), {})
+    assert (active_leases(world), world.store.leases) == (set(), {})
 
 
 # -- tokens ------------------------------------------------------------------------------------------------------------
 
 
-async def test_a_token_leads_to_its_lease_also_when_the_callers_unit_became_known_meanwhile() -> None:
+async def test_token_finds_its_lease_when_the_unit_of_the_caller_became_known_later() -> None:
     world = FakeWorld([routed("a", 5000)], scheduler=SchedulerSettings(concurrent_leases=0))
     world.vram.read_sec = READ_SEC
     await world.start()
@@ -163,10 +163,10 @@ async def test_a_token_leads_to_its_lease_also_when_the_callers_unit_became_know
     second = asyncio.create_task(world.arbiter.acquire(client(2, unit="user@1000.service"), "a", options))
 
     assert (await first).lease.id == (await second).lease.id
-    assert len(standing(world)) == 1
+    assert len(active_leases(world)) == 1
 
 
-async def test_a_token_of_another_user_or_of_a_units_run_is_another_lease(world: FakeWorld) -> None:
+async def test_token_of_another_user_or_unit_run_gets_its_own_lease(world: FakeWorld) -> None:
     world.units.units["job.service"] = FakeUnit("job.service", UnitActivity.ACTIVE, invocation=1)
     job = client(3, unit="job.service", invocation_id=f"{1:032x}")
     ttl, unit = AcquireOptions(token="t"), AcquireOptions(LeaseLifetime.UNIT, token="t")
@@ -177,23 +177,23 @@ async def test_a_token_of_another_user_or_of_a_units_run_is_another_lease(world:
     assert len(set(leases)) == 3
 
 
-async def test_a_token_whose_lease_has_ended_leads_to_a_new_one(world: FakeWorld) -> None:
+async def test_token_of_an_ended_lease_gets_a_new_lease(world: FakeWorld) -> None:
     first = (await world.arbiter.acquire(client(), "a", AcquireOptions(token="t"))).lease
     await world.arbiter.release(first.id)
 
     second = (await world.arbiter.acquire(client(), "a", AcquireOptions(token="t"))).lease
 
-    assert standing(world) == {second.id}
+    assert active_leases(world) == {second.id}
     assert first.id != second.id
 
 
-async def test_a_token_used_for_another_consumer_is_refused_also_while_that_request_waits() -> None:
+async def test_token_used_for_another_consumer_is_refused_even_while_that_request_waits() -> None:
     world = FakeWorld([routed("a", 5000), routed("b", 5000)])
     world.vram.read_sec = READ_SEC
     await world.start()
     waiting = asyncio.create_task(world.arbiter.acquire(client(), "a", AcquireOptions(token="t")))
     await world.clock.settle()
 
-    with pytest.raises(InvalidArgs, match="used for a, not for b"):
+    with pytest.raises(InvalidArgs, match="used for a; use a new one for b"):
         await world.arbiter.acquire(client(), "b", AcquireOptions(token="t"))
     assert (await waiting).lease.consumer == "a"

@@ -1,4 +1,4 @@
-"""How leases end, and how they outlive the daemon."""
+"""The ends of leases, and their restoration after a restart."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def in_worker(number: int = 1, run: int = 1):  # type: ignore[no-untyped-def]
     return client(number, unit="worker.service", invocation_id=f"{run:032x}")
 
 
-async def test_vanishing_owner_frees_lease(world: FakeWorld) -> None:
+async def test_connection_lease_ends_when_its_owner_disconnects(world: FakeWorld) -> None:
     await world.start()
     await world.arbiter.acquire(client(1), "a", CONNECTION)
     await world.arbiter.acquire(client(2), "a", CONNECTION)
@@ -45,7 +45,7 @@ async def test_vanishing_owner_frees_lease(world: FakeWorld) -> None:
     assert ends(world) == [LeaseEnd.OWNER_VANISHED]
 
 
-async def test_a_ttl_lease_outlives_its_connection_and_ends_in_time(world: FakeWorld) -> None:
+async def test_ttl_lease_survives_its_connection_and_expires_in_time(world: FakeWorld) -> None:
     await world.start()
     housekeeping = asyncio.create_task(world.housekeeping.run())
     grant = await world.arbiter.acquire(client(1), "a", AcquireOptions(ttl_sec=100))
@@ -60,7 +60,7 @@ async def test_a_ttl_lease_outlives_its_connection_and_ends_in_time(world: FakeW
     housekeeping.cancel()
 
 
-async def test_a_shorter_lease_is_not_slept_through(world: FakeWorld) -> None:
+async def test_shorter_lease_expires_in_time(world: FakeWorld) -> None:
     await world.start()
     housekeeping = asyncio.create_task(world.housekeeping.run())
     await world.arbiter.acquire(client(1), "a", AcquireOptions(ttl_sec=29))
@@ -71,7 +71,7 @@ async def test_a_shorter_lease_is_not_slept_through(world: FakeWorld) -> None:
     housekeeping.cancel()
 
 
-async def test_a_shorter_lease_is_not_slept_through_after_the_wall_clock_was_set_forward(world: FakeWorld) -> None:
+async def test_shorter_lease_expires_in_time_after_the_wall_clock_was_set_forward(world: FakeWorld) -> None:
     await world.start()
     housekeeping = asyncio.create_task(world.housekeeping.run())
     await world.arbiter.acquire(client(1), "a", AcquireOptions(ttl_sec=29))
@@ -83,18 +83,18 @@ async def test_a_shorter_lease_is_not_slept_through_after_the_wall_clock_was_set
     housekeeping.cancel()
 
 
-async def test_leases_that_come_and_go_wake_nobody_who_waits_for_their_end(world: FakeWorld) -> None:
+async def test_short_lived_leases_do_not_wake_the_expiry_loop(world: FakeWorld) -> None:
     await world.start()
     housekeeping = asyncio.create_task(world.housekeeping.run())
     await world.clock.sleep(0.5)
     for number in range(3):
         grant = await world.arbiter.acquire(client(number), "a", AcquireOptions(ttl_sec=900))
-        assert not world.arbiter.leases.sooner.is_set()
+        assert not world.arbiter.leases.expiry_moved.is_set()
         await world.arbiter.release(grant.lease.id)
     housekeeping.cancel()
 
 
-async def test_renewing_counts_from_now(world: FakeWorld) -> None:
+async def test_renewal_counts_from_now(world: FakeWorld) -> None:
     await world.start()
     housekeeping = asyncio.create_task(world.housekeeping.run())
     grant = await world.arbiter.acquire(client(1), "a", AcquireOptions(ttl_sec=100))
@@ -107,7 +107,7 @@ async def test_renewing_counts_from_now(world: FakeWorld) -> None:
     housekeeping.cancel()
 
 
-async def test_only_ttl_leases_are_renewed(world: FakeWorld) -> None:
+async def test_only_ttl_leases_can_be_renewed(world: FakeWorld) -> None:
     await world.start()
     grant = await world.arbiter.acquire(client(1), "a", CONNECTION)
 
@@ -117,7 +117,7 @@ async def test_only_ttl_leases_are_renewed(world: FakeWorld) -> None:
         await world.arbiter.renew("0" * 20, None)
 
 
-async def test_a_clock_that_jumps_forward_ends_what_has_run_out(world: FakeWorld) -> None:
+async def test_expired_leases_end_when_the_clock_jumps_forward(world: FakeWorld) -> None:
     await world.start()
     housekeeping = asyncio.create_task(world.housekeeping.run())
     await world.arbiter.acquire(client(1), "a", AcquireOptions(ttl_sec=3600))
@@ -129,17 +129,17 @@ async def test_a_clock_that_jumps_forward_ends_what_has_run_out(world: FakeWorld
     housekeeping.cancel()
 
 
-async def test_a_unit_lease_ends_with_its_unit(world: FakeWorld) -> None:
+async def test_unit_lease_ends_with_its_unit(world: FakeWorld) -> None:
     await world.start()
     await world.arbiter.acquire(in_worker(), "a", UNIT)
 
     world.units.become("worker.service", UnitActivity.DEACTIVATING)
-    assert ends(world) == [], "it still runs"
+    assert ends(world) == [], "the unit still runs"
     world.units.become("worker.service", UnitActivity.INACTIVE)
     assert ends(world) == [LeaseEnd.UNIT_STOPPED]
 
 
-async def test_a_restarted_unit_does_not_inherit_the_lease_of_its_last_run(world: FakeWorld) -> None:
+async def test_restarted_unit_does_not_keep_the_lease_of_its_last_run(world: FakeWorld) -> None:
     await world.start()
     await world.arbiter.acquire(in_worker(run=1), "a", UNIT)
 
@@ -150,18 +150,18 @@ async def test_a_restarted_unit_does_not_inherit_the_lease_of_its_last_run(world
     assert ends(world) == [LeaseEnd.UNIT_STOPPED]
 
 
-async def test_a_unit_that_died_while_its_lease_was_given_holds_none(world: FakeWorld) -> None:
+async def test_unit_that_ended_during_its_grant_gets_no_lease(world: FakeWorld) -> None:
     await world.start()
-    world.units.units["worker.service"].activity = UnitActivity.INACTIVE  # nobody watched it yet
+    world.units.units["worker.service"].activity = UnitActivity.INACTIVE  # it is not watched yet
 
-    with pytest.raises(NoSuchLease, match="before it was handed out"):
+    with pytest.raises(NoSuchLease, match="before it was granted"):
         await world.arbiter.acquire(in_worker(), "a", UNIT)
 
     assert ends(world) == [LeaseEnd.UNIT_STOPPED]
     assert world.arbiter.status().leases == ()
 
 
-async def test_releasing_twice_is_told(world: FakeWorld) -> None:
+async def test_second_release_is_an_error(world: FakeWorld) -> None:
     await world.start()
     grant = await world.arbiter.acquire(client(1), "a", AcquireOptions())
     await world.arbiter.release(grant.lease.id)
@@ -171,7 +171,7 @@ async def test_releasing_twice_is_told(world: FakeWorld) -> None:
     assert world.store.leases == {}
 
 
-async def test_a_client_that_goes_while_its_lease_is_written_down_leaves_none(world: FakeWorld) -> None:
+async def test_client_that_disconnects_during_the_write_leaves_no_lease(world: FakeWorld) -> None:
     await world.start()
     await world.arbiter.load("a", "", 60.0)
     world.store.stall()
@@ -181,16 +181,16 @@ async def test_a_client_that_goes_while_its_lease_is_written_down_leaves_none(wo
     with pytest.raises(asyncio.CancelledError):
         await acquiring
     world.store.resume()
-    await world.arbiter.leases.settle()
+    await world.arbiter.leases.flush()
 
     assert world.arbiter.status().leases == ()
     assert world.store.leases == {}
 
 
-# -- over the daemon's death -------------------------------------------------------------------------------------------
+# -- restarts of the daemon --------------------------------------------------------------------------------------------
 
 
-async def test_every_lease_whose_owner_lives_stands_after_a_restart_under_the_same_id(world: FakeWorld) -> None:
+async def test_leases_of_existing_owners_are_restored_with_the_same_id(world: FakeWorld) -> None:
     await world.start()
     ids = {
         (await world.arbiter.acquire(client(1), "a", CONNECTION)).lease.id,
@@ -203,12 +203,12 @@ async def test_every_lease_whose_owner_lives_stands_after_a_restart_under_the_sa
     await again.start()
 
     assert {lease.id for lease in again.arbiter.status().leases} == ids
-    assert again.owners.watched == [":1.1"], "its death must not be missed"
+    assert again.owners.watched == [":1.1"], "its disconnect must be noticed"
     await again.arbiter.owner_vanished(":1.1")
     assert len(again.arbiter.status().leases) == 2
 
 
-async def test_leases_of_owners_that_died_meanwhile_are_gone_after_a_restart(world: FakeWorld) -> None:
+async def test_leases_of_vanished_owners_are_not_restored(world: FakeWorld) -> None:
     await world.start()
     await world.arbiter.acquire(client(1), "a", CONNECTION)
     await world.arbiter.acquire(in_worker(3), "b", UNIT)
@@ -224,7 +224,7 @@ async def test_leases_of_owners_that_died_meanwhile_are_gone_after_a_restart(wor
     assert world.store.leases == {}
 
 
-async def test_not_being_able_to_ask_systemd_is_no_proof_that_a_unit_ended(world: FakeWorld) -> None:
+async def test_unit_lease_is_restored_when_systemd_cannot_be_asked(world: FakeWorld) -> None:
     await world.start()
     await world.arbiter.acquire(in_worker(3), "b", UNIT)
 
@@ -235,12 +235,12 @@ async def test_not_being_able_to_ask_systemd_is_no_proof_that_a_unit_ended(world
     assert len(again.arbiter.status().leases) == 1
 
 
-async def test_last_use_and_pins_are_kept_over_a_restart(world: FakeWorld) -> None:
+async def test_last_use_and_pins_survive_a_restart(world: FakeWorld) -> None:
     await world.start()
     grant = await world.arbiter.acquire(client(1), "a", AcquireOptions())
     await world.arbiter.release(grant.lease.id)
     await world.arbiter.pin("b", pinned=True)
-    await world.arbiter.leases.keep_uses()  # upkeep does, after each reading
+    await world.arbiter.leases.save_last_uses()  # housekeeping does this after each reading
     used = world.arbiter.consumer_status("a").last_used_usec
 
     again = FakeWorld([routed("a", 3000), routed("b", 3000)], store=world.store, clock=world.clock)
@@ -250,7 +250,7 @@ async def test_last_use_and_pins_are_kept_over_a_restart(world: FakeWorld) -> No
     assert again.arbiter.consumer_status("b").pinned
 
 
-async def test_residency_after_a_restart_is_what_is_seen_not_what_was(world: FakeWorld) -> None:
+async def test_residency_after_a_restart_is_observed_not_restored(world: FakeWorld) -> None:
     await world.start()
     await world.arbiter.acquire(client(1), "a", AcquireOptions())
 
@@ -258,11 +258,11 @@ async def test_residency_after_a_restart_is_what_is_seen_not_what_was(world: Fak
     again.routes.place("b", 3000)
     await again.start()
 
-    assert again.arbiter.consumer_status("a").residency == "unloaded", "its process died with its memory"
+    assert again.arbiter.consumer_status("a").residency == "unloaded", "its process ended and freed its memory"
     assert again.arbiter.consumer_status("b").residency == "resident"
 
 
-async def test_a_lease_is_not_lost_by_stopping(world: FakeWorld) -> None:
+async def test_stopping_keeps_leases_on_disk(world: FakeWorld) -> None:
     await world.start()
     grant = await world.arbiter.acquire(client(1), "a", AcquireOptions())
     await world.arbiter.stop("stopping")

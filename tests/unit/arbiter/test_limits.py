@@ -1,4 +1,4 @@
-"""Caps: on evictions for one request, on waiting requests, on leases."""
+"""Limits on evictions per request, waiting requests and leases."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from gpumand.domain.consumer import SchedulerSettings
 from gpumand.domain.errors import EvictionFailed, InsufficientVram, LimitsExceeded
 from gpumand.domain.request import AcquireOptions, Verdict
 from gpumand.testing.world import FakeWorld, client
-from tests.unit.arbiter.arbiter_setup import READ_SEC, occupy, ooms, residency, routed
+from tests.unit.arbiter.arbiter_setup import READ_SEC, hold_foreign_memory, ooms, residency, routed
 
 
-def many(count: int, mib: int, *others: object, **settings: int) -> FakeWorld:
-    """So many loaded consumers of one size, v0 the first to go."""
+def make_world(count: int, mib: int, *others: object, **settings: int) -> FakeWorld:
+    """A world with ``count`` loaded consumers of one size; v0 is the first victim."""
     specs = [routed(f"v{number}", mib) for number in range(count)]
     world = FakeWorld([*specs, *others], scheduler=SchedulerSettings(**settings))  # type: ignore[list-item]
     world.vram.read_sec = READ_SEC
@@ -23,8 +23,8 @@ def many(count: int, mib: int, *others: object, **settings: int) -> FakeWorld:
     return world
 
 
-async def test_a_plan_that_takes_more_evictions_than_allowed_is_refused_as_acquire_would_be() -> None:
-    world = many(6, 3900, routed("big", 23000))
+async def test_plan_with_too_many_evictions_is_refused_like_acquire() -> None:
+    world = make_world(6, 3900, routed("big", 23000))
     await world.start()
 
     report = await world.arbiter.plan(client(), "big", AcquireOptions())
@@ -36,8 +36,8 @@ async def test_a_plan_that_takes_more_evictions_than_allowed_is_refused_as_acqui
     assert world.routes.called("unload") == []
 
 
-async def test_one_eviction_more_and_the_same_plan_is_carried_out() -> None:
-    world = many(6, 3900, routed("big", 23000), max_evictions=6)
+async def test_plan_within_the_eviction_limit_is_carried_out() -> None:
+    world = make_world(6, 3900, routed("big", 23000), max_evictions=6)
     await world.start()
 
     grant = await world.arbiter.acquire(client(), "big", AcquireOptions(timeout_sec=60))
@@ -46,12 +46,12 @@ async def test_one_eviction_more_and_the_same_plan_is_carried_out() -> None:
     assert ooms(world) == 0
 
 
-async def test_where_lru_takes_too_many_the_largest_go_first() -> None:
-    world = many(6, 1500, routed("large", 12000), routed("big", 12000))
+async def test_largest_victims_are_chosen_when_lru_needs_too_many() -> None:
+    world = make_world(6, 1500, routed("large", 12000), routed("big", 12000))
     world.routes.place("large", 12000)
     await world.start()
     lease = (await world.arbiter.acquire(client(), "large", AcquireOptions())).lease
-    await world.arbiter.release(lease.id)  # the most recently used of all
+    await world.arbiter.release(lease.id)  # the most recently used one
 
     grant = await world.arbiter.acquire(client(), "big", AcquireOptions(timeout_sec=60))
 
@@ -59,19 +59,19 @@ async def test_where_lru_takes_too_many_the_largest_go_first() -> None:
     assert all(residency(world, f"v{number}") == "resident" for number in range(6))
 
 
-async def test_evictions_that_failed_count_against_the_limit_too() -> None:
-    world = many(5, 4000, routed("big", 6000), max_evictions=2)
+async def test_failed_evictions_count_against_the_limit() -> None:
+    world = make_world(5, 4000, routed("big", 6000), max_evictions=2)
     for number in range(3):
         world.routes.consumer(f"v{number}").lies = True
     await world.start()
 
-    with pytest.raises(EvictionFailed, match="gave nothing back"):
+    with pytest.raises(EvictionFailed, match="released no VRAM when evicted"):
         await world.arbiter.acquire(client(), "big", AcquireOptions(timeout_sec=300))
 
     assert world.routes.called("unload") == ["v0", "v1"]
 
 
-async def test_loads_by_hand_that_wait_are_capped_as_all_requests_are() -> None:
+async def test_waiting_manual_loads_are_limited_like_other_requests() -> None:
     world = FakeWorld([routed("a", 20000), routed("b", 20000)])
     world.vram.read_sec = READ_SEC
     world.routes.place("a", 20000)
@@ -90,7 +90,7 @@ async def test_loads_by_hand_that_wait_are_capped_as_all_requests_are() -> None:
         load.cancel()
 
 
-async def test_at_the_cap_a_token_still_leads_to_the_lease_it_stands_for() -> None:
+async def test_token_returns_its_lease_even_at_the_lease_limit() -> None:
     world = FakeWorld([routed("a", 100)], scheduler=SchedulerSettings(concurrent_leases=0))
     world.vram.read_sec = READ_SEC
     world.routes.place("a", 100)
@@ -104,8 +104,8 @@ async def test_at_the_cap_a_token_still_leads_to_the_lease_it_stands_for() -> No
         await world.arbiter.acquire(client(), "a", AcquireOptions(token="t64"))
 
 
-async def test_a_request_that_has_used_up_its_evictions_waits_without_planning_over_and_over() -> None:
-    """Decided with and without its past, a plan was made and dropped again as fast as figures could be read."""
+async def test_request_without_evictions_left_waits_without_planning_repeatedly() -> None:
+    """A past bug: the plan was decided with and without earlier evictions in turn, once per reading, without end."""
     world = FakeWorld(
         [routed("old", 4000), routed("idle", 4000), routed("lent", 6000), routed("big", 13000)],
         scheduler=SchedulerSettings(max_evictions=1, concurrent_leases=0),
@@ -118,14 +118,14 @@ async def test_a_request_that_has_used_up_its_evictions_waits_without_planning_o
     world.routes.consumer("old").unload_sec = 5.0
     acquiring = asyncio.create_task(world.arbiter.acquire(client(2), "big", AcquireOptions(timeout_sec=300)))
     await world.clock.advance_until(lambda: world.routes.called("unload") != [])
-    occupy(world, 3000)  # a game starts while the one eviction goes on: it is not enough any more
+    hold_foreign_memory(world, 3000)  # a game starts during the only eviction, which does not suffice any more
     await world.clock.sleep(20)
     reads = world.vram.reads
 
     await world.clock.sleep(60)
 
     assert len(world.routes.called("unload")) == 1
-    assert world.vram.reads - reads <= 5, "nothing happens, so nothing is looked at"
+    assert world.vram.reads - reads <= 5, "without events there are no readings"
     assert not acquiring.done()
     await world.arbiter.release(lease.id)
     with pytest.raises(InsufficientVram):

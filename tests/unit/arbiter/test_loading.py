@@ -1,4 +1,4 @@
-"""Loads: what counts as one, who inherits one, and what a failed one leaves behind."""
+"""Loads: external starts, requests that join a load, and failed loads."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from tests.unit.arbiter.arbiter_setup import READ_SEC, by_unit, drop_model, lazy
 BOTH = (EvictionMethod.HTTP, EvictionMethod.UNIT_STOP)
 
 
-def made(*specs: object, slots: int = 1) -> FakeWorld:
+def make_world(*specs: object, slots: int = 1) -> FakeWorld:
     world = FakeWorld(specs, scheduler=SchedulerSettings(concurrent_leases=slots))  # type: ignore[arg-type]
     world.vram.read_sec = READ_SEC
     return world
 
 
-# -- starts that nobody asked for --------------------------------------------------------------------------------------
+# -- external starts ---------------------------------------------------------------------------------------------------
 
 
-async def test_a_start_that_never_ends_keeps_the_device_for_its_load_timeout_only() -> None:
-    world = made(by_unit("stuck", 2000, load_timeout_sec=60.0), routed("b", 5000))
+async def test_endless_start_blocks_the_device_for_its_load_timeout_only() -> None:
+    world = make_world(by_unit("stuck", 2000, load_timeout_sec=60.0), routed("b", 5000))
     await world.start()
     housekeeping = asyncio.create_task(world.housekeeping.run())
     await world.clock.sleep(1.0)
@@ -40,8 +40,8 @@ async def test_a_start_that_never_ends_keeps_the_device_for_its_load_timeout_onl
     housekeeping.cancel()
 
 
-async def test_a_unit_that_crashes_and_begins_anew_is_not_loading_for_ever() -> None:
-    world = made(by_unit("crashing", 2000, load_timeout_sec=60.0), routed("b", 5000))
+async def test_crash_looping_unit_does_not_count_as_loading_forever() -> None:
+    world = make_world(by_unit("crashing", 2000, load_timeout_sec=60.0), routed("b", 5000))
     await world.start()
     housekeeping = asyncio.create_task(world.housekeeping.run())
     await world.clock.sleep(1.0)
@@ -55,7 +55,7 @@ async def test_a_unit_that_crashes_and_begins_anew_is_not_loading_for_ever() -> 
 
     crashing = asyncio.create_task(crash_and_begin_anew())
     await world.clock.sleep(70.0)
-    assert residency(world, "crashing") == "resident", "it has had its time, and may be evicted"
+    assert residency(world, "crashing") == "resident", "its load timeout has passed, so it may be evicted"
     grant = await world.arbiter.acquire(client(), "b", AcquireOptions(timeout_sec=7200))
 
     assert grant.waited_usec / 1e6 < 40
@@ -63,8 +63,8 @@ async def test_a_unit_that_crashes_and_begins_anew_is_not_loading_for_ever() -> 
     housekeeping.cancel()
 
 
-async def test_a_unit_that_came_to_rest_has_all_its_time_for_the_next_start() -> None:
-    world = made(by_unit("llm", 2000, load_timeout_sec=60.0))
+async def test_unit_at_rest_gets_the_full_load_timeout_for_its_next_start() -> None:
+    world = make_world(by_unit("llm", 2000, load_timeout_sec=60.0))
     await world.start()
     housekeeping = asyncio.create_task(world.housekeeping.run())
     for _ in range(3):
@@ -76,11 +76,11 @@ async def test_a_unit_that_came_to_rest_has_all_its_time_for_the_next_start() ->
     housekeeping.cancel()
 
 
-# -- who inherits a load -----------------------------------------------------------------------------------------------
+# -- requests that join a load -----------------------------------------------------------------------------------------
 
 
-async def test_who_inherits_a_load_by_hand_gets_no_lease_beside_the_one_slot() -> None:
-    world = made(routed("a", 5000), routed("b", 5000))
+async def test_request_that_joins_a_manual_load_waits_for_a_lease_slot() -> None:
+    world = make_world(routed("a", 5000), routed("b", 5000))
     world.routes.place("a", 5000)
     await world.start()
     lease = (await world.arbiter.acquire(client(1), "a", AcquireOptions())).lease
@@ -98,8 +98,8 @@ async def test_who_inherits_a_load_by_hand_gets_no_lease_beside_the_one_slot() -
     assert world.routes.called("load") == ["b"]
 
 
-async def test_who_inherits_a_load_by_hand_has_its_lease_at_once_where_slots_are_unlimited() -> None:
-    world = made(routed("a", 5000), routed("b", 5000), slots=0)
+async def test_request_that_joins_a_manual_load_is_granted_with_unlimited_slots() -> None:
+    world = make_world(routed("a", 5000), routed("b", 5000), slots=0)
     world.routes.place("a", 5000)
     await world.start()
     await world.arbiter.acquire(client(1), "a", AcquireOptions())
@@ -116,8 +116,8 @@ async def test_who_inherits_a_load_by_hand_has_its_lease_at_once_where_slots_are
 # -- failed loads ------------------------------------------------------------------------------------------------------
 
 
-async def test_a_failed_load_stops_no_unit_that_ran_before() -> None:
-    world = made(routed("ollama", 6144, unit="ollama.service", vram_managed=True, pinned=True, evict=BOTH))
+async def test_failed_load_does_not_stop_a_unit_that_ran_before() -> None:
+    world = make_world(routed("ollama", 6144, unit="ollama.service", vram_managed=True, pinned=True, evict=BOTH))
     world.units.become("ollama.service", UnitActivity.ACTIVE)
     world.routes.consumer("ollama").load_error = "model not found"
     await world.start()
@@ -129,14 +129,14 @@ async def test_a_failed_load_stops_no_unit_that_ran_before() -> None:
     assert world.units.units["ollama.service"].activity is UnitActivity.ACTIVE
 
 
-async def test_a_failed_load_stops_nothing_under_somebodys_lease() -> None:
-    world = made(routed("x", 6144, unit="x.service"), slots=0)
+async def test_failed_load_does_not_stop_a_leased_consumer() -> None:
+    world = make_world(routed("x", 6144, unit="x.service"), slots=0)
     await world.start()
     await world.arbiter.watch_units()
     grant = await world.arbiter.acquire(client(1), "x", AcquireOptions())
     drop_model(world, "x")
     await world.clock.sleep(1.0)
-    await world.housekeeping.look_around()
+    await world.housekeeping.refresh_all()
     assert residency(world, "x") == "unloaded"
     world.routes.consumer("x").load_error = "CUDA error"
 
@@ -148,8 +148,8 @@ async def test_a_failed_load_stops_nothing_under_somebodys_lease() -> None:
     assert [one.id for one in world.arbiter.status().leases] == [grant.lease.id]
 
 
-async def test_a_failed_load_stops_the_unit_that_was_started_for_it() -> None:
-    world = made(routed("x", 6144, unit="x.service", evict=BOTH))
+async def test_failed_load_stops_the_unit_it_started() -> None:
+    world = make_world(routed("x", 6144, unit="x.service", evict=BOTH))
     world.routes.consumer("x").load_error = "CUDA error"
     await world.start()
 
@@ -159,8 +159,8 @@ async def test_a_failed_load_stops_the_unit_that_was_started_for_it() -> None:
     assert world.units.calls == [("start", "x.service"), ("stop", "x.service")]
 
 
-async def test_a_clean_up_that_fails_too_leaves_the_loads_own_error() -> None:
-    world = made(routed("x", 6144, unit="x.service", evict=BOTH))
+async def test_failed_cleanup_keeps_the_error_of_the_load() -> None:
+    world = make_world(routed("x", 6144, unit="x.service", evict=BOTH))
     world.routes.consumer("x").load_error = "CUDA error"
     world.units.units["x.service"].stop_failure = UnitFailed("x.service refuses", "failed")
     await world.start()
@@ -171,40 +171,40 @@ async def test_a_clean_up_that_fails_too_leaves_the_loads_own_error() -> None:
     assert residency(world, "x") == "failed"
 
 
-# -- witnesses older than our own moves --------------------------------------------------------------------------------
+# -- observations older than gpumand's own actions ---------------------------------------------------------------------
 
 
-async def test_a_unit_whose_start_systemd_has_yet_to_tell_of_is_resident_and_not_started_again() -> None:
-    world = made(by_unit("llm", 8000), slots=0)
+async def test_unit_with_an_unreported_start_is_resident_and_not_started_again() -> None:
+    world = make_world(by_unit("llm", 8000), slots=0)
     world.units.units["llm.service"].started = lambda: world.vram.hold(77, 8000, consumer="llm")
-    await world.start()  # units were asked, and it was inactive; nobody watches them
+    await world.start()  # units were queried once, when it was inactive, and are not watched
 
     await world.arbiter.acquire(client(1), "llm", AcquireOptions())
-    assert residency(world, "llm") == "resident", "what was heard before its start says nothing any more"
+    assert residency(world, "llm") == "resident", "states observed before its start are outdated"
     await world.arbiter.acquire(client(2), "llm", AcquireOptions())
 
     assert world.units.calls == [("start", "llm.service")]
 
 
-async def test_an_active_unit_of_before_its_stop_is_not_believed_after_it() -> None:
-    world = made(by_unit("llm", 8000))
+async def test_unit_state_from_before_its_stop_is_ignored() -> None:
+    world = make_world(by_unit("llm", 8000))
     world.units.units["llm.service"].activity = UnitActivity.ACTIVE
     world.vram.hold(77, 8000, consumer="llm")
     world.units.units["llm.service"].stopped = lambda: world.vram.release(77)
     await world.start()
 
     assert (await world.arbiter.evict("llm", False, 20.0)).freed_mib == 8000
-    await world.arbiter.arbiter_state.sample()
-    world.arbiter.facts.conclude_all()
+    await world.arbiter.state.sample()
+    world.arbiter.reconciler.reconcile_all()
 
     assert residency(world, "llm") == "unloaded"
 
 
-# -- at once, or not at all --------------------------------------------------------------------------------------------
+# -- timeout 0 ---------------------------------------------------------------------------------------------------------
 
 
-async def test_a_lazy_consumer_that_runs_and_fits_is_had_at_once() -> None:
-    world = made(lazy("comfy", 5000))
+async def test_running_lazy_consumer_that_fits_is_granted_with_timeout_zero() -> None:
+    world = make_world(lazy("comfy", 5000))
     await world.start()
 
     grant = await world.arbiter.acquire(client(), "comfy", AcquireOptions(timeout_sec=0))
@@ -212,8 +212,8 @@ async def test_a_lazy_consumer_that_runs_and_fits_is_had_at_once() -> None:
     assert (grant.lease.consumer, world.routes.called("load")) == ("comfy", [])
 
 
-async def test_a_lazy_consumer_whose_unit_has_to_be_started_is_not_had_at_once() -> None:
-    world = made(lazy("comfy", 5000, unit="comfy.service"))
+async def test_stopped_lazy_consumer_is_not_granted_with_timeout_zero() -> None:
+    world = make_world(lazy("comfy", 5000, unit="comfy.service"))
     await world.start()
 
     with pytest.raises(Busy, match="loaded first"):
@@ -222,9 +222,9 @@ async def test_a_lazy_consumer_whose_unit_has_to_be_started_is_not_had_at_once()
     assert world.units.calls == []
 
 
-async def test_a_lease_that_a_consumers_own_unit_holds_takes_no_slot() -> None:
+async def test_lease_of_the_consumers_own_unit_uses_no_slot() -> None:
     own = by_unit("x", 3000)
-    world = made(own, routed("y", 3000))
+    world = make_world(own, routed("y", 3000))
     await world.start()
     await world.arbiter.watch_units()
     world.units.become("x.service", UnitActivity.ACTIVATING)

@@ -1,4 +1,4 @@
-"""A load that was under way when the daemon died: its room stays spoken for, and its end is waited for."""
+"""Loads that were running when the daemon was killed: their memory stays reserved and their end is awaited."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def world(store: MemoryStore | None = None, before: FakeWorld | None = None) -> 
 
 
 async def killed_in_a_load() -> FakeWorld:
-    """A world whose daemon is no more, five seconds into the load of image."""
+    """A world whose daemon was killed five seconds after the load of image started."""
     dead = world()
     await dead.start()
     asking = asyncio.create_task(dead.arbiter.acquire(client(), "image", AcquireOptions(timeout_sec=60.0)))
@@ -45,10 +45,10 @@ async def killed_in_a_load() -> FakeWorld:
     return dead
 
 
-async def test_the_next_request_does_not_meet_it_in_its_room() -> None:
+async def test_next_request_does_not_use_memory_reserved_for_the_resumed_load() -> None:
     dead = await killed_in_a_load()
     again = world(dead.store, dead)
-    again.routes.place("image", 3250).loaded = False  # the first quarter of it
+    again.routes.place("image", 3250).loaded = False  # a quarter of its memory
     again.routes.consumer("image").mib = 13000
     await again.start()
     assert again.arbiter.consumer_status("image").residency == "loading"
@@ -61,7 +61,7 @@ async def test_the_next_request_does_not_meet_it_in_its_room() -> None:
     assert again.store.loads == {}
 
 
-async def test_whoever_asks_for_it_again_joins_the_load() -> None:
+async def test_repeated_request_joins_the_resumed_load() -> None:
     dead = await killed_in_a_load()
     again = world(dead.store, dead)
     await again.start()
@@ -71,7 +71,7 @@ async def test_whoever_asks_for_it_again_joins_the_load() -> None:
     assert again.arbiter.status().stats.loads == 1
 
 
-async def test_a_load_that_failed_meanwhile_is_a_failed_load() -> None:
+async def test_resumed_load_that_failed_meanwhile_is_reported_as_failed() -> None:
     dead = await killed_in_a_load()
     again = world(dead.store, dead)
     again.routes.die("image")
@@ -84,7 +84,7 @@ async def test_a_load_that_failed_meanwhile_is_a_failed_load() -> None:
     assert again.store.loads == {}
 
 
-async def test_a_load_that_has_had_all_its_time_is_over() -> None:
+async def test_load_past_its_timeout_is_not_resumed() -> None:
     dead = await killed_in_a_load()
     dead.clock.step_realtime(60.0)
     again = world(dead.store, dead)
@@ -94,7 +94,7 @@ async def test_a_load_that_has_had_all_its_time_is_over() -> None:
     assert again.store.loads == {}
 
 
-async def test_a_full_disk_does_not_keep_a_consumer_from_being_loaded() -> None:
+async def test_full_disk_does_not_prevent_a_load() -> None:
     full = world()
     await full.start()
     full.store.error = OSError(errno.ENOSPC, "No space left on device")

@@ -1,4 +1,4 @@
-"""Load, Evict, Pin, idleness, reload, and what changes behind our back."""
+"""Load, Evict, Pin, idle consumers, reloads, and external changes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from gpumand.domain.events import EvictionOccurred, LeaseEnded
 from gpumand.domain.lease import LeaseEnd
 from gpumand.domain.request import AcquireOptions, Verdict
 from gpumand.testing.world import FakeWorld, client
-from tests.unit.arbiter.arbiter_setup import by_unit, die, occupy, residency, routed
+from tests.unit.arbiter.arbiter_setup import by_unit, hold_foreign_memory, kill_consumer, residency, routed
 
 # -- Load --------------------------------------------------------------------------------------------------------------
 
@@ -27,7 +27,7 @@ async def test_load_makes_room_and_loads_without_a_lease() -> None:
 
     assert (outcome.changed, outcome.evicted, outcome.device) == (True, ("a",), "0")
     assert world.arbiter.status().leases == ()
-    assert not world.arbiter.arbiter_state.state("b").claimed
+    assert not world.arbiter.state.consumer("b").claimed
     assert not (await world.arbiter.load("b", "", 60.0)).changed
 
 
@@ -42,7 +42,7 @@ async def test_load_does_not_need_a_slot_but_never_evicts_under_a_lease() -> Non
     assert residency(world, "a") == "resident"
 
 
-async def test_load_of_what_is_there_does_not_stand_in_line() -> None:
+async def test_load_of_a_resident_consumer_does_not_queue() -> None:
     world = FakeWorld([routed("a", 12000), routed("b", 6000), routed("c", 20000)])
     world.routes.place("b", 6000)
     await world.start()
@@ -60,7 +60,7 @@ async def test_load_of_what_is_there_does_not_stand_in_line() -> None:
 # -- Evict -------------------------------------------------------------------------------------------------------------
 
 
-async def test_evict_frees_and_says_what_was_freed() -> None:
+async def test_evict_frees_memory_and_reports_the_amount() -> None:
     world = FakeWorld([routed("a", 9000)])
     world.routes.place("a", 9000)
     await world.start()
@@ -73,25 +73,25 @@ async def test_evict_frees_and_says_what_was_freed() -> None:
     assert not (await world.arbiter.evict("a", False, 20.0)).changed
 
 
-async def test_evict_by_one_method_tries_no_other() -> None:
+async def test_evict_with_one_method_tries_no_other() -> None:
     spec = by_unit("a", 9000, url="http://127.0.0.1:1", unload=Route("/unload"))
     spec = replace(spec, evict=(EvictionMethod.HTTP, EvictionMethod.UNIT_STOP))
     world = FakeWorld([spec])
     await world.start()
     await world.arbiter.load("a", "", 60.0)
     world.routes.place("a", 9000).lies = True
-    await world.arbiter.arbiter_state.sample()
+    await world.arbiter.state.sample()
 
     with pytest.raises(EvictionFailed):
         await world.arbiter.evict("a", False, 60.0, "http")
     assert ("stop", "a.service") not in world.units.calls
-    world.units.units["a.service"].stopped = lambda: die(world, "a")
+    world.units.units["a.service"].stopped = lambda: kill_consumer(world, "a")
     assert (await world.arbiter.evict("a", False, 60.0, "unit-stop")).method == "unit-stop"
-    with pytest.raises(InvalidArgs, match="its methods are http and unit-stop"):
+    with pytest.raises(InvalidArgs, match="its eviction methods: http and unit-stop"):
         await world.arbiter.evict("a", False, 60.0, "checkpoint")
 
 
-async def test_evicting_under_a_lease_needs_force_which_revokes_it() -> None:
+async def test_evicting_a_leased_consumer_needs_force_and_revokes_the_lease() -> None:
     world = FakeWorld([routed("a", 9000)])
     await world.start()
     await world.arbiter.acquire(client(), "a", AcquireOptions())
@@ -117,7 +117,7 @@ async def test_evicting_a_pinned_consumer_needs_force() -> None:
     assert (await world.arbiter.evict("a", False, 20.0)).changed
 
 
-async def test_evict_tells_when_it_did_not_work_and_when_it_cannot() -> None:
+async def test_evict_reports_a_failure_and_an_impossible_eviction() -> None:
     world = FakeWorld([routed("liar", 9000), routed("none", 100, unload=None, evict=())])
     world.routes.place("liar", 9000).lies = True
     world.routes.place("none", 100)
@@ -132,7 +132,7 @@ async def test_evict_tells_when_it_did_not_work_and_when_it_cannot() -> None:
     assert residency(world, "liar") == "resident"
 
 
-async def test_evict_waits_for_a_load_under_way_but_not_longer_than_told() -> None:
+async def test_evict_waits_for_a_running_load_within_its_timeout() -> None:
     world = FakeWorld([routed("a", 9000), routed("b", 9000)])
     world.routes.place("b", 9000)
     world.routes.consumer("a").load_sec = 30.0
@@ -140,7 +140,7 @@ async def test_evict_waits_for_a_load_under_way_but_not_longer_than_told() -> No
     loading = asyncio.create_task(world.arbiter.load("a", "", 60.0))
     await world.clock.sleep(1.0)
 
-    with pytest.raises(TimedOut, match="busy with a"):
+    with pytest.raises(TimedOut, match="in use by the job for a"):
         await world.arbiter.evict("b", False, 5.0)
     assert (await world.arbiter.evict("b", False, 60.0)).changed
     await loading
@@ -169,7 +169,7 @@ async def test_an_idle_consumer_is_evicted_after_its_timeout_counted_from_its_la
     housekeeping.cancel()
 
 
-async def test_pinned_is_never_too_idle() -> None:
+async def test_pinned_consumer_is_not_evicted_for_idleness() -> None:
     world = FakeWorld([routed("a", 9000, idle_timeout_sec=10.0, pinned=True)])
     world.routes.place("a", 9000)
     await world.start()
@@ -184,7 +184,7 @@ async def test_pinned_is_never_too_idle() -> None:
 # -- plan --------------------------------------------------------------------------------------------------------------
 
 
-async def test_a_plan_says_what_would_happen_and_changes_nothing() -> None:
+async def test_plan_reports_the_decision_without_changing_anything() -> None:
     world = FakeWorld([routed("a", 20000), routed("b", 9000), routed("p", 1000, pinned=True)])
     world.routes.place("a", 20000)
     world.routes.place("p", 1000)
@@ -201,7 +201,7 @@ async def test_a_plan_says_what_would_happen_and_changes_nothing() -> None:
     assert world.routes.called("unload") == []
 
 
-async def test_a_plan_behind_others_says_so() -> None:
+async def test_plan_behind_waiting_requests_says_so() -> None:
     world = FakeWorld([routed("a", 2000), routed("b", 2000)])
     await world.start()
     grant = await world.arbiter.acquire(client(1), "a", AcquireOptions())
@@ -218,7 +218,7 @@ async def test_a_plan_behind_others_says_so() -> None:
 # -- reload ------------------------------------------------------------------------------------------------------------
 
 
-async def test_a_reload_leaves_leases_alone_even_of_a_consumer_that_is_gone() -> None:
+async def test_reload_keeps_leases_of_a_removed_consumer() -> None:
     world = FakeWorld([routed("a", 2000), routed("b", 2000)], scheduler=SchedulerSettings(concurrent_leases=0))
     await world.start()
     grant = await world.arbiter.acquire(client(), "a", AcquireOptions())
@@ -236,7 +236,7 @@ async def test_a_reload_leaves_leases_alone_even_of_a_consumer_that_is_gone() ->
     assert {one.name for one in world.arbiter.status().consumers} == {"b", "c"}
 
 
-async def test_requests_for_a_consumer_that_a_reload_removed_are_refused() -> None:
+async def test_requests_for_a_removed_consumer_are_refused() -> None:
     world = FakeWorld([routed("a", 2000), routed("b", 2000)])
     await world.start()
     await world.arbiter.acquire(client(1), "a", AcquireOptions())
@@ -250,7 +250,7 @@ async def test_requests_for_a_consumer_that_a_reload_removed_are_refused() -> No
         await waiting
 
 
-async def test_a_pin_set_by_hand_survives_a_reload() -> None:
+async def test_manual_pin_survives_a_reload() -> None:
     world = FakeWorld([routed("a", 2000)])
     await world.start()
     await world.arbiter.pin("a", pinned=True)
@@ -260,10 +260,10 @@ async def test_a_pin_set_by_hand_survives_a_reload() -> None:
     assert world.arbiter.consumer_status("a").pinned
 
 
-# -- behind our back ---------------------------------------------------------------------------------------------------
+# -- external changes --------------------------------------------------------------------------------------------------
 
 
-async def test_what_a_consumer_says_of_itself_wins_over_what_we_believe() -> None:
+async def test_health_answer_overrides_the_recorded_residency() -> None:
     world = FakeWorld([routed("a", 9000)])
     world.routes.place("a", 9000)
     await world.start()
@@ -279,7 +279,7 @@ async def test_what_a_consumer_says_of_itself_wins_over_what_we_believe() -> Non
     housekeeping.cancel()
 
 
-async def test_a_unit_that_crashes_is_not_loaded_any_more_and_the_next_acquire_loads_it_again() -> None:
+async def test_crashed_unit_is_unloaded_and_loaded_by_the_next_acquire() -> None:
     world = FakeWorld([by_unit("llm", 8000)])
     await world.start()
     await world.arbiter.watch_units()
@@ -294,7 +294,7 @@ async def test_a_unit_that_crashes_is_not_loaded_any_more_and_the_next_acquire_l
     assert world.units.calls.count(("start", "llm.service")) == 2
 
 
-async def test_nobody_is_evicted_by_hand_or_for_idleness_beside_a_start_that_nobody_asked_for() -> None:
+async def test_no_manual_or_idle_eviction_during_an_external_start() -> None:
     world = FakeWorld([by_unit("llm", 9000), routed("a", 5000, idle_timeout_sec=10.0), routed("b", 5000)])
     world.routes.place("a", 5000)
     world.routes.place("b", 5000)
@@ -314,7 +314,7 @@ async def test_nobody_is_evicted_by_hand_or_for_idleness_beside_a_start_that_nob
     housekeeping.cancel()
 
 
-async def test_an_unasked_start_is_accounted_for_and_keeps_the_device_quiet() -> None:
+async def test_external_start_reserves_memory_and_blocks_the_device() -> None:
     world = FakeWorld([by_unit("llm", 14000), routed("image", 12000)])
     await world.start()
     await world.arbiter.watch_units()
@@ -332,7 +332,7 @@ async def test_an_unasked_start_is_accounted_for_and_keeps_the_device_quiet() ->
     assert world.routes.consumer("image").ooms == 0
 
 
-async def test_a_start_that_never_ends_does_not_block_the_device_for_ever() -> None:
+async def test_endless_external_start_does_not_block_the_device_forever() -> None:
     world = FakeWorld([by_unit("stuck", 14000, load_timeout_sec=60.0), routed("image", 12000)])
     await world.start()
     housekeeping = asyncio.create_task(world.housekeeping.run())
@@ -342,11 +342,11 @@ async def test_a_start_that_never_ends_does_not_block_the_device_for_ever() -> N
     grant = await world.arbiter.acquire(client(), "image", AcquireOptions(timeout_sec=200))
 
     assert grant.loaded
-    assert 60 <= grant.waited_usec / 1e6 <= 100, "its load timeout, and the time for which memory may still come"
+    assert 60 <= grant.waited_usec / 1e6 <= 100, "its load timeout plus the time in which memory may still appear"
     housekeeping.cancel()
 
 
-async def test_a_resident_that_does_not_answer_its_health_route_stays_resident() -> None:
+async def test_resident_consumer_that_does_not_answer_stays_resident() -> None:
     spec = by_unit("llm", 8000, url="http://127.0.0.1:1", health=HealthRoute("/health", timeout_sec=2.0))
     world = FakeWorld([spec])
     world.units.become("llm.service", UnitActivity.ACTIVE)
@@ -364,7 +364,7 @@ async def test_a_resident_that_does_not_answer_its_health_route_stays_resident()
 # -- degraded ----------------------------------------------------------------------------------------------------------
 
 
-async def test_without_figures_an_eviction_is_reported_as_not_verified() -> None:
+async def test_eviction_without_readings_is_reported_as_unverified() -> None:
     world = FakeWorld([routed("a", 14000), routed("b", 14000)])
     world.settings = replace(world.settings, gpu=replace(world.settings.gpu, total_mib=24564))
     world.routes.place("a", 14000)
@@ -380,7 +380,7 @@ async def test_without_figures_an_eviction_is_reported_as_not_verified() -> None
     assert world.arbiter.summary().degraded.startswith("driver-mismatch")
 
 
-async def test_a_driver_that_hangs_degrades_and_answers_go_on() -> None:
+async def test_hanging_driver_degrades_but_requests_are_answered() -> None:
     world = FakeWorld([routed("a", 9000), routed("b", 9000)], scheduler=SchedulerSettings(concurrent_leases=0))
     await world.start()
     housekeeping = asyncio.create_task(world.housekeeping.run())
@@ -389,7 +389,7 @@ async def test_a_driver_that_hangs_degrades_and_answers_go_on() -> None:
     await world.clock.sleep(10)
 
     assert world.arbiter.summary().degraded.startswith("nvml-hangs")
-    assert (await world.arbiter.acquire(client(2), "a", AcquireOptions())).lease, "a resident needs no figures"
+    assert (await world.arbiter.acquire(client(2), "a", AcquireOptions())).lease, "a resident consumer needs no reading"
     assert (await world.arbiter.acquire(client(3), "b", AcquireOptions(timeout_sec=30))).loaded
     world.vram.resume()
     await world.clock.sleep(5)
@@ -397,10 +397,10 @@ async def test_a_driver_that_hangs_degrades_and_answers_go_on() -> None:
     housekeeping.cancel()
 
 
-async def test_foreign_memory_that_appears_is_seen_by_the_next_decision() -> None:
+async def test_new_foreign_memory_is_considered_by_the_next_decision() -> None:
     world = FakeWorld([routed("a", 9000)])
     await world.start()
-    occupy(world, 20000)
+    hold_foreign_memory(world, 20000)
 
     report = await world.arbiter.plan(client(), "a", AcquireOptions())
 

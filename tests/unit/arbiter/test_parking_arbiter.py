@@ -1,4 +1,4 @@
-"""Consumers that sleep with their weights in host RAM, and wake again: over a whole arbiter, in virtual time."""
+"""Consumers that are parked with their weights in host RAM and woken again, in virtual time."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ RESERVE_MIB = SchedulerSettings().host_ram_reserve_mib
 
 
 def sleeper(name: str, mib: int, **more: object) -> ConsumerSpec:
-    """A server in a unit, with routes to sleep and to wake."""
+    """A server in a unit, with routes that park and wake it."""
     defaults: dict[str, object] = {"unit": f"{name}.service", "evict": (HTTP, UNIT_STOP), "parks": True}
     return routed(name, mib, **(defaults | {"residual_mib": 500} | more))
 
 
 def make_world(*specs: ConsumerSpec, ram_mib: int | None = None, **more: object) -> FakeWorld:
-    """A world with so much host RAM beyond the reserve, in which the units of sleepers run."""
+    """A world with ``ram_mib`` of host RAM above the reserve; the units of its consumers run."""
     world = FakeWorld(specs, **more)  # type: ignore[arg-type]
     if ram_mib is not None:
         world.memory.mib = ram_mib + RESERVE_MIB
@@ -43,15 +43,15 @@ def make_world(*specs: ConsumerSpec, ram_mib: int | None = None, **more: object)
             unit = world.units.units[spec.unit]
             unit.activity, unit.invocation = UnitActivity.ACTIVE, 1
             unit.stopped = lambda name=spec.name: world.routes.die(name)  # type: ignore[misc]
-            unit.started = lambda name=spec.name: _rise(world, name)  # type: ignore[misc]
+            unit.started = lambda name=spec.name: _mark_running(world, name)  # type: ignore[misc]
     return world
 
 
-def _rise(world: FakeWorld, name: str) -> None:
+def _mark_running(world: FakeWorld, name: str) -> None:
     world.routes.consumer(name).running = True
 
 
-async def test_it_is_parked_and_wakes_without_its_unit_being_touched() -> None:
+async def test_consumer_is_parked_and_woken_without_stopping_its_unit() -> None:
     world = make_world(sleeper("a", 14000), sleeper("b", 14000))
     world.routes.place("a", 14000)
     await world.start()
@@ -68,7 +68,7 @@ async def test_it_is_parked_and_wakes_without_its_unit_being_touched() -> None:
     assert [event.started for event in world.events if isinstance(event, LoadFinished)] == [False, False]
 
 
-async def test_without_room_in_host_ram_its_unit_is_stopped() -> None:
+async def test_unit_is_stopped_when_host_ram_has_no_room() -> None:
     world = make_world(sleeper("a", 14000), sleeper("b", 14000), ram_mib=13999)
     world.routes.place("a", 14000)
     await world.start()
@@ -82,7 +82,7 @@ async def test_without_room_in_host_ram_its_unit_is_stopped() -> None:
     assert residency(world, "a") == "unloaded"
 
 
-async def test_one_whose_rest_is_in_the_way_is_stopped_and_all_of_it_seen_to_go() -> None:
+async def test_parked_consumer_whose_residual_memory_is_needed_is_stopped() -> None:
     world = make_world(sleeper("a", 14000), sleeper("b", 24000))
     world.routes.place("a", 14000)
     await world.start()
@@ -93,7 +93,7 @@ async def test_one_whose_rest_is_in_the_way_is_stopped_and_all_of_it_seen_to_go(
     assert (world.routes.called("unload"), ooms(world)) == ([], 0)
 
 
-async def test_the_parked_one_unused_for_longest_makes_room_in_host_ram() -> None:
+async def test_least_recently_used_parked_consumer_frees_host_ram() -> None:
     world = make_world(*(sleeper(name, 14000) for name in "abc"), ram_mib=14000)
     world.routes.place("a", 14000)
     await world.start()
@@ -108,12 +108,12 @@ async def test_the_parked_one_unused_for_longest_makes_room_in_host_ram() -> Non
     assert [(one.consumer, one.method) for one in reports(world)] == [("a", "http"), ("a", "unit-stop"), ("b", "http")]
 
 
-async def test_one_without_a_unit_is_not_evicted_where_it_cannot_be_parked() -> None:
+async def test_consumer_without_a_unit_is_not_evicted_when_it_cannot_be_parked() -> None:
     world = make_world(sleeper("a", 14000, unit="", evict=(HTTP,)), sleeper("b", 14000), ram_mib=0)
     world.routes.place("a", 14000)
     await world.start()
 
-    with pytest.raises(InsufficientVram, match="; host RAM has no room to park a in"):
+    with pytest.raises(InsufficientVram, match="; host RAM has no room to park a"):
         await world.arbiter.acquire(client(1), "b", AcquireOptions())
 
     assert world.routes.called("unload") == []
@@ -122,7 +122,7 @@ async def test_one_without_a_unit_is_not_evicted_where_it_cannot_be_parked() -> 
     assert (await world.arbiter.acquire(client(1), "b", AcquireOptions())).evicted == ("a",)
 
 
-async def test_who_is_stopped_for_its_host_ram_alone_is_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
+async def test_consumer_stopped_for_its_host_ram_is_logged(caplog: pytest.LogCaptureFixture) -> None:
     world = make_world(*(sleeper(name, 14000, residual_mib=0) for name in "abc"), ram_mib=14000)
     world.routes.place("a", 14000)
     await world.start()
@@ -132,19 +132,19 @@ async def test_who_is_stopped_for_its_host_ram_alone_is_in_the_log(caplog: pytes
         await world.arbiter.acquire(client(1), "c", AcquireOptions(timeout_sec=60))
 
     why = "parked, and its 14000 MiB of host RAM are needed to park b"
-    assert f"a held no VRAM and went by unit-stop: {why}" in caplog.messages
+    assert f"unloaded a by unit-stop, which freed no VRAM: {why}" in caplog.messages
     assert [one.consumer for one in reports(world)] == ["a", "b"]
 
 
-@pytest.mark.parametrize("by_hand", [True, False])
-async def test_who_is_to_be_stopped_is_not_parked_as_a_second_try(by_hand: bool) -> None:
+@pytest.mark.parametrize("manual", [True, False])
+async def test_consumer_that_must_be_stopped_is_not_parked_as_a_fallback(manual: bool) -> None:
     world = make_world(sleeper("a", 14000, evict=(UNIT_STOP, HTTP)), sleeper("b", 14000), ram_mib=0)
     world.routes.place("a", 14000)
     world.units.units["a.service"].stop_failure = UnitFailed("a.service does not stop")
     await world.start()
 
     evicting = (
-        world.arbiter.evict("a", False, 20.0) if by_hand else world.arbiter.acquire(client(1), "b", AcquireOptions())
+        world.arbiter.evict("a", False, 20.0) if manual else world.arbiter.acquire(client(1), "b", AcquireOptions())
     )
     with pytest.raises(EvictionFailed):
         await evicting
@@ -152,7 +152,7 @@ async def test_who_is_to_be_stopped_is_not_parked_as_a_second_try(by_hand: bool)
     assert (world.routes.called("unload"), residency(world, "a")) == ([], "resident")
 
 
-async def test_who_cannot_be_parked_yet_waits_for_another_one_to_have_woken() -> None:
+async def test_parking_waits_until_another_consumer_has_woken() -> None:
     only_route = sleeper("a", 14000, unit="", evict=(HTTP,), devices=("0",))
     world = make_world(
         only_route, sleeper("b", 14000, devices=("0",)), sleeper("w", 14000, devices=("1",)), total_mib=(24564, 24564)
@@ -161,7 +161,7 @@ async def test_who_cannot_be_parked_yet_waits_for_another_one_to_have_woken() ->
     world.routes.place("a", 14000)
     asleep = world.routes.consumer("w")
     asleep.device, asleep.host_mib, asleep.load_sec = 1, 14000, 30.0
-    world.routes._hold(asleep, 500)  # no public way: it was put to sleep by somebody else
+    world.routes._hold(asleep, 500)  # no public method: another program has parked it
     world.units.units["w.service"].stop_failure = UnitFailed("w.service does not stop")
     await world.start()
 
@@ -174,7 +174,7 @@ async def test_who_cannot_be_parked_yet_waits_for_another_one_to_have_woken() ->
     assert [residency(world, name) for name in "abw"] == ["parked", "resident", "resident"]
 
 
-async def test_one_that_failed_to_wake_gives_way_when_it_may_be_tried_again() -> None:
+async def test_consumer_that_failed_to_wake_can_be_evicted_after_its_backoff() -> None:
     world = make_world(sleeper("a", 14000), sleeper("b", 24000))
     world.routes.place("a", 14000)
     await world.start()
@@ -193,7 +193,7 @@ async def test_one_that_failed_to_wake_gives_way_when_it_may_be_tried_again() ->
     housekeeping.cancel()
 
 
-async def test_two_devices_do_not_park_into_the_same_host_ram() -> None:
+async def test_two_devices_do_not_reserve_the_same_host_ram() -> None:
     names = {"a": "0", "b": "1", "c": "0", "d": "1"}
     specs = [sleeper(name, 14000, devices=(device,)) for name, device in names.items()]
     world = make_world(*specs, ram_mib=20000, total_mib=(24564, 24564))
@@ -211,19 +211,21 @@ async def test_two_devices_do_not_park_into_the_same_host_ram() -> None:
     assert sorted(residency(world, name) for name in "ab") == ["parked", "unloaded"]
 
 
-async def test_a_stopped_sleeper_must_be_seen_to_give_back_what_it_held_asleep() -> None:
+async def test_stopping_a_parked_consumer_is_verified_against_its_residual_memory() -> None:
     world = make_world(sleeper("a", 14000))
     world.routes.place("a", 14000)
     await world.start()
     await world.arbiter.evict("a", False, 20.0)
-    world.units.units["a.service"].stopped = lambda: None  # its process lingers, and with it its context
+    world.units.units["a.service"].stopped = lambda: (
+        None
+    )  # its process ends slowly, and its CUDA context stays meanwhile
 
     with pytest.raises(EvictionFailed, match="0 of 500 MiB became free"):
         await world.arbiter.evict("a", False, 20.0)
 
 
-async def test_host_ram_is_read_for_the_eviction_itself() -> None:
-    """What was there when the request came may be gone when its turn comes."""
+async def test_host_ram_is_read_right_before_the_eviction() -> None:
+    """Host RAM that was available when the request arrived may be used up when it is served."""
     world = make_world(sleeper("a", 14000), sleeper("b", 14000), ram_mib=20000)
     world.routes.place("a", 14000)
     await world.start()
@@ -238,7 +240,7 @@ async def test_host_ram_is_read_for_the_eviction_itself() -> None:
     assert world.units.calls == [("stop", "a.service")]
 
 
-async def test_unknown_host_ram_parks_nobody_who_can_be_stopped() -> None:
+async def test_consumer_with_a_unit_is_stopped_when_host_ram_is_unknown() -> None:
     world = make_world(sleeper("a", 14000), sleeper("b", 14000))
     world.memory.mib = None
     world.routes.place("a", 14000)
@@ -249,7 +251,7 @@ async def test_unknown_host_ram_parks_nobody_who_can_be_stopped() -> None:
     assert world.units.calls == [("stop", "a.service")]
 
 
-async def test_where_nobody_parks_host_ram_is_not_looked_at() -> None:
+async def test_host_ram_is_not_read_when_no_consumer_parks() -> None:
     world = make_world(routed("a", 14000), routed("b", 14000))
     world.routes.place("a", 14000)
     await world.start()
@@ -259,7 +261,7 @@ async def test_where_nobody_parks_host_ram_is_not_looked_at() -> None:
     assert world.memory.reads == 0
 
 
-async def test_a_sleep_that_frees_nothing_ends_with_the_unit() -> None:
+async def test_unit_is_stopped_when_parking_frees_nothing() -> None:
     world = make_world(sleeper("a", 14000), sleeper("b", 14000))
     world.routes.place("a", 14000)
     world.routes.consumer("a").lies = True
@@ -271,13 +273,15 @@ async def test_a_sleep_that_frees_nothing_ends_with_the_unit() -> None:
     assert reports(world)[0].tried == ("http", "unit-stop")
 
 
-async def test_evict_parks_then_stops_and_then_there_is_nothing_left() -> None:
+async def test_repeated_evict_parks_first_and_stops_next() -> None:
     world = make_world(sleeper("a", 14000))
     world.routes.place("a", 14000)
     await world.start()
 
     outcomes = [await world.arbiter.evict("a", False, 20.0)]
-    assert not (await world.arbiter.evict("a", False, 20.0, "http")).changed, "its route has done what it can"
+    assert not (await world.arbiter.evict("a", False, 20.0, "http")).changed, (
+        "its unload route has freed everything it can"
+    )
     outcomes += [await world.arbiter.evict("a", False, 20.0) for _ in range(2)]
 
     assert [(one.changed, one.method, one.freed_mib) for one in outcomes] == [
@@ -288,7 +292,7 @@ async def test_evict_parks_then_stops_and_then_there_is_nothing_left() -> None:
     assert residency(world, "a") == "unloaded"
 
 
-async def test_evict_by_hand_heeds_host_ram_unless_forced() -> None:
+async def test_manual_eviction_checks_host_ram_unless_forced() -> None:
     world = make_world(sleeper("a", 14000, unit="", evict=(HTTP,)), ram_mib=0)
     world.routes.place("a", 14000)
     await world.start()
@@ -298,10 +302,10 @@ async def test_evict_by_hand_heeds_host_ram_unless_forced() -> None:
     assert residency(world, "a") == "resident"
     assert (await world.arbiter.evict("a", True, 20.0)).method == "http"
     assert residency(world, "a") == "parked"
-    assert not (await world.arbiter.evict("a", False, 20.0)).changed, "it has no unit: there is no more to take"
+    assert not (await world.arbiter.evict("a", False, 20.0)).changed, "it has no unit, so nothing more can be freed"
 
 
-async def test_idle_ones_are_parked_or_left_where_there_is_no_room() -> None:
+async def test_idle_consumers_are_parked_only_if_host_ram_has_room() -> None:
     specs = [sleeper(name, 9000, idle_timeout_sec=30.0, unit="", evict=(HTTP,)) for name in "ab"]
     world = make_world(*specs, ram_mib=9000)
     for name in "ab":
@@ -313,11 +317,11 @@ async def test_idle_ones_are_parked_or_left_where_there_is_no_room() -> None:
 
     assert sorted(residency(world, name) for name in "ab") == ["parked", "resident"]
     (left,) = [name for name in "ab" if residency(world, name) == "resident"]
-    assert world.arbiter.arbiter_state.state(left).idle_since > 30, "it is not tried anew at every look"
+    assert world.arbiter.state.consumer(left).idle_since > 30, "it is not tried again in every round"
     housekeeping.cancel()
 
 
-async def test_what_stays_in_vram_while_it_sleeps_is_measured() -> None:
+async def test_residual_memory_of_a_parked_consumer_is_measured() -> None:
     world = make_world(sleeper("a", 14000))
     world.routes.place("a", 14000)
     await world.start()
@@ -326,11 +330,11 @@ async def test_what_stays_in_vram_while_it_sleeps_is_measured() -> None:
     await world.arbiter.evict("a", False, 20.0)
     await world.clock.sleep(10)
 
-    assert world.arbiter.arbiter_state.state("a").memory.residual_mib == 500
+    assert world.arbiter.state.consumer("a").memory.residual_mib == 500
     housekeeping.cancel()
 
 
-async def test_what_is_parked_is_seen_after_a_restart() -> None:
+async def test_parked_consumer_is_recognized_after_a_restart() -> None:
     world = make_world(sleeper("a", 14000), sleeper("b", 9000, health=None))
     world.routes.place("b", 500).loaded = False
     await world.start()
@@ -340,8 +344,8 @@ async def test_what_is_parked_is_seen_after_a_restart() -> None:
     assert (plan.verdict, plan.load) == (Verdict.GRANT, True)
 
 
-async def test_what_stays_on_each_of_two_devices_is_no_model_together() -> None:
-    """Nothing but figures says of it whether it sleeps."""
+async def test_residual_memory_on_two_devices_does_not_count_as_a_model() -> None:
+    """Only readings show whether it is parked."""
     wide = sleeper("a", 14000, health=None, device_count=2, residual_mib=1500)
     world = make_world(wide, total_mib=(24564, 24564))
     world.routes.consumer("a").also_on = (1,)
@@ -357,7 +361,7 @@ async def test_what_stays_on_each_of_two_devices_is_no_model_together() -> None:
     housekeeping.cancel()
 
 
-async def test_a_unit_that_ends_takes_what_was_parked_along() -> None:
+async def test_stopped_unit_is_no_longer_parked() -> None:
     world = make_world(sleeper("a", 14000))
     world.routes.place("a", 14000)
     await world.start()
@@ -374,7 +378,7 @@ async def test_a_unit_that_ends_takes_what_was_parked_along() -> None:
     housekeeping.cancel()
 
 
-async def test_one_that_does_not_answer_for_a_moment_is_parked_still() -> None:
+async def test_parked_consumer_that_briefly_does_not_answer_stays_parked() -> None:
     world = make_world(sleeper("a", 14000))
     world.routes.place("a", 14000)
     await world.start()
@@ -388,11 +392,11 @@ async def test_one_that_does_not_answer_for_a_moment_is_parked_still() -> None:
     housekeeping.cancel()
 
 
-# -- whatever happens --
+# -- random sequences --
 
 
 async def storm(seed: int, policy: Policy) -> None:
-    """Clients that come and go; host RAM and VRAM are never promised twice, and everybody is served."""
+    """Random clients: no host RAM or VRAM is reserved twice, and every request is served."""
     draw = random.Random(seed)
     ram_mib = draw.choice([0, 6000, 12000, 30000])
     specs = [sleeper(f"c{number}", draw.randrange(2000, 14000)) for number in range(6)]
@@ -400,22 +404,22 @@ async def storm(seed: int, policy: Policy) -> None:
     scheduler = SchedulerSettings(concurrent_leases=draw.choice([0, 1]), policy=policy)
     sizes = draw.choice([(24564,), (16000, 24564)])
     world = make_world(*specs, ram_mib=ram_mib, scheduler=scheduler, total_mib=sizes)
-    world.routes.where = lambda name: world.arbiter.arbiter_state.state(name).devices
+    world.routes.where = lambda name: world.arbiter.state.consumer(name).devices
     for spec in specs:
         fake = world.routes.consumer(spec.name)
         fake.load_sec, fake.unload_sec = draw.uniform(0.1, 5), draw.uniform(0.05, 2)
         fake.parks_mib = spec.vram_resident_mib if spec.parks else 0
         if not spec.parks:
             world.units.units[spec.unit].stopped = lambda name=spec.name: world.routes.die(name)  # type: ignore[misc]
-            world.units.units[spec.unit].started = lambda name=spec.name: _rise(world, name)  # type: ignore[misc]
+            world.units.units[spec.unit].started = lambda name=spec.name: _mark_running(world, name)  # type: ignore[misc]
     most_mib = 0
 
-    def look(event: object) -> None:
+    def check_reservations(event: object) -> None:
         nonlocal most_mib
         world.events.append(event)  # type: ignore[arg-type]
         most_mib = max(most_mib, sum(one.host_mib for one in world.routes.consumers.values()))
 
-    world.arbiter.arbiter_state.publish = look
+    world.arbiter.state.publish = check_reservations
     await world.start()
     housekeeping = asyncio.create_task(world.housekeeping.run())
 
@@ -433,12 +437,12 @@ async def storm(seed: int, policy: Policy) -> None:
 
     assert most_mib <= ram_mib, f"seed {seed}"
     assert ooms(world) == 0, f"seed {seed}"
-    assert not world.arbiter.arbiter_state.ledger.jobs, f"seed {seed}"
+    assert not world.arbiter.state.ledger.jobs, f"seed {seed}"
     housekeeping.cancel()
 
 
 @pytest.mark.parametrize("policy", list(Policy))
 @settings(max_examples=15, deadline=None)
 @given(seed=st.integers(0, 2**32))
-def test_host_ram_is_never_promised_twice(policy: Policy, seed: int) -> None:
+def test_host_ram_is_never_reserved_twice(policy: Policy, seed: int) -> None:
     asyncio.run(storm(seed, policy))

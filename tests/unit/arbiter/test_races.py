@@ -1,4 +1,4 @@
-"""What comes between a plan and its evictions: room, games, pins, reloads, and the end of whoever asked."""
+"""Changes between a plan and its evictions: free memory, games, pins, reloads, and disconnecting clients."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.unit.arbiter.arbiter_setup import READ_SEC, by_unit, ooms, reports, r
 BOTH = (EvictionMethod.HTTP, EvictionMethod.UNIT_STOP)
 
 
-def loaded(victims: dict[str, int], wanted: dict[str, int], *, unload_sec: float = 5.0) -> FakeWorld:
+def make_world(victims: dict[str, int], wanted: dict[str, int], *, unload_sec: float = 5.0) -> FakeWorld:
     """A world in which ``victims`` are loaded, never used, and slow to unload."""
     world = FakeWorld([routed(name, mib) for name, mib in (victims | wanted).items()])
     world.vram.read_sec = READ_SEC
@@ -26,22 +26,22 @@ def loaded(victims: dict[str, int], wanted: dict[str, int], *, unload_sec: float
     return world
 
 
-async def evicting(world: FakeWorld, name: str, victim: str, timeout_sec: float = 100.0) -> asyncio.Task[Grant]:
-    """Begin to acquire; return in the midst of the eviction of ``victim``."""
+async def start_evicting(world: FakeWorld, name: str, victim: str, timeout_sec: float = 100.0) -> asyncio.Task[Grant]:
+    """Start an Acquire and return during the eviction of ``victim``."""
     acquiring = asyncio.create_task(world.arbiter.acquire(client(), name, AcquireOptions(timeout_sec=timeout_sec)))
     await world.clock.advance_until(lambda: victim in world.routes.called("unload"))
     await world.clock.sleep(1.0)
     return acquiring
 
 
-# -- a plan is decided anew before each eviction -----------------------------------------------------------------------
+# -- the plan is recalculated before each eviction ---------------------------------------------------------------------
 
 
-async def test_room_that_appears_during_the_first_eviction_spares_the_second_victim() -> None:
-    world = loaded({"v1": 8000, "v2": 8000}, {"big": 16000})
+async def test_memory_freed_during_the_first_eviction_spares_the_second_victim() -> None:
+    world = make_world({"v1": 8000, "v2": 8000}, {"big": 16000})
     world.vram.hold(1, 8000, name="game")
     await world.start()
-    acquiring = await evicting(world, "big", "v1")
+    acquiring = await start_evicting(world, "big", "v1")
 
     world.vram.release(1)
 
@@ -50,11 +50,11 @@ async def test_room_that_appears_during_the_first_eviction_spares_the_second_vic
     assert ooms(world) == 0
 
 
-async def test_a_plan_that_can_suffice_no_more_takes_nobody_else() -> None:
-    world = loaded({"v0": 5000, "v1": 5000, "v2": 5000}, {"big": 20000}, unload_sec=2.0)
+async def test_plan_that_cannot_suffice_any_more_evicts_no_further_victim() -> None:
+    world = make_world({"v0": 5000, "v1": 5000, "v2": 5000}, {"big": 20000}, unload_sec=2.0)
     world.vram.hold(9, 3000, name="desktop")
     await world.start()
-    acquiring = await evicting(world, "big", "v1")
+    acquiring = await start_evicting(world, "big", "v1")
 
     world.vram.hold(1, 6000, name="game")
 
@@ -64,11 +64,11 @@ async def test_a_plan_that_can_suffice_no_more_takes_nobody_else() -> None:
     assert world.routes.called("load") == []
 
 
-async def test_a_victim_that_is_used_before_its_turn_comes_is_exchanged_for_another() -> None:
-    world = loaded({"v0": 8000, "v1": 4000, "v2": 4000}, {"big": 16000})
+async def test_victim_that_is_used_meanwhile_is_replaced_by_another() -> None:
+    world = make_world({"v0": 8000, "v1": 4000, "v2": 4000}, {"big": 16000})
     world.vram.hold(9, 4000, name="desktop")
     await world.start()
-    acquiring = await evicting(world, "big", "v0")
+    acquiring = await start_evicting(world, "big", "v0")
 
     await world.arbiter.pin("v1", pinned=True)
 
@@ -76,8 +76,8 @@ async def test_a_victim_that_is_used_before_its_turn_comes_is_exchanged_for_anot
     assert residency(world, "v1") == "resident"
 
 
-async def test_when_its_request_has_timed_out_a_plan_evicts_nobody_more() -> None:
-    world = loaded({f"v{number}": 5000 for number in range(4)}, {"big": 22000}, unload_sec=3.0)
+async def test_plan_evicts_no_further_victim_after_its_request_timed_out() -> None:
+    world = make_world({f"v{number}": 5000 for number in range(4)}, {"big": 22000}, unload_sec=3.0)
     await world.start()
 
     with pytest.raises(TimedOut):
@@ -85,13 +85,13 @@ async def test_when_its_request_has_timed_out_a_plan_evicts_nobody_more() -> Non
     await world.clock.sleep(60)
 
     assert (world.routes.called("unload"), world.routes.called("load")) == (["v0"], [])
-    assert world.arbiter.arbiter_state.ledger.jobs == {}
+    assert world.arbiter.state.ledger.jobs == {}
 
 
 # -- pins and reloads --------------------------------------------------------------------------------------------------
 
 
-async def test_a_victim_pinned_between_two_methods_keeps_its_unit() -> None:
+async def test_victim_pinned_between_two_methods_keeps_its_unit() -> None:
     liar = routed("liar", 13000, unit="liar.service", evict=BOTH)
     world = FakeWorld([liar, routed("b", 13000)])
     world.vram.read_sec = READ_SEC
@@ -99,7 +99,7 @@ async def test_a_victim_pinned_between_two_methods_keeps_its_unit() -> None:
     world.routes.place("liar", 13000).lies = True
     world.units.units["liar.service"].stopped = lambda: world.routes.die("liar")
     await world.start()
-    acquiring = await evicting(world, "b", "liar", timeout_sec=60)
+    acquiring = await start_evicting(world, "b", "liar", timeout_sec=60)
 
     await world.arbiter.pin("liar", pinned=True)
 
@@ -111,28 +111,28 @@ async def test_a_victim_pinned_between_two_methods_keeps_its_unit() -> None:
     assert residency(world, "liar") == "resident"
 
 
-async def test_a_pin_set_while_an_idle_eviction_looks_at_the_figures_is_in_time() -> None:
+async def test_pin_set_during_the_reading_prevents_an_idle_eviction() -> None:
     world = FakeWorld([routed("a", 5000, idle_timeout_sec=10.0)])
     world.vram.read_sec = READ_SEC
     world.routes.place("a", 5000)
     await world.start()
     await world.clock.sleep(11.0)
     reads = world.vram.reads
-    world.arbiter.by_hand.evict_idle()
+    world.arbiter.manual.evict_idle()
     await world.clock.settle()
-    assert world.vram.reads == reads + 1, "it looks, and has not evicted yet"
+    assert world.vram.reads == reads + 1, "it is reading VRAM and has not evicted yet"
 
     await world.arbiter.pin("a", pinned=True)
     await world.clock.sleep(5.0)
 
     assert (world.routes.called("unload"), residency(world, "a")) == ([], "resident")
-    assert world.arbiter.arbiter_state.ledger.jobs == {}
+    assert world.arbiter.state.ledger.jobs == {}
 
 
-async def test_a_victim_that_a_reload_drops_is_evicted_to_the_end_and_told_of() -> None:
-    world = loaded({"image": 13312}, {"voice": 12000})
+async def test_eviction_of_a_removed_consumer_completes_and_is_announced() -> None:
+    world = make_world({"image": 13312}, {"voice": 12000})
     await world.start()
-    acquiring = await evicting(world, "voice", "image")
+    acquiring = await start_evicting(world, "voice", "image")
     world.settings = replace(world.settings, consumers={"voice": world.settings.consumers["voice"]})
 
     await world.arbiter.reload()
@@ -143,8 +143,8 @@ async def test_a_victim_that_a_reload_drops_is_evicted_to_the_end_and_told_of() 
     assert [one.name for one in world.arbiter.status().consumers] == ["voice"]
 
 
-async def test_a_consumer_dropped_in_the_midst_of_its_eviction_by_hand_does_not_linger() -> None:
-    world = loaded({"a": 5000}, {})
+async def test_consumer_removed_during_its_manual_eviction_disappears_afterwards() -> None:
+    world = make_world({"a": 5000}, {})
     await world.start()
     evict = asyncio.create_task(world.arbiter.evict("a", False, 20.0))
     await world.clock.advance_until(lambda: "a" in world.routes.called("unload"))
@@ -156,7 +156,7 @@ async def test_a_consumer_dropped_in_the_midst_of_its_eviction_by_hand_does_not_
     assert world.arbiter.status().consumers == ()
 
 
-async def test_what_a_removed_health_route_said_is_forgotten_with_it() -> None:
+async def test_answers_of_a_removed_health_route_are_dropped() -> None:
     spec = routed("a", 5000, unit="a.service")
     world = FakeWorld([spec])
     world.vram.read_sec = READ_SEC
@@ -177,11 +177,11 @@ async def test_what_a_removed_health_route_said_is_forgotten_with_it() -> None:
     housekeeping.cancel()
 
 
-# -- who says one thing and holds another ------------------------------------------------------------------------------
+# -- contradicting reports ---------------------------------------------------------------------------------------------
 
 
-async def test_one_that_says_unloaded_and_holds_a_models_worth_is_evicted_all_the_same() -> None:
-    world = loaded({"image": 13312}, {"voice": 12000}, unload_sec=0.5)
+async def test_consumer_that_reports_unloaded_but_holds_a_model_is_evicted() -> None:
+    world = make_world({"image": 13312}, {"voice": 12000}, unload_sec=0.5)
     world.routes.consumer("image").says_loaded = False
     await world.start()
     assert residency(world, "image") == "unloaded"
@@ -192,13 +192,13 @@ async def test_one_that_says_unloaded_and_holds_a_models_worth_is_evicted_all_th
     assert ooms(world) == 0
 
 
-# -- by hand -----------------------------------------------------------------------------------------------------------
+# -- manual evictions --------------------------------------------------------------------------------------------------
 
 
-async def test_an_eviction_by_hand_has_its_turn_on_a_device_that_is_never_at_rest() -> None:
+async def test_manual_eviction_gets_its_turn_on_a_constantly_used_device() -> None:
     names = [f"c{number}" for number in range(6)]
     world = FakeWorld([*(routed(name, 20000) for name in names), by_unit("kept", 2000, pinned=True)])
-    world.vram.read_sec = 0.0  # not even a reading gives it a gap
+    world.vram.read_sec = 0.0  # readings take no time, so they leave no gap for it
     world.units.become("kept.service", UnitActivity.ACTIVE)
     world.vram.hold(77, 2000, consumer="kept")
     world.units.units["kept.service"].stopped = lambda: world.vram.release(77)
@@ -216,9 +216,9 @@ async def test_an_eviction_by_hand_has_its_turn_on_a_device_that_is_never_at_res
     outcome = await world.arbiter.evict("kept", True, 60.0)
 
     assert outcome.freed_mib == 2000
-    assert world.clock.monotonic() - began < 10, "the job at work is waited for, and no other"
+    assert world.clock.monotonic() - began < 10, "it waits for the running job only"
     loads = len(world.routes.called("load"))
     await world.clock.sleep(10.0)
-    assert len(world.routes.called("load")) > loads, "and then the others go on"
+    assert len(world.routes.called("load")) > loads, "then the other requests continue"
     for task in wanting:
         task.cancel()

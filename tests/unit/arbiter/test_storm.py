@@ -1,4 +1,4 @@
-"""Whatever happens in whatever order: the invariants hold. Hypothesis drives a world in virtual time."""
+"""The invariants hold for random sequences of events. Hypothesis drives a world in virtual time."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ from gpumand.domain.lease import LeaseLifetime
 from gpumand.domain.request import AcquireOptions
 from gpumand.ports import RouteFailed
 from gpumand.testing.world import FakeWorld, client
-from tests.unit.arbiter.arbiter_setup import READ_SEC, die, routed
+from tests.unit.arbiter.arbiter_setup import READ_SEC, kill_consumer, routed
 
 TOTAL_MIB = 24564
 
 
 @dataclass
 class Watch:
-    """Looks at the world after every event and remembers what must never be."""
+    """Checks the invariants after every event and records violations."""
 
     world: FakeWorld
     slots: int
     wrongs: list[str] = field(default_factory=list)
 
-    def look(self, event: object) -> None:
-        ledger = self.world.arbiter.arbiter_state.ledger
+    def check(self, event: object) -> None:
+        ledger = self.world.arbiter.state.ledger
         claimed = [one for one in ledger.consumers.values() if one.claimed]
         if sum(one.footprint_mib for one in claimed) > TOTAL_MIB:
             self.wrongs.append(f"promised twice: {[one.name for one in claimed]}")
@@ -46,7 +46,7 @@ class Watch:
                 self.wrongs.append(f"{one.name} is leased and {one.residency}")
             if one.leases and not one.claimed:
                 self.wrongs.append(f"{one.name} is leased and not claimed")
-        if isinstance(event, EvictionOccurred) and self.world.arbiter.arbiter_state.state(event.report.consumer).leases:
+        if isinstance(event, EvictionOccurred) and self.world.arbiter.state.consumer(event.report.consumer).leases:
             self.wrongs.append(f"{event.report.consumer} was evicted under a lease")
 
 
@@ -72,17 +72,17 @@ def make_world(draw: random.Random, slots: int, faults: bool, **more_settings: o
         if faults and draw.random() < 0.2:
             consumer.load_error = "no"
         if spec.unit:
-            world.units.units[spec.unit].stopped = lambda name=spec.name: die(world, name)  # type: ignore[misc]
-            world.units.units[spec.unit].started = lambda name=spec.name: _rise(world, name)  # type: ignore[misc]
+            world.units.units[spec.unit].stopped = lambda name=spec.name: kill_consumer(world, name)  # type: ignore[misc]
+            world.units.units[spec.unit].started = lambda name=spec.name: _mark_running(world, name)  # type: ignore[misc]
     return world
 
 
-def _rise(world: FakeWorld, name: str) -> None:
+def _mark_running(world: FakeWorld, name: str) -> None:
     world.routes.consumer(name).running = True
 
 
 async def one_client(world: FakeWorld, number: int, draw: random.Random, ends: Counter[str]) -> None:
-    """Acquire, work, release or die, a few times over."""
+    """Acquire, work, and release or disconnect, several times."""
     for _ in range(6):
         await world.clock.sleep(draw.uniform(0, 5))
         lifetime = draw.choice([LeaseLifetime.TTL, LeaseLifetime.CONNECTION])
@@ -90,7 +90,7 @@ async def one_client(world: FakeWorld, number: int, draw: random.Random, ends: C
         spec = world.settings.consumers[name]
         options = AcquireOptions(
             lifetime,
-            # Whoever works on after its lease has run out may well find no memory: no client here does.
+            # A client that works on after its lease has expired may run out of memory; the clients here do not.
             ttl_sec=draw.uniform(1, 30) if spec.load is not None else 60.0,
             timeout_sec=draw.choice([0, 1, 5, 30, 200]),
             priority=draw.randrange(-9, 9),
@@ -111,15 +111,15 @@ async def one_client(world: FakeWorld, number: int, draw: random.Random, ends: C
             ends["vanished"] += 1
             continue
         ends["granted"] += 1
-        if dies and grant.lease.id in world.arbiter.arbiter_state.ledger.leases:
+        if dies and grant.lease.id in world.arbiter.state.ledger.leases:
             await world.arbiter.release(grant.lease.id)
         if dies:
             continue
         if spec.load is None:
-            with contextlib.suppress(RouteFailed):  # it may be one that refuses to load
+            with contextlib.suppress(RouteFailed):  # it may be a consumer that fails to load
                 await world.routes.work(spec, draw.uniform(0, 3))
         await world.clock.sleep(draw.uniform(0, 6))
-        if draw.random() < 0.7 and grant.lease.id in world.arbiter.arbiter_state.ledger.leases:
+        if draw.random() < 0.7 and grant.lease.id in world.arbiter.state.ledger.leases:
             await world.arbiter.release(grant.lease.id)
         else:
             await world.arbiter.owner_vanished(f":1.{number}")
@@ -130,7 +130,7 @@ async def storm(seed: int, slots: int, faults: bool, **more_settings: object) ->
     world = make_world(draw, slots, faults, **more_settings)
     world.vram.read_sec = READ_SEC
     watch = Watch(world, slots)
-    world.arbiter.arbiter_state.publish = lambda event: (world.events.append(event), watch.look(event))  # type: ignore[func-returns-value, assignment]
+    world.arbiter.state.publish = lambda event: (world.events.append(event), watch.check(event))  # type: ignore[func-returns-value, assignment]
     await world.start()
     housekeeping = asyncio.create_task(world.housekeeping.run())
     ends: Counter[str] = Counter()
@@ -141,17 +141,15 @@ async def storm(seed: int, slots: int, faults: bool, **more_settings: object) ->
     assert watch.wrongs == [], f"seed {seed}"
     assert ends.total() == 2 * ends["asked"], f"seed {seed}: every request ends once: {ends}"
     status = world.arbiter.status()
-    assert (status.leases, status.queue) == ((), ()), f"seed {seed}: nothing is left behind"
-    assert not world.arbiter.arbiter_state.ledger.jobs
-    assert not [one.name for one in world.arbiter.arbiter_state.ledger.consumers.values() if one.claimed], (
-        f"seed {seed}"
-    )
+    assert (status.leases, status.queue) == ((), ()), f"seed {seed}: nothing leaks"
+    assert not world.arbiter.state.ledger.jobs
+    assert not [one.name for one in world.arbiter.state.ledger.consumers.values() if one.claimed], f"seed {seed}"
     announced = [event for event in world.events if isinstance(event, EvictionOccurred)]
     assert len(announced) == status.stats.evictions
     assert all(event.report.verified and event.report.freed_mib > 0 for event in announced), f"seed {seed}"
     assert world.store.leases == {}, f"seed {seed}"
     if not faults:
-        assert sum(one.ooms for one in world.routes.consumers.values()) == 0, f"seed {seed}: nobody ran out of memory"
+        assert sum(one.ooms for one in world.routes.consumers.values()) == 0, f"seed {seed}: no load ran out of memory"
         assert ends["granted"] > 0
     housekeeping.cancel()
 
@@ -159,12 +157,12 @@ async def storm(seed: int, slots: int, faults: bool, **more_settings: object) ->
 @pytest.mark.parametrize("slots", [0, 1, 3])
 @settings(max_examples=10, deadline=None)
 @given(seed=st.integers(0, 2**32))
-def test_nothing_is_promised_twice_and_nothing_is_left_behind(slots: int, seed: int) -> None:
+def test_no_memory_is_reserved_twice_and_nothing_leaks(slots: int, seed: int) -> None:
     asyncio.run(storm(seed, slots, faults=False))
 
 
 @pytest.mark.parametrize("slots", [0, 1])
 @settings(max_examples=10, deadline=None)
 @given(seed=st.integers(0, 2**32))
-def test_the_same_among_consumers_that_lie_and_fail(slots: int, seed: int) -> None:
+def test_no_memory_is_reserved_twice_with_faulty_consumers(slots: int, seed: int) -> None:
     asyncio.run(storm(seed, slots, faults=True))

@@ -1,4 +1,4 @@
-"""The host sleeps and shuts down, in virtual time: what waits, what is looked at anew, and what ends."""
+"""Suspend and shutdown of the host in virtual time: held requests, refreshed state, and ended leases."""
 
 from __future__ import annotations
 
@@ -8,7 +8,14 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from gpumand.arbiter.suspend import ASK_SEC, LONGEST_HOLD_SEC, LOOK_SEC, SHUTTING_DOWN, WAKING, SuspendWatch
+from gpumand.arbiter.suspend import (
+    CLOCK_CHECK_SEC,
+    MAX_HOLD_SEC,
+    RECHECK_SEC,
+    SHUTTING_DOWN,
+    WAITING_FOR_RESUME,
+    SuspendWatch,
+)
 from gpumand.domain.consumer import ConsumerSpec, SchedulerSettings, UnitActivity
 from gpumand.domain.errors import Busy, NoSuchLease, ShuttingDown, TimedOut
 from gpumand.domain.events import LeaseEnded
@@ -16,15 +23,24 @@ from gpumand.domain.lease import LeaseEnd, LeaseLifetime
 from gpumand.domain.request import AcquireOptions, Grant
 from gpumand.testing.store import MemoryStore
 from gpumand.testing.world import FakeWorld, client
-from tests.unit.arbiter.arbiter_setup import by_unit, die, drop_model, lazy, occupy, reports, residency, routed
+from tests.unit.arbiter.arbiter_setup import (
+    by_unit,
+    drop_model,
+    hold_foreign_memory,
+    kill_consumer,
+    lazy,
+    reports,
+    residency,
+    routed,
+)
 
 LONG = AcquireOptions(timeout_sec=3600)
 NOW = AcquireOptions(timeout_sec=0)
 NIGHT_SEC = 8 * 3600.0
 
 
-class Night:
-    """A world with a watch on its sleep, and what logind would say if asked."""
+class SuspendScenario:
+    """A world with a SuspendWatch, and the answer that logind would give."""
 
     def __init__(self, *specs: ConsumerSpec, store: MemoryStore | None = None) -> None:
         self.world = FakeWorld(specs, scheduler=SchedulerSettings(concurrent_leases=0), store=store)
@@ -64,152 +80,152 @@ class Night:
         return [entry.waiting_for for entry in self.world.arbiter.status().queue]
 
 
-async def test_requests_wait_from_the_announcement_to_the_awakening_and_are_told_why() -> None:
-    night = Night(routed("a", 3000))
-    async with night.running() as world:
-        night.prepare()
-        asked = night.ask("a")
+async def test_requests_wait_from_the_announcement_until_the_resume() -> None:
+    scenario = SuspendScenario(routed("a", 3000))
+    async with scenario.running() as world:
+        scenario.prepare()
+        asked = scenario.ask("a")
         await world.clock.advance(3)
-        assert night.waiting_for == [WAKING]
+        assert scenario.waiting_for == [WAITING_FOR_RESUME]
         assert world.routes.called("load") == []
-        night.suspend()
-        night.wake()
+        scenario.suspend()
+        scenario.wake()
         await world.clock.advance(30)
         assert (await asked).loaded
         assert world.vram.renewals >= 1
 
 
-async def test_a_resident_is_not_lent_before_the_host_is_awake() -> None:
-    night = Night(routed("a", 3000))
-    night.world.routes.place("a", 3000)
-    async with night.running() as world:
-        night.prepare()
-        with pytest.raises(Busy, match=WAKING):
+async def test_resident_consumer_is_not_granted_before_the_resume() -> None:
+    scenario = SuspendScenario(routed("a", 3000))
+    scenario.world.routes.place("a", 3000)
+    async with scenario.running() as world:
+        scenario.prepare()
+        with pytest.raises(Busy, match=WAITING_FOR_RESUME):
             await world.arbiter.acquire(client(), "a", NOW)
-        with pytest.raises(TimedOut, match=WAKING):
+        with pytest.raises(TimedOut, match=WAITING_FOR_RESUME):
             await world.arbiter.acquire(client(), "a", AcquireOptions(timeout_sec=2))
         report = await world.arbiter.plan(client(), "a", LONG)
-        assert (report.verdict, report.message) == ("wait", WAKING)
+        assert (report.verdict, report.message) == ("wait", WAITING_FOR_RESUME)
         assert world.arbiter.status().leases == ()
 
 
-async def test_nobody_is_evicted_by_hand_or_for_idleness_while_the_host_goes_to_sleep() -> None:
-    night = Night(routed("a", 3000, idle_timeout_sec=5.0), routed("b", 3000))
+async def test_no_manual_or_idle_eviction_before_a_suspend() -> None:
+    scenario = SuspendScenario(routed("a", 3000, idle_timeout_sec=5.0), routed("b", 3000))
     for name in ("a", "b"):
-        night.world.routes.place(name, 3000)
-    async with night.running() as world:
-        night.prepare()
-        by_hand = asyncio.create_task(world.arbiter.evict("b", False, 60))
+        scenario.world.routes.place(name, 3000)
+    async with scenario.running() as world:
+        scenario.prepare()
+        manual = asyncio.create_task(world.arbiter.evict("b", False, 60))
         await world.clock.advance(20)
         assert world.routes.called("unload") == []
-        with pytest.raises(TimedOut, match=WAKING):
+        with pytest.raises(TimedOut, match=WAITING_FOR_RESUME):
             await world.arbiter.evict("a", False, 1)
-        night.wake()
+        scenario.wake()
         await world.clock.advance(20)
-        assert (await by_hand).changed
+        assert (await manual).changed
         assert {report.consumer for report in reports(world)} == {"a", "b"}
 
 
-async def test_no_further_victim_and_no_load_once_the_host_goes_to_sleep() -> None:
-    night = Night(routed("a", 10000), routed("b", 10000), routed("big", 22000))
+async def test_plan_stops_when_a_suspend_is_announced() -> None:
+    scenario = SuspendScenario(routed("a", 10000), routed("b", 10000), routed("big", 22000))
     for name in ("a", "b"):
-        night.world.routes.place(name, 10000)
-        night.world.routes.consumer(name).unload_sec = 2.0
-    async with night.running() as world:
-        asked = night.ask("big")
+        scenario.world.routes.place(name, 10000)
+        scenario.world.routes.consumer(name).unload_sec = 2.0
+    async with scenario.running() as world:
+        asked = scenario.ask("big")
         await world.clock.advance_until(lambda: world.routes.called("unload") != [])
-        night.prepare()
+        scenario.prepare()
         await world.clock.advance(10)
-        assert len(reports(world)) == 1, "the eviction under way ends as it would have"
+        assert len(reports(world)) == 1, "the running eviction completes"
         assert world.routes.called("load") == []
-        assert night.waiting_for == [WAKING]
-        night.wake()
+        assert scenario.waiting_for == [WAITING_FOR_RESUME]
+        scenario.wake()
         await world.clock.advance(60)
         assert (await asked).evicted == ("a", "b") or (await asked).evicted == ("b", "a")
 
 
-async def test_a_load_under_way_goes_on_and_is_granted_after_waking_up() -> None:
-    night = Night(routed("a", 3000))
-    night.world.routes.consumer("a").load_sec = 5.0
-    async with night.running() as world:
-        asked = night.ask("a")
+async def test_running_load_continues_and_is_granted_after_the_resume() -> None:
+    scenario = SuspendScenario(routed("a", 3000))
+    scenario.world.routes.consumer("a").load_sec = 5.0
+    async with scenario.running() as world:
+        asked = scenario.ask("a")
         await world.clock.advance(1)
-        night.prepare()
+        scenario.prepare()
         await world.clock.advance(10)
         assert residency(world, "a") == "resident"
         assert not asked.done()
-        night.wake()
+        scenario.wake()
         await world.clock.advance(10)
         assert (await asked).loaded
 
 
-async def test_what_died_in_the_night_is_known_before_the_first_grant() -> None:
-    night = Night(routed("a", 14000), routed("b", 14000))
-    night.world.routes.place("a", 14000)
-    async with night.running() as world:
+async def test_consumer_that_died_during_the_suspend_is_noticed_before_the_first_grant() -> None:
+    scenario = SuspendScenario(routed("a", 14000), routed("b", 14000))
+    scenario.world.routes.place("a", 14000)
+    async with scenario.running() as world:
         assert residency(world, "a") == "resident"
-        night.prepare()
-        asked = night.ask("b")
-        night.suspend()
-        die(world, "a")
-        occupy(world, 2000)
-        night.wake()
+        scenario.prepare()
+        asked = scenario.ask("b")
+        scenario.suspend()
+        kill_consumer(world, "a")
+        hold_foreign_memory(world, 2000)
+        scenario.wake()
         await world.clock.advance(30)
-        assert (await asked).evicted == (), "nothing had to be evicted: it is gone"
+        assert (await asked).evicted == (), "nothing had to be evicted, since it had ended"
         assert residency(world, "a") == "unloaded"
 
 
-async def test_a_unit_stopped_in_the_night_is_known_though_no_signal_came() -> None:
-    night = Night(by_unit("a", 3000))
-    night.world.units.units["a.service"].activity = UnitActivity.ACTIVE
-    async with night.running() as world:
+async def test_unit_stopped_during_the_suspend_is_noticed_without_a_signal() -> None:
+    scenario = SuspendScenario(by_unit("a", 3000))
+    scenario.world.units.units["a.service"].activity = UnitActivity.ACTIVE
+    async with scenario.running() as world:
         assert residency(world, "a") == "resident"
-        night.prepare()
-        night.suspend()
+        scenario.prepare()
+        scenario.suspend()
         world.units.units["a.service"].activity = UnitActivity.INACTIVE
-        night.wake()
+        scenario.wake()
         await world.clock.advance(1)
         assert residency(world, "a") == "unloaded"
 
 
-async def test_a_consumer_that_does_not_answer_in_the_morning_is_unknown_and_keeps_nobody_waiting() -> None:
-    night = Night(routed("hung", 3000), routed("b", 3000))
-    night.world.routes.place("hung", 3000)
-    night.world.vram.attributed = False
-    async with night.running() as world:
+async def test_consumer_that_does_not_answer_after_the_resume_is_unknown() -> None:
+    scenario = SuspendScenario(routed("hung", 3000), routed("b", 3000))
+    scenario.world.routes.place("hung", 3000)
+    scenario.world.vram.attributed = False
+    async with scenario.running() as world:
         assert residency(world, "hung") == "resident"
-        night.prepare()
-        asked = night.ask("b")
-        night.suspend()
+        scenario.prepare()
+        asked = scenario.ask("b")
+        scenario.suspend()
         world.routes.consumer("hung").hangs = True
-        world.vram.release_consumer("hung")  # the driver lists nobody, and does not vouch for that
-        night.wake()
+        world.vram.release_consumer("hung")  # the driver lists no process, which proves nothing
+        scenario.wake()
         await world.clock.advance(4)
         assert residency(world, "hung") == "unknown"
         assert (await asked).loaded
 
 
-async def test_a_lent_consumer_stays_what_it_is_until_a_fact_denies_it() -> None:
-    night = Night(lazy("a", 3000))
-    async with night.running() as world:
+async def test_leased_consumer_keeps_its_residency_until_an_observation_contradicts_it() -> None:
+    scenario = SuspendScenario(lazy("a", 3000))
+    async with scenario.running() as world:
         grant = await world.arbiter.acquire(client(), "a", AcquireOptions(ttl_sec=2 * NIGHT_SEC))
-        night.prepare()
-        night.suspend()
-        night.wake()
+        scenario.prepare()
+        scenario.suspend()
+        scenario.wake()
         await world.clock.advance(10)
         assert residency(world, "a") == "resident"
         assert world.arbiter.lease(grant.lease.id)
 
 
-async def test_a_lease_that_ran_out_in_the_night_is_over_in_the_morning_and_one_that_did_not_stands() -> None:
-    night = Night(routed("a", 3000), routed("b", 3000))
-    async with night.running() as world:
+async def test_leases_that_expired_during_the_suspend_end_at_the_resume() -> None:
+    scenario = SuspendScenario(routed("a", 3000), routed("b", 3000))
+    async with scenario.running() as world:
         short = (await world.arbiter.acquire(client(), "a", AcquireOptions(ttl_sec=600))).lease
         long = (await world.arbiter.acquire(client(), "b", AcquireOptions(ttl_sec=NIGHT_SEC + 600))).lease
         bound = (await world.arbiter.acquire(client(), "b", AcquireOptions(lifetime=LeaseLifetime.CONNECTION))).lease
-        night.prepare()
-        night.suspend()
-        night.wake()
+        scenario.prepare()
+        scenario.suspend()
+        scenario.wake()
         await world.clock.advance(0.5)
         assert [(event.lease.id, event.reason) for event in world.events if isinstance(event, LeaseEnded)] == [
             (short.id, LeaseEnd.EXPIRED)
@@ -219,171 +235,171 @@ async def test_a_lease_that_ran_out_in_the_night_is_over_in_the_morning_and_one_
             await world.arbiter.renew(short.id, None)
 
 
-async def test_time_asleep_is_no_waiting_time() -> None:
-    night = Night(routed("a", 3000))
-    async with night.running() as world:
-        night.prepare()
-        asked = night.ask("a", AcquireOptions(timeout_sec=20))
+async def test_suspended_time_does_not_count_as_waiting_time() -> None:
+    scenario = SuspendScenario(routed("a", 3000))
+    async with scenario.running() as world:
+        scenario.prepare()
+        asked = scenario.ask("a", AcquireOptions(timeout_sec=20))
         await world.clock.advance(1)
-        night.suspend()
-        night.wake()
+        scenario.suspend()
+        scenario.wake()
         await world.clock.advance(15)
         assert (await asked).loaded
 
 
-async def test_a_suspend_past_logind_shows_in_the_clocks() -> None:
-    night = Night(routed("a", 3000))
-    night.world.routes.place("a", 3000)
-    async with night.running() as world:
-        night.suspend()
+async def test_suspend_without_logind_is_detected_by_the_clocks() -> None:
+    scenario = SuspendScenario(routed("a", 3000))
+    scenario.world.routes.place("a", 3000)
+    async with scenario.running() as world:
+        scenario.suspend()
         drop_model(world, "a")
-        await world.clock.advance(LOOK_SEC + 0.5)
+        await world.clock.advance(CLOCK_CHECK_SEC + 0.5)
         assert world.vram.renewals == 1
         assert residency(world, "a") == "unloaded"
         assert (await world.arbiter.acquire(client(), "a", LONG)).loaded
 
 
-async def test_clocks_set_by_hand_are_no_suspend() -> None:
-    night = Night(routed("a", 3000))
-    async with night.running() as world:
+async def test_changed_wall_clock_is_not_a_suspend() -> None:
+    scenario = SuspendScenario(routed("a", 3000))
+    async with scenario.running() as world:
         world.clock.step_realtime(NIGHT_SEC)
         await world.clock.advance(60)
         assert world.vram.renewals == 0
 
 
-async def test_a_suspend_that_is_called_off_is_looked_after_and_over() -> None:
-    night = Night(routed("a", 3000))
-    async with night.running() as world:
-        night.prepare()
-        asked = night.ask("a")
+async def test_cancelled_suspend_ends_the_hold() -> None:
+    scenario = SuspendScenario(routed("a", 3000))
+    async with scenario.running() as world:
+        scenario.prepare()
+        asked = scenario.ask("a")
         await world.clock.advance(1)
-        night.wake()
+        scenario.wake()
         await world.clock.advance(10)
         assert (await asked).loaded
 
 
-async def test_a_logind_that_dies_before_the_morning_keeps_nobody_for_ever() -> None:
-    night = Night(routed("a", 3000))
-    async with night.running() as world:
-        night.prepare()
-        asked = night.ask("a")
-        night.is_preparing = False  # and the signal never comes
-        await world.clock.advance(ASK_SEC - 1)
-        assert night.waiting_for == [WAKING]
+async def test_hold_ends_when_logind_dies_before_the_resume() -> None:
+    scenario = SuspendScenario(routed("a", 3000))
+    async with scenario.running() as world:
+        scenario.prepare()
+        asked = scenario.ask("a")
+        scenario.is_preparing = False  # the signal never arrives
+        await world.clock.advance(RECHECK_SEC - 1)
+        assert scenario.waiting_for == [WAITING_FOR_RESUME]
         await world.clock.advance(10)
-        assert night.asked == 1
+        assert scenario.asked == 1
         assert (await asked).loaded
 
 
-async def test_a_sleep_that_takes_long_to_begin_is_waited_for_but_not_for_ever() -> None:
-    night = Night(routed("a", 3000))
-    async with night.running() as world:
-        night.prepare()
-        asked = night.ask("a")
-        await world.clock.advance(LONGEST_HOLD_SEC - 60)
-        assert night.waiting_for == [WAKING]
-        assert night.asked > 10
+async def test_long_preparation_of_a_suspend_is_waited_for_within_a_limit() -> None:
+    scenario = SuspendScenario(routed("a", 3000))
+    async with scenario.running() as world:
+        scenario.prepare()
+        asked = scenario.ask("a")
+        await world.clock.advance(MAX_HOLD_SEC - 60)
+        assert scenario.waiting_for == [WAITING_FOR_RESUME]
+        assert scenario.asked > 10
         await world.clock.advance(120)
         assert (await asked).loaded
 
 
-async def test_between_suspend_and_hibernation_nothing_is_granted() -> None:
-    night = Night(routed("a", 3000))
-    async with night.running() as world:
-        night.prepare()
-        asked = night.ask("a")
+async def test_nothing_is_granted_between_suspend_and_hibernation() -> None:
+    scenario = SuspendScenario(routed("a", 3000))
+    async with scenario.running() as world:
+        scenario.prepare()
+        asked = scenario.ask("a")
         await world.clock.advance(1)
-        night.suspend()  # it wakes up to hibernate, and logind has not said that it is awake
+        scenario.suspend()  # it resumes in order to hibernate, and logind has not reported a resume
         await world.clock.advance(10)
-        assert night.waiting_for == [WAKING]
-        night.suspend()
-        night.wake()
+        assert scenario.waiting_for == [WAITING_FOR_RESUME]
+        scenario.suspend()
+        scenario.wake()
         await world.clock.advance(10)
         assert (await asked).loaded
 
 
-async def test_going_to_sleep_again_right_after_waking_up_holds_on() -> None:
-    night = Night(routed("a", 3000))
-    night.world.vram.read_sec = 1.0
-    async with night.running() as world:
-        night.prepare()
-        asked = night.ask("a")
-        night.suspend()
-        night.wake()
+async def test_second_suspend_right_after_the_resume_keeps_the_hold() -> None:
+    scenario = SuspendScenario(routed("a", 3000))
+    scenario.world.vram.read_sec = 1.0
+    async with scenario.running() as world:
+        scenario.prepare()
+        asked = scenario.ask("a")
+        scenario.suspend()
+        scenario.wake()
         await world.clock.advance(0.5)
-        night.prepare()
+        scenario.prepare()
         await world.clock.advance(10)
-        assert night.waiting_for == [WAKING]
-        night.suspend()
-        night.wake()
+        assert scenario.waiting_for == [WAITING_FOR_RESUME]
+        scenario.suspend()
+        scenario.wake()
         await world.clock.advance(30)
         assert (await asked).loaded
 
 
-async def test_a_driver_that_hangs_in_the_morning_does_not_hold_requests_for_ever() -> None:
-    night = Night(routed("a", 3000))
-    async with night.running() as world:
-        night.prepare()
-        asked = night.ask("a")
-        night.suspend()
+async def test_hanging_driver_after_the_resume_does_not_hold_requests_forever() -> None:
+    scenario = SuspendScenario(routed("a", 3000))
+    async with scenario.running() as world:
+        scenario.prepare()
+        asked = scenario.ask("a")
+        scenario.suspend()
         world.vram.hang(timeout_sec=5.0)
-        night.wake()
+        scenario.wake()
         await world.clock.advance(60)
         assert (await asked).loaded
         assert "nvml-hangs" in world.arbiter.status().degraded
 
 
-async def test_a_host_that_shuts_down_refuses_those_who_wait_and_those_who_come() -> None:
-    night = Night(routed("a", 20000), routed("b", 20000))
-    async with night.running() as world:
+async def test_shutdown_refuses_waiting_and_new_requests() -> None:
+    scenario = SuspendScenario(routed("a", 20000), routed("b", 20000))
+    async with scenario.running() as world:
         lease = (await world.arbiter.acquire(client(), "a", LONG)).lease
-        waiting = night.ask("b")
+        waiting = scenario.ask("b")
         await world.clock.advance(1)
-        night.watch.prepare_for_shutdown(True)
+        scenario.watch.prepare_for_shutdown(True)
         for attempt in (waiting, world.arbiter.acquire(client(), "a", NOW), world.arbiter.load("b", "", 5)):
             with pytest.raises(ShuttingDown, match=SHUTTING_DOWN):
                 await attempt
-        assert world.arbiter.lease(lease.id), "it ends with the daemon, not before"
+        assert world.arbiter.lease(lease.id), "it ends with the daemon and not before"
         await world.arbiter.release(lease.id)
 
 
-async def test_an_eviction_by_hand_that_waits_is_refused_by_a_shutdown() -> None:
-    night = Night(routed("a", 3000))
-    night.world.routes.consumer("a").load_sec = 30.0
-    async with night.running() as world:
-        loading = night.ask("a")
+async def test_shutdown_refuses_a_waiting_manual_eviction() -> None:
+    scenario = SuspendScenario(routed("a", 3000))
+    scenario.world.routes.consumer("a").load_sec = 30.0
+    async with scenario.running() as world:
+        loading = scenario.ask("a")
         await world.clock.advance(1)
         evicting = asyncio.create_task(world.arbiter.evict("a", True, 60))
         await world.clock.advance(1)
-        night.watch.prepare_for_shutdown(True)
+        scenario.watch.prepare_for_shutdown(True)
         for attempt in (loading, evicting):
             with pytest.raises(ShuttingDown):
                 await attempt
 
 
-async def test_a_shutdown_that_is_called_off_lets_grants_go_on() -> None:
-    night = Night(routed("a", 3000))
-    async with night.running() as world:
-        night.watch.prepare_for_shutdown(True)
-        night.watch.prepare_for_shutdown(False)
+async def test_cancelled_shutdown_allows_grants_again() -> None:
+    scenario = SuspendScenario(routed("a", 3000))
+    async with scenario.running() as world:
+        scenario.watch.prepare_for_shutdown(True)
+        scenario.watch.prepare_for_shutdown(False)
         assert (await world.arbiter.acquire(client(), "a", LONG)).loaded
 
 
-async def test_a_shutdown_called_off_after_our_own_stop_opens_nothing() -> None:
-    night = Night(routed("a", 3000))
-    async with night.running() as world:
-        night.watch.prepare_for_shutdown(True)
+async def test_cancelled_shutdown_after_a_stop_allows_nothing() -> None:
+    scenario = SuspendScenario(routed("a", 3000))
+    async with scenario.running() as world:
+        scenario.watch.prepare_for_shutdown(True)
         await world.arbiter.stop("gpumand is stopping")
-        night.watch.prepare_for_shutdown(False)
+        scenario.watch.prepare_for_shutdown(False)
         with pytest.raises(ShuttingDown, match="gpumand is stopping"):
             await world.arbiter.acquire(client(), "a", LONG)
 
 
 @pytest.mark.parametrize("leases_end", [True, False])
-async def test_leases_end_with_the_host_and_outlive_a_restart(leases_end: bool) -> None:
+async def test_leases_end_with_the_host_and_survive_a_restart(leases_end: bool) -> None:
     store = MemoryStore()
-    night = Night(routed("a", 3000), store=store)
-    async with night.running() as world:
+    scenario = SuspendScenario(routed("a", 3000), store=store)
+    async with scenario.running() as world:
         lease = (await world.arbiter.acquire(client(), "a", LONG)).lease
         await world.arbiter.stop("gpumand is stopping", leases_end=leases_end)
         ended = [(event.lease.id, event.reason) for event in world.events if isinstance(event, LeaseEnded)]
@@ -391,21 +407,21 @@ async def test_leases_end_with_the_host_and_outlive_a_restart(leases_end: bool) 
     assert [kept.id for kept in await store.read_leases()] == ([] if leases_end else [lease.id])
 
 
-async def test_a_sleep_announced_while_logind_is_asked_about_the_one_before_is_waited_for() -> None:
-    night = Night(routed("a", 3000))
+async def test_suspend_announced_while_logind_is_asked_is_not_missed() -> None:
+    scenario = SuspendScenario(routed("a", 3000))
 
     async def announce() -> None:
-        night.asked += 1
-        night.watch.prepare_for_sleep(True)
+        scenario.asked += 1
+        scenario.watch.prepare_for_sleep(True)
 
     async def answer_of_before() -> bool:
         await announce()
         return False
 
-    night.watch._still_preparing = answer_of_before  # what logind said before it announced the next
-    async with night.running() as world:
-        night.prepare()
-        await world.clock.advance(ASK_SEC + LOOK_SEC)
+    scenario.watch._still_preparing = answer_of_before  # logind's answer from before the next announcement
+    async with scenario.running() as world:
+        scenario.prepare()
+        await world.clock.advance(RECHECK_SEC + CLOCK_CHECK_SEC)
 
-        assert night.asked == 1
-        assert world.arbiter.gate.held == WAKING
+        assert scenario.asked == 1
+        assert world.arbiter.gate.held == WAITING_FOR_RESUME

@@ -1,4 +1,4 @@
-"""What was measured is lost, and nobody wrote it down: that consumer is not lent, and all the others are."""
+"""A consumer with neither a declared nor a measured footprint is refused, and all others are granted."""
 
 from __future__ import annotations
 
@@ -24,65 +24,65 @@ async def world() -> FakeWorld:
     return made
 
 
-async def turns(world: FakeWorld, count: int = 5) -> None:
-    """What upkeep does at each of its turns."""
+async def run_rounds(world: FakeWorld, count: int = 5) -> None:
+    """Take readings and learn from them, as housekeeping does in each round."""
     for _ in range(count):
         await world.clock.sleep(2)
-        await world.arbiter.arbiter_state.sample()
-        world.arbiter.facts.conclude_all()
-        world.arbiter.measuring.look()
-        world.arbiter.measuring.keep()
+        await world.arbiter.state.sample()
+        world.arbiter.reconciler.reconcile_all()
+        world.arbiter.learning.observe_reading()
+        world.arbiter.learning.save()
 
 
-async def run_unasked(world: FakeWorld, mib: int) -> None:
-    """Let somebody else start its unit, which takes so much."""
+async def start_externally(world: FakeWorld, mib: int) -> None:
+    """Start its unit externally; its process then holds ``mib``."""
     await world.units.start("image.service", 60)
     world.vram.hold(4711, mib, unit="image.service", consumer="image")
-    world.arbiter.note_unit(await world.units.state("image.service"))
+    world.arbiter.record_unit(await world.units.state("image.service"))
 
 
-async def test_it_is_refused_by_name_and_others_are_lent(world: FakeWorld) -> None:
+async def test_consumer_with_unknown_footprint_is_refused_and_others_are_granted(world: FakeWorld) -> None:
     for refused in (
         world.arbiter.acquire(client(), "image", AcquireOptions()),
         world.arbiter.load("image", "", 60),
     ):
-        with pytest.raises(ConfigInvalid, match=r"^image cannot be lent: .*vram_resident_mib.*vram_guess_mib"):
+        with pytest.raises(ConfigInvalid, match=r"^cannot grant image: .*vram_resident_mib.*vram_guess_mib"):
             await refused
     plan = await world.arbiter.plan(client(), "image", AcquireOptions())
     assert (plan.verdict, plan.error) == (Verdict.REFUSE, ConfigInvalid.dbus_name)
     assert (await world.arbiter.acquire(client(), "voice", AcquireOptions())).loaded
 
 
-async def test_status_and_log_say_so(caplog: pytest.LogCaptureFixture) -> None:
+async def test_status_and_log_report_the_unknown_footprint(caplog: pytest.LogCaptureFixture) -> None:
     world = FakeWorld([LOST, VOICE])
     with caplog.at_level(logging.WARNING):
         await world.start()
     shown = world.arbiter.consumer_status("image")
     assert shown.vram_resident_mib is None
-    assert shown.error.startswith("how much VRAM it needs is not known")
-    assert [record.message.startswith("consumer image is not lent") for record in caplog.records] == [True]
+    assert shown.error.startswith("VRAM requirement unknown")
+    assert [record.message.startswith("consumer image cannot be leased") for record in caplog.records] == [True]
 
 
-async def test_once_it_was_seen_running_it_is_lent(world: FakeWorld) -> None:
-    await run_unasked(world, 9000)
-    await turns(world)
+async def test_consumer_is_granted_once_it_was_measured(world: FakeWorld) -> None:
+    await start_externally(world, 9000)
+    await run_rounds(world)
     shown = world.arbiter.consumer_status("image")
     assert (shown.residency, shown.vram_resident_mib, shown.error) == (Residency.RESIDENT, 9000, "")
     assert not (await world.arbiter.acquire(client(), "image", AcquireOptions())).loaded
 
 
-async def test_what_it_may_take_while_it_starts_is_nobody_elses(world: FakeWorld) -> None:
-    await run_unasked(world, 1000)
-    with pytest.raises(Exception, match="an unknown part of device 0 is promised to image"):
+async def test_whole_device_is_reserved_while_it_starts(world: FakeWorld) -> None:
+    await start_externally(world, 1000)
+    with pytest.raises(Exception, match=r"an unknown part of .* on device 0 is reserved for image"):
         await world.arbiter.acquire(client(), "voice", AcquireOptions(timeout_sec=1))
-    await turns(world)
+    await run_rounds(world)
     assert (await world.arbiter.acquire(client(), "voice", AcquireOptions())).loaded
 
 
-async def test_lease_over_the_loss_stands_and_what_it_is_on_is_measured_again(world: FakeWorld) -> None:
+async def test_lease_survives_the_loss_and_its_consumer_is_measured_again(world: FakeWorld) -> None:
     before = FakeWorld([replace(LOST, vram_resident_mib=9000), VOICE])
     await before.start()
-    await run_unasked(before, 9000)
+    await start_externally(before, 9000)
     held = await before.arbiter.acquire(client(), "image", AcquireOptions())
     after = FakeWorld([LOST, VOICE], store=before.store, clock=before.clock)
     after.owners = before.owners
@@ -90,18 +90,18 @@ async def test_lease_over_the_loss_stands_and_what_it_is_on_is_measured_again(wo
     after.vram.hold(4711, 9000, unit="image.service", consumer="image")
     await after.start()
     assert after.arbiter.lease(held.lease.id).consumer == "image"
-    await turns(after)
+    await run_rounds(after)
     assert after.arbiter.consumer_status("image").vram_resident_mib == 9000
     assert (await after.arbiter.plan(client(), "voice", AcquireOptions())).verdict is Verdict.WAIT
     await after.arbiter.release(held.lease.id)
     assert (await after.arbiter.acquire(client(), "voice", AcquireOptions())).loaded
 
 
-async def test_disk_that_was_silent_at_the_start_is_asked_again_when_it_matters(world: FakeWorld) -> None:
+async def test_archive_that_failed_at_start_is_read_again_on_request(world: FakeWorld) -> None:
     known = FakeWorld([LOST])
     await known.start()
-    await run_unasked(known, 9000)
-    await turns(known)
+    await start_externally(known, 9000)
+    await run_rounds(known)
     world.archive.learned |= known.archive.learned
     assert (await world.arbiter.acquire(client(), "image", AcquireOptions())).loaded
     assert world.arbiter.consumer_status("image").vram_resident_mib == 9000

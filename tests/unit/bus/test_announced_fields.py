@@ -1,4 +1,4 @@
-"""What of a consumer's state is announced, and what is not."""
+"""Which fields of a consumer's state are announced on D-Bus."""
 
 from __future__ import annotations
 
@@ -10,27 +10,27 @@ import pytest
 from gpumand.bus.properties import consumer_state
 from gpumand.domain.consumer import ConsumerSpec
 from gpumand.domain.events import ConsumersChanged
-from gpumand.domain.learning import Learned
-from gpumand.domain.ledger import UNTOLD
+from gpumand.domain.learning import LearnedTimes
+from gpumand.domain.ledger import UNANNOUNCED_FIELDS
 from gpumand.domain.view import ConsumerState
 from gpumand.testing.world import FakeWorld
 
 OTHER: dict[str, Any] = {
     "changed_at": 5.0,
-    "unit_moved_at": 5.0,
+    "unit_changed_at": 5.0,
     "idle_since": 5.0,
     "loading_since": 5.0,
-    "says_loaded": True,
+    "reports_loaded": True,
     "since_usec": 5,
     "claimed_at": 5.0,
     "baseline_mib": {0: 5},
-    "shown": True,
+    "footprint_seen": True,
     "failures": 5,
     "retry_at": 5.0,
-    "unasked": True,
+    "external_load": True,
     "jobs": 5,
-    "needed_since": 5.0,
-    "times": Learned().observe_hold(5.0),
+    "blocking_since": 5.0,
+    "times": LearnedTimes().observe_hold(5.0),
 }
 
 
@@ -38,33 +38,33 @@ OTHER: dict[str, Any] = {
 async def world() -> FakeWorld:
     made = FakeWorld([ConsumerSpec("tts", 1024)])
     await made.start()
-    made.arbiter.arbiter_state.tell()
+    made.arbiter.state.publish_changes()
     made.events.clear()
     return made
 
 
-def test_what_is_not_announced_is_there() -> None:
-    assert {field.name for field in fields(ConsumerState)} >= UNTOLD
+def test_every_unannounced_field_exists() -> None:
+    assert {field.name for field in fields(ConsumerState)} >= UNANNOUNCED_FIELDS
 
 
-@pytest.mark.parametrize("name", sorted(UNTOLD))
-async def test_no_property_shows_what_is_not_announced(world: FakeWorld, name: str) -> None:
+@pytest.mark.parametrize("name", sorted(UNANNOUNCED_FIELDS))
+async def test_unannounced_fields_change_no_property(world: FakeWorld, name: str) -> None:
     before = consumer_state(world.arbiter.consumer_status("tts"))
-    state = world.arbiter.arbiter_state.state("tts")
-    changed = world.arbiter.arbiter_state.ledger.update("tts", **{name: OTHER[name]})
+    state = world.arbiter.state.consumer("tts")
+    changed = world.arbiter.state.ledger.update("tts", **{name: OTHER[name]})
     assert changed != state
     assert consumer_state(world.arbiter.consumer_status("tts")) == before
-    world.arbiter.arbiter_state.tell()
+    world.arbiter.state.publish_changes()
     assert world.named(ConsumersChanged) == []
 
 
-async def test_what_a_property_shows_is_announced_together_with_what_none_does(world: FakeWorld) -> None:
-    world.arbiter.arbiter_state.ledger.update("tts", leases=1, idle_since=5.0)
-    world.arbiter.arbiter_state.tell()
+async def test_change_of_announced_and_unannounced_fields_is_announced(world: FakeWorld) -> None:
+    world.arbiter.state.ledger.update("tts", leases=1, idle_since=5.0)
+    world.arbiter.state.publish_changes()
     assert world.named(ConsumersChanged) == [ConsumersChanged(frozenset({"tts"}))]
 
 
-async def test_every_change_makes_another_view(world: FakeWorld) -> None:
-    before = world.arbiter.arbiter_state.ledger.changes
-    world.arbiter.arbiter_state.ledger.update("tts", says_loaded=True)
-    assert world.arbiter.arbiter_state.ledger.changes > before
+async def test_every_change_increases_the_revision(world: FakeWorld) -> None:
+    before = world.arbiter.state.ledger.revision
+    world.arbiter.state.ledger.update("tts", reports_loaded=True)
+    assert world.arbiter.state.ledger.revision > before

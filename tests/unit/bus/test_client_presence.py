@@ -1,4 +1,4 @@
-"""The order in which the bus is asked, and what its answers count for."""
+"""The order of calls to the bus when a name is watched, and the effect of its replies."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ class ScriptedSubscription:
         self._bus, self._arg0 = bus, arg0
 
     async def cancel(self) -> None:
-        self._bus.told.append(f"unmatch {self._arg0}")
+        self._bus.requests.append(f"unmatch {self._arg0}")
         self._bus.listening.pop(self._arg0)
 
 
 class ScriptedBus:
-    """Notes what it is asked, in order; answers as it is told to."""
+    """Records its calls in order, and answers as the test sets it."""
 
     def __init__(self) -> None:
-        self.told: list[str] = []
+        self.requests: list[str] = []
         self.listening: dict[str, Callable[[Signal], None]] = {}
         self.present: bool | BaseException = True
         self.refuses: set[str] = set()
@@ -37,7 +37,7 @@ class ScriptedBus:
 
     async def subscribe(self, *, callback: Callable[[Signal], None], arg0: str, **rule: str) -> ScriptedSubscription:
         assert rule == {"sender": DBUS, "path": DBUS_PATH, "interface": DBUS, "member": "NameOwnerChanged"}
-        self.told.append(f"match {arg0}")
+        self.requests.append(f"match {arg0}")
         if arg0 in self.refuses:
             raise BusError("org.freedesktop.DBus.Error.LimitsExceeded", "no more match rules")
         self.listening[arg0] = callback
@@ -45,7 +45,7 @@ class ScriptedBus:
 
     async def call(self, *request: Any) -> tuple[Any, ...]:
         assert request[:5] == (DBUS, DBUS_PATH, DBUS, "NameHasOwner", "s")
-        self.told.append(f"ask {request[5][0]}")
+        self.requests.append(f"ask {request[5][0]}")
         self.before_answering()
         if isinstance(self.present, BaseException):
             raise self.present
@@ -67,136 +67,134 @@ def gone() -> list[str]:
 
 
 @pytest.fixture
-def watcher(bus: ScriptedBus, gone: list[str]) -> ClientPresence:
+def presence(bus: ScriptedBus, gone: list[str]) -> ClientPresence:
     made = ClientPresence(cast(BusConnection, bus), gone.append)
-    made.forgetting = True
+    made.may_forget = True
     return made
 
 
-async def test_match_is_added_before_the_question_is_asked(bus: ScriptedBus, watcher: ClientPresence) -> None:
-    assert await watcher.watch(ALICE)
-    assert bus.told == [f"match {ALICE}", f"ask {ALICE}"]
+async def test_match_rule_is_added_before_the_bus_is_asked(bus: ScriptedBus, presence: ClientPresence) -> None:
+    assert await presence.watch(ALICE)
+    assert bus.requests == [f"match {ALICE}", f"ask {ALICE}"]
 
 
-async def test_watch_that_stands_is_not_asked_about_again(bus: ScriptedBus, watcher: ClientPresence) -> None:
-    assert await asyncio.gather(*(watcher.watch(ALICE) for _ in range(3))) == [True] * 3
-    assert len(bus.told) == 2
+async def test_watched_name_is_asked_for_only_once(bus: ScriptedBus, presence: ClientPresence) -> None:
+    assert await asyncio.gather(*(presence.watch(ALICE) for _ in range(3))) == [True] * 3
+    assert len(bus.requests) == 2
 
 
-async def test_clear_no_means_gone_and_leaves_no_match(
-    bus: ScriptedBus, watcher: ClientPresence, gone: list[str]
-) -> None:
+async def test_absent_name_is_not_watched(bus: ScriptedBus, presence: ClientPresence, gone: list[str]) -> None:
     bus.present = False
-    assert not await watcher.watch(ALICE)
-    await watcher.close()
-    assert bus.told[-1] == f"unmatch {ALICE}"
-    assert watcher.watched == frozenset()
-    assert gone == []  # whoever asked knows already
+    assert not await presence.watch(ALICE)
+    await presence.close()
+    assert bus.requests[-1] == f"unmatch {ALICE}"
+    assert presence.watched == frozenset()
+    assert gone == []  # the caller of watch() knows from the return value
 
 
-@pytest.mark.parametrize("silence", [BusTimeout("no answer"), BusError("org.freedesktop.DBus.Error.Failed", "what?")])
-async def test_silence_is_no_proof_of_death(bus: ScriptedBus, watcher: ClientPresence, silence: BusError) -> None:
-    bus.present = silence
-    assert await watcher.watch(ALICE)
-    assert watcher.watched == {ALICE}
+@pytest.mark.parametrize("error", [BusTimeout("no answer"), BusError("org.freedesktop.DBus.Error.Failed", "what?")])
+async def test_failed_query_counts_as_present(bus: ScriptedBus, presence: ClientPresence, error: BusError) -> None:
+    bus.present = error
+    assert await presence.watch(ALICE)
+    assert presence.watched == {ALICE}
 
 
-async def test_death_while_the_question_is_under_way(
-    bus: ScriptedBus, watcher: ClientPresence, gone: list[str]
+async def test_name_that_leaves_during_the_query_is_gone(
+    bus: ScriptedBus, presence: ClientPresence, gone: list[str]
 ) -> None:
     bus.before_answering = lambda: bus.leaves(ALICE)
-    assert not await watcher.watch(ALICE)  # though the answer was yes
+    assert not await presence.watch(ALICE)  # although the reply was yes
     assert gone == [ALICE]
 
 
-async def test_death_is_told_once_and_of_watched_names_only(
-    bus: ScriptedBus, watcher: ClientPresence, gone: list[str]
+async def test_leaving_is_reported_once_and_only_for_watched_names(
+    bus: ScriptedBus, presence: ClientPresence, gone: list[str]
 ) -> None:
-    await watcher.watch(ALICE)
+    await presence.watch(ALICE)
     bus.leaves(":1.8")
     bus.leaves(ALICE)
     bus.leaves(ALICE)
     assert gone == [ALICE]
-    await watcher.close()
+    await presence.close()
     assert bus.listening == {}
 
 
-async def test_name_that_is_taken_over_is_not_gone(bus: ScriptedBus, watcher: ClientPresence, gone: list[str]) -> None:
-    await watcher.watch(ALICE)
+async def test_new_owner_of_a_name_is_not_a_departure(
+    bus: ScriptedBus, presence: ClientPresence, gone: list[str]
+) -> None:
+    await presence.watch(ALICE)
     bus.listening[ALICE](Signal(DBUS, DBUS_PATH, DBUS, "NameOwnerChanged", (ALICE, "", ":1.9")))
     assert gone == []
-    assert watcher.watched == {ALICE}
+    assert presence.watched == {ALICE}
 
 
-async def test_refused_rule_is_made_up_for_by_one_for_everybody(
-    bus: ScriptedBus, watcher: ClientPresence, gone: list[str]
+async def test_refused_rule_is_replaced_by_an_unfiltered_rule(
+    bus: ScriptedBus, presence: ClientPresence, gone: list[str]
 ) -> None:
     bus.refuses = {ALICE}
-    assert await watcher.watch(ALICE)
-    assert bus.told == [f"match {ALICE}", "match ", f"ask {ALICE}"]
+    assert await presence.watch(ALICE)
+    assert bus.requests == [f"match {ALICE}", "match ", f"ask {ALICE}"]
     bus.leaves(ALICE)
     assert gone == [ALICE]
-    await watcher.close()
-    assert bus.told[-1] == "unmatch "
+    await presence.close()
+    assert bus.requests[-1] == "unmatch "
 
 
-async def test_bus_that_refuses_every_rule_is_an_error_and_may_be_tried_again(
-    bus: ScriptedBus, watcher: ClientPresence
+async def test_watch_fails_if_every_rule_is_refused_and_can_be_retried(
+    bus: ScriptedBus, presence: ClientPresence
 ) -> None:
     bus.refuses = {ALICE, ""}
     with pytest.raises(BusError):
-        await watcher.watch(ALICE)
-    assert watcher.watched == frozenset()
+        await presence.watch(ALICE)
+    assert presence.watched == frozenset()
     bus.refuses.clear()
-    assert await watcher.watch(ALICE)
+    assert await presence.watch(ALICE)
 
 
-async def test_one_rule_for_everybody_from_the_limit_on(
-    bus: ScriptedBus, watcher: ClientPresence, gone: list[str], monkeypatch: pytest.MonkeyPatch
+async def test_names_beyond_the_limit_share_one_unfiltered_rule(
+    bus: ScriptedBus, presence: ClientPresence, gone: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(client_presence, "MAX_NAME_MATCHES", 2)
     names = [f":1.{number}" for number in range(5)]
     for name in names:
-        assert await watcher.watch(name)
+        assert await presence.watch(name)
     assert sorted(bus.listening) == ["", ":1.0", ":1.1"]
     for name in names[2:]:
         bus.leaves(name)
-    await watcher.close()
+    await presence.close()
     assert gone == names[2:]
     assert sorted(bus.listening) == [":1.0", ":1.1"]
 
 
-async def test_needed_names_outlast_idle_ones(
-    bus: ScriptedBus, watcher: ClientPresence, monkeypatch: pytest.MonkeyPatch
+async def test_retained_names_outlast_idle_names(
+    bus: ScriptedBus, presence: ClientPresence, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(client_presence, "MAX_IDLE_WATCHES", 2)
-    watcher.need(ALICE)
-    watcher.need(ALICE)
+    presence.retain_watch(ALICE)
+    presence.retain_watch(ALICE)
     for number in range(20, 25):
-        await watcher.watch(ALICE if number == 20 else f":1.{number}")
-    assert watcher.watched == {ALICE, ":1.23", ":1.24"}
-    watcher.done_with(ALICE)
-    assert ALICE in watcher.watched
-    watcher.done_with(ALICE)
-    assert watcher.watched == {":1.23", ":1.24"}  # it was seen longest ago
-    await watcher.close()
+        await presence.watch(ALICE if number == 20 else f":1.{number}")
+    assert presence.watched == {ALICE, ":1.23", ":1.24"}
+    presence.release_watch(ALICE)
+    assert ALICE in presence.watched
+    presence.release_watch(ALICE)
+    assert presence.watched == {":1.23", ":1.24"}  # ALICE was used the longest time ago
+    await presence.close()
     assert sorted(bus.listening) == [":1.23", ":1.24"]
 
 
-async def test_one_of_several_waiting_for_the_same_watch_may_be_cancelled(
-    bus: ScriptedBus, watcher: ClientPresence
-) -> None:
-    first, second = (asyncio.ensure_future(watcher.watch(ALICE)) for _ in range(2))
+async def test_cancelling_one_of_two_watch_calls_keeps_the_other(bus: ScriptedBus, presence: ClientPresence) -> None:
+    first, second = (asyncio.ensure_future(presence.watch(ALICE)) for _ in range(2))
     bus.before_answering = lambda: cast(None, first.cancel())
     assert await second
     assert first.cancelled()
-    assert watcher.watched == {ALICE}
+    assert presence.watched == {ALICE}
 
 
-async def test_who_leaves_after_the_answer_and_before_it_is_heard_is_gone(
-    bus: ScriptedBus, watcher: ClientPresence, gone: list[str]
+async def test_name_that_leaves_right_after_the_reply_is_gone(
+    bus: ScriptedBus, presence: ClientPresence, gone: list[str]
 ) -> None:
     bus.before_answering = lambda: asyncio.get_running_loop().call_soon(bus.leaves, ALICE) and None
 
-    assert not await watcher.watch(ALICE)
+    assert not await presence.watch(ALICE)
     assert gone == [ALICE]

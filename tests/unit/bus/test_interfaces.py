@@ -22,9 +22,9 @@ from gpumand.bus.names import CONSUMER, DEVICE, LEASE, MANAGER
 from gpumand.bus.object_tree import ObjectTree
 from gpumand.bus.properties import (
     Values,
-    consumer_figures,
+    consumer_live_values,
     consumer_state,
-    device_figures,
+    device_live_values,
     device_state,
     lease_state,
     manager_state,
@@ -39,7 +39,7 @@ SOURCES = Path(__file__).parents[3] / "dbus"
 DOC = "org.gtk.GDBus.DocString"
 
 READS = {"GetStatus", "GetHistory", "Plan", "Ping", "GetMachineId", "Introspect", "Get", "GetAll", "GetManagedObjects"}
-"""Methods that change nothing, written down here a second time on purpose."""
+"""Methods that only read, listed a second time on purpose."""
 
 
 def every_method() -> list[tuple[str, str]]:
@@ -47,33 +47,33 @@ def every_method() -> list[tuple[str, str]]:
     return [(interface.name, method) for interface in interfaces for method in interface.methods]
 
 
-def test_every_method_is_in_the_table_and_nothing_else_is() -> None:
+def test_action_table_lists_exactly_the_methods_of_the_interfaces() -> None:
     assert set(every_method()) == set(ACTIONS)
 
 
-def test_every_method_has_somebody_who_answers() -> None:
-    connection = cast(BusConnection, object())  # never used: nothing is called here
+def test_every_method_has_a_handler() -> None:
+    connection = cast(BusConnection, object())  # never used, since no method is called
     clients = Clients(connection, cast(UnitManager, object()), frozenset())
     manager = ManagerMethods(ScriptedArbiter(), clients, UidAuthority(0, system_bus=True), lambda: None)
     standard = StandardInterfaces(ObjectTree(connection), "")
     assert {*manager.handlers, *standard.handlers} == set(every_method())
 
 
-def test_only_methods_that_change_nothing_are_open() -> None:
+def test_only_reading_methods_are_unrestricted() -> None:
     is_open = {member for (_, member), action in ACTIONS.items() if action is None}
-    assert is_open - READS == {"Set"}  # whose every call is refused
+    assert is_open - READS == {"Set"}  # the handler itself refuses or authorizes every call
     assert {member for (_, member), action in ACTIONS.items() if action is not None} & READS == set()
 
 
-def test_evict_and_configure_have_actions_of_their_own() -> None:
+def test_evict_reload_and_release_have_separate_actions() -> None:
     assert ACTIONS[MANAGER, "Evict"] is Action.EVICT
     assert ACTIONS[MANAGER, "Reload"] is Action.CONFIGURE
     assert ACTIONS[MANAGER, "Release"] is Action.RELEASE_ANY
 
 
-def test_manager_is_as_designed() -> None:
+def test_manager_has_the_designed_members() -> None:
     manager = own_interfaces()[MANAGER]
-    assert {name: (method.takes, method.gives) for name, method in manager.methods.items()} == {
+    assert {name: (method.in_signature, method.out_signature) for name, method in manager.methods.items()} == {
         "Acquire": ("sa{sv}", "sa{sv}"),
         "Release": ("s", ""),
         "Renew": ("st", "t"),
@@ -106,22 +106,22 @@ LEASE_VALUES = lease_state(Lease("a", "b", "0", Owner(":1.1", 0), LeaseLifetime.
 
 
 @pytest.mark.parametrize(
-    ("name", "state", "figures"),
+    ("name", "state", "live_values"),
     [
         (MANAGER, manager_state("1", Summary()), {}),
-        (DEVICE, device_state(a_device()), device_figures(a_device())),
-        (CONSUMER, consumer_state(a_consumer("a")), consumer_figures(a_consumer("a"))),
+        (DEVICE, device_state(a_device()), device_live_values(a_device())),
+        (CONSUMER, consumer_state(a_consumer("a")), consumer_live_values(a_consumer("a"))),
         (LEASE, LEASE_VALUES, {}),
     ],
 )
-def test_properties_are_those_of_the_xml(name: str, state: Values, figures: Values) -> None:
+def test_property_values_match_the_xml(name: str, state: Values, live_values: Values) -> None:
     properties = own_interfaces()[name].properties
-    assert set(state) | set(figures) == set(properties)
-    assert {name for name, entry in properties.items() if entry.emits == "false"} == set(figures)
+    assert set(state) | set(live_values) == set(properties)
+    assert {name for name, entry in properties.items() if entry.emits == "false"} == set(live_values)
 
 
 @pytest.mark.parametrize("name", OWN_INTERFACES)
-def test_everything_is_documented(name: str) -> None:
+def test_every_member_and_argument_is_documented(name: str) -> None:
     interface = ElementTree.parse(SOURCES / f"{name}.xml").find("interface")
     assert interface is not None
     members = [interface]
@@ -138,12 +138,12 @@ def _documentation(member: ElementTree.Element) -> str:
 
 
 @pytest.mark.parametrize("name", OWN_INTERFACES)
-def test_package_ships_the_files_of_dbus(name: str) -> None:
+def test_package_contains_the_xml_of_the_dbus_folder(name: str) -> None:
     shipped = SOURCES.parent / "gpumand" / "bus" / f"{name}.xml"
     assert shipped.read_bytes() == (SOURCES / f"{name}.xml").read_bytes()
 
 
-def test_introspection_says_what_was_read() -> None:
+def test_introspection_contains_the_parsed_interfaces() -> None:
     own = own_interfaces()
     document = node_xml((own[MANAGER], own[LEASE]), ("device", "lease"))
     again = parse_interfaces(document)
@@ -154,7 +154,7 @@ def test_introspection_says_what_was_read() -> None:
     assert DOC in document
 
 
-def test_policy_file_names_only_our_destination_and_takes_no_descriptors() -> None:
+def test_policy_file_allows_only_gpumands_interfaces_without_descriptors() -> None:
     root = ElementTree.parse(SOURCES / "org.gpumand1.conf").getroot()
     owners = {policy.attrib["user"] for policy in root.findall("policy") if policy.find("allow[@own]") is not None}
     assert owners == {"_gpumand", "root"}
@@ -165,7 +165,7 @@ def test_policy_file_names_only_our_destination_and_takes_no_descriptors() -> No
     assert {rule["send_interface"] for rule in sends} == expected
 
 
-def test_activation_file_lets_only_systemd_start_it() -> None:
+def test_activation_file_starts_the_systemd_unit() -> None:
     lines = (SOURCES / "org.gpumand1.service").read_text().splitlines()
     assert lines[1:] == [
         "[D-BUS Service]",

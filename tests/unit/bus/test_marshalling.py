@@ -24,10 +24,10 @@ from gpumand.domain.consumer import EvictionMethod
 from gpumand.domain.device import ProcessUse
 from gpumand.domain.events import EvictionReport
 from gpumand.domain.footprint import Footprint
-from gpumand.domain.history import Entry, EntryKind
-from gpumand.domain.learning import Learned, Start
+from gpumand.domain.history import EntryKind, HistoryEntry
+from gpumand.domain.learning import LearnedTimes, Start
 from gpumand.domain.lease import Lease, LeaseLifetime, Owner
-from gpumand.domain.request import Grant, Outcome, PlannedEviction, PlanReport, Spared, Verdict
+from gpumand.domain.request import Grant, ManualResult, PlannedEviction, PlanReport, SparedConsumer, Verdict
 from gpumand.domain.status import ConsumerStatus, DeviceStatus, Stats, Status, WaitingStatus
 
 OWNER = Owner(":1.7", 1000, 4711, "job.service")
@@ -45,7 +45,7 @@ def types_of(entry: dict[str, Variant]) -> dict[str, str]:
     return {key: value.signature for key, value in entry.items()}
 
 
-def test_status_of_nothing_marshals_with_empty_tables() -> None:
+def test_empty_status_marshals_with_empty_lists() -> None:
     entry = status_entry(Status("1.0", ""))
     assert types_of(entry) == {
         "version": "s",
@@ -81,7 +81,7 @@ def test_device_entry_has_the_documented_keys() -> None:
     assert unwrap(entry)["reserved_mib"] == 7
 
 
-def test_foreign_processes_are_told_with_what_is_known_of_them() -> None:
+def test_foreign_process_entry_contains_only_known_values() -> None:
     known = ProcessUse(4711, 2150, "firefox", "session-2.scope", uid=1000, user="alice")
     unknown = ProcessUse(9, None)
     device = DeviceStatus(0, "", "", "nvml", 1, 1, 1, 0, 1, 0, "", foreign=(known, unknown))
@@ -93,7 +93,7 @@ def test_foreign_processes_are_told_with_what_is_known_of_them() -> None:
     ]
 
 
-def test_unknown_figures_are_left_out_and_zero_is_not() -> None:
+def test_unknown_values_are_left_out_and_zero_is_kept() -> None:
     device = DeviceStatus(0, "", "", "none", None, None, None, 0, None, 0, "no driver")
     consumer = ConsumerStatus("a", "unknown", "", 5, None, 0, 0, False, True, "", "")
     entry = unwrap(status_entry(Status("1.0", "nvml-missing: x", devices=(device,), consumers=(consumer,))))
@@ -103,9 +103,9 @@ def test_unknown_figures_are_left_out_and_zero_is_not() -> None:
     assert entry["consumers"][0]["last_used_usec"] == 0
 
 
-def test_what_was_learned_has_the_documented_keys() -> None:
+def test_learned_entry_has_the_documented_keys() -> None:
     memory = Footprint().with_stay(4000, 4600).with_residual(300)
-    times = Learned().observe_load(2.0, Start.PARKED).observe_unload(EvictionMethod.HTTP, 0.5).observe_hold(60.0)
+    times = LearnedTimes().observe_load(2.0, Start.PARKED).observe_unload(EvictionMethod.HTTP, 0.5).observe_hold(60.0)
     load = {"start": "parked", "count": 1, "mean_usec": 2_000_000, "max_usec": 2_000_000}
     unload = {"method": "http", "count": 1, "mean_usec": 500_000, "max_usec": 500_000}
     assert unwrap(learned_entry(memory, times)) == {
@@ -119,13 +119,18 @@ def test_what_was_learned_has_the_documented_keys() -> None:
     }
 
 
-def test_of_what_was_not_measured_nothing_is_told_but_that() -> None:
+def test_learned_entry_without_measurements_has_counts_only() -> None:
     holds = {"count": 0, "mean_usec": 0, "max_usec": 0}
-    assert unwrap(learned_entry(Footprint(), Learned())) == {"stays": 0, "loads": [], "unloads": [], "holds": holds}
+    assert unwrap(learned_entry(Footprint(), LearnedTimes())) == {
+        "stays": 0,
+        "loads": [],
+        "unloads": [],
+        "holds": holds,
+    }
 
 
-def test_entry_of_the_history_leaves_out_what_says_nothing() -> None:
-    entry = unwrap(history_entry(Entry(7, EntryKind.LOAD_FAILED, "llm", "0", 9, detail="no \0 such")))
+def test_history_entry_leaves_out_unknown_values() -> None:
+    entry = unwrap(history_entry(HistoryEntry(7, EntryKind.LOAD_FAILED, "llm", "0", 9, detail="no \0 such")))
     assert entry == {
         "at_usec": 7,
         "kind": "load-failed",
@@ -219,7 +224,7 @@ def test_plan_entry_leaves_unknown_out_and_marshals_when_empty() -> None:
     assert "need_mib" not in empty
     assert "free_mib" not in empty
     assert marshalled("a{sv}", empty)
-    victim, spared = PlannedEviction("b", None, "http", "old"), Spared("c", "pinned")
+    victim, spared = PlannedEviction("b", None, "http", "old"), SparedConsumer("c", "pinned")
     full = plan_entry(PlanReport("a", Verdict.GRANT, "0", False, True, 10, 5, (victim,), (spared,)))
     assert types_of(full) == {
         "consumer": "s",
@@ -240,7 +245,7 @@ def test_plan_entry_leaves_unknown_out_and_marshals_when_empty() -> None:
 
 
 def test_outcome_entry() -> None:
-    entry = outcome_entry(Outcome("a", "0", True, ("b", "c"), "http", 5, 6))
+    entry = outcome_entry(ManualResult("a", "0", True, ("b", "c"), "http", 5, 6))
     assert types_of(entry) == {
         "consumer": "s",
         "device": "s",
@@ -260,34 +265,34 @@ def test_eviction_body_fits_its_signature() -> None:
     assert marshalled(EVICTION_SIGNATURE, *body)
 
 
-def test_negative_figures_never_reach_an_unsigned_type() -> None:
+def test_negative_values_are_clamped_for_unsigned_types() -> None:
     plan = plan_entry(PlanReport("a", Verdict.WAIT, need_mib=1, free_mib=-300))
     assert plan["free_mib"].value == 0
     assert marshalled("a{sv}", plan)
 
 
 @pytest.mark.parametrize("bad", ["a\0b", "a\ud800b", "ü\0", "x" * 100_000, "ü" * 100_000])
-def test_text_of_others_cannot_break_the_connection(bad: str) -> None:
+def test_invalid_text_is_sanitized(bad: str) -> None:
     made = text(bad)
     assert "\0" not in made
     assert len(made.encode()) <= 4 * 4096
     assert marshalled("s", made)
 
 
-def test_integers_are_held_within_their_type() -> None:
+def test_integers_are_clamped_to_their_type() -> None:
     assert variant("t", 2**70).value == 2**64 - 1
     assert variant("u", -1).value == 0
     assert variant("i", -(2**40)).value == -(2**31)
 
 
-def test_owner_is_named_by_what_says_most() -> None:
+def test_owner_label_prefers_unit_then_pid_then_bus_name() -> None:
     assert owner_label(OWNER) == "job.service"
     assert owner_label(Owner(":1.7", 1000, 4711)) == "pid 4711"
     assert owner_label(Owner(":1.7", 1000)) == ":1.7"
 
 
 @pytest.mark.parametrize("busy", [True, False, None])
-def test_whether_it_works_is_told_where_it_is_known(busy: bool | None) -> None:
+def test_busy_is_included_if_known(busy: bool | None) -> None:
     consumer = ConsumerStatus("a", "resident", "0", 5, 4, 0, 8, False, False, "", "", busy=busy)
     (entry,) = unwrap(status_entry(Status("1.0", "", consumers=(consumer,))))["consumers"]
     assert entry.get("busy") is busy

@@ -7,7 +7,7 @@ from gpumand.bus.signal_matches import MatchRule, Signal
 SIGNAL = Signal(":1.7", "/org/x/y", "org.x.I", "Changed", ("first", 2))
 
 
-def test_a_rule_names_only_what_is_given() -> None:
+def test_rule_text_contains_only_given_fields() -> None:
     rule = MatchRule(sender="org.x", member="Changed", arg0="it's")
     assert rule.text() == "type='signal',sender='org.x',member='Changed',arg0='it'\\''s'"
     assert MatchRule().text() == "type='signal'"
@@ -23,8 +23,8 @@ def test_a_rule_names_only_what_is_given() -> None:
         MatchRule(path_namespace="/"),
     ],
 )
-def test_a_signal_that_fits_is_admitted(rule: MatchRule) -> None:
-    assert rule.admits(SIGNAL)
+def test_rule_selects_matching_signal(rule: MatchRule) -> None:
+    assert rule.matches(SIGNAL)
 
 
 @pytest.mark.parametrize(
@@ -39,10 +39,10 @@ def test_a_signal_that_fits_is_admitted(rule: MatchRule) -> None:
         MatchRule(path_namespace="/org/xx"),
     ],
 )
-def test_a_signal_that_does_not_fit_is_not(rule: MatchRule) -> None:
-    assert not rule.admits(SIGNAL)
+def test_rule_rejects_other_signals(rule: MatchRule) -> None:
+    assert not rule.matches(SIGNAL)
 
 
-def test_a_signal_without_arguments_has_no_arg0() -> None:
-    assert not MatchRule(arg0="x").admits(Signal(":1.7", "/", "i", "m", ()))
-    assert not MatchRule(arg0="2").admits(Signal(":1.7", "/", "i", "m", (2,)))
+def test_arg0_needs_a_string_as_first_argument() -> None:
+    assert not MatchRule(arg0="x").matches(Signal(":1.7", "/", "i", "m", ()))
+    assert not MatchRule(arg0="2").matches(Signal(":1.7", "/", "i", "m", (2,)))

@@ -19,13 +19,13 @@ from gpumand.bus.object_paths import escape_label, unescape_label
         ("é", "_c3_a9"),
     ],
 )
-def test_labels_are_those_of_systemd(name: str, label: str) -> None:
+def test_labels_are_escaped_like_systemds(name: str, label: str) -> None:
     assert escape_label(name) == label
     assert unescape_label(label) == name
 
 
 @given(st.text())
-def test_every_name_comes_back(name: str) -> None:
+def test_escaping_is_reversible(name: str) -> None:
     label = escape_label(name)
     assert unescape_label(label) == name
     assert label.isascii()
@@ -33,6 +33,6 @@ def test_every_name_comes_back(name: str) -> None:
 
 
 @pytest.mark.parametrize("label", ["a-b", "2fast", "_2", "_zz", "_61", "a/b", "", "_C3_A9"])
-def test_a_label_that_nobody_made_is_refused(label: str) -> None:
+def test_invalid_label_is_refused(label: str) -> None:
     with pytest.raises(ValueError, match="not an escaped label"):
         unescape_label(label)

@@ -9,25 +9,25 @@ from gpumand.bus.options import (
     EvictOptions,
     LoadOptions,
     acquire_options,
-    capped,
+    check_length,
     evict_options,
     history_query,
     load_options,
     renew_ttl_sec,
 )
 from gpumand.domain.errors import InvalidArgs, LimitsExceeded
-from gpumand.domain.history import EntryKind, Query
+from gpumand.domain.history import EntryKind, HistoryQuery
 from gpumand.domain.lease import LeaseLifetime
 from gpumand.domain.request import DEFAULT_TIMEOUT_SEC, MAX_WAIT_SEC, AcquireOptions
 
 
-def test_no_options_are_the_defaults() -> None:
+def test_empty_options_yield_the_defaults() -> None:
     assert acquire_options({}) == AcquireOptions()
     assert load_options({}) == LoadOptions("", DEFAULT_TIMEOUT_SEC)
     assert evict_options({}) == EvictOptions(False, DEFAULT_TIMEOUT_SEC)
 
 
-def test_every_option_is_understood() -> None:
+def test_every_option_is_parsed() -> None:
     options = acquire_options(
         {
             "lifetime": Variant("s", "ttl"),
@@ -45,8 +45,8 @@ def test_every_option_is_understood() -> None:
     assert evict_options({"method": Variant("s", "http")}).method == "http"
 
 
-def test_history_is_asked_for_by_time_consumer_and_kind() -> None:
-    assert history_query({}) == Query(limit=100)
+def test_history_query_selects_by_time_consumer_and_kind() -> None:
+    assert history_query({}) == HistoryQuery(limit=100)
     query = history_query(
         {
             "since_usec": Variant("t", 2**64 - 1),
@@ -57,7 +57,7 @@ def test_history_is_asked_for_by_time_consumer_and_kind() -> None:
         }
     )
     kinds = frozenset({EntryKind.LOAD, EntryKind.EVICTION})
-    assert query == Query(2**63 - 1, 5, "llm", kinds, 1000)
+    assert query == HistoryQuery(2**63 - 1, 5, "llm", kinds, 1000)
 
 
 @pytest.mark.parametrize(
@@ -69,26 +69,26 @@ def test_history_is_asked_for_by_time_consumer_and_kind() -> None:
         ({"since": Variant("t", 1)}, "did you mean 'since_usec'"),
     ],
 )
-def test_history_is_not_asked_for_otherwise(options: dict[str, Variant], words: str) -> None:
+def test_invalid_history_options_are_refused(options: dict[str, Variant], words: str) -> None:
     with pytest.raises(InvalidArgs, match=words):
         history_query(options)
 
 
 @pytest.mark.parametrize("lifetime", list(LeaseLifetime))
-def test_every_lifetime_is_known(lifetime: LeaseLifetime) -> None:
+def test_every_lifetime_is_accepted(lifetime: LeaseLifetime) -> None:
     assert acquire_options({"lifetime": Variant("s", lifetime.value)}).lifetime is lifetime
 
 
 @pytest.mark.parametrize("signature", list("ynqiuxt"))
-def test_any_integer_type_will_do(signature: str) -> None:
+def test_every_integer_type_is_accepted(signature: str) -> None:
     assert acquire_options({"timeout_usec": Variant(signature, 100)}).timeout_sec == pytest.approx(0.0001)
     assert acquire_options({"priority": Variant(signature, 100)}).priority == 100
 
 
-def test_unknown_option_is_refused_with_the_nearest_known() -> None:
+def test_unknown_option_is_refused_with_a_suggestion() -> None:
     with pytest.raises(InvalidArgs, match="unknown option 'timeout_sec': did you mean 'timeout_usec'"):
         acquire_options({"timeout_sec": Variant("t", 1)})
-    with pytest.raises(InvalidArgs, match="unknown option 'zzz': there are lifetime, ttl_usec"):
+    with pytest.raises(InvalidArgs, match="unknown option 'zzz': valid options are lifetime, ttl_usec"):
         acquire_options({"zzz": Variant("t", 1)})
     with pytest.raises(InvalidArgs, match="unknown option 'priority'"):
         load_options({"priority": Variant("i", 1)})
@@ -96,7 +96,7 @@ def test_unknown_option_is_refused_with_the_nearest_known() -> None:
         evict_options({"device": Variant("s", "0")})
 
 
-def test_hostile_option_name_is_not_repeated_in_full() -> None:
+def test_hostile_option_name_is_shortened_and_escaped() -> None:
     with pytest.raises(InvalidArgs) as refusal:
         acquire_options({"\x1b[2J" + "x" * 1_000_000: Variant("t", 1)})
     assert len(refusal.value.message) < 300
@@ -117,7 +117,7 @@ def test_hostile_option_name_is_not_repeated_in_full() -> None:
         ("priority", Variant("x", -(2**40)), "from -100 to 100"),
         ("priority", Variant("t", 2**64 - 1), "from -100 to 100"),
         ("lifetime", Variant("s", "conection"), "one of 'ttl', 'connection', 'unit', not 'conection'"),
-        ("ttl_usec", Variant("t", 0), "more than 0"),
+        ("ttl_usec", Variant("t", 0), "greater than 0"),
         ("ttl_usec", Variant("t", 2**64 - 1), "at most"),
         ("ttl_usec", Variant("i", -1), "0 or more"),
         ("device", Variant("o", "/x"), "'device' must be a string"),
@@ -127,13 +127,13 @@ def test_hostile_option_name_is_not_repeated_in_full() -> None:
         ("token", Variant("s", "a\u2028b"), "one line"),
     ],
 )
-def test_bad_value_is_refused_by_name(name: str, value: Variant, expected: str) -> None:
+def test_invalid_value_is_refused_with_the_options_name(name: str, value: Variant, expected: str) -> None:
     with pytest.raises(InvalidArgs, match=expected):
         acquire_options({name: value})
 
 
-def test_ttl_needs_the_ttl_lifetime() -> None:
-    with pytest.raises(InvalidArgs, match="'ttl_usec' is for lifetime 'ttl', not for 'connection'"):
+def test_ttl_option_requires_ttl_lifetime() -> None:
+    with pytest.raises(InvalidArgs, match="'ttl_usec' needs lifetime 'ttl', not 'connection'"):
         acquire_options({"lifetime": Variant("s", "connection"), "ttl_usec": Variant("t", 1)})
 
 
@@ -142,7 +142,7 @@ def test_force_must_be_a_boolean() -> None:
         evict_options({"force": Variant("i", 1)})
 
 
-def test_waiting_is_capped_and_zero_is_now() -> None:
+def test_timeout_is_capped_and_may_be_zero() -> None:
     assert acquire_options({"timeout_usec": Variant("t", 2**64 - 1)}).timeout_sec == MAX_WAIT_SEC
     assert acquire_options({"timeout_usec": Variant("t", 0)}).timeout_sec == 0.0
 
@@ -153,13 +153,13 @@ def test_long_strings_are_refused(name: str) -> None:
         acquire_options({name: Variant("s", "x" * (MAX_STRING_BYTES + 1))})
 
 
-def test_length_counts_in_bytes() -> None:
-    assert capped("it", "é" * 512) == "é" * 512
+def test_length_limit_counts_bytes() -> None:
+    assert check_length("it", "é" * 512) == "é" * 512
     with pytest.raises(LimitsExceeded, match="it is longer"):
-        capped("it", "é" * 513)
+        check_length("it", "é" * 513)
 
 
-def test_renewing_for_zero_means_as_granted() -> None:
+def test_renewing_with_zero_repeats_the_granted_ttl() -> None:
     assert renew_ttl_sec(0) is None
     assert renew_ttl_sec(2_000_000) == 2.0
     with pytest.raises(InvalidArgs, match="at most"):

@@ -1,4 +1,4 @@
-"""What is shipped for polkit, against the table of actions."""
+"""The polkit files match the table of actions."""
 
 from __future__ import annotations
 
@@ -19,37 +19,37 @@ def policy() -> dict[str, ElementTree.Element]:
     return {action.attrib["id"]: action for action in root.findall("action")}
 
 
-def test_policy_has_the_actions_of_the_table_and_no_others() -> None:
+def test_policy_defines_exactly_the_actions_of_the_table() -> None:
     asked_for = {action.value for action in ACTIONS.values() if action is not None}
     assert set(policy()) == asked_for == {action.value for action in Action}
 
 
 @pytest.mark.parametrize("action", list(Action))
-def test_everybody_has_to_authenticate_as_an_administrator(action: Action) -> None:
+def test_every_action_requires_an_administrators_password(action: Action) -> None:
     defaults = {rule.tag: rule.text for rule in policy()[action].findall("defaults/*")}
     assert defaults == {"allow_any": "auth_admin", "allow_inactive": "auth_admin", "allow_active": "auth_admin_keep"}
 
 
 @pytest.mark.parametrize("action", list(Action))
-def test_daemon_owns_its_actions(action: Action) -> None:
+def test_every_action_is_owned_by_the_daemons_user(action: Action) -> None:
     notes = {note.attrib["key"]: note.text for note in policy()[action].findall("annotate")}
     assert notes == {"org.freedesktop.policykit.owner": "unix-user:_gpumand"}
 
 
 @pytest.mark.parametrize("action", list(Action))
-def test_messages_name_only_details_that_polkit_is_given(action: Action) -> None:
+def test_messages_use_only_details_passed_to_polkit(action: Action) -> None:
     entry = policy()[action]
     message, description = entry.findtext("message", ""), entry.findtext("description", "")
     assert message.startswith("Authentication is required to ")
     assert description
     named = set(re.findall(r"\$\((\w+)\)", message))
-    # Reload is about no consumer; everything else is.
-    given = set() if action is Action.CONFIGURE else set(EVERY_DETAIL.pairs())
+    # Reload is the only action without a consumer.
+    given = set() if action is Action.CONFIGURE else set(EVERY_DETAIL.polkit_details())
     assert named <= given
     assert "$" not in description
 
 
-def test_group_may_acquire_and_nothing_else() -> None:
+def test_group_may_only_acquire() -> None:
     text = (SHIPPED / "org.gpumand1.rules").read_text()
     code = "\n".join(line for line in text.splitlines() if not line.startswith("//"))
     assert re.findall(r'"(org\.gpumand1\.[\w-]+)"', code) == [Action.ACQUIRE.value]
@@ -57,7 +57,7 @@ def test_group_may_acquire_and_nothing_else() -> None:
     assert code.count("Result.YES") == 1
 
 
-def test_unit_rule_is_for_the_daemons_user_and_asks_the_shipped_helper() -> None:
+def test_unit_rule_applies_to_the_daemons_user_and_runs_the_helper() -> None:
     code = (SHIPPED / "org.gpumand1-units.rules").read_text()
     assert 'subject.user != "_gpumand"' in code
     assert '["start", "stop", "restart"]' in code

@@ -6,12 +6,12 @@ import pytest
 from dbus_fast import Message, MessageType, Variant
 
 from gpumand.bus import utf8_text
-from gpumand.bus.utf8_text import Utf8Text, sized
+from gpumand.bus.utf8_text import Utf8Text, with_byte_lengths
 
 
 @pytest.fixture(autouse=True)
 def _as_under_debian_12(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Later versions are right with the replaced text as well, so the cases hold under all of them."""
+    """Convert text as for dbus-fast 1.84. Later versions marshal the converted text correctly as well."""
     monkeypatch.setattr(utf8_text, "COUNTS_CHARACTERS", True)
 
 
@@ -22,23 +22,23 @@ def marshalled(signature: str, *body: Any) -> bytes:
     return bytes(message._marshall(False))
 
 
-def test_text_says_its_size_in_bytes_and_is_the_same_text() -> None:
-    text = sized("übergröße")
+def test_length_is_the_size_in_bytes_and_the_text_is_equal() -> None:
+    text = with_byte_lengths("übergröße")
     assert len(text) == len("übergröße".encode()) == 12
     assert text == "übergröße"
     assert {text: 1}["übergröße"] == 1
     assert text.encode() == "übergröße".encode()
 
 
-def test_ascii_and_other_values_are_left_as_they_are() -> None:
+def test_ascii_text_and_other_values_are_unchanged() -> None:
     plain = Variant("s", "ascii")
-    assert sized(plain) is plain
-    assert type(sized("ascii")) is str
-    assert sized([1, True, b"\xfc", 1.5, None]) == [1, True, b"\xfc", 1.5, None]
+    assert with_byte_lengths(plain) is plain
+    assert type(with_byte_lengths("ascii")) is str
+    assert with_byte_lengths([1, True, b"\xfc", 1.5, None]) == [1, True, b"\xfc", 1.5, None]
 
 
-def test_text_is_found_at_any_depth() -> None:
-    deep = sized({"ä": Variant("a{sv}", {"k": Variant("as", ["ö", "o"])}), "l": [("ü",)]})
+def test_nested_text_is_converted() -> None:
+    deep = with_byte_lengths({"ä": Variant("a{sv}", {"k": Variant("as", ["ö", "o"])}), "l": [("ü",)]})
     assert [type(key) for key in deep] == [Utf8Text, str]
     inner = deep["ä"].value["k"]
     assert (inner.signature, [type(item) for item in inner.value]) == ("as", [Utf8Text, str])
@@ -46,9 +46,9 @@ def test_text_is_found_at_any_depth() -> None:
 
 
 @pytest.mark.parametrize("text", ["ü", "…", "🙂", "a" * 100 + "é", "日本語"])
-def test_size_that_goes_onto_the_bus_is_that_of_the_bytes(text: str) -> None:
-    """The case that breaks with the binding of Debian 12: a length in characters shifts everything behind it."""
+def test_marshalled_length_is_the_number_of_bytes(text: str) -> None:
+    """dbus-fast 1.84 (Debian 12) writes the length in characters, which shifts all bytes that follow."""
     octets = text.encode()
     on_the_bus = len(octets).to_bytes(4, "little") + octets + b"\0"
-    assert marshalled("s", sized(text)).endswith(on_the_bus)
-    assert on_the_bus in marshalled("a{sv}s", sized({"k": Variant("s", text)}), "end")
+    assert marshalled("s", with_byte_lengths(text)).endswith(on_the_bus)
+    assert on_the_bus in marshalled("a{sv}s", with_byte_lengths({"k": Variant("s", text)}), "end")

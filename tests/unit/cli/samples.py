@@ -1,4 +1,4 @@
-"""What a daemon might say."""
+"""Sample answers of the daemon, as plain values; each function takes the keys to change."""
 
 from __future__ import annotations
 

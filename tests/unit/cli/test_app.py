@@ -1,4 +1,4 @@
-"""The command line itself: help, lazy commands, where ``--`` goes, exit codes by click's own runner."""
+"""The gpumanctl command group: help, lazy imports, placement of ``--``, error messages and exit codes."""
 
 from __future__ import annotations
 
@@ -10,24 +10,24 @@ from click.testing import CliRunner
 
 from gpumand.bus.connection_errors import BusError, BusLost, BusTimeout
 from gpumand.cli.app import COMMANDS, gpumanctl
-from gpumand.cli.commands.run import separated
+from gpumand.cli.commands.run import with_separator
 from gpumand.cli.errors import ExitCode, Failure, Mismatch, NoBus, interpret
 from gpumand.cli.options import GlobalOptions
 from gpumand.version import VERSION
 
 
 @pytest.mark.parametrize("args", [["--help"], ["-h"], *([name, "--help"] for name in COMMANDS)])
-def test_every_help_is_there(args: list[str]) -> None:
+def test_every_command_has_help(args: list[str]) -> None:
     result = CliRunner().invoke(gpumanctl, args)
     assert result.exit_code == 0
     assert result.output.startswith("Usage: gpumanctl")
     assert "--bus-address" in result.output
 
 
-def test_help_has_every_command_with_a_line_that_is_not_cut() -> None:
+def test_help_lists_every_command_with_a_complete_line() -> None:
     text = CliRunner().invoke(gpumanctl, ["--help"]).output
     assert all(f"\n  {name} " in text for name in COMMANDS)
-    assert "..." not in text.partition("Look:")[2]
+    assert "..." not in text.partition("Inspect:")[2]
 
 
 @pytest.mark.parametrize("args", [["nothing"], ["--nothing"], ["status", "--nothing"], ["renew"], ["plan", "a", "b"]])
@@ -36,7 +36,7 @@ def test_wrong_usage_exits_2(args: list[str]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("typed", "meant"),
+    ("arguments", "expected"),
     [
         (["voice", "ls", "-l"], ["voice", "--", "ls", "-l"]),
         (["voice", "--", "ls"], ["voice", "--", "ls"]),
@@ -46,51 +46,61 @@ def test_wrong_usage_exits_2(args: list[str]) -> None:
         ([], []),
     ],
 )
-def test_the_command_of_run_begins_where_it_begins(typed: list[str], meant: list[str]) -> None:
-    assert separated(typed, {"--priority"}) == meant
+def test_run_options_end_where_the_command_begins(arguments: list[str], expected: list[str]) -> None:
+    assert with_separator(arguments, {"--priority"}) == expected
 
 
-OWN = "org.gpumand1.Error."
+ERROR_PREFIX = "org.gpumand1.Error."
 BUS = "org.freedesktop.DBus.Error."
 SYSTEM = GlobalOptions()
 SESSION = GlobalOptions(user=True)
-OWN_ACTIONS = "and whom polkit allows org.gpumand1."
+DENIED = "Permission denied: uid 1001 may not use x (allowed: root, callers that polkit authorizes for org.gpumand1."
 
 
 @pytest.mark.parametrize(
-    ("error", "options", "code", "says"),
+    ("error", "options", "code", "text"),
     [
         (BusError(BUS + "ServiceUnknown", "x"), SYSTEM, 3, "start it with: systemctl start gpumand"),
         (BusError(BUS + "NameHasNoOwner", "x"), SESSION, 3, "start it with: systemctl --user start gpumand"),
         (BusError(BUS + "Spawn.ChildExited", "exited 1"), SYSTEM, 3, "journalctl -u gpumand"),
         (BusError("org.freedesktop.systemd1.UnitMasked", "masked"), SYSTEM, 3, "could not be started: masked"),
-        (BusError(OWN + "NoSuchConsumer", "no consumer x"), SYSTEM, 4, "no consumer x; gpumanctl list"),
-        (BusError(OWN + "Later", "something new"), SYSTEM, 1, "something new"),
-        (BusError(BUS + "AccessDenied", "org.gpumand1.evict is needed"), SYSTEM, 1, "ask as root (sudo)"),
-        (BusError(BUS + "AccessDenied", f"root may; {OWN_ACTIONS}acquire"), SYSTEM, 1, "gpasswd --add NAME gpumand"),
-        (BusError(BUS + "AccessDenied", f"root may; {OWN_ACTIONS}evict"), SYSTEM, 1, "; ask with sudo"),
-        (BusError(BUS + "AccessDenied", "Rejected send message, 1 matched rules"), SYSTEM, 1, "the bus does not let"),
+        (
+            BusError(ERROR_PREFIX + "NoSuchConsumer", "no consumer x"),
+            SYSTEM,
+            4,
+            "no consumer x; list the configured consumers with: gpumanctl list",
+        ),
+        (BusError(ERROR_PREFIX + "Later", "something new"), SYSTEM, 1, "something new"),
+        (BusError(BUS + "AccessDenied", "org.gpumand1.evict is needed"), SYSTEM, 1, "use sudo, or allow it"),
+        (BusError(BUS + "AccessDenied", f"{DENIED}acquire)"), SYSTEM, 1, "gpasswd --add NAME gpumand"),
+        (BusError(BUS + "AccessDenied", f"{DENIED}evict)"), SYSTEM, 1, "; use sudo"),
+        (
+            BusError(BUS + "AccessDenied", "Rejected send message, 1 matched rules"),
+            SYSTEM,
+            1,
+            "the D-Bus policy does not allow",
+        ),
         (BusError(BUS + "UnknownMethod", "no Plan"), SYSTEM, 1, "systemctl restart gpumand"),
-        (BusError(BUS + "NoReply", "recipient disconnected"), SYSTEM, 1, "left the bus while it was asked"),
+        (BusError(BUS + "NoReply", "recipient disconnected"), SYSTEM, 1, "left the bus during the call"),
         (BusError("com.example.Odd", "odd"), SYSTEM, 1, "odd (com.example.Odd)"),
         (BusTimeout("no answer to Plan within 10 s"), SYSTEM, 1, "did not answer in time"),
         (BusLost("the bus closed the connection"), SYSTEM, 1, "the connection to the bus was lost"),
-        (NoBus("cannot connect"), SYSTEM, 1, "--user asks the session bus"),
+        (NoBus("cannot connect"), SYSTEM, 1, "use the session bus with --user"),
         (Mismatch("its status has no leases"), SYSTEM, 1, "its status has no leases"),
         (Failure(ExitCode.NOT_FOUND, "no such\ncommand"), SYSTEM, 127, "no such command"),
     ],
 )
-def test_every_trouble_has_its_code_and_its_line(
-    error: Exception, options: GlobalOptions, code: int, says: str
+def test_every_error_has_an_exit_code_and_one_line(
+    error: Exception, options: GlobalOptions, code: int, text: str
 ) -> None:
     failure = interpret(error, options)
     assert failure is not None
     assert failure.code == code
-    assert says in failure.message
+    assert text in failure.message
     assert "\n" not in failure.message
 
 
-def test_a_fault_of_our_own_is_not_explained_away() -> None:
+def test_a_bug_is_not_interpreted_as_a_known_error() -> None:
     assert interpret(KeyError("x"), SYSTEM) is None
 
 
@@ -103,7 +113,7 @@ def test_a_fault_of_our_own_is_not_explained_away() -> None:
         (["--bus-address", "unix:path=/nonexistent", "acquire", "x"], ["rich", "aiohttp"]),
     ],
 )
-def test_a_command_imports_what_it_needs_and_no_more(args: list[str], without: list[str]) -> None:
+def test_a_command_imports_only_the_libraries_it_needs(args: list[str], without: list[str]) -> None:
     script = (
         "import sys\nfrom gpumand.cli.app import gpumanctl\n"
         f"try:\n    gpumanctl.main({args!r})\nexcept SystemExit:\n    pass\n"
@@ -113,7 +123,7 @@ def test_a_command_imports_what_it_needs_and_no_more(args: list[str], without: l
     assert done.stderr.splitlines()[-1] == "loaded: []"
 
 
-def test_the_version_is_told_without_asking_anybody(capsys: pytest.CaptureFixture[str]) -> None:
+def test_version_option_works_without_a_bus(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         gpumanctl.main(["--bus-address", "unix:path=/nonexistent", "--version"])
     assert ended.value.code == 0

@@ -1,4 +1,4 @@
-"""What ends a measurement before it is over."""
+"""Events that end a calibration early."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ from tests.unit.cli import samples
 
 
 class Daemon:
-    """Grants a lease, and says that it has ended before whoever asked has heard of the grant."""
+    """Grants a lease, and sends its LeaseEnded signal before the reply to Acquire."""
 
-    async def listen_for_ends(self, callback: Callable[[Signal], None]) -> None:
-        self._tell = callback
+    async def listen_for_lease_ends(self, callback: Callable[[Signal], None]) -> None:
+        self._callback = callback
 
     async def status(self) -> dict[str, Any]:
         return samples.status(consumers=[samples.consumer("comfyui")])
 
     async def acquire(self, *_: object) -> tuple[str, dict[str, Any]]:
         for lease, reason in (("another", "expired"), ("ours", "revoked")):
-            self._tell(Signal(":1.2", "/", "", "LeaseEnded", (lease, "comfyui", reason)))
+            self._callback(Signal(":1.2", "/", "", "LeaseEnded", (lease, "comfyui", reason)))
         return "ours", {"loaded": True}
 
 
-async def test_a_lease_that_ends_before_its_grant_is_heard_of_is_not_waited_for() -> None:
+async def test_a_lease_that_ends_before_the_acquire_reply_ends_the_calibration() -> None:
     calibrator = Calibrator(
         cast(Client, Daemon()), "comfyui", 600.0, lambda _: None, lambda _: None, GlobalOptions(quiet=True)
     )

@@ -1,4 +1,4 @@
-"""Durations as people type them, and as they are told."""
+"""Parsing and printing of durations."""
 
 from __future__ import annotations
 
@@ -27,18 +27,18 @@ from gpumand.cli.render.format import ago, ahead, duration
         ("0", 0),
     ],
 )
-def test_durations_are_read_as_systemd_reads_them(text: str, seconds: float) -> None:
+def test_durations_are_parsed_as_systemd_parses_them(text: str, seconds: float) -> None:
     assert parse_duration(text) == pytest.approx(seconds)
 
 
 @pytest.mark.parametrize("text", ["", " ", "soon", "-5s", "5 parsecs", "1h30", "10 20", "s", "1e400", "9" * 40, "5s!"])
-def test_what_is_no_duration_is_refused_with_a_line(text: str) -> None:
-    with pytest.raises(ValueError, match=r"is no (duration|unit of time)"):
+def test_an_invalid_duration_is_refused_with_one_line(text: str) -> None:
+    with pytest.raises(ValueError, match=r"is not a (duration|unit of time)"):
         parse_duration(text)
 
 
 @given(st.integers(min_value=0, max_value=10**9), st.sampled_from(["ms", "s", "min", "h"]))
-def test_whole_numbers_lose_nothing_on_the_way_to_the_bus(number: int, unit: str) -> None:
+def test_whole_numbers_convert_to_microseconds_without_loss(number: int, unit: str) -> None:
     factor = {"ms": 1_000, "s": 1_000_000, "min": 60_000_000, "h": 3_600_000_000}[unit]
     try:
         seconds = parse_duration(f"{number}{unit}")
@@ -63,11 +63,11 @@ def test_whole_numbers_lose_nothing_on_the_way_to_the_bus(number: int, unit: str
         (273_600, "3 d 4 h"),
     ],
 )
-def test_durations_are_told_in_two_units_at_most(seconds: float, text: str) -> None:
+def test_durations_are_printed_in_at_most_two_units(seconds: float, text: str) -> None:
     assert duration(seconds) == text
 
 
-def test_moments_are_told_from_now() -> None:
+def test_timestamps_are_printed_relative_to_now() -> None:
     now = 10_000_000_000
     assert [ago(0, now), ago(now, now), ago(now - 61_000_000, now)] == ["never", "0 s ago", "1 min ago"]
     assert [ahead(0, now), ahead(now - 1, now), ahead(now + 900_000_000, now)] == ["-", "now", "in 15 min"]

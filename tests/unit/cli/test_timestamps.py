@@ -1,4 +1,4 @@
-"""Moments as people write them."""
+"""Parsing of points in time."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gpumand.cli.timestamps import parse_when
+from gpumand.cli.timestamps import parse_timestamp
 
 NOON = datetime(2026, 11, 25, 12, 0, 0, tzinfo=UTC)
-"""A Wednesday. In Berlin it is 13:00 then."""
+"""A Wednesday; 13:00 in Berlin."""
 
 
 @pytest.fixture(autouse=True)
 def berlin() -> Iterator[None]:
-    """A zone with summer time, written so that no zone files are needed."""
+    """A time zone with summer time, in a notation that needs no zone files."""
     before = os.environ.get("TZ")
     os.environ["TZ"] = "CET-1CEST,M3.5.0,M10.5.0/3"
     time.tzset()
@@ -30,12 +30,12 @@ def berlin() -> Iterator[None]:
     time.tzset()
 
 
-def when(text: str) -> datetime:
-    return datetime.fromtimestamp(parse_when(text, NOON.astimezone()) / 1_000_000, UTC)
+def parsed(text: str) -> datetime:
+    return datetime.fromtimestamp(parse_timestamp(text, NOON.astimezone()) / 1_000_000, UTC)
 
 
 @pytest.mark.parametrize(
-    ("text", "meant"),
+    ("text", "expected"),
     [
         ("now", "2026-11-25T12:00:00"),
         ("today", "2026-11-24T23:00:00"),
@@ -62,17 +62,17 @@ def when(text: str) -> datetime:
         ("@1700000000", "2023-11-14T22:13:20"),
     ],
 )
-def test_moments_are_read_as_journalctl_reads_them(text: str, meant: str) -> None:
-    assert when(text).replace(tzinfo=None).isoformat() == meant
+def test_timestamps_are_parsed_as_journalctl_parses_them(text: str, expected: str) -> None:
+    assert parsed(text).replace(tzinfo=None).isoformat() == expected
 
 
 def test_microseconds_are_kept() -> None:
-    assert parse_when("2026-11-24 10:30:00.000001", NOON) % 1_000_000 == 1
-    assert parse_when("2026-11-24 10:30:00.25", NOON) % 1_000_000 == 250_000
+    assert parse_timestamp("2026-11-24 10:30:00.000001", NOON) % 1_000_000 == 1
+    assert parse_timestamp("2026-11-24 10:30:00.25", NOON) % 1_000_000 == 250_000
 
 
-def test_a_time_that_summer_time_skips_is_still_a_moment() -> None:
-    skipped = when("2026-03-29 02:30")
+def test_a_time_that_summer_time_skips_is_accepted() -> None:
+    skipped = parsed("2026-03-29 02:30")
     assert skipped in (datetime(2026, 3, 29, 0, 30, tzinfo=UTC), datetime(2026, 3, 29, 1, 30, tzinfo=UTC))
 
 
@@ -95,28 +95,28 @@ def test_a_time_that_summer_time_skips_is_still_a_moment() -> None:
         *("ago", "20261124", "yesterday 10:30 12:00", "2026-11-24 10:30+99:99", "@1e300", "@nan"),
     ],
 )
-def test_what_is_no_moment_is_refused_in_one_line(text: str) -> None:
-    with pytest.raises(ValueError, match=r"\A'.*' (is no moment|has no unit)") as caught:
-        parse_when(text, NOON)
+def test_an_invalid_timestamp_is_refused_in_one_line(text: str) -> None:
+    with pytest.raises(ValueError, match=r"\A'.*' (is not a time|has no unit)") as caught:
+        parse_timestamp(text, NOON)
     assert "\n" not in str(caught.value)
 
 
-def test_a_bare_number_is_told_what_it_lacks() -> None:
+def test_a_number_without_a_unit_is_refused_with_examples() -> None:
     with pytest.raises(ValueError, match="write 5s, 5min or 5h"):
-        parse_when("5", NOON)
+        parse_timestamp("5", NOON)
 
 
 @given(st.text(max_size=40))
-def test_any_text_gives_a_moment_or_a_value_error(text: str) -> None:
+def test_any_text_gives_a_timestamp_or_a_value_error(text: str) -> None:
     try:
-        moment = parse_when(text, NOON)
+        moment = parse_timestamp(text, NOON)
     except ValueError:
         return
     assert moment >= 0
 
 
 @given(st.integers(0, 4_000_000_000), st.integers(-23, 23))
-def test_every_iso_moment_with_an_offset_comes_back(seconds: int, hours: int) -> None:
+def test_iso_timestamps_with_an_offset_round_trip(seconds: int, hours: int) -> None:
     there = timezone(timedelta(hours=hours))
     text = datetime.fromtimestamp(seconds, there).isoformat(sep=" ")
-    assert parse_when(text, NOON) == seconds * 1_000_000
+    assert parse_timestamp(text, NOON) == seconds * 1_000_000

@@ -1,4 +1,4 @@
-"""One client, one connection, whoever connects and closes at the same time."""
+"""A client has one connection, also when several tasks connect and close it at the same time."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from gpumand.client.client import Client
 
 
 class Connection:
-    """As much of Calls as is needed."""
+    """The methods of Calls that the client uses."""
 
     def __init__(self) -> None:
         self.closed = False
@@ -21,29 +21,29 @@ class Connection:
 
 
 @pytest.fixture
-def made(monkeypatch: pytest.MonkeyPatch) -> list[Connection]:
-    """Every connection that was made; each takes a turn of the loop."""
-    connections = list[Connection]()
+def connections(monkeypatch: pytest.MonkeyPatch) -> list[Connection]:
+    """All connections that the client opened; opening one yields to the event loop once."""
+    opened = list[Connection]()
 
     async def connect(bus: str) -> Connection:
         await asyncio.sleep(0)
-        connections.append(Connection())
-        return connections[-1]
+        opened.append(Connection())
+        return opened[-1]
 
     monkeypatch.setattr(module, "connect", connect)
-    return connections
+    return opened
 
 
-async def test_connecting_twice_at_the_same_time_leaves_no_connection_behind(made: list[Connection]) -> None:
+async def test_concurrent_connects_leave_no_connection_open(connections: list[Connection]) -> None:
     client = Client()
 
     await asyncio.gather(client.connect(), client.connect())
     await client.close()
 
-    assert [one.closed for one in made] == [True]
+    assert [one.closed for one in connections] == [True]
 
 
-async def test_closing_while_it_connects_closes(made: list[Connection]) -> None:
+async def test_close_during_connect_closes_the_connection(connections: list[Connection]) -> None:
     client = Client()
     connecting = asyncio.create_task(client.connect())
     await asyncio.sleep(0)
@@ -51,4 +51,4 @@ async def test_closing_while_it_connects_closes(made: list[Connection]) -> None:
     await client.close()
 
     await connecting
-    assert [one.closed for one in made] == [True]
+    assert [one.closed for one in connections] == [True]

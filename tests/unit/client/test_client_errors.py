@@ -1,4 +1,4 @@
-"""Names on the bus become exceptions."""
+"""D-Bus error names become exceptions."""
 
 from __future__ import annotations
 
@@ -7,21 +7,21 @@ import pytest
 import gpumand.client
 from gpumand.bus.connection_errors import BusError, BusLost, BusTimeout
 from gpumand.client import BusUnavailable, GpumandError, InsufficientVram, Mismatch, NoAnswer, NotRunning, errors
-from gpumand.client.errors import named, translated
+from gpumand.client.errors import error_for, translate_errors
 from gpumand.domain import errors as domain
 
-FREEDESKTOP = "org.freedesktop.DBus.Error."
+FREEDESKTOP_ERROR_PREFIX = "org.freedesktop.DBus.Error."
 
 
-def concrete() -> list[type[GpumandError]]:
-    """Every error of the daemon that has a name of its own."""
+def daemon_errors() -> list[type[GpumandError]]:
+    """Every error class of the daemon with its own D-Bus name."""
     kinds = [one for one in vars(domain).values() if isinstance(one, type) and issubclass(one, GpumandError)]
     return [kind for kind in kinds if "dbus_name" in vars(kind) and kind is not GpumandError]
 
 
-@pytest.mark.parametrize("kind", concrete())
-def test_every_error_of_the_daemon_comes_as_its_own_class(kind: type[GpumandError]) -> None:
-    error = named(kind.dbus_name, "no, because")
+@pytest.mark.parametrize("kind", daemon_errors())
+def test_every_error_of_the_daemon_is_raised_as_its_class(kind: type[GpumandError]) -> None:
+    error = error_for(kind.dbus_name, "no, because")
     assert type(error) is kind
     assert (error.message, error.dbus_name) == ("no, because", kind.dbus_name)
 
@@ -32,29 +32,29 @@ def test_every_error_can_be_imported_from_the_client() -> None:
     assert all(hasattr(gpumand.client, name) for name in gpumand.client.__all__)
 
 
-def test_error_of_a_later_daemon_keeps_its_name() -> None:
-    error = named("org.gpumand1.Error.MoonIsFull", "wait for the next")
+def test_unknown_error_keeps_its_name() -> None:
+    error = error_for("org.gpumand1.Error.MoonIsFull", "wait for the next")
     assert type(error) is GpumandError
     assert (error.dbus_name, error.message) == ("org.gpumand1.Error.MoonIsFull", "wait for the next")
 
 
-def test_error_without_a_word_says_its_name() -> None:
-    assert named("org.example.Odd", "").message == "org.example.Odd"
+def test_error_without_a_message_has_its_name_as_message() -> None:
+    assert error_for("org.example.Odd", "").message == "org.example.Odd"
 
 
 @pytest.mark.parametrize(
     ("name", "kind"),
     [
-        (FREEDESKTOP + "ServiceUnknown", NotRunning),
-        (FREEDESKTOP + "NameHasNoOwner", NotRunning),
-        (FREEDESKTOP + "Spawn.ChildExited", NotRunning),
+        (FREEDESKTOP_ERROR_PREFIX + "ServiceUnknown", NotRunning),
+        (FREEDESKTOP_ERROR_PREFIX + "NameHasNoOwner", NotRunning),
+        (FREEDESKTOP_ERROR_PREFIX + "Spawn.ChildExited", NotRunning),
         ("org.freedesktop.systemd1.UnitMasked", NotRunning),
-        (FREEDESKTOP + "NoReply", NoAnswer),
-        (FREEDESKTOP + "UnknownMethod", Mismatch),
+        (FREEDESKTOP_ERROR_PREFIX + "NoReply", NoAnswer),
+        (FREEDESKTOP_ERROR_PREFIX + "UnknownMethod", Mismatch),
     ],
 )
-def test_what_the_bus_says_is_told_apart(name: str, kind: type[GpumandError]) -> None:
-    assert type(named(name, "so it is")) is kind
+def test_errors_of_the_bus_are_classified(name: str, kind: type[GpumandError]) -> None:
+    assert type(error_for(name, "the reason")) is kind
 
 
 @pytest.mark.parametrize(
@@ -66,12 +66,12 @@ def test_what_the_bus_says_is_told_apart(name: str, kind: type[GpumandError]) ->
         (Mismatch("its status has no leases"), Mismatch),
     ],
 )
-def test_nothing_of_the_binding_comes_out(raised: Exception, kind: type[GpumandError]) -> None:
-    with pytest.raises(GpumandError) as caught, translated():
+def test_connection_errors_become_client_errors(raised: Exception, kind: type[GpumandError]) -> None:
+    with pytest.raises(GpumandError) as caught, translate_errors():
         raise raised
     assert type(caught.value) is kind
 
 
-def test_what_is_no_matter_of_the_bus_is_left_alone() -> None:
-    with pytest.raises(ZeroDivisionError), translated():
+def test_other_exceptions_are_not_changed() -> None:
+    with pytest.raises(ZeroDivisionError), translate_errors():
         raise ZeroDivisionError

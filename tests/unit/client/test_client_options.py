@@ -1,4 +1,4 @@
-"""What is asked for is checked before it goes onto the bus."""
+"""Arguments are checked before a call."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from typing import Any
 import pytest
 
 from gpumand.client import InvalidArgs
-from gpumand.client.options import acquire_options, history_options, text, ttl_usec, wait_sec, where_options
+from gpumand.client.options import acquire_options, checked_text, history_options, selection_options, ttl_usec, wait_sec
 from gpumand.domain.request import MAX_WAIT_SEC
 
 
-def test_only_what_was_given_is_said() -> None:
+def test_omitted_arguments_are_not_sent() -> None:
     assert acquire_options("connection", 1.5) == {"lifetime": ("s", "connection"), "timeout_usec": ("t", 1_500_000)}
 
 
-def test_everything_that_was_given_is_said() -> None:
-    said = acquire_options("ttl", 0, ttl_sec=60, priority=-5, device="0", reason="poster", token="abc")
-    assert said == {
+def test_all_given_arguments_are_sent() -> None:
+    options = acquire_options("ttl", 0, ttl_sec=60, priority=-5, device="0", reason="poster", token="abc")
+    assert options == {
         "lifetime": ("s", "ttl"),
         "timeout_usec": ("t", 0),
         "ttl_usec": ("t", 60_000_000),
@@ -30,18 +30,18 @@ def test_everything_that_was_given_is_said() -> None:
     }
 
 
-def test_as_long_as_it_takes_is_a_day() -> None:
+def test_unlimited_wait_is_a_day() -> None:
     assert wait_sec(None) == wait_sec(math.inf) == wait_sec(10 * MAX_WAIT_SEC) == MAX_WAIT_SEC
 
 
 @pytest.mark.parametrize("timeout_sec", [-1, math.nan, "soon"])
-def test_wait_that_nobody_can_mean_is_refused(timeout_sec: Any) -> None:
+def test_invalid_wait_is_refused(timeout_sec: Any) -> None:
     with pytest.raises(InvalidArgs, match="timeout_sec"):
         wait_sec(timeout_sec)
 
 
 @pytest.mark.parametrize("ttl_sec", [0, -1, 1e-9, math.inf, math.nan, "long"])
-def test_time_to_live_that_nobody_can_mean_is_refused(ttl_sec: Any) -> None:
+def test_invalid_time_to_live_is_refused(ttl_sec: Any) -> None:
     with pytest.raises(InvalidArgs, match="ttl_sec"):
         ttl_usec(ttl_sec)
 
@@ -49,16 +49,16 @@ def test_time_to_live_that_nobody_can_mean_is_refused(ttl_sec: Any) -> None:
 @pytest.mark.parametrize("priority", [101, -101, 2**40, 0.5, "high"])
 def test_priority_out_of_range_is_refused(priority: Any) -> None:
     with pytest.raises(InvalidArgs, match="priority must be from -100 to 100"):
-        where_options(priority)
+        selection_options(priority)
 
 
 @pytest.mark.parametrize("value", ["a\0b", "\udcff", 7, None, b"comfyui"])
-def test_string_that_cannot_go_onto_the_bus_is_refused(value: Any) -> None:
+def test_string_that_dbus_cannot_carry_is_refused(value: Any) -> None:
     with pytest.raises(InvalidArgs, match="consumer"):
-        text("consumer", value)
+        checked_text("consumer", value)
 
 
-def test_history_is_asked_by_time_consumer_and_kind() -> None:
+def test_history_options_have_time_consumer_and_kind() -> None:
     since = datetime(1970, 1, 1, 0, 1, tzinfo=UTC)
     assert history_options(since, None, "ollama", ["load"], 5) == {
         "limit": ("u", 5),
@@ -69,7 +69,7 @@ def test_history_is_asked_by_time_consumer_and_kind() -> None:
 
 
 @pytest.mark.parametrize("limit", [0, 1001, -1, "all"])
-def test_history_without_bounds_is_refused(limit: Any) -> None:
+def test_history_limit_out_of_range_is_refused(limit: Any) -> None:
     with pytest.raises(InvalidArgs, match="limit"):
         history_options(None, None, "", (), limit)
 

@@ -1,4 +1,4 @@
-"""From plain answers to values: what the daemon says is taken over, and what cannot be meant is a Mismatch."""
+"""Plain answers of the daemon become values, and invalid answers a Mismatch."""
 
 from __future__ import annotations
 
@@ -19,34 +19,34 @@ from tests.unit.cli import samples
 GRANT = {"consumer": "comfyui", "device": "0", "waited_usec": 1_500_000, "evicted": ["ollama"], "loaded": True}
 
 
-def test_grant_is_taken_over() -> None:
+def test_grant_is_converted() -> None:
     grant = grant_of("f00d", GRANT | {"expires_usec": 1_700_000_000_000_000, "endpoint": "http://127.0.0.1:8188"})
     assert (grant.id, grant.consumer, grant.device, grant.endpoint) == ("f00d", "comfyui", "0", "http://127.0.0.1:8188")
     assert (grant.evicted, grant.loaded, grant.waited_sec) == (("ollama",), True, 1.5)
     assert grant.expires_at == datetime(2023, 11, 14, 22, 13, 20, tzinfo=UTC)
 
 
-def test_grant_without_an_expiry_never_ends() -> None:
+def test_grant_without_expiry_never_expires() -> None:
     assert grant_of("f00d", GRANT | {"expires_usec": 0}).expires_at is None
 
 
-def test_keys_of_a_later_daemon_are_no_fault() -> None:
+def test_keys_of_a_later_daemon_are_ignored() -> None:
     assert grant_of("f00d", GRANT | {"colour": "blue"}).consumer == "comfyui"
 
 
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"consumer": 3}, "consumer is no string"),
-        ({"loaded": 1}, "loaded is no boolean"),
-        ({"waited_usec": True}, "waited_usec is no integer"),
-        ({"waited_usec": "soon"}, "waited_usec is no integer"),
-        ({"evicted": "ollama"}, "evicted is no list"),
-        ({"evicted": [b"ollama"]}, "evicted is no list of strings"),
-        ({"expires_usec": 2**64 - 1}, "expires_usec is no time"),
+        ({"consumer": 3}, "consumer is not a string"),
+        ({"loaded": 1}, "loaded is not a boolean"),
+        ({"waited_usec": True}, "waited_usec is not an integer"),
+        ({"waited_usec": "soon"}, "waited_usec is not an integer"),
+        ({"evicted": "ollama"}, "evicted is not a list"),
+        ({"evicted": [b"ollama"]}, "evicted is not a list of strings"),
+        ({"expires_usec": 2**64 - 1}, "expires_usec is not a valid time"),
     ],
 )
-def test_grant_of_a_wrong_type_is_a_mismatch_that_names_the_key(changes: dict[str, Any], words: str) -> None:
+def test_grant_with_a_wrong_type_is_a_mismatch_with_the_key(changes: dict[str, Any], words: str) -> None:
     with pytest.raises(Mismatch, match=f"the grant: {words}"):
         grant_of("f00d", GRANT | changes)
 
@@ -57,12 +57,12 @@ def test_missing_key_is_named() -> None:
 
 
 @pytest.mark.parametrize("answer", [None, 3, [], "status"])
-def test_answer_that_is_no_dictionary_is_a_mismatch(answer: object) -> None:
-    with pytest.raises(Mismatch, match="the status is no dictionary"):
+def test_answer_that_is_not_a_dictionary_is_a_mismatch(answer: object) -> None:
+    with pytest.raises(Mismatch, match="the status is not a dictionary"):
         status_of(answer)
 
 
-def test_status_of_the_command_line_tests_is_taken_over() -> None:
+def test_status_is_converted() -> None:
     plain = samples.status()
     status = status_of(plain)
     assert [one.name for one in status.consumers] == [one["name"] for one in plain["consumers"]]
@@ -70,7 +70,7 @@ def test_status_of_the_command_line_tests_is_taken_over() -> None:
     assert [one.id for one in status.leases] == [one["id"] for one in plain["leases"]]
     first = status.consumers[0]
     assert status.consumer(first.name) is first
-    assert status.consumer("nobody") is None
+    assert status.consumer("missing") is None
 
 
 def test_unknown_is_none_and_not_zero() -> None:
@@ -80,24 +80,24 @@ def test_unknown_is_none_and_not_zero() -> None:
     assert status.stats == {}
 
 
-def test_error_within_an_entry_tells_where() -> None:
+def test_error_within_an_entry_has_its_path() -> None:
     with pytest.raises(Mismatch, match="an entry of the status's devices: index is missing"):
         status_of({"version": "1", "degraded": "", "devices": [{}]})
 
 
-def test_plan_of_the_command_line_tests_is_taken_over() -> None:
+def test_plan_is_converted() -> None:
     plain = samples.plan()
     plan = plan_of(plain)
     assert (plan.verdict, plan.message) == (plain["verdict"], plain["message"])
     assert [one.consumer for one in plan.evictions] == [one["consumer"] for one in plain["evictions"]]
 
 
-def test_outcome_is_taken_over() -> None:
+def test_outcome_is_converted() -> None:
     outcome = outcome_of({"consumer": "ollama", "changed": True, "freed_mib": 6144, "duration_usec": 250_000})
     assert (outcome.freed_mib, outcome.duration_sec, outcome.evicted) == (6144, 0.25, ())
 
 
-def test_history_leaves_out_what_says_nothing() -> None:
+def test_missing_history_fields_are_none_or_empty() -> None:
     (entry,) = history_of([{"at_usec": 1_000_000, "kind": "refusal", "consumer": "ollama"}])
     assert (entry.duration_sec, entry.freed_mib, entry.uid, entry.lease) == (None, None, None, "")
     assert entry.at == datetime(1970, 1, 1, 0, 0, 1, tzinfo=UTC)
@@ -107,7 +107,7 @@ def signal(member: str, *body: Any) -> Signal:
     return Signal(":1.1", "/org/gpumand1", "org.gpumand1.Manager", member, body)
 
 
-def test_signals_become_events() -> None:
+def test_signals_are_converted_to_events() -> None:
     details = {"expected_mib": 6144, "duration_usec": 500_000, "why": "least recently used"}
     eviction = event_of(signal("EvictionOccurred", "ollama", "0", 6144, "http", "comfyui", details))
     assert isinstance(eviction, Eviction)
@@ -120,12 +120,12 @@ def test_signals_become_events() -> None:
     assert event_of(signal("NameOwnerChanged", "org.gpumand1", ":1.1", "")) == RunningChanged(False)
 
 
-def test_signal_of_a_later_daemon_is_no_event() -> None:
+def test_unknown_signal_is_ignored() -> None:
     assert event_of(signal("SunRose", 7)) is None
 
 
 @pytest.mark.parametrize("body", [(), ("f00d",), ("f00d", 3), ("f00d", "ollama", "more")])
-def test_signal_that_is_not_as_the_interface_says_is_a_mismatch(body: tuple[Any, ...]) -> None:
+def test_signal_with_wrong_arguments_is_a_mismatch(body: tuple[Any, ...]) -> None:
     with pytest.raises(Mismatch, match="the signal LeaseGranted"):
         event_of(signal("LeaseGranted", *body))
 
@@ -144,7 +144,7 @@ PLAIN = st.recursive(
         st.sampled_from(["consumer", "devices", "version", "degraded", "consumers", "leases", "queue", "stats"]), PLAIN
     )
 )
-def test_any_answer_is_a_value_or_a_mismatch(answer: dict[str, Any]) -> None:
+def test_any_answer_becomes_a_value_or_a_mismatch(answer: dict[str, Any]) -> None:
     for parse in (status_of, plan_of, outcome_of, lambda plain: grant_of("f00d", plain), lambda p: history_of([p])):
         with contextlib.suppress(Mismatch):
             parse(answer)

@@ -1,4 +1,4 @@
-"""Coroutines run from threads that have no loop, or whose own is busy."""
+"""Blocking code runs coroutines in the loop of another thread."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ async def answer(value: int) -> int:
     return value
 
 
-def test_result_and_error_come_out() -> None:
+def test_result_and_error_are_passed_on() -> None:
     async def fail() -> None:
         raise ZeroDivisionError
 
@@ -28,35 +28,35 @@ def test_result_and_error_come_out() -> None:
             loop.run(fail())
 
 
-async def test_running_loop_of_the_caller_is_no_obstacle() -> None:
+async def test_caller_may_run_in_an_event_loop() -> None:
     with LoopThread() as loop:
         assert loop.run(answer(7)) == 7
 
 
-def test_many_threads_may_call_at_a_time() -> None:
+def test_many_threads_may_call_at_the_same_time() -> None:
     with LoopThread() as loop, ThreadPoolExecutor(8) as pool:
         assert list(pool.map(lambda value: loop.run(answer(value)), range(100))) == list(range(100))
 
 
-def test_interruption_is_raised_when_what_was_begun_is_undone() -> None:
-    undone: list[str] = []
+def test_interruption_is_raised_after_the_cleanup() -> None:
+    cleaned: list[str] = []
 
     async def work() -> None:
-        # The main thread is in run() by now, or will be before it looks at its signals.
+        # The main thread is in run(), or will be before it handles its signals.
         os.kill(os.getpid(), signal.SIGINT)
         try:
             await asyncio.Event().wait()
         finally:
             await asyncio.sleep(0)
-            undone.append("undone")
+            cleaned.append("cleaned")
 
     with LoopThread() as loop:
         with pytest.raises(KeyboardInterrupt):
             loop.run(work())
-        assert undone == ["undone"]
+        assert cleaned == ["cleaned"]
 
 
-def test_closed_one_says_so_and_its_thread_is_gone() -> None:
+def test_closed_loop_refuses_calls_and_its_thread_has_ended() -> None:
     loop = LoopThread()
     loop.close()
     loop.close()
@@ -65,10 +65,10 @@ def test_closed_one_says_so_and_its_thread_is_gone() -> None:
         loop.run(answer(7))
 
 
-def test_call_that_comes_while_it_is_being_closed_does_not_wait_for_ever() -> None:
+def test_call_during_close_does_not_hang() -> None:
     started, cancelled = threading.Event(), threading.Event()
 
-    async def takes_its_time() -> None:
+    async def slow_cleanup() -> None:
         started.set()
         try:
             await asyncio.Event().wait()
@@ -82,7 +82,7 @@ def test_call_that_comes_while_it_is_being_closed_does_not_wait_for_ever() -> No
 
     loop = LoopThread()
     with ThreadPoolExecutor(2) as pool:
-        first = pool.submit(lambda: loop.run(takes_its_time()))
+        first = pool.submit(lambda: loop.run(slow_cleanup()))
         started.wait(5)
         second = pool.submit(late)
         loop.close()
@@ -91,14 +91,14 @@ def test_call_that_comes_while_it_is_being_closed_does_not_wait_for_ever() -> No
                 one.result(5)
 
 
-def test_call_that_the_loop_never_takes_up_does_not_wait_for_ever() -> None:
+def test_call_that_the_loop_never_starts_does_not_hang() -> None:
     loop = LoopThread()
     taken, going = threading.Event(), threading.Event()
 
     def keep_busy() -> None:
         taken.set()
         going.wait(5)
-        loop._loop.stop()  # as close() does it, and what comes now comes too late for this turn
+        loop._loop.stop()  # as close() does; calls submitted from now on miss this iteration
 
     loop._loop.call_soon_threadsafe(keep_busy)
     taken.wait(5)
@@ -111,7 +111,7 @@ def test_call_that_the_loop_never_takes_up_does_not_wait_for_ever() -> None:
             forever.result(5)
 
 
-def test_what_still_runs_at_the_end_is_cancelled() -> None:
+def test_running_call_is_cancelled_by_close() -> None:
     started = threading.Event()
 
     async def forever() -> None:
@@ -123,13 +123,13 @@ def test_what_still_runs_at_the_end_is_cancelled() -> None:
         waiting = pool.submit(lambda: loop.run(forever()))
         started.wait(5)
         loop.close()
-        with pytest.raises(RuntimeError, match="closed meanwhile"):
+        with pytest.raises(RuntimeError, match="closed during the call"):
             waiting.result(5)
 
 
-# Python 3.12 and later warn of just what this is about.
+# Python 3.12 and later warn about forks in multi-threaded programs, which this test is about.
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
-def test_fork_is_told_instead_of_hanging() -> None:
+def test_call_after_a_fork_raises_instead_of_hanging() -> None:
     with LoopThread() as loop:
         reading, writing = os.pipe()
         pid = os.fork()
@@ -142,7 +142,7 @@ def test_fork_is_told_instead_of_hanging() -> None:
                 loop.close()
                 os._exit(0)
         os.close(writing)
-        with os.fdopen(reading) as said:
-            assert "fork" in said.read()
+        with os.fdopen(reading) as output:
+            assert "fork" in output.read()
         os.waitpid(pid, 0)
         assert loop.run(answer(8)) == 8

@@ -1,4 +1,4 @@
-"""The key-to-line finder against documents whose layout is known, and against what is no TOML at all."""
+"""The key scanner finds every key of generated documents, and never fails on text that is not TOML."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ VALUES = st.recursive(
 )
 DOCUMENTS = st.dictionaries(NAMES, VALUES, max_size=5)
 
-# Where in a header a name stands, and the element of an array of tables that it means.
+# The names in a table header; an int selects an element of an array of tables.
 Header = tuple[tuple[str, int | None], ...]
 
 
 class Writer:
-    """Writes a document in a drawn style and remembers where it put each key."""
+    """Writes a document in a randomly drawn style and records the position of each key."""
 
     def __init__(self, data: st.DataObject) -> None:
         self.text = ""
@@ -38,7 +38,7 @@ class Writer:
 
     def write_table(self, table: dict[str, Any], header: Header = ()) -> None:
         later = {name: value for name, value in table.items() if self._may_have_header(value) and self._flip()}
-        path = real(header)
+        path = key_path(header)
         for name, value in table.items():
             if name not in later:
                 self._blank_line()
@@ -67,14 +67,14 @@ class Writer:
         self.text += opening
         for number, (name, _) in enumerate(header):
             self.text += "." if number else ""
-            self._key(real(header[:number]), name)
+            self._key(key_path(header[:number]), name)
         if header[-1][1] is not None:
-            self._mark(real(header))
+            self._mark(key_path(header))
         self.text += closing
         self._end_line()
 
     def _assign(self, path: KeyPath, before: tuple[str, ...], name: str, value: Any) -> None:
-        """One assignment, or several with dotted keys where the value is a table."""
+        """Write one assignment, or several with dotted keys if the value is a table."""
         if isinstance(value, dict) and value and self._flip():
             for number, (inner_name, inner) in enumerate(value.items()):
                 if number:
@@ -161,7 +161,7 @@ class Writer:
         return self._data.draw(st.sampled_from(choices))
 
 
-def real(header: Header) -> KeyPath:
+def key_path(header: Header) -> KeyPath:
     return tuple(part for pair in header for part in pair if part is not None)
 
 
@@ -176,7 +176,7 @@ def test_every_key_is_found_where_it_was_written(document: dict[str, Any], data:
 
 
 @given(st.text(ALPHABET, max_size=60))
-def test_text_that_is_no_toml_never_fails(text: str) -> None:
+def test_text_that_is_not_toml_never_fails(text: str) -> None:
     lines = text.split("\n")
 
     for position in find_keys(text).values():
@@ -185,7 +185,7 @@ def test_text_that_is_no_toml_never_fails(text: str) -> None:
 
 
 @given(DOCUMENTS, st.data())
-def test_document_broken_anywhere_never_fails(document: dict[str, Any], data: st.DataObject) -> None:
+def test_document_with_one_changed_character_never_fails(document: dict[str, Any], data: st.DataObject) -> None:
     writer = Writer(data)
     writer.write_table(document)
     at = data.draw(st.integers(0, len(writer.text)))
@@ -209,22 +209,22 @@ def test_document_broken_anywhere_never_fails(document: dict[str, Any], data: st
     ids=["escapes", "quotes", "apostrophes", "brackets", "braces", "newlines", "comments", "openings"],
 )
 @pytest.mark.timeout(10)
-def test_hostile_text_costs_linear_time(text: str) -> None:
+def test_hostile_text_is_scanned_in_linear_time(text: str) -> None:
     assert find_keys(text).get(("a",), Position(1, 1)) == Position(1, 1)
 
 
-def test_broken_statement_costs_only_its_own_line() -> None:
+def test_invalid_statement_skips_only_its_own_line() -> None:
     assert find_keys("one = 1\n= = =\ntwo = 2\n")["two",] == Position(3, 1)
 
 
-def test_table_is_where_it_is_named_first() -> None:
+def test_position_of_a_table_is_its_first_mention() -> None:
     found = find_keys("[consumers.tts.health]\npath = '/'\n\n[consumers.tts]\nunit = 'tts.service'\n")
 
     assert found["consumers", "tts"] == Position(1, 12)
     assert found["consumers", "tts", "unit"] == Position(5, 1)
 
 
-def test_element_of_an_array_of_tables_has_its_own_lines() -> None:
+def test_elements_of_an_array_of_tables_have_their_own_positions() -> None:
     found = find_keys("[[a]]\nx = 1\n[[a]]\nx = 2\n[a.b]\ny = 3\n")
 
     assert (found["a", 0, "x"].line, found["a", 1, "x"].line) == (2, 4)

@@ -1,4 +1,4 @@
-"""Presets: each as verified, and how a consumer overrides one."""
+"""Each preset has the keys that were verified, and a consumer can override them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from gpumand.config.consumer_schema import ConsumerTable
 from gpumand.config.presets import preset, preset_names
 from gpumand.config.problems import Place, ProblemList
 from gpumand.config.table_schema import read_keys
-from gpumand.consumers.answers import Answer, health
+from gpumand.consumers.answers import Answer, parse_health
 from gpumand.domain.consumer import BusyRoute, ConsumerSpec, EvictionMethod, HealthRoute, Route
 
 HTTP, UNIT_STOP = EvictionMethod.HTTP, EvictionMethod.UNIT_STOP
@@ -28,13 +28,13 @@ def spec(tmp_path: Path, text: str) -> ConsumerSpec:
 
 
 @pytest.mark.parametrize("name", preset_names())
-def test_preset_is_valid_and_says_where_it_comes_from(name: str) -> None:
-    faults = ProblemList()
+def test_preset_is_valid_and_names_its_sources(name: str) -> None:
+    problems = ProblemList()
     one = preset(name)
 
-    read_keys(ConsumerTable, one.consumer("some/model"), Place(one.document, ("consumer",)), faults)
+    read_keys(ConsumerTable, one.consumer("some/model"), Place(one.document, ("consumer",)), problems)
 
-    assert faults.problems == []
+    assert problems.entries == []
     assert one.about.sources
     assert one.about.notes
     assert set(one.document.table) == {"preset", "consumer"}
@@ -43,7 +43,7 @@ def test_preset_is_valid_and_says_where_it_comes_from(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", preset_names())
-def test_preset_is_data_as_tomllib_reads_it(name: str) -> None:
+def test_preset_document_is_the_content_of_its_file(name: str) -> None:
     one = preset(name)
 
     assert tomllib.loads(Path(one.document.file).read_text(encoding="utf-8")) == one.document.table
@@ -65,14 +65,14 @@ def test_preset_has_the_routes_of_its_class(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", preset_names())
-def test_preset_can_be_recognised(name: str) -> None:
+def test_preset_has_signs_for_discovery(name: str) -> None:
     about, keys = preset(name).about, preset(name).document.table["consumer"]
 
     assert about.detect.units
     assert about.detect.commands
     port = urlsplit(keys.get("url", "")).port
     assert about.detect.ports == ((port,) if port else ())
-    assert bool(port) != any("port has no default" in note for note in about.notes) or not routes_of(keys)
+    assert bool(port) != any("no default port" in note for note in about.notes) or not routes_of(keys)
 
 
 def routes_of(keys: dict[str, Any]) -> set[str]:
@@ -93,9 +93,9 @@ def test_every_preset_makes_a_consumer(name: str, tmp_path: Path) -> None:
     assert (HTTP in one.evict) == (one.unload is not None)
 
 
-def test_presets_that_ship() -> None:
+def test_shipped_presets() -> None:
     assert {"a1111", "comfyui", "forge", "llama-cpp-router", "ollama", "vllm", "sglang", "tei"} <= set(preset_names())
-    assert not {"docker-model-runner", "triton", "sd-next"} & set(preset_names())  # nobody has verified their routes
+    assert not {"docker-model-runner", "triton", "sd-next"} & set(preset_names())  # their routes are not verified
 
 
 def test_ollama_with_a_model(tmp_path: Path) -> None:
@@ -111,7 +111,7 @@ def test_ollama_with_a_model(tmp_path: Path) -> None:
     )
 
 
-def test_ollama_without_a_model_has_no_routes_that_need_one(tmp_path: Path) -> None:
+def test_ollama_without_a_model_has_no_load_and_unload_routes(tmp_path: Path) -> None:
     assert spec(tmp_path, 'preset = "ollama"\nvram_managed = true\nunit = "ollama.service"') == ConsumerSpec(
         "it",
         6144,
@@ -124,7 +124,7 @@ def test_ollama_without_a_model_has_no_routes_that_need_one(tmp_path: Path) -> N
     )
 
 
-def test_comfyui(tmp_path: Path) -> None:
+def test_comfyui_unloads_by_flags(tmp_path: Path) -> None:
     assert spec(tmp_path, 'preset = "comfyui"\nunit = "comfyui.service"') == ConsumerSpec(
         "it",
         6144,
@@ -153,7 +153,7 @@ def test_llama_cpp_router_selects_its_model_in_the_list(tmp_path: Path) -> None:
     )
 
 
-def test_vllm_sleeps_by_query_and_awake_means_loaded(tmp_path: Path) -> None:
+def test_vllm_gets_the_sleep_level_in_the_query_and_awake_means_loaded(tmp_path: Path) -> None:
     text = 'preset = "vllm"\nurl = "http://127.0.0.1:8000"\nunit = "vllm.service"'
 
     assert spec(tmp_path, text) == ConsumerSpec(
@@ -190,7 +190,7 @@ def test_stable_diffusion_web_uis(name: str, load_route: Route | None, tmp_path:
     )
 
 
-def test_own_keys_override_the_preset_and_tables_whole(tmp_path: Path) -> None:
+def test_own_keys_override_the_preset_and_tables_replace_its_tables(tmp_path: Path) -> None:
     text = """
         preset = "comfyui"
         url = "http://127.0.0.1:1"
@@ -205,7 +205,7 @@ def test_own_keys_override_the_preset_and_tables_whole(tmp_path: Path) -> None:
     assert one.health == HealthRoute("/queue", timeout_sec=1.0)
 
 
-def test_model_is_put_into_the_preset_only(tmp_path: Path) -> None:
+def test_model_is_substituted_in_the_preset_only(tmp_path: Path) -> None:
     text = 'preset = "ollama"\nmodel = "m"\nunload = { path = "/u", json = { model = "{model}" } }'
 
     one = spec(tmp_path, text)
@@ -215,7 +215,7 @@ def test_model_is_put_into_the_preset_only(tmp_path: Path) -> None:
     assert one.load.json == {"model": "m"}
 
 
-def test_model_is_escaped_as_its_place_wants_it() -> None:
+def test_model_is_escaped_for_its_position() -> None:
     one = preset("ollama")
     document = type(one.document)(
         "x",
@@ -253,11 +253,11 @@ ROUTER_LOADED = {
         ("comfyui", {"system": {}, "devices": []}, None),
     ],
 )
-def test_what_a_server_answers_is_understood(name: str, answer: Any, loaded: bool | None, tmp_path: Path) -> None:
+def test_response_of_a_server_is_interpreted(name: str, answer: Any, loaded: bool | None, tmp_path: Path) -> None:
     model = 'model = "a/b:Q4"' if preset(name).about.model != "none" else ""
     route = spec(tmp_path, f'preset = "{name}"\nurl = "http://h"\n{model}').health
     assert route is not None
 
-    found = health(route, Answer(200, body=json.dumps(answer).encode()), now_usec=0)
+    found = parse_health(route, Answer(200, body=json.dumps(answer).encode()), now_usec=0)
 
     assert (found.reachable, found.loaded) == (True, loaded)

@@ -1,4 +1,4 @@
-"""Every way to write it wrong is told with its file, line, key and, where there is one, the name that was meant."""
+"""Every problem is reported with its file, line and key and, if there is one, the name that was probably meant."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ def problems_of(path: Path) -> tuple[ConfigProblem, ...]:
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_fault_is_told_at_its_line(name: str, tmp_path: Path) -> None:
-    text, key, words, hint = CASES[name]
+def test_problem_is_reported_at_its_line(name: str, tmp_path: Path) -> None:
+    text, key, message_part, hint = CASES[name]
     file = tmp_path / "gpumand.toml"
     file.write_text(text, encoding="utf-8")
 
@@ -26,11 +26,11 @@ def test_fault_is_told_at_its_line(name: str, tmp_path: Path) -> None:
 
     assert (problem.file, problem.key, problem.hint) == (str(file), key, hint)
     assert "#!" in text.split("\n")[problem.line - 1]
-    assert words in problem.message
+    assert message_part in problem.message
     assert str(problem).isprintable()
 
 
-def test_all_faults_of_a_file_are_told_in_its_order(tmp_path: Path) -> None:
+def test_problems_of_a_file_are_reported_in_line_order(tmp_path: Path) -> None:
     file = tmp_path / "gpumand.toml"
     file.write_text(
         "[scheduler]\n"
@@ -57,7 +57,7 @@ def test_all_faults_of_a_file_are_told_in_its_order(tmp_path: Path) -> None:
     ]
 
 
-def test_message_is_the_first_fault_and_the_number_of_the_others(tmp_path: Path) -> None:
+def test_message_has_the_first_problem_and_the_number_of_further_ones(tmp_path: Path) -> None:
     file = tmp_path / "gpumand.toml"
     file.write_text("[scheduler]\ncushion = 1\nmax_evictions = -1\n")
 
@@ -65,12 +65,12 @@ def test_message_is_the_first_fault_and_the_number_of_the_others(tmp_path: Path)
         load(file)
 
     assert caught.value.message == (
-        f"{file}:2: scheduler.cushion: is no known key here (did you mean cushion_mib?) (and 1 more)"
+        f"{file}:2: scheduler.cushion: unknown key (did you mean cushion_mib?) (and 1 more)"
     )
     assert caught.value.dbus_name == "org.gpumand1.Error.ConfigInvalid"
 
 
-def test_column_is_that_of_the_key_in_an_inline_table(tmp_path: Path) -> None:
+def test_column_is_the_position_of_the_key_in_an_inline_table(tmp_path: Path) -> None:
     file = tmp_path / "gpumand.toml"
     file.write_text('[consumers.a]\nvram_resident_mib = 1\nurl = "http://h"\nload = { path = "/", tries = 3 }\n')
 
@@ -80,27 +80,27 @@ def test_column_is_that_of_the_key_in_an_inline_table(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "line", "column", "words"),
+    ("content", "line", "column", "message_part"),
     [
-        (b"[scheduler]\ncushion_mib 3\n", 2, 13, "is no valid TOML at column 13: Expected '=' after a key"),
-        (b"[scheduler]\ncushion_mib = ", 2, 15, "is no valid TOML"),
+        (b"[scheduler]\ncushion_mib 3\n", 2, 13, "is not valid TOML at column 13: Expected '=' after a key"),
+        (b"[scheduler]\ncushion_mib = ", 2, 15, "is not valid TOML"),
         (b"a = 1\na = 2\n", 2, 6, "Cannot overwrite a value"),
-        (b'a = "', 1, 6, "is no valid TOML"),
-        (b"a = '''\n\n", 1, 0, "is no valid TOML"),
+        (b'a = "', 1, 6, "is not valid TOML"),
+        (b"a = '''\n\n", 1, 0, "is not valid TOML"),
         (b"a = 1\nb = '\xff'\n", 2, 6, "is not UTF-8"),
-        (b"a = " + b"9" * 5000, 0, 0, "is no valid TOML"),
+        (b"a = " + b"9" * 5000, 0, 0, "is not valid TOML"),
         (b"a = " + b"[" * 100_000, 0, 0, "nested too deeply"),
-        (b"a" + b".a" * 5000 + b" = 1", 0, 0, "is nested "),  # more than we take, and from 3.14 on than Python does
+        (b"a" + b".a" * 5000 + b" = 1", 0, 0, "is nested "),  # exceeds our limit and, since 3.14, Python's
     ],
 )
-def test_syntax_error_is_told_with_line_and_column(
-    content: bytes, line: int, column: int, words: str, tmp_path: Path
+def test_syntax_error_is_reported_with_line_and_column(
+    content: bytes, line: int, column: int, message_part: str, tmp_path: Path
 ) -> None:
     file = tmp_path / "gpumand.toml"
     file.write_bytes(content)
 
     (problem,) = problems_of(file)
 
-    assert (problem.line, problem.column if column else 0) == (line, column)  # 0: not the same in every Python
-    assert words in problem.message
+    assert (problem.line, problem.column if column else 0) == (line, column)  # 0: differs between Python versions
+    assert message_part in problem.message
     assert problem.key == ""

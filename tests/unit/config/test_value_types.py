@@ -1,4 +1,4 @@
-"""What is written arrives, as the values of the domain."""
+"""Configured values arrive as values of the domain."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ MEASURED = '[consumers.tts]\nunit = "t.service"\n'
 
 
 @pytest.mark.parametrize("line", ["", 'vram_resident_mib = "auto"', "vram_guess_mib = 4000"])
-def test_footprint_that_was_measured_need_not_be_written(tmp_path: Path, line: str) -> None:
+def test_measured_footprint_need_not_be_configured(tmp_path: Path, line: str) -> None:
     file = tmp_path / "gpumand.toml"
     file.write_text(MEASURED + line, encoding="utf-8")
     tts = load(file, measured=lambda spec: 5000 if spec.unit == "t.service" else None).consumers["tts"]
@@ -45,12 +45,12 @@ def test_footprint_that_was_measured_need_not_be_written(tmp_path: Path, line: s
 
 
 @pytest.mark.parametrize("line", ["", 'vram_resident_mib = "auto"'])
-def test_footprint_that_is_neither_written_nor_measured_is_unknown_and_no_fault(tmp_path: Path, line: str) -> None:
+def test_footprint_that_is_neither_configured_nor_measured_is_unknown_without_error(tmp_path: Path, line: str) -> None:
     tts = loaded(tmp_path, MEASURED + line).consumers["tts"]
     assert (tts.vram_resident_mib, tts.vram_auto) == (UNKNOWN_MIB, True)
 
 
-def test_footprint_that_is_guessed_is_so_until_it_is_measured(tmp_path: Path) -> None:
+def test_guessed_footprint_is_used_until_it_is_measured(tmp_path: Path) -> None:
     tts = loaded(tmp_path, MEASURED + "vram_guess_mib = 4000").consumers["tts"]
     assert (tts.vram_resident_mib, tts.vram_auto) == (4000, True)
 
@@ -172,20 +172,20 @@ def test_every_key_of_scheduler_and_gpu_arrives(tmp_path: Path) -> None:
         ('listen = "[2001:db8::1]:9876"\nallow_remote = true', "[2001:db8::1]:9876"),
     ],
 )
-def test_http_listens_where_it_is_told(tmp_path: Path, written: str, listen: str) -> None:
+def test_http_listen_address_arrives(tmp_path: Path, written: str, listen: str) -> None:
     settings = loaded(tmp_path, f"[http]\n{written}\n")
     assert settings.http == HttpSettings(listen, "allow_remote" in written)
 
 
-def test_http_listens_nowhere_by_default(tmp_path: Path) -> None:
+def test_http_has_no_listen_address_by_default(tmp_path: Path) -> None:
     assert loaded(tmp_path, "[gpu]\n").http == HttpSettings("", allow_remote=False)
 
 
-def test_simulated_size_may_be_one_number(tmp_path: Path) -> None:
+def test_simulated_size_may_be_a_single_number(tmp_path: Path) -> None:
     assert loaded(tmp_path, "[gpu]\nsimulated_total_mib = 16384\n").gpu.simulated_total_mib == (16384,)
 
 
-def test_defaults_are_those_of_the_domain(tmp_path: Path) -> None:
+def test_defaults_match_the_domain(tmp_path: Path) -> None:
     expected = ConsumerSpec("tts", 2867, unit="tts.service", evict=(EvictionMethod.UNIT_STOP,))
 
     assert spec(tmp_path, 'unit = "tts.service"') == expected
@@ -201,7 +201,9 @@ def test_defaults_are_those_of_the_domain(tmp_path: Path) -> None:
         ('url = "http://h"\nload.path = "/l"\nunit = "t.service"', (EvictionMethod.UNIT_STOP,)),
     ],
 )
-def test_methods_of_eviction_are_filled_in(text: str, methods: tuple[EvictionMethod, ...], tmp_path: Path) -> None:
+def test_default_eviction_methods_follow_from_route_and_unit(
+    text: str, methods: tuple[EvictionMethod, ...], tmp_path: Path
+) -> None:
     assert spec(tmp_path, text).evict == methods
 
 
@@ -221,7 +223,7 @@ def test_device_is_an_index_or_a_uuid(written: str, device: str, tmp_path: Path)
         ('device = [0, "GPU-1", 2]\ndevice_count = 2', ("0", "GPU-1", "2"), 2),
     ],
 )
-def test_a_list_of_devices_is_how_many_it_needs_unless_said_otherwise(
+def test_device_count_defaults_to_the_length_of_the_device_list(
     written: str, devices: tuple[str, ...], count: int, tmp_path: Path
 ) -> None:
     read = spec(tmp_path, f'unit = "t.service"\n{written}')
@@ -229,7 +231,7 @@ def test_a_list_of_devices_is_how_many_it_needs_unless_said_otherwise(
     assert (read.devices, read.device_count) == (devices, count)
 
 
-def test_parking_arrives(tmp_path: Path) -> None:
+def test_parking_keys_arrive(tmp_path: Path) -> None:
     read = spec(tmp_path, 'url = "http://h"\nunload = { path = "/sleep" }\nparks = true\nparked_host_mib = 900')
 
     assert (read.parks, read.parked_host_mib) == (True, 900)
@@ -248,7 +250,7 @@ def test_parking_arrives(tmp_path: Path) -> None:
         "a" * 247 + ".service",
     ],
 )
-def test_names_that_systemd_takes_are_taken(unit: str, tmp_path: Path) -> None:
+def test_valid_unit_names_are_accepted(unit: str, tmp_path: Path) -> None:
     assert spec(tmp_path, f"unit = '{unit}'").unit == unit
 
 
@@ -260,7 +262,7 @@ def test_names_that_systemd_takes_are_taken(unit: str, tmp_path: Path) -> None:
         ("http://tts.local.:1/a/b//", "http://tts.local.:1/a/b"),
     ],
 )
-def test_url_is_kept_without_its_last_slash(written: str, url: str, tmp_path: Path) -> None:
+def test_trailing_slashes_of_a_url_are_removed(written: str, url: str, tmp_path: Path) -> None:
     assert spec(tmp_path, f'url = "{written}"').url == url
 
 
@@ -274,20 +276,20 @@ def test_loaded_equals_keeps_its_type(written: str, value: bool | str | int, tmp
     assert (type(health.loaded_equals), health.loaded_equals) == (type(value), value)
 
 
-def test_footprint_of_all_that_is_simulated_is_taken(tmp_path: Path) -> None:
+def test_footprint_as_large_as_the_largest_simulated_device_is_accepted(tmp_path: Path) -> None:
     gpu = '[gpu]\nsource = "simulated"\nsimulated_total_mib = [10, 20]\n'
     text = '[consumers.a]\nvram_resident_mib = 20\nunit = "a.service"\n'
 
     assert loaded(tmp_path, gpu + text).consumers["a"].vram_resident_mib == 20
 
 
-def test_total_of_device_0_says_nothing_of_device_1(tmp_path: Path) -> None:
+def test_total_mib_does_not_limit_other_devices(tmp_path: Path) -> None:
     text = '[gpu]\ntotal_mib = 10\n[consumers.a]\nvram_resident_mib = 20\ndevice = 1\nunit = "a.service"'
 
     assert loaded(tmp_path, text).consumers["a"].devices == ("1",)
 
 
-def test_example_is_what_the_manual_shows(tmp_path: Path) -> None:
+def test_example_file_has_the_consumers_of_the_manual(tmp_path: Path) -> None:
     settings = load(EXAMPLE)
 
     assert list(settings.consumers) == ["ollama", "comfyui", "mvoice", "coder", "embeddings"]
@@ -295,7 +297,7 @@ def test_example_is_what_the_manual_shows(tmp_path: Path) -> None:
     assert settings.gpu == GpuSettings()
 
 
-def test_what_the_example_has_commented_out_is_the_default(tmp_path: Path) -> None:
+def test_commented_lines_of_the_example_are_the_defaults(tmp_path: Path) -> None:
     lines = EXAMPLE.read_text(encoding="utf-8").splitlines()
     commented = [line for line in lines if re.match(r"# [a-z_]+ = ", line) and "total_mib" not in line]
     text = "\n".join(line.removeprefix("# ") if line in commented else line for line in lines)
@@ -304,7 +306,7 @@ def test_what_the_example_has_commented_out_is_the_default(tmp_path: Path) -> No
     assert loaded(tmp_path, text) == load(EXAMPLE)
 
 
-def test_busy_and_its_grace_arrive(tmp_path: Path) -> None:
+def test_busy_keys_arrive(tmp_path: Path) -> None:
     text = """
         url = "http://127.0.0.1:1"
         busy = { path = "/slots", pointers = "/*/is_processing", equals = true, metrics = ["a:b"], timeout_sec = 1 }
@@ -320,7 +322,7 @@ def test_busy_and_its_grace_arrive(tmp_path: Path) -> None:
     assert one.unload == Route("/u", success="/ok", success_equals="yes")
 
 
-def test_a_key_goes_into_its_header_and_is_not_shown(tmp_path: Path) -> None:
+def test_api_key_is_added_to_its_header_and_not_shown(tmp_path: Path) -> None:
     (tmp_path / "key").write_text("s3cret\n")
     keys = f'url = "http://h"\nheaders = {{ X-Own = "1", authorization = "Basic x" }}\nkey_file = "{tmp_path}/key"'
 

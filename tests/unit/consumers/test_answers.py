@@ -1,4 +1,4 @@
-"""What consumers say is believed only where it can be true."""
+"""Values in answers of consumers are used only if they are credible."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SEC = 1_000_000
 
 def _health(body: bytes, equals: bool | str | int | None = None, loaded: str = "/loaded", cut: bool = False) -> Health:
     route = HealthRoute("/health", loaded=loaded, loaded_equals=equals, last_used="/last_used")
-    return answers.health(route, Answer(200, "OK", "", body, cut), NOW_USEC)
+    return answers.parse_health(route, Answer(200, "OK", "", body, cut), NOW_USEC)
 
 
 @pytest.mark.parametrize(
@@ -52,7 +52,9 @@ def _health(body: bytes, equals: bool | str | int | None = None, loaded: str = "
         ("2", 2, None),
     ],
 )
-def test_loaded_by_kind_of_value(value: object, equals: bool | str | int | None, loaded: bool | None) -> None:
+def test_loaded_depends_on_the_type_of_the_value(
+    value: object, equals: bool | str | int | None, loaded: bool | None
+) -> None:
     assert _health(json.dumps({"loaded": value}).encode(), equals).loaded is loaded
 
 
@@ -76,40 +78,40 @@ def test_loaded_by_kind_of_value(value: object, equals: bool | str | int | None,
         b"null",
     ],
 )
-def test_an_answer_that_cannot_be_used_says_that_somebody_is_there_and_no_more(body: bytes) -> None:
+def test_unusable_answer_only_shows_that_the_consumer_is_reachable(body: bytes) -> None:
     assert _health(body) == Health(reachable=True)
 
 
-@pytest.mark.parametrize("odd", [b"NaN", b"9" * 5000, b"[]", b'"\\ud800"', b"1e999"])
-def test_oddities_elsewhere_do_no_harm(odd: bytes) -> None:
-    assert _health(b'{"x": ' + odd + b', "d": 1, "d": 2, "loaded": true}').loaded is True
+@pytest.mark.parametrize("value", [b"NaN", b"9" * 5000, b"[]", b'"\\ud800"', b"1e999"])
+def test_unusual_values_elsewhere_in_the_document_are_ignored(value: bytes) -> None:
+    assert _health(b'{"x": ' + value + b', "d": 1, "d": 2, "loaded": true}').loaded is True
 
 
-def test_a_byte_order_mark_is_forgiven() -> None:
+def test_byte_order_mark_is_ignored() -> None:
     assert _health(b'\xef\xbb\xbf{"loaded": true}').loaded is True
 
 
-def test_an_answer_that_was_cut_off_is_not_believed_though_it_parses() -> None:
+def test_cut_off_answer_is_not_used_even_if_it_parses() -> None:
     assert _health(b'{"loaded": true}  ', cut=True) == Health(reachable=True)
 
 
-def test_the_model_asked_for_is_the_one_reported() -> None:
+def test_selector_finds_the_configured_model() -> None:
     body = b'{"data": [{"id": "a", "status": {"value": "loaded"}}, {"id": "m/b", "status": {"value": "sleeping"}}]}'
     assert _health(body, "loaded", "/data/[id=a]/status/value").loaded is True
     assert _health(body, "loaded", "/data/[id=m~1b]/status/value").loaded is False
     assert _health(body, "loaded", "/data/[id=c]/status/value").loaded is None
 
 
-def test_a_malformed_pointer_finds_nothing() -> None:
+def test_malformed_pointer_finds_nothing() -> None:
     assert _health(b'{"loaded": true}', loaded="loaded").loaded is None
 
 
-def test_without_pointers_any_success_is_health() -> None:
-    assert answers.health(HealthRoute("/"), Answer(204), NOW_USEC) == Health(reachable=True)
+def test_without_pointers_any_2xx_answer_means_reachable() -> None:
+    assert answers.parse_health(HealthRoute("/"), Answer(204), NOW_USEC) == Health(reachable=True)
 
 
-def test_a_failure_is_not_read() -> None:
-    health = answers.health(HealthRoute("/", "/loaded"), Answer(503, "Busy", "", b'{"loaded": true}'), NOW_USEC)
+def test_body_of_an_error_answer_is_not_interpreted() -> None:
+    health = answers.parse_health(HealthRoute("/", "/loaded"), Answer(503, "Busy", "", b'{"loaded": true}'), NOW_USEC)
     assert health == Health(reachable=False, error='health route answered 503 Busy: {"loaded": true}')
 
 
@@ -142,17 +144,17 @@ def test_a_failure_is_not_read() -> None:
         ({}, None),
     ],
 )
-def test_last_used_is_a_time_that_can_be_true_or_nothing(value: object, usec: int | None) -> None:
+def test_last_used_is_a_credible_time_or_unknown(value: object, usec: int | None) -> None:
     assert _health(json.dumps({"last_used": value}).encode()).last_used_usec == usec
 
 
 @pytest.mark.parametrize("digits", [b"1e308", b"-1e308", b"1e999", b"NaN", b"9" * 30, b"9" * 5000])
-def test_absurd_numbers_are_no_times(digits: bytes) -> None:
+def test_absurd_numbers_are_not_times(digits: bytes) -> None:
     assert _health(b'{"loaded": true, "last_used": ' + digits + b"}") == Health(reachable=True, loaded=True)
 
 
 @given(st.binary(max_size=200))
-def test_no_bytes_do_harm(body: bytes) -> None:
+def test_any_bytes_are_accepted(body: bytes) -> None:
     assert _health(body).reachable
 
 
@@ -164,7 +166,7 @@ json_values: st.SearchStrategy[Any] = st.recursive(
 
 
 @given(json_values, json_values, st.none() | st.booleans() | st.integers() | st.text(max_size=5))
-def test_no_values_do_harm(loaded: Any, last_used: Any, equals: bool | str | int | None) -> None:
+def test_any_values_are_accepted(loaded: Any, last_used: Any, equals: bool | str | int | None) -> None:
     health = _health(json.dumps({"loaded": loaded, "last_used": last_used}).encode(), equals)
     assert health.loaded in (True, False, None)
     if health.last_used_usec is not None:
@@ -172,19 +174,19 @@ def test_no_values_do_harm(loaded: Any, last_used: Any, equals: bool | str | int
 
 
 @given(st.binary(max_size=4000))
-def test_excerpts_are_one_printable_line(body: bytes) -> None:
+def test_excerpt_is_one_printable_line(body: bytes) -> None:
     text = answers.excerpt(body)
     assert len(text) <= 200
     assert text == "" or text.isprintable()
 
 
-def test_complaints_quote_the_consumer_and_name_redirects() -> None:
-    assert answers.complaint(Answer(200)) == answers.complaint(Answer(204, "No Content")) == ""
-    assert answers.complaint(Answer(500, "Oops", "", b"CUDA\nout of\x1b[31m memory")) == (
+def test_status_error_quotes_the_consumer_and_names_redirects() -> None:
+    assert answers.status_error(Answer(200)) == answers.status_error(Answer(204, "No Content")) == ""
+    assert answers.status_error(Answer(500, "Oops", "", b"CUDA\nout of\x1b[31m memory")) == (
         "answered 500 Oops: CUDA out of [31m memory"
     )
-    assert answers.complaint(Answer(302, "Found", "http://elsewhere/", b"x")) == (
+    assert answers.status_error(Answer(302, "Found", "http://elsewhere/", b"x")) == (
         "answered 302 Found, a redirect to http://elsewhere/; redirects are not followed"
     )
-    assert answers.complaint(Answer(404, "")) == "answered 404"
-    assert answers.complaint(Answer(101, "Switching Protocols")) == "answered 101 Switching Protocols"
+    assert answers.status_error(Answer(404, "")) == "answered 404"
+    assert answers.status_error(Answer(101, "Switching Protocols")) == "answered 101 Switching Protocols"

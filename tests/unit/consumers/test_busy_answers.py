@@ -1,4 +1,4 @@
-"""How much work a consumer has, from what it answers; unknown is not zero."""
+"""Answers of busy routes are converted to a number of jobs; unknown is not zero."""
 
 from __future__ import annotations
 
@@ -24,7 +24,9 @@ vllm:nan NaN
 
 
 def jobs(document: Any, *pointers: str, equals: bool | str | int | None = None) -> int | None:
-    return busy_answers.work(BusyRoute("/q", pointers, equals), Answer(200, body=json.dumps(document).encode())).jobs
+    return busy_answers.parse_busy(
+        BusyRoute("/q", pointers, equals), Answer(200, body=json.dumps(document).encode())
+    ).jobs
 
 
 @pytest.mark.parametrize(
@@ -43,10 +45,10 @@ def jobs(document: Any, *pointers: str, equals: bool | str | int | None = None) 
         ({}, 0),
         ("txt2img", 1),
         ("", 0),
-        (10**19, busy_answers.MOST_JOBS),
+        (10**19, busy_answers.MAX_JOBS),
     ],
 )
-def test_what_a_value_counts(value: object, count: int) -> None:
+def test_number_of_jobs_of_a_value(value: object, count: int) -> None:
     assert jobs({"work": value}, "/work") == count
 
 
@@ -54,40 +56,42 @@ def test_what_a_value_counts(value: object, count: int) -> None:
     ("value", "equals", "count"),
     [(1, 1, 1), (2, 1, 0), (True, 1, None), ("busy", "busy", 1), (0, 0, 1), (None, 1, None)],
 )
-def test_a_value_that_means_busy_counts_one(value: object, equals: bool | str | int, count: int | None) -> None:
+def test_value_that_equals_the_busy_value_counts_one(
+    value: object, equals: bool | str | int, count: int | None
+) -> None:
     assert jobs({"state": value}, "/state", equals=equals) == count
 
 
-def test_places_count_together() -> None:
+def test_values_of_several_pointers_are_added() -> None:
     assert jobs({"running": [1], "pending": [2, 3]}, "/running", "/pending") == 3
 
 
-def test_slots_count_those_that_work() -> None:
+def test_wildcard_counts_the_busy_slots() -> None:
     slots = [{"is_processing": True}, {"is_processing": False}, {"is_processing": True}]
 
     assert jobs(slots, "/*/is_processing") == 2
     assert jobs([], "/*/is_processing") == 0
 
 
-def test_what_one_place_says_counts_although_another_says_nothing() -> None:
+def test_one_known_job_counts_although_another_pointer_finds_nothing() -> None:
     assert jobs({"running": [1]}, "/running", "/pending") == 1
     assert jobs({"running": []}, "/running", "/pending") is None
 
 
 @pytest.mark.parametrize("body", [b"", b"busy", b"{", b'{"work": 1e999}', b'{"work": 1, "work": 0}', b"[" * 60_000])
-def test_an_answer_that_says_nothing_usable_is_not_taken_for_idle(body: bytes) -> None:
-    found = busy_answers.work(BusyRoute("/q", ("/work",)), Answer(200, body=body))
+def test_unusable_answer_does_not_mean_idle(body: bytes) -> None:
+    found = busy_answers.parse_busy(BusyRoute("/q", ("/work",)), Answer(200, body=body))
 
     assert found.jobs is None
     assert found.error
 
 
-def test_a_long_answer_is_no_document_any_more() -> None:
-    assert busy_answers.work(BusyRoute("/q", ("/a",)), Answer(200, body=b'{"a": []}', is_cut=True)).jobs is None
+def test_cut_off_json_is_unusable() -> None:
+    assert busy_answers.parse_busy(BusyRoute("/q", ("/a",)), Answer(200, body=b'{"a": []}', is_cut=True)).jobs is None
 
 
-def test_an_error_is_no_answer() -> None:
-    found = busy_answers.work(BusyRoute("/q", ("/a",)), Answer(503, "Unavailable", body=b'{"a": [1]}'))
+def test_error_status_gives_unknown_jobs() -> None:
+    found = busy_answers.parse_busy(BusyRoute("/q", ("/a",)), Answer(503, "Unavailable", body=b'{"a": [1]}'))
 
     assert (found.jobs, found.error) == (None, 'busy route answered 503 Unavailable: {"a": [1]}')
 
@@ -102,37 +106,36 @@ def test_an_error_is_no_answer() -> None:
         (("vllm:nan",), False, None),
     ],
 )
-def test_metrics_are_added_up_over_their_labels(names: tuple[str, ...], is_cut: bool, count: int | None) -> None:
+def test_metrics_are_added_over_their_labels(names: tuple[str, ...], is_cut: bool, count: int | None) -> None:
     assert (
-        busy_answers.work(BusyRoute("/metrics", metrics=names), Answer(200, body=METRICS, is_cut=is_cut)).jobs == count
+        busy_answers.parse_busy(BusyRoute("/metrics", metrics=names), Answer(200, body=METRICS, is_cut=is_cut)).jobs
+        == count
     )
 
 
 @pytest.mark.parametrize(("body", "count"), [(b'a{e="0"} 0\na{e="1"} 5', None), (b'a{e="0"} 2\na{e="1"} 5', 2)])
-def test_a_metric_of_which_labels_may_have_been_cut_off_does_not_say_that_nobody_works(
-    body: bytes, count: int | None
-) -> None:
-    assert busy_answers.work(BusyRoute("/q", metrics=("a",)), Answer(200, body=body, is_cut=True)).jobs == count
+def test_zero_is_unknown_if_further_labels_may_have_been_cut_off(body: bytes, count: int | None) -> None:
+    assert busy_answers.parse_busy(BusyRoute("/q", metrics=("a",)), Answer(200, body=body, is_cut=True)).jobs == count
 
 
-def test_the_line_in_which_an_answer_was_cut_off_does_not_count() -> None:
+def test_cut_off_last_line_does_not_count() -> None:
     route = BusyRoute("/metrics", metrics=("a", "b"))
 
-    assert busy_answers.work(route, Answer(200, body=b"a 0\nb 1", is_cut=True)).jobs is None
-    assert busy_answers.work(route, Answer(200, body=b"a 0\nb 1")).jobs == 1
+    assert busy_answers.parse_busy(route, Answer(200, body=b"a 0\nb 1", is_cut=True)).jobs is None
+    assert busy_answers.parse_busy(route, Answer(200, body=b"a 0\nb 1")).jobs == 1
 
 
 @given(st.binary(max_size=300), st.booleans())
-def test_no_answer_does_harm(body: bytes, is_cut: bool) -> None:
+def test_any_answer_is_accepted(body: bytes, is_cut: bool) -> None:
     route = BusyRoute("/q", ("/*/a", "/b"), metrics=("c",))
 
-    found = busy_answers.work(route, Answer(200, body=body, is_cut=is_cut)).jobs
+    found = busy_answers.parse_busy(route, Answer(200, body=body, is_cut=is_cut)).jobs
 
-    assert found is None or 0 <= found <= busy_answers.MOST_JOBS
+    assert found is None or 0 <= found <= busy_answers.MAX_JOBS
 
 
 @pytest.mark.parametrize(
-    ("body", "equals", "is_denied"),
+    ("body", "equals", "is_failure"),
     [
         (b'{"success": true}', None, False),
         (b'{"success": false}', None, True),
@@ -145,12 +148,10 @@ def test_no_answer_does_harm(body: bytes, is_cut: bool) -> None:
         (b"restarting", None, False),
     ],
 )
-def test_a_route_that_says_that_it_did_nothing_has_failed(
-    body: bytes, equals: bool | str | int | None, is_denied: bool
-) -> None:
+def test_success_pointer_reports_a_failed_route(body: bytes, equals: bool | str | int | None, is_failure: bool) -> None:
     route = Route("/unload", success="/success", success_equals=equals)
 
-    said = answers.denial(route, Answer(200, "OK", body=body))
+    message = answers.reported_failure(route, Answer(200, "OK", body=body))
 
-    assert bool(said) == is_denied
-    assert not said or said.startswith("answered 200, but says that it was not done: {")
+    assert bool(message) == is_failure
+    assert not message or message.startswith("answered 200, but reports a failure: {")

@@ -1,4 +1,4 @@
-"""JSON pointers as RFC 6901 has them."""
+"""JSON pointers by RFC 6901, and the extensions for selectors and wildcards."""
 
 from __future__ import annotations
 
@@ -42,25 +42,25 @@ RFC_DOCUMENT = {
         ("/m~0n", 8),
     ],
 )
-def test_the_examples_of_the_rfc(text: str, value: object) -> None:
+def test_examples_of_the_rfc(text: str, value: object) -> None:
     assert json_pointer.resolve(RFC_DOCUMENT, text) == value
 
 
 @pytest.mark.parametrize(
     "text", ["/nothing", "/foo/2", "/foo/-", "/foo/01", "/foo/-1", "/foo/+1", "/foo/٣", "/foo/0/x"]
 )
-def test_what_is_not_there_is_a_lookup_error(text: str) -> None:
+def test_missing_value_is_a_lookup_error(text: str) -> None:
     with pytest.raises(LookupError):
         json_pointer.resolve(RFC_DOCUMENT, text)
 
 
 @pytest.mark.parametrize("text", ["foo", "#/foo", "/a~b", "/a~", "/~2"])
-def test_malformed_pointers_are_refused_by_name(text: str) -> None:
+def test_malformed_pointer_is_refused(text: str) -> None:
     with pytest.raises(json_pointer.PointerInvalid, match="JSON pointer"):
         json_pointer.parse(text)
 
 
-def test_tilde_one_escaped_stays_tilde_one() -> None:
+def test_escaped_tilde_before_a_one_is_not_a_slash() -> None:
     assert json_pointer.parse("/~01") == ("~1",)
 
 
@@ -91,20 +91,20 @@ MODELS = {
         ("/[id=x]", "a key like any other"),
     ],
 )
-def test_an_entry_of_a_list_is_selected_by_a_key(text: str, value: object) -> None:
+def test_selector_finds_an_element_by_its_key(text: str, value: object) -> None:
     assert json_pointer.resolve(MODELS, text) == value
 
 
 @pytest.mark.parametrize(
     "text", ["/data/[id=3]/n", "/data/[id=none]/n", "/data/[=x]/n", "/data/[id]", "/data/[name=x]/n", "/data/0/[id=x]"]
 )
-def test_a_selector_that_matches_nothing_leads_nowhere(text: str) -> None:
+def test_selector_without_match_is_a_lookup_error(text: str) -> None:
     with pytest.raises(LookupError):
         json_pointer.resolve(MODELS, text)
 
 
 @pytest.mark.parametrize("text", ["/data/[id=none]", "/data/[name=x]", "/data/[=x]", "/data/[=7]", "/texts/[=a~1c]"])
-def test_what_a_list_does_not_have_is_null_at_the_end_of_a_pointer(text: str) -> None:
+def test_final_selector_without_match_is_null(text: str) -> None:
     assert json_pointer.resolve(MODELS, text) is None
 
 
@@ -120,7 +120,7 @@ def test_what_a_list_does_not_have_is_null_at_the_end_of_a_pointer(text: str) ->
         ("", [{"slots": [{"busy": True}, {"busy": False}], "none": []}]),
     ],
 )
-def test_a_star_is_every_element_of_a_list(text: str, found: list[object] | None) -> None:
+def test_wildcard_selects_every_element_of_a_list(text: str, found: list[object] | None) -> None:
     document = {"slots": [{"busy": True}, {"busy": False}], "none": []}
 
     if found is None:
@@ -134,26 +134,26 @@ leaves = st.none() | st.booleans() | st.integers() | st.text()
 documents = st.recursive(leaves, lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner), max_leaves=20)
 
 
-def _places(document: Any, path: tuple[str, ...] = ()) -> list[tuple[tuple[str, ...], Any]]:
+def _all_values(document: Any, path: tuple[str, ...] = ()) -> list[tuple[tuple[str, ...], Any]]:
     found = [(path, document)]
     if isinstance(document, dict):
         inner = [(key, value) for key, value in document.items()]
     else:
         inner = [(str(index), value) for index, value in enumerate(document)] if isinstance(document, list) else []
     for token, value in inner:
-        found += _places(value, (*path, token))
+        found += _all_values(value, (*path, token))
     return found
 
 
 @given(documents)
-def test_every_place_of_a_document_has_a_pointer_that_leads_there(document: Any) -> None:
-    for path, value in _places(document):
+def test_every_value_of_a_document_can_be_selected(document: Any) -> None:
+    for path, value in _all_values(document):
         text = "".join("/" + json_pointer.escape(token) for token in path)
         assert json_pointer.parse(text) == path
         assert json_pointer.resolve(document, text) is value
 
 
 @given(documents, st.text())
-def test_no_text_does_worse_than_its_two_errors(document: Any, text: str) -> None:
+def test_any_text_raises_at_most_the_documented_errors(document: Any, text: str) -> None:
     with contextlib.suppress(LookupError, json_pointer.PointerInvalid):
         json_pointer.resolve(document, text)

@@ -1,4 +1,4 @@
-"""Routes stay on the consumer's own host, whatever the path says."""
+"""The URL of a route is always on the consumer's own host, whatever its path is."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gpumand.consumers.answers import NoAnswer
-from gpumand.consumers.routes import target
+from gpumand.consumers.routes import route_url
 
 
 @pytest.mark.parametrize(
@@ -24,19 +24,19 @@ from gpumand.consumers.routes import target
         ("http://host", "@other.example/x", "http://host/@other.example/x"),
     ],
 )
-def test_the_path_is_appended(base: str, path: str, url: str) -> None:
-    assert target(base, path) == url
+def test_path_is_appended_to_the_base_url(base: str, path: str, url: str) -> None:
+    assert route_url(base, path) == url
 
 
 @pytest.mark.parametrize(
     "base", ["", "host:80", "ftp://host", "file:///etc/passwd", "http://", "http://[", "http://h:x"]
 )
-def test_only_http_urls_with_a_host(base: str) -> None:
+def test_url_without_http_scheme_or_host_is_refused(base: str) -> None:
     with pytest.raises(NoAnswer, match="not a usable http or https URL"):
-        target(base, "/")
+        route_url(base, "/")
 
 
 @given(st.text())
-def test_no_path_leaves_the_host(path: str) -> None:
-    assert target("http://127.0.0.1:8188", path).startswith("http://127.0.0.1:8188/")
-    assert urlsplit(target("http://127.0.0.1:8188", path)).netloc == "127.0.0.1:8188"
+def test_no_path_changes_the_host(path: str) -> None:
+    assert route_url("http://127.0.0.1:8188", path).startswith("http://127.0.0.1:8188/")
+    assert urlsplit(route_url("http://127.0.0.1:8188", path)).netloc == "127.0.0.1:8188"

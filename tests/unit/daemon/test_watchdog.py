@@ -1,4 +1,4 @@
-"""When the daemon counts as alive, and when it says so."""
+"""The conditions under which the daemon pings systemd's watchdog."""
 
 from __future__ import annotations
 
@@ -7,100 +7,102 @@ import asyncio
 import pytest
 
 from gpumand.arbiter.loop_deadlines import LoopDeadlines
-from gpumand.daemon.watchdog import STALL_SEC, ThreadedSource, Vitals, Watchdog, why_sick
+from gpumand.daemon.watchdog import STALL_SEC, Liveness, ThreadedSource, Watchdog, failure_reason
 from gpumand.testing.clock import FakeClock
 
 
 @pytest.mark.parametrize(
-    ("vitals", "why"),
+    ("liveness", "why"),
     [
-        (Vitals(bus_lost="closed"), "the bus is lost: closed"),
-        (Vitals(arbiter_error="KeyError('x')"), "queue"),
-        (Vitals(sampler_alive=False), "thread that reads VRAM has died"),
-        (Vitals(sampler_alive=False, degraded="nvml-hangs"), "thread that reads VRAM has died"),
-        (Vitals(sampler_busy_sec=STALL_SEC + 1), "hung for 121 s and nobody has noticed"),
-        (Vitals(upkeep_ended=True), "loops that keep the books have ended"),
-        (Vitals(overdue_sec={"sampling": STALL_SEC + 1, "probing": 5.0}), "sampling is 121 s late"),
+        (Liveness(bus_lost="closed"), "the bus connection is lost: closed"),
+        (Liveness(arbiter_error="KeyError('x')"), "queue"),
+        (Liveness(sampler_alive=False), "thread that reads VRAM has died"),
+        (Liveness(sampler_alive=False, degraded="nvml-hangs"), "thread that reads VRAM has died"),
+        (Liveness(sampler_busy_sec=STALL_SEC + 1), "hung for 121 s without being reported as degraded"),
+        (Liveness(housekeeping_ended=True), "housekeeping loops have ended"),
+        (Liveness(overdue_sec={"sampling": STALL_SEC + 1, "probing": 5.0}), "sampling is 121 s late"),
     ],
 )
-def test_whatever_must_be_alive_is_asked_for(vitals: Vitals, why: str) -> None:
-    assert why in why_sick(vitals)
+def test_each_failed_check_is_a_reason_to_restart(liveness: Liveness, why: str) -> None:
+    assert why in failure_reason(liveness)
 
 
 @pytest.mark.parametrize(
-    "vitals",
+    "liveness",
     [
-        Vitals(),
-        Vitals(sampler_busy_sec=3600.0, degraded="nvml-hangs: a driver call has not returned for 3600 s"),
-        Vitals(sampler_busy_sec=STALL_SEC - 1),
-        Vitals(overdue_sec={"sampling": STALL_SEC - 1}),
-        Vitals(degraded="nvml-error: the driver lists no GPU"),
+        Liveness(),
+        Liveness(sampler_busy_sec=3600.0, degraded="nvml-hangs: a driver call has not returned for 3600 s"),
+        Liveness(sampler_busy_sec=STALL_SEC - 1),
+        Liveness(overdue_sec={"sampling": STALL_SEC - 1}),
+        Liveness(degraded="nvml-error: the driver lists no GPU"),
     ],
 )
-def test_what_is_degraded_or_slow_is_alive(vitals: Vitals) -> None:
-    assert why_sick(vitals) == ""
+def test_degraded_or_slow_daemon_keeps_running(liveness: Liveness) -> None:
+    assert failure_reason(liveness) == ""
 
 
-class Patient:
-    """Its vitals are what a test says; None = they cannot be taken."""
+class ScriptedDaemon:
+    """A daemon with scripted check results; None = the check raises."""
 
     def __init__(self) -> None:
-        self.vitals: Vitals | None = Vitals()
-        self.looks = 0
+        self.liveness: Liveness | None = Liveness()
+        self.checks = 0
         self.pings = 0
 
-    def look(self) -> Vitals:
-        self.looks += 1
-        if self.vitals is None:
+    def check(self) -> Liveness:
+        self.checks += 1
+        if self.liveness is None:
             raise RuntimeError("injected")
-        return self.vitals
+        return self.liveness
 
     def ping(self) -> None:
         self.pings += 1
 
 
-async def watched(clock: FakeClock, patient: Patient, seconds: float) -> None:
-    running = asyncio.create_task(Watchdog(clock, 30.0, patient.look, patient.ping).run())
+async def run_watchdog(clock: FakeClock, daemon: ScriptedDaemon, seconds: float) -> None:
+    running = asyncio.create_task(Watchdog(clock, 30.0, daemon.check, daemon.ping).run())
     await clock.advance(seconds)
     running.cancel()
 
 
 async def test_pings_come_at_once_and_then_twice_a_period() -> None:
-    clock, patient = FakeClock(), Patient()
-    await watched(clock, patient, 60.0)
-    assert patient.pings == patient.looks == 5
+    clock, daemon = FakeClock(), ScriptedDaemon()
+    await run_watchdog(clock, daemon, 60.0)
+    assert daemon.pings == daemon.checks == 5
 
 
-@pytest.mark.parametrize("vitals", [None, Vitals(sampler_alive=False)])
-async def test_the_sick_do_not_ping_and_are_looked_at_more_often(vitals: Vitals | None) -> None:
-    clock, patient = FakeClock(), Patient()
-    patient.vitals = vitals
-    await watched(clock, patient, 30.0)
-    assert patient.pings == 0
-    assert patient.looks == 9
+@pytest.mark.parametrize("liveness", [None, Liveness(sampler_alive=False)])
+async def test_failed_checks_stop_pings_and_are_repeated_more_often(liveness: Liveness | None) -> None:
+    clock, daemon = FakeClock(), ScriptedDaemon()
+    daemon.liveness = liveness
+    await run_watchdog(clock, daemon, 30.0)
+    assert daemon.pings == 0
+    assert daemon.checks == 9
 
 
-async def test_who_recovers_within_the_period_is_not_killed(caplog: pytest.LogCaptureFixture) -> None:
-    clock, patient = FakeClock(), Patient()
-    watchdog = Watchdog(clock, 30.0, patient.look, patient.ping)
+async def test_recovery_within_the_period_resumes_pings(caplog: pytest.LogCaptureFixture) -> None:
+    clock, daemon = FakeClock(), ScriptedDaemon()
+    watchdog = Watchdog(clock, 30.0, daemon.check, daemon.ping)
     assert watchdog.beat()
-    patient.vitals = Vitals(upkeep_ended=True)
+    daemon.liveness = Liveness(housekeeping_ended=True)
     assert not watchdog.beat()
     assert not watchdog.beat()
-    patient.vitals = Vitals()
+    daemon.liveness = Liveness()
     assert watchdog.beat()
-    assert patient.pings == 2
-    assert [record.levelname for record in caplog.records] == ["CRITICAL", "WARNING"], "once each, not at every look"
+    assert daemon.pings == 2
+    assert [record.levelname for record in caplog.records] == ["CRITICAL", "WARNING"], (
+        "logged once, not with every check"
+    )
 
 
-def test_a_loop_that_breaks_off_again_and_again_gets_no_more_time_by_it() -> None:
-    turns = LoopDeadlines()
-    turns.expect("sampling", 10.0)
-    assert turns.overdue_sec(9.0) == {}
-    turns.expect("sampling", 100.0)
-    assert turns.overdue_sec(15.0) == {"sampling": 5.0}
-    turns.finished("sampling", 20.0)
-    assert turns.overdue_sec(20.0) == {}
+def test_restarted_loop_keeps_its_first_deadline() -> None:
+    deadlines = LoopDeadlines()
+    deadlines.expect("sampling", 10.0)
+    assert deadlines.overdue_sec(9.0) == {}
+    deadlines.expect("sampling", 100.0)
+    assert deadlines.overdue_sec(15.0) == {"sampling": 5.0}
+    deadlines.finished("sampling", 20.0)
+    assert deadlines.overdue_sec(20.0) == {}
 
 
 def test_sources_with_a_thread_are_known_as_such() -> None:

@@ -1,4 +1,4 @@
-"""The moving picture, at a fixed width, and the configuration that the demonstration writes."""
+"""The bars of the demonstration at a fixed width, and the configuration that it writes."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 from gpumand.cli.output import paint
 from gpumand.cli.render.theme import Theme
 from gpumand.config import load
-from gpumand.demo.example_services import CAST, IMAGE, LANGUAGE, TOTAL_MIB, VOICE, configuration
+from gpumand.demo.example_services import IMAGE, LANGUAGE, SERVICES, TOTAL_MIB, VOICE, configuration
 from gpumand.demo.picture import picture
 from tests.unit.cli.samples import consumer, device, status
 
@@ -21,7 +21,7 @@ LOADING = """\
 """
 
 
-def test_bars_are_on_one_scale_and_add_up() -> None:
+def test_bars_have_one_scale_and_add_up() -> None:
     snapshot = status(
         devices=[device(name="Simulated GPU", used_mib=8603, free_mib=15961, reserved_mib=8600)],
         consumers=[
@@ -30,22 +30,22 @@ def test_bars_are_on_one_scale_and_add_up() -> None:
             consumer("llm", "loading", used_mib=5736),
         ],
     )
-    look = Theme(width=80, unicode=False)
-    assert paint(picture(snapshot, look), look) == LOADING
+    theme = Theme(width=80, unicode=False)
+    assert paint(picture(snapshot, theme), theme) == LOADING
 
 
-def test_the_story_needs_exactly_one_eviction() -> None:
+def test_scenario_needs_exactly_one_eviction() -> None:
     free = TOTAL_MIB - IMAGE.mib - VOICE.mib
     assert free >= 0
     assert free + VOICE.mib < LANGUAGE.mib + 256 <= free + IMAGE.mib
 
 
-def test_the_configuration_is_one_that_gpumand_takes(tmp_path: Path) -> None:
-    urls = {role.name: f"http://127.0.0.1:{9000 + number}" for number, role in enumerate(CAST)}
+def test_configuration_is_valid(tmp_path: Path) -> None:
+    urls = {service.name: f"http://127.0.0.1:{9000 + number}" for number, service in enumerate(SERVICES)}
     (tmp_path / "gpumand.toml").write_text(configuration(urls, tmp_path / "a b", source="simulated"))
     settings = load(tmp_path / "gpumand.toml")
     assert {name: spec.vram_resident_mib for name, spec in settings.consumers.items()} == {
-        role.name: role.mib for role in CAST
+        service.name: service.mib for service in SERVICES
     }
     assert settings.gpu.simulated_dir == str(tmp_path / "a b")
     assert settings.consumers[IMAGE.name].lazy

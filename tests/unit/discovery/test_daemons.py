@@ -1,4 +1,4 @@
-"""Which processes are daemons of ours that reckon for themselves."""
+"""Finding other gpumand daemons among the processes of a host."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ import pytest
 
 from gpumand.discovery.daemons import OtherDaemon, other_daemons
 
-NOBODY = 3_999_999_999
-OWN = 1
+UNKNOWN_UID = 3_999_999_999
+OWN_PID = 1
 
 
-def process(proc: Path, pid: int, *words: str, uid: int = NOBODY, pids: str = "") -> None:
+def add_process(proc: Path, pid: int, *words: str, uid: int = UNKNOWN_UID, pids: str = "") -> None:
     folder = proc / str(pid)
     folder.mkdir()
     (folder / "cmdline").write_bytes("\0".join((*words, "")).encode())
@@ -29,17 +29,17 @@ def process(proc: Path, pid: int, *words: str, uid: int = NOBODY, pids: str = ""
         ("/usr/bin/gpumand",),
     ],
 )
-def test_the_system_s_is_found_however_it_was_started(tmp_path: Path, words: tuple[str, ...]) -> None:
-    process(tmp_path, 77, *words)
-    assert other_daemons(OWN, tmp_path) == (OtherDaemon(77),)
+def test_the_system_daemon_is_found_for_every_command_line(tmp_path: Path, words: tuple[str, ...]) -> None:
+    add_process(tmp_path, 77, *words)
+    assert other_daemons(OWN_PID, tmp_path) == (OtherDaemon(77),)
 
 
-def test_a_user_s_is_told_by_the_user(tmp_path: Path) -> None:
-    process(tmp_path, 77, "/usr/bin/python3", "/usr/bin/gpumand", "--user", uid=0)
-    process(tmp_path, 78, "/usr/bin/python3", "/usr/bin/gpumand", "--user")
-    assert other_daemons(OWN, tmp_path) == (OtherDaemon(77, "root"), OtherDaemon(78, str(NOBODY)))
-    assert str(OtherDaemon(77, "root")) == "that of the user root, pid 77"
-    assert str(OtherDaemon(77)) == "the system's, pid 77"
+def test_a_user_daemon_has_the_name_of_its_user(tmp_path: Path) -> None:
+    add_process(tmp_path, 77, "/usr/bin/python3", "/usr/bin/gpumand", "--user", uid=0)
+    add_process(tmp_path, 78, "/usr/bin/python3", "/usr/bin/gpumand", "--user")
+    assert other_daemons(OWN_PID, tmp_path) == (OtherDaemon(77, "root"), OtherDaemon(78, str(UNKNOWN_UID)))
+    assert str(OtherDaemon(77, "root")) == "the daemon of user root, pid 77"
+    assert str(OtherDaemon(77)) == "the system daemon, pid 77"
 
 
 @pytest.mark.parametrize(
@@ -55,18 +55,18 @@ def test_a_user_s_is_told_by_the_user(tmp_path: Path) -> None:
         (),
     ],
 )
-def test_trials_and_other_programs_are_none(tmp_path: Path, words: tuple[str, ...]) -> None:
-    process(tmp_path, 77, *words)
-    assert other_daemons(OWN, tmp_path) == ()
+def test_test_instances_and_other_programs_are_ignored(tmp_path: Path, words: tuple[str, ...]) -> None:
+    add_process(tmp_path, 77, *words)
+    assert other_daemons(OWN_PID, tmp_path) == ()
 
 
-def test_neither_ourselves_nor_one_in_a_container_nor_one_that_has_just_ended(tmp_path: Path) -> None:
-    process(tmp_path, OWN, "gpumand")
-    process(tmp_path, 77, "gpumand", pids="77\t12")
+def test_own_containerised_and_ended_processes_are_ignored(tmp_path: Path) -> None:
+    add_process(tmp_path, OWN_PID, "gpumand")
+    add_process(tmp_path, 77, "gpumand", pids="77\t12")
     (tmp_path / "78").mkdir()
     (tmp_path / "self").mkdir()
-    assert other_daemons(OWN, tmp_path) == ()
+    assert other_daemons(OWN_PID, tmp_path) == ()
 
 
-def test_this_host_can_be_searched() -> None:
+def test_scanning_this_host_works() -> None:
     assert os.getpid() not in {one.pid for one in other_daemons(os.getpid())}

@@ -1,4 +1,4 @@
-"""Which unit a process is said to run in."""
+"""Assigning processes to units."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from gpumand.discovery.host import Process
 
 
 class Systemd:
-    """Knows two of three processes."""
+    """Knows the units of two processes."""
 
     def __init__(self, bus: object) -> None:
         pass
@@ -20,14 +20,14 @@ class Systemd:
         return {7: "ollama.service", 8: "user@1000.service"}.get(pid, "")
 
 
-async def test_a_user_s_own_unit_is_not_taken_for_the_system_s_of_the_same_name(
+async def test_a_user_unit_is_not_mistaken_for_the_system_unit_of_the_same_name(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(scan, "Systemd1", Systemd)
     bus: Any = object()
     processes = {pid: Process(pid, unit="ollama.service") for pid in (7, 8, 9)}
 
-    placed = await scan._place(bus, processes, {7: "ollama.service"})
+    placed = await scan._assign_units(bus, processes, {7: "ollama.service"})
 
     assert {pid: one.unit for pid, one in placed.items()} == {
         7: "ollama.service",

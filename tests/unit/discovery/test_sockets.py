@@ -1,4 +1,4 @@
-"""The kernel's tables of sockets."""
+"""Reading sockets, command lines and cgroups from /proc."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 
 from gpumand.discovery.host import Listener
 from gpumand.discovery.processes import command_line, unit_in_cgroup
-from gpumand.discovery.sockets import listeners, parse
+from gpumand.discovery.sockets import listeners, parse_table
 
 HEAD = "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode\n"
 
@@ -31,19 +31,19 @@ def row(address: str, state: str = "0A", inode: str = "77") -> str:
         ("0000000000000000FFFF00000100007F:0050", Listener("127.0.0.1", 80)),
     ],
 )
-def test_addresses_are_read_as_the_kernel_writes_them(address: str, listener: Listener) -> None:
-    assert parse([HEAD, row(address)]) == {77: listener}
+def test_addresses_of_kernel_tables_are_decoded(address: str, listener: Listener) -> None:
+    assert parse_table([HEAD, row(address)]) == {77: listener}
 
 
 @pytest.mark.parametrize(
     "line", ["", "nonsense\n", row("0100007F:1FFC", state="01"), row("0100007F:xx"), row("1:1", inode="x")]
 )
-def test_what_is_no_listening_socket_is_left_out(line: str) -> None:
-    assert parse([HEAD, line]) == {}
+def test_lines_without_a_listening_socket_are_skipped(line: str) -> None:
+    assert parse_table([HEAD, line]) == {}
 
 
 @pytest.mark.parametrize(("family", "host"), [(socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1")])
-def test_our_own_socket_is_found_with_our_pid(family: socket.AddressFamily, host: str) -> None:
+def test_a_listening_socket_is_found_with_its_pid(family: socket.AddressFamily, host: str) -> None:
     try:
         one = socket.create_server((host, 0), family=family)
     except OSError as error:
@@ -55,11 +55,11 @@ def test_our_own_socket_is_found_with_our_pid(family: socket.AddressFamily, host
     assert Listener(host, port, os.getpid()) in found
 
 
-def test_a_proc_without_tables_has_nobody(tmp_path: Path) -> None:
+def test_a_proc_folder_without_tables_has_no_listeners(tmp_path: Path) -> None:
     assert listeners(tmp_path) == ((), False)
 
 
-def test_a_command_line_is_one_printable_line(tmp_path: Path) -> None:
+def test_a_command_line_becomes_one_printable_line(tmp_path: Path) -> None:
     (tmp_path / "7").mkdir()
     (tmp_path / "7" / "cmdline").write_bytes(b"python\0main.py\0--x\n\x1b[31m\0")
 
@@ -80,7 +80,7 @@ def test_a_command_line_is_one_printable_line(tmp_path: Path) -> None:
         ("0::/system.slice/system-a.slice/a\\x2db@c:1.service\n", "a\\x2db@c:1.service"),
     ],
 )
-def test_the_innermost_unit_of_a_cgroup(cgroup: str, unit: str, tmp_path: Path) -> None:
+def test_the_innermost_unit_of_a_cgroup_path_is_returned(cgroup: str, unit: str, tmp_path: Path) -> None:
     (tmp_path / "7").mkdir()
     (tmp_path / "7" / "cgroup").write_text(cgroup)
 

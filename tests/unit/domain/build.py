@@ -1,4 +1,4 @@
-"""Short ways to build the values that the rules work on."""
+"""Builders of the values that the scheduling rules work on."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ TOTAL_MIB = 24564
 
 
 def spec(name: str, mib: int, **more: Any) -> ConsumerSpec:
-    """A consumer with an unload route, a load route and a unit, unless told otherwise."""
+    """A consumer with an unload route, a load route and a unit; keywords override fields."""
     defaults: dict[str, Any] = {
         "unit": f"{name}.service",
         "url": "http://127.0.0.1:1",
@@ -34,9 +34,9 @@ def resident(
         devices=(0,),
         leases=leases,
         pinned=pinned,
-        worked_usec=used_at,
+        lease_ended_usec=used_at,
         claimed_at=1.0 if leases else None,
-        shown=True,
+        footprint_seen=True,
     )
 
 
@@ -57,7 +57,7 @@ def view(
     evict_failed: frozenset[str] = frozenset(),
     **settings: Any,
 ) -> View:
-    """A view with one device on which residents hold their footprints, or what ``held`` says."""
+    """A view with one device on which residents hold their footprints, or the MiB given in ``held``."""
     held_mib = {one.name: one.footprint_mib for one in states if one.residency is Residency.RESIDENT} | (held or {})
     processes = tuple(
         ProcessUse(100 + number, mib, name, f"{name}.service", name if attributed else "")

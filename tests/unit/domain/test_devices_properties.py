@@ -1,4 +1,4 @@
-"""What holds for every plan on every host of one to six devices, with consumers on one to all of them."""
+"""Properties of every plan on hosts of one to six devices, with consumers on one to all of them."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 
 from gpumand.domain import budget, cheapest_set_multi, victims
 from gpumand.domain.consumer import Policy, Residency, SchedulerSettings
+from gpumand.domain.decision import Decision, Requirement
 from gpumand.domain.device import Devices, ProcessUse, Sample
-from gpumand.domain.planning import Decision, Requirement, decide
+from gpumand.domain.planning import decide
 from gpumand.domain.request import Verdict
 from gpumand.domain.view import ConsumerState, Job, View
 from tests.unit.domain.build import absent, resident
@@ -29,7 +30,7 @@ def states(draw: st.DrawFn, devices: int) -> ConsumerState:
     place = tuple(sorted(draw(st.permutations(range(devices)))[:count]))
     state = resident(name, mib, used_at=draw(st.integers(0, 5)), leases=kind == "leased", device_count=count)
     state = replace(state, devices=place, pinned=draw(st.integers(0, 9)) == 0)
-    loading = {"residency": Residency.LOADING, "claimed_at": 1.0, "shown": False}
+    loading = {"residency": Residency.LOADING, "claimed_at": 1.0, "footprint_seen": False}
     return replace(state, **loading) if kind == "loading" else state  # type: ignore[arg-type]
 
 
@@ -50,7 +51,7 @@ def hosts(draw: st.DrawFn) -> View:
 
 
 def _that_fit(drawn: list[ConsumerState], sizes: list[int]) -> list[ConsumerState]:
-    """A host on which no more is promised already than there is."""
+    """The consumers whose reserved footprints fit the devices together."""
     left, fitting = list(sizes), []
     for one in drawn:
         if one.claimed and any(one.footprint_mib > left[at] for at in one.devices):
@@ -65,7 +66,7 @@ def _sample(draw: st.DrawFn, at: int, size: int, consumers: list[ConsumerState],
     left, processes = size, []
     for number, one in enumerate(consumers):
         if at in one.devices and one.residency in (Residency.RESIDENT, Residency.LOADING):
-            mib = min(left, one.footprint_mib if one.shown else held[one.name])
+            mib = min(left, one.footprint_mib if one.footprint_seen else held[one.name])
             processes.append(ProcessUse(100 + number, mib, one.name, "", one.name))
             left -= mib
     names = frozenset(one.name for one in consumers)
@@ -87,7 +88,7 @@ def loads(host: View) -> Decision | None:
 
 @settings(max_examples=400, deadline=None)
 @given(hosts())
-def test_a_plan_suffices_on_every_device_it_takes(host: View) -> None:
+def test_a_plan_frees_enough_on_every_device_it_takes(host: View) -> None:
     decision = loads(host)
     if decision is None:
         return
@@ -96,14 +97,14 @@ def test_a_plan_suffices_on_every_device_it_takes(host: View) -> None:
     assert list(decision.place) == sorted(decision.place)
     gone = [host.consumers[one.consumer] for one in decision.evictions]
     for device in decision.place:
-        freed = victims.yields(host, device, [one for one in gone if one.on(device)])
+        freed = victims.freeable_by_consumer(host, device, [one for one in gone if one.may_be_on(device)])
         free_mib = budget.free_mib(host, device, "target")
         assert free_mib is None or free_mib + sum(freed.values()) >= budget.need_mib(host, device, "target")
 
 
 @settings(max_examples=400, deadline=None)
 @given(hosts())
-def test_nobody_goes_for_nothing_or_from_under_a_lease_or_beside_a_load(host: View) -> None:
+def test_no_victim_is_superfluous_exempt_or_on_a_device_with_a_job(host: View) -> None:
     decision = decide(host, Requirement("target"))
     if decision.verdict is not Verdict.GRANT:
         assert decision.evictions == ()
@@ -114,7 +115,7 @@ def test_nobody_goes_for_nothing_or_from_under_a_lease_or_beside_a_load(host: Vi
         assert not any([one.leases, one.pinned, one.claimed])
         assert not any(device in host.jobs for device in one.devices)
         assert not set(one.devices).isdisjoint(decision.place)
-        assert set(one.devices) <= {*decision.place, *decision.beside}
+        assert set(one.devices) <= {*decision.place, *decision.extra_devices}
         others = [other for other in gone if other is not one]
         assert not _suffices(host, decision.place, others), f"{one.name} is not needed"
 
@@ -124,7 +125,7 @@ def _suffices(host: View, place: Devices, gone: list[ConsumerState]) -> bool:
         free_mib = budget.free_mib(host, device, "target")
         if free_mib is None:
             continue
-        freed = victims.yields(host, device, [one for one in gone if one.on(device)])
+        freed = victims.freeable_by_consumer(host, device, [one for one in gone if one.may_be_on(device)])
         if free_mib + sum(freed.values()) < budget.need_mib(host, device, "target"):
             return False
     return True
@@ -132,13 +133,13 @@ def _suffices(host: View, place: Devices, gone: list[ConsumerState]) -> bool:
 
 @settings(max_examples=400, deadline=None)
 @given(hosts())
-def test_what_is_promised_together_never_exceeds_any_device(host: View) -> None:
+def test_reserved_footprints_never_exceed_any_device(host: View) -> None:
     for name, state in host.consumers.items():
         decision = decide(host, Requirement(name))
         if decision.verdict is not Verdict.GRANT:
             continue
         for device in decision.place:
-            assert budget.committed_mib(host, device, besides=name) + state.footprint_mib <= (
+            assert budget.committed_mib(host, device, excluding=name) + state.footprint_mib <= (
                 host.devices[device].total_mib or 0
             )
             if host.settings.concurrent_leases:
@@ -147,8 +148,8 @@ def test_what_is_promised_together_never_exceeds_any_device(host: View) -> None:
 
 @settings(max_examples=400, deadline=None)
 @given(hosts())
-def test_a_load_is_refused_only_where_no_set_of_devices_would_do(host: View) -> None:
-    """Where the best is a refusal, no devices could be had even with everything free that is not pinned."""
+def test_a_load_is_refused_only_where_no_set_of_devices_suffices(host: View) -> None:
+    """Where the best decision is a refusal, no place would do even without any consumer that is not pinned."""
     if "target" not in host.consumers or decide(host, Requirement("target")).verdict is not Verdict.REFUSE:
         return
     target = host.consumers["target"]
@@ -157,13 +158,13 @@ def test_a_load_is_refused_only_where_no_set_of_devices_would_do(host: View) -> 
         pinned = [one for one in host.consumers.values() if one.pinned and not set(one.devices).isdisjoint(place)]
         tight = min(totals) < target.footprint_mib + host.settings.cushion_mib
         several = _needs_too_many(host, place)
-        assert tight or pinned or several, f"{place} could be had"
+        assert tight or pinned or several, f"{place} would do"
 
 
 def _needs_too_many(host: View, place: Devices) -> bool:
-    """Whether more would have to go than may, or more than can be told is in the way."""
+    """Whether more evictions than allowed would be needed, or a device has no reading."""
     there = [one for one in host.consumers.values() if not set(one.devices).isdisjoint(place)]
-    return len(there) > host.settings.max_evictions or any(not host.devices[device].known for device in place)
+    return len(there) > host.settings.max_evictions or any(not host.devices[device].is_measured for device in place)
 
 
 wide_items = st.lists(
@@ -176,9 +177,11 @@ wide_items = st.lists(
 def test_the_cheapest_set_for_several_devices_is_the_cheapest_there_is(
     drawn: list[tuple[int, cheapest_set_multi.Mib]], need_mib: cheapest_set_multi.Mib, limit: int
 ) -> None:
-    items = [cheapest_set_multi.WideItem(at, float(value), mib) for at, (value, mib) in enumerate(drawn) if any(mib)]
+    items = [
+        cheapest_set_multi.MultiDeviceItem(at, float(value), mib) for at, (value, mib) in enumerate(drawn) if any(mib)
+    ]
     all_sets = [chosen for size in range(limit + 1) for chosen in combinations(items, size)]
-    enough = [sum(one.value for one in chosen) for chosen in all_sets if cheapest_set_multi.suffice(chosen, need_mib)]
+    enough = [sum(one.cost for one in chosen) for chosen in all_sets if cheapest_set_multi.suffice(chosen, need_mib)]
 
     found = cheapest_set_multi.cheapest_on_all(items, need_mib, limit)
 
@@ -186,4 +189,4 @@ def test_the_cheapest_set_for_several_devices_is_the_cheapest_there_is(
         assert not enough
         return
     assert sum(float(drawn[at][0]) for at in found) == min(enough)
-    assert cheapest_set_multi.suffice([one for one in items if one.place in found], need_mib)
+    assert cheapest_set_multi.suffice([one for one in items if one.index in found], need_mib)

@@ -1,4 +1,4 @@
-"""What figures prove of an eviction, and what they do not."""
+"""What VRAM readings prove about an eviction, and what they do not."""
 
 from __future__ import annotations
 
@@ -17,25 +17,25 @@ def measured(before: Sample, held_mib: int | None) -> EvictionCheck:
     return EvictionCheck(spec("a", 8000), before, held_mib, 8000)
 
 
-def test_memory_seen_free_is_freed() -> None:
+def test_memory_that_the_device_shows_as_free_is_freed() -> None:
     assert measured(BEFORE, 8000).freed_mib(AFTER) == 8000
     assert measured(BEFORE, 8000).settled(AFTER)
 
 
-def test_figures_that_are_gone_prove_nothing() -> None:
-    settling = measured(BEFORE, 8000)
+def test_missing_readings_prove_nothing() -> None:
+    check = measured(BEFORE, 8000)
 
-    assert settling.can_be_measured
-    assert settling.freed_mib(BLIND) is None
-    assert not settling.settled(BLIND)
-    assert not settling.gone_by_own_figure(BLIND)
+    assert check.can_be_measured
+    assert check.freed_mib(BLIND) is None
+    assert not check.settled(BLIND)
+    assert not check.released_by_processes(BLIND)
 
 
-def test_without_a_figure_beforehand_nothing_can_be_measured() -> None:
+def test_without_a_reading_beforehand_nothing_can_be_measured() -> None:
     assert not measured(BLIND, None).can_be_measured
 
 
-def test_memory_that_leaves_the_process_list_only_is_not_free() -> None:
-    listed_no_more = replace(AFTER, used_mib=BEFORE.used_mib, free_mib=BEFORE.free_mib)
+def test_memory_missing_from_the_process_list_alone_is_not_free() -> None:
+    no_longer_listed = replace(AFTER, used_mib=BEFORE.used_mib, free_mib=BEFORE.free_mib)
 
-    assert not measured(BEFORE, 8000).settled(listed_no_more)
+    assert not measured(BEFORE, 8000).settled(no_longer_listed)

@@ -1,4 +1,4 @@
-"""What is learned of a consumer's memory."""
+"""Measured footprints: averaging, peaks, and records."""
 
 from __future__ import annotations
 
@@ -10,28 +10,28 @@ import pytest
 from gpumand.domain.footprint import PEAKS_KEPT, Footprint
 
 
-def test_nothing_is_known_before_the_first_stay() -> None:
+def test_new_footprint_has_no_measurements() -> None:
     nothing = Footprint()
     assert (nothing.steady_mib, nothing.peak_mib, nothing.residual_mib) == (None, None, None)
     assert not nothing.contradicts(1)
 
 
-def test_first_stay_is_taken_as_it_is_and_later_ones_are_averaged() -> None:
+def test_first_stay_is_stored_unchanged_and_later_stays_are_averaged() -> None:
     one = Footprint().with_stay(4000, 4600)
     two = one.with_stay(5000, 5100)
     assert (one.steady_mib, one.peak_mib) == (4000, 4600)
     assert (two.steady_mib, two.peak_mib, two.stays) == (4200, 5100, 2)
 
 
-def test_highest_peak_counts_until_it_is_many_stays_ago() -> None:
-    print_ = Footprint().with_stay(4000, 9000)
+def test_highest_peak_counts_until_enough_newer_stays_replace_it() -> None:
+    footprint = Footprint().with_stay(4000, 9000)
     for _ in range(PEAKS_KEPT - 1):
-        print_ = print_.with_stay(4000, 5000)
-    assert print_.peak_mib == 9000
-    assert print_.with_stay(4000, 5000).peak_mib == 5000
+        footprint = footprint.with_stay(4000, 5000)
+    assert footprint.peak_mib == 9000
+    assert footprint.with_stay(4000, 5000).peak_mib == 5000
 
 
-def test_peak_is_never_below_what_it_rests_at() -> None:
+def test_peak_is_never_below_the_steady_value() -> None:
     assert Footprint().with_stay(4000, 3000).peak_mib == 4000
 
 
@@ -42,9 +42,9 @@ def test_declared_footprint_is_wrong_beyond_a_tenth(declared: int, *, wrong: boo
     assert Footprint().with_stay(4800, 5000).contradicts(declared) is wrong
 
 
-def test_it_is_read_back_as_it_was_kept() -> None:
-    kept = Footprint().with_stay(4000, 4600).with_stay(4100, 4500).with_residual(310)
-    assert Footprint.from_record(json.loads(json.dumps(kept.to_record()))) == kept
+def test_record_restores_the_footprint() -> None:
+    footprint = Footprint().with_stay(4000, 4600).with_stay(4100, 4500).with_residual(310)
+    assert Footprint.from_record(json.loads(json.dumps(footprint.to_record()))) == footprint
 
 
 @pytest.mark.parametrize(
@@ -63,14 +63,14 @@ def test_it_is_read_back_as_it_was_kept() -> None:
         {"stays": None},
     ],
 )
-def test_what_was_not_kept_by_us_is_refused(record: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match="no "):
+def test_malformed_record_is_rejected(record: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="is not a "):
         Footprint.from_record(record)
 
 
-def test_what_is_no_figure_among_peaks_is_left_out() -> None:
+def test_invalid_peaks_in_a_record_are_skipped() -> None:
     assert Footprint.from_record({"peaks_mib": [1, "2", None, -3, 4]}).peaks_mib == (1, 4)
 
 
-def test_record_of_a_peak_of_nothing_says_nothing() -> None:
+def test_peaks_of_zero_in_a_record_are_ignored() -> None:
     assert Footprint.from_record({"peaks_mib": [0, 0.5]}).peak_mib is None

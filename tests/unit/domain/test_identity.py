@@ -1,4 +1,4 @@
-"""What was measured stays a consumer's own for as long as it is the same thing."""
+"""The identity of a consumer changes with its unit, server or model, and only then."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SPEC = ConsumerSpec(
 
 @dataclass(frozen=True, slots=True)
 class LaterRoute(Route):
-    """A route as a later version may have it."""
+    """A route with fields that a later version may add."""
 
     retries: int = 0
     also: list[str] = field(default_factory=list)
@@ -32,22 +32,22 @@ class LaterRoute(Route):
 LaterRoute.__name__ = "Route"
 
 
-def later(route: Route, **more: object) -> LaterRoute:
+def with_new_fields(route: Route, **more: object) -> LaterRoute:
     return LaterRoute(**{one.name: getattr(route, one.name) for one in fields(route)}, **more)  # type: ignore[arg-type]
 
 
-def test_identities_that_were_kept_so_far_are_still_valid() -> None:
+def test_identities_stored_by_earlier_versions_stay_valid() -> None:
     assert identity(SPEC) == "39d3331ec29ea3e7"
     assert identity(ConsumerSpec("x", 1, unit="a.service")) == "810d564caaf89fab"
 
 
-def test_route_with_a_new_field_that_nobody_set_is_the_same_thing() -> None:
-    assert identity(replace(SPEC, load=later(Route("/load")))) == identity(SPEC)
+def test_unset_new_field_of_a_route_does_not_change_the_identity() -> None:
+    assert identity(replace(SPEC, load=with_new_fields(Route("/load")))) == identity(SPEC)
 
 
 @pytest.mark.parametrize("more", [{"retries": 1}, {"also": ["/more"]}])
-def test_route_with_a_new_field_that_is_set_is_another_thing(more: dict[str, object]) -> None:
-    assert identity(replace(SPEC, load=later(Route("/load"), **more))) != identity(SPEC)
+def test_new_field_of_a_route_changes_the_identity_when_set(more: dict[str, object]) -> None:
+    assert identity(replace(SPEC, load=with_new_fields(Route("/load"), **more))) != identity(SPEC)
 
 
 @pytest.mark.parametrize(
@@ -61,9 +61,9 @@ def test_route_with_a_new_field_that_is_set_is_another_thing(more: dict[str, obj
         {"health": HealthRoute("/health", loaded="/loaded", loaded_equals=True)},
     ],
 )
-def test_another_unit_server_or_route_makes_it_another_thing(changes: dict[str, object]) -> None:
+def test_other_unit_server_or_route_changes_the_identity(changes: dict[str, object]) -> None:
     assert identity(replace(SPEC, **changes)) != identity(SPEC)  # type: ignore[arg-type]
 
 
-def test_another_footprint_or_priority_does_not() -> None:
+def test_footprint_and_priority_do_not_change_the_identity() -> None:
     assert identity(replace(SPEC, vram_resident_mib=1, priority=5, pinned=True)) == identity(SPEC)

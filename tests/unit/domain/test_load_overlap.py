@@ -1,4 +1,4 @@
-"""Whether loads beside leases slow these down: found out by drawing, not disturbed by chance or by length."""
+"""Measuring whether overlapping loads slow leases down: not misled by chance or by the length of leases."""
 
 from __future__ import annotations
 
@@ -7,60 +7,60 @@ from random import Random
 import pytest
 
 from gpumand.domain.consumer import Overlap, Policy, SchedulerSettings
-from gpumand.domain.load_overlap import LEAST_COUNT, Overlapping, Slowdown
+from gpumand.domain.load_overlap import MIN_COUNT, OverlapExperiment, Slowdown
 
 MEASURED = SchedulerSettings(policy=Policy.ADAPTIVE, overlap=Overlap.MEASURED)
 
 
-def lived(slowdown: float, leases: int = 400, seed: int = 0) -> tuple[Overlapping, float]:
-    """Leases of all lengths, and the longer, the likelier somebody comes meanwhile; share allowed at the end."""
-    random, overlapping, allowed = Random(seed), Overlapping(), 0
+def simulate(slowdown: float, leases: int = 400, seed: int = 0) -> tuple[OverlapExperiment, float]:
+    """Leases of all lengths; the longer one is, the likelier a load is requested. Also returns the share allowed."""
+    random, experiment, allowed = Random(seed), OverlapExperiment(), 0
     for number in range(leases):
-        overlapping.began(str(number), (0,))
-        may = bool(overlapping.devices(MEASURED, [0]))
+        experiment.lease_started(str(number), (0,))
+        may = bool(experiment.devices_allowed(MEASURED, [0]))
         seconds = 10.0 * random.lognormvariate(0, 0.5)
         comes = random.random() < seconds / 30.0
         if comes:
-            overlapping.wanted((0,))
-        overlapping.ended(str(number), seconds * (slowdown if comes and may else 1.0), 10.0)
+            experiment.load_requested((0,))
+        experiment.lease_ended(str(number), seconds * (slowdown if comes and may else 1.0), 10.0)
         allowed += may and number >= leases // 2
-    return overlapping, allowed / (leases - leases // 2)
+    return experiment, allowed / (leases - leases // 2)
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_where_nothing_is_slowed_down_it_goes_on(seed: int) -> None:
-    overlapping, share = lived(1.0, seed=seed)
+def test_overlap_continues_where_leases_are_not_slowed_down(seed: int) -> None:
+    experiment, share = simulate(1.0, seed=seed)
 
-    assert overlapping.slowdown.is_worth_it
-    assert share > 0.8, "although leases with a load beside them are longer than others"
+    assert experiment.slowdown.is_acceptable
+    assert share > 0.8, "although overlapped leases are longer than others"
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_where_work_takes_twice_as_long_it_is_left_off(seed: int) -> None:
-    overlapping, share = lived(2.0, seed=seed)
+def test_overlap_stops_where_leases_take_twice_as_long(seed: int) -> None:
+    experiment, share = simulate(2.0, seed=seed)
 
-    assert overlapping.slowdown.factor > 1.4
-    assert not overlapping.slowdown.is_worth_it
-    assert 0.0 < share < 0.4, "it is still tried now and then"
+    assert experiment.slowdown.factor > 1.4
+    assert not experiment.slowdown.is_acceptable
+    assert 0.0 < share < 0.4, "overlap is still tried now and then"
 
 
-def test_until_enough_was_seen_the_two_kinds_take_turns() -> None:
-    overlapping = Overlapping()
+def test_the_two_groups_alternate_until_enough_leases_were_observed() -> None:
+    experiment = OverlapExperiment()
     drawn = []
-    for number in range(2 * LEAST_COUNT):
-        overlapping.began(str(number), (0,))
-        drawn.append(bool(overlapping.devices(MEASURED, [0])))
-        overlapping.ended(str(number), 10.0, 10.0)
+    for number in range(2 * MIN_COUNT):
+        experiment.lease_started(str(number), (0,))
+        drawn.append(bool(experiment.devices_allowed(MEASURED, [0])))
+        experiment.lease_ended(str(number), 10.0, 10.0)
 
-    assert drawn == [True, False] * LEAST_COUNT
+    assert drawn == [True, False] * MIN_COUNT
 
 
-def test_one_lease_that_may_not_keeps_its_own_device_free_of_loads_only() -> None:
-    overlapping = Overlapping()
-    overlapping.began("may", (0,))
-    overlapping.began("may not", (1,))
+def test_a_lease_that_may_not_be_overlapped_blocks_only_its_own_device() -> None:
+    experiment = OverlapExperiment()
+    experiment.lease_started("overlapped", (0,))
+    experiment.lease_started("not overlapped", (1,))
 
-    assert overlapping.devices(MEASURED, [0, 1, 2]) == {0, 2}
+    assert experiment.devices_allowed(MEASURED, [0, 1, 2]) == {0, 2}
 
 
 @pytest.mark.parametrize(
@@ -72,17 +72,19 @@ def test_one_lease_that_may_not_keeps_its_own_device_free_of_loads_only() -> Non
         (Policy.ADAPTIVE, Overlap.MEASURED, {0, 1}),
     ],
 )
-def test_what_is_configured_counts_first(policy: Policy, overlap: Overlap, expected: set[int]) -> None:
-    assert Overlapping().devices(SchedulerSettings(policy=policy, overlap=overlap), [0, 1]) == expected
+def test_the_configuration_takes_precedence_over_the_measurement(
+    policy: Policy, overlap: Overlap, expected: set[int]
+) -> None:
+    assert OverlapExperiment().devices_allowed(SchedulerSettings(policy=policy, overlap=overlap), [0, 1]) == expected
 
 
-def test_a_lease_of_unknown_length_or_that_nobody_came_to_says_nothing() -> None:
-    overlapping = Overlapping()
-    overlapping.began("a", (0,))
-    overlapping.wanted((0,))
-    overlapping.ended("a", 100.0, 0.0)
-    overlapping.began("b", (0,))
-    overlapping.ended("b", 100.0, 10.0)
-    overlapping.ended("never began", 100.0, 10.0)
+def test_leases_of_unknown_usual_length_or_without_a_requested_load_do_not_count() -> None:
+    experiment = OverlapExperiment()
+    experiment.lease_started("a", (0,))
+    experiment.load_requested((0,))
+    experiment.lease_ended("a", 100.0, 0.0)
+    experiment.lease_started("b", (0,))
+    experiment.lease_ended("b", 100.0, 10.0)
+    experiment.lease_ended("never began", 100.0, 10.0)
 
-    assert (overlapping.slowdown.beside, overlapping.slowdown.alone) == (Slowdown().beside, Slowdown().alone)
+    assert (experiment.slowdown.overlapped, experiment.slowdown.alone) == (Slowdown().overlapped, Slowdown().alone)

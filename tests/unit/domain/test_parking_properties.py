@@ -1,4 +1,4 @@
-"""What holds for every plan on every host with sleepers: it suffices in VRAM, and host RAM is never promised twice."""
+"""Properties of every plan with parking: it frees enough VRAM, and host RAM is never reserved twice."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 
 from gpumand.domain import budget, host_ram
 from gpumand.domain.consumer import EvictionMethod, Policy, Residency, SchedulerSettings
+from gpumand.domain.decision import Decision, Requirement
 from gpumand.domain.device import ProcessUse, Sample
-from gpumand.domain.planning import Decision, Requirement, decide
+from gpumand.domain.planning import decide
 from gpumand.domain.request import Verdict
 from gpumand.domain.view import ConsumerState, Job, View
 from tests.unit.domain.build import absent, resident
@@ -35,7 +36,7 @@ def states(draw: st.DrawFn, devices: int) -> ConsumerState:
     place = tuple(sorted(draw(st.permutations(range(devices)))[:count]))
     state = replace(state, devices=place, pinned=draw(st.integers(0, 9)) == 9)
     if state.spec.parks and not leases and draw(st.booleans()):
-        return replace(state, residency=Residency.PARKED, shown=False)
+        return replace(state, residency=Residency.PARKED, footprint_seen=False)
     return state
 
 
@@ -92,7 +93,7 @@ def plan(host: View) -> Decision | None:
 
 @settings(max_examples=400, deadline=None)
 @given(hosts())
-def test_a_plan_suffices_by_the_methods_that_it_names(host: View) -> None:
+def test_a_plan_frees_enough_by_its_methods(host: View) -> None:
     decision = plan(host)
     if decision is None:
         return
@@ -100,15 +101,15 @@ def test_a_plan_suffices_by_the_methods_that_it_names(host: View) -> None:
         free_mib = budget.free_mib(host, device, "target") or 0
         for one in decision.evictions:
             state = host.consumers[one.consumer]
-            if state.on(device):
+            if state.may_be_on(device):
                 method = EvictionMethod(one.method)
-                free_mib += budget.yield_mib(host.devices[device], state, None, method)
+                free_mib += budget.freeable_mib(host.devices[device], state, None, method)
         assert free_mib >= budget.need_mib(host, device, "target")
 
 
 @settings(max_examples=400, deadline=None)
 @given(hosts())
-def test_host_ram_is_enough_for_all_that_a_plan_parks_when_it_parks_them(host: View) -> None:
+def test_host_ram_is_enough_for_each_parking_of_a_plan(host: View) -> None:
     decision, left_mib = plan(host), host_ram.room_mib(host)
     for one in () if decision is None else decision.evictions:
         state = host.consumers[one.consumer]
@@ -118,7 +119,7 @@ def test_host_ram_is_enough_for_all_that_a_plan_parks_when_it_parks_them(host: V
             assert one.method == UNIT_STOP
             left_mib = None if left_mib is None else left_mib + state.host_mib
         elif parks and left_mib is None:
-            assert not state.spec.unit, "unknown is no promise"
+            assert not state.spec.unit, "an unknown amount is not relied on"
         elif parks:
             left_mib = (left_mib or 0) - state.host_mib
             assert left_mib >= 0
@@ -126,19 +127,19 @@ def test_host_ram_is_enough_for_all_that_a_plan_parks_when_it_parks_them(host: V
 
 @settings(max_examples=400, deadline=None)
 @given(hosts())
-def test_nobody_goes_from_under_a_lease_or_a_pin_or_twice_or_beside_another_job(host: View) -> None:
+def test_no_victim_is_leased_pinned_repeated_or_in_another_job(host: View) -> None:
     decision = decide(host, Requirement("target"))
     gone = [host.consumers[one.consumer] for one in decision.evictions]
     assert len({one.name for one in gone}) == len(gone) <= host.settings.max_evictions
     assert decision.verdict is Verdict.GRANT or not gone
     for one in gone:
         assert not any([one.leases, one.pinned, one.claimed, set(one.devices) & host.jobs.keys()])
-        assert set(one.devices) <= {*decision.place, *decision.beside}
+        assert set(one.devices) <= {*decision.place, *decision.extra_devices}
 
 
 @settings(max_examples=400, deadline=None)
 @given(hosts())
-def test_a_request_is_refused_only_where_stopping_all_that_may_be_stopped_would_not_do(host: View) -> None:
+def test_a_request_is_refused_only_where_stopping_every_consumer_would_not_suffice(host: View) -> None:
     decision = decide(host, Requirement("target"))
     target = host.consumers["target"]
     if decision.verdict is not Verdict.REFUSE or target.spec.device_count < len(host.devices):

@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 
 from gpumand.domain.consumer import Residency
+from gpumand.domain.decision import Decision, Requirement
 from gpumand.domain.errors import (
     Busy,
     ConsumerBackingOff,
@@ -15,9 +16,9 @@ from gpumand.domain.errors import (
     InsufficientVram,
     NoSuchConsumer,
 )
-from gpumand.domain.planning import Decision, Requirement, decide
+from gpumand.domain.planning import decide
 from gpumand.domain.request import Verdict
-from gpumand.domain.strict_backfill import may_pass
+from gpumand.domain.strict_backfill import may_backfill
 from gpumand.domain.view import Job, View
 from tests.unit.domain.build import absent, resident, view
 
@@ -43,7 +44,7 @@ def test_a_resident_target_needs_no_eviction_even_on_a_full_device() -> None:
     decision = ask(view(resident("image", IMAGE), resident("big", 11000), foreign_mib=200), "image")
 
     assert (decision.verdict, decision.resident, decision.evictions) == (Verdict.GRANT, True, ())
-    assert not decision.looked_at_vram, "no figure needs to be read for what is there already"
+    assert not decision.needs_fresh_sample, "a resident consumer needs no VRAM reading"
 
 
 def test_the_image_service_is_evicted_to_fit_the_voice_service() -> None:
@@ -54,7 +55,7 @@ def test_the_image_service_is_evicted_to_fit_the_voice_service() -> None:
     assert decision.need_mib == VOICE + CUSHION
 
 
-def test_a_coexisting_lru_candidate_is_passed_over() -> None:
+def test_a_coexisting_consumer_is_not_evicted() -> None:
     oldest = resident("llm", 8000, used_at=1)
     newer = resident("image", IMAGE, used_at=2)
     decision = ask(
@@ -62,17 +63,17 @@ def test_a_coexisting_lru_candidate_is_passed_over() -> None:
     )
 
     assert evicted(decision) == ["image"]
-    assert spared(decision)["llm"] == "voice can coexist with it"
+    assert spared(decision)["llm"] == "listed in can_coexist_with of voice"
 
 
 # -- fit ---------------------------------------------------------------------------------------------------------------
 
 
-def test_what_fits_beside_the_others_is_loaded_beside_them() -> None:
+def test_a_consumer_that_fits_is_loaded_without_evictions() -> None:
     decision = ask(view(resident("image", IMAGE), absent("voice", VOICE)), "voice")
 
     assert (decision.verdict, decision.load, decision.evictions) == (Verdict.GRANT, True, ())
-    assert decision.looked_at_vram
+    assert decision.needs_fresh_sample
 
 
 @pytest.mark.parametrize(("free_mib", "evictions"), [(VOICE + CUSHION, 0), (VOICE + CUSHION - 1, 1)])
@@ -82,14 +83,14 @@ def test_the_cushion_decides_to_the_mib(free_mib: int, evictions: int) -> None:
     assert len(ask(state, "voice").evictions) == evictions
 
 
-def test_what_the_target_holds_already_is_not_needed_twice() -> None:
+def test_memory_that_the_target_holds_already_is_not_needed_again() -> None:
     half_there = view(absent("voice", VOICE), held={"voice": 2000}, total_mib=2000 + 867 + CUSHION)
 
     assert ask(half_there, "voice").verdict is Verdict.GRANT
     assert ask(half_there, "voice").need_mib == 867 + CUSHION
 
 
-def test_more_than_the_device_has_is_refused_with_both_figures() -> None:
+def test_a_refusal_of_a_too_large_consumer_gives_both_sizes() -> None:
     decision = ask(view(absent("huge", 50000)), "huge")
 
     assert decision.error is InsufficientVram
@@ -98,25 +99,25 @@ def test_more_than_the_device_has_is_refused_with_both_figures() -> None:
 
 
 @pytest.mark.parametrize("mib", [50000, 24564 - CUSHION + 1])
-def test_what_can_never_fit_does_not_wait_for_a_lease_to_end(mib: int) -> None:
+def test_a_consumer_that_can_never_fit_is_refused_at_once(mib: int) -> None:
     decision = ask(view(resident("a", 3000, leases=1), absent("huge", mib), concurrent_leases=1), "huge")
 
     assert (decision.verdict, decision.error) == (Verdict.REFUSE, InsufficientVram)
 
 
-def test_who_fits_only_without_the_cushion_is_not_told_to_look_for_who_is_in_the_way() -> None:
+def test_a_refusal_because_of_the_cushion_names_the_cushion() -> None:
     decision = ask(view(resident("a", 3000), absent("snug", 24564 - CUSHION + 100)), "snug")
 
     assert (decision.error, evicted(decision)) == (InsufficientVram, [])
-    assert "for its cushion; device 0 has 24.0 GiB" in decision.message
+    assert "including a cushion of 256 MiB, but device 0 has 24.0 GiB" in decision.message
 
 
-def test_a_promised_footprint_is_not_there_for_others_although_nvml_shows_it_free() -> None:
+def test_a_reserved_footprint_is_not_free_although_the_driver_shows_it_free() -> None:
     loading = replace(absent("image", IMAGE), residency=Residency.RESIDENT, devices=(0,), leases=1, claimed_at=1.0)
     decision = ask(view(loading, absent("other", 12000), held={"image": 1000}, concurrent_leases=0), "other")
 
     assert decision.verdict is Verdict.WAIT
-    assert "promised to image" in decision.message
+    assert "reserved for image" in decision.message
 
 
 def test_a_reservation_shrinks_as_the_consumer_grows() -> None:
@@ -128,7 +129,7 @@ def test_a_reservation_shrinks_as_the_consumer_grows() -> None:
         assert decision.free_mib == pytest.approx(24564 - 10000, abs=1), f"image holds {held_mib} MiB"
 
 
-def test_growth_that_nobody_is_named_for_shrinks_one_reservation_only() -> None:
+def test_growth_of_unnamed_memory_shrinks_one_reservation_only() -> None:
     first = replace(
         absent("a", 4000), residency=Residency.RESIDENT, devices=(0,), leases=1, claimed_at=1.0, baseline_mib={0: 0}
     )
@@ -141,13 +142,13 @@ def test_growth_that_nobody_is_named_for_shrinks_one_reservation_only() -> None:
 
     decision = ask(state, "c")
 
-    assert decision.free_mib == 24564 - 4000 - 4000, "one grew by 4000; the other's 4000 are still to come"
+    assert decision.free_mib == 24564 - 4000 - 4000, "a grew by 4000 MiB; the 4000 MiB of b are still reserved"
 
 
 # -- victims -----------------------------------------------------------------------------------------------------------
 
 
-def test_never_used_loses_first_then_the_longest_unused() -> None:
+def test_a_never_used_consumer_is_evicted_first_then_the_longest_unused() -> None:
     used = resident("recent", 6000, used_at=300), resident("old", 6000, used_at=100)
     never = resident("never", 6000)
     decision = ask(view(*used, never, absent("new", 11000), foreign_mib=6000), "new")
@@ -156,12 +157,12 @@ def test_never_used_loses_first_then_the_longest_unused() -> None:
     assert "recent" in spared(decision)
 
 
-def test_work_done_under_a_lease_beats_what_a_probe_reports() -> None:
-    worked = replace(resident("worked", 12000, used_at=200), probed_usec=999)
-    probed = replace(resident("probed", 12000), probed_usec=300)
+def test_the_end_of_a_lease_counts_more_than_a_reported_use() -> None:
+    worked = replace(resident("worked", 12000, used_at=200), reported_used_usec=999)
+    probed = replace(resident("probed", 12000), reported_used_usec=300)
     decision = ask(view(worked, probed, absent("new", 10000)), "new")
 
-    assert evicted(decision) == ["worked"], "its lease ended at 200; what it claims about itself does not count"
+    assert evicted(decision) == ["worked"], "its lease ended at 200; its own report does not count"
 
 
 @pytest.mark.parametrize(
@@ -174,7 +175,7 @@ def test_work_done_under_a_lease_beats_what_a_probe_reports() -> None:
     ],
     ids=["leased", "pinned", "vram-managed", "no-method"],
 )
-def test_who_is_exempt_is_never_evicted_and_the_reason_is_told(victim: object, why: str) -> None:
+def test_an_exempt_consumer_is_never_evicted_and_the_reason_is_given(victim: object, why: str) -> None:
     decision = ask(view(victim, absent("new", 10000), foreign_mib=4000, concurrent_leases=0), "new")  # type: ignore[arg-type]
 
     assert decision.verdict is not Verdict.GRANT
@@ -182,38 +183,38 @@ def test_who_is_exempt_is_never_evicted_and_the_reason_is_told(victim: object, w
     assert spared(decision)["x"] == why
 
 
-def test_victims_that_turn_out_not_to_be_needed_are_dropped_from_the_plan() -> None:
+def test_superfluous_victims_are_dropped_from_the_plan() -> None:
     small, large = resident("small", 1000, used_at=1), resident("large", 12000, used_at=2)
     decision = ask(view(small, large, absent("new", 20000), foreign_mib=2000, total_mib=24564), "new")
 
     assert evicted(decision) == ["large"], "large alone suffices, so small, which is older, may stay"
 
 
-def test_nobody_is_evicted_when_all_of_them_would_not_suffice() -> None:
+def test_nothing_is_evicted_when_all_evictions_together_would_not_suffice() -> None:
     decision = ask(view(resident("a", 3000), resident("b", 3000), absent("new", 20000), foreign_mib=10000), "new")
 
     assert (decision.verdict, decision.error, evicted(decision)) == (Verdict.REFUSE, InsufficientVram, [])
     assert "9.8 GiB by firefox (unit session-1.scope, pid 99)" in decision.message
 
 
-def test_a_lease_in_the_way_is_worth_waiting_for() -> None:
+def test_a_request_waits_for_a_lease_that_blocks_it() -> None:
     decision = ask(view(resident("a", 20000, leases=1), absent("new", 10000), concurrent_leases=0), "new")
 
     assert (decision.verdict, decision.error) == (Verdict.WAIT, Busy)
 
 
-def test_a_foreign_process_is_not_worth_waiting_for_even_beside_a_lease() -> None:
+def test_a_request_does_not_wait_where_foreign_memory_blocks_it_anyway() -> None:
     state = view(resident("a", 4000, leases=1), absent("new", 10000), foreign_mib=16000, concurrent_leases=0)
 
     assert ask(state, "new").error is InsufficientVram
 
 
-def test_one_that_gave_nothing_back_is_not_tried_again_for_the_same_request() -> None:
-    state = view(resident("liar", 20000), absent("new", 10000), evict_failed=frozenset({"liar"}))
+def test_a_consumer_that_released_nothing_is_not_evicted_again_for_the_same_request() -> None:
+    state = view(resident("stuck", 20000), absent("new", 10000), evict_failed=frozenset({"stuck"}))
     decision = ask(state, "new")
 
     assert decision.error is EvictionFailed
-    assert "liar gave nothing back" in decision.message
+    assert "stuck released no VRAM when evicted" in decision.message
 
 
 def test_unattributed_victims_are_not_credited_with_the_same_mib_twice() -> None:
@@ -226,7 +227,7 @@ def test_unattributed_victims_are_not_credited_with_the_same_mib_twice() -> None
     assert sum(victim.expected_mib or 0 for victim in decision.evictions) <= 10000
 
 
-def test_a_loaded_consumer_whose_unit_holds_nothing_runs_elsewhere_and_is_unknown_not_zero() -> None:
+def test_a_loaded_consumer_without_memory_in_its_unit_counts_as_unknown_use() -> None:
     container = resident("docker", 12000)
     state = view(container, absent("new", 20000), held={"docker": 0}, foreign_mib=12000)
     decision = ask(state, "new")
@@ -237,26 +238,26 @@ def test_a_loaded_consumer_whose_unit_holds_nothing_runs_elsewhere_and_is_unknow
 # -- one thing at a time -----------------------------------------------------------------------------------------------
 
 
-def test_nothing_is_loaded_or_evicted_beside_a_job() -> None:
+def test_nothing_is_loaded_or_evicted_on_a_device_with_a_job() -> None:
     state = view(absent("a", 1000), absent("b", 1000), jobs={0: Job((0,), "a")}, concurrent_leases=0)
 
     assert ask(state, "b").verdict is Verdict.WAIT
-    assert ask(state, "b").message == "loading a on device 0"
+    assert ask(state, "b").message == "device 0 is busy loading a"
 
 
-def test_a_victim_to_be_is_not_lent_out() -> None:
+def test_a_planned_victim_is_not_granted() -> None:
     state = view(resident("a", 1000), absent("b", 1000), jobs={0: Job((0,), "b", evicting=("a",))}, concurrent_leases=0)
 
     assert ask(state, "a").message == "a is about to be evicted"
 
 
-def test_an_unasked_load_keeps_the_device_quiet() -> None:
-    loading = replace(absent("a", 1000), residency=Residency.LOADING, devices=(0,), claimed_at=1.0, unasked=True)
+def test_requests_wait_for_an_external_load_on_the_device() -> None:
+    loading = replace(absent("a", 1000), residency=Residency.LOADING, devices=(0,), claimed_at=1.0, external_load=True)
 
     assert ask(view(loading, absent("b", 1000)), "b").message == "a is loading on device 0"
 
 
-def test_the_unit_that_is_being_started_for_somebody_gets_its_own_reservation() -> None:
+def test_a_starting_unit_may_acquire_its_own_consumer() -> None:
     loading = replace(absent("a", 1000), residency=Residency.LOADING, devices=(0,), claimed_at=1.0)
     state = view(loading, jobs={0: Job((0,), "a", takes_slot=True)})
 
@@ -264,8 +265,10 @@ def test_the_unit_that_is_being_started_for_somebody_gets_its_own_reservation() 
     assert ask(state, "a", from_own_unit=True).verdict is Verdict.GRANT
 
 
-def test_a_unit_that_somebody_else_starts_has_room_made_for_it_when_it_asks_itself() -> None:
-    starting = replace(absent("a", 14000), residency=Residency.LOADING, devices=(0,), claimed_at=1.0, unasked=True)
+def test_room_is_made_for_an_externally_started_unit_that_acquires_itself() -> None:
+    starting = replace(
+        absent("a", 14000), residency=Residency.LOADING, devices=(0,), claimed_at=1.0, external_load=True
+    )
     decision = ask(view(starting, resident("b", 20000)), "a", from_own_unit=True)
 
     assert evicted(decision) == ["b"]
@@ -281,7 +284,7 @@ def test_lease_slots_are_counted_on_the_device(slots: int, verdict: Verdict) -> 
     assert ask(state, "b").verdict is verdict
 
 
-def test_a_load_by_hand_needs_no_slot() -> None:
+def test_a_manual_load_needs_no_slot() -> None:
     state = view(resident("a", 1000, leases=1), absent("b", 1000))
 
     assert ask(state, "b", wants_lease=False).load
@@ -293,34 +296,34 @@ def test_leased_footprints_together_never_exceed_the_device() -> None:
     assert ask(state, "b").verdict is Verdict.WAIT
 
 
-def test_only_who_cannot_delay_those_ahead_may_pass_them() -> None:
+def test_only_a_request_that_cannot_delay_earlier_ones_may_backfill() -> None:
     state = view(
         resident("chat", 2000, pinned=True), resident("image", 4000), absent("big", 12000), concurrent_leases=0
     )
 
-    assert may_pass(state, "chat", (0,), ["big"]), "pinned: big could never have evicted it"
-    assert not may_pass(state, "image", (0,), ["big"]), "big may need what image holds"
+    assert may_backfill(state, "chat", (0,), ["big"]), "pinned: big could never evict it"
+    assert not may_backfill(state, "image", (0,), ["big"]), "big may need the memory that image holds"
     one_slot = replace(state, settings=replace(state.settings, concurrent_leases=1))
-    assert not may_pass(one_slot, "chat", (0,), ["big"])
+    assert not may_backfill(one_slot, "chat", (0,), ["big"])
 
 
 # -- degraded ----------------------------------------------------------------------------------------------------------
 
 
-def test_without_figures_declared_footprints_are_set_against_the_configured_total() -> None:
+def test_without_readings_declared_footprints_count_against_the_configured_total() -> None:
     blind = view(resident("a", 14000), absent("b", 14000), known=False)
 
     assert evicted(ask(blind, "b")) == ["a"]
     assert ask(blind, "b").evictions[0].expected_mib is None
 
 
-def test_without_any_total_the_fit_check_is_skipped_and_nobody_is_evicted_on_a_guess() -> None:
+def test_without_a_total_the_fit_check_is_skipped_and_nothing_is_evicted() -> None:
     blind = view(resident("a", 14000), absent("b", 14000), known=False, total_mib=None)
 
     assert (ask(blind, "b").load, ask(blind, "b").evictions) == (True, ())
 
 
-def test_unknown_residency_counts_as_held_where_only_declarations_are_known() -> None:
+def test_unknown_residency_counts_as_loaded_without_readings() -> None:
     unknown = replace(absent("a", 14000), residency=Residency.UNKNOWN)
 
     assert evicted(ask(view(unknown, absent("b", 14000), known=False), "b")) == ["a"]
@@ -333,7 +336,7 @@ def test_a_lost_device_is_unavailable() -> None:
     assert ask(lost, "a").error is DeviceUnavailable
 
 
-def test_a_consumer_that_failed_is_left_alone_and_the_time_left_is_told() -> None:
+def test_a_failed_consumer_is_refused_with_the_time_until_the_retry() -> None:
     failed = replace(absent("a", 1000), residency=Residency.FAILED, retry_at=1007.4, error="exit-code")
     decision = ask(view(failed), "a")
 
@@ -342,7 +345,7 @@ def test_a_consumer_that_failed_is_left_alone_and_the_time_left_is_told() -> Non
 
 
 def test_an_unknown_consumer_is_refused_by_name() -> None:
-    assert ask(view(), "nobody").error is NoSuchConsumer
+    assert ask(view(), "unknown").error is NoSuchConsumer
 
 
 # -- several devices ---------------------------------------------------------------------------------------------------

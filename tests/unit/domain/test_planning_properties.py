@@ -1,4 +1,4 @@
-"""What holds for every plan, whatever the host looks like."""
+"""Properties of every plan on random hosts."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 
 from gpumand.domain import budget, victims
 from gpumand.domain.consumer import Residency
-from gpumand.domain.planning import Requirement, decide
+from gpumand.domain.decision import Requirement
+from gpumand.domain.planning import decide
 from gpumand.domain.request import Verdict
 from gpumand.domain.view import ConsumerState, View
 from tests.unit.domain.build import absent, resident, view
@@ -63,13 +64,13 @@ def hosts(draw: st.DrawFn) -> View:
 
 @settings(max_examples=400)
 @given(hosts())
-def test_a_plan_suffices_by_the_arithmetic_and_touches_no_exempt_consumer(host: View) -> None:
+def test_a_plan_frees_enough_and_evicts_no_exempt_consumer(host: View) -> None:
     decision = decide(host, Requirement("target"))
     if decision.verdict is not Verdict.GRANT or not decision.load:
         assert decision.evictions == ()
         return
     names = [one.consumer for one in decision.evictions]
-    freed = victims.yields(host, 0, [host.consumers[name] for name in names])
+    freed = victims.freeable_by_consumer(host, 0, [host.consumers[name] for name in names])
     free_mib = budget.free_mib(host, 0, "target")
     assert free_mib is not None
     assert free_mib + sum(freed.values()) >= budget.need_mib(host, 0, "target")
@@ -88,7 +89,7 @@ def test_no_victim_of_a_plan_is_superfluous(host: View) -> None:
     names = [one.consumer for one in decision.evictions]
     if not names or not host.devices[0].attributed:
         return
-    freed = victims.yields(host, 0, [host.consumers[name] for name in names])
+    freed = victims.freeable_by_consumer(host, 0, [host.consumers[name] for name in names])
     short_mib = budget.need_mib(host, 0, "target") - (budget.free_mib(host, 0, "target") or 0)
     for name in names:
         assert sum(mib for other, mib in freed.items() if other != name) < short_mib
@@ -96,17 +97,17 @@ def test_no_victim_of_a_plan_is_superfluous(host: View) -> None:
 
 @settings(max_examples=400)
 @given(hosts())
-def test_what_is_granted_and_promised_together_never_exceeds_the_device(host: View) -> None:
+def test_granted_and_reserved_footprints_never_exceed_the_device(host: View) -> None:
     for name in host.consumers:
         decision = decide(host, Requirement(name))
         if decision.verdict is Verdict.GRANT:
-            promised_mib = budget.committed_mib(host, 0, besides=name) + host.consumers[name].footprint_mib
+            promised_mib = budget.committed_mib(host, 0, excluding=name) + host.consumers[name].footprint_mib
             assert promised_mib <= 24564
 
 
 @settings(max_examples=200)
 @given(hosts())
-def test_every_decision_has_exactly_one_meaning_and_one_line(host: View) -> None:
+def test_every_decision_has_one_verdict_and_a_one_line_message(host: View) -> None:
     decision = decide(host, Requirement("target"))
 
     assert decision.message

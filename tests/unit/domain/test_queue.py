@@ -24,7 +24,7 @@ def test_first_come_first_served_among_equals() -> None:
     assert numbers(queue) == [2, 3, 1]
 
 
-def test_a_point_of_priority_is_worth_so_many_seconds() -> None:
+def test_a_priority_point_is_worth_a_hundredth_of_aging_sec() -> None:
     queue = RequestQueue(120.0)
     queue.add(request(1, at=0.0))
     queue.add(request(2, at=50.0, priority=50))
@@ -36,7 +36,7 @@ def test_a_point_of_priority_is_worth_so_many_seconds() -> None:
     assert numbers(queue) == [1, 2, 3]
 
 
-def test_who_leaves_is_gone_and_who_never_came_may_leave() -> None:
+def test_removing_a_request_twice_or_one_never_added_does_nothing() -> None:
     queue = RequestQueue(120.0)
     first, second = request(1), request(2)
     queue.add(first)
@@ -48,16 +48,16 @@ def test_who_leaves_is_gone_and_who_never_came_may_leave() -> None:
     assert (numbers(queue), len(queue), first in queue, second in queue) == ([2], 1, False, True)
 
 
-def test_who_is_put_back_counts_as_having_come_later() -> None:
+def test_a_delayed_request_counts_as_having_arrived_later() -> None:
     queue = RequestQueue(120.0)
-    queue.add(request(1, at=0.0), put_back_sec=30.0)
+    queue.add(request(1, at=0.0), delay_sec=30.0)
     queue.add(request(2, at=20.0))
     queue.add(request(3, at=40.0))
 
     assert numbers(queue) == [2, 1, 3]
 
 
-def test_the_queue_may_change_while_it_is_looked_at() -> None:
+def test_the_queue_may_change_during_iteration() -> None:
     queue = RequestQueue(120.0)
     for number in range(5):
         queue.add(request(number))
@@ -70,56 +70,56 @@ def test_the_queue_may_change_while_it_is_looked_at() -> None:
 # -- a fair share ------------------------------------------------------------------------------------------------------
 
 
-def test_who_asks_now_and_then_is_never_put_back() -> None:
+def test_a_user_with_occasional_requests_is_never_delayed() -> None:
     share = FairShare()
 
-    assert [share.put_back_sec("a", at, 5.0, 120.0) for at in (0.0, 10.0, 20.0)] == [0.0, 0.0, 0.0]
+    assert [share.delay_sec("a", at, 5.0, 120.0) for at in (0.0, 10.0, 20.0)] == [0.0, 0.0, 0.0]
 
 
-def test_many_at_once_count_as_having_come_one_after_the_other() -> None:
+def test_simultaneous_requests_of_one_user_count_as_consecutive() -> None:
     share = FairShare()
 
-    assert [share.put_back_sec("a", 0.0, 5.0, 120.0) for _ in range(4)] == [0.0, 5.0, 10.0, 15.0]
-    assert share.put_back_sec("b", 1.0, 5.0, 120.0) == 0.0, "somebody else has a clock of its own"
+    assert [share.delay_sec("a", 0.0, 5.0, 120.0) for _ in range(4)] == [0.0, 5.0, 10.0, 15.0]
+    assert share.delay_sec("b", 1.0, 5.0, 120.0) == 0.0, "another user has a clock of its own"
 
 
-def test_nobody_is_put_back_by_more_than_the_limit_and_the_order_of_one_user_stays() -> None:
+def test_delays_are_limited_and_keep_the_order_of_one_user() -> None:
     share, queue = FairShare(), RequestQueue(120.0)
     for number in range(100):
-        back_sec = share.put_back_sec("a", number * 0.1, 5.0, 60.0)
-        assert back_sec <= 60.0
-        queue.add(request(number, at=number * 0.1), back_sec)
+        delay_sec = share.delay_sec("a", number * 0.1, 5.0, 60.0)
+        assert delay_sec <= 60.0
+        queue.add(request(number, at=number * 0.1), delay_sec)
 
     assert numbers(queue) == list(range(100))
 
 
-def test_what_was_used_while_nobody_else_came_is_no_debt() -> None:
+def test_past_work_without_competition_is_no_debt() -> None:
     share = FairShare()
     for _ in range(1000):
-        share.put_back_sec("a", 0.0, 5.0, 60.0)
+        share.delay_sec("a", 0.0, 5.0, 60.0)
 
-    assert share.put_back_sec("a", 61.0, 5.0, 60.0) == 0.0
+    assert share.delay_sec("a", 61.0, 5.0, 60.0) == 0.0
 
 
-def test_users_that_come_and_go_are_forgotten() -> None:
+def test_users_without_recent_requests_are_forgotten() -> None:
     share = FairShare()
     for number in range(MAX_USERS * 3):
-        share.put_back_sec(str(number), float(number), 0.5, 60.0)
+        share.delay_sec(str(number), float(number), 0.5, 60.0)
 
     assert len(share._clocks) <= MAX_USERS
 
 
-def test_more_users_at_once_than_any_host_has_cost_no_more_memory() -> None:
+def test_the_number_of_clocks_is_limited() -> None:
     share = FairShare()
     for number in range(MAX_USERS * 2):
-        share.put_back_sec(str(number), 0.0, 5.0, 60.0)
+        share.delay_sec(str(number), 0.0, 5.0, 60.0)
 
     assert len(share._clocks) == MAX_USERS
 
 
-def test_who_asks_again_and_again_without_being_served_pays_once() -> None:
+def test_requests_that_are_not_served_are_refunded() -> None:
     share = FairShare()
     for at in range(10):
-        assert share.put_back_sec("a", float(at), 50.0, 120.0) == 0.0
-        share.give_back("a", 50.0)
-    share.give_back("nobody", 50.0)
+        assert share.delay_sec("a", float(at), 50.0, 120.0) == 0.0
+        share.refund("a", 50.0)
+    share.refund("unknown user", 50.0)

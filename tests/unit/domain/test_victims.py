@@ -1,4 +1,4 @@
-"""How many may go, and who is not there for the taking."""
+"""The limit on victims, and consumers that are no candidates."""
 
 from __future__ import annotations
 
@@ -17,27 +17,27 @@ def chosen(state: object, deficit_mib: int, limit: int) -> list[str] | None:
     return [one.consumer for one in choice.victims] if choice.suffices else None
 
 
-def test_lru_goes_first_where_it_takes_no_more_than_allowed() -> None:
+def test_lru_order_is_used_within_the_limit() -> None:
     assert chosen(view(*SMALL, LARGE), 7000, limit=4) == ["s1", "s2", "s3", "s4"]
 
 
-def test_the_largest_goes_first_where_lru_takes_too_many() -> None:
+def test_the_largest_is_evicted_where_lru_order_exceeds_the_limit() -> None:
     assert chosen(view(*SMALL, LARGE), 7000, limit=3) == ["large"]
 
 
-def test_nobody_goes_where_no_set_within_the_limit_suffices() -> None:
+def test_nothing_is_evicted_where_no_set_within_the_limit_suffices() -> None:
     assert chosen(view(*SMALL), 7000, limit=3) is None
     assert chosen(view(LARGE), 7000, limit=0) is None
 
 
-def test_what_another_devices_job_is_evicting_is_not_there_for_the_taking() -> None:
+def test_a_victim_of_another_job_is_no_candidate() -> None:
     unknown = replace(LARGE, devices=())
 
     assert chosen(view(unknown), 7000, limit=5) == ["large"]
     assert chosen(view(unknown, jobs={1: Job((1,), "other", evicting=("large",))}), 7000, limit=5) is None
 
 
-def test_who_says_unloaded_and_holds_a_models_worth_may_go_but_not_for_a_mere_context() -> None:
+def test_an_unloaded_consumer_can_be_evicted_if_it_holds_more_than_a_context() -> None:
     says_unloaded = absent("image", 13312)
     on_it = replace(says_unloaded, devices=(0,))
 

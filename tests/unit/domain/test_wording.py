@@ -1,4 +1,4 @@
-"""What people are told: who holds what."""
+"""Messages that list what holds VRAM."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ from dataclasses import replace
 import pytest
 
 from gpumand.domain import budget
+from gpumand.domain.decision import Requirement
 from gpumand.domain.device import ProcessUse
 from gpumand.domain.errors import InsufficientVram
-from gpumand.domain.planning import Requirement, decide
-from gpumand.domain.wording import foreign_label
+from gpumand.domain.planning import decide
+from gpumand.domain.wording import describe_process
 
 from .build import absent, view
 
@@ -24,8 +25,8 @@ from .build import absent, view
         (ProcessUse(7, 1), "a process (pid 7)"),
     ],
 )
-def test_a_foreign_process_is_named_by_all_that_is_known(process: ProcessUse, label: str) -> None:
-    assert foreign_label(process) == label
+def test_a_foreign_process_is_described_by_everything_known(process: ProcessUse, label: str) -> None:
+    assert describe_process(process) == label
 
 
 def test_a_refusal_names_foreign_processes_with_their_users() -> None:
@@ -42,11 +43,11 @@ def test_a_refusal_names_foreign_processes_with_their_users() -> None:
     assert decision.error is InsufficientVram
     assert decision.message.endswith(
         "held: 2.1 GiB by firefox (user alice, unit session-2.scope, pid 7), "
-        "300 MiB by Xorg (user root, unit display.service, pid 8)"
+        "300 MiB by Xorg (user root, unit display.service, pid 8). Stop foreign processes to make room."
     )
 
 
-def test_who_holds_most_comes_first_and_who_holds_nobody_knows_how_much_last() -> None:
+def test_foreign_processes_are_sorted_by_size_with_unknown_sizes_last() -> None:
     processes = (ProcessUse(1, None), ProcessUse(2, 5), ProcessUse(3, 9, consumer="c"), ProcessUse(4, 7))
     sample = view().devices[0].with_processes(processes)
 

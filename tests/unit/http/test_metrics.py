@@ -1,4 +1,4 @@
-"""What Prometheus is told, read by a strict parser."""
+"""The metrics page, read by a strict parser."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 from gpumand.domain.events import EvictionFailed, EvictionOccurred, EvictionReport, LoadFinished, RequestGranted
 from gpumand.domain.lease import Lease, LeaseLifetime, Owner
 from gpumand.domain.status import ConsumerStatus, DeviceStatus, Stats, Status, WaitingStatus
-from gpumand.http.limits import MAX_LABELLED
+from gpumand.http.limits import MAX_LABELLED_CONSUMERS
 from gpumand.http.metrics import OTHERS, Metrics
 from tests.exposition import Samples, parsed
 
@@ -24,32 +24,32 @@ def status(*consumers: ConsumerStatus, devices: tuple[DeviceStatus, ...] = (DEVI
     return Status("1.2.3", degraded, devices, consumers, (), queue, Stats(1, 2, 3, 4, 5, 6))
 
 
-def page(metrics: Metrics | None = None, told: Status | None = None) -> Samples:
-    return parsed((metrics or Metrics()).text(told or status(CONSUMER)))
+def page(metrics: Metrics | None = None, shown: Status | None = None) -> Samples:
+    return parsed((metrics or Metrics()).text(shown or status(CONSUMER)))
 
 
 def of(samples: Samples, metric: str, /, **labels: str) -> float:
     return samples[(metric, tuple(sorted(labels.items())))]
 
 
-def test_empty_daemon_tells_a_valid_page() -> None:
+def test_page_of_an_empty_daemon_is_valid() -> None:
     samples = parsed(Metrics().text(Status("1", "")))
     assert of(samples, "gpumand_leases") == 0
     assert of(samples, "gpumand_consumers", residency="failed") == 0
 
 
-def test_figures_of_devices_are_bytes() -> None:
+def test_memory_of_devices_is_in_bytes() -> None:
     samples = page()
-    told = {name: of(samples, f"gpumand_device_{name}_bytes", device="0") / MIB for name in ("total", "used", "free")}
-    assert told == {"total": 24564, "used": 8000, "free": 16564}
+    values = {name: of(samples, f"gpumand_device_{name}_bytes", device="0") / MIB for name in ("total", "used", "free")}
+    assert values == {"total": 24564, "used": 8000, "free": 16564}
     assert of(samples, "gpumand_device_reserved_bytes", device="0") == 512 * MIB
     assert of(samples, "gpumand_device_foreign_bytes", device="0") == 100 * MIB
     assert of(samples, "gpumand_device_info", device="0", uuid="GPU-1", name="Card", source="simulated") == 1
 
 
-def test_unknown_figures_are_left_out_and_not_zero() -> None:
+def test_unknown_values_are_left_out_and_not_zero() -> None:
     unknown = replace(DEVICE, used_mib=None, free_mib=None, foreign_mib=None, error="the driver hangs")
-    samples = page(told=status(replace(CONSUMER, used_mib=None), devices=(unknown,), degraded="the driver hangs"))
+    samples = page(shown=status(replace(CONSUMER, used_mib=None), devices=(unknown,), degraded="the driver hangs"))
     names = {name for name, _ in samples}
     assert not names & {"gpumand_device_used_bytes", "gpumand_device_free_bytes", "gpumand_consumer_used_bytes"}
     assert of(samples, "gpumand_device_total_bytes", device="0") == 24564 * MIB
@@ -57,7 +57,7 @@ def test_unknown_figures_are_left_out_and_not_zero() -> None:
     assert of(samples, "gpumand_degraded") == 1
 
 
-def test_consumers_queue_and_counters() -> None:
+def test_consumers_queue_and_counters_are_shown() -> None:
     samples = page()
     assert of(samples, "gpumand_consumer_leases", consumer="tts") == 2
     assert of(samples, "gpumand_consumer_footprint_bytes", consumer="tts") == 4096 * MIB
@@ -73,25 +73,25 @@ def test_consumers_queue_and_counters() -> None:
 
 
 @pytest.mark.parametrize("name", ['a"b', "a\\b", "a\nb", "a\\nb", 'a"} 1', "ümläut", "a,b", "\\", '"', "a{b}"])
-def test_every_text_comes_back_as_it_was(name: str) -> None:
-    samples = page(told=status(CONSUMER, devices=(replace(DEVICE, name=name),)))
+def test_label_values_are_escaped_without_loss(name: str) -> None:
+    samples = page(shown=status(CONSUMER, devices=(replace(DEVICE, name=name),)))
     assert of(samples, "gpumand_device_info", device="0", uuid="GPU-1", name=name, source="simulated") == 1
 
 
 @pytest.mark.parametrize("name", ["a\rb", "a\0b", "a\udc80b", "x" * 100_000])
-def test_text_that_would_break_something_is_made_harmless(name: str) -> None:
-    told = Metrics().text(status(CONSUMER, devices=(replace(DEVICE, name=name),)))
-    parsed(told)
-    assert not set("\r\0\udc80") & set(told)
-    assert len(told) < 20_000
+def test_unsafe_characters_and_long_texts_are_replaced(name: str) -> None:
+    text = Metrics().text(status(CONSUMER, devices=(replace(DEVICE, name=name),)))
+    parsed(text)
+    assert not set("\r\0\udc80") & set(text)
+    assert len(text) < 20_000
 
 
 def test_durations_are_histograms_by_consumer() -> None:
     metrics = Metrics()
     for usec in (0, 10_000, 10_001, 400_000, 299_000_000, 301_000_000):
-        metrics.note(RequestGranted("tts", usec, LEASE))
-    metrics.note(LoadFinished("tts", "0", 2_000_000))
-    metrics.note(EvictionOccurred(EvictionReport("comfyui", "0", 100, "http", "tts", duration_usec=700_000)))
+        metrics.record(RequestGranted("tts", usec, LEASE))
+    metrics.record(LoadFinished("tts", "0", 2_000_000))
+    metrics.record(EvictionOccurred(EvictionReport("comfyui", "0", 100, "http", "tts", duration_usec=700_000)))
     samples = page(metrics)
     bounds = {"0.01": 2, "0.05": 3, "0.5": 4, "120.0": 4, "300.0": 5, "+Inf": 6}
     assert {le: of(samples, "gpumand_wait_seconds_bucket", consumer="tts", le=le) for le in bounds} == bounds
@@ -100,21 +100,21 @@ def test_durations_are_histograms_by_consumer() -> None:
     assert of(samples, "gpumand_eviction_seconds_sum", consumer="comfyui") == 0.7
 
 
-def test_what_failed_has_no_duration() -> None:
+def test_failures_are_not_counted_as_durations() -> None:
     metrics = Metrics()
-    metrics.note(LoadFinished("tts", "0", 2_000_000, "it crashed"))
-    metrics.note(EvictionFailed(EvictionReport("tts", "0", 0, "http", "x", duration_usec=700_000, error="no")))
+    metrics.record(LoadFinished("tts", "0", 2_000_000, "it crashed"))
+    metrics.record(EvictionFailed(EvictionReport("tts", "0", 0, "http", "x", duration_usec=700_000, error="no")))
     assert not [name for name, _ in page(metrics) if name.endswith("_count")]
 
 
-def test_consumers_beyond_the_cap_are_told_together() -> None:
+def test_consumers_above_the_limit_share_one_label() -> None:
     metrics = Metrics()
-    for number in range(MAX_LABELLED + 5):
-        metrics.note(RequestGranted(f"c{number}", 1, LEASE))
-    metrics.note(RequestGranted("c3", 1, LEASE))
-    many = [replace(CONSUMER, name=f"c{number}") for number in range(MAX_LABELLED + 5)]
+    for number in range(MAX_LABELLED_CONSUMERS + 5):
+        metrics.record(RequestGranted(f"c{number}", 1, LEASE))
+    metrics.record(RequestGranted("c3", 1, LEASE))
+    many = [replace(CONSUMER, name=f"c{number}") for number in range(MAX_LABELLED_CONSUMERS + 5)]
     samples = page(metrics, status(*many))
     assert of(samples, "gpumand_wait_seconds_count", consumer=OTHERS) == 5
     assert of(samples, "gpumand_wait_seconds_count", consumer="c3") == 2
-    assert len([name for name, _ in samples if name == "gpumand_consumer_leases"]) == MAX_LABELLED
-    assert of(samples, "gpumand_consumers", residency="resident") == MAX_LABELLED + 5
+    assert len([name for name, _ in samples if name == "gpumand_consumer_leases"]) == MAX_LABELLED_CONSUMERS
+    assert of(samples, "gpumand_consumers", residency="resident") == MAX_LABELLED_CONSUMERS + 5

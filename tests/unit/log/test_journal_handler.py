@@ -1,4 +1,4 @@
-"""Log records on their way into the journal, against a socket that notes what it gets."""
+"""The journal handler, against a socket that records the datagrams."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ GRANT, EVICTION = MessageId.GRANT, MessageId.EVICTION
 
 
 class Journal:
-    """journald's end."""
+    """A socket in place of journald."""
 
     def __init__(self, path: Path) -> None:
         self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
@@ -27,8 +27,8 @@ class Journal:
         """The next entry. Raises BlockingIOError when there is none."""
         return parsed(self.socket.recv(1 << 20))
 
-    def full(self) -> bool:
-        """Whether it takes no more."""
+    def is_full(self) -> bool:
+        """Whether the socket accepts no further datagram."""
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as trying:
             trying.setblocking(False)
             try:
@@ -39,7 +39,7 @@ class Journal:
 
 
 def parsed(octets: bytes) -> dict[str, str]:
-    """As journald reads it."""
+    """Parse a datagram in the way journald does."""
     found: dict[str, str] = {}
     while octets:
         line, _, octets = octets.partition(b"\n")
@@ -54,26 +54,26 @@ def parsed(octets: bytes) -> dict[str, str]:
 
 @pytest.fixture
 def journal(tmp_path: Path) -> Iterator[Journal]:
-    made = Journal(tmp_path / "journal")
-    yield made
-    made.socket.close()
+    instance = Journal(tmp_path / "journal")
+    yield instance
+    instance.socket.close()
 
 
 @pytest.fixture
 def handler(tmp_path: Path) -> Iterator[JournalHandler]:
-    made = JournalHandler(str(tmp_path / "journal"))
-    yield made
-    made.close()
+    instance = JournalHandler(str(tmp_path / "journal"))
+    yield instance
+    instance.close()
 
 
 @pytest.fixture
 def log(handler: JournalHandler) -> logging.Logger:
-    made = logging.Logger("gpumand.test", logging.DEBUG)
-    made.addHandler(handler)
-    return made
+    instance = logging.Logger("gpumand.test", logging.DEBUG)
+    instance.addHandler(handler)
+    return instance
 
 
-def test_a_record_goes_with_its_place_and_its_fields(journal: Journal, log: logging.Logger) -> None:
+def test_record_is_sent_with_code_location_and_fields(journal: Journal, log: logging.Logger) -> None:
     log.warning("evicted %s", "ollama", extra=fields(EVICTION, consumer="ollama", freed_mib=9000))
     entry = journal.entry()
     line = int(entry.pop("CODE_LINE"))
@@ -83,7 +83,7 @@ def test_a_record_goes_with_its_place_and_its_fields(journal: Journal, log: logg
         "PRIORITY": "4",
         "SYSLOG_IDENTIFIER": "gpumand",
         "CODE_FILE": __file__,
-        "CODE_FUNC": "test_a_record_goes_with_its_place_and_its_fields",
+        "CODE_FUNC": "test_record_is_sent_with_code_location_and_fields",
         "LOGGER": "gpumand.test",
         "MESSAGE_ID": EVICTION.value,
         "GPUMAND_CONSUMER": "ollama",
@@ -92,12 +92,12 @@ def test_a_record_goes_with_its_place_and_its_fields(journal: Journal, log: logg
 
 
 @pytest.mark.parametrize(("level", "priority"), [(10, "7"), (20, "6"), (25, "6"), (30, "4"), (40, "3"), (50, "2")])
-def test_levels_are_priorities(journal: Journal, log: logging.Logger, level: int, priority: str) -> None:
+def test_log_levels_map_to_journal_priorities(journal: Journal, log: logging.Logger, level: int, priority: str) -> None:
     log.log(level, "x")
     assert journal.entry()["PRIORITY"] == priority
 
 
-def test_no_value_makes_up_further_fields(journal: Journal, log: logging.Logger) -> None:
+def test_value_with_line_breaks_cannot_inject_fields(journal: Journal, log: logging.Logger) -> None:
     hostile = "a\n_UID=0\nMESSAGE_ID=00000000000000000000000000000000\n\ud800é\0"
     log.info(hostile, extra=fields(EVICTION, consumer=hostile))
     entry = journal.entry()
@@ -106,7 +106,7 @@ def test_no_value_makes_up_further_fields(journal: Journal, log: logging.Logger)
     assert "_UID" not in entry
 
 
-def test_a_traceback_comes_whole(journal: Journal, log: logging.Logger) -> None:
+def test_traceback_is_sent_completely(journal: Journal, log: logging.Logger) -> None:
     try:
         raise RuntimeError("injected")
     except RuntimeError:
@@ -115,7 +115,7 @@ def test_a_traceback_comes_whole(journal: Journal, log: logging.Logger) -> None:
     assert (lines[0], lines[-1]) == ("it failed", "RuntimeError: injected")
 
 
-def test_what_is_too_long_is_cut_and_says_so(journal: Journal, log: logging.Logger) -> None:
+def test_long_message_is_truncated_with_a_note(journal: Journal, log: logging.Logger) -> None:
     log.info("x" * 10_000_000, extra=fields(EVICTION, why="y" * 10_000_000))
     entry = journal.entry()
     assert entry["MESSAGE"].startswith("x" * MAX_MESSAGE_CHARS + "… (")
@@ -123,10 +123,10 @@ def test_what_is_too_long_is_cut_and_says_so(journal: Journal, log: logging.Logg
     assert len(entry["GPUMAND_WHY"]) < 3000
 
 
-def test_a_full_journal_blocks_nobody_and_hears_of_its_losses(
+def test_full_journal_does_not_block_and_losses_are_reported(
     journal: Journal, handler: JournalHandler, log: logging.Logger
 ) -> None:
-    while not journal.full():
+    while not journal.is_full():
         pass
     log.info("lost")
     log.info("lost too")
@@ -137,12 +137,12 @@ def test_a_full_journal_blocks_nobody_and_hears_of_its_losses(
         except BlockingIOError:
             break
     log.info("heard")
-    assert journal.entry()["MESSAGE"] == "2 log messages were lost: the journal did not take what it was given"
+    assert journal.entry()["MESSAGE"] == "2 log messages were lost: the journal did not accept new entries at that time"
     assert journal.entry()["MESSAGE"] == "heard"
     assert handler.dropped == 0
 
 
-def test_a_journal_that_is_started_anew_is_found_again(
+def test_restarted_journal_receives_messages_again(
     tmp_path: Path, handler: JournalHandler, log: logging.Logger
 ) -> None:
     log.info("before it is there")
@@ -160,7 +160,7 @@ def test_a_journal_that_is_started_anew_is_found_again(
     journal.socket.close()
 
 
-def test_a_flood_of_one_kind_is_held_back_and_counted() -> None:
+def test_flood_of_one_kind_is_suppressed_and_counted() -> None:
     now = 100.0
     guard = FloodGuard(burst=3, interval_sec=30.0, now=lambda: now)
 

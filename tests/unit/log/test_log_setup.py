@@ -1,4 +1,4 @@
-"""Where the log goes, and from which level on."""
+"""Setup of logging: target and level."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from gpumand.log.message_ids import ROUTINE_LOGGER, MessageId, fields
 
 @pytest.fixture(autouse=True)
 def root() -> Iterator[logging.Logger]:
-    """The root logger, as it was when the test is over."""
+    """The root logger, restored after the test."""
     one = logging.getLogger()
     handlers, level = one.handlers[:], one.level
     yield one
@@ -30,7 +30,7 @@ def root() -> Iterator[logging.Logger]:
 
 
 class Stream:
-    """A stderr that is a socket, as systemd gives one to a service."""
+    """A socket as stderr, like the one that systemd passes to a service."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self._monkeypatch = monkeypatch
@@ -38,8 +38,8 @@ class Stream:
         self.file = self.ours.makefile("w")
         self.theirs.settimeout(5)
 
-    def take_over(self) -> None:
-        """Be stderr; only in the test itself, because pytest puts its own there before."""
+    def replace_stderr(self) -> None:
+        """Replace stderr; called in the test itself, because pytest replaces stderr before it."""
         info = os.fstat(self.ours.fileno())
         self._monkeypatch.setattr(sys, "stderr", self.file)
         self._monkeypatch.setenv("JOURNAL_STREAM", f"{info.st_dev}:{info.st_ino}")
@@ -52,21 +52,21 @@ class Stream:
 
 @pytest.fixture
 def stream(monkeypatch: pytest.MonkeyPatch) -> Iterator[Stream]:
-    made = Stream(monkeypatch)
-    yield made
-    made.close()
+    instance = Stream(monkeypatch)
+    yield instance
+    instance.close()
 
 
 @pytest.fixture
 def journal(tmp_path: Path) -> Iterator[socket.socket]:
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as made:
-        made.bind(str(tmp_path / "journal"))
-        made.settimeout(5)
-        yield made
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as instance:
+        instance.bind(str(tmp_path / "journal"))
+        instance.settimeout(5)
+        yield instance
 
 
-def test_a_service_logs_to_the_journal_with_fields(stream: Stream, journal: socket.socket) -> None:
-    stream.take_over()
+def test_service_logs_to_the_journal_with_fields(stream: Stream, journal: socket.socket) -> None:
+    stream.replace_stderr()
     logging_setup.setup_logging("info", journal.getsockname())
     logging.getLogger(ROUTINE_LOGGER).info("granted", extra=fields(MessageId.GRANT, lease="cafe"))
     entry = journal.recv(65536)
@@ -75,18 +75,18 @@ def test_a_service_logs_to_the_journal_with_fields(stream: Stream, journal: sock
     assert logging_setup.target() == "journal"
 
 
-def test_without_the_journals_socket_the_stream_has_priorities(stream: Stream, tmp_path: Path) -> None:
-    stream.take_over()
+def test_without_journal_socket_stderr_lines_have_priorities(stream: Stream, tmp_path: Path) -> None:
+    stream.replace_stderr()
     logging_setup.setup_logging("info", str(tmp_path / "nothing"))
     logging.getLogger("x").error("two\nlines")
     assert stream.theirs.recv(4096) == b"<3>two\n<3>lines\n"
     assert logging_setup.target() == "console"
 
 
-def test_a_person_gets_lines_with_times_and_no_grants(
+def test_terminal_gets_timestamped_lines_without_grants(
     capsys: pytest.CaptureFixture[str], journal: socket.socket, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setenv("JOURNAL_STREAM", "8:1234")  # what started us logs there, but our stderr was led elsewhere
+    monkeypatch.setenv("JOURNAL_STREAM", "8:1234")  # inherited from a service, but stderr has been redirected
     with (tmp_path / "stderr").open("w+") as stderr:
         monkeypatch.setattr(sys, "stderr", stderr)
         logging_setup.setup_logging("info", journal.getsockname())
@@ -100,17 +100,17 @@ def test_a_person_gets_lines_with_times_and_no_grants(
 
 
 @pytest.mark.parametrize("name", list(logging_setup.LEVELS))
-def test_a_level_that_was_set_is_the_one_that_is_read(name: str) -> None:
+def test_level_returns_the_level_that_was_set(name: str) -> None:
     logging_setup.set_level(name)
     assert logging_setup.level() == name
 
 
-def test_notice_leaves_out_what_is_only_informative(root: logging.Logger) -> None:
+def test_level_notice_hides_info_messages(root: logging.Logger) -> None:
     logging_setup.set_level("notice")
     assert not root.isEnabledFor(logging.INFO)
     assert root.isEnabledFor(logging.WARNING)
 
 
 @pytest.mark.parametrize(("value", "level"), [("1", "debug"), ("", "info"), ("0", "info"), (None, "info")])
-def test_systemd_may_ask_for_a_debugging_run(value: str | None, level: str) -> None:
+def test_debug_invocation_of_systemd_sets_level_debug(value: str | None, level: str) -> None:
     assert logging_setup.default_level({} if value is None else {"DEBUG_INVOCATION": value}) == level

@@ -1,4 +1,4 @@
-"""The ids of messages and the catalog that explains them."""
+"""Message ids, and the journal catalog that explains them."""
 
 from __future__ import annotations
 
@@ -26,24 +26,24 @@ def entries() -> dict[str, str]:
     return dict(zip(parts[1::2], parts[2::2], strict=True))
 
 
-def test_every_message_is_explained_and_nothing_else() -> None:
+def test_catalog_explains_exactly_the_known_messages() -> None:
     assert sorted(entries()) == sorted(message.value for message in MessageId)
 
 
-def test_ids_are_128_bits_and_all_different() -> None:
+def test_ids_have_128_bits_and_are_unique() -> None:
     assert all(re.fullmatch(r"[0-9a-f]{32}", message.value) for message in MessageId)
     assert len({message.value for message in MessageId}) == len(MessageId)
 
 
 @pytest.mark.parametrize("message", list(MessageId))
-def test_every_entry_has_a_subject_and_names_us(message: MessageId) -> None:
+def test_every_catalog_entry_has_subject_and_origin(message: MessageId) -> None:
     entry = entries()[message.value]
     assert re.match(r"\nSubject: \S.*\nDefined-By: gpumand\n(Documentation: .*\n)?\n\S", entry)
-    assert all(len(line) <= 80 for line in entry.splitlines()), "it is read on a terminal"
+    assert all(len(line) <= 80 for line in entry.splitlines()), "catalog texts are read on a terminal"
 
 
-def told(caplog: pytest.LogCaptureFixture) -> dict[str, dict[str, object]]:
-    """What fields each message was logged with."""
+def logged_fields(caplog: pytest.LogCaptureFixture) -> dict[str, dict[str, object]]:
+    """The fields that each message is logged with, by message id."""
     caplog.set_level("INFO")
     caplog.set_level("INFO", ROUTINE_LOGGER)
     log_messages.eviction(REPORT)
@@ -56,28 +56,28 @@ def told(caplog: pytest.LogCaptureFixture) -> dict[str, dict[str, object]]:
     return {vars(record)["MESSAGE_ID"]: vars(record) for record in caplog.records}
 
 
-def test_what_the_catalog_refers_to_is_logged(caplog: pytest.LogCaptureFixture) -> None:
-    logged = told(caplog)
+def test_fields_used_by_the_catalog_are_logged(caplog: pytest.LogCaptureFixture) -> None:
+    logged = logged_fields(caplog)
     assert set(logged) == {message.value for message in MessageId}
     for message, entry in entries().items():
         missing = set(re.findall(r"@([A-Z_]+)@", entry)) - set(logged[message])
         assert not missing, f"{MessageId(message).name}: the catalog shows {missing}, which is not logged"
 
 
-def test_an_eviction_says_all_that_one_asks(caplog: pytest.LogCaptureFixture) -> None:
+def test_eviction_message_has_all_facts(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO")
     log_messages.eviction(REPORT)
-    for said in ("ollama", "for comfyui", "by http", "9000 MiB freed", "9216 MiB expected", "least recently used"):
-        assert said in caplog.messages[0]
+    for fact in ("ollama", "for comfyui", "by http", "9000 MiB freed", "9216 MiB expected", "least recently used"):
+        assert fact in caplog.messages[0]
     assert vars(caplog.records[0])["GPUMAND_EXPECTED_MIB"] == 9216
     assert vars(caplog.records[0])["GPUMAND_FREED_MIB"] == 9000
 
 
-def test_a_message_is_of_the_place_that_had_something_to_tell(caplog: pytest.LogCaptureFixture) -> None:
-    assert all(record["funcName"] == told.__name__ for record in told(caplog).values())
+def test_message_has_the_code_location_of_its_caller(caplog: pytest.LogCaptureFixture) -> None:
+    assert all(record["funcName"] == logged_fields.__name__ for record in logged_fields(caplog).values())
 
 
-def test_unknown_fields_are_left_out_and_zero_is_not_unknown() -> None:
+def test_unset_fields_are_omitted_but_zero_is_kept() -> None:
     assert fields(MessageId.GRANT, lease="", device=None, freed_mib=0) == {
         "MESSAGE_ID": MessageId.GRANT.value,
         "GPUMAND_FREED_MIB": 0,

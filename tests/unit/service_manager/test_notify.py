@@ -12,12 +12,12 @@ from gpumand.service_manager.notify import MAX_STATUS_CHARS, Notifier, watchdog_
 
 @pytest.fixture
 def manager(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[socket.socket]:
-    """The service manager's end."""
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listening:
-        listening.bind(str(tmp_path / "notify"))
-        listening.settimeout(5)
+    """The service manager's end of the notification socket."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as endpoint:
+        endpoint.bind(str(tmp_path / "notify"))
+        endpoint.settimeout(5)
         monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
-        yield listening
+        yield endpoint
 
 
 @pytest.fixture
@@ -27,7 +27,7 @@ def notifier(manager: socket.socket) -> Iterator[Notifier]:
     made.close()
 
 
-def test_what_is_said_is_what_systemd_reads(manager: socket.socket, notifier: Notifier) -> None:
+def test_notifications_have_systemds_format(manager: socket.socket, notifier: Notifier) -> None:
     notifier.ready("2/4 consumers resident")
     notifier.status("1 lease")
     notifier.watchdog()
@@ -42,50 +42,50 @@ def test_what_is_said_is_what_systemd_reads(manager: socket.socket, notifier: No
     ]
 
 
-def test_a_reload_carries_its_time(manager: socket.socket, notifier: Notifier) -> None:
+def test_reload_notification_contains_the_time(manager: socket.socket, notifier: Notifier) -> None:
     notifier.reloading()
     first, second = manager.recv(4096).decode().split("\n")
     assert first == "RELOADING=1"
     assert second.removeprefix("MONOTONIC_USEC=").isdecimal()
 
 
-def test_a_status_of_any_text_reaches_systemd(manager: socket.socket, notifier: Notifier) -> None:
-    """sdnotify would lose the whole message, READY=1 included."""
+def test_any_status_text_is_sent_as_one_line_of_ascii(manager: socket.socket, notifier: Notifier) -> None:
+    """The library sdnotify would drop the whole message, including READY=1."""
     notifier.ready("é → 漢\nWATCHDOG=trigger\x00" + "x" * 10_000)
-    said = manager.recv(65536).decode("ascii")
-    assert said.startswith("READY=1\nSTATUS=? ? ? WATCHDOG=trigger?xxx")
-    assert said.count("\n") == 1
-    assert len(said) == len("READY=1\nSTATUS=") + MAX_STATUS_CHARS
+    received = manager.recv(65536).decode("ascii")
+    assert received.startswith("READY=1\nSTATUS=? ? ? WATCHDOG=trigger?xxx")
+    assert received.count("\n") == 1
+    assert len(received) == len("READY=1\nSTATUS=") + MAX_STATUS_CHARS
 
 
-def test_an_empty_status_says_nothing(manager: socket.socket, notifier: Notifier) -> None:
+def test_empty_status_is_not_sent(manager: socket.socket, notifier: Notifier) -> None:
     notifier.status(" \n")
     notifier.watchdog()
     assert manager.recv(4096) == b"WATCHDOG=1"
 
 
-def test_an_abstract_socket_is_heard(monkeypatch: pytest.MonkeyPatch) -> None:
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listening:
-        listening.bind(f"\0gpumand-test-{os.getpid()}")
-        listening.settimeout(5)
+def test_abstract_socket_is_supported(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as endpoint:
+        endpoint.bind(f"\0gpumand-test-{os.getpid()}")
+        endpoint.settimeout(5)
         monkeypatch.setenv("NOTIFY_SOCKET", f"@gpumand-test-{os.getpid()}")
         notifier = Notifier()
         notifier.ready()
-        assert listening.recv(100) == b"READY=1"
+        assert endpoint.recv(100) == b"READY=1"
         notifier.close()
 
 
 @pytest.mark.parametrize("environ", [{}, {"NOTIFY_SOCKET": ""}])
-def test_nobody_listening_is_no_error(environ: dict[str, str]) -> None:
+def test_missing_socket_is_not_an_error(environ: dict[str, str]) -> None:
     notifier = Notifier(environ)
     notifier.ready("all is well")
     notifier.watchdog()
     notifier.close()
-    assert not notifier.listening
+    assert not notifier.is_connected
 
 
-def test_a_socket_that_went_away_is_no_error(manager: socket.socket, notifier: Notifier) -> None:
-    assert notifier.listening
+def test_closed_socket_is_not_an_error(manager: socket.socket, notifier: Notifier) -> None:
+    assert notifier.is_connected
     manager.close()
     notifier.ready()
 
@@ -102,5 +102,5 @@ def test_a_socket_that_went_away_is_no_error(manager: socket.socket, notifier: N
         ({"WATCHDOG_USEC": "³"}, 0),
     ],
 )
-def test_the_watchdog_is_ours_only_when_it_names_us(environ: dict[str, str], expected: int) -> None:
+def test_watchdog_applies_only_to_the_named_process(environ: dict[str, str], expected: int) -> None:
     assert watchdog_usec(environ) == expected

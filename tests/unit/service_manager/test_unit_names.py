@@ -12,7 +12,7 @@ from gpumand.service_manager.unit_names import require_unit_name
     "unit",
     ["ollama.service", "vllm@7b.service", "dev-sda\\x2d1.device", "-.slice", "a:b_c-1.socket", "user@1000.service"],
 )
-def test_names_of_units_pass(unit: str) -> None:
+def test_valid_unit_names_are_accepted(unit: str) -> None:
     require_unit_name(unit)
 
 
@@ -31,7 +31,7 @@ def test_names_of_units_pass(unit: str) -> None:
         "a" * 300 + ".service",
     ],
 )
-def test_everything_else_is_refused(unit: str) -> None:
+def test_invalid_unit_names_are_refused(unit: str) -> None:
     with pytest.raises(UnitFailed, match="not the name of a unit") as failed:
         require_unit_name(unit)
     assert failed.value.reason == "bad-name"
@@ -52,12 +52,12 @@ def test_everything_else_is_refused(unit: str) -> None:
         ("org.freedesktop.systemd1.SomethingNew", "failed"),
     ],
 )
-def test_errors_of_systemd_have_reasons(error: str, reason: str) -> None:
+def test_systemd_errors_are_mapped_to_reasons(error: str, reason: str) -> None:
     failure = unit_failed("a.service", "start", BusError(error, "because"))
     assert failure.reason == reason
     assert "a.service" in str(failure)
     assert "because" in str(failure)
 
 
-def test_a_systemd_that_does_not_answer_is_unavailable() -> None:
+def test_systemd_timeout_is_unavailable() -> None:
     assert unit_failed("a.service", "stop", BusTimeout("slow")).reason == "unavailable"

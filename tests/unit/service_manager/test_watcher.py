@@ -1,4 +1,4 @@
-"""What happens to a watch of a unit while it asks."""
+"""Watches of units: events that happen while systemd is asked."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from gpumand.service_manager.watcher import UnitWatcher, WatchedUnit
 
 
 class Systemd:
-    """As much of Systemd1 as a watch needs; a test holds its answers."""
+    """The part of Systemd1 that a watch uses; a test can delay its replies."""
 
     def __init__(self) -> None:
-        self.located = 0
+        self.lookups = 0
         self.unsubscribed = 0
         self.answering = asyncio.Event()
         self.answering.set()
         self.faults: list[Exception] = []
 
     async def unit_path(self, unit: str) -> str:
-        self.located += 1
-        path = f"/{self.located}"
+        self.lookups += 1
+        path = f"/{self.lookups}"
         await self.answering.wait()
         return path
 
@@ -41,7 +41,7 @@ class Systemd:
     async def read(self, unit: str) -> Unit:
         if self.faults:
             raise self.faults.pop()
-        return Unit(UnitState(unit, UnitActivity.ACTIVE), f"/{self.located}", NO_JOB, ())
+        return Unit(UnitState(unit, UnitActivity.ACTIVE), f"/{self.lookups}", NO_JOB, ())
 
 
 async def until_idle() -> None:
@@ -54,21 +54,21 @@ def systemd() -> Systemd:
     return Systemd()
 
 
-async def test_a_reload_of_systemd_while_the_unit_is_looked_for_has_it_looked_for_again(systemd: Systemd) -> None:
+async def test_systemd_reload_during_the_lookup_leads_to_another_lookup(systemd: Systemd) -> None:
     systemd.answering.clear()
     watched = WatchedUnit(cast(Systemd1, systemd), "a.service", lambda _: None)
     await until_idle()
-    assert systemd.located == 1
+    assert systemd.lookups == 1
 
     watched.refresh(relocate=True)
     systemd.answering.set()
     await until_idle()
 
-    assert systemd.located == 2
+    assert systemd.lookups == 2
     await watched.close()
 
 
-async def test_who_is_stopped_while_it_stops_watching_hears_of_it(systemd: Systemd) -> None:
+async def test_cancellation_while_a_watch_is_closed_is_not_swallowed(systemd: Systemd) -> None:
     watcher = UnitWatcher(cast(Systemd1, systemd))
     await watcher.watch(["a.service"], lambda _: None)
     await until_idle()
@@ -82,11 +82,11 @@ async def test_who_is_stopped_while_it_stops_watching_hears_of_it(systemd: Syste
     assert systemd.unsubscribed == 1
 
 
-async def test_the_result_of_a_unit_is_not_older_than_its_state() -> None:
+async def test_result_of_a_unit_is_read_after_its_state() -> None:
     result = "success"
 
     class Bus:
-        """systemd's, on which the unit dies as soon as it was asked about once."""
+        """A bus with a unit that fails right after its first property was read."""
 
         async def call(self, _: str, path: str, __: str, member: str, *request: Any, **___: Any) -> tuple[Any, ...]:
             nonlocal result
@@ -104,17 +104,15 @@ async def test_the_result_of_a_unit_is_not_older_than_its_state() -> None:
     assert (state.activity, state.result) != (UnitActivity.FAILED, "success")
 
 
-async def test_an_answer_that_nobody_thought_of_is_not_the_end_of_watching(
-    systemd: Systemd, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_unexpected_error_does_not_end_the_watch(systemd: Systemd, caplog: pytest.LogCaptureFixture) -> None:
     systemd.faults.append(ZeroDivisionError())
-    told: list[UnitState] = []
-    watched = WatchedUnit(cast(Systemd1, systemd), "a.service", told.append)
+    states: list[UnitState] = []
+    watched = WatchedUnit(cast(Systemd1, systemd), "a.service", states.append)
     await until_idle()
-    assert (told, "a.service is not watched at the moment" in caplog.text) == ([], True)
+    assert (states, "a.service cannot be watched at the moment" in caplog.text) == ([], True)
 
     watched.refresh()
     await until_idle()
 
-    assert [state.activity for state in told] == [UnitActivity.ACTIVE]
+    assert [state.activity for state in states] == [UnitActivity.ACTIVE]
     await watched.close()

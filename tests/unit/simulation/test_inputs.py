@@ -1,4 +1,4 @@
-"""Demand and hosts from files: what is read, and what is refused in one line."""
+"""Parsing demand and hosts from files, and one-line errors for invalid input."""
 
 from __future__ import annotations
 
@@ -27,24 +27,24 @@ device = 1
 """
 
 
-def test_demand_is_read_in_order_of_time_and_counts_from_the_first() -> None:
+def test_demand_is_sorted_and_starts_at_time_zero() -> None:
     lines = ['{"t": 105.5, "consumer": "b", "hold_sec": 1}\n', "\n", '{"t": 100, "consumer": "a", "hold_sec": 2.5}']
 
-    assert demand.read(lines) == [Use(0.0, "a", 2.5), Use(5.5, "b", 1.0)]
+    assert demand.parse(lines) == [Use(0.0, "a", 2.5), Use(5.5, "b", 1.0)]
 
 
-def test_what_is_written_is_read_again() -> None:
+def test_formatted_demand_parses_to_the_same_uses() -> None:
     uses = [Use(0.0, "a", 2.5, "user", 7), Use(1.25, "b", 0.5), Use(2.0, "b", 0.5, priority=0)]
 
-    assert demand.read(demand.written(uses)) == uses
+    assert demand.parse(demand.to_json_lines(uses)) == uses
 
 
-def test_a_line_of_the_daemons_log_is_read() -> None:
+def test_line_of_the_demand_log_of_the_daemon_is_accepted() -> None:
     line = json.dumps({"t": 1.7e9, "consumer": "a", "hold_sec": 3.0, "client": "1000", "priority": -5})
 
-    assert demand.read([line]) == [Use(0.0, "a", 3.0, "1000", -5)]
-    assert demand.read([line.replace("-5", "0")])[0].priority == 0
-    assert demand.read([line.replace(', "priority": -5', "")])[0].priority is None
+    assert demand.parse([line]) == [Use(0.0, "a", 3.0, "1000", -5)]
+    assert demand.parse([line.replace("-5", "0")])[0].priority == 0
+    assert demand.parse([line.replace(', "priority": -5', "")])[0].priority is None
 
 
 @pytest.mark.parametrize(
@@ -66,25 +66,25 @@ def test_a_line_of_the_daemons_log_is_read() -> None:
         '{"t": 1, "consumer": "' + "a" * 300 + '", "hold_sec": 1}',
     ],
 )
-def test_a_line_that_is_none_is_refused_with_its_number(line: str) -> None:
+def test_invalid_line_is_rejected_with_its_number(line: str) -> None:
     with pytest.raises(ValueError, match=r"^week:2: [^\n]+$"):
-        demand.read(['{"t": 1, "consumer": "a", "hold_sec": 1}', line], "week")
+        demand.parse(['{"t": 1, "consumer": "a", "hold_sec": 1}', line], "week")
 
 
-def test_what_a_consumer_holds_asleep_and_how_many_devices_it_takes_are_read() -> None:
+def test_parked_memory_and_device_count_are_parsed() -> None:
     keys = "load_sec = 1\nwake_sec = 0.5\nresidual_mib = 300\nparked_host_mib = 900\ndevice = [0, 1]"
-    read = host.read(f"host_ram_mib = 65536\ndevices = [10, 10]\n[consumers.a]\nvram_resident_mib = 800\n{keys}")
+    parsed = host.parse(f"host_ram_mib = 65536\ndevices = [10, 10]\n[consumers.a]\nvram_resident_mib = 800\n{keys}")
 
-    spec = read.consumers["a"].spec
-    assert (read.host_ram_mib, spec.residual_mib, spec.parked_host_mib) == (65536, 300, 900)
+    spec = parsed.consumers["a"].spec
+    assert (parsed.host_ram_mib, spec.residual_mib, spec.parked_host_mib) == (65536, 300, 900)
     assert (spec.devices, spec.device_count) == (("0", "1"), 2)
 
 
-def test_a_host_is_read() -> None:
-    read = host.read(HOST)
+def test_host_is_parsed() -> None:
+    parsed = host.parse(HOST)
 
-    assert (read.total_mib, read.external_mib) == ((24576, 8192), 600)
-    stt, llm = read.consumers["stt"], read.consumers["llm"]
+    assert (parsed.total_mib, parsed.external_mib) == ((24576, 8192), 600)
+    stt, llm = parsed.consumers["stt"], parsed.consumers["llm"]
     assert (stt.load_sec, stt.unload_sec, stt.wake_sec) == (5.0, 1.0, None)
     assert (llm.load_sec, llm.unload_sec, llm.wake_sec) == (4.0, 0.5, 0.8)
     assert stt.spec.can_coexist_with == {"llm"}
@@ -101,7 +101,7 @@ def test_a_host_is_read() -> None:
         ("devices = [24576, 8192]", 'devices = "24 GiB"'),
         ("external_mib = 600", "external_mib = -1"),
         ("external_mib = 600", "external = 600"),
-        ('["stt", "llm"]', '["stt", "nobody"]'),
+        ('["stt", "llm"]', '["stt", "unknown"]'),
         ('[["stt", "llm"]]', "7"),
         ("load_sec = 5", ""),
         ("load_sec = 5", "load_sec = inf"),
@@ -115,13 +115,13 @@ def test_a_host_is_read() -> None:
         ("[consumers.stt]", "[consumers.stt"),
     ],
 )
-def test_a_host_that_is_none_is_refused_in_one_line(old: str, new: str) -> None:
+def test_invalid_host_is_rejected_with_a_one_line_message(old: str, new: str) -> None:
     assert old in HOST
     with pytest.raises(ValueError, match=r"^[^\n]+$"):
-        host.read(HOST.replace(old, new))
+        host.parse(HOST.replace(old, new))
 
 
 @pytest.mark.parametrize("text", ["", "consumers = 5", "[consumers]", "consumers = { a = 1 }"])
-def test_a_host_without_consumers_is_none(text: str) -> None:
+def test_host_without_consumers_is_rejected(text: str) -> None:
     with pytest.raises(ValueError, match="consumers"):
-        host.read(text)
+        host.parse(text)

@@ -1,4 +1,4 @@
-"""The exact optimum agrees with trying everything, and no policy is better."""
+"""The exact optimum agrees with exhaustive search, and no policy is better."""
 
 from __future__ import annotations
 
@@ -11,15 +11,18 @@ import pytest
 from gpumand.domain.consumer import Policy, SchedulerSettings
 from gpumand.simulation.demand import OpenDemand, Use
 from gpumand.simulation.engine import Engine
-from gpumand.simulation.host import Host, consumer
-from gpumand.simulation.optimum import Rules, least_wait_sec
+from gpumand.simulation.host import SimulatedHost, simulated_consumer
+from gpumand.simulation.optimum import ScheduleRules, least_wait_sec
 
 
-def instance(seed: int, consumers: int, requests: int) -> tuple[Host, list[Use]]:
+def instance(seed: int, consumers: int, requests: int) -> tuple[SimulatedHost, list[Use]]:
     random = Random(seed)
     names = [f"c{number}" for number in range(consumers)]
-    host = Host(
-        {name: consumer(name, random.randrange(2, 9), random.randint(1, 9), random.randint(0, 3)) for name in names},
+    host = SimulatedHost(
+        {
+            name: simulated_consumer(name, random.randrange(2, 9), random.randint(1, 9), random.randint(0, 3))
+            for name in names
+        },
         (10,),
     )
     t, uses = 0.0, []
@@ -29,18 +32,26 @@ def instance(seed: int, consumers: int, requests: int) -> tuple[Host, list[Use]]
     return host, uses
 
 
-def every_way(host: Host, resident: frozenset[str], name: str) -> Iterator[tuple[frozenset[str], float]]:
+def load_options(host: SimulatedHost, resident: frozenset[str], name: str) -> Iterator[tuple[frozenset[str], float]]:
     for count in range(len(resident) + 1):
-        for gone in combinations(sorted(resident), count):
-            then = resident - set(gone) | {name}
-            if sum(host.consumers[one].spec.vram_resident_mib for one in then) <= host.total_mib[0]:
-                yield then, host.consumers[name].load_sec + sum(host.consumers[one].unload_sec for one in gone)
+        for evicted in combinations(sorted(resident), count):
+            after = resident - set(evicted) | {name}
+            if sum(host.consumers[one].spec.vram_resident_mib for one in after) <= host.total_mib[0]:
+                yield (
+                    after,
+                    host.consumers[name].load_sec + sum(host.consumers[one].unload_sec for one in evicted),
+                )
 
 
-def tried(
-    host: Host, left: tuple[Use, ...], resident: frozenset[str], free_at: float, rules: Rules, loads: int
+def exhaustive_search(
+    host: SimulatedHost,
+    left: tuple[Use, ...],
+    resident: frozenset[str],
+    free_at: float,
+    rules: ScheduleRules,
+    loads: int,
 ) -> float:
-    """Every schedule there is, one after the other."""
+    """The least total wait of all schedules, found by trying each of them."""
     if not left:
         return 0.0
     best = float("inf")
@@ -50,36 +61,41 @@ def tried(
         rest = left[:place] + left[place + 1 :]
         ready = max(free_at, use.t)
         if use.consumer in resident:
-            best = min(best, ready - use.t + tried(host, rest, resident, ready + use.hold_sec, rules, loads))
-        elif not rules.ahead:
-            for then, seconds in every_way(host, resident, use.consumer):
+            best = min(
+                best, ready - use.t + exhaustive_search(host, rest, resident, ready + use.hold_sec, rules, loads)
+            )
+        elif not rules.load_ahead:
+            for after, seconds in load_options(host, resident, use.consumer):
                 start = ready + seconds
-                best = min(best, start - use.t + tried(host, rest, then, start + use.hold_sec, rules, loads))
-    for name in {use.consumer for use in left} - resident if rules.ahead and loads else set():
-        for then, seconds in every_way(host, resident, name):
-            best = min(best, tried(host, left, then, free_at + seconds, rules, loads - 1))
+                best = min(
+                    best,
+                    start - use.t + exhaustive_search(host, rest, after, start + use.hold_sec, rules, loads),
+                )
+    for name in {use.consumer for use in left} - resident if rules.load_ahead and loads else set():
+        for after, seconds in load_options(host, resident, name):
+            best = min(best, exhaustive_search(host, left, after, free_at + seconds, rules, loads - 1))
     return best
 
 
 @pytest.mark.parametrize("any_order", [False, True])
 @pytest.mark.parametrize("seed", range(30))
-def test_optimum_on_demand_is_what_trying_everything_finds(seed: int, any_order: bool) -> None:
+def test_optimum_without_loads_ahead_matches_exhaustive_search(seed: int, any_order: bool) -> None:
     host, uses = instance(seed, consumers=4, requests=6)
-    rules = Rules(any_order)
+    rules = ScheduleRules(any_order)
 
     assert least_wait_sec(host, uses, rules=rules) == pytest.approx(
-        tried(host, tuple(uses), frozenset(), 0.0, rules, 0)
+        exhaustive_search(host, tuple(uses), frozenset(), 0.0, rules, 0)
     ), f"seed {seed}"
 
 
 @pytest.mark.parametrize("any_order", [False, True])
 @pytest.mark.parametrize("seed", range(12))
-def test_optimum_ahead_of_time_is_what_trying_everything_finds(seed: int, any_order: bool) -> None:
+def test_optimum_with_loads_ahead_matches_exhaustive_search(seed: int, any_order: bool) -> None:
     host, uses = instance(seed, consumers=3, requests=4)
-    rules = Rules(any_order, ahead=True)
+    rules = ScheduleRules(any_order, load_ahead=True)
 
     assert least_wait_sec(host, uses, rules=rules) == pytest.approx(
-        tried(host, tuple(uses), frozenset(), 0.0, rules, 5)
+        exhaustive_search(host, tuple(uses), frozenset(), 0.0, rules, 5)
     ), f"seed {seed}"
 
 
@@ -90,7 +106,7 @@ def test_no_policy_waits_less_than_the_optimum(seed: int, policy: Policy) -> Non
     outcome = Engine(host, SchedulerSettings(cushion_mib=0, policy=policy), OpenDemand(uses)).run()
     waited = sum(one.wait_sec for one in outcome.served)
 
-    assert least_wait_sec(host, uses, rules=Rules(any_order=True)) <= waited + 1e-6, f"seed {seed}"
+    assert least_wait_sec(host, uses, rules=ScheduleRules(any_order=True)) <= waited + 1e-6, f"seed {seed}"
     if policy is Policy.LRU:
         assert least_wait_sec(host, uses) <= waited + 1e-6, f"seed {seed}"
 
@@ -98,14 +114,14 @@ def test_no_policy_waits_less_than_the_optimum(seed: int, policy: Policy) -> Non
 def test_more_freedom_never_waits_longer() -> None:
     for seed in range(10):
         host, uses = instance(seed, consumers=4, requests=8)
-        strict, free = least_wait_sec(host, uses), least_wait_sec(host, uses, rules=Rules(any_order=True))
-        ahead = least_wait_sec(host, uses, rules=Rules(any_order=True, ahead=True))
+        strict, free = least_wait_sec(host, uses), least_wait_sec(host, uses, rules=ScheduleRules(any_order=True))
+        ahead = least_wait_sec(host, uses, rules=ScheduleRules(any_order=True, load_ahead=True))
 
         assert ahead <= free + 1e-6 <= strict + 2e-6, f"seed {seed}"
 
 
-def test_what_never_fits_is_refused() -> None:
-    host = Host({"big": consumer("big", 100, 1, 1)}, (10,))
+def test_consumer_that_never_fits_raises_an_error() -> None:
+    host = SimulatedHost({"big": simulated_consumer("big", 100, 1, 1)}, (10,))
 
     with pytest.raises(ValueError, match="does not fit"):
         least_wait_sec(host, [Use(0, "big", 1)])

@@ -1,4 +1,4 @@
-"""What a daemon wrote down of its demand, replayed, is that demand."""
+"""The demand log of a daemon, simulated, reproduces its waiting times."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ from gpumand.testing.world import FakeWorld, client
 from tests.unit.simulation.test_same_rules import SIZES, host
 
 
-def wanted(seed: int) -> list[Use]:
-    """Uses by three users, some of a priority of their own."""
+def random_uses(seed: int) -> list[Use]:
+    """Random uses by three users, some with an explicit priority."""
     random, t, uses = Random(seed), 0.0, []
     for _ in range(30):
         t += random.choice([7.3, 13.7, 31.9, 67.1])
@@ -34,20 +34,20 @@ def wanted(seed: int) -> list[Use]:
     return uses
 
 
-async def logged(uses: list[Use], settings: SchedulerSettings, path: Path) -> list[float]:
-    """Have a daemon serve the uses and write them down; how long each waited."""
+async def serve_and_log(uses: list[Use], settings: SchedulerSettings, path: Path) -> list[float]:
+    """Let a daemon serve and log the uses; returns the waiting time of each."""
     consumers = host().consumers
     world = FakeWorld([one.spec for one in consumers.values()], scheduler=settings)
     for name, one in consumers.items():
         world.routes.consumer(name).load_sec, world.routes.consumer(name).unload_sec = one.load_sec, one.unload_sec
-    chronicle = HistoryRecorder(MemoryArchive(), world.clock, DemandLog(path))
-    tell = world.arbiter._tell  # no public way: a FakeWorld keeps its events to itself
+    recorder = HistoryRecorder(MemoryArchive(), world.clock, DemandLog(path))
+    forward = world.arbiter._forward_event  # private: a FakeWorld does not pass its events on
 
     def publish(event: Event) -> None:
-        tell(event)
-        chronicle.publish(event)
+        forward(event)
+        recorder.publish(event)
 
-    world.arbiter._tell = publish
+    world.arbiter._forward_event = publish
     await world.start()
     housekeeping = asyncio.create_task(world.housekeeping.run())
 
@@ -61,32 +61,32 @@ async def logged(uses: list[Use], settings: SchedulerSettings, path: Path) -> li
 
     waits = await asyncio.gather(*(use(number, one) for number, one in enumerate(uses, start=1)))
     housekeeping.cancel()
-    await chronicle.close()
+    await recorder.close()
     return waits
 
 
 @pytest.mark.parametrize("policy", list(Policy))
 @pytest.mark.parametrize("seed", range(3))
-def test_a_daemons_own_log_makes_everybody_wait_as_long_again(seed: int, policy: Policy, tmp_path: Path) -> None:
-    settings, path, uses = SchedulerSettings(policy=policy), tmp_path / "demand.jsonl", wanted(seed)
+def test_simulating_a_demand_log_reproduces_the_waits_of_the_daemon(seed: int, policy: Policy, tmp_path: Path) -> None:
+    settings, path, uses = SchedulerSettings(policy=policy), tmp_path / "demand.jsonl", random_uses(seed)
 
-    waited = asyncio.run(logged(uses, settings, path))
+    waited = asyncio.run(serve_and_log(uses, settings, path))
     with path.open() as lines:
-        read = demand.read(lines)
-    outcome = Engine(host(), settings, OpenDemand(read)).run()
+        parsed = demand.parse(lines)
+    outcome = Engine(host(), settings, OpenDemand(parsed)).run()
 
     first = uses[0].t
-    assert [(one.consumer, one.client, one.priority) for one in read] == [
+    assert [(one.consumer, one.client, one.priority) for one in parsed] == [
         (one.consumer, one.client, one.priority) for one in uses
     ]
-    assert [one.t for one in read] == pytest.approx([one.t - first for one in uses], abs=0.01)
-    assert [one.hold_sec for one in read] == pytest.approx([one.hold_sec for one in uses], abs=0.01)
+    assert [one.t for one in parsed] == pytest.approx([one.t - first for one in uses], abs=0.01)
+    assert [one.hold_sec for one in parsed] == pytest.approx([one.hold_sec for one in uses], abs=0.01)
     assert [one.wait_sec for one in outcome.served] == pytest.approx(waited, abs=2.0)
 
 
-def test_the_command_takes_such_a_log(tmp_path: Path) -> None:
+def test_simulate_command_accepts_a_demand_log_of_the_daemon(tmp_path: Path) -> None:
     path, times = tmp_path / "demand.jsonl", tmp_path / "times.toml"
-    asyncio.run(logged(wanted(1), SchedulerSettings(), path))
+    asyncio.run(serve_and_log(random_uses(1), SchedulerSettings(), path))
     tables = (f"[consumers.{name}]\nvram_resident_mib = {mib}\nload_sec = 4\n" for name, mib in SIZES.items())
     times.write_text("devices = [24564]\n" + "".join(tables))
 

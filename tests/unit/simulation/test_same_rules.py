@@ -1,4 +1,4 @@
-"""The simulation does what the daemon does: the same demand, by the arbiter over fakes and by the engine."""
+"""The simulation engine and the arbiter with fakes make the same decisions for the same demand."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from gpumand.domain.events import EvictionOccurred
 from gpumand.domain.request import AcquireOptions
 from gpumand.simulation.demand import OpenDemand, Use
 from gpumand.simulation.engine import Engine
-from gpumand.simulation.host import Host, Simulated
+from gpumand.simulation.host import SimulatedConsumer, SimulatedHost
 from gpumand.testing.world import FakeWorld, client
 from tests.unit.arbiter.arbiter_setup import routed
 
@@ -21,7 +21,7 @@ SIZES = {"a": 6000, "b": 10500, "c": 8500, "d": 4600, "e": 16500}
 
 
 def demand(seed: int) -> list[Use]:
-    """Requests whose moments are odd enough for the daemon's own tenths of seconds to change no order."""
+    """Requests at odd times, so that delays of tenths of a second in the daemon do not change their order."""
     random, t, uses = Random(seed), 0.0, []
     for _ in range(40):
         t += random.choice([7.3, 13.7, 31.9, 67.1])
@@ -29,14 +29,16 @@ def demand(seed: int) -> list[Use]:
     return uses
 
 
-def host() -> Host:
+def host() -> SimulatedHost:
     random = Random(7)
     specs = [routed(name, mib, evict=(EvictionMethod.HTTP,)) for name, mib in SIZES.items()]
-    return Host({one.name: Simulated(one, random.choice([4.0, 9.0, 21.0]), 1.0) for one in specs}, (24564,))
+    return SimulatedHost(
+        {one.name: SimulatedConsumer(one, random.choice([4.0, 9.0, 21.0]), 1.0) for one in specs}, (24564,)
+    )
 
 
-async def by_the_arbiter(settings: SchedulerSettings, uses: list[Use]) -> tuple[list[int], list[str]]:
-    """Who was granted, in order, and who was evicted, in order."""
+async def run_arbiter(settings: SchedulerSettings, uses: list[Use]) -> tuple[list[int], list[str]]:
+    """Numbers of the granted requests and names of the evicted consumers, each in order."""
     consumers = host().consumers
     world = FakeWorld([one.spec for one in consumers.values()], scheduler=settings)
     for name, one in consumers.items():
@@ -58,7 +60,7 @@ async def by_the_arbiter(settings: SchedulerSettings, uses: list[Use]) -> tuple[
     return granted, [one.report.consumer for one in world.named(EvictionOccurred)]  # type: ignore[attr-defined]
 
 
-def by_the_engine(settings: SchedulerSettings, uses: list[Use]) -> tuple[list[int], list[str]]:
+def run_engine(settings: SchedulerSettings, uses: list[Use]) -> tuple[list[int], list[str]]:
     engine = Engine(host(), settings, OpenDemand(uses))
     outcome = engine.run()
     places = range(len(uses))
@@ -70,8 +72,8 @@ def by_the_engine(settings: SchedulerSettings, uses: list[Use]) -> tuple[list[in
     ("policy", "overlap"), [(Policy.LRU, Overlap.OFF), (Policy.ADAPTIVE, Overlap.OFF), (Policy.ADAPTIVE, Overlap.ON)]
 )
 @pytest.mark.parametrize("seed", range(6))
-def test_grants_and_evictions_are_the_same_and_in_the_same_order(seed: int, policy: Policy, overlap: Overlap) -> None:
+def test_engine_and_arbiter_grant_and_evict_in_the_same_order(seed: int, policy: Policy, overlap: Overlap) -> None:
     settings = SchedulerSettings(policy=policy, overlap=overlap)
     uses = demand(seed)
 
-    assert by_the_engine(settings, uses) == asyncio.run(by_the_arbiter(settings, uses)), f"seed {seed}"
+    assert run_engine(settings, uses) == asyncio.run(run_arbiter(settings, uses)), f"seed {seed}"

@@ -1,4 +1,4 @@
-"""Converters of real traces, on a few lines in their formats."""
+"""Converters for published traces, on a few lines of each format."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import traces
-from gpumand.simulation.demand import read, written
+from gpumand.simulation.demand import parse, to_json_lines
 
 ROWS = (
     "TIMESTAMP,ContextTokens,GeneratedTokens\n2023-11-16 18:17:03.9799600,3000,80\n2023-11-16 18:17:05.9799600,600,8\n"
@@ -27,16 +27,16 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_azure_is_two_streams_of_two_consumers_in_order_of_time(folder: Path) -> None:
-    uses = traces.azure(folder, seed=0, part=1).demand.first()
+def test_azure_trace_yields_two_sorted_streams_of_two_consumers(folder: Path) -> None:
+    uses = traces.azure(folder, seed=0, part=1).demand.initial_uses()
 
     assert [round(use.t, 3) for use in uses] == [0.0, 0.0, 2.0, 2.0]
     assert {use.consumer for use in uses} == {"llm32", "llm8"}
     assert [round(use.hold_sec, 3) for use in uses[::2]] == [2.0, 0.3]
 
 
-def test_a_conversation_is_kept_or_left_out_as_a_whole_and_stays_with_one_consumer(folder: Path) -> None:
-    uses = traces.mooncake(folder, seed=0, part=4).demand.first()
+def test_conversation_is_sampled_as_a_whole_and_uses_one_consumer(folder: Path) -> None:
+    uses = traces.mooncake(folder, seed=0, part=4).demand.initial_uses()
 
     assert 30 < len(uses) < 150
     by_conversation: dict[str, list[str]] = {}
@@ -46,13 +46,13 @@ def test_a_conversation_is_kept_or_left_out_as_a_whole_and_stays_with_one_consum
     assert len({names[0] for names in by_conversation.values()}) > 2
 
 
-def test_seeds_choose_different_parts_and_the_same_seed_the_same(folder: Path) -> None:
-    first, again, other = (traces.mooncake(folder, seed, part=4).demand.first() for seed in (1, 1, 2))
+def test_seed_determines_the_sampled_part(folder: Path) -> None:
+    first, again, other = (traces.mooncake(folder, seed, part=4).demand.initial_uses() for seed in (1, 1, 2))
 
     assert first == again != other
 
 
-def test_what_is_written_is_demand(folder: Path) -> None:
-    uses = traces.mooncake(folder, 0, part=4).demand.first()
+def test_formatted_trace_is_valid_demand(folder: Path) -> None:
+    uses = traces.mooncake(folder, 0, part=4).demand.initial_uses()
 
-    assert len(read(written(uses))) == len(uses)
+    assert len(parse(to_json_lines(uses))) == len(uses)

@@ -1,4 +1,4 @@
-"""Which folders lie in memory."""
+"""Detection of in-memory filesystems."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ def mountinfo(tmp_path: Path, kind: str) -> Path:
 
 
 @pytest.mark.parametrize(("kind", "expected"), [("tmpfs", True), ("ramfs", True), ("ext4", False), ("nfs4", False)])
-def test_the_type_of_the_mount_decides(tmp_path: Path, kind: str, expected: bool) -> None:
+def test_filesystem_type_decides(tmp_path: Path, kind: str, expected: bool) -> None:
     assert is_in_memory(tmp_path, mountinfo(tmp_path, kind)) is expected
 
 
-def test_what_cannot_be_told_is_no_memory(tmp_path: Path) -> None:
+def test_unknown_filesystem_counts_as_disk(tmp_path: Path) -> None:
     assert not is_in_memory(tmp_path, tmp_path / "none")
     (tmp_path / "empty").write_text("")
     assert not is_in_memory(tmp_path, tmp_path / "empty")
 
 
-def test_mounts_of_this_host_are_known_for_what_they_are() -> None:
+def test_mounts_of_this_host_are_classified() -> None:
     mounts = [line.split()[1:3] for line in Path("/proc/mounts").read_text().splitlines()]
     in_memory = [Path(point) for point, kind in mounts if kind == "tmpfs" and Path(point).is_dir()]
 

@@ -1,4 +1,4 @@
-"""One thread, in order, never in the way of the event loop."""
+"""The worker thread: functions run in order and never block the event loop."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 from gpumand.state.worker import Worker
 
 
-async def test_jobs_are_done_in_the_order_asked_for_in_one_other_thread() -> None:
+async def test_functions_run_in_order_in_one_other_thread() -> None:
     worker = Worker("test")
     done: list[tuple[int, int]] = []
 
@@ -28,7 +28,7 @@ async def test_jobs_are_done_in_the_order_asked_for_in_one_other_thread() -> Non
     await worker.close()
 
 
-async def test_loop_goes_on_while_a_job_blocks() -> None:
+async def test_event_loop_runs_while_a_function_blocks() -> None:
     worker = Worker("test")
     gate = threading.Event()
     blocked = asyncio.ensure_future(worker.run(gate.wait))
@@ -42,7 +42,7 @@ async def test_loop_goes_on_while_a_job_blocks() -> None:
     await worker.close()
 
 
-async def test_error_of_a_job_reaches_who_asked_and_nobody_else() -> None:
+async def test_exception_reaches_only_its_caller() -> None:
     worker = Worker("test")
 
     failed, fine = await asyncio.gather(worker.run(lambda: 1 // 0), worker.run(lambda: 7), return_exceptions=True)
@@ -52,7 +52,7 @@ async def test_error_of_a_job_reaches_who_asked_and_nobody_else() -> None:
     await worker.close()
 
 
-async def test_job_whose_waiter_was_cancelled_is_done_all_the_same() -> None:
+async def test_function_runs_although_its_caller_is_cancelled() -> None:
     worker = Worker("test")
     gate, done = threading.Event(), threading.Event()
     first = asyncio.ensure_future(worker.run(gate.wait))
@@ -69,7 +69,7 @@ async def test_job_whose_waiter_was_cancelled_is_done_all_the_same() -> None:
         await second
 
 
-async def test_close_finishes_what_was_asked_for_and_ends_the_thread() -> None:
+async def test_close_runs_pending_functions_and_ends_the_thread() -> None:
     worker = Worker("gpumand-test-close")
     done: list[int] = []
     waiting = [asyncio.ensure_future(worker.run(partial(done.append, number))) for number in range(50)]
@@ -81,12 +81,12 @@ async def test_close_finishes_what_was_asked_for_and_ends_the_thread() -> None:
     assert done == [*range(50)]
     await asyncio.gather(*waiting)
     for thread in threading.enumerate():
-        if thread.name == "gpumand-test-close":  # it was told to end, and is about to
+        if thread.name == "gpumand-test-close":  # it is about to end
             thread.join(timeout=10)
             assert not thread.is_alive()
 
 
-async def test_closed_worker_refuses_as_a_disk_would() -> None:
+async def test_closed_worker_raises_os_error() -> None:
     worker = Worker("test")
     await worker.close()
 
@@ -94,18 +94,18 @@ async def test_closed_worker_refuses_as_a_disk_would() -> None:
         await worker.run(lambda: None)
 
 
-def test_loop_that_closed_before_the_job_was_done_is_no_error() -> None:
+def test_loop_closed_before_the_function_returns_is_no_error() -> None:
     gate, done = threading.Event(), threading.Event()
     worker = Worker("test")
 
-    async def ask_and_leave() -> None:
-        asking = [asyncio.ensure_future(worker.run(gate.wait)), asyncio.ensure_future(worker.run(done.set))]
+    async def submit_and_cancel() -> None:
+        pending = [asyncio.ensure_future(worker.run(gate.wait)), asyncio.ensure_future(worker.run(done.set))]
         await asyncio.sleep(0)
-        for one in asking:
+        for one in pending:
             one.cancel()
-        await asyncio.wait(asking)
+        await asyncio.wait(pending)
 
-    asyncio.run(ask_and_leave())
+    asyncio.run(submit_and_cancel())
     gate.set()
 
     assert done.wait(timeout=10)

@@ -1,4 +1,4 @@
-"""Virtual time is exact, ordered, and lets everything run that can run."""
+"""FakeClock is exact, wakes tasks in order, and runs all ready tasks before time passes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from gpumand.ports import Clock
 from gpumand.testing.clock import FakeClock
 
 
-async def _note(clock: Clock, log: list[str], name: str, seconds: float) -> None:
+async def _record(clock: Clock, log: list[str], name: str, seconds: float) -> None:
     await clock.sleep(seconds)
     log.append(f"{name}@{clock.monotonic():g}")
 
@@ -19,7 +19,7 @@ async def _note(clock: Clock, log: list[str], name: str, seconds: float) -> None
 async def test_time_stands_still_until_advanced() -> None:
     clock = FakeClock(start_sec=0)
     log: list[str] = []
-    task = asyncio.create_task(_note(clock, log, "a", 5))
+    task = asyncio.create_task(_record(clock, log, "a", 5))
     await clock.advance(4.999)
     assert (log, clock.waiting) == ([], 1)
     await clock.advance(0.001)
@@ -29,7 +29,7 @@ async def test_time_stands_still_until_advanced() -> None:
 async def test_deadlines_fire_in_order_at_their_own_time() -> None:
     clock = FakeClock(start_sec=0)
     log: list[str] = []
-    tasks = [asyncio.create_task(_note(clock, log, name, sec)) for name, sec in (("c", 3), ("a", 1), ("b", 1))]
+    tasks = [asyncio.create_task(_record(clock, log, name, sec)) for name, sec in (("c", 3), ("a", 1), ("b", 1))]
     await clock.advance(10)
     assert log == ["a@1", "b@1", "c@3"]
     assert clock.monotonic() == 10
@@ -51,7 +51,7 @@ async def test_ten_tenths_are_one_second_exactly() -> None:
     await task
 
 
-async def test_chains_of_tasks_settle_before_time_moves_on() -> None:
+async def test_chains_of_tasks_finish_before_time_passes() -> None:
     clock = FakeClock(start_sec=0)
     first, second = asyncio.Event(), asyncio.Event()
     log: list[float] = []
@@ -75,10 +75,10 @@ async def test_chains_of_tasks_settle_before_time_moves_on() -> None:
     await asyncio.gather(*tasks)
 
 
-async def test_cancelled_sleeper_is_forgotten() -> None:
+async def test_cancelled_task_is_removed() -> None:
     clock = FakeClock(autojump=True, start_sec=0)
     log: list[str] = []
-    task = asyncio.create_task(_note(clock, log, "gone", 1))
+    task = asyncio.create_task(_record(clock, log, "gone", 1))
     await asyncio.sleep(0)
     task.cancel()
     await clock.sleep(2)
@@ -86,16 +86,16 @@ async def test_cancelled_sleeper_is_forgotten() -> None:
     assert task.cancelled()
 
 
-async def test_autojump_needs_no_help_and_no_real_time() -> None:
+async def test_autojump_takes_no_real_time() -> None:
     clock = FakeClock(autojump=True, start_sec=0)
     log: list[str] = []
     started = SystemClock().monotonic()
-    await asyncio.gather(*(_note(clock, log, str(sec), sec) for sec in (3600, 60, 86400)))
+    await asyncio.gather(*(_record(clock, log, str(sec), sec) for sec in (3600, 60, 86400)))
     assert log == ["60@60", "3600@3600", "86400@86400"]
     assert SystemClock().monotonic() - started < 5
 
 
-async def test_autojump_waits_for_whoever_can_run() -> None:
+async def test_autojump_waits_for_ready_tasks() -> None:
     clock = FakeClock(autojump=True, start_sec=0)
     log: list[str] = []
 
@@ -104,31 +104,31 @@ async def test_autojump_waits_for_whoever_can_run() -> None:
             await asyncio.sleep(0)
         log.append(f"busy@{clock.monotonic():g}")
 
-    await asyncio.gather(_note(clock, log, "timer", 1), busy())
+    await asyncio.gather(_record(clock, log, "timer", 1), busy())
     assert log == ["busy@0", "timer@1"]
 
 
-async def test_advancing_an_autojump_clock_by_hand() -> None:
+async def test_autojump_clock_can_be_advanced() -> None:
     clock = FakeClock(autojump=True, start_sec=0)
     log: list[str] = []
-    tasks = [asyncio.create_task(_note(clock, log, str(sec), sec)) for sec in (1, 5)]
+    tasks = [asyncio.create_task(_record(clock, log, str(sec), sec)) for sec in (1, 5)]
     await clock.advance(2)
     assert (log, clock.monotonic()) == (["1@1"], 2.0)
     await asyncio.gather(*tasks)
     assert (log, clock.monotonic()) == (["1@1", "5@5"], 5.0)
 
 
-async def test_sleeping_for_no_time_lets_others_run() -> None:
+async def test_sleep_of_zero_lets_other_tasks_run() -> None:
     clock = FakeClock(start_sec=7)
     log: list[str] = []
-    task = asyncio.create_task(_note(clock, log, "other", 0))
+    task = asyncio.create_task(_record(clock, log, "other", 0))
     await clock.sleep(0)
     await clock.sleep(-1)
     assert log == ["other@7"]
     await task
 
 
-async def test_a_deadline_is_reached_whatever_a_float_leaves_of_it() -> None:
+async def test_deadline_is_reached_despite_rounding_errors() -> None:
     clock = FakeClock(autojump=True)
     deadline = clock.monotonic() + 1e-10
     assert deadline > clock.monotonic()
@@ -137,7 +137,7 @@ async def test_a_deadline_is_reached_whatever_a_float_leaves_of_it() -> None:
             await clock.sleep(deadline - clock.monotonic())
 
 
-async def test_wall_clock_follows_and_can_be_stepped() -> None:
+async def test_wall_clock_advances_and_can_be_set() -> None:
     clock = FakeClock(start_usec=1_000_000)
     await clock.advance(2.5)
     assert clock.realtime_usec() == 3_500_000
@@ -147,10 +147,10 @@ async def test_wall_clock_follows_and_can_be_stepped() -> None:
     assert clock.monotonic() == before
 
 
-async def test_advance_until_stops_at_the_first_deadline_that_brings_it() -> None:
+async def test_advance_until_stops_at_the_first_deadline_that_fulfils_the_condition() -> None:
     clock = FakeClock(start_sec=0)
     log: list[str] = []
-    tasks = [asyncio.create_task(_note(clock, log, str(sec), sec)) for sec in (1, 2, 3)]
+    tasks = [asyncio.create_task(_record(clock, log, str(sec), sec)) for sec in (1, 2, 3)]
     await clock.advance_until(lambda: "2@2" in log)
     assert clock.monotonic() == 2
     with pytest.raises(TimeoutError, match=r"0\.5 virtual seconds"):
@@ -161,7 +161,7 @@ async def test_advance_until_stops_at_the_first_deadline_that_brings_it() -> Non
     await asyncio.gather(*tasks)
 
 
-async def test_a_loop_that_never_rests_is_an_error() -> None:
+async def test_event_loop_that_never_becomes_idle_is_an_error() -> None:
     clock = FakeClock()
 
     loop = asyncio.get_running_loop()
@@ -176,7 +176,7 @@ async def test_a_loop_that_never_rests_is_an_error() -> None:
     turns[0].cancel()
 
 
-async def test_system_clock_moves_by_itself() -> None:
+async def test_system_clock_advances() -> None:
     clock = SystemClock()
     before, wall = clock.monotonic(), clock.realtime_usec()
     await clock.sleep(0.01)
@@ -187,7 +187,7 @@ async def test_system_clock_moves_by_itself() -> None:
     assert clock.suspended_sec() > -0.1
 
 
-async def test_a_suspended_host_has_a_later_wall_clock_and_nobody_has_slept_longer() -> None:
+async def test_suspend_advances_only_the_wall_clock() -> None:
     clock, woken = FakeClock(), False
 
     async def nap() -> None:

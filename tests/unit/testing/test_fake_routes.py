@@ -1,4 +1,4 @@
-"""The consumers in memory do what their fields say, when their clock says."""
+"""FakeRoutes: consumers behave as their fields say, on the virtual clock."""
 
 from __future__ import annotations
 
@@ -32,16 +32,20 @@ async def _free_mib(vram: FakeVram) -> int | None:
     return (await vram.read()).devices[0].free_mib
 
 
-async def test_load_and_unload_take_their_time_and_their_memory() -> None:
+async def test_load_and_unload_take_time_and_change_memory() -> None:
     clock, vram, fake = _world()
     routes: ConsumerRoutes = fake
     await routes.load(SPEC)
     assert (clock.monotonic(), await _free_mib(vram)) == (102.0, 4096)
-    assert (await routes.probe(SPEC)).loaded is True
+    assert (await routes.probe_health(SPEC)).loaded is True
     await routes.unload(SPEC)
     assert (clock.monotonic(), await _free_mib(vram)) == (102.5, 8192)
-    assert (await routes.probe(SPEC)).loaded is False
-    assert [(call.at, call.verb) for call in fake.calls][:3] == [(100.0, "load"), (102.0, "probe"), (102.0, "unload")]
+    assert (await routes.probe_health(SPEC)).loaded is False
+    assert [(call.at, call.verb) for call in fake.calls][:3] == [
+        (100.0, "load"),
+        (102.0, "probe_health"),
+        (102.0, "unload"),
+    ]
 
 
 async def test_memory_grows_in_steps() -> None:
@@ -68,7 +72,7 @@ async def test_residual_memory_stays() -> None:
     assert await _free_mib(vram) == 8000
 
 
-async def test_an_early_answer_comes_before_the_memory() -> None:
+async def test_early_answer_comes_before_the_memory_changes() -> None:
     clock, vram, routes = _world()
     consumer = routes.place("tts", 5000)
     consumer.early_unload, consumer.unload_sec = True, 3.0
@@ -78,18 +82,18 @@ async def test_an_early_answer_comes_before_the_memory() -> None:
     assert await _free_mib(vram) == 8192
 
 
-async def test_a_hang_lasts_as_long_as_the_route_allows() -> None:
+async def test_hang_ends_with_the_timeout_of_the_route() -> None:
     clock, _, routes = _world()
     routes.place("tts", 5000).hangs = True
     with pytest.raises(RouteFailed, match="within 10 s"):
         await routes.unload(SPEC)
     assert clock.monotonic() == 110.0
-    health = await routes.probe(SPEC)
-    assert (clock.monotonic(), health.reachable, health.gone) == (115.0, False, False)
+    health = await routes.probe_health(SPEC)
+    assert (clock.monotonic(), health.reachable, health.refused) == (115.0, False, False)
     await routes.close()
 
 
-async def test_work_goes_on_after_its_caller_gave_up() -> None:
+async def test_work_continues_after_the_caller_timed_out() -> None:
     clock, vram, routes = _world()
     routes.place("tts", 5000).unload_sec = 12.0
     with pytest.raises(RouteFailed):
@@ -98,18 +102,18 @@ async def test_work_goes_on_after_its_caller_gave_up() -> None:
     assert await _free_mib(vram) == 8192
 
 
-async def test_a_dead_consumer_holds_nothing_and_refuses() -> None:
+async def test_ended_consumer_holds_nothing_and_refuses_connections() -> None:
     _, vram, routes = _world()
     routes.place("tts", 5000)
     routes.die("tts")
     assert await _free_mib(vram) == 8192
-    assert (await routes.probe(SPEC)).gone
+    assert (await routes.probe_health(SPEC)).refused
     with pytest.raises(RouteFailed, match="refused") as failure:
         await routes.load(SPEC)
     assert failure.value.refused
 
 
-async def test_a_load_that_does_not_fit_is_an_oom_and_is_counted() -> None:
+async def test_load_that_does_not_fit_fails_and_is_counted() -> None:
     _, vram, routes = _world()
     routes.place("other", 5000)
     with pytest.raises(RouteFailed, match="out of memory"):
@@ -118,19 +122,19 @@ async def test_a_load_that_does_not_fit_is_an_oom_and_is_counted() -> None:
     assert await _free_mib(vram) == 3192
 
 
-async def test_errors_and_answers_of_choice() -> None:
+async def test_configured_errors_and_answers_are_returned() -> None:
     _, _, routes = _world()
     consumer = routes.place("tts", 5000, last_used_usec=7)
     consumer.unload_error, consumer.says_loaded, consumer.says_last_used = "busy", None, True
     with pytest.raises(RouteFailed, match=r"500.*busy"):
         await routes.unload(SPEC)
-    health = await routes.probe(SPEC)
+    health = await routes.probe_health(SPEC)
     assert (health.reachable, health.loaded, health.last_used_usec) == (True, None, 7)
     consumer.says_loaded = False
-    assert (await routes.probe(SPEC)).loaded is False
+    assert (await routes.probe_health(SPEC)).loaded is False
 
 
-async def test_lazy_work_loads_and_is_remembered() -> None:
+async def test_work_loads_the_model_and_sets_last_used() -> None:
     clock, vram, routes = _world()
     await routes.work(SPEC, 5)
     assert (clock.monotonic(), await _free_mib(vram)) == (107.0, 4096)
@@ -138,7 +142,7 @@ async def test_lazy_work_loads_and_is_remembered() -> None:
     assert routes.called("load") == []
 
 
-async def test_close_ends_what_is_still_going_on() -> None:
+async def test_close_cancels_background_work() -> None:
     clock, _, routes = _world()
     routes.place("tts", 100).hangs = True
     task = asyncio.create_task(routes.unload(SPEC))

@@ -8,12 +8,12 @@ from gpumand.testing.clock import FakeClock
 from gpumand.testing.units import FakeUnit, FakeUnits
 
 
-async def test_it_is_a_unit_manager_whose_units_start_and_stop_on_the_tests_clock() -> None:
+async def test_units_start_and_stop_on_the_virtual_clock() -> None:
     clock = FakeClock(autojump=True)
     fakes = FakeUnits(clock, [FakeUnit("a.service", start_delay_sec=3, stop_delay_sec=2)])
     units: UnitManager = fakes
-    heard: list[UnitActivity] = []
-    await units.watch(["a.service"], lambda state: heard.append(state.activity))
+    notified: list[UnitActivity] = []
+    await units.watch(["a.service"], lambda state: notified.append(state.activity))
     began = clock.monotonic()
     await units.start("a.service", 10)
     first = await units.state("a.service")
@@ -21,7 +21,7 @@ async def test_it_is_a_unit_manager_whose_units_start_and_stop_on_the_tests_cloc
     await units.start("a.service", 10)
     assert clock.monotonic() - began == 8
     assert (await units.state("a.service")).invocation_id != first.invocation_id
-    assert [activity.value for activity in heard] == [
+    assert [activity.value for activity in notified] == [
         "inactive",
         "activating",
         "active",
@@ -33,7 +33,7 @@ async def test_it_is_a_unit_manager_whose_units_start_and_stop_on_the_tests_cloc
     assert fakes.calls == [("start", "a.service"), ("stop", "a.service"), ("start", "a.service")]
 
 
-async def test_failures_are_those_the_test_asked_for() -> None:
+async def test_configured_failures_are_raised() -> None:
     clock = FakeClock(autojump=True)
     units = FakeUnits(
         clock,
@@ -60,14 +60,14 @@ async def test_failures_are_those_the_test_asked_for() -> None:
     assert failed.value.reason == "unavailable"
 
 
-async def test_what_happens_behind_our_back_is_told_to_who_watches() -> None:
+async def test_external_changes_are_reported_to_the_watcher() -> None:
     units = FakeUnits(FakeClock(), ["a.service", "b.service"])
-    heard: list[UnitState] = []
-    await units.watch(["a.service"], heard.append)
+    notified: list[UnitState] = []
+    await units.watch(["a.service"], notified.append)
     units.units["b.service"].pids.add(7)
     units.become("a.service", UnitActivity.ACTIVE)
     units.become("a.service", UnitActivity.ACTIVE)
     units.become("b.service", UnitActivity.ACTIVE)
-    assert [state.unit for state in heard] == ["a.service", "a.service"]
+    assert [state.unit for state in notified] == ["a.service", "a.service"]
     assert await units.unit_of_pid(7) == "b.service"
     assert await units.unit_of_pid(8) == ""

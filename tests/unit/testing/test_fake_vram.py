@@ -1,4 +1,4 @@
-"""The fake that others test with does what it says."""
+"""FakeVram: readings show exactly what a test has set."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from gpumand.testing.clock import FakeClock
 from gpumand.testing.vram import FakeVram
 
 
-async def test_figures_follow_who_holds_what() -> None:
+async def test_readings_show_held_memory() -> None:
     vram = FakeVram(FakeClock(), 24000, 8000)
     vram.reserve(500)
     vram.hold(10, 4000, consumer="a", unit="a.service", name="python3")
@@ -25,14 +25,14 @@ async def test_figures_follow_who_holds_what() -> None:
     assert second.used_mib == 1000
 
 
-async def test_unknown_figure_is_not_zero() -> None:
+async def test_unknown_memory_is_not_zero() -> None:
     vram = FakeVram(FakeClock())
     vram.hold(10, None, consumer="a")
     [sample] = (await vram.read()).devices
     assert (sample.attributed, sample.held_by("a")) == (False, None)
 
 
-async def test_changes_may_be_seen_late() -> None:
+async def test_changes_can_be_delayed() -> None:
     clock = FakeClock()
     vram = FakeVram(clock)
     vram.hold(10, 100, after_sec=1.0)
@@ -45,7 +45,7 @@ async def test_changes_may_be_seen_late() -> None:
     assert (await vram.read()).devices[0].used_mib == 0
 
 
-async def test_reading_takes_time_and_is_stamped_with_its_beginning() -> None:
+async def test_reading_takes_time_and_has_the_time_of_its_start() -> None:
     clock = FakeClock(autojump=True, start_sec=100.0)
     vram = FakeVram(clock)
     vram.read_sec = 2.0
@@ -53,7 +53,7 @@ async def test_reading_takes_time_and_is_stamped_with_its_beginning() -> None:
     assert (sample.taken_at, clock.monotonic(), vram.reads) == (100.0, 102.0, 1)
 
 
-async def test_failures_and_their_end() -> None:
+async def test_failures_start_and_end() -> None:
     vram = FakeVram(FakeClock(), 1000, 1000)
     vram.fail_device(1, "gpu-lost: x", lost=True)
     reading = await vram.read()
@@ -65,10 +65,10 @@ async def test_failures_and_their_end() -> None:
     assert [sample.free_mib for sample in reading.devices] == [None, None]
     vram.fail("")
     vram.fail_device(1, "")
-    assert all(sample.known and not sample.lost for sample in (await vram.read()).devices)
+    assert all(sample.is_measured and not sample.lost for sample in (await vram.read()).devices)
 
 
-async def test_hang_is_told_after_its_time_then_at_once() -> None:
+async def test_hang_is_reported_after_the_timeout_then_at_once() -> None:
     clock = FakeClock(autojump=True, start_sec=100.0)
     vram = FakeVram(clock)
     vram.hang(5.0)
@@ -80,7 +80,7 @@ async def test_hang_is_told_after_its_time_then_at_once() -> None:
     assert (await vram.read()).error == ""
 
 
-async def test_hang_that_ends_while_a_reader_waits() -> None:
+async def test_hang_may_end_during_a_reading() -> None:
     clock = FakeClock()
     vram = FakeVram(clock)
     vram.hang(5.0)

@@ -1,4 +1,4 @@
-"""The store in memory behaves as files do, where a test could tell."""
+"""MemoryStore behaves like the store on disk."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from gpumand.testing.store import MemoryStore
 LEASE = Lease("a1", "tts", "0", Owner(":1.5", 1000), LeaseLifetime.TTL, 10, 20, 9.0)
 
 
-async def test_what_was_put_is_read_oldest_first() -> None:
+async def test_leases_are_read_oldest_first() -> None:
     memory = MemoryStore(LEASE)
     store: Store = memory
     older = replace(LEASE, id="b2", granted_usec=5)
@@ -32,7 +32,7 @@ async def test_what_was_put_is_read_oldest_first() -> None:
     assert memory.writes == [("put", "b2"), ("consumer", "tts"), ("load", "tts"), ("loaded", "tts")]
 
 
-async def test_dropping_what_is_not_there_is_no_error() -> None:
+async def test_dropping_a_missing_lease_is_not_an_error() -> None:
     store = MemoryStore(LEASE)
 
     await store.drop_lease("a1")
@@ -55,10 +55,10 @@ async def test_full_disk_raises_and_changes_nothing() -> None:
     assert store.writes == []
 
 
-async def test_stalled_disk_writes_in_order_once_it_goes_on_even_for_who_left() -> None:
+async def test_stalled_writes_are_done_in_order_even_for_cancelled_callers() -> None:
     store = MemoryStore()
     store.stall()
-    asked = [
+    pending = [
         asyncio.ensure_future(store.put_lease(LEASE)),
         asyncio.ensure_future(store.drop_lease("a1")),
         asyncio.ensure_future(store.put_lease(replace(LEASE, expires_usec=99))),
@@ -67,16 +67,16 @@ async def test_stalled_disk_writes_in_order_once_it_goes_on_even_for_who_left() 
     await asyncio.sleep(0)
     assert store.writes == []
 
-    asked[2].cancel()
+    pending[2].cancel()
     await asyncio.sleep(0)
     store.resume()
-    await asyncio.wait(asked)
+    await asyncio.wait(pending)
 
     assert store.writes == [("put", "a1"), ("drop", "a1"), ("put", "a1")]
-    assert asked[3].result() == (replace(LEASE, expires_usec=99),)
+    assert pending[3].result() == (replace(LEASE, expires_usec=99),)
 
 
-async def test_no_write_is_done_before_others_had_their_turn() -> None:
+async def test_write_lets_other_tasks_run_first() -> None:
     store = MemoryStore()
     put = asyncio.ensure_future(store.put_lease(LEASE))
 

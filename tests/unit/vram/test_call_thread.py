@@ -1,4 +1,4 @@
-"""The thread for calls that may never return."""
+"""CallThread, with calls that return, fail or hang."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ import pytest_asyncio
 from gpumand.vram.call_thread import CallHangs, CallThread, ThreadClosed
 
 
-class Gated:
-    """A call that returns only when it is let go."""
+class GatedCall:
+    """A call that returns only when its gate is opened."""
 
     def __init__(self) -> None:
-        self.begun = threading.Event()
+        self.started = threading.Event()
         self.gate = threading.Event()
         self.calls = 0
 
     def __call__(self) -> int:
         self.calls += 1
-        self.begun.set()
+        self.started.set()
         assert self.gate.wait(30)
         return self.calls
 
@@ -55,10 +55,10 @@ async def test_calls_run_in_one_daemon_thread(make: Callable[[], CallThread]) ->
     assert worker.daemon
 
 
-async def test_callers_share_what_has_not_begun_and_nothing_else(make: Callable[[], CallThread]) -> None:
-    thread, call = make(), Gated()
+async def test_callers_share_a_queued_call_but_not_a_running_one(make: Callable[[], CallThread]) -> None:
+    thread, call = make(), GatedCall()
     first = asyncio.create_task(thread.call(call))
-    await until(call.begun.is_set)
+    await until(call.started.is_set)
     later = [asyncio.create_task(thread.call(call)) for _ in range(10)]
     await asyncio.sleep(0)
     call.gate.set()
@@ -66,21 +66,21 @@ async def test_callers_share_what_has_not_begun_and_nothing_else(make: Callable[
     assert await asyncio.gather(*later) == [2] * 10
 
 
-async def test_a_waiter_that_is_cancelled_leaves_the_others_alone(make: Callable[[], CallThread]) -> None:
-    thread, call = make(), Gated()
+async def test_cancelled_caller_does_not_affect_the_others(make: Callable[[], CallThread]) -> None:
+    thread, call = make(), GatedCall()
     first = asyncio.create_task(thread.call(call))
-    await until(call.begun.is_set)
+    await until(call.started.is_set)
     second, third = asyncio.create_task(thread.call(call)), asyncio.create_task(thread.call(call))
     await asyncio.sleep(0)
     second.cancel()
     first.cancel()
     call.gate.set()
     assert await third == 2
-    given_up = await asyncio.gather(first, second, return_exceptions=True)
-    assert [type(result) for result in given_up] == [asyncio.CancelledError] * 2
+    cancelled = await asyncio.gather(first, second, return_exceptions=True)
+    assert [type(result) for result in cancelled] == [asyncio.CancelledError] * 2
 
 
-async def test_an_exception_is_the_callers(make: Callable[[], CallThread]) -> None:
+async def test_exception_is_raised_in_the_caller(make: Callable[[], CallThread]) -> None:
     def fail() -> None:
         raise ZeroDivisionError("x")
 
@@ -90,35 +90,37 @@ async def test_an_exception_is_the_callers(make: Callable[[], CallThread]) -> No
     assert await thread.call(lambda: 7) == 7
 
 
-async def test_a_hang_is_told_in_time_then_at_once_then_forgotten(make: Callable[[float], CallThread]) -> None:
-    thread, call = make(0.5), Gated()
+async def test_hang_is_reported_after_the_timeout_then_at_once_until_the_call_returns(
+    make: Callable[[float], CallThread],
+) -> None:
+    thread, call = make(0.5), GatedCall()
     with pytest.raises(CallHangs):
         await thread.call(call)
-    begun = time.monotonic()
+    started = time.monotonic()
     for _ in range(100):
         with pytest.raises(CallHangs) as caught:
             await thread.call(call)
         assert caught.value.seconds >= 0.5
-    assert time.monotonic() - begun < 25, "half of what a hundred limits would take"
+    assert time.monotonic() - started < 25, "half of a hundred timeouts"
     assert thread.busy_sec >= 0.5
     call.gate.set()
     await until(lambda: thread.busy_sec == 0)
-    assert await thread.call(call) == 2, "the hundred that were refused did not pile up"
+    assert await thread.call(call) == 2, "the refused calls were not queued"
 
 
-async def test_who_waits_behind_a_hang_is_told_too(make: Callable[[float], CallThread]) -> None:
-    thread, call = make(0.1), Gated()
+async def test_call_queued_behind_a_hang_fails_too(make: Callable[[float], CallThread]) -> None:
+    thread, call = make(0.1), GatedCall()
     results = await asyncio.gather(*(thread.call(call) for _ in range(5)), return_exceptions=True)
     first = asyncio.gather(thread.call(lambda: 1), return_exceptions=True)
     assert {type(result) for result in [*results, *await first]} == {CallHangs}
     call.gate.set()
 
 
-async def test_progress_is_when_a_call_began_or_returned(make: Callable[[], CallThread]) -> None:
-    thread, call = make(), Gated()
+async def test_progress_is_the_time_of_the_last_start_or_return(make: Callable[[], CallThread]) -> None:
+    thread, call = make(), GatedCall()
     before = time.monotonic()
     task = asyncio.create_task(thread.call(call))
-    await until(call.begun.is_set)
+    await until(call.started.is_set)
     began = thread.progressed_at
     assert began >= before
     call.gate.set()
@@ -127,10 +129,10 @@ async def test_progress_is_when_a_call_began_or_returned(make: Callable[[], Call
     assert thread.busy_sec == 0
 
 
-async def test_close_fails_what_is_queued_and_what_comes(make: Callable[[], CallThread]) -> None:
-    thread, call = make(), Gated()
+async def test_close_fails_queued_and_later_calls(make: Callable[[], CallThread]) -> None:
+    thread, call = make(), GatedCall()
     running = asyncio.create_task(thread.call(call))
-    await until(call.begun.is_set)
+    await until(call.started.is_set)
     queued = asyncio.create_task(thread.call(lambda: 1))
     await asyncio.sleep(0)
     thread.close()
@@ -142,7 +144,7 @@ async def test_close_fails_what_is_queued_and_what_comes(make: Callable[[], Call
     assert await running == 1
 
 
-async def test_a_thread_that_cannot_be_started_is_an_answer(
+async def test_thread_that_cannot_be_started_is_reported_and_retried(
     make: Callable[[], CallThread], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(_: threading.Thread) -> None:
@@ -156,14 +158,14 @@ async def test_a_thread_that_cannot_be_started_is_an_answer(
     assert await thread.call(lambda: 1) == 1
 
 
-def test_a_call_that_returns_after_its_loop_is_harmless() -> None:
-    thread, call = CallThread("test", 0.05), Gated()
+def test_call_that_returns_after_its_event_loop_is_closed_is_ignored() -> None:
+    thread, call = CallThread("test", 0.05), GatedCall()
 
-    async def give_up() -> None:
+    async def time_out() -> None:
         with pytest.raises(CallHangs):
             await thread.call(call)
 
-    asyncio.run(give_up())
+    asyncio.run(time_out())
     call.gate.set()
 
     async def again() -> int:
@@ -177,15 +179,15 @@ def test_a_call_that_returns_after_its_loop_is_harmless() -> None:
     thread.close()
 
 
-async def test_who_shares_a_call_that_another_gave_up_does_not_wait_for_ever(make: Callable[[], CallThread]) -> None:
-    thread, hanging = make(), Gated()
+async def test_callers_that_share_a_withdrawn_call_fail(make: Callable[[], CallThread]) -> None:
+    thread, hanging = make(), GatedCall()
     first = asyncio.create_task(thread.call(hanging))
-    await until(hanging.begun.is_set)
+    await until(hanging.started.is_set)
     others = [asyncio.create_task(thread.call(threading.active_count)) for _ in range(2)]
     await asyncio.sleep(0)
     [shared] = thread._queue
 
-    thread._withdraw(shared)  # as whoever runs out of time first does, in the moment in which the call returns
+    thread._withdraw(shared)  # as the first caller whose time is over does, at the moment when the running call returns
     hanging.gate.set()
 
     assert await first == 1

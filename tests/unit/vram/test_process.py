@@ -1,4 +1,4 @@
-"""What /proc says of a process."""
+"""Facts about processes from /proc."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 from gpumand.vram import process
 
 ME = os.getpid()
-NOBODY = 1 << 30
+UNUSED_PID = 1 << 30
 
 
 @pytest.mark.parametrize(
@@ -33,14 +33,14 @@ def test_short_name_is_printable_and_bounded(given: str, expected: str) -> None:
     assert process.short_name(given) == expected
 
 
-def test_living_process_is_known() -> None:
+def test_facts_of_a_living_process() -> None:
     assert process.command_name(ME) == Path("/proc/self/comm").read_text().strip()
     assert not process.is_dead(ME)
     assert process.start_ticks(ME) is not None
 
 
-@pytest.mark.parametrize("pid", [NOBODY, 4_294_967_295, 9_999_999_999])
-def test_no_process_is_known_as_none(pid: int) -> None:
+@pytest.mark.parametrize("pid", [UNUSED_PID, 4_294_967_295, 9_999_999_999])
+def test_facts_of_a_missing_process_are_unknown(pid: int) -> None:
     assert process.command_name(pid) == ""
     assert process.start_ticks(pid) is None
     assert process.is_dead(pid)
@@ -54,7 +54,7 @@ def test_zombie_is_dead() -> None:
     child.wait()
 
 
-def test_hidden_process_lives_while_a_signal_could_reach_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_hidden_process_is_alive_if_a_signal_could_reach_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(process, "_stat_fields", lambda _: [])
     assert not process.is_dead(ME)
 
@@ -65,12 +65,12 @@ def test_hidden_process_lives_while_a_signal_could_reach_it(monkeypatch: pytest.
     assert not process.is_dead(ME)
 
 
-def test_start_time_is_before_now_and_after_boot() -> None:
+def test_start_time_is_between_boot_and_now() -> None:
     assert not process.started_after(ME, time.time())
     assert process.started_after(ME, 0)
 
 
-def test_command_with_brackets_and_blanks_does_not_confuse(tmp_path: Path) -> None:
+def test_command_with_brackets_and_blanks_is_parsed(tmp_path: Path) -> None:
     program = tmp_path / "a) Z 1 (b"
     program.symlink_to("/bin/sleep")
     child = subprocess.Popen([program, "60"])

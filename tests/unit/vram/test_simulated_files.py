@@ -1,4 +1,4 @@
-"""Announcements may hold anything."""
+"""Announcement files with any content are parsed or refused."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import json
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gpumand.vram.simulated_files import MAX_CONSUMER, MAX_MIB, Announced, BadAnnouncement, parse
+from gpumand.vram.simulated_files import MAX_CONSUMER, MAX_MIB, AnnouncedUse, InvalidAnnouncement, parse
 
 values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
@@ -23,15 +23,15 @@ entries = st.fixed_dictionaries(
 def check(content: bytes) -> None:
     try:
         found = parse(7, content, 2)
-    except BadAnnouncement as error:
-        complaint = str(error)
+    except InvalidAnnouncement as error:
+        message = str(error)
     else:
-        complaint = "none"
+        message = "none"
         check_found(content, found)
-    assert "\n" not in complaint
+    assert "\n" not in message
 
 
-def check_found(content: bytes, found: tuple[Announced, ...]) -> None:
+def check_found(content: bytes, found: tuple[AnnouncedUse, ...]) -> None:
     assert len({entry.device for entry in found}) == len(found)
     for entry in found:
         assert (entry.pid, entry.device in (0, 1)) == (7, True)
@@ -42,19 +42,19 @@ def check_found(content: bytes, found: tuple[Announced, ...]) -> None:
 
 
 @given(st.binary(max_size=200))
-def test_any_bytes_are_understood_or_refused(content: bytes) -> None:
+def test_any_bytes_are_parsed_or_refused(content: bytes) -> None:
     check(content)
 
 
 @given(entries | st.lists(entries, max_size=4) | values)
-def test_any_json_is_understood_or_refused(value: object) -> None:
+def test_any_json_is_parsed_or_refused(value: object) -> None:
     check(json.dumps(value).encode())
 
 
-def test_zero_is_a_figure() -> None:
+def test_zero_is_a_valid_size() -> None:
     [entry] = parse(7, b"0", 1)
     assert (entry.mib, entry.device) == (0, 0)
 
 
-def test_empty_list_is_nothing() -> None:
+def test_empty_list_announces_nothing() -> None:
     assert parse(7, b"[]", 1) == ()

@@ -1,4 +1,4 @@
-"""Which source configuration names, and the one that knows nothing."""
+"""Selection of the configured source, and the source without readings."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from gpumand.vram.nvml import Backoff, NvmlSource
 from gpumand.vram.simulated import SimulatedSource
 
 
-async def test_sources_by_name(tmp_path: object) -> None:
+async def test_source_is_created_by_its_name(tmp_path: object) -> None:
     clock = FakeClock()
     nvml = make_source(GpuSettings(), clock)
     assert isinstance(nvml, NvmlSource)
@@ -25,7 +25,7 @@ async def test_sources_by_name(tmp_path: object) -> None:
 
 
 @pytest.mark.parametrize("total_mib", [None, 24564])
-async def test_no_source_says_so_and_knows_at_most_the_size(total_mib: int | None) -> None:
+async def test_source_none_reports_only_the_configured_size(total_mib: int | None) -> None:
     clock = FakeClock(start_sec=7.0)
     source = make_source(GpuSettings("none", total_mib=total_mib), clock)
     reading = await source.read()
@@ -34,11 +34,11 @@ async def test_no_source_says_so_and_knows_at_most_the_size(total_mib: int | Non
     assert sample.error == reading.error
     assert (sample.index, sample.uuid, sample.name, sample.source) == (0, "none", "no VRAM source", "none")
     assert (sample.total_mib, sample.used_mib, sample.free_mib) == (total_mib, None, None)
-    assert (sample.known, sample.attributed, sample.taken_at) == (False, False, 7.0)
+    assert (sample.is_measured, sample.attributed, sample.taken_at) == (False, False, 7.0)
     await source.close()
 
 
-def test_backoff_doubles_to_a_minute() -> None:
+def test_backoff_doubles_up_to_a_minute() -> None:
     backoff, now, delays = Backoff(), 100.0, []
     assert backoff.due(now)
     for _ in range(9):

@@ -1,4 +1,4 @@
-"""Whose processes hold VRAM."""
+"""Users of processes that hold VRAM."""
 
 from __future__ import annotations
 
@@ -9,39 +9,39 @@ import pytest
 
 from gpumand.vram import user_names
 from gpumand.vram.process import owner_uid
-from gpumand.vram.user_names import NOBODY, ProcessOwner, ProcessOwners
+from gpumand.vram.user_names import UNKNOWN_OWNER, ProcessOwner, ProcessOwners
 
-GONE = 2**22 + 1
-"""No kernel gives so large a pid."""
+UNUSED_PID = 2**22 + 1
+"""Above the largest pid of the kernel."""
 
 
-def test_our_own_process_is_ours() -> None:
+def test_own_process_has_the_current_user() -> None:
     uid = os.getuid()
 
     assert owner_uid(os.getpid()) == uid
     assert ProcessOwners().owner_of(os.getpid(), "") == ProcessOwner(uid, pwd.getpwuid(uid).pw_name)
 
 
-def test_a_process_that_is_not_seen_is_nobodys() -> None:
-    assert owner_uid(GONE) is None
-    assert ProcessOwners().owner_of(GONE, "session-2.scope") == NOBODY
+def test_owner_of_an_invisible_process_is_unknown() -> None:
+    assert owner_uid(UNUSED_PID) is None
+    assert ProcessOwners().owner_of(UNUSED_PID, "session-2.scope") == UNKNOWN_OWNER
 
 
-def test_what_is_not_seen_belongs_to_the_user_whose_manager_runs_it() -> None:
-    assert ProcessOwners().owner_of(GONE, "user@0.service") == ProcessOwner(0, pwd.getpwuid(0).pw_name)
-    assert ProcessOwners().owner_of(GONE, "user@4294967200.service") == ProcessOwner(4294967200, "")
-    assert ProcessOwners().owner_of(GONE, "user@99999999999.service") == NOBODY
+def test_invisible_process_of_a_user_manager_belongs_to_its_user() -> None:
+    assert ProcessOwners().owner_of(UNUSED_PID, "user@0.service") == ProcessOwner(0, pwd.getpwuid(0).pw_name)
+    assert ProcessOwners().owner_of(UNUSED_PID, "user@4294967200.service") == ProcessOwner(4294967200, "")
+    assert ProcessOwners().owner_of(UNUSED_PID, "user@99999999999.service") == UNKNOWN_OWNER
 
 
-def test_a_name_is_asked_for_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[int] = []
+def test_user_name_is_looked_up_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    queried: list[int] = []
 
     def getpwuid(uid: int) -> pwd.struct_passwd:
-        asked.append(uid)
+        queried.append(uid)
         return pwd.struct_passwd(("eve\x1b", "x", uid, 0, "", "/", "/bin/sh"))
 
     monkeypatch.setattr(user_names.pwd, "getpwuid", getpwuid)  # type: ignore[attr-defined]  # a module's own import
-    everybody = ProcessOwners()
+    owners = ProcessOwners()
 
-    assert [everybody.owner_of(GONE, f"user@{uid}.service").name for uid in (7, 7, 8)] == ["eve?"] * 3
-    assert asked == [7, 8]
+    assert [owners.owner_of(UNUSED_PID, f"user@{uid}.service").name for uid in (7, 7, 8)] == ["eve?"] * 3
+    assert queried == [7, 8]

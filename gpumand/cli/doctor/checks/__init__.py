@@ -1,4 +1,4 @@
-"""The checks, in the order in which somebody would look; each gives what it finds, and nothing where all is well."""
+"""The doctor's checks in the order of the report. Must not import anything that does I/O: they judge ``Facts`` only."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ class Check:
     """One check.
 
     Attributes:
-        find: gives what it finds.
-        applies: whether there is anything to look at; else nothing is said of it, good or bad.
+        find: yields its findings; none when everything is in order.
+        applies: whether there is anything to check; if not, the report lists the check as skipped.
     """
 
     find: Callable[[Facts], Iterator[Finding]]
@@ -27,77 +27,81 @@ def _always(_: Facts) -> bool:
     return True
 
 
-def _bus(facts: Facts) -> bool:
+def _has_bus(facts: Facts) -> bool:
     return not facts.bus.error
 
 
-def _service(facts: Facts) -> bool:
+def _is_standard_bus(facts: Facts) -> bool:
     return not facts.bus.error and facts.bus.kind in ("system", "session")
 
 
-def _system_bus(facts: Facts) -> bool:
+def _is_system_bus(facts: Facts) -> bool:
     return facts.is_system and not facts.bus.error
 
 
-def _owned(facts: Facts) -> bool:
+def _has_owner(facts: Facts) -> bool:
     return facts.is_system and facts.bus.owner_uid is not None
 
 
-def _system(facts: Facts) -> bool:
+def _is_system(facts: Facts) -> bool:
     return facts.is_system
 
 
-def _status(facts: Facts) -> bool:
+def _has_status(facts: Facts) -> bool:
     return facts.status is not None
 
 
-def _files(facts: Facts) -> bool:
+def _has_files(facts: Facts) -> bool:
     return facts.config.settings is not None or bool(facts.config.unreadable)
 
 
-def _driver(facts: Facts) -> bool:
+def _has_driver(facts: Facts) -> bool:
     return facts.driver is not None
 
 
-def _module(facts: Facts) -> bool:
+def _has_kernel_module(facts: Facts) -> bool:
     return facts.driver is not None and bool(facts.driver.kernel_version)
 
 
-def _units(facts: Facts) -> bool:
+def _has_units(facts: Facts) -> bool:
     return bool(facts.unit_names)
 
 
-def _seen_units(facts: Facts) -> bool:
+def _has_readable_units(facts: Facts) -> bool:
     return bool(facts.unit_names) and not facts.units_error
 
 
 CHECKS: dict[str, Check] = {
     "bus": Check(daemon.bus, _always),
-    "daemon": Check(daemon.running, _bus),
-    "owner of the name": Check(daemon.owner, _owned),
-    "service": Check(daemon.service, _service),
-    "version": Check(daemon.version, _status),
-    "other daemons": Check(daemon.others, _service),
-    "figures": Check(daemon.degraded, _status),
+    "daemon": Check(daemon.running, _has_bus),
+    "name owner": Check(daemon.owner, _has_owner),
+    "service": Check(daemon.service, _is_standard_bus),
+    "version": Check(daemon.version, _has_status),
+    "other daemons": Check(daemon.other_daemons, _is_standard_bus),
+    "readings": Check(daemon.degraded, _has_status),
     "configuration": Check(configuration.files, _always),
-    "reload": Check(configuration.reload, _status),
-    "footprints": Check(configuration.footprints, _status),
-    "room": Check(configuration.room, _status),
-    "coexistence": Check(configuration.coexistence, _files),
-    "polkit": Check(permissions.polkit, _system_bus),
-    "group": Check(permissions.group, _system),
-    "driver": Check(driver.library, _driver),
-    "device nodes": Check(driver.nodes, _module),
-    "units": Check(units.present, _units),
-    "names of units": Check(units.names, _seen_units),
-    "restarts": Check(units.restarts, _seen_units),
-    "kill mode": Check(units.kill_mode, _seen_units),
-    "boot": Check(units.boot, _seen_units),
-    "routes": Check(consumers.routes, _files),
-    "consumers": Check(consumers.failing, _status),
+    "reload": Check(configuration.reload, _has_status),
+    "footprints": Check(configuration.footprints, _has_status),
+    "room": Check(configuration.room, _has_status),
+    "coexistence": Check(configuration.coexistence, _has_files),
+    "polkit": Check(permissions.polkit, _is_system_bus),
+    "group": Check(permissions.group, _is_system),
+    "driver": Check(driver.library, _has_driver),
+    "device nodes": Check(driver.nodes, _has_kernel_module),
+    "units": Check(units.present, _has_units),
+    "unit names": Check(units.names, _has_readable_units),
+    "restarts": Check(units.restarts, _has_readable_units),
+    "kill mode": Check(units.kill_mode, _has_readable_units),
+    "boot": Check(units.boot, _has_readable_units),
+    "routes": Check(consumers.routes, _has_files),
+    "consumers": Check(consumers.failing, _has_status),
 }
 
 
 def examine(facts: Facts) -> dict[str, list[Finding] | None]:
-    """What each check found, by its name; None where there was nothing to look at."""
+    """Run all checks.
+
+    Returns:
+        Findings by name of the check; None for a check that does not apply.
+    """
     return {name: list(check.find(facts)) if check.applies(facts) else None for name, check in CHECKS.items()}

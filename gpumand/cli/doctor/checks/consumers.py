@@ -1,4 +1,4 @@
-"""Do consumers answer, and are they well?"""
+"""Checks of consumers: health routes and reported errors."""
 
 from __future__ import annotations
 
@@ -12,36 +12,36 @@ RUNNING = ("active", "activating", "reloading")
 
 
 def routes(facts: Facts) -> Iterator[Finding]:
-    """Their health routes answer, where something should be running."""
+    """The health route of every running consumer answers."""
     if facts.config.settings is None:
         if facts.config.unreadable:
-            why = "only the files say where they are asked, and they cannot be read"
-            yield unchecked("health routes of consumers", why, facts.root_ctl("doctor"))
+            why = "their URLs are in the configuration files, which cannot be read"
+            yield unchecked("health routes of consumers", why, facts.ctl_as_root("doctor"))
         return
     for name, health in facts.routes.items():
         if not health.reachable:
-            yield from _silent(facts, name, health.error, gone=health.gone)
+            yield from _unreachable(facts, name, health.error, refused=health.refused)
 
 
-def _silent(facts: Facts, name: str, error: str, *, gone: bool) -> Iterator[Finding]:
-    """A unit that is not started need not answer."""
+def _unreachable(facts: Facts, name: str, error: str, *, refused: bool) -> Iterator[Finding]:
+    """The finding for a health route that did not answer; none when the consumer's unit does not run."""
     spec = facts.consumers[name]
     unit = facts.units.get(spec.unit)
     if spec.unit and (unit is None or unit.active_state not in RUNNING):
         return
     path = spec.health.path if spec.health else ""
-    asked = f"curl -sv {quote(spec.url + path)}"
-    if gone and not spec.unit:
-        yield note(f"{name}: nothing listens at {spec.url}", "its server is not running, and gpumand cannot start it")
-    elif gone:
-        why = "its unit runs: its server is still starting, or its url is wrong"
-        yield warning(f"{name}: nothing listens at {spec.url}", why, asked)
+    command = f"curl -sv {quote(spec.url + path)}"
+    if refused and not spec.unit:
+        yield note(f"{name}: nothing listens at {spec.url}", "its server is not running and gpumand cannot start it")
+    elif refused:
+        why = "its unit is running, so either its server is still starting or its url is wrong"
+        yield warning(f"{name}: nothing listens at {spec.url}", why, command)
     else:
-        yield problem(f"{name}: {error}", "whether it is loaded cannot be told", asked)
+        yield problem(f"{name}: {error}", "gpumand cannot tell whether it is loaded", command)
 
 
 def failing(facts: Facts) -> Iterator[Finding]:
-    """None of them is in trouble by the daemon's word."""
+    """The daemon reports no error for a consumer."""
     for name, entry in facts.entries.items():
         if entry.get("error"):
             yield warning(f"{name} is {entry['residency']}: {entry['error']}", "", facts.ctl(f"show {quote(name)}"))

@@ -1,4 +1,4 @@
-"""Are consumers' units such that gpumand can start and stop them, and that they stay stopped?"""
+"""Checks of consumers' systemd units: gpumand can start and stop them, and they stay stopped."""
 
 from __future__ import annotations
 
@@ -6,19 +6,19 @@ from collections.abc import Iterator
 
 from gpumand.cli.doctor.facts import Facts, UnitFacts
 from gpumand.cli.doctor.finding import Finding, note, problem, unchecked, warning
-from gpumand.cli.render.format import count, listed, mib
-from gpumand.config.toml_writer import key, quoted
+from gpumand.cli.render.format import count, join_names, mib
+from gpumand.config.toml_writer import toml_key, toml_string
 from gpumand.domain.consumer import UNKNOWN_MIB
 
-COME_BACK = ("always", "on-success")
-"""Restart= with which a process that ends as it should is started again."""
+RESTARTING = ("always", "on-success")
+"""Values of Restart= that restart a process after a normal exit."""
 
-LEFT_BEHIND = ("process", "none")
-"""KillMode= with which a stop leaves processes alive."""
+LEAVING_PROCESSES = ("process", "none")
+"""Values of KillMode= that leave processes alive after a stop."""
 
 
-def _known(facts: Facts) -> Iterator[tuple[str, UnitFacts]]:
-    """Consumers that are units systemd has, with them."""
+def _existing_units(facts: Facts) -> Iterator[tuple[str, UnitFacts]]:
+    """Consumers with a unit that systemd knows, each with its unit."""
     for name, unit in facts.unit_names.items():
         found = facts.units.get(unit)
         if found is not None and found.load_state not in ("not-found", "masked"):
@@ -26,126 +26,132 @@ def _known(facts: Facts) -> Iterator[tuple[str, UnitFacts]]:
 
 
 def present(facts: Facts) -> Iterator[Finding]:
-    """systemd has them, and may start them."""
+    """systemd knows every unit and can start it."""
     if facts.unit_names and facts.units_error:
         yield unchecked(f"{count(len(facts.unit_names), 'unit')} of consumers", facts.units_error)
         return
     for name, unit in facts.unit_names.items():
         found = facts.units.get(unit)
         if found is not None:
-            yield from _state(facts, name, found)
+            yield from _state_findings(facts, name, found)
 
 
-def _state(facts: Facts, name: str, unit: UnitFacts) -> Iterator[Finding]:
+def _state_findings(facts: Facts, name: str, unit: UnitFacts) -> Iterator[Finding]:
     if unit.load_state == "not-found":
-        why = f"{name} can neither be loaded nor evicted by it"
+        why = f"gpumand cannot start or stop {name}"
         yield problem(f"{name}: systemd has no unit {unit.name}", why, "systemctl list-unit-files '*.service'")
     elif unit.load_state == "masked":
-        yield problem(f"{name}: {unit.name} is masked", "nobody can start it", facts.systemctl(f"unmask {unit.name}"))
+        yield problem(f"{name}: {unit.name} is masked", "nothing can start it", facts.systemctl(f"unmask {unit.name}"))
     elif unit.load_state not in ("loaded", ""):
         yield problem(f"{name}: {unit.name} is {unit.load_state}", "", f"systemd-analyze verify {unit.name}")
     elif unit.active_state == "failed":
         yield warning(f"{name}: {unit.name} has failed (result {unit.result})", "", f"journalctl -u {unit.name} -n 20")
     elif unit.need_daemon_reload:
-        why = "its unit file was changed, and systemd has not read it since"
+        why = "its unit file was changed and systemd has not reloaded it"
         yield warning(f"{name}: {unit.name} is out of date", why, facts.systemctl("daemon-reload"))
 
 
 def names(facts: Facts) -> Iterator[Finding]:
-    """They are configured by their own names, and have unit files: polkit's rule for gpumand knows no others."""
-    for name, unit in _known(facts):
+    """Units are configured by their primary name and have unit files; polkit's rule allows no others."""
+    for name, unit in _existing_units(facts):
         if unit.id and unit.id != unit.name:
             yield problem(
-                f"{name}: {unit.name} is another name of {unit.id}",
-                "systemd asks polkit about the latter, which no consumer is configured with, and is told no",
-                f"[consumers.{key(name)}] unit = {quoted(unit.id)}",
+                f"{name}: {unit.name} is an alias of {unit.id}",
+                "systemd asks polkit about the primary name, which no consumer has, and polkit refuses",
+                f"[consumers.{toml_key(name)}] unit = {toml_string(unit.id)}",
             )
         elif not unit.fragment_path and facts.is_system:
-            why = "gpumand may stop it, but not start it: whoever can start units without a file can run anything"
+            why = "gpumand may stop it but not start it: starting units without files could run any command"
             yield problem(
                 f"{name}: {unit.name} has no unit file", why, facts.systemctl(f"edit --full --force {unit.name}")
             )
 
 
 def restarts(facts: Facts) -> Iterator[Finding]:
-    """Nothing starts them again when they were evicted.
+    """Nothing restarts a unit after its eviction.
 
-    Restart= is not followed after a stop that systemd was asked for, so it does nothing against "unit-stop". It is
-    after an end that an unload route brought about.
+    systemd ignores Restart= after a stop job, so that it does not undo "unit-stop". It does restart a process that was
+    ended by its own unload route.
     """
-    for name, unit in _known(facts):
-        if unit.restart in COME_BACK and _methods(facts, name)[:1] == ("http",):
-            yield _restart(facts, name, unit)
+    for name, unit in _existing_units(facts):
+        if unit.restart in RESTARTING and _methods(facts, name)[:1] == ("http",):
+            yield _restart_finding(facts, name, unit)
         if unit.upheld_by:
-            by = listed(list(unit.upheld_by))
-            why = "it is started again right after it was stopped, so that a stop frees nothing"
+            by = join_names(list(unit.upheld_by))
+            why = "systemd starts it again right after a stop, so that an eviction frees no memory"
             yield problem(
-                f"{name}: {unit.name} is held up by {by} (Upholds=)", why, f"systemctl edit {unit.upheld_by[0]}"
+                f"{name}: {by} keeps {unit.name} running (Upholds=)", why, f"systemctl edit {unit.upheld_by[0]}"
             )
         if unit.triggered_by and "unit-stop" in _methods(facts, name):
-            by = listed(list(unit.triggered_by))
-            why = "it comes back unasked, and gpumand makes room for it then as it must"
-            yield note(f"{name}: {by} can start {unit.name} again after it was evicted", why)
+            by = join_names(list(unit.triggered_by))
+            why = "it may load again without a request, and gpumand then has to make room for it"
+            yield note(f"{name}: {by} can start {unit.name} again after an eviction", why)
 
 
-def _restart(facts: Facts, name: str, unit: UnitFacts) -> Finding:
-    """A fight where evictions by the route have failed; else only if the route ends the process, which nobody sees."""
+def _restart_finding(facts: Facts, name: str, unit: UnitFacts) -> Finding:
+    """A warning when evictions by the unload route have failed, else a note.
+
+    Whether the unload route ends the process cannot be read from anywhere; failed evictions are the only sign of it.
+    """
     failed = [one for one in facts.failed_evictions if one.get("consumer") == name and one.get("method") == "http"]
     what = f"{name}: {unit.name} has Restart={unit.restart}"
-    mend = f"{facts.systemctl(f'edit {unit.name}')}   # [Service] Restart=on-failure"
+    fix = f"{facts.systemctl(f'edit {unit.name}')}   # [Service] Restart=on-failure"
     if failed:
         times = count(len(failed), "eviction")
-        why = f"{times} by its unload route failed: if that ends the process, systemd starts it again"
-        return warning(what, why, mend)
+        why = f"{times} by its unload route failed; if the route ends the process, systemd restarts it"
+        return warning(what, why, fix)
     why = (
-        "systemd does not restart what gpumand stops, but if the unload route ends the process, it starts that again "
-        "at once, and the VRAM is taken again"
+        "systemd does not restart a unit that gpumand stops, but if the unload route ends the process, it restarts "
+        "the unit at once, which takes the VRAM again"
     )
-    return note(what, why, mend)
+    return note(what, why, fix)
 
 
 def _methods(facts: Facts, name: str) -> tuple[str, ...]:
-    """How it is evicted, in order."""
+    """The consumer's eviction methods, in order."""
     if name in facts.consumers:
         return tuple(str(one) for one in facts.consumers[name].evict)
     return tuple(facts.entries.get(name, {}).get("evict") or ())
 
 
 def kill_mode(facts: Facts) -> Iterator[Finding]:
-    """A stop ends all of their processes."""
-    for name, unit in _known(facts):
-        if unit.kill_mode in LEFT_BEHIND and "unit-stop" in _methods(facts, name):
+    """A stop ends all processes of the unit."""
+    for name, unit in _existing_units(facts):
+        if unit.kill_mode in LEAVING_PROCESSES and "unit-stop" in _methods(facts, name):
             yield warning(
                 f"{name}: {unit.name} has KillMode={unit.kill_mode}",
-                "a stop leaves its other processes alive, with the VRAM that they hold",
+                "a stop leaves its other processes alive, and they keep their VRAM",
                 f"{facts.systemctl(f'edit {unit.name}')}   # [Service] KillMode=mixed",
             )
 
 
 def boot(facts: Facts) -> Iterator[Finding]:
-    """What starts at boot, unasked, and loads then fits together."""
+    """Consumers that start and load at boot fit together."""
     starting = [
         (name, unit)
-        for name, unit in _known(facts)
+        for name, unit in _existing_units(facts)
         if unit.unit_file_state == "enabled" and name in facts.consumers and _loads_by_starting(facts, name)
     ]
     if not starting:
         return
     need_mib = sum(facts.consumers[name].vram_resident_mib for name, _ in starting)
     totals = [int(one["total_mib"]) for one in facts.status["devices"] if one.get("total_mib")] if facts.status else []
-    them = listed([name for name, _ in starting])
-    mend = facts.systemctl(f"disable {' '.join(unit.name for _, unit in starting)}")
+    names = join_names([name for name, _ in starting])
+    fix = facts.systemctl(f"disable {' '.join(unit.name for _, unit in starting)}")
     if totals and need_mib > sum(totals):
-        why = f"they need {mib(need_mib)} together, of {mib(sum(totals))}: some of them fail at every boot"
-        yield warning(f"{them} start at boot, each with its model", why, mend)
+        why = f"together they need {mib(need_mib)} of {mib(sum(totals))}, so that some of them fail at every boot"
+        yield warning(f"{names} start at boot and load their models", why, fix)
     else:
-        why = "gpumand counts that, and evicts them when room is needed; it starts them itself when they are asked for"
+        why = "gpumand counts their VRAM and evicts them when it is needed; disabled, they are started on demand"
         yield note(
-            f"{them} start{'s' if len(starting) == 1 else ''} at boot, unasked, and take {mib(need_mib)}", why, mend
+            f"{names} start{'s' if len(starting) == 1 else ''} at boot and take{'s' if len(starting) == 1 else ''} "
+            f"{mib(need_mib)} without a request",
+            why,
+            fix,
         )
 
 
 def _loads_by_starting(facts: Facts, name: str) -> bool:
-    """Its process holds the model from its start on, as far as the configuration tells."""
+    """Whether, by the configuration, its process holds the model as soon as it has started."""
     spec = facts.consumers[name]
     return spec.load is None and not spec.lazy and spec.vram_resident_mib < UNKNOWN_MIB

@@ -1,4 +1,4 @@
-"""``gpumanctl simulate``: tables, JSON, and one line for what cannot be read."""
+"""``gpumanctl simulate``: tables, JSON, and one-line errors for unreadable files."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from click.testing import CliRunner, Result
 from gpumand.cli.app import gpumanctl
 from gpumand.cli.commands.simulate import KINDS, POLICIES
 from gpumand.simulation.generate import GENERATORS
-from gpumand.simulation.report import NAMES
+from gpumand.simulation.report import POLICY_NAMES
 
 HOST = "devices = [10]\n" + "".join(
     f"[consumers.{name}]\nvram_resident_mib = 8\nload_sec = 5\nunload_sec = 1\n" for name in "ab"
@@ -32,8 +32,8 @@ def simulated(*args: str) -> Result:
     return CliRunner().invoke(gpumanctl, ["simulate", *args])
 
 
-def test_what_can_be_chosen_is_what_there_is() -> None:
-    assert (tuple(KINDS), tuple(POLICIES)) == (tuple(GENERATORS), tuple(NAMES))
+def test_options_offer_every_generator_and_policy() -> None:
+    assert (tuple(KINDS), tuple(POLICIES)) == (tuple(GENERATORS), tuple(POLICY_NAMES))
 
 
 def test_demand_from_a_file_as_json(files: list[str]) -> None:
@@ -51,7 +51,7 @@ def test_demand_from_a_file_as_json(files: list[str]) -> None:
     assert wanted <= lru.keys()
 
 
-def test_a_table_has_a_line_for_each_policy() -> None:
+def test_the_table_has_one_line_per_policy() -> None:
     result = simulated("--generate", "pipeline", "--requests", "50")
 
     assert result.exit_code == 0, result.output
@@ -61,7 +61,7 @@ def test_a_table_has_a_line_for_each_policy() -> None:
     assert all(" x" in line for line in lines[2:])
 
 
-def test_the_same_seed_gives_the_same_answer() -> None:
+def test_the_same_seed_gives_the_same_result() -> None:
     first, second, other = (
         simulated("--generate", "zipf", "--requests", "60", "--seed", seed, "--json").output for seed in "112"
     )
@@ -70,14 +70,14 @@ def test_the_same_seed_gives_the_same_answer() -> None:
 
 
 @pytest.mark.parametrize("overtake", ["0", "30"])
-def test_the_budget_counts(files: list[str], overtake: str) -> None:
+def test_the_overtake_budget_is_applied(files: list[str], overtake: str) -> None:
     result = simulated(*files, "--policy", "adaptive", "--overtake-budget", overtake, "--json")
 
     waited = json.loads(result.output)["policies"][0]["total_wait_sec"]
     assert waited == pytest.approx(46 if overtake == "30" else 58)
 
 
-def test_wrong_usage_is_told(files: list[str]) -> None:
+def test_wrong_usage_exits_2_in_simulate(files: list[str]) -> None:
     for args in (
         [],
         ["--generate", "zipf", *files],
@@ -102,7 +102,7 @@ def test_a_file_that_cannot_be_used_is_named(files: list[str], name: str, conten
     assert str(path) in str(result.exception) or str(path) in result.output
 
 
-def test_what_is_not_told_of_a_file_is_told_in_one_line(files: list[str]) -> None:
+def test_a_file_that_cannot_be_parsed_is_named_in_one_line(files: list[str]) -> None:
     host, demand = Path(files[2]), Path(files[0])
     for path, content in ((demand, b"\xff\xfe\n"), (host, b"devices = " + b"[" * 100_000)):
         before = path.read_bytes()
@@ -137,8 +137,8 @@ vram_managed = true
 """
 
 
-def test_a_week_of_the_daemons_log_is_replayed_with_its_own_configuration(files: list[str]) -> None:
-    """A consumer that runs its own memory is told of, devices named by UUID are some, and its settings are the base."""
+def test_a_demand_log_is_replayed_with_the_daemons_configuration(files: list[str]) -> None:
+    """Requests for self-managed consumers are skipped with a message, UUIDs count as devices, settings are defaults."""
     folder = Path(files[0]).with_name("conf")
     folder.mkdir()
     (folder / "gpumand.toml").write_text(CONFIG)
@@ -147,16 +147,16 @@ def test_a_week_of_the_daemons_log_is_replayed_with_its_own_configuration(files:
     result = simulated(files[0], "--consumers", str(folder), "--policy", "lru", "--json")
 
     assert result.exit_code == 0, result.output
-    figures = json.loads(result.stdout)["policies"][0]
-    assert (figures["requests"], figures["refused"], figures["evictions"]) == (3, 0, 0)
-    assert result.stderr == "1 of its uses are left out, for vram_managed is true: ollama\n"
+    metrics = json.loads(result.stdout)["policies"][0]
+    assert (metrics["requests"], metrics["refused"], metrics["evictions"]) == (3, 0, 0)
+    assert result.stderr == "Skipped 1 request for consumers with vram_managed = true: ollama\n"
     one_at_a_time = simulated(
         files[0], "--consumers", str(folder), "--policy", "lru", "--json", "--concurrent-leases=1"
     )
-    assert json.loads(one_at_a_time.stdout)["policies"][0]["total_wait_sec"] > figures["total_wait_sec"]
+    assert json.loads(one_at_a_time.stdout)["policies"][0]["total_wait_sec"] > metrics["total_wait_sec"]
 
 
-def test_the_daemons_own_configuration_will_do_with_times_that_are_guessed(files: list[str]) -> None:
+def test_load_times_are_estimated_for_a_daemon_configuration(files: list[str]) -> None:
     config = Path(files[0]).with_name("gpumand.toml")
     tables = "".join(f'[consumers.{name}]\nvram_resident_mib = 8000\nunit = "{name}.service"\n' for name in "ab")
     config.write_text("[scheduler]\ncushion_mib = 0\n" + tables)

@@ -1,4 +1,4 @@
-"""Every check on facts that are as they should be, and on facts that are not."""
+"""The doctor's checks on a healthy host and on faulty ones."""
 
 from __future__ import annotations
 
@@ -15,64 +15,67 @@ from gpumand.cli.render.theme import Theme
 from gpumand.config.problems import ConfigProblem
 from gpumand.domain.consumer import Health
 from tests.unit.cli import samples
-from tests.unit.cli.doctor.good import GOOD, HTTP, STOP, found, only, settings, spec, status, unit
+from tests.unit.cli.doctor.healthy_host import HEALTHY, HTTP, STOP, findings, only_finding, settings, spec, status, unit
 
 
-def test_where_all_is_well_every_check_looks_and_finds_nothing() -> None:
-    assert examine(GOOD) == {name: [] for name in CHECKS}
+def test_every_check_applies_and_finds_nothing_on_a_healthy_host() -> None:
+    assert examine(HEALTHY) == {name: [] for name in CHECKS}
 
 
-def test_where_nothing_can_be_seen_no_check_says_that_it_is_good() -> None:
+def test_no_check_passes_when_nothing_can_be_read() -> None:
     facts = Facts(Caller(1000, "alice"), Bus(error="no such file"), config=Configuration(unreadable=("/etc/gpumand",)))
     assert [name for name, ones in examine(facts).items() if ones == []] == []
-    assert only_severities(facts) == {Severity.PROBLEM, Severity.UNCHECKED, Severity.NOTE}
+    assert severities(facts) == {Severity.PROBLEM, Severity.UNCHECKED, Severity.NOTE}
 
 
-def only_severities(facts: Facts) -> set[Severity]:
+def severities(facts: Facts) -> set[Severity]:
     return {one.severity for ones in examine(facts).values() for one in ones or ()}
 
 
 def bus(**changes: Any) -> Facts:
-    return replace(GOOD, bus=replace(GOOD.bus, **changes))
+    return replace(HEALTHY, bus=replace(HEALTHY.bus, **changes))
 
 
-def down(facts: Facts) -> Facts:
+def stopped_daemon(facts: Facts) -> Facts:
     return replace(facts, status=None, bus=replace(facts.bus, is_running=False, owner_uid=None))
 
 
-def test_a_daemon_that_is_down_is_told_how_to_be_started() -> None:
-    assert only(down(GOOD), "daemon").mend == "sudo systemctl start gpumand"
-    assert "next call on the bus" in only(down(GOOD), "daemon").why
-    assert only(down(bus(is_activatable=False)), "daemon").mend == "sudo apt-get install gpumand"
-    private = down(bus(kind="unix:path=/tmp/bus"))
-    assert found(private, "daemon")[0].mend == "gpumand --bus-address 'unix:path=/tmp/bus'"
-    own = replace(down(bus(kind="session")), user=True)
-    assert found(own, "daemon")[0].mend == "systemctl --user start gpumand"
+def test_a_stopped_daemon_comes_with_the_start_command() -> None:
+    assert only_finding(stopped_daemon(HEALTHY), "daemon").fix == "sudo systemctl start gpumand"
+    assert "next D-Bus call" in only_finding(stopped_daemon(HEALTHY), "daemon").why
+    assert only_finding(stopped_daemon(bus(is_activatable=False)), "daemon").fix == "sudo apt-get install gpumand"
+    private = stopped_daemon(bus(kind="unix:path=/tmp/bus"))
+    assert findings(private, "daemon")[0].fix == "gpumand --bus-address 'unix:path=/tmp/bus'"
+    own = replace(stopped_daemon(bus(kind="session")), user=True)
+    assert findings(own, "daemon")[0].fix == "systemctl --user start gpumand"
 
 
-def test_root_is_not_told_to_use_sudo() -> None:
-    assert only(replace(down(GOOD), caller=Caller(0, "root")), "daemon").mend == "systemctl start gpumand"
+def test_commands_for_root_have_no_sudo() -> None:
+    assert (
+        only_finding(replace(stopped_daemon(HEALTHY), caller=Caller(0, "root")), "daemon").fix
+        == "systemctl start gpumand"
+    )
 
 
-def test_a_daemon_that_does_not_answer_and_a_bus_that_does_not_let_us() -> None:
-    mute = replace(GOOD, status=None, status_error="no answer")
-    assert only(mute, "daemon").what == "gpumand does not answer: no answer"
+def test_a_silent_daemon_and_a_refusing_bus_are_problems() -> None:
+    mute = replace(HEALTHY, status=None, status_error="no answer")
+    assert only_finding(mute, "daemon").what == "gpumand does not answer: no answer"
     denied = replace(bus(denied="Rejected send message"), status=None)
-    assert only(denied, "bus").severity is Severity.PROBLEM
+    assert only_finding(denied, "bus").severity is Severity.PROBLEM
 
 
 @pytest.mark.parametrize("uid", [0, 990])
-def test_root_and_its_own_user_may_own_the_name(uid: int) -> None:
-    assert found(bus(owner_uid=uid), "owner of the name") == []
+def test_root_and_the_daemon_user_may_own_the_name(uid: int) -> None:
+    assert findings(bus(owner_uid=uid), "name owner") == []
 
 
-def test_anybody_else_who_owns_the_name_is_a_problem_on_the_system_bus_only() -> None:
-    assert only(bus(owner_uid=1000), "owner of the name").mend == "busctl status org.gpumand1"
-    assert found(bus(owner_uid=1000, kind="session"), "owner of the name") == []
+def test_another_name_owner_is_a_problem_on_the_system_bus_only() -> None:
+    assert only_finding(bus(owner_uid=1000), "name owner").fix == "busctl status org.gpumand1"
+    assert findings(bus(owner_uid=1000, kind="session"), "name owner") == []
 
 
 @pytest.mark.parametrize(
-    ("changes", "severity", "mend"),
+    ("changes", "severity", "fix"),
     [
         ({"load_state": "masked"}, "problem", "sudo systemctl unmask gpumand.service"),
         ({"load_state": "not-found"}, "problem", "sudo apt-get install gpumand"),
@@ -80,226 +83,245 @@ def test_anybody_else_who_owns_the_name_is_a_problem_on_the_system_bus_only() ->
         ({"need_daemon_reload": True}, "warning", "sudo systemctl daemon-reload"),
     ],
 )
-def test_the_service(changes: dict[str, Any], severity: str, mend: str) -> None:
-    finding = only(replace(GOOD, service=replace(unit("gpumand.service"), **changes)), "service")
-    assert (finding.severity, finding.mend) == (severity, mend)
+def test_faults_of_the_service_have_a_severity_and_a_fix(changes: dict[str, Any], severity: str, fix: str) -> None:
+    finding = only_finding(replace(HEALTHY, service=replace(unit("gpumand.service"), **changes)), "service")
+    assert (finding.severity, finding.fix) == (severity, fix)
 
 
-def test_another_version_and_a_degraded_daemon() -> None:
-    assert only(replace(GOOD, status=status(version="0.0.9")), "version").mend == "sudo systemctl restart gpumand"
-    blind = replace(GOOD, status=status(degraded="nvml-hangs: no answer"))
-    assert only(blind, "figures").severity is Severity.PROBLEM
+def test_a_version_mismatch_and_a_degraded_daemon_are_found() -> None:
+    assert (
+        only_finding(replace(HEALTHY, status=status(version="0.0.9")), "version").fix
+        == "sudo systemctl restart gpumand"
+    )
+    blind = replace(HEALTHY, status=status(degraded="nvml-hangs: no answer"))
+    assert only_finding(blind, "readings").severity is Severity.PROBLEM
 
 
-def test_what_the_driver_says_to_both_is_told_once_and_with_what_mends_it() -> None:
+def test_a_driver_fault_seen_by_daemon_and_doctor_is_reported_once_with_its_fix() -> None:
     error = "nvml-module-missing: there is no Python module pynvml"
-    facts = replace(GOOD, status=status(degraded=error), driver=Driver(error=error))
-    assert found(facts, "figures") == []
-    assert only(facts, "driver").mend == "sudo apt-get install python3-pynvml"
+    facts = replace(HEALTHY, status=status(degraded=error), driver=Driver(error=error))
+    assert findings(facts, "readings") == []
+    assert only_finding(facts, "driver").fix == "sudo apt-get install python3-pynvml"
 
 
-def test_mistakes_in_files_are_told_with_their_place() -> None:
+def test_configuration_errors_come_with_file_and_line() -> None:
     mistake = ConfigProblem("/etc/gpumand/conf.d/a.toml", 3, 1, "consumers.x.unti", "unknown key", "unit")
-    facts = replace(GOOD, config=Configuration(problems=(mistake,)))
-    finding = only(facts, "configuration")
+    facts = replace(HEALTHY, config=Configuration(problems=(mistake,)))
+    finding = only_finding(facts, "configuration")
     assert finding.what == "/etc/gpumand/conf.d/a.toml:3: consumers.x.unti: unknown key (did you mean unit?)"
-    assert finding.mend == "edit /etc/gpumand/conf.d/a.toml, then: gpumanctl config-check"
+    assert finding.fix == "edit /etc/gpumand/conf.d/a.toml, then: gpumanctl config-check"
 
 
-def test_files_that_may_not_be_read_are_unchecked_and_what_only_they_say_too() -> None:
-    facts = replace(GOOD, config=Configuration(unreadable=("/etc/gpumand/gpumand.toml",)))
-    assert only_severities(facts) == {Severity.UNCHECKED}
+def test_unreadable_files_leave_the_checks_that_need_them_unchecked() -> None:
+    facts = replace(HEALTHY, config=Configuration(unreadable=("/etc/gpumand/gpumand.toml",)))
+    assert severities(facts) == {Severity.UNCHECKED}
     assert {name for name, ones in examine(facts).items() if ones} == {"configuration", "coexistence", "routes"}
 
 
-def test_an_empty_configuration_is_told_what_to_do() -> None:
-    finding = only(replace(GOOD, config=settings(), status=status(consumers=[])), "configuration")
-    assert finding.mend == "sudo gpumanctl init -o /etc/gpumand/conf.d/found.toml"
-    theirs = replace(GOOD, user=True, config=settings(), status=status(consumers=[]))
+def test_an_empty_configuration_comes_with_the_init_command() -> None:
+    finding = only_finding(replace(HEALTHY, config=settings(), status=status(consumers=[])), "configuration")
+    assert finding.fix == "sudo gpumanctl init -o /etc/gpumand/conf.d/found.toml"
+    theirs = replace(HEALTHY, user=True, config=settings(), status=status(consumers=[]))
     conf_d = "~/.config/gpumand/conf.d"
-    assert only(theirs, "configuration").mend == f"mkdir -p {conf_d} && gpumanctl --user init -o {conf_d}/found.toml"
+    assert (
+        only_finding(theirs, "configuration").fix
+        == f"mkdir -p {conf_d} && gpumanctl --user init -o {conf_d}/found.toml"
+    )
 
 
 def test_files_changed_after_the_daemon_read_them_need_a_reload() -> None:
-    newer = replace(GOOD.config, changed_usec=samples.NOW + 5_000_000)
-    assert only(replace(GOOD, config=newer), "reload").mend == "sudo gpumanctl reload"
-    same_second = replace(GOOD.config, changed_usec=samples.NOW + 500_000)
-    assert found(replace(GOOD, config=same_second), "reload") == []
+    newer = replace(HEALTHY.config, changed_usec=samples.NOW + 5_000_000)
+    assert only_finding(replace(HEALTHY, config=newer), "reload").fix == "sudo gpumanctl reload"
+    same_second = replace(HEALTHY.config, changed_usec=samples.NOW + 500_000)
+    assert findings(replace(HEALTHY, config=same_second), "reload") == []
 
 
-def test_what_is_never_evicted_has_to_fit() -> None:
+def test_consumers_that_are_never_evicted_have_to_fit_together() -> None:
     pinned = samples.consumer("a", vram_resident_mib=15000, pinned=True)
     managed = samples.consumer("b", vram_resident_mib=12000, vram_managed=True)
-    finding = only(replace(GOOD, status=status(consumers=[pinned, managed])), "room")
-    assert finding.what == "a and b are never evicted, and need 26.4 GiB together; there are 24.0 GiB"
-    assert finding.mend == "sudo gpumanctl unpin a"
+    finding = only_finding(replace(HEALTHY, status=status(consumers=[pinned, managed])), "room")
+    assert finding.what == "a and b are never evicted and need 26.4 GiB together, but the devices have 24.0 GiB"
+    assert finding.fix == "sudo gpumanctl unpin a"
     huge = samples.consumer("c", vram_resident_mib=30000)
-    assert only(replace(GOOD, status=status(consumers=[huge])), "room").why == "it will never be granted"
+    assert (
+        only_finding(replace(HEALTHY, status=status(consumers=[huge])), "room").why
+        == "requests for it are always refused"
+    )
     snug = samples.consumer("d", vram_resident_mib=24564 - 255)
-    assert only(replace(GOOD, status=status(consumers=[snug])), "room").why == "it will never be granted"
-    assert found(replace(GOOD, status=status(consumers=[{**snug, "vram_resident_mib": 24564 - 256}])), "room") == []
+    assert (
+        only_finding(replace(HEALTHY, status=status(consumers=[snug])), "room").why
+        == "requests for it are always refused"
+    )
+    assert (
+        findings(replace(HEALTHY, status=status(consumers=[{**snug, "vram_resident_mib": 24564 - 256}])), "room") == []
+    )
 
 
-def test_one_sided_coexistence_says_whom_it_hurts_and_the_line_to_write() -> None:
+def test_one_sided_coexistence_comes_with_its_effect_and_the_missing_line() -> None:
     kind, cold = spec("mvoice", can_coexist_with=frozenset({"comfyui"})), spec("comfyui")
-    finding = only(replace(GOOD, config=settings(kind, cold)), "coexistence")
+    finding = only_finding(replace(HEALTHY, config=settings(kind, cold)), "coexistence")
     assert finding.why == "loading mvoice never evicts comfyui, while loading comfyui may evict mvoice"
-    assert finding.mend == '[consumers.comfyui] can_coexist_with = ["mvoice"]'
+    assert finding.fix == '[consumers.comfyui] can_coexist_with = ["mvoice"]'
     both = replace(cold, can_coexist_with=frozenset({"mvoice"}))
-    assert found(replace(GOOD, config=settings(kind, both)), "coexistence") == []
+    assert findings(replace(HEALTHY, config=settings(kind, both)), "coexistence") == []
     never_evicted = replace(kind, pinned=True)
-    assert found(replace(GOOD, config=settings(never_evicted, cold)), "coexistence") == []
+    assert findings(replace(HEALTHY, config=settings(never_evicted, cold)), "coexistence") == []
 
 
-def test_polkit_missing_and_its_files_missing() -> None:
-    assert only(bus(is_polkit_there=False), "polkit").mend == "sudo apt-get install polkitd"
-    rules = replace(GOOD, missing_files=("/usr/share/polkit-1/rules.d/org.gpumand1.rules",))
-    assert only(rules, "polkit").severity is Severity.PROBLEM
+def test_missing_polkit_and_missing_rules_are_problems() -> None:
+    assert only_finding(bus(has_polkit=False), "polkit").fix == "sudo apt-get install polkitd"
+    rules = replace(HEALTHY, missing_files=("/usr/share/polkit-1/rules.d/org.gpumand1.rules",))
+    assert only_finding(rules, "polkit").severity is Severity.PROBLEM
     assert examine(bus(kind="session"))["polkit"] is None
 
 
-def test_who_is_not_in_the_group_is_told_without_being_wrong() -> None:
-    stranger = only(replace(GOOD, caller=Caller(1000, "alice", group_exists=True)), "group")
-    assert (stranger.severity, stranger.mend) == (Severity.NOTE, "sudo gpasswd --add alice gpumand")
-    nobody = only(replace(GOOD, caller=Caller(1000, "alice")), "group")
-    assert nobody.mend == "sudo groupadd --system gpumand && sudo gpasswd --add alice gpumand"
-    listed = only(replace(GOOD, caller=Caller(1000, "alice", is_listed=True, group_exists=True)), "group")
-    assert listed.mend == "log in anew, or: newgrp gpumand"
-    assert found(replace(GOOD, caller=Caller(0, "root")), "group") == []
+def test_a_caller_outside_the_group_gets_a_note_with_the_fix() -> None:
+    not_listed = only_finding(replace(HEALTHY, caller=Caller(1000, "alice", group_exists=True)), "group")
+    assert (not_listed.severity, not_listed.fix) == (Severity.NOTE, "sudo gpasswd --add alice gpumand")
+    without_group = only_finding(replace(HEALTHY, caller=Caller(1000, "alice")), "group")
+    assert without_group.fix == "sudo groupadd --system gpumand && sudo gpasswd --add alice gpumand"
+    listed = only_finding(replace(HEALTHY, caller=Caller(1000, "alice", is_listed=True, group_exists=True)), "group")
+    assert listed.fix == "log in again, or: newgrp gpumand"
+    assert findings(replace(HEALTHY, caller=Caller(0, "root")), "group") == []
 
 
 def driver(**changes: Any) -> Facts:
-    assert GOOD.driver is not None
-    return replace(GOOD, driver=replace(GOOD.driver, **changes))
+    assert HEALTHY.driver is not None
+    return replace(HEALTHY, driver=replace(HEALTHY.driver, **changes))
 
 
-def test_the_driver() -> None:
-    missing = only(driver(error="nvml-library-missing: it is not installed"), "driver")
-    assert missing.mend == "sudo apt-get install libnvidia-ml1"
-    mismatch = only(driver(error="driver-mismatch: versions differ", library_version="570.1.2"), "driver")
+def test_faults_of_the_driver_have_a_fix() -> None:
+    missing = only_finding(driver(error="nvml-library-missing: it is not installed"), "driver")
+    assert missing.fix == "sudo apt-get install libnvidia-ml1"
+    mismatch = only_finding(driver(error="driver-mismatch: versions differ", library_version="570.1.2"), "driver")
     assert mismatch.what == "driver-mismatch: versions differ (module 550.54.14, library 570.1.2)"
-    upgraded = only(driver(library_version="570.1.2"), "driver")
-    assert (upgraded.severity, upgraded.mend) == (Severity.WARNING, "sudo reboot")
-    assert found(driver(library_version=""), "driver") == []
+    upgraded = only_finding(driver(library_version="570.1.2"), "driver")
+    assert (upgraded.severity, upgraded.fix) == (Severity.WARNING, "sudo reboot")
+    assert findings(driver(library_version=""), "driver") == []
 
 
-def test_device_nodes() -> None:
-    assert "nvidia-modprobe" in only(driver(nodes=(Node("/dev/nvidia0", 0o666, "root"),)), "device nodes").mend
+def test_missing_and_inaccessible_device_nodes_have_a_fix() -> None:
+    assert "nvidia-modprobe" in only_finding(driver(nodes=(Node("/dev/nvidia0", 0o666, "root"),)), "device nodes").fix
     for_group = (Node("/dev/nvidia0", 0o660, "video"), Node("/dev/nvidiactl", 0o666, "root"))
-    assert "SupplementaryGroups=video" in only(driver(nodes=for_group), "device nodes").mend
+    assert "SupplementaryGroups=video" in only_finding(driver(nodes=for_group), "device nodes").fix
     for_root = (Node("/dev/nvidiactl", 0o600, "root"),)
-    assert only(driver(nodes=for_root), "device nodes").severity is Severity.PROBLEM
+    assert only_finding(driver(nodes=for_root), "device nodes").severity is Severity.PROBLEM
     no_module = driver(kernel_version="", library_version="", nodes=())
     assert examine(no_module)["device nodes"] is None
 
 
 def with_unit(**changes: Any) -> Facts:
-    units = {**GOOD.units, "mvoice.service": unit("mvoice.service", **changes)}
-    return replace(GOOD, units=units)
+    units = {**HEALTHY.units, "mvoice.service": unit("mvoice.service", **changes)}
+    return replace(HEALTHY, units=units)
 
 
 @pytest.mark.parametrize(
-    ("changes", "check", "severity", "mend"),
+    ("changes", "check", "severity", "fix"),
     [
         ({"load_state": "not-found"}, "units", "problem", "systemctl list-unit-files '*.service'"),
         ({"load_state": "masked"}, "units", "problem", "sudo systemctl unmask mvoice.service"),
         ({"load_state": "bad-setting"}, "units", "problem", "systemd-analyze verify mvoice.service"),
         ({"active_state": "failed", "result": "oom-kill"}, "units", "warning", "journalctl -u mvoice.service -n 20"),
         ({"need_daemon_reload": True}, "units", "warning", "sudo systemctl daemon-reload"),
-        ({"id": "tts.service"}, "names of units", "problem", '[consumers.mvoice] unit = "tts.service"'),
-        ({"fragment_path": ""}, "names of units", "problem", "sudo systemctl edit --full --force mvoice.service"),
+        ({"id": "tts.service"}, "unit names", "problem", '[consumers.mvoice] unit = "tts.service"'),
+        ({"fragment_path": ""}, "unit names", "problem", "sudo systemctl edit --full --force mvoice.service"),
         ({"upheld_by": ("ai.target",)}, "restarts", "problem", "systemctl edit ai.target"),
         ({"triggered_by": ("mvoice.socket",)}, "restarts", "note", ""),
     ],
 )
-def test_units(changes: dict[str, Any], check: str, severity: str, mend: str) -> None:
-    finding = only(with_unit(**changes), check)
-    assert (finding.severity, finding.mend) == (severity, mend)
+def test_faults_of_units_have_a_severity_and_a_fix(
+    changes: dict[str, Any], check: str, severity: str, fix: str
+) -> None:
+    finding = only_finding(with_unit(**changes), check)
+    assert (finding.severity, finding.fix) == (severity, fix)
     assert finding.what.startswith("mvoice: ")
 
 
-def test_restart_always_is_noted_and_a_warning_where_evictions_by_the_route_failed() -> None:
+def test_restart_always_is_a_note_and_a_warning_after_failed_evictions_by_route() -> None:
     facts = with_unit(restart="always")
-    noted = only(facts, "restarts")
+    noted = only_finding(facts, "restarts")
     assert noted.severity is Severity.NOTE
-    assert noted.why.startswith("systemd does not restart what gpumand stops, but if the unload route ends the process")
+    assert noted.why.startswith(
+        "systemd does not restart a unit that gpumand stops, but if the unload route ends the process"
+    )
     failed = {"consumer": "mvoice", "method": "http", "kind": "eviction-failed"}
-    fights = only(replace(facts, failed_evictions=(failed, {**failed, "consumer": "comfyui"})), "restarts")
+    fights = only_finding(replace(facts, failed_evictions=(failed, {**failed, "consumer": "comfyui"})), "restarts")
     assert (fights.severity, fights.why[:10]) == (Severity.WARNING, "1 eviction")
-    assert fights.mend == "sudo systemctl edit mvoice.service   # [Service] Restart=on-failure"
+    assert fights.fix == "sudo systemctl edit mvoice.service   # [Service] Restart=on-failure"
 
 
-def test_restart_always_is_nothing_against_a_stop_and_on_failure_nothing_against_a_route() -> None:
+def test_restart_settings_that_do_not_undo_evictions_are_not_reported() -> None:
     by_stop = replace(with_unit(restart="always"), config=settings(spec("mvoice", evict=(STOP,)), spec("comfyui")))
-    assert found(by_stop, "restarts") == []
-    assert found(with_unit(restart="on-failure"), "restarts") == []
+    assert findings(by_stop, "restarts") == []
+    assert findings(with_unit(restart="on-failure"), "restarts") == []
 
 
-def test_kill_mode_that_leaves_processes() -> None:
-    assert "KillMode=mixed" in only(with_unit(kill_mode="process"), "kill mode").mend
+def test_a_kill_mode_that_leaves_processes_matters_only_for_unit_stop() -> None:
+    assert "KillMode=mixed" in only_finding(with_unit(kill_mode="process"), "kill mode").fix
     by_route = replace(with_unit(kill_mode="process"), config=settings(spec("mvoice", evict=(HTTP,)), spec("comfyui")))
-    assert found(by_route, "kill mode") == []
+    assert findings(by_route, "kill mode") == []
 
 
-def test_what_starts_at_boot_with_its_model() -> None:
+def test_consumers_that_load_at_boot_are_a_note_and_a_warning_when_they_do_not_fit() -> None:
     loads = {"load": None, "unload": None, "evict": (STOP,)}
     facts = replace(with_unit(unit_file_state="enabled"), config=settings(spec("mvoice", **loads), spec("comfyui")))
-    finding = only(facts, "boot")
-    assert (finding.severity, finding.mend) == (Severity.NOTE, "sudo systemctl disable mvoice.service")
+    finding = only_finding(facts, "boot")
+    assert (finding.severity, finding.fix) == (Severity.NOTE, "sudo systemctl disable mvoice.service")
     too_much = spec("mvoice", **loads)
     too_much = replace(too_much, vram_resident_mib=30000)
-    assert only(replace(facts, config=settings(too_much, spec("comfyui"))), "boot").severity is Severity.WARNING
-    assert found(with_unit(unit_file_state="enabled"), "boot") == []
+    assert only_finding(replace(facts, config=settings(too_much, spec("comfyui"))), "boot").severity is Severity.WARNING
+    assert findings(with_unit(unit_file_state="enabled"), "boot") == []
 
 
-def test_units_that_cannot_be_asked_about_are_unchecked() -> None:
-    facts = replace(GOOD, units={}, service=None, units_error="systemd is not on this bus")
-    assert only_severities(facts) == {Severity.UNCHECKED}
+def test_units_are_unchecked_when_systemd_cannot_be_queried() -> None:
+    facts = replace(HEALTHY, units={}, service=None, units_error="systemd is not on this bus")
+    assert severities(facts) == {Severity.UNCHECKED}
     assert examine(facts)["kill mode"] is None
 
 
-def silent(**changes: Any) -> Facts:
-    return replace(GOOD, routes={"mvoice": Health(False, **({"error": "health route: timed out"} | changes))})
+def with_failing_route(**changes: Any) -> Facts:
+    return replace(HEALTHY, routes={"mvoice": Health(False, **({"error": "health route: timed out"} | changes))})
 
 
-def test_routes_that_do_not_answer() -> None:
-    assert only(silent(), "routes").mend == "curl -sv http://127.0.0.1:9200/health"
-    assert only(silent(gone=True), "routes").severity is Severity.WARNING
+def test_failing_health_routes_are_rated_by_the_state_of_the_unit() -> None:
+    assert only_finding(with_failing_route(), "routes").fix == "curl -sv http://127.0.0.1:9200/health"
+    assert only_finding(with_failing_route(refused=True), "routes").severity is Severity.WARNING
     stopped = replace(
-        silent(gone=True), units={**GOOD.units, "mvoice.service": unit("mvoice.service", active_state="inactive")}
+        with_failing_route(refused=True),
+        units={**HEALTHY.units, "mvoice.service": unit("mvoice.service", active_state="inactive")},
     )
-    assert found(stopped, "routes") == []
-    no_unit = replace(silent(gone=True), config=settings(spec("mvoice", unit=""), spec("comfyui")))
-    assert only(no_unit, "routes").severity is Severity.NOTE
+    assert findings(stopped, "routes") == []
+    no_unit = replace(with_failing_route(refused=True), config=settings(spec("mvoice", unit=""), spec("comfyui")))
+    assert only_finding(no_unit, "routes").severity is Severity.NOTE
 
 
-def test_consumers_in_trouble() -> None:
+def test_a_consumer_with_an_error_is_a_finding() -> None:
     entries = [samples.consumer("my voice", "failed", error="it did not start")]
-    finding = only(replace(GOOD, status=status(consumers=entries)), "consumers")
-    assert (finding.what, finding.mend) == ("my voice is failed: it did not start", "gpumanctl show 'my voice'")
+    finding = only_finding(replace(HEALTHY, status=status(consumers=entries)), "consumers")
+    assert (finding.what, finding.fix) == ("my voice is failed: it did not start", "gpumanctl show 'my voice'")
 
 
-def test_what_people_see_has_the_worst_first_and_each_with_what_mends_it() -> None:
+def test_the_report_lists_the_worst_findings_first_with_their_fixes() -> None:
     facts = replace(
         with_unit(restart="always", kill_mode="none"), status=status(version="0.0.9"), missing_files=("/x",)
     )
     lines = [line.plain for line in doctor_lines(examine(facts), Theme(width=100))]
-    assert lines[0] == "● something is wrong: 1 problem, 2 warnings, 1 note"
+    assert lines[0] == "● problems found: 1 problem, 2 warnings, 1 note"
     heads = [line.partition(":")[0] for line in lines if line.partition(":")[0] in ("problem", "warning", "note")]
     assert heads == ["problem", "warning", "warning", "note"]
     assert "  → sudo systemctl restart gpumand" in lines
     assert all(line.isprintable() for line in lines)
 
 
-def test_a_line_to_copy_is_never_broken() -> None:
-    facts = replace(GOOD, caller=Caller(1000, "alice" * 20))
+def test_a_fix_is_never_wrapped() -> None:
+    facts = replace(HEALTHY, caller=Caller(1000, "alice" * 20))
     lines = [line.plain for line in doctor_lines(examine(facts), Theme(width=60))]
-    assert lines[0] == "● nothing is wrong: 1 note"
+    assert lines[0] == "● no problems found: 1 note"
     assert any(line.endswith(f"gpasswd --add {'alice' * 20} gpumand") for line in lines)
 
 
-def test_as_json_it_has_the_same() -> None:
-    document = as_json(examine(bus(is_polkit_there=False)), is_well=False)
+def test_json_output_has_the_same_findings() -> None:
+    document = as_json(examine(bus(has_polkit=False)), is_healthy=False)
     (finding,) = document["findings"]
     assert list(finding) == ["check", "severity", "what", "why", "mend"]
     assert (document["well"], finding["check"], finding["severity"]) == (False, "polkit", "problem")

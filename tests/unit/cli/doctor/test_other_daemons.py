@@ -1,4 +1,4 @@
-"""A second daemon on the host is told of, with who can stop which."""
+"""The check for other gpumand daemons, and which daemon the caller can stop."""
 
 from __future__ import annotations
 
@@ -7,23 +7,25 @@ from dataclasses import replace
 from gpumand.cli.doctor.facts import Bus
 from gpumand.cli.doctor.finding import Severity
 from gpumand.discovery.daemons import OtherDaemon
-from tests.unit.cli.doctor.good import GOOD, found, only, settings, spec
+from tests.unit.cli.doctor.healthy_host import HEALTHY, findings, only_finding, settings, spec
 
 UNITS = "disable --now gpumand.socket gpumand.service"
 
 
-def test_the_administrator_hears_of_a_users_and_how_to_stop_it() -> None:
-    finding = only(replace(GOOD, others=(OtherDaemon(77, "alice"),)), "other daemons")
-    assert finding.what == "another gpumand runs on this host (that of the user alice, pid 77)"
-    assert (finding.severity, finding.mend) == (Severity.WARNING, f"sudo systemctl --user --machine=alice@ {UNITS}")
+def test_root_gets_the_command_that_stops_a_users_daemon() -> None:
+    finding = only_finding(replace(HEALTHY, other_daemons=(OtherDaemon(77, "alice"),)), "other daemons")
+    assert finding.what == "another gpumand runs on this host (the daemon of user alice, pid 77)"
+    assert (finding.severity, finding.fix) == (Severity.WARNING, f"sudo systemctl --user --machine=alice@ {UNITS}")
 
 
-def test_a_user_hears_of_the_systems_and_can_stop_the_own() -> None:
-    own = replace(GOOD, user=True, bus=Bus("session", is_running=True), others=(OtherDaemon(1), OtherDaemon(7, "bob")))
-    assert [one.mend for one in found(own, "other daemons")] == [f"systemctl --user {UNITS}"] * 2
+def test_a_user_gets_the_command_that_stops_the_own_daemon() -> None:
+    own = replace(
+        HEALTHY, user=True, bus=Bus("session", is_running=True), other_daemons=(OtherDaemon(1), OtherDaemon(7, "bob"))
+    )
+    assert [one.fix for one in findings(own, "other daemons")] == [f"systemctl --user {UNITS}"] * 2
 
 
-def test_where_all_have_devices_of_their_own_it_may_be_meant_so() -> None:
-    apart = replace(GOOD, config=settings(spec("mvoice", devices=("1",))), others=(OtherDaemon(77, "alice"),))
-    (finding,) = found(apart, "other daemons")
+def test_another_daemon_is_only_a_note_when_all_consumers_have_fixed_devices() -> None:
+    apart = replace(HEALTHY, config=settings(spec("mvoice", devices=("1",))), other_daemons=(OtherDaemon(77, "alice"),))
+    (finding,) = findings(apart, "other daemons")
     assert finding.severity is Severity.NOTE

@@ -1,4 +1,4 @@
-"""How a device's memory is split into cells."""
+"""Dividing a device's bar among the holders of its memory."""
 
 from __future__ import annotations
 
@@ -12,30 +12,30 @@ amounts = st.lists(st.integers(min_value=0, max_value=200_000), min_size=1, max_
 
 
 @given(amounts, st.integers(min_value=1, max_value=200_000), st.integers(min_value=36, max_value=96))
-def test_cells_never_exceed_the_bar_and_never_hide_anybody(parts: list[int], total: int, width: int) -> None:
+def test_cells_never_exceed_the_bar_and_every_holder_gets_one(parts: list[int], total: int, width: int) -> None:
     given_cells = cells(parts, total, width)
     assert sum(given_cells) <= width
     assert all(count >= 1 for count, amount in zip(given_cells, parts, strict=True) if amount)
     assert all(count == 0 for count, amount in zip(given_cells, parts, strict=True) if not amount)
 
 
-def test_cells_are_in_proportion() -> None:
+def test_cells_are_proportional_to_memory() -> None:
     assert cells([12000, 6000, 0], 24000, 40) == [20, 10, 0]
 
 
-def test_memory_of_nobody_known_is_unattributed_where_foreign_is_unknown() -> None:
+def test_memory_of_no_consumer_is_unattributed_when_foreign_memory_is_unknown() -> None:
     entry = device(used_mib=5000)
     del entry["foreign_mib"]
     found = shares(entry, [consumer("mvoice", "resident", used_mib=2867)])
     assert [(share.name, share.mib) for share in found] == [("mvoice", 2867), ("unattributed", 2133)]
 
 
-def test_consumers_of_another_device_are_not_in_the_bar() -> None:
+def test_consumer_on_another_device_is_not_in_the_bar() -> None:
     found = shares(device(foreign_mib=0), [consumer("mvoice", "resident", used_mib=2867, device="1")])
     assert found == []
 
 
-def test_a_consumer_on_several_devices_has_its_part_in_each_bar() -> None:
+def test_consumer_on_several_devices_has_a_part_in_each_bar() -> None:
     wide = consumer("wide", "resident", used_mib=8000, device="0,1")
 
     for index in (0, 1):

@@ -1,4 +1,4 @@
-"""From figures to lines of configuration."""
+"""Measurements become lines of configuration."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from gpumand.cli.calibration import Calibration, Stillness, Unload
+from gpumand.cli.calibration import Calibration, StabilityDetector, Unload
 from gpumand.cli.render.calibration import as_json, toml_lines
 
 GOOD = Unload("http", 800_000, 2600, 240)
@@ -19,51 +19,51 @@ def found(**changes: Any) -> Calibration:
 
 
 def settings(calibration: Calibration) -> dict[str, Any]:
-    """What is to be pasted, read as the daemon reads it."""
+    """The configuration lines, parsed as the daemon parses them."""
     table: dict[str, Any] = tomllib.loads("\n".join(toml_lines(calibration)))["consumers"]["my voice"]
     return table
 
 
-def test_figures_are_rounded_up_and_times_have_room() -> None:
+def test_footprints_are_rounded_up_and_the_load_timeout_has_a_margin() -> None:
     assert settings(found()) == {"vram_resident_mib": 3008, "residual_mib": 256, "load_timeout_sec": 60}
     assert as_json(found())["settings"] == settings(found())
 
 
-def test_what_was_not_seen_is_left_out() -> None:
+def test_settings_without_a_measurement_are_left_out() -> None:
     assert settings(found(loads_usec=(), unloads=())) == {"vram_resident_mib": 3008}
 
 
-def test_a_few_mib_that_stay_are_nothing_to_declare() -> None:
+def test_negligible_residual_is_left_out() -> None:
     assert "residual_mib" not in settings(found(unloads=(Unload("http", 1, 2800, 64),)))
 
 
 @pytest.mark.parametrize(("freed", "stayed", "counts"), [(2600, 240, True), (1000, 1851, False), (0, 2851, False)])
-def test_what_a_failed_route_left_counts_only_where_it_freed_more(freed: int, stayed: int, counts: bool) -> None:
+def test_residual_of_a_failed_unload_counts_if_most_memory_was_freed(freed: int, stayed: int, counts: bool) -> None:
     failed = found(unloads=(Unload("http", 0, freed, stayed, "too little became free"),))
     assert ("residual_mib" in settings(failed)) is counts
     assert any("failed: too little became free" in line for line in toml_lines(failed))
 
 
-def test_what_stays_after_a_stop_is_no_residual_of_the_route() -> None:
+def test_memory_left_after_a_unit_stop_is_not_a_residual() -> None:
     assert "residual_mib" not in settings(found(unloads=(Unload("unit-stop", 1, 2600, 240),)))
 
 
-def test_hostile_text_stays_in_its_comment() -> None:
+def test_hostile_error_text_stays_in_its_comment() -> None:
     hostile = found(unloads=(Unload("http", error="no\n[consumers.evil]\x1b[2J"),))
     assert settings(hostile)["vram_resident_mib"] == 3008
 
 
-def test_a_figure_is_still_when_new_samples_have_not_moved_it_for_long_enough() -> None:
-    still = Stillness(5.0)
-    assert not still.feed(100, 1, 0.0)
-    assert not still.feed(2000, 2, 1.0)
-    assert not still.feed(2050, 3, 5.9), "five seconds since the last move are not over"
-    assert still.feed(2050, 4, 6.0)
-    assert still.peak_mib == 2050
+def test_reading_is_stable_after_five_seconds_without_a_change() -> None:
+    detector = StabilityDetector(5.0)
+    assert not detector.add(100, 1, 0.0)
+    assert not detector.add(2000, 2, 1.0)
+    assert not detector.add(2050, 3, 5.9), "five seconds since the last change are not over"
+    assert detector.add(2050, 4, 6.0)
+    assert detector.peak_mib == 2050
 
 
-def test_one_old_sample_is_no_stillness() -> None:
-    still = Stillness(5.0)
-    assert not still.feed(2000, 7, 0.0)
-    assert not still.feed(2000, 7, 60.0)
-    assert still.feed(2000, 8, 60.0)
+def test_repeated_old_sample_does_not_count_as_stable() -> None:
+    detector = StabilityDetector(5.0)
+    assert not detector.add(2000, 7, 0.0)
+    assert not detector.add(2000, 7, 60.0)
+    assert detector.add(2000, 8, 60.0)

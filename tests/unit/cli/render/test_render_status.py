@@ -1,4 +1,4 @@
-"""Status as people see it, at fixed widths."""
+"""Output of ``status`` and ``list`` at fixed widths."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from tests.unit.cli.samples import NOW, consumer, device, lease, status, waiting
 PLAIN = Theme(width=80)
 
 
-def shown(snapshot: dict[str, Any], look: Theme = PLAIN) -> str:
-    return paint(status_lines(snapshot, NOW, look), look)
+def shown(snapshot: dict[str, Any], theme: Theme = PLAIN) -> str:
+    return paint(status_lines(snapshot, NOW, theme), theme)
 
 
 WHOLE = """\
@@ -39,7 +39,7 @@ since start: 12 grants, 1 refusal, 4 loads (mean 8.2 s), 3 evictions (mean 0.6
 """
 
 
-def test_the_whole_picture_on_eighty_columns() -> None:
+def test_whole_status_on_eighty_columns() -> None:
     assert shown(status()) == WHOLE
 
 
@@ -57,9 +57,9 @@ def test_no_line_is_wider_than_the_screen(width: int) -> None:
     assert [line for line in shown(busy, Theme(width=width)).splitlines() if len(line) > width] == []
 
 
-def test_a_pipe_gets_everything_uncut() -> None:
+def test_pipe_gets_untruncated_text() -> None:
     reason = "a long reason " * 10
-    text = shown(status(leases=[lease(reason=reason)]), Theme(width=80, elastic=False))
+    text = shown(status(leases=[lease(reason=reason)]), Theme(width=80, fit_to_width=False))
     assert reason.strip() in text
 
 
@@ -69,21 +69,21 @@ def test_unknown_is_not_shown_as_zero() -> None:
     entry = consumer("comfyui", "resident", vram_resident_mib=13312)
     del entry["used_mib"]
     text = shown(status(devices=[known], consumers=[entry], leases=[], stats={}))
-    assert "24.0 GiB, use unknown" in text
+    assert "24.0 GiB, usage unknown" in text
     assert "nvml-hangs: no answer for 12 s" in text
     assert "a comfyui ~13.0 GiB" in text
     assert "comfyui   resident  0       -   13.0 GiB" in text
     assert "free" not in text
 
 
-def test_a_device_of_unknown_size_has_no_bar() -> None:
+def test_device_of_unknown_size_has_no_bar() -> None:
     bare = {"index": 0, "uuid": "", "name": "", "source": "none", "sampled_usec": 0, "error": ""}
     text = shown(status(devices=[bare]))
     assert "GPU 0  unnamed device (none)  memory unknown" in text
     assert "[" not in text
 
 
-def test_reserved_memory_stands_between_used_and_free() -> None:
+def test_reserved_memory_is_drawn_between_used_and_free() -> None:
     loading = [consumer("llm", "loading", vram_resident_mib=14336, used_mib=2048, doing="loading for 3 s")]
     text = shown(
         status(
@@ -97,32 +97,32 @@ def test_reserved_memory_stands_between_used_and_free() -> None:
     assert "░ reserved 12.0 GiB" in text
 
 
-def test_queue_says_what_each_request_waits_for() -> None:
+def test_queue_shows_what_each_request_waits_for() -> None:
     text = shown(status(queue=[waiting(), waiting(consumer="mvoice", position=2, priority=5)]))
-    assert "    1  llm            0    12 s  uid 1000  mvoice is leased" in text
-    assert "    2  mvoice         5    12 s  uid 1000  mvoice is leased" in text
+    assert "  1  llm              0    12 s  uid 1000  mvoice is leased" in text
+    assert "  2  mvoice           5    12 s  uid 1000  mvoice is leased" in text
     assert "2 waiting" in text.splitlines()[0]
 
 
-def test_degraded_and_errors_are_in_front() -> None:
+def test_degraded_state_and_errors_are_shown() -> None:
     failed = consumer("llm", "failed", error="llm.service failed: exit-code")
     text = shown(status(degraded="nvml-missing: no driver", consumers=[failed]))
     assert text.splitlines()[1] == "  degraded: nvml-missing: no driver"
     assert "  llm: llm.service failed: exit-code" in text
 
 
-def test_without_unicode_only_ascii_is_written() -> None:
+def test_output_without_unicode_is_ascii() -> None:
     snapshot = status(devices=[device(reserved_mib=2000)], leases=[lease(reason="x" * 200)])
     assert shown(snapshot, Theme(width=80, unicode=False)).isascii()
 
 
-def test_without_legend_there_are_no_headings() -> None:
+def test_output_without_legend_has_no_headings() -> None:
     text = shown(status(), Theme(width=80, legend=False))
     assert "CONSUMER" not in text
     assert "LEASE " not in text
 
 
-def test_escape_sequences_of_others_never_reach_the_terminal() -> None:
+def test_escape_sequences_in_names_and_reasons_never_reach_the_terminal() -> None:
     evil = "\x1b]0;owned\x07\x1b[2J"
     snapshot = status(
         degraded=evil,
@@ -131,14 +131,14 @@ def test_escape_sequences_of_others_never_reach_the_terminal() -> None:
         queue=[waiting(reason=evil, waiting_for=evil)],
         devices=[device(name=evil, error=evil)],
     )
-    for look in (PLAIN, Theme(width=80, color=True)):
-        text = shown(snapshot, look)
+    for theme in (PLAIN, Theme(width=80, color=True)):
+        text = shown(snapshot, theme)
         assert "\x07" not in text
         assert "\x1b]" not in text
         assert "\x1b[2J" not in text
 
 
-def test_colors_only_where_there_are_any() -> None:
+def test_colors_are_used_only_if_the_theme_has_them() -> None:
     assert "\x1b[" in shown(status(), Theme(width=80, color=True))
     assert "\x1b" not in shown(status())
 
@@ -151,19 +151,19 @@ llm       unloaded  0     14.0 GiB  never      no      llm.service
 """
 
 
-def test_list_names_the_units() -> None:
+def test_list_shows_units() -> None:
     assert paint(list_lines(status()["consumers"], NOW, PLAIN), PLAIN) == LIST
 
 
-def test_a_list_of_nobody_says_so_except_to_a_script() -> None:
+def test_empty_list_prints_a_sentence_or_nothing_without_headings() -> None:
     assert paint(list_lines([], NOW, PLAIN), PLAIN) == "No consumers are configured.\n"
     assert list_lines([], NOW, replace(PLAIN, legend=False)) == []
 
 
-def test_foreign_processes_are_named_the_largest_first_and_only_some() -> None:
+def test_largest_foreign_processes_are_named_and_the_others_counted() -> None:
     firefox = {"pid": 7, "name": "fire\x1bfox", "unit": "s.scope", "uid": 1000, "user": "alice", "used_mib": 2150}
     others = [{"pid": pid, "name": "", "unit": "", "uid": 0, "user": "", "used_mib": 10} for pid in range(10, 15)]
-    pipe = Theme(width=120, elastic=False)
+    pipe = Theme(width=120, fit_to_width=False)
     shy = {"pid": 9, "name": "shy", "unit": "", "user": ""}
 
     lines = foreign_lines(device(foreign=[firefox, *others, shy]), pipe)
@@ -178,9 +178,10 @@ def test_foreign_processes_are_named_the_largest_first_and_only_some() -> None:
     assert foreign_lines(device(foreign=[shy]), pipe) == []
 
 
-def test_who_is_resident_and_holds_nothing_yet_waits_for_its_first_request() -> None:
+def test_resident_lazy_consumer_without_its_model_loads_on_first_request() -> None:
     lazy = consumer("comfyui", "resident", used_mib=0, lazy=True)
     assert [line.plain for line in consumer_lines([lazy], NOW, PLAIN)][1].endswith("  loads on first request")
-    assert "first request" in consumer_lines([{**lazy, "used_mib": 500}], NOW, PLAIN)[1].plain  # a context, no model
+    # 500 MiB is a CUDA context without a model.
+    assert "first request" in consumer_lines([{**lazy, "used_mib": 500}], NOW, PLAIN)[1].plain
     assert "first request" not in consumer_lines([{**lazy, "used_mib": 2800}], NOW, PLAIN)[1].plain
     assert "first request" not in consumer_lines([{**lazy, "residency": "unloaded"}], NOW, PLAIN)[1].plain

@@ -1,4 +1,4 @@
-"""Lines in pieces, against rich's own."""
+"""The Text class gives the same results as that of rich."""
 
 from __future__ import annotations
 
@@ -8,24 +8,24 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gpumand.cli.output import paint
-from gpumand.cli.render.text import NARROW, Text, cell_len
+from gpumand.cli.render.text import SINGLE_CELL_CHARACTERS, Text, cell_len
 from gpumand.cli.render.theme import Theme
 
 CHARS = st.characters(codec="utf-8", categories=["L", "N", "P", "S", "Zs", "Mn"])
 PIECES = st.lists(st.tuples(st.text(CHARS, max_size=8), st.sampled_from(["", "bold", "red", "bold red"])), max_size=6)
 
 
-def test_what_our_own_lines_are_drawn_with_is_narrow() -> None:
-    assert {rich.cells.cell_len(char) for char in NARROW} == {1}
+def test_single_cell_characters_take_one_cell() -> None:
+    assert {rich.cells.cell_len(char) for char in SINGLE_CELL_CHARACTERS} == {1}
 
 
 @given(st.text(CHARS, max_size=20))
-def test_columns_are_those_that_rich_counts(text: str) -> None:
+def test_cell_length_is_the_same_as_of_rich(text: str) -> None:
     assert cell_len(text) == rich.cells.cell_len(text)
 
 
 @given(PIECES, st.integers(0, 40))
-def test_a_cut_line_is_never_wider_and_begins_alike(pieces: list[tuple[str, str]], width: int) -> None:
+def test_truncated_line_is_a_prefix_within_the_width(pieces: list[tuple[str, str]], width: int) -> None:
     line = Text.assemble(*pieces)
     whole = line.plain
     line.truncate(width)
@@ -36,23 +36,23 @@ def test_a_cut_line_is_never_wider_and_begins_alike(pieces: list[tuple[str, str]
 
 
 @given(PIECES)
-def test_rich_gets_the_same_characters_with_the_same_styles(pieces: list[tuple[str, str]]) -> None:
-    ours, theirs = Text.assemble(*pieces).to_rich(), rich.text.Text.assemble(*pieces)
-    assert ours.plain == theirs.plain
-    assert [span for span in ours.spans if span.start < span.end] == [
-        span for span in theirs.spans if span.start < span.end
+def test_conversion_to_rich_keeps_characters_and_styles(pieces: list[tuple[str, str]]) -> None:
+    converted, expected = Text.assemble(*pieces).to_rich(), rich.text.Text.assemble(*pieces)
+    assert converted.plain == expected.plain
+    assert [span for span in converted.spans if span.start < span.end] == [
+        span for span in expected.spans if span.start < span.end
     ]
 
 
 @given(PIECES)
-def test_blanks_at_the_end_go_over_all_pieces(pieces: list[tuple[str, str]]) -> None:
+def test_rstrip_removes_spaces_across_pieces(pieces: list[tuple[str, str]]) -> None:
     line = Text.assemble(*pieces)
     expected = line.plain.rstrip()
     line.rstrip()
     assert line.plain == expected
 
 
-def test_a_copy_and_a_sum_change_nothing_else() -> None:
+def test_copy_and_sum_do_not_change_their_sources() -> None:
     first, second = Text("a", "bold"), Text("b")
     both = first + second
     both.append("c").stylize("reverse")
@@ -62,7 +62,7 @@ def test_a_copy_and_a_sum_change_nothing_else() -> None:
     assert not Text("")
 
 
-def test_styles_are_painted_by_rich_and_only_where_they_are_wanted() -> None:
+def test_styles_are_printed_only_if_the_theme_has_colors() -> None:
     line = Text.assemble("a", ("b", "bold red"), "[bold]c")
     assert paint([line], Theme(color=False)) == "ab[bold]c\n"
     painted = paint([line], Theme(color=True))

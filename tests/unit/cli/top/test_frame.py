@@ -1,4 +1,4 @@
-"""Frames of every size, from plain values."""
+"""Frames of every size for plain values."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gpumand.cli.render.theme import Theme
-from gpumand.cli.top.frame import frame, share_out
+from gpumand.cli.top.frame import distribute_lines, frame
 from gpumand.cli.top.model import Model, press
 from tests.unit.cli import samples
 
@@ -37,11 +37,11 @@ def model(**changes: Any) -> Model:
     return replace(Model().with_status(samples.status(**changes)), recent=(EVICTION,))
 
 
-def text(shown: Model, width: int = 80, height: int = 24, look: Theme = PLAIN) -> list[str]:
-    return [line.plain for line in frame(shown, samples.NOW, replace(look, width=width), height)]
+def text(shown: Model, width: int = 80, height: int = 24, theme: Theme = PLAIN) -> list[str]:
+    return [line.plain for line in frame(shown, samples.NOW, replace(theme, width=width), height)]
 
 
-def test_a_screen_of_80_by_24_has_everything() -> None:
+def test_screen_of_80_by_24_shows_everything() -> None:
     lines = text(model(queue=[samples.waiting()], devices=[samples.device(foreign=FOREIGN)]))
     whole = "\n".join(lines)
     assert lines[0].startswith("● gpumand 0.1.0: 2 of 3 consumers resident, 1 lease, 1 waiting")
@@ -52,17 +52,17 @@ def test_a_screen_of_80_by_24_has_everything() -> None:
     assert "# other foreign 21 MiB" in whole
     for word in ("CONSUMER", "▸ comfyui", "mvoice is leased", "render.service", "evicted", "for comfyui; by http"):
         assert word in whole
-    assert lines[-1] == " ↑↓ = choose   l = load   e = evict   p = pin or unpin   ? = help   q = quit"
+    assert lines[-1] == " ↑↓ = select   l = load   e = evict   p = pin or unpin   ? = help   q = quit"
 
 
-def test_on_a_narrow_screen_how_to_leave_is_not_cut_off() -> None:
+def test_key_that_quits_is_shown_on_a_narrow_screen() -> None:
     assert text(model(), width=40, height=10)[-1] == " l=load  e=evict  p=pin  ?=help  q=quit"
-    colored = text(model(), width=40, height=10, look=Theme(width=40, color=True))[-1]
+    colored = text(model(), width=40, height=10, theme=Theme(width=40, color=True))[-1]
     assert colored.endswith(" q quit")
     assert len(colored) <= 40
 
 
-def test_the_chosen_consumer_is_marked_and_what_is_wrong_with_it_is_told() -> None:
+def test_selected_consumer_is_marked_and_its_error_shown() -> None:
     broken = [samples.consumer("mvoice", "failed", error="it did not start"), samples.consumer("llm")]
     lines = text(model(consumers=broken, leases=[]))
     assert any(line.startswith("▸ mvoice") for line in lines)
@@ -70,11 +70,11 @@ def test_the_chosen_consumer_is_marked_and_what_is_wrong_with_it_is_told() -> No
     assert text(press(model(consumers=broken, leases=[]), "j").model)[-2] == ""
 
 
-def test_a_question_stands_above_the_keys() -> None:
+def test_question_is_shown_above_the_keys() -> None:
     assert text(press(model(leases=[]), "e").model)[-2] == "Evict comfyui? y = yes, any other key = no"
 
 
-def test_many_consumers_scroll_with_the_chosen_one() -> None:
+def test_long_consumer_list_scrolls_with_the_selection() -> None:
     many = [samples.consumer(f"c{number:03}") for number in range(100)]
     shown = model(consumers=many, leases=[])
     for _ in range(57):
@@ -85,7 +85,7 @@ def test_many_consumers_scroll_with_the_chosen_one() -> None:
     assert any("evicted" in line for line in lines)
 
 
-def test_the_last_consumer_of_many_can_be_seen() -> None:
+def test_last_of_many_consumers_can_be_selected() -> None:
     many = [samples.consumer(f"c{number:03}") for number in range(100)]
     assert any(line.startswith("▸ c099") for line in text(press(model(consumers=many), "end").model))
 
@@ -95,21 +95,21 @@ def test_many_devices_leave_room_for_consumers() -> None:
     assert any(line.startswith("▸ comfyui") for line in lines)
 
 
-def test_no_device_and_nothing_configured_is_said() -> None:
+def test_missing_devices_and_consumers_are_reported() -> None:
     degraded = "nvml-library-missing: libnvidia-ml.so.1 is not installed"
     lines = text(model(devices=[], consumers=[], leases=[], degraded=degraded))
     assert f"  degraded: {degraded}" in lines
     assert "No consumers are configured." in lines
 
 
-def test_a_daemon_that_went_away_is_told_above_what_was_last_seen() -> None:
-    lines = text(replace(model(), away="gpumand left the bus"))
-    assert lines[0].startswith("● gpumand left the bus; last seen:")
+def test_last_status_is_shown_with_the_reason_when_the_daemon_is_gone() -> None:
+    lines = text(replace(model(), stale_reason="gpumand left the bus"))
+    assert lines[0].startswith("● gpumand left the bus; last known state:")
     assert any("comfyui" in line for line in lines)
 
 
-def test_before_the_first_answer_it_says_what_it_waits_for() -> None:
-    assert text(Model())[0] == "asking gpumand …"
+def test_first_frame_says_that_it_waits_for_the_daemon() -> None:
+    assert text(Model())[0] == "waiting for gpumand …"
 
 
 def test_help_explains_every_key_within_80_columns() -> None:
@@ -118,17 +118,17 @@ def test_help_explains_every_key_within_80_columns() -> None:
     assert any(line.startswith("  E  ") for line in lines)
 
 
-def test_ascii_screens_get_ascii() -> None:
+def test_screen_without_unicode_gets_ascii() -> None:
     ascii_only = replace(PLAIN, unicode=False)
     many = [samples.consumer("x" * 70 + str(number)) for number in range(50)]
     for shown in (model(), model(consumers=many), press(model(), "?").model):
-        assert "\n".join(text(shown, look=ascii_only)).isascii()
+        assert "\n".join(text(shown, theme=ascii_only)).isascii()
 
 
-def test_foreign_processes_differ_from_their_neighbours_in_color() -> None:
+def test_adjacent_foreign_processes_have_different_shades() -> None:
     colored = Theme(width=80, color=True)
     shown = model(devices=[samples.device(foreign=FOREIGN, foreign_mib=6000)])
-    shown.status["devices"][0]["foreign"][0]["used_mib"] = 4000  # type: ignore[index]  # a plain dict of our own
+    shown.status["devices"][0]["foreign"][0]["used_mib"] = 4000  # type: ignore[index]  # a plain dict of this test
     bar = next(line for line in frame(shown, samples.NOW, colored, 24) if line.plain.startswith("  ["))
     assert "▒" in bar.plain
     assert "▓" in bar.plain
@@ -144,7 +144,7 @@ NAMES = st.text(alphabet=st.characters(codec="utf-8", exclude_categories=["Cs"])
     queue=st.integers(0, 20),
     typed=st.lists(st.sampled_from(["j", "end", "e", "?"]), max_size=3),
 )
-def test_no_size_and_no_name_breaks_the_frame(
+def test_frame_fits_any_size_with_any_names(
     color: bool, names: list[str], size: tuple[int, int], queue: int, typed: list[str]
 ) -> None:
     consumers = [samples.consumer(name, "resident", used_mib=300) for name in names]
@@ -160,10 +160,10 @@ def test_no_size_and_no_name_breaks_the_frame(
 
 
 @given(st.lists(st.tuples(st.integers(2, 40), st.integers(2, 6)), max_size=6), st.integers(0, 60))
-def test_room_is_shared_out_whole_and_never_exceeded(parts: list[tuple[int, int]], room: int) -> None:
+def test_sections_share_all_lines_and_never_exceed_them(parts: list[tuple[int, int]], room: int) -> None:
     wanted, least = [one for one, _ in parts], [one for _, one in parts]
-    given_out = share_out(wanted, least, room)
-    assert sum(given_out) <= max(0, room)
-    assert all(lines == 0 or 2 <= lines <= want for lines, want in zip(given_out, wanted, strict=True))
+    heights = distribute_lines(wanted, least, room)
+    assert sum(heights) <= max(0, room)
+    assert all(lines == 0 or 2 <= lines <= want for lines, want in zip(heights, wanted, strict=True))
     if sum(wanted) <= room:
-        assert given_out == wanted
+        assert heights == wanted

@@ -1,4 +1,4 @@
-"""Keys out of bytes."""
+"""Bytes from a terminal are decoded into keys."""
 
 from __future__ import annotations
 
@@ -32,29 +32,29 @@ def test_bytes_become_keys(octets: bytes, keys: list[str]) -> None:
     assert Decoder().feed(octets) == keys
 
 
-def test_an_escape_alone_is_the_key_once_nothing_follows() -> None:
+def test_escape_byte_alone_becomes_the_escape_key_after_a_pause() -> None:
     decoder = Decoder()
     assert decoder.feed(b"\x1b") == []
-    assert decoder.waits
+    assert decoder.has_pending_escape
     assert decoder.flush() == ["escape"]
-    assert not decoder.waits
+    assert not decoder.has_pending_escape
 
 
-def test_a_sequence_that_is_cut_off_is_no_key() -> None:
+def test_incomplete_sequence_is_dropped() -> None:
     decoder = Decoder()
     assert decoder.feed(b"\x1b[1;") == []
     assert decoder.flush() == []
     assert decoder.feed(b"q") == ["q"]
 
 
-def test_a_sequence_without_end_does_not_grow_for_ever() -> None:
+def test_endless_sequence_does_not_grow_the_buffer() -> None:
     decoder = Decoder()
     decoder.feed(b"\x1b[" + b"1" * 1000)
     assert len(decoder._pending) <= 32
 
 
 @given(st.binary(max_size=40), st.data())
-def test_it_does_not_matter_how_bytes_are_cut(octets: bytes, data: st.DataObject) -> None:
+def test_keys_do_not_depend_on_how_bytes_are_split(octets: bytes, data: st.DataObject) -> None:
     cut = data.draw(st.integers(0, len(octets)))
     whole, parts = Decoder(), Decoder()
     assert whole.feed(octets) == parts.feed(octets[:cut]) + parts.feed(octets[cut:])

@@ -1,4 +1,4 @@
-"""Facts that are as they should be, to be spoiled one by one."""
+"""Facts about a healthy host, which tests change one by one."""
 
 from __future__ import annotations
 
@@ -41,8 +41,8 @@ def unit(name: str, **changes: Any) -> UnitFacts:
 
 
 def settings(*specs: ConsumerSpec) -> Configuration:
-    found = Settings(consumers={one.name: one for one in specs})
-    return Configuration((Path("/etc/gpumand/gpumand.toml"),), samples.NOW, "/etc/gpumand/gpumand.toml", found)
+    findings = Settings(consumers={one.name: one for one in specs})
+    return Configuration((Path("/etc/gpumand/gpumand.toml"),), samples.NOW, "/etc/gpumand/gpumand.toml", findings)
 
 
 def status(**changes: Any) -> dict[str, Any]:
@@ -51,15 +51,15 @@ def status(**changes: Any) -> dict[str, Any]:
     return samples.status(**(plain | changes))
 
 
-GOOD = Facts(
+HEALTHY = Facts(
     caller=Caller(1000, "alice", is_member=True, is_listed=True, group_exists=True),
     bus=Bus(
         is_running=True,
         is_activatable=True,
         owner_uid=990,
         daemon_uid=990,
-        is_systemd_there=True,
-        is_polkit_there=True,
+        has_systemd=True,
+        has_polkit=True,
     ),
     config=settings(spec("mvoice"), spec("comfyui")),
     status=status(),
@@ -75,12 +75,12 @@ GOOD = Facts(
 )
 
 
-def found(facts: Facts, check: str) -> list[Finding]:
+def findings(facts: Facts, check: str) -> list[Finding]:
     return examine(facts)[check] or []
 
 
-def only(facts: Facts, check: str) -> Finding:
-    """The one finding; no other check finds anything beside it."""
+def only_finding(facts: Facts, check: str) -> Finding:
+    """The only finding of all checks, which has to be one of this check."""
     every = {name: ones for name, ones in examine(facts).items() if ones}
     assert list(every) == [check]
     (finding,) = every[check]

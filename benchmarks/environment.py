@@ -1,4 +1,4 @@
-"""What is measured: the real daemon on a bus of its own, the simulated device, real consumer processes, a client."""
+"""Runs the real daemon for the benchmarks: on its own bus, with the simulated device, and a client connected to it."""
 
 from __future__ import annotations
 
@@ -24,47 +24,47 @@ START_SEC = 30.0
 TOTAL_MIB = 24564
 
 
-class Failed(Exception):
-    """An error reply; the message is its name and its text."""
+class CallFailed(Exception):
+    """The daemon answered with an error; the message is the error's name and text."""
 
 
 class Client:
-    """A client of the daemon, over the binding's low-level API."""
+    """A client of the daemon that uses dbus-fast's low-level API."""
 
     def __init__(self, bus: MessageBus) -> None:
         self._bus = bus
 
     async def call(self, member: str, signature: str = "", body: Sequence[Any] = (), interface: str = MANAGER) -> Any:
-        """Call a method of the manager's object; returns the reply's body. Raises Failed."""
+        """Call a method of the manager object; returns the reply's body. Raises CallFailed."""
         message = Message(NAME, PATH, interface, member, signature=signature, body=list(body))
         reply = await self._bus.call(message)
         assert reply is not None
         if reply.message_type is MessageType.ERROR:
-            raise Failed(f"{reply.error_name}: {reply.body}")
+            raise CallFailed(f"{reply.error_name}: {reply.body}")
         return reply.body
 
     async def ping(self) -> None:
-        """One round trip to the daemon that asks nothing of gpumand."""
+        """One round trip to the daemon without any of gpumand's code."""
         await self.call("Ping", interface="org.freedesktop.DBus.Peer")
 
     async def acquire(self, consumer: str, **options: Variant) -> str:
-        """Acquire; returns the lease."""
+        """Call Acquire with these options; returns the id of the lease."""
         body = await self.call("Acquire", "sa{sv}", [consumer, options])
         return str(body[0])
 
     async def release(self, lease: str) -> None:
-        """Release."""
+        """Release a lease."""
         await self.call("Release", "s", [lease])
 
 
 @dataclass(frozen=True, slots=True)
-class World:
-    """What runs.
+class RunningDaemon:
+    """A running daemon.
 
     Attributes:
-        address: of the bus.
-        pid: of the daemon.
-        client: connected to it.
+        address: address of its bus.
+        pid: process id of the daemon.
+        client: a client connected to it.
     """
 
     address: str
@@ -74,51 +74,53 @@ class World:
 
 @contextlib.contextmanager
 def workspace() -> Any:
-    """A folder in memory where there is one, as /run is on a host."""
+    """A temporary folder, in memory if possible: on a host the daemon's state is in /run, which is memory too."""
     base = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
     with tempfile.TemporaryDirectory(prefix="gpumand-benchmark-", dir=base) as folder:
         yield Path(folder)
 
 
 @contextlib.asynccontextmanager
-async def world(folder: Path, consumers: str, scheduler: str = "concurrent_leases = 0") -> AsyncIterator[World]:
+async def running_daemon(
+    folder: Path, consumers: str, scheduler: str = "concurrent_leases = 0"
+) -> AsyncIterator[RunningDaemon]:
     """Run the daemon over the simulated device.
 
     Args:
-        folder: for its configuration and state; announcements are in ``simulator`` in it.
+        folder: its configuration, state and VRAM announcements are in this folder.
         consumers: the ``[consumers.…]`` tables.
-        scheduler: lines of the ``[scheduler]`` table.
+        scheduler: the lines of the ``[scheduler]`` table.
     """
     config = folder / "gpumand.toml"
     config.write_text(
         f'[scheduler]\n{scheduler}\n[gpu]\nsource = "simulated"\nsimulated_total_mib = [{TOTAL_MIB}]\n'
-        f'simulated_dir = "{simulator(folder)}"\n{consumers}'
+        f'simulated_dir = "{announcement_folder(folder)}"\n{consumers}'
     )
     async with PrivateBus() as private:
-        words = ["--config", str(config), "--bus-address", private.address]
+        options = ["--config", str(config), "--bus-address", private.address]
         state = ["--state-dir", str(folder / "state")]
-        command = [sys.executable, "-m", "gpumand", *words, *state]
-        with (folder / "log").open("wb") as log:  # it logs as it does on a host, but not into the table
+        command = [sys.executable, "-m", "gpumand", *options, *state]
+        with (folder / "log").open("wb") as log:  # as much logging as on a host, but not into the table
             daemon = await asyncio.create_subprocess_exec(*command, stdin=DEVNULL, stderr=log)
         bus = await MessageBus(bus_address=private.address).connect()
         try:
             client = Client(bus)
-            await _ready(client, daemon, folder / "log")
-            yield World(private.address, daemon.pid, client)
+            await _wait_until_ready(client, daemon, folder / "log")
+            yield RunningDaemon(private.address, daemon.pid, client)
         finally:
             bus.disconnect()
-            await _end(daemon)
+            await _stop(daemon)
 
 
-def simulator(folder: Path) -> Path:
-    """Where consumers announce."""
+def announcement_folder(folder: Path) -> Path:
+    """The folder in which consumer processes announce their VRAM to the simulated device; created if necessary."""
     path = folder / "simulator"
     path.mkdir(mode=0o700, exist_ok=True)
     return path
 
 
-def table_of(consumer: ConsumerProcess, mib: int) -> str:
-    """Its ``[consumers.…]`` table."""
+def consumer_table(consumer: ConsumerProcess, mib: int) -> str:
+    """The ``[consumers.…]`` table of a consumer process."""
     return (
         f'[consumers.{consumer.name}]\nvram_resident_mib = {mib}\nurl = "{consumer.url}"\n'
         'health = { path = "/health", loaded = "/model_loaded", last_used = "/last_used" }\n'
@@ -126,31 +128,31 @@ def table_of(consumer: ConsumerProcess, mib: int) -> str:
     )
 
 
-def plain(value: Any) -> Any:
-    """A reply's body without the binding's wrapping."""
+def unwrap(value: Any) -> Any:
+    """A reply's body with all variants replaced by their values."""
     if isinstance(value, Variant):
-        return plain(value.value)
+        return unwrap(value.value)
     if isinstance(value, Mapping):
-        return {key: plain(inner) for key, inner in value.items()}
-    return [plain(inner) for inner in value] if isinstance(value, list) else value
+        return {key: unwrap(inner) for key, inner in value.items()}
+    return [unwrap(inner) for inner in value] if isinstance(value, list) else value
 
 
-async def _ready(client: Client, daemon: Process, log: Path) -> None:
+async def _wait_until_ready(client: Client, daemon: Process, log: Path) -> None:
     async with asyncio.timeout(START_SEC):
         while True:
             if daemon.returncode is not None:
-                raise _ended(daemon, log)
-            with contextlib.suppress(Failed):
+                raise _exit_error(daemon, log)
+            with contextlib.suppress(CallFailed):
                 await client.call("GetStatus")
                 return
             await asyncio.sleep(0.05)
 
 
-def _ended(daemon: Process, log: Path) -> RuntimeError:
-    return RuntimeError(f"the daemon ended with status {daemon.returncode}: {log.read_text()}")
+def _exit_error(daemon: Process, log: Path) -> RuntimeError:
+    return RuntimeError(f"the daemon exited with status {daemon.returncode}: {log.read_text()}")
 
 
-async def _end(process: Process) -> None:
+async def _stop(process: Process) -> None:
     if process.returncode is None:
         process.terminate()
     try:

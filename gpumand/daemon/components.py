@@ -1,0 +1,176 @@
+"""Builds the daemon's components, connects them to each other, and closes them in order."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from gpumand.arbiter import Arbiter
+from gpumand.arbiter.housekeeping import Housekeeping
+from gpumand.arbiter.suspend import SuspendWatch
+from gpumand.bus import names
+from gpumand.bus.authorization import UidAuthority
+from gpumand.bus.clients import Clients
+from gpumand.bus.connection import BusConnection, BusError, BusLost
+from gpumand.bus.log_control import LogControl
+from gpumand.bus.polkit import PolkitAuthority
+from gpumand.bus.service import ManagerService
+from gpumand.consumers.routes import HttpRoutes
+from gpumand.daemon.environment import boot_id, own_uid, state_directory
+from gpumand.daemon.options import Options
+from gpumand.domain.consumer import HistorySettings, Settings
+from gpumand.domain.events import Event
+from gpumand.history import DemandLog, HistoryRecorder, SqliteArchive
+from gpumand.host.memory import ProcMeminfo
+from gpumand.http.listener import HttpListener
+from gpumand.ports import Clock, Ports
+from gpumand.service_manager.logind import Logind
+from gpumand.service_manager.sockets import take_listeners
+from gpumand.service_manager.units import SystemdUnits
+from gpumand.service_manager.user_pids import UserUnitResolver
+from gpumand.state import FileStore
+from gpumand.vram import make_source
+from gpumand.vram.attribution import AttributedSource
+
+log = logging.getLogger(__name__)
+
+CLOSE_SEC = 2.0
+"""Seconds that closing one component may take: a hanging driver or disk must not delay the end of the process."""
+
+
+@dataclass(frozen=True, slots=True)
+class Components:
+    """All components of a running daemon."""
+
+    http: HttpListener
+    service: ManagerService
+    arbiter: Arbiter
+    housekeeping: Housekeeping
+    suspend_watch: SuspendWatch
+    logind: Logind | None
+    units: SystemdUnits
+    source: AttributedSource
+    routes: HttpRoutes
+    store: FileStore
+    history: HistoryRecorder
+    memory: ProcMeminfo
+
+    async def close(self) -> None:
+        """Close all components, those that talk to clients first and the disk last; errors are only logged."""
+        if self.logind is not None:
+            await close_within_limit(self.logind.close(), "the subscription to logind")
+        for part in (self.http, self.service, self.units, self.source, self.routes, self.memory):
+            await close_within_limit(part.close(), type(part).__name__)
+        # Last: the components above may still write leases and history while they close.
+        await close_within_limit(self.store.close(), "the lease store")
+        await close_within_limit(self.history.close(), "the history")
+
+
+@dataclass(frozen=True, slots=True)
+class Connections:
+    """The buses that the daemon uses.
+
+    Attributes:
+        bus: the bus on which the daemon offers its service.
+        system_bus: the system bus for the daemon of a user, where it is reachable; None for the system's daemon.
+    """
+
+    bus: BusConnection
+    system_bus: BusConnection | None
+
+
+async def connect_system_bus(options: Options) -> BusConnection | None:
+    """Connect a user's daemon to the system bus, for logind and for the units of other users' processes.
+
+    Returns:
+        The connection; None for the system's daemon, or when the system bus is unreachable, which is only logged.
+    """
+    if not options.user:
+        return None
+    try:
+        return await BusConnection.connect("system")
+    except BusLost as error:
+        log.info("suspends, shutdowns and the units of other users' processes remain unknown: %s", error)
+        return None
+
+
+async def build_components(
+    options: Options,
+    settings: Settings,
+    connections: Connections,
+    archive: SqliteArchive,
+    clock: Clock,
+    publish: Callable[[Event], None],
+    load_settings: Callable[[], Awaitable[Settings]],
+) -> Components:
+    """Create all components and connect them; nothing is started and no name is requested.
+
+    Args:
+        options: the command line.
+        settings: the initial configuration.
+        connections: the buses.
+        archive: stores history and measurements.
+        clock: the daemon's clock.
+        publish: receives every event of the arbiter.
+        load_settings: reads the configuration for a reload.
+    """
+    bus, system_bus = connections.bus, connections.system_bus
+    units = await SystemdUnits.attach(bus, user=options.user)
+    routes = HttpRoutes(clock)
+    on_system_bus = options.bus_address == "system"
+    authority = PolkitAuthority(bus) if on_system_bus else UidAuthority(own_uid(), system_bus=False)
+    clients = Clients(bus, units, authority.trusted_uids)
+    store = await _open_store(options, bus)
+    pids = UserUnitResolver(units, system_bus, own_uid()) if system_bus is not None else units
+    source = AttributedSource(make_source(settings.gpu, clock), pids)
+    configure_attribution(source, settings)
+    memory = ProcMeminfo()
+    ports = Ports(clock, source, units, routes, store, clients, archive, memory)
+    history = HistoryRecorder(archive, clock, demand_log(settings.history))
+    arbiter = Arbiter(settings, ports, publish, load_settings)
+    service = ManagerService(bus, arbiter, clients, authority)
+    service.add(LogControl(clients, frozenset({0, own_uid()})).object())
+    http = HttpListener(arbiter.status, take_listeners())
+    housekeeping = Housekeeping(arbiter, units, routes)
+    logind_bus = system_bus if options.user else bus
+    logind = Logind(logind_bus) if logind_bus is not None else None
+    still_preparing = logind.is_preparing_for_sleep if logind is not None else _never_preparing
+    suspend_watch = SuspendWatch(arbiter, housekeeping, still_preparing)
+    return Components(
+        http, service, arbiter, housekeeping, suspend_watch, logind, units, source, routes, store, history, memory
+    )
+
+
+async def _open_store(options: Options, bus: BusConnection) -> FileStore:
+    (bus_id,) = await bus.call(names.DBUS, names.DBUS_PATH, names.DBUS, "GetId")
+    directory = state_directory(options.state_dir, options.bus_address, str(bus_id))
+    return FileStore(directory, str(bus_id), await asyncio.to_thread(boot_id))
+
+
+async def _never_preparing() -> bool:
+    return False
+
+
+def demand_log(history: HistorySettings) -> DemandLog | None:
+    """The demand log of a configuration; None where none is configured."""
+    return DemandLog(Path(history.demand_log)) if history.demand_log else None
+
+
+def configure_attribution(source: AttributedSource, settings: Settings) -> None:
+    """Set which unit belongs to which consumer, so that the memory of its processes is attributed to it.
+
+    The simulated source also accepts processes that name a consumer themselves.
+    """
+    named = settings.consumers if source.name == "simulated" else ()
+    source.set_units({spec.unit: spec.name for spec in settings.consumers.values() if spec.unit}, named)
+
+
+async def close_within_limit(closing: Awaitable[None], what: str) -> None:
+    """Close something within CLOSE_SEC; an error or a timeout is only logged, since the process ends anyway."""
+    try:
+        await asyncio.wait_for(closing, timeout=CLOSE_SEC)
+    except (BusLost, BusError, TimeoutError, OSError) as error:
+        log.debug("closing %s: %r", what, error)
