@@ -51,6 +51,10 @@ class Route:
             is interpreted like HealthRoute's ``loaded``; "" where the HTTP status is enough. A response without a
             usable value there counts as success: VRAM readings decide.
         success_equals: the value that means success, where it is not simply true; None when not given.
+        error: JSON pointer to the server's error text in the response (of a stream: in its last event); a non-empty
+            value there is a failure; "" where there is none.
+        async_load: the server answers before the load is done; health counts only after it has changed or memory has
+            grown.
     """
 
     path: str
@@ -60,6 +64,8 @@ class Route:
     timeout_sec: float = 30.0
     success: str = ""
     success_equals: bool | str | int | None = None
+    error: str = ""
+    async_load: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +84,12 @@ class HealthRoute:
         loaded_equals: the value that means "loaded", of the type that the pointer leads to (``false`` for a pointer
             to ``/is_sleeping``); None when not given.
         last_used: JSON pointer to the time of the last work: seconds since 1970 or ISO 8601; "" when there is none.
+        failed: JSON pointer to the value that says that the last load failed, read as ``loaded`` is; "" when there is
+            none.
+        failed_equals: the value that means "failed"; None when not given.
+        sleeping: JSON pointer to the value that says that the server has put its model to sleep and would wake it for
+            a request, read as ``loaded`` is; "" when there is none.
+        sleeping_equals: the value that means "sleeping"; None when not given.
         headers: extra headers, as pairs.
         timeout_sec: time limit for the whole exchange, in seconds.
     """
@@ -86,6 +98,10 @@ class HealthRoute:
     loaded: str = ""
     loaded_equals: bool | str | int | None = None
     last_used: str = ""
+    failed: str = ""
+    failed_equals: bool | str | int | None = None
+    sleeping: str = ""
+    sleeping_equals: bool | str | int | None = None
     headers: tuple[tuple[str, str], ...] = ()
     timeout_sec: float = 5.0
 
@@ -183,6 +199,10 @@ class Health:
         refused: the connection was refused: no process listens, so waiting for a response is pointless unless the
             consumer is being started.
         error: one line when not reachable.
+        status: HTTP status of the response; 0 when there was none.
+        failed: one line when the response says that the last load failed, with the server's reason where it gives one;
+            "" otherwise.
+        sleeping: the response says that the server has put its model to sleep.
     """
 
     reachable: bool
@@ -190,6 +210,9 @@ class Health:
     last_used_usec: int | None = None
     refused: bool = False
     error: str = ""
+    status: int = 0
+    failed: str = ""
+    sleeping: bool = False
 
 
 @dataclass(frozen=True, slots=True)
