@@ -191,7 +191,7 @@ class Actions:
             await self._confirm_running(spec)
         except (UnitFailed, RouteFailed) as failed:
             message = str(failed) if isinstance(failed, UnitFailed) else f"{spec.name}: {failed}"
-            message = await self._with_log(spec, message)
+            message = await self._append_log_lines(spec, message)
             if not is_leased():
                 await self._clean_up(spec, started)
             raise LoadFailed(message) from failed
@@ -226,12 +226,12 @@ class Actions:
 
     async def _wait_healthy(self, spec: ConsumerSpec, started: bool, deadline: float) -> None:
         clock = self._state.clock
-        gone_until = clock.monotonic() + (ROUTE_GRACE_SEC if spec.load is not None else 0.0)
+        may_refuse_until = clock.monotonic() + (ROUTE_GRACE_SEC if spec.load is not None else 0.0)
         while True:
             health = await self._routes.probe_health(spec)
             if health.reachable and (health.loaded is not False or spec.lazy):
                 return
-            is_hopeless = health.refused and not spec.unit and clock.monotonic() >= gone_until
+            is_hopeless = health.refused and not spec.unit and clock.monotonic() >= may_refuse_until
             if is_hopeless or clock.monotonic() >= deadline:
                 raise RouteFailed(health.error or f"not loaded after {spec.load_timeout_sec:g} s")
             await self._check_unit(spec)
@@ -256,7 +256,7 @@ class Actions:
             if failed.reason != "unavailable":  # systemd cannot be asked, which does not prove that the unit has ended
                 raise
 
-    async def _with_log(self, spec: ConsumerSpec, message: str) -> str:
+    async def _append_log_lines(self, spec: ConsumerSpec, message: str) -> str:
         lines = await self._units.failure_lines(spec.unit) if spec.unit else ()
         return message + (f"; last lines: {' | '.join(lines)}" if lines else "")
 

@@ -53,28 +53,28 @@ class Arbiter:
 
     Args:
         settings: the initial configuration.
-        world: the ports: clock, VRAM source, units, routes, store, owners, archive, host memory.
+        ports: clock, VRAM source, units, routes, store, owners, archive, host memory.
         publish: receives every event, synchronously and in order.
         load_settings: reads the configuration again; raises ConfigInvalid.
     """
 
     def __init__(
-        self, settings: Settings, world: Ports, publish: Publish, load_settings: Callable[[], Awaitable[Settings]]
+        self, settings: Settings, ports: Ports, publish: Publish, load_settings: Callable[[], Awaitable[Settings]]
     ) -> None:
-        self.state = ArbiterState(settings, world.clock, world.source, world.memory, self._record_and_publish)
-        self.learning = LearningRecorder(self.state, world.archive)
+        self.state = ArbiterState(settings, ports.clock, ports.source, ports.memory, self._record_and_publish)
+        self.learning = LearningRecorder(self.state, ports.archive)
         self._forward_event = publish
         self.reconciler = Reconciler(self.state)
-        self.leases = Leases(self.state, self.reconciler, world.store)
-        self.busy_probes = BusyProbes(self.state, world.routes)
-        self._jobs = Jobs(self.state, Actions(self.state, world.units, world.routes), world.store, self.busy_probes)
+        self.leases = Leases(self.state, self.reconciler, ports.store)
+        self.busy_probes = BusyProbes(self.state, ports.routes)
+        self._jobs = Jobs(self.state, Actions(self.state, ports.units, ports.routes), ports.store, self.busy_probes)
         self.gate = WorkGate()
         self.scheduler = Scheduler(self.state, self.reconciler, self._jobs, self.leases, self.gate, self.busy_probes)
         self.manual = ManualOperations(
             self.state, self.reconciler, self.scheduler, self._jobs, self.leases, self.gate, self.busy_probes
         )
         self._idempotency = IdempotencyTokens(self.state, self.scheduler, self.leases, self._watch_owner_unit)
-        self._world = world
+        self._ports = ports
         self._arrivals = 0
         self._admission = Admission(self.state, self.scheduler, self.gate)
         self.units_changed = asyncio.Event()
@@ -90,8 +90,8 @@ class Arbiter:
         """Restore measurements, leases whose owner still exists, pins, last uses and unfinished loads."""
         await self.learning.restore()
         self.learning.warn_of_unknown_footprints()
-        await self.leases.restore(self._world.owners, self._world.units)
-        for name, (devices, began_usec) in (await self._world.store.read_loads()).items():
+        await self.leases.restore(self._ports.owners, self._ports.units)
+        for name, (devices, began_usec) in (await self._ports.store.read_loads()).items():
             await self._resume(name, devices, began_usec)
         self.units_changed.set()
         self.scheduler.step()
@@ -108,9 +108,10 @@ class Arbiter:
             began_usec: when the load started, CLOCK_REALTIME in microseconds.
         """
         consumer, now_usec = self.state.ledger.consumers.get(name), self.state.clock.realtime_usec()
+        # abs: the wall clock may have been set back since. Then the load counts as old rather than as endless.
         left_sec = 0.0 if consumer is None else consumer.spec.load_timeout_sec - abs(now_usec - began_usec) / 1e6
         if left_sec <= 0 or not devices or not self.state.ledger.jobs.keys().isdisjoint(devices):
-            await self._world.store.drop_load(name)
+            await self._ports.store.drop_load(name)
             return
         log.info("consumer %s was loading when gpumand last stopped: continuing its load", name)
         entry = self._new_request(NO_CLIENT, name, AcquireOptions(timeout_sec=left_sec), wants_lease=False)
@@ -246,7 +247,7 @@ class Arbiter:
         if lease.lifetime is LeaseLifetime.UNIT:
             try:
                 await self.watch_units()
-                self.record_unit(await self._world.units.state(lease.owner.unit))
+                self.record_unit(await self._ports.units.state(lease.owner.unit))
             except UnitFailed as failed:
                 log.warning(
                     "lease %s is bound to %s, whose state cannot be read: %s", lease.id, lease.owner.unit, failed
@@ -321,7 +322,7 @@ class Arbiter:
 
     async def history(self, query: HistoryQuery) -> tuple[HistoryEntry, ...]:
         """Recorded grants, refusals, loads, evictions and lease ends, newest first."""
-        return await self._world.archive.entries(query)
+        return await self._ports.archive.entries(query)
 
     # -- manual operations ---------------------------------------------------------------------------------------
 
@@ -396,4 +397,4 @@ class Arbiter:
     async def watch_units(self) -> None:
         """Subscribe to the units of all consumers and of all leases bound to a unit. Raises UnitFailed."""
         units = {spec.unit for spec in self.state.settings.consumers.values() if spec.unit} | self.leases.leased_units()
-        await self._world.units.watch(sorted(units), self.record_unit)
+        await self._ports.units.watch(sorted(units), self.record_unit)

@@ -67,7 +67,7 @@ class Housekeeping:
                 await loop()
             except Exception:
                 log.exception("housekeeping: %s failed and is started again", loop.__name__)
-                await self._state.clock.sleep(1.0)
+                await self._state.clock.sleep(1.0)  # a loop that fails at once must not use all of the CPU
 
     def _due_in(self, seconds: float) -> float:
         return self._state.clock.monotonic() + seconds
@@ -77,6 +77,7 @@ class Housekeeping:
         while True:
             await self._state.clock.sleep(self._state.settings.gpu.sample_interval_sec)
             await self._state.sample()
+            # In this order: learning and idle evictions use the reconciled residencies, the queue pass uses them all.
             self._arbiter.reconciler.reconcile_all()
             self._arbiter.learning.observe_reading()
             self._arbiter.learning.save()
@@ -108,12 +109,13 @@ class Housekeeping:
 
         While one does not answer it gets no second check, and the others are checked at their usual interval.
         """
-        asked_at = self._state.clock.monotonic()
+        # The time of the request, not of the answer: an eviction in between makes the answer outdated.
+        requested_at = self._state.clock.monotonic()
         self._probing.add(spec.name)
         try:
             if spec.health is not None:
                 health = await self._routes.probe_health(spec)
-                self._arbiter.reconciler.record_health(spec.name, health, asked_at)
+                self._arbiter.reconciler.record_health(spec.name, health, requested_at)
             await self._arbiter.busy_probes.probe(spec.name)
         finally:
             self._probing.discard(spec.name)

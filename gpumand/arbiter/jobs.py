@@ -115,7 +115,7 @@ class Jobs:
             """Why the second method must not be tried: meanwhile it may have been pinned or leased, or become busy."""
             nonlocal busy_reason
             busy_reason = await self._busy_probes.busy_exemption(victim.consumer)
-            return self._why_never(victim.consumer, consumer) or busy_reason
+            return self._exemption_reason(victim.consumer, consumer) or busy_reason
 
         victim_state = self._state.consumer(victim.consumer)
         # All methods are tried in order if the plan starts with the first one. Otherwise only the planned one: a
@@ -132,7 +132,7 @@ class Jobs:
         elif not busy_reason:  # a busy victim has not failed and can be evicted when it is idle
             entry.evict_failed.add(victim.consumer)
 
-    def _why_never(self, name: str, consumer: str) -> str:
+    def _exemption_reason(self, name: str, consumer: str) -> str:
         consumers = self._state.ledger.consumers
         return victims.permanent_exemption(self._state.view(), consumers[name], consumers[consumer])
 
@@ -230,6 +230,7 @@ class Jobs:
 
     async def _record_failure(self, name: str, place: Devices, began: float, failed: LoadFailed) -> None:
         """Record a failed load; the next attempt is delayed by a backoff that grows with each failure."""
+        # A new reading first, so that no decision after the failure uses memory values from before it.
         await self._state.sample()
         failures = self._state.consumer(name).failures + 1
         attempts = "attempt" if failures == 1 else "attempts"

@@ -277,10 +277,10 @@ def _may_still_grow(consumer: ConsumerState, peak_mib: int) -> bool:
     the end of its load. Its whole footprint stays reserved until its lease or its stay ends. That does not apply to a
     consumer with unknown footprint, which would reserve the whole device: there the steady memory is used.
     """
-    never_says = consumer.spec.lazy or (consumer.spec.load is None and consumer.spec.health is None)
-    is_left_to_us = consumer.spec.vram_auto and consumer.footprint_known
-    is_kept = is_left_to_us and consumer.claimed and peak_mib < consumer.footprint_mib
-    return is_kept and never_says and not consumer.reports_loaded
+    reports_no_end = consumer.spec.lazy or (consumer.spec.load is None and consumer.spec.health is None)
+    is_automatic = consumer.spec.vram_auto and consumer.footprint_known
+    keeps_reservation = is_automatic and consumer.claimed and peak_mib < consumer.footprint_mib
+    return keeps_reservation and reports_no_end and not consumer.reports_loaded
 
 
 def _record(consumer: ConsumerState) -> dict[str, Any]:

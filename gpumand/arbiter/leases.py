@@ -310,6 +310,7 @@ class Leases:
 
     async def flush(self) -> None:
         """Wait until all deletions and last uses are on disk."""
+        # A copy: tasks remove themselves from the set when they are done.
         if self._deleting:
             await asyncio.wait(set(self._deleting))
         await self.save_last_uses()

@@ -29,7 +29,7 @@ def eviction(report: EvictionReport) -> None:
         _mib(report.expected_mib),
         report.duration_usec / 1e6,
         report.why or "none given",
-        extra=_of(MessageId.EVICTION, report),
+        extra=_eviction_fields(MessageId.EVICTION, report),
         stacklevel=CALLER,
     )
 
@@ -46,7 +46,7 @@ def eviction_failed(report: EvictionReport) -> None:
         report.freed_mib,
         _mib(report.expected_mib),
         report.why or "none given",
-        extra=_of(MessageId.EVICTION_FAILED, report),
+        extra=_eviction_fields(MessageId.EVICTION_FAILED, report),
         stacklevel=CALLER,
     )
 
@@ -92,7 +92,7 @@ def _mib(mib: int | None) -> str:
     return "unknown" if mib is None else f"{mib} MiB"
 
 
-def _of(message: MessageId, report: EvictionReport) -> dict[str, object]:
+def _eviction_fields(message: MessageId, report: EvictionReport) -> dict[str, object]:
     return fields(
         message,
         consumer=report.consumer,

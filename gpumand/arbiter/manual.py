@@ -145,11 +145,11 @@ class ManualOperations:
         if force:
             return
         if consumer.leases:
-            raise Busy(f"{consumer.name} is leased; --force (D-Bus option 'force') revokes its leases")
+            raise Busy(f"{consumer.name} is leased. Use the option 'force' to revoke its leases.")
         if consumer.pinned:
-            raise Busy(f"{consumer.name} is pinned; unpin it or use --force (D-Bus option 'force')")
+            raise Busy(f"{consumer.name} is pinned. Unpin it, or use the option 'force'.")
         if is_busy(consumer):
-            raise Busy(f"{consumer.name} is {describe_work(consumer)}; --force (D-Bus option 'force') evicts it anyway")
+            raise Busy(f"{consumer.name} is {describe_work(consumer)}. Use the option 'force' to evict it anyway.")
         if consumer.residency is Residency.LOADING:
             raise Busy(f"{consumer.name} is loading")
 
@@ -200,9 +200,7 @@ class ManualOperations:
         consumer = self._state.consumer(report.consumer)
         method = host_ram.eviction_method_now(self._state.view(), consumer)
         if method is None and consumer.usable_methods:
-            raise EvictionFailed(
-                f"{consumer.name}: {parking.NO_HOST_RAM}; --force (D-Bus option 'force') parks it anyway"
-            )
+            raise EvictionFailed(f"{consumer.name}: {parking.NO_HOST_RAM}. Use the option 'force' to park it anyway.")
         if method is None:
             return report
         # A consumer that must not be parked must not be parked as a second attempt either.
@@ -236,13 +234,13 @@ class ManualOperations:
 
     def _is_idle_too_long(self, consumer: ConsumerState) -> bool:
         limit_sec = consumer.spec.idle_timeout_sec
-        may_go = (
+        is_evictable = (
             consumer.residency is Residency.RESIDENT
             and not consumer.claimed
             and not consumer.pinned
             and consumer.spec.evict
         )
-        if limit_sec <= 0 or not may_go or is_busy(consumer):
+        if limit_sec <= 0 or not is_evictable or is_busy(consumer):
             return False
         unused_sec = (self._state.clock.realtime_usec() - consumer.last_used_usec) / 1e6
         return self._state.clock.monotonic() - consumer.idle_since >= limit_sec and unused_sec >= limit_sec

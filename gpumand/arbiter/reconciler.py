@@ -65,9 +65,9 @@ class Reconciler:
                     self._state.ledger.update(consumer.name, footprint_seen=False)
                 self.reconcile(consumer.name)
                 if is_new_run:
-                    self._account_for_start(consumer.name)
+                    self._reserve_for_start(consumer.name)
 
-    def _account_for_start(self, name: str) -> None:
+    def _reserve_for_start(self, name: str) -> None:
         """Reserve the footprint of a consumer whose unit has just started, no matter which process started it.
 
         systemd reports a plain service as active at once, long before its model is in VRAM. Without the reservation
@@ -81,24 +81,24 @@ class Reconciler:
             devices = consumer.devices or self._likely_devices(consumer)
             self._state.ledger.claim(name, devices, self._state.clock.monotonic())
 
-    def record_health(self, name: str, health: Health, asked_at: float) -> None:
+    def record_health(self, name: str, health: Health, requested_at: float) -> None:
         """Store the result of a health check.
 
         Args:
             name: the consumer; ignored when it is not configured any more.
             health: its answer.
-            asked_at: when the health check began, in monotonic seconds.
+            requested_at: when the health check began, in monotonic seconds.
         """
-        if name not in self._state.ledger.consumers or asked_at < self._valid_from:
+        if name not in self._state.ledger.consumers or requested_at < self._valid_from:
             return
         consumer = self._state.consumer(name)
         observations = self._observations_of(consumer)
-        if asked_at < observations.health_requested_at:
+        if requested_at < observations.health_requested_at:
             return  # the answer to a later request has arrived already
-        observations.health, observations.health_requested_at = health, asked_at
+        observations.health, observations.health_requested_at = health, requested_at
         if health.last_used_usec is not None and health.last_used_usec != consumer.reported_used_usec:
             self._state.ledger.update(name, reported_used_usec=health.last_used_usec)
-        if asked_at > consumer.changed_at and consumer.reports_loaded != (health.loaded is True):
+        if requested_at > consumer.changed_at and consumer.reports_loaded != (health.loaded is True):
             self._state.ledger.update(name, reports_loaded=health.loaded is True)
         self.reconcile(name)
 
@@ -129,8 +129,8 @@ class Reconciler:
         self._observations.clear()
         self._valid_from = self._state.clock.monotonic()
         for consumer in list(self._state.ledger.consumers.values()):
-            is_ours = consumer.claimed or consumer.residency is Residency.FAILED or self._is_in_a_job(consumer)
-            if not is_ours:
+            is_in_use = consumer.claimed or consumer.residency is Residency.FAILED or self._is_in_a_job(consumer)
+            if not is_in_use:
                 self._state.set_residency(consumer.name, Residency.UNKNOWN, own_move=False)
 
     def reconcile(self, name: str) -> None:
@@ -171,9 +171,9 @@ class Reconciler:
         unit = observations.unit if observations.unit_observed_at > consumer.unit_changed_at else None
         health = observations.health if observations.health_requested_at > consumer.changed_at else None
         observed = infer_residency(consumer.spec, unit, health, self._held_mib(consumer))
-        is_unreported = unit is None and (health is None or health.loaded is None)
-        may_yet_show = consumer.claimed or not consumer.spec.lazy
-        if consumer.spec.unit and is_unreported and may_yet_show and observed in WITHOUT_MODEL:
+        has_no_report = unit is None and (health is None or health.loaded is None)
+        may_still_load = consumer.claimed or not consumer.spec.lazy
+        if consumer.spec.unit and has_no_report and may_still_load and observed in WITHOUT_MODEL:
             # gpumand has started or stopped its unit, and systemd has reported no state since then. A reading that
             # shows no memory proves nothing: the model may not have been loaded yet.
             return consumer.residency
@@ -259,8 +259,8 @@ class Reconciler:
         by_free = sorted(samples, key=lambda one: -(one.free_mib or 0))
         named = [one for one in by_free if {str(one.index), one.uuid} & set(wanted)]
         order = dict.fromkeys([*observed, *consumer.devices, *(one.index for one in (*named, *by_free))])
-        there = [index for index in order if index in self._state.ledger.devices]
-        return tuple(sorted(there[: consumer.spec.device_count]))
+        present_devices = [index for index in order if index in self._state.ledger.devices]
+        return tuple(sorted(present_devices[: consumer.spec.device_count]))
 
     def _update_devices(self, consumer: ConsumerState) -> None:
         """Set a consumer's devices to those where its processes hold memory, unless memory is reserved for it.

@@ -50,6 +50,7 @@ class Reloading:
             self._apply(await self._load_settings(), read_usec)
 
     def _apply(self, settings: Settings, read_usec: int) -> None:
+        # No await in this method: no decision may see half of the old and half of the new configuration.
         former, self._state.settings = self._state.settings, settings
         self._state.configured_usec = read_usec
         self._state.ledger.configure(settings.scheduler, settings.consumers.values())

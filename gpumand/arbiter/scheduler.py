@@ -88,11 +88,11 @@ class Scheduler:
         if settings.policy is not Policy.ADAPTIVE:
             return 0.0
         user, work_sec = str(request.owner.uid), self._state.consumer(request.consumer).times.hold_sec()
-        back_sec = self._fairness.delay_sec(user, self._state.clock.monotonic(), work_sec, settings.aging_sec)
+        delay_sec = self._fairness.delay_sec(user, self._state.clock.monotonic(), work_sec, settings.aging_sec)
         # The delay of a user is capped at aging_sec. Charge only what was really added: ``remove`` refunds the charge,
         # and a larger refund would let a user reset the delay by leaving the queue.
-        self._charged[request.number] = min(work_sec, settings.aging_sec - back_sec)
-        return back_sec
+        self._charged[request.number] = min(work_sec, settings.aging_sec - delay_sec)
+        return delay_sec
 
     def remove(self, entry: WaitingRequest) -> None:
         """Remove a request without a grant. A load that is running for it continues; the next request joins it."""
@@ -100,6 +100,7 @@ class Scheduler:
         self._dequeue(entry)
 
     def _dequeue(self, entry: WaitingRequest) -> None:
+        # Each of these ignores a request that has left already: a request may end in several ways at once.
         self._queue.remove(entry.request)
         self._entries.pop(entry.request.number, None)
         self._charged.pop(entry.request.number, None)
@@ -319,7 +320,7 @@ class Scheduler:
             log.exception("the plan for %s failed with an unexpected error", entry.request.consumer)
             self._jobs.abort(entry.request.consumer)
             result = INTERNAL_ERROR
-        finally:
+        finally:  # also when the scheduler is closed and cancels this task: the devices must be released
             del self._running[entry]
             self._finish(entry, place, result)
 
@@ -362,6 +363,7 @@ class Scheduler:
 
     def sample_soon(self) -> None:
         """Start a reading and a queue pass after it, unless one is running already."""
+        # One reading serves all requests that wait for one.
         if not self._sampling:
             self._sampling = True
             self.background.spawn(self._sample())

@@ -84,7 +84,7 @@ def _consumer(state: ArbiterState, devices: Mapping[int, Sample], consumer: Cons
         memory=consumer.memory,
         times=consumer.times,
         vram_auto=consumer.spec.vram_auto,
-        doing=_doing(state, consumer),
+        doing=_activity(state, consumer),
         since_usec=consumer.since_usec,
         endpoint=consumer.spec.url,
         evict=tuple(map(str, consumer.spec.evict)),
@@ -93,7 +93,7 @@ def _consumer(state: ArbiterState, devices: Mapping[int, Sample], consumer: Cons
     )
 
 
-def _doing(state: ArbiterState, consumer: ConsumerState) -> str:
+def _activity(state: ArbiterState, consumer: ConsumerState) -> str:
     """The load or unload in progress and its duration, in one line; "" when there is none."""
     if consumer.residency not in (Residency.LOADING, Residency.UNLOADING):
         return ""

@@ -120,11 +120,12 @@ class ArbiterState:
         if any(consumer.spec.parks for consumer in self.ledger.consumers.values()):
             self.ledger.update_host_ram(await self._memory.available_mib())
         reading = await self._source.read()
-        self.take(reading)
+        self.store_reading(reading)
 
-    def take(self, reading: Reading) -> None:
+    def store_reading(self, reading: Reading) -> None:
         """Store a reading, unless a newer one is stored already or ``invalidate_readings`` was called since."""
         taken_at = max((sample.taken_at for sample in reading.devices), default=self.clock.monotonic())
+        # Several callers read at the same time, so readings may arrive out of order.
         if taken_at < max(self.sampled_at, self._valid_from):
             return
         before = self.degraded if self.sampled_at > float("-inf") else ""  # before the first reading: not degraded

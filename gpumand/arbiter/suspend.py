@@ -72,6 +72,7 @@ class SuspendWatch:
         if start:
             self._hold()
         elif self._preparing_since is not None:
+            # Only recorded here: a signal handler cannot await. ``run`` does the work.
             self._preparing_since = None
             self._resume_pending = True
             self._announcement_received.set()
@@ -126,21 +127,21 @@ class SuspendWatch:
             await finished_within(self._clock, self._announcement_received.wait(), CLOCK_CHECK_SEC)
 
     async def _check_clocks(self) -> None:
-        if self._has_slept():
+        if self._has_suspended():
             self._resume_pending = True
         if not self._resume_pending and await self._announcement_expired():
             log.warning("a suspend was announced, but logind has reported no resume: requests are served again")
             self._preparing_since = None
             self._resume_pending = True
         if self._resume_pending:
-            await self._wake()
+            await self._handle_resume()
 
-    def _has_slept(self) -> bool:
+    def _has_suspended(self) -> bool:
         former, self._suspended_sec = self._suspended_sec, self._clock.suspended_sec()
-        slept_sec = self._suspended_sec - former
-        if slept_sec < MIN_SUSPEND_SEC:
+        suspended_for_sec = self._suspended_sec - former
+        if suspended_for_sec < MIN_SUSPEND_SEC:
             return False
-        log.info("the host was suspended for %.0f s", slept_sec)
+        log.info("the host was suspended for %.0f s", suspended_for_sec)
         if self._preparing_since is not None:
             self._restart_hold()
         return True
@@ -167,12 +168,13 @@ class SuspendWatch:
 
     # -- after a suspend -----------------------------------------------------------------------------------------
 
-    async def _wake(self) -> None:
+    async def _handle_resume(self) -> None:
         """Refresh all state within a time limit, then serve requests again unless another suspend is announced."""
         self._resume_pending = False
         self._close()
         self._invalidate()
         refreshing = asyncio.get_running_loop().create_task(self._housekeeping.refresh_all())
+        # After the time limit the refresh continues in the background; this set keeps its task alive.
         self._refreshing.add(refreshing)
         refreshing.add_done_callback(self._refresh_done)
         if not await finished_within(self._clock, refreshing, REFRESH_LIMIT_SEC):

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from shlex import quote
 from typing import Protocol
 
 from gpumand.bus.names import INTROSPECTABLE, MANAGER, OBJECT_MANAGER, PEER, PROPERTIES
@@ -24,6 +25,11 @@ class Action(StrEnum):
     RELEASE_ANY = "org.gpumand1.release-any"
     CONFIGURE = "org.gpumand1.configure"
 
+
+GROUP = "gpumand"
+"""Members of this group may perform ``GROUP_ACTIONS`` without a password (org.gpumand1.rules)."""
+
+GROUP_ACTIONS = frozenset({Action.ACQUIRE})
 
 UNRESTRICTED = None
 """The action of methods that every caller may use: they only read."""
@@ -56,12 +62,14 @@ class Details:
     """The objects that an action applies to.
 
     Attributes:
+        method: the called method of the Manager, for error messages.
         consumer: name of the consumer, "" for actions without one.
         consumer_unit: systemd unit of that consumer, "" when it has none.
         lease: id of the lease, "" for actions without one.
         lease_owner_uid: user id of the lease's owner, None for actions without a lease.
     """
 
+    method: str
     consumer: str = ""
     consumer_unit: str = ""
     lease: str = ""
@@ -71,6 +79,13 @@ class Details:
         """Return the details for CheckAuthorization; polkit shows them in the password dialog."""
         details = {"consumer": self.consumer, "unit": self.consumer_unit, "lease": self.lease}
         return {key: value for key, value in details.items() if value}
+
+
+class UserNames(Protocol):
+    """Finds the names of users."""
+
+    async def name_of(self, uid: int) -> str:
+        """Return the login name of a user, or "" if it is unknown or not found within a short time; never raises."""
 
 
 class Authority(Protocol):
@@ -101,59 +116,85 @@ def is_allowed_without_asking(caller: Owner, action: Action, details: Details) -
 class UidAuthority:
     """Decides by user id and unit alone, without polkit.
 
-    Root and the daemon's own user are always allowed.
+    Root and the daemon's own user are always allowed. This is for a session bus or a private bus, where other users
+    have no access.
 
     Args:
         own_uid: user id of the daemon.
-        system_bus: whether the callers are on the system bus. It only selects the name shown in error messages:
-            "root", or the daemon's own uid on a session bus or a private bus, where other users have no access.
+        users: names users in error messages.
     """
 
-    def __init__(self, own_uid: int, system_bus: bool) -> None:
+    def __init__(self, own_uid: int, users: UserNames) -> None:
         self.trusted_uids = frozenset({0, own_uid})
-        self._always_allowed = "root" if system_bus else f"uid {own_uid}"
+        self._own_uid = own_uid
+        self._users = users
 
     async def check(self, caller: Owner, action: Action, details: Details, interactive: bool) -> None:
         """Check a call as described in ``Authority``, without any dialog. Raises AccessDenied."""
         if caller.uid in self.trusted_uids or is_allowed_without_asking(caller, action, details):
             return
-        raise AccessDenied(denial_message(caller, action, details, self._always_allowed))
+        denial = await describe_denial(self._users, caller, details)
+        own_user = f"{await describe_user(self._users, self._own_uid)} or as " if self._own_uid != 0 else ""
+        raise AccessDenied(f"{denial}. Run the command as {own_user}root.")
 
 
-def denial_message(
-    caller: Owner, action: Action, details: Details, always_allowed: str, *, by_polkit: bool = False
-) -> str:
-    """Return the one-line error for a caller that is refused: the action, and the callers that are allowed.
+# -- error messages ----------------------------------------------------------------------------------------------------
 
-    Args:
-        always_allowed: name of the user that needs no permission, such as "root".
-        by_polkit: callers that polkit authorizes are allowed too.
+
+async def describe_user(users: UserNames, uid: int) -> str:
+    """Return a user as text: "user alice", or "uid 1001" if the name is unknown."""
+    name = await users.name_of(uid)
+    return f"user {name}" if name else f"uid {uid}"
+
+
+async def describe_denial(users: UserNames, caller: Owner, details: Details) -> str:
+    """Return what was refused, without a full stop: a reason or an advice follows."""
+    return permission_denied(await describe_user(users, caller.uid), await describe_action(users, details))
+
+
+def permission_denied(user: str, action: str) -> str:
+    """Return the first clause of every refusal: ``user`` is a result of ``describe_user``, ``action`` a verb phrase."""
+    return f"Permission denied: {user} may not {action}"
+
+
+async def describe_action(users: UserNames, details: Details) -> str:
+    """Return a verb phrase for the called method, such as "acquire comfyui"."""
+    if details.lease_owner_uid is not None:
+        owner = await describe_user(users, details.lease_owner_uid)
+        return f"{details.method.lower()} lease {details.lease} of {owner}"
+    return f"{details.method.lower()} {details.consumer or 'the configuration'}"
+
+
+async def advice_for(users: UserNames, caller: Owner, action: Action, details: Details) -> list[str]:
+    """Return the ways in which a caller can get permission from polkit, as imperative clauses.
+
+    The group permits only ``GROUP_ACTIONS``. All other actions need an administrator, so the advice is the command that
+    an administrator uses.
     """
-    allowed = _allowed_callers(action, details, always_allowed)
-    if by_polkit:
-        allowed.append(f"callers that polkit authorizes for {action}")
-    return permission_denied(caller.uid, describe_action(action, details), allowed)
+    if action not in GROUP_ACTIONS:
+        return [_how_to_use_sudo(details)]
+    name = await users.name_of(caller.uid)
+    command = f"sudo gpasswd --add {quote(name) if name else 'USER'} {GROUP}"
+    who = name or "this user"
+    return [f"add {who} to the {GROUP} group ({command}, then {_how_to_get_new_groups(caller.unit)})", "use sudo"]
 
 
-def permission_denied(uid: int, action: str, allowed: list[str]) -> str:
-    """Return the wording of every refusal: ``action`` is a verb phrase, ``allowed`` names callers."""
-    return f"Permission denied: uid {uid} may not {action} (allowed: {', '.join(allowed)})"
+def _how_to_get_new_groups(unit: str) -> str:
+    """Return how a caller gets the groups that its user has now; processes keep those they started with."""
+    is_service = unit.endswith(".service") and not unit.startswith("user@")
+    return f"restart {unit}" if is_service else "log in again"
 
 
-def _allowed_callers(action: Action, details: Details, always_allowed: str) -> list[str]:
-    if action is Action.RELEASE_ANY:
-        return [always_allowed, f"its owner (uid {details.lease_owner_uid})"]
-    if action is Action.ACQUIRE and details.consumer_unit:
-        return [always_allowed, f"the unit {details.consumer_unit}"]
-    return [always_allowed]
+def _how_to_use_sudo(details: Details) -> str:
+    """Return the command of an administrator for the called method, as an imperative clause."""
+    words = ("sudo", "gpumanctl", details.method.lower(), details.lease or details.consumer)
+    return f"use sudo: {' '.join(quote(word) for word in words if word)}"
 
 
-def describe_action(action: Action, details: Details) -> str:
-    """Return a verb phrase for an action, such as "acquire comfyui"."""
-    phrases = {
-        Action.ACQUIRE: f"acquire {details.consumer}",
-        Action.EVICT: f"evict {details.consumer}",
-        Action.RELEASE_ANY: f"release or renew lease {details.lease}",
-        Action.CONFIGURE: "configure gpumand",
-    }
-    return phrases[action]
+def join_advice(alternatives: list[str]) -> str:
+    """Return alternatives as one sentence; a command at the end gets no full stop, so that it can be copied."""
+    first, *others = alternatives
+    sentence = f"{first[0].upper()}{first[1:]}"
+    if others:
+        sentence += "".join(f", {one}" for one in others[:-1]) + f", or {others[-1]}"
+    return sentence if ": sudo" in alternatives[-1] else f"{sentence}."

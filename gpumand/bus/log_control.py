@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from typing import Any
 
-from gpumand.bus.authorization import permission_denied
+from gpumand.bus.authorization import UserNames, describe_user, permission_denied
 from gpumand.bus.clients import Clients
 from gpumand.bus.connection import IncomingCall
 from gpumand.bus.errors import quoted
@@ -29,11 +29,13 @@ class LogControl:
     Args:
         clients: identifies callers.
         trusted_uids: user ids that may set the level. polkit is not asked.
+        users: names users in error messages.
     """
 
-    def __init__(self, clients: Clients, trusted_uids: frozenset[int]) -> None:
+    def __init__(self, clients: Clients, trusted_uids: frozenset[int], users: UserNames) -> None:
         self._clients = clients
         self._trusted_uids = trusted_uids
+        self._users = users
 
     def object(self) -> PublishedObject:
         """Return the object to publish; its path is fixed by the specification of LogControl1."""
@@ -44,7 +46,8 @@ class LogControl:
     async def _set_level(self, call: IncomingCall, value: Any) -> None:
         caller = await self._clients.identify(call.sender)
         if caller.uid not in self._trusted_uids:
-            raise AccessDenied(permission_denied(caller.uid, "set the log level", ["root"]))
+            user = await describe_user(self._users, caller.uid)
+            raise AccessDenied(f"{permission_denied(user, 'set the log level')}. Use sudo.")
         name = check_length("the log level", value)
         if name not in logging_setup.LEVELS:
             raise InvalidArgs(f"unknown log level {quoted(name)}: use one of {', '.join(logging_setup.LEVELS)}")

@@ -109,7 +109,7 @@ class ManagerMethods:
         return self._reply()
 
     async def _reload(self, call: IncomingCall) -> Reply:
-        await self._allow(call, await self._clients.identify(call.sender), Details())
+        await self._allow(call, await self._clients.identify(call.sender), Details(call.member))
         await self._arbiter.reload()
         return self._reply()
 
@@ -120,7 +120,7 @@ class ManagerMethods:
             owner = await self._clients.identify_with_running_unit(call.sender)
         else:
             owner = await self._identify(call, unit)
-        await self._allow(call, owner, Details(consumer=consumer, consumer_unit=unit))
+        await self._allow(call, owner, Details(call.member, consumer, unit))
         return owner
 
     async def _identify(self, call: IncomingCall, consumer_unit: str) -> Owner:
@@ -138,11 +138,11 @@ class ManagerMethods:
     async def _allow_with_consumer(self, call: IncomingCall, consumer: str) -> None:
         unit = self._arbiter.consumer_unit(consumer)
         caller = await self._identify(call, unit)
-        await self._allow(call, caller, Details(consumer=consumer, consumer_unit=unit))
+        await self._allow(call, caller, Details(call.member, consumer, unit))
 
     async def _allow_with_lease(self, call: IncomingCall, lease: Lease) -> Owner:
         caller = await self._clients.identify(call.sender)
-        details = Details(consumer=lease.consumer, lease=lease.id, lease_owner_uid=lease.owner.uid)
+        details = Details(call.member, lease.consumer, lease=lease.id, lease_owner_uid=lease.owner.uid)
         await self._allow(call, caller, details)
         return caller
 

@@ -190,7 +190,7 @@ def _ttl(ttl_usec: int, lifetime: LeaseLifetime) -> float:
         raise InvalidArgs(f"option 'ttl_usec' needs lifetime 'ttl', not {lifetime.value!r}")
     if not 0 < ttl_usec <= MAX_TTL_SEC * USEC_PER_SEC:
         longest = f"{MAX_TTL_SEC * USEC_PER_SEC:.0f}"
-        raise InvalidArgs(f"ttl_usec must be greater than 0 and at most {longest}, not {ttl_usec}")
+        raise InvalidArgs(f"option 'ttl_usec' must be greater than 0 and at most {longest}, not {ttl_usec}")
     return ttl_usec / USEC_PER_SEC
 
 

@@ -15,7 +15,17 @@ from typing import Any
 
 from dbus_fast import Variant
 
-from gpumand.bus.authorization import Action, Details, denial_message, describe_action, is_allowed_without_asking
+from gpumand.bus.authorization import (
+    Action,
+    Details,
+    UserNames,
+    advice_for,
+    describe_action,
+    describe_denial,
+    describe_user,
+    is_allowed_without_asking,
+    join_advice,
+)
 from gpumand.bus.concurrency_limit import ConcurrencyLimiter
 from gpumand.bus.connection import BusConnection, BusError, BusLost, BusTimeout, Signal
 from gpumand.bus.names import DBUS, DBUS_PATH, POLKIT, POLKIT_AUTHORITY, POLKIT_PATH
@@ -71,12 +81,14 @@ class PolkitAuthority:
 
     Args:
         connection: the connection to the bus that the callers and polkit are on.
+        users: names users in error messages.
         timeout_sec: how long one check may take.
     """
 
-    def __init__(self, connection: BusConnection, timeout_sec: float = CHECK_TIMEOUT_SEC) -> None:
+    def __init__(self, connection: BusConnection, users: UserNames, timeout_sec: float = CHECK_TIMEOUT_SEC) -> None:
         self.trusted_uids = frozenset({0})
         self._connection = connection
+        self._users = users
         self._timeout_sec = timeout_sec
         self._cancellation_numbers = itertools.count(1)
         self._limiter = ConcurrencyLimiter(MAX_CHECKS, MAX_CHECKS_PER_UID, MAX_WAITING_PER_UID)
@@ -93,22 +105,35 @@ class PolkitAuthority:
         # Root must be able to use gpumand when polkit is missing or hangs.
         if caller.uid in self.trusted_uids or is_allowed_without_asking(caller, action, details):
             return
-        denied = denial_message(caller, action, details, "root", by_polkit=True)
         try:
             answer = await self._check_while_connected(caller, action, details, interactive)
         except BusError as error:
             self._log_reachability(error.message)
-            raise AccessDenied(f"{denied}; polkit cannot be asked: {error.message[:MAX_REASON_CHARS]}") from error
+            denial = await describe_denial(self._users, caller, details)
+            why = f"polkit cannot be asked ({error.message[:MAX_REASON_CHARS]})"
+            # The group is no help here: it is polkit that knows its permissions.
+            raise AccessDenied(f"{denial}: {why}. Start polkit, or use sudo.") from error
         self._log_reachability("")
-        if answer.allowed:
-            return
+        if not answer.allowed:
+            raise await self._refusal(answer, caller, action, details, interactive)
+
+    async def _refusal(
+        self, answer: _Answer, caller: Owner, action: Action, details: Details, interactive: bool
+    ) -> AccessDenied | InteractiveAuthorizationRequired:
+        """Return the error for a caller that polkit does not allow, with the ways to get permission."""
+        advice = await advice_for(self._users, caller, action, details)
         if answer.challenge and not interactive:
-            raise InteractiveAuthorizationRequired(
-                f"Authentication required: uid {caller.uid} must authenticate to {describe_action(action, details)} "
-                f"({action}), but the call does not allow interactive authorization. Set the message flag "
-                "ALLOW_INTERACTIVE_AUTHORIZATION."
+            return InteractiveAuthorizationRequired(
+                f"Authentication required: {await describe_user(self._users, caller.uid)} must authenticate to "
+                f"{await describe_action(self._users, details)} ({action}), but the call does not allow interactive "
+                f"authorization. {join_advice(['set the message flag ALLOW_INTERACTIVE_AUTHORIZATION', *advice])}"
             )
-        raise AccessDenied(denied + _denial_reason(answer))
+        denial = await describe_denial(self._users, caller, details)
+        if answer.dismissed:
+            retry = "retry and enter the password of an administrator"
+            return AccessDenied(f"{denial}: the password dialog was dismissed. {join_advice([retry, *advice])}")
+        why = ": no authentication agent is running that could ask for a password" if answer.challenge else ""
+        return AccessDenied(f"{denial}{why}. {join_advice(advice)}")
 
     async def _check_while_connected(
         self, caller: Owner, action: Action, details: Details, interactive: bool
@@ -220,10 +245,3 @@ def _parse_answer(reply: tuple[object, ...]) -> _Answer:
             return _Answer(allowed, challenge, bool(result.get("polkit.dismissed")))
         case _:
             raise BusError(FREEDESKTOP_ERROR_PREFIX + "InvalidArgs", "polkit's reply is malformed")
-
-
-def _denial_reason(answer: _Answer) -> str:
-    """Return why a password dialog did not help, as the end of the error message; "" if there was none."""
-    if answer.dismissed:
-        return "; the password dialog was dismissed"
-    return "; no password dialog could be shown: no authentication agent is running" if answer.challenge else ""

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Sequence
 from importlib import import_module
 from typing import Any, NoReturn
 
 import click
 
-from gpumand.cli.options import global_options, shared_params
+from gpumand.cli.options import command_line, global_options, shared_params
 from gpumand.version import VERSION
 
 PROG = "gpumanctl"
@@ -51,10 +52,16 @@ SECTIONS: dict[str, dict[str, str]] = {
         "reload": "daemon:reload",
         "version": "daemon:version",
     },
+    "Help": {
+        "help": "help:help_command",
+    },
 }
 """Section of the help -> command -> "module:attribute" in ``gpumand.cli.commands``."""
 
 COMMANDS = {name: location for section in SECTIONS.values() for name, location in section.items()}
+
+OTHER_NAMES = {"unload": ("unload", "evict"), "stop": ("unload", "evict"), "start": ("load", "load")}
+"""Unknown command -> what the user probably wants to do, and the command for it."""
 
 
 class Gpumanctl(click.Group):
@@ -77,12 +84,9 @@ class Gpumanctl(click.Group):
     ) -> tuple[str | None, click.Command | None, list[str]]:
         """Look a command up; the error for an unknown command suggests the nearest name."""
         name = args[0]
-        if name not in COMMANDS and not name.startswith("-"):
-            from difflib import get_close_matches
-
-            near = get_close_matches(name, COMMANDS, n=1)
-            hint = f"; did you mean {near[0]}?" if near else ""
-            raise click.UsageError(f"no such command: {name}{hint}", ctx)
+        # Shell completion looks up the words typed so far, and must not fail.
+        if name not in COMMANDS and not name.startswith("-") and not ctx.resilient_parsing:
+            raise _unknown_command(ctx, name, args[1:])
         return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -116,9 +120,24 @@ class Gpumanctl(click.Group):
             if failure is None:
                 text = f"internal error: {type(error).__name__}: {error}. This is a bug in gpumanctl; please report it"
                 failure = Failure(ExitCode.FAILURE, text)
-            _print_error(failure.message)
+            _print_error(failure.message, failure.choices)
             raise click.exceptions.Exit(failure.code) from None
         return result
+
+
+def _unknown_command(ctx: click.Context, name: str, arguments: list[str]) -> Exception:
+    """The error for an unknown command: the command that does the same, or the one with the nearest name."""
+    if name in OTHER_NAMES:
+        from gpumand.cli.errors import ExitCode, Failure
+
+        what, command = OTHER_NAMES[name]
+        line = command_line(global_options(ctx), command, *(arguments or ["CONSUMER"]))
+        return Failure(ExitCode.USAGE, f"gpumanctl has no command '{name}'. To {what} a consumer: {line}")
+    from difflib import get_close_matches
+
+    near = get_close_matches(name, COMMANDS, n=1)
+    hint = f"; did you mean {near[0]}?" if near else ""
+    return click.UsageError(f"no such command: {name}{hint}", ctx)
 
 
 def _exit_code(run: Any) -> int:
@@ -135,14 +154,15 @@ def _exit_code(run: Any) -> int:
     return code if isinstance(code, int) else 0
 
 
-def _print_error(message: str) -> None:
-    """Print one line on stderr; a closed stderr does not change the exit code."""
+def _print_error(message: str, choices: Sequence[str] = ()) -> None:
+    """Print one line on stderr, and below it the choices; a closed stderr does not change the exit code."""
     from gpumand.cli.render.format import clean
 
     if message:
         # A message may quote names and texts of other programs: clean() removes their control characters.
+        lines = [f"{PROG}: {clean(' '.join(message.split()))}", *map(clean, choices)]
         try:
-            print(f"{PROG}: {clean(' '.join(message.split()))}", file=sys.stderr, flush=True)
+            print("\n".join(lines), file=sys.stderr, flush=True)
         except OSError:
             return
 

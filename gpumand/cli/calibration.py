@@ -17,6 +17,7 @@ from gpumand.cli.client import Client
 from gpumand.cli.commands.show import consumer_of
 from gpumand.cli.durations import to_usec
 from gpumand.cli.errors import ExitCode, Failure
+from gpumand.cli.option_names import with_command_line_options
 from gpumand.cli.options import GlobalOptions
 from gpumand.cli.progress import with_progress
 from gpumand.cli.render.format import mib, usec
@@ -242,12 +243,13 @@ class Calibrator:
         except BusError as error:
             if error.name not in RECORDED_ERRORS:
                 raise
-            self.log(f"the eviction failed: {error.message}")
+            message = with_command_line_options(error.message)
+            self.log(f"the eviction failed: {message}")
             if error.name != ERROR_PREFIX + "EvictionFailed":
-                return Unload(method, error=error.message)
+                return Unload(method, error=message)
             residual_mib = await self._residual_mib()
             freed_mib = max(0, steady_mib - (steady_mib if residual_mib is None else residual_mib))
-            return Unload(method, 0, freed_mib, residual_mib, error.message)
+            return Unload(method, 0, freed_mib, residual_mib, message)
         residual_mib = await self._residual_mib()
         freed_mib, took_usec = int(outcome.get("freed_mib") or 0), int(outcome.get("duration_usec") or 0)
         self.log(f"{method} freed {mib(freed_mib)} in {usec(took_usec)}, {mib(residual_mib)} remained")

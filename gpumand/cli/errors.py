@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from enum import IntEnum
 
 from gpumand.bus.connection_errors import BusError, BusLost, BusTimeout
 from gpumand.bus.names import BUS_NAME
+from gpumand.cli.option_names import with_command_line_options
 from gpumand.cli.options import GlobalOptions
 from gpumand.client.errors import ACTIVATION_ERRORS, DISCONNECT_ERRORS, NO_OWNER_ERRORS, UNKNOWN_CALL_ERRORS, Mismatch
 from gpumand.domain.errors import ERROR_PREFIX, FREEDESKTOP_ERROR_PREFIX, InvalidArgs
@@ -35,12 +36,14 @@ class Failure(Exception):
     Attributes:
         code: exit code.
         message: one line; "" to print nothing.
+        choices: lines to print below the message, for a choice that the user has to make.
     """
 
-    def __init__(self, code: ExitCode, message: str) -> None:
+    def __init__(self, code: ExitCode, message: str, choices: Sequence[str] = ()) -> None:
         super().__init__(message)
         self.code = code
         self.message = " ".join(message.split())
+        self.choices = tuple(choices)
 
 
 class NoBus(Exception):
@@ -75,10 +78,11 @@ def _bus_error(error: BusError, options: GlobalOptions) -> Failure:
     handler = _HANDLERS.get(error.name)
     if handler is not None:
         return handler(error, options)
+    message = with_command_line_options(error.message)
     if error.name.startswith(ERROR_PREFIX) or error.name == FREEDESKTOP_ERROR_PREFIX + "InvalidArgs":
         code = ExitCode.NO_SUCH if error.name in _NO_SUCH else ExitCode.FAILURE
-        return Failure(code, error.message + hint_for(error.name, error.message))
-    return Failure(ExitCode.FAILURE, f"{error.message} ({error.name})")
+        return Failure(code, message + hint_for(error.name, message))
+    return Failure(ExitCode.FAILURE, f"{message} ({error.name})")
 
 
 def hint_for(name: str, message: str) -> str:
@@ -125,18 +129,9 @@ def _denied(error: BusError, options: GlobalOptions) -> Failure:
     if any(words in error.message for words in ("Rejected send", "not authorized to send")):
         line = "the D-Bus policy does not allow this user to call gpumand; check that org.gpumand1.conf is installed"
         return Failure(ExitCode.FAILURE, f"permission denied: {line}, or use sudo")
-    # The daemon's own refusals start with these words already; those of polkit and of the bus do not.
-    prefix = "" if error.message.startswith("Permission denied") else "permission denied: "
-    return Failure(ExitCode.FAILURE, f"{prefix}{error.message}{_permission_hint(error.message)}")
-
-
-def _permission_hint(message: str) -> str:
-    """The advice on how to get the permission, from the daemon's message."""
-    if "root" not in message:
-        return "; use sudo, or allow it with a polkit rule"
-    if "org.gpumand1.acquire" in message:
-        return "; join the group gpumand: sudo gpasswd --add NAME gpumand, then log in again"
-    return "; use sudo" if "org.gpumand1." in message else ""
+    # The daemon's own refusals start with these words and say how to get permission; those of the bus do not.
+    prefix = "" if error.message.startswith(("Permission denied", "Authentication required")) else "permission denied: "
+    return Failure(ExitCode.FAILURE, f"{prefix}{error.message}")
 
 
 def _interface(error: BusError, options: GlobalOptions) -> Failure:

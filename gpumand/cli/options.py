@@ -49,6 +49,16 @@ def global_options(ctx: click.Context) -> GlobalOptions:
     return options
 
 
+def command_line(options: GlobalOptions, *words: str) -> str:
+    """A gpumanctl command for the gpumand that the options select, to copy into a shell."""
+    from shlex import join
+
+    bus: tuple[str, ...] = ("--user",) if options.user else ()
+    if options.bus_address and options.bus_address != os.environ.get(ADDRESS_VARIABLE, ""):
+        bus = ("--bus-address", options.bus_address)
+    return join(("gpumanctl", *bus, *words))
+
+
 def _record(ctx: click.Context, param: click.Parameter, value: Any) -> Any:
     """Store an option that was given.
 

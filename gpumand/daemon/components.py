@@ -25,6 +25,7 @@ from gpumand.domain.consumer import HistorySettings, Settings
 from gpumand.domain.events import Event
 from gpumand.history import DemandLog, HistoryRecorder, SqliteArchive
 from gpumand.host.memory import ProcMeminfo
+from gpumand.host.users import UserDirectory
 from gpumand.http.listener import HttpListener
 from gpumand.ports import Clock, Ports
 from gpumand.service_manager.logind import Logind
@@ -57,12 +58,13 @@ class Components:
     store: FileStore
     history: HistoryRecorder
     memory: ProcMeminfo
+    users: UserDirectory
 
     async def close(self) -> None:
         """Close all components, those that talk to clients first and the disk last; errors are only logged."""
         if self.logind is not None:
             await close_within_limit(self.logind.close(), "the subscription to logind")
-        for part in (self.http, self.service, self.units, self.source, self.routes, self.memory):
+        for part in (self.http, self.service, self.units, self.source, self.routes, self.memory, self.users):
             await close_within_limit(part.close(), type(part).__name__)
         # Last: the components above may still write leases and history while they close.
         await close_within_limit(self.store.close(), "the lease store")
@@ -121,7 +123,8 @@ async def build_components(
     units = await SystemdUnits.attach(bus, user=options.user)
     routes = HttpRoutes(clock)
     on_system_bus = options.bus_address == "system"
-    authority = PolkitAuthority(bus) if on_system_bus else UidAuthority(own_uid(), system_bus=False)
+    users = UserDirectory()
+    authority = PolkitAuthority(bus, users) if on_system_bus else UidAuthority(own_uid(), users)
     clients = Clients(bus, units, authority.trusted_uids)
     store = await _open_store(options, bus)
     pids = UserUnitResolver(units, system_bus, own_uid()) if system_bus is not None else units
@@ -132,16 +135,15 @@ async def build_components(
     history = HistoryRecorder(archive, clock, demand_log(settings.history))
     arbiter = Arbiter(settings, ports, publish, load_settings)
     service = ManagerService(bus, arbiter, clients, authority)
-    service.add(LogControl(clients, frozenset({0, own_uid()})).object())
+    service.add(LogControl(clients, frozenset({0, own_uid()}), users).object())
     http = HttpListener(arbiter.status, take_listeners())
     housekeeping = Housekeeping(arbiter, units, routes)
     logind_bus = system_bus if options.user else bus
     logind = Logind(logind_bus) if logind_bus is not None else None
     still_preparing = logind.is_preparing_for_sleep if logind is not None else _never_preparing
     suspend_watch = SuspendWatch(arbiter, housekeeping, still_preparing)
-    return Components(
-        http, service, arbiter, housekeeping, suspend_watch, logind, units, source, routes, store, history, memory
-    )
+    parts = (http, service, arbiter, housekeeping, suspend_watch, logind, units, source, routes, store, history)
+    return Components(*parts, memory, users)
 
 
 async def _open_store(options: Options, bus: BusConnection) -> FileStore:

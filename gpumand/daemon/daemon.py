@@ -180,7 +180,7 @@ class Daemon:
     def _start_watchdog(self, checks: LivenessChecks) -> None:
         """Start to ping systemd's watchdog, if the unit has one. It counts from READY, so this is done right after."""
         if period_usec := watchdog_usec():
-            watchdog = Watchdog(self._clock, period_usec / 1e6, checks.liveness, self._notifier.watchdog)
+            watchdog = Watchdog(self._clock, period_usec / 1e6, checks.collect, self._notifier.watchdog)
             self._spawn(watchdog.run())
 
     async def _serve(self, bus: BusConnection) -> None:

@@ -75,7 +75,7 @@ class LivenessChecks:
     housekeeping_task: asyncio.Task[None]
     source: Callable[[], VramSource]
 
-    def liveness(self) -> Liveness:
+    def collect(self) -> Liveness:
         """Check all parts. The scheduler is checked by running a queue pass, which is allowed at any time."""
         source = self.source()
         threaded = source if isinstance(source, ThreadedSource) else None

@@ -8,6 +8,7 @@ from typing import Any
 from rich.text import Text
 
 from gpumand.cli.render.format import clean, mib
+from gpumand.cli.render.residency import shown_state
 from gpumand.cli.render.theme import RESIDENCY_STYLES, Theme, consumer_style
 
 Entry = Mapping[str, Any]
@@ -49,9 +50,9 @@ def _title(device: Entry) -> Text:
 
 
 def _state(consumer: Entry) -> Text:
-    residency = clean(consumer["residency"])
+    state = shown_state(consumer)
     leased = ", leased" if consumer["leases"] else ""
-    return Text(residency, style=RESIDENCY_STYLES.get(residency, "")) + Text(leased, style="bold")
+    return Text(state, style=RESIDENCY_STYLES.get(state, "")) + Text(leased, style="bold")
 
 
 def _row(name: str, state: Text, bar: Text, amount: str, width: int, room: int) -> Text:

@@ -1,4 +1,4 @@
-"""The clock and the RAM of the host, read from the kernel: implementations of the ports ``Clock`` and ``HostMemory``.
+"""The clock, the RAM and the users of the host: implementations of the ports ``Clock`` and ``HostMemory``, user names.
 
 Must not import the arbiter, the bus or the command line.
 """

@@ -1,4 +1,4 @@
-"""Finds uid and user name of processes, for output that shows which user holds VRAM."""
+"""Finds uid and user name of processes, for output that shows which user holds VRAM, and names of users by uid."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ class ProcessOwner:
 UNKNOWN_OWNER = ProcessOwner()
 
 
-class ProcessOwners:
-    """Finds the owners of processes and caches user names.
+class UserNameCache:
+    """Looks up user names and caches them.
 
     Call it in a thread: it blocks, because a directory service may have to be queried for a name.
     """
@@ -33,19 +33,27 @@ class ProcessOwners:
     def __init__(self) -> None:
         self._names: dict[int, str] = {}
 
-    def owner_of(self, pid: int, unit: str) -> ProcessOwner:
-        """Return the owner of a process: from /proc, or else from its unit, if that is a user manager."""
-        uid = owner_uid(pid)
-        if uid is None and (match := _USER_MANAGER.fullmatch(unit)):
-            uid = int(match[1])
-        return UNKNOWN_OWNER if uid is None else ProcessOwner(uid, self._name(uid))
-
-    def _name(self, uid: int) -> str:
+    def name_of(self, uid: int) -> str:
+        """Return the name of a user, made printable and limited to 64 characters; "" if there is no such user."""
         if uid not in self._names:
             if len(self._names) >= MAX_CACHED_NAMES:
                 self._names.clear()
             self._names[uid] = _look_up_name(uid)
         return self._names[uid]
+
+
+class ProcessOwners:
+    """Finds the owners of processes. Call it in a thread: it blocks like ``UserNameCache``."""
+
+    def __init__(self) -> None:
+        self._names = UserNameCache()
+
+    def owner_of(self, pid: int, unit: str) -> ProcessOwner:
+        """Return the owner of a process: from /proc, or else from its unit, if that is a user manager."""
+        uid = owner_uid(pid)
+        if uid is None and (match := _USER_MANAGER.fullmatch(unit)):
+            uid = int(match[1])
+        return UNKNOWN_OWNER if uid is None else ProcessOwner(uid, self._names.name_of(uid))
 
 
 def _look_up_name(uid: int) -> str:

@@ -103,7 +103,7 @@ def test_package_has_the_version_of_the_program(current: Package) -> None:
 def test_build_says_when_the_changelog_has_another_version(current: Package, tmp_path: Path) -> None:
     packages.unpack(current, tmp_path / "tree")
     (tmp_path / "tree/gpumand/version.py").write_text('VERSION = "99.1"\n', encoding="utf-8")
-    with pytest.raises(AssertionError, match=r"debian/changelog says .*, gpumand/version\.py says 99\.1"):
+    with pytest.raises(AssertionError, match=r"debian/changelog has .*, gpumand/version\.py has 99\.1"):
         packages.build(tmp_path / "tree", tmp_path / "out")
 
 

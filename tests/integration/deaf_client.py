@@ -26,7 +26,7 @@ async def send_calls(address: str, seed: int) -> None:
         member, signature, body = rng.choice(
             [
                 ("GetStatus", "", []),
-                ("Acquire", "sa{sv}", ["nobody", {}]),
+                ("Acquire", "sa{sv}", ["unknown", {}]),
                 ("Acquire", "sa{sv}", ["voice", WAITING]),
                 ("Plan", "sa{sv}", ["voice", {}]),
                 ("Release", "s", ["0" * 20]),

@@ -61,7 +61,7 @@ class Ollama(Server):
             await self.model.work(JOB_SEC if body.get("prompt") else 0)
         except OutOfMemory as error:
             return web.json_response({"error": str(error)}, status=500)
-        return web.json_response(answer | {"response": f"as told: {body['prompt']}" if body.get("prompt") else ""})
+        return web.json_response(answer | {"response": f"prompt: {body['prompt']}" if body.get("prompt") else ""})
 
 
 class ComfyUI(Server):

@@ -232,7 +232,7 @@ async def test_externally_started_service_has_its_memory_reserved(tmp_path: Path
         {"job_removed": "never"},
         {"start_delay_sec": 1.0, "stop_delay_sec": 1.0},
     ],
-    ids=["result-before-the-answer", "result-never-told", "slow"],
+    ids=["result-before-the-answer", "result-never-sent", "slow"],
 )
 async def test_unit_jobs_are_awaited_with_every_kind_of_systemd_reply(
     tmp_path: Path, host: LiveHost, behaviour: dict[str, Any]

@@ -17,7 +17,7 @@ from tests.shim.shimfile import Shim, ShimDevice
 
 TOTAL_MIB = 24576
 SIZES = {"image": 14000, "voice": 12000}
-FIGURES = {"total_mib", "used_mib", "free_mib", "foreign_mib"}
+READING_KEYS = {"total_mib", "used_mib", "free_mib", "foreign_mib"}
 NVML = f'source = "nvml"\nsample_interval_sec = 0.2\ntotal_mib = {TOTAL_MIB}'
 CONNECTION = ("s", "connection")
 
@@ -121,22 +121,24 @@ FAILURES: list[tuple[str, Failure, Failure]] = [
 ]
 
 
-@pytest.mark.parametrize(("expected", "fail", "mend"), FAILURES, ids=[one[0] for one in FAILURES])
+@pytest.mark.parametrize(("expected", "fail", "repair"), FAILURES, ids=[one[0] for one in FAILURES])
 async def test_driver_that_cannot_be_initialized(
-    host: LiveHost, library: Path, expected: str, fail: Failure, mend: Failure
+    host: LiveHost, library: Path, expected: str, fail: Failure, repair: Failure
 ) -> None:
     driver = Driver(host)
     fail(driver)
     async with daemon(host, environ=driver.environment(library)) as client:
         assert await has_degraded(client, expected)
         entry = await device(client)
-        assert (entry["total_mib"], entry.keys() & FIGURES) == (TOTAL_MIB, {"total_mib"}), "unknown values are left out"
+        assert (entry["total_mib"], entry.keys() & READING_KEYS) == (TOTAL_MIB, {"total_mib"}), (
+            "unknown values are left out"
+        )
         await check_scheduling_by_footprints(client)
-        mend(driver)
+        repair(driver)
         await wait_until("the driver is not degraded", has_degraded, client, "")
         assert announced_degraded(client)[-1] == ""
         entry = await device(client)
-        assert entry.keys() >= FIGURES - {"foreign_mib"}
+        assert entry.keys() >= READING_KEYS - {"foreign_mib"}
         assert (entry["uuid"], entry["used_mib"], entry["error"]) == ("GPU-a", SIZES["voice"], "")
 
 
@@ -147,7 +149,7 @@ async def test_missing_library_without_a_configured_total(host: LiveHost) -> Non
     gpu = 'source = "nvml"\nsample_interval_sec = 0.2'
     async with daemon(host, gpu, {"LD_LIBRARY_PATH": str(empty)}) as client:
         assert await has_degraded(client, "nvml-library-missing")
-        assert (await device(client)).keys().isdisjoint(FIGURES)
+        assert (await device(client)).keys().isdisjoint(READING_KEYS)
         for name in SIZES:
             await client.call("Evict", "sa{sv}", name, {})
         _, grant = await client.acquire("voice")
@@ -168,10 +170,10 @@ RUNNING: list[tuple[str, Failure, Failure]] = [
 
 
 @pytest.mark.parametrize(
-    ("expected", "fail", "mend"), RUNNING, ids=[f"{at}-{one[0]}" for at, one in enumerate(RUNNING)]
+    ("expected", "fail", "repair"), RUNNING, ids=[f"{at}-{one[0]}" for at, one in enumerate(RUNNING)]
 )
 async def test_driver_that_fails_later(
-    host: LiveHost, library: Path, expected: str, fail: Failure, mend: Failure
+    host: LiveHost, library: Path, expected: str, fail: Failure, repair: Failure
 ) -> None:
     driver = Driver(host)
     async with daemon(host, environ=driver.environment(library)) as client:
@@ -179,7 +181,7 @@ async def test_driver_that_fails_later(
         lease, _ = await client.acquire("image", lifetime=CONNECTION)
         fail(driver)
         await wait_until("the degradation is announced", has_announced, client, expected)
-        mend(driver)
+        repair(driver)
         await wait_until("the driver is not degraded any more", has_degraded, client, "")
         assert announced_degraded(client)[-1] == ""
         assert [one["id"] for one in (await client.status())["leases"]] == [lease], "leases do not depend on readings"
@@ -265,5 +267,5 @@ async def test_no_source_by_configuration(host: LiveHost) -> None:
     async with daemon(host, f'source = "none"\ntotal_mib = {TOTAL_MIB}') as client:
         assert await has_degraded(client, "no-source")
         entry = await device(client)
-        assert (entry["source"], entry.keys() & FIGURES) == ("none", {"total_mib"})
+        assert (entry["source"], entry.keys() & READING_KEYS) == ("none", {"total_mib"})
         await check_scheduling_by_footprints(client)

@@ -164,9 +164,9 @@ def test_comfyui_and_ollama_are_used_in_turn(tmp_path: Path) -> None:
             code, out, err = run(gpumand, "comfyui-and-ollama/alternate.py", "a lighthouse", "a harbour")
             assert (code, err) == (0, "")
             assert out.splitlines() == [
-                "a lighthouse: as told: Describe a painting of a lighthouse in one line.",
+                "a lighthouse: prompt: Describe a painting of a lighthouse in one line.",
                 "a lighthouse: pair_job-1.png",
-                "a harbour: as told: Describe a painting of a harbour in one line.",
+                "a harbour: prompt: Describe a painting of a harbour in one line.",
                 "a harbour: pair_job-2.png",
             ]
             with SyncClient(gpumand.address) as client:

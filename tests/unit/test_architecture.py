@@ -252,8 +252,8 @@ _NOTHING = re.compile(r"(must not import|imports) (any(thing)? (other package )?
 def forbidden_in(docstring: str) -> set[str] | None:
     """Return the packages that a docstring forbids its package to import, None if it states no rule.
 
-    The rule is a sentence with "must not import", "import(s) only" or "depends on ... only". A sentence of the second or
-    third form forbids every package that it does not name.
+    The rule is a sentence with "must not import", "import(s) only" or "depends on ... only". A sentence of the second
+    or third form forbids every package that it does not name.
     """
     sentences = re.split(r"(?<=[.:;])\s", " ".join(docstring.replace("`", "").split()))
     known = set(import_rules(page()))

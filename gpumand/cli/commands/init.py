@@ -45,14 +45,16 @@ def init(ctx: click.Context, output: str, force: bool, probe: bool, source: str)
     if options.json:
         raise click.UsageError("--json does not work with init: its output is a configuration in TOML")
     logging.getLogger("gpumand").addHandler(logging.NullHandler())  # failed reads become comments in the file
-    text, count = asyncio.run(_generate(options, source, probe))
+    text, consumers = asyncio.run(_generate(options, source, probe))
     if output == STDOUT:
         print(text, end="", flush=True)
         return
     _write(Path(output), text, force)
     if not options.quiet:
-        found = f"{count} consumer{'' if count == 1 else 's'}"
-        print(f"{output}: {found}. Check it with: gpumanctl config-check {output}", file=sys.stderr)
+        from gpumand.cli.render.format import count
+
+        line = f"{output}: {count(consumers, 'consumer')}. Check it with: gpumanctl config-check {output}"
+        print(line, file=sys.stderr)
 
 
 async def _generate(options: GlobalOptions, source: str, probe: bool) -> tuple[str, int]:

@@ -14,6 +14,7 @@ from gpumand.cli.acquire_options import AcquireOptions, request_options, waiting
 from gpumand.cli.client import Client
 from gpumand.cli.consumer_lookup import consumer_entry
 from gpumand.cli.durations import DURATION, to_usec
+from gpumand.cli.lease_lookup import with_lease
 from gpumand.cli.options import Command, GlobalOptions, global_options
 from gpumand.cli.output import is_screen, print_json
 from gpumand.cli.progress import with_progress
@@ -81,14 +82,19 @@ def _print_details(grant: dict[str, Any], consumer: Mapping[str, Any]) -> None:
 @click.argument("lease", shell_complete=completion.leases)
 @click.pass_context
 def release(ctx: click.Context, lease: str) -> None:
-    """Release LEASE."""
+    """Release LEASE.
 
-    async def call(client: Client, _: GlobalOptions) -> None:
-        await client.release(lease)
+    LEASE is a lease id, or its first 4 or more characters. For the name of a consumer, the active leases of the
+    consumer are listed and none is released.
+    """
 
-    run_with_client(ctx, call)
+    async def call(client: Client, options: GlobalOptions) -> str:
+        released, _ = await with_lease(client, lease, ("release",), options, client.release)
+        return released
+
+    released = run_with_client(ctx, call)
     if global_options(ctx).json:
-        print_json({"lease": lease})
+        print_json({"lease": released})
 
 
 @click.command(cls=Command)
@@ -96,17 +102,21 @@ def release(ctx: click.Context, lease: str) -> None:
 @click.option("--ttl", type=DURATION, metavar="TIME", help="New time to live, from now. Default: as granted.")
 @click.pass_context
 def renew(ctx: click.Context, lease: str, ttl: float | None) -> None:
-    """Extend LEASE, counted from now."""
+    """Extend LEASE, counted from now.
+
+    LEASE is a lease id, or its first 4 or more characters.
+    """
     if ttl is not None and to_usec(ttl) == 0:
         raise click.UsageError("--ttl must be more than 0")
 
-    async def call(client: Client, _: GlobalOptions) -> int:
-        return await client.renew(lease, to_usec(ttl or 0.0))
+    async def call(client: Client, options: GlobalOptions) -> tuple[str, int]:
+        command = ("renew", *(("--ttl", f"{ttl:g}") if ttl is not None else ()))
+        return await with_lease(client, lease, command, options, lambda one: client.renew(one, to_usec(ttl or 0.0)))
 
-    expires_usec = run_with_client(ctx, call)
+    renewed, expires_usec = run_with_client(ctx, call)
     options = global_options(ctx)
     if options.json:
-        return print_json({"lease": lease, "expires_usec": expires_usec})
+        return print_json({"lease": renewed, "expires_usec": expires_usec})
     if not options.quiet:
         from gpumand.cli.render.format import ahead
 

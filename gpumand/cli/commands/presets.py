@@ -24,7 +24,8 @@ class _Group(click.Group):
     ) -> tuple[str | None, click.Command | None, list[str]]:
         """Look a subcommand up; the error for an unknown one suggests a command."""
         name = args[0]
-        if name not in self.commands and not name.startswith("-"):
+        # Shell completion looks up the words typed so far, and must not fail.
+        if name not in self.commands and not name.startswith("-") and not ctx.resilient_parsing:
             raise click.UsageError(f"no such command: preset {name}; did you mean preset {_suggestion(name)}?", ctx)
         return super().resolve_command(ctx, args)
 

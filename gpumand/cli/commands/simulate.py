@@ -161,9 +161,12 @@ def _report_skipped(host: SimulatedHost, path: Path) -> None:
     """Report on stderr how many requests are skipped because their consumers manage their own memory."""
     skipped = [use.consumer for use in _uses(path) if use.consumer in host.managed]
     if skipped:
-        names = ", ".join(sorted(set(skipped)))
-        number = f"{len(skipped)} request{'' if len(skipped) == 1 else 's'}"
-        print(f"Skipped {number} for consumers with vram_managed = true: {names}", file=sys.stderr)
+        from gpumand.cli.render.format import count, plural
+
+        names = sorted(set(skipped))
+        whose = plural(names, "a consumer", "consumers")
+        number = count(len(skipped), "request")
+        print(f"Skipped {number} for {whose} with vram_managed = true: {', '.join(names)}", file=sys.stderr)
 
 
 def _show(ctx: click.Context, results: list[tuple[str, Metrics]]) -> None:

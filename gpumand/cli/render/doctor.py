@@ -61,7 +61,7 @@ def _summary(findings: Sequence[Finding], theme: Theme) -> Text:
     ]
     if numbers[Severity.UNCHECKED]:
         words.append(f"{numbers[Severity.UNCHECKED]} not checked")
-    verdict = "no problems found" if worst is None else "problems found"
+    verdict = "no problems found" if worst is None else "found"
     line = Text.assemble((theme.dot, STYLES[worst] if worst else "green"), f" {verdict}")
     return line.append(f": {', '.join(words)}" if words else "")
 

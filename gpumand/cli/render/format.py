@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pwd
+from collections.abc import Sized
 from datetime import datetime
 from typing import Any
 
@@ -77,6 +79,31 @@ def clock(now_usec: int) -> str:
 def count(number: int, one: str, many: str = "") -> str:
     """A number with its noun: ``1 lease``, ``2 leases``."""
     return f"{number} {one if number == 1 else many or one + 's'}"
+
+
+def user_name(uid: int) -> str:
+    """The name of a user, or ``uid 1000`` when the id has no name."""
+    try:
+        return clean(pwd.getpwuid(uid).pw_name)
+    except (KeyError, OverflowError):
+        return f"uid {uid}"
+
+
+def user_label(uid: int) -> str:
+    """A user in a sentence: ``user alice``, or ``uid 1000`` when the id has no name."""
+    name = user_name(uid)
+    return name if name.startswith("uid ") else f"user {name}"
+
+
+def plural(items: Sized, one: str, many: str) -> str:
+    """The word that agrees with the number of items: ``plural(names, "needs", "need")``."""
+    return one if len(items) == 1 else many
+
+
+def gpus(device: str) -> str:
+    """A device as the bus names it, in a sentence: ``GPU 0``, or ``GPUs 0 and 1`` for ``0,1``."""
+    indices = clean(device).split(",")
+    return f"{plural(indices, 'GPU', 'GPUs')} {join_names(indices)}"
 
 
 def join_names(names: list[str]) -> str:

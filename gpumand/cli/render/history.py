@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import pwd
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from gpumand.cli.render.format import NOTHING, clean, mib, usec
+from gpumand.cli.option_names import with_command_line_options
+from gpumand.cli.render.format import NOTHING, clean, mib, usec, user_name
 from gpumand.cli.render.table import Column, table
 from gpumand.cli.render.text import Text
 from gpumand.cli.render.theme import Theme
@@ -85,7 +85,7 @@ def details(entry: Entry) -> str:
 
 def _why(entry: Entry) -> str:
     """The entry's own detail, unless it only repeats the trigger."""
-    why = clean(entry.get("detail") or "")
+    why = clean(with_command_line_options(entry.get("detail") or ""))
     return "" if why == "requested manually" and entry.get("trigger") == "manual" else why
 
 
@@ -103,14 +103,6 @@ def _owner(entry: Entry) -> str:
         return ""
     lease = f", lease {clean(entry['lease'])}" if entry.get("lease") else ""
     return user_name(int(entry["uid"])) + lease
-
-
-def user_name(uid: int) -> str:
-    """The name of a user, or ``uid 1000`` when the id has no name."""
-    try:
-        return clean(pwd.getpwuid(uid).pw_name)
-    except (KeyError, OverflowError):
-        return f"uid {uid}"
 
 
 def _time_formatter(entries: Sequence[Entry], now_usec: int) -> Callable[[int], str]:

@@ -7,23 +7,10 @@ from typing import Any
 
 from gpumand.bus.names import ROOT_PATH
 from gpumand.bus.object_paths import unescape_label
-from gpumand.cli.render.format import ahead, clean, join_names, mib, usec
-from gpumand.domain.residency import CONTEXT_MIB
+from gpumand.cli.render.format import ahead, clean, gpus, join_names, mib, usec, user_label
+from gpumand.cli.render.residency import loads_on_first_request
 
 Entry = Mapping[str, Any]
-
-
-def loads_on_first_request(consumer: Entry) -> bool:
-    """Whether VRAM is reserved for a lazy consumer whose model is not loaded: its own first request loads it.
-
-    Args:
-        consumer: a consumer entry of GetStatus.
-    """
-    used_mib = consumer.get("used_mib")
-    if not consumer.get("lazy") or consumer.get("residency") != "resident" or used_mib is None:
-        return False
-    # A running server holds a CUDA context without its model, so "nothing loaded" is a little more than 0 MiB.
-    return bool(used_mib <= min(CONTEXT_MIB, (consumer.get("vram_resident_mib") or 0) // 4))
 
 
 def grant_line(grant: Entry, now_usec: int, consumer: Entry | None = None) -> str:
@@ -34,7 +21,7 @@ def grant_line(grant: Entry, now_usec: int, consumer: Entry | None = None) -> st
         now_usec: the current time.
         consumer: the consumer's entry of a status taken after the grant; None when no status was requested.
     """
-    device = f" on GPU {clean(grant['device'])}" if grant.get("device") else ""
+    device = f" on {gpus(grant['device'])}" if grant.get("device") else ""
     how = "loaded" if grant.get("loaded") else "already resident"
     how = "its first request loads the model" if _is_only_reserved(grant.get("loaded"), consumer) else how
     words = [f"{clean(grant['consumer'])}{device}: {how}, granted after {usec(grant.get('waited_usec', 0))}"]
@@ -55,7 +42,7 @@ def load_line(outcome: Entry, consumer: Entry | None = None) -> str:
         consumer: the consumer's entry of a status taken after the load; None when no status was requested.
     """
     name = clean(outcome["consumer"])
-    device = f" on GPU {clean(outcome['device'])}" if outcome.get("device") else ""
+    device = f" on {gpus(outcome['device'])}" if outcome.get("device") else ""
     if _is_only_reserved(outcome.get("changed"), consumer):
         line = f"VRAM is free for {name}{device}; its first request loads the model, and a lease keeps the VRAM free"
     elif not outcome.get("changed"):
@@ -63,6 +50,26 @@ def load_line(outcome: Entry, consumer: Entry | None = None) -> str:
     else:
         line = f"{name} loaded{device} in {usec(outcome.get('duration_usec', 0))}"
     return f"{line}; evicted {_names(outcome['evicted'])}" if outcome.get("evicted") else line
+
+
+def lease_line(lease: Entry, now_usec: int) -> str:
+    """A lease as one line without its id: owner, reason and end.
+
+    Args:
+        lease: a lease entry of GetStatus.
+        now_usec: the current time.
+    """
+    words = [user_label(int(lease["owner_uid"])), clean(lease.get("owner") or "")]
+    words.append(f"'{clean(lease['reason'])}'" if lease.get("reason") else "")
+    end = lease_end(lease, now_usec)
+    return ", ".join(filter(None, [*words, f"ends {end}" if end else ""]))
+
+
+def lease_end(lease: Entry, now_usec: int) -> str:
+    """The time, or the event, that ends a lease: "in 14 min", "with its owner"; "" when it is unknown."""
+    if lease.get("expires_usec"):
+        return ahead(lease["expires_usec"], now_usec)
+    return {"connection": "with its owner", "unit": "with its unit"}.get(str(lease.get("lifetime")), "")
 
 
 def _is_only_reserved(was_changed: Any, consumer: Entry | None) -> bool:
@@ -110,7 +117,7 @@ def _eviction_failed(arguments: Entry) -> str:
 
 
 def _place(arguments: Entry) -> str:
-    return f" from GPU {clean(arguments['device'])}" if arguments.get("device") else ""
+    return f" from {gpus(arguments['device'])}" if arguments.get("device") else ""
 
 
 def _trigger(arguments: Entry) -> str:

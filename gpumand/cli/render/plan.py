@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from gpumand.cli.render.format import NOTHING, clean, count, mib
+from gpumand.cli.render.format import NOTHING, clean, count, gpus, mib
 from gpumand.cli.render.text import Text
 from gpumand.cli.render.theme import VERDICT_STYLES, Theme
 from gpumand.cli.render.wrap import wrapped
@@ -29,7 +29,7 @@ def _verdict(plan: Entry) -> Text:
     line = Text.assemble((clean(plan["consumer"]), "bold"), ": ")
     line.append(VERDICTS.get(verdict, verdict), style=VERDICT_STYLES.get(verdict, "bold"))
     if plan.get("device"):
-        line.append(f" on GPU {clean(plan['device'])}")
+        line.append(f" on {gpus(plan['device'])}")
     if verdict == "grant":
         line.append(_how(plan))
     if plan.get("error"):

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from gpumand.cli.render.format import clean, count, mib, usec
+from gpumand.cli.render.format import clean, count, gpus, mib, usec
 from gpumand.cli.render.history import history_lines
 from gpumand.cli.render.plan import plan_lines
+from gpumand.cli.render.residency import ON_FIRST_REQUEST, memory_note, shown_state
 from gpumand.cli.render.status import last_used, lease_lines, queue_lines
 from gpumand.cli.render.text import Text
 from gpumand.cli.render.theme import RESIDENCY_STYLES, Theme
@@ -46,12 +47,12 @@ def show_lines(shown: Entry, now_usec: int, theme: Theme) -> list[Text]:
 
 
 def _head(consumer: Entry, theme: Theme) -> Text:
-    residency = clean(consumer["residency"])
-    style = RESIDENCY_STYLES.get(residency, "")
-    line = Text.assemble((theme.dot, style), " ", (clean(consumer["name"]), "bold"), ": ", (residency, style))
+    state = shown_state(consumer)
+    style = RESIDENCY_STYLES.get(state, "")
+    line = Text.assemble((theme.dot, style), " ", (clean(consumer["name"]), "bold"), ": ", (state, style))
     if consumer.get("device"):
-        place = f"GPU {clean(consumer['device'])}"
-        line.append(f" ({place})" if residency == "unloaded" else f" on {place}")
+        place = gpus(consumer["device"])
+        line.append(f" ({place})" if state == "unloaded" else f" on {place}")
     if consumer.get("used_mib"):
         line.append(f", holds {mib(consumer['used_mib'])}")
     if consumer.get("doing"):
@@ -133,6 +134,9 @@ def _flags(consumer: Entry) -> str:
     flags = (
         ("pinned", "pinned: not evicted to make room for others"),
         ("vram_managed", "manages its own VRAM"),
-        ("lazy", "loads on its first request"),
     )
-    return "; ".join(word for flag, word in flags if consumer.get(flag))
+    words = [word for flag, word in flags if consumer.get(flag)]
+    memory = memory_note(consumer)
+    if consumer.get("lazy") and memory != ON_FIRST_REQUEST:
+        words.append("its own requests load its model")
+    return "; ".join(filter(None, [*words, memory]))

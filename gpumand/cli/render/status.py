@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from gpumand.cli.render.bar import bar, legend, shares
-from gpumand.cli.render.format import NOTHING, ago, ahead, clean, count, mib, usec
-from gpumand.cli.render.lines import loads_on_first_request
+from gpumand.cli.render.format import NOTHING, ago, clean, count, mib, usec
+from gpumand.cli.render.lines import lease_end
+from gpumand.cli.render.residency import memory_note, shown_state
 from gpumand.cli.render.table import Column, table
 from gpumand.cli.render.text import Text
 from gpumand.cli.render.theme import RESIDENCY_STYLES, Theme
@@ -40,7 +41,7 @@ def status_lines(status: Entry, now_usec: int, theme: Theme) -> list[Text]:
 def head(status: Entry, theme: Theme) -> list[Text]:
     """A summary line, and a warning when the daemon is degraded."""
     degraded = clean(status["degraded"])
-    resident = sum(1 for consumer in status["consumers"] if consumer["residency"] == "resident")
+    resident = sum(1 for consumer in status["consumers"] if shown_state(consumer) == "resident")
     words = [f"{resident} of {count(len(status['consumers']), 'consumer')} resident"]
     words.append(count(len(status["leases"]), "lease"))
     if status["queue"]:
@@ -125,13 +126,13 @@ def consumer_table(consumers: Sequence[Entry], now_usec: int, theme: Theme) -> l
 
 
 def _consumer_row(consumer: Entry, now_usec: int) -> list[Text | str]:
-    residency = clean(consumer["residency"])
+    state = shown_state(consumer)
     used = consumer.get("used_mib")
     return [
         clean(consumer["name"]),
-        Text(residency, style=RESIDENCY_STYLES.get(residency, "")),
+        Text(state, style=RESIDENCY_STYLES.get(state, "")),
         clean(consumer.get("device") or NOTHING),
-        mib(used) if used or residency != "unloaded" else NOTHING,
+        mib(used) if used or state != "unloaded" else NOTHING,
         mib(consumer.get("vram_resident_mib")),
         str(consumer["leases"] or NOTHING),
         last_used(consumer, now_usec),
@@ -148,13 +149,12 @@ def last_used(consumer: Entry, now_usec: int) -> str:
 
 
 def _note(consumer: Entry) -> Text:
-    """The note column: the operation in progress and flags. Errors are shown below the table."""
+    """The note column: the operation in progress, flags and memory. Errors are shown below the table."""
     note = Text(clean(consumer.get("doing") or ""), style="yellow")
-    for flag, word in (("busy", "busy"), ("pinned", "pinned"), ("vram_managed", "manages own VRAM")):
-        if consumer.get(flag):
-            note.append(("; " if note else "") + word)
-    if loads_on_first_request(consumer):
-        note.append(("; " if note else "") + "loads on first request")
+    flags = (("busy", "busy"), ("pinned", "pinned"), ("vram_managed", "manages own VRAM"))
+    for words in (*(word for flag, word in flags if consumer.get(flag)), memory_note(consumer)):
+        if words:
+            note.append(("; " if note else "") + words)
     return note
 
 
@@ -174,9 +174,9 @@ def list_lines(consumers: Sequence[Entry], now_usec: int, theme: Theme) -> list[
     )
     rows: list[list[Text | str]] = []
     for consumer in consumers:
-        name, residency, device, _, footprint, _, used, _ = _consumer_row(consumer, now_usec)
+        name, state, device, _, footprint, _, used, _ = _consumer_row(consumer, now_usec)
         pinned = "yes" if consumer.get("pinned") else "no"
-        rows.append([name, residency, device, footprint, used, pinned, clean(consumer.get("unit") or NOTHING)])
+        rows.append([name, state, device, footprint, used, pinned, clean(consumer.get("unit") or NOTHING)])
     return table(columns, rows, theme)
 
 
@@ -197,20 +197,13 @@ def lease_lines(leases: Sequence[Entry], now_usec: int, theme: Theme) -> list[Te
             clean(lease["consumer"]),
             clean(lease.get("device") or NOTHING),
             clean(lease.get("owner") or f"uid {lease['owner_uid']}"),
-            _ends(lease, now_usec),
+            lease_end(lease, now_usec) or NOTHING,
             ago(lease["granted_usec"], now_usec),
             clean(lease.get("reason") or ""),
         ]
         for lease in leases
     ]
     return table(columns, rows, theme)
-
-
-def _ends(lease: Entry, now_usec: int) -> str:
-    """The time, or the event, that ends a lease."""
-    if lease.get("expires_usec"):
-        return ahead(lease["expires_usec"], now_usec)
-    return {"connection": "with its owner", "unit": "with its unit"}.get(lease["lifetime"], NOTHING)
 
 
 def queue_lines(queue: Sequence[Entry], theme: Theme) -> list[Text]:

@@ -44,6 +44,7 @@ RESIDENCY_STYLES = {
     "failed": "bold red",
     "unknown": "yellow",
     "parked": "cyan",
+    "idle": "cyan",
     "unloaded": "",
 }
 

@@ -187,7 +187,7 @@ def _pin(model: Model, consumer: Entry) -> KeyResult:
 def _evict(model: Model, consumer: Entry) -> KeyResult:
     """Ask for confirmation; a consumer that is leased or pinned can only be evicted by force."""
     name = str(consumer["name"])
-    if consumer.get("residency") == "unloaded":
+    if consumer.get("residency") == "unloaded" and not consumer.get("used_mib"):
         return KeyResult(model.with_message(f"{clean(name)} is not loaded"))
     protected = _protection(model, consumer)
     if protected:
@@ -201,9 +201,7 @@ def _force(model: Model, consumer: Entry) -> KeyResult:
     owners = _owners(model, name)
     text = f"Evict {clean(name)} by force?"
     if owners:
-        text = (
-            f"Evict {clean(name)} by force and revoke {count(len(owners), 'lease')} held by {join_names(owners[:3])}?"
-        )
+        text = f"Evict {clean(name)} by force and revoke {count(len(owners), 'lease')} held by {_first_names(owners)}?"
     elif consumer.get("pinned"):
         text = f"Evict {clean(name)} by force although it is pinned?"
     return KeyResult(replace(model, question=Question(text, Command(Verb.FORCE, name))))
@@ -212,13 +210,19 @@ def _force(model: Model, consumer: Entry) -> KeyResult:
 def _protection(model: Model, consumer: Entry) -> str:
     owners = _owners(model, str(consumer["name"]))
     if owners:
-        return f"is leased by {join_names(owners[:3])}"
+        return f"is leased by {_first_names(owners)}"
     return "is pinned" if consumer.get("pinned") else ""
 
 
 def _owners(model: Model, name: str) -> list[str]:
     leases = model.status["leases"] if model.status else ()
     return [clean(one.get("owner") or f"uid {one['owner_uid']}") for one in leases if one["consumer"] == name]
+
+
+def _first_names(names: list[str]) -> str:
+    """The first three names, and the number of the others."""
+    others = len(names) - 3
+    return join_names([*names[:3], f"{count(others, 'other')}"] if others > 0 else names)
 
 
 def _progress_message(command: Command) -> str:

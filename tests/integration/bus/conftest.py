@@ -17,6 +17,7 @@ from gpumand.bus.service import ManagerService
 from gpumand.domain.consumer import UnitActivity, UnitState
 from tests.integration.bus.private_bus import PolicyBus, policy_bus
 from tests.scripted_arbiter import ScriptedArbiter
+from tests.scripted_user_names import ScriptedUserNames
 
 
 @dataclass
@@ -92,7 +93,7 @@ async def serve_manager(bus: PolicyBus, authority: Authority | None = None) -> A
     connection = await BusConnection.connect(bus.address)
     arbiter, units = ScriptedArbiter(), ScriptedUnits()
     clients = Clients(connection, units, frozenset({0, os.getuid()}))
-    authority = authority or UidAuthority(os.getuid(), system_bus=True)
+    authority = authority or UidAuthority(os.getuid(), ScriptedUserNames())
     service = ManagerService(connection, arbiter, clients, authority)
     arbiter.publish = service.publish
     service.export()

@@ -32,6 +32,7 @@ from gpumand.domain.request import AcquireOptions
 from tests.integration.bus.conftest import Client, ServedManager, serve_manager
 from tests.integration.bus.private_bus import CommandResult, PolicyBus
 from tests.scripted_arbiter import DEFAULT_TTL_SEC, GRANTED_USEC
+from tests.scripted_user_names import ScriptedUserNames
 
 
 def error_line(finished: CommandResult) -> str:
@@ -263,7 +264,7 @@ async def test_interactive_flag_reaches_the_authority(bus: PolicyBus) -> None:
 
     where = (BUS_NAME, ROOT_PATH, MANAGER, "Reload")
     caller = await BusConnection.connect(bus.address)
-    async with serve_manager(bus, PolkitCheck(0, system_bus=True)) as served:
+    async with serve_manager(bus, PolkitCheck(0, ScriptedUserNames())) as served:
         with pytest.raises(BusError) as refusal:
             await caller.call(*where)
         assert refusal.value.name == "org.freedesktop.DBus.Error.InteractiveAuthorizationRequired"

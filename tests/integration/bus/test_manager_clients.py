@@ -24,6 +24,7 @@ from gpumand.domain.lease import Lease, LeaseEnd, LeaseLifetime, Owner
 from tests.integration.bus.conftest import Client, ScriptedUnits, ServedManager
 from tests.integration.bus.private_bus import OTHER_UID, PolicyBus, until
 from tests.scripted_arbiter import ScriptedArbiter
+from tests.scripted_user_names import ScriptedUserNames
 
 needs_root = pytest.mark.skipif(os.getuid() != 0, reason="needs root, to call as another user")
 
@@ -202,7 +203,7 @@ async def test_lease_owners_are_not_forgotten_before_the_leases_are_known(
     for number, owner in enumerate(owners[:2]):
         kept = Owner(owner.unique_name, 0)
         arbiter.leases[f"b{number}"] = Lease(f"b{number}", "ollama", "0", kept, LeaseLifetime.CONNECTION, 1)
-    service = ManagerService(connection, arbiter, clients, UidAuthority(0, system_bus=True))
+    service = ManagerService(connection, arbiter, clients, UidAuthority(0, ScriptedUserNames()))
     arbiter.publish = service.publish
     service.export()
     assert await clients.watch(owners[3].unique_name)
@@ -286,11 +287,11 @@ async def test_consumers_own_unit_may_acquire_and_release(served: ServedManager)
 
 
 @needs_root
-async def test_refusal_names_the_allowed_callers(served: ServedManager) -> None:
+async def test_refusal_names_the_caller_and_the_allowed_users(served: ServedManager) -> None:
     where = ("--session", "--dest", BUS_NAME, "--object-path", "/org/gpumand1", "--method", f"{MANAGER}.Acquire")
     answer = await served.bus.gdbus("call", *where, "comfyui", "{}", uid=OTHER_UID)
     assert "AccessDenied" in answer.err
-    assert f"uid {OTHER_UID} may not acquire comfyui (allowed: root, the unit comfyui.service)" in answer.err
+    assert f"uid {OTHER_UID} may not acquire comfyui. Run the command as root." in answer.err
 
 
 @needs_root

@@ -16,6 +16,7 @@ from tests.integration.bus.conftest import Client, ServedManager, serve_manager
 from tests.integration.bus.polkit_on_bus import POLICY, MockPolkit, mock_polkit, needs_dbusmock
 from tests.integration.bus.private_bus import OTHER_UID, CommandResult, PolicyBus, policy_bus, until
 from tests.integration.bus.test_manager_clients import ARGUMENTS
+from tests.scripted_user_names import ScriptedUserNames
 
 pytestmark = [needs_dbusmock, pytest.mark.skipif(os.getuid() != 0, reason="needs root, to call as another user")]
 
@@ -31,7 +32,7 @@ async def bus() -> AsyncIterator[PolicyBus]:
 @pytest.fixture
 async def served(bus: PolicyBus) -> AsyncIterator[ServedManager]:
     connection = await BusConnection.connect(bus.address)
-    async with serve_manager(bus, PolkitAuthority(connection)) as served:
+    async with serve_manager(bus, PolkitAuthority(connection, ScriptedUserNames())) as served:
         yield served
     await connection.close()
 

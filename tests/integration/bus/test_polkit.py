@@ -17,10 +17,12 @@ from gpumand.domain.errors import AccessDenied, InteractiveAuthorizationRequired
 from gpumand.domain.lease import Owner
 from tests.integration.bus.polkit_on_bus import POLICY, ScriptedPolkit, scripted_polkit
 from tests.integration.bus.private_bus import PolicyBus, policy_bus, until
+from tests.scripted_user_names import ScriptedUserNames
 
 USER = 1000
-COMFYUI = Details(consumer="comfyui", consumer_unit="comfyui.service")
-LEASE = Details(consumer="comfyui", lease="a0001", lease_owner_uid=1001)
+COMFYUI = Details("Acquire", consumer="comfyui", consumer_unit="comfyui.service")
+EVICTION = Details("Evict", consumer="comfyui", consumer_unit="comfyui.service")
+LEASE = Details("Release", consumer="comfyui", lease="a0001", lease_owner_uid=1001)
 Answered = tuple[bool, bool, dict[str, str]]
 YES: Answered = (True, False, {})
 NO: Answered = (False, False, {})
@@ -46,7 +48,7 @@ class PolkitCheck:
 async def polkit_check() -> AsyncIterator[PolkitCheck]:
     async with policy_bus(POLICY) as bus:
         connection, caller = await BusConnection.connect(bus.address), await BusConnection.connect(bus.address)
-        yield PolkitCheck(bus, connection, PolkitAuthority(connection), caller)
+        yield PolkitCheck(bus, connection, PolkitAuthority(connection, ScriptedUserNames()), caller)
         await caller.close()
         await connection.close()
 
@@ -79,30 +81,53 @@ async def test_results_are_not_cached(polkit_check: PolkitCheck, polkit: Scripte
     assert len({question[4] for question in polkit.checks}) == 2
 
 
-async def test_refusal_names_the_allowed_callers(polkit_check: PolkitCheck, polkit: ScriptedPolkit) -> None:
+ADD_TO_GROUP = "dd alice to the gpumand group (sudo gpasswd --add alice gpumand, then log in again)"
+
+
+async def test_refusal_names_the_user_and_the_command(polkit_check: PolkitCheck, polkit: ScriptedPolkit) -> None:
     with pytest.raises(AccessDenied) as refusal:
         await polkit_check.check()
     assert refusal.value.message == (
-        "Permission denied: uid 1000 may not acquire comfyui (allowed: root, the unit comfyui.service, "
-        "callers that polkit authorizes for org.gpumand1.acquire)"
+        f"Permission denied: user alice may not acquire comfyui. A{ADD_TO_GROUP}, or use sudo."
+    )
+
+
+async def test_group_is_advised_only_for_what_it_permits(polkit_check: PolkitCheck, polkit: ScriptedPolkit) -> None:
+    with pytest.raises(AccessDenied) as refusal:
+        await polkit_check.check(Action.EVICT, EVICTION, interactive=True)
+    assert refusal.value.message == (
+        "Permission denied: user alice may not evict comfyui. Use sudo: sudo gpumanctl evict comfyui"
     )
 
 
 async def test_challenge_requires_interactive_authorization(polkit_check: PolkitCheck, polkit: ScriptedPolkit) -> None:
     polkit.answer = CHALLENGE
-    with pytest.raises(InteractiveAuthorizationRequired, match=r"authenticate to acquire comfyui \(org\.gpumand1"):
+    with pytest.raises(InteractiveAuthorizationRequired) as required:
         await polkit_check.check(interactive=False)
-    with pytest.raises(AccessDenied, match="no authentication agent is running"):
+    assert required.value.message == (
+        "Authentication required: user alice must authenticate to acquire comfyui (org.gpumand1.acquire), but the call "
+        "does not allow interactive authorization. Set the message flag ALLOW_INTERACTIVE_AUTHORIZATION, "
+        f"a{ADD_TO_GROUP}, or use sudo."
+    )
+    with pytest.raises(AccessDenied) as no_agent:
         await polkit_check.check(interactive=True)
+    assert no_agent.value.message == (
+        "Permission denied: user alice may not acquire comfyui: no authentication agent is running that could ask for "
+        f"a password. A{ADD_TO_GROUP}, or use sudo."
+    )
     polkit.answer = (False, True, {"polkit.dismissed": "true"})
-    with pytest.raises(AccessDenied, match="the password dialog was dismissed"):
-        await polkit_check.check(interactive=True)
+    with pytest.raises(AccessDenied) as dismissed:
+        await polkit_check.check(Action.EVICT, EVICTION, interactive=True)
+    assert dismissed.value.message == (
+        "Permission denied: user alice may not evict comfyui: the password dialog was dismissed. Retry and enter the "
+        "password of an administrator, or use sudo: sudo gpumanctl evict comfyui"
+    )
 
 
 @pytest.mark.parametrize(
     ("caller", "action", "details"),
     [
-        (Owner(":1.1", 0), Action.CONFIGURE, Details()),
+        (Owner(":1.1", 0), Action.CONFIGURE, Details("Reload")),
         (Owner(":1.1", 1001), Action.RELEASE_ANY, LEASE),
         (Owner(":1.1", 1001, unit="comfyui.service"), Action.ACQUIRE, COMFYUI),
     ],
@@ -119,8 +144,9 @@ async def test_without_polkit_other_users_are_refused(
     polkit_check: PolkitCheck, action: Action, caplog: pytest.LogCaptureFixture
 ) -> None:
     details = LEASE if action is Action.RELEASE_ANY else COMFYUI
+    refusal = r"polkit cannot be asked \(.*PolicyKit1.*\)\. Start polkit, or use sudo\.$"
     for _ in range(3):
-        with pytest.raises(AccessDenied, match=r"allowed: root.*\); polkit cannot be asked: .*PolicyKit1"):
+        with pytest.raises(AccessDenied, match=refusal):
             await polkit_check.check(action, details, interactive=True)
     assert len([record for record in caplog.records if record.levelno == logging.WARNING]) == 1
 
@@ -140,7 +166,7 @@ async def test_malformed_reply_refuses_the_call(
     polkit_check: PolkitCheck, polkit: ScriptedPolkit, reply: Reply
 ) -> None:
     polkit.reply = reply
-    with pytest.raises(AccessDenied, match="polkit cannot be asked: polkit's reply is malformed"):
+    with pytest.raises(AccessDenied, match=r"polkit cannot be asked \(polkit's reply is malformed\)"):
         await polkit_check.check()
 
 
@@ -170,7 +196,7 @@ async def test_check_is_cancelled_when_its_call_is_cancelled(polkit_check: Polki
 async def test_hanging_check_times_out_and_is_cancelled(polkit_check: PolkitCheck, polkit: ScriptedPolkit) -> None:
     polkit.answering.clear()
     connection = await BusConnection.connect(polkit_check.bus.address)
-    polkit_check.authority = PolkitAuthority(connection, timeout_sec=0.05)
+    polkit_check.authority = PolkitAuthority(connection, ScriptedUserNames(), timeout_sec=0.05)
     with pytest.raises(AccessDenied, match=r"did not answer CheckAuthorization within 0\.05 s"):
         await polkit_check.check()
     await until(lambda: polkit.cancelled == [polkit.checks[0][4]], "the check is cancelled")
@@ -228,7 +254,7 @@ def limit_checks(polkit_check: PolkitCheck, monkeypatch: pytest.MonkeyPatch, che
     """Set the limits of one user: concurrent checks, and checks that run or wait."""
     monkeypatch.setattr(module, "MAX_CHECKS_PER_UID", checks)
     monkeypatch.setattr(module, "MAX_WAITING_PER_UID", waiting)
-    polkit_check.authority = PolkitAuthority(polkit_check.connection)
+    polkit_check.authority = PolkitAuthority(polkit_check.connection, ScriptedUserNames())
 
 
 async def test_many_calls_of_one_user_do_not_delay_other_users(

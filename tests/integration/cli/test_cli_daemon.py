@@ -40,7 +40,11 @@ async def test_acquire_renew_and_release_from_a_shell(ctl: Ctl) -> None:
     assert (await ctl("renew", lease, "--ttl", "1h")).out.startswith("ends in ")
     busy = await ctl("acquire", "llm", "--no-wait")
     assert (busy.code, busy.out) == (1, "")
-    assert (await ctl("release", lease)).code == 0
+    offered = await ctl("release", "mvoice")
+    assert (offered.code, offered.out) == (4, "")
+    assert f"    gpumanctl release {lease[:6]}" in offered.err.splitlines()
+    assert (await ctl("renew", lease[:6])).code == 0
+    assert (await ctl("release", lease[:6])).code == 0
     assert (await status(ctl))["leases"] == []
     gone = await ctl("release", lease)
     assert gone.code == 4
@@ -56,6 +60,7 @@ async def test_plan_load_evict_pin(ctl: Ctl) -> None:
     assert {one["name"]: one["pinned"] for one in (await status(ctl))["consumers"]}["mvoice"] is True
     refused = await ctl("evict", "mvoice")
     assert (refused.code, refused.out) == (1, "")
+    assert refused.err == "gpumanctl: mvoice is pinned. Unpin it, or use --force.\n"
     forced = await ctl("evict", "mvoice", "--force")
     assert forced.out.startswith("mvoice evicted by http, 2.8 GiB freed in ")
     assert (await ctl("unpin", "mvoice")).code == 0

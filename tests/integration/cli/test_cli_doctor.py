@@ -56,11 +56,10 @@ async def test_the_configuration_of_the_running_daemon_is_checked(tmp_path: Path
     (one_sided,), (too_large,) = found(document, "coexistence"), found(document, "room")
     assert one_sided["mend"] == '[consumers.comfyui] can_coexist_with = ["mvoice"]'
     assert (
-        too_large["what"]
-        == "comfyui and llm are never evicted and need 27.0 GiB together, but the devices have 24.0 GiB"
+        too_large["what"] == "comfyui and llm are never evicted and need 27.0 GiB together, but the device has 24.0 GiB"
     )
     assert too_large["mend"] == "gpumanctl unpin llm"
-    assert "● problems found: 1 problem, 1 warning" in text.out
+    assert "● found: 1 problem, 1 warning" in text.out
     assert "  → [consumers.comfyui] can_coexist_with" in text.out
 
 

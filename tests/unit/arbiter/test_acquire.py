@@ -81,8 +81,8 @@ async def test_eviction_is_announced_before_the_grant(pair: FakeWorld) -> None:
 
     await pair.arbiter.acquire(client(), "voice", AcquireOptions())
 
-    told = [type(event).__name__ for event in pair.events]
-    assert told.index("EvictionOccurred") < told.index("LoadFinished") < told.index("LeaseGranted")
+    event_names = [type(event).__name__ for event in pair.events]
+    assert event_names.index("EvictionOccurred") < event_names.index("LoadFinished") < event_names.index("LeaseGranted")
     report = reports(pair)[0]
     assert (report.trigger, report.method, report.freed_mib, report.verified) == ("voice", "http", IMAGE_MIB, True)
 
@@ -183,8 +183,8 @@ async def test_unlimited_leases_are_granted_while_memory_suffices() -> None:
 
 async def test_invalid_requests_get_specific_errors(pair: FakeWorld) -> None:
     await pair.start()
-    with pytest.raises(NoSuchConsumer, match="'nobody'"):
-        await pair.arbiter.acquire(client(), "nobody", AcquireOptions())
+    with pytest.raises(NoSuchConsumer, match="'unknown'"):
+        await pair.arbiter.acquire(client(), "unknown", AcquireOptions())
     with pytest.raises(InvalidArgs, match="unit"):
         await pair.arbiter.acquire(client(), "image", AcquireOptions(lifetime=LeaseLifetime.UNIT))
     assert pair.arbiter.status().queue == ()

@@ -180,7 +180,7 @@ async def test_consumer_that_stops_answering_counts_as_busy_for_its_grace_period
 async def test_manual_eviction_of_a_busy_consumer_needs_force() -> None:
     world = await at_work(image())
 
-    with pytest.raises(Busy, match=r"image is busy \(2 jobs\); --force \(D-Bus option 'force'\) evicts it anyway"):
+    with pytest.raises(Busy, match=r"image is busy \(2 jobs\)\. Use the option 'force' to evict it anyway\."):
         await world.arbiter.evict("image", False, 20.0)
     assert world.routes.called("unload") == []
 

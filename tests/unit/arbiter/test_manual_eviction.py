@@ -128,7 +128,7 @@ async def test_evict_reports_a_failure_and_an_impossible_eviction() -> None:
     with pytest.raises(EvictionFailed, match="no unload route"):
         await world.arbiter.evict("none", False, 60.0)
     with pytest.raises(NoSuchConsumer):
-        await world.arbiter.evict("nobody", False, 60.0)
+        await world.arbiter.evict("unknown", False, 60.0)
     assert residency(world, "liar") == "resident"
 
 

@@ -50,7 +50,7 @@ def active_leases(world: FakeWorld) -> set[str]:
 @pytest.mark.parametrize(
     "spec",
     [routed("a", 5000), by_unit("a", 5000), routed("a", 5000, health=None, unit="a.service", evict=BOTH)],
-    ids=["by its route", "by its unit", "by both, and nobody says whether it is loaded"],
+    ids=["by its route", "by its unit", "by both, without a report whether it is loaded"],
 )
 async def test_manual_eviction_completes_and_is_announced_after_its_client_disconnects(spec: ConsumerSpec) -> None:
     world = FakeWorld([spec])
@@ -278,7 +278,7 @@ async def test_renewal_keeps_a_device_index_that_changed_meanwhile() -> None:
     await world.clock.settle()
     await world.clock.advance(1.0)
     card = replace(world.arbiter.state.device(1), index=0, taken_at=world.clock.monotonic())
-    world.arbiter.state.take(Reading((card,)))  # the device before it was removed
+    world.arbiter.state.store_reading(Reading((card,)))  # the device before it was removed
     world.store.resume()
 
     assert (await renewing).device == "0"
@@ -344,7 +344,7 @@ async def test_unit_lease_is_granted_when_its_unit_cannot_be_watched(world: Fake
 
 async def test_unexpected_error_leaves_no_lease_and_no_waiting_request(world: FakeWorld) -> None:
     async def break_off(*_: object) -> None:
-        raise RuntimeError("nobody thought of this")
+        raise RuntimeError("unexpected")
 
     world.units.watch = break_off  # type: ignore[method-assign, assignment]
     with pytest.raises(RuntimeError):

@@ -34,6 +34,7 @@ from gpumand.domain.lease import Lease, LeaseLifetime, Owner
 from gpumand.domain.status import Summary
 from gpumand.ports import UnitManager
 from tests.scripted_arbiter import ScriptedArbiter, a_consumer, a_device
+from tests.scripted_user_names import ScriptedUserNames
 
 SOURCES = Path(__file__).parents[3] / "dbus"
 DOC = "org.gtk.GDBus.DocString"
@@ -54,7 +55,7 @@ def test_action_table_lists_exactly_the_methods_of_the_interfaces() -> None:
 def test_every_method_has_a_handler() -> None:
     connection = cast(BusConnection, object())  # never used, since no method is called
     clients = Clients(connection, cast(UnitManager, object()), frozenset())
-    manager = ManagerMethods(ScriptedArbiter(), clients, UidAuthority(0, system_bus=True), lambda: None)
+    manager = ManagerMethods(ScriptedArbiter(), clients, UidAuthority(0, ScriptedUserNames()), lambda: None)
     standard = StandardInterfaces(ObjectTree(connection), "")
     assert {*manager.handlers, *standard.handlers} == set(every_method())
 

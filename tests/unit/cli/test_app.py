@@ -30,6 +30,49 @@ def test_help_lists_every_command_with_a_complete_line() -> None:
     assert "..." not in text.partition("Inspect:")[2]
 
 
+@pytest.mark.parametrize(
+    ("args", "line"),
+    [
+        (["unload", "comfyui"], "has no command 'unload'. To unload a consumer: gpumanctl evict comfyui"),
+        (
+            ["stop", "comfyui", "--force"],
+            "has no command 'stop'. To unload a consumer: gpumanctl evict comfyui --force",
+        ),
+        (["start", "my voice"], "has no command 'start'. To load a consumer: gpumanctl load 'my voice'"),
+        (["--user", "start"], "has no command 'start'. To load a consumer: gpumanctl --user load CONSUMER"),
+        (["help", "unload"], "has no command 'unload'. To unload a consumer: gpumanctl evict CONSUMER"),
+    ],
+)
+def test_names_of_other_tools_lead_to_the_command(
+    args: list[str], line: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        gpumanctl.main(args)
+    assert ended.value.code == 2
+    assert capsys.readouterr().err == f"gpumanctl: gpumanctl {line}\n"
+
+
+@pytest.mark.parametrize("words", [[], ["evict"], ["preset"], ["preset", "show"], ["help"]])
+def test_help_command_prints_the_help_of_a_command(words: list[str]) -> None:
+    by_command = CliRunner().invoke(gpumanctl, ["help", *words], prog_name="gpumanctl")
+    by_option = CliRunner().invoke(gpumanctl, [*words, "--help"], prog_name="gpumanctl")
+    assert by_command.exit_code == by_option.exit_code == 0
+    assert by_command.output == by_option.output
+
+
+@pytest.mark.parametrize(
+    ("words", "text"),
+    [(["statsu"], "did you mean status?"), (["evict", "x"], "gpumanctl evict has no command x"), (["--", "-x"], "-x")],
+)
+def test_help_of_an_unknown_command_is_a_usage_error(
+    words: list[str], text: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        gpumanctl.main(["help", *words])
+    assert ended.value.code == 2
+    assert text in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("args", [["nothing"], ["--nothing"], ["status", "--nothing"], ["renew"], ["plan", "a", "b"]])
 def test_wrong_usage_exits_2(args: list[str]) -> None:
     assert CliRunner().invoke(gpumanctl, args).exit_code == 2
@@ -54,7 +97,7 @@ ERROR_PREFIX = "org.gpumand1.Error."
 BUS = "org.freedesktop.DBus.Error."
 SYSTEM = GlobalOptions()
 SESSION = GlobalOptions(user=True)
-DENIED = "Permission denied: uid 1001 may not use x (allowed: root, callers that polkit authorizes for org.gpumand1."
+DENIED = "Permission denied: user alice may not acquire llama-server. Add alice to the gpumand group, or use sudo."
 
 
 @pytest.mark.parametrize(
@@ -71,9 +114,20 @@ DENIED = "Permission denied: uid 1001 may not use x (allowed: root, callers that
             "no consumer x; list the configured consumers with: gpumanctl list",
         ),
         (BusError(ERROR_PREFIX + "Later", "something new"), SYSTEM, 1, "something new"),
-        (BusError(BUS + "AccessDenied", "org.gpumand1.evict is needed"), SYSTEM, 1, "use sudo, or allow it"),
-        (BusError(BUS + "AccessDenied", f"{DENIED}acquire)"), SYSTEM, 1, "gpasswd --add NAME gpumand"),
-        (BusError(BUS + "AccessDenied", f"{DENIED}evict)"), SYSTEM, 1, "; use sudo"),
+        (BusError(BUS + "AccessDenied", "the caller has left the bus"), SYSTEM, 1, "permission denied: the caller"),
+        (BusError(BUS + "AccessDenied", DENIED), SYSTEM, 1, DENIED),
+        (
+            BusError(BUS + "LimitsExceeded", "option 'reason' is longer than 1024 bytes"),
+            SYSTEM,
+            1,
+            "--reason is longer than 1024 bytes",
+        ),
+        (
+            BusError(ERROR_PREFIX + "Busy", "x is leased. Use the option 'force' to revoke its leases."),
+            SYSTEM,
+            1,
+            "x is leased. Use --force to revoke its leases.",
+        ),
         (
             BusError(BUS + "AccessDenied", "Rejected send message, 1 matched rules"),
             SYSTEM,
@@ -98,6 +152,14 @@ def test_every_error_has_an_exit_code_and_one_line(
     assert failure.code == code
     assert text in failure.message
     assert "\n" not in failure.message
+
+
+@pytest.mark.parametrize("name", ["AccessDenied", "InteractiveAuthorizationRequired"])
+@pytest.mark.parametrize("message", [DENIED, "Authentication required: user alice must authenticate. Use sudo."])
+def test_advice_of_the_daemon_about_permissions_is_not_repeated(name: str, message: str) -> None:
+    failure = interpret(BusError(BUS + name, message), SYSTEM)
+    assert failure is not None
+    assert failure.message == message
 
 
 def test_a_bug_is_not_interpreted_as_a_known_error() -> None:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import datetime
 from shlex import quote
 
-from gpumand.cli.doctor.facts import Facts
+from gpumand.cli.doctor.facts import Entry, Facts
 from gpumand.cli.doctor.finding import Finding, problem, unchecked, warning
-from gpumand.cli.render.format import join_names, mib
+from gpumand.cli.render.format import join_names, mib, plural
 from gpumand.config.toml_writer import toml_key, toml_string
 from gpumand.domain.consumer import ConsumerSpec
 from gpumand.domain.footprint import Footprint
@@ -82,17 +82,25 @@ def room(facts: Facts) -> Iterator[Finding]:
                 f"[consumers.{toml_key(str(entry['name']))}] vram_resident_mib = …",
             )
     staying = [one for one in facts.entries.values() if one.get("pinned") or one.get("vram_managed")]
-    need_mib = sum(int(one.get("vram_resident_mib") or 0) for one in staying)
-    if need_mib > sum(totals):
-        names = join_names([str(one["name"]) for one in staying])
-        pinned = [str(one["name"]) for one in staying if one.get("pinned")]
-        yield problem(
-            f"{names} are never evicted and need {mib(need_mib)} together, but the devices have {mib(sum(totals))}",
-            "they do not fit at the same time, and leave no room for other consumers",
-            facts.ctl_as_root(f"unpin {quote(pinned[-1])}")
-            if pinned
-            else "lower their vram_resident_mib, or their own limits",
-        )
+    if sum(int(one.get("vram_resident_mib") or 0) for one in staying) > sum(totals):
+        yield _overcommitted(facts, staying, totals)
+
+
+def _overcommitted(facts: Facts, staying: Sequence[Entry], totals: Sequence[int]) -> Finding:
+    """The finding for consumers that are never evicted and need more than there is."""
+    names = join_names([str(one["name"]) for one in staying])
+    need = mib(sum(int(one.get("vram_resident_mib") or 0) for one in staying))
+    if len(staying) == 1:
+        what, why = f"{names} is never evicted and needs {need}", "it does not fit, and leaves no room for others"
+        limits = "lower its vram_resident_mib, or its own limit"
+    else:
+        what = f"{names} are never evicted and need {need} together"
+        why = "they do not fit at the same time, and leave no room for other consumers"
+        limits = "lower their vram_resident_mib, or their own limits"
+    pinned = [str(one["name"]) for one in staying if one.get("pinned")]
+    have = f"{plural(totals, 'the device has', 'the devices have')} {mib(sum(totals))}"
+    fix = facts.ctl_as_root(f"unpin {quote(pinned[-1])}") if pinned else limits
+    return problem(f"{what}, but {have}", why, fix)
 
 
 def coexistence(facts: Facts) -> Iterator[Finding]:

@@ -35,4 +35,4 @@ def group(facts: Facts) -> Iterator[Finding]:
     create = "" if caller.group_exists else f"groupadd --system {GROUP} && sudo "
     why = "acquiring asks for a password, and services without a session are refused"
     fix = facts.root(f"{create}gpasswd --add {caller.name or caller.uid} {GROUP}")
-    yield note(f"{caller.name or caller.uid} is not in the group {GROUP}", why, fix)
+    yield note(f"{caller.name or f'uid {caller.uid}'} is not in the group {GROUP}", why, fix)

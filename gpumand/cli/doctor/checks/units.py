@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from gpumand.cli.doctor.facts import Facts, UnitFacts
 from gpumand.cli.doctor.finding import Finding, note, problem, unchecked, warning
-from gpumand.cli.render.format import count, join_names, mib
+from gpumand.cli.render.format import count, join_names, mib, plural
 from gpumand.config.toml_writer import toml_key, toml_string
 from gpumand.domain.consumer import UNKNOWN_MIB
 
@@ -78,10 +78,10 @@ def restarts(facts: Facts) -> Iterator[Finding]:
             yield _restart_finding(facts, name, unit)
         if unit.upheld_by:
             by = join_names(list(unit.upheld_by))
+            keeps = plural(unit.upheld_by, "keeps", "keep")
             why = "systemd starts it again right after a stop, so that an eviction frees no memory"
-            yield problem(
-                f"{name}: {by} keeps {unit.name} running (Upholds=)", why, f"systemctl edit {unit.upheld_by[0]}"
-            )
+            fix = facts.systemctl(f"edit {unit.upheld_by[0]}")
+            yield problem(f"{name}: {by} {keeps} {unit.name} running (Upholds=)", why, fix)
         if unit.triggered_by and "unit-stop" in _methods(facts, name):
             by = join_names(list(unit.triggered_by))
             why = "it may load again without a request, and gpumand then has to make room for it"
@@ -139,16 +139,18 @@ def boot(facts: Facts) -> Iterator[Finding]:
     names = join_names([name for name, _ in starting])
     fix = facts.systemctl(f"disable {' '.join(unit.name for _, unit in starting)}")
     if totals and need_mib > sum(totals):
-        why = f"together they need {mib(need_mib)} of {mib(sum(totals))}, so that some of them fail at every boot"
-        yield warning(f"{names} start at boot and load their models", why, fix)
+        load = plural(starting, "starts at boot and loads its model", "start at boot and load their models")
+        need = f"{plural(starting, 'it needs', 'together they need')} {mib(need_mib)} of {mib(sum(totals))}"
+        fail = plural(starting, "it fails", "some of them fail")
+        yield warning(f"{names} {load}", f"{need}, so that {fail} at every boot", fix)
     else:
-        why = "gpumand counts their VRAM and evicts them when it is needed; disabled, they are started on demand"
-        yield note(
-            f"{names} start{'s' if len(starting) == 1 else ''} at boot and take{'s' if len(starting) == 1 else ''} "
-            f"{mib(need_mib)} without a request",
-            why,
-            fix,
+        take = plural(starting, "starts at boot and takes", "start at boot and take")
+        why = plural(
+            starting,
+            "gpumand counts its VRAM, and evicts it when others need the VRAM; disabled, it is started on demand",
+            "gpumand counts their VRAM, and evicts them when others need it; disabled, they are started on demand",
         )
+        yield note(f"{names} {take} {mib(need_mib)} without a request", why, fix)
 
 
 def _loads_by_starting(facts: Facts, name: str) -> bool:

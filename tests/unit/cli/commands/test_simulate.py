@@ -149,7 +149,7 @@ def test_a_demand_log_is_replayed_with_the_daemons_configuration(files: list[str
     assert result.exit_code == 0, result.output
     metrics = json.loads(result.stdout)["policies"][0]
     assert (metrics["requests"], metrics["refused"], metrics["evictions"]) == (3, 0, 0)
-    assert result.stderr == "Skipped 1 request for consumers with vram_managed = true: ollama\n"
+    assert result.stderr == "Skipped 1 request for a consumer with vram_managed = true: ollama\n"
     one_at_a_time = simulated(
         files[0], "--consumers", str(folder), "--policy", "lru", "--json", "--concurrent-leases=1"
     )

@@ -140,7 +140,7 @@ def test_consumers_that_are_never_evicted_have_to_fit_together() -> None:
     pinned = samples.consumer("a", vram_resident_mib=15000, pinned=True)
     managed = samples.consumer("b", vram_resident_mib=12000, vram_managed=True)
     finding = only_finding(replace(HEALTHY, status=status(consumers=[pinned, managed])), "room")
-    assert finding.what == "a and b are never evicted and need 26.4 GiB together, but the devices have 24.0 GiB"
+    assert finding.what == "a and b are never evicted and need 26.4 GiB together, but the device has 24.0 GiB"
     assert finding.fix == "sudo gpumanctl unpin a"
     huge = samples.consumer("c", vram_resident_mib=30000)
     assert (
@@ -225,7 +225,7 @@ def with_unit(**changes: Any) -> Facts:
         ({"need_daemon_reload": True}, "units", "warning", "sudo systemctl daemon-reload"),
         ({"id": "tts.service"}, "unit names", "problem", '[consumers.mvoice] unit = "tts.service"'),
         ({"fragment_path": ""}, "unit names", "problem", "sudo systemctl edit --full --force mvoice.service"),
-        ({"upheld_by": ("ai.target",)}, "restarts", "problem", "systemctl edit ai.target"),
+        ({"upheld_by": ("ai.target",)}, "restarts", "problem", "sudo systemctl edit ai.target"),
         ({"triggered_by": ("mvoice.socket",)}, "restarts", "note", ""),
     ],
 )
@@ -267,10 +267,41 @@ def test_consumers_that_load_at_boot_are_a_note_and_a_warning_when_they_do_not_f
     facts = replace(with_unit(unit_file_state="enabled"), config=settings(spec("mvoice", **loads), spec("comfyui")))
     finding = only_finding(facts, "boot")
     assert (finding.severity, finding.fix) == (Severity.NOTE, "sudo systemctl disable mvoice.service")
+    assert finding.what == "mvoice starts at boot and takes 2.8 GiB without a request"
+    assert finding.why.endswith("disabled, it is started on demand")
     too_much = spec("mvoice", **loads)
     too_much = replace(too_much, vram_resident_mib=30000)
-    assert only_finding(replace(facts, config=settings(too_much, spec("comfyui"))), "boot").severity is Severity.WARNING
+    warned = only_finding(replace(facts, config=settings(too_much, spec("comfyui"))), "boot")
+    assert (warned.severity, warned.what) == (Severity.WARNING, "mvoice starts at boot and loads its model")
+    assert warned.why == "it needs 29.3 GiB of 24.0 GiB, so that it fails at every boot"
     assert findings(with_unit(unit_file_state="enabled"), "boot") == []
+
+
+def test_findings_about_several_consumers_agree_in_number() -> None:
+    loads = {"load": None, "unload": None, "evict": (STOP,)}
+    enabled = {name: unit(name, unit_file_state="enabled") for name in ("mvoice.service", "comfyui.service")}
+    facts = replace(HEALTHY, units=enabled, config=settings(spec("mvoice", **loads), spec("comfyui", **loads)))
+    assert only_finding(facts, "boot").what == "mvoice and comfyui start at boot and take 5.6 GiB without a request"
+    large = [replace(spec(name, **loads), vram_resident_mib=20000) for name in ("mvoice", "comfyui")]
+    warned = only_finding(replace(facts, config=settings(*large)), "boot")
+    assert warned.what == "mvoice and comfyui start at boot and load their models"
+    assert warned.why == "together they need 39.1 GiB of 24.0 GiB, so that some of them fail at every boot"
+    held = only_finding(with_unit(upheld_by=("a.target", "b.target")), "restarts")
+    assert held.what == "mvoice: a.target and b.target keep mvoice.service running (Upholds=)"
+
+
+def test_one_consumer_that_is_never_evicted_and_does_not_fit_is_described_in_the_singular() -> None:
+    pinned = samples.consumer("mvoice", vram_resident_mib=30000, pinned=True)
+    facts = replace(HEALTHY, status=status(consumers=[pinned]))
+    assert [one.what for one in findings(facts, "room")] == [
+        "mvoice needs 29.5 GiB with the cushion, but the largest device has 24.0 GiB",
+        "mvoice is never evicted and needs 29.3 GiB, but the device has 24.0 GiB",
+    ]
+    two = [samples.device(), samples.device(index=1)]
+    both = [samples.consumer(name, vram_resident_mib=24000, vram_managed=True) for name in ("a", "b", "c")]
+    several = replace(HEALTHY, status=status(consumers=both, devices=two))
+    (finding,) = findings(several, "room")
+    assert finding.what == "a, b and c are never evicted and need 70.3 GiB together, but the devices have 48.0 GiB"
 
 
 def test_units_are_unchecked_when_systemd_cannot_be_queried() -> None:
@@ -306,7 +337,7 @@ def test_the_report_lists_the_worst_findings_first_with_their_fixes() -> None:
         with_unit(restart="always", kill_mode="none"), status=status(version="0.0.9"), missing_files=("/x",)
     )
     lines = [line.plain for line in doctor_lines(examine(facts), Theme(width=100))]
-    assert lines[0] == "● problems found: 1 problem, 2 warnings, 1 note"
+    assert lines[0] == "● found: 1 problem, 2 warnings, 1 note"
     heads = [line.partition(":")[0] for line in lines if line.partition(":")[0] in ("problem", "warning", "note")]
     assert heads == ["problem", "warning", "warning", "note"]
     assert "  → sudo systemctl restart gpumand" in lines

@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 
 from gpumand.cli.output import paint
-from gpumand.cli.render.lines import evict_line, grant_line, load_line, signal_line
+from gpumand.cli.render.lines import evict_line, grant_line, lease_line, load_line, signal_line
 from gpumand.cli.render.plan import plan_lines
 from gpumand.cli.render.progress import progress_line, wait_status
 from gpumand.cli.render.theme import Theme
-from tests.unit.cli.samples import MINUTE, NOW, consumer, plan, status, waiting
+from tests.unit.cli.samples import MINUTE, NOW, consumer, lease, plan, status, waiting
 
 PLAIN = Theme(width=80)
 
@@ -77,6 +77,20 @@ def test_grant_is_one_line() -> None:
         "llm on GPU 0: loaded, granted after 4.1 s; evicted comfyui and mvoice; ends in 15 min; http://127.0.0.1:9200"
     )
     assert grant_line(grant, NOW) == expected
+
+
+def test_several_devices_are_gpus() -> None:
+    grant = {"consumer": "llm", "device": "0,1,2", "waited_usec": 0}
+    assert grant_line(grant, NOW).startswith("llm on GPUs 0, 1 and 2: already resident")
+    assert shown(plan(device="0,1")).startswith("llm: would be granted on GPUs 0 and 1 after 1 eviction")
+    assert shown(plan(evictions=[])).startswith("llm: would be granted on GPU 0 without evictions and a load")
+
+
+def test_lease_is_one_line_with_owner_reason_and_end() -> None:
+    owned = lease(owner_uid=4294967200)
+    assert lease_line(owned, NOW) == "uid 4294967200, render.service, 'poster', ends in 12 min"
+    bare = lease(owner_uid=0, owner="", reason="", expires_usec=0, lifetime="connection")
+    assert lease_line(bare, NOW) == "user root, ends with its owner"
 
 
 def test_outcomes_are_one_line_each() -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from gpumand.cli.output import paint
+from gpumand.cli.render.show import show_lines
 from gpumand.cli.render.status import consumer_lines, foreign_lines, list_lines, status_lines
 from gpumand.cli.render.theme import Theme
 from tests.unit.cli.samples import NOW, consumer, device, lease, status, waiting
@@ -178,10 +179,56 @@ def test_largest_foreign_processes_are_named_and_the_others_counted() -> None:
     assert foreign_lines(device(foreign=[shy]), pipe) == []
 
 
-def test_resident_lazy_consumer_without_its_model_loads_on_first_request() -> None:
-    lazy = consumer("comfyui", "resident", used_mib=0, lazy=True)
-    assert [line.plain for line in consumer_lines([lazy], NOW, PLAIN)][1].endswith("  loads on first request")
-    # 500 MiB is a CUDA context without a model.
-    assert "first request" in consumer_lines([{**lazy, "used_mib": 500}], NOW, PLAIN)[1].plain
-    assert "first request" not in consumer_lines([{**lazy, "used_mib": 2800}], NOW, PLAIN)[1].plain
-    assert "first request" not in consumer_lines([{**lazy, "residency": "unloaded"}], NOW, PLAIN)[1].plain
+def row(entry: dict[str, Any]) -> list[str]:
+    """State, VRAM and note of a consumer in the table of the status."""
+    heading, line = (line.plain for line in consumer_lines([entry], NOW, Theme(width=120)))
+    start, gpu, footprint = (heading.index(title) for title in ("STATE", "GPU", "FOOTPRINT"))
+    note = line[heading.index("NOTE") :] if "NOTE" in heading else ""  # an empty column is left out
+    return [part.strip() for part in (line[start:gpu], line[gpu + len("GPU") : footprint], note)]
+
+
+@pytest.mark.parametrize(
+    ("residency", "changes", "expected"),
+    [
+        # Reserved for a lazy consumer: 500 MiB are a CUDA context without a model.
+        ("resident", {"lazy": True, "used_mib": 0}, ["idle", "0 MiB", "loads on its first request"]),
+        ("resident", {"lazy": True, "used_mib": 500}, ["idle", "500 MiB", "loads on its first request"]),
+        ("resident", {"lazy": True, "used_mib": 2800}, ["resident", "2.7 GiB", ""]),
+        ("resident", {"lazy": True, "used_mib": None}, ["resident", "-", ""]),
+        # Unloaded, but its processes hold memory.
+        ("unloaded", {"lazy": True, "used_mib": 400}, ["idle", "400 MiB", "loads on its first request"]),
+        ("unloaded", {"lazy": True, "used_mib": 5000}, ["idle", "4.9 GiB", "still holds 4.9 GiB"]),
+        ("unloaded", {"used_mib": 400}, ["idle", "400 MiB", "still holds 400 MiB"]),
+        ("unloaded", {"used_mib": 400, "pinned": True}, ["idle", "400 MiB", "pinned; still holds 400 MiB"]),
+        ("unloaded", {"lazy": True, "used_mib": 0}, ["unloaded", "-", ""]),
+        ("unloaded", {"used_mib": None}, ["unloaded", "-", ""]),
+        # Loaded, but nothing shows it.
+        ("resident", {"used_mib": 0}, ["resident", "0 MiB", "no VRAM measured"]),
+        ("parked", {"used_mib": 400}, ["parked", "400 MiB", ""]),
+        ("failed", {"used_mib": 400}, ["failed", "400 MiB", ""]),
+    ],
+)
+def test_row_of_a_consumer_does_not_contradict_itself(
+    residency: str, changes: dict[str, Any], expected: list[str]
+) -> None:
+    assert row(consumer("comfyui", residency, **changes)) == expected
+
+
+def test_idle_consumers_are_idle_in_every_view_and_not_counted_as_resident() -> None:
+    idle = consumer("comfyui", "resident", used_mib=312, lazy=True, leases=1)
+    left = consumer("llm", used_mib=400)
+    summary = shown(status(consumers=[idle, left], leases=[])).splitlines()[0]
+    assert summary.endswith(": 0 of 2 consumers resident, 0 leases")
+    assert [line.plain.split()[1] for line in list_lines([idle, left], NOW, PLAIN)] == ["STATE", "idle", "idle"]
+
+
+def test_show_describes_an_idle_server() -> None:
+    empty: dict[str, Any] = {"learned": {}, "leases": [], "queue": [], "history": [], "plan": {}}
+    idle = consumer("comfyui", used_mib=400, lazy=True)
+    lines = [line.plain for line in show_lines({"consumer": idle, **empty}, NOW, PLAIN)]
+    assert lines[0] == "● comfyui: idle on GPU 0, holds 400 MiB"
+    assert "  note        loads on its first request" in lines
+    loaded = consumer("comfyui", "resident", used_mib=2800, lazy=True, device="0,1")
+    lines = [line.plain for line in show_lines({"consumer": loaded, **empty}, NOW, PLAIN)]
+    assert lines[0] == "● comfyui: resident on GPUs 0 and 1, holds 2.7 GiB"
+    assert "  note        its own requests load its model" in lines

@@ -70,6 +70,12 @@ def test_selected_consumer_is_marked_and_its_error_shown() -> None:
     assert text(press(model(consumers=broken, leases=[]), "j").model)[-2] == ""
 
 
+def test_server_without_its_model_is_idle() -> None:
+    lines = text(model(consumers=[samples.consumer("comfyui", used_mib=400, lazy=True)], leases=[]))
+    assert any(line.split()[:3] == ["▸", "comfyui", "idle"] for line in lines)
+    assert any(line.endswith("loads on its first request") for line in lines)
+
+
 def test_question_is_shown_above_the_keys() -> None:
     assert text(press(model(leases=[]), "e").model)[-2] == "Evict comfyui? y = yes, any other key = no"
 

@@ -94,6 +94,28 @@ def test_evict_of_an_unloaded_consumer_does_nothing() -> None:
     assert (step.command, step.model.question, step.model.message.text) == (None, None, "llm is not loaded")
 
 
+def test_evict_of_an_unloaded_consumer_that_holds_memory_asks_for_confirmation() -> None:
+    idle = model(consumers=[samples.consumer("llm", used_mib=400)], leases=[])
+    prompt = press(idle, "e").model
+    assert prompt.question is not None
+    assert press(prompt, "y").command == Command(Verb.EVICT, "llm")
+
+
+@pytest.mark.parametrize(
+    ("number", "text"),
+    [
+        (2, "revoke 2 leases held by 0.service and 1.service?"),
+        (4, "revoke 4 leases held by 0.service, 1.service, 2.service and 1 other?"),
+        (5, "revoke 5 leases held by 0.service, 1.service, 2.service and 2 others?"),
+    ],
+)
+def test_leases_to_revoke_are_counted_and_the_first_owners_named(number: int, text: str) -> None:
+    leases = [samples.lease(owner=f"{place}.service") for place in range(number)]
+    prompt = press(model(leases=leases), "E").model
+    assert prompt.question is not None
+    assert prompt.question.text.endswith(text)
+
+
 def test_p_pins_and_unpins() -> None:
     assert press(model(), "p").command == Command(Verb.PIN, "comfyui")
     assert press(after(model(), "j"), "p").command == Command(Verb.UNPIN, "mvoice")

@@ -1,0 +1,48 @@
+"""Translates the names of D-Bus options in the daemon's messages to options of the command line.
+
+The daemon names the options of its D-Bus interface, since it does not know which client it answers.
+"""
+
+from __future__ import annotations
+
+import re
+
+COMMAND_LINE_OPTIONS = {
+    "consumer": "--consumer",
+    "device": "--device",
+    "force": "--force",
+    "kinds": "--kind",
+    "lifetime": "--lifetime",
+    "limit": "--limit",
+    "priority": "--priority",
+    "reason": "--reason",
+    "since_usec": "--since",
+    "timeout_usec": "--timeout",
+    "token": "--token",
+    "ttl_usec": "--ttl",
+    "until_usec": "--until",
+}
+"""D-Bus option -> option of gpumanctl. The option ``method`` of Evict has none."""
+
+# An unknown option is one that only this gpumanctl knows: the daemon's own spelling says most about it.
+_QUOTED = re.compile(r"(?<!unknown )\b(?:the )?option '(\w+)'", re.IGNORECASE)
+_LIFETIME = re.compile(r"\blifetime '(\w+)'")
+_BARE = re.compile(r"\b(since|timeout|ttl|until)_usec\b")
+_MICROSECONDS = re.compile(r"\b\d+\b")
+
+
+def with_command_line_options(message: str) -> str:
+    """The message of the daemon with ``--force`` for "the option 'force'", and durations for microseconds."""
+    translated = _QUOTED.sub(_option, message)
+    translated = _BARE.sub(r"--\1", _LIFETIME.sub(r"--lifetime \1", translated))
+    return _MICROSECONDS.sub(_duration, translated) if "--ttl must be" in translated else translated
+
+
+def _option(match: re.Match[str]) -> str:
+    return COMMAND_LINE_OPTIONS.get(match[1], match[0])
+
+
+def _duration(match: re.Match[str]) -> str:
+    from gpumand.cli.render.format import usec
+
+    return usec(int(match[0])) if int(match[0]) else match[0]
