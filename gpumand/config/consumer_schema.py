@@ -53,14 +53,28 @@ class RouteTable:
     timeout_sec: float = key(seconds(), _TIMEOUT, default=default_of(Route, "timeout_sec"), unit="s")
     success: str = key(
         Text("JSON pointer", validators.pointer),
-        "Position of the result in the response. Set it for servers that respond with status 200 even if the request "
-        "failed; by default the status decides.",
+        "Position of the result in the response, or in the last event of a response in several events (server-sent "
+        "events, or JSON lines). Set it for servers that respond with status 200 even if the request failed. By "
+        "default the status decides.",
         default=default_of(Route, "success"),
     )
     success_equals: bool | str | int | None = key(
         equals(),
         "Value at the position success that means success. Set it if that value is not true.",
         default=default_of(Route, "success_equals"),
+    )
+    error: str = key(
+        Text("JSON pointer", validators.pointer),
+        "Position of the server's error text in the response, or in the last event of a response in several events. A "
+        "value there that is not empty means that the request failed.",
+        default=default_of(Route, "error"),
+    )
+    async_load: bool = key(
+        Boolean(),
+        "Early response of a load route: the server responds before the model is loaded, and its old state remains "
+        "visible for a moment. gpumand then believes the health check only after its answer has changed or memory use "
+        "has grown.",
+        default=default_of(Route, "async_load"),
     )
 
 
@@ -79,6 +93,34 @@ class HealthTable:
         equals(),
         "Value at the position loaded that means that the model is loaded. Set it if that value is not true.",
         default=default_of(HealthRoute, "loaded_equals"),
+    )
+    unloaded_status: tuple[int, ...] = key(
+        ListOf(Integer(400, 599), max_length=8, single=True),
+        "HTTP status, or a list of them, that means that the server runs but the model is not loaded. By default every "
+        "status other than 2xx means that the server is not ready.",
+        default=default_of(HealthRoute, "unloaded_status"),
+    )
+    failed: str = key(
+        Text("JSON pointer", validators.pointer),
+        "Position in the response that shows that the last load of the model failed: true, or a list, object or string "
+        "that is not empty, such as an error text. It ends a load at once.",
+        default=default_of(HealthRoute, "failed"),
+    )
+    failed_equals: bool | str | int | None = key(
+        equals(),
+        "Value at the position failed that means that the load failed. Set it if that value is not true.",
+        default=default_of(HealthRoute, "failed_equals"),
+    )
+    sleeping: str = key(
+        Text("JSON pointer", validators.pointer),
+        "Position in the response that shows that the server has put the model to sleep, and wakes it with the next "
+        "request: true, or a list, object or string that is not empty.",
+        default=default_of(HealthRoute, "sleeping"),
+    )
+    sleeping_equals: bool | str | int | None = key(
+        equals(),
+        "Value at the position sleeping that means that the model sleeps. Set it if that value is not true.",
+        default=default_of(HealthRoute, "sleeping_equals"),
     )
     last_used: str = key(
         Text("JSON pointer", validators.pointer),

@@ -21,6 +21,8 @@ from gpumand.config.table_schema import check_required, read_keys, with_defaults
 
 MODEL = "{model}"
 _SUFFIX = ".toml"
+_POINTERS = {"loaded", "last_used", "failed", "sleeping", "pointers", "success", "error"}
+"""Keys whose values are JSON pointers."""
 
 
 @attrs.frozen
@@ -106,7 +108,7 @@ def _with_model(value: Any, key: str, model: str) -> Any:
 def _escaped(model: str, key: str) -> str:
     if key == "path":
         return quote(model, safe="")
-    if key in {"loaded", "last_used", "pointers", "success"}:  # JSON pointers
+    if key in _POINTERS:
         # "~" is replaced first; otherwise the "~" of "~1" would be escaped again.
         return model.replace("~", "~0").replace("/", "~1")
     return model

@@ -11,6 +11,7 @@ from urllib.parse import SplitResult, urlsplit
 
 from gpumand.config.problems import quoted
 from gpumand.config.value_types import InvalidValue
+from gpumand.domain.socket_url import split_socket_url
 
 KEY = "{key}"
 KEY_HEADER = f"Authorization: Bearer {KEY}"
@@ -22,6 +23,7 @@ UNIT_TYPES = ("service", "scope", "slice", "target")
 
 OWN_UNIT = "gpumand.service"
 MAX_UNIT_NAME = 255
+MAX_SOCKET_PATH = 107
 MAX_PORT = 65535
 _UNIT = re.compile(r"(?P<prefix>[A-Za-z0-9:_.\\-]+)(?P<instance>@[A-Za-z0-9:_.\\@-]*)?\.(?P<type>[a-z]+)")
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
@@ -33,6 +35,9 @@ _DEVICE_INDEX = re.compile(r"0|[1-9][0-9]{0,3}")
 _DEVICE_UUID = re.compile(r"[A-Z]{3,12}-[0-9A-Za-z][0-9A-Za-z/-]{0,95}")
 _POINTER_ESCAPE = re.compile(r"~(?![01])")
 _METRIC = re.compile(r"[A-Za-z_:][A-Za-z0-9_:]*")
+_SOCKET = re.compile(r"(?:https?\+unix:/{0,2}|https://unix:|unix:(?://)?|http://unix(?=/)|(?=/))(?P<path>/[^ ]*)")
+"""Usual spellings of a Unix socket that are not the one of this configuration."""
+
 _SELECTOR = re.compile(r"\[[^=\[\]]*=.+\]")
 
 
@@ -56,8 +61,15 @@ def unit_name(text: str) -> str:
 
 def url(text: str) -> str:
     """Check the base URL of a consumer's routes; trailing slashes are removed, because every path starts with one."""
+    if match := _SOCKET.match(text):
+        socket = match["path"]
+        raise InvalidValue(
+            "must start with http:// or https://; a Unix socket is http://unix:/run/name.sock", f"http://unix:{socket}"
+        )
     if not text.isascii() or " " in text:
         raise InvalidValue(f"{quoted(text)} is not a URL: spaces and non-ASCII characters must be percent-encoded")
+    if (socket := split_socket_url(text)) is not None:
+        return _socket_url(text, *socket)
     try:
         parts = urlsplit(text)
         port = parts.port
@@ -70,6 +82,19 @@ def url(text: str) -> str:
     _refuse_url_extras(text, parts)
     if port == 0 or not _is_host(parts.hostname or ""):
         raise InvalidValue(f"{quoted(parts.netloc)} is not a host with an optional port")
+    return text.rstrip("/")
+
+
+def _socket_url(text: str, socket: str, base: str) -> str:
+    if not socket.startswith("/") or socket.endswith("/"):
+        raise InvalidValue(
+            f"{quoted(text)} does not name a socket: write its absolute path, http://unix:/run/name.sock"
+        )
+    if len(socket) > MAX_SOCKET_PATH:
+        raise InvalidValue(f"names a socket whose path is longer than {MAX_SOCKET_PATH} bytes, the maximum of Linux")
+    if base and not base.startswith("/"):
+        raise InvalidValue(f'{quoted(text)}: what follows the socket must be a path that starts with "/"')
+    _refuse_url_extras(text, urlsplit(f"http://localhost{base}"))
     return text.rstrip("/")
 
 

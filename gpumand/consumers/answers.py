@@ -13,6 +13,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from gpumand.consumers import json_pointer
+from gpumand.consumers.answer_events import Event, last_event
 from gpumand.domain.consumer import Health, HealthRoute, Route
 
 EARLIEST_USEC = 946_684_800_000_000
@@ -20,6 +21,12 @@ EARLIEST_USEC = 946_684_800_000_000
 
 FUTURE_USEC = 86_400_000_000
 """One day: how far a time of last use may lie in the future, since clocks and time zones of containers may be wrong."""
+
+ERROR_EVENT = "error"
+"""Type of the server-sent event that reports a failure, whatever its text."""
+
+_REASONS = ("error", "message", "reason", "detail", "exit_code", "exit_status")
+"""Keys beside a value that says "failed" which give the cause."""
 
 _MAX_SEC = 1e11
 _MAX_DIGITS = 20
@@ -36,7 +43,8 @@ class Answer:
         reason: reason phrase of the status line, chosen by the consumer.
         location: the Location header, "" without one.
         body: the body, or its beginning.
-        is_cut: True if the body was longer and only its beginning was read.
+        is_cut: True if the body was longer, and something after its beginning is missing.
+        tail: the end of such a body, if it was read to its end; b"" otherwise.
     """
 
     status: int
@@ -44,6 +52,7 @@ class Answer:
     location: str = ""
     body: bytes = b""
     is_cut: bool = False
+    tail: bytes = b""
 
 
 class NoAnswer(Exception):
@@ -77,17 +86,40 @@ def status_error(answer: Answer) -> str:
     return f"{message}: {body}" if body else message
 
 
-def reported_failure(route: Route, answer: Answer) -> str:
+def reported_failure(route: Route, answer: Answer, *, needs_proof: bool = False) -> str:
     """Return the failure that a 2xx answer of a load or unload route reports in its body, in one line, or "".
 
-    Only an answer that clearly reports a failure counts; VRAM readings decide the other cases.
+    The last event of a stream decides; an answer in one piece is its own last event.
+
+    Args:
+        route: positions of the result and of the error text.
+        answer: the answer.
+        needs_proof: an answer without a usable result counts as a failure. An unload is verified by VRAM readings, so
+            that only a clear failure counts.
     """
-    if not route.success or answer.is_cut:
-        return ""
-    value = value_at(parse(answer.body), route.success)
-    if value is UNUSABLE or is_loaded(value, route.success_equals) is not False:
-        return ""
-    return f"answered {answer.status}, but reports a failure: {excerpt(answer.body)}"
+    has_pointers = bool(route.success or route.error)
+    if answer.is_cut and not answer.tail:
+        failure = "the answer is too long to be read to its end" if has_pointers else ""
+    else:
+        event = last_event(answer.body, answer.tail, lambda text: parse(text) is not UNUSABLE)
+        failure = _event_failure(route, event, needs_proof=needs_proof)
+    return f"answered {answer.status}, but {failure}" if failure else ""
+
+
+def _event_failure(route: Route, event: Event, *, needs_proof: bool) -> str:
+    """Return the failure that the last event of an answer reports, or ""."""
+    document = parse(event.data) if route.success or route.error else UNUSABLE
+    error = _text(value_at(document, route.error))
+    if event.name == ERROR_EVENT or error:
+        return f"reports a failure: {error or excerpt(event.data)}"
+    value = value_at(document, route.success)
+    is_success = is_loaded(value, route.success_equals)
+    if is_success is False:
+        return f"reports a failure: {excerpt(event.data)}"
+    if route.success and is_success is None and (needs_proof or not event.is_only):
+        kind = "answer" if event.is_only else "last event"
+        return f"its {kind} has no usable value at {route.success}: {excerpt(event.data) or 'it is empty'}"
+    return ""
 
 
 def parse_health(route: HealthRoute, answer: Answer, now_usec: int) -> Health:
@@ -98,15 +130,24 @@ def parse_health(route: HealthRoute, answer: Answer, now_usec: int) -> Health:
         answer: the answer; one that was cut off only shows that the consumer is reachable.
         now_usec: CLOCK_REALTIME in microseconds, to check that ``last_used`` is credible.
     """
-    if error := status_error(answer):
-        return Health(reachable=False, error=f"health route {error}")
-    if answer.is_cut or not (route.loaded or route.last_used):
-        return Health(reachable=True)
-    document = parse(answer.body)
+    document = UNUSABLE if answer.is_cut else parse(answer.body)
+    failed = _reported_load_failure(route, document)
+    error = status_error(answer)
+    if answer.status in route.unloaded_status:
+        return Health(True, loaded=False, status=answer.status, failed=failed, answer=error)
+    if error:
+        error = f"health route {error}"
+        return Health(False, error=error, status=answer.status, failed=failed, answer=error)
+    sleeping = _is_true(document, route.sleeping, route.sleeping_equals)
+    loaded = is_loaded(value_at(document, route.loaded), route.loaded_equals)
     return Health(
         reachable=True,
-        loaded=is_loaded(value_at(document, route.loaded), route.loaded_equals),
+        loaded=False if sleeping else loaded,
         last_used_usec=time_usec(value_at(document, route.last_used), now_usec),
+        status=answer.status,
+        failed=failed,
+        sleeping=sleeping,
+        answer=_described(route, answer, document),
     )
 
 
@@ -134,6 +175,63 @@ def is_loaded(value: Any, equals: bool | str | int | None) -> bool | None:
     if isinstance(value, bool | list | dict | str):
         return bool(value)
     return None
+
+
+def _is_true(document: Any, pointer: str, equals: bool | str | int | None) -> bool:
+    return is_loaded(value_at(document, pointer), equals) is True
+
+
+def _text(value: Any) -> str:
+    """Return an error text at the position of a pointer, in one line; "" if the value says that there is none."""
+    if isinstance(value, dict):
+        return _cause(value) or (_json(value) if value else "")
+    if isinstance(value, bool | int | float | list):
+        return _json(value) if value else ""
+    return excerpt(value.encode(errors="replace")) if isinstance(value, str) else ""
+
+
+def _reported_load_failure(route: HealthRoute, document: Any) -> str:
+    """Return one line if a health answer says that the last load failed, with the cause that it gives; else ""."""
+    if not _is_true(document, route.failed, route.failed_equals):
+        return ""
+    value, parent = value_at(document, route.failed), _parent_of(document, route.failed)
+    cause = _cause(parent) if isinstance(parent, dict) else ""
+    if not cause and not isinstance(value, bool):
+        cause = _text(value)
+    return f"the server reports a failed load: {cause}" if cause else "the server reports a failed load"
+
+
+def _parent_of(document: Any, pointer: str) -> Any:
+    parent = pointer.rpartition("/")[0]
+    return value_at(document, parent) if parent else document
+
+
+def _cause(entry: dict[str, Any]) -> str:
+    """Return the members of an object that give the cause of a failure, in one line."""
+    found = [(key, entry.get(key)) for key in _REASONS]
+    numbers = [f"{key} {value}" for key, value in found if isinstance(value, int) and not isinstance(value, bool)]
+    texts = [value for _, value in found if isinstance(value, str) and value]
+    return excerpt(", ".join((*texts, *numbers)).encode(errors="replace"))
+
+
+def _described(route: HealthRoute, answer: Answer, document: Any) -> str:
+    """Return what a 2xx answer of a health route says of the model, in one line."""
+    if not route.loaded:
+        return f"answered {answer.status}"
+    if answer.is_cut:
+        return f"answered {answer.status}, but the answer is too long to be read"
+    value = value_at(document, route.loaded)
+    if value is UNUSABLE:
+        return f"answered {answer.status}, without a value at {route.loaded}: {excerpt(answer.body)}"
+    return f"answered {answer.status}, {route.loaded} is {_json(value)}"
+
+
+def _json(value: Any) -> str:
+    """Return a value of a document as JSON in one line, cut to the length of an excerpt."""
+    try:
+        return excerpt(json.dumps(value, default=lambda _: None, ensure_ascii=False).encode(errors="replace"))
+    except (ValueError, RecursionError):
+        return "unusable"
 
 
 def time_usec(value: Any, now_usec: int) -> int | None:

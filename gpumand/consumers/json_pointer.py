@@ -1,9 +1,9 @@
 """Resolves JSON pointers (RFC 6901), which select one value in a parsed document.
 
 As an extension to the RFC, a token ``[key=value]`` selects the first object in a list whose ``key`` is the string
-``value``, and ``[=value]`` selects that string itself. If the list has no such element, a pointer that ends with the
-token yields null, because servers report "not loaded" by leaving a model out of a list. For ``resolve_all``, a token
-``*`` stands for every element of a list.
+``value``, and ``[=value]`` selects that string itself. If the list has no such element, the pointer yields null,
+because servers report "not loaded" by leaving a model out of a list. For ``resolve_all``, a token ``*`` stands for
+every element of a list, and only a pointer that ends with the selector yields null.
 """
 
 from __future__ import annotations
@@ -59,10 +59,13 @@ def resolve(document: Any, pointer: str) -> Any:
         LookupError: the document has no such value.
         PointerInvalid: the pointer is malformed.
     """
-    value, tokens = document, parse(pointer)
-    for token in tokens[:-1]:
-        value = _step(value, token)
-    return _final_step(value, tokens[-1]) if tokens else value
+    value = document
+    for token in parse(pointer):
+        try:
+            value = _step(value, token)
+        except _NoMatchingEntry:
+            return None
+    return value
 
 
 def resolve_all(document: Any, pointer: str) -> list[Any]:

@@ -9,7 +9,9 @@ from urllib.parse import urlsplit
 
 from gpumand.consumers import answers, busy_answers
 from gpumand.consumers.answers import Answer, NoAnswer
+from gpumand.consumers.http_request import Request
 from gpumand.domain.consumer import BusyReport, BusyRoute, ConsumerSpec, Health, HealthRoute, Route
+from gpumand.domain.socket_url import split_socket_url
 from gpumand.ports import Clock, RouteFailed
 
 if TYPE_CHECKING:
@@ -33,15 +35,15 @@ class HttpRoutes:
         self._is_closed = False
 
     async def load(self, spec: ConsumerSpec) -> None:
-        """Call the load route; returns when it has answered with 2xx. Raises RouteFailed."""
-        await self._call("load route", spec, spec.load)
+        """Call the load route; returns when it has answered with 2xx and reports no failure. Raises RouteFailed."""
+        await self._call("load route", spec, spec.load, is_load=True)
 
     async def unload(self, spec: ConsumerSpec) -> None:
         """Call the unload route; returns when it has answered with 2xx, which does not prove that VRAM is free.
 
         Raises RouteFailed.
         """
-        await self._call("unload route", spec, spec.unload)
+        await self._call("unload route", spec, spec.unload, is_load=False)
 
     async def probe_health(self, spec: ConsumerSpec) -> Health:
         """Call the health route; a failure is reported in the returned Health."""
@@ -72,21 +74,28 @@ class HttpRoutes:
         if exchange is not None:
             await exchange.close()
 
-    async def _call(self, route_name: str, spec: ConsumerSpec, route: Route | None) -> None:
+    async def _call(self, route_name: str, spec: ConsumerSpec, route: Route | None, *, is_load: bool) -> None:
         if route is None:
             raise RouteFailed(f"no {route_name} is configured")
         try:
-            answer = await self._send(spec, route)
+            answer = await self._send(spec, route, read_to_end=bool(route.success or route.error))
         except NoAnswer as failure:
             raise RouteFailed(f"{route_name}: {failure}", refused=failure.refused) from None
-        if error := answers.status_error(answer) or answers.reported_failure(route, answer):
+        if error := answers.status_error(answer) or answers.reported_failure(route, answer, needs_proof=is_load):
             raise RouteFailed(f"{route_name} {error}")
 
-    async def _send(self, spec: ConsumerSpec, route: Route) -> Answer:
-        url = route_url(spec.url, route.path)
-        exchange = await self._get_exchange()
-        headers = _headers(spec, route)
-        return await exchange.request(spec.name, route.method, url, route.json, headers, route.timeout_sec)
+    async def _send(self, spec: ConsumerSpec, route: Route, *, read_to_end: bool = False) -> Answer:
+        request = Request(
+            consumer=spec.name,
+            method=route.method,
+            url=route_url(spec.url, route.path),
+            json=route.json,
+            headers=_headers(spec, route),
+            timeout_sec=route.timeout_sec,
+            reads_to_end=read_to_end,
+            socket=socket_path(spec.url),
+        )
+        return await (await self._get_exchange()).request(request)
 
     async def _get_exchange(self) -> Exchange:
         """Return the exchange, which is created on first use."""
@@ -106,8 +115,13 @@ class HttpRoutes:
 def route_url(base: str, path: str) -> str:
     """Return the URL of a route: its path appended to the consumer's ``url``, always on the same host.
 
+    For a Unix socket, the host in the URL is "localhost", which the server gets as the Host header.
+
     Raises NoAnswer if ``url`` is not an http or https URL.
     """
+    absolute_path = path if path.startswith("/") else f"/{path}"
+    if (socket := split_socket_url(base)) is not None:
+        return f"http://localhost{socket[1]}{absolute_path}"
     # urljoin is not used, because a path such as //other.example/x would change the host.
     try:
         parts = urlsplit(base)
@@ -116,8 +130,13 @@ def route_url(base: str, path: str) -> str:
         is_usable = False
     if not is_usable:
         raise NoAnswer(f"not a usable http or https URL: {base!r}")
-    absolute_path = path if path.startswith("/") else f"/{path}"
     return f"{parts.scheme}://{parts.netloc}{parts.path.rstrip('/')}{absolute_path}"
+
+
+def socket_path(base: str) -> str:
+    """Return the path of the Unix socket that a consumer's ``url`` names, or ""."""
+    socket = split_socket_url(base)
+    return socket[0] if socket else ""
 
 
 def _headers(spec: ConsumerSpec, route: Route) -> tuple[tuple[str, str], ...]:

@@ -47,9 +47,10 @@ class Route:
         json: body to send as JSON, or None for no body.
         headers: extra headers, as pairs.
         timeout_sec: time limit for the whole exchange, in seconds.
-        success: JSON pointer to the result in the response, for a server that answers 200 even on failure; the value
-            is interpreted like HealthRoute's ``loaded``; "" where the HTTP status is enough. A response without a
-            usable value there counts as success: VRAM readings decide.
+        success: JSON pointer to the result in the response (of a stream: in its last event), for a server that answers
+            200 even on failure; the value is interpreted like HealthRoute's ``loaded``; "" where the HTTP status is
+            enough. A response without a usable value there is a failure of a load, which nothing else may prove; an
+            unload then counts as accepted, and VRAM readings decide.
         success_equals: the value that means success, where it is not simply true; None when not given.
         error: JSON pointer to the server's error text in the response (of a stream: in its last event); a non-empty
             value there is a failure; "" where there is none.
@@ -79,10 +80,11 @@ class HealthRoute:
             (or, without that, is not empty); null means not loaded. Beyond the RFC, a token ``[key=value]`` selects
             from a list the first object whose ``key`` is the text ``value``, as in
             ``/data/[id=llama~1Llama-3.1-8B]/status/value`` (``~1`` and ``~0`` are escapes as in any token, and the
-            value may contain "="), and ``[=value]`` selects that text from a list of texts. Without a match, a pointer
-            that ends with such a token yields null (not loaded), and a longer pointer yields no value.
+            value may contain "="), and ``[=value]`` selects that text from a list of texts. Without a match the
+            pointer yields null (not loaded), since a server that does not list a model has not loaded it.
         loaded_equals: the value that means "loaded", of the type that the pointer leads to (``false`` for a pointer
             to ``/is_sleeping``); None when not given.
+        unloaded_status: HTTP statuses of a running server that mean that the model is not loaded, such as 503.
         last_used: JSON pointer to the time of the last work: seconds since 1970 or ISO 8601; "" when there is none.
         failed: JSON pointer to the value that says that the last load failed, read as ``loaded`` is; "" when there is
             none.
@@ -97,6 +99,7 @@ class HealthRoute:
     path: str
     loaded: str = ""
     loaded_equals: bool | str | int | None = None
+    unloaded_status: tuple[int, ...] = ()
     last_used: str = ""
     failed: str = ""
     failed_equals: bool | str | int | None = None
@@ -193,8 +196,9 @@ class Health:
     """The result of a health check.
 
     Attributes:
-        reachable: the route answered 2xx.
-        loaded: whether the model is in VRAM according to the response; None where the response has no usable value.
+        reachable: the route answered 2xx, or with one of ``unloaded_status``.
+        loaded: whether the model is in VRAM according to the response; None where the response has no usable value,
+            which is no evidence of a loaded model if the route has a pointer for it.
         last_used_usec: CLOCK_REALTIME microseconds of the last work; None where the response has no usable value.
         refused: the connection was refused: no process listens, so waiting for a response is pointless unless the
             consumer is being started.
@@ -202,7 +206,9 @@ class Health:
         status: HTTP status of the response; 0 when there was none.
         failed: one line when the response says that the last load failed, with the server's reason where it gives one;
             "" otherwise.
-        sleeping: the response says that the server has put its model to sleep.
+        sleeping: the response says that the server has put its model to sleep; ``loaded`` is then False.
+        answer: one line for messages about a wait: what the response says of the model, or its status; "" when there
+            was no response.
     """
 
     reachable: bool
@@ -213,6 +219,7 @@ class Health:
     status: int = 0
     failed: str = ""
     sleeping: bool = False
+    answer: str = field(default="", compare=False)
 
 
 @dataclass(frozen=True, slots=True)

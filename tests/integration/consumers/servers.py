@@ -7,6 +7,7 @@ import contextlib
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from aiohttp import web
 
@@ -54,16 +55,21 @@ async def raw_server(session: Session) -> AsyncIterator[RawServer]:
 
 
 @contextlib.asynccontextmanager
-async def web_server(handler: Callable[[web.Request], Awaitable[web.StreamResponse]]) -> AsyncIterator[str]:
-    """Run an HTTP server that handles every path by ``handler``; yields its URL."""
+async def web_server(
+    handler: Callable[[web.Request], Awaitable[web.StreamResponse]], socket_path: Path | None = None
+) -> AsyncIterator[str]:
+    """Run an HTTP server, on a Unix socket if a path is given, that handles every path by ``handler``.
+
+    Yields its URL.
+    """
     app = web.Application()
     app.router.add_route("*", "/{path:.*}", handler)
     runner = web.AppRunner(app)
     await runner.setup()
     try:
-        site = web.TCPSite(runner, "127.0.0.1", 0)
+        site = web.UnixSite(runner, socket_path) if socket_path else web.TCPSite(runner, "127.0.0.1", 0)
         await site.start()
-        yield f"http://127.0.0.1:{runner.addresses[0][1]}"
+        yield f"http://unix:{socket_path}" if socket_path else f"http://127.0.0.1:{runner.addresses[0][1]}"
     finally:
         await runner.cleanup()
 

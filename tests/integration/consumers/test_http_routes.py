@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import gzip
+import socket
 import ssl
 import subprocess
 import sys
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from aiohttp import web
 
+from gpumand.consumers.http_exchange import BODY_BYTES, STREAM_BYTES
 from gpumand.consumers.routes import HttpRoutes
 from gpumand.domain.consumer import ConsumerSpec, Health, HealthRoute, Route
 from gpumand.host.clock import SystemClock
@@ -63,7 +66,7 @@ async def test_requests_are_sent_as_the_routes_define(routes: HttpRoutes) -> Non
         consumer = spec(url + "/prefix/", path="/a%2Fb?level=1")
         await routes.load(consumer)
         await routes.unload(consumer)
-        assert await routes.probe_health(consumer) == Health(True, True, 1_700_000_000_000_000)
+        assert await routes.probe_health(consumer) == Health(True, True, 1_700_000_000_000_000, status=200)
     path = "/prefix/a%2Fb?level=1"
     assert received == [("POST", path, b"", ""), ("POST", path, b'{"all": true}', "secret"), ("GET", path, b"", "")]
 
@@ -294,28 +297,160 @@ async def test_endless_answer_is_cut_off(routes: HttpRoutes) -> None:
     async with web_server(endless) as url:
         consumer = spec(url, timeout_sec=5)
         await routes.load(consumer)  # the status is enough; the rest of the body is not read
-        assert await routes.probe_health(consumer) == Health(reachable=True)
+        assert await routes.probe_health(consumer) == Health(reachable=True, status=200)
     assert sent < 2 * (8 << 20)
 
 
 async def test_document_above_the_limit_is_not_interpreted(routes: HttpRoutes) -> None:
     async def large(_: web.Request) -> web.Response:
-        return web.Response(body=b'{"loaded": true, "x": "' + b"x" * 65536 + b'"}')
+        return web.Response(body=b'{"loaded": true, "x": "' + b"x" * BODY_BYTES + b'"}')
 
     async with web_server(large) as url:
-        assert await routes.probe_health(spec(url)) == Health(reachable=True)
+        assert await routes.probe_health(spec(url)) == Health(reachable=True, status=200)
 
 
 async def test_document_of_exactly_the_limit_is_interpreted(routes: HttpRoutes) -> None:
     body = b'{"loaded": true, "x": "'
-    body += b"x" * (65536 - len(body) - 2) + b'"}'
+    body += b"x" * (BODY_BYTES - len(body) - 2) + b'"}'
 
     async def handler(_: web.Request) -> web.Response:
         return web.Response(body=body)
 
     async with web_server(handler) as url:
-        assert len(body) == 65536
+        assert len(body) == BODY_BYTES
         assert (await routes.probe_health(spec(url))).loaded is True
+
+
+STREAMED = Route("/load", timeout_sec=20, success="/status", success_equals="finished", error="/error/message")
+PROGRESS = b'data: {"model_type": "model", "module": 1, "modules": 41, "status": "processing"}\r\n\r\n'
+FINISHED = b'data: {"model_type": "model", "module": 41, "modules": 41, "status": "finished"}\r\n\r\n'
+CUDA_ERROR = b'data: {"error": {"message": "CUDA out of memory", "trace": "Traceback"}}\r\n\r\n'
+
+
+async def _load_streamed(
+    routes: HttpRoutes, *parts: bytes, content_type: str = "text/event-stream", route: Route = STREAMED
+) -> None:
+    """Load a consumer whose load route answers with these parts of a stream."""
+
+    async def handler(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse(headers={"Content-Type": content_type})
+        await response.prepare(request)
+        for part in parts:
+            await response.write(part)
+        return response
+
+    async with web_server(handler) as url:
+        await routes.load(ConsumerSpec("c", 1, url=url, load=route))
+
+
+@pytest.mark.parametrize("content_type", ["text/event-stream; charset=utf-8", "text/plain", "application/json"])
+async def test_last_event_of_a_stream_decides_whether_the_load_succeeded(routes: HttpRoutes, content_type: str) -> None:
+    await _load_streamed(routes, PROGRESS, b": ping\r\n\r\n", FINISHED, content_type=content_type)
+    with pytest.raises(RouteFailed, match="answered 200, but reports a failure: CUDA out of memory"):
+        await _load_streamed(routes, PROGRESS * 3, CUDA_ERROR, content_type=content_type)
+
+
+async def test_stream_that_ends_without_a_result_is_a_failed_load(routes: HttpRoutes) -> None:
+    with pytest.raises(RouteFailed, match=r'reports a failure: .*"status": "processing"'):
+        await _load_streamed(routes, PROGRESS)
+    with pytest.raises(RouteFailed, match="no usable value at /status: it is empty"):
+        await _load_streamed(routes)
+
+
+async def test_json_lines_are_read_like_events(routes: HttpRoutes) -> None:
+    route = Route("/load", success="/done", error="/error")
+    lines = b'{"status": "pulling"}\n{"done": true}\n'
+    await _load_streamed(routes, lines, content_type="application/x-ndjson", route=route)
+    broken = lines + b'{"error": "model runner has unexpectedly stopped"}\n'
+    with pytest.raises(RouteFailed, match="reports a failure: model runner has unexpectedly stopped"):
+        await _load_streamed(routes, broken, content_type="application/x-ndjson", route=route)
+
+
+@pytest.mark.parametrize("size", [BODY_BYTES - 50, BODY_BYTES, BODY_BYTES + 10, 3 * BODY_BYTES])
+async def test_end_of_a_long_stream_decides(routes: HttpRoutes, size: int) -> None:
+    progress = PROGRESS * (size // len(PROGRESS))
+    await _load_streamed(routes, progress, FINISHED)
+    with pytest.raises(RouteFailed, match="reports a failure: CUDA out of memory"):
+        await _load_streamed(routes, progress, CUDA_ERROR)
+
+
+async def test_answer_that_is_not_read_to_its_end_is_no_success(
+    routes: HttpRoutes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await _load_streamed(routes, FINISHED, b" " * BODY_BYTES, route=Route("/load"))  # the status is enough there
+    monkeypatch.setattr("gpumand.consumers.http_exchange.STREAM_BYTES", 2 * BODY_BYTES)
+    assert STREAM_BYTES > 2 * BODY_BYTES
+    with pytest.raises(RouteFailed, match="too long to be read to its end"):
+        await _load_streamed(routes, FINISHED, *[b": ping\n\n" + b" " * BODY_BYTES] * 3)
+
+
+async def test_stream_that_breaks_off_or_does_not_end_is_reported_with_its_last_line(routes: HttpRoutes) -> None:
+    async def break_off(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        head = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
+        writer.write(head + b"%x\r\n%s\r\n" % (len(PROGRESS), PROGRESS))
+        await writer.drain()
+
+    async def stay(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await break_off(reader, writer)
+        await reader.read()
+
+    for session, message in ((break_off, "ended early"), (stay, "did not end within 1 s")):
+        async with raw_server(session) as server:
+            consumer = ConsumerSpec("c", 1, url=server.url, load=replace(STREAMED, timeout_sec=1.0))
+            with pytest.raises(RouteFailed, match=f"{message}; its last line was data: .*processing"):
+                await routes.load(consumer)
+
+
+async def test_request_without_a_body_names_no_content_type(routes: HttpRoutes) -> None:
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        server.received.append(await reader.readuntil(b"\r\n\r\n"))
+        if b"content-length: 2\r\n" in server.received[-1].lower():
+            await reader.readexactly(2)
+        writer.write(HEAD + b"Connection: close\r\nContent-Length: 2\r\n\r\n{}")
+        await writer.drain()
+
+    async with raw_server(answer) as server:
+        for method in ("POST", "DELETE", "PUT", "GET"):
+            await routes.load(ConsumerSpec("c", 1, url=server.url, load=Route("/x", method)))
+        await routes.load(ConsumerSpec("c", 1, url=server.url, load=Route("/x", json={})))
+    without, (with_body,) = server.received[:4], server.received[4:]
+    assert not [one for one in without if b"content-type" in one.lower() or b"transfer-encoding" in one.lower()]
+    assert b"content-type: application/json" in with_body.lower()
+    assert b"content-length: 2\r\n" in with_body.lower()
+
+
+@pytest.mark.parametrize("status", [200, 401, 403, 404, 500, 503])
+async def test_health_tells_the_status_of_every_answer(routes: HttpRoutes, status: int) -> None:
+    async def handler(_: web.Request) -> web.Response:
+        return web.json_response({"loaded": True}, status=status)
+
+    async with web_server(handler) as url:
+        assert (await routes.probe_health(spec(url))).status == status
+    assert (await routes.probe_health(spec(url))).status == 0
+
+
+async def test_consumer_on_a_unix_socket(routes: HttpRoutes, tmp_path: Path) -> None:
+    received: list[tuple[str, str]] = []
+
+    async def handler(request: web.Request) -> web.Response:
+        received.append((request.path, request.headers["Host"]))
+        return web.json_response({"loaded": True})
+
+    path = tmp_path / "x.sock"
+    consumer = spec(f"http://unix:{path}:/base")
+    assert await _failure(routes, consumer) == f"there is no socket {path}"
+    assert (await routes.probe_health(consumer)).refused
+    async with web_server(handler, path):
+        await routes.load(consumer)
+        await routes.unload(consumer)
+        assert (await routes.probe_health(consumer)).loaded is True
+    assert set(received) == {("/base/x", "localhost")}
+    path.unlink(missing_ok=True)
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(path))
+    assert "nothing listens on the socket" in await _failure(routes, consumer)
+    assert (await routes.probe_health(consumer)).refused
 
 
 async def test_compressed_answer_is_not_decompressed(routes: HttpRoutes) -> None:
@@ -326,7 +461,7 @@ async def test_compressed_answer_is_not_decompressed(routes: HttpRoutes) -> None
         return web.Response(body=bomb, headers={"Content-Encoding": "gzip"})
 
     async with web_server(handler) as url:
-        assert await routes.probe_health(spec(url, timeout_sec=2)) == Health(reachable=True)
+        assert await routes.probe_health(spec(url, timeout_sec=2)) == Health(reachable=True, status=200)
 
 
 async def test_tls_with_an_unknown_certificate_is_refused(routes: HttpRoutes, tmp_path: Path) -> None:

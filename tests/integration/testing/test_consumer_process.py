@@ -55,7 +55,7 @@ async def routes() -> AsyncIterator[HttpRoutes]:
 async def test_load_work_and_unload(tmp_path: Path, routes: HttpRoutes) -> None:
     async with consumer_process("tts", 1000, tmp_path, "--residual-mib", "100") as consumer:
         spec = _spec(consumer)
-        assert await routes.probe_health(spec) == Health(reachable=True, loaded=False)
+        assert await routes.probe_health(spec) == Health(reachable=True, loaded=False, status=200)
         await routes.load(spec)
         assert _announced(tmp_path, consumer) == 1000
         assert (await routes.probe_health(spec)).loaded is True
@@ -233,7 +233,7 @@ async def test_faulty_answers_do_not_prevent_the_work(tmp_path: Path, routes: Ht
     async with consumer_process("tts", 1000, tmp_path, "--fault", kind) as consumer:
         await routes.load(_spec(consumer))
         assert _announced(tmp_path, consumer) == 1000
-        assert await routes.probe_health(_spec(consumer)) == Health(reachable=True)
+        assert await routes.probe_health(_spec(consumer)) == Health(reachable=True, status=200)
         await routes.unload(_spec(consumer))
         assert _announced(tmp_path, consumer) == 0
 

@@ -247,7 +247,7 @@ ROUTER_LOADED = {
         ("ollama", {"models": [{"name": "a/b:Q4", "model": "a/b:Q4", "size_vram": 1}]}, True),
         ("llama-cpp-router", ROUTER, False),
         ("llama-cpp-router", ROUTER_LOADED, True),
-        ("llama-cpp-router", {"data": []}, None),
+        ("llama-cpp-router", {"data": []}, False),
         ("vllm", {"is_sleeping": True}, False),
         ("vllm", {"is_sleeping": False}, True),
         ("comfyui", {"system": {}, "devices": []}, None),

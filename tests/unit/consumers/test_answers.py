@@ -79,7 +79,7 @@ def test_loaded_depends_on_the_type_of_the_value(
     ],
 )
 def test_unusable_answer_only_shows_that_the_consumer_is_reachable(body: bytes) -> None:
-    assert _health(body) == Health(reachable=True)
+    assert _health(body) == Health(reachable=True, status=200)
 
 
 @pytest.mark.parametrize("value", [b"NaN", b"9" * 5000, b"[]", b'"\\ud800"', b"1e999"])
@@ -92,14 +92,14 @@ def test_byte_order_mark_is_ignored() -> None:
 
 
 def test_cut_off_answer_is_not_used_even_if_it_parses() -> None:
-    assert _health(b'{"loaded": true}  ', cut=True) == Health(reachable=True)
+    assert _health(b'{"loaded": true}  ', cut=True) == Health(reachable=True, status=200)
 
 
 def test_selector_finds_the_configured_model() -> None:
     body = b'{"data": [{"id": "a", "status": {"value": "loaded"}}, {"id": "m/b", "status": {"value": "sleeping"}}]}'
     assert _health(body, "loaded", "/data/[id=a]/status/value").loaded is True
     assert _health(body, "loaded", "/data/[id=m~1b]/status/value").loaded is False
-    assert _health(body, "loaded", "/data/[id=c]/status/value").loaded is None
+    assert _health(body, "loaded", "/data/[id=c]/status/value").loaded is False
 
 
 def test_malformed_pointer_finds_nothing() -> None:
@@ -107,12 +107,12 @@ def test_malformed_pointer_finds_nothing() -> None:
 
 
 def test_without_pointers_any_2xx_answer_means_reachable() -> None:
-    assert answers.parse_health(HealthRoute("/"), Answer(204), NOW_USEC) == Health(reachable=True)
+    assert answers.parse_health(HealthRoute("/"), Answer(204), NOW_USEC) == Health(reachable=True, status=204)
 
 
 def test_body_of_an_error_answer_is_not_interpreted() -> None:
     health = answers.parse_health(HealthRoute("/", "/loaded"), Answer(503, "Busy", "", b'{"loaded": true}'), NOW_USEC)
-    assert health == Health(reachable=False, error='health route answered 503 Busy: {"loaded": true}')
+    assert health == Health(reachable=False, error='health route answered 503 Busy: {"loaded": true}', status=503)
 
 
 @pytest.mark.parametrize(
@@ -150,7 +150,7 @@ def test_last_used_is_a_credible_time_or_unknown(value: object, usec: int | None
 
 @pytest.mark.parametrize("digits", [b"1e308", b"-1e308", b"1e999", b"NaN", b"9" * 30, b"9" * 5000])
 def test_absurd_numbers_are_not_times(digits: bytes) -> None:
-    assert _health(b'{"loaded": true, "last_used": ' + digits + b"}") == Health(reachable=True, loaded=True)
+    assert _health(b'{"loaded": true, "last_used": ' + digits + b"}") == Health(reachable=True, loaded=True, status=200)
 
 
 @given(st.binary(max_size=200))
@@ -190,3 +190,75 @@ def test_status_error_quotes_the_consumer_and_names_redirects() -> None:
     )
     assert answers.status_error(Answer(404, "")) == "answered 404"
     assert answers.status_error(Answer(101, "Switching Protocols")) == "answered 101 Switching Protocols"
+
+
+ROUTER = HealthRoute(
+    "/models",
+    loaded="/data/[id=m]/status/value",
+    loaded_equals="loaded",
+    failed="/data/[id=m]/status/failed",
+    sleeping="/data/[id=m]/status/value",
+    sleeping_equals="sleeping",
+)
+
+
+def _router(status: object, http_status: int = 200) -> Health:
+    body = json.dumps({"data": [{"id": "m", "status": status}]}).encode()
+    return answers.parse_health(ROUTER, Answer(http_status, "x", body=body), NOW_USEC)
+
+
+def test_health_reports_a_failed_load_with_its_cause() -> None:
+    health = _router({"value": "unloaded", "failed": True, "exit_code": 1, "args": ["llama-server"]})
+    assert (health.loaded, health.failed) == (False, "the server reports a failed load: exit_code 1")
+    assert _router({"value": "unloaded", "failed": True}).failed == "the server reports a failed load"
+    assert _router({"value": "unloaded", "failed": "no such file"}).failed.endswith("load: no such file")
+    assert _router({"value": "loading"}).failed == _router({"value": "loading", "failed": False}).failed == ""
+    assert _router({"value": "unloaded", "failed": True, "message": "a\nb\x1b"}).failed.isprintable()
+    assert _router({"failed": True, "error": "no memory"}, 500).failed.endswith("load: no memory")
+
+
+def test_value_that_means_failed_can_be_configured() -> None:
+    route = HealthRoute("/", failed="/state", failed_equals="error")
+    failed = answers.parse_health(route, Answer(200, body=b'{"state": "error", "message": "no memory"}'), NOW_USEC)
+    assert failed.failed == "the server reports a failed load: no memory"
+    assert answers.parse_health(route, Answer(200, body=b'{"state": "ready"}'), NOW_USEC).failed == ""
+
+
+def test_sleeping_model_is_not_loaded() -> None:
+    health = _router({"value": "sleeping"})
+    assert (health.reachable, health.sleeping, health.loaded) == (True, True, False)
+    assert not _router({"value": "loaded"}).sleeping
+    asleep = answers.parse_health(
+        HealthRoute("/", sleeping="/is_sleeping"), Answer(200, body=b'{"is_sleeping": true}'), 0
+    )
+    assert (asleep.sleeping, asleep.loaded) == (True, False)
+
+
+def test_status_of_a_running_server_without_a_model_means_not_loaded() -> None:
+    route = HealthRoute("/v1/model", loaded="/id", loaded_equals="m", unloaded_status=(503,))
+    health = answers.parse_health(route, Answer(503, "Service Unavailable", body=b'{"detail": "no model"}'), NOW_USEC)
+    assert (health.reachable, health.loaded, health.status) == (True, False, 503)
+    assert health.answer == 'answered 503 Service Unavailable: {"detail": "no model"}'
+    assert not answers.parse_health(route, Answer(500), NOW_USEC).reachable
+
+
+@pytest.mark.parametrize("status", [401, 403, 404, 429, 503])
+def test_status_of_every_answer_is_kept(status: int) -> None:
+    health = answers.parse_health(HealthRoute("/"), Answer(status, "No"), NOW_USEC)
+    assert (health.reachable, health.status, health.answer) == (False, status, f"health route answered {status} No")
+
+
+def test_answer_says_what_was_found_at_the_pointer() -> None:
+    assert _router({"value": "loading"}).answer == 'answered 200, /data/[id=m]/status/value is "loading"'
+    assert _health(b"<html>").answer == "answered 200, without a value at /loaded: <html>"
+    assert _health(b'{"loaded": true}', cut=True).answer == "answered 200, but the answer is too long to be read"
+    assert answers.parse_health(HealthRoute("/"), Answer(200), 0).answer == "answered 200"
+
+
+@given(json_values, json_values)
+def test_any_value_at_the_pointers_for_failed_and_sleeping_is_accepted(failed: Any, value: Any) -> None:
+    health = _router({"value": value, "failed": failed, "message": value, "exit_code": failed})
+    assert health.failed.isprintable()
+    assert health.answer.isprintable()
+    assert len(health.failed) < 300
+    assert len(health.answer) < 400

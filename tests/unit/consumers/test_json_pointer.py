@@ -95,16 +95,26 @@ def test_selector_finds_an_element_by_its_key(text: str, value: object) -> None:
     assert json_pointer.resolve(MODELS, text) == value
 
 
-@pytest.mark.parametrize(
-    "text", ["/data/[id=3]/n", "/data/[id=none]/n", "/data/[=x]/n", "/data/[id]", "/data/[name=x]/n", "/data/0/[id=x]"]
-)
-def test_selector_without_match_is_a_lookup_error(text: str) -> None:
+@pytest.mark.parametrize("text", ["/data/[id]", "/data/0/[id=x]", "/texts/0/[id=x]"])
+def test_selector_that_is_not_applied_to_a_list_is_a_lookup_error(text: str) -> None:
     with pytest.raises(LookupError):
         json_pointer.resolve(MODELS, text)
 
 
-@pytest.mark.parametrize("text", ["/data/[id=none]", "/data/[name=x]", "/data/[=x]", "/data/[=7]", "/texts/[=a~1c]"])
-def test_final_selector_without_match_is_null(text: str) -> None:
+@pytest.mark.parametrize(
+    "text",
+    [
+        "/data/[id=none]",
+        "/data/[name=x]",
+        "/data/[=x]",
+        "/data/[=7]",
+        "/texts/[=a~1c]",
+        "/data/[id=3]/n",
+        "/data/[id=none]/n/m",
+        "/data/[name=x]/n",
+    ],
+)
+def test_selector_without_match_is_null_because_the_model_is_not_listed(text: str) -> None:
     assert json_pointer.resolve(MODELS, text) is None
 
 
