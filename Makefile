@@ -2,12 +2,12 @@
 
 PYTHON_TOOLS := .venv/bin/python
 PYTEST := .venv/bin/python -m pytest
-TYPED := gpumand benchmarks scripts/test.py scripts/reliability.py scripts/man.py scripts/completions.py scripts/check_language.py tests/conftest.py tests/leftovers.py tests/e2e
+TYPED := gpumand benchmarks scripts/test.py scripts/reliability.py scripts/man.py scripts/completions.py scripts/check_language.py tests/conftest.py tests/leftovers.py tests/e2e tests/real
 E2E ?= optional
 GPU_PYTHON ?= .venv/bin/python
 export GPUMAND_E2E := $(E2E)
 
-.PHONY: help setup demo run test check lint types docs unit integration e2e reliability gpu deb bench lock clean
+.PHONY: help setup demo run test check lint types docs unit integration e2e real reliability gpu deb bench lock clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z0-9]*\):.*## /\1|/p' Makefile | while IFS='|' read -r name what; do \
@@ -49,6 +49,10 @@ integration: ## run the integration tests: real processes on a private bus (circ
 e2e: ## run the end-to-end tests: real units on a booted systemd, as root on Debian (circle 3)
 	@scripts/setup --tests
 	@$(PYTEST) tests/e2e
+
+real: ## run the tests with real servers: Debian's packages of llama.cpp and whisper.cpp, as root on Debian (circle 5)
+	@scripts/setup --tests
+	@$(PYTEST) tests/real
 
 reliability: ## kill the daemon 200 times, and update the measurements in docs/reliability.md
 	@scripts/setup --tests

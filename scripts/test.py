@@ -129,7 +129,7 @@ def main() -> int:
         first: Callable[[str], Step] = partial(check, folder)
         lanes = [
             [first("lint"), first("types"), first("docs"), circle(folder, "unit"), circle(folder, "integration")],
-            [circle(folder, "e2e", GPUMAND_KILLS=os.environ.get("GPUMAND_KILLS", SHORT_KILLS))],
+            [circle(folder, "e2e", GPUMAND_KILLS=os.environ.get("GPUMAND_KILLS", SHORT_KILLS)), circle(folder, "real")],
         ]
         with ThreadPoolExecutor(len(lanes)) as pool:
             list(pool.map(runner.lane, lanes))

@@ -14,7 +14,7 @@ import pytest
 from tests import leftovers, worker_reports
 from tests.e2e.container import why_not
 
-E2E_FOLDER = Path(__file__).with_name("e2e")
+FOLDERS = {name: Path(__file__).with_name(name) for name in ("e2e", "real")}
 E2E_REQUIRED = os.environ.get("GPUMAND_E2E") == "required"
 SEED = int(os.environ.get("GPUMAND_SEED") or random.randrange(2**32))
 os.environ["GPUMAND_SEED"] = str(SEED)  # the workers of pytest-xdist inherit the controller's seed
@@ -46,10 +46,12 @@ def seed() -> int:
 
 @pytest.hookimpl(tryfirst=True)  # before -m selects
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    reasons = {"e2e": why_not(), "gpu": "" if Path("/dev/nvidiactl").exists() else "needs an NVIDIA driver"}
+    no_driver = "" if Path("/dev/nvidiactl").exists() else "needs an NVIDIA driver"
+    reasons = {"e2e": why_not(), "real": why_not(), "gpu": no_driver}
     for item in items:
-        if item.path.is_relative_to(E2E_FOLDER):
-            item.add_marker("e2e")
+        for name, folder in FOLDERS.items():
+            if item.path.is_relative_to(folder):
+                item.add_marker(name)
         for marker, reason in reasons.items():
             if reason and item.get_closest_marker(marker):
                 item.add_marker(pytest.mark.skip(reason=f"{marker}: {reason}"))

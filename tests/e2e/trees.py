@@ -71,12 +71,12 @@ def _make(suite: str, place: Path, packages: Sequence[str]) -> None:
     shutil.rmtree(unfinished, ignore_errors=True)
     private_mounts = ["unshare", "--mount", "--propagation", "private", "--"]
     done = subprocess.run(
-        [*private_mounts, SCRIPT, suite, unfinished, _mirror(), *packages],
+        [*private_mounts, SCRIPT, suite, unfinished, mirror(), *packages],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        env=dict(os.environ) | _proxy(),
+        env=dict(os.environ) | proxy(),
         check=False,
     )
     if done.returncode != 0:
@@ -97,8 +97,8 @@ def _remove_old() -> None:
                 shutil.rmtree(place)
 
 
-def _mirror() -> str:
-    """Where this host gets Debian itself from."""
+def mirror() -> str:
+    """Return the address of the mirror that this host installs Debian from. Raises RuntimeError if apt knows none."""
     release = Path("/etc/os-release").read_text(encoding="utf-8")
     codename = re.search(r"^VERSION_CODENAME=(\w+)$", release, re.MULTILINE)
     listed = _said("apt-get", "indextargets", "--format", "$(ORIGIN) $(CODENAME) $(REPO_URI)", "Created-By: Packages")
@@ -109,8 +109,8 @@ def _mirror() -> str:
     raise RuntimeError("apt knows no mirror of Debian; this may help: apt-get update")
 
 
-def _proxy() -> dict[str, str]:
-    """apt's proxy, which debootstrap does not know of."""
+def proxy() -> dict[str, str]:
+    """Return the environment variable for apt's proxy, which debootstrap does not read, or {} if there is no proxy."""
     address = _said("apt-config", "--format", "%v", "dump", "Acquire::http::Proxy").strip()
     return {"http_proxy": address} if address else {}
 
