@@ -13,7 +13,8 @@ from typing import Any, Protocol
 from gpumand.domain.consumer import BusyReport, ConsumerSpec, Health, UnitState
 from gpumand.domain.device import Devices, Reading
 from gpumand.domain.history import HistoryEntry, HistoryQuery
-from gpumand.domain.lease import Lease
+from gpumand.domain.lease import Lease, LeaseLifetime, Owner
+from gpumand.domain.reservation import Holder
 
 
 class RouteFailed(Exception):
@@ -74,6 +75,20 @@ class VramSource(Protocol):
 
     async def close(self) -> None:
         """Release the driver library."""
+
+
+class HolderProcesses(Protocol):
+    """Finds the processes of programs that hold reservations, so that readings attribute their memory to them."""
+
+    async def identify(self, owner: Owner, lifetime: LeaseLifetime) -> Holder:
+        """The processes that a reservation of this client is for. Never raises; what is unknown is left empty."""
+
+    def follow(self, holders: Mapping[str, Holder]) -> None:
+        """Attribute the memory of these processes to reservations in every reading that begins after this call.
+
+        Args:
+            holders: name of the reservation -> its processes; of several with the same processes, the first counts.
+        """
 
 
 class HostMemory(Protocol):
@@ -210,3 +225,4 @@ class Ports:
     owners: OwnerPresence
     archive: Archive
     memory: HostMemory
+    holders: HolderProcesses

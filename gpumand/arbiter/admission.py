@@ -23,9 +23,11 @@ class Admission:
         self._state, self._scheduler, self._gate = state, scheduler, gate
         self.stopping = ""
 
-    def check(self, owner: Owner, consumer: str, options: AcquireOptions) -> None:
-        """All checks of an Acquire. Raises GpumandError."""
-        self.check_callable(consumer)
+    def check(self, owner: Owner, consumer: str, options: AcquireOptions, *, is_reservation: bool = False) -> None:
+        """All checks of an Acquire. A reservation was added by its own request. Raises GpumandError."""
+        self.check_accepting()
+        if not is_reservation:
+            self.check_configured(consumer)
         self.check_devices(consumer, options.device)
         if options.lifetime is LeaseLifetime.UNIT and not owner.unit:
             raise InvalidArgs("lifetime 'unit' requires a caller that runs in a systemd unit; use another lifetime")
@@ -50,9 +52,13 @@ class Admission:
 
     def check_callable(self, consumer: str) -> None:
         """Check that calls for this consumer are accepted at the moment. Raises ShuttingDown, NoSuchConsumer."""
+        self.check_accepting()
+        self.check_configured(consumer)
+
+    def check_accepting(self) -> None:
+        """Check that calls are accepted at the moment. Raises ShuttingDown."""
         if why := self.stopping or self._gate.refused:
             raise ShuttingDown(why)
-        self.check_configured(consumer)
 
     def check_configured(self, consumer: str) -> None:
         """Check that a consumer is configured. Raises NoSuchConsumer.

@@ -18,6 +18,7 @@ from gpumand.arbiter.leases import Leases
 from gpumand.arbiter.manual import ManualOperations
 from gpumand.arbiter.reconciler import Reconciler
 from gpumand.arbiter.reloading import Reloading
+from gpumand.arbiter.reservations import Reservations, check_amount
 from gpumand.arbiter.scheduler import Scheduler
 from gpumand.arbiter.snapshot import consumer_status_of, report_of, status_of, summary_of
 from gpumand.arbiter.state import ArbiterState, Publish
@@ -36,6 +37,7 @@ from gpumand.domain.events import Event, RequestGranted, RequestRefused
 from gpumand.domain.history import HistoryEntry, HistoryQuery
 from gpumand.domain.lease import Lease, LeaseEnd, LeaseLifetime, Owner
 from gpumand.domain.request import MAX_WAIT_SEC, AcquireOptions, Grant, ManualResult, PlanReport, Request
+from gpumand.domain.reservation import public_name
 from gpumand.domain.status import ConsumerStatus, Status, Summary
 from gpumand.ports import Ports, UnitFailed
 
@@ -61,7 +63,9 @@ class Arbiter:
     def __init__(
         self, settings: Settings, ports: Ports, publish: Publish, load_settings: Callable[[], Awaitable[Settings]]
     ) -> None:
-        self.state = ArbiterState(settings, ports.clock, ports.source, ports.memory, self._record_and_publish)
+        self.state = ArbiterState(
+            settings, ports.clock, ports.source, ports.memory, ports.holders, self._record_and_publish
+        )
         self.learning = LearningRecorder(self.state, ports.archive)
         self._forward_event = publish
         self.reconciler = Reconciler(self.state)
@@ -77,6 +81,7 @@ class Arbiter:
         self._ports = ports
         self._arrivals = 0
         self._admission = Admission(self.state, self.scheduler, self.gate)
+        self._reservations = Reservations(self.state, ports.holders)
         self.units_changed = asyncio.Event()
         self._reloading = Reloading(
             self.state, self.learning, self.reconciler, self.scheduler, load_settings, self.units_changed
@@ -139,12 +144,22 @@ class Arbiter:
 
         Args:
             owner: the caller, as the bus reports it.
-            consumer: the requested consumer.
+            consumer: the requested consumer; "" reserves VRAM without a consumer.
             options: see AcquireOptions.
 
         Raises:
             GpumandError: exactly one, when no lease is granted; then the caller holds nothing.
         """
+        with self._counting_refusals(owner, consumer):
+            check_amount(consumer, options)
+        if consumer:
+            return await self._acquire(owner, consumer, options)
+        async with self._reservations.requested(owner, options) as name:
+            return await self._acquire(owner, name, options, is_reservation=True)
+
+    async def _acquire(
+        self, owner: Owner, consumer: str, options: AcquireOptions, *, is_reservation: bool = False
+    ) -> Grant:
         await self.learning.restore_if_unknown(consumer)
         # No await between the result of this lookup and ``scheduler.add``: otherwise two calls with the same token
         # would both count as new and get two leases.
@@ -152,7 +167,7 @@ class Arbiter:
         if lease is not None:
             return Grant(lease, endpoint=self.state.consumer(consumer).spec.url)
         with self._counting_refusals(owner, consumer):
-            self._admission.check(owner, consumer, options)
+            self._admission.check(owner, consumer, options, is_reservation=is_reservation)
             self.learning.record_request(consumer)
             entry = self._new_request(owner, consumer, options)
             self.scheduler.add(entry)
@@ -160,7 +175,7 @@ class Arbiter:
         assert lease is not None
         waited_usec = int((self.state.clock.monotonic() - entry.request.arrived_at) * 1e6)
         self.state.count(grants=1, wait_usec=waited_usec)
-        self.state.publish(RequestGranted(consumer, waited_usec, lease, entry.request.priority))
+        self.state.publish(RequestGranted(lease.public_consumer, waited_usec, lease, entry.request.priority))
         endpoint = self.state.settings.consumers[consumer].url if consumer in self.state.settings.consumers else ""
         return Grant(lease, waited_usec, tuple(entry.evicted), entry.loaded, endpoint)
 
@@ -171,7 +186,7 @@ class Arbiter:
         except GpumandError as error:
             self.state.count(refusals=1)
             log_messages.refusal(consumer, owner, error)
-            self.state.publish(RequestRefused(consumer, owner.uid, error.dbus_name, error.message))
+            self.state.publish(RequestRefused(public_name(consumer), owner.uid, error.dbus_name, error.message))
             raise
 
     def _new_request(
@@ -310,15 +325,23 @@ class Arbiter:
         """Report what Acquire would do now, and why, without changing anything.
 
         Raises:
-            NoSuchConsumer, NoSuchDevice, ShuttingDown.
+            NoSuchConsumer, NoSuchDevice, ShuttingDown, InvalidArgs.
         """
-        await self.learning.restore_if_unknown(consumer)
-        self._admission.check_callable(consumer)
+        check_amount(consumer, options)
+        if consumer:
+            await self.learning.restore_if_unknown(consumer)
+            self._admission.check_callable(consumer)
+            return await self._plan(owner, consumer, options)
+        self._admission.check_accepting()
+        async with self._reservations.requested(owner, options) as name:
+            return await self._plan(owner, name, options)
+
+    async def _plan(self, owner: Owner, consumer: str, options: AcquireOptions) -> PlanReport:
         self._admission.check_devices(consumer, options.device)
         devices = self.state.ledger.resolve_devices(options.device)
         from_own_unit = bool(owner.unit) and owner.unit == self.state.consumer(consumer).spec.unit
         requirement = Requirement(consumer, devices, from_own_unit=from_own_unit)
-        return report_of(consumer, await self.scheduler.dry_run(requirement))
+        return report_of(self.state.consumer(consumer).spec, await self.scheduler.dry_run(requirement))
 
     async def history(self, query: HistoryQuery) -> tuple[HistoryEntry, ...]:
         """Recorded grants, refusals, loads, evictions and lease ends, newest first."""

@@ -52,7 +52,7 @@ class IdempotencyTokens:
             first_consumer = (
                 lease.consumer if lease is not None else pending.request.consumer if pending is not None else consumer
             )
-            if first_consumer != consumer:
+            if not self._is_same(first_consumer, consumer):
                 # A token identifies one call; using it for something else is an error of the client.
                 raise InvalidArgs(f"the token was already used for {first_consumer}; use a new one for {consumer}")
             if lease is not None:
@@ -70,6 +70,17 @@ class IdempotencyTokens:
             if not pending.done.cancelled() and (error := pending.done.exception()) is not None:
                 raise error
         return None
+
+    def _is_same(self, first: str, second: str) -> bool:
+        """Whether two calls request the same: one consumer, or reservations of the same amount."""
+        amounts = [self._amount(name) for name in (first, second)]
+        return first == second or (amounts[0] is not None and amounts[0] == amounts[1])
+
+    def _amount(self, name: str) -> tuple[int, bool] | None:
+        """The amount that a reservation is for; None for a consumer."""
+        consumer = self._state.ledger.consumers.get(name)
+        reservation = None if consumer is None else consumer.spec.reservation
+        return None if reservation is None else (reservation.vram_mib, reservation.whole_device)
 
     async def _share(self, lease: Lease) -> Lease:
         """Return a lease to a second caller, on disk and watched like the first time. Raises HostError, NoSuchLease."""

@@ -20,6 +20,7 @@ from gpumand.domain.events import EvictionFailed, EvictionOccurred, EvictionRepo
 from gpumand.domain.ledger import backoff_sec
 from gpumand.domain.planning import decide_within_job
 from gpumand.domain.request import PlannedEviction, Verdict
+from gpumand.domain.reservation import public_trigger
 from gpumand.domain.view import Job, View
 from gpumand.domain.wording import describe_devices
 from gpumand.ports import Store
@@ -125,7 +126,7 @@ class Jobs:
         )
         method = "" if may_fall_back else victim.method
         device = format_devices(victim_state.devices or place)
-        report = EvictionReport(victim.consumer, device, 0, method, trigger=consumer, why=victim.why)
+        report = EvictionReport(victim.consumer, device, 0, method, trigger=public_trigger(consumer), why=victim.why)
         report = await self.evict(report, lambda: self._has_enough_free(place, consumer), why_not_now)
         if not report.error:
             entry.evicted.append(victim.consumer)

@@ -12,7 +12,7 @@ from typing import Any
 from gpumand.arbiter import log_messages
 from gpumand.arbiter.reconciler import Reconciler
 from gpumand.arbiter.state import ArbiterState
-from gpumand.domain.consumer import UnitActivity, UnitState
+from gpumand.domain.consumer import UnitActivity, UnitState, reservation_spec
 from gpumand.domain.device import Devices, format_devices, parse_devices
 from gpumand.domain.errors import HostError, InvalidArgs, NoSuchLease
 from gpumand.domain.events import LeaseEnded, LeaseGranted, LeaseRenewed
@@ -60,8 +60,9 @@ class Leases:
         """Create a lease for a request, in the ledger only; ``save`` writes it to disk and announces it."""
         now_usec = self._state.clock.realtime_usec()
         ttl_sec = self._ttl_sec(request)
+        reservation = self._state.consumer(request.consumer).spec.reservation
         lease = Lease(
-            id=self._new_id(),
+            id=self._new_id() if reservation is None else reservation.lease_id,
             consumer=request.consumer,
             device=format_devices(devices),
             owner=request.owner,
@@ -72,6 +73,7 @@ class Leases:
             reason=request.options.reason,
             token=request.options.token,
             uuids=self._state.ledger.uuids(devices),
+            reservation=reservation,
         )
         self._granted_at[lease.id] = self._state.clock.monotonic()
         self._state.ledger.add_lease(lease, devices, self._granted_at[lease.id])
@@ -174,7 +176,8 @@ class Leases:
         self._state.overlapping.lease_ended(
             lease_id, duration_sec, self._state.consumer(lease.consumer).times.hold.mean_sec
         )
-        self._used_consumers.add(lease.consumer)
+        if lease.reservation is None:
+            self._used_consumers.add(lease.consumer)
         self.shared.discard(lease_id)
         self._reconciler.reconcile(lease.consumer)
         self._state.ledger.prune(self._state.settings.consumers)
@@ -290,12 +293,15 @@ class Leases:
                 await self._store.drop_lease(lease.id)
             else:
                 devices = parse_devices(lease.device) or (0,)
+                if lease.reservation is not None:
+                    self._state.ledger.add_reservation(reservation_spec(lease.reservation, len(devices)))
                 self._state.ledger.add_lease(lease, devices, self._state.clock.monotonic())
+                self._state.ledger.drop_reservation(lease.consumer, self._state.settings.consumers)
                 self._announced.add(lease.id)
         self.expiry_moved.set()
 
     async def _why_not_restored(self, lease: Lease, owners: OwnerPresence, units: UnitManager) -> str:
-        if lease.consumer not in self._state.ledger.consumers:
+        if lease.reservation is None and lease.consumer not in self._state.ledger.consumers:
             return "its consumer is no longer configured"
         if 0 < lease.expires_usec <= self._state.clock.realtime_usec():
             return "it has expired"

@@ -129,15 +129,20 @@ class Reconciler:
         self._observations.clear()
         self._valid_from = self._state.clock.monotonic()
         for consumer in list(self._state.ledger.consumers.values()):
-            is_in_use = consumer.claimed or consumer.residency is Residency.FAILED or self._is_in_a_job(consumer)
+            is_in_use = (
+                consumer.spec.reservation is not None
+                or consumer.claimed
+                or consumer.residency is Residency.FAILED
+                or self._is_in_a_job(consumer)
+            )
             if not is_in_use:
                 self._state.set_residency(consumer.name, Residency.UNKNOWN, own_move=False)
 
     def reconcile(self, name: str) -> None:
         """Make one consumer's residency agree with its observations."""
         consumer = self._state.consumer(name)
-        if self._is_in_a_job(consumer):
-            return
+        if consumer.spec.reservation is not None or self._is_in_a_job(consumer):
+            return  # a reservation has no server to observe
         self._update_devices(consumer)
         self._update_shown(name)
         has_restarted = self._has_restarted_after_stop(consumer)

@@ -8,10 +8,13 @@ from gpumand.arbiter.scheduler import Scheduler
 from gpumand.arbiter.state import ArbiterState
 from gpumand.arbiter.waiting_request import WaitingRequest
 from gpumand.domain import budget
-from gpumand.domain.consumer import Residency
+from gpumand.domain.consumer import ConsumerSpec, Residency
 from gpumand.domain.decision import Decision
-from gpumand.domain.device import Sample, format_devices
+from gpumand.domain.device import ProcessUse, Sample, format_devices
+from gpumand.domain.errors import NoSuchConsumer
 from gpumand.domain.request import PlanReport
+from gpumand.domain.reservation import is_reservation, public_name
+from gpumand.domain.reserved_memory import excess_mib, excess_processes
 from gpumand.domain.status import MAX_FOREIGN, ConsumerStatus, DeviceStatus, Status, Summary, WaitingStatus
 from gpumand.domain.view import ConsumerState, View
 from gpumand.domain.wording import FOOTPRINT_UNKNOWN
@@ -25,12 +28,28 @@ def status_of(state: ArbiterState, scheduler: Scheduler) -> Status:
         version=VERSION,
         degraded=state.degraded,
         devices=tuple(_device(view, sample) for sample in view.devices.values()),
-        consumers=tuple(_consumer(state, view.devices, consumer) for consumer in view.consumers.values()),
+        consumers=tuple(
+            _consumer(state, view.devices, consumer)
+            for consumer in view.consumers.values()
+            if consumer.spec.reservation is None
+        ),
         leases=tuple(state.ledger.leases.values()),
         queue=tuple(_waiting(state, entry, place) for place, entry in enumerate(scheduler, start=1)),
         stats=state.stats,
         configured_usec=state.configured_usec,
+        reserved_used_mib=_reserved_used_mib(state),
     )
+
+
+def _reserved_used_mib(state: ArbiterState) -> dict[str, int]:
+    """MiB that the processes of each reservation hold, by lease id; those that are unknown are left out."""
+    used: dict[str, int] = {}
+    for lease in state.ledger.leases.values():
+        if lease.reservation is not None:
+            held = [sample.held_by(lease.consumer) for sample in state.ledger.devices.values()]
+            if all(mib is not None for mib in held):
+                used[lease.id] = sum(mib or 0 for mib in held)
+    return used
 
 
 def summary_of(state: ArbiterState, scheduler: Scheduler) -> Summary:
@@ -40,6 +59,8 @@ def summary_of(state: ArbiterState, scheduler: Scheduler) -> Summary:
 
 def consumer_status_of(state: ArbiterState, name: str) -> ConsumerStatus:
     """The status of one consumer. Raises NoSuchConsumer."""
+    if is_reservation(name):
+        raise NoSuchConsumer("a reservation is shown as a lease")
     return _consumer(state, state.ledger.devices, state.consumer(name))
 
 
@@ -53,11 +74,22 @@ def _device(view: View, sample: Sample) -> DeviceStatus:
         used_mib=sample.used_mib,
         free_mib=sample.free_mib,
         reserved_mib=_reserved_mib(view, sample),
-        foreign_mib=budget.foreign_mib(sample),
+        foreign_mib=_foreign_mib(view, sample),
         sampled_usec=sample.sampled_usec,
         error=sample.error,
-        foreign=tuple(budget.foreign_processes(sample)[:MAX_FOREIGN]),
+        foreign=tuple(_foreign_processes(view, sample)[:MAX_FOREIGN]),
     )
+
+
+def _foreign_mib(view: View, sample: Sample) -> int | None:
+    """MiB that belong to no consumer; what a program holds beyond its reservation is among them."""
+    foreign_mib = budget.foreign_mib(sample)
+    return None if foreign_mib is None else foreign_mib + sum(excess_mib(view, sample.index).values())
+
+
+def _foreign_processes(view: View, sample: Sample) -> list[ProcessUse]:
+    foreign = [*budget.foreign_processes(sample), *excess_processes(view, sample.index)]
+    return sorted(foreign, key=lambda process: (process.used_mib is None, -(process.used_mib or 0), process.pid))
 
 
 def _reserved_mib(view: View, sample: Sample) -> int | None:
@@ -105,24 +137,27 @@ def _activity(state: ArbiterState, consumer: ConsumerState) -> str:
 def _waiting(state: ArbiterState, entry: WaitingRequest, position: int) -> WaitingStatus:
     request = entry.request
     return WaitingStatus(
-        consumer=request.consumer,
+        consumer=public_name(request.consumer),
         position=position,
         priority=request.priority,
         waited_usec=int((state.clock.monotonic() - request.arrived_at) * 1e6),
         waiting_for=entry.waiting_for,
         owner_uid=request.owner.uid,
         reason=request.options.reason,
+        vram_mib=request.options.vram_mib,
+        whole_device=request.options.whole_device,
     )
 
 
-def report_of(consumer: str, decision: Decision) -> PlanReport:
-    """A decision as a plan report for clients."""
+def report_of(spec: ConsumerSpec, decision: Decision) -> PlanReport:
+    """A decision as a plan report for clients. A reservation is neither resident nor loaded."""
+    is_consumer = spec.reservation is None
     return PlanReport(
-        consumer=consumer,
+        consumer=public_name(spec.name),
         verdict=decision.verdict,
         device=format_devices(decision.place),
-        resident=decision.resident,
-        load=decision.load,
+        resident=decision.resident and is_consumer,
+        load=decision.load and is_consumer,
         need_mib=decision.need_mib,
         free_mib=None if decision.free_mib is None else max(0, decision.free_mib),
         evictions=decision.evictions,

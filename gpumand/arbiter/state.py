@@ -14,9 +14,10 @@ from gpumand.domain.device import Reading, Sample
 from gpumand.domain.events import ConsumersChanged, DevicesChanged, Event, SummaryChanged
 from gpumand.domain.ledger import Ledger
 from gpumand.domain.load_overlap import OverlapExperiment
+from gpumand.domain.reservation import Holder, public_names
 from gpumand.domain.status import Stats
 from gpumand.domain.view import ConsumerState, View
-from gpumand.ports import Clock, HostMemory, VramSource
+from gpumand.ports import Clock, HolderProcesses, HostMemory, VramSource
 
 log = logging.getLogger(__name__)
 
@@ -45,7 +46,13 @@ class ArbiterState:
     """
 
     def __init__(
-        self, settings: Settings, clock: Clock, source: VramSource, memory: HostMemory, publish: Publish
+        self,
+        settings: Settings,
+        clock: Clock,
+        source: VramSource,
+        memory: HostMemory,
+        holders: HolderProcesses,
+        publish: Publish,
     ) -> None:
         self.settings = settings
         self.clock = clock
@@ -54,7 +61,7 @@ class ArbiterState:
         self.stats = Stats()
         self.sampled_at = float("-inf")
         self.source_error = ""
-        self._source, self._memory = source, memory
+        self._source, self._memory, self._holders = source, memory, holders
         self._valid_from = float("-inf")
         self._changed_consumers: set[str] = set()
         self.overtakings, self.overlapping = BackfillAccounting(), OverlapExperiment()
@@ -119,8 +126,17 @@ class ArbiterState:
         """Read VRAM, and host RAM where a consumer can be parked; the reading begins after this call."""
         if any(consumer.spec.parks for consumer in self.ledger.consumers.values()):
             self.ledger.update_host_ram(await self._memory.available_mib())
+        self._holders.follow(self._reservation_holders())
         reading = await self._source.read()
         self.store_reading(reading)
+
+    def _reservation_holders(self) -> dict[str, Holder]:
+        """The programs whose processes count against a reservation, by its name, in the order of the requests."""
+        return {
+            name: consumer.spec.reservation.holder
+            for name, consumer in self.ledger.consumers.items()
+            if consumer.spec.reservation is not None
+        }
 
     def store_reading(self, reading: Reading) -> None:
         """Store a reading, unless a newer one is stored already or ``invalidate_readings`` was called since."""
@@ -156,9 +172,10 @@ class ArbiterState:
     def publish_changes(self) -> None:
         """Announce what has changed since the last call."""
         if self._changed_consumers:
-            names = frozenset(self._changed_consumers)
+            names = public_names(self._changed_consumers)
             self._changed_consumers.clear()
-            self.publish(ConsumersChanged(names))
+            if names:
+                self.publish(ConsumersChanged(names))
         self._publish_device_changes()
         self.publish(SummaryChanged())
 

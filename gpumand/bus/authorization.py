@@ -162,6 +162,8 @@ async def describe_action(users: UserNames, details: Details) -> str:
     if details.lease_owner_uid is not None:
         owner = await describe_user(users, details.lease_owner_uid)
         return f"{details.method.lower()} lease {details.lease} of {owner}"
+    if details.method in ("Acquire", "Plan") and not details.consumer:
+        return "reserve VRAM"
     return f"{details.method.lower()} {details.consumer or 'the configuration'}"
 
 

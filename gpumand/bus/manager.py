@@ -81,7 +81,7 @@ class ManagerMethods:
 
     async def _plan(self, call: IncomingCall) -> Reply:
         consumer, options = _consumer(call), acquire_options(call.body[1])
-        caller = await self._identify(call, self._arbiter.consumer_unit(consumer))
+        caller = await self._identify(call, self._unit_of(consumer))
         return self._reply("a{sv}", plan_entry(await self._arbiter.plan(caller, consumer, options)))
 
     async def _load(self, call: IncomingCall) -> Reply:
@@ -115,13 +115,17 @@ class ManagerMethods:
 
     async def _owner(self, call: IncomingCall, consumer: str, options: AcquireOptions) -> Owner:
         """Identify and authorize the caller of Acquire, with its unit where the lease or the permission needs it."""
-        unit = self._arbiter.consumer_unit(consumer)
+        unit = self._unit_of(consumer)
         if options.lifetime is LeaseLifetime.UNIT:
             owner = await self._clients.identify_with_running_unit(call.sender)
         else:
             owner = await self._identify(call, unit)
         await self._allow(call, owner, Details(call.member, consumer, unit))
         return owner
+
+    def _unit_of(self, consumer: str) -> str:
+        """The unit of the requested consumer; "" for a reservation. Raises NoSuchConsumer."""
+        return self._arbiter.consumer_unit(consumer) if consumer else ""
 
     async def _identify(self, call: IncomingCall, consumer_unit: str) -> Owner:
         """Identify the caller; wait for its unit only if the consumer has a unit that could be the caller's."""

@@ -53,7 +53,7 @@ def status_entry(status: Status) -> Entry:
         ("degraded", "s", status.degraded),
         ("devices", "aa{sv}", [_device(device) for device in status.devices]),
         ("consumers", "aa{sv}", [_consumer(consumer) for consumer in status.consumers]),
-        ("leases", "aa{sv}", [_lease(lease) for lease in status.leases]),
+        ("leases", "aa{sv}", [_lease(lease, status.reserved_used_mib.get(lease.id)) for lease in status.leases]),
         ("queue", "aa{sv}", [_waiting(request) for request in status.queue]),
         ("stats", "a{sv}", _stats(status.stats)),
         ("configured_usec", "t", status.configured_usec),
@@ -63,13 +63,14 @@ def status_entry(status: Status) -> Entry:
 def grant_entry(grant: Grant) -> Entry:
     """Return the ``grant`` dictionary of ``Acquire``."""
     return _entry(
-        ("consumer", "s", grant.lease.consumer),
+        ("consumer", "s", grant.lease.public_consumer),
         ("device", "s", grant.lease.device),
         ("waited_usec", "t", grant.waited_usec),
         ("evicted", "as", grant.evicted),
         ("loaded", "b", grant.loaded),
         ("expires_usec", "t", grant.lease.expires_usec),
         ("endpoint", "s", grant.endpoint),
+        *_reserved(grant.lease),
     )
 
 
@@ -222,10 +223,22 @@ def _consumer(consumer: ConsumerStatus) -> Entry:
     )
 
 
-def _lease(lease: Lease) -> Entry:
+def _reserved(lease: Lease) -> tuple[tuple[str, str, Any], ...]:
+    """The entries that only a reservation has."""
+    reservation = lease.reservation
+    if reservation is None:
+        return ()
+    return (
+        ("vram_mib", "t", None if reservation.whole_device else reservation.vram_mib),
+        ("all", "b", reservation.whole_device),
+        ("program", "s", reservation.holder.program),
+    )
+
+
+def _lease(lease: Lease, reserved_used_mib: int | None) -> Entry:
     return _entry(
         ("id", "s", lease.id),
-        ("consumer", "s", lease.consumer),
+        ("consumer", "s", lease.public_consumer),
         ("device", "s", lease.device),
         ("owner_uid", "u", lease.owner.uid),
         ("owner", "s", owner_label(lease.owner)),
@@ -233,6 +246,8 @@ def _lease(lease: Lease) -> Entry:
         ("granted_usec", "t", lease.granted_usec),
         ("expires_usec", "t", lease.expires_usec),
         ("reason", "s", lease.reason),
+        *_reserved(lease),
+        ("used_mib", "t", reserved_used_mib),
     )
 
 
@@ -245,6 +260,8 @@ def _waiting(request: WaitingStatus) -> Entry:
         ("waiting_for", "s", request.waiting_for),
         ("owner_uid", "u", request.owner_uid),
         ("reason", "s", request.reason),
+        ("vram_mib", "t", request.vram_mib or None),
+        ("all", "b", request.whole_device or None),
     )
 
 

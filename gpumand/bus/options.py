@@ -18,6 +18,7 @@ from gpumand.domain.errors import InvalidArgs, LimitsExceeded
 from gpumand.domain.history import MAX_ENTRIES, EntryKind, HistoryQuery
 from gpumand.domain.lease import LeaseLifetime
 from gpumand.domain.request import DEFAULT_TIMEOUT_SEC, MAX_PRIORITY, MAX_WAIT_SEC, MIN_PRIORITY, AcquireOptions
+from gpumand.domain.reservation import MAX_VRAM_MIB
 
 MAX_STRING_BYTES = 1024
 MAX_TTL_SEC = 366 * 24 * 3600.0
@@ -39,6 +40,8 @@ ACQUIRE_OPTIONS = {
     "device": "s",
     "reason": "s",
     "token": "s",
+    "vram_mib": "u",
+    "all": "b",
 }
 LOAD_OPTIONS = {"device": "s", "timeout_usec": "t"}
 EVICT_OPTIONS = {"force": "b", "timeout_usec": "t", "method": "s"}
@@ -101,6 +104,8 @@ def acquire_options(options: Options) -> AcquireOptions:
         device=values.get("device", ""),
         reason=_one_line("reason", values.get("reason", "")),
         token=_one_line("token", values.get("token", "")),
+        vram_mib=_vram(values["vram_mib"]) if "vram_mib" in values else 0,
+        whole_device=values.get("all", False),
     )
 
 
@@ -203,6 +208,12 @@ def _timeout(values: Mapping[str, Any]) -> float:
 def _priority(value: int) -> int:
     if not MIN_PRIORITY <= value <= MAX_PRIORITY:
         raise InvalidArgs(f"option 'priority' must be from {MIN_PRIORITY} to {MAX_PRIORITY}, not {value}")
+    return value
+
+
+def _vram(value: int) -> int:
+    if not 1 <= value <= MAX_VRAM_MIB:
+        raise InvalidArgs(f"option 'vram_mib' must be from 1 to {MAX_VRAM_MIB}, not {value}")
     return value
 
 

@@ -73,9 +73,10 @@ def consumer_live_values(consumer: ConsumerStatus) -> Values:
 
 def lease_state(lease: Lease) -> Values:
     """Return the announced properties of an org.gpumand1.Lease."""
+    reservation = lease.reservation
     return {
         "Id": lease.id,
-        "Consumer": lease.consumer,
+        "Consumer": lease.public_consumer,
         "Device": lease.device,
         "OwnerUid": lease.owner.uid,
         "Owner": owner_label(lease.owner),
@@ -83,4 +84,7 @@ def lease_state(lease: Lease) -> Values:
         "GrantedUsec": lease.granted_usec,
         "ExpiresUsec": lease.expires_usec,
         "Reason": lease.reason,
+        "VramMib": reservation.vram_mib if reservation is not None else 0,
+        "WholeDevice": reservation is not None and reservation.whole_device,
+        "Program": reservation.holder.program if reservation is not None else "",
     }

@@ -162,18 +162,19 @@ class PublishedObjects:
         if self._tree.get(lease_path(lease.id)) is None:
             self._add_lease(lease)
         self._lease_changed(lease)
-        self._emit("LeaseGranted", "ss", (lease.id, text(lease.consumer)))
+        self._emit("LeaseGranted", "ss", (lease.id, text(lease.public_consumer)))
 
     def _lease_ended(self, lease: Lease, reason: str) -> None:
         if self._tree.get(lease_path(lease.id)) is not None:
             self._tree.remove(lease_path(lease.id))
             self._clients.lease_ended(lease)
         self._lease_changed(lease)
-        self._emit("LeaseEnded", "sss", (lease.id, text(lease.consumer), reason))
+        self._emit("LeaseEnded", "sss", (lease.id, text(lease.public_consumer), reason))
 
     def _lease_changed(self, lease: Lease) -> None:
         self._summary_changed = True
-        self._consumers_changed.add(lease.consumer)
+        if lease.reservation is None:
+            self._consumers_changed.add(lease.consumer)
 
     def _add_lease(self, lease: Lease) -> None:
         self._tree.add(PublishedObject(lease_path(lease.id), self._interfaces[LEASE], lease_state(lease)))

@@ -131,7 +131,7 @@ async def build_components(
     source = AttributedSource(make_source(settings.gpu, clock), pids)
     configure_attribution(source, settings)
     memory = ProcMeminfo()
-    ports = Ports(clock, source, units, routes, store, clients, archive, memory)
+    ports = Ports(clock, source, units, routes, store, clients, archive, memory, source)
     history = HistoryRecorder(archive, clock, demand_log(settings.history))
     arbiter = Arbiter(settings, ports, publish, load_settings)
     service = ManagerService(bus, arbiter, clients, authority)

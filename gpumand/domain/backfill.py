@@ -19,6 +19,7 @@ from gpumand.domain.decision_messages import requests_ahead, resident_goes_first
 from gpumand.domain.planning import decide
 from gpumand.domain.queue_pass import QueueDecision, QueueEntry, QueuePass, RequestsAhead, as_wait
 from gpumand.domain.request import Verdict
+from gpumand.domain.reservation import is_reservation
 from gpumand.domain.view import ConsumerState, View
 
 
@@ -159,6 +160,8 @@ def _may_overtake(view: View, entry: QueueEntry, ahead: RequestsAhead) -> bool:
     consumer = entry.requirement.consumer
     if consumer in ahead.consumers or entry.priority < ahead.max_priority:
         return False
+    if is_reservation(consumer):
+        return False  # it takes memory that the requests ahead may need
     expected_sec = view.consumers[consumer].times.hold_sec()
     return ahead.max_overtaken_sec + expected_sec <= view.settings.overtake_budget_sec
 

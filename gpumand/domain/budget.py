@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from gpumand.domain.consumer import UNKNOWN_MIB, EvictionMethod, Residency
 from gpumand.domain.device import ProcessUse, Sample
+from gpumand.domain.reserved_memory import filled_mib
 from gpumand.domain.view import IN_VRAM, ConsumerState, View
 
 
@@ -68,15 +69,23 @@ def reserved_by_consumer(view: View, device: int) -> dict[str, int]:
     unnamed_mib = unattributed_mib(sample)
     credited_mib = 0
     reserved = {}
+    filled = filled_mib(sample, claims)
     for state in claims:
-        used_mib = held_mib(sample, state)
+        used_mib = filled[state.name] if state.name in filled else held_mib(sample, state)
         if used_mib is None and state.footprint_seen:
             continue
         if used_mib is None:
             used_mib = _growth_mib(state, state.baseline_mib.get(device), unnamed_mib, credited_mib)
             credited_mib += used_mib
         reserved[state.name] = max(0, state.footprint_mib - used_mib)
+        if is_whole_device(state) and sample.free_mib is not None:
+            reserved[state.name] = sample.free_mib  # foreign memory may be in use there too, and is not reserved
     return reserved
+
+
+def is_whole_device(state: ConsumerState) -> bool:
+    """Whether it is a reservation of everything on its devices."""
+    return state.spec.reservation is not None and state.spec.reservation.whole_device
 
 
 def _growth_mib(state: ConsumerState, baseline_mib: int | None, unnamed_mib: int | None, credited_mib: int) -> int:

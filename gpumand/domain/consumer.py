@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
+from gpumand.domain.reservation import MAX_VRAM_MIB, Reservation
+
 
 class Residency(StrEnum):
     """Where the model of a consumer is: in VRAM, in host RAM, on disk, or on the way."""
@@ -152,6 +154,7 @@ class ConsumerSpec:
         parks: the unload route leaves the weights in host RAM.
         parked_host_mib: MiB of host RAM held while parked; None = the footprint on all of its devices.
         residual_mib: MiB of VRAM still held on each device while parked.
+        reservation: the reservation that the ledger keeps as this consumer; None for a configured one.
     """
 
     name: str
@@ -180,6 +183,7 @@ class ConsumerSpec:
     parked_host_mib: int | None = None
     preset: str = ""
     vram_auto: bool = False
+    reservation: Reservation | None = None
 
     @property
     def lazy(self) -> bool:
@@ -189,6 +193,15 @@ class ConsumerSpec:
         but no load route loads on its first request (ComfyUI), and so does a consumer without a unit.
         """
         return self.load is None and (not self.unit or self.unload is not None)
+
+
+def reservation_spec(reservation: Reservation, device_count: int) -> ConsumerSpec:
+    """The consumer that stands for a reservation in the ledger.
+
+    A reservation of the whole device needs more than any device has, so that no footprint fits beside it.
+    """
+    need_mib = MAX_VRAM_MIB if reservation.whole_device else reservation.vram_mib
+    return ConsumerSpec(reservation.name, need_mib, device_count=device_count, reservation=reservation)
 
 
 @dataclass(frozen=True, slots=True)

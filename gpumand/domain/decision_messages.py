@@ -89,7 +89,10 @@ def too_large(state: ConsumerState, device: int, total_mib: int, cushion_mib: in
         cushion_mib: MiB of cushion that the load needs.
     """
     need, advice = format_mib(state.footprint_mib), "Use a smaller model, or a device with more VRAM"
-    if state.footprint_mib <= total_mib:
+    if state.spec.reservation is not None:
+        need = f"{format_mib(state.footprint_mib + cushion_mib)} including a cushion of {format_mib(cushion_mib)}"
+        advice = "Reserve less, or the whole device (option 'all')"
+    elif state.footprint_mib <= total_mib:
         need = f"{format_mib(state.footprint_mib + cushion_mib)} including a cushion of {format_mib(cushion_mib)}"
         advice = "Use a smaller model, a device with more VRAM, or a lower cushion_mib"
     return f"{state.name} needs {need}, but device {device} has {format_mib(total_mib)}. {advice}."
@@ -194,6 +197,13 @@ def overcommitted(
     names = join_names([claimant.name for claimant in claimants])
     need = f"{state.name} needs {format_mib(state.footprint_mib)}"
     return f"{need}, but {part} of {format_mib(total_mib)} on device {device} is reserved for {names}"
+
+
+def reserved_whole(claimants: Sequence[ConsumerState]) -> str:
+    """Wait: a reservation has the whole device."""
+    return "; ".join(
+        f"{describe_devices(one.devices)} {is_or_are(one.devices)} reserved whole by {one.name}" for one in claimants
+    )
 
 
 def blockers(view: View, in_use: Sequence[ConsumerState], busy: Sequence[ConsumerState], place: Devices) -> str:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
+from gpumand.domain.reservation import Reservation, public_name
+
 
 class LeaseLifetime(StrEnum):
     """The event that ends a lease, apart from Release."""
@@ -60,6 +62,7 @@ class Lease:
         reason: the purpose that the client stated.
         token: idempotency token of the owner, or "".
         uuids: UUIDs of the devices, in the order of ``device``; () where unknown. Indices may change, UUIDs do not.
+        reservation: what is reserved where there is no consumer; ``consumer`` is then the reservation's name.
     """
 
     id: str
@@ -73,3 +76,9 @@ class Lease:
     reason: str = ""
     token: str = ""
     uuids: tuple[str, ...] = ()
+    reservation: Reservation | None = None
+
+    @property
+    def public_consumer(self) -> str:
+        """The name of its consumer for clients; "" for a reservation."""
+        return public_name(self.consumer)

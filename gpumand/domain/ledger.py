@@ -76,6 +76,7 @@ class Ledger:
         self._leases: dict[str, Lease] = {}
         self._tokens: dict[TokenKey, str] = {}
         self._jobs: dict[int, Job] = {}
+        self._requested_reservations: set[str] = set()
         self._devices: dict[int, Sample] = {0: placeholder_sample(None)}
         self.revision = 0
         self._host_available_mib: int | None = None
@@ -256,13 +257,30 @@ class Ledger:
         """Remove consumers that are not configured any more and are neither claimed nor part of a job."""
         wanted = set(configured)
         for name, state in list(self._consumers.items()):
-            if name not in wanted and not state.claimed and not self._has_job(name):
+            is_requested = name in self._requested_reservations
+            if name not in wanted and not state.claimed and not self._has_job(name) and not is_requested:
                 self.revision += 1
                 del self._consumers[name]
                 self._on_change(name)
 
     def _has_job(self, name: str) -> bool:
         return any(name == job.consumer or name in job.evicting for job in self._jobs.values())
+
+    # -- reservations --------------------------------------------------------------------------------------------
+
+    def add_reservation(self, spec: ConsumerSpec) -> None:
+        """Add the consumer that stands for a reservation, for a request that waits or for a lease to be restored.
+
+        It stays until ``drop_reservation``, and after that as long as it is claimed.
+        """
+        assert spec.name not in self._consumers, "every reservation has a name of its own"
+        self._requested_reservations.add(spec.name)
+        self._set_state(ConsumerState(spec, residency=Residency.UNLOADED))
+
+    def drop_reservation(self, name: str, configured: Iterable[str]) -> None:
+        """Note that no request waits for a reservation any more: without a lease or a job it is removed."""
+        self._requested_reservations.discard(name)
+        self.prune(configured)
 
     # -- state of consumers --------------------------------------------------------------------------------------
 

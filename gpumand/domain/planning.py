@@ -17,7 +17,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from gpumand.domain import budget, decision_messages, parking, placement, victims
+from gpumand.domain import budget, decision_messages, parking, placement, victims, whole_device
 from gpumand.domain.consumer import Residency
 from gpumand.domain.decision import Decision, Requirement, refuse, wait
 from gpumand.domain.device import Devices
@@ -140,6 +140,8 @@ def _decide_load(view: View, requirement: Requirement, state: ConsumerState, pla
 
 def _refuse_too_large(view: View, state: ConsumerState, place: Devices, cushion_mib: int) -> Decision | None:
     """Refuse what does not fit into an empty device with its cushion: waiting for leases to end would be in vain."""
+    if budget.is_whole_device(state):
+        return None
     for device in place:
         total_mib = budget.total_mib(view, device)
         if total_mib is not None and state.footprint_mib + cushion_mib > total_mib:
@@ -176,7 +178,10 @@ def _wait_for_slot(view: View, requirement: Requirement, place: Devices) -> Deci
 
 def _wait_for_reservations(view: View, state: ConsumerState, place: Devices) -> Decision | None:
     """Wait where reserved footprints would exceed the device, even if little of them is allocated yet."""
-    for device in place:
+    takes_all = [one for one in _claimants(view, state, place) if budget.is_whole_device(one)]
+    if takes_all:
+        return wait(place, decision_messages.reserved_whole(takes_all))
+    for device in () if budget.is_whole_device(state) else place:
         total_mib = budget.total_mib(view, device)
         if total_mib is None:
             continue
@@ -209,6 +214,8 @@ class _DeviceNeed:
 
 
 def _make_room(view: View, requirement: Requirement, state: ConsumerState, place: Devices) -> Decision:
+    if budget.is_whole_device(state):
+        return whole_device.clear(view, state, place)
     needs = [
         _DeviceNeed(device, budget.need_mib(view, device, state.name), budget.free_mib(view, device, state.name))
         for device in place
@@ -235,10 +242,13 @@ def _tightest(needs: Sequence[_DeviceNeed]) -> _DeviceNeed:
 def _load(view: View, state: ConsumerState, needs: Sequence[_DeviceNeed], choice: victims.Choice) -> Decision:
     tightest, place = _tightest(needs), _place_of(needs)
     victim_devices = {device for victim in choice.victims for device in view.consumers[victim.consumer].devices}
+    # A reservation has nothing to load: once there is room, only the grant is left to do.
+    is_ready = state.spec.reservation is not None and not choice.victims
     return Decision(
         Verdict.GRANT,
         place,
-        load=True,
+        resident=is_ready,
+        load=not is_ready,
         need_mib=tightest.need_mib,
         free_mib=tightest.free_mib,
         evictions=choice.victims,

@@ -28,6 +28,8 @@ class AcquireOptions:
         device: index or UUID; "" = the devices configured for the consumer, else any with enough memory.
         reason: the purpose that the client states.
         token: idempotency token: the same token from the same owner yields the same lease; "" = none.
+        vram_mib: MiB to reserve on each device, for a lease without a consumer; 0 = none.
+        whole_device: reserve the whole device, for a lease without a consumer.
     """
 
     lifetime: LeaseLifetime = LeaseLifetime.TTL
@@ -37,6 +39,8 @@ class AcquireOptions:
     device: str = ""
     reason: str = ""
     token: str = ""
+    vram_mib: int = 0
+    whole_device: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from gpumand.domain.device import ProcessUse
@@ -95,7 +96,10 @@ class ConsumerStatus:
 
 @dataclass(frozen=True, slots=True)
 class WaitingStatus:
-    """A waiting request in a Status; ``position`` counts from 1."""
+    """A waiting request in a Status; ``position`` counts from 1.
+
+    Without a consumer it is for a reservation of ``vram_mib``, or of the whole device.
+    """
 
     consumer: str
     position: int
@@ -104,6 +108,8 @@ class WaitingStatus:
     waiting_for: str
     owner_uid: int
     reason: str = ""
+    vram_mib: int = 0
+    whole_device: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +118,7 @@ class Status:
 
     Attributes:
         configured_usec: CLOCK_REALTIME microseconds at which the current configuration was read; 0 = unknown.
+        reserved_used_mib: MiB that the processes of each reservation hold, by lease id; unknown amounts are left out.
     """
 
     version: str
@@ -122,6 +129,7 @@ class Status:
     queue: tuple[WaitingStatus, ...] = ()
     stats: Stats = field(default_factory=Stats)
     configured_usec: int = 0
+    reserved_used_mib: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -324,13 +324,15 @@ def _holds(view: View, devices: Devices, state: ConsumerState) -> bool:
 
 def permanent_exemption(view: View, state: ConsumerState, target: ConsumerState) -> str:
     """Why a consumer is not evicted for the target, and waiting does not help; "" when there is no such reason."""
+    if state.spec.reservation is not None and not state.claimed:
+        return "held by a program that waits for its reservation"
     if state.name in target.spec.can_coexist_with:
         return f"listed in can_coexist_with of {target.name}"
     if state.spec.vram_managed:
         return "manages its own VRAM"
     if state.pinned:
         return "pinned"
-    if not state.usable_methods:
+    if not state.usable_methods and state.spec.reservation is None:
         return "already parked, and has no unit to stop" if state.spec.evict else "has no unload route and no unit"
     return "released no VRAM when it was evicted a moment ago" if state.name in view.evict_failed else ""
 
@@ -367,5 +369,5 @@ def _use(state: ConsumerState) -> str:
     if state.residency is Residency.LOADING:
         return "loading"
     if state.claimed:
-        return "may still be loading for its last request"
+        return "may still be loading for its last request" if state.spec.reservation is None else "being reserved"
     return "being unloaded" if state.residency is Residency.UNLOADING else ""

@@ -81,6 +81,8 @@ def _describe_holder(view: View, device: int, state: ConsumerState) -> str:
 
 
 def _reserved_size(state: ConsumerState, held_mib: int) -> str:
+    if budget.is_whole_device(state):
+        return "everything else"
     if not state.footprint_known:
         return f"{format_mib(held_mib)} or more" if held_mib else "an unknown amount"
     return format_mib(max(held_mib, state.footprint_mib))

@@ -16,6 +16,7 @@ from gpumand.domain.events import (
     RequestRefused,
 )
 from gpumand.domain.history import EntryKind, HistoryEntry
+from gpumand.domain.lease import Lease
 from gpumand.history.demand_log import DemandEntry, DemandLog
 from gpumand.ports import Archive, Clock
 
@@ -62,7 +63,8 @@ class HistoryRecorder:
         """
         lease = event.lease
         granted = self._granted.pop(lease.id, _GrantedRequest(lease.granted_usec))
-        if self._demand_log is not None:
+        # A reservation is no use of a consumer, and a simulation of consumers could not replay it.
+        if self._demand_log is not None and lease.reservation is None:
             hold_sec, client = event.duration_sec(now_usec), str(lease.owner.uid)
             self._demand_log.append(
                 DemandEntry(granted.arrived_usec / 1e6, lease.consumer, hold_sec, client, granted.priority)
@@ -123,7 +125,7 @@ def _grant(event: RequestGranted, now_usec: int) -> HistoryEntry:
         event.consumer,
         lease.device,
         event.waited_usec,
-        detail=lease.reason,
+        detail="; ".join(filter(None, (_describe_reservation(lease), lease.reason))),
         uid=lease.owner.uid,
         lease=lease.id,
     )
@@ -134,10 +136,19 @@ def _end(event: LeaseEnded, now_usec: int) -> HistoryEntry:
     return HistoryEntry(
         now_usec,
         EntryKind.END,
-        lease.consumer,
+        lease.public_consumer,
         lease.device,
         held_usec,
         detail=str(event.reason),
         uid=lease.owner.uid,
         lease=lease.id,
     )
+
+
+def _describe_reservation(lease: Lease) -> str:
+    """What a lease without a consumer reserves, and for which program; "" for a lease on a consumer."""
+    reservation = lease.reservation
+    if reservation is None:
+        return ""
+    amount = "the whole device" if reservation.whole_device else f"{reservation.vram_mib} MiB"
+    return f"{amount} reserved" + (f" for {reservation.holder.program}" if reservation.holder.program else "")

@@ -30,9 +30,9 @@ def signal_of(event: Event) -> tuple[str, dict[str, Any]] | None:
     if isinstance(event, EvictionOccurred | EvictionFailed):
         return type(event).__name__, dict(zip(_EVICTION, unwrap(eviction_body(event.report)), strict=True))
     if isinstance(event, LeaseGranted):
-        return "LeaseGranted", {"lease": event.lease.id, "consumer": text(event.lease.consumer)}
+        return "LeaseGranted", {"lease": event.lease.id, "consumer": text(event.lease.public_consumer)}
     if isinstance(event, LeaseEnded):
-        fields = {"lease": event.lease.id, "consumer": text(event.lease.consumer), "reason": event.reason.value}
+        fields = {"lease": event.lease.id, "consumer": text(event.lease.public_consumer), "reason": event.reason.value}
         return "LeaseEnded", fields
     return None
 

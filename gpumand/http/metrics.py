@@ -14,6 +14,9 @@ from gpumand.http.prometheus_format import Histogram, Samples, counter, gauge, h
 OTHERS = "_other"
 """Label of all consumers above the limit. Names of consumers start with a letter or digit, so none is equal to it."""
 
+RESERVATIONS = "_reservation"
+"""Label of all leases without a consumer."""
+
 _MIB = 1024 * 1024
 
 
@@ -41,7 +44,7 @@ class Metrics:
     def record(self, event: Event) -> None:
         """Add the duration that an event reports, if any."""
         if isinstance(event, RequestGranted):
-            self._waits.record(event.consumer, event.waited_usec)
+            self._waits.record(event.consumer or RESERVATIONS, event.waited_usec)
         elif isinstance(event, LoadFinished) and not event.error:
             self._loads.record(event.consumer, event.duration_usec)
         elif isinstance(event, EvictionOccurred):

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 from gpumand.domain.device import Devices
 from gpumand.domain.lease import Lease, LeaseLifetime, Owner
+from gpumand.domain.reservation import MAX_VRAM_MIB, Holder, ProcessKey, Reservation
 from gpumand.state.folder import UnusableFile
 
 FORMAT = 1
@@ -87,7 +88,23 @@ def encode_lease(stored: StoredLease) -> bytes:
         "token": lease.token,
         "uuids": list(lease.uuids),
     }
+    if lease.reservation is not None:
+        record["reservation"] = _encode_reservation(lease.reservation)
     return json.dumps(record).encode()
+
+
+def _encode_reservation(reservation: Reservation) -> dict[str, Any]:
+    holder = reservation.holder
+    return {
+        "vram_mib": reservation.vram_mib,
+        "whole_device": reservation.whole_device,
+        "pid": holder.process.pid,
+        "started": holder.process.started,
+        "parent_pid": holder.parent.pid,
+        "parent_started": holder.parent.started,
+        "unit": holder.unit,
+        "program": holder.program,
+    }
 
 
 def decode_lease(stem: str, content: bytes) -> StoredLease:
@@ -105,10 +122,28 @@ def decode_lease(stem: str, content: bytes) -> StoredLease:
         reason=record.text("reason"),
         token=record.text("token"),
         uuids=record.uuids("uuids"),
+        reservation=_reservation(record),
     )
+    if lease.consumer != (lease.consumer if lease.reservation is None else lease.reservation.name):
+        raise UnusableFile("its consumer does not match the reservation in it")
     if lease.id != stem or not LEASE_ID.fullmatch(stem):
         raise UnusableFile("its name does not match the lease in it")
     return StoredLease(lease, record.text("bus_id"), record.text("boot_id"))
+
+
+def _reservation(record: _Record) -> Reservation | None:
+    """The reservation of a lease; None for a lease on a consumer, as all were in files of earlier versions."""
+    stored = record.optional_record("reservation")
+    if stored is None:
+        return None
+    process = ProcessKey(stored.integer("pid", MAX_ID), stored.integer("started", MAX_USEC))
+    parent = ProcessKey(stored.integer("parent_pid", MAX_ID), stored.integer("parent_started", MAX_USEC))
+    return Reservation(
+        record.text("id"),
+        stored.integer("vram_mib", MAX_VRAM_MIB),
+        stored.flag("whole_device"),
+        Holder(process, parent, stored.text("unit"), stored.text("program")),
+    )
 
 
 def encode_consumer(stored: StoredConsumer) -> bytes:
@@ -232,6 +267,14 @@ class _Record:
     def flag_or_none(self, key: str) -> bool | None:
         flag: bool | None = self._checked_value(key, (bool, type(None)), lambda _: True)
         return flag
+
+    def flag(self, key: str) -> bool:
+        flag: bool = self._checked_value(key, bool, lambda _: True)
+        return flag
+
+    def optional_record(self, key: str) -> _Record | None:
+        """A JSON object; None where the key is missing."""
+        return self.record(key) if key in self._values else None
 
     def record(self, key: str) -> _Record:
         return _Record(self._checked_value(key, dict, lambda _: True))

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from gpumand.domain.device import ProcessUse, Reading, Sample
+from gpumand.domain.lease import LeaseLifetime, Owner
+from gpumand.domain.reservation import Holder, ProcessKey
 from gpumand.ports import Clock
 
 
@@ -34,6 +37,7 @@ class FakeVram:
             end.
         attributed: value of ``attributed`` in samples with complete process lists.
         attributable: consumers in ``attributable`` of samples; ``hold`` adds its consumer.
+        parents: pid -> pid of the process that started it; the memory of descendants counts for a reservation.
         closed: whether the source was closed.
     """
 
@@ -46,6 +50,8 @@ class FakeVram:
         self.attributed = True
         self.attributable: set[str] = set()
         self.closed = False
+        self.parents: dict[int, int] = {}
+        self._holders: dict[str, Holder] = {}
         self._clock = clock
         self._devices = [_Device(total) for total in total_mib or (24564,)]
         self._held: list[_Held] = []
@@ -105,6 +111,25 @@ class FakeVram:
         """End the hang."""
         self._hang_sec = None
 
+    async def identify(self, owner: Owner, lifetime: LeaseLifetime) -> Holder:
+        """See HolderProcesses."""
+        return Holder(
+            ProcessKey(owner.pid, 1), unit=owner.unit if lifetime is LeaseLifetime.UNIT else "", program="job"
+        )
+
+    def follow(self, holders: Mapping[str, Holder]) -> None:
+        """See HolderProcesses."""
+        self._holders = dict(holders)
+
+    def _with_reservation(self, process: ProcessUse) -> ProcessUse:
+        """The process, attributed to the reservation of the nearest ancestor that has one."""
+        pid: int | None = process.pid
+        while pid is not None and not process.consumer:
+            ours = (name for name, holder in self._holders.items() if _is_root(holder, pid, process.unit))
+            process = replace(process, consumer=next(ours, ""))
+            pid = self.parents.get(pid)
+        return process
+
     async def read(self) -> Reading:
         """See VramSource."""
         self.reads += 1
@@ -143,11 +168,19 @@ class FakeVram:
             free_mib=device.total_mib - device.reserved_mib - used_mib,
             processes=processes,
             attributed=self.attributed and all(process.used_mib is not None for process in processes),
-            attributable=frozenset(self.attributable),
+            attributable=frozenset({*self.attributable, *self._holders}),
         )
 
     def _processes(self, index: int) -> tuple[ProcessUse, ...]:
         now = self._clock.monotonic()
         self._held = [held for held in self._held if held.seen_until > now]
-        seen = (held.process for held in self._held if held.device == index and held.seen_from <= now)
+        seen = (
+            self._with_reservation(held.process)
+            for held in self._held
+            if held.device == index and held.seen_from <= now
+        )
         return tuple(sorted(seen, key=lambda process: process.pid))
+
+
+def _is_root(holder: Holder, pid: int, unit: str) -> bool:
+    return unit == holder.unit if holder.unit else pid == holder.process.pid

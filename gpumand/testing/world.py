@@ -55,7 +55,15 @@ class FakeWorld:
         self.memory.taken = self._parked_mib
         self.events: list[Event] = []
         world = Ports(
-            self.clock, self.vram, self.units, self.routes, self.store, self.owners, self.archive, self.memory
+            self.clock,
+            self.vram,
+            self.units,
+            self.routes,
+            self.store,
+            self.owners,
+            self.archive,
+            self.memory,
+            self.vram,
         )
         self.arbiter = Arbiter(self.settings, world, self.events.append, self._load_settings)
         self.housekeeping = Housekeeping(self.arbiter, self.units, self.routes)

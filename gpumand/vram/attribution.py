@@ -14,8 +14,11 @@ from functools import partial
 from typing import Protocol
 
 from gpumand.domain.device import ProcessUse, Reading, Sample
+from gpumand.domain.lease import LeaseLifetime, Owner
+from gpumand.domain.reservation import Holder
 from gpumand.ports import VramSource
 from gpumand.state.worker import Worker
+from gpumand.vram.holders import HolderTree, identify, read_table
 from gpumand.vram.process import start_ticks
 from gpumand.vram.user_names import UNKNOWN_OWNER, ProcessOwner, ProcessOwners
 
@@ -76,6 +79,8 @@ class AttributedSource:
         self._owners: dict[ProcessIdentity, ProcessOwner] = {}
         self._owner_task: asyncio.Task[None] | None = None
         self._lookups: dict[ProcessIdentity, asyncio.Task[None]] = {}
+        self._holders: Mapping[str, Holder] = {}
+        self._holder_tree, self._holder_worker = HolderTree(), Worker("gpumand-holders")
 
     @property
     def source(self) -> VramSource:
@@ -91,6 +96,17 @@ class AttributedSource:
         """
         self._consumers = dict(mapping)
         self._attributable = frozenset(mapping.values()) | frozenset(named_by_source)
+
+    async def identify(self, owner: Owner, lifetime: LeaseLifetime) -> Holder:
+        """Find the processes that a reservation is for; see HolderProcesses."""
+        try:
+            return await self._holder_worker.run(lambda: identify(owner, lifetime))
+        except OSError:
+            return Holder()  # the daemon is stopping
+
+    def follow(self, holders: Mapping[str, Holder]) -> None:
+        """Attribute the memory of these processes to reservations; see HolderProcesses."""
+        self._holders = dict(holders)
 
     async def replace_source(self, source: VramSource) -> None:
         """Use another source from now on, and close the former one."""
@@ -113,9 +129,16 @@ class AttributedSource:
         pids = {process.pid for sample in reading.devices for process in sample.processes if process.pid > 0}
         identities = await asyncio.to_thread(_identify, pids) if pids else {}
         self._discard_others(identities.values())
+        holders = self._holders
+        reserved = await self._holder_worker.run(lambda: self._assign(holders, pids)) if holders else {}
         await self._look_up_units(identities.values())
         await self._look_up_owners(identities.values())
-        return replace(reading, devices=tuple(self._attribute(sample, identities) for sample in reading.devices))
+        samples = (self._attribute(sample, identities) for sample in reading.devices)
+        return replace(reading, devices=tuple(_with_reservations(sample, holders, reserved) for sample in samples))
+
+    def _assign(self, holders: Mapping[str, Holder], pids: Iterable[int]) -> dict[int, str]:
+        """Find the reservations of processes by their ancestors; this method blocks."""
+        return self._holder_tree.assign(holders, pids, read_table())
 
     def reopen(self) -> None:
         """Reopen the source; see VramSource. Known units are kept, because processes survive a suspend."""
@@ -124,6 +147,7 @@ class AttributedSource:
     async def close(self) -> None:
         """Cancel all lookups and close the source."""
         self._discard_others(())
+        await self._holder_worker.close()
         if self._owner_task is None or self._owner_task.done():
             await self._owner_worker.close()
         else:
@@ -192,6 +216,27 @@ class AttributedSource:
             del self._lookups[identity]
         if not task.cancelled() and (error := task.exception()):
             log.debug("lookup of the unit of pid %d failed: %s", identity.pid, error)
+
+
+def _with_reservations(sample: Sample, holders: Mapping[str, Holder], by_pid: Mapping[int, str]) -> Sample:
+    """The sample with the processes of reservations, of those that belong to no consumer.
+
+    Args:
+        sample: processes with their units and consumers.
+        holders: the processes of each reservation, by its name.
+        by_pid: reservations found by the ancestors of a process.
+    """
+    if not holders:
+        return sample
+    by_unit = {holder.unit: name for name, holder in reversed(tuple(holders.items())) if holder.unit}
+    processes = tuple(
+        one if one.consumer else replace(one, consumer=by_pid.get(one.pid) or by_unit.get(one.unit, ""))
+        for one in sample.processes
+    )
+    # A process whose unit is unknown may be of any unit. The ancestors of a process are always known.
+    all_known = all(process.unit or process.consumer for process in processes)
+    attributable = {name for name, holder in holders.items() if all_known or not holder.unit}
+    return replace(sample, processes=processes, attributable=sample.attributable | attributable)
 
 
 def _log_owner_failure(task: asyncio.Task[None]) -> None:

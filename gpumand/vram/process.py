@@ -42,7 +42,7 @@ def start_ticks(pid: int) -> int | None:
 
     Pid and start time together identify a process uniquely.
     """
-    fields = _stat_fields(pid)
+    fields = stat_fields(pid)
     try:
         return int(fields[19])
     except (IndexError, ValueError):
@@ -51,7 +51,7 @@ def start_ticks(pid: int) -> int | None:
 
 def is_dead(pid: int) -> bool:
     """Return whether the process surely holds no memory any more: it does not exist, or is a zombie."""
-    fields = _stat_fields(pid)
+    fields = stat_fields(pid)
     if fields:
         return fields[0] in ("Z", "X", "x")
     try:
@@ -78,8 +78,8 @@ def started_after(pid: int, realtime_sec: float, slack_sec: float = 2.0) -> bool
     return boot_sec + ticks / os.sysconf("SC_CLK_TCK") > realtime_sec + slack_sec
 
 
-def _stat_fields(pid: int) -> list[str]:
-    """Return the fields of /proc/PID/stat from the state on."""
+def stat_fields(pid: int) -> list[str]:
+    """Return the fields of /proc/PID/stat from the state on; [] if /proc does not show the process."""
     # The command name precedes the state in brackets and may itself contain blanks and brackets.
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:

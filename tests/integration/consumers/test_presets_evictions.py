@@ -60,7 +60,15 @@ class EvictionSetup:
         scheduler = SchedulerSettings(settle_timeout_sec=SETTLE_SEC, health_interval_sec=0.2)
         settings = Settings(scheduler, GpuSettings(source="simulated"), consumers)
         world = Ports(
-            self.clock, self.vram, self.units, self.routes, MemoryStore(), FakeOwners(), MemoryArchive(), FakeMemory()
+            self.clock,
+            self.vram,
+            self.units,
+            self.routes,
+            MemoryStore(),
+            FakeOwners(),
+            MemoryArchive(),
+            FakeMemory(),
+            self.vram,
         )
 
         async def unchanged() -> Settings:

@@ -55,7 +55,7 @@ def test_zombie_is_dead() -> None:
 
 
 def test_hidden_process_is_alive_if_a_signal_could_reach_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(process, "_stat_fields", lambda _: [])
+    monkeypatch.setattr(process, "stat_fields", lambda _: [])
     assert not process.is_dead(ME)
 
     def refuse(_pid: int, _signal: int) -> None:
