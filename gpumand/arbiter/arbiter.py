@@ -16,17 +16,17 @@ from gpumand.arbiter.jobs import Jobs
 from gpumand.arbiter.learning import LearningRecorder
 from gpumand.arbiter.leases import Leases
 from gpumand.arbiter.manual import ManualOperations
+from gpumand.arbiter.plans import Plans
 from gpumand.arbiter.reconciler import Reconciler
 from gpumand.arbiter.reloading import Reloading
 from gpumand.arbiter.reservations import Reservations, check_amount
 from gpumand.arbiter.scheduler import Scheduler
-from gpumand.arbiter.snapshot import consumer_status_of, report_of, status_of, summary_of
+from gpumand.arbiter.snapshot import consumer_status_of, status_of, summary_of
 from gpumand.arbiter.state import ArbiterState, Publish
 from gpumand.arbiter.timeouts import finished_within
 from gpumand.arbiter.waiting_request import WaitingRequest
 from gpumand.arbiter.work_gate import WorkGate
 from gpumand.domain.consumer import Residency, Settings, UnitState
-from gpumand.domain.decision import Requirement
 from gpumand.domain.device import Devices, format_devices
 from gpumand.domain.errors import (
     GpumandError,
@@ -82,6 +82,7 @@ class Arbiter:
         self._arrivals = 0
         self._admission = Admission(self.state, self.scheduler, self.gate)
         self._reservations = Reservations(self.state, ports.holders)
+        self._plans = Plans(self.state, self.scheduler, self.learning, self._admission, self._reservations)
         self.units_changed = asyncio.Event()
         self._reloading = Reloading(
             self.state, self.learning, self.reconciler, self.scheduler, load_settings, self.units_changed
@@ -322,26 +323,8 @@ class Arbiter:
         return consumer_status_of(self.state, consumer)
 
     async def plan(self, owner: Owner, consumer: str, options: AcquireOptions) -> PlanReport:
-        """Report what Acquire would do now, and why, without changing anything.
-
-        Raises:
-            NoSuchConsumer, NoSuchDevice, ShuttingDown, InvalidArgs.
-        """
-        check_amount(consumer, options)
-        if consumer:
-            await self.learning.restore_if_unknown(consumer)
-            self._admission.check_callable(consumer)
-            return await self._plan(owner, consumer, options)
-        self._admission.check_accepting()
-        async with self._reservations.requested(owner, options) as name:
-            return await self._plan(owner, name, options)
-
-    async def _plan(self, owner: Owner, consumer: str, options: AcquireOptions) -> PlanReport:
-        self._admission.check_devices(consumer, options.device)
-        devices = self.state.ledger.resolve_devices(options.device)
-        from_own_unit = bool(owner.unit) and owner.unit == self.state.consumer(consumer).spec.unit
-        requirement = Requirement(consumer, devices, from_own_unit=from_own_unit)
-        return report_of(self.state.consumer(consumer).spec, await self.scheduler.dry_run(requirement))
+        """What Acquire would do now; see ``Plans.plan``."""
+        return await self._plans.plan(owner, consumer, options)
 
     async def history(self, query: HistoryQuery) -> tuple[HistoryEntry, ...]:
         """Recorded grants, refusals, loads, evictions and lease ends, newest first."""

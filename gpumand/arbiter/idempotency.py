@@ -15,8 +15,7 @@ from gpumand.arbiter.state import ArbiterState
 from gpumand.arbiter.timeouts import finished_within
 from gpumand.arbiter.waiting_request import WaitingRequest
 from gpumand.domain.errors import InvalidArgs, NoSuchLease, TimedOut
-from gpumand.domain.lease import Lease, Owner
-from gpumand.domain.ledger import token_key
+from gpumand.domain.lease import Lease, Owner, token_key
 from gpumand.domain.request import AcquireOptions
 
 

@@ -82,3 +82,17 @@ class Lease:
     def public_consumer(self) -> str:
         """The name of its consumer for clients; "" for a reservation."""
         return public_name(self.consumer)
+
+
+TokenKey = tuple[int, LeaseLifetime, str, str, str]
+
+
+def token_key(owner: Owner, lifetime: LeaseLifetime, token: str) -> TokenKey:
+    """Key under which requests with the same idempotency token count as the same request.
+
+    It has the user and the token, and for lifetimes bound to more than the user also the connection or the run of the
+    unit. For a ttl lease, two ``busctl call`` of one script are two connections but the same owner.
+    """
+    bus_name = owner.bus_name if lifetime is LeaseLifetime.CONNECTION else ""
+    run = f"{owner.unit}/{owner.invocation_id}" if lifetime is LeaseLifetime.UNIT else ""
+    return owner.uid, lifetime, bus_name, run, token

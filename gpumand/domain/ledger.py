@@ -19,11 +19,9 @@ from gpumand.domain import budget
 from gpumand.domain.consumer import ConsumerSpec, Residency, SchedulerSettings
 from gpumand.domain.device import Devices, Reading, Sample, format_devices, placeholder_sample
 from gpumand.domain.errors import DeviceUnavailable, NoSuchDevice, NoSuchLease
-from gpumand.domain.lease import Lease, LeaseLifetime, Owner
+from gpumand.domain.lease import Lease, LeaseLifetime, Owner, TokenKey, token_key
 from gpumand.domain.name_suggestions import no_such_consumer
 from gpumand.domain.view import ConsumerState, Job, View
-
-TokenKey = tuple[int, LeaseLifetime, str, str, str]
 
 UNSEEN_RESERVATION_SEC = 30.0
 """How long a footprint that no reading has shown yet stays reserved after the consumer was loaded or leased."""
@@ -403,14 +401,3 @@ def _may_still_load(state: ConsumerState, now: float) -> bool:
         state.residency in (Residency.RESIDENT, Residency.UNKNOWN, Residency.PARKED) and not state.footprint_seen
     )
     return is_pending and now < state.idle_since + UNSEEN_RESERVATION_SEC
-
-
-def token_key(owner: Owner, lifetime: LeaseLifetime, token: str) -> TokenKey:
-    """Key under which requests with the same idempotency token count as the same request.
-
-    It has the user and the token, and for lifetimes bound to more than the user also the connection or the run of the
-    unit. For a ttl lease, two ``busctl call`` of one script are two connections but the same owner.
-    """
-    bus_name = owner.bus_name if lifetime is LeaseLifetime.CONNECTION else ""
-    run = f"{owner.unit}/{owner.invocation_id}" if lifetime is LeaseLifetime.UNIT else ""
-    return owner.uid, lifetime, bus_name, run, token
