@@ -32,7 +32,7 @@ PAIRS = [
 ]
 
 
-DERIVED = {"name", "vram_auto", "devices", "device_count"}
+DERIVED = {"name", "vram_auto", "devices", "device_count", "reservation"}
 """Fields of ConsumerSpec that are derived and have no key of the same name."""
 
 
