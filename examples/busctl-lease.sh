@@ -14,24 +14,34 @@ manager() {
     busctl --timeout=330 call org.gpumand1 /org/gpumand1 org.gpumand1.Manager "$@"
 }
 
+# Release the lease in all cases: the command ends or fails, Ctrl-C, or a signal (sh handles it when the program that it
+# waits for has ended). The traps come before Acquire, and "reply" is read here, because a signal may arrive in between.
+reply=''
+release() {
+    # sa{sv} "f3b1c9a27e604d21" 7 "consumer" s "comfyui" ... "endpoint" s "http://127.0.0.1:8188"
+    lease=${reply#sa{sv\} \"}
+    if [ "$lease" != "$reply" ]; then manager Release s "${lease%%\"*}"; fi
+}
+trap release EXIT
+trap 'exit 129' HUP
+trap 'exit 130' INT
+trap 'exit 143' TERM
+
 # The reply arrives when the consumer is resident. busctl writes an a{sv} as the number of entries, followed by the key,
-# type and value of each. The lease outlives the connection of busctl, so it has a time to live, which must be longer
-# than the command runs. A command of unknown length renews the lease while it runs: manager Renew st "$lease" 0
+# type and value of each. The lease outlives the connection of busctl, so it has a time to live: one minute at first, in
+# case busctl is killed before it has printed the reply.
 reply=$(manager Acquire 'sa{sv}' "$consumer" 3 \
     timeout_usec t 300000000 \
-    ttl_usec t 7200000000 \
+    ttl_usec t 60000000 \
     reason s "$(basename "$1")")
 
-# sa{sv} "f3b1c9a27e604d21" 7 "consumer" s "comfyui" ... "endpoint" s "http://127.0.0.1:8188"
 lease=${reply#*\"}
 lease=${lease%%\"*}
 endpoint=${reply#*\"endpoint\" s \"}
 endpoint=${endpoint%%\"*}
 
-# Release the lease in all cases: the command ends or fails, Ctrl-C, or a signal (sh handles it after the command ends).
-trap 'manager Release s "$lease"' EXIT
-trap 'exit 129' HUP
-trap 'exit 130' INT
-trap 'exit 143' TERM
+# Then two hours, which must be longer than the command runs. A command of unknown length renews it while it runs:
+# manager Renew st "$lease" 0
+manager Renew st "$lease" 7200000000 > /dev/null
 
 GPUMAND_LEASE=$lease GPUMAND_ENDPOINT=$endpoint "$@"

@@ -17,8 +17,22 @@ manager() {
         --method "org.gpumand1.Manager.$method" "$@"
 }
 
-# Options are a dictionary of variants; an integer without a type is an int32.
-options="{'timeout_usec': <uint64 300000000>, 'ttl_usec': <uint64 7200000000>, 'reason': <'$(basename "$1")'>}"
+# Release the lease in all cases: the command ends or fails, Ctrl-C, or a signal (sh handles it when the program that it
+# waits for has ended). The traps come before Acquire, and "reply" is read here, because a signal may arrive in between.
+reply=''
+release() {
+    # ('f3b1c9a27e604d21', {'consumer': <'comfyui'>, ..., 'endpoint': <'http://127.0.0.1:8188'>})
+    lease=${reply#\(\'}
+    if [ "$lease" != "$reply" ]; then manager Release "${lease%%\'*}" > /dev/null; fi
+}
+trap release EXIT
+trap 'exit 129' HUP
+trap 'exit 130' INT
+trap 'exit 143' TERM
+
+# Options are a dictionary of variants; an integer without a type is an int32. The lease outlives the connection of
+# gdbus, so it has a time to live: one minute at first, in case gdbus is killed before it has printed the reply.
+options="{'timeout_usec': <uint64 300000000>, 'ttl_usec': <uint64 60000000>, 'reason': <'$(basename "$1")'>}"
 
 if ! reply=$(manager Acquire "$consumer" "$options" 2>&1); then
     case $reply in
@@ -27,16 +41,13 @@ if ! reply=$(manager Acquire "$consumer" "$options" 2>&1); then
     esac
 fi
 
-# ('f3b1c9a27e604d21', {'consumer': <'comfyui'>, ..., 'endpoint': <'http://127.0.0.1:8188'>})
 lease=${reply#*\'}
 lease=${lease%%\'*}
 endpoint=${reply#*\'endpoint\': <\'}
 endpoint=${endpoint%%\'*}
 
-# Release the lease in all cases: the command ends or fails, Ctrl-C, or a signal (sh handles it after the command ends).
-trap 'manager Release "$lease" > /dev/null' EXIT
-trap 'exit 129' HUP
-trap 'exit 130' INT
-trap 'exit 143' TERM
+# Then two hours, which must be longer than the command runs. A command of unknown length renews it while it runs:
+# manager Renew "$lease" 0
+manager Renew "$lease" 7200000000 > /dev/null
 
 GPUMAND_LEASE=$lease GPUMAND_ENDPOINT=$endpoint "$@"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,6 +16,8 @@ from pathlib import Path
 import pytest
 
 from gpumand.client import SyncClient
+from gpumand.config import load
+from gpumand.domain.consumer import EvictionMethod
 from gpumand.testing.daemon import PrivateGpumand
 
 REPOSITORY = Path(__file__).parents[2]
@@ -102,6 +105,37 @@ def test_terminated_shell_script_releases_its_lease(gpumand: PrivateGpumand, cli
     await_leases(client, 0)
 
 
+@pytest.mark.parametrize("shell", ["dash", "bash"])
+@pytest.mark.parametrize("script", SHELL)
+def test_shell_script_that_is_terminated_before_it_has_read_its_lease_releases_it(
+    gpumand: PrivateGpumand, client: SyncClient, tmp_path: Path, script: str, shell: str
+) -> None:
+    """The tool holds back the reply of Acquire until the signal has been sent."""
+    tool, gate = script.partition("-")[0], tmp_path / "gate"
+    os.mkfifo(gate)
+    held_back = f'out=$({shutil.which(tool)} "$@") || exit\ncase $* in *Acquire*) cat {gate} ;; esac\n'
+    (tmp_path / tool).write_text(f'#!/bin/sh\n{held_back}printf "%s\\n" "$out"\n')
+    (tmp_path / tool).chmod(0o755)
+    path = f"{tmp_path}:{os.environ['PATH']}"
+    environ = os.environ | gpumand.environ | {"PATH": path, "PYTHONPATH": str(REPOSITORY)}
+    command = [shell, str(EXAMPLES / script), "comfyui", "sleep", "60"]
+    with subprocess.Popen(command, env=environ) as process:
+        await_leases(client, 1)
+        process.send_signal(signal.SIGTERM)
+        gate.write_text("")
+        process.wait(DEADLINE_SEC)
+    assert process.returncode == 143
+    await_leases(client, 0)
+
+
+@pytest.mark.parametrize("script", SHELL)
+def test_lease_whose_reply_is_lost_ends_after_a_minute(script: str) -> None:
+    """A signal to the whole process group ends the tool as well, possibly after the lease was granted."""
+    acquire, _, rest = (EXAMPLES / script).read_text().partition("manager Renew")
+    assert re.search(r"ttl_usec.{1,12}\b60000000\b", acquire)
+    assert " 7200000000 " in rest
+
+
 @pytest.mark.parametrize("script", [*SHELL, *PYTHON])
 def test_unknown_consumer_is_an_error(gpumand: PrivateGpumand, client: SyncClient, script: str) -> None:
     code, out, err = run(gpumand, script, "comfy", "true" if script in SHELL else "1")
@@ -157,7 +191,8 @@ def test_comfyui_and_ollama_are_used_in_turn(tmp_path: Path) -> None:
     """The servers fail like CUDA if both are loaded, so a wrong order of operations fails a step."""
     simulated = tmp_path / "simulated"
     with server("comfyui", 13312, simulated) as comfyui, server("ollama", 6144, simulated) as ollama:
-        config = (PAIR / "gpumand.toml").read_text()
+        # There is no systemd on this bus; tests/e2e/test_examples.py uses the example with its units.
+        config = re.sub(r"^unit = .+$", "", (PAIR / "gpumand.toml").read_text(), flags=re.MULTILINE)
         for preset, url in (("comfyui", comfyui), ("ollama", ollama)):
             config = config.replace(f'preset = "{preset}"', f'preset = "{preset}"\nurl = "{url}"')
         with PrivateGpumand({}, total_mib=TOTAL_MIB, config=config, simulated_dir=simulated) as gpumand:
@@ -173,6 +208,20 @@ def test_comfyui_and_ollama_are_used_in_turn(tmp_path: Path) -> None:
                 evicted = [one.consumer for one in client.history(kinds=["eviction"])]
                 assert evicted == ["ollama", "comfyui", "ollama"]
                 assert client.status().leases == ()
+
+
+@pytest.mark.parametrize("file", [EXAMPLES / "gpumand.toml", PAIR / "gpumand.toml"])
+def test_ollama_and_comfyui_of_the_configurations_can_be_evicted_and_have_their_memory_attributed(file: Path) -> None:
+    """Without a unit, nothing shows which memory is whose; with vram_managed, ollama is never evicted for ComfyUI."""
+    consumers = load(file).consumers
+    for name in ("ollama", "comfyui"):
+        assert consumers[name].unit == f"{name}.service"
+        assert not consumers[name].vram_managed
+        assert consumers[name].evict == (EvictionMethod.HTTP, EvictionMethod.UNIT_STOP)
+    load_route = consumers["ollama"].load
+    assert load_route is not None
+    assert load_route.json == {"model": "llama3.1:8b"}
+    assert [one.name for one in consumers.values() if one.vram_managed and not one.unit] == []
 
 
 def test_model_of_the_program_is_that_of_its_configuration(tmp_path: Path) -> None:
