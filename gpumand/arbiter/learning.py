@@ -18,6 +18,7 @@ from gpumand.domain.eviction_check import SLACK_MIB
 from gpumand.domain.footprint import AT_REST_SEC, Footprint
 from gpumand.domain.identity import identity
 from gpumand.domain.learning import LearnedTimes, Start
+from gpumand.domain.load_evidence import Observed, load_was_seen
 from gpumand.domain.residency import CONTEXT_MIB
 from gpumand.domain.view import ConsumerState
 from gpumand.domain.wording import FOOTPRINT_UNKNOWN
@@ -44,6 +45,9 @@ class _Stay:
         since: when that change was observed, in monotonic seconds.
         steady_mib: memory held at rest; None while it has not been at rest.
         peak_mib: the most memory held.
+        base_mib: the least memory held at rest, also before the stay; None when there was none.
+        worked: the consumer reported work during the stay.
+        reported: the consumer reported during the stay that its model is loaded.
         saved_mib: steady and peak memory that were last stored.
     """
 
@@ -52,6 +56,9 @@ class _Stay:
     since: float
     steady_mib: int | None = None
     peak_mib: int = 0
+    base_mib: int | None = None
+    worked: bool = False
+    reported: bool = False
     saved_mib: tuple[int, int] = (0, 0)
 
 
@@ -62,6 +69,7 @@ class LearningRecorder:
         self._state = state
         self._archive = archive
         self._stays: dict[str, _Stay] = {}
+        self._idle_mib: dict[str, int] = {}
         self._unloaded_at: dict[str, float] = {}
         self._warned: dict[str, tuple[int, int]] = {}
         self._requested: set[str] = set()
@@ -118,14 +126,25 @@ class LearningRecorder:
                 "consumer %s: stored measurements are unreadable and are measured again: %s", consumer.name, error
             )
             return
+        if record.get("declared_mib") != _declared_mib(consumer.spec):
+            memory = _corrected(memory, consumer.spec)
         self._state.ledger.update(consumer.name, memory=memory, times=times)
 
     def forget_changed(self, former: Mapping[str, ConsumerSpec]) -> None:
-        """After a reload: discard the measurements of consumers whose name now means another program or model."""
+        """After a reload: discard the measurements that the new configuration contradicts.
+
+        All of them where the name now means another program or model; those of memory where the declared footprint was
+        corrected and they do not agree with it.
+        """
         for name, consumer in list(self._state.ledger.consumers.items()):
-            if name in former and identity(former[name]) != identity(consumer.spec):
+            if name not in former:
+                continue
+            if identity(former[name]) != identity(consumer.spec):
                 self._stays.pop(name, None)
                 self._learn(name, memory=Footprint(), times=LearnedTimes())
+            elif _declared_mib(former[name]) != _declared_mib(consumer.spec):
+                self._stays.pop(name, None)
+                self._learn(name, memory=_corrected(consumer.memory, consumer.spec))
 
     # -- memory --------------------------------------------------------------------------------------------------
 
@@ -140,7 +159,9 @@ class LearningRecorder:
             ):
                 self._observe_stay(consumer, held_mib)
             elif consumer.residency is not Residency.RESIDENT:
-                self._end_stay(consumer.name)
+                self._end_stay(consumer)
+                if consumer.residency in (Residency.UNLOADED, Residency.PARKED):
+                    self._idle_mib[consumer.name] = _lower_base(self._idle_mib.get(consumer.name), held_mib)
                 self._observe_residual(consumer, held_mib)
 
     def _held_mib(self, name: str) -> int | None:
@@ -153,26 +174,33 @@ class LearningRecorder:
 
     def _observe_stay(self, consumer: ConsumerState, held_mib: int) -> None:
         now = self._state.clock.monotonic()
-        stay = self._stays.setdefault(consumer.name, _Stay(consumer.memory, held_mib, now))
+        base_mib = self._idle_mib.pop(consumer.name, None)
+        stay = self._stays.setdefault(consumer.name, _Stay(consumer.memory, held_mib, now, base_mib=base_mib))
         stay.peak_mib = max(stay.peak_mib, held_mib)
+        stay.worked = stay.worked or bool(consumer.jobs)
+        stay.reported = stay.reported or consumer.reports_loaded
         if abs(held_mib - stay.held_mib) > SLACK_MIB:
             stay.held_mib, stay.since = held_mib, now
         elif now - stay.since >= AT_REST_SEC:
             stay.steady_mib = held_mib
+            stay.base_mib = _lower_base(stay.base_mib, held_mib)
         if not _may_still_grow(consumer, stay.peak_mib):
-            self._learn_from_stay(consumer.name, stay)
+            self._learn_from_stay(consumer, stay)
 
-    def _end_stay(self, name: str) -> None:
-        stay = self._stays.pop(name, None)
+    def _end_stay(self, consumer: ConsumerState) -> None:
+        stay = self._stays.pop(consumer.name, None)
         if stay is not None:
-            self._learn_from_stay(name, stay)
+            self._learn_from_stay(consumer, stay)
 
-    def _learn_from_stay(self, name: str, stay: _Stay) -> None:
-        """Store the results of a stay if they differ enough from those stored before."""
-        if stay.steady_mib is not None and self._differs_from_saved(stay, stay.steady_mib):
+    def _learn_from_stay(self, consumer: ConsumerState, stay: _Stay) -> None:
+        """Store the results of a stay if they show a loaded model and differ enough from those stored before."""
+        seen = Observed(stay.base_mib, stay.peak_mib, stay.worked, stay.reported)
+        if stay.steady_mib is None or not load_was_seen(consumer.spec, consumer.footprint_mib, seen):
+            return
+        if self._differs_from_saved(stay, stay.steady_mib):
             stay.saved_mib = (stay.steady_mib, stay.peak_mib)
-            self._learn(name, memory=stay.before.with_stay(stay.steady_mib, stay.peak_mib))
-            self._warn_of_wrong_footprint(name)
+            self._learn(consumer.name, memory=stay.before.with_stay(stay.steady_mib, stay.peak_mib))
+            self._warn_of_wrong_footprint(consumer.name)
 
     @staticmethod
     def _differs_from_saved(stay: _Stay, steady_mib: int) -> bool:
@@ -270,6 +298,11 @@ def _empty_mib(spec: ConsumerSpec) -> int:
     return CONTEXT_MIB if spec.vram_auto else SLACK_MIB
 
 
+def _lower_base(base_mib: int | None, held_mib: int) -> int:
+    """The least memory at rest; an earlier 0 does not count once the process holds a CUDA context."""
+    return min(base_mib, held_mib) if base_mib and held_mib else max(base_mib or 0, held_mib)
+
+
 def _may_still_grow(consumer: ConsumerState, peak_mib: int) -> bool:
     """Whether steady memory below the reserved footprint may just be a pause during a load.
 
@@ -284,7 +317,22 @@ def _may_still_grow(consumer: ConsumerState, peak_mib: int) -> bool:
 
 
 def _record(consumer: ConsumerState) -> dict[str, Any]:
-    return {"is": identity(consumer.spec), "memory": consumer.memory.to_record(), "times": consumer.times.to_record()}
+    return {
+        "is": identity(consumer.spec),
+        "memory": consumer.memory.to_record(),
+        "times": consumer.times.to_record(),
+        "declared_mib": _declared_mib(consumer.spec),
+    }
+
+
+def _declared_mib(spec: ConsumerSpec) -> int | None:
+    """The configured footprint in MiB; None when gpumand measures it."""
+    return None if spec.vram_auto else spec.vram_resident_mib
+
+
+def _corrected(memory: Footprint, spec: ConsumerSpec) -> Footprint:
+    """The measurements that agree with a footprint that was declared after them."""
+    return memory if spec.vram_auto else memory.agreeing_with(spec.vram_resident_mib)
 
 
 def measured_peaks(records: Mapping[str, Mapping[str, Any]]) -> Callable[[ConsumerSpec], int | None]:

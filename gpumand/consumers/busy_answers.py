@@ -29,14 +29,15 @@ def parse_busy(route: BusyRoute, answer: Answer) -> BusyReport:
         answer: the answer. JSON that was cut off is unusable; of a cut-off text, the complete lines count.
     """
     if error := status_error(answer):
-        return BusyReport(None, error=f"busy route {error}")
+        return BusyReport(None, error=f"busy route {error}", status=answer.status)
     counts = [*_metrics(route, answer), *_values(route, answer)]
     known = [count for count in counts if count is not None]
     jobs = min(sum(known), MAX_JOBS)
     if not jobs and len(known) < len(counts):
         # One known value above 0 proves that the consumer is busy. It is idle only if all values are known.
-        return BusyReport(None, error="busy route: the answer does not contain the configured values")
-    return BusyReport(jobs)
+        error = "busy route: the answer does not contain the configured values"
+        return BusyReport(None, error=error, status=answer.status)
+    return BusyReport(jobs, status=answer.status)
 
 
 def count_jobs(value: Any, equals: bool | str | int | None) -> int | None:

@@ -243,11 +243,13 @@ class BusyReport:
         jobs: number of running and queued jobs; 0 = idle; None where the response has no usable value or is missing.
         refused: the connection was refused: no process listens.
         error: one line where ``jobs`` is None.
+        status: HTTP status of the response; 0 when there was none.
     """
 
     jobs: int | None
     refused: bool = False
     error: str = ""
+    status: int = 0
 
 
 class UnitActivity(StrEnum):

@@ -69,6 +69,16 @@ class Footprint:
         """Whether a declared footprint differs from the measured peak by more than a tenth."""
         return self.peak_mib is not None and abs(self.peak_mib - declared_mib) > OFF_BY * declared_mib
 
+    def agreeing_with(self, declared_mib: int) -> Footprint:
+        """A copy without the stays that contradict a footprint that was declared after them.
+
+        The administrator knows why it was corrected: the model was not loaded in those stays, or it is another one now.
+        """
+        kept = tuple(peak for peak in self.peaks_mib if not Footprint(peaks_mib=(peak,)).contradicts(declared_mib))
+        if kept == self.peaks_mib:
+            return self
+        return replace(self, steady_mib=self.steady_mib if kept else None, peaks_mib=kept, stays=len(kept))
+
     def to_record(self) -> dict[str, Any]:
         """The footprint as plain values, to be stored."""
         return {

@@ -26,19 +26,16 @@ from gpumand.bus.names import (
 from gpumand.cli.client import Client
 from gpumand.cli.doctor import host
 from gpumand.cli.doctor.facts import Bus, Entry, Facts, UnitFacts
+from gpumand.cli.doctor.probes import probe_consumers
 from gpumand.cli.errors import NoBus, interpret
 from gpumand.cli.options import GlobalOptions
 from gpumand.cli.session import connected
-from gpumand.consumers.routes import HttpRoutes
 from gpumand.discovery.daemons import other_daemons
-from gpumand.domain.consumer import ConsumerSpec, Health
 from gpumand.domain.errors import FREEDESKTOP_ERROR_PREFIX
-from gpumand.host.clock import SystemClock
 
 CALL_TIMEOUT_SEC = 5.0
 """Timeout of one call to systemd or the bus, in seconds."""
 
-PROBE_TIMEOUT_SEC = 5.0
 MAX_PARALLEL_CALLS = 16
 FAILED_EVICTIONS_QUERY = {"kinds": ("as", ["eviction-failed"]), "limit": ("u", 200)}
 SERVICE = "gpumand.service"
@@ -68,7 +65,7 @@ async def collect_facts(options: GlobalOptions, path: Path | None) -> Facts:
         facts = await _read_files(facts, path)
     if _uses_nvml(facts):
         facts = replace(facts, driver=await host.driver())
-    return replace(facts, routes=await _probe_health(facts.consumers))
+    return await probe_consumers(facts)
 
 
 async def _query_bus(client: Client, facts: Facts) -> Facts:
@@ -220,29 +217,3 @@ def unit_facts(name: str, unit: Mapping[str, Any], service: Mapping[str, Any]) -
         kill_mode=str(service.get("KillMode", "")),
         result=str(service.get("Result", "")),
     )
-
-
-# -- consumers ---------------------------------------------------------------------------------------------------------
-
-
-async def _probe_health(consumers: Mapping[str, ConsumerSpec]) -> dict[str, Health]:
-    """Call the health routes of consumers; nothing else is sent to them."""
-    wanted = [spec for spec in consumers.values() if spec.health is not None]
-    if not wanted:
-        return {}
-    routes = HttpRoutes(SystemClock())
-    slots = asyncio.Semaphore(MAX_PARALLEL_CALLS)
-
-    async def probe(spec: ConsumerSpec) -> Health:
-        async with slots:
-            try:
-                async with asyncio.timeout(PROBE_TIMEOUT_SEC):
-                    return await routes.probe_health(spec)
-            except TimeoutError:
-                return Health(reachable=False, error=f"health route: no answer within {PROBE_TIMEOUT_SEC:g} s")
-
-    try:
-        answers = await asyncio.gather(*map(probe, wanted))
-    finally:
-        await routes.close()
-    return {spec.name: health for spec, health in zip(wanted, answers, strict=True)}

@@ -9,7 +9,7 @@ from typing import Any
 
 from gpumand.config.problems import ConfigProblem
 from gpumand.discovery.daemons import OtherDaemon
-from gpumand.domain.consumer import ConsumerSpec, Health, Settings
+from gpumand.domain.consumer import BusyReport, ConsumerSpec, Health, Settings
 
 Entry = Mapping[str, Any]
 
@@ -157,6 +157,7 @@ class Facts:
         other_daemons: other gpumand processes on this host.
         driver: NVIDIA's driver; None when it is not the source of VRAM readings.
         routes: answers of the health routes, by consumer.
+        busy: answers of the busy routes, by consumer; only of those with a loaded model.
     """
 
     caller: Caller
@@ -174,6 +175,7 @@ class Facts:
     other_daemons: tuple[OtherDaemon, ...] = ()
     driver: Driver | None = None
     routes: Mapping[str, Health] = field(default_factory=dict)
+    busy: Mapping[str, BusyReport] = field(default_factory=dict)
 
     @property
     def is_system(self) -> bool:

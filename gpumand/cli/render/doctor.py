@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from gpumand.cli.doctor.checks import passed
 from gpumand.cli.doctor.finding import Finding, Severity
 from gpumand.cli.render.format import clean, count
 from gpumand.cli.render.text import Text
@@ -31,20 +32,19 @@ CheckResults = Mapping[str, Sequence[Finding] | None]
 
 
 def doctor_lines(results: CheckResults, theme: Theme) -> list[Text]:
-    """A summary line, the findings, then the names of the checks that passed and of those that do not apply."""
+    """A summary line, the findings, then the names of the checks that passed and of those that do not apply.
+
+    A check whose group has a finding is not listed as passed.
+    """
     all_findings = [one for ones in results.values() for one in ones or ()]
     findings = [one for severity in Severity for one in all_findings if one.severity is severity]
     lines = [_summary(findings, theme)]
     for finding in findings:
         lines += [Text(), *_finding(finding, theme)]
     lines.append(Text())
-    for title, names in (("passed", _passed(results)), ("not applicable", _not_applicable(results))):
+    for title, names in (("passed", passed(results)), ("not applicable", _not_applicable(results))):
         lines += wrapped(f"{title}: {', '.join(names)}", theme, first="", rest="  ") if names else []
     return lines
-
-
-def _passed(results: CheckResults) -> list[str]:
-    return [name for name, ones in results.items() if ones is not None and not ones]
 
 
 def _not_applicable(results: CheckResults) -> list[str]:
@@ -88,6 +88,6 @@ def as_json(results: CheckResults, is_healthy: bool) -> dict[str, Any]:
             for name, ones in results.items()
             for one in ones or ()
         ],
-        "good": _passed(results),
+        "good": passed(results),
         "skipped": _not_applicable(results),
     }

@@ -74,3 +74,21 @@ def test_invalid_peaks_in_a_record_are_skipped() -> None:
 
 def test_peaks_of_zero_in_a_record_are_ignored() -> None:
     assert Footprint.from_record({"peaks_mib": [0, 0.5]}).peak_mib is None
+
+
+@pytest.mark.parametrize(
+    ("declared", "peaks", "stays", "steady"),
+    [(13000, (12500,), 1, 9000.0), (448, (448,), 1, 9000.0), (5000, (), 0, None)],
+)
+def test_stays_that_contradict_a_corrected_footprint_are_left_out(
+    declared: int, peaks: tuple[int, ...], stays: int, steady: float | None
+) -> None:
+    footprint = Footprint(9000.0, (448, 12500), 300.0, 12)
+    corrected = footprint.agreeing_with(declared)
+    assert (corrected.peaks_mib, corrected.stays, corrected.steady_mib) == (peaks, stays, steady)
+    assert corrected.residual_mib == 300.0
+
+
+def test_a_footprint_that_agrees_with_the_declared_one_stays_as_it_is() -> None:
+    footprint = Footprint(9000.0, (9000,) * PEAKS_KEPT, None, 40)
+    assert footprint.agreeing_with(9500) is footprint

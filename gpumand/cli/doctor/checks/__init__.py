@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from gpumand.cli.doctor.checks import configuration, consumers, daemon, driver, permissions, units
@@ -17,10 +17,12 @@ class Check:
     Attributes:
         find: yields its findings; none when everything is in order.
         applies: whether there is anything to check; if not, the report lists the check as skipped.
+        group: what the check is about. The report does not list a check as passed beside a finding of its group.
     """
 
     find: Callable[[Facts], Iterator[Finding]]
     applies: Callable[[Facts], bool]
+    group: str
 
 
 def _always(_: Facts) -> bool:
@@ -55,6 +57,14 @@ def _has_files(facts: Facts) -> bool:
     return facts.config.settings is not None or bool(facts.config.unreadable)
 
 
+def _has_settings(facts: Facts) -> bool:
+    return facts.config.settings is not None
+
+
+def _has_consumers(facts: Facts) -> bool:
+    return bool(facts.consumers or facts.entries)
+
+
 def _has_driver(facts: Facts) -> bool:
     return facts.driver is not None
 
@@ -72,29 +82,31 @@ def _has_readable_units(facts: Facts) -> bool:
 
 
 CHECKS: dict[str, Check] = {
-    "bus": Check(daemon.bus, _always),
-    "daemon": Check(daemon.running, _has_bus),
-    "name owner": Check(daemon.owner, _has_owner),
-    "service": Check(daemon.service, _is_standard_bus),
-    "version": Check(daemon.version, _has_status),
-    "other daemons": Check(daemon.other_daemons, _is_standard_bus),
-    "readings": Check(daemon.degraded, _has_status),
-    "configuration": Check(configuration.files, _always),
-    "reload": Check(configuration.reload, _has_status),
-    "footprints": Check(configuration.footprints, _has_status),
-    "room": Check(configuration.room, _has_status),
-    "coexistence": Check(configuration.coexistence, _has_files),
-    "polkit": Check(permissions.polkit, _is_system_bus),
-    "group": Check(permissions.group, _is_system),
-    "driver": Check(driver.library, _has_driver),
-    "device nodes": Check(driver.nodes, _has_kernel_module),
-    "units": Check(units.present, _has_units),
-    "unit names": Check(units.names, _has_readable_units),
-    "restarts": Check(units.restarts, _has_readable_units),
-    "kill mode": Check(units.kill_mode, _has_readable_units),
-    "boot": Check(units.boot, _has_readable_units),
-    "routes": Check(consumers.routes, _has_files),
-    "consumers": Check(consumers.failing, _has_status),
+    "bus": Check(daemon.bus, _always, "bus"),
+    "daemon": Check(daemon.running, _has_bus, "daemon"),
+    "name owner": Check(daemon.owner, _has_owner, "daemon"),
+    "service": Check(daemon.service, _is_standard_bus, "daemon"),
+    "version": Check(daemon.version, _has_status, "daemon"),
+    "other daemons": Check(daemon.other_daemons, _is_standard_bus, "daemon"),
+    "readings": Check(daemon.degraded, _has_status, "driver"),
+    "configuration": Check(configuration.files, _always, "configuration"),
+    "reload": Check(configuration.reload, _has_status, "configuration"),
+    "footprints": Check(configuration.footprints, _has_status, "footprints"),
+    "room": Check(configuration.room, _has_status, "footprints"),
+    "coexistence": Check(configuration.coexistence, _has_files, "configuration"),
+    "polkit": Check(permissions.polkit, _is_system_bus, "permissions"),
+    "group": Check(permissions.group, _is_system, "permissions"),
+    "driver": Check(driver.library, _has_driver, "driver"),
+    "device nodes": Check(driver.nodes, _has_kernel_module, "driver"),
+    "units": Check(units.present, _has_units, "units"),
+    "unit names": Check(units.names, _has_readable_units, "units"),
+    "restarts": Check(units.restarts, _has_readable_units, "units"),
+    "kill mode": Check(units.kill_mode, _has_readable_units, "units"),
+    "boot": Check(units.boot, _has_readable_units, "units"),
+    "routes": Check(consumers.routes, _has_files, "consumers"),
+    "busy checks": Check(consumers.busy_checks, _has_settings, "consumers"),
+    "consumers": Check(consumers.failing, _has_status, "consumers"),
+    "attribution": Check(consumers.attribution, _has_consumers, "consumers"),
 }
 
 
@@ -105,3 +117,9 @@ def examine(facts: Facts) -> dict[str, list[Finding] | None]:
         Findings by name of the check; None for a check that does not apply.
     """
     return {name: list(check.find(facts)) if check.applies(facts) else None for name, check in CHECKS.items()}
+
+
+def passed(results: Mapping[str, Sequence[Finding] | None]) -> list[str]:
+    """Names of the checks without findings, except those of a group in which another check has one."""
+    faulty = {CHECKS[name].group for name, ones in results.items() if ones}
+    return [name for name, ones in results.items() if ones is not None and CHECKS[name].group not in faulty]

@@ -12,6 +12,7 @@ from gpumand.cli.render.format import join_names, mib, plural
 from gpumand.config.toml_writer import toml_key, toml_string
 from gpumand.domain.consumer import ConsumerSpec
 from gpumand.domain.footprint import Footprint
+from gpumand.domain.residency import CONTEXT_MIB
 
 MARGIN_USEC = 1_000_000
 """Tolerance in microseconds: a file changed within a second after the daemon read it counts as read."""
@@ -59,7 +60,13 @@ def footprints(facts: Facts) -> Iterator[Finding]:
             continue
         if peak is None or entry.get("vram_auto") or not Footprint(peaks_mib=(int(peak),)).contradicts(declared):
             continue
-        why = "other consumers may run out of memory" if peak > declared else "more VRAM is reserved than it needs"
+        if peak <= min(CONTEXT_MIB, declared // 4):
+            continue  # a CUDA context without a model, as earlier versions recorded it
+        why = (
+            "other consumers may run out of memory"
+            if peak > declared
+            else "more VRAM is reserved than it needed in its measured loads; lower it only if they include its largest"
+        )
         yield warning(
             f"{name} is declared with {mib(declared)}, but the measured peak is {mib(peak)}",
             why,
@@ -79,7 +86,7 @@ def room(facts: Facts) -> Iterator[Finding]:
             yield problem(
                 f"{entry['name']} needs {mib(need)} with the cushion, but the largest device has {mib(most)}",
                 "requests for it are always refused",
-                f"[consumers.{toml_key(str(entry['name']))}] vram_resident_mib = …",
+                "configure a smaller model; correct vram_resident_mib only if it is not the peak under load",
             )
     staying = [one for one in facts.entries.values() if one.get("pinned") or one.get("vram_managed")]
     if sum(int(one.get("vram_resident_mib") or 0) for one in staying) > sum(totals):
@@ -92,11 +99,11 @@ def _overcommitted(facts: Facts, staying: Sequence[Entry], totals: Sequence[int]
     need = mib(sum(int(one.get("vram_resident_mib") or 0) for one in staying))
     if len(staying) == 1:
         what, why = f"{names} is never evicted and needs {need}", "it does not fit, and leaves no room for others"
-        limits = "lower its vram_resident_mib, or its own limit"
+        limits = "lower the server's own memory limit, then vram_resident_mib to match"
     else:
         what = f"{names} are never evicted and need {need} together"
         why = "they do not fit at the same time, and leave no room for other consumers"
-        limits = "lower their vram_resident_mib, or their own limits"
+        limits = "lower the servers' own memory limits, then vram_resident_mib to match"
     pinned = [str(one["name"]) for one in staying if one.get("pinned")]
     have = f"{plural(totals, 'the device has', 'the devices have')} {mib(sum(totals))}"
     fix = facts.ctl_as_root(f"unpin {quote(pinned[-1])}") if pinned else limits

@@ -1,4 +1,4 @@
-"""Checks of consumers: health routes and reported errors."""
+"""Checks of consumers: health and busy routes, attribution of memory, and reported errors."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from shlex import quote
 
 from gpumand.cli.doctor.facts import Facts
 from gpumand.cli.doctor.finding import Finding, note, problem, unchecked, warning
+from gpumand.config.toml_writer import toml_key
 
 RUNNING = ("active", "activating", "reloading")
 
@@ -38,6 +39,42 @@ def _unreachable(facts: Facts, name: str, error: str, *, refused: bool) -> Itera
         yield warning(f"{name}: nothing listens at {spec.url}", why, command)
     else:
         yield problem(f"{name}: {error}", "gpumand cannot tell whether it is loaded", command)
+
+
+def busy_checks(facts: Facts) -> Iterator[Finding]:
+    """The busy route of every consumer with a loaded model answers as configured."""
+    for name, report in facts.busy.items():
+        if report.jobs is None and report.status:
+            spec = facts.consumers[name]
+            path = spec.busy.path if spec.busy else ""
+            why = (
+                "gpumand does not see its work and may interrupt it. The server may need another preset, such as "
+                "llama-cpp-router for a llama-server without a model, or a flag that enables the route"
+                if 400 <= report.status < 500
+                else "gpumand does not see its work and may interrupt it"
+            )
+            yield warning(f"{name}: {report.error}", why, f"curl -sv {quote(spec.url + path)}")
+
+
+def attribution(facts: Facts) -> Iterator[Finding]:
+    """A consumer that manages its own memory has a unit, by which its memory is attributed to it."""
+    for name, unit in _managed(facts):
+        if not unit:
+            yield warning(
+                f"{name} has vram_managed = true, but no unit",
+                "its memory cannot be attributed to it and counts twice, as its footprint and as memory of an unknown "
+                "program, so requests for other consumers are refused while it holds memory",
+                f'[consumers.{toml_key(name)}] unit = "NAME.service"   # for ollama also set model, and remove '
+                "vram_managed",
+            )
+
+
+def _managed(facts: Facts) -> Iterator[tuple[str, str]]:
+    """Consumers with ``vram_managed``, each with its unit; from the daemon's status when the files cannot be read."""
+    if facts.consumers:
+        yield from ((name, spec.unit) for name, spec in facts.consumers.items() if spec.vram_managed)
+        return
+    yield from ((name, str(one.get("unit") or "")) for name, one in facts.entries.items() if one.get("vram_managed"))
 
 
 def failing(facts: Facts) -> Iterator[Finding]:
