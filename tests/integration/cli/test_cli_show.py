@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from gpumand.cli.render.history import user_name
+from gpumand.cli.render.format import user_name
 from tests.integration.cli.ctl import Ctl
 from tests.integration.cli.world import world
 from tests.integration.live import table, wait_until
