@@ -94,6 +94,12 @@ class HealthTable:
         "Value at the position loaded that means that the model is loaded. Set it if that value is not true.",
         default=default_of(HealthRoute, "loaded_equals"),
     )
+    unloaded_equals: bool | str | int | None = key(
+        equals(),
+        "Value at the position loaded that means that the model is not loaded; every other value of its type means "
+        "loaded. It cannot be combined with loaded_equals.",
+        default=default_of(HealthRoute, "unloaded_equals"),
+    )
     unloaded_status: tuple[int, ...] = key(
         ListOf(Integer(400, 599), max_length=8, single=True),
         "HTTP status, or a list of them, that means that the server runs but the model is not loaded. By default every "
@@ -121,6 +127,12 @@ class HealthTable:
         equals(),
         "Value at the position sleeping that means that the model sleeps. Set it if that value is not true.",
         default=default_of(HealthRoute, "sleeping_equals"),
+    )
+    sleeping_path: str = key(
+        Text("path", validators.route_path),
+        "Path and query of a second request, whose response contains the position sleeping. By default that is the "
+        "response of the health check. If the second request fails, the model does not sleep.",
+        default=default_of(HealthRoute, "sleeping_path"),
     )
     last_used: str = key(
         Text("JSON pointer", validators.pointer),

@@ -61,6 +61,12 @@ class PresetTable:
         "left out.",
         default="none",
     )
+    side_effects: tuple[str, ...] = key(
+        ListOf(Choice(("health", "busy"))),
+        "Questions that the server counts as work: asking them wakes a model that sleeps, or keeps it awake. All other "
+        "questions of a preset are free of side effects.",
+        default=(),
+    )
     needs: tuple[str, ...] = key(
         ListOf(Text()),
         "Requirements: flags and environment variables that the server must be started with.",

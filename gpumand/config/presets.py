@@ -2,11 +2,13 @@
 
 A preset's file has a ``[preset]`` table (see ``PresetTable``) and a ``[consumer]`` table with keys of a consumer. In
 the strings of ``[consumer]``, ``{model}`` is replaced by the consumer's ``model``, escaped for its position (URL path,
-JSON pointer or plain text).
+JSON pointer or plain text), and ``{tagged_model}`` by the model with the tag ``latest`` if it names none. A preset
+whose model is optional may have a table ``[without_model]``, whose keys replace those of ``[consumer]`` that need one.
 """
 
 from __future__ import annotations
 
+import re
 from functools import cache
 from importlib.resources import files
 from typing import Any
@@ -20,6 +22,10 @@ from gpumand.config.problems import Document, Place, ProblemList
 from gpumand.config.table_schema import check_required, read_keys, with_defaults
 
 MODEL = "{model}"
+TAGGED_MODEL = "{tagged_model}"
+DEFAULT_TAG = ":latest"
+WITHOUT_MODEL = "without_model"
+_PLACEHOLDER = re.compile(r"\{(?:tagged_)?model\}")
 _SUFFIX = ".toml"
 _POINTERS = {"loaded", "last_used", "failed", "sleeping", "pointers", "success", "error"}
 """Keys whose values are JSON pointers."""
@@ -48,7 +54,8 @@ class Preset:
         keys: dict[str, Any] = self.document.table["consumer"]
         if model:
             return {key: _with_model(value, key, model) for key, value in keys.items()}
-        return {key: value for key, value in keys.items() if not _names_model(value)}
+        general: dict[str, Any] = self.document.table.get(WITHOUT_MODEL, {})
+        return {key: value for key, value in keys.items() if not _names_model(value)} | general
 
 
 @cache
@@ -93,7 +100,7 @@ def _names_model(value: Any) -> bool:
         return any(map(_names_model, value.values()))
     if isinstance(value, list):
         return any(map(_names_model, value))
-    return isinstance(value, str) and MODEL in value
+    return isinstance(value, str) and (MODEL in value or TAGGED_MODEL in value)
 
 
 def _with_model(value: Any, key: str, model: str) -> Any:
@@ -102,11 +109,20 @@ def _with_model(value: Any, key: str, model: str) -> Any:
         return {name: _with_model(one, key if key == "json" else name, model) for name, one in value.items()}
     if isinstance(value, list):
         return [_with_model(one, key, model) for one in value]
-    return value.replace(MODEL, _escaped(model, key)) if isinstance(value, str) else value
+    if not isinstance(value, str):
+        return value
+    tagged, plain = _escaped(_with_tag(model), key), _escaped(model, key)
+    # One pass, so that a model whose name contains a placeholder is not replaced again.
+    return _PLACEHOLDER.sub(lambda match: tagged if match[0] == TAGGED_MODEL else plain, value)
+
+
+def _with_tag(model: str) -> str:
+    """Return the name under which Ollama lists a model: with the tag ``latest`` unless it names another one."""
+    return model if ":" in model.rpartition("/")[2] else model + DEFAULT_TAG
 
 
 def _escaped(model: str, key: str) -> str:
-    if key == "path":
+    if key in {"path", "sleeping_path"}:
         return quote(model, safe="")
     if key in _POINTERS:
         # "~" is replaced first; otherwise the "~" of "~1" would be escaped again.

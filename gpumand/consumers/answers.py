@@ -138,8 +138,8 @@ def parse_health(route: HealthRoute, answer: Answer, now_usec: int) -> Health:
     if error:
         error = f"health route {error}"
         return Health(False, error=error, status=answer.status, failed=failed, answer=error)
-    sleeping = _is_true(document, route.sleeping, route.sleeping_equals)
-    loaded = is_loaded(value_at(document, route.loaded), route.loaded_equals)
+    sleeping = not route.sleeping_path and is_sleeping(route, document)
+    loaded = _is_model_loaded(route, value_at(document, route.loaded))
     return Health(
         reachable=True,
         loaded=False if sleeping else loaded,
@@ -175,6 +175,18 @@ def is_loaded(value: Any, equals: bool | str | int | None) -> bool | None:
     if isinstance(value, bool | list | dict | str):
         return bool(value)
     return None
+
+
+def is_sleeping(route: HealthRoute, document: Any) -> bool:
+    """Return whether a document says that the server has put its model to sleep."""
+    return _is_true(document, route.sleeping, route.sleeping_equals)
+
+
+def _is_model_loaded(route: HealthRoute, value: Any) -> bool | None:
+    if route.unloaded_equals is None:
+        return is_loaded(value, route.loaded_equals)
+    is_unloaded = value is None or is_loaded(value, route.unloaded_equals)
+    return None if is_unloaded is None else not is_unloaded
 
 
 def _is_true(document: Any, pointer: str, equals: bool | str | int | None) -> bool:

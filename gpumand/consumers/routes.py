@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import importlib
+from dataclasses import replace
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
@@ -53,7 +54,21 @@ class HttpRoutes:
             answer = await self._send(spec, _get_request(spec.health))
         except NoAnswer as failure:
             return Health(reachable=False, refused=failure.refused, error=f"health route: {failure}")
-        return answers.parse_health(spec.health, answer, self._clock.realtime_usec())
+        health = answers.parse_health(spec.health, answer, self._clock.realtime_usec())
+        if health.reachable and await self._is_asleep(spec, spec.health):
+            return replace(health, sleeping=True, loaded=False)
+        return health
+
+    async def _is_asleep(self, spec: ConsumerSpec, route: HealthRoute) -> bool:
+        """Ask a server whether its model sleeps, if its health check does not say so; False if it does not answer."""
+        if not route.sleeping_path:
+            return False
+        try:
+            answer = await self._send(spec, replace(_get_request(route), path=route.sleeping_path))
+        except NoAnswer:
+            return False
+        is_usable = not answers.status_error(answer) and not answer.is_cut
+        return is_usable and answers.is_sleeping(route, answers.parse(answer.body))
 
     async def probe_busy(self, spec: ConsumerSpec) -> BusyReport:
         """Call the busy route; a failure is reported in the returned BusyReport."""

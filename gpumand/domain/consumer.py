@@ -86,6 +86,8 @@ class HealthRoute:
             pointer yields null (not loaded), since a server that does not list a model has not loaded it.
         loaded_equals: the value that means "loaded", of the type that the pointer leads to (``false`` for a pointer
             to ``/is_sleeping``); None when not given.
+        unloaded_equals: the value that means "not loaded", where every other value of its type means "loaded"; None
+            when not given.
         unloaded_status: HTTP statuses of a running server that mean that the model is not loaded, such as 503.
         last_used: JSON pointer to the time of the last work: seconds since 1970 or ISO 8601; "" when there is none.
         failed: JSON pointer to the value that says that the last load failed, read as ``loaded`` is; "" when there is
@@ -94,6 +96,8 @@ class HealthRoute:
         sleeping: JSON pointer to the value that says that the server has put its model to sleep and would wake it for
             a request, read as ``loaded`` is; "" when there is none.
         sleeping_equals: the value that means "sleeping"; None when not given.
+        sleeping_path: path and query of a second request, in whose response ``sleeping`` points; "" where the health
+            check's own response has it. A failure of the second request means "not sleeping".
         headers: extra headers, as pairs.
         timeout_sec: time limit for the whole exchange, in seconds.
     """
@@ -101,12 +105,14 @@ class HealthRoute:
     path: str
     loaded: str = ""
     loaded_equals: bool | str | int | None = None
+    unloaded_equals: bool | str | int | None = None
     unloaded_status: tuple[int, ...] = ()
     last_used: str = ""
     failed: str = ""
     failed_equals: bool | str | int | None = None
     sleeping: str = ""
     sleeping_equals: bool | str | int | None = None
+    sleeping_path: str = ""
     headers: tuple[tuple[str, str], ...] = ()
     timeout_sec: float = 5.0
 

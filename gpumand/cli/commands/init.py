@@ -107,8 +107,8 @@ async def _probe_health(places: dict[str, tuple[Preset, str]]) -> dict[str, str]
 async def _health_answer(routes: HttpRoutes, name: str, preset: Preset, url: str) -> str:
     from gpumand.domain.consumer import ConsumerSpec, HealthRoute
 
-    table = preset.document.table["consumer"].get("health")
-    if table is None or "{model}" in str(table):
+    table = preset.consumer("").get("health")
+    if table is None:
         return ""
     health = await routes.probe_health(ConsumerSpec(name, 1, url=url, health=HealthRoute(**table)))
     if not health.reachable:

@@ -9,7 +9,7 @@ from gpumand.cli.render.table import Column, table
 from gpumand.cli.render.text import Text
 from gpumand.cli.render.theme import Theme
 from gpumand.cli.render.wrap import wrapped
-from gpumand.config.presets import Preset
+from gpumand.config.presets import WITHOUT_MODEL, Preset
 from gpumand.config.toml_writer import to_toml
 
 Keys = Mapping[str, Any]
@@ -41,6 +41,7 @@ def preset_json(preset: Preset) -> dict[str, Any]:
         **summary_json(preset),
         "summary": about.summary,
         "async_unload": about.async_unload,
+        "side_effects": list(about.side_effects),
         "needs": list(about.needs),
         "notes": list(about.notes),
         "sources": list(about.sources),
@@ -76,6 +77,12 @@ def show_lines(preset: Preset, theme: Theme) -> list[Text]:
     if about.async_unload:
         lines += wrapped("The unload route answers before the memory is free.", theme)
     lines += _section("Routes", _route_lines(_keys(preset)))
+    lines += _section("Without model", _route_lines(preset.document.table.get(WITHOUT_MODEL, {})))
+    if about.side_effects:
+        lines += [
+            Text(),
+            *wrapped(f"Asking this wakes the server or keeps it awake: {', '.join(about.side_effects)}.", theme),
+        ]
     lines += _section("Needs", _bullets(about.needs, theme))
     lines += _section("Notes", _bullets(about.notes, theme))
     lines += _section("Sources", _bullets(about.sources, theme))
@@ -117,16 +124,21 @@ def _route(value: Any) -> str:
     words = [f"{value.get('method', 'GET')} {value['path']}"]
     if "json" in value:
         words[0] += f" {to_toml(value['json'])}"
-    for key in ("loaded", "last_used", "pointers", "metrics", "success"):
+    for key in ("loaded", "last_used", "failed", "sleeping", "pointers", "metrics", "success", "error"):
         if key in value:
             places = value[key] if isinstance(value[key], str) else ", ".join(value[key])
             words.append(f"{key if key not in ('pointers', 'metrics') else 'busy'}: {places}" + _equals(value, key))
+    words += [f"not loaded: status {', '.join(map(str, value['unloaded_status']))}"] * ("unloaded_status" in value)
+    words += ["answers early"] * value.get("async_load", False)
     return "; ".join(words)
 
 
 def _equals(route: Keys, key: str) -> str:
-    name = {"loaded": "loaded_equals", "pointers": "equals", "success": "success_equals"}.get(key, "")
-    return f" = {to_toml(route[name])}" if name in route else ""
+    name = "equals" if key == "pointers" else f"{key}_equals"
+    equals = f" = {to_toml(route[name])}" if name in route else ""
+    if key == "loaded" and "unloaded_equals" in route:
+        equals = f" is not {to_toml(route['unloaded_equals'])}"
+    return equals + (f" of GET {route['sleeping_path']}" if key == "sleeping" and "sleeping_path" in route else "")
 
 
 def _bullets(sentences: Sequence[str], theme: Theme) -> list[Text]:

@@ -37,6 +37,7 @@ class Server:
         facts: the documented requests and answers.
         loaded: whether the model is in VRAM.
         dead: unloaded, and answering clients with 503 until the load route is called (Chatterbox).
+        state: other state of the model, as the health route shows it; None for loaded or unloaded.
         jobs: number of running jobs.
         lies: the server answers an unload with success but frees nothing.
         refuses: answer to an unload request that is not carried out; None to carry it out.
@@ -50,6 +51,7 @@ class Server:
     facts: Facts
     loaded: bool = True
     dead: bool = False
+    state: Any = None
     jobs: int = 0
     lies: bool = False
     refuses: Answer | None = None
@@ -184,10 +186,26 @@ def _listed(key: str, more: dict[str, Any] | None = None) -> Callable[[Server], 
     )
 
 
+def _ollama_models(server: Server) -> Answer:
+    names = ["other:latest", *[MODEL] * server.loaded]
+    return 200, {"models": [{"name": name, "model": name, "size_vram": 1} for name in names]}
+
+
 def _router(server: Server) -> Answer:
     entries = [{"id": "other", "status": {"value": "loaded"}}]
-    value = "loaded" if server.loaded else "unloaded"
-    return 200, {"data": [*entries, {"id": MODEL, "status": {"value": value}}]}
+    status = server.state or {"value": "loaded" if server.loaded else "unloaded"}
+    return 200, {"data": [*entries, {"id": MODEL, "status": {"args": ["llama-server"], **status}}]}
+
+
+def _tabby_model(server: Server) -> Answer:
+    if not server.loaded:
+        return 503, {"detail": "No models are currently loaded."}
+    return 200, {"id": MODEL, "object": "model"}
+
+
+TABBY_PROGRESS = b'data: {"model_type":"model","module":1,"modules":2,"status":"processing"}\r\n\r\n'
+TABBY_FINISHED = b'data: {"model_type":"model","module":2,"modules":2,"status":"finished"}\r\n\r\n'
+TABBY_FAILED = b'data: {"error":{"message":"CUDA out of memory. Tried to allocate 2.00 GiB","trace":null}}\r\n\r\n'
 
 
 FACTS: dict[str, Facts] = {
@@ -214,6 +232,7 @@ FACTS: dict[str, Facts] = {
     "llama-server": Facts(
         reads={
             "/health": _ok(),
+            "/props": lambda server: (200, {"is_sleeping": server.state == "sleeping", "role": "model"}),
             "/slots": lambda server: (200, [{"id": at, "is_processing": at < server.jobs} for at in range(4)]),
         }
     ),
@@ -222,7 +241,7 @@ FACTS: dict[str, Facts] = {
         (("POST", _GENERATE, {"model": MODEL, "keep_alive": 0}),),
         (200, {"model": MODEL, "done": True, "done_reason": "load"}),
         (200, {"model": MODEL, "response": "", "done": True, "done_reason": "unload"}),
-        {"/api/ps": lambda server: (200, {"models": [{"name": MODEL, "size_vram": 1}] if server.loaded else []})},
+        {"/api/ps": _ollama_models},
         is_async=True,
         reports_loaded=True,
     ),
@@ -258,25 +277,36 @@ FACTS: dict[str, Facts] = {
         (200, {"loaded": [MODEL], "message": ""}),
         (200, {"message": "backend shut down"}),
         {
-            "/readyz": lambda _: (200, b""),
+            "/system": lambda server: (
+                200,
+                {"backends": ["llama-cpp"], "loaded_models": [{"id": "other"}, *[{"id": MODEL}] * server.loaded]},
+            ),
             f"/backend/monitor?model={QUERY_MODEL}": lambda server: (200, {"state": 1 if server.jobs else 2}),
         },
         key=_bearer(),
+        reports_loaded=True,
     ),
     "tabbyapi": Facts(
         (("POST", "/v1/model/load", {"model_name": MODEL}),),
         (("POST", "/v1/model/unload", None),),
-        (200, b'data: {"status": "processing"}\n\ndata: {"status": "finished"}\n\n'),
+        (200, TABBY_PROGRESS + TABBY_FINISHED),
         (200, None),
-        {"/health": _ok({"status": "healthy", "issues": []})},
-        key=("x-admin-key", KEY),
+        {"/v1/model": _tabby_model},
+        key=_bearer(),
+        reports_loaded=True,
     ),
     "text-generation-webui": Facts(
         (("POST", "/v1/internal/model/load", {"model_name": MODEL, "args": {}, "settings": {}}),),
         (("POST", "/v1/internal/model/unload", None),),
         (200, "OK"),
-        reads={"/v1/internal/health": _ok()},
+        reads={
+            "/v1/internal/model/info": lambda server: (
+                200,
+                {"model_name": MODEL if server.loaded else "None", "lora_names": []},
+            )
+        },
         key=_bearer(),
+        reports_loaded=True,
     ),
     "koboldcpp": Facts(
         (("POST", "/api/admin/reload_config", {"filename": MODEL}),),
@@ -284,11 +314,12 @@ FACTS: dict[str, Facts] = {
         (200, {"success": True}),
         (200, {"success": True}),
         {
-            "/api/v1/model": _ok({"result": "koboldcpp/x"}),
+            "/api/v1/model": lambda server: (200, {"result": "koboldcpp/x" if server.loaded else "inactive"}),
             "/api/extra/perf": lambda server: (200, {"uptime": 1, "idle": 0 if server.jobs else 1, "queue": 0}),
         },
         key=_bearer(),
         is_async=True,
+        reports_loaded=True,
     ),
     "lemonade": Facts(
         (("POST", "/v1/load", {"model_name": MODEL}),),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ from gpumand.domain.consumer import ConsumerSpec
 from gpumand.host.clock import SystemClock
 from gpumand.ports import RouteFailed
 
-from .known_servers import FACTS, KEY, MODEL, Server, serving
+from .known_servers import FACTS, KEY, MODEL, TABBY_FAILED, TABBY_PROGRESS, Server, serving
 from .servers import web_server
 
 KEYS = {name: preset(name).document.table["consumer"].keys() for name in preset_names()}
@@ -33,12 +34,12 @@ async def routes() -> AsyncIterator[HttpRoutes]:
     await routes.close()
 
 
-def spec_of(name: str, url: str, folder: Path, *, key: str = KEY, more: str = "") -> ConsumerSpec:
+def spec_of(name: str, url: str, folder: Path, *, key: str = KEY, more: str = "", model: str = MODEL) -> ConsumerSpec:
     """Return a consumer that uses a preset, as an administrator would configure it."""
     (folder / "key").write_text(f"{key}\n")
     lines = [f"[consumers.{name}]", f'preset = "{name}"', "vram_resident_mib = 8000", f'url = "{url}"', more]
     lines.append(f'unit = "{name}.service"')
-    lines += [f'model = "{MODEL}"'] if preset(name).about.model != "none" else []
+    lines += [f'model = "{model}"'] if preset(name).about.model != "none" else []
     lines += [f'key_file = "{folder}/key"'] if FACTS[name].key else []
     file = folder / "gpumand.toml"
     file.write_text("\n".join(lines))
@@ -120,6 +121,73 @@ async def test_koboldcpp_reports_a_failure_with_status_200(routes: HttpRoutes, t
     async with serving(server) as url:
         with pytest.raises(RouteFailed, match="answered 200, but reports a failure"):
             await routes.unload(spec_of("koboldcpp", url, tmp_path))
+
+
+async def test_tabbyapi_reports_a_failed_load_as_the_last_event(routes: HttpRoutes, tmp_path: Path) -> None:
+    facts = FACTS["tabbyapi"]
+    failing = replace(facts, load_answer=(200, TABBY_PROGRESS * 40 + TABBY_FAILED))
+    unfinished = replace(facts, load_answer=(200, TABBY_PROGRESS * 40))
+    for server, message in ((failing, "reports a failure: CUDA out of memory"), (unfinished, "processing")):
+        async with serving(Server(server)) as url:
+            with pytest.raises(RouteFailed, match=message):
+                await routes.load(spec_of("tabbyapi", url, tmp_path))
+
+
+async def test_tabbyapi_that_holds_another_model_has_not_loaded_this_one(routes: HttpRoutes, tmp_path: Path) -> None:
+    async with serving(Server(FACTS["tabbyapi"])) as url:
+        other = spec_of("tabbyapi", url, tmp_path, model="other")
+        health = await routes.probe_health(other)
+    assert (health.reachable, health.loaded) == (True, False)
+    assert health.answer == f'answered 200, /id is "{MODEL}"'
+
+
+async def test_router_reports_how_a_load_failed_and_that_a_model_sleeps(routes: HttpRoutes, tmp_path: Path) -> None:
+    server = Server(FACTS["llama-cpp-router"])
+    async with serving(server) as url:
+        spec = spec_of("llama-cpp-router", url, tmp_path)
+        server.state = {"value": "loading"}
+        loading = await routes.probe_health(spec)
+        server.state = {"value": "unloaded", "failed": True, "exit_code": 1}
+        failed = await routes.probe_health(spec)
+        server.state = {"value": "sleeping"}
+        sleeping = await routes.probe_health(spec)
+
+    assert (loading.loaded, loading.failed, loading.sleeping) == (False, "", False)
+    assert (failed.loaded, failed.failed) == (False, "the server reports a failed load: exit_code 1")
+    assert (sleeping.loaded, sleeping.failed, sleeping.sleeping) == (False, "", True)
+
+
+async def test_llama_server_that_sleeps_is_recognised_without_being_woken(routes: HttpRoutes, tmp_path: Path) -> None:
+    server = Server(FACTS["llama-server"])
+    async with serving(server) as url:
+        spec = spec_of("llama-server", url, tmp_path)
+        awake = await routes.probe_health(spec)
+        server.state = "sleeping"
+        asleep = await routes.probe_health(spec)
+    without_props = replace(FACTS["llama-server"], reads={"/health": lambda _: (200, {"status": "ok"})})
+    async with serving(Server(without_props)) as url:
+        older = await routes.probe_health(spec_of("llama-server", url, tmp_path))
+
+    assert (awake.reachable, awake.loaded, awake.sleeping) == (True, None, False)
+    assert (asleep.reachable, asleep.loaded, asleep.sleeping) == (True, False, True)
+    assert (older.reachable, older.loaded, older.sleeping) == (True, None, False)
+
+
+@pytest.mark.parametrize(("model", "loaded"), [("llama3", True), ("llama3:latest", True), ("llama3:8b", False)])
+async def test_two_consumers_of_one_ollama_are_told_apart(
+    model: str, loaded: bool, routes: HttpRoutes, tmp_path: Path
+) -> None:
+    listed = {"models": [{"name": "llama3:latest", "size_vram": 1}]}
+    async with serving(Server(replace(FACTS["ollama"], reads={"/api/ps": lambda _: (200, listed)}))) as url:
+        health = await routes.probe_health(spec_of("ollama", url, tmp_path, model=model))
+
+    assert (health.reachable, health.loaded) == (True, loaded)
+
+
+async def test_koboldcpp_answers_a_load_early_and_declares_it(tmp_path: Path) -> None:
+    spec = spec_of("koboldcpp", "http://127.0.0.1:1", tmp_path)
+    assert spec.load is not None
+    assert spec.load.async_load
 
 
 async def test_success_equals_detects_an_incomplete_unload(routes: HttpRoutes, tmp_path: Path) -> None:

@@ -37,9 +37,35 @@ def test_preset_is_valid_and_names_its_sources(name: str) -> None:
     assert problems.entries == []
     assert one.about.sources
     assert one.about.notes
-    assert set(one.document.table) == {"preset", "consumer"}
-    names_model = "{model}" in str(one.document.table["consumer"])
+    assert set(one.document.table) - {"without_model"} == {"preset", "consumer"}
+    assert one.about.model == "optional" or "without_model" not in one.document.table
+    names_model = "model}" in str(one.document.table["consumer"])
     assert names_model == (one.about.model != "none")
+
+
+@pytest.mark.parametrize("name", preset_names())
+def test_preset_without_its_optional_model_is_valid_and_keeps_its_health_check(name: str) -> None:
+    problems = ProblemList()
+    one = preset(name)
+    if one.about.model != "optional":
+        assert one.about.model in ("none", "required")
+        return
+
+    keys = read_keys(ConsumerTable, one.consumer(""), Place(one.document, ("consumer",)), problems)
+
+    assert problems.entries == []
+    assert ("health" in keys) == ("health" in one.document.table["consumer"])
+    assert "model}" not in str(keys)
+
+
+@pytest.mark.parametrize("name", preset_names())
+def test_health_check_of_a_server_with_several_models_asks_for_the_consumers_own(name: str) -> None:
+    one = preset(name)
+    health = one.document.table["consumer"].get("health", {})
+    told_apart = "model}" in str(health)
+
+    # audio.cpp has no route that lists its models, and KoboldCpp shows a model but not its configuration.
+    assert told_apart == (one.about.model != "none" and name not in ("audio-cpp", "koboldcpp"))
 
 
 @pytest.mark.parametrize("name", preset_names())
@@ -103,9 +129,9 @@ def test_ollama_with_a_model(tmp_path: Path) -> None:
         "it",
         6144,
         url="http://127.0.0.1:11434",
-        health=HealthRoute("/api/ps", loaded="/models"),
-        load=Route("/api/generate", json={"model": "hf.co/a/b:Q4_K_M"}, timeout_sec=300.0),
-        unload=Route("/api/generate", json={"model": "hf.co/a/b:Q4_K_M", "keep_alive": 0}),
+        health=HealthRoute("/api/ps", loaded="/models/[name=hf.co~1a~1b:Q4_K_M]"),
+        load=Route("/api/generate", json={"model": "hf.co/a/b:Q4_K_M"}, timeout_sec=300.0, error="/error"),
+        unload=Route("/api/generate", json={"model": "hf.co/a/b:Q4_K_M", "keep_alive": 0}, error="/error"),
         evict=(HTTP,),
         preset="ollama",
     )
@@ -145,9 +171,16 @@ def test_llama_cpp_router_selects_its_model_in_the_list(tmp_path: Path) -> None:
         "it",
         6144,
         url="http://127.0.0.1:9931",
-        health=HealthRoute("/models", loaded="/data/[id=ggml-org~1gemma~03:Q8_0]/status/value", loaded_equals="loaded"),
-        load=Route("/models/load", json={"model": "ggml-org/gemma~3:Q8_0"}, success="/success"),
-        unload=Route("/models/unload", json={"model": "ggml-org/gemma~3:Q8_0"}, success="/success"),
+        health=HealthRoute(
+            "/models",
+            loaded="/data/[id=ggml-org~1gemma~03:Q8_0]/status/value",
+            loaded_equals="loaded",
+            failed="/data/[id=ggml-org~1gemma~03:Q8_0]/status/failed",
+            sleeping="/data/[id=ggml-org~1gemma~03:Q8_0]/status/value",
+            sleeping_equals="sleeping",
+        ),
+        load=Route("/models/load", json={"model": "ggml-org/gemma~3:Q8_0"}, success="/success", error="/error"),
+        unload=Route("/models/unload", json={"model": "ggml-org/gemma~3:Q8_0"}, success="/success", error="/error"),
         evict=(HTTP,),
         preset="llama-cpp-router",
     )
@@ -222,7 +255,14 @@ def test_model_is_escaped_for_its_position() -> None:
         {
             "consumer": {
                 "load": {"path": "/api/ps/{model}?m={model}", "json": {"path": ["{model}"]}},
-                "health": {"path": "/", "loaded": "/[id={model}]", "last_used": "/{model}"},
+                "health": {
+                    "path": "/",
+                    "loaded": "/[id={model}]",
+                    "last_used": "/{model}",
+                    "failed": "/[id={tagged_model}]/x",
+                    "loaded_equals": "{model}",
+                    "sleeping_path": "/{model}",
+                },
             }
         },
         {},
@@ -231,7 +271,34 @@ def test_model_is_escaped_for_its_position() -> None:
     keys = type(one)("x", one.about, document).consumer("a/b ~é?")
 
     assert keys["load"] == {"path": "/api/ps/a%2Fb%20~%C3%A9%3F?m=a%2Fb%20~%C3%A9%3F", "json": {"path": ["a/b ~é?"]}}
-    assert keys["health"] == {"path": "/", "loaded": "/[id=a~1b ~0é?]", "last_used": "/a~1b ~0é?"}
+    assert keys["health"] == {
+        "path": "/",
+        "loaded": "/[id=a~1b ~0é?]",
+        "last_used": "/a~1b ~0é?",
+        "failed": "/[id=a~1b ~0é?:latest]/x",
+        "loaded_equals": "a/b ~é?",
+        "sleeping_path": "/a%2Fb%20~%C3%A9%3F",
+    }
+
+
+@pytest.mark.parametrize(
+    ("model", "listed"),
+    [
+        ("llama3", "llama3:latest"),
+        ("llama3:latest", "llama3:latest"),
+        ("llama3:8b", "llama3:8b"),
+        ("hf.co/a/b", "hf.co~1a~1b:latest"),
+        ("localhost:5000/library/llama3", "localhost:5000~1library~1llama3:latest"),
+        ("{model}{tagged_model}", "{model}{tagged_model}:latest"),
+    ],
+)
+def test_ollama_lists_a_model_without_a_tag_as_latest(model: str, listed: str, tmp_path: Path) -> None:
+    one = spec(tmp_path, f'preset = "ollama"\nmodel = "{model}"')
+
+    assert one.health is not None
+    assert one.health.loaded == f"/models/[name={listed}]"
+    assert one.load is not None
+    assert one.load.json == {"model": model}
 
 
 ROUTER = {"data": [{"id": "other", "status": {"value": "loaded"}}, {"id": "a/b:Q4", "status": {"value": "unloaded"}}]}
@@ -248,6 +315,23 @@ ROUTER_LOADED = {
         ("llama-cpp-router", ROUTER, False),
         ("llama-cpp-router", ROUTER_LOADED, True),
         ("llama-cpp-router", {"data": []}, False),
+        ("ollama", {"models": [{"name": "other:latest", "model": "other:latest", "size_vram": 1}]}, False),
+        ("llama-swap", {"running": [{"model": "a/b:Q4", "state": "starting"}]}, False),
+        ("llama-swap", {"running": [{"model": "a/b:Q4", "state": "ready"}]}, True),
+        ("llama-swap", {"running": []}, False),
+        ("tabbyapi", {"id": "a/b:Q4", "object": "model"}, True),
+        ("tabbyapi", {"id": "other", "object": "model"}, False),
+        ("koboldcpp", {"result": "koboldcpp/any"}, True),
+        ("koboldcpp", {"result": "inactive"}, False),
+        ("koboldcpp", {}, None),
+        ("text-generation-webui", {"model_name": "a/b:Q4", "lora_names": []}, True),
+        ("text-generation-webui", {"model_name": "None", "lora_names": []}, False),
+        ("text-generation-webui", {"model_name": None, "lora_names": []}, False),
+        ("localai", {"backends": ["llama-cpp"], "loaded_models": [{"id": "a/b:Q4"}]}, True),
+        ("localai", {"backends": ["llama-cpp"], "loaded_models": [{"id": "other"}]}, False),
+        ("localai", {"backends": ["llama-cpp"], "loaded_models": []}, False),
+        ("lm-studio", {"models": [{"key": "a/b:Q4", "loaded_instances": []}]}, False),
+        ("lm-studio", {"models": []}, False),
         ("vllm", {"is_sleeping": True}, False),
         ("vllm", {"is_sleeping": False}, True),
         ("comfyui", {"system": {}, "devices": []}, None),
