@@ -9,9 +9,10 @@ from typing import Any
 import attrs
 
 from gpumand.config import validators
+from gpumand.config.quantities import Mib, Seconds
 from gpumand.config.shared_keys import MAX_DEVICES, MAX_MIB, MAX_SEC, default_of, equals, headers, seconds
 from gpumand.config.table_schema import TableOf, key
-from gpumand.config.value_types import Boolean, Choice, Integer, Json, Leaf, ListOf, Number, Text
+from gpumand.config.value_types import Boolean, Choice, Integer, Json, Leaf, ListOf, Text
 from gpumand.domain.consumer import BusyAfter, BusyRoute, ConsumerSpec, EvictionMethod, HealthRoute, Route
 from gpumand.domain.request import MAX_PRIORITY, MIN_PRIORITY
 
@@ -37,7 +38,7 @@ class _Footprint(Leaf):
     description = f'whole number from 1 to {MAX_MIB}, or "auto"'
 
     def accept(self, value: Any) -> int | None:
-        return None if value == "auto" else Integer(1, MAX_MIB).accept(value)
+        return None if value == "auto" else Mib(1, MAX_MIB).accept(value)
 
 
 @attrs.frozen
@@ -180,7 +181,7 @@ class ConsumerTable:
         unit="MiB",
     )
     vram_guess_mib: int | None = key(
-        Integer(1, MAX_MIB),
+        Mib(1, MAX_MIB),
         "Estimate of vram_resident_mib, used until gpumand has measured the consumer. It cannot be "
         "combined with vram_resident_mib.",
         default=None,
@@ -230,7 +231,7 @@ class ConsumerTable:
         default=default_of(ConsumerSpec, "busy"),
     )
     busy_grace_sec: float = key(
-        Number(0, MAX_SEC),
+        Seconds(0, MAX_SEC),
         "Grace period of a busy consumer: how long other requests wait for its work to end, counted from when they "
         "first needed its memory. After that, busy_after applies.",
         default=default_of(ConsumerSpec, "busy_grace_sec"),
@@ -267,13 +268,13 @@ class ConsumerTable:
         default=default_of(ConsumerSpec, "vram_managed"),
     )
     residual_mib: int = key(
-        Integer(0, MAX_MIB),
+        Mib(0, MAX_MIB),
         "VRAM that the consumer keeps after its unload route has been called, usually a CUDA context.",
         default=default_of(ConsumerSpec, "residual_mib"),
         unit="MiB",
     )
     idle_timeout_sec: float = key(
-        Number(0, MAX_SEC),
+        Seconds(0, MAX_SEC),
         "Idle timeout: the consumer is evicted after this time without a lease. 0 disables it.",
         default=default_of(ConsumerSpec, "idle_timeout_sec"),
         unit="s",
@@ -307,7 +308,7 @@ class ConsumerTable:
         default=default_of(ConsumerSpec, "parks"),
     )
     parked_host_mib: int | None = key(
-        Integer(0, MAX_MIB),
+        Mib(0, MAX_MIB),
         "Host RAM that the consumer uses while it is parked. By default its footprint times the number of its devices.",
         default=default_of(ConsumerSpec, "parked_host_mib"),
         unit="MiB",

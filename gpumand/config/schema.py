@@ -13,6 +13,7 @@ import attrs
 
 from gpumand.config import validators
 from gpumand.config.consumer_schema import BusyTable, ConsumerTable, HealthTable, RouteTable
+from gpumand.config.quantities import Mib, Seconds
 from gpumand.config.shared_keys import MAX_MIB, MAX_SEC, default_of, seconds
 from gpumand.config.table_schema import key
 from gpumand.config.value_types import Boolean, Choice, Integer, ListOf, Number, Text
@@ -40,7 +41,7 @@ class SchedulerTable:
         default=default_of(SchedulerSettings, "policy"),
     )
     overtake_budget_sec: float = key(
-        Number(0, MAX_SEC),
+        Seconds(0, MAX_SEC),
         "Limit on overtaking with policy adaptive: how much work of later requests may be served before a waiting "
         "request. 0 disables overtaking.",
         default=default_of(SchedulerSettings, "overtake_budget_sec"),
@@ -54,7 +55,7 @@ class SchedulerTable:
         default=default_of(SchedulerSettings, "overlap"),
     )
     cushion_mib: int = key(
-        Integer(0, MAX_MIB),
+        Mib(0, MAX_MIB),
         "Cushion: VRAM that stays free on a device in addition to every footprint, for allocations that a consumer "
         "makes while it works.",
         default=default_of(SchedulerSettings, "cushion_mib"),
@@ -90,7 +91,7 @@ class SchedulerTable:
         unit="s",
     )
     host_ram_reserve_mib: int = key(
-        Integer(0, MAX_MIB),
+        Mib(0, MAX_MIB),
         "Reserve of host RAM: a consumer is parked only if this much host RAM stays available afterwards.",
         default=default_of(SchedulerSettings, "host_ram_reserve_mib"),
         unit="MiB",
@@ -120,13 +121,13 @@ class GpuTable:
         unit="s",
     )
     total_mib: int | None = key(
-        Integer(1, MAX_MIB),
+        Mib(1, MAX_MIB),
         "Total VRAM of device 0, used when the source cannot report it.",
         default=default_of(GpuSettings, "total_mib"),
         unit="MiB",
     )
     simulated_total_mib: tuple[int, ...] = key(
-        ListOf(Integer(1, MAX_MIB), min_length=1, max_length=64, unique=False, single=True),
+        ListOf(Mib(1, MAX_MIB), min_length=1, max_length=64, unique=False, single=True),
         "Sizes of the simulated devices, by index. Used with source simulated.",
         default=default_of(GpuSettings, "simulated_total_mib"),
         unit="MiB",

@@ -6,7 +6,8 @@ import dataclasses
 from typing import Any
 
 from gpumand.config import validators
-from gpumand.config.value_types import Boolean, Integer, Number, OneOf, StringTable, Text
+from gpumand.config.quantities import Seconds
+from gpumand.config.value_types import Boolean, Integer, OneOf, StringTable, Text
 
 MAX_MIB = 16 * 1024 * 1024
 """Upper bound of sizes in MiB (16 TiB). No device has more, so a larger number was written in another unit."""
@@ -22,9 +23,9 @@ def default_of(owner: Any, name: str) -> Any:
     return next(one.default for one in dataclasses.fields(owner) if one.name == name)
 
 
-def seconds(low: float = 0.0, high: float = MAX_SEC) -> Number:
+def seconds(low: float = 0.0, high: float = MAX_SEC) -> Seconds:
     """Return the value type of a time in seconds; a lower bound of 0 is excluded, because a wait of 0 s is useless."""
-    return Number(low, high, above=low == 0.0)
+    return Seconds(low, high, above=low == 0.0)
 
 
 def equals() -> OneOf:

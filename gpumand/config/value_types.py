@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -16,6 +17,7 @@ from gpumand.domain.name_suggestions import nearest
 MAX_TEXT = 1024
 MAX_JSON = 64 * 1024
 MAX_JSON_DEPTH = 32
+_NUMBER = re.compile(r"-?[0-9]{1,10}(?:\.[0-9]{1,6})?")
 
 
 class InvalidValue(Exception):
@@ -53,7 +55,7 @@ class Boolean(Leaf):
 
     def accept(self, value: Any) -> bool:
         if not isinstance(value, bool):
-            raise InvalidValue(f"must be true or false, not {type_name(value)}")
+            raise InvalidValue(f"must be true or false, not {type_name(value)}{_unquoted(value, ('true', 'false'))}")
         return value
 
 
@@ -70,7 +72,7 @@ class Integer(Leaf):
 
     def accept(self, value: Any) -> int:
         if isinstance(value, bool) or not isinstance(value, int):
-            raise InvalidValue(f"must be a {self.description}, not {type_name(value)}")
+            raise InvalidValue(f"must be a {self.description}, not {type_name(value)}{_unquoted(value)}")
         if not self.low <= value <= self.high:
             raise InvalidValue(f"must be a {self.description}, not {_digits(value)}")
         return value
@@ -92,7 +94,7 @@ class Number(Leaf):
 
     def accept(self, value: Any) -> float:
         if isinstance(value, bool) or not isinstance(value, int | float):
-            raise InvalidValue(f"must be a {self.description}, not {type_name(value)}")
+            raise InvalidValue(f"must be a {self.description}, not {type_name(value)}{_unquoted(value)}")
         if not self.low <= value <= self.high or (self.above and value == self.low):
             raise InvalidValue(f"must be a {self.description}, not {_digits(value)}")
         return float(value)
@@ -256,6 +258,12 @@ class Json(Leaf):
         if len(json.dumps(value)) > MAX_JSON:
             raise InvalidValue(f"is longer than {MAX_JSON // 1024} KiB as JSON, the maximum")
         return value
+
+
+def _unquoted(value: Any, words: tuple[str, ...] = ()) -> str:
+    """Return the end of a message that says how to write a number or a boolean that was written as a string."""
+    is_number = isinstance(value, str) and _NUMBER.fullmatch(value) is not None
+    return f": write {value}, without quotes" if value in words or (is_number and not words) else ""
 
 
 def _check_json(value: Any, depth: int) -> None:

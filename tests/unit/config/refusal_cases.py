@@ -142,6 +142,44 @@ consumer(
 )
 consumer("device is empty", 'device = ""', "consumers.tts.device", "must not be empty")
 
+for _text, _write in (
+    ('"13GB"', "write 13312, in MiB"),
+    ('"13 GiB"', "write 13312, in MiB"),
+    ('"13.5g"', "write 13824, in MiB"),
+    ('"13,5 GB"', "write 13824, in MiB"),
+    ('"0.5T"', "write 524288, in MiB"),
+    ('"13312MiB"', "write 13312, in MiB"),
+    ('"13312"', "write 13312, without quotes"),
+    ("13312.5", "not a decimal number: write 13313, in MiB"),
+    ("13958643712", "if that is in bytes, write 13312, in MiB"),
+):
+    case(
+        f"footprint {_text}",
+        f'[consumers.tts]\nunit = "t.service"\nvram_resident_mib = {_text} #!\n',
+        "consumers.tts.vram_resident_mib",
+        _write,
+    )
+    case(f"cushion {_text}", f"[scheduler]\ncushion_mib = {_text} #!\n", "scheduler.cushion_mib", _write)
+for _text in ('"13 kg"', '"GB"', '"-13GB"', '"99999 TB"', '"13GB 5"', "-1.5", "true", "16777217"):
+    case(
+        f"footprint {_text}",
+        f'[consumers.tts]\nunit = "t.service"\nvram_resident_mib = {_text} #!\n',
+        "consumers.tts.vram_resident_mib",
+        "must be a whole number from 1 to 16777216, not",
+    )
+for _text, _write in (
+    ('"5min"', "write 300, in seconds"),
+    ('"1h 30m"', "write 5400, in seconds"),
+    ('"250ms"', "write 0.25, in seconds"),
+    ('"90 s"', "write 90, in seconds"),
+    ('"90"', "write 90, without quotes"),
+    ('"soon"', "not a string"),
+    ('"5 5min"', "not a string"),
+    ('"900h"', "not a string"),
+):
+    consumer(f"timeout {_text}", f"load_timeout_sec = {_text}", "consumers.tts.load_timeout_sec", _write)
+consumer("priority is text", 'priority = "5"', "consumers.tts.priority", "write 5, without quotes")
+consumer("parks is text", 'pinned = "true"', "consumers.tts.pinned", "write true, without quotes")
 unit("without a type", '"comfyui"', "is not a name of a unit", "comfyui.service")
 unit("of another type", '"comfyui.timer"', ".service, .scope, .slice, .target")
 unit("with a slash", '"a/b.service"', "is not a name of a unit")
