@@ -11,6 +11,7 @@ from gpumand.config.consumer_schema import ConsumerTable
 from gpumand.config.files import read_key_file
 from gpumand.config.presets import Preset, preset, preset_names
 from gpumand.config.problems import Place, ProblemList, quoted
+from gpumand.config.route_checks import check_routes
 from gpumand.config.table_schema import INVALID, check_required, read_keys, with_defaults
 from gpumand.config.validators import CONSUMER_NAME, KEY, KEY_HEADER
 from gpumand.domain.consumer import UNKNOWN_MIB, BusyRoute, ConsumerSpec, EvictionMethod
@@ -134,6 +135,7 @@ def _check_consumer(parsed: ParsedConsumer, problems: ProblemList) -> None:
         problems.add(place.at("parked_host_mib"), "has no effect unless parks = true")
     _check_eviction_methods(parsed, problems)
     _check_busy_route(parsed, problems)
+    check_routes(keys, place, problems)
     _check_unit_only_preset(parsed, problems)
     _check_coexists_with_itself(parsed, problems)
     residual, resident = keys.get("residual_mib"), keys.get("vram_resident_mib")

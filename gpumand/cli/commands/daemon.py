@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -15,6 +17,9 @@ from gpumand.cli.output import print_json
 from gpumand.cli.session import run_with_client
 from gpumand.version import VERSION
 
+if TYPE_CHECKING:
+    from gpumand.domain.consumer import Settings
+
 
 @click.command("config-check", cls=Command)
 @click.argument("path", required=False, type=click.Path(path_type=Path))
@@ -22,7 +27,10 @@ from gpumand.version import VERSION
 def config_check(ctx: click.Context, path: Path | None) -> None:
     """Check the configuration. Needs no running gpumand.
 
-    PATH is a file or a folder. Default: /etc/gpumand, or with --user ~/.config/gpumand.
+    PATH is a file or a folder. Default: /etc/gpumand, or with --user ~/.config/gpumand. Errors are printed with file,
+    line and key. A valid configuration may still get warnings, which do not change the exit status: consumers that
+    share a server and cannot be told apart, units that systemd does not know, and footprints that fit on no device of
+    the running gpumand.
     """
     from gpumand.cli.render.format import clean, count
     from gpumand.config import DEFAULT_FILE, ConfigProblems, load, user_folder
@@ -35,14 +43,25 @@ def config_check(ctx: click.Context, path: Path | None) -> None:
         for problem in error.problems:
             print(clean(str(problem)), file=sys.stderr)
         raise click.exceptions.Exit(ExitCode.FAILURE) from None
+    warnings = _warnings(options, settings)
     if options.json:
-        print_json({"path": str(path) if path else None, "consumers": list(settings.consumers)})
-    elif not options.quiet:
+        document = {"path": str(path) if path else None, "consumers": list(settings.consumers)}
+        return print_json(document | ({"warnings": warnings} if warnings else {}))
+    for one in warnings:
+        print(f"warning: {clean(one)}.", file=sys.stderr)
+    if not options.quiet:
         where = path or (user_folder() if options.user else DEFAULT_FILE.parent)
         print(f"The configuration in {clean(where)} is valid: {count(len(settings.consumers), 'consumer')}.")
         for name in (one.name for one in settings.consumers.values() if one.vram_resident_mib == UNKNOWN_MIB):
             why = "its VRAM requirement is unknown, so it cannot be leased until gpumand has measured it"
             print(f"{clean(name)}: {why}. Set vram_resident_mib or vram_guess_mib.")
+    return None
+
+
+def _warnings(options: GlobalOptions, settings: Settings) -> list[str]:
+    from gpumand.cli.config_findings import ask_host, findings
+
+    return findings(settings, asyncio.run(ask_host(options, settings)))
 
 
 @click.command(cls=Command)

@@ -153,6 +153,37 @@ async def test_masked_and_missing_units_are_found_in_systemd(host: LiveHost, tmp
     assert not any(what.startswith("good") for what in fixes)
 
 
+async def test_config_check_asks_systemd_and_the_daemon_and_starts_neither(host: LiveHost, tmp_path: Path) -> None:
+    control = await host.client()
+    systemd = FakeHost(host.bus, control.bus, tmp_path)
+    ctl, file = Ctl(host.bus.address), tmp_path / "checked.toml"
+    lines = [f"[consumers.{name}]\nunit = '{name}.service'\nvram_resident_mib = 99\n" for name in ("good", "gone")]
+    lines += ["[consumers.large]\nurl = 'http://h:1'\nvram_resident_mib = 99999\n"]
+    lines += [f"[consumers.{name}]\nurl = 'http://h:2'\nvram_resident_mib = 99\n" for name in ("a", "b")]
+    file.write_text("".join(lines))
+    await systemd.boot({"good.service": {"argv": ["sleep", "1000"]}})
+    try:
+        without_daemon = await ctl("config-check", str(file))
+        host.configure("")
+        await host.start()
+        with_daemon = await ctl("config-check", str(file))
+        document = json.loads((await ctl("config-check", str(file), "--json")).out)
+    finally:
+        await host.end()
+        await systemd.halt()
+        await control.close()
+    assert (without_daemon.code, with_daemon.code) == (0, 0)
+    shared, gone = (
+        "a and b share the server http://h:2",
+        "gone: systemd has no unit gone.service, so gpumand cannot start or stop it. Check the name",
+    )
+    assert [gone in line or shared in line for line in without_daemon.err.splitlines()] == [True, True]
+    assert [line.split(":")[0] for line in with_daemon.err.splitlines()] == ["warning"] * 3
+    assert "large: vram_resident_mib is 99999" in with_daemon.err
+    assert gone in document["warnings"]
+    assert with_daemon.out == f"The configuration in {file} is valid: 5 consumers.\n"
+
+
 async def test_the_configuration_path_is_read_from_the_daemons_command_line(tmp_path: Path) -> None:
     for words, expected in (
         (["gpumand", "--config", "/a/b.toml", "--user"], Path("/a/b.toml")),

@@ -487,3 +487,30 @@ case(
     "consumers.tts.unit",
     'is missing: the preset "infinity" has no unload route, so only stopping the unit frees VRAM',
 )
+
+for _line, _key, _message in (
+    ('health = { path = "/", unloaded_equals = "x" }', "unloaded_equals", "has no effect without loaded"),
+    ('health = { path = "/", failed_equals = "x" }', "failed_equals", "has no effect without failed"),
+    ('health = { path = "/", sleeping_equals = "x" }', "sleeping_equals", "has no effect without sleeping"),
+    ('health = { path = "/", sleeping_path = "/x" }', "sleeping_path", "has no effect without sleeping"),
+    ('health = { path = "/", loaded = "/a", loaded_equals = 1, unloaded_equals = 2 }', "unloaded_equals", "combined"),
+    ('health = { path = "/", unloaded_status = 200 }', "unloaded_status", "from 400 to 599"),
+    ('health = { path = "/", failed = "x" }', "failed", "not a JSON pointer"),
+    ('health = { path = "/", sleeping = "/a", sleeping_path = "x" }', "sleeping_path", "must start with"),
+):
+    consumer_with_url(
+        f"health {_line}",
+        _line,
+        f"consumers.tts.health.{_key}",
+        _message,
+        {"failed": "/x", "sleeping_path": "/x"}.get(_key, "") if "sta" in _message or "not a" in _message else "",
+    )
+consumer_with_url(
+    "async_load of an unload route",
+    'unload = { path = "/", async_load = true }',
+    "consumers.tts.unload.async_load",
+    "has no effect on an unload route",
+)
+consumer_with_url(
+    "error that is no pointer", 'load = { path = "/", error = "x" }', "consumers.tts.load.error", "JSON pointer", "/x"
+)

@@ -57,12 +57,12 @@ def _has_files(facts: Facts) -> bool:
     return facts.config.settings is not None or bool(facts.config.unreadable)
 
 
-def _has_settings(facts: Facts) -> bool:
-    return facts.config.settings is not None
-
-
 def _has_consumers(facts: Facts) -> bool:
     return bool(facts.consumers or facts.entries)
+
+
+def _has_settings(facts: Facts) -> bool:
+    return facts.config.settings is not None
 
 
 def _has_driver(facts: Facts) -> bool:
@@ -105,6 +105,7 @@ CHECKS: dict[str, Check] = {
     "boot": Check(units.boot, _has_readable_units, "units"),
     "routes": Check(consumers.routes, _has_files, "consumers"),
     "busy checks": Check(consumers.busy_checks, _has_settings, "consumers"),
+    "shared servers": Check(consumers.shared, _has_settings, "consumers"),
     "consumers": Check(consumers.failing, _has_status, "consumers"),
     "attribution": Check(consumers.attribution, _has_consumers, "consumers"),
 }

@@ -8,6 +8,8 @@ from shlex import quote
 from gpumand.cli.doctor.facts import Facts
 from gpumand.cli.doctor.finding import Finding, note, problem, unchecked, warning
 from gpumand.config.toml_writer import toml_key
+from gpumand.domain.shared_servers import shared_servers
+from gpumand.domain.socket_url import split_socket_url
 
 RUNNING = ("active", "activating", "reloading")
 
@@ -31,7 +33,7 @@ def _unreachable(facts: Facts, name: str, error: str, *, refused: bool) -> Itera
     if spec.unit and (unit is None or unit.active_state not in RUNNING):
         return
     path = spec.health.path if spec.health else ""
-    command = f"curl -sv {quote(spec.url + path)}"
+    command = _curl(spec.url, path)
     if refused and not spec.unit:
         yield note(f"{name}: nothing listens at {spec.url}", "its server is not running and gpumand cannot start it")
     elif refused:
@@ -75,6 +77,20 @@ def _managed(facts: Facts) -> Iterator[tuple[str, str]]:
         yield from ((name, spec.unit) for name, spec in facts.consumers.items() if spec.vram_managed)
         return
     yield from ((name, str(one.get("unit") or "")) for name, one in facts.entries.items() if one.get("vram_managed"))
+
+
+def _curl(url: str, path: str) -> str:
+    socket = split_socket_url(url)
+    if socket is None:
+        return f"curl -sv {quote(url + path)}"
+    return f"curl -sv --unix-socket {quote(socket[0])} {quote(f'http://localhost{socket[1]}{path}')}"
+
+
+def shared(facts: Facts) -> Iterator[Finding]:
+    """Consumers that share a server can be told apart by their health checks."""
+    for one in shared_servers(facts.consumers.values()):
+        what, _, fix = str(one).rpartition(". ")
+        yield warning(what, "gpumand may grant a lease on a model that is not loaded", fix)
 
 
 def failing(facts: Facts) -> Iterator[Finding]:

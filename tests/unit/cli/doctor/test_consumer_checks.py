@@ -12,9 +12,9 @@ from gpumand.cli.doctor.finding import Severity, note
 from gpumand.cli.doctor.probes import probe_consumers
 from gpumand.cli.render.doctor import as_json, doctor_lines
 from gpumand.cli.render.theme import Theme
-from gpumand.domain.consumer import BusyReport, BusyRoute, HealthRoute
+from gpumand.domain.consumer import BusyReport, BusyRoute, Health, HealthRoute
 from tests.unit.cli import samples
-from tests.unit.cli.doctor.healthy_host import HEALTHY, findings, only_finding, settings, spec, status
+from tests.unit.cli.doctor.healthy_host import HEALTHY, findings, only_finding, settings, spec, status, unit
 
 
 def test_vram_managed_without_a_unit_is_a_warning_with_the_missing_line() -> None:
@@ -118,3 +118,19 @@ async def test_only_a_consumer_with_a_loaded_model_is_asked_for_its_work(
     assert server.asked == (["/health", "/slots"] if is_asked else ["/health"])
     assert [one.status for one in found.busy.values()] == ([400] if is_asked else [])
     assert len(findings(found, "busy checks")) == is_asked
+
+
+def test_consumers_that_share_a_server_and_ask_it_the_same_are_a_warning() -> None:
+    one, two = (spec(name, unit="ollama.service", preset="ollama") for name in ("mvoice", "comfyui"))
+    facts = replace(HEALTHY, config=settings(one, two), units={"ollama.service": unit("ollama.service")})
+    (finding,) = findings(facts, "shared servers")
+    assert finding.severity is Severity.WARNING
+    assert finding.what.startswith("mvoice and comfyui share the server http://127.0.0.1:9200")
+    assert finding.fix == "Set model in each of them, or configure one consumer for the server"
+
+
+def test_command_for_a_server_on_a_unix_socket_can_be_run() -> None:
+    failing = {"mvoice": Health(False, error="health route: timed out")}
+    own = settings(spec("mvoice", url="http://unix:/run/m.sock:/base"))
+    fix = only_finding(replace(HEALTHY, config=own, routes=failing), "routes").fix
+    assert fix == "curl -sv --unix-socket /run/m.sock http://localhost/base/health"
