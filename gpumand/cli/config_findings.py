@@ -1,4 +1,4 @@
-"""Findings about a valid configuration: facts of this host that it contradicts, and consumers it cannot tell apart.
+"""Findings about a valid configuration: facts of this host that it contradicts, and consumers it cannot distinguish.
 
 ``gpumanctl config-check`` prints them. What cannot be asked, because no systemd and no daemon runs, is not checked.
 """

@@ -1,4 +1,4 @@
-"""Finds consumers that share a server and whose health checks cannot tell them apart."""
+"""Finds consumers that share a server and whose health checks cannot distinguish them."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class SharedServer:
 
 
 def shared_servers(consumers: Iterable[ConsumerSpec]) -> list[SharedServer]:
-    """Return the groups of consumers that use the same URL and whose health checks cannot tell them apart.
+    """Return the groups of consumers that use the same URL and whose health checks cannot distinguish them.
 
     Args:
         consumers: all configured consumers, in the order in which groups are to name them.
@@ -49,7 +49,7 @@ def shared_servers(consumers: Iterable[ConsumerSpec]) -> list[SharedServer]:
 
 
 def _groups(specs: Sequence[ConsumerSpec]) -> list[list[ConsumerSpec]]:
-    """Join consumers that cannot be told apart, directly or through another one."""
+    """Join consumers that cannot be distinguished, directly or through another one."""
     groups: list[list[ConsumerSpec]] = []
     for spec in specs:
         joined = [one for one in groups if any(_are_alike(spec, other) for other in one)]
@@ -68,7 +68,7 @@ def _are_alike(one: ConsumerSpec, other: ConsumerSpec) -> bool:
 def _may_be_one_server(one: ConsumerSpec, other: ConsumerSpec) -> bool:
     """Whether consumers of one URL may be parts of one process.
 
-    Different units take turns at a port, and tell their consumers apart. Beside a consumer with a unit, one without a
+    Different units take turns at a port, and distinguish their consumers. Beside a consumer with a unit, one without a
     unit is a part of the same server if it is of the same kind.
     """
     if one.unit and other.unit:

@@ -29,7 +29,7 @@ def config_check(ctx: click.Context, path: Path | None) -> None:
 
     PATH is a file or a folder. Default: /etc/gpumand, or with --user ~/.config/gpumand. Errors are printed with file,
     line and key. A valid configuration may still get warnings, which do not change the exit status: consumers that
-    share a server and cannot be told apart, units that systemd does not know, and footprints that fit on no device of
+    share a server and cannot be distinguished, units that systemd does not know, and footprints that fit on no device of
     the running gpumand.
     """
     from gpumand.cli.render.format import clean, count

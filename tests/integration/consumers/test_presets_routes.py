@@ -174,7 +174,7 @@ async def test_llama_server_that_sleeps_is_recognised_without_being_woken(routes
 
 
 @pytest.mark.parametrize(("model", "loaded"), [("llama3", True), ("llama3:latest", True), ("llama3:8b", False)])
-async def test_two_consumers_of_one_ollama_are_told_apart(
+async def test_two_consumers_of_one_ollama_are_distinguished(
     model: str, loaded: bool, routes: HttpRoutes, tmp_path: Path
 ) -> None:
     listed = {"models": [{"name": "llama3:latest", "size_vram": 1}]}

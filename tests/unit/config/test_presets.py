@@ -62,10 +62,10 @@ def test_preset_without_its_optional_model_is_valid_and_keeps_its_health_check(n
 def test_health_check_of_a_server_with_several_models_asks_for_the_consumers_own(name: str) -> None:
     one = preset(name)
     health = one.document.table["consumer"].get("health", {})
-    told_apart = "model}" in str(health)
+    distinguishes = "model}" in str(health)
 
     # audio.cpp has no route that lists its models, and KoboldCpp shows a model but not its configuration.
-    assert told_apart == (one.about.model != "none" and name not in ("audio-cpp", "koboldcpp"))
+    assert distinguishes == (one.about.model != "none" and name not in ("audio-cpp", "koboldcpp"))
 
 
 @pytest.mark.parametrize("name", preset_names())

@@ -24,7 +24,7 @@ def groups(*specs: ConsumerSpec) -> list[tuple[str, ...]]:
     return [one.consumers for one in shared_servers(specs)]
 
 
-def test_consumers_that_ask_for_their_own_model_are_told_apart() -> None:
+def test_consumers_that_ask_for_their_own_model_are_distinguished() -> None:
     assert groups(spec("a", ps("/models/[name=a]")), spec("b", ps("/models/[name=b]"))) == []
     card = HealthRoute("/v1/model", loaded="/id", loaded_equals="a")
     assert groups(spec("a", card), spec("b", HealthRoute("/v1/model", loaded="/id", loaded_equals="b"))) == []

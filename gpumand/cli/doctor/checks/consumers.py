@@ -87,7 +87,7 @@ def _curl(url: str, path: str) -> str:
 
 
 def shared(facts: Facts) -> Iterator[Finding]:
-    """Consumers that share a server can be told apart by their health checks."""
+    """Consumers that share a server can be distinguished by their health checks."""
     for one in shared_servers(facts.consumers.values()):
         what, _, fix = str(one).rpartition(". ")
         yield warning(what, "gpumand may grant a lease on a model that is not loaded", fix)
