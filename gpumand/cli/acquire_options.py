@@ -10,7 +10,8 @@ import click
 
 from gpumand.cli import completion
 from gpumand.cli.durations import DURATION, to_usec
-from gpumand.client.options import Options, acquire_options
+from gpumand.cli.sizes import SIZE
+from gpumand.client.options import Options, acquire_options, vram_options
 from gpumand.domain.request import DEFAULT_TIMEOUT_SEC, MAX_PRIORITY, MAX_WAIT_SEC, MIN_PRIORITY
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -27,6 +28,12 @@ device_option = click.option(
     shell_complete=completion.devices,
     help="Index or UUID of the GPU. Default: any GPU.",
 )
+vram_option = click.option(
+    "--vram", type=SIZE, metavar="SIZE", help="Reserve this much VRAM, without a consumer: 12G, 12GiB or 12288M."
+)
+all_option = click.option(
+    "--all", "whole", is_flag=True, help="Reserve the whole GPU, without a consumer: evict everything that may go."
+)
 timeout_option = click.option(
     "--timeout", type=DURATION, metavar="TIME", help="Maximum waiting time, for example 20s (the default) or 5min."
 )
@@ -42,6 +49,8 @@ class AcquireOptions:
         timeout_sec: maximum waiting time in seconds; 0 = do not wait.
         priority: None = the consumer's default.
         device, reason, token: "" = not given.
+        vram_mib: MiB to reserve without a consumer; None = not given.
+        whole: reserve the whole GPU without a consumer.
     """
 
     lifetime: str
@@ -51,6 +60,8 @@ class AcquireOptions:
     device: str
     reason: str
     token: str
+    vram_mib: int | None = None
+    whole: bool = False
 
     @classmethod
     def from_arguments(cls, lifetime: str, arguments: Mapping[str, Any]) -> AcquireOptions:
@@ -67,12 +78,34 @@ class AcquireOptions:
         timeout_sec = resolve_timeout(arguments["timeout"], arguments["wait_mode"])
         token = arguments.get("token", "")
         priority, device, reason = arguments["priority"], arguments["device"], arguments["reason"]
-        return cls(lifetime, ttl, timeout_sec, priority, device, reason, token)
+        reserved = {"vram_mib": arguments.get("vram"), "whole": arguments.get("whole", False)}
+        return cls(lifetime, ttl, timeout_sec, priority, device, reason, token, **reserved)
 
     def options(self) -> Options:
         """The D-Bus options; those that were not given are left out, so that the daemon uses its defaults."""
         texts = {"device": self.device, "reason": self.reason, "token": self.token}
-        return acquire_options(self.lifetime, self.timeout_sec, ttl_sec=self.ttl_sec, priority=self.priority, **texts)
+        ttl_sec, priority = self.ttl_sec, self.priority
+        options = acquire_options(self.lifetime, self.timeout_sec, ttl_sec=ttl_sec, priority=priority, **texts)
+        return options | vram_options(self.vram_mib, self.whole)
+
+
+def vram_reservation_options(command: F) -> F:
+    """Add ``--vram`` and ``--all`` to a command."""
+    return vram_option(all_option(command))
+
+
+def check_consumer_or_vram(consumer: str | None, vram: int | None, whole: bool) -> str:
+    """The requested consumer, "" for a reservation.
+
+    Raises:
+        click.UsageError: not exactly one of a consumer, ``--vram`` and ``--all`` was given.
+    """
+    given = [name for name, is_given in (("CONSUMER", consumer), ("--vram", vram), ("--all", whole)) if is_given]
+    if len(given) > 1:
+        raise click.UsageError(f"{' and '.join(given)} exclude each other; give only one of them")
+    if not given:
+        raise click.UsageError("give a CONSUMER, or --vram SIZE or --all to reserve VRAM without one")
+    return consumer or ""
 
 
 def waiting_options(command: F) -> F:

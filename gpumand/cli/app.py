@@ -33,6 +33,7 @@ SECTIONS: dict[str, dict[str, str]] = {
         "release": "leases:release",
         "renew": "leases:renew",
         "run": "run:run",
+        "hold": "hold:hold",
     },
     "Manual operations": {
         "load": "consumers:load",

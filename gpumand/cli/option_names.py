@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 
 COMMAND_LINE_OPTIONS = {
+    "all": "--all",
     "consumer": "--consumer",
     "device": "--device",
     "force": "--force",
@@ -21,6 +22,7 @@ COMMAND_LINE_OPTIONS = {
     "token": "--token",
     "ttl_usec": "--ttl",
     "until_usec": "--until",
+    "vram_mib": "--vram",
 }
 """D-Bus option -> option of gpumanctl. The option ``method`` of Evict has none."""
 

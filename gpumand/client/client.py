@@ -14,6 +14,7 @@ from gpumand.client.events import Events
 from gpumand.client.held_lease import DEFAULT_WAIT_SEC, Held, connect, lease
 from gpumand.client.options import (
     acquire_options,
+    checked_request,
     checked_text,
     history_options,
     selection_options,
@@ -85,8 +86,10 @@ class Client:
 
     def lease(
         self,
-        consumer: str,
+        consumer: str = "",
         *,
+        vram_mib: int | None = None,
+        all: bool = False,
         timeout_sec: float | None = DEFAULT_WAIT_SEC,
         priority: int | None = None,
         device: str = "",
@@ -94,12 +97,14 @@ class Client:
     ) -> AbstractAsyncContextManager[Held]:
         """Hold a lease for as long as a block runs: ``gpumand.client.lease`` on the same bus."""
         options = {"device": device, "reason": reason, "bus": self._bus}
-        return lease(consumer, timeout_sec=timeout_sec, priority=priority, **options)
+        return lease(consumer, vram_mib=vram_mib, all=all, timeout_sec=timeout_sec, priority=priority, **options)
 
     async def acquire(
         self,
-        consumer: str,
+        consumer: str = "",
         *,
+        vram_mib: int | None = None,
+        all: bool = False,
         lifetime: str = "ttl",
         ttl_sec: float | None = None,
         timeout_sec: float | None = DEFAULT_WAIT_SEC,
@@ -113,7 +118,8 @@ class Client:
         Cancelling the call withdraws the request. If the daemon restarts meanwhile, the request is repeated.
 
         Args:
-            consumer: name of the consumer, as configured.
+            consumer: name of the consumer, as configured; "" to reserve VRAM without one.
+            vram_mib, all: what to reserve without a consumer, as in ``gpumand.client.lease``.
             lifetime: "ttl" (the lease ends after a time, unless renewed) or "unit" (it ends when the systemd unit that
                 this process runs in stops).
             ttl_sec: time to live in seconds for "ttl"; None = as configured (900 unless changed).
@@ -135,13 +141,14 @@ class Client:
                 f'lifetime must be "ttl" or "unit", not {lifetime!r}. For a lease of this connection, use client.lease.'
             )
         wait = wait_sec(timeout_sec)
+        consumer, reserved = checked_request(consumer, vram_mib, all)
         texts = {"device": device, "reason": reason, "token": token}
-        options = acquire_options(lifetime, wait, ttl_sec=ttl_sec, priority=priority, **texts)
+        options = acquire_options(lifetime, wait, ttl_sec=ttl_sec, priority=priority, **texts) | reserved
         # A connection of its own: closing it withdraws the request if this call is cancelled.
         calls = await connect(self._bus)
         try:
             with translate_errors():
-                return grant_of(*await calls.acquire(checked_text("consumer", consumer), options, wait))
+                return grant_of(*await calls.acquire(consumer, options, wait))
         finally:
             await calls.close()
 
@@ -170,13 +177,25 @@ class Client:
             expires_usec = await self._connected().renew(checked_text("lease", lease), ttl)
         return Fields("the answer of Renew", {"expires_usec": expires_usec}).time("expires_usec")
 
-    async def plan(self, consumer: str, *, priority: int | None = None, device: str = "") -> Plan:
-        """What a request for a consumer would do now, and why; changes nothing. Raises NoSuchConsumer."""
+    async def plan(
+        self,
+        consumer: str = "",
+        *,
+        vram_mib: int | None = None,
+        all: bool = False,
+        priority: int | None = None,
+        device: str = "",
+    ) -> Plan:
+        """What a request would do now, and why; changes nothing. Raises NoSuchConsumer, InvalidArgs.
+
+        Without a consumer the request is for ``vram_mib``, or with ``all`` for the whole GPU.
+        """
         from gpumand.client.parsing import plan_of
 
-        options = selection_options(priority, device=device)
+        consumer, reserved = checked_request(consumer, vram_mib, all)
+        options = selection_options(priority, device=device) | reserved
         with translate_errors():
-            return plan_of(await self._connected().plan(checked_text("consumer", consumer), options))
+            return plan_of(await self._connected().plan(consumer, options))
 
     async def load(self, consumer: str, *, timeout_sec: float | None = DEFAULT_WAIT_SEC, device: str = "") -> Outcome:
         """Load a consumer without a lease, evicting others if needed.

@@ -11,7 +11,7 @@ from gpumand.bus.connection_errors import BusError, BusLost
 from gpumand.client.calls import Calls
 from gpumand.client.errors import translate_errors
 from gpumand.client.lease_watch import RELEASED, Ended, LeaseWatch
-from gpumand.client.options import Options, acquire_options, checked_text, wait_sec
+from gpumand.client.options import Options, acquire_options, checked_request, wait_sec
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -39,13 +39,15 @@ class LeaseInfo:
 
     Attributes:
         id: id of the lease.
-        consumer: name of the leased consumer.
+        consumer: name of the leased consumer; "" for a reservation.
         device: index of the GPU as text; "" if unknown.
         endpoint: the consumer's URL; "" if none is configured.
         evicted: names of the consumers that were evicted for it, in order.
         loaded: whether the consumer was loaded for it; False if it was already resident.
         waited_sec: seconds from the call to the grant.
         expires_at: when the lease expires; None = never.
+        vram_mib: MiB that are reserved on each device; None for a lease on a consumer, and with ``all``.
+        all: whether the whole GPU is reserved.
     """
 
     def __init__(self, grant: Grant | LeaseInfo) -> None:
@@ -58,9 +60,11 @@ class LeaseInfo:
         self.loaded: bool = grant.loaded
         self.waited_sec: float = grant.waited_sec
         self.expires_at: datetime | None = grant.expires_at
+        self.vram_mib: int | None = grant.vram_mib
+        self.all: bool = grant.all
 
     def __repr__(self) -> str:
-        return f"<{type(self).__name__} {self.id} on {self.consumer}>"
+        return f"<{type(self).__name__} {self.id} on {self.consumer or 'reserved VRAM'}>"
 
 
 class Held(LeaseInfo):
@@ -104,8 +108,10 @@ class Held(LeaseInfo):
 
 
 async def hold(
-    consumer: str,
+    consumer: str = "",
     *,
+    vram_mib: int | None = None,
+    all: bool = False,
     timeout_sec: float | None = DEFAULT_WAIT_SEC,
     priority: int | None = None,
     device: str = "",
@@ -114,8 +120,8 @@ async def hold(
 ) -> Held:
     """Acquire a lease as ``lease`` does on entering; the caller must release it."""
     wait = wait_sec(timeout_sec)
-    options = acquire_options("connection", wait, priority=priority, device=device, reason=reason)
-    checked_text("consumer", consumer)
+    consumer, reserved = checked_request(consumer, vram_mib, all)
+    options = acquire_options("connection", wait, priority=priority, device=device, reason=reason) | reserved
     calls = await connect(bus)
     try:
         with translate_errors():
@@ -140,8 +146,10 @@ async def _acquire(calls: Calls, consumer: str, options: Options, timeout_sec: f
 
 @asynccontextmanager
 async def lease(
-    consumer: str,
+    consumer: str = "",
     *,
+    vram_mib: int | None = None,
+    all: bool = False,
     timeout_sec: float | None = DEFAULT_WAIT_SEC,
     priority: int | None = None,
     device: str = "",
@@ -159,8 +167,17 @@ async def lease(
 
     Cancelling the wait (also with ``asyncio.timeout``) withdraws the request at once.
 
+    A program that is no configured service reserves VRAM without a consumer::
+
+        async with lease(vram_mib=12288, reason="training"):
+            train()
+
+    The memory of this process and of the processes that it starts counts against the reservation.
+
     Args:
-        consumer: name of the consumer, as configured.
+        consumer: name of the consumer, as configured; "" to reserve VRAM without one.
+        vram_mib: MiB to reserve, without a consumer; None = not given.
+        all: reserve the whole GPU, without a consumer: everything that may go is evicted, and nothing else is loaded.
         timeout_sec: seconds to wait; 0 = do not wait, None = no limit (a day at most).
         priority: -100 to 100, higher is served first; None = the consumer's priority.
         device: index or UUID of the GPU; "" = any that fits.
@@ -179,7 +196,7 @@ async def lease(
         NotRunning, BusUnavailable, Mismatch: gpumand cannot be reached.
     """
     options = {"device": device, "reason": reason, "bus": bus}
-    held = await hold(consumer, timeout_sec=timeout_sec, priority=priority, **options)
+    held = await hold(consumer, vram_mib=vram_mib, all=all, timeout_sec=timeout_sec, priority=priority, **options)
     try:
         yield held
     finally:

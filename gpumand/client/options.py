@@ -73,6 +73,29 @@ def acquire_options(
     return options | selection_options(priority, **texts)
 
 
+def vram_options(vram_mib: int | None = None, whole_device: bool = False) -> dict[str, tuple[str, Any]]:
+    """Options of a reservation; {} for a lease on a consumer. Raises InvalidArgs."""
+    from gpumand.domain.reservation import MAX_VRAM_MIB
+
+    if vram_mib is None:
+        return {"all": ("b", True)} if whole_device else {}
+    if whole_device:
+        raise InvalidArgs("vram_mib and all exclude each other; give one of them")
+    if not isinstance(vram_mib, int) or isinstance(vram_mib, bool) or not 1 <= vram_mib <= MAX_VRAM_MIB:
+        raise InvalidArgs(f"vram_mib must be a number of MiB from 1 to {MAX_VRAM_MIB}, not {vram_mib!r}")
+    return {"vram_mib": ("u", vram_mib)}
+
+
+def checked_request(consumer: str, vram_mib: int | None, whole_device: bool) -> tuple[str, dict[str, tuple[str, Any]]]:
+    """The consumer of a request and the options of its reservation. Raises InvalidArgs unless it has one of the two."""
+    options = vram_options(vram_mib, whole_device)
+    if checked_text("consumer", consumer) and options:
+        raise InvalidArgs(f"a lease on {consumer} takes no {'/'.join(options)}; leave out the consumer to reserve VRAM")
+    if not consumer and not options:
+        raise InvalidArgs("a lease needs a consumer, or vram_mib or all to reserve VRAM without one")
+    return consumer, options
+
+
 def selection_options(priority: int | None = None, **texts: str) -> dict[str, tuple[str, Any]]:
     """Options for priority and strings, without the omitted ones. Raises InvalidArgs."""
     from gpumand.domain.request import MAX_PRIORITY, MIN_PRIORITY

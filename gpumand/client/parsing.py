@@ -46,6 +46,8 @@ def grant_of(lease: str, answer: object) -> Grant:
         fields.flag("loaded", False),
         fields.seconds("waited_usec", 0),
         fields.time("expires_usec"),
+        fields.optional_number("vram_mib"),
+        fields.flag("all", False),
     )
 
 
@@ -121,6 +123,10 @@ def _lease(fields: Fields) -> StandingLease:
         fields.time("granted_usec"),
         fields.time("expires_usec"),
         fields.text("reason", ""),
+        fields.optional_number("vram_mib"),
+        fields.flag("all", False),
+        fields.text("program", ""),
+        fields.optional_number("used_mib"),
     )
 
 
@@ -133,6 +139,8 @@ def _waiting(fields: Fields) -> WaitingRequest:
         fields.text("waiting_for", ""),
         fields.optional_number("owner_uid"),
         fields.text("reason", ""),
+        fields.optional_number("vram_mib"),
+        fields.flag("all", False),
     )
 
 

@@ -83,8 +83,10 @@ class SyncHeld(LeaseInfo):
 
 @contextmanager
 def lease_sync(
-    consumer: str,
+    consumer: str = "",
     *,
+    vram_mib: int | None = None,
+    all: bool = False,
     timeout_sec: float | None = DEFAULT_WAIT_SEC,
     priority: int | None = None,
     device: str = "",
@@ -103,7 +105,9 @@ def lease_sync(
     leases: list[Held] = []
 
     async def acquire() -> None:
-        leases.append(await hold(consumer, timeout_sec=timeout_sec, priority=priority, **options))
+        leases.append(
+            await hold(consumer, vram_mib=vram_mib, all=all, timeout_sec=timeout_sec, priority=priority, **options)
+        )
 
     with LoopThread() as thread:
         try:
@@ -170,8 +174,10 @@ class SyncClient:
 
     def lease(
         self,
-        consumer: str,
+        consumer: str = "",
         *,
+        vram_mib: int | None = None,
+        all: bool = False,
         timeout_sec: float | None = DEFAULT_WAIT_SEC,
         priority: int | None = None,
         device: str = "",
@@ -179,12 +185,14 @@ class SyncClient:
     ) -> AbstractContextManager[SyncHeld]:
         """Hold a lease for as long as a block runs: ``lease_sync`` on the same bus."""
         options = {"device": device, "reason": reason, "bus": self._bus}
-        return lease_sync(consumer, timeout_sec=timeout_sec, priority=priority, **options)
+        return lease_sync(consumer, vram_mib=vram_mib, all=all, timeout_sec=timeout_sec, priority=priority, **options)
 
     def acquire(
         self,
-        consumer: str,
+        consumer: str = "",
         *,
+        vram_mib: int | None = None,
+        all: bool = False,
         lifetime: str = "ttl",
         ttl_sec: float | None = None,
         timeout_sec: float | None = DEFAULT_WAIT_SEC,
@@ -196,6 +204,8 @@ class SyncClient:
         """Acquire a lease that outlives this process; see ``Client.acquire``."""
         work = self._client.acquire(
             consumer,
+            vram_mib=vram_mib,
+            all=all,
             lifetime=lifetime,
             ttl_sec=ttl_sec,
             timeout_sec=timeout_sec,
@@ -214,9 +224,17 @@ class SyncClient:
         """Extend a lease of lifetime "ttl"; returns when it ends now. See ``Client.renew``."""
         return self._run(self._client.renew(lease, ttl_sec))
 
-    def plan(self, consumer: str, *, priority: int | None = None, device: str = "") -> Plan:
-        """What a request for a consumer would do now, and why; changes nothing. Raises NoSuchConsumer."""
-        return self._run(self._client.plan(consumer, priority=priority, device=device))
+    def plan(
+        self,
+        consumer: str = "",
+        *,
+        vram_mib: int | None = None,
+        all: bool = False,
+        priority: int | None = None,
+        device: str = "",
+    ) -> Plan:
+        """What a request would do now, and why; changes nothing. See ``Client.plan``."""
+        return self._run(self._client.plan(consumer, vram_mib=vram_mib, all=all, priority=priority, device=device))
 
     def load(self, consumer: str, *, timeout_sec: float | None = DEFAULT_WAIT_SEC, device: str = "") -> Outcome:
         """Load a consumer without a lease; see ``Client.load``."""

@@ -18,13 +18,15 @@ class Grant:
 
     Attributes:
         id: id of the lease, for ``release`` and ``renew``.
-        consumer: name of the leased consumer.
+        consumer: name of the leased consumer; "" for a reservation.
         device: index of the GPU as text; "" if unknown.
         endpoint: the consumer's URL; "" if none is configured.
         evicted: names of the consumers that were evicted for it, in order.
         loaded: whether the consumer was loaded for it; False if it was already resident.
         waited_sec: seconds from the call to the grant.
         expires_at: when the lease expires; None = never.
+        vram_mib: MiB that are reserved on each device; None for a lease on a consumer, and with ``all``.
+        all: whether the whole GPU is reserved.
     """
 
     id: str
@@ -35,6 +37,8 @@ class Grant:
     loaded: bool
     waited_sec: float
     expires_at: datetime | None
+    vram_mib: int | None = None
+    all: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +130,9 @@ class StandingLease:
         lifetime: "ttl", "connection" or "unit".
         granted_at: when it was granted.
         expires_at: when it expires; None = never.
+        vram_mib, all: what is reserved where ``consumer`` is ""; see ``Grant``.
+        program: the program that made a reservation; "" if unknown.
+        used_mib: memory that the program of a reservation holds; None if unknown, and for a lease on a consumer.
     """
 
     id: str
@@ -137,11 +144,18 @@ class StandingLease:
     granted_at: datetime | None
     expires_at: datetime | None
     reason: str
+    vram_mib: int | None = None
+    all: bool = False
+    program: str = ""
+    used_mib: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class WaitingRequest:
-    """A waiting request. ``position`` counts from 1; ``waiting_for`` gives the reason as text."""
+    """A waiting request. ``position`` counts from 1; ``waiting_for`` gives the reason as text.
+
+    A request for a reservation has an empty ``consumer``, and ``vram_mib`` or ``all``.
+    """
 
     consumer: str
     position: int
@@ -150,6 +164,8 @@ class WaitingRequest:
     waiting_for: str
     owner_uid: int | None
     reason: str
+    vram_mib: int | None = None
+    all: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,13 @@ from typing import Any
 import click
 
 from gpumand.cli import completion
-from gpumand.cli.acquire_options import AcquireOptions, request_options, waiting_options
+from gpumand.cli.acquire_options import (
+    AcquireOptions,
+    check_consumer_or_vram,
+    request_options,
+    vram_reservation_options,
+    waiting_options,
+)
 from gpumand.cli.client import Client
 from gpumand.cli.consumer_lookup import consumer_entry
 from gpumand.cli.durations import DURATION, to_usec
@@ -22,7 +28,8 @@ from gpumand.cli.session import run_with_client
 
 
 @click.command(cls=Command)
-@click.argument("consumer", shell_complete=completion.consumers)
+@click.argument("consumer", required=False, shell_complete=completion.consumers)
+@vram_reservation_options
 @click.option(
     "--lifetime",
     type=click.Choice(["ttl", "connection", "unit"]),
@@ -39,11 +46,15 @@ from gpumand.cli.session import run_with_client
     help="Idempotency token: repeating the request with it returns the same lease.",
 )
 @click.pass_context
-def acquire(ctx: click.Context, /, consumer: str, lifetime: str, **arguments: Any) -> None:
-    """Load CONSUMER and take a lease on it. Prints the lease id."""
+def acquire(ctx: click.Context, /, consumer: str | None, lifetime: str, **arguments: Any) -> None:
+    """Load CONSUMER and take a lease on it. Prints the lease id.
+
+    With --vram or --all, and without a CONSUMER, the lease reserves VRAM for the calling script.
+    """
+    consumer = check_consumer_or_vram(consumer, arguments["vram"], arguments["whole"])
     if lifetime == "connection":
         end = "a lease with --lifetime connection would end together with this command"
-        raise click.UsageError(f"{end}; use: gpumanctl run {consumer} -- COMMAND")
+        raise click.UsageError(f"{end}; use: gpumanctl run {consumer or '--vram SIZE'} -- COMMAND")
     request = AcquireOptions.from_arguments(lifetime, arguments)
 
     async def call(client: Client, options: GlobalOptions) -> None:
@@ -51,7 +62,7 @@ def acquire(ctx: click.Context, /, consumer: str, lifetime: str, **arguments: An
         lease, grant = await with_progress(client, consumer, acquiring, options)
         _print_lease(lease, grant, options)  # before any further call: if that hangs or fails, the id must not be lost
         if _prints_details(options):
-            _print_details(grant, await consumer_entry(client, consumer))
+            _print_details(grant, await consumer_entry(client, consumer) if consumer else {})
 
     run_with_client(ctx, call)
 

@@ -15,11 +15,18 @@ import click
 
 from gpumand.bus.connection_errors import BusError, BusLost
 from gpumand.cli import completion
-from gpumand.cli.acquire_options import AcquireOptions, request_options, waiting_options
+from gpumand.cli.acquire_options import (
+    AcquireOptions,
+    check_consumer_or_vram,
+    request_options,
+    vram_reservation_options,
+    waiting_options,
+)
 from gpumand.cli.child_process import Child, resolve_program
 from gpumand.cli.client import Client
 from gpumand.cli.options import Command, GlobalOptions, global_options
 from gpumand.cli.progress import with_progress
+from gpumand.cli.reserved_devices import DEVICE_VARIABLE, reserved_devices
 from gpumand.cli.session import connected
 from gpumand.cli.signals import JOB_CONTROL_SIGNALS, TERMINATING_SIGNALS, ReceivedSignal, SignalPump, exit_by_signal
 from gpumand.client.lease_watch import BUS_LOST, FORGOTTEN, LeaseWatch
@@ -36,7 +43,7 @@ class RunCommand(Command):
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Parse the arguments, with a ``--`` put before the command when there is none."""
-        return super().parse_args(ctx, with_separator(args, self._valued()))
+        return super().parse_args(ctx, with_separator(args, self._valued(), RESERVING))
 
     def _valued(self) -> set[str]:
         """Names of the options whose value is the next word."""
@@ -44,21 +51,31 @@ class RunCommand(Command):
         return {name for option in options if not (option.is_flag or option.count) for name in option.opts}
 
 
-def with_separator(args: Sequence[str], valued: set[str]) -> list[str]:
+RESERVING = ("--vram", "--all")
+"""Options that take the place of CONSUMER."""
+
+
+def with_separator(args: Sequence[str], valued: set[str], reserving: Sequence[str] = ()) -> list[str]:
     """The arguments with ``--`` before the command, so that in ``run voice ls -l`` the ``-l`` belongs to ``ls``.
+
+    Where an option takes the place of the consumer, an empty name is inserted as the consumer.
 
     Args:
         args: the arguments of ``run``.
         valued: the options whose value is the next word.
+        reserving: the options that take the place of the consumer.
     """
-    position, consumer_seen = 0, False
+    position, consumer_seen, reserves = 0, False, False
     while position < len(args):
         word = args[position]
         if word == "--":
-            return list(args)
+            return [*args[:position], *([""] if reserves and not consumer_seen else []), *args[position:]]
         if word.startswith("-") and word != "-":
+            reserves = reserves or word.partition("=")[0] in reserving
             position += 2 if word in valued else 1
             continue
+        if reserves and not consumer_seen:
+            return [*args[:position], "", "--", *args[position:]]
         if consumer_seen:
             return [*args[:position], "--", *args[position:]]
         consumer_seen = True
@@ -69,6 +86,7 @@ def with_separator(args: Sequence[str], valued: set[str]) -> list[str]:
 @click.command(cls=RunCommand)
 @click.argument("consumer", shell_complete=completion.consumers)
 @click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED, metavar="-- CMD...")
+@vram_reservation_options
 @waiting_options
 @request_options
 @click.option("--kill-on-loss", is_flag=True, help="End CMD when the lease is lost. Default: CMD continues.")
@@ -77,7 +95,11 @@ def run(ctx: click.Context, /, consumer: str, command: tuple[str, ...], kill_on_
     """Run CMD with a lease on CONSUMER. Returns its exit status.
 
     CMD gets GPUMAND_LEASE, GPUMAND_CONSUMER and, when a URL is configured, GPUMAND_ENDPOINT in its environment.
+
+    With --vram or --all instead of CONSUMER, VRAM is reserved for CMD, which also gets GPUMAND_DEVICE and, unless it is
+    set already, CUDA_VISIBLE_DEVICES.
     """
+    consumer = check_consumer_or_vram(consumer, arguments["vram"], arguments["whole"])
     options = global_options(ctx)
     if options.json:
         raise click.UsageError("--json does not work with run: standard output belongs to the command")
@@ -136,8 +158,10 @@ class LeasedCommand:
         await watch.listen()
         call = client.acquire(self.consumer, self.request.options(), self.request.timeout_sec)
         lease, grant = await with_progress(client, self.consumer, call, self.options)
+        reserved = {} if self.consumer else await reserved_devices(client, grant)
         # No await up to the redirection, so that no signal reaches the old handler once the child exists.
-        child = Child(self.path, self.command, self._environment(lease, grant))
+        environment = self._environment(lease, grant) | reserved
+        child = Child(self.path, self.command, environment)
         pump.redirect(child.handle)
         watch.follow(lease)
         watcher = asyncio.ensure_future(self._watch(client, watch, child))
@@ -147,7 +171,7 @@ class LeasedCommand:
             watcher.cancel()
             await asyncio.wait([watcher])  # unlike await, it does not raise the watcher's CancelledError
             await watch.stop()
-            await _release(client, lease)
+            await release_quietly(client, lease)
 
     def _environment(self, lease: str, grant: Mapping[str, Any]) -> dict[str, str]:
         own = {
@@ -156,7 +180,7 @@ class LeasedCommand:
             "GPUMAND_ENDPOINT": str(grant.get("endpoint") or ""),
         }
         # An outer ``gpumanctl run`` may have set an endpoint: it must not stay when this consumer has none.
-        inherited = {name: value for name, value in os.environ.items() if name not in own}
+        inherited = {name: value for name, value in os.environ.items() if name not in own and name != DEVICE_VARIABLE}
         return inherited | {name: value for name, value in own.items() if value}
 
     async def _watch(self, client: Client, watch: LeaseWatch, child: Child) -> None:
@@ -164,7 +188,8 @@ class LeasedCommand:
         reason = await watch.ended.wait()
         why = {BUS_LOST: client.connection.lost_reason, FORGOTTEN: "gpumand restarted without it"}.get(reason, reason)
         then = f"ending {self.command[0]}" if self.kill_on_loss else f"{self.command[0]} continues without it"
-        print(f"gpumanctl: the lease on {self.consumer} was lost: {why}; {then}", file=sys.stderr, flush=True)
+        what = f"the lease on {self.consumer}" if self.consumer else "the reservation"
+        print(f"gpumanctl: {what} was lost: {why}; {then}", file=sys.stderr, flush=True)
         if self.kill_on_loss:
             child.send(signal.SIGTERM)
             child.send(signal.SIGCONT)  # a stopped process handles SIGTERM only when it continues
@@ -172,7 +197,7 @@ class LeasedCommand:
             child.send(signal.SIGKILL)
 
 
-async def _release(client: Client, lease: str) -> None:
+async def release_quietly(client: Client, lease: str) -> None:
     """Release the lease; when that fails, the end of the connection releases it."""
     try:
         async with asyncio.timeout(RELEASE_SEC):

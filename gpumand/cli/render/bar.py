@@ -8,7 +8,7 @@ from typing import Any
 
 from gpumand.cli.render.format import clean, mib
 from gpumand.cli.render.text import Text
-from gpumand.cli.render.theme import FOREIGN_STYLE, Theme, consumer_style
+from gpumand.cli.render.theme import FOREIGN_STYLE, RESERVATION_STYLE, Theme, consumer_style
 
 ESTIMATED_RESIDENCIES = ("resident", "unloading")
 """Residencies whose memory is estimated from the footprint if there is no reading.
@@ -38,11 +38,17 @@ class Share:
     shade: str = "█"
 
 
-def shares(device: Mapping[str, Any], consumers: Sequence[Mapping[str, Any]], max_foreign: int = 0) -> list[Share]:
+def shares(
+    device: Mapping[str, Any],
+    consumers: Sequence[Mapping[str, Any]],
+    max_foreign: int = 0,
+    reservations: Sequence[Mapping[str, Any]] = (),
+) -> list[Share]:
     """The parts of a device's bar: consumers in the order of the configuration, then foreign or unattributed memory.
 
     Args:
         device, consumers: entries of GetStatus.
+        reservations: leases of GetStatus; those without a consumer get a part each.
         max_foreign: number of foreign processes that get a part of their own, largest first; the rest share one part.
     """
     names = [clean(consumer["name"]) for consumer in consumers]
@@ -55,6 +61,7 @@ def shares(device: Mapping[str, Any], consumers: Sequence[Mapping[str, Any]], ma
         if held:
             name = clean(consumer["name"])
             found.append(Share(name, held, chr(ord("a") + index % 26), consumer_style(names, name), estimated))
+    found += _reserved_shares(device, reservations)
     rest = device.get("foreign_mib")
     if rest is None and device.get("used_mib") is not None:
         rest = max(0, int(device["used_mib"]) - sum(share.mib for share in found))
@@ -65,6 +72,20 @@ def shares(device: Mapping[str, Any], consumers: Sequence[Mapping[str, Any]], ma
     return (
         [*found, Share("other foreign" if foreign_shares else "foreign", rest, "#", FOREIGN_STYLE)] if rest else found
     )
+
+
+def _reserved_shares(device: Mapping[str, Any], leases: Sequence[Mapping[str, Any]]) -> list[Share]:
+    """What the programs of reservations hold on the device, up to what they reserved."""
+    found = []
+    for lease in leases:
+        devices = str(lease.get("device")).split(",")
+        if lease.get("consumer") or str(device["index"]) not in devices or not lease.get("used_mib"):
+            continue
+        held = int(lease["used_mib"]) // len(devices)
+        held = held if lease.get("all") else min(held, int(lease.get("vram_mib") or held))
+        name = clean(lease.get("program") or "reservation")
+        found.append(Share(f"{name} (reservation)", held, "R", RESERVATION_STYLE))
+    return found
 
 
 def _foreign_shares(device: Mapping[str, Any], most: int) -> list[Share]:

@@ -25,7 +25,7 @@ KINDS = {
 }
 """Text and style for each kind of entry."""
 
-TRIGGERS = {"manual": "manual", "idle": "idle timeout"}
+TRIGGERS = {"manual": "manual", "idle": "idle timeout", "reservation": "for a reservation"}
 """Text for the triggers that are not the name of a consumer."""
 
 FIRST_USEC, LAST_USEC = 0, 253_402_128_000_000_000
@@ -69,7 +69,7 @@ def _row(entry: Entry, format_time: Callable[[int], str]) -> list[Text | str]:
     return [
         format_time(int(entry["at_usec"])),
         Text(word, style=style),
-        clean(entry["consumer"]),
+        clean(entry["consumer"] or "reservation"),
         clean(entry.get("device") or NOTHING),
         usec(entry["duration_usec"]) if entry.get("duration_usec") is not None else NOTHING,
         mib(freed) if freed is not None else NOTHING,

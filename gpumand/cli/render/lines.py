@@ -8,6 +8,7 @@ from typing import Any
 from gpumand.bus.names import ROOT_PATH
 from gpumand.bus.object_paths import unescape_label
 from gpumand.cli.render.format import ahead, clean, gpus, join_names, mib, usec, user_label
+from gpumand.cli.render.reservation import lease_label
 from gpumand.cli.render.residency import loads_on_first_request
 
 Entry = Mapping[str, Any]
@@ -22,16 +23,23 @@ def grant_line(grant: Entry, now_usec: int, consumer: Entry | None = None) -> st
         consumer: the consumer's entry of a status taken after the grant; None when no status was requested.
     """
     device = f" on {gpus(grant['device'])}" if grant.get("device") else ""
+    if not grant["consumer"]:
+        reserved = f"{lease_label(grant)}{device}: reserved after {usec(grant.get('waited_usec', 0))}"
+        return "; ".join([reserved, *_after(grant, now_usec)])
     how = "loaded" if grant.get("loaded") else "already resident"
     how = "its first request loads the model" if _is_only_reserved(grant.get("loaded"), consumer) else how
-    words = [f"{clean(grant['consumer'])}{device}: {how}, granted after {usec(grant.get('waited_usec', 0))}"]
-    if grant.get("evicted"):
-        words.append(f"evicted {_names(grant['evicted'])}")
+    first = f"{clean(grant['consumer'])}{device}: {how}, granted after {usec(grant.get('waited_usec', 0))}"
+    return "; ".join([first, *_after(grant, now_usec)])
+
+
+def _after(grant: Entry, now_usec: int) -> list[str]:
+    """Evictions, expiry and endpoint of a grant, as far as it has them."""
+    words = [f"evicted {_names(grant['evicted'])}"] if grant.get("evicted") else []
     if grant.get("expires_usec"):
         words.append(f"ends {ahead(grant['expires_usec'], now_usec)}")
     if grant.get("endpoint"):
         words.append(clean(grant["endpoint"]))
-    return "; ".join(words)
+    return words
 
 
 def load_line(outcome: Entry, consumer: Entry | None = None) -> str:
@@ -123,15 +131,20 @@ def _place(arguments: Entry) -> str:
 def _trigger(arguments: Entry) -> str:
     trigger = clean(arguments.get("trigger") or "")
     words = {"": "", "manual": "; requested manually", "idle": "; idle timeout"}
-    return words.get(trigger, f"; to make room for {trigger}")
+    return words.get(trigger, f"; to make room for {'a reservation' if trigger == 'reservation' else trigger}")
 
 
 def _lease_granted(arguments: Entry) -> str:
-    return f"lease on {clean(arguments['consumer'])} granted: {clean(arguments['lease'])}"
+    return f"{_lease_kind(arguments)} granted: {clean(arguments['lease'])}"
 
 
 def _lease_ended(arguments: Entry) -> str:
-    return f"lease on {clean(arguments['consumer'])} ended ({clean(arguments['reason'])}): {clean(arguments['lease'])}"
+    return f"{_lease_kind(arguments)} ended ({clean(arguments['reason'])}): {clean(arguments['lease'])}"
+
+
+def _lease_kind(arguments: Entry) -> str:
+    """What was leased; a reservation has no consumer."""
+    return f"lease on {clean(arguments['consumer'])}" if arguments["consumer"] else "reservation"
 
 
 def _changed_properties(arguments: Entry) -> str:

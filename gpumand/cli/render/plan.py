@@ -26,7 +26,7 @@ def plan_lines(plan: Entry, theme: Theme) -> list[Text]:
 
 def _verdict(plan: Entry) -> Text:
     verdict = clean(plan["verdict"])
-    line = Text.assemble((clean(plan["consumer"]), "bold"), ": ")
+    line = Text.assemble((clean(plan["consumer"]) or "reservation", "bold"), ": ")
     line.append(VERDICTS.get(verdict, verdict), style=VERDICT_STYLES.get(verdict, "bold"))
     if plan.get("device"):
         line.append(f" on {gpus(plan['device'])}")

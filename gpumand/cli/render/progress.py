@@ -29,7 +29,7 @@ def wait_status(status: Entry, consumer: str, uid: int, elapsed_sec: float) -> s
         words.append(_queue_position(waiting, len(status["queue"])))
     elif own is not None and own["residency"] in IN_TRANSITION:
         transitions.append(str(own["residency"]))
-    return f"{clean(consumer)}: {'; '.join([*words, *transitions]) or 'request sent'}"
+    return f"{clean(consumer) or 'reservation'}: {'; '.join([*words, *transitions]) or 'request sent'}"
 
 
 def progress_line(text: str, elapsed_sec: float, width: int) -> str:

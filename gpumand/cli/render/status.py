@@ -8,6 +8,7 @@ from typing import Any
 from gpumand.cli.render.bar import bar, legend, shares
 from gpumand.cli.render.format import NOTHING, ago, clean, count, mib, usec
 from gpumand.cli.render.lines import lease_end
+from gpumand.cli.render.reservation import holder_label, lease_label
 from gpumand.cli.render.residency import memory_note, shown_state
 from gpumand.cli.render.table import Column, table
 from gpumand.cli.render.text import Text
@@ -25,7 +26,7 @@ def status_lines(status: Entry, now_usec: int, theme: Theme) -> list[Text]:
     consumers = status["consumers"]
     blocks = [
         head(status, theme),
-        *(device_lines(device, consumers, theme) for device in status["devices"]),
+        *(device_lines(device, consumers, theme, status["leases"]) for device in status["devices"]),
         consumer_lines(consumers, now_usec, theme),
         lease_lines(status["leases"], now_usec, theme),
         queue_lines(status["queue"], theme),
@@ -53,13 +54,13 @@ def head(status: Entry, theme: Theme) -> list[Text]:
     return lines
 
 
-def device_lines(device: Entry, consumers: Sequence[Entry], theme: Theme) -> list[Text]:
+def device_lines(device: Entry, consumers: Sequence[Entry], theme: Theme, leases: Sequence[Entry] = ()) -> list[Text]:
     """A device: its name and memory use, its bar, the legend of the bar, and foreign processes."""
     lines = device_title(device, theme)
     if device.get("error"):
         lines += wrapped(clean(device["error"]), theme, style="bold yellow")
     if device.get("total_mib"):
-        parts = shares(device, consumers)
+        parts = shares(device, consumers, reservations=leases)
         lines += [bar(device, parts, theme), *legend(device, parts, theme)]
     return lines + foreign_lines(device, theme)
 
@@ -194,9 +195,9 @@ def lease_lines(leases: Sequence[Entry], now_usec: int, theme: Theme) -> list[Te
     rows = [
         [
             clean(lease["id"]),
-            clean(lease["consumer"]),
+            lease_label(lease),
             clean(lease.get("device") or NOTHING),
-            clean(lease.get("owner") or f"uid {lease['owner_uid']}"),
+            holder_label(lease),
             lease_end(lease, now_usec) or NOTHING,
             ago(lease["granted_usec"], now_usec),
             clean(lease.get("reason") or ""),
@@ -220,7 +221,7 @@ def queue_lines(queue: Sequence[Entry], theme: Theme) -> list[Text]:
     rows = [
         [
             str(waiting["position"]),
-            clean(waiting["consumer"]),
+            lease_label(waiting),
             str(waiting["priority"]),
             usec(waiting["waited_usec"]),
             f"uid {waiting.get('owner_uid', NOTHING)}",

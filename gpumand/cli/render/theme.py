@@ -36,6 +36,7 @@ class Theme:
 
 CONSUMER_STYLES = ("cyan", "magenta", "green", "yellow", "blue", "bright_cyan", "bright_magenta", "bright_green")
 FOREIGN_STYLE = "bright_black"
+RESERVATION_STYLE = "bright_yellow"
 
 RESIDENCY_STYLES = {
     "resident": "green",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from gpumand.cli.render.bar import bar, legend, shares
+from gpumand.cli.render.bar import Share, bar, legend, shares
 from gpumand.cli.render.format import clean, clock
 from gpumand.cli.render.history import history_lines
 from gpumand.cli.render.status import consumer_table, device_title, head, lease_lines, queue_lines
@@ -168,24 +168,27 @@ def _devices(status: Entry, theme: Theme, room: int) -> list[Text]:
     if room < MIN_LINES_FOR_DEVICES:
         return []
     for layout in (_whole_device, _bar_only, _title_only):
-        lines = [line for device in status["devices"] for line in layout(device, status["consumers"], theme)]
+        lines = [line for device in status["devices"] for line in layout(device, status, theme)]
         if len(lines) <= max(1, room // 2):
             return lines
     return lines[: max(1, room // 2)]
 
 
-def _whole_device(device: Entry, consumers: Sequence[Entry], theme: Theme) -> list[Text]:
-    lines = _bar_only(device, consumers, theme)
-    parts = shares(device, consumers, MAX_FOREIGN)
-    return [*lines, *(legend(device, parts, theme) if device.get("total_mib") else [])]
+def _whole_device(device: Entry, status: Entry, theme: Theme) -> list[Text]:
+    lines = _bar_only(device, status, theme)
+    return [*lines, *(legend(device, _parts(device, status), theme) if device.get("total_mib") else [])]
 
 
-def _bar_only(device: Entry, consumers: Sequence[Entry], theme: Theme) -> list[Text]:
-    lines = _title_only(device, consumers, theme)
-    return [*lines, *([bar(device, shares(device, consumers, MAX_FOREIGN), theme)] if device.get("total_mib") else [])]
+def _bar_only(device: Entry, status: Entry, theme: Theme) -> list[Text]:
+    lines = _title_only(device, status, theme)
+    return [*lines, *([bar(device, _parts(device, status), theme)] if device.get("total_mib") else [])]
 
 
-def _title_only(device: Entry, _: Sequence[Entry], theme: Theme) -> list[Text]:
+def _parts(device: Entry, status: Entry) -> list[Share]:
+    return shares(device, status["consumers"], MAX_FOREIGN, reservations=status["leases"])
+
+
+def _title_only(device: Entry, _: Entry, theme: Theme) -> list[Text]:
     lines = device_title(device, theme)
     return [*lines, Text(f"  {clean(device['error'])}", style="bold yellow")] if device.get("error") else lines
 

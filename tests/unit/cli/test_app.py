@@ -93,6 +93,41 @@ def test_run_options_end_where_the_command_begins(arguments: list[str], expected
     assert with_separator(arguments, {"--priority"}) == expected
 
 
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["--vram", "12G", "--", "ls", "-l"], ["--vram", "12G", "", "--", "ls", "-l"]),
+        (["--vram=12G", "ls", "-l"], ["--vram=12G", "", "--", "ls", "-l"]),
+        (["--all", "-q", "ls", "--", "x"], ["--all", "-q", "", "--", "ls", "--", "x"]),
+        (["voice", "--vram", "12G", "--", "ls"], ["voice", "--vram", "12G", "--", "ls"]),
+        (["voice", "ls", "--all"], ["voice", "--", "ls", "--all"]),
+    ],
+)
+def test_run_needs_no_consumer_when_it_reserves_vram(arguments: list[str], expected: list[str]) -> None:
+    assert with_separator(arguments, {"--vram"}, ("--vram", "--all")) == expected
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        (["run", "voice", "--vram", "12G", "--", "true"], "CONSUMER and --vram exclude each other"),
+        (["run", "--vram", "12G", "--all", "--", "true"], "--vram and --all exclude each other"),
+        (["hold", "--vram", "12G", "--all"], "--vram and --all exclude each other"),
+        (["hold", "--for", "0"], "--for must be more than 0"),
+        (["plan"], "give a CONSUMER, or --vram SIZE or --all"),
+        (["acquire", "--vram", "12X"], "'12X' is not an amount of VRAM; write, for example, 12G"),
+        (["acquire", "--vram", "1G", "--lifetime", "connection"], "use: gpumanctl run --vram SIZE -- COMMAND"),
+    ],
+)
+def test_wrong_usage_of_reservations_says_what_to_write(
+    args: list[str], words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        gpumanctl.main(args)
+    assert ended.value.code == 2
+    assert words in capsys.readouterr().err
+
+
 ERROR_PREFIX = "org.gpumand1.Error."
 BUS = "org.freedesktop.DBus.Error."
 SYSTEM = GlobalOptions()

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from gpumand.domain.device import format_devices
 from gpumand.domain.lease import Lease, LeaseLifetime, Owner
+from gpumand.domain.reservation import Holder, ProcessKey, Reservation
 from gpumand.state.folder import UnusableFile
 from gpumand.state.records import (
     LEASE_ID,
@@ -220,3 +221,48 @@ def test_load_with_invalid_devices_is_rejected(device: object) -> None:
 
     with pytest.raises(UnusableFile, match="its device is invalid"):
         decode_load("tts", json.dumps(record).encode())
+
+
+RESERVATION = Reservation(
+    "38a640c1f0", 12288, False, Holder(ProcessKey(7, 99), ProcessKey(6, 90), "job.service", "python")
+)
+RESERVED = Lease(
+    "38a640c1f0", RESERVATION.name, "0", Owner(":1.7", 1000, 7), LeaseLifetime.TTL, 1, reservation=RESERVATION
+)
+
+
+@pytest.mark.parametrize("reservation", [RESERVATION, replace(RESERVATION, vram_mib=0, whole_device=True)])
+def test_reservation_round_trips(reservation: Reservation) -> None:
+    stored = StoredLease(replace(RESERVED, reservation=reservation), "bus", "boot")
+    assert decode_lease(RESERVED.id, encode_lease(stored)) == stored
+
+
+def test_lease_without_a_reservation_has_the_format_of_earlier_versions() -> None:
+    lease = Lease("1", "comfyui", "0", Owner(":1.7", 1000), LeaseLifetime.TTL, 1)
+    assert "reservation" not in json.loads(encode_lease(StoredLease(lease, "bus", "boot")))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"vram_mib": -1},
+        {"vram_mib": 2**40},
+        {"whole_device": 1},
+        {"pid": "7"},
+        {"parent_started": None},
+        {"unit": 5},
+        {"program": "\0"},
+    ],
+)
+def test_invalid_reservation_is_rejected(change: dict[str, Any]) -> None:
+    record = json.loads(encode_lease(StoredLease(RESERVED, "bus", "boot")))
+    record["reservation"] |= change
+    with pytest.raises(UnusableFile):
+        decode_lease(RESERVED.id, json.dumps(record).encode())
+
+
+@pytest.mark.parametrize("change", [{"consumer": "comfyui"}, {"reservation": []}, {"reservation": None}])
+def test_reservation_that_contradicts_its_lease_is_rejected(change: dict[str, Any]) -> None:
+    record = json.loads(encode_lease(StoredLease(RESERVED, "bus", "boot"))) | change
+    with pytest.raises(UnusableFile):
+        decode_lease(RESERVED.id, json.dumps(record).encode())
