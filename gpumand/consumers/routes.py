@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import importlib
+import logging
 from dataclasses import replace
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -17,6 +18,8 @@ from gpumand.ports import Clock, RouteFailed
 
 if TYPE_CHECKING:
     from gpumand.consumers.http_exchange import Exchange
+
+log = logging.getLogger(__name__)
 
 
 class HttpRoutes:
@@ -42,9 +45,20 @@ class HttpRoutes:
     async def unload(self, spec: ConsumerSpec) -> None:
         """Call the unload route; returns when it has answered with 2xx, which does not prove that VRAM is free.
 
+        A server that refuses because the model is not loaded has nothing to unload, which is no failure.
+
         Raises RouteFailed.
         """
-        await self._call("unload route", spec, spec.unload, is_load=False)
+        try:
+            await self._call("unload route", spec, spec.unload, is_load=False)
+        except RouteFailed as failed:
+            if failed.refused or spec.health is None or not spec.health.loaded:
+                raise
+            # Another method of eviction would stop the unit, and with it the other models of the server.
+            health = await self.probe_health(spec)
+            if health.loaded is not False or health.sleeping:
+                raise
+            log.info("%s: %s; the server says that the model is not loaded", spec.name, failed)
 
     async def probe_health(self, spec: ConsumerSpec) -> Health:
         """Call the health route; a failure is reported in the returned Health."""

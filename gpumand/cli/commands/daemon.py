@@ -29,8 +29,8 @@ def config_check(ctx: click.Context, path: Path | None) -> None:
 
     PATH is a file or a folder. Default: /etc/gpumand, or with --user ~/.config/gpumand. Errors are printed with file,
     line and key. A valid configuration may still get warnings, which do not change the exit status: consumers that
-    share a server and cannot be distinguished, units that systemd does not know, and footprints that fit on no device of
-    the running gpumand.
+    share a server and cannot be distinguished, units that systemd does not know, and footprints that fit on no device
+    of the running gpumand.
     """
     from gpumand.cli.render.format import clean, count
     from gpumand.config import DEFAULT_FILE, ConfigProblems, load, user_folder

@@ -157,6 +157,28 @@ async def test_router_reports_how_a_load_failed_and_that_a_model_sleeps(routes: 
     assert (sleeping.loaded, sleeping.failed, sleeping.sleeping) == (False, "", True)
 
 
+@pytest.mark.parametrize(
+    ("name", "answer"),
+    [
+        ("llama-cpp-router", (400, {"error": {"message": "model is not running"}})),
+        ("tabbyapi", (503, {"detail": "No models are currently loaded."})),
+        ("localai", (404, {"error": {"message": "model not loaded"}})),
+        ("speaches", (404, {"detail": "not loaded"})),
+    ],
+)
+async def test_unload_of_a_model_that_is_not_loaded_is_no_failure(
+    name: str, answer: tuple[int, object], routes: HttpRoutes, tmp_path: Path
+) -> None:
+    # As a failure it would make gpumand stop the unit, and with it the other models of the server.
+    server = Server(FACTS[name], loaded=False, refuses=answer)
+    async with serving(server) as url:
+        spec = spec_of(name, url, tmp_path)
+        await routes.unload(spec)
+        server.loaded = True
+        with pytest.raises(RouteFailed, match=f"unload route answered {answer[0]}"):
+            await routes.unload(spec)
+
+
 async def test_llama_server_that_sleeps_is_recognised_without_being_woken(routes: HttpRoutes, tmp_path: Path) -> None:
     server = Server(FACTS["llama-server"])
     async with serving(server) as url:
