@@ -168,6 +168,8 @@ def _about(name: str) -> Iterator[str]:
         yield f"The key model is {about.model}."
     if about.needs:
         yield f"Requirements of the server: {'; '.join(about.needs)}."
+    if about.side_effects:
+        yield f"Questions that wake the server or keep it awake: {', '.join(about.side_effects)}."
     yield from about.notes
 
 
