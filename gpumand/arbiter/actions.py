@@ -13,6 +13,7 @@ from gpumand.domain.device import Sample, parse_devices
 from gpumand.domain.errors import LoadFailed
 from gpumand.domain.events import EvictionReport
 from gpumand.domain.eviction_check import EvictionCheck, MultiDeviceEvictionCheck
+from gpumand.domain.view import ConsumerState
 from gpumand.ports import ConsumerRoutes, RouteFailed, UnitFailed, UnitManager
 
 log = logging.getLogger(__name__)
@@ -84,9 +85,16 @@ class Actions:
 
     def _new_check_on(self, name: str, device: int, method: EvictionMethod | None) -> EvictionCheck:
         consumer, before = self._state.consumer(name), self._state.device(device)
-        expected_mib = budget.freeable_mib(before, consumer, budget.unattributed_mib(before), method)
+        expected_mib = budget.freeable_mib(before, consumer, self._unnamed_mib(consumer, before), method)
         residual_mib = budget.residual_mib(consumer, method)
         return EvictionCheck(consumer.spec, before, budget.held_mib(before, consumer), expected_mib, residual_mib)
+
+    def _unnamed_mib(self, consumer: ConsumerState, before: Sample) -> int | None:
+        """Unnamed memory that may be the victim's; of a merely reserved one only what has grown since its claim."""
+        unnamed_mib = budget.unattributed_mib(before)
+        if unnamed_mib is None or not consumer.is_merely_reserved or before.index not in consumer.devices:
+            return unnamed_mib
+        return min(unnamed_mib, budget.shown_mib(self._state.view(), before.index, consumer.name))
 
     async def _try_method(
         self,

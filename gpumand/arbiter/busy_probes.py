@@ -70,6 +70,8 @@ class BusyProbes:
             self._state.ledger.update(name, jobs=jobs)
         if jobs:
             self._record_work(name)
+        elif answer.jobs == 0 and requested_at >= consumer.idle_since:
+            self._state.ledger.end_claim(name)  # idle since its lease ended: it loads nothing for its last request
         if consumer.blocking_since is not None and (not jobs or self._demand_expired(name, now)):
             self._state.ledger.update(name, blocking_since=None)
 

@@ -155,10 +155,14 @@ class Jobs:
 
         The caller must have taken a reading just before. Arguments and result are those of ``Actions.evict``.
         """
+        claimed_at = self._state.consumer(report.consumer).claimed_at
         report = await self._actions.evict(report, is_enough_free, why_not_now)
         residency = residency_after(report, self._state.consumer(report.consumer).spec)
         # unit_moved=False: the unit may have started again while VRAM was being read, and that state is current.
         self._state.set_residency(report.consumer, residency, error=report.error, unit_moved=False)
+        if not report.error and self._state.consumer(report.consumer).claimed_at == claimed_at:
+            # It loads nothing any more for its last request. A newer reservation is for a unit that started again.
+            self._state.ledger.end_claim(report.consumer)
         if report.error:
             log_messages.eviction_failed(report)
             self._state.count(eviction_failures=1)

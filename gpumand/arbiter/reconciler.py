@@ -12,6 +12,7 @@ import logging
 from dataclasses import dataclass
 
 from gpumand.arbiter.state import ArbiterState
+from gpumand.domain import budget, claims
 from gpumand.domain.consumer import ConsumerSpec, Health, Residency, UnitActivity, UnitState
 from gpumand.domain.device import Devices
 from gpumand.domain.eviction_check import SLACK_MIB
@@ -40,6 +41,8 @@ class _Observations:
     health_requested_at: float = float("-inf")
     held_mib: int = 0
     grew_at: float = float("inf")
+    claimed_at: float | None = None
+    shown_mib: int = 0
 
 
 class Reconciler:
@@ -62,7 +65,7 @@ class Reconciler:
                 )
                 is_new_run = former is not None and _is_new_run(former, unit)
                 if is_new_run:
-                    self._state.ledger.update(consumer.name, footprint_seen=False)
+                    self._state.ledger.update(consumer.name, footprint_seen=False, in_container=False)
                 self.reconcile(consumer.name)
                 if is_new_run:
                     self._reserve_for_start(consumer.name)
@@ -297,6 +300,8 @@ class Reconciler:
         consumer = self._state.consumer(name)
         if not consumer.devices or consumer.residency is not Residency.RESIDENT:
             return
+        self._note_growth(consumer)
+        consumer = self._state.consumer(name)
         observations = self._observations_of(consumer)
         reported_loaded = (
             observations.health.loaded
@@ -307,6 +312,24 @@ class Reconciler:
             self._state.ledger.update(name, footprint_seen=True)
         elif consumer.footprint_seen and reported_loaded is False and consumer.spec.lazy and consumer.claimed:
             self._state.ledger.reset_baseline(name)  # it unloaded by itself during its lease and may load again
+
+    def _note_growth(self, consumer: ConsumerState) -> None:
+        """Note when the memory of a reservation grows, and whether it grows in a container instead of the unit."""
+        if consumer.footprint_seen:
+            return
+        samples = [self._state.device(device) for device in consumer.devices]
+        if claims.is_in_container(consumer, samples):
+            log.info("consumer %s: its memory is in a container, outside %s", consumer.name, consumer.spec.unit)
+            self._state.ledger.set_in_container(consumer.name, in_container=True)
+        if not consumer.claimed:
+            return
+        view, observations = self._state.view(), self._observations_of(consumer)
+        shown_mib = sum(budget.shown_mib(view, device, consumer.name) for device in consumer.devices)
+        if observations.claimed_at != consumer.claimed_at:
+            observations.claimed_at, observations.shown_mib = consumer.claimed_at, shown_mib
+        elif shown_mib > observations.shown_mib + SLACK_MIB:
+            observations.shown_mib = shown_mib
+            self._state.ledger.update(consumer.name, grew_at=self._state.clock.monotonic())
 
     def _is_fully_shown(self, consumer: ConsumerState, reports_loaded: bool | None) -> bool:
         readings = [self._state.device(device).held_by(consumer.name) for device in consumer.devices]

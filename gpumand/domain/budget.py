@@ -54,6 +54,12 @@ def foreign_processes(sample: Sample) -> list[ProcessUse]:
     return sorted(foreign, key=lambda process: (process.used_mib is None, -(process.used_mib or 0), process.pid))
 
 
+def shown_mib(view: View, device: int, name: str) -> int:
+    """MiB of a claimed footprint that the device's reading shows already."""
+    state = view.consumers[name]
+    return max(0, state.footprint_mib - reserved_by_consumer(view, device).get(name, 0))
+
+
 def reserved_by_consumer(view: View, device: int) -> dict[str, int]:
     """MiB of claimed footprints that the device's reading does not show yet, by consumer.
 
@@ -96,7 +102,7 @@ def _growth_mib(state: ConsumerState, baseline_mib: int | None, unnamed_mib: int
 
 
 def committed_mib(view: View, device: int, excluding: str = "") -> int:
-    """MiB of all claimed footprints on the device, whether visible yet or not.
+    """MiB of all claimed footprints on the device, whether visible yet or not, except those that may be reclaimed.
 
     Args:
         view: everything at this moment.
@@ -106,7 +112,7 @@ def committed_mib(view: View, device: int, excluding: str = "") -> int:
     return sum(
         state.footprint_mib
         for state in view.consumers.values()
-        if state.claimed and device in state.devices and state.name != excluding
+        if state.claimed and device in state.devices and state.name != excluding and not view.may_be_reclaimed(state)
     )
 
 

@@ -215,8 +215,11 @@ def blockers(view: View, in_use: Sequence[ConsumerState], busy: Sequence[Consume
         busy: consumers that report work of their own.
         place: devices that the request would take.
     """
+    reserved = [state for state in in_use if state.is_merely_reserved]
+    in_use = [state for state in in_use if state not in reserved]
     names = join_names([state.name for state in in_use])
     clauses = [f"{names} {is_or_are(in_use)} in use on {describe_devices(place)}"] if in_use else []
+    clauses += [f"{one.name} may still load {format_mib(one.footprint_mib)} for its last request" for one in reserved]
     for state in busy:
         grace = busyness.describe_grace(state, view.now)
         clauses.append(f"{state.name} is {busyness.describe_work(state)}" + (f" and {grace}" if grace else ""))

@@ -15,16 +15,13 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from gpumand.domain import budget
+from gpumand.domain import claims
 from gpumand.domain.consumer import ConsumerSpec, Residency, SchedulerSettings
 from gpumand.domain.device import Devices, Reading, Sample, format_devices, placeholder_sample
 from gpumand.domain.errors import DeviceUnavailable, NoSuchDevice, NoSuchLease
 from gpumand.domain.lease import Lease, LeaseLifetime, Owner, TokenKey, token_key
 from gpumand.domain.name_suggestions import no_such_consumer
 from gpumand.domain.view import ConsumerState, Job, View
-
-UNSEEN_RESERVATION_SEC = 30.0
-"""How long a footprint that no reading has shown yet stays reserved after the consumer was loaded or leased."""
 
 BACKOFF_FIRST_SEC, BACKOFF_MAX_SEC = 10.0, 300.0
 
@@ -38,7 +35,10 @@ UNANNOUNCED_FIELDS = frozenset(
         "since_usec",
         "claimed_at",
         "baseline_mib",
+        "container_baseline_mib",
         "footprint_seen",
+        "grew_at",
+        "in_container",
         "failures",
         "retry_at",
         "external_load",
@@ -198,7 +198,8 @@ class Ledger:
         }
         # Before the samples are replaced: the old ones know which index each UUID had.
         self._follow_moved_devices({sample.uuid: index for index, sample in samples.items() if sample.uuid})
-        self._devices = {index: self._with_total_mib(sample, total_mib) for index, sample in samples.items()}
+        samples = {index: self._with_total_mib(sample, total_mib) for index, sample in samples.items()}
+        self._devices = claims.without_containers(samples, self._consumers.values())
         self.revision += 1
 
     def update_host_ram(self, available_mib: int | None) -> None:
@@ -309,26 +310,34 @@ class Ledger:
         return {
             "devices": devices,
             "claimed_at": now,
-            "baseline_mib": self._baseline_mib(devices),
             "footprint_seen": footprint_seen,
+            **claims.baseline(self._devices, devices),
         }
 
     def reset_baseline(self, name: str) -> None:
         """Measure the growth of a claim from now on, after evictions have changed the memory of other processes."""
         state = self._consumers[name]
         if state.devices:
-            self.update(name, baseline_mib=self._baseline_mib(state.devices), footprint_seen=False)
-
-    def _baseline_mib(self, devices: Devices) -> dict[int, int | None]:
-        return {one: budget.unattributed_mib(self._devices[one]) for one in devices if one in self._devices}
+            self.update(name, footprint_seen=False, **claims.baseline(self._devices, state.devices))
 
     def release_claim(self, name: str, now: float) -> None:
         """Release a claim, unless a lease, load or job still needs it, or its last request may still load the model."""
+        if not claims.may_still_load(self._consumers[name], now):
+            self.end_claim(name)
+
+    def end_claim(self, name: str) -> None:
+        """Release a claim that no lease, load or job needs, of a consumer that loads nothing for its last request."""
         state = self._consumers[name]
         is_promised = any(job.consumer == name and name not in job.evicting for job in self._jobs.values())
         is_used = state.leases or state.residency is Residency.LOADING or is_promised
-        if state.claimed and not is_used and not _may_still_load(state, now):
+        if state.claimed and not is_used:
             self.update(name, claimed_at=None, baseline_mib={})
+
+    def set_in_container(self, name: str, *, in_container: bool) -> None:
+        """Note whether the consumer's memory is in a container, where readings of its unit do not show it."""
+        self.update(name, in_container=in_container)
+        if in_container:
+            self._devices = claims.without_containers(self._devices, self._consumers.values())
 
     # -- jobs ----------------------------------------------------------------------------------------------------
 
@@ -388,16 +397,3 @@ class Ledger:
         self.revision += 1
         self._consumers[state.name] = state
         self._on_change(state.name)
-
-
-def _may_still_load(state: ConsumerState, now: float) -> bool:
-    """Whether a consumer without visible footprint may still load its model after its lease has ended.
-
-    A lazy consumer goes on loading for a request although the client that sent it has died, and a unit counts as
-    active before its model is loaded. No event marks the end of such a load, so its memory stays reserved until
-    readings show it, but for a limited time.
-    """
-    is_pending = (
-        state.residency in (Residency.RESIDENT, Residency.UNKNOWN, Residency.PARKED) and not state.footprint_seen
-    )
-    return is_pending and now < state.idle_since + UNSEEN_RESERVATION_SEC

@@ -118,6 +118,8 @@ def _decide_resident(view: View, requirement: Requirement, state: ConsumerState,
             or _refuse_too_large(view, state, place, cushion_mib=0)
             or _wait_for_reservations(view, state, place)
         )
+        if blocked is None and _lacks_reserved_room(view, state, place):
+            return _decide_load(view, requirement, state, place)
     return blocked or Decision(Verdict.GRANT, place, resident=True, message=f"{state.name} is resident")
 
 
@@ -191,6 +193,18 @@ def _wait_for_reservations(view: View, state: ConsumerState, place: Devices) -> 
             message = decision_messages.overcommitted(state, device, committed_mib, total_mib, claimants)
             return wait(place, message)
     return None
+
+
+def _lacks_reserved_room(view: View, state: ConsumerState, place: Devices) -> bool:
+    """Whether a resident consumer that loads on its next request lacks room that is reserved without a lease."""
+    others = [one for one in _claimants(view, state, place) if view.may_be_reclaimed(one)] if state.spec.lazy else []
+    for device in place if others else ():
+        total_mib = budget.total_mib(view, device)
+        reserved_mib = sum(one.footprint_mib for one in others if device in one.devices)
+        committed_mib = budget.committed_mib(view, device, excluding=state.name) + reserved_mib
+        if total_mib is not None and committed_mib + state.footprint_mib > total_mib:
+            return True
+    return False
 
 
 def _claimants(view: View, state: ConsumerState, place: Devices) -> list[ConsumerState]:
@@ -296,9 +310,11 @@ def _wait_for_blockers(
     busy = [one for one in blockers if victims.is_only_busy(view, one)]
     # A claimant may not be evictable at all, and is still waited for: its reservation ends with its lease or load.
     in_use = [one for one in blockers if one not in busy] if blockers else claimants
+    # The answer of its busy check ends a reservation without a lease sooner than the rest of its growth does.
+    reserved = [one for one in claimants if not blockers and view.may_be_reclaimed(one) and one.spec.busy]
     message = decision_messages.blockers(view, in_use, busy, place) or decision_messages.host_ram_in_use(freeing_ram)
     message += f"; {decision_messages.no_host_ram(unparkable)}" if unparkable else ""
-    return replace(wait(place, message), busy=tuple(one.name for one in busy))
+    return replace(wait(place, message), busy=tuple(one.name for one in (*busy, *reserved)))
 
 
 def _refuse_no_room(
@@ -347,4 +363,6 @@ def _free_once_ended_mib(view: View, state: ConsumerState, need: _DeviceNeed, ev
     if not view.devices[need.device].is_measured:
         return free_mib  # declared footprints count whole already: nothing is reserved on top of them
     reserved = budget.reserved_by_consumer(view, need.device)
-    return free_mib + sum(mib for name, mib in reserved.items() if name != state.name)
+    # Reservations that end with an eviction are part of what it frees.
+    reclaimed = {one.name for one in on_device if view.may_be_reclaimed(one)}
+    return free_mib + sum(mib for name, mib in reserved.items() if name not in {state.name, *reclaimed})

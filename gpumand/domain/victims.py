@@ -200,7 +200,9 @@ def _expected_mib(view: View, state: ConsumerState, freed: Freed, stopped: froze
         return None
     others = [device for device in devices if state.name not in freed.get(device, {})]
     elsewhere = sum(freeable_by_consumer(view, device, [state], stopped)[state.name] for device in others)
-    return elsewhere + sum(by_name.get(state.name, 0) for by_name in freed.values())
+    # What is only reserved is not in use, so no reading will show it as freed.
+    reclaimed = sum(_reclaimed_by_consumer(view, device).get(state.name, 0) for device in (*others, *freed))
+    return elsewhere + sum(by_name.get(state.name, 0) for by_name in freed.values()) - reclaimed
 
 
 def candidates(view: View, devices: Devices, target: ConsumerState) -> list[ConsumerState]:
@@ -235,6 +237,8 @@ def freeable_by_consumer(
 ) -> dict[str, int]:
     """MiB that each consumer is expected to free on a device, all of them taken together.
 
+    A reservation that ends with the eviction counts as freed: the readings do not show that memory in use yet.
+
     Args:
         view: everything at this moment.
         device: index of the device.
@@ -243,15 +247,28 @@ def freeable_by_consumer(
     """
     sample = view.devices[device]
     unnamed_mib = budget.unattributed_mib(sample) if sample.is_measured else None
+    reclaimed = _reclaimed_by_consumer(view, device)
     result = {}
     for state in states:
         method = EvictionMethod.UNIT_STOP if state.name in stopped else None
         freed_mib = budget.freeable_mib(sample, state, unnamed_mib, method)
+        is_unnamed = unnamed_mib is not None and budget.held_mib(sample, state) is None
+        if is_unnamed and state.name in reclaimed:
+            # Of the unnamed memory only what has grown since the claim can be its own.
+            freed_mib = min(freed_mib, state.footprint_mib - reclaimed[state.name])
         # Memory that the driver does not attribute is credited once: otherwise every victim would seem to free it.
-        if unnamed_mib is not None and budget.held_mib(sample, state) is None:
+        if unnamed_mib is not None and is_unnamed:
             unnamed_mib -= freed_mib
-        result[state.name] = freed_mib
+        result[state.name] = freed_mib + reclaimed.get(state.name, 0)
     return result
+
+
+def _reclaimed_by_consumer(view: View, device: int) -> dict[str, int]:
+    """MiB reserved on a device for consumers whose reservation ends with their eviction."""
+    if not view.devices[device].is_measured or not any(map(view.may_be_reclaimed, view.consumers.values())):
+        return {}  # footprints on a device that cannot be read count whole already
+    reserved = budget.reserved_by_consumer(view, device)
+    return {name: mib for name, mib in reserved.items() if view.may_be_reclaimed(view.consumers[name])}
 
 
 def _loaded(view: View, devices: Devices, target: ConsumerState) -> list[ConsumerState]:
@@ -262,7 +279,7 @@ def _loaded(view: View, devices: Devices, target: ConsumerState) -> list[Consume
 
 def _may_hold(view: View, devices: Devices, state: ConsumerState) -> bool:
     """Whether it may be loaded: by its residency, or because it holds as much as a model, whatever it reports."""
-    if state.residency in HOLDING:
+    if state.residency in HOLDING or view.may_be_reclaimed(state):
         return True
     if state.residency in CHANGING:
         return False
@@ -339,12 +356,12 @@ def permanent_exemption(view: View, state: ConsumerState, target: ConsumerState)
 
 def is_only_busy(view: View, state: ConsumerState) -> bool:
     """Whether nothing but work of its own keeps the consumer from being evicted."""
-    return bool(busyness.busy_exemption(state, view.now)) and not _use(state)
+    return bool(busyness.busy_exemption(state, view.now)) and not _use(view, state)
 
 
 def _temporary_exemption(view: View, devices: Devices, state: ConsumerState) -> str:
     """Why it cannot be evicted at the moment; "" when it can."""
-    return _use(state) or busyness.busy_exemption(state, view.now) or _job_on_other_device(view, devices, state)
+    return _use(view, state) or busyness.busy_exemption(state, view.now) or _job_on_other_device(view, devices, state)
 
 
 def _job_on_other_device(view: View, devices: Devices, state: ConsumerState) -> str:
@@ -362,12 +379,19 @@ def _job_on_other_device(view: View, devices: Devices, state: ConsumerState) -> 
     return ""
 
 
-def _use(state: ConsumerState) -> str:
+def _use(view: View, state: ConsumerState) -> str:
     """What the consumer is in use for, by the daemon or by a client; "" when it is not."""
     if state.leases:
         return "leased" if state.leases == 1 else f"leased {state.leases} times"
     if state.residency is Residency.LOADING:
         return "loading"
-    if state.claimed:
-        return "may still be loading for its last request" if state.spec.reservation is None else "being reserved"
+    if state.claimed and not view.may_be_reclaimed(state):
+        return _reserved_for(view, state)
     return "being unloaded" if state.residency is Residency.UNLOADING else ""
+
+
+def _reserved_for(view: View, state: ConsumerState) -> str:
+    if state.spec.reservation is not None:
+        return "being reserved"
+    is_target = any(job.consumer == state.name for job in view.jobs.values())
+    return "about to be loaded" if is_target else "may still be loading for its last request"

@@ -42,7 +42,11 @@ class ConsumerState:
         claimed_at: monotonic seconds since when its footprint is reserved (it is loading, planned or leased); None =
             it is not.
         baseline_mib: MiB of unnamed memory on each of its devices at ``claimed_at``; None = unknown.
+        container_baseline_mib: MiB held by containers on each of its devices at ``claimed_at``.
         footprint_seen: its footprint has been visible since it became resident, so that readings contain it.
+        grew_at: monotonic seconds at which its memory last grew since it was claimed; None = it has not.
+        in_container: its memory appeared in a container's cgroup instead of its unit, so that readings of the unit
+            say nothing about it.
         failures: number of loads that failed in a row.
         retry_at: monotonic seconds before which no new load is tried.
         external_load: it is loading, and the daemon did not start that.
@@ -68,7 +72,10 @@ class ConsumerState:
     since_usec: int = 0
     claimed_at: float | None = None
     baseline_mib: Mapping[int, int | None] = field(default_factory=dict)
+    container_baseline_mib: Mapping[int, int] = field(default_factory=dict)
     footprint_seen: bool = False
+    grew_at: float | None = None
+    in_container: bool = False
     failures: int = 0
     retry_at: float = 0.0
     external_load: bool = False
@@ -116,6 +123,17 @@ class ConsumerState:
     def claimed(self) -> bool:
         """Whether its footprint is reserved."""
         return self.claimed_at is not None
+
+    @property
+    def is_merely_reserved(self) -> bool:
+        """Whether its footprint is reserved only because its last request may still load the model.
+
+        Such a reservation protects no client: it ends with an eviction like any other use of the memory. One of
+        unknown size is waited for instead, since it would make every other request evict the consumer.
+        """
+        is_changing = self.residency in (Residency.LOADING, Residency.UNLOADING)
+        can_end = self.footprint_known and self.spec.reservation is None
+        return self.claimed and not self.leases and not is_changing and can_end
 
     def with_changes(self, **changes: Any) -> ConsumerState:
         """A copy with other values in some fields."""
@@ -195,6 +213,10 @@ class View:
         """Consumers that may hold memory on any of these devices."""
         apart = frozenset(devices).isdisjoint
         return tuple(one for one in self.consumers.values() if not one.devices or not apart(one.devices))
+
+    def may_be_reclaimed(self, state: ConsumerState) -> bool:
+        """Whether its reservation ends when another request needs the memory: no lease, load or job depends on it."""
+        return state.is_merely_reserved and all(job.consumer != state.name for job in self.jobs.values())
 
     def slots_taken(self, device: int) -> int:
         """Lease slots in use on the device, including the one that its job reserves."""

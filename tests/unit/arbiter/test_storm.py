@@ -34,7 +34,9 @@ class Watch:
 
     def check(self, event: object) -> None:
         ledger = self.world.arbiter.state.ledger
-        claimed = [one for one in ledger.consumers.values() if one.claimed]
+        # A victim's reservation ends with its eviction; a merely reserved one is the next victim.
+        evicting = {name for job in ledger.jobs.values() for name in job.evicting}
+        claimed = [one for one in ledger.consumers.values() if one.claimed and (one.leases or one.name not in evicting)]
         if sum(one.footprint_mib for one in claimed) > TOTAL_MIB:
             self.wrongs.append(f"promised twice: {[one.name for one in claimed]}")
         if self.slots and len(ledger.leases) > self.slots:
