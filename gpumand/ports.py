@@ -136,6 +136,14 @@ class OwnerPresence(Protocol):
         bus says that the name has no owner; a bus that does not answer proves nothing.
         """
 
+    async def named(self, owner: Owner, since_usec: int) -> Owner:
+        """Return an owner with the names of its user and program, for people; an unknown name is "".
+
+        Args:
+            owner: the owner.
+            since_usec: CLOCK_REALTIME at which its process was certainly running.
+        """
+
 
 class ConsumerRoutes(Protocol):
     """HTTP requests to consumers."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 
 from gpumand.arbiter import log_messages
 from gpumand.arbiter.actions import Actions
@@ -28,11 +28,7 @@ from gpumand.arbiter.waiting_request import WaitingRequest
 from gpumand.arbiter.work_gate import WorkGate
 from gpumand.domain.consumer import Residency, Settings, UnitState
 from gpumand.domain.device import Devices, format_devices
-from gpumand.domain.errors import (
-    GpumandError,
-    ShuttingDown,
-    TimedOut,
-)
+from gpumand.domain.errors import GpumandError, ShuttingDown
 from gpumand.domain.events import Event, RequestGranted, RequestRefused
 from gpumand.domain.history import HistoryEntry, HistoryQuery
 from gpumand.domain.lease import Lease, LeaseEnd, LeaseLifetime, Owner
@@ -101,6 +97,13 @@ class Arbiter:
             await self._resume(name, devices, began_usec)
         self.units_changed.set()
         self.scheduler.step()
+        self.scheduler.background.spawn(self._name_owners(tuple(self.state.ledger.leases.values())))
+
+    async def _name_owners(self, leases: Sequence[Lease]) -> None:
+        """Find the names of owners that are not known yet: a slow user directory must not delay a grant."""
+        for lease in leases:
+            if await self.leases.name_owner(lease, self._ports.owners):
+                self.scheduler.step()  # the reasons of waiting requests name the owner
 
     async def _resume(self, name: str, devices: Devices, began_usec: int) -> None:
         """Continue a load that an earlier daemon process started; the consumer's server went on loading meanwhile.
@@ -217,6 +220,8 @@ class Arbiter:
                 await self._watch_owner_unit(lease)
                 # It may have ended (revoked, expired, unit stopped) during the two awaits above.
                 self.leases.require_active(lease)
+                if not lease.owner.user:
+                    self.scheduler.background.spawn(self._name_owners([lease]))
         except BaseException as error:
             if isinstance(error, GpumandError) and not entry.is_waiting:
                 self.state.publish_changes()  # a refusal; a grant was already announced by the queue pass
@@ -236,11 +241,8 @@ class Arbiter:
         if entry.is_waiting:
             await finished_within(clock, entry.done, entry.request.arrived_at + timeout_sec - clock.monotonic())
         if entry.is_waiting:
-            waiting_for = entry.waiting_for or "not decided yet"
             self.scheduler.remove(entry)
-            entry.refuse(
-                TimedOut(f"timed out after {timeout_sec:g} s waiting for {entry.request.consumer}: {waiting_for}")
-            )
+            entry.refuse(entry.timed_out(timeout_sec))
             self.scheduler.step()
         return entry.done.result()
 

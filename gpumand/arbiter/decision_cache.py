@@ -9,6 +9,7 @@ from gpumand.arbiter.state import ArbiterState
 from gpumand.domain.decision import Decision, Requirement
 from gpumand.domain.planning import decide
 from gpumand.domain.queue_pass import as_wait
+from gpumand.domain.request import Verdict
 from gpumand.domain.view import View
 
 VRAM_READING = "VRAM is being read"
@@ -54,9 +55,14 @@ class DecisionCache:
         return known
 
     def wait_for_reading(self, requirement: Requirement, decision: Decision) -> Decision:
-        """The decision turned into a wait for a new reading; shared like the decision itself."""
+        """The decision turned into a wait for a new reading; shared like the decision itself.
+
+        A wait keeps its message: what blocked the request a moment ago says more than the reading does.
+        """
         known = self._waits.get(requirement)
         if known is None or known[0] is not decision:
-            waits = replace(as_wait(decision, VRAM_READING), eligible_devices=tuple(self._state.ledger.devices))
+            is_blocked = decision.verdict is Verdict.WAIT
+            waiting = decision if is_blocked else as_wait(decision, VRAM_READING)
+            waits = replace(waiting, eligible_devices=tuple(self._state.ledger.devices))
             known = self._waits[requirement] = decision, waits
         return known[1]

@@ -14,7 +14,7 @@ from gpumand.arbiter.scheduler import Scheduler
 from gpumand.arbiter.state import ArbiterState
 from gpumand.arbiter.timeouts import finished_within
 from gpumand.arbiter.waiting_request import WaitingRequest
-from gpumand.domain.errors import InvalidArgs, NoSuchLease, TimedOut
+from gpumand.domain.errors import InvalidArgs, NoSuchLease
 from gpumand.domain.lease import Lease, Owner, token_key
 from gpumand.domain.request import AcquireOptions
 
@@ -63,9 +63,7 @@ class IdempotencyTokens:
             if pending is None:
                 return None
             if not await finished_within(self._state.clock, pending.done, deadline - self._state.clock.monotonic()):
-                raise TimedOut(
-                    f"timed out after {options.timeout_sec:g} s waiting for {consumer}: {pending.waiting_for}"
-                )
+                raise pending.timed_out(options.timeout_sec)
             if not pending.done.cancelled() and (error := pending.done.exception()) is not None:
                 raise error
         return None

@@ -275,6 +275,17 @@ class Leases:
         leases = self._state.ledger.leases.values()
         return {lease.owner.unit for lease in leases if lease.lifetime is LeaseLifetime.UNIT}
 
+    async def name_owner(self, lease: Lease, owners: OwnerPresence) -> bool:
+        """Find the names of a lease's owner that are unknown so far; returns whether there are new ones.
+
+        Names are not stored, so a restored lease has none.
+        """
+        named = await owners.named(lease.owner, lease.granted_usec)
+        is_new = (named.user, named.program) != (lease.owner.user, lease.owner.program)
+        if is_new:
+            self._state.ledger.name_owner(lease.id, named.user, named.program)
+        return is_new
+
     # -- restarts of the daemon ----------------------------------------------------------------------------------
 
     async def restore(self, owners: OwnerPresence, units: UnitManager) -> None:

@@ -23,8 +23,9 @@ from gpumand.domain.device import Devices, format_devices, parse_devices
 from gpumand.domain.errors import Busy, EvictionFailed, InvalidArgs, ShuttingDown, TimedOut
 from gpumand.domain.events import EvictionReport
 from gpumand.domain.lease import LeaseEnd
+from gpumand.domain.lease_wording import describe_lease_list, how_to_release
 from gpumand.domain.request import ManualResult
-from gpumand.domain.view import ConsumerState, Job
+from gpumand.domain.view import ConsumerState, Job, View
 from gpumand.domain.wording import describe_devices
 
 log = logging.getLogger(__name__)
@@ -82,7 +83,7 @@ class ManualOperations:
 
     def _check_and_revoke(self, name: str, *, force: bool) -> None:
         """Check once more that it may be evicted, and revoke its leases. Raises Busy, EvictionFailed."""
-        self._check(self._state.consumer(name), force=force)
+        self._check(self._state.view(), self._state.consumer(name), force=force)
         self._leases.end_all(lambda lease: lease.consumer == name, LeaseEnd.REVOKED)
 
     async def _devices_when_free(self, name: str, timeout_sec: float, *, force: bool) -> Devices:
@@ -139,13 +140,15 @@ class ManualOperations:
         )
 
     @staticmethod
-    def _check(consumer: ConsumerState, *, force: bool) -> None:
+    def _check(view: View, consumer: ConsumerState, *, force: bool) -> None:
         if not consumer.spec.evict:
             raise EvictionFailed(f"{consumer.name} has no unload route and no unit: configure one to evict it")
         if force:
             return
         if consumer.leases:
-            raise Busy(f"{consumer.name} is leased. Use the option 'force' to revoke its leases.")
+            leased = describe_lease_list(view, consumer)
+            advice = f"Use the option 'force' to revoke its leases, or {how_to_release(view, [consumer])}."
+            raise Busy(f"{consumer.name} is leased ({leased}). {advice}")
         if consumer.pinned:
             raise Busy(f"{consumer.name} is pinned. Unpin it, or use the option 'force'.")
         if is_busy(consumer):

@@ -177,7 +177,7 @@ class Scheduler:
         if job_devices:
             return job_devices
         if self._gate.held:
-            entry.waiting_for = self._gate.held
+            entry.wait_for(self._gate.held)
             return ()
         decision = self._decide(entry, queue_entry.requirement)
         if decision.verdict is Verdict.GRANT and decision.load and self._is_reserved_for_manual(decision):
@@ -233,7 +233,7 @@ class Scheduler:
         if ruling.is_overlap_candidate and decision.place:
             self._state.overlapping.load_requested(decision.place)
         if decision.verdict is Verdict.WAIT:
-            entry.waiting_for = decision.message
+            entry.wait_for(decision.message, decision.advice)
         elif decision.verdict is Verdict.REFUSE or not decision.place:
             self._refuse(entry, decision)
         elif decision.resident:
@@ -241,7 +241,7 @@ class Scheduler:
         elif entry.request.options.timeout_sec > 0 or self._is_instant(decision, entry.request.consumer):
             self._start(entry, decision, takes_slot=entry.wants_lease and ruling.takes_slot)
         else:
-            entry.waiting_for = NOT_RESIDENT
+            entry.wait_for(NOT_RESIDENT)
 
     def _is_instant(self, decision: Decision, consumer: str) -> bool:
         """Whether a request with timeout 0 may start this job: a lazy consumer that runs and fits needs no load."""
@@ -282,7 +282,7 @@ class Scheduler:
         if entry.is_waiting and entry not in self._running:
             self.remove(entry)
             decision = self._decide_behind_queue(entry.requirement)
-            entry.refuse((decision.error or Busy)(decision.message if decision.error else NOT_RESIDENT))
+            entry.refuse((decision.error or Busy)(decision.explanation if decision.error else NOT_RESIDENT))
 
     async def dry_run(self, requirement: Requirement) -> Decision:
         """What would be decided about a request that arrived now, behind all waiting requests; changes nothing."""
@@ -302,7 +302,7 @@ class Scheduler:
 
     def _start(self, entry: WaitingRequest, decision: Decision, *, takes_slot: bool) -> None:
         """Start a job. All its devices are taken at once, without an await: no job holds some and waits for others."""
-        entry.waiting_for = "memory is being freed for it" if decision.evictions else "it is being loaded"
+        entry.wait_for("memory is being freed for it" if decision.evictions else "it is being loaded")
         self._jobs.begin(entry.request.consumer, decision, takes_slot=takes_slot)
         self._running[entry] = decision.place
         self.background.spawn(self._run_job(entry, decision))

@@ -9,7 +9,7 @@ from gpumand.arbiter.state import ArbiterState
 from gpumand.arbiter.waiting_request import WaitingRequest
 from gpumand.domain import budget
 from gpumand.domain.consumer import ConsumerSpec, Residency
-from gpumand.domain.decision import Decision
+from gpumand.domain.decision import Decision, with_advice
 from gpumand.domain.device import ProcessUse, Sample, format_devices
 from gpumand.domain.errors import NoSuchConsumer
 from gpumand.domain.request import PlanReport
@@ -141,7 +141,7 @@ def _waiting(state: ArbiterState, entry: WaitingRequest, position: int) -> Waiti
         position=position,
         priority=request.priority,
         waited_usec=int((state.clock.monotonic() - request.arrived_at) * 1e6),
-        waiting_for=entry.waiting_for,
+        waiting_for=with_advice(entry.waiting_for, entry.advice),
         owner_uid=request.owner.uid,
         reason=request.options.reason,
         vram_mib=request.options.vram_mib,
@@ -163,5 +163,5 @@ def report_of(spec: ConsumerSpec, decision: Decision) -> PlanReport:
         evictions=decision.evictions,
         spared=decision.spared,
         error=decision.error.dbus_name if decision.error else "",
-        message=decision.message,
+        message=decision.explanation,
     )

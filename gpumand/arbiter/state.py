@@ -78,7 +78,8 @@ class ArbiterState:
             evict_failed: consumers that must not be chosen as victims, since their eviction has just failed.
         """
         may_overlap = self.overlapping.devices_allowed(self.ledger.settings, self.ledger.devices)
-        return self.ledger.view(self.clock.monotonic(), evict_failed, self.queue_positions, may_overlap)
+        now, realtime_usec = self.clock.monotonic(), self.clock.realtime_usec()
+        return self.ledger.view(now, evict_failed, self.queue_positions, may_overlap, realtime_usec)
 
     def consumer(self, name: str) -> ConsumerState:
         """One consumer's state. Raises NoSuchConsumer."""

@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass, field
 
-from gpumand.domain.decision import Requirement
+from gpumand.domain.decision import Requirement, with_advice
 from gpumand.domain.device import Devices
-from gpumand.domain.errors import GpumandError
+from gpumand.domain.errors import GpumandError, TimedOut
 from gpumand.domain.lease import Lease
 from gpumand.domain.request import Request
 
@@ -24,6 +24,7 @@ class WaitingRequest:
         wants_lease: True for Acquire, False for Load.
         from_own_unit: the caller runs in the consumer's own unit.
         waiting_for: the reason for waiting, in one line for ``GetStatus``.
+        advice: what ends the wait, as a clause; "" = nothing to do.
         decided: a decision has been made; the next one needs a reading taken after it.
         sample_after: only readings taken after this time may be used for a decision, in monotonic seconds.
         evict_failed: victims whose eviction for this request freed nothing.
@@ -38,6 +39,7 @@ class WaitingRequest:
     wants_lease: bool = True
     from_own_unit: bool = False
     waiting_for: str = ""
+    advice: str = ""
     decided: bool = False
     sample_after: float = 0.0
     evict_failed: set[str] = field(default_factory=set)
@@ -55,6 +57,17 @@ class WaitingRequest:
             from_own_unit=self.from_own_unit,
             evictions_done=self.evictions,
         )
+
+    def wait_for(self, reason: str, advice: str = "") -> None:
+        """Set the reason for waiting, and what ends it."""
+        self.waiting_for, self.advice = reason, advice
+
+    def timed_out(self, timeout_sec: float) -> TimedOut:
+        """The error for a request that has waited this long: the reason, and what the client can do."""
+        reason = self.waiting_for or "not decided yet"
+        advice = f"wait longer with option 'timeout_usec'{', or ' if self.advice else ''}{self.advice}"
+        text = f"timed out after {timeout_sec:g} s waiting for {self.request.consumer}: {reason}"
+        return TimedOut(with_advice(text, advice))
 
     @property
     def is_waiting(self) -> bool:

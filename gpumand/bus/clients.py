@@ -10,10 +10,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from typing import Protocol
 
 from gpumand.bus.client_presence import ClientPresence
 from gpumand.bus.connection import BusConnection, BusError
@@ -38,6 +40,16 @@ log = logging.getLogger(__name__)
 VanishedCallback = Callable[[str], Awaitable[None]]
 
 
+class OwnerNaming(Protocol):
+    """Finds the names of a client's user and program, which are for people only."""
+
+    def known(self, owner: Owner) -> Owner:
+        """Return a connected client with the names that are known without waiting."""
+
+    async def look_up(self, owner: Owner, since_usec: int) -> Owner:
+        """Return a client whose process was running at ``since_usec``, with all names that can be found."""
+
+
 @dataclass(slots=True)
 class _KnownClient:
     """What is known about one unique name. The bus never assigns a unique name twice, so the entry stays valid.
@@ -46,11 +58,19 @@ class _KnownClient:
         owner: the client as the bus describes it; its unit is filled in once it is known.
         lookup: the request for its unit, running or done; None = not started.
         lookup_started_at: when the lookup started, in seconds of the event loop's clock.
+        naming: the search for the name of its user, where that was not known at once.
     """
 
     owner: Owner
     lookup: asyncio.Task[str] | None = field(default=None)
     lookup_started_at: float = 0.0
+    naming: asyncio.Task[None] | None = field(default=None)
+
+    def cancel(self) -> None:
+        """Cancel what is running for it."""
+        for task in (self.lookup, self.naming):
+            if task is not None:
+                task.cancel()
 
 
 class Clients:
@@ -60,12 +80,20 @@ class Clients:
         connection: the connection to the bus that the clients are on.
         units: reports the unit of a process.
         trusted_uids: user ids that are allowed everything without their unit, so they do not wait long for it.
+        names: finds the names of users and programs; None = they stay unknown.
     """
 
-    def __init__(self, connection: BusConnection, units: UnitManager, trusted_uids: frozenset[int]) -> None:
+    def __init__(
+        self,
+        connection: BusConnection,
+        units: UnitManager,
+        trusted_uids: frozenset[int],
+        names: OwnerNaming | None = None,
+    ) -> None:
         self._connection = connection
         self._units = units
         self._trusted_uids = trusted_uids
+        self._names = names
         self._known: OrderedDict[str, _KnownClient] = OrderedDict()
         self._presence = ClientPresence(connection, self._on_vanished)
         self._listener: VanishedCallback | None = None
@@ -167,10 +195,23 @@ class Clients:
         except UnitFailed as error:
             raise HostError(f"cannot read the state of the caller's unit: {error}") from error
 
+    async def refreshed(self, owner: Owner) -> Owner:
+        """Return a caller with the unit and the names that have been found since it was identified.
+
+        Raises:
+            AccessDenied: the caller has left.
+        """
+        now = await self.identify(owner.bus_name)
+        return replace(owner, unit=owner.unit or now.unit, user=now.user, program=now.program)
+
+    async def named(self, owner: Owner, since_usec: int) -> Owner:
+        """Return an owner with the names of its user and program (see ``gpumand.ports.OwnerPresence``)."""
+        return owner if self._names is None else await self._names.look_up(owner, since_usec)
+
     async def close(self) -> None:
         """Cancel running lookups and notifications, and stop watching."""
-        lookups = [known.lookup for known in self._known.values() if known.lookup is not None]
-        tasks = [*lookups, *self._notifying]
+        running = [task for known in self._known.values() for task in (known.lookup, known.naming) if task is not None]
+        tasks = [*running, *self._notifying]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -190,6 +231,7 @@ class Clients:
         if known is None:
             # setdefault: another call of the same client may have added the entry while the bus answered.
             known = self._known.setdefault(sender, _KnownClient(await self._fetch_owner(sender)))
+            self._start_naming(known)
             self._drop_oldest()
         self._known.move_to_end(sender)
         return known
@@ -209,8 +251,19 @@ class Clients:
         # is looked up again.
         while len(self._known) > MAX_KNOWN_CLIENTS:
             _, oldest = self._known.popitem(last=False)
-            if oldest.lookup is not None:
-                oldest.lookup.cancel()
+            oldest.cancel()
+
+    def _start_naming(self, known: _KnownClient) -> None:
+        """Add the names to a client: at once where they are known, else in the background."""
+        if self._names is None or known.owner.user or known.naming is not None:
+            return
+        known.owner = self._names.known(known.owner)
+        if not known.owner.user:
+            known.naming = asyncio.get_running_loop().create_task(self._fetch_names(known, self._names))
+
+    async def _fetch_names(self, known: _KnownClient, names: OwnerNaming) -> None:
+        named = await names.look_up(known.owner, time.time_ns() // 1000)
+        known.owner = replace(known.owner, user=named.user)
 
     def _start_lookup(self, known: _KnownClient) -> asyncio.Task[str]:
         """Return the lookup of a caller's unit: started once, and repeated only if it had no result."""
@@ -231,8 +284,8 @@ class Clients:
         # Calls first: a waiting Acquire must not be granted to a client that has left.
         self._connection.cancel_calls_of(name)
         known = self._known.pop(name, None)
-        if known is not None and known.lookup is not None:
-            known.lookup.cancel()
+        if known is not None:
+            known.cancel()
         if self._listener is None:
             self._vanished_early.append(name)
         else:

@@ -54,8 +54,8 @@ class ManagerMethods:
             # The arbiter ends a client's requests when the bus announces that it left. A client that left before it was
             # watched is not announced, so its request would wait without an owner.
             await self._require_present(call.sender)
-            # The unit lookup may have ended while the bus answered.
-            owner = owner if owner.unit else await self._clients.identify(call.sender)
+            # The lookups of its unit and its names may have ended while the bus answered.
+            owner = await self._clients.refreshed(owner)
             grant = await self._arbiter.acquire(owner, consumer, options)
         return self._reply("sa{sv}", grant.lease.id, grant_entry(grant))
 

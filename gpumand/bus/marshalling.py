@@ -242,6 +242,8 @@ def _lease(lease: Lease, reserved_used_mib: int | None) -> Entry:
         ("device", "s", lease.device),
         ("owner_uid", "u", lease.owner.uid),
         ("owner", "s", owner_label(lease.owner)),
+        ("owner_user", "s", lease.owner.user or None),
+        ("owner_program", "s", lease.owner.program or None),
         ("lifetime", "s", lease.lifetime),
         ("granted_usec", "t", lease.granted_usec),
         ("expires_usec", "t", lease.expires_usec),

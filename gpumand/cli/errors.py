@@ -78,7 +78,7 @@ def _bus_error(error: BusError, options: GlobalOptions) -> Failure:
     handler = _HANDLERS.get(error.name)
     if handler is not None:
         return handler(error, options)
-    message = with_command_line_options(error.message)
+    message = with_command_line_options(error.message, options)
     if error.name.startswith(ERROR_PREFIX) or error.name == FREEDESKTOP_ERROR_PREFIX + "InvalidArgs":
         code = ExitCode.NO_SUCH if error.name in _NO_SUCH else ExitCode.FAILURE
         return Failure(code, message + hint_for(error.name, message))
@@ -86,8 +86,8 @@ def _bus_error(error: BusError, options: GlobalOptions) -> Failure:
 
 
 def hint_for(name: str, message: str) -> str:
-    """The advice for a D-Bus error name; "" when the message already suggests a name, or there is none."""
-    return "" if "did you mean" in message else _HINTS.get(name, "")
+    """The advice for a D-Bus error name; "" when the message contains its own, or there is none."""
+    return "" if "did you mean" in message or "--timeout" in message else _HINTS.get(name, "")
 
 
 _NO_SUCH = {ERROR_PREFIX + "NoSuchConsumer", ERROR_PREFIX + "NoSuchLease"}

@@ -12,6 +12,7 @@ from gpumand.cli.client import Client
 from gpumand.cli.errors import ExitCode, Failure, hint_for
 from gpumand.cli.options import GlobalOptions, command_line
 from gpumand.domain.errors import ERROR_PREFIX
+from gpumand.domain.lease_wording import short_id
 
 T = TypeVar("T")
 Entry = Mapping[str, Any]
@@ -19,9 +20,6 @@ Entry = Mapping[str, Any]
 NO_SUCH_LEASE = ERROR_PREFIX + "NoSuchLease"
 MIN_PREFIX = 4
 """Characters of an id that a user has to give: shorter ones are more likely a typing error."""
-
-SHORT_ID = 6
-"""Characters of an id in messages, more where they are needed to tell leases apart."""
 
 _HEX = re.compile(r"[0-9a-f]+")
 
@@ -95,10 +93,3 @@ def _choices(
         first, *rest = command
         lines += [f"  {name}: {lease_line(lease, now_usec)}", f"    {command_line(options, first, name, *rest)}"]
     return lines
-
-
-def short_id(lease: str, all_ids: Sequence[str]) -> str:
-    """The shortest beginning of a lease id, of ``SHORT_ID`` characters or more, that no other id has."""
-    others = [one for one in all_ids if one != lease]
-    lengths = range(SHORT_ID, len(lease))
-    return next((lease[:length] for length in lengths if not any(o.startswith(lease[:length]) for o in others)), lease)

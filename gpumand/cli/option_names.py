@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import re
 
+from gpumand.cli.options import GlobalOptions, command_line
+
 COMMAND_LINE_OPTIONS = {
     "all": "--all",
     "consumer": "--consumer",
@@ -30,14 +32,26 @@ COMMAND_LINE_OPTIONS = {
 _QUOTED = re.compile(r"(?<!unknown )\b(?:the )?option '(\w+)'", re.IGNORECASE)
 _LIFETIME = re.compile(r"\blifetime '(\w+)'")
 _BARE = re.compile(r"\b(since|timeout|ttl|until)_usec\b")
+_COMMAND = re.compile(r"\bgpumanctl (release|status)\b")
 _MICROSECONDS = re.compile(r"\b\d+\b")
 
 
-def with_command_line_options(message: str) -> str:
-    """The message of the daemon with ``--force`` for "the option 'force'", and durations for microseconds."""
-    translated = _QUOTED.sub(_option, message)
+def with_command_line_options(message: str, options: GlobalOptions | None = None) -> str:
+    """The message of the daemon with ``--force`` for "the option 'force'", and durations for microseconds.
+
+    Args:
+        message: the message.
+        options: select the gpumand for the commands in it; None = the default one.
+    """
+    translated = message if options is None else with_bus_option(message, options)
+    translated = _QUOTED.sub(_option, translated)
     translated = _BARE.sub(r"--\1", _LIFETIME.sub(r"--lifetime \1", translated))
     return _MICROSECONDS.sub(_duration, translated) if "--ttl must be" in translated else translated
+
+
+def with_bus_option(message: str, options: GlobalOptions) -> str:
+    """The message with the commands in it for the gpumand that the options select: ``gpumanctl --user release …``."""
+    return _COMMAND.sub(lambda match: command_line(options, match[1]), message)
 
 
 def _option(match: re.Match[str]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import shutil
 import sys
 import time
@@ -12,6 +13,7 @@ from typing import Any, Protocol, TypeVar
 
 from gpumand.bus.connection_errors import BusError
 from gpumand.cli.client import Client
+from gpumand.cli.option_names import with_bus_option
 from gpumand.cli.options import GlobalOptions
 from gpumand.cli.output import is_screen
 from gpumand.cli.render.progress import progress_line, wait_status
@@ -22,6 +24,9 @@ QUIET_START_SEC = 0.3
 """Calls that end within this time show no progress, in seconds."""
 
 POLL_SEC = 0.5
+
+_REMAINING = re.compile(r", ends in \d+ \w+")
+"""The remaining time of a lease, which changes without a change of the stage."""
 
 
 class Display(Protocol):
@@ -60,9 +65,10 @@ class ChangeLog:
 
     def show(self, text: str, elapsed_sec: float) -> None:
         """Print the line, unless the stage is the one that was printed last."""
-        if text != self._last:
+        stage = _REMAINING.sub("", text)
+        if stage != self._last:
             print(progress_line(text, elapsed_sec, 1000), file=sys.stderr, flush=True)
-        self._last = text
+        self._last = stage
 
     def close(self) -> None:
         """Nothing to remove: printed lines stay."""
@@ -92,7 +98,7 @@ async def with_progress(client: Client, consumer: str, call: Coroutine[Any, Any,
     if display is None:
         return await call
     task = asyncio.ensure_future(call)
-    watcher = asyncio.ensure_future(_watch(client, consumer, display))
+    watcher = asyncio.ensure_future(_watch(client, consumer, display, options))
     try:
         return await task
     finally:
@@ -102,7 +108,7 @@ async def with_progress(client: Client, consumer: str, call: Coroutine[Any, Any,
         display.close()
 
 
-async def _watch(client: Client, consumer: str, display: Display) -> None:
+async def _watch(client: Client, consumer: str, display: Display, options: GlobalOptions) -> None:
     """Poll the status and show the stage of the call, until cancelled; a failed poll is skipped."""
     started = time.monotonic()
     await asyncio.sleep(QUIET_START_SEC)
@@ -118,5 +124,5 @@ async def _watch(client: Client, consumer: str, display: Display) -> None:
             await asyncio.sleep(POLL_SEC)
             continue
         elapsed = time.monotonic() - started
-        display.show(wait_status(status, consumer, os.getuid(), elapsed), elapsed)
+        display.show(with_bus_option(wait_status(status, consumer, os.getuid(), elapsed), options), elapsed)
         await asyncio.sleep(POLL_SEC)

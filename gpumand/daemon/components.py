@@ -25,6 +25,7 @@ from gpumand.domain.consumer import HistorySettings, Settings
 from gpumand.domain.events import Event
 from gpumand.history import DemandLog, HistoryRecorder, SqliteArchive
 from gpumand.host.memory import ProcMeminfo
+from gpumand.host.owner_names import OwnerNames
 from gpumand.host.users import UserDirectory
 from gpumand.http.listener import HttpListener
 from gpumand.ports import Clock, Ports
@@ -125,7 +126,7 @@ async def build_components(
     on_system_bus = options.bus_address == "system"
     users = UserDirectory()
     authority = PolkitAuthority(bus, users) if on_system_bus else UidAuthority(own_uid(), users)
-    clients = Clients(bus, units, authority.trusted_uids)
+    clients = Clients(bus, units, authority.trusted_uids, OwnerNames(users))
     store = await _open_store(options, bus)
     pids = UserUnitResolver(units, system_bus, own_uid()) if system_bus is not None else units
     source = AttributedSource(make_source(settings.gpu, clock), pids)

@@ -15,7 +15,7 @@ from dataclasses import replace
 
 from gpumand.domain.consumer import Overlap, Residency
 from gpumand.domain.decision import Decision, Requirement
-from gpumand.domain.decision_messages import requests_ahead, resident_goes_first
+from gpumand.domain.decision_messages import resident_goes_first
 from gpumand.domain.planning import decide
 from gpumand.domain.queue_pass import QueueDecision, QueueEntry, QueuePass, RequestsAhead, as_wait
 from gpumand.domain.request import Verdict
@@ -143,7 +143,7 @@ class BackfillPass(QueuePass):
             self._devices_to_load.update(decision.eligible_devices)
         if decision.resident and _may_overtake(view, entry, ahead):
             return QueueDecision(decision, overtaken=tuple(one.number for one in ahead.entries))
-        return QueueDecision(as_wait(decision, requests_ahead(len(ahead.entries))))
+        return QueueDecision(self._wait_behind(decision, ahead))
 
     def _decide(self, view: View, requirement: Requirement) -> Decision:
         """Decide, once for every requirement while the view is the same object: a long queue asks again and again."""

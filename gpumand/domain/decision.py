@@ -45,6 +45,7 @@ class Decision:
         spared: consumers on the devices that are not victims, and why.
         error: the error of a refusal; for a wait, the error where the caller does not wait.
         message: one line: why.
+        advice: for a wait, what ends it, as a clause that can begin a sentence or follow "or"; "" = nothing to do.
         needs_fresh_sample: VRAM readings went into it, so that it may be carried out only on a fresh sample.
         eligible_devices: devices on which it can be served now or later, so that no later request may take them.
         busy: consumers whose own work it waits for.
@@ -62,16 +63,27 @@ class Decision:
     spared: tuple[SparedConsumer, ...] = ()
     error: type[GpumandError] | None = None
     message: str = ""
+    advice: str = ""
     needs_fresh_sample: bool = False
     eligible_devices: tuple[int, ...] = ()
     busy: tuple[str, ...] = ()
     cost: float = 0.0
     extra_devices: Devices = ()
 
+    @property
+    def explanation(self) -> str:
+        """The message, with the advice as a sentence of its own."""
+        return with_advice(self.message, self.advice)
 
-def wait(place: Devices, message: str) -> Decision:
-    """A decision to wait; the message names the blocker."""
-    return Decision(Verdict.WAIT, place, error=Busy, message=message)
+
+def with_advice(message: str, advice: str) -> str:
+    """A message, and advice as a sentence of its own after it; the message alone where there is no advice."""
+    return f"{message}. {advice[0].upper()}{advice[1:]}." if advice else message
+
+
+def wait(place: Devices, message: str, advice: str = "") -> Decision:
+    """A decision to wait; the message names the blocker, and the advice says what ends the wait."""
+    return Decision(Verdict.WAIT, place, error=Busy, message=message, advice=advice)
 
 
 def refuse(error: type[GpumandError], message: str, place: Devices = ()) -> Decision:

@@ -10,6 +10,7 @@ from collections.abc import Collection, Sequence
 
 from gpumand.domain import budget, busyness
 from gpumand.domain.device import Devices
+from gpumand.domain.lease_wording import describe_leased
 from gpumand.domain.view import ConsumerState, Job, View
 from gpumand.domain.wording import (
     FOOTPRINT_UNKNOWN,
@@ -156,9 +157,10 @@ def no_host_ram(names: Sequence[str]) -> str:
 # -- waits -------------------------------------------------------------------------------------------------------------
 
 
-def in_use_elsewhere(state: ConsumerState, place: Devices) -> str:
+def in_use_elsewhere(view: View, state: ConsumerState, place: Devices) -> str:
     """Wait: the consumer is leased or loading on other devices than the requested ones."""
-    return f"{state.name} is in use on {describe_devices(state.devices)}, not on {describe_devices(place)}"
+    name = describe_leased(view, [state])
+    return f"{name} is in use on {describe_devices(state.devices)}, not on {describe_devices(place)}"
 
 
 def device_job(device: int, job: Job) -> str:
@@ -170,22 +172,33 @@ def device_job(device: int, job: Job) -> str:
 def no_free_slot(view: View, device: int) -> str:
     """Wait: all lease slots of a device are taken."""
     slots, job = view.settings.concurrent_leases, view.jobs.get(device)
-    holders = [state.name for state in view.consumers.values() if state.leases and device in state.devices]
-    if slots == 1 and holders:
-        return f"device {device} is leased to {join_names(holders)}"
-    if job is not None and job.takes_slot:
-        holders.append(f"{job.consumer} (being loaded)")
+    leased = describe_leased(view, leased_on(view, device))
+    if slots == 1 and leased:
+        return f"device {device} is leased to {leased}"
+    loading = f"{job.consumer} (being loaded)" if job is not None and job.takes_slot else ""
+    holders = ", ".join(filter(None, (leased, loading)))
     if slots == 1:
-        return f"device {device} is reserved for {join_names(holders) or 'another request'}"
-    return f"all {slots} lease slots of device {device} are taken by {join_names(holders)}"
+        return f"device {device} is reserved for {holders or 'another request'}"
+    return f"all {slots} lease slots of device {device} are taken by {holders}"
+
+
+def leased_on(view: View, device: int) -> list[ConsumerState]:
+    """The leased consumers on a device."""
+    return [state for state in view.consumers.values() if state.leases and device in state.devices]
 
 
 def overcommitted(
-    state: ConsumerState, device: int, committed_mib: int, total_mib: int, claimants: Sequence[ConsumerState]
+    view: View,
+    state: ConsumerState,
+    device: int,
+    committed_mib: int,
+    total_mib: int,
+    claimants: Sequence[ConsumerState],
 ) -> str:
     """Wait: the footprints reserved on a device leave no room for this one.
 
     Args:
+        view: everything at this moment.
         state: the requested consumer.
         device: index of the device.
         committed_mib: MiB reserved for the claimants.
@@ -194,15 +207,16 @@ def overcommitted(
     """
     is_known = all(claimant.footprint_known for claimant in claimants)
     part = format_mib(committed_mib) if is_known else "an unknown part"
-    names = join_names([claimant.name for claimant in claimants])
+    names = describe_leased(view, claimants)
     need = f"{state.name} needs {format_mib(state.footprint_mib)}"
     return f"{need}, but {part} of {format_mib(total_mib)} on device {device} is reserved for {names}"
 
 
-def reserved_whole(claimants: Sequence[ConsumerState]) -> str:
+def reserved_whole(view: View, claimants: Sequence[ConsumerState]) -> str:
     """Wait: a reservation has the whole device."""
     return "; ".join(
-        f"{describe_devices(one.devices)} {is_or_are(one.devices)} reserved whole by {one.name}" for one in claimants
+        f"{describe_devices(one.devices)} {is_or_are(one.devices)} reserved whole by {describe_leased(view, [one])}"
+        for one in claimants
     )
 
 
@@ -215,10 +229,11 @@ def blockers(view: View, in_use: Sequence[ConsumerState], busy: Sequence[Consume
         busy: consumers that report work of their own.
         place: devices that the request would take.
     """
-    reserved = [state for state in in_use if state.is_merely_reserved]
-    in_use = [state for state in in_use if state not in reserved]
-    names = join_names([state.name for state in in_use])
-    clauses = [f"{names} {is_or_are(in_use)} in use on {describe_devices(place)}"] if in_use else []
+    leased, reserved = [one for one in in_use if one.leases], [one for one in in_use if one.is_merely_reserved]
+    others = [one for one in in_use if one not in leased and one not in reserved]
+    where, names = describe_devices(place), join_names([state.name for state in others])
+    clauses = [f"{where} {is_or_are(place)} leased to {describe_leased(view, leased)}"] if leased else []
+    clauses += [f"{names} {is_or_are(others)} in use on {where}"] if others else []
     clauses += [f"{one.name} may still load {format_mib(one.footprint_mib)} for its last request" for one in reserved]
     for state in busy:
         grace = busyness.describe_grace(state, view.now)
@@ -231,9 +246,10 @@ def host_ram_in_use(names: Sequence[str]) -> str:
     return f"{join_names(names)} {is_or_are(names)} using host RAM"
 
 
-def requests_ahead(count: int) -> str:
-    """Wait: earlier requests are served first."""
-    return f"{count} request{'' if count == 1 else 's'} {'is' if count == 1 else 'are'} ahead of it"
+def requests_ahead(count: int, blocker: str = "") -> str:
+    """Wait: earlier requests are served first; ``blocker`` is the message of the first of them that a lease blocks."""
+    ahead = f"{count} request{'' if count == 1 else 's'} {'is' if count == 1 else 'are'} ahead of it"
+    return f"{ahead}, and {blocker}" if blocker else ahead
 
 
 def resident_goes_first(name: str) -> str:

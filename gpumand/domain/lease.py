@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 from gpumand.domain.reservation import Reservation, public_name
@@ -37,6 +37,9 @@ class Owner:
         pid: process id at the time of connecting, 0 when unknown.
         unit: the systemd unit it runs in, "" when unknown or none.
         invocation_id: id of the current run of that unit, so that a restart can be recognised.
+        user: login name of the user, "" when unknown. For people only, like ``program``: it is neither compared nor
+            stored, and looked up again after a restart.
+        program: short name of the process, "" when unknown.
     """
 
     bus_name: str
@@ -44,6 +47,8 @@ class Owner:
     pid: int = 0
     unit: str = ""
     invocation_id: str = ""
+    user: str = field(default="", compare=False)
+    program: str = field(default="", compare=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -72,6 +72,8 @@ class Ledger:
         self._on_change = changed
         self._consumers: dict[str, ConsumerState] = {}
         self._leases: dict[str, Lease] = {}
+        # Replaced as a whole by every change, so that views can share it.
+        self._consumer_leases: Mapping[str, tuple[Lease, ...]] = {}
         self._tokens: dict[TokenKey, str] = {}
         self._jobs: dict[int, Job] = {}
         self._requested_reservations: set[str] = set()
@@ -142,6 +144,7 @@ class Ledger:
         evict_failed: frozenset[str] = frozenset(),
         queue_positions: Mapping[str, int] | None = None,
         may_overlap: frozenset[int] = frozenset(),
+        realtime_usec: int = 0,
     ) -> View:
         """A frozen copy of the state at this moment, for a decision; View describes the arguments."""
         return View(
@@ -155,6 +158,8 @@ class Ledger:
             queue_positions=queue_positions or {},
             may_overlap=may_overlap,
             host_available_mib=self._host_available_mib,
+            consumer_leases=self._consumer_leases,
+            realtime_usec=realtime_usec,
         )
 
     def _leases_by_device(self) -> dict[int, int]:
@@ -237,7 +242,7 @@ class Ledger:
         text = format_devices(devices) or lease.device
         if text != lease.device:
             uuids = tuple(sorted(lease.uuids, key=lambda uuid: index_of.get(uuid, -1)))
-            self._leases[lease.id] = replace(lease, device=text, uuids=uuids)
+            self._replace_lease(replace(lease, device=text, uuids=uuids))
 
     def _with_total_mib(self, sample: Sample, total_mib: int | None) -> Sample:
         """The sample with a total size even when the driver cannot report one.
@@ -370,6 +375,10 @@ class Ledger:
     def add_lease(self, lease: Lease, devices: Devices, now: float) -> None:
         """Add an active lease and claim its consumer."""
         self._leases[lease.id] = lease
+        self._consumer_leases = {
+            **self._consumer_leases,
+            lease.consumer: (*self._consumer_leases.get(lease.consumer, ()), lease),
+        }
         if lease.token:
             self._tokens[token_key(lease.owner, lease.lifetime, lease.token)] = lease.id
         state = self._consumers[lease.consumer]
@@ -377,13 +386,28 @@ class Ledger:
 
     def renew_lease(self, lease: Lease) -> None:
         """Replace the lease with the same id by one with a new expiry."""
+        self._replace_lease(lease)
+
+    def name_owner(self, lease_id: str, user: str, program: str) -> None:
+        """Set the names of a lease's owner, which are looked up in the background; an ended lease is ignored."""
+        lease = self._leases.get(lease_id)
+        if lease is not None:
+            self.revision += 1
+            self._replace_lease(replace(lease, owner=replace(lease.owner, user=user, program=program)))
+
+    def _replace_lease(self, lease: Lease) -> None:
         assert lease.id in self._leases
         self._leases[lease.id] = lease
+        leases = tuple(lease if one.id == lease.id else one for one in self._consumer_leases[lease.consumer])
+        self._consumer_leases = {**self._consumer_leases, lease.consumer: leases}
 
     def remove_lease(self, lease_id: str, now: float, lease_ended_usec: int) -> Lease:
         """Remove a lease; ``lease_ended_usec`` becomes the time of last use of its consumer. Raises NoSuchLease."""
         lease = self.lease(lease_id)
         del self._leases[lease_id]
+        others = tuple(one for one in self._consumer_leases[lease.consumer] if one.id != lease_id)
+        left = {**self._consumer_leases, lease.consumer: others}
+        self._consumer_leases = left if others else {name: left[name] for name in left if name != lease.consumer}
         key = token_key(lease.owner, lease.lifetime, lease.token)
         # The token may have been used again for a newer lease, which keeps it.
         if self._tokens.get(key) == lease_id:

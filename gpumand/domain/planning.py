@@ -31,6 +31,7 @@ from gpumand.domain.errors import (
     InvalidArgs,
     NoSuchConsumer,
 )
+from gpumand.domain.lease_wording import how_to_release
 from gpumand.domain.name_suggestions import no_such_consumer
 from gpumand.domain.request import Verdict
 from gpumand.domain.view import ConsumerState, View
@@ -95,7 +96,7 @@ def _best_of(decisions: list[Decision]) -> Decision:
 def _decide_on(view: View, requirement: Requirement, state: ConsumerState, place: Devices) -> Decision:
     if state.devices != place and state.claimed:
         # Its footprint is reserved on other devices; one process cannot be in two places.
-        return wait(place, decision_messages.in_use_elsewhere(state, place))
+        return wait(place, decision_messages.in_use_elsewhere(view, state, place), how_to_release(view, [state]))
     if any(state.name in job.evicting for job in view.jobs.values()):
         return wait(place, f"{state.name} is about to be evicted")
     # Without readings it is unknown which devices a resident consumer is on: then it is granted wherever requested.
@@ -174,7 +175,8 @@ def _wait_for_slot(view: View, requirement: Requirement, place: Devices) -> Deci
         return None
     for device in place:
         if view.slots_taken(device) >= slots:
-            return wait(place, decision_messages.no_free_slot(view, device))
+            leased = decision_messages.leased_on(view, device)
+            return wait(place, decision_messages.no_free_slot(view, device), how_to_release(view, leased))
     return None
 
 
@@ -182,7 +184,7 @@ def _wait_for_reservations(view: View, state: ConsumerState, place: Devices) -> 
     """Wait where reserved footprints would exceed the device, even if little of them is allocated yet."""
     takes_all = [one for one in _claimants(view, state, place) if budget.is_whole_device(one)]
     if takes_all:
-        return wait(place, decision_messages.reserved_whole(takes_all))
+        return wait(place, decision_messages.reserved_whole(view, takes_all), how_to_release(view, takes_all))
     for device in () if budget.is_whole_device(state) else place:
         total_mib = budget.total_mib(view, device)
         if total_mib is None:
@@ -190,8 +192,8 @@ def _wait_for_reservations(view: View, state: ConsumerState, place: Devices) -> 
         committed_mib = budget.committed_mib(view, device, excluding=state.name)
         if committed_mib + state.footprint_mib > total_mib:
             claimants = _claimants(view, state, (device,))
-            message = decision_messages.overcommitted(state, device, committed_mib, total_mib, claimants)
-            return wait(place, message)
+            message = decision_messages.overcommitted(view, state, device, committed_mib, total_mib, claimants)
+            return wait(place, message, how_to_release(view, claimants))
     return None
 
 
@@ -314,7 +316,9 @@ def _wait_for_blockers(
     reserved = [one for one in claimants if not blockers and view.may_be_reclaimed(one) and one.spec.busy]
     message = decision_messages.blockers(view, in_use, busy, place) or decision_messages.host_ram_in_use(freeing_ram)
     message += f"; {decision_messages.no_host_ram(unparkable)}" if unparkable else ""
-    return replace(wait(place, message), busy=tuple(one.name for one in (*busy, *reserved)))
+    return replace(
+        wait(place, message, how_to_release(view, in_use)), busy=tuple(one.name for one in (*busy, *reserved))
+    )
 
 
 def _refuse_no_room(

@@ -79,6 +79,7 @@ class QueuePass:
     def __init__(self, entries: Sequence[QueueEntry]) -> None:
         self._entries = entries
         self._ahead: dict[int, RequestsAhead] = {}
+        self._blocked_by_lease: dict[int, Decision] = {}
         self._position = -1
 
     @property
@@ -104,6 +105,8 @@ class QueuePass:
             decision: the decision of ``planning.decide`` about it.
         """
         self._position = self._position_of(entry)
+        if decision.verdict is Verdict.WAIT and decision.advice:
+            self._blocked_by_lease[entry.number] = decision
         if decision.verdict is not Verdict.GRANT or not decision.place:
             return self._resolve_waiting(view, entry, decision)
         ahead = self._ahead_on(decision.place)
@@ -145,12 +148,22 @@ class QueuePass:
 
     def _resolve_behind(self, view: View, entry: QueueEntry, decision: Decision, ahead: RequestsAhead) -> QueueDecision:
         """A request with others ahead of it on its devices."""
-        return QueueDecision(as_wait(decision, requests_ahead(len(ahead.entries))))
+        return QueueDecision(self._wait_behind(decision, ahead))
+
+    def _wait_behind(self, decision: Decision, ahead: RequestsAhead) -> Decision:
+        """A wait for the requests ahead, which names the leases that the first of them waits for."""
+        blocked = (self._blocked_by_lease.get(one.number) for one in ahead.entries)
+        blocker = next((one for one in blocked if one is not None), None)
+        if blocker is None:
+            return as_wait(decision, requests_ahead(len(ahead.entries)))
+        return as_wait(decision, requests_ahead(len(ahead.entries), blocker.message), blocker.advice)
 
 
-def as_wait(decision: Decision, message: str) -> Decision:
-    """Turn a decision into a wait with this message."""
-    return replace(decision, verdict=Verdict.WAIT, resident=False, load=False, error=Busy, message=message)
+def as_wait(decision: Decision, message: str, advice: str = "") -> Decision:
+    """Turn a decision into a wait with this message and advice."""
+    return replace(
+        decision, verdict=Verdict.WAIT, resident=False, load=False, error=Busy, message=message, advice=advice
+    )
 
 
 def _is_own_start(view: View, requirement: Requirement) -> bool:

@@ -10,6 +10,7 @@ from gpumand.domain.consumer import UNKNOWN_MIB, ConsumerSpec, EvictionMethod, R
 from gpumand.domain.device import Devices, Sample
 from gpumand.domain.footprint import Footprint
 from gpumand.domain.learning import LearnedTimes
+from gpumand.domain.lease import Lease
 
 IN_VRAM = frozenset({Residency.RESIDENT, Residency.LOADING, Residency.UNLOADING, Residency.UNKNOWN})
 """Residencies in which a consumer may hold its footprint. Unknown is not zero."""
@@ -189,6 +190,8 @@ class View:
         queue_positions: position in the queue (0 = next) of the first request for each consumer; used by ``adaptive``.
         may_overlap: devices on which loads may run during leases.
         host_available_mib: MiB of host RAM that the kernel reports as available; None = unknown.
+        consumer_leases: the active leases on each leased consumer, the oldest first; for messages.
+        realtime_usec: CLOCK_REALTIME, in which leases expire; for messages.
         loading: the consumers that are loading.
     """
 
@@ -202,6 +205,8 @@ class View:
     queue_positions: Mapping[str, int] = field(default_factory=dict)
     may_overlap: frozenset[int] = frozenset()
     host_available_mib: int | None = None
+    consumer_leases: Mapping[str, tuple[Lease, ...]] = field(default_factory=dict)
+    realtime_usec: int = 0
     loading: tuple[ConsumerState, ...] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:

@@ -13,6 +13,7 @@ from gpumand.domain import decision_messages, parking, victims
 from gpumand.domain.decision import Decision, refuse, wait
 from gpumand.domain.device import Devices
 from gpumand.domain.errors import Busy, EvictionFailed
+from gpumand.domain.lease_wording import how_to_release
 from gpumand.domain.request import Verdict
 from gpumand.domain.view import ConsumerState, View
 from gpumand.domain.wording import describe_holders, format_mib
@@ -54,7 +55,8 @@ def _wait_for_users(view: View, state: ConsumerState, place: Devices) -> Decisio
     if not in_use and not busy:
         return None
     message = decision_messages.blockers(view, list(in_use.values()), busy, place)
-    return replace(wait(place, message), busy=tuple(one.name for one in busy))
+    advice = how_to_release(view, list(in_use.values()))
+    return replace(wait(place, message, advice), busy=tuple(one.name for one in busy))
 
 
 def _refuse_failed(view: View, place: Devices) -> Decision | None:

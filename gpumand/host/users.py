@@ -27,6 +27,10 @@ class UserDirectory:
         self._names, self._worker = UserNameCache(), Worker("gpumand-users")
         self._pending: dict[int, asyncio.Task[str]] = {}
 
+    def cached(self, uid: int) -> str:
+        """Return the login name of a user that was found before, without waiting; "" if it was not."""
+        return self._names.cached(uid)
+
     async def name_of(self, uid: int) -> str:
         """Return the login name of a user; "" if it is unknown or was not found in time."""
         lookup = self._pending.get(uid)

@@ -41,6 +41,10 @@ class UserNameCache:
             self._names[uid] = _look_up_name(uid)
         return self._names[uid]
 
+    def cached(self, uid: int) -> str:
+        """Return the name of a user that was looked up before, without blocking; "" if it was not."""
+        return self._names.get(uid, "")
+
 
 class ProcessOwners:
     """Finds the owners of processes. Call it in a thread: it blocks like ``UserNameCache``."""

@@ -31,7 +31,7 @@ async def test_growing_foreign_memory_does_not_reduce_the_reservation_of_a_lazy_
     await world.arbiter.state.sample()
 
     assert reserved(world) == {"comfy": 13312}
-    with pytest.raises(TimedOut, match="comfy is in use"):
+    with pytest.raises(TimedOut, match="leased to comfy"):
         await world.arbiter.acquire(client(2), "x", AcquireOptions())
     await world.routes.work(comfy)
 
@@ -54,7 +54,7 @@ async def test_reservation_is_kept_when_a_leased_consumer_unloads_itself() -> No
     await world.housekeeping.refresh_all()
 
     assert (residency(world, "ollama"), reserved(world)) == ("resident", {"ollama": 6144})
-    with pytest.raises(TimedOut, match="ollama is in use"):
+    with pytest.raises(TimedOut, match="leased to ollama"):
         await world.arbiter.acquire(client(2), "x", AcquireOptions())
     await world.routes.work(ollama)
     assert ooms(world) == 0

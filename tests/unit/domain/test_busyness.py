@@ -106,14 +106,14 @@ def test_an_idle_consumer_is_evicted_instead_of_a_busy_one() -> None:
 def test_a_wait_names_both_a_leased_and_a_busy_consumer() -> None:
     decision = ask(working(), 20000, resident("leased", 3000, leases=1))
 
-    assert decision.message == "leased is in use on device 0, image is busy (2 jobs)"
+    assert decision.message == "device 0 is leased to leased, image is busy (2 jobs)"
     assert decision.busy == ("image",)
 
 
 def test_a_leased_and_busy_consumer_is_waited_for_because_of_its_lease() -> None:
     decision = ask(working(leases=1), 11000)
 
-    assert (decision.message, decision.busy) == ("image is in use on device 0", ())
+    assert (decision.message, decision.busy) == ("device 0 is leased to image", ())
 
 
 def test_old_jobs_do_not_count_without_a_busy_route() -> None:

@@ -105,7 +105,7 @@ def test_nothing_is_evicted_on_one_device_while_the_other_is_leased() -> None:
     decision = ask(host(wide("big", 15900), on(resident("a", 8000), 0), leased))
 
     assert (decision.verdict, decision.evictions, decision.eligible_devices) == (Verdict.WAIT, (), (0, 1))
-    assert "leased is in use on devices 0, 1" in decision.message
+    assert "devices 0, 1 are leased to leased" in decision.message
 
 
 def test_nothing_is_evicted_on_one_device_when_the_other_can_never_be_freed() -> None:
