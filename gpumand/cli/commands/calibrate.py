@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+import signal
 import sys
 import time
+from functools import partial
 from typing import TYPE_CHECKING
 
 import click
@@ -15,9 +18,10 @@ from gpumand.cli.options import Command, GlobalOptions, global_options
 from gpumand.cli.output import is_screen, print_json
 from gpumand.cli.progress import LiveLine
 from gpumand.cli.session import run_with_client
+from gpumand.cli.signals import exit_by_signal
 
 if TYPE_CHECKING:
-    from gpumand.cli.calibration import Calibration
+    from gpumand.cli.measurements import Calibration
 
 
 class ProgressReporter:
@@ -56,30 +60,81 @@ class ProgressReporter:
     default=600.0,
     help="Maximum time of each step: grant, memory to appear, memory to be stable. Default: 10min.",
 )
+@click.option(
+    "--while",
+    "command",
+    metavar="CMD",
+    default="",
+    help="Shell command that uses the consumer while its memory is measured, with a request as large as any.",
+)
 @click.pass_context
-def calibrate(ctx: click.Context, consumer: str, timeout: float) -> None:
+def calibrate(ctx: click.Context, consumer: str, timeout: float, command: str) -> int | None:
     """Measure CONSUMER and print its configuration.
 
-    Loads the consumer under a lease, waits until its memory is stable, then evicts it by each of its methods and loads
-    it again in between. Other consumers may be evicted to make room, as for any lease. The lease ends with this
-    command. If the consumer loads its model on the first request, send it one when you are asked to.
+    Loads the consumer under a lease, waits until its memory is stable and it is idle, then evicts it by each of its
+    methods and loads it again in between. Other consumers may be evicted to make room, as for any lease. The lease ends
+    with this command, and what ran before is restored. If the consumer loads its model on the first request, send it
+    one when you are asked to, or give the command that does with --while. Without a load that was seen, nothing is
+    printed, and the exit status is 1. CMD gets GPUMAND_ENDPOINT, GPUMAND_LEASE and GPUMAND_CONSUMER.
     """
     if to_usec(timeout) == 0:
         raise click.UsageError("--timeout must be more than 0")
     options = global_options(ctx)
-    calibration = run_with_client(ctx, lambda client, options: _calibrate(client, consumer, timeout, options))
+    ended_by: list[int] = []
+    try:
+        calibration = run_with_client(
+            ctx, lambda client, options: _calibrate(client, consumer, timeout, command, options, ended_by)
+        )
+    except asyncio.CancelledError:
+        if not ended_by:  # cancelled by something else than a signal
+            raise
+        return exit_by_signal(ended_by[0])
     if options.json:
         from gpumand.cli.render.calibration import as_json
 
-        return print_json(as_json(calibration))
+        print_json(as_json(calibration))
+        return None
     from gpumand.cli.render.calibration import toml_lines
 
     print("\n".join(toml_lines(calibration)), flush=True)
     return None
 
 
-async def _calibrate(client: Client, consumer: str, timeout_sec: float, options: GlobalOptions) -> Calibration:
+async def _calibrate(
+    client: Client, consumer: str, timeout_sec: float, command: str, options: GlobalOptions, ended_by: list[int]
+) -> Calibration:
+    """Run the measurement; a signal ends it, and with it CMD, and is added to ``ended_by``."""
     from gpumand.cli.calibration import Calibrator
+    from gpumand.cli.restoring import unit_is_active
+    from gpumand.cli.work_probe import WorkProbe
 
+    _cancel_on_signal(ended_by)
     reporter = ProgressReporter(options)
-    return await Calibrator(client, consumer, timeout_sec, reporter.log, reporter.show, options).run()
+    probe = await WorkProbe.create(client, consumer, options)
+    try:
+        return await Calibrator(
+            client,
+            consumer,
+            timeout_sec,
+            reporter.log,
+            reporter.show,
+            options,
+            command,
+            probe.is_working,
+            partial(unit_is_active, client.connection),
+        ).run()
+    finally:
+        await probe.close()
+
+
+def _cancel_on_signal(ended_by: list[int]) -> None:
+    """Let SIGTERM and SIGHUP cancel the current task."""
+    task = asyncio.current_task()
+    assert task is not None
+
+    def cancel(number: int) -> None:
+        ended_by.append(number)
+        task.cancel()
+
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        asyncio.get_running_loop().add_signal_handler(number, cancel, number)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from gpumand.cli.calibration import Calibration, Unload
+from gpumand.cli.measurements import Calibration, Unload
 from gpumand.cli.render.format import clean, usec
 from gpumand.config.toml_writer import toml_key
 from gpumand.domain.eviction_check import SLACK_MIB

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
+import os
 import signal
+import sys
 import tomllib
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -131,6 +135,89 @@ async def test_a_lazy_consumer_without_a_request_times_out(tmp_path: Path) -> No
         == "gpumanctl: timed out after 1 s waiting for mvoice to allocate memory. Wait longer with --timeout\n"
     )
     assert after["leases"] == []
+
+
+WORK = (
+    f"{sys.executable} -c 'import os, urllib.request as request; "
+    'request.urlopen(os.environ["GPUMAND_ENDPOINT"] + "/work", b"{{\\"seconds\\": {}}}")'
+    "'; echo done"
+)
+"""A shell command that sends a request of this many seconds."""
+
+
+@contextlib.asynccontextmanager
+async def idle_server(folder: Path, idle_mib: int = 448) -> AsyncIterator[tuple[LiveHost, Ctl]]:
+    """A server of 2867 MiB that loads with its first request, and holds a CUDA context until then."""
+    async with world(folder, f"--residual-mib={idle_mib}") as (host, ctl):
+        await host.consumers["mvoice"].post("/work", seconds=0)
+        await host.consumers["mvoice"].post("/api/admin/unload")
+        busy = '{ path = "/health", pointers = ["/working"] }'
+        await restart_with(host, "mvoice", 13000, load="", residual_mib=str(idle_mib), busy=busy)
+        yield host, ctl
+
+
+@pytest.mark.parametrize("options", [(), ("--while", "true")])
+async def test_the_idle_context_of_a_lazy_consumer_is_not_printed_as_its_footprint(
+    tmp_path: Path, options: tuple[str, ...]
+) -> None:
+    async with idle_server(tmp_path) as (_, ctl):
+        result = await ctl("calibrate", "mvoice", "--timeout", "7s", "-q", *options)
+        after = await status(ctl)
+    assert (result.code, result.out) == (1, "")
+    when = "while CMD ran" if options else "within 7 s"
+    assert result.err.startswith(f"gpumanctl: no load of mvoice was seen {when}: it held at most 448 MiB")
+    assert "--while CMD" in result.err
+    assert after["leases"] == []
+
+
+async def test_a_lazy_consumer_is_measured_while_a_command_uses_it(tmp_path: Path) -> None:
+    async with idle_server(tmp_path) as (_, ctl):
+        code, out, err = await calibrated(ctl, "mvoice", "--while", WORK.format("0.2"))
+    assert code == 0, err
+    settings = tomllib.loads(out)["consumers"]["mvoice"]
+    assert (settings["vram_resident_mib"], settings["residual_mib"]) == (2880, 448)
+    assert "done" in err.splitlines(), "the output of the command is not mixed with the configuration"
+
+
+async def test_a_command_that_fails_ends_the_calibration(tmp_path: Path) -> None:
+    async with idle_server(tmp_path) as (_, ctl):
+        result = await ctl("calibrate", "mvoice", "-q", "--while", "exit 3")
+        after = await status(ctl)
+    assert (result.code, result.out) == (1, "")
+    assert result.err == "gpumanctl: CMD failed with exit status 3; nothing was measured\n"
+    assert after["leases"] == []
+
+
+async def test_a_signal_ends_the_command_too(tmp_path: Path) -> None:
+    running = tmp_path / "running"
+    async with idle_server(tmp_path) as (_, ctl):
+        process = await ctl.start("calibrate", "mvoice", "-q", "--while", f"echo $$ > {running}; sleep 100")
+
+        async def runs() -> bool:
+            return running.exists() and bool(running.read_text().strip())
+
+        await wait_until("the command runs", runs)
+        process.send_signal(signal.SIGTERM)
+        result = await finished(process)
+        with pytest.raises(ProcessLookupError):
+            os.kill(int(running.read_text()), 0)
+    assert result.code == -signal.SIGTERM
+    assert (result.out, "Traceback" in result.err) == ("", False)
+
+
+async def test_work_is_neither_measured_as_rest_nor_interrupted(tmp_path: Path) -> None:
+    async with world(tmp_path) as (host, ctl):
+        busy = '{ path = "/health", pointers = ["/working"] }'
+        await restart_with(host, "mvoice", 2867, busy=busy)
+        mvoice = host.consumers["mvoice"]
+        work = asyncio.create_task(mvoice.post("/work", seconds=9))
+        code, out, err = await calibrated(ctl, "mvoice")
+        assert work.done()
+        health = await mvoice.get("/health")
+        await work
+    assert code == 0, err
+    assert "# http freed 2867 MiB" in out
+    assert health["interrupted"] == 0
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
