@@ -61,7 +61,7 @@ class Device:
         index, uuid, name: as the driver reports them.
         source: "nvml" or "simulated".
         total_mib, used_mib, free_mib: of the last reading; None = unknown.
-        reserved_mib: memory of consumers that are loading, not yet visible in ``used_mib``.
+        reserved_mib: memory of consumers that are loading and of reservations, not yet visible in ``used_mib``.
         foreign_mib: memory of processes that belong to no consumer.
         sampled_at: time of the last reading; None = never read.
         error: why the device cannot be read; "" if it can.

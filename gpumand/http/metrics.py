@@ -73,6 +73,11 @@ def _daemon(status: Status) -> Iterator[str]:
     yield from gauge("gpumand_info", "Version of the daemon.", [({"version": status.version}, 1)])
     yield from gauge("gpumand_degraded", "1 while the daemon is degraded.", [({}, int(bool(status.degraded)))])
     yield from gauge("gpumand_leases", "Active leases.", [({}, len(status.leases))])
+    reservations = [one for one in status.leases if one.reservation is not None]
+    yield from gauge("gpumand_reservations", "Active leases without a consumer.", [({}, len(reservations))])
+    held_mib = sum(status.reserved_used_mib.values())
+    meaning = "VRAM held by the programs of leases without a consumer."
+    yield from gauge("gpumand_reservations_used_bytes", meaning, [({}, _bytes(held_mib))])
     yield from gauge("gpumand_queue_length", "Waiting requests.", [({}, len(status.queue))])
     longest_usec = max((request.waited_usec for request in status.queue), default=0)
     meaning = "Waiting time of the request that has waited longest."
@@ -87,7 +92,11 @@ def _devices(devices: tuple[DeviceStatus, ...]) -> Iterator[str]:
         ("total", "Total VRAM of a device.", [one.total_mib for one in devices]),
         ("used", "VRAM in use by any process.", [one.used_mib for one in devices]),
         ("free", "Free VRAM.", [one.free_mib for one in devices]),
-        ("reserved", "VRAM reserved for consumers that are loading.", [one.reserved_mib for one in devices]),
+        (
+            "reserved",
+            "VRAM reserved for consumers that are loading, and for leases without a consumer.",
+            [one.reserved_mib for one in devices],
+        ),
         ("foreign", "VRAM of processes that belong to no consumer.", [one.foreign_mib for one in devices]),
     )
     for name, meaning, values in families:

@@ -385,7 +385,7 @@ async def test_an_incompatible_daemon_is_reported(ctl: Ctl, manager: ScriptedMan
         (("statsu",), "did you mean status?"),
         (("unload", "mvoice"), "To unload a consumer: gpumanctl evict mvoice"),
         (("help", "statsu"), "did you mean status?"),
-        (("acquire",), "Missing argument"),
+        (("acquire",), "give a CONSUMER, or --vram SIZE or --all"),
         (("acquire", "mvoice", "--ttl", "soon"), "'soon' is not a duration"),
         (("acquire", "mvoice", "--ttl", "0"), "--ttl must be more than 0"),
         (("acquire", "mvoice", "--lifetime", "connection"), "use: gpumanctl run mvoice -- COMMAND"),
