@@ -45,6 +45,12 @@ def test_every_option_is_parsed() -> None:
     assert evict_options({"method": Variant("s", "http")}).method == "http"
 
 
+def test_amount_of_a_reservation_is_parsed_from_every_integer_type() -> None:
+    for signature in "ynqiuxt":
+        assert acquire_options({"vram_mib": Variant(signature, 100)}).vram_mib == 100
+    assert acquire_options({"all": Variant("b", True)}).whole_device
+
+
 def test_history_query_selects_by_time_consumer_and_kind() -> None:
     assert history_query({}) == HistoryQuery(limit=100)
     query = history_query(
@@ -125,6 +131,11 @@ def test_hostile_option_name_is_shortened_and_escaped() -> None:
         ("reason", Variant("s", "a\nb"), "one line"),
         ("reason", Variant("s", "\x1b[31m"), "control characters"),
         ("token", Variant("s", "a\u2028b"), "one line"),
+        ("vram_mib", Variant("u", 0), "'vram_mib' must be from 1 to 16777216, not 0"),
+        ("vram_mib", Variant("t", 2**64 - 1), "from 1 to"),
+        ("vram_mib", Variant("i", -1), "0 or more"),
+        ("vram_mib", Variant("s", "12G"), "must be an integer"),
+        ("all", Variant("u", 1), "'all' must be a boolean"),
     ],
 )
 def test_invalid_value_is_refused_with_the_options_name(name: str, value: Variant, expected: str) -> None:

@@ -19,6 +19,7 @@ from gpumand.domain.events import (
 )
 from gpumand.domain.history import EntryKind, HistoryEntry
 from gpumand.domain.lease import Lease, LeaseEnd, LeaseLifetime, Owner
+from gpumand.domain.reservation import Holder, Reservation
 from gpumand.history import HistoryRecorder
 from gpumand.testing.archive import MemoryArchive
 from gpumand.testing.clock import FakeClock
@@ -61,6 +62,17 @@ def test_grant_is_recorded_once_with_its_wait() -> None:
         HistoryEntry(0, EntryKind.GRANT, "tts", "0", 5, detail="a film", uid=1000, lease="abc")
     ]
     assert recorded_entries(LeaseGranted(LEASE)) == []
+
+
+def test_reservation_is_recorded_without_a_consumer_and_with_its_amount() -> None:
+    reservation = Reservation("abcdef", 5000, holder=Holder(program="python"))
+    lease = replace(LEASE, consumer=reservation.name, reservation=reservation)
+    (grant,) = recorded_entries(RequestGranted("", 5, lease))
+    assert (grant.consumer, grant.detail) == ("", "5000 MiB reserved for python; a film")
+    (end,) = recorded_entries(LeaseEnded(lease, LeaseEnd.RELEASED))
+    assert (end.consumer, end.detail) == ("", "released")
+    whole = replace(lease, reason="", reservation=Reservation("abcdef", 0, whole_device=True))
+    assert recorded_entries(RequestGranted("", 5, whole))[0].detail == "the whole device reserved"
 
 
 def test_refusal_is_recorded_with_the_error_name() -> None:

@@ -8,6 +8,7 @@ import pytest
 
 from gpumand.domain.events import EvictionFailed, EvictionOccurred, EvictionReport, LoadFinished, RequestGranted
 from gpumand.domain.lease import Lease, LeaseLifetime, Owner
+from gpumand.domain.reservation import Reservation
 from gpumand.domain.status import ConsumerStatus, DeviceStatus, Stats, Status, WaitingStatus
 from gpumand.http.limits import MAX_LABELLED_CONSUMERS
 from gpumand.http.metrics import OTHERS, Metrics
@@ -36,6 +37,19 @@ def test_page_of_an_empty_daemon_is_valid() -> None:
     samples = parsed(Metrics().text(Status("1", "")))
     assert of(samples, "gpumand_leases") == 0
     assert of(samples, "gpumand_consumers", residency="failed") == 0
+
+
+def test_reservations_are_counted_and_share_one_label() -> None:
+    metrics = Metrics()
+    reservation = Reservation("abcdef", 5000)
+    lease = replace(LEASE, id="abcdef", consumer=reservation.name, reservation=reservation)
+    for _ in range(2):
+        metrics.record(RequestGranted("", 2_000_000, lease))
+    shown = replace(status(CONSUMER), leases=(LEASE, lease), reserved_used_mib={"abcdef": 300})
+    samples = page(metrics, shown)
+    assert of(samples, "gpumand_wait_seconds_count", consumer="_reservation") == 2
+    assert (of(samples, "gpumand_leases"), of(samples, "gpumand_reservations")) == (2, 1)
+    assert of(samples, "gpumand_reservations_used_bytes") == 300 * MIB
 
 
 def test_memory_of_devices_is_in_bytes() -> None:

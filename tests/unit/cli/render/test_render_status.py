@@ -232,3 +232,20 @@ def test_show_describes_an_idle_server() -> None:
     lines = [line.plain for line in show_lines({"consumer": loaded, **empty}, NOW, PLAIN)]
     assert lines[0] == "● comfyui: resident on GPUs 0 and 1, holds 2.7 GiB"
     assert "  note        its own requests load its model" in lines
+
+
+def test_lease_without_a_consumer_is_shown_by_its_amount_its_program_and_what_that_holds() -> None:
+    held = lease(consumer="", vram_mib=12288, all=False, program="python", owner="pid 77", used_mib=3072)
+    whole = lease(id="0" * 16, consumer="", all=True, owner="pid 78")
+    queued = waiting(consumer="", vram_mib=2048)
+    snapshot = status(leases=[held, whole], queue=[queued], devices=[device(reserved_mib=9216)])
+    text = paint(status_lines(snapshot, NOW, Theme(width=120)), Theme(width=120))
+    assert "12.0 GiB   0    python (pid 77, holds 3.0 GiB)" in text
+    assert "whole GPU  0    pid 78" in text
+    assert "R python (reservation) 3.0 GiB" in text
+    assert "1  2.0 GiB" in text
+
+
+def test_escape_sequences_in_the_program_of_a_reservation_never_reach_the_terminal() -> None:
+    held = lease(consumer="", vram_mib=100, program="\x1b[31mpython", used_mib=50)
+    assert "\x1b" not in shown(status(leases=[held]))
