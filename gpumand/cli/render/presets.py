@@ -128,8 +128,10 @@ def _route(value: Any) -> str:
         if key in value:
             places = value[key] if isinstance(value[key], str) else ", ".join(value[key])
             words.append(f"{key if key not in ('pointers', 'metrics') else 'busy'}: {places}" + _equals(value, key))
-    words += [f"not loaded: status {', '.join(map(str, value['unloaded_status']))}"] * ("unloaded_status" in value)
-    words += ["answers early"] * value.get("async_load", False)
+    if "unloaded_status" in value:
+        words.append(f"not loaded: status {', '.join(map(str, value['unloaded_status']))}")
+    if value.get("async_load"):
+        words.append("answers early")
     return "; ".join(words)
 
 
