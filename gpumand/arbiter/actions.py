@@ -24,6 +24,9 @@ FREED_POLL_SEC = 0.075
 RECHECK_AFTER_FAILURE_SEC = 0.5
 """Seconds for which VRAM is read after an eviction method failed; a process that died frees its memory in that time."""
 
+RESIDUAL_REST_SEC = 1.0
+"""Seconds for which memory within the tolerated residual must not change after an unload by route: then it stays."""
+
 HEALTH_POLL_SEC = 0.25
 
 ROUTE_GRACE_SEC = 5.0
@@ -87,7 +90,8 @@ class Actions:
         consumer, before = self._state.consumer(name), self._state.device(device)
         expected_mib = budget.freeable_mib(before, consumer, self._unnamed_mib(consumer, before), method)
         residual_mib = budget.residual_mib(consumer, method)
-        return EvictionCheck(consumer.spec, before, budget.held_mib(before, consumer), expected_mib, residual_mib)
+        held_mib, tolerated_mib = budget.held_mib(before, consumer), budget.tolerated_mib(consumer)
+        return EvictionCheck(consumer.spec, before, held_mib, expected_mib, residual_mib, tolerated_mib)
 
     def _unnamed_mib(self, consumer: ConsumerState, before: Sample) -> int | None:
         """Unnamed memory that may be the victim's; of a merely reserved one only what has grown since its claim."""
@@ -145,15 +149,25 @@ class Actions:
             # VRAM could not be read before the eviction either, so there is nothing to compare with. The method
             # reported success, and the report says that this is not verified.
             return replace(report, freed_mib=0, verified=False)
+        last_mib, since = None, clock.monotonic()
         while True:
             await self._state.sample()
             now = self._current_samples(check)
             freed_mib = check.freed_mib(now)
             if freed_mib is not None and (check.settled(now) or (freed_mib > 0 and is_enough_free())):
                 return replace(report, freed_mib=freed_mib)
+            if freed_mib != last_mib:
+                last_mib, since = freed_mib, clock.monotonic()
+            has_rested = clock.monotonic() - since >= RESIDUAL_REST_SEC
+            if freed_mib is not None and has_rested and self._is_residual(report, check):
+                return replace(report, freed_mib=freed_mib)
             if clock.monotonic() >= deadline:
                 return self._timed_out(report, check, freed_mib)
             await clock.sleep(FREED_POLL_SEC)
+
+    def _is_residual(self, report: EvictionReport, check: MultiDeviceEvictionCheck) -> bool:
+        """Whether what the victim still holds is what stays after an unload by route: no failure of the eviction."""
+        return report.method == EvictionMethod.HTTP and check.only_residual_left(self._current_samples(check))
 
     def _current_samples(self, check: MultiDeviceEvictionCheck) -> dict[int, Sample]:
         return {device: self._state.device(device) for device in check.checks}
@@ -161,7 +175,8 @@ class Actions:
     def _timed_out(
         self, report: EvictionReport, check: MultiDeviceEvictionCheck, freed_mib: int | None
     ) -> EvictionReport:
-        if freed_mib is not None and check.released_by_processes(self._current_samples(check)):
+        is_released = check.released_by_processes(self._current_samples(check)) or self._is_residual(report, check)
+        if freed_mib is not None and is_released:
             return replace(report, freed_mib=freed_mib)
         waited_sec = self._state.settings.scheduler.settle_timeout_sec
         known = freed_mib is not None

@@ -36,7 +36,7 @@ class BusyProbes:
         if (
             consumer is None
             or consumer.spec.busy is None
-            or (consumer.residency not in EVICTABLE and not _is_unloading(consumer))
+            or (consumer.residency not in EVICTABLE and not _is_unloading(consumer) and not self._holds_rest(name))
         ):
             return
         requested_at = self._state.clock.monotonic()
@@ -44,6 +44,10 @@ class BusyProbes:
         if answer.jobs is None:
             log.debug("consumer %s: the busy check failed: %s", name, answer.error)
         self.record(name, answer, requested_at)
+
+    def _holds_rest(self, name: str) -> bool:
+        """Whether its server holds memory without a model; stopping its unit for that could interrupt new work."""
+        return any(sample.held_by(name) for sample in self._state.ledger.devices.values())
 
     async def busy_exemption(self, name: str) -> str:
         """Send its busy check and return why it must not be evicted now, in one line; "" when it may be."""

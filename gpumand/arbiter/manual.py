@@ -16,7 +16,7 @@ from gpumand.arbiter.scheduler import Scheduler
 from gpumand.arbiter.state import ArbiterState
 from gpumand.arbiter.timeouts import finished_within
 from gpumand.arbiter.work_gate import WorkGate
-from gpumand.domain import host_ram, parking
+from gpumand.domain import budget, host_ram, parking
 from gpumand.domain.busyness import describe_work, is_busy
 from gpumand.domain.consumer import EvictionMethod, Residency
 from gpumand.domain.device import Devices, format_devices, parse_devices
@@ -134,10 +134,9 @@ class ManualOperations:
             return False  # parked: the unload route has already taken back everything it can
         if consumer.claimed or consumer.residency not in (Residency.UNLOADED, Residency.FAILED):
             return True
-        return any(
-            (sample.held_by(consumer.name) or 0) > consumer.spec.residual_mib
-            for sample in self._state.ledger.devices.values()
-        )
+        # What stays after an unload by route is freed only by stopping the unit, which has to be requested by name.
+        left_mib = 0 if method == EvictionMethod.UNIT_STOP else budget.tolerated_mib(consumer)
+        return any((sample.held_by(consumer.name) or 0) > left_mib for sample in self._state.ledger.devices.values())
 
     @staticmethod
     def _check(view: View, consumer: ConsumerState, *, force: bool) -> None:

@@ -12,6 +12,7 @@ from __future__ import annotations
 from gpumand.domain.consumer import UNKNOWN_MIB, EvictionMethod, Residency
 from gpumand.domain.device import ProcessUse, Sample
 from gpumand.domain.reserved_memory import filled_mib
+from gpumand.domain.residency import context_mib, holds_model
 from gpumand.domain.view import IN_VRAM, ConsumerState, View
 
 
@@ -141,9 +142,17 @@ def need_mib(view: View, device: int, target: str) -> int:
 
 
 def residual_mib(state: ConsumerState, method: EvictionMethod | None = None) -> int:
-    """MiB that may stay on each device after an eviction by a method; None = its first method."""
+    """MiB that are expected to stay on each device after an eviction by a method; None = its first method."""
     by = method or next(iter(state.usable_methods), EvictionMethod.UNIT_STOP)
-    return state.spec.residual_mib if by is EvictionMethod.HTTP else 0
+    return (state.spec.residual_mib or round(state.memory.residual_mib or 0)) if by is EvictionMethod.HTTP else 0
+
+
+def tolerated_mib(state: ConsumerState) -> int:
+    """MiB that may stay on a device after an unload by route without the eviction having failed.
+
+    This is the declared residual, or else what stayed before or a CUDA context takes, whichever is more.
+    """
+    return state.spec.residual_mib or max(round(state.memory.residual_mib or 0), context_mib(state.spec))
 
 
 def freeable_mib(
@@ -166,7 +175,14 @@ def freeable_mib(
         return 0  # neither its use nor its footprint is known, so that no amount can be relied on
     if used_mib is None:
         used_mib = min(state.spec.residual_mib if is_parked else state.footprint_mib, unnamed_mib or 0)
+    elif left_mib < used_mib and by_route(state, method) and not holds_model(state.spec, used_mib):
+        return 0  # a context without a model: the unload route has nothing to unload
     return max(0, used_mib - left_mib)
+
+
+def by_route(state: ConsumerState, method: EvictionMethod | None = None) -> bool:
+    """Whether an eviction by this method, None = its first one, calls the unload route."""
+    return (method or next(iter(state.usable_methods), None)) is EvictionMethod.HTTP
 
 
 def _assumed_mib(state: ConsumerState) -> int:

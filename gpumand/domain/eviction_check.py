@@ -21,7 +21,8 @@ class EvictionCheck:
         before: the device's sample before the first method was tried.
         held_before_mib: MiB that its processes held then; None where they cannot be distinguished from others.
         expected_mib: MiB that it should free.
-        residual_mib: MiB that may stay.
+        residual_mib: MiB that are expected to stay.
+        tolerated_mib: MiB that may stay after an unload by route without the eviction having failed.
     """
 
     spec: ConsumerSpec
@@ -29,6 +30,7 @@ class EvictionCheck:
     held_before_mib: int | None
     expected_mib: int
     residual_mib: int = 0
+    tolerated_mib: int = 0
 
     @property
     def can_be_measured(self) -> bool:
@@ -56,6 +58,17 @@ class EvictionCheck:
         return self.released_by_processes(now) and (
             device_mib is None or device_mib >= self.expected_mib // 2 - SLACK_MIB
         )
+
+    def only_residual_left(self, now: Sample) -> bool:
+        """Whether no more than a tolerated residual is left, which an unload by route does not free."""
+        held_now_mib, left_mib = self._held_now_mib(now), self.tolerated_mib + SLACK_MIB
+        if self.before.free_mib is None or now.free_mib is None:
+            return held_now_mib is not None and held_now_mib <= left_mib
+        device_mib = now.free_mib - self.before.free_mib
+        if held_now_mib is None or self.held_before_mib is None:
+            return device_mib >= self.expected_mib - left_mib
+        gone_mib = max(0, self.held_before_mib - held_now_mib)
+        return held_now_mib <= left_mib and device_mib >= gone_mib // 2 - SLACK_MIB
 
     def released_by_processes(self, now: Sample) -> bool:
         """Whether its own processes hold nothing any more, whatever the device shows.
@@ -115,6 +128,10 @@ class MultiDeviceEvictionCheck:
     def settled(self, now: Mapping[int, Sample]) -> bool:
         """Whether the victim has freed what it should on every device."""
         return all(check.settled(now[device]) for device, check in self._measurable.items())
+
+    def only_residual_left(self, now: Mapping[int, Sample]) -> bool:
+        """Whether no more than a tolerated residual is left on any device."""
+        return all(check.only_residual_left(now[device]) for device, check in self._measurable.items())
 
     def released_by_processes(self, now: Mapping[int, Sample]) -> bool:
         """Whether its own processes hold nothing any more on any device, whatever the devices show."""

@@ -24,7 +24,12 @@ def holds_model(spec: ConsumerSpec, held_mib: int) -> bool:
 
     The threshold above its declared residual is a quarter of the footprint or a CUDA context, whichever is less.
     """
-    return held_mib > spec.residual_mib + min(CONTEXT_MIB, spec.vram_resident_mib // 4)
+    return held_mib > spec.residual_mib + context_mib(spec)
+
+
+def context_mib(spec: ConsumerSpec) -> int:
+    """MiB that its processes may hold without a model: a CUDA context, at most a quarter of the footprint."""
+    return min(CONTEXT_MIB, spec.vram_resident_mib // 4)
 
 
 def infer_residency(

@@ -101,15 +101,16 @@ def choose(
 
 def freeing_more_when_stopped(states: Iterable[ConsumerState]) -> frozenset[str]:
     """Consumers that free more when their unit is stopped than by their first method."""
+    # After an unload by route at least a CUDA context may stay, whether it was measured before or not.
     return frozenset(
-        one.name for one in states if budget.residual_mib(one) and EvictionMethod.UNIT_STOP in one.usable_methods
+        one.name for one in states if budget.by_route(one) and EvictionMethod.UNIT_STOP in one.usable_methods
     )
 
 
 def _necessary_stops(view: View, taken: Sequence[ConsumerState], short_mib: Mapping[int, int]) -> frozenset[str]:
     """Victims whose unit must be stopped to free enough; those with the smallest residual are spared that first."""
     stopped = freeing_more_when_stopped(taken)
-    for state in sorted(taken, key=lambda one: one.spec.residual_mib):
+    for state in sorted(taken, key=budget.residual_mib):
         fewer = stopped - {state.name}
         freed = _freed(view, tuple(short_mib), taken, fewer)
         if all(sum(freed[device].values()) >= mib for device, mib in short_mib.items()):
@@ -284,7 +285,10 @@ def _may_hold(view: View, devices: Devices, state: ConsumerState) -> bool:
     if state.residency in CHANGING:
         return False
     held = [view.devices[device].held_by(state.name) for device in devices if state.may_be_on(device)]
-    return any(mib is not None and holds_model(state.spec, mib) for mib in held)
+    if any(mib is not None and holds_model(state.spec, mib) for mib in held):
+        return True
+    # What stays after an unload by route is freed by stopping the unit, which is done where that memory is needed.
+    return any(held) and EvictionMethod.UNIT_STOP in state.usable_methods
 
 
 def lru_key(state: ConsumerState) -> tuple[int, int, str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from gpumand.domain import victims
+from gpumand.domain.consumer import EvictionMethod
 from gpumand.domain.view import Job
 from tests.unit.domain.build import absent, resident, view
 
@@ -42,4 +43,15 @@ def test_an_unloaded_consumer_can_be_evicted_if_it_holds_more_than_a_context() -
     on_it = replace(says_unloaded, devices=(0,))
 
     assert chosen(view(on_it, held={"image": 13312}), 7000, limit=5) == ["image"]
-    assert chosen(view(on_it, held={"image": 500}), 400, limit=5) is None
+    by_route = replace(on_it, spec=replace(on_it.spec, evict=(EvictionMethod.HTTP,)))
+    assert chosen(view(by_route, held={"image": 500}), 400, limit=5) is None
+
+
+def test_the_unit_of_an_unloaded_consumer_is_stopped_only_for_a_context_that_is_needed() -> None:
+    on_it = replace(absent("image", 13312), devices=(0,))
+    other = resident("other", 5000, used_at=9)
+    host = view(on_it, other, held={"image": 500})
+
+    assert chosen(host, 400, limit=5) == ["other"]
+    choice = victims.choose(view(on_it, held={"image": 500}), (0,), absent("new", 12000), {0: 400}, 5)
+    assert [(one.consumer, one.method) for one in choice.victims] == [("image", "unit-stop")]
