@@ -22,11 +22,13 @@ class RouteFailed(Exception):
 
     Attributes:
         refused: the connection was refused: worth a retry while the unit is starting, pointless otherwise.
+        status: HTTP status of the answer; 0 when there was none.
     """
 
-    def __init__(self, message: str, *, refused: bool = False) -> None:
+    def __init__(self, message: str, *, refused: bool = False, status: int = 0) -> None:
         super().__init__(" ".join(message.split()))
         self.refused = refused
+        self.status = status
 
 
 class UnitFailed(Exception):
@@ -116,8 +118,13 @@ class UnitManager(Protocol):
     async def unit_of_pid(self, pid: int) -> str:
         """The unit that a process runs in, or "" where unknown."""
 
-    async def failure_lines(self, unit: str) -> tuple[str, ...]:
-        """The last lines of the log of a unit, at most five, none of them empty; () when there are none."""
+    async def failure_lines(self, unit: str, invocation_id: str = "") -> tuple[str, ...]:
+        """The last lines of the log of a run of a unit, at most five, none of them empty; () when there are none.
+
+        Args:
+            unit: name of the unit.
+            invocation_id: hex id of the run; "" = the current or last one.
+        """
 
     async def watch(self, units: Iterable[str], changed: Callable[[UnitState], None]) -> None:
         """Call ``changed`` whenever one of these units changes state, whatever causes the change.

@@ -1,4 +1,4 @@
-"""Carries out one load or one eviction of a consumer, and verifies its effect on VRAM."""
+"""Carries out one eviction of a consumer, and verifies its effect on VRAM."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from dataclasses import replace
 
 from gpumand.arbiter.state import ArbiterState
 from gpumand.domain import budget
-from gpumand.domain.consumer import ConsumerSpec, EvictionMethod, Residency, UnitActivity
+from gpumand.domain.consumer import ConsumerSpec, EvictionMethod, Residency
 from gpumand.domain.device import Sample, parse_devices
-from gpumand.domain.errors import LoadFailed
 from gpumand.domain.events import EvictionReport
 from gpumand.domain.eviction_check import EvictionCheck, MultiDeviceEvictionCheck
+from gpumand.domain.orphans import describe_orphans
 from gpumand.domain.view import ConsumerState
 from gpumand.ports import ConsumerRoutes, RouteFailed, UnitFailed, UnitManager
 
@@ -27,22 +27,14 @@ RECHECK_AFTER_FAILURE_SEC = 0.5
 RESIDUAL_REST_SEC = 1.0
 """Seconds for which memory within the tolerated residual must not change after an unload by route: then it stays."""
 
-HEALTH_POLL_SEC = 0.25
-
-ROUTE_GRACE_SEC = 5.0
-"""Seconds for which a consumer without a unit may refuse connections after its load route was called: KoboldCpp
-restarts its server to change the model."""
-
 
 class Actions:
-    """Evicts and loads single consumers. Holds no state of its own; the caller decides and owns the devices."""
+    """Evicts single consumers. Holds no state of its own; the caller decides and owns the devices."""
 
     def __init__(self, state: ArbiterState, units: UnitManager, routes: ConsumerRoutes) -> None:
         self._state = state
         self._units = units
         self._routes = routes
-
-    # -- evicting ------------------------------------------------------------------------------------------------
 
     async def evict(
         self, report: EvictionReport, is_enough_free: Callable[[], bool], why_not: Callable[[], Awaitable[str]]
@@ -181,107 +173,15 @@ class Actions:
         waited_sec = self._state.settings.scheduler.settle_timeout_sec
         known = freed_mib is not None
         result = f"{freed_mib} of {check.expected_mib} MiB became free" if known else "VRAM could not be read"
-        return replace(report, freed_mib=freed_mib or 0, error=f"{result} within {waited_sec:g} s")
+        error = f"{result} within {waited_sec:g} s{self._orphans_after(report)}"
+        return replace(report, freed_mib=freed_mib or 0, error=error)
 
-    # -- loading -------------------------------------------------------------------------------------------------
-
-    async def load(self, spec: ConsumerSpec, is_leased: Callable[[], bool]) -> bool:
-        """Load a consumer: start its unit, call its load route, and wait for its health check to succeed.
-
-        Args:
-            spec: the consumer.
-            is_used: whether a lease on it has been granted meanwhile; then nothing is stopped after a failure.
-
-        Returns:
-            Whether its unit had to be started.
-
-        Raises:
-            LoadFailed: with the unit's result and last log lines, or the answer of the route.
-        """
-        deadline = self._state.clock.monotonic() + spec.load_timeout_sec
-        started = False
-        try:
-            started = await self._needs_start(spec)
-            if started:
-                await self._units.start(spec.unit, spec.load_timeout_sec)
-            if spec.load is not None:
-                await self._call_load_route(spec, started, deadline)
-            if spec.health is not None:
-                await self._wait_healthy(spec, started, deadline)
-            # Read VRAM before the load counts as done: afterwards the reservation of the footprint may end, and the
-            # memory must show in a reading by then.
-            await self._state.sample()
-            await self._confirm_running(spec)
-        except (UnitFailed, RouteFailed) as failed:
-            message = str(failed) if isinstance(failed, UnitFailed) else f"{spec.name}: {failed}"
-            message = await self._append_log_lines(spec, message)
-            if not is_leased():
-                await self._clean_up(spec, started)
-            raise LoadFailed(message) from failed
-        return started
-
-    async def _clean_up(self, spec: ConsumerSpec, started: bool) -> None:
-        """Undo a failed load: stop the unit if it was started for it, otherwise unload. Errors are only logged."""
-        try:
-            if started:
-                await self._units.stop(spec.unit, spec.stop_timeout_sec)
-            elif spec.load is not None and spec.unload is not None:
-                await self._routes.unload(spec)
-        except (UnitFailed, RouteFailed) as failed:
-            log.info("cleaning up after the failed load of %s failed too: %s", spec.name, failed)
-
-    async def _needs_start(self, spec: ConsumerSpec) -> bool:
-        """Whether the consumer has a unit that is not active."""
-        if not spec.unit:
-            return False
-        return (await self._units.state(spec.unit)).activity is not UnitActivity.ACTIVE
-
-    async def _call_load_route(self, spec: ConsumerSpec, started: bool, deadline: float) -> None:
-        """Call the load route; a server whose unit was just started may not listen yet."""
-        while True:
-            try:
-                return await self._routes.load(spec)
-            except RouteFailed as failed:
-                if not (failed.refused and started) or self._state.clock.monotonic() >= deadline:
-                    raise
-            await self._check_unit(spec)
-            await self._state.clock.sleep(HEALTH_POLL_SEC)
-
-    async def _wait_healthy(self, spec: ConsumerSpec, started: bool, deadline: float) -> None:
-        clock = self._state.clock
-        may_refuse_until = clock.monotonic() + (ROUTE_GRACE_SEC if spec.load is not None else 0.0)
-        while True:
-            health = await self._routes.probe_health(spec)
-            if health.reachable and (health.loaded is not False or spec.lazy):
-                return
-            is_hopeless = health.refused and not spec.unit and clock.monotonic() >= may_refuse_until
-            if is_hopeless or clock.monotonic() >= deadline:
-                raise RouteFailed(health.error or f"not loaded after {spec.load_timeout_sec:g} s")
-            await self._check_unit(spec)
-            await clock.sleep(HEALTH_POLL_SEC)
-
-    async def _check_unit(self, spec: ConsumerSpec) -> None:
-        """Stop waiting for a health check when the unit has ended. Raises UnitFailed."""
-        if not spec.unit:
-            return
-        unit = await self._units.state(spec.unit)
-        if unit.activity in (UnitActivity.FAILED, UnitActivity.INACTIVE):
-            raise UnitFailed(f"{spec.unit} ended while {spec.name} was loading ({unit.result or unit.activity})")
-
-    async def _confirm_running(self, spec: ConsumerSpec) -> None:
-        """Check once more that the unit runs. Raises UnitFailed.
-
-        systemd reports a plain service as active as soon as its process exists, and that may end a moment later.
-        """
-        try:
-            await self._check_unit(spec)
-        except UnitFailed as failed:
-            if failed.reason != "unavailable":  # systemd cannot be asked, which does not prove that the unit has ended
-                raise
-
-    async def _append_log_lines(self, spec: ConsumerSpec, message: str) -> str:
-        lines = await self._units.failure_lines(spec.unit) if spec.unit else ()
-        return message + (f"; last lines: {' | '.join(lines)}" if lines else "")
+    def _orphans_after(self, report: EvictionReport) -> str:
+        """Name the processes that a stopped unit has left behind; they count as foreign from now on."""
+        if report.method != EvictionMethod.UNIT_STOP:
+            return ""
+        left = self._state.mark_orphans(report.consumer)
+        return f": {describe_orphans(self._state.consumer(report.consumer).spec.unit, left)}" if left else ""
 
 
 def residency_after(report: EvictionReport, spec: ConsumerSpec) -> Residency:

@@ -8,7 +8,6 @@ import logging
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 
 from gpumand.arbiter import log_messages
-from gpumand.arbiter.actions import Actions
 from gpumand.arbiter.admission import Admission
 from gpumand.arbiter.busy_probes import BusyProbes
 from gpumand.arbiter.idempotency import IdempotencyTokens
@@ -67,7 +66,7 @@ class Arbiter:
         self.reconciler = Reconciler(self.state)
         self.leases = Leases(self.state, self.reconciler, ports.store)
         self.busy_probes = BusyProbes(self.state, ports.routes)
-        self._jobs = Jobs(self.state, Actions(self.state, ports.units, ports.routes), ports.store, self.busy_probes)
+        self._jobs = Jobs(self.state, ports.units, ports.routes, ports.store, self.busy_probes)
         self.gate = WorkGate()
         self.scheduler = Scheduler(self.state, self.reconciler, self._jobs, self.leases, self.gate, self.busy_probes)
         self.manual = ManualOperations(
@@ -242,7 +241,7 @@ class Arbiter:
             await finished_within(clock, entry.done, entry.request.arrived_at + timeout_sec - clock.monotonic())
         if entry.is_waiting:
             self.scheduler.remove(entry)
-            entry.refuse(entry.timed_out(timeout_sec))
+            entry.refuse(entry.timed_out(timeout_sec, self._jobs.describe_load(entry.request.consumer)))
             self.scheduler.step()
         return entry.done.result()
 
@@ -366,6 +365,7 @@ class Arbiter:
         is_resident = (
             consumer_state.residency is Residency.RESIDENT and bool(consumer_state.devices) and not is_being_evicted
         )
+        is_resident = is_resident and not consumer_state.is_doubtful
         return is_resident and not consumer_state.spec.lazy and (not wanted or wanted == consumer_state.devices)
 
     async def evict(self, consumer: str, force: bool, timeout_sec: float, method: str = "") -> ManualResult:

@@ -9,10 +9,11 @@ from dataclasses import replace
 from gpumand.arbiter import log_messages
 from gpumand.arbiter.actions import Actions, residency_after
 from gpumand.arbiter.busy_probes import BusyProbes
+from gpumand.arbiter.loading import LoadAttempt, LoadBrokenOff
 from gpumand.arbiter.state import ArbiterState
 from gpumand.arbiter.waiting_request import WaitingRequest
 from gpumand.domain import budget, parking, victims
-from gpumand.domain.consumer import Residency
+from gpumand.domain.consumer import EvictionMethod, Residency
 from gpumand.domain.decision import Decision
 from gpumand.domain.device import Devices, format_devices
 from gpumand.domain.errors import GpumandError, LoadFailed
@@ -23,7 +24,7 @@ from gpumand.domain.request import PlannedEviction, Verdict
 from gpumand.domain.reservation import public_trigger
 from gpumand.domain.view import Job, View
 from gpumand.domain.wording import describe_devices
-from gpumand.ports import Store
+from gpumand.ports import ConsumerRoutes, Store, UnitManager
 
 log = logging.getLogger(__name__)
 
@@ -31,11 +32,19 @@ log = logging.getLogger(__name__)
 class Jobs:
     """Runs jobs. The ledger enforces that a device has at most one."""
 
-    def __init__(self, state: ArbiterState, actions: Actions, store: Store, busy_probes: BusyProbes) -> None:
-        self._state = state
+    def __init__(
+        self,
+        state: ArbiterState,
+        units: UnitManager,
+        routes: ConsumerRoutes,
+        store: Store,
+        busy_probes: BusyProbes,
+    ) -> None:
+        self._state, self._units, self._routes = state, units, routes
         self._busy_probes = busy_probes
-        self._actions = actions
+        self._actions = Actions(state, units, routes)
         self._store = store
+        self._loads: dict[str, LoadAttempt] = {}
 
     # -- a plan --------------------------------------------------------------------------------------------------
 
@@ -158,6 +167,10 @@ class Jobs:
         claimed_at = self._state.consumer(report.consumer).claimed_at
         report = await self._actions.evict(report, is_enough_free, why_not_now)
         residency = residency_after(report, self._state.consumer(report.consumer).spec)
+        if report.error and self._state.orphans.belong_to(report.consumer):
+            residency = Residency.UNLOADED  # its unit is stopped: the memory that stays belongs to other processes now
+        is_pending = bool(report.error) and EvictionMethod.HTTP in report.tried and residency is Residency.UNKNOWN
+        self._state.ledger.update(report.consumer, unload_pending=is_pending)
         # unit_moved=False: the unit may have started again while VRAM was being read, and that state is current.
         self._state.set_residency(report.consumer, residency, error=report.error, unit_moved=False)
         if not report.error and self._state.consumer(report.consumer).claimed_at == claimed_at:
@@ -197,6 +210,18 @@ class Jobs:
         entry.loaded = True
         return replace(decision, resident=True)
 
+    def describe_load(self, name: str) -> str:
+        """What the last check of a running load showed, in one line; "" where no load is running."""
+        attempt = self._loads.get(name)
+        return attempt.last_answer if attempt is not None else ""
+
+    def break_off_load(self, name: str, reason: str) -> bool:
+        """Cancel the running load of a consumer; its job ends soon. Returns whether there was one."""
+        attempt = self._loads.get(name)
+        if attempt is not None:
+            attempt.break_off(reason)
+        return attempt is not None
+
     async def _load_one(self, name: str, place: Devices) -> None:
         spec, began = self._state.consumer(name).spec, self._state.clock.monotonic()
         self._state.ledger.update(name, devices=place, external_load=False)
@@ -204,14 +229,19 @@ class Jobs:
         self._state.set_residency(name, Residency.LOADING, error="")
         self._state.publish_changes()
         await self._write_best_effort(self._store.put_load(name, place, self._state.clock.realtime_usec()))
+        self._loads[name] = attempt = LoadAttempt(self._state, self._units, self._routes, spec, place)
         try:
-            started = await self._actions.load(spec, lambda: self._state.consumer(name).leases > 0)
+            started = await attempt.run()
+        except LoadBrokenOff as broken_off:
+            self._record_broken_off(name, place, began, broken_off, is_stopped=attempt.unit.stopped)
+            raise
         except LoadFailed as failed:
             await self._record_failure(name, place, began, failed)
             raise
         else:
-            await self._record_success(name, place, began, started=started)
+            await self._record_success(name, place, began, started=started, sleeps=attempt.sleeps)
         finally:
+            del self._loads[name]
             # Still LOADING here means that the daemon is being stopped during the load. The server continues to load,
             # so the record must stay on disk: after the restart its memory has to be reserved again.
             if self._state.consumer(name).residency is not Residency.LOADING:
@@ -224,14 +254,34 @@ class Jobs:
         except OSError as error:
             log.warning("running loads cannot be recorded on disk and will be unknown after a restart: %s", error)
 
-    async def _record_success(self, name: str, place: Devices, began: float, *, started: bool) -> None:
+    async def _record_success(self, name: str, place: Devices, began: float, *, started: bool, sleeps: bool) -> None:
         duration_usec = int((self._state.clock.monotonic() - began) * 1e6)
         self._state.set_residency(name, Residency.RESIDENT, error="")
-        self._state.ledger.update(name, failures=0, retry_at=0.0)
+        self._state.ledger.update(
+            name,
+            failures=0,
+            retry_at=0.0,
+            refused_probes=0,
+            memory_missing=False,
+            unload_pending=False,
+            start_overdue=False,
+            sleeping=sleeps,
+        )
         self._state.count(loads=1, load_usec=duration_usec)
         log.info("loaded %s on %s in %.1f s", name, describe_devices(place), duration_usec / 1e6)
         self._state.publish_changes()
         self._state.publish(LoadFinished(name, format_devices(place), duration_usec, started=started))
+
+    def _record_broken_off(
+        self, name: str, place: Devices, began: float, broken_off: LoadBrokenOff, *, is_stopped: bool
+    ) -> None:
+        """Record a cancelled load. What a server goes on doing is unknown, unless its unit was stopped."""
+        residency = Residency.UNLOADED if is_stopped else Residency.UNKNOWN
+        self._state.set_residency(name, residency, error=broken_off.message)
+        log.warning("%s", broken_off.message)
+        self._state.publish_changes()
+        duration_usec = int((self._state.clock.monotonic() - began) * 1e6)
+        self._state.publish(LoadFinished(name, format_devices(place), duration_usec, broken_off.message))
 
     async def _record_failure(self, name: str, place: Devices, began: float, failed: LoadFailed) -> None:
         """Record a failed load; the next attempt is delayed by a backoff that grows with each failure."""

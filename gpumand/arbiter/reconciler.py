@@ -11,12 +11,13 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass
 
+from gpumand.arbiter.residency_evidence import ResidencyEvidence
 from gpumand.arbiter.state import ArbiterState
 from gpumand.domain import budget, claims
 from gpumand.domain.consumer import ConsumerSpec, Health, Residency, UnitActivity, UnitState
 from gpumand.domain.device import Devices
 from gpumand.domain.eviction_check import SLACK_MIB
-from gpumand.domain.residency import holds_model, infer_residency
+from gpumand.domain.residency import ends_failure, holds_model, infer_residency
 from gpumand.domain.view import ConsumerState
 
 log = logging.getLogger(__name__)
@@ -32,7 +33,15 @@ GROWTH_ENDED_SEC = 5.0
 
 @dataclass(slots=True)
 class _Observations:
-    """The latest observations of one consumer; times are monotonic seconds."""
+    """The latest observations of one consumer; times are monotonic seconds.
+
+    Attributes:
+        spec: the consumer as configured at that time.
+        unit, unit_observed_at: state of its unit.
+        health, health_requested_at: its health answer.
+        held_mib, grew_at: MiB that its processes hold, and when that last grew.
+        new_run_at: when its unit was found in a new run.
+    """
 
     spec: ConsumerSpec
     unit: UnitState | None = None
@@ -43,6 +52,7 @@ class _Observations:
     grew_at: float = float("inf")
     claimed_at: float | None = None
     shown_mib: int = 0
+    new_run_at: float = float("-inf")
 
 
 class Reconciler:
@@ -52,6 +62,7 @@ class Reconciler:
         self._state = state
         self._observations: dict[str, _Observations] = {}
         self._valid_from = float("-inf")
+        self._evidence = ResidencyEvidence(state)
 
     def record_unit(self, unit: UnitState) -> None:
         """Store the state of a unit, from a systemd signal or a query. At most one consumer uses a unit."""
@@ -65,6 +76,8 @@ class Reconciler:
                 )
                 is_new_run = former is not None and _is_new_run(former, unit)
                 if is_new_run:
+                    observations.new_run_at = observations.unit_observed_at
+                    self._evidence.forget_run(consumer.name)
                     self._state.ledger.update(consumer.name, footprint_seen=False, in_container=False)
                 self.reconcile(consumer.name)
                 if is_new_run:
@@ -101,6 +114,7 @@ class Reconciler:
         observations.health, observations.health_requested_at = health, requested_at
         if health.last_used_usec is not None and health.last_used_usec != consumer.reported_used_usec:
             self._state.ledger.update(name, reported_used_usec=health.last_used_usec)
+        self._evidence.note_answer(consumer, health, requested_at)
         if requested_at > consumer.changed_at and consumer.reports_loaded != (health.loaded is True):
             self._state.ledger.update(name, reports_loaded=health.loaded is True)
         self.reconcile(name)
@@ -178,7 +192,15 @@ class Reconciler:
         observations = self._observations_of(consumer)
         unit = observations.unit if observations.unit_observed_at > consumer.unit_changed_at else None
         health = observations.health if observations.health_requested_at > consumer.changed_at else None
-        observed = infer_residency(consumer.spec, unit, health, self._held_mib(consumer))
+        held_mib = self._held_mib(consumer)
+        observed = infer_residency(consumer.spec, unit, health, held_mib)
+        unit_is_down = unit is not None and unit.activity in DOWN
+        if unit_is_down and self._evidence.is_releasing_memory(consumer, observations.unit_observed_at):
+            return Residency.UNLOADING
+        if observed is Residency.LOADING and consumer.residency is Residency.FAILED and not _starts(unit):
+            return consumer.residency  # it has failed to load, and its unit has not started again since then
+        if consumer.start_overdue and observed is not Residency.LOADING:
+            self._state.ledger.update(consumer.name, start_overdue=False)
         has_no_report = unit is None and (health is None or health.loaded is None)
         may_still_load = consumer.claimed or not consumer.spec.lazy
         if consumer.spec.unit and has_no_report and may_still_load and observed in WITHOUT_MODEL:
@@ -186,10 +208,15 @@ class Reconciler:
             # shows no memory proves nothing: the model may not have been loaded yet.
             return consumer.residency
         if observed is Residency.LOADING:
-            return self._resolve_loading(consumer, unit)
+            return self._resolve_loading(consumer, unit, held_mib)
+        observed = self._evidence.check(consumer, observed, observations.health, held_mib)
         self._end_start_phase(consumer)
-        unit_is_down = unit is not None and unit.activity in DOWN
         process_is_gone = unit_is_down or (health is not None and health.refused)
+        if consumer.residency is Residency.FAILED and observed is Residency.RESIDENT:
+            has_started = observations.new_run_at > consumer.changed_at
+            was_asked = consumer.spec.health is None or health is not None
+            is_loaded = was_asked and ends_failure(consumer.spec, health, held_mib, consumer.footprint_mib)
+            return observed if is_loaded or has_started else consumer.residency
         return self._prefer_known_residency(
             consumer, observed, unit_is_down=unit_is_down, process_is_gone=process_is_gone
         )
@@ -211,23 +238,32 @@ class Reconciler:
             return observed if process_is_gone or not consumer.spec.parks else current
         if observed in WITHOUT_MODEL and current is Residency.RESIDENT and consumer.claimed and consumer.spec.lazy:
             # A lazy consumer loads with its first request, which the lease holder may not have sent yet.
-            return Residency.UNLOADED if unit_is_down else current
+            return Residency.UNLOADED if unit_is_down or consumer.server_is_gone else current
+        if observed in WITHOUT_MODEL and current is Residency.RESIDENT and consumer.claimed and consumer.sleeping:
+            return current  # a sleeping server wakes with the next request of the lease holder
         return observed
 
-    def _resolve_loading(self, consumer: ConsumerState, unit: UnitState | None) -> Residency:
+    def _resolve_loading(self, consumer: ConsumerState, unit: UnitState | None, held_mib: int | None) -> Residency:
         """Decide between LOADING and RESIDENT for a consumer that appears to be loading.
 
         A loading consumer blocks its device for all others, so two cases must not count as loading: a resident
         consumer that does not answer (it is busy or hangs), and a start that takes longer than ``load_timeout_sec``
         (it hangs, or crashes and restarts again and again). Both become RESIDENT and can be evicted.
         """
-        if consumer.residency is Residency.RESIDENT and unit is not None and unit.activity is UnitActivity.ACTIVE:
-            return Residency.RESIDENT
+        is_active = unit is not None and unit.activity is UnitActivity.ACTIVE
+        if is_active and consumer.residency is Residency.RESIDENT:
+            health = self._observations_of(consumer).health
+            return self._evidence.check(consumer, Residency.RESIDENT, health, held_mib)
+        if is_active and consumer.residency is Residency.UNLOADED and consumer.server_is_gone:
+            return Residency.UNLOADED
         now = self._state.clock.monotonic()
         since = consumer.loading_since if consumer.loading_since is not None else now
         if consumer.loading_since is None:
             self._state.ledger.update(consumer.name, loading_since=now)
-        return Residency.RESIDENT if now - since > consumer.spec.load_timeout_sec else Residency.LOADING
+        if now - since <= consumer.spec.load_timeout_sec:
+            return Residency.LOADING
+        self._state.ledger.update(consumer.name, start_overdue=True)
+        return Residency.RESIDENT
 
     def _end_start_phase(self, consumer: ConsumerState) -> None:
         """Note the end of a start; not within AT_REST_SEC of the last change, since the unit may crash and restart."""
@@ -255,6 +291,8 @@ class Reconciler:
         unit = self._observations_of(consumer).unit
         if unit is not None and unit.activity is UnitActivity.FAILED and observed is Residency.UNLOADED:
             return f"{unit.unit} failed ({unit.result})"
+        if observed in (Residency.UNLOADED, Residency.UNKNOWN) and consumer.residency is Residency.RESIDENT:
+            return self._evidence.contradiction(consumer)
         return "" if observed is Residency.RESIDENT else None
 
     def _likely_devices(self, consumer: ConsumerState, observed: Devices = ()) -> Devices:
@@ -349,6 +387,10 @@ class Reconciler:
         if consumer.name not in self._observations:
             self._observations[consumer.name] = _Observations(consumer.spec)
         return self._observations[consumer.name]
+
+
+def _starts(unit: UnitState | None) -> bool:
+    return unit is not None and unit.activity is UnitActivity.ACTIVATING
 
 
 def _is_new_run(former: UnitState, now: UnitState) -> bool:

@@ -8,12 +8,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 from gpumand.arbiter import log_messages
+from gpumand.domain import budget
 from gpumand.domain.backfill import BackfillAccounting
 from gpumand.domain.consumer import Residency, Settings
-from gpumand.domain.device import Reading, Sample
+from gpumand.domain.device import ProcessUse, Reading, Sample
 from gpumand.domain.events import ConsumersChanged, DevicesChanged, Event, SummaryChanged
 from gpumand.domain.ledger import Ledger
 from gpumand.domain.load_overlap import OverlapExperiment
+from gpumand.domain.orphans import Orphans, processes_of
 from gpumand.domain.reservation import Holder, public_names
 from gpumand.domain.status import Stats
 from gpumand.domain.view import ConsumerState, View
@@ -42,6 +44,7 @@ class ArbiterState:
         overtakings: which leases have overtaken which waiting requests.
         overlapping: measurements that decide whether loads may overlap with leases.
         wanted: consumers that waiting requests need, with their rank in the queue.
+        orphans: processes that stopped units have left behind.
         ledger: consumers, leases, jobs and devices.
     """
 
@@ -65,6 +68,7 @@ class ArbiterState:
         self._valid_from = float("-inf")
         self._changed_consumers: set[str] = set()
         self.overtakings, self.overlapping = BackfillAccounting(), OverlapExperiment()
+        self.orphans = Orphans()
         self.queue_positions: Mapping[str, int] = {}
         self._announced_devices: Mapping[int, Sample] = {}
         self._announced_device_fields: tuple[tuple[object, ...], ...] = ()
@@ -148,9 +152,28 @@ class ArbiterState:
         before = self.degraded if self.sampled_at > float("-inf") else ""  # before the first reading: not degraded
         self.sampled_at = taken_at
         self.source_error = reading.error
-        self.ledger.apply_reading(reading, self.settings.gpu.total_mib)
+        self.ledger.apply_reading(self.orphans.separate(reading), self.settings.gpu.total_mib)
         if _without_durations(self.degraded) != _without_durations(before):
             log_messages.degraded(self.degraded)
+
+    def processes_of(self, name: str) -> list[ProcessUse]:
+        """The processes of a consumer that hold memory, by the last reading."""
+        return processes_of(name, self.ledger.devices.values())
+
+    def unnamed_mib(self) -> int | None:
+        """MiB on all devices that belong to no consumer, such as those of a container; None where unknown."""
+        unnamed = [budget.unattributed_mib(sample) for sample in self.ledger.devices.values()]
+        known = [mib for mib in unnamed if mib is not None]
+        return sum(known) if len(known) == len(unnamed) else None
+
+    def mark_orphans(self, name: str) -> list[ProcessUse]:
+        """Count the consumer's processes as foreign, since its unit is stopped; returns them."""
+        found = self.processes_of(name)
+        if found:
+            self.orphans.add(name, (process.pid for process in found))
+            reading = Reading(tuple(self.ledger.devices.values()), self.source_error)
+            self.ledger.apply_reading(self.orphans.separate(reading), self.settings.gpu.total_mib)
+        return found
 
     def invalidate_readings(self) -> None:
         """Discard driver handles and readings from before now, including a reading that is still running."""

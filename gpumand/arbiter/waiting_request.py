@@ -62,9 +62,15 @@ class WaitingRequest:
         """Set the reason for waiting, and what ends it."""
         self.waiting_for, self.advice = reason, advice
 
-    def timed_out(self, timeout_sec: float) -> TimedOut:
-        """The error for a request that has waited this long: the reason, and what the client can do."""
+    def timed_out(self, timeout_sec: float, load_state: str = "") -> TimedOut:
+        """The error for a request that has waited this long: the reason, and what the client can do.
+
+        Args:
+            timeout_sec: how long it has waited.
+            load_state: what the last check of its consumer's load has shown; "" where it is not being loaded.
+        """
         reason = self.waiting_for or "not decided yet"
+        reason += f" ({load_state})" if load_state else ""
         advice = f"wait longer with option 'timeout_usec'{', or ' if self.advice else ''}{self.advice}"
         text = f"timed out after {timeout_sec:g} s waiting for {self.request.consumer}: {reason}"
         return TimedOut(with_advice(text, advice))

@@ -279,6 +279,7 @@ class UnitState:
         load_state: "loaded", "not-found", "masked", "bad-setting", "error" …
         result: result of the last run: "success", "exit-code", "timeout", "oom-kill" …
         invocation_id: hex id of the current run, "" when there is none.
+        restarts: how often systemd has restarted the service by itself (NRestarts); 0 in states that were announced.
     """
 
     unit: str
@@ -286,6 +287,7 @@ class UnitState:
     load_state: str = "loaded"
     result: str = ""
     invocation_id: str = ""
+    restarts: int = 0
 
 
 class Policy(StrEnum):

@@ -44,6 +44,10 @@ UNANNOUNCED_FIELDS = frozenset(
         "external_load",
         "jobs",
         "blocking_since",
+        "refused_probes",
+        "memory_missing",
+        "unload_pending",
+        "start_overdue",
         "times",
     }
 )

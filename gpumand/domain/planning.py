@@ -100,7 +100,8 @@ def _decide_on(view: View, requirement: Requirement, state: ConsumerState, place
     if any(state.name in job.evicting for job in view.jobs.values()):
         return wait(place, f"{state.name} is about to be evicted")
     # Without readings it is unknown which devices a resident consumer is on: then it is granted wherever requested.
-    if state.residency is Residency.RESIDENT and state.devices in ((), place):
+    # Where evidence contradicts its residency, it goes through a load, which verifies it before the grant.
+    if state.residency is Residency.RESIDENT and not state.is_doubtful and state.devices in ((), place):
         return _decide_resident(view, requirement, state, place)
     if placement.is_on_other_devices(view, state, place):
         return refuse(InvalidArgs, decision_messages.on_other_devices(state, place), place)

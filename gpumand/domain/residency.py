@@ -19,17 +19,61 @@ _BY_ACTIVITY = {
 }
 
 
-def holds_model(spec: ConsumerSpec, held_mib: int) -> bool:
-    """Whether the consumer's processes hold more VRAM than without a model.
+SHOWN_SHARE = 0.9
+"""The share of its footprint that a consumer must hold to count as loaded after a failed load, if it does not say."""
 
-    The threshold above its declared residual is a quarter of the footprint or a CUDA context, whichever is less.
-    """
+
+def holds_model(spec: ConsumerSpec, held_mib: int) -> bool:
+    """Whether the consumer's processes hold more VRAM than its declared residual and a context without a model."""
     return held_mib > spec.residual_mib + context_mib(spec)
 
 
 def context_mib(spec: ConsumerSpec) -> int:
     """MiB that its processes may hold without a model: a CUDA context, at most a quarter of the footprint."""
     return min(CONTEXT_MIB, spec.vram_resident_mib // 4)
+
+
+def is_memory_missing(
+    spec: ConsumerSpec, held_mib: int | None, unnamed_mib: int | None, *, held_before: bool = False
+) -> bool:
+    """Whether readings contradict that the consumer's model is in VRAM, whatever its health check says.
+
+    Its own processes hold nothing, and its memory cannot be that of other processes either (a unit that is only the
+    ``docker run`` of a container). A lazy consumer holds nothing before its first request.
+
+    Args:
+        spec: the consumer as configured.
+        held_mib: MiB that its processes hold; None where the reading cannot say.
+        unnamed_mib: MiB of memory that belongs to no consumer and may be its own; None where unknown.
+        held_before: its own processes have held a model before, so that it does not run elsewhere.
+    """
+    if spec.lazy or held_mib is None or holds_model(spec, held_mib):
+        return False
+    return held_before or (unnamed_mib is not None and unnamed_mib <= context_mib(spec))
+
+
+def ends_failure(spec: ConsumerSpec, health: Health | None, held_mib: int | None, footprint_mib: int) -> bool:
+    """Whether a consumer whose last load failed is loaded all the same, so that what it holds is more than a remainder.
+
+    Args:
+        spec: the consumer as configured.
+        health: its last health answer; None where there is none.
+        held_mib: MiB that its processes hold; None where the reading cannot say.
+        footprint_mib: MiB that it needs.
+    """
+    if health is not None and (is_denied(health) or health.failed):
+        return False
+    says_loaded = health is not None and health.loaded is True
+    holds_all = held_mib is not None and held_mib >= SHOWN_SHARE * footprint_mib
+    return holds_all or (says_loaded and (held_mib is None or holds_model(spec, held_mib)))
+
+
+def is_denied(health: Health) -> bool:
+    """Whether the server runs, but its health route cannot be asked: it wants a key, or has no such route."""
+    return health.status in DENIED_STATUS or health.status == NOT_FOUND_STATUS
+
+
+DENIED_STATUS, NOT_FOUND_STATUS = frozenset({401, 403}), 404
 
 
 def infer_residency(

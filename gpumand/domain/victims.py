@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from gpumand.domain import budget, busyness, cheapest_set, cheapest_set_multi, eviction_cost
 from gpumand.domain.consumer import EvictionMethod, Policy, Residency
 from gpumand.domain.device import Devices
+from gpumand.domain.eviction_check import SLACK_MIB
 from gpumand.domain.request import PlannedEviction, SparedConsumer
 from gpumand.domain.residency import holds_model
 from gpumand.domain.view import IN_VRAM, ConsumerState, View
@@ -285,6 +286,8 @@ def _may_hold(view: View, devices: Devices, state: ConsumerState) -> bool:
     if state.residency in CHANGING:
         return False
     held = [view.devices[device].held_by(state.name) for device in devices if state.may_be_on(device)]
+    if state.residency is Residency.FAILED:  # what a failed load has left behind, however little of a model
+        return any(mib is not None and mib > state.spec.residual_mib + SLACK_MIB for mib in held)
     if any(mib is not None and holds_model(state.spec, mib) for mib in held):
         return True
     # What stays after an unload by route is freed by stopping the unit, which is done where that memory is needed.

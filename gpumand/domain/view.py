@@ -16,6 +16,10 @@ IN_VRAM = frozenset({Residency.RESIDENT, Residency.LOADING, Residency.UNLOADING,
 """Residencies in which a consumer may hold its footprint. Unknown is not zero."""
 
 
+GONE_AFTER_PROBES = 3
+"""A server that restarts its listener refuses one or two health checks; after this many in a row it has ended."""
+
+
 NOTHING_MEASURED, NOTHING_LEARNED = Footprint(), LearnedTimes()
 
 
@@ -54,6 +58,11 @@ class ConsumerState:
         error: one line; "" where there is none.
         jobs: number of jobs in its last busy answer; None = unknown.
         blocking_since: monotonic seconds since when its own work blocks a request that needs its VRAM; None = none.
+        refused_probes: number of health checks in a row that found its port closed.
+        memory_missing: it counts as resident, but the last reading shows that it holds no model.
+        unload_pending: an unload route did not answer in time and may still be carried out.
+        sleeping: its server reports that it has put its model to sleep, and wakes it for a request.
+        start_overdue: it counts as resident only because its start took longer than ``load_timeout_sec``.
         memory: what it was measured to hold.
         times: learned durations of its loads, evictions and leases.
     """
@@ -83,6 +92,11 @@ class ConsumerState:
     error: str = ""
     jobs: int | None = None
     blocking_since: float | None = None
+    refused_probes: int = 0
+    memory_missing: bool = False
+    unload_pending: bool = False
+    start_overdue: bool = False
+    sleeping: bool = False
     memory: Footprint = NOTHING_MEASURED
     times: LearnedTimes = NOTHING_LEARNED
 
@@ -119,6 +133,16 @@ class ConsumerState:
     def last_used_usec(self) -> int:
         """CLOCK_REALTIME of its last work; a finished lease counts before its own report; 0 = never."""
         return self.lease_ended_usec or self.reported_used_usec
+
+    @property
+    def is_doubtful(self) -> bool:
+        """Whether its residency must be verified before a lease on it is granted."""
+        return self.memory_missing or self.unload_pending or self.start_overdue or self.server_is_gone
+
+    @property
+    def server_is_gone(self) -> bool:
+        """Whether its server has ended although its unit may be active: its port was closed several times in a row."""
+        return self.refused_probes >= GONE_AFTER_PROBES
 
     @property
     def claimed(self) -> bool:

@@ -129,6 +129,11 @@ class Systemd1:
         limit_usec = await self._service_property(path, name) if is_service(unit) else None
         return limit_usec / 1e6 if isinstance(limit_usec, int) and 0 < limit_usec < 2**63 else None
 
+    async def restarts(self, unit: str, path: str) -> int:
+        """Return how often systemd has restarted a service by itself (NRestarts); 0 if that is unknown."""
+        restarts = await self._service_property(path, "NRestarts") if path and is_service(unit) else 0
+        return restarts if isinstance(restarts, int) else 0
+
     async def start(self, unit: str) -> str:
         """Queue a start job and return its object path. Raises UnitFailed."""
         return str((await self._call_for_unit(unit, "start", "StartUnit", "ss", (unit, "replace")))[0])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Callable, Coroutine, Iterable
+from dataclasses import replace
 from typing import Any
 
 from gpumand.bus.connection import BusConnection, Signal, Subscription
@@ -77,7 +78,8 @@ class SystemdUnits:
 
     async def state(self, unit: str) -> UnitState:
         """Return the unit's current state. Raises UnitFailed with the reason "unavailable" or "bad-name"."""
-        return (await self._systemd.read(unit)).state
+        found = await self._systemd.read(unit)
+        return replace(found.state, restarts=await self._systemd.restarts(unit, found.path))
 
     async def start(self, unit: str, timeout_sec: float) -> None:
         """Start the unit and verify that it is active. Raises UnitFailed."""
@@ -91,13 +93,14 @@ class SystemdUnits:
         """Return the unit that a process runs in; "" if systemd does not know it."""
         return await self._systemd.unit_of_pid(pid)
 
-    async def failure_lines(self, unit: str) -> tuple[str, ...]:
-        """Return the last log lines of the unit's last run; empty if the journal cannot be read."""
+    async def failure_lines(self, unit: str, invocation_id: str = "") -> tuple[str, ...]:
+        """Return the last log lines of a run of the unit, by default the last; empty if the journal cannot be read."""
         try:
             found = await self._systemd.read(unit)
         except UnitFailed:
             return ()
-        lines = await journal.last_lines(journal.journalctl_command(unit, found.state.invocation_id, self._user))
+        run = invocation_id or found.state.invocation_id
+        lines = await journal.last_lines(journal.journalctl_command(unit, run, self._user))
         for _ in range(JOURNAL_TRIES - 1):
             if lines:
                 break

@@ -43,6 +43,12 @@ class FakeConsumer:
         lies: an unload answers with 200 and frees nothing.
         hangs: load, unload and probes are never answered.
         load_error, unload_error: error that is answered instead of doing the work; "" = none.
+        load_error_status: HTTP status of ``load_error``.
+        replaces_after_sec: a load answers at once; this many seconds later the process closes its port, which stays
+            closed for ``load_sec`` until the model is loaded; 0 = it is not so.
+        health_status: HTTP status with which health probes are refused; 0 = they are answered.
+        failed: reason of a failed load that health probes report; "" = none.
+        sleeping: health probes report the model as asleep.
         says_loaded: the state that health probes report: "truth", or a fixed value.
         says_last_used: whether health probes report the time of last use.
         last_used_usec: CLOCK_REALTIME microseconds of the last use; None = never.
@@ -70,6 +76,11 @@ class FakeConsumer:
     hangs: bool = False
     load_error: str = ""
     unload_error: str = ""
+    load_error_status: int = 500
+    replaces_after_sec: float = 0.0
+    health_status: int = 0
+    failed: str = ""
+    sleeping: bool = False
     says_loaded: bool | str | None = "truth"
     says_last_used: bool = False
     last_used_usec: int | None = None
@@ -145,7 +156,8 @@ class FakeRoutes:
     async def load(self, spec: ConsumerSpec) -> None:
         """See ConsumerRoutes."""
         consumer = self._arrive(spec, "load")
-        await self._serve(consumer, spec.load, self._load(consumer, spec), consumer.early_load)
+        is_early = consumer.early_load or consumer.replaces_after_sec > 0
+        await self._serve(consumer, spec.load, self._load(consumer, spec), is_early)
 
     async def unload(self, spec: ConsumerSpec) -> None:
         """See ConsumerRoutes."""
@@ -160,10 +172,20 @@ class FakeRoutes:
         if consumer.hangs:
             await self.clock.sleep(spec.health.timeout_sec if spec.health else 5.0)
             return Health(reachable=False, error="no answer in time")
+        if consumer.health_status:
+            error = f"health route answered {consumer.health_status}"
+            return Health(reachable=False, error=error, status=consumer.health_status)
         says = consumer.says_loaded
         loaded = says if isinstance(says, bool) else (consumer.loaded if says == "truth" else None)
         used = consumer.last_used_usec if consumer.says_last_used else None
-        return Health(reachable=True, loaded=loaded, last_used_usec=used)
+        return Health(
+            reachable=True,
+            loaded=False if consumer.sleeping else loaded,
+            last_used_usec=used,
+            status=200,
+            failed=consumer.failed,
+            sleeping=consumer.sleeping,
+        )
 
     async def probe_busy(self, spec: ConsumerSpec) -> BusyReport:
         """See ConsumerRoutes."""
@@ -217,17 +239,26 @@ class FakeRoutes:
         await self.clock.sleep(float("inf"))
 
     async def _load(self, consumer: FakeConsumer, spec: ConsumerSpec) -> None:
-        self._refuse(consumer, consumer.load_error)
+        self._refuse(consumer, consumer.load_error, consumer.load_error_status)
+        consumer.failed = ""
+        if consumer.replaces_after_sec:
+            await self._replace(consumer)
         if self.where is not None and not consumer.held_mib:
             consumer.device, *more = self.where(consumer.name)
             consumer.also_on = tuple(more)
         mib = consumer.mib if consumer.mib is not None else spec.vram_resident_mib
         for step in range(1, consumer.load_steps + 1):
             await self.clock.sleep(consumer.load_sec / consumer.load_steps)
-            self._refuse(consumer, "")
+            if not consumer.replaces_after_sec:
+                self._refuse(consumer, "")
             self._fit(consumer, step_mib := mib * step // consumer.load_steps)
             self._hold(consumer, max(step_mib, consumer.held_mib))
-        consumer.loaded, consumer.host_mib = True, 0
+        consumer.loaded, consumer.host_mib, consumer.running = True, 0, True
+
+    async def _replace(self, consumer: FakeConsumer) -> None:
+        """Answer for a while, then end the process; another one loads the model before it listens."""
+        await self.clock.sleep(consumer.replaces_after_sec)
+        self.die(consumer.name)
 
     async def _unload(self, consumer: FakeConsumer) -> None:
         self._refuse(consumer, consumer.unload_error)
@@ -237,11 +268,12 @@ class FakeRoutes:
             consumer.loaded, consumer.host_mib = False, consumer.parks_mib
             self._hold(consumer, min(consumer.residual_mib, consumer.held_mib))
 
-    def _refuse(self, consumer: FakeConsumer, error: str) -> None:
+    def _refuse(self, consumer: FakeConsumer, error: str, status: int = 500) -> None:
         if not consumer.running:
             raise RouteFailed("nothing listens there (connection refused)", refused=True)
         if error:
-            raise RouteFailed(f"answered 500 Internal Server Error: {error}")
+            reason = " Internal Server Error" if status == 500 else ""
+            raise RouteFailed(f"answered {status}{reason}: {error}", status=status)
 
     def _fit(self, consumer: FakeConsumer, mib: int) -> None:
         """Fail as CUDA does if a device does not have enough memory, which gpumand is meant to prevent."""

@@ -281,6 +281,7 @@ def _properties(unit: FakeSystemdUnit, interface: str) -> dict[str, Variant]:
         return {
             "MainPID": Variant("u", unit.main_pid),
             "Result": Variant("s", unit.result),
+            "NRestarts": Variant("u", unit.restarts),
             "TimeoutStartUSec": Variant("t", round(behaviour.start_limit_sec * 1e6)),
             "TimeoutStopUSec": Variant("t", round(behaviour.kill_after_sec * 1e6)),
         }

@@ -31,6 +31,9 @@ class Behaviour:
         kill_after_sec: seconds from SIGTERM to SIGKILL; reported as TimeoutStopUSec.
         start_limit_sec: reported as TimeoutStartUSec.
         reactivates_after_sec: seconds after a stop at which the unit starts by itself; negative: never.
+        restart_after_sec: seconds after a failure at which the unit starts again (Restart=); negative: never.
+        remain_after_exit: the unit stays active when its process has exited with status 0.
+        kill_main_only: a stop ends the main process only (KillMode=process).
         triggered_by: units reported as TriggeredBy.
         access: "" allows all clients, "denied", or "interactive" (a password would be required).
         destructive: jobs are refused, because they would conflict with a queued shutdown.
@@ -48,6 +51,9 @@ class Behaviour:
     kill_after_sec: float = 5.0
     start_limit_sec: float = 90.0
     reactivates_after_sec: float = -1.0
+    restart_after_sec: float = -1.0
+    remain_after_exit: bool = False
+    kill_main_only: bool = False
     triggered_by: list[str] = field(default_factory=list)
     access: str = ""
     destructive: bool = False
@@ -98,6 +104,7 @@ class FakeSystemdUnit:
         self.sub_state = "dead"
         self.result = "success"
         self.invocation_id = b""
+        self.restarts = 0
         self.job: Job | None = None
         self._changed = changed
         self._job_new = job_new
@@ -185,11 +192,17 @@ class FakeSystemdUnit:
         code = await process.wait()
         if self._process is not process:  # a stop job has ended it, or a new process has been started
             return
-        self._signal(signal.SIGKILL)
+        if not self.behaviour.kill_main_only and not (self.behaviour.remain_after_exit and code == 0):
+            self._signal(signal.SIGKILL)
         self._process = None
         if self.active_state == "active":
+            if self.behaviour.remain_after_exit and code == 0:
+                self._become("active", "exited")
+                return
             result = "success" if code == 0 else "exit-code" if code > 0 else "signal"
             self._become("inactive" if code == 0 else "failed", "dead" if code == 0 else "failed", result)
+            if code != 0 and self.behaviour.restart_after_sec >= 0:
+                self._spawn(self._restart(self._running))
 
     async def _stop(self) -> str:
         if self.active_state in ("inactive", "failed"):
@@ -228,6 +241,15 @@ class FakeSystemdUnit:
             await self.job.done.wait()
         await asyncio.sleep(self.behaviour.reactivates_after_sec)
         self.enqueue("start")
+
+    async def _restart(self, last_job: asyncio.Task[None] | None) -> None:
+        """Start the unit again after a failure, unless a job decides otherwise before."""
+        self._become("activating", "auto-restart")
+        await asyncio.sleep(self.behaviour.restart_after_sec)
+        if self.active_state == "activating" and self._running is last_job:
+            self.restarts += 1
+            self.active_state = "inactive"
+            await self._start()
 
     def _become(self, active_state: str, sub_state: str, result: str | None = None) -> None:
         self.active_state, self.sub_state = active_state, sub_state

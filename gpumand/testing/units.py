@@ -19,6 +19,7 @@ class FakeUnit:
         load_state: "loaded", "not-found", "masked" …
         result: result of the last run.
         invocation: number of runs; the invocation id is derived from it.
+        restarts: how often systemd restarted it by itself.
         start_delay_sec, stop_delay_sec: duration of a start and of a stop.
         start_failure, stop_failure: raised at the end of the delay instead of success.
         pids: processes that run in the unit.
@@ -31,6 +32,7 @@ class FakeUnit:
     load_state: str = "loaded"
     result: str = "success"
     invocation: int = 0
+    restarts: int = 0
     start_delay_sec: float = 0.0
     stop_delay_sec: float = 0.0
     start_failure: UnitFailed | None = None
@@ -44,7 +46,7 @@ class FakeUnit:
     def state(self) -> UnitState:
         """The state of the unit as the port returns it."""
         invocation_id = f"{self.invocation:032x}" if self.invocation else ""
-        return UnitState(self.name, self.activity, self.load_state, self.result, invocation_id)
+        return UnitState(self.name, self.activity, self.load_state, self.result, invocation_id, self.restarts)
 
 
 class FakeUnits:
@@ -54,12 +56,16 @@ class FakeUnits:
         units: units by name; any other unit has the load state "not-found".
         calls: ("start" or "stop", unit) of all calls, in order.
         unavailable: if True, systemd does not answer.
+        after_start: called with the name of a unit that ``start`` has started, after the unit's own hook.
+        after_end: called with the name of a unit that is inactive or failed.
     """
 
     def __init__(self, clock: Clock, units: Iterable[FakeUnit | str] = ()) -> None:
         self.units = {unit.name: unit for unit in map(_as_unit, units)}
         self.calls: list[tuple[str, str]] = []
         self.unavailable = False
+        self.after_start: Callable[[str], None] = lambda unit: None
+        self.after_end: Callable[[str], None] = lambda unit: None
         self._clock = clock
         self._watched: frozenset[str] = frozenset()
         self._changed: Callable[[UnitState], None] = lambda state: None
@@ -71,6 +77,8 @@ class FakeUnits:
             fake.invocation += 1
         changes = fake.activity is not activity or fake.result != result
         fake.activity, fake.result = activity, result
+        if activity in (UnitActivity.INACTIVE, UnitActivity.FAILED):
+            self.after_end(unit)
         if changes and unit in self._watched:
             self._changed(fake.state)
 
@@ -93,6 +101,7 @@ class FakeUnits:
             raise fake.start_failure
         self.become(unit, UnitActivity.ACTIVE)
         fake.started()
+        self.after_start(unit)
 
     async def stop(self, unit: str, timeout_sec: float) -> None:
         """Stop a unit; takes its stop delay."""
@@ -115,7 +124,7 @@ class FakeUnits:
         found = (unit.name for unit in self.units.values() if pid in unit.pids)
         return "" if self.unavailable else next(found, "")
 
-    async def failure_lines(self, unit: str) -> tuple[str, ...]:
+    async def failure_lines(self, unit: str, invocation_id: str = "") -> tuple[str, ...]:
         """Return the log lines that the test has set."""
         fake = self.units.get(unit)
         return fake.lines if fake is not None else ()

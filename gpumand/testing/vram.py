@@ -17,6 +17,7 @@ class _Held:
     process: ProcessUse
     seen_from: float
     seen_until: float = float("inf")
+    is_stand_in: bool = False
 
 
 @dataclass(slots=True)
@@ -74,6 +75,7 @@ class FakeVram:
         ``after_sec`` delays the change in readings by this many seconds of the clock, as with a slow driver.
         """
         self.release(pid, device=device, after_sec=after_sec)
+        self._held = [one for one in self._held if not (one.is_stand_in and one.process.consumer == consumer)]
         self.attributable |= {consumer} - {""}
         process = ProcessUse(pid, mib, name, unit, consumer)
         self._held.append(_Held(device, process, self._clock.monotonic() + after_sec))
@@ -89,6 +91,14 @@ class FakeVram:
         """Release the memory of all processes of a consumer."""
         for pid in {held.process.pid for held in self._held if held.process.consumer == consumer}:
             self.release(pid, after_sec=after_sec)
+
+    def stand_in(self, pid: int, mib: int, *, consumer: str, unit: str) -> None:
+        """Let a process hold memory on device 0 for a consumer until the test lets another process of it do so."""
+        self._held.append(_Held(0, ProcessUse(pid, mib, "", unit, consumer), self._clock.monotonic(), is_stand_in=True))
+
+    def is_held_by(self, consumer: str) -> bool:
+        """Whether any process of a consumer holds memory, or will hold it later."""
+        return any(one.process.consumer == consumer and one.seen_until == float("inf") for one in self._held)
 
     def reserve(self, mib: int, device: int = 0) -> None:
         """Set the memory that the driver reserves for itself, which is neither used nor free."""

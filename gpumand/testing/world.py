@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from gpumand.arbiter import Arbiter
 from gpumand.arbiter.housekeeping import Housekeeping
-from gpumand.domain.consumer import ConsumerSpec, GpuSettings, SchedulerSettings, Settings
+from gpumand.domain.consumer import UNKNOWN_MIB, ConsumerSpec, GpuSettings, SchedulerSettings, Settings
 from gpumand.domain.events import Event
 from gpumand.domain.lease import Owner
 from gpumand.ports import Ports
@@ -18,6 +18,9 @@ from gpumand.testing.routes import FakeRoutes
 from gpumand.testing.store import MemoryStore
 from gpumand.testing.units import FakeUnit, FakeUnits
 from gpumand.testing.vram import FakeVram
+
+UNKNOWN_MODEL_MIB = 4096
+"""MiB that a unit holds if its consumer's configuration does not say."""
 
 
 class FakeWorld:
@@ -48,6 +51,8 @@ class FakeWorld:
         self.vram.attributable |= set(consumers)
         self.routes = FakeRoutes(self.clock, self.vram, dict(enumerate(total_mib)))
         self.units = FakeUnits(self.clock, [FakeUnit(spec.unit) for spec in consumers.values() if spec.unit])
+        self._unit_pids = {spec.unit: number for number, spec in enumerate(consumers.values(), 20_001) if spec.unit}
+        self.units.after_start, self.units.after_end = self._hold_model, self._release_model
         self.store = store or MemoryStore()
         self.owners = FakeOwners()
         self.archive = archive or MemoryArchive()
@@ -67,6 +72,19 @@ class FakeWorld:
         )
         self.arbiter = Arbiter(self.settings, world, self.events.append, self._load_settings)
         self.housekeeping = Housekeeping(self.arbiter, self.units, self.routes)
+
+    def _hold_model(self, unit: str) -> None:
+        """Let a unit without routes hold its model while it runs, unless the test lets it hold memory itself."""
+        spec = next((spec for spec in self.settings.consumers.values() if spec.unit == unit), None)
+        if spec is None or spec.lazy or spec.load is not None or spec.health is not None:
+            return
+        if spec.name in self.vram.attributable and not self.vram.is_held_by(spec.name):
+            mib = spec.vram_resident_mib if spec.vram_resident_mib < UNKNOWN_MIB else UNKNOWN_MODEL_MIB
+            self.vram.stand_in(self._unit_pids[unit], mib, consumer=spec.name, unit=unit)
+
+    def _release_model(self, unit: str) -> None:
+        if unit in self._unit_pids:
+            self.vram.release(self._unit_pids[unit])
 
     def _parked_mib(self) -> int:
         """Return the host RAM that parked consumers hold."""

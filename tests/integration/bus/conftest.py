@@ -47,7 +47,7 @@ class ScriptedUnits:
     async def stop(self, unit: str, timeout_sec: float) -> None:
         raise AssertionError("these tests stop no units")
 
-    async def failure_lines(self, unit: str) -> tuple[str, ...]:
+    async def failure_lines(self, unit: str, invocation_id: str = "") -> tuple[str, ...]:
         return ()
 
     async def watch(self, units: Iterable[str], changed: Callable[[UnitState], None]) -> None:

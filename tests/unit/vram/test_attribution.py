@@ -60,7 +60,7 @@ class Systemd:
     async def stop(self, unit: str, timeout_sec: float) -> None:
         raise NotImplementedError
 
-    async def failure_lines(self, unit: str) -> tuple[str, ...]:
+    async def failure_lines(self, unit: str, invocation_id: str = "") -> tuple[str, ...]:
         raise NotImplementedError
 
     async def watch(self, units: Iterable[str], changed: Callable[[UnitState], None]) -> None:

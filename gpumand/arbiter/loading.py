@@ -1,0 +1,346 @@
+"""Carries out one load of a consumer: starts its unit, calls its load route, and waits for evidence that it is loaded.
+
+An answer is not evidence. A load route can answer before the work is done or fail inside a 200; a health check can be
+answered by the process that is about to be replaced; a unit is active before its server listens. So a load is done when
+the health check says so *and*, where readings attribute memory, the consumer's processes hold a model.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+from gpumand.arbiter.loading_memory import LoadingMemory
+from gpumand.arbiter.loading_unit import LoadingUnit
+from gpumand.arbiter.state import ArbiterState
+from gpumand.domain.consumer import ConsumerSpec, Health
+from gpumand.domain.device import Devices
+from gpumand.domain.errors import LoadFailed
+from gpumand.domain.eviction_check import SLACK_MIB
+from gpumand.domain.residency import DENIED_STATUS, NOT_FOUND_STATUS
+from gpumand.ports import ConsumerRoutes, RouteFailed, UnitFailed, UnitManager
+
+log = logging.getLogger(__name__)
+
+HEALTH_POLL_SEC = 0.25
+
+ASYNC_POLL_SEC = 0.1
+"""Seconds between health checks after a load route that answers early: the moment without a server may be short."""
+
+ROUTE_GRACE_SEC = 5.0
+"""Seconds for which a consumer without a unit may refuse connections after its load route was called: KoboldCpp
+restarts its server to change the model."""
+
+REFUSED_SEC = 10.0
+"""Seconds for which a server whose unit was active before the load may refuse connections, since it may be starting."""
+
+NOT_FOUND_SEC = 5.0
+"""Seconds for which a health route may be missing (404): some servers add their routes after they listen."""
+
+STALE_FAILURE_SEC = 3.0
+"""Seconds for which a server may go on reporting the failure of the load before."""
+
+LATE_MEMORY_SEC = 10.0
+"""Seconds for which memory may be missing from the readings after the server has said that its model is loaded."""
+
+OTHER_LOAD_SEC = 3.0
+"""Seconds without growth of its memory after which a refused load route counts as failed. Until then another client's
+request may be loading the same model."""
+
+ADVICE = {401: "set key_file", 403: "check key_file", NOT_FOUND_STATUS: "correct health.path"}
+
+
+class LoadBrokenOff(LoadFailed):
+    """The load was cancelled; it has not failed, so that no backoff follows."""
+
+
+class HealthUnusable(RouteFailed):
+    """The server runs, but its health route cannot be asked. Its unit must not be stopped for that."""
+
+
+class LoadAttempt:
+    """One load of one consumer.
+
+    Attributes:
+        last_answer: what the last health check or reading showed, in one line; "" before the first.
+        unit: its unit during the load.
+        sleeps: the server has put its model to sleep, and wakes it for a request.
+    """
+
+    def __init__(
+        self, state: ArbiterState, units: UnitManager, routes: ConsumerRoutes, spec: ConsumerSpec, place: Devices
+    ) -> None:
+        self._state, self._routes, self._spec = state, routes, spec
+        self._deadline = state.clock.monotonic() + spec.load_timeout_sec
+        self._server_is_gone = state.consumer(spec.name).server_is_gone
+        self._memory = LoadingMemory(state, spec)
+        self.unit = LoadingUnit(state, units, routes, spec, place)
+        self.last_answer = ""
+        self.sleeps = False
+        self._task: asyncio.Task[None] | None = None
+        self._break_off_reason = ""
+        self._route_called = self._route_accepted = False
+        self._route_accepted_at = 0.0
+        self._former_failure = ""
+        self._must_change = self._has_changed = False
+        self._refused_since: float | None = None
+        self._not_found_since: float | None = None
+        self._missing_since: float | None = None
+
+    def break_off(self, reason: str) -> None:
+        """Cancel the load: ``run`` raises LoadBrokenOff. No effect before it runs or after it has ended."""
+        if self._task is not None and not self._task.done():
+            self._break_off_reason = reason
+            self._task.cancel()
+
+    async def run(self) -> bool:
+        """Load the consumer.
+
+        Returns:
+            Whether its unit had to be started.
+
+        Raises:
+            LoadFailed: with the unit's result and last log lines, or the answer of the route.
+        """
+        self._task = asyncio.ensure_future(self._carry_out())
+        try:
+            await self._task
+        except asyncio.CancelledError:
+            current = asyncio.current_task()
+            if not self._break_off_reason or (current is not None and current.cancelling()):
+                raise
+            await self._undo(is_failed=False)
+            raise LoadBrokenOff(f"{self._spec.name}: {self._break_off_reason}") from None
+        except (UnitFailed, RouteFailed) as failed:
+            message = await self._describe_failure(failed)
+            if not isinstance(failed, HealthUnusable):
+                await self._undo()
+            raise LoadFailed(message) from failed
+        return self.unit.started
+
+    # -- steps ---------------------------------------------------------------------------------------------------
+
+    async def _carry_out(self) -> None:
+        before = None
+        if await self.unit.is_running():
+            before = await self._ask_before()
+        else:
+            await self.unit.start()
+        self._memory.begin()
+        if self._spec.load is not None and not _has_model(before):
+            await self._call_load_route(before)
+        elif self._spec.load is None and before is not None and before.failed:
+            await self._load_again(before.failed)
+        await self._wait_until_loaded()
+
+    async def _ask_before(self) -> Health | None:
+        """Ask the running server first: the model may be loaded already, or be loading for another client."""
+        if self._spec.health is None:
+            return None
+        health = await self._probe()
+        self._check_denied(health)
+        if health.refused and self._spec.unit and self._server_is_gone:
+            await self.unit.restart(f"nothing listens on its port although {self._spec.unit} is active")
+            return None
+        self._former_failure = health.failed
+        return health
+
+    async def _call_load_route(self, before: Health | None) -> None:
+        """Call the load route; a server whose unit was just started may not listen yet."""
+        assert self._spec.load is not None
+        self._must_change = self._spec.load.async_load and self._spec.health is not None
+        self._has_changed = before is not None and not self._is_loaded(before)
+        self._memory.route_is_called()
+        self._route_called = True
+        while True:
+            try:
+                await self._routes.load(self._spec)
+            except RouteFailed as failed:
+                error = failed
+            else:
+                self._route_accepted, self._route_accepted_at = True, self._now()
+                return
+            if not error.refused:
+                await self._join_other_load(error)
+                return
+            if not self._spec.unit or self._now() >= self._deadline:
+                raise error
+            await self.unit.check()
+            await self._check_refused(str(error))
+            await self._state.clock.sleep(HEALTH_POLL_SEC)
+
+    async def _join_other_load(self, failed: RouteFailed) -> None:
+        """After a failed load route: return if the model is loaded, or is being loaded by another client's request.
+
+        A server that is loading the model already refuses to load it again. Raises the failure of the route otherwise.
+        """
+        quiet_since, held_mib = self._now(), self._memory.held_mib() or 0
+        while self._spec.health is not None:
+            health = await self._probe()
+            if _has_model(health) or (health.loaded is None and self._is_loaded(health) and self._holds_known_model()):
+                return
+            await self._state.sample()
+            if (grown_mib := self._memory.held_mib() or 0) > held_mib + SLACK_MIB:
+                quiet_since, held_mib = self._now(), grown_mib
+            is_hopeless = not health.reachable or (health.failed and health.failed != self._former_failure)
+            is_quiet = self._now() - quiet_since >= _patience_with(failed)
+            if is_hopeless or is_quiet or self._now() >= self._deadline:
+                break
+            await self.unit.check()
+            await self._state.clock.sleep(HEALTH_POLL_SEC)
+        raise failed
+
+    def _holds_known_model(self) -> bool:
+        return self._memory.held_mib() is not None and self._memory.holds_model()
+
+    async def _wait_until_loaded(self) -> None:
+        while True:
+            health = await self._probe() if self._spec.health is not None else None
+            if health is not None:
+                await self._check_health(health)
+            if self._is_believed(health) and await self._is_in_memory(health):
+                # systemd reports a plain service as active as soon as its process exists, and that may end a moment
+                # later.
+                await self.unit.check()
+                return
+            if self._now() >= self._deadline:
+                raise RouteFailed(f"not loaded after {self._spec.load_timeout_sec:g} s: {self.last_answer}")
+            await self.unit.check()
+            waits_for_change = self._must_change and not self._has_changed
+            await self._state.clock.sleep(ASYNC_POLL_SEC if waits_for_change else HEALTH_POLL_SEC)
+
+    async def _load_again(self, reason: str) -> None:
+        """Load from scratch: call the load route if it was not called yet, else start the unit again.
+
+        Raises RouteFailed with the reason where nothing more can be done.
+        """
+        self._missing_since = self._refused_since = None
+        if self._spec.load is None or self._route_called:
+            await self.unit.restart(reason)
+        if self._spec.load is not None:
+            await self._call_load_route(None)
+
+    # -- health --------------------------------------------------------------------------------------------------
+
+    async def _probe(self) -> Health:
+        health = await self._routes.probe_health(self._spec)
+        self.last_answer, self.sleeps = _describe(health), health.sleeping
+        return health
+
+    async def _check_health(self, health: Health) -> None:
+        """End the load where waiting for another answer is pointless. Raises RouteFailed, UnitFailed."""
+        self._check_denied(health)
+        is_recent = self._route_accepted and self._now() < self._route_accepted_at + STALE_FAILURE_SEC
+        if health.failed and not (is_recent and health.failed == self._former_failure):
+            raise RouteFailed(f"the load failed: {health.failed}")
+        if not self._is_loaded(health):
+            self._has_changed = True
+        if health.refused:
+            await self._check_refused(health.error)
+        else:
+            self._refused_since = None
+
+    async def _check_refused(self, error: str) -> None:
+        """End the load, or start the unit again, if nothing has listened on the port for too long."""
+        now = self._now()
+        self._refused_since = now if self._refused_since is None else self._refused_since
+        is_replaced = self._route_accepted and self._must_change
+        if self.unit.started or is_replaced:
+            return  # it is starting; the end of its unit or load_timeout_sec ends the wait
+        if self._spec.unit:
+            if now - self._refused_since >= REFUSED_SEC:
+                await self._load_again(f"nothing listens on its port although {self._spec.unit} is active ({error})")
+        elif now - self._refused_since >= (ROUTE_GRACE_SEC if self._spec.load is not None else 0.0):
+            raise RouteFailed(error)
+
+    def _check_denied(self, health: Health) -> None:
+        """Raise HealthUnusable if the server runs but does not answer this question."""
+        if health.status != NOT_FOUND_STATUS:
+            self._not_found_since = None
+        elif self._not_found_since is None:
+            self._not_found_since = self._now()
+        is_missing = self._not_found_since is not None and self._now() - self._not_found_since >= NOT_FOUND_SEC
+        if health.status in DENIED_STATUS or is_missing:
+            error = health.error or f"health route answered {health.status}"
+            unseen = "The server runs, but gpumand cannot see whether it is loaded"
+            raise HealthUnusable(f"{error}. {unseen}: {ADVICE[health.status]} in consumers.{self._spec.name}")
+
+    def _is_loaded(self, health: Health) -> bool:
+        return health.sleeping or (health.reachable and (health.loaded is not False or self._spec.lazy))
+
+    def _is_believed(self, health: Health | None) -> bool:
+        """Whether the health answer says that the model is loaded, and is not about the time before this load."""
+        if health is None:
+            return True
+        if not self._is_loaded(health):
+            return False
+        return not (self._route_accepted and self._must_change) or self._has_changed or self._memory.has_grown()
+
+    # -- memory --------------------------------------------------------------------------------------------------
+
+    async def _is_in_memory(self, health: Health | None) -> bool:
+        """Whether readings agree that the model is in VRAM; where they do not for too long, load it again or fail."""
+        # Read before the load counts as done: afterwards the reservation of the footprint may end, and the memory must
+        # show in a reading by then.
+        await self._state.sample()
+        if self.sleeps or not self._memory.is_missing(began_here=self.unit.started or self._route_accepted):
+            return True
+        answer = f"{self._spec.unit or self._spec.name} runs" if health is None else _describe(health)
+        self.last_answer = f"{answer}, but {self._memory.describe()}"
+        now = self._now()
+        self._missing_since = now if self._missing_since is None else self._missing_since
+        says_loaded = self._route_accepted or (health is not None and health.loaded is True)
+        if says_loaded and now - self._missing_since >= LATE_MEMORY_SEC:
+            await self._load_again(self.last_answer)
+        return False
+
+    # -- after a failure -----------------------------------------------------------------------------------------
+
+    async def _undo(self, *, is_failed: bool = True) -> None:
+        """Undo what this load began: stop the unit if it was started for it, else unload what the route loaded.
+
+        Nothing that was there before is touched, and nothing that is in use. Errors are only logged.
+
+        Args:
+            is_failed: the load has failed. One that was broken off is evicted by those who need its memory.
+        """
+        spec = self._spec
+        if self._state.consumer(spec.name).leases:
+            return
+        try:
+            if self.unit.started:
+                await self.unit.stop()
+            elif is_failed and self._route_accepted and spec.unload is not None and not await self.unit.is_working():
+                await self._routes.unload(spec)
+        except (UnitFailed, RouteFailed) as failed:
+            log.info("cleaning up after the load of %s failed: %s", spec.name, failed)
+
+    async def _describe_failure(self, failed: UnitFailed | RouteFailed) -> str:
+        message = str(failed) if isinstance(failed, UnitFailed) else f"{self._spec.name}: {failed}"
+        lines = await self.unit.log_lines()
+        return message + (f"; last lines: {' | '.join(lines)}" if lines else "")
+
+    def _now(self) -> float:
+        return self._state.clock.monotonic()
+
+
+def _has_model(health: Health | None) -> bool:
+    """Whether the server says that its model is loaded, or asleep, so that it need not be loaded."""
+    return health is not None and (health.sleeping or (health.reachable and health.loaded is True))
+
+
+def _patience_with(failed: RouteFailed) -> float:
+    """Seconds for which another client's load is looked for after a load route has failed."""
+    return OTHER_LOAD_SEC if failed.status == 0 or 400 <= failed.status < 500 else 0.0
+
+
+def _describe(health: Health) -> str:
+    """What a health check showed, in one line."""
+    if health.failed:
+        return f"health check: {health.failed}"
+    if health.sleeping:
+        return "health check: the model sleeps"
+    if not health.reachable:
+        return health.error or "the health check was not answered"
+    loaded = {True: "loaded", False: "not loaded", None: "the server runs"}[health.loaded]
+    return f"health check: {loaded}"

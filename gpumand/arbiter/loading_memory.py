@@ -1,0 +1,69 @@
+"""The VRAM of a consumer during one load, compared with what was there before."""
+
+from __future__ import annotations
+
+from gpumand.arbiter.state import ArbiterState
+from gpumand.domain.consumer import ConsumerSpec
+from gpumand.domain.residency import context_mib, holds_model, is_memory_missing
+from gpumand.domain.wording import format_mib
+
+
+class LoadingMemory:
+    """What the processes of a consumer hold while it is being loaded."""
+
+    def __init__(self, state: ArbiterState, spec: ConsumerSpec) -> None:
+        self._state, self._spec = state, spec
+        self._unnamed_before_mib: int | None = None
+        self._held_at_call_mib = self._unnamed_at_call_mib = 0
+
+    def begin(self) -> None:
+        """Note the memory of other processes: what is there before the load is not its model."""
+        self._unnamed_before_mib = self._state.unnamed_mib()
+
+    def route_is_called(self) -> None:
+        """Note the memory before a load route is called, to see whether it grows."""
+        self._held_at_call_mib = self.held_mib() or 0
+        self._unnamed_at_call_mib = self._state.unnamed_mib() or 0
+
+    def has_grown(self) -> bool:
+        """Whether memory has grown by a model since the load route was called."""
+        threshold_mib, held_mib, unnamed_mib = (
+            context_mib(self._spec),
+            self.held_mib(),
+            self._state.unnamed_mib(),
+        )
+        if held_mib is not None:
+            return held_mib - self._held_at_call_mib > threshold_mib
+        return unnamed_mib is not None and unnamed_mib - self._unnamed_at_call_mib > threshold_mib
+
+    def held_mib(self) -> int | None:
+        """MiB that its processes hold; None where the readings cannot say."""
+        readings = [sample.held_by(self._spec.name) for sample in self._state.ledger.devices.values()]
+        known = [mib for mib in readings if mib is not None]
+        if len(known) < len(readings):
+            return sum(known) or None
+        return max(known) if self._spec.device_count > 1 else sum(known)
+
+    def holds_model(self) -> bool:
+        """Whether its processes hold a model, as far as readings can say."""
+        held_mib = self.held_mib()
+        return held_mib is None or holds_model(self._spec, held_mib)
+
+    def is_missing(self, *, began_here: bool) -> bool:
+        """Whether readings contradict that its model is in VRAM.
+
+        Args:
+            began_here: this load has started its model, so that memory from before it cannot be the model.
+        """
+        if self._state.consumer(self._spec.name).in_container:
+            return False
+        unnamed_mib = self._state.unnamed_mib()
+        if began_here and unnamed_mib is not None and self._unnamed_before_mib is not None:
+            unnamed_mib = max(0, unnamed_mib - self._unnamed_before_mib)
+        return is_memory_missing(self._spec, self.held_mib(), unnamed_mib)
+
+    def describe(self) -> str:
+        """What its processes hold, and what a loaded model holds."""
+        footprint_mib = self._state.consumer(self._spec.name).footprint_mib
+        held = f"its processes hold {self.held_mib() or 0} MiB of VRAM"
+        return f"{held}, and a loaded {self._spec.name} holds {format_mib(footprint_mib)}"
