@@ -48,6 +48,7 @@ UNANNOUNCED_FIELDS = frozenset(
         "memory_missing",
         "unload_pending",
         "start_overdue",
+        "sleeping",
         "times",
     }
 )

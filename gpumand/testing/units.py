@@ -56,7 +56,7 @@ class FakeUnits:
         units: units by name; any other unit has the load state "not-found".
         calls: ("start" or "stop", unit) of all calls, in order.
         unavailable: if True, systemd does not answer.
-        after_start: called with the name of a unit that ``start`` has started, after the unit's own hook.
+        before_start, after_start: called with the name of a unit that ``start`` starts, before and after its own hook.
         after_end: called with the name of a unit that is inactive or failed.
     """
 
@@ -64,6 +64,7 @@ class FakeUnits:
         self.units = {unit.name: unit for unit in map(_as_unit, units)}
         self.calls: list[tuple[str, str]] = []
         self.unavailable = False
+        self.before_start: Callable[[str], None] = lambda unit: None
         self.after_start: Callable[[str], None] = lambda unit: None
         self.after_end: Callable[[str], None] = lambda unit: None
         self._clock = clock
@@ -100,6 +101,7 @@ class FakeUnits:
             self.become(unit, UnitActivity.FAILED, "exit-code")
             raise fake.start_failure
         self.become(unit, UnitActivity.ACTIVE)
+        self.before_start(unit)
         fake.started()
         self.after_start(unit)
 

@@ -34,6 +34,7 @@ class FakeVram:
     Attributes:
         reads: number of readings started.
         renewals: number of calls of ``reopen``.
+        holds: number of calls of ``hold``.
         read_sec: duration of a reading by the clock; like a driver's, it has the time of its start and the state at its
             end.
         attributed: value of ``attributed`` in samples with complete process lists.
@@ -47,6 +48,7 @@ class FakeVram:
         self.name = name
         self.reads = 0
         self.renewals = 0
+        self.holds = 0
         self.read_sec = 0.0
         self.attributed = True
         self.attributable: set[str] = set()
@@ -74,6 +76,7 @@ class FakeVram:
 
         ``after_sec`` delays the change in readings by this many seconds of the clock, as with a slow driver.
         """
+        self.holds += 1
         self.release(pid, device=device, after_sec=after_sec)
         self._held = [one for one in self._held if not (one.is_stand_in and one.process.consumer == consumer)]
         self.attributable |= {consumer} - {""}

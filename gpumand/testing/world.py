@@ -52,6 +52,8 @@ class FakeWorld:
         self.routes = FakeRoutes(self.clock, self.vram, dict(enumerate(total_mib)))
         self.units = FakeUnits(self.clock, [FakeUnit(spec.unit) for spec in consumers.values() if spec.unit])
         self._unit_pids = {spec.unit: number for number, spec in enumerate(consumers.values(), 20_001) if spec.unit}
+        self._holds_before_start = 0
+        self.units.before_start = lambda unit: setattr(self, "_holds_before_start", self.vram.holds)
         self.units.after_start, self.units.after_end = self._hold_model, self._release_model
         self.store = store or MemoryStore()
         self.owners = FakeOwners()
@@ -78,7 +80,8 @@ class FakeWorld:
         spec = next((spec for spec in self.settings.consumers.values() if spec.unit == unit), None)
         if spec is None or spec.lazy or spec.load is not None or spec.health is not None:
             return
-        if spec.name in self.vram.attributable and not self.vram.is_held_by(spec.name):
+        is_held = self.vram.is_held_by(spec.name) or self.vram.holds > self._holds_before_start
+        if spec.name in self.vram.attributable and not is_held:
             mib = spec.vram_resident_mib if spec.vram_resident_mib < UNKNOWN_MIB else UNKNOWN_MODEL_MIB
             self.vram.stand_in(self._unit_pids[unit], mib, consumer=spec.name, unit=unit)
 

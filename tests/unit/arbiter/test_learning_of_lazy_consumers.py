@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 
 from gpumand.domain.consumer import BusyRoute, ConsumerSpec
+from gpumand.domain.errors import TimedOut
 from gpumand.domain.request import AcquireOptions
 from gpumand.testing.world import FakeWorld, client
 from tests.unit.arbiter.arbiter_setup import by_unit, lazy
@@ -90,11 +91,14 @@ async def test_memory_above_the_declared_footprint_is_always_learned() -> None:
     assert peaks(world) == (12000,)
 
 
-async def test_a_router_taken_for_a_single_server_is_not_measured() -> None:
+async def test_a_router_taken_for_a_single_server_is_neither_granted_nor_measured() -> None:
     world = FakeWorld([by_unit("llama-server", 19456)])
     world.units.units["llama-server.service"].started = lambda: world.vram.hold(777, 356, consumer="llama-server")
     await world.start()
-    await leased(world, 356, name="llama-server")
+    with pytest.raises(TimedOut, match="its processes hold 356 MiB of VRAM"):
+        await leased(world, 356, name="llama-server")
+    for _ in range(5):
+        await observe_for(world)
     assert peaks(world, "llama-server") == ()
 
 

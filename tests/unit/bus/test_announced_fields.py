@@ -33,6 +33,11 @@ OTHER: dict[str, Any] = {
     "external_load": True,
     "jobs": 5,
     "blocking_since": 5.0,
+    "refused_probes": 5,
+    "memory_missing": True,
+    "unload_pending": True,
+    "start_overdue": True,
+    "sleeping": True,
     "times": LearnedTimes().observe_hold(5.0),
 }
 
