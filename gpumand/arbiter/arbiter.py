@@ -32,7 +32,7 @@ from gpumand.domain.events import Event, RequestGranted, RequestRefused
 from gpumand.domain.history import HistoryEntry, HistoryQuery
 from gpumand.domain.lease import Lease, LeaseEnd, LeaseLifetime, Owner
 from gpumand.domain.request import MAX_WAIT_SEC, AcquireOptions, Grant, ManualResult, PlanReport, Request
-from gpumand.domain.reservation import public_name
+from gpumand.domain.reservation import PUBLIC_LABEL, public_name
 from gpumand.domain.status import ConsumerStatus, Status, Summary
 from gpumand.ports import Ports, UnitFailed
 
@@ -188,7 +188,7 @@ class Arbiter:
             yield
         except GpumandError as error:
             self.state.count(refusals=1)
-            log_messages.refusal(consumer, owner, error)
+            log_messages.refusal(consumer or PUBLIC_LABEL, owner, error)
             self.state.publish(RequestRefused(public_name(consumer), owner.uid, error.dbus_name, error.message))
             raise
 

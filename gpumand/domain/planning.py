@@ -34,6 +34,7 @@ from gpumand.domain.errors import (
 from gpumand.domain.lease_wording import how_to_release
 from gpumand.domain.name_suggestions import no_such_consumer
 from gpumand.domain.request import Verdict
+from gpumand.domain.reservation import MAX_VRAM_MIB
 from gpumand.domain.view import ConsumerState, View
 from gpumand.domain.wording import describe_devices
 
@@ -183,16 +184,17 @@ def _wait_for_slot(view: View, requirement: Requirement, place: Devices) -> Deci
 
 def _wait_for_reservations(view: View, state: ConsumerState, place: Devices) -> Decision | None:
     """Wait where reserved footprints would exceed the device, even if little of them is allocated yet."""
-    takes_all = [one for one in _claimants(view, state, place) if budget.is_whole_device(one)]
-    if takes_all:
-        return wait(place, decision_messages.reserved_whole(view, takes_all), how_to_release(view, takes_all))
     for device in () if budget.is_whole_device(state) else place:
         total_mib = budget.total_mib(view, device)
-        if total_mib is None:
-            continue
         committed_mib = budget.committed_mib(view, device, excluding=state.name)
-        if committed_mib + state.footprint_mib > total_mib:
+        # A reservation of the whole device has a footprint larger than any device, also where the size is unknown.
+        if committed_mib + state.footprint_mib > (MAX_VRAM_MIB if total_mib is None else total_mib):
             claimants = _claimants(view, state, (device,))
+            takes_all = [one for one in claimants if budget.is_whole_device(one)]
+            if takes_all:
+                return wait(place, decision_messages.reserved_whole(view, takes_all), how_to_release(view, takes_all))
+            if total_mib is None:
+                continue
             message = decision_messages.overcommitted(view, state, device, committed_mib, total_mib, claimants)
             return wait(place, message, how_to_release(view, claimants))
     return None

@@ -45,12 +45,15 @@ class Holder:
         parent: its parent, where that is part of the same session. It takes the place of a process that has ended: a
             shell script that calls ``gpumanctl acquire`` goes on while that command is gone.
         unit: the systemd unit whose processes count instead, for the lifetime ``unit``; "" = none.
+        last_unit: the service whose processes count when neither the process nor its parent is left; "" = none. That is
+            a service that calls ``gpumanctl acquire`` in ``ExecStartPre=``.
         program: short name of the program that made the request, for people; "" = unknown.
     """
 
     process: ProcessKey = ProcessKey()
     parent: ProcessKey = ProcessKey()
     unit: str = ""
+    last_unit: str = ""
     program: str = ""
 
 

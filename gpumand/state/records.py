@@ -103,6 +103,7 @@ def _encode_reservation(reservation: Reservation) -> dict[str, Any]:
         "parent_pid": holder.parent.pid,
         "parent_started": holder.parent.started,
         "unit": holder.unit,
+        "last_unit": holder.last_unit,
         "program": holder.program,
     }
 
@@ -142,7 +143,7 @@ def _reservation(record: _Record) -> Reservation | None:
         record.text("id"),
         stored.integer("vram_mib", MAX_VRAM_MIB),
         stored.flag("whole_device"),
-        Holder(process, parent, stored.text("unit"), stored.text("program")),
+        Holder(process, parent, stored.text("unit"), stored.text("last_unit"), stored.text("program")),
     )
 
 

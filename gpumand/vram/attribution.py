@@ -99,10 +99,20 @@ class AttributedSource:
 
     async def identify(self, owner: Owner, lifetime: LeaseLifetime) -> Holder:
         """Find the processes that a reservation is for; see HolderProcesses."""
+        if lifetime is LeaseLifetime.TTL and owner.pid > 0 and not owner.unit:
+            owner = replace(owner, unit=await self._unit_in_time(owner.pid))
         try:
             return await self._holder_worker.run(lambda: identify(owner, lifetime))
         except OSError:
             return Holder()  # the daemon is stopping
+
+    async def _unit_in_time(self, pid: int) -> str:
+        """The unit of a process; "" if systemd does not answer in time."""
+        try:
+            async with asyncio.timeout(self._timeout_sec):
+                return await self._units.unit_of_pid(pid)
+        except TimeoutError:
+            return ""
 
     def follow(self, holders: Mapping[str, Holder]) -> None:
         """Attribute the memory of these processes to reservations; see HolderProcesses."""
@@ -130,15 +140,18 @@ class AttributedSource:
         identities = await asyncio.to_thread(_identify, pids) if pids else {}
         self._discard_others(identities.values())
         holders = self._holders
-        reserved = await self._holder_worker.run(lambda: self._assign(holders, pids)) if holders else {}
+        nothing: tuple[dict[int, str], dict[str, str]] = ({}, {})
+        by_pid, by_unit = await self._holder_worker.run(lambda: self._assign(holders, pids)) if holders else nothing
         await self._look_up_units(identities.values())
         await self._look_up_owners(identities.values())
         samples = (self._attribute(sample, identities) for sample in reading.devices)
-        return replace(reading, devices=tuple(_with_reservations(sample, holders, reserved) for sample in samples))
+        if holders:
+            samples = (_with_reservations(sample, holders, by_pid, by_unit) for sample in samples)
+        return replace(reading, devices=tuple(samples))
 
-    def _assign(self, holders: Mapping[str, Holder], pids: Iterable[int]) -> dict[int, str]:
-        """Find the reservations of processes by their ancestors; this method blocks."""
-        return self._holder_tree.assign(holders, pids, read_table())
+    def _assign(self, holders: Mapping[str, Holder], pids: Iterable[int]) -> tuple[dict[int, str], dict[str, str]]:
+        """Find the reservations of processes by their ancestors, and those of units; this method blocks."""
+        return self._holder_tree.assign(holders, pids, read_table()), self._holder_tree.units
 
     def reopen(self) -> None:
         """Reopen the source; see VramSource. Known units are kept, because processes survive a suspend."""
@@ -218,24 +231,24 @@ class AttributedSource:
             log.debug("lookup of the unit of pid %d failed: %s", identity.pid, error)
 
 
-def _with_reservations(sample: Sample, holders: Mapping[str, Holder], by_pid: Mapping[int, str]) -> Sample:
+def _with_reservations(
+    sample: Sample, holders: Iterable[str], by_pid: Mapping[int, str], by_unit: Mapping[str, str]
+) -> Sample:
     """The sample with the processes of reservations, of those that belong to no consumer.
 
     Args:
         sample: processes with their units and consumers.
-        holders: the processes of each reservation, by its name.
+        holders: names of the reservations.
         by_pid: reservations found by the ancestors of a process.
+        by_unit: reservations of units.
     """
-    if not holders:
-        return sample
-    by_unit = {holder.unit: name for name, holder in reversed(tuple(holders.items())) if holder.unit}
     processes = tuple(
         one if one.consumer else replace(one, consumer=by_pid.get(one.pid) or by_unit.get(one.unit, ""))
         for one in sample.processes
     )
     # A process whose unit is unknown may be of any unit. The ancestors of a process are always known.
     all_known = all(process.unit or process.consumer for process in processes)
-    attributable = {name for name, holder in holders.items() if all_known or not holder.unit}
+    attributable = set(holders) if all_known else set(holders).difference(by_unit.values())
     return replace(sample, processes=processes, attributable=sample.attributable | attributable)
 
 

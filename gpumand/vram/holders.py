@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 from gpumand.domain.lease import LeaseLifetime, Owner
@@ -62,17 +62,18 @@ def identify(owner: Owner, lifetime: LeaseLifetime) -> Holder:
     """The processes that a reservation of this client is for.
 
     For the lifetime ``unit`` these are the processes of the client's unit, unless that is the manager of a user, which
-    runs all of the user's programs. Otherwise they are the client's process and its descendants.
+    runs all of the user's programs. Otherwise they are the client's process and its descendants. A lease of the
+    lifetime ``ttl`` outlives its client, whose place its parent takes, or its service.
     """
-    is_by_unit = lifetime is LeaseLifetime.UNIT and not _USER_MANAGER.fullmatch(owner.unit)
+    unit = "" if _USER_MANAGER.fullmatch(owner.unit) else owner.unit
+    is_by_unit, is_ttl = lifetime is LeaseLifetime.UNIT, lifetime is LeaseLifetime.TTL
     entry = read_entry(owner.pid) if owner.pid > 0 else None
-    if entry is None:
-        return Holder(unit=owner.unit if is_by_unit else "")
     return Holder(
-        ProcessKey(owner.pid, entry.started),
-        _parent_in_session(entry) if lifetime is LeaseLifetime.TTL else ProcessKey(),
-        owner.unit if is_by_unit else "",
-        command_name(owner.pid),
+        ProcessKey() if entry is None else ProcessKey(owner.pid, entry.started),
+        _parent_in_session(entry) if entry is not None and is_ttl else ProcessKey(),
+        unit if is_by_unit else "",
+        unit if is_ttl and unit.endswith(".service") else "",
+        "" if entry is None else command_name(owner.pid),
     )
 
 
@@ -84,10 +85,15 @@ def _parent_in_session(entry: ProcessEntry) -> ProcessKey:
 
 
 class HolderTree:
-    """Assigns processes to reservations. A process that was assigned once stays so when its parent has ended."""
+    """Assigns processes to reservations. A process that was assigned once stays so when its parent has ended.
+
+    Attributes:
+        units: unit -> reservation, of the reservations whose processes are those of a unit at the last assignment.
+    """
 
     def __init__(self) -> None:
         self._members: dict[ProcessKey, str] = {}
+        self.units: dict[str, str] = {}
 
     def assign(self, holders: Mapping[str, Holder], pids: Iterable[int], table: Table) -> dict[int, str]:
         """Find the reservation of each process.
@@ -101,6 +107,7 @@ class HolderTree:
             pid -> name of its reservation, without the processes that belong to none.
         """
         roots = _roots(holders, table)
+        self.units = _units(holders, set(roots.values()))
         former = {key: name for key, name in self._members.items() if name in holders}
         found = {pid: name for pid in table if (name := _name_of(pid, table, roots, former))}
         self._members = {ProcessKey(pid, table[pid].started): name for pid, name in found.items()}
@@ -118,6 +125,16 @@ def _roots(holders: Mapping[str, Holder], table: Table) -> dict[int, str]:
         if not _is_alive(holder.process, table) and _is_alive(holder.parent, table):
             roots.setdefault(holder.parent.pid, name)
     return roots
+
+
+def _units(holders: Mapping[str, Holder], rooted: Collection[str]) -> dict[str, str]:
+    """The units whose processes count; a service counts as the last resort of a reservation whose tree has no root."""
+    units: dict[str, str] = {}
+    for name, holder in holders.items():
+        unit = holder.unit or ("" if name in rooted else holder.last_unit)
+        if unit:
+            units.setdefault(unit, name)
+    return units
 
 
 def _is_alive(key: ProcessKey, table: Table) -> bool:

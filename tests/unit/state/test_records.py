@@ -224,7 +224,7 @@ def test_load_with_invalid_devices_is_rejected(device: object) -> None:
 
 
 RESERVATION = Reservation(
-    "38a640c1f0", 12288, False, Holder(ProcessKey(7, 99), ProcessKey(6, 90), "job.service", "python")
+    "38a640c1f0", 12288, False, Holder(ProcessKey(7, 99), ProcessKey(6, 90), "job.service", "last.service", "python")
 )
 RESERVED = Lease(
     "38a640c1f0", RESERVATION.name, "0", Owner(":1.7", 1000, 7), LeaseLifetime.TTL, 1, reservation=RESERVATION

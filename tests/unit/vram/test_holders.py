@@ -6,6 +6,7 @@ import asyncio
 import os
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 
@@ -103,6 +104,38 @@ def test_parent_is_noted_only_for_a_ttl_lease_and_only_in_the_same_session() -> 
             holder = identify(Owner(":1.1", os.getuid(), one.pid), LeaseLifetime.TTL)
             assert holder.parent.pid == (0 if new_session else os.getpid())
             one.communicate(b"")
+
+
+def test_service_takes_the_place_of_a_process_that_has_ended_without_a_parent_in_its_session() -> None:
+    """ExecStartPre=gpumanctl acquire --vram 4G: the main process of the service starts after that command."""
+    holders = {"r": Holder(ProcessKey(10, 100), last_unit="job.service")}
+    tree = HolderTree()
+    tree.assign(holders, [], table((1, 0, 1), (10, 1, 100)))
+    assert tree.units == {}
+    tree.assign(holders, [], table((1, 0, 1), (11, 1, 110)))
+    assert tree.units == {"job.service": "r"}
+
+
+def test_service_is_noted_only_for_a_ttl_lease() -> None:
+    owner = Owner(":1.1", os.getuid(), os.getpid(), "job.service")
+    assert identify(owner, LeaseLifetime.TTL).last_unit == "job.service"
+    assert identify(owner, LeaseLifetime.CONNECTION).last_unit == ""
+    assert identify(replace(owner, unit="session-1.scope"), LeaseLifetime.TTL).last_unit == ""
+    assert identify(replace(owner, unit="user@1000.service"), LeaseLifetime.TTL).last_unit == ""
+
+
+async def test_unit_of_a_ttl_client_is_looked_up_and_a_hanging_systemd_is_not_waited_for() -> None:
+    class Hanging(Units):
+        async def unit_of_pid(self, pid: int) -> str:
+            await asyncio.Event().wait()
+            return ""
+
+    owner = Owner(":1.1", os.getuid(), os.getpid())
+    for units, expected in ((Units(**{"job.service": os.getpid()}), "job.service"), (Hanging(), "")):
+        source = AttributedSource(Source(), units, lookup_timeout_sec=0.05)
+        holder = await source.identify(owner, LeaseLifetime.TTL)
+        assert (holder.last_unit, holder.process.pid) == (expected, os.getpid())
+        await source.close()
 
 
 def test_unit_counts_for_a_lease_bound_to_it_but_not_the_manager_of_a_user() -> None:
