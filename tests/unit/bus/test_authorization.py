@@ -45,6 +45,11 @@ async def test_consumer_without_unit_is_refused_to_caller_without_unit() -> None
     await denied(Owner(":1.9", 1000, unit=""), Action.ACQUIRE, Details("Acquire", consumer="ollama"))
 
 
+async def test_refusal_of_a_reservation_says_what_was_requested() -> None:
+    assert "user alice may not reserve VRAM" in await denied(USER, Action.ACQUIRE, Details("Acquire"))
+    assert "user alice may not reload the configuration" in await denied(USER, Action.CONFIGURE, Details("Reload"))
+
+
 async def test_every_client_of_the_owners_uid_may_release() -> None:
     lease = Details("Release", consumer="comfyui", lease="abc", lease_owner_uid=1000)
     await authority.check(USER, Action.RELEASE_ANY, lease, interactive=False)
