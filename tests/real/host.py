@@ -147,6 +147,11 @@ class RealHost(Host):
         self._cursor = printed.rpartition("-- cursor: ")[2].strip()
 
     def logged(self, unit: str, text: str) -> int:
-        """Return how many lines with this text a unit has logged since ``mark_log``."""
-        argv = ["journalctl", "--no-pager", "--output=cat", f"--unit={unit}", f"--after-cursor={self._cursor}"]
-        return sum(text in line for line in self.machine.run(argv).stdout.splitlines())
+        """Return how many lines with this text a unit has logged since ``mark_log``, systemd's lines on it included."""
+        return len(self.logged_at(unit, text))
+
+    def logged_at(self, unit: str, text: str) -> list[float]:
+        """Return when these lines were logged, in seconds since 1970."""
+        argv = ["journalctl", "--no-pager", "--output=json", f"--unit={unit}", f"--after-cursor={self._cursor}"]
+        entries = map(json.loads, self.machine.run(argv).stdout.splitlines())
+        return [int(entry["__REALTIME_TIMESTAMP"]) / 1e6 for entry in entries if text in str(entry["MESSAGE"])]

@@ -36,6 +36,11 @@ class PlainRequest:
         return self._file.read_bytes() if self._file.exists() else b""
 
     @property
+    def answered_at(self) -> float:
+        """Time at which the last part of the answer has arrived, in seconds since 1970."""
+        return self._file.stat().st_mtime
+
+    @property
     def runs(self) -> bool:
         """Whether the request is still running: neither answered nor cut off."""
         return self._process.poll() is None
