@@ -13,6 +13,7 @@ from gpumand.arbiter.busy_probes import BusyProbes
 from gpumand.arbiter.idempotency import IdempotencyTokens
 from gpumand.arbiter.jobs import Jobs
 from gpumand.arbiter.learning import LearningRecorder
+from gpumand.arbiter.lease_restorer import LeaseRestorer
 from gpumand.arbiter.leases import Leases
 from gpumand.arbiter.manual import ManualOperations
 from gpumand.arbiter.plans import Plans
@@ -72,6 +73,7 @@ class Arbiter:
         self.manual = ManualOperations(
             self.state, self.reconciler, self.scheduler, self._jobs, self.leases, self.gate, self.busy_probes
         )
+        self._restorer = LeaseRestorer(self.state, self.scheduler, self.gate, self._load_request)
         self._idempotency = IdempotencyTokens(self.state, self.scheduler, self.leases, self._watch_owner_unit)
         self._ports = ports
         self._arrivals = 0
@@ -85,6 +87,7 @@ class Arbiter:
 
     def _record_and_publish(self, event: Event) -> None:
         self.learning.record_event(event)
+        self._restorer.record_event(event)
         self._forward_event(event)
 
     async def start(self) -> None:
@@ -191,6 +194,9 @@ class Arbiter:
             log_messages.refusal(consumer or PUBLIC_LABEL, owner, error)
             self.state.publish(RequestRefused(public_name(consumer), owner.uid, error.dbus_name, error.message))
             raise
+
+    def _load_request(self, consumer: str, timeout_sec: float) -> WaitingRequest:
+        return self._new_request(NO_CLIENT, consumer, AcquireOptions(timeout_sec=timeout_sec), wants_lease=False)
 
     def _new_request(
         self, owner: Owner, consumer: str, options: AcquireOptions, *, wants_lease: bool = True

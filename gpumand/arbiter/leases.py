@@ -15,7 +15,7 @@ from gpumand.arbiter.state import ArbiterState
 from gpumand.domain.consumer import UnitActivity, UnitState, reservation_spec
 from gpumand.domain.device import Devices, format_devices, parse_devices
 from gpumand.domain.errors import HostError, InvalidArgs, NoSuchLease
-from gpumand.domain.events import LeaseEnded, LeaseGranted, LeaseRenewed
+from gpumand.domain.events import LeaseDegraded, LeaseEnded, LeaseGranted, LeaseRenewed
 from gpumand.domain.lease import Lease, LeaseEnd, LeaseLifetime
 from gpumand.domain.request import Request
 from gpumand.domain.view import ConsumerState
@@ -48,7 +48,7 @@ class Leases:
         self._deleting: set[asyncio.Task[None]] = set()
         self._used_consumers: set[str] = set()
         self._consumer_write_lock = asyncio.Lock()
-        self._announced: set[str] = set()
+        self._announced = state.announced_leases
         self._granted_at: dict[str, float] = {}
         self.shared: set[str] = set()
         self.expiry_moved = asyncio.Event()
@@ -74,6 +74,7 @@ class Leases:
             token=request.options.token,
             uuids=self._state.ledger.uuids(devices),
             reservation=reservation,
+            restore=request.options.restore,
         )
         self._granted_at[lease.id] = self._state.clock.monotonic()
         self._state.ledger.add_lease(lease, devices, self._granted_at[lease.id])
@@ -107,9 +108,13 @@ class Leases:
             if lease.id in self._state.ledger.leases:
                 self._delete_in_background(self._remove(lease.id, LeaseEnd.REVOKED))
             raise
+        # Read it again: its device may have got another index, and its consumer may have been lost, during the write.
+        lease = self._state.ledger.lease(lease.id)
         self._announced.add(lease.id)
         self._state.publish(LeaseGranted(lease))
         log_messages.grant(lease)
+        if lease.degraded:
+            self._state.publish(LeaseDegraded(lease))
 
     async def ensure_saved(self, lease: Lease) -> None:
         """Return when an active lease is certainly on disk. Raises HostError, NoSuchLease."""

@@ -80,6 +80,14 @@ def refusal(consumer: str, owner: Owner, error: GpumandError) -> None:
     )
 
 
+def lease_health(lease: Lease) -> None:
+    """Log that the consumer of a lease is gone, or back."""
+    if lease.degraded:
+        log.warning("lease %s is degraded: %s", lease.id, lease.degraded)
+    else:
+        log.info("lease %s: %s is resident again", lease.id, lease.consumer)
+
+
 def degraded(why: str) -> None:
     """Log that VRAM cannot be read; with "", that it can be read again."""
     if why:

@@ -67,6 +67,8 @@ def check_amount(consumer: str, options: AcquireOptions) -> None:
         raise InvalidArgs("an empty consumer name reserves VRAM without a consumer: set option 'vram_mib' or 'all'")
     if options.vram_mib and options.whole_device:
         raise InvalidArgs("options 'vram_mib' and 'all' exclude each other; give one of them")
+    if not consumer and options.restore:
+        raise InvalidArgs("option 'restore' needs a consumer; a reservation has nothing to load again")
     if consumer and (options.vram_mib or options.whole_device):
         option = "vram_mib" if options.vram_mib else "all"
         raise InvalidArgs(f"option {option!r} needs an empty consumer name; what {consumer} needs is configured")

@@ -311,6 +311,10 @@ class Scheduler:
         """Continue a load that an earlier daemon process started. The devices must have no job."""
         self._start(entry, Decision(Verdict.GRANT, devices, load=True), takes_slot=entry.wants_lease)
 
+    def start_load(self, entry: WaitingRequest, decision: Decision) -> None:
+        """Start a load that does not queue. It was just decided, and its devices must have no job."""
+        self._start(entry, decision, takes_slot=False)
+
     async def _run_job(self, entry: WaitingRequest, decision: Decision) -> None:
         """Carry out a plan and hand the result to its request, or to a request that joined the load meanwhile."""
         result, place = decision, decision.place

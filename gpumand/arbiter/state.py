@@ -12,7 +12,15 @@ from gpumand.domain import budget
 from gpumand.domain.backfill import BackfillAccounting
 from gpumand.domain.consumer import Residency, Settings
 from gpumand.domain.device import ProcessUse, Reading, Sample
-from gpumand.domain.events import ConsumersChanged, DevicesChanged, Event, SummaryChanged
+from gpumand.domain.events import (
+    ConsumersChanged,
+    DevicesChanged,
+    Event,
+    LeaseDegraded,
+    LeaseRestored,
+    SummaryChanged,
+)
+from gpumand.domain.lease_health import reason_for_degraded
 from gpumand.domain.ledger import Ledger
 from gpumand.domain.load_overlap import OverlapExperiment
 from gpumand.domain.orphans import Orphans, processes_of
@@ -46,6 +54,7 @@ class ArbiterState:
         wanted: consumers that waiting requests need, with their rank in the queue.
         orphans: processes that stopped units have left behind.
         ledger: consumers, leases, jobs and devices.
+        announced_leases: ids of the leases whose grant was published.
     """
 
     def __init__(
@@ -67,6 +76,8 @@ class ArbiterState:
         self._source, self._memory, self._holders = source, memory, holders
         self._valid_from = float("-inf")
         self._changed_consumers: set[str] = set()
+        self._changed_leases: dict[str, None] = {}
+        self.announced_leases: set[str] = set()
         self.overtakings, self.overlapping = BackfillAccounting(), OverlapExperiment()
         self.orphans = Orphans()
         self.queue_positions: Mapping[str, int] = {}
@@ -126,6 +137,15 @@ class ArbiterState:
                 name, residency=residency, since_usec=since_usec, idle_since=now, footprint_seen=footprint_seen
             )
             log.debug("consumer %s: %s, was %s", name, residency, consumer.residency)
+            if not (own_move and residency is Residency.LOADING):
+                self._update_lease_health(name, consumer.residency)
+
+    def _update_lease_health(self, name: str, before: Residency) -> None:
+        """Note which leases a change of a consumer's residency degrades or restores."""
+        consumer = self.consumer(name)
+        reason = reason_for_degraded(before, consumer) if consumer.leases else None
+        if reason is not None:
+            self._changed_leases |= dict.fromkeys(self.ledger.set_degraded(name, reason))
 
     async def sample(self) -> None:
         """Read VRAM, and host RAM where a consumer can be parked; the reading begins after this call."""
@@ -202,6 +222,24 @@ class ArbiterState:
                 self.publish(ConsumersChanged(names))
         self._publish_device_changes()
         self.publish(SummaryChanged())
+        self._publish_lease_health()
+
+    def explain_loss(self, name: str, more: str) -> None:
+        """Add to the reason why the leases on a consumer are degraded, and announce it."""
+        reasons = {lease.degraded for lease in self.ledger.leases.values() if lease.consumer == name}
+        for reason in filter(None, reasons):
+            self._changed_leases |= dict.fromkeys(self.ledger.set_degraded(name, f"{reason}; {more}"))
+        self.publish_changes()
+
+    def _publish_lease_health(self) -> None:
+        """Announce degraded and restored leases; one whose grant is not announced yet follows with its grant."""
+        changed = tuple(self._changed_leases)
+        self._changed_leases.clear()
+        for lease_id in changed:
+            lease = self.ledger.leases.get(lease_id)
+            if lease is not None and lease_id in self.announced_leases:
+                self.publish(LeaseDegraded(lease) if lease.degraded else LeaseRestored(lease))
+                log_messages.lease_health(lease)
 
     def _publish_device_changes(self) -> None:
         """Announce changed devices.

@@ -248,6 +248,8 @@ def _lease(lease: Lease, reserved_used_mib: int | None) -> Entry:
         ("granted_usec", "t", lease.granted_usec),
         ("expires_usec", "t", lease.expires_usec),
         ("reason", "s", lease.reason),
+        ("restore", "b", lease.restore or None),
+        ("degraded", "s", lease.degraded or None),
         *_reserved(lease),
         ("used_mib", "t", reserved_used_mib),
     )

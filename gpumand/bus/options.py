@@ -42,6 +42,7 @@ ACQUIRE_OPTIONS = {
     "token": "s",
     "vram_mib": "u",
     "all": "b",
+    "restore": "b",
 }
 LOAD_OPTIONS = {"device": "s", "timeout_usec": "t"}
 EVICT_OPTIONS = {"force": "b", "timeout_usec": "t", "method": "s"}
@@ -106,6 +107,7 @@ def acquire_options(options: Options) -> AcquireOptions:
         token=_one_line("token", values.get("token", "")),
         vram_mib=_vram(values["vram_mib"]) if "vram_mib" in values else 0,
         whole_device=values.get("all", False),
+        restore=values.get("restore", False),
     )
 
 

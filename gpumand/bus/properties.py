@@ -86,5 +86,7 @@ def lease_state(lease: Lease) -> Values:
         "Reason": lease.reason,
         "VramMib": reservation.vram_mib if reservation is not None else 0,
         "WholeDevice": reservation is not None and reservation.whole_device,
+        "Restore": lease.restore,
+        "Degraded": lease.degraded,
         "Program": reservation.holder.program if reservation is not None else "",
     }

@@ -45,9 +45,11 @@ from gpumand.domain.events import (
     Event,
     EvictionFailed,
     EvictionOccurred,
+    LeaseDegraded,
     LeaseEnded,
     LeaseGranted,
     LeaseRenewed,
+    LeaseRestored,
     SummaryChanged,
 )
 from gpumand.domain.lease import Lease
@@ -156,6 +158,8 @@ class PublishedObjects:
             self._lease_ended(event.lease, event.reason.value)
         elif isinstance(event, LeaseRenewed):
             self._tree.update(lease_path(event.lease.id), lease_state(event.lease))
+        elif isinstance(event, LeaseDegraded | LeaseRestored):
+            self._lease_health_changed(event.lease)
 
     def _lease_granted(self, lease: Lease) -> None:
         # The lease count and the consumer's properties change with the lease, so they are announced before the signal.
@@ -170,6 +174,13 @@ class PublishedObjects:
             self._clients.lease_ended(lease)
         self._lease_changed(lease)
         self._emit("LeaseEnded", "sss", (lease.id, text(lease.public_consumer), reason))
+
+    def _lease_health_changed(self, lease: Lease) -> None:
+        self._tree.update(lease_path(lease.id), lease_state(lease))
+        if lease.degraded:
+            self._emit("LeaseDegraded", "sss", (lease.id, text(lease.public_consumer), text(lease.degraded)))
+        else:
+            self._emit("LeaseRestored", "ss", (lease.id, text(lease.public_consumer)))
 
     def _lease_changed(self, lease: Lease) -> None:
         self._summary_changed = True

@@ -11,7 +11,7 @@ import click
 from gpumand.cli import completion
 from gpumand.cli.durations import DURATION, to_usec
 from gpumand.cli.sizes import SIZE
-from gpumand.client.options import Options, acquire_options, vram_options
+from gpumand.client.options import Options, acquire_options, restore_option, vram_options
 from gpumand.domain.request import DEFAULT_TIMEOUT_SEC, MAX_PRIORITY, MAX_WAIT_SEC, MIN_PRIORITY
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -34,6 +34,11 @@ vram_option = click.option(
 all_option = click.option(
     "--all", "whole", is_flag=True, help="Reserve the whole GPU, without a consumer: evict everything that may go."
 )
+restore_flag = click.option(
+    "--restore",
+    is_flag=True,
+    help="Load CONSUMER again, once for each loss, when it loses its model or its process during the lease.",
+)
 timeout_option = click.option(
     "--timeout", type=DURATION, metavar="TIME", help="Maximum waiting time, for example 20s (the default) or 5min."
 )
@@ -51,6 +56,7 @@ class AcquireOptions:
         device, reason, token: "" = not given.
         vram_mib: MiB to reserve without a consumer; None = not given.
         whole: reserve the whole GPU without a consumer.
+        restore: load the consumer again when it is lost during the lease.
     """
 
     lifetime: str
@@ -62,6 +68,7 @@ class AcquireOptions:
     token: str
     vram_mib: int | None = None
     whole: bool = False
+    restore: bool = False
 
     @classmethod
     def from_arguments(cls, lifetime: str, arguments: Mapping[str, Any]) -> AcquireOptions:
@@ -79,6 +86,7 @@ class AcquireOptions:
         token = arguments.get("token", "")
         priority, device, reason = arguments["priority"], arguments["device"], arguments["reason"]
         reserved = {"vram_mib": arguments.get("vram"), "whole": arguments.get("whole", False)}
+        reserved["restore"] = arguments.get("restore", False)
         return cls(lifetime, ttl, timeout_sec, priority, device, reason, token, **reserved)
 
     def options(self) -> Options:
@@ -86,7 +94,7 @@ class AcquireOptions:
         texts = {"device": self.device, "reason": self.reason, "token": self.token}
         ttl_sec, priority = self.ttl_sec, self.priority
         options = acquire_options(self.lifetime, self.timeout_sec, ttl_sec=ttl_sec, priority=priority, **texts)
-        return options | vram_options(self.vram_mib, self.whole)
+        return options | vram_options(self.vram_mib, self.whole) | restore_option(self.restore)
 
 
 def vram_reservation_options(command: F) -> F:

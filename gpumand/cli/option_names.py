@@ -19,6 +19,7 @@ COMMAND_LINE_OPTIONS = {
     "limit": "--limit",
     "priority": "--priority",
     "reason": "--reason",
+    "restore": "--restore",
     "since_usec": "--since",
     "timeout_usec": "--timeout",
     "token": "--token",

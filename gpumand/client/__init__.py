@@ -30,15 +30,17 @@ if TYPE_CHECKING:
     from gpumand.client.client import Client
     from gpumand.client.events import Events
     from gpumand.client.held_lease import Held, lease
-    from gpumand.client.lease_watch import Ended
-    from gpumand.client.sync import SyncClient, SyncEnded, SyncHeld, lease_sync
+    from gpumand.client.lease_watch import Degraded, Ended
+    from gpumand.client.sync import SyncClient, SyncDegraded, SyncEnded, SyncHeld, lease_sync
 
 __all__ = [
     "Client",
+    "Degraded",
     "Ended",
     "Events",
     "Held",
     "SyncClient",
+    "SyncDegraded",
     "SyncEnded",
     "SyncHeld",
     "lease",
@@ -48,11 +50,13 @@ __all__ += errors.__all__
 
 _MODULES = {
     "Client": "client",
+    "Degraded": "lease_watch",
     "Ended": "lease_watch",
     "Events": "events",
     "Held": "held_lease",
     "lease": "held_lease",
     "SyncClient": "sync",
+    "SyncDegraded": "sync",
     "SyncEnded": "sync",
     "SyncHeld": "sync",
     "lease_sync": "sync",

@@ -178,6 +178,12 @@ class Calls:
         target = {"sender": BUS_NAME, "path": ROOT_PATH, "interface": MANAGER}
         await self.connection.subscribe(callback=callback, **target, member="LeaseEnded")
 
+    async def listen_for_lease_health(self, callback: Callable[[Signal], None]) -> None:
+        """Deliver only the signals LeaseDegraded and LeaseRestored."""
+        target = {"sender": BUS_NAME, "path": ROOT_PATH, "interface": MANAGER}
+        for member in ("LeaseDegraded", "LeaseRestored"):
+            await self.connection.subscribe(callback=callback, **target, member=member)
+
     async def _dict(
         self, member: str, consumer: str | None = None, options: Options | None = None, timeout_sec: float = 0.0
     ) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from gpumand.client.options import (
     checked_request,
     checked_text,
     history_options,
+    restore_option,
     selection_options,
     to_usec,
     ttl_usec,
@@ -94,10 +95,13 @@ class Client:
         priority: int | None = None,
         device: str = "",
         reason: str = "",
+        restore: bool = False,
     ) -> AbstractAsyncContextManager[Held]:
         """Hold a lease for as long as a block runs: ``gpumand.client.lease`` on the same bus."""
         options = {"device": device, "reason": reason, "bus": self._bus}
-        return lease(consumer, vram_mib=vram_mib, all=all, timeout_sec=timeout_sec, priority=priority, **options)
+        return lease(
+            consumer, vram_mib=vram_mib, all=all, timeout_sec=timeout_sec, priority=priority, restore=restore, **options
+        )
 
     async def acquire(
         self,
@@ -112,6 +116,7 @@ class Client:
         device: str = "",
         reason: str = "",
         token: str = "",
+        restore: bool = False,
     ) -> Grant:
         """Acquire a lease that outlives this connection and this process.
 
@@ -129,6 +134,7 @@ class Client:
             reason: purpose of the lease; shown in the status.
             token: idempotency token: a repeated call with the same token returns the same lease; "" = a new lease each
                 time.
+            restore: load the consumer again, once for each loss, when it loses its model or its process.
 
         Raises:
             InvalidArgs: an argument is out of range, or the lifetime is "connection": use ``lease`` for that.
@@ -144,6 +150,7 @@ class Client:
         consumer, reserved = checked_request(consumer, vram_mib, all)
         texts = {"device": device, "reason": reason, "token": token}
         options = acquire_options(lifetime, wait, ttl_sec=ttl_sec, priority=priority, **texts) | reserved
+        options |= restore_option(restore)
         # A connection of its own: closing it withdraws the request if this call is cancelled.
         calls = await connect(self._bus)
         try:

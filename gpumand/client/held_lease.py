@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 from gpumand.bus.connection_errors import BusError, BusLost
 from gpumand.client.calls import Calls
 from gpumand.client.errors import translate_errors
-from gpumand.client.lease_watch import RELEASED, Ended, LeaseWatch
-from gpumand.client.options import Options, acquire_options, checked_request, wait_sec
+from gpumand.client.lease_watch import RELEASED, Degraded, Ended, LeaseWatch
+from gpumand.client.options import Options, acquire_options, checked_request, restore_option, wait_sec
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -72,12 +72,15 @@ class Held(LeaseInfo):
 
     Attributes:
         ended: whether and why the lease has ended; ``await held.ended.wait()``.
+        degraded: whether the consumer has lost its model or its process, and what happened;
+            ``await held.degraded.wait()``, ``await held.degraded.wait_restored()`` or ``held.degraded.on_change``.
     """
 
     def __init__(self, grant: Grant, calls: Calls, watch: LeaseWatch) -> None:
         """Internal: ``hold`` creates it; programs use ``lease``."""
         super().__init__(grant)
         self.ended: Ended = watch.ended
+        self.degraded: Degraded = watch.degraded
         self._calls = calls
         self._watch = watch
         self._release_task: asyncio.Task[None] | None = None
@@ -116,12 +119,14 @@ async def hold(
     priority: int | None = None,
     device: str = "",
     reason: str = "",
+    restore: bool = False,
     bus: str = "system",
 ) -> Held:
     """Acquire a lease as ``lease`` does on entering; the caller must release it."""
     wait = wait_sec(timeout_sec)
     consumer, reserved = checked_request(consumer, vram_mib, all)
     options = acquire_options("connection", wait, priority=priority, device=device, reason=reason) | reserved
+    options |= restore_option(restore)
     calls = await connect(bus)
     try:
         with translate_errors():
@@ -154,6 +159,7 @@ async def lease(
     priority: int | None = None,
     device: str = "",
     reason: str = "",
+    restore: bool = False,
     bus: str = "system",
 ) -> AsyncIterator[Held]:
     """Make a consumer resident and hold a lease on it for as long as the block runs::
@@ -163,7 +169,8 @@ async def lease(
 
     The lease belongs to a new connection to the bus, so it ends with the process, also after a crash. It survives a
     restart of gpumand: waiting requests are repeated, and leases are kept. If the lease is taken away, for example
-    revoked, ``held.ended`` is set and the block continues.
+    revoked, ``held.ended`` is set and the block continues. If the consumer crashes or loses its model, the lease stays
+    and ``held.degraded`` is set.
 
     Cancelling the wait (also with ``asyncio.timeout``) withdraws the request at once.
 
@@ -182,6 +189,7 @@ async def lease(
         priority: -100 to 100, higher is served first; None = the consumer's priority.
         device: index or UUID of the GPU; "" = any that fits.
         reason: purpose of the lease; shown in the status.
+        restore: load the consumer again, once for each loss, when it loses its model or its process during the lease.
         bus: "system", "session" (a user's own gpumand), or a D-Bus address. The environment variable
             ``DBUS_SYSTEM_BUS_ADDRESS`` changes the address of "system".
 
@@ -196,7 +204,9 @@ async def lease(
         NotRunning, BusUnavailable, Mismatch: gpumand cannot be reached.
     """
     options = {"device": device, "reason": reason, "bus": bus}
-    held = await hold(consumer, vram_mib=vram_mib, all=all, timeout_sec=timeout_sec, priority=priority, **options)
+    held = await hold(
+        consumer, vram_mib=vram_mib, all=all, timeout_sec=timeout_sec, priority=priority, restore=restore, **options
+    )
     try:
         yield held
     finally:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import logging
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from gpumand.bus.connection_errors import BusError, BusLost
@@ -11,6 +13,8 @@ from gpumand.client.errors import Mismatch
 if TYPE_CHECKING:
     from gpumand.bus.connection import Signal
     from gpumand.client.calls import Calls
+
+log = logging.getLogger(__name__)
 
 RETURN_SEC = 60.0
 """Seconds that a daemon may be absent before its leases count as lost.
@@ -67,6 +71,55 @@ class Ended:
             self._event.set()
 
 
+class Degraded:
+    """Whether the consumer of a lease is gone, although the lease is active; ``await held.degraded.wait()``.
+
+    The consumer has lost its model or its process: it crashed, was stopped, or unloaded its model by itself.
+    """
+
+    def __init__(self) -> None:
+        self._gone, self._present = asyncio.Event(), asyncio.Event()
+        self._present.set()
+        self._reason = ""
+        self._callbacks: list[Callable[[str], None]] = []
+
+    @property
+    def reason(self) -> str:
+        """What happened to the consumer, in one line; "" while it is there."""
+        return self._reason
+
+    def is_set(self) -> bool:
+        """Whether the consumer is gone."""
+        return bool(self._reason)
+
+    async def wait(self) -> str:
+        """Wait until the consumer is gone; returns what happened to it."""
+        await self._gone.wait()
+        return self._reason
+
+    async def wait_restored(self) -> None:
+        """Wait until the consumer is there; returns at once while it is."""
+        await self._present.wait()
+
+    def on_change(self, callback: Callable[[str], None]) -> None:
+        """Call a function with the reason when the consumer is lost, and with "" when it is back."""
+        self._callbacks.append(callback)
+
+    def set(self, reason: str) -> None:
+        """Internal: record what happened to the consumer; "" = it is there."""
+        if reason == self._reason:
+            return
+        self._reason = reason
+        now, before = (self._gone, self._present) if reason else (self._present, self._gone)
+        before.clear()
+        now.set()
+        for callback in tuple(self._callbacks):
+            try:
+                callback(reason)
+            except Exception:
+                log.exception("a callback for a degraded lease failed")
+
+
 class LeaseWatch:
     """Watches one lease over the connection that holds it.
 
@@ -76,20 +129,24 @@ class LeaseWatch:
 
     Attributes:
         ended: set when the lease has ended.
+        degraded: set while the consumer of the lease is gone.
     """
 
     def __init__(self, calls: Calls, return_sec: float = RETURN_SEC) -> None:
         self.ended = Ended()
+        self.degraded = Degraded()
         self._calls = calls
         self._return_sec = return_sec
         self._lease = ""
         self._early_ends: dict[str, str] = {}
+        self._early_losses: dict[str, str] = {}
         self._is_daemon_running: bool | None = None
         self._tasks: dict[str, asyncio.Task[None]] = {}
 
     async def listen(self) -> None:
         """Subscribe to signals. Call it before the request: the end of a lease may follow its grant at once."""
         await self._calls.listen_for_lease_ends(self._on_end)
+        await self._calls.listen_for_lease_health(self._on_health)
         await self._calls.listen_for_owner_changes(self._on_owner)
 
     def follow(self, lease: str) -> None:
@@ -97,7 +154,9 @@ class LeaseWatch:
         self._lease = lease
         if lease in self._early_ends:
             self.ended.set(self._early_ends[lease])
+        self.degraded.set(self._early_losses.get(lease, ""))
         self._early_ends.clear()
+        self._early_losses.clear()
         self._start_task("loss", self._wait_lost())
         # The daemon left or returned while the grant was in flight: the lease may be lost already.
         if self._is_daemon_running is not None:
@@ -115,6 +174,17 @@ class LeaseWatch:
         if (earlier := self._tasks.pop(name, None)) is not None:
             earlier.cancel()
         self._tasks[name] = asyncio.ensure_future(work)
+
+    def _on_health(self, signal: Signal) -> None:
+        if len(signal.body) != (3 if signal.member == "LeaseDegraded" else 2):
+            return
+        lease, reason = str(signal.body[0]), str(signal.body[2]) if len(signal.body) > 2 else ""
+        if lease == self._lease:
+            self.degraded.set(reason)
+        elif not self._lease:
+            self._early_losses[lease] = reason
+            if len(self._early_losses) > MAX_EARLY_ENDS:
+                self._early_losses.pop(next(iter(self._early_losses)))
 
     def _on_end(self, signal: Signal) -> None:
         if len(signal.body) != 3:
@@ -158,6 +228,17 @@ class LeaseWatch:
                 continue
             except BusLost:
                 return  # _wait_lost reports it
-            if all(not isinstance(one, dict) or one.get("id") != self._lease for one in status["leases"]):
+            own = [one for one in status["leases"] if isinstance(one, dict) and one.get("id") == self._lease]
+            if own:
+                self._take_over(str(own[0].get("degraded") or ""))
+            else:
                 self.ended.set(FORGOTTEN)
             return
+
+    def _take_over(self, reason: str) -> None:
+        """Take over the state from a status after a restart of the daemon.
+
+        That the consumer is there counts only once the daemon says so: right after its start it does not know yet.
+        """
+        if reason:
+            self.degraded.set(reason)

@@ -86,6 +86,11 @@ def vram_options(vram_mib: int | None = None, whole_device: bool = False) -> dic
     return {"vram_mib": ("u", vram_mib)}
 
 
+def restore_option(restore: bool) -> dict[str, tuple[str, Any]]:
+    """The option that loads a consumer again after a loss; {} where it is not requested."""
+    return {"restore": ("b", True)} if restore else {}
+
+
 def checked_request(consumer: str, vram_mib: int | None, whole_device: bool) -> tuple[str, dict[str, tuple[str, Any]]]:
     """The consumer of a request and the options of its reservation. Raises InvalidArgs unless it has one of the two."""
     options = vram_options(vram_mib, whole_device)

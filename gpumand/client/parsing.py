@@ -18,8 +18,10 @@ from gpumand.client.values import (
     ForeignProcess,
     Grant,
     HistoryEntry,
+    LeaseDegraded,
     LeaseEnded,
     LeaseGranted,
+    LeaseRestored,
     Outcome,
     Plan,
     PlannedEviction,
@@ -127,6 +129,8 @@ def _lease(fields: Fields) -> StandingLease:
         fields.flag("all", False),
         fields.text("program", ""),
         fields.optional_number("used_mib"),
+        fields.flag("restore", False),
+        fields.text("degraded", ""),
     )
 
 
@@ -213,6 +217,8 @@ _NAMES = {
     "EvictionFailed": ("consumer", "device", "freed_mib", "method", "trigger", "details"),
     "LeaseGranted": ("lease", "consumer"),
     "LeaseEnded": ("lease", "consumer", "reason"),
+    "LeaseDegraded": ("lease", "consumer", "reason"),
+    "LeaseRestored": ("lease", "consumer"),
     "NameOwnerChanged": ("name", "before", "now"),
 }
 
@@ -249,5 +255,7 @@ _EVENTS: dict[str, Callable[[Fields], Event]] = {
     "EvictionFailed": lambda fields: _eviction(fields, False),
     "LeaseGranted": lambda fields: LeaseGranted(fields.text("lease"), fields.text("consumer")),
     "LeaseEnded": lambda fields: LeaseEnded(fields.text("lease"), fields.text("consumer"), fields.text("reason")),
+    "LeaseDegraded": lambda fields: LeaseDegraded(fields.text("lease"), fields.text("consumer"), fields.text("reason")),
+    "LeaseRestored": lambda fields: LeaseRestored(fields.text("lease"), fields.text("consumer")),
     "NameOwnerChanged": lambda fields: RunningChanged(bool(fields.text("now"))),
 }

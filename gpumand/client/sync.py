@@ -13,14 +13,14 @@ leaving its block, the lease remains until the child has ended too. The start me
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Iterable, Iterator
+from collections.abc import Callable, Coroutine, Iterable, Iterator
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, contextmanager
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from gpumand.client.client import Client
 from gpumand.client.held_lease import DEFAULT_WAIT_SEC, Held, LeaseInfo, hold
-from gpumand.client.lease_watch import Ended
+from gpumand.client.lease_watch import Degraded, Ended
 from gpumand.client.loop_thread import LoopThread
 
 if TYPE_CHECKING:
@@ -61,17 +61,58 @@ class SyncEnded:
             return ""
 
 
+class SyncDegraded:
+    """Whether the consumer of a lease is gone, although the lease is active; see ``Degraded``."""
+
+    def __init__(self, degraded: Degraded, thread: LoopThread) -> None:
+        """Internal: ``lease_sync`` creates it."""
+        self._degraded = degraded
+        self._thread = thread
+
+    @property
+    def reason(self) -> str:
+        """What happened to the consumer, in one line; "" while it is there."""
+        return self._degraded.reason
+
+    def is_set(self) -> bool:
+        """Whether the consumer is gone."""
+        return self._degraded.is_set()
+
+    def wait(self, timeout_sec: float | None = None) -> str:
+        """Wait until the consumer is gone; returns what happened to it, or "" if the timeout expires first."""
+        return self.reason or (self._thread.run(_within(timeout_sec, self._degraded.wait())) or "")
+
+    def wait_restored(self, timeout_sec: float | None = None) -> bool:
+        """Wait until the consumer is there; returns whether it is before the timeout expires."""
+        self._thread.run(_within(timeout_sec, self._degraded.wait_restored()))
+        return not self.is_set()
+
+    def on_change(self, callback: Callable[[str], None]) -> None:
+        """Call a function, in a thread of the client, when the consumer is lost (the reason) and back ("")."""
+        self._degraded.on_change(callback)
+
+
+async def _within(timeout_sec: float | None, work: Coroutine[Any, Any, T]) -> T | None:
+    try:
+        async with asyncio.timeout(timeout_sec):
+            return await work
+    except TimeoutError:
+        return None
+
+
 class SyncHeld(LeaseInfo):
     """A lease that ``lease_sync`` holds, with the attributes of ``LeaseInfo``.
 
     Attributes:
         ended: whether and why the lease has ended; ``held.ended.wait()`` in a thread, or ``held.ended.is_set()``.
+        degraded: whether the consumer has lost its model or its process, and what happened.
     """
 
     def __init__(self, held: Held, thread: LoopThread) -> None:
         """Internal: ``lease_sync`` creates it."""
         super().__init__(held)
         self.ended = SyncEnded(held.ended, thread)
+        self.degraded = SyncDegraded(held.degraded, thread)
         self._held = held
         self._thread = thread
 
@@ -91,6 +132,7 @@ def lease_sync(
     priority: int | None = None,
     device: str = "",
     reason: str = "",
+    restore: bool = False,
     bus: str = "system",
 ) -> Iterator[SyncHeld]:
     """Make a consumer resident and hold a lease on it for as long as the block runs::
@@ -106,7 +148,15 @@ def lease_sync(
 
     async def acquire() -> None:
         leases.append(
-            await hold(consumer, vram_mib=vram_mib, all=all, timeout_sec=timeout_sec, priority=priority, **options)
+            await hold(
+                consumer,
+                vram_mib=vram_mib,
+                all=all,
+                timeout_sec=timeout_sec,
+                priority=priority,
+                restore=restore,
+                **options,
+            )
         )
 
     with LoopThread() as thread:
@@ -182,10 +232,13 @@ class SyncClient:
         priority: int | None = None,
         device: str = "",
         reason: str = "",
+        restore: bool = False,
     ) -> AbstractContextManager[SyncHeld]:
         """Hold a lease for as long as a block runs: ``lease_sync`` on the same bus."""
         options = {"device": device, "reason": reason, "bus": self._bus}
-        return lease_sync(consumer, vram_mib=vram_mib, all=all, timeout_sec=timeout_sec, priority=priority, **options)
+        return lease_sync(
+            consumer, vram_mib=vram_mib, all=all, timeout_sec=timeout_sec, priority=priority, restore=restore, **options
+        )
 
     def acquire(
         self,
@@ -200,6 +253,7 @@ class SyncClient:
         device: str = "",
         reason: str = "",
         token: str = "",
+        restore: bool = False,
     ) -> Grant:
         """Acquire a lease that outlives this process; see ``Client.acquire``."""
         work = self._client.acquire(
@@ -213,6 +267,7 @@ class SyncClient:
             device=device,
             reason=reason,
             token=token,
+            restore=restore,
         )
         return self._run(work)
 

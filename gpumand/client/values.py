@@ -133,6 +133,8 @@ class StandingLease:
         vram_mib, all: what is reserved where ``consumer`` is ""; see ``Grant``.
         program: the program that made a reservation; "" if unknown.
         used_mib: memory that the program of a reservation holds; None if unknown, and for a lease on a consumer.
+        restore: the consumer is loaded again, once, when it is lost during the lease.
+        degraded: why the consumer is not there although it is leased; "" = it is there.
     """
 
     id: str
@@ -148,6 +150,8 @@ class StandingLease:
     all: bool = False
     program: str = ""
     used_mib: int | None = None
+    restore: bool = False
+    degraded: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -354,11 +358,28 @@ class LeaseEnded:
 
 
 @dataclass(frozen=True, slots=True)
+class LeaseDegraded:
+    """The consumer of an active lease has lost its model or its process; ``reason`` says what happened."""
+
+    lease: str
+    consumer: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class LeaseRestored:
+    """The consumer of a degraded lease is resident again."""
+
+    lease: str
+    consumer: str
+
+
+@dataclass(frozen=True, slots=True)
 class RunningChanged:
     """gpumand appeared on the bus or left it."""
 
     running: bool
 
 
-Event = Eviction | LeaseGranted | LeaseEnded | RunningChanged
+Event = Eviction | LeaseGranted | LeaseEnded | LeaseDegraded | LeaseRestored | RunningChanged
 """The events that ``watch`` yields."""

@@ -95,6 +95,23 @@ class LeaseEnded:
 
 
 @dataclass(frozen=True, slots=True)
+class LeaseDegraded:
+    """The consumer of an active lease has lost its model or its process; ``lease.degraded`` is the reason.
+
+    It is published again when the reason changes.
+    """
+
+    lease: Lease
+
+
+@dataclass(frozen=True, slots=True)
+class LeaseRestored:
+    """The consumer of a degraded lease is resident again."""
+
+    lease: Lease
+
+
+@dataclass(frozen=True, slots=True)
 class ConsumersChanged:
     """The state of these consumers changed (residency, leases, pin, error), or a reload added or removed them."""
 
@@ -173,6 +190,8 @@ Event = (
     | LeaseGranted
     | LeaseRenewed
     | LeaseEnded
+    | LeaseDegraded
+    | LeaseRestored
     | ConsumersChanged
     | DevicesChanged
     | SummaryChanged

@@ -68,6 +68,9 @@ class Lease:
         token: idempotency token of the owner, or "".
         uuids: UUIDs of the devices, in the order of ``device``; () where unknown. Indices may change, UUIDs do not.
         reservation: what is reserved where there is no consumer; ``consumer`` is then the reservation's name.
+        restore: the consumer is loaded again, once, when it loses its model or its process during the lease.
+        degraded: why the consumer is not there although it is leased, in one line; "" = it is there. Not stored:
+            observations of the consumer show it again after a restart.
     """
 
     id: str
@@ -82,6 +85,8 @@ class Lease:
     token: str = ""
     uuids: tuple[str, ...] = ()
     reservation: Reservation | None = None
+    restore: bool = False
+    degraded: str = field(default="", compare=False)
 
     @property
     def public_consumer(self) -> str:

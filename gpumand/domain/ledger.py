@@ -400,6 +400,14 @@ class Ledger:
             self.revision += 1
             self._replace_lease(replace(lease, owner=replace(lease.owner, user=user, program=program)))
 
+    def set_degraded(self, name: str, reason: str) -> tuple[str, ...]:
+        """Set why a leased consumer is not there, "" = it is; returns the ids of the leases for which that changed."""
+        changed = [lease for lease in self._consumer_leases.get(name, ()) if lease.degraded != reason]
+        for lease in changed:
+            self.revision += 1
+            self._replace_lease(replace(lease, degraded=reason))
+        return tuple(lease.id for lease in changed)
+
     def _replace_lease(self, lease: Lease) -> None:
         assert lease.id in self._leases
         self._leases[lease.id] = lease

@@ -30,6 +30,7 @@ class AcquireOptions:
         token: idempotency token: the same token from the same owner yields the same lease; "" = none.
         vram_mib: MiB to reserve on each device, for a lease without a consumer; 0 = none.
         whole_device: reserve the whole device, for a lease without a consumer.
+        restore: load the consumer again, once, when it loses its model or its process during the lease.
     """
 
     lifetime: LeaseLifetime = LeaseLifetime.TTL
@@ -41,6 +42,7 @@ class AcquireOptions:
     token: str = ""
     vram_mib: int = 0
     whole_device: bool = False
+    restore: bool = False
 
 
 @dataclass(frozen=True, slots=True)

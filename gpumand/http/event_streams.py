@@ -13,7 +13,15 @@ from typing import Any
 
 from gpumand.bus.marshalling import eviction_body, text
 from gpumand.bus.variants import unwrap
-from gpumand.domain.events import Event, EvictionFailed, EvictionOccurred, LeaseEnded, LeaseGranted
+from gpumand.domain.events import (
+    Event,
+    EvictionFailed,
+    EvictionOccurred,
+    LeaseDegraded,
+    LeaseEnded,
+    LeaseGranted,
+    LeaseRestored,
+)
 from gpumand.http.limits import KEEPALIVE_SEC, MAX_QUEUED_EVENTS, MAX_READERS, MAX_READERS_PER_PEER
 
 HELLO = b": gpumand events from now on\n\n"
@@ -31,6 +39,10 @@ def signal_of(event: Event) -> tuple[str, dict[str, Any]] | None:
         return type(event).__name__, dict(zip(_EVICTION, unwrap(eviction_body(event.report)), strict=True))
     if isinstance(event, LeaseGranted):
         return "LeaseGranted", {"lease": event.lease.id, "consumer": text(event.lease.public_consumer)}
+    if isinstance(event, LeaseDegraded | LeaseRestored):
+        fields = {"lease": event.lease.id, "consumer": text(event.lease.public_consumer)}
+        reason = {"reason": text(event.lease.degraded)} if isinstance(event, LeaseDegraded) else {}
+        return type(event).__name__, fields | reason
     if isinstance(event, LeaseEnded):
         fields = {"lease": event.lease.id, "consumer": text(event.lease.public_consumer), "reason": event.reason.value}
         return "LeaseEnded", fields

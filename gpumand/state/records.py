@@ -88,6 +88,8 @@ def encode_lease(stored: StoredLease) -> bytes:
         "token": lease.token,
         "uuids": list(lease.uuids),
     }
+    if lease.restore:
+        record["restore"] = True
     if lease.reservation is not None:
         record["reservation"] = _encode_reservation(lease.reservation)
     return json.dumps(record).encode()
@@ -124,6 +126,7 @@ def decode_lease(stem: str, content: bytes) -> StoredLease:
         token=record.text("token"),
         uuids=record.uuids("uuids"),
         reservation=_reservation(record),
+        restore=record.optional_flag("restore"),
     )
     if lease.consumer != (lease.consumer if lease.reservation is None else lease.reservation.name):
         raise UnusableFile("its consumer does not match the reservation in it")
@@ -272,6 +275,10 @@ class _Record:
     def flag(self, key: str) -> bool:
         flag: bool = self._checked_value(key, bool, lambda _: True)
         return flag
+
+    def optional_flag(self, key: str) -> bool:
+        """A flag; False where the key is missing, as in files of earlier versions."""
+        return self.flag(key) if key in self._values else False
 
     def optional_record(self, key: str) -> _Record | None:
         """A JSON object; None where the key is missing."""

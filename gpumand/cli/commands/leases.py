@@ -14,6 +14,7 @@ from gpumand.cli.acquire_options import (
     AcquireOptions,
     check_consumer_or_vram,
     request_options,
+    restore_flag,
     vram_reservation_options,
     waiting_options,
 )
@@ -39,6 +40,7 @@ from gpumand.cli.session import run_with_client
 @click.option("--ttl", type=DURATION, metavar="TIME", help="Time to live, for example 15min. Default: as configured.")
 @waiting_options
 @request_options
+@restore_flag
 @click.option(
     "--token",
     default="",

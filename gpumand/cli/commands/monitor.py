@@ -26,6 +26,8 @@ ARGUMENTS = {
     "EvictionFailed": ("consumer", "device", "freed_mib", "method", "trigger", "details"),
     "LeaseGranted": ("lease", "consumer"),
     "LeaseEnded": ("lease", "consumer", "reason"),
+    "LeaseDegraded": ("lease", "consumer", "reason"),
+    "LeaseRestored": ("lease", "consumer"),
     "PropertiesChanged": ("interface", "changed", "invalidated"),
 }
 

@@ -19,6 +19,7 @@ from gpumand.cli.acquire_options import (
     AcquireOptions,
     check_consumer_or_vram,
     request_options,
+    restore_flag,
     vram_reservation_options,
     waiting_options,
 )
@@ -89,6 +90,7 @@ def with_separator(args: Sequence[str], valued: set[str], reserving: Sequence[st
 @vram_reservation_options
 @waiting_options
 @request_options
+@restore_flag
 @click.option("--kill-on-loss", is_flag=True, help="End CMD when the lease is lost. Default: CMD continues.")
 @click.pass_context
 def run(ctx: click.Context, /, consumer: str, command: tuple[str, ...], kill_on_loss: bool, **arguments: Any) -> int:
@@ -163,6 +165,7 @@ class LeasedCommand:
         environment = self._environment(lease, grant) | reserved
         child = Child(self.path, self.command, environment)
         pump.redirect(child.handle)
+        watch.degraded.on_change(self._report_health)
         watch.follow(lease)
         watcher = asyncio.ensure_future(self._watch(client, watch, child))
         try:
@@ -182,6 +185,12 @@ class LeasedCommand:
         # An outer ``gpumanctl run`` may have set an endpoint: it must not stay when this consumer has none.
         inherited = {name: value for name, value in os.environ.items() if name not in own and name != DEVICE_VARIABLE}
         return inherited | {name: value for name, value in own.items() if value}
+
+    def _report_health(self, reason: str) -> None:
+        """Warn when the consumer is lost during the lease, and report when it is back."""
+        line = f"warning: {reason}; the lease stays" if reason else f"{self.consumer} is resident again"
+        if reason or not self.options.quiet:
+            print(f"gpumanctl: {line}", file=sys.stderr, flush=True)
 
     async def _watch(self, client: Client, watch: LeaseWatch, child: Child) -> None:
         """Report the loss of the lease once, and end the command if that was requested."""

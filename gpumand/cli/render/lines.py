@@ -142,6 +142,14 @@ def _lease_ended(arguments: Entry) -> str:
     return f"{_lease_kind(arguments)} ended ({clean(arguments['reason'])}): {clean(arguments['lease'])}"
 
 
+def _lease_degraded(arguments: Entry) -> str:
+    return f"warning: {_lease_kind(arguments)} is degraded: {clean(arguments['reason'])}: {clean(arguments['lease'])}"
+
+
+def _lease_restored(arguments: Entry) -> str:
+    return f"{_lease_kind(arguments)} is restored: {clean(arguments['lease'])}"
+
+
 def _lease_kind(arguments: Entry) -> str:
     """What was leased; a reservation has no consumer."""
     return f"lease on {clean(arguments['consumer'])}" if arguments["consumer"] else "reservation"
@@ -187,6 +195,8 @@ _SIGNAL_FORMATTERS = {
     "EvictionFailed": _eviction_failed,
     "LeaseGranted": _lease_granted,
     "LeaseEnded": _lease_ended,
+    "LeaseDegraded": _lease_degraded,
+    "LeaseRestored": _lease_restored,
     "PropertiesChanged": _changed_properties,
     "NameOwnerChanged": _owner_changed,
 }

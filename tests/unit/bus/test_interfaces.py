@@ -92,6 +92,8 @@ def test_manager_has_the_designed_members() -> None:
         "EvictionFailed": "sstssa{sv}",
         "LeaseGranted": "ss",
         "LeaseEnded": "sss",
+        "LeaseDegraded": "sss",
+        "LeaseRestored": "ss",
     }
     properties = manager.properties.values()
     assert {entry.name: (entry.signature, entry.emits) for entry in properties} == {

@@ -39,10 +39,14 @@ class Bus:
         self.answers: list[list[Any] | Exception] = []
         self.answered_all = asyncio.Event()
         self._on_end: Callable[[Signal], None] = lambda _: None
+        self._on_health: Callable[[Signal], None] = lambda _: None
         self._on_owner: Callable[[Signal], None] = lambda _: None
 
     async def listen_for_lease_ends(self, callback: Callable[[Signal], None]) -> None:
         self._on_end = callback
+
+    async def listen_for_lease_health(self, callback: Callable[[Signal], None]) -> None:
+        self._on_health = callback
 
     async def listen_for_owner_changes(self, callback: Callable[[Signal], None]) -> None:
         self._on_owner = callback
@@ -57,6 +61,9 @@ class Bus:
 
     def end(self, *body: Any) -> None:
         self._on_end(Signal(":1.2", "/org/gpumand1", "org.gpumand1.Manager", "LeaseEnded", body))
+
+    def health(self, member: str, *body: Any) -> None:
+        self._on_health(Signal(":1.2", "/org/gpumand1", "org.gpumand1.Manager", member, body))
 
     def owner(self, now: str) -> None:
         body = ("org.gpumand1", "", now)
@@ -186,3 +193,52 @@ async def test_daemon_that_returns_without_the_lease_before_the_grant_arrives_is
     bus.owner(":1.7")
     watch.follow("mine")
     assert await reason(watch.ended) == "forgotten"
+
+
+# -- the state of the consumer -----------------------------------------------------------------------------------------
+
+
+async def test_a_lost_consumer_is_reported_until_it_is_back(bus: Bus, watch: LeaseWatch) -> None:
+    changes: list[str] = []
+    watch.degraded.on_change(changes.append)
+    watch.follow("mine")
+    bus.health("LeaseDegraded", "theirs", "comfyui", "crashed")
+    bus.health("LeaseDegraded", "mine")
+    assert not watch.degraded.is_set()
+
+    bus.health("LeaseDegraded", "mine", "comfyui", "crashed")
+    assert await asyncio.wait_for(watch.degraded.wait(), DEADLINE_SEC) == "crashed"
+    bus.health("LeaseRestored", "mine", "comfyui")
+    await asyncio.wait_for(watch.degraded.wait_restored(), DEADLINE_SEC)
+    assert (watch.degraded.is_set(), watch.degraded.reason, changes) == (False, "", ["crashed", ""])
+    assert not watch.ended.is_set()
+
+
+async def test_a_loss_that_is_reported_before_the_grant_counts(bus: Bus, watch: LeaseWatch) -> None:
+    bus.health("LeaseDegraded", "mine", "comfyui", "crashed")
+    for number in range(MAX_EARLY_ENDS - 1):
+        bus.health("LeaseDegraded", str(number), "comfyui", "crashed")
+    watch.follow("mine")
+    assert watch.degraded.reason == "crashed"
+
+
+async def test_a_loss_while_the_daemon_was_away_is_taken_from_its_status(bus: Bus) -> None:
+    watch = LeaseWatch(cast(Calls, bus))
+    await watch.listen()
+    watch.follow("mine")
+    bus.answers = [[{"id": "mine", "degraded": "crashed"}]]
+    bus.owner(":1.7")
+    assert await asyncio.wait_for(watch.degraded.wait(), DEADLINE_SEC) == "crashed"
+    await watch.stop()
+
+
+async def test_a_callback_that_fails_stops_no_other(bus: Bus, watch: LeaseWatch) -> None:
+    def fail(_: str) -> None:
+        raise ValueError("of the program")
+
+    changes: list[str] = []
+    watch.degraded.on_change(fail)
+    watch.degraded.on_change(changes.append)
+    watch.follow("mine")
+    bus.health("LeaseDegraded", "mine", "comfyui", "crashed")
+    assert changes == ["crashed"]

@@ -16,9 +16,11 @@ from gpumand.domain.events import (
     EvictionFailed,
     EvictionOccurred,
     EvictionReport,
+    LeaseDegraded,
     LeaseEnded,
     LeaseGranted,
     LeaseRenewed,
+    LeaseRestored,
     LoadFinished,
     RequestGranted,
     SummaryChanged,
@@ -35,6 +37,8 @@ EVENTS_WITH_SIGNAL: list[Event] = [
     EvictionFailed(REPORT),
     LeaseGranted(LEASE),
     LeaseEnded(LEASE, LeaseEnd.EXPIRED),
+    LeaseDegraded(LEASE),
+    LeaseRestored(LEASE),
 ]
 
 

@@ -48,6 +48,7 @@ LEASES = st.builds(
     reason=TEXTS,
     token=TEXTS,
     uuids=st.lists(st.text(CHARS, min_size=1, max_size=20), max_size=64).map(tuple),
+    restore=st.booleans(),
 )
 LEASE = Lease("a1", "tts", "0", Owner(":1.5", 1000), LeaseLifetime.TTL, 5, 9, 4.0, "why", "t", ("GPU-1",))
 STORED = StoredLease(LEASE, "bus", "boot")

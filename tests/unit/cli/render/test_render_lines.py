@@ -150,6 +150,12 @@ def test_lazy_consumer_without_its_model_is_not_reported_as_loaded() -> None:
         ("LeaseGranted", {"lease": "f3", "consumer": "llm"}, "lease on llm granted: f3"),
         ("LeaseEnded", {"lease": "f3", "consumer": "llm", "reason": "expired"}, "lease on llm ended (expired): f3"),
         (
+            "LeaseDegraded",
+            {"lease": "f3", "consumer": "llm", "reason": "llm was restarted"},
+            "warning: lease on llm is degraded: llm was restarted: f3",
+        ),
+        ("LeaseRestored", {"lease": "f3", "consumer": "llm"}, "lease on llm is restored: f3"),
+        (
             "PropertiesChanged",
             {"object": "/org/gpumand1/consumer/my_2dvoice", "changed": {"Residency": "loading"}, "invalidated": []},
             "my-voice is loading",
