@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 StatusEntry = Mapping[str, Any]
 T = TypeVar("T")
 
-__all__ = ["Calibration", "Calibrator", "Unload"]
+__all__ = ["Calibration", "Calibrator", "StabilityDetector", "Unload"]
 
 
 async def reported_work(entry: StatusEntry) -> bool:
@@ -281,9 +281,10 @@ class Calibrator:
     def _is_stable(self, stability: StabilityDetector, reading: Reading, watch: LoadWatch | None = None) -> bool:
         if watch is not None:
             watch.add(reading)
-        is_stable = stability.add(reading, time.monotonic())
+        if reading.held_mib is None:
+            return False
         self._show(reading, stability.peak_mib)
-        return is_stable
+        return stability.add(reading.held_mib, reading.read_usec, time.monotonic(), working=reading.working)
 
     def _show(self, reading: Reading, peak_mib: int) -> None:
         if reading.held_mib is not None:

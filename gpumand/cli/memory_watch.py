@@ -38,21 +38,20 @@ class StabilityDetector:
     _since_sec: float = 0.0
     _read_usec: int = -1
 
-    def add(self, reading: Reading, now_sec: float) -> bool:
+    def add(self, used_mib: int, read_usec: int, now_sec: float, *, working: bool = False) -> bool:
         """Add a reading and return whether the memory has been stable for long enough.
 
         Args:
-            reading: the reading; one without a value proves nothing.
+            used_mib: memory that the consumer holds.
+            read_usec: time stamp of the reading.
             now_sec: current time of the monotonic clock.
+            working: the consumer reports work.
         """
-        if reading.held_mib is None:
-            return False
-        self.peak_mib = max(self.peak_mib, reading.held_mib)
-        has_changed = abs(reading.held_mib - self._reference_mib) > SLACK_MIB or self._reference_mib < 0
-        if has_changed or reading.working:
-            self._reference_mib, self._since_sec, self._read_usec = reading.held_mib, now_sec, reading.read_usec
+        self.peak_mib = max(self.peak_mib, used_mib)
+        if working or abs(used_mib - self._reference_mib) > SLACK_MIB or self._reference_mib < 0:
+            self._reference_mib, self._since_sec, self._read_usec = used_mib, now_sec, read_usec
         # Polling the same reading again proves nothing: a newer one has to confirm the value.
-        return reading.read_usec != self._read_usec and now_sec - self._since_sec >= self.stable_sec
+        return read_usec != self._read_usec and now_sec - self._since_sec >= self.stable_sec
 
 
 @dataclass
