@@ -41,6 +41,80 @@ class DetectTable:
 
 
 @attrs.frozen
+class ModelList:
+    """A question for the names of a server's models, and which of them are in memory.
+
+    Attributes:
+        path: path of the question.
+        names: JSON pointer to the names; ``*`` stands for every element of a list.
+        loaded: JSON pointer to the state of each model, in the same order; "" when the answer has none.
+        loaded_equals: the state that means "in memory"; "" for any value that is not empty.
+        in_memory: the server lists only models in memory.
+        without: entries that are no models.
+    """
+
+    path: str
+    names: str
+    loaded: str = ""
+    loaded_equals: str = ""
+    in_memory: bool = False
+    without: tuple[str, ...] = ()
+
+
+@attrs.frozen
+class ModelListTable:
+    """An entry of ``models`` in the ``[preset]`` table."""
+
+    path: str = key(Text("URL path", validators.route_path), "Path and query of the question.")
+    names: str = key(Text("JSON pointer", validators.pointer), "JSON pointer to the names; * stands for each element.")
+    loaded: str = key(
+        Text("JSON pointer", validators.pointer),
+        "JSON pointer to the state of each model, in the order of the names.",
+        default="",
+    )
+    loaded_equals: str = key(
+        Text(), "State that means that the model is in memory. Without it, any value that is not empty.", default=""
+    )
+    in_memory: bool = key(Boolean(), "List of the models in memory only.", default=False)
+    without: tuple[str, ...] = key(ListOf(Text()), "Entries of the list that are no models.", default=())
+
+
+@attrs.frozen
+class Role:
+    """A question that tells a server apart from another one that has the same program.
+
+    Attributes:
+        path: path of the question.
+        value: JSON pointer to the role.
+        equals: the role that another preset is for.
+        preset: name of that preset.
+        unless_flags: shell patterns of flags; without any of them in its command line, the server probably has that
+            role.
+    """
+
+    path: str
+    value: str
+    equals: str
+    preset: str
+    unless_flags: tuple[str, ...] = ()
+
+
+@attrs.frozen
+class RoleTable:
+    """``role`` in the ``[preset]`` table."""
+
+    path: str = key(Text("URL path", validators.route_path), "Path and query of the question.")
+    value: str = key(Text("JSON pointer", validators.pointer), "JSON pointer to the role in the answer.")
+    equals: str = key(Text(), "Role that the other preset is for.")
+    preset: str = key(Text(), "Name of the other preset.")
+    unless_flags: tuple[str, ...] = key(
+        ListOf(Text()),
+        "Shell patterns of flags. A command line without any of them means that role, if the server does not answer.",
+        default=(),
+    )
+
+
+@attrs.frozen
 class PresetTable:
     """``[preset]`` in a preset's file: which server it is for, and the sources of its facts."""
 
@@ -74,6 +148,17 @@ class PresetTable:
     )
     detect: Detect = key(
         TableOf(DetectTable, Detect), "Signs by which gpumanctl init recognises the server.", default=Detect()
+    )
+    models: tuple[ModelList, ...] = key(
+        ListOf(TableOf(ModelListTable, ModelList)),
+        "Questions for the names of the models, for gpumanctl init; the first with an answer counts. They neither load "
+        "nor wake a model.",
+        default=(),
+    )
+    role: Role | None = key(
+        TableOf(RoleTable, Role),
+        "Question that tells whether another preset fits the server, for gpumanctl init.",
+        default=None,
     )
     notes: tuple[str, ...] = key(ListOf(Text()), "Notes for the administrator of the server.", default=())
     sources: tuple[str, ...] = key(ListOf(Text()), "Sources of the facts in this preset.", default=())

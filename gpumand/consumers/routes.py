@@ -94,6 +94,10 @@ class HttpRoutes:
             return BusyReport(None, refused=failure.refused, error=f"busy route: {failure}")
         return busy_answers.parse_busy(spec.busy, answer)
 
+    async def read(self, spec: ConsumerSpec, path: str, timeout_sec: float) -> Answer:
+        """Send a GET request for a path of the consumer. Raises NoAnswer."""
+        return await self._send(spec, Route(path=path, method="GET", timeout_sec=timeout_sec))
+
     async def close(self) -> None:
         """Close all connections; later calls fail."""
         # Set before the await, so that a call that waits for the lock does not open a new exchange afterwards.

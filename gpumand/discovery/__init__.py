@@ -3,6 +3,7 @@
 Must not import ``gpumand.arbiter``, ``gpumand.daemon`` or ``gpumand.cli``. Nothing here changes the host.
 
 Reading order: ``host`` (the values), ``scan`` (reads systemd, the driver and, by ``sockets`` and ``processes``, /proc),
-``matching`` (which preset fits a service), ``starter_config`` (a configuration for ``gpumanctl init``). ``daemons``
-finds other gpumand daemons.
+``matching`` and ``roles`` (which preset fits a service), ``server_models`` (the models that a server lists),
+``starter_config`` and ``found_footprint`` (a configuration for ``gpumanctl init``), ``missing_keys`` (what it still
+needs). ``daemons`` finds other gpumand daemons.
 """

@@ -25,6 +25,7 @@ class Candidate:
         listeners: sockets at which its processes listen.
         preset: the preset that fits; None when none does.
         why: how the preset was recognised, in a few words.
+        guess: what was only guessed, as a clause; "" when nothing was.
     """
 
     unit: str
@@ -33,6 +34,7 @@ class Candidate:
     listeners: tuple[Listener, ...] = ()
     preset: Preset | None = None
     why: str = ""
+    guess: str = ""
 
     @property
     def used_mib(self) -> int | None:

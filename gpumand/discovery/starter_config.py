@@ -6,14 +6,17 @@ Nothing is guessed: a size or a name that was not observed is left out, so that 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from ipaddress import ip_address
 from urllib.parse import urlsplit
 
 from gpumand.config.presets import Preset
 from gpumand.config.toml_writer import toml_key, toml_string
+from gpumand.discovery.found_footprint import footprint_lines
 from gpumand.discovery.host import Host, Listener
 from gpumand.discovery.matching import Candidate
+from gpumand.discovery.missing_keys import needs_url
+from gpumand.discovery.server_models import ServerModels
 from gpumand.domain.consumer import GpuSettings
 from gpumand.domain.wording import format_mib
 
@@ -23,14 +26,22 @@ MAX_COMMAND = 100
 MAX_UNRECOGNISED = 16
 """Maximum number of unrecognised processes that are listed."""
 
-ROUTE_TABLES = {"health", "busy", "load", "unload"}
-"""Tables of a consumer that need its ``url``."""
+LOADED, NOT_LOADED = "ok, model loaded", "ok, model not loaded"
+"""Answers of health routes, as text, that say whether the model is loaded."""
+
+MAX_OTHERS = 8
+"""Maximum number of further models that a comment lists."""
 
 _NOT_IN_NAMES = re.compile(r"[^A-Za-z0-9._-]+")
 
 
 def starting_configuration(
-    host: Host, found: Sequence[Candidate], ports: Sequence[tuple[int, list[str]]], source: str, probed: dict[str, str]
+    host: Host,
+    found: Sequence[Candidate],
+    ports: Sequence[tuple[int, list[str]]],
+    source: str,
+    probed: Mapping[str, str],
+    models: Mapping[str, ServerModels] | None = None,
 ) -> str:
     """The text of the configuration file.
 
@@ -40,14 +51,19 @@ def starting_configuration(
         ports: default ports of presets at which an unrecognised process listens, with the presets' names.
         source: source of VRAM readings, as in ``[gpu] source``.
         probed: answers of health routes as text, by consumer name; empty when they were not called.
+        models: the models that the servers list, by consumer name; None when they were not asked.
     """
+    models = models or {}
     known = [one for one in found if one.preset is not None]
     unrecognised = [one for one in found if one.preset is None]
     names = _consumer_names(known)
     blocks = [
         _header(),
         _gpu(host, source),
-        *([*_consumer(name, one, probed.get(name, ""))] for name, one in zip(names, known, strict=True)),
+        *(
+            [*_consumer(name, one, probed.get(name, ""), models.get(name, ServerModels()))]
+            for name, one in zip(names, known, strict=True)
+        ),
         _no_candidates(known),
         _unrecognised_processes(unrecognised),
         _unidentified_ports(ports),
@@ -58,9 +74,29 @@ def starting_configuration(
 
 def consumer_urls(found: Sequence[Candidate]) -> dict[str, tuple[Preset, str]]:
     """Consumer name -> preset and probable URL; candidates without a known URL are left out."""
-    known = [one for one in found if one.preset is not None]
-    places = [(name, one.preset, _url(one)) for name, one in zip(_consumer_names(known), known, strict=True)]
-    return {name: (preset, url) for name, preset, url in places if preset is not None and url}
+    return named_places(found, [_url(one) for one in found])
+
+
+def named_places(found: Sequence[Candidate], urls: Sequence[str]) -> dict[str, tuple[Preset, str]]:
+    """Consumer name -> preset and URL; candidates without a preset or a URL are left out."""
+    known = [(one, url) for one, url in zip(found, urls, strict=True) if one.preset is not None]
+    names = _consumer_names([one for one, _ in known])
+    named = zip(names, known, strict=True)
+    return {name: (one.preset, url) for name, (one, url) in named if one.preset is not None and url}
+
+
+def question_urls(host: Host, found: Sequence[Candidate]) -> list[str]:
+    """The URL of each candidate, at which it can be asked; "" for one without a known URL.
+
+    A caller who may not see the owner of a port asks at the preset's default port, if something listens there.
+    """
+    hidden_ports = {one.port for one in host.listeners if not one.pid}
+
+    def url(candidate: Candidate) -> str:
+        default = candidate.preset.document.table["consumer"].get("url", "") if candidate.preset else ""
+        return _url(candidate) or (default if _port_of(default) in hidden_ports else "")
+
+    return [url(one) for one in found]
 
 
 def _header() -> list[str]:
@@ -95,21 +131,47 @@ def _consumer_names(known: Sequence[Candidate]) -> list[str]:
     return names
 
 
-def _consumer(name: str, candidate: Candidate, answer: str) -> Iterator[str]:
+def _consumer(name: str, candidate: Candidate, answer: str, models: ServerModels) -> Iterator[str]:
     preset = candidate.preset
     assert preset is not None
     prefix = "# " if _has_no_eviction_method(candidate, preset) else ""
     yield from _comments(candidate, preset, answer)
-    yield f"{prefix}[consumers.{toml_key(name)}]"
-    yield f"{prefix}preset = {toml_string(preset.name)}"
-    if preset.about.model != "none":
-        yield f'# model = "..."  {_about_model(preset)}'
+    keys = [f"[consumers.{toml_key(name)}]", f"preset = {toml_string(preset.name)}", *_model_lines(preset, models)]
     if candidate.unit:
-        yield f"{prefix}unit = {toml_string(candidate.unit)}"
-    yield from (f"{prefix}{line}" if not line.startswith("#") else line for line in _url_lines(candidate, preset))
+        keys.append(f"unit = {toml_string(candidate.unit)}")
+    keys += _url_lines(candidate, preset)
     if preset.document.table["consumer"].get("key_header"):
-        yield f'# key_file = "/etc/gpumand/keys/{name}"  # API key of the server, in a file that gpumand can read'
-    yield from (f"{prefix}{line}" if not line.startswith("#") else line for line in _footprint(candidate))
+        keys.append(
+            f'# key_file = "/etc/gpumand/keys/{name}"  # API key of the server, in a file that gpumand can read'
+        )
+    keys += footprint_lines(candidate, preset, _is_loaded(answer, models), models)
+    yield from (f"{prefix}{line}" if not line.startswith("#") else line for line in keys)
+
+
+def _is_loaded(answer: str, models: ServerModels) -> bool | None:
+    """Whether the server says that a model is loaded; None when it does not say."""
+    if models.loaded is not None:
+        return bool(models.loaded)
+    return {LOADED: True, NOT_LOADED: False}.get(answer)
+
+
+def _model_lines(preset: Preset, models: ServerModels) -> Iterator[str]:
+    if preset.about.model == "none":
+        return
+    if not models.chosen:
+        why = f"; the server did not list its models: {_one_line(models.error)[:MAX_COMMAND]}" if models.error else ""
+        yield f'# model = "..."  {_about_model(preset)}{why}'
+        return
+    others = [name for name in dict.fromkeys((*(models.loaded or ()), *models.names)) if name != models.chosen]
+    if models.loaded:
+        why = "loaded now"
+    else:
+        why = "guessed: the first that the server lists" if others else "the only model of the server"
+    yield f"model = {toml_string(models.chosen)}  # {why}"
+    if others:
+        listed = _one_line(", ".join(others[:MAX_OTHERS]))
+        more = f" and {len(others) - MAX_OTHERS} more" if len(others) > MAX_OTHERS else ""
+        yield f"# Other models of the server, each a consumer of its own: {listed}{more}"
 
 
 def _has_no_eviction_method(candidate: Candidate, preset: Preset) -> bool:
@@ -124,6 +186,8 @@ def _comments(candidate: Candidate, preset: Preset, answer: str) -> Iterator[str
         yield f"#   pid {process.pid}: {_one_line(process.command or process.name)[:MAX_COMMAND]}"
     if answer:
         yield f"#   Health check: {_one_line(answer)}."
+    if candidate.guess:
+        yield f"# Guessed: {_one_line(candidate.guess)}"
     for need in preset.about.needs:
         yield f"# Start it with: {need}."
     if any(process.unit.startswith("user@") for process in candidate.processes):
@@ -147,7 +211,7 @@ def _url_lines(candidate: Candidate, preset: Preset) -> Iterator[str]:
     also = f"  # it also listens at {', '.join(map(str, others))}" if others else ""
     if url and url != default:
         yield f"url = {toml_string(url)}{also}"
-    elif not url and not default and ROUTE_TABLES & preset.document.table["consumer"].keys():
+    elif not url and needs_url(preset):
         yield '# url = "http://127.0.0.1:PORT"  # required: its port could not be determined'
 
 
@@ -179,17 +243,6 @@ def _url_host(listener: Listener) -> str:
 
 def _port_of(url: str) -> int:
     return urlsplit(url).port or 0
-
-
-def _footprint(candidate: Candidate) -> Iterator[str]:
-    mib = candidate.used_mib
-    if mib is None:
-        yield "# vram_resident_mib = MIB  # peak VRAM use while loaded (unknown from the scan), or"
-        yield "# vram_guess_mib = MIB     # an estimate to use until gpumand has measured it"
-        return
-    yield f"vram_resident_mib = {mib}  # VRAM use during the scan; check that its model was loaded"
-    if len(candidate.devices) > 1:
-        yield f"# It holds memory on devices {', '.join(map(str, candidate.devices))}; this is the largest share."
 
 
 def _no_candidates(known: Sequence[Candidate]) -> list[str]:

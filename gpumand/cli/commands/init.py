@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from gpumand.config.presets import Preset
     from gpumand.consumers.routes import HttpRoutes
     from gpumand.discovery.host import Host
+    from gpumand.discovery.matching import Candidate
+    from gpumand.discovery.server_models import ServerModels
 
 STDOUT = "-"
 
@@ -25,7 +27,11 @@ STDOUT = "-"
 @click.command(cls=Command)
 @click.option("-o", "--output", metavar="FILE", default=STDOUT, help="Output file. Default: standard output (-).")
 @click.option("--force", is_flag=True, help="Overwrite an existing file.")
-@click.option("--probe", is_flag=True, help="Call the health routes of recognised services.")
+@click.option(
+    "--probe/--no-probe",
+    default=None,
+    help="Also call the health routes of recognised services, or send nothing to them. Default: ask only for models.",
+)
 @click.option(
     "--source",
     type=click.Choice(["nvml", "simulated", "none"]),
@@ -33,11 +39,12 @@ STDOUT = "-"
     help="Source of VRAM readings; nvml is NVIDIA's driver.",
 )
 @click.pass_context
-def init(ctx: click.Context, output: str, force: bool, probe: bool, source: str) -> None:
+def init(ctx: click.Context, output: str, force: bool, probe: bool | None, source: str) -> None:
     """Generate a configuration from the running services.
 
-    Scans the running units, the open TCP ports and the processes that hold VRAM, and changes nothing but the output
-    file. Run it as root to identify the processes behind all ports. Needs no running gpumand.
+    Scans the running units, the open TCP ports and the processes that hold VRAM, asks recognised servers for their
+    models, and changes nothing but the output file. What is missing or was only guessed is a comment. Run it as root to
+    identify the processes behind all ports. Needs no running gpumand.
     """
     if output != STDOUT and not force and os.path.lexists(output):
         raise Failure(ExitCode.FAILURE, f"{output} exists already. Overwrite it with --force, or choose another file")
@@ -52,12 +59,15 @@ def init(ctx: click.Context, output: str, force: bool, probe: bool, source: str)
     _write(Path(output), text, force)
     if not options.quiet:
         from gpumand.cli.render.format import count
+        from gpumand.discovery.missing_keys import missing_keys
 
-        line = f"{output}: {count(consumers, 'consumer')}. Check it with: gpumanctl config-check {output}"
+        missing = missing_keys(text)
+        what = f"{count(consumers, 'consumer')}" + (f"; missing: {', '.join(missing)}" if missing else "")
+        line = f"{output}: {what}. Check it with: gpumanctl config-check {output}"
         print(line, file=sys.stderr)
 
 
-async def _generate(options: GlobalOptions, source: str, probe: bool) -> tuple[str, int]:
+async def _generate(options: GlobalOptions, source: str, probe: bool | None) -> tuple[str, int]:
     """The text of the configuration and the number of its consumers."""
     from gpumand.config.presets import preset, preset_names
     from gpumand.discovery.matching import find_candidates, likely_ports
@@ -66,9 +76,28 @@ async def _generate(options: GlobalOptions, source: str, probe: bool) -> tuple[s
     host = await _scan_host(options, source)
     presets = [preset(name) for name in preset_names()]
     found = find_candidates(host, presets)
+    models: dict[str, ServerModels] = {}
+    if probe is not False:
+        found, models = await _ask_servers(host, found)
     probed = await _probe_health(consumer_urls(found)) if probe else {}
-    text = starting_configuration(host, found, likely_ports(host, presets, found), source, probed)
+    text = starting_configuration(host, found, likely_ports(host, presets, found), source, probed, models)
     return text, sum(1 for one in found if one.preset is not None)
+
+
+async def _ask_servers(host: Host, found: list[Candidate]) -> tuple[list[Candidate], dict[str, ServerModels]]:
+    """Ask the servers which preset fits, and for their models: the candidates, and the models by consumer name."""
+    from gpumand.cli.server_questions import ServerQuestions
+    from gpumand.consumers.routes import HttpRoutes
+    from gpumand.discovery.starter_config import named_places, question_urls
+    from gpumand.host.clock import SystemClock
+
+    routes = HttpRoutes(SystemClock())
+    try:
+        questions = ServerQuestions(routes)
+        found = await questions.resolve_roles(found, question_urls(host, found))
+        return found, await questions.ask_models(named_places(found, question_urls(host, found)))
+    finally:
+        await routes.close()
 
 
 async def _scan_host(options: GlobalOptions, source: str) -> Host:

@@ -96,6 +96,64 @@ async def test_a_running_unit_becomes_a_consumer_with_url_and_footprint(
         assert load(file).consumers[name].unload is not None
 
 
+ROUTER = """
+import http.server, json, sys
+
+ANSWERS = {
+    "/props": {"role": "router", "model_path": "none"},
+    "/models": {
+        "data": [{"id": "tiny", "status": {"value": "unloaded"}}, {"id": "big", "status": {"value": "loaded"}}]
+    },
+}
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        body = json.dumps(ANSWERS.get(self.path, {})).encode()
+        self.send_response(200 if self.path in ANSWERS else 400)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *args):
+        pass
+
+http.server.HTTPServer(("127.0.0.1", int(sys.argv[2])), Handler).serve_forever()
+"""
+
+
+async def test_a_llama_server_unit_that_is_a_router_gets_the_router_preset_and_its_model(
+    ctl: Ctl, host: FakeHost, tmp_path: Path
+) -> None:
+    """As in Debian's package: the unit's command line names no model."""
+    port, file = free_port(), tmp_path / "made.toml"
+    argv = [sys.executable, "-c", ROUTER, "/usr/bin/llama-server", str(port)]
+    await host.boot({"llama-server.service": {"argv": argv}})
+    await host.call_manager("StartUnit", "ss", "llama-server.service", "replace")
+
+    async def listens() -> bool:
+        return any(one.port == port for one in listeners()[0])
+
+    await wait_until("the router listens", listens)
+    made = await ctl("init", "--source", "none", "--output", str(file))
+    unasked = await ctl("init", "--source", "none", "--no-probe")
+
+    text = file.read_text()
+    consumers = tomllib.loads(text)["consumers"]
+    # A server of this host that is not part of the test is found as well.
+    (name,) = [name for name, one in consumers.items() if one.get("unit") == "llama-server.service"]
+    assert consumers[name] == {
+        "preset": "llama-cpp-router",
+        "model": "big",
+        "unit": "llama-server.service",
+        "url": f"http://127.0.0.1:{port}",
+    }
+    assert "recognised as llama.cpp server in router mode by its answer to /props (role: router)." in text
+    assert f"{name}: vram_resident_mib" in made.err.partition("missing: ")[2]
+    assert load(file).consumers[name].load is not None
+    assert "# Guessed: it is a router" in unasked.out
+    assert "big" not in unasked.out
+
+
 async def test_an_unknown_footprint_is_left_to_fill_in(ctl: Ctl, host: FakeHost, tmp_path: Path) -> None:
     port, file = free_port(), tmp_path / "made.toml"
     await started(host, port)
