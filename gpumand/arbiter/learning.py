@@ -152,7 +152,7 @@ class LearningRecorder:
         """Learn footprints from a new reading."""
         for consumer in list(self._state.ledger.consumers.values()):
             held_mib = self._held_mib(consumer.name)
-            if held_mib is None or consumer.spec.reservation is not None:
+            if held_mib is None:
                 continue
             if consumer.residency is Residency.RESIDENT and held_mib > consumer.spec.residual_mib + _empty_mib(
                 consumer.spec
@@ -258,7 +258,7 @@ class LearningRecorder:
     def _record_hold(self, end: LeaseEnded) -> None:
         name = end.lease.consumer
         self._requested.discard(name)
-        if end.lease.reservation is None and name in self._state.ledger.consumers:
+        if name in self._state.ledger.consumers:
             self._ended_at[name] = self._boot_sec()
             hold_sec = end.duration_sec(self._state.clock.realtime_usec())
             self._learn(name, times=self._state.consumer(name).times.observe_hold(hold_sec))

@@ -181,8 +181,7 @@ class Leases:
         self._state.overlapping.lease_ended(
             lease_id, duration_sec, self._state.consumer(lease.consumer).times.hold.mean_sec
         )
-        if lease.reservation is None:
-            self._used_consumers.add(lease.consumer)
+        self._used_consumers.add(lease.consumer)
         self.shared.discard(lease_id)
         self._reconciler.reconcile(lease.consumer)
         self._state.ledger.prune(self._state.settings.consumers)

@@ -50,13 +50,18 @@ def _wait_for_users(view: View, state: ConsumerState, place: Devices) -> Decisio
     """Wait for everything that is in use there, also for leases on consumers that will never be evicted."""
     blockers = victims.temporarily_exempt(view, place, state)
     busy = [one for one in blockers if victims.is_only_busy(view, one)]
-    claimants = [one for one in view.consumers_on(place) if one.claimed and one.devices and one.name != state.name]
+    claimants = [one for one in view.consumers_on(place) if _is_promised(view, one) and one.name != state.name]
     in_use = {one.name: one for one in (*blockers, *claimants) if one not in busy}
     if not in_use and not busy:
         return None
     message = decision_messages.blockers(view, list(in_use.values()), busy, place)
     advice = how_to_release(view, list(in_use.values()))
     return replace(wait(place, message, advice), busy=tuple(one.name for one in busy))
+
+
+def _is_promised(view: View, state: ConsumerState) -> bool:
+    """Whether memory there is reserved for it, other than merely because its last request may still load the model."""
+    return state.claimed and bool(state.devices) and not view.may_be_reclaimed(state)
 
 
 def _refuse_failed(view: View, place: Devices) -> Decision | None:

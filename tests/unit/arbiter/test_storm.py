@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gpumand.domain.consumer import ConsumerSpec, EvictionMethod, Residency, SchedulerSettings
+from gpumand.domain.consumer import ConsumerSpec, EvictionMethod, Policy, Residency, SchedulerSettings
 from gpumand.domain.errors import GpumandError
 from gpumand.domain.events import EvictionOccurred
 from gpumand.domain.lease import LeaseLifetime
@@ -35,21 +35,29 @@ class Watch:
     def check(self, event: object) -> None:
         ledger = self.world.arbiter.state.ledger
         # A victim's reservation ends with its eviction; a merely reserved one is the next victim.
+        self.check_device()
         evicting = {name for job in ledger.jobs.values() for name in job.evicting}
         claimed = [one for one in ledger.consumers.values() if one.claimed and (one.leases or one.name not in evicting)]
-        if sum(one.footprint_mib for one in claimed) > TOTAL_MIB:
+        if sum(min(TOTAL_MIB, one.footprint_mib) for one in claimed) > TOTAL_MIB:
             self.wrongs.append(f"promised twice: {[one.name for one in claimed]}")
         if self.slots and len(ledger.leases) > self.slots:
             self.wrongs.append(f"{len(ledger.leases)} leases in {self.slots} slots")
         for one in ledger.consumers.values():
             if one.leases != sum(lease.consumer == one.name for lease in ledger.leases.values()):
                 self.wrongs.append(f"{one.name} counts {one.leases} leases")
-            if one.leases and one.residency in (Residency.UNLOADING, Residency.UNLOADED):
+            is_consumer = one.spec.reservation is None
+            if is_consumer and one.leases and one.residency in (Residency.UNLOADING, Residency.UNLOADED):
                 self.wrongs.append(f"{one.name} is leased and {one.residency}")
             if one.leases and not one.claimed:
                 self.wrongs.append(f"{one.name} is leased and not claimed")
         if isinstance(event, EvictionOccurred) and self.world.arbiter.state.consumer(event.report.consumer).leases:
             self.wrongs.append(f"{event.report.consumer} was evicted under a lease")
+
+    def check_device(self) -> None:
+        """Nothing holds more than the device has: the programs of reservations find what they reserved."""
+        held_mib = sum(held.process.used_mib or 0 for held in self.world.vram._held if held.seen_until == float("inf"))
+        if held_mib > TOTAL_MIB:
+            self.wrongs.append(f"{held_mib} MiB are held")
 
 
 def make_world(draw: random.Random, slots: int, faults: bool, **more_settings: object) -> FakeWorld:
@@ -127,7 +135,40 @@ async def one_client(world: FakeWorld, number: int, draw: random.Random, ends: C
             await world.arbiter.owner_vanished(f":1.{number}")
 
 
-async def storm(seed: int, slots: int, faults: bool, **more_settings: object) -> None:
+async def one_program(world: FakeWorld, number: int, draw: random.Random, ends: Counter[str]) -> None:
+    """Reserve VRAM without a consumer, use it in steps, and release it or disconnect, several times."""
+    pid = client(number).pid
+    for _ in range(6):
+        await world.clock.sleep(draw.uniform(0, 5))
+        is_whole, mib = draw.random() < 0.15, draw.randrange(100, 16000)
+        amount = {"whole_device": True} if is_whole else {"vram_mib": mib}
+        options = AcquireOptions(LeaseLifetime.CONNECTION, timeout_sec=draw.choice([0, 1, 5, 30, 200]), **amount)  # type: ignore[arg-type]
+        ends["asked"] += 1
+        acquiring = asyncio.create_task(world.arbiter.acquire(client(number, uid=number), "", options))
+        if draw.random() < 0.15:
+            await world.clock.sleep(draw.uniform(0, 3))
+            await world.arbiter.owner_vanished(f":1.{number}")
+        try:
+            grant = await acquiring
+        except GpumandError as error:
+            ends[type(error).__name__] += 1
+            continue
+        except asyncio.CancelledError:
+            ends["vanished"] += 1
+            continue
+        ends["granted"] += 1
+        for part in (0.3, 1.0, 0.6) if not is_whole else ():
+            if grant.lease.id in world.arbiter.state.ledger.leases:
+                world.vram.hold(pid, int(mib * part))
+                await world.clock.sleep(draw.uniform(0, 4))
+        world.vram.release(pid)
+        if draw.random() < 0.5 and grant.lease.id in world.arbiter.state.ledger.leases:
+            await world.arbiter.release(grant.lease.id)
+        else:
+            await world.arbiter.owner_vanished(f":1.{number}")
+
+
+async def storm(seed: int, slots: int, faults: bool, programs: int = 0, **more_settings: object) -> None:
     draw = random.Random(seed)
     world = make_world(draw, slots, faults, **more_settings)
     world.vram.read_sec = READ_SEC
@@ -137,7 +178,10 @@ async def storm(seed: int, slots: int, faults: bool, **more_settings: object) ->
     housekeeping = asyncio.create_task(world.housekeeping.run())
     ends: Counter[str] = Counter()
 
-    await asyncio.gather(*(one_client(world, number, random.Random(f"{seed}/{number}"), ends) for number in range(12)))
+    clients = [one_client(world, number, random.Random(f"{seed}/{number}"), ends) for number in range(12)]
+    reserving = range(12, 12 + programs)
+    clients += [one_program(world, number, random.Random(f"{seed}/{number}"), ends) for number in reserving]
+    await asyncio.gather(*clients)
     await world.clock.sleep(300)
 
     assert watch.wrongs == [], f"seed {seed}"
@@ -168,3 +212,10 @@ def test_no_memory_is_reserved_twice_and_nothing_leaks(slots: int, seed: int) ->
 @given(seed=st.integers(0, 2**32))
 def test_no_memory_is_reserved_twice_with_faulty_consumers(slots: int, seed: int) -> None:
     asyncio.run(storm(seed, slots, faults=True))
+
+
+@pytest.mark.parametrize("policy", [Policy.LRU, Policy.ADAPTIVE])
+@settings(max_examples=10, deadline=None)
+@given(seed=st.integers(0, 2**32))
+def test_programs_that_reserve_vram_find_what_they_reserved(policy: Policy, seed: int) -> None:
+    asyncio.run(storm(seed, 0, faults=False, programs=6, policy=policy))

@@ -9,7 +9,6 @@ import pytest
 from gpumand.domain.consumer import Policy, SchedulerSettings, UnitActivity
 from gpumand.domain.errors import (
     Busy,
-    GpumandError,
     InsufficientVram,
     InvalidArgs,
     LimitsExceeded,
@@ -275,7 +274,7 @@ async def test_program_that_waits_for_a_reservation_is_no_victim(world: FakeWorl
     await world.clock.sleep(1)
     assert not waiting.done()
 
-    with pytest.raises(GpumandError):
+    with pytest.raises(TimedOut):
         await world.arbiter.acquire(client(3), "b", AcquireOptions(timeout_sec=5))
     waiting.cancel()
     await asyncio.gather(waiting, return_exceptions=True)

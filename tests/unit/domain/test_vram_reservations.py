@@ -85,6 +85,13 @@ def test_whole_device_waits_for_a_lease_and_for_another_reservation() -> None:
         assert decide(view(other, whole), Requirement(whole.name)).verdict is Verdict.WAIT
 
 
+def test_whole_device_does_not_wait_for_memory_that_is_merely_reserved() -> None:
+    merely = replace(resident("a", 8000), claimed_at=1.0, footprint_seen=False)
+    whole = reserved("aaaaaa", 0, claimed_at=None)
+    decision = decide(view(merely, whole, held={"a": 0}), Requirement(whole.name))
+    assert decision.verdict is Verdict.GRANT
+
+
 def test_whole_device_is_refused_when_an_eviction_freed_nothing() -> None:
     whole = reserved("aaaaaa", 0, claimed_at=None)
     decision = decide(view(resident("a", 8000), whole, evict_failed=frozenset({"a"})), Requirement(whole.name))
