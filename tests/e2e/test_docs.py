@@ -20,6 +20,6 @@ def shown_host(host: Host) -> Host:
 
 
 @pytest.mark.parametrize("block", [pytest.param(one, id=str(one)) for one in SHOWN])
-def test_commands_of_a_page_do_what_it_says(shown_host: Host, block: Block) -> None:
+def test_commands_in_the_documentation_work(shown_host: Host, block: Block) -> None:
     for line in block.commands():
         shown_host.machine.run(["bash", "-c", line], timeout=60)

@@ -46,7 +46,7 @@ def await_no_lease(host: Host, client: Client) -> None:
     host.machine.wait_until(lambda: not client.leases(), "the lease has ended")
 
 
-def test_systemd_finds_nothing_wrong_with_it(host: Host) -> None:
+def test_systemd_analyze_verify_accepts_the_unit(host: Host) -> None:
     done = host.machine.run(["systemd-analyze", "verify", f"{UNIT_DIR}/{UNIT}"])
     assert done.stderr == ""
 
@@ -76,7 +76,7 @@ def test_job_evicts_what_is_in_the_way_but_not_what_is_leased(host: Host, client
     assert client.refusal("Acquire", "rival", "{'timeout_usec': <uint64 0>}")[0].endswith(".Busy")
 
 
-def test_job_does_not_start_without_its_lease_and_says_why(host: Host, client: Client) -> None:
+def test_job_without_a_lease_does_not_start_and_reports_the_reason(host: Host, client: Client) -> None:
     host.machine.write_file(f"{UNIT_DIR}/{UNIT}", EXAMPLE.read_text().replace("--timeout 5min", "--timeout 1s"))
     host.machine.systemctl("daemon-reload")
     client.acquire("rival")
@@ -102,7 +102,7 @@ def test_python_job_works_on_the_system_bus(host: Host, client: Client) -> None:
     assert client.leases() == {}
 
 
-def test_python_job_of_a_user_without_rights_is_told_so(host: Host) -> None:
+def test_python_job_of_a_user_without_permission_is_refused(host: Host) -> None:
     command = ["/usr/bin/python3", str(EXAMPLES / "job_async.py"), "comfyui", "0.1"]
     done = host.machine.run(command, user="nobody", check=False)
     assert done.returncode == 1

@@ -122,7 +122,7 @@ def metrics(host: Host, address: str) -> bool:
 
 
 @pytest.mark.parametrize("flag", ["--auto-start=no", "--expect-reply=no", "--allow-interactive-authorization=no"])
-def test_a_strangers_call_with_other_flags_ends_nobody(host: Host, flag: str) -> None:
+def test_call_of_another_user_with_unusual_flags_disconnects_no_client(host: Host, flag: str) -> None:
     host.start()
     before = host.machine.main_pid(DAEMON)
     call = ["call", NAME, ROOT, MANAGER, "GetStatus"]
@@ -155,7 +155,7 @@ def test_consumer_at_the_name_localhost_is_reached(host: Host, client: Client) -
     client.use("alpha", 10000)
 
 
-def test_last_words_of_a_unit_are_read_from_the_journal(host: Host, client: Client) -> None:
+def test_last_log_lines_of_a_failed_unit_are_read_from_the_journal(host: Host, client: Client) -> None:
     host.unit("broken", "/bin/sh -c 'echo no such model file >&2; exit 3'", "Type=notify")
     host.consumer("broken", 1000)
     host.start()
@@ -196,7 +196,9 @@ def with_nvml(host: Host) -> Iterator[Host]:
 
 
 @pytest.mark.skipif(not have_compiler(), reason="e2e: gcc is not installed, so the fake NVML cannot be built")
-def test_nvml_works_in_confinement_and_tells_consumers_from_foreign_processes(with_nvml: Host, client: Client) -> None:
+def test_nvml_works_in_confinement_and_distinguishes_consumers_from_foreign_processes(
+    with_nvml: Host, client: Client
+) -> None:
     host = with_nvml
     host.holder("alpha", 10000, "User=nobody")
     host.holder("beta", 16000, "User=nobody")

@@ -62,7 +62,7 @@ def test_call_and_connection_at_the_same_moment_start_one_daemon(listening: Host
     assert listening.machine.show(DAEMON, "NRestarts") == "0"
 
 
-def test_socket_and_bus_tell_the_same(listening: Host, client: Client) -> None:
+def test_socket_and_bus_report_the_same_status(listening: Host, client: Client) -> None:
     listening.start()
     told, called = fetched(listening.machine), client.status()
     for status in (told, called):
@@ -84,7 +84,7 @@ def test_socket_outlives_the_service(listening: Host) -> None:
     assert consumers(fetched(listening.machine)) == ["alpha"]
 
 
-def test_connection_over_the_daemons_death_is_answered_by_the_next(listening: Host) -> None:
+def test_http_connection_during_a_crash_is_answered_by_the_restarted_daemon(listening: Host) -> None:
     listening.start()
     before = listening.machine.main_pid(DAEMON)
     listening.machine.systemctl("kill", "--signal=KILL", DAEMON)
@@ -93,7 +93,7 @@ def test_connection_over_the_daemons_death_is_answered_by_the_next(listening: Ho
     assert listening.machine.main_pid(DAEMON) not in (0, before)
 
 
-def test_socket_restarts_cleanly_and_leases_stand(host: Host, client: Client) -> None:
+def test_socket_restart_keeps_leases(host: Host, client: Client) -> None:
     host.holder("alpha", 1000)
     host.start()
     lease, _ = client.acquire("alpha")

@@ -64,7 +64,7 @@ def exposure(machine: Machine) -> str:
 
 
 @pytest.mark.timeout(1500)
-def test_killed_again_and_again_it_loses_nothing(scene: Scene, armoury: Armoury, seed: int) -> None:
+def test_repeated_kills_lose_no_lease(scene: Scene, armoury: Armoury, seed: int) -> None:
     draw = random.Random(seed)
     print("seed", seed)
     figures = Figures(seed, os.cpu_count() or 1, exposure(scene.host.machine))

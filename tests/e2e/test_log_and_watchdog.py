@@ -42,7 +42,7 @@ def test_the_shipped_unit_has_a_watchdog_that_counts(host: Host) -> None:
     assert host.machine.show(DAEMON, "WatchdogTimestampMonotonic") != "0"
 
 
-def test_a_stopped_daemon_is_started_anew_and_its_lease_stands(with_drop_in: Host, client: Client) -> None:
+def test_hanging_daemon_is_restarted_by_its_watchdog_and_keeps_its_lease(with_drop_in: Host, client: Client) -> None:
     host = with_drop_in
     drop_in(host, f"WatchdogSec={PERIOD_SEC}")
     host.holder("alpha", 1000)
@@ -58,7 +58,7 @@ def test_a_stopped_daemon_is_started_anew_and_its_lease_stands(with_drop_in: Hos
     assert list(client.leases()) == [lease]
 
 
-def test_a_living_daemon_outlives_many_periods_of_its_watchdog(with_drop_in: Host, client: Client) -> None:
+def test_healthy_daemon_survives_many_watchdog_periods(with_drop_in: Host, client: Client) -> None:
     host = with_drop_in
     drop_in(host, "WatchdogSec=1")
     host.start()
@@ -154,7 +154,7 @@ def test_systemctl_sets_the_log_level_for_root_only(host: Host) -> None:
     assert level(host) == "debug", "a reload leaves it as it is"
 
 
-def test_systemd_may_start_it_to_debug_it(with_drop_in: Host) -> None:
+def test_systemd_unit_can_start_the_daemon_with_debug_logging(with_drop_in: Host) -> None:
     drop_in(with_drop_in, "Environment=DEBUG_INVOCATION=1")
     with_drop_in.start()
     assert level(with_drop_in) == "debug"

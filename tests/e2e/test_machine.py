@@ -16,7 +16,7 @@ def test_machine_has_a_settled_systemd_and_a_system_bus(machine: Machine) -> Non
     assert machine.run(["busctl", "--no-legend", "list"]).stdout.count("org.freedesktop.systemd1") == 1
 
 
-def test_what_is_written_inside_is_not_seen_outside(machine: Machine) -> None:
+def test_files_written_inside_are_not_visible_outside(machine: Machine) -> None:
     machine.write_file("/etc/gpumand-e2e/file", "inside\n")
     assert machine.run(["cat", "/etc/gpumand-e2e/file"]).stdout == "inside\n"
     assert not Path("/etc/gpumand-e2e").exists()
@@ -48,7 +48,7 @@ def test_killed_machine_leaves_nothing(own_machine: Machine) -> None:
     assert [path for path in Path("/proc").glob("[0-9]*/cmdline") if name.encode() in _read(path)] == []
 
 
-def test_command_that_fails_says_what_it_said(machine: Machine) -> None:
+def test_failed_command_reports_its_output(machine: Machine) -> None:
     with pytest.raises(AssertionError, match="no such thing"):
         machine.run(["sh", "-c", "echo no such thing >&2; exit 3"])
 

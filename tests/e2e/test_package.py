@@ -100,7 +100,7 @@ def test_package_has_the_version_of_the_program(current: Package) -> None:
     assert current.version == VERSION
 
 
-def test_build_says_when_the_changelog_has_another_version(current: Package, tmp_path: Path) -> None:
+def test_build_fails_when_the_changelog_has_another_version(current: Package, tmp_path: Path) -> None:
     packages.unpack(current, tmp_path / "tree")
     (tmp_path / "tree/gpumand/version.py").write_text('VERSION = "99.1"\n', encoding="utf-8")
     with pytest.raises(AssertionError, match=r"debian/changelog has .*, gpumand/version\.py has 99\.1"):
@@ -158,7 +158,7 @@ def test_zsh_and_fish_complete_from_the_first_time_on(installed: Machine) -> Non
     assert "Usage: gpumanctl evict" in shown
 
 
-def test_upgrade_keeps_leases_who_waits_the_socket_and_an_edited_configuration(
+def test_upgrade_keeps_leases_waiting_requests_the_socket_and_an_edited_configuration(
     debian: Machine, earlier: Package, current: Package
 ) -> None:
     install(debian, earlier)
@@ -237,7 +237,7 @@ def test_purge_keeps_files_of_others_and_the_accounts_that_they_belong_to(debian
     assert debian.run(["stat", "--format=%G", "/etc/gpumand/key"]).stdout.strip() == "_gpumand"
 
 
-def test_tests_of_the_installed_package_pass(installed: Machine, current: Package) -> None:
+def test_autopkgtests_of_the_installed_package_pass(installed: Machine, current: Package) -> None:
     description, _ = (put(installed, file) for file in current.source)
     options = ["--no-built-binaries", "--ignore-restrictions=isolation-container", "--output-dir=/run/autopkgtest"]
     done = installed.run(["autopkgtest", *options, description, "--", "null"], check=False, timeout=240)

@@ -50,7 +50,7 @@ def take(client: Client, user: str = "") -> str:
     return lease
 
 
-def test_stranger_may_read_but_not_acquire(host: Host, client: Client) -> None:
+def test_user_outside_the_group_may_read_but_not_acquire(host: Host, client: Client) -> None:
     name, message = client.refusal("Acquire", "alpha", "{}", user=STRANGER)
     assert name == CHALLENGED
     assert f"user {STRANGER} must authenticate to acquire alpha (org.gpumand1.acquire)" in message
@@ -59,7 +59,9 @@ def test_stranger_may_read_but_not_acquire(host: Host, client: Client) -> None:
     assert host.machine.show("alpha.service", "ActiveState") == "inactive"
 
 
-def test_stranger_whom_nobody_can_ask_is_refused_and_told_who_may(host: Host, client: Client) -> None:
+def test_user_without_an_authentication_agent_is_refused_with_the_command_that_adds_the_user_to_the_group(
+    host: Host, client: Client
+) -> None:
     argv = ["gdbus", "call", "--system", "--interactive", f"--dest={NAME}", f"--object-path={ROOT}"]
     done = host.machine.run([*argv, f"--method={MANAGER}.Acquire", "alpha", "{}"], user=STRANGER, check=False)
     assert DENIED in done.stderr
@@ -86,7 +88,7 @@ def test_member_that_left_the_group_is_refused_from_then_on(host: Host, client: 
     assert client.refusal("Acquire", "alpha", "{}", user=MEMBER)[0] == CHALLENGED
 
 
-def test_root_may_everything(client: Client) -> None:
+def test_root_may_call_everything(client: Client) -> None:
     lease = take(client, MEMBER)
     client.call("Renew", "st", lease, "0")
     client.release(lease)
@@ -98,7 +100,7 @@ def test_root_may_everything(client: Client) -> None:
 
 
 @pytest.mark.parametrize("somebody", [STRANGER, OTHER_MEMBER])
-def test_lease_of_somebody_else_cannot_be_released_or_renewed(client: Client, somebody: str) -> None:
+def test_lease_of_another_user_cannot_be_released_or_renewed(client: Client, somebody: str) -> None:
     lease = take(client, MEMBER)
     before = client.leases()
     assert client.refusal("Release", lease, user=somebody)[0] == CHALLENGED
@@ -113,7 +115,7 @@ def test_owner_may_release_and_renew_from_another_connection(client: Client) -> 
     assert client.leases() == {}
 
 
-def test_without_polkit_root_and_owners_may_and_nobody_else(host: Host, client: Client) -> None:
+def test_without_polkit_only_root_and_lease_owners_are_allowed(host: Host, client: Client) -> None:
     lease = take(client, MEMBER)
     host.machine.systemctl("mask", "--runtime", POLKIT)
     host.machine.systemctl("stop", POLKIT)
@@ -159,7 +161,7 @@ def test_polkit_that_is_stuck_delays_only_its_caller(host: Host, client: Client)
     assert plain(json.loads(said))[0] in client.leases()
 
 
-def test_polkit_that_dies_while_it_is_asked_is_asked_again(host: Host, client: Client) -> None:
+def test_request_is_repeated_after_a_polkit_crash(host: Host, client: Client) -> None:
     waiting = asked_of_a_polkit_that_is_stuck(host, client)
     host.machine.systemctl("kill", "--signal=KILL", POLKIT)
     said, errors = waiting.communicate(timeout=30)

@@ -40,7 +40,7 @@ def test_a_bad_configuration_is_not_tried_again_and_costs_no_lease(host: Host, c
     assert client.await_residency("alpha", "resident")["leases"] == 1
 
 
-def test_who_reads_the_socket_does_not_have_a_bad_configuration_tried_for_ever(host: Host, client: Client) -> None:
+def test_http_request_does_not_restart_a_daemon_with_a_bad_configuration_forever(host: Host, client: Client) -> None:
     host.holder("alpha", 1000)
     host.machine.systemctl("start", SOCKET)
     good = host.machine.run(["cat", CONFIG]).stdout
@@ -63,18 +63,18 @@ def failures(host: Host) -> int:
     return host.machine.journal(DAEMON, lines=10_000).count(f"status={EX_CONFIG}/CONFIG")
 
 
-def test_one_that_was_ended_kindly_by_something_else_comes_back(host: Host, client: Client, lease: str) -> None:
+def test_daemon_terminated_by_another_program_is_restarted(host: Host, client: Client, lease: str) -> None:
     end(host, "TERM")  # as earlyoom does, or somebody with htop
     assert list(client.leases()) == [lease]
 
 
-def test_one_that_was_told_to_stop_stays_so(host: Host, client: Client, lease: str) -> None:
+def test_daemon_stopped_by_systemctl_stays_stopped(host: Host, client: Client, lease: str) -> None:
     host.machine.systemctl("stop", DAEMON)
     assert host.machine.show(DAEMON, "ActiveState") == "inactive"
     assert host.machine.show(DAEMON, "Result") == "success"
 
 
-def test_the_shipped_unit_bears_a_series_of_deaths(host: Host, client: Client, lease: str) -> None:
+def test_installed_unit_restarts_after_several_crashes(host: Host, client: Client, lease: str) -> None:
     for _ in range(8):  # systemd's default is five in ten seconds
         end(host, "KILL")
     assert list(client.leases()) == [lease]

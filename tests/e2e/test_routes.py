@@ -36,7 +36,7 @@ def test_unload_route_that_frees_nothing_is_followed_by_a_unit_stop(host: Host, 
     assert client.status()["stats"]["evictions"] == 1
 
 
-def test_model_unloaded_behind_our_back_is_noticed(host: Host, client: Client) -> None:
+def test_model_unloaded_outside_gpumand_is_noticed(host: Host, client: Client) -> None:
     host.server("alpha", 10000, 9001)
     host.start()
     client.use("alpha", 10000)

@@ -87,7 +87,9 @@ def kept(host: Host, lease: str) -> str:
     return host.machine.run(["cat", f"{LEASES}/{lease}.json"]).stdout
 
 
-def test_bad_files_are_set_aside_and_the_good_lease_stands(host: Host, client: Client, lease: str) -> None:
+def test_bad_lease_files_are_moved_to_quarantine_and_the_good_lease_is_restored(
+    host: Host, client: Client, lease: str
+) -> None:
     for number, bad in enumerate(BAD):
         lay(host, f"{LEASES}/bad{number}.json", bad.shell, kept(host, lease))
     journal = start_again(host)
@@ -99,7 +101,7 @@ def test_bad_files_are_set_aside_and_the_good_lease_stands(host: Host, client: C
     assert host.machine.run(["ls", LEASES]).stdout.split() == [f"{lease}.json"]
 
 
-def test_bad_files_about_consumers_and_loads_are_set_aside(host: Host, client: Client, lease: str) -> None:
+def test_bad_files_of_consumers_and_loads_are_moved_to_quarantine(host: Host, client: Client, lease: str) -> None:
     for kind in ("consumers", "loads"):
         for number, bad in enumerate(BAD):
             lay(host, f"{STATE}/{kind}/bad{number}.json", f"mkdir -p {STATE}/{kind}; {bad.shell}")
@@ -108,7 +110,7 @@ def test_bad_files_about_consumers_and_loads_are_set_aside(host: Host, client: C
     assert aside(host) == sorted(2 * [f"bad{number}.json" for number in range(len(BAD))])
 
 
-def test_what_is_no_file_of_ours_is_set_aside_and_what_a_killed_writer_left_is_removed(
+def test_unexpected_files_are_moved_to_quarantine_and_unfinished_writes_are_removed(
     host: Host, client: Client, lease: str
 ) -> None:
     lay(host, f"{LEASES}/README", "echo hello > $1")
@@ -119,7 +121,7 @@ def test_what_is_no_file_of_ours_is_set_aside_and_what_a_killed_writer_left_is_r
     assert host.machine.run(["ls", "-A", LEASES]).stdout.split() == [f"{lease}.json"]
 
 
-def test_what_cannot_be_moved_stays_with_a_warning(host: Host, client: Client, lease: str) -> None:
+def test_file_that_cannot_be_moved_stays_with_a_warning(host: Host, client: Client, lease: str) -> None:
     lay(host, f"{LEASES}/roots.json", "mkdir -m 0700 $1")
     assert f"{LEASES}/roots.json cannot be moved to quarantine" in start_again(host)
     assert list(client.leases()) == [lease]
@@ -128,7 +130,9 @@ def test_what_cannot_be_moved_stays_with_a_warning(host: Host, client: Client, l
 @pytest.mark.parametrize(
     "shell", ["echo hello > $1", "ln -s /etc $1", "ln -s /nowhere $1", "mkdir -m 0 $1; chown root $1"]
 )
-def test_what_stands_where_the_leases_should_is_set_aside(host: Host, client: Client, lease: str, shell: str) -> None:
+def test_file_in_place_of_the_lease_folder_is_moved_to_quarantine(
+    host: Host, client: Client, lease: str, shell: str
+) -> None:
     lay(host, LEASES, f"mv $1 {STATE}/away; {shell}")
     journal = start_again(host)
     assert client.leases() == {}
@@ -137,9 +141,7 @@ def test_what_stands_where_the_leases_should_is_set_aside(host: Host, client: Cl
     assert list(client.leases()) == [again]
 
 
-def test_leases_of_another_boot_and_of_connections_to_another_bus_are_over(
-    host: Host, client: Client, lease: str
-) -> None:
+def test_leases_of_another_boot_or_another_bus_are_not_restored(host: Host, client: Client, lease: str) -> None:
     good: dict[str, Any] = json.loads(kept(host, lease))
     others = {
         "boot": {"boot_id": "00000000-0000-4000-8000-000000000000"},
@@ -155,7 +157,7 @@ def test_leases_of_another_boot_and_of_connections_to_another_bus_are_over(
     assert set(client.leases()) == {lease, "ours"}, "time alone ends a ttl lease"
 
 
-def test_a_lease_of_a_consumer_that_is_no_longer_configured_is_over(host: Host, client: Client, lease: str) -> None:
+def test_lease_of_an_unconfigured_consumer_is_not_restored(host: Host, client: Client, lease: str) -> None:
     good: dict[str, Any] = json.loads(kept(host, lease))
     lay(host, f"{LEASES}/gone.json", "cat > $1", json.dumps(good | {"id": "gone", "consumer": "nobody"}))
     host.machine.run(["chown", "--reference", f"{LEASES}/{lease}.json", f"{LEASES}/gone.json"])

@@ -37,7 +37,7 @@ def waits(client: Client) -> bool:
     return [one["consumer"] for one in client.status()["queue"]] == ["beta"]
 
 
-def test_restart_refuses_who_waits_and_keeps_leases_without_a_word(
+def test_restart_refuses_waiting_requests_and_keeps_leases_without_announcing_an_end(
     host: Host, client: Client, observer: Observer
 ) -> None:
     lease = two_that_do_not_fit(host)
@@ -51,7 +51,7 @@ def test_restart_refuses_who_waits_and_keeps_leases_without_a_word(
     assert observer.heard("LeaseEnded") == [[lease, "alpha", "released"]]
 
 
-def test_stop_ends_leases_and_says_so(host: Host, client: Client, observer: Observer) -> None:
+def test_stop_ends_leases_and_announces_their_end(host: Host, client: Client, observer: Observer) -> None:
     lease = two_that_do_not_fit(host)
     host.machine.systemctl("stop", DAEMON)
     host.machine.wait_until(lambda: observer.heard("LeaseEnded"), "its end is heard")
@@ -79,7 +79,7 @@ def test_restart_of_the_socket_under_it_ends_no_lease(host: Host, client: Client
     assert observer.heard("LeaseEnded") == []
 
 
-def test_nobody_else_can_announce_a_shutdown(host: Host, client: Client) -> None:
+def test_only_logind_can_announce_a_shutdown(host: Host, client: Client) -> None:
     host.holder("alpha", 1000)
     host.start()
     for member in ("PrepareForShutdown", "PrepareForSleep"):
@@ -95,7 +95,7 @@ def test_logind_that_is_restarted_changes_nothing(host: Host, client: Client) ->
     assert client.acquire("beta")[1]["evicted"] == ["alpha"]
 
 
-def test_host_without_logind_is_served_all_the_same(host: Host, client: Client) -> None:
+def test_host_without_logind_is_served(host: Host, client: Client) -> None:
     host.machine.systemctl("mask", "--runtime", "--now", "systemd-logind.service")
     try:
         host.holder("alpha", 1000)
@@ -114,7 +114,7 @@ def _started_usec(host: Host) -> int:
     return int(text.strip().removeprefix("@")) * 1_000_000
 
 
-def test_shutdown_refuses_who_waits_and_who_comes_and_ends_leases_at_the_end(own_machine: Machine) -> None:
+def test_shutdown_refuses_waiting_and_new_requests_and_ends_leases_last(own_machine: Machine) -> None:
     host = Host(own_machine, Client(own_machine))
     lease = two_that_do_not_fit(host)
     own_machine.systemctl("restart", "systemd-logind.service")  # its successor is listened to as well

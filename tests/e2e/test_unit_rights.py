@@ -63,7 +63,7 @@ def test_configured_unit_may_be_started_restarted_and_stopped(host: Host) -> Non
     assert state(host, "configured.service") == "inactive"
 
 
-def test_other_units_may_not(host: Host) -> None:
+def test_other_units_are_refused(host: Host) -> None:
     assert not manage(host, "start", "other.service")
     host.machine.systemctl("start", "other.service")
     assert not manage(host, "stop", "other.service")
@@ -76,7 +76,7 @@ VERBS = ["kill", "reload", "reload-or-restart", "try-restart", "reset-failed", "
 
 
 @pytest.mark.parametrize("verb", VERBS)
-def test_other_verbs_may_not(host: Host, verb: str) -> None:
+def test_other_verbs_are_refused(host: Host, verb: str) -> None:
     host.unit("configured", "/usr/bin/sleep infinity", "ExecReload=/bin/true", "RuntimeDirectory=e2e-configured")
     if verb != "clean":  # which is for units that do not run
         host.machine.systemctl("start", "configured.service")
@@ -104,7 +104,7 @@ CALLS = {
 
 
 @pytest.mark.parametrize("method", CALLS)
-def test_other_calls_of_systemd_may_not(host: Host, method: str) -> None:
+def test_other_systemd_calls_are_refused(host: Host, method: str) -> None:
     host.machine.systemctl("start", "configured.service")
     before = host.machine.main_pid("configured.service")
     manager = ("org.freedesktop.systemd1", "/org/freedesktop/systemd1", "org.freedesktop.systemd1.Manager")
@@ -113,7 +113,7 @@ def test_other_calls_of_systemd_may_not(host: Host, method: str) -> None:
     assert host.machine.main_pid("configured.service") == before
 
 
-def test_neither_properties_nor_unit_files_nor_systemd_itself(host: Host) -> None:
+def test_rule_allows_no_changes_of_properties_unit_files_or_the_manager(host: Host) -> None:
     for command in (
         ["set-property", "--runtime", "configured.service", "CPUWeight=1"],
         ["enable", "configured.service"],
@@ -127,14 +127,14 @@ def test_neither_properties_nor_unit_files_nor_systemd_itself(host: Host) -> Non
 
 
 @pytest.mark.parametrize("unit", ["absent.service", "configured.service", "brand-new.service"])
-def test_no_transient_units_not_even_by_a_configured_name(host: Host, unit: str) -> None:
+def test_transient_units_are_refused_even_with_a_configured_name(host: Host, unit: str) -> None:
     done = attempt(host, "systemd-run", "--no-ask-password", f"--unit={unit}", "touch", MARK)
     assert done.returncode != 0
     assert host.machine.run(["test", "-e", MARK], check=False).returncode == 1
     assert state(host, unit) == "inactive"
 
 
-def test_rule_goes_by_unit_and_verb_as_later_versions_of_systemd_give_them_for_transient_units(host: Host) -> None:
+def test_rule_checks_unit_and_verb_of_transient_units_as_newer_systemd_reports_them(host: Host) -> None:
     host.machine.run(["systemd-run", f"--unit={PROCESS}", f"--uid={USER}", "sleep", "infinity"])
     asked = ["pkcheck", "--action-id", "org.freedesktop.systemd1.manage-units", "--process"]
 
@@ -152,23 +152,23 @@ def test_rule_goes_by_unit_and_verb_as_later_versions_of_systemd_give_them_for_t
     assert not allows()
 
 
-def test_configured_unit_that_was_made_by_root_on_the_fly_may_be_stopped_but_not_started(host: Host) -> None:
+def test_transient_unit_of_root_with_a_configured_name_may_be_stopped_but_not_started(host: Host) -> None:
     host.machine.run(["systemd-run", "--unit=absent.service", "sleep", "infinity"])
     assert manage(host, "stop", "absent.service")
     assert not manage(host, "start", "absent.service")
 
 
-def test_somebody_else_gains_nothing(host: Host) -> None:
+def test_rule_grants_nothing_to_other_users(host: Host) -> None:
     assert not manage(host, "start", "configured.service", user="nobody")
 
 
-def test_change_of_the_configuration_counts_at_once(host: Host) -> None:
+def test_rule_applies_a_changed_configuration_at_once(host: Host) -> None:
     host.machine.write_file(CONFIG, '[consumers.other]\nunit = "other.service"\nvram_resident_mib = 1\n')
     assert manage(host, "start", "other.service")
     assert not manage(host, "start", "configured.service")
 
 
-def test_configuration_that_others_can_write_counts_for_nothing(host: Host) -> None:
+def test_world_writable_configuration_is_ignored_by_the_rule(host: Host) -> None:
     host.machine.run(["chown", USER, CONFIG])
     assert not manage(host, "start", "configured.service")
     host.machine.run(["chown", "root", CONFIG])
@@ -178,7 +178,9 @@ def test_configuration_that_others_can_write_counts_for_nothing(host: Host) -> N
     assert manage(host, "start", "configured.service")
 
 
-def test_daemon_that_is_not_root_loads_and_evicts_units_and_asks_about_others(host: Host, client: Client) -> None:
+def test_unprivileged_daemon_loads_and_evicts_units_and_reads_the_state_of_other_units(
+    host: Host, client: Client
+) -> None:
     host.holder("alpha", 10000)
     host.holder("beta", 16000)
     host.start()
@@ -191,7 +193,7 @@ def test_daemon_that_is_not_root_loads_and_evicts_units_and_asks_about_others(ho
     assert list(client.leases()) == [lease]
 
 
-def test_polkit_that_dies_while_systemd_asks_it_delays_a_load_and_fails_none(host: Host, client: Client) -> None:
+def test_polkit_crash_during_a_unit_start_delays_the_load_without_failing_it(host: Host, client: Client) -> None:
     host.holder("alpha", 10000)
     host.start()
     client.use("alpha", 10000)  # polkit runs

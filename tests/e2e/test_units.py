@@ -84,7 +84,7 @@ def test_leased_consumer_is_not_evicted(host: Host, client: Client) -> None:
     assert host.machine.show("alpha.service", "ActiveState") == "active"
 
 
-def test_unit_that_ignores_sigterm_is_evicted_all_the_same(host: Host, client: Client) -> None:
+def test_unit_that_ignores_sigterm_is_evicted(host: Host, client: Client) -> None:
     host.unit("alpha", f"/bin/sh -c 'trap \"\" TERM; {holding('alpha', 10000)}; sleep 60'", "TimeoutStopSec=1")
     host.consumer("alpha", 10000)
     host.holder("beta", 16000)
@@ -167,7 +167,7 @@ def test_restart_always_unit_that_dies_is_resident_again(host: Host, client: Cli
     assert lease in client.leases()
 
 
-def test_unit_stopped_behind_our_back_is_noticed(host: Host, client: Client) -> None:
+def test_unit_stopped_outside_gpumand_is_noticed(host: Host, client: Client) -> None:
     host.holder("alpha", 10000)
     host.start()
     client.use("alpha", 10000)
@@ -175,7 +175,7 @@ def test_unit_stopped_behind_our_back_is_noticed(host: Host, client: Client) -> 
     client.await_residency("alpha", "unloaded")
 
 
-def test_unit_started_behind_our_back_is_accounted_for(host: Host, client: Client) -> None:
+def test_unit_started_outside_gpumand_is_accounted_for(host: Host, client: Client) -> None:
     host.holder("alpha", 10000)
     host.holder("beta", 16000)
     host.start()
@@ -196,7 +196,7 @@ def test_memory_that_a_started_unit_has_yet_to_take_is_reserved(host: Host, clie
     assert host.machine.show("alpha.service", "ActiveState") == "inactive"
 
 
-def test_foreign_memory_is_named_when_it_stands_in_the_way(host: Host, client: Client) -> None:
+def test_refusal_names_the_foreign_memory_in_the_way(host: Host, client: Client) -> None:
     host.holder("beta", 16000)
     host.start()
     command = holding("notebook", 12000).split()
@@ -208,7 +208,7 @@ def test_foreign_memory_is_named_when_it_stands_in_the_way(host: Host, client: C
 
 
 @pytest.mark.parametrize("force", [False, True])
-def test_evict_by_hand_of_a_leased_consumer_needs_force(host: Host, client: Client, force: bool) -> None:
+def test_manual_eviction_of_a_leased_consumer_needs_force(host: Host, client: Client, force: bool) -> None:
     host.holder("alpha", 10000)
     host.start()
     client.acquire("alpha")
@@ -220,7 +220,7 @@ def test_evict_by_hand_of_a_leased_consumer_needs_force(host: Host, client: Clie
     assert len(client.leases()) == (0 if force else 1)
 
 
-def test_initial_residency_comes_from_facts(host: Host, client: Client) -> None:
+def test_residency_after_a_start_comes_from_observations(host: Host, client: Client) -> None:
     host.holder("alpha", 10000)
     host.holder("beta", 2000)
     host.machine.systemctl("start", "alpha.service")

@@ -38,7 +38,7 @@ def fetched(machine: UserMachine) -> Any:
     return json.loads(machine.run([*curl, f"{machine.runtime}/gpumand.sock", "http://localhost/v1/status"]).stdout)
 
 
-def test_bus_call_starts_the_users_own_gpumand(session: UserSession) -> None:
+def test_bus_call_starts_the_user_daemon(session: UserSession) -> None:
     session.holder("alpha", 1000)
     assert session.machine.show(DAEMON, "ActiveState") == "inactive"
     assert [one["name"] for one in session.client.status()["consumers"]] == ["alpha"]
@@ -47,7 +47,7 @@ def test_bus_call_starts_the_users_own_gpumand(session: UserSession) -> None:
     assert session.machine.show(DAEMON, "StatusText")
 
 
-def test_connection_starts_it_too_and_is_the_users_alone(session: UserSession) -> None:
+def test_http_connection_starts_the_user_daemon_and_is_refused_to_other_users(session: UserSession) -> None:
     session.holder("alpha", 1000)
     session.machine.systemctl("start", SOCKET)
     assert session.machine.show(DAEMON, "ActiveState") == "inactive"
@@ -56,7 +56,7 @@ def test_connection_starts_it_too_and_is_the_users_alone(session: UserSession) -
     assert session.machine.run(["stat", "--format=%a %U", path]).stdout.split() == ["600", USER]
 
 
-def test_it_loads_and_evicts_the_users_own_units(session: UserSession) -> None:
+def test_user_daemon_loads_and_evicts_user_units(session: UserSession) -> None:
     session.holder("alpha", 14000)
     session.holder("beta", 14000)
     lease, grant = session.client.acquire("alpha")
@@ -70,7 +70,7 @@ def test_it_loads_and_evicts_the_users_own_units(session: UserSession) -> None:
     session.client.await_memory("beta", 14000)
 
 
-def test_a_consumer_with_routes_is_loaded_and_unloaded_by_them(session: UserSession) -> None:
+def test_user_daemon_loads_and_unloads_a_consumer_by_its_routes(session: UserSession) -> None:
     session.server("alpha", 9000, 8101)
     session.client.use("alpha", 9000)
     session.client.call("Evict", "sa{sv}", "alpha", "0")
@@ -78,7 +78,7 @@ def test_a_consumer_with_routes_is_loaded_and_unloaded_by_them(session: UserSess
     assert session.machine.show("alpha.service", "ActiveState") == "active"
 
 
-def test_a_unit_that_the_user_stops_is_seen(session: UserSession) -> None:
+def test_user_daemon_notices_a_unit_that_the_user_stops(session: UserSession) -> None:
     session.holder("alpha", 1000)
     session.client.use("alpha", 1000)
     session.machine.systemctl("stop", "alpha.service")
@@ -87,7 +87,7 @@ def test_a_unit_that_the_user_stops_is_seen(session: UserSession) -> None:
     session.client.await_residency("alpha", "resident")
 
 
-def test_memory_of_the_system_is_foreign_and_leaves_no_doubt_about_the_users_units(session: UserSession) -> None:
+def test_memory_of_system_units_is_foreign_and_not_attributed_to_user_units(session: UserSession) -> None:
     session.holder("alpha", 1000)
     session.client.use("alpha", 1000)
     other = f"{module_command('gpumand.testing.consumer')} --name=other --mib=3000 --loaded-at-start --anonymous"
@@ -117,7 +117,7 @@ def test_leases_outlast_kill_and_restart_and_end_with_a_stop(session: UserSessio
     assert session.client.leases() == {}
 
 
-def test_the_users_systemd_keeps_a_watchdog_on_it(session: UserSession) -> None:
+def test_user_manager_restarts_a_hanging_daemon(session: UserSession) -> None:
     drop_in = f"{HOME}/.config/systemd/user/{DAEMON}.d/e2e.conf"
     session.machine.write_file(drop_in, "[Service]\nWatchdogSec=2\n")
     session.machine.systemctl("daemon-reload")
@@ -129,7 +129,7 @@ def test_the_users_systemd_keeps_a_watchdog_on_it(session: UserSession) -> None:
     assert list(session.client.leases()) == [lease]
 
 
-def test_reload_and_the_log_level_are_the_users(session: UserSession) -> None:
+def test_user_may_reload_the_user_daemon_and_set_its_log_level(session: UserSession) -> None:
     session.holder("alpha", 1000)
     session.client.status()
     session.holder("beta", 1000)
@@ -144,7 +144,7 @@ def test_reload_and_the_log_level_are_the_users(session: UserSession) -> None:
     assert session.machine.systemctl("service-log-level", DAEMON).strip() == "debug"
 
 
-def test_gpumanctl_asks_the_users_own(session: UserSession) -> None:
+def test_gpumanctl_user_calls_the_daemon_of_the_session(session: UserSession) -> None:
     session.holder("alpha", 1000)
     shown = json.loads(session.machine.run(["gpumanctl", "--user", "--json", "status"]).stdout)
     assert [one["name"] for one in shown["consumers"]] == ["alpha"]
@@ -154,7 +154,7 @@ def test_gpumanctl_asks_the_users_own(session: UserSession) -> None:
     assert said.endswith("/.config/gpumand is valid: 1 consumer.\n")
 
 
-def test_a_lease_bound_to_a_unit_of_the_users_ends_with_it(session: UserSession) -> None:
+def test_lease_bound_to_a_user_unit_ends_with_the_unit(session: UserSession) -> None:
     session.holder("alpha", 1000)
     session.client.status()
     acquire = ["gpumanctl", "--user", "acquire", "--lifetime=unit", "alpha"]
@@ -165,7 +165,7 @@ def test_a_lease_bound_to_a_unit_of_the_users_ends_with_it(session: UserSession)
     session.machine.wait_until(lambda: session.client.leases() == {}, "and has it no longer")
 
 
-def test_it_may_run_beside_the_systems_own(session: UserSession, machine: Machine) -> None:
+def test_user_daemon_runs_alongside_the_system_daemon(session: UserSession, machine: Machine) -> None:
     session.holder("alpha", 1000)
     machine.systemctl("start", DAEMON)
     try:
@@ -175,7 +175,7 @@ def test_it_may_run_beside_the_systems_own(session: UserSession, machine: Machin
         machine.systemctl("stop", DAEMON)
 
 
-def test_nothing_of_the_hardening_is_refused_by_the_users_systemd(session: UserSession) -> None:
+def test_user_manager_accepts_all_hardening_directives(session: UserSession) -> None:
     session.client.status()
     main = session.machine.main_pid(DAEMON)
     status = session.machine.run(["cat", f"/proc/{main}/status"]).stdout
@@ -185,7 +185,9 @@ def test_nothing_of_the_hardening_is_refused_by_the_users_systemd(session: UserS
     assert verified.stderr == ""
 
 
-def test_without_a_configuration_it_runs_and_keeps_out_of_the_systems(session: UserSession, machine: Machine) -> None:
+def test_user_daemon_without_a_configuration_starts_and_ignores_the_system_configuration(
+    session: UserSession, machine: Machine
+) -> None:
     session.machine.remove(f"{HOME}/.config/gpumand")
     machine.write_file("/etc/gpumand/gpumand.toml", '[consumers.theirs]\nvram_resident_mib = 1\nunit = "x.service"\n')
     try:

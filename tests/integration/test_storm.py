@@ -62,7 +62,7 @@ def open_files(host: LiveHost) -> int:
     "host",
     [(1, ""), (0, ""), (1, 'policy = "adaptive"\noverlap = "on"')],
     indirect=True,
-    ids=["one-lease-at-a-time", "as-many-as-fit", "adaptive-with-loads-beside-leases"],
+    ids=["one-lease-at-a-time", "as-many-as-fit", "adaptive-with-loads-during-leases"],
 )
 async def test_all_clients_are_served_without_double_reservation_or_leaks(
     host: LiveHost, request: pytest.FixtureRequest

@@ -46,14 +46,14 @@ async def test_crash_looping_unit_does_not_count_as_loading_forever() -> None:
     housekeeping = asyncio.create_task(world.housekeeping.run())
     await world.clock.sleep(1.0)
 
-    async def crash_and_begin_anew() -> None:
+    async def crash_and_load_again() -> None:
         while True:
             world.units.become("crashing.service", UnitActivity.ACTIVATING)
             await world.clock.sleep(5.0)
             world.units.become("crashing.service", UnitActivity.FAILED, "exit-code")
             await world.clock.sleep(0.1)
 
-    crashing = asyncio.create_task(crash_and_begin_anew())
+    crashing = asyncio.create_task(crash_and_load_again())
     await world.clock.sleep(70.0)
     assert residency(world, "crashing") == "resident", "its load timeout has passed, so it may be evicted"
     grant = await world.arbiter.acquire(client(), "b", AcquireOptions(timeout_sec=7200))

@@ -240,7 +240,7 @@ async def test_memory_beyond_the_reservation_is_foreign(world: FakeWorld) -> Non
     assert [(process.pid, process.used_mib) for process in device.foreign] == [(pid_of(1), 3000)]
 
 
-async def test_memory_of_another_program_is_foreign_beside_the_reservation(world: FakeWorld) -> None:
+async def test_memory_of_another_program_is_foreign_in_addition_to_the_reservation(world: FakeWorld) -> None:
     await world.start()
     await world.arbiter.acquire(client(1), "", vram(12000))
     world.vram.hold(4242, 3000, name="game")

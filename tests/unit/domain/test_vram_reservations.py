@@ -98,7 +98,7 @@ def test_whole_device_is_refused_when_an_eviction_freed_nothing() -> None:
     assert (decision.verdict, decision.error) == (Verdict.REFUSE, EvictionFailed)
 
 
-def test_whole_device_reserves_what_is_free_beside_foreign_memory() -> None:
+def test_whole_device_reservation_leaves_out_foreign_memory() -> None:
     whole = reserved("aaaaaa", 0)
     now = view(whole, held={whole.name: 5000}, foreign_mib=3000)
     assert budget.reserved_by_consumer(now, 0) == {whole.name: TOTAL_MIB - 8000}
@@ -107,7 +107,7 @@ def test_whole_device_reserves_what_is_free_beside_foreign_memory() -> None:
 
 
 @pytest.mark.parametrize("known", [True, False])
-def test_no_other_consumer_is_loaded_or_leased_beside_the_whole_device(known: bool) -> None:
+def test_no_other_consumer_is_loaded_or_leased_during_a_whole_device_reservation(known: bool) -> None:
     whole = reserved("aaaaaa", 0)
     total_mib = TOTAL_MIB if known else None
     for other in (resident("a", 100), replace(resident("a", 100), residency=resident("a", 1).residency.UNLOADED)):

@@ -69,7 +69,7 @@ def test_a_footprint_larger_than_every_device_is_not_advised_to_be_lowered() -> 
 
 
 @pytest.mark.parametrize("faulty", list(CHECKS))
-def test_no_check_is_listed_as_passed_beside_a_finding_of_its_group(faulty: str) -> None:
+def test_no_check_is_listed_as_passed_if_its_group_has_a_finding(faulty: str) -> None:
     results = {**examine(HEALTHY), faulty: [note("a fact")]}
     group = {name for name, check in CHECKS.items() if check.group == CHECKS[faulty].group}
     assert faulty in group
