@@ -63,7 +63,7 @@ def rendered(report: dict[str, Any]) -> str:
 def totals(rounds: list[Round], exposure: str) -> list[tuple[str, str]]:
     """Return the totals for the daemon, the leases and the waiting requests."""
     living, kept, dead, left, refused, served = (
-        sum(one[key] for one in rounds) for key in ("living", "kept", "dead", "left", "told", "served")
+        sum(one[key] for one in rounds) for key in ("living", "kept", "dead", "left", "refused", "served")
     )
     kills, starts = sum(one["kills"] for one in rounds), sum(one["kills"] - 1 for one in rounds)
     return [
@@ -79,17 +79,17 @@ def totals(rounds: list[Round], exposure: str) -> list[tuple[str, str]]:
 
 def situations(rounds: list[Round]) -> str:
     """Return a table with the number of kills by method and situation."""
-    methods, moments = values(rounds, "blow"), values(rounds, "moment")
-    counts = Counter((one["blow"], one["moment"]) for one in rounds)
-    lines = [(method, *(str(counts[method, moment]) for moment in moments)) for method in methods]
-    return table(("", *(f"during {moment}" for moment in moments)), lines)
+    methods, names = values(rounds, "method"), values(rounds, "situation")
+    counts = Counter((one["method"], one["situation"]) for one in rounds)
+    lines = [(method, *(str(counts[method, name]) for name in names)) for method in methods]
+    return table(("", *(f"during {name}" for name in names)), lines)
 
 
 def times(rounds: list[Round]) -> str:
     """Return a table with the time until the daemon serves again, by kill method."""
     lines = []
-    for method in values(rounds, "blow"):
-        own = [one for one in rounds if one["blow"] == method]
+    for method in values(rounds, "method"):
+        own = [one for one in rounds if one["method"] == method]
         gap, ready = ([one[key] for one in own] for key in ("gap_sec", "ready_sec"))
         lines.append((method, *spread(gap), *spread(ready)))
     head = ("", "from leaving the bus to the first answer: median", "95 %", "maximum")

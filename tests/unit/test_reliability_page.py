@@ -13,8 +13,15 @@ SCRIPT, PAGE = ROOT / "scripts" / "reliability.py", ROOT / "docs" / "reliability
 
 
 def a_round(method: str, gap_sec: float, **changes: Any) -> dict[str, Any]:
-    one = {"blow": method, "moment": "a load", "kills": 1, "was_called": True, "blow_sec": gap_sec, "gap_sec": gap_sec}
-    return one | {"ready_sec": 0.5, "living": 6, "kept": 6, "dead": 1, "left": 0, "told": 2, "served": 3} | changes
+    one = {
+        "method": method,
+        "situation": "a load",
+        "kills": 1,
+        "was_called": True,
+        "kill_to_answer_sec": gap_sec,
+        "gap_sec": gap_sec,
+    }
+    return one | {"ready_sec": 0.5, "living": 6, "kept": 6, "dead": 1, "left": 0, "refused": 2, "served": 3} | changes
 
 
 def run_script(tmp_path: Path, rounds: list[dict[str, Any]], page: str) -> subprocess.CompletedProcess[str]:
@@ -27,7 +34,7 @@ def run_script(tmp_path: Path, rounds: list[dict[str, Any]], page: str) -> subpr
 def test_only_the_text_between_the_markers_is_replaced(tmp_path: Path) -> None:
     page = PAGE.read_text(encoding="utf-8")
     rounds = [a_round("kill -9", float(number)) for number in range(1, 21)] + [
-        a_round("watchdog", 3.0, kills=2, kept=5, moment="idle")
+        a_round("watchdog", 3.0, kills=2, kept=5, situation="idle")
     ]
     assert run_script(tmp_path, rounds, page).returncode == 0
     text = (tmp_path / "page.md").read_text(encoding="utf-8")

@@ -1,4 +1,4 @@
-"""What must be so after the daemon has come back."""
+"""What must hold after the daemon has restarted."""
 
 from __future__ import annotations
 
@@ -6,80 +6,80 @@ from collections.abc import Collection
 from typing import Any
 
 from tests.e2e.host import DAEMON, TOTAL_MIB
-from tests.e2e.kills.scene import PORTS, SIZES, Scene
+from tests.e2e.kills.deployment import PORTS, SIZES, Deployment
 
-CALM = {"active": "running", "inactive": "dead", "failed": "failed"}
+SUB_STATES = {"active": "running", "inactive": "dead", "failed": "failed"}
 
 
 def lease_ids(status: dict[str, Any]) -> set[str]:
-    """The leases of a status."""
+    """Return the ids of the leases in a status."""
     return {lease["id"] for lease in status["leases"]}
 
 
-def assert_booked_once(status: dict[str, Any]) -> None:
-    """What is leased or being loaded fits the device."""
+def assert_no_memory_reserved_twice(status: dict[str, Any]) -> None:
+    """The consumers that are leased or being loaded fit on the device together."""
     busy = [one for one in status["consumers"] if one["leases"] or one["residency"] == "loading"]
     assert sum(SIZES[one["name"]] for one in busy) <= TOTAL_MIB, busy
 
 
-def assert_known(status: dict[str, Any], besides: str) -> None:
-    """What a living lease stands on is resident from the first answer on; ``besides`` may be in motion."""
+def assert_leased_are_resident(status: dict[str, Any], besides: str) -> None:
+    """Leased consumers are resident from the first answer on; only ``besides`` may be loading or unloading."""
     leased = {one["name"]: one["residency"] for one in status["consumers"] if one["leases"]}
     leased.pop(besides, None)
     assert set(leased.values()) == {"resident"}, leased
 
 
-def assert_owned(status: dict[str, Any], strangers: Collection[str], consumer: str) -> None:
-    """A lease that nobody was told of is one whose answer was lost on its way: of who asked, for what was asked for."""
+def assert_unreported_leases_are_of_callers(status: dict[str, Any], unreported: Collection[str], consumer: str) -> None:
+    """A lease that no client knows is one whose reply was lost: owner and consumer are those of a waiting request."""
     for lease in status["leases"]:
-        if lease["id"] in strangers:
+        if lease["id"] in unreported:
             assert (lease["consumer"], lease["lifetime"]) == (consumer, "connection"), lease
 
 
-def unrest(scene: Scene) -> str:
-    """What is not as it should be on a machine at rest, in one line; "" when all is well."""
-    truth, status = scene.truth(), scene.observer.status()
-    assert_booked_once(status)
-    for name, (active, sub, job) in truth["units"].items():
-        if CALM.get(active) != sub or job:
+def inconsistency(deployment: Deployment) -> str:
+    """Return the first difference between the status and the host at rest, in one line; "" if there is none."""
+    observed, status = deployment.observed(), deployment.observer.status()
+    assert_no_memory_reserved_twice(status)
+    for name, (active, sub, job) in observed["units"].items():
+        if SUB_STATES.get(active) != sub or job:
             return f"{name} is {active} ({sub}), job {job!r}"
     shown = {one["name"]: one["residency"] for one in status["consumers"]}
-    so = {name: _residency(truth, name) for name in SIZES}
-    if shown != so:
-        return f"shown as {shown}, and so is {so}"
-    return _memory(truth, status, so)
+    expected = {name: _residency(observed, name) for name in SIZES}
+    if shown != expected:
+        return f"the status shows {shown}, but the host has {expected}"
+    return _memory(observed, status, expected)
 
 
-def _residency(truth: dict[str, Any], name: str) -> str:
+def _residency(observed: dict[str, Any], name: str) -> str:
     if name in PORTS:
-        health = truth["health"][name]
+        health = observed["health"][name]
         is_loaded = bool(health and health["model_loaded"])
     else:
-        is_loaded = truth["units"][f"{name}.service"][0] == "active"
+        is_loaded = observed["units"][f"{name}.service"][0] == "active"
     return "resident" if is_loaded else "unloaded"
 
 
-def _memory(truth: dict[str, Any], status: dict[str, Any], so: dict[str, str]) -> str:
-    """Every MiB that is held belongs to a consumer that is known to hold it."""
-    should = {f"{name}.service": SIZES[name] for name in SIZES if so[name] == "resident"}
-    if truth["memory"] != should:
-        return f"memory is held by {truth['memory']}, and should be by {should}"
+def _memory(observed: dict[str, Any], status: dict[str, Any], expected: dict[str, str]) -> str:
+    """All memory in use belongs to a resident consumer, and the status shows the same amount."""
+    should = {f"{name}.service": SIZES[name] for name in SIZES if expected[name] == "resident"}
+    if observed["memory"] != should:
+        return f"memory is in use by {observed['memory']}, expected {should}"
     (device,) = status["devices"]
     if (device["used_mib"], device["foreign_mib"]) != (sum(should.values()), 0):
-        return f"the device is shown as {device}, and {should} hold it"
-    out_of_memory = [name for name in PORTS if (truth["health"][name] or {}).get("oom")]
+        return f"the status shows the device as {device}, but {should} use its memory"
+    out_of_memory = [name for name in PORTS if (observed["health"][name] or {}).get("oom")]
     assert not out_of_memory, f"ran out of memory: {out_of_memory}"
     return ""
 
 
-def assert_clean_end(scene: Scene) -> None:
-    """With the last owner the last lease goes, and nothing that the daemon had written was ever bad."""
-    machine = scene.host.machine
-    scene.await_rest(lambda: scene.observer.status()["leases"], "the leases end with their owners")
-    scene.await_rest(lambda: machine.run(["ls", "/run/gpumand/leases"]).stdout, "their files are removed")
+def assert_clean_end(deployment: Deployment) -> None:
+    """After their owners have ended no lease is left, and the daemon never found a bad file of its own."""
+    machine = deployment.host.machine
+    deployment.await_rest(lambda: deployment.observer.status()["leases"], "the leases end with their owners")
+    deployment.await_rest(lambda: machine.run(["ls", "/run/gpumand/leases"]).stdout, "their files are removed")
     assert "quarantine" not in machine.run(["ls", "/run/gpumand"]).stdout.split()
     journal = machine.journal(DAEMON, lines=1_000_000)
     assert "Traceback" not in journal
     assert "moved to quarantine" not in journal
     assert "history.db.damaged" not in journal
-    assert not [name for name, (active, _, _) in scene.truth()["units"].items() if active == "failed"]
+    assert not [name for name, (active, _, _) in deployment.observed()["units"].items() if active == "failed"]

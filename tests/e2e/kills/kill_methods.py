@@ -1,4 +1,4 @@
-"""How the daemon is ended."""
+"""Ways to end the daemon."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from tests.e2e.machine import Machine
 
 DROP_IN = f"/run/systemd/system/{DAEMON}.d/e2e-kills.conf"
 WATCHDOG_SEC = 3
-"""Low, so that a stopped daemon is found soon, and not so low that a busy machine makes a living one late."""
+"""Low, so that a stopped daemon is restarted soon, but not so low that a running daemon misses it on a busy machine."""
 
 NO_REPLY = "org.freedesktop.DBus.Error.NoReply"
 SHUTTING_DOWN = "org.gpumand1.Error.ShuttingDown"
 
 
-class Blow(StrEnum):
-    """A way to end it."""
+class KillMethod(StrEnum):
+    """A way to end the daemon."""
 
     KILL = "kill -9"
     RESTART = "systemctl restart"
@@ -30,17 +30,17 @@ class Blow(StrEnum):
 
     @property
     def error(self) -> str:
-        """What a waiting caller is told: by the daemon where it can, else by the bus."""
-        return SHUTTING_DOWN if self in (Blow.RESTART, Blow.UPGRADE) else NO_REPLY
+        """The error that a waiting caller gets: from the daemon if it can still reply, otherwise from the bus."""
+        return SHUTTING_DOWN if self in (KillMethod.RESTART, KillMethod.UPGRADE) else NO_REPLY
 
 
 @dataclass
-class Armoury:
-    """Strikes with each of them.
+class DaemonKiller:
+    """Prepares the machine for every kill method.
 
     Attributes:
-        packages: the versions of two packages by their paths inside; they are installed in turn.
-        version: what the daemon is to say since the last upgrade; "" before the first.
+        packages: version of each of two packages by its path inside the machine; they are installed in turn.
+        version: the version that the daemon must report since the last upgrade; "" before the first.
     """
 
     machine: Machine
@@ -53,17 +53,17 @@ class Armoury:
         self.machine.write_file(DROP_IN, f"[Service]\nWatchdogSec={WATCHDOG_SEC}\n")
         self.machine.systemctl("daemon-reload")
 
-    def disarm(self) -> None:
-        """Leave the unit as it is shipped."""
+    def restore_unit(self) -> None:
+        """Restore the installed unit."""
         self.machine.remove(DROP_IN)
         self.machine.systemctl("daemon-reload")
 
-    def order(self, blow: Blow, pid: int) -> dict[str, Any]:
-        """What the agent is told, so that it strikes the daemon, which is that process."""
-        if blow is Blow.RESTART:
+    def kill_arguments(self, method: KillMethod, pid: int) -> dict[str, Any]:
+        """Return the arguments of the command ``kill`` for this method; ``pid`` is the daemon."""
+        if method is KillMethod.RESTART:
             return {"argv": ["systemctl", "restart", DAEMON], "pid": 0, "number": 0}
-        if blow is Blow.UPGRADE:
+        if method is KillMethod.UPGRADE:
             path, self.version = next(self._next)
             return {"argv": ["dpkg", "--force-unsafe-io", "--install", path], "pid": 0, "number": 0}
-        number = signal.SIGKILL if blow is Blow.KILL else signal.SIGSTOP
+        number = signal.SIGKILL if method is KillMethod.KILL else signal.SIGSTOP
         return {"argv": [], "pid": pid, "number": int(number)}

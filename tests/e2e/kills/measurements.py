@@ -1,4 +1,4 @@
-"""What is measured while the daemon is killed, as the file that docs/reliability.md is written from."""
+"""Measurements of the kill test: the file from which docs/reliability.md is generated."""
 
 from __future__ import annotations
 
@@ -14,37 +14,37 @@ REPORT = REPOSITORY / "build" / "reliability.json"
 
 @dataclass(frozen=True)
 class Round:
-    """One blow, and what became of everything.
+    """One kill and its consequences.
 
     Attributes:
-        blow, moment: which.
-        kills: how many daemons were ended: 2 where the next one was killed in the middle of its start.
-        was_called: whether somebody called meanwhile, so that the bus asked for a start; else systemd acted alone.
-        blow_sec: from the blow to the first answer; gap_sec: from the loss of the name.
+        method, situation: how and when the daemon was ended.
+        kills: number of daemons that were ended: 2 if the restarted one was killed during its start.
+        was_called: whether a client called meanwhile, so that the bus started the daemon; else systemd restarted it.
+        kill_to_answer_sec: from the kill to the first answer; gap_sec: from the loss of the name.
         ready_sec: from the start of the new process to READY.
-        living: leases whose owner lived; kept: those of them that stood afterwards, under the same id.
-        dead: leases whose owner died meanwhile; left: those of them that stood afterwards.
-        told: waiting calls that ended with a named error; served: waiting clients that had their lease in the end.
+        living: leases whose owner lived; kept: those that were active afterwards under the same id.
+        dead: leases whose owner died meanwhile; left: those that were active afterwards.
+        refused: waiting calls that ended with a named error; served: waiting clients that had their lease in the end.
     """
 
-    blow: str
-    moment: str
+    method: str
+    situation: str
     kills: int
     was_called: bool
-    blow_sec: float
+    kill_to_answer_sec: float
     gap_sec: float
     ready_sec: float
     living: int
     kept: int
     dead: int
     left: int
-    told: int
+    refused: int
     served: int
 
 
 @dataclass
-class Figures:
-    """All rounds, and what is known besides: ``cores`` of the host, and its load average when all was over."""
+class Measurements:
+    """All rounds, with the number of ``cores`` of the host and its load average at the end."""
 
     seed: int
     cores: int
@@ -53,7 +53,7 @@ class Figures:
     rounds: list[Round] = field(default_factory=list)
 
     def write(self, path: Path = REPORT) -> None:
-        """Write it all down, in place of what was measured before."""
+        """Write the report and replace the previous one."""
         self.load = os.getloadavg()[2]
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(asdict(self), indent=1) + "\n", encoding="utf-8")

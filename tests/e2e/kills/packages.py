@@ -1,4 +1,4 @@
-"""Two more versions of the package: the same but for their number, so that each is an upgrade of the other."""
+"""Two more versions of the package that differ only in their version number, to be installed alternately."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ VERSION_FILE = "usr/lib/python3/dist-packages/gpumand/version.py"
 
 
 def variants(machine: Machine, deb: Path, folder: Path) -> dict[str, str]:
-    """Make two, one above the other; the version that the daemon says, by the path of its package inside."""
+    """Build two packages with increasing versions. Returns the version of each by the path of its package inside."""
     found = {}
     for number in (1, 2):
         tree, path = folder / f"tree{number}", folder / f"gpumand-{number}.deb"

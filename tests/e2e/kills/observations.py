@@ -1,4 +1,4 @@
-"""What is so, whatever the daemon says of it: asked of systemd, of the consumers and of the simulator's files."""
+"""The state of the host from sources other than the daemon: systemd, the consumers and the simulator's files."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ SERVICE_KEYS = ("MainPID", "NRestarts", "Result", "ExecMainStartTimestampMonoton
 UNIT_KEYS = ("ActiveState", "SubState", "ActiveEnterTimestampMonotonic")
 
 
-async def truth(bus: BusConnection, units: list[str], ports: dict[str, int], vram_dir: str) -> dict[str, Any]:
-    """One look at everything.
+async def observe(bus: BusConnection, units: list[str], ports: dict[str, int], vram_dir: str) -> dict[str, Any]:
+    """Read the state of units, consumers and memory once.
 
     Returns:
-        ``units``: by name, ActiveState, SubState and job type. ``health``: by consumer, what it says itself; None where
-        nothing listens. ``memory``: MiB that living processes hold, by the unit they run in.
+        ``units``: by name, ActiveState, SubState and job type. ``health``: by consumer, its health answer; None if
+        nothing listens. ``memory``: MiB in use by running processes, by their unit.
     """
     answers = await asyncio.gather(_units(bus, units), *(_health(port) for port in ports.values()))
     health = dict(zip(ports, answers[1:], strict=True))
@@ -31,7 +31,7 @@ async def truth(bus: BusConnection, units: list[str], ports: dict[str, int], vra
 
 
 async def service(bus: BusConnection) -> dict[str, Any]:
-    """The daemon's unit: what it is, since when it is ready, and when its process was started."""
+    """Return the state of the daemon's unit, when it became ready, and when its process was started."""
     found: dict[str, Any] = {}
     for interface, keys in ((f"{SYSTEMD}.Service", SERVICE_KEYS), (f"{SYSTEMD}.Unit", UNIT_KEYS)):
         (properties,) = await bus.call(SYSTEMD, DAEMON_PATH, PROPERTIES, "GetAll", "s", (interface,))
@@ -64,6 +64,6 @@ def _memory(folder: Path) -> dict[str, int]:
             unit = Path("/proc", name, "cgroup").read_text(encoding="ascii").strip().rpartition("/")[2]
             announced = json.loads((folder / name).read_text(encoding="ascii"))
         except (OSError, ValueError):
-            continue  # no announcement, or its process has just ended
+            continue  # not an announcement, or its process has just ended
         found[unit] = found.get(unit, 0) + int(announced["mib"])
     return found

@@ -1,4 +1,4 @@
-"""An agent inside the machine, held from outside: orders out, answers in."""
+"""Controls a remote client inside the machine: sends commands and receives answers."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ OPTION_TYPES = {"lifetime": "s", "token": "s", "reason": "s", "ttl_usec": "t", "
 
 @dataclass(frozen=True)
 class Answer:
-    """What became of an order: ``error`` is "" where ``value`` is its result."""
+    """The answer to a command: ``error`` is "" if ``value`` is its result."""
 
     value: Any = None
     error: str = ""
     message: str = ""
 
 
-class Handle:
-    """One agent. It runs as root, in a process of its own."""
+class ClientHandle:
+    """One remote client, which runs as root in its own process."""
 
     def __init__(self, machine: Machine) -> None:
-        """Start it, and do not wait for it."""
-        command = ["env", "-i", *ENVIRONMENT, *module_command("tests.e2e.kills.agent").split()]
+        """Start the client without waiting for it."""
+        command = ["env", "-i", *ENVIRONMENT, *module_command("tests.e2e.kills.remote_client").split()]
         argv = machine.container.command(command, "", f"system.slice/{SHELL_UNIT}")
         pipe = subprocess.PIPE
         self._process = subprocess.Popen(argv, stdin=pipe, stdout=pipe, stderr=subprocess.PIPE)
@@ -43,14 +43,14 @@ class Handle:
 
     @property
     def pid(self) -> int:
-        """Its pid inside; waits until it is on the bus."""
+        """Its pid inside the machine; waits until the client is on the bus."""
         deadline = time.monotonic() + START_SEC
         while not self._pid:
-            self._read(deadline, "the agent is on the bus")
+            self._read(deadline, "the client is on the bus")
         return self._pid
 
-    def ask(self, do: str, **arguments: Any) -> int:
-        """Give an order and do not wait for it; its number."""
+    def send(self, do: str, **arguments: Any) -> int:
+        """Send a command without waiting for it. Returns its number."""
         assert self._process.stdin is not None
         number = next(self._numbers)
         self._process.stdin.write(json.dumps({"id": number, "do": do, **arguments}).encode() + b"\n")
@@ -58,47 +58,47 @@ class Handle:
         return number
 
     def answer(self, number: int, within_sec: float = ANSWER_SEC) -> Answer:
-        """Wait for what becomes of an order."""
+        """Wait for the answer to a command."""
         deadline = time.monotonic() + within_sec
         while number not in self._answers:
-            self._read(deadline, f"an answer to order {number}")
+            self._read(deadline, f"an answer to command {number}")
         return self._answers.pop(number)
 
     def is_answered(self, number: int) -> bool:
-        """Whether it is answered by now."""
+        """Whether the answer has arrived."""
         while self._is_readable(0):
-            self._read(time.monotonic(), "what is there")
+            self._read(time.monotonic(), "the available output")
         return number in self._answers
 
     def do(self, do: str, **arguments: Any) -> Any:
-        """Give an order and wait for its result. Raises AssertionError where it fails."""
-        answer = self.answer(self.ask(do, **arguments))
+        """Send a command and wait for its result. Raises AssertionError if it fails."""
+        answer = self.answer(self.send(do, **arguments))
         assert not answer.error, f"{do} {arguments}: {answer.error}: {answer.message}"
         return answer.value
 
     def call(self, member: str, signature: str = "", *body: Any) -> Any:
-        """Call the Manager and wait; its results."""
+        """Call a method of the Manager and wait. Returns its results."""
         return self.do("call", member=member, signature=signature, body=list(body))
 
     def status(self) -> dict[str, Any]:
-        """GetStatus."""
+        """Return the status of the daemon."""
         (status,) = self.call("GetStatus")
         assert isinstance(status, dict)
         return status
 
-    def ask_for(self, consumer: str, **options: str | int) -> int:
-        """Acquire, without waiting; the order's number."""
+    def start_acquire(self, consumer: str, **options: str | int) -> int:
+        """Call Acquire without waiting. Returns the number of the command."""
         typed = {key: [OPTION_TYPES[key], value] for key, value in options.items()}
-        return self.ask("call", member="Acquire", signature="sa{sv}", body=[consumer, typed])
+        return self.send("call", member="Acquire", signature="sa{sv}", body=[consumer, typed])
 
     def acquire(self, consumer: str, **options: str | int) -> str:
-        """Acquire; the lease's id."""
-        answer = self.answer(self.ask_for(consumer, **options))
+        """Call Acquire and wait. Returns the lease id."""
+        answer = self.answer(self.start_acquire(consumer, **options))
         assert not answer.error, f"Acquire {consumer}: {answer.error}: {answer.message}"
         return str(answer.value[0])
 
     def end(self) -> None:
-        """Kill it, if it lives; the bus ends its connection."""
+        """Kill the client if it is running; the bus closes its connection."""
         self._process.kill()
         self._process.communicate()
 
@@ -107,16 +107,16 @@ class Handle:
         return bool(select.select([self._process.stdout], [], [], max(0.0, seconds))[0])
 
     def _read(self, deadline: float, what: str) -> None:
-        """Take in what the agent says, up to some whole line. Raises AssertionError when it is late or has died."""
+        """Read output of the client. Raises AssertionError if the deadline passes or the client dies."""
         assert self._process.stdout is not None
         assert self._process.stderr is not None
         assert self._is_readable(deadline - time.monotonic()), f"not in time: {what}"
         chunk = os.read(self._process.stdout.fileno(), 1 << 16)
-        assert chunk, f"an agent died before {what}:\n{self._process.stderr.read().decode(errors='replace')}"
+        assert chunk, f"a client died before {what}:\n{self._process.stderr.read().decode(errors='replace')}"
         *lines, self._rest = (self._rest + chunk).split(b"\n")
-        for said in map(json.loads, lines):
-            if "id" in said:
-                answer = Answer(said.get("result"), said.get("error", ""), said.get("message", ""))
-                self._answers[said["id"]] = answer
+        for line in map(json.loads, lines):
+            if "id" in line:
+                answer = Answer(line.get("result"), line.get("error", ""), line.get("message", ""))
+                self._answers[line["id"]] = answer
             else:
-                self._pid = said["pid"]
+                self._pid = line["pid"]
