@@ -1,4 +1,4 @@
-"""What people do at a shell: busctl where an answer is wanted, gdbus where an error's name is."""
+"""D-Bus calls as users type them in a shell: with busctl for replies, with gdbus for names of errors."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ class Client:
         self._machine = machine
 
     def call(self, method: str, signature: str = "", *arguments: str, user: str = "") -> list[Any]:
-        """Call a method with busctl; its reply as plain values. Raises AssertionError when it is refused."""
+        """Call a method with busctl and return its reply as plain values. Raises AssertionError if it is refused."""
         argv = ["busctl", "--json=short", "--timeout=40", "call", NAME, ROOT, MANAGER, method]
         done = self._machine.run([*argv, *([signature] if signature else []), *arguments], user=user, timeout=50)
         reply: list[Any] = plain(json.loads(done.stdout)) if done.stdout.strip() else []
         return reply
 
     def refusal(self, method: str, *arguments: str, user: str = "") -> tuple[str, str]:
-        """Call a method with gdbus, arguments in GVariant text; the error's name and message."""
+        """Call a method with gdbus, arguments in GVariant text. Returns the name and message of the error."""
         argv = ["gdbus", "call", "--system", f"--dest={NAME}", f"--object-path={ROOT}", "--timeout=40"]
         command = [*argv, f"--method={MANAGER}.{method}", *arguments]
         done = self._machine.run(command, user=user, check=False, timeout=50)
@@ -40,58 +40,58 @@ class Client:
         return match[1], match[2]
 
     def acquire(self, consumer: str, **options: Option) -> tuple[str, dict[str, Any]]:
-        """Acquire; the lease's id and the grant."""
+        """Call Acquire. Returns the lease id and the grant."""
         lease, grant = self.call("Acquire", "sa{sv}", consumer, *packed(options))
         return lease, grant
 
     def release(self, lease: str) -> None:
-        """Release."""
+        """Release a lease."""
         self.call("Release", "s", lease)
 
     def status(self) -> dict[str, Any]:
-        """GetStatus."""
+        """Return the status of the daemon."""
         (status,) = self.call("GetStatus")
         assert isinstance(status, dict)
         return status
 
     def consumer(self, name: str) -> dict[str, Any]:
-        """One consumer's entry in the status."""
+        """Return the status of one consumer."""
         (entry,) = [entry for entry in self.status()["consumers"] if entry["name"] == name]
         assert isinstance(entry, dict)
         return entry
 
     def leases(self) -> dict[str, dict[str, Any]]:
-        """The leases that stand, by id."""
+        """Return the active leases by id."""
         return {entry["id"]: entry for entry in self.status()["leases"]}
 
     def await_memory(self, name: str, used_mib: int) -> None:
-        """Wait until a consumer is seen to hold so much."""
+        """Wait until the status shows this memory use for a consumer."""
         self._machine.wait_until(
             lambda: self.consumer(name).get("used_mib") == used_mib, f"{name} holds {used_mib} MiB"
         )
 
     def use(self, name: str, used_mib: int) -> dict[str, Any]:
-        """Acquire, wait until the memory is seen, and release; the grant."""
+        """Acquire a consumer, wait until its memory shows in a reading, and release it. Returns the grant."""
         lease, grant = self.acquire(name)
         self.await_memory(name, used_mib)
         self.release(lease)
         return grant
 
     def await_residency(self, name: str, residency: str, deadline_sec: float = 10) -> dict[str, Any]:
-        """Wait until a consumer is what it should be; its entry."""
+        """Wait until a consumer has this residency. Returns its status."""
         what = f"{name} is {residency}"
         self._machine.wait_until(lambda: self.consumer(name)["residency"] == residency, what, deadline_sec)
         return self.consumer(name)
 
 
 def packed(options: dict[str, Option]) -> list[str]:
-    """An ``a{sv}`` as busctl wants it: how many, then key, type and value of each."""
+    """Return an ``a{sv}`` in the notation of busctl: the number of entries, then key, type and value of each."""
     words = [word for key, value in options.items() for word in (key, TYPES[key], str(value))]
     return [str(len(options)), *words]
 
 
 def plain(value: Any) -> Any:
-    """busctl's JSON without the types of its variants."""
+    """Return the JSON of busctl without the types of variants."""
     if isinstance(value, dict):
         if value.keys() == {"type", "data"}:
             return plain(value["data"])

@@ -1,4 +1,4 @@
-"""Booted machines for e2e tests, and their journal beside every failure."""
+"""Booted machines for e2e tests, with their journal in the report of a failure."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.worker_reports import add_line
 SLOW = {"deb", "each_debian"}
 FUNCTION_SEC = 120
 TOOLS = ("polkitd", "libglib2.0-bin", "curl")
-"""What the tests use inside, beside what gpumand needs: pkcheck, gdbus, curl."""
+"""Packages that the tests use in the machine, in addition to those that gpumand needs: pkcheck, gdbus, curl."""
 
 in_use = pytest.StashKey[list[Machine]]()
 
@@ -40,7 +40,7 @@ def _booted(config: pytest.Config, deb: Path, base: Path = THIS_SYSTEM) -> Itera
 
 @pytest.fixture(scope="session")
 def deb(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """gpumand's Debian package, of the checkout as it is."""
+    """gpumand's Debian package, built from the current checkout."""
     return built(tmp_path_factory.mktemp("deb"))
 
 
@@ -52,13 +52,13 @@ def machine(pytestconfig: pytest.Config, deb: Path) -> Iterator[Machine]:
 
 @pytest.fixture
 def own_machine(pytestconfig: pytest.Config, deb: Path) -> Iterator[Machine]:
-    """The same, for one test that does to it what others could not bear."""
+    """A machine for a single test, which would disturb other tests."""
     yield from _booted(pytestconfig, deb)
 
 
 @pytest.fixture(scope="session", params=["bookworm", "trixie"])
 def each_debian(request: pytest.FixtureRequest, pytestconfig: pytest.Config, deb: Path) -> Iterator[Machine]:
-    """One machine after the other: the Debian of this host, and the other one."""
+    """A machine for each Debian release: that of this host, and the other one."""
     if request.param == platform.freedesktop_os_release().get("VERSION_CODENAME"):
         yield request.getfixturevalue("machine")
         return
@@ -69,7 +69,7 @@ def each_debian(request: pytest.FixtureRequest, pytestconfig: pytest.Config, deb
 
 @pytest.fixture
 def record_exposure(pytestconfig: pytest.Config) -> Callable[[str], None]:
-    """Call it with a line that is shown at the end of the run."""
+    """A function that records a line to show at the end of the run."""
     return lambda line: add_line(pytestconfig, f"e2e: exposure of gpumand.service: {line}")
 
 
@@ -99,7 +99,7 @@ def pytest_runtest_makereport(
 
 
 def _machine_of(item: pytest.Item) -> Machine | None:
-    """The machine that a test uses; where it has none yet, the last that was booted."""
+    """Return the machine of a test; the last one that was booted if the test has none yet."""
     for value in getattr(item, "funcargs", {}).values():
         if isinstance(value, Machine | Host):
             return value if isinstance(value, Machine) else value.machine

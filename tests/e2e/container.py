@@ -1,7 +1,7 @@
-"""A systemd container over an overlay of this system, or of another tree: its start, its way in, and its certain end.
+"""A systemd container over an overlay of this system, or of another tree: start, commands inside, and reliable cleanup.
 
 ``systemd-nspawn`` runs without machined, in a private mount namespace and in a cgroup of its own. ``boot.sh`` watches
-its standard input: when that ends, because we closed it or because we died, it kills the cgroup and tidies up.
+its standard input: when that ends, because it was closed or because the test run died, it kills the cgroup.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ AS_USER = (
 
 
 def why_not() -> str:
-    """Why no container can be booted here, in one line; "" when it can."""
+    """Return why no container can be booted here, in one line; "" if one can."""
     if os.geteuid() != 0:
         return "needs root"
     if not Path("/etc/debian_version").exists():
@@ -54,10 +54,10 @@ class Container:
     _numbers = itertools.count()
 
     def __init__(self, base: Path = THIS_SYSTEM) -> None:
-        """Prepare; nothing is started.
+        """Prepare the container without starting it.
 
         Args:
-            base: the root folder of what is booted; nothing is written into it. The checkout is at its own path inside.
+            base: the root folder to boot; nothing is written into it. The checkout is at its own path inside.
         """
         self.base = base
         self.name = f"{PREFIX}{os.getpid()}-{next(self._numbers)}"
@@ -66,10 +66,10 @@ class Container:
         self._folder = Path()
 
     def boot(self, deadline_sec: float = 60) -> float:
-        """Boot, and return after so many seconds when systemd inside says that it is done.
+        """Boot, and return the seconds that passed until systemd reported that startup is complete.
 
         Raises:
-            RuntimeError: it did not boot; the message holds the console.
+            RuntimeError: it did not boot; the message contains the console output.
         """
         began = time.monotonic()
         self._folder = Path(tempfile.mkdtemp(prefix=PREFIX))
@@ -89,7 +89,7 @@ class Container:
         options = [
             *("--boot", "--quiet", "--register=no", "--keep-unit", "--private-network", "--notify-ready=yes"),
             *("--console=pipe", "--link-journal=no", "--resolv-conf=off", "--timezone=off"),
-            "--system-call-filter=bpf",  # without it, IPAddressDeny= and DeviceAllow= are silently nothing inside
+            "--system-call-filter=bpf",  # without it, IPAddressDeny= and DeviceAllow= silently have no effect
             f"--machine={self.name}",
             *([] if self._shows_checkout else [f"--bind-ro={REPOSITORY}"]),
         ]
@@ -105,7 +105,7 @@ class Container:
 
     @property
     def _shows_checkout(self) -> bool:
-        """Whether the checkout is part of what is booted; nspawn puts a tmpfs over /tmp."""
+        """Whether the checkout is part of the booted system; nspawn puts a tmpfs over /tmp."""
         return self.base == THIS_SYSTEM and not REPOSITORY.is_relative_to("/tmp")
 
     @property
@@ -131,11 +131,11 @@ class Container:
         return self._nspawn is not None and self._nspawn.poll() is None
 
     def console(self) -> str:
-        """What boot.sh, systemd-nspawn and the console said."""
+        """The output of boot.sh, systemd-nspawn and the console."""
         return self._console.read_text(encoding="utf-8", errors="replace") if self._console.exists() else ""
 
     def command(self, argv: Sequence[str], user: str = "", cgroup: str = "") -> list[str]:
-        """The command line, for this host, that runs ``argv`` inside.
+        """Return the command line for this host that runs ``argv`` inside.
 
         Args:
             argv: the command and its arguments.
@@ -154,10 +154,10 @@ class Container:
         return [*join, *enter, "/bin/sh", "-c", AS_USER, "sh", user, *argv]
 
     def kill(self, deadline_sec: float = 15) -> None:
-        """End everything at once, whatever state it is in; safe to call again.
+        """Kill the container at once, in any state; safe to call again.
 
         Raises:
-            RuntimeError: something is left.
+            RuntimeError: processes or mounts are left.
         """
         atexit.unregister(self.kill)
         if self._nspawn is None or self._nspawn.stdin is None:

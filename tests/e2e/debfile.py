@@ -1,4 +1,4 @@
-"""The Debian package of this checkout as it is now: built again when anything that goes into it has changed."""
+"""The Debian package of this checkout: built again when any of its source files has changed."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ NOT_IN_IT = ("tests/", "benchmarks/", ".ci/")
 
 
 def built(into: Path) -> Path:
-    """The .deb, copied into a folder. Raises RuntimeError with what the build said when it cannot be built."""
+    """Copy the .deb into a folder. Raises RuntimeError with the output of the build if it fails."""
     PLACE.mkdir(parents=True, exist_ok=True)
     with PLACE.with_suffix(".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # other test runs build too, and remove what was built
@@ -30,13 +30,13 @@ def built(into: Path) -> Path:
 
 
 def dependencies(deb: Path) -> list[str]:
-    """The packages that it needs, without versions; of alternatives the first."""
+    """Return the packages that it depends on, without versions; the first of alternatives."""
     said = subprocess.run(["dpkg-deb", "--field", deb, "Depends"], capture_output=True, text=True, check=True).stdout
     return [re.split(r"[\s:|(]", part.strip(), maxsplit=1)[0] for part in said.split(",")]
 
 
 def fingerprint() -> str:
-    """A hash over all that a build takes in, changes that are not committed included."""
+    """Return a hash of all source files of a build, including uncommitted changes."""
     hashed = hashlib.sha256()
     for name in sorted(_files()):
         path = REPOSITORY / name
@@ -47,7 +47,7 @@ def fingerprint() -> str:
 
 
 def _files() -> list[str]:
-    """What git has or would take; where there is no git, all but what is made here."""
+    """Return all files that git tracks or would add; without git, all but generated files."""
     if (REPOSITORY / ".git").exists():
         command = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"]
         listed = subprocess.run(command, cwd=REPOSITORY, capture_output=True, check=True).stdout
@@ -60,7 +60,7 @@ def _files() -> list[str]:
 
 
 def _build(folder: Path) -> None:
-    """Build into a folder that gets its name when it is whole; what was built before is removed."""
+    """Build in a temporary folder, rename it when the build is complete, and remove earlier builds."""
     shutil.rmtree(PLACE)
     unfinished = PLACE / "unfinished"
     command = [BUILD_SCRIPT, unfinished]

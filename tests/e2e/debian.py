@@ -1,4 +1,4 @@
-"""gpumand as a package: built from this checkout, and what it changes on a machine."""
+"""gpumand as a Debian package: builds it from this checkout and compares a machine before and after."""
 
 from __future__ import annotations
 
@@ -12,28 +12,28 @@ from tests.e2e.machine import Machine
 
 BUILD_TOOLS = ("dpkg-buildpackage", "dh", "pybuild", "go-md2man", "lintian", "man")
 TEST_PACKAGES = ("autopkgtest", "curl", "dpkg-dev", "fish", "libglib2.0-bin", "man-db", "polkitd", "zsh")
-"""What the tests on a machine use, beside what the package itself depends on."""
+"""Packages that the tests use on a machine, in addition to the dependencies of gpumand."""
 
 ACCOUNTS = ("passwd", "group", "shadow", "gshadow")
 APT = ("apt-get", "-q", "-y", "-o", "DPkg::Options::=--force-unsafe-io")
 BOOKKEEPING = re.compile(
-    # dpkg's and apt's own memory of what was done; the journal's and the manual's index; copies that useradd makes;
-    # what polkitd has for itself, which is started when needed;
-    # folders that the boot script emptied, which deb-systemd-helper therefore takes for its own
+    # records of dpkg and apt; indexes of the journal and of the manual; backups that useradd makes;
+    # files of polkitd, which is started on demand;
+    # folders that the boot script emptied, so that deb-systemd-helper removes them as its own
     r"/var/(lib/(dpkg|apt|systemd/catalog)|cache|log)(/|$)|/etc/(passwd|group|shadow|gshadow|subuid|subgid)-?$"
     r"|/var/tmp/systemd-private-|/etc/\.pwd\.lock$|/etc/systemd/system/[a-z-]+\.target\.wants$"
 )
 
 
 def why_no_package() -> str:
-    """Why no package can be built here, in one line; "" when it can."""
+    """Return why no package can be built here, in one line; "" if one can."""
     missing = [tool for tool in BUILD_TOOLS if shutil.which(tool) is None]
     return f"needs {', '.join(missing)} (packages: see debian/control, lintian, man-db)" if missing else ""
 
 
 @dataclass(frozen=True, slots=True)
 class Package:
-    """What a build made.
+    """The results of a build.
 
     Attributes:
         deb: the binary package.
@@ -48,7 +48,7 @@ class Package:
 
     @property
     def source(self) -> tuple[Path, Path]:
-        """The source package: its description, and the archive."""
+        """The source package: the .dsc file and the archive."""
         return next(self.folder.glob("*.dsc")), next(self.folder.glob("*.tar.*"))
 
     @property
@@ -62,7 +62,7 @@ class Package:
 
 
 def build(checkout: Path, folder: Path) -> Package:
-    """Build binary and source package. Raises AssertionError with all that the build said."""
+    """Build the binary and the source package. Raises AssertionError with the output of the build if it fails."""
     done = subprocess.run(
         [checkout / "scripts/build-deb", "--source", folder], capture_output=True, text=True, check=False
     )
@@ -71,12 +71,12 @@ def build(checkout: Path, folder: Path) -> Package:
 
 
 def unpack(package: Package, folder: Path) -> None:
-    """Unpack the source package into a folder that is not there yet."""
+    """Unpack the source package into a new folder."""
     subprocess.run(["dpkg-source", "--extract", package.source[0], folder], capture_output=True, check=True)
 
 
 def build_earlier(package: Package, folder: Path) -> Package:
-    """Build the same once more, of a lower version, from the source package: as others would, without git."""
+    """Build a lower version from the source package, without git, as a distribution would."""
     checkout = folder / "earlier"
     unpack(package, checkout)
     changelog = checkout / "debian/changelog"
@@ -86,14 +86,14 @@ def build_earlier(package: Package, folder: Path) -> Package:
 
 
 def put(machine: Machine, file: Path) -> str:
-    """Copy a file into the machine; its path there."""
+    """Copy a file into the machine. Returns its path there."""
     inside = f"/root/{file.name}"
     Path(f"/proc/{machine.container.leader}/root{inside}").write_bytes(file.read_bytes())
     return inside
 
 
 def install(machine: Machine, package: Package) -> str:
-    """Install or upgrade, as somebody would who got the .deb; what apt said."""
+    """Install or upgrade from the .deb file with apt. Returns the output of apt."""
     path = put(machine, package.deb)
     said = machine.run([*APT, "install", path], timeout=120)
     machine.remove(path)
@@ -102,12 +102,12 @@ def install(machine: Machine, package: Package) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Traces:
-    """What can be left behind on a machine.
+    """Traces that a package can leave on a machine.
 
     Attributes:
-        files: every file and folder that lasts, with its kind, mode and owner.
+        files: every persistent file and folder, with its kind, mode and owner.
         accounts: the lines of the account files.
-        units: what systemd has loaded, and how it is.
+        units: units that systemd has loaded, with their state.
     """
 
     files: frozenset[str]
@@ -116,7 +116,7 @@ class Traces:
 
 
 def traces(machine: Machine) -> Traces:
-    """Look at everything."""
+    """Collect the traces on a machine."""
     found = machine.run(
         ["find", "/", "-xdev", "-path", "/tmp", "-prune", "-o", "-printf", "%y %m %U:%G %p\n"], timeout=60
     ).stdout

@@ -29,7 +29,7 @@ simulated_dir = "{VRAM_DIR}"
 
 @dataclass
 class Host:
-    """See the methods. What a test made is gone after ``clean``."""
+    """A machine that runs gpumand; ``clean`` removes everything that a test created."""
 
     machine: Machine
     client: Client
@@ -37,7 +37,7 @@ class Host:
     _config: str = HEAD
 
     def consumer(self, name: str, mib: int, *lines: str, unit: bool = True) -> None:
-        """Configure a consumer; ``lines`` are further lines of TOML. It counts from the next start or reload on."""
+        """Configure a consumer; ``lines`` are further lines of TOML. It applies from the next start or reload on."""
         own = [f"[consumers.{name}]", f"vram_resident_mib = {mib}", *([f'unit = "{name}.service"'] if unit else [])]
         self._config += "\n".join([*own, *lines, ""])
         self.machine.write_file(CONFIG, self._config)
@@ -50,15 +50,15 @@ class Host:
         self.machine.systemctl("daemon-reload")
 
     def holder(self, name: str, mib: int, *lines: str) -> None:
-        """A consumer that is a unit without routes: it holds its memory for as long as it runs.
+        """Configure a consumer that is a unit without routes: it holds its memory while it runs.
 
-        Only its unit tells whose memory it is.
+        Its memory is attributed by its unit only.
         """
         self.unit(name, holding(name, mib), *lines)
         self.consumer(name, mib)
 
     def server(self, name: str, mib: int, port: int, *arguments: str) -> None:
-        """A consumer that is a unit with routes to load and unload."""
+        """Configure a consumer that is a unit with routes to load and unload."""
         self.unit(name, f"{process(name, mib)} --port={port} {' '.join(arguments)}")
         self.consumer(
             name,
@@ -70,13 +70,13 @@ class Host:
         )
 
     def gpu(self, *lines: str) -> None:
-        """Configure other devices than the simulated one; ``lines`` are all of the ``[gpu]`` table."""
+        """Configure other devices than the simulated one; ``lines`` are the whole ``[gpu]`` table."""
         before, _, after = self._config.partition("[gpu]")
         consumers = "[consumers." + after.partition("[consumers.")[2] if "[consumers." in after else ""
         self._config = "\n".join([f"{before}[gpu]", *lines, consumers])
 
     def configure(self, *lines: str) -> None:
-        """Further lines of TOML."""
+        """Append lines of TOML to the configuration."""
         self._config += "\n".join([*lines, ""])
 
     def drop_in(self, *lines: str) -> None:
@@ -85,8 +85,8 @@ class Host:
         self.machine.systemctl("daemon-reload")
 
     def start(self) -> None:
-        """Start the daemon; returns when it has said that it is ready."""
-        # Whoever is first to announce something would make it for itself alone, and the daemon is not root.
+        """Start the daemon and wait until it is ready."""
+        # Otherwise the first process that announces memory creates it, unreadable for the daemon.
         self.machine.run(["mkdir", "--parents", "--mode=1777", VRAM_DIR])
         self.machine.write_file(CONFIG, self._config)
         self.machine.systemctl("start", DAEMON)
@@ -104,10 +104,10 @@ class Host:
 
 
 def process(name: str, mib: int) -> str:
-    """The command of a consumer's process."""
+    """Return the command of a consumer's process."""
     return f"{module_command('gpumand.testing.consumer')} --name={name} --mib={mib} --simulator-dir={VRAM_DIR}"
 
 
 def holding(name: str, mib: int) -> str:
-    """The command of a process that holds memory from its start to its end, and does not say for which consumer."""
+    """Return the command of a process that holds memory while it runs and does not name its consumer."""
     return f"{process(name, mib)} --loaded-at-start --anonymous"

@@ -13,13 +13,13 @@ ENVIRONMENT = f"PYTHONPATH={REPOSITORY} PYTHONDONTWRITEBYTECODE=1"
 
 
 def module_command(module: str) -> str:
-    """The command that runs one of this checkout's modules with the system's Python, for units of test programs."""
+    """Return the command that runs a module of this checkout with the system's Python, for units of test programs."""
     return f"/usr/bin/env {ENVIRONMENT} /usr/bin/python3 -m {module}"
 
 
 def install(machine: Machine, deb: Path) -> None:
     """Install the package, and stop the daemon, which it starts: a test starts it with a configuration of its own."""
-    # An image of Debian forbids packages to start anything; and indexing manuals takes longer than all the rest.
+    # Images of Debian prevent packages from starting services; and indexing manuals takes longer than everything else.
     machine.remove("/usr/sbin/policy-rc.d", "/var/lib/man-db/auto-update")
     shutil.copy(deb, f"/proc/{machine.container.leader}/root/root/{deb.name}")
     machine.run(

@@ -19,17 +19,17 @@ class Machine:
     """A booted systemd with a system bus. Commands run inside as part of the unit ``e2e-shell.service``."""
 
     def __init__(self, base: Path = THIS_SYSTEM) -> None:
-        """Prepare; nothing is started.
+        """Prepare the machine without booting it.
 
         Args:
-            base: the root folder of what is booted, see ``tests.e2e.trees``; this system when not given.
+            base: the root folder of the booted system, see ``tests.e2e.trees``; this system when not given.
         """
         self.container = Container(base)
         self.boot_sec = 0.0
         self._cgroup = ""
 
     def boot(self) -> None:
-        """Boot it and wait until systemd has settled. Raises RuntimeError when it does not."""
+        """Boot it and wait until systemd has settled. Raises RuntimeError if it does not."""
         self.boot_sec = self.container.boot()
         state = self.run(["systemctl", "is-system-running", "--wait"], check=False).stdout.strip()
         if state != "running":
@@ -47,17 +47,17 @@ class Machine:
         stdin: str = "",
         timeout: float = 30,
     ) -> subprocess.CompletedProcess[str]:
-        """Run a command inside, and return what it said.
+        """Run a command inside and return its output.
 
         Args:
             argv: the command and its arguments.
             user: user's name; "" = root.
-            check: fail the test when it does not exit with 0.
+            check: fail the test if the exit status is not 0.
             stdin: text for its standard input.
             timeout: seconds until it is killed.
 
         Raises:
-            AssertionError: it failed though ``check``; the message holds all that it said.
+            AssertionError: it failed and ``check`` is set; the message contains its output.
             subprocess.TimeoutExpired: it took too long.
         """
         command = self.container.command(["env", "-i", *ENVIRONMENT, *argv], user, self._cgroup)
@@ -73,48 +73,48 @@ class Machine:
         return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=pipe, stderr=pipe, text=True)
 
     def write_file(self, path: str, text: str, mode: str = "0644") -> None:
-        """Write a file, with its folders."""
+        """Write a file and create its folders."""
         script = 'mkdir -p "$(dirname "$1")" && cat > "$1" && chmod "$2" "$1"'
         self.run(["sh", "-c", script, "sh", path, mode], stdin=text)
 
     def remove(self, *paths: str) -> None:
-        """Remove files and folders, whether they are there or not."""
+        """Remove files and folders, if they exist."""
         self.run(["rm", "-rf", "--", *paths])
 
     def systemctl(self, *arguments: str, check: bool = True, timeout: float = 60) -> str:
-        """Run systemctl; what it printed."""
+        """Run systemctl and return its output."""
         return self.run(["systemctl", *arguments], check=check, timeout=timeout).stdout
 
     def show(self, unit: str, prop: str) -> str:
-        """One property of a unit, as ``systemctl show`` prints it."""
+        """Return one property of a unit, as ``systemctl show`` prints it."""
         return self.systemctl("show", "--value", f"--property={prop}", unit).strip()
 
     def main_pid(self, unit: str) -> int:
-        """The unit's main process, by its pid inside; 0 when it has none."""
+        """Return the pid inside the machine of a unit's main process; 0 if it has none."""
         return int(self.show(unit, "MainPID"))
 
     def pids(self, unit: str) -> set[int]:
-        """All processes of a unit, by their pids inside; empty when it has none."""
+        """Return the pids inside the machine of all processes of a unit; empty if it has none."""
         cgroup = self.show(unit, "ControlGroup")
         return {int(pid) for pid in self.run(["cat", f"/sys/fs/cgroup{cgroup}/cgroup.procs"]).stdout.split()}
 
     def alive(self, pids: set[int]) -> set[int]:
-        """Those of the processes that still run inside."""
+        """Return those of the processes that still run."""
         running = self.run(["ps", "-e", "--no-headers", "--format=pid,state"]).stdout.splitlines()
         return pids & {int(pid) for pid, state in map(str.split, running) if state != "Z"}
 
     def journal(self, unit: str = "", since_usec: int = 0, lines: int = 300) -> str:
-        """The last lines of the journal, of all or of one unit."""
+        """Return the last lines of the journal, of all units or of one."""
         only = [f"--unit={unit}"] if unit else []
         since = [f"--since=@{since_usec // 1_000_000}"] if since_usec else []
         argv = ["journalctl", "--no-pager", "--output=short-precise", f"--lines={lines}", *only, *since]
         return self.run(argv, check=False).stdout
 
     def wait_until(self, found: Callable[[], Found], what: str, deadline_sec: float = 10) -> Found:
-        """Ask again until the answer is true, and return it.
+        """Call ``found`` until it returns a true value, and return that.
 
         Raises:
-            AssertionError: it was not so in time; the message holds ``what`` and the last answer.
+            AssertionError: it did not in time; the message contains ``what`` and the last value.
         """
         deadline = time.monotonic() + deadline_sec
         while not (answer := found()):
@@ -124,12 +124,12 @@ class Machine:
         return answer
 
     def kill(self) -> None:
-        """End it at once; nothing is left."""
+        """Kill the machine at once; nothing of it is left."""
         self.container.kill()
 
 
 def close(process: subprocess.Popen[str]) -> None:
-    """End what ``start`` has started, whoever else has its pipes."""
+    """End a process started by ``start``, even if other processes still use its pipes."""
     process.kill()
     process.wait()
     for pipe in (process.stdout, process.stderr):

@@ -1,4 +1,4 @@
-"""Somebody who hears what gpumand says on the bus, to the very end of the machine."""
+"""Records gpumand's signals on the bus until the machine is off."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from tests.e2e.machine import Machine
 
 
 class Observer:
-    """A ``busctl monitor`` outside of the machine's own units, so that no shutdown of these ends it.
+    """A ``busctl monitor`` outside of the machine's units, so that a shutdown does not end it.
 
-    Unlike ``gdbus monitor`` it starts nothing by listening.
+    Unlike ``gdbus monitor`` it does not start the daemon.
     """
 
     def __init__(self, machine: Machine) -> None:
@@ -27,19 +27,19 @@ class Observer:
         machine.wait_until(lambda: "Monitoring bus message stream" in self.text(), "it listens")
 
     def text(self) -> str:
-        """All that was printed so far."""
+        """Return the output so far."""
         assert self._process.stdout is not None
         while chunk := self._process.stdout.read():
             self._text += chunk.decode()
         return self._text
 
     def heard(self, member: str) -> list[list[Any]]:
-        """The arguments of all signals of that name so far."""
+        """Return the arguments of all signals of this name so far."""
         messages = [json.loads(line) for line in self.text().splitlines() if line.startswith("{")]
         return [one["payload"]["data"] for one in messages if one.get("member") == member]
 
     def close(self) -> None:
-        """End it."""
+        """Stop recording."""
         self._process.kill()
         self._process.wait()
         assert self._process.stdout is not None

@@ -1,7 +1,7 @@
-"""Tries what the daemon must not be able to do; run as an ExecStartPre= of its unit, in all of its confinement.
+"""Tries operations that are denied to the daemon; runs as ExecStartPre= of its unit, under the same confinement.
 
 Copied into the machine and run by its Python, so that nothing but the standard library is used. Writes a JSON object
-into the file named by its argument: what was tried, and how it ended: "ok" or the error's name.
+into the file named by its argument: the result of each attempt: "ok" or the name of the error.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def outcome(action: Callable[[], object]) -> str:
 
 
 def call(name: str, *arguments: object) -> None:
-    """A function of libc that returns -1 and sets errno."""
+    """Call a function of libc that returns -1 and sets errno."""
     if getattr(libc, name)(*arguments) == -1:
         raise OSError(ctypes.get_errno(), name)
 
@@ -49,7 +49,7 @@ def made_executable() -> None:
 
 
 def callback() -> None:
-    """What ctypes needs writable code for, where libffi is old."""
+    """Create a ctypes callback, which needs writable code with an old libffi."""
     order = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p)(lambda left, right: 0)
     numbers = (ctypes.c_int * 2)(2, 1)
     libc.qsort(numbers, 2, ctypes.sizeof(ctypes.c_int), order)

@@ -1,4 +1,4 @@
-"""The commands that the documentation shows, typed as they stand there."""
+"""The commands in the documentation, run unchanged."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ SHOWN = [one for one in blocks(REPOSITORY) if one.language == "console"]
 
 @pytest.fixture
 def shown_host(host: Host) -> Host:
-    """A host with the consumers that the documentation speaks of; the daemon starts when it is asked."""
+    """A host with the consumers of the documentation; the daemon is started by bus activation."""
     host.holder("llm", 6144)
     host.holder("comfyui", 13312)
     return host

@@ -23,7 +23,7 @@ def other_user(host: Host) -> Iterator[None]:
 
 
 def examined(machine: Machine, user: str = "", code: int | None = None) -> dict[str, Any]:
-    """The doctor's report as JSON."""
+    """Run the doctor and return its report."""
     done = machine.run(["gpumanctl", "doctor", "--json"], check=False, user=user)
     assert code is None or done.returncode == code, done.stdout + done.stderr
     document: dict[str, Any] = json.loads(done.stdout)

@@ -1,6 +1,6 @@
-"""Examples on a booted systemd: a unit that takes its lease in ExecStartPre=, and programs on the real system bus.
+"""Examples on a booted systemd: a unit that takes a lease in ExecStartPre=, and programs on the real system bus.
 
-They run with the package that is installed, and with the D-Bus binding of the Debian that is booted.
+They run with the installed package, and with the D-Bus library of the booted Debian release.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ WORK = "#!/bin/sh\necho working as $(id -un); exec sleep infinity\n"
 
 @pytest.fixture(autouse=True)
 def job(host: Host) -> Iterator[None]:
-    """The example as it stands, its job, and a ComfyUI with a rival."""
+    """The example unit and its job, with the consumers comfyui and rival."""
     host.holder("comfyui", 13312)
     host.holder("rival", 16000)
     host.machine.write_file(f"{UNIT_DIR}/{UNIT}", EXAMPLE.read_text())
@@ -114,7 +114,7 @@ def test_lease_of_a_unit_taken_from_python_ends_with_the_unit(host: Host, client
     host.machine.write_file("/run/e2e-unit-lease.py", UNIT_LEASE)
     host.unit("python-job", "/bin/sh -c '/usr/bin/python3 /run/e2e-unit-lease.py && exec sleep infinity'")
     host.machine.systemctl("start", "python-job.service")
-    (lease,) = host.machine.wait_until(lambda: list(client.leases().values()), "the lease stands")
+    (lease,) = host.machine.wait_until(lambda: list(client.leases().values()), "the lease is active")
     assert (lease["lifetime"], lease["owner"], lease["reason"]) == ("unit", "python-job.service", "python")
     host.machine.systemctl("stop", "python-job.service")
     await_no_lease(host, client)

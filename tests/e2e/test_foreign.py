@@ -1,4 +1,4 @@
-"""Who holds VRAM and is no consumer is named by the confined daemon: process, user, unit and MiB."""
+"""The confined daemon names foreign processes that hold VRAM: process, user, unit and MiB."""
 
 from __future__ import annotations
 

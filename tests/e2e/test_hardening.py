@@ -1,4 +1,4 @@
-"""What the unit of gpumand keeps the daemon from, and that the daemon does all its work within that."""
+"""The hardening of gpumand.service denies everything that the daemon does not need, and the daemon works with it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.shim import build_shim, have_compiler
 from tests.shim.shimfile import Shim, ShimDevice
 
 MOST_EXPOSED = 1.6
-ELSEWHERE = "192.0.2.1"  # an address that is for documentation; here it is one more of lo
+ELSEWHERE = "192.0.2.1"  # an address reserved for documentation; here an additional one of lo
 SERVER = "e2e-elsewhere"
 PROBE, FOUND = "/usr/local/lib/e2e-probe.py", "/run/gpumand/e2e-probe"
 NVML = "/opt/e2e-nvml"
@@ -33,7 +33,7 @@ PROCESS = {"CapInh": 0, "CapPrm": 0, "CapEff": 0, "CapBnd": 0, "CapAmb": 0, "NoN
 
 @pytest.fixture(scope="session")
 def machine(each_debian: Machine) -> Machine:
-    """On each Debian: what a directive means is its systemd's to say."""
+    """Run on each Debian release: the effect of a directive depends on the version of systemd."""
     return each_debian
 
 
@@ -62,7 +62,7 @@ def test_daemon_is_a_user_of_its_own_without_any_capability(host: Host) -> None:
 
 @pytest.fixture
 def elsewhere(host: Host) -> Iterator[Host]:
-    """A host with one more address, a web server at it, and what a probe may trip over."""
+    """A host with an additional address, a web server on it, and files that the probe tries to use."""
     host.machine.run(["python3", "-c", ADD_ADDRESS])
     serve = ["python3", "-m", "http.server", f"--bind={ELSEWHERE}", "8000"]
     host.machine.run(["systemd-run", f"--unit={SERVER}", "--working-directory=/srv", *serve])
@@ -79,7 +79,7 @@ def elsewhere(host: Host) -> Iterator[Host]:
 
 
 def probed(host: Host, *lines: str) -> dict[str, str]:
-    """Start the daemon with the probe before it; how the attempts ended."""
+    """Start the daemon with the probe before it. Returns the result of each attempt."""
     host.machine.write_file(PROBE, Path(__file__).with_name("probe.py").read_text(encoding="utf-8"))
     host.drop_in(f"ExecStartPre=/usr/bin/python3 {PROBE} {FOUND}", *lines)
     host.start()
@@ -91,8 +91,11 @@ def probed(host: Host, *lines: str) -> dict[str, str]:
 def test_confinement_denies_what_the_daemon_does_not_need_and_nothing_else(elsewhere: Host) -> None:
     found = probed(elsewhere)
     code = {found.pop("memory both writable and executable"), found.pop("memory made executable")}
-    assert code <= {"EPERM", "EACCES"}  # by a filter of systemd, or by the kernel for it
-    no_driver = {found.pop("nvidiactl"), found.pop("nvidia0")}  # where it is not EPERM, the policy let it pass
+    assert code <= {"EPERM", "EACCES"}  # from a filter of systemd, or from the kernel
+    no_driver = {
+        found.pop("nvidiactl"),
+        found.pop("nvidia0"),
+    }  # an error other than EPERM means that the policy allowed the access
     assert no_driver <= {"ok", "ENXIO", "ENODEV"}
     allowed = {"callback of ctypes", "unix socket", "name of this host", "own state", "null"}
     allowed |= {"name of another's process", "driver's files in /proc"}
@@ -127,7 +130,7 @@ def test_call_of_another_user_with_unusual_flags_disconnects_no_client(host: Hos
     before = host.machine.main_pid(DAEMON)
     call = ["call", NAME, ROOT, MANAGER, "GetStatus"]
     host.machine.run(["busctl", flag, *call], user="nobody")
-    answer = host.machine.run(["busctl", *call], user="nobody").stdout  # what came first has been read by then
+    answer = host.machine.run(["busctl", *call], user="nobody").stdout  # the call before it was processed earlier
     assert "version" in answer
     assert host.machine.main_pid(DAEMON) == before
 
@@ -180,7 +183,7 @@ def holding_in(folder: str) -> str:
 
 @pytest.fixture
 def with_nvml(host: Host) -> Iterator[Host]:
-    """A host with the fake driver's library, whose processes hold what they announce in the simulator's folder."""
+    """A host with a fake NVML library, which reports the memory that processes announce to the simulator."""
     host.machine.run(["mkdir", "--parents", NVML])
     inside = Path(f"/proc/{host.machine.container.leader}/root{NVML}")
     with tempfile.TemporaryDirectory() as folder:

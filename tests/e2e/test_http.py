@@ -1,4 +1,4 @@
-"""The HTTP face as a socket unit of systemd: who is started by what, who may read, restarts of either unit."""
+"""HTTP on a socket unit of systemd: activation, read access, restarts of service and socket."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ GET_STATUS = ["busctl", "--json=short", "call", NAME, ROOT, MANAGER, "GetStatus"
 
 @pytest.fixture
 def listening(host: Host) -> Host:
-    """A host with a consumer, whose socket is there and whose daemon does not run."""
+    """A host with a consumer, whose socket listens and whose daemon is stopped."""
     host.consumer("alpha", 1000, unit=True)
     host.machine.systemctl("start", SOCKET)
     assert host.machine.show(DAEMON, "ActiveState") == "inactive"
@@ -64,11 +64,11 @@ def test_call_and_connection_at_the_same_moment_start_one_daemon(listening: Host
 
 def test_socket_and_bus_report_the_same_status(listening: Host, client: Client) -> None:
     listening.start()
-    told, called = fetched(listening.machine), client.status()
-    for status in (told, called):
+    fetched_status, called = fetched(listening.machine), client.status()
+    for status in (fetched_status, called):
         for device in status["devices"]:
             device.pop("sampled_usec")
-    assert told == called
+    assert fetched_status == called
 
 
 def test_every_user_may_read(listening: Host) -> None:

@@ -1,4 +1,4 @@
-"""What ends a lease: units that stop, clients that die, time; and what does not: the death of the daemon."""
+"""Leases end with their unit, their client or their time, and survive a crash of the daemon."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ TAKE = "ExecStartPre=/usr/bin/gpumanctl acquire alpha --lifetime unit"
 
 @pytest.fixture(autouse=True)
 def daemon(host: Host) -> None:
-    """One consumer, and the daemon."""
+    """A running daemon with one consumer."""
     host.holder("alpha", 10000)
     host.start()
 
 
 def kill_daemon(host: Host) -> None:
-    """End the daemon by SIGKILL; returns when systemd has started it again and it is ready."""
+    """Kill the daemon by SIGKILL and wait until systemd has restarted it and it is ready."""
     before = host.machine.main_pid(DAEMON)
     host.machine.systemctl("kill", "--signal=KILL", DAEMON)
     host.machine.wait_until(lambda: host.machine.main_pid(DAEMON) not in (0, before), "systemd restarted it")
@@ -72,7 +72,7 @@ def test_consumer_that_acquires_itself_when_we_start_it_does_not_deadlock(host: 
 
 
 def run_holding(host: Host, client: Client) -> str:
-    """A unit in which ``gpumanctl run`` holds a lease of its connection; the lease's id."""
+    """Start a unit in which ``gpumanctl run`` holds a connection lease. Returns the lease id."""
     host.unit("runner", "/usr/bin/gpumanctl run alpha -- sleep infinity")
     host.machine.systemctl("start", "runner.service")
     (lease,) = host.machine.wait_until(client.leases, "gpumanctl run has its lease")

@@ -1,4 +1,4 @@
-"""What systemd sees of the daemon's life: its watchdog, its log in the journal, and the log's level."""
+"""The daemon under systemd: watchdog, journal entries and log level."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ PERIOD_SEC = 3
 
 @pytest.fixture
 def with_drop_in(host: Host) -> Iterator[Host]:
-    """The host, whose unit a test may change by writing ``DROP_IN``; the change ends with it."""
+    """The host; ``DROP_IN`` may change its unit during the test and is removed afterwards."""
     yield host
     host.machine.systemctl("stop", DAEMON, check=False)
     host.machine.remove(DROP_IN)
@@ -30,13 +30,13 @@ def drop_in(host: Host, *lines: str) -> None:
 
 
 def entries(host: Host, message: MessageId) -> list[dict[str, str]]:
-    """What the journal has of a message, of the daemon that runs now."""
+    """Return the journal entries of the running daemon with this message id."""
     only = [f"MESSAGE_ID={message.value}", f"_PID={host.machine.main_pid(DAEMON)}"]
     text = host.machine.run(["journalctl", "--no-pager", "--output=json", *only], check=False).stdout
     return [json.loads(line) for line in text.splitlines()]
 
 
-def test_the_shipped_unit_has_a_watchdog_that_counts(host: Host) -> None:
+def test_watchdog_of_the_installed_unit_is_active(host: Host) -> None:
     host.start()
     assert host.machine.show(DAEMON, "WatchdogUSec") == "30s"
     assert host.machine.show(DAEMON, "WatchdogTimestampMonotonic") != "0"
@@ -51,7 +51,7 @@ def test_hanging_daemon_is_restarted_by_its_watchdog_and_keeps_its_lease(with_dr
     before = host.machine.main_pid(DAEMON)
     host.machine.run(["kill", "-STOP", str(before)])
     host.machine.wait_until(
-        lambda: host.machine.main_pid(DAEMON) not in (0, before), "systemd started it anew", 4 * PERIOD_SEC
+        lambda: host.machine.main_pid(DAEMON) not in (0, before), "systemd restarted it", 4 * PERIOD_SEC
     )
     host.machine.wait_until(lambda: host.machine.show(DAEMON, "ActiveState") == "active", "it is ready")
     assert f"{DAEMON}: Watchdog timeout" in host.machine.journal(DAEMON)
@@ -105,7 +105,7 @@ def test_a_refusal_is_in_the_journal(host: Host, client: Client) -> None:
 
 
 def explained(host: Host, message: MessageId) -> str:
-    """What ``journalctl --catalog`` says of the last message of that kind; nothing in it is left without a value."""
+    """Return the text of ``journalctl --catalog`` for the last entry; checks that every placeholder has a value."""
     text = host.machine.run(
         ["journalctl", "--no-pager", "--catalog", "--lines=1", f"MESSAGE_ID={message.value}"]
     ).stdout
@@ -151,7 +151,7 @@ def test_systemctl_sets_the_log_level_for_root_only(host: Host) -> None:
     assert level(host) == "debug"
     assert host.machine.systemctl("service-log-target", DAEMON).strip() == "journal"
     host.machine.systemctl("reload", DAEMON)
-    assert level(host) == "debug", "a reload leaves it as it is"
+    assert level(host) == "debug", "a reload does not change it"
 
 
 def test_systemd_unit_can_start_the_daemon_with_debug_logging(with_drop_in: Host) -> None:

@@ -1,4 +1,4 @@
-"""The Debian package: built, judged, installed on fresh Debian 12 and 13, upgraded under load, removed, and purged."""
+"""The Debian package: build, lintian, installation on Debian 12 and 13, upgrade under load, removal and purge."""
 
 from __future__ import annotations
 
@@ -40,14 +40,14 @@ def current(tmp_path_factory: pytest.TempPathFactory) -> Package:
 
 @pytest.fixture(scope="module")
 def earlier(current: Package, tmp_path_factory: pytest.TempPathFactory) -> Package:
-    """The same with a lower version."""
+    """The same package with a lower version."""
     return packages.build_earlier(current, tmp_path_factory.mktemp("earlier"))
 
 
 def booted(suite: str, package: Package) -> Iterator[Machine]:
     one = Machine(tree(suite, (*TEST_PACKAGES, *dependencies(package.deb))))
     one.boot()
-    one.remove("/var/lib/man-db/auto-update")  # takes longer than all the rest, at every installation
+    one.remove("/var/lib/man-db/auto-update")  # indexing manuals takes longer than the rest of an installation
     try:
         yield one
     finally:
@@ -56,20 +56,20 @@ def booted(suite: str, package: Package) -> Iterator[Machine]:
 
 @pytest.fixture(params=SUITES)
 def debian(request: pytest.FixtureRequest, current: Package) -> Iterator[Machine]:
-    """A fresh Debian that has what the package depends on, and nothing of gpumand."""
+    """A fresh Debian with the dependencies of the package, without gpumand."""
     yield from booted(request.param, current)
 
 
 @pytest.fixture(scope="module", params=SUITES)
 def installed(request: pytest.FixtureRequest, current: Package) -> Iterator[Machine]:
-    """A fresh Debian on which the package was installed; shared by tests that leave it as it is."""
+    """A fresh Debian with the package installed; shared by tests that do not change it."""
     for one in booted(request.param, current):
         install(one, current)
         yield one
 
 
 def simulate(machine: Machine, *names: str) -> None:
-    """A device, and consumers that fit on it one at a time, as an administrator would write them."""
+    """Configure a simulated device and consumers of which only one fits at a time."""
     config = f'[gpu]\nsource = "simulated"\nsimulated_total_mib = 24576\nsimulated_dir = "{VRAM_DIR}"\n'
     machine.run(["mkdir", "-p", VRAM_DIR])
     for name in names:

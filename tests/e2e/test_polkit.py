@@ -1,4 +1,4 @@
-"""The real polkitd between people and the daemon: who may do what, and what happens when it is stuck or not there."""
+"""Permissions of users with the real polkitd, also when polkitd hangs or is not installed."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ DENIED = "org.freedesktop.DBus.Error.AccessDenied"
 CHALLENGED = "org.freedesktop.DBus.Error.InteractiveAuthorizationRequired"
 POLKIT = "polkit.service"
 MONITOR, HEARD = "e2e-polkit-monitor", "/run/e2e-polkit-questions"
-STRANGER, MEMBER, OTHER_MEMBER = "e2e-stranger", "e2e-member", "e2e-other-member"
-PEOPLE = {STRANGER: [], MEMBER: ["--groups=gpumand"], OTHER_MEMBER: ["--groups=gpumand"]}
+OUTSIDER, MEMBER, OTHER_MEMBER = "e2e-outsider", "e2e-member", "e2e-other-member"
+USERS = {OUTSIDER: [], MEMBER: ["--groups=gpumand"], OTHER_MEMBER: ["--groups=gpumand"]}
 ACQUIRE = ("Acquire", "sa{sv}", "alpha", "0")
 
 
 @pytest.fixture(scope="session")
 def machine(each_debian: Machine) -> Machine:
-    """Everything here is tried with the polkit of each Debian."""
+    """Run with the polkit of each Debian release."""
     return each_debian
 
 
 @pytest.fixture(autouse=True)
 def people(host: Host) -> Iterator[None]:
-    """Somebody, two members of the group, one consumer, and the daemon."""
-    for name, more in PEOPLE.items():
+    """A running daemon with one consumer; a user outside the group, and two members."""
+    for name, more in USERS.items():
         host.machine.run(["useradd", "--no-create-home", *more, name])
     host.holder("alpha", 10000)
     host.start()
@@ -38,23 +38,23 @@ def people(host: Host) -> Iterator[None]:
     host.machine.systemctl("stop", MONITOR, check=False)
     host.machine.systemctl("unmask", "--runtime", POLKIT)
     host.machine.systemctl("kill", "--signal=KILL", POLKIT, check=False)
-    for name in PEOPLE:
+    for name in USERS:
         host.machine.run(["userdel", name])
     host.machine.remove(HEARD)
 
 
 def take(client: Client, user: str = "") -> str:
-    """Acquire as somebody; the lease's id."""
+    """Call Acquire as this user. Returns the lease id."""
     lease, _ = client.call(*ACQUIRE, user=user)
     assert isinstance(lease, str)
     return lease
 
 
 def test_user_outside_the_group_may_read_but_not_acquire(host: Host, client: Client) -> None:
-    name, message = client.refusal("Acquire", "alpha", "{}", user=STRANGER)
+    name, message = client.refusal("Acquire", "alpha", "{}", user=OUTSIDER)
     assert name == CHALLENGED
-    assert f"user {STRANGER} must authenticate to acquire alpha (org.gpumand1.acquire)" in message
-    assert len(client.call("GetStatus", user=STRANGER)) == 1
+    assert f"user {OUTSIDER} must authenticate to acquire alpha (org.gpumand1.acquire)" in message
+    assert len(client.call("GetStatus", user=OUTSIDER)) == 1
     assert client.leases() == {}
     assert host.machine.show("alpha.service", "ActiveState") == "inactive"
 
@@ -63,10 +63,10 @@ def test_user_without_an_authentication_agent_is_refused_with_the_command_that_a
     host: Host, client: Client
 ) -> None:
     argv = ["gdbus", "call", "--system", "--interactive", f"--dest={NAME}", f"--object-path={ROOT}"]
-    done = host.machine.run([*argv, f"--method={MANAGER}.Acquire", "alpha", "{}"], user=STRANGER, check=False)
+    done = host.machine.run([*argv, f"--method={MANAGER}.Acquire", "alpha", "{}"], user=OUTSIDER, check=False)
     assert DENIED in done.stderr
-    assert f"user {STRANGER} may not acquire alpha: no authentication agent is running" in done.stderr
-    assert f"(sudo gpasswd --add {STRANGER} gpumand, then log in again), or use sudo." in done.stderr
+    assert f"user {OUTSIDER} may not acquire alpha: no authentication agent is running" in done.stderr
+    assert f"(sudo gpasswd --add {OUTSIDER} gpumand, then log in again), or use sudo." in done.stderr
     assert client.leases() == {}
 
 
@@ -99,12 +99,12 @@ def test_root_may_call_everything(client: Client) -> None:
     assert client.leases() == {}
 
 
-@pytest.mark.parametrize("somebody", [STRANGER, OTHER_MEMBER])
-def test_lease_of_another_user_cannot_be_released_or_renewed(client: Client, somebody: str) -> None:
+@pytest.mark.parametrize("user", [OUTSIDER, OTHER_MEMBER])
+def test_lease_of_another_user_cannot_be_released_or_renewed(client: Client, user: str) -> None:
     lease = take(client, MEMBER)
     before = client.leases()
-    assert client.refusal("Release", lease, user=somebody)[0] == CHALLENGED
-    assert client.refusal("Renew", lease, "0", user=somebody)[0] == CHALLENGED
+    assert client.refusal("Release", lease, user=user)[0] == CHALLENGED
+    assert client.refusal("Renew", lease, "0", user=user)[0] == CHALLENGED
     assert client.leases() == before
 
 
@@ -119,8 +119,8 @@ def test_without_polkit_only_root_and_lease_owners_are_allowed(host: Host, clien
     lease = take(client, MEMBER)
     host.machine.systemctl("mask", "--runtime", POLKIT)
     host.machine.systemctl("stop", POLKIT)
-    for somebody in (STRANGER, MEMBER):
-        name, message = client.refusal("Acquire", "alpha", "{}", user=somebody)
+    for user in (OUTSIDER, MEMBER):
+        name, message = client.refusal("Acquire", "alpha", "{}", user=user)
         assert name == DENIED
         assert "root and the unit alpha.service may" in message
         assert "polkit cannot be asked" in message
@@ -131,8 +131,8 @@ def test_without_polkit_only_root_and_lease_owners_are_allowed(host: Host, clien
 
 
 def asked_of_a_polkit_that_is_stuck(host: Host, client: Client) -> subprocess.Popen[str]:
-    """A member's Acquire, about which polkit is asked but does not answer, since it is stopped."""
-    client.call("Release", "s", take(client, MEMBER), user=MEMBER)  # polkit runs, and knows us
+    """Start Acquire as a member of the group while polkitd is stopped and does not answer."""
+    client.call("Release", "s", take(client, MEMBER), user=MEMBER)  # polkit is running and knows the daemon
     output = [f"--property=StandardOutput=file:{HEARD}", "--property=StandardError=inherit"]
     watching = ["busctl", "monitor", "--match=type='method_call',member='CheckAuthorization'"]
     host.machine.run(["systemd-run", f"--unit={MONITOR}", *output, *watching])
@@ -145,7 +145,7 @@ def asked_of_a_polkit_that_is_stuck(host: Host, client: Client) -> subprocess.Po
 
 
 def await_heard(host: Host, text: str) -> None:
-    """Wait for what the monitor writes."""
+    """Wait for a text in the output of the monitor."""
     host.machine.wait_until(
         lambda: text in host.machine.run(["cat", HEARD], check=False).stdout, f"the monitor says {text!r}"
     )
@@ -154,7 +154,7 @@ def await_heard(host: Host, text: str) -> None:
 def test_polkit_that_is_stuck_delays_only_its_caller(host: Host, client: Client) -> None:
     waiting = asked_of_a_polkit_that_is_stuck(host, client)
     client.release(take(client))
-    assert len(client.call("GetStatus", user=STRANGER)) == 1
+    assert len(client.call("GetStatus", user=OUTSIDER)) == 1
     assert waiting.poll() is None
     host.machine.systemctl("kill", "--signal=CONT", POLKIT)
     said, _ = waiting.communicate(timeout=30)

@@ -1,4 +1,4 @@
-"""When systemd starts the daemon again, when not, and what of the leases then."""
+"""Restarts of the daemon by systemd: when they happen, and that leases survive them."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ HEALTH = [*CURL, "--write-out", "%{http_code}", "http://localhost/healthz"]
 
 @pytest.fixture
 def lease(host: Host, client: Client) -> str:
-    """A lease, held for a time."""
+    """A ttl lease of a running daemon."""
     host.holder("alpha", 1000)
     host.start()
     return client.acquire("alpha")[0]
 
 
 def end(host: Host, number: str) -> None:
-    """Have it ended by a signal that systemd knows nothing of; returns when there is a new one."""
+    """End the daemon by a signal that systemd did not send, and wait for its replacement."""
     before = host.machine.main_pid(DAEMON)
     host.machine.run(["kill", f"-{number}", str(before)])
     host.machine.wait_until(lambda: host.machine.main_pid(DAEMON) not in (0, before), "systemd started it again")
@@ -51,7 +51,7 @@ def test_http_request_does_not_restart_a_daemon_with_a_bad_configuration_forever
         assert "its configuration has errors" in answer
         assert "503" in answer
     host.machine.wait_until(lambda: host.machine.show(DAEMON, "ActiveState") == "failed", "it has ended")
-    # Started for what is left at the socket, it would be starting by now: systemd looks there as soon as it has failed.
+    # Unread data at the socket would have started it already: systemd checks the socket as soon as the service fails.
     assert failures(host) - before == 2
     assert host.machine.show(DAEMON, "ActiveState") == "failed"
     assert host.machine.show(SOCKET, "SubState") == "listening"
@@ -64,7 +64,7 @@ def failures(host: Host) -> int:
 
 
 def test_daemon_terminated_by_another_program_is_restarted(host: Host, client: Client, lease: str) -> None:
-    end(host, "TERM")  # as earlyoom does, or somebody with htop
+    end(host, "TERM")  # as earlyoom does, or a user of htop
     assert list(client.leases()) == [lease]
 
 

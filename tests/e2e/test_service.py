@@ -1,4 +1,4 @@
-"""gpumand as a service of systemd: start, activation, reload, restart, who may call, loss of the bus."""
+"""gpumand as a service of systemd: start, activation, reload, restart, permissions, loss of the bus."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Files in the daemon's state that are not what it wrote: each is set aside with a warning, and the start goes on."""
+"""Bad files in the daemon's state folder: each is moved to quarantine with a warning, and the start continues."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ LEASES = f"{STATE}/leases"
 
 @dataclass(frozen=True)
 class Bad:
-    """Something that lies where a lease should.
+    """A bad file in place of a lease.
 
     Attributes:
-        what: for people.
-        shell: makes it; ``$1`` is its path, standard input is the file of a good lease.
-        why: what the warning says.
+        what: description, shown by failures.
+        shell: command that creates it; ``$1`` is its path, standard input is the file of a good lease.
+        why: reason in the warning.
     """
 
     what: str
@@ -38,7 +38,7 @@ BAD = (
     Bad("of a later version", """sed 's/"format": 1/"format": 99/' > $1""", "its format is not 1"),
     Bad("another lease's", "cat > $1", "its name does not match the lease in it"),
     Bad("huge", "head --bytes=1000000 /dev/zero > $1", "it is larger than 64 KiB"),
-    Bad("somebody else's", "echo '{}' > $1; chown nobody $1; chmod 0644 $1", "it belongs to uid 65534"),
+    Bad("of another user", "echo '{}' > $1; chown nobody $1; chmod 0644 $1", "it belongs to uid 65534"),
     Bad("a folder", "mkdir -m 0777 $1; touch $1/file", "it is not a regular file"),
     Bad("a pipe", "mkfifo $1", "it is not a regular file"),
     Bad("a link", "ln -s /etc/shadow $1", "it cannot be read"),
@@ -47,7 +47,7 @@ BAD = (
 
 @pytest.fixture
 def lease(host: Host, client: Client) -> str:
-    """A lease of somebody who lives, kept by a daemon that has been killed."""
+    """A lease with a running owner, of a daemon that is stopped by a signal."""
     host.holder("alpha", 1000)
     host.start()
     lease, _ = client.acquire("alpha")
@@ -56,7 +56,7 @@ def lease(host: Host, client: Client) -> str:
 
 
 def start_again(host: Host) -> str:
-    """Kill the daemon and have systemd start the next one; what the journal has of that one."""
+    """Kill the daemon and wait until systemd has restarted it. Returns the journal of the new process."""
     before = host.machine.main_pid(DAEMON)
     host.machine.systemctl("kill", "--signal=KILL", DAEMON)
     host.machine.wait_until(lambda: host.machine.main_pid(DAEMON) not in (0, before), "systemd restarted it")
@@ -67,23 +67,23 @@ def start_again(host: Host) -> str:
         journal = host.machine.run(["journalctl", "--no-pager", "--output=cat", f"_PID={pid}"]).stdout
         return journal if "is ready" in journal else ""
 
-    journal = host.machine.wait_until(said, "the journal has what it said")
+    journal = host.machine.wait_until(said, "the journal has its messages")
     assert "Traceback" not in journal
     return journal
 
 
 def lay(host: Host, path: str, shell: str, stdin: str = "") -> None:
-    """Make something bad, as root, who else could not."""
+    """Create a bad file with root permissions."""
     host.machine.run(["sh", "-c", f"set -- {shlex.quote(path)}; {shell}"], stdin=stdin)
 
 
 def aside(host: Host) -> list[str]:
-    """What is set aside, by the names it had."""
+    """Return the original names of the files in quarantine."""
     return sorted(name.split("-", 1)[1] for name in host.machine.run(["ls", f"{STATE}/quarantine"]).stdout.split())
 
 
 def kept(host: Host, lease: str) -> str:
-    """The file of a lease."""
+    """Return the content of a lease file."""
     return host.machine.run(["cat", f"{LEASES}/{lease}.json"]).stdout
 
 
@@ -159,7 +159,7 @@ def test_leases_of_another_boot_or_another_bus_are_not_restored(host: Host, clie
 
 def test_lease_of_an_unconfigured_consumer_is_not_restored(host: Host, client: Client, lease: str) -> None:
     good: dict[str, Any] = json.loads(kept(host, lease))
-    lay(host, f"{LEASES}/gone.json", "cat > $1", json.dumps(good | {"id": "gone", "consumer": "nobody"}))
+    lay(host, f"{LEASES}/gone.json", "cat > $1", json.dumps(good | {"id": "gone", "consumer": "removed"}))
     host.machine.run(["chown", "--reference", f"{LEASES}/{lease}.json", f"{LEASES}/gone.json"])
-    assert "lease gone on nobody is not restored" in start_again(host)
+    assert "lease gone on removed is not restored" in start_again(host)
     assert list(client.leases()) == [lease]

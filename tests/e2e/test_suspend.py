@@ -1,4 +1,4 @@
-"""Stops, restarts and shutdowns under a real systemd and a real logind: who is refused, and which leases end."""
+"""Stops, restarts and shutdowns with real systemd and logind: which requests are refused, and which leases end."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def observer(machine: Machine) -> Iterator[Observer]:
 
 
 def two_that_do_not_fit(host: Host) -> str:
-    """Start with a lease on the one and the other to be waited for; the lease."""
+    """Start with two consumers that do not fit together, and a lease on the first. Returns the lease id."""
     host.holder("alpha", 14000)
     host.holder("beta", 14000)
     host.start()
@@ -42,22 +42,22 @@ def test_restart_refuses_waiting_requests_and_keeps_leases_without_announcing_an
 ) -> None:
     lease = two_that_do_not_fit(host)
     waiting = host.machine.start([*ACQUIRE, "beta", PATIENT])
-    host.machine.wait_until(lambda: waits(client), "one waits")
+    host.machine.wait_until(lambda: waits(client), "a request waits")
     host.machine.systemctl("restart", DAEMON)
     assert f"{ERROR}ShuttingDown: gpumand is stopping" in waiting.communicate(timeout=20)[1]
     assert list(client.leases()) == [lease]
     client.release(lease)
-    host.machine.wait_until(lambda: observer.heard("LeaseEnded"), "the release is heard")
+    host.machine.wait_until(lambda: observer.heard("LeaseEnded"), "the release is announced")
     assert observer.heard("LeaseEnded") == [[lease, "alpha", "released"]]
 
 
 def test_stop_ends_leases_and_announces_their_end(host: Host, client: Client, observer: Observer) -> None:
     lease = two_that_do_not_fit(host)
     host.machine.systemctl("stop", DAEMON)
-    host.machine.wait_until(lambda: observer.heard("LeaseEnded"), "its end is heard")
+    host.machine.wait_until(lambda: observer.heard("LeaseEnded"), "the end is announced")
     assert observer.heard("LeaseEnded") == [[lease, "alpha", "shutdown"]]
     assert "leases end with gpumand: the service is stopped, not restarted" in host.machine.journal(DAEMON)
-    assert client.leases() == {}, "also in the next life"
+    assert client.leases() == {}, "also after the next start"
 
 
 @pytest.mark.parametrize("number", ["TERM", "INT", "KILL"])
@@ -109,7 +109,7 @@ def test_host_without_logind_is_served(host: Host, client: Client) -> None:
 
 
 def _started_usec(host: Host) -> int:
-    """When the daemon was started, by the wall clock."""
+    """Return the start time of the daemon, CLOCK_REALTIME in microseconds."""
     text = host.machine.systemctl("show", "--value", "--timestamp=unix", "--property=ExecMainStartTimestamp", DAEMON)
     return int(text.strip().removeprefix("@")) * 1_000_000
 
@@ -117,10 +117,10 @@ def _started_usec(host: Host) -> int:
 def test_shutdown_refuses_waiting_and_new_requests_and_ends_leases_last(own_machine: Machine) -> None:
     host = Host(own_machine, Client(own_machine))
     lease = two_that_do_not_fit(host)
-    own_machine.systemctl("restart", "systemd-logind.service")  # its successor is listened to as well
+    own_machine.systemctl("restart", "systemd-logind.service")  # the daemon must follow the restarted logind too
     observer = Observer(own_machine)
     waiting = own_machine.start([*ACQUIRE, "beta", PATIENT])
-    own_machine.wait_until(lambda: waits(host.client), "one waits")
+    own_machine.wait_until(lambda: waits(host.client), "a request waits")
     delay = ["systemd-inhibit", "--what=shutdown", "--mode=delay", "--who=e2e", "--why=test", "sleep", "60"]
     holding = own_machine.start(delay)
     own_machine.wait_until(lambda: "e2e" in own_machine.run(["systemd-inhibit", "--list"]).stdout, "it is delayed")

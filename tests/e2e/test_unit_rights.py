@@ -1,4 +1,4 @@
-"""What the daemon's user may do to units: what the configuration names, by the real polkitd, and nothing else."""
+"""The daemon's user may manage the configured units and nothing else, with the real polkitd."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ MARK = "/run/e2e-mark"
 POLKIT = "polkit.service"
 PROCESS = "e2e-process.service"
 POLKIT_DIED = "disconnected from message bus without replying"
-"""polkitd 122 was seen to end by itself about once in 1500 questions: who asked then asks again, as the daemon does."""
+"""polkitd 122 exits by itself about once in 1500 requests; the test then repeats its request, as the daemon does."""
 
 
 @pytest.fixture(scope="session")
 def machine(each_debian: Machine) -> Machine:
-    """Everything here is tried on each Debian: their systemd and their polkit differ."""
+    """Run on each Debian release: the versions of systemd and polkit differ."""
     return each_debian
 
 
 @pytest.fixture(autouse=True)
 def units(host: Host) -> Iterator[None]:
-    """A unit that is configured, one that is not, and one that is configured but does not exist."""
+    """A configured unit, an unconfigured one, and one that is configured but does not exist."""
     for name in ("configured", "other"):
         host.unit(name, "/usr/bin/sleep infinity")
     host.consumer("configured", 1000)
@@ -43,7 +43,7 @@ def attempt(host: Host, *command: str, user: str = USER) -> subprocess.Completed
 
 
 def manage(host: Host, verb: str, unit: str, user: str = USER) -> bool:
-    """Try it; whether it was allowed."""
+    """Try an operation on a unit. Returns whether it was allowed."""
     done = attempt(host, "systemctl", "--no-ask-password", verb, unit, user=user)
     denied = "Access denied" in done.stderr or "authentication required" in done.stderr
     assert denied != (done.returncode == 0), done.stderr
@@ -78,7 +78,7 @@ VERBS = ["kill", "reload", "reload-or-restart", "try-restart", "reset-failed", "
 @pytest.mark.parametrize("verb", VERBS)
 def test_other_verbs_are_refused(host: Host, verb: str) -> None:
     host.unit("configured", "/usr/bin/sleep infinity", "ExecReload=/bin/true", "RuntimeDirectory=e2e-configured")
-    if verb != "clean":  # which is for units that do not run
+    if verb != "clean":  # clean is allowed for stopped units only
         host.machine.systemctl("start", "configured.service")
     assert not manage(host, verb, "configured.service")
 
@@ -196,7 +196,7 @@ def test_unprivileged_daemon_loads_and_evicts_units_and_reads_the_state_of_other
 def test_polkit_crash_during_a_unit_start_delays_the_load_without_failing_it(host: Host, client: Client) -> None:
     host.holder("alpha", 10000)
     host.start()
-    client.use("alpha", 10000)  # polkit runs
+    client.use("alpha", 10000)  # polkit is running after this
     host.machine.systemctl("stop", "alpha.service")
     client.await_residency("alpha", "unloaded")
     host.machine.systemctl("kill", "--signal=STOP", POLKIT)

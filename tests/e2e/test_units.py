@@ -1,4 +1,4 @@
-"""Consumers that are real units: loaded by a start, evicted by a stop, and watched while others start and stop them."""
+"""Consumers that are real units: loaded by a start, evicted by a stop, and watched for other starts and stops."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A user's own gpumand, under a real systemd of the user's and on their session bus."""
+"""gpumand in user mode: under the real user manager and on the session bus."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ GET_STATUS = ["busctl", "--user", "--json=short", "call", NAME, ROOT, MANAGER, "
 
 @pytest.fixture(scope="module")
 def begun(machine: Machine) -> UserSession:
-    """The user's session, which outlives the tests of this module."""
+    """The user's session, shared by the tests of this module."""
     return UserSession.begin(machine)
 
 
@@ -91,7 +91,12 @@ def test_memory_of_system_units_is_foreign_and_not_attributed_to_user_units(sess
     session.holder("alpha", 1000)
     session.client.use("alpha", 1000)
     other = f"{module_command('gpumand.testing.consumer')} --name=other --mib=3000 --loaded-at-start --anonymous"
-    system = ["systemd-run", "--quiet", "--unit=alpha.service", f"--uid={USER}"]  # of the same name, to be told apart
+    system = [
+        "systemd-run",
+        "--quiet",
+        "--unit=alpha.service",
+        f"--uid={USER}",
+    ]  # with the same name, to be distinguished
     session.machine.run([*system, *other.split(), f"--simulator-dir={session.simulator}"], user="root")
     try:
         session.machine.wait_until(
@@ -125,7 +130,7 @@ def test_user_manager_restarts_a_hanging_daemon(session: UserSession) -> None:
     lease, _ = session.client.acquire("alpha")
     before = session.machine.main_pid(DAEMON)
     session.machine.run(["kill", "-STOP", str(before)])
-    session.machine.wait_until(lambda: session.machine.main_pid(DAEMON) not in (0, before), "it was started anew", 20)
+    session.machine.wait_until(lambda: session.machine.main_pid(DAEMON) not in (0, before), "it was restarted", 20)
     assert list(session.client.leases()) == [lease]
 
 

@@ -1,8 +1,8 @@
-"""Debian trees to boot machines over that are no copy of this host: made by debootstrap, kept for a few days.
+"""Root folders of other Debian releases to boot machines from: made by debootstrap, kept for a few days.
 
 They lie in ``build/trees``, one folder for each suite and choice of packages. A tree is made under another name and
-renamed when it is whole, under a lock that whoever uses it shares until its process ends: nobody sees half of one, and
-nobody removes one that is in use.
+renamed when it is complete. Every user of a tree holds a shared lock until its process ends, so that no process uses an
+incomplete tree or removes one that is in use.
 """
 
 from __future__ import annotations
@@ -26,25 +26,25 @@ TREES = REPOSITORY / "build" / "trees"
 SCRIPT = Path(__file__).with_name("tree.sh")
 BOOTABLE = ("systemd-sysv", "dbus", "procps")
 MAX_AGE_SEC = 3 * 86400
-_in_use: list[IO[str]] = []  # locks, held by being open
+_in_use: list[IO[str]] = []  # locks, held while the files are open
 
 
 def why_no_tree() -> str:
-    """Why no tree can be made here, in one line; "" when it can."""
+    """Return why no tree can be made here, in one line; "" if one can."""
     return "" if shutil.which("debootstrap") else "needs debootstrap (package debootstrap)"
 
 
 def tree(suite: str, packages: Sequence[str]) -> Path:
-    """The root of a Debian of this suite; made when there is none yet, which takes a minute or two.
+    """Return the root folder of a Debian of this suite; it is made if there is none yet, which takes a minute or two.
 
-    Nothing may be written into it: give it to ``Machine(base=...)``, which puts a layer of its own above.
+    Nothing may be written into it: give it to ``Machine(base=...)``, which adds a layer for changes.
 
     Args:
         suite: "bookworm", "trixie" ...
-        packages: what is installed in it, beside what it needs to boot (systemd, dbus, ps).
+        packages: packages to install in addition to those it needs to boot (systemd, dbus, ps).
 
     Raises:
-        RuntimeError: it could not be made; the message holds what was said.
+        RuntimeError: it could not be made; the message contains the output.
     """
     return _tree(suite, tuple(sorted({*BOOTABLE, *packages})))
 
@@ -56,10 +56,10 @@ def _tree(suite: str, packages: tuple[str, ...]) -> Path:
     TREES.mkdir(parents=True, exist_ok=True)
     _remove_old()
     lock = place.with_suffix(".lock").open("w")
-    fcntl.flock(lock, fcntl.LOCK_SH)  # together with all who use it
+    fcntl.flock(lock, fcntl.LOCK_SH)  # shared by all processes that use it
     if not place.exists():
         fcntl.flock(lock, fcntl.LOCK_EX)
-        if not place.exists():  # else somebody made it before us
+        if not place.exists():  # otherwise another process has made it meanwhile
             _make(suite, place, packages)
         fcntl.flock(lock, fcntl.LOCK_SH)
     _in_use.append(lock)
@@ -87,7 +87,7 @@ def _make(suite: str, place: Path, packages: Sequence[str]) -> None:
 
 
 def _remove_old() -> None:
-    """Remove trees that are too old and that nobody uses."""
+    """Remove old trees that are not in use."""
     for place in TREES.iterdir():
         if place.suffix:
             continue

@@ -1,4 +1,4 @@
-"""A user of the machine with a systemd of their own, who runs their own gpumand."""
+"""A user of the machine with a user manager and a gpumand in user mode."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ unload = { path = "/api/admin/unload" }
 
 
 class UserMachine(Machine):
-    """The machine as the user sees it: every command is theirs, units are those of their own systemd.
+    """The machine from the view of the user: commands run as the user, units are those of the user manager.
 
-    Its way in is that of a machine that is booted already.
+    It uses the container of a machine that is booted already.
     """
 
     def __init__(self, machine: Machine, uid: int) -> None:
@@ -55,7 +55,7 @@ class UserMachine(Machine):
         stdin: str = "",
         timeout: float = 30,
     ) -> subprocess.CompletedProcess[str]:
-        """Run a command as the user, in no session, as a shell of cron's would."""
+        """Run a command as the user without a session, as cron does."""
         return super().run(self.with_session(argv), user=user, check=check, stdin=stdin, timeout=timeout)
 
     def start(self, argv: Sequence[str], *, user: str = USER) -> subprocess.Popen[str]:
@@ -63,20 +63,20 @@ class UserMachine(Machine):
         return super().start(self.with_session(argv), user=user)
 
     def with_session(self, argv: Sequence[str]) -> list[str]:
-        """A command with what a login would put into its environment."""
+        """Return a command with the environment variables of a login session."""
         bus = f"DBUS_SESSION_BUS_ADDRESS=unix:path={self.runtime}/bus"
         return ["env", f"HOME={HOME}", f"XDG_RUNTIME_DIR={self.runtime}", bus, *argv]
 
     def systemctl(self, *arguments: str, check: bool = True, timeout: float = 60) -> str:
-        """Run systemctl --user; what it printed."""
+        """Run systemctl --user and return its output."""
         return self.run(["systemctl", "--user", *arguments], check=check, timeout=timeout).stdout
 
 
 class UserClient(Client):
-    """Calls on the user's own gpumand."""
+    """Calls to the gpumand of the user."""
 
     def call(self, method: str, signature: str = "", *arguments: str, user: str = "") -> list[Any]:
-        """Call a method with busctl; its reply as plain values. Raises AssertionError when it is refused."""
+        """Call a method with busctl and return its reply as plain values. Raises AssertionError if it is refused."""
         argv = ["busctl", "--user", "--json=short", "--timeout=40", "call", NAME, ROOT, MANAGER, method]
         done = self._machine.run([*argv, *([signature] if signature else []), *arguments], user=USER, timeout=50)
         reply: list[Any] = plain(json.loads(done.stdout)) if done.stdout.strip() else []
@@ -85,10 +85,10 @@ class UserClient(Client):
 
 @dataclass
 class UserSession:
-    """What ``Host`` is for the system.
+    """The counterpart of ``Host`` for user mode.
 
     Attributes:
-        machine: as the user sees it.
+        machine: from the view of the user.
         client: calls on the session bus.
     """
 
@@ -99,7 +99,7 @@ class UserSession:
 
     @classmethod
     def begin(cls, system: Machine) -> UserSession:
-        """Make the user and have their systemd running, without a login."""
+        """Create the user and start the user manager without a login."""
         system.run(["useradd", "--create-home", f"--home-dir={HOME}", USER])
         uid = int(system.run(["id", "--user", USER]).stdout)
         system.run(["loginctl", "enable-linger", USER])
@@ -113,15 +113,15 @@ class UserSession:
 
     @property
     def simulator(self) -> str:
-        """Where the user's consumers announce what they hold."""
+        """Return the folder in which the user's consumers announce their memory."""
         return f"{self.machine.runtime}/gpumand-simulated"
 
     def server(self, name: str, mib: int, port: int) -> None:
-        """A consumer that is a unit of the user's with routes to load and unload."""
+        """Configure a consumer that is a user unit with routes to load and unload."""
         self._consumer(name, mib, f"--port={port}", f'url = "http://127.0.0.1:{port}"{ROUTES}')
 
     def holder(self, name: str, mib: int) -> None:
-        """A consumer that is a unit of the user's and holds its memory for as long as it runs."""
+        """Configure a consumer that is a user unit and holds its memory while it runs."""
         self._consumer(name, mib, "--loaded-at-start --anonymous", "")
 
     def _consumer(self, name: str, mib: int, how: str, routes: str) -> None:
@@ -138,7 +138,7 @@ class UserSession:
         self.machine.write_file(CONFIG, self._config)
 
     def clean(self) -> None:
-        """Stop everything and forget it."""
+        """Stop the daemon and all units, and remove the configuration."""
         self.machine.systemctl("stop", "gpumand.socket", "gpumand.service", *self._units, check=False)
         self.machine.remove(f"{HOME}/.config", f"{HOME}/.local", self.simulator)
         self.machine.systemctl("daemon-reload")
