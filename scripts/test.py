@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
-"""Run every check and every test circle that can run here, and list at the end what did not run, and why.
+"""Run every check and test suite that can run here, and list at the end what did not run, and why.
 
-The booted-machine tests mostly wait for systemd, so they run beside everything else, in a lane of their own; within a
-circle, pytest-xdist runs several files at once. With GPUMAND_E2E=required a skipped e2e test is a failure.
+The tests on booted machines mostly wait for systemd, so they run in parallel with everything else, as a sequence of
+their own; within a suite, pytest-xdist runs several files at once. With GPUMAND_E2E=required a skipped e2e test is a failure.
 The exit status is 1 when anything failed.
 """
 
@@ -53,7 +53,7 @@ class Step:
     took_sec: float = 0.0
 
     def summary(self) -> list[str]:
-        """The lines for the end: whether it passed, how many tests ran, and what was skipped for which reason."""
+        """Return the summary of this step: whether it passed, how many tests ran, and what was skipped and why."""
         head = f"{self.name:12} {'passed' if self.passed else 'FAILED'}"
         if self.report is None:
             return [f"{head} in {self.took_sec:.0f} s"]
@@ -63,7 +63,7 @@ class Step:
 
 
 class Runner:
-    """Runs steps and prints the output of each when it ends; when ended from outside, what the running ones wrote."""
+    """Runs steps and prints the output of each when it ends; when interrupted, also the output of the running ones."""
 
     def __init__(self) -> None:
         self._running: list[Step] = []

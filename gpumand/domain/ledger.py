@@ -3,7 +3,7 @@
 The ledger has no clock and does no I/O. Its owner (the arbiter) reports each event with its time; the ledger keeps its
 records consistent and returns frozen views for decisions. Invariants:
 
-- a consumer is claimed exactly while it is leased, loading, or promised to the request whose job runs;
+- a consumer is claimed exactly while it is leased, loading, or reserved for the request whose job runs;
 - an active lease belongs to a claimed consumer and is on the devices of that consumer;
 - at most one job runs on a device;
 - ids and tokens refer to active leases.
@@ -338,8 +338,8 @@ class Ledger:
     def end_claim(self, name: str) -> None:
         """Release a claim that no lease, load or job needs, of a consumer that loads nothing for its last request."""
         state = self._consumers[name]
-        is_promised = any(job.consumer == name and name not in job.evicting for job in self._jobs.values())
-        is_used = state.leases or state.residency is Residency.LOADING or is_promised
+        is_target = any(job.consumer == name and name not in job.evicting for job in self._jobs.values())
+        is_used = state.leases or state.residency is Residency.LOADING or is_target
         if state.claimed and not is_used:
             self.update(name, claimed_at=None, baseline_mib={})
 

@@ -1,4 +1,4 @@
-"""Stops a child process with SIGSTOP as soon as it starts, so that a test finds a model in the middle of its load.
+"""Stops a child process with SIGSTOP as soon as it starts, so that a test finds a model during its load.
 
 usage: python3 -m tests.real.stop_child PARENT_PID ARGUMENT
 

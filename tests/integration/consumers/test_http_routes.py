@@ -421,7 +421,7 @@ async def test_request_without_a_body_names_no_content_type(routes: HttpRoutes) 
 
 
 @pytest.mark.parametrize("status", [200, 401, 403, 404, 500, 503])
-async def test_health_tells_the_status_of_every_answer(routes: HttpRoutes, status: int) -> None:
+async def test_health_returns_the_status_of_every_answer(routes: HttpRoutes, status: int) -> None:
     async def handler(_: web.Request) -> web.Response:
         return web.json_response({"loaded": True}, status=status)
 
