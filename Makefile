@@ -39,18 +39,18 @@ types: setup
 docs: setup ## build the documentation in build/docs; broken links are errors
 	@.venv/bin/sphinx-build --quiet --fail-on-warning --keep-going -d build/doctrees docs build/docs
 
-unit: setup ## run the unit tests (circle 1)
+unit: setup ## run the unit tests
 	@$(PYTEST) tests/unit
 
-integration: ## run the integration tests: real processes on a private bus (circle 2)
+integration: ## run the integration tests: real processes on a private bus
 	@scripts/setup --tests
 	@$(PYTEST) tests/integration
 
-e2e: ## run the end-to-end tests: real units on a booted systemd, as root on Debian (circle 3)
+e2e: ## run the end-to-end tests: real units on a booted systemd, as root on Debian
 	@scripts/setup --tests
 	@$(PYTEST) tests/e2e
 
-real: ## run the tests with real servers: Debian's packages of llama.cpp and whisper.cpp, as root on Debian (circle 5)
+real: ## run the tests with real servers: Debian's packages of llama.cpp and whisper.cpp, as root on Debian
 	@scripts/setup --tests
 	@$(PYTEST) tests/real
 
@@ -59,7 +59,7 @@ reliability: ## kill the daemon 200 times, and update the measurements in docs/r
 	@GPUMAND_E2E=required $(PYTEST) tests/e2e/test_kills.py
 	@$(PYTHON_TOOLS) scripts/reliability.py
 
-gpu: setup ## run the tests with a real driver (circle 4); GPU_PYTHON=/path selects a Python with PyTorch
+gpu: setup ## run the tests with a real driver; GPU_PYTHON=/path selects a Python with PyTorch
 	@PYTHON=$(GPU_PYTHON) tests/gpu/run.sh
 
 deb: ## build the Debian package in build/deb

@@ -2,8 +2,8 @@
 """Run every check and test suite that can run here, and list at the end what did not run, and why.
 
 The tests on booted machines mostly wait for systemd, so they run in parallel with everything else, as a sequence of
-their own; within a suite, pytest-xdist runs several files at once. With GPUMAND_E2E=required a skipped e2e test is a failure.
-The exit status is 1 when anything failed.
+their own; within a suite, pytest-xdist runs several files at once. With GPUMAND_E2E=required a skipped e2e test is a
+failure. The exit status is 1 when anything failed.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ SHORT_KILLS = "40"
 
 @dataclass
 class Step:
-    """One check or test circle.
+    """One check or test suite.
 
     Attributes:
         name: as in the Makefile.
@@ -106,7 +106,7 @@ def check(folder: Path, name: str) -> Step:
     return Step(name, ["make", "--no-print-directory", name], folder / f"{name}.log")
 
 
-def circle(folder: Path, name: str, **environ: str) -> Step:
+def suite(folder: Path, name: str, **environ: str) -> Step:
     """One folder of tests, several files at once."""
     report = folder / f"{name}.xml"
     options = [f"--numprocesses={WORKERS}", "--dist=loadfile", f"--junit-xml={report}"]
@@ -128,8 +128,8 @@ def main() -> int:
         folder = Path(name)
         first: Callable[[str], Step] = partial(check, folder)
         lanes = [
-            [first("lint"), first("types"), first("docs"), circle(folder, "unit"), circle(folder, "integration")],
-            [circle(folder, "e2e", GPUMAND_KILLS=os.environ.get("GPUMAND_KILLS", SHORT_KILLS)), circle(folder, "real")],
+            [first("lint"), first("types"), first("docs"), suite(folder, "unit"), suite(folder, "integration")],
+            [suite(folder, "e2e", GPUMAND_KILLS=os.environ.get("GPUMAND_KILLS", SHORT_KILLS)), suite(folder, "real")],
         ]
         with ThreadPoolExecutor(len(lanes)) as pool:
             list(pool.map(runner.lane, lanes))

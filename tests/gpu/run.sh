@@ -2,7 +2,7 @@
 # run.sh [WHEELS_DIR]: runs the GPU tests on a machine with an NVIDIA driver, Python 3.11 or newer and PyTorch, but no
 # package index. The files that fetch.sh put into WHEELS_DIR are unpacked into a temporary folder; nothing is installed.
 # Without WHEELS_DIR all dependencies must be installed. PYTHON=... names the interpreter that has PyTorch;
-# GPU_MARKER= GPU_TESTS=tests/integration/test_gpu_circle_on_shim.py tests the script itself without a GPU.
+# GPU_MARKER= GPU_TESTS=tests/integration/test_gpu_scenario_on_fake_nvml.py tests the script itself without a GPU.
 set -euo pipefail
 python=${PYTHON:-python3}
 wheels=${1:+$(cd "$1" && pwd)}

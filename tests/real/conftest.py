@@ -1,4 +1,4 @@
-"""The machine of this circle: a booted Debian with gpumand's package and the packages of the real servers."""
+"""The machine of these tests: a booted Debian with gpumand's package and the packages of the real servers."""
 
 from __future__ import annotations
 

@@ -83,7 +83,7 @@ def test_parent_takes_the_place_of_a_process_that_has_ended() -> None:
     assert tree.assign(holders, [9, 15], ended) == {9: "r", 15: "r"}
 
 
-def test_table_with_a_circle_of_parents_is_survived() -> None:
+def test_table_with_a_cycle_of_parents_is_handled() -> None:
     assert HolderTree().assign(TRAINING, [20], table((20, 21, 5), (21, 20, 5))) == {}
 
 

@@ -1,6 +1,6 @@
-"""The GPU tests (circle 4): the real daemon, real NVML calls, and real processes that hold gigabytes.
+"""The GPU tests: the real daemon, real NVML calls, and real processes that hold gigabytes.
 
-``GpuCircle`` is the setup (a bus, a fake systemd with real processes, the daemon), and ``run_circle`` is the scenario
+``GpuSetup`` is the setup (a bus, a fake systemd with real processes, the daemon), and ``run_scenario`` is the scenario
 that runs on it, with a real driver and with the fake one.
 """
 
@@ -116,7 +116,7 @@ class Client:
         )
 
     async def acquire(self, consumer: str) -> tuple[str, dict[str, Any]]:
-        options = to_variants({"timeout_usec": ("t", int(DEADLINE_SEC * 1e6)), "reason": ("s", "the GPU circle")})
+        options = to_variants({"timeout_usec": ("t", int(DEADLINE_SEC * 1e6)), "reason": ("s", "the GPU test")})
         lease, grant = await self.call("Acquire", "sa{sv}", consumer, options)
         return str(lease), grant
 
@@ -154,8 +154,8 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-class GpuCircle:
-    """The setup of the test; ``async with gpu_circle(...)`` creates one."""
+class GpuSetup:
+    """The setup of the test; ``async with gpu_setup(...)`` creates one."""
 
     def __init__(
         self, folder: Path, place: Place, members: tuple[Member, ...], client: Client, bus_address: str
@@ -240,7 +240,7 @@ class GpuCircle:
 
 
 @contextlib.asynccontextmanager
-async def gpu_circle(folder: Path, place: Place, free_mib: int) -> AsyncIterator[GpuCircle]:
+async def gpu_setup(folder: Path, place: Place, free_mib: int) -> AsyncIterator[GpuSetup]:
     """Set up everything for a device with this much free memory: three consumers of which no two fit together."""
     mib = int((free_mib - 3 * RESIDUAL_MIB) * 0.6)
     members = (
@@ -250,25 +250,25 @@ async def gpu_circle(folder: Path, place: Place, free_mib: int) -> AsyncIterator
     )
     async with PrivateBus() as bus:
         connection = await BusConnection.connect(bus.address)
-        circle = GpuCircle(folder, place, members, Client(connection), bus.address)
+        setup = GpuSetup(folder, place, members, Client(connection), bus.address)
         try:
-            await circle.start()
-            yield circle
+            await setup.start()
+            yield setup
         except BaseException:
-            print(circle.logs())
+            print(setup.logs())
             raise
         finally:
-            await circle.stop()
+            await setup.stop()
             await connection.close()
 
 
-async def run_circle(circle: GpuCircle) -> None:
+async def run_scenario(setup: GpuSetup) -> None:
     """Test acquire, eviction by each method, load, attribution, and a consumer that is killed."""
-    before = await circle.client.device()
+    before = await setup.client.device()
     assert before["error"] == "", before
     assert before["source"] == "nvml"
-    settle_sec = {"http": await http_evictions(circle), "unit-stop": await unit_evictions(circle)}
-    await killed_consumer(circle)
+    settle_sec = {"http": await http_evictions(setup), "unit-stop": await unit_evictions(setup)}
+    await killed_consumer(setup)
     for method, (eviction, settled_sec) in settle_sec.items():
         print(
             f"\n{method}: {eviction.freed_mib} MiB free {settled_sec * 1000:.0f} ms after the consumer released it, "
@@ -276,28 +276,28 @@ async def run_circle(circle: GpuCircle) -> None:
         )
 
 
-async def http_evictions(circle: GpuCircle) -> tuple[Eviction, float]:
+async def http_evictions(setup: GpuSetup) -> tuple[Eviction, float]:
     """Evict one consumer by its unload route for another; its process keeps running."""
-    client = circle.client
-    await use(circle, "http_one", evicting=[])
-    pid = circle.pid_of("http_one")
-    await use(circle, "http_two", evicting=["http_one"])
+    client = setup.client
+    await use(setup, "http_one", evicting=[])
+    pid = setup.pid_of("http_one")
+    await use(setup, "http_two", evicting=["http_one"])
     eviction = client.evictions[-1]
-    check(circle, eviction, method="http", trigger="http_two")
-    assert circle.pid_of("http_one") == pid, "the unload route is enough: the unit keeps running"
-    freed_at = (await circle.events("http_one"))["freed"]
+    check(setup, eviction, method="http", trigger="http_two")
+    assert setup.pid_of("http_one") == pid, "the unload route is enough: the unit keeps running"
+    freed_at = (await setup.events("http_one"))["freed"]
     assert (await client.consumer("http_one"))["residency"] == "unloaded"
     return eviction, eviction.received_at - freed_at
 
 
-async def unit_evictions(circle: GpuCircle) -> tuple[Eviction, float]:
+async def unit_evictions(setup: GpuSetup) -> tuple[Eviction, float]:
     """Evict a consumer without routes by stopping its unit."""
-    client = circle.client
-    await use(circle, "unit_only", evicting=["http_two"])
-    with watch_exit(circle.pid_of("unit_only")) as ended_at:
-        await use(circle, "http_one", evicting=["unit_only"])
+    client = setup.client
+    await use(setup, "unit_only", evicting=["http_two"])
+    with watch_exit(setup.pid_of("unit_only")) as ended_at:
+        await use(setup, "http_one", evicting=["unit_only"])
         eviction = client.evictions[-1]
-        check(circle, eviction, method="unit-stop", trigger="http_one")
+        check(setup, eviction, method="unit-stop", trigger="http_one")
         assert ended_at.done(), "the process must end before its memory is reported as free"
         return eviction, eviction.received_at - ended_at.result()
 
@@ -321,24 +321,24 @@ def watch_exit(pid: int) -> Iterator[asyncio.Future[float]]:
         os.close(descriptor)
 
 
-async def killed_consumer(circle: GpuCircle) -> None:
+async def killed_consumer(setup: GpuSetup) -> None:
     """Kill a resident process: the daemon notices the free memory and loads the consumer again on request."""
-    client = circle.client
-    os.kill(circle.pid_of("http_one"), 9)
+    client = setup.client
+    os.kill(setup.pid_of("http_one"), 9)
 
     async def is_noticed() -> bool:
         state = await client.consumer("http_one")
         free_mib = (await client.device())["free_mib"]
         is_unloaded = state["residency"] != "resident" and not state.get("used_mib")
-        return is_unloaded and free_mib > circle.members["http_one"].footprint_mib + 256
+        return is_unloaded and free_mib > setup.members["http_one"].footprint_mib + 256
 
     await wait_until("the death of http_one is noticed, and its memory free", is_noticed)
-    await use(circle, "http_one", evicting=[])
+    await use(setup, "http_one", evicting=[])
 
 
-async def use(circle: GpuCircle, name: str, evicting: list[str]) -> None:
+async def use(setup: GpuSetup, name: str, evicting: list[str]) -> None:
     """Lease a consumer, check its memory and its attribution by pid, and release the lease."""
-    client, member = circle.client, circle.members[name]
+    client, member = setup.client, setup.members[name]
     evictions_before = len(client.evictions)
     lease, grant = await client.acquire(name)
     assert grant["evicted"] == evicting
@@ -359,8 +359,8 @@ async def use(circle: GpuCircle, name: str, evicting: list[str]) -> None:
     await client.release(lease)
 
 
-def check(circle: GpuCircle, eviction: Eviction, *, method: str, trigger: str) -> None:
+def check(setup: GpuSetup, eviction: Eviction, *, method: str, trigger: str) -> None:
     """Assert that an eviction used only this method, was verified, and freed the memory."""
     assert (eviction.method, eviction.trigger, eviction.details["tried"]) == (method, trigger, [method])
     assert eviction.details["verified"] is True
-    assert eviction.freed_mib >= circle.members[eviction.consumer].mib * 9 // 10
+    assert eviction.freed_mib >= setup.members[eviction.consumer].mib * 9 // 10

@@ -8,7 +8,7 @@ import pytest
 
 from gpumand.host.clock import SystemClock
 from gpumand.vram.nvml import NvmlSource
-from tests.gpu.circle import Place, gpu_circle, run_circle
+from tests.gpu.scenario import Place, gpu_setup, run_scenario
 
 pytestmark = [pytest.mark.gpu, pytest.mark.timeout(570)]
 
@@ -32,5 +32,5 @@ async def test_memory_of_the_real_driver_is_read() -> None:
 
 
 async def test_evictions_settle_and_loads_fit_on_a_real_gpu(tmp_path: Path) -> None:
-    async with gpu_circle(tmp_path, Place("cuda"), await free_mib()) as circle:
-        await run_circle(circle)
+    async with gpu_setup(tmp_path, Place("cuda"), await free_mib()) as setup:
+        await run_scenario(setup)

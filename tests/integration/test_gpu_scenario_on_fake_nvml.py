@@ -1,4 +1,4 @@
-"""The GPU tests (circle 4) without a GPU: the same scenario with the fake NVML."""
+"""The GPU tests without a GPU: the same scenario with the fake NVML."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.gpu.circle import Place, gpu_circle, run_circle
+from tests.gpu.scenario import Place, gpu_setup, run_scenario
 from tests.shim import build_shim, have_compiler, shim_environment
 from tests.shim.shimfile import Shim, ShimDevice
 
@@ -19,5 +19,5 @@ async def test_evictions_settle_and_loads_fit_on_the_shim(tmp_path: Path) -> Non
     device = ShimDevice("GPU-shim", reserved_mib=400, processes_in=held)
     Shim(devices=[device]).write(text)
     place = Place("shim", held, shim_environment(build_shim(tmp_path / "nvml"), text))
-    async with gpu_circle(tmp_path, place, device.total_mib - device.reserved_mib) as circle:
-        await run_circle(circle)
+    async with gpu_setup(tmp_path, place, device.total_mib - device.reserved_mib) as setup:
+        await run_scenario(setup)
