@@ -77,9 +77,16 @@ class ManualOperations:
             report, lambda: self._check_and_revoke(name, force=force), respect_busy=not force, forced=force
         )
         if report.error:
-            raise EvictionFailed(f"{name}: {report.error}")
+            raise EvictionFailed(f"{name}: {report.error}.{self._what_to_check(report)}")
         duration_usec = int((self._state.clock.monotonic() - began) * 1e6)
         return ManualResult(name, device, True, (name,), report.method, report.freed_mib, duration_usec)
+
+    @staticmethod
+    def _what_to_check(report: EvictionReport) -> str:
+        """Advice after a failed eviction; "" where no method was tried, since the error says why."""
+        checks = {EvictionMethod.HTTP: "unload route", EvictionMethod.UNIT_STOP: "unit"}
+        tried = [checks[method] for method in checks if method in report.tried]
+        return f" Check the {' and the '.join(tried)}: gpumanctl show {report.consumer}." if tried else ""
 
     def _check_and_revoke(self, name: str, *, force: bool) -> None:
         """Check once more that it may be evicted, and revoke its leases. Raises Busy, EvictionFailed."""
@@ -103,7 +110,8 @@ class ManualOperations:
             if clock.monotonic() >= deadline:
                 blocker = self._describe_blocker(name, devices, job, loading)
                 if timeout_sec > 0:
-                    raise TimedOut(f"timed out after {timeout_sec:g} s waiting to evict {name}: {blocker}")
+                    line = f"timed out after {timeout_sec:g} s waiting to evict {name}: {blocker}"
+                    raise TimedOut(f"{line}. Wait longer with option 'timeout_usec'.")
                 raise Busy(blocker)
             with self._scheduler.reserve_for_manual(devices):
                 await finished_within(clock, self._scheduler.next_step(), deadline - clock.monotonic())

@@ -13,6 +13,7 @@ from typing import Any
 from dbus_fast import Message, MessageFlag, MessageType
 
 from gpumand.bus.connection_errors import BusLost, one_line
+from gpumand.bus.error_text import with_name
 from gpumand.bus.variants import require_no_nul
 from gpumand.domain.errors import FREEDESKTOP_ERROR_PREFIX, GpumandError, InvalidArgs, LimitsExceeded, ShuttingDown
 
@@ -183,7 +184,7 @@ class CallServer:
     def _answer_error(self, message: Message, error: Exception) -> None:
         """Send a GpumandError as it is; log any other exception and send "internal error", which reveals nothing."""
         if isinstance(error, GpumandError):
-            name, text = error.dbus_name, one_line(error.message)
+            name, text = error.dbus_name, with_name(error.dbus_name, one_line(error.message))
         else:
             log.error("%s.%s failed", message.interface, message.member, exc_info=error)
             name, text = GpumandError.dbus_name, "internal error"

@@ -24,6 +24,7 @@ from dbus_fast.aio import MessageBus
 from gpumand.bus.call_server import CallServer, Handler, IncomingCall, Reply, reject_call
 from gpumand.bus.connecting import open_bus
 from gpumand.bus.connection_errors import BusError, BusLost, BusTimeout, one_line
+from gpumand.bus.error_text import without_name
 from gpumand.bus.machine_id import read_machine_id
 from gpumand.bus.names import DBUS, DBUS_PATH, PEER
 from gpumand.bus.send_queue import SendQueue
@@ -271,7 +272,8 @@ class BusConnection:
             raise BusLost(self._lost_reason)
         if reply.message_type is MessageType.ERROR:
             text = reply.body[0] if reply.body and isinstance(reply.body[0], str) else ""
-            raise BusError(reply.error_name or "", one_line(text))
+            name = reply.error_name or ""
+            raise BusError(name, without_name(name, one_line(text)))
         return tuple(unwrap(reply.body))
 
     async def _call_bus(self, member: str, signature: str, body: tuple[Any, ...]) -> tuple[Any, ...]:

@@ -33,7 +33,7 @@ COMMAND_LINE_OPTIONS = {
 _QUOTED = re.compile(r"(?<!unknown )\b(?:the )?option '(\w+)'", re.IGNORECASE)
 _LIFETIME = re.compile(r"\blifetime '(\w+)'")
 _BARE = re.compile(r"\b(since|timeout|ttl|until)_usec\b")
-_COMMAND = re.compile(r"\bgpumanctl (release|status)\b")
+_COMMAND = re.compile(r"\bgpumanctl (release|status|show)\b")
 _MICROSECONDS = re.compile(r"\b\d+\b")
 
 

@@ -150,7 +150,17 @@ async def test_errors_keep_name_and_message(client: Client, served: ServedManage
 
 async def test_refused_reload_names_file_line_and_key(served: ServedManager) -> None:
     served.arbiter.errors["reload"] = ConfigInvalid("/etc/gpumand/gpumand.toml:3: unknown key 'foo'")
-    assert error_line(await served.bus.call("Reload")) == "Call failed: /etc/gpumand/gpumand.toml:3: unknown key 'foo'"
+    refused = error_line(await served.bus.call("Reload"))
+    assert refused == "Call failed: ConfigInvalid: /etc/gpumand/gpumand.toml:3: unknown key 'foo'"
+
+
+@pytest.mark.parametrize("kind", [TimedOut, InsufficientVram, EvictionFailed, LoadFailed, ConsumerBackingOff])
+async def test_busctl_shows_the_name_of_an_error_before_its_text(
+    served: ServedManager, kind: type[GpumandError]
+) -> None:
+    served.arbiter.errors["acquire"] = kind("what happened")
+    refused = error_line(await served.bus.call("Acquire", "sa{sv}", "ollama", "0"))
+    assert refused == f"Call failed: {kind.__name__}: what happened"
 
 
 @pytest.mark.parametrize("member", ["Acquire", "Plan", "Load", "Evict"])
