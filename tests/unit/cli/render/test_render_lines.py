@@ -205,3 +205,16 @@ def test_progress_line_fits_the_screen() -> None:
 def test_plan_distinguishes_parking_from_other_evictions() -> None:
     eviction = {"consumer": "vllm", "method": "http", "why": "", "expected_mib": 1024, "parks": True}
     assert "    parks vllm, by http, frees 1.0 GiB" in shown(plan(evictions=[eviction]))
+
+
+def test_reservations_are_named_where_there_is_no_consumer() -> None:
+    granted = {"consumer": "", "device": "0", "vram_mib": 12288, "all": False, "waited_usec": 0, "evicted": ["llm"]}
+    assert grant_line(granted, 0) == "12.0 GiB on GPU 0: reserved after 0 ms; evicted llm"
+    assert grant_line({"consumer": "", "device": "0", "all": True, "waited_usec": 0}, 0).startswith(
+        "whole GPU on GPU 0"
+    )
+    assert signal_line("LeaseGranted", {"lease": "1", "consumer": ""}) == "reservation granted: 1"
+    ended = {"lease": "1", "consumer": "", "reason": "released"}
+    assert signal_line("LeaseEnded", ended) == "reservation ended (released): 1"
+    evicted = {"consumer": "llm", "device": "0", "freed_mib": 9, "method": "http", "trigger": "reservation"}
+    assert signal_line("EvictionOccurred", evicted).endswith("; to make room for a reservation")
