@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
+
+from gpumand.arbiter import log_messages
 from gpumand.arbiter.limits import lease_limit_error, queue_limit_error
 from gpumand.arbiter.scheduler import Scheduler
 from gpumand.arbiter.state import ArbiterState
 from gpumand.arbiter.work_gate import WorkGate
-from gpumand.domain.errors import InvalidArgs, ShuttingDown
+from gpumand.domain.consumer import Residency
+from gpumand.domain.errors import GpumandError, InvalidArgs, ShuttingDown
+from gpumand.domain.events import RequestRefused
 from gpumand.domain.lease import LeaseLifetime, Owner
 from gpumand.domain.name_suggestions import no_such_consumer
 from gpumand.domain.request import AcquireOptions
+from gpumand.domain.reservation import PUBLIC_LABEL, public_name
 
 
 class Admission:
-    """Checks a call against the configuration and the limits; each check raises or returns nothing.
+    """Checks a call against the configuration and the limits; each ``check`` raises or returns nothing.
 
     Attributes:
         stopping: why gpumand grants no more leases, in one line; "" while it does.
@@ -67,3 +74,27 @@ class Admission:
         """
         if consumer not in self._state.settings.consumers:
             raise no_such_consumer(consumer, self._state.settings.consumers)
+
+    def is_load_satisfied(self, consumer: str, device: str) -> bool:
+        """Whether a load has nothing to do and need not queue behind requests that want a lease.
+
+        A lazy consumer that counts as resident may only have its memory reserved, so a load request still runs.
+        """
+        consumer_state, wanted = self._state.consumer(consumer), self._state.ledger.resolve_devices(device)
+        is_being_evicted = any(consumer in job.evicting for job in self._state.ledger.jobs.values())
+        is_resident = (
+            consumer_state.residency is Residency.RESIDENT and bool(consumer_state.devices) and not is_being_evicted
+        )
+        is_resident = is_resident and not consumer_state.is_doubtful
+        return is_resident and not consumer_state.spec.lazy and (not wanted or wanted == consumer_state.devices)
+
+    @contextlib.contextmanager
+    def counting_refusals(self, owner: Owner, consumer: str) -> Iterator[None]:
+        """Count, log and announce an error that the block raises, as the refusal of a request."""
+        try:
+            yield
+        except GpumandError as error:
+            self._state.count(refusals=1)
+            log_messages.refusal(consumer or PUBLIC_LABEL, owner, error)
+            self._state.publish(RequestRefused(public_name(consumer), owner.uid, error.dbus_name, error.message))
+            raise

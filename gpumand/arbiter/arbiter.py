@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
-from gpumand.arbiter import log_messages
 from gpumand.arbiter.admission import Admission
 from gpumand.arbiter.busy_probes import BusyProbes
 from gpumand.arbiter.idempotency import IdempotencyTokens
@@ -26,14 +24,13 @@ from gpumand.arbiter.state import ArbiterState, Publish
 from gpumand.arbiter.timeouts import finished_within
 from gpumand.arbiter.waiting_request import WaitingRequest
 from gpumand.arbiter.work_gate import WorkGate
-from gpumand.domain.consumer import Residency, Settings, UnitState
+from gpumand.domain.consumer import Settings, UnitState
 from gpumand.domain.device import Devices, format_devices
 from gpumand.domain.errors import GpumandError, ShuttingDown
-from gpumand.domain.events import Event, RequestGranted, RequestRefused
+from gpumand.domain.events import Event, RequestGranted
 from gpumand.domain.history import HistoryEntry, HistoryQuery
 from gpumand.domain.lease import Lease, LeaseEnd, LeaseLifetime, Owner
 from gpumand.domain.request import MAX_WAIT_SEC, AcquireOptions, Grant, ManualResult, PlanReport, Request
-from gpumand.domain.reservation import PUBLIC_LABEL, public_name
 from gpumand.domain.status import ConsumerStatus, Status, Summary
 from gpumand.ports import Ports, UnitFailed
 
@@ -156,7 +153,7 @@ class Arbiter:
         Raises:
             GpumandError: exactly one, when no lease is granted; then the caller holds nothing.
         """
-        with self._counting_refusals(owner, consumer):
+        with self._admission.counting_refusals(owner, consumer):
             check_amount(consumer, options)
         if consumer:
             return await self._acquire(owner, consumer, options)
@@ -172,7 +169,7 @@ class Arbiter:
         lease = await self._idempotency.lease(owner, consumer, options)
         if lease is not None:
             return Grant(lease, endpoint=self.state.consumer(consumer).spec.url)
-        with self._counting_refusals(owner, consumer):
+        with self._admission.counting_refusals(owner, consumer):
             self._admission.check(owner, consumer, options, is_reservation=is_reservation)
             self.learning.record_request(consumer)
             entry = self._new_request(owner, consumer, options)
@@ -184,16 +181,6 @@ class Arbiter:
         self.state.publish(RequestGranted(lease.public_consumer, waited_usec, lease, entry.request.priority))
         endpoint = self.state.settings.consumers[consumer].url if consumer in self.state.settings.consumers else ""
         return Grant(lease, waited_usec, tuple(entry.evicted), entry.loaded, endpoint)
-
-    @contextlib.contextmanager
-    def _counting_refusals(self, owner: Owner, consumer: str) -> Iterator[None]:
-        try:
-            yield
-        except GpumandError as error:
-            self.state.count(refusals=1)
-            log_messages.refusal(consumer or PUBLIC_LABEL, owner, error)
-            self.state.publish(RequestRefused(public_name(consumer), owner.uid, error.dbus_name, error.message))
-            raise
 
     def _load_request(self, consumer: str, timeout_sec: float) -> WaitingRequest:
         return self._new_request(NO_CLIENT, consumer, AcquireOptions(timeout_sec=timeout_sec), wants_lease=False)
@@ -345,7 +332,7 @@ class Arbiter:
         self._admission.check_callable(consumer)
         began = self.state.clock.monotonic()
         self._admission.check_devices(consumer, device)
-        if self._is_load_satisfied(consumer, device):
+        if self._admission.is_load_satisfied(consumer, device):
             return ManualResult(consumer, format_devices(self.state.consumer(consumer).devices))
         self._admission.check_queue()
         entry = self._new_request(
@@ -360,19 +347,6 @@ class Arbiter:
             evicted=tuple(entry.evicted),
             duration_usec=int((self.state.clock.monotonic() - began) * 1e6),
         )
-
-    def _is_load_satisfied(self, consumer: str, device: str) -> bool:
-        """Whether a load has nothing to do and need not queue behind requests that want a lease.
-
-        A lazy consumer that counts as resident may only have its memory reserved, so a load request still runs.
-        """
-        consumer_state, wanted = self.state.consumer(consumer), self.state.ledger.resolve_devices(device)
-        is_being_evicted = any(consumer in job.evicting for job in self.state.ledger.jobs.values())
-        is_resident = (
-            consumer_state.residency is Residency.RESIDENT and bool(consumer_state.devices) and not is_being_evicted
-        )
-        is_resident = is_resident and not consumer_state.is_doubtful
-        return is_resident and not consumer_state.spec.lazy and (not wanted or wanted == consumer_state.devices)
 
     async def evict(self, consumer: str, force: bool, timeout_sec: float, method: str = "") -> ManualResult:
         """Take a consumer's VRAM back, by its eviction methods in order or by one of them.

@@ -18,6 +18,7 @@ from gpumand.domain.device import Devices
 from gpumand.domain.host_ram import can_park, room_mib, stop_method, would_park
 from gpumand.domain.request import PlannedEviction, SparedConsumer
 from gpumand.domain.reuse_prediction import IdleTimeHistogram
+from gpumand.domain.victim_selection import lru_key
 from gpumand.domain.victims import Choice
 from gpumand.domain.view import ConsumerState, View
 
@@ -141,7 +142,7 @@ def _idle_devices(view: View) -> Devices:
 def _parked_cost_key(view: View) -> Callable[[ConsumerState], tuple[Any, ...]]:
     """Sort key by what is lost when a consumer is stopped that is parked, or is to be; by the policy in force."""
     if view.settings.policy is not Policy.ADAPTIVE:
-        return victims.lru_key
+        return lru_key
     idle: IdleTimeHistogram = eviction_cost.pooled_idle_times(view.consumers.values())
     return lambda state: (eviction_cost.parked_cost(view, state, idle).value, state.name)
 
