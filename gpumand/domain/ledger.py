@@ -18,41 +18,13 @@ from typing import Any
 from gpumand.domain import claims
 from gpumand.domain.consumer import ConsumerSpec, Residency, SchedulerSettings
 from gpumand.domain.device import Devices, Reading, Sample, format_devices, placeholder_sample
-from gpumand.domain.errors import DeviceUnavailable, NoSuchDevice, NoSuchLease
-from gpumand.domain.lease import Lease, LeaseLifetime, Owner, TokenKey, token_key
+from gpumand.domain.errors import DeviceUnavailable, NoSuchDevice
+from gpumand.domain.lease import Lease, LeaseLifetime, Owner
+from gpumand.domain.lease_table import LeaseTable
 from gpumand.domain.name_suggestions import no_such_consumer
-from gpumand.domain.view import ConsumerState, Job, View
+from gpumand.domain.view import UNANNOUNCED_FIELDS, ConsumerState, Job, View
 
 BACKOFF_FIRST_SEC, BACKOFF_MAX_SEC = 10.0, 300.0
-
-UNANNOUNCED_FIELDS = frozenset(
-    {
-        "changed_at",
-        "unit_changed_at",
-        "idle_since",
-        "loading_since",
-        "reports_loaded",
-        "since_usec",
-        "claimed_at",
-        "baseline_mib",
-        "container_baseline_mib",
-        "footprint_seen",
-        "grew_at",
-        "in_container",
-        "failures",
-        "retry_at",
-        "external_load",
-        "jobs",
-        "blocking_since",
-        "refused_probes",
-        "memory_missing",
-        "unload_pending",
-        "start_overdue",
-        "sleeping",
-        "times",
-    }
-)
-"""Fields of ConsumerState whose changes are not announced to clients: no announced property depends on them."""
 
 
 def backoff_sec(failures: int) -> float:
@@ -76,10 +48,7 @@ class Ledger:
         self.settings = settings
         self._on_change = changed
         self._consumers: dict[str, ConsumerState] = {}
-        self._leases: dict[str, Lease] = {}
-        # Replaced as a whole by every change, so that views can share it.
-        self._consumer_leases: Mapping[str, tuple[Lease, ...]] = {}
-        self._tokens: dict[TokenKey, str] = {}
+        self._leases = LeaseTable()
         self._jobs: dict[int, Job] = {}
         self._requested_reservations: set[str] = set()
         self._devices: dict[int, Sample] = {0: placeholder_sample(None)}
@@ -96,7 +65,7 @@ class Ledger:
     @property
     def leases(self) -> Mapping[str, Lease]:
         """All active leases by id."""
-        return self._leases
+        return self._leases.by_id
 
     @property
     def jobs(self) -> Mapping[int, Job]:
@@ -116,14 +85,11 @@ class Ledger:
 
     def lease(self, lease_id: str) -> Lease:
         """One lease. Raises NoSuchLease."""
-        if lease_id not in self._leases:
-            raise NoSuchLease("no active lease has this id")
-        return self._leases[lease_id]
+        return self._leases.require(lease_id)
 
     def lease_by_token(self, owner: Owner, lifetime: LeaseLifetime, token: str) -> Lease | None:
         """The active lease that an earlier request with the same token and owner received, or None."""
-        lease_id = self._tokens.get(token_key(owner, lifetime, token)) if token else None
-        return self._leases.get(lease_id) if lease_id else None
+        return self._leases.by_token(owner, lifetime, token)
 
     def device_index(self, wanted: str) -> int:
         """Resolve an index or UUID to an index. Raises NoSuchDevice, or DeviceUnavailable when no device is known."""
@@ -163,7 +129,7 @@ class Ledger:
             queue_positions=queue_positions or {},
             may_overlap=may_overlap,
             host_available_mib=self._host_available_mib,
-            consumer_leases=self._consumer_leases,
+            consumer_leases=self._leases.by_consumer,
             realtime_usec=realtime_usec,
         )
 
@@ -174,7 +140,7 @@ class Ledger:
         but does not mean that the consumer is working, and it would block the device for all others all that time.
         """
         used: dict[int, int] = {}
-        for lease in self._leases.values():
+        for lease in self.leases.values():
             state = self._consumers[lease.consumer]
             is_own = lease.lifetime is LeaseLifetime.UNIT and lease.owner.unit == state.spec.unit
             for device in () if is_own else state.devices:
@@ -234,7 +200,7 @@ class Ledger:
                 devices = tuple(sorted(moved.get(device, device) for device in state.devices))
                 baseline_mib = {moved.get(device, device): mib for device, mib in state.baseline_mib.items()}
                 self.update(state.name, devices=devices, baseline_mib=baseline_mib)
-        for lease in list(self._leases.values()):
+        for lease in list(self.leases.values()):
             self._follow_moved_lease(lease, index_of)
 
     def _follow_moved_lease(self, lease: Lease, index_of: Mapping[str, int]) -> None:
@@ -247,7 +213,7 @@ class Ledger:
         text = format_devices(devices) or lease.device
         if text != lease.device:
             uuids = tuple(sorted(lease.uuids, key=lambda uuid: index_of.get(uuid, -1)))
-            self._replace_lease(replace(lease, device=text, uuids=uuids))
+            self._leases.replace(replace(lease, device=text, uuids=uuids))
 
     def _with_total_mib(self, sample: Sample, total_mib: int | None) -> Sample:
         """The sample with a total size even when the driver cannot report one.
@@ -379,52 +345,32 @@ class Ledger:
 
     def add_lease(self, lease: Lease, devices: Devices, now: float) -> None:
         """Add an active lease and claim its consumer."""
-        self._leases[lease.id] = lease
-        self._consumer_leases = {
-            **self._consumer_leases,
-            lease.consumer: (*self._consumer_leases.get(lease.consumer, ()), lease),
-        }
-        if lease.token:
-            self._tokens[token_key(lease.owner, lease.lifetime, lease.token)] = lease.id
+        self._leases.add(lease)
         state = self._consumers[lease.consumer]
         self.update(lease.consumer, leases=state.leases + 1, **self._claim_changes(state, devices, now))
 
     def renew_lease(self, lease: Lease) -> None:
         """Replace the lease with the same id by one with a new expiry."""
-        self._replace_lease(lease)
+        self._leases.replace(lease)
 
     def name_owner(self, lease_id: str, user: str, program: str) -> None:
         """Set the names of a lease's owner, which are looked up in the background; an ended lease is ignored."""
-        lease = self._leases.get(lease_id)
+        lease = self.leases.get(lease_id)
         if lease is not None:
             self.revision += 1
-            self._replace_lease(replace(lease, owner=replace(lease.owner, user=user, program=program)))
+            self._leases.replace(replace(lease, owner=replace(lease.owner, user=user, program=program)))
 
     def set_degraded(self, name: str, reason: str) -> tuple[str, ...]:
         """Set why a leased consumer is not there, "" = it is; returns the ids of the leases for which that changed."""
-        changed = [lease for lease in self._consumer_leases.get(name, ()) if lease.degraded != reason]
+        changed = [lease for lease in self._leases.by_consumer.get(name, ()) if lease.degraded != reason]
         for lease in changed:
             self.revision += 1
-            self._replace_lease(replace(lease, degraded=reason))
+            self._leases.replace(replace(lease, degraded=reason))
         return tuple(lease.id for lease in changed)
-
-    def _replace_lease(self, lease: Lease) -> None:
-        assert lease.id in self._leases
-        self._leases[lease.id] = lease
-        leases = tuple(lease if one.id == lease.id else one for one in self._consumer_leases[lease.consumer])
-        self._consumer_leases = {**self._consumer_leases, lease.consumer: leases}
 
     def remove_lease(self, lease_id: str, now: float, lease_ended_usec: int) -> Lease:
         """Remove a lease; ``lease_ended_usec`` becomes the time of last use of its consumer. Raises NoSuchLease."""
-        lease = self.lease(lease_id)
-        del self._leases[lease_id]
-        others = tuple(one for one in self._consumer_leases[lease.consumer] if one.id != lease_id)
-        left = {**self._consumer_leases, lease.consumer: others}
-        self._consumer_leases = left if others else {name: left[name] for name in left if name != lease.consumer}
-        key = token_key(lease.owner, lease.lifetime, lease.token)
-        # The token may have been used again for a newer lease, which keeps it.
-        if self._tokens.get(key) == lease_id:
-            del self._tokens[key]
+        lease = self._leases.remove(lease_id)
         state = self._consumers[lease.consumer]
         self.update(lease.consumer, leases=state.leases - 1, lease_ended_usec=lease_ended_usec, idle_since=now)
         self.release_claim(lease.consumer, now)

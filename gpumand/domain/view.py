@@ -23,6 +23,36 @@ GONE_AFTER_PROBES = 3
 NOTHING_MEASURED, NOTHING_LEARNED = Footprint(), LearnedTimes()
 
 
+UNANNOUNCED_FIELDS = frozenset(
+    {
+        "changed_at",
+        "unit_changed_at",
+        "idle_since",
+        "loading_since",
+        "reports_loaded",
+        "since_usec",
+        "claimed_at",
+        "baseline_mib",
+        "container_baseline_mib",
+        "footprint_seen",
+        "grew_at",
+        "in_container",
+        "failures",
+        "retry_at",
+        "external_load",
+        "jobs",
+        "blocking_since",
+        "refused_probes",
+        "memory_missing",
+        "unload_pending",
+        "start_overdue",
+        "sleeping",
+        "times",
+    }
+)
+"""Fields of ConsumerState whose changes are not announced to clients: no announced property depends on them."""
+
+
 @dataclass(frozen=True)
 class ConsumerState:
     """What is known of a consumer at one moment.

@@ -11,8 +11,7 @@ from gpumand.bus.properties import consumer_state
 from gpumand.domain.consumer import ConsumerSpec
 from gpumand.domain.events import ConsumersChanged
 from gpumand.domain.learning import LearnedTimes
-from gpumand.domain.ledger import UNANNOUNCED_FIELDS
-from gpumand.domain.view import ConsumerState
+from gpumand.domain.view import UNANNOUNCED_FIELDS, ConsumerState
 from gpumand.testing.world import FakeWorld
 
 OTHER: dict[str, Any] = {

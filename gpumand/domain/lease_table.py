@@ -1,0 +1,68 @@
+"""The active leases, indexed by id, by consumer and by idempotency token; part of the ledger."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from gpumand.domain.errors import NoSuchLease
+from gpumand.domain.lease import Lease, LeaseLifetime, Owner, TokenKey, token_key
+
+
+class LeaseTable:
+    """Keeps the three indexes of active leases consistent. The ledger is its only user.
+
+    Attributes:
+        by_consumer: active leases of each consumer that has any. Every change replaces the mapping, so that views can
+            share it.
+    """
+
+    def __init__(self) -> None:
+        self._by_id: dict[str, Lease] = {}
+        self.by_consumer: Mapping[str, tuple[Lease, ...]] = {}
+        self._tokens: dict[TokenKey, str] = {}
+
+    @property
+    def by_id(self) -> Mapping[str, Lease]:
+        """All active leases by id."""
+        return self._by_id
+
+    def require(self, lease_id: str) -> Lease:
+        """One lease. Raises NoSuchLease."""
+        if lease_id not in self._by_id:
+            raise NoSuchLease("no active lease has this id")
+        return self._by_id[lease_id]
+
+    def by_token(self, owner: Owner, lifetime: LeaseLifetime, token: str) -> Lease | None:
+        """The active lease that an earlier request with the same token and owner received, or None."""
+        lease_id = self._tokens.get(token_key(owner, lifetime, token)) if token else None
+        return self._by_id.get(lease_id) if lease_id else None
+
+    def add(self, lease: Lease) -> None:
+        """Add a lease; its token, if any, refers to it from now on."""
+        self._by_id[lease.id] = lease
+        self.by_consumer = {
+            **self.by_consumer,
+            lease.consumer: (*self.by_consumer.get(lease.consumer, ()), lease),
+        }
+        if lease.token:
+            self._tokens[token_key(lease.owner, lease.lifetime, lease.token)] = lease.id
+
+    def replace(self, lease: Lease) -> None:
+        """Replace the lease with the same id and the same consumer."""
+        assert lease.id in self._by_id
+        self._by_id[lease.id] = lease
+        leases = tuple(lease if one.id == lease.id else one for one in self.by_consumer[lease.consumer])
+        self.by_consumer = {**self.by_consumer, lease.consumer: leases}
+
+    def remove(self, lease_id: str) -> Lease:
+        """Remove a lease and return it. Raises NoSuchLease."""
+        lease = self.require(lease_id)
+        del self._by_id[lease_id]
+        others = tuple(one for one in self.by_consumer[lease.consumer] if one.id != lease_id)
+        left = {**self.by_consumer, lease.consumer: others}
+        self.by_consumer = left if others else {name: left[name] for name in left if name != lease.consumer}
+        key = token_key(lease.owner, lease.lifetime, lease.token)
+        # The token may have been used again for a newer lease, which keeps it.
+        if self._tokens.get(key) == lease_id:
+            del self._tokens[key]
+        return lease
