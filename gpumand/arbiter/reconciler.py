@@ -9,12 +9,12 @@ and take effect when the job is over.
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
 
+from gpumand.arbiter.observations import Observations, is_new_run, is_starting, sources_of
 from gpumand.arbiter.residency_evidence import ResidencyEvidence
 from gpumand.arbiter.state import ArbiterState
 from gpumand.domain import budget, claims
-from gpumand.domain.consumer import ConsumerSpec, Health, Residency, UnitActivity, UnitState
+from gpumand.domain.consumer import Health, Residency, UnitActivity, UnitState
 from gpumand.domain.device import Devices
 from gpumand.domain.eviction_check import SLACK_MIB
 from gpumand.domain.residency import ends_failure, holds_model, infer_residency
@@ -22,6 +22,10 @@ from gpumand.domain.view import ConsumerState
 
 log = logging.getLogger(__name__)
 
+WITHOUT_MODEL = frozenset({Residency.UNLOADED, Residency.PARKED})
+KNOWN = frozenset({Residency.RESIDENT, Residency.UNLOADED, Residency.PARKED, Residency.FAILED})
+DOWN = frozenset({UnitActivity.INACTIVE, UnitActivity.FAILED})
+RUNNING = frozenset({UnitActivity.ACTIVE, UnitActivity.ACTIVATING})
 
 AT_REST_SEC = 15.0
 """Seconds without a start after which a start counts as finished. A unit that crashes and restarts again and again
@@ -31,36 +35,12 @@ GROWTH_ENDED_SEC = 5.0
 """A consumer whose memory is large enough for a model and has not grown for this many seconds is fully loaded."""
 
 
-@dataclass(slots=True)
-class _Observations:
-    """The latest observations of one consumer; times are monotonic seconds.
-
-    Attributes:
-        spec: the consumer as configured at that time.
-        unit, unit_observed_at: state of its unit.
-        health, health_requested_at: its health answer.
-        held_mib, grew_at: MiB that its processes hold, and when that last grew.
-        new_run_at: when its unit was found in a new run.
-    """
-
-    spec: ConsumerSpec
-    unit: UnitState | None = None
-    unit_observed_at: float = float("-inf")
-    health: Health | None = None
-    health_requested_at: float = float("-inf")
-    held_mib: int = 0
-    grew_at: float = float("inf")
-    claimed_at: float | None = None
-    shown_mib: int = 0
-    new_run_at: float = float("-inf")
-
-
 class Reconciler:
     """Stores the latest observations of each consumer and derives its residency from them."""
 
     def __init__(self, state: ArbiterState) -> None:
         self._state = state
-        self._observations: dict[str, _Observations] = {}
+        self._observations: dict[str, Observations] = {}
         self._valid_from = float("-inf")
         self._evidence = ResidencyEvidence(state)
 
@@ -74,13 +54,13 @@ class Reconciler:
                     unit,
                     self._state.clock.monotonic(),
                 )
-                is_new_run = former is not None and _is_new_run(former, unit)
-                if is_new_run:
+                has_new_run = former is not None and is_new_run(former, unit)
+                if has_new_run:
                     observations.new_run_at = observations.unit_observed_at
                     self._evidence.forget_run(consumer.name)
                     self._state.ledger.update(consumer.name, footprint_seen=False, in_container=False)
                 self.reconcile(consumer.name)
-                if is_new_run:
+                if has_new_run:
                     self._reserve_for_start(consumer.name)
 
     def _reserve_for_start(self, name: str) -> None:
@@ -134,7 +114,7 @@ class Reconciler:
         """After a reload: drop observations of consumers that are gone or whose unit or health check has changed."""
         for name, observations in list(self._observations.items()):
             consumer = self._state.ledger.consumers.get(name)
-            if consumer is None or _sources_of(consumer.spec) != _sources_of(observations.spec):
+            if consumer is None or sources_of(consumer.spec) != sources_of(observations.spec):
                 del self._observations[name]
 
     def forget_observations(self) -> None:
@@ -197,7 +177,7 @@ class Reconciler:
         unit_is_down = unit is not None and unit.activity in DOWN
         if unit_is_down and self._evidence.is_releasing_memory(consumer, observations.unit_observed_at):
             return Residency.UNLOADING
-        if observed is Residency.LOADING and consumer.residency is Residency.FAILED and not _starts(unit):
+        if observed is Residency.LOADING and consumer.residency is Residency.FAILED and not is_starting(unit):
             return consumer.residency  # it has failed to load, and its unit has not started again since then
         if consumer.start_overdue and observed is not Residency.LOADING:
             self._state.ledger.update(consumer.name, start_overdue=False)
@@ -383,28 +363,7 @@ class Reconciler:
         is_still = holds_model(consumer.spec, held_mib) and now - observations.grew_at >= GROWTH_ENDED_SEC
         return held_mib >= consumer.footprint_mib * 0.9 or is_still
 
-    def _observations_of(self, consumer: ConsumerState) -> _Observations:
+    def _observations_of(self, consumer: ConsumerState) -> Observations:
         if consumer.name not in self._observations:
-            self._observations[consumer.name] = _Observations(consumer.spec)
+            self._observations[consumer.name] = Observations(consumer.spec)
         return self._observations[consumer.name]
-
-
-def _starts(unit: UnitState | None) -> bool:
-    return unit is not None and unit.activity is UnitActivity.ACTIVATING
-
-
-def _is_new_run(former: UnitState, now: UnitState) -> bool:
-    """Whether a unit is in a new run. A unit that was running before the first observation does not count."""
-    return now.activity is UnitActivity.ACTIVE and now.invocation_id != former.invocation_id
-
-
-WITHOUT_MODEL = frozenset({Residency.UNLOADED, Residency.PARKED})
-KNOWN = frozenset({Residency.RESIDENT, Residency.UNLOADED, Residency.PARKED, Residency.FAILED})
-
-DOWN = frozenset({UnitActivity.INACTIVE, UnitActivity.FAILED})
-RUNNING = frozenset({UnitActivity.ACTIVE, UnitActivity.ACTIVATING})
-
-
-def _sources_of(spec: ConsumerSpec) -> tuple[object, ...]:
-    """The part of a configuration that decides where its observations come from."""
-    return spec.unit, spec.url, spec.health

@@ -1,8 +1,8 @@
 """Measures a consumer for ``gpumanctl calibrate``: loads it under a lease, then unloads it by each of its methods.
 
 All readings come from the daemon; nothing here reads a device. The lease is bound to the connection, so that it ends
-with gpumanctl in any case. Other consumers are evicted only as any Acquire would evict them. A measurement without a
-load that was seen is a failure: the memory of an idle server is not a footprint. What ran before is restored.
+with gpumanctl in any case. Other consumers are evicted only as any Acquire would evict them. A measurement without an
+observed load is a failure: the memory of an idle server is not a footprint. What ran before is restored.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ RESIDUAL_STABLE_SEC = 3.0
 POLL_SEC = 0.25
 
 NEW_READINGS = 2
-"""Number of readings after the end of the command that are awaited before deciding whether a load was seen."""
+"""Number of readings after the end of the command that are awaited before deciding whether a load was observed."""
 
 RECORDED_ERRORS = (
     ERROR_PREFIX + "EvictionFailed",
@@ -99,7 +99,7 @@ class Calibrator:
         """Run all measurements, and restore what ran before, also after a failure.
 
         Raises:
-            Failure: the consumer cannot be measured, no load was seen, a wait timed out, or the lease ended.
+            Failure: the consumer cannot be measured, no load was observed, a wait timed out, or the lease ended.
             BusError, BusLost: as the client raises them.
         """
         await self.client.listen_for_lease_ends(self._on_lease_ended)
@@ -198,7 +198,7 @@ class Calibrator:
         """Wait until a consumer that loads with its first request has loaded its model.
 
         Raises:
-            Failure: no load was seen.
+            Failure: no load was observed.
         """
         stability = StabilityDetector(AT_REST_SEC)
         await self._wait_for_load(watch, lambda reading: self._is_at_base(stability, reading, watch))

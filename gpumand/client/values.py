@@ -134,7 +134,7 @@ class StandingLease:
         program: the program that made a reservation; "" if unknown.
         used_mib: memory that the program of a reservation holds; None if unknown, and for a lease on a consumer.
         restore: the consumer is loaded again, once, when it is lost during the lease.
-        degraded: why the consumer is not there although it is leased; "" = it is there.
+        degraded: why the leased consumer is not resident; "" = it is resident.
     """
 
     id: str

@@ -69,7 +69,7 @@ class Lease:
         uuids: UUIDs of the devices, in the order of ``device``; () where unknown. Indices may change, UUIDs do not.
         reservation: what is reserved where there is no consumer; ``consumer`` is then the reservation's name.
         restore: the consumer is loaded again, once, when it loses its model or its process during the lease.
-        degraded: why the consumer is not there although it is leased, in one line; "" = it is there. Not stored:
+        degraded: why the leased consumer is not resident, in one line; "" = it is resident. Not stored:
             observations of the consumer show it again after a restart.
     """
 

@@ -361,7 +361,7 @@ class Ledger:
             self._leases.replace(replace(lease, owner=replace(lease.owner, user=user, program=program)))
 
     def set_degraded(self, name: str, reason: str) -> tuple[str, ...]:
-        """Set why a leased consumer is not there, "" = it is; returns the ids of the leases for which that changed."""
+        """Set why a leased consumer is not resident, "" = it is; returns the ids of the leases whose reason changed."""
         changed = [lease for lease in self._leases.by_consumer.get(name, ()) if lease.degraded != reason]
         for lease in changed:
             self.revision += 1

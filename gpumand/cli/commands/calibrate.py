@@ -74,7 +74,7 @@ def calibrate(ctx: click.Context, consumer: str, timeout: float, command: str) -
     Loads the consumer under a lease, waits until its memory is stable and it is idle, then evicts it by each of its
     methods and loads it again in between. Other consumers may be evicted to make room, as for any lease. The lease ends
     with this command, and what ran before is restored. If the consumer loads its model on the first request, send it
-    one when you are asked to, or give the command that does with --while. Without a load that was seen, nothing is
+    one when you are asked to, or give the command that does with --while. Without an observed load, nothing is
     printed, and the exit status is 1. CMD gets GPUMAND_ENDPOINT, GPUMAND_LEASE and GPUMAND_CONSUMER.
     """
     if to_usec(timeout) == 0:
