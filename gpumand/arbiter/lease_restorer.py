@@ -32,7 +32,7 @@ class LeaseRestorer:
     Args:
         state: the arbiter's state.
         scheduler: runs the load as a job on the consumer's devices.
-        gate: tells when new work may begin.
+        gate: whether new work may begin at the moment.
         new_request: makes the request of a load, from the consumer and its timeout in seconds.
     """
 

@@ -302,7 +302,7 @@ class LoadAttempt:
         Nothing that was there before is touched, and nothing that is in use. Errors are only logged.
 
         Args:
-            is_failed: the load has failed. One that was broken off is evicted by those who need its memory.
+            is_failed: the load has failed. A cancelled load is evicted by the requests that need its memory.
         """
         spec = self._spec
         if self._state.consumer(spec.name).leases:

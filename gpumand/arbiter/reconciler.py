@@ -214,7 +214,7 @@ class Reconciler:
             backs_off = self._state.clock.monotonic() < consumer.retry_at
             return observed if observed is Residency.PARKED and not backs_off else current
         if observed is Residency.UNLOADED and current is Residency.PARKED:
-            # A parked consumer holds no model in VRAM either, so only the end of its process tells the two apart.
+            # A parked consumer holds no model in VRAM either, so only the end of its process distinguishes the two.
             return observed if process_is_gone or not consumer.spec.parks else current
         if observed in WITHOUT_MODEL and current is Residency.RESIDENT and consumer.claimed and consumer.spec.lazy:
             # A lazy consumer loads with its first request, which the lease holder may not have sent yet.

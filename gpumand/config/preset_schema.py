@@ -81,7 +81,7 @@ class ModelListTable:
 
 @attrs.frozen
 class Role:
-    """A question that tells a server apart from another one that has the same program.
+    """A request that distinguishes a server from another one with the same program.
 
     Attributes:
         path: path of the question.
@@ -157,7 +157,7 @@ class PresetTable:
     )
     role: Role | None = key(
         TableOf(RoleTable, Role),
-        "Question that tells whether another preset fits the server, for gpumanctl init.",
+        "Request that determines whether another preset fits the server, for gpumanctl init.",
         default=None,
     )
     notes: tuple[str, ...] = key(ListOf(Text()), "Notes for the administrator of the server.", default=())

@@ -144,7 +144,7 @@ def _decide_load(view: View, requirement: Requirement, state: ConsumerState, pla
 
 
 def _refuse_too_large(view: View, state: ConsumerState, place: Devices, cushion_mib: int) -> Decision | None:
-    """Refuse what does not fit into an empty device with its cushion: waiting for leases to end would be in vain."""
+    """Refuse what does not fit into an empty device with its cushion: waiting for leases to end would not help."""
     if budget.is_whole_device(state):
         return None
     for device in place:
@@ -282,7 +282,7 @@ def _load(view: View, state: ConsumerState, needs: Sequence[_DeviceNeed], choice
 def _wait_or_refuse(
     view: View, state: ConsumerState, needs: Sequence[_DeviceNeed], unparkable: Sequence[str]
 ) -> Decision:
-    """Wait where a lease or a load stands in the way, refuse where its end would not help. Nothing is evicted in vain.
+    """Wait if a lease or a load blocks the request, refuse if its end would not help. No eviction is wasted.
 
     Args:
         view: everything at this moment.

@@ -1,4 +1,4 @@
-"""Which memory of a consumer counts as its footprint: only that of a load which was seen."""
+"""The footprint of a lazy consumer is learned only from an observed load."""
 
 from __future__ import annotations
 
