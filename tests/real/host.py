@@ -26,7 +26,7 @@ WHISPER_MIB = 90
 
 MODELS = "/var/lib/models"
 LLAMA_MODEL = f"{MODELS}/llama.gguf"
-BROKEN_MODEL = f"{MODELS}/broken.gguf"
+BROKEN_MODEL = "/var/lib/broken.gguf"
 WHISPER_MODEL = f"{MODELS}/whisper.bin"
 SOUND = f"{MODELS}/noise.wav"
 SHORT_SOUND = f"{MODELS}/short.wav"
