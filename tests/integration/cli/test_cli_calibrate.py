@@ -92,20 +92,20 @@ async def test_an_eviction_that_frees_nothing_is_reported_and_the_rest_is_measur
 async def test_residual_memory_is_measured_although_the_eviction_counts_as_failed(
     tmp_path: Path,
 ) -> None:
-    async with world(tmp_path, "--residual-mib=300") as (host, ctl):
+    async with world(tmp_path, "--residual-mib=1000") as (host, ctl):
         await host.end()
         gpu = SAMPLED.format(host.simulator)
         host.configure(table(host.consumers["mvoice"], 2867), "settle_timeout_sec = 1\nconcurrent_leases = 0", gpu)
         await host.start()
         code, out, _ = await calibrated(ctl, "mvoice")
         (host.folder / "gpumand.toml").write_text(
-            (host.folder / "gpumand.toml").read_text() + "residual_mib = 320\n", encoding="utf-8"
+            (host.folder / "gpumand.toml").read_text() + "residual_mib = 1024\n", encoding="utf-8"
         )
         assert (await ctl("reload")).code == 0
         after = await ctl("evict", "mvoice")
     assert code == 0
-    assert "# http freed 2567 MiB, 300 MiB remained, and failed: " in out
-    assert tomllib.loads(out)["consumers"]["mvoice"]["residual_mib"] == 320
+    assert "# http freed 1867 MiB, 1000 MiB remained, and failed: " in out
+    assert tomllib.loads(out)["consumers"]["mvoice"]["residual_mib"] == 1024
     assert after.code == 0, after.err
 
 
