@@ -121,7 +121,7 @@ async def serve(args: argparse.Namespace) -> None:
     model = Model(ModelSettings(args.server, args.server, args.simulator_dir, **size))
     runner = web.AppRunner((ComfyUI if args.server == "comfyui" else Ollama)(model).app())
     await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    await web.TCPSite(runner, "127.0.0.1", args.port).start()
     print(f"READY port={runner.addresses[0][1]}", flush=True)
     await asyncio.Event().wait()
 
@@ -131,6 +131,7 @@ def main() -> None:
     flags.add_argument("server", choices=["comfyui", "ollama"])
     flags.add_argument("--mib", type=int, required=True)
     flags.add_argument("--device-total", type=int, required=True)
+    flags.add_argument("--port", type=int, default=0)
     flags.add_argument("--simulator-dir", type=Path, required=True)
     asyncio.run(serve(flags.parse_args()))
 

@@ -191,7 +191,7 @@ def test_comfyui_and_ollama_are_used_in_turn(tmp_path: Path) -> None:
     """The servers fail like CUDA if both are loaded, so a wrong order of operations fails a step."""
     simulated = tmp_path / "simulated"
     with server("comfyui", 13312, simulated) as comfyui, server("ollama", 6144, simulated) as ollama:
-        # There is no systemd on this bus; tests/e2e/test_examples.py uses the example with its units.
+        # There is no systemd on this bus; tests/e2e/test_example_pair.py uses the example with its units.
         config = re.sub(r"^unit = .+$", "", (PAIR / "gpumand.toml").read_text(), flags=re.MULTILINE)
         for preset, url in (("comfyui", comfyui), ("ollama", ollama)):
             config = config.replace(f'preset = "{preset}"', f'preset = "{preset}"\nurl = "{url}"')
