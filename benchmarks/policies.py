@@ -36,7 +36,7 @@ from gpumand.simulation.optimum import ScheduleRules, TooLarge, least_wait_sec
 from gpumand.simulation.outcome import SimulationParameters
 from gpumand.simulation.report import POLICY_NAMES, Metrics, metrics_of, settings_for
 
-BASE = SchedulerSettings(cushion_mib=512)
+BASE = SchedulerSettings(cushion_mib=512, concurrent_leases=1, min_turn_sec=0.0)
 SEEDS = 20
 OPTIMUM_SEEDS, OPTIMUM_REQUESTS = 6, 18
 

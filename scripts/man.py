@@ -143,7 +143,8 @@ def _value_of(key: Key) -> str:
     kind = f"{key.value_type.description}{f', in {key.unit}' if key.unit else ''}"
     if key.required:
         return f"({kind}; required)"
-    return f"({kind}; default: {_shown(key.default)})"
+    word_for_none = getattr(key.value_type, "word_for_none", "none")
+    return f"({kind}; default: {word_for_none if key.default is None else _shown(key.default)})"
 
 
 def _shown(value: Any) -> str:

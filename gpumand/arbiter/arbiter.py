@@ -14,6 +14,7 @@ from gpumand.arbiter.learning import LearningRecorder
 from gpumand.arbiter.lease_restorer import LeaseRestorer
 from gpumand.arbiter.leases import Leases
 from gpumand.arbiter.manual import ManualOperations
+from gpumand.arbiter.nested_leases import NestedLeases
 from gpumand.arbiter.plans import Plans
 from gpumand.arbiter.reconciler import Reconciler
 from gpumand.arbiter.reloading import Reloading
@@ -66,7 +67,11 @@ class Arbiter:
         self.busy_probes = BusyProbes(self.state, ports.routes)
         self._jobs = Jobs(self.state, ports.units, ports.routes, ports.store, self.busy_probes)
         self.gate = WorkGate()
-        self.scheduler = Scheduler(self.state, self.reconciler, self._jobs, self.leases, self.gate, self.busy_probes)
+        self._nested = NestedLeases(self.state, self.leases)
+        self.scheduler = Scheduler(
+            self.state, self.reconciler, self._jobs, self.leases, self.gate, self.busy_probes, self._nested
+        )
+        self._nested.connect(self.scheduler, self._new_request)
         self.manual = ManualOperations(
             self.state, self.reconciler, self.scheduler, self._jobs, self.leases, self.gate, self.busy_probes
         )
@@ -76,7 +81,9 @@ class Arbiter:
         self._arrivals = 0
         self._admission = Admission(self.state, self.scheduler, self.gate)
         self._reservations = Reservations(self.state, ports.holders)
-        self._plans = Plans(self.state, self.scheduler, self.learning, self._admission, self._reservations)
+        self._plans = Plans(
+            self.state, self.scheduler, self.learning, self._admission, self._reservations, self._nested
+        )
         self.units_changed = asyncio.Event()
         self._reloading = Reloading(
             self.state, self.learning, self.reconciler, self.scheduler, load_settings, self.units_changed
@@ -92,6 +99,7 @@ class Arbiter:
         await self.learning.restore()
         self.learning.warn_of_unknown_footprints()
         await self.leases.restore(self._ports.owners, self._ports.units)
+        self._nested.restore_after_start()
         for name, (devices, began_usec) in (await self._ports.store.read_loads()).items():
             await self._resume(name, devices, began_usec)
         self.units_changed.set()
@@ -171,8 +179,10 @@ class Arbiter:
             return Grant(lease, endpoint=self.state.consumer(consumer).spec.url)
         with self._admission.counting_refusals(owner, consumer):
             self._admission.check(owner, consumer, options, is_reservation=is_reservation)
+            self._nested.check(owner, consumer, options)
             self.learning.record_request(consumer)
             entry = self._new_request(owner, consumer, options)
+            entry.own_leases = self._nested.own_leases(owner, options)
             self.scheduler.add(entry)
             lease = await self._wait_for_result(entry)
         assert lease is not None

@@ -22,6 +22,7 @@ from gpumand.domain.ledger import backoff_sec
 from gpumand.domain.planning import decide_within_job
 from gpumand.domain.request import PlannedEviction, Verdict
 from gpumand.domain.reservation import public_trigger
+from gpumand.domain.turns import begin_turn
 from gpumand.domain.view import Job, View
 from gpumand.domain.wording import describe_devices
 from gpumand.ports import ConsumerRoutes, Store, UnitManager
@@ -48,11 +49,12 @@ class Jobs:
 
     # -- a plan --------------------------------------------------------------------------------------------------
 
-    def begin(self, consumer: str, decision: Decision, *, takes_slot: bool) -> None:
+    def begin(self, consumer: str, decision: Decision, *, takes_slot: bool, exclusive: bool = False) -> None:
         """Take the devices for a plan: from now on its memory is reserved and no lease is granted on its victims."""
         names = tuple(victim.consumer for victim in decision.evictions)
         parked = parking.parked_victims(decision.evictions)
-        self._state.ledger.begin_job(Job(decision.place, consumer, names, takes_slot, decision.extra_devices, parked))
+        job = Job(decision.place, consumer, names, takes_slot, decision.extra_devices, parked, exclusive)
+        self._state.ledger.begin_job(job)
         self._state.ledger.claim(consumer, decision.place, self._state.clock.monotonic())
 
     async def run(self, decision: Decision, entry: WaitingRequest, is_still_wanted: Callable[[], bool]) -> Decision:
@@ -203,11 +205,14 @@ class Jobs:
             # The consumer's own unit is starting and waits for this grant (ExecStartPre=gpumanctl acquire): waiting
             # for its health check would deadlock. The footprint stays reserved until a reading shows it.
             return replace(decision, resident=True)
+        began = self._state.clock.monotonic()
         try:
             await self._load_one(entry.request.consumer, place)
         except GpumandError as error:
             return Decision(Verdict.REFUSE, place, error=type(error), message=error.message)
         entry.loaded = True
+        if entry.wants_lease:
+            self._begin_turn(entry.request.consumer, began)
         return replace(decision, resident=True)
 
     def describe_load(self, name: str) -> str:
@@ -221,6 +226,12 @@ class Jobs:
         if attempt is not None:
             attempt.break_off(reason)
         return attempt is not None
+
+    def _begin_turn(self, name: str, began: float) -> None:
+        """Begin the turn of a consumer that was loaded for a lease, by a load that began at this monotonic time."""
+        now, idle = self._state.clock.monotonic(), self._state.consumer(name).times.idle
+        turn = begin_turn(now, now - began, self._state.settings.scheduler.min_turn_sec, idle)
+        self._state.ledger.update(name, turn=turn)
 
     async def _load_one(self, name: str, place: Devices) -> None:
         spec, began = self._state.consumer(name).spec, self._state.clock.monotonic()

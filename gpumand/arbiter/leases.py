@@ -15,7 +15,7 @@ from gpumand.arbiter.state import ArbiterState
 from gpumand.domain.consumer import UnitActivity, UnitState, reservation_spec
 from gpumand.domain.device import Devices, format_devices, parse_devices
 from gpumand.domain.errors import HostError, InvalidArgs, NoSuchLease
-from gpumand.domain.events import LeaseDegraded, LeaseEnded, LeaseGranted, LeaseRenewed
+from gpumand.domain.events import LeaseDegraded, LeaseEnded, LeaseGranted, LeaseRenewed, LeaseReturned, LeaseYielded
 from gpumand.domain.lease import Lease, LeaseEnd, LeaseLifetime
 from gpumand.domain.request import Request
 from gpumand.domain.view import ConsumerState
@@ -36,6 +36,7 @@ class Leases:
         expiry_moved: set when a lease expires before ``next_expiry_check``.
         next_expiry_check: when the expiry loop checks next, in monotonic seconds.
         shared: ids of leases that were returned to a second call with the same token.
+        on_end: called with each lease that has ended, in the ledger.
     """
 
     def __init__(
@@ -51,6 +52,7 @@ class Leases:
         self._announced = state.announced_leases
         self._granted_at: dict[str, float] = {}
         self.shared: set[str] = set()
+        self.on_end: Callable[[Lease], None] = lambda lease: None
         self.expiry_moved = asyncio.Event()
         self.next_expiry_check = float("-inf")
 
@@ -75,6 +77,8 @@ class Leases:
             uuids=self._state.ledger.uuids(devices),
             reservation=reservation,
             restore=request.options.restore,
+            exclusive=request.options.exclusive,
+            yields=request.options.yield_lease if request.options.yield_lease in self._state.ledger.leases else "",
         )
         self._granted_at[lease.id] = self._state.clock.monotonic()
         self._state.ledger.add_lease(lease, devices, self._granted_at[lease.id])
@@ -138,6 +142,39 @@ class Leases:
         if lease.id not in self._state.ledger.leases:
             raise NoSuchLease(f"the lease on {lease.consumer} ended before it was granted; request it again")
 
+    # -- giving back and restoring -------------------------------------------------------------------------------
+
+    def granted_at(self, lease_id: str, otherwise: float) -> float:
+        """When a lease was granted, in monotonic seconds; ``otherwise`` for one from before this daemon started."""
+        return self._granted_at.get(lease_id, otherwise)
+
+    def give_back(self, lease_id: str) -> None:
+        """Give the consumer of a lease back for a while, in the ledger only; ``save_quietly`` writes it to disk."""
+        lease = self._state.ledger.yield_lease(lease_id, self._state.clock.monotonic())
+        log.info("lease %s on %s is given back for a nested lease", lease.id, lease.consumer)
+        self._state.publish(LeaseYielded(lease))
+
+    def return_yielded(self, lease_id: str, devices: Devices) -> Lease:
+        """Undo ``give_back``, since the consumer is resident again on these devices."""
+        lease = self._state.ledger.return_lease(lease_id, devices, self._state.clock.monotonic())
+        log.info("lease %s on %s is restored after its nested lease", lease.id, lease.consumer)
+        self._state.publish(LeaseReturned(lease))
+        task = asyncio.get_running_loop().create_task(self.save_quietly(lease_id))
+        self._deleting.add(task)
+        task.add_done_callback(self._deleting.discard)
+        return lease
+
+    async def save_quietly(self, lease_id: str) -> None:
+        """Write the present state of a lease to disk; an error is logged, and matters only after a restart."""
+        lease = self._state.ledger.leases.get(lease_id)
+        try:
+            if lease is not None:
+                await self._write(lease)
+        except NoSuchLease:
+            return
+        except HostError as error:
+            log.warning("lease %s: %s", lease_id, error)
+
     # -- changing and ending -------------------------------------------------------------------------------------
 
     async def renew(self, lease_id: str, ttl_sec: float | None) -> Lease:
@@ -183,6 +220,7 @@ class Leases:
         )
         self._used_consumers.add(lease.consumer)
         self.shared.discard(lease_id)
+        self.on_end(lease)
         self._reconciler.reconcile(lease.consumer)
         self._state.ledger.prune(self._state.settings.consumers)
         self._state.publish_changes()

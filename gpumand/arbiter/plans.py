@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from gpumand.arbiter.admission import Admission
 from gpumand.arbiter.learning import LearningRecorder
+from gpumand.arbiter.nested_leases import NestedLeases
 from gpumand.arbiter.reservations import Reservations, check_amount
 from gpumand.arbiter.scheduler import Scheduler
 from gpumand.arbiter.snapshot import report_of
@@ -23,9 +24,10 @@ class Plans:
         learning: LearningRecorder,
         admission: Admission,
         reservations: Reservations,
+        nested: NestedLeases,
     ) -> None:
         self._state, self._scheduler, self._learning = state, scheduler, learning
-        self._admission, self._reservations = admission, reservations
+        self._admission, self._reservations, self._nested = admission, reservations, nested
 
     async def plan(self, owner: Owner, consumer: str, options: AcquireOptions) -> PlanReport:
         """Report what Acquire would do now, and why, without changing anything.
@@ -44,7 +46,14 @@ class Plans:
 
     async def _dry_run(self, owner: Owner, consumer: str, options: AcquireOptions) -> PlanReport:
         self._admission.check_devices(consumer, options.device)
+        self._nested.check(owner, consumer, options)
         devices, spec = self._state.ledger.resolve_devices(options.device), self._state.consumer(consumer).spec
         from_own_unit = bool(owner.unit) and owner.unit == spec.unit
-        requirement = Requirement(consumer, devices, from_own_unit=from_own_unit)
+        requirement = Requirement(
+            consumer,
+            devices,
+            from_own_unit=from_own_unit,
+            exclusive=options.exclusive,
+            gives_back=self._nested.given_back_by(options),
+        )
         return report_of(spec, await self._scheduler.dry_run(requirement))

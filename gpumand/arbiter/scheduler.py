@@ -15,8 +15,10 @@ from gpumand.arbiter.decision_cache import VRAM_READING, DecisionCache
 from gpumand.arbiter.jobs import Jobs
 from gpumand.arbiter.leases import Leases
 from gpumand.arbiter.limits import lease_limit_error
+from gpumand.arbiter.nested_leases import NestedLeases
 from gpumand.arbiter.reconciler import Reconciler
 from gpumand.arbiter.state import ArbiterState
+from gpumand.arbiter.turn_waits import TurnWaits
 from gpumand.arbiter.waiting_request import WaitingRequest
 from gpumand.arbiter.work_gate import WorkGate
 from gpumand.domain import queue_policy
@@ -27,7 +29,7 @@ from gpumand.domain.errors import Busy, GpumandError
 from gpumand.domain.fairness import FairShare
 from gpumand.domain.queue import RequestQueue
 from gpumand.domain.queue_pass import QueueDecision, QueueEntry, QueuePass, as_wait
-from gpumand.domain.request import Request, Verdict
+from gpumand.domain.request import Verdict
 
 log = logging.getLogger(__name__)
 
@@ -51,13 +53,15 @@ class Scheduler:
         leases: Leases,
         gate: WorkGate,
         busy_probes: BusyProbes,
+        nested: NestedLeases,
     ) -> None:
         self._state, self._reconciler, self._jobs, self._leases, self._gate = state, reconciler, jobs, leases, gate
-        self._busy_probes = busy_probes
+        self._busy_probes, self._nested = busy_probes, nested
         self._queue = RequestQueue(state.settings.scheduler.aging_sec)
         self._entries: dict[int, WaitingRequest] = {}
         self._running: dict[WaitingRequest, Devices] = {}
         self.background = BackgroundTasks()
+        self._turn_waits = TurnWaits(state, self.background, self.step)
         self._fairness, self._charged = FairShare(), dict[int, float]()
         self._decisions = DecisionCache(state)
         self._reserved_for_manual: Counter[int] = Counter()
@@ -77,15 +81,15 @@ class Scheduler:
     def add(self, entry: WaitingRequest) -> None:
         """Queue a request; the next ``step`` decides it."""
         self._entries[entry.request.number] = entry
-        self._queue.add(entry.request, self._fairness_delay_sec(entry.request))
+        self._queue.add(entry.request, self._fairness_delay_sec(entry))
 
-    def _fairness_delay_sec(self, request: Request) -> float:
+    def _fairness_delay_sec(self, entry: WaitingRequest) -> float:
         """Seconds by which a request counts as having arrived later, so that one user cannot fill the queue.
 
         Only the ``adaptive`` policy does this.
         """
-        settings = self._state.settings.scheduler
-        if settings.policy is not Policy.ADAPTIVE:
+        settings, request = self._state.settings.scheduler, entry.request
+        if settings.policy is not Policy.ADAPTIVE or entry.restores:
             return 0.0
         user, work_sec = str(request.owner.uid), self._state.consumer(request.consumer).times.hold_sec()
         delay_sec = self._fairness.delay_sec(user, self._state.clock.monotonic(), work_sec, settings.aging_sec)
@@ -98,6 +102,7 @@ class Scheduler:
         """Remove a request without a grant. A load that is running for it continues; the next request joins it."""
         self._fairness.refund(str(entry.request.owner.uid), self._charged.get(entry.request.number, 0.0))
         self._dequeue(entry)
+        self._nested.left(entry)
 
     def _dequeue(self, entry: WaitingRequest) -> None:
         # Each of these ignores a request that has left already: a request may end in several ways at once.
@@ -154,6 +159,8 @@ class Scheduler:
 
     def _queue_entry(self, entry: WaitingRequest) -> QueueEntry:
         request, overtaken_sec = entry.request, self._state.overtakings.seconds(entry.request.number)
+        self._turn_waits.refresh(entry, overtaken_sec)
+        self._nested.refresh(entry)
         return QueueEntry(request.number, entry.requirement, overtaken_sec, request.priority, entry.loaded)
 
     def _update_demand(self, entries: Sequence[WaitingRequest]) -> None:
@@ -180,15 +187,30 @@ class Scheduler:
             entry.wait_for(self._gate.held)
             return ()
         decision = self._decide(entry, queue_entry.requirement)
+        if entry.own_leases and entry.decided and decision.verdict is Verdict.WAIT:
+            error = self._nested.deadlock(self._decisions.view(), entry, queue_entry.requirement)
+            if error is not None:
+                self.remove(entry)
+                entry.refuse(error)
+                return ()
         if decision.verdict is Verdict.GRANT and decision.load and self._is_reserved_for_manual(decision):
             ruling = QueueDecision(as_wait(decision, MANUAL_EVICTION))
         else:
-            ruling = self._check_overlapping_load(
-                entry, queue_pass.resolve(self._decisions.view(), queue_entry, decision)
-            )
+            ruling = queue_pass.resolve(self._decisions.view(), queue_entry, decision)
+            ruling = self._check_overlapping_load(entry, self._pass_own_waiters(entry, queue_pass, decision, ruling))
         self._busy_probes.record_demand(ruling.decision.busy if ruling.decision.verdict is Verdict.WAIT else ())
         self._apply(entry, ruling)
         return decision.eligible_devices
+
+    def _pass_own_waiters(
+        self, entry: WaitingRequest, queue_pass: QueuePass, decision: Decision, ruling: QueueDecision
+    ) -> QueueDecision:
+        """Let a request go first if all requests ahead wait for leases that its client keeps until it is granted."""
+        if not entry.own_leases or decision.verdict is not Verdict.GRANT or ruling.decision.verdict is Verdict.GRANT:
+            return ruling
+        ahead = queue_pass.entries_ahead(decision.place)
+        is_first = self._nested.is_waited_for_by(self._decisions.view(), entry, [one.requirement for one in ahead])
+        return QueueDecision(decision, overtaken=tuple(one.number for one in ahead)) if is_first else ruling
 
     def _job_devices(self, entry: WaitingRequest) -> Devices:
         return self._running.get(entry, ())
@@ -234,6 +256,8 @@ class Scheduler:
             self._state.overlapping.load_requested(decision.place)
         if decision.verdict is Verdict.WAIT:
             entry.wait_for(decision.message, decision.advice)
+            if decision.retry_at is not None:
+                self._turn_waits.decide_again(entry, decision.retry_at)
         elif decision.verdict is Verdict.REFUSE or not decision.place:
             self._refuse(entry, decision)
         elif decision.resident:
@@ -253,19 +277,31 @@ class Scheduler:
 
     def _grant(self, entry: WaitingRequest, place: Devices, overtaken: Sequence[int] = ()) -> None:
         self._dequeue(entry)
+        if entry.restores:
+            return self._grant_restored(entry, place)
         # Checked again here: many requests may have been waiting when the first of them passed the admission check.
         leases = self._state.ledger.leases.values()
         error = lease_limit_error(leases, entry.request.owner.uid) if entry.wants_lease else None
         if error is not None:
+            self._nested.left(entry)
             entry.refuse(error)
         elif entry.wants_lease:
+            self._nested.give_back(entry)
             lease = self._leases.create(entry.request, place)
+            self._nested.granted(entry)
             expected_sec = self._state.consumer(lease.consumer).times.hold_sec()
             self._state.overtakings.begin(lease.id, overtaken, expected_sec)
             self._state.overlapping.lease_started(lease.id, place)
             entry.grant(lease)
         else:
             entry.grant(None)
+        return None
+
+    def _grant_restored(self, entry: WaitingRequest, place: Devices) -> None:
+        lease = self._nested.restored(entry, place)
+        if lease is not None:
+            self._state.overlapping.lease_started(lease.id, place)
+        entry.grant(lease)
 
     def _refuse(self, entry: WaitingRequest, decision: Decision) -> None:
         self.remove(entry)
@@ -303,7 +339,9 @@ class Scheduler:
     def _start(self, entry: WaitingRequest, decision: Decision, *, takes_slot: bool) -> None:
         """Start a job. All its devices are taken at once, without an await: no job holds some and waits for others."""
         entry.wait_for("memory is being freed for it" if decision.evictions else "it is being loaded")
-        self._jobs.begin(entry.request.consumer, decision, takes_slot=takes_slot)
+        self._nested.give_back(entry)
+        exclusive = takes_slot and entry.request.options.exclusive
+        self._jobs.begin(entry.request.consumer, decision, takes_slot=takes_slot, exclusive=exclusive)
         self._running[entry] = decision.place
         self.background.spawn(self._run_job(entry, decision))
 
@@ -319,6 +357,7 @@ class Scheduler:
         """Carry out a plan and hand the result to its request, or to a request that joined the load meanwhile."""
         result, place = decision, decision.place
         try:
+            await self._nested.saved(entry)
             result = await self._jobs.run(decision, entry, lambda: self._is_wanted(entry, place))
         except Exception:
             log.exception("the plan for %s failed with an unexpected error", entry.request.consumer)
@@ -348,7 +387,10 @@ class Scheduler:
 
     def _has_slot(self, successor: WaitingRequest, place: Devices) -> bool:
         """Whether a lease may be granted now: the job held a lease slot for it, or it needs none."""
-        return not successor.wants_lease or self._state.ledger.jobs[place[0]].takes_slot
+        job = self._state.ledger.jobs[place[0]]
+        return not successor.wants_lease or (
+            job.takes_slot and (job.exclusive or not successor.request.options.exclusive)
+        )
 
     def _is_wanted(self, entry: WaitingRequest, place: Devices) -> bool:
         """Whether a request still waits for this load, and the work gate is open."""
@@ -388,6 +430,8 @@ class Scheduler:
     def refuse_all(self, error: GpumandError) -> None:
         """Refuse all waiting requests; running loads continue, and a later request may join them."""
         for entry in tuple(self):
+            if entry.restores and not self._closed:
+                continue  # it belongs to no call that waits for an answer
             self.remove(entry)
             entry.refuse(error)
 

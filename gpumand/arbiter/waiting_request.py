@@ -10,6 +10,7 @@ from gpumand.domain.device import Devices
 from gpumand.domain.errors import GpumandError, TimedOut
 from gpumand.domain.lease import Lease
 from gpumand.domain.request import Request
+from gpumand.domain.view import StandingLease
 
 
 @dataclass(slots=True, eq=False)
@@ -31,6 +32,10 @@ class WaitingRequest:
         evicted: victims evicted for this request, in order.
         evictions: attempted evictions for this request, including failed ones.
         loaded: whether its consumer was loaded for this request.
+        ignores_turns: consumers that have their turn may be evicted for it, since it has waited long enough for them.
+        gives_back: the lease of ``yield_lease``, until it is given back; None = none.
+        own_leases: ids of leases that its client keeps until this request is decided.
+        restores: id of the lease whose consumer it makes resident again; "" = it is for a new lease.
     """
 
     request: Request
@@ -46,6 +51,10 @@ class WaitingRequest:
     evicted: list[str] = field(default_factory=list)
     evictions: int = 0
     loaded: bool = False
+    ignores_turns: bool = False
+    gives_back: StandingLease | None = None
+    own_leases: frozenset[str] = frozenset()
+    restores: str = ""
 
     @property
     def requirement(self) -> Requirement:
@@ -56,6 +65,10 @@ class WaitingRequest:
             self.wants_lease,
             from_own_unit=self.from_own_unit,
             evictions_done=self.evictions,
+            # No turn delays a manual load, which an administrator decided, or a client that gets its lease back.
+            ignores_turns=self.ignores_turns or not self.wants_lease or bool(self.restores),
+            exclusive=self.request.options.exclusive and self.wants_lease,
+            gives_back=self.gives_back,
         )
 
     def wait_for(self, reason: str, advice: str = "") -> None:

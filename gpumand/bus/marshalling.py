@@ -252,6 +252,9 @@ def _lease(lease: Lease, reserved_used_mib: int | None) -> Entry:
         ("degraded", "s", lease.degraded or None),
         *_reserved(lease),
         ("used_mib", "t", reserved_used_mib),
+        ("exclusive", "b", lease.exclusive or None),
+        ("yielded", "b", lease.yielded or None),
+        ("yields", "s", lease.yields or None),
     )
 
 

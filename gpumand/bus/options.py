@@ -6,7 +6,7 @@ Unknown options are refused by name, since an ignored typo in ``timeout_usec`` w
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Any
@@ -28,6 +28,7 @@ USEC_PER_SEC = 1_000_000
 
 MAX_USEC = 2**63 - 1
 MAX_KINDS = 64
+MAX_WITHIN = 64
 DEFAULT_ENTRIES = 100
 
 Options = Mapping[str, Variant]
@@ -43,6 +44,9 @@ ACQUIRE_OPTIONS = {
     "vram_mib": "u",
     "all": "b",
     "restore": "b",
+    "exclusive": "b",
+    "yield_lease": "s",
+    "within": "as",
 }
 LOAD_OPTIONS = {"device": "s", "timeout_usec": "t"}
 EVICT_OPTIONS = {"force": "b", "timeout_usec": "t", "method": "s"}
@@ -108,6 +112,9 @@ def acquire_options(options: Options) -> AcquireOptions:
         vram_mib=_vram(values["vram_mib"]) if "vram_mib" in values else 0,
         whole_device=values.get("all", False),
         restore=values.get("restore", False),
+        exclusive=values.get("exclusive", False),
+        yield_lease=values.get("yield_lease", ""),
+        within=_within(values.get("within", ())),
     )
 
 
@@ -133,6 +140,12 @@ def history_query(options: Options) -> HistoryQuery:
         kinds=frozenset(map(_kind, values.get("kinds", ())[:MAX_KINDS])),
         limit=min(values.get("limit", DEFAULT_ENTRIES), MAX_ENTRIES),
     )
+
+
+def _within(lease_ids: Sequence[str]) -> tuple[str, ...]:
+    if len(lease_ids) > MAX_WITHIN:
+        raise LimitsExceeded(f"option 'within' names {len(lease_ids)} leases; the limit is {MAX_WITHIN}")
+    return tuple(check_length("a lease id in option 'within'", one) for one in lease_ids)
 
 
 def _kind(word: str) -> EntryKind:

@@ -89,4 +89,7 @@ def lease_state(lease: Lease) -> Values:
         "Restore": lease.restore,
         "Degraded": lease.degraded,
         "Program": reservation.holder.program if reservation is not None else "",
+        "Exclusive": lease.exclusive,
+        "Yielded": lease.yielded,
+        "Yields": lease.yields,
     }

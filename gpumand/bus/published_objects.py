@@ -50,6 +50,8 @@ from gpumand.domain.events import (
     LeaseGranted,
     LeaseRenewed,
     LeaseRestored,
+    LeaseReturned,
+    LeaseYielded,
     SummaryChanged,
 )
 from gpumand.domain.lease import Lease
@@ -160,6 +162,8 @@ class PublishedObjects:
             self._tree.update(lease_path(event.lease.id), lease_state(event.lease))
         elif isinstance(event, LeaseDegraded | LeaseRestored):
             self._lease_health_changed(event.lease)
+        elif isinstance(event, LeaseYielded | LeaseReturned):
+            self._lease_moved(event.lease, type(event).__name__)
 
     def _lease_granted(self, lease: Lease) -> None:
         # The lease count and the consumer's properties change with the lease, so they are announced before the signal.
@@ -181,6 +185,12 @@ class PublishedObjects:
             self._emit("LeaseDegraded", "sss", (lease.id, text(lease.public_consumer), text(lease.degraded)))
         else:
             self._emit("LeaseRestored", "ss", (lease.id, text(lease.public_consumer)))
+
+    def _lease_moved(self, lease: Lease, signal: str) -> None:
+        if self._tree.get(lease_path(lease.id)) is not None:
+            self._tree.update(lease_path(lease.id), lease_state(lease))
+        self._lease_changed(lease)
+        self._emit(signal, "ss", (lease.id, text(lease.public_consumer)))
 
     def _lease_changed(self, lease: Lease) -> None:
         self._summary_changed = True

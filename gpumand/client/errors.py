@@ -4,7 +4,7 @@ They are grouped by where the problem must be solved, like those of the daemon (
 
     GpumandError             catches all of them; ``message`` is one line, ``dbus_name`` the name on the bus
     ├── CallerError          InvalidArgs, LimitsExceeded, AccessDenied, InteractiveAuthorizationRequired,
-    │                        NoSuchConsumer, NoSuchLease, NoSuchDevice
+    │                        NoSuchConsumer, NoSuchLease, NoSuchDevice, WouldDeadlock
     ├── NotNowError          Busy, TimedOut, ConsumerBackingOff, ShuttingDown, NoAnswer
     ├── HostError            InsufficientVram, LoadFailed, EvictionFailed, DeviceUnavailable,
     │                        NotRunning, BusUnavailable, Mismatch
@@ -41,6 +41,7 @@ from gpumand.domain.errors import (
     NotNowError,
     ShuttingDown,
     TimedOut,
+    WouldDeadlock,
 )
 
 __all__ = [
@@ -68,6 +69,7 @@ __all__ = [
     "NotRunning",
     "ShuttingDown",
     "TimedOut",
+    "WouldDeadlock",
 ]
 """The error classes; ``gpumand.client`` exports the same names."""
 
@@ -113,6 +115,7 @@ _DAEMON_ERRORS = (
     NoSuchLease,
     ShuttingDown,
     TimedOut,
+    WouldDeadlock,
 )
 
 NO_OWNER_ERRORS = (FREEDESKTOP_ERROR_PREFIX + "ServiceUnknown", FREEDESKTOP_ERROR_PREFIX + "NameHasNoOwner")

@@ -131,6 +131,9 @@ def _lease(fields: Fields) -> StandingLease:
         fields.optional_number("used_mib"),
         fields.flag("restore", False),
         fields.text("degraded", ""),
+        fields.flag("exclusive", False),
+        fields.flag("yielded", False),
+        fields.text("yields", ""),
     )
 
 

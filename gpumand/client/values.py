@@ -135,6 +135,9 @@ class StandingLease:
         used_mib: memory that the program of a reservation holds; None if unknown, and for a lease on a consumer.
         restore: the consumer is loaded again, once, when it is lost during the lease.
         degraded: why the leased consumer is not resident; "" = it is resident.
+        exclusive: nothing else is leased on its device.
+        yielded: its consumer is given back at the moment, for a nested lease.
+        yields: id of the lease that is given back for this one; "" = none.
     """
 
     id: str
@@ -152,6 +155,9 @@ class StandingLease:
     used_mib: int | None = None
     restore: bool = False
     degraded: str = ""
+    exclusive: bool = False
+    yielded: bool = False
+    yields: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,8 @@ creates one of those directly gets the same values.
 
 from __future__ import annotations
 
+from typing import Any
+
 import attrs
 
 from gpumand.config import validators
@@ -16,7 +18,7 @@ from gpumand.config.consumer_schema import BusyTable, ConsumerTable, HealthTable
 from gpumand.config.quantities import Mib, Seconds
 from gpumand.config.shared_keys import MAX_MIB, MAX_SEC, default_of, seconds
 from gpumand.config.table_schema import key
-from gpumand.config.value_types import Boolean, Choice, Integer, ListOf, Number, Text
+from gpumand.config.value_types import Boolean, Choice, Integer, Leaf, ListOf, Number, Text
 from gpumand.domain.consumer import (
     GpuSettings,
     HistorySettings,
@@ -27,6 +29,16 @@ from gpumand.domain.consumer import (
 )
 
 SOURCES = ("nvml", "simulated", "none")
+
+
+class _TurnLength(Leaf):
+    """Number of seconds, or "auto", which is converted to None."""
+
+    description = f'number from 0 to {MAX_SEC:g}, or "auto"'
+    word_for_none = "auto"
+
+    def accept(self, value: Any) -> float | None:
+        return None if value == "auto" else Number(0, MAX_SEC).accept(value)
 
 
 @attrs.frozen
@@ -42,9 +54,19 @@ class SchedulerTable:
     )
     overtake_budget_sec: float = key(
         Seconds(0, MAX_SEC),
-        "Limit on overtaking with policy adaptive: how much work of later requests may be served before a waiting "
-        "request. 0 disables overtaking.",
+        "Limit on overtaking: how much work of later requests may be served before a waiting request. Later requests "
+        "go first for a consumer that is leased or was just loaded, and with policy adaptive for any resident "
+        "consumer. 0 disables overtaking.",
         default=default_of(SchedulerSettings, "overtake_budget_sec"),
+        unit="s",
+    )
+    min_turn_sec: float | None = key(
+        _TurnLength(),
+        "Turn of a consumer: time after its load in which it is not evicted as long as clients use it, so that "
+        "consumers that exclude each other are not loaded for one request each. auto gives a turn three times as long "
+        "as the load took, 30 s at most. A pause between two leases that is longer than the load, or than 2 s, ends "
+        "the turn. overtake_budget_sec limits how much work a turn puts before a waiting request. 0 gives no turns.",
+        default=default_of(SchedulerSettings, "min_turn_sec"),
         unit="s",
     )
     overlap: Overlap = key(
@@ -75,7 +97,7 @@ class SchedulerTable:
     )
     concurrent_leases: int = key(
         Integer(0, 1024),
-        "Maximum number of simultaneous leases on one device. 0 grants as many as fit.",
+        "Maximum number of simultaneous leases on one device. 0 grants as many as fit, 1 one at a time.",
         default=default_of(SchedulerSettings, "concurrent_leases"),
     )
     lease_ttl_sec: float = key(

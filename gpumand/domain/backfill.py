@@ -17,9 +17,8 @@ from gpumand.domain.consumer import Overlap, Residency
 from gpumand.domain.decision import Decision, Requirement
 from gpumand.domain.decision_messages import resident_goes_first
 from gpumand.domain.planning import decide
-from gpumand.domain.queue_pass import QueueDecision, QueueEntry, QueuePass, RequestsAhead, as_wait
+from gpumand.domain.queue_pass import QueueDecision, QueueEntry, QueuePass, RequestsAhead, as_wait, may_overtake
 from gpumand.domain.request import Verdict
-from gpumand.domain.reservation import is_reservation
 from gpumand.domain.view import ConsumerState, View
 
 
@@ -132,7 +131,7 @@ class BackfillPass(QueuePass):
             if state is not None and (state.name in victims or blocks_leases):
                 served = self._decide(view, later.requirement)
                 is_same_place = served.verdict is Verdict.GRANT and not place.isdisjoint(served.place)
-                if is_same_place and _may_overtake(view, later, ahead):
+                if is_same_place and may_overtake(view, later, ahead):
                     return state.name
             # A later request that stays behind is overtaken too by those after it, and its budget limits them.
             ahead.add(later)
@@ -141,7 +140,7 @@ class BackfillPass(QueuePass):
     def _resolve_behind(self, view: View, entry: QueueEntry, decision: Decision, ahead: RequestsAhead) -> QueueDecision:
         if decision.load:
             self._devices_to_load.update(decision.eligible_devices)
-        if decision.resident and _may_overtake(view, entry, ahead):
+        if decision.resident and may_overtake(view, entry, ahead):
             return QueueDecision(decision, overtaken=tuple(one.number for one in ahead.entries))
         return QueueDecision(self._wait_behind(decision, ahead))
 
@@ -153,17 +152,6 @@ class BackfillPass(QueuePass):
         if requirement not in self._decisions:
             self._decisions[requirement] = decide(view, requirement)
         return self._decisions[requirement]
-
-
-def _may_overtake(view: View, entry: QueueEntry, ahead: RequestsAhead) -> bool:
-    """Whether every request ahead has budget left for this one, no higher priority, and needs another consumer."""
-    consumer = entry.requirement.consumer
-    if consumer in ahead.consumers or entry.priority < ahead.max_priority:
-        return False
-    if is_reservation(consumer):
-        return False  # it takes memory that the requests ahead may need
-    expected_sec = view.consumers[consumer].times.hold_sec()
-    return ahead.max_overtaken_sec + expected_sec <= view.settings.overtake_budget_sec
 
 
 def _can_load_early(view: View, entry: QueueEntry) -> bool:

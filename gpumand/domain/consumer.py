@@ -312,12 +312,12 @@ class Overlap(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class SchedulerSettings:
-    """The ``[scheduler]`` table of the configuration."""
+    """The ``[scheduler]`` table of the configuration. ``min_turn_sec`` None = as measured, see ``turns``."""
 
     cushion_mib: int = 256
     max_evictions: int = 5
     settle_timeout_sec: float = 10.0
-    concurrent_leases: int = 1
+    concurrent_leases: int = 0
     lease_ttl_sec: float = 900.0
     health_interval_sec: float = 5.0
     aging_sec: float = 120.0
@@ -325,6 +325,7 @@ class SchedulerSettings:
     overtake_budget_sec: float = 30.0
     overlap: Overlap = Overlap.OFF
     host_ram_reserve_mib: int = 2048
+    min_turn_sec: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from gpumand.domain.device import Devices
 from gpumand.domain.errors import Busy, GpumandError
 from gpumand.domain.request import PlannedEviction, SparedConsumer, Verdict
+from gpumand.domain.view import StandingLease
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +22,9 @@ class Requirement:
         from_own_unit: the request comes from within the consumer's own unit, which is starting. Waiting for that unit
             to start would be a deadlock.
         evictions_done: evictions already tried for it; ``max_evictions`` counts all of them.
+        ignores_turns: consumers that have their turn may be evicted for it.
+        exclusive: its lease needs devices without any other lease.
+        gives_back: the lease that ends for a while if the request is granted; it does not stand in its way.
     """
 
     consumer: str
@@ -29,6 +33,9 @@ class Requirement:
     holds_slot: bool = False
     from_own_unit: bool = False
     evictions_done: int = 0
+    ignores_turns: bool = False
+    exclusive: bool = False
+    gives_back: StandingLease | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +58,7 @@ class Decision:
         busy: consumers whose own work it waits for.
         cost: cost of the evictions, by the policy in force.
         extra_devices: further devices that its victims are on.
+        retry_at: when to decide again without any other event, in monotonic seconds; None = it depends on no time.
     """
 
     verdict: Verdict
@@ -69,6 +77,7 @@ class Decision:
     busy: tuple[str, ...] = ()
     cost: float = 0.0
     extra_devices: Devices = ()
+    retry_at: float | None = None
 
     @property
     def explanation(self) -> str:

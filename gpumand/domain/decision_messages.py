@@ -187,6 +187,38 @@ def leased_on(view: View, device: int) -> list[ConsumerState]:
     return [state for state in view.consumers.values() if state.leases and device in state.devices]
 
 
+def leased_exclusively(view: View, device: int) -> str:
+    """Wait: another client has an exclusive lease on the device, or will have it after a load."""
+    job, consumer = view.jobs.get(device), view.exclusive_holder(device)
+    loading = " (being loaded)" if device not in view.exclusive and job is not None else ""
+    return f"device {device} is leased exclusively to {consumer}{loading}"
+
+
+def other_leases(view: View, device: int) -> str:
+    """Wait: an exclusive lease needs the device without any other lease."""
+    job = view.jobs.get(device)
+    holders = [state.name for state in view.consumers.values() if state.leases and device in state.devices]
+    if job is not None and job.takes_slot and device in job.devices:
+        holders.append(f"{job.consumer} (being loaded)")
+    return f"an exclusive lease needs device {device} without other leases, and it is leased to {join_names(holders)}"
+
+
+def waits_for_itself(consumer: str, lease_id: str, leased: str) -> str:
+    """Refusal: the client of a request keeps a lease without whose end the request cannot be granted.
+
+    Args:
+        consumer: the requested consumer.
+        lease_id: id of the lease.
+        leased: the consumer of the lease; "" for a lease without one.
+    """
+    lease = f"lease {lease_id} on {leased}" if leased else f"lease {lease_id}, which reserves VRAM"
+    advice = f"or give {leased} back for the time of the new lease: gpumanctl acquire --yield {lease_id} {consumer}"
+    return (
+        f"{consumer} cannot be granted while {lease} is active, and its owner keeps that lease until this request is "
+        f"granted. Release it first: gpumanctl release {lease_id}" + (f"; {advice}." if leased else ".")
+    )
+
+
 def overcommitted(
     view: View,
     state: ConsumerState,
@@ -220,13 +252,20 @@ def reserved_whole(view: View, claimants: Sequence[ConsumerState]) -> str:
     )
 
 
-def blockers(view: View, in_use: Sequence[ConsumerState], busy: Sequence[ConsumerState], place: Devices) -> str:
+def blockers(
+    view: View,
+    in_use: Sequence[ConsumerState],
+    busy: Sequence[ConsumerState],
+    in_turn: Sequence[ConsumerState],
+    place: Devices,
+) -> str:
     """Wait: consumers that could be evicted but for their leases, their loads or their own work.
 
     Args:
         view: everything at this moment.
         in_use: consumers that are leased, loading or unloading.
         busy: consumers that report work of their own.
+        in_turn: consumers that were just loaded and have their turn.
         place: devices that the request would take.
     """
     leased, reserved = [one for one in in_use if one.leases], [one for one in in_use if one.is_merely_reserved]
@@ -238,7 +277,13 @@ def blockers(view: View, in_use: Sequence[ConsumerState], busy: Sequence[Consume
     for state in busy:
         grace = busyness.describe_grace(state, view.now)
         clauses.append(f"{state.name} is {busyness.describe_work(state)}" + (f" and {grace}" if grace else ""))
+    clauses += [has_turn(view, state) for state in in_turn]
     return join_names(clauses)
+
+
+def has_turn(view: View, state: ConsumerState) -> str:
+    """Wait: the consumer was loaded a moment ago and keeps its turn while clients use it."""
+    return f"{state.name} was loaded a moment ago and has its turn for up to {state.turn.ends_at - view.now:.0f} s more"
 
 
 def host_ram_in_use(names: Sequence[str]) -> str:

@@ -3,7 +3,7 @@
 GpumandError
 ├── CallerError      the caller must change the call
 │   ├── InvalidArgs, LimitsExceeded, AccessDenied, InteractiveAuthorizationRequired   (names of freedesktop.org)
-│   └── NoSuchConsumer, NoSuchLease, NoSuchDevice
+│   └── NoSuchConsumer, NoSuchLease, NoSuchDevice, WouldDeadlock
 ├── NotNowError      temporary; the same call may succeed later
 │   └── Busy, TimedOut, ConsumerBackingOff, ShuttingDown
 ├── HostError        the administrator of the host must act
@@ -77,6 +77,12 @@ class NoSuchDevice(CallerError):
     """No device of that index or UUID is known."""
 
     dbus_name = ERROR_PREFIX + "NoSuchDevice"
+
+
+class WouldDeadlock(CallerError):
+    """The request waits for a lease that its own client keeps until the request is granted."""
+
+    dbus_name = ERROR_PREFIX + "WouldDeadlock"
 
 
 class NotNowError(GpumandError):

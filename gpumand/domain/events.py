@@ -71,6 +71,20 @@ class LeaseRenewed:
 
 
 @dataclass(frozen=True, slots=True)
+class LeaseYielded:
+    """The consumer of a lease was given back for the time of a nested lease."""
+
+    lease: Lease
+
+
+@dataclass(frozen=True, slots=True)
+class LeaseReturned:
+    """The consumer of a lease that was given back is resident again, and leased as before."""
+
+    lease: Lease
+
+
+@dataclass(frozen=True, slots=True)
 class LeaseEnded:
     """A lease ended.
 
@@ -189,6 +203,8 @@ Event = (
     | EvictionFailed
     | LeaseGranted
     | LeaseRenewed
+    | LeaseYielded
+    | LeaseReturned
     | LeaseEnded
     | LeaseDegraded
     | LeaseRestored

@@ -110,6 +110,11 @@ class LearnedTimes:
         seen = self.loads.get(start, NOTHING)
         return seen.mean_sec if seen.count else default_load_sec(footprint_mib, start)
 
+    def longest_load_sec(self, footprint_mib: int) -> float:
+        """Expected duration of a load in seconds, from whichever state loads are known to take longest."""
+        seen = [duration.mean_sec for duration in self.loads.values() if duration.count]
+        return max(seen) if seen else default_load_sec(footprint_mib, Start.COLD)
+
     def unload_sec(self, method: EvictionMethod) -> float:
         """Expected duration of an eviction by this method in seconds."""
         seen = self.unloads.get(method, NOTHING)

@@ -25,6 +25,8 @@ class LeaseEnd(StrEnum):
     UNIT_STOPPED = "unit-stopped"
     REVOKED = "revoked"
     SHUTDOWN = "shutdown"
+    NOT_RESTORED = "not-restored"
+    """Its consumer was given back for a nested lease and could not be made resident again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +73,9 @@ class Lease:
         restore: the consumer is loaded again, once, when it loses its model or its process during the lease.
         degraded: why the leased consumer is not resident, in one line; "" = it is resident. Not stored:
             observations of the consumer show it again after a restart.
+        exclusive: nothing else is leased on its devices.
+        yielded: its consumer is given back at the moment, for a nested lease; it is loaded again when that ends.
+        yields: id of the lease that was given back for this one; "" = none.
     """
 
     id: str
@@ -87,6 +92,9 @@ class Lease:
     reservation: Reservation | None = None
     restore: bool = False
     degraded: str = field(default="", compare=False)
+    exclusive: bool = False
+    yielded: bool = False
+    yields: str = ""
 
     @property
     def public_consumer(self) -> str:

@@ -12,8 +12,8 @@ class LeaseTable:
     """Keeps the three indexes of active leases consistent. The ledger is its only user.
 
     Attributes:
-        by_consumer: active leases of each consumer that has any. Every change replaces the mapping, so that views can
-            share it.
+        by_consumer: active leases of each consumer that has any, without those that are given back at the moment. Every
+            change replaces the mapping, so that views can share it.
     """
 
     def __init__(self) -> None:
@@ -40,10 +40,7 @@ class LeaseTable:
     def add(self, lease: Lease) -> None:
         """Add a lease; its token, if any, refers to it from now on."""
         self._by_id[lease.id] = lease
-        self.by_consumer = {
-            **self.by_consumer,
-            lease.consumer: (*self.by_consumer.get(lease.consumer, ()), lease),
-        }
+        self._set_leases_of(lease.consumer, _with(self.by_consumer.get(lease.consumer, ()), lease))
         if lease.token:
             self._tokens[token_key(lease.owner, lease.lifetime, lease.token)] = lease.id
 
@@ -51,18 +48,32 @@ class LeaseTable:
         """Replace the lease with the same id and the same consumer."""
         assert lease.id in self._by_id
         self._by_id[lease.id] = lease
-        leases = tuple(lease if one.id == lease.id else one for one in self.by_consumer[lease.consumer])
-        self.by_consumer = {**self.by_consumer, lease.consumer: leases}
+        self._set_leases_of(lease.consumer, _with(self.by_consumer.get(lease.consumer, ()), lease))
 
     def remove(self, lease_id: str) -> Lease:
         """Remove a lease and return it. Raises NoSuchLease."""
         lease = self.require(lease_id)
         del self._by_id[lease_id]
-        others = tuple(one for one in self.by_consumer[lease.consumer] if one.id != lease_id)
-        left = {**self.by_consumer, lease.consumer: others}
-        self.by_consumer = left if others else {name: left[name] for name in left if name != lease.consumer}
+        self._set_leases_of(lease.consumer, _without(self.by_consumer.get(lease.consumer, ()), lease))
         key = token_key(lease.owner, lease.lifetime, lease.token)
         # The token may have been used again for a newer lease, which keeps it.
         if self._tokens.get(key) == lease_id:
             del self._tokens[key]
         return lease
+
+    def _set_leases_of(self, consumer: str, leases: tuple[Lease, ...]) -> None:
+        left = {**self.by_consumer, consumer: leases}
+        self.by_consumer = left if leases else {name: left[name] for name in left if name != consumer}
+
+
+def _with(leases: tuple[Lease, ...], lease: Lease) -> tuple[Lease, ...]:
+    """The leases with this one in its place, or at the end; without it while its consumer is given back."""
+    if lease.yielded:
+        return _without(leases, lease)
+    if any(one.id == lease.id for one in leases):
+        return tuple(lease if one.id == lease.id else one for one in leases)
+    return (*leases, lease)
+
+
+def _without(leases: tuple[Lease, ...], lease: Lease) -> tuple[Lease, ...]:
+    return tuple(one for one in leases if one.id != lease.id)

@@ -22,7 +22,8 @@ from gpumand.domain.errors import DeviceUnavailable, NoSuchDevice
 from gpumand.domain.lease import Lease, LeaseLifetime, Owner
 from gpumand.domain.lease_table import LeaseTable
 from gpumand.domain.name_suggestions import no_such_consumer
-from gpumand.domain.view import UNANNOUNCED_FIELDS, ConsumerState, Job, View
+from gpumand.domain.turns import NO_TURN
+from gpumand.domain.view import UNANNOUNCED_FIELDS, ConsumerState, Job, StandingLease, View
 
 BACKOFF_FIRST_SEC, BACKOFF_MAX_SEC = 10.0, 300.0
 
@@ -131,6 +132,12 @@ class Ledger:
             host_available_mib=self._host_available_mib,
             consumer_leases=self._leases.by_consumer,
             realtime_usec=realtime_usec,
+            exclusive={
+                device: lease.consumer
+                for lease in self.leases.values()
+                if lease.exclusive and not lease.yielded
+                for device in self._consumers[lease.consumer].devices
+            },
         )
 
     def _leases_by_device(self) -> dict[int, int]:
@@ -141,11 +148,15 @@ class Ledger:
         """
         used: dict[int, int] = {}
         for lease in self.leases.values():
-            state = self._consumers[lease.consumer]
-            is_own = lease.lifetime is LeaseLifetime.UNIT and lease.owner.unit == state.spec.unit
-            for device in () if is_own else state.devices:
+            for device in self._consumers[lease.consumer].devices if self.standing(lease).takes_slot else ():
                 used[device] = used.get(device, 0) + 1
         return used
+
+    def standing(self, lease: Lease) -> StandingLease:
+        """What a decision needs to know of a lease."""
+        state = self._consumers[lease.consumer]
+        is_own = lease.lifetime is LeaseLifetime.UNIT and lease.owner.unit == state.spec.unit
+        return StandingLease(lease.consumer, takes_slot=not is_own and not lease.yielded, exclusive=lease.exclusive)
 
     # -- configuration and readings ------------------------------------------------------------------------------
 
@@ -205,6 +216,8 @@ class Ledger:
 
     def _follow_moved_lease(self, lease: Lease, index_of: Mapping[str, int]) -> None:
         """A lease restored after a restart names its devices by UUID; any other lease is where its consumer is."""
+        if lease.yielded:
+            return  # its consumer may be elsewhere, for others
         state = self._consumers[lease.consumer]
         known = len(lease.uuids) > 0 and index_of.keys() >= set(lease.uuids) and not self._has_job(state.name)
         devices = tuple(sorted(index_of[uuid] for uuid in lease.uuids)) if known else state.devices
@@ -230,7 +243,8 @@ class Ledger:
 
     def prune(self, configured: Iterable[str]) -> None:
         """Remove consumers that are not configured any more and are neither claimed nor part of a job."""
-        wanted = set(configured)
+        # A lease that was given back does not claim its consumer, but names it.
+        wanted = {*configured, *(lease.consumer for lease in self.leases.values() if lease.yielded)}
         for name, state in list(self._consumers.items()):
             is_requested = name in self._requested_reservations
             if name not in wanted and not state.claimed and not self._has_job(name) and not is_requested:
@@ -346,8 +360,32 @@ class Ledger:
     def add_lease(self, lease: Lease, devices: Devices, now: float) -> None:
         """Add an active lease and claim its consumer."""
         self._leases.add(lease)
+        if lease.yielded:
+            self.revision += 1
+        else:
+            self._lease_consumer(lease, devices, now)
+
+    def _lease_consumer(self, lease: Lease, devices: Devices, now: float) -> None:
         state = self._consumers[lease.consumer]
         self.update(lease.consumer, leases=state.leases + 1, **self._claim_changes(state, devices, now))
+
+    def yield_lease(self, lease_id: str, now: float) -> Lease:
+        """Give the consumer of a lease back for a while: it is no longer claimed by it, and may be evicted."""
+        lease = replace(self.lease(lease_id), yielded=True, degraded="")
+        self._leases.replace(lease)
+        state = self._consumers[lease.consumer]
+        self.update(lease.consumer, leases=state.leases - 1, turn=NO_TURN)
+        self.release_claim(lease.consumer, now)
+        return lease
+
+    def return_lease(self, lease_id: str, devices: Devices, now: float) -> Lease:
+        """Undo ``yield_lease`` when the consumer is resident again, on these devices."""
+        former = self.lease(lease_id)
+        assert former.yielded, "only a lease that was given back is returned"
+        lease = replace(former, yielded=False, device=format_devices(devices), uuids=self.uuids(devices))
+        self._leases.replace(lease)
+        self._lease_consumer(lease, devices, now)
+        return lease
 
     def renew_lease(self, lease: Lease) -> None:
         """Replace the lease with the same id by one with a new expiry."""
@@ -371,6 +409,9 @@ class Ledger:
     def remove_lease(self, lease_id: str, now: float, lease_ended_usec: int) -> Lease:
         """Remove a lease; ``lease_ended_usec`` becomes the time of last use of its consumer. Raises NoSuchLease."""
         lease = self._leases.remove(lease_id)
+        if lease.yielded:
+            self.revision += 1
+            return lease
         state = self._consumers[lease.consumer]
         self.update(lease.consumer, leases=state.leases - 1, lease_ended_usec=lease_ended_usec, idle_since=now)
         self.release_claim(lease.consumer, now)

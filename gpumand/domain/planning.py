@@ -33,6 +33,7 @@ from gpumand.domain.errors import (
 )
 from gpumand.domain.lease_wording import how_to_release
 from gpumand.domain.name_suggestions import no_such_consumer
+from gpumand.domain.nested_leases import without_lease
 from gpumand.domain.request import Verdict
 from gpumand.domain.reservation import MAX_VRAM_MIB
 from gpumand.domain.view import ConsumerState, View
@@ -46,6 +47,11 @@ def decide(view: View, requirement: Requirement) -> Decision:
         return refuse(NoSuchConsumer, no_such_consumer(requirement.consumer, view.consumers).message)
     if not state.footprint_known:
         return refuse(ConfigInvalid, decision_messages.footprint_unknown(state))
+    if requirement.ignores_turns:
+        view = replace(view, respects_turns=False)
+    if requirement.gives_back is not None:
+        view = without_lease(view, requirement.gives_back)
+        state = view.consumers[state.name]
     places = _candidate_places(view, requirement, state)
     if not places:
         return refuse(DeviceUnavailable, decision_messages.no_devices(view, state, requirement.devices))
@@ -172,12 +178,17 @@ def _wait_for_job(view: View, requirement: Requirement, state: ConsumerState, pl
 
 
 def _wait_for_slot(view: View, requirement: Requirement, place: Devices) -> Decision | None:
-    slots = view.settings.concurrent_leases
-    if not requirement.wants_lease or requirement.holds_slot or slots == 0:
+    if not requirement.wants_lease or requirement.holds_slot:
         return None
+    slots = view.settings.concurrent_leases
     for device in place:
-        if view.slots_taken(device) >= slots:
-            leased = decision_messages.leased_on(view, device)
+        leased = decision_messages.leased_on(view, device)
+        if view.exclusive_holder(device):
+            return wait(place, decision_messages.leased_exclusively(view, device), how_to_release(view, leased))
+        taken = view.slots_taken(device)
+        if requirement.exclusive and taken:
+            return wait(place, decision_messages.other_leases(view, device), how_to_release(view, leased))
+        if 0 < slots <= taken:
             return wait(place, decision_messages.no_free_slot(view, device), how_to_release(view, leased))
     return None
 
@@ -314,13 +325,17 @@ def _wait_for_blockers(
 ) -> Decision:
     busy = [one for one in blockers if victims.is_only_busy(view, one)]
     # A claimant may not be evictable at all, and is still waited for: its reservation ends with its lease or load.
-    in_use = [one for one in blockers if one not in busy] if blockers else claimants
+    in_turn = [one for one in blockers if victims.only_has_turn(view, one)]
+    in_use = [one for one in blockers if one not in busy and one not in in_turn] if blockers else claimants
     # The answer of its busy check ends a reservation without a lease sooner than the rest of its growth does.
     reserved = [one for one in claimants if not blockers and view.may_be_reclaimed(one) and one.spec.busy]
-    message = decision_messages.blockers(view, in_use, busy, place) or decision_messages.host_ram_in_use(freeing_ram)
+    message = decision_messages.blockers(view, in_use, busy, in_turn, place)
+    message = message or decision_messages.host_ram_in_use(freeing_ram)
     message += f"; {decision_messages.no_host_ram(unparkable)}" if unparkable else ""
     return replace(
-        wait(place, message, how_to_release(view, in_use)), busy=tuple(one.name for one in (*busy, *reserved))
+        wait(place, message, how_to_release(view, in_use)),
+        busy=tuple(one.name for one in (*busy, *reserved)),
+        retry_at=victims.first_turn_end(view, in_turn),
     )
 
 

@@ -16,6 +16,7 @@ from gpumand.domain.decision_messages import requests_ahead
 from gpumand.domain.device import Devices
 from gpumand.domain.errors import Busy
 from gpumand.domain.request import MIN_PRIORITY, Verdict
+from gpumand.domain.reservation import is_reservation
 from gpumand.domain.strict_backfill import may_backfill
 from gpumand.domain.view import View
 
@@ -89,7 +90,11 @@ class QueuePass:
 
     def is_exhausted(self, view: View) -> bool:
         """Whether no later request can be granted anything any more, so that the caller may end the pass."""
-        return bool(view.settings.concurrent_leases) and all(device in self._ahead for device in view.devices)
+        slots = view.settings.concurrent_leases
+        if not slots or any(device not in self._ahead for device in view.devices):
+            return False
+        has_slot = any(view.slots_taken(device) < slots for device in view.devices)
+        return not (has_slot and any(_is_in_use(view, name) for name in view.consumers))
 
     def mark_waiting(self, entry: QueueEntry, devices: Sequence[int]) -> None:
         """Keep a request that goes on waiting ahead of all later ones on these devices."""
@@ -116,7 +121,14 @@ class QueuePass:
             _is_own_start(view, entry.requirement) or _delays_no_request(view, entry, decision, ahead)
         ):
             return QueueDecision(decision)
+        if decision.resident and _is_in_use(view, entry.requirement.consumer) and may_overtake(view, entry, ahead):
+            return QueueDecision(decision, overtaken=tuple(one.number for one in ahead.entries))
         return self._resolve_behind(view, entry, decision, ahead)
+
+    def entries_ahead(self, place: Devices) -> Sequence[QueueEntry]:
+        """The waiting requests that stay ahead on any of these devices."""
+        ahead = self._ahead_on(place)
+        return () if ahead is None else ahead.entries
 
     def _ahead_on(self, place: Devices) -> RequestsAhead | None:
         """The requests ahead on any of these devices; None where there are none."""
@@ -166,10 +178,29 @@ def as_wait(decision: Decision, message: str, advice: str = "") -> Decision:
     )
 
 
+def may_overtake(view: View, entry: QueueEntry, ahead: RequestsAhead) -> bool:
+    """Whether every request ahead has budget left for this one, no higher priority, and needs another consumer."""
+    consumer = entry.requirement.consumer
+    if consumer in ahead.consumers or entry.priority < ahead.max_priority:
+        return False
+    if is_reservation(consumer):
+        return False  # it takes memory that the requests ahead may need
+    expected_sec = view.consumers[consumer].times.hold_sec()
+    return ahead.max_overtaken_sec + expected_sec <= view.settings.overtake_budget_sec
+
+
+def _is_in_use(view: View, name: str) -> bool:
+    """Whether the consumer is leased or has its turn, so that requests ahead could not evict it now anyway."""
+    state = view.consumers[name]
+    return state.leases > 0 or view.turn_until(state) is not None
+
+
 def _is_own_start(view: View, requirement: Requirement) -> bool:
     """Whether the load that earlier requests wait for is itself waiting for this answer: queueing it would deadlock."""
     return requirement.from_own_unit and view.consumers[requirement.consumer].residency is Residency.LOADING
 
 
 def _delays_no_request(view: View, entry: QueueEntry, decision: Decision, ahead: RequestsAhead) -> bool:
+    if entry.requirement.exclusive or any(one.requirement.exclusive for one in ahead.entries):
+        return False
     return may_backfill(view, entry.requirement.consumer, decision.place, list(ahead.consumers))

@@ -31,6 +31,9 @@ class AcquireOptions:
         vram_mib: MiB to reserve on each device, for a lease without a consumer; 0 = none.
         whole_device: reserve the whole device, for a lease without a consumer.
         restore: load the consumer again, once, when it loses its model or its process during the lease.
+        exclusive: nothing else is leased on the devices while the lease is active.
+        yield_lease: id of a lease of the same user whose consumer is given back for the time of the new one; "" = none.
+        within: ids of leases that the caller keeps until this request is decided.
     """
 
     lifetime: LeaseLifetime = LeaseLifetime.TTL
@@ -43,6 +46,9 @@ class AcquireOptions:
     vram_mib: int = 0
     whole_device: bool = False
     restore: bool = False
+    exclusive: bool = False
+    yield_lease: str = ""
+    within: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

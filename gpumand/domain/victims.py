@@ -255,9 +255,30 @@ def is_only_busy(view: View, state: ConsumerState) -> bool:
     return bool(busyness.busy_exemption(state, view.now)) and not _use(view, state)
 
 
+def only_has_turn(view: View, state: ConsumerState) -> bool:
+    """Whether nothing but its turn keeps the consumer from being evicted."""
+    return bool(_turn(view, state)) and not _use(view, state) and not busyness.busy_exemption(state, view.now)
+
+
+def first_turn_end(view: View, states: Iterable[ConsumerState]) -> float | None:
+    """When the first of these consumers loses its turn, in monotonic seconds; None where none has one."""
+    ends = [until for state in states if (until := view.turn_until(state)) is not None]
+    return min(ends, default=None)
+
+
+def _turn(view: View, state: ConsumerState) -> str:
+    """Why it is not evicted so soon after its load; "" when it has no turn."""
+    return "was loaded a moment ago and is in use" if view.turn_until(state) is not None else ""
+
+
 def _temporary_exemption(view: View, devices: Devices, state: ConsumerState) -> str:
     """Why it cannot be evicted at the moment; "" when it can."""
-    return _use(view, state) or busyness.busy_exemption(state, view.now) or _job_on_other_device(view, devices, state)
+    return (
+        _use(view, state)
+        or busyness.busy_exemption(state, view.now)
+        or _job_on_other_device(view, devices, state)
+        or _turn(view, state)
+    )
 
 
 def _job_on_other_device(view: View, devices: Devices, state: ConsumerState) -> str:

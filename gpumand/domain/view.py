@@ -11,6 +11,7 @@ from gpumand.domain.device import Devices, Sample
 from gpumand.domain.footprint import Footprint
 from gpumand.domain.learning import LearnedTimes
 from gpumand.domain.lease import Lease
+from gpumand.domain.turns import NO_TURN, Turn
 
 IN_VRAM = frozenset({Residency.RESIDENT, Residency.LOADING, Residency.UNLOADING, Residency.UNKNOWN})
 """Residencies in which a consumer may hold its footprint. Unknown is not zero."""
@@ -48,6 +49,7 @@ UNANNOUNCED_FIELDS = frozenset(
         "start_overdue",
         "sleeping",
         "times",
+        "turn",
     }
 )
 """Fields of ConsumerState whose changes are not announced to clients: no announced property depends on them."""
@@ -95,6 +97,7 @@ class ConsumerState:
         start_overdue: it counts as resident only because its start took longer than ``load_timeout_sec``.
         memory: what it was measured to hold.
         times: learned durations of its loads, evictions and leases.
+        turn: the time after its last load in which it is not evicted while clients use it.
     """
 
     spec: ConsumerSpec
@@ -129,6 +132,7 @@ class ConsumerState:
     sleeping: bool = False
     memory: Footprint = NOTHING_MEASURED
     times: LearnedTimes = NOTHING_LEARNED
+    turn: Turn = NO_TURN
 
     @property
     def name(self) -> str:
@@ -219,6 +223,7 @@ class Job:
         takes_slot: whether a request waits for it, so that a lease follows on these devices when it ends.
         extra_devices: further devices that its victims are on; nothing else is begun there either.
         parking: the victims that are to be parked, for which host RAM is reserved.
+        exclusive: the lease that follows is exclusive.
     """
 
     devices: Devices
@@ -227,6 +232,22 @@ class Job:
     takes_slot: bool = False
     extra_devices: Devices = ()
     parking: tuple[str, ...] = ()
+    exclusive: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class StandingLease:
+    """What a decision needs to know of one active lease.
+
+    Attributes:
+        consumer: the leased consumer.
+        takes_slot: whether it counts as a lease on its devices (see ``Ledger``).
+        exclusive: whether nothing else is leased there.
+    """
+
+    consumer: str
+    takes_slot: bool = True
+    exclusive: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -247,6 +268,8 @@ class View:
         consumer_leases: the active leases on each leased consumer, the oldest first; for messages.
         realtime_usec: CLOCK_REALTIME, in which leases expire; for messages.
         loading: the consumers that are loading.
+        respects_turns: consumers that have their turn are not evicted.
+        exclusive: the consumers with an exclusive lease, by device.
     """
 
     settings: SchedulerSettings
@@ -261,6 +284,8 @@ class View:
     host_available_mib: int | None = None
     consumer_leases: Mapping[str, tuple[Lease, ...]] = field(default_factory=dict)
     realtime_usec: int = 0
+    respects_turns: bool = True
+    exclusive: Mapping[int, str] = field(default_factory=dict)
     loading: tuple[ConsumerState, ...] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -276,6 +301,16 @@ class View:
     def may_be_reclaimed(self, state: ConsumerState) -> bool:
         """Whether its reservation ends when another request needs the memory: no lease, load or job depends on it."""
         return state.is_merely_reserved and all(job.consumer != state.name for job in self.jobs.values())
+
+    def turn_until(self, state: ConsumerState) -> float | None:
+        """Until when the consumer has its turn if no client leases it meanwhile; None = it has none now."""
+        return state.turn.holds_until(self.now, state.idle_since) if self.respects_turns else None
+
+    def exclusive_holder(self, device: int) -> str:
+        """The consumer that has the device for itself, by an exclusive lease or the job for one; "" = none."""
+        job = self.jobs.get(device)
+        is_promised = job is not None and job.exclusive and device in job.devices
+        return self.exclusive.get(device, job.consumer if job is not None and is_promised else "")
 
     def slots_taken(self, device: int) -> int:
         """Lease slots in use on the device, including the one that its job reserves."""

@@ -51,12 +51,16 @@ def _wait_for_users(view: View, state: ConsumerState, place: Devices) -> Decisio
     blockers = victims.temporarily_exempt(view, place, state)
     busy = [one for one in blockers if victims.is_only_busy(view, one)]
     claimants = [one for one in view.consumers_on(place) if _is_promised(view, one) and one.name != state.name]
-    in_use = {one.name: one for one in (*blockers, *claimants) if one not in busy}
-    if not in_use and not busy:
+    in_turn = [one for one in blockers if victims.only_has_turn(view, one)]
+    in_use = {one.name: one for one in (*blockers, *claimants) if one not in busy and one not in in_turn}
+    if not in_use and not busy and not in_turn:
         return None
-    message = decision_messages.blockers(view, list(in_use.values()), busy, place)
-    advice = how_to_release(view, list(in_use.values()))
-    return replace(wait(place, message, advice), busy=tuple(one.name for one in busy))
+    message = decision_messages.blockers(view, list(in_use.values()), busy, in_turn, place)
+    return replace(
+        wait(place, message, how_to_release(view, list(in_use.values()))),
+        busy=tuple(one.name for one in busy),
+        retry_at=victims.first_turn_end(view, in_turn),
+    )
 
 
 def _is_promised(view: View, state: ConsumerState) -> bool:

@@ -28,6 +28,7 @@ from gpumand.domain.planning import decide, decide_within_job
 from gpumand.domain.queue import RequestQueue
 from gpumand.domain.queue_pass import QueueDecision, QueueEntry, QueuePass
 from gpumand.domain.request import AcquireOptions, PlannedEviction, Request, Verdict
+from gpumand.domain.turns import begin_turn
 from gpumand.domain.view import Job, View
 from gpumand.simulation.demand import Demand, Use
 from gpumand.simulation.host import SimulatedHost
@@ -100,6 +101,7 @@ class Engine:
         self._events: list[tuple[float, int, Callable[[], None]]] = []
         self._request_numbers = itertools.count(1)
         self._event_numbers = itertools.count()
+        self._retries: set[float] = set()
         self._now = 0.0
         self._cached_view: View | None = None
         self._cached_decisions: dict[Requirement, Decision] = {}
@@ -218,6 +220,7 @@ class Engine:
         if queue_decision.is_overlap_candidate and decision.place:
             self._overlap.load_requested(decision.place)
         if decision.verdict is Verdict.WAIT:
+            self._decide_again_at(decision.retry_at)
             return False
         if decision.verdict is Verdict.REFUSE or not decision.place:
             self._fairness.refund(entry.request.owner.bus_name, self._fairness_charges.get(entry.request.number, 0.0))
@@ -227,6 +230,12 @@ class Engine:
         else:
             self._start_job(entry, decision, takes_slot=queue_decision.takes_slot)
         return True
+
+    def _decide_again_at(self, when: float | None) -> None:
+        """Take a step at this time even if nothing else happens then."""
+        if when is not None and when not in self._retries:
+            self._retries.add(when)
+            self._schedule(when, partial(self._retries.discard, when))
 
     def _remove_request(self, entry: _SimulatedRequest) -> None:
         self._queue.remove(entry.request)
@@ -257,7 +266,10 @@ class Engine:
         for number in numbers:
             entry = self._entries.get(number)
             if entry is not None:
-                entry.queue_entry = replace(entry.queue_entry, overtaken_sec=self._backfill.seconds(number))
+                seconds = self._backfill.seconds(number)
+                ignores_turns = seconds >= self._settings.overtake_budget_sec
+                entry.requirement = replace(entry.requirement, ignores_turns=ignores_turns)
+                entry.queue_entry = replace(entry.queue_entry, overtaken_sec=seconds, requirement=entry.requirement)
 
     def _update_pace(self, place: Devices) -> None:
         """Reschedule the end of work on these devices: work is slower while a consumer is loaded there."""
@@ -356,8 +368,9 @@ class Engine:
                 self._memory_by_device[device][name] = one.spec.vram_resident_mib
             self._update_reading(place)
             times = self._ledger.consumers[name].times.observe_load(seconds, start)
+            turn = begin_turn(self._now, seconds, self._settings.min_turn_sec, times.idle)
             self._ledger.update(
-                name, residency=Residency.RESIDENT, footprint_seen=True, times=times, idle_since=self._now
+                name, residency=Residency.RESIDENT, footprint_seen=True, times=times, idle_since=self._now, turn=turn
             )
             self._ledger.update_host_ram(self._host_available_mib())
             self.outcome.loads += 1

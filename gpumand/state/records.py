@@ -90,6 +90,10 @@ def encode_lease(stored: StoredLease) -> bytes:
     }
     if lease.restore:
         record["restore"] = True
+    # Written only where they apply, so that an earlier version reads every other lease unchanged.
+    record |= {"exclusive": True} if lease.exclusive else {}
+    record |= {"yielded": True} if lease.yielded else {}
+    record |= {"yields": lease.yields} if lease.yields else {}
     if lease.reservation is not None:
         record["reservation"] = _encode_reservation(lease.reservation)
     return json.dumps(record).encode()
@@ -127,6 +131,9 @@ def decode_lease(stem: str, content: bytes) -> StoredLease:
         uuids=record.uuids("uuids"),
         reservation=_reservation(record),
         restore=record.optional_flag("restore"),
+        exclusive=record.optional_flag("exclusive"),
+        yielded=record.optional_flag("yielded"),
+        yields=record.optional_lease_id("yields"),
     )
     if lease.consumer != (lease.consumer if lease.reservation is None else lease.reservation.name):
         raise UnusableFile("its consumer does not match the reservation in it")
@@ -279,6 +286,13 @@ class _Record:
     def optional_flag(self, key: str) -> bool:
         """A flag; False where the key is missing, as in files of earlier versions."""
         return self.flag(key) if key in self._values else False
+
+    def optional_lease_id(self, key: str) -> str:
+        """A lease id; "" where the key is missing."""
+        if key not in self._values:
+            return ""
+        lease_id: str = self._checked_value(key, str, lambda one: LEASE_ID.fullmatch(one) is not None)
+        return lease_id
 
     def optional_record(self, key: str) -> _Record | None:
         """A JSON object; None where the key is missing."""

@@ -25,6 +25,7 @@ SETTINGS = {
     "concurrent_leases": "concurrent_leases",
     "aging": "aging_sec",
     "overtake_budget": "overtake_budget_sec",
+    "min_turn": "min_turn_sec",
 }
 """Option -> key of ``[scheduler]``."""
 
@@ -53,10 +54,11 @@ SETTINGS = {
 @click.option(
     "--overtake-budget", type=click.FloatRange(0, 86400), metavar="SEC", help="As overtake_budget_sec. Default: 30."
 )
+@click.option("--min-turn", type=click.FloatRange(0, 86400), metavar="SEC", help="As min_turn_sec. Default: auto.")
 @click.option("--aging", type=click.FloatRange(0.1, 86400), metavar="SEC", help="As aging_sec. Default: 120.")
 @click.option("--cushion", type=click.IntRange(0, 2**24), metavar="MIB", help="As cushion_mib. Default: 256.")
 @click.option(
-    "--concurrent-leases", type=click.IntRange(0, 1024), metavar="N", help="As concurrent_leases. Default: 1."
+    "--concurrent-leases", type=click.IntRange(0, 1024), metavar="N", help="As concurrent_leases. Default: 0."
 )
 @click.option(
     "--slowdown",

@@ -28,7 +28,9 @@ IMAGE_MIB, VOICE_MIB = 13312, 2867
 
 @pytest.fixture
 def pair() -> FakeWorld:
-    return FakeWorld([routed("image", IMAGE_MIB), routed("voice", VOICE_MIB)])
+    return FakeWorld(
+        [routed("image", IMAGE_MIB), routed("voice", VOICE_MIB)], scheduler=SchedulerSettings(concurrent_leases=1)
+    )
 
 
 # -- the reference scheduler's cases -------------------------------------------------------------------------------
@@ -105,7 +107,7 @@ async def test_second_request_waits_until_the_first_lease_ends(pair: FakeWorld) 
 
 
 async def test_queue_order_is_priority_then_arrival() -> None:
-    world = FakeWorld([routed(name, 2000) for name in "abcd"])
+    world = FakeWorld([routed(name, 2000) for name in "abcd"], scheduler=SchedulerSettings(concurrent_leases=1))
     await world.start()
     holder = await world.arbiter.acquire(client(1), "a", AcquireOptions())
     order: list[str] = []
@@ -124,7 +126,9 @@ async def test_queue_order_is_priority_then_arrival() -> None:
 
 
 async def test_low_priority_request_is_served_eventually() -> None:
-    world = FakeWorld([routed("low", 2000), routed("high", 2000)], scheduler=SchedulerSettings(aging_sec=10.0))
+    world = FakeWorld(
+        [routed("low", 2000), routed("high", 2000)], scheduler=SchedulerSettings(aging_sec=10.0, concurrent_leases=1)
+    )
     await world.start()
     low_served = asyncio.Event()
 

@@ -20,7 +20,8 @@ LONG = AcquireOptions(timeout_sec=3600)
 
 
 def make_world(*specs: object, policy: Policy = Policy.ADAPTIVE, **more: object) -> FakeWorld:
-    world = FakeWorld(specs, scheduler=SchedulerSettings(policy=policy, **more))  # type: ignore[arg-type]
+    chosen = {"concurrent_leases": 1, "min_turn_sec": 0.0, **more}
+    world = FakeWorld(specs, scheduler=SchedulerSettings(policy=policy, **chosen))  # type: ignore[arg-type]
     world.vram.read_sec = READ_SEC
     return world
 

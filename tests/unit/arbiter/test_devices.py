@@ -21,7 +21,7 @@ TWO = (24564, 24564)
 async def losing_device() -> FakeWorld:
     """Device 1 is leased to a and will vanish; c fits on device 0."""
     specs = [routed("a", 5000, devices=("1",)), routed("b", 5000, devices=("1",)), routed("c", 3000, devices=("0",))]
-    world = FakeWorld(specs, total_mib=TWO)
+    world = FakeWorld(specs, total_mib=TWO, scheduler=SchedulerSettings(concurrent_leases=1))
     world.vram.read_sec = READ_SEC
     world.routes.consumer("a").device = 1
     await world.start()
@@ -144,7 +144,9 @@ async def test_lease_follows_its_device_when_indices_change_over_a_restart() -> 
 
 
 async def test_request_by_uuid_follows_the_device_when_its_index_changes() -> None:
-    world = FakeWorld([routed("a", 5000), routed("b", 5000)], total_mib=TWO)
+    world = FakeWorld(
+        [routed("a", 5000), routed("b", 5000)], total_mib=TWO, scheduler=SchedulerSettings(concurrent_leases=1)
+    )
     world.routes.where = lambda name: world.arbiter.state.consumer(name).devices
     await world.start()
     lease = (await world.arbiter.acquire(client(1), "a", AcquireOptions(device="FAKE-1"))).lease

@@ -202,7 +202,7 @@ async def test_plan_reports_the_decision_without_changing_anything() -> None:
 
 
 async def test_plan_behind_waiting_requests_says_so() -> None:
-    world = FakeWorld([routed("a", 2000), routed("b", 2000)])
+    world = FakeWorld([routed("a", 2000), routed("b", 2000)], scheduler=SchedulerSettings(concurrent_leases=1))
     await world.start()
     grant = await world.arbiter.acquire(client(1), "a", AcquireOptions())
     waiting = asyncio.create_task(world.arbiter.acquire(client(2), "b", AcquireOptions(timeout_sec=100)))
@@ -237,7 +237,7 @@ async def test_reload_keeps_leases_of_a_removed_consumer() -> None:
 
 
 async def test_requests_for_a_removed_consumer_are_refused() -> None:
-    world = FakeWorld([routed("a", 2000), routed("b", 2000)])
+    world = FakeWorld([routed("a", 2000), routed("b", 2000)], scheduler=SchedulerSettings(concurrent_leases=1))
     await world.start()
     await world.arbiter.acquire(client(1), "a", AcquireOptions())
     waiting = asyncio.create_task(world.arbiter.acquire(client(2), "b", AcquireOptions(timeout_sec=100)))

@@ -207,6 +207,7 @@ async def test_manual_eviction_gets_its_turn_on_a_constantly_used_device() -> No
     async def want(number: int, name: str) -> None:
         while True:
             grant = await world.arbiter.acquire(client(number), name, AcquireOptions(timeout_sec=500))
+            await world.clock.sleep(0.05)
             await world.arbiter.release(grant.lease.id)
 
     wanting = [asyncio.create_task(want(number, name)) for number, name in enumerate(names, 1)]

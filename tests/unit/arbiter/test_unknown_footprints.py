@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from gpumand.domain.consumer import UNKNOWN_MIB, Residency
+from gpumand.domain.consumer import UNKNOWN_MIB, Residency, SchedulerSettings
 from gpumand.domain.errors import ConfigInvalid
 from gpumand.domain.request import AcquireOptions, Verdict
 from gpumand.testing.world import FakeWorld, client
@@ -84,7 +84,8 @@ async def test_lease_survives_the_loss_and_its_consumer_is_measured_again(world:
     await before.start()
     await start_externally(before, 9000)
     held = await before.arbiter.acquire(client(), "image", AcquireOptions())
-    after = FakeWorld([LOST, VOICE], store=before.store, clock=before.clock)
+    strict = SchedulerSettings(concurrent_leases=1)
+    after = FakeWorld([LOST, VOICE], store=before.store, clock=before.clock, scheduler=strict)
     after.owners = before.owners
     await after.units.start("image.service", 60)
     after.vram.hold(4711, 9000, unit="image.service", consumer="image")

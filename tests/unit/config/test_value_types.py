@@ -146,6 +146,8 @@ def test_every_key_of_scheduler_and_gpu_arrives(tmp_path: Path) -> None:
         policy = "adaptive"
         overtake_budget_sec = 0
         overlap = "measured"
+        host_ram_reserve_mib = 1
+        min_turn_sec = 7
         [gpu]
         source = "simulated"
         sample_interval_sec = 0.05
@@ -156,7 +158,9 @@ def test_every_key_of_scheduler_and_gpu_arrives(tmp_path: Path) -> None:
 
     settings = loaded(tmp_path, text)
 
-    assert settings.scheduler == SchedulerSettings(0, 7, 1.0, 0, 60.5, 0.1, 9.0, Policy.ADAPTIVE, 0.0, Overlap.MEASURED)
+    assert settings.scheduler == SchedulerSettings(
+        0, 7, 1.0, 0, 60.5, 0.1, 9.0, Policy.ADAPTIVE, 0.0, Overlap.MEASURED, 1, 7.0
+    )
     assert settings.gpu == GpuSettings("simulated", 0.05, 100, (8192, 8192), "/run/sim")
     assert type(settings.scheduler.settle_timeout_sec) is float
 
@@ -302,7 +306,7 @@ def test_commented_lines_of_the_example_are_the_defaults(tmp_path: Path) -> None
     commented = [line for line in lines if re.match(r"# [a-z_]+ = ", line) and "total_mib" not in line]
     text = "\n".join(line.removeprefix("# ") if line in commented else line for line in lines)
 
-    assert len(commented) == 13
+    assert len(commented) == 15
     assert loaded(tmp_path, text) == load(EXAMPLE)
 
 

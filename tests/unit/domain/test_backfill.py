@@ -18,7 +18,7 @@ from gpumand.domain.request import Verdict
 from gpumand.domain.view import ConsumerState, Job, View
 from tests.unit.domain.build import absent, resident, view
 
-ADAPTIVE: dict[str, Any] = {"policy": Policy.ADAPTIVE}
+ADAPTIVE: dict[str, Any] = {"policy": Policy.ADAPTIVE, "concurrent_leases": 1}
 
 
 def held(state: ConsumerState, seconds: float) -> ConsumerState:

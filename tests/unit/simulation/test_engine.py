@@ -14,7 +14,7 @@ from gpumand.simulation.host import SimulatedHost, simulated_consumer
 from gpumand.simulation.outcome import SimulationParameters, SimulationResult
 from gpumand.simulation.report import ADAPTIVE_WITH_OVERLAP, POLICY_NAMES, metrics_of, settings_for
 
-PLAIN = SchedulerSettings(cushion_mib=0)
+PLAIN = SchedulerSettings(cushion_mib=0, concurrent_leases=1, min_turn_sec=0.0)
 TWO = SimulatedHost({"a": simulated_consumer("a", 8, 5, 1), "b": simulated_consumer("b", 8, 7, 2)}, (10,))
 
 

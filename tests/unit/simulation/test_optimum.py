@@ -103,7 +103,9 @@ def test_optimum_with_loads_ahead_matches_exhaustive_search(seed: int, any_order
 @pytest.mark.parametrize("seed", range(20))
 def test_no_policy_waits_less_than_the_optimum(seed: int, policy: Policy) -> None:
     host, uses = instance(seed, consumers=5, requests=14)
-    outcome = Engine(host, SchedulerSettings(cushion_mib=0, policy=policy), OpenDemand(uses)).run()
+    outcome = Engine(
+        host, SchedulerSettings(cushion_mib=0, policy=policy, concurrent_leases=1, min_turn_sec=0.0), OpenDemand(uses)
+    ).run()
     waited = sum(one.wait_sec for one in outcome.served)
 
     assert least_wait_sec(host, uses, rules=ScheduleRules(any_order=True)) <= waited + 1e-6, f"seed {seed}"

@@ -21,11 +21,21 @@ DEMAND = "".join(
 )
 
 
+ONE_AT_A_TIME = ("--concurrent-leases", "1", "--min-turn", "0")
+
+
 @pytest.fixture
 def files(tmp_path: Path) -> list[str]:
     (tmp_path / "host.toml").write_text(HOST)
     (tmp_path / "demand.jsonl").write_text(DEMAND)
-    return [str(tmp_path / "demand.jsonl"), "--consumers", str(tmp_path / "host.toml"), "--cushion", "0"]
+    return [
+        str(tmp_path / "demand.jsonl"),
+        "--consumers",
+        str(tmp_path / "host.toml"),
+        "--cushion",
+        "0",
+        *ONE_AT_A_TIME,
+    ]
 
 
 def simulated(*args: str) -> Result:
@@ -161,7 +171,8 @@ def test_load_times_are_estimated_for_a_daemon_configuration(files: list[str]) -
     tables = "".join(f'[consumers.{name}]\nvram_resident_mib = 8000\nunit = "{name}.service"\n' for name in "ab")
     config.write_text("[scheduler]\ncushion_mib = 0\n" + tables)
 
-    result = simulated(files[0], "--consumers", str(config), "--device-mib", "10000", "--policy", "lru", "--json")
+    words = ("--consumers", str(config), "--device-mib", "10000", "--policy", "lru", "--json")
+    result = simulated(files[0], *words, *ONE_AT_A_TIME)
 
     assert result.exit_code == 0, result.output
     assert json.loads(result.output)["policies"][0]["loads"] == 3
