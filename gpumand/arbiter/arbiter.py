@@ -99,7 +99,6 @@ class Arbiter:
         await self.learning.restore()
         self.learning.warn_of_unknown_footprints()
         await self.leases.restore(self._ports.owners, self._ports.units)
-        self._nested.restore_after_start()
         for name, (devices, began_usec) in (await self._ports.store.read_loads()).items():
             await self._resume(name, devices, began_usec)
         self.units_changed.set()
@@ -307,6 +306,10 @@ class Arbiter:
                 self._abandon(entry)
         if self.leases.end_for_owner(bus_name):
             self.scheduler.step()
+
+    def return_given_back(self) -> None:
+        """Restore leases that were given back for a nested lease which is over; after the first readings."""
+        self._nested.restore_unused()
 
     # -- status and plans ----------------------------------------------------------------------------------------
 

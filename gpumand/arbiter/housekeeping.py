@@ -44,6 +44,7 @@ class Housekeeping:
         """Read VRAM, all unit states and all health checks at once, then reconcile and run a queue pass."""
         await asyncio.gather(self._state.sample(), self._refresh_units(), self._probe_all())
         self._arbiter.reconciler.reconcile_all()
+        self._arbiter.return_given_back()
         self._arbiter.scheduler.step()
 
     async def run(self) -> None:

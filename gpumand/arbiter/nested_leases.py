@@ -156,8 +156,8 @@ class NestedLeases:
 
     # -- restoring -----------------------------------------------------------------------------------------------
 
-    def restore_after_start(self) -> None:
-        """Restore leases whose nested lease did not survive the time without a daemon."""
+    def restore_unused(self) -> None:
+        """Restore leases whose nested lease is over, such as one that did not survive the time without a daemon."""
         for lease in list(self._state.ledger.leases.values()):
             if lease.yielded:
                 self._restore_if_unused(lease.id)
