@@ -220,6 +220,10 @@ class Jobs:
         attempt = self._loads.get(name)
         return attempt.last_answer if attempt is not None else ""
 
+    def is_loading(self, name: str) -> bool:
+        """Whether a load of the consumer is running that can be broken off; evictions for it come before."""
+        return name in self._loads
+
     def break_off_load(self, name: str, reason: str) -> bool:
         """Cancel the running load of a consumer; its job ends soon. Returns whether there was one."""
         attempt = self._loads.get(name)

@@ -89,7 +89,7 @@ class LoadAttempt:
 
     def break_off(self, reason: str) -> None:
         """Cancel the load: ``run`` raises LoadBrokenOff. No effect before it runs or after it has ended."""
-        if self._task is not None and not self._task.done():
+        if self._task is not None and not self._task.done() and not self._break_off_reason:
             self._break_off_reason = reason
             self._task.cancel()
 
@@ -343,4 +343,4 @@ def _describe(health: Health) -> str:
     if not health.reachable:
         return health.error or "the health check was not answered"
     loaded = {True: "loaded", False: "not loaded", None: "the server runs"}[health.loaded]
-    return f"health check: {loaded}"
+    return f"health check: {loaded}" + (f" ({health.answer})" if health.answer else "")

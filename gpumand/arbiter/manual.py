@@ -30,6 +30,11 @@ from gpumand.domain.wording import describe_devices
 
 log = logging.getLogger(__name__)
 
+CANCELLED = "its load was cancelled by a forced eviction (gpumanctl evict --force). Request it again to load it"
+
+BROKEN_OFF_SEC = 15.0
+"""Seconds that a cancelled load gets to end, in addition to the stop of its unit."""
+
 
 class ManualOperations:
     """Performs manual evictions and evicts idle consumers, with the same verification as evictions for a request."""
@@ -58,7 +63,8 @@ class ManualOperations:
 
         Args:
             name: the consumer.
-            force: also when it is leased (its leases are revoked, even if the eviction fails), pinned or busy.
+            force: also when it is leased (its leases are revoked, even if the eviction fails), pinned or busy, or is
+                being loaded (the load is cancelled, and the requests that wait for it are refused).
             timeout_sec: how long to wait until its devices are free of other jobs.
             method: the only method to use; "" = the consumer's methods in order.
 
@@ -69,9 +75,12 @@ class ManualOperations:
             known = " and ".join(self._state.consumer(name).spec.evict) or "none"
             raise InvalidArgs(f"{name} cannot be evicted by {method}; its eviction methods: {known}")
         began = self._state.clock.monotonic()
+        if broken_off := force and self._break_off_load(name):
+            # It ends when its unit is stopped, which is part of this eviction and not a wait for other jobs.
+            timeout_sec = max(timeout_sec, self._state.consumer(name).spec.stop_timeout_sec + BROKEN_OFF_SEC)
         device = format_devices(await self._devices_when_free(name, timeout_sec, force=force))
         if not self._holds_memory(self._state.consumer(name), method):
-            return ManualResult(name, device)
+            return ManualResult(name, device, changed=broken_off)
         report = EvictionReport(name, device, 0, method, trigger="manual", why="requested manually")
         report = await self._evict(
             report, lambda: self._check_and_revoke(name, force=force), respect_busy=not force, forced=force
@@ -80,6 +89,13 @@ class ManualOperations:
             raise EvictionFailed(f"{name}: {report.error}.{self._what_to_check(report)}")
         duration_usec = int((self._state.clock.monotonic() - began) * 1e6)
         return ManualResult(name, device, True, (name,), report.method, report.freed_mib, duration_usec)
+
+    def _break_off_load(self, name: str) -> bool:
+        """Cancel the job that loads the consumer. Returns whether there is one."""
+        is_loading = any(job.consumer == name and job.evicting != (name,) for job in self._state.ledger.jobs.values())
+        if is_loading:
+            self._scheduler.break_off_load(name, CANCELLED)
+        return is_loading
 
     @staticmethod
     def _what_to_check(report: EvictionReport) -> str:

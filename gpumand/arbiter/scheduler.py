@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Awaitable, Iterator, Sequence
 from dataclasses import replace
 
+from gpumand.arbiter.abandoned_loads import GRACE_SEC, AbandonedLoads
 from gpumand.arbiter.background import BackgroundTasks
 from gpumand.arbiter.busy_probes import BusyProbes
 from gpumand.arbiter.decision_cache import VRAM_READING, DecisionCache
@@ -25,7 +26,7 @@ from gpumand.domain import queue_policy
 from gpumand.domain.consumer import Policy
 from gpumand.domain.decision import Decision, Requirement
 from gpumand.domain.device import Devices
-from gpumand.domain.errors import Busy, GpumandError
+from gpumand.domain.errors import Busy, GpumandError, LoadFailed
 from gpumand.domain.fairness import FairShare
 from gpumand.domain.queue import RequestQueue
 from gpumand.domain.queue_pass import QueueDecision, QueueEntry, QueuePass, as_wait
@@ -64,6 +65,7 @@ class Scheduler:
         self._turn_waits = TurnWaits(state, self.background, self.step)
         self._fairness, self._charged = FairShare(), dict[int, float]()
         self._decisions = DecisionCache(state)
+        self._abandoned_loads = AbandonedLoads(state)
         self._reserved_for_manual: Counter[int] = Counter()
         self._sampling = False
         self._closed = False
@@ -152,10 +154,42 @@ class Scheduler:
                 continue
             if entry.is_waiting:
                 queue_pass.mark_waiting(queue_entry, devices)
+        self._break_off_abandoned_loads(entries)
         self._state.publish_changes()
         # Callers that wait already hold the old event, which stays set; the next call of next_step() gets the new one.
         self._stepped.set()
         self._stepped = asyncio.Event()
+
+    def _break_off_abandoned_loads(self, entries: Sequence[WaitingRequest]) -> None:
+        """Let a load that no request waits for any more give way to a request that needs its room."""
+        abandoned = {
+            entry.request.consumer
+            for entry, place in self._running.items()
+            if self._jobs.is_loading(entry.request.consumer) and not self._is_awaited(entry, place)
+        }
+        if self._abandoned_loads.note(abandoned):
+            self.background.spawn(self._step_later(GRACE_SEC))
+        for name, needing in self._abandoned_loads.in_the_way(entries).items():
+            reason = f"no request waits for its load any more, and {needing} needs the memory"
+            self._jobs.break_off_load(name, reason)
+
+    async def _step_later(self, seconds: float) -> None:
+        await self._state.clock.sleep(seconds)
+        self.step()
+
+    def break_off_load(self, name: str, reason: str) -> None:
+        """Cancel the job that loads a consumer, and refuse all requests that wait for it; the job ends soon.
+
+        Args:
+            name: the consumer.
+            reason: one line for the clients of the requests.
+        """
+        running = [entry for entry in self._running if entry.request.consumer == name]
+        joined = [entry for entry in self if entry.request.consumer == name]
+        for entry in dict.fromkeys([*running, *joined]):
+            self.remove(entry)
+            entry.refuse(LoadFailed(f"{name}: {reason}"))
+        self._jobs.break_off_load(name, reason)
 
     def _queue_entry(self, entry: WaitingRequest) -> QueueEntry:
         request, overtaken_sec = entry.request, self._state.overtakings.seconds(entry.request.number)
@@ -394,8 +428,10 @@ class Scheduler:
 
     def _is_wanted(self, entry: WaitingRequest, place: Devices) -> bool:
         """Whether a request still waits for this load, and the work gate is open."""
-        is_awaited = entry.is_waiting or self._joining_request(entry.request.consumer, place) is not None
-        return is_awaited and not self._gate.held
+        return self._is_awaited(entry, place) and not self._gate.held
+
+    def _is_awaited(self, entry: WaitingRequest, place: Devices) -> bool:
+        return entry.is_waiting or self._joining_request(entry.request.consumer, place) is not None
 
     def _successor(self, entry: WaitingRequest, place: Devices) -> WaitingRequest | None:
         """The request that takes over a load whose own request has left; it gets a lease only if a slot was held."""

@@ -115,7 +115,7 @@ class HttpRoutes:
         except NoAnswer as failure:
             raise RouteFailed(f"{route_name}: {failure}", refused=failure.refused) from None
         if error := answers.status_error(answer) or answers.reported_failure(route, answer, needs_proof=is_load):
-            raise RouteFailed(f"{route_name} {error}")
+            raise RouteFailed(f"{route_name} {error}", status=answer.status)
 
     async def _send(self, spec: ConsumerSpec, route: Route, *, read_to_end: bool = False) -> Answer:
         request = Request(
