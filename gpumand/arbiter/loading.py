@@ -177,7 +177,7 @@ class LoadAttempt:
         quiet_since, held_mib = self._now(), self._memory.held_mib() or 0
         while self._spec.health is not None:
             health = await self._probe()
-            if _has_model(health) or (health.loaded is None and self._is_loaded(health) and self._holds_known_model()):
+            if _has_model(health) or (health.loaded is None and self._is_loaded(health) and self._memory.holds_all()):
                 return
             await self._state.sample()
             if (grown_mib := self._memory.held_mib() or 0) > held_mib + SLACK_MIB:
@@ -189,9 +189,6 @@ class LoadAttempt:
             await self.unit.check()
             await self._state.clock.sleep(HEALTH_POLL_SEC)
         raise failed
-
-    def _holds_known_model(self) -> bool:
-        return self._memory.held_mib() is not None and self._memory.holds_model()
 
     async def _wait_until_loaded(self) -> None:
         while True:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from gpumand.arbiter.state import ArbiterState
 from gpumand.domain.consumer import ConsumerSpec
-from gpumand.domain.residency import context_mib, holds_model, is_memory_missing
+from gpumand.domain.residency import SHOWN_SHARE, context_mib, is_memory_missing
 from gpumand.domain.wording import format_mib
 
 
@@ -44,10 +44,10 @@ class LoadingMemory:
             return sum(known) or None
         return max(known) if self._spec.device_count > 1 else sum(known)
 
-    def holds_model(self) -> bool:
-        """Whether its processes hold a model, as far as readings can say."""
+    def holds_all(self) -> bool:
+        """Whether its processes hold nearly its whole footprint, which is more than a failed load leaves behind."""
         held_mib = self.held_mib()
-        return held_mib is None or holds_model(self._spec, held_mib)
+        return held_mib is not None and held_mib >= SHOWN_SHARE * self._state.consumer(self._spec.name).footprint_mib
 
     def is_missing(self, *, began_here: bool) -> bool:
         """Whether readings contradict that its model is in VRAM.

@@ -11,6 +11,7 @@ from collections.abc import Collection, Sequence
 from gpumand.domain import budget, busyness
 from gpumand.domain.device import Devices
 from gpumand.domain.lease_wording import describe_leased
+from gpumand.domain.orphans import describe_orphans
 from gpumand.domain.view import ConsumerState, Job, View
 from gpumand.domain.wording import (
     FOOTPRINT_UNKNOWN,
@@ -117,8 +118,16 @@ def not_enough_vram(
     return (
         f"not enough VRAM for {state.name} on device {device}: {format_mib(need_mib)} needed, "
         f"{format_mib(max(0, free_mib))} free, and {evictions} cannot free the rest; "
-        f"held: {describe_holders(view, device, excluding=state.name)}"
+        f"held: {describe_holders(view, device, excluding=state.name)}{_orphans_on(view, device)}"
     )
+
+
+def _orphans_on(view: View, device: int) -> str:
+    """Name the processes on the device that units of consumers have left behind; "" where there are none."""
+    foreign = budget.foreign_processes(view.devices[device])
+    units = {process.unit for process in foreign} & {state.spec.unit for state in view.consumers.values()} - {""}
+    left = [describe_orphans(unit, [one for one in foreign if one.unit == unit]) for unit in sorted(units)]
+    return "".join(f"; {text}" for text in left)
 
 
 def how_to_free_vram(view: View, device: int, name: str, *, within_limit: bool) -> str:

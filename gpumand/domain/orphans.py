@@ -50,7 +50,7 @@ def processes_of(consumer: str, samples: Iterable[Sample]) -> list[ProcessUse]:
 
 
 def describe_orphans(unit: str, processes: Sequence[ProcessUse]) -> str:
-    """Name the processes that hold memory although their unit is stopped, and what to do; one line."""
+    """Name the processes that hold memory although their unit was stopped, and what to do; one line."""
     names = ", ".join(
         f"{process.name or 'a process'} (pid {process.pid}, "
         + (f"{process.used_mib} MiB)" if process.used_mib is not None else "an unknown amount of VRAM)")
@@ -58,6 +58,6 @@ def describe_orphans(unit: str, processes: Sequence[ProcessUse]) -> str:
     )
     more = f" and {len(processes) - 3} more" if len(processes) > 3 else ""
     return (
-        f"{unit} is stopped, but it has left {names}{more} running. End the process, and remove KillMode=process "
+        f"{unit} was stopped, but it has left {names}{more} running. End the process, and remove KillMode=process "
         f"or KillMode=none from {unit} so that a stop ends all of its processes"
     )

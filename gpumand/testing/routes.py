@@ -44,6 +44,7 @@ class FakeConsumer:
         hangs: load, unload and probes are never answered.
         load_error, unload_error: error that is answered instead of doing the work; "" = none.
         load_error_status: HTTP status of ``load_error``.
+        load_breaks: error with which a load ends after it has taken its memory, which then stays in use; "" = none.
         replaces_after_sec: a load answers at once; this many seconds later the process closes its port, which stays
             closed for ``load_sec`` until the model is loaded; 0 = it is not so.
         health_status: HTTP status with which health probes are refused; 0 = they are answered.
@@ -77,6 +78,7 @@ class FakeConsumer:
     load_error: str = ""
     unload_error: str = ""
     load_error_status: int = 500
+    load_breaks: str = ""
     replaces_after_sec: float = 0.0
     health_status: int = 0
     failed: str = ""
@@ -253,6 +255,8 @@ class FakeRoutes:
                 self._refuse(consumer, "")
             self._fit(consumer, step_mib := mib * step // consumer.load_steps)
             self._hold(consumer, max(step_mib, consumer.held_mib))
+        if consumer.load_breaks:
+            self._refuse(consumer, consumer.load_breaks)
         consumer.loaded, consumer.host_mib, consumer.running = True, 0, True
 
     async def _replace(self, consumer: FakeConsumer) -> None:
