@@ -47,6 +47,9 @@ OTHER_LOAD_SEC = 3.0
 """Seconds without growth of its memory after which a refused load route counts as failed. Until then another client's
 request may be loading the same model."""
 
+BROKEN_OFF_REST_SEC = 5.0
+"""Seconds without a change of its memory after which a server that was asked to unload has ended its load."""
+
 ADVICE = {401: "set key_file", 403: "check key_file", NOT_FOUND_STATUS: "correct health.path"}
 
 
@@ -79,7 +82,8 @@ class LoadAttempt:
         self.sleeps = False
         self._task: asyncio.Task[None] | None = None
         self._break_off_reason = ""
-        self._route_called = self._route_accepted = False
+        self._is_to_unload = asyncio.Event()
+        self._route_called = self._route_accepted = self._is_calling = False
         self._route_accepted_at = 0.0
         self._former_failure = ""
         self._must_change = self._has_changed = False
@@ -88,9 +92,16 @@ class LoadAttempt:
         self._missing_since: float | None = None
 
     def break_off(self, reason: str) -> None:
-        """Cancel the load: ``run`` raises LoadBrokenOff. No effect before it runs or after it has ended."""
-        if self._task is not None and not self._task.done() and not self._break_off_reason:
-            self._break_off_reason = reason
+        """Cancel the load: ``run`` raises LoadBrokenOff soon. No effect before it runs or after it has ended.
+
+        A server goes on loading when its client hangs up. One that can unload is asked to, and its load is awaited.
+        """
+        if self._task is None or self._task.done() or self._break_off_reason:
+            return
+        self._break_off_reason = reason
+        if self._route_called and self._spec.unload is not None and not self.unit.started:
+            self._is_to_unload.set()
+        else:
             self._task.cancel()
 
     async def run(self) -> bool:
@@ -104,19 +115,47 @@ class LoadAttempt:
         """
         self._task = asyncio.ensure_future(self._carry_out())
         try:
-            await self._task
-        except asyncio.CancelledError:
-            current = asyncio.current_task()
-            if not self._break_off_reason or (current is not None and current.cancelling()):
-                raise
-            await self._undo(is_failed=False)
-            raise LoadBrokenOff(f"{self._spec.name}: {self._break_off_reason}") from None
+            await self._until_done(self._task)
+            if not self._break_off_reason:
+                self._task.result()
         except (UnitFailed, RouteFailed) as failed:
             message = await self._describe_failure(failed)
             if not isinstance(failed, HealthUnusable):
                 await self._undo()
             raise LoadFailed(message) from failed
+        if self._break_off_reason:
+            await self._undo(is_failed=False)
+            raise LoadBrokenOff(f"{self._spec.name}: {self._break_off_reason}")
         return self.unit.started
+
+    async def _until_done(self, task: asyncio.Task[None]) -> None:
+        """Wait until the load has ended, in whatever way."""
+        is_to_unload = asyncio.ensure_future(self._is_to_unload.wait())
+        try:
+            await asyncio.wait({task, is_to_unload}, return_when=asyncio.FIRST_COMPLETED)
+            if not task.done():
+                await self._unload_running(task)
+        finally:
+            is_to_unload.cancel()
+            task.cancel()  # no effect on one that is done
+            await asyncio.wait({task})
+
+    async def _unload_running(self, task: asyncio.Task[None]) -> None:
+        """Ask the server to unload, and wait until its load has ended or its memory rests."""
+        try:
+            await self._routes.unload(self._spec)
+        except RouteFailed as failed:
+            log.info("unloading %s, whose load is broken off, failed: %s", self._spec.name, failed)
+        rests_since, held_mib = self._now(), self._memory.held_mib() or 0
+        # An early answer of either route is no evidence: the unload can be carried out after the load.
+        while self._is_calling or self._now() - rests_since < BROKEN_OFF_REST_SEC:
+            await self._state.clock.sleep(HEALTH_POLL_SEC)
+            await self._state.sample()
+            now_mib = self._memory.held_mib() or 0
+            if task.done() and self._memory.is_released():
+                break
+            if self._is_calling or abs(now_mib - held_mib) > SLACK_MIB:
+                rests_since, held_mib = self._now(), now_mib
 
     # -- steps ---------------------------------------------------------------------------------------------------
 
@@ -153,6 +192,7 @@ class LoadAttempt:
         self._memory.route_is_called()
         self._route_called = True
         while True:
+            self._is_calling = True
             try:
                 await self._routes.load(self._spec)
             except RouteFailed as failed:
@@ -160,6 +200,8 @@ class LoadAttempt:
             else:
                 self._route_accepted, self._route_accepted_at = True, self._now()
                 return
+            finally:
+                self._is_calling = False
             if not error.refused:
                 await self._join_other_load(error)
                 return

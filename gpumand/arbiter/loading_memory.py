@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from gpumand.arbiter.state import ArbiterState
 from gpumand.domain.consumer import ConsumerSpec
+from gpumand.domain.eviction_check import SLACK_MIB
 from gpumand.domain.residency import SHOWN_SHARE, context_mib, is_memory_missing
 from gpumand.domain.wording import format_mib
 
@@ -48,6 +49,11 @@ class LoadingMemory:
         """Whether its processes hold nearly its whole footprint, which is more than a failed load leaves behind."""
         held_mib = self.held_mib()
         return held_mib is not None and held_mib >= SHOWN_SHARE * self._state.consumer(self._spec.name).footprint_mib
+
+    def is_released(self) -> bool:
+        """Whether its processes hold no more than after an unload, as far as readings can say."""
+        held_mib = self.held_mib()
+        return held_mib is not None and held_mib <= self._spec.residual_mib + SLACK_MIB
 
     def is_missing(self, *, began_here: bool) -> bool:
         """Whether readings contradict that its model is in VRAM.
