@@ -65,7 +65,7 @@ class Scheduler:
         self._turn_waits = TurnWaits(state, self.background, self.step)
         self._fairness, self._charged = FairShare(), dict[int, float]()
         self._decisions = DecisionCache(state)
-        self._abandoned_loads = AbandonedLoads(state)
+        self._abandoned_loads, self._cancelled = AbandonedLoads(state), dict[str, str]()
         self._reserved_for_manual: Counter[int] = Counter()
         self._sampling = False
         self._closed = False
@@ -178,18 +178,25 @@ class Scheduler:
         self.step()
 
     def break_off_load(self, name: str, reason: str) -> None:
-        """Cancel the job that loads a consumer, and refuse all requests that wait for it; the job ends soon.
+        """Cancel the job that loads a consumer. When it has ended, all requests that wait for it are refused.
 
         Args:
             name: the consumer.
             reason: one line for the clients of the requests.
         """
-        running = [entry for entry in self._running if entry.request.consumer == name]
-        joined = [entry for entry in self if entry.request.consumer == name]
-        for entry in dict.fromkeys([*running, *joined]):
-            self.remove(entry)
-            entry.refuse(LoadFailed(f"{name}: {reason}"))
+        self._cancelled[name] = f"{name}: {reason}"
+        for entry in (one for one in self._running if one.request.consumer == name):
+            entry.waiting_for = f"the load of {name} is being cancelled"
         self._jobs.break_off_load(name, reason)
+
+    def _refuse_cancelled(self, entry: WaitingRequest) -> bool:
+        """Refuse all requests for a consumer whose load was cancelled. Returns whether it was."""
+        name = entry.request.consumer
+        reason = self._cancelled.pop(name, "")
+        for one in (entry, *(one for one in self if one.request.consumer == name)) if reason else ():
+            self.remove(one)
+            one.refuse(LoadFailed(reason))
+        return bool(reason)
 
     def _queue_entry(self, entry: WaitingRequest) -> QueueEntry:
         request, overtaken_sec = entry.request, self._state.overtakings.seconds(entry.request.number)
@@ -407,8 +414,11 @@ class Scheduler:
         Nothing is awaited between the two: the lease takes over the job's slot and its reservation without a gap in
         which another request could take them.
         """
+        is_cancelled = self._refuse_cancelled(entry)
         successor = entry if entry.is_waiting else self._successor(entry, place)
-        if result.verdict is Verdict.GRANT and result.resident and successor is not None:
+        if is_cancelled:
+            pass  # the forced eviction that cancelled it comes next
+        elif result.verdict is Verdict.GRANT and result.resident and successor is not None:
             successor.loaded = successor.loaded or entry.loaded
             if not self._gate.held and self._has_slot(successor, place):
                 self._grant(successor, place)  # otherwise the next pass finds the consumer resident
@@ -428,7 +438,8 @@ class Scheduler:
 
     def _is_wanted(self, entry: WaitingRequest, place: Devices) -> bool:
         """Whether a request still waits for this load, and the work gate is open."""
-        return self._is_awaited(entry, place) and not self._gate.held
+        is_cancelled = entry.request.consumer in self._cancelled
+        return self._is_awaited(entry, place) and not is_cancelled and not self._gate.held
 
     def _is_awaited(self, entry: WaitingRequest, place: Devices) -> bool:
         return entry.is_waiting or self._joining_request(entry.request.consumer, place) is not None
