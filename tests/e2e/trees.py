@@ -55,14 +55,16 @@ def _tree(suite: str, packages: tuple[str, ...]) -> Path:
     place = TREES / f"{suite}-{hashlib.sha256(recipe.encode()).hexdigest()[:12]}"
     TREES.mkdir(parents=True, exist_ok=True)
     _remove_old()
-    lock = place.with_suffix(".lock").open("w")
-    fcntl.flock(lock, fcntl.LOCK_SH)  # shared by all processes that use it
-    if not place.exists():
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not place.exists():  # otherwise another process has made it meanwhile
-            _make(suite, place, packages)
-        fcntl.flock(lock, fcntl.LOCK_SH)
-    _in_use.append(lock)
+    with contextlib.ExitStack() as on_failure:
+        lock = on_failure.enter_context(place.with_suffix(".lock").open("w"))
+        fcntl.flock(lock, fcntl.LOCK_SH)  # shared by all processes that use it
+        if not place.exists():
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not place.exists():  # otherwise another process has made it meanwhile
+                _make(suite, place, packages)
+            fcntl.flock(lock, fcntl.LOCK_SH)
+        on_failure.pop_all()
+        _in_use.append(lock)
     return place
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
 import socket
 from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
+from tests.e2e import trees
 from tests.real import packages
 from tests.real.packages import NoPackages, tree_with_servers
 
@@ -62,3 +64,18 @@ def test_any_other_fault_is_no_reason_to_skip(
     use_mirror(monkeypatch, tmp_path.as_uri())
     with pytest.raises(RuntimeError, match="dpkg: error"):
         tree_with_servers(())
+
+
+def test_a_tree_that_cannot_be_made_is_not_locked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def fail(_suite: str, _place: Path, _packages: Sequence[str]) -> None:
+        raise RuntimeError("no network")
+
+    monkeypatch.setattr(trees, "TREES", tmp_path)
+    monkeypatch.setattr(trees, "_make", fail)
+    with pytest.raises(RuntimeError, match="no network") as failure:
+        trees.tree("testing", ())
+
+    (path,) = tmp_path.glob("*.lock")
+    with path.open() as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the failure still refers to the frame that took the lock
+    assert failure.value
