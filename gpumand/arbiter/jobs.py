@@ -136,7 +136,7 @@ class Jobs:
             victim.parks or not victim_state.spec.parks
         )
         method = "" if may_fall_back else victim.method
-        device = format_devices(victim_state.devices or place)
+        device = format_devices(self._state.view().devices_of(victim_state) or place)
         report = EvictionReport(victim.consumer, device, 0, method, trigger=public_trigger(consumer), why=victim.why)
         report = await self.evict(report, lambda: self._has_enough_free(place, consumer), why_not_now)
         if not report.error:

@@ -17,6 +17,7 @@ class Observations:
         health, health_requested_at: its health answer.
         held_mib, grew_at: MiB that its processes hold, and when that last grew.
         claimed_at, shown_mib: its claim, and the most memory that readings have shown for it since.
+        is_misplaced: it was found on a device that its configuration does not name.
         new_run_at: when its unit was found in a new run.
     """
 
@@ -29,6 +30,7 @@ class Observations:
     grew_at: float = float("inf")
     claimed_at: float | None = None
     shown_mib: int = 0
+    is_misplaced: bool = False
     new_run_at: float = float("-inf")
 
 

@@ -13,12 +13,13 @@ import logging
 from gpumand.arbiter.observations import Observations, is_new_run, is_starting, sources_of
 from gpumand.arbiter.residency_evidence import ResidencyEvidence
 from gpumand.arbiter.state import ArbiterState
-from gpumand.domain import budget, claims
+from gpumand.domain import budget, claims, location
 from gpumand.domain.consumer import Health, Residency, UnitActivity, UnitState
 from gpumand.domain.device import Devices
 from gpumand.domain.eviction_check import SLACK_MIB
 from gpumand.domain.residency import ends_failure, holds_model, infer_residency
 from gpumand.domain.view import ConsumerState
+from gpumand.domain.wording import describe_devices
 
 log = logging.getLogger(__name__)
 
@@ -289,17 +290,37 @@ class Reconciler:
         return tuple(sorted(present_devices[: consumer.spec.device_count]))
 
     def _update_devices(self, consumer: ConsumerState) -> None:
-        """Set a consumer's devices to those where its processes hold memory, unless memory is reserved for it.
+        """Set a consumer's devices to those where its processes hold memory.
 
-        A reservation stays on the devices for which it was made, or its memory would be counted on the wrong ones.
+        A reservation stays on the devices for which it was made, or its memory would be counted on the wrong ones;
+        except where the whole model has been loaded on others.
         """
-        held = {index: sample.held_by(consumer.name) or 0 for index, sample in self._state.ledger.devices.items()}
-        observed = tuple(sorted((index for index in held if held[index]), key=lambda index: -held[index]))
-        if not observed or consumer.claimed:
+        self._report_misplacement(consumer)
+        samples = self._state.ledger.devices
+        if consumer.claimed:
+            place = location.actual_place(samples, consumer) if consumer.residency is Residency.RESIDENT else ()
+            if place:
+                log.warning(
+                    "consumer %s: it was placed on %s, but its model is on %s",
+                    consumer.name,
+                    describe_devices(consumer.devices),
+                    describe_devices(place),
+                )
+                self._state.ledger.move(consumer.name, place)
             return
-        devices = self._likely_devices(consumer, observed)
+        observed = location.observed_devices(samples, consumer.name)
+        devices = self._likely_devices(consumer, observed) if observed else consumer.devices
         if devices != consumer.devices:
             self._state.ledger.update(consumer.name, devices=devices)
+
+    def _report_misplacement(self, consumer: ConsumerState) -> None:
+        """Log once that a consumer is on a device that its configuration does not name."""
+        finding = location.misplacement(self._state.ledger.devices, consumer)
+        observations = self._observations_of(consumer)
+        if bool(finding) != observations.is_misplaced:
+            observations.is_misplaced = bool(finding)
+            if finding:
+                log.warning("consumer %s: %s", consumer.name, finding)
 
     def _held_mib(self, consumer: ConsumerState) -> int | None:
         """MiB that a consumer holds; None where no device can attribute its memory.

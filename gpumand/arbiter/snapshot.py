@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 from gpumand.arbiter.scheduler import Scheduler
 from gpumand.arbiter.state import ArbiterState
 from gpumand.arbiter.waiting_request import WaitingRequest
-from gpumand.domain import budget
+from gpumand.domain import budget, location
 from gpumand.domain.consumer import ConsumerSpec, Residency
 from gpumand.domain.decision import Decision, with_advice
 from gpumand.domain.device import ProcessUse, Sample, format_devices
@@ -107,12 +107,13 @@ def _consumer(state: ArbiterState, devices: Mapping[int, Sample], consumer: Cons
         device=format_devices(consumer.devices),
         vram_resident_mib=consumer.footprint_mib if consumer.footprint_known else None,
         used_mib=sum(known) if known else None,
+        used_by_device={index: mib for index, mib in zip(devices, held, strict=True) if mib},
         leases=consumer.leases,
         last_used_usec=consumer.last_used_usec,
         pinned=consumer.pinned,
         vram_managed=consumer.spec.vram_managed,
         unit=consumer.spec.unit,
-        error="; ".join(filter(None, (consumer.error, "" if consumer.footprint_known else FOOTPRINT_UNKNOWN))),
+        error="; ".join(filter(None, _problems(devices, consumer))),
         memory=consumer.memory,
         times=consumer.times,
         vram_auto=consumer.spec.vram_auto,
@@ -123,6 +124,12 @@ def _consumer(state: ArbiterState, devices: Mapping[int, Sample], consumer: Cons
         lazy=consumer.spec.lazy,
         busy=None if consumer.spec.busy is None or consumer.jobs is None else consumer.jobs > 0,
     )
+
+
+def _problems(devices: Mapping[int, Sample], consumer: ConsumerState) -> Iterator[str]:
+    yield consumer.error
+    yield "" if consumer.footprint_known else FOOTPRINT_UNKNOWN
+    yield location.misplacement(devices, consumer)
 
 
 def _activity(state: ArbiterState, consumer: ConsumerState) -> str:

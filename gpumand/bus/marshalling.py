@@ -220,6 +220,7 @@ def _consumer(consumer: ConsumerStatus) -> Entry:
         ("evict", "as", consumer.evict),
         ("lazy", "b", consumer.lazy),
         ("busy", "b", consumer.busy),
+        ("used_by_device", "a{st}", {str(index): mib for index, mib in consumer.used_by_device.items()}),
     )
 
 

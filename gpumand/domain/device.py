@@ -101,6 +101,10 @@ class Sample:
             return self._held_mib[consumer]
         return 0 if self.attributed and consumer in self.attributable else None
 
+    def shows(self, consumer: str) -> bool:
+        """Whether the process list has a process of the consumer."""
+        return consumer in self._held_mib
+
     def with_processes(self, processes: tuple[ProcessUse, ...]) -> Sample:
         """A copy of the sample with other processes, for attribution to units and consumers."""
         return replace(self, processes=processes)

@@ -329,6 +329,13 @@ class Ledger:
         if in_container:
             self._devices = claims.without_containers(self._devices, self._consumers.values())
 
+    def move(self, name: str, devices: Devices) -> None:
+        """Move a consumer, its claim and its leases to the devices on which its model was loaded."""
+        claim = claims.baseline(self._devices, devices) if self._consumers[name].claimed else {}
+        self.update(name, devices=devices, **claim)
+        for lease in [one for one in self._leases.values() if one.consumer == name]:
+            self._leases[lease.id] = replace(lease, device=format_devices(devices), uuids=self.uuids(devices))
+
     # -- jobs ----------------------------------------------------------------------------------------------------
 
     def begin_job(self, job: Job) -> None:

@@ -271,7 +271,9 @@ def _tightest(needs: Sequence[_DeviceNeed]) -> _DeviceNeed:
 
 def _load(view: View, state: ConsumerState, needs: Sequence[_DeviceNeed], choice: victims.Choice) -> Decision:
     tightest, place = _tightest(needs), _place_of(needs)
-    victim_devices = {device for victim in choice.victims for device in view.consumers[victim.consumer].devices}
+    victim_devices = {
+        device for victim in choice.victims for device in view.devices_of(view.consumers[victim.consumer])
+    }
     # A reservation has nothing to load: once there is room, only the grant is left to do.
     is_ready = state.spec.reservation is not None and not choice.victims
     return Decision(
@@ -379,7 +381,7 @@ def _tightest_once_free(
 
 
 def _free_once_ended_mib(view: View, state: ConsumerState, need: _DeviceNeed, evictable: list[ConsumerState]) -> int:
-    on_device = [one for one in evictable if one.may_be_on(need.device)]
+    on_device = [one for one in evictable if view.is_on(one, need.device)]
     freed = victims.freeable_by_consumer(view, need.device, on_device, victims.freeing_more_when_stopped(on_device))
     free_mib = (need.free_mib or 0) + sum(freed.values())
     if not view.devices[need.device].is_measured:

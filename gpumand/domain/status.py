@@ -70,6 +70,7 @@ class ConsumerStatus:
         evict: its eviction methods, in the order in which they are tried.
         lazy: only requests to the consumer itself load its model into VRAM.
         busy: whether it reports that it is busy; None = unknown.
+        used_by_device: MiB held on each device where the driver shows its processes.
     """
 
     name: str
@@ -92,6 +93,7 @@ class ConsumerStatus:
     evict: tuple[str, ...] = ()
     lazy: bool = False
     busy: bool | None = None
+    used_by_device: Mapping[int, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -111,14 +111,14 @@ def _freed(
     view: View, devices: Devices, states: Sequence[ConsumerState], stopped: frozenset[str] = frozenset()
 ) -> Freed:
     return {
-        device: freeable_by_consumer(view, device, [one for one in states if one.may_be_on(device)], stopped)
+        device: freeable_by_consumer(view, device, [one for one in states if view.is_on(one, device)], stopped)
         for device in devices
     }
 
 
 def _expected_mib(view: View, state: ConsumerState, freed: Freed, stopped: frozenset[str]) -> int | None:
     """MiB that it should free on all its devices together; None where one of them has no reading."""
-    devices = [device for device in (state.devices or freed) if device in view.devices]
+    devices = [device for device in (view.devices_of(state) or freed) if device in view.devices]
     if not all(view.devices[device].is_measured for device in devices):
         return None
     others = [device for device in devices if state.name not in freed.get(device, {})]
@@ -206,7 +206,7 @@ def _may_hold(view: View, devices: Devices, state: ConsumerState) -> bool:
         return True
     if state.residency in CHANGING:
         return False
-    held = [view.devices[device].held_by(state.name) for device in devices if state.may_be_on(device)]
+    held = [view.devices[device].held_by(state.name) for device in devices if view.is_on(state, device)]
     if state.residency is Residency.FAILED:  # what a failed load has left behind, however little of a model
         return any(mib is not None and mib > state.spec.residual_mib + SLACK_MIB for mib in held)
     if any(mib is not None and holds_model(state.spec, mib) for mib in held):
@@ -286,7 +286,7 @@ def _job_on_other_device(view: View, devices: Devices, state: ConsumerState) -> 
 
     A service that starts measures what is free on its device, and may abort when that changes (vllm#56830).
     """
-    for device in state.devices:
+    for device in view.devices_of(state):
         if device in devices:
             continue
         job = view.jobs.get(device)

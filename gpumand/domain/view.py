@@ -209,6 +209,31 @@ class ConsumerState:
         return not self.devices or device in self.devices
 
 
+UNANNOUNCED_FIELDS = frozenset(
+    {
+        "changed_at",
+        "unit_changed_at",
+        "idle_since",
+        "loading_since",
+        "reports_loaded",
+        "since_usec",
+        "claimed_at",
+        "baseline_mib",
+        "container_baseline_mib",
+        "footprint_seen",
+        "grew_at",
+        "in_container",
+        "failures",
+        "retry_at",
+        "external_load",
+        "jobs",
+        "blocking_since",
+        "times",
+    }
+)
+"""Fields of ConsumerState whose changes are not announced to clients: no announced property depends on them."""
+
+
 @dataclass(frozen=True, slots=True)
 class Job:
     """A job on devices: evictions and the load that they make room for, or one manual eviction.
@@ -295,8 +320,16 @@ class View:
 
     def consumers_on(self, devices: Devices) -> tuple[ConsumerState, ...]:
         """Consumers that may hold memory on any of these devices."""
-        apart = frozenset(devices).isdisjoint
-        return tuple(one for one in self.consumers.values() if not one.devices or not apart(one.devices))
+        return tuple(one for one in self.consumers.values() if any(self.is_on(one, device) for device in devices))
+
+    def is_on(self, state: ConsumerState, device: int) -> bool:
+        """Whether a consumer may hold memory on a device: where it was placed, or where the driver shows it."""
+        return state.may_be_on(device) or (device in self.devices and self.devices[device].shows(state.name))
+
+    def devices_of(self, state: ConsumerState) -> Devices:
+        """The devices of a consumer together with those on which the driver shows its memory; () = unknown."""
+        shown = [device for device, sample in self.devices.items() if sample.shows(state.name)]
+        return tuple(sorted({*state.devices, *shown}))
 
     def may_be_reclaimed(self, state: ConsumerState) -> bool:
         """Whether its reservation ends when another request needs the memory: no lease, load or job depends on it."""

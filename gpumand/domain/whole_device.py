@@ -111,7 +111,7 @@ def _choose_all(view: View, state: ConsumerState, place: Devices) -> victims.Cho
 
 
 def _freeable_mib(view: View, device: int, states: Sequence[ConsumerState], stopped: frozenset[str]) -> int:
-    there = [one for one in states if one.may_be_on(device)]
+    there = [one for one in states if view.is_on(one, device)]
     return sum(victims.freeable_by_consumer(view, device, there, stopped).values())
 
 

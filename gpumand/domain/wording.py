@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from gpumand.domain import budget, busyness
 from gpumand.domain.device import Devices, ProcessUse
+from gpumand.domain.eviction_check import SLACK_MIB
 from gpumand.domain.view import ConsumerState, View
 
 FOOTPRINT_UNKNOWN = (
@@ -56,7 +57,26 @@ def describe_holders(view: View, device: int, excluding: str = "") -> str:
         for process in budget.foreign_processes(view.devices[device])
         if process.used_mib
     ]
+    parts += _unattributed(view, device)
     return join_names(parts) or "nothing that is known"
+
+
+def _unattributed(view: View, device: int) -> list[str]:
+    """What is in use on a device and belongs to no listed process."""
+    sample = view.devices[device]
+    listed = sum(process.used_mib or 0 for process in budget.foreign_processes(sample))
+    parts = [
+        f"an unknown amount by {describe_process(process)}"
+        for process in budget.foreign_processes(sample)
+        if process.used_mib is None
+    ]
+    unnamed_mib = (budget.unattributed_mib(sample) or 0) - listed
+    # Memory of consumers that the driver cannot attribute is listed with their footprint.
+    unknown_mib = sum(one.footprint_mib for one in view.consumers_on((device,)) if budget.held_mib(sample, one) is None)
+    rest_mib = unnamed_mib - unknown_mib
+    return (
+        [*parts, f"{format_mib(rest_mib)} that the driver attributes to no process"] if rest_mib > SLACK_MIB else parts
+    )
 
 
 def describe_process(process: ProcessUse) -> str:

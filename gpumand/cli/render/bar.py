@@ -38,6 +38,14 @@ class Share:
     shade: str = "█"
 
 
+def _held_on(consumer: Mapping[str, Any], device: str) -> tuple[int, bool]:
+    """MiB of a consumer on a device, and whether that is a guess; by the driver, or else by where it was placed."""
+    if shown := consumer.get("used_by_device"):
+        return int(shown.get(device, 0)), False
+    devices = str(consumer.get("device")).split(",")
+    return _held_mib(consumer, len(devices)) if device in devices else (0, False)
+
+
 def shares(
     device: Mapping[str, Any],
     consumers: Sequence[Mapping[str, Any]],
@@ -54,10 +62,7 @@ def shares(
     names = [clean(consumer["name"]) for consumer in consumers]
     found: list[Share] = []
     for index, consumer in enumerate(consumers):
-        devices = str(consumer.get("device")).split(",")
-        if str(device["index"]) not in devices:
-            continue
-        held, estimated = _held_mib(consumer, len(devices))
+        held, estimated = _held_on(consumer, str(device["index"]))
         if held:
             name = clean(consumer["name"])
             found.append(Share(name, held, chr(ord("a") + index % 26), consumer_style(names, name), estimated))

@@ -1,0 +1,52 @@
+"""Where a consumer is: on the devices where its processes hold memory, not only on those for which it was planned."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from gpumand.domain.device import Devices, Sample
+from gpumand.domain.residency import holds_model
+from gpumand.domain.view import ConsumerState
+from gpumand.domain.wording import describe_devices, format_mib
+
+ADVICE = (
+    "CUDA numbers GPUs by speed, not as the driver does: set CUDA_DEVICE_ORDER=PCI_BUS_ID where the service is "
+    "started, or name the GPU by its UUID in CUDA_VISIBLE_DEVICES"
+)
+
+
+def observed_devices(samples: Mapping[int, Sample], name: str) -> Devices:
+    """Devices on which the consumer's processes hold memory, the one with most of it first."""
+    held = {index: sample.held_by(name) or 0 for index, sample in samples.items()}
+    return tuple(sorted((index for index in held if held[index]), key=lambda index: -held[index]))
+
+
+def model_devices(samples: Mapping[int, Sample], state: ConsumerState) -> Devices:
+    """Devices on which its processes hold more than a CUDA context, the one with most of it first."""
+    observed = observed_devices(samples, state.name)
+    return tuple(index for index in observed if holds_model(state.spec, samples[index].held_by(state.name) or 0))
+
+
+def actual_place(samples: Mapping[int, Sample], state: ConsumerState) -> Devices:
+    """The devices on which a model was loaded although others were reserved for it; () where there is no contradiction.
+
+    A device where memory cannot be attributed proves nothing, and neither does one with a part of the model.
+    """
+    there = model_devices(samples, state)[: state.spec.device_count]
+    known = [samples[device].held_by(state.name) for device in state.devices if device in samples]
+    is_elsewhere = len(there) == state.spec.device_count and set(there).isdisjoint(state.devices)
+    return tuple(sorted(there)) if is_elsewhere and all(mib is not None for mib in known) else ()
+
+
+def misplacement(samples: Mapping[int, Sample], state: ConsumerState) -> str:
+    """Finding: its model is on a device that its configuration does not name; "" where it is not, or none is named."""
+    wanted = set(state.spec.devices)
+    there = model_devices(samples, state) if wanted else ()
+    wrong = tuple(index for index in there if not {str(index), samples[index].uuid} & wanted)
+    if not wrong:
+        return ""
+    held = format_mib(sum(samples[index].held_by(state.name) or 0 for index in wrong))
+    return (
+        f"configured for device {', '.join(state.spec.devices)}, but its processes hold {held} on "
+        f"{describe_devices(tuple(sorted(wrong)))}. {ADVICE}."
+    )
