@@ -171,6 +171,13 @@ class ConsumerRoutes(Protocol):
         """Close all connections."""
 
 
+class ClientConnections(Protocol):
+    """The connections of clients to local servers, as the kernel knows them."""
+
+    async def clients_of(self, url: str) -> int | None:
+        """Number of established connections to the server of a URL, without gpumand's own; None where unknown."""
+
+
 class Store(Protocol):
     """Storage of the state that survives a crash or restart of the daemon.
 

@@ -1,4 +1,4 @@
-"""Busy checks of consumers: periodically, more often while a request waits for one, and right before an eviction."""
+"""Busy checks of consumers: while a request waits for one, and right before an eviction. Never without need."""
 
 from __future__ import annotations
 
@@ -26,6 +26,7 @@ class BusyProbes:
         self._answered_at: dict[str, float] = {}
         self._probed_at: dict[str, float] = {}
         self._demanded_at: dict[str, float] = {}
+        self._refused: set[str] = set()
 
     async def probe(self, name: str) -> None:
         """Send the busy check of a consumer.
@@ -43,6 +44,9 @@ class BusyProbes:
         answer = await self._routes.probe_busy(consumer.spec)
         if answer.jobs is None:
             log.debug("consumer %s: the busy check failed: %s", name, answer.error)
+        elif answer.error and name not in self._refused:
+            self._refused.add(name)
+            log.warning("consumer %s: %s. It counts as busy while clients are connected to it", name, answer.error)
         self.record(name, answer, requested_at)
 
     def _holds_rest(self, name: str) -> bool:
@@ -97,6 +101,16 @@ class BusyProbes:
             self._demanded_at[name] = now
             if self._state.consumer(name).blocking_since is None:
                 self._state.ledger.update(name, blocking_since=now)
+
+    def forget_outdated(self) -> None:
+        """Forget the answers of consumers that no request waits for: a new request asks again."""
+        now, awaited = self._state.clock.monotonic(), set(self.awaited())
+        for name, consumer in list(self._state.ledger.consumers.items()):
+            age_sec = now - self._probed_at.get(name, float("-inf"))
+            if consumer.jobs is not None and name not in awaited and age_sec > DEMAND_TTL_SEC:
+                self._state.ledger.update(name, jobs=None)
+            if consumer.blocking_since is not None and self._demand_expired(name, now):
+                self._state.ledger.update(name, blocking_since=None)
 
     def awaited(self) -> list[str]:
         """Consumers that a request currently waits for to become idle."""

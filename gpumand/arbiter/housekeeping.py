@@ -100,13 +100,16 @@ class Housekeeping:
                 self._arbiter.scheduler.background.spawn(self._probe(spec))
 
     def _probed(self) -> list[ConsumerSpec]:
-        return [spec for spec in self._state.settings.consumers.values() if spec.health or spec.busy]
+        return [spec for spec in self._state.settings.consumers.values() if spec.health]
 
     async def _probe_all(self) -> None:
         await asyncio.gather(*(self._probe(spec) for spec in self._probed()))
 
     async def _probe(self, spec: ConsumerSpec) -> None:
-        """Send the health and busy checks of one consumer.
+        """Send the health check of one consumer.
+
+        The busy check is sent only while a request needs the consumer's memory: some servers take any question for
+        work, which keeps them awake or wakes them.
 
         While one does not answer it gets no second check, and the others are checked at their usual interval.
         """
@@ -117,7 +120,6 @@ class Housekeeping:
             if spec.health is not None:
                 health = await self._routes.probe_health(spec)
                 self._arbiter.reconciler.record_health(spec.name, health, requested_at)
-            await self._arbiter.busy_probes.probe(spec.name)
         finally:
             self._probing.discard(spec.name)
         self._arbiter.scheduler.step()
@@ -127,6 +129,7 @@ class Housekeeping:
         self._deadlines.expect("busy checks", self._due_in(BUSY_PROBE_SEC))
         while True:
             await self._state.clock.sleep(BUSY_PROBE_SEC)
+            self._arbiter.busy_probes.forget_outdated()
             for name in self._arbiter.busy_probes.awaited():
                 if name not in self._probing:
                     self._arbiter.scheduler.background.spawn(self._probe_busy(name))

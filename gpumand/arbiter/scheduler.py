@@ -364,7 +364,15 @@ class Scheduler:
     async def dry_run(self, requirement: Requirement) -> Decision:
         """What would be decided about a request that arrived now, behind all waiting requests; changes nothing."""
         await self._state.sample()
-        return self._decide_behind_queue(requirement)
+        asked: set[str] = set()
+        while True:
+            decision = self._decide_behind_queue(requirement)
+            victims = {one.consumer for one in decision.evictions} - asked
+            if not victims:
+                return decision
+            # Whether they are busy is asked only where their memory is needed, which is the question here.
+            asked |= victims
+            await asyncio.gather(*map(self._busy_probes.probe, victims))
 
     def _decide_behind_queue(self, requirement: Requirement) -> Decision:
         view = self._state.view()

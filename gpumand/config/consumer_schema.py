@@ -148,7 +148,11 @@ class HealthTable:
 class BusyTable:
     """A request that reports whether a consumer is busy."""
 
-    path: str = key(Text("path", validators.route_path), _ROUTE + " The method is GET.")
+    path: str = key(
+        Text("path", validators.route_path),
+        _ROUTE + " The method is GET. It may be left out if connections is true.",
+        default=default_of(BusyRoute, "path"),
+    )
     pointers: tuple[str, ...] = key(
         ListOf(Text("JSON pointer", validators.pointer), max_length=16, single=True),
         "Positions in the response that show work: a number above 0, a list or object that is not empty, true, or a "
@@ -167,6 +171,13 @@ class BusyTable:
     )
     headers: tuple[tuple[str, str], ...] = key(headers(), _HEADERS, default=default_of(BusyRoute, "headers"))
     timeout_sec: float = key(seconds(), _TIMEOUT, default=default_of(BusyRoute, "timeout_sec"), unit="s")
+    connections: bool = key(
+        Boolean(),
+        "Client connections as a sign of work: the consumer also counts as busy while clients are connected to the "
+        "port of its url. For servers whose responses do not show all of their work. Idle connections that clients "
+        "keep open count too.",
+        default=default_of(BusyRoute, "connections"),
+    )
 
 
 @attrs.frozen

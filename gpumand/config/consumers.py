@@ -145,7 +145,11 @@ def _check_consumer(parsed: ParsedConsumer, problems: ProblemList) -> None:
 
 def _check_busy_route(parsed: ParsedConsumer, problems: ProblemList) -> None:
     busy = parsed.keys.get("busy")
-    if isinstance(busy, BusyRoute) and not (busy.pointers or busy.metrics):
+    if not isinstance(busy, BusyRoute):
+        return
+    if not busy.path and not busy.connections:
+        problems.add(parsed.place.at("busy"), "requires path, or connections = true")
+    elif busy.path and not (busy.pointers or busy.metrics):
         problems.add(
             parsed.place.at("busy"), "requires pointers or metrics, which locate the busy state in the response"
         )

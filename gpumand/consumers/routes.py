@@ -14,7 +14,7 @@ from gpumand.consumers.answers import Answer, NoAnswer
 from gpumand.consumers.http_request import Request
 from gpumand.domain.consumer import BusyReport, BusyRoute, ConsumerSpec, Health, HealthRoute, Route
 from gpumand.domain.socket_url import split_socket_url
-from gpumand.ports import Clock, RouteFailed
+from gpumand.ports import ClientConnections, Clock, RouteFailed
 
 if TYPE_CHECKING:
     from gpumand.consumers.http_exchange import Exchange
@@ -30,10 +30,11 @@ class HttpRoutes:
 
     Args:
         clock: current time, to check times that consumers report.
+        connections: counts the clients of consumers; None = they are unknown.
     """
 
-    def __init__(self, clock: Clock) -> None:
-        self._clock = clock
+    def __init__(self, clock: Clock, connections: ClientConnections | None = None) -> None:
+        self._clock, self._connections = clock, connections
         self._exchange_lock = asyncio.Lock()
         self._exchange: Exchange | None = None
         self._is_closed = False
@@ -88,11 +89,28 @@ class HttpRoutes:
         """Call the busy route; a failure is reported in the returned BusyReport."""
         if spec.busy is None:
             return BusyReport(None, error="no busy route is configured")
+        if not spec.busy.path:
+            return await self._count_clients(spec, BusyReport(None))
         try:
             answer = await self._send(spec, _get_request(spec.busy))
         except NoAnswer as failure:
-            return BusyReport(None, refused=failure.refused, error=f"busy route: {failure}")
-        return busy_answers.parse_busy(spec.busy, answer)
+            report = BusyReport(None, refused=failure.refused, error=f"busy route: {failure}")
+            # A server at full load may not answer in time; its clients' connections show whether it works.
+            return report if failure.refused else await self._count_clients(spec, report)
+        report = busy_answers.parse_busy(spec.busy, answer)
+        # A server that refuses the question cannot say that it is idle. Its clients' connections show whether it works.
+        is_refused = report.jobs is None and 400 <= answer.status < 500
+        if report.jobs or not (is_refused or spec.busy.connections):
+            return report
+        return await self._count_clients(spec, report)
+
+    async def _count_clients(self, spec: ConsumerSpec, report: BusyReport) -> BusyReport:
+        """Count established connections as jobs, where the consumer's own report does not show that it is busy."""
+        clients = None if self._connections is None else await self._connections.clients_of(spec.url)
+        if clients is not None:
+            return BusyReport(clients, error=report.error)
+        unknown = f"the connections of {spec.url} cannot be seen from here"
+        return BusyReport(None, error="; ".join(filter(None, (report.error, unknown))))
 
     async def read(self, spec: ConsumerSpec, path: str, timeout_sec: float) -> Answer:
         """Send a GET request for a path of the consumer. Raises NoAnswer."""

@@ -26,6 +26,7 @@ from gpumand.domain.events import Event
 from gpumand.history import DemandLog, HistoryRecorder, SqliteArchive
 from gpumand.host.memory import ProcMeminfo
 from gpumand.host.owner_names import OwnerNames
+from gpumand.host.tcp_table import TcpConnections
 from gpumand.host.users import UserDirectory
 from gpumand.http.listener import HttpListener
 from gpumand.ports import Clock, Ports
@@ -122,7 +123,7 @@ async def build_components(
     """
     bus, system_bus = connections.bus, connections.system_bus
     units = await SystemdUnits.attach(bus, user=options.user)
-    routes = HttpRoutes(clock)
+    routes = HttpRoutes(clock, TcpConnections())
     on_system_bus = options.bus_address == "system"
     users = UserDirectory()
     authority = PolkitAuthority(bus, users) if on_system_bus else UidAuthority(own_uid(), users)

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import ipaddress
 import os
 import re
-import sys
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
 from gpumand.discovery.host import Listener
-
-TABLES = ("tcp", "tcp6")
-LISTENING = "0A"
-"""TCP_LISTEN, as the kernel writes it in these tables."""
+from gpumand.host import tcp_table
+from gpumand.host.tcp_table import LISTENING, TABLES
 
 MAX_LISTENERS = 4096
 """Maximum number of sockets per table; a host with more of them is no place for guesses."""
@@ -39,16 +35,10 @@ def listeners(proc: Path = Path("/proc")) -> tuple[tuple[Listener, ...], bool]:
 
 def parse_table(lines: Iterable[str]) -> dict[int, Listener]:
     """Parse /proc/net/tcp or tcp6: its listening sockets by inode; lines of other shape or state are skipped."""
-    found = {}
-    for line in lines:
-        fields = line.split()
-        if len(fields) < 10 or fields[3] != LISTENING or not fields[9].isdigit():
-            continue
-        address, _, port = fields[1].partition(":")
-        try:
-            found[int(fields[9])] = Listener(_ip_address(address), int(port, 16))
-        except ValueError:
-            continue
+    found: dict[int, Listener] = {}
+    for one in tcp_table.parse_table(lines):
+        if one.state == LISTENING:
+            found[one.inode] = Listener(*one.local)
         if len(found) >= MAX_LISTENERS:
             break
     return found
@@ -60,15 +50,6 @@ def _read_table(path: Path) -> dict[int, Listener]:
             return parse_table(file)
     except OSError:  # no IPv6 on this host
         return {}
-
-
-def _ip_address(digits: str) -> str:
-    """Decode an address; the kernel writes it as 32-bit words in the host's byte order."""
-    words = (int(digits[at : at + 8], 16) for at in range(0, len(digits), 8))
-    raw = b"".join(word.to_bytes(4, sys.byteorder) for word in words)
-    address = ipaddress.ip_address(raw)
-    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
-    return str(mapped or address)
 
 
 def _owners(proc: Path, inodes: Iterable[int]) -> tuple[dict[int, int], bool]:

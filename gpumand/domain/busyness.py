@@ -20,7 +20,9 @@ def describe_work(state: ConsumerState) -> str:
     """The reported work: ``busy (2 jobs)``; "" when none is known."""
     if not is_busy(state):
         return ""
-    return f"busy ({state.jobs} job{'' if state.jobs == 1 else 's'})"
+    by_clients = state.spec.busy is not None and not state.spec.busy.path
+    what = "client connection" if by_clients else "job"
+    return f"busy ({state.jobs} {what}{'' if state.jobs == 1 else 's'})"
 
 
 def busy_exemption(state: ConsumerState, now: float) -> str:

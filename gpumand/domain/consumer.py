@@ -119,10 +119,10 @@ class HealthRoute:
 
 @dataclass(frozen=True, slots=True)
 class BusyRoute:
-    """The request that asks a consumer whether it is busy.
+    """How to find out whether a consumer is busy: a request to it, or the number of its clients.
 
     Attributes:
-        path: path and query; the HTTP verb is GET.
+        path: path and query; the HTTP verb is GET; "" = nothing is asked, only ``connections`` count.
         pointers: JSON pointers whose values are added up to the number of jobs. A number counts as itself, a list or
             an object counts its entries, ``true`` and a non-empty text count one, ``null`` counts zero. A token ``*``
             matches every element of a list, as in ``/*/is_processing``.
@@ -130,14 +130,17 @@ class BusyRoute:
         metrics: names of Prometheus metrics in a text response; their samples are added up.
         headers: extra headers, as pairs.
         timeout_sec: time limit for the whole exchange, in seconds.
+        connections: it also counts as busy while clients are connected to its port, for servers whose own counters do
+            not show all of their work.
     """
 
-    path: str
+    path: str = ""
     pointers: tuple[str, ...] = ()
     equals: bool | str | int | None = None
     metrics: tuple[str, ...] = ()
     headers: tuple[tuple[str, str], ...] = ()
     timeout_sec: float = 2.0
+    connections: bool = False
 
 
 UNKNOWN_MIB = 2**40

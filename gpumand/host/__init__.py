@@ -1,4 +1,4 @@
-"""The clock, the RAM and the users of the host: implementations of the ports ``Clock`` and ``HostMemory``, user names.
+"""The clock, the RAM, the users and the TCP connections of the host: implementations of ports, and user names.
 
 Must not import the arbiter, the bus or the command line.
 """
