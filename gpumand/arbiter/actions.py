@@ -7,13 +7,13 @@ from collections.abc import Awaitable, Callable
 from dataclasses import replace
 
 from gpumand.arbiter.state import ArbiterState
-from gpumand.domain import budget
+from gpumand.domain import budget, shared_units
 from gpumand.domain.consumer import ConsumerSpec, EvictionMethod, Residency
 from gpumand.domain.device import Sample, parse_devices
 from gpumand.domain.events import EvictionReport
 from gpumand.domain.eviction_check import EvictionCheck, MultiDeviceEvictionCheck
 from gpumand.domain.orphans import describe_orphans
-from gpumand.domain.view import ConsumerState
+from gpumand.domain.view import IN_VRAM, ConsumerState
 from gpumand.ports import ConsumerRoutes, RouteFailed, UnitFailed, UnitManager
 
 log = logging.getLogger(__name__)
@@ -101,6 +101,8 @@ class Actions:
     ) -> EvictionReport:
         report = replace(report, method=str(method), tried=(*report.tried, str(method)), error="")
         try:
+            if method is EvictionMethod.UNIT_STOP:
+                self._prepare_stop(check.spec.name)
             await self._call_method(check.spec, method)
         except (RouteFailed, UnitFailed) as failed:
             return await self._check_after_failure(replace(report, error=str(failed)), check)
@@ -119,6 +121,30 @@ class Actions:
                 break
             await self._state.clock.sleep(FREED_POLL_SEC)
         return report
+
+    def _prepare_stop(self, name: str) -> None:
+        """Take all consumers of a shared unit out of use before it is stopped. Raises UnitFailed if one is in use."""
+        ledger = self._state.ledger
+        state = self._state.consumer(name)
+        blocker = shared_units.stop_blocker(ledger.consumers, state, self._state.clock.monotonic())
+        if blocker is not None:
+            raise UnitFailed(f"{blocker.reason}, so that it was not stopped", "shared")
+        others = [one.name for one in shared_units.others_in_unit(ledger.consumers, state) if one.residency in IN_VRAM]
+        jobs = {id(job): job for job in ledger.jobs.values() if name in (job.consumer, *job.evicting)}
+        for job in jobs.values() if others else ():
+            ledger.replace_job(replace(job, evicting=(*job.evicting, *others)))
+        for other in others:
+            self._state.set_residency(other, Residency.UNLOADING)
+
+    def finish_stop(self, report: EvictionReport) -> None:
+        """After a unit was stopped: set the residency of the other consumers in it."""
+        if report.method != EvictionMethod.UNIT_STOP:
+            return
+        consumers = self._state.ledger.consumers
+        for other in shared_units.others_in_unit(consumers, self._state.consumer(report.consumer)):
+            if other.residency is Residency.UNLOADING:
+                residency = Residency.UNKNOWN if report.error else Residency.UNLOADED
+                self._state.set_residency(other.name, residency, unit_moved=False)
 
     async def _call_method(self, spec: ConsumerSpec, method: EvictionMethod) -> None:
         try:

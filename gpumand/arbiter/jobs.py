@@ -168,6 +168,7 @@ class Jobs:
         """
         claimed_at = self._state.consumer(report.consumer).claimed_at
         report = await self._actions.evict(report, is_enough_free, why_not_now)
+        self._actions.finish_stop(report)
         residency = residency_after(report, self._state.consumer(report.consumer).spec)
         if report.error and self._state.orphans.belong_to(report.consumer):
             residency = Residency.UNLOADED  # its unit is stopped: the memory that stays belongs to other processes now

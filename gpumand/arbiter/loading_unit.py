@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 
 from gpumand.arbiter.state import ArbiterState
-from gpumand.domain import budget
+from gpumand.domain import budget, shared_units
 from gpumand.domain.busyness import is_busy
 from gpumand.domain.consumer import ConsumerSpec, Residency, UnitActivity, UnitState
 from gpumand.domain.device import Devices
@@ -68,9 +68,18 @@ class LoadingUnit:
         await self.start()
 
     async def stop(self) -> None:
-        """Stop the unit after a failed load. Raises UnitFailed."""
+        """Stop the unit after a failed load. Raises UnitFailed, also where another consumer in it is in use."""
+        if blocker := self._stop_blocker():
+            raise UnitFailed(f"{blocker}, so that it was not stopped", "shared")
         await self._units.stop(self._spec.unit, self._spec.stop_timeout_sec)
         self.stopped = True
+
+    def _stop_blocker(self) -> str:
+        """Why the unit must not be stopped although this load has failed; "" where nothing else in it is in use."""
+        consumers, now = self._state.ledger.consumers, self._state.clock.monotonic()
+        state = consumers.get(self._spec.name)
+        blocker = None if state is None else shared_units.stop_blocker(consumers, state, now)
+        return "" if blocker is None else blocker.reason
 
     async def check(self) -> None:
         """Raise UnitFailed when the run that is being loaded has ended, even if systemd has started another one."""

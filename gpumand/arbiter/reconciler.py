@@ -46,7 +46,7 @@ class Reconciler:
         self._evidence = ResidencyEvidence(state)
 
     def record_unit(self, unit: UnitState) -> None:
-        """Store the state of a unit, from a systemd signal or a query. At most one consumer uses a unit."""
+        """Store the state of a unit, from a systemd signal or a query, for each consumer that runs in it."""
         for consumer in list(self._state.ledger.consumers.values()):
             if consumer.spec.unit == unit.unit:
                 observations = self._observations_of(consumer)

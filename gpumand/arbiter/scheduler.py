@@ -364,15 +364,13 @@ class Scheduler:
     async def dry_run(self, requirement: Requirement) -> Decision:
         """What would be decided about a request that arrived now, behind all waiting requests; changes nothing."""
         await self._state.sample()
-        asked: set[str] = set()
-        while True:
-            decision = self._decide_behind_queue(requirement)
-            victims = {one.consumer for one in decision.evictions} - asked
-            if not victims:
-                return decision
-            # Whether they are busy is asked only where their memory is needed, which is the question here.
+        decision, asked = self._decide_behind_queue(requirement), set[str]()
+        # Whether they are busy is asked only where their memory is needed, which is the question here.
+        while victims := {one.consumer for one in decision.evictions} - asked:
             asked |= victims
             await asyncio.gather(*map(self._busy_probes.probe, victims))
+            decision = self._decide_behind_queue(requirement)
+        return decision
 
     def _decide_behind_queue(self, requirement: Requirement) -> Decision:
         view = self._state.view()

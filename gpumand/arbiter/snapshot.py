@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from gpumand.arbiter.scheduler import Scheduler
 from gpumand.arbiter.state import ArbiterState
 from gpumand.arbiter.waiting_request import WaitingRequest
-from gpumand.domain import budget, location
+from gpumand.domain import budget, location, shared_units
 from gpumand.domain.consumer import ConsumerSpec, Residency
 from gpumand.domain.decision import Decision, with_advice
 from gpumand.domain.device import ProcessUse, Sample, format_devices
@@ -107,6 +107,8 @@ def _consumer(state: ArbiterState, devices: Mapping[int, Sample], consumer: Cons
         device=format_devices(consumer.devices),
         vram_resident_mib=consumer.footprint_mib if consumer.footprint_known else None,
         used_mib=sum(known) if known else None,
+        shared_with=_sharing(state, consumer),
+        shared_mib=sum(sample.shared_mib(consumer.name) for sample in devices.values()),
         used_by_device={index: mib for index, mib in zip(devices, held, strict=True) if mib},
         leases=consumer.leases,
         last_used_usec=consumer.last_used_usec,
@@ -124,6 +126,11 @@ def _consumer(state: ArbiterState, devices: Mapping[int, Sample], consumer: Cons
         lazy=consumer.spec.lazy,
         busy=None if consumer.spec.busy is None or consumer.jobs is None else consumer.jobs > 0,
     )
+
+
+def _sharing(state: ArbiterState, consumer: ConsumerState) -> tuple[str, ...]:
+    """Names of the other consumers in its unit."""
+    return tuple(one.name for one in shared_units.others_in_unit(state.ledger.consumers, consumer))
 
 
 def _problems(devices: Mapping[int, Sample], consumer: ConsumerState) -> Iterator[str]:

@@ -220,8 +220,16 @@ def _consumer(consumer: ConsumerStatus) -> Entry:
         ("evict", "as", consumer.evict),
         ("lazy", "b", consumer.lazy),
         ("busy", "b", consumer.busy),
+        *_shared(consumer),
         ("used_by_device", "a{st}", {str(index): mib for index, mib in consumer.used_by_device.items()}),
     )
+
+
+def _shared(consumer: ConsumerStatus) -> tuple[tuple[str, str, Any], ...]:
+    """The entries that only a consumer in a shared unit has."""
+    if not consumer.shared_with:
+        return ()
+    return ("shared_with", "as", consumer.shared_with), ("shared_mib", "t", consumer.shared_mib)
 
 
 def _reserved(lease: Lease) -> tuple[tuple[str, str, Any], ...]:

@@ -52,7 +52,6 @@ def build(
     _check_remote_listen(http, documents, problems)
     if complete:
         _check_coexist_names(consumers, problems)
-    _check_unique_units(consumers, problems)
     _check_footprints_fit(consumers, gpu, problems)
     specs = [_with_footprint(spec, measured) for one in consumers.values() if (spec := one.spec())]
     by_name = {spec.name: spec for spec in specs}
@@ -130,21 +129,6 @@ def _check_coexist_names(consumers: dict[str, ParsedConsumer], problems: Problem
             known = consumers.keys() - {one.name}
             place = list_element_place(one, "can_coexist_with", name)
             problems.add(place, f"no consumer {quoted(name)} is configured", nearest(name, known))
-
-
-def _check_unique_units(consumers: dict[str, ParsedConsumer], problems: ProblemList) -> None:
-    """Refuse a unit that two consumers name."""
-    # The memory of a process is attributed to a consumer by its unit, which therefore must identify one consumer.
-    first: dict[str, ParsedConsumer] = {}
-    for one in consumers.values():
-        unit = one.keys.get("unit")
-        if not isinstance(unit, str):
-            continue
-        other = first.setdefault(unit, one)
-        if other is not one:
-            first_use = other.place.at("unit")
-            message = f'is already the unit of "{other.name}", at {first_use}: use one unit per consumer'
-            problems.add(one.place.at("unit"), message)
 
 
 def _check_footprints_fit(consumers: dict[str, ParsedConsumer], gpu: dict[str, Any], problems: ProblemList) -> None:

@@ -169,7 +169,12 @@ def configure_attribution(source: AttributedSource, settings: Settings) -> None:
     The simulated source also accepts processes that name a consumer themselves.
     """
     named = settings.consumers if source.name == "simulated" else ()
-    source.set_units({spec.unit: spec.name for spec in settings.consumers.values() if spec.unit}, named)
+    by_unit: dict[str, list[str]] = {}
+    for spec in settings.consumers.values():
+        by_unit.setdefault(spec.unit, []).append(spec.name)
+    by_unit.pop("", None)
+    own = {unit: names[0] for unit, names in by_unit.items() if len(names) == 1}
+    source.set_units(own, named, {unit: names for unit, names in by_unit.items() if len(names) > 1})
 
 
 async def close_within_limit(closing: Awaitable[None], what: str) -> None:

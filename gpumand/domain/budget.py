@@ -46,12 +46,12 @@ def foreign_mib(sample: Sample) -> int | None:
     """MiB held by processes that belong to no consumer; None where the source cannot say."""
     if not sample.attributed:
         return None
-    return sum(process.used_mib or 0 for process in sample.processes if not process.consumer)
+    return sum(process.used_mib or 0 for process in sample.processes if not process.consumer and not process.shared)
 
 
 def foreign_processes(sample: Sample) -> list[ProcessUse]:
     """Processes that belong to no consumer, the largest first; those of unknown size last."""
-    foreign = [process for process in sample.processes if not process.consumer]
+    foreign = [process for process in sample.processes if not process.consumer and not process.shared]
     return sorted(foreign, key=lambda process: (process.used_mib is None, -(process.used_mib or 0), process.pid))
 
 
@@ -190,3 +190,11 @@ def _assumed_mib(state: ConsumerState) -> int:
     if state.claimed or state.residency in IN_VRAM:
         return state.footprint_mib
     return state.spec.residual_mib if state.residency is Residency.PARKED else 0
+
+
+def reclaimed_by_consumer(view: View, device: int) -> dict[str, int]:
+    """MiB reserved on a device for consumers whose reservation ends with their eviction."""
+    if not view.devices[device].is_measured or not any(map(view.may_be_reclaimed, view.consumers.values())):
+        return {}  # footprints on a device that cannot be read count whole already
+    reserved = reserved_by_consumer(view, device)
+    return {name: mib for name, mib in reserved.items() if view.may_be_reclaimed(view.consumers[name])}

@@ -14,7 +14,7 @@ from typing import Any
 from gpumand.domain import budget
 from gpumand.domain.consumer import Residency
 from gpumand.domain.device import Devices, ProcessUse, Sample
-from gpumand.domain.view import ConsumerState
+from gpumand.domain.view import ConsumerState, View
 
 GROWTH_RESTED_SEC = 5.0
 """A reservation without a lease ends when the consumer's memory has not grown for this many seconds."""
@@ -86,3 +86,11 @@ def _container_mib(sample: Sample) -> int:
 
 def _runs_in_container(process: ProcessUse) -> bool:
     return not process.consumer and process.unit.endswith(".scope") and process.unit.startswith(CONTAINER_SCOPES)
+
+
+def reserved_for(view: View, state: ConsumerState) -> str:
+    """Why a claim without a lease must not end with an eviction."""
+    if state.spec.reservation is not None:
+        return "being reserved"
+    is_target = any(job.consumer == state.name for job in view.jobs.values())
+    return "about to be loaded" if is_target else "may still be loading for its last request"

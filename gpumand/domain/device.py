@@ -32,6 +32,7 @@ class ProcessUse:
         name: short command name, for display.
         unit: the systemd unit of the process, or "".
         consumer: the consumer that the process belongs to, or "" for a foreign process.
+        shared: the consumers that share its unit, where several do; ``consumer`` is then "".
         uid: user id of the process; None where it cannot be determined.
         user: name of that user, or "".
     """
@@ -43,6 +44,7 @@ class ProcessUse:
     consumer: str = ""
     uid: int | None = None
     user: str = ""
+    shared: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +90,8 @@ class Sample:
             so_far = held.get(process.consumer, 0)
             unknown = process.used_mib is None or so_far is None
             held[process.consumer] = None if unknown else (so_far or 0) + (process.used_mib or 0)
+            # How the memory of a shared unit is divided between its consumers is unknown.
+            held |= dict.fromkeys(process.shared)
         object.__setattr__(self, "_held_mib", held)  # the dataclass is frozen
 
     @property
@@ -104,6 +108,10 @@ class Sample:
     def shows(self, consumer: str) -> bool:
         """Whether the process list has a process of the consumer."""
         return consumer in self._held_mib
+
+    def shared_mib(self, consumer: str) -> int:
+        """MiB that processes of the consumer's unit hold for it and for the others in that unit."""
+        return sum(process.used_mib or 0 for process in self.processes if consumer in process.shared)
 
     def with_processes(self, processes: tuple[ProcessUse, ...]) -> Sample:
         """A copy of the sample with other processes, for attribution to units and consumers."""

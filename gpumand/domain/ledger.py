@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from gpumand.domain import claims
+from gpumand.domain import claims, shared_units
 from gpumand.domain.consumer import ConsumerSpec, Residency, SchedulerSettings
 from gpumand.domain.device import Devices, Reading, Sample, format_devices, placeholder_sample
 from gpumand.domain.errors import DeviceUnavailable, NoSuchDevice
@@ -122,7 +122,7 @@ class Ledger:
         return View(
             settings=self.settings,
             devices=dict(self._devices),
-            consumers=dict(self._consumers),
+            consumers=shared_units.with_stop_blockers(self._consumers, now),
             leases=self._leases_by_device(),
             jobs=dict(self._jobs),
             now=now,

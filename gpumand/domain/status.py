@@ -70,6 +70,8 @@ class ConsumerStatus:
         evict: its eviction methods, in the order in which they are tried.
         lazy: only requests to the consumer itself load its model into VRAM.
         busy: whether it reports that it is busy; None = unknown.
+        shared_with: other consumers in its unit.
+        shared_mib: MiB that the unit holds for all of its consumers, where there are several.
         used_by_device: MiB held on each device where the driver shows its processes.
     """
 
@@ -93,6 +95,8 @@ class ConsumerStatus:
     evict: tuple[str, ...] = ()
     lazy: bool = False
     busy: bool | None = None
+    shared_with: tuple[str, ...] = ()
+    shared_mib: int = 0
     used_by_device: Mapping[int, int] = field(default_factory=dict)
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from gpumand.domain import budget, busyness
+from gpumand.domain import budget, busyness, claims
 from gpumand.domain.consumer import EvictionMethod, Residency
 from gpumand.domain.device import Devices
 from gpumand.domain.eviction_check import SLACK_MIB
@@ -124,7 +124,7 @@ def _expected_mib(view: View, state: ConsumerState, freed: Freed, stopped: froze
     others = [device for device in devices if state.name not in freed.get(device, {})]
     elsewhere = sum(freeable_by_consumer(view, device, [state], stopped)[state.name] for device in others)
     # What is only reserved is not in use, so no reading will show it as freed.
-    reclaimed = sum(_reclaimed_by_consumer(view, device).get(state.name, 0) for device in (*others, *freed))
+    reclaimed = sum(budget.reclaimed_by_consumer(view, device).get(state.name, 0) for device in (*others, *freed))
     return elsewhere + sum(by_name.get(state.name, 0) for by_name in freed.values()) - reclaimed
 
 
@@ -170,7 +170,7 @@ def freeable_by_consumer(
     """
     sample = view.devices[device]
     unnamed_mib = budget.unattributed_mib(sample) if sample.is_measured else None
-    reclaimed = _reclaimed_by_consumer(view, device)
+    reclaimed = budget.reclaimed_by_consumer(view, device)
     result = {}
     for state in states:
         method = EvictionMethod.UNIT_STOP if state.name in stopped else None
@@ -184,14 +184,6 @@ def freeable_by_consumer(
             unnamed_mib -= freed_mib
         result[state.name] = freed_mib + reclaimed.get(state.name, 0)
     return result
-
-
-def _reclaimed_by_consumer(view: View, device: int) -> dict[str, int]:
-    """MiB reserved on a device for consumers whose reservation ends with their eviction."""
-    if not view.devices[device].is_measured or not any(map(view.may_be_reclaimed, view.consumers.values())):
-        return {}  # footprints on a device that cannot be read count whole already
-    reserved = budget.reserved_by_consumer(view, device)
-    return {name: mib for name, mib in reserved.items() if view.may_be_reclaimed(view.consumers[name])}
 
 
 def _loaded(view: View, devices: Devices, target: ConsumerState) -> list[ConsumerState]:
@@ -246,8 +238,15 @@ def permanent_exemption(view: View, state: ConsumerState, target: ConsumerState)
     if state.pinned:
         return "pinned"
     if not state.usable_methods and state.spec.reservation is None:
-        return "already parked, and has no unit to stop" if state.spec.evict else "has no unload route and no unit"
+        return _no_method(state)
     return "released no VRAM when it was evicted a moment ago" if state.name in view.evict_failed else ""
+
+
+def _no_method(state: ConsumerState) -> str:
+    """Why no eviction method can be used; "" where one can be used when others do not use its unit any more."""
+    if state.stop_blocker is not None:
+        return "" if state.stop_blocker.ends else state.stop_blocker.reason
+    return "already parked, and has no unit to stop" if state.spec.evict else "has no unload route and no unit"
 
 
 def is_only_busy(view: View, state: ConsumerState) -> bool:
@@ -276,9 +275,15 @@ def _temporary_exemption(view: View, devices: Devices, state: ConsumerState) -> 
     return (
         _use(view, state)
         or busyness.busy_exemption(state, view.now)
+        or _stop_blocker(state)
         or _job_on_other_device(view, devices, state)
         or _turn(view, state)
     )
+
+
+def _stop_blocker(state: ConsumerState) -> str:
+    """Why its unit, the only way left to evict it, must not be stopped at the moment; "" when it may be."""
+    return state.stop_blocker.reason if state.stop_blocker is not None and not state.usable_methods else ""
 
 
 def _job_on_other_device(view: View, devices: Devices, state: ConsumerState) -> str:
@@ -303,12 +308,5 @@ def _use(view: View, state: ConsumerState) -> str:
     if state.residency is Residency.LOADING:
         return "loading"
     if state.claimed and not view.may_be_reclaimed(state):
-        return _reserved_for(view, state)
+        return claims.reserved_for(view, state)
     return "being unloaded" if state.residency is Residency.UNLOADING else ""
-
-
-def _reserved_for(view: View, state: ConsumerState) -> str:
-    if state.spec.reservation is not None:
-        return "being reserved"
-    is_target = any(job.consumer == state.name for job in view.jobs.values())
-    return "about to be loaded" if is_target else "may still be loading for its last request"

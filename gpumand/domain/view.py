@@ -55,6 +55,14 @@ UNANNOUNCED_FIELDS = frozenset(
 """Fields of ConsumerState whose changes are not announced to clients: no announced property depends on them."""
 
 
+@dataclass(frozen=True, slots=True)
+class StopBlocker:
+    """Why a unit that several consumers share must not be stopped; ``ends`` = waiting for the end of that helps."""
+
+    reason: str
+    ends: bool
+
+
 @dataclass(frozen=True)
 class ConsumerState:
     """What is known of a consumer at one moment.
@@ -98,6 +106,7 @@ class ConsumerState:
         memory: what it was measured to hold.
         times: learned durations of its loads, evictions and leases.
         turn: the time after its last load in which it is not evicted while clients use it.
+        stop_blocker: why its unit must not be stopped, where other consumers share it; only in views.
     """
 
     spec: ConsumerSpec
@@ -133,6 +142,7 @@ class ConsumerState:
     memory: Footprint = NOTHING_MEASURED
     times: LearnedTimes = NOTHING_LEARNED
     turn: Turn = NO_TURN
+    stop_blocker: StopBlocker | None = None
 
     @property
     def name(self) -> str:
@@ -159,9 +169,11 @@ class ConsumerState:
     @property
     def usable_methods(self) -> tuple[EvictionMethod, ...]:
         """The eviction methods that would free memory now: once it is parked, its route has freed its part already."""
-        if self.residency is not Residency.PARKED:
+        if self.residency is not Residency.PARKED and self.stop_blocker is None:
             return self.spec.evict
-        return tuple(method for method in self.spec.evict if method is not EvictionMethod.HTTP)
+        unusable = {EvictionMethod.HTTP} if self.residency is Residency.PARKED else set[EvictionMethod]()
+        unusable |= {EvictionMethod.UNIT_STOP} if self.stop_blocker is not None else set()
+        return tuple(method for method in self.spec.evict if method not in unusable)
 
     @property
     def last_used_usec(self) -> int:
@@ -207,31 +219,6 @@ class ConsumerState:
     def may_be_on(self, device: int) -> bool:
         """Whether it may hold memory on that device."""
         return not self.devices or device in self.devices
-
-
-UNANNOUNCED_FIELDS = frozenset(
-    {
-        "changed_at",
-        "unit_changed_at",
-        "idle_since",
-        "loading_since",
-        "reports_loaded",
-        "since_usec",
-        "claimed_at",
-        "baseline_mib",
-        "container_baseline_mib",
-        "footprint_seen",
-        "grew_at",
-        "in_container",
-        "failures",
-        "retry_at",
-        "external_load",
-        "jobs",
-        "blocking_since",
-        "times",
-    }
-)
-"""Fields of ConsumerState whose changes are not announced to clients: no announced property depends on them."""
 
 
 @dataclass(frozen=True, slots=True)

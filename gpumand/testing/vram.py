@@ -70,6 +70,7 @@ class FakeVram:
         consumer: str = "",
         unit: str = "",
         name: str = "",
+        shared: tuple[str, ...] = (),
         after_sec: float = 0.0,
     ) -> None:
         """Set the memory that a process holds on a device; None = it holds an amount that the driver does not report.
@@ -80,7 +81,7 @@ class FakeVram:
         self.release(pid, device=device, after_sec=after_sec)
         self._held = [one for one in self._held if not (one.is_stand_in and one.process.consumer == consumer)]
         self.attributable |= {consumer} - {""}
-        process = ProcessUse(pid, mib, name, unit, consumer)
+        process = ProcessUse(pid, mib, name, unit, consumer, shared=shared)
         self._held.append(_Held(device, process, self._clock.monotonic() + after_sec))
 
     def release(self, pid: int, *, device: int | None = None, after_sec: float = 0.0) -> None:

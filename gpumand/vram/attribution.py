@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Protocol
@@ -73,6 +73,7 @@ class AttributedSource:
         self._timeout_sec = lookup_timeout_sec
         self._slots = asyncio.Semaphore(max_lookups)
         self._consumers: Mapping[str, str] = {}
+        self._shared: Mapping[str, tuple[str, ...]] = {}
         self._attributable: frozenset[str] = frozenset()
         self._units_by_process: dict[ProcessIdentity, str] = {}
         self._process_owners, self._owner_worker = ProcessOwners(), Worker("gpumand-owners")
@@ -87,15 +88,23 @@ class AttributedSource:
         """The wrapped source."""
         return self._source
 
-    def set_units(self, mapping: Mapping[str, str], named_by_source: Iterable[str] = ()) -> None:
+    def set_units(
+        self,
+        mapping: Mapping[str, str],
+        named_by_source: Iterable[str] = (),
+        shared: Mapping[str, Sequence[str]] | None = None,
+    ) -> None:
         """Replace the mapping of units to consumers.
 
         Args:
             mapping: unit -> consumer.
+            shared: unit -> consumers, of units that several consumers share.
             named_by_source: consumers whose processes the source itself identifies, as the simulator does.
         """
         self._consumers = dict(mapping)
-        self._attributable = frozenset(mapping.values()) | frozenset(named_by_source)
+        self._shared = {unit: tuple(names) for unit, names in (shared or {}).items()}
+        sharing = (name for names in self._shared.values() for name in names)
+        self._attributable = frozenset((*mapping.values(), *sharing, *named_by_source))
 
     async def identify(self, owner: Owner, lifetime: LeaseLifetime) -> Holder:
         """Find the processes that a reservation is for; see HolderProcesses."""
@@ -180,7 +189,8 @@ class AttributedSource:
         unit = process.unit or (self._units_by_process.get(identity, "") if identity else "")
         owner = self._owners.get(identity, UNKNOWN_OWNER) if identity else UNKNOWN_OWNER
         consumer = process.consumer or self._consumers.get(unit, "")
-        return replace(process, unit=unit, consumer=consumer, uid=owner.uid, user=owner.name)
+        shared = () if consumer else self._shared.get(unit, ())
+        return replace(process, unit=unit, consumer=consumer, uid=owner.uid, user=owner.name, shared=shared)
 
     def _discard_others(self, listed: Iterable[ProcessIdentity]) -> None:
         keep = set(listed)

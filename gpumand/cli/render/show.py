@@ -72,11 +72,18 @@ def _facts(consumer: Entry, learned: Entry, now_usec: int) -> list[tuple[str, st
         ("leased for", _time(learned.get("holds") or {}), ""),
         ("evicted by", ", then ".join(map(clean, consumer.get("evict") or ())), ""),
         ("unit", clean(consumer.get("unit") or ""), ""),
+        ("shared with", _sharing(consumer), ""),
         ("url", clean(consumer.get("endpoint") or ""), ""),
         ("last used", last_used(consumer, now_usec), ""),
         ("note", _flags(consumer), ""),
     ]
     return [fact for fact in facts if fact[1]]
+
+
+def _sharing(consumer: Entry) -> str:
+    names = ", ".join(map(clean, consumer.get("shared_with") or ()))
+    held = f"; the unit holds {mib(consumer['shared_mib'])} for all of them" if consumer.get("shared_mib") else ""
+    return names and names + held
 
 
 def _declared(consumer: Entry, learned: Entry) -> str:

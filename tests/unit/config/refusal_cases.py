@@ -364,13 +364,6 @@ case(
     "ollama",
 )
 case(
-    "two consumers with one unit",
-    '[consumers.a]\nvram_resident_mib = 1\nunit = "u.service"\n'
-    '[consumers.b]\nvram_resident_mib = 1\nunit = "u.service" #!\n',
-    "consumers.b.unit",
-    'already the unit of "a", at',
-)
-case(
     "more than is simulated",
     '[gpu]\nsource = "simulated"\nsimulated_total_mib = [4096, 8192]\n'
     '[consumers.a]\nunit = "u.service"\nvram_resident_mib = 8193 #!\n',

@@ -146,15 +146,11 @@ def test_consumer_of_another_file_may_be_named(tmp_path: Path) -> None:
     assert load(tmp_path).consumers["tts"].can_coexist_with == {"llm"}
 
 
-def test_unit_used_in_two_files_is_refused_and_names_both_places(tmp_path: Path) -> None:
-    first = write(tmp_path / "a.toml", TTS)
-    second = write(tmp_path / "b.toml", LLM.replace("llm.service", "tts.service"))
+def test_unit_may_serve_several_consumers(tmp_path: Path) -> None:
+    write(tmp_path / "a.toml", TTS)
+    write(tmp_path / "b.toml", LLM.replace("llm.service", "tts.service"))
 
-    (problem,) = problems_of(tmp_path)
-
-    assert str(problem) == (
-        f'{second}:3: consumers.llm.unit: is already the unit of "tts", at {first}:3: use one unit per consumer'
-    )
+    assert {spec.unit for spec in load(tmp_path).consumers.values()} == {"tts.service"}
 
 
 def test_problems_of_all_files_are_reported_in_reading_order(tmp_path: Path) -> None:
