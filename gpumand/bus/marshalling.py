@@ -221,7 +221,7 @@ def _consumer(consumer: ConsumerStatus) -> Entry:
         ("lazy", "b", consumer.lazy),
         ("busy", "b", consumer.busy),
         *_shared(consumer),
-        ("used_by_device", "a{st}", {str(index): mib for index, mib in consumer.used_by_device.items()}),
+        ("used_by_device", "a{st}", {str(index): mib for index, mib in consumer.used_by_device.items()} or None),
     )
 
 

@@ -108,9 +108,10 @@ class HttpRoutes:
         """Count established connections as jobs, where the consumer's own report does not show that it is busy."""
         clients = None if self._connections is None else await self._connections.clients_of(spec.url)
         if clients is not None:
-            return BusyReport(clients, error=report.error)
-        unknown = f"the connections of {spec.url} cannot be seen from here"
-        return BusyReport(None, error="; ".join(filter(None, (report.error, unknown))))
+            return replace(report, jobs=clients)
+        return replace(
+            report, jobs=None, error=report.error or f"the connections of {spec.url} cannot be seen from here"
+        )
 
     async def read(self, spec: ConsumerSpec, path: str, timeout_sec: float) -> Answer:
         """Send a GET request for a path of the consumer. Raises NoAnswer."""

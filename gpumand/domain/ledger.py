@@ -333,8 +333,8 @@ class Ledger:
         """Move a consumer, its claim and its leases to the devices on which its model was loaded."""
         claim = claims.baseline(self._devices, devices) if self._consumers[name].claimed else {}
         self.update(name, devices=devices, **claim)
-        for lease in [one for one in self._leases.values() if one.consumer == name]:
-            self._leases[lease.id] = replace(lease, device=format_devices(devices), uuids=self.uuids(devices))
+        for lease in self._leases.by_consumer.get(name, ()):
+            self._leases.replace(replace(lease, device=format_devices(devices), uuids=self.uuids(devices)))
 
     # -- jobs ----------------------------------------------------------------------------------------------------
 

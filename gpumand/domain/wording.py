@@ -57,8 +57,7 @@ def describe_holders(view: View, device: int, excluding: str = "") -> str:
         for process in budget.foreign_processes(view.devices[device])
         if process.used_mib
     ]
-    parts += _unattributed(view, device)
-    return join_names(parts) or "nothing that is known"
+    return join_names(parts or _unattributed(view, device)) or "nothing that is known"
 
 
 def _unattributed(view: View, device: int) -> list[str]:

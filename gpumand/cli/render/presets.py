@@ -121,7 +121,7 @@ def _route(value: Any) -> str:
     """A route as one line, for example ``POST /free {...}; success: /success``."""
     if not isinstance(value, dict):
         return value if isinstance(value, str) else to_toml(value)
-    words = [f"{value.get('method', 'GET')} {value['path']}"]
+    words = [f"{value.get('method', 'GET')} {value['path']}"] if "path" in value else []
     if "json" in value:
         words[0] += f" {to_toml(value['json'])}"
     for key in ("loaded", "last_used", "failed", "sleeping", "pointers", "metrics", "success", "error"):
@@ -130,6 +130,8 @@ def _route(value: Any) -> str:
             words.append(f"{key if key not in ('pointers', 'metrics') else 'busy'}: {places}" + _equals(value, key))
     if "unloaded_status" in value:
         words.append(f"not loaded: status {', '.join(map(str, value['unloaded_status']))}")
+    if value.get("connections"):
+        words.append("busy: clients connected to its port")
     if value.get("async_load"):
         words.append("answers early")
     return "; ".join(words)
