@@ -85,6 +85,7 @@ class LoadAttempt:
         self._is_to_unload = asyncio.Event()
         self._route_called = self._route_accepted = self._is_calling = False
         self._route_accepted_at = 0.0
+        self._joins_other_load = False
         self._former_failure = ""
         self._must_change = self._has_changed = False
         self._refused_since: float | None = None
@@ -166,7 +167,9 @@ class LoadAttempt:
         else:
             await self.unit.start()
         self._memory.begin()
-        if self._spec.load is not None and not _has_model(before):
+        if before is not None and before.loading:
+            self._joins_other_load = True
+        elif self._spec.load is not None and not _has_model(before):
             await self._call_load_route(before)
         elif self._spec.load is None and before is not None and before.failed:
             await self._load_again(before.failed)
@@ -221,6 +224,9 @@ class LoadAttempt:
             health = await self._probe()
             if _has_model(health) or (health.loaded is None and self._is_loaded(health) and self._memory.holds_all()):
                 return
+            if health.loading:
+                self._joins_other_load = True
+                return
             await self._state.sample()
             if (grown_mib := self._memory.held_mib() or 0) > held_mib + SLACK_MIB:
                 quiet_since, held_mib = self._now(), grown_mib
@@ -237,6 +243,7 @@ class LoadAttempt:
             health = await self._probe() if self._spec.health is not None else None
             if health is not None:
                 await self._check_health(health)
+                await self._replace_other_load(health)
             if self._is_believed(health) and await self._is_in_memory(health):
                 # systemd reports a plain service as active as soon as its process exists, and that may end a moment
                 # later.
@@ -247,6 +254,13 @@ class LoadAttempt:
             await self.unit.check()
             waits_for_change = self._must_change and not self._has_changed
             await self._state.clock.sleep(ASYNC_POLL_SEC if waits_for_change else HEALTH_POLL_SEC)
+
+    async def _replace_other_load(self, health: Health) -> None:
+        """Call the load route where the load of another client's request has ended without a model."""
+        has_ended = self._joins_other_load and health.reachable and not health.loading and not _has_model(health)
+        if has_ended and self._spec.load is not None:
+            self._joins_other_load = False
+            await self._call_load_route(health)
 
     async def _load_again(self, reason: str) -> None:
         """Load from scratch: call the load route if it was not called yet, else start the unit again.
@@ -305,7 +319,8 @@ class LoadAttempt:
             raise HealthUnusable(f"{error}. {unseen}: {ADVICE[health.status]} in consumers.{self._spec.name}")
 
     def _is_loaded(self, health: Health) -> bool:
-        return health.sleeping or (health.reachable and (health.loaded is not False or self._spec.lazy))
+        is_loaded = health.reachable and (health.loaded is not False or self._spec.lazy)
+        return health.sleeping or (is_loaded and not health.loading)
 
     def _is_believed(self, health: Health | None) -> bool:
         """Whether the health answer says that the model is loaded, and is not about the time before this load."""
@@ -379,6 +394,8 @@ def _describe(health: Health) -> str:
         return f"health check: {health.failed}"
     if health.sleeping:
         return "health check: the model sleeps"
+    if health.loading:
+        return "health check: the model is being loaded"
     if not health.reachable:
         return health.error or "the health check was not answered"
     loaded = {True: "loaded", False: "not loaded", None: "the server runs"}[health.loaded]

@@ -30,7 +30,7 @@ from gpumand.domain.wording import describe_devices
 
 log = logging.getLogger(__name__)
 
-CANCELLED = "its load was cancelled by a forced eviction (gpumanctl evict --force). Request it again to load it"
+CANCELLED = "its load was cancelled by a forced eviction. Request it again to load it"
 
 BROKEN_OFF_SEC = 15.0
 """Seconds that a cancelled load gets to end, in addition to the stop of its unit."""

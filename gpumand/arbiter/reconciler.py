@@ -232,8 +232,10 @@ class Reconciler:
         (it hangs, or crashes and restarts again and again). Both become RESIDENT and can be evicted.
         """
         is_active = unit is not None and unit.activity is UnitActivity.ACTIVE
+        health = self._observations_of(consumer).health
+        if consumer.residency is Residency.RESIDENT and consumer.claimed and health is not None and health.loading:
+            return Residency.RESIDENT  # the request of its client loads or wakes the model, as the lease allows
         if is_active and consumer.residency is Residency.RESIDENT:
-            health = self._observations_of(consumer).health
             return self._evidence.check(consumer, Residency.RESIDENT, health, held_mib)
         if is_active and consumer.residency is Residency.UNLOADED and consumer.server_is_gone:
             return Residency.UNLOADED
@@ -347,9 +349,10 @@ class Reconciler:
             if observations.health is not None and observations.health_requested_at > consumer.changed_at
             else None
         )
+        may_load_again = consumer.spec.lazy or consumer.sleeping
         if not consumer.footprint_seen and self._is_fully_shown(consumer, reported_loaded):
             self._state.ledger.update(name, footprint_seen=True)
-        elif consumer.footprint_seen and reported_loaded is False and consumer.spec.lazy and consumer.claimed:
+        elif consumer.footprint_seen and reported_loaded is False and may_load_again and consumer.claimed:
             self._state.ledger.reset_baseline(name)  # it unloaded by itself during its lease and may load again
 
     def _note_growth(self, consumer: ConsumerState) -> None:

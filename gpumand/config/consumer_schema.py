@@ -118,6 +118,17 @@ class HealthTable:
         "Value at the position failed that means that the load failed. Set it if that value is not true.",
         default=default_of(HealthRoute, "failed_equals"),
     )
+    loading: str = key(
+        Text("JSON pointer", validators.pointer),
+        "Position in the response that shows that the model is being loaded, by whatever client's request: true, or a "
+        "list, object or string that is not empty. gpumand then waits for that load instead of calling the load route.",
+        default=default_of(HealthRoute, "loading"),
+    )
+    loading_equals: bool | str | int | None = key(
+        equals(),
+        "Value at the position loading that means that the model is being loaded. Set it if that value is not true.",
+        default=default_of(HealthRoute, "loading_equals"),
+    )
     sleeping: str = key(
         Text("JSON pointer", validators.pointer),
         "Position in the response that shows that the server has put the model to sleep, and wakes it with the next "

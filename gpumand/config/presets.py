@@ -27,7 +27,7 @@ DEFAULT_TAG = ":latest"
 WITHOUT_MODEL = "without_model"
 _PLACEHOLDER = re.compile(r"\{(?:tagged_)?model\}")
 _SUFFIX = ".toml"
-_POINTERS = {"loaded", "last_used", "failed", "sleeping", "pointers", "success", "error"}
+_POINTERS = {"loaded", "last_used", "failed", "loading", "sleeping", "pointers", "success", "error"}
 """Keys whose values are JSON pointers."""
 
 

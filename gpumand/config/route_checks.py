@@ -7,7 +7,12 @@ from typing import Any
 from gpumand.config.problems import Place, ProblemList
 from gpumand.domain.consumer import HealthRoute, Route
 
-_NEEDS_POINTER = {"failed_equals": "failed", "sleeping_equals": "sleeping", "unloaded_equals": "loaded"}
+_NEEDS_POINTER = {
+    "failed_equals": "failed",
+    "loading_equals": "loading",
+    "sleeping_equals": "sleeping",
+    "unloaded_equals": "loaded",
+}
 """Keys of a health check, and the pointer without which they have no effect."""
 
 

@@ -143,6 +143,7 @@ def parse_health(route: HealthRoute, answer: Answer, now_usec: int) -> Health:
     return Health(
         reachable=True,
         loaded=False if sleeping else loaded,
+        loading=loaded is not True and _is_true(document, route.loading, route.loading_equals),
         last_used_usec=time_usec(value_at(document, route.last_used), now_usec),
         status=answer.status,
         failed=failed,

@@ -93,6 +93,9 @@ class HealthRoute:
         failed: JSON pointer to the value that says that the last load failed, read as ``loaded`` is; "" when there is
             none.
         failed_equals: the value that means "failed"; None when not given.
+        loading: JSON pointer to the value that says that the model is being loaded, by whatever client's request, read
+            as ``loaded`` is; "" when there is none.
+        loading_equals: the value that means "loading"; None when not given.
         sleeping: JSON pointer to the value that says that the server has put its model to sleep and would wake it for
             a request, read as ``loaded`` is; "" when there is none.
         sleeping_equals: the value that means "sleeping"; None when not given.
@@ -110,6 +113,8 @@ class HealthRoute:
     last_used: str = ""
     failed: str = ""
     failed_equals: bool | str | int | None = None
+    loading: str = ""
+    loading_equals: bool | str | int | None = None
     sleeping: str = ""
     sleeping_equals: bool | str | int | None = None
     sleeping_path: str = ""
@@ -228,6 +233,7 @@ class Health:
         status: HTTP status of the response; 0 when there was none.
         failed: one line when the response says that the last load failed, with the server's reason where it gives one;
             "" otherwise.
+        loading: the response says that the model is being loaded; ``loaded`` is then not True.
         sleeping: the response says that the server has put its model to sleep; ``loaded`` is then False.
         answer: one line for messages about a wait: what the response says of the model, or its status; "" when there
             was no response.
@@ -240,6 +246,7 @@ class Health:
     error: str = ""
     status: int = 0
     failed: str = ""
+    loading: bool = False
     sleeping: bool = False
     answer: str = field(default="", compare=False)
 

@@ -89,6 +89,8 @@ def infer_residency(
     """
     if unit is not None and unit.activity in _BY_ACTIVITY:
         return _BY_ACTIVITY[unit.activity]
+    if health is not None and health.loading:
+        return Residency.LOADING
     if health is not None and health.loaded is not None:
         return Residency.RESIDENT if health.loaded else _without_model(spec, unit, health)
     return _infer_unreported(spec, unit, health, held_mib)

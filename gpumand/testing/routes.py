@@ -50,6 +50,8 @@ class FakeConsumer:
         health_status: HTTP status with which health probes are refused; 0 = they are answered.
         failed: reason of a failed load that health probes report; "" = none.
         sleeping: health probes report the model as asleep.
+        says_loading: health probes report that a load is running.
+        loading: a load is running.
         says_loaded: the state that health probes report: "truth", or a fixed value.
         says_last_used: whether health probes report the time of last use.
         last_used_usec: CLOCK_REALTIME microseconds of the last use; None = never.
@@ -83,6 +85,8 @@ class FakeConsumer:
     health_status: int = 0
     failed: str = ""
     sleeping: bool = False
+    says_loading: bool = False
+    loading: bool = False
     says_loaded: bool | str | None = "truth"
     says_last_used: bool = False
     last_used_usec: int | None = None
@@ -186,6 +190,7 @@ class FakeRoutes:
             last_used_usec=used,
             status=200,
             failed=consumer.failed,
+            loading=consumer.says_loading and consumer.loading,
             sleeping=consumer.sleeping,
         )
 
@@ -248,6 +253,14 @@ class FakeRoutes:
         if self.where is not None and not consumer.held_mib:
             consumer.device, *more = self.where(consumer.name)
             consumer.also_on = tuple(more)
+        consumer.loading = True
+        try:
+            await self._take_memory(consumer, spec)
+        finally:
+            consumer.loading = False
+        consumer.loaded, consumer.host_mib, consumer.running = True, 0, True
+
+    async def _take_memory(self, consumer: FakeConsumer, spec: ConsumerSpec) -> None:
         mib = consumer.mib if consumer.mib is not None else spec.vram_resident_mib
         for step in range(1, consumer.load_steps + 1):
             await self.clock.sleep(consumer.load_sec / consumer.load_steps)
@@ -257,7 +270,6 @@ class FakeRoutes:
             self._hold(consumer, max(step_mib, consumer.held_mib))
         if consumer.load_breaks:
             self._refuse(consumer, consumer.load_breaks)
-        consumer.loaded, consumer.host_mib, consumer.running = True, 0, True
 
     async def _replace(self, consumer: FakeConsumer) -> None:
         """Answer for a while, then end the process; another one loads the model before it listens."""

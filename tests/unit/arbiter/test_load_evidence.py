@@ -340,3 +340,51 @@ async def test_sleeping_model_is_granted_and_stays_granted() -> None:
     assert world.routes.called("load") == []
     assert residency(world, "llm") == "resident"
     assert world.arbiter.status().devices[0].reserved_mib == 8000, "it wakes with the first request"
+
+
+# -- servers that say that they are loading ----------------------------------------------------------------------------
+
+STATUS = HealthRoute("/models", loaded="/status", loaded_equals="loaded", loading="/status", loading_equals="loading")
+
+
+async def test_load_of_another_client_is_waited_for_without_calling_the_route_and_reserves_memory() -> None:
+    world = await at_work(routed("llm", 15000, health=STATUS), routed("voice", 15000))
+    server = world.routes.consumer("llm")
+    server.load_sec, server.says_loading = 12.0, True
+    other = asyncio.create_task(world.routes.work(world.settings.consumers["llm"]))
+    await world.clock.sleep(6.0)
+    assert residency(world, "llm") == "loading"
+    assert world.arbiter.status().devices[0].reserved_mib == 15000
+
+    grant = await world.arbiter.acquire(client(), "llm", AcquireOptions(timeout_sec=60))
+
+    assert (grant.lease.consumer, grant.loaded) == ("llm", False)
+    assert world.routes.called("load") == []
+    await other
+
+
+async def test_load_that_another_client_has_just_begun_is_joined() -> None:
+    world = await at_work(routed("llm", 15000, health=STATUS))
+    server = world.routes.consumer("llm")
+    server.load_sec, server.says_loading = 12.0, True
+    other = asyncio.create_task(world.routes.work(world.settings.consumers["llm"]))
+
+    grant = await world.arbiter.acquire(client(), "llm", AcquireOptions(timeout_sec=60))
+
+    assert grant.lease.consumer == "llm"
+    assert world.routes.called("load") == []
+    await other
+
+
+async def test_load_route_is_called_when_the_other_load_ends_without_a_model() -> None:
+    world = await at_work(routed("llm", 15000, health=STATUS))
+    server = world.routes.consumer("llm")
+    server.load_sec, server.says_loading = 12.0, True
+    other = asyncio.create_task(world.routes.work(world.settings.consumers["llm"]))
+    acquiring = asyncio.create_task(world.arbiter.acquire(client(), "llm", AcquireOptions(timeout_sec=60)))
+    await world.clock.sleep(6.0)
+
+    other.cancel()
+
+    assert (await acquiring).loaded
+    assert world.routes.called("load") == ["llm"]

@@ -176,6 +176,8 @@ def test_llama_cpp_router_selects_its_model_in_the_list(tmp_path: Path) -> None:
             loaded="/data/[id=ggml-org~1gemma~03:Q8_0]/status/value",
             loaded_equals="loaded",
             failed="/data/[id=ggml-org~1gemma~03:Q8_0]/status/failed",
+            loading="/data/[id=ggml-org~1gemma~03:Q8_0]/status/value",
+            loading_equals="loading",
             sleeping="/data/[id=ggml-org~1gemma~03:Q8_0]/status/value",
             sleeping_equals="sleeping",
         ),
