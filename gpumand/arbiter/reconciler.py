@@ -76,7 +76,9 @@ class Reconciler:
             and not consumer.footprint_seen
         ):
             devices = consumer.devices or self._likely_devices(consumer)
-            self._state.ledger.claim(name, devices, self._state.clock.monotonic())
+            self._state.ledger.claim(
+                consumer.name, devices, self._state.clock.monotonic(), for_start=not consumer.spec.lazy
+            )
 
     def record_health(self, name: str, health: Health, requested_at: float) -> None:
         """Store the result of a health check.

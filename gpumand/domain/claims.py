@@ -37,8 +37,8 @@ def may_still_load(state: ConsumerState, now: float) -> bool:
     is_pending = (
         state.residency in (Residency.RESIDENT, Residency.UNKNOWN, Residency.PARKED) and not state.footprint_seen
     )
-    may_be_starting = bool(state.spec.unit) and not state.spec.lazy and state.grew_at is None
-    rest_sec = START_RESERVATION_SEC if may_be_starting else GROWTH_RESTED_SEC
+    is_starting = state.claimed_for_start and state.grew_at is None
+    rest_sec = START_RESERVATION_SEC if is_starting else GROWTH_RESTED_SEC
     return is_pending and now < max(state.idle_since, state.grew_at or 0.0) + rest_sec
 
 

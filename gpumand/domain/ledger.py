@@ -281,14 +281,14 @@ class Ledger:
             self._on_change(name)
         return state
 
-    def claim(self, name: str, devices: Devices, now: float) -> None:
+    def claim(self, name: str, devices: Devices, now: float, *, for_start: bool = False) -> None:
         """Reserve the footprint of a consumer on its devices: it counts as used until VRAM readings show it.
 
         The footprint of a resident consumer that readings have shown is already part of the readings.
         """
         claim = self._claim_changes(self._consumers[name], devices, now)
         if claim:
-            self.update(name, **claim)
+            self.update(name, **claim, claimed_for_start=for_start)
 
     def _claim_changes(self, state: ConsumerState, devices: Devices, now: float) -> dict[str, Any]:
         """Fields that a claim changes; empty where the footprint is already reserved."""
@@ -374,7 +374,8 @@ class Ledger:
 
     def _lease_consumer(self, lease: Lease, devices: Devices, now: float) -> None:
         state = self._consumers[lease.consumer]
-        self.update(lease.consumer, leases=state.leases + 1, **self._claim_changes(state, devices, now))
+        claim = self._claim_changes(state, devices, now)
+        self.update(lease.consumer, leases=state.leases + 1, claimed_for_start=False, **claim)
 
     def yield_lease(self, lease_id: str, now: float) -> Lease:
         """Give the consumer of a lease back for a while: it is no longer claimed by it, and may be evicted."""

@@ -34,6 +34,7 @@ UNANNOUNCED_FIELDS = frozenset(
         "since_usec",
         "claimed_at",
         "baseline_mib",
+        "claimed_for_start",
         "container_baseline_mib",
         "footprint_seen",
         "grew_at",
@@ -87,6 +88,8 @@ class ConsumerState:
         claimed_at: monotonic seconds since when its footprint is reserved (it is loading, planned or leased); None =
             it is not.
         baseline_mib: MiB of unnamed memory on each of its devices at ``claimed_at``; None = unknown.
+        claimed_for_start: its footprint is reserved because its unit was started, by gpumand or not, and no lease has
+            followed.
         container_baseline_mib: MiB held by containers on each of its devices at ``claimed_at``.
         footprint_seen: its footprint has been visible since it became resident, so that readings contain it.
         grew_at: monotonic seconds at which its memory last grew since it was claimed; None = it has not.
@@ -124,6 +127,7 @@ class ConsumerState:
     since_usec: int = 0
     claimed_at: float | None = None
     baseline_mib: Mapping[int, int | None] = field(default_factory=dict)
+    claimed_for_start: bool = False
     container_baseline_mib: Mapping[int, int] = field(default_factory=dict)
     footprint_seen: bool = False
     grew_at: float | None = None
@@ -200,11 +204,13 @@ class ConsumerState:
         """Whether its footprint is reserved only because its last request may still load the model.
 
         Such a reservation protects no client: it ends with an eviction like any other use of the memory. One of
-        unknown size is waited for instead, since it would make every other request evict the consumer.
+        unknown size is waited for instead, since it would make every other request evict the consumer. So is the
+        first memory of a unit that was just started: until then an eviction could not be verified.
         """
         is_changing = self.residency in (Residency.LOADING, Residency.UNLOADING)
         can_end = self.footprint_known and self.spec.reservation is None
-        return self.claimed and not self.leases and not is_changing and can_end
+        is_starting = self.claimed_for_start and self.grew_at is None
+        return self.claimed and not self.leases and not is_changing and not is_starting and can_end
 
     def with_changes(self, **changes: Any) -> ConsumerState:
         """A copy with other values in some fields."""

@@ -9,6 +9,7 @@ import os
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+from gpumand.testing.consumer_process import ConsumerProcess
 from tests.integration.live import Client, LiveHost, bare_host, error_of, table, wait_until
 
 QUICK = ("--load-sec", "0.05", "--load-steps", "2", "--unload-sec", "0.02")
@@ -29,7 +30,7 @@ async def at_work(
         client = await host.client(listen=True)
         await client.call("Load", "sa{sv}", "image", {})
         work = asyncio.create_task(image.post("/work", seconds=seconds))
-        await wait_until("image is reported as busy", lambda: _is_busy(client))
+        await wait_until("image works", lambda: _is_working(image))
         try:
             yield host, client, work
         finally:
@@ -39,8 +40,8 @@ async def at_work(
             await client.close()
 
 
-async def _is_busy(client: Client) -> bool:
-    return (await client.consumer("image")).get("busy") is True
+async def _is_working(image: ConsumerProcess) -> bool:
+    return bool((await image.get("/queue"))["queue_running"])
 
 
 async def test_work_without_a_lease_is_not_interrupted(tmp_path: Path) -> None:

@@ -28,7 +28,7 @@ from gpumand.domain.request import AcquireOptions
 from gpumand.ports import UnitFailed
 from gpumand.testing.units import FakeUnit
 from gpumand.testing.world import FakeWorld, client
-from tests.unit.arbiter.arbiter_setup import READ_SEC, by_unit, reports, residency, routed
+from tests.unit.arbiter.arbiter_setup import READ_SEC, by_unit, reports, reserved, residency, routed
 
 BOTH = (EvictionMethod.HTTP, EvictionMethod.UNIT_STOP)
 
@@ -139,7 +139,7 @@ async def test_unreachable_systemd_at_the_end_of_a_load_does_not_fail_it() -> No
     assert (await world.arbiter.acquire(client(), "a", AcquireOptions())).loaded
 
 
-async def test_unit_that_restarts_during_its_eviction_is_evicted_again() -> None:
+async def test_unit_that_restarts_during_its_eviction_keeps_its_reservation() -> None:
     world = FakeWorld([by_unit("a", 15000), by_unit("b", 15000)])
     world.vram.read_sec = 0.05
     unit = world.units.units["a.service"]
@@ -153,7 +153,7 @@ async def test_unit_that_restarts_during_its_eviction_is_evicted_again() -> None
         unit.stopped = lambda: world.vram.release(7)
         world.units.become("a.service", UnitActivity.ACTIVE)
         await world.clock.sleep(3.0)
-        assert unit.activity is not UnitActivity.ACTIVE, "its memory has not appeared yet, and b was promised all of it"
+        world.vram.hold(7, 15000, consumer="a")
 
     def stopped() -> None:
         world.vram.release(7)
@@ -164,11 +164,14 @@ async def test_unit_that_restarts_during_its_eviction_is_evicted_again() -> None
     housekeeping = asyncio.create_task(world.housekeeping.run())
     await world.clock.sleep(0.5)
     acquiring = asyncio.create_task(world.arbiter.acquire(client(), "b", AcquireOptions(timeout_sec=60)))
+    await world.clock.sleep(2.0)
+
+    assert residency(world, "a") == "resident"
+    assert reserved(world) == {"a": 15000}, "its memory has not appeared yet"
+    assert ("start", "b.service") not in world.units.calls
 
     assert (await acquiring).evicted == ("a", "a")
     assert world.units.calls.count(("stop", "a.service")) == 2
-    assert world.units.calls[-1] == ("start", "b.service")
-    await asyncio.gather(*back)
     housekeeping.cancel()
 
 

@@ -23,6 +23,7 @@ OTHER: dict[str, Any] = {
     "since_usec": 5,
     "claimed_at": 5.0,
     "baseline_mib": {0: 5},
+    "claimed_for_start": True,
     "container_baseline_mib": {0: 5},
     "footprint_seen": True,
     "grew_at": 5.0,
