@@ -88,8 +88,11 @@ class NestedLeases:
         """Ids of the leases that the client keeps until its request is decided.
 
         These are the leases that it names (option ``within``), and those that end only with the systemd service that
-        it runs in. Only leases of the same user count, so that no client can name those of others.
+        it runs in. Only leases of the same user count, so that no client can name those of others. A request that does
+        not wait (timeout 0) keeps nothing for it.
         """
+        if options.timeout_sec <= 0:
+            return frozenset()
         return frozenset(
             lease.id
             for lease in self._state.ledger.leases.values()

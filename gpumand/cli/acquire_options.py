@@ -11,6 +11,7 @@ import click
 from gpumand.cli import completion
 from gpumand.cli.durations import DURATION, to_usec
 from gpumand.cli.sizes import SIZE
+from gpumand.client.nesting import enclosing_leases, nesting_options
 from gpumand.client.options import Options, acquire_options, restore_option, vram_options
 from gpumand.domain.request import DEFAULT_TIMEOUT_SEC, MAX_PRIORITY, MAX_WAIT_SEC, MIN_PRIORITY
 
@@ -57,6 +58,8 @@ class AcquireOptions:
         vram_mib: MiB to reserve without a consumer; None = not given.
         whole: reserve the whole GPU without a consumer.
         restore: load the consumer again when it is lost during the lease.
+        exclusive: lease nothing else on the device.
+        yield_lease: id of the lease to give back meanwhile, or the beginning of it; "" = none.
     """
 
     lifetime: str
@@ -69,6 +72,8 @@ class AcquireOptions:
     vram_mib: int | None = None
     whole: bool = False
     restore: bool = False
+    exclusive: bool = False
+    yield_lease: str = ""
 
     @classmethod
     def from_arguments(cls, lifetime: str, arguments: Mapping[str, Any]) -> AcquireOptions:
@@ -87,14 +92,32 @@ class AcquireOptions:
         priority, device, reason = arguments["priority"], arguments["device"], arguments["reason"]
         reserved = {"vram_mib": arguments.get("vram"), "whole": arguments.get("whole", False)}
         reserved["restore"] = arguments.get("restore", False)
-        return cls(lifetime, ttl, timeout_sec, priority, device, reason, token, **reserved)
+        nesting = {"exclusive": arguments.get("exclusive", False), "yield_lease": arguments.get("yield_lease", "")}
+        return cls(lifetime, ttl, timeout_sec, priority, device, reason, token, **reserved, **nesting)
 
     def options(self) -> Options:
         """The D-Bus options; those that were not given are left out, so that the daemon uses its defaults."""
         texts = {"device": self.device, "reason": self.reason, "token": self.token}
         ttl_sec, priority = self.ttl_sec, self.priority
         options = acquire_options(self.lifetime, self.timeout_sec, ttl_sec=ttl_sec, priority=priority, **texts)
-        return options | vram_options(self.vram_mib, self.whole) | restore_option(self.restore)
+        options |= vram_options(self.vram_mib, self.whole) | restore_option(self.restore)
+        return options | nesting_options(self.exclusive, self.yield_lease, enclosing_leases())
+
+
+def nested_lease_options(command: F) -> F:
+    """Add ``--exclusive`` and ``--yield`` to a command."""
+    exclusive = click.option(
+        "--exclusive", is_flag=True, help="Lease nothing else on the GPU while the lease is active."
+    )
+    yielding = click.option(
+        "--yield",
+        "yield_lease",
+        default="",
+        metavar="LEASE",
+        shell_complete=completion.leases,
+        help="Give the consumer of LEASE back while the new lease is active, and load it again afterwards.",
+    )
+    return exclusive(yielding(command))
 
 
 def vram_reservation_options(command: F) -> F:

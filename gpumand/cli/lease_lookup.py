@@ -51,6 +51,15 @@ async def with_lease(
     return resolved, await call(resolved)
 
 
+async def complete_id(client: Client, lease: str) -> str:
+    """The id of the only active lease that begins with the text; otherwise the text, for the daemon to refuse."""
+    if len(lease) < MIN_PREFIX:
+        return lease
+    ids = [str(one["id"]) for one in (await client.status())["leases"]]
+    matches = [one for one in ids if one.startswith(lease.lower())]
+    return matches[0] if len(matches) == 1 else lease
+
+
 def _resolve(status: Entry, text: str, error: BusError, command: Sequence[str], options: GlobalOptions) -> str:
     """The id of the only lease whose id begins with the text. Raises Failure."""
     leases = status["leases"]

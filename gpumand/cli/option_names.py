@@ -13,6 +13,7 @@ COMMAND_LINE_OPTIONS = {
     "all": "--all",
     "consumer": "--consumer",
     "device": "--device",
+    "exclusive": "--exclusive",
     "force": "--force",
     "kinds": "--kind",
     "lifetime": "--lifetime",
@@ -26,8 +27,9 @@ COMMAND_LINE_OPTIONS = {
     "ttl_usec": "--ttl",
     "until_usec": "--until",
     "vram_mib": "--vram",
+    "yield_lease": "--yield",
 }
-"""D-Bus option -> option of gpumanctl. The option ``method`` of Evict has none."""
+"""D-Bus option -> option of gpumanctl. The options ``method`` of Evict and ``within`` of Acquire have none."""
 
 # An unknown option is one that only this gpumanctl knows: the daemon's own spelling says most about it.
 _QUOTED = re.compile(r"(?<!unknown )\b(?:the )?option '(\w+)'", re.IGNORECASE)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from types import TracebackType
 from typing import TYPE_CHECKING
@@ -12,6 +12,7 @@ from gpumand.client.calls import Calls
 from gpumand.client.errors import InvalidArgs, translate_errors
 from gpumand.client.events import Events
 from gpumand.client.held_lease import DEFAULT_WAIT_SEC, Held, connect, lease
+from gpumand.client.nesting import enclosing_leases, nesting_options
 from gpumand.client.options import (
     acquire_options,
     checked_request,
@@ -96,11 +97,22 @@ class Client:
         device: str = "",
         reason: str = "",
         restore: bool = False,
+        exclusive: bool = False,
+        yield_lease: str = "",
     ) -> AbstractAsyncContextManager[Held]:
         """Hold a lease for as long as a block runs: ``gpumand.client.lease`` on the same bus."""
-        options = {"device": device, "reason": reason, "bus": self._bus}
         return lease(
-            consumer, vram_mib=vram_mib, all=all, timeout_sec=timeout_sec, priority=priority, restore=restore, **options
+            consumer,
+            vram_mib=vram_mib,
+            all=all,
+            timeout_sec=timeout_sec,
+            priority=priority,
+            device=device,
+            reason=reason,
+            restore=restore,
+            exclusive=exclusive,
+            yield_lease=yield_lease,
+            bus=self._bus,
         )
 
     async def acquire(
@@ -117,6 +129,9 @@ class Client:
         reason: str = "",
         token: str = "",
         restore: bool = False,
+        exclusive: bool = False,
+        yield_lease: str = "",
+        within: Sequence[str] = (),
     ) -> Grant:
         """Acquire a lease that outlives this connection and this process.
 
@@ -135,6 +150,10 @@ class Client:
             token: idempotency token: a repeated call with the same token returns the same lease; "" = a new lease each
                 time.
             restore: load the consumer again, once for each loss, when it loses its model or its process.
+            exclusive, yield_lease: as in ``gpumand.client.lease``. The other lease gets its consumer back some time
+                after this one has ended; ``status`` shows it as ``yielded`` until then.
+            within: ids of leases that the caller keeps until the call returns, in addition to those of enclosing
+                ``lease`` blocks. A request that waits for one of them raises WouldDeadlock.
 
         Raises:
             InvalidArgs: an argument is out of range, or the lifetime is "connection": use ``lease`` for that.
@@ -151,6 +170,7 @@ class Client:
         texts = {"device": device, "reason": reason, "token": token}
         options = acquire_options(lifetime, wait, ttl_sec=ttl_sec, priority=priority, **texts) | reserved
         options |= restore_option(restore)
+        options |= nesting_options(exclusive, yield_lease, (*within, *enclosing_leases()))
         # A connection of its own: closing it withdraws the request if this call is cancelled.
         calls = await connect(self._bus)
         try:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
@@ -11,6 +11,7 @@ from gpumand.bus.connection_errors import BusError, BusLost
 from gpumand.client.calls import Calls
 from gpumand.client.errors import translate_errors
 from gpumand.client.lease_watch import RELEASED, Degraded, Ended, LeaseWatch
+from gpumand.client.nesting import enclosing_leases, enter_block, leave_block, nesting_options, wait_returned
 from gpumand.client.options import Options, acquire_options, checked_request, restore_option, wait_sec
 
 if TYPE_CHECKING:
@@ -76,19 +77,21 @@ class Held(LeaseInfo):
             ``await held.degraded.wait()``, ``await held.degraded.wait_restored()`` or ``held.degraded.on_change``.
     """
 
-    def __init__(self, grant: Grant, calls: Calls, watch: LeaseWatch) -> None:
+    def __init__(self, grant: Grant, calls: Calls, watch: LeaseWatch, yield_lease: str = "") -> None:
         """Internal: ``hold`` creates it; programs use ``lease``."""
         super().__init__(grant)
         self.ended: Ended = watch.ended
         self.degraded: Degraded = watch.degraded
         self._calls = calls
         self._watch = watch
+        self._yield_lease = yield_lease
         self._release_task: asyncio.Task[None] | None = None
 
     async def release(self) -> None:
         """Release the lease before the block ends; may be called repeatedly.
 
-        The release completes even if the caller is cancelled.
+        With ``yield_lease`` it returns when the other lease has its consumer again, or has ended. The release completes
+        even if the caller is cancelled.
         """
         # One task for all callers: a cancelled caller leaves the release running, and a second one waits for it.
         if self._release_task is None:
@@ -101,6 +104,8 @@ class Held(LeaseInfo):
             if not self.ended.is_set():
                 async with asyncio.timeout(RELEASE_SEC):
                     await self._calls.release(self.id)
+                if self._yield_lease:
+                    await wait_returned(self._calls, self._yield_lease)
         except (BusError, BusLost, TimeoutError):
             pass
         finally:
@@ -120,24 +125,27 @@ async def hold(
     device: str = "",
     reason: str = "",
     restore: bool = False,
+    exclusive: bool = False,
+    yield_lease: str = "",
+    within: Sequence[str] = (),
     bus: str = "system",
 ) -> Held:
     """Acquire a lease as ``lease`` does on entering; the caller must release it."""
     wait = wait_sec(timeout_sec)
     consumer, reserved = checked_request(consumer, vram_mib, all)
     options = acquire_options("connection", wait, priority=priority, device=device, reason=reason) | reserved
-    options |= restore_option(restore)
+    options |= restore_option(restore) | nesting_options(exclusive, yield_lease, within)
     calls = await connect(bus)
     try:
         with translate_errors():
-            return await _acquire(calls, consumer, options, wait)
+            return await _acquire(calls, consumer, options, wait, yield_lease)
     except BaseException:
         # Also on cancellation: closing the connection withdraws a waiting request.
         await calls.close()
         raise
 
 
-async def _acquire(calls: Calls, consumer: str, options: Options, timeout_sec: float) -> Held:
+async def _acquire(calls: Calls, consumer: str, options: Options, timeout_sec: float, yield_lease: str) -> Held:
     """Acquire the lease on this connection, whose end is the end of the lease."""
     from gpumand.client.parsing import grant_of
 
@@ -146,7 +154,7 @@ async def _acquire(calls: Calls, consumer: str, options: Options, timeout_sec: f
     await watch.listen()
     grant = grant_of(*await calls.acquire(consumer, options, timeout_sec))
     watch.follow(grant.id)
-    return Held(grant, calls, watch)
+    return Held(grant, calls, watch, yield_lease)
 
 
 @asynccontextmanager
@@ -160,6 +168,8 @@ async def lease(
     device: str = "",
     reason: str = "",
     restore: bool = False,
+    exclusive: bool = False,
+    yield_lease: str = "",
     bus: str = "system",
 ) -> AsyncIterator[Held]:
     """Make a consumer resident and hold a lease on it for as long as the block runs::
@@ -190,6 +200,9 @@ async def lease(
         device: index or UUID of the GPU; "" = any that fits.
         reason: purpose of the lease; shown in the status.
         restore: load the consumer again, once for each loss, when it loses its model or its process during the lease.
+        exclusive: lease nothing else on the GPU while this lease is active; it waits until no other lease is.
+        yield_lease: id of a lease of the same user that is given back for the time of this one: its consumer may be
+            unloaded, and is loaded again when the block ends, before the code after the block runs.
         bus: "system", "session" (a user's own gpumand), or a D-Bus address. The environment variable
             ``DBUS_SYSTEM_BUS_ADDRESS`` changes the address of "system".
 
@@ -199,15 +212,28 @@ async def lease(
     Raises:
         NoSuchConsumer, NoSuchDevice, InvalidArgs: the request is wrong; change it.
         TimedOut, Busy, ConsumerBackingOff, ShuttingDown, NoAnswer: the same request may succeed later.
+        WouldDeadlock: the request waits for a lease of an enclosing block or of an outer ``gpumanctl run``.
         InsufficientVram, LoadFailed, EvictionFailed, DeviceUnavailable: an administrator must check the host.
         AccessDenied, InteractiveAuthorizationRequired, LimitsExceeded: the request is not allowed.
         NotRunning, BusUnavailable, Mismatch: gpumand cannot be reached.
     """
-    options = {"device": device, "reason": reason, "bus": bus}
     held = await hold(
-        consumer, vram_mib=vram_mib, all=all, timeout_sec=timeout_sec, priority=priority, restore=restore, **options
+        consumer,
+        vram_mib=vram_mib,
+        all=all,
+        timeout_sec=timeout_sec,
+        priority=priority,
+        device=device,
+        reason=reason,
+        restore=restore,
+        exclusive=exclusive,
+        yield_lease=yield_lease,
+        within=enclosing_leases(),
+        bus=bus,
     )
+    enter_block(held.id)
     try:
         yield held
     finally:
+        leave_block(held.id)
         await held.release()

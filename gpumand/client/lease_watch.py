@@ -49,9 +49,10 @@ class Ended:
         """Why the lease ended; "" while it is active.
 
         Reported by the daemon: "released", "expired", "revoked" (the consumer was evicted by force), "shutdown",
-        "owner-vanished", "unit-stopped". Detected by the client: "bus-lost" (the connection broke, which ended the
-        lease), "not-running" (gpumand left the bus and did not return within a minute), "forgotten" (gpumand returned
-        without the lease). Later versions may add more.
+        "owner-vanished", "unit-stopped", "not-restored" (its consumer was given back for a nested lease and could not
+        be loaded again). Detected by the client: "bus-lost" (the connection broke, which ended the lease),
+        "not-running" (gpumand left the bus and did not return within a minute), "forgotten" (gpumand returned without
+        the lease). Later versions may add more.
         """
         return self._reason
 

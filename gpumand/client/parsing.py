@@ -22,6 +22,8 @@ from gpumand.client.values import (
     LeaseEnded,
     LeaseGranted,
     LeaseRestored,
+    LeaseReturned,
+    LeaseYielded,
     Outcome,
     Plan,
     PlannedEviction,
@@ -222,6 +224,8 @@ _NAMES = {
     "LeaseEnded": ("lease", "consumer", "reason"),
     "LeaseDegraded": ("lease", "consumer", "reason"),
     "LeaseRestored": ("lease", "consumer"),
+    "LeaseYielded": ("lease", "consumer"),
+    "LeaseReturned": ("lease", "consumer"),
     "NameOwnerChanged": ("name", "before", "now"),
 }
 
@@ -260,5 +264,7 @@ _EVENTS: dict[str, Callable[[Fields], Event]] = {
     "LeaseEnded": lambda fields: LeaseEnded(fields.text("lease"), fields.text("consumer"), fields.text("reason")),
     "LeaseDegraded": lambda fields: LeaseDegraded(fields.text("lease"), fields.text("consumer"), fields.text("reason")),
     "LeaseRestored": lambda fields: LeaseRestored(fields.text("lease"), fields.text("consumer")),
+    "LeaseYielded": lambda fields: LeaseYielded(fields.text("lease"), fields.text("consumer")),
+    "LeaseReturned": lambda fields: LeaseReturned(fields.text("lease"), fields.text("consumer")),
     "NameOwnerChanged": lambda fields: RunningChanged(bool(fields.text("now"))),
 }

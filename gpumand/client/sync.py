@@ -13,7 +13,7 @@ leaving its block, the lease remains until the child has ended too. The start me
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Iterable, Iterator
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, contextmanager
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -22,6 +22,7 @@ from gpumand.client.client import Client
 from gpumand.client.held_lease import DEFAULT_WAIT_SEC, Held, LeaseInfo, hold
 from gpumand.client.lease_watch import Degraded, Ended
 from gpumand.client.loop_thread import LoopThread
+from gpumand.client.nesting import enclosing_leases, enter_block, leave_block
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -133,6 +134,8 @@ def lease_sync(
     device: str = "",
     reason: str = "",
     restore: bool = False,
+    exclusive: bool = False,
+    yield_lease: str = "",
     bus: str = "system",
 ) -> Iterator[SyncHeld]:
     """Make a consumer resident and hold a lease on it for as long as the block runs::
@@ -143,7 +146,9 @@ def lease_sync(
     Arguments, errors and the lifetime of the lease are those of ``gpumand.client.lease``. Ctrl-C while it waits
     withdraws the request.
     """
-    options = {"device": device, "reason": reason, "bus": bus}
+    # Asked here and not in the client's thread: the enclosing blocks are those of the calling thread.
+    within = enclosing_leases()
+    options = {"device": device, "reason": reason, "yield_lease": yield_lease, "bus": bus}
     leases: list[Held] = []
 
     async def acquire() -> None:
@@ -155,6 +160,8 @@ def lease_sync(
                 timeout_sec=timeout_sec,
                 priority=priority,
                 restore=restore,
+                exclusive=exclusive,
+                within=within,
                 **options,
             )
         )
@@ -162,10 +169,12 @@ def lease_sync(
     with LoopThread() as thread:
         try:
             thread.run(acquire())
+            enter_block(leases[0].id)
             yield SyncHeld(leases[0], thread)
         finally:
             # Empty without a grant; it is filled even if Ctrl-C interrupts run() right after the grant.
             for held in leases:
+                leave_block(held.id)
                 thread.run(held.release())
 
 
@@ -233,11 +242,22 @@ class SyncClient:
         device: str = "",
         reason: str = "",
         restore: bool = False,
+        exclusive: bool = False,
+        yield_lease: str = "",
     ) -> AbstractContextManager[SyncHeld]:
         """Hold a lease for as long as a block runs: ``lease_sync`` on the same bus."""
-        options = {"device": device, "reason": reason, "bus": self._bus}
         return lease_sync(
-            consumer, vram_mib=vram_mib, all=all, timeout_sec=timeout_sec, priority=priority, restore=restore, **options
+            consumer,
+            vram_mib=vram_mib,
+            all=all,
+            timeout_sec=timeout_sec,
+            priority=priority,
+            device=device,
+            reason=reason,
+            restore=restore,
+            exclusive=exclusive,
+            yield_lease=yield_lease,
+            bus=self._bus,
         )
 
     def acquire(
@@ -254,6 +274,9 @@ class SyncClient:
         reason: str = "",
         token: str = "",
         restore: bool = False,
+        exclusive: bool = False,
+        yield_lease: str = "",
+        within: Sequence[str] = (),
     ) -> Grant:
         """Acquire a lease that outlives this process; see ``Client.acquire``."""
         work = self._client.acquire(
@@ -268,6 +291,9 @@ class SyncClient:
             reason=reason,
             token=token,
             restore=restore,
+            exclusive=exclusive,
+            yield_lease=yield_lease,
+            within=(*within, *enclosing_leases()),
         )
         return self._run(work)
 

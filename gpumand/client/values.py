@@ -354,8 +354,8 @@ class LeaseGranted:
 class LeaseEnded:
     """A lease of any owner has ended.
 
-    ``reason`` is "released", "expired", "owner-vanished", "unit-stopped", "revoked" or "shutdown"; more may be
-    added.
+    ``reason`` is "released", "expired", "owner-vanished", "unit-stopped", "revoked", "shutdown" or
+    "not-restored" (its consumer was given back for a nested lease and could not be loaded again); more may be added.
     """
 
     lease: str
@@ -381,11 +381,29 @@ class LeaseRestored:
 
 
 @dataclass(frozen=True, slots=True)
+class LeaseYielded:
+    """The consumer of a lease was given back for a nested lease; the lease stays active."""
+
+    lease: str
+    consumer: str
+
+
+@dataclass(frozen=True, slots=True)
+class LeaseReturned:
+    """The consumer of a lease that was given back is resident again, and leased as before."""
+
+    lease: str
+    consumer: str
+
+
+@dataclass(frozen=True, slots=True)
 class RunningChanged:
     """gpumand appeared on the bus or left it."""
 
     running: bool
 
 
-Event = Eviction | LeaseGranted | LeaseEnded | LeaseDegraded | LeaseRestored | RunningChanged
+Event = (
+    Eviction | LeaseGranted | LeaseEnded | LeaseDegraded | LeaseRestored | LeaseYielded | LeaseReturned | RunningChanged
+)
 """The events that ``watch`` yields."""

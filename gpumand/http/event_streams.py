@@ -21,6 +21,8 @@ from gpumand.domain.events import (
     LeaseEnded,
     LeaseGranted,
     LeaseRestored,
+    LeaseReturned,
+    LeaseYielded,
 )
 from gpumand.http.limits import KEEPALIVE_SEC, MAX_QUEUED_EVENTS, MAX_READERS, MAX_READERS_PER_PEER
 
@@ -39,7 +41,7 @@ def signal_of(event: Event) -> tuple[str, dict[str, Any]] | None:
         return type(event).__name__, dict(zip(_EVICTION, unwrap(eviction_body(event.report)), strict=True))
     if isinstance(event, LeaseGranted):
         return "LeaseGranted", {"lease": event.lease.id, "consumer": text(event.lease.public_consumer)}
-    if isinstance(event, LeaseDegraded | LeaseRestored):
+    if isinstance(event, LeaseDegraded | LeaseRestored | LeaseYielded | LeaseReturned):
         fields = {"lease": event.lease.id, "consumer": text(event.lease.public_consumer)}
         reason = {"reason": text(event.lease.degraded)} if isinstance(event, LeaseDegraded) else {}
         return type(event).__name__, fields | reason

@@ -12,14 +12,20 @@ from typing import Any
 
 import click
 
-from gpumand.cli.acquire_options import AcquireOptions, request_options, vram_reservation_options, waiting_options
+from gpumand.cli.acquire_options import (
+    AcquireOptions,
+    nested_lease_options,
+    request_options,
+    vram_reservation_options,
+    waiting_options,
+)
+from gpumand.cli.acquiring import acquire_lease
 from gpumand.cli.client import Client
 from gpumand.cli.commands.run import release_quietly
 from gpumand.cli.durations import DURATION
 from gpumand.cli.errors import ExitCode
 from gpumand.cli.options import Command, GlobalOptions, global_options
 from gpumand.cli.output import print_json, print_lines, theme_for
-from gpumand.cli.progress import with_progress
 from gpumand.cli.session import connected
 from gpumand.client.lease_watch import BUS_LOST, FORGOTTEN, LeaseWatch
 
@@ -31,6 +37,7 @@ ENDING_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 @click.option("--for", "duration", type=DURATION, metavar="TIME", help="End after this time, for example 2h.")
 @waiting_options
 @request_options
+@nested_lease_options
 @click.pass_context
 def hold(ctx: click.Context, /, duration: float | None, **arguments: Any) -> int:
     """Reserve VRAM until Ctrl-C, or for a time.
@@ -53,8 +60,7 @@ async def _hold(request: AcquireOptions, duration: float | None, options: Global
     async with connected(options) as client:
         watch = LeaseWatch(client, return_sec=math.inf)  # a stopped daemon keeps leases and may start again
         await watch.listen()
-        acquiring = client.acquire("", request.options(), request.timeout_sec)
-        lease, grant = await with_progress(client, "", acquiring, options)
+        lease, grant, request = await acquire_lease(client, "", request, options)
         watch.follow(lease)
         ended = _catch_signals()
         await _print_grant(client, lease, grant, duration, options)

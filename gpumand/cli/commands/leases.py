@@ -13,18 +13,19 @@ from gpumand.cli import completion
 from gpumand.cli.acquire_options import (
     AcquireOptions,
     check_consumer_or_vram,
+    nested_lease_options,
     request_options,
     restore_flag,
     vram_reservation_options,
     waiting_options,
 )
+from gpumand.cli.acquiring import acquire_lease
 from gpumand.cli.client import Client
 from gpumand.cli.consumer_lookup import consumer_entry
 from gpumand.cli.durations import DURATION, to_usec
 from gpumand.cli.lease_lookup import with_lease
 from gpumand.cli.options import Command, GlobalOptions, global_options
 from gpumand.cli.output import is_screen, print_json
-from gpumand.cli.progress import with_progress
 from gpumand.cli.session import run_with_client
 
 
@@ -40,6 +41,7 @@ from gpumand.cli.session import run_with_client
 @click.option("--ttl", type=DURATION, metavar="TIME", help="Time to live, for example 15min. Default: as configured.")
 @waiting_options
 @request_options
+@nested_lease_options
 @restore_flag
 @click.option(
     "--token",
@@ -60,8 +62,7 @@ def acquire(ctx: click.Context, /, consumer: str | None, lifetime: str, **argume
     request = AcquireOptions.from_arguments(lifetime, arguments)
 
     async def call(client: Client, options: GlobalOptions) -> None:
-        acquiring = client.acquire(consumer, request.options(), request.timeout_sec)
-        lease, grant = await with_progress(client, consumer, acquiring, options)
+        lease, grant, _ = await acquire_lease(client, consumer, request, options)
         _print_lease(lease, grant, options)  # before any further call: if that hangs or fails, the id must not be lost
         if _prints_details(options):
             _print_details(grant, await consumer_entry(client, consumer) if consumer else {})

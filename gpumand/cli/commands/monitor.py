@@ -28,6 +28,8 @@ ARGUMENTS = {
     "LeaseEnded": ("lease", "consumer", "reason"),
     "LeaseDegraded": ("lease", "consumer", "reason"),
     "LeaseRestored": ("lease", "consumer"),
+    "LeaseYielded": ("lease", "consumer"),
+    "LeaseReturned": ("lease", "consumer"),
     "PropertiesChanged": ("interface", "changed", "invalidated"),
 }
 

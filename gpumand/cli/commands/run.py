@@ -18,19 +18,21 @@ from gpumand.cli import completion
 from gpumand.cli.acquire_options import (
     AcquireOptions,
     check_consumer_or_vram,
+    nested_lease_options,
     request_options,
     restore_flag,
     vram_reservation_options,
     waiting_options,
 )
+from gpumand.cli.acquiring import acquire_lease
 from gpumand.cli.child_process import Child, resolve_program
 from gpumand.cli.client import Client
 from gpumand.cli.options import Command, GlobalOptions, global_options
-from gpumand.cli.progress import with_progress
 from gpumand.cli.reserved_devices import DEVICE_VARIABLE, reserved_devices
 from gpumand.cli.session import connected
 from gpumand.cli.signals import JOB_CONTROL_SIGNALS, TERMINATING_SIGNALS, ReceivedSignal, SignalPump, exit_by_signal
 from gpumand.client.lease_watch import BUS_LOST, FORGOTTEN, LeaseWatch
+from gpumand.client.nesting import LEASE_VARIABLE, wait_returned
 
 KILL_AFTER_SEC = 10.0
 """With --kill-on-loss: time from SIGTERM to SIGKILL, in seconds."""
@@ -90,6 +92,7 @@ def with_separator(args: Sequence[str], valued: set[str], reserving: Sequence[st
 @vram_reservation_options
 @waiting_options
 @request_options
+@nested_lease_options
 @restore_flag
 @click.option("--kill-on-loss", is_flag=True, help="End CMD when the lease is lost. Default: CMD continues.")
 @click.pass_context
@@ -158,8 +161,7 @@ class LeasedCommand:
         """Acquire the lease, run the command and release the lease."""
         watch = LeaseWatch(client, return_sec=math.inf)  # a stopped daemon keeps leases and may start again
         await watch.listen()
-        call = client.acquire(self.consumer, self.request.options(), self.request.timeout_sec)
-        lease, grant = await with_progress(client, self.consumer, call, self.options)
+        lease, grant, request = await acquire_lease(client, self.consumer, self.request, self.options)
         reserved = {} if self.consumer else await reserved_devices(client, grant)
         # No await up to the redirection, so that no signal reaches the old handler once the child exists.
         environment = self._environment(lease, grant) | reserved
@@ -175,10 +177,23 @@ class LeasedCommand:
             await asyncio.wait([watcher])  # unlike await, it does not raise the watcher's CancelledError
             await watch.stop()
             await release_quietly(client, lease)
+            if request.yield_lease:
+                await self._wait_returned(client, request.yield_lease, pump)
+
+    async def _wait_returned(self, client: Client, lease: str, pump: SignalPump) -> None:
+        """Wait until the lease of ``--yield`` has its consumer again; a signal ends the wait."""
+        returned = asyncio.ensure_future(wait_returned(client, lease))
+
+        def stop_waiting(received: ReceivedSignal) -> None:
+            if received.number in TERMINATING_SIGNALS:
+                returned.cancel()
+
+        pump.redirect(stop_waiting)
+        await asyncio.wait([returned])
 
     def _environment(self, lease: str, grant: Mapping[str, Any]) -> dict[str, str]:
         own = {
-            "GPUMAND_LEASE": lease,
+            LEASE_VARIABLE: lease,
             "GPUMAND_CONSUMER": self.consumer,
             "GPUMAND_ENDPOINT": str(grant.get("endpoint") or ""),
         }

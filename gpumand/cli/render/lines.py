@@ -70,7 +70,13 @@ def lease_line(lease: Entry, now_usec: int) -> str:
     words = [user_label(int(lease["owner_uid"])), clean(lease.get("owner") or "")]
     words.append(f"'{clean(lease['reason'])}'" if lease.get("reason") else "")
     end = lease_end(lease, now_usec)
-    return ", ".join(filter(None, [*words, f"ends {end}" if end else ""]))
+    return ", ".join(filter(None, [*words, f"ends {end}" if end else "", *lease_notes(lease)]))
+
+
+def lease_notes(lease: Entry) -> list[str]:
+    """What is special about a lease: it is exclusive, or its consumer is given back at the moment."""
+    exclusive = ["exclusive"] if lease.get("exclusive") else []
+    return exclusive + (["given back for a nested lease"] if lease.get("yielded") else [])
 
 
 def lease_end(lease: Entry, now_usec: int) -> str:
@@ -190,6 +196,14 @@ def _names(names: Sequence[str]) -> str:
     return join_names([clean(name) for name in names])
 
 
+def _lease_yielded(arguments: Entry) -> str:
+    return f"{clean(arguments['consumer'])} is given back for a nested lease: {clean(arguments['lease'])}"
+
+
+def _lease_returned(arguments: Entry) -> str:
+    return f"{clean(arguments['consumer'])} is resident again for lease {clean(arguments['lease'])}"
+
+
 _SIGNAL_FORMATTERS = {
     "EvictionOccurred": _eviction,
     "EvictionFailed": _eviction_failed,
@@ -197,6 +211,8 @@ _SIGNAL_FORMATTERS = {
     "LeaseEnded": _lease_ended,
     "LeaseDegraded": _lease_degraded,
     "LeaseRestored": _lease_restored,
+    "LeaseYielded": _lease_yielded,
+    "LeaseReturned": _lease_returned,
     "PropertiesChanged": _changed_properties,
     "NameOwnerChanged": _owner_changed,
 }

@@ -7,7 +7,7 @@ from typing import Any
 
 from gpumand.cli.render.bar import bar, legend, shares
 from gpumand.cli.render.format import NOTHING, ago, clean, count, mib, usec
-from gpumand.cli.render.lines import lease_end
+from gpumand.cli.render.lines import lease_end, lease_notes
 from gpumand.cli.render.reservation import holder_label, lease_label
 from gpumand.cli.render.residency import memory_note, shown_state
 from gpumand.cli.render.table import Column, table
@@ -200,7 +200,7 @@ def lease_lines(leases: Sequence[Entry], now_usec: int, theme: Theme) -> list[Te
             holder_label(lease),
             lease_end(lease, now_usec) or NOTHING,
             ago(lease["granted_usec"], now_usec),
-            clean(lease.get("reason") or ""),
+            ", ".join(filter(None, [clean(lease.get("reason") or ""), *lease_notes(lease)])),
         ]
         for lease in leases
     ]

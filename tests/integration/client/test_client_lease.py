@@ -78,9 +78,13 @@ async def test_refused_request_is_busy_without_waiting_and_timed_out_with(gpuman
         with pytest.raises(Busy):
             async with lease("ollama", timeout_sec=0, bus=gpumand.address):
                 pass
-        with pytest.raises(TimedOut):
+
+        async def try_for_a_while() -> None:
             async with lease("ollama", timeout_sec=0.2, bus=gpumand.address):
                 pass
+
+        with pytest.raises(TimedOut):
+            await asyncio.create_task(try_for_a_while())
 
 
 async def test_wrong_arguments_have_their_own_errors(gpumand: PrivateGpumand) -> None:
@@ -109,9 +113,13 @@ async def test_waiting_request_is_granted_when_the_first_lease_ends(gpumand: Pri
 
 async def test_cancelled_wait_withdraws_the_request_at_once(gpumand: PrivateGpumand) -> None:
     async with Client(gpumand.address) as client, client.lease("comfyui"):
-        with pytest.raises(TimeoutError):
+
+        async def try_for_a_while() -> None:
             async with asyncio.timeout(0.5), client.lease("ollama", timeout_sec=None):
                 pytest.fail("granted although comfyui is leased")
+
+        with pytest.raises(TimeoutError):
+            await asyncio.create_task(try_for_a_while())
         await status_where(client, "no request waits", queue=0)
 
 

@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from gpumand.domain.consumer import Policy, SchedulerSettings, UnitActivity
-from gpumand.domain.errors import AccessDenied, InvalidArgs, LoadFailed, NoSuchLease, TimedOut, WouldDeadlock
+from gpumand.domain.errors import AccessDenied, Busy, InvalidArgs, LoadFailed, NoSuchLease, TimedOut, WouldDeadlock
 from gpumand.domain.events import LeaseEnded, LeaseReturned, LeaseYielded
 from gpumand.domain.lease import Lease, LeaseEnd, LeaseLifetime
 from gpumand.domain.request import AcquireOptions
@@ -110,6 +110,13 @@ async def test_leases_of_other_users_do_not_count_as_own(world: FakeWorld) -> No
 
     with pytest.raises(TimedOut):
         await world.arbiter.acquire(client(2), "b", AcquireOptions(timeout_sec=3, within=(other.id,)))
+
+
+async def test_request_that_does_not_wait_is_busy_and_no_deadlock(world: FakeWorld) -> None:
+    outer = await acquire(world, 1, "a")
+
+    with pytest.raises(Busy):
+        await world.arbiter.acquire(client(2), "b", AcquireOptions(timeout_sec=0, within=(outer.id,)))
 
 
 async def test_unknown_ids_and_ended_leases_do_not_count(world: FakeWorld) -> None:
