@@ -11,6 +11,7 @@ from gpumand.bus.properties import consumer_state
 from gpumand.domain.consumer import ConsumerSpec
 from gpumand.domain.events import ConsumersChanged
 from gpumand.domain.learning import LearnedTimes
+from gpumand.domain.turns import Turn
 from gpumand.domain.view import UNANNOUNCED_FIELDS, ConsumerState
 from gpumand.testing.world import FakeWorld
 
@@ -38,6 +39,7 @@ OTHER: dict[str, Any] = {
     "unload_pending": True,
     "start_overdue": True,
     "sleeping": True,
+    "turn": Turn(ends_at=5.0),
     "times": LearnedTimes().observe_hold(5.0),
 }
 

@@ -94,6 +94,8 @@ def test_manager_has_the_designed_members() -> None:
         "LeaseEnded": "sss",
         "LeaseDegraded": "sss",
         "LeaseRestored": "ss",
+        "LeaseYielded": "ss",
+        "LeaseReturned": "ss",
     }
     properties = manager.properties.values()
     assert {entry.name: (entry.signature, entry.emits) for entry in properties} == {

@@ -21,6 +21,8 @@ from gpumand.domain.events import (
     LeaseGranted,
     LeaseRenewed,
     LeaseRestored,
+    LeaseReturned,
+    LeaseYielded,
     LoadFinished,
     RequestGranted,
     SummaryChanged,
@@ -39,6 +41,8 @@ EVENTS_WITH_SIGNAL: list[Event] = [
     LeaseEnded(LEASE, LeaseEnd.EXPIRED),
     LeaseDegraded(LEASE),
     LeaseRestored(LEASE),
+    LeaseYielded(LEASE),
+    LeaseReturned(LEASE),
 ]
 
 
