@@ -63,8 +63,8 @@ class SchedulerTable:
     min_turn_sec: float | None = key(
         _TurnLength(),
         "Turn of a consumer: time after its load in which it is not evicted as long as clients use it, so that "
-        "consumers that exclude each other are not loaded for one request each. auto gives a turn three times as long "
-        "as the load took, 30 s at most. A pause between two leases that is longer than the load, or than 2 s, ends "
+        "consumers that exclude each other are not loaded for one request each. auto gives a turn twice as long as the "
+        "load took, 30 s at most. A pause between two leases that is longer than the load, or than 2 s, ends "
         "the turn. overtake_budget_sec limits how much work a turn puts before a waiting request. 0 gives no turns.",
         default=default_of(SchedulerSettings, "min_turn_sec"),
         unit="s",

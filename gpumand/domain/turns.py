@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 from gpumand.domain.reuse_prediction import IdleTimeHistogram
 
-LOADS_PER_TURN = 3.0
+LOADS_PER_TURN = 2.0
 """With ``min_turn_sec = "auto"``: a turn is this many times as long as the load that began it."""
 
 MAX_AUTO_TURN_SEC = 30.0
@@ -60,7 +60,7 @@ def begin_turn(now: float, load_sec: float, min_turn_sec: float | None, idle: Id
     Args:
         now: monotonic seconds.
         load_sec: how long the load took.
-        min_turn_sec: length of every turn; 0 = none; None = as measured: three times the load, 30 s at most.
+        min_turn_sec: length of every turn; 0 = none; None = as measured: twice the load, 30 s at most.
         idle: learned idle times of the consumer.
     """
     seconds = min(MAX_AUTO_TURN_SEC, LOADS_PER_TURN * load_sec) if min_turn_sec is None else min_turn_sec

@@ -43,14 +43,14 @@ def pair(*, ends_at: float = NOW + 9, idle_since: float = NOW, pause_sec: float 
 @pytest.mark.parametrize(
     ("load_sec", "configured_sec", "seconds", "pause_sec"),
     [
-        (1.0, None, 3.0, 1.0),
-        (4.0, None, 12.0, 2.0),
+        (1.0, None, 2.0, 1.0),
+        (4.0, None, 8.0, 2.0),
         (60.0, None, 30.0, 2.0),
         (4.0, 90.0, 90.0, 2.0),
-        (9.0, 1.5, 1.5, 0.5),
+        (9.0, 1.5, 1.5, 0.75),
     ],
 )
-def test_turn_is_three_loads_long_unless_configured(
+def test_turn_is_two_loads_long_unless_configured(
     load_sec: float, configured_sec: float | None, seconds: float, pause_sec: float
 ) -> None:
     turn = begin_turn(NOW, load_sec, configured_sec, NO_HISTORY)
