@@ -9,6 +9,7 @@ from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 
 from tests import leftovers, worker_reports
@@ -18,6 +19,11 @@ FOLDERS = {name: Path(__file__).with_name(name) for name in ("e2e", "real")}
 E2E_REQUIRED = os.environ.get("GPUMAND_E2E") == "required"
 SEED = int(os.environ.get("GPUMAND_SEED") or random.randrange(2**32))
 os.environ["GPUMAND_SEED"] = str(SEED)  # the workers of pytest-xdist inherit the controller's seed
+
+
+# On a machine that does other work, an example may take any time; a test that hangs is ended by its own time limit.
+hypothesis.settings.register_profile("gpumand", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
+hypothesis.settings.load_profile("gpumand")
 
 
 def pytest_configure() -> None:
