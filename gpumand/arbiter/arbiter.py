@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 
@@ -28,7 +29,7 @@ from gpumand.arbiter.work_gate import WorkGate
 from gpumand.domain.consumer import Settings, UnitState
 from gpumand.domain.device import Devices, format_devices
 from gpumand.domain.errors import GpumandError, ShuttingDown
-from gpumand.domain.events import Event, RequestGranted
+from gpumand.domain.events import Event, LoadFinished, RequestGranted
 from gpumand.domain.history import HistoryEntry, HistoryQuery
 from gpumand.domain.lease import Lease, LeaseEnd, LeaseLifetime, Owner
 from gpumand.domain.request import MAX_WAIT_SEC, AcquireOptions, Grant, ManualResult, PlanReport, Request
@@ -93,6 +94,8 @@ class Arbiter:
         self.learning.record_event(event)
         self._restorer.record_event(event)
         self._forward_event(event)
+        if isinstance(event, LoadFinished):
+            self.scheduler.background.spawn(self._read_unit(event.consumer))
 
     async def start(self) -> None:
         """Restore measurements, leases whose owner still exists, pins, last uses and unfinished loads."""
@@ -394,6 +397,13 @@ class Arbiter:
         self.leases.end_for_unit(unit)
         self.scheduler.sample_soon()  # its memory may have become free, or its model may have loaded
         self.scheduler.step()
+
+    async def _read_unit(self, consumer: str) -> None:
+        """Read the unit of a consumer after its load: states announced before do not count, and none may follow."""
+        spec = self.state.settings.consumers.get(consumer)
+        if spec is not None and spec.unit:
+            with contextlib.suppress(UnitFailed):
+                self.record_unit(await self._ports.units.state(spec.unit))
 
     async def watch_units(self) -> None:
         """Subscribe to the units of all consumers and of all leases bound to a unit. Raises UnitFailed."""

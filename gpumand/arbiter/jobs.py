@@ -278,6 +278,7 @@ class Jobs:
             failures=0,
             retry_at=0.0,
             refused_probes=0,
+            has_served=True,
             memory_missing=False,
             unload_pending=False,
             start_overdue=False,

@@ -180,8 +180,9 @@ class Reconciler:
         unit_is_down = unit is not None and unit.activity in DOWN
         if unit_is_down and self._evidence.is_releasing_memory(consumer, observations.unit_observed_at):
             return Residency.UNLOADING
-        if observed is Residency.LOADING and consumer.residency is Residency.FAILED and not is_starting(unit):
-            return consumer.residency  # it has failed to load, and its unit has not started again since then
+        is_loading_again = is_starting(unit) or (health is not None and health.loading)
+        if observed is Residency.LOADING and consumer.residency is Residency.FAILED and not is_loading_again:
+            return consumer.residency  # it has failed to load, and nothing has started it again since then
         if consumer.start_overdue and observed is not Residency.LOADING:
             self._state.ledger.update(consumer.name, start_overdue=False)
         has_no_report = unit is None and (health is None or health.loaded is None)
@@ -239,8 +240,8 @@ class Reconciler:
             return Residency.RESIDENT  # the request of its client loads or wakes the model, as the lease allows
         if is_active and consumer.residency is Residency.RESIDENT:
             return self._evidence.check(consumer, Residency.RESIDENT, health, held_mib)
-        if is_active and consumer.residency is Residency.UNLOADED and consumer.server_is_gone:
-            return Residency.UNLOADED
+        if is_active and consumer.residency is Residency.UNLOADED and consumer.has_served:
+            return Residency.UNLOADED  # its server has ended in this run of its unit, which does not start it again
         now = self._state.clock.monotonic()
         since = consumer.loading_since if consumer.loading_since is not None else now
         if consumer.loading_since is None:

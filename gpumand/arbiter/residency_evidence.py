@@ -57,14 +57,18 @@ class ResidencyEvidence:
         """The unit of a consumer is in a new run: what contradicted the last one says nothing about it."""
         evidence = self._of(name)
         evidence.held_model_at = evidence.missing_since = evidence.down_since = None
-        self._state.ledger.update(name, refused_probes=0, unload_pending=False, start_overdue=False)
+        self._state.ledger.update(name, refused_probes=0, has_served=False, unload_pending=False, start_overdue=False)
 
     def note_answer(self, consumer: ConsumerState, health: Health, asked_at: float) -> None:
-        """Count health checks in a row that found the port closed, and note whether the server sleeps."""
+        """Count health checks in a row that found the port closed, and note whether the server answers or sleeps."""
         is_refusal = health.refused and asked_at > consumer.changed_at
         refused_probes = consumer.refused_probes + 1 if is_refusal else 0
-        if (refused_probes, health.sleeping) != (consumer.refused_probes, consumer.sleeping):
-            self._state.ledger.update(consumer.name, refused_probes=refused_probes, sleeping=health.sleeping)
+        has_served = consumer.has_served or health.status > 0 or health.reachable
+        seen = (refused_probes, has_served, health.sleeping)
+        if seen != (consumer.refused_probes, consumer.has_served, consumer.sleeping):
+            self._state.ledger.update(
+                consumer.name, refused_probes=refused_probes, has_served=has_served, sleeping=health.sleeping
+            )
 
     def check(
         self, consumer: ConsumerState, observed: Residency, health: Health | None, held_mib: int | None

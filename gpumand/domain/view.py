@@ -102,6 +102,7 @@ class ConsumerState:
         jobs: number of jobs in its last busy answer; None = unknown.
         blocking_since: monotonic seconds since when its own work blocks a request that needs its VRAM; None = none.
         refused_probes: number of health checks in a row that found its port closed.
+        has_served: its server has answered in the current run of its unit.
         memory_missing: it counts as resident, but the last reading shows that it holds no model.
         unload_pending: an unload route did not answer in time and may still be carried out.
         sleeping: its server reports that it has put its model to sleep, and wakes it for a request.
@@ -139,6 +140,7 @@ class ConsumerState:
     jobs: int | None = None
     blocking_since: float | None = None
     refused_probes: int = 0
+    has_served: bool = False
     memory_missing: bool = False
     unload_pending: bool = False
     start_overdue: bool = False
@@ -191,8 +193,11 @@ class ConsumerState:
 
     @property
     def server_is_gone(self) -> bool:
-        """Whether its server has ended although its unit may be active: its port was closed several times in a row."""
-        return self.refused_probes >= GONE_AFTER_PROBES
+        """Whether its server has ended although its unit may be active: its port was closed several times in a row.
+
+        A unit whose server has not answered yet may still be starting it.
+        """
+        return self.refused_probes >= GONE_AFTER_PROBES and (self.has_served or not self.spec.unit)
 
     @property
     def claimed(self) -> bool:

@@ -35,6 +35,7 @@ OTHER: dict[str, Any] = {
     "jobs": 5,
     "blocking_since": 5.0,
     "refused_probes": 5,
+    "has_served": True,
     "memory_missing": True,
     "unload_pending": True,
     "start_overdue": True,
