@@ -45,6 +45,7 @@ UNANNOUNCED_FIELDS = frozenset(
         "jobs",
         "blocking_since",
         "refused_probes",
+        "has_served",
         "memory_missing",
         "unload_pending",
         "start_overdue",
