@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable
+from dataclasses import replace
 
 from gpumand.arbiter.state import ArbiterState
 from gpumand.domain import busyness
-from gpumand.domain.consumer import BusyReport
+from gpumand.domain.consumer import BusyReport, BusyRoute, ConsumerSpec
 from gpumand.domain.victims import EVICTABLE
 from gpumand.domain.view import ConsumerState
 from gpumand.ports import ConsumerRoutes
@@ -41,13 +42,24 @@ class BusyProbes:
         ):
             return
         requested_at = self._state.clock.monotonic()
-        answer = await self._routes.probe_busy(consumer.spec)
+        answer = await self._routes.probe_busy(await self._without_waking(consumer.spec))
         if answer.jobs is None:
             log.debug("consumer %s: the busy check failed: %s", name, answer.error)
-        elif answer.error and name not in self._refused:
+        elif answer.error and consumer.residency in EVICTABLE and name not in self._refused:
             self._refused.add(name)
             log.warning("consumer %s: %s. It counts as busy while clients are connected to it", name, answer.error)
         self.record(name, answer, requested_at)
+
+    async def _without_waking(self, spec: ConsumerSpec) -> ConsumerSpec:
+        """Return the configuration of a consumer with a busy check that does not wake it.
+
+        A server that sleeps does no work, but its next request may have come since. Asking its busy route would wake
+        it as well, so the connections of its clients are counted instead.
+        """
+        if spec.health is None or not spec.health.sleeping:
+            return spec
+        health = await self._routes.probe_health(spec)
+        return replace(spec, busy=BusyRoute("", connections=True)) if health.sleeping else spec
 
     def _holds_rest(self, name: str) -> bool:
         """Whether its server holds memory without a model; stopping its unit for that could interrupt new work."""

@@ -49,7 +49,7 @@ class FakeConsumer:
             closed for ``load_sec`` until the model is loaded; 0 = it is not so.
         health_status: HTTP status with which health probes are refused; 0 = they are answered.
         failed: reason of a failed load that health probes report; "" = none.
-        sleeping: health probes report the model as asleep.
+        sleeping: health probes report the model as asleep; a busy probe with a path wakes it.
         says_loading: health probes report that a load is running.
         loading: a load is running.
         says_loaded: the state that health probes report: "truth", or a fixed value.
@@ -199,6 +199,8 @@ class FakeRoutes:
         consumer = self._arrive(spec, "probe_busy")
         if not consumer.running:
             return BusyReport(None, refused=True, error="nothing listens there (connection refused)")
+        if spec.busy is not None and spec.busy.path:
+            consumer.sleeping = False
         if consumer.hangs or consumer.jobs is None:
             await self.clock.sleep(spec.busy.timeout_sec if spec.busy else 2.0)
             return BusyReport(None, error="no answer in time")

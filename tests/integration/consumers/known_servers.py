@@ -191,6 +191,10 @@ def _ollama_models(server: Server) -> Answer:
     return 200, {"models": [{"name": name, "model": name, "size_vram": 1} for name in names]}
 
 
+def _slots(server: Server) -> Answer:
+    return 200, [{"id": at, "is_processing": at < server.jobs} for at in range(4)]
+
+
 def _router(server: Server) -> Answer:
     entries = [{"id": "other", "status": {"value": "loaded"}}]
     status = server.state or {"value": "loaded" if server.loaded else "unloaded"}
@@ -225,7 +229,7 @@ FACTS: dict[str, Facts] = {
         (("POST", "/models/unload", {"model": MODEL}),),
         (200, {"success": True}),
         (200, {"success": True}),
-        {"/models": _router},
+        {"/models": _router, f"/slots?model={QUERY_MODEL}&autoload=false": _slots},
         is_async=True,
         reports_loaded=True,
     ),
@@ -233,7 +237,7 @@ FACTS: dict[str, Facts] = {
         reads={
             "/health": _ok(),
             "/props": lambda server: (200, {"is_sleeping": server.state == "sleeping", "role": "model"}),
-            "/slots": lambda server: (200, [{"id": at, "is_processing": at < server.jobs} for at in range(4)]),
+            "/slots": _slots,
         }
     ),
     "ollama": Facts(

@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from gpumand.domain.consumer import BusyAfter, BusyRoute, ConsumerSpec, EvictionMethod
+from gpumand.domain.consumer import BusyAfter, BusyRoute, ConsumerSpec, EvictionMethod, HealthRoute
 from gpumand.domain.errors import Busy, TimedOut
 from gpumand.domain.events import EvictionFailed, EvictionOccurred
 from gpumand.domain.request import AcquireOptions
@@ -282,3 +282,25 @@ async def test_idle_eviction_asks_once_when_its_time_has_come() -> None:
         await world.clock.sleep(60)
 
         assert world.routes.called("unload") == ["image"]
+
+
+async def test_busy_check_does_not_wake_a_sleeping_server() -> None:
+    health = HealthRoute("/health", loaded="/loaded", sleeping="/asleep")
+    world = await at_work(image(health=health), routed("llm", LLM_MIB), jobs=0)
+    world.routes.consumer("image").sleeping = True  # and no health check has seen it yet
+
+    grant = await world.arbiter.acquire(client(), "llm", AcquireOptions())
+
+    assert grant.evicted == ("image",)
+    assert world.routes.consumer("image").sleeping
+
+
+async def test_sleeping_server_is_busy_while_clients_are_connected() -> None:
+    health = HealthRoute("/health", loaded="/loaded", sleeping="/asleep")
+    world = await at_work(image(health=health), routed("llm", LLM_MIB), jobs=1)
+    world.routes.consumer("image").sleeping = True
+
+    with pytest.raises(TimedOut, match="image is busy"):
+        await world.arbiter.acquire(client(), "llm", AcquireOptions(timeout_sec=1))
+
+    assert world.routes.consumer("image").sleeping

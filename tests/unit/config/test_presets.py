@@ -181,6 +181,7 @@ def test_llama_cpp_router_selects_its_model_in_the_list(tmp_path: Path) -> None:
             sleeping="/data/[id=ggml-org~1gemma~03:Q8_0]/status/value",
             sleeping_equals="sleeping",
         ),
+        busy=BusyRoute("/slots?model=ggml-org%2Fgemma~3%3AQ8_0&autoload=false", ("/*/is_processing",)),
         load=Route("/models/load", json={"model": "ggml-org/gemma~3:Q8_0"}, success="/success", error="/error"),
         unload=Route("/models/unload", json={"model": "ggml-org/gemma~3:Q8_0"}, success="/success", error="/error"),
         evict=(HTTP,),
