@@ -78,3 +78,15 @@ def test_a_broken_model_fails_at_once_with_the_reason(host: RealHost, client: Cl
     assert name == "org.gpumand1.Error.LoadFailed"
     assert "exit_code 1" in message
     assert "model loading error" in message
+
+
+def test_evicting_one_model_for_another_keeps_the_router_running(host: RealHost, client: Client) -> None:
+    start(host, alpha="", beta="")
+    client.release(client.acquire("alpha")[0])
+    router = host.machine.main_pid(UNIT)
+
+    _, grant = client.acquire("beta")
+
+    assert grant["evicted"] == ["alpha"]
+    assert host.models(PORT) == {"alpha": "unloaded", "beta": "loaded"}
+    assert host.machine.main_pid(UNIT) == router
