@@ -47,6 +47,7 @@ SETTINGS = """\
 # Written by the gpumand demonstration.
 [scheduler]
 settle_timeout_sec = 4
+min_turn_sec = 0
 health_interval_sec = 0.5
 [gpu]
 source = {source}

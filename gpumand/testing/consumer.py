@@ -9,7 +9,7 @@ prints ``READY port=NNNN pid=NNNN`` when it is ready. It announces its memory to
 ``POST /api/admin/load``, ``unload``  answers when done (with ``--async-load``, ``--async-unload``: at once)
 ``POST /work {"seconds": 1}``         works, after loading the model if necessary
 ``POST /free``, ``GET /system_stats``, as in ComfyUI; /free answers at once and frees memory when all work is done
-``GET /queue``
+``GET /queue``, ``GET /prompt``
 ``POST /fault {"kind": "hang"}``      sets a fault (see ``gpumand.testing.consumer_faults``); "none" clears all faults
 ``GET /events``                       ``[[monotonic seconds, word], …]``: load-called, loaded, unload-called, freed, oom
 ====================================  ================================================================================
@@ -72,6 +72,7 @@ class Consumer:
         app.router.add_post("/fault", self._fault)
         app.router.add_get("/system_stats", self._system_stats)
         app.router.add_get("/queue", self._queue)
+        app.router.add_get("/prompt", self._prompt)
         app.router.add_get("/events", self._events)
         return app
 
@@ -174,6 +175,9 @@ class Consumer:
             "torch_vram_free": 0,
         }
         return await self.faults.after("health", request, {"system": {"os": "posix"}, "devices": [device]})
+
+    async def _prompt(self, _: web.Request) -> web.StreamResponse:
+        return web.json_response({"exec_info": {"queue_remaining": self.model.working}})
 
     async def _queue(self, _: web.Request) -> web.StreamResponse:
         return web.json_response({"queue_running": [0] * self.model.working, "queue_pending": []})

@@ -84,7 +84,7 @@ def test_job_without_a_lease_does_not_start_and_reports_the_reason(host: Host, c
     assert host.machine.show(UNIT, "Result") == "exit-code"
     said = host.machine.journal(UNIT)
     assert "working" not in said.rpartition("Starting")[2]
-    assert "rival" in said.rpartition("gpumanctl")[2]
+    assert "rival" in said.rpartition("timed out")[2]
     host.machine.systemctl("reset-failed", UNIT)
 
 

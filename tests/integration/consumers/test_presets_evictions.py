@@ -185,7 +185,12 @@ async def test_load_route_restarts_a_server_that_stopped_serving_after_its_unloa
 
 
 BUSY_AND_UNLOAD = [name for name, keys in KEYS.items() if {"busy", "unload"} <= keys]
-BUSY_BY_UNIT = [name for name, keys in KEYS.items() if "busy" in keys and "unload" not in keys]
+BY_CONNECTIONS = {"infinity", "tei", "whisper-cpp"}
+"""Busy checks by connections need a server in another process: test_busy_connections.py has them."""
+
+BUSY_BY_UNIT = [
+    name for name, keys in KEYS.items() if "busy" in keys and "unload" not in keys and name not in BY_CONNECTIONS
+]
 
 
 @pytest.mark.parametrize("name", [*BUSY_AND_UNLOAD, *BUSY_BY_UNIT])

@@ -41,6 +41,10 @@ class Ollama:
         return web.json_response({"model": body["model"], "done": True})
 
 
+NO_READINGS = 'source = "none"\ntotal_mib = 24564'
+"""The servers here hold no VRAM that a source could show, so that only their answers count."""
+
+
 def ollama_table(name: str, model: str, url: str) -> str:
     return f'[consumers.{name}]\npreset = "ollama"\nmodel = "{model}"\nurl = "{url}"\nvram_resident_mib = 4000\n'
 
@@ -48,7 +52,7 @@ def ollama_table(name: str, model: str, url: str) -> str:
 async def test_second_model_of_an_ollama_is_loaded_although_the_first_one_is_in_memory(host: LiveHost) -> None:
     server = Ollama("llama3:latest")
     async with web_server(server.handle) as url:
-        host.configure(ollama_table("chat", "llama3", url) + ollama_table("code", "qwen3:8b", url))
+        host.configure(ollama_table("chat", "llama3", url) + ollama_table("code", "qwen3:8b", url), gpu=NO_READINGS)
         await host.start()
         client = await host.client()
 
@@ -83,7 +87,7 @@ async def test_last_event_of_tabbyapi_decides_whether_there_is_a_lease(host: Liv
 
     async with web_server(handle) as url:
         keys = f'preset = "tabbyapi"\nmodel = "llama"\nurl = "{url}"\nvram_resident_mib = 4000\n'
-        host.configure(f"[consumers.tabby]\n{keys}")
+        host.configure(f"[consumers.tabby]\n{keys}", gpu=NO_READINGS)
         await host.start()
         client = await host.client()
         if last == TABBY_FINISHED:
