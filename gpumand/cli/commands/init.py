@@ -71,13 +71,16 @@ async def _generate(options: GlobalOptions, source: str, probe: bool | None) -> 
     """The text of the configuration and the number of its consumers."""
     from gpumand.config.presets import preset, preset_names
     from gpumand.discovery.matching import find_candidates, likely_ports
+    from gpumand.discovery.roles import with_role
     from gpumand.discovery.starter_config import consumer_urls, starting_configuration
 
     host = await _scan_host(options, source)
     presets = [preset(name) for name in preset_names()]
     found = find_candidates(host, presets)
     models: dict[str, ServerModels] = {}
-    if probe is not False:
+    if probe is False:
+        found = [with_role(candidate, "", None, False) for candidate in found]
+    else:
         found, models = await _ask_servers(host, found)
     probed = await _probe_health(consumer_urls(found)) if probe else {}
     text = starting_configuration(host, found, likely_ports(host, presets, found), source, probed, models)
