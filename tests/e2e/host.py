@@ -79,6 +79,10 @@ class Host:
         """Append lines of TOML to the configuration."""
         self._config += "\n".join([*lines, ""])
 
+    def use_no_readings(self) -> None:
+        """Configure no VRAM source, for servers that hold no simulated VRAM: only their answers count then."""
+        self._config = self._config.replace('source = "simulated"', 'source = "none"')
+
     def drop_in(self, *lines: str) -> None:
         """Change the daemon's unit: ``lines`` are those of a drop-in's ``[Service]`` section."""
         self.machine.write_file(DROP_IN, "\n".join(["[Service]", *lines, ""]))

@@ -59,6 +59,7 @@ def test_consumer_on_a_unix_socket_is_loaded_and_evicted_by_the_hardened_daemon(
     host.unit("sockets", f"/usr/bin/python3 {SCRIPT}")
     host.machine.systemctl("start", "sockets")
     host.machine.wait_until(lambda: host.machine.run(["test", "-S", SOCKET], check=False).returncode == 0, "it listens")
+    host.use_no_readings()
     host.configure(
         "[consumers.sockets]",
         "vram_resident_mib = 1000",
