@@ -125,11 +125,14 @@ BAD: list[tuple[str, str, str]] = [
 BAD_IDS = ["unknown-key", "wrong-type", "no-toml", "unknown-name", "impossible-footprint"]
 
 
+OWNER_NAMES = {"owner_user", "owner_program"}
+
+
 def without_moving_parts(status: dict[str, Any]) -> dict[str, Any]:
     """The part of a status that does not change by itself."""
     consumers = [{**one, "since_usec": 0} for one in status["consumers"]]
     # The names of lease owners are looked up in the background after the grant.
-    leases = [{key: value for key, value in one.items() if not key.startswith("owner_")} for one in status["leases"]]
+    leases = [{key: value for key, value in one.items() if key not in OWNER_NAMES} for one in status["leases"]]
     return {**status, "devices": [], "consumers": consumers, "leases": leases}
 
 
