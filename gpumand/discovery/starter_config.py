@@ -88,7 +88,7 @@ def named_places(found: Sequence[Candidate], urls: Sequence[str]) -> dict[str, t
 def question_urls(host: Host, found: Sequence[Candidate]) -> list[str]:
     """The URL of each candidate, at which it can be asked; "" for one without a known URL.
 
-    A caller who may not see the owner of a port asks at the preset's default port, if something listens there.
+    A caller that may not see the owner of a port asks at the preset's default port, if something listens there.
     """
     hidden_ports = {one.port for one in host.listeners if not one.pid}
 

@@ -1,4 +1,4 @@
-"""The kernel's table of TCP sockets: who is connected to a port of this host. Reading it is blocking code.
+"""The kernel's table of TCP sockets: the connections to a port of this host. Reading it is blocking code.
 
 The table shows the network namespace of the process that reads it. A server in a container with a network of its own
 is not in it, so that its connections are unknown, not zero.
