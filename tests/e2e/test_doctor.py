@@ -107,11 +107,12 @@ def test_a_user_outside_the_group_gets_the_command_that_adds_them(host: Host) ->
 def test_a_removed_package_file_is_a_problem(host: Host) -> None:
     host.start()
     rules = "/usr/share/polkit-1/rules.d/org.gpumand1-units.rules"
-    host.machine.run(["mv", rules, "/run/e2e-rules"])
+    # Renamed in its folder: a move from another file system is a copy, which polkitd may read before it is complete.
+    host.machine.run(["mv", rules, f"{rules}.away"])
     try:
         (missing,) = found(examined(host.machine, code=1), "polkit")
     finally:
-        host.machine.run(["mv", "/run/e2e-rules", rules])
+        host.machine.run(["mv", f"{rules}.away", rules])
     assert missing["what"] == f"{rules} is missing"
 
 
