@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from gpumand.domain.consumer import BusyReport, ConsumerSpec, Health, UnitState
+from gpumand.domain.container import ContainerState
 from gpumand.domain.device import Devices, Reading
 from gpumand.domain.history import HistoryEntry, HistoryQuery
 from gpumand.domain.lease import Lease, LeaseLifetime, Owner
@@ -37,6 +38,20 @@ class UnitFailed(Exception):
     Attributes:
         reason: "not-found", "masked", "failed", "timeout", "reactivated", "denied", "unavailable" (no systemd on the
             bus), or the result of the systemd job.
+    """
+
+    def __init__(self, message: str, reason: str = "failed") -> None:
+        super().__init__(" ".join(message.split()))
+        self.reason = reason
+
+
+class ContainerFailed(Exception):
+    """A container did not reach the requested state, or could not be inspected; the message is one line with its name.
+
+    Attributes:
+        reason: "not-found", "ambiguous" (several engines have the name), "denied" (not a configured container, or no
+            right to use the engine), "failed", "timeout", "restarted" (it ran again right after a stop), or
+            "unavailable" (no engine or no helper answers).
     """
 
     def __init__(self, message: str, reason: str = "failed") -> None:
@@ -131,6 +146,28 @@ class UnitManager(Protocol):
 
         Replaces the set of watched units.
         """
+
+
+class Containers(Protocol):
+    """The operations of container engines that gpumand uses.
+
+    Containers are named as in the configuration: ``NAME``, an id prefix, ``docker:NAME`` or ``podman:NAME``.
+    """
+
+    async def inspect(self, name: str) -> ContainerState:
+        """Current state of a container. Raises ContainerFailed."""
+
+    async def list(self) -> tuple[ContainerState, ...]:
+        """The containers that the caller may inspect: for the daemon the configured ones that exist, a capped number.
+
+        Raises ContainerFailed with reason "unavailable" where no engine answers.
+        """
+
+    async def start(self, name: str, timeout_sec: float) -> None:
+        """Start a container and check that it runs; no change when it runs already. Raises ContainerFailed."""
+
+    async def stop(self, name: str, timeout_sec: float) -> None:
+        """Stop a container with all its processes and check that it stays stopped. Raises ContainerFailed."""
 
 
 class OwnerPresence(Protocol):
