@@ -9,26 +9,25 @@ from collections import Counter
 from collections.abc import Awaitable, Iterator, Sequence
 from dataclasses import replace
 
-from gpumand.arbiter.abandoned_loads import GRACE_SEC, AbandonedLoads
 from gpumand.arbiter.background import BackgroundTasks
 from gpumand.arbiter.busy_probes import BusyProbes
 from gpumand.arbiter.decision_cache import VRAM_READING, DecisionCache
 from gpumand.arbiter.jobs import Jobs
 from gpumand.arbiter.leases import Leases
-from gpumand.arbiter.limits import lease_limit_error
 from gpumand.arbiter.nested_leases import NestedLeases
+from gpumand.arbiter.outcomes import Outcomes
 from gpumand.arbiter.reconciler import Reconciler
+from gpumand.arbiter.request_jobs import INTERNAL_ERROR, RequestJobs
 from gpumand.arbiter.state import ArbiterState
 from gpumand.arbiter.turn_waits import TurnWaits
+from gpumand.arbiter.waiting_queue import WaitingQueue
 from gpumand.arbiter.waiting_request import WaitingRequest
 from gpumand.arbiter.work_gate import WorkGate
 from gpumand.domain import queue_policy
 from gpumand.domain.consumer import Policy
 from gpumand.domain.decision import Decision, Requirement
 from gpumand.domain.device import Devices
-from gpumand.domain.errors import Busy, GpumandError, LoadFailed
-from gpumand.domain.fairness import FairShare
-from gpumand.domain.queue import RequestQueue
+from gpumand.domain.errors import Busy, GpumandError
 from gpumand.domain.queue_pass import QueueDecision, QueueEntry, QueuePass, as_wait
 from gpumand.domain.request import Verdict
 
@@ -36,7 +35,6 @@ log = logging.getLogger(__name__)
 
 MANUAL_EVICTION = "a manual eviction comes first"
 NOT_RESIDENT = "the consumer is not resident and would have to be loaded first; allow a timeout above 0"
-INTERNAL_ERROR = Decision(Verdict.REFUSE, error=GpumandError, message="internal error in gpumand; see its log")
 
 
 class Scheduler:
@@ -56,16 +54,14 @@ class Scheduler:
         busy_probes: BusyProbes,
         nested: NestedLeases,
     ) -> None:
-        self._state, self._reconciler, self._jobs, self._leases, self._gate = state, reconciler, jobs, leases, gate
+        self._state, self._reconciler, self._gate = state, reconciler, gate
         self._busy_probes, self._nested = busy_probes, nested
-        self._queue = RequestQueue(state.settings.scheduler.aging_sec)
-        self._entries: dict[int, WaitingRequest] = {}
-        self._running: dict[WaitingRequest, Devices] = {}
+        self._queue = WaitingQueue(state)
         self.background = BackgroundTasks()
+        self._outcomes = Outcomes(state, self._queue, leases, nested)
+        self._running = RequestJobs(state, self._queue, jobs, self._outcomes, nested, gate, reconciler, self)
         self._turn_waits = TurnWaits(state, self.background, self.step)
-        self._fairness, self._charged = FairShare(), dict[int, float]()
         self._decisions = DecisionCache(state)
-        self._abandoned_loads, self._cancelled = AbandonedLoads(state), dict[str, str]()
         self._reserved_for_manual: Counter[int] = Counter()
         self._sampling = False
         self._closed = False
@@ -75,43 +71,18 @@ class Scheduler:
 
     def __iter__(self) -> Iterator[WaitingRequest]:
         """Waiting requests in queue order."""
-        return (self._entries[request.number] for request in self._queue)
+        return iter(self._queue)
 
     def __len__(self) -> int:
         return len(self._queue)
 
     def add(self, entry: WaitingRequest) -> None:
         """Queue a request; the next ``step`` decides it."""
-        self._entries[entry.request.number] = entry
-        self._queue.add(entry.request, self._fairness_delay_sec(entry))
-
-    def _fairness_delay_sec(self, entry: WaitingRequest) -> float:
-        """Seconds by which a request counts as having arrived later, so that one user cannot fill the queue.
-
-        Only the ``adaptive`` policy does this.
-        """
-        settings, request = self._state.settings.scheduler, entry.request
-        if settings.policy is not Policy.ADAPTIVE or entry.restores:
-            return 0.0
-        user, work_sec = str(request.owner.uid), self._state.consumer(request.consumer).times.hold_sec()
-        delay_sec = self._fairness.delay_sec(user, self._state.clock.monotonic(), work_sec, settings.aging_sec)
-        # The delay of a user is capped at aging_sec. Charge only what was really added: ``remove`` refunds the charge,
-        # and a larger refund would let a user reset the delay by leaving the queue.
-        self._charged[request.number] = min(work_sec, settings.aging_sec - delay_sec)
-        return delay_sec
+        self._queue.add(entry)
 
     def remove(self, entry: WaitingRequest) -> None:
         """Remove a request without a grant. A load that is running for it continues; the next request joins it."""
-        self._fairness.refund(str(entry.request.owner.uid), self._charged.get(entry.request.number, 0.0))
-        self._dequeue(entry)
-        self._nested.left(entry)
-
-    def _dequeue(self, entry: WaitingRequest) -> None:
-        # Each of these ignores a request that has left already: a request may end in several ways at once.
-        self._queue.remove(entry.request)
-        self._entries.pop(entry.request.number, None)
-        self._charged.pop(entry.request.number, None)
-        self._state.overtakings.forget(entry.request.number)
+        self._outcomes.remove(entry)
 
     def set_aging(self, aging_sec: float) -> None:
         """Change the number of seconds after which a waiting request has gained 100 priority points."""
@@ -150,32 +121,15 @@ class Scheduler:
             except Exception:
                 # One request that cannot be decided must not block all the others.
                 log.exception("the request for %s cannot be decided: it is refused", entry.request.consumer)
-                self._refuse(entry, INTERNAL_ERROR)
+                self._outcomes.refuse(entry, INTERNAL_ERROR)
                 continue
             if entry.is_waiting:
                 queue_pass.mark_waiting(queue_entry, devices)
-        self._break_off_abandoned_loads(entries)
+        self._running.break_off_abandoned(entries)
         self._state.publish_changes()
         # Callers that wait already hold the old event, which stays set; the next call of next_step() gets the new one.
         self._stepped.set()
         self._stepped = asyncio.Event()
-
-    def _break_off_abandoned_loads(self, entries: Sequence[WaitingRequest]) -> None:
-        """Let a load that no request waits for any more give way to a request that needs its room."""
-        abandoned = {
-            entry.request.consumer
-            for entry, place in self._running.items()
-            if self._jobs.is_loading(entry.request.consumer) and not self._is_awaited(entry, place)
-        }
-        if self._abandoned_loads.note(abandoned):
-            self.background.spawn(self._step_later(GRACE_SEC))
-        for name, needing in self._abandoned_loads.in_the_way(entries).items():
-            reason = f"no request waits for its load any more, and {needing} needs the memory"
-            self._jobs.break_off_load(name, reason)
-
-    async def _step_later(self, seconds: float) -> None:
-        await self._state.clock.sleep(seconds)
-        self.step()
 
     def break_off_load(self, name: str, reason: str) -> None:
         """Cancel the job that loads a consumer. When it has ended, all requests that wait for it are refused.
@@ -184,19 +138,7 @@ class Scheduler:
             name: the consumer.
             reason: one line for the clients of the requests.
         """
-        self._cancelled[name] = f"{name}: {reason}"
-        for entry in (one for one in self._running if one.request.consumer == name):
-            entry.waiting_for = f"the load of {name} is being cancelled"
-        self._jobs.break_off_load(name, reason)
-
-    def _refuse_cancelled(self, entry: WaitingRequest) -> bool:
-        """Refuse all requests for a consumer whose load was cancelled. Returns whether it was."""
-        name = entry.request.consumer
-        reason = self._cancelled.pop(name, "")
-        for one in (entry, *(one for one in self if one.request.consumer == name)) if reason else ():
-            self.remove(one)
-            one.refuse(LoadFailed(reason))
-        return bool(reason)
+        self._running.break_off(name, reason)
 
     def _queue_entry(self, entry: WaitingRequest) -> QueueEntry:
         request, overtaken_sec = entry.request, self._state.overtakings.seconds(entry.request.number)
@@ -221,7 +163,7 @@ class Scheduler:
 
     def _serve(self, entry: WaitingRequest, queue_entry: QueueEntry, queue_pass: QueuePass) -> tuple[int, ...]:
         """Decide one request and act on it; returns the devices on which later requests queue behind it."""
-        job_devices = self._job_devices(entry)
+        job_devices = self._running.devices(entry)
         if job_devices:
             return job_devices
         if self._gate.held:
@@ -252,9 +194,6 @@ class Scheduler:
         ahead = queue_pass.entries_ahead(decision.place)
         is_first = self._nested.is_waited_for_by(self._decisions.view(), entry, [one.requirement for one in ahead])
         return QueueDecision(decision, overtaken=tuple(one.number for one in ahead)) if is_first else ruling
-
-    def _job_devices(self, entry: WaitingRequest) -> Devices:
-        return self._running.get(entry, ())
 
     def _is_reserved_for_manual(self, decision: Decision) -> bool:
         return any(device in self._reserved_for_manual for device in (*decision.place, *decision.extra_devices))
@@ -300,11 +239,11 @@ class Scheduler:
             if decision.retry_at is not None:
                 self._turn_waits.decide_again(entry, decision.retry_at)
         elif decision.verdict is Verdict.REFUSE or not decision.place:
-            self._refuse(entry, decision)
+            self._outcomes.refuse(entry, decision)
         elif decision.resident:
-            self._grant(entry, decision.place, ruling.overtaken)
+            self._outcomes.grant(entry, decision.place, ruling.overtaken)
         elif entry.request.options.timeout_sec > 0 or self._is_instant(decision, entry.request.consumer):
-            self._start(entry, decision, takes_slot=entry.wants_lease and ruling.takes_slot)
+            self._running.start(entry, decision, takes_slot=entry.wants_lease and ruling.takes_slot)
         else:
             entry.wait_for(NOT_RESIDENT)
 
@@ -315,38 +254,6 @@ class Scheduler:
             and self._state.consumer(consumer).spec.lazy
             and self._reconciler.is_running(consumer)
         )
-
-    def _grant(self, entry: WaitingRequest, place: Devices, overtaken: Sequence[int] = ()) -> None:
-        self._dequeue(entry)
-        if entry.restores:
-            return self._grant_restored(entry, place)
-        # Checked again here: many requests may have been waiting when the first of them passed the admission check.
-        leases = self._state.ledger.leases.values()
-        error = lease_limit_error(leases, entry.request.owner.uid) if entry.wants_lease else None
-        if error is not None:
-            self._nested.left(entry)
-            entry.refuse(error)
-        elif entry.wants_lease:
-            self._nested.give_back(entry)
-            lease = self._leases.create(entry.request, place)
-            self._nested.granted(entry)
-            expected_sec = self._state.consumer(lease.consumer).times.hold_sec()
-            self._state.overtakings.begin(lease.id, overtaken, expected_sec)
-            self._state.overlapping.lease_started(lease.id, place)
-            entry.grant(lease)
-        else:
-            entry.grant(None)
-        return None
-
-    def _grant_restored(self, entry: WaitingRequest, place: Devices) -> None:
-        lease = self._nested.restored(entry, place)
-        if lease is not None:
-            self._state.overlapping.lease_started(lease.id, place)
-        entry.grant(lease)
-
-    def _refuse(self, entry: WaitingRequest, decision: Decision) -> None:
-        self.remove(entry)
-        entry.refuse((decision.error or Busy)(decision.message))
 
     async def decide_immediately(self, entry: WaitingRequest) -> None:
         """Decide a request with timeout 0 on a new reading, and refuse it if it would have to wait."""
@@ -375,90 +282,21 @@ class Scheduler:
     def _decide_behind_queue(self, requirement: Requirement) -> Decision:
         view = self._state.view()
         decision = queue_policy.decide_behind_queue(
-            view, requirement, [(self._queue_entry(one), self._job_devices(one)) for one in self]
+            view, requirement, [(self._queue_entry(one), self._running.devices(one)) for one in self]
         )
         if self._gate.held and decision.verdict is not Verdict.REFUSE:
             return as_wait(decision, self._gate.held)
         return decision
 
-    # -- jobs ----------------------------------------------------------------------------------------------------
-
-    def _start(self, entry: WaitingRequest, decision: Decision, *, takes_slot: bool) -> None:
-        """Start a job. All its devices are taken at once, without an await: no job holds some and waits for others."""
-        entry.wait_for("memory is being freed for it" if decision.evictions else "it is being loaded")
-        self._nested.give_back(entry)
-        exclusive = takes_slot and entry.request.options.exclusive
-        self._jobs.begin(entry.request.consumer, decision, takes_slot=takes_slot, exclusive=exclusive)
-        self._running[entry] = decision.place
-        self.background.spawn(self._run_job(entry, decision))
+    # -- loads that do not queue, readings and the end -----------------------------------------------------------
 
     def resume(self, entry: WaitingRequest, devices: Devices) -> None:
         """Continue a load that an earlier daemon process started. The devices must have no job."""
-        self._start(entry, Decision(Verdict.GRANT, devices, load=True), takes_slot=entry.wants_lease)
+        self._running.start(entry, Decision(Verdict.GRANT, devices, load=True), takes_slot=entry.wants_lease)
 
     def start_load(self, entry: WaitingRequest, decision: Decision) -> None:
         """Start a load that does not queue. It was just decided, and its devices must have no job."""
-        self._start(entry, decision, takes_slot=False)
-
-    async def _run_job(self, entry: WaitingRequest, decision: Decision) -> None:
-        """Carry out a plan and hand the result to its request, or to a request that joined the load meanwhile."""
-        result, place = decision, decision.place
-        try:
-            await self._nested.saved(entry)
-            result = await self._jobs.run(decision, entry, lambda: self._is_wanted(entry, place))
-        except Exception:
-            log.exception("the plan for %s failed with an unexpected error", entry.request.consumer)
-            self._jobs.abort(entry.request.consumer)
-            result = INTERNAL_ERROR
-        finally:  # also when the scheduler is closed and cancels this task: the devices must be released
-            del self._running[entry]
-            self._finish(entry, place, result)
-
-    def _finish(self, entry: WaitingRequest, place: Devices, result: Decision) -> None:
-        """End a job and grant its result.
-
-        Nothing is awaited between the two: the lease takes over the job's slot and its reservation without a gap in
-        which another request could take them.
-        """
-        is_cancelled = self._refuse_cancelled(entry)
-        successor = entry if entry.is_waiting else self._successor(entry, place)
-        if is_cancelled:
-            pass  # the forced eviction that cancelled it comes next
-        elif result.verdict is Verdict.GRANT and result.resident and successor is not None:
-            successor.loaded = successor.loaded or entry.loaded
-            if not self._gate.held and self._has_slot(successor, place):
-                self._grant(successor, place)  # otherwise the next pass finds the consumer resident
-        elif result.verdict is Verdict.REFUSE and entry.is_waiting:
-            self._refuse(entry, result)
-        self._jobs.end(place)
-        # During a job the residency of its consumers was not reconciled; a failed attempt left it to the readings.
-        self._reconciler.reconcile_all()
-        self.step()
-
-    def _has_slot(self, successor: WaitingRequest, place: Devices) -> bool:
-        """Whether a lease may be granted now: the job held a lease slot for it, or it needs none."""
-        job = self._state.ledger.jobs[place[0]]
-        return not successor.wants_lease or (
-            job.takes_slot and (job.exclusive or not successor.request.options.exclusive)
-        )
-
-    def _is_wanted(self, entry: WaitingRequest, place: Devices) -> bool:
-        """Whether a request still waits for this load, and the work gate is open."""
-        is_cancelled = entry.request.consumer in self._cancelled
-        return self._is_awaited(entry, place) and not is_cancelled and not self._gate.held
-
-    def _is_awaited(self, entry: WaitingRequest, place: Devices) -> bool:
-        return entry.is_waiting or self._joining_request(entry.request.consumer, place) is not None
-
-    def _successor(self, entry: WaitingRequest, place: Devices) -> WaitingRequest | None:
-        """The request that takes over a load whose own request has left; it gets a lease only if a slot was held."""
-        successor = self._joining_request(entry.request.consumer, place)
-        return None if successor is not None and successor.wants_lease and not entry.wants_lease else successor
-
-    def _joining_request(self, consumer: str, place: Devices) -> WaitingRequest | None:
-        """The first waiting request that the running load would serve."""
-        waiting = (one for one in self if one.request.consumer == consumer)
-        return next((one for one in waiting if set(place).issuperset(one.devices)), None)
+        self._running.start(entry, decision, takes_slot=False)
 
     def sample_soon(self) -> None:
         """Start a reading and a queue pass after it, unless one is running already."""

@@ -15,10 +15,9 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from gpumand.domain import claims, shared_units
+from gpumand.domain import claims, device_lookup, lease_slots, shared_units
 from gpumand.domain.consumer import ConsumerSpec, Residency, SchedulerSettings
 from gpumand.domain.device import Devices, Reading, Sample, format_devices, placeholder_sample
-from gpumand.domain.errors import DeviceUnavailable, NoSuchDevice
 from gpumand.domain.lease import Lease, LeaseLifetime, Owner
 from gpumand.domain.lease_table import LeaseTable
 from gpumand.domain.name_suggestions import no_such_consumer
@@ -92,23 +91,13 @@ class Ledger:
         """The active lease that an earlier request with the same token and owner received, or None."""
         return self._leases.by_token(owner, lifetime, token)
 
-    def device_index(self, wanted: str) -> int:
-        """Resolve an index or UUID to an index. Raises NoSuchDevice, or DeviceUnavailable when no device is known."""
-        for index, sample in self._devices.items():
-            if wanted in (str(index), sample.uuid):
-                return index
-        if all(not sample.uuid for sample in self._devices.values()):
-            raise DeviceUnavailable(f"device {wanted!r} cannot be found: {next(iter(self._devices.values())).error}")
-        raise NoSuchDevice(f"no device has the index or UUID {wanted!r}")
-
     def uuids(self, devices: Devices) -> tuple[str, ...]:
         """UUIDs of these devices, in the same order; () where one is unknown."""
-        found = [self._devices[device].uuid for device in devices if device in self._devices]
-        return tuple(found) if len(found) == len(devices) and all(found) else ()
+        return device_lookup.uuids(self._devices, devices)
 
     def resolve_devices(self, wanted: str) -> Devices:
-        """Resolve a comma-separated list of indices and UUIDs; "" = none. Raises like ``device_index``."""
-        return tuple(sorted({self.device_index(one.strip()) for one in wanted.split(",")})) if wanted else ()
+        """Resolve a comma-separated list of indices and UUIDs; "" = none. Raises NoSuchDevice, DeviceUnavailable."""
+        return device_lookup.resolve(self._devices, wanted)
 
     def view(
         self,
@@ -123,7 +112,7 @@ class Ledger:
             settings=self.settings,
             devices=dict(self._devices),
             consumers=shared_units.with_stop_blockers(self._consumers, now),
-            leases=self._leases_by_device(),
+            leases=lease_slots.used(self.leases.values(), self._consumers),
             jobs=dict(self._jobs),
             now=now,
             evict_failed=evict_failed,
@@ -132,31 +121,12 @@ class Ledger:
             host_available_mib=self._host_available_mib,
             consumer_leases=self._leases.by_consumer,
             realtime_usec=realtime_usec,
-            exclusive={
-                device: lease.consumer
-                for lease in self.leases.values()
-                if lease.exclusive and not lease.yielded
-                for device in self._consumers[lease.consumer].devices
-            },
+            exclusive=lease_slots.exclusive(self.leases.values(), self._consumers),
         )
-
-    def _leases_by_device(self) -> dict[int, int]:
-        """Number of lease slots in use on each device.
-
-        A lease that the consumer's own unit holds while it runs uses no slot: it protects the consumer from eviction
-        but does not mean that the consumer is working, and it would block the device for all others all that time.
-        """
-        used: dict[int, int] = {}
-        for lease in self.leases.values():
-            for device in self._consumers[lease.consumer].devices if self.standing(lease).takes_slot else ():
-                used[device] = used.get(device, 0) + 1
-        return used
 
     def standing(self, lease: Lease) -> StandingLease:
         """What a decision needs to know of a lease."""
-        state = self._consumers[lease.consumer]
-        is_own = lease.lifetime is LeaseLifetime.UNIT and lease.owner.unit == state.spec.unit
-        return StandingLease(lease.consumer, takes_slot=not is_own and not lease.yielded, exclusive=lease.exclusive)
+        return lease_slots.standing(lease, self._consumers)
 
     # -- configuration and readings ------------------------------------------------------------------------------
 
@@ -185,7 +155,7 @@ class Ledger:
         }
         # Before the samples are replaced: the old ones know which index each UUID had.
         self._follow_moved_devices({sample.uuid: index for index, sample in samples.items() if sample.uuid})
-        samples = {index: self._with_total_mib(sample, total_mib) for index, sample in samples.items()}
+        samples = device_lookup.with_totals(samples, self._devices, total_mib)
         self._devices = claims.without_containers(samples, self._consumers.values())
         self.revision += 1
 
@@ -227,19 +197,6 @@ class Ledger:
         if text != lease.device:
             uuids = tuple(sorted(lease.uuids, key=lambda uuid: index_of.get(uuid, -1)))
             self._leases.replace(replace(lease, device=text, uuids=uuids))
-
-    def _with_total_mib(self, sample: Sample, total_mib: int | None) -> Sample:
-        """The sample with a total size even when the driver cannot report one.
-
-        The size from an earlier reading of the same device stays valid while the driver fails; the configured size is
-        the fallback for device 0.
-        """
-        if sample.total_mib is not None:
-            return sample
-        former = self._devices.get(sample.index)
-        if former is not None and former.uuid and former.uuid == sample.uuid and former.total_mib is not None:
-            return replace(sample, total_mib=former.total_mib)
-        return replace(sample, total_mib=total_mib) if sample.index == 0 else sample
 
     def prune(self, configured: Iterable[str]) -> None:
         """Remove consumers that are not configured any more and are neither claimed nor part of a job."""
