@@ -190,7 +190,7 @@ class ArbiterState:
         """Count the consumer's processes as foreign, since its unit is stopped; returns them."""
         found = self.processes_of(name)
         if found:
-            self.orphans.add(name, (process.pid for process in found))
+            self.orphans.add(name, self.ledger.devices.values())
             reading = Reading(tuple(self.ledger.devices.values()), self.source_error)
             self.ledger.apply_reading(self.orphans.separate(reading), self.settings.gpu.total_mib)
         return found

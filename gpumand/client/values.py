@@ -43,7 +43,10 @@ class Grant:
 
 @dataclass(frozen=True, slots=True)
 class ForeignProcess:
-    """A process that holds VRAM and belongs to no consumer. ``uid`` and ``used_mib`` are None if unknown."""
+    """A process that holds VRAM and belongs to no consumer. ``uid`` and ``used_mib`` are None if unknown.
+
+    ``pid`` is 0 for a unit whose memory is known only as a whole.
+    """
 
     pid: int
     name: str

@@ -40,7 +40,7 @@ async def scan_host(bus: BusConnection | None, source: VramSource, bus_error: st
     main_pids = await _main_pids(bus, units) if bus else {}
     pids = {*used, *main_pids, *(one.pid for one in ports if one.pid)}
     processes = await asyncio.to_thread(_processes, pids, used, _names(reading))
-    placed = await _assign_units(bus, processes, main_pids)
+    placed = _with_whole_units(await _assign_units(bus, processes, main_pids), reading)
     described = {name: description for name, (description, _) in units.items()}
     return Host(
         described, placed, ports, _devices(reading), reading.error, units_error, has_hidden_ports, os.geteuid() == 0
@@ -112,6 +112,23 @@ def _vram_by_pid(reading: Reading) -> dict[int, dict[int, int | None]]:
             if process.pid > 0:
                 used[process.pid][sample.index] = process.used_mib
     return dict(used)
+
+
+def _with_whole_units(processes: dict[int, Process], reading: Reading) -> dict[int, Process]:
+    """Add memory that the source reports for a unit as a whole, to the unit's main process.
+
+    Of units without a service, such as a user's session, no process stands for the whole: they are left out.
+    """
+    main = {process.unit: pid for pid, process in processes.items() if process.is_main}
+    found = dict(processes)
+    for sample in reading.devices:
+        for row in sample.processes:
+            pid = main.get(row.unit)
+            if row.pid == 0 and pid is not None:
+                own_mib = found[pid].used_mib.get(sample.index, 0)
+                mib = None if row.used_mib is None or own_mib is None else own_mib + row.used_mib
+                found[pid] = replace(found[pid], used_mib={**found[pid].used_mib, sample.index: mib})
+    return found
 
 
 def _names(reading: Reading) -> dict[int, str]:

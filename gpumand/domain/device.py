@@ -24,10 +24,11 @@ def parse_devices(text: str) -> Devices:
 
 @dataclass(frozen=True, slots=True)
 class ProcessUse:
-    """A process that holds memory on a device.
+    """A process that holds memory on a device, or a unit whose processes hold memory together.
 
     Attributes:
-        pid: process id in the daemon's pid namespace.
+        pid: process id in the daemon's pid namespace; 0 = the unit as a whole, whose
+            processes are not known one by one.
         used_mib: MiB held on this device; None where the driver does not report it.
         name: short command name, for display.
         unit: the systemd unit of the process, or "".
@@ -57,10 +58,12 @@ class Sample:
         name: product name.
         source: "nvml", "simulated" or "none".
         total_mib, used_mib, free_mib: None when unknown.
-        processes: processes that hold memory, as far as the source reports them; one entry per pid.
+        processes: processes that hold memory, as far as the source reports them; one entry per pid, and one entry with
+            pid 0 per unit whose memory is known only as a whole.
         attributed: True when the process list is complete and the memory of every process in it is known.
         attributable: consumers whose processes would have been recognised in the list, so that for them, on an
             attributed sample, "not listed" means "holds nothing". A consumer without a unit is never among them.
+        blind: units whose memory the source could not have seen, so that their absence from the list proves nothing.
         taken_at: monotonic seconds at which the reading began.
         sampled_usec: the same moment as CLOCK_REALTIME microseconds, for display.
         lost: the driver reports the device as permanently lost ("GPU is lost"): nothing can be loaded on it.
@@ -77,6 +80,7 @@ class Sample:
     processes: tuple[ProcessUse, ...] = ()
     attributed: bool = False
     attributable: frozenset[str] = frozenset()
+    blind: frozenset[str] = frozenset()
     taken_at: float = 0.0
     sampled_usec: int = 0
     lost: bool = False

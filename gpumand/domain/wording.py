@@ -80,13 +80,15 @@ def _unattributed(view: View, device: int) -> list[str]:
 
 def describe_process(process: ProcessUse) -> str:
     """Name a foreign process by everything known of it: ``firefox (user alice, unit session-2.scope, pid 4711)``."""
+    if not process.pid and process.unit:  # the unit as a whole
+        return f"processes of {process.unit}"
     known = [
         ("user", process.user or ("" if process.uid is None else str(process.uid))),
         ("unit", process.unit),
-        ("pid", str(process.pid)),
+        ("pid", str(process.pid) if process.pid else ""),
     ]
     details = ", ".join(f"{label} {value}" for label, value in known if value)
-    return f"{process.name or 'a process'} ({details})"
+    return f"{process.name or 'a process'} ({details})" if details else process.name or "a process"
 
 
 def _describe_holder(view: View, device: int, state: ConsumerState) -> str:

@@ -20,6 +20,7 @@ from gpumand.ports import VramSource
 from gpumand.state.worker import Worker
 from gpumand.vram.holders import HolderTree, identify, read_table
 from gpumand.vram.process import start_ticks
+from gpumand.vram.unit_rows import joined
 from gpumand.vram.user_names import UNKNOWN_OWNER, ProcessOwner, ProcessOwners
 
 log = logging.getLogger(__name__)
@@ -178,12 +179,17 @@ class AttributedSource:
         await self._source.close()
 
     def _attribute(self, sample: Sample, identities: Mapping[int, ProcessIdentity]) -> Sample:
-        processes = tuple(self._name(process, identities.get(process.pid)) for process in sample.processes)
+        processes = joined([self._name(process, identities.get(process.pid)) for process in sample.processes])
         # A process without a known unit may belong to any consumer. As long as there is one, no consumer is known to
         # hold nothing.
         all_known = all(process.unit or process.consumer for process in processes)
-        attributable = self._attributable if all_known else frozenset()
+        attributable = self._attributable.difference(self._blind(sample)) if all_known else frozenset()
         return replace(sample, processes=processes, attributable=sample.attributable | attributable)
+
+    def _blind(self, sample: Sample) -> set[str]:
+        """Consumers whose memory the source could not have seen: for them, absence from the list proves nothing."""
+        owners = (self._shared.get(unit, ()) or (self._consumers.get(unit, ""),) for unit in sample.blind)
+        return {consumer for consumers in owners for consumer in consumers}
 
     def _name(self, process: ProcessUse, identity: ProcessIdentity | None) -> ProcessUse:
         unit = process.unit or (self._units_by_process.get(identity, "") if identity else "")
@@ -259,6 +265,10 @@ def _with_reservations(
     # A process whose unit is unknown may be of any unit. The ancestors of a process are always known.
     all_known = all(process.unit or process.consumer for process in processes)
     attributable = set(holders) if all_known else set(holders).difference(by_unit.values())
+    attributable -= {name for unit, name in by_unit.items() if unit in sample.blind}
+    # The processes in the entry of a whole unit, or in a unit that the source does not see, may be of any ancestor.
+    if sample.blind or any(not one.pid and not one.consumer for one in processes):
+        attributable &= set(by_unit.values())
     return replace(sample, processes=processes, attributable=sample.attributable | attributable)
 
 

@@ -43,6 +43,7 @@ def without_readings(sample: Sample, error: str, reading_time: ReadingTime) -> S
         processes=(),
         attributed=False,
         attributable=frozenset(),
+        blind=frozenset(),
         lost=False,
         taken_at=reading_time.monotonic,
         sampled_usec=reading_time.realtime_usec,

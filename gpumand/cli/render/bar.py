@@ -98,7 +98,7 @@ def _foreign_shares(device: Mapping[str, Any], most: int) -> list[Share]:
     known = [one for one in device.get("foreign") or () if one.get("used_mib")][: min(most, 9)]
     return [
         Share(
-            clean(one.get("name") or f"pid {one.get('pid', '?')}"),
+            clean(one.get("name") or (f"pid {one['pid']}" if one.get("pid") else one.get("unit") or "?")),
             int(one["used_mib"]),
             str(place + 1),
             "white" if place % 2 else FOREIGN_STYLE,

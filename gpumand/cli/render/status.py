@@ -85,7 +85,9 @@ def foreign_lines(device: Entry, theme: Theme) -> list[Text]:
 def _foreign_process(process: Entry) -> str:
     """A foreign process as text: ``firefox (user alice, unit session-2.scope, pid 4711)``."""
     user = process.get("user") or process.get("uid")
-    known = (("user", user), ("unit", process.get("unit")), ("pid", process.get("pid")))
+    if not process.get("pid") and process.get("unit"):  # the unit as a whole
+        return f"processes of {clean(str(process['unit']))}"
+    known = (("user", user), ("unit", process.get("unit")), ("pid", process.get("pid") or ""))
     details = ", ".join(f"{what} {clean(str(which))}" for what, which in known if which not in (None, ""))
     return f"{clean(process.get('name') or 'a process')} ({details})"
 

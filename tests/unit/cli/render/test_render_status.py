@@ -249,3 +249,10 @@ def test_lease_without_a_consumer_is_shown_by_its_amount_its_program_and_what_th
 def test_escape_sequences_in_the_program_of_a_reservation_never_reach_the_terminal() -> None:
     held = lease(consumer="", vram_mib=100, program="\x1b[31mpython", used_mib=50)
     assert "\x1b" not in shown(status(leases=[held]))
+
+
+def test_unit_whose_memory_is_known_as_a_whole_is_named_without_a_pid(pipe: Theme) -> None:
+    whole = {"pid": 0, "unit": "user@1000.service", "used_mib": 900}
+    lines = foreign_lines(device(foreign=[whole]), pipe)
+    assert "processes of user@1000.service" in " ".join(map(str, lines))
+    assert "pid" not in " ".join(map(str, lines))
