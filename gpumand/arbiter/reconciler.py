@@ -15,7 +15,7 @@ from gpumand.arbiter.residency_evidence import ResidencyEvidence
 from gpumand.arbiter.state import ArbiterState
 from gpumand.domain import budget, claims, location
 from gpumand.domain.consumer import Health, Residency, UnitActivity, UnitState
-from gpumand.domain.device import Devices
+from gpumand.domain.device import Devices, default_devices
 from gpumand.domain.eviction_check import SLACK_MIB
 from gpumand.domain.residency import ends_failure, holds_model, infer_residency
 from gpumand.domain.view import ConsumerState
@@ -288,8 +288,9 @@ class Reconciler:
         free memory, until it has as many as it needs.
         """
         samples, wanted = self._state.ledger.devices.values(), consumer.spec.devices
-        by_free = sorted(samples, key=lambda one: -(one.free_mib or 0))
-        named = [one for one in by_free if {str(one.index), one.uuid} & set(wanted)]
+        usual = default_devices(samples)
+        by_free = sorted(samples, key=lambda one: (one.index not in usual, -(one.free_mib or 0)))
+        named = [one for one in by_free if one.names & set(wanted)]
         order = dict.fromkeys([*observed, *consumer.devices, *(one.index for one in (*named, *by_free))])
         present_devices = [index for index in order if index in self._state.ledger.devices]
         return tuple(sorted(present_devices[: consumer.spec.device_count]))

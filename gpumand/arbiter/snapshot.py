@@ -78,6 +78,11 @@ def _device(view: View, sample: Sample) -> DeviceStatus:
         sampled_usec=sample.sampled_usec,
         error=sample.error,
         foreign=tuple(_foreign_processes(view, sample)[:MAX_FOREIGN]),
+        aliases=sample.aliases,
+        pool=str(sample.pool),
+        integrated=sample.integrated,
+        attribution=sample.attribution,
+        asleep=sample.asleep,
     )
 
 

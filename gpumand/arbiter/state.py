@@ -249,7 +249,10 @@ class ArbiterState:
         if self.ledger.devices is self._announced_devices:
             return
         self._announced_devices = devices = self.ledger.devices
-        seen = tuple((one.index, one.uuid, one.name, one.total_mib, one.error) for one in devices.values())
+        seen = tuple(
+            (one.index, one.uuid, one.name, one.total_mib, one.error, one.pool, one.attribution, one.asleep)
+            for one in devices.values()
+        )
         if seen != self._announced_device_fields:
             self._announced_device_fields = seen
             self.publish(DevicesChanged())

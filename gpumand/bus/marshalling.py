@@ -185,6 +185,11 @@ def _device(device: DeviceStatus) -> Entry:
         ("sampled_usec", "t", device.sampled_usec),
         ("error", "s", device.error),
         ("foreign", "aa{sv}", [_foreign(process) for process in device.foreign]),
+        ("pool", "s", device.pool),
+        ("integrated", "b", device.integrated),
+        ("attribution", "s", device.attribution),
+        ("asleep", "b", device.asleep),
+        ("aliases", "as", device.aliases),
     )
 
 

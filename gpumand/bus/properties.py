@@ -35,6 +35,11 @@ def device_state(device: DeviceStatus) -> Values:
         "Source": device.source,
         "TotalMib": device.total_mib,
         "Error": device.error,
+        "Pool": device.pool,
+        "Integrated": device.integrated,
+        "Attribution": device.attribution,
+        "Asleep": device.asleep,
+        "Aliases": device.aliases,
     }
 
 

@@ -83,6 +83,11 @@ def _device(fields: Fields) -> Device:
         fields.time("sampled_usec"),
         fields.text("error", ""),
         tuple(map(_foreign, fields.tables("foreign"))),
+        fields.text("pool", "vram"),
+        fields.flag("integrated", False),
+        fields.text("attribution", ""),
+        fields.flag("asleep", False),
+        fields.strings("aliases"),
     )
 
 

@@ -62,13 +62,18 @@ class Device:
 
     Attributes:
         index, uuid, name: as the driver reports them.
-        source: "nvml" or "simulated".
+        source: "nvml", "amdgpu", "xe", "simulated" or "none".
         total_mib, used_mib, free_mib: of the last reading; None = unknown.
         reserved_mib: memory of consumers that are loading and of reservations, not yet visible in ``used_mib``.
         foreign_mib: memory of processes that belong to no consumer.
         sampled_at: time of the last reading; None = never read.
         error: why the device cannot be read; "" if it can.
         foreign: the largest foreign processes.
+        pool: "vram", "unified" or "host".
+        integrated: a GPU in the processor.
+        attribution: how memory is attributed to units: "dmem", "kfd", "nvml" …; "" = not at all.
+        asleep: the card is suspended, or was until a few seconds ago.
+        aliases: further names of the device, such as its PCI address.
     """
 
     index: int
@@ -83,6 +88,11 @@ class Device:
     sampled_at: datetime | None
     error: str
     foreign: tuple[ForeignProcess, ...]
+    pool: str = "vram"
+    integrated: bool = False
+    attribution: str = ""
+    asleep: bool = False
+    aliases: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

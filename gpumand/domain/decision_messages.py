@@ -47,7 +47,7 @@ def _device_problem(view: View, state: ConsumerState, requested: Devices) -> tup
     if len(requested) > needed:
         count = f"{needed} device{'' if needed == 1 else 's'}"
         return f"{state.name} needs {count}, but {describe_devices(requested)} were requested", f"Request {count}"
-    known = {key for sample in view.devices.values() for key in (str(sample.index), sample.uuid)}
+    known = {name for sample in view.devices.values() for name in sample.names}
     absent = [device for device in state.spec.devices if device not in known]
     if absent:
         subject = f"device{'s' if len(absent) > 1 else ''} {', '.join(absent)}"

@@ -5,8 +5,9 @@ Unknown is not zero: a value that could not be read is ``None``, and the caller 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from enum import StrEnum
 
 Devices = tuple[int, ...]
 """Indices of the devices that one consumer uses together, ascending: nearly always one; () = none is known."""
@@ -20,6 +21,18 @@ def format_devices(devices: Devices) -> str:
 def parse_devices(text: str) -> Devices:
     """The inverse of ``format_devices``; parts that are not an index are ignored."""
     return tuple(sorted({int(part) for part in text.split(",") if part.isascii() and part.isdigit()}))
+
+
+class Pool(StrEnum):
+    """What the memory of a device is.
+
+    VRAM: memory of its own. UNIFIED: host RAM that the GPU and the programs of the host share, so that parking weights
+    in host RAM frees nothing. HOST: host RAM without a GPU.
+    """
+
+    VRAM = "vram"
+    UNIFIED = "unified"
+    HOST = "host"
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,10 +66,10 @@ class Sample:
     """One reading of the memory of one device.
 
     Attributes:
-        index: NVML index, the ``<index>`` of the object path.
+        index: NVML index, the ``<index>`` of the object path; devices of further sources begin at ``SOURCE_STRIDE``.
         uuid: the UUID that the driver reports, stable over reboots.
         name: product name.
-        source: "nvml", "simulated" or "none".
+        source: "nvml", "amdgpu", "simulated" or "none".
         total_mib, used_mib, free_mib: None when unknown.
         processes: processes that hold memory, as far as the source reports them; one entry per pid, and one entry with
             pid 0 per unit whose memory is known only as a whole.
@@ -68,6 +81,15 @@ class Sample:
         sampled_usec: the same moment as CLOCK_REALTIME microseconds, for display.
         lost: the driver reports the device as permanently lost ("GPU is lost"): nothing can be loaded on it.
         error: why values are missing, in one line; "" when none is.
+        aliases: further names of the device in ``device =``: its PCI address, with and without ``PCI-``.
+        pool: what its memory is.
+        integrated: a GPU in the processor: consumers use it only when they name it, or when there is no other.
+        attribution: how memory is attributed to units: "dmem", "kfd", "nvml" …, in falling order of coverage; "" = not
+            at all.
+        asleep: the card is suspended, or was until a few seconds ago. The driver then reports memory as free that
+            comes back when the card is used.
+        proves_release: whether more free memory proves that a consumer has released memory. False while the card is
+            asleep, and where free memory is what the host has left, which rises and falls with every program.
     """
 
     index: int
@@ -85,6 +107,12 @@ class Sample:
     sampled_usec: int = 0
     lost: bool = False
     error: str = ""
+    aliases: tuple[str, ...] = ()
+    pool: Pool = Pool.VRAM
+    integrated: bool = False
+    attribution: str = ""
+    asleep: bool = False
+    proves_release: bool = True
     _held_mib: Mapping[str, int | None] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -97,6 +125,11 @@ class Sample:
             # How the memory of a shared unit is divided between its consumers is unknown.
             held |= dict.fromkeys(process.shared)
         object.__setattr__(self, "_held_mib", held)  # the dataclass is frozen
+
+    @property
+    def names(self) -> frozenset[str]:
+        """The names by which the configuration can refer to the device: index, UUID, PCI address."""
+        return frozenset((str(self.index), self.uuid, *self.aliases)) - {""}
 
     @property
     def is_measured(self) -> bool:
@@ -120,6 +153,22 @@ class Sample:
     def with_processes(self, processes: tuple[ProcessUse, ...]) -> Sample:
         """A copy of the sample with other processes, for attribution to units and consumers."""
         return replace(self, processes=processes)
+
+
+SOURCE_STRIDE = 10_000
+"""Difference between the first indices of two sources; MIG instances have indices up to 1606."""
+
+
+def default_devices(samples: Iterable[Sample]) -> Devices:
+    """The devices for consumers that name none: those of the first source, without integrated GPUs.
+
+    A consumer made for one vendor's cards must not be placed on another's, and an integrated GPU has more free memory
+    (host RAM) than any card. Integrated GPUs are used where there is nothing else.
+    """
+    known = list(samples)
+    candidates = [one.index for one in known if not one.integrated] or [one.index for one in known]
+    first = min((index // SOURCE_STRIDE for index in candidates), default=0)
+    return tuple(sorted(index for index in candidates if index // SOURCE_STRIDE == first))
 
 
 def placeholder_sample(total_mib: int | None, error: str = "") -> Sample:

@@ -12,11 +12,11 @@ from gpumand.domain.errors import DeviceUnavailable, NoSuchDevice
 def device_index(samples: Mapping[int, Sample], wanted: str) -> int:
     """Resolve an index or UUID to an index. Raises NoSuchDevice, or DeviceUnavailable when no device is known."""
     for index, sample in samples.items():
-        if wanted in (str(index), sample.uuid):
+        if wanted in sample.names:
             return index
     if all(not sample.uuid for sample in samples.values()):
         raise DeviceUnavailable(f"device {wanted!r} cannot be found: {next(iter(samples.values())).error}")
-    raise NoSuchDevice(f"no device has the index or UUID {wanted!r}")
+    raise NoSuchDevice(f"no device has the index, UUID or PCI address {wanted!r}")
 
 
 def resolve(samples: Mapping[int, Sample], wanted: str) -> Devices:

@@ -42,7 +42,7 @@ def misplacement(samples: Mapping[int, Sample], state: ConsumerState) -> str:
     """Finding: its model is on a device that its configuration does not name; "" where it is not, or none is named."""
     wanted = set(state.spec.devices)
     there = model_devices(samples, state) if wanted else ()
-    wrong = tuple(index for index in there if not {str(index), samples[index].uuid} & wanted)
+    wrong = tuple(index for index in there if not samples[index].names & wanted)
     if not wrong:
         return ""
     held = format_mib(sum(samples[index].held_by(state.name) or 0 for index in wrong))

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from itertools import combinations
 
 from gpumand.domain.consumer import Residency
-from gpumand.domain.device import Devices
+from gpumand.domain.device import Devices, default_devices
 from gpumand.domain.view import ConsumerState, View
 
 LOCATED = frozenset({Residency.RESIDENT, Residency.PARKED, Residency.LOADING, Residency.UNLOADING})
@@ -35,16 +35,17 @@ def is_on_other_devices(view: View, state: ConsumerState, place: Devices) -> boo
 def allowed_devices(view: View, state: ConsumerState, requested: Devices) -> Devices:
     """The devices that the consumer may take; () where the request cannot be satisfied.
 
-    These are the requested devices and, where it needs more of them, the configured ones, or all if none is configured.
+    These are the requested devices and, where it needs more of them, the configured ones. If none is configured, they
+    are the default ones, see ``default_devices``.
     """
     if not view.devices.keys() >= set(requested):
         return ()
     count = required_count(view, state)
     if len(requested) >= count:
         return requested if len(requested) == count else ()
-    found = set(view.devices)
+    found = set(default_devices(view.devices.values()))
     if state.spec.devices and not _is_placeholder(view):
-        found = {one.index for one in view.devices.values() if {str(one.index), one.uuid} & set(state.spec.devices)}
+        found = {one.index for one in view.devices.values() if one.names & set(state.spec.devices)}
     return tuple(sorted(found.union(requested)))
 
 

@@ -38,6 +38,11 @@ class DeviceStatus:
 
     Attributes:
         foreign: processes that hold memory but belong to no consumer, the largest first, at most ``MAX_FOREIGN``.
+        aliases: further names of the device in ``device =``.
+        pool: what its memory is: "vram", "unified" or "host".
+        integrated: a GPU in the processor, which consumers use only if they name it or if there is no other.
+        attribution: how memory is attributed to units, such as "nvml" or "kfd"; "" = not at all.
+        asleep: the card is suspended, so that its reading does not count as evidence.
     """
 
     index: int
@@ -52,6 +57,11 @@ class DeviceStatus:
     sampled_usec: int
     error: str
     foreign: tuple[ProcessUse, ...] = ()
+    aliases: tuple[str, ...] = ()
+    pool: str = "vram"
+    integrated: bool = False
+    attribution: str = ""
+    asleep: bool = False
 
 
 @dataclass(frozen=True, slots=True)

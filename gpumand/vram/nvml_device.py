@@ -134,6 +134,7 @@ def _read(library: NvmlLibrary, device: Device, reading_time: ReadingTime) -> Sa
         taken_at=reading_time.monotonic,
         sampled_usec=reading_time.realtime_usec,
         error=error,
+        attribution="nvml",
     )
 
 

@@ -44,6 +44,8 @@ def without_readings(sample: Sample, error: str, reading_time: ReadingTime) -> S
         attributed=False,
         attributable=frozenset(),
         blind=frozenset(),
+        attribution="",
+        asleep=False,
         lost=False,
         taken_at=reading_time.monotonic,
         sampled_usec=reading_time.realtime_usec,

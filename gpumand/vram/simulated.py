@@ -101,6 +101,7 @@ class SimulatedSource:
             attributed=complete,
             taken_at=reading_time.monotonic,
             sampled_usec=reading_time.realtime_usec,
+            attribution="simulated",
         )
 
     def _without_readings(self, error: str) -> Reading:

@@ -77,6 +77,11 @@ def test_device_entry_has_the_documented_keys() -> None:
         "sampled_usec": "t",
         "error": "s",
         "foreign": "aa{sv}",
+        "pool": "s",
+        "integrated": "b",
+        "attribution": "s",
+        "asleep": "b",
+        "aliases": "as",
     }
     assert unwrap(entry)["reserved_mib"] == 7
 
