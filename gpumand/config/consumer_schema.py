@@ -8,7 +8,7 @@ from typing import Any
 
 import attrs
 
-from gpumand.config import validators
+from gpumand.config import container_keys, validators
 from gpumand.config.quantities import Mib, Seconds
 from gpumand.config.shared_keys import MAX_DEVICES, MAX_MIB, MAX_SEC, default_of, equals, headers, seconds
 from gpumand.config.table_schema import TableOf, key
@@ -224,6 +224,23 @@ class ConsumerTable:
         Text("name of a unit", validators.unit_name),
         "Systemd unit of the consumer. gpumand starts it to load the consumer and stops it to evict the consumer.",
         default=default_of(ConsumerSpec, "unit"),
+    )
+    container: str = key(
+        Text("name of a container", container_keys.container_name),
+        "Container that the consumer runs in: its name or a prefix of its id (at least 12 digits), with docker: or "
+        "podman: in front where both engines have the name. Its processes count as the consumer's.",
+        default=default_of(ConsumerSpec, "container"),
+    )
+    slice: str = key(
+        Text("name of a slice", container_keys.slice_name),
+        "Systemd slice whose processes count as the consumer's, for containers with a cgroup parent of their own.",
+        default=default_of(ConsumerSpec, "slice"),
+    )
+    cgroup: str = key(
+        Text("pattern of a cgroup path", container_keys.cgroup_pattern),
+        "Pattern of cgroup paths whose processes count as the consumer's, for Kubernetes, LXC and other engines. * and "
+        "? match within a directory name, ** matches any number of directories. Paths are as in /proc/PID/cgroup.",
+        default=default_of(ConsumerSpec, "cgroup"),
     )
     url: str = key(
         Text("URL", validators.url), "Base URL of the consumer's HTTP routes.", default=default_of(ConsumerSpec, "url")

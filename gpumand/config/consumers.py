@@ -8,6 +8,7 @@ from typing import Any
 import attrs
 
 from gpumand.config.consumer_schema import ConsumerTable
+from gpumand.config.container_keys import check_locators
 from gpumand.config.files import read_key_file
 from gpumand.config.presets import Preset, preset, preset_names
 from gpumand.config.problems import Place, ProblemList, quoted
@@ -133,6 +134,7 @@ def _check_consumer(parsed: ParsedConsumer, problems: ProblemList) -> None:
         )
     if "parked_host_mib" in _raw_table(parsed) and keys.get("parks") in (None, False):
         problems.add(place.at("parked_host_mib"), "has no effect unless parks = true")
+    check_locators(keys, place, problems)
     _check_eviction_methods(parsed, problems)
     _check_busy_route(parsed, problems)
     check_routes(keys, place, problems)
@@ -175,7 +177,7 @@ def _check_missing_url(parsed: ParsedConsumer, problems: ProblemList) -> None:
             problems.add(parsed.place.at(route), "requires url in the consumer's table")
     if not own.keys() >= set(routes):
         problems.add(parsed.place.at("url"), f'is missing: the preset "{parsed.keys["preset"]}" has no default url')
-    elif not routes and not parsed.keys.get("unit"):
+    elif not routes and not parsed.keys.get("unit") and not parsed.keys.get("container"):
         problems.add(parsed.place, "requires unit, url, or both")
 
 

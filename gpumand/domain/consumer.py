@@ -196,6 +196,9 @@ class ConsumerSpec:
     parks: bool = False
     parked_host_mib: int | None = None
     preset: str = ""
+    container: str = ""
+    slice: str = ""
+    cgroup: str = ""
     vram_auto: bool = False
     reservation: Reservation | None = None
 

@@ -20,8 +20,10 @@ upgrade that adds a field does not discard everything learned.
 
 
 def identity(spec: ConsumerSpec) -> str:
-    """A short text that changes only when unit, URL, preset or routes of the consumer change; it is stored on disk."""
+    """A short text that changes only when unit, container, URL, preset or routes change; it is stored on disk."""
     parts = [spec.unit, spec.url, spec.preset, _described(spec.load), _described(spec.unload), _described(spec.health)]
+    # Only where they are set, so that everything learned before these keys existed stays valid.
+    parts += [f"{key}={getattr(spec, key)}" for key in ("container", "slice", "cgroup") if getattr(spec, key)]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
 
 

@@ -191,6 +191,37 @@ unit("of gpumand itself", '"gpumand.service"', "is gpumand's own unit")
 unit("with a template", '"llama@.service"', "is a template: name an instance, such as llama@one.service")
 unit("with 256 characters", f'"{"a" * 248}.service"', "255 characters")
 unit("with a newline", '"a.service\\n"', "control characters")
+for _key, _text, _part, _hint in (
+    ("container", "my container", "is not a container", ""),
+    ("container", "lxc:comfyui", "use docker: or podman:", ""),
+    ("container", "/comfyui", "is not a container", "comfyui"),
+    ("container", "docker:", "is not a container", ""),
+    ("container", "a" * 255, "up to 254", ""),
+    ("slice", "llm", "is not the name of a slice", "llm.slice"),
+    ("slice", "llm.service", "is not the name of a slice", ""),
+    ("slice", "a--b.slice", "is not the name of a slice", ""),
+    ("slice", "system.slice", "services of the whole host", ""),
+    ("slice", "-.slice", "services of the whole host", ""),
+    ("slice", "a/b.slice", "is not the name of a slice", ""),
+    ("cgroup", "machine.slice/a", 'starts with "/"', ""),
+    ("cgroup", "/sys/fs/cgroup/lxc/a", "is a path below /sys/fs/cgroup", "/lxc/a"),
+    ("cgroup", "/lxc/../a", "is not a path of a cgroup", ""),
+    ("cgroup", "/lxc/[ab]", "is not a path of a cgroup", ""),
+    ("cgroup", "/**", "matches processes of the whole host", ""),
+    ("cgroup", "/system.slice/*", "matches processes of the whole host", ""),
+    ("cgroup", "/user.slice", "matches processes of the whole host", ""),
+    ("cgroup", "/" + "a" * 600, "is not a path of a cgroup", ""),
+):
+    consumer(f"{_key} {_text[:20]}", f'{_key} = "{_text}"', f"consumers.tts.{_key}", _part, _hint)
+for _first, _second in (("container", "slice"), ("container", "cgroup"), ("slice", "cgroup")):
+    _values = {"container": "a", "slice": "a.slice", "cgroup": "/a"}
+    case(
+        f"{_first} with {_second}",
+        f'[consumers.tts]\nvram_resident_mib = 10\nunit = "t.service"\n{_first} = "{_values[_first]}"\n'
+        f'{_second} = "{_values[_second]}" #!\n',
+        f"consumers.tts.{_second}",
+        f"cannot be combined with {_first}",
+    )
 unit("that is a list", '["a.service"]', "must be a string, not a list")
 
 url("without a scheme", '"127.0.0.1:8188"', "http://", "http://127.0.0.1:8188")
