@@ -251,8 +251,8 @@ def test_escape_sequences_in_the_program_of_a_reservation_never_reach_the_termin
     assert "\x1b" not in shown(status(leases=[held]))
 
 
-def test_unit_whose_memory_is_known_as_a_whole_is_named_without_a_pid(pipe: Theme) -> None:
+def test_unit_whose_memory_is_known_as_a_whole_is_named_without_a_pid() -> None:
     whole = {"pid": 0, "unit": "user@1000.service", "used_mib": 900}
-    lines = foreign_lines(device(foreign=[whole]), pipe)
+    lines = foreign_lines(device(foreign=[whole]), PLAIN)
     assert "processes of user@1000.service" in " ".join(map(str, lines))
     assert "pid" not in " ".join(map(str, lines))
