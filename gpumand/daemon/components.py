@@ -37,6 +37,7 @@ from gpumand.service_manager.user_pids import UserUnitResolver
 from gpumand.state import FileStore
 from gpumand.vram import make_source
 from gpumand.vram.attribution import AttributedSource
+from gpumand.vram.container_attribution import ContainerAttribution
 
 log = logging.getLogger(__name__)
 
@@ -130,7 +131,8 @@ async def build_components(
     clients = Clients(bus, units, authority.trusted_uids, OwnerNames(users))
     store = await _open_store(options, bus)
     pids = UserUnitResolver(units, system_bus, own_uid()) if system_bus is not None else units
-    source = AttributedSource(make_source(settings.gpu, clock), pids)
+    located = ContainerAttribution(manager_uid=own_uid() if options.user else None)
+    source = AttributedSource(make_source(settings.gpu, clock), pids, containers=located)
     configure_attribution(source, settings)
     memory = ProcMeminfo()
     ports = Ports(clock, source, units, routes, store, clients, archive, memory, source)
@@ -164,10 +166,11 @@ def demand_log(history: HistorySettings) -> DemandLog | None:
 
 
 def configure_attribution(source: AttributedSource, settings: Settings) -> None:
-    """Set which unit belongs to which consumer, so that the memory of its processes is attributed to it.
+    """Set which units, containers, slices and cgroups belong to which consumer, whose memory their processes hold.
 
     The simulated source also accepts processes that name a consumer themselves.
     """
+    source.containers.configure(settings.consumers.values())
     named = settings.consumers if source.name == "simulated" else ()
     by_unit: dict[str, list[str]] = {}
     for spec in settings.consumers.values():

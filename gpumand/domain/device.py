@@ -49,6 +49,7 @@ class ProcessUse:
         shared: the consumers that share its unit, where several do; ``consumer`` is then "".
         uid: user id of the process; None where it cannot be determined.
         user: name of that user, or "".
+        container: the name of its container, or the beginning of the container's id; "" outside of containers.
     """
 
     pid: int
@@ -59,6 +60,7 @@ class ProcessUse:
     uid: int | None = None
     user: str = ""
     shared: tuple[str, ...] = ()
+    container: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,17 +9,19 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from typing import Protocol
 
+from gpumand.domain.container_rules import ProcessPlace
 from gpumand.domain.device import ProcessUse, Reading, Sample
 from gpumand.domain.lease import LeaseLifetime, Owner
 from gpumand.domain.reservation import Holder
 from gpumand.ports import VramSource
 from gpumand.state.worker import Worker
+from gpumand.vram.container_attribution import ContainerAttribution
 from gpumand.vram.holders import HolderTree, identify, read_table
-from gpumand.vram.process import start_ticks
+from gpumand.vram.process import ProcessIdentity, start_ticks
 from gpumand.vram.unit_rows import joined
 from gpumand.vram.user_names import UNKNOWN_OWNER, ProcessOwner, ProcessOwners
 
@@ -36,19 +38,6 @@ class UnitLookup(Protocol):
         """Return the unit that a process runs in, or "" if it cannot be determined."""
 
 
-@dataclass(frozen=True, slots=True)
-class ProcessIdentity:
-    """Identifies a process beyond its lifetime, because the kernel reuses pids.
-
-    Attributes:
-        pid: process id.
-        started: start time in clock ticks since boot; None if /proc does not show the process.
-    """
-
-    pid: int
-    started: int | None
-
-
 class AttributedSource:
     """Wraps a VramSource and fills in unit, consumer and user of each process."""
 
@@ -59,6 +48,7 @@ class AttributedSource:
         *,
         lookup_timeout_sec: float = 1.0,
         max_lookups: int = 16,
+        containers: ContainerAttribution | None = None,
     ) -> None:
         """Wrap a source.
 
@@ -67,7 +57,9 @@ class AttributedSource:
             units: looks up the unit of a pid.
             lookup_timeout_sec: real seconds that a reading waits for all lookups together.
             max_lookups: maximum number of simultaneous lookups.
+            containers: finds the consumers of processes in containers; by default without asking engines.
         """
+        self.containers = containers or ContainerAttribution()
         self.name = source.name
         self._source = source
         self._units = units
@@ -154,6 +146,8 @@ class AttributedSource:
         by_pid, by_unit = await self._holder_worker.run(lambda: self._assign(holders, pids)) if holders else nothing
         await self._look_up_units(identities.values())
         await self._look_up_owners(identities.values())
+        whole_units = (one.unit for sample in reading.devices for one in sample.processes if one.pid == 0)
+        await self.containers.update(identities.values(), whole_units)
         samples = (self._attribute(sample, identities) for sample in reading.devices)
         if holders:
             samples = (_with_reservations(sample, holders, by_pid, by_unit) for sample in samples)
@@ -171,6 +165,7 @@ class AttributedSource:
         """Cancel all lookups and close the source."""
         self._discard_others(())
         await self._holder_worker.close()
+        await self.containers.close()
         if self._owner_task is None or self._owner_task.done():
             await self._owner_worker.close()
         else:
@@ -183,8 +178,14 @@ class AttributedSource:
         # A process without a known unit may belong to any consumer. As long as there is one, no consumer is known to
         # hold nothing.
         all_known = all(process.unit or process.consumer for process in processes)
-        attributable = self._attributable.difference(self._blind(sample)) if all_known else frozenset()
+        attributable = self._recognised(sample, identities) if all_known else frozenset()
         return replace(sample, processes=processes, attributable=sample.attributable | attributable)
+
+    def _recognised(self, sample: Sample, identities: Mapping[int, ProcessIdentity]) -> frozenset[str]:
+        """Consumers whose processes would have been recognised in a sample in which the unit of each is known."""
+        found = [identities[one.pid] for one in sample.processes if one.pid in identities and not one.consumer]
+        possible = self._attributable | self.containers.located
+        return possible.difference(self._blind(sample), self.containers.undecided(found))
 
     def _blind(self, sample: Sample) -> set[str]:
         """Consumers whose memory the source could not have seen: for them, absence from the list proves nothing."""
@@ -194,9 +195,20 @@ class AttributedSource:
     def _name(self, process: ProcessUse, identity: ProcessIdentity | None) -> ProcessUse:
         unit = process.unit or (self._units_by_process.get(identity, "") if identity else "")
         owner = self._owners.get(identity, UNKNOWN_OWNER) if identity else UNKNOWN_OWNER
-        consumer = process.consumer or self._consumers.get(unit, "")
-        shared = () if consumer else self._shared.get(unit, ())
-        return replace(process, unit=unit, consumer=consumer, uid=owner.uid, user=owner.name, shared=shared)
+        place = self.containers.place_of(identity, process.unit)
+        names = self._consumers_of(process, unit, place)
+        consumer, shared = (names[0], ()) if len(names) == 1 else ("", names)
+        container = self.containers.name_of(place)
+        return replace(
+            process, unit=unit, consumer=consumer, uid=owner.uid, user=owner.name, shared=shared, container=container
+        )
+
+    def _consumers_of(self, process: ProcessUse, unit: str, place: ProcessPlace) -> tuple[str, ...]:
+        """The consumers of a process: by the most specific of container, cgroup, unit and slice."""
+        if process.consumer:
+            return (process.consumer,)
+        by_unit = (self._consumers[unit],) if unit in self._consumers else self._shared.get(unit, ())
+        return self.containers.consumers_of(place) or by_unit or self.containers.consumers_of_slice(place)
 
     def _discard_others(self, listed: Iterable[ProcessIdentity]) -> None:
         keep = set(listed)

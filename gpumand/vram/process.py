@@ -7,8 +7,22 @@ from __future__ import annotations
 
 import os
 import time
+from dataclasses import dataclass
 
 MAX_NAME = 64
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessIdentity:
+    """Identifies a process beyond its lifetime, because the kernel reuses pids.
+
+    Attributes:
+        pid: process id.
+        started: start time in clock ticks since boot; None if /proc does not show the process.
+    """
+
+    pid: int
+    started: int | None
 
 
 def command_name(pid: int) -> str:

@@ -1,0 +1,120 @@
+"""Connects containers with the units whose clients started them, by evidence in falling order of strength.
+
+1. The monitor of the container runs in the unit (Podman with ``--cgroups=split`` or ``no-conmon``, quadlet).
+2. A client in the unit has the container's id in its ``--cidfile``, or its name as ``--name`` (the name is known from
+   Podman's monitor, or from the engine).
+3. Docker publishes a port of the container that the client names with ``--publish``, or that a consumer of the unit has
+   in its ``url``.
+4. The container was started within seconds after the client, and neither fits anything else.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from gpumand.domain.container import ContainerState
+from gpumand.domain.container_rules import LocatorRules, ProcessPlace
+from gpumand.vram.container_places import PlaceReader, RunningClient
+
+START_SEC = 15.0
+"""Seconds from the start of a client to that of its container, for the last kind of evidence. Pulling an image takes
+longer; the container is then not found by this evidence."""
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """What was read of the host in one go.
+
+    Attributes:
+        clients: running container clients.
+        proxies: published TCP port -> address of the container.
+        addresses: id of a container -> addresses in its network.
+    """
+
+    clients: tuple[RunningClient, ...] = ()
+    proxies: Mapping[int, str] = field(default_factory=dict)
+    addresses: Mapping[str, frozenset[str]] = field(default_factory=dict)
+
+
+def read_evidence(reader: PlaceReader, rules: LocatorRules, pids: Mapping[str, int]) -> Evidence:
+    """Read the evidence; blocking code.
+
+    Args:
+        reader: reads /proc.
+        rules: only clients in units of consumers count.
+        pids: id of a container -> one of its processes.
+    """
+    clients = tuple(one for one in reader.clients() if rules.unit_of(one.cgroup) in rules.units)
+    if not clients:
+        return Evidence()
+    return Evidence(clients, reader.proxies(), {one: reader.addresses(pid) for one, pid in pids.items()})
+
+
+def link(
+    rules: LocatorRules, places: Mapping[str, ProcessPlace], evidence: Evidence, named: Mapping[str, ContainerState]
+) -> dict[str, str]:
+    """Find the unit of each container.
+
+    Args:
+        rules: the configuration.
+        places: id of a container -> the place of one of its processes; without containers that consumers name.
+        evidence: what was read.
+        named: name on a client's command line -> the container that an engine has by that name.
+
+    Returns:
+        Id of a container -> unit; containers without a unit are left out.
+    """
+    found = {one: unit for one, place in places.items() if (unit := _by_evidence(rules, one, place, evidence, named))}
+    return found | _by_time(rules, {one: place for one, place in places.items() if one not in found}, evidence, found)
+
+
+def _by_evidence(
+    rules: LocatorRules,
+    container_id: str,
+    place: ProcessPlace,
+    evidence: Evidence,
+    named: Mapping[str, ContainerState],
+) -> str:
+    if not rules.is_trusted(place.cgroup):
+        return ""
+    if place.monitor_unit in rules.units:
+        return place.monitor_unit
+    for client in evidence.clients:
+        names = client.command.names
+        is_named = place.name in names or any(name in named and named[name].id == container_id for name in names)
+        if is_named or client.container_id == container_id:
+            return rules.unit_of(client.cgroup)
+    units = {rules.unit_of(one.cgroup) for one in evidence.clients if _publishes(rules, one, container_id, evidence)}
+    return units.pop() if len(units) == 1 else ""
+
+
+def _publishes(rules: LocatorRules, client: RunningClient, container_id: str, evidence: Evidence) -> bool:
+    ports = {*client.command.host_ports, *rules.ports.get(rules.unit_of(client.cgroup), ())}
+    addresses = evidence.addresses.get(container_id, frozenset())
+    return any(evidence.proxies.get(port) in addresses for port in ports)
+
+
+def _by_time(
+    rules: LocatorRules, places: Mapping[str, ProcessPlace], evidence: Evidence, found: Mapping[str, str]
+) -> dict[str, str]:
+    """Pairs of a client and a container that have no other candidate on either side."""
+    served = set(found.values())
+    clients = [one for one in evidence.clients if rules.unit_of(one.cgroup) not in served]
+    trusted = {one: place for one, place in places.items() if rules.is_trusted(place.cgroup)}
+    pairs: dict[str, str] = {}
+    for container_id, place in trusted.items():
+        units = _units_started_before(rules, clients, place)
+        rivals = [other for other, one in trusted.items() if units & _units_started_before(rules, clients, one)]
+        if len(units) == 1 and rivals == [container_id]:
+            pairs[container_id] = next(iter(units))
+    return pairs
+
+
+def _units_started_before(rules: LocatorRules, clients: Sequence[RunningClient], place: ProcessPlace) -> set[str]:
+    started = place.monitor_started
+    if started is None:
+        return set()
+    window = START_SEC * os.sysconf("SC_CLK_TCK")
+    return {rules.unit_of(one.cgroup) for one in clients if 0 <= started - one.started <= window}
