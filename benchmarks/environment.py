@@ -20,7 +20,7 @@ from gpumand.testing.bus import PrivateBus
 from gpumand.testing.consumer_process import ConsumerProcess
 
 NAME, PATH, MANAGER = "org.gpumand1", "/org/gpumand1", "org.gpumand1.Manager"
-START_SEC = 30.0
+START_SEC = 180.0
 TOTAL_MIB = 24564
 
 
@@ -82,7 +82,10 @@ def workspace() -> Any:
 
 @contextlib.asynccontextmanager
 async def running_daemon(
-    folder: Path, consumers: str, scheduler: str = "concurrent_leases = 0"
+    folder: Path,
+    consumers: str,
+    scheduler: str = "concurrent_leases = 0",
+    command_prefix: Sequence[str] = (),
 ) -> AsyncIterator[RunningDaemon]:
     """Run the daemon over the simulated device.
 
@@ -90,6 +93,7 @@ async def running_daemon(
         folder: its configuration, state and VRAM announcements are in this folder.
         consumers: the ``[consumers.…]`` tables.
         scheduler: the lines of the ``[scheduler]`` table.
+        command_prefix: a program with its arguments that runs the daemon, such as valgrind.
     """
     config = folder / "gpumand.toml"
     config.write_text(
@@ -99,7 +103,7 @@ async def running_daemon(
     async with PrivateBus() as private:
         options = ["--config", str(config), "--bus-address", private.address]
         state = ["--state-dir", str(folder / "state")]
-        command = [sys.executable, "-m", "gpumand", *options, *state]
+        command = [*command_prefix, sys.executable, "-m", "gpumand", *options, *state]
         with (folder / "log").open("wb") as log:  # as much logging as on a host, but not into the table
             daemon = await asyncio.create_subprocess_exec(*command, stdin=DEVNULL, stderr=log)
         bus = await MessageBus(bus_address=private.address).connect()

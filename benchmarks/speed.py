@@ -8,12 +8,13 @@ import logging
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
-from benchmarks import commands, concurrency, evictions, idle, leases, plans
+from benchmarks import commands, concurrency, evictions, idle, instructions, leases, plans
 from benchmarks.environment import workspace
 from benchmarks.table import Row, show
 
 PARTS: dict[str, Callable[[Path], Awaitable[list[Row]]]] = {
     "leases": leases.measure,
+    "instructions": instructions.measure,
     "evictions": evictions.measure,
     "commands": commands.measure,
     "plans": plans.measure,

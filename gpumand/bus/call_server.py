@@ -102,6 +102,10 @@ class CallServer:
         except Exception as error:
             self._answer_error(message, error)
 
+    def refuse_oversized(self, message: Message, limit_bytes: int) -> None:
+        """Answer a call whose arguments were not parsed because of their size. Never raises."""
+        self._answer_error(message, LimitsExceeded(f"the arguments of a call have at most {limit_bytes >> 10} KiB"))
+
     def cancel_calls_of(self, sender: str) -> None:
         """Cancel the waiting calls of a client that left the bus."""
         # A copy, since ending tasks remove themselves from the set.

@@ -25,9 +25,11 @@ from gpumand.bus.call_server import CallServer, Handler, IncomingCall, Reply, re
 from gpumand.bus.connecting import open_bus
 from gpumand.bus.connection_errors import BusError, BusLost, BusTimeout, one_line
 from gpumand.bus.error_text import without_name
+from gpumand.bus.inlet import MAX_BODY_BYTES, Inlet
 from gpumand.bus.machine_id import read_machine_id
 from gpumand.bus.names import DBUS, DBUS_PATH, PEER
-from gpumand.bus.send_queue import SendQueue
+from gpumand.bus.send_queue import Lane, SendQueue
+from gpumand.bus.signal_encoder import SignalEncoder
 from gpumand.bus.signal_matches import MatchRule, Signal, SignalRouter, Subscription
 from gpumand.bus.utf8_text import with_byte_lengths
 from gpumand.bus.variants import require_no_nul, unwrap
@@ -67,9 +69,11 @@ class BusConnection:
         self._lost_reason = ""
         self._pending: dict[int, tuple[str, asyncio.Future[Message | None]]] = {}
         self._send_queue = SendQueue.install(bus, self._disconnect)
+        self._encoder = SignalEncoder()
         self._calls = CallServer(self._send)
         self._signals = SignalRouter(self._call_bus_with_text, self._call_bus_no_reply)
         bus.add_message_handler(self._on_message)
+        Inlet.install(bus, self._on_oversized)
         self._watcher = asyncio.ensure_future(self._watch())
 
     @classmethod
@@ -124,29 +128,29 @@ class BusConnection:
         body: Iterable[Any],
         *,
         destination: str = "",
+        lane: Lane = Lane.EVENT,
+        checked: bool = False,
     ) -> None:
-        """Send a signal without blocking; signals and replies are sent in the order of these calls.
+        """Send a signal without blocking, at the end of this iteration of the event loop.
 
         Args:
             destination: unique name of the only receiver; "" sends it to every client with a matching rule.
+            lane: changes of state overtake events, and events overtake replies, within one iteration.
+            checked: the caller guarantees that no string contains a NUL.
 
         Raises:
             BusLost: the connection is gone.
             ValueError: a string contains a NUL.
         """
         arguments = list(body)
-        require_no_nul(arguments)
-        self._send(
-            Message(
-                message_type=MessageType.SIGNAL,
-                destination=destination or None,
-                path=path,
-                interface=interface,
-                member=member,
-                signature=signature,
-                body=arguments,
-            )
-        )
+        if not checked:
+            require_no_nul(arguments)
+        if destination:
+            self._send(_unicast_signal(destination, path, interface, member, signature, arguments), lane)
+            return
+        self._require_connected()
+        serial = self._bus.next_serial()
+        self._send_queue.put(self._encoder.encode(path, interface, member, signature, arguments, serial), lane)
 
     async def subscribe(
         self,
@@ -218,6 +222,14 @@ class BusConnection:
         """Why the connection is gone, as one line; "" while it is open."""
         return self._lost_reason
 
+    def before_write(self, hook: Callable[[], None]) -> None:
+        """Call a hook before the messages of an iteration of the event loop are written; it may send more."""
+        self._send_queue.on_write(hook)
+
+    def schedule_write(self) -> None:
+        """Call the hook of ``before_write`` at the end of this iteration, even if nothing has been sent."""
+        self._send_queue.schedule_write()
+
     async def flush(self) -> None:
         """Wait until every message sent so far is written to the socket, or the connection is gone."""
         await self._send_queue.wait_drained()
@@ -259,13 +271,19 @@ class BusConnection:
             serial=self._bus.next_serial(),
         )
 
-    def _send(self, message: Message) -> None:
+    def _send(self, message: Message, lane: Lane = Lane.REPLY) -> None:
         """Queue a message for sending. Raises BusLost, and errors of dbus-fast for a body that it cannot marshal."""
-        if self._lost_reason or not self._bus.connected:
-            raise BusLost(self._lost_reason or "the connection to the bus is gone")
+        self._require_connected()
         # dbus-fast 1.84 would write wrong lengths for text that is not ASCII, and the bus would close the connection.
         message.body = with_byte_lengths(message.body)
-        self._bus.send(message)
+        if not message.serial:
+            message.serial = self._bus.next_serial()
+        # Not by MessageBus.send, which creates a future for each message and calls the writer for each.
+        self._send_queue.put(bytes(message._marshall(False)), lane)
+
+    def _require_connected(self) -> None:
+        if self._lost_reason or not self._bus.connected:
+            raise BusLost(self._lost_reason or "the connection to the bus is gone")
 
     def _result(self, reply: Message | None) -> tuple[Any, ...]:
         if reply is None:
@@ -296,6 +314,13 @@ class BusConnection:
         else:
             self._on_reply(message)
         return True
+
+    def _on_oversized(self, message: Message) -> None:
+        """Refuse a call whose body was too large to be parsed; such a signal is dropped."""
+        if message.message_type is MessageType.METHOD_CALL:
+            self._calls.refuse_oversized(message, MAX_BODY_BYTES)
+        else:
+            log.debug("dropped a signal of %s from %s: it is too large", message.interface, message.sender)
 
     def _on_call(self, message: Message) -> None:
         # D-Bus requires Peer to be answered on every path, even on paths without an object.
@@ -349,6 +374,20 @@ class BusConnection:
                 future.set_result(None)
         self._lost.set()
         await self._calls.close()
+
+
+def _unicast_signal(
+    destination: str, path: str, interface: str, member: str, signature: str, arguments: list[Any]
+) -> Message:
+    return Message(
+        message_type=MessageType.SIGNAL,
+        destination=destination,
+        path=path,
+        interface=interface,
+        member=member,
+        signature=signature,
+        body=arguments,
+    )
 
 
 def _owned_by_another(name: str) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from gpumand.bus.connection import IncomingCall, Reply
 from gpumand.bus.errors import UnknownInterface, UnknownMethod, UnknownObject, quoted
 from gpumand.bus.interfaces import Interface, Method
+from gpumand.bus.names import MANAGER
 from gpumand.bus.object_tree import ObjectTree
 from gpumand.bus.standard_interfaces import StandardInterfaces
 from gpumand.domain.errors import InvalidArgs
@@ -21,8 +22,8 @@ class Dispatcher:
         tree: the published objects.
         standard: answers the interfaces of the D-Bus specification.
         handlers: answer all other methods.
-        flush: announces pending property changes. It is called before each call, so that no reply shows a value before
-            its PropertiesChanged signal.
+        flush: computes and announces pending changes of the published objects. It is called before each call that
+            reads them.
     """
 
     def __init__(
@@ -45,7 +46,9 @@ class Dispatcher:
             InvalidArgs: the arguments do not have the method's signature, which the message names.
             GpumandError: any error of the handler.
         """
-        self._flush()
+        # The methods of the manager read the arbiter itself, and its object always exists.
+        if call.interface != MANAGER:
+            self._flush()
         if not self._tree.has_node(call.path):
             raise UnknownObject(f"no object {quoted(call.path)}")
         interface, method = self._find(call)

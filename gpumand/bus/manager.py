@@ -25,14 +25,12 @@ class ManagerMethods:
         arbiter: serves the calls.
         clients: identifies callers.
         authority: decides which calls are allowed.
-        flush: announces pending property changes; it is called before each reply.
     """
 
-    def __init__(self, arbiter: ArbiterPort, clients: Clients, authority: Authority, flush: Callable[[], None]) -> None:
+    def __init__(self, arbiter: ArbiterPort, clients: Clients, authority: Authority) -> None:
         self._arbiter = arbiter
         self._clients = clients
         self._authority = authority
-        self._flush = flush
         self.handlers: dict[tuple[str, str], Handler] = {
             (MANAGER, "Acquire"): self._acquire,
             (MANAGER, "Release"): self._release,
@@ -160,8 +158,6 @@ class ManagerMethods:
         return self._arbiter.lease(check_length("the lease id", call.body[0]))
 
     def _reply(self, signature: str = "", *body: object) -> Reply:
-        # Clients rely on the order: property changes, then the signal, then the reply that they lead to.
-        self._flush()
         return Reply(signature, body)
 
 

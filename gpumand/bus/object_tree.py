@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -13,6 +13,7 @@ from gpumand.bus.interfaces import Interface
 from gpumand.bus.marshalling import variant
 from gpumand.bus.names import CONSUMER_PREFIX, DEVICE_PREFIX, LEASE_PREFIX, OBJECT_MANAGER, PROPERTIES, ROOT_PATH
 from gpumand.bus.properties import Values
+from gpumand.bus.send_queue import Lane
 
 COLLECTIONS = tuple(prefix.rstrip("/") for prefix in (DEVICE_PREFIX, CONSUMER_PREFIX, LEASE_PREFIX))
 """Nodes that always exist and hold the objects of one type."""
@@ -24,7 +25,17 @@ PLAIN_NODES = ("/", "/org", *COLLECTIONS)
 class Emitter(Protocol):
     """The part of the connection that sends signals."""
 
-    def emit(self, path: str, interface: str, member: str, signature: str, body: tuple[Any, ...]) -> None:
+    def emit(
+        self,
+        path: str,
+        interface: str,
+        member: str,
+        signature: str,
+        body: tuple[Any, ...],
+        *,
+        lane: Lane,
+        checked: bool,
+    ) -> None:
         """Queue a signal to all subscribed clients."""
 
 
@@ -109,7 +120,7 @@ class ObjectTree:
         self._child_names.pop(_parent(item.path), None)
         if self.announce:
             added = {item.interface.name: item.properties()}
-            self._emitter.emit(ROOT_PATH, OBJECT_MANAGER, "InterfacesAdded", "oa{sa{sv}}", (item.path, added))
+            self._emit(ROOT_PATH, OBJECT_MANAGER, "InterfacesAdded", "oa{sa{sv}}", (item.path, added))
 
     def remove(self, path: str) -> None:
         """Remove an object, if it exists."""
@@ -118,19 +129,30 @@ class ObjectTree:
             return
         self._child_names.pop(_parent(path), None)
         if self.announce:
-            self._emitter.emit(ROOT_PATH, OBJECT_MANAGER, "InterfacesRemoved", "oas", (path, [item.interface.name]))
+            self._emit(ROOT_PATH, OBJECT_MANAGER, "InterfacesRemoved", "oas", (path, [item.interface.name]))
 
-    def update(self, path: str, state: Values) -> None:
-        """Announce the values that differ from those announced last; does nothing if the object does not exist."""
+    def update(self, path: str, state: Values, touched: Collection[str] = ()) -> None:
+        """Announce the values that differ from those announced last; does nothing if the object does not exist.
+
+        Args:
+            path: object path.
+            state: the values now.
+            touched: names of values that changed in between and may be back to what was announced last; they are
+                announced in any case.
+        """
         item = self._objects.get(path)
-        if item is None or item.state == state:
+        if item is None or (not touched and item.state == state):
             return
-        changed = {name: value for name, value in state.items() if item.state.get(name) != value}
+        changed = {name: value for name, value in state.items() if name in touched or item.state.get(name) != value}
         item.state = state
-        if self.announce:
+        if self.announce and changed:
             # D-Bus has no null value: a property that became unknown is announced as invalidated, without a value.
             body = (item.interface.name, item.variants(changed), _unknown_names(changed))
-            self._emitter.emit(path, PROPERTIES, "PropertiesChanged", "sa{sv}as", body)
+            self._emit(path, PROPERTIES, "PropertiesChanged", "sa{sv}as", body)
+
+    def _emit(self, path: str, interface: str, member: str, signature: str, body: tuple[Any, ...]) -> None:
+        # No text needs another check for NULs: marshalling.variant sanitizes every value, and names are gpumand's own.
+        self._emitter.emit(path, interface, member, signature, body, lane=Lane.STATE, checked=True)
 
     def _find_children(self, path: str) -> tuple[str, ...]:
         prefix = path.rstrip("/") + "/"

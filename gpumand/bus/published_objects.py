@@ -1,16 +1,15 @@
 """Keeps the published D-Bus objects up to date with the arbiter, and sends its events as signals.
 
-Changes are collected and announced together: before the next event signal, before the reply that they lead to, or at
-the end of this iteration of the event loop, whichever comes first. So clients see state, then event, then reply, with
-one PropertiesChanged for each object. Only objects that changed are computed again.
+Changes are collected and announced together at the end of an iteration of the event loop, with one PropertiesChanged
+for each object. The send queue writes them before the signals and the replies of the same iteration, so that clients
+see state, then event, then reply. Only objects that changed are computed again.
 """
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from gpumand.bus.arbiter_port import ArbiterPort
 from gpumand.bus.clients import Clients
@@ -59,6 +58,10 @@ from gpumand.domain.status import DeviceStatus, Status
 
 log = logging.getLogger(__name__)
 
+LEASE_COUNT = ("LeaseCount",)
+LEASES = ("Leases",)
+"""The counts that a lease changes, of the manager and of a consumer."""
+
 _LABEL = re.compile(r"[A-Za-z0-9_]+\Z")
 
 
@@ -84,7 +87,9 @@ class PublishedObjects:
         self._summary_changed = False
         self._devices_changed = False
         self._consumers_changed: set[str] = set()
-        self._flush_scheduled = False
+        self._leased: set[str] = set()
+        self._lease_count_touched = False
+        connection.before_write(self._flush_before_write)
 
     def export(self) -> None:
         """Add all current objects, without signals: clients subscribe once gpumand owns its bus name."""
@@ -121,32 +126,31 @@ class PublishedObjects:
             self._devices_changed = True
         else:
             self._publish_with_signal(event)
-        self._schedule_flush()
+        # Announces changes that neither an event signal nor a reply follows.
+        self._connection.schedule_write()
 
     def flush(self) -> None:
         """Announce all changes that have not been announced yet. Raises BusLost if the connection is gone."""
         if self._summary_changed:
             self._summary_changed = False
-            self._tree.update(ROOT_PATH, self._manager_state())
+            touched = LEASE_COUNT if self._lease_count_touched else ()
+            self._lease_count_touched = False
+            self._tree.update(ROOT_PATH, self._manager_state(), touched)
         if self._devices_changed:
             self._devices_changed = False
             self._set_devices(self._arbiter.status())
         while self._consumers_changed:
-            self._set_consumer(self._consumers_changed.pop())
+            name = self._consumers_changed.pop()
+            self._set_consumer(name, LEASES if name in self._leased else ())
+        self._leased.clear()
 
-    def _schedule_flush(self) -> None:
-        # Announces changes that neither an event signal nor a reply follows.
-        waiting = self._summary_changed or self._devices_changed or self._consumers_changed
-        if waiting and not self._flush_scheduled:
-            self._flush_scheduled = True
-            asyncio.get_running_loop().call_soon(self._run_scheduled_flush)
-
-    def _run_scheduled_flush(self) -> None:
-        self._flush_scheduled = False
+    def _flush_before_write(self) -> None:
         try:
             self.flush()
         except BusLost as error:
             log.debug("changes were not announced: %s", error)
+        except Exception:
+            log.exception("changes could not be announced")
 
     def _publish_with_signal(self, event: Event) -> None:
         """Send the signal of an event, after announcing the state that the event led to."""
@@ -193,23 +197,23 @@ class PublishedObjects:
         self._emit(signal, "ss", (lease.id, text(lease.public_consumer)))
 
     def _lease_changed(self, lease: Lease) -> None:
-        self._summary_changed = True
+        # A grant and an end in one iteration leave the counts as they were; clients still learn that they changed.
+        self._summary_changed = self._lease_count_touched = True
         if lease.reservation is None:
             self._consumers_changed.add(lease.consumer)
+            self._leased.add(lease.consumer)
 
     def _add_lease(self, lease: Lease) -> None:
         self._tree.add(PublishedObject(lease_path(lease.id), self._interfaces[LEASE], lease_state(lease)))
         self._clients.lease_granted(lease)
 
     def _emit(self, member: str, signature: str, body: tuple[object, ...]) -> None:
-        # State first: a client that gets the signal must be able to read the state that it led to.
-        self.flush()
         self._connection.emit(ROOT_PATH, MANAGER, member, signature, body)
 
     def _manager_state(self) -> Values:
         return manager_state(self._version, self._arbiter.summary())
 
-    def _set_consumer(self, name: str) -> None:
+    def _set_consumer(self, name: str, touched: Collection[str] = ()) -> None:
         path = consumer_path(name)
         try:
             state = consumer_state(self._arbiter.consumer_status(name))
@@ -218,7 +222,7 @@ class PublishedObjects:
             self._tree.remove(path)
             return
         if self._tree.get(path) is not None:
-            self._tree.update(path, state)
+            self._tree.update(path, state, touched)
         else:
             live_values = self._consumer_live_values
             self._tree.add(PublishedObject(path, self._interfaces[CONSUMER], state, lambda: live_values(name)))

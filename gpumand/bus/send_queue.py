@@ -2,8 +2,12 @@
 
 The writer of dbus-fast treats EAGAIN as the end of the connection (all versions), and writes delayed messages in
 reverse order (1.84, Debian 12). So it gets this queue instead of its socket: the queue accepts all data immediately,
-keeps the order, and waits for the socket itself. All messages of one iteration of the event loop are written with one
-system call. Each system call wakes the bus daemon, which is most of the cost of an Acquire.
+waits for the socket itself. All messages of one iteration of the event loop are written with one system call. Each
+system call wakes the bus daemon, which is most of the cost of an Acquire.
+
+Messages have lanes: at the end of an iteration, changes of state are written before signals of events, and these before
+replies and calls. Within a lane the order is kept. So changes of state can be collected until the end of the iteration,
+and a client still sees state, then event, then reply.
 """
 
 from __future__ import annotations
@@ -12,12 +16,21 @@ import asyncio
 import socket
 from collections import deque
 from collections.abc import Callable
+from enum import IntEnum
 from typing import Any
 
 from dbus_fast.aio import MessageBus
 
 MAX_UNSENT_BYTES = 64 * 1024 * 1024
 CHUNKS_PER_WRITE = 64
+
+
+class Lane(IntEnum):
+    """The kinds of messages, in the order in which they are written at the end of an iteration of the event loop."""
+
+    STATE = 0
+    EVENT = 1
+    REPLY = 2
 
 
 class SendQueue:
@@ -38,6 +51,9 @@ class SendQueue:
         self._limit_bytes = limit_bytes
         self._loop = asyncio.get_running_loop()
         self._chunks: deque[memoryview] = deque()
+        self._lanes: tuple[list[bytes], ...] = tuple([] for _ in Lane)
+        self._before_write: Callable[[], None] = _do_nothing
+        self._write_scheduled = False
         self._unsent_bytes = 0
         self._stopped = False
         self._is_waiting = False
@@ -69,8 +85,31 @@ class SendQueue:
         if self._stopped:
             return len(data)
         # A copy, since the buffer belongs to dbus-fast.
-        self._enqueue(memoryview(bytes(data)))
+        self.put(bytes(data), Lane.REPLY)
         return len(data)
+
+    def put(self, data: bytes, lane: Lane) -> None:
+        """Accept one message, to be written at the end of this iteration of the event loop."""
+        if self._stopped:
+            return
+        if self._unsent_bytes + len(data) > self._limit_bytes:
+            # A bus that stopped reading must not make the daemon's memory grow without limit.
+            self._fail(f"the bus accepts no messages: {self._unsent_bytes >> 20} MiB are unsent")
+            return
+        self._lanes[lane].append(data)
+        self._unsent_bytes += len(data)
+        self.schedule_write()
+
+    def schedule_write(self) -> None:
+        """Call the ``on_write`` hook and write the messages of this iteration at its end."""
+        if not self._write_scheduled:
+            self._write_scheduled = True
+            self._empty.clear()
+            self._loop.call_soon(self._end_iteration)
+
+    def on_write(self, hook: Callable[[], None]) -> None:
+        """Call a hook before the messages of an iteration are written; it may put more messages into any lane."""
+        self._before_write = hook
 
     async def wait_drained(self) -> None:
         """Wait until the queue is empty, or can no longer be sent."""
@@ -80,28 +119,30 @@ class SendQueue:
         """Drop all unsent bytes, accept no more, and close the socket."""
         if not self._stopped:
             self._stopped = True
-            self._chunks.clear()
-            self._unsent_bytes = 0
-            self._empty.set()
+            self._drop_all()
             # A closed socket's descriptor may belong to another file already, whose callback must stay.
             if self._sock.fileno() == self._fd:
                 self._loop.remove_writer(self._fd)
         self._sock.close()
 
-    def _enqueue(self, chunk: memoryview) -> None:
-        if self._unsent_bytes + len(chunk) > self._limit_bytes:
-            # A bus that stopped reading must not make the daemon's memory grow without limit.
-            self._fail(f"the bus accepts no messages: {self._unsent_bytes >> 20} MiB are unsent")
+    def _end_iteration(self) -> None:
+        self._before_write()
+        self._write_scheduled = False
+        if self._stopped:
             return
-        # Scheduled for the end of this iteration of the loop, so that further messages join the same system call.
-        if not self._chunks:
-            self._empty.clear()
-            self._loop.call_soon(self._drain)
-        self._chunks.append(chunk)
-        self._unsent_bytes += len(chunk)
+        was_idle = not self._chunks
+        # Joined, since most messages are short: one chunk costs more than the copy of a few hundred bytes.
+        joined = b"".join([b"".join(lane) for lane in self._lanes])
+        for lane in self._lanes:
+            lane.clear()
+        if joined:
+            self._chunks.append(memoryview(joined))
+        # While the socket is full, _drain is called once it is writable again.
+        if was_idle:
+            self._drain()
 
     def _drain(self) -> None:
-        """Write queued bytes; called at the end of an iteration of the loop, and when the socket is writable again."""
+        """Write queued bytes; called at the end of an iteration, and when the socket is writable again."""
         while self._chunks:
             batch = [self._chunks[index] for index in range(min(CHUNKS_PER_WRITE, len(self._chunks)))]
             sent = self._write(batch)
@@ -112,7 +153,8 @@ class SendQueue:
         if self._is_waiting:
             self._is_waiting = False
             self._loop.remove_writer(self._fd)
-        self._empty.set()
+        if not self._write_scheduled:
+            self._empty.set()
 
     def _await_socket(self) -> None:
         if not (self._is_waiting or self._stopped):
@@ -143,8 +185,17 @@ class SendQueue:
         if self._stopped:
             return
         self._stopped = True
-        self._chunks.clear()
-        self._unsent_bytes = 0
-        self._empty.set()
+        self._drop_all()
         self._loop.remove_writer(self._fd)
         self._loop.call_soon(self._on_failure, reason)
+
+    def _drop_all(self) -> None:
+        self._chunks.clear()
+        for lane in self._lanes:
+            lane.clear()
+        self._unsent_bytes = 0
+        self._empty.set()
+
+
+def _do_nothing() -> None:
+    """Stand in for a hook that is not set."""

@@ -43,7 +43,7 @@ class ManagerService:
         self._clients = clients
         self._tree = tree = ObjectTree(connection)
         self._published = PublishedObjects(connection, arbiter, clients, tree, own_interfaces(), version)
-        manager = ManagerMethods(arbiter, clients, authority, self._published.flush)
+        manager = ManagerMethods(arbiter, clients, authority)
         standard = StandardInterfaces(tree, read_machine_id())
         self._dispatcher = Dispatcher(tree, standard, manager.handlers, self._published.flush)
         clients.listen(arbiter.owner_vanished)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import struct
 import sys
 from collections.abc import AsyncIterator
 
@@ -9,16 +10,16 @@ from dbus_fast import Message, MessageType, Variant
 from dbus_fast.aio import MessageBus
 
 from gpumand.bus import call_server
-from gpumand.bus.connection import BusConnection
+from gpumand.bus.connection import BusConnection, Reply
 from gpumand.testing.bus import PrivateBus
 from tests.integration.bus import deaf_client
 from tests.integration.bus.adapter import INTERFACE, Server, error_of, peers, until
 
 BODIES: list[tuple[str, list[object]]] = [
     ("", []),
-    ("s", ["x" * 1_000_000]),
-    ("as", [["x" * 1000] * 1000]),
-    ("ay", [b"\0" * 1_000_000]),
+    ("s", ["x" * 200_000]),
+    ("as", [["x" * 1000] * 200]),
+    ("ay", [b"\0" * 200_000]),
     ("v", [Variant("v", Variant("v", Variant("s", "deep")))]),
     ("a{sv}", [{str(number): Variant("u", number) for number in range(1000)}]),
     ("(((((s)))))", [[[[[["x"]]]]]]),
@@ -100,6 +101,68 @@ async def test_unusual_bodies_are_answered(own_bus: PrivateBus, member: str) -> 
             else:
                 assert (await error_of(call)).message
         await assert_serves(server, own_bus)
+
+
+OVERSIZED: list[tuple[str, list[object]]] = [
+    ("s", ["x" * 16_000_000]),
+    ("ay", [b"\0" * 300_000]),
+    ("sa{sv}", ["tts", {str(number): Variant("u", number) for number in range(20_000)}]),
+]
+
+
+@pytest.mark.parametrize("member", ["Echo", "Nonsense"])
+async def test_oversized_calls_are_refused_without_being_parsed(own_bus: PrivateBus, member: str) -> None:
+    async with peers(own_bus, 2) as (server, client):
+        served = Server(server)
+        for signature, body in OVERSIZED:
+            error = await error_of(client.call(server.unique_name, "/", INTERFACE, member, signature, body))
+            assert error.name == "org.freedesktop.DBus.Error.LimitsExceeded"
+            assert error.message == "the arguments of a call have at most 256 KiB"
+        assert served.calls == []
+        await assert_serves(server, own_bus)
+
+
+async def test_oversized_call_in_big_endian_order_is_refused(own_bus: PrivateBus) -> None:
+    async with peers(own_bus, 2) as (server, client):
+        served = Server(server)
+        client._send_queue._sock.setblocking(True)
+        client._send_queue._sock.sendall(big_endian_call(server.unique_name, "Echo", b"b" * 400_000, 4000))
+        client._send_queue._sock.setblocking(False)
+        answered = asyncio.get_running_loop().create_future()
+        client._pending[4000] = (server.unique_name, answered)
+        async with asyncio.timeout(10):
+            reply = await answered
+        assert reply.error_name == "org.freedesktop.DBus.Error.LimitsExceeded"
+        assert served.calls == []
+
+
+async def test_oversized_signal_is_dropped_and_an_oversized_reply_arrives(own_bus: PrivateBus) -> None:
+    async with peers(own_bus, 2) as (server, client):
+        received: list[int] = []
+        await client.subscribe(callback=lambda signal: received.append(len(signal.body[0])), sender=server.unique_name)
+        server.emit("/", INTERFACE, "S", "s", ("x" * 300_000,))
+        server.emit("/", INTERFACE, "S", "s", ("x" * 3,))
+        server.serve(lambda call: Reply("s", ("r" * 3_000_000,)))
+        (answer,) = await client.call(server.unique_name, "/", INTERFACE, "Any")
+        assert len(answer) == 3_000_000
+        assert received == [3]
+
+
+def big_endian_call(destination: str, member: str, content: bytes, serial: int) -> bytes:
+    """A call with an argument of type ay in the byte order that dbus-fast does not write."""
+
+    def text_field(code: int, kind: str, value: str) -> bytes:
+        encoded = value.encode()
+        length = bytes([len(encoded)]) if kind == "g" else len(encoded).to_bytes(4, "big")
+        field = bytes([code, 1]) + kind.encode() + b"\0" + length + encoded + b"\0"
+        return field + bytes(-len(field) % 8)
+
+    fields = text_field(1, "o", "/") + text_field(2, "s", INTERFACE) + text_field(3, "s", member)
+    fields += text_field(6, "s", destination) + text_field(8, "g", "ay")
+    # The padding of the last field belongs to the header, not to the array of fields.
+    array_bytes = len(fields) - (-len("\x08\x01g\0\x02ay\0") % 8)
+    body = len(content).to_bytes(4, "big") + content
+    return struct.pack(">BBBBIII", ord("B"), 1, 0, 1, len(body), serial, array_bytes) + fields + body
 
 
 async def test_ten_thousand_calls_with_unread_replies_do_not_block_others(own_bus: PrivateBus, seed: int) -> None:

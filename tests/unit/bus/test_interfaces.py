@@ -55,7 +55,7 @@ def test_action_table_lists_exactly_the_methods_of_the_interfaces() -> None:
 def test_every_method_has_a_handler() -> None:
     connection = cast(BusConnection, object())  # never used, since no method is called
     clients = Clients(connection, cast(UnitManager, object()), frozenset())
-    manager = ManagerMethods(ScriptedArbiter(), clients, UidAuthority(0, ScriptedUserNames()), lambda: None)
+    manager = ManagerMethods(ScriptedArbiter(), clients, UidAuthority(0, ScriptedUserNames()))
     standard = StandardInterfaces(ObjectTree(connection), "")
     assert {*manager.handlers, *standard.handlers} == set(every_method())
 

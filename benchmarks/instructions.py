@@ -1,0 +1,90 @@
+"""Instructions that the daemon executes for one Acquire with its Release, counted by callgrind of valgrind.
+
+Counts repeat within a few percent however busy the host is, unlike times. Without valgrind there are no rows.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import shutil
+from asyncio.subprocess import DEVNULL
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+from benchmarks.environment import RunningDaemon, announcement_folder, consumer_table, running_daemon
+from benchmarks.table import Row
+from gpumand.testing.consumer_process import consumer_process
+
+CALLS = 128
+CALLERS = (1, 32)
+GOAL_THOUSANDS = {1: 1900, 32: 1000}
+
+Operation = Callable[[], Awaitable[object]]
+
+
+async def measure(folder: Path) -> list[Row]:
+    """Rows for one caller and for 32, or none if valgrind is not installed."""
+    if shutil.which("valgrind") is None:
+        return []
+    async with contextlib.AsyncExitStack() as stack:
+        flags = (announcement_folder(folder), "--loaded-at-start")
+        consumer = await stack.enter_async_context(consumer_process("tts", 1024, *flags))
+        prefix = ("valgrind", "--tool=callgrind", "-q", f"--callgrind-out-file={folder}/callgrind.out")
+        running = await stack.enter_async_context(
+            running_daemon(folder, consumer_table(consumer, 1024), command_prefix=prefix)
+        )
+        return [await _row(running, folder, callers) for callers in CALLERS]
+
+
+async def _row(running: RunningDaemon, folder: Path, callers: int) -> Row:
+    async def lease() -> None:
+        await running.client.release(await running.client.acquire("tts"))
+
+    async def two_pings() -> None:
+        await running.client.ping()
+        await running.client.ping()
+
+    ours, reference = [await _thousands(running.pid, folder, one, callers) for one in (lease, two_pings)]
+    goal = GOAL_THOUSANDS[callers]
+    what = f"Instructions of Acquire + Release, resident, {callers} caller{'s' * (callers > 1)}"
+    return Row(
+        what, f"{ours:.0f} k", f"two Peer.Pings: {reference:.0f} k", ours / reference, f"≤ {goal} k", ours <= goal
+    )
+
+
+async def _thousands(pid: int, folder: Path, operation: Operation, callers: int) -> float:
+    """Thousands of instructions per operation, after as many operations that are not counted."""
+    await _repeat(operation, callers)
+    await _control(folder, pid, "--zero")
+    await _repeat(operation, callers)
+    before = _dumps(folder)
+    await _control(folder, pid, "--dump")
+    (dump,) = _dumps(folder) - before
+    return _total(dump) / CALLS / 1000
+
+
+def _dumps(folder: Path) -> set[Path]:
+    return set(folder.glob("callgrind.out.*"))
+
+
+async def _repeat(operation: Operation, callers: int) -> None:
+    async def caller() -> None:
+        for _ in range(CALLS // callers):
+            await operation()
+
+    await asyncio.gather(*(caller() for _ in range(callers)))
+
+
+async def _control(folder: Path, pid: int, command: str) -> None:
+    process = await asyncio.create_subprocess_exec(
+        "callgrind_control", command, str(pid), cwd=folder, stdout=DEVNULL, stderr=DEVNULL
+    )
+    if await process.wait():
+        raise RuntimeError(f"callgrind_control {command} failed")
+
+
+def _total(dump: Path) -> int:
+    """The instructions in a dump, which ends with a line ``totals: NUMBER``."""
+    lines = [line for line in dump.read_text().splitlines() if line.startswith("totals:")]
+    return int(lines[-1].split()[1])
