@@ -173,7 +173,9 @@ class _RawInlet(io.RawIOBase):
 def _build_reader(
     inlet: Inlet, process: Callable[[Message], None], finalize: Callable[[Exception | None], None]
 ) -> Callable[[], None]:
-    arguments = (inlet, process, finalize, False)
+    build: Any = build_message_reader
+    arguments: tuple[Any, ...] = (inlet, process, finalize, False)
     if READS_FROM_STREAM:
-        arguments = (io.BufferedReader(_RawInlet(inlet)), None, process, finalize)  # type: ignore[assignment]
-    return build_message_reader(*arguments)
+        arguments = (io.BufferedReader(_RawInlet(inlet)), None, process, finalize)
+    reader: Callable[[], None] = build(*arguments)
+    return reader
