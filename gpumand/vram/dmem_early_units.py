@@ -1,14 +1,14 @@
 """Finds units with processes that are older than the dmem controller: their memory is not charged to their cgroup.
 
-``gpumand-dmem.service`` writes the time at which it enabled the controller to ``/run/gpumand-dmem/since``. Without that
-file, such as when another program enabled the controller, no unit counts as early. All functions block.
+``gpumand-dmem.service`` writes the times at which it enabled the controller to ``/run/gpumand-dmem/since``. Without
+that file, such as when another program enabled the controller, no unit counts as early. All functions block.
 """
 
 from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -47,7 +47,7 @@ class EarlyUnits:
         """
         self._root = root
         self._now = now
-        self._since_sec: float | None = None
+        self._since_sec: Mapping[str, float] = {}
         self._scanned_at = float("-inf")
         self._early: tuple[_Early, ...] = ()
 
@@ -58,18 +58,19 @@ class EarlyUnits:
             manager: path of the cgroup of a user manager, whose units are meant then; "" for the system's units.
         """
         since_sec = enabled_since(self._root)
-        if since_sec is None:
+        if not since_sec:
             return frozenset()
         if since_sec != self._since_sec or self._now() - self._scanned_at >= SCAN_INTERVAL_SEC:
             self._early = tuple(self._scan(since_sec, manager))
             self._since_sec, self._scanned_at = since_sec, self._now()
         return frozenset(one.unit for one in self._early if _number(one.path) == one.number)
 
-    def _scan(self, since_sec: float, manager: str) -> Iterator[_Early]:
-        for path in _unit_folders(below(self._root, CGROUPS), manager):
-            number = _number(path)
-            if number is not None and any(began < since_sec for began in self._began_sec(path)):
-                yield _Early(path.rpartition("/")[2], path, number)
+    def _scan(self, since_sec: Mapping[str, float], manager: str) -> Iterator[_Early]:
+        top = below(self._root, CGROUPS)
+        for path in _unit_folders(top, manager):
+            number, enabled_sec = _number(f"{top}{path}"), _latest(since_sec, path)
+            if number is not None and any(began < enabled_sec for began in self._began_sec(f"{top}{path}")):
+                yield _Early(path.rpartition("/")[2], f"{top}{path}", number)
 
     def _began_sec(self, path: str) -> Iterator[float]:
         """Start times of the processes in a cgroup and below it, in seconds since boot."""
@@ -82,15 +83,26 @@ class EarlyUnits:
                 yield ticks / TICKS_PER_SEC
 
 
-def enabled_since(root: Root = "/") -> float | None:
-    """When the controller was enabled, in seconds since boot including suspend; None if that is not recorded.
+def enabled_since(root: Root = "/") -> dict[str, float]:
+    """Cgroup -> when the controller was enabled for its children, in seconds since boot; {} if that is not recorded.
 
-    The file holds microseconds of CLOCK_MONOTONIC and of CLOCK_BOOTTIME, in this order. /proc counts the start of a
-    process by the latter.
+    The lines of the file are ``MONOTONIC_USEC BOOTTIME_USEC /CGROUP``, by CLOCK_MONOTONIC and by CLOCK_BOOTTIME, which
+    counts the time in suspend too and by which /proc gives the start of processes. A line without a cgroup is meant for
+    the root cgroup.
     """
-    words = (read_text(below(root, SINCE_FILE), 256) or "").split()
-    usec = parse_number(words[-1]) if words else None
-    return None if usec is None else usec / 1e6
+    found: dict[str, float] = {}
+    for line in (read_text(below(root, SINCE_FILE), 1 << 16) or "").splitlines():
+        words = line.split(maxsplit=2)
+        usec = parse_number(words[min(1, len(words) - 1)]) if words else None
+        if usec is not None:
+            found[words[2] if len(words) == 3 else "/"] = usec / 1e6
+    return found
+
+
+def _latest(since_sec: Mapping[str, float], path: str) -> float:
+    """When the controller was enabled in the last one of the cgroups above a cgroup."""
+    above = (cgroup for cgroup in since_sec if cgroup == "/" or path.startswith(f"{cgroup}/"))
+    return max((since_sec[cgroup] for cgroup in above), default=0.0)
 
 
 def _unit_folders(top: Path, manager: str) -> Iterator[str]:
@@ -103,7 +115,7 @@ def _unit_folders(top: Path, manager: str) -> Iterator[str]:
         for name in subfolders(Path(f"{top}{path}")):
             kind = kind_of_cgroup(f"{path}/{name}", manager)
             if kind == "unit":
-                yield f"{top}{path}/{name}"
+                yield f"{path}/{name}"
             elif kind == "slice":
                 waiting.append(f"{path}/{name}")
 

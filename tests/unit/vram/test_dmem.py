@@ -282,11 +282,28 @@ def test_early_processes_that_have_ended_are_noticed_after_a_minute(tree: HostTr
 
 
 @pytest.mark.parametrize(
-    ("text", "seconds"), [("2000000 3000000\n", 3.0), ("2000000\n", 2.0), ("", None), ("soon\n", None), ("5 -1", None)]
+    ("text", "seconds"),
+    [
+        ("2000000 3000000 /\n", {"/": 3.0}),
+        ("2000000 3000000\n", {"/": 3.0}),
+        ("2000000\n", {"/": 2.0}),
+        ("1 1000000 /\n1 5000000 /system.slice\n", {"/": 1.0, "/system.slice": 5.0}),
+        ("", {}),
+        ("soon\n", {}),
+        ("5 -1 /\n", {}),
+    ],
 )
-def test_time_at_which_the_controller_was_enabled(tree: HostTree, text: str, seconds: float | None) -> None:
+def test_times_at_which_the_controller_was_enabled(tree: HostTree, text: str, seconds: dict[str, float]) -> None:
     tree.write("/run/gpumand-dmem/since", text)
     assert enabled_since(tree.root) == seconds
+
+
+def test_slice_that_was_enabled_later_has_early_units_of_its_own(tree: HostTree) -> None:
+    dmem = rx7900xtx_dmem(tree)
+    dmem.process(10, "system.slice/system-llama.slice/llama@a.service", 500)
+    dmem.process(11, "system.slice/ollama.service", 500)
+    tree.write("/run/gpumand-dmem/since", "1 1000000 /\n1 900000000 /system.slice/system-llama.slice\n")
+    assert EarlyUnits(tree.root).find() == {"llama@a.service"}
 
 
 def test_no_unit_is_early_where_another_program_enabled_the_controller(tree: HostTree) -> None:
