@@ -36,6 +36,7 @@ class UnitAmounts:
         used_bytes: use of the whole device; None = unknown.
         by_unit: unit -> bytes, without the units that hold none.
         blind: units whose memory may be charged elsewhere; absence from ``by_unit`` proves nothing for them.
+        driver: "drm" or "nvidia", the first part of the region's name.
         enabled: whether any unit could have an amount: the controller is enabled below the root.
     """
 
@@ -44,6 +45,7 @@ class UnitAmounts:
     by_unit: Mapping[str, int] = field(default_factory=dict)
     blind: frozenset[str] = frozenset()
     enabled: bool = False
+    driver: str = ""
 
     @property
     def rest_bytes(self) -> int | None:
@@ -149,6 +151,7 @@ def _added(parts: list[UnitAmounts]) -> UnitAmounts:
         by_unit,
         frozenset().union(*(part.blind for part in parts)),
         any(part.enabled for part in parts),
+        parts[0].driver,
     )
 
 
@@ -161,6 +164,7 @@ def _walked(root: Root, known: Mapping[str, int], manager: str) -> dict[str, Uni
             walk.by_unit.get(region, {}),
             frozenset(walk.blind.get(region, ())),
             walk.enabled,
+            region.partition("/")[0],
         )
         for region, size in known.items()
     }

@@ -1,4 +1,4 @@
-"""gpumand-dmem.service, run by a real systemd: with another controller that systemd does not know where dmem is missing.
+"""gpumand-dmem.service, run by a real systemd; where dmem is missing, with another controller unknown to systemd.
 
 The kernel treats all controllers alike in ``cgroup.subtree_control``. What dmem itself counts, only a host with a GPU
 and a kernel with CONFIG_CGROUP_DMEM can show.

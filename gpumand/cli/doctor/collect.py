@@ -25,6 +25,7 @@ from gpumand.bus.names import (
 )
 from gpumand.cli.client import Client
 from gpumand.cli.doctor import host
+from gpumand.cli.doctor.dmem import read_dmem
 from gpumand.cli.doctor.facts import Bus, Entry, Facts, UnitFacts
 from gpumand.cli.doctor.probes import probe_consumers
 from gpumand.cli.errors import NoBus, interpret
@@ -65,7 +66,8 @@ async def collect_facts(options: GlobalOptions, path: Path | None) -> Facts:
         facts = await _read_files(facts, path)
     if _uses_nvml(facts):
         facts = replace(facts, driver=await host.driver())
-    return await probe_consumers(facts)
+    dmem = await asyncio.to_thread(read_dmem, set(facts.unit_names.values()))
+    return await probe_consumers(replace(facts, dmem=dmem))
 
 
 async def _query_bus(client: Client, facts: Facts) -> Facts:

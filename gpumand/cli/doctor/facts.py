@@ -138,6 +138,28 @@ class Driver:
 
 
 @dataclass(frozen=True, slots=True)
+class Dmem:
+    """The dmem controller of the host.
+
+    Attributes:
+        regions: the registered regions of VRAM.
+        is_enabled: whether it counts the memory of units.
+        uncounted: units whose memory may be charged elsewhere.
+        nvidia_mib: unit -> MiB on NVIDIA cards.
+    """
+
+    regions: tuple[str, ...] = ()
+    is_enabled: bool = False
+    uncounted: frozenset[str] = frozenset()
+    nvidia_mib: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def is_only_nvidia(self) -> bool:
+        """Whether all cards are NVIDIA's, whose processes are known without the controller."""
+        return all(region.startswith("nvidia/") for region in self.regions)
+
+
+@dataclass(frozen=True, slots=True)
 class Facts:
     """All facts of one run; None means not readable, or not looked at.
 
@@ -156,6 +178,7 @@ class Facts:
         missing_files: files of the package that are missing.
         other_daemons: other gpumand processes on this host.
         driver: NVIDIA's driver; None when it is not the source of VRAM readings.
+        dmem: the cgroup controller that counts VRAM; None where the kernel or the drivers do not have it.
         routes: answers of the health routes, by consumer.
         busy: answers of the busy routes, by consumer; only of those with a loaded model.
     """
@@ -174,6 +197,7 @@ class Facts:
     missing_files: tuple[str, ...] = ()
     other_daemons: tuple[OtherDaemon, ...] = ()
     driver: Driver | None = None
+    dmem: Dmem | None = None
     routes: Mapping[str, Health] = field(default_factory=dict)
     busy: Mapping[str, BusyReport] = field(default_factory=dict)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from gpumand.cli.doctor.checks import configuration, consumers, daemon, driver, permissions, units
+from gpumand.cli.doctor.checks import configuration, consumers, daemon, dmem, driver, permissions, units
 from gpumand.cli.doctor.facts import Facts
 from gpumand.cli.doctor.finding import Finding
 
@@ -73,6 +73,10 @@ def _has_kernel_module(facts: Facts) -> bool:
     return facts.driver is not None and bool(facts.driver.kernel_version)
 
 
+def _has_dmem(facts: Facts) -> bool:
+    return facts.dmem is not None
+
+
 def _has_units(facts: Facts) -> bool:
     return bool(facts.unit_names)
 
@@ -98,6 +102,9 @@ CHECKS: dict[str, Check] = {
     "group": Check(permissions.group, _is_system, "permissions"),
     "driver": Check(driver.library, _has_driver, "driver"),
     "device nodes": Check(driver.nodes, _has_kernel_module, "driver"),
+    "VRAM by unit": Check(dmem.enabled, _has_dmem, "dmem"),
+    "uncounted units": Check(dmem.counted, _has_dmem, "dmem"),
+    "driver and kernel": Check(dmem.agreement, _has_dmem, "dmem"),
     "units": Check(units.present, _has_units, "units"),
     "unit names": Check(units.names, _has_readable_units, "units"),
     "restarts": Check(units.restarts, _has_readable_units, "units"),
