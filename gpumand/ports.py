@@ -7,12 +7,13 @@ time of its methods: the arbiter may await any of them without a timeout of its 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
-from typing import Any, Protocol
+from dataclasses import dataclass, field
+from typing import Any, Protocol, runtime_checkable
 
 from gpumand.domain.consumer import BusyReport, ConsumerSpec, Health, UnitState
 from gpumand.domain.container import ContainerState
 from gpumand.domain.device import Devices, Reading
+from gpumand.domain.driver_power import NO_POWER, DriverPower
 from gpumand.domain.history import HistoryEntry, HistoryQuery
 from gpumand.domain.lease import Lease, LeaseLifetime, Owner
 from gpumand.domain.reservation import Holder
@@ -80,8 +81,12 @@ class VramSource(Protocol):
 
     name: str
 
-    async def read(self) -> Reading:
-        """Take a fresh sample of every device.
+    async def read(self, only: Devices = ()) -> Reading:
+        """Take fresh samples of devices.
+
+        Args:
+            only: indices of the devices that the caller needs now; () = all. A source may leave the others out, so that
+                readings in quick succession cost little.
 
         Never raises for a failure of the driver: the error is in the Reading. A call that hangs is abandoned after a
         limited time, the Reading reports it, and its thread is left to finish.
@@ -92,6 +97,32 @@ class VramSource(Protocol):
 
     async def close(self) -> None:
         """Release the driver library."""
+
+
+class DriverHangs(Exception):
+    """The driver does not answer, so that it cannot be released; the message is one line."""
+
+
+@runtime_checkable
+class Driver(Protocol):
+    """A driver that is kept open between readings, and can be closed while nothing needs it."""
+
+    async def release_driver(self) -> None:
+        """Close the driver; the next reading opens it again. Raises DriverHangs."""
+
+    async def power(self) -> DriverPower:
+        """The power states of its cards. Never wakes a card, and never raises."""
+
+
+class NoDriver:
+    """A source without a driver that could be closed."""
+
+    async def release_driver(self) -> None:
+        """Do nothing."""
+
+    async def power(self) -> DriverPower:
+        """No card is known."""
+        return NO_POWER
 
 
 class HolderProcesses(Protocol):
@@ -285,3 +316,4 @@ class Ports:
     archive: Archive
     memory: HostMemory
     holders: HolderProcesses
+    driver: Driver = field(default_factory=NoDriver)

@@ -9,7 +9,7 @@ from dataclasses import replace
 from gpumand.arbiter.state import ArbiterState
 from gpumand.domain import budget, shared_units
 from gpumand.domain.consumer import ConsumerSpec, EvictionMethod, Residency
-from gpumand.domain.device import Sample, parse_devices
+from gpumand.domain.device import Devices, Sample, parse_devices
 from gpumand.domain.events import EvictionReport
 from gpumand.domain.eviction_check import EvictionCheck, MultiDeviceEvictionCheck
 from gpumand.domain.orphans import describe_orphans
@@ -112,7 +112,7 @@ class Actions:
         """Read VRAM for a short time after a failed method: a consumer that crashed during it frees its memory too."""
         deadline = self._state.clock.monotonic() + RECHECK_AFTER_FAILURE_SEC
         while check.can_be_measured:
-            await self._state.sample()
+            await self._state.sample(self._concerned_devices(check))
             now = self._current_samples(check)
             freed_mib = check.freed_mib(now)
             if freed_mib and check.settled(now):
@@ -169,7 +169,7 @@ class Actions:
             return replace(report, freed_mib=0, verified=False)
         last_mib, since = None, clock.monotonic()
         while True:
-            await self._state.sample()
+            await self._state.sample(self._concerned_devices(check))
             now = self._current_samples(check)
             freed_mib = check.freed_mib(now)
             if freed_mib is not None and (check.settled(now) or (freed_mib > 0 and is_enough_free())):
@@ -182,6 +182,12 @@ class Actions:
             if clock.monotonic() >= deadline:
                 return self._timed_out(report, check, freed_mib)
             await clock.sleep(FREED_POLL_SEC)
+
+    def _concerned_devices(self, check: MultiDeviceEvictionCheck) -> Devices:
+        """The devices to read while an eviction settles: the victim's, and those of the job that it makes room for."""
+        name, jobs = check.spec.name, self._state.ledger.jobs
+        of_job = (device for device, job in jobs.items() if name in (job.consumer, *job.evicting))
+        return tuple(sorted({*check.checks, *of_job}))
 
     def _is_residual(self, report: EvictionReport, check: MultiDeviceEvictionCheck) -> bool:
         """Whether what the victim still holds is what stays after an unload by route: no failure of the eviction."""

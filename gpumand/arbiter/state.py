@@ -11,7 +11,7 @@ from gpumand.arbiter import log_messages
 from gpumand.domain import budget
 from gpumand.domain.backfill import BackfillAccounting
 from gpumand.domain.consumer import Residency, Settings
-from gpumand.domain.device import ProcessUse, Reading, Sample
+from gpumand.domain.device import Devices, ProcessUse, Reading, Sample, with_newer_samples
 from gpumand.domain.events import (
     ConsumersChanged,
     DevicesChanged,
@@ -147,13 +147,19 @@ class ArbiterState:
         if reason is not None:
             self._changed_leases |= dict.fromkeys(self.ledger.set_degraded(name, reason))
 
-    async def sample(self) -> None:
-        """Read VRAM, and host RAM where a consumer can be parked; the reading begins after this call."""
+    async def sample(self, only: Devices = ()) -> None:
+        """Read VRAM, and host RAM where a consumer can be parked; the reading begins after this call.
+
+        Args:
+            only: devices to read, for readings in quick succession; () = all. A reading of some devices leaves the
+                samples of the others, and ``sampled_at``, as they are.
+        """
         if any(consumer.spec.parks for consumer in self.ledger.consumers.values()):
             self.ledger.update_host_ram(await self._memory.available_mib())
         self._holders.follow(self._reservation_holders())
-        reading = await self._source.read()
-        self.store_reading(reading)
+        only = only if set(only) < set(self.ledger.devices) else ()
+        reading = await self._source.read(only)
+        self.store_reading(reading, is_partial=bool(only) and not reading.error)
 
     def _reservation_holders(self) -> dict[str, Holder]:
         """The programs whose processes count against a reservation, by its name, in the order of the requests."""
@@ -163,18 +169,36 @@ class ArbiterState:
             if consumer.spec.reservation is not None
         }
 
-    def store_reading(self, reading: Reading) -> None:
-        """Store a reading, unless a newer one is stored already or ``invalidate_readings`` was called since."""
+    def store_reading(self, reading: Reading, *, is_partial: bool = False) -> None:
+        """Store a reading, unless a newer one is stored already or ``invalidate_readings`` was called since.
+
+        Args:
+            reading: the samples.
+            is_partial: devices that are not in it keep their last sample.
+        """
         taken_at = max((sample.taken_at for sample in reading.devices), default=self.clock.monotonic())
         # Several callers read at the same time, so readings may arrive out of order.
-        if taken_at < max(self.sampled_at, self._valid_from):
+        if taken_at < self._valid_from or (taken_at < self.sampled_at and not is_partial):
             return
+        reading = self._with_newest_samples(reading, is_partial=is_partial)
         before = self.degraded if self.sampled_at > float("-inf") else ""  # before the first reading: not degraded
-        self.sampled_at = taken_at
+        if not is_partial:
+            self.sampled_at = taken_at
         self.source_error = reading.error
         self.ledger.apply_reading(self.orphans.separate(reading), self.settings.gpu.total_mib)
         if _without_durations(self.degraded) != _without_durations(before):
             log_messages.degraded(self.degraded)
+
+    def _with_newest_samples(self, reading: Reading, *, is_partial: bool) -> Reading:
+        """The reading with the newest sample of each device: a reading of one device may have overtaken it."""
+        known = self.ledger.devices
+        newer = [one for one in reading.devices if one.index not in known or known[one.index].taken_at <= one.taken_at]
+        if is_partial:
+            return replace(reading, devices=with_newer_samples(known.values(), newer))
+        if len(newer) == len(reading.devices):
+            return reading
+        kept = [one for index, one in known.items() if index not in {sample.index for sample in newer}]
+        return replace(reading, devices=with_newer_samples(reading.devices, kept))
 
     def processes_of(self, name: str) -> list[ProcessUse]:
         """The processes of a consumer that hold memory, by the last reading."""

@@ -9,6 +9,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
+from gpumand.domain.telemetry import NO_TELEMETRY, Telemetry
+
 Devices = tuple[int, ...]
 """Indices of the devices that one consumer uses together, ascending: nearly always one; () = none is known."""
 
@@ -92,6 +94,7 @@ class Sample:
             comes back when the card is used.
         proves_release: whether more free memory proves that a consumer has released memory. False while the card is
             asleep, and where free memory is what the host has left, which rises and falls with every program.
+        telemetry: utilisation, temperature and power, as far as they are known.
     """
 
     index: int
@@ -115,6 +118,7 @@ class Sample:
     attribution: str = ""
     asleep: bool = False
     proves_release: bool = True
+    telemetry: Telemetry = NO_TELEMETRY
     _held_mib: Mapping[str, int | None] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -200,3 +204,10 @@ class Reading:
 
     devices: tuple[Sample, ...] = ()
     error: str = ""
+
+
+def with_newer_samples(known: Iterable[Sample], newer: Iterable[Sample]) -> tuple[Sample, ...]:
+    """The samples of devices, replaced by newer ones where there are, in the order of ``known``."""
+    by_index = {sample.index: sample for sample in newer}
+    replaced = [by_index.pop(sample.index, sample) for sample in known]
+    return (*replaced, *by_index.values())

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from gpumand.domain.device import ProcessUse, Reading, Sample
+from gpumand.domain.device import Devices, ProcessUse, Reading, Sample
+from gpumand.domain.driver_power import NO_POWER, DriverPower
 from gpumand.domain.lease import LeaseLifetime, Owner
 from gpumand.domain.reservation import Holder, ProcessKey
-from gpumand.ports import Clock
+from gpumand.domain.telemetry import NO_TELEMETRY
+from gpumand.ports import Clock, DriverHangs
 
 
 @dataclass(slots=True)
@@ -33,6 +36,12 @@ class FakeVram:
 
     Attributes:
         reads: number of readings started.
+        device_reads: device -> number of readings of it.
+        power_state: power states of the cards, as the kernel would report them.
+        is_open: whether the driver is open, as it is from a reading until ``release_driver``.
+        releases: number of calls of ``release_driver``.
+        release_error: why the driver cannot be released; "" = it can.
+        telemetry: telemetry of device 0.
         renewals: number of calls of ``reopen``.
         holds: number of calls of ``hold``.
         read_sec: duration of a reading by the clock; like a driver's, it has the time of its start and the state at its
@@ -47,6 +56,9 @@ class FakeVram:
         """Create one device for each size in MiB; by default one device of 24564 MiB."""
         self.name = name
         self.reads = 0
+        self.device_reads: Counter[int] = Counter()
+        self.power_state, self.is_open, self.releases, self.release_error = NO_POWER, False, 0, ""
+        self.telemetry = NO_TELEMETRY
         self.renewals = 0
         self.holds = 0
         self.read_sec = 0.0
@@ -144,14 +156,28 @@ class FakeVram:
             pid = self.parents.get(pid)
         return process
 
-    async def read(self) -> Reading:
+    async def read(self, only: Devices = ()) -> Reading:
         """See VramSource."""
         self.reads += 1
+        self.is_open = True
+        indices = [index for index in range(len(self._devices)) if not only or index in only]
+        self.device_reads.update(indices)
         begun, begun_usec = self._clock.monotonic(), self._clock.realtime_usec()
         await self._take_time()
         error = "nvml-hangs: a driver call has not returned" if self._hang_sec is not None else self._error
-        samples = (self._sample(index, error) for index in range(len(self._devices)))
+        samples = (self._sample(index, error) for index in indices)
         return Reading(tuple(replace(one, taken_at=begun, sampled_usec=begun_usec) for one in samples), error)
+
+    async def release_driver(self) -> None:
+        """See Driver."""
+        if self.release_error:
+            raise DriverHangs(self.release_error)
+        self.releases += 1
+        self.is_open = False
+
+    async def power(self) -> DriverPower:
+        """See Driver."""
+        return self.power_state
 
     def reopen(self) -> None:
         """See VramSource."""
@@ -183,6 +209,7 @@ class FakeVram:
             processes=processes,
             attributed=self.attributed and all(process.used_mib is not None for process in processes),
             attributable=frozenset({*self.attributable, *self._holders}),
+            telemetry=NO_TELEMETRY if index else self.telemetry,
         )
 
     def _processes(self, index: int) -> tuple[ProcessUse, ...]:

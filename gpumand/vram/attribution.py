@@ -14,10 +14,11 @@ from functools import partial
 from typing import Protocol
 
 from gpumand.domain.container_rules import ProcessPlace
-from gpumand.domain.device import ProcessUse, Reading, Sample
+from gpumand.domain.device import Devices, ProcessUse, Reading, Sample
+from gpumand.domain.driver_power import NO_POWER, DriverPower
 from gpumand.domain.lease import LeaseLifetime, Owner
 from gpumand.domain.reservation import Holder
-from gpumand.ports import VramSource
+from gpumand.ports import Driver, VramSource
 from gpumand.state.worker import Worker
 from gpumand.vram.container_attribution import ContainerAttribution
 from gpumand.vram.holders import HolderTree, identify, read_table
@@ -126,21 +127,22 @@ class AttributedSource:
         former, self._source, self.name = self._source, source, source.name
         await former.close()
 
-    async def read(self) -> Reading:
+    async def read(self, only: Devices = ()) -> Reading:
         """Read the source and add units and consumers; see VramSource."""
         while True:
             source = self._source
-            reading = await self._read(source)
+            reading = await self._read(source, only)
             # If the source was replaced during the await, the reading describes other devices and is discarded.
             if source is self._source:
                 return reading
 
-    async def _read(self, source: VramSource) -> Reading:
-        reading = await source.read()
+    async def _read(self, source: VramSource, only: Devices) -> Reading:
+        reading = await source.read(only)
         # systemd takes pid 0 for the calling process, so it is not looked up.
         pids = {process.pid for sample in reading.devices for process in sample.processes if process.pid > 0}
         identities = await asyncio.to_thread(_identify, pids) if pids else {}
-        self._discard_others(identities.values())
+        if not only:
+            self._discard_others(identities.values())
         holders = self._holders
         nothing: tuple[dict[int, str], dict[str, str]] = ({}, {})
         by_pid, by_unit = await self._holder_worker.run(lambda: self._assign(holders, pids)) if holders else nothing
@@ -156,6 +158,15 @@ class AttributedSource:
     def _assign(self, holders: Mapping[str, Holder], pids: Iterable[int]) -> tuple[dict[int, str], dict[str, str]]:
         """Find the reservations of processes by their ancestors, and those of units; this method blocks."""
         return self._holder_tree.assign(holders, pids, read_table()), self._holder_tree.units
+
+    async def release_driver(self) -> None:
+        """Close the driver until the next reading, if the source has one; see Driver."""
+        if isinstance(self._source, Driver):
+            await self._source.release_driver()
+
+    async def power(self) -> DriverPower:
+        """The power states of the driver's cards; see Driver."""
+        return await self._source.power() if isinstance(self._source, Driver) else NO_POWER
 
     def reopen(self) -> None:
         """Reopen the source; see VramSource. Known units are kept, because processes survive a suspend."""

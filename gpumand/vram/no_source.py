@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from gpumand.domain.device import Reading, Sample
+from gpumand.domain.device import Devices, Reading, Sample
 from gpumand.ports import Clock
 from gpumand.vram.reading_time import ReadingTime
 
@@ -19,7 +19,7 @@ class NoSource:
         self._total_mib = total_mib
         self._clock = clock
 
-    async def read(self) -> Reading:
+    async def read(self, only: Devices = ()) -> Reading:
         """Return the device without readings; see VramSource."""
         reading_time = ReadingTime.now(self._clock)
         sample = Sample(

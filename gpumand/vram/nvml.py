@@ -6,19 +6,31 @@ the session, which runs in the library's own thread, and the source, which the d
 
 from __future__ import annotations
 
+import asyncio
 import logging
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 
-from gpumand.domain.device import Reading, Sample
-from gpumand.ports import Clock
+from gpumand.domain.device import Devices, Reading, Sample, with_newer_samples
+from gpumand.domain.driver_power import DriverPower
+from gpumand.ports import Clock, DriverHangs
 from gpumand.vram.call_thread import CallHangs, CallThread, ThreadClosed
-from gpumand.vram.nvml_device import Device, find_devices, read_device
+from gpumand.vram.nvml_device import Device, GpuDevices, find_devices, read_device
 from gpumand.vram.nvml_library import CallFailed, LibraryFailed, NvmlLibrary
+from gpumand.vram.nvml_mig import gpu_of
+from gpumand.vram.nvml_telemetry import NvmlTelemetry
+from gpumand.vram.pci_power import read_power
+from gpumand.vram.process_names import ProcessNames
 from gpumand.vram.reading_time import ReadingTime, without_readings
 
 log = logging.getLogger(__name__)
 
 FIRST_RETRY_SEC = 1.0
 LAST_RETRY_SEC = 60.0
+
+LAYOUT_SEC = 10.0
+"""Seconds between lookups of the number of GPUs and of the MIG instances. They change by hand only, and each lookup
+takes several driver calls for each GPU. A device that fails is looked up at once."""
 
 
 class Backoff:
@@ -54,19 +66,28 @@ class NvmlSession:
         self._clock = clock
         self._library = NvmlLibrary()
         self._backoff = Backoff()
-        self._devices: tuple[Device, ...] = ()
-        self._gpus = 0
-        self._mig_possible = False
+        self._names, self._telemetry = ProcessNames(self._library), NvmlTelemetry(self._library)
+        self._found: tuple[GpuDevices, ...] = ()
+        self._ill: frozenset[int] = frozenset()
+        self._layout_at = float("-inf")
         self._open = False
         self._must_reopen = False
         self._last_error = ""
+
+    @property
+    def _devices(self) -> tuple[Device, ...]:
+        return tuple(device for one in self._found for device in one.devices)
 
     def reopen(self) -> None:
         """Make the next reading reinitialise the library without delay; may be called from any thread."""
         self._must_reopen = True
 
-    def read(self) -> Reading:
-        """Read every device, after initialising the library if necessary. Failures are reported in the Reading."""
+    def read(self, only: Devices = ()) -> Reading:
+        """Read devices, after initialising the library if necessary. Failures are reported in the Reading.
+
+        Args:
+            only: indices of the devices to read; () = all.
+        """
         reading_time = ReadingTime.now(self._clock)
         if self._must_reopen:
             self._must_reopen = False
@@ -77,7 +98,12 @@ class NvmlSession:
             return Reading(error=self._last_error)
         try:
             self._ensure_open(reading_time.monotonic)
-            samples = tuple(read_device(self._library, device, reading_time) for device in self._devices)
+            samples = self._read_devices(only, reading_time)
+            if self._has_newly_failed(samples):
+                # Its MIG instance may have been destroyed, the GPU removed, or the whole library may have failed.
+                self._layout_at = float("-inf")
+                self._ensure_open(reading_time.monotonic)
+                samples = self._read_devices(only, reading_time)
         except LibraryFailed as failure:
             return self._failed(str(failure), reading_time.monotonic)
         self._record_result(samples, reading_time.monotonic)
@@ -91,31 +117,72 @@ class NvmlSession:
     def close(self) -> None:
         """Shut the library down."""
         self._open = False
+        self._telemetry.forget()
         self._library.stop()
 
+    def release(self) -> None:
+        """Shut the library down because nothing needs it; the next reading initialises it without delay."""
+        self.close()
+        self._backoff.succeeded()
+
+    def _read_devices(self, only: Devices, reading_time: ReadingTime) -> tuple[Sample, ...]:
+        chosen = [device for device in self._devices if device.index in only] or self._devices
+        is_complete = len(chosen) == len(self._devices)
+        samples = tuple(self._read_device(device, reading_time, with_telemetry=is_complete) for device in chosen)
+        if is_complete:
+            self._names.keep_only({process.pid for sample in samples for process in sample.processes})
+        return samples
+
+    def _read_device(self, device: Device, reading_time: ReadingTime, *, with_telemetry: bool) -> Sample:
+        """Read a device. Readings of some devices only are taken in quick succession and make no further calls."""
+        sample = read_device(self._library, self._names, device, reading_time)
+        if device.instance is not None or needs_reinitialisation(sample):
+            return sample
+        if not with_telemetry:
+            return replace(sample, telemetry=self._telemetry.last(device.uuid))
+        telemetry = self._telemetry.read(device.uuid, device.handle, is_in_use=bool(sample.processes))
+        return replace(sample, telemetry=telemetry)
+
     def _ensure_open(self, now: float) -> None:
-        if self._open and self._must_reinitialise(now):
+        is_retry_due = self._open and self._backoff.waiting and self._backoff.due(now)
+        if is_retry_due and not self._has_healthy_device():
             self.close()
+        elif is_retry_due:
+            # Initialising the library again would close the session of the healthy devices too.
+            self._find_devices(len(self._found), {gpu_of(index) for index in self._ill})
+        if self._open and now - self._layout_at >= LAYOUT_SEC:
+            self._look_layout_up(now)
         if not self._open:
             self._library.start()
-            self._open = True
-            self._find_devices(self._count())
-        elif self._mig_possible:
-            # MIG instances can be created and destroyed while the driver runs, and NVML does not report such changes.
-            self._find_devices(self._gpus)
+            self._open, self._layout_at = True, now
+            gpus = self._count()
+            self._find_devices(gpus, range(gpus))
 
-    def _must_reinitialise(self, now: float) -> bool:
-        """Return whether a failed device is due for a retry, or the number of GPUs has changed."""
-        # NVML notices such changes only when it is initialised again.
-        if self._backoff.waiting and self._backoff.due(now):
-            return True
-        return self._count() != self._gpus
+    def _look_layout_up(self, now: float) -> None:
+        """Find MIG instances that were created or destroyed; NVML does not report such changes."""
+        self._layout_at = now
+        gpus = self._count()
+        if gpus != len(self._found):  # NVML notices devices that were added only when it is initialised again
+            self.close()
+        else:
+            self._find_devices(gpus, self._gpus_with_mig())
 
-    def _find_devices(self, gpus: int) -> None:
-        before = {device.index: device for device in self._devices}
-        found = [find_devices(self._library, gpu, before) for gpu in range(gpus)]
-        self._gpus, self._mig_possible = gpus, any(one.mig_possible for one in found)
-        self._devices = tuple(device for one in found for device in one.devices)
+    def _has_healthy_device(self) -> bool:
+        return any(device.index not in self._ill for device in self._devices)
+
+    def _gpus_with_mig(self) -> list[int]:
+        return [gpu for gpu, found in enumerate(self._found) if found.mig_possible]
+
+    def _has_newly_failed(self, samples: Iterable[Sample]) -> bool:
+        return any(needs_reinitialisation(sample) and sample.index not in self._ill for sample in samples)
+
+    def _find_devices(self, gpus: int, chosen: Iterable[int]) -> None:
+        """Look the devices of the chosen GPUs up; the others stay as they are."""
+        before, chosen = {device.index: device for device in self._devices}, set(chosen)
+        self._found = tuple(
+            find_devices(self._library, gpu, before) if gpu in chosen or gpu >= len(self._found) else self._found[gpu]
+            for gpu in range(gpus)
+        )
         if not self._devices:
             mig_reason = "MIG is enabled on all GPUs, but no MIG instance exists: create one, or disable MIG"
             raise LibraryFailed("no-devices", mig_reason if gpus else "the driver lists no GPU")
@@ -139,8 +206,12 @@ class NvmlSession:
         if self._last_error:
             log.info("NVML: readings are available again; devices: %d", len(samples))
         self._last_error = ""
-        # If one device fails, the library is reinitialised at growing intervals; the other devices are read meanwhile.
-        if not any(needs_reinitialisation(sample) for sample in samples):
+        # A failed device is opened again at growing intervals. The library is reinitialised only if all devices fail.
+        read = {sample.index for sample in samples}
+        present = {device.index for device in self._devices}
+        failed = {sample.index for sample in samples if needs_reinitialisation(sample)}
+        self._ill = frozenset(failed | (self._ill - read) & present)
+        if not self._ill:
             self._backoff.succeeded()
         elif self._backoff.due(now):
             self._backoff.failed(now)
@@ -150,6 +221,17 @@ def needs_reinitialisation(sample: Sample) -> bool:
     """Return whether reinitialising the library may repair a failed device."""
     # A device without memory information of its own (unified memory) is not a failure that could be repaired.
     return bool(sample.error) and not sample.error.startswith("memory-info-not-supported")
+
+
+@dataclass(frozen=True, slots=True)
+class _ReadingOf:
+    """The call that reads some devices; equal calls that wait in the thread's queue share one reading."""
+
+    session: NvmlSession
+    only: Devices
+
+    def __call__(self) -> Reading:
+        return self.session.read(self.only)
 
 
 class NvmlSource:
@@ -189,18 +271,31 @@ class NvmlSource:
         """Whether the library's thread runs; also True before the first reading and after ``close``."""
         return self._thread.alive
 
-    async def read(self) -> Reading:
-        """Take a fresh sample of every device; see VramSource."""
+    async def read(self, only: Devices = ()) -> Reading:
+        """Take fresh samples of devices; see VramSource."""
         try:
-            reading = await self._thread.call(self._session.read)
+            reading = await self._thread.call(_ReadingOf(self._session, only))
         except CallHangs as hang:
             return self._without_readings(f"nvml-hangs: a driver call has not returned for {hang.seconds:.0f} s")
         except ThreadClosed as error:
             return self._without_readings(f"nvml-error: no thread for driver calls: {error}")
         if reading.error:
             return self._without_readings(reading.error)
-        self._last_samples = reading.devices
+        self._last_samples = with_newer_samples(self._last_samples, reading.devices) if only else reading.devices
         return reading
+
+    async def release_driver(self) -> None:
+        """Shut the library down until the next reading. Raises DriverHangs if it does not answer."""
+        try:
+            await self._thread.call(self._session.release)
+        except CallHangs as hang:
+            raise DriverHangs(f"a driver call has not returned for {hang.seconds:.0f} s") from hang
+        except ThreadClosed:
+            log.debug("the library's thread is closed already")
+
+    async def power(self) -> DriverPower:
+        """The power state of the cards, read in a thread of its own; see Driver."""
+        return await asyncio.to_thread(read_power)
 
     def reopen(self) -> None:
         """Make the next reading reinitialise the library; does not wait for a call that hangs. See VramSource."""

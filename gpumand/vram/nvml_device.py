@@ -13,7 +13,8 @@ from typing import Any
 from gpumand.domain.device import ProcessUse, Sample
 from gpumand.vram import nvml_mig
 from gpumand.vram.nvml_library import CallFailed, Code, NvmlLibrary
-from gpumand.vram.process import command_name, short_name
+from gpumand.vram.process import short_name
+from gpumand.vram.process_names import ProcessNames
 from gpumand.vram.reading_time import ReadingTime
 
 MIB = 1 << 20
@@ -108,19 +109,19 @@ def _with_names(library: NvmlLibrary, device: Device) -> Device:
     return replace(device, uuid=str(uuid), name=short_name(str(name)))
 
 
-def read_device(library: NvmlLibrary, device: Device, reading_time: ReadingTime) -> Sample:
+def read_device(library: NvmlLibrary, names: ProcessNames, device: Device, reading_time: ReadingTime) -> Sample:
     """Read a device; its failure is reported in the sample. Raises LibraryFailed."""
     try:
         if device.failure is not None:
             raise device.failure
-        return _read(library, device, reading_time)
+        return _read(library, names, device, reading_time)
     except CallFailed as failure:
         return _failed(device, failure, reading_time)
 
 
-def _read(library: NvmlLibrary, device: Device, reading_time: ReadingTime) -> Sample:
+def _read(library: NvmlLibrary, names: ProcessNames, device: Device, reading_time: ReadingTime) -> Sample:
     memory, error = _read_memory(library, device.handle)
-    processes, complete = _processes(library, device)
+    processes, complete = _processes(library, names, device)
     return Sample(
         index=device.index,
         uuid=device.uuid,
@@ -202,7 +203,7 @@ LISTS = (
 )
 
 
-def _processes(library: NvmlLibrary, device: Device) -> tuple[tuple[ProcessUse, ...], bool]:
+def _processes(library: NvmlLibrary, names: ProcessNames, device: Device) -> tuple[tuple[ProcessUse, ...], bool]:
     """Return the processes of all lists, one entry per pid, and whether the lists are complete."""
     found: dict[int, int | None] = {}
     complete = True
@@ -215,8 +216,7 @@ def _processes(library: NvmlLibrary, device: Device) -> tuple[tuple[ProcessUse, 
             unsupported = failure.code in (Code.FUNCTION_NOT_FOUND, Code.NOT_SUPPORTED)
             is_optional = not process_list.always_supported or (process_list.graphics and device.instance is not None)
             complete = complete and unsupported and is_optional
-    names = {pid: _process_name(library, pid) for pid in found}
-    return tuple(ProcessUse(pid, found[pid], names[pid]) for pid in sorted(found)), complete
+    return tuple(ProcessUse(pid, found[pid], names.name_of(pid)) for pid in sorted(found)), complete
 
 
 def _merge(found: dict[int, int | None], processes: Iterable[tuple[int, int | None]]) -> None:
@@ -255,14 +255,6 @@ def _call_until_it_fits(library: NvmlLibrary, function: str, handle: Any, tries:
             if failure.code != Code.INSUFFICIENT_SIZE or not tries_left:
                 raise
     raise AssertionError("unreachable")
-
-
-def _process_name(library: NvmlLibrary, pid: int) -> str:
-    try:
-        name = short_name(str(library.call("nvmlSystemGetProcessName", pid)))
-    except CallFailed:
-        name = ""
-    return name or command_name(pid)
 
 
 def _floor_mib(value: int | None) -> int | None:

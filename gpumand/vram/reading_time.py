@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from gpumand.domain.device import Sample
+from gpumand.domain.telemetry import NO_TELEMETRY
 from gpumand.ports import Clock
 
 
@@ -47,6 +48,7 @@ def without_readings(sample: Sample, error: str, reading_time: ReadingTime) -> S
         attribution="",
         asleep=False,
         lost=False,
+        telemetry=NO_TELEMETRY,
         taken_at=reading_time.monotonic,
         sampled_usec=reading_time.realtime_usec,
         error=error,

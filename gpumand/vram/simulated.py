@@ -11,7 +11,7 @@ import stat
 from collections.abc import Sequence
 from pathlib import Path
 
-from gpumand.domain.device import ProcessUse, Reading, Sample
+from gpumand.domain.device import Devices, ProcessUse, Reading, Sample
 from gpumand.ports import Clock
 from gpumand.vram.call_thread import CallHangs, CallThread, ThreadClosed
 from gpumand.vram.process import command_name
@@ -54,8 +54,8 @@ class SimulatedSource:
         self._thread = CallThread("gpumand-simulated", call_timeout_sec)
         self._reader = AnnouncementReader(self._directory, len(self._total_mib))
 
-    async def read(self) -> Reading:
-        """Read all announcements; see VramSource."""
+    async def read(self, only: Devices = ()) -> Reading:
+        """Read all announcements, which costs the same for one device as for all; see VramSource."""
         try:
             return await self._thread.call(self._read)
         except CallHangs as hang:

@@ -28,7 +28,8 @@ struct device {
     char uuid[96], name[96];
     int mig, parent, slot, instance, mig_slots, mig_error, instance_error; /* parent: index + 1 of its GPU; 0 = a GPU */
     long long total, reserved, used, free;
-    int lost, handle_error, memory_error, memory_v2_error;
+    int lost, handle_error, memory_error, memory_v2_error, sensor_error;
+    int utilization, temperature, temperature_limit, power, power_limit; /* %, degrees, mW; -1 = not supported */
     struct list list[LISTS];
 };
 struct name { unsigned pid; char path[256]; };
@@ -106,6 +107,12 @@ static void device_line(struct device *device, const char *key, const char *valu
     else if (!strcmp(key, "slot")) device->slot = atoi(value);
     else if (!strcmp(key, "handle_error")) device->handle_error = atoi(value);
     else if (!strcmp(key, "memory_error")) device->memory_error = atoi(value);
+    else if (!strcmp(key, "sensor_error")) device->sensor_error = atoi(value);
+    else if (!strcmp(key, "utilization")) device->utilization = atoi(value);
+    else if (!strcmp(key, "temperature")) device->temperature = atoi(value);
+    else if (!strcmp(key, "temperature_limit")) device->temperature_limit = atoi(value);
+    else if (!strcmp(key, "power")) device->power = atoi(value);
+    else if (!strcmp(key, "power_limit")) device->power_limit = atoi(value);
     else if (!strcmp(key, "memory_v2_error")) device->memory_v2_error = atoi(value);
     else if (!strcmp(key, "compute_error")) device->list[COMPUTE].error = atoi(value);
     else if (!strcmp(key, "graphics_error")) device->list[GRAPHICS].error = atoi(value);
@@ -131,6 +138,11 @@ static void hang_while(const char *path)
         usleep(5000);
 }
 
+static void without_sensors(struct device *device)
+{
+    device->utilization = device->temperature = device->temperature_limit = device->power = device->power_limit = -1;
+}
+
 static void shim_line(const char *call, const char *key, const char *value)
 {
     char where[64] = "", path[1024] = "";
@@ -151,6 +163,7 @@ static void shim_line(const char *call, const char *key, const char *value)
         device->used = device->free = -1;
         device->mig = -1;
         device->instance = -1;
+        without_sensors(device);
         shim.gpu[shim.gpus++] = shim.devices - 1;
     } else if (!strcmp(key, "mig_device") && shim.gpus && shim.devices < MAX_DEVICES) {
         struct device *device = &shim.device[shim.devices++];
@@ -158,8 +171,20 @@ static void shim_line(const char *call, const char *key, const char *value)
         device->used = device->free = -1;
         device->mig = -1;
         device->parent = shim.gpu[shim.gpus - 1] + 1;
+        without_sensors(device);
     } else if (shim.devices)
         device_line(&shim.device[shim.devices - 1], key, value);
+}
+
+/* Appends the name of a call to the file named by $GPUMAND_NVML_SHIM_CALLS, so that a test can count driver calls. */
+static void log_call(const char *call)
+{
+    const char *log = getenv("GPUMAND_NVML_SHIM_CALLS");
+    FILE *file = log ? fopen(log, "a") : NULL;
+    if (file) {
+        fprintf(file, "%s\n", call);
+        fclose(file);
+    }
 }
 
 static int read_shim(const char *call)
@@ -167,6 +192,7 @@ static int read_shim(const char *call)
     char line[2048], key[64], value[1900];
     const char *path = getenv("GPUMAND_NVML_SHIM");
     FILE *file = path ? fopen(path, "r") : NULL;
+    log_call(call);
     if (!file)
         return DRIVER_NOT_LOADED;
     memset(&shim, 0, sizeof shim);
@@ -260,8 +286,8 @@ int nvmlDeviceGetHandleByIndex_v2(unsigned index, void **handle)
     if (error)
         return error;
     *handle = (void *)((size_t)shim.gpu[index] + 1);
-    error = begin_device("handle", *handle, &device);
-    return error ? error : device->handle_error;
+    device = &shim.device[shim.gpu[index]];
+    return device->lost ? GPU_IS_LOST : device->handle_error;
 }
 
 /* mig: -1 = not supported, 0 = disabled, 1 = enabled */
@@ -376,6 +402,43 @@ int nvmlDeviceGetMemoryInfo_v2(void *handle, struct memory_v2 *memory)
     memory_sizes(device, &memory->total, &memory->reserved, &memory->free, &memory->used);
     return OK;
 }
+
+struct utilization { unsigned gpu, memory; };
+
+int nvmlDeviceGetUtilizationRates(void *handle, struct utilization *utilization)
+{
+    struct device *device;
+    int error = begin_device("utilization", handle, &device);
+    if (error || device->sensor_error)
+        return error ? error : device->sensor_error;
+    utilization->gpu = utilization->memory = (unsigned)device->utilization;
+    return device->utilization < 0 ? NOT_SUPPORTED : OK;
+}
+
+/* Starts a call for one device and returns the value of one of its sensors. */
+#define SENSOR(name, field) \
+    struct device *device; \
+    int error = begin_device(name, handle, &device); \
+    if (error || device->sensor_error) \
+        return error ? error : device->sensor_error; \
+    *value = (unsigned)device->field; \
+    return device->field < 0 ? NOT_SUPPORTED : OK;
+
+int nvmlDeviceGetTemperature(void *handle, unsigned sensor, unsigned *value)
+{
+    (void)sensor;
+    SENSOR("temperature", temperature)
+}
+
+int nvmlDeviceGetTemperatureThreshold(void *handle, unsigned threshold, unsigned *value)
+{
+    if (threshold != 1) /* the temperature at which the driver slows the clocks down */
+        return INVALID_ARGUMENT;
+    SENSOR("temperature_limit", temperature_limit)
+}
+
+int nvmlDeviceGetPowerUsage(void *handle, unsigned *value) { SENSOR("power", power) }
+int nvmlDeviceGetEnforcedPowerLimit(void *handle, unsigned *value) { SENSOR("power_limit", power_limit) }
 
 struct process_info { unsigned pid; u64 used; unsigned gpu_instance, compute_instance; };
 

@@ -14,6 +14,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+SENSORS = ("utilization", "temperature", "temperature_limit", "power", "power_limit")
+
 
 @dataclass
 class ShimDevice:
@@ -29,6 +31,9 @@ class ShimDevice:
         compute, graphics, mps: pid -> MiB, None = not available.
         processes_in: a directory of files named after pids that contain MiB
             (``gpumand.testing.vram_announcement`` writes them); living processes are added to the compute list.
+        utilization, temperature, temperature_limit: percent and degrees Celsius; -1 = not supported.
+        power, power_limit: milliwatts; -1 = not supported.
+        sensor_error: return code of the calls for these five.
         mig: -1 = MIG is not supported, 0 = disabled, 1 = enabled, with ``instances``.
         mig_slots: maximum number of MIG devices.
         mig_error: return code of the query of the MIG mode.
@@ -51,6 +56,12 @@ class ShimDevice:
     graphics: dict[int, int | None] = field(default_factory=dict)
     mps: dict[int, int | None] = field(default_factory=dict)
     processes_in: Path | None = None
+    utilization: int = -1
+    temperature: int = -1
+    temperature_limit: int = -1
+    power: int = -1
+    power_limit: int = -1
+    sensor_error: int = 0
     mig: int = -1
     mig_slots: int = 7
     mig_error: int = 0
@@ -73,6 +84,8 @@ class ShimDevice:
                 yield f"{key} {pid} {-1 if mib is None else mib}"
         if self.processes_in is not None:
             yield f"processes_in {self.processes_in}"
+        for key in (*SENSORS, "sensor_error"):
+            yield f"{key} {getattr(self, key)}"
         for key in ("mig", "mig_slots", "mig_error"):
             yield f"{key} {getattr(self, key)}"
         for one in self.instances:

@@ -37,13 +37,15 @@ class Worker:
     async def do(self, command: str, argument: float) -> Any:
         if command == "read":
             return await self.read()
+        if command == "read_device":
+            return asdict(await self.source.read((int(argument),)))
         if command == "read_many":
             return await asyncio.gather(*(self.read() for _ in range(int(argument))))
         if command == "advance":
             self.clock.shift_sec += argument
             return None
-        if command == "close":
-            return await self.source.close()
+        if command in ("close", "release"):
+            return await (self.source.close() if command == "close" else self.source.release_driver())
         immediate: dict[str, Callable[[], Any]] = {
             "reopen": self.source.reopen,
             "needs_new_process": lambda: self.source.needs_new_process,

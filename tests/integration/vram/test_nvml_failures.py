@@ -7,6 +7,7 @@ from pathlib import Path
 import pynvml
 import pytest
 
+from gpumand.vram.nvml import LAYOUT_SEC
 from tests.integration.vram.conftest import Lab
 from tests.integration.vram.readings import assert_no_readings, assert_readings, word
 from tests.shim import build_shim
@@ -295,9 +296,9 @@ def test_added_and_removed_devices_are_noticed(lab: Lab) -> None:
     assert_readings(worker.read(), 1)
     lab.shim.devices.append(ShimDevice("GPU-b"))
     lab.write()
-    assert_readings(worker.read(), 2)
+    assert_readings(worker.read_after(LAYOUT_SEC), 2)
     del lab.shim.devices[0]
     lab.write()
-    reading = worker.read()
+    reading = worker.read_after(LAYOUT_SEC)
     assert_readings(reading, 1)
     assert reading["devices"][0]["uuid"] == "GPU-b", "the list is read again and not cached by index"

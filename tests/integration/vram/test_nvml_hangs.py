@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from gpumand.vram.nvml import LAYOUT_SEC
 from tests.integration.vram.conftest import Lab, NvmlWorker
 from tests.integration.vram.readings import assert_no_readings, assert_readings, word
 
@@ -40,8 +41,9 @@ def test_reading_returns_during_a_hang_and_recovers(lab: Lab, function: str) -> 
     lab.write()
     worker = lab.worker(call_timeout_sec=1.0)
     assert_readings(read_until_it_works(worker))
+    lab.shim.devices[0].compute[11] = 1  # a process whose name is not known yet
     gate = hanging(lab, function)
-    first = worker.read()
+    first = worker.read_after(LAYOUT_SEC)
     assert_no_readings(first, "nvml-hangs", 1)
     assert 0.9 < first["took_sec"] < 10
     for _ in range(20):

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from gpumand.vram.nvml import LAYOUT_SEC
 from tests.integration.vram.conftest import Lab
 from tests.shim.shimfile import ShimDevice, ShimInstance
 
@@ -89,15 +90,27 @@ def test_instances_created_and_destroyed_while_the_driver_runs_are_noticed(lab: 
 
     lab.shim.devices[0] = mig_gpu(instance(0), instance(1))
     lab.write()
-    assert list(devices_of(worker.read())) == [100, 101, 1]
+    assert list(devices_of(worker.read_after(LAYOUT_SEC))) == [100, 101, 1]
 
     del lab.shim.devices[0].instances[0]
     lab.write()
-    assert list(devices_of(worker.read())) == [101, 1]
+    assert list(devices_of(worker.read_after(LAYOUT_SEC))) == [101, 1]
 
     lab.shim.devices[0] = ShimDevice("GPU-mig", mig=0)
     lab.write()
-    assert list(devices_of(worker.read())) == [0, 1]
+    assert list(devices_of(worker.read_after(LAYOUT_SEC))) == [0, 1]
+
+
+def test_destroyed_instance_is_gone_with_the_next_reading(lab: Lab) -> None:
+    lab.shim.devices = [ShimDevice("GPU-b"), mig_gpu(instance(0), instance(1))]
+    lab.write()
+    worker = lab.worker()
+    assert list(devices_of(worker.read())) == [0, 200, 201]
+
+    del lab.shim.devices[1].instances[1]
+    lab.write()
+
+    assert list(devices_of(worker.read())) == [0, 200]
 
 
 def test_gpu_with_mig_but_without_instances_is_not_a_device(lab: Lab) -> None:
@@ -108,7 +121,7 @@ def test_gpu_with_mig_but_without_instances_is_not_a_device(lab: Lab) -> None:
 
     lab.shim.devices = [mig_gpu()]
     lab.write()
-    reading = worker.read()
+    reading = worker.read_after(LAYOUT_SEC)
 
     assert reading["error"] == (
         "no-devices: MIG is enabled on all GPUs, but no MIG instance exists: create one, or disable MIG"
@@ -134,7 +147,7 @@ def test_instance_that_cannot_be_read_has_an_error_and_keeps_its_uuid(lab: Lab) 
 
     lab.shim.devices[0].instances[1].memory_error, lab.shim.devices[0].instances[1].handle_error = 0, 4
     lab.write()
-    found = devices_of(worker.read())
+    found = devices_of(worker.read_after(LAYOUT_SEC))
     assert (found[101]["uuid"], found[101]["free_mib"]) == ("MIG-1", None)
 
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from gpumand.domain.consumer import SchedulerSettings
-from gpumand.domain.device import Reading
+from gpumand.domain.device import Devices, Reading
 from gpumand.domain.errors import DeviceUnavailable, InvalidArgs
 from gpumand.domain.request import AcquireOptions, Verdict
 from gpumand.testing.world import FakeWorld, client
@@ -156,8 +156,8 @@ async def test_request_by_uuid_follows_the_device_when_its_index_changes() -> No
     await world.clock.sleep(1)
     read = world.vram.read
 
-    async def swapped() -> Reading:
-        reading = await read()
+    async def swapped(only: Devices = ()) -> Reading:
+        reading = await read(only)
         first, second = reading.devices
         return replace(reading, devices=(replace(second, index=0), replace(first, index=1)))
 

@@ -10,7 +10,7 @@ from dataclasses import replace
 
 import pytest
 
-from gpumand.domain.device import ProcessUse, Reading, Sample
+from gpumand.domain.device import Devices, ProcessUse, Reading, Sample
 from gpumand.domain.lease import LeaseLifetime, Owner
 from gpumand.domain.reservation import Holder, ProcessKey
 from gpumand.host.clock import SystemClock
@@ -171,7 +171,7 @@ class Source(FakeVram):
         super().__init__(SystemClock())
         self.processes = processes
 
-    async def read(self) -> Reading:
+    async def read(self, only: Devices = ()) -> Reading:
         return Reading((Sample(0, "GPU-0", "", "test", 24564, 0, 24564, self.processes, attributed=True),))
 
 
