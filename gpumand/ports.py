@@ -242,8 +242,16 @@ class ConsumerRoutes(Protocol):
 class ClientConnections(Protocol):
     """The connections of clients to local servers, as the kernel knows them."""
 
-    async def clients_of(self, url: str) -> int | None:
-        """Number of established connections to the server of a URL, without gpumand's own; None where unknown."""
+    async def clients_of(self, url: str, consumer: str = "") -> int | None:
+        """Number of established connections to the server of a URL, without gpumand's own; None where unknown.
+
+        Args:
+            url: the server's URL.
+            consumer: the consumer, which may run in a container with a network of its own; "" = none.
+        """
+
+    async def why_unreachable(self, url: str) -> str:
+        """Why a connection to the URL was neither accepted nor refused, in one line; "" where unknown."""
 
 
 class Store(Protocol):

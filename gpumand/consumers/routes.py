@@ -106,7 +106,7 @@ class HttpRoutes:
 
     async def _count_clients(self, spec: ConsumerSpec, report: BusyReport) -> BusyReport:
         """Count established connections as jobs, where the consumer's own report does not show that it is busy."""
-        clients = None if self._connections is None else await self._connections.clients_of(spec.url)
+        clients = None if self._connections is None else await self._connections.clients_of(spec.url, spec.name)
         if clients is not None:
             return replace(report, jobs=clients)
         return replace(
@@ -147,7 +147,16 @@ class HttpRoutes:
             reads_to_end=read_to_end,
             socket=socket_path(spec.url),
         )
-        return await (await self._get_exchange()).request(request)
+        try:
+            return await (await self._get_exchange()).request(request)
+        except NoAnswer as failure:
+            raise NoAnswer(await self._with_reason(spec, failure), refused=failure.refused) from None
+
+    async def _with_reason(self, spec: ConsumerSpec, failure: NoAnswer) -> str:
+        """The message of a failure, with what the host shows about the server's address."""
+        is_open = failure.refused or self._connections is None
+        reason = "" if is_open or self._connections is None else await self._connections.why_unreachable(spec.url)
+        return f"{failure}; {reason}" if reason else str(failure)
 
     async def _get_exchange(self) -> Exchange:
         """Return the exchange, which is created on first use."""

@@ -24,9 +24,9 @@ from gpumand.daemon.options import Options
 from gpumand.domain.consumer import HistorySettings, Settings
 from gpumand.domain.events import Event
 from gpumand.history import DemandLog, HistoryRecorder, SqliteArchive
+from gpumand.host.container_connections import ConsumerConnections
 from gpumand.host.memory import ProcMeminfo
 from gpumand.host.owner_names import OwnerNames
-from gpumand.host.tcp_table import TcpConnections
 from gpumand.host.users import UserDirectory
 from gpumand.http.listener import HttpListener
 from gpumand.ports import Clock, Ports
@@ -124,14 +124,14 @@ async def build_components(
     """
     bus, system_bus = connections.bus, connections.system_bus
     units = await SystemdUnits.attach(bus, user=options.user)
-    routes = HttpRoutes(clock, TcpConnections())
+    located = ContainerAttribution(manager_uid=own_uid() if options.user else None)
+    routes = HttpRoutes(clock, ConsumerConnections(located.pids_of))
     on_system_bus = options.bus_address == "system"
     users = UserDirectory()
     authority = PolkitAuthority(bus, users) if on_system_bus else UidAuthority(own_uid(), users)
     clients = Clients(bus, units, authority.trusted_uids, OwnerNames(users))
     store = await _open_store(options, bus)
     pids = UserUnitResolver(units, system_bus, own_uid()) if system_bus is not None else units
-    located = ContainerAttribution(manager_uid=own_uid() if options.user else None)
     source = AttributedSource(make_source(settings.gpu, clock), pids, containers=located)
     configure_attribution(source, settings)
     memory = ProcMeminfo()

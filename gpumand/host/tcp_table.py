@@ -50,13 +50,18 @@ def parse_table(lines: Iterable[str]) -> Iterator[TcpSocket]:
                 yield TcpSocket(_endpoint(fields[1]), _endpoint(fields[2]), fields[3], int(fields[9]))
 
 
-def read_sockets(proc: Path = Path("/proc")) -> list[TcpSocket]:
-    """All TCP sockets of this network namespace, at most ``MAX_ROWS`` per table. Raises OSError."""
+def read_sockets(proc: Path = Path("/proc"), pid: int | None = None) -> list[TcpSocket]:
+    """All TCP sockets of the network namespace of a process, at most ``MAX_ROWS`` per table. Raises OSError.
+
+    Args:
+        proc: the /proc folder.
+        pid: the process; None = the calling one.
+    """
     found: list[TcpSocket] = []
     for table in TABLES:
         with (
             suppress(FileNotFoundError),
-            (proc / "self" / "net" / table).open(encoding="ascii", errors="replace") as file,
+            (proc / ("self" if pid is None else str(pid)) / "net" / table).open("r", 1, "ascii", "replace") as file,
         ):
             found += islice(parse_table(file), MAX_ROWS)
     return found
@@ -90,8 +95,13 @@ def count_clients(sockets: Sequence[TcpSocket], url: str, own: frozenset[int]) -
 class TcpConnections:
     """Counts the clients of local servers, without blocking the event loop."""
 
-    async def clients_of(self, url: str) -> int | None:
-        """Number of established connections to the server of a URL, without this process's own; None where unknown."""
+    async def clients_of(self, url: str, consumer: str = "") -> int | None:
+        """Number of established connections to the server of a URL, without this process's own; None where unknown.
+
+        Args:
+            url: the server's URL.
+            consumer: has no effect: every server counts as one of this network namespace.
+        """
         try:
             return await asyncio.to_thread(_read_and_count, url)
         except OSError:
@@ -102,6 +112,11 @@ def _read_and_count(url: str) -> int | None:
     # Own sockets are opened and closed while the table is read, so they are looked up before and after that.
     before, sockets = own_inodes(), read_sockets()
     return count_clients(sockets, url, before | own_inodes())
+
+
+def listens_at(sockets: Sequence[TcpSocket], url: str) -> bool:
+    """Whether a socket of the table listens at the address of a URL."""
+    return _local_server(sockets, url) is not None
 
 
 def _local_server(sockets: Sequence[TcpSocket], url: str) -> int | None:

@@ -136,6 +136,20 @@ class ContainerAttribution:
         """The consumers that a process belongs to by its slice; its unit counts before."""
         return self._rules.by_slice(place)
 
+    def pids_of(self, consumer: str) -> tuple[int, ...] | None:
+        """Processes of a consumer's containers that hold memory; () where they are not known.
+
+        None for a consumer outside of containers.
+        """
+        if consumer not in self._rules.located and not self._is_started_by_client(consumer):
+            return None
+        places = ((one.pid, place) for one, place in self._places.items())
+        return tuple(sorted(pid for pid, place in places if consumer in self.consumers_of(place)))
+
+    def _is_started_by_client(self, consumer: str) -> bool:
+        units = {*self._links.values(), *self._waiting_units}
+        return any(consumer in names for unit, names in self._rules.units.items() if unit in units)
+
     def undecided(self, identities: Iterable[ProcessIdentity]) -> frozenset[str]:
         """Consumers that may hold memory although no process was attributed to them."""
         places = [*(self.place_of(one) for one in identities), *self._unit_places.values()]

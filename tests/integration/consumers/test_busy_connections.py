@@ -14,7 +14,7 @@ from aiohttp import web
 from gpumand.consumers.routes import HttpRoutes
 from gpumand.domain.consumer import BusyRoute, ConsumerSpec
 from gpumand.host.clock import SystemClock
-from gpumand.host.tcp_table import TcpConnections
+from gpumand.host.container_connections import ConsumerConnections
 
 from .servers import free_port, web_server
 
@@ -23,7 +23,7 @@ SLOTS = BusyRoute("/slots", ("/running",), timeout_sec=0.5)
 
 @pytest.fixture
 async def routes() -> AsyncIterator[HttpRoutes]:
-    routes = HttpRoutes(SystemClock(), TcpConnections())
+    routes = HttpRoutes(SystemClock(), ConsumerConnections(lambda _: None))
     yield routes
     await routes.close()
 
