@@ -11,16 +11,13 @@ root. Where a unit file exists, systemd itself refuses to create a transient uni
 
 from __future__ import annotations
 
-import os
-import stat
 import sys
 import tomllib
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
-DEFAULT_FILE = Path("/etc/gpumand/gpumand.toml")
-DEFAULT_FOLDER = Path("/etc/gpumand/conf.d")
+from gpumand.root_helpers.trusted_files import configuration_files, read_trusted, table
+
 UNIT_FOLDERS = tuple(
     map(
         Path,
@@ -42,7 +39,6 @@ UNIT_FOLDERS = tuple(
 
 STOP = "stop"
 STARTS = ("start", "restart")
-MAX_FILE_BYTES = 1 << 20
 
 
 def is_allowed(verb: str, unit: str, files: Iterable[Path], folders: Iterable[Path], owner_uid: int = 0) -> bool:
@@ -62,34 +58,16 @@ def is_allowed(verb: str, unit: str, files: Iterable[Path], folders: Iterable[Pa
     return verb == STOP or _has_unit_file(unit, folders)
 
 
-def configuration_files() -> list[Path]:
-    """The configuration files that the daemon reads by default."""
-    return [DEFAULT_FILE, *sorted(DEFAULT_FOLDER.glob("*.toml"))]
-
-
 def _configured_units(file: Path, owner_uid: int) -> Iterator[str]:
     """Units of the consumers in one file; none where it is unreadable, not TOML, or writable by others than root."""
     try:
-        document = tomllib.loads(_read(file, owner_uid))
+        document = tomllib.loads(read_trusted(file, owner_uid))
     except (OSError, ValueError, RecursionError):  # RecursionError: thousands of nested brackets
         return
-    for consumer in _table(document.get("consumers")).values():
-        unit = _table(consumer).get("unit")
+    for consumer in table(document.get("consumers")).values():
+        unit = table(consumer).get("unit")
         if isinstance(unit, str) and unit:
             yield unit
-
-
-def _read(file: Path, owner_uid: int) -> str:
-    with file.open("rb") as stream:
-        # fstat of the open file: a check by path could be passed by one file and the content read from another.
-        info = os.fstat(stream.fileno())
-        if info.st_uid != owner_uid or info.st_mode & (stat.S_IWGRP | stat.S_IWOTH) or not stat.S_ISREG(info.st_mode):
-            raise PermissionError(f"{file} is writable by other users than root")
-        return stream.read(MAX_FILE_BYTES).decode()
-
-
-def _table(value: Any) -> dict[str, Any]:
-    return value if isinstance(value, dict) else {}
 
 
 def _has_unit_file(unit: str, folders: Iterable[Path]) -> bool:

@@ -141,13 +141,13 @@ def test_package_root_imports_nothing() -> None:
     assert not [str(one) for one in imports(parsed(file), file)]
 
 
-def test_root_helpers_import_nothing_of_gpumand() -> None:
+def test_root_helpers_import_nothing_else_of_gpumand() -> None:
     assert import_rules(page())["root_helpers"] == Rule(frozenset(), frozenset())
     files = [file for file in code_files() if owner(file) == "root_helpers"]
     assert files
-    # Stricter than the table: a helper is copied to the host as one file, so it cannot import its own package either.
+    # Imports inside the package are allowed: the code that runs as root is then all of this folder, and nothing else.
     found = [one for file in files for one in imports(parsed(file), file) if one.target.startswith("gpumand")]
-    assert not [str(one) for one in found]
+    assert not [str(one) for one in found if not one.target.startswith("gpumand.root_helpers.")]
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from gpumand import config
-from gpumand.root_helpers import unit_allowed
+from gpumand.root_helpers import trusted_files, unit_allowed
 from gpumand.root_helpers.unit_allowed import is_allowed
 
 
@@ -104,7 +104,7 @@ def test_missing_file_is_ignored(host: Host) -> None:
 
 
 def test_configuration_files_are_those_of_the_daemon() -> None:
-    assert (unit_allowed.DEFAULT_FILE, unit_allowed.DEFAULT_FOLDER) == (config.DEFAULT_FILE, config.DEFAULT_FOLDER)
+    assert (trusted_files.DEFAULT_FILE, trusted_files.DEFAULT_FOLDER) == (config.DEFAULT_FILE, config.DEFAULT_FOLDER)
 
 
 def test_directories_of_transient_units_are_not_searched() -> None:
