@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from gpumand.arbiter.state import ArbiterState
 from gpumand.domain import budget, shared_units
-from gpumand.domain.consumer import ConsumerSpec, EvictionMethod, Residency
+from gpumand.domain.consumer import STOPPING, ConsumerSpec, EvictionMethod, Residency
 from gpumand.domain.device import Devices, Sample, parse_devices
 from gpumand.domain.events import EvictionReport
 from gpumand.domain.eviction_check import EvictionCheck, MultiDeviceEvictionCheck
@@ -26,6 +26,8 @@ RECHECK_AFTER_FAILURE_SEC = 0.5
 
 RESIDUAL_REST_SEC = 1.0
 """Seconds for which memory within the tolerated residual must not change after an unload by route: then it stays."""
+
+NO_METHOD = "has no unload route, no unit and no container"
 
 
 class Actions:
@@ -53,9 +55,7 @@ class Actions:
         """
         began, check = self._state.clock.monotonic(), self._new_check(report)
         expected_mib = check.expected_mib if check.is_known else None
-        report = replace(
-            report, expected_mib=expected_mib, error=f"{report.consumer} has no unload route and no unit; configure one"
-        )
+        report = replace(report, expected_mib=expected_mib, error=f"{report.consumer} {NO_METHOD}; configure one")
         methods = [one for one in self._state.consumer(report.consumer).usable_methods if report.method in ("", one)]
         self._state.set_residency(report.consumer, Residency.UNLOADING)
         self._state.publish_changes()
@@ -101,7 +101,7 @@ class Actions:
     ) -> EvictionReport:
         report = replace(report, method=str(method), tried=(*report.tried, str(method)), error="")
         try:
-            if method is EvictionMethod.UNIT_STOP:
+            if method in STOPPING:
                 self._prepare_stop(check.spec.name)
             await self._call_method(check.spec, method)
         except (RouteFailed, UnitFailed) as failed:
@@ -123,7 +123,7 @@ class Actions:
         return report
 
     def _prepare_stop(self, name: str) -> None:
-        """Take all consumers of a shared unit out of use before it is stopped. Raises UnitFailed if one is in use."""
+        """Take all consumers of a shared unit or container out of use before its stop. Raises UnitFailed."""
         ledger = self._state.ledger
         state = self._state.consumer(name)
         blocker = shared_units.stop_blocker(ledger.consumers, state, self._state.clock.monotonic())
@@ -137,8 +137,8 @@ class Actions:
             self._state.set_residency(other, Residency.UNLOADING)
 
     def finish_stop(self, report: EvictionReport) -> None:
-        """After a unit was stopped: set the residency of the other consumers in it."""
-        if report.method != EvictionMethod.UNIT_STOP:
+        """After a unit or container was stopped: set the residency of the other consumers in it."""
+        if report.method not in STOPPING:
             return
         consumers = self._state.ledger.consumers
         for other in shared_units.others_in_unit(consumers, self._state.consumer(report.consumer)):
@@ -151,7 +151,7 @@ class Actions:
             if method is EvictionMethod.HTTP:
                 await self._routes.unload(spec)
             else:
-                await self._units.stop(spec.unit, spec.stop_timeout_sec)
+                await self._units.stop(spec.stopped_by(method), spec.stop_timeout_sec)
         finally:
             # Also after an error or a cancellation: the unit may have changed state, and states observed before this
             # moment are outdated.
@@ -210,10 +210,16 @@ class Actions:
 
     def _orphans_after(self, report: EvictionReport) -> str:
         """Name the processes that a stopped unit has left behind; they count as foreign from now on."""
-        if report.method != EvictionMethod.UNIT_STOP:
+        spec = self._state.consumer(report.consumer).spec
+        if report.method not in STOPPING or self._may_stop_more(report, spec):
             return ""
         left = self._state.mark_orphans(report.consumer)
-        return f": {describe_orphans(self._state.consumer(report.consumer).spec.unit, left)}" if left else ""
+        return f": {describe_orphans(spec.stopped_by(EvictionMethod(report.method)), left)}" if left else ""
+
+    @staticmethod
+    def _may_stop_more(report: EvictionReport, spec: ConsumerSpec) -> bool:
+        """Whether a method is left that ends processes: a container lives on when its ``docker run`` is killed."""
+        return any(method in STOPPING and str(method) not in report.tried for method in spec.evict)
 
 
 def residency_after(report: EvictionReport, spec: ConsumerSpec) -> Residency:

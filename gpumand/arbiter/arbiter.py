@@ -16,6 +16,7 @@ from gpumand.arbiter.lease_restorer import LeaseRestorer
 from gpumand.arbiter.leases import Leases
 from gpumand.arbiter.manual import ManualOperations
 from gpumand.arbiter.nested_leases import NestedLeases
+from gpumand.arbiter.observations import DOWN
 from gpumand.arbiter.plans import Plans
 from gpumand.arbiter.reconciler import Reconciler
 from gpumand.arbiter.reloading import Reloading
@@ -27,6 +28,7 @@ from gpumand.arbiter.timeouts import finished_within
 from gpumand.arbiter.waiting_request import WaitingRequest
 from gpumand.arbiter.work_gate import WorkGate
 from gpumand.domain.consumer import Settings, UnitState
+from gpumand.domain.container import service_of
 from gpumand.domain.device import Devices, format_devices
 from gpumand.domain.errors import GpumandError, ShuttingDown
 from gpumand.domain.events import Event, LoadFinished, RequestGranted
@@ -394,6 +396,7 @@ class Arbiter:
     def record_unit(self, unit: UnitState) -> None:
         """Record the state of a unit, from a systemd signal or a query."""
         self.reconciler.record_unit(unit)
+        self._look_for_containers_of(unit)
         self.leases.end_for_unit(unit)
         self.scheduler.sample_soon()  # its memory may have become free, or its model may have loaded
         self.scheduler.step()
@@ -401,11 +404,22 @@ class Arbiter:
     async def _read_unit(self, consumer: str) -> None:
         """Read the unit of a consumer after its load: states announced before do not count, and none may follow."""
         spec = self.state.settings.consumers.get(consumer)
-        if spec is not None and spec.unit:
-            with contextlib.suppress(UnitFailed):
-                self.record_unit(await self._ports.units.state(spec.unit))
+        if spec is not None and spec.service:
+            await self._read_service(spec.service)
+
+    async def _read_service(self, service: str) -> None:
+        with contextlib.suppress(UnitFailed):
+            self.record_unit(await self._ports.units.state(service))
+
+    def _look_for_containers_of(self, unit: UnitState) -> None:
+        """Read the containers of consumers whose unit has ended: ``docker run`` may have left them running."""
+        for spec in self.state.settings.consumers.values():
+            if spec.unit == unit.unit and spec.container and unit.activity in DOWN:
+                self.scheduler.background.spawn(self._read_service(service_of(spec.container)))
 
     async def watch_units(self) -> None:
         """Subscribe to the units of all consumers and of all leases bound to a unit. Raises UnitFailed."""
-        units = {spec.unit for spec in self.state.settings.consumers.values() if spec.unit} | self.leases.leased_units()
+        specs = self.state.settings.consumers.values()
+        units = {service for spec in specs for service in (spec.unit, service_of(spec.container)) if service}
+        units |= self.leases.leased_units()
         await self._ports.units.watch(sorted(units), self.record_unit)

@@ -144,7 +144,7 @@ class Housekeeping:
         self._arbiter.scheduler.step()
 
     async def _refresh_units(self) -> None:
-        names = {spec.unit for spec in self._state.settings.consumers.values() if spec.unit}
+        names = {spec.service for spec in self._state.settings.consumers.values() if spec.service}
         names |= self._arbiter.leases.leased_units()
         await asyncio.gather(*(self._refresh_unit(name) for name in names))
 

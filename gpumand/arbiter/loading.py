@@ -181,8 +181,8 @@ class LoadAttempt:
             return None
         health = await self._probe()
         self._check_denied(health)
-        if health.refused and self._spec.unit and self._server_is_gone:
-            await self.unit.restart(f"nothing listens on its port although {self._spec.unit} is active")
+        if health.refused and self._spec.service and self._server_is_gone:
+            await self.unit.restart(f"nothing listens on its port although {self._spec.service} is active")
             return None
         self._former_failure = health.failed
         return health
@@ -208,7 +208,7 @@ class LoadAttempt:
             if not error.refused:
                 await self._join_other_load(error)
                 return
-            if not self._spec.unit or self._now() >= self._deadline:
+            if not self._spec.service or self._now() >= self._deadline:
                 raise error
             await self.unit.check()
             await self._check_refused(str(error))
@@ -300,9 +300,9 @@ class LoadAttempt:
         is_replaced = self._route_accepted and self._must_change
         if self.unit.started or is_replaced:
             return  # it is starting; the end of its unit or load_timeout_sec ends the wait
-        if self._spec.unit:
+        if self._spec.service:
             if now - self._refused_since >= REFUSED_SEC:
-                await self._load_again(f"nothing listens on its port although {self._spec.unit} is active ({error})")
+                await self._load_again(f"nothing listens on its port although {self._spec.service} is active ({error})")
         elif now - self._refused_since >= (ROUTE_GRACE_SEC if self._spec.load is not None else 0.0):
             raise RouteFailed(error)
 
@@ -339,7 +339,7 @@ class LoadAttempt:
         await self._state.sample()
         if self.sleeps or not self._memory.is_missing(began_here=self.unit.started or self._route_accepted):
             return True
-        answer = f"{self._spec.unit or self._spec.name} runs" if health is None else _describe(health)
+        answer = f"{self._spec.service or self._spec.name} runs" if health is None else _describe(health)
         self.last_answer = f"{answer}, but {self._memory.describe()}"
         now = self._now()
         self._missing_since = now if self._missing_since is None else self._missing_since

@@ -1,4 +1,7 @@
-"""The unit of a consumer during one load: its start, its restart, and the end of the run that is being loaded."""
+"""The unit of a consumer during one load: its start, its restart, and the end of the run that is being loaded.
+
+A container of a consumer without a unit is treated as its unit; see ``ConsumerSpec.service``.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ from gpumand.arbiter.state import ArbiterState
 from gpumand.domain import budget, shared_units
 from gpumand.domain.busyness import is_busy
 from gpumand.domain.consumer import ConsumerSpec, Residency, UnitActivity, UnitState
+from gpumand.domain.container import container_of
 from gpumand.domain.device import Devices
 from gpumand.domain.orphans import describe_orphans
 from gpumand.domain.view import ConsumerState
@@ -42,16 +46,16 @@ class LoadingUnit:
 
     async def is_running(self) -> bool:
         """Whether the unit is active, so that it need not be started; also notes its run. Raises UnitFailed."""
-        if not self._spec.unit:
+        if not self._spec.service:
             return True
-        self._run = await self._units.state(self._spec.unit)
+        self._run = await self._units.state(self._spec.service)
         return self._run.activity is UnitActivity.ACTIVE
 
     async def start(self) -> None:
         """Start the unit, unless processes of its last run hold the memory that it needs. Raises UnitFailed."""
         await self._check_orphans()
         self.started = True  # set before: a start that is cancelled halfway must be undone as well
-        await self._units.start(self._spec.unit, self._spec.load_timeout_sec)
+        await self._units.start(self._spec.service, self._spec.load_timeout_sec)
         self._run = await self._current()
 
     async def restart(self, reason: str) -> None:
@@ -60,9 +64,9 @@ class LoadingUnit:
             raise RouteFailed(reason)
         if why_not := await self._why_no_restart():
             raise RouteFailed(f"{reason}. {why_not}")
-        log.warning("%s: %s; restarting %s", self._spec.name, reason, self._spec.unit)
+        log.warning("%s: %s; restarting %s", self._spec.name, reason, self._spec.service)
         try:
-            await self._units.stop(self._spec.unit, self._spec.stop_timeout_sec)
+            await self._units.stop(self._spec.service, self._spec.stop_timeout_sec)
         finally:
             self._state.ledger.update(self._spec.name, unit_changed_at=self._state.clock.monotonic())
         await self.start()
@@ -71,7 +75,7 @@ class LoadingUnit:
         """Stop the unit after a failed load. Raises UnitFailed, also where another consumer in it is in use."""
         if blocker := self._stop_blocker():
             raise UnitFailed(f"{blocker}, so that it was not stopped", "shared")
-        await self._units.stop(self._spec.unit, self._spec.stop_timeout_sec)
+        await self._units.stop(self._spec.service, self._spec.stop_timeout_sec)
         self.stopped = True
 
     def _stop_blocker(self) -> str:
@@ -90,17 +94,17 @@ class LoadingUnit:
             raise UnitFailed(f"{unit.unit} ended while {self._spec.name} was loading ({unit.result or unit.activity})")
         if self._run is not None and self._run.activity is UnitActivity.ACTIVE and _is_other_run(self._run, unit):
             raise UnitFailed(
-                f"{unit.unit} ended while {self._spec.name} was loading, and systemd started it again "
+                f"{unit.unit} ended while {self._spec.name} was loading, and {_manager_of(unit.unit)} started it again "
                 f"({unit.restarts} restarts so far)"
             )
 
     async def log_lines(self) -> tuple[str, ...]:
         """The last log lines of the run that was loaded, which is not the current one after a restart by systemd."""
-        if not self._spec.unit:
+        if not self._spec.service:
             return ()
         run = self._run.invocation_id if self._run is not None and self._run.activity is UnitActivity.ACTIVE else ""
-        lines = await self._units.failure_lines(self._spec.unit, run) if run else ()
-        return lines or await self._units.failure_lines(self._spec.unit)
+        lines = await self._units.failure_lines(self._spec.service, run) if run else ()
+        return lines or await self._units.failure_lines(self._spec.service)
 
     async def is_working(self) -> bool:
         """Whether the server reports work when it is asked now."""
@@ -108,10 +112,10 @@ class LoadingUnit:
 
     async def _current(self) -> UnitState | None:
         """The state of the unit; None where systemd cannot be asked, which does not prove that the unit has ended."""
-        if not self._spec.unit:
+        if not self._spec.service:
             return None
         try:
-            return await self._units.state(self._spec.unit)
+            return await self._units.state(self._spec.service)
         except UnitFailed as failed:
             if failed.reason != "unavailable":
                 raise
@@ -119,10 +123,10 @@ class LoadingUnit:
 
     async def _why_no_restart(self) -> str:
         """Why the unit must not be restarted, as a sentence; "" when it may be."""
-        name, unit = self._spec.name, self._spec.unit
+        name, unit = self._spec.name, self._spec.service
         if not unit:
-            return f"gpumand can restart it only if it knows its unit: set unit in consumers.{name}"
-        others = (one for one in self._state.ledger.consumers.values() if one.spec.unit == unit and one.name != name)
+            return f"gpumand can restart it only if it knows its unit: set unit or container in consumers.{name}"
+        others = (one for one in self._state.ledger.consumers.values() if one.spec.service == unit and one.name != name)
         for other in others:
             if use := _use(other):
                 return f"{unit} is not restarted, since {other.name} runs in it and is {use}"
@@ -145,7 +149,7 @@ class LoadingUnit:
             await self._state.sample()
         left = self._state.mark_orphans(name)
         if left and not self._fits():
-            orphans = describe_orphans(self._spec.unit, left)
+            orphans = describe_orphans(self._spec.service, left)
             raise UnitFailed(f"{name} was not started beside its former process: {orphans}")
 
     def _fits(self) -> bool:
@@ -156,6 +160,10 @@ class LoadingUnit:
             if device in view.devices
         ]
         return all(free_mib is None or free_mib >= need_mib for free_mib, need_mib in pairs)
+
+
+def _manager_of(service: str) -> str:
+    return "its restart policy" if container_of(service) else "systemd"
 
 
 def _is_other_run(run: UnitState, unit: UnitState) -> bool:

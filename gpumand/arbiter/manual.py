@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 
+from gpumand.arbiter.actions import NO_METHOD
 from gpumand.arbiter.busy_probes import BusyProbes
 from gpumand.arbiter.jobs import Jobs
 from gpumand.arbiter.leases import Leases
@@ -18,7 +19,7 @@ from gpumand.arbiter.timeouts import finished_within
 from gpumand.arbiter.work_gate import WorkGate
 from gpumand.domain import budget, host_ram, parking
 from gpumand.domain.busyness import describe_work, is_busy
-from gpumand.domain.consumer import EvictionMethod, Residency
+from gpumand.domain.consumer import STOPPING, EvictionMethod, Residency
 from gpumand.domain.device import Devices, format_devices, parse_devices
 from gpumand.domain.errors import Busy, EvictionFailed, InvalidArgs, ShuttingDown, TimedOut
 from gpumand.domain.events import EvictionReport
@@ -100,7 +101,11 @@ class ManualOperations:
     @staticmethod
     def _what_to_check(report: EvictionReport) -> str:
         """Advice after a failed eviction; "" where no method was tried, since the error says why."""
-        checks = {EvictionMethod.HTTP: "unload route", EvictionMethod.UNIT_STOP: "unit"}
+        checks = {
+            EvictionMethod.HTTP: "unload route",
+            EvictionMethod.UNIT_STOP: "unit",
+            EvictionMethod.CONTAINER: "container",
+        }
         tried = [checks[method] for method in checks if method in report.tried]
         return f" Check the {' and the '.join(tried)}: gpumanctl show {report.consumer}." if tried else ""
 
@@ -158,14 +163,14 @@ class ManualOperations:
             return False  # parked: the unload route has already taken back everything it can
         if consumer.claimed or consumer.residency not in (Residency.UNLOADED, Residency.FAILED):
             return True
-        # What stays after an unload by route is freed only by stopping the unit, which has to be requested by name.
-        left_mib = 0 if method == EvictionMethod.UNIT_STOP else budget.tolerated_mib(consumer)
+        # What stays after an unload by route is freed only by a stop, which has to be requested by name.
+        left_mib = 0 if method in STOPPING else budget.tolerated_mib(consumer)
         return any((sample.held_by(consumer.name) or 0) > left_mib for sample in self._state.ledger.devices.values())
 
     @staticmethod
     def _check(view: View, consumer: ConsumerState, *, force: bool) -> None:
         if not consumer.spec.evict:
-            raise EvictionFailed(f"{consumer.name} has no unload route and no unit: configure one to evict it")
+            raise EvictionFailed(f"{consumer.name} {NO_METHOD}: configure one to evict it")
         if force:
             return
         if consumer.leases:

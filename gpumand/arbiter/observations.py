@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from gpumand.domain.consumer import ConsumerSpec, Health, UnitActivity, UnitState
+from gpumand.domain.container import service_of
+
+DOWN = frozenset({UnitActivity.INACTIVE, UnitActivity.FAILED})
 
 
 @dataclass(slots=True)
@@ -13,7 +16,11 @@ class Observations:
 
     Attributes:
         spec: the consumer as configured at that time.
-        unit, unit_observed_at: state of its unit.
+        unit, unit_observed_at: state of its unit, or of its container: of a consumer with both, the container counts
+            while it runs although the unit has ended, as after ``docker run -d`` or when the client was killed.
+        own_unit, own_unit_at: state of its unit alone.
+        down_since: since when its unit is inactive or failed.
+        container, container_at: state of its container alone.
         health, health_requested_at: its health answer.
         held_mib, grew_at: MiB that its processes hold, and when that last grew.
         claimed_at, shown_mib: its claim, and the most memory that readings have shown for it since.
@@ -32,6 +39,35 @@ class Observations:
     shown_mib: int = 0
     is_misplaced: bool = False
     new_run_at: float = float("-inf")
+    own_unit: UnitState | None = None
+    own_unit_at: float = float("-inf")
+    down_since: float = float("-inf")
+    container: UnitState | None = None
+    container_at: float = float("-inf")
+
+    def record(self, service: UnitState, now: float) -> bool:
+        """Store the state of its unit or its container at a moment; returns whether it is in a new run."""
+        if service.unit == self.spec.unit:
+            if service.activity in DOWN and (self.own_unit is None or self.own_unit.activity not in DOWN):
+                self.down_since = now
+            self.own_unit, self.own_unit_at = service, now
+        else:
+            self.container, self.container_at = service, now
+        former = self.unit
+        self.unit, self.unit_observed_at = self._decisive()
+        return former is not None and self.unit is not None and is_new_run(former, self.unit)
+
+    def _decisive(self) -> tuple[UnitState | None, float]:
+        """The state that decides, and when it was observed."""
+        if not self.spec.unit or self._is_left_running():
+            return self.container, self.container_at
+        return self.own_unit, self.own_unit_at
+
+    def _is_left_running(self) -> bool:
+        """Whether its container was found running after its unit had ended."""
+        if self.own_unit is None or self.container is None or self.own_unit.activity not in DOWN:
+            return False
+        return self.container.activity not in DOWN and self.container_at >= self.down_since
 
 
 def is_starting(unit: UnitState | None) -> bool:
@@ -44,6 +80,11 @@ def is_new_run(former: UnitState, now: UnitState) -> bool:
     return now.activity is UnitActivity.ACTIVE and now.invocation_id != former.invocation_id
 
 
+def runs_in(spec: ConsumerSpec, service: str) -> bool:
+    """Whether a unit, or a container by its name as a service, is one that the consumer runs in."""
+    return service in (spec.unit, service_of(spec.container)) and bool(service)
+
+
 def sources_of(spec: ConsumerSpec) -> tuple[object, ...]:
     """The part of a configuration that decides where its observations come from."""
-    return spec.unit, spec.url, spec.health
+    return spec.unit, spec.container, spec.url, spec.health

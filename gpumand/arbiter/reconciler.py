@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 
-from gpumand.arbiter.observations import Observations, is_new_run, is_starting, sources_of
+from gpumand.arbiter.observations import DOWN, Observations, is_starting, runs_in, sources_of
 from gpumand.arbiter.residency_evidence import ResidencyEvidence
 from gpumand.arbiter.state import ArbiterState
 from gpumand.domain import budget, claims, location
@@ -25,7 +25,6 @@ log = logging.getLogger(__name__)
 
 WITHOUT_MODEL = frozenset({Residency.UNLOADED, Residency.PARKED})
 KNOWN = frozenset({Residency.RESIDENT, Residency.UNLOADED, Residency.PARKED, Residency.FAILED})
-DOWN = frozenset({UnitActivity.INACTIVE, UnitActivity.FAILED})
 RUNNING = frozenset({UnitActivity.ACTIVE, UnitActivity.ACTIVATING})
 
 AT_REST_SEC = 15.0
@@ -46,16 +45,11 @@ class Reconciler:
         self._evidence = ResidencyEvidence(state)
 
     def record_unit(self, unit: UnitState) -> None:
-        """Store the state of a unit, from a systemd signal or a query, for each consumer that runs in it."""
+        """Store the state of a unit or container, from a signal or a query, for each consumer that runs in it."""
         for consumer in list(self._state.ledger.consumers.values()):
-            if consumer.spec.unit == unit.unit:
+            if runs_in(consumer.spec, unit.unit):
                 observations = self._observations_of(consumer)
-                former, observations.unit, observations.unit_observed_at = (
-                    observations.unit,
-                    unit,
-                    self._state.clock.monotonic(),
-                )
-                has_new_run = former is not None and is_new_run(former, unit)
+                has_new_run = observations.record(unit, self._state.clock.monotonic())
                 if has_new_run:
                     observations.new_run_at = observations.unit_observed_at
                     self._evidence.forget_run(consumer.name)
@@ -106,7 +100,7 @@ class Reconciler:
         """Whether the consumer's unit is active, as far as observed; True for a consumer without a unit."""
         consumer = self._state.consumer(name)
         unit = self._observations_of(consumer).unit
-        return not consumer.spec.unit or (unit is not None and unit.activity is UnitActivity.ACTIVE)
+        return not consumer.spec.service or (unit is not None and unit.activity is UnitActivity.ACTIVE)
 
     def reconcile_all(self) -> None:
         """Reconcile all consumers, after a new reading or the end of a job."""
@@ -187,7 +181,7 @@ class Reconciler:
             self._state.ledger.update(consumer.name, start_overdue=False)
         has_no_report = unit is None and (health is None or health.loaded is None)
         may_still_load = consumer.claimed or not consumer.spec.lazy
-        if consumer.spec.unit and has_no_report and may_still_load and observed in WITHOUT_MODEL:
+        if consumer.spec.service and has_no_report and may_still_load and observed in WITHOUT_MODEL:
             # gpumand has started or stopped its unit, and systemd has reported no state since then. A reading that
             # shows no memory proves nothing: the model may not have been loaded yet.
             return consumer.residency

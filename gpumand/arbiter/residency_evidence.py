@@ -84,7 +84,7 @@ class ResidencyEvidence:
         consumer = self._note_memory(consumer, observed, held_mib)
         if observed is not Residency.RESIDENT:
             return observed
-        if consumer.server_is_gone and consumer.spec.unit:
+        if consumer.server_is_gone and consumer.spec.service:
             has_memory = held_mib is not None and holds_model(consumer.spec, held_mib)
             return Residency.UNKNOWN if has_memory else Residency.UNLOADED
         since, now = self._of(consumer.name).missing_since, self._state.clock.monotonic()
@@ -120,7 +120,7 @@ class ResidencyEvidence:
             return True
         evidence.down_since = None
         left = self._state.mark_orphans(consumer.name)
-        log.warning("consumer %s: %s", consumer.name, describe_orphans(consumer.spec.unit, left))
+        log.warning("consumer %s: %s", consumer.name, describe_orphans(consumer.spec.service, left))
         return False
 
     def _note_memory(self, consumer: ConsumerState, observed: Residency, held_mib: int | None) -> ConsumerState:

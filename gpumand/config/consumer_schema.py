@@ -228,7 +228,8 @@ class ConsumerTable:
     container: str = key(
         Text("name of a container", container_keys.container_name),
         "Container that the consumer runs in: its name or a prefix of its id (at least 12 digits), with docker: or "
-        "podman: in front where both engines have the name. Its processes count as the consumer's.",
+        "podman: in front where both engines have the name. Its processes count as the consumer's. gpumand stops it to "
+        "evict the consumer and, without a unit, starts it to load the consumer.",
         default=default_of(ConsumerSpec, "container"),
     )
     slice: str = key(
@@ -293,7 +294,8 @@ class ConsumerTable:
     evict: tuple[EvictionMethod, ...] = key(
         ListOf(Choice(tuple(one.value for one in EvictionMethod), EvictionMethod), min_length=1),
         "Eviction methods, in the order in which they are tried. http calls the unload route, unit-stop stops the "
-        "unit. By default http, if there is an unload route, and then unit-stop, if there is a unit.",
+        "unit, container stops the container. By default http, if there is an unload route, then unit-stop, if there "
+        "is a unit, then container, if there is one.",
         default=default_of(ConsumerSpec, "evict"),
     )
     can_coexist_with: frozenset[str] = key(

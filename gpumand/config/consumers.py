@@ -164,7 +164,7 @@ def _check_unit_only_preset(parsed: ParsedConsumer, problems: ProblemList) -> No
     name = keys.get("preset")
     if name not in preset_names() or preset(name).about.class_ != _UNIT_ONLY:
         return
-    if not any(keys.get(key) for key in ("unit", "unload", "vram_managed", "pinned")):
+    if not any(keys.get(key) for key in ("unit", "container", "unload", "vram_managed", "pinned")):
         message = f'is missing: the preset "{name}" has no unload route, so only stopping the unit frees VRAM'
         problems.add(parsed.place.at("unit"), message)
 
@@ -188,6 +188,8 @@ def _check_eviction_methods(parsed: ParsedConsumer, problems: ProblemList) -> No
             problems.add(parsed.place.at("evict", index), '"http" requires an unload route')
         if method is EvictionMethod.UNIT_STOP and not parsed.keys.get("unit"):
             problems.add(parsed.place.at("evict", index), '"unit-stop" requires unit')
+        if method is EvictionMethod.CONTAINER and not parsed.keys.get("container"):
+            problems.add(parsed.place.at("evict", index), '"container" requires container')
 
 
 def _check_coexists_with_itself(parsed: ParsedConsumer, problems: ProblemList) -> None:
@@ -214,4 +216,5 @@ def _raw_table(parsed: ParsedConsumer) -> dict[str, Any]:
 def _default_methods(keys: dict[str, Any]) -> tuple[EvictionMethod, ...]:
     by_route = (EvictionMethod.HTTP,) if keys.get("unload") else ()
     by_unit = (EvictionMethod.UNIT_STOP,) if keys.get("unit") else ()
-    return (*by_route, *by_unit)
+    by_container = (EvictionMethod.CONTAINER,) if keys.get("container") else ()
+    return (*by_route, *by_unit, *by_container)

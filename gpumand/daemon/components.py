@@ -19,7 +19,9 @@ from gpumand.bus.log_control import LogControl
 from gpumand.bus.polkit import PolkitAuthority
 from gpumand.bus.service import ManagerService
 from gpumand.consumers.routes import HttpRoutes
-from gpumand.daemon.environment import boot_id, own_uid, state_directory
+from gpumand.containers.client import HelperContainers
+from gpumand.containers.services import UnitsAndContainers
+from gpumand.daemon.environment import boot_id, container_socket, own_uid, state_directory
 from gpumand.daemon.options import Options
 from gpumand.domain.consumer import HistorySettings, Settings
 from gpumand.domain.events import Event
@@ -55,6 +57,7 @@ class Components:
     housekeeping: Housekeeping
     suspend_watch: SuspendWatch
     logind: Logind | None
+    services: UnitsAndContainers
     units: SystemdUnits
     source: AttributedSource
     routes: HttpRoutes
@@ -67,7 +70,16 @@ class Components:
         """Close all components, those that talk to clients first and the disk last; errors are only logged."""
         if self.logind is not None:
             await close_within_limit(self.logind.close(), "the subscription to logind")
-        for part in (self.http, self.service, self.units, self.source, self.routes, self.memory, self.users):
+        for part in (
+            self.http,
+            self.service,
+            self.services,
+            self.units,
+            self.source,
+            self.routes,
+            self.memory,
+            self.users,
+        ):
             await close_within_limit(part.close(), type(part).__name__)
         # Last: the components above may still write leases and history while they close.
         await close_within_limit(self.store.close(), "the lease store")
@@ -124,7 +136,8 @@ async def build_components(
     """
     bus, system_bus = connections.bus, connections.system_bus
     units = await SystemdUnits.attach(bus, user=options.user)
-    located = ContainerAttribution(manager_uid=own_uid() if options.user else None)
+    containers = HelperContainers(container_socket(options.bus_address), user=options.user)
+    located = ContainerAttribution(containers, manager_uid=own_uid() if options.user else None)
     routes = HttpRoutes(clock, ConsumerConnections(located.pids_of))
     on_system_bus = options.bus_address == "system"
     users = UserDirectory()
@@ -135,18 +148,32 @@ async def build_components(
     source = AttributedSource(make_source(settings.gpu, clock), pids, containers=located)
     configure_attribution(source, settings)
     memory = ProcMeminfo()
-    ports = Ports(clock, source, units, routes, store, clients, archive, memory, source)
+    services = UnitsAndContainers(units, containers, clock)
+    ports = Ports(clock, source, services, routes, store, clients, archive, memory, source)
     history = HistoryRecorder(archive, clock, demand_log(settings.history))
     arbiter = Arbiter(settings, ports, publish, load_settings)
     service = ManagerService(bus, arbiter, clients, authority)
     service.add(LogControl(clients, frozenset({0, own_uid()}), users).object())
     http = HttpListener(arbiter.status, take_listeners())
-    housekeeping = Housekeeping(arbiter, units, routes)
+    housekeeping = Housekeeping(arbiter, services, routes)
     logind_bus = system_bus if options.user else bus
     logind = Logind(logind_bus) if logind_bus is not None else None
     still_preparing = logind.is_preparing_for_sleep if logind is not None else _never_preparing
     suspend_watch = SuspendWatch(arbiter, housekeeping, still_preparing)
-    parts = (http, service, arbiter, housekeeping, suspend_watch, logind, units, source, routes, store, history)
+    parts = (
+        http,
+        service,
+        arbiter,
+        housekeeping,
+        suspend_watch,
+        logind,
+        services,
+        units,
+        source,
+        routes,
+        store,
+        history,
+    )
     return Components(*parts, memory, users)
 
 

@@ -55,3 +55,13 @@ def archive_path(wanted: Path | None, bus_address: str) -> Path:
     if bus_address == "system" and own_uid() == 0:
         return Path("/var/lib/gpumand") / name
     return Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local/state") / "gpumand" / name
+
+
+def container_socket(bus_address: str) -> str:
+    """The socket of the container helper: the system's, or that of the user for a daemon on another bus.
+
+    Args:
+        bus_address: "system", "session" or an address.
+    """
+    name = "gpumand-containers.sock"
+    return f"/run/{name}" if bus_address == "system" else f"{os.environ.get('XDG_RUNTIME_DIR') or '/run'}/{name}"

@@ -60,7 +60,7 @@ def is_in_container(state: ConsumerState, samples: Sequence[Sample]) -> bool:
         samples: the samples of its devices.
     """
     is_loaded = state.claimed or state.reports_loaded or not state.spec.lazy
-    if not state.spec.unit or not is_loaded or not samples:
+    if not state.spec.unit or state.spec.container or not is_loaded or not samples:
         return False
     half_mib = state.footprint_mib // 2
     return all(sample.held_by(state.name) == 0 and _grown_mib(sample, state) >= half_mib for sample in samples)

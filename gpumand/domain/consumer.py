@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
+from gpumand.domain.container import service_of
 from gpumand.domain.reservation import MAX_VRAM_MIB, Reservation
 
 
@@ -37,6 +38,11 @@ class EvictionMethod(StrEnum):
 
     HTTP = "http"
     UNIT_STOP = "unit-stop"
+    CONTAINER = "container"
+
+
+STOPPING = (EvictionMethod.UNIT_STOP, EvictionMethod.CONTAINER)
+"""The methods that end all processes of a consumer, so that nothing of it stays in VRAM."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,8 +167,8 @@ class ConsumerSpec:
             is among them.
         vram_auto: ``vram_resident_mib`` is only the assumption until the footprint is measured; it may then be
             ``UNKNOWN_MIB``.
-        evict: always filled in: the configured order, or http (with an unload route) and then unit-stop (with a
-            unit).
+        evict: always filled in: the configured order, or http (with an unload route), then unit-stop (with a unit),
+            then container (with a container).
         devices: indices or UUIDs of the devices that the consumer may use; () = any.
         device_count: number of devices that the consumer uses at once; it needs its footprint on each of them.
         parks: the unload route leaves the weights in host RAM.
@@ -206,10 +212,24 @@ class ConsumerSpec:
     def lazy(self) -> bool:
         """True when only a request to the consumer itself loads its model into VRAM.
 
-        A unit without an unload route holds its model as long as it runs (llama-server). A unit with an unload route
-        but no load route loads on its first request (ComfyUI), and so does a consumer without a unit.
+        A unit without an unload route holds its model as long as it runs (llama-server), and so does a container. One
+        with an unload route but no load route loads on its first request (ComfyUI); so does a consumer with neither.
         """
-        return self.load is None and (not self.unit or self.unload is not None)
+        return self.load is None and (not self.service or self.unload is not None)
+
+    @property
+    def service(self) -> str:
+        """What gpumand starts to load it: its unit, or else its container as in ``container NAME``; "" = neither.
+
+        A unit comes first: where it runs ``docker run``, a container that was started without it would be unsupervised.
+        """
+        return self.unit or service_of(self.container)
+
+    def stopped_by(self, method: EvictionMethod) -> str:
+        """What an eviction by this method stops, by the name that the port UnitManager accepts; "" for http."""
+        if method is EvictionMethod.CONTAINER:
+            return service_of(self.container)
+        return self.unit if method is EvictionMethod.UNIT_STOP else ""
 
 
 def reservation_spec(reservation: Reservation, device_count: int) -> ConsumerSpec:
@@ -284,10 +304,10 @@ class UnitActivity(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class UnitState:
-    """The state of a unit as systemd reports it.
+    """The state of a unit as systemd reports it, or of a container as its engine does.
 
     Attributes:
-        unit: name of the unit.
+        unit: name of the unit, or ``container NAME``.
         activity: its ActiveState; "reloading" and "maintenance" count as active.
         load_state: "loaded", "not-found", "masked", "bad-setting", "error" …
         result: result of the last run: "success", "exit-code", "timeout", "oom-kill" …

@@ -88,6 +88,12 @@ class ContainerState:
         network_mode: "host", "bridge", "slirp4netns", "pasta", the name of a network …; "" where unknown.
         exit_code: exit code of its last run; None while it runs or where unknown.
         labels: labels that gpumand reads, such as those of ``docker compose`` and quadlet, by key.
+        status: "created", "running", "paused", "restarting", "removing", "exited", "dead", or a word of Podman for one
+            of these; "" where unknown.
+        started_at: when its current or last run began, as the engine writes it (RFC 3339); "" where unknown.
+        restarts: how often its restart policy has started it again.
+        oom_killed: its last run ended because memory was exhausted.
+        error: the engine's reason why its last start failed; "" without one.
     """
 
     engine: str
@@ -102,6 +108,16 @@ class ContainerState:
     network_mode: str = ""
     exit_code: int | None = None
     labels: tuple[tuple[str, str], ...] = field(default=())
+    status: str = ""
+    started_at: str = ""
+    restarts: int = 0
+    oom_killed: bool = False
+    error: str = ""
+
+    @property
+    def run_id(self) -> str:
+        """Identifies its current or last run: another one after a restart, and after it was created again."""
+        return f"{self.id[:MIN_ID_PREFIX]} {self.started_at}"
 
     def label(self, key: str) -> str:
         """The value of a label; "" without one."""
@@ -116,3 +132,16 @@ READ_LABELS = (
     "PODMAN_SYSTEMD_UNIT",
 )
 """Labels that a ContainerState contains: where compose and quadlet note what started the container."""
+
+SERVICE_PREFIX = "container "
+"""Begins the name by which a container stands where a unit could stand; names of units have no spaces."""
+
+
+def service_of(container: str) -> str:
+    """The name of a container where a unit could stand, such as "container comfyui"; "" for no container."""
+    return f"{SERVICE_PREFIX}{container}" if container else ""
+
+
+def container_of(service: str) -> str:
+    """The container that such a name stands for; "" for a unit."""
+    return service.removeprefix(SERVICE_PREFIX) if service.startswith(SERVICE_PREFIX) else ""

@@ -77,7 +77,7 @@ def backing_off(state: ConsumerState, now: float) -> str:
     """Refusal: the last load failed a short while ago."""
     error = state.error.removeprefix(f"{state.name}: ")  # the error of a failed load names its consumer already
     failed = f"{state.name} failed to load" + (f": {error}" if error else "")
-    start = f", or start {state.spec.unit} yourself" if state.spec.unit else ""
+    start = f", or start {state.spec.service} yourself" if state.spec.service else ""
     return f"{failed}. Fix the cause, then retry in {state.retry_at - now:.0f} s{start}."
 
 
@@ -155,7 +155,7 @@ def busy_past_grace(consumers: Sequence[ConsumerState], shortage: str) -> str:
 def eviction_without_effect(consumers: Collection[str], shortage: str) -> str:
     """Refusal: evictions were tried and freed nothing; ``shortage`` is ``not_enough_vram``."""
     names = join_names(sorted(consumers))
-    return f"{names} released no VRAM when evicted; {shortage}. Check the unload route and the unit of {names}."
+    return f"{names} released no VRAM when evicted; {shortage}. Check the unload route, unit or container of {names}."
 
 
 def no_host_ram(names: Sequence[str]) -> str:

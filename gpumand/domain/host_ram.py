@@ -6,7 +6,7 @@ consumers that are being parked.
 
 from __future__ import annotations
 
-from gpumand.domain.consumer import EvictionMethod
+from gpumand.domain.consumer import STOPPING, EvictionMethod
 from gpumand.domain.view import ConsumerState, View
 
 
@@ -51,4 +51,5 @@ def can_park(state: ConsumerState, left_mib: int | None) -> bool:
 
 
 def stop_method(state: ConsumerState) -> EvictionMethod | None:
-    return EvictionMethod.UNIT_STOP if EvictionMethod.UNIT_STOP in state.usable_methods else None
+    """The first usable method that ends its processes; None where there is none."""
+    return next((method for method in state.usable_methods if method in STOPPING), None)

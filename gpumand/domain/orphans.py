@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
+from gpumand.domain.container import container_of
 from gpumand.domain.device import ProcessUse, Reading, Sample
 
 
@@ -129,6 +130,8 @@ def describe_orphans(unit: str, processes: Sequence[ProcessUse]) -> str:
     """Name the processes that hold memory although their unit was stopped, and what to do; one line."""
     names = ", ".join(map(_describe, processes[:3]))
     more = f" and {len(processes) - 3} more" if len(processes) > 3 else ""
+    if container_of(unit):
+        return f"{unit} was stopped, but {names}{more} still runs. End the process, and check the container's engine"
     return (
         f"{unit} was stopped, but it has left {names}{more} running. End the process, and remove KillMode=process "
         f"or KillMode=none from {unit} so that a stop ends all of its processes"

@@ -149,4 +149,6 @@ def _parked_cost_key(view: View) -> Callable[[ConsumerState], tuple[Any, ...]]:
 
 def _planned_stop(state: ConsumerState, other: ConsumerState) -> PlannedEviction:
     why = f"parked, and its {state.host_mib} MiB of host RAM are needed to park {other.name}"
-    return PlannedEviction(state.name, state.spec.residual_mib, str(EvictionMethod.UNIT_STOP), why)
+    return PlannedEviction(
+        state.name, state.spec.residual_mib, str(stop_method(state) or EvictionMethod.UNIT_STOP), why
+    )

@@ -68,12 +68,12 @@ def _are_alike(one: ConsumerSpec, other: ConsumerSpec) -> bool:
 def _may_be_one_server(one: ConsumerSpec, other: ConsumerSpec) -> bool:
     """Whether consumers of one URL may be parts of one process.
 
-    Different units take turns at a port, and distinguish their consumers. Beside a consumer with a unit, one without a
-    unit is a part of the same server if it is of the same kind.
+    Different units or containers take turns at a port, and distinguish their consumers. Beside a consumer with a
+    unit, one without a unit is a part of the same server if it is of the same kind.
     """
-    if one.unit and other.unit:
-        return one.unit == other.unit
-    return one.unit == other.unit or bool(one.preset and one.preset == other.preset)
+    if one.service and other.service:
+        return one.service == other.service
+    return one.service == other.service or bool(one.preset and one.preset == other.preset)
 
 
 def _ask_the_same(one: HealthRoute, other: HealthRoute) -> bool:

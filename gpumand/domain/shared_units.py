@@ -1,4 +1,4 @@
-"""Units that several consumers share, such as a router with several models: stopping one ends all of them."""
+"""Units and containers that several consumers share, such as a router with several models: a stop ends all of them."""
 
 from __future__ import annotations
 
@@ -6,14 +6,19 @@ from collections import Counter
 from collections.abc import Mapping
 
 from gpumand.domain import busyness
-from gpumand.domain.consumer import Residency
+from gpumand.domain.consumer import ConsumerSpec, Residency
+from gpumand.domain.container import service_of
 from gpumand.domain.view import ConsumerState, StopBlocker
 
 
 def others_in_unit(consumers: Mapping[str, ConsumerState], state: ConsumerState) -> list[ConsumerState]:
-    """The other consumers whose processes run in the same unit."""
-    unit = state.spec.unit
-    return [one for one in consumers.values() if unit and one.spec.unit == unit and one.name != state.name]
+    """The other consumers whose processes run in the same unit or container."""
+    services = _services(state.spec)
+    return [one for one in consumers.values() if services & _services(one.spec) and one.name != state.name]
+
+
+def _services(spec: ConsumerSpec) -> set[str]:
+    return {spec.unit, service_of(spec.container)} - {""}
 
 
 def stop_blocker(consumers: Mapping[str, ConsumerState], state: ConsumerState, now: float) -> StopBlocker | None:
@@ -26,18 +31,19 @@ def stop_blocker(consumers: Mapping[str, ConsumerState], state: ConsumerState, n
     """
     for other in others_in_unit(consumers, state):
         if use := _use(other, now):
-            return StopBlocker(f"{state.spec.unit} also serves {other.name}, which is {use}", not other.pinned)
+            return StopBlocker(f"{state.spec.service} also serves {other.name}, which is {use}", not other.pinned)
     return None
 
 
 def with_stop_blockers(consumers: Mapping[str, ConsumerState], now: float) -> dict[str, ConsumerState]:
     """The consumers, those in a shared unit with the reason why it must not be stopped at the moment."""
-    counts = Counter(state.spec.unit for state in consumers.values() if state.spec.unit)
+    counts = Counter(service for state in consumers.values() for service in _services(state.spec))
     if len(counts) == sum(counts.values()):
         return dict(consumers)
+    shared = {service for service, count in counts.items() if count > 1}
     return {
         name: state.with_changes(stop_blocker=blocker)
-        if counts[state.spec.unit] > 1 and (blocker := stop_blocker(consumers, state, now))
+        if shared & _services(state.spec) and (blocker := stop_blocker(consumers, state, now))
         else state
         for name, state in consumers.items()
     }

@@ -12,9 +12,10 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from gpumand.domain import budget, busyness, claims
-from gpumand.domain.consumer import EvictionMethod, Residency
+from gpumand.domain.consumer import Residency
 from gpumand.domain.device import Devices
 from gpumand.domain.eviction_check import SLACK_MIB
+from gpumand.domain.host_ram import stop_method
 from gpumand.domain.request import PlannedEviction, SparedConsumer
 from gpumand.domain.residency import holds_model
 from gpumand.domain.victim_selection import Candidate, Freed, lru_key, pick
@@ -91,9 +92,7 @@ def choose(
 def freeing_more_when_stopped(states: Iterable[ConsumerState]) -> frozenset[str]:
     """Consumers that free more when their unit is stopped than by their first method."""
     # After an unload by route at least a CUDA context may stay, whether it was measured before or not.
-    return frozenset(
-        one.name for one in states if budget.by_route(one) and EvictionMethod.UNIT_STOP in one.usable_methods
-    )
+    return frozenset(one.name for one in states if budget.by_route(one) and stop_method(one) is not None)
 
 
 def _necessary_stops(view: View, taken: Sequence[ConsumerState], short_mib: Mapping[int, int]) -> frozenset[str]:
@@ -173,7 +172,7 @@ def freeable_by_consumer(
     reclaimed = budget.reclaimed_by_consumer(view, device)
     result = {}
     for state in states:
-        method = EvictionMethod.UNIT_STOP if state.name in stopped else None
+        method = stop_method(state) if state.name in stopped else None
         freed_mib = budget.freeable_mib(sample, state, unnamed_mib, method)
         is_unnamed = unnamed_mib is not None and budget.held_mib(sample, state) is None
         if is_unnamed and state.name in reclaimed:
@@ -204,11 +203,11 @@ def _may_hold(view: View, devices: Devices, state: ConsumerState) -> bool:
     if any(mib is not None and holds_model(state.spec, mib) for mib in held):
         return True
     # What stays after an unload by route is freed by stopping the unit, which is done where that memory is needed.
-    return any(held) and EvictionMethod.UNIT_STOP in state.usable_methods
+    return any(held) and stop_method(state) is not None
 
 
 def _planned(view: View, one: Candidate, freed: Freed, stopped: frozenset[str]) -> PlannedEviction:
-    method = EvictionMethod.UNIT_STOP if one.state.name in stopped else one.state.usable_methods[0]
+    method = (stop_method(one.state) if one.state.name in stopped else None) or one.state.usable_methods[0]
     expected_mib = _expected_mib(view, one.state, freed, stopped)
     expected_mib = None if expected_mib is None else budget.reportable_mib(expected_mib)
     return PlannedEviction(one.state.name, expected_mib, method=str(method), why=one.why)

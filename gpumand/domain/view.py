@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from gpumand.domain.consumer import UNKNOWN_MIB, ConsumerSpec, EvictionMethod, Residency, SchedulerSettings
+from gpumand.domain.consumer import STOPPING, UNKNOWN_MIB, ConsumerSpec, EvictionMethod, Residency, SchedulerSettings
 from gpumand.domain.device import Devices, Sample
 from gpumand.domain.footprint import Footprint
 from gpumand.domain.learning import LearnedTimes
@@ -179,7 +179,7 @@ class ConsumerState:
         if self.residency is not Residency.PARKED and self.stop_blocker is None:
             return self.spec.evict
         unusable = {EvictionMethod.HTTP} if self.residency is Residency.PARKED else set[EvictionMethod]()
-        unusable |= {EvictionMethod.UNIT_STOP} if self.stop_blocker is not None else set()
+        unusable |= set(STOPPING) if self.stop_blocker is not None else set()
         return tuple(method for method in self.spec.evict if method not in unusable)
 
     @property
@@ -198,7 +198,7 @@ class ConsumerState:
 
         A unit whose server has not answered yet may still be starting it.
         """
-        return self.refused_probes >= GONE_AFTER_PROBES and (self.has_served or not self.spec.unit)
+        return self.refused_probes >= GONE_AFTER_PROBES and (self.has_served or not self.spec.service)
 
     @property
     def claimed(self) -> bool:

@@ -358,7 +358,7 @@ class Engine:
         name = entry.request.consumer
         one = self._host.consumers[name]
         # A consumer without a unit is always running; only its model is loaded and unloaded.
-        start = Start.PARKED if name in self._parked or not one.spec.unit else Start.COLD
+        start = Start.PARKED if name in self._parked or not one.spec.service else Start.COLD
         seconds = one.wake_sec if start is Start.PARKED and one.wake_sec is not None else one.load_sec
         self._ledger.update(name, devices=place, residency=Residency.LOADING, footprint_seen=False)
         self._update_pace(place)

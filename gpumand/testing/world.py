@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from gpumand.arbiter import Arbiter
 from gpumand.arbiter.housekeeping import Housekeeping
 from gpumand.domain.consumer import UNKNOWN_MIB, ConsumerSpec, GpuSettings, SchedulerSettings, Settings
+from gpumand.domain.container import service_of
 from gpumand.domain.events import Event
 from gpumand.domain.lease import Owner
 from gpumand.ports import Ports
@@ -50,8 +51,10 @@ class FakeWorld:
         self.vram = FakeVram(self.clock, *total_mib)
         self.vram.attributable |= set(consumers)
         self.routes = FakeRoutes(self.clock, self.vram, dict(enumerate(total_mib)))
-        self.units = FakeUnits(self.clock, [FakeUnit(spec.unit) for spec in consumers.values() if spec.unit])
-        self._unit_pids = {spec.unit: number for number, spec in enumerate(consumers.values(), 20_001) if spec.unit}
+        self.units = FakeUnits(self.clock, [FakeUnit(one) for spec in consumers.values() for one in _services(spec)])
+        self._unit_pids = {
+            spec.service: number for number, spec in enumerate(consumers.values(), 20_001) if spec.service
+        }
         self._holds_before_start = 0
         self.units.before_start = lambda unit: setattr(self, "_holds_before_start", self.vram.holds)
         self.units.after_start, self.units.after_end = self._hold_model, self._release_model
@@ -77,7 +80,7 @@ class FakeWorld:
 
     def _hold_model(self, unit: str) -> None:
         """Let a unit without routes hold its model while it runs, unless the test lets it hold memory itself."""
-        spec = next((spec for spec in self.settings.consumers.values() if spec.unit == unit), None)
+        spec = next((spec for spec in self.settings.consumers.values() if spec.service == unit), None)
         if spec is None or spec.lazy or spec.load is not None or spec.health is not None:
             return
         is_held = self.vram.is_held_by(spec.name) or self.vram.holds > self._holds_before_start
@@ -104,6 +107,11 @@ class FakeWorld:
     def named(self, kind: type[Event]) -> list[Event]:
         """Return the events of one type, in order."""
         return [event for event in self.events if isinstance(event, kind)]
+
+
+def _services(spec: ConsumerSpec) -> list[str]:
+    """The unit and the container of a consumer, as the port UnitManager names them."""
+    return [one for one in (spec.unit, service_of(spec.container)) if one]
 
 
 def client(number: int = 1, *, uid: int = 1000, unit: str = "", invocation_id: str = "") -> Owner:

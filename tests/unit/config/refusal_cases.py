@@ -356,6 +356,9 @@ consumer("method twice", 'evict = ["unit-stop", "unit-stop"]', "consumers.tts.ev
 consumer("evict is a text", 'evict = "unit-stop"', "consumers.tts.evict", "must be a list, not a string")
 consumer("http without a route", 'evict = ["unit-stop", "http"]', "consumers.tts.evict[1]", "requires an unload route")
 consumer_with_url("stop without a unit", 'evict = ["unit-stop"]', "consumers.tts.evict[0]", "requires unit")
+consumer_with_url(
+    "container without a container", 'evict = ["container"]', "consumers.tts.evict[0]", '"container" requires container'
+)
 consumer(
     "route without a url", 'unload = { path = "/free" }', "consumers.tts.unload", "requires url in the consumer's table"
 )
