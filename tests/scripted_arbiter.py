@@ -6,6 +6,8 @@ import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
+from gpumand.domain.device import ProcessUse
+from gpumand.domain.driver_release import ReleaseOptions, ReleaseReport
 from gpumand.domain.errors import GpumandError, InvalidArgs, NoSuchConsumer, NoSuchLease
 from gpumand.domain.events import (
     ConsumersChanged,
@@ -124,6 +126,19 @@ class ScriptedArbiter:
         ]
         parts = tuple(self.devices), tuple(self.consumers.values()), tuple(self.leases.values()), tuple(queue)
         return Status("1.2.3", self.degraded, *parts, Stats(self.evictions, 1, 2, 3, 4, 5, 6, 7, 8))
+
+    def status_refresh(self) -> None:
+        return None
+
+    async def release_gpu(
+        self, owner: Owner, options: ReleaseOptions, ended: Callable[[], None] | None = None
+    ) -> ReleaseReport:
+        self.calls.append(("release_gpu", owner.uid, options))
+        return ReleaseReport(GRANTED_USEC, (ProcessUse(7, 300, "Xorg", "display.service", uid=0, user="root"),))
+
+    def take_gpu(self) -> bool:
+        self.calls.append(("take_gpu",))
+        return True
 
     async def plan(self, owner: Owner, consumer: str, options: AcquireOptions) -> PlanReport:
         self._note("plan", owner, consumer, options)

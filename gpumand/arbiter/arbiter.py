@@ -9,6 +9,8 @@ from collections.abc import Awaitable, Callable, Sequence
 
 from gpumand.arbiter.admission import Admission
 from gpumand.arbiter.busy_probes import BusyProbes
+from gpumand.arbiter.driver_release import DriverRelease
+from gpumand.arbiter.driver_use import DriverUse
 from gpumand.arbiter.idempotency import IdempotencyTokens
 from gpumand.arbiter.jobs import Jobs
 from gpumand.arbiter.learning import LearningRecorder
@@ -30,6 +32,7 @@ from gpumand.arbiter.work_gate import WorkGate
 from gpumand.domain.consumer import Settings, UnitState
 from gpumand.domain.container import service_of
 from gpumand.domain.device import Devices, format_devices
+from gpumand.domain.driver_release import ReleaseOptions, ReleaseReport
 from gpumand.domain.errors import GpumandError, ShuttingDown
 from gpumand.domain.events import Event, LoadFinished, RequestGranted
 from gpumand.domain.history import HistoryEntry, HistoryQuery
@@ -74,6 +77,8 @@ class Arbiter:
         self.scheduler = Scheduler(
             self.state, self.reconciler, self._jobs, self.leases, self.gate, self.busy_probes, self._nested
         )
+        self.driver_use = DriverUse(self.state, self.scheduler, ports.driver)
+        self.driver_release = DriverRelease(self.state, self.gate, self.scheduler, ports.driver)
         self._nested.connect(self.scheduler, self._new_request)
         self.manual = ManualOperations(
             self.state, self.reconciler, self.scheduler, self._jobs, self.leases, self.gate, self.busy_probes
@@ -175,6 +180,8 @@ class Arbiter:
     async def _acquire(
         self, owner: Owner, consumer: str, options: AcquireOptions, *, is_reservation: bool = False
     ) -> Grant:
+        self.driver_use.note_request()
+        await self._read_if_never_read()
         await self.learning.restore_if_unknown(consumer)
         # No await between the result of this lookup and ``scheduler.add``: otherwise two calls with the same token
         # would both count as new and get two leases.
@@ -195,6 +202,11 @@ class Arbiter:
         self.state.publish(RequestGranted(lease.public_consumer, waited_usec, lease, entry.request.priority))
         endpoint = self.state.settings.consumers[consumer].url if consumer in self.state.settings.consumers else ""
         return Grant(lease, waited_usec, tuple(entry.evicted), entry.loaded, endpoint)
+
+    async def _read_if_never_read(self) -> None:
+        """Take the first reading, where the daemon has not woken a sleeping card for it: devices are unknown before."""
+        if self.state.sampled_at == float("-inf") and not self.driver_use.is_open:
+            await self.state.sample()
 
     def _load_request(self, consumer: str, timeout_sec: float) -> WaitingRequest:
         return self._new_request(NO_CLIENT, consumer, AcquireOptions(timeout_sec=timeout_sec), wants_lease=False)
@@ -309,6 +321,7 @@ class Arbiter:
         for entry in tuple(self.scheduler):
             if entry.request.owner.bus_name == bus_name:
                 self._abandon(entry)
+        self.driver_release.client_left(bus_name)
         if self.leases.end_for_owner(bus_name):
             self.scheduler.step()
 
@@ -326,6 +339,10 @@ class Arbiter:
         """A consistent snapshot of devices, consumers, leases, queue and statistics."""
         return status_of(self.state, self.scheduler)
 
+    def status_refresh(self) -> Awaitable[None] | None:
+        """A reading to await before the status, where the driver rests; None while readings are taken anyway."""
+        return self.driver_use.refresh_for_status() if self.driver_use.is_resting else None
+
     def summary(self) -> Summary:
         """The properties of the Manager object, in constant time."""
         return summary_of(self.state, self.scheduler)
@@ -336,6 +353,8 @@ class Arbiter:
 
     async def plan(self, owner: Owner, consumer: str, options: AcquireOptions) -> PlanReport:
         """What Acquire would do now; see ``Plans.plan``."""
+        self.driver_use.note_request()
+        await self._read_if_never_read()
         return await self._plans.plan(owner, consumer, options)
 
     async def history(self, query: HistoryQuery) -> tuple[HistoryEntry, ...]:
@@ -346,6 +365,8 @@ class Arbiter:
 
     async def load(self, consumer: str, device: str, timeout_sec: float) -> ManualResult:
         """Load a consumer without granting a lease. Raises the errors of Acquire."""
+        self.driver_use.note_request()
+        await self._read_if_never_read()
         await self.learning.restore_if_unknown(consumer)
         self._admission.check_callable(consumer)
         began = self.state.clock.monotonic()
@@ -378,6 +399,7 @@ class Arbiter:
         Raises:
             Busy (leased, pinned or busy without force), TimedOut, EvictionFailed, InvalidArgs, ShuttingDown.
         """
+        self.driver_use.note_request()
         self._admission.check_callable(consumer)
         return await self.manual.evict(consumer, force=force, timeout_sec=timeout_sec, method=method)
 
@@ -386,6 +408,16 @@ class Arbiter:
         self._admission.check_configured(consumer)
         await self.leases.pin(consumer, pinned=pinned)
         self.scheduler.step()
+
+    async def release_gpu(
+        self, owner: Owner, options: ReleaseOptions, ended: Callable[[], None] | None = None
+    ) -> ReleaseReport:
+        """Close the GPU driver and keep it closed; see ``DriverRelease.release``."""
+        return await self.driver_release.release(owner, options, ended)
+
+    def take_gpu(self) -> bool:
+        """Use the GPU driver again; returns whether it was released."""
+        return self.driver_release.take()
 
     async def reload(self) -> None:
         """Reload the configuration; leases stay active. Raises ConfigInvalid, and then nothing changes."""
@@ -398,7 +430,8 @@ class Arbiter:
         self.reconciler.record_unit(unit)
         self._look_for_containers_of(unit)
         self.leases.end_for_unit(unit)
-        self.scheduler.sample_soon()  # its memory may have become free, or its model may have loaded
+        if self.driver_use.is_open:
+            self.scheduler.sample_soon()  # its memory may have become free, or its model may have loaded
         self.scheduler.step()
 
     async def _read_unit(self, consumer: str) -> None:

@@ -42,7 +42,7 @@ class Housekeeping:
 
     async def refresh_all(self) -> None:
         """Read VRAM, all unit states and all health checks at once, then reconcile and run a queue pass."""
-        await asyncio.gather(self._state.sample(), self._refresh_units(), self._probe_all())
+        await asyncio.gather(self._arbiter.driver_use.sample(), self._refresh_units(), self._probe_all())
         self._arbiter.reconciler.reconcile_all()
         self._arbiter.return_given_back()
         self._arbiter.scheduler.step()
@@ -77,10 +77,11 @@ class Housekeeping:
         self._deadlines.expect("VRAM readings", self._due_in(self._state.settings.gpu.sample_interval_sec))
         while True:
             await self._state.clock.sleep(self._state.settings.gpu.sample_interval_sec)
-            await self._state.sample()
+            is_read = await self._arbiter.driver_use.sample()
             # In this order: learning and idle evictions use the reconciled residencies, the queue pass uses them all.
             self._arbiter.reconciler.reconcile_all()
-            self._arbiter.learning.observe_reading()
+            if is_read:
+                self._arbiter.learning.observe_reading()
             self._arbiter.learning.save()
             self._arbiter.manual.evict_idle()
             self._arbiter.scheduler.step()

@@ -12,6 +12,7 @@ from gpumand.domain import budget
 from gpumand.domain.backfill import BackfillAccounting
 from gpumand.domain.consumer import Residency, Settings
 from gpumand.domain.device import Devices, ProcessUse, Reading, Sample, with_newer_samples
+from gpumand.domain.driver_power import NO_POWER, DriverState
 from gpumand.domain.events import (
     ConsumersChanged,
     DevicesChanged,
@@ -47,6 +48,8 @@ class ArbiterState:
         configured_usec: when that configuration was read, CLOCK_REALTIME in microseconds.
         publish: sends an event to all subscribers.
         stats: counters since the daemon started.
+        driver_state: whether readings are taken.
+        driver_power: power states of the driver's cards, when they were last looked at.
         sampled_at: when the newest reading was taken, in monotonic seconds.
         source_error: why the last reading failed, "" when it did not.
         overtakings: which leases have overtaken which waiting requests.
@@ -71,6 +74,7 @@ class ArbiterState:
         self.configured_usec = clock.realtime_usec()
         self.publish = publish
         self.stats = Stats()
+        self.driver_state, self.driver_power = DriverState.OPEN, NO_POWER
         self.sampled_at = float("-inf")
         self.source_error = ""
         self._source, self._memory, self._holders = source, memory, holders
@@ -156,6 +160,9 @@ class ArbiterState:
         """
         if any(consumer.spec.parks for consumer in self.ledger.consumers.values()):
             self.ledger.update_host_ram(await self._memory.available_mib())
+        if self.driver_state is DriverState.RELEASED:
+            return  # the last samples stay; the driver must not be opened now
+        self.driver_state = DriverState.OPEN
         self._holders.follow(self._reservation_holders())
         only = only if set(only) < set(self.ledger.devices) else ()
         reading = await self._source.read(only)
@@ -197,8 +204,8 @@ class ArbiterState:
             return replace(reading, devices=with_newer_samples(known.values(), newer))
         if len(newer) == len(reading.devices):
             return reading
-        kept = [one for index, one in known.items() if index not in {sample.index for sample in newer}]
-        return replace(reading, devices=with_newer_samples(reading.devices, kept))
+        overtaken = {one.index for one in reading.devices} - {one.index for one in newer}
+        return replace(reading, devices=with_newer_samples(reading.devices, (known[index] for index in overtaken)))
 
     def processes_of(self, name: str) -> list[ProcessUse]:
         """The processes of a consumer that hold memory, by the last reading."""
@@ -233,6 +240,10 @@ class ArbiterState:
     @property
     def degraded(self) -> str:
         """Why VRAM cannot be read, in one line; "" when it can."""
+        if self.driver_state is DriverState.RELEASED:
+            return "driver-released: an administrator has released the GPU driver. Take it again: gpumanctl gpu take"
+        if self.driver_state is DriverState.RESTING and self.sampled_at == float("-inf"):
+            return ""  # the cards sleep since the start of the daemon, so nothing was read and nothing has failed
         if self.source_error:
             return self.source_error
         return "; ".join(f"device {one.index}: {one.error}" for one in self.ledger.devices.values() if one.error)

@@ -101,14 +101,14 @@ class SuspendWatch:
 
     def _close(self) -> None:
         """Start and grant nothing; requests wait with the reason. Jobs that are running continue."""
-        self._arbiter.gate.held = WAITING_FOR_RESUME
+        self._arbiter.gate.suspending = WAITING_FOR_RESUME
         self._arbiter.scheduler.step()
 
     def _open(self) -> None:
         """Serve requests again, on new readings only, unless the host is about to suspend once more."""
         if self._preparing_since is None and not self._resume_pending:
             log.info("the host has resumed: requests are served again")
-            self._arbiter.gate.held = ""
+            self._arbiter.gate.suspending = ""
             self._arbiter.scheduler.require_new_readings()
             self._arbiter.scheduler.step()
 

@@ -1,4 +1,4 @@
-"""The work gate pauses or stops new work while the host suspends or shuts down."""
+"""The work gate pauses or stops new work while the host suspends or shuts down, or the driver is released."""
 
 from __future__ import annotations
 
@@ -7,15 +7,22 @@ from dataclasses import dataclass
 
 @dataclass(slots=True)
 class WorkGate:
-    """Two reasons to start no new work, each as one line for clients; "" = the reason does not apply.
+    """Reasons to start no new work, each as one line for clients; "" = the reason does not apply.
 
     Attributes:
-        held: a temporary reason: nothing is started or granted, and requests wait with this text.
+        suspending: the host is suspending or resuming.
+        driver_released: an administrator has the GPU driver.
         refused: a final reason: requests are refused with this text.
     """
 
-    held: str = ""
+    suspending: str = ""
+    driver_released: str = ""
     refused: str = ""
+
+    @property
+    def held(self) -> str:
+        """The temporary reason: nothing is started or granted, and requests wait with this text."""
+        return self.suspending or self.driver_released
 
     @property
     def is_open(self) -> bool:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from typing import Protocol
 
+from gpumand.domain.driver_release import ReleaseOptions, ReleaseReport
 from gpumand.domain.history import HistoryEntry, HistoryQuery
 from gpumand.domain.lease import Lease, LeaseEnd, Owner
 from gpumand.domain.request import AcquireOptions, Grant, ManualResult, PlanReport
@@ -45,6 +47,23 @@ class ArbiterPort(Protocol):
 
     def status(self) -> Status:
         """Return one consistent snapshot of devices, consumers, leases, queue and counters."""
+
+    def status_refresh(self) -> Awaitable[None] | None:
+        """Return a reading to await before ``status``, where none was taken for a while; None = not needed."""
+
+    async def release_gpu(
+        self, owner: Owner, options: ReleaseOptions, ended: Callable[[], None] | None = None
+    ) -> ReleaseReport:
+        """Close the GPU driver until ``take_gpu``; ``ended`` is called when the release ends or fails.
+
+        Raises:
+            Busy: consumers use the GPU, or the driver is released already.
+            TimedOut: a load or an eviction did not end in time.
+            DeviceUnavailable: the driver does not answer.
+        """
+
+    def take_gpu(self) -> bool:
+        """Use the GPU driver again; returns whether it was released."""
 
     async def plan(self, owner: Owner, consumer: str, options: AcquireOptions) -> PlanReport:
         """Report what ``acquire`` would do now, without changing anything."""

@@ -24,6 +24,7 @@ class Action(StrEnum):
     EVICT = "org.gpumand1.evict"
     RELEASE_ANY = "org.gpumand1.release-any"
     CONFIGURE = "org.gpumand1.configure"
+    RELEASE_GPU = "org.gpumand1.release-gpu"
 
 
 GROUP = "gpumand"
@@ -46,6 +47,8 @@ ACTIONS: Mapping[tuple[str, str], Action | None] = {
     (MANAGER, "Pin"): Action.CONFIGURE,
     (MANAGER, "Unpin"): Action.CONFIGURE,
     (MANAGER, "Reload"): Action.CONFIGURE,
+    (MANAGER, "ReleaseGpu"): Action.RELEASE_GPU,
+    (MANAGER, "TakeGpu"): Action.RELEASE_GPU,
     (PEER, "Ping"): UNRESTRICTED,
     (PEER, "GetMachineId"): UNRESTRICTED,
     (INTROSPECTABLE, "Introspect"): UNRESTRICTED,

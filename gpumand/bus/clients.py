@@ -137,6 +137,19 @@ class Clients:
         finally:
             self._presence.release_watch(sender)
 
+    def retained(self, sender: str) -> Callable[[], None]:
+        """Keep watching a caller; the result is the function that ends it, which has an effect once."""
+        self._presence.retain_watch(sender)
+        is_retained = True
+
+        def release() -> None:
+            nonlocal is_retained
+            if is_retained:
+                is_retained = False
+                self._presence.release_watch(sender)
+
+        return release
+
     def lease_granted(self, lease: Lease) -> None:
         """Keep watching the owner of a connection lease, since its leaving ends the lease."""
         if lease.lifetime is LeaseLifetime.CONNECTION:

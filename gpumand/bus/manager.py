@@ -8,9 +8,17 @@ from gpumand.bus.arbiter_port import ArbiterPort
 from gpumand.bus.authorization import ACTIONS, Authority, Details
 from gpumand.bus.clients import Clients
 from gpumand.bus.connection import IncomingCall, Reply
-from gpumand.bus.marshalling import grant_entry, history_entry, outcome_entry, plan_entry, status_entry
+from gpumand.bus.marshalling import grant_entry, history_entry, outcome_entry, plan_entry, release_entry, status_entry
 from gpumand.bus.names import MANAGER
-from gpumand.bus.options import acquire_options, check_length, evict_options, history_query, load_options, renew_ttl_sec
+from gpumand.bus.options import (
+    acquire_options,
+    check_length,
+    evict_options,
+    history_query,
+    load_options,
+    release_options,
+    renew_ttl_sec,
+)
 from gpumand.domain.errors import AccessDenied
 from gpumand.domain.lease import Lease, LeaseEnd, LeaseLifetime, Owner
 from gpumand.domain.request import AcquireOptions
@@ -43,6 +51,8 @@ class ManagerMethods:
             (MANAGER, "Pin"): self._pin,
             (MANAGER, "Unpin"): self._unpin,
             (MANAGER, "Reload"): self._reload,
+            (MANAGER, "ReleaseGpu"): self._release_gpu,
+            (MANAGER, "TakeGpu"): self._take_gpu,
         }
 
     async def _acquire(self, call: IncomingCall) -> Reply:
@@ -70,7 +80,15 @@ class ManagerMethods:
         renewed = await self._arbiter.renew(lease.id, ttl_sec)
         return self._reply("t", renewed.expires_usec)
 
-    def _get_status(self, call: IncomingCall) -> Reply:
+    def _get_status(self, call: IncomingCall) -> Reply | Awaitable[Reply]:
+        reading = self._arbiter.status_refresh()
+        return self._status() if reading is None else self._status_after(reading)
+
+    async def _status_after(self, reading: Awaitable[None]) -> Reply:
+        await reading
+        return self._status()
+
+    def _status(self) -> Reply:
         return self._reply("a{sv}", status_entry(self._arbiter.status()))
 
     async def _get_history(self, call: IncomingCall) -> Reply:
@@ -105,6 +123,21 @@ class ManagerMethods:
         await self._allow_with_consumer(call, consumer)
         await self._arbiter.pin(consumer, pinned)
         return self._reply()
+
+    async def _release_gpu(self, call: IncomingCall) -> Reply:
+        options = release_options(call.body[0])
+        with self._clients.keep_watched(call.sender):
+            owner = await self._clients.identify(call.sender)
+            await self._allow(call, owner, Details(call.member))
+            # A client that leaves is announced only while it is watched.
+            await self._require_present(call.sender)
+            ended = self._clients.retained(call.sender) if options.bound else None
+            report = await self._arbiter.release_gpu(owner, options, ended)
+        return self._reply("a{sv}", release_entry(report))
+
+    async def _take_gpu(self, call: IncomingCall) -> Reply:
+        await self._allow(call, await self._clients.identify(call.sender), Details(call.member))
+        return self._reply("b", self._arbiter.take_gpu())
 
     async def _reload(self, call: IncomingCall) -> Reply:
         await self._allow(call, await self._clients.identify(call.sender), Details(call.member))

@@ -11,13 +11,14 @@ from typing import Any
 from dbus_fast import Variant
 
 from gpumand.domain.device import ProcessUse
+from gpumand.domain.driver_release import ReleaseReport
 from gpumand.domain.events import EvictionReport
 from gpumand.domain.footprint import Footprint
 from gpumand.domain.history import HistoryEntry
 from gpumand.domain.learning import Duration, LearnedTimes
 from gpumand.domain.lease import Lease, Owner
 from gpumand.domain.request import Grant, ManualResult, PlannedEviction, PlanReport, SparedConsumer
-from gpumand.domain.status import ConsumerStatus, DeviceStatus, Stats, Status, WaitingStatus
+from gpumand.domain.status import MAX_FOREIGN, ConsumerStatus, DeviceStatus, Stats, Status, WaitingStatus
 
 Entry = dict[str, Variant]
 
@@ -145,6 +146,18 @@ def outcome_entry(outcome: ManualResult) -> Entry:
         ("freed_mib", "t", outcome.freed_mib),
         ("duration_usec", "t", outcome.duration_usec),
     )
+
+
+def release_entry(report: ReleaseReport) -> Entry:
+    """Return the reply of ``ReleaseGpu``."""
+    return _entry(
+        ("until_usec", "t", report.until_usec),
+        ("holders", "aa{sv}", [_holder(process) for process in report.holders[:MAX_FOREIGN]]),
+    )
+
+
+def _holder(process: ProcessUse) -> Entry:
+    return _foreign(process) | _entry(("consumer", "s", process.consumer or None))
 
 
 def eviction_body(report: EvictionReport) -> tuple[Any, ...]:

@@ -14,6 +14,7 @@ from typing import Any
 from dbus_fast import Variant
 
 from gpumand.bus.errors import quoted
+from gpumand.domain.driver_release import DEFAULT_RELEASE_SEC, MAX_RELEASE_SEC, ReleaseOptions
 from gpumand.domain.errors import InvalidArgs, LimitsExceeded
 from gpumand.domain.history import MAX_ENTRIES, EntryKind, HistoryQuery
 from gpumand.domain.lease import LeaseLifetime
@@ -50,6 +51,7 @@ ACQUIRE_OPTIONS = {
 }
 LOAD_OPTIONS = {"device": "s", "timeout_usec": "t"}
 EVICT_OPTIONS = {"force": "b", "timeout_usec": "t", "method": "s"}
+RELEASE_OPTIONS = {"duration_usec": "t", "timeout_usec": "t", "force": "b", "bound": "b"}
 HISTORY_OPTIONS = {"since_usec": "t", "until_usec": "t", "consumer": "s", "kinds": "as", "limit": "u"}
 
 _INTEGERS = frozenset("ynqiuxt")
@@ -128,6 +130,20 @@ def evict_options(options: Options) -> EvictOptions:
     """Check the options of ``Evict``; raises like ``acquire_options``."""
     values = _checked(options, EVICT_OPTIONS)
     return EvictOptions(values.get("force", False), _timeout(values), values.get("method", ""))
+
+
+def release_options(options: Options) -> ReleaseOptions:
+    """Check the options of ``ReleaseGpu``; raises like ``acquire_options``."""
+    values = _checked(options, RELEASE_OPTIONS)
+    duration_usec = values.get("duration_usec", int(DEFAULT_RELEASE_SEC * USEC_PER_SEC))
+    if not 0 < duration_usec <= MAX_RELEASE_SEC * USEC_PER_SEC:
+        raise InvalidArgs(
+            f"option 'duration_usec' is {duration_usec}: give 1 to {int(MAX_RELEASE_SEC * USEC_PER_SEC)} microseconds"
+        )
+    timeout_sec = _timeout(values) if "timeout_usec" in values else ReleaseOptions().timeout_sec
+    return ReleaseOptions(
+        duration_usec / USEC_PER_SEC, timeout_sec, values.get("force", False), values.get("bound", False)
+    )
 
 
 def history_query(options: Options) -> HistoryQuery:

@@ -51,6 +51,7 @@ SECTIONS: dict[str, dict[str, str]] = {
     "Daemon": {
         "doctor": "doctor:doctor",
         "reload": "daemon:reload",
+        "gpu": "gpu:gpu",
         "version": "daemon:version",
     },
     "Help": {

@@ -17,8 +17,12 @@ RESTORED = {signal.SIGPIPE, signal.SIGXFSZ}
 """Signals that Python ignores; the child gets their default action back, as a shell would give it."""
 
 
-def resolve_program(name: str) -> str:
+def resolve_program(name: str, consequence: str = "no lease was requested") -> str:
     """The path of a command.
+
+    Args:
+        name: the command.
+        consequence: what was not done, for the message.
 
     Raises:
         Failure: with the exit codes of a shell: 127 for a missing command, 126 for a file that is not executable.
@@ -28,8 +32,8 @@ def resolve_program(name: str) -> str:
         return found
     exists = os.path.exists(name) if os.sep in name else shutil.which(name, mode=os.F_OK) is not None
     if exists:
-        raise Failure(ExitCode.NOT_EXECUTABLE, f"{name} is not executable; no lease was requested")
-    raise Failure(ExitCode.NOT_FOUND, f"{name}: command not found; no lease was requested")
+        raise Failure(ExitCode.NOT_EXECUTABLE, f"{name} is not executable; {consequence}")
+    raise Failure(ExitCode.NOT_FOUND, f"{name}: command not found; {consequence}")
 
 
 class Child:

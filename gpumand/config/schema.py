@@ -142,6 +142,15 @@ class GpuTable:
         default=default_of(GpuSettings, "sample_interval_sec"),
         unit="s",
     )
+    idle_release_sec: float = key(
+        Seconds(0, MAX_SEC),
+        "Idle time after which gpumand closes the NVIDIA driver, so that a card with runtime power management can "
+        "sleep: time without a request while no consumer is in VRAM. Without any consumer, the driver is closed for "
+        "every kind of card. The next request opens it. A sleeping card is never woken for a reading that no request "
+        "needs. 0 keeps the driver open.",
+        default=default_of(GpuSettings, "idle_release_sec"),
+        unit="s",
+    )
     total_mib: int | None = key(
         Mib(1, MAX_MIB),
         "Total VRAM of device 0, used when the source cannot report it.",

@@ -149,12 +149,12 @@ async def build_components(
     configure_attribution(source, settings)
     memory = ProcMeminfo()
     services = UnitsAndContainers(units, containers, clock)
-    ports = Ports(clock, source, services, routes, store, clients, archive, memory, source)
+    ports = Ports(clock, source, services, routes, store, clients, archive, memory, source, source)
     history = HistoryRecorder(archive, clock, demand_log(settings.history))
     arbiter = Arbiter(settings, ports, publish, load_settings)
     service = ManagerService(bus, arbiter, clients, authority)
     service.add(LogControl(clients, frozenset({0, own_uid()}), users).object())
-    http = HttpListener(arbiter.status, take_listeners())
+    http = HttpListener(arbiter.status, take_listeners(), arbiter.status_refresh)
     housekeeping = Housekeeping(arbiter, services, routes)
     logind_bus = system_bus if options.user else bus
     logind = Logind(logind_bus) if logind_bus is not None else None

@@ -368,6 +368,7 @@ class GpuSettings:
     Attributes:
         source: "nvml", "simulated" or "none".
         sample_interval_sec: interval between VRAM readings while the daemon is idle.
+        idle_release_sec: idle time after which the driver is closed so that the card can sleep; 0 = never.
         total_mib: size of device 0, for when no source can report it; None when not configured.
         simulated_total_mib: sizes of the simulated devices, by index.
         simulated_dir: directory in which consumers of the simulator announce their MiB; "" for the default.
@@ -378,6 +379,7 @@ class GpuSettings:
     total_mib: int | None = None
     simulated_total_mib: tuple[int, ...] = (24564,)
     simulated_dir: str = ""
+    idle_release_sec: float = 60.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,20 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 
+class DriverState(StrEnum):
+    """Whether gpumand holds the driver open.
+
+    Attributes:
+        OPEN: devices are read at every interval.
+        RESTING: nothing needs the readings; a request opens the driver again.
+        RELEASED: an administrator needs the driver; requests wait until gpumand may take it again.
+    """
+
+    OPEN = "open"
+    RESTING = "resting"
+    RELEASED = "released"
+
+
 class CardState(StrEnum):
     """State of one card: the values of ``power/runtime_status`` that differ for gpumand."""
 

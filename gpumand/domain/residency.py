@@ -7,7 +7,9 @@ ran out of memory.
 from __future__ import annotations
 
 from gpumand.domain.consumer import ConsumerSpec, Health, Residency, UnitActivity, UnitState
-from gpumand.domain.cuda_context import CONTEXT_MIB
+
+CONTEXT_MIB = 600
+"""A CUDA context and its libraries take a few hundred MiB before any model is loaded."""
 
 _BY_ACTIVITY = {
     UnitActivity.INACTIVE: Residency.UNLOADED,

@@ -7,7 +7,7 @@ import ipaddress
 import json
 import logging
 import socket
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 from aiohttp import HttpVersion10, HttpVersion11, web
 
@@ -25,6 +25,9 @@ log = logging.getLogger(__name__)
 SHUTDOWN_TIMEOUT_SEC = 0.5
 METHODS = ("GET", "HEAD")
 EVENTS = "/v1/events"
+CURRENT_PAGES = frozenset({"/v1/status", "/metrics"})
+
+Refresh = Callable[[], Awaitable[None] | None]
 
 
 class HttpEndpoints:
@@ -32,12 +35,13 @@ class HttpEndpoints:
 
     Args:
         status: returns a consistent snapshot of the daemon's state.
+        refresh: returns a reading to await before the status, where none was taken for a while; None = not needed.
         metrics: collects durations from events.
         streams: the connected readers of events.
     """
 
-    def __init__(self, status: Callable[[], Status], metrics: Metrics, streams: EventStreams) -> None:
-        self._status = status
+    def __init__(self, status: Callable[[], Status], refresh: Refresh, metrics: Metrics, streams: EventStreams) -> None:
+        self._status, self._refresh = status, refresh
         self._metrics = metrics
         self._streams = streams
         self._acceptor = Acceptor(self._handle)
@@ -70,6 +74,8 @@ class HttpEndpoints:
             return refusal
         if request.path == EVENTS and request.method == "GET":
             return await self._stream_events(request)
+        if request.path in CURRENT_PAGES and (reading := self._refresh()) is not None:
+            await reading
         return self._routes[request.path]()
 
     def _refusal(self, request: web.BaseRequest) -> web.Response | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING
 
 from gpumand.config.validators import split_address
@@ -36,10 +36,16 @@ class HttpListener:
     Args:
         status: returns a consistent snapshot of the daemon's state.
         passed: listening sockets that systemd passed; ``close`` closes them.
+        refresh: returns a reading to await before the status, where none was taken for a while; None = not needed.
     """
 
-    def __init__(self, status: Callable[[], Status], passed: Sequence[socket.socket]) -> None:
-        self._status = status
+    def __init__(
+        self,
+        status: Callable[[], Status],
+        passed: Sequence[socket.socket],
+        refresh: Callable[[], Awaitable[None] | None] = lambda: None,
+    ) -> None:
+        self._status, self._refresh = status, refresh
         self._passed = tuple(passed)
         self._metrics = Metrics()
         self._streams = EventStreams()
@@ -89,7 +95,7 @@ class HttpListener:
             await asyncio.to_thread(__import__, "aiohttp.web")
             from gpumand.http.endpoints import HttpEndpoints
 
-            self._endpoints = HttpEndpoints(self._status, self._metrics, self._streams)
+            self._endpoints = HttpEndpoints(self._status, self._refresh, self._metrics, self._streams)
         return self._endpoints
 
 

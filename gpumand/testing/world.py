@@ -74,6 +74,7 @@ class FakeWorld:
             self.archive,
             self.memory,
             self.vram,
+            self.vram,
         )
         self.arbiter = Arbiter(self.settings, world, self.events.append, self._load_settings)
         self.housekeeping = Housekeeping(self.arbiter, self.units, self.routes)

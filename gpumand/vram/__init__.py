@@ -39,5 +39,9 @@ def make_source(settings: GpuSettings, clock: Clock) -> VramSource:
 
 
 def source_changed(one: GpuSettings, other: GpuSettings) -> bool:
-    """Return whether two settings need different sources; the sample interval makes no difference."""
-    return replace(one, sample_interval_sec=0.0) != replace(other, sample_interval_sec=0.0)
+    """Return whether two settings need different sources; times make no difference."""
+    return _without_times(one) != _without_times(other)
+
+
+def _without_times(settings: GpuSettings) -> GpuSettings:
+    return replace(settings, sample_interval_sec=0.0, idle_release_sec=0.0)

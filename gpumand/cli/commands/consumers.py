@@ -14,7 +14,8 @@ from gpumand.cli.consumer_lookup import consumer_entry
 from gpumand.cli.durations import to_usec
 from gpumand.cli.options import Command, GlobalOptions, global_options
 from gpumand.cli.output import print_json
-from gpumand.cli.session import run_with_blocking_client, run_with_client
+from gpumand.cli.progress import with_progress
+from gpumand.cli.session import run_with_client
 
 
 @click.command(cls=Command)
@@ -30,8 +31,6 @@ def load(ctx: click.Context, consumer: str, device: str, timeout: float | None, 
         call_options["device"] = ("s", device)
 
     async def call(client: Client, options: GlobalOptions) -> tuple[dict[str, Any], Mapping[str, Any]]:
-        from gpumand.cli.progress import with_progress
-
         outcome = await with_progress(client, consumer, client.load(consumer, call_options, wait_sec), options)
         prints_line = not (options.json or options.quiet)
         return outcome, await consumer_entry(client, consumer) if prints_line else {}
@@ -52,8 +51,6 @@ def evict(ctx: click.Context, consumer: str, force: bool, timeout: float | None)
         call_options["force"] = ("b", True)
 
     async def call(client: Client, options: GlobalOptions) -> dict[str, Any]:
-        from gpumand.cli.progress import with_progress
-
         return await with_progress(client, consumer, client.evict(consumer, call_options, wait_sec), options)
 
     _print_outcome(ctx, "evict_line", run_with_client(ctx, call))
@@ -98,6 +95,6 @@ def _set_pinned(ctx: click.Context, consumer: str, pinned: bool) -> None:
     async def call(client: Client, _: GlobalOptions) -> None:
         await client.pin(consumer, pinned)
 
-    run_with_blocking_client(ctx, call)
+    run_with_client(ctx, call)
     if global_options(ctx).json:
         print_json({"consumer": consumer, "pinned": pinned})

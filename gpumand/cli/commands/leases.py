@@ -19,13 +19,14 @@ from gpumand.cli.acquire_options import (
     vram_reservation_options,
     waiting_options,
 )
+from gpumand.cli.acquiring import acquire_lease
 from gpumand.cli.client import Client
 from gpumand.cli.consumer_lookup import consumer_entry
 from gpumand.cli.durations import DURATION, to_usec
 from gpumand.cli.lease_lookup import with_lease
 from gpumand.cli.options import Command, GlobalOptions, global_options
 from gpumand.cli.output import is_screen, print_json
-from gpumand.cli.session import run_with_blocking_client, run_with_client
+from gpumand.cli.session import run_with_client
 
 
 @click.command(cls=Command)
@@ -61,8 +62,6 @@ def acquire(ctx: click.Context, /, consumer: str | None, lifetime: str, **argume
     request = AcquireOptions.from_arguments(lifetime, arguments)
 
     async def call(client: Client, options: GlobalOptions) -> None:
-        from gpumand.cli.acquiring import acquire_lease
-
         lease, grant, _ = await acquire_lease(client, consumer, request, options)
         _print_lease(lease, grant, options)  # before any further call: if that hangs or fails, the id must not be lost
         if _prints_details(options):
@@ -107,7 +106,7 @@ def release(ctx: click.Context, lease: str) -> None:
         released, _ = await with_lease(client, lease, ("release",), options, client.release)
         return released
 
-    released = run_with_blocking_client(ctx, call)
+    released = run_with_client(ctx, call)
     if global_options(ctx).json:
         print_json({"lease": released})
 
@@ -128,7 +127,7 @@ def renew(ctx: click.Context, lease: str, ttl: float | None) -> None:
         command = ("renew", *(("--ttl", f"{ttl:g}") if ttl is not None else ()))
         return await with_lease(client, lease, command, options, lambda one: client.renew(one, to_usec(ttl or 0.0)))
 
-    renewed, expires_usec = run_with_blocking_client(ctx, call)
+    renewed, expires_usec = run_with_client(ctx, call)
     options = global_options(ctx)
     if options.json:
         return print_json({"lease": renewed, "expires_usec": expires_usec})

@@ -86,6 +86,8 @@ def test_manager_has_the_designed_members() -> None:
         "Pin": ("s", ""),
         "Unpin": ("s", ""),
         "Reload": ("", ""),
+        "ReleaseGpu": ("a{sv}", "a{sv}"),
+        "TakeGpu": ("", "b"),
     }
     assert manager.signals == {
         "EvictionOccurred": "sstssa{sv}",

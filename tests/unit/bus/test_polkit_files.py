@@ -45,8 +45,8 @@ def test_messages_use_only_details_passed_to_polkit(action: Action) -> None:
     assert message.startswith("Authentication is required to ")
     assert description
     named = set(re.findall(r"\$\((\w+)\)", message))
-    # Reload is the only action without a consumer.
-    given = set() if action is Action.CONFIGURE else set(EVERY_DETAIL.polkit_details())
+    # Reload and the release of the driver are actions without a consumer.
+    given = set() if action in (Action.CONFIGURE, Action.RELEASE_GPU) else set(EVERY_DETAIL.polkit_details())
     assert named <= given
     assert "$" not in description
 

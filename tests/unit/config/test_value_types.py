@@ -154,6 +154,7 @@ def test_every_key_of_scheduler_and_gpu_arrives(tmp_path: Path) -> None:
         total_mib = 100
         simulated_total_mib = [8192, 8192]
         simulated_dir = "/run/sim"
+        idle_release_sec = 0
     """
 
     settings = loaded(tmp_path, text)
@@ -161,7 +162,7 @@ def test_every_key_of_scheduler_and_gpu_arrives(tmp_path: Path) -> None:
     assert settings.scheduler == SchedulerSettings(
         0, 7, 1.0, 0, 60.5, 0.1, 9.0, Policy.ADAPTIVE, 0.0, Overlap.MEASURED, 1, 7.0
     )
-    assert settings.gpu == GpuSettings("simulated", 0.05, 100, (8192, 8192), "/run/sim")
+    assert settings.gpu == GpuSettings("simulated", 0.05, 100, (8192, 8192), "/run/sim", 0.0)
     assert type(settings.scheduler.settle_timeout_sec) is float
 
 

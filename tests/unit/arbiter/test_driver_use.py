@@ -1,0 +1,180 @@
+"""The driver is closed while nothing needs readings, and a sleeping card is not woken for one."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+
+import pytest
+
+from gpumand.domain.driver_power import NO_POWER, CardPower, CardState, DriverPower, DriverState
+from gpumand.domain.request import AcquireOptions
+from gpumand.testing.world import FakeWorld, client
+from tests.unit.arbiter.arbiter_setup import by_unit, routed
+
+ADDRESS = "0000:01:00.0"
+AWAKE = DriverPower((CardPower(ADDRESS, CardState.ACTIVE, can_sleep=True),))
+ASLEEP = DriverPower((CardPower(ADDRESS, CardState.ASLEEP, can_sleep=True),))
+DESKTOP = DriverPower((CardPower(ADDRESS, CardState.ACTIVE, can_sleep=False),))
+
+
+async def running(world: FakeWorld, power: DriverPower) -> asyncio.Task[None]:
+    world.vram.power_state = power
+    await world.start()
+    return asyncio.create_task(world.housekeeping.run())
+
+
+async def end(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    await asyncio.wait([task])
+
+
+def state_of(world: FakeWorld) -> DriverState:
+    return world.arbiter.state.driver_state
+
+
+async def reads_in(world: FakeWorld, seconds: float) -> int:
+    before = world.vram.reads
+    await world.clock.sleep(seconds)
+    return world.vram.reads - before
+
+
+@pytest.mark.parametrize("power", [NO_POWER, DESKTOP, AWAKE])
+async def test_driver_is_closed_where_no_consumer_is_configured(power: DriverPower) -> None:
+    world = FakeWorld([])
+    task = await running(world, power)
+
+    await world.clock.sleep(70)
+
+    assert not world.vram.is_open
+    assert await reads_in(world, 600) == 0
+    await end(task)
+
+
+async def test_driver_of_a_card_that_could_sleep_is_closed_after_the_idle_time() -> None:
+    world = FakeWorld([by_unit("llm", 8000)])
+    task = await running(world, AWAKE)
+    assert await reads_in(world, 50) >= 20
+    await world.clock.sleep(20)
+
+    assert not world.vram.is_open
+    assert await reads_in(world, 600) == 0, "nor by the states of units, which are queried every minute"
+    await end(task)
+
+
+@pytest.mark.parametrize("power", [NO_POWER, DESKTOP])
+async def test_driver_of_a_card_that_cannot_sleep_stays_open_for_consumers(power: DriverPower) -> None:
+    world = FakeWorld([by_unit("llm", 8000)])
+    task = await running(world, power)
+
+    await world.clock.sleep(600)
+
+    assert world.vram.releases == 0
+    assert await reads_in(world, 20) >= 9
+    await end(task)
+
+
+async def test_driver_stays_open_if_the_configuration_says_so() -> None:
+    world = FakeWorld([])
+    gpu = replace(world.settings.gpu, idle_release_sec=0.0)
+    world.settings = world.arbiter.state.settings = replace(world.settings, gpu=gpu)
+    task = await running(world, AWAKE)
+
+    await world.clock.sleep(600)
+
+    assert world.vram.releases == 0
+    await end(task)
+
+
+async def test_sleeping_card_is_not_woken_by_the_start_of_the_daemon_nor_by_a_status() -> None:
+    world = FakeWorld([by_unit("llm", 8000)])
+    task = await running(world, ASLEEP)
+    await world.clock.sleep(600)
+
+    reading = world.arbiter.status_refresh()
+    assert reading is not None
+    await reading
+
+    assert (world.vram.reads, world.vram.is_open) == (0, False)
+    assert world.arbiter.status().degraded == "", "nothing has failed"
+    await end(task)
+
+
+async def test_request_wakes_the_card_and_finds_its_devices() -> None:
+    world = FakeWorld([by_unit("llm", 8000, devices=("FAKE-0",))])
+    task = await running(world, ASLEEP)
+    await world.clock.sleep(600)
+
+    granted = await world.arbiter.acquire(client(1), "llm", AcquireOptions(device="FAKE-0"))
+
+    assert granted.lease.device == "0"
+    assert world.vram.is_open
+    assert await reads_in(world, 20) >= 9, "a leased consumer is watched"
+    await end(task)
+
+
+async def test_plan_wakes_a_card_that_was_never_read() -> None:
+    world = FakeWorld([by_unit("llm", 8000)])
+    task = await running(world, ASLEEP)
+    plan = await world.arbiter.plan(client(1), "llm", AcquireOptions())
+    assert plan.free_mib is not None
+    await end(task)
+
+
+async def test_driver_is_closed_again_after_a_request_and_not_while_its_consumer_is_in_vram() -> None:
+    world = FakeWorld([routed("llm", 8000)])
+    task = await running(world, AWAKE)
+    await world.clock.sleep(70)
+    lease = (await world.arbiter.acquire(client(1), "llm", AcquireOptions())).lease
+    await world.arbiter.release(lease.id)
+    await world.clock.sleep(600)
+    assert world.vram.is_open, "the consumer is resident, so the card is awake anyway"
+
+    await world.arbiter.evict("llm", False, 10.0)
+    await world.clock.sleep(70)
+
+    assert not world.vram.is_open
+    await end(task)
+
+
+async def test_model_that_another_program_loads_is_noticed_while_the_driver_rests() -> None:
+    world = FakeWorld([routed("llm", 8000)])
+    task = await running(world, AWAKE)
+    await world.clock.sleep(70)
+    assert not world.vram.is_open
+
+    llm = world.routes.consumer("llm")
+    llm.loaded, llm.held_mib = True, 8000
+    world.vram.hold(llm.pid, 8000, consumer="llm")
+    await world.clock.sleep(30)
+
+    assert world.arbiter.consumer_status("llm").used_mib == 8000
+    await end(task)
+
+
+async def test_status_of_a_card_that_cannot_sleep_is_read_again_for_the_reader() -> None:
+    world = FakeWorld([])
+    task = await running(world, DESKTOP)
+    await world.clock.sleep(600)
+    world.vram.hold(7, 5000, name="game")
+
+    reading = world.arbiter.status_refresh()
+    assert reading is not None
+    await reading
+
+    assert world.arbiter.status().devices[0].used_mib == 5000
+    assert world.arbiter.status_refresh() is None, "readings are taken again for a while"
+    await world.clock.sleep(70)
+    assert not world.vram.is_open
+    await end(task)
+
+
+async def test_driver_that_does_not_answer_is_read_on() -> None:
+    world = FakeWorld([])
+    world.vram.release_error = "a driver call has not returned for 5 s"
+    task = await running(world, NO_POWER)
+
+    await world.clock.sleep(100)
+
+    assert state_of(world) is DriverState.OPEN
+    await end(task)
