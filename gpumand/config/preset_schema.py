@@ -22,11 +22,13 @@ class Detect:
         units: shell patterns of the usual names of its unit.
         commands: shell patterns; one of them matches a part of its command line.
         ports: the TCP ports on which it listens by default.
+        images: shell patterns of its container images in lower case, without registry, with or without tag.
     """
 
     units: tuple[str, ...] = ()
     commands: tuple[str, ...] = ()
     ports: tuple[int, ...] = ()
+    images: tuple[str, ...] = ()
 
 
 @attrs.frozen
@@ -37,6 +39,9 @@ class DetectTable:
     commands: tuple[str, ...] = key(ListOf(Text()), "Shell patterns of a part of the command line.", default=())
     ports: tuple[int, ...] = key(
         ListOf(Integer(1, validators.MAX_PORT)), "Default TCP ports of the server.", default=()
+    )
+    images: tuple[str, ...] = key(
+        ListOf(Text()), "Shell patterns of container images, in lower case and without registry.", default=()
     )
 
 

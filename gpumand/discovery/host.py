@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from gpumand.discovery.containers import FoundContainer
+
 
 @dataclass(frozen=True, slots=True)
 class Listener:
@@ -31,6 +33,7 @@ class Process:
         unit: the systemd unit that it runs in, or "".
         is_main: systemd reports it as the main process of its unit.
         used_mib: VRAM that it holds in MiB, by device index; None when the driver does not report the amount.
+        container: the key of its container, see FoundContainer; "" outside of containers.
     """
 
     pid: int
@@ -39,6 +42,7 @@ class Process:
     unit: str = ""
     is_main: bool = False
     used_mib: dict[int, int | None] = field(default_factory=dict)
+    container: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +67,8 @@ class Host:
         units_error: why systemd could not be queried, in one line; "" when it could.
         has_hidden_ports: some listeners have an unknown owner, because their processes could not be inspected.
         is_root: the scan ran as root, so that repeating it as root would not show more.
+        containers: running containers.
+        engines_error: why a container engine could not be asked, in one line; "" when all could.
     """
 
     units: dict[str, str] = field(default_factory=dict)
@@ -73,3 +79,5 @@ class Host:
     units_error: str = ""
     has_hidden_ports: bool = False
     is_root: bool = False
+    containers: tuple[FoundContainer, ...] = ()
+    engines_error: str = ""

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 
 from gpumand.config.presets import Preset
+from gpumand.discovery.containers import FoundContainer, image_name
 from gpumand.discovery.host import Host, Listener, Process
 
 OWN_UNITS = ("gpumand.service",)
@@ -26,6 +27,7 @@ class Candidate:
         preset: the preset that fits; None when none does.
         why: how the preset was recognised, in a few words.
         guess: what was only guessed, as a clause; "" when nothing was.
+        container: the container that its processes run in; None outside of containers.
     """
 
     unit: str
@@ -35,6 +37,7 @@ class Candidate:
     preset: Preset | None = None
     why: str = ""
     guess: str = ""
+    container: FoundContainer | None = None
 
     @property
     def used_mib(self) -> int | None:
@@ -71,7 +74,8 @@ def likely_ports(host: Host, presets: Sequence[Preset], found: Sequence[Candidat
     """Default ports of presets at which an unrecognised process listens, with the names of these presets."""
     seen = {one.preset.name for one in found if one.preset is not None}
     taken = {one.port for candidate in found for one in candidate.listeners if candidate.preset is not None}
-    open_ports = sorted({one.port for one in host.listeners} - taken)
+    published = {one.host_port for container in host.containers for one in container.ports}
+    open_ports = sorted({one.port for one in host.listeners} - taken - published)
     by_port = [
         (port, [one.name for one in presets if port in one.about.detect.ports and one.name not in seen])
         for port in open_ports
@@ -80,19 +84,36 @@ def likely_ports(host: Host, presets: Sequence[Preset], found: Sequence[Candidat
 
 
 def _group_processes(host: Host) -> list[Candidate]:
-    """One group per service unit, and one per process outside any service."""
-    by_key: dict[str, list[Process]] = {unit: [] for unit in host.units}
+    """One group per container, one per service unit without containers, and one per process outside any service."""
+    containers = {one.key: one for one in host.containers}
+    started_by = {one.unit: one.key for one in reversed(host.containers) if one.unit}
+    by_key: dict[str, list[Process]] = {unit: [] for unit in host.units if unit not in started_by}
     for process in host.processes.values():
-        is_service = process.unit.endswith(".service") and not process.unit.startswith("user@")
-        by_key.setdefault(process.unit if is_service else f"pid {process.pid}", []).append(process)
-    return [_make_candidate(host, key, members) for key, members in by_key.items()]
+        by_key.setdefault(_group_of(process, started_by), []).append(process)
+    return [_make_candidate(host, key, members, containers.get(key)) for key, members in by_key.items()]
 
 
-def _make_candidate(host: Host, key: str, members: list[Process]) -> Candidate:
+def _group_of(process: Process, started_by: Mapping[str, str]) -> str:
+    """The key of a process's group; the client in a unit belongs to the container that it started."""
+    is_service = process.unit.endswith(".service") and not process.unit.startswith("user@")
+    by_unit = started_by.get(process.unit, process.unit) if is_service else f"pid {process.pid}"
+    return process.container or by_unit
+
+
+def _make_candidate(host: Host, key: str, members: list[Process], container: FoundContainer | None) -> Candidate:
     pids = {one.pid for one in members}
     listeners = tuple(one for one in host.listeners if one.pid in pids)
-    unit = "" if key.startswith("pid ") else key
-    return Candidate(unit, host.units.get(unit, ""), tuple(members), listeners)
+    if container is not None:
+        listeners = (*listeners, *container_listeners(container))
+    unit = container.unit if container is not None else "" if key.startswith("pid ") else key
+    return Candidate(unit, host.units.get(unit, ""), tuple(members), listeners, container=container)
+
+
+def container_listeners(container: FoundContainer) -> tuple[Listener, ...]:
+    """Addresses at which the host reaches a container: its published ports, else its own address."""
+    if container.ports:
+        return tuple(Listener(one.host_address or "0.0.0.0", one.host_port) for one in container.ports)
+    return tuple(Listener(address, port) for address in container.addresses[:1] for port in container.inner_ports)
 
 
 def _recognise(candidate: Candidate, presets: Sequence[Preset]) -> Candidate:
@@ -116,6 +137,11 @@ def _matches(candidate: Candidate, preset: Preset) -> Iterable[tuple[tuple[int, 
         for process in candidate.processes:
             if fnmatchcase(process.command, f"*{pattern}*"):
                 yield (2 if process.is_main else 1, len(pattern)), "its command line"
+    image = image_name(candidate.container.image) if candidate.container else ""
+    for pattern in detect.images if image else ():
+        # Before the command line of a child process, as for the main process of a unit.
+        if fnmatchcase(image.lower(), pattern) or fnmatchcase(image.lower().partition(":")[0], pattern):
+            yield (2, len(pattern)), "its image"
     for pattern in detect.units:
         if candidate.unit and fnmatchcase(candidate.unit.lower(), f"{pattern.rstrip('*')}*.service"):
             yield (0, len(pattern)), "the name of its unit"

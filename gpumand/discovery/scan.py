@@ -11,6 +11,7 @@ from dataclasses import replace
 
 from gpumand.bus.connection import BusConnection, BusError, BusLost
 from gpumand.bus.names import PROPERTIES, SYSTEMD, SYSTEMD_MANAGER, SYSTEMD_PATH, SYSTEMD_SERVICE
+from gpumand.discovery.container_scan import running_containers, scan_containers, with_containers
 from gpumand.discovery.host import Device, Host, Listener, Process
 from gpumand.discovery.processes import command_line, unit_in_cgroup
 from gpumand.discovery.sockets import listeners
@@ -38,12 +39,23 @@ async def scan_host(bus: BusConnection | None, source: VramSource, bus_error: st
     await source.close()
     used = _vram_by_pid(reading)
     main_pids = await _main_pids(bus, units) if bus else {}
-    pids = {*used, *main_pids, *(one.pid for one in ports if one.pid)}
+    states, engines_error = await asyncio.to_thread(running_containers)
+    pids = {*used, *main_pids, *(one.pid for one in (*ports, *states) if one.pid)}
     processes = await asyncio.to_thread(_processes, pids, used, _names(reading))
+    containers = await asyncio.to_thread(scan_containers, pids, states)
     placed = _with_whole_units(await _assign_units(bus, processes, main_pids), reading)
     described = {name: description for name, (description, _) in units.items()}
     return Host(
-        described, placed, ports, _devices(reading), reading.error, units_error, has_hidden_ports, os.geteuid() == 0
+        described,
+        with_containers(placed, containers),
+        ports,
+        _devices(reading),
+        reading.error,
+        units_error,
+        has_hidden_ports,
+        os.geteuid() == 0,
+        containers,
+        engines_error,
     )
 
 

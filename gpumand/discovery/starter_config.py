@@ -6,12 +6,13 @@ Nothing is guessed: a size or a name that was not observed is left out, so that 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from ipaddress import ip_address
 from urllib.parse import urlsplit
 
 from gpumand.config.presets import Preset
 from gpumand.config.toml_writer import toml_key, toml_string
+from gpumand.discovery.container_lines import container_comments, container_keys
 from gpumand.discovery.found_footprint import footprint_lines
 from gpumand.discovery.host import Host, Listener
 from gpumand.discovery.matching import Candidate
@@ -57,11 +58,12 @@ def starting_configuration(
     known = [one for one in found if one.preset is not None]
     unrecognised = [one for one in found if one.preset is None]
     names = _consumer_names(known)
+    listening = {one.port for one in host.listeners}
     blocks = [
         _header(),
         _gpu(host, source),
         *(
-            [*_consumer(name, one, probed.get(name, ""), models.get(name, ServerModels()))]
+            [*_consumer(name, one, probed.get(name, ""), models.get(name, ServerModels()), listening)]
             for name, one in zip(names, known, strict=True)
         ),
         _no_candidates(known),
@@ -120,25 +122,32 @@ def _gpu(host: Host, source: str) -> list[str]:
 
 
 def _consumer_names(known: Sequence[Candidate]) -> list[str]:
-    """A unique consumer name for each candidate: the preset's name, or the unit's when a preset occurs twice."""
+    """A unique name for each candidate: the preset's, or that of unit or container when a preset occurs twice."""
     presets = [one.preset.name if one.preset else "" for one in known]
     names: list[str] = []
     for candidate, preset in zip(known, presets, strict=True):
-        unit = _NOT_IN_NAMES.sub("-", candidate.unit.removesuffix(".service")).strip("-._")[:60]
+        container = candidate.container.name if candidate.container else ""
+        unit = _NOT_IN_NAMES.sub("-", candidate.unit.removesuffix(".service") or container).strip("-._")[:60]
         wanted = preset if presets.count(preset) == 1 else unit or preset
         number = sum(1 for name in names if name == wanted or name.startswith(f"{wanted}-"))
         names.append(wanted if wanted not in names else f"{wanted}-{number + 1}")
     return names
 
 
-def _consumer(name: str, candidate: Candidate, answer: str, models: ServerModels) -> Iterator[str]:
+def _consumer(
+    name: str, candidate: Candidate, answer: str, models: ServerModels, listening: Collection[int]
+) -> Iterator[str]:
     preset = candidate.preset
     assert preset is not None
     prefix = "# " if _has_no_eviction_method(candidate, preset) else ""
     yield from _comments(candidate, preset, answer)
+    if candidate.container is not None:
+        yield from container_comments(candidate.container, listening)
     keys = [f"[consumers.{toml_key(name)}]", f"preset = {toml_string(preset.name)}", *_model_lines(preset, models)]
     if candidate.unit:
         keys.append(f"unit = {toml_string(candidate.unit)}")
+    if candidate.container is not None:
+        keys += container_keys(candidate.container)
     keys += _url_lines(candidate, preset)
     if preset.document.table["consumer"].get("key_header"):
         keys.append(
@@ -175,11 +184,15 @@ def _model_lines(preset: Preset, models: ServerModels) -> Iterator[str]:
 
 
 def _has_no_eviction_method(candidate: Candidate, preset: Preset) -> bool:
-    return preset.about.class_ == "unit-only" and not candidate.unit
+    is_stoppable = candidate.container is not None and candidate.container.is_controllable
+    return preset.about.class_ == "unit-only" and not candidate.unit and not is_stoppable
 
 
 def _comments(candidate: Candidate, preset: Preset, answer: str) -> Iterator[str]:
+    container = candidate.container
     where = candidate.unit or "a process outside any service"
+    if container is not None:
+        where = f"{container.title} of {candidate.unit}" if candidate.unit else container.title
     title = f" ({_one_line(candidate.description)})" if candidate.description not in ("", candidate.unit) else ""
     yield f"# {where}{title} was recognised as {preset.about.title} by {candidate.why}."
     for process in candidate.processes[:1]:
@@ -192,9 +205,11 @@ def _comments(candidate: Candidate, preset: Preset, answer: str) -> Iterator[str
         yield f"# Start it with: {need}."
     if any(process.unit.startswith("user@") for process in candidate.processes):
         yield "# This is a user service: only that user's gpumand can start and stop it. Run: gpumanctl init --user"
+    if container is not None and container.image:
+        yield f"#   image {_one_line(container.image)[:MAX_COMMAND]}"
     if _has_no_eviction_method(candidate, preset):
         yield "# Only stopping a unit frees its memory, but it runs in none: set unit to the unit that starts it."
-    elif not candidate.unit:
+    elif not candidate.unit and container is None:
         yield "# It runs outside any service, so only its unload route can free its memory."
 
 
@@ -222,8 +237,11 @@ def _url(candidate: Candidate) -> str:
     usual = candidate.preset.about.detect.ports
     main = {one.pid for one in candidate.processes if one.is_main}
 
+    published = candidate.container.ports if candidate.container else ()
+    inner = {one.host_port: one.container_port for one in published}
+
     def preference(one: Listener) -> tuple[object, ...]:
-        return one.port not in usual, one.pid not in main, one.port, not _is_local(one)
+        return inner.get(one.port, one.port) not in usual, one.pid not in main, one.port, not _is_local(one)
 
     best = min(candidate.listeners, key=preference)
     return f"http://{_url_host(best)}:{best.port}"
@@ -264,17 +282,23 @@ def _unrecognised_processes(unrecognised: Sequence[Candidate]) -> list[str]:
     for one in unrecognised[:MAX_UNRECOGNISED]:
         first = one.processes[0]
         size = format_mib(one.used_mib) if one.used_mib is not None else "an unknown amount"
-        lines.append(
-            f"#   {size} in {one.unit or 'no service'}: pid {first.pid}, {_one_line(first.command or first.name)}"[:160]
-        )
-        if one.unit and one.used_mib is not None:
-            name = _NOT_IN_NAMES.sub("-", one.unit.removesuffix(".service")).strip("-._")[:60] or "mine"
-            lines += [
-                f"# [consumers.{toml_key(name)}]",
-                f"# unit = {toml_string(one.unit)}",
-                f"# vram_resident_mib = {one.used_mib}",
-            ]
+        where = one.unit or (one.container.title if one.container else "no service")
+        lines.append(f"#   {size} in {where}: pid {first.pid}, {_one_line(first.command or first.name)}"[:160])
+        if (one.unit or one.container) and one.used_mib is not None:
+            lines += _unrecognised_consumer(one)
     return lines
+
+
+def _unrecognised_consumer(one: Candidate) -> Iterator[str]:
+    """A commented-out consumer for a service or a container without a preset."""
+    container = one.container
+    wanted = one.unit.removesuffix(".service") or (container.name if container else "")
+    yield f"# [consumers.{toml_key(_NOT_IN_NAMES.sub('-', wanted).strip('-._')[:60] or 'mine')}]"
+    if one.unit:
+        yield f"# unit = {toml_string(one.unit)}"
+    if container is not None:
+        yield from (f"# {line}" for line in container_keys(container))
+    yield f"# vram_resident_mib = {one.used_mib}"
 
 
 def _unidentified_ports(ports: Sequence[tuple[int, list[str]]]) -> list[str]:
@@ -288,6 +312,8 @@ def _scan_limits(host: Host) -> list[str]:
     lines = []
     if host.units_error:
         lines.append(f"# The units could not be scanned: {_one_line(host.units_error)}")
+    if host.engines_error:
+        lines.append(f"# Containers could not be scanned completely: {_one_line(host.engines_error)}")
     if host.has_hidden_ports:
         advice = "not even as root" if host.is_root else "run gpumanctl init as root to identify them"
         lines.append(f"# The processes that listen at some ports could not be identified: {advice}.")
