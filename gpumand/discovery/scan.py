@@ -40,7 +40,7 @@ async def scan_host(bus: BusConnection | None, source: VramSource, bus_error: st
     used = _vram_by_pid(reading)
     main_pids = await _main_pids(bus, units) if bus else {}
     states, engines_error = await asyncio.to_thread(running_containers)
-    pids = {*used, *main_pids, *(one.pid for one in (*ports, *states) if one.pid)}
+    pids = {*used, *main_pids, *(one.pid for one in ports), *(one.pid for one in states)} - {0}
     processes = await asyncio.to_thread(_processes, pids, used, _names(reading))
     containers = await asyncio.to_thread(scan_containers, pids, states)
     placed = _with_whole_units(await _assign_units(bus, processes, main_pids), reading)

@@ -142,7 +142,9 @@ class FakeEngine:
             self.requests.append(f"{method} {target}")
             if self.hangs:
                 await asyncio.Event().wait()
-            status, body = await self._answer(method, urllib.parse.urlsplit(target))
+            is_list = (method, target) == ("GET", "/containers/json")
+            answer = self._list() if is_list else await self._answer(method, urllib.parse.urlsplit(target))
+            status, body = answer
             writer.write(self.garbage or _response(self.status or status, body))
             await writer.drain()
         except (asyncio.IncompleteReadError, ConnectionError):
@@ -150,6 +152,9 @@ class FakeEngine:
         finally:
             self._open.discard(writer)
             writer.close()
+
+    def _list(self) -> tuple[int, bytes]:
+        return 200, json.dumps([{"Id": one.id} for one in self.containers if one.running]).encode()
 
     async def _answer(self, method: str, url: urllib.parse.SplitResult) -> tuple[int, bytes]:
         _, root, name, operation = (*url.path.split("/"), "", "", "")[:4]

@@ -149,7 +149,7 @@ class AttributedSource:
         await self._look_up_units(identities.values())
         await self._look_up_owners(identities.values())
         whole_units = (one.unit for sample in reading.devices for one in sample.processes if one.pid == 0)
-        await self.containers.update(identities.values(), whole_units)
+        await self.containers.update(identities.values(), whole_units, is_partial=bool(only))
         samples = (self._attribute(sample, identities) for sample in reading.devices)
         if holders:
             samples = (_with_reservations(sample, holders, by_pid, by_unit) for sample in samples)

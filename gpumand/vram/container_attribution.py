@@ -88,16 +88,21 @@ class ContainerAttribution:
         if self._search is not None:
             self._search.cancel()
 
-    async def update(self, identities: Iterable[ProcessIdentity], whole_units: Iterable[str] = ()) -> None:
+    async def update(
+        self, identities: Iterable[ProcessIdentity], whole_units: Iterable[str] = (), *, is_partial: bool = False
+    ) -> None:
         """Read the places of new processes, forget those of others, and look for the consumers of new containers.
 
         Args:
             identities: the processes that hold memory.
             whole_units: the units of which only the memory as a whole is known.
+            is_partial: there may be others, on devices that were not read.
         """
         listed = set(identities)
-        self._unit_places = {unit: ProcessPlace(place_of_unit(unit)) for unit in whole_units if unit}
-        self._places = {one: place for one, place in self._places.items() if one in listed}
+        if not is_partial:
+            self._unit_places = {}
+            self._places = {one: place for one, place in self._places.items() if one in listed}
+        self._unit_places |= {unit: ProcessPlace(place_of_unit(unit)) for unit in whole_units if unit}
         unread = [one for one in listed if one not in self._places]
         if unread and not self._worker.is_closed:
             places = await self._worker.run(lambda: self._read_places(unread))

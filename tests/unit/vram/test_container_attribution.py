@@ -12,7 +12,7 @@ import pytest_asyncio
 
 from gpumand.domain.consumer import ConsumerSpec
 from gpumand.domain.container import ContainerState
-from gpumand.domain.device import ProcessUse, Reading, Sample
+from gpumand.domain.device import Devices, ProcessUse, Reading, Sample
 from gpumand.ports import ContainerFailed
 from gpumand.vram.attribution import AttributedSource
 from gpumand.vram.container_attribution import ContainerAttribution
@@ -45,7 +45,7 @@ class Vram:
     def __init__(self) -> None:
         self.uses: tuple[ProcessUse, ...] = ()
 
-    async def read(self) -> Reading:
+    async def read(self, only: Devices = ()) -> Reading:
         sample = Sample(0, "GPU-0", "fake", "fake", 24000, 10000, 14000, self.uses, attributed=True)
         return Reading((sample,))
 
