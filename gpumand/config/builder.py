@@ -153,7 +153,7 @@ def _device_limit_mib(devices: tuple[str, ...], count: int, gpu: dict[str, Any])
         The smallest size among the ``count`` largest eligible devices; 0 if there are too few simulated devices; None
         if the configuration does not determine the size.
     """
-    if gpu["source"] == "simulated":
+    if gpu["source"] == "simulated" or (isinstance(gpu["source"], tuple) and gpu["source"][0] == "simulated"):
         sizes = gpu["simulated_total_mib"]
         if sizes is INVALID:
             return None

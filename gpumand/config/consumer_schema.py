@@ -22,9 +22,9 @@ _TIMEOUT = "Timeout of the whole request and response."
 
 
 class _Device(Leaf):
-    """Index of a device, as a number or a string, or its UUID."""
+    """Index of a device, as a number or a string, its UUID, or its PCI address."""
 
-    description = "index or UUID of a device"
+    description = "index, UUID or PCI address of a device"
 
     def accept(self, value: Any) -> str:
         number = isinstance(value, int) and not isinstance(value, bool)

@@ -15,9 +15,10 @@ import attrs
 
 from gpumand.config import validators
 from gpumand.config.consumer_schema import BusyTable, ConsumerTable, HealthTable, RouteTable
+from gpumand.config.problems import Place, ProblemList, quoted
 from gpumand.config.quantities import Mib, Seconds
 from gpumand.config.shared_keys import MAX_MIB, MAX_SEC, default_of, seconds
-from gpumand.config.table_schema import key
+from gpumand.config.table_schema import INVALID, TableOf, TablesByName, key
 from gpumand.config.value_types import Boolean, Choice, Integer, Leaf, ListOf, Number, Text
 from gpumand.domain.consumer import (
     GpuSettings,
@@ -27,8 +28,11 @@ from gpumand.domain.consumer import (
     Policy,
     SchedulerSettings,
 )
+from gpumand.domain.gpu_settings import DeviceOptions, NamedOptions, PoolChoice
 
-SOURCES = ("nvml", "simulated", "none")
+SOURCES = ("auto", "nvml", "amdgpu", "xe", "simulated", "none")
+ALONE = ("auto", "none")
+"""Sources that cannot be combined with others."""
 
 
 class _TurnLength(Leaf):
@@ -39,6 +43,20 @@ class _TurnLength(Leaf):
 
     def accept(self, value: Any) -> float | None:
         return None if value == "auto" else Number(0, MAX_SEC).accept(value)
+
+
+class _Sources(ListOf):
+    """One source, or a list of several."""
+
+    def read(self, value: Any, place: Place, problems: ProblemList) -> Any:
+        read = super().read(value, place, problems)
+        if read is INVALID:
+            return read
+        alone = [one for one in read if one in ALONE]
+        if alone and len(read) > 1:
+            problems.add(place, f"{quoted(alone[0])} cannot be combined with other sources")
+            return INVALID
+        return read[0] if len(read) == 1 else read
 
 
 @attrs.frozen
@@ -128,12 +146,40 @@ class SchedulerTable:
 
 
 @attrs.frozen
+class DeviceTable:
+    """``[gpu.device.NAME]``: options of one device, named by its UUID or its PCI address."""
+
+    pool: PoolChoice = key(
+        Choice(tuple(one.value for one in PoolChoice), PoolChoice),
+        "Memory of an AMD GPU that counts. vram is its own, or the part of host RAM that the firmware sets aside for "
+        "it; gtt is the host RAM that it can map. auto takes gtt for an integrated GPU that can map more than was set "
+        "aside.",
+        default=default_of(DeviceOptions, "pool"),
+    )
+    reserve_mib: int | None = key(
+        Mib(0, MAX_MIB),
+        "Reserve of the device: memory that gpumand leaves free for other programs. By default 4096 MiB where the GPU "
+        "uses host RAM, and 0 for a GPU with memory of its own.",
+        default=default_of(DeviceOptions, "reserve_mib"),
+        unit="MiB",
+    )
+    ignore: bool = key(
+        Boolean(),
+        "Exclusion of the device: it is neither listed nor used.",
+        default=default_of(DeviceOptions, "ignore"),
+    )
+
+
+@attrs.frozen
 class GpuTable:
     """``[gpu]``: where VRAM readings come from."""
 
-    source: str = key(
-        Choice(SOURCES),
-        "Source of VRAM readings. nvml reads the NVIDIA driver, simulated needs no GPU, none reads nothing.",
+    source: str | tuple[str, ...] = key(
+        _Sources(Choice(SOURCES), max_length=4, single=True, min_length=1),
+        "Source of VRAM readings, or several. auto uses the sources that the host has, nvml reads the NVIDIA driver, "
+        "amdgpu reads AMD cards, xe reads Intel cards, simulated needs no GPU, none reads nothing. The devices of the "
+        "first source have the indices from 0, those of the second from 10000. Consumers that name no device use the "
+        "cards of the first source.",
         default=default_of(GpuSettings, "source"),
     )
     sample_interval_sec: float = key(
@@ -167,6 +213,13 @@ class GpuTable:
         Text("absolute path", validators.absolute_path),
         "Folder in which simulated consumers announce their memory. Used with source simulated.",
         default=default_of(GpuSettings, "simulated_dir"),
+    )
+    device: NamedOptions = key(
+        TablesByName(
+            Text("UUID or PCI address of a device", validators.lasting_device), TableOf(DeviceTable, DeviceOptions)
+        ),
+        "Options of single devices, each in a table gpu.device.NAME.",
+        default=default_of(GpuSettings, "device"),
     )
 
 
@@ -208,6 +261,7 @@ class HistoryTable:
 TABLES: dict[str, type[attrs.AttrsInstance]] = {
     "scheduler": SchedulerTable,
     "gpu": GpuTable,
+    "gpu.device.NAME": DeviceTable,
     "http": HttpTable,
     "history": HistoryTable,
     "consumers.NAME": ConsumerTable,

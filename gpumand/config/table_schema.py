@@ -117,6 +117,37 @@ class TableOf:
         return self.make(**with_defaults(self.table, given)) if len(problems.entries) == before else INVALID
 
 
+@attrs.frozen
+class TablesByName:
+    """Value type of a table of tables, which becomes a tuple of pairs of name and value.
+
+    Attributes:
+        name: value type of the names.
+        table: value type of the tables.
+        max_length: maximum number of tables.
+    """
+
+    name: ValueType
+    table: TableOf
+    max_length: int = 64
+    description: str = "one table for each name"
+
+    def read(self, value: Any, place: Place, problems: ProblemList) -> Any:
+        if not isinstance(value, dict) or len(value) > self.max_length:
+            what = f"one with {len(value)}" if isinstance(value, dict) else type_name(value)
+            problems.add(place, f"must be a table with at most {self.max_length} tables, not {what}")
+            return INVALID
+        before = len(problems.entries)
+        pairs = tuple(
+            (self.name.read(name, place.at(name), problems), self.table.read(table, place.at(name), problems))
+            for name, table in value.items()
+        )
+        names = [name for name, _ in pairs]
+        if len(set(names)) < len(names) and INVALID not in names:
+            problems.add(place, "names a device twice: upper and lower case make no difference")
+        return pairs if len(problems.entries) == before else INVALID
+
+
 def check_required(
     table: type[attrs.AttrsInstance], given: dict[str, Any], place: Place, problems: ProblemList
 ) -> None:

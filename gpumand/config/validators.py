@@ -29,10 +29,11 @@ _UNIT = re.compile(r"(?P<prefix>[A-Za-z0-9:_.\\-]+)(?P<instance>@[A-Za-z0-9:_.\\
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _METHOD = re.compile(r"[A-Z]{1,16}")
 _HOST_NAME = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9._-]{0,252}[A-Za-z0-9_])?\.?")
-_DEVICE_INDEX = re.compile(r"0|[1-9][0-9]{0,3}")
+_DEVICE_INDEX = re.compile(r"0|[1-9][0-9]{0,5}")
 # NVIDIA: GPU-8-4-4-4-12, MIG-8-4-4-4-12, and before driver 470 MIG-GPU-<uuid>/<gi>/<ci>. Other sources have other
 # prefixes.
 _DEVICE_UUID = re.compile(r"[A-Z]{3,12}-[0-9A-Za-z][0-9A-Za-z/-]{0,95}")
+_PCI_ADDRESS = re.compile(r"(PCI-)?((?:[0-9A-Fa-f]{4}|[0-9A-Fa-f]{8}):[0-9A-Fa-f]{2}:[0-9A-Fa-f]{2}\.[0-7])")
 _POINTER_ESCAPE = re.compile(r"~(?![01])")
 _METRIC = re.compile(r"[A-Za-z_:][A-Za-z0-9_:]*")
 _SOCKET = re.compile(r"(?:https?\+unix:/{0,2}|https://unix:|unix:(?://)?|http://unix(?=/)|(?=/))(?P<path>/[^ ]*)")
@@ -207,7 +208,30 @@ def metric_name(text: str) -> str:
 
 
 def device(text: str) -> str:
-    """Check a device: its index, or its UUID as reported by the driver."""
-    if not (_DEVICE_INDEX.fullmatch(text) or _DEVICE_UUID.fullmatch(text)):
-        raise InvalidValue(f'{quoted(text)} is neither the index of a device ("0") nor a UUID ("GPU-…", "MIG-…")')
-    return text
+    """Check a device: its index, its UUID as reported by the driver, or its PCI address."""
+    if not (_DEVICE_INDEX.fullmatch(text) or _is_lasting_name(text)):
+        raise InvalidValue(
+            f'{quoted(text)} is neither the index of a device ("0") nor a UUID ("GPU-…", "MIG-…", "AMD-…") nor a PCI '
+            'address ("0000:03:00.0")'
+        )
+    return _lower_address(text)
+
+
+def lasting_device(text: str) -> str:
+    """Check a device's UUID or PCI address; an index is refused, since it may become that of another device."""
+    if not _is_lasting_name(text):
+        raise InvalidValue(
+            f'{quoted(text)} is neither a UUID ("GPU-…", "AMD-…") nor a PCI address ("0000:03:00.0"); gpumanctl status '
+            "shows both"
+        )
+    return _lower_address(text)
+
+
+def _is_lasting_name(text: str) -> bool:
+    return bool(_DEVICE_UUID.fullmatch(text) or _PCI_ADDRESS.fullmatch(text))
+
+
+def _lower_address(text: str) -> str:
+    """A PCI address as sysfs writes it; any other name unchanged."""
+    found = _PCI_ADDRESS.fullmatch(text)
+    return f"{found[1] or ''}{found[2].lower()}" if found else text

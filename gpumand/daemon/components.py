@@ -198,7 +198,7 @@ def configure_attribution(source: AttributedSource, settings: Settings) -> None:
     The simulated source also accepts processes that name a consumer themselves.
     """
     source.containers.configure(settings.consumers.values())
-    named = settings.consumers if source.name == "simulated" else ()
+    named = settings.consumers if "simulated" in settings.gpu.sources else ()
     by_unit: dict[str, list[str]] = {}
     for spec in settings.consumers.values():
         by_unit.setdefault(spec.unit, []).append(spec.name)

@@ -172,7 +172,7 @@ class Daemon:
 
     async def _warn_of_other_daemons(self) -> None:
         """Warn if another daemon manages the same GPUs: a system daemon and a user's daemon do not coordinate."""
-        if self._options.bus_address not in ("system", "session") or self._settings.gpu.source != "nvml":
+        if self._options.bus_address not in ("system", "session") or not self._settings.gpu.uses_real_gpus:
             return
         for one in await asyncio.to_thread(other_daemons, os.getpid()):
             log.warning("another gpumand manages the same GPUs (%s): the two do not coordinate. Stop one of them", one)

@@ -47,11 +47,12 @@ class Process:
 
 @dataclass(frozen=True, slots=True)
 class Device:
-    """A GPU; ``total_mib`` is None when its size is unknown."""
+    """A GPU; ``total_mib`` is None when its size is unknown, and ``integrated`` marks a GPU in the processor."""
 
     index: int
     name: str
     total_mib: int | None
+    integrated: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -148,7 +148,9 @@ def _names(reading: Reading) -> dict[int, str]:
 
 
 def _devices(reading: Reading) -> tuple[Device, ...]:
-    return tuple(Device(one.index, one.name, one.total_mib) for one in reading.devices if one.source != "none")
+    return tuple(
+        Device(one.index, one.name, one.total_mib, one.integrated) for one in reading.devices if one.source != "none"
+    )
 
 
 def ports_of(host: Host, pids: Iterable[int]) -> tuple[Listener, ...]:

@@ -40,7 +40,7 @@ def starting_configuration(
     host: Host,
     found: Sequence[Candidate],
     ports: Sequence[tuple[int, list[str]]],
-    source: str,
+    sources: Sequence[str],
     probed: Mapping[str, str],
     models: Mapping[str, ServerModels] | None = None,
 ) -> str:
@@ -50,7 +50,7 @@ def starting_configuration(
         host: the result of the host scan.
         found: the candidates found by it.
         ports: default ports of presets at which an unrecognised process listens, with the presets' names.
-        source: source of VRAM readings, as in ``[gpu] source``.
+        sources: sources of VRAM readings, as in ``[gpu] source``; () leaves the default, which finds them itself.
         probed: answers of health routes as text, by consumer name; empty when they were not called.
         models: the models that the servers list, by consumer name; None when they were not asked.
     """
@@ -61,7 +61,7 @@ def starting_configuration(
     listening = {one.port for one in host.listeners}
     blocks = [
         _header(),
-        _gpu(host, source),
+        _gpu(host, sources),
         *(
             [*_consumer(name, one, probed.get(name, ""), models.get(name, ServerModels()), listening)]
             for name, one in zip(names, known, strict=True)
@@ -109,13 +109,17 @@ def _header() -> list[str]:
     ]
 
 
-def _gpu(host: Host, source: str) -> list[str]:
+def _gpu(host: Host, sources: Sequence[str]) -> list[str]:
     # A default is commented out: two files must not set the same key, and this may be one of several files.
-    prefix = "# " if source == GpuSettings().source else ""
-    lines = [f"{prefix}[gpu]", f"{prefix}source = {toml_string(source)}"]
+    default = GpuSettings().sources
+    prefix = "# " if tuple(sources) in ((), default) else ""
+    listed = ", ".join(toml_string(one) for one in sources or default)
+    value = f"[{listed}]" if len(sources) > 1 else listed
+    lines = [f"{prefix}[gpu]", f"{prefix}source = {value}"]
     for one in host.devices:
         total = format_mib(one.total_mib) if one.total_mib is not None else "unknown size"
-        lines.append(f"# device {one.index}: {_one_line(one.name)}, {total}")
+        integrated = ", integrated: only for consumers with this device" if one.integrated else ""
+        lines.append(f"# device {one.index}: {_one_line(one.name)}, {total}{integrated}")
     if host.driver_error:
         lines.append(f"# The GPUs could not be read: {_one_line(host.driver_error)}")
     return lines

@@ -10,6 +10,7 @@ from enum import StrEnum
 from typing import Any
 
 from gpumand.domain.container import service_of
+from gpumand.domain.gpu_settings import GpuSettings as GpuSettings  # noqa: PLC0414 - exported again
 from gpumand.domain.reservation import MAX_VRAM_MIB, Reservation
 
 
@@ -359,27 +360,6 @@ class SchedulerSettings:
     overlap: Overlap = Overlap.OFF
     host_ram_reserve_mib: int = 2048
     min_turn_sec: float | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class GpuSettings:
-    """The ``[gpu]`` table of the configuration.
-
-    Attributes:
-        source: "nvml", "simulated" or "none".
-        sample_interval_sec: interval between VRAM readings while the daemon is idle.
-        idle_release_sec: idle time after which the driver is closed so that the card can sleep; 0 = never.
-        total_mib: size of device 0, for when no source can report it; None when not configured.
-        simulated_total_mib: sizes of the simulated devices, by index.
-        simulated_dir: directory in which consumers of the simulator announce their MiB; "" for the default.
-    """
-
-    source: str = "nvml"
-    sample_interval_sec: float = 2.0
-    total_mib: int | None = None
-    simulated_total_mib: tuple[int, ...] = (24564,)
-    simulated_dir: str = ""
-    idle_release_sec: float = 60.0
 
 
 @dataclass(frozen=True, slots=True)

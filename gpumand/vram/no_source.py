@@ -14,10 +14,17 @@ class NoSource:
 
     name: str = "none"
 
-    def __init__(self, total_mib: int | None, clock: Clock) -> None:
-        """Set the size of device 0 in MiB; None if it is not configured."""
+    def __init__(self, total_mib: int | None, clock: Clock, error: str = ERROR) -> None:
+        """Create the source.
+
+        Args:
+            total_mib: size of device 0 in MiB; None if it is not configured.
+            clock: current time, for samples.
+            error: why there are no readings, as ``word: one line``.
+        """
         self._total_mib = total_mib
         self._clock = clock
+        self._error = error
 
     async def read(self, only: Devices = ()) -> Reading:
         """Return the device without readings; see VramSource."""
@@ -32,9 +39,9 @@ class NoSource:
             free_mib=None,
             taken_at=reading_time.monotonic,
             sampled_usec=reading_time.realtime_usec,
-            error=ERROR,
+            error=self._error,
         )
-        return Reading((sample,), ERROR)
+        return Reading((sample,), self._error)
 
     def reopen(self) -> None:
         """Do nothing: there is no driver."""

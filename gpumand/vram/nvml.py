@@ -13,15 +13,18 @@ from dataclasses import dataclass, replace
 
 from gpumand.domain.device import Devices, Reading, Sample, with_newer_samples
 from gpumand.domain.driver_power import DriverPower
+from gpumand.domain.gpu_settings import NamedOptions
 from gpumand.ports import Clock, DriverHangs
 from gpumand.vram.call_thread import CallHangs, CallThread, ThreadClosed
 from gpumand.vram.nvml_device import Device, GpuDevices, find_devices, read_device
+from gpumand.vram.nvml_host import NvmlHost
 from gpumand.vram.nvml_library import CallFailed, LibraryFailed, NvmlLibrary
 from gpumand.vram.nvml_mig import gpu_of
 from gpumand.vram.nvml_telemetry import NvmlTelemetry
 from gpumand.vram.pci_power import read_power
 from gpumand.vram.process_names import ProcessNames
 from gpumand.vram.reading_time import ReadingTime, without_readings
+from gpumand.vram.sysfs import Root
 
 log = logging.getLogger(__name__)
 
@@ -62,8 +65,9 @@ class Backoff:
 class NvmlSession:
     """The state of the library between readings; all methods run in the library's thread unless noted otherwise."""
 
-    def __init__(self, clock: Clock) -> None:
+    def __init__(self, clock: Clock, root: Root = "/", options: NamedOptions = ()) -> None:
         self._clock = clock
+        self._host = NvmlHost(root, options)
         self._library = NvmlLibrary()
         self._backoff = Backoff()
         self._names, self._telemetry = ProcessNames(self._library), NvmlTelemetry(self._library)
@@ -135,7 +139,7 @@ class NvmlSession:
 
     def _read_device(self, device: Device, reading_time: ReadingTime, *, with_telemetry: bool) -> Sample:
         """Read a device. Readings of some devices only are taken in quick succession and make no further calls."""
-        sample = read_device(self._library, self._names, device, reading_time)
+        sample = read_device(self._library, self._names, self._host, device, reading_time)
         if device.instance is not None or needs_reinitialisation(sample):
             return sample
         if not with_telemetry:
@@ -239,16 +243,20 @@ class NvmlSource:
 
     name: str = "nvml"
 
-    def __init__(self, clock: Clock, *, call_timeout_sec: float = 5.0) -> None:
+    def __init__(
+        self, clock: Clock, root: Root = "/", options: NamedOptions = (), *, call_timeout_sec: float = 5.0
+    ) -> None:
         """Create the source; the library is loaded by the first reading.
 
         Args:
             clock: current time, for samples and back-off.
+            root: root of the file system, for host RAM and PCI addresses.
+            options: options of single devices.
             call_timeout_sec: real seconds after which a running reading counts as hanging.
         """
         self._clock = clock
         self._thread = CallThread("gpumand-nvml", call_timeout_sec)
-        self._session = NvmlSession(clock)
+        self._session = NvmlSession(clock, root, options)
         self._last_samples: tuple[Sample, ...] = ()
 
     @property

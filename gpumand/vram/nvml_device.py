@@ -10,8 +10,9 @@ from dataclasses import dataclass, replace
 from itertools import product
 from typing import Any
 
-from gpumand.domain.device import ProcessUse, Sample
+from gpumand.domain.device import Pool, ProcessUse, Sample
 from gpumand.vram import nvml_mig
+from gpumand.vram.nvml_host import NOT_SUPPORTED, Memory, NvmlHost
 from gpumand.vram.nvml_library import CallFailed, Code, NvmlLibrary
 from gpumand.vram.process import short_name
 from gpumand.vram.process_names import ProcessNames
@@ -44,15 +45,6 @@ class Device:
     failure: CallFailed | None = None
     other_handles: tuple[Any, ...] = ()
     instance: int | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Memory:
-    """Memory of one device in MiB; None = unknown. ``used_mib`` includes the driver's reserve only with an old NVML."""
-
-    total_mib: int | None
-    used_mib: int | None
-    free_mib: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,18 +101,22 @@ def _with_names(library: NvmlLibrary, device: Device) -> Device:
     return replace(device, uuid=str(uuid), name=short_name(str(name)))
 
 
-def read_device(library: NvmlLibrary, names: ProcessNames, device: Device, reading_time: ReadingTime) -> Sample:
-    """Read a device; its failure is reported in the sample. Raises LibraryFailed."""
+def read_device(
+    library: NvmlLibrary, names: ProcessNames, host: NvmlHost, device: Device, reading_time: ReadingTime
+) -> Sample:
+    """Read a device, with what the host adds to it; its failure is reported in the sample. Raises LibraryFailed."""
     try:
         if device.failure is not None:
             raise device.failure
-        return _read(library, names, device, reading_time)
+        return _read(library, names, host, device, reading_time)
     except CallFailed as failure:
         return _failed(device, failure, reading_time)
 
 
-def _read(library: NvmlLibrary, names: ProcessNames, device: Device, reading_time: ReadingTime) -> Sample:
-    memory, error = _read_memory(library, device.handle)
+def _read(
+    library: NvmlLibrary, names: ProcessNames, host: NvmlHost, device: Device, reading_time: ReadingTime
+) -> Sample:
+    memory, error = host.complete(device.uuid, device.name, *_read_memory(library, device.handle))
     processes, complete = _processes(library, names, device)
     return Sample(
         index=device.index,
@@ -136,6 +132,11 @@ def _read(library: NvmlLibrary, names: ProcessNames, device: Device, reading_tim
         sampled_usec=reading_time.realtime_usec,
         error=error,
         attribution="nvml",
+        aliases=host.aliases(device.uuid),
+        pool=memory.pool,
+        integrated=memory.pool is not Pool.VRAM,
+        # Free memory of the host rises and falls with every program: only the victim's own memory proves anything.
+        proves_release=memory.pool is Pool.VRAM,
     )
 
 
@@ -164,7 +165,7 @@ def _read_memory(library: NvmlLibrary, handle: Any) -> tuple[Memory, str]:
     except CallFailed as failure:
         if failure.code != Code.NOT_SUPPORTED:
             raise
-        return Memory(None, None, None), f"memory-info-not-supported: {failure}"
+        return Memory(None, None, None), f"{NOT_SUPPORTED}: {failure}"
 
 
 def _memory_info(library: NvmlLibrary, handle: Any) -> Memory:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from gpumand.domain.device import Pool, Reading, Sample
+from gpumand.domain.device import Devices, Pool, Reading, Sample
 from gpumand.ports import Clock
 from gpumand.vram.call_thread import CallHangs, CallThread, ThreadClosed
 from gpumand.vram.dmem import DmemReader, UnitAmounts, with_units
@@ -45,7 +45,7 @@ class XeSource:
         self._known: tuple[str, ...] = ()
         self._last_samples: tuple[Sample, ...] = ()
 
-    async def read(self) -> Reading:
+    async def read(self, only: Devices = ()) -> Reading:
         """Read every card; see VramSource."""
         try:
             reading = await self._thread.call(self._read)

@@ -34,9 +34,9 @@ STDOUT = "-"
 )
 @click.option(
     "--source",
-    type=click.Choice(["nvml", "simulated", "none"]),
-    default="nvml",
-    help="Source of VRAM readings; nvml is NVIDIA's driver.",
+    type=click.Choice(["auto", "nvml", "amdgpu", "xe", "simulated", "none"]),
+    default="auto",
+    help="Source of VRAM readings. Default: the drivers that the host has (auto).",
 )
 @click.pass_context
 def init(ctx: click.Context, output: str, force: bool, probe: bool | None, source: str) -> None:
@@ -74,7 +74,8 @@ async def _generate(options: GlobalOptions, source: str, probe: bool | None) -> 
     from gpumand.discovery.roles import with_role
     from gpumand.discovery.starter_config import consumer_urls, starting_configuration
 
-    host = await _scan_host(options, source)
+    sources = _present_sources() if source == "auto" else (source,)
+    host = await _scan_host(options, sources or ("auto",))
     presets = [preset(name) for name in preset_names()]
     found = find_candidates(host, presets)
     models: dict[str, ServerModels] = {}
@@ -83,8 +84,15 @@ async def _generate(options: GlobalOptions, source: str, probe: bool | None) -> 
     else:
         found, models = await _ask_servers(host, found)
     probed = await _probe_health(consumer_urls(found)) if probe else {}
-    text = starting_configuration(host, found, likely_ports(host, presets, found), source, probed, models)
+    text = starting_configuration(host, found, likely_ports(host, presets, found), sources, probed, models)
     return text, sum(1 for one in found if one.preset is not None)
+
+
+def _present_sources() -> tuple[str, ...]:
+    from gpumand.vram import FACTORIES
+    from gpumand.vram.detection import host_root, known_sources
+
+    return known_sources(host_root(), FACTORIES)
 
 
 async def _ask_servers(host: Host, found: list[Candidate]) -> tuple[list[Candidate], dict[str, ServerModels]]:
@@ -103,7 +111,7 @@ async def _ask_servers(host: Host, found: list[Candidate]) -> tuple[list[Candida
         await routes.close()
 
 
-async def _scan_host(options: GlobalOptions, source: str) -> Host:
+async def _scan_host(options: GlobalOptions, sources: tuple[str, ...]) -> Host:
     """Scan the host; without a bus, the units are missing from the result."""
     from gpumand.bus.connection import BusConnection
     from gpumand.bus.connection_errors import BusLost
@@ -112,7 +120,7 @@ async def _scan_host(options: GlobalOptions, source: str) -> Host:
     from gpumand.host.clock import SystemClock
     from gpumand.vram import make_source
 
-    vram_source = make_source(GpuSettings(source=source), SystemClock())
+    vram_source = make_source(GpuSettings(source=sources), SystemClock())
     try:
         bus = await BusConnection.connect(options.bus_address or ("session" if options.user else "system"))
     except BusLost as error:

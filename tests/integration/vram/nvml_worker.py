@@ -14,6 +14,7 @@ from dataclasses import asdict
 from typing import Any
 
 from gpumand.host.clock import SystemClock
+from gpumand.vram.detection import host_root
 from gpumand.vram.nvml import NvmlSource
 
 
@@ -32,7 +33,7 @@ class Worker:
 
     def __init__(self, call_timeout_sec: float) -> None:
         self.clock = ShiftedClock()
-        self.source = NvmlSource(self.clock, call_timeout_sec=call_timeout_sec)
+        self.source = NvmlSource(self.clock, host_root(), call_timeout_sec=call_timeout_sec)
 
     async def do(self, command: str, argument: float) -> Any:
         if command == "read":

@@ -7,6 +7,7 @@ from pathlib import Path
 import pynvml
 import pytest
 
+from gpumand.testing.host_tree import HostTree
 from gpumand.vram.nvml import LAYOUT_SEC
 from tests.integration.vram.conftest import Lab
 from tests.integration.vram.readings import assert_no_readings, assert_readings, word
@@ -222,12 +223,11 @@ def test_library_upgraded_before_the_kernel_module_is_a_mismatch(lab: Lab) -> No
     assert_readings(worker.read_after(1.1))
 
 
-@pytest.mark.parametrize("code", [3])
-def test_unified_memory_device_has_no_memory_readings_but_processes(lab: Lab, code: int) -> None:
-    lab.shim.devices[0].memory_error = code
+def test_a_device_without_memory_of_its_own_and_unreadable_host_ram_has_processes_only(lab: Lab) -> None:
+    lab.shim.devices[0].memory_error = 3
     lab.shim.devices[0].compute = {10: 1000}
     lab.write()
-    reading = lab.worker().read()
+    reading = lab.worker(environment={"GPUMAND_HOST_ROOT": str(lab.directory / "empty")}).read()
     [sample] = reading["devices"]
     assert reading["error"] == ""
     assert word(sample["error"]) == "memory-info-not-supported"
@@ -237,10 +237,72 @@ def test_unified_memory_device_has_no_memory_readings_but_processes(lab: Lab, co
     assert not sample["lost"]
 
 
+def test_gb10_shares_host_ram_and_keeps_the_processes_of_the_driver(lab: Lab) -> None:
+    HostTree(lab.directory).meminfo(127600748, 118566368)
+    lab.shim.devices[0] = ShimDevice("GPU-a", "NVIDIA GB10", memory_error=3, compute={900: 25139})
+    lab.write()
+    worker = lab.worker(environment={"GPUMAND_HOST_ROOT": str(lab.directory)})
+    reading = worker.read()
+    [sample] = reading["devices"]
+    assert (reading["error"], sample["error"]) == ("", "")
+    assert (sample["total_mib"], sample["free_mib"]) == (124610, 115787 - 4096)
+    assert [(process["pid"], process["used_mib"]) for process in sample["processes"]] == [(900, 25139)]
+    assert (sample["pool"], sample["integrated"], sample["attributed"]) == ("unified", True, True)
+    # Free host RAM rises and falls with every program.
+    assert not sample["proves_release"]
+    HostTree(lab.directory).meminfo(127600748, 2048000)
+    assert worker.read()["devices"][0]["free_mib"] == 0
+
+
+def test_orin_has_neither_memory_nor_processes_in_nvml(lab: Lab) -> None:
+    HostTree(lab.directory).meminfo(7802988, 4194304, "NvMapMemUsed:  2097152 kB")
+    lab.shim.devices[0] = ShimDevice("GPU-a", "Orin (nvgpu)", memory_error=3, compute_error=3, graphics_error=3)
+    lab.write()
+    [sample] = lab.worker(environment={"GPUMAND_HOST_ROOT": str(lab.directory)}).read()["devices"]
+    assert (sample["total_mib"], sample["free_mib"], sample["attributed"]) == (7620, 0, False)
+    assert sample["processes"] == []
+
+
+@pytest.mark.parametrize(
+    ("name", "total_mib", "pool"),
+    [("NVIDIA N1X", 8128, "unified"), ("NVIDIA N1X", 60000, "vram"), ("NVIDIA GeForce GT 1030", 2048, "vram")],
+)
+def test_a_small_total_is_a_part_of_the_pool_on_integrated_gpus_only(
+    lab: Lab, name: str, total_mib: int, pool: str
+) -> None:
+    HostTree(lab.directory).meminfo(127600748, 118566368)
+    lab.shim.devices[0] = ShimDevice("GPU-a", name, total_mib=total_mib)
+    lab.write()
+    [sample] = lab.worker(environment={"GPUMAND_HOST_ROOT": str(lab.directory)}).read()["devices"]
+    assert sample["pool"] == pool
+    assert sample["total_mib"] == (124610 if pool == "unified" else total_mib)
+
+
+def test_a_card_that_had_memory_of_its_own_never_falls_back_to_host_ram(lab: Lab) -> None:
+    """Otherwise one failing call would show the host's free RAM as free VRAM."""
+    HostTree(lab.directory).meminfo(127600748, 118566368)
+    worker = lab.worker(environment={"GPUMAND_HOST_ROOT": str(lab.directory)})
+    assert_readings(worker.read())
+    lab.shim.devices[0].memory_error = 3
+    lab.write()
+    [sample] = worker.read()["devices"]
+    assert (sample["free_mib"], sample["pool"]) == (None, "vram")
+    assert word(sample["error"]) == "memory-info-not-supported"
+
+
+def test_pci_addresses_come_from_the_drivers_folder_and_not_from_more_calls(lab: Lab) -> None:
+    HostTree(lab.directory).write(
+        "/proc/driver/nvidia/gpus/0000:01:00.0/information",
+        "Model: \t\t NVIDIA Shim A\nIRQ:   \t\t 98\nGPU UUID: \t GPU-a\nBus Type: \t PCIe\n",
+    )
+    [sample] = lab.worker(environment={"GPUMAND_HOST_ROOT": str(lab.directory)}).read()["devices"]
+    assert sample["aliases"] == ["0000:01:00.0", "PCI-0000:01:00.0"]
+
+
 def test_total_of_zero_is_unknown_not_zero(lab: Lab) -> None:
     lab.shim.devices[0].total_mib = lab.shim.devices[0].reserved_mib = 0
     lab.write()
-    [sample] = lab.worker().read()["devices"]
+    [sample] = lab.worker(environment={"GPUMAND_HOST_ROOT": str(lab.directory / "empty")}).read()["devices"]
     assert word(sample["error"]) == "memory-info-not-supported"
     assert sample["free_mib"] is None
 

@@ -74,7 +74,31 @@ case("absurd timeout", "[scheduler]\nlease_ttl_sec = 86401 #!\n", "scheduler.lea
 case("endless timeout", "[scheduler]\nlease_ttl_sec = inf #!\n", "scheduler.lease_ttl_sec", "not inf")
 case("no number", "[scheduler]\nlease_ttl_sec = nan #!\n", "scheduler.lease_ttl_sec", "not nan")
 case("endless digits", f"[scheduler]\ncushion_mib = {'9' * 4000} #!\n", "scheduler.cushion_mib", "so many digits")
-case("unknown source", '[gpu]\nsource = "nvlm" #!\n', "gpu.source", 'one of "nvml", "simulated", "none"', "nvml")
+case(
+    "unknown source",
+    '[gpu]\nsource = "nvlm" #!\n',
+    "gpu.source",
+    'one of "auto", "nvml", "amdgpu", "xe", "simulated", "none"',
+    "nvml",
+)
+case("auto beside another source", '[gpu]\nsource = ["nvml", "auto"] #!\n', "gpu.source", '"auto" cannot be combined')
+case("source twice", '[gpu]\nsource = ["nvml", "nvml"] #!\n', "gpu.source[1]", "listed twice")
+case("no source at all", "[gpu]\nsource = [] #!\n", "gpu.source", "must have 1 to 4 elements")
+case("options of an index", '[gpu.device."0"] #!\nignore = true\n', "gpu.device.0", "neither a UUID")
+case("options that are no table", "[gpu]\ndevice = 5 #!\n", "gpu.device", "must be a table")
+case(
+    "unknown pool",
+    '[gpu.device."0000:c6:00.0"]\npool = "ram" #!\n',
+    'gpu.device."0000:c6:00.0".pool',
+    'one of "auto", "vram", "gtt"',
+    "vram",
+)
+case(
+    "device named twice",
+    '[gpu.device."0000:C6:00.0"] #!\nignore = true\n[gpu.device."0000:c6:00.0"]\n',
+    "gpu.device",
+    "names a device twice",
+)
 case("source is a number", "[gpu]\nsource = 1 #!\n", "gpu.source", "not a whole number")
 case(
     "no device simulated", "[gpu]\nsimulated_total_mib = [] #!\n", "gpu.simulated_total_mib", "1 to 64 elements, not 0"

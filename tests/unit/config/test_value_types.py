@@ -23,6 +23,7 @@ from gpumand.domain.consumer import (
     SchedulerSettings,
     Settings,
 )
+from gpumand.domain.gpu_settings import DeviceOptions, PoolChoice
 
 EXAMPLE = Path(__file__).parents[3] / "examples" / "gpumand.toml"
 
@@ -163,7 +164,28 @@ def test_every_key_of_scheduler_and_gpu_arrives(tmp_path: Path) -> None:
         0, 7, 1.0, 0, 60.5, 0.1, 9.0, Policy.ADAPTIVE, 0.0, Overlap.MEASURED, 1, 7.0
     )
     assert settings.gpu == GpuSettings("simulated", 0.05, 100, (8192, 8192), "/run/sim", 0.0)
+    assert settings.gpu.sources == ("simulated",)
     assert type(settings.scheduler.settle_timeout_sec) is float
+
+
+def test_several_sources_and_options_of_devices_arrive(tmp_path: Path) -> None:
+    text = """
+        [gpu]
+        source = ["nvml", "amdgpu"]
+        [gpu.device."PCI-0000:C6:00.0"]
+        pool = "vram"
+        reserve_mib = 1024
+        [gpu.device."AMD-5e1f0c3a9b7d2468"]
+        ignore = true
+    """
+
+    gpu = loaded(tmp_path, text).gpu
+
+    assert gpu.sources == ("nvml", "amdgpu")
+    assert gpu.device == (
+        ("PCI-0000:c6:00.0", DeviceOptions(PoolChoice.VRAM, 1024)),
+        ("AMD-5e1f0c3a9b7d2468", DeviceOptions(ignore=True)),
+    )
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ PRESETS = [preset(name) for name in preset_names()]
 
 def configuration_of(host: Host, probed: dict[str, str] | None = None) -> str:
     found = find_candidates(host, PRESETS)
-    return starting_configuration(host, found, likely_ports(host, PRESETS, found), "nvml", probed or {})
+    return starting_configuration(host, found, likely_ports(host, PRESETS, found), (), probed or {})
 
 
 def host_with(*processes: Process, units: tuple[str, ...] = (), ports: tuple[Listener, ...] = ()) -> Host:
@@ -169,7 +169,17 @@ def test_names_and_command_lines_cannot_escape_their_comment(tmp_path: Path) -> 
 
     assert problems(text, tmp_path) == []
     assert set(tomllib.loads(text)) == {"consumers"}
-    assert '\n# source = "nvml"\n' in text
+    assert '\n# source = "auto"\n' in text
+
+
+@pytest.mark.parametrize("sources", [("nvml",), ("amdgpu",), ("nvml", "amdgpu")])
+def test_the_sources_of_the_host_are_written(tmp_path: Path, sources: tuple[str, ...]) -> None:
+    devices = (Device(0, "RTX 4090", 24564), Device(10000, "AMD GPU 164e", 32025, integrated=True))
+    text = starting_configuration(Host(devices=devices), [], [], sources, {})
+
+    assert problems(text, tmp_path) == []
+    assert tomllib.loads(text)["gpu"]["source"] == (sources[0] if len(sources) == 1 else list(sources))
+    assert "# device 10000: AMD GPU 164e, 31.3 GiB, integrated: only for consumers with this device\n" in text
 
 
 def test_the_answer_of_the_health_route_is_a_comment() -> None:

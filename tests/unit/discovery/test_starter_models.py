@@ -24,7 +24,7 @@ def text_for(process: Process, models: ServerModels | None = None, health: str =
     found = find_candidates(host_with(process, ports=ports), PRESETS)
     (name,) = [one.preset.name for one in found if one.preset]
     return starting_configuration(
-        Host(), found, [], "nvml", {name: health} if health else {}, {name: models} if models else {}
+        Host(), found, [], (), {name: health} if health else {}, {name: models} if models else {}
     )
 
 
@@ -146,7 +146,7 @@ def test_without_an_answer_the_command_line_decides_and_the_result_is_marked_as_
     assert one.preset.name == name
     is_guess = name == "llama-cpp-router" and "--models-dir" not in flags
     assert bool(one.guess) is is_guess
-    text = starting_configuration(Host(), [one], [], "nvml", {})
+    text = starting_configuration(Host(), [one], [], (), {})
     assert ("# Guessed: it is a router" in text) is is_guess
     assert ("curl http://127.0.0.1:8080/props" in text) is is_guess
 

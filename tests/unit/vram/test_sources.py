@@ -13,7 +13,7 @@ from gpumand.vram.simulated import SimulatedSource
 
 async def test_source_is_created_by_its_name(tmp_path: object) -> None:
     clock = FakeClock()
-    nvml = make_source(GpuSettings(), clock)
+    nvml = make_source(GpuSettings("nvml"), clock)
     assert isinstance(nvml, NvmlSource)
     simulated = make_source(GpuSettings("simulated", simulated_total_mib=(1, 2), simulated_dir=str(tmp_path)), clock)
     assert isinstance(simulated, SimulatedSource)

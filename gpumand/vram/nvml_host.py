@@ -1,0 +1,99 @@
+"""What the host's files add to NVML: memory of GPUs that have none of their own, and PCI addresses.
+
+A GPU with its own memory needs none of the files but the list of PCI addresses, which is read once for each GPU.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass
+
+from gpumand.domain.device import Pool
+from gpumand.domain.gpu_settings import NamedOptions, options_of
+from gpumand.vram.sysfs import Root, below, read_pairs
+from gpumand.vram.unified import DEFAULT_RESERVE_MIB, read_pool
+
+GPUS = "/proc/driver/nvidia/gpus"
+NOT_SUPPORTED = "memory-info-not-supported"
+MAX_GPUS = 64
+SMALL_PART = 4
+"""An integrated GPU that reports less than a quarter of host RAM as its total reports only a part of its pool."""
+
+_INTEGRATED = re.compile(r"\b(GB10|Thor|Orin|Xavier|Tegra|Jetson|N1X)\b", re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """Memory of one device in MiB; None = unknown. ``used_mib`` includes the driver's reserve only with an old NVML.
+
+    Attributes:
+        pool: what the memory is.
+    """
+
+    total_mib: int | None
+    used_mib: int | None
+    free_mib: int | None
+    pool: Pool = Pool.VRAM
+
+
+class NvmlHost:
+    """Completes what NVML reports about a device. All methods block; call them in the library's thread."""
+
+    def __init__(self, root: Root = "/", options: NamedOptions = ()) -> None:
+        self._root = root
+        self._options = options
+        self._with_memory: set[str] = set()
+        self._addresses: dict[str, tuple[str, ...]] = {}
+
+    def complete(self, uuid: str, name: str, memory: Memory, error: str) -> tuple[Memory, str]:
+        """The memory of a device, from host RAM where the GPU has none of its own, and the error that is left.
+
+        Args:
+            uuid, name: of the device.
+            memory: what NVML reports.
+            error: why NVML reports none; "" if it does.
+        """
+        options = options_of((uuid, *self.aliases(uuid)), self._options)
+        if error.startswith(NOT_SUPPORTED):
+            # A GPU that once reported memory of its own has it still: this answer is a failure of the driver.
+            is_unified = uuid not in self._with_memory
+        else:
+            is_unified = self._reports_a_part(name, memory)
+        if not is_unified:
+            if not error:
+                self._with_memory.add(uuid)
+            return _with_reserve(memory, options.reserve_mib or 0), error
+        pool = read_pool(self._root)
+        reserve_mib = DEFAULT_RESERVE_MIB if options.reserve_mib is None else options.reserve_mib
+        free_mib = pool.free_mib(reserve_mib)
+        found = Memory(pool.total_mib, pool.used_mib, free_mib, Pool.UNIFIED)
+        return found, "" if free_mib is not None and pool.total_mib is not None else error or "no-host-ram: unreadable"
+
+    def aliases(self, uuid: str) -> tuple[str, ...]:
+        """The PCI address of a GPU, with and without ``PCI-``; () if it is unknown."""
+        if uuid not in self._addresses:
+            self._addresses |= {uuid: (), **self._read_addresses()}
+        return self._addresses[uuid]
+
+    def _read_addresses(self) -> dict[str, tuple[str, ...]]:
+        folder = below(self._root, GPUS)
+        try:
+            names = sorted(os.listdir(folder))[:MAX_GPUS]
+        except OSError:
+            return {}
+        uuids = {name: read_pairs(folder / name / "information", ":").get("GPU UUID", "") for name in names}
+        return {uuid: (bdf.lower(), f"PCI-{bdf.lower()}") for bdf, uuid in uuids.items() if uuid}
+
+    def _reports_a_part(self, name: str, memory: Memory) -> bool:
+        """Whether an integrated GPU reports a total that is only a small part of the pool that it uses."""
+        if not _INTEGRATED.search(name) or memory.total_mib is None:
+            return False
+        ram_mib = read_pool(self._root).total_mib
+        return ram_mib is not None and memory.total_mib < ram_mib // SMALL_PART
+
+
+def _with_reserve(memory: Memory, reserve_mib: int) -> Memory:
+    if not reserve_mib or memory.free_mib is None:
+        return memory
+    return Memory(memory.total_mib, memory.used_mib, max(0, memory.free_mib - reserve_mib), memory.pool)

@@ -1,0 +1,123 @@
+"""Several VRAM sources as one: each keeps its own back-off and its own hang, and its devices their own indices."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+
+from gpumand.domain.device import SOURCE_STRIDE, Devices, Reading, Sample
+from gpumand.domain.driver_power import DriverPower
+from gpumand.domain.gpu_settings import NamedOptions, options_of
+from gpumand.ports import Clock, Driver, VramSource
+from gpumand.vram.reading_time import ReadingTime
+
+
+class SeveralSources:
+    """A VramSource made of several; the devices of the k-th one have the indices from k times 10000 on."""
+
+    def __init__(self, sources: Sequence[VramSource], clock: Clock, options: NamedOptions = ()) -> None:
+        """Combine sources.
+
+        Args:
+            sources: the sources, the one for consumers without a configured device first.
+            clock: current time, for samples.
+            options: options of single devices; those to be ignored are left out of the readings.
+        """
+        self.name = ""
+        self.sources: tuple[VramSource, ...] = ()
+        self.use(sources)
+        self._clock = clock
+        self._options = options
+
+    def use(self, sources: Sequence[VramSource]) -> None:
+        """Use these sources from now on; those that were used before are not closed."""
+        self.sources = tuple(sources)
+        self.name = ",".join(source.name for source in self.sources)
+
+    @property
+    def busy_sec(self) -> float:
+        """Seconds for which every source has been running a call; 0.0 as long as one of them answers."""
+        return min((float(getattr(one, "busy_sec", 0.0)) for one in self.sources), default=0.0)
+
+    @property
+    def thread_alive(self) -> bool:
+        """Whether the threads of all sources run."""
+        return all(getattr(one, "thread_alive", True) for one in self.sources)
+
+    @property
+    def needs_new_process(self) -> bool:
+        """Whether a source can only be read by a new process."""
+        return any(getattr(one, "needs_new_process", False) for one in self.sources)
+
+    async def read(self, only: Devices = ()) -> Reading:
+        """Read the sources at once; the error of one of them is that of its devices only. See VramSource.
+
+        With ``only``, sources without any of these devices are not read.
+        """
+        chosen = [(place, source, _own(place, only)) for place, source in enumerate(self.sources)]
+        if only:
+            chosen = [one for one in chosen if one[2]] or chosen
+        readings = await asyncio.gather(*(source.read(own) for _, source, own in chosen))
+        samples = [
+            sample
+            for (place, source, _), reading in zip(chosen, readings, strict=True)
+            for sample in self._placed(place, source, reading)
+        ]
+        kept = tuple(one for one in samples if not options_of((one.uuid, *one.aliases), self._options).ignore)
+        errors = [reading.error for reading in readings]
+        is_complete = len(chosen) == len(self.sources)
+        if is_complete and all(errors):
+            return Reading(kept, "; ".join(errors))
+        return Reading(kept, self._all_ignored(samples, kept) if is_complete else "")
+
+    async def release_driver(self) -> None:
+        """Close the drivers that are kept open; see Driver. Raises DriverHangs."""
+        for source in self.sources:
+            if isinstance(source, Driver):
+                await source.release_driver()
+
+    async def power(self) -> DriverPower:
+        """The power states of the cards of the drivers that are kept open; see Driver."""
+        states = [await source.power() for source in self.sources if isinstance(source, Driver)]
+        return DriverPower(tuple(card for one in states for card in one.cards))
+
+    def reopen(self) -> None:
+        """Reopen all sources; see VramSource."""
+        for source in self.sources:
+            source.reopen()
+
+    async def close(self) -> None:
+        """Close all sources at once; see VramSource."""
+        await asyncio.gather(*(source.close() for source in self.sources))
+
+    def _placed(self, place: int, source: VramSource, reading: Reading) -> Iterable[Sample]:
+        first = place * SOURCE_STRIDE
+        if reading.devices:
+            return [replace(sample, index=first + sample.index) for sample in reading.devices]
+        # Without a device in its place, consumers made for this source would be placed on another one's devices.
+        return [_unreadable(first, source.name, reading.error, ReadingTime.now(self._clock))] if reading.error else []
+
+    @staticmethod
+    def _all_ignored(samples: Sequence[Sample], kept: Sequence[Sample]) -> str:
+        return "no-devices: every device is ignored by the configuration" if samples and not kept else ""
+
+
+def _own(place: int, only: Devices) -> Devices:
+    """The indices of a source's own devices among those of all sources."""
+    return tuple(index % SOURCE_STRIDE for index in only if index // SOURCE_STRIDE == place)
+
+
+def _unreadable(index: int, source: str, error: str, reading_time: ReadingTime) -> Sample:
+    return Sample(
+        index=index,
+        uuid="",
+        name="",
+        source=source,
+        total_mib=None,
+        used_mib=None,
+        free_mib=None,
+        taken_at=reading_time.monotonic,
+        sampled_usec=reading_time.realtime_usec,
+        error=error,
+    )

@@ -1,0 +1,325 @@
+"""Several sources as one, the choice of sources by the host's drivers, and the devices for consumers without one."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from gpumand.domain.device import Devices, Reading, Sample, default_devices
+from gpumand.domain.gpu_settings import DeviceOptions, GpuSettings
+from gpumand.testing.clock import FakeClock
+from gpumand.testing.host_tree import ARC_B580, HostTree, mixed_igpu, rx7900xtx
+from gpumand.vram import make_source
+from gpumand.vram.amdgpu import AmdgpuSource
+from gpumand.vram.auto import AutoSource
+from gpumand.vram.detection import available_sources
+from gpumand.vram.several import SeveralSources
+
+RTX = Sample(0, "GPU-1", "RTX 4090", "nvml", 24564, 564, 24000, aliases=("0000:01:00.0", "PCI-0000:01:00.0"))
+NO_LIBRARY = Reading(error="nvml-library-missing: libnvidia-ml.so.1")
+
+
+class ScriptedSource:
+    """A source with a scripted reading."""
+
+    def __init__(self, name: str, reading: Reading) -> None:
+        self.name = name
+        self.reading = reading
+        self.busy_sec = 0.0
+        self.thread_alive = True
+        self.needs_new_process = False
+        self.reads = self.reopened = self.closed = 0
+        self.only: Devices = ()
+
+    async def read(self, only: Devices = ()) -> Reading:
+        self.reads += 1
+        self.only = only
+        return self.reading
+
+    def reopen(self) -> None:
+        self.reopened += 1
+
+    async def close(self) -> None:
+        self.closed += 1
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> HostTree:
+    return HostTree(tmp_path)
+
+
+def nvml(reading: Reading | None = None) -> ScriptedSource:
+    return ScriptedSource("nvml", reading or Reading((RTX,)))
+
+
+async def test_an_nvidia_card_and_the_processors_gpu_keep_their_own_indices(tree: HostTree) -> None:
+    clock = FakeClock()
+    source = SeveralSources([nvml(), AmdgpuSource(clock, mixed_igpu(tree).root)], clock)
+    reading = await source.read()
+    assert reading.error == ""
+    assert [(one.index, one.source, one.integrated) for one in reading.devices] == [
+        (0, "nvml", False),
+        (10000, "amdgpu", True),
+    ]
+    assert reading.devices[0] == RTX
+    assert source.name == "nvml,amdgpu"
+    await source.close()
+
+
+async def test_one_source_that_fails_leaves_the_others_readable_and_keeps_its_place(tree: HostTree) -> None:
+    clock = FakeClock(start_sec=5.0)
+    failing = nvml(Reading(error="driver-not-loaded: no driver"))
+    source = SeveralSources([failing, AmdgpuSource(clock, rx7900xtx(tree).root)], clock)
+    reading = await source.read()
+    assert reading.error == ""
+    placeholder, radeon = reading.devices
+    assert (placeholder.index, placeholder.uuid, placeholder.free_mib) == (0, "", None)
+    assert placeholder.error == "driver-not-loaded: no driver"
+    assert (radeon.index, radeon.free_mib) == (10000, 9712)
+    # A consumer of the NVIDIA card is not placed on the Radeon meanwhile.
+    assert default_devices(reading.devices) == (0,)
+    await source.close()
+
+
+async def test_only_a_failure_of_all_sources_is_one_of_the_whole() -> None:
+    source = SeveralSources([nvml(Reading(error="a: 1")), nvml(Reading(error="b: 2"))], FakeClock())
+    assert (await source.read()).error == "a: 1; b: 2"
+
+
+async def test_a_source_that_hangs_does_not_delay_the_next_readings_of_others(tree: HostTree) -> None:
+    clock = FakeClock()
+    path = "/sys/devices/pci0000:00/0000:00:01.1/0000:03:00.0/mem_info_vram_used"
+    source = SeveralSources([nvml(), AmdgpuSource(clock, rx7900xtx(tree).root, call_timeout_sec=0.1)], clock)
+    assert (await source.read()).devices[1].free_mib == 9712
+    tree.fifo(path)
+    for _ in range(2):
+        reading = await source.read()
+        assert reading.error == ""
+        assert reading.devices[0].free_mib == 24000
+        assert reading.devices[1].error.startswith("sysfs-hangs: ")
+    # The watchdog must not restart a daemon that serves the other cards.
+    assert source.busy_sec == 0.0
+    assert source.thread_alive
+    tree.release(path)
+    await source.close()
+
+
+async def test_a_reading_of_some_devices_reads_only_their_sources() -> None:
+    one, other = nvml(), nvml(Reading(error="b: 2"))
+    source = SeveralSources([one, other], FakeClock())
+    assert [sample.index for sample in (await source.read((0,))).devices] == [0]
+    assert (one.only, one.reads, other.reads) == ((0,), 1, 0)
+    reading = await source.read((10003,))
+    assert (other.only, one.reads, other.reads) == ((3,), 1, 1)
+    # The sources that were not read may work.
+    assert (reading.error, [sample.error for sample in reading.devices]) == ("", ["b: 2"])
+
+
+async def test_ignored_devices_are_not_listed(tree: HostTree) -> None:
+    clock = FakeClock()
+    options = (("0000:0c:00.0", DeviceOptions(ignore=True)),)
+    source = SeveralSources([nvml(), AmdgpuSource(clock, mixed_igpu(tree).root)], clock, options)
+    assert [one.index for one in (await source.read()).devices] == [0]
+    everything = (*options, ("GPU-1", DeviceOptions(ignore=True)))
+    source = SeveralSources(source.sources, clock, everything)
+    assert (await source.read()).error.startswith("no-devices: ")
+    await source.close()
+
+
+async def test_reopening_and_a_new_driver_library_concern_all_sources() -> None:
+    one, other = nvml(), nvml()
+    source = SeveralSources([one, other], FakeClock())
+    assert [source.needs_new_process, source.thread_alive] == [False, True]
+    other.needs_new_process, other.thread_alive = True, False
+    assert [source.needs_new_process, source.thread_alive] == [True, False]
+    source.reopen()
+    assert (one.reopened, other.reopened) == (1, 1)
+
+
+# -- the drivers of a host ---------------------------------------------------------------------------------------------
+
+
+def nvidia(tree: HostTree) -> None:
+    tree.write("/proc/driver/nvidia/version", "NVRM version: NVIDIA UNIX x86_64 Kernel Module  580.65.06\n")
+
+
+def orin(tree: HostTree) -> None:
+    tree.write("/proc/device-tree/compatible", b"nvidia,p3767-0003\0nvidia,tegra234\0")
+
+
+def intel(tree: HostTree) -> None:
+    tree.add_card(ARC_B580)
+
+
+def wsl(tree: HostTree) -> None:
+    tree.write("/dev/dxg", "")
+
+
+@pytest.mark.parametrize(
+    ("parts", "found"),
+    [
+        ((), ()),
+        ((nvidia,), ("nvml",)),
+        ((orin,), ("nvml",)),
+        ((wsl,), ("nvml",)),
+        ((rx7900xtx,), ("amdgpu",)),
+        ((nvidia, mixed_igpu), ("nvml", "amdgpu")),
+        ((intel,), ("xe",)),
+        ((nvidia, intel), ("nvml", "xe")),
+    ],
+)
+def test_the_sources_of_a_host(
+    tree: HostTree, parts: tuple[Callable[[HostTree], object], ...], found: tuple[str, ...]
+) -> None:
+    for part in parts:
+        part(tree)
+    assert available_sources(tree.root) == found
+
+
+class Auto:
+    """An automatic source on a fake host, with a scripted NVML."""
+
+    def __init__(self, tree: HostTree, reading: Reading) -> None:
+        self.clock = FakeClock()
+        self.nvml = nvml(reading)
+        self.made: list[str] = []
+        self.source = AutoSource(
+            self._make, ("nvml", "amdgpu"), self.clock, root=tree.root, total_mib=24564, options=()
+        )
+        self._root = tree.root
+
+    def _make(self, name: str) -> ScriptedSource | AmdgpuSource:
+        self.made.append(name)
+        return self.nvml if name == "nvml" else AmdgpuSource(self.clock, self._root)
+
+
+async def test_a_plain_nvidia_host_gets_nvmls_reading_unchanged(tree: HostTree) -> None:
+    nvidia(tree)
+    auto = Auto(tree, Reading((RTX,)))
+    for _ in range(3):
+        assert await auto.source.read() == Reading((RTX,))
+    assert (auto.made, auto.nvml.reads) == (["nvml"], 3)
+    await auto.source.close()
+
+
+async def test_a_plain_amd_host_has_its_card_as_device_0(tree: HostTree) -> None:
+    rx7900xtx(tree)
+    auto = Auto(tree, NO_LIBRARY)
+    reading = await auto.source.read()
+    assert [(one.index, one.source, one.free_mib) for one in reading.devices] == [(0, "amdgpu", 9712)]
+    assert (auto.made, reading.error) == (["amdgpu"], "")
+    await auto.source.close()
+
+
+async def test_a_host_without_any_driver_counts_declared_footprints_and_says_how(tree: HostTree) -> None:
+    auto = Auto(tree, NO_LIBRARY)
+    readings = [await auto.source.read() for _ in range(3)]
+    assert {reading.error for reading in readings} == {readings[0].error}
+    assert readings[0].error.startswith("no-source: ")
+    assert "set [gpu] total_mib" in readings[0].error
+    assert [(one.index, one.source, one.total_mib) for one in readings[0].devices] == [(0, "none", 24564)]
+    await auto.source.close()
+
+
+async def test_an_installed_library_without_its_driver_is_reported_as_by_nvml(tree: HostTree) -> None:
+    auto = Auto(tree, Reading(error="driver-not-loaded: the module is not loaded"))
+    assert (await auto.source.read()).error == "driver-not-loaded: the module is not loaded"
+    await auto.source.close()
+
+
+async def test_a_driver_that_is_loaded_first_after_the_start_becomes_the_first_source(tree: HostTree) -> None:
+    auto = Auto(tree, NO_LIBRARY)
+    await auto.source.read()
+    rx7900xtx(tree)
+    assert [(one.index, one.source) for one in (await auto.source.read()).devices] == [(0, "amdgpu")]
+    assert auto.nvml.closed == 1
+    await auto.source.close()
+
+
+async def test_nvmls_driver_that_is_loaded_after_the_start_keeps_the_source_that_was_tried(tree: HostTree) -> None:
+    auto = Auto(tree, NO_LIBRARY)
+    await auto.source.read()
+    nvidia(tree)
+    auto.nvml.reading = Reading((RTX,))
+    assert await auto.source.read() == Reading((RTX,))
+    assert (auto.made, auto.nvml.closed) == (["nvml"], 0)
+    await auto.source.close()
+
+
+async def test_a_driver_that_is_found_later_does_not_move_the_devices_found_before(tree: HostTree) -> None:
+    mixed_igpu(tree)
+    auto = Auto(tree, Reading((RTX,)))
+    assert [one.index for one in (await auto.source.read()).devices] == [0]
+    nvidia(tree)
+    assert [one.index for one in (await auto.source.read()).devices] == [0]
+    await auto.clock.advance(60.0)
+    devices = (await auto.source.read()).devices
+    assert [(one.index, one.source) for one in devices] == [(0, "amdgpu"), (10000, "nvml")]
+    # The card is preferred to the processor's GPU all the same.
+    assert default_devices(devices) == (10000,)
+    await auto.source.close()
+
+
+async def test_several_readings_at_once_find_each_source_once(tree: HostTree) -> None:
+    rx7900xtx(tree)
+    auto = Auto(tree, NO_LIBRARY)
+    readings = await asyncio.gather(*(auto.source.read() for _ in range(5)))
+    assert auto.made == ["amdgpu"]
+    assert {len(reading.devices) for reading in readings} == {1}
+    await auto.source.close()
+
+
+async def test_the_sources_found_are_logged_once(tree: HostTree, caplog: pytest.LogCaptureFixture) -> None:
+    rx7900xtx(tree)
+    auto = Auto(tree, NO_LIBRARY)
+    with caplog.at_level(logging.INFO):
+        for _ in range(3):
+            await auto.source.read()
+    assert [record.message for record in caplog.records] == ["GPUs are read by: amdgpu"]
+    await auto.source.close()
+
+
+@pytest.mark.parametrize(
+    ("settings", "kind"),
+    [
+        (GpuSettings(), AutoSource),
+        (GpuSettings("amdgpu"), AmdgpuSource),
+        (GpuSettings(("simulated", "amdgpu")), SeveralSources),
+        (GpuSettings("amdgpu", device=(("PCI-0000:03:00.0", DeviceOptions(ignore=True)),)), SeveralSources),
+    ],
+)
+async def test_the_configured_sources_are_created(tree: HostTree, settings: GpuSettings, kind: type[object]) -> None:
+    source = make_source(settings, FakeClock(), tree.root)
+    assert type(source) is kind
+    await source.close()
+
+
+# -- the devices for consumers without one -----------------------------------------------------------------------------
+
+IGPU = replace(RTX, index=10000, uuid="PCI-0000:0c:00.0", source="amdgpu", integrated=True, free_mib=31965)
+RADEON = replace(RTX, index=10001, uuid="AMD-1", source="amdgpu")
+
+
+@pytest.mark.parametrize(
+    ("samples", "expected"),
+    [
+        ([RTX], (0,)),
+        ([RTX, replace(RTX, index=1)], (0, 1)),
+        ([RTX, IGPU], (0,)),
+        ([RTX, IGPU, RADEON], (0,)),
+        ([IGPU, RADEON], (10001,)),
+        ([IGPU], (10000,)),
+        ([replace(IGPU, index=0), replace(RADEON, index=1)], (1,)),
+        ([replace(RTX, index=100), replace(RTX, index=1606)], (100, 1606)),
+        ([], ()),
+    ],
+)
+def test_consumers_without_a_device_use_the_first_sources_cards(
+    samples: list[Sample], expected: tuple[int, ...]
+) -> None:
+    assert default_devices(samples) == expected
