@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from gpumand.arbiter.state import ArbiterState
 from gpumand.domain.decision import Decision, Requirement
+from gpumand.domain.errors import DeviceUnavailable
 from gpumand.domain.planning import decide
 from gpumand.domain.queue_pass import as_wait
 from gpumand.domain.request import Verdict
@@ -62,7 +63,9 @@ class DecisionCache:
         known = self._waits.get(requirement)
         if known is None or known[0] is not decision:
             is_blocked = decision.verdict is Verdict.WAIT
-            waiting = decision if is_blocked else as_wait(decision, VRAM_READING)
+            again = f"{VRAM_READING} again: {decision.unread}" if decision.unread else VRAM_READING
+            # A driver that has not answered when the client stops waiting is no reason to load without its answer.
+            waiting = decision if is_blocked else replace(as_wait(decision, again), error=DeviceUnavailable)
             waits = replace(waiting, eligible_devices=tuple(self._state.ledger.devices))
             known = self._waits[requirement] = decision, waits
         return known[1]

@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 
 from gpumand.arbiter.learning import LearningRecorder
 from gpumand.arbiter.reconciler import Reconciler
 from gpumand.arbiter.scheduler import Scheduler
 from gpumand.arbiter.state import ArbiterState
-from gpumand.domain.consumer import Settings
+from gpumand.domain.consumer import GpuSettings, Settings
 
 log = logging.getLogger(__name__)
 
@@ -53,6 +54,8 @@ class Reloading:
         # No await in this method: no decision may see half of the old and half of the new configuration.
         former, self._state.settings = self._state.settings, settings
         self._state.configured_usec = read_usec
+        if _devices_of(former.gpu) != _devices_of(settings.gpu):
+            self._state.ledger.expect_new_source()
         self._state.ledger.configure(settings.scheduler, settings.consumers.values())
         self._learning.forget_changed(former.consumers)
         self._learning.warn_of_unknown_footprints()
@@ -62,3 +65,8 @@ class Reloading:
         count = len(settings.consumers)
         log.info("configuration reloaded: %d %s", count, "consumer" if count == 1 else "consumers")
         self._scheduler.step()
+
+
+def _devices_of(gpu: GpuSettings) -> GpuSettings:
+    """The settings on which it depends which devices there are."""
+    return replace(gpu, sample_interval_sec=0.0, total_mib=None)

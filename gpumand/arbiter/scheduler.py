@@ -18,6 +18,7 @@ from gpumand.arbiter.nested_leases import NestedLeases
 from gpumand.arbiter.outcomes import Outcomes
 from gpumand.arbiter.reconciler import Reconciler
 from gpumand.arbiter.request_jobs import INTERNAL_ERROR, RequestJobs
+from gpumand.arbiter.rereads import PAUSE_SEC, WAITING_PAUSE_SEC, Rereads
 from gpumand.arbiter.state import ArbiterState
 from gpumand.arbiter.turn_waits import TurnWaits
 from gpumand.arbiter.waiting_queue import WaitingQueue
@@ -61,7 +62,7 @@ class Scheduler:
         self._outcomes = Outcomes(state, self._queue, leases, nested)
         self._running = RequestJobs(state, self._queue, jobs, self._outcomes, nested, gate, reconciler, self)
         self._turn_waits = TurnWaits(state, self.background, self.step)
-        self._decisions = DecisionCache(state)
+        self._decisions, self._rereads = DecisionCache(state), Rereads(state)
         self._reserved_for_manual: Counter[int] = Counter()
         self._sampling = False
         self._closed = False
@@ -205,12 +206,14 @@ class Scheduler:
             # older than the memory which was freed or taken since.
             entry.decided, entry.sample_after = False, self._state.clock.monotonic()
         decision = self._decisions.decide(requirement, entry.evict_failed)
-        if not decision.needs_fresh_sample:
-            entry.decided = True
-            return decision
-        if self._state.sampled_at < entry.sample_after:
+        if decision.needs_fresh_sample and self._state.sampled_at < entry.sample_after:
             self.sample_soon()
             return self._decisions.wait_for_reading(requirement, decision)
+        if self._rereads.is_pending(entry, decision):
+            self.sample_soon(PAUSE_SEC)
+            return self._decisions.wait_for_reading(requirement, decision)
+        if decision.unread and decision.verdict is Verdict.WAIT:
+            self.sample_soon(WAITING_PAUSE_SEC)
         entry.decided = True
         return decision
 
@@ -224,9 +227,10 @@ class Scheduler:
             return ruling
         if self._is_reserved_for_manual(decision):
             return replace(ruling, decision=as_wait(decision, MANUAL_EVICTION))
-        if decision.needs_fresh_sample and self._state.sampled_at < entry.sample_after:
+        is_outdated = decision.needs_fresh_sample and self._state.sampled_at < entry.sample_after
+        if is_outdated or self._rereads.is_pending(entry, decision):
             entry.decided = False  # decide again on the next reading
-            self.sample_soon()
+            self.sample_soon(0.0 if is_outdated else PAUSE_SEC)
             return replace(ruling, decision=as_wait(decision, VRAM_READING))
         return ruling
 
@@ -235,7 +239,7 @@ class Scheduler:
         if ruling.is_overlap_candidate and decision.place:
             self._state.overlapping.load_requested(decision.place)
         if decision.verdict is Verdict.WAIT:
-            entry.wait_for(decision.message, decision.advice)
+            entry.wait_for(decision.message, decision.advice, decision.error)
             if decision.retry_at is not None:
                 self._turn_waits.decide_again(entry, decision.retry_at)
         elif decision.verdict is Verdict.REFUSE or not decision.place:
@@ -257,12 +261,7 @@ class Scheduler:
 
     async def decide_immediately(self, entry: WaitingRequest) -> None:
         """Decide a request with timeout 0 on a new reading, and refuse it if it would have to wait."""
-        await self._state.sample()
-        if not entry.is_waiting:  # decided or dropped during the reading
-            return
-        self._reconciler.reconcile_all()
-        entry.decided, entry.sample_after = False, self._state.sampled_at
-        self.step()
+        await self._rereads.until_decided(entry, self._reconcile_and_step)
         if entry.is_waiting and entry not in self._running:
             self.remove(entry)
             decision = self._decide_behind_queue(entry.requirement)
@@ -270,8 +269,8 @@ class Scheduler:
 
     async def dry_run(self, requirement: Requirement) -> Decision:
         """What would be decided about a request that arrived now, behind all waiting requests; changes nothing."""
-        await self._state.sample()
-        decision, asked = self._decide_behind_queue(requirement), set[str]()
+        decision = await self._rereads.settled(lambda: self._decide_behind_queue(requirement))
+        asked = set[str]()
         # Whether they are busy is asked only where their memory is needed, which is the question here.
         while victims := {one.consumer for one in decision.evictions} - asked:
             asked |= victims
@@ -298,18 +297,27 @@ class Scheduler:
         """Start a load that does not queue. It was just decided, and its devices must have no job."""
         self._running.start(entry, decision, takes_slot=False)
 
-    def sample_soon(self) -> None:
-        """Start a reading and a queue pass after it, unless one is running already."""
+    def sample_soon(self, pause_sec: float = 0.0) -> None:
+        """Start a reading and a queue pass after it, unless one is running already.
+
+        Args:
+            pause_sec: seconds until then; above 0 it is another attempt after a reading that failed.
+        """
         # One reading serves all requests that wait for one.
         if not self._sampling:
             self._sampling = True
-            self.background.spawn(self._sample())
+            self.background.spawn(self._sample(pause_sec))
 
-    async def _sample(self) -> None:
+    async def _sample(self, pause_sec: float) -> None:
         try:
-            await self._state.sample()
+            if pause_sec:
+                await self._state.clock.sleep(pause_sec)
+            await self._state.sample(again=pause_sec > 0)
         finally:
             self._sampling = False
+        self._reconcile_and_step()
+
+    def _reconcile_and_step(self) -> None:
         self._reconciler.reconcile_all()
         self.step()
 

@@ -11,7 +11,7 @@ from gpumand.arbiter import log_messages
 from gpumand.domain import budget
 from gpumand.domain.backfill import BackfillAccounting
 from gpumand.domain.consumer import Residency, Settings
-from gpumand.domain.device import Devices, ProcessUse, Reading, Sample, with_newer_samples
+from gpumand.domain.device import Devices, ProcessUse, Reading, Sample, error_word, with_newer_samples
 from gpumand.domain.driver_power import NO_POWER, DriverState
 from gpumand.domain.events import (
     ConsumersChanged,
@@ -27,6 +27,7 @@ from gpumand.domain.load_overlap import OverlapExperiment
 from gpumand.domain.orphans import Orphans, processes_of
 from gpumand.domain.reservation import Holder, public_names
 from gpumand.domain.status import Stats
+from gpumand.domain.unread_devices import unchecked
 from gpumand.domain.view import ConsumerState, View
 from gpumand.ports import Clock, HolderProcesses, HostMemory, VramSource
 
@@ -151,13 +152,17 @@ class ArbiterState:
         if reason is not None:
             self._changed_leases |= dict.fromkeys(self.ledger.set_degraded(name, reason))
 
-    async def sample(self, only: Devices = ()) -> None:
+    async def sample(self, only: Devices = (), *, again: bool = False) -> None:
         """Read VRAM, and host RAM where a consumer can be parked; the reading begins after this call.
 
         Args:
             only: devices to read, for readings in quick succession; () = all. A reading of some devices leaves the
                 samples of the others, and ``sampled_at``, as they are.
+            again: the last reading failed, and a decision waits for this one: a source that failed as a whole is
+                opened again at once instead of after its delay. A call that hangs is not disturbed.
         """
+        if again and self.source_error and not error_word(self.source_error).endswith("-hangs"):
+            self._source.reopen()
         if any(consumer.spec.parks for consumer in self.ledger.consumers.values()):
             self.ledger.update_host_ram(await self._memory.available_mib())
         if self.driver_state is DriverState.RELEASED:
@@ -245,7 +250,7 @@ class ArbiterState:
         if self.driver_state is DriverState.RESTING and self.sampled_at == float("-inf"):
             return ""  # the cards sleep since the start of the daemon, so nothing was read and nothing has failed
         if self.source_error:
-            return self.source_error
+            return "; ".join(filter(None, (self.source_error, unchecked(self.ledger.devices.values()))))
         return "; ".join(f"device {one.index}: {one.error}" for one in self.ledger.devices.values() if one.error)
 
     def publish_changes(self) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from gpumand.domain.decision import Requirement, with_advice
 from gpumand.domain.device import Devices
-from gpumand.domain.errors import GpumandError, TimedOut
+from gpumand.domain.errors import DeviceUnavailable, GpumandError, TimedOut
 from gpumand.domain.lease import Lease
 from gpumand.domain.request import Request
 from gpumand.domain.view import StandingLease
@@ -26,6 +26,8 @@ class WaitingRequest:
         from_own_unit: the caller runs in the consumer's own unit.
         waiting_for: the reason for waiting, in one line for ``GetStatus``.
         advice: what ends the wait, as a clause; "" = nothing to do.
+        wait_error: the error of the decision to wait; None = it was not decided.
+        unread_since: when a failed reading first stood in the way of its decision, in monotonic seconds; None = none.
         decided: a decision has been made; the next one needs a reading taken after it.
         sample_after: only readings taken after this time may be used for a decision, in monotonic seconds.
         evict_failed: victims whose eviction for this request freed nothing.
@@ -45,6 +47,8 @@ class WaitingRequest:
     from_own_unit: bool = False
     waiting_for: str = ""
     advice: str = ""
+    wait_error: type[GpumandError] | None = None
+    unread_since: float | None = None
     decided: bool = False
     sample_after: float = 0.0
     evict_failed: set[str] = field(default_factory=set)
@@ -71,11 +75,11 @@ class WaitingRequest:
             gives_back=self.gives_back,
         )
 
-    def wait_for(self, reason: str, advice: str = "") -> None:
-        """Set the reason for waiting, and what ends it."""
-        self.waiting_for, self.advice = reason, advice
+    def wait_for(self, reason: str, advice: str = "", error: type[GpumandError] | None = None) -> None:
+        """Set the reason for waiting, what ends it, and the error of a request that does not wait for that."""
+        self.waiting_for, self.advice, self.wait_error = reason, advice, error
 
-    def timed_out(self, timeout_sec: float, load_state: str = "") -> TimedOut:
+    def timed_out(self, timeout_sec: float, load_state: str = "") -> GpumandError:
         """The error for a request that has waited this long: the reason, and what the client can do.
 
         Args:
@@ -86,7 +90,8 @@ class WaitingRequest:
         reason += f" ({load_state})" if load_state else ""
         advice = f"wait longer with option 'timeout_usec'{', or ' if self.advice else ''}{self.advice}"
         text = f"timed out after {timeout_sec:g} s waiting for {self.request.consumer}: {reason}"
-        return TimedOut(with_advice(text, advice))
+        kind = DeviceUnavailable if self.wait_error is DeviceUnavailable else TimedOut
+        return kind(with_advice(text, advice))
 
     @property
     def is_waiting(self) -> bool:

@@ -4,7 +4,8 @@ All amounts are MiB on one device. There are two ways of counting, never mixed w
 
 *measured*: the source knows what is free. Only reservations that the driver does not show yet are subtracted from it.
 *declared*: the source knows nothing. Configured footprints are subtracted from the configured total. Where not even
-the total is known the fit check is skipped (``free_mib`` is None), so that nothing is evicted on a guess.
+the total is known the fit check is skipped (``free_mib`` is None), so that nothing is evicted on a guess. On a device
+that could be read before, what was in use outside of consumers at the last reading is subtracted as well.
 """
 
 from __future__ import annotations
@@ -14,6 +15,10 @@ from gpumand.domain.device import ProcessUse, Sample
 from gpumand.domain.reserved_memory import filled_mib
 from gpumand.domain.residency import context_mib, holds_model
 from gpumand.domain.view import IN_VRAM, ConsumerState, View
+
+
+UNNAMED_NOISE_MIB = 512
+"""Less unnamed memory than this is not worth a word beside known holders: contexts, and the driver itself."""
 
 
 def held_mib(sample: Sample, state: ConsumerState) -> int | None:
@@ -47,6 +52,29 @@ def foreign_mib(sample: Sample) -> int | None:
     if not sample.attributed:
         return None
     return sum(process.used_mib or 0 for process in sample.processes if not process.consumer and not process.shared)
+
+
+def unnamed_mib(sample: Sample) -> int | None:
+    """MiB in use beyond all processes that the driver names: managed memory, other containers, the driver itself.
+
+    None where the use of the device is unknown. Memory of a listed process of unknown size is part of it.
+    """
+    if sample.used_mib is None:
+        return None
+    return max(0, sample.used_mib - sum(process.used_mib or 0 for process in sample.processes))
+
+
+def unexplained_mib(view: View, device: int) -> int:
+    """MiB of unnamed memory that is not the memory of a consumer whose use the driver cannot attribute."""
+    sample = view.devices[device]
+    hidden_mib = sum(_hidden_mib(sample, one) for one in view.consumers_on((device,)) if one.footprint_known)
+    return max(0, (unnamed_mib(sample) or 0) - hidden_mib)
+
+
+def _hidden_mib(sample: Sample, state: ConsumerState) -> int:
+    """MiB of its footprint that a consumer may hold without being named."""
+    used_mib = held_mib(sample, state)
+    return _assumed_mib(state) if used_mib is None else 0
 
 
 def foreign_processes(sample: Sample) -> list[ProcessUse]:
@@ -131,7 +159,23 @@ def free_mib(view: View, device: int, target: str) -> int | None:
     if sample.total_mib is None:
         return None
     others = (state for state in view.consumers_on((device,)) if state.name != target)
-    return sample.total_mib - sum(_assumed_mib(state) for state in others)
+    return sample.total_mib - sum(_assumed_mib(state) for state in others) - (last_foreign_mib(view, device) or 0)
+
+
+def last_foreign_mib(view: View, device: int) -> int | None:
+    """MiB that were in use outside of consumers at the last successful reading of a device that now fails.
+
+    Memory that no process list names may be that of a consumer of unknown use. It counts as such as long as the
+    consumer is assumed to hold its footprint, so that the same MiB are not subtracted twice.
+    """
+    last = view.devices[device].last
+    unnamed_mib = None if last is None else unattributed_mib(last)
+    if last is None or unnamed_mib is None:
+        return None
+    named_mib = sum(process.used_mib or 0 for process in last.processes if not process.consumer)
+    unknown = (state for state in view.consumers_on((device,)) if held_mib(last, state) is None)
+    assumed_mib = sum(_assumed_mib(state) for state in unknown if state.footprint_known)
+    return max(named_mib, unnamed_mib - assumed_mib)
 
 
 def need_mib(view: View, device: int, target: str) -> int:

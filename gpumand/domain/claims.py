@@ -88,6 +88,12 @@ def _runs_in_container(process: ProcessUse) -> bool:
     return not process.consumer and process.unit.endswith(".scope") and process.unit.startswith(CONTAINER_SCOPES)
 
 
+def claimants(view: View, state: ConsumerState, place: Devices) -> list[ConsumerState]:
+    """Other consumers whose footprint is reserved on any of the devices."""
+    others = view.consumers.values()
+    return [one for one in others if one.claimed and one.name != state.name and not set(one.devices).isdisjoint(place)]
+
+
 def reserved_for(view: View, state: ConsumerState) -> str:
     """Why a claim without a lease must not end with an eviction."""
     if state.spec.reservation is not None:

@@ -59,6 +59,7 @@ class Decision:
         cost: cost of the evictions, by the policy in force.
         extra_devices: further devices that its victims are on.
         retry_at: when to decide again without any other event, in monotonic seconds; None = it depends on no time.
+        unread: why a device that it depends on cannot be read at the moment, in one line; "" where all can be read.
     """
 
     verdict: Verdict
@@ -78,6 +79,7 @@ class Decision:
     cost: float = 0.0
     extra_devices: Devices = ()
     retry_at: float | None = None
+    unread: str = ""
 
     @property
     def explanation(self) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 
-from gpumand.domain import budget, busyness
+from gpumand.domain import budget, busyness, unread_devices
 from gpumand.domain.device import Devices
 from gpumand.domain.lease_wording import describe_leased
 from gpumand.domain.orphans import describe_orphans
@@ -68,11 +68,6 @@ def on_other_devices(state: ConsumerState, place: Devices) -> str:
     return f"{where}. Evict it first, or request {describe_devices(state.devices)}."
 
 
-def device_lost(device: int, error: str) -> str:
-    """Refusal: the driver reports that the device is gone."""
-    return f"device {device} is lost: {error}. Check nvidia-smi and the kernel log."
-
-
 def backing_off(state: ConsumerState, now: float) -> str:
     """Refusal: the last load failed a short while ago."""
     error = state.error.removeprefix(f"{state.name}: ")  # the error of a failed load names its consumer already
@@ -118,8 +113,15 @@ def not_enough_vram(
     return (
         f"not enough VRAM for {state.name} on device {device}: {format_mib(need_mib)} needed, "
         f"{format_mib(max(0, free_mib))} free, and {evictions} cannot free the rest; "
-        f"held: {describe_holders(view, device, excluding=state.name)}{_orphans_on(view, device)}"
+        f"held: {describe_holders(view, device, excluding=state.name)}"
+        f"{_orphans_on(view, device)}{_unread(view, device)}"
     )
+
+
+def _unread(view: View, device: int) -> str:
+    """Name the failure of a device that cannot be read; "" where it can."""
+    error = view.devices[device].error
+    return f"; device {device} cannot be read ({error})" if error else ""
 
 
 def _orphans_on(view: View, device: int) -> str:
@@ -137,6 +139,10 @@ def how_to_free_vram(view: View, device: int, name: str, *, within_limit: bool) 
     steps += [f"unpin {join_names(pinned)}"] if pinned else []
     if any(process.used_mib for process in budget.foreign_processes(view.devices[device])):
         steps.append("stop foreign processes")
+    if budget.unexplained_mib(view, device) > budget.UNNAMED_NOISE_MIB:
+        steps.append("stop the programs with unnamed memory (containers, managed memory)")
+    if view.devices[device].last is not None:
+        steps.append("retry when the driver can be read")
     advice = " or ".join(steps or ["use a smaller model"])
     return f"{advice[0].upper()}{advice[1:]} to make room."
 
@@ -314,8 +320,10 @@ def resident_goes_first(name: str) -> str:
 # -- grants ------------------------------------------------------------------------------------------------------------
 
 
-def fits(state: ConsumerState, place: Devices, need_mib: int, free_mib: int | None) -> str:
+def fits(view: View, state: ConsumerState, place: Devices, need_mib: int, free_mib: int | None) -> str:
     """Grant: what the consumer needs and what is free; of several devices, on the one with least to spare."""
     each = "" if len(place) == 1 else f" on each of {describe_devices(place)}"
     free = "" if free_mib is None else f", {format_mib(free_mib)} free"
-    return f"{state.name} needs {format_mib(need_mib)}{each}{free}"
+    samples = [view.devices[device] for device in place]
+    notes = (unread_devices.reason(view, place), unread_devices.unchecked(samples))
+    return "; ".join(filter(None, (f"{state.name} needs {format_mib(need_mib)}{each}{free}", *notes)))

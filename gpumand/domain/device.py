@@ -83,7 +83,7 @@ class Sample:
         blind: units whose memory the source could not have seen, so that their absence from the list proves nothing.
         taken_at: monotonic seconds at which the reading began.
         sampled_usec: the same moment as CLOCK_REALTIME microseconds, for display.
-        lost: the driver reports the device as permanently lost ("GPU is lost"): nothing can be loaded on it.
+        lost: the device is gone for the driver, or was gone and has not been read since: nothing can be loaded on it.
         error: why values are missing, in one line; "" when none is.
         aliases: further names of the device in ``device =``: its PCI address, with and without ``PCI-``.
         pool: what its memory is.
@@ -95,6 +95,7 @@ class Sample:
         proves_release: whether more free memory proves that a consumer has released memory. False while the card is
             asleep, and where free memory is what the host has left, which rises and falls with every program.
         telemetry: utilisation, temperature and power, as far as they are known.
+        last: the last sample of the device with values, where this one has none; None = it has never been read.
     """
 
     index: int
@@ -119,6 +120,7 @@ class Sample:
     asleep: bool = False
     proves_release: bool = True
     telemetry: Telemetry = NO_TELEMETRY
+    last: Sample | None = field(default=None, repr=False, compare=False)
     _held_mib: Mapping[str, int | None] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -175,6 +177,11 @@ def default_devices(samples: Iterable[Sample]) -> Devices:
     candidates = [one.index for one in known if not one.integrated] or [one.index for one in known]
     first = min((index // SOURCE_STRIDE for index in candidates), default=0)
     return tuple(sorted(index for index in candidates if index // SOURCE_STRIDE == first))
+
+
+def error_word(error: str) -> str:
+    """The word at the beginning of an error: "nvml-hangs" of "nvml-hangs: a driver call has not returned"."""
+    return error.partition(":")[0]
 
 
 def placeholder_sample(total_mib: int | None, error: str = "") -> Sample:

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from gpumand.domain import claims, device_lookup, lease_slots, shared_units
+from gpumand.domain import claims, device_lookup, last_readings, lease_slots, shared_units
 from gpumand.domain.consumer import ConsumerSpec, Residency, SchedulerSettings
 from gpumand.domain.device import Devices, Reading, Sample, format_devices, placeholder_sample
 from gpumand.domain.lease import Lease, LeaseLifetime, Owner
@@ -52,6 +52,7 @@ class Ledger:
         self._jobs: dict[int, Job] = {}
         self._requested_reservations: set[str] = set()
         self._devices: dict[int, Sample] = {0: placeholder_sample(None)}
+        self._has_new_source = False
         self.revision = 0
         self._host_available_mib: int | None = None
 
@@ -150,14 +151,18 @@ class Ledger:
                 scheduled by declared footprints.
             total_mib: configured size of device 0, for when the source cannot report it.
         """
-        samples = {sample.index: sample for sample in reading.devices} or {
-            0: placeholder_sample(total_mib, reading.error)
-        }
+        former = {} if self._has_new_source else self._devices
+        self._has_new_source = False
+        samples = last_readings.complete(reading, former, total_mib)
         # Before the samples are replaced: the old ones know which index each UUID had.
         self._follow_moved_devices({sample.uuid: index for index, sample in samples.items() if sample.uuid})
         samples = device_lookup.with_totals(samples, self._devices, total_mib)
         self._devices = claims.without_containers(samples, self._consumers.values())
         self.revision += 1
+
+    def expect_new_source(self) -> None:
+        """Note that the next reading is of another source, whose devices have nothing to do with the former ones."""
+        self._has_new_source = True
 
     def update_host_ram(self, available_mib: int | None) -> None:
         """Set the available host RAM in MiB; None = unknown."""

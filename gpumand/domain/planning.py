@@ -17,7 +17,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from gpumand.domain import budget, decision_messages, parking, placement, victims, whole_device
+from gpumand.domain import budget, claims, decision_messages, parking, placement, unread_devices, victims, whole_device
 from gpumand.domain.consumer import Residency
 from gpumand.domain.decision import Decision, Requirement, refuse, wait
 from gpumand.domain.device import Devices
@@ -93,8 +93,11 @@ def _rank(decision: Decision) -> tuple[int, bool, float, int]:
 def _best_of(decisions: list[Decision]) -> Decision:
     best = min(decisions, key=_rank)
     eligible = {device for one in decisions if one.verdict is not Verdict.REFUSE for device in one.place}
+    # A grant needs no other device; anything else may change when those that cannot be read can be read again.
+    others = () if best.verdict is Verdict.GRANT else decisions
     return replace(
         best,
+        unread=best.unread or next((one.unread for one in others if one.unread), ""),
         needs_fresh_sample=any(one.needs_fresh_sample for one in decisions),
         eligible_devices=tuple(sorted(eligible)),
     )
@@ -133,9 +136,9 @@ def _decide_resident(view: View, requirement: Requirement, state: ConsumerState,
 
 
 def _decide_load(view: View, requirement: Requirement, state: ConsumerState, place: Devices) -> Decision:
-    for device in place:
-        if view.devices[device].lost:
-            return refuse(DeviceUnavailable, decision_messages.device_lost(device, view.devices[device].error), place)
+    unavailable = unread_devices.refusal(view, state, place, requirement.devices)
+    if unavailable is not None:
+        return replace(unavailable, needs_fresh_sample=True, unread=unread_devices.reason(view, place))
     if state.retry_at > view.now:
         return refuse(ConsumerBackingOff, decision_messages.backing_off(state, view.now), place)
     # Refusals come before waits, so that no request waits for something that cannot help it. Reservations come before
@@ -145,7 +148,8 @@ def _decide_load(view: View, requirement: Requirement, state: ConsumerState, pla
         or _wait_for_job(view, requirement, state, place)
         or _wait_for_slot(view, requirement, place)
         or _wait_for_reservations(view, state, place)
-        or _make_room(view, requirement, state, place)
+        or unread_devices.waiting(view, state, place, requirement.devices)
+        or replace(_make_room(view, requirement, state, place), unread=unread_devices.reason(view, place))
     )
 
 
@@ -200,7 +204,7 @@ def _wait_for_reservations(view: View, state: ConsumerState, place: Devices) -> 
         committed_mib = budget.committed_mib(view, device, excluding=state.name)
         # A reservation of the whole device has a footprint larger than any device, also where the size is unknown.
         if committed_mib + state.footprint_mib > (MAX_VRAM_MIB if total_mib is None else total_mib):
-            claimants = _claimants(view, state, (device,))
+            claimants = claims.claimants(view, state, (device,))
             takes_all = [one for one in claimants if budget.is_whole_device(one)]
             if takes_all:
                 return wait(place, decision_messages.reserved_whole(view, takes_all), how_to_release(view, takes_all))
@@ -213,7 +217,9 @@ def _wait_for_reservations(view: View, state: ConsumerState, place: Devices) -> 
 
 def _lacks_reserved_room(view: View, state: ConsumerState, place: Devices) -> bool:
     """Whether a resident consumer that loads on its next request lacks room that is reserved without a lease."""
-    others = [one for one in _claimants(view, state, place) if view.may_be_reclaimed(one)] if state.spec.lazy else []
+    others = (
+        [one for one in claims.claimants(view, state, place) if view.may_be_reclaimed(one)] if state.spec.lazy else []
+    )
     for device in place if others else ():
         total_mib = budget.total_mib(view, device)
         reserved_mib = sum(one.footprint_mib for one in others if device in one.devices)
@@ -221,12 +227,6 @@ def _lacks_reserved_room(view: View, state: ConsumerState, place: Devices) -> bo
         if total_mib is not None and committed_mib + state.footprint_mib > total_mib:
             return True
     return False
-
-
-def _claimants(view: View, state: ConsumerState, place: Devices) -> list[ConsumerState]:
-    """Other consumers whose footprint is reserved on any of the devices."""
-    others = view.consumers.values()
-    return [one for one in others if one.claimed and one.name != state.name and not set(one.devices).isdisjoint(place)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -244,19 +244,20 @@ class _DeviceNeed:
 
 
 def _make_room(view: View, requirement: Requirement, state: ConsumerState, place: Devices) -> Decision:
+    unread = unread_devices.waiting_to_evict(view, place)
     if budget.is_whole_device(state):
-        return whole_device.clear(view, state, place)
+        return unread or whole_device.clear(view, state, place)
     needs = [
         _DeviceNeed(device, budget.need_mib(view, device, state.name), budget.free_mib(view, device, state.name))
         for device in place
     ]
     short_mib = {need.device: need.short_mib for need in needs if need.short_mib}
-    limit = max(0, view.settings.max_evictions - requirement.evictions_done) if short_mib else 0
+    limit = max(0, view.settings.max_evictions - requirement.evictions_done) if short_mib and unread is None else 0
     choice = parking.choose(view, place, state, short_mib, limit)
     if choice.suffices:
         return _load(view, state, needs, choice)
     unparkable = [one.consumer for one in choice.spared if one.why == parking.NO_HOST_RAM]
-    blocked = _wait_or_refuse(view, state, needs, unparkable)
+    blocked = _wait_or_refuse(view, state, needs, unparkable, unread)
     return replace(blocked, spared=choice.spared, needs_fresh_sample=True)
 
 
@@ -285,15 +286,19 @@ def _load(view: View, state: ConsumerState, needs: Sequence[_DeviceNeed], choice
         free_mib=tightest.free_mib,
         evictions=choice.victims,
         spared=choice.spared,
-        message=decision_messages.fits(state, place, tightest.need_mib, tightest.free_mib),
-        needs_fresh_sample=any(view.devices[device].is_measured for device in place),
+        message=decision_messages.fits(view, state, place, tightest.need_mib, tightest.free_mib),
+        needs_fresh_sample=any(view.devices[device].is_measured or view.devices[device].error for device in place),
         cost=choice.cost,
         extra_devices=tuple(sorted(victim_devices.intersection(view.devices).difference(place))),
     )
 
 
 def _wait_or_refuse(
-    view: View, state: ConsumerState, needs: Sequence[_DeviceNeed], unparkable: Sequence[str]
+    view: View,
+    state: ConsumerState,
+    needs: Sequence[_DeviceNeed],
+    unparkable: Sequence[str],
+    unread: Decision | None,
 ) -> Decision:
     """Wait if a lease or a load blocks the request, refuse if its end would not help. No eviction is wasted.
 
@@ -303,15 +308,18 @@ def _wait_or_refuse(
         needs: what is needed and free, by device.
         unparkable: consumers that could be evicted if host RAM had room to park them; they count as evictable where
             some host RAM is about to be freed.
+        unread: the wait where evictions would free enough, but cannot be verified; None = they can.
     """
     place = _place_of(needs)
     blockers = victims.temporarily_exempt(view, place, state)
     freeing_ram = parking.consumers_freeing_host_ram(view, place, state, unparkable) if unparkable else []
     evictable = [one for one in victims.candidates(view, place, state) if freeing_ram or one.name not in unparkable]
     tightest, spare_mib = _tightest_once_free(view, state, needs, [*evictable, *blockers])
-    claimants = _claimants(view, state, place)
+    claimants = claims.claimants(view, state, place)
     if (blockers or claimants or freeing_ram) and spare_mib >= 0:
         decision = _wait_for_blockers(view, place, blockers, claimants, freeing_ram, unparkable)
+    elif unread is not None and spare_mib >= 0:
+        decision = unread
     else:
         decision = _refuse_no_room(view, state, needs, tightest, spare_mib, [*evictable, *blockers], unparkable)
     return replace(decision, need_mib=tightest.need_mib, free_mib=tightest.free_mib)

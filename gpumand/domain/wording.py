@@ -47,35 +47,29 @@ def describe_holders(view: View, device: int, excluding: str = "") -> str:
         device: index of the device.
         excluding: a consumer to leave out; "" = none.
     """
-    parts = [
+    holders = [
         part
         for state in view.consumers_on((device,))
         if state.name != excluding and (part := _describe_holder(view, device, state))
     ]
-    parts += [
-        f"{format_mib(process.used_mib)} by {describe_process(process)}"
-        for process in budget.foreign_processes(view.devices[device])
-        if process.used_mib
-    ]
-    return join_names(parts or _unattributed(view, device)) or "nothing that is known"
+    foreign = budget.foreign_processes(view.devices[device])
+    named = [f"{format_mib(one.used_mib)} by {describe_process(one)}" for one in foreign if one.used_mib]
+    parts = [*_last_foreign(view, device), *holders, *named]
+    least_mib = budget.UNNAMED_NOISE_MIB if parts else SLACK_MIB
+    unnamed_mib = budget.unexplained_mib(view, device)
+    if unnamed_mib > least_mib or not parts:
+        parts += [f"an unknown amount by {describe_process(one)}" for one in foreign if one.used_mib is None]
+    # First, so that a long list does not cut it off.
+    unnamed = f"{format_mib(unnamed_mib)} in use by processes that the driver does not name"
+    return join_names([unnamed, *parts] if unnamed_mib > least_mib else parts) or "nothing that is known"
 
 
-def _unattributed(view: View, device: int) -> list[str]:
-    """What is in use on a device and belongs to no listed process."""
-    sample = view.devices[device]
-    listed = sum(process.used_mib or 0 for process in budget.foreign_processes(sample))
-    parts = [
-        f"an unknown amount by {describe_process(process)}"
-        for process in budget.foreign_processes(sample)
-        if process.used_mib is None
-    ]
-    unnamed_mib = (budget.unattributed_mib(sample) or 0) - listed
-    # Memory of consumers that the driver cannot attribute is listed with their footprint.
-    unknown_mib = sum(one.footprint_mib for one in view.consumers_on((device,)) if budget.held_mib(sample, one) is None)
-    rest_mib = unnamed_mib - unknown_mib
-    return (
-        [*parts, f"{format_mib(rest_mib)} that the driver attributes to no process"] if rest_mib > SLACK_MIB else parts
-    )
+def _last_foreign(view: View, device: int) -> list[str]:
+    """What other programs held at the last reading of a device that cannot be read now."""
+    sample, mib = view.devices[device], budget.last_foreign_mib(view, device)
+    if sample.last is None or not mib:
+        return []
+    return [f"{format_mib(mib)} by other programs at the last reading, {view.now - sample.last.taken_at:.0f} s ago"]
 
 
 def describe_process(process: ProcessUse) -> str:

@@ -18,7 +18,7 @@ from gpumand.ports import Clock, DriverHangs
 from gpumand.vram.call_thread import CallHangs, CallThread, ThreadClosed
 from gpumand.vram.nvml_device import Device, GpuDevices, find_devices, read_device
 from gpumand.vram.nvml_host import NvmlHost
-from gpumand.vram.nvml_library import CallFailed, LibraryFailed, NvmlLibrary
+from gpumand.vram.nvml_library import CallFailed, Code, LibraryFailed, NvmlLibrary
 from gpumand.vram.nvml_mig import gpu_of
 from gpumand.vram.nvml_telemetry import NvmlTelemetry
 from gpumand.vram.pci_power import read_power
@@ -75,7 +75,7 @@ class NvmlSession:
         self._ill: frozenset[int] = frozenset()
         self._layout_at = float("-inf")
         self._open = False
-        self._must_reopen = False
+        self._must_reopen = self._is_resuming = False
         self._last_error = ""
 
     @property
@@ -95,6 +95,7 @@ class NvmlSession:
         reading_time = ReadingTime.now(self._clock)
         if self._must_reopen:
             self._must_reopen = False
+            self._is_resuming = self._open
             # Handles are invalid after a suspend. The delay is reset, because earlier failures say nothing about now.
             self.close()
             self._backoff.succeeded()
@@ -157,7 +158,7 @@ class NvmlSession:
         if self._open and now - self._layout_at >= LAYOUT_SEC:
             self._look_layout_up(now)
         if not self._open:
-            self._library.start()
+            self._start()
             self._open, self._layout_at = True, now
             gpus = self._count()
             self._find_devices(gpus, range(gpus))
@@ -170,6 +171,20 @@ class NvmlSession:
             self.close()
         else:
             self._find_devices(gpus, self._gpus_with_mig())
+
+    def _start(self) -> None:
+        """Initialise the library. A driver that served devices and fails now is lost, unless the host has just resumed.
+
+        Raises LibraryFailed.
+        """
+        try:
+            self._library.start()
+        except LibraryFailed as failure:
+            cause = failure.__cause__
+            if self._devices and not self._is_resuming and isinstance(cause, CallFailed) and cause.code == Code.UNKNOWN:
+                line = f"the driver had to be initialised again, and failed: {cause}"
+                raise LibraryFailed("driver-lost", line) from failure
+            raise
 
     def _has_healthy_device(self) -> bool:
         return any(device.index not in self._ill for device in self._devices)
@@ -209,7 +224,7 @@ class NvmlSession:
         """Reset or extend the delay until the next initialisation after a successful reading."""
         if self._last_error:
             log.info("NVML: readings are available again; devices: %d", len(samples))
-        self._last_error = ""
+        self._last_error, self._is_resuming = "", False
         # A failed device is opened again at growing intervals. The library is reinitialised only if all devices fail.
         read = {sample.index for sample in samples}
         present = {device.index for device in self._devices}

@@ -13,7 +13,7 @@ from typing import Any
 from gpumand.domain.device import Pool, ProcessUse, Sample
 from gpumand.vram import nvml_mig
 from gpumand.vram.nvml_host import NOT_SUPPORTED, Memory, NvmlHost
-from gpumand.vram.nvml_library import CallFailed, Code, NvmlLibrary
+from gpumand.vram.nvml_library import LOST_GPU, CallFailed, Code, NvmlLibrary
 from gpumand.vram.process import short_name
 from gpumand.vram.process_names import ProcessNames
 from gpumand.vram.reading_time import ReadingTime
@@ -141,7 +141,7 @@ def _read(
 
 
 def _failed(device: Device, failure: CallFailed, reading_time: ReadingTime) -> Sample:
-    lost = failure.code == Code.GPU_IS_LOST
+    lost = next((text for code, text in LOST_GPU.items() if code == failure.code), "")
     return Sample(
         index=device.index,
         uuid=device.uuid,
@@ -152,8 +152,8 @@ def _failed(device: Device, failure: CallFailed, reading_time: ReadingTime) -> S
         free_mib=None,
         taken_at=reading_time.monotonic,
         sampled_usec=reading_time.realtime_usec,
-        lost=lost,
-        error="gpu-lost: the GPU has fallen off the bus" if lost else f"nvml-error: {failure}",
+        lost=bool(lost),
+        error=lost or f"nvml-error: {failure}",
     )
 
 
@@ -212,7 +212,7 @@ def _processes(library: NvmlLibrary, names: ProcessNames, device: Device) -> tup
         try:
             _merge(found, _read_list(library, process_list.function, handle, device.instance))
         except CallFailed as failure:
-            if failure.code == Code.GPU_IS_LOST:  # concerns the device, not this list
+            if failure.code in LOST_GPU:  # concerns the device, not this list
                 raise
             unsupported = failure.code in (Code.FUNCTION_NOT_FOUND, Code.NOT_SUPPORTED)
             is_optional = not process_list.always_supported or (process_list.graphics and device.instance is not None)

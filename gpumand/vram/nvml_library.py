@@ -27,8 +27,10 @@ class Code(IntEnum):
     LIBRARY_NOT_FOUND = 12
     FUNCTION_NOT_FOUND = 13
     GPU_IS_LOST = 15
+    RESET_REQUIRED = 16
     LIB_RM_VERSION_MISMATCH = 18
     ARGUMENT_VERSION_MISMATCH = 25
+    GPU_NOT_FOUND = 28
     UNKNOWN = 999
 
 
@@ -40,6 +42,13 @@ LIBRARY_ERRORS = {
         "the NVML library and the loaded kernel module have different driver versions",
     ),
 }
+LOST_GPU = {
+    Code.GPU_IS_LOST: "gpu-lost: the GPU has fallen off the bus",
+    Code.RESET_REQUIRED: "gpu-reset-required: the GPU must be reset before it can be used again",
+    Code.GPU_NOT_FOUND: "gpu-not-found: the driver does not find the GPU any more",
+}
+"""Codes of a GPU on which nothing can run until it is reset, or comes back; NVML names no end of that."""
+
 WHOLE_LIBRARY = frozenset({Code.UNINITIALIZED, *LIBRARY_ERRORS})
 """Codes that concern the whole library, which must then be initialised again."""
 

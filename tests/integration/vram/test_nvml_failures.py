@@ -338,7 +338,51 @@ def test_gpu_that_cannot_be_opened_at_first_is_retried(lab: Lab) -> None:
     assert_readings(worker.read_after(1.1))
 
 
-@pytest.mark.parametrize("code", [10, 16, 999])
+LOST_CODES = {15: "gpu-lost", 16: "gpu-reset-required", 28: "gpu-not-found"}
+
+
+@pytest.mark.parametrize(("code", "expected"), LOST_CODES.items())
+@pytest.mark.parametrize("call", ["memory", "compute", "handle"])
+def test_gpu_that_must_be_reset_or_is_not_found_is_lost(lab: Lab, call: str, code: int, expected: str) -> None:
+    lab.shim.devices.append(ShimDevice("GPU-b"))
+    lab.write()
+    worker = lab.worker()
+    assert_readings(worker.read(), 2)
+    setattr(lab.shim.devices[1], f"{call}_error", code)
+    lab.shim.generation = 1 if call == "handle" else 0  # a handle is requested when the library is initialised
+    lab.write()
+    worker.read()
+    first, second = worker.read_after(1.1)["devices"]
+    assert (first["error"], first["lost"]) == ("", False)
+    assert (word(second["error"]), second["free_mib"], second["lost"]) == (expected, None, True)
+
+
+def test_driver_that_fails_to_initialise_again_after_a_failure_is_lost(lab: Lab) -> None:
+    worker = lab.worker()
+    assert_readings(worker.read())
+    lab.shim.devices[0].memory_error = lab.shim.init_error = 999
+    lab.write()
+    assert word(worker.read()["devices"][0]["error"]) == "nvml-error", "one failed call says little"
+    assert_no_readings(worker.read_after(1.1), "driver-lost", 1)
+    lab.shim.devices[0].memory_error = lab.shim.init_error = 0
+    lab.write()
+    assert_readings(worker.read_after(2.1))
+
+
+def test_driver_that_has_not_resumed_yet_is_not_lost(lab: Lab) -> None:
+    worker = lab.worker()
+    assert_readings(worker.read())
+    lab.shim.init_error = 999
+    lab.write()
+    worker.ask("reopen")
+    assert_no_readings(worker.read(), "nvml-error", 1)
+    assert_no_readings(worker.read_after(1.1), "nvml-error", 1)
+    lab.shim.init_error = 0
+    lab.write()
+    assert_readings(worker.read_after(2.1))
+
+
+@pytest.mark.parametrize("code", [10, 999])
 def test_memory_error_of_one_device_is_reported_and_recovers(lab: Lab, code: int) -> None:
     worker = lab.worker()
     assert_readings(worker.read())

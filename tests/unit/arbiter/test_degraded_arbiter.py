@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from gpumand.domain.consumer import SchedulerSettings
-from gpumand.domain.errors import EvictionFailed, TimedOut
+from gpumand.domain.errors import DeviceUnavailable, EvictionFailed, TimedOut
 from gpumand.domain.events import EvictionFailed as Failed
 from gpumand.domain.request import AcquireOptions, Grant
 from gpumand.testing.world import FakeWorld, client
@@ -103,6 +103,9 @@ async def test_reservations_stay_within_the_known_size_when_the_driver_fails() -
     with pytest.raises(TimedOut, match="is reserved for a"):
         await world.arbiter.acquire(client(2), "b", AcquireOptions())
     await world.arbiter.release(grant.lease.id)
+    with pytest.raises(DeviceUnavailable, match="nvml-hangs"):
+        await world.arbiter.acquire(client(2), "b", AcquireOptions(timeout_sec=30))
+    world.vram.fail("")
 
     assert (await world.arbiter.acquire(client(2), "b", AcquireOptions(timeout_sec=100))).lease.consumer == "b"
     housekeeping.cancel()
@@ -110,7 +113,7 @@ async def test_reservations_stay_within_the_known_size_when_the_driver_fails() -
 
 async def test_configured_uuid_is_accepted_when_no_device_is_known() -> None:
     world = FakeWorld([routed("a", 5000, devices=("GPU-1234",))])
-    world.vram.fail("nvml-missing: no driver")
+    world.vram.fail("nvml-library-missing: no driver")
     world.vram._devices.clear()  # without a driver from the start no device has ever been listed
     await world.start()
 

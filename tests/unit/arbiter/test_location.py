@@ -116,7 +116,7 @@ async def test_memory_of_no_listed_process_is_named_as_such() -> None:
     world.vram._sample, sample = (lambda index, error: _hide_processes(sample(index, error))), world.vram._sample  # type: ignore[method-assign]
     assert unlisted(0)
 
-    with pytest.raises(InsufficientVram, match=r"held: 8\.8 GiB that the driver attributes to no process"):
+    with pytest.raises(InsufficientVram, match=r"held: 8\.8 GiB in use by processes that the driver does not name"):
         await world.arbiter.acquire(client(2), "image", AcquireOptions())
 
 

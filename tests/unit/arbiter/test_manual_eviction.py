@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from gpumand.domain.consumer import EvictionMethod, HealthRoute, Route, SchedulerSettings, UnitActivity
-from gpumand.domain.errors import Busy, EvictionFailed, InvalidArgs, NoSuchConsumer, TimedOut
+from gpumand.domain.errors import Busy, DeviceUnavailable, EvictionFailed, InvalidArgs, NoSuchConsumer, TimedOut
 from gpumand.domain.events import EvictionOccurred, LeaseEnded
 from gpumand.domain.lease import LeaseEnd
 from gpumand.domain.request import AcquireOptions, Verdict
@@ -365,7 +365,7 @@ async def test_resident_consumer_that_does_not_answer_stays_resident() -> None:
 
 
 async def test_eviction_without_readings_is_reported_as_unverified() -> None:
-    world = FakeWorld([routed("a", 14000), routed("b", 14000)])
+    world = FakeWorld([routed("a", 14000), routed("b", 14000, devices=("0",))])
     world.settings = replace(world.settings, gpu=replace(world.settings.gpu, total_mib=24564))
     world.routes.place("a", 14000)
     await world.arbiter.reload()
@@ -390,10 +390,12 @@ async def test_hanging_driver_degrades_but_requests_are_answered() -> None:
 
     assert world.arbiter.summary().degraded.startswith("nvml-hangs")
     assert (await world.arbiter.acquire(client(2), "a", AcquireOptions())).lease, "a resident consumer needs no reading"
-    assert (await world.arbiter.acquire(client(3), "b", AcquireOptions(timeout_sec=30))).loaded
+    with pytest.raises(DeviceUnavailable, match="nvml-hangs"):
+        await world.arbiter.acquire(client(3), "b", AcquireOptions(timeout_sec=30))
     world.vram.resume()
     await world.clock.sleep(5)
     assert world.arbiter.summary().degraded == ""
+    assert (await world.arbiter.acquire(client(3), "b", AcquireOptions(timeout_sec=30))).loaded
     housekeeping.cancel()
 
 

@@ -558,7 +558,7 @@ async def test_whole_device_survives_a_restart(world: FakeWorld) -> None:
 
 
 async def test_whole_device_without_readings_still_blocks_others(world: FakeWorld) -> None:
-    world.vram.fail("nvml-hangs: a driver call has not returned")
+    world.vram.fail("no-source: no VRAM source is configured")
     await world.start()
     await world.arbiter.acquire(client(1), "", ALL)
     with pytest.raises(TimedOut):
