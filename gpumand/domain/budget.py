@@ -16,7 +16,6 @@ from gpumand.domain.reserved_memory import filled_mib
 from gpumand.domain.residency import context_mib, holds_model
 from gpumand.domain.view import IN_VRAM, ConsumerState, View
 
-
 UNNAMED_NOISE_MIB = 512
 """Less unnamed memory than this is not worth a word beside known holders: contexts, and the driver itself."""
 

@@ -1,6 +1,6 @@
 """What stays known of a device when a reading of it fails: its last values, that it exists, and that it is lost.
 
-A driver fails for a moment while a model is loaded, after a suspend, or for good. None of that frees memory, so the
+A driver fails for a moment while a model is loaded, after a suspend, or permanently. None of that frees memory, so the
 last successful sample of each device goes with every failed one.
 """
 

@@ -85,15 +85,16 @@ def _candidate_places(view: View, requirement: Requirement, state: ConsumerState
 _RANK = {Verdict.GRANT: 0, Verdict.WAIT: 1, Verdict.REFUSE: 2}
 
 
-def _rank(decision: Decision) -> tuple[int, bool, float, int]:
-    """Order decisions: grant, wait, refusal; a fit before evictions; then the lowest cost; then the most free VRAM."""
-    return _RANK[decision.verdict], bool(decision.evictions), decision.cost, -(decision.free_mib or 0)
+def _rank(decision: Decision) -> tuple[int, bool, bool, float, int]:
+    """Order: grant, wait, refusal; with a reading; a fit before evictions; the lowest cost; the most free VRAM."""
+    is_unread, has_victims = bool(decision.unread), bool(decision.evictions)
+    return _RANK[decision.verdict], is_unread, has_victims, decision.cost, -(decision.free_mib or 0)
 
 
 def _best_of(decisions: list[Decision]) -> Decision:
     best = min(decisions, key=_rank)
     eligible = {device for one in decisions if one.verdict is not Verdict.REFUSE for device in one.place}
-    # A grant needs no other device; anything else may change when those that cannot be read can be read again.
+    # A grant needs no other device; anything else may change when the others can be read again.
     others = () if best.verdict is Verdict.GRANT else decisions
     return replace(
         best,
@@ -136,9 +137,8 @@ def _decide_resident(view: View, requirement: Requirement, state: ConsumerState,
 
 
 def _decide_load(view: View, requirement: Requirement, state: ConsumerState, place: Devices) -> Decision:
-    unavailable = unread_devices.refusal(view, state, place, requirement.devices)
-    if unavailable is not None:
-        return replace(unavailable, needs_fresh_sample=True, unread=unread_devices.reason(view, place))
+    if unavailable := unread_devices.refusal(view, state, place, requirement.devices):
+        return unavailable
     if state.retry_at > view.now:
         return refuse(ConsumerBackingOff, decision_messages.backing_off(state, view.now), place)
     # Refusals come before waits, so that no request waits for something that cannot help it. Reservations come before

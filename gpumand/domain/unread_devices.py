@@ -13,6 +13,7 @@ What is decided depends on why there is no reading:
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from enum import StrEnum
 
 from gpumand.domain import budget
@@ -78,10 +79,10 @@ def refusal(view: View, state: ConsumerState, place: Devices, requested: Devices
         sample = view.devices[device]
         kind = access(sample)
         if kind is Access.LOST:
-            return refuse(DeviceUnavailable, f"{_lost_for(state, sample)}. Check nvidia-smi and the kernel log.", place)
-        is_lasting = bool(sample.uuid) or error_word(sample.error) in LASTING_WORDS
+            return _refuse(view, place, f"{_lost_for(state, sample)}. Check nvidia-smi and the kernel log.")
+        is_lasting = not _is_placeholder(sample) or error_word(sample.error) in LASTING_WORDS
         if kind is Access.NEVER_READ and is_lasting and not _is_declared(state, sample, requested):
-            return refuse(DeviceUnavailable, _never_read(state, sample), place)
+            return _refuse(view, place, _never_read(state, sample))
     return None
 
 
@@ -136,15 +137,12 @@ def age(view: View, sample: Sample) -> str:
 
 def _wait(view: View, place: Devices, message: str) -> Decision:
     decision = wait(place, message, "check the driver: gpumanctl doctor")
-    return Decision(
-        decision.verdict,
-        place,
-        error=DeviceUnavailable,
-        message=decision.message,
-        advice=decision.advice,
-        needs_fresh_sample=True,
-        unread=reason(view, place),
-    )
+    return replace(decision, error=DeviceUnavailable, needs_fresh_sample=True, unread=reason(view, place))
+
+
+def _refuse(view: View, place: Devices, message: str) -> Decision:
+    decision = refuse(DeviceUnavailable, message, place)
+    return replace(decision, needs_fresh_sample=True, unread=reason(view, place))
 
 
 def _lost(sample: Sample) -> str:
@@ -172,5 +170,10 @@ def _is_declared(state: ConsumerState, sample: Sample, requested: Devices) -> bo
     """Whether the administrator has vouched for a device without readings: it is named, and its size is configured."""
     configured = set(state.spec.devices)
     # Before any device is known, a placeholder stands for the one that the configuration names.
-    is_named = bool(sample.names & configured) or (not sample.uuid and bool(configured))
+    is_named = bool(sample.names & configured) or (_is_placeholder(sample) and bool(configured))
     return sample.total_mib is not None and (is_named or sample.index in requested)
+
+
+def _is_placeholder(sample: Sample) -> bool:
+    """Whether the source has not listed any device, so that the sample stands for all that may exist."""
+    return not sample.uuid and sample.source == "none"

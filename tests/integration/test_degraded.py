@@ -3,22 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from gpumand.bus import names
-from tests.integration.live import Client, LiveHost, bare_host, error_of, status_answers_fast, table, wait_until
-from tests.shim import build_shim, have_compiler, shim_environment
-from tests.shim.shimfile import Shim, ShimDevice
+from tests.integration.live import Client, LiveHost, bare_host, error_of, wait_until
+from tests.integration.shim_driver import SIZES, TOTAL_MIB, Driver, daemon
+from tests.shim import build_shim, have_compiler
 
-TOTAL_MIB = 24576
-SIZES = {"image": 14000, "voice": 12000}
 READING_KEYS = {"total_mib", "used_mib", "free_mib", "foreign_mib"}
-NVML = f'source = "nvml"\nsample_interval_sec = 0.2\ntotal_mib = {TOTAL_MIB}'
 CONNECTION = ("s", "connection")
 
 
@@ -29,30 +24,6 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return build_shim(tmp_path_factory.mktemp("nvml"))
 
 
-class Driver:
-    """The driver shim and the text file that controls it."""
-
-    def __init__(self, host: LiveHost) -> None:
-        self._text = host.folder / "shim.txt"
-        self._device = ShimDevice("GPU-a", total_mib=TOTAL_MIB, processes_in=host.simulator)
-        self.shim = Shim(devices=[self._device])
-        self.gate = host.folder / "gate"
-        self.write()
-
-    def environment(self, library: Path) -> dict[str, str]:
-        return shim_environment(library, self._text)
-
-    def write(self, **changes: Any) -> None:
-        """Change the behaviour of the library or its device, with immediate effect."""
-        for key, value in changes.items():
-            setattr(self.shim if hasattr(self.shim, key) else self._device, key, value)
-        self.shim.write(self._text)
-
-    def hang(self) -> None:
-        self.gate.touch()
-        self.write(hang_in="memory", hang_while=self.gate)
-
-
 @pytest.fixture
 async def host(tmp_path: Path) -> AsyncIterator[LiveHost]:
     """A host with two consumers that do not fit together, and without a daemon."""
@@ -60,21 +31,6 @@ async def host(tmp_path: Path) -> AsyncIterator[LiveHost]:
         for name, mib in SIZES.items():
             await made.launch(name, mib, "--load-sec", "0.05", "--unload-sec", "0.02")
         yield made
-
-
-@contextlib.asynccontextmanager
-async def daemon(host: LiveHost, gpu: str = NVML, environ: dict[str, str] | None = None) -> AsyncIterator[Client]:
-    tables = "".join(table(host.consumers[name], mib) for name, mib in SIZES.items())
-    host.environ = environ or {}
-    host.configure(tables, "concurrent_leases = 0\nhealth_interval_sec = 0.3", gpu)
-    await host.start()
-    client = await host.client(listen=True)
-    changes: dict[str, Any] = {"sender": names.BUS_NAME, "interface": names.PROPERTIES}
-    await client.bus.subscribe(callback=client.signals.append, **changes)
-    async with status_answers_fast(host):
-        yield client
-    assert "Traceback" not in host.log, host.log[-4000:]
-    assert all([(await consumer.health())["oom"] == 0 for consumer in host.consumers.values()])
 
 
 def first_word(text: str) -> str:
@@ -116,9 +72,12 @@ async def check_scheduling_by_footprints(client: Client) -> None:
 
 
 Failure = Callable[[Driver], None]
+UNAVAILABLE = "org.gpumand1.Error.DeviceUnavailable"
+NAMED = {"device": '"0"'}
 FAILURES: list[tuple[str, Failure, Failure]] = [
     ("driver-mismatch", lambda one: one.write(kernel=2), lambda one: one.write(kernel=1)),
     ("driver-not-loaded", lambda one: one.write(init_error=9), lambda one: one.write(init_error=0)),
+    ("nvml-error", lambda one: one.write(init_error=4), lambda one: one.write(init_error=0)),
     ("nvml-library-missing", lambda one: one.write(init_error=12), lambda one: one.write(init_error=0)),
 ]
 
@@ -127,9 +86,10 @@ FAILURES: list[tuple[str, Failure, Failure]] = [
 async def test_driver_that_cannot_be_initialized(
     host: LiveHost, library: Path, expected: str, fail: Failure, repair: Failure
 ) -> None:
+    """By declared footprints, since the consumers name the device and its size is configured."""
     driver = Driver(host)
     fail(driver)
-    async with daemon(host, environ=driver.environment(library)) as client:
+    async with daemon(host, environ=driver.environment(library), **NAMED) as client:
         assert await has_degraded(client, expected)
         entry = await device(client)
         assert (entry["total_mib"], entry.keys() & READING_KEYS) == (TOTAL_MIB, {"total_mib"}), (
@@ -142,6 +102,20 @@ async def test_driver_that_cannot_be_initialized(
         entry = await device(client)
         assert entry.keys() >= READING_KEYS - {"foreign_mib"}
         assert (entry["uuid"], entry["used_mib"], entry["error"]) == ("GPU-a", SIZES["voice"], "")
+
+
+@pytest.mark.parametrize("init_error", [4, 9, 18, 999])
+async def test_driver_that_was_never_read_gets_no_load(host: LiveHost, library: Path, init_error: int) -> None:
+    driver = Driver(host)
+    driver.write(init_error=init_error)
+    async with daemon(host, environ=driver.environment(library)) as client:
+        for timeout_usec in (0, 1_000_000):
+            refused = await error_of(client.acquire("image", timeout_usec=("t", timeout_usec)))
+            assert refused.name == UNAVAILABLE
+        waiting = client.start_acquire("image") if init_error != 18 else None
+        assert (await host.consumers["image"].health())["vram_mib"] == 0
+        driver.write(init_error=0)
+        assert (await (waiting or client.acquire("image")))[1]["loaded"]
 
 
 async def test_missing_library_without_a_configured_total(host: LiveHost) -> None:
@@ -198,13 +172,13 @@ async def has_announced(client: Client, expected: str) -> bool:
     return expected in announced_degraded(client)
 
 
-@pytest.mark.parametrize("memory_error", [3, 999])
-async def test_device_without_readings_is_scheduled_by_declared_footprints(
+@pytest.mark.parametrize("memory_error", [4, 999])
+async def test_device_without_readings_is_scheduled_by_declared_footprints_if_it_is_named(
     host: LiveHost, library: Path, memory_error: int
 ) -> None:
     driver = Driver(host)
     driver.write(memory_error=memory_error)
-    async with daemon(host, environ=driver.environment(library)) as client:
+    async with daemon(host, environ=driver.environment(library), **NAMED) as client:
         entry = await device(client)
         assert entry["total_mib"] == TOTAL_MIB
         assert not entry.keys() & {"used_mib", "free_mib"}
@@ -250,8 +224,13 @@ async def test_driver_call_that_hangs(host: LiveHost, library: Path) -> None:
         driver.hang()
         await wait_until("the hang is announced", has_degraded, client, "nvml-hangs")
         assert not (await device(client)).keys() & {"used_mib", "free_mib"}
-        await check_scheduling_by_footprints(client)
+        for timeout_usec in (0, 1_000_000):
+            error = await error_of(client.acquire("image", timeout_usec=("t", timeout_usec)))
+            assert (error.name, "nvml-hangs" in error.message) == (UNAVAILABLE, True)
+        asked = client.start_acquire("image")
+        await wait_until("the request waits", is_queued, client)
         driver.gate.unlink()
+        assert (await asked)[1]["loaded"]
         await wait_until("the driver is not degraded", has_degraded, client, "")
         assert announced_degraded(client)[-1] == ""
         entered = driver.gate.with_name("gate.entered")
@@ -259,6 +238,10 @@ async def test_driver_call_that_hangs(host: LiveHost, library: Path) -> None:
         driver.hang()
         await wait_until("the driver hangs again", exists, entered)
     assert await host.end() == 0, "a hanging call must not delay the end of the daemon"
+
+
+async def is_queued(client: Client) -> bool:
+    return bool((await client.status())["queue"])
 
 
 async def exists(path: Path) -> bool:

@@ -67,7 +67,8 @@ def test_a_resident_consumer_of_a_removed_device_may_be_loaded_elsewhere() -> No
 
 
 def test_a_configured_uuid_is_ignored_where_no_device_is_known() -> None:
-    blind = replace(view(absent("a", 1000, devices=("GPU-1234",))), devices={0: placeholder_sample(None, "no-source: none")})
+    none = placeholder_sample(None, "no-source: none")
+    blind = replace(view(absent("a", 1000, devices=("GPU-1234",))), devices={0: none})
 
     assert ask(blind, "a").load
 
