@@ -19,6 +19,10 @@ class AbandonedLoads:
         self._state = state
         self._since: dict[str, float] = {}
 
+    def __bool__(self) -> bool:
+        """Whether any load was without a request at the last queue pass."""
+        return bool(self._since)
+
     def note(self, abandoned: Iterable[str]) -> bool:
         """Note which loads no request waits for at the moment. Returns whether there is a new one."""
         now, before = self._state.clock.monotonic(), self._since

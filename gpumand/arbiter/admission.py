@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
-
 from gpumand.arbiter import log_messages
 from gpumand.arbiter.limits import lease_limit_error, queue_limit_error
 from gpumand.arbiter.scheduler import Scheduler
@@ -88,13 +85,8 @@ class Admission:
         is_resident = is_resident and not consumer_state.is_doubtful
         return is_resident and not consumer_state.spec.lazy and (not wanted or wanted == consumer_state.devices)
 
-    @contextlib.contextmanager
-    def counting_refusals(self, owner: Owner, consumer: str) -> Iterator[None]:
-        """Count, log and announce an error that the block raises, as the refusal of a request."""
-        try:
-            yield
-        except GpumandError as error:
-            self._state.count(refusals=1)
-            log_messages.refusal(consumer or PUBLIC_LABEL, owner, error)
-            self._state.publish(RequestRefused(public_name(consumer), owner.uid, error.dbus_name, error.message))
-            raise
+    def count_refusal(self, owner: Owner, consumer: str, error: GpumandError) -> None:
+        """Count, log and announce the refusal of a request."""
+        self._state.count(refusals=1)
+        log_messages.refusal(consumer or PUBLIC_LABEL, owner, error)
+        self._state.publish(RequestRefused(public_name(consumer), owner.uid, error.dbus_name, error.message))

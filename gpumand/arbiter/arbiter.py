@@ -34,7 +34,7 @@ from gpumand.domain.container import service_of
 from gpumand.domain.device import Devices, format_devices
 from gpumand.domain.driver_release import ReleaseOptions, ReleaseReport
 from gpumand.domain.errors import GpumandError, ShuttingDown
-from gpumand.domain.events import Event, LoadFinished, RequestGranted
+from gpumand.domain.events import STATE_CHANGE_EVENTS, Event, LoadFinished, RequestGranted
 from gpumand.domain.history import HistoryEntry, HistoryQuery
 from gpumand.domain.lease import Lease, LeaseEnd, LeaseLifetime, Owner
 from gpumand.domain.request import MAX_WAIT_SEC, AcquireOptions, Grant, ManualResult, PlanReport, Request
@@ -98,6 +98,9 @@ class Arbiter:
         )
 
     def _record_and_publish(self, event: Event) -> None:
+        if isinstance(event, STATE_CHANGE_EVENTS):
+            self._forward_event(event)  # most events: every pass publishes some, and nothing is learned from them
+            return
         self.learning.record_event(event)
         self._restorer.record_event(event)
         self._forward_event(event)
@@ -170,10 +173,13 @@ class Arbiter:
         Raises:
             GpumandError: exactly one, when no lease is granted; then the caller holds nothing.
         """
-        with self._admission.counting_refusals(owner, consumer):
-            check_amount(consumer, options)
-        if consumer:
+        if consumer and not options.vram_mib and not options.whole_device:
             return await self._acquire(owner, consumer, options)
+        try:
+            check_amount(consumer, options)
+        except GpumandError as error:
+            self._admission.count_refusal(owner, consumer, error)
+            raise
         async with self._reservations.requested(owner, options) as name:
             return await self._acquire(owner, name, options, is_reservation=True)
 
@@ -188,7 +194,7 @@ class Arbiter:
         lease = await self._idempotency.lease(owner, consumer, options)
         if lease is not None:
             return Grant(lease, endpoint=self.state.consumer(consumer).spec.url)
-        with self._admission.counting_refusals(owner, consumer):
+        try:
             self._admission.check(owner, consumer, options, is_reservation=is_reservation)
             self._nested.check(owner, consumer, options)
             self.learning.record_request(consumer)
@@ -196,6 +202,9 @@ class Arbiter:
             entry.own_leases = self._nested.own_leases(owner, options)
             self.scheduler.add(entry)
             lease = await self._wait_for_result(entry)
+        except GpumandError as error:
+            self._admission.count_refusal(owner, consumer, error)
+            raise
         assert lease is not None
         waited_usec = int((self.state.clock.monotonic() - entry.request.arrived_at) * 1e6)
         self.state.count(grants=1, wait_usec=waited_usec)

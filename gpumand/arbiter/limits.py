@@ -14,6 +14,8 @@ MAX_LEASES_PER_UID = 64
 
 def lease_limit_error(leases: Collection[Lease], uid: int) -> LimitsExceeded | None:
     """The error for one more lease of this user; None while both limits allow it."""
+    if len(leases) < MAX_LEASES_PER_UID:
+        return None
     if sum(1 for lease in leases if lease.owner.uid == uid) >= MAX_LEASES_PER_UID:
         return LimitsExceeded(f"uid {uid} has {MAX_LEASES_PER_UID} leases, which is the limit; release one first")
     if len(leases) >= MAX_LEASES:

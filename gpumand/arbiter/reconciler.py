@@ -281,6 +281,8 @@ class Reconciler:
         Those where it was observed come first, then its former devices, the configured ones, and the ones with most
         free memory, until it has as many as it needs.
         """
+        if len(observed) == consumer.spec.device_count:
+            return tuple(sorted(observed))
         samples, wanted = self._state.ledger.devices.values(), consumer.spec.devices
         usual = default_devices(samples)
         by_free = sorted(samples, key=lambda one: (one.index not in usual, -(one.free_mib or 0)))

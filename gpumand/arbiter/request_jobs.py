@@ -146,6 +146,8 @@ class RequestJobs:
 
     def break_off_abandoned(self, entries: Sequence[WaitingRequest]) -> None:
         """Let a load that no request waits for any more give way to a request that needs its room."""
+        if not self._places and not self._abandoned_loads:
+            return
         abandoned = {
             entry.request.consumer
             for entry, place in self._places.items()

@@ -110,7 +110,18 @@ class Scheduler:
 
         Nothing is awaited here: all decisions of a pass use the same state, and none acts on an outdated one.
         """
-        entries = () if self._closed else tuple(self)
+        entries = () if self._closed else tuple(self._queue)
+        if entries:
+            self._decide_all(entries)
+        else:
+            self._state.queue_positions = {}
+        self._running.break_off_abandoned(entries)
+        self._state.publish_changes()
+        # Callers that wait already hold the old event, which stays set; the next call of next_step() gets the new one.
+        self._stepped.set()
+        self._stepped = asyncio.Event()
+
+    def _decide_all(self, entries: Sequence[WaitingRequest]) -> None:
         self._update_demand(entries)
         self._follow_moved_devices(entries)
         self._decisions.clear()
@@ -126,11 +137,6 @@ class Scheduler:
                 continue
             if entry.is_waiting:
                 queue_pass.mark_waiting(queue_entry, devices)
-        self._running.break_off_abandoned(entries)
-        self._state.publish_changes()
-        # Callers that wait already hold the old event, which stays set; the next call of next_step() gets the new one.
-        self._stepped.set()
-        self._stepped = asyncio.Event()
 
     def break_off_load(self, name: str, reason: str) -> None:
         """Cancel the job that loads a consumer. When it has ended, all requests that wait for it are refused.

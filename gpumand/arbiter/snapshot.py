@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 
 from gpumand.arbiter.scheduler import Scheduler
 from gpumand.arbiter.state import ArbiterState
@@ -112,15 +112,15 @@ def _consumer(state: ArbiterState, devices: Mapping[int, Sample], consumer: Cons
         device=format_devices(consumer.devices),
         vram_resident_mib=consumer.footprint_mib if consumer.footprint_known else None,
         used_mib=sum(known) if known else None,
-        shared_with=_sharing(state, consumer),
-        shared_mib=sum(sample.shared_mib(consumer.name) for sample in devices.values()),
+        shared_with=_sharing(state, consumer) if consumer.spec.unit else (),
+        shared_mib=sum(sample.shared_mib(consumer.name) for sample in devices.values()) if consumer.spec.unit else 0,
         used_by_device={index: mib for index, mib in zip(devices, held, strict=True) if mib},
         leases=consumer.leases,
         last_used_usec=consumer.last_used_usec,
         pinned=consumer.pinned,
         vram_managed=consumer.spec.vram_managed,
         unit=consumer.spec.unit,
-        error="; ".join(filter(None, _problems(devices, consumer))),
+        error=_problems(devices, consumer),
         memory=consumer.memory,
         times=consumer.times,
         vram_auto=consumer.spec.vram_auto,
@@ -138,10 +138,12 @@ def _sharing(state: ArbiterState, consumer: ConsumerState) -> tuple[str, ...]:
     return tuple(one.name for one in shared_units.others_in_unit(state.ledger.consumers, consumer))
 
 
-def _problems(devices: Mapping[int, Sample], consumer: ConsumerState) -> Iterator[str]:
-    yield consumer.error
-    yield "" if consumer.footprint_known else FOOTPRINT_UNKNOWN
-    yield location.misplacement(devices, consumer)
+def _problems(devices: Mapping[int, Sample], consumer: ConsumerState) -> str:
+    if not consumer.error and not consumer.spec.devices and consumer.footprint_known:
+        return ""
+    unknown = "" if consumer.footprint_known else FOOTPRINT_UNKNOWN
+    problems = (consumer.error, unknown, location.misplacement(devices, consumer) if consumer.spec.devices else "")
+    return "; ".join(filter(None, problems))
 
 
 def _activity(state: ArbiterState, consumer: ConsumerState) -> str:

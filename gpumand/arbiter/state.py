@@ -21,6 +21,7 @@ from gpumand.domain.events import (
     LeaseRestored,
     SummaryChanged,
 )
+from gpumand.domain.fast_copy import copy_with
 from gpumand.domain.lease_health import reason_for_degraded
 from gpumand.domain.ledger import Ledger
 from gpumand.domain.load_overlap import OverlapExperiment
@@ -34,6 +35,8 @@ from gpumand.ports import Clock, HolderProcesses, HostMemory, VramSource
 log = logging.getLogger(__name__)
 
 Publish = Callable[[Event], None]
+
+SUMMARY_CHANGED = SummaryChanged()
 
 _DURATION = re.compile(r" for \d+ s\b")
 
@@ -58,6 +61,7 @@ class ArbiterState:
         wanted: consumers that waiting requests need, with their rank in the queue.
         orphans: processes that stopped units have left behind.
         ledger: consumers, leases, jobs and devices.
+        queue_length: number of waiting requests.
         announced_leases: ids of the leases whose grant was published.
     """
 
@@ -86,6 +90,9 @@ class ArbiterState:
         self.overtakings, self.overlapping = BackfillAccounting(), OverlapExperiment()
         self.orphans = Orphans()
         self.queue_positions: Mapping[str, int] = {}
+        self.queue_length = 0
+        self._announced_counts: tuple[object, ...] = ()
+        self._summary_devices: Mapping[int, Sample] = {}
         self._announced_devices: Mapping[int, Sample] = {}
         self._announced_device_fields: tuple[tuple[object, ...], ...] = ()
         self.ledger = Ledger(settings.scheduler, self._changed_consumers.add)
@@ -107,7 +114,7 @@ class ArbiterState:
 
     def count(self, **more: int) -> None:
         """Add to counters of the statistics, by the names of their attributes."""
-        self.stats = replace(self.stats, **{name: getattr(self.stats, name) + by for name, by in more.items()})
+        self.stats = copy_with(self.stats, **{name: getattr(self.stats, name) + by for name, by in more.items()})
 
     def set_residency(
         self,
@@ -260,9 +267,19 @@ class ArbiterState:
             self._changed_consumers.clear()
             if names:
                 self.publish(ConsumersChanged(names))
-        self._publish_device_changes()
-        self.publish(SummaryChanged())
-        self._publish_lease_health()
+        # Every reading replaces the mapping of samples, so the same object means that nothing can have changed.
+        if self.ledger.devices is not self._announced_devices:
+            self._publish_device_changes()
+        self._publish_summary_changes()
+        if self._changed_leases:
+            self._publish_lease_health()
+
+    def _publish_summary_changes(self) -> None:
+        # The samples decide whether the state is degraded; like the devices, they are compared by identity.
+        counts = (self.queue_length, len(self.ledger.leases), self.stats.evictions, self.source_error)
+        if counts != self._announced_counts or self.ledger.devices is not self._summary_devices:
+            self._announced_counts, self._summary_devices = counts, self.ledger.devices
+            self.publish(SUMMARY_CHANGED)
 
     def explain_loss(self, name: str, more: str) -> None:
         """Add to the reason why the leases on a consumer are degraded, and announce it."""
@@ -282,12 +299,7 @@ class ArbiterState:
                 log_messages.lease_health(lease)
 
     def _publish_device_changes(self) -> None:
-        """Announce changed devices.
-
-        Every reading replaces the mapping of samples, so the same object means that nothing can have changed.
-        """
-        if self.ledger.devices is self._announced_devices:
-            return
+        """Announce devices in which something other than a reading has changed."""
         self._announced_devices = devices = self.ledger.devices
         seen = tuple(
             (one.index, one.uuid, one.name, one.total_mib, one.error, one.pool, one.attribution, one.asleep)

@@ -31,6 +31,7 @@ class WaitingQueue:
         """Add a request at its place."""
         self._entries[entry.request.number] = entry
         self._queue.add(entry.request, self._fairness_delay_sec(entry))
+        self._state.queue_length = len(self._queue)
 
     def _fairness_delay_sec(self, entry: WaitingRequest) -> float:
         """Seconds by which a request counts as having arrived later, so that one user cannot fill the queue.
@@ -54,6 +55,7 @@ class WaitingQueue:
     def remove(self, entry: WaitingRequest) -> None:
         """Remove a request; one that has left already is ignored, since a request may end in several ways at once."""
         self._queue.remove(entry.request)
+        self._state.queue_length = len(self._queue)
         self._entries.pop(entry.request.number, None)
         self._charged.pop(entry.request.number, None)
         self._state.overtakings.forget(entry.request.number)

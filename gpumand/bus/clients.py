@@ -215,6 +215,8 @@ class Clients:
             AccessDenied: the caller has left.
         """
         now = await self.identify(owner.bus_name)
+        if (owner.unit or now.unit, now.user, now.program) == (owner.unit, owner.user, owner.program):
+            return owner  # nearly always
         return replace(owner, unit=owner.unit or now.unit, user=now.user, program=now.program)
 
     async def named(self, owner: Owner, since_usec: int) -> Owner:

@@ -31,7 +31,7 @@ from gpumand.bus.names import DBUS, DBUS_PATH, PEER
 from gpumand.bus.send_queue import Lane, SendQueue
 from gpumand.bus.signal_encoder import SignalEncoder
 from gpumand.bus.signal_matches import MatchRule, Signal, SignalRouter, Subscription
-from gpumand.bus.utf8_text import with_byte_lengths
+from gpumand.bus.utf8_text import COUNTS_CHARACTERS, with_byte_lengths
 from gpumand.bus.variants import require_no_nul, unwrap
 
 __all__ = [
@@ -275,7 +275,8 @@ class BusConnection:
         """Queue a message for sending. Raises BusLost, and errors of dbus-fast for a body that it cannot marshal."""
         self._require_connected()
         # dbus-fast 1.84 would write wrong lengths for text that is not ASCII, and the bus would close the connection.
-        message.body = with_byte_lengths(message.body)
+        if COUNTS_CHARACTERS:
+            message.body = with_byte_lengths(message.body)
         if not message.serial:
             message.serial = self._bus.next_serial()
         # Not by MessageBus.send, which creates a future for each message and calls the writer for each.

@@ -27,6 +27,9 @@ EVICTION_SIGNATURE = "sstssa{sv}"
 MAX_TEXT = 4096
 _INTEGER_LIMITS = {"u": (0, 2**32 - 1), "t": (0, 2**64 - 1), "i": (-(2**31), 2**31 - 1)}
 
+# Most flags are false and many texts are empty; Variants are never changed, so that one of each is enough.
+_EMPTY_TEXT, _TRUE, _FALSE = Variant("s", ""), Variant("b", True), Variant("b", False)
+
 
 def text(value: str) -> str:
     """Return text that the bus accepts: without NUL and lone surrogates, and at most MAX_TEXT characters."""
@@ -38,7 +41,9 @@ def text(value: str) -> str:
 def variant(signature: str, value: Any) -> Variant:
     """Return a Variant that can always be marshalled: text is sanitized, integers are clamped to their type."""
     if signature == "s":
-        return Variant("s", text(value))
+        return Variant("s", text(value)) if value else _EMPTY_TEXT
+    if signature == "b":
+        return _TRUE if value else _FALSE
     if signature == "as":
         return Variant("as", [text(item) for item in value])
     if signature in _INTEGER_LIMITS:

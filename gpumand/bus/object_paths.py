@@ -7,11 +7,13 @@ hex digits. The empty string becomes ``_``.
 from __future__ import annotations
 
 import string
+from functools import lru_cache
 
 _LETTERS = string.ascii_letters.encode()
 _DIGITS = string.digits.encode()
 
 
+@lru_cache(maxsize=1024)
 def escape_label(name: str) -> str:
     """Return a name as one element of an object path."""
     if not name:

@@ -46,7 +46,13 @@ def _require_no_nul_in(values: Iterable[Any]) -> None:
     for value in values:
         plain = value.value if type(value) is Variant else value
         kind = type(plain)
-        if not (kind is int or kind is bool or (kind is str and "\0" not in plain)):
+        if kind is str:
+            if "\0" in plain:
+                require_no_nul(plain)
+        elif kind is dict:
+            _require_no_nul_in(plain)
+            _require_no_nul_in(plain.values())
+        elif kind is not int and kind is not bool and plain:
             require_no_nul(plain)
 
 

@@ -38,7 +38,7 @@ class Requirement:
     gives_back: StandingLease | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)  # without slots, for copy_with
 class Decision:
     """What is decided about a requirement: grant, wait or refuse, and why.
 

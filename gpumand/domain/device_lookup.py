@@ -26,6 +26,9 @@ def resolve(samples: Mapping[int, Sample], wanted: str) -> Devices:
 
 def uuids(samples: Mapping[int, Sample], devices: Devices) -> tuple[str, ...]:
     """UUIDs of these devices, in the same order; () where one is unknown."""
+    if len(devices) == 1:  # nearly always
+        sample = samples.get(devices[0])
+        return (sample.uuid,) if sample is not None and sample.uuid else ()
     found = [samples[device].uuid for device in devices if device in samples]
     return tuple(found) if len(found) == len(devices) and all(found) else ()
 

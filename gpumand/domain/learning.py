@@ -13,6 +13,7 @@ from enum import StrEnum
 from typing import Any
 
 from gpumand.domain.consumer import EvictionMethod
+from gpumand.domain.fast_copy import copy_with
 from gpumand.domain.moving_average import update_mean
 from gpumand.domain.reuse_prediction import BUCKETS, IdleTimeHistogram
 
@@ -67,7 +68,7 @@ class Duration:
 NOTHING = Duration()
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)  # without slots, for copy_with
 class LearnedTimes:
     """The learned times of one consumer.
 
@@ -97,11 +98,11 @@ class LearnedTimes:
 
     def observe_hold(self, seconds: float) -> LearnedTimes:
         """A copy with one more ended lease, in seconds."""
-        return replace(self, hold=self.hold.with_observation(seconds))
+        return copy_with(self, hold=self.hold.with_observation(seconds))
 
     def observe_idle(self, seconds: float) -> LearnedTimes:
         """A copy with one more idle time: seconds without a lease and without a waiting request."""
-        return replace(self, idle=self.idle.with_observation(seconds))
+        return copy_with(self, idle=self.idle.with_observation(seconds))
 
     # -- estimates -----------------------------------------------------------------------------------------------
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from gpumand.domain.reservation import Reservation, public_name
+from gpumand.domain.reservation import Reservation
 
 
 class LeaseLifetime(StrEnum):
@@ -99,7 +99,7 @@ class Lease:
     @property
     def public_consumer(self) -> str:
         """The name of its consumer for clients; "" for a reservation."""
-        return public_name(self.consumer)
+        return "" if self.reservation is not None else self.consumer
 
 
 TokenKey = tuple[int, LeaseLifetime, str, str, str]

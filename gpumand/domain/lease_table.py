@@ -12,19 +12,16 @@ class LeaseTable:
     """Keeps the three indexes of active leases consistent. The ledger is its only user.
 
     Attributes:
+        by_id: all active leases by id.
         by_consumer: active leases of each consumer that has any, without those that are given back at the moment. Every
             change replaces the mapping, so that views can share it.
     """
 
     def __init__(self) -> None:
         self._by_id: dict[str, Lease] = {}
+        self.by_id: Mapping[str, Lease] = self._by_id
         self.by_consumer: Mapping[str, tuple[Lease, ...]] = {}
         self._tokens: dict[TokenKey, str] = {}
-
-    @property
-    def by_id(self) -> Mapping[str, Lease]:
-        """All active leases by id."""
-        return self._by_id
 
     def require(self, lease_id: str) -> Lease:
         """One lease. Raises NoSuchLease."""

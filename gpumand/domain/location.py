@@ -40,8 +40,9 @@ def actual_place(samples: Mapping[int, Sample], state: ConsumerState) -> Devices
 
 def misplacement(samples: Mapping[int, Sample], state: ConsumerState) -> str:
     """Finding: its model is on a device that its configuration does not name; "" where it is not, or none is named."""
-    wanted = set(state.spec.devices)
-    there = model_devices(samples, state) if wanted else ()
+    if not state.spec.devices:
+        return ""
+    wanted, there = set(state.spec.devices), model_devices(samples, state)
     wrong = tuple(index for index in there if not samples[index].names & wanted)
     if not wrong:
         return ""

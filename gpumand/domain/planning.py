@@ -31,6 +31,7 @@ from gpumand.domain.errors import (
     InvalidArgs,
     NoSuchConsumer,
 )
+from gpumand.domain.fast_copy import copy_with
 from gpumand.domain.lease_wording import how_to_release
 from gpumand.domain.name_suggestions import no_such_consumer
 from gpumand.domain.nested_leases import without_lease
@@ -92,11 +93,11 @@ def _rank(decision: Decision) -> tuple[int, bool, bool, float, int]:
 
 
 def _best_of(decisions: list[Decision]) -> Decision:
-    best = min(decisions, key=_rank)
+    best = decisions[0] if len(decisions) == 1 else min(decisions, key=_rank)
     eligible = {device for one in decisions if one.verdict is not Verdict.REFUSE for device in one.place}
     # A grant needs no other device; anything else may change when the others can be read again.
     others = () if best.verdict is Verdict.GRANT else decisions
-    return replace(
+    return copy_with(
         best,
         unread=best.unread or next((one.unread for one in others if one.unread), ""),
         needs_fresh_sample=any(one.needs_fresh_sample for one in decisions),

@@ -96,4 +96,4 @@ def public_trigger(name: str) -> str:
 
 def public_names(names: Iterable[str]) -> frozenset[str]:
     """The names that are not those of reservations."""
-    return frozenset(name for name in names if not is_reservation(name))
+    return frozenset(name for name in names if not name.startswith(NAME_PREFIX))

@@ -37,10 +37,10 @@ def stop_blocker(consumers: Mapping[str, ConsumerState], state: ConsumerState, n
 
 def with_stop_blockers(consumers: Mapping[str, ConsumerState], now: float) -> dict[str, ConsumerState]:
     """The consumers, those in a shared unit with the reason why it must not be stopped at the moment."""
-    counts = Counter(service for state in consumers.values() for service in _services(state.spec))
-    if len(counts) == sum(counts.values()):
+    services = [service for state in consumers.values() for service in _services(state.spec)]
+    if len(set(services)) == len(services):
         return dict(consumers)
-    shared = {service for service, count in counts.items() if count > 1}
+    shared = {service for service, count in Counter(services).items() if count > 1}
     return {
         name: state.with_changes(stop_blocker=blocker)
         if shared & _services(state.spec) and (blocker := stop_blocker(consumers, state, now))

@@ -14,7 +14,7 @@ MAX_FOREIGN = 16
 """Maximum number of foreign processes per device in a Status; a desktop has more, which hold little memory each."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)  # without slots, for copy_with
 class Stats:
     """Counters since the daemon started; ``evictions`` counts successful evictions.
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from gpumand.domain.consumer import STOPPING, UNKNOWN_MIB, ConsumerSpec, EvictionMethod, Residency, SchedulerSettings
 from gpumand.domain.device import Devices, Sample
+from gpumand.domain.fast_copy import copy_with
 from gpumand.domain.footprint import Footprint
 from gpumand.domain.learning import LearnedTimes
 from gpumand.domain.lease import Lease
@@ -220,13 +221,7 @@ class ConsumerState:
 
     def with_changes(self, **changes: Any) -> ConsumerState:
         """A copy with other values in some fields."""
-        # dataclasses.replace takes ten times as long with this many fields, and this runs several times for every
-        # lease that is granted or ends. It needs __dict__, so that the class cannot have slots.
-        assert changes.keys() <= self.__dict__.keys(), "a consumer's state has no such field"
-        other = object.__new__(ConsumerState)
-        other.__dict__.update(self.__dict__)
-        other.__dict__.update(changes)
-        return other
+        return copy_with(self, **changes)
 
     def may_be_on(self, device: int) -> bool:
         """Whether it may hold memory on that device."""

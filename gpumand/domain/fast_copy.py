@@ -1,0 +1,24 @@
+"""Copies of frozen dataclasses with other values in some fields, for code that runs with every lease.
+
+``dataclasses.replace`` calls ``__init__``, which sets every field by itself. That takes up to ten times as long.
+"""
+
+from __future__ import annotations
+
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+
+def copy_with(value: T, **changes: Any) -> T:
+    """A copy with other values in some fields.
+
+    Args:
+        value: an object of a frozen dataclass without slots and without ``__post_init__``.
+        changes: the new values by field.
+    """
+    assert changes.keys() <= value.__dict__.keys(), f"{type(value).__name__} has no such field"
+    other = object.__new__(type(value))
+    other.__dict__.update(value.__dict__)
+    other.__dict__.update(changes)
+    return other
