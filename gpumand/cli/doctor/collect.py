@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import replace
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +26,10 @@ from gpumand.bus.names import (
 )
 from gpumand.cli.client import Client
 from gpumand.cli.doctor import host
+from gpumand.cli.doctor.checks.containers import HELPER
+from gpumand.cli.doctor.containers import with_container_facts
 from gpumand.cli.doctor.dmem import read_dmem
-from gpumand.cli.doctor.facts import Bus, Entry, Facts, UnitFacts
+from gpumand.cli.doctor.facts import Bus, ContainerFacts, Entry, Facts, UnitFacts
 from gpumand.cli.doctor.probes import probe_consumers
 from gpumand.cli.errors import NoBus, interpret
 from gpumand.cli.options import GlobalOptions
@@ -66,6 +69,7 @@ async def collect_facts(options: GlobalOptions, path: Path | None) -> Facts:
         facts = await _read_files(facts, path)
     if _uses_nvml(facts):
         facts = replace(facts, driver=await host.driver())
+    facts = await asyncio.to_thread(with_container_facts, facts)
     dmem = await asyncio.to_thread(read_dmem, set(facts.unit_names.values()))
     return await probe_consumers(replace(facts, dmem=dmem))
 
@@ -176,10 +180,11 @@ async def _query_systemd(bus: BusConnection, facts: Facts) -> Facts:
 
     wanted = sorted(set(facts.unit_names.values()))
     try:
-        service, *units = await asyncio.gather(read_unit(SERVICE), *(read_unit(name) for name in wanted))
+        service, helper, *units = await asyncio.gather(*map(read_unit, (SERVICE, HELPER, *wanted)))
     except (BusError, BusLost) as error:
         return replace(facts, units_error=f"the query to systemd failed: {error}")
-    return replace(facts, service=service, units=dict(zip(wanted, units, strict=True)))
+    units_by_name = dict(zip(wanted, units, strict=True))
+    return replace(facts, service=service, units=units_by_name, containers=ContainerFacts(helper=helper))
 
 
 async def _unit(bus: BusConnection, name: str) -> UnitFacts:
@@ -218,4 +223,15 @@ def unit_facts(name: str, unit: Mapping[str, Any], service: Mapping[str, Any]) -
         restart=str(service.get("Restart", "")),
         kill_mode=str(service.get("KillMode", "")),
         result=str(service.get("Result", "")),
+        ip_allow=_networks(service.get("IPAddressAllow")),
+        ip_deny=_networks(service.get("IPAddressDeny")),
     )
+
+
+def _networks(value: Any) -> tuple[str, ...]:
+    """Networks of systemd's property: a list of (address family, bytes of the address, prefix length)."""
+    found = []
+    for one in value if isinstance(value, list) else []:
+        with suppress(ValueError, TypeError, IndexError):
+            found.append(f"{ip_address(bytes(one[1]))}/{int(one[2])}")
+    return tuple(found)

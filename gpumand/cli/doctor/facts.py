@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from gpumand.config.problems import ConfigProblem
+from gpumand.discovery.containers import FoundContainer
 from gpumand.discovery.daemons import OtherDaemon
 from gpumand.domain.consumer import BusyReport, ConsumerSpec, Health, Settings
 
@@ -107,6 +108,27 @@ class UnitFacts:
     restart: str = ""
     kill_mode: str = ""
     result: str = ""
+    ip_allow: tuple[str, ...] = ()
+    ip_deny: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ContainerFacts:
+    """The running containers of the host, as the caller can see them.
+
+    Attributes:
+        found: the containers.
+        presets: key of a container -> name of the preset that fits it.
+        error: why an engine could not be asked; "" when all could.
+        listening: TCP ports at which processes of the host listen.
+        helper: the unit of the helper that starts and stops containers; None where systemd could not be asked.
+    """
+
+    found: tuple[FoundContainer, ...] = ()
+    presets: Mapping[str, str] = field(default_factory=dict)
+    error: str = ""
+    listening: frozenset[int] = frozenset()
+    helper: UnitFacts | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,6 +203,7 @@ class Facts:
         dmem: the cgroup controller that counts VRAM; None where the kernel or the drivers do not have it.
         routes: answers of the health routes, by consumer.
         busy: answers of the busy routes, by consumer; only of those with a loaded model.
+        containers: running containers; None when they were not looked for.
     """
 
     caller: Caller
@@ -200,6 +223,7 @@ class Facts:
     dmem: Dmem | None = None
     routes: Mapping[str, Health] = field(default_factory=dict)
     busy: Mapping[str, BusyReport] = field(default_factory=dict)
+    containers: ContainerFacts | None = None
 
     @property
     def is_system(self) -> bool:
