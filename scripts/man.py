@@ -29,6 +29,7 @@ from gpumand.config.presets import preset, preset_names  # noqa: E402
 from gpumand.config.schema import TABLES  # noqa: E402
 from gpumand.config.table_schema import Key, keys_of  # noqa: E402
 from gpumand.domain import errors  # noqa: E402
+from gpumand.gateway.config import TABLES as GATEWAY_TABLES  # noqa: E402
 from gpumand.version import VERSION  # noqa: E402
 
 INTERFACES = ("Manager", "Device", "Consumer", "Lease")
@@ -132,6 +133,11 @@ def tables() -> str:
     return "\n".join(_table(name, keys_of(table)) for name, table in TABLES.items())
 
 
+def gateway_tables() -> str:
+    """List every table of the gateway's configuration with its keys."""
+    return "\n".join(_table(name, keys_of(table)) for name, table in GATEWAY_TABLES.items())
+
+
 def _table(name: str, keys: dict[str, Key]) -> str:
     return f"# [{name.upper() if '.' not in name else name}]\n\n".replace("[", "\\[").replace("]", "\\]") + "\n".join(
         item(f"**{key.name}**", f"{key.doc} {_value_of(key)}") for key in keys.values()
@@ -233,6 +239,7 @@ LISTS: dict[str, Callable[[], str]] = {
     "commands": commands,
     "global-options": global_options,
     "tables": tables,
+    "gateway-tables": gateway_tables,
     "presets": presets,
     "interfaces": interfaces,
     "errors": error_names,

@@ -127,6 +127,7 @@ def _consumer(state: ArbiterState, devices: Mapping[int, Sample], consumer: Cons
         doing=_activity(state, consumer),
         since_usec=consumer.since_usec,
         endpoint=consumer.spec.url,
+        preset=consumer.spec.preset,
         evict=tuple(map(str, consumer.spec.evict)),
         lazy=consumer.spec.lazy,
         busy=None if consumer.spec.busy is None or consumer.jobs is None else consumer.jobs > 0,

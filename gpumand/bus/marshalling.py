@@ -240,6 +240,7 @@ def _consumer(consumer: ConsumerStatus) -> Entry:
         ("doing", "s", consumer.doing),
         ("since_usec", "t", consumer.since_usec),
         ("endpoint", "s", consumer.endpoint),
+        ("preset", "s", consumer.preset or None),
         ("evict", "as", consumer.evict),
         ("lazy", "b", consumer.lazy),
         ("busy", "b", consumer.busy),

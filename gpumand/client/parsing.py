@@ -118,6 +118,7 @@ def _consumer(fields: Fields) -> Consumer:
         fields.text("doing", ""),
         fields.time("since_usec"),
         fields.text("endpoint", ""),
+        fields.text("preset", ""),
     )
 
 

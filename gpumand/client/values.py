@@ -114,6 +114,7 @@ class Consumer:
         doing: the operation in progress, as text.
         since: when its residency last changed; None = unknown.
         endpoint: its URL; "" if none is configured.
+        preset: the preset of its configuration; "" without one.
     """
 
     name: str
@@ -130,6 +131,7 @@ class Consumer:
     doing: str
     since: datetime | None
     endpoint: str
+    preset: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,9 +1,10 @@
 """Reads the presets: routes of well-known servers, which ship as TOML files in ``gpumand/consumers/presets``.
 
-A preset's file has a ``[preset]`` table (see ``PresetTable``) and a ``[consumer]`` table with keys of a consumer. In
-the strings of ``[consumer]``, ``{model}`` is replaced by the consumer's ``model``, escaped for its position (URL path,
-JSON pointer or plain text), and ``{tagged_model}`` by the model with the tag ``latest`` if it names none. A preset
-whose model is optional may have a table ``[without_model]``, whose keys replace those of ``[consumer]`` that need one.
+A preset's file has a ``[preset]`` table (see ``PresetTable``), a ``[consumer]`` table with keys of a consumer, and a
+``[routes]`` table for the gateway (see ``RoutesTable``). In the strings of ``[consumer]``, ``{model}`` is replaced by
+the consumer's ``model``, escaped for its position (URL path, JSON pointer or plain text), and ``{tagged_model}`` by the
+model with the tag ``latest`` if it names none. A preset whose model is optional may have a table ``[without_model]``,
+whose keys replace those of ``[consumer]`` that need one.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import attrs
 from gpumand.config.files import parse
 from gpumand.config.preset_schema import PresetTable
 from gpumand.config.problems import Document, Place, ProblemList
+from gpumand.config.routes_schema import RoutesTable
 from gpumand.config.table_schema import check_required, read_keys, with_defaults
 
 MODEL = "{model}"
@@ -39,11 +41,13 @@ class Preset:
         name: the name that a consumer's ``preset`` key refers to.
         about: its ``[preset]`` table.
         document: its parsed file, which also contains the ``[consumer]`` table.
+        routes: its ``[routes]`` table.
     """
 
     name: str
     about: PresetTable
     document: Document
+    routes: RoutesTable = attrs.field(factory=RoutesTable)
 
     def consumer(self, model: str) -> dict[str, Any]:
         """Return the consumer's keys, as parsed by tomllib, with the model substituted.
@@ -79,9 +83,15 @@ def preset(name: str) -> Preset:
     problems = ProblemList()
     document = parse(str(file), file.read_bytes(), problems)
     about = _about(document, problems) if document else {}
+    routes = (
+        read_keys(RoutesTable, document.table.get("routes", {}), Place(document, ("routes",)), problems)
+        if document
+        else {}
+    )
     problems.raise_any([str(file)])
     assert document is not None  # raise_any has raised otherwise
-    return Preset(name, PresetTable(**{"class_" if key == "class" else key: about[key] for key in about}), document)
+    table = PresetTable(**{"class_" if key == "class" else key: about[key] for key in about})
+    return Preset(name, table, document, RoutesTable(**with_defaults(RoutesTable, routes)))
 
 
 def _about(document: Document, problems: ProblemList) -> dict[str, Any]:

@@ -77,6 +77,7 @@ class ConsumerStatus:
         times: learned durations.
         vram_auto: ``vram_resident_mib`` is measured, or a guess until it is measured; it is not declared.
         endpoint: its URL, "" where none is configured.
+        preset: the preset of its configuration, "" without one.
         evict: its eviction methods, in the order in which they are tried.
         lazy: only requests to the consumer itself load its model into VRAM.
         busy: whether it reports that it is busy; None = unknown.
@@ -102,6 +103,7 @@ class ConsumerStatus:
     times: LearnedTimes = field(default_factory=LearnedTimes)
     vram_auto: bool = False
     endpoint: str = ""
+    preset: str = ""
     evict: tuple[str, ...] = ()
     lazy: bool = False
     busy: bool | None = None

@@ -11,7 +11,7 @@ import logging
 import os
 import socket
 import stat
-from collections.abc import MutableMapping
+from collections.abc import Collection, MutableMapping
 
 log = logging.getLogger(__name__)
 
@@ -29,16 +29,23 @@ def take_listeners(name: str = HTTP, environ: MutableMapping[str, str] = os.envi
     The variables are removed from the environment, so that no child process takes the descriptors for its own. A second
     call therefore returns nothing. Descriptors that were passed to another process are left alone.
     """
+    return take_named_listeners({name}, environ).get(name, [])
+
+
+def take_named_listeners(
+    names: Collection[str], environ: MutableMapping[str, str] = os.environ
+) -> dict[str, list[socket.socket]]:
+    """Return the passed listening stream sockets with these names, by name; the rest is as in ``take_listeners``."""
     variables = {variable: environ.pop(variable, "") for variable in _VARIABLES}
     if variables["LISTEN_PID"] != str(os.getpid()):
-        return []
-    names = variables["LISTEN_FDNAMES"].split(":")
-    taken = []
+        return {}
+    fd_names = variables["LISTEN_FDNAMES"].split(":")
+    taken: dict[str, list[socket.socket]] = {}
     for index in range(_count(variables["LISTEN_FDS"])):
-        fd, fd_name = FIRST_FD + index, names[index] if index < len(names) else ""
-        listener = _listener(fd) if fd_name == name else None
+        fd, fd_name = FIRST_FD + index, fd_names[index] if index < len(fd_names) else ""
+        listener = _listener(fd) if fd_name in names else None
         if listener is not None:
-            taken.append(listener)
+            taken.setdefault(fd_name, []).append(listener)
             continue
         log.warning("closed the passed descriptor %d (%.64r): it is not a listening socket of gpumand", fd, fd_name)
         with contextlib.suppress(OSError):

@@ -37,7 +37,7 @@ def test_preset_is_valid_and_names_its_sources(name: str) -> None:
     assert problems.entries == []
     assert one.about.sources
     assert one.about.notes
-    assert set(one.document.table) - {"without_model"} == {"preset", "consumer"}
+    assert set(one.document.table) - {"without_model"} == {"preset", "consumer", "routes"}
     assert one.about.model == "optional" or "without_model" not in one.document.table
     names_model = "model}" in str(one.document.table["consumer"])
     assert names_model == (one.about.model != "none")

@@ -1,0 +1,95 @@
+"""Decides which clients may use the gateway, and names them.
+
+A web site can make the browser of a user send requests to this host. Two checks prevent that: the Host header must name
+this host, which a site that points its own name at 127.0.0.1 cannot achieve, and the Origin header must be that of the
+service itself or be listed.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import socket
+from collections.abc import Callable
+from typing import Protocol
+from urllib.parse import urlsplit
+
+from aiohttp import web
+
+from gpumand.gateway.config import GatewaySettings
+from gpumand.gateway.connections import Connection
+from gpumand.gateway.headers import Origin, is_same_origin
+from gpumand.gateway.refusals import refused
+from gpumand.gateway.requests import Client
+
+
+class Access(Protocol):
+    """Admits or refuses a request before its consumer is known."""
+
+    def admit(self, request: web.BaseRequest, connection: Connection) -> tuple[Client, Origin]:
+        """The client of a request, and what forwarded headers say about it. Raises Refused."""
+
+
+class LocalAccess:
+    """Access for programs of this host: loopback addresses and Unix sockets, without keys.
+
+    Args:
+        settings: returns the configuration that is in force.
+    """
+
+    def __init__(self, settings: Callable[[], GatewaySettings]) -> None:
+        self._settings = settings
+        self._own_name = socket.gethostname().lower()
+
+    def admit(self, request: web.BaseRequest, connection: Connection) -> tuple[Client, Origin]:
+        """See Access."""
+        settings, peer = self._settings(), connection.peer
+        origin = self._origin(request, settings, "" if connection.is_unix else peer)
+        if connection.is_loopback and not self._names_this_host(origin.host, settings):
+            raise refused(421, "wrong_host", "The Host header names another host. Add its name to host_names.")
+        self._check_origin(request, origin, settings)
+        is_local = connection.is_unix or connection.is_loopback
+        return Client(peer or "unknown", is_local=is_local and origin.address in ("", peer)), origin
+
+    def _origin(self, request: web.BaseRequest, settings: GatewaySettings, peer: str) -> Origin:
+        host = request.headers.get("Host", "")
+        if not peer or peer not in settings.trusted_proxies:
+            return Origin(peer, host)
+        # The last address is the one that the trusted proxy has added; the client may have sent the others.
+        address = request.headers.get("X-Forwarded-For", "").rpartition(",")[2].strip()
+        scheme = request.headers.get("X-Forwarded-Proto", "").strip().lower()
+        return Origin(
+            address if _is_address(address) else peer,
+            request.headers.get("X-Forwarded-Host", "").strip() or host,
+            scheme if scheme in ("http", "https") else "http",
+        )
+
+    def _names_this_host(self, host: str, settings: GatewaySettings) -> bool:
+        name = _host_of(host)
+        if name == "localhost" or name.endswith(".localhost") or name == self._own_name or name in settings.host_names:
+            return True
+        try:
+            return ipaddress.ip_address(name).is_loopback
+        except ValueError:
+            return False
+
+    def _check_origin(self, request: web.BaseRequest, client: Origin, settings: GatewaySettings) -> None:
+        value = request.headers.get("Origin")
+        if value is None or value.lower() in settings.origins or is_same_origin(value, client):
+            return
+        raise refused(403, "foreign_origin", "Pages of this web site may not use the gateway. Add it to origins.")
+
+
+def _host_of(host: str) -> str:
+    """The name or address in a Host header, without the port; "" if it is not valid."""
+    try:
+        return (urlsplit(f"//{host}").hostname or "").rstrip(".") if "@" not in host and "/" not in host else ""
+    except ValueError:
+        return ""
+
+
+def _is_address(text: str) -> bool:
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
+        return False
+    return True

@@ -1,0 +1,46 @@
+"""Reads small JSON bodies before a request waits, because they decide about the form of its answer.
+
+Everything else stays with the client until the lease is granted: what is not read costs no memory.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+
+from aiohttp import web
+
+from gpumand.gateway.dialects import JSON, MODEL_PATHS
+from gpumand.gateway.forward import answer_expect
+from gpumand.gateway.paths import Target
+from gpumand.gateway.refusals import refused
+
+MAX_BYTES = 1024 * 1024
+READ_SEC = 30.0
+
+
+def is_read_early(request: web.BaseRequest, target: Target) -> bool:
+    """Whether the body is read before the request waits."""
+    length = request.content_length
+    is_json = request.content_type == JSON and "Content-Encoding" not in request.headers
+    return is_json and target.path in MODEL_PATHS and length is not None and length <= MAX_BYTES
+
+
+async def read_early(request: web.BaseRequest) -> bytes:
+    """Read a small body. Raises Refused if it takes too long or breaks off."""
+    await answer_expect(request)
+    try:
+        async with asyncio.timeout(READ_SEC):
+            return await request.content.readexactly(request.content_length or 0)
+    except TimeoutError:
+        raise refused(408, "slow_body", f"The body did not arrive within {READ_SEC:g} s.") from None
+    except asyncio.IncompleteReadError:
+        raise refused(400, "incomplete_body", "The body ended early.") from None
+
+
+def parse(body: bytes) -> object:
+    """The JSON document in a body; None if it is not JSON."""
+    try:
+        return json.loads(body)
+    except (ValueError, RecursionError):
+        return None

@@ -1,0 +1,321 @@
+"""Reads /etc/gpumand/gateway.toml, the configuration of the gateway; every error has its file, line and key."""
+
+# ruff: noqa: RUF009 - key() is a field specifier, evaluated once for each class as it should be
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import attrs
+
+from gpumand.config import validators
+from gpumand.config.consumer_schema import BusyTable
+from gpumand.config.files import read
+from gpumand.config.presets import preset_names
+from gpumand.config.problems import Document, Place, ProblemList, quoted
+from gpumand.config.quantities import Seconds
+from gpumand.config.routes_schema import rules
+from gpumand.config.shared_keys import MAX_SEC, seconds
+from gpumand.config.table_schema import INVALID, TableOf, key, read_keys, type_name, with_defaults
+from gpumand.config.value_types import Boolean, Choice, Integer, InvalidValue, ListOf, Text
+from gpumand.domain.consumer import BusyRoute
+from gpumand.domain.name_suggestions import nearest
+from gpumand.domain.request import MAX_PRIORITY, MIN_PRIORITY
+
+DEFAULT_FILE = Path("/etc/gpumand/gateway.toml")
+SOCKET_PREFIX = "unix:"
+MAX_LISTENERS = 256
+
+
+def _listen(text: str) -> str:
+    """Check an address to listen at: an IP address with a port, or ``unix:`` and an absolute path."""
+    if text.startswith(SOCKET_PREFIX):
+        path = validators.absolute_path(text.removeprefix(SOCKET_PREFIX))
+        if len(path) > validators.MAX_SOCKET_PATH:
+            raise InvalidValue(f"is longer than {validators.MAX_SOCKET_PATH} bytes, the maximum of Linux")
+        return text
+    address = validators.listen_address(text)
+    if not validators.is_loopback(address):
+        raise InvalidValue(f"{quoted(text)} is reachable from other hosts: use 127.0.0.1 or [::1], or a Unix socket")
+    return address
+
+
+def _preset(text: str) -> str:
+    if text not in preset_names():
+        raise InvalidValue(f"there is no preset {quoted(text)}", nearest(text, preset_names()))
+    return text
+
+
+def _consumer(text: str) -> str:
+    if not validators.CONSUMER_NAME.fullmatch(text):
+        raise InvalidValue(f"{quoted(text)} is not the name of a consumer")
+    return text
+
+
+@attrs.frozen(kw_only=True)
+class ListenerSettings:
+    """One service that the gateway offers; the fields are the keys of ``ListenerTable``.
+
+    Attributes:
+        name: name of the listener.
+    """
+
+    name: str
+    listen: tuple[str, ...] = ()
+    consumer: str = ""
+    preset: str = ""
+    priority: int = 0
+    websocket: str = ""
+    ws_idle_sec: float = 30.0
+    allow: tuple[str, ...] = ()
+    busy: BusyRoute | None = None
+    busy_grace_sec: float = 60.0
+    forward_user: bool = False
+
+
+_LISTENER = ListenerSettings(name="")
+
+
+@attrs.frozen
+class ListenerTable:
+    """``[gateway.listeners.NAME]``: an address at which clients find one consumer."""
+
+    listen: tuple[str, ...] = key(
+        ListOf(Text("address and port, or unix:PATH", _listen), max_length=8, single=True),
+        "Listen address: a loopback IP address and port, such as 127.0.0.1:8188, or unix: and the path of a socket, or "
+        "a list of them. Without it, the listener uses the sockets that systemd passes under its name.",
+        default=(),
+    )
+    consumer: str = key(
+        Text("name of a consumer", _consumer), "Consumer that serves the requests. By default NAME.", default=""
+    )
+    preset: str = key(
+        Text("name of a preset", _preset),
+        "Preset whose routes apply. By default the preset of the consumer in gpumand's configuration.",
+        default="",
+    )
+    priority: int = key(
+        Integer(MIN_PRIORITY, MAX_PRIORITY),
+        "Priority of the requests. 0 uses the priority of the consumer.",
+        default=_LISTENER.priority,
+    )
+    websocket: str = key(
+        Choice(("look", "work")),
+        "Class of WebSocket connections. look passes them while the server runs and needs no lease; work holds a lease "
+        "while messages are exchanged. By default as in the preset.",
+        default="",
+    )
+    ws_idle_sec: float = key(
+        seconds(),
+        "Idle time of a WebSocket of class work: its lease ends after this time without a message. Ping and pong do "
+        "not count.",
+        default=_LISTENER.ws_idle_sec,
+        unit="s",
+    )
+    allow: tuple[str, ...] = key(
+        rules(),
+        "Permitted routes of class never, such as POST /api/pull: routes that change the server, which clients may not "
+        "use by default.",
+        default=(),
+    )
+    busy: BusyRoute | None = key(
+        TableOf(BusyTable, BusyRoute),
+        "Busy check request, for requests that are answered before their work is done. By default that of the preset.",
+        default=None,
+    )
+    busy_grace_sec: float = key(
+        Seconds(0, MAX_SEC),
+        "Grace period of such work: how long its lease is held while the busy check gives no answer.",
+        default=_LISTENER.busy_grace_sec,
+        unit="s",
+    )
+    forward_user: bool = key(
+        Boolean(),
+        "Names of users: pass on the headers X-OpenWebUI-User-*, with which Open WebUI can name its user.",
+        default=False,
+    )
+
+
+@attrs.frozen(kw_only=True)
+class GatewaySettings:
+    """The configuration of the gateway; the fields are the keys of ``GatewayTable``."""
+
+    wait_sec: float = 290.0
+    patience_sec: float = 10.0
+    drip_sec: float = 5.0
+    turn_sec: float = 2.0
+    linger_sec: float = 5.0
+    lease_ttl_sec: float = 120.0
+    drain_sec: float = 30.0
+    max_connections: int = 1024
+    max_waiting: int = 512
+    max_waiting_per_client: int = 64
+    host_names: tuple[str, ...] = ()
+    origins: tuple[str, ...] = ()
+    trusted_proxies: tuple[str, ...] = ()
+    listeners: dict[str, ListenerSettings] = attrs.field(factory=dict)
+
+
+_DEFAULTS = GatewaySettings()
+
+
+def _host_name(text: str) -> str:
+    if text != text.lower() or not all(char.isalnum() or char in ".-" for char in text):
+        raise InvalidValue(f"{quoted(text)} is not a host name in lower case, without a port")
+    return text
+
+
+def _origin(text: str) -> str:
+    if text == "null":
+        return text
+    base = validators.url(text)
+    if base.count("/") > 2:
+        raise InvalidValue(f"{quoted(text)} is not an origin: write scheme, host and port, such as http://host:3000")
+    return base.lower()
+
+
+def _ip_address(text: str) -> str:
+    try:
+        return validators.split_address(f"[{text}]:1" if ":" in text else f"{text}:1")[0]
+    except ValueError:
+        raise InvalidValue(f"{quoted(text)} is not an IP address") from None
+
+
+@attrs.frozen
+class GatewayTable:
+    """``[gateway]``: how the gateway waits, and which clients it accepts."""
+
+    wait_sec: float = key(
+        seconds(),
+        "Maximum wait of a request for its lease. Many programs give up after 300 s, without saying why.",
+        default=_DEFAULTS.wait_sec,
+        unit="s",
+    )
+    patience_sec: float = key(
+        Seconds(0, MAX_SEC),
+        "Silence before the answer of a waiting request begins. After that, the client gets signs of life in the form "
+        "of its API, and later errors come inside an answer with status 200.",
+        default=_DEFAULTS.patience_sec,
+        unit="s",
+    )
+    drip_sec: float = key(seconds(), "Interval between signs of life.", default=_DEFAULTS.drip_sec, unit="s")
+    turn_sec: float = key(
+        Seconds(0, MAX_SEC),
+        "Turn of a consumer: while requests for others wait, new requests share a lease only for this time after its "
+        "grant. After that they wait for a lease of their own.",
+        default=_DEFAULTS.turn_sec,
+        unit="s",
+    )
+    linger_sec: float = key(
+        Seconds(0, MAX_SEC),
+        "Lingering of a lease: how long it is kept after its last request while no other request waits.",
+        default=_DEFAULTS.linger_sec,
+        unit="s",
+    )
+    lease_ttl_sec: float = key(
+        Seconds(10, MAX_SEC),
+        "Duration of the gateway's leases. They are renewed at half of it, and end by themselves if the gateway "
+        "crashes.",
+        default=_DEFAULTS.lease_ttl_sec,
+        unit="s",
+    )
+    drain_sec: float = key(
+        Seconds(0, 3600),
+        "Time that requests in flight have to end when the gateway is stopped.",
+        default=_DEFAULTS.drain_sec,
+        unit="s",
+    )
+    max_connections: int = key(
+        Integer(1, 65536), "Maximum number of connections of clients.", default=_DEFAULTS.max_connections
+    )
+    max_waiting: int = key(Integer(1, 65536), "Maximum number of waiting requests.", default=_DEFAULTS.max_waiting)
+    max_waiting_per_client: int = key(
+        Integer(1, 65536),
+        "Maximum number of waiting requests of one client. It does not apply to programs of this host, which share one "
+        "address.",
+        default=_DEFAULTS.max_waiting_per_client,
+    )
+    host_names: tuple[str, ...] = key(
+        ListOf(Text("host name", _host_name)),
+        "Further names of this host in URLs. Requests that name another host are refused, so that web sites cannot "
+        "reach the gateway through a browser.",
+        default=(),
+    )
+    origins: tuple[str, ...] = key(
+        ListOf(Text("origin", _origin)),
+        "Web sites that may send requests by a browser, such as http://localhost:3000. Pages of the service itself may "
+        "always do so.",
+        default=(),
+    )
+    trusted_proxies: tuple[str, ...] = key(
+        ListOf(Text("IP address", _ip_address)),
+        "IP addresses of proxies in front of the gateway, whose X-Forwarded headers are believed.",
+        default=(),
+    )
+
+
+TABLES: dict[str, type[attrs.AttrsInstance]] = {
+    "gateway": GatewayTable,
+    "gateway.listeners.NAME": ListenerTable,
+}
+"""All tables of the configuration, in the order of the reference."""
+
+
+def load(path: Path | None = None) -> GatewaySettings:
+    """Read the configuration. This function blocks while it reads the file.
+
+    Args:
+        path: the file; None reads ``DEFAULT_FILE``, which need not exist.
+
+    Raises:
+        ConfigProblems: the configuration cannot be used; the exception lists all problems.
+    """
+    problems = ProblemList()
+    file = path or DEFAULT_FILE
+    document = read(file, problems, optional=path is None)
+    settings = _settings(document, problems) if document else GatewaySettings()
+    problems.raise_any([str(file)])
+    return settings
+
+
+def _settings(document: Document, problems: ProblemList) -> GatewaySettings:
+    place = Place(document)
+    for name in document.table.keys() - {"gateway"}:
+        problems.add(place.at(name), "unknown table", nearest(name, ("gateway",)))
+    raw = document.table.get("gateway", {})
+    listeners: object = {}
+    if isinstance(raw, dict):
+        raw = dict(raw)
+        listeners = raw.pop("listeners", {})
+    given = read_keys(GatewayTable, raw, place.at("gateway"), problems)
+    found = _listeners(listeners, place.at("gateway", "listeners"), problems)
+    return GatewaySettings(**with_defaults(GatewayTable, given), listeners=found)
+
+
+def _listeners(raw: object, place: Place, problems: ProblemList) -> dict[str, ListenerSettings]:
+    if not isinstance(raw, dict):
+        problems.add(place, f"must be a table that contains one table per listener, not {type_name(raw)}")
+        return {}
+    if len(raw) > MAX_LISTENERS:
+        problems.add(place, f"has {len(raw)} listeners, more than the maximum of {MAX_LISTENERS}")
+        return {}
+    found = {name: _listener(name, table, place.at(name), problems) for name, table in raw.items()}
+    _check_addresses(found, place, problems)
+    return found
+
+
+def _listener(name: str, raw: object, place: Place, problems: ProblemList) -> ListenerSettings:
+    if not validators.CONSUMER_NAME.fullmatch(name):
+        problems.add(place, "is not a valid name: use letters, digits, dots, underscores and hyphens")
+    keys: dict[str, Any] = with_defaults(ListenerTable, read_keys(ListenerTable, raw, place, problems))
+    return ListenerSettings(name=name, **(keys | {"consumer": keys["consumer"] or name}))
+
+
+def _check_addresses(listeners: dict[str, ListenerSettings], place: Place, problems: ProblemList) -> None:
+    first: dict[str, str] = {}
+    read: dict[str, Any] = {name: one.listen for name, one in listeners.items()}
+    for name, addresses in read.items():
+        for address in () if addresses is INVALID else addresses:
+            if (owner := first.setdefault(address, name)) != name:
+                problems.add(place.at(name, "listen"), f"{address} is already used by the listener {owner}")

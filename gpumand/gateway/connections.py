@@ -1,0 +1,299 @@
+"""Accepts connections and limits slow, broken or hostile clients; notices when a client leaves.
+
+aiohttp parses and answers requests. Its protocol is wrapped, because its own limits differ between versions, and
+because none of its versions in Debian ends a handler when the client leaves.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+import select
+import socket
+import struct
+from collections.abc import Awaitable, Callable
+from functools import partial
+from typing import Any, cast
+
+from aiohttp import web
+
+from gpumand.gateway.headers import REFUSED_HEADER
+
+log = logging.getLogger(__name__)
+
+Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
+
+MAX_HEAD_BYTES = 16 * 1024
+HEAD_SEC = 10.0
+"""Seconds from the first byte of a head, or from connecting, to its end."""
+
+IDLE_SEC = 75.0
+"""Seconds that a connection without a request is kept, as in nginx."""
+
+STALL_SEC = 300.0
+"""Seconds that a client may stop reading its answer, while its request holds a lease."""
+
+LINGER_SEC = 2.0
+"""Seconds in which the rest of a body is read after a refusal, so that the client can read the answer."""
+
+BACKLOG = 512
+
+_END_OF_HEAD = re.compile(rb"\n\r?\n")
+_TOO_LATE = b"408 Request Timeout"
+_TOO_LONG = b"431 Request Header Fields Too Large"
+_BAD = b"400 Bad Request"
+
+
+class _RequestProtocol(web.RequestHandler):
+    """aiohttp's protocol with short error responses; invalid requests of clients are not logged."""
+
+    def __init__(self, connection: Connection, server: web.Server) -> None:
+        super().__init__(
+            server,
+            loop=asyncio.get_running_loop(),
+            keepalive_timeout=IDLE_SEC,
+            access_log=cast(Any, None),
+            lingering_time=LINGER_SEC,
+            max_line_size=MAX_HEAD_BYTES,
+            max_field_size=MAX_HEAD_BYTES,
+            auto_decompress=False,
+        )
+        self.connection = connection
+
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,
+    ) -> web.StreamResponse:
+        """Answer an invalid request, or a request whose handler has failed."""
+        if status >= 500:
+            log.error("a request failed with an internal error", exc_info=exc)
+        if request.writer.output_size > 0:
+            # A part of the answer was sent: only an end of the connection shows that it is not complete.
+            self.connection.abort()
+            raise ConnectionError("the answer has already begun")
+        text = "invalid HTTP request\n" if status < 500 else "internal error; see the gateway's log\n"
+        response = web.Response(status=status, text=text, headers={REFUSED_HEADER: "refused"})
+        response.force_close()
+        return response
+
+
+class Connection(asyncio.Protocol):
+    """One connection of a client.
+
+    Args:
+        acceptor: the acceptor that counts this connection.
+        listener: name of the listener that it came in by.
+        is_loopback: the listener is a TCP address that only this host can reach.
+    """
+
+    def __init__(self, acceptor: Acceptor, listener: str, is_loopback: bool) -> None:
+        self.listener, self.is_loopback = listener, is_loopback
+        self.is_gone = False
+        self._acceptor = acceptor
+        self._protocol = _RequestProtocol(self, acceptor.server)
+        self._transport: asyncio.Transport | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._stall: asyncio.TimerHandle | None = None
+        self._head: bytearray | None = bytearray()
+        self._handling: asyncio.Task[Any] | None = None
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether no request is being received or handled."""
+        return self._handling is None
+
+    @property
+    def is_unix(self) -> bool:
+        """Whether the client is connected to a Unix socket."""
+        return self._socket is not None and self._socket.family == socket.AF_UNIX
+
+    @property
+    def peer(self) -> str:
+        """The client: its address over TCP, its uid on a Unix socket; "" after the connection was lost."""
+        if self._transport is None or self._socket is None:
+            return ""
+        if self.is_unix:
+            credentials = self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
+            return f"uid {struct.unpack('3i', credentials)[1]}"
+        return str((self._transport.get_extra_info("peername") or ("",))[0])
+
+    @property
+    def _socket(self) -> socket.socket | None:
+        return None if self._transport is None else self._transport.get_extra_info("socket")
+
+    def begin_request(self) -> None:
+        """The current task handles a request; it is cancelled when the client leaves."""
+        self._handling = asyncio.current_task()
+        if self.is_gone and self._handling is not None:
+            self._handling.cancel()
+
+    def end_request(self) -> None:
+        """The request is handled; the head of the next one is limited again."""
+        self._handling = None
+        self._head = bytearray()
+
+    def abort(self) -> None:
+        """Close the connection at once, which shows that an answer is not complete."""
+        if self._transport is not None:
+            self._transport.abort()
+
+    def close_if_idle(self) -> None:
+        """Close the connection unless a request is being handled."""
+        if self.is_idle:
+            self.abort()
+
+    def check_peer(self) -> None:
+        """Notice that the client has left although its body is not being read at the moment."""
+        # While reading is paused, asyncio does not see the end of the stream; the kernel does.
+        if self._transport is None or self.is_gone:
+            return
+        poll = select.poll()
+        poll.register(self._transport.get_extra_info("socket").fileno(), select.POLLRDHUP)
+        if any(events & (select.POLLRDHUP | select.POLLHUP | select.POLLERR) for _, events in poll.poll(0)):
+            self._leave()
+
+    # -- methods called by asyncio -------------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
+        self._set_timer(HEAD_SEC)
+        self._protocol.connection_made(transport)
+        self._acceptor.admit(self)
+
+    def data_received(self, data: bytes) -> None:
+        if self._head is not None and not self._limit_head(data):
+            return
+        # Older versions of aiohttp raise exceptions of any type for some invalid requests.
+        try:
+            self._protocol.data_received(data)
+        except Exception as error:
+            log.debug("invalid HTTP request: %r", error)
+            self._respond_and_close(_BAD)
+
+    def eof_received(self) -> bool:
+        self._leave()
+        return False
+
+    def pause_writing(self) -> None:
+        self._protocol.pause_writing()
+        self._stall = asyncio.get_running_loop().call_later(STALL_SEC, self.abort)
+
+    def resume_writing(self) -> None:
+        if self._stall is not None:
+            self._stall.cancel()
+        self._protocol.resume_writing()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._set_timer(None)
+        if self._stall is not None:
+            self._stall.cancel()
+        self._acceptor.remove(self)
+        self._leave()
+        self._protocol.connection_lost(exc)
+        self._transport = None
+
+    # -- limits --------------------------------------------------------------------------------------------------
+
+    def _leave(self) -> None:
+        if self.is_gone:
+            return
+        self.is_gone = True
+        if self._handling is not None:
+            self._handling.cancel()
+
+    def _limit_head(self, data: bytes) -> bool:
+        """Count the bytes of a head, until its end; False if the connection was closed."""
+        head = self._head
+        assert head is not None
+        began = not head
+        head += data[: MAX_HEAD_BYTES + 4]
+        # Empty lines before a request are allowed, and are no end of a head.
+        del head[: len(head) - len(head.lstrip(b"\r\n"))]
+        if not head:
+            return True
+        if began and self._timer is None:
+            self._set_timer(HEAD_SEC)
+        end = _END_OF_HEAD.search(head)
+        if end is not None and end.end() <= MAX_HEAD_BYTES:
+            self._head = None
+            self._set_timer(None)
+        elif len(head) > MAX_HEAD_BYTES:
+            self._respond_and_close(_TOO_LONG)
+            return False
+        return True
+
+    def _set_timer(self, seconds: float | None) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        loop = asyncio.get_running_loop()
+        self._timer = None if seconds is None else loop.call_later(seconds, self._head_is_late)
+
+    def _head_is_late(self) -> None:
+        self._timer = None
+        if self._head:
+            self._respond_and_close(_TOO_LATE)
+        else:
+            self.abort()
+
+    def _respond_and_close(self, status: bytes) -> None:
+        """Answer without aiohttp, which may be in the middle of parsing, and close the connection."""
+        if self._transport is not None:
+            head = b"HTTP/1.1 %s\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
+            self._transport.write(head % status)
+            self._transport.close()
+
+
+def connection_of(request: web.BaseRequest) -> Connection:
+    """Return the connection of a request."""
+    protocol = request.protocol
+    assert isinstance(protocol, _RequestProtocol)
+    return protocol.connection
+
+
+class Acceptor:
+    """Accepts connections and limits their number.
+
+    Args:
+        handler: handles every request.
+        max_connections: maximum number of connections.
+    """
+
+    def __init__(self, handler: Handler, max_connections: int) -> None:
+        self.server = web.Server(handler)
+        self.max_connections = max_connections
+        self._connections: dict[Connection, None] = {}
+
+    def __len__(self) -> int:
+        return len(self._connections)
+
+    async def open(self, listener: socket.socket, name: str, is_loopback: bool) -> asyncio.Server:
+        """Accept connections on a listening socket. Closing the server closes the socket but keeps its path."""
+        # create_unix_server is not used: since Python 3.13 it removes the path of a socket that it was given, and the
+        # path belongs to systemd.
+        make = partial(Connection, self, name, is_loopback)
+        return await asyncio.get_running_loop().create_server(make, sock=listener, backlog=BACKLOG)
+
+    def admit(self, connection: Connection) -> None:
+        """Add a connection; above the limit, abort one without a request, else the new one."""
+        self._connections[connection] = None
+        if len(self._connections) > self.max_connections:
+            next((one for one in self._connections if one.is_idle), connection).abort()
+
+    def remove(self, connection: Connection) -> None:
+        """Remove a connection that was lost."""
+        self._connections.pop(connection, None)
+
+    def close_idle(self) -> None:
+        """Close the connections on which no request is in flight."""
+        for connection in tuple(self._connections):
+            connection.close_if_idle()
+
+    async def close(self) -> None:
+        """End all connections."""
+        for connection in tuple(self._connections):
+            connection.abort()
+        await self.server.shutdown(1.0)

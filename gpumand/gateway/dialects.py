@@ -1,0 +1,215 @@
+"""The APIs that clients speak: how each one writes an error, and what keeps its clients patient while a model loads.
+
+A client of an API has a limit on silence. What was tried with the official client libraries: a comment in server-sent
+events (OpenAI), a ping event (Anthropic), a chunk without content (Ollama; a blank line crashes its Python client), and
+blanks before a JSON document. Headers alone do not help.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from enum import Enum
+from typing import Any
+
+from gpumand.gateway.refusals import Refusal
+
+EVENT_STREAM = "text/event-stream"
+JSON = "application/json"
+JSON_LINES = "application/x-ndjson"
+
+
+class Api(Enum):
+    """The API of a request."""
+
+    OPENAI = "openai"
+    ANTHROPIC = "anthropic"
+    OLLAMA = "ollama"
+    HTML = "html"
+    PLAIN = "plain"
+
+
+_OPENAI_STREAMS = (
+    "/chat/completions",
+    "/completions",
+    "/v1/chat/completions",
+    "/v1/completions",
+    "/v1/responses",
+    "/api/v1/chat/completions",
+    "/api/v1/completions",
+    "/api/v0/chat/completions",
+    "/api/v0/completions",
+    "/v1/infill",
+    "/completion",
+    "/infill",
+)
+_OPENAI_DOCUMENTS = (
+    "/embeddings",
+    "/v1/embeddings",
+    "/rerank",
+    "/v1/rerank",
+    "/reranking",
+    "/v1/reranking",
+    "/v1/images/generations",
+    "/v1/moderations",
+    "/tokenize",
+)
+_ANTHROPIC = ("/v1/messages", "/v1/messages/count_tokens")
+_OLLAMA_STREAMS = ("/api/chat", "/api/generate")
+_OLLAMA_DOCUMENTS = ("/api/embed", "/api/embeddings")
+
+MODEL_PATHS = frozenset((*_OPENAI_STREAMS, *_OPENAI_DOCUMENTS, *_ANTHROPIC, *_OLLAMA_STREAMS, *_OLLAMA_DOCUMENTS))
+"""Paths whose JSON body is read before the request waits, because it decides about the form of the answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Dialect:
+    """The form of the answers to one request.
+
+    Attributes:
+        api: the API that the client speaks.
+        content_type: type of an answer that begins before the consumer has answered; "" = none may begin early.
+        path: decoded path of the request.
+        model: the model that the request names.
+    """
+
+    api: Api = Api.PLAIN
+    content_type: str = ""
+    path: str = ""
+    model: str = ""
+
+    def drip(self, text: str) -> bytes:
+        """Bytes that show the client that its request is being handled; ``text`` is shown where the API allows it."""
+        if self.content_type == EVENT_STREAM:
+            if self.api is Api.ANTHROPIC:
+                return b'event: ping\ndata: {"type": "ping"}\n\n'
+            return f": {_line(text)}\n\n".encode()
+        if self.content_type == JSON_LINES:
+            return _json(self._empty_chunk()) + b"\n"
+        return b" "
+
+    def error_frame(self, refusal: Refusal) -> bytes:
+        """An error in an answer that has already begun with status 200."""
+        return self.frame(error_body(self.api, refusal))
+
+    def frame(self, body: bytes) -> bytes:
+        """An error document of the consumer or the gateway, in the form of an answer that has already begun."""
+        document = _one_line_json(self.api, body)
+        if self.content_type == EVENT_STREAM:
+            event = b"event: error\n" if self.api is Api.ANTHROPIC else b""
+            return event + b"data: " + document + b"\n\n"
+        return document + b"\n"
+
+    def _empty_chunk(self) -> dict[str, Any]:
+        chunk: dict[str, Any] = {"model": self.model, "created_at": _now()}
+        content = {"message": {"role": "assistant", "content": ""}} if self.path == "/api/chat" else {"response": ""}
+        return chunk | content | {"done": False}
+
+
+def dialect_of(path: str, body: object, *, accepts_html: bool = False, accepts_json: bool = False) -> Dialect:
+    """The dialect of a request.
+
+    Args:
+        path: decoded path.
+        body: its parsed JSON body; None if it is not JSON or was not read.
+        accepts_html, accepts_json: what the client asks for, which decides about errors on other paths.
+    """
+    api = api_of(path)
+    document = body if isinstance(body, dict) else None
+    if api is Api.PLAIN:
+        return Dialect(Api.HTML if accepts_html else Api.OPENAI if accepts_json else Api.PLAIN, path=path)
+    if document is None:
+        return Dialect(api, path=path)
+    model = document.get("model")
+    return Dialect(api, _content_type(path, document), path, model[:256] if isinstance(model, str) else "")
+
+
+def api_of(path: str) -> Api:
+    """The API that a path belongs to."""
+    if path in _ANTHROPIC:
+        return Api.ANTHROPIC
+    if path in _OLLAMA_STREAMS or path in _OLLAMA_DOCUMENTS:
+        return Api.OLLAMA
+    return Api.OPENAI if path in MODEL_PATHS or path.startswith("/v1/") else Api.PLAIN
+
+
+def _content_type(path: str, body: dict[str, Any]) -> str:
+    if path in _OLLAMA_STREAMS:
+        # Ollama streams unless it is asked not to.
+        return JSON if body.get("stream") is False else JSON_LINES
+    streams = path in _OPENAI_STREAMS or path == "/v1/messages"
+    return EVENT_STREAM if streams and body.get("stream") is True else JSON
+
+
+def is_unload(path: str, body: object) -> bool:
+    """Whether a request to Ollama only unloads the model: ``keep_alive`` 0 without a prompt."""
+    if path not in _OLLAMA_STREAMS or not isinstance(body, dict) or body.get("prompt") or body.get("messages"):
+        return False
+    keep_alive = body.get("keep_alive")
+    return isinstance(keep_alive, int | str) and keep_alive is not False and keep_alive in (0, "0", "0s", "0m", "0h")
+
+
+def unload_answer(path: str, body: object) -> bytes:
+    """Ollama's answer to a request that unloads the model; gpumand decides when the model leaves memory."""
+    model = body.get("model") if isinstance(body, dict) else ""
+    answer: dict[str, Any] = {"model": model if isinstance(model, str) else "", "created_at": _now()}
+    answer |= {"message": {"role": "assistant", "content": ""}} if path == "/api/chat" else {"response": ""}
+    return _json(answer | {"done": True, "done_reason": "unload"})
+
+
+def status_for(api: Api, refusal: Refusal) -> int:
+    """The HTTP status of a refusal."""
+    if api is Api.ANTHROPIC and refusal.code == "gpu_busy":
+        return 529
+    is_busy_elsewhere = refusal.status == 429 and api not in (Api.OPENAI, Api.ANTHROPIC)
+    return 503 if is_busy_elsewhere else refusal.status
+
+
+def error_body(api: Api, refusal: Refusal) -> bytes:
+    """The document of a refusal in the form of an API; one line of text in other cases."""
+    if api is Api.OPENAI:
+        return _json(
+            {"error": {"message": refusal.message, "type": _type(refusal), "param": None, "code": refusal.code}}
+        )
+    if api is Api.ANTHROPIC:
+        kind = "overloaded_error" if refusal.code == "gpu_busy" else _type(refusal)
+        return _json({"type": "error", "error": {"type": kind, "message": refusal.message}})
+    if api is Api.OLLAMA:
+        return _json({"error": refusal.message})
+    return f"{refusal.message}\n".encode()
+
+
+def error_type(api: Api) -> str:
+    """The content type of ``error_body``."""
+    return "text/plain" if api in (Api.PLAIN, Api.HTML) else JSON
+
+
+def _type(refusal: Refusal) -> str:
+    if refusal.status == 429:
+        return "rate_limit_error"
+    return "invalid_request_error" if refusal.status < 500 else "api_error"
+
+
+def _one_line_json(api: Api, body: bytes) -> bytes:
+    """A JSON object on one line, whatever the consumer has answered."""
+    try:
+        document = json.loads(body)
+    except (ValueError, RecursionError):
+        document = None
+    if isinstance(document, dict) and "error" in document:
+        return _json(document)
+    text = _line(body.decode("utf-8", "replace"))[:1000] or "the service has answered with an error"
+    return error_body(api if api in (Api.ANTHROPIC, Api.OLLAMA) else Api.OPENAI, Refusal(502, "upstream_error", text))
+
+
+def _json(document: object) -> bytes:
+    return json.dumps(document, separators=(",", ":")).encode()
+
+
+def _line(text: str) -> str:
+    return " ".join(text.split())
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat().replace("+00:00", "Z")

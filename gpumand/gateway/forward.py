@@ -1,0 +1,144 @@
+"""Passes a request on to its consumer and the answer back, both as streams of constant memory."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import aiohttp
+from aiohttp import web
+from multidict import CIMultiDict
+
+from gpumand.gateway.dialects import EVENT_STREAM
+from gpumand.gateway.exchange import Exchange
+from gpumand.gateway.headers import request_headers, response_headers
+from gpumand.gateway.upstream import Endpoint, Upstreams
+
+MAX_ERROR_BYTES = 64 * 1024
+"""How much of an error document is read, where it has to be put into an answer that has already begun."""
+
+_CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+_BODILESS = (204, 304)
+
+
+class AnswerCut(Exception):
+    """The consumer ended the connection in the middle of its answer; the client's connection was ended too."""
+
+
+def sent_headers(exchange: Exchange, endpoint: Endpoint) -> CIMultiDict[str]:
+    """The headers of the request to the consumer."""
+    settings = exchange.service.settings
+    raw = exchange.request.raw_headers
+    headers = request_headers(raw, exchange.origin, endpoint.origin, forward_user=settings.forward_user)
+    if exchange.response is not None:
+        # The answer has begun without compression, so its rest must not be compressed either.
+        headers["Accept-Encoding"] = "identity"
+    return headers
+
+
+async def begin(
+    exchange: Exchange, upstreams: Upstreams, endpoint: Endpoint, body: bytes | None
+) -> aiohttp.ClientResponse:
+    """Send the request and wait for the head of the answer.
+
+    Args:
+        exchange: the request.
+        upstreams: the HTTP clients.
+        endpoint: where the consumer is.
+        body: the body, if it was read already; None passes it on as it arrives.
+
+    Raises:
+        UpstreamDown, Refused: there is no answer.
+    """
+    request, data = exchange.request, body
+    streamed: Any = data
+    if body is None and request.body_exists:
+        await answer_expect(request)
+        streamed = _body(request)
+    headers = sent_headers(exchange, endpoint)
+    return await upstreams.request(endpoint, request.method, exchange.target.raw, headers, streamed)
+
+
+async def answer_expect(request: web.BaseRequest) -> None:
+    """Ask a client that waits for permission to send its body."""
+    if request.headers.get("Expect", "").lower() == "100-continue" and not request.content.is_eof():
+        await request.writer.write(_CONTINUE)
+        # These bytes are no part of the answer, whose absence shows that an error may still be answered.
+        request.writer.output_size = 0
+
+
+async def _body(request: web.BaseRequest) -> AsyncIterator[bytes]:
+    # The end of a body that breaks off is an exception here, so the consumer never takes it for complete.
+    async for chunk in request.content.iter_any():
+        yield chunk
+
+
+async def relay(
+    exchange: Exchange, answer: aiohttp.ClientResponse, endpoint: Endpoint, read: bytes = b""
+) -> web.StreamResponse:
+    """Pass an answer on to the client.
+
+    Args:
+        exchange: the request.
+        answer: the answer.
+        endpoint: where it comes from.
+        read: the beginning of its body, if that was read already.
+
+    Raises:
+        AnswerCut: the answer broke off.
+    """
+    if exchange.response is not None:
+        return await _continue(exchange, exchange.response, answer)
+    headers = response_headers(answer.raw_headers, exchange.origin, endpoint.origin)
+    if answer.content_type == EVENT_STREAM:
+        headers.setdefault("X-Accel-Buffering", "no")
+    response = web.StreamResponse(status=answer.status, reason=answer.reason, headers=headers)
+    exchange.response, exchange.entry.status = response, answer.status
+    await response.prepare(exchange.request)
+    if exchange.request.method != "HEAD" and answer.status not in _BODILESS:
+        if read:
+            await response.write(read)
+        await _copy(exchange, response, answer)
+    await response.write_eof()
+    return response
+
+
+async def _continue(
+    exchange: Exchange, response: web.StreamResponse, answer: aiohttp.ClientResponse
+) -> web.StreamResponse:
+    """Pass an answer on as the rest of one that has begun with status 200."""
+    if answer.status < 400:
+        await _copy(exchange, response, answer)
+    else:
+        try:
+            body = await answer.content.read(MAX_ERROR_BYTES)
+        except (aiohttp.ClientError, OSError):
+            body = b""
+        await response.write(exchange.dialect.frame(body))
+    await response.write_eof()
+    return response
+
+
+async def _copy(exchange: Exchange, response: web.StreamResponse, answer: aiohttp.ClientResponse) -> None:
+    entry = exchange.entry
+    content = answer.content
+    while True:
+        try:
+            chunk = await content.readany()
+        except (aiohttp.ClientError, asyncio.IncompleteReadError, OSError):
+            # An end of the connection is the only sign of an incomplete answer that every client understands.
+            exchange.connection.abort()
+            raise AnswerCut from None
+        if not chunk:
+            return
+        entry.sent_bytes += len(chunk)
+        await response.write(chunk)
+
+
+def finish(answer: aiohttp.ClientResponse) -> None:
+    """Keep the connection of an answer that was read to its end, and close any other."""
+    if answer.content.at_eof():
+        answer.release()
+    else:
+        answer.close()

@@ -1,0 +1,188 @@
+"""Handles one request: checks it, determines its service and its class, and answers refusals in the client's API."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+from aiohttp import web
+
+from gpumand.gateway.access import Access
+from gpumand.gateway.connections import Connection, connection_of
+from gpumand.gateway.dialects import Dialect, dialect_of
+from gpumand.gateway.exchange import Exchange, accepts, refusal_response
+from gpumand.gateway.forward import AnswerCut
+from gpumand.gateway.headers import REFUSED_HEADER, BadHeader, check_headers, passed_gateway
+from gpumand.gateway.looking import LookHandler
+from gpumand.gateway.metrics import Metrics
+from gpumand.gateway.parts import Parts
+from gpumand.gateway.paths import BadTarget, Target, check_target
+from gpumand.gateway.refusals import Refusal, Refused, refused
+from gpumand.gateway.router import Router, Service
+from gpumand.gateway.routes.classes import WEBSOCKET, RouteClass
+from gpumand.gateway.socket_requests import SocketHandler
+from gpumand.gateway.websockets import is_websocket
+from gpumand.gateway.working import WorkHandler
+
+log = logging.getLogger(__name__)
+
+CLIENT_GONE = 499
+"""Status of requests whose client left, in metrics and lists, as in nginx."""
+
+
+class Gateway:
+    """The handler of all requests.
+
+    Args:
+        parts: what all handlers share.
+        access: admits clients.
+        router: determines the service of a request.
+        metrics: observes requests.
+        work, look, sockets: the handlers by class.
+    """
+
+    def __init__(
+        self,
+        parts: Parts,
+        access: Access,
+        router: Router,
+        metrics: Metrics,
+        *,
+        work: WorkHandler,
+        look: LookHandler,
+        sockets: SocketHandler,
+    ) -> None:
+        self._parts, self._access, self._router, self._metrics = parts, access, router, metrics
+        self._work, self._look, self._sockets = work, look, sockets
+
+    async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
+        """Answer one request."""
+        connection = connection_of(request)
+        connection.begin_request()
+        try:
+            return await self._checked(request, connection)
+        except BadHeader as error:
+            return _bad_request(str(error))
+        except BadTarget as error:
+            return _bad_request(str(error))
+        except asyncio.CancelledError:
+            if not connection.is_gone:
+                raise
+            return _gone()
+        finally:
+            connection.end_request()
+
+    async def _checked(self, request: web.BaseRequest, connection: Connection) -> web.StreamResponse:
+        check_headers(request.raw_headers)
+        target = check_target(request.method, request.raw_path)
+        try:
+            if passed_gateway(request.raw_headers):
+                raise refused(
+                    508, "loop", "This request has already passed gpumand: the consumer's url names the gateway."
+                )
+            client, origin = self._access.admit(request, connection)
+            service = await self._router.route(connection.listener, target, request)
+        except Refused as error:
+            dialect = _first_dialect(request, target)
+            return refusal_response(error.refusal, dialect.api, request.method)
+        if target.has_encoded_slash and not service.rules.allows_encoded_slash(request.method, target.path):
+            raise BadTarget("the path contains an encoded slash")
+        kind = _classify(request, target, service)
+        entry = self._parts.table.add(client, service.consumer, request.method, target.shown, kind)
+        exchange = Exchange(
+            request, connection, target, client, origin, service, entry, _first_dialect(request, target)
+        )
+        return await self._answered(exchange)
+
+    async def _answered(self, exchange: Exchange) -> web.StreamResponse:
+        entry = exchange.entry
+        try:
+            response = await self._dispatched(exchange)
+            entry.status = entry.status or response.status
+            return response
+        except asyncio.CancelledError:
+            return self._cancelled(exchange)
+        finally:
+            self._parts.table.remove(entry)
+            self._metrics.request_ended(entry)
+
+    def _cancelled(self, exchange: Exchange) -> web.StreamResponse:
+        """The answer to a request that was cancelled: its client left, an administrator ended it, or we stop."""
+        entry, task = exchange.entry, asyncio.current_task()
+        if not (entry.is_cancelled or exchange.connection.is_gone):
+            raise asyncio.CancelledError
+        if task is not None:
+            task.uncancel()
+        entry.status = 503 if entry.is_cancelled else CLIENT_GONE
+        if exchange.response is not None:
+            exchange.connection.abort()
+            return exchange.response
+        if exchange.connection.is_gone:
+            return _gone()
+        refusal = Refusal(503, "cancelled", f"The request was cancelled: {entry.cancel_reason}.", 5)
+        return refusal_response(refusal, exchange.dialect.api, exchange.request.method)
+
+    async def _dispatched(self, exchange: Exchange) -> web.StreamResponse:
+        try:
+            return await self._by_class(exchange)
+        except Refused as error:
+            return await self._refuse(exchange, error.refusal)
+        except AnswerCut:
+            assert exchange.response is not None
+            return exchange.response
+        except ConnectionError:
+            # The client left while its answer was being written.
+            exchange.connection.abort()
+            exchange.entry.status = CLIENT_GONE
+            return exchange.response or _gone()
+
+    async def _by_class(self, exchange: Exchange) -> web.StreamResponse:
+        kind = exchange.entry.kind
+        if kind is RouteClass.NEVER:
+            text = "This route may not be used through the gateway. To permit it, add it to the listener's allow key."
+            raise refused(403, "route_not_allowed", text)
+        if is_websocket(exchange.request):
+            return await self._sockets.handle(exchange)
+        if kind in (RouteClass.WORK, RouteClass.JOB):
+            return await self._work.handle(exchange)
+        return await self._look.handle(exchange)
+
+    async def _refuse(self, exchange: Exchange, refusal: Refusal) -> web.StreamResponse:
+        log.info(
+            "%s %s for %s refused (%s): %s",
+            exchange.request.method,
+            exchange.target.shown,
+            exchange.client.name,
+            refusal.code,
+            refusal.message,
+        )
+        exchange.entry.status = refusal.status
+        if exchange.response is None:
+            return refusal_response(refusal, exchange.dialect.api, exchange.request.method)
+        await exchange.response.write(exchange.dialect.error_frame(refusal))
+        await exchange.response.write_eof()
+        return exchange.response
+
+
+def _first_dialect(request: web.BaseRequest, target: Target) -> Dialect:
+    html, json = accepts(request, "text/html"), accepts(request, "application/json")
+    return dialect_of(target.path, None, accepts_html=html, accepts_json=json)
+
+
+def _classify(request: web.BaseRequest, target: Target, service: Service) -> RouteClass:
+    method = WEBSOCKET if is_websocket(request) else request.method
+    return service.rules.classify(method, target.path, accepts_html=accepts(request, "text/html"))
+
+
+def _bad_request(message: str) -> web.Response:
+    response = web.Response(status=400, text=f"{message}\n", headers={REFUSED_HEADER: "refused"})
+    # What follows on this connection may be the rest of an attack.
+    response.force_close()
+    return response
+
+
+def _gone() -> web.Response:
+    """A response that is never sent, because the client has left."""
+    response = web.Response(status=CLIENT_GONE)
+    response.force_close()
+    return response

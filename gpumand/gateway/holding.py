@@ -1,0 +1,109 @@
+"""Keeps a client while its request waits: silence at first, then signs of life in the form of its API."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import TypeVar
+
+from aiohttp import HttpVersion11, web
+
+from gpumand.gateway.dialects import JSON
+from gpumand.gateway.exchange import Exchange
+
+T = TypeVar("T")
+
+CHECK_SEC = 0.5
+"""Interval at which a waiting client is checked for having left."""
+
+
+@dataclass(frozen=True, slots=True)
+class HoldTimes:
+    """Times in seconds: maximum wait, silence before the first sign of life, and between two of them."""
+
+    wait_sec: float = 290.0
+    patience_sec: float = 10.0
+    drip_sec: float = 5.0
+
+
+class WaitedTooLong(Exception):
+    """The time of a request is over."""
+
+
+class Holder:
+    """Holds the client of one request.
+
+    Args:
+        exchange: the request; its ``response`` is begun here if the wait is long.
+        times: the times.
+        describe: returns why the request waits, in one line.
+    """
+
+    def __init__(self, exchange: Exchange, times: HoldTimes, describe: Callable[[], Awaitable[str]]) -> None:
+        self._exchange, self._times, self._describe = exchange, times, describe
+        self._clock = asyncio.get_running_loop().time
+        self._next_drip = self._clock() + times.patience_sec
+        self._ends_at = self._clock() + times.wait_sec
+
+    @property
+    def is_silent(self) -> bool:
+        """Whether no sign of life will be sent while the consumer works on the request."""
+        return not self._may_drip(is_loading=False)
+
+    async def wait(self, future: asyncio.Future[T], *, is_limited: bool) -> T:
+        """Wait for a result, and keep the client meanwhile.
+
+        Args:
+            future: the result; it is not cancelled when the wait ends otherwise.
+            is_limited: whether the maximum wait applies.
+
+        Raises:
+            WaitedTooLong: the maximum wait is over.
+        """
+        while not future.done():
+            now = self._clock()
+            if is_limited and now >= self._ends_at:
+                raise WaitedTooLong
+            if self._may_drip(is_loading=is_limited) and now >= self._next_drip:
+                await self._drip()
+                self._next_drip = now + self._times.drip_sec
+                continue
+            await asyncio.wait({future}, timeout=self._pause_sec(now, is_limited))
+            self._exchange.connection.check_peer()
+        return future.result()
+
+    def _pause_sec(self, now: float, is_limited: bool) -> float:
+        drip_at = self._next_drip if self._may_drip(is_loading=is_limited) else now + CHECK_SEC
+        end_at = self._ends_at if is_limited else now + CHECK_SEC
+        return max(0.0, min(CHECK_SEC, drip_at - now, end_at - now))
+
+    def _may_drip(self, *, is_loading: bool) -> bool:
+        """Whether a sign of life may be sent now."""
+        exchange = self._exchange
+        if exchange.response is not None:
+            return True
+        if not exchange.dialect.content_type or exchange.request.version < HttpVersion11:
+            return False
+        # A consumer may load its model with the first request. For plain JSON the status of its answer matters more.
+        return is_loading or exchange.dialect.content_type != JSON
+
+    async def _drip(self) -> None:
+        exchange = self._exchange
+        text = await self._describe()
+        exchange.entry.waits_for = text
+        if exchange.response is None:
+            exchange.response = await self._begin()
+        await exchange.response.write(exchange.dialect.drip(text))
+        exchange.entry.dripped_sec += self._times.drip_sec
+
+    async def _begin(self) -> web.StreamResponse:
+        headers = {
+            "Content-Type": self._exchange.dialect.content_type,
+            "Cache-Control": "no-store",
+            "X-Accel-Buffering": "no",
+        }
+        response = web.StreamResponse(headers=headers)
+        await response.prepare(self._exchange.request)
+        self._exchange.entry.status = 200
+        return response

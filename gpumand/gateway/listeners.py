@@ -1,0 +1,149 @@
+"""The sockets that the gateway listens on: those of its configuration, and those that systemd passes by name."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ipaddress
+import logging
+import os
+import socket
+import stat
+from collections.abc import Mapping, Sequence
+
+from gpumand.config.validators import split_address
+from gpumand.domain.errors import ConfigInvalid
+from gpumand.gateway.config import SOCKET_PREFIX, ListenerSettings
+from gpumand.gateway.connections import BACKLOG, Acceptor
+
+log = logging.getLogger(__name__)
+
+SOCKET_MODE = 0o666
+"""Every user of the host may connect, as to a loopback address; the kernel names the user."""
+
+
+class Listeners:
+    """The open listeners.
+
+    Args:
+        acceptor: accepts the connections.
+        passed: listening sockets by listener name, as systemd passed them.
+    """
+
+    def __init__(self, acceptor: Acceptor, passed: Mapping[str, Sequence[socket.socket]]) -> None:
+        self._acceptor = acceptor
+        self._passed = dict(passed)
+        self._servers: dict[tuple[str, str], asyncio.Server] = {}
+
+    @property
+    def addresses(self) -> tuple[tuple[str, str], ...]:
+        """Names and addresses of all listeners."""
+        return tuple(self._servers)
+
+    async def configure(self, listeners: Mapping[str, ListenerSettings]) -> None:
+        """Listen at the configured addresses; connections that are open stay open.
+
+        Raises:
+            ConfigInvalid: an address cannot be listened on, or a listener has no address; nothing is changed then.
+        """
+        wanted = {(name, address) for name, one in listeners.items() for address in self._addresses(one)}
+        opened: dict[tuple[str, str], asyncio.Server] = {}
+        try:
+            for name, address in sorted(wanted - self._servers.keys()):
+                opened[name, address] = await self._open(name, address)
+        except ConfigInvalid:
+            for server in opened.values():
+                server.close()
+            raise
+        for gone in self._servers.keys() - wanted:
+            self._servers.pop(gone).close()
+        self._servers |= opened
+
+    def close(self) -> None:
+        """Stop accepting connections."""
+        for (_, address), server in self._servers.items():
+            server.close()
+            if address.startswith(SOCKET_PREFIX):
+                with contextlib.suppress(OSError):
+                    os.unlink(address.removeprefix(SOCKET_PREFIX))
+        self._servers.clear()
+
+    def _addresses(self, one: ListenerSettings) -> tuple[str, ...]:
+        passed = tuple(f"fd {found.fileno()}" for found in self._passed.get(one.name, ()))
+        if not one.listen and not passed:
+            key = f"gateway.listeners.{one.name}.listen"
+            raise ConfigInvalid(f"{key} is missing, and systemd passed no socket named {one.name}. Set an address")
+        return one.listen + passed
+
+    async def _open(self, name: str, address: str) -> asyncio.Server:
+        listener = self._passed_socket(name, address) or _bound(name, address)
+        if listener.family != socket.AF_UNIX and not _is_loopback(listener):
+            listener.close()
+            text = f"the socket of {name} is reachable from other hosts. Use a loopback address or a Unix socket"
+            raise ConfigInvalid(f"gateway.listeners.{name}: {text}")
+        log.info("%s: listening on %s", name, address)
+        return await self._acceptor.open(listener, name, listener.family != socket.AF_UNIX)
+
+    def _passed_socket(self, name: str, address: str) -> socket.socket | None:
+        found = next((one for one in self._passed.get(name, ()) if address == f"fd {one.fileno()}"), None)
+        # A copy, so that the socket can be used again when the listener comes back with a later configuration.
+        return found.dup() if found is not None else None
+
+
+def _is_loopback(listener: socket.socket) -> bool:
+    return ipaddress.ip_address(str(listener.getsockname()[0])).is_loopback
+
+
+def _bound(name: str, address: str) -> socket.socket:
+    """A socket that listens at an address. Raises ConfigInvalid."""
+    is_unix = address.startswith(SOCKET_PREFIX)
+    try:
+        listener = _bound_path(address.removeprefix(SOCKET_PREFIX)) if is_unix else _bound_tcp(address)
+    except OSError as error:
+        text = f"cannot listen on {address}: {error.strerror or error}. Choose a free address of this host"
+        raise ConfigInvalid(f"gateway.listeners.{name}.listen: {text}") from None
+    listener.setblocking(False)
+    return listener
+
+
+def _bound_tcp(address: str) -> socket.socket:
+    host, port = split_address(address)
+    listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
+    try:
+        # Otherwise bind fails after a restart as long as connections of the former process are in TIME_WAIT.
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((host, port))
+        listener.listen(BACKLOG)
+    except OSError:
+        listener.close()
+        raise
+    return listener
+
+
+def _bound_path(path: str) -> socket.socket:
+    _remove_stale(path)
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        listener.bind(path)
+        os.chmod(path, SOCKET_MODE)
+        listener.listen(BACKLOG)
+    except OSError:
+        listener.close()
+        raise
+    return listener
+
+
+def _remove_stale(path: str) -> None:
+    """Remove the socket that a process which was killed has left behind."""
+    try:
+        if not stat.S_ISSOCK(os.lstat(path).st_mode):
+            return
+    except OSError:
+        return
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        try:
+            probe.connect(path)
+        except ConnectionRefusedError:
+            os.unlink(path)
+        except OSError:
+            return

@@ -1,0 +1,142 @@
+"""Handles requests that need no lease: class look, and class page, which loads a stopped service for browsers."""
+
+from __future__ import annotations
+
+import aiohttp
+from aiohttp import web
+from multidict import CIMultiDictProxy
+
+from gpumand.gateway import forward
+from gpumand.gateway.exchange import Exchange, accepts
+from gpumand.gateway.headers import response_headers
+from gpumand.gateway.looks import Answer, Key, Memory, SharedAnswers, key_of, may_be_small, read_small
+from gpumand.gateway.parts import Parts
+from gpumand.gateway.refusals import Refused, refused
+from gpumand.gateway.routes.classes import RouteClass
+from gpumand.gateway.status_view import CURRENT_SEC
+from gpumand.gateway.upstream import Endpoint, UpstreamDown, endpoint_of
+from gpumand.gateway.waiting_page import Waiting, waiting_page
+from gpumand.gateway.wakes import Wake, Wakes
+
+NOT_RUNNING_RETRY_SEC = 5
+
+
+class LookHandler:
+    """Handles requests of the classes look and page.
+
+    Args:
+        parts: what all handlers share.
+        wakes: loads consumers for pages.
+    """
+
+    def __init__(self, parts: Parts, wakes: Wakes) -> None:
+        self._parts, self._wakes = parts, wakes
+        self._shared, self._memory = SharedAnswers(), Memory()
+
+    async def handle(self, exchange: Exchange) -> web.StreamResponse:
+        """Answer a request without a lease, from the consumer if its server runs. Raises Refused."""
+        endpoint = await self.endpoint(exchange)
+        try:
+            return await self._pass(exchange, endpoint)
+        except UpstreamDown:
+            refusal = not_running(exchange.service.consumer)
+        except Refused as error:
+            # A server that is being stopped ends connections without an answer.
+            refusal = error
+        if (remembered := self._memory.find(exchange)) is not None:
+            return remembered.response()
+        if exchange.entry.kind is RouteClass.PAGE and accepts(exchange.request, "text/html"):
+            return await self._page(exchange)
+        raise refusal
+
+    async def endpoint(self, exchange: Exchange) -> Endpoint:
+        """Where the consumer is. Raises Refused."""
+        name = exchange.service.consumer
+        consumer = await self._parts.status.consumer(name)
+        if consumer is not None:
+            return endpoint_of(name, consumer.endpoint)
+        if absence := self._parts.absence():
+            raise refused(503, "unavailable", f"gpumand cannot be reached: {absence}", NOT_RUNNING_RETRY_SEC)
+        text = f"gpumand has no consumer {name}. Configure it, or change the listener's consumer key."
+        raise refused(503, "no_such_consumer", text)
+
+    async def _pass(self, exchange: Exchange, endpoint: Endpoint) -> web.StreamResponse:
+        key = key_of(exchange)
+        if key is None:
+            return await self._stream(exchange, endpoint)
+        found = self._shared.find(key)
+        if found is None:
+            return await self._fetch(exchange, endpoint, key)
+        answer = await found
+        return answer.response() if answer is not None else await self._stream(exchange, endpoint)
+
+    async def _stream(self, exchange: Exchange, endpoint: Endpoint) -> web.StreamResponse:
+        answer = await forward.begin(exchange, self._parts.upstreams, endpoint, None)
+        try:
+            return await forward.relay(exchange, answer, endpoint)
+        finally:
+            forward.finish(answer)
+
+    async def _fetch(self, exchange: Exchange, endpoint: Endpoint, key: Key) -> web.StreamResponse:
+        """Fetch an answer that identical requests wait for."""
+        future = self._shared.begin(key)
+        kept: Answer | None = None
+        try:
+            answer = await forward.begin(exchange, self._parts.upstreams, endpoint, None)
+            try:
+                if not may_be_small(answer):
+                    self._shared.end(key, future, None)
+                    return await forward.relay(exchange, answer, endpoint)
+                body, is_complete = await _read(answer)
+                if not is_complete:
+                    self._shared.end(key, future, None)
+                    return await forward.relay(exchange, answer, endpoint, body)
+                kept = self._keep(exchange, answer, endpoint, body)
+                return kept.response()
+            finally:
+                forward.finish(answer)
+        finally:
+            self._shared.end(key, future, kept)
+
+    def _keep(self, exchange: Exchange, answer: aiohttp.ClientResponse, endpoint: Endpoint, body: bytes) -> Answer:
+        headers = response_headers(answer.raw_headers, exchange.origin, endpoint.origin)
+        headers.popall("Content-Length", None)
+        kept = Answer(answer.status, answer.reason or "", CIMultiDictProxy(headers), body)
+        self._memory.keep(exchange, kept)
+        return kept
+
+    # -- pages ---------------------------------------------------------------------------------------------------
+
+    async def _page(self, exchange: Exchange) -> web.StreamResponse:
+        service = exchange.service
+        wake = self._wakes.request(service.consumer, service.settings.priority, exchange.label)
+        waiting = await self._waiting(service.consumer, wake)
+        return waiting_page(waiting, head_only=exchange.request.method == "HEAD")
+
+    async def _waiting(self, name: str, wake: Wake) -> Waiting:
+        status = await self._parts.status.get(CURRENT_SEC)
+        consumer = status.consumer(name) if status else None
+        place, total = await self._parts.status.place(name)
+        return Waiting(
+            consumer=name,
+            doing=(consumer.doing if consumer else "") or self._parts.absence(),
+            place=place.position if place else 0,
+            queue=total,
+            waiting_for=place.waiting_for if place else "",
+            unloading=tuple(one.name for one in (status.consumers if status else ()) if one.residency == "unloading"),
+            usual_sec=await self._parts.status.usual_load_sec(name),
+            error=wake.error,
+        )
+
+
+async def _read(answer: aiohttp.ClientResponse) -> tuple[bytes, bool]:
+    try:
+        return await read_small(answer)
+    except (aiohttp.ClientError, OSError):
+        raise refused(502, "bad_gateway", "The service ended its answer early. Check its log.", 1) from None
+
+
+def not_running(consumer: str) -> Refused:
+    """The refusal for a consumer whose server does not run."""
+    text = f"{consumer} is not running. A request that uses it starts it."
+    return refused(503, "not_running", text, NOT_RUNNING_RETRY_SEC)

@@ -1,0 +1,152 @@
+"""Requests that only look: identical ones share an answer, and some answers are kept for the time of absence.
+
+Pages and scripts poll several times a second. Identical reads within a second are answered by one request to the
+consumer. An answer is shared only if it is small and complete; others are streams, which each client gets by itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from dataclasses import dataclass
+
+import aiohttp
+from aiohttp import web
+from multidict import CIMultiDict, CIMultiDictProxy
+
+from gpumand.gateway.dialects import JSON
+from gpumand.gateway.exchange import Exchange
+
+SHARE_SEC = 1.0
+MAX_BYTES = 1024 * 1024
+MAX_SHARED = 128
+MAX_REMEMBERED = 256
+MAX_REMEMBERED_BYTES = 32 * 1024 * 1024
+
+_VARYING = (
+    "accept",
+    "accept-encoding",
+    "accept-language",
+    "authorization",
+    "cookie",
+    "if-modified-since",
+    "if-none-match",
+    "origin",
+    "range",
+    "x-api-key",
+)
+"""Headers that may change an answer."""
+
+Key = tuple[str, str, tuple[str, ...]]
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A small answer, complete in memory."""
+
+    status: int
+    reason: str
+    headers: CIMultiDictProxy[str]
+    body: bytes
+
+    def response(self) -> web.Response:
+        """The answer for one more client."""
+        return web.Response(status=self.status, reason=self.reason, headers=CIMultiDict(self.headers), body=self.body)
+
+
+def key_of(exchange: Exchange) -> Key | None:
+    """What identical requests have in common; None for a request whose answer is not shared."""
+    request = exchange.request
+    if request.method != "GET" or request.body_exists:
+        return None
+    varying = tuple(request.headers.get(name, "") for name in _VARYING)
+    return exchange.service.consumer, exchange.target.raw, varying
+
+
+def may_be_small(answer: aiohttp.ClientResponse) -> bool:
+    """Whether an answer is worth reading into memory: it ends by itself, and no size above the limit is announced."""
+    if answer.status == 206:
+        return False
+    if answer.content_length is not None:
+        return answer.content_length <= MAX_BYTES
+    return answer.content_type == JSON
+
+
+async def read_small(answer: aiohttp.ClientResponse) -> tuple[bytes, bool]:
+    """Read an answer up to the limit; returns what was read, and whether it is complete."""
+    body = bytearray()
+    while len(body) <= MAX_BYTES:
+        chunk = await answer.content.readany()
+        if not chunk:
+            return bytes(body), True
+        body += chunk
+    return bytes(body), False
+
+
+class SharedAnswers:
+    """Answers of the last second, and requests for them that are under way."""
+
+    def __init__(self) -> None:
+        self._answers: OrderedDict[Key, tuple[float, asyncio.Future[Answer | None]]] = OrderedDict()
+        self._clock = asyncio.get_running_loop().time
+
+    def find(self, key: Key) -> asyncio.Future[Answer | None] | None:
+        """A fresh answer, or one that is under way; its result is None if it turned out not to be shareable."""
+        found = self._answers.get(key)
+        if found is None or (found[1].done() and self._clock() - found[0] > SHARE_SEC):
+            return None
+        return found[1]
+
+    def begin(self, key: Key) -> asyncio.Future[Answer | None]:
+        """Announce a request; the caller must resolve the future in any case, by ``end``."""
+        future: asyncio.Future[Answer | None] = asyncio.get_running_loop().create_future()
+        self._answers[key] = self._clock(), future
+        self._answers.move_to_end(key)
+        while len(self._answers) > MAX_SHARED:
+            self._answers.popitem(last=False)
+        return future
+
+    def end(self, key: Key, future: asyncio.Future[Answer | None], answer: Answer | None) -> None:
+        """Resolve a request that was announced."""
+        if not future.done():
+            future.set_result(answer)
+        if answer is None and self._answers.get(key, (0.0, None))[1] is future:
+            del self._answers[key]
+        elif answer is not None and key in self._answers:
+            self._answers[key] = self._clock(), future
+
+
+class Memory:
+    """The last answers to routes that are answered while their server is stopped."""
+
+    def __init__(self) -> None:
+        self._answers: OrderedDict[Key, Answer] = OrderedDict()
+        self._bytes = 0
+
+    def keep(self, exchange: Exchange, answer: Answer) -> None:
+        """Keep an answer, if it is one of a route that is remembered."""
+        key = self._key(exchange)
+        if key is None or answer.status != 200:
+            return
+        self._drop(key)
+        self._answers[key] = answer
+        self._bytes += len(answer.body)
+        while len(self._answers) > MAX_REMEMBERED or self._bytes > MAX_REMEMBERED_BYTES:
+            self._drop(next(iter(self._answers)))
+
+    def find(self, exchange: Exchange) -> Answer | None:
+        """The last answer to the same request."""
+        key = self._key(exchange)
+        return self._answers.get(key) if key is not None else None
+
+    def _key(self, exchange: Exchange) -> Key | None:
+        request = exchange.request
+        if request.method != "GET" or not exchange.service.rules.remembers("GET", exchange.target.path):
+            return None
+        # A client gets only what was answered to its own credentials.
+        names = ("authorization", "x-api-key", "cookie", "accept-encoding")
+        return exchange.service.consumer, exchange.target.raw, tuple(request.headers.get(name, "") for name in names)
+
+    def _drop(self, key: Key) -> None:
+        if (old := self._answers.pop(key, None)) is not None:
+            self._bytes -= len(old.body)

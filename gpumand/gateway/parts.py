@@ -1,0 +1,98 @@
+"""What the handlers of requests share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from gpumand.client.errors import GpumandError
+from gpumand.gateway.config import GatewaySettings
+from gpumand.gateway.exchange import Exchange
+from gpumand.gateway.holding import Holder, HoldTimes, WaitedTooLong
+from gpumand.gateway.leases import LeaseKeeper, Ticket
+from gpumand.gateway.refusals import MAX_RETRY_SEC, Refused, refusal_of, refused
+from gpumand.gateway.requests import RequestTable
+from gpumand.gateway.status_view import CURRENT_SEC, StatusView
+from gpumand.gateway.upstream import Endpoint, Upstreams, endpoint_of
+
+UNKNOWN_LOAD_SEC = 10.0
+
+
+@dataclass(slots=True)
+class Parts:
+    """The shared parts.
+
+    Attributes:
+        settings: returns the configuration that is in force.
+        leases: the leases of requests in flight.
+        status: what is known of gpumand's status.
+        upstreams: the HTTP clients.
+        table: the requests in flight.
+        absence: returns why gpumand cannot be reached; "" if it can.
+    """
+
+    settings: Callable[[], GatewaySettings]
+    leases: LeaseKeeper
+    status: StatusView
+    upstreams: Upstreams
+    table: RequestTable
+    absence: Callable[[], str]
+
+    def holder(self, exchange: Exchange) -> Holder:
+        """The holder of a request's client."""
+        one = self.settings()
+        times = HoldTimes(one.wait_sec, one.patience_sec, one.drip_sec)
+        return Holder(exchange, times, lambda: self.describe(exchange.service.consumer))
+
+    def join(self, exchange: Exchange) -> Ticket:
+        """Count a request for its consumer's lease."""
+        priority = max(exchange.client.priority, exchange.service.settings.priority, key=abs)
+        return self.leases.join(exchange.service.consumer, priority, exchange.label)
+
+    async def granted(self, exchange: Exchange, ticket: Ticket, holder: Holder) -> Endpoint:
+        """Wait for the lease of a request; returns where its consumer is. Raises Refused."""
+        consumer = exchange.service.consumer
+        if not ticket.ready.done():
+            await self._wait(exchange, ticket, holder)
+        try:
+            return endpoint_of(consumer, ticket.ready.result().endpoint)
+        except GpumandError as error:
+            raise Refused(refusal_of(error, await self.retry_sec(consumer))) from None
+
+    async def _wait(self, exchange: Exchange, ticket: Ticket, holder: Holder) -> None:
+        entry = exchange.entry
+        self.table.begin_wait(entry)
+        began_at = self.table.now()
+        try:
+            await holder.wait(ticket.ready, is_limited=True)
+        except WaitedTooLong:
+            raise await self._too_late(exchange.service.consumer) from None
+        except GpumandError:
+            return  # the caller reads the error from the ticket
+        finally:
+            entry.waited_sec += self.table.now() - began_at
+            self.table.end_wait(entry)
+
+    async def _too_late(self, consumer: str) -> Refused:
+        if absence := self.absence():
+            return refused(503, "unavailable", f"gpumand cannot be reached: {absence}", 5)
+        why = await self.describe(consumer)
+        text = f"Timed out after {self.settings().wait_sec:g} s. {why}. Try again later."
+        return refused(429, "gpu_busy", text, await self.retry_sec(consumer))
+
+    async def describe(self, consumer: str) -> str:
+        """Why requests for a consumer wait, in one line."""
+        if absence := self.absence():
+            return f"Waiting for gpumand: {absence}"
+        waiting, total = await self.status.place(consumer)
+        if waiting is not None and waiting.waiting_for:
+            return f"{consumer}: place {waiting.position} of {total} in the queue, waiting for {waiting.waiting_for}"
+        found = await self.status.consumer(consumer, CURRENT_SEC)
+        doing = found.doing if found else ""
+        return f"{consumer}: {doing or 'waiting for its turn'}"
+
+    async def retry_sec(self, consumer: str) -> int:
+        """Estimated seconds until a request for a consumer could be served."""
+        load_sec = await self.status.usual_load_sec(consumer)
+        _, waiting = await self.status.place(consumer)
+        return round(min(MAX_RETRY_SEC, (load_sec or UNKNOWN_LOAD_SEC) * (1 + waiting)))

@@ -1,0 +1,93 @@
+"""The gateway's own answers when a request is refused: status, Retry-After, and the reason in one line."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from gpumand.client.errors import (
+    AccessDenied,
+    Busy,
+    ConfigInvalid,
+    ConsumerBackingOff,
+    DeviceUnavailable,
+    EvictionFailed,
+    GpumandError,
+    InsufficientVram,
+    LimitsExceeded,
+    LoadFailed,
+    NoSuchConsumer,
+    TimedOut,
+)
+
+MIN_RETRY_SEC, MAX_RETRY_SEC = 5, 300
+ABSENT_RETRY_SEC = 5
+BACKOFF_RETRY_SEC = 30
+"""Seconds after which a client should try again while failed loads delay the next one."""
+
+
+ESTIMATED = -1
+"""In ``_REFUSALS``: Retry-After is the estimated time."""
+
+_REFUSALS: tuple[tuple[tuple[type[GpumandError], ...], int, str, int | None], ...] = (
+    ((InsufficientVram,), 503, "insufficient_vram", None),
+    ((ConfigInvalid,), 503, "config_invalid", None),
+    ((LoadFailed, ConsumerBackingOff), 503, "load_failed", BACKOFF_RETRY_SEC),
+    ((Busy, TimedOut, LimitsExceeded), 429, "gpu_busy", ESTIMATED),
+    ((EvictionFailed, DeviceUnavailable), 503, "gpu_unavailable", ESTIMATED),
+    ((NoSuchConsumer,), 503, "no_such_consumer", None),
+    ((AccessDenied,), 503, "access_denied", None),
+)
+"""Errors of gpumand, with status, code and Retry-After."""
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """Why a request is refused.
+
+    Attributes:
+        status: HTTP status; 429 becomes 503 in dialects whose clients expect that.
+        code: word for programs, such as "gpu_busy".
+        message: the reason and what to do, in one line.
+        retry_sec: value of Retry-After; None = none, because the same request cannot succeed later by itself.
+    """
+
+    status: int
+    code: str
+    message: str
+    retry_sec: int | None = None
+
+    @property
+    def is_final(self) -> bool:
+        """Whether clients must not repeat the request by themselves."""
+        return self.status >= 500 and self.retry_sec is None
+
+
+class Refused(Exception):
+    """Ends the handling of a request with a refusal."""
+
+    def __init__(self, refusal: Refusal) -> None:
+        super().__init__(refusal.message)
+        self.refusal = refusal
+
+
+def refused(status: int, code: str, message: str, retry_sec: int | None = None) -> Refused:
+    """The exception for a refusal; see ``Refusal``."""
+    return Refused(Refusal(status, code, message, retry_sec))
+
+
+def refusal_of(error: GpumandError, retry_sec: int) -> Refusal:
+    """The refusal for an error of gpumand.
+
+    Args:
+        error: the error that an Acquire ended with.
+        retry_sec: estimated seconds until the consumer could be free.
+    """
+    for kinds, status, code, retry in _REFUSALS:
+        if isinstance(error, kinds):
+            return Refusal(status, code, error.message, clamped(retry_sec) if retry == ESTIMATED else retry)
+    return Refusal(503, "unavailable", error.message, ABSENT_RETRY_SEC)
+
+
+def clamped(seconds: float) -> int:
+    """A value of Retry-After within reasonable bounds."""
+    return round(min(MAX_RETRY_SEC, max(MIN_RETRY_SEC, seconds)))

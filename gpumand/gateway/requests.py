@@ -1,0 +1,144 @@
+"""The table of requests in flight, with client, route and state; a request can be cancelled."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from gpumand.gateway.refusals import MIN_RETRY_SEC, refused
+from gpumand.gateway.routes.classes import RouteClass
+
+
+class State(StrEnum):
+    """What a request does."""
+
+    WAITING = "waiting"
+    RUNNING = "running"
+    JOB = "job"
+    """The answer has ended, and the work goes on in the consumer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Client:
+    """A client, as it is shown in lists.
+
+    Attributes:
+        name: name of its key or user, else its address.
+        priority: priority of its requests, -100 to 100; 0 = the consumer's own.
+        is_local: whether other clients may share its name, because all programs of this host have it.
+        consumers: the consumers that it may use; None = all.
+    """
+
+    name: str
+    priority: int = 0
+    is_local: bool = False
+    consumers: frozenset[str] | None = None
+
+
+@dataclass(slots=True)
+class Entry:
+    """One request. Its path is shown without the query, and neither headers nor body are kept.
+
+    Attributes:
+        number: id for ``cancel``.
+        began_at: monotonic seconds.
+        state: what it does now.
+        waits_for: why it waits, in one line.
+        status: HTTP status of the answer; 0 while there is none, and 499 if the client left.
+        sent_bytes: size of the answer so far.
+    """
+
+    number: int
+    client: Client
+    consumer: str
+    method: str
+    path: str
+    kind: RouteClass
+    began_at: float
+    state: State = State.RUNNING
+    waits_for: str = ""
+    status: int = 0
+    sent_bytes: int = 0
+    dripped_sec: float = 0.0
+    waited_sec: float = 0.0
+    is_cancelled: bool = False
+    cancel_reason: str = ""
+    task: asyncio.Task[object] | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class WaitLimits:
+    """Maximum numbers of waiting requests, in total and per client that is not local."""
+
+    total: int = 512
+    per_client: int = 64
+
+
+class RequestTable:
+    """All requests in flight.
+
+    Args:
+        limits: maximum numbers of waiting requests.
+    """
+
+    def __init__(self, limits: WaitLimits) -> None:
+        self.limits = limits
+        self._entries: dict[int, Entry] = {}
+        self._waiting: Counter[str] = Counter()
+        self._last = 0
+
+    def __iter__(self) -> Iterator[Entry]:
+        return iter(tuple(self._entries.values()))
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def add(self, client: Client, consumer: str, method: str, path: str, kind: RouteClass) -> Entry:
+        """Add a request of the current task."""
+        self._last += 1
+        now = asyncio.get_running_loop().time()
+        entry = Entry(self._last, client, consumer, method, path, kind, now, task=asyncio.current_task())
+        self._entries[self._last] = entry
+        return entry
+
+    def remove(self, entry: Entry) -> None:
+        """A request has ended."""
+        self.end_wait(entry)
+        self._entries.pop(entry.number, None)
+
+    def begin_wait(self, entry: Entry) -> None:
+        """A request begins to wait. Raises Refused if too many wait already."""
+        name = entry.client.name
+        if self._waiting.total() >= self.limits.total:
+            raise refused(429, "gpu_busy", "Too many requests are waiting. Try again later.", MIN_RETRY_SEC)
+        # All programs of this host share one address, so that a limit for it would refuse the burst of one of them.
+        if not entry.client.is_local and self._waiting[name] >= self.limits.per_client:
+            text = f"{self._waiting[name]} requests of {name} are waiting, the maximum. Try again later."
+            raise refused(429, "gpu_busy", text, MIN_RETRY_SEC)
+        self._waiting[name] += 1
+        entry.state = State.WAITING
+
+    def end_wait(self, entry: Entry) -> None:
+        """A request waits no longer; may be called repeatedly."""
+        if entry.state is State.WAITING:
+            entry.state, entry.waits_for = State.RUNNING, ""
+            self._waiting[entry.client.name] -= 1
+            if not self._waiting[entry.client.name]:
+                del self._waiting[entry.client.name]
+
+    def cancel(self, number: int, reason: str = "ended by an administrator") -> bool:
+        """End a request; its client gets an error with the reason. Returns False if there is no such request."""
+        entry = self._entries.get(number)
+        if entry is None or entry.task is None:
+            return False
+        entry.is_cancelled, entry.cancel_reason = True, reason
+        entry.task.cancel()
+        return True
+
+    @staticmethod
+    def now() -> float:
+        """Monotonic seconds, as in ``Entry.began_at``."""
+        return asyncio.get_running_loop().time()

@@ -1,0 +1,112 @@
+"""Determines the service that a request is for, and the classes of its routes."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from dataclasses import dataclass, field
+from functools import cache
+from typing import TYPE_CHECKING, Protocol
+
+from gpumand.config.consumer_schema import BusyTable
+from gpumand.config.presets import MODEL, TAGGED_MODEL, preset, preset_names
+from gpumand.config.problems import Place, ProblemList
+from gpumand.config.table_schema import INVALID, TableOf
+from gpumand.domain.consumer import BusyRoute
+from gpumand.gateway.config import GatewaySettings, ListenerSettings
+from gpumand.gateway.routes.classes import RouteRules, preset_routes, rules_of
+
+if TYPE_CHECKING:
+    from aiohttp import web
+
+    from gpumand.gateway.paths import Target
+    from gpumand.gateway.status_view import StatusView
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """A consumer as the gateway offers it.
+
+    Attributes:
+        consumer: name of the consumer in gpumand.
+        settings: the settings of its listener.
+        rules: the classes of its routes.
+        busy: its busy check; None = it has none.
+    """
+
+    consumer: str
+    settings: ListenerSettings
+    rules: RouteRules = field(default_factory=RouteRules)
+    busy: BusyRoute | None = None
+
+
+class Router(Protocol):
+    """Finds the service for a request. A router that reads the body keeps what it has read for the consumer."""
+
+    async def route(self, listener: str, target: Target, request: web.BaseRequest) -> Service:
+        """The service of a request that came in by a listener. Raises Refused."""
+
+
+class ListenerRouter:
+    """Each listener belongs to one service.
+
+    Args:
+        settings: the configuration.
+        status: names the presets of consumers, for listeners without one.
+    """
+
+    def __init__(self, settings: GatewaySettings, status: StatusView) -> None:
+        self._status = status
+        self._listeners: dict[str, ListenerSettings] = {}
+        self._services: dict[str, tuple[str, Service]] = {}
+        self.configure(settings)
+
+    def configure(self, settings: GatewaySettings) -> None:
+        """Take over a new configuration; requests in flight keep the service that they have."""
+        # The settings of removed listeners stay, for the connections that are still open.
+        self._listeners |= settings.listeners
+        self._services.clear()
+
+    async def route(self, listener: str, target: Target, request: web.BaseRequest) -> Service:
+        """See Router."""
+        settings = self._listeners[listener]
+        name = settings.preset or await self._preset_of(settings.consumer)
+        cached, service = self._services.get(listener, ("", None))
+        if service is None or cached != name:
+            # The first use of a preset reads its file.
+            service = await asyncio.to_thread(service_of, settings, name)
+            self._services[listener] = name, service
+        return service
+
+    async def _preset_of(self, consumer: str) -> str:
+        found = await self._status.consumer(consumer)
+        name = found.preset if found else ""
+        return name if name in preset_names() else ""
+
+
+def service_of(settings: ListenerSettings, preset_name: str) -> Service:
+    """The service of a listener.
+
+    Args:
+        settings: the settings of the listener.
+        preset_name: the preset whose routes apply; "" = none.
+    """
+    table = preset_routes(preset_name)
+    rules = rules_of(table, websocket=settings.websocket, allow=settings.allow)
+    return Service(settings.consumer, settings, rules, settings.busy or _preset_busy(preset_name))
+
+
+@cache
+def _preset_busy(name: str) -> BusyRoute | None:
+    """The busy check of a preset, if it does not depend on a model."""
+    if not name:
+        return None
+    one = preset(name)
+    raw = one.document.table["consumer"].get("busy")
+    if raw is None or MODEL in str(raw) or TAGGED_MODEL in str(raw):
+        return None
+    problems = ProblemList()
+    route = TableOf(BusyTable, BusyRoute).read(raw, Place(one.document, ("consumer", "busy")), problems)
+    return None if route is INVALID else route

@@ -1,0 +1,237 @@
+"""The process ``gpumand-gateway``: builds the parts, serves until SIGTERM, and reads its configuration at SIGHUP."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import logging
+import signal
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from socket import socket
+
+from gpumand.config.problems import problem_lines
+from gpumand.consumers.routes import HttpRoutes
+from gpumand.domain.errors import ConfigInvalid
+from gpumand.gateway import config
+from gpumand.gateway.access import Access, LocalAccess
+from gpumand.gateway.arbiter_client import BusArbiter
+from gpumand.gateway.clock import GatewayClock
+from gpumand.gateway.config import GatewaySettings
+from gpumand.gateway.connections import Acceptor
+from gpumand.gateway.handler import Gateway
+from gpumand.gateway.jobs import Jobs
+from gpumand.gateway.leases import LeaseKeeper, LeaseSettings
+from gpumand.gateway.listeners import Listeners
+from gpumand.gateway.looking import LookHandler
+from gpumand.gateway.metrics import Metrics, NoMetrics
+from gpumand.gateway.parts import Parts
+from gpumand.gateway.requests import RequestTable, WaitLimits
+from gpumand.gateway.router import ListenerRouter
+from gpumand.gateway.routes.classes import RouteClass
+from gpumand.gateway.socket_requests import SocketHandler
+from gpumand.gateway.status_view import StatusView
+from gpumand.gateway.upstream import Upstreams
+from gpumand.gateway.wakes import Wakes
+from gpumand.gateway.working import WorkHandler
+from gpumand.log.logging_setup import default_level, setup_logging
+from gpumand.service_manager.notify import Notifier
+from gpumand.service_manager.sockets import take_named_listeners
+from gpumand.version import VERSION
+
+log = logging.getLogger(__name__)
+
+CONFIG_STATUS = 78
+"""Exit status for an invalid configuration (EX_CONFIG), with which systemd need not restart the process."""
+
+DRAIN_POLL_SEC = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """The options of the command line."""
+
+    config: Path | None
+    bus: str
+
+
+class GatewayService:
+    """All parts of the running gateway. Create it inside a running event loop.
+
+    Args:
+        options: the options of the command line.
+        settings: the configuration.
+        passed: listening sockets by listener name.
+        metrics: observes requests.
+    """
+
+    def __init__(
+        self,
+        options: Options,
+        settings: GatewaySettings,
+        passed: Mapping[str, Sequence[socket]],
+        metrics: Metrics | None = None,
+    ) -> None:
+        self.settings = settings
+        self._options = options
+        self._metrics: Metrics = metrics or NoMetrics()
+        self._arbiter = BusArbiter(options.bus, settings.lease_ttl_sec)
+        self._leases = LeaseKeeper(self._arbiter, _lease_settings(settings), self._metrics.turn_opened)
+        self._upstreams, self._status = Upstreams(), StatusView(self._arbiter)
+        self.table = RequestTable(_limits(settings))
+        self._jobs, self._wakes = Jobs(), Wakes(self._leases)
+        self._busy = HttpRoutes(GatewayClock())
+        self._router = ListenerRouter(settings, self._status)
+        self._acceptor = Acceptor(self._handler().handle, settings.max_connections)
+        self._listeners = Listeners(self._acceptor, passed)
+
+    def _handler(self) -> Gateway:
+        parts = Parts(
+            lambda: self.settings,
+            self._leases,
+            self._status,
+            self._upstreams,
+            self.table,
+            lambda: self._arbiter.absence,
+        )
+        look = LookHandler(parts, self._wakes)
+        access: Access = LocalAccess(lambda: self.settings)
+        return Gateway(
+            parts,
+            access,
+            self._router,
+            self._metrics,
+            work=WorkHandler(parts, self._jobs, self._busy),
+            look=look,
+            sockets=SocketHandler(parts, look),
+        )
+
+    async def start(self) -> None:
+        """Begin to listen. Raises ConfigInvalid."""
+        await self._listeners.configure(self.settings.listeners)
+        self._arbiter.start(self._leases)
+
+    async def reload(self) -> None:
+        """Take over a changed configuration; requests in flight go on. Raises ConfigInvalid, and changes nothing."""
+        settings = await asyncio.to_thread(config.load, self._options.config)
+        # The router must know a listener before its first connection.
+        self._router.configure(settings)
+        await self._listeners.configure(settings.listeners)
+        self.settings = settings
+        self.table.limits = _limits(settings)
+        self._acceptor.max_connections = settings.max_connections
+        self._arbiter.ttl_sec = settings.lease_ttl_sec
+        self._leases.configure(_lease_settings(settings))
+
+    async def stop(self) -> None:
+        """Let requests in flight end for a while, then end them; the leases are released last."""
+        self._listeners.close()
+        self._acceptor.close_idle()
+        await self._drain()
+        await self._acceptor.close()
+        await self._wakes.close()
+        await self._jobs.close()
+        await self._leases.close()
+        await self._upstreams.close()
+        await self._busy.close()
+        await self._arbiter.close()
+
+    async def _drain(self) -> None:
+        """Wait for requests to end, at most drain_sec; WebSockets that only look do not count."""
+        clock = asyncio.get_running_loop().time
+        deadline = clock() + self.settings.drain_sec
+        for entry in self.table:
+            if entry.kind is RouteClass.LOOK and entry.status == 101:
+                self.table.cancel(entry.number, "the gateway is being stopped")
+        await self._until_empty(deadline)
+        for entry in self.table:
+            self.table.cancel(entry.number, "the gateway is being stopped")
+        await self._until_empty(deadline + 2.0)
+
+    async def _until_empty(self, deadline: float) -> None:
+        clock = asyncio.get_running_loop().time
+        while len(self.table) and clock() < deadline:
+            await asyncio.sleep(DRAIN_POLL_SEC)
+            self._acceptor.close_idle()
+
+
+def _lease_settings(settings: GatewaySettings) -> LeaseSettings:
+    return LeaseSettings(settings.turn_sec, settings.linger_sec, settings.lease_ttl_sec)
+
+
+def _limits(settings: GatewaySettings) -> WaitLimits:
+    return WaitLimits(settings.max_waiting, settings.max_waiting_per_client)
+
+
+async def serve(options: Options, settings: GatewaySettings) -> None:
+    """Serve until SIGTERM or SIGINT. Raises ConfigInvalid if an address cannot be listened on."""
+    loop, stopping, reloads = asyncio.get_running_loop(), asyncio.Event(), asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stopping.set)
+    loop.add_signal_handler(signal.SIGHUP, reloads.set)
+    service = GatewayService(options, settings, take_named_listeners(settings.listeners.keys()))
+    notifier = Notifier()
+    try:
+        await service.start()
+        notifier.ready(f"{len(settings.listeners)} listeners")
+        await _until_stopped(service, notifier, stopping, reloads)
+    finally:
+        notifier.stopping("waiting for requests in flight")
+        notifier.extend_timeout(service.settings.drain_sec + 30)
+        await service.stop()
+        notifier.close()
+
+
+async def _until_stopped(
+    service: GatewayService, notifier: Notifier, stopping: asyncio.Event, reloads: asyncio.Event
+) -> None:
+    stop = asyncio.ensure_future(stopping.wait())
+    while not stop.done():
+        reload = asyncio.ensure_future(reloads.wait())
+        await asyncio.wait({stop, reload}, return_when=asyncio.FIRST_COMPLETED)
+        reload.cancel()
+        if reloads.is_set() and not stop.done():
+            reloads.clear()
+            await _reload(service, notifier)
+
+
+async def _reload(service: GatewayService, notifier: Notifier) -> None:
+    notifier.reloading()
+    try:
+        await service.reload()
+    except ConfigInvalid as error:
+        for line in problem_lines(error):
+            log.error("the configuration was not taken over: %s", line)
+    notifier.ready(f"{len(service.settings.listeners)} listeners")
+
+
+def parse_arguments(arguments: Sequence[str] | None) -> Options:
+    """Parse the command line and set up logging accordingly; exits the process on a wrong command line."""
+    parser = argparse.ArgumentParser(
+        prog="gpumand-gateway", description="Passes requests to services, and holds leases on the GPU meanwhile."
+    )
+    parser.add_argument("--version", action="version", version=f"gpumand-gateway {VERSION}")
+    parser.add_argument(
+        "--config", type=Path, metavar="FILE", help="configuration file to use instead of /etc/gpumand/gateway.toml"
+    )
+    where = parser.add_mutually_exclusive_group()
+    where.add_argument("--user", action="store_true", help="use a user's gpumand on the session bus")
+    where.add_argument("--bus-address", metavar="ADDRESS", help="use the gpumand on the bus at this address")
+    parser.add_argument("--log-level", default=default_level(), choices=["debug", "info", "warning", "error"])
+    given = parser.parse_args(arguments)
+    setup_logging(given.log_level)
+    return Options(given.config, given.bus_address or ("session" if given.user else "system"))
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the gateway."""
+    options = parse_arguments(arguments)
+    try:
+        settings = config.load(options.config)
+        asyncio.run(serve(options, settings))
+    except ConfigInvalid as error:
+        for line in problem_lines(error):
+            log.error("%s", line)
+        sys.exit(CONFIG_STATUS)

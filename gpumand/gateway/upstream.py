@@ -1,0 +1,162 @@
+"""HTTP connections to consumers: one client for TCP, one for each Unix socket.
+
+The address is the endpoint that gpumand names, and nothing else: redirects are not followed, and proxies of the
+environment are ignored.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections import OrderedDict
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urlsplit
+
+import aiohttp
+from yarl import URL
+
+from gpumand.domain.socket_url import split_socket_url
+from gpumand.gateway.refusals import refused
+
+CONNECT_SEC = 5.0
+"""Timeout of connecting. A local service accepts a connection at once unless its accept queue is full."""
+
+KEEPALIVE_SEC = 1.5
+"""How long an idle connection is kept. It is shorter than the servers' own limits (gunicorn 2 s, uvicorn and node 5 s),
+so that a request is not sent over a connection that the server is closing."""
+
+MAX_SOCKETS = 64
+MAX_MESSAGE_BYTES = 64 * 1024 * 1024
+READ_BYTES = 64 * 1024
+
+_SKIPPED = ("User-Agent", "Accept", "Accept-Encoding", "Content-Type")
+"""Headers that aiohttp would add; only those of the client are sent."""
+
+
+class UpstreamDown(Exception):
+    """No server accepts connections at the endpoint."""
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """Where a consumer is reached.
+
+    Attributes:
+        base: URL without a trailing slash, to which the target of a request is appended.
+        origin: scheme and authority of ``base``.
+        socket: path of its Unix socket; "" for TCP.
+    """
+
+    base: str
+    origin: str
+    socket: str = ""
+
+
+def endpoint_of(consumer: str, url: str) -> Endpoint:
+    """The endpoint of a consumer, from the URL that gpumand names. Raises Refused without a usable one."""
+    if (found := split_socket_url(url)) is not None:
+        return Endpoint(f"http://localhost{found[1]}", "http://localhost", found[0])
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.netloc:
+        text = (
+            f"{consumer} has no url, so requests cannot be passed on. Set url in its table of gpumand's configuration."
+        )
+        raise refused(502, "no_endpoint", text)
+    return Endpoint(url.rstrip("/"), f"{parts.scheme}://{parts.netloc}")
+
+
+class Upstreams:
+    """The HTTP clients. Create it inside a running event loop."""
+
+    def __init__(self) -> None:
+        self._tcp = _session(aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEPALIVE_SEC))
+        self._sockets: OrderedDict[str, aiohttp.ClientSession] = OrderedDict()
+        self._closing: set[asyncio.Task[None]] = set()
+
+    async def request(
+        self, endpoint: Endpoint, method: str, target: str, headers: Mapping[str, str], body: Any
+    ) -> aiohttp.ClientResponse:
+        """Send a request and return when the head of the answer is there; the caller closes the answer.
+
+        Raises:
+            UpstreamDown: the connection was refused.
+            Refused: there is no answer for another reason.
+        """
+        try:
+            return await self._session_for(endpoint).request(
+                method,
+                URL(endpoint.base + target, encoded=True),
+                headers=headers,
+                data=body,
+                allow_redirects=False,
+                skip_auto_headers=_SKIPPED,
+                timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SEC),
+            )
+        except (aiohttp.ClientError, OSError) as error:
+            raise _failure(error) from None
+
+    async def connect_websocket(
+        self, endpoint: Endpoint, target: str, headers: Mapping[str, str], protocols: tuple[str, ...]
+    ) -> aiohttp.ClientWebSocketResponse:
+        """Open a WebSocket to a consumer; the errors are those of ``request``, and WSServerHandshakeError."""
+        try:
+            return await self._session_for(endpoint).ws_connect(
+                URL(endpoint.base + target, encoded=True),
+                headers=headers,
+                protocols=protocols,
+                autoclose=False,
+                autoping=False,
+                compress=0,
+                max_msg_size=MAX_MESSAGE_BYTES,
+            )
+        except aiohttp.WSServerHandshakeError:
+            raise
+        except (aiohttp.ClientError, OSError) as error:
+            raise _failure(error) from None
+
+    async def close(self) -> None:
+        """Close all connections."""
+        for session in (self._tcp, *self._sockets.values()):
+            await session.close()
+        await asyncio.gather(*self._closing, return_exceptions=True)
+
+    def _session_for(self, endpoint: Endpoint) -> aiohttp.ClientSession:
+        if not endpoint.socket:
+            return self._tcp
+        session = self._sockets.get(endpoint.socket)
+        if session is None:
+            connector = aiohttp.UnixConnector(endpoint.socket, limit=0, keepalive_timeout=KEEPALIVE_SEC)
+            session = self._sockets[endpoint.socket] = _session(connector)
+        self._sockets.move_to_end(endpoint.socket)
+        if len(self._sockets) > MAX_SOCKETS:
+            _, oldest = self._sockets.popitem(last=False)
+            task = asyncio.ensure_future(oldest.close())
+            self._closing.add(task)
+            task.add_done_callback(self._closing.discard)
+        return session
+
+
+def _session(connector: aiohttp.BaseConnector) -> aiohttp.ClientSession:
+    return aiohttp.ClientSession(
+        connector=connector,
+        cookie_jar=aiohttp.DummyCookieJar(),
+        auto_decompress=False,
+        trust_env=False,
+        read_bufsize=READ_BYTES,
+    )
+
+
+def _failure(error: Exception) -> Exception:
+    """The exception for a request without an answer."""
+    cause = getattr(error, "os_error", error)
+    is_tls = isinstance(error, aiohttp.ClientSSLError) or isinstance(cause, ssl.SSLError)
+    if isinstance(error, aiohttp.ClientConnectorError) and not is_tls and isinstance(cause, OSError):
+        return UpstreamDown()
+    if isinstance(error, aiohttp.ServerTimeoutError | TimeoutError):
+        return UpstreamDown()
+    text = "The service closed the connection without an answer. Check its log."
+    if not isinstance(error, aiohttp.ServerDisconnectedError | ConnectionError):
+        text = "The service did not answer in valid HTTP. Check its log."
+    return refused(502, "bad_gateway", text, 1)

@@ -1,0 +1,135 @@
+"""Handles requests that use a model: class work, and class job, whose work goes on after the answer."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+
+import aiohttp
+from aiohttp import web
+
+from gpumand.consumers.routes import HttpRoutes
+from gpumand.domain.consumer import BusyReport, BusyRoute, ConsumerSpec
+from gpumand.gateway import forward
+from gpumand.gateway.bodies import is_read_early, parse, read_early
+from gpumand.gateway.dialects import Dialect, dialect_of, is_unload, unload_answer
+from gpumand.gateway.exchange import Exchange
+from gpumand.gateway.holding import Holder
+from gpumand.gateway.jobs import BusyProbe, Jobs
+from gpumand.gateway.leases import Ticket
+from gpumand.gateway.parts import Parts
+from gpumand.gateway.refusals import refused
+from gpumand.gateway.routes.classes import RouteClass
+from gpumand.gateway.upstream import Endpoint, UpstreamDown
+
+CONNECT_AGAIN_SEC = 5.0
+"""How long a consumer may refuse connections after its lease was granted: a unit counts as started before its server
+listens, if it has no health check."""
+
+CONNECT_PAUSE_SEC = 0.25
+
+
+class WorkHandler:
+    """Handles requests of the classes work and job.
+
+    Args:
+        parts: what all handlers share.
+        jobs: holds the leases of jobs.
+        busy: sends busy checks.
+    """
+
+    def __init__(self, parts: Parts, jobs: Jobs, busy: HttpRoutes) -> None:
+        self._parts, self._jobs, self._busy = parts, jobs, busy
+
+    async def handle(self, exchange: Exchange) -> web.StreamResponse:
+        """Answer a request under a lease. Raises Refused."""
+        body = await self._read_body(exchange)
+        document = None if body is None else parse(body)
+        if is_unload(exchange.target.path, document):
+            # Ollama would unload a model that other requests hold a lease for.
+            return web.Response(body=unload_answer(exchange.target.path, document), content_type="application/json")
+        if body is not None:
+            exchange.dialect = _merged(exchange.dialect, dialect_of(exchange.target.path, document))
+        return await self._under_lease(exchange, body)
+
+    async def _under_lease(self, exchange: Exchange, body: bytes | None) -> web.StreamResponse:
+        ticket = self._parts.join(exchange)
+        endpoint: Endpoint | None = None
+        try:
+            holder = self._parts.holder(exchange)
+            endpoint = await self._parts.granted(exchange, ticket, holder)
+            return await self._answer(exchange, endpoint, body, holder)
+        finally:
+            # The server may work on a job although its answer never arrived.
+            is_job = exchange.entry.kind is RouteClass.JOB and endpoint is not None and exchange.entry.status < 400
+            if is_job and endpoint is not None:
+                self._hold_job(exchange, endpoint, ticket)
+            else:
+                ticket.leave()
+
+    async def _read_body(self, exchange: Exchange) -> bytes | None:
+        if not is_read_early(exchange.request, exchange.target):
+            return None
+        return await read_early(exchange.request)
+
+    async def _answer(
+        self, exchange: Exchange, endpoint: Endpoint, body: bytes | None, holder: Holder
+    ) -> web.StreamResponse:
+        answer = await self._begin(exchange, endpoint, body, holder)
+        try:
+            return await forward.relay(exchange, answer, endpoint)
+        finally:
+            forward.finish(answer)
+
+    async def _begin(
+        self, exchange: Exchange, endpoint: Endpoint, body: bytes | None, holder: Holder
+    ) -> aiohttp.ClientResponse:
+        """Send the request; a consumer that refuses the connection gets a few seconds to begin to listen."""
+        clock = asyncio.get_running_loop().time
+        deadline = clock() + CONNECT_AGAIN_SEC
+        while True:
+            try:
+                return await self._begin_once(exchange, endpoint, body, holder)
+            except UpstreamDown:
+                if clock() >= deadline:
+                    text = f"{exchange.service.consumer} does not accept connections at {endpoint.base}. Check its log."
+                    raise refused(502, "bad_gateway", text, 1) from None
+            await asyncio.sleep(CONNECT_PAUSE_SEC)
+
+    async def _begin_once(
+        self, exchange: Exchange, endpoint: Endpoint, body: bytes | None, holder: Holder
+    ) -> aiohttp.ClientResponse:
+        work = forward.begin(exchange, self._parts.upstreams, endpoint, body)
+        if holder.is_silent:
+            return await work
+        task = asyncio.ensure_future(work)
+        try:
+            return await holder.wait(task, is_limited=False)
+        except BaseException:
+            task.cancel()
+            raise
+
+    # -- jobs ----------------------------------------------------------------------------------------------------
+
+    def _hold_job(self, exchange: Exchange, endpoint: Endpoint, ticket: Ticket) -> None:
+        service = exchange.service
+        probe = self._probe(service.consumer, endpoint, service.busy)
+        self._jobs.hold(service.consumer, ticket, probe, service.settings.busy_grace_sec)
+
+    def _probe(self, consumer: str, endpoint: Endpoint, route: BusyRoute | None) -> BusyProbe:
+        url = (
+            endpoint.base if not endpoint.socket else f"http://unix:{endpoint.socket}:{endpoint.base[16:]}".rstrip(":")
+        )
+        # Connections are not counted: the gateway's own would look like work.
+        busy = None if route is None or not route.path else replace(route, connections=False)
+        spec = ConsumerSpec(name=consumer, vram_resident_mib=1, url=url, busy=busy)
+
+        async def probe() -> BusyReport:
+            return await self._busy.probe_busy(spec)
+
+        return probe
+
+
+def _merged(before: Dialect, found: Dialect) -> Dialect:
+    """The dialect by the body; that of the headers where the path belongs to no API."""
+    return found if found.content_type else before

@@ -1,0 +1,158 @@
+"""An HTTP server like those of consumers, for tests of the gateway: streams, WebSockets, jobs, uploads, counters."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+from collections.abc import AsyncIterator
+from typing import Any
+
+from aiohttp import WSMsgType, web
+
+
+class FakeService:
+    """A server in the test's process, which can be stopped and started at the same port.
+
+    Attributes:
+        seen: method, path and headers of each request.
+        jobs: number of jobs that the busy check reports.
+        sockets: WebSockets that are open.
+    """
+
+    def __init__(self) -> None:
+        self.seen: list[tuple[str, str, dict[str, str]]] = []
+        self.jobs = 0
+        self.uploaded = 0
+        self.cancelled = 0
+        self.sockets: set[web.WebSocketResponse] = set()
+        self.port = 0
+        self._runner: web.AppRunner | None = None
+
+    @property
+    def url(self) -> str:
+        """Base URL of the server."""
+        return f"http://127.0.0.1:{self.port}"
+
+    def paths(self) -> list[str]:
+        """Method and path of all requests, without the health and busy checks of gpumand."""
+        return [f"{method} {path}" for method, path, _ in self.seen]
+
+    async def start(self) -> None:
+        """Listen; a second start uses the same port."""
+        app = web.Application(client_max_size=0)
+        app.router.add_route("*", "/{path:.*}", self._handle)
+        self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1, max_field_size=65536)
+        await self._runner.setup()
+        site = web.TCPSite(self._runner, "127.0.0.1", self.port, reuse_address=True)
+        await site.start()
+        self.port = self._runner.addresses[0][1]
+
+    async def stop(self) -> None:
+        """Stop listening and end all connections."""
+        for socket in tuple(self.sockets):
+            with contextlib.suppress(Exception):
+                await socket.close()
+        if self._runner is not None:
+            await self._runner.cleanup()
+            self._runner = None
+
+    async def _handle(self, request: web.Request) -> web.StreamResponse:
+        self.seen.append((request.method, request.raw_path, dict(request.headers)))
+        handler = {
+            "/slow": self._slow,
+            "/v1/chat/completions": self._chat,
+            "/upload": self._upload,
+            "/prompt": self._prompt,
+            "/ws": self._socket,
+            "/stream": self._stream,
+            "/redirect": self._redirect,
+            "/cut": self._cut,
+        }.get(request.path, self._echo)
+        try:
+            return await handler(request)
+        except asyncio.CancelledError:
+            self.cancelled += 1
+            raise
+
+    async def _echo(self, request: web.Request) -> web.StreamResponse:
+        body = await request.read()
+        return web.json_response({"path": request.raw_path, "headers": dict(request.headers), "body": body.decode()})
+
+    async def _slow(self, request: web.Request) -> web.StreamResponse:
+        await asyncio.sleep(float(request.query.get("sec", "1")))
+        return web.json_response({"ok": True})
+
+    async def _chat(self, request: web.Request) -> web.StreamResponse:
+        body = json.loads(await request.read())
+        if body.get("fail"):
+            return web.json_response({"error": {"message": "bad model"}}, status=400)
+        if not body.get("stream"):
+            return web.json_response({"choices": [{"message": {"content": "hello"}}]})
+        response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+        await response.prepare(request)
+        for word in ("one", "two"):
+            await response.write(f'data: {{"word": "{word}"}}\n\n'.encode())
+            await asyncio.sleep(float(body.get("pause", 0)))
+        await response.write(b"data: [DONE]\n\n")
+        return response
+
+    async def _stream(self, request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse()
+        await response.prepare(request)
+        for number in range(int(request.query["chunks"])):
+            await response.write(f"{number}\n".encode())
+            await asyncio.sleep(float(request.query.get("pause", "0.05")))
+        return response
+
+    async def _upload(self, request: web.Request) -> web.StreamResponse:
+        size = 0
+        async for chunk in request.content.iter_any():
+            size += len(chunk)
+        self.uploaded += size
+        return web.json_response({"bytes": size})
+
+    async def _prompt(self, request: web.Request) -> web.StreamResponse:
+        if request.method == "POST":
+            self.jobs += 1
+            return web.json_response({"prompt_id": "1"})
+        return web.json_response({"exec_info": {"queue_remaining": self.jobs}})
+
+    async def _redirect(self, request: web.Request) -> web.StreamResponse:
+        return web.Response(status=302, headers={"Location": f"{self.url}/elsewhere"})
+
+    async def _cut(self, request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse()
+        await response.prepare(request)
+        await response.write(b"begin")
+        assert request.transport is not None
+        request.transport.abort()
+        return response
+
+    async def _socket(self, request: web.Request) -> web.StreamResponse:
+        socket = web.WebSocketResponse(protocols=("chat",))
+        await socket.prepare(request)
+        self.sockets.add(socket)
+        try:
+            async for message in socket:
+                if message.type is WSMsgType.TEXT:
+                    await socket.send_str(f"echo {message.data}")
+        finally:
+            self.sockets.discard(socket)
+        return socket
+
+
+@contextlib.asynccontextmanager
+async def fake_service() -> AsyncIterator[FakeService]:
+    """A running server."""
+    service = FakeService()
+    await service.start()
+    try:
+        yield service
+    finally:
+        await service.stop()
+
+
+def json_lines(body: bytes) -> list[Any]:
+    """The documents of an answer in JSON lines."""
+    return [json.loads(line) for line in body.splitlines() if line.strip()]

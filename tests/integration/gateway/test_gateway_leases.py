@@ -1,0 +1,208 @@
+"""Requests of unmodified clients hold leases: real gateway, daemon, bus and consumer processes."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.integration.gateway.live_gateway import LiveGateway, free_port, http, live_gateway, work
+from tests.integration.live import Client, bare_host, live_host, wait_until
+from tests.integration.service_manager.host import FakeHost
+
+BIG = {"llm": 14000, "embed": 14000}
+
+
+async def has_no_queue(client: Client) -> bool:
+    return not (await client.status())["queue"]
+
+
+async def has_leases(client: Client, count: int) -> bool:
+    return len((await client.status())["leases"]) == count
+
+
+async def test_client_of_a_stopped_service_waits_until_its_unit_was_started(tmp_path: Path) -> None:
+    async with bare_host(tmp_path) as host:
+        port = free_port()
+        flags = ["--name", "llm", "--mib", "14000", "--port", str(port), "--simulator-dir", str(host.simulator)]
+        command = [sys.executable, "-m", "gpumand.testing.consumer", *flags, "--loaded-at-start"]
+        control = await host.client()
+        systemd = FakeHost(host.bus, control.bus, tmp_path)
+        await systemd.boot({"llm.service": {"argv": command}})
+        keys = ["[consumers.llm]", 'unit = "llm.service"', "vram_resident_mib = 14000"]
+        keys += [f'url = "http://127.0.0.1:{port}"', 'health = { path = "/health", loaded = "/model_loaded" }']
+        host.configure("\n".join(keys))
+        await host.start()
+        try:
+            async with live_gateway(host, {"llm": ""}) as gateway, http() as session:
+                assert (await control.consumer("llm"))["residency"] == "unloaded"
+
+                assert await work(session, gateway.url("llm")) == 200
+
+                assert (await control.consumer("llm"))["residency"] == "resident"
+        finally:
+            await host.end()
+            await systemd.halt()
+
+
+async def test_eighty_parallel_requests_are_all_served(tmp_path: Path) -> None:
+    async with (
+        live_host(tmp_path, {"llm": 14000}) as host,
+        live_gateway(host, {"llm": ""}) as gateway,
+        http() as session,
+    ):
+        statuses = await asyncio.gather(*(work(session, gateway.url("llm"), 0.2) for _ in range(80)))
+
+        assert statuses == [200] * 80
+
+
+async def test_parallel_requests_to_one_consumer_do_not_wait_for_each_other(tmp_path: Path) -> None:
+    async with (
+        live_host(tmp_path, {"llm": 14000}) as host,
+        live_gateway(host, {"llm": ""}) as gateway,
+        http() as session,
+    ):
+        assert await work(session, gateway.url("llm")) == 200
+        began = time.monotonic()
+
+        statuses = await asyncio.gather(*(work(session, gateway.url("llm"), 3) for _ in range(4)))
+
+        assert statuses == [200] * 4
+        assert time.monotonic() - began < 3.5
+
+
+async def keep_asking(gateway: LiveGateway, name: str, statuses: list[int]) -> None:
+    async with http() as session:
+        while True:
+            statuses.append(await work(session, gateway.url(name), 0.02))
+
+
+async def test_endless_requests_to_one_consumer_do_not_keep_another_waiting(tmp_path: Path) -> None:
+    async with (
+        live_host(tmp_path, BIG) as host,
+        live_gateway(host, dict.fromkeys(BIG, "")) as gateway,
+        http() as session,
+    ):
+        statuses: list[int] = []
+        swap_sec = await swap(session, gateway)
+        load = [asyncio.create_task(keep_asking(gateway, "embed", statuses)) for _ in range(8)]
+        await wait_until("the load runs", lambda: as_async(len(statuses) > 20))
+        began = time.monotonic()
+
+        assert await work(session, gateway.url("llm")) == 200
+
+        waited_sec = time.monotonic() - began
+        served = len(statuses)
+        await wait_until("the load goes on", lambda: as_async(len(statuses) > served))
+        for task in load:
+            task.cancel()
+        await asyncio.gather(*load, return_exceptions=True)
+        assert waited_sec < 2 + swap_sec + 1
+        assert set(statuses) == {200}
+
+
+async def as_async(value: bool) -> bool:
+    return value
+
+
+async def swap(session, gateway: LiveGateway) -> float:  # type: ignore[no-untyped-def]
+    """Seconds that it takes to evict one consumer and load the other."""
+    assert await work(session, gateway.url("llm")) == 200
+    began = time.monotonic()
+    assert await work(session, gateway.url("embed")) == 200
+    return time.monotonic() - began
+
+
+async def test_killed_daemon_fails_no_request(tmp_path: Path) -> None:
+    async with (
+        live_host(tmp_path, BIG) as host,
+        live_gateway(host, dict.fromkeys(BIG, "")) as gateway,
+        http() as session,
+    ):
+        assert await work(session, gateway.url("llm")) == 200
+        running = asyncio.create_task(work(session, gateway.url("llm"), 4))
+        await asyncio.sleep(0.3)
+        waiting = asyncio.create_task(work(session, gateway.url("embed")))
+        control = await host.client()
+        await wait_until("a request waits", lambda: has_queue(control))
+        await control.close()
+
+        await host.end(signal.SIGKILL)
+        late = asyncio.create_task(work(session, gateway.url("llm")))
+        await asyncio.sleep(1)
+        await host.start()
+
+        assert await asyncio.gather(running, waiting, late) == [200, 200, 200]
+
+
+async def has_queue(client: Client) -> bool:
+    return bool((await client.status())["queue"])
+
+
+async def test_waiting_request_is_withdrawn_when_its_client_leaves(tmp_path: Path) -> None:
+    async with (
+        live_host(tmp_path, BIG) as host,
+        live_gateway(host, dict.fromkeys(BIG, "")) as gateway,
+        http() as session,
+    ):
+        control = await host.client()
+        lease, _ = await control.acquire("llm")
+        waiting = asyncio.create_task(work(session, gateway.url("embed")))
+        await wait_until("a request waits", lambda: has_queue(control))
+
+        waiting.cancel()
+
+        await wait_until("the queue is empty", lambda: has_no_queue(control), within_sec=1.0)
+        await control.release(lease)
+        assert (await control.consumer("embed"))["residency"] == "unloaded"
+
+
+@pytest.mark.parametrize("count", [3])
+async def test_leases_of_a_killed_gateway_end_by_themselves(tmp_path: Path, count: int) -> None:
+    async with live_host(tmp_path, {"llm": 14000}) as host, http() as session:
+        gateway = LiveGateway(host, {"llm": ""}, "lease_ttl_sec = 10")
+        await gateway.start()
+        control = await host.client()
+        running = [asyncio.create_task(work(session, gateway.url("llm"), 60)) for _ in range(count)]
+        await wait_until("a lease is held", lambda: has_leases(control, 1))
+
+        await gateway.end(signal.SIGKILL)
+
+        await wait_until("the lease has ended", lambda: has_leases(control, 0), within_sec=14)
+        await asyncio.gather(*running, return_exceptions=True)
+
+
+async def test_stopped_gateway_lets_requests_end_and_releases_its_leases(tmp_path: Path) -> None:
+    async with live_host(tmp_path, {"llm": 14000}) as host, http() as session:
+        gateway = LiveGateway(host, {"llm": ""}, "")
+        await gateway.start()
+        control = await host.client()
+        running = asyncio.create_task(work(session, gateway.url("llm"), 2))
+        await wait_until("a lease is held", lambda: has_leases(control, 1))
+
+        assert await gateway.end() == 0
+
+        assert await running == 200
+        assert await has_leases(control, 0)
+
+
+async def test_lease_is_kept_for_a_while_and_dropped_when_another_request_waits(tmp_path: Path) -> None:
+    async with (
+        live_host(tmp_path, BIG) as host,
+        live_gateway(host, dict.fromkeys(BIG, "")) as gateway,
+        http() as session,
+    ):
+        control = await host.client()
+        assert await work(session, gateway.url("llm")) == 200
+        assert await has_leases(control, 1)
+        began = time.monotonic()
+
+        lease, grant = await control.acquire("embed", timeout_usec=("t", 20_000_000))
+
+        assert grant["evicted"] == ["llm"]
+        assert time.monotonic() - began < 2.5
+        await control.release(lease)

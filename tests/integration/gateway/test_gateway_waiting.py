@@ -1,0 +1,295 @@
+"""What clients get while they wait, what counts as use, and which refusals they see."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from aiohttp import WSMsgType
+
+from tests.integration.gateway.conftest import Front, front
+from tests.integration.gateway.fake_service import json_lines
+from tests.integration.live import wait_until
+
+IMPATIENT = "patience_sec = 0.4\ndrip_sec = 0.2"
+COMFYUI = 'preset = "comfyui"'
+CHAT = {"model": "m", "messages": [{"role": "user", "content": "hi"}]}
+
+
+async def has_queue(made: Front) -> bool:
+    return bool((await made.control.status())["queue"])
+
+
+async def has_leases(made: Front, count: int) -> bool:
+    return len((await made.control.status())["leases"]) == count
+
+
+async def asked(made: Front, path: str, **more: Any) -> tuple[int, dict[str, str], bytes]:
+    async with made.session.request(more.pop("method", "POST"), made.url + path, **more) as answer:
+        return answer.status, dict(answer.headers), await answer.read()
+
+
+async def held(made: Front, path: str, body: dict[str, Any], seconds: float = 1.2) -> tuple[int, dict[str, str], bytes]:
+    """Send a request that waits for a while, and return its answer."""
+    lease = await made.block()
+    waiting = asyncio.create_task(asked(made, path, json=body))
+    await wait_until("the request waits", lambda: has_queue(made))
+    await asyncio.sleep(seconds)
+    assert not waiting.done()
+    await made.control.release(lease)
+    return await waiting
+
+
+# -- signs of life -----------------------------------------------------------------------------------------------------
+
+
+async def test_openai_stream_begins_with_comments_that_give_the_place_in_the_queue(tmp_path: Path) -> None:
+    async with front(tmp_path, keys=IMPATIENT) as made:
+        status, headers, body = await held(made, "/v1/chat/completions", CHAT | {"stream": True})
+
+    lines = [line for line in body.decode().split("\n\n") if line]
+    assert (status, headers["Content-Type"]) == (200, "text/event-stream")
+    assert "fake: place 1 of 1 in the queue" in lines[0]
+    assert all(line.startswith(": ") for line in lines[:-3])
+    assert lines[-3:] == ['data: {"word": "one"}', 'data: {"word": "two"}', "data: [DONE]"]
+
+
+async def test_anthropic_stream_begins_with_pings(tmp_path: Path) -> None:
+    async with front(tmp_path, keys=IMPATIENT) as made:
+        _, headers, body = await held(made, "/v1/messages", CHAT | {"stream": True})
+
+    assert headers["Content-Type"] == "text/event-stream"
+    assert body.startswith(b'event: ping\ndata: {"type": "ping"}\n\n')
+
+
+@pytest.mark.parametrize(("path", "key"), [("/api/chat", "message"), ("/api/generate", "response")])
+async def test_ollama_stream_begins_with_empty_chunks(tmp_path: Path, path: str, key: str) -> None:
+    async with front(tmp_path, keys=IMPATIENT) as made:
+        _, headers, body = await held(made, path, CHAT | {"prompt": "hi"})
+
+    first = json_lines(body)[0]
+    assert headers["Content-Type"] == "application/x-ndjson"
+    assert (first["model"], first["done"]) == ("m", False)
+    assert not first[key] or first[key]["content"] == ""
+
+
+async def test_plain_json_answer_begins_with_blanks(tmp_path: Path) -> None:
+    async with front(tmp_path, keys=IMPATIENT) as made:
+        status, headers, body = await held(made, "/v1/chat/completions", CHAT)
+
+    assert (status, headers["Content-Type"]) == (200, "application/json")
+    assert body.startswith(b"  ")
+    assert json.loads(body)["choices"][0]["message"]["content"] == "hello"
+
+
+async def test_other_requests_get_their_answer_unchanged_after_the_wait(tmp_path: Path) -> None:
+    async with front(tmp_path, keys=IMPATIENT) as made:
+        status, headers, body = await held(made, "/redirect?x=1", {"a": 1})
+        assert made.service.paths()[-1] == "GET /elsewhere"
+
+    assert status == 200
+    assert json.loads(body)["path"] == "/elsewhere"
+    assert headers["Content-Type"].startswith("application/json")
+
+
+async def test_error_of_the_service_after_signs_of_life_is_an_error_frame(tmp_path: Path) -> None:
+    async with front(tmp_path, keys=IMPATIENT) as made:
+        status, _, body = await held(made, "/v1/chat/completions", CHAT | {"stream": True, "fail": True})
+
+    assert status == 200
+    assert body.endswith(b'\n\ndata: {"error":{"message":"bad model"}}\n\n')
+
+
+async def test_client_that_does_not_wait_long_gets_plain_answers_and_statuses(tmp_path: Path) -> None:
+    async with front(tmp_path) as made:
+        status, _, body = await held(made, "/v1/chat/completions", CHAT | {"stream": True, "fail": True})
+
+    assert (status, json.loads(body)["error"]["message"]) == (400, "bad model")
+
+
+# -- refusals ----------------------------------------------------------------------------------------------------------
+
+
+async def test_wait_that_is_too_long_ends_in_the_form_of_the_api(tmp_path: Path) -> None:
+    async with front(tmp_path, keys="wait_sec = 0.5") as made:
+        lease = await made.block()
+        openai = await asked(made, "/v1/chat/completions", json=CHAT)
+        anthropic = await asked(made, "/v1/messages", json=CHAT)
+        ollama = await asked(made, "/api/chat", json=CHAT)
+        plain = await asked(made, "/echo", data=b"x")
+        await made.control.release(lease)
+
+    assert [one[0] for one in (openai, anthropic, ollama, plain)] == [429, 529, 503, 503]
+    assert all(5 <= int(one[1]["Retry-After"]) <= 300 for one in (openai, anthropic, ollama, plain))
+    assert all(one[1]["x-gpumand"] == "refused" for one in (openai, anthropic, ollama, plain))
+    error = json.loads(openai[2])["error"]
+    assert (error["code"], error["param"]) == ("gpu_busy", None)
+    assert "Timed out after 0.5 s. fake: place 1 of 1 in the queue, waiting for" in error["message"]
+    assert json.loads(anthropic[2])["error"]["type"] == "overloaded_error"
+    assert json.loads(ollama[2])["error"].startswith("Timed out")
+    assert plain[2].startswith(b"Timed out")
+
+
+async def test_timeout_after_signs_of_life_is_an_error_frame(tmp_path: Path) -> None:
+    async with front(tmp_path, keys=IMPATIENT + "\nwait_sec = 1") as made:
+        lease = await made.block()
+        status, _, body = await asked(made, "/v1/chat/completions", json=CHAT | {"stream": True})
+        await made.control.release(lease)
+
+    assert status == 200
+    assert '"code":"gpu_busy"' in body.decode().rstrip().split("\n\n")[-1]
+
+
+async def test_consumer_that_can_never_fit_is_refused_without_retries(tmp_path: Path) -> None:
+    async with front(tmp_path, consumer="device = [7]") as made:
+        status, headers, body = await asked(made, "/v1/chat/completions", json=CHAT)
+
+    assert status == 503
+    assert json.loads(body)["error"]["message"]
+    assert "Retry-After" in headers or headers["x-should-retry"] == "false"
+
+
+async def test_routes_of_class_never_are_refused_unless_they_are_allowed(tmp_path: Path) -> None:
+    async with front(tmp_path, 'preset = "ollama"\nallow = ["POST /api/pull"]') as made:
+        deleted = await asked(made, "/api/delete", method="DELETE", json={"model": "m"})
+        encoded = await asked(made, "/api/%64elete", method="DELETE", json={"model": "m"})
+        pulled = await asked(made, "/api/pull", json={"model": "m"})
+        paths = made.service.paths()
+
+    assert (deleted[0], encoded[0], pulled[0]) == (403, 403, 200)
+    assert paths == ["POST /api/pull"]
+
+
+async def test_request_that_unloads_an_ollama_model_is_answered_without_the_server(tmp_path: Path) -> None:
+    async with front(tmp_path, 'preset = "ollama"') as made:
+        status, _, body = await asked(made, "/api/generate", json={"model": "m", "keep_alive": 0})
+        assert made.service.paths() == []
+        await asked(made, "/api/generate", json={"model": "m", "keep_alive": 0, "prompt": "hi"})
+        assert made.service.paths() == ["POST /api/generate"]
+
+    assert (status, json.loads(body)["done_reason"]) == (200, "unload")
+
+
+# -- what counts as use ------------------------------------------------------------------------------------------------
+
+
+async def test_open_page_with_websocket_and_polls_neither_holds_nor_wakes_the_service(tmp_path: Path) -> None:
+    async with front(tmp_path, COMFYUI) as made, made.session.ws_connect(f"{made.url}/ws") as socket:
+        for _ in range(5):
+            assert (await asked(made, "/queue", method="GET"))[0] == 200
+            assert (await asked(made, "/api/userdata/workflows%2Fa.json", data=b"{}"))[0] == 200
+            await socket.send_str("ping")
+            assert (await socket.receive()).data == "echo ping"
+        assert await has_leases(made, 0)
+
+        lease = await made.block()
+
+        assert (await asked(made, "/queue", method="GET"))[0] == 200
+        assert await has_leases(made, 1)
+        assert not await has_queue(made)
+        for open_socket in tuple(made.service.sockets):
+            open_socket._req.transport.abort()
+        message = await socket.receive()
+        await made.control.release(lease)
+
+    assert (message.type, message.data) == (WSMsgType.CLOSE, 1012)
+
+
+async def test_stopped_service_is_not_woken_by_looks_but_its_lists_are_answered(tmp_path: Path) -> None:
+    async with front(tmp_path, 'preset = "ollama"') as made:
+        tags = await asked(made, "/api/tags", method="GET")
+        await made.service.stop()
+        began = time.monotonic()
+        remembered = await asked(made, "/api/tags", method="GET")
+        took_sec = time.monotonic() - began
+        other = await asked(made, "/api/ps", method="GET")
+        began = time.monotonic()
+        with pytest.raises(Exception, match="503"):
+            await made.session.ws_connect(f"{made.url}/ws")
+        slow_sec = time.monotonic() - began
+        assert await has_leases(made, 0)
+        assert not await has_queue(made)
+
+    assert (remembered[0], remembered[2]) == (200, tags[2])
+    assert took_sec < 0.05
+    assert (other[0], other[1]["Retry-After"]) == (503, "5")
+    assert slow_sec >= 1.0
+
+
+async def test_identical_looks_within_a_second_share_one_request(tmp_path: Path) -> None:
+    async with front(tmp_path, COMFYUI) as made:
+        answers = await asyncio.gather(*(asked(made, "/queue", method="GET") for _ in range(30)))
+        other = await asked(made, "/queue", method="GET", headers={"Authorization": "Bearer x"})
+
+        assert {one[0] for one in answers} == {200}
+        assert other[0] == 200
+        assert made.service.paths().count("GET /queue") == 2
+
+
+async def test_job_keeps_its_lease_until_the_service_is_idle(tmp_path: Path) -> None:
+    async with front(tmp_path, COMFYUI, keys="linger_sec = 0") as made:
+        status, _, _ = await asked(made, "/prompt", json={"prompt": {}})
+        assert status == 200
+        blocking = asyncio.create_task(made.block())
+        await wait_until("the blocker waits", lambda: has_queue(made))
+        await asyncio.sleep(4)
+        assert not blocking.done()
+
+        made.service.jobs = 0
+
+        lease = await asyncio.wait_for(blocking, 10)
+        await made.control.release(lease)
+
+
+async def test_job_that_the_service_refused_keeps_no_lease(tmp_path: Path) -> None:
+    async with front(tmp_path, COMFYUI, keys="linger_sec = 0") as made:
+        await asked(made, "/api/prompt?fail=1", json={})
+        made.service.jobs = 0
+
+        await wait_until("no lease is left", lambda: has_leases(made, 0), within_sec=5)
+
+
+async def test_browser_gets_a_page_while_the_service_is_stopped_and_the_service_is_loaded(tmp_path: Path) -> None:
+    html = {"Accept": "text/html,application/xhtml+xml"}
+    async with front(tmp_path, COMFYUI) as made:
+        lease = await made.block()
+        await made.service.stop()
+
+        status, headers, body = await asked(made, "/", method="GET", headers=html)
+
+        async def shows_its_place() -> bool:
+            return b"Place in the queue" in (await asked(made, "/", method="GET", headers=html))[2]
+
+        await wait_until("the page shows the place in the queue", shows_its_place)
+        script = await asked(made, "/", method="GET")
+
+        assert (status, headers["x-gpumand"], headers["Retry-After"]) == (503, "waiting", "5")
+        assert "default-src 'none'" in headers["Content-Security-Policy"]
+        assert b"<h1>fake is being loaded</h1>" in body
+        assert script[0] == 503
+        assert b"<h1>" not in script[2]
+        await made.service.start()
+        await made.control.release(lease)
+        await wait_until("the queue is empty", lambda: is_empty(made))
+        assert (await asked(made, "/", method="GET", headers=html))[0] == 200
+
+
+async def is_empty(made: Front) -> bool:
+    return not await has_queue(made)
+
+
+async def test_websocket_of_class_work_holds_a_lease_while_messages_are_exchanged(tmp_path: Path) -> None:
+    async with front(tmp_path, 'websocket = "work"\nws_idle_sec = 1', keys="linger_sec = 0") as made:
+        async with made.session.ws_connect(f"{made.url}/ws") as socket:
+            await wait_until("a lease is held", lambda: has_leases(made, 1))
+            await wait_until("the idle WebSocket has no lease", lambda: has_leases(made, 0))
+
+            await socket.send_str("hello")
+
+            assert (await socket.receive()).data == "echo hello"
+            assert await has_leases(made, 1)
+        await wait_until("the closed WebSocket has no lease", lambda: has_leases(made, 0))
