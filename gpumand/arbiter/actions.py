@@ -172,6 +172,9 @@ class Actions:
             await self._state.sample(self._concerned_devices(check))
             now = self._current_samples(check)
             freed_mib = check.freed_mib(now)
+            if report.method in STOPPING and check.proves_nothing(now):
+                # The processes have ended, as the service manager or the engine confirms, and that frees their memory.
+                return replace(report, freed_mib=0, verified=False)
             if freed_mib is not None and (check.settled(now) or (freed_mib > 0 and is_enough_free())):
                 return replace(report, freed_mib=freed_mib)
             if freed_mib != last_mib:
@@ -203,8 +206,12 @@ class Actions:
         if freed_mib is not None and is_released:
             return replace(report, freed_mib=freed_mib)
         waited_sec = self._state.settings.scheduler.settle_timeout_sec
-        known = freed_mib is not None
-        result = f"{freed_mib} of {check.expected_mib} MiB became free" if known else "VRAM could not be read"
+        if freed_mib is not None:
+            result = f"{freed_mib} of {check.expected_mib} MiB became free"
+        elif check.proves_nothing(self._current_samples(check)):
+            result = "no reading can show that it released its memory (the card sleeps or uses host RAM)"
+        else:
+            result = "VRAM could not be read"
         error = f"{result} within {waited_sec:g} s{self._orphans_after(report)}"
         return replace(report, freed_mib=freed_mib or 0, error=error)
 

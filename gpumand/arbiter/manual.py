@@ -231,7 +231,9 @@ class ManualOperations:
         consumer = self._state.consumer(report.consumer)
         method = host_ram.eviction_method_now(self._state.view(), consumer)
         if method is None and consumer.usable_methods:
-            raise EvictionFailed(f"{consumer.name}: {parking.NO_HOST_RAM}. Use the option 'force' to park it anyway.")
+            useless = host_ram.cannot_be_freed(self._state.view(), consumer)
+            why = host_ram.NOTHING_TO_PARK if useless else parking.NO_HOST_RAM
+            raise EvictionFailed(f"{consumer.name}: {why}. Use the option 'force' to park it anyway.")
         if method is None:
             return report
         # A consumer that must not be parked must not be parked as a second attempt either.

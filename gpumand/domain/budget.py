@@ -10,6 +10,8 @@ that could be read before, what was in use outside of consumers at the last read
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from gpumand.domain.consumer import UNKNOWN_MIB, EvictionMethod, Residency
 from gpumand.domain.device import ProcessUse, Sample
 from gpumand.domain.reserved_memory import filled_mib
@@ -154,7 +156,8 @@ def free_mib(view: View, device: int, target: str) -> int | None:
     sample = view.devices[device]
     if sample.is_measured:
         reserved = reserved_by_consumer(view, device)
-        return (sample.free_mib or 0) - sum(mib for name, mib in reserved.items() if name != target)
+        free_mib = (sample.free_mib or 0) - sum(mib for name, mib in reserved.items() if name != target)
+        return free_mib - moved_out_mib(view, device, target, reserved)
     if sample.total_mib is None:
         return None
     others = (state for state in view.consumers_on((device,)) if state.name != target)
@@ -175,6 +178,33 @@ def last_foreign_mib(view: View, device: int) -> int | None:
     unknown = (state for state in view.consumers_on((device,)) if held_mib(last, state) is None)
     assumed_mib = sum(_assumed_mib(state) for state in unknown if state.footprint_known)
     return max(named_mib, unnamed_mib - assumed_mib)
+
+
+def moved_out_mib(view: View, device: int, target: str, reserved: Collection[str]) -> int:
+    """MiB that consumers hold on a card that is asleep, and that are missing in its reading.
+
+    The driver moves the memory of a suspended card to host RAM and shows it as free, but it comes back when the card is
+    used. The footprints of consumers count whose memory is not known otherwise.
+
+    Args:
+        view: everything at this moment.
+        device: index of the device.
+        target: the consumer to leave out.
+        reserved: consumers whose footprint is counted already.
+    """
+    sample = view.devices[device]
+    if not sample.asleep:
+        return 0
+    hidden = (
+        state.footprint_mib
+        for state in view.consumers_on((device,))
+        if state.name != target
+        and state.name not in reserved
+        and state.footprint_known
+        and state.residency in IN_VRAM
+        and held_mib(sample, state) is None
+    )
+    return max(0, sum(hidden) - (unattributed_mib(sample) or 0))
 
 
 def need_mib(view: View, device: int, target: str) -> int:
@@ -217,7 +247,9 @@ def freeable_mib(
     if used_mib is None and not is_parked and not state.footprint_known:
         return 0  # neither its use nor its footprint is known, so that no amount can be relied on
     if used_mib is None:
-        used_mib = min(state.spec.residual_mib if is_parked else state.footprint_mib, unnamed_mib or 0)
+        assumed_mib = state.spec.residual_mib if is_parked else state.footprint_mib
+        # A card that is asleep shows none of what its consumers hold, see ``moved_out_mib``.
+        used_mib = assumed_mib if sample.asleep else min(assumed_mib, unnamed_mib or 0)
     elif left_mib < used_mib and by_route(state, method) and not holds_model(state.spec, used_mib):
         return 0  # a context without a model: the unload route has nothing to unload
     return max(0, used_mib - left_mib)

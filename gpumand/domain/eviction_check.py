@@ -6,10 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from gpumand.domain.consumer import ConsumerSpec
-from gpumand.domain.device import Sample
+from gpumand.domain.device import Pool, Sample
 
 SLACK_MIB = 64
 """Amounts this close count as equal: drivers round, and CUDA contexts vary a little."""
+
+UNIFIED_SLACK = 4
+"""How many times as close they need to be where the pool is host RAM."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,20 +40,26 @@ class EvictionCheck:
         """Whether there was any reading beforehand that a later one can be compared with."""
         return self.held_before_mib is not None or self.before.free_mib is not None
 
+    def proves_nothing(self, now: Sample) -> bool:
+        """Whether the device was read, but neither its own processes nor the device can show what was released.
+
+        That is so while a card is asleep, and where the pool is host RAM, if the source lists no processes. Then only
+        the end of the consumer's processes proves that it holds nothing.
+        """
+        is_read = self.before.is_measured and now.is_measured
+        return is_read and self._held_now_mib(now) is None and self._device_mib(now) is None
+
     def freed_mib(self, now: Sample) -> int | None:
         """MiB freed so far: by its own processes where they are known, else by the device; None = unknown."""
         held_now_mib = self._held_now_mib(now)
         if self.held_before_mib is not None and held_now_mib is not None:
             return max(0, self.held_before_mib - held_now_mib)
-        if self.before.free_mib is None or now.free_mib is None:
-            return None
-        return max(0, now.free_mib - self.before.free_mib)
+        device_mib = self._device_mib(now)
+        return None if device_mib is None else max(0, device_mib)
 
     def settled(self, now: Sample) -> bool:
         """Whether the victim has freed what it should, and the device shows it as free."""
-        device_mib = None
-        if self.before.free_mib is not None and now.free_mib is not None:
-            device_mib = now.free_mib - self.before.free_mib
+        device_mib = self._device_mib(now)
         if self._held_now_mib(now) is None:
             return device_mib is not None and device_mib >= self.expected_mib - self._slack_mib
         # A process can leave NVML's list before the driver has freed its memory, and one in a container can leave it
@@ -62,9 +71,9 @@ class EvictionCheck:
     def only_residual_left(self, now: Sample) -> bool:
         """Whether no more than a tolerated residual is left, which an unload by route does not free."""
         held_now_mib, left_mib = self._held_now_mib(now), self.tolerated_mib + SLACK_MIB
-        if self.before.free_mib is None or now.free_mib is None:
+        device_mib = self._device_mib(now)
+        if device_mib is None:
             return held_now_mib is not None and held_now_mib <= left_mib
-        device_mib = now.free_mib - self.before.free_mib
         if held_now_mib is None or self.held_before_mib is None:
             return device_mib >= self.expected_mib - left_mib
         gone_mib = max(0, self.held_before_mib - held_now_mib)
@@ -81,9 +90,23 @@ class EvictionCheck:
     def _held_now_mib(self, now: Sample) -> int | None:
         return None if self.held_before_mib is None else now.held_by(self.spec.name)
 
+    def _device_mib(self, now: Sample) -> int | None:
+        """MiB that became free on the device; None where that is unknown or proves nothing."""
+        if not (self.before.proves_release and now.proves_release):
+            return None
+        if self.before.pool is Pool.VRAM:
+            return _difference(now.free_mib, self.before.free_mib)
+        # Free memory of a unified pool is bounded by host RAM, which every program moves: what the GPU uses counts.
+        return _difference(self.before.used_mib, now.used_mib)
+
     @property
     def _slack_mib(self) -> int:
-        return max(SLACK_MIB, self.expected_mib // 20)
+        slack_mib = max(SLACK_MIB, self.expected_mib // 20)
+        return slack_mib if self.before.pool is Pool.VRAM else UNIFIED_SLACK * slack_mib
+
+
+def _difference(larger: int | None, smaller: int | None) -> int | None:
+    return None if larger is None or smaller is None else larger - smaller
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +141,10 @@ class MultiDeviceEvictionCheck:
     def can_be_measured(self) -> bool:
         """Whether any device had a reading beforehand that a later one can be compared with."""
         return bool(self._measurable)
+
+    def proves_nothing(self, now: Mapping[int, Sample]) -> bool:
+        """Whether no device can show what was released, although the devices are read."""
+        return bool(self.checks) and all(check.proves_nothing(now[device]) for device, check in self.checks.items())
 
     def freed_mib(self, now: Mapping[int, Sample]) -> int | None:
         """MiB freed so far on all devices together; None = unknown."""

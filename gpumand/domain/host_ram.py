@@ -7,7 +7,10 @@ consumers that are being parked.
 from __future__ import annotations
 
 from gpumand.domain.consumer import STOPPING, EvictionMethod
+from gpumand.domain.device import Pool
 from gpumand.domain.view import ConsumerState, View
+
+NOTHING_TO_PARK = "its GPU uses host RAM, where parking frees nothing, and it has no unit to stop"
 
 
 def room_mib(view: View, excluding: str = "") -> int | None:
@@ -32,21 +35,36 @@ def would_park(state: ConsumerState) -> bool:
     return state.spec.parks and state.usable_methods[:1] == (EvictionMethod.HTTP,)
 
 
+def shares_host_ram(view: View, state: ConsumerState) -> bool:
+    """Whether all of its devices use host RAM as their memory: moving weights to host RAM frees nothing there."""
+    pools = {view.devices[device].pool for device in state.devices if device in view.devices}
+    return bool(pools) and Pool.VRAM not in pools
+
+
+def cannot_be_freed(view: View, state: ConsumerState) -> bool:
+    """Whether its only method would park it, which frees nothing where the GPU uses host RAM."""
+    return would_park(state) and shares_host_ram(view, state) and stop_method(state) is None
+
+
 def eviction_method_now(view: View, state: ConsumerState) -> EvictionMethod | None:
     """The first method for an eviction that serves no request, such as a manual one or one for idleness.
 
-    None where no method is left, or the only one would park the consumer and host RAM has no room for it.
+    None where no method is left, or the only one would park the consumer and host RAM has no room for it, or its GPU
+    uses host RAM.
     """
     if not would_park(state):
         return state.usable_methods[0] if state.usable_methods else None
-    return EvictionMethod.HTTP if can_park(state, room_mib(view, excluding=state.name)) else stop_method(state)
+    can = can_park(view, state, room_mib(view, excluding=state.name))
+    return EvictionMethod.HTTP if can else stop_method(state)
 
 
-def can_park(state: ConsumerState, left_mib: int | None) -> bool:
-    """Whether host RAM has room to park the consumer.
+def can_park(view: View, state: ConsumerState, left_mib: int | None) -> bool:
+    """Whether host RAM has room to park the consumer, and parking it frees memory of its devices.
 
     Where host RAM is unknown, a consumer that can be stopped is stopped; one that cannot is parked all the same.
     """
+    if shares_host_ram(view, state):
+        return False
     return stop_method(state) is None if left_mib is None else left_mib >= state.host_mib
 
 

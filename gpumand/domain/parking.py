@@ -15,7 +15,7 @@ from typing import Any
 from gpumand.domain import budget, eviction_cost, victims
 from gpumand.domain.consumer import EvictionMethod, Policy, Residency
 from gpumand.domain.device import Devices
-from gpumand.domain.host_ram import can_park, room_mib, stop_method, would_park
+from gpumand.domain.host_ram import can_park, room_mib, shares_host_ram, stop_method, would_park
 from gpumand.domain.request import PlannedEviction, SparedConsumer
 from gpumand.domain.reuse_prediction import IdleTimeHistogram
 from gpumand.domain.victim_selection import lru_key
@@ -66,7 +66,7 @@ class _Plan:
             if not would_park(state) or one.method != EvictionMethod.HTTP:
                 planned.append(one)
                 continue
-            stopped = [] if can_park(state, left_mib) else self._stopped_for(state, left_mib, taken)
+            stopped = [] if can_park(self.view, state, left_mib) else self._stopped_for(state, left_mib, taken)
             if stopped is not None and len(stopped) <= extra:
                 # The stops must come first: only then host RAM has room when the victim is parked.
                 planned += [_planned_stop(other, state) for other in stopped]
@@ -85,7 +85,7 @@ class _Plan:
         self, state: ConsumerState, left_mib: int | None, taken: Collection[str]
     ) -> list[ConsumerState] | None:
         """Parked consumers to stop so that ``state`` can be parked; None where stopping it is better, or necessary."""
-        if left_mib is None:
+        if left_mib is None or shares_host_ram(self.view, state):
             return None
         stopped: list[ConsumerState] = []
         cost_key = _parked_cost_key(self.view)

@@ -15,7 +15,7 @@ from gpumand.domain import budget, busyness, claims
 from gpumand.domain.consumer import Residency
 from gpumand.domain.device import Devices
 from gpumand.domain.eviction_check import SLACK_MIB
-from gpumand.domain.host_ram import stop_method
+from gpumand.domain.host_ram import NOTHING_TO_PARK, cannot_be_freed, stop_method
 from gpumand.domain.request import PlannedEviction, SparedConsumer
 from gpumand.domain.residency import holds_model
 from gpumand.domain.victim_selection import Candidate, Freed, lru_key, pick
@@ -236,8 +236,8 @@ def permanent_exemption(view: View, state: ConsumerState, target: ConsumerState)
         return "manages its own VRAM"
     if state.pinned:
         return "pinned"
-    if not state.usable_methods and state.spec.reservation is None:
-        return _no_method(state)
+    if (not state.usable_methods or cannot_be_freed(view, state)) and state.spec.reservation is None:
+        return NOTHING_TO_PARK if state.usable_methods else _no_method(state)
     return "released no VRAM when it was evicted a moment ago" if state.name in view.evict_failed else ""
 
 

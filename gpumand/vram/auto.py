@@ -94,6 +94,7 @@ class AutoSource:
 
     async def power(self) -> DriverPower:
         """The power states of the cards of the drivers that are kept open; see Driver."""
+        await self._search()  # before the first reading, which could wake a card
         return await self._several.power()
 
     def reopen(self) -> None:
