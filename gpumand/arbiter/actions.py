@@ -27,6 +27,9 @@ RECHECK_AFTER_FAILURE_SEC = 0.5
 RESIDUAL_REST_SEC = 1.0
 """Seconds for which memory within the tolerated residual must not change after an unload by route: then it stays."""
 
+STARTED_AGAIN = frozenset({"reactivated", "restarted"})
+"""Reasons of UnitFailed: the unit or container was stopped, and runs again."""
+
 NO_METHOD = "has no unload route, no unit and no container"
 
 
@@ -105,8 +108,16 @@ class Actions:
                 self._prepare_stop(check.spec.name)
             await self._call_method(check.spec, method)
         except (RouteFailed, UnitFailed) as failed:
+            if isinstance(failed, UnitFailed) and failed.reason in STARTED_AGAIN and not check.spec.lazy:
+                return self._started_again(report, failed)
             return await self._check_after_failure(replace(report, error=str(failed)), check)
         return await self._wait_until_freed(report, check, is_enough_free)
+
+    def _started_again(self, report: EvictionReport, failed: UnitFailed) -> EvictionReport:
+        """Its memory may be free at this moment, but the new run is about to take it again, so it stays reserved."""
+        devices = self._state.consumer(report.consumer).devices or parse_devices(report.device)
+        self._state.ledger.claim(report.consumer, devices, self._state.clock.monotonic(), for_start=True)
+        return replace(report, error=str(failed))
 
     async def _check_after_failure(self, report: EvictionReport, check: MultiDeviceEvictionCheck) -> EvictionReport:
         """Read VRAM for a short time after a failed method: a consumer that crashed during it frees its memory too."""

@@ -108,6 +108,9 @@ class Restorer:
         elif former.ran is False and runs and "unit-stop" in methods and not entry.get("leases"):
             self.log(f"stopping {entry['unit']}, which was not running before")
             await self._evict("unit-stop")
+        elif former.residency == "unloaded" and _holds_model_in_container(entry):
+            self.log(f"stopping the container of {self.name}, which was not running before")
+            await self._evict("container")
 
     async def _load(self, name: str, why: str) -> None:
         """Load a consumer, or start its unit, unless that would evict others."""
@@ -130,3 +133,9 @@ class Restorer:
 
     def _timeout_option(self) -> dict[str, tuple[str, Any]]:
         return {"timeout_usec": ("t", to_usec(self.timeout_sec))}
+
+
+def _holds_model_in_container(entry: Mapping[str, Any]) -> bool:
+    """Whether a consumer without a unit is loaded as long as its container runs, and no client uses it."""
+    is_contained = "container" in (entry.get("evict") or ()) and not entry.get("unit")
+    return is_contained and not entry.get("lazy") and entry["residency"] == "resident" and not entry.get("leases")

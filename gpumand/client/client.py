@@ -250,7 +250,8 @@ class Client:
             consumer: name of the consumer.
             force: evict it although it is leased or pinned; its leases are revoked.
             timeout_sec: seconds that the eviction may take; None = a day.
-            method: the only method to use, "http" or "unit-stop"; "" = the configured methods, in their order.
+            method: the only method to use, "http", "unit-stop" or "container"; "" = the configured
+                methods, in their order.
 
         Raises:
             NoSuchConsumer, Busy, TimedOut, EvictionFailed, InvalidArgs: see their descriptions.

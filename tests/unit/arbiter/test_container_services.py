@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import pytest
@@ -62,6 +63,24 @@ async def test_container_that_comes_back_is_an_eviction_failure_with_the_reason(
     with pytest.raises(GpumandError):
         await world.arbiter.acquire(client(), "llama", AcquireOptions(timeout_sec=30.0))
     assert "its restart policy is always" in reports(world, EvictionFailed)[0].error
+    assert ("start", "llama.service") not in world.units.calls
+
+
+async def test_memory_that_is_free_before_the_next_run_takes_it_does_not_count() -> None:
+    world = await at_work(contained("comfy", 16000), by_unit("llama", 16000))
+    world.units.become(COMFY, UnitActivity.ACTIVE)
+    world.vram.hold(77, 16000, name="python3", unit="docker-1.scope", consumer="comfy")
+    await world.clock.sleep(5.0)
+    fake = world.units.units[COMFY]
+    fake.stop_delay_sec, fake.stop_failure = 1.0, UnitFailed("container comfy was started again", "restarted")
+    eviction = asyncio.create_task(world.arbiter.acquire(client(), "llama", AcquireOptions(timeout_sec=30.0)))
+    await world.clock.sleep(0.5)
+    world.vram.release(77)
+    world.vram.hold(78, 16000, name="python3", unit="docker-1.scope", consumer="comfy", after_sec=1.5)
+
+    with pytest.raises(GpumandError):
+        await eviction
+
     assert ("start", "llama.service") not in world.units.calls
 
 
