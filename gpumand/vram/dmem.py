@@ -36,6 +36,7 @@ class UnitAmounts:
         used_bytes: use of the whole device; None = unknown.
         by_unit: unit -> bytes, without the units that hold none.
         blind: units whose memory may be charged elsewhere; absence from ``by_unit`` proves nothing for them.
+        has_rest: whether a slice holds memory that none of its units explains, such as that of a unit that was stopped.
         driver: "drm" or "nvidia", the first part of the region's name.
         enabled: whether any unit could have an amount: the controller is enabled below the root.
     """
@@ -46,6 +47,7 @@ class UnitAmounts:
     blind: frozenset[str] = frozenset()
     enabled: bool = False
     driver: str = ""
+    has_rest: bool = False
 
     @property
     def rest_bytes(self) -> int | None:
@@ -126,7 +128,7 @@ def with_units(sample: Sample, amounts: UnitAmounts | None) -> Sample:
         processes=(*sample.processes, *rows),
         blind=sample.blind | amounts.blind,
         attribution="dmem",
-        attributed=sample.attributed or is_explained(sample, explained_mib),
+        attributed=sample.attributed or (is_explained(sample, explained_mib) and not amounts.has_rest),
     )
 
 
@@ -152,6 +154,7 @@ def _added(parts: list[UnitAmounts]) -> UnitAmounts:
         frozenset().union(*(part.blind for part in parts)),
         any(part.enabled for part in parts),
         parts[0].driver,
+        any(part.has_rest for part in parts),
     )
 
 
@@ -165,6 +168,7 @@ def _walked(root: Root, known: Mapping[str, int], manager: str) -> dict[str, Uni
             frozenset(walk.blind.get(region, ())),
             walk.enabled,
             region.partition("/")[0],
+            region in walk.with_rest,
         )
         for region, size in known.items()
     }

@@ -100,6 +100,8 @@ class DmemWalk:
         used: region -> bytes in use on the device.
         by_unit: region -> unit -> bytes, without the units that hold none.
         blind: region -> units whose memory may be charged to a slice, so that their own amount is unknown.
+        with_rest: regions of which a slice holds more than its units explain, such as memory of a stopped unit. Slices of
+            users are not meant, since no unit of the system is in them.
         enabled: whether the cgroups below the root have the file. Otherwise nothing is known of any unit.
     """
 
@@ -117,6 +119,7 @@ class DmemWalk:
         self._left = MAX_FOLDERS
         self.by_unit: dict[str, dict[str, int]] = {}
         self.blind: dict[str, set[str]] = {}
+        self.with_rest: set[str] = set()
         total = read_amounts(self._top / "dmem.current")
         self.used: Amounts = {} if total is None else {region: total.get(region) for region in self._known}
         self.enabled = any((self._top / name / "dmem.current").exists() for name in subfolders(self._top))
@@ -167,6 +170,8 @@ class DmemWalk:
             held = amounts.get(region)
             if held is None or held - inside.explained.get(region, 0) > SLICE_REST_BYTES:
                 self.blind.setdefault(region, set()).update(inside.units)
+                if self._manager or not f"{path}/".startswith("/user.slice/"):
+                    self.with_rest.add(region)
 
     def _add_unit(self, unit: str, amounts: Amounts | None, suspects: Iterable[str]) -> None:
         """Add a unit. Without a number of its own, its memory is charged to the slice above it."""

@@ -1,0 +1,124 @@
+"""What a reading by dmem proves about an eviction, from the kernel's files to the check."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest_asyncio
+
+from gpumand.domain.consumer import ConsumerSpec
+from gpumand.domain.device import Sample
+from gpumand.domain.eviction_check import EvictionCheck
+from gpumand.host.clock import SystemClock
+from gpumand.testing.host_tree import ARC_B580, HostTree
+from gpumand.vram.attribution import AttributedSource
+from gpumand.vram.xe import XeSource
+from tests.unit.vram.dmem_trees import ARC, MIB, Dmem
+from tests.unit.vram.test_attribution import Systemd
+
+UNITS = {"plain.service": "plain", "llama@a.service": "llama"}
+SLICE = "system.slice/system-llama.slice"
+HELD_MIB = 8000
+TOTAL_MIB = 12216
+
+
+class Host:
+    """A host with an Intel card, on which one unit holds memory."""
+
+    def __init__(self, tree: HostTree) -> None:
+        self.dmem = Dmem(tree)
+        self.source = AttributedSource(XeSource(SystemClock(), tree.root), Systemd({}))
+        self.source.set_units(UNITS)
+        tree.add_card(ARC_B580)
+        self.dmem.capacity({ARC: TOTAL_MIB * MIB})
+
+    def use(self, device_mib: int, **cgroups: int) -> None:
+        """Set the use of the device, and of the given cgroups."""
+        self.dmem.current("", {ARC: device_mib * MIB})
+        for cgroup, mib in cgroups.items():
+            self.dmem.current(cgroup, {ARC: mib * MIB})
+
+    def remove(self, cgroup: str) -> None:
+        shutil.rmtree(self.dmem.tree.path(f"/sys/fs/cgroup/{cgroup}"))
+
+    async def sample(self) -> Sample:
+        [sample] = (await self.source.read()).devices
+        return sample
+
+
+@pytest_asyncio.fixture
+async def host(tmp_path: Path) -> AsyncIterator[Host]:
+    host = Host(HostTree(tmp_path))
+    yield host
+    await host.source.close()
+
+
+def check(before: Sample, name: str) -> EvictionCheck:
+    return EvictionCheck(ConsumerSpec(name, HELD_MIB), before, before.held_by(name), HELD_MIB)
+
+
+async def test_unit_that_is_counted_is_evicted_when_its_own_amount_is_gone(host: Host) -> None:
+    host.use(8200, **{"system.slice": HELD_MIB, "system.slice/plain.service": HELD_MIB})
+    eviction = check(await host.sample(), "plain")
+    assert eviction.held_before_mib == HELD_MIB
+    host.remove("system.slice/plain.service")
+    assert not eviction.settled(await host.sample()), "the slice still holds the memory"
+    host.use(200, **{"system.slice": 0})
+    assert eviction.settled(await host.sample())
+
+
+async def test_small_model_that_stays_in_the_slice_of_a_stopped_unit_is_not_released(host: Host) -> None:
+    host.use(600, **{"system.slice": 400, "system.slice/plain.service": 400})
+    eviction = check(await host.sample(), "plain")
+    host.remove("system.slice/plain.service")
+    after = await host.sample()
+    assert not eviction.released_by_processes(after)
+    host.use(200, **{"system.slice": 0})
+    assert eviction.released_by_processes(await host.sample())
+
+
+async def test_memory_of_a_former_session_does_not_hide_that_a_unit_holds_nothing(host: Host) -> None:
+    host.use(8200, **{"system.slice": HELD_MIB, "system.slice/plain.service": HELD_MIB, "user.slice": 150})
+    host.use(8200, **{"user.slice/user-1000.slice": 0})
+    assert (await host.sample()).held_by("llama") == 0
+
+
+async def test_absence_of_a_template_unit_verifies_nothing(host: Host) -> None:
+    host.use(8200, **{"system.slice": HELD_MIB, SLICE: HELD_MIB})
+    host.dmem.without_file(f"{SLICE}/llama@a.service")
+    before = await host.sample()
+    eviction = check(before, "llama")
+    assert (before.blind, eviction.held_before_mib) == ({"llama@a.service"}, None)
+    host.remove(f"{SLICE}/llama@a.service")  # stopped; its memory stays
+    after = await host.sample()
+    assert not eviction.settled(after)
+    assert not eviction.released_by_processes(after)
+    host.use(200, **{"system.slice": 0, SLICE: 0})
+    assert eviction.settled(await host.sample())
+
+
+async def test_unit_that_allocated_before_the_controller_was_enabled_is_not_taken_for_empty(host: Host) -> None:
+    host.dmem.enabled_at(1000)
+    host.dmem.process(10, "system.slice/plain.service", 900)
+    host.use(8200, **{"system.slice": 0, "system.slice/plain.service": 0})
+    before = await host.sample()
+    assert before.held_by("plain") is None
+    assert not check(before, "plain").released_by_processes(before)
+
+
+async def test_part_of_a_unit_that_is_counted_does_not_verify_the_whole(host: Host) -> None:
+    host.dmem.enabled_at(1000)
+    host.dmem.process(10, "system.slice/plain.service", 900)
+    host.use(8200, **{"system.slice": 100, "system.slice/plain.service": 100})
+    eviction = check(await host.sample(), "plain")
+    assert eviction.held_before_mib == 100
+    host.use(8100, **{"system.slice": 0, "system.slice/plain.service": 0})
+    assert not eviction.settled(await host.sample())
+
+
+async def test_other_consumers_are_known_to_hold_nothing(host: Host) -> None:
+    host.use(8200, **{"system.slice": HELD_MIB, "system.slice/plain.service": HELD_MIB})
+    sample = await host.sample()
+    assert (sample.held_by("plain"), sample.held_by("llama")) == (HELD_MIB, 0)
