@@ -27,7 +27,7 @@ struct list { int error; unsigned count; struct process process[MAX_PROCESSES]; 
 struct device {
     char uuid[96], name[96];
     int mig, parent, slot, instance, mig_slots, mig_error, instance_error; /* parent: index + 1 of its GPU; 0 = a GPU */
-    long long total, reserved, used, free;
+    long long total, reserved, used, free, partition; /* partition: limit that only version 2 shows; 0 = none */
     int lost, handle_error, memory_error, memory_v2_error, sensor_error;
     int utilization, temperature, temperature_limit, power, power_limit; /* %, degrees, mW; -1 = not supported */
     struct list list[LISTS];
@@ -95,6 +95,7 @@ static void device_line(struct device *device, const char *key, const char *valu
     sscanf(value, "%u %lld", &pid, &mib);
     if (!strcmp(key, "name")) snprintf(device->name, sizeof device->name, "%s", value);
     else if (!strcmp(key, "total")) device->total = atoll(value);
+    else if (!strcmp(key, "partition")) device->partition = atoll(value);
     else if (!strcmp(key, "reserved")) device->reserved = atoll(value);
     else if (!strcmp(key, "used")) device->used = atoll(value);
     else if (!strcmp(key, "free")) device->free = atoll(value);
@@ -400,6 +401,11 @@ int nvmlDeviceGetMemoryInfo_v2(void *handle, struct memory_v2 *memory)
     if (memory->version != 0x02000028)
         return ARGUMENT_VERSION_MISMATCH;
     memory_sizes(device, &memory->total, &memory->reserved, &memory->free, &memory->used);
+    if (device->partition) { /* as the change log of R615 says; how exactly is not known */
+        memory->total = bytes(device->partition);
+        memory->used = memory->used < memory->total ? memory->used : memory->total;
+        memory->free = memory->total - memory->used;
+    }
     return OK;
 }
 

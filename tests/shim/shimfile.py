@@ -26,6 +26,7 @@ class ShimDevice:
         total_mib, reserved_mib: sizes in MiB.
         used_mib: None = the sum of its processes, each counted once.
         free_mib: None = total - reserved - used.
+        partition_mib: limit of a memory partition, which only version 2 of the memory information shows; 0 = none.
         lost: every call for the device returns 15.
         handle_error, memory_error, memory_v2_error, compute_error, graphics_error, mps_error: return codes of calls.
         compute, graphics, mps: pid -> MiB, None = not available.
@@ -45,6 +46,7 @@ class ShimDevice:
     reserved_mib: int = 0
     used_mib: int | None = None
     free_mib: int | None = None
+    partition_mib: int = 0
     lost: bool = False
     handle_error: int = 0
     memory_error: int = 0
@@ -73,6 +75,7 @@ class ShimDevice:
         yield f"name {self.name}"
         yield f"total {self.total_mib}"
         yield f"reserved {self.reserved_mib}"
+        yield f"partition {self.partition_mib}"
         for key, mib in (("used", self.used_mib), ("free", self.free_mib)):
             if mib is not None:
                 yield f"{key} {mib}"
