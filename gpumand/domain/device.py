@@ -52,6 +52,7 @@ class ProcessUse:
         uid: user id of the process; None where it cannot be determined.
         user: name of that user, or "".
         container: the name of its container, or the beginning of the container's id; "" outside of containers.
+        cgroup: path of the cgroup of a unit as a whole; "" for a process, and where unknown.
     """
 
     pid: int
@@ -63,6 +64,7 @@ class ProcessUse:
     user: str = ""
     shared: tuple[str, ...] = ()
     container: str = ""
+    cgroup: str = ""
 
 
 @dataclass(frozen=True, slots=True)

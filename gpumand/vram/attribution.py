@@ -148,7 +148,7 @@ class AttributedSource:
         by_pid, by_unit = await self._holder_worker.run(lambda: self._assign(holders, pids)) if holders else nothing
         await self._look_up_units(identities.values())
         await self._look_up_owners(identities.values())
-        whole_units = (one.unit for sample in reading.devices for one in sample.processes if one.pid == 0)
+        whole_units = {one.unit: one.cgroup for sample in reading.devices for one in sample.processes if not one.pid}
         await self.containers.update(identities.values(), whole_units, is_partial=bool(only))
         samples = (self._attribute(sample, identities) for sample in reading.devices)
         if holders:
@@ -200,8 +200,12 @@ class AttributedSource:
 
     def _blind(self, sample: Sample) -> set[str]:
         """Consumers whose memory the source could not have seen: for them, absence from the list proves nothing."""
-        owners = (self._shared.get(unit, ()) or (self._consumers.get(unit, ""),) for unit in sample.blind)
-        return {consumer for consumers in owners for consumer in consumers}
+        return {consumer for unit in sample.blind for consumer in self._possible_in(unit)}
+
+    def _possible_in(self, unit: str) -> Iterable[str]:
+        """The consumers that a unit of which only the name is known may belong to."""
+        by_unit = (self._consumers[unit],) if unit in self._consumers else self._shared.get(unit, ())
+        return by_unit or self.containers.possible_in(unit)
 
     def _name(self, process: ProcessUse, identity: ProcessIdentity | None) -> ProcessUse:
         unit = process.unit or (self._units_by_process.get(identity, "") if identity else "")

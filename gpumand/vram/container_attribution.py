@@ -10,9 +10,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from types import MappingProxyType
 
-from gpumand.domain.cgroups import place_of_unit
+from gpumand.domain.cgroups import place_of, place_of_unit
 from gpumand.domain.consumer import ConsumerSpec
 from gpumand.domain.container import ContainerState
 from gpumand.domain.container_rules import EngineContainer, LocatorRules, Names, ProcessPlace, locator_rules, undecided
@@ -32,6 +33,7 @@ MAX_CONFIGURED = 256
 MAX_NAMES = 32
 """Maximum number of names on command lines of clients that engines are asked for."""
 
+NO_UNITS: Mapping[str, str] = MappingProxyType({})
 MAX_PARALLEL_CALLS = 8
 FIRST_RETRY_SEC, LAST_RETRY_SEC = 1.0, 60.0
 """A container that belongs to no consumer is looked at again after 1, 2, 4 … 60 seconds."""
@@ -89,20 +91,29 @@ class ContainerAttribution:
             self._search.cancel()
 
     async def update(
-        self, identities: Iterable[ProcessIdentity], whole_units: Iterable[str] = (), *, is_partial: bool = False
+        self,
+        identities: Iterable[ProcessIdentity],
+        whole_units: Mapping[str, str] = NO_UNITS,
+        *,
+        is_partial: bool = False,
     ) -> None:
         """Read the places of new processes, forget those of others, and look for the consumers of new containers.
 
         Args:
             identities: the processes that hold memory.
-            whole_units: the units of which only the memory as a whole is known.
+            whole_units: the units of which only the memory as a whole is known, with the paths of their
+                cgroups; "" where a path is unknown.
             is_partial: there may be others, on devices that were not read.
         """
         listed = set(identities)
         if not is_partial:
             self._unit_places = {}
             self._places = {one: place for one, place in self._places.items() if one in listed}
-        self._unit_places |= {unit: ProcessPlace(place_of_unit(unit)) for unit in whole_units if unit}
+        self._unit_places |= {
+            unit: ProcessPlace(place_of(path) if path else place_of_unit(unit))
+            for unit, path in whole_units.items()
+            if unit
+        }
         unread = [one for one in listed if one not in self._places]
         if unread and not self._worker.is_closed:
             places = await self._worker.run(lambda: self._read_places(unread))
@@ -128,6 +139,14 @@ class ContainerAttribution:
         if found or container is None or not container.id or not self._rules.is_trusted(place.cgroup):
             return found
         return self._rules.units.get(self._links.get(container.id, ""), ())
+
+    def possible_in(self, unit: str) -> frozenset[str]:
+        """Consumers that may run in a unit of which only the name is known, and which is no consumer's ``unit``."""
+        place = ProcessPlace(place_of_unit(unit))
+        if place.cgroup.container is not None:
+            return frozenset(self.consumers_of(place)) or self._rules.located
+        # It may be in any slice, and match any pattern.
+        return self._rules.located.difference(*self._rules.containers.values())
 
     def name_of(self, place: ProcessPlace) -> str:
         """The name of the container of a process, or the beginning of its id; "" outside of containers."""

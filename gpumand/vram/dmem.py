@@ -37,6 +37,7 @@ class UnitAmounts:
         by_unit: unit -> bytes, without the units that hold none.
         blind: units whose memory may be charged elsewhere; absence from ``by_unit`` proves nothing for them.
         has_rest: whether a slice holds memory that none of its units explains, such as that of a unit that was stopped.
+        paths: unit -> path of its cgroup.
         driver: "drm" or "nvidia", the first part of the region's name.
         enabled: whether any unit could have an amount: the controller is enabled below the root.
     """
@@ -48,6 +49,7 @@ class UnitAmounts:
     enabled: bool = False
     driver: str = ""
     has_rest: bool = False
+    paths: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def rest_bytes(self) -> int | None:
@@ -57,7 +59,10 @@ class UnitAmounts:
     @property
     def processes(self) -> tuple[ProcessUse, ...]:
         """One entry with pid 0 per unit, rounded up so that a small amount does not become zero."""
-        return tuple(ProcessUse(0, -(-self.by_unit[unit] // MIB), unit=unit) for unit in sorted(self.by_unit))
+        return tuple(
+            ProcessUse(0, -(-held // MIB), unit=unit, cgroup=self.paths.get(unit, ""))
+            for unit, held in sorted(self.by_unit.items())
+        )
 
 
 def regions(root: Root = "/") -> dict[str, int]:
@@ -155,6 +160,7 @@ def _added(parts: list[UnitAmounts]) -> UnitAmounts:
         any(part.enabled for part in parts),
         parts[0].driver,
         any(part.has_rest for part in parts),
+        parts[0].paths,
     )
 
 
@@ -169,6 +175,7 @@ def _walked(root: Root, known: Mapping[str, int], manager: str) -> dict[str, Uni
             walk.enabled,
             region.partition("/")[0],
             region in walk.with_rest,
+            walk.paths,
         )
         for region, size in known.items()
     }

@@ -99,9 +99,10 @@ class DmemWalk:
     Attributes:
         used: region -> bytes in use on the device.
         by_unit: region -> unit -> bytes, without the units that hold none.
+        paths: unit -> path of its cgroup.
         blind: region -> units whose memory may be charged to a slice, so that their own amount is unknown.
-        with_rest: regions of which a slice holds more than its units explain, such as memory of a stopped unit. Slices of
-            users are not meant, since no unit of the system is in them.
+        with_rest: regions of which a slice holds more than its units explain, such as memory of a stopped unit. The
+            slices of users are not meant, since no unit of the system is in them.
         enabled: whether the cgroups below the root have the file. Otherwise nothing is known of any unit.
     """
 
@@ -118,6 +119,7 @@ class DmemWalk:
         self._manager = manager
         self._left = MAX_FOLDERS
         self.by_unit: dict[str, dict[str, int]] = {}
+        self.paths: dict[str, str] = {}
         self.blind: dict[str, set[str]] = {}
         self.with_rest: set[str] = set()
         total = read_amounts(self._top / "dmem.current")
@@ -148,10 +150,10 @@ class DmemWalk:
             if kind == "slice":
                 self._visit_slice(child, amounts, suspects, found, depth + 1)
             elif kind == "unit":
-                self._add_unit(name, amounts, suspects)
+                self._add_unit(child, amounts, suspects)
                 found.units.add(name)
             elif amounts is not None:
-                self._add_amounts(child.lstrip("/"), amounts)
+                self._add_amounts(child.lstrip("/"), child, amounts)
             found.add(amounts or {})
         return found
 
@@ -173,15 +175,17 @@ class DmemWalk:
                 if self._manager or not f"{path}/".startswith("/user.slice/"):
                     self.with_rest.add(region)
 
-    def _add_unit(self, unit: str, amounts: Amounts | None, suspects: Iterable[str]) -> None:
+    def _add_unit(self, path: str, amounts: Amounts | None, suspects: Iterable[str]) -> None:
         """Add a unit. Without a number of its own, its memory is charged to the slice above it."""
+        unit = path.rpartition("/")[2]
         for region in suspects:
             if amounts is None or amounts.get(region) is None:
                 self.blind.setdefault(region, set()).add(unit)
-        self._add_amounts(unit, amounts or {})
+        self._add_amounts(unit, path, amounts or {})
 
-    def _add_amounts(self, name: str, amounts: Amounts) -> None:
+    def _add_amounts(self, name: str, path: str, amounts: Amounts) -> None:
         for region in self._known:
             if held := amounts.get(region):
                 by_unit = self.by_unit.setdefault(region, {})
                 by_unit[name] = by_unit.get(name, 0) + held
+                self.paths[name] = path

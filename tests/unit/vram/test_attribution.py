@@ -15,7 +15,7 @@ import pytest
 import pytest_asyncio
 
 from gpumand.domain.consumer import UnitState
-from gpumand.domain.device import ProcessUse, Reading, Sample
+from gpumand.domain.device import Devices, ProcessUse, Reading, Sample
 from gpumand.domain.reservation import Holder, ProcessKey
 from gpumand.host.clock import SystemClock
 from gpumand.testing.vram import FakeVram
@@ -286,7 +286,7 @@ async def test_reading_of_a_source_replaced_meanwhile_is_discarded(setup: Setup)
     former, started, release = setup.vram, asyncio.Event(), asyncio.Event()
     read = former.read
 
-    async def slowly() -> Reading:
+    async def slowly(_only: Devices = ()) -> Reading:
         reading = await read()
         started.set()
         await release.wait()
@@ -315,7 +315,7 @@ class Listed:
     def __init__(self, *processes: ProcessUse, blind: Iterable[str] = ()) -> None:
         self.processes, self.blind = processes, frozenset(blind)
 
-    async def read(self) -> Reading:
+    async def read(self, only: Devices = ()) -> Reading:
         used_mib = sum(one.used_mib or 0 for one in self.processes)
         blank = Sample(0, "PCI-0000:03:00.0", "Radeon", self.name, 24560, used_mib, 24560 - used_mib, self.processes)
         return Reading((replace(blank, attributed=True, blind=self.blind),))

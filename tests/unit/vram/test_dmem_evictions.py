@@ -122,3 +122,37 @@ async def test_other_consumers_are_known_to_hold_nothing(host: Host) -> None:
     host.use(8200, **{"system.slice": HELD_MIB, "system.slice/plain.service": HELD_MIB})
     sample = await host.sample()
     assert (sample.held_by("plain"), sample.held_by("llama")) == (HELD_MIB, 0)
+
+
+# -- consumers that are found by container or slice --------------------------------------------------------------------
+
+CONTAINER_ID = "0123456789ab" + "c" * 52
+JOBS, WEB = ConsumerSpec("jobs", 1000, slice="ai-jobs.slice"), ConsumerSpec("web", 1000, container=CONTAINER_ID[:12])
+
+
+async def held(host: Host) -> dict[str, int | None]:
+    sample = await host.sample()
+    return {name: sample.held_by(name) for name in ("jobs", "web", "plain")}
+
+
+async def test_whole_units_are_found_by_container_and_slice(host: Host) -> None:
+    host.source.containers.configure([JOBS, WEB])
+    host.use(5000, **{"ai.slice": 3000, "ai.slice/ai-jobs.slice": 3000, "system.slice": 1800})
+    host.dmem.current("ai.slice/ai-jobs.slice/run-1.scope", {ARC: 3000 * MIB})
+    host.dmem.current(f"system.slice/docker-{CONTAINER_ID}.scope", {ARC: 1800 * MIB})
+    assert await held(host) == {"jobs": 3000, "web": 1800, "plain": 0}
+
+
+async def test_container_that_is_not_counted_is_not_taken_for_empty(host: Host) -> None:
+    host.source.containers.configure([JOBS, WEB])
+    host.use(5000, **{"system.slice": 4800})
+    host.dmem.without_file(f"system.slice/docker-{CONTAINER_ID}.scope")
+    host.dmem.current("system.slice/plain.service", {ARC: 4800 * MIB})
+    assert await held(host) == {"jobs": 0, "web": None, "plain": 4800}
+
+
+async def test_unit_that_is_not_counted_may_be_in_the_slice_of_a_consumer(host: Host) -> None:
+    host.source.containers.configure([JOBS, WEB])
+    host.use(5000, **{"system.slice": 4800, "system.slice/plain.service": 4800})
+    host.dmem.without_file("system.slice/other.service")
+    assert await held(host) == {"jobs": None, "web": 0, "plain": 4800}
