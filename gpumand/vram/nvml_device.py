@@ -5,15 +5,17 @@ All functions block; call them in the library's thread.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import product
 from typing import Any
 
 from gpumand.domain.device import Pool, ProcessUse, Sample
 from gpumand.vram import nvml_mig
-from gpumand.vram.nvml_host import NOT_SUPPORTED, Memory, NvmlHost
+from gpumand.vram.nvml_host import NOT_SUPPORTED, NvmlHost
 from gpumand.vram.nvml_library import LOST_GPU, CallFailed, Code, NvmlLibrary
+from gpumand.vram.nvml_memory import Memory
 from gpumand.vram.process import short_name
 from gpumand.vram.process_names import ProcessNames
 from gpumand.vram.reading_time import ReadingTime
@@ -116,7 +118,7 @@ def read_device(
 def _read(
     library: NvmlLibrary, names: ProcessNames, host: NvmlHost, device: Device, reading_time: ReadingTime
 ) -> Sample:
-    memory, error = host.complete(device.uuid, device.name, *_read_memory(library, device.handle))
+    memory, error = host.complete(device.uuid, device.name, *_read_memory(library, host, device))
     processes, complete = _processes(library, names, device)
     return Sample(
         index=device.index,
@@ -157,25 +159,44 @@ def _failed(device: Device, failure: CallFailed, reading_time: ReadingTime) -> S
     )
 
 
-def _read_memory(library: NvmlLibrary, handle: Any) -> tuple[Memory, str]:
+def _read_memory(library: NvmlLibrary, host: NvmlHost, device: Device) -> tuple[Memory, str]:
     """Return the memory and an error message; both are set if NVML has no memory information for the device."""
     # Devices with unified memory (GB10) report no memory of their own, but they list processes.
     try:
-        return _memory_info(library, handle), ""
+        memory = _memory_info(library, device.handle)
     except CallFailed as failure:
         if failure.code != Code.NOT_SUPPORTED:
             raise
         return Memory(None, None, None), f"{NOT_SUPPORTED}: {failure}"
+    if device.instance is not None:  # MIG instances have no memory partitions
+        return memory, ""
+
+    def read(call: Callable[[NvmlLibrary, Any], Any]) -> Memory:
+        return _checked(call(library, device.handle))
+
+    return host.whole_memory(device.uuid, memory, partial(read, _call_v1), partial(read, _call_v2)), ""
 
 
 def _memory_info(library: NvmlLibrary, handle: Any) -> Memory:
     # Version 2 reports the driver's reserve separately; version 1 includes it in the used memory.
     try:
-        info = library.call("nvmlDeviceGetMemoryInfo", handle, version=library.constant("nvmlMemory_v2"))
+        info = _call_v2(library, handle)
     except CallFailed as failure:
         if failure.code not in UNSUPPORTED_VERSION | {Code.NOT_SUPPORTED}:
             raise
-        info = library.call("nvmlDeviceGetMemoryInfo", handle)
+        info = _call_v1(library, handle)
+    return _checked(info)
+
+
+def _call_v1(library: NvmlLibrary, handle: Any) -> Any:
+    return library.call("nvmlDeviceGetMemoryInfo", handle)
+
+
+def _call_v2(library: NvmlLibrary, handle: Any) -> Any:
+    return library.call("nvmlDeviceGetMemoryInfo", handle, version=library.constant("nvmlMemory_v2"))
+
+
+def _checked(info: Any) -> Memory:
     # A total of 0 means that the driver has no value: unknown is not zero.
     if info.total in (0, NOT_AVAILABLE):
         raise CallFailed(Code.NOT_SUPPORTED, f"the driver reports a total of {info.total} bytes")

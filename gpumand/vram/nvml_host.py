@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import os
 import re
-from dataclasses import dataclass
 
 from gpumand.domain.device import Pool
 from gpumand.domain.gpu_settings import NamedOptions, options_of
+from gpumand.vram.nvml_memory import Memory
+from gpumand.vram.nvml_partition import PartitionGuard, ReadMemory
 from gpumand.vram.sysfs import Root, below, read_pairs
 from gpumand.vram.unified import DEFAULT_RESERVE_MIB, read_pool
 
@@ -23,20 +24,6 @@ SMALL_PART = 4
 _INTEGRATED = re.compile(r"\b(GB10|Thor|Orin|Xavier|Tegra|Jetson|N1X)\b", re.IGNORECASE)
 
 
-@dataclass(frozen=True, slots=True)
-class Memory:
-    """Memory of one device in MiB; None = unknown. ``used_mib`` includes the driver's reserve only with an old NVML.
-
-    Attributes:
-        pool: what the memory is.
-    """
-
-    total_mib: int | None
-    used_mib: int | None
-    free_mib: int | None
-    pool: Pool = Pool.VRAM
-
-
 class NvmlHost:
     """Completes what NVML reports about a device. All methods block; call them in the library's thread."""
 
@@ -45,6 +32,7 @@ class NvmlHost:
         self._options = options
         self._with_memory: set[str] = set()
         self._addresses: dict[str, tuple[str, ...]] = {}
+        self._partitions = PartitionGuard(root)
 
     def complete(self, uuid: str, name: str, memory: Memory, error: str) -> tuple[Memory, str]:
         """The memory of a device, from host RAM where the GPU has none of its own, and the error that is left.
@@ -69,6 +57,10 @@ class NvmlHost:
         free_mib = pool.free_mib(reserve_mib)
         found = Memory(pool.total_mib, pool.used_mib, free_mib, Pool.UNIFIED)
         return found, "" if free_mib is not None and pool.total_mib is not None else error or "no-host-ram: unreadable"
+
+    def whole_memory(self, uuid: str, memory: Memory, read_v1: ReadMemory, read_v2: ReadMemory) -> Memory:
+        """The memory of a whole device, where NVML shows only the daemon's memory partition; see PartitionGuard."""
+        return self._partitions.correct(uuid, next(iter(self.aliases(uuid)), ""), memory, read_v1, read_v2)
 
     def aliases(self, uuid: str) -> tuple[str, ...]:
         """The PCI address of a GPU, with and without ``PCI-``; () if it is unknown."""

@@ -147,3 +147,20 @@ def test_close_shuts_the_library_down(lab: Lab) -> None:
     assert shutdowns.read_text() == "."
     assert worker.read()["error"].startswith("nvml-error: ")
     assert worker.end() < 5
+
+
+def test_memory_partition_that_only_version_2_shows_is_not_taken_for_the_device(lab: Lab) -> None:
+    lab.shim.devices[0].partition_mib = 4096
+    lab.shim.devices[0].compute = {4711: 6000}
+    lab.write()
+    device = only_device(lab.worker().read())
+    assert (device["total_mib"], device["free_mib"]) == (24576, 24576 - 400 - 6000)
+
+
+def test_partition_that_begins_later_is_noticed_within_thirty_readings(lab: Lab) -> None:
+    worker = lab.worker()
+    assert only_device(worker.read())["total_mib"] == 24576
+    lab.shim.devices[0].partition_mib = 4096
+    lab.write()
+    totals = [only_device(worker.read())["total_mib"] for _ in range(30)]
+    assert (totals[0], totals[-1]) == (4096, 24576)
