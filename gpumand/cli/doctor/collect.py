@@ -26,6 +26,7 @@ from gpumand.bus.names import (
 )
 from gpumand.cli.client import Client
 from gpumand.cli.doctor import host
+from gpumand.cli.doctor.checks.container_engines import ENGINE_UNITS
 from gpumand.cli.doctor.checks.containers import HELPER
 from gpumand.cli.doctor.containers import with_container_facts
 from gpumand.cli.doctor.dmem import read_dmem
@@ -180,11 +181,14 @@ async def _query_systemd(bus: BusConnection, facts: Facts) -> Facts:
 
     wanted = sorted(set(facts.unit_names.values()))
     try:
-        service, helper, *units = await asyncio.gather(*map(read_unit, (SERVICE, HELPER, *wanted)))
+        service, helper, *units = await asyncio.gather(*map(read_unit, (SERVICE, HELPER, *ENGINE_UNITS, *wanted)))
     except (BusError, BusLost) as error:
         return replace(facts, units_error=f"the query to systemd failed: {error}")
-    units_by_name = dict(zip(wanted, units, strict=True))
-    return replace(facts, service=service, units=units_by_name, containers=ContainerFacts(helper=helper))
+    engines = dict(zip(ENGINE_UNITS, units, strict=False))
+    units_by_name = dict(zip(wanted, units[len(ENGINE_UNITS) :], strict=True))
+    return replace(
+        facts, service=service, units=units_by_name, containers=ContainerFacts(helper=helper, engines=engines)
+    )
 
 
 async def _unit(bus: BusConnection, name: str) -> UnitFacts:

@@ -30,5 +30,6 @@ def read_containers(helper: UnitFacts | None) -> ContainerFacts:
 
 
 def with_container_facts(facts: Facts) -> Facts:
-    """The facts with the running containers; the helper's unit is known already where systemd could be asked."""
-    return replace(facts, containers=read_containers(facts.containers.helper if facts.containers else None))
+    """The facts with the running containers; units are known already where systemd could be asked."""
+    known = facts.containers or ContainerFacts()
+    return replace(facts, containers=replace(read_containers(known.helper), engines=known.engines))

@@ -122,6 +122,7 @@ class ContainerFacts:
         error: why an engine could not be asked; "" when all could.
         listening: TCP ports at which processes of the host listen.
         helper: the unit of the helper that starts and stops containers; None where systemd could not be asked.
+        engines: units that offer the API of an engine, by name; empty where systemd could not be asked.
     """
 
     found: tuple[FoundContainer, ...] = ()
@@ -129,6 +130,7 @@ class ContainerFacts:
     error: str = ""
     listening: frozenset[int] = frozenset()
     helper: UnitFacts | None = None
+    engines: Mapping[str, UnitFacts] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from gpumand.cli.doctor.checks import configuration, consumers, containers, daemon, dmem, driver, permissions, units
+from gpumand.cli.doctor.checks import (
+    configuration,
+    consumers,
+    container_engines,
+    containers,
+    daemon,
+    dmem,
+    driver,
+    permissions,
+    units,
+)
 from gpumand.cli.doctor.facts import Facts
 from gpumand.cli.doctor.finding import Finding
 
@@ -115,6 +125,7 @@ CHECKS: dict[str, Check] = {
     "shared servers": Check(consumers.shared, _has_settings, "consumers"),
     "consumers": Check(consumers.failing, _has_status, "consumers"),
     "container helper": Check(containers.helper, _has_settings, "containers"),
+    "container engines": Check(container_engines.reachable, _has_settings, "containers"),
     "containers": Check(containers.found, _has_settings, "containers"),
     "restart policies": Check(containers.restarts, _has_settings, "containers"),
     "container ports": Check(containers.ports, _has_settings, "containers"),
