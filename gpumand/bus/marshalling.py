@@ -219,6 +219,7 @@ def _foreign(process: ProcessUse) -> Entry:
         ("uid", "u", process.uid),
         ("user", "s", process.user),
         ("used_mib", "t", process.used_mib),
+        ("container", "s", process.container or None),
     )
 
 

@@ -99,6 +99,7 @@ def _foreign(fields: Fields) -> ForeignProcess:
         fields.optional_number("uid"),
         fields.text("user", ""),
         fields.optional_number("used_mib"),
+        fields.text("container", ""),
     )
 
 

@@ -45,7 +45,8 @@ class Grant:
 class ForeignProcess:
     """A process that holds VRAM and belongs to no consumer. ``uid`` and ``used_mib`` are None if unknown.
 
-    ``pid`` is 0 for a unit whose memory is known only as a whole.
+    ``pid`` is 0 for a unit whose memory is known only as a whole. ``container`` is the name of its container, or the
+    beginning of the container's id; "" outside of containers.
     """
 
     pid: int
@@ -54,6 +55,7 @@ class ForeignProcess:
     uid: int | None
     user: str
     used_mib: int | None
+    container: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,6 +29,9 @@ _MACHINE = re.compile(r"(?:machine-(?P<scope>.+)\.scope|systemd-nspawn@(?P<servi
 _LIBVIRT = re.compile(r"(?:lxc|qemu)-[0-9]+-")
 _USER_MANAGER = re.compile(r"user@([0-9]{1,10})\.service")
 _ESCAPE = re.compile(r"\\x([0-9a-f]{2})")
+MAX_NAME = 64
+"""Length to which a name is cut for messages."""
+
 _LXC_PARENTS = ("lxc", "lxc.payload")
 _LXC_PREFIX = "lxc.payload."
 _DELETED = " (deleted)"
@@ -51,8 +54,9 @@ class CgroupContainer:
     base: str
 
     def __str__(self) -> str:
-        """Its name, or the first digits of its id, as ``docker ps`` shows them."""
-        return self.name or self.id[:12]
+        """Its name, made printable, or the first digits of its id, as ``docker ps`` shows them."""
+        name = "".join(char if char.isprintable() else "?" for char in self.name[:MAX_NAME])
+        return name or self.id[:12]
 
 
 @dataclass(frozen=True, slots=True)

@@ -78,7 +78,7 @@ def describe_process(process: ProcessUse) -> str:
         return f"processes of {process.unit}"
     known = [
         ("user", process.user or ("" if process.uid is None else str(process.uid))),
-        ("unit", process.unit),
+        ("container", process.container) if process.container else ("unit", process.unit),
         ("pid", str(process.pid) if process.pid else ""),
     ]
     details = ", ".join(f"{label} {value}" for label, value in known if value)

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from types import MappingProxyType
 
-from gpumand.domain.cgroups import place_of, place_of_unit
+from gpumand.domain.cgroups import MAX_NAME, place_of, place_of_unit
 from gpumand.domain.consumer import ConsumerSpec
 from gpumand.domain.container import ContainerState
 from gpumand.domain.container_rules import EngineContainer, LocatorRules, Names, ProcessPlace, locator_rules, undecided
@@ -154,7 +154,7 @@ class ContainerAttribution:
         if container is None:
             return ""
         names = (one.name for one in self._known.values() if one.id and one.id == container.id)
-        return next(names, "") or place.container
+        return next(names, "") or place.container[:MAX_NAME]
 
     def consumers_of_slice(self, place: ProcessPlace) -> Names:
         """The consumers that a process belongs to by its slice; its unit counts before."""

@@ -87,7 +87,9 @@ def _foreign_process(process: Entry) -> str:
     user = process.get("user") or process.get("uid")
     if not process.get("pid") and process.get("unit"):  # the unit as a whole
         return f"processes of {clean(str(process['unit']))}"
-    known = (("user", user), ("unit", process.get("unit")), ("pid", process.get("pid") or ""))
+    container = process.get("container")
+    place = ("container", container) if container else ("unit", process.get("unit"))
+    known = (("user", user), place, ("pid", process.get("pid") or ""))
     details = ", ".join(f"{what} {clean(str(which))}" for what, which in known if which not in (None, ""))
     return f"{clean(process.get('name') or 'a process')} ({details})"
 

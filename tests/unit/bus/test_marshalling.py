@@ -87,13 +87,14 @@ def test_device_entry_has_the_documented_keys() -> None:
 
 
 def test_foreign_process_entry_contains_only_known_values() -> None:
-    known = ProcessUse(4711, 2150, "firefox", "session-2.scope", uid=1000, user="alice")
+    known = ProcessUse(4711, 2150, "firefox", "session-2.scope", uid=1000, user="alice", container="web")
     unknown = ProcessUse(9, None)
     device = DeviceStatus(0, "", "", "nvml", 1, 1, 1, 0, 1, 0, "", foreign=(known, unknown))
     entry = status_entry(Status("1.0", "", devices=(device,)))
     assert marshalled("a{sv}", entry)
     assert unwrap(entry)["devices"][0]["foreign"] == [
-        {"pid": 4711, "name": "firefox", "unit": "session-2.scope", "uid": 1000, "user": "alice", "used_mib": 2150},
+        {"pid": 4711, "name": "firefox", "unit": "session-2.scope", "uid": 1000, "user": "alice", "used_mib": 2150}
+        | {"container": "web"},
         {"pid": 9, "name": "", "unit": "", "user": ""},
     ]
 

@@ -319,7 +319,7 @@ def test_total_mib_does_not_limit_other_devices(tmp_path: Path) -> None:
 def test_example_file_has_the_consumers_of_the_manual(tmp_path: Path) -> None:
     settings = load(EXAMPLE)
 
-    assert list(settings.consumers) == ["ollama", "comfyui", "mvoice", "coder", "embeddings"]
+    assert list(settings.consumers) == ["ollama", "comfyui", "mvoice", "coder", "embeddings", "tei"]
     assert settings.scheduler == SchedulerSettings()
     assert settings.gpu == GpuSettings()
 

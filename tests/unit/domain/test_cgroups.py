@@ -127,3 +127,10 @@ def test_unit_name_alone_names_the_container() -> None:
     assert container is not None
     assert container.id == ID
     assert place_of_unit("").path == ""
+
+
+def test_name_with_control_characters_is_made_printable() -> None:
+    container = place_of("/machine.slice/machine-a\\x00\\x1b[31m.scope").container
+    assert container is not None
+    assert str(container) == "a??[31m"
+    assert len(str(place_of(f"/lxc/{'a' * 200}").container)) == 64

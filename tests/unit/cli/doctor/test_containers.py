@@ -30,10 +30,10 @@ HTTP, STOP, ENGINE = EvictionMethod.HTTP, EvictionMethod.UNIT_STOP, EvictionMeth
 RESTRICTED = unit("gpumand.service", ip_deny=("0.0.0.0/0", "::/0"), ip_allow=("127.0.0.0/8", "::1/128"))
 
 
-def host(container: FoundContainer = CONTAINER, listening: tuple[int, ...] = (8188,), **consumer: Any) -> Facts:
+def host(running: FoundContainer = CONTAINER, listening: tuple[int, ...] = (8188,), **consumer: Any) -> Facts:
     """A host with one consumer in a container."""
     keys = {"unit": "", "container": "ui", "url": "http://127.0.0.1:8188", "evict": (ENGINE,)} | consumer
-    known = ContainerFacts((container,), {ID: "comfyui"}, "", frozenset(listening), unit("gpumand-containers.socket"))
+    known = ContainerFacts((running,), {ID: "comfyui"}, "", frozenset(listening), unit("gpumand-containers.socket"))
     return replace(HEALTHY, config=settings(spec("comfyui", **keys)), service=RESTRICTED, containers=known)
 
 
