@@ -32,6 +32,7 @@ from gpumand.daemon.components import (
     demand_log,
 )
 from gpumand.daemon.environment import archive_path
+from gpumand.daemon.garbage import freeze_startup_objects
 from gpumand.daemon.options import Options, parse_arguments
 from gpumand.daemon.status_line import status_line
 from gpumand.daemon.watchdog import LivenessChecks, Watchdog
@@ -159,6 +160,7 @@ class Daemon:
         # The objects before the name, and READY last: clients and units that start after gpumand call it at once.
         components.service.export()
         await bus.request_name(names.BUS_NAME)
+        freeze_startup_objects()
         self._notifier.ready(status_line(components.arbiter.status()))
         self._spawn(self._report_status(components.arbiter))
         self._spawn(self._reload_on_sighup(components.arbiter))
