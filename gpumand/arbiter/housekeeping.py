@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping
 
+from gpumand.arbiter import telemetry
 from gpumand.arbiter.arbiter import Arbiter
 from gpumand.arbiter.loop_deadlines import LoopDeadlines
 from gpumand.arbiter.timeouts import finished_within
@@ -81,6 +82,7 @@ class Housekeeping:
             # In this order: learning and idle evictions use the reconciled residencies, the queue pass uses them all.
             self._arbiter.reconciler.reconcile_all()
             if is_read:
+                telemetry.record(self._state)
                 self._arbiter.learning.observe_reading()
             self._arbiter.learning.save()
             self._arbiter.manual.evict_idle()

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from gpumand.arbiter.scheduler import Scheduler
 from gpumand.arbiter.state import ArbiterState
+from gpumand.arbiter.telemetry import current_telemetry, driver_state_of
 from gpumand.arbiter.waiting_request import WaitingRequest
 from gpumand.domain import budget, location, shared_units
 from gpumand.domain.consumer import ConsumerSpec, Residency
@@ -27,7 +28,7 @@ def status_of(state: ArbiterState, scheduler: Scheduler) -> Status:
     return Status(
         version=VERSION,
         degraded=state.degraded,
-        devices=tuple(_device(view, sample) for sample in view.devices.values()),
+        devices=tuple(_device(state, view, sample) for sample in view.devices.values()),
         consumers=tuple(
             _consumer(state, view.devices, consumer)
             for consumer in view.consumers.values()
@@ -38,6 +39,8 @@ def status_of(state: ArbiterState, scheduler: Scheduler) -> Status:
         stats=state.stats,
         configured_usec=state.configured_usec,
         reserved_used_mib=_reserved_used_mib(state),
+        driver_state=driver_state_of(state),
+        history_usec=state.history.times_usec,
     )
 
 
@@ -64,7 +67,7 @@ def consumer_status_of(state: ArbiterState, name: str) -> ConsumerStatus:
     return _consumer(state, state.ledger.devices, state.consumer(name))
 
 
-def _device(view: View, sample: Sample) -> DeviceStatus:
+def _device(state: ArbiterState, view: View, sample: Sample) -> DeviceStatus:
     return DeviceStatus(
         index=sample.index,
         uuid=sample.uuid,
@@ -83,6 +86,8 @@ def _device(view: View, sample: Sample) -> DeviceStatus:
         integrated=sample.integrated,
         attribution=sample.attribution,
         asleep=sample.asleep,
+        telemetry=current_telemetry(state, sample),
+        history=state.history.device(sample.index),
     )
 
 
@@ -130,6 +135,7 @@ def _consumer(state: ArbiterState, devices: Mapping[int, Sample], consumer: Cons
         preset=consumer.spec.preset,
         evict=tuple(map(str, consumer.spec.evict)),
         lazy=consumer.spec.lazy,
+        used_mib_history=state.history.held_mib(consumer.name),
         busy=None if consumer.spec.busy is None or consumer.jobs is None else consumer.jobs > 0,
     )
 

@@ -28,6 +28,7 @@ from gpumand.domain.load_overlap import OverlapExperiment
 from gpumand.domain.orphans import Orphans, processes_of
 from gpumand.domain.reservation import Holder, public_names
 from gpumand.domain.status import Stats
+from gpumand.domain.telemetry import TelemetryHistory
 from gpumand.domain.unread_devices import unchecked
 from gpumand.domain.view import ConsumerState, View
 from gpumand.ports import Clock, HolderProcesses, HostMemory, VramSource
@@ -60,6 +61,7 @@ class ArbiterState:
         overlapping: measurements that decide whether loads may overlap with leases.
         wanted: consumers that waiting requests need, with their rank in the queue.
         orphans: processes that stopped units have left behind.
+        history: the last readings, for graphs.
         ledger: consumers, leases, jobs and devices.
         queue_length: number of waiting requests.
         announced_leases: ids of the leases whose grant was published.
@@ -88,7 +90,7 @@ class ArbiterState:
         self._changed_leases: dict[str, None] = {}
         self.announced_leases: set[str] = set()
         self.overtakings, self.overlapping = BackfillAccounting(), OverlapExperiment()
-        self.orphans = Orphans()
+        self.orphans, self.history = Orphans(), TelemetryHistory()
         self.queue_positions: Mapping[str, int] = {}
         self.queue_length = 0
         self._announced_counts: tuple[object, ...] = ()

@@ -19,6 +19,7 @@ from gpumand.domain.learning import Duration, LearnedTimes
 from gpumand.domain.lease import Lease, Owner
 from gpumand.domain.request import Grant, ManualResult, PlannedEviction, PlanReport, SparedConsumer
 from gpumand.domain.status import MAX_FOREIGN, ConsumerStatus, DeviceStatus, Stats, Status, WaitingStatus
+from gpumand.domain.telemetry import Telemetry
 
 Entry = dict[str, Variant]
 
@@ -63,6 +64,8 @@ def status_entry(status: Status) -> Entry:
         ("queue", "aa{sv}", [_waiting(request) for request in status.queue]),
         ("stats", "a{sv}", _stats(status.stats)),
         ("configured_usec", "t", status.configured_usec),
+        ("driver_state", "s", status.driver_state),
+        ("history_usec", "at", list(status.history_usec)),
     )
 
 
@@ -207,7 +210,19 @@ def _device(device: DeviceStatus) -> Entry:
         ("integrated", "b", device.integrated),
         ("attribution", "s", device.attribution),
         ("asleep", "b", device.asleep),
+        *_telemetry(device.telemetry),
+        ("history", "a{sai}", {name: list(values) for name, values in device.history.items()} or None),
         ("aliases", "as", device.aliases),
+    )
+
+
+def _telemetry(telemetry: Telemetry) -> tuple[tuple[str, str, Any], ...]:
+    return (
+        ("utilization_percent", "u", telemetry.utilization_percent),
+        ("temperature_celsius", "i", telemetry.temperature_celsius),
+        ("temperature_limit_celsius", "i", telemetry.temperature_limit_celsius),
+        ("power_watts", "d", telemetry.power_watts),
+        ("power_limit_watts", "d", telemetry.power_limit_watts),
     )
 
 
@@ -246,6 +261,7 @@ def _consumer(consumer: ConsumerStatus) -> Entry:
         ("lazy", "b", consumer.lazy),
         ("busy", "b", consumer.busy),
         *_shared(consumer),
+        ("used_mib_history", "ai", list(consumer.used_mib_history) or None),
         ("used_by_device", "a{st}", {str(index): mib for index, mib in consumer.used_by_device.items()} or None),
     )
 

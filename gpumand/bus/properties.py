@@ -50,6 +50,11 @@ def device_live_values(device: DeviceStatus) -> Values:
         "FreeMib": device.free_mib,
         "ReservedMib": device.reserved_mib,
         "ForeignMib": device.foreign_mib,
+        "UtilizationPercent": device.telemetry.utilization_percent,
+        "TemperatureCelsius": device.telemetry.temperature_celsius,
+        "TemperatureLimitCelsius": device.telemetry.temperature_limit_celsius,
+        "PowerWatts": device.telemetry.power_watts,
+        "PowerLimitWatts": device.telemetry.power_limit_watts,
     }
 
 

@@ -45,6 +45,13 @@ class Fields:
         """An integer; None if the key is missing, which stands for unknown."""
         return self.number(key) if key in self._answer else None
 
+    def optional_real(self, key: str) -> float | None:
+        """A number; None if the key is missing, which stands for unknown."""
+        value = self._answer.get(key)
+        if value is None:
+            return None
+        return float(value) if isinstance(value, (int, float)) else self._mismatch(key, "a number")
+
     def flag(self, key: str, default: bool | None = None) -> bool:
         """A boolean."""
         if key not in self._answer and default is not None:

@@ -88,6 +88,11 @@ def _device(fields: Fields) -> Device:
         fields.text("attribution", ""),
         fields.flag("asleep", False),
         fields.strings("aliases"),
+        fields.optional_number("utilization_percent"),
+        fields.optional_number("temperature_celsius"),
+        fields.optional_number("temperature_limit_celsius"),
+        fields.optional_real("power_watts"),
+        fields.optional_real("power_limit_watts"),
     )
 
 

@@ -76,6 +76,9 @@ class Device:
         attribution: how memory is attributed to units: "dmem", "kfd", "nvml" …; "" = not at all.
         asleep: the card is suspended, or was until a few seconds ago.
         aliases: further names of the device, such as its PCI address.
+        utilization_percent: share of time in which the GPU was working; None = unknown.
+        temperature_celsius, temperature_limit_celsius: its temperature, and the one at which it is slowed down.
+        power_watts, power_limit_watts: its power draw, and the limit of it.
     """
 
     index: int
@@ -95,6 +98,11 @@ class Device:
     attribution: str = ""
     asleep: bool = False
     aliases: tuple[str, ...] = ()
+    utilization_percent: int | None = None
+    temperature_celsius: int | None = None
+    temperature_limit_celsius: int | None = None
+    power_watts: float | None = None
+    power_limit_watts: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

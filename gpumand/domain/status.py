@@ -9,6 +9,7 @@ from gpumand.domain.device import ProcessUse
 from gpumand.domain.footprint import Footprint
 from gpumand.domain.learning import LearnedTimes
 from gpumand.domain.lease import Lease
+from gpumand.domain.telemetry import NO_TELEMETRY, Series, Telemetry
 
 MAX_FOREIGN = 16
 """Maximum number of foreign processes per device in a Status; a desktop has more, which hold little memory each."""
@@ -43,6 +44,8 @@ class DeviceStatus:
         integrated: a GPU in the processor, which consumers use only if they name it or if there is no other.
         attribution: how memory is attributed to units, such as "nvml" or "kfd"; "" = not at all.
         asleep: the card is suspended, so that its reading does not count as evidence.
+        telemetry: utilisation, temperature and power, as far as they are known.
+        history: series of the last readings, by names with their units; see ``TelemetryHistory``.
     """
 
     index: int
@@ -62,6 +65,8 @@ class DeviceStatus:
     integrated: bool = False
     attribution: str = ""
     asleep: bool = False
+    telemetry: Telemetry = NO_TELEMETRY
+    history: Mapping[str, Series] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +89,7 @@ class ConsumerStatus:
         shared_with: other consumers in its unit.
         shared_mib: MiB that the unit holds for all of its consumers, where there are several.
         used_by_device: MiB held on each device where the driver shows its processes.
+        used_mib_history: MiB held at the last readings; () where it held none.
     """
 
     name: str
@@ -110,6 +116,7 @@ class ConsumerStatus:
     shared_with: tuple[str, ...] = ()
     shared_mib: int = 0
     used_by_device: Mapping[int, int] = field(default_factory=dict)
+    used_mib_history: Series = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +143,8 @@ class Status:
 
     Attributes:
         configured_usec: CLOCK_REALTIME microseconds at which the current configuration was read; 0 = unknown.
+        driver_state: "open", "resting" (nothing needs readings), "asleep" (resting, and a card sleeps) or "released".
+        history_usec: when the readings of the series were taken, CLOCK_REALTIME in microseconds, the oldest first.
         reserved_used_mib: MiB that the processes of each reservation hold, by lease id; unknown amounts are left out.
     """
 
@@ -148,6 +157,8 @@ class Status:
     stats: Stats = field(default_factory=Stats)
     configured_usec: int = 0
     reserved_used_mib: Mapping[str, int] = field(default_factory=dict)
+    driver_state: str = "open"
+    history_usec: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

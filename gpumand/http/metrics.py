@@ -17,6 +17,8 @@ OTHERS = "_other"
 RESERVATIONS = "_reservation"
 """Label of all leases without a consumer."""
 
+DRIVER_STATES = ("open", "resting", "asleep", "released")
+
 _MIB = 1024 * 1024
 
 
@@ -72,6 +74,8 @@ class Metrics:
 def _daemon(status: Status) -> Iterator[str]:
     yield from gauge("gpumand_info", "Version of the daemon.", [({"version": status.version}, 1)])
     yield from gauge("gpumand_degraded", "1 while the daemon is degraded.", [({}, int(bool(status.degraded)))])
+    by_state: Samples = [({"state": state}, int(status.driver_state == state)) for state in DRIVER_STATES]
+    yield from gauge("gpumand_driver_state", "1 for the state that the GPU driver is in.", by_state)
     yield from gauge("gpumand_leases", "Active leases.", [({}, len(status.leases))])
     reservations = [one for one in status.leases if one.reservation is not None]
     yield from gauge("gpumand_reservations", "Active leases without a consumer.", [({}, len(reservations))])
@@ -102,8 +106,41 @@ def _devices(devices: tuple[DeviceStatus, ...]) -> Iterator[str]:
     for name, meaning, values in families:
         samples = [({"device": str(one.index)}, _bytes(mib)) for one, mib in zip(devices, values, strict=True)]
         yield from gauge(f"gpumand_device_{name}_bytes", meaning, samples)
+    yield from _telemetry(devices)
     failing: Samples = [({"device": str(one.index)}, int(bool(one.error))) for one in devices]
     yield from gauge("gpumand_device_failing", "1 while the device cannot be read.", failing)
+
+
+def _telemetry(devices: tuple[DeviceStatus, ...]) -> Iterator[str]:
+    """Utilisation, temperature and power in base units; a value that is unknown has no sample."""
+    telemetry = [one.telemetry for one in devices]
+    families = (
+        (
+            "utilization_ratio",
+            "Utilisation of a device, 0 to 1.",
+            [_ratio(one.utilization_percent) for one in telemetry],
+        ),
+        ("temperature_celsius", "Temperature of a device.", [one.temperature_celsius for one in telemetry]),
+        (
+            "temperature_limit_celsius",
+            "Temperature at which the driver slows a device down.",
+            [one.temperature_limit_celsius for one in telemetry],
+        ),
+        ("power_watts", "Power draw of a device.", [one.power_watts for one in telemetry]),
+        ("power_limit_watts", "Power limit of a device.", [one.power_limit_watts for one in telemetry]),
+        (
+            "sampled_timestamp_seconds",
+            "Time of the last reading of a device.",
+            [one.sampled_usec / 1e6 if one.sampled_usec else None for one in devices],
+        ),
+    )
+    for name, meaning, values in families:
+        samples = [({"device": str(one.index)}, value) for one, value in zip(devices, values, strict=True)]
+        yield from gauge(f"gpumand_device_{name}", meaning, samples)
+
+
+def _ratio(percent: int | None) -> float | None:
+    return None if percent is None else percent / 100
 
 
 def _device_labels(device: DeviceStatus) -> dict[str, str]:

@@ -10,12 +10,14 @@ from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from gpumand.domain.device import Pool, ProcessUse, Reading, Sample
+from gpumand.domain.device import Devices, Pool, ProcessUse, Reading, Sample
 from gpumand.domain.gpu_settings import NamedOptions, options_of
+from gpumand.domain.telemetry import NO_TELEMETRY
 from gpumand.ports import Clock
 from gpumand.vram import kfd, sysfs
 from gpumand.vram.amd_memory import AmdMemory, device_memory, uses_gtt
 from gpumand.vram.amd_names import product_name
+from gpumand.vram.amd_telemetry import AmdTelemetry, UsedCard
 from gpumand.vram.dmem import DmemReader, with_units
 from gpumand.vram.power import SleepWatch
 from gpumand.vram.process import command_name
@@ -48,8 +50,23 @@ class AmdgpuSource(ThreadedSource):
             options: the options of single devices.
             call_timeout_sec: real seconds after which a running reading counts as hanging.
         """
-        session = AmdgpuSession(clock, root, options)
-        super().__init__(NAME, session, clock, call_timeout_sec=call_timeout_sec)
+        self._amd_session = AmdgpuSession(clock, root, options)
+        super().__init__(NAME, self._amd_session, clock, call_timeout_sec=call_timeout_sec)
+        self._sensors = AmdTelemetry()
+
+    async def read(self, only: Devices = ()) -> Reading:
+        """Take a fresh sample of every card, with its telemetry; see VramSource."""
+        reading = await super().read(only)
+        if reading.error:
+            return reading
+        telemetry = await self._sensors.read(self._amd_session.used_cards, is_quick=bool(only))
+        samples = (replace(one, telemetry=telemetry.get(one.uuid, NO_TELEMETRY)) for one in reading.devices)
+        return replace(reading, devices=tuple(samples))
+
+    async def close(self) -> None:
+        """End the threads; a reading that hangs is abandoned."""
+        self._sensors.close()
+        await super().close()
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +92,7 @@ class AmdgpuSession:
         self._last: dict[str, Sample] = {}
         self._sleep = SleepWatch()
         self._dmem = DmemReader(root)
+        self.used_cards: dict[str, UsedCard] = {}
 
     def reopen(self) -> None:
         """The host was suspended; may be called from any thread."""
@@ -87,11 +105,13 @@ class AmdgpuSession:
         present = self._identify(cards)
         if not self._known:
             return Reading(error=MISSING)
+        self.used_cards = {}
         ram, holders, amounts = read_pool(self._root), _holders(self._root, cards), self._dmem.read()
         for uuid, card in present.items():
             sample = self._sample(self._known[uuid], card, ram, holders, reading_time)
             # The dmem controller counts memory of the card only: where host RAM is the pool, it sees nearly nothing.
             is_counted = sample.pool is Pool.VRAM
+            self.used_cards[uuid] = UsedCard(card, bool(sample.processes))
             self._last[uuid] = with_units(sample, amounts.get(card.bdf)) if is_counted else sample
         self._sleep.finish_reading()
         for uuid in self._known.keys() - present.keys():

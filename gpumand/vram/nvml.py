@@ -21,10 +21,10 @@ from gpumand.vram.nvml_host import NvmlHost
 from gpumand.vram.nvml_library import CallFailed, Code, LibraryFailed, NvmlLibrary
 from gpumand.vram.nvml_mig import gpu_of
 from gpumand.vram.nvml_telemetry import NvmlTelemetry
-from gpumand.vram.pci_power import read_power
+from gpumand.vram.pci_power import NVIDIA, read_power
 from gpumand.vram.process_names import ProcessNames
 from gpumand.vram.reading_time import ReadingTime, without_readings
-from gpumand.vram.sysfs import Root
+from gpumand.vram.sysfs import Root, below
 
 log = logging.getLogger(__name__)
 
@@ -272,6 +272,7 @@ class NvmlSource:
         self._clock = clock
         self._thread = CallThread("gpumand-nvml", call_timeout_sec)
         self._session = NvmlSession(clock, root, options)
+        self._root = root
         self._last_samples: tuple[Sample, ...] = ()
 
     @property
@@ -318,7 +319,7 @@ class NvmlSource:
 
     async def power(self) -> DriverPower:
         """The power state of the cards, read in a thread of its own; see Driver."""
-        return await asyncio.to_thread(read_power)
+        return await asyncio.to_thread(read_power, below(self._root, NVIDIA))
 
     def reopen(self) -> None:
         """Make the next reading reinitialise the library; does not wait for a call that hangs. See VramSource."""

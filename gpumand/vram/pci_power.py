@@ -12,14 +12,18 @@ from pathlib import Path
 
 from gpumand.domain.driver_power import CardPower, CardState, DriverPower
 
-NVIDIA = Path("/sys/bus/pci/drivers/nvidia")
+NVIDIA = "/sys/bus/pci/drivers/nvidia"
 MAX_CARDS = 64
 MAX_BYTES = 64
 _ADDRESS = re.compile(r"[0-9a-f]{4,8}:[0-9a-f]{2}:[0-9a-f]{2}\.[0-7]")
 
 
-def read_power(driver: Path = NVIDIA) -> DriverPower:
-    """Return the power states of all cards of a driver; none where the driver is not loaded. Blocking code."""
+def read_power(driver: Path) -> DriverPower:
+    """Return the power states of all cards of a driver; none where the driver is not loaded. Blocking code.
+
+    Args:
+        driver: folder of the driver in sysfs.
+    """
     try:
         addresses = sorted(entry.name for entry in driver.iterdir() if _ADDRESS.fullmatch(entry.name))
     except OSError:

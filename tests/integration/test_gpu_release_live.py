@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from gpumand.bus import names
+from gpumand.bus.variants import unwrap
 from tests.integration.cli.ctl import Ctl, finished
 from tests.integration.live import Client, LiveHost, bare_host, table, wait_until
 from tests.shim import build_shim, have_compiler, shim_environment
@@ -165,3 +167,31 @@ async def test_driver_is_closed_without_consumers_and_opened_for_a_reader(tmp_pa
 
         assert (await client.status())["devices"][0]["used_mib"] == 4321
         await wait_until("the driver is closed again", is_closed)
+
+
+async def test_telemetry_reaches_the_status_and_the_device(tmp_path: Path) -> None:
+    async with bare_host(tmp_path) as host:
+        driver = Driver(host)
+        gpu = driver.shim.devices[0]
+        gpu.utilization, gpu.temperature, gpu.power, gpu.power_limit = 42, 61, 123_400, 450_000
+        driver.write()
+        client = await start(host)
+        await client.acquire("image")
+
+        async def is_shown() -> bool:
+            device = (await client.status())["devices"][0]
+            return device.get("utilization_percent") == 42 and len(device["history"].get("used_mib", ())) > 2
+
+        await wait_until("telemetry is shown", is_shown)
+        status = await client.status()
+        (device,) = status["devices"]
+        assert (device["temperature_celsius"], device["power_watts"], device["power_limit_watts"]) == (61, 123.4, 450.0)
+        assert "temperature_limit_celsius" not in device, "the GPU does not report it"
+        assert status["driver_state"] == "open"
+        where = (names.BUS_NAME, f"{names.ROOT_PATH}/device/0", names.PROPERTIES)
+        (found,) = await client.bus.call(*where, "GetAll", "s", (names.DEVICE,), timeout_sec=30.0)
+        properties = unwrap(found)
+        assert (properties["UtilizationPercent"], properties["PowerWatts"]) == (42, 123.4)
+        assert "TemperatureLimitCelsius" not in properties
+        (image,) = status["consumers"]
+        assert "used_mib_history" not in image, "a consumer without a unit is not attributed by NVML"

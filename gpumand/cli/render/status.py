@@ -17,6 +17,12 @@ from gpumand.cli.render.wrap import wrapped
 
 Entry = Mapping[str, Any]
 
+DRIVER_STATES = {
+    "resting": "GPU driver closed (values of the last reading)",
+    "asleep": "GPU asleep (values of the last reading)",
+}
+"""States of the driver in which the memory shown is not current."""
+
 MAX_FOREIGN = 4
 """Maximum number of foreign processes that are named under a device's bar."""
 
@@ -47,6 +53,7 @@ def head(status: Entry, theme: Theme) -> list[Text]:
     words.append(count(len(status["leases"]), "lease"))
     if status["queue"]:
         words.append(f"{len(status['queue'])} waiting")
+    words += [DRIVER_STATES[status["driver_state"]]] if status.get("driver_state") in DRIVER_STATES else []
     line = Text.assemble((theme.dot, "yellow" if degraded else "green"), f" gpumand {clean(status['version'])}: ")
     lines = [line + Text(", ".join(words))]
     if degraded:

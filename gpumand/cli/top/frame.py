@@ -9,6 +9,7 @@ from gpumand.cli.render.bar import Share, bar, legend, shares
 from gpumand.cli.render.format import clean, clock
 from gpumand.cli.render.history import history_lines
 from gpumand.cli.render.status import consumer_table, device_title, head, lease_lines, queue_lines
+from gpumand.cli.render.telemetry import consumer_history_line, telemetry_lines
 from gpumand.cli.render.text import Text
 from gpumand.cli.render.theme import Theme
 from gpumand.cli.top.model import Entry, Model
@@ -21,6 +22,9 @@ FOOTER_LINES = 2
 
 MIN_LINES_FOR_DEVICES = 6
 """Lines above the footer below which devices are left out, so that the summary and the consumers fit."""
+
+MIN_LINES_FOR_HISTORY = 10
+"""Lines left below the devices from which on the history of the selected consumer is shown."""
 
 KEYS = (
     ("↑↓", "select"),
@@ -45,6 +49,8 @@ HELP = (
     "The bar of a device has a letter or color for each consumer, digits or",
     "shades for foreign processes, and # for other memory of no consumer. The",
     "line below names each part, memory reserved for loads, and free memory.",
+    "",
+    "The graphs show the last two minutes, two readings in each character.",
 )
 
 
@@ -95,6 +101,9 @@ def _body(model: Model, now_usec: int, theme: Theme, room: int) -> list[Text]:
     if model.status is None:
         return [Text(model.stale_reason or "waiting for gpumand …", style="bold yellow" if model.stale_reason else "")]
     top = [*_head(model, now_usec, theme), *_devices(model.status, theme, room)]
+    if model.consumer is not None and room - len(top) >= MIN_LINES_FOR_HISTORY:
+        history = consumer_history_line(model.consumer, theme)
+        top += [history] if history else []
     sections = [
         _Section(_consumers(model, now_usec, theme), 4),
         _Section(queue_lines(model.status["queue"], theme), 3),
@@ -181,7 +190,8 @@ def _whole_device(device: Entry, status: Entry, theme: Theme) -> list[Text]:
 
 def _bar_only(device: Entry, status: Entry, theme: Theme) -> list[Text]:
     lines = _title_only(device, status, theme)
-    return [*lines, *([bar(device, _parts(device, status), theme)] if device.get("total_mib") else [])]
+    lines += [bar(device, _parts(device, status), theme)] if device.get("total_mib") else []
+    return [*lines, *telemetry_lines(device, theme)]
 
 
 def _parts(device: Entry, status: Entry) -> list[Share]:

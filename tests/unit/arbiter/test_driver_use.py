@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 
 from gpumand.domain.driver_power import NO_POWER, CardPower, CardState, DriverPower, DriverState
 from gpumand.domain.request import AcquireOptions
+from gpumand.domain.telemetry import MAX_POINTS, NO_TELEMETRY, Telemetry
 from gpumand.testing.world import FakeWorld, client
 from tests.unit.arbiter.arbiter_setup import by_unit, routed
 
@@ -177,4 +179,44 @@ async def test_driver_that_does_not_answer_is_read_on() -> None:
     await world.clock.sleep(100)
 
     assert state_of(world) is DriverState.OPEN
+    await end(task)
+
+
+async def test_status_says_whether_the_driver_is_open_and_shows_no_old_telemetry() -> None:
+    world = FakeWorld([by_unit("llm", 8000)])
+    world.vram.telemetry = Telemetry(30, 50)
+    task = await running(world, AWAKE)
+    await world.clock.sleep(10)
+    shown = world.arbiter.status()
+    assert (shown.driver_state, shown.devices[0].telemetry) == ("open", Telemetry(30, 50))
+
+    await world.clock.sleep(70)
+    shown = world.arbiter.status()
+    assert (shown.driver_state, shown.devices[0].telemetry) == ("resting", NO_TELEMETRY)
+    assert shown.devices[0].used_mib == 0, "memory is that of the last reading, whose time is in the status"
+    world.vram.power_state = ASLEEP
+    await world.clock.sleep(10)
+    assert world.arbiter.status().driver_state == "asleep"
+    await end(task)
+
+
+async def test_history_has_a_point_for_each_interval_and_is_bounded() -> None:
+    world = FakeWorld([routed("llm", 8000), routed("idle", 100)])
+    world.vram.telemetry = Telemetry(30)
+    task = await running(world, DESKTOP)
+    await world.arbiter.acquire(client(1), "llm", AcquireOptions())
+    await world.clock.sleep(20)
+
+    shown = world.arbiter.status()
+    (llm, idle) = shown.consumers
+    assert len(shown.history_usec) == len(shown.devices[0].history["used_mib"])
+    assert shown.devices[0].history["used_mib"][-3:] == llm.used_mib_history[-3:] == (8000,) * 3
+    assert shown.devices[0].history["utilization_percent"][-1] == 30
+    assert "power_watts" not in shown.devices[0].history
+    assert idle.used_mib_history == ()
+    steps = {later - earlier for earlier, later in pairwise(shown.history_usec)}
+    assert all(1_900_000 <= step <= 2_100_000 for step in steps), "readings of a load are not among them"
+
+    await world.clock.sleep(1000)
+    assert len(world.arbiter.status().history_usec) == MAX_POINTS
     await end(task)

@@ -56,6 +56,8 @@ def test_empty_status_marshals_with_empty_lists() -> None:
         "queue": "aa{sv}",
         "stats": "a{sv}",
         "configured_usec": "t",
+        "driver_state": "s",
+        "history_usec": "at",
     }
     assert entry["queue"].value == []
     assert marshalled("a{sv}", entry)

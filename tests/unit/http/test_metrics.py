@@ -10,6 +10,7 @@ from gpumand.domain.events import EvictionFailed, EvictionOccurred, EvictionRepo
 from gpumand.domain.lease import Lease, LeaseLifetime, Owner
 from gpumand.domain.reservation import Reservation
 from gpumand.domain.status import ConsumerStatus, DeviceStatus, Stats, Status, WaitingStatus
+from gpumand.domain.telemetry import Telemetry
 from gpumand.http.limits import MAX_LABELLED_CONSUMERS
 from gpumand.http.metrics import OTHERS, Metrics
 from tests.exposition import Samples, parsed
@@ -69,6 +70,37 @@ def test_unknown_values_are_left_out_and_not_zero() -> None:
     assert of(samples, "gpumand_device_total_bytes", device="0") == 24564 * MIB
     assert of(samples, "gpumand_device_failing", device="0") == 1
     assert of(samples, "gpumand_degraded") == 1
+
+
+def test_telemetry_is_in_base_units() -> None:
+    device = replace(DEVICE, telemetry=Telemetry(87, 71, 90, 320.5, 450.0), sampled_usec=1_700_000_000_500_000)
+    samples = page(shown=status(devices=(device,)))
+    names = (
+        "utilization_ratio",
+        "temperature_celsius",
+        "temperature_limit_celsius",
+        "power_watts",
+        "power_limit_watts",
+    )
+    assert [of(samples, f"gpumand_device_{name}", device="0") for name in names] == [0.87, 71, 90, 320.5, 450]
+    assert of(samples, "gpumand_device_sampled_timestamp_seconds", device="0") == 1_700_000_000.5
+
+
+def test_telemetry_that_is_unknown_has_no_sample_and_an_idle_gpu_has_zero() -> None:
+    devices = (DEVICE, replace(DEVICE, index=1, telemetry=Telemetry(0, 30)))
+    samples = page(shown=status(devices=devices))
+    names = {(name, labels) for name, labels in samples if "temperature" in name or "power" in name or "ratio" in name}
+    assert {labels for _, labels in names} == {(("device", "1"),)}
+    assert of(samples, "gpumand_device_utilization_ratio", device="1") == 0
+    assert not any("power" in name for name, _ in names)
+
+
+def test_driver_state_is_one_of_four() -> None:
+    samples = page(shown=replace(status(CONSUMER), driver_state="asleep"))
+    states = {
+        name: of(samples, "gpumand_driver_state", state=name) for name in ("open", "resting", "asleep", "released")
+    }
+    assert states == {"open": 0, "resting": 0, "asleep": 1, "released": 0}
 
 
 def test_consumers_queue_and_counters_are_shown() -> None:

@@ -280,8 +280,10 @@ async def test_after_a_suspend_of_the_host_the_memory_is_still_moving(host: Host
     assert not (await host.sample()).asleep
 
 
-async def test_no_file_that_wakes_a_card_is_opened(host: Host) -> None:
+async def test_no_file_that_wakes_a_card_is_opened_for_a_card_that_no_process_uses(host: Host) -> None:
     rx7900xtx(host.tree)
+    host.tree.kfd_use(4711, 38924, 0)
+    host.tree.write(f"{FOLDER}/power/control", "auto")
     for name in ("gpu_busy_percent", "pp_dpm_sclk", "hwmon/hwmon3/temp1_input", "hwmon/hwmon3/power1_average"):
         host.tree.fifo(f"{FOLDER}/{name}")  # would hang
     host.tree.fifo("/sys/class/kfd/kfd/proc/4711/sdma_38924")

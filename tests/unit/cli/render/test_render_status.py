@@ -9,7 +9,7 @@ import pytest
 
 from gpumand.cli.output import paint
 from gpumand.cli.render.show import show_lines
-from gpumand.cli.render.status import consumer_lines, foreign_lines, list_lines, status_lines
+from gpumand.cli.render.status import consumer_lines, foreign_lines, head, list_lines, status_lines
 from gpumand.cli.render.theme import Theme
 from tests.unit.cli.samples import NOW, consumer, device, lease, status, waiting
 
@@ -256,3 +256,17 @@ def test_unit_whose_memory_is_known_as_a_whole_is_named_without_a_pid() -> None:
     lines = foreign_lines(device(foreign=[whole]), PLAIN)
     assert "processes of user@1000.service" in " ".join(map(str, lines))
     assert "pid" not in " ".join(map(str, lines))
+
+
+@pytest.mark.parametrize(
+    ("state", "words"),
+    [
+        ("open", ""),
+        ("released", ""),  # the daemon is degraded then
+        ("resting", ", GPU driver closed (values of the last reading)"),
+        ("asleep", ", GPU asleep (values of the last reading)"),
+    ],
+)
+def test_summary_says_that_the_driver_rests(state: str, words: str) -> None:
+    line, *_ = head(status(driver_state=state), PLAIN)
+    assert line.plain == f"● gpumand 0.1.0: 2 of 3 consumers resident, 1 lease{words}"
