@@ -71,7 +71,7 @@ def _amdgpu(settings: GpuSettings, clock: Clock, root: Root) -> VramSource:
 def _xe(settings: GpuSettings, clock: Clock, root: Root) -> VramSource:
     from gpumand.vram.xe import XeSource
 
-    return XeSource(clock, root)
+    return XeSource(clock, root, settings.device)
 
 
 def _simulated(settings: GpuSettings, clock: Clock, root: Root) -> VramSource:

@@ -125,15 +125,19 @@ def with_units(sample: Sample, amounts: UnitAmounts | None) -> Sample:
     if amounts is None or not amounts.enabled:
         return sample
     rows = amounts.processes
+    if sample.asleep:
+        # Memory that was moved to host RAM is not charged, and it comes back: it is unknown what a unit holds.
+        rows = tuple(replace(row, used_mib=None) for row in rows)
     by_process_mib = sum(one.used_mib or 0 for one in sample.processes)
     # Both views show the same memory, so the larger one is a lower bound of what is explained.
     explained_mib = max(by_process_mib, sum(row.used_mib or 0 for row in rows))
+    is_complete = is_explained(sample, explained_mib) and not amounts.has_rest and not sample.asleep
     return replace(
         sample,
         processes=(*sample.processes, *rows),
         blind=sample.blind | amounts.blind,
         attribution="dmem",
-        attributed=sample.attributed or (is_explained(sample, explained_mib) and not amounts.has_rest),
+        attributed=sample.attributed or is_complete,
     )
 
 

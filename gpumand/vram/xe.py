@@ -8,15 +8,19 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from gpumand.domain.device import Devices, Pool, Reading, Sample
+from gpumand.domain.device import Pool, Reading, Sample
+from gpumand.domain.gpu_settings import DeviceOptions, NamedOptions, options_of
 from gpumand.ports import Clock
-from gpumand.vram.call_thread import CallHangs, CallThread, ThreadClosed
 from gpumand.vram.dmem import DmemReader, UnitAmounts, with_units
+from gpumand.vram.power import SleepWatch
 from gpumand.vram.reading_time import ReadingTime, without_readings
 from gpumand.vram.sysfs import MIB, Card, Root, cards
+from gpumand.vram.threaded import ThreadedSource
 from gpumand.vram.unified import DEFAULT_RESERVE_MIB, read_pool
 
+NAME = "xe"
 DRIVER = "xe"
+MISSING = "xe-missing: no card with the driver xe was found. Load it with: modprobe xe"
 PROCESSOR_GPU = "0000:00:02.0"
 """PCI address of the GPU in every Intel processor that has one; no card can have it."""
 
@@ -26,107 +30,94 @@ NO_DMEM = (
 )
 
 
-class XeSource:
+class XeSource(ThreadedSource):
     """A VramSource for cards of the driver xe."""
 
-    name: str = "xe"
-
-    def __init__(self, clock: Clock, root: Root = "/", *, call_timeout_sec: float = 5.0) -> None:
+    def __init__(
+        self, clock: Clock, root: Root = "/", options: NamedOptions = (), *, call_timeout_sec: float = 5.0
+    ) -> None:
         """Create the source; nothing is read yet.
 
         Args:
             clock: current time, for samples.
             root: root of the file system.
+            options: the options of single devices.
             call_timeout_sec: real seconds after which a running reading counts as hanging.
         """
-        self._clock, self._root = clock, root
-        self._thread = CallThread("gpumand-xe", call_timeout_sec)
-        self._dmem = DmemReader(root)
-        self._known: tuple[str, ...] = ()
-        self._last_samples: tuple[Sample, ...] = ()
+        super().__init__(NAME, XeSession(clock, root, options), clock, call_timeout_sec=call_timeout_sec)
 
-    async def read(self, only: Devices = ()) -> Reading:
-        """Read every card; see VramSource."""
-        try:
-            reading = await self._thread.call(self._read)
-        except CallHangs as hang:
-            return self._without_readings(f"sysfs-hangs: reading xe cards has not returned for {hang.seconds:.0f} s")
-        except ThreadClosed as error:
-            return self._without_readings(f"xe-error: no thread for reading: {error}")
-        if reading.devices:
-            self._last_samples = reading.devices
-        return reading
+
+class XeSession:
+    """The cards known so far; all methods run in the source's thread unless noted otherwise."""
+
+    def __init__(self, clock: Clock, root: Root, options: NamedOptions) -> None:
+        self._clock, self._root, self._options = clock, root, options
+        self._dmem = DmemReader(root)
+        self._sleep = SleepWatch()
+        self._last: dict[str, Sample] = {}
 
     def reopen(self) -> None:
-        """Do nothing: no file is open between two readings."""
+        """The host was suspended; may be called from any thread."""
+        self._sleep.expect_resume()
 
-    async def close(self) -> None:
-        """End the thread."""
-        self._thread.close()
-
-    def _read(self) -> Reading:
+    def read(self) -> Reading:
+        """Read every card. A card that was removed stays listed as lost."""
         reading_time = ReadingTime.now(self._clock)
         found = {bdf: card for bdf, card in cards(self._root).items() if card.driver == DRIVER}
         # A card that has vanished keeps its place and a new one comes last, so that indices do not change.
-        self._known = (*self._known, *sorted(found.keys() - set(self._known)))
-        if not self._known:
-            return Reading(error="xe-missing: no card uses the kernel driver xe")
+        known = (*self._last, *sorted(found.keys() - self._last.keys()))
+        if not known:
+            return Reading(error=MISSING)
         amounts = self._dmem.read()
-        samples = (
-            self._sample(index, bdf, found.get(bdf), amounts.get(bdf), reading_time)
-            for index, bdf in enumerate(self._known)
-        )
-        return Reading(tuple(samples))
+        for index, bdf in enumerate(known):
+            if bdf in found:
+                self._last[bdf] = self._sample(index, found[bdf], amounts.get(bdf), reading_time)
+            else:
+                error = f"gone: the card at {bdf} is not present any more"
+                self._last[bdf] = replace(without_readings(self._last[bdf], error, reading_time), lost=True)
+        self._sleep.finish_reading()
+        return Reading(tuple(self._last.values()))
 
-    def _sample(
-        self, index: int, bdf: str, card: Card | None, amounts: UnitAmounts | None, reading_time: ReadingTime
-    ) -> Sample:
+    def _sample(self, index: int, card: Card, amounts: UnitAmounts | None, reading_time: ReadingTime) -> Sample:
+        asleep = self._sleep.is_asleep(card, reading_time.monotonic)
         blank = Sample(
             index=index,
-            uuid=f"PCI-{bdf}",
-            name=_name(card) if card else self._former_name(index),
-            source=self.name,
+            uuid=f"PCI-{card.bdf}",
+            name=f"Intel GPU {card.device:04x}" if card.device is not None else "Intel GPU",
+            source=NAME,
             total_mib=None,
             used_mib=None,
             free_mib=None,
             taken_at=reading_time.monotonic,
             sampled_usec=reading_time.realtime_usec,
-            aliases=(bdf,),
-            integrated=bdf == PROCESSOR_GPU,
+            aliases=(card.bdf, f"PCI-{card.bdf}"),
+            integrated=card.bdf == PROCESSOR_GPU,
+            asleep=asleep,
+            proves_release=not asleep,
         )
-        if card is None:
-            return replace(blank, error=f"gone: the card {bdf} has disappeared from the PCI bus", lost=True)
-        if amounts is None:
-            return self._unified(blank) if blank.integrated else replace(blank, error=NO_DMEM)
-        return with_units(_measured(blank, amounts), amounts)
+        options = options_of((blank.uuid, *blank.aliases), self._options)
+        if amounts is not None:
+            return with_units(_measured(blank, amounts, options), amounts)
+        return self._unified(blank, options) if blank.integrated else replace(blank, error=NO_DMEM)
 
-    def _unified(self, blank: Sample) -> Sample:
+    def _unified(self, blank: Sample, options: DeviceOptions) -> Sample:
         """The GPU of a processor, whose memory is host RAM."""
         pool = read_pool(self._root)
+        reserve_mib = DEFAULT_RESERVE_MIB if options.reserve_mib is None else options.reserve_mib
         return replace(
             blank,
             total_mib=pool.total_mib,
             used_mib=pool.used_mib,
-            free_mib=pool.free_mib(DEFAULT_RESERVE_MIB),
+            free_mib=pool.free_mib(reserve_mib),
             pool=Pool.UNIFIED,
             proves_release=False,
         )
 
-    def _former_name(self, index: int) -> str:
-        return self._last_samples[index].name if index < len(self._last_samples) else ""
 
-    def _without_readings(self, error: str) -> Reading:
-        reading_time = ReadingTime.now(self._clock)
-        return Reading(tuple(without_readings(sample, error, reading_time) for sample in self._last_samples), error)
-
-
-def _measured(blank: Sample, amounts: UnitAmounts) -> Sample:
+def _measured(blank: Sample, amounts: UnitAmounts, options: DeviceOptions) -> Sample:
     total_mib = amounts.total_bytes // MIB
     if amounts.used_bytes is None:
         return replace(blank, total_mib=total_mib, error="no-dmem: the root cgroup has no use of this card")
     used_mib = min(total_mib, -(-amounts.used_bytes // MIB))
-    return replace(blank, total_mib=total_mib, used_mib=used_mib, free_mib=total_mib - used_mib)
-
-
-def _name(card: Card) -> str:
-    return f"Intel GPU {card.device:04x}" if card.device is not None else "Intel GPU"
+    free_mib = max(0, total_mib - used_mib - (options.reserve_mib or 0))
+    return replace(blank, total_mib=total_mib, used_mib=used_mib, free_mib=free_mib)

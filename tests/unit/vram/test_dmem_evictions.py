@@ -13,9 +13,10 @@ from gpumand.domain.device import Sample
 from gpumand.domain.eviction_check import EvictionCheck
 from gpumand.host.clock import SystemClock
 from gpumand.testing.host_tree import ARC_B580, HostTree
+from gpumand.vram.amdgpu import AmdgpuSource
 from gpumand.vram.attribution import AttributedSource
 from gpumand.vram.xe import XeSource
-from tests.unit.vram.dmem_trees import ARC, MIB, Dmem
+from tests.unit.vram.dmem_trees import ARC, MIB, RADEON, Dmem, rx7900xtx_dmem, strix_halo_dmem
 from tests.unit.vram.test_attribution import Systemd
 
 UNITS = {"plain.service": "plain", "llama@a.service": "llama"}
@@ -156,3 +157,45 @@ async def test_unit_that_is_not_counted_may_be_in_the_slice_of_a_consumer(host: 
     host.use(5000, **{"system.slice": 4800, "system.slice/plain.service": 4800})
     host.dmem.without_file("system.slice/other.service")
     assert await held(host) == {"jobs": None, "web": 0, "plain": 4800}
+
+
+# -- AMD cards, whose ROCm processes are known as well -----------------------------------------------------------------
+
+
+async def test_unit_of_a_radeon_holds_the_larger_of_kfd_and_dmem_and_not_the_sum(tmp_path: Path) -> None:
+    tree = HostTree(tmp_path)
+    dmem = rx7900xtx_dmem(tree)
+    source = AttributedSource(AmdgpuSource(SystemClock(), tmp_path), Systemd({4711: "ollama.service"}))
+    source.set_units({"ollama.service": "ollama", "vulkan.service": "vulkan"})
+    for held_mib, kfd_mib in ((13210, 13100), (13000, 13100)):
+        for folder in ("system.slice", "system.slice/ollama.service"):
+            dmem.current(folder, {RADEON: held_mib * MIB})
+        [sample] = (await source.read()).devices
+        assert sample.held_by("ollama") == max(held_mib, kfd_mib)
+        assert sum(one.used_mib or 0 for one in sample.processes) == max(held_mib, kfd_mib) + 1410
+        assert (sample.attribution, sample.held_by("vulkan")) == ("dmem", 0)
+    await source.close()
+
+
+async def test_memory_of_vulkan_on_a_radeon_is_seen_by_dmem_only(tmp_path: Path) -> None:
+    tree = HostTree(tmp_path)
+    dmem = rx7900xtx_dmem(tree)
+    tree.kfd_gone(4711)
+    source = AttributedSource(AmdgpuSource(SystemClock(), tmp_path), Systemd({}))
+    source.set_units({"ollama.service": "ollama"})
+    [sample] = (await source.read()).devices
+    assert (sample.held_by("ollama"), sample.attributed) == (13210, True)
+    dmem.without_file("system.slice/ollama.service")
+    [sample] = (await source.read()).devices
+    assert sample.held_by("ollama") is None
+    await source.close()
+
+
+async def test_carve_out_of_an_integrated_gpu_is_not_attributed_by_dmem(tmp_path: Path) -> None:
+    tree = HostTree(tmp_path)
+    strix_halo_dmem(tree)
+    source = AttributedSource(AmdgpuSource(SystemClock(), tmp_path), Systemd({5200: "llama@qwen.service"}))
+    source.set_units({"llama@qwen.service": "llama"})
+    [sample] = (await source.read()).devices
+    assert (sample.attribution, sample.held_by("llama")) == ("kfd", 24666)
+    await source.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -9,9 +10,11 @@ import pytest
 import pytest_asyncio
 
 from gpumand.domain.device import Pool, Reading, Sample
+from gpumand.domain.gpu_settings import DeviceOptions, GpuSettings
 from gpumand.host.clock import SystemClock
 from gpumand.testing.host_tree import ARC_B580, FakeCard, HostTree, rx7900xtx
-from gpumand.vram.xe import XeSource
+from gpumand.vram import make_source
+from gpumand.vram.xe import MISSING, XeSource
 from tests.unit.vram.dmem_trees import ARC, MIB, b580_dmem
 
 PROCESSOR = FakeCard("0000:00:02.0", {"uevent": "DRIVER=xe\n", "device": "0x64a0\n"}, number=3, bridges="pci0000:00")
@@ -110,7 +113,7 @@ async def test_card_that_vanishes_is_lost_and_keeps_its_index(tree: HostTree, so
 
 async def test_host_without_an_xe_card_says_so(tree: HostTree, source: XeSource) -> None:
     rx7900xtx(tree)
-    assert await source.read() == Reading(error="xe-missing: no card uses the kernel driver xe")
+    assert await source.read() == Reading(error=MISSING)
 
 
 async def test_hanging_file_is_reported_and_recovers(tree: HostTree) -> None:
@@ -126,3 +129,37 @@ async def test_hanging_file_is_reported_and_recovers(tree: HostTree) -> None:
     while (await source.read()).error:
         pass
     await source.close()
+
+
+async def test_amounts_of_a_sleeping_card_prove_no_release(tree: HostTree, source: XeSource) -> None:
+    dmem = b580_dmem(tree)
+    assert (await only(source)).proves_release
+    folder = f"/sys/devices/{ARC_B580.bridges}/{ARC_B580.bdf}"
+    tree.write(f"{folder}/power/runtime_status", "suspended\n")
+    # The driver has moved the memory of llama-sycl to host RAM.
+    dmem.current("", {ARC: 1500000000})
+    dmem.current("system.slice", {ARC: 1263534080})
+    dmem.current("system.slice/llama-sycl.service", {ARC: 0})
+    sample = await only(source)
+    assert (sample.asleep, sample.proves_release, sample.attributed) == (True, False, False)
+    assert [(row.unit, row.used_mib) for row in sample.processes] == [("whisper.service", None)]
+
+
+async def test_memory_that_stays_free_is_configured_by_device() -> None:
+    options = ((ARC_B580.bdf, DeviceOptions(reserve_mib=1000)), (PROCESSOR.bdf, DeviceOptions(reserve_mib=0)))
+    with tempfile.TemporaryDirectory() as folder:
+        tree = HostTree(Path(folder))
+        b580_dmem(tree)
+        tree.add_card(PROCESSOR)
+        tree.meminfo(32 << 20, 20 << 20)
+        source = XeSource(SystemClock(), tree.root, options)
+        assert [sample.free_mib for sample in (await source.read()).devices] == [20480, 2384]
+        await source.close()
+
+
+async def test_source_is_created_by_its_name_and_found_by_auto(tree: HostTree) -> None:
+    b580_dmem(tree)
+    for name in ("xe", "auto"):
+        source = make_source(GpuSettings(source=name), SystemClock(), tree.root)
+        assert [memory(sample) for sample in (await source.read()).devices] == [(12216, 8832, 3384)], name
+        await source.close()
