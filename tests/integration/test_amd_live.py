@@ -1,0 +1,211 @@
+"""The real daemon on a fake host with an AMD card: two consumers that do not fit together, and misleading readings."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gpumand.testing.host_tree import RX7900XTX, STRIX_HALO, FakeCard, HostTree
+from tests.integration.live import Client, LiveHost, bare_host, error_of, table, wait_until
+
+MIB = 1 << 20
+SIZES = {"image": 14000, "voice": 12000}
+CONNECTION = ("s", "connection")
+KFD_ID = 38924
+OTHERS_MIB = 1600
+"""Memory of the desktop, which KFD does not list."""
+
+
+@dataclass
+class FakeKernel:
+    """Shows the memory that consumer processes announce as amdgpu and KFD do."""
+
+    tree: HostTree
+    card: FakeCard
+    announced: Path
+    location_id: int
+    used_file: str = "mem_info_vram_used"
+    others_mib: int = OTHERS_MIB
+    suspended: bool = False
+    lists_processes: bool = True
+
+    def __post_init__(self) -> None:
+        self.folder = self.tree.add_card(self.card)
+        if self.lists_processes:
+            node = {"location_id": self.location_id, "domain": 0, "drm_render_minor": 128}
+            self.tree.add_kfd_node(1, KFD_ID, node)
+        self.tree.meminfo(130986440, 97517568)
+        self.shown: set[int] = set()
+        self.show()
+
+    def show(self) -> None:
+        """Write the files as the driver would show them now."""
+        held = {int(file.name): _mib(file) for file in self.announced.iterdir() if file.name.isdigit()}
+        for pid in self.shown - held.keys() if self.lists_processes else ():
+            self.tree.kfd_gone(pid)
+        for pid, mib in held.items() if self.lists_processes else ():
+            self.tree.kfd_use(pid, KFD_ID, mib * MIB)
+        self.shown = set(held)
+        used_mib = 5 if self.suspended else sum(held.values()) + self.others_mib
+        self.tree.write(f"{self.folder}/power/runtime_status", "suspended\n" if self.suspended else "active\n")
+        self.tree.write(f"{self.folder}/{self.used_file}", used_mib * MIB)
+
+    async def run(self) -> None:
+        while True:
+            self.show()
+            await asyncio.sleep(0.01)
+
+
+def _mib(file: Path) -> int:
+    with contextlib.suppress(FileNotFoundError):
+        return int(json.loads(file.read_text())["mib"])
+    return 0
+
+
+@contextlib.asynccontextmanager
+async def amd_host(folder: Path, card: FakeCard, location_id: int, **kernel: Any) -> AsyncIterator[_Setup]:
+    async with bare_host(folder) as host:
+        for name, mib in SIZES.items():
+            await host.launch(name, mib, "--load-sec", "0.05", "--unload-sec", "0.02")
+        fake = FakeKernel(HostTree(folder / "root"), card, host.simulator, location_id, **kernel)
+        host.environ = {"GPUMAND_HOST_ROOT": str(fake.tree.root)}
+        tables = "".join(table(host.consumers[name], mib) for name, mib in SIZES.items())
+        # No source is configured: the daemon finds the card itself.
+        host.configure(tables, "concurrent_leases = 0\nsettle_timeout_sec = 1", "sample_interval_sec = 0.2")
+        running = asyncio.create_task(fake.run())
+        await host.start()
+        client = await host.client(listen=True)
+        try:
+            yield _Setup(host, fake, client)
+        finally:
+            running.cancel()
+            await client.close()
+    assert "Traceback" not in host.log, host.log[-4000:]
+
+
+@dataclass
+class _Setup:
+    host: LiveHost
+    kernel: FakeKernel
+    client: Client
+
+    async def device(self) -> dict[str, Any]:
+        [entry] = (await self.client.status())["devices"]
+        return dict(entry)
+
+    async def use(self, name: str) -> dict[str, Any]:
+        """Acquire a consumer and release it, so that it stays loaded."""
+        lease, grant = await self.client.acquire(name, lifetime=CONNECTION)
+        await self.client.release(lease)
+        return grant
+
+
+@pytest.fixture
+async def radeon(tmp_path: Path) -> AsyncIterator[_Setup]:
+    async with amd_host(tmp_path, RX7900XTX, 768) as setup:
+        yield setup
+
+
+@pytest.fixture
+async def strix(tmp_path: Path) -> AsyncIterator[_Setup]:
+    async with amd_host(tmp_path, STRIX_HALO, 50688, used_file="mem_info_gtt_used") as setup:
+        yield setup
+
+
+async def test_a_consumer_is_evicted_from_an_amd_card_and_the_card_shows_its_memory_free(radeon: _Setup) -> None:
+    device = await radeon.device()
+    assert (device["source"], device["uuid"], device["total_mib"]) == ("amdgpu", "AMD-5e1f0c3a9b7d2468", 24560)
+    assert (device["pool"], device["attribution"], device["integrated"]) == ("vram", "kfd", False)
+    assert device["aliases"] == ["0000:03:00.0", "PCI-0000:03:00.0"]
+    assert (await radeon.use("image"))["evicted"] == []
+    await wait_until("the reading shows the model", _uses, radeon, SIZES["image"] + OTHERS_MIB)
+
+    grant = await radeon.use("voice")
+
+    assert grant["evicted"] == ["image"]
+    [(name, _, freed_mib, method, _, details)] = radeon.client.received("EvictionOccurred")
+    assert (name, method, details["verified"]) == ("image", "http", True)
+    assert freed_mib >= SIZES["image"] - 1024
+    await wait_until("the reading shows the other model", _uses, radeon, SIZES["voice"] + OTHERS_MIB)
+    assert [process["pid"] for process in (await radeon.device())["foreign"]] == list(radeon.kernel.shown)
+    assert "GPUs are read by: amdgpu" in radeon.host.log
+
+
+async def test_the_device_can_be_requested_by_its_pci_address(radeon: _Setup) -> None:
+    _, grant = await radeon.client.acquire("image", lifetime=CONNECTION, device=("s", "0000:03:00.0"))
+    assert grant["device"] == "0"
+    error = await error_of(radeon.client.acquire("voice", device=("s", "0000:09:00.0")))
+    assert error.name.endswith(".NoSuchDevice")
+
+
+async def test_an_unload_on_a_sleeping_card_is_not_believed(tmp_path: Path) -> None:
+    """The card shows 5 MiB in use, because the driver has moved the model to host RAM; Vulkan lists no processes."""
+    async with amd_host(tmp_path, RX7900XTX, 768, lists_processes=False) as vulkan:
+        await vulkan.use("image")
+        vulkan.kernel.suspended = True
+        await wait_until("the card is asleep", _is_asleep, vulkan)
+        assert (await vulkan.device())["free_mib"] > SIZES["voice"]
+
+        error = await error_of(vulkan.client.acquire("voice", timeout_usec=("t", 20_000_000)))
+
+        assert error.name.endswith(".EvictionFailed"), error
+        assert "no reading can show that it released its memory" in vulkan.host.log
+        assert vulkan.client.received("EvictionOccurred") == []
+
+
+async def test_a_card_whose_files_hang_is_reported_and_calls_are_answered(tmp_path: Path) -> None:
+    async with amd_host(tmp_path, RX7900XTX, 768) as setup:
+        path = f"{setup.kernel.folder}/mem_info_gtt_used"
+        setup.kernel.tree.fifo(path)
+        await wait_until("the hang is reported", _degraded_by, setup, "sysfs-hangs")
+        async with asyncio.timeout(1.0):
+            await setup.client.status()
+        setup.kernel.tree.release(path)
+        setup.kernel.tree.write(path, 0)
+        await wait_until("readings are back", _degraded_by, setup, "")
+
+
+async def test_a_model_in_host_ram_is_bounded_by_what_the_host_has_left(strix: _Setup) -> None:
+    device = await strix.device()
+    assert (device["pool"], device["integrated"], device["total_mib"]) == ("unified", True, 122880)
+    assert (await strix.use("image"))["evicted"] == []
+    strix.kernel.tree.meminfo(130986440, 15_000 * 1024)
+    await wait_until("the reading shows the shortage", _frees_at_most, strix, 15_000 - 4096)
+
+    # 10,904 MiB are left above the reserve: the other model fits only if this one goes, and RAM rises with it.
+    freeing = asyncio.create_task(_raise_ram(strix, 30_000 * 1024))
+    grant = await strix.use("voice")
+    await freeing
+
+    assert grant["evicted"] == ["image"]
+
+
+async def _raise_ram(setup: _Setup, available_kib: int) -> None:
+    """Host RAM becomes available when the model has left the process."""
+    async with asyncio.timeout(20):
+        while setup.kernel.shown:  # noqa: ASYNC110 - the state of another process
+            await asyncio.sleep(0.01)
+    setup.kernel.tree.meminfo(130986440, available_kib)
+
+
+async def _uses(setup: _Setup, mib: int) -> bool:
+    return bool((await setup.device()).get("used_mib") == mib)
+
+
+async def _frees_at_most(setup: _Setup, mib: int) -> bool:
+    return int((await setup.device())["free_mib"]) <= mib
+
+
+async def _is_asleep(setup: _Setup) -> bool:
+    return bool((await setup.device())["asleep"])
+
+
+async def _degraded_by(setup: _Setup, word: str) -> bool:
+    return str((await setup.client.status())["degraded"]).partition(":")[0] == word
