@@ -19,6 +19,7 @@ from gpumand.cli.errors import NoBus
 from gpumand.cli.options import GlobalOptions
 from gpumand.cli.session import connected
 from gpumand.domain.consumer import UNKNOWN_MIB, ConsumerSpec, Settings
+from gpumand.domain.device import SOURCE_STRIDE
 from gpumand.domain.shared_servers import shared_servers
 
 ASK_SEC = 5.0
@@ -97,8 +98,8 @@ def _size_finding(spec: ConsumerSpec, cushion_mib: int, devices: Sequence[Mappin
     known = [one for one in devices if one.get("total_mib")]
     if not known or len(known) < len(devices):
         return
-    eligible = [one for one in known if not spec.devices or {str(one["index"]), str(one.get("uuid"))} & {*spec.devices}]
-    missing = [one for one in spec.devices if not any(one in (str(d["index"]), str(d.get("uuid"))) for d in known)]
+    eligible = [one for one in known if _names(one) & {*spec.devices}] if spec.devices else _default_devices(known)
+    missing = [name for name in spec.devices if not any(name in _names(one) for one in known)]
     if missing:
         names = ", ".join(str(one["index"]) for one in known)
         yield f"{spec.name}: there is no device {', '.join(missing)}; the devices are {names}"
@@ -106,6 +107,18 @@ def _size_finding(spec: ConsumerSpec, cushion_mib: int, devices: Sequence[Mappin
         yield f"{spec.name}: needs {spec.device_count} devices, but there are {len(eligible)}"
     elif spec.vram_resident_mib != UNKNOWN_MIB:
         yield from _too_large(spec, cushion_mib, sorted((int(one["total_mib"]) for one in eligible), reverse=True))
+
+
+def _names(device: Mapping[str, Any]) -> set[str]:
+    """The names by which a consumer can name a device."""
+    return {str(device["index"]), str(device.get("uuid")), *map(str, device.get("aliases") or ())}
+
+
+def _default_devices(known: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """The devices for consumers that name none; the rule is that of ``device.default_devices``."""
+    candidates = [one for one in known if not one.get("integrated")] or list(known)
+    first = min(int(one["index"]) // SOURCE_STRIDE for one in candidates)
+    return [one for one in candidates if int(one["index"]) // SOURCE_STRIDE == first]
 
 
 def _too_large(spec: ConsumerSpec, cushion_mib: int, totals: Sequence[int]) -> Iterator[str]:

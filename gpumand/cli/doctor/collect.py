@@ -37,6 +37,8 @@ from gpumand.cli.options import GlobalOptions
 from gpumand.cli.session import connected
 from gpumand.discovery.daemons import other_daemons
 from gpumand.domain.errors import FREEDESKTOP_ERROR_PREFIX
+from gpumand.vram import FACTORIES
+from gpumand.vram.detection import host_root, known_sources
 
 CALL_TIMEOUT_SEC = 5.0
 """Timeout of one call to systemd or the bus, in seconds."""
@@ -149,7 +151,7 @@ async def _daemon_config_path(pid: int) -> Path | None:
 
 async def _find_other_daemons(facts: Facts, pid: int) -> Facts:
     """Other gpumand processes; only when this daemon uses the host's GPUs, so that they would compete."""
-    if not pid or facts.bus.kind not in ("system", "session") or not _uses_nvml(facts):
+    if not pid or facts.bus.kind not in ("system", "session") or not _uses_gpus(facts):
         return facts
     return replace(facts, other_daemons=await asyncio.to_thread(other_daemons, pid))
 
@@ -158,10 +160,21 @@ async def _read_files(facts: Facts, path: Path | None) -> Facts:
     return replace(facts, config=await asyncio.to_thread(host.configuration, path, user=facts.user))
 
 
+def _uses_gpus(facts: Facts) -> bool:
+    """Whether the daemon manages GPUs of the host: by the files, else by its status."""
+    if facts.config.settings is not None:
+        return facts.config.settings.gpu.uses_real_gpus
+    sources = {one.get("source") for one in facts.status["devices"]} if facts.status else {"auto"}
+    return not sources or not sources <= {"simulated", "none"}
+
+
 def _uses_nvml(facts: Facts) -> bool:
     """Whether VRAM readings come from NVIDIA's driver: by the files, else by the daemon's status."""
     if facts.config.settings is not None:
-        return facts.config.settings.gpu.source == "nvml"
+        configured = facts.config.settings.gpu.sources
+        # Without any driver, NVML's error says best what is missing.
+        found = known_sources(host_root(), FACTORIES) or ("nvml",)
+        return "nvml" in (found if configured == ("auto",) else configured)
     sources = {one.get("source") for one in facts.status["devices"]} if facts.status else {"nvml"}
     return "nvml" in sources or not sources
 

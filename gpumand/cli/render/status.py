@@ -75,9 +75,18 @@ def device_lines(device: Entry, consumers: Sequence[Entry], theme: Theme, leases
 def device_title(device: Entry, theme: Theme) -> list[Text]:
     """The name and memory use of a device, on one line if the screen is wide enough."""
     name = clean(device.get("name") or "unnamed device")
-    title = Text.assemble((f"GPU {device['index']}", "bold"), f"  {name} ({clean(device.get('source') or NOTHING)})")
+    title = Text.assemble((f"GPU {device['index']}", "bold"), f"  {name} ({', '.join(_properties(device))})")
     memory_use = Text(f"  {_memory_use(device)}")
     return [title + memory_use] if title.cell_len + memory_use.cell_len <= theme.width else [title, memory_use]
+
+
+def _properties(device: Entry) -> list[str]:
+    """The source of a device's readings, and what distinguishes it from a card with memory of its own."""
+    pool = {"unified": "uses host RAM", "host": "host RAM"}.get(str(device.get("pool")), "")
+    # A GPU that uses host RAM is nearly always integrated.
+    integrated = "integrated" if device.get("integrated") and not pool else ""
+    asleep = "asleep" if device.get("asleep") else ""
+    return [clean(device.get("source") or NOTHING), *filter(None, (pool, integrated, asleep))]
 
 
 def foreign_lines(device: Entry, theme: Theme) -> list[Text]:

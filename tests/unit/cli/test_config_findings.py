@@ -57,6 +57,28 @@ def test_footprint_is_compared_with_the_devices_that_the_consumer_may_use(
     assert not message or message in ones[0]
 
 
+MIXED = [
+    {"index": 0, "uuid": "GPU-a", "total_mib": 24576, "integrated": False},
+    {"index": 10000, "uuid": "PCI-0000:0c:00.0", "aliases": ["0000:0c:00.0"], "total_mib": 32025, "integrated": True},
+]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({}, "more than the 24576 MiB that its largest device has"),
+        ({"devices": ("0000:0c:00.0",)}, ""),
+        ({"devices": ("10000",)}, ""),
+        ({"devices": ("0000:01:00.0",)}, "there is no device 0000:01:00.0; the devices are 0, 10000"),
+        ({"device_count": 2}, "needs 2 devices, but there are 1"),
+    ],
+)
+def test_an_integrated_gpu_counts_only_for_consumers_that_name_it(changes: dict[str, Any], message: str) -> None:
+    ones = found(spec(30000, **changes), devices=MIXED)
+    assert len(ones) == bool(message)
+    assert not message or message in ones[0]
+
+
 def test_device_of_unknown_size_proves_nothing() -> None:
     assert found(spec(10**6), devices=[*TWO, {"index": 2, "uuid": "GPU-c", "total_mib": None}]) == []
 

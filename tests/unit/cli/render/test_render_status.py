@@ -9,7 +9,14 @@ import pytest
 
 from gpumand.cli.output import paint
 from gpumand.cli.render.show import show_lines
-from gpumand.cli.render.status import consumer_lines, foreign_lines, head, list_lines, status_lines
+from gpumand.cli.render.status import (
+    consumer_lines,
+    device_title,
+    foreign_lines,
+    head,
+    list_lines,
+    status_lines,
+)
 from gpumand.cli.render.theme import Theme
 from tests.unit.cli.samples import NOW, consumer, device, lease, status, waiting
 
@@ -270,3 +277,16 @@ def test_unit_whose_memory_is_known_as_a_whole_is_named_without_a_pid() -> None:
 def test_summary_says_that_the_driver_rests(state: str, words: str) -> None:
     line, *_ = head(status(driver_state=state), PLAIN)
     assert line.plain == f"● gpumand 0.1.0: 2 of 3 consumers resident, 1 lease{words}"
+
+
+@pytest.mark.parametrize(
+    ("changes", "shown_in_brackets"),
+    [
+        ({"source": "nvml", "pool": "vram"}, "(nvml)"),
+        ({"source": "amdgpu", "pool": "unified", "integrated": True}, "(amdgpu, uses host RAM)"),
+        ({"source": "amdgpu", "pool": "vram", "integrated": True}, "(amdgpu, integrated)"),
+        ({"source": "amdgpu", "asleep": True}, "(amdgpu, asleep)"),
+    ],
+)
+def test_the_title_of_a_device_says_what_its_memory_is(changes: dict[str, Any], shown_in_brackets: str) -> None:
+    assert shown_in_brackets in str(device_title(device(**changes), PLAIN)[0])

@@ -1,0 +1,64 @@
+"""Explains how the memory of each device is read: what is attributed to units, and what is not."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from gpumand.cli.doctor.facts import Facts
+from gpumand.cli.doctor.finding import Finding, note
+
+SOURCES = ("amdgpu", "xe")
+"""Sources whose attribution depends on the kernel; NVIDIA's driver names processes itself."""
+
+COVERAGE = {
+    "dmem": "attributed to units by the kernel (dmem): all memory of each unit, with any API",
+    "kfd": "attributed by the kernel's list of ROCm processes (kfd)",
+    "": "known as totals only",
+}
+GAPS = {
+    "kfd": "memory of Vulkan and OpenGL belongs to no consumer; evictions of such consumers are checked by the "
+    "device's free memory",
+    "": "declared footprints stand for what each consumer holds; free memory of the device is still checked",
+}
+
+
+def attribution(facts: Facts) -> Iterator[Finding]:
+    """The memory of each AMD and Intel device is attributed to units; says how."""
+    for device in _readable(facts):
+        means = str(device.get("attribution") or "")
+        if device.get("source") in SOURCES and means in COVERAGE:
+            yield note(f"{_title(device)}: its memory is {COVERAGE[means]}", GAPS.get(means, ""))
+
+
+def pool(facts: Facts) -> Iterator[Finding]:
+    """The device has memory of its own; otherwise says what follows."""
+    for device in _readable(facts):
+        if device.get("pool") == "unified":
+            yield note(
+                f"{_title(device)}: it uses host RAM",
+                "free memory is bounded by what the host has available, less reserve_mib; consumers are stopped "
+                "instead of parked, and an eviction is checked by the consumer's own memory",
+            )
+
+
+def integrated(facts: Facts) -> Iterator[Finding]:
+    """Consumers can use every device; otherwise says how to use an integrated GPU."""
+    devices = _readable(facts)
+    others = [one for one in devices if not one.get("integrated")]
+    for device in devices if others else ():
+        named = {str(device.get("index")), str(device.get("uuid")), *map(str, device.get("aliases") or ())}
+        if device.get("integrated") and not any(named & set(spec.devices) for spec in facts.consumers.values()):
+            name = next(iter(device.get("aliases") or ()), device.get("uuid"))
+            yield note(
+                f"{_title(device)}: no consumer uses this integrated GPU",
+                f'consumers use it only if they name it: device = "{name}"',
+            )
+
+
+def _readable(facts: Facts) -> list[Mapping[str, Any]]:
+    return [one for one in facts.status["devices"] if not one.get("error")] if facts.status else []
+
+
+def _title(device: Mapping[str, Any]) -> str:
+    return f"device {device.get('index')} ({device.get('name') or device.get('uuid')})"

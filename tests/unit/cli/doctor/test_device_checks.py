@@ -1,0 +1,63 @@
+"""The checks that explain how the memory of AMD, Intel and integrated devices is read."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from gpumand.cli.doctor.facts import Facts
+from gpumand.cli.doctor.finding import Severity
+from tests.unit.cli import samples
+from tests.unit.cli.doctor.healthy_host import HEALTHY, findings, settings, spec, status
+
+RADEON = {"source": "amdgpu", "name": "Radeon RX 7900 XTX", "pool": "vram", "attribution": "kfd"}
+IGPU = {
+    "index": 10000,
+    "uuid": "PCI-0000:0c:00.0",
+    "aliases": ["0000:0c:00.0", "PCI-0000:0c:00.0"],
+    "integrated": True,
+    "attribution": "dmem",
+}
+
+
+def host(*devices: dict[str, Any]) -> Facts:
+    return replace(HEALTHY, status=status(devices=[samples.device(**one) for one in devices]))
+
+
+@pytest.mark.parametrize(
+    ("attribution", "what", "why"),
+    [
+        ("dmem", "all memory of each unit", ""),
+        ("kfd", "the kernel's list of ROCm processes", "Vulkan and OpenGL belongs to no consumer"),
+        ("", "known as totals only", "declared footprints stand for what each consumer holds"),
+    ],
+)
+def test_how_the_memory_of_a_card_is_attributed(attribution: str, what: str, why: str) -> None:
+    [finding] = findings(host({**RADEON, "attribution": attribution}), "attribution of devices")
+    assert finding.severity is Severity.NOTE
+    assert finding.what.startswith("device 0 (Radeon RX 7900 XTX): its memory is ")
+    assert what in finding.what
+    assert why in finding.why
+
+
+def test_an_nvidia_card_and_an_unreadable_one_need_no_explanation() -> None:
+    unreadable = host({**RADEON, "error": "amdgpu-unreadable: x"})
+    for facts in (host({"source": "nvml", "attribution": "nvml"}), unreadable):
+        assert findings(facts, "attribution of devices") == findings(facts, "memory of devices") == []
+
+
+def test_a_gpu_that_uses_host_ram_is_explained() -> None:
+    [finding] = findings(host({**RADEON, "pool": "unified"}), "memory of devices")
+    assert finding.what == "device 0 (Radeon RX 7900 XTX): it uses host RAM"
+    assert "stopped instead of parked" in finding.why
+
+
+def test_an_integrated_gpu_beside_a_card_is_used_only_by_name() -> None:
+    both = host({}, IGPU)
+    [finding] = findings(both, "integrated GPUs")
+    assert finding.why == 'consumers use it only if they name it: device = "0000:0c:00.0"'
+    assert findings(host(IGPU), "integrated GPUs") == []
+    named = replace(both, config=settings(spec("mvoice", devices=("PCI-0000:0c:00.0",))))
+    assert findings(named, "integrated GPUs") == []
