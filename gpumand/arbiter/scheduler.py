@@ -23,6 +23,7 @@ from gpumand.arbiter.state import ArbiterState
 from gpumand.arbiter.turn_waits import TurnWaits
 from gpumand.arbiter.waiting_queue import WaitingQueue
 from gpumand.arbiter.waiting_request import WaitingRequest
+from gpumand.arbiter.wanted_leases import WantedLeases
 from gpumand.arbiter.work_gate import WorkGate
 from gpumand.domain import queue_policy
 from gpumand.domain.consumer import Policy
@@ -63,6 +64,7 @@ class Scheduler:
         self._running = RequestJobs(state, self._queue, jobs, self._outcomes, nested, gate, reconciler, self)
         self._turn_waits = TurnWaits(state, self.background, self.step)
         self._decisions, self._rereads = DecisionCache(state), Rereads(state)
+        self._wanted = WantedLeases(state)
         self._reserved_for_manual: Counter[int] = Counter()
         self._sampling = False
         self._closed = False
@@ -117,6 +119,7 @@ class Scheduler:
             self._state.queue_positions = {}
         self._running.break_off_abandoned(entries)
         self._state.publish_changes()
+        self._wanted.publish()
         # Callers that wait already hold the old event, which stays set; the next call of next_step() gets the new one.
         self._stepped.set()
         self._stepped = asyncio.Event()
@@ -246,6 +249,8 @@ class Scheduler:
             self._state.overlapping.load_requested(decision.place)
         if decision.verdict is Verdict.WAIT:
             entry.wait_for(decision.message, decision.advice, decision.error)
+            if entry.decided and decision.leases:
+                self._wanted.note(entry, decision)
             if decision.retry_at is not None:
                 self._turn_waits.decide_again(entry, decision.retry_at)
         elif decision.verdict is Verdict.REFUSE or not decision.place:

@@ -37,6 +37,7 @@ class WaitingRequest:
         ignores_turns: consumers that have their turn may be evicted for it, since it has waited long enough for them.
         gives_back: the lease of ``yield_lease``, until it is given back; None = none.
         own_leases: ids of leases that its client keeps until this request is decided.
+        wanted_leases: ids of the leases whose holders were informed that it waits for them.
         restores: id of the lease whose consumer it makes resident again; "" = it is for a new lease.
     """
 
@@ -59,6 +60,7 @@ class WaitingRequest:
     gives_back: StandingLease | None = None
     own_leases: frozenset[str] = frozenset()
     restores: str = ""
+    wanted_leases: set[str] = field(default_factory=set)
 
     @property
     def requirement(self) -> Requirement:

@@ -50,6 +50,7 @@ from gpumand.domain.events import (
     LeaseRenewed,
     LeaseRestored,
     LeaseReturned,
+    LeaseWanted,
     LeaseYielded,
     SummaryChanged,
 )
@@ -162,6 +163,8 @@ class PublishedObjects:
             self._lease_granted(event.lease)
         elif isinstance(event, LeaseEnded):
             self._lease_ended(event.lease, event.reason.value)
+        elif isinstance(event, LeaseWanted):
+            self._emit("LeaseWanted", "sst", (event.lease.id, text(event.by), event.since_usec))
         elif isinstance(event, LeaseRenewed):
             self._tree.update(lease_path(event.lease.id), lease_state(event.lease))
         elif isinstance(event, LeaseDegraded | LeaseRestored):

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from gpumand.client.held_lease import Held, lease
     from gpumand.client.lease_watch import Degraded, Ended
     from gpumand.client.sync import SyncClient, SyncDegraded, SyncEnded, SyncHeld, lease_sync
+    from gpumand.client.wanted import SyncWanted, Wanted
 
 __all__ = [
     "Client",
@@ -43,6 +44,8 @@ __all__ = [
     "SyncDegraded",
     "SyncEnded",
     "SyncHeld",
+    "SyncWanted",
+    "Wanted",
     "lease",
     "lease_sync",
 ]
@@ -59,6 +62,8 @@ _MODULES = {
     "SyncDegraded": "sync",
     "SyncEnded": "sync",
     "SyncHeld": "sync",
+    "SyncWanted": "wanted",
+    "Wanted": "wanted",
     "lease_sync": "sync",
 }
 

@@ -188,6 +188,11 @@ class Calls:
         target = {"sender": BUS_NAME, "path": ROOT_PATH, "interface": MANAGER}
         await self.connection.subscribe(callback=callback, **target, member="LeaseEnded")
 
+    async def listen_for_wanted_leases(self, callback: Callable[[Signal], None]) -> None:
+        """Deliver only the signal LeaseWanted."""
+        target = {"sender": BUS_NAME, "path": ROOT_PATH, "interface": MANAGER}
+        await self.connection.subscribe(callback=callback, **target, member="LeaseWanted")
+
     async def listen_for_lease_health(self, callback: Callable[[Signal], None]) -> None:
         """Deliver only the signals LeaseDegraded and LeaseRestored."""
         target = {"sender": BUS_NAME, "path": ROOT_PATH, "interface": MANAGER}

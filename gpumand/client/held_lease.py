@@ -13,6 +13,7 @@ from gpumand.client.errors import translate_errors
 from gpumand.client.lease_watch import RELEASED, Degraded, Ended, LeaseWatch
 from gpumand.client.nesting import enclosing_leases, enter_block, leave_block, nesting_options, wait_returned
 from gpumand.client.options import Options, acquire_options, checked_request, restore_option, wait_sec
+from gpumand.client.wanted import Wanted
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -75,6 +76,8 @@ class Held(LeaseInfo):
         ended: whether and why the lease has ended; ``await held.ended.wait()``.
         degraded: whether the consumer has lost its model or its process, and what happened;
             ``await held.degraded.wait()``, ``await held.degraded.wait_restored()`` or ``held.degraded.on_change``.
+        wanted: whether requests wait for the end of the lease, and for which consumers; ``await held.wanted.wait()`` or
+            ``held.wanted.on_request``.
     """
 
     def __init__(self, grant: Grant, calls: Calls, watch: LeaseWatch, yield_lease: str = "") -> None:
@@ -82,6 +85,7 @@ class Held(LeaseInfo):
         super().__init__(grant)
         self.ended: Ended = watch.ended
         self.degraded: Degraded = watch.degraded
+        self.wanted: Wanted = watch.wanted
         self._calls = calls
         self._watch = watch
         self._yield_lease = yield_lease

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from gpumand.bus.connection_errors import BusError, BusLost
 from gpumand.client.errors import Mismatch
+from gpumand.client.wanted import Wanted
 
 if TYPE_CHECKING:
     from gpumand.bus.connection import Signal
@@ -131,16 +132,19 @@ class LeaseWatch:
     Attributes:
         ended: set when the lease has ended.
         degraded: set while the consumer of the lease is gone.
+        wanted: set when a request waits for the end of the lease.
     """
 
     def __init__(self, calls: Calls, return_sec: float = RETURN_SEC) -> None:
         self.ended = Ended()
         self.degraded = Degraded()
+        self.wanted = Wanted()
         self._calls = calls
         self._return_sec = return_sec
         self._lease = ""
         self._early_ends: dict[str, str] = {}
         self._early_losses: dict[str, str] = {}
+        self._early_wants: list[tuple[str, str]] = []
         self._is_daemon_running: bool | None = None
         self._tasks: dict[str, asyncio.Task[None]] = {}
 
@@ -148,6 +152,7 @@ class LeaseWatch:
         """Subscribe to signals. Call it before the request: the end of a lease may follow its grant at once."""
         await self._calls.listen_for_lease_ends(self._on_end)
         await self._calls.listen_for_lease_health(self._on_health)
+        await self._calls.listen_for_wanted_leases(self._on_wanted)
         await self._calls.listen_for_owner_changes(self._on_owner)
 
     def follow(self, lease: str) -> None:
@@ -158,6 +163,10 @@ class LeaseWatch:
         self.degraded.set(self._early_losses.get(lease, ""))
         self._early_ends.clear()
         self._early_losses.clear()
+        for wanted, by in self._early_wants:
+            if wanted == lease:
+                self.wanted.add(by)
+        self._early_wants.clear()
         self._start_task("loss", self._wait_lost())
         # The daemon left or returned while the grant was in flight: the lease may be lost already.
         if self._is_daemon_running is not None:
@@ -186,6 +195,15 @@ class LeaseWatch:
             self._early_losses[lease] = reason
             if len(self._early_losses) > MAX_EARLY_ENDS:
                 self._early_losses.pop(next(iter(self._early_losses)))
+
+    def _on_wanted(self, signal: Signal) -> None:
+        if len(signal.body) != 3:
+            return
+        lease, by = str(signal.body[0]), str(signal.body[1])
+        if lease == self._lease:
+            self.wanted.add(by)
+        elif not self._lease:
+            self._early_wants = [*self._early_wants[1 - MAX_EARLY_ENDS :], (lease, by)]
 
     def _on_end(self, signal: Signal) -> None:
         if len(signal.body) != 3:

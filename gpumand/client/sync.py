@@ -23,6 +23,7 @@ from gpumand.client.held_lease import DEFAULT_WAIT_SEC, Held, LeaseInfo, hold
 from gpumand.client.lease_watch import Degraded, Ended
 from gpumand.client.loop_thread import LoopThread
 from gpumand.client.nesting import enclosing_leases, enter_block, leave_block
+from gpumand.client.wanted import SyncWanted
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -52,14 +53,7 @@ class SyncEnded:
 
     def wait(self, timeout_sec: float | None = None) -> str:
         """Wait until the lease has ended; returns the reason, or "" if the timeout expires first."""
-        return self.reason if self.is_set() else self._thread.run(self._wait(timeout_sec))
-
-    async def _wait(self, timeout_sec: float | None) -> str:
-        try:
-            async with asyncio.timeout(timeout_sec):
-                return await self._ended.wait()
-        except TimeoutError:
-            return ""
+        return self.reason if self.is_set() else (self._thread.run(_within(timeout_sec, self._ended.wait())) or "")
 
 
 class SyncDegraded:
@@ -107,6 +101,7 @@ class SyncHeld(LeaseInfo):
     Attributes:
         ended: whether and why the lease has ended; ``held.ended.wait()`` in a thread, or ``held.ended.is_set()``.
         degraded: whether the consumer has lost its model or its process, and what happened.
+        wanted: whether requests wait for the end of the lease, and for which consumers.
     """
 
     def __init__(self, held: Held, thread: LoopThread) -> None:
@@ -114,6 +109,7 @@ class SyncHeld(LeaseInfo):
         super().__init__(held)
         self.ended = SyncEnded(held.ended, thread)
         self.degraded = SyncDegraded(held.degraded, thread)
+        self.wanted = SyncWanted(held.wanted, thread)
         self._held = held
         self._thread = thread
 

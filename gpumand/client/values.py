@@ -406,6 +406,15 @@ class LeaseRestored:
 
 
 @dataclass(frozen=True, slots=True)
+class LeaseWanted:
+    """A request for the consumer ``by`` ("" = a reservation) waits since ``since`` for the end of a lease."""
+
+    lease: str
+    by: str
+    since: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
 class LeaseYielded:
     """The consumer of a lease was given back for a nested lease; the lease stays active."""
 
@@ -429,6 +438,14 @@ class RunningChanged:
 
 
 Event = (
-    Eviction | LeaseGranted | LeaseEnded | LeaseDegraded | LeaseRestored | LeaseYielded | LeaseReturned | RunningChanged
+    Eviction
+    | LeaseGranted
+    | LeaseEnded
+    | LeaseDegraded
+    | LeaseRestored
+    | LeaseWanted
+    | LeaseYielded
+    | LeaseReturned
+    | RunningChanged
 )
 """The events that ``watch`` yields."""

@@ -59,6 +59,7 @@ class Decision:
         cost: cost of the evictions, by the policy in force.
         extra_devices: further devices that its victims are on.
         retry_at: when to decide again without any other event, in monotonic seconds; None = it depends on no time.
+        leases: ids of the leases that it waits for: without their end it cannot be granted on these devices.
         unread: why a device that it depends on cannot be read at the moment, in one line; "" where all can be read.
     """
 
@@ -80,6 +81,7 @@ class Decision:
     extra_devices: Devices = ()
     retry_at: float | None = None
     unread: str = ""
+    leases: tuple[str, ...] = ()
 
     @property
     def explanation(self) -> str:
@@ -92,9 +94,9 @@ def with_advice(message: str, advice: str) -> str:
     return f"{message}. {advice[0].upper()}{advice[1:]}." if advice else message
 
 
-def wait(place: Devices, message: str, advice: str = "") -> Decision:
-    """A decision to wait; the message names the blocker, and the advice says what ends the wait."""
-    return Decision(Verdict.WAIT, place, error=Busy, message=message, advice=advice)
+def wait(place: Devices, message: str, advice: str = "", leases: tuple[str, ...] = ()) -> Decision:
+    """A decision to wait, also for ``leases``; the message names the blocker, the advice says what ends the wait."""
+    return Decision(Verdict.WAIT, place, error=Busy, message=message, advice=advice, leases=leases)
 
 
 def refuse(error: type[GpumandError], message: str, place: Devices = ()) -> Decision:

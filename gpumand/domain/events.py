@@ -85,6 +85,23 @@ class LeaseReturned:
 
 
 @dataclass(frozen=True, slots=True)
+class LeaseWanted:
+    """A waiting request cannot be granted before a lease ends.
+
+    It is published once for each lease and waiting request.
+
+    Attributes:
+        lease: the lease.
+        by: the consumer that is requested; "" for a reservation.
+        since_usec: when the request arrived, CLOCK_REALTIME in microseconds.
+    """
+
+    lease: Lease
+    by: str
+    since_usec: int
+
+
+@dataclass(frozen=True, slots=True)
 class LeaseEnded:
     """A lease ended.
 
@@ -205,6 +222,7 @@ Event = (
     | LeaseRenewed
     | LeaseYielded
     | LeaseReturned
+    | LeaseWanted
     | LeaseEnded
     | LeaseDegraded
     | LeaseRestored

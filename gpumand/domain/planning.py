@@ -32,7 +32,7 @@ from gpumand.domain.errors import (
     NoSuchConsumer,
 )
 from gpumand.domain.fast_copy import copy_with
-from gpumand.domain.lease_wording import how_to_release
+from gpumand.domain.leases_in_the_way import wait_for_leases
 from gpumand.domain.name_suggestions import no_such_consumer
 from gpumand.domain.nested_leases import without_lease
 from gpumand.domain.request import Verdict
@@ -108,7 +108,7 @@ def _best_of(decisions: list[Decision]) -> Decision:
 def _decide_on(view: View, requirement: Requirement, state: ConsumerState, place: Devices) -> Decision:
     if state.devices != place and state.claimed:
         # Its footprint is reserved on other devices; one process cannot be in two places.
-        return wait(place, decision_messages.in_use_elsewhere(view, state, place), how_to_release(view, [state]))
+        return wait_for_leases(view, place, decision_messages.in_use_elsewhere(view, state, place), [state])
     if any(state.name in job.evicting for job in view.jobs.values()):
         return wait(place, f"{state.name} is about to be evicted")
     # Without readings it is unknown which devices a resident consumer is on: then it is granted wherever requested.
@@ -189,12 +189,12 @@ def _wait_for_slot(view: View, requirement: Requirement, place: Devices) -> Deci
     for device in place:
         leased = decision_messages.leased_on(view, device)
         if view.exclusive_holder(device):
-            return wait(place, decision_messages.leased_exclusively(view, device), how_to_release(view, leased))
+            return wait_for_leases(view, place, decision_messages.leased_exclusively(view, device), leased)
         taken = view.slots_taken(device)
         if requirement.exclusive and taken:
-            return wait(place, decision_messages.other_leases(view, device), how_to_release(view, leased))
+            return wait_for_leases(view, place, decision_messages.other_leases(view, device), leased)
         if 0 < slots <= taken:
-            return wait(place, decision_messages.no_free_slot(view, device), how_to_release(view, leased))
+            return wait_for_leases(view, place, decision_messages.no_free_slot(view, device), leased)
     return None
 
 
@@ -208,11 +208,11 @@ def _wait_for_reservations(view: View, state: ConsumerState, place: Devices) -> 
             claimants = claims.claimants(view, state, (device,))
             takes_all = [one for one in claimants if budget.is_whole_device(one)]
             if takes_all:
-                return wait(place, decision_messages.reserved_whole(view, takes_all), how_to_release(view, takes_all))
+                return wait_for_leases(view, place, decision_messages.reserved_whole(view, takes_all), takes_all)
             if total_mib is None:
                 continue
             message = decision_messages.overcommitted(view, state, device, committed_mib, total_mib, claimants)
-            return wait(place, message, how_to_release(view, claimants))
+            return wait_for_leases(view, place, message, claimants, committed_mib + state.footprint_mib - total_mib)
     return None
 
 
@@ -338,13 +338,13 @@ def _wait_for_blockers(
     # A claimant may not be evictable at all, and is still waited for: its reservation ends with its lease or load.
     in_turn = [one for one in blockers if victims.only_has_turn(view, one)]
     in_use = [one for one in blockers if one not in busy and one not in in_turn] if blockers else claimants
-    # The answer of its busy check ends a reservation without a lease sooner than the rest of its growth does.
+    # The answer of a busy check ends a reservation without a lease sooner than the rest of its growth does.
     reserved = [one for one in claimants if not blockers and view.may_be_reclaimed(one) and one.spec.busy]
     message = decision_messages.blockers(view, in_use, busy, in_turn, place)
     message = message or decision_messages.host_ram_in_use(freeing_ram)
     message += f"; {decision_messages.no_host_ram(unparkable)}" if unparkable else ""
     return replace(
-        wait(place, message, how_to_release(view, in_use)),
+        wait_for_leases(view, place, message, in_use),
         busy=tuple(one.name for one in (*busy, *reserved)),
         retry_at=victims.first_turn_end(view, in_turn),
     )

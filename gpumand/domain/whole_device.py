@@ -10,10 +10,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from gpumand.domain import decision_messages, parking, victims
-from gpumand.domain.decision import Decision, refuse, wait
+from gpumand.domain.decision import Decision, refuse
 from gpumand.domain.device import Devices
 from gpumand.domain.errors import Busy, EvictionFailed
-from gpumand.domain.lease_wording import how_to_release
+from gpumand.domain.leases_in_the_way import wait_for_leases
 from gpumand.domain.request import Verdict
 from gpumand.domain.view import ConsumerState, View
 from gpumand.domain.wording import describe_holders, format_mib
@@ -57,7 +57,7 @@ def _wait_for_users(view: View, state: ConsumerState, place: Devices) -> Decisio
         return None
     message = decision_messages.blockers(view, list(in_use.values()), busy, in_turn, place)
     return replace(
-        wait(place, message, how_to_release(view, list(in_use.values()))),
+        wait_for_leases(view, place, message, list(in_use.values())),
         busy=tuple(one.name for one in busy),
         retry_at=victims.first_turn_end(view, in_turn),
     )

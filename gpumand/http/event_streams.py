@@ -22,6 +22,7 @@ from gpumand.domain.events import (
     LeaseGranted,
     LeaseRestored,
     LeaseReturned,
+    LeaseWanted,
     LeaseYielded,
 )
 from gpumand.http.limits import KEEPALIVE_SEC, MAX_QUEUED_EVENTS, MAX_READERS, MAX_READERS_PER_PEER
@@ -45,6 +46,8 @@ def signal_of(event: Event) -> tuple[str, dict[str, Any]] | None:
         fields = {"lease": event.lease.id, "consumer": text(event.lease.public_consumer)}
         reason = {"reason": text(event.lease.degraded)} if isinstance(event, LeaseDegraded) else {}
         return type(event).__name__, fields | reason
+    if isinstance(event, LeaseWanted):
+        return "LeaseWanted", {"lease": event.lease.id, "by": text(event.by), "since_usec": event.since_usec}
     if isinstance(event, LeaseEnded):
         fields = {"lease": event.lease.id, "consumer": text(event.lease.public_consumer), "reason": event.reason.value}
         return "LeaseEnded", fields

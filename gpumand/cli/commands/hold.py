@@ -21,7 +21,7 @@ from gpumand.cli.acquire_options import (
 )
 from gpumand.cli.acquiring import acquire_lease
 from gpumand.cli.client import Client
-from gpumand.cli.commands.run import release_quietly
+from gpumand.cli.commands.run import describe_waiting, release_quietly
 from gpumand.cli.durations import DURATION
 from gpumand.cli.errors import ExitCode
 from gpumand.cli.options import Command, GlobalOptions, global_options
@@ -61,6 +61,8 @@ async def _hold(request: AcquireOptions, duration: float | None, options: Global
         watch = LeaseWatch(client, return_sec=math.inf)  # a stopped daemon keeps leases and may start again
         await watch.listen()
         lease, grant, request = await acquire_lease(client, "", request, options)
+        if not options.quiet:
+            watch.wanted.on_request(lambda by: print(f"gpumanctl: {describe_waiting(by)}", file=sys.stderr, flush=True))
         watch.follow(lease)
         ended = _catch_signals()
         await _print_grant(client, lease, grant, duration, options)

@@ -28,6 +28,7 @@ ARGUMENTS = {
     "LeaseEnded": ("lease", "consumer", "reason"),
     "LeaseDegraded": ("lease", "consumer", "reason"),
     "LeaseRestored": ("lease", "consumer"),
+    "LeaseWanted": ("lease", "by", "since_usec"),
     "LeaseYielded": ("lease", "consumer"),
     "LeaseReturned": ("lease", "consumer"),
     "PropertiesChanged": ("interface", "changed", "invalidated"),

@@ -168,6 +168,7 @@ class LeasedCommand:
         child = Child(self.path, self.command, environment)
         pump.redirect(child.handle)
         watch.degraded.on_change(self._report_health)
+        watch.wanted.on_request(self._report_request)
         watch.follow(lease)
         watcher = asyncio.ensure_future(self._watch(client, watch, child))
         try:
@@ -207,6 +208,11 @@ class LeasedCommand:
         if reason or not self.options.quiet:
             print(f"gpumanctl: {line}", file=sys.stderr, flush=True)
 
+    def _report_request(self, by: str) -> None:
+        """Report that another request waits for the end of this lease."""
+        if not self.options.quiet:
+            print(f"gpumanctl: {describe_waiting(by)}", file=sys.stderr, flush=True)
+
     async def _watch(self, client: Client, watch: LeaseWatch, child: Child) -> None:
         """Report the loss of the lease once, and end the command if that was requested."""
         reason = await watch.ended.wait()
@@ -219,6 +225,11 @@ class LeasedCommand:
             child.send(signal.SIGCONT)  # a stopped process handles SIGTERM only when it continues
             await asyncio.sleep(KILL_AFTER_SEC)
             child.send(signal.SIGKILL)
+
+
+def describe_waiting(by: str) -> str:
+    """The line about a request that waits for the end of a lease; ``by`` is its consumer, "" for a reservation."""
+    return f"a request for {by or 'VRAM'} waits for the end of this lease"
 
 
 async def release_quietly(client: Client, lease: str) -> None:

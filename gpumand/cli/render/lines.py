@@ -204,6 +204,11 @@ def _lease_returned(arguments: Entry) -> str:
     return f"{clean(arguments['consumer'])} is resident again for lease {clean(arguments['lease'])}"
 
 
+def _lease_wanted(arguments: Entry) -> str:
+    by = clean(arguments["by"]) or "a reservation"
+    return f"a request for {by} waits for the end of lease {clean(arguments['lease'])}"
+
+
 _SIGNAL_FORMATTERS = {
     "EvictionOccurred": _eviction,
     "EvictionFailed": _eviction_failed,
@@ -211,6 +216,7 @@ _SIGNAL_FORMATTERS = {
     "LeaseEnded": _lease_ended,
     "LeaseDegraded": _lease_degraded,
     "LeaseRestored": _lease_restored,
+    "LeaseWanted": _lease_wanted,
     "LeaseYielded": _lease_yielded,
     "LeaseReturned": _lease_returned,
     "PropertiesChanged": _changed_properties,

@@ -96,6 +96,7 @@ def test_manager_has_the_designed_members() -> None:
         "LeaseEnded": "sss",
         "LeaseDegraded": "sss",
         "LeaseRestored": "ss",
+        "LeaseWanted": "sst",
         "LeaseYielded": "ss",
         "LeaseReturned": "ss",
     }

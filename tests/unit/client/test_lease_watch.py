@@ -41,12 +41,16 @@ class Bus:
         self._on_end: Callable[[Signal], None] = lambda _: None
         self._on_health: Callable[[Signal], None] = lambda _: None
         self._on_owner: Callable[[Signal], None] = lambda _: None
+        self._on_wanted: Callable[[Signal], None] = lambda _: None
 
     async def listen_for_lease_ends(self, callback: Callable[[Signal], None]) -> None:
         self._on_end = callback
 
     async def listen_for_lease_health(self, callback: Callable[[Signal], None]) -> None:
         self._on_health = callback
+
+    async def listen_for_wanted_leases(self, callback: Callable[[Signal], None]) -> None:
+        self._on_wanted = callback
 
     async def listen_for_owner_changes(self, callback: Callable[[Signal], None]) -> None:
         self._on_owner = callback
@@ -64,6 +68,9 @@ class Bus:
 
     def health(self, member: str, *body: Any) -> None:
         self._on_health(Signal(":1.2", "/org/gpumand1", "org.gpumand1.Manager", member, body))
+
+    def wanted(self, *body: Any) -> None:
+        self._on_wanted(Signal(":1.2", "/org/gpumand1", "org.gpumand1.Manager", "LeaseWanted", body))
 
     def owner(self, now: str) -> None:
         body = ("org.gpumand1", "", now)
@@ -242,3 +249,44 @@ async def test_a_callback_that_fails_stops_no_other(bus: Bus, watch: LeaseWatch)
     watch.follow("mine")
     bus.health("LeaseDegraded", "mine", "comfyui", "crashed")
     assert changes == ["crashed"]
+
+
+async def test_requests_that_wait_for_this_lease_are_reported_and_those_for_others_are_not(
+    bus: Bus, watch: LeaseWatch
+) -> None:
+    asked: list[str] = []
+    watch.wanted.on_request(asked.append)
+    watch.follow("mine")
+    bus.wanted("theirs", "comfyui", 5)
+    bus.wanted("mine", "comfyui")
+    assert not watch.wanted.is_set()
+
+    bus.wanted("mine", "comfyui", 5)
+    bus.wanted("mine", "tts", 6)
+    bus.wanted("mine", "tts", 7)
+
+    assert await asyncio.wait_for(watch.wanted.wait(), DEADLINE_SEC) == "comfyui"
+    assert (asked, watch.wanted.by) == (["comfyui", "tts", "tts"], ("comfyui", "tts"))
+
+
+async def test_a_request_that_is_reported_before_the_grant_counts(bus: Bus, watch: LeaseWatch) -> None:
+    bus.wanted("mine", "comfyui", 5)
+    for number in range(MAX_EARLY_ENDS - 1):
+        bus.wanted(str(number), "tts", 6)
+    watch.follow("mine")
+
+    assert watch.wanted.by == ("comfyui",)
+
+
+async def test_a_callback_for_a_request_that_fails_stops_no_other(bus: Bus, watch: LeaseWatch) -> None:
+    asked: list[str] = []
+
+    def fail(by: str) -> None:
+        raise ValueError(by)
+
+    watch.wanted.on_request(fail)
+    watch.wanted.on_request(asked.append)
+    watch.follow("mine")
+    bus.wanted("mine", "comfyui", 5)
+
+    assert asked == ["comfyui"]

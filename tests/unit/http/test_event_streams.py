@@ -22,6 +22,7 @@ from gpumand.domain.events import (
     LeaseRenewed,
     LeaseRestored,
     LeaseReturned,
+    LeaseWanted,
     LeaseYielded,
     LoadFinished,
     RequestGranted,
@@ -41,6 +42,7 @@ EVENTS_WITH_SIGNAL: list[Event] = [
     LeaseEnded(LEASE, LeaseEnd.EXPIRED),
     LeaseDegraded(LEASE),
     LeaseRestored(LEASE),
+    LeaseWanted(LEASE, "ollama", 5),
     LeaseYielded(LEASE),
     LeaseReturned(LEASE),
 ]

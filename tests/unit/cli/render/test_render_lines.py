@@ -154,6 +154,16 @@ def test_lazy_consumer_without_its_model_is_not_reported_as_loaded() -> None:
             {"lease": "f3", "consumer": "llm", "reason": "llm was restarted"},
             "warning: lease on llm is degraded: llm was restarted: f3",
         ),
+        (
+            "LeaseWanted",
+            {"lease": "f3", "by": "llm", "since_usec": 5},
+            "a request for llm waits for the end of lease f3",
+        ),
+        (
+            "LeaseWanted",
+            {"lease": "f3", "by": "", "since_usec": 5},
+            "a request for a reservation waits for the end of lease f3",
+        ),
         ("LeaseRestored", {"lease": "f3", "consumer": "llm"}, "lease on llm is restored: f3"),
         (
             "PropertiesChanged",
