@@ -36,6 +36,9 @@ SYSTEM_SLICE = "system.slice"
 MACHINE_SLICE = "machine.slice"
 """Slice of the containers that podman starts outside of units."""
 
+ENGINE_CGROUPS = ("docker", "libpod_parent", "kubepods")
+"""Cgroups of container engines that manage cgroups without systemd; they exist after the engine's first container."""
+
 SYSTEMCTL_SEC = 10.0
 MAX_FILE_BYTES = 1 << 20
 MAX_SLICES = 256
@@ -217,6 +220,9 @@ def enable_all(enabler: Enabler, slices: Iterable[str], users: Iterable[int], ru
         if not (enabler.top / path).is_dir():
             run("start", "--", name)
         enabler.enable_down_to(path)
+    for path in ENGINE_CGROUPS:
+        if (enabler.top / path).is_dir():
+            enabler.enable_down_to(path)
     for uid in users:
         for path in user_chain(uid):
             if not enabler.enable_down_to(path):

@@ -11,6 +11,7 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from gpumand.domain.cgroups import place_of
 from gpumand.vram.sysfs import MIB, Root, below, parse_number, read_text
 
 CGROUPS = "/sys/fs/cgroup"
@@ -24,6 +25,9 @@ SLICE_REST_BYTES = 64 * MIB
 
 UNIT = re.compile(r"[A-Za-z0-9:_.\\@-]+\.(?:service|scope)")
 """Unit names as systemd writes them. Users may name their own cgroups freely, even with terminal escape sequences."""
+
+ENGINE_CGROUPS = frozenset({"docker", "kubepods", "libpod_parent"})
+"""Cgroups of container engines that manage cgroups without systemd."""
 
 _USER_MANAGER = re.compile(r"(/user\.slice/user-[0-9]+\.slice/user@[0-9]+\.service)/")
 
@@ -56,12 +60,14 @@ def kind_of_cgroup(path: str, manager: str) -> str:
         manager: path of the user manager in question; "" for the system's.
 
     Returns:
-        "unit", or "slice" if units may be below it. "other" is what has another manager, such as a container whose
-        units may have the same names, or another user: it is listed as a whole.
+        "unit", or "slice" if units or containers may be below it. "other" is what has another manager, such as a
+        container whose units may have the same names, or another user: it is listed as a whole.
     """
     name = path.rpartition("/")[2]
     if manager and not path.startswith(f"{manager}/"):
         return "slice" if f"{manager}/".startswith(f"{path}/") else "other"
+    if path.split("/")[1] in ENGINE_CGROUPS:
+        return "other" if place_of(path).container is not None else "slice"
     if UNIT.fullmatch(name):
         return "unit"
     return "slice" if name.endswith(".slice") else "other"
@@ -100,7 +106,8 @@ class DmemWalk:
         used: region -> bytes in use on the device.
         by_unit: region -> unit -> bytes, without the units that hold none.
         paths: unit -> path of its cgroup.
-        blind: region -> units whose memory may be charged to a slice, so that their own amount is unknown.
+        blind: region -> units whose memory may be charged to a slice, so that their own amount is unknown. Cgroups that
+            are no unit are named by their path.
         with_rest: regions of which a slice holds more than its units explain, such as memory of a stopped unit. The
             slices of users are not meant, since no unit of the system is in them.
         enabled: whether the cgroups below the root have the file. Otherwise nothing is known of any unit.
@@ -149,11 +156,10 @@ class DmemWalk:
             kind = kind_of_cgroup(child, self._manager)
             if kind == "slice":
                 self._visit_slice(child, amounts, suspects, found, depth + 1)
-            elif kind == "unit":
-                self._add_unit(child, amounts, suspects)
-                found.units.add(name)
-            elif amounts is not None:
-                self._add_amounts(child.lstrip("/"), child, amounts)
+            else:
+                unit = name if kind == "unit" else child.lstrip("/")
+                self._add_unit(unit, child, amounts, suspects)
+                found.units.add(unit)
             found.add(amounts or {})
         return found
 
@@ -175,9 +181,8 @@ class DmemWalk:
                 if self._manager or not f"{path}/".startswith("/user.slice/"):
                     self.with_rest.add(region)
 
-    def _add_unit(self, path: str, amounts: Amounts | None, suspects: Iterable[str]) -> None:
+    def _add_unit(self, unit: str, path: str, amounts: Amounts | None, suspects: Iterable[str]) -> None:
         """Add a unit. Without a number of its own, its memory is charged to the slice above it."""
-        unit = path.rpartition("/")[2]
         for region in suspects:
             if amounts is None or amounts.get(region) is None:
                 self.blind.setdefault(region, set()).add(unit)

@@ -21,6 +21,7 @@ DROP_IN = f"/run/systemd/system/{SERVICE}.d/e2e.conf"
 SINCE = "/run/gpumand-dmem/since"
 UNKNOWN_TO_SYSTEMD = ("dmem", "hugetlb", "rdma", "misc")
 MOST_EXPOSED = 1.6
+EARLY = "from gpumand.vram.dmem_early_units import EarlyUnits; print(*EarlyUnits('/').find())"
 OWN_HIERARCHY = """
 if [ "$(stat --file-system --format=%T /sys/fs/cgroup)" != cgroup2fs ]; then
     umount --recursive --lazy /sys/fs/cgroup && mount -t cgroup2 cgroup2 /sys/fs/cgroup
@@ -108,6 +109,9 @@ def test_units_are_counted_and_systemd_leaves_it_so(host: Host, controller: str,
     assert cgroups == ["/", "/system.slice", "/system.slice/system-e2e\\x2dllama.slice"]
     started_usec = int(machine.show("early.service", "ActiveEnterTimestampMonotonic"))
     assert all(started_usec < int(line.split()[0]) for line in lines)
+    found = machine.run(["python3", "-c", EARLY]).stdout.split()
+    assert "early.service" in found
+    assert not {"plain.service", template} & set(found)
     machine.systemctl("restart", SERVICE)
     assert machine.run(["cat", SINCE]).stdout.splitlines() == lines
 
@@ -152,7 +156,7 @@ def test_service_is_not_enabled_by_the_package_and_little_exposed(
     said = host.machine.run(["systemd-analyze", "security", "--no-pager", "--offline=no", SERVICE]).stdout
     match = re.search(r"Overall exposure level for gpumand-dmem\.service: ([0-9.]+)", said)
     assert match, said
-    record_exposure(f"gpumand-dmem.service: {match[1]}")
+    record_exposure(f"{match[1]} (gpumand-dmem.service)")
     assert float(match[1]) <= MOST_EXPOSED, said
     fragment = host.machine.show(SERVICE, "FragmentPath")
     assert host.machine.run(["systemd-analyze", "--man=no", "verify", fragment]).stderr == ""

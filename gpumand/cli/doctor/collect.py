@@ -73,7 +73,7 @@ async def collect_facts(options: GlobalOptions, path: Path | None) -> Facts:
     if _uses_nvml(facts):
         facts = replace(facts, driver=await host.driver())
     facts = await asyncio.to_thread(with_container_facts, facts)
-    dmem = await asyncio.to_thread(read_dmem, set(facts.unit_names.values()))
+    dmem = await asyncio.to_thread(read_dmem, set(facts.unit_names.values()), host_root())
     return await probe_consumers(replace(facts, dmem=dmem))
 
 

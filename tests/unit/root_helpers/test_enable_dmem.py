@@ -120,6 +120,14 @@ def test_controller_is_enabled_from_the_root_down_and_missing_slices_are_started
     assert enabler.failures == []
 
 
+def test_engines_without_systemd_have_cgroups_of_their_own(cgroups: Cgroups) -> None:
+    cgroups.add("system.slice")
+    cgroups.add("docker")
+    enabler = Enabler(top=cgroups.top)
+    enable_all(enabler, ["system.slice"], [], cgroups.run)
+    assert enabler.enabled == ["", "system.slice", "docker"]
+
+
 def test_what_is_enabled_already_is_left_as_it_is(cgroups: Cgroups) -> None:
     (cgroups.top / "cgroup.subtree_control").write_text("cpu dmem memory\n")
     cgroups.add("system.slice")

@@ -223,6 +223,19 @@ def test_unit_inside_a_container_is_not_taken_for_the_unit_of_the_host(tree: Hos
     }
 
 
+def test_containers_of_engines_without_systemd_are_listed_one_by_one(tree: HostTree) -> None:
+    dmem, container = rx7900xtx_dmem(tree), "a" * 64
+    for folder in ("docker", f"docker/{container}"):
+        dmem.current(folder, {RADEON: 500 * MIB})
+    pod = f"kubepods/burstable/pod1234/{container}"
+    for folder in ("kubepods", "kubepods/burstable", "kubepods/burstable/pod1234", pod, f"{pod}/system.slice"):
+        dmem.current(folder, {RADEON: 70 * MIB})
+    found = mib_by_unit(units(tree.root, RADEON))
+    assert (found[f"docker/{container}"], found[pod]) == (500, 70)
+    dmem.without_file(f"docker/{container}")
+    assert f"docker/{container}" in units(tree.root, RADEON).blind
+
+
 def test_nested_cgroups_of_a_unit_are_counted_once(tree: HostTree) -> None:
     dmem = rx7900xtx_dmem(tree)
     dmem.current("system.slice/ollama.service/runner.scope", {RADEON: 13851688960})

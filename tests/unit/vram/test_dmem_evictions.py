@@ -152,6 +152,16 @@ async def test_container_that_is_not_counted_is_not_taken_for_empty(host: Host) 
     assert await held(host) == {"jobs": 0, "web": None, "plain": 4800}
 
 
+async def test_container_of_an_engine_without_systemd_is_found_and_not_taken_for_empty(host: Host) -> None:
+    host.source.containers.configure([JOBS, WEB])
+    host.use(5000, docker=1800)
+    host.dmem.current(f"docker/{CONTAINER_ID}", {ARC: 1800 * MIB})
+    host.use(5000, **{"system.slice": 3000, "system.slice/plain.service": 3000})
+    assert await held(host) == {"jobs": 0, "web": 1800, "plain": 3000}
+    host.dmem.without_file(f"docker/{CONTAINER_ID}")
+    assert (await held(host))["web"] is None
+
+
 async def test_unit_that_is_not_counted_may_be_in_the_slice_of_a_consumer(host: Host) -> None:
     host.source.containers.configure([JOBS, WEB])
     host.use(5000, **{"system.slice": 4800, "system.slice/plain.service": 4800})
