@@ -21,11 +21,8 @@ DETECT_SEC = 60.0
 """Seconds between two searches for further drivers."""
 
 FALLBACK = "nvml"
-NO_LIBRARY = "nvml-library-missing"
-NO_SOURCE = (
-    "no-source: this host has neither NVIDIA's driver nor a card with amdgpu or xe, so that loads are not checked "
-    "against real memory; set [gpu] total_mib to have declared footprints checked against it"
-)
+NO_LIBRARY = ("nvml-library-missing", "nvml-module-missing")
+NO_SOURCE = "no-source: this host has neither NVIDIA's driver nor a card with the driver amdgpu or xe"
 
 
 class AutoSource:

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
-from gpumand.domain.device import SOURCE_STRIDE, Devices, Reading, Sample
+from gpumand.domain.device import SOURCE_STRIDE, Devices, Reading, Sample, error_word
 from gpumand.domain.driver_power import DriverPower
 from gpumand.domain.gpu_settings import NamedOptions, options_of
 from gpumand.ports import Clock, Driver, VramSource
@@ -59,10 +59,11 @@ class SeveralSources:
         if only:
             chosen = [one for one in chosen if one[2]] or chosen
         readings = await asyncio.gather(*(source.read(own) for _, source, own in chosen))
+        any_device = any(reading.devices for reading in readings)
         samples = [
             sample
             for (place, source, _), reading in zip(chosen, readings, strict=True)
-            for sample in self._placed(place, source, reading)
+            for sample in self._placed(place, source, reading, any_device)
         ]
         kept = tuple(one for one in samples if not options_of((one.uuid, *one.aliases), self._options).ignore)
         errors = [reading.error for reading in readings]
@@ -91,12 +92,16 @@ class SeveralSources:
         """Close all sources at once; see VramSource."""
         await asyncio.gather(*(source.close() for source in self.sources))
 
-    def _placed(self, place: int, source: VramSource, reading: Reading) -> Iterable[Sample]:
+    def _placed(self, place: int, source: VramSource, reading: Reading, any_device: bool) -> Iterable[Sample]:
+        """The devices of a source in their places; a stand-in if it has none while others have."""
         first = place * SOURCE_STRIDE
-        if reading.devices:
+        if reading.devices or not reading.error or not any_device:
             return [replace(sample, index=first + sample.index) for sample in reading.devices]
-        # Without a device in its place, consumers made for this source would be placed on another one's devices.
-        return [_unreadable(first, source.name, reading.error, ReadingTime.now(self._clock))] if reading.error else []
+        # Without a device in its place, consumers made for this source would be placed on another one's devices. A
+        # missing driver is no reason for loads by declared footprints alone, as it is on a host without any source.
+        hangs = error_word(reading.error).endswith("-hangs")
+        error = reading.error if hangs else f"unavailable: {reading.error}"
+        return [_unreadable(first, source.name, error, ReadingTime.now(self._clock))]
 
     @staticmethod
     def _all_ignored(samples: Sequence[Sample], kept: Sequence[Sample]) -> str:

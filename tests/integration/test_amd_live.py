@@ -209,3 +209,31 @@ async def _is_asleep(setup: _Setup) -> bool:
 
 async def _degraded_by(setup: _Setup, word: str) -> bool:
     return str((await setup.client.status())["degraded"]).partition(":")[0] == word
+
+
+async def test_a_host_without_a_gpu_says_once_how_to_have_loads_checked(tmp_path: Path) -> None:
+    async with bare_host(tmp_path) as host:
+        await host.launch("image", 14000, "--load-sec", "0.05")
+        empty = str(tmp_path / "empty")
+        host.environ = {"GPUMAND_HOST_ROOT": empty, "LD_LIBRARY_PATH": empty}
+        host.configure(table(host.consumers["image"], 14000), gpu="sample_interval_sec = 0.1")
+        await host.start()
+        client = await host.client()
+        _, grant = await client.acquire("image", lifetime=CONNECTION)
+        assert grant["loaded"]
+        readings = [await _sampled(client) for _ in range(2)]
+        await wait_until("several readings were taken", _sampled_after, client, readings[-1])
+        status = await client.status()
+        assert status["degraded"].startswith("no-source: ")
+        assert "set [gpu] total_mib" in status["degraded"]
+        warnings = [line for line in host.log.splitlines() if " WARNING degraded: no-source" in line]
+        assert len(warnings) == 1, host.log
+        await client.close()
+
+
+async def _sampled(client: Client) -> int:
+    return int((await client.status())["devices"][0]["sampled_usec"])
+
+
+async def _sampled_after(client: Client, usec: int) -> bool:
+    return await _sampled(client) > usec + 500_000

@@ -12,6 +12,7 @@ import pytest
 
 from gpumand.domain.device import Devices, Reading, Sample, default_devices
 from gpumand.domain.gpu_settings import DeviceOptions, GpuSettings
+from gpumand.domain.unread_devices import Access, access
 from gpumand.testing.clock import FakeClock
 from gpumand.testing.host_tree import ARC_B580, HostTree, mixed_igpu, rx7900xtx
 from gpumand.vram import make_source
@@ -79,11 +80,29 @@ async def test_one_source_that_fails_leaves_the_others_readable_and_keeps_its_pl
     assert reading.error == ""
     placeholder, radeon = reading.devices
     assert (placeholder.index, placeholder.uuid, placeholder.free_mib) == (0, "", None)
-    assert placeholder.error == "driver-not-loaded: no driver"
+    assert placeholder.error == "unavailable: driver-not-loaded: no driver"
     assert (radeon.index, radeon.free_mib) == (10000, 9712)
     # A consumer of the NVIDIA card is not placed on the Radeon meanwhile.
     assert default_devices(reading.devices) == (0,)
     await source.close()
+
+
+@pytest.mark.parametrize("word", ["nvml-library-missing", "nvml-module-missing", "no-source"])
+async def test_a_missing_driver_beside_a_card_gives_no_loads_without_a_check(tree: HostTree, word: str) -> None:
+    clock = FakeClock()
+    source = SeveralSources([nvml(Reading(error=f"{word}: x")), AmdgpuSource(clock, rx7900xtx(tree).root)], clock)
+    assert [access(sample) for sample in (await source.read()).devices] == [Access.NEVER_READ, Access.READ]
+    await source.close()
+
+
+async def test_a_driver_that_hangs_from_the_start_is_waited_for() -> None:
+    source = SeveralSources([nvml(Reading(error="nvml-hangs: 5 s")), nvml()], FakeClock())
+    assert access((await source.read()).devices[0]) is Access.HANGS
+
+
+async def test_the_failure_of_the_only_source_is_passed_on_unchanged() -> None:
+    failure = Reading(error="driver-not-loaded: no driver")
+    assert await SeveralSources([nvml(failure)], FakeClock()).read() == failure
 
 
 async def test_only_a_failure_of_all_sources_is_one_of_the_whole() -> None:
@@ -117,7 +136,7 @@ async def test_a_reading_of_some_devices_reads_only_their_sources() -> None:
     reading = await source.read((10003,))
     assert (other.only, one.reads, other.reads) == ((3,), 1, 1)
     # The sources that were not read may work.
-    assert (reading.error, [sample.error for sample in reading.devices]) == ("", ["b: 2"])
+    assert (reading.error, reading.devices) == ("", ())
 
 
 async def test_ignored_devices_are_not_listed(tree: HostTree) -> None:
@@ -216,12 +235,13 @@ async def test_a_plain_amd_host_has_its_card_as_device_0(tree: HostTree) -> None
     await auto.source.close()
 
 
-async def test_a_host_without_any_driver_counts_declared_footprints_and_says_how(tree: HostTree) -> None:
-    auto = Auto(tree, NO_LIBRARY)
+@pytest.mark.parametrize("error", ["nvml-library-missing: libnvidia-ml.so.1", "nvml-module-missing: pynvml"])
+async def test_a_host_without_any_driver_counts_declared_footprints_and_says_how(tree: HostTree, error: str) -> None:
+    auto = Auto(tree, Reading(error=error))
     readings = [await auto.source.read() for _ in range(3)]
     assert {reading.error for reading in readings} == {readings[0].error}
     assert readings[0].error.startswith("no-source: ")
-    assert "set [gpu] total_mib" in readings[0].error
+    assert access(readings[0].devices[0]) is Access.NO_SOURCE
     assert [(one.index, one.source, one.total_mib) for one in readings[0].devices] == [(0, "none", 24564)]
     await auto.source.close()
 
