@@ -19,6 +19,7 @@ from typing import Any, cast
 from aiohttp import web
 
 from gpumand.gateway.headers import REFUSED_HEADER
+from gpumand.gateway.heads import is_valid_head
 
 log = logging.getLogger(__name__)
 
@@ -93,6 +94,7 @@ class Connection(asyncio.Protocol):
     def __init__(self, acceptor: Acceptor, listener: str, is_loopback: bool) -> None:
         self.listener, self.is_loopback = listener, is_loopback
         self.is_gone = False
+        self._is_closing = False
         self._acceptor = acceptor
         self._protocol = _RequestProtocol(self, acceptor.server)
         self._transport: asyncio.Transport | None = None
@@ -105,6 +107,14 @@ class Connection(asyncio.Protocol):
     def is_idle(self) -> bool:
         """Whether no request is being received or handled."""
         return self._handling is None
+
+    @property
+    def has_queued_requests(self) -> bool:
+        """Whether the client has sent further requests without waiting for an answer.
+
+        Their heads were not checked, so the connection has to end after this request.
+        """
+        return bool(self._protocol._messages)
 
     @property
     def is_unix(self) -> bool:
@@ -165,7 +175,7 @@ class Connection(asyncio.Protocol):
         self._acceptor.admit(self)
 
     def data_received(self, data: bytes) -> None:
-        if self._head is not None and not self._limit_head(data):
+        if self._is_closing or (self._head is not None and not self._limit_head(data)):
             return
         # Older versions of aiohttp raise exceptions of any type for some invalid requests.
         try:
@@ -218,13 +228,13 @@ class Connection(asyncio.Protocol):
         if began and self._timer is None:
             self._set_timer(HEAD_SEC)
         end = _END_OF_HEAD.search(head)
-        if end is not None and end.end() <= MAX_HEAD_BYTES:
-            self._head = None
-            self._set_timer(None)
-        elif len(head) > MAX_HEAD_BYTES:
-            self._respond_and_close(_TOO_LONG)
-            return False
-        return True
+        if len(head) > MAX_HEAD_BYTES and (end is None or end.end() > MAX_HEAD_BYTES):
+            return self._respond_and_close(_TOO_LONG)
+        if end is None:
+            return True
+        self._head = None
+        self._set_timer(None)
+        return is_valid_head(bytes(head[: end.end()])) or self._respond_and_close(_BAD)
 
     def _set_timer(self, seconds: float | None) -> None:
         if self._timer is not None:
@@ -239,12 +249,17 @@ class Connection(asyncio.Protocol):
         else:
             self.abort()
 
-    def _respond_and_close(self, status: bytes) -> None:
-        """Answer without aiohttp, which may be in the middle of parsing, and close the connection."""
+    def _respond_and_close(self, status: bytes) -> bool:
+        """Answer without aiohttp, which may be in the middle of parsing, and close the connection; returns False."""
+        self._is_closing = True
         if self._transport is not None:
             head = b"HTTP/1.1 %s\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
             self._transport.write(head % status)
-            self._transport.close()
+            self._transport.write_eof() if self._transport.can_write_eof() else self._transport.close()
+            # What the client still sends is read and dropped for a while: unread data would reset the connection, and
+            # the client might not receive the answer.
+            asyncio.get_running_loop().call_later(LINGER_SEC, self.abort)
+        return False
 
 
 def connection_of(request: web.BaseRequest) -> Connection:

@@ -60,7 +60,10 @@ class Gateway:
         connection = connection_of(request)
         connection.begin_request()
         try:
-            return await self._checked(request, connection)
+            response = await self._checked(request, connection)
+            if connection.has_queued_requests:
+                response.force_close()
+            return response
         except BadHeader as error:
             return _bad_request(str(error))
         except BadTarget as error:

@@ -4,11 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import inspect
 import json
 from collections.abc import AsyncIterator
 from typing import Any
 
 from aiohttp import WSMsgType, web
+
+RUNNER_KEYS = inspect.signature(web.BaseRunner.__init__).parameters
+
+
+QUICK_END: dict[str, Any] = {"shutdown_timeout": 0.1} if "shutdown_timeout" in RUNNER_KEYS else {}
+"""Debian 12's aiohttp ends connections at once, and does not know the key."""
 
 
 class FakeService:
@@ -42,7 +49,7 @@ class FakeService:
         """Listen; a second start uses the same port."""
         app = web.Application(client_max_size=0)
         app.router.add_route("*", "/{path:.*}", self._handle)
-        self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1, max_field_size=65536)
+        self._runner = web.AppRunner(app, access_log=None, max_field_size=65536, **QUICK_END)
         await self._runner.setup()
         site = web.TCPSite(self._runner, "127.0.0.1", self.port, reuse_address=True)
         await site.start()

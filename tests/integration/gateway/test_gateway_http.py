@@ -58,15 +58,39 @@ INVALID = {
     "space in the target": head(first="GET /a b HTTP/1.1"),
     "fragment": head(first="GET /a#b HTTP/1.1"),
     "control character in the target": head(first="GET /a\x01b HTTP/1.1"),
+    "folded header": head("X-A: a\r\n b"),
+    "line feeds only": "GET / HTTP/1.1\nHost: localhost\nConnection: close\n\n",
+    "HTTP/2": "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
     "no HTTP": "\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n",
 }
 
 
 async def test_invalid_requests_are_answered_400_and_never_reach_the_service(fake_front: Front) -> None:
-    statuses = {name: status_of(await raw(fake_front, sent)) for name, sent in INVALID.items()}
+    answers = await asyncio.gather(*(raw(fake_front, sent) for sent in INVALID.values()))
+    statuses = {name: status_of(answer) for name, answer in zip(INVALID, answers, strict=True)}
 
     assert statuses == dict.fromkeys(INVALID, 400)
     assert fake_front.service.paths() == []
+
+
+async def test_second_request_of_a_pipeline_is_not_answered_and_never_reaches_the_service(fake_front: Front) -> None:
+    first = "GET /first HTTP/1.1\r\nHost: localhost\r\n\r\n"
+
+    answer = await raw(fake_front, first + first.replace("first", "second"))
+    await raw(fake_front, first + "GET /second HTTP/1.1\r\nHost: localhost\r\n: a\r\n\r\n")
+
+    assert answer.count(b"HTTP/1.1 200") == 1
+    assert set(fake_front.service.paths()) == {"GET /first"}
+
+
+async def test_connection_serves_several_requests(fake_front: Front) -> None:
+    reader, writer = await asyncio.open_connection("127.0.0.1", fake_front.gateway.ports["fake"])
+    for number in range(3):
+        writer.write(f"\r\nGET /{number} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
+        await reader.readuntil(b'"body": ""}')
+    writer.close()
+
+    assert fake_front.service.paths() == ["GET /0", "GET /1", "GET /2"]
 
 
 async def test_heads_that_are_too_long_or_too_slow_are_refused(fake_front: Front) -> None:
