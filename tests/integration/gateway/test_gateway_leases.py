@@ -81,9 +81,10 @@ async def keep_asking(gateway: LiveGateway, name: str, statuses: list[int]) -> N
             statuses.append(await work(session, gateway.url(name), 0.02))
 
 
-async def test_endless_requests_to_one_consumer_do_not_keep_another_waiting(tmp_path: Path) -> None:
+@pytest.mark.parametrize("scheduler", ["min_turn_sec = 0", 'min_turn_sec = "auto"'])
+async def test_endless_requests_to_one_consumer_do_not_keep_another_waiting(tmp_path: Path, scheduler: str) -> None:
     async with (
-        live_host(tmp_path, BIG) as host,
+        live_host(tmp_path, BIG, scheduler=scheduler) as host,
         live_gateway(host, dict.fromkeys(BIG, "")) as gateway,
         http() as session,
     ):
