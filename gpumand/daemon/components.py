@@ -137,7 +137,9 @@ async def build_components(
     bus, system_bus = connections.bus, connections.system_bus
     units = await SystemdUnits.attach(bus, user=options.user)
     containers = HelperContainers(container_socket(options.bus_address), user=options.user)
-    located = ContainerAttribution(containers, manager_uid=own_uid() if options.user else None)
+    located = ContainerAttribution(
+        containers, start_commands=units.start_commands, manager_uid=own_uid() if options.user else None
+    )
     routes = HttpRoutes(clock, ConsumerConnections(located.pids_of))
     on_system_bus = options.bus_address == "system"
     users = UserDirectory()

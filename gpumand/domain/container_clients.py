@@ -7,6 +7,7 @@ line says about the container (name, file with the id, published ports) connects
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
@@ -17,6 +18,11 @@ CLIENTS = frozenset({"docker", "docker-compose", "podman", "podman-compose", "ne
 MONITORS = ("conmon", "containerd-shim")
 """Programs that are the parent of a container's first process; names of containerd's shims continue."""
 
+MAX_SCRIPT = 16384
+"""Length to which a shell script in a command line is read."""
+
+_SHELLS = frozenset({"sh", "bash", "dash", "zsh"})
+_PREFIXES = frozenset({"exec", "sudo", "env", "nice", "then", "do", "if", "!"})
 _PYTHON = re.compile(r"python[0-9.]*")
 _RUN, _START, _COMPOSE = "run", "start", "compose"
 _GLOBAL_VALUES_TEXT = """
@@ -81,6 +87,32 @@ def parse_client(words: Sequence[str]) -> ContainerClient | None:
     if rest[:1] == [_START]:
         return ContainerClient(_START, tuple(word for word in rest[1:] if not word.startswith("-"))[:16])
     return _parse_run(rest[1:]) if rest[:1] == [_RUN] else None
+
+
+def clients_in(words: Sequence[str]) -> tuple[ContainerClient, ...]:
+    """The container clients of a command line, also within the command of a shell (``sh -c "exec docker run …"``)."""
+    client = parse_client(words)
+    if client is not None or not words or _program(words[0]) not in _SHELLS or "-c" not in words[1:-1]:
+        return () if client is None else (client,)
+    script = words[words.index("-c") + 1][:MAX_SCRIPT]
+    found = (parse_client(command) for command in _commands_of(script))
+    return tuple(one for one in found if one is not None)
+
+
+def _commands_of(script: str) -> list[list[str]]:
+    """The simple commands of a shell script, without words before the program such as ``exec`` and ``sudo``."""
+    lexer = shlex.shlex(script.replace("\n", ";"), posix=True, punctuation_chars=True)
+    lexer.whitespace_split = True
+    commands: list[list[str]] = [[]]
+    try:
+        for word in lexer:
+            if word and set(word) <= set("();|&"):
+                commands.append([])
+            elif commands[-1] or (word not in _PREFIXES and "=" not in word):
+                commands[-1].append(word)
+    except ValueError:  # an open quotation mark
+        return []
+    return commands
 
 
 def parse_monitor(words: Sequence[str]) -> ContainerMonitor | None:

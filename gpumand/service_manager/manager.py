@@ -33,6 +33,8 @@ CALL_TIMEOUT_SEC = 15.0
 REEXEC_GRACE_SEC = 3.0
 """How long systemd may be missing from the bus (daemon-reexec after an upgrade) before it counts as unavailable."""
 RETRY_SEC = 0.2
+MAX_COMMANDS, MAX_WORDS = 16, 256
+"""Maximum number of commands of a unit, and of words of each, that are read."""
 MANAGER = (SYSTEMD_PATH, SYSTEMD_MANAGER)
 NO_JOB = "/"
 UNIT_PATH_PREFIX = SYSTEMD_PATH + "/unit/"
@@ -133,6 +135,14 @@ class Systemd1:
         """Return how often systemd has restarted a service by itself (NRestarts); 0 if that is unknown."""
         restarts = await self._service_property(path, "NRestarts") if path and is_service(unit) else 0
         return restarts if isinstance(restarts, int) else 0
+
+    async def start_commands(self, unit: str) -> tuple[tuple[str, ...], ...]:
+        """Return the command lines of ExecStart= of a service; () if they are unknown. Raises UnitFailed."""
+        if not is_service(unit):
+            return ()
+        rows = await self._service_property(await self.unit_path(unit), "ExecStart")
+        lines = [row[1] for row in rows[:MAX_COMMANDS] if len(row) > 1] if isinstance(rows, list) else []
+        return tuple(tuple(map(str, words[:MAX_WORDS])) for words in lines if isinstance(words, list))
 
     async def start(self, unit: str) -> str:
         """Queue a start job and return its object path. Raises UnitFailed."""

@@ -89,6 +89,13 @@ class SystemdUnits:
         """Stop the unit with all its processes and verify that it stays inactive. Raises UnitFailed."""
         await self._within(unit, "stop", timeout_sec, self._stop(unit))
 
+    async def start_commands(self, unit: str) -> tuple[tuple[str, ...], ...]:
+        """Return the command lines of ExecStart= of a service; () if they cannot be read."""
+        try:
+            return await self._systemd.start_commands(unit)
+        except UnitFailed:
+            return ()
+
     async def unit_of_pid(self, pid: int) -> str:
         """Return the unit that a process runs in; "" if systemd does not know it."""
         return await self._systemd.unit_of_pid(pid)

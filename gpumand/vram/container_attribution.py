@@ -10,7 +10,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from types import MappingProxyType
 
 from gpumand.domain.cgroups import MAX_NAME, place_of, place_of_unit
@@ -39,6 +40,10 @@ FIRST_RETRY_SEC, LAST_RETRY_SEC = 1.0, 60.0
 """A container that belongs to no consumer is looked at again after 1, 2, 4 … 60 seconds."""
 
 
+StartCommands = Callable[[str], Awaitable[Sequence[Sequence[str]]]]
+"""Unit -> command lines of its ExecStart=."""
+
+
 class ContainerAttribution:
     """Finds the consumers of processes in containers, slices and cgroups."""
 
@@ -47,6 +52,7 @@ class ContainerAttribution:
         containers: Containers | None = None,
         reader: PlaceReader | None = None,
         *,
+        start_commands: StartCommands | None = None,
         manager_uid: int | None = None,
         wait_sec: float = WAIT_SEC,
         monotonic: Callable[[], float] = time.monotonic,
@@ -56,6 +62,7 @@ class ContainerAttribution:
         Args:
             containers: container engines; None without any.
             reader: reads /proc.
+            start_commands: the command lines of ExecStart= of a unit; None = they are unknown.
             manager_uid: the user whose service manager has the consumers' units; None for the system's.
             wait_sec: real seconds that a reading waits for the search.
             monotonic: the clock of retries.
@@ -64,7 +71,7 @@ class ContainerAttribution:
         self._reader = reader or PlaceReader()
         self._wait_sec, self._monotonic = wait_sec, monotonic
         self._worker = Worker("gpumand-containers")
-        self._manager_uid = manager_uid
+        self._start_commands, self._manager_uid = start_commands, manager_uid
         self._rules = LocatorRules()
         self._places: dict[ProcessIdentity, ProcessPlace] = {}
         self._unit_places: dict[str, ProcessPlace] = {}
@@ -230,7 +237,8 @@ class ContainerAttribution:
         rules = self._rules
         if not places:
             return
-        evidence = await self._worker.run(lambda: read_evidence(self._reader, rules, pids))
+        commands = await self._commands_of(rules)
+        evidence = await self._worker.run(lambda: read_evidence(self._reader, rules, pids, commands))
         names = [name for client in evidence.clients for name in client.command.names][:MAX_NAMES]
         links = link(rules, places, evidence, await self._inspect(dict.fromkeys(names)))
         self._links = {**self._links, **links} if len(self._links) < MAX_CONFIGURED else links
@@ -238,6 +246,17 @@ class ContainerAttribution:
         self._waiting_units = frozenset(clients - set(self._links.values()))
         for one, unit in links.items():
             log.info("container %s was started by %s", places[one].container, unit)
+
+    async def _commands_of(self, rules: LocatorRules) -> dict[str, Sequence[Sequence[str]]]:
+        """Unit -> command lines of its ExecStart=, of the units of consumers; slow answers are not waited for."""
+        if self._start_commands is None:
+            return {}
+        found: dict[str, Sequence[Sequence[str]]] = {}
+        with suppress(TimeoutError):
+            async with asyncio.timeout(INSPECT_SEC):
+                for unit in list(rules.units)[:MAX_CONFIGURED]:
+                    found[unit] = await self._start_commands(unit)
+        return found
 
     async def _inspect_configured(self) -> dict[str, EngineContainer]:
         """The configured containers that engines have reported, also that they do not exist."""

@@ -1,8 +1,8 @@
 """Connects containers with the units whose clients started them, by evidence in falling order of strength.
 
 1. The monitor of the container runs in the unit (Podman with ``--cgroups=split`` or ``no-conmon``, quadlet).
-2. A client in the unit has the container's id in its ``--cidfile``, or its name as ``--name`` (the name is known from
-   Podman's monitor, or from the engine).
+2. A client that runs in the unit, or that its ExecStart= names, has the container's id in its ``--cidfile``, or its
+   name as ``--name`` (the name is known from Podman's monitor, or from the engine).
 3. Docker publishes a port of the container that the client names with ``--publish``, or that a consumer of the unit has
    in its ``url``.
 4. The container was started within seconds after the client, and neither fits anything else.
@@ -11,12 +11,20 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 
+from gpumand.domain.cgroups import CgroupPlace
 from gpumand.domain.container import ContainerState
+from gpumand.domain.container_clients import clients_in
 from gpumand.domain.container_rules import LocatorRules, ProcessPlace
-from gpumand.vram.container_places import PlaceReader, RunningClient
+from gpumand.vram.container_places import PlaceReader, RunningClient, id_in_file
+
+NOT_RUNNING = -(10**18)
+"""Start time of a client that is known from its unit only, long before the start of any container."""
+
+NO_COMMANDS: Mapping[str, Sequence[Sequence[str]]] = MappingProxyType({})
 
 START_SEC = 15.0
 """Seconds from the start of a client to that of its container, for the last kind of evidence. Pulling an image takes
@@ -38,18 +46,35 @@ class Evidence:
     addresses: Mapping[str, frozenset[str]] = field(default_factory=dict)
 
 
-def read_evidence(reader: PlaceReader, rules: LocatorRules, pids: Mapping[str, int]) -> Evidence:
+def read_evidence(
+    reader: PlaceReader,
+    rules: LocatorRules,
+    pids: Mapping[str, int],
+    commands: Mapping[str, Sequence[Sequence[str]]] = NO_COMMANDS,
+) -> Evidence:
     """Read the evidence; blocking code.
 
     Args:
         reader: reads /proc.
         rules: only clients in units of consumers count.
         pids: id of a container -> one of its processes.
+        commands: unit -> command lines of its ExecStart=, whose clients may have ended, as ``docker run -d`` does.
     """
-    clients = tuple(one for one in reader.clients() if rules.unit_of(one.cgroup) in rules.units)
+    running = (one for one in reader.clients() if rules.unit_of(one.cgroup) in rules.units)
+    clients = (*running, *_configured_clients(rules, commands))
     if not clients:
         return Evidence()
     return Evidence(clients, reader.proxies(), {one: reader.addresses(pid) for one, pid in pids.items()})
+
+
+def _configured_clients(
+    rules: LocatorRules, commands: Mapping[str, Sequence[Sequence[str]]]
+) -> Iterator[RunningClient]:
+    for unit, lines in commands.items():
+        is_system = rules.manager_uid is None
+        place = CgroupPlace(unit=unit) if is_system else CgroupPlace(user_unit=unit, uid=rules.manager_uid)
+        for command in (client for words in lines for client in clients_in(words)):
+            yield RunningClient(place, NOT_RUNNING, command, id_in_file(command.cid_file))
 
 
 def link(

@@ -123,7 +123,7 @@ class PlaceReader:
             command, process = parse_client(self._words(pid)), self._process(pid)
             if command is not None and process is not None and len(found) < MAX_CLIENTS:
                 cgroup = parse_cgroup_file(self._read(pid, "cgroup"))
-                found.append(RunningClient(cgroup, process.started, command, _id_in_file(command.cid_file)))
+                found.append(RunningClient(cgroup, process.started, command, id_in_file(command.cid_file)))
         return tuple(found)
 
     def proxies(self) -> dict[int, str]:
@@ -179,7 +179,7 @@ class PlaceReader:
             return ""
 
 
-def _id_in_file(path: str) -> str:
+def id_in_file(path: str) -> str:
     """The container id in a ``--cidfile``; "" where it cannot be read or contains anything else."""
     if not path.startswith("/"):
         return ""

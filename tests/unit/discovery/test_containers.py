@@ -48,7 +48,7 @@ def text_of(
     units = {one.unit: "" for one in (*processes, *containers) if one.unit.endswith(".service")}
     host = Host(units, by_pid, ports, (Device(0, "RTX 4090", 24564),), containers=containers)
     found = find_candidates(host, PRESETS)
-    return starting_configuration(host, found, likely_ports(host, PRESETS, found), "nvml", {})
+    return starting_configuration(host, found, likely_ports(host, PRESETS, found), ("nvml",), {})
 
 
 def consumers_of(text: str, tmp_path: Path) -> dict[str, Any]:

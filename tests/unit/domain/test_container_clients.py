@@ -6,7 +6,7 @@ import shlex
 
 import pytest
 
-from gpumand.domain.container_clients import ContainerClient, parse_client, parse_monitor, parse_proxy
+from gpumand.domain.container_clients import ContainerClient, clients_in, parse_client, parse_monitor, parse_proxy
 
 ID = "3f1c" * 16
 
@@ -80,3 +80,26 @@ def test_proxy_of_docker_names_port_and_address() -> None:
     assert parse_proxy(command.format("udp", 8188).split()) is None
     assert parse_proxy(command.format("tcp", "x").split()) is None
     assert parse_proxy(["sh"]) is None
+
+
+SCRIPTS = {
+    "exec docker run --name a img": ["a"],
+    "cd /srv && FOO=1 sudo docker run --name a img; true": ["a"],
+    "docker rm -f a || true; docker run --name a img | tee log\ndocker start b": ["a", "b"],
+    "echo 'docker run --name a img'": [],
+    "docker run --name 'a": [],
+    "": [],
+}
+
+
+@pytest.mark.parametrize(("script", "names"), SCRIPTS.items(), ids=SCRIPTS.keys())
+def test_clients_within_the_command_of_a_shell(script: str, names: list[str]) -> None:
+    found = clients_in(["/bin/sh", "-c", script])
+    assert [name for client in found for name in client.names] == names
+
+
+def test_shell_without_a_command_has_no_client() -> None:
+    assert clients_in(["/bin/sh", "-c"]) == ()
+    assert clients_in(["/bin/sh", "run.sh"]) == ()
+    assert clients_in([]) == ()
+    assert clients_in(["docker", "run", "--name", "a", "img"])[0].names == ("a",)

@@ -64,13 +64,22 @@ class Host:
         self.engine = FakeContainers()
         self.units = Units()
         self.now = 0.0
+        self.commands: dict[str, str] = {}
         reader = PlaceReader(folder, uid=500)
         monkeypatch.setattr("gpumand.vram.attribution.start_ticks", reader.started)
         self.containers = ContainerAttribution(
-            self.engine, reader, manager_uid=manager_uid, wait_sec=5, monotonic=lambda: self.now
+            self.engine,
+            reader,
+            start_commands=self.start_commands,
+            manager_uid=manager_uid,
+            wait_sec=5,
+            monotonic=lambda: self.now,
         )
         self.vram = Vram()
         self.source = AttributedSource(self.vram, self.units, containers=self.containers)
+
+    async def start_commands(self, unit: str) -> list[list[str]]:
+        return [self.commands[unit].split()] if unit in self.commands else []
 
     def configure(self, **consumers: Mapping[str, str]) -> None:
         specs = [ConsumerSpec(name, 1000, **keys) for name, keys in consumers.items()]  # type: ignore[arg-type]
@@ -231,6 +240,22 @@ async def test_unit_that_runs_a_container_client_is_recognised(host: Host, comma
     host.proc.add(GPU_PID, path, parent=400, address="172.17.0.2", started=100 + 61 * TICKS)
     host.configure(comfyui={"unit": "comfyui.service", "url": "http://127.0.0.1:8188"})
     assert await host.consumers() == ["comfyui"]
+
+
+async def test_client_that_has_ended_is_known_from_its_unit(host: Host) -> None:
+    """``docker run -d`` and ``podman run -d`` end when the container runs."""
+    host.engine.failure = ContainerFailed("not configured", "denied")
+    host.commands = {
+        "comfyui.service": "/usr/bin/docker run -d -p 8188:80 img",
+        "llm.service": "podman run -d --name x i",
+    }
+    host.proc.proxy(301, 8188, "172.17.0.2")
+    host.proc.add(GPU_PID, f"/docker/{ID}", address="172.17.0.2")
+    host.proc.conmon(400, OTHER, "x", f"/machine.slice/libpod-conmon-{OTHER}.scope")
+    host.proc.add(GPU_PID_2, f"/machine.slice/libpod-{OTHER}.scope/container", parent=400)
+    host.hold(GPU_PID, GPU_PID_2)
+    host.configure(comfyui={"unit": "comfyui.service"}, llm={"unit": "llm.service"})
+    assert await host.consumers() == ["comfyui", "llm"]
 
 
 async def test_quadlet_is_recognised_by_the_unit_of_its_monitor(host: Host) -> None:
