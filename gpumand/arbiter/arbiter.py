@@ -456,12 +456,12 @@ class Arbiter:
     def _look_for_containers_of(self, unit: UnitState) -> None:
         """Read the containers of consumers whose unit has ended: ``docker run`` may have left them running."""
         for spec in self.state.settings.consumers.values():
-            if spec.unit == unit.unit and spec.container and unit.activity in DOWN:
-                self.scheduler.background.spawn(self._read_service(service_of(spec.container)))
+            if spec.unit == unit.unit and spec.controlled_container and unit.activity in DOWN:
+                self.scheduler.background.spawn(self._read_service(service_of(spec.controlled_container)))
 
     async def watch_units(self) -> None:
         """Subscribe to the units of all consumers and of all leases bound to a unit. Raises UnitFailed."""
         specs = self.state.settings.consumers.values()
-        units = {service for spec in specs for service in (spec.unit, service_of(spec.container)) if service}
+        units = {service for spec in specs for service in (spec.unit, service_of(spec.controlled_container)) if service}
         units |= self.leases.leased_units()
         await self._ports.units.watch(sorted(units), self.record_unit)

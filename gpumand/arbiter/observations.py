@@ -82,9 +82,9 @@ def is_new_run(former: UnitState, now: UnitState) -> bool:
 
 def runs_in(spec: ConsumerSpec, service: str) -> bool:
     """Whether a unit, or a container by its name as a service, is one that the consumer runs in."""
-    return service in (spec.unit, service_of(spec.container)) and bool(service)
+    return service in (spec.unit, service_of(spec.controlled_container)) and bool(service)
 
 
 def sources_of(spec: ConsumerSpec) -> tuple[object, ...]:
     """The part of a configuration that decides where its observations come from."""
-    return spec.unit, spec.container, spec.url, spec.health
+    return spec.unit, spec.controlled_container, spec.url, spec.health

@@ -229,7 +229,8 @@ class ConsumerTable:
         Text("name of a container", container_keys.container_name),
         "Container that the consumer runs in: its name or a prefix of its id (at least 12 digits), with docker: or "
         "podman: in front where both engines have the name. Its processes count as the consumer's. gpumand stops it to "
-        "evict the consumer and, without a unit, starts it to load the consumer.",
+        "evict the consumer and, without a unit, starts it to load the consumer, unless evict is set without the "
+        "method container: then the name only shows which processes are the consumer's, as for LXC.",
         default=default_of(ConsumerSpec, "container"),
     )
     slice: str = key(

@@ -26,6 +26,12 @@ def container_keys(container: FoundContainer) -> Iterator[str]:
         )
 
 
+def eviction_key(container: FoundContainer) -> Iterator[str]:
+    """The eviction methods, where gpumand cannot start and stop the container that it finds the processes by."""
+    if container.reference and not container.unit and not container.is_controllable and not container.engine:
+        yield 'evict = ["http"]  # gpumand cannot start and stop containers of this engine'
+
+
 def container_comments(container: FoundContainer, listening: Collection[int]) -> Iterator[str]:
     """What to know about a container.
 

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 from gpumand.config.presets import Preset
 from gpumand.config.toml_writer import toml_key, toml_string
-from gpumand.discovery.container_lines import container_comments, container_keys
+from gpumand.discovery.container_lines import container_comments, container_keys, eviction_key
 from gpumand.discovery.found_footprint import footprint_lines
 from gpumand.discovery.host import Host, Listener
 from gpumand.discovery.matching import Candidate
@@ -151,7 +151,7 @@ def _consumer(
     if candidate.unit:
         keys.append(f"unit = {toml_string(candidate.unit)}")
     if candidate.container is not None:
-        keys += container_keys(candidate.container)
+        keys += [*container_keys(candidate.container), *eviction_key(candidate.container)]
     keys += _url_lines(candidate, preset)
     if preset.document.table["consumer"].get("key_header"):
         keys.append(

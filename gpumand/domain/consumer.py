@@ -224,7 +224,17 @@ class ConsumerSpec:
 
         A unit comes first: where it runs ``docker run``, a container that was started without it would be unsupervised.
         """
-        return self.unit or service_of(self.container)
+        return self.unit or service_of(self.controlled_container)
+
+    @property
+    def controlled_container(self) -> str:
+        """The container that gpumand starts, stops and watches through its engine; "" without one.
+
+        A container whose consumer has other eviction methods only shows which memory is the consumer's. Engines that
+        gpumand does not control, such as LXC, have no other use for the name.
+        """
+        is_controlled = not self.evict or EvictionMethod.CONTAINER in self.evict
+        return self.container if is_controlled else ""
 
     def stopped_by(self, method: EvictionMethod) -> str:
         """What an eviction by this method stops, by the name that the port UnitManager accepts; "" for http."""

@@ -18,7 +18,7 @@ def others_in_unit(consumers: Mapping[str, ConsumerState], state: ConsumerState)
 
 
 def _services(spec: ConsumerSpec) -> set[str]:
-    return {spec.unit, service_of(spec.container)} - {""}
+    return {spec.unit, service_of(spec.controlled_container)} - {""}
 
 
 def stop_blocker(consumers: Mapping[str, ConsumerState], state: ConsumerState, now: float) -> StopBlocker | None:

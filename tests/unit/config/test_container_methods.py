@@ -41,3 +41,18 @@ def test_unit_is_started_for_a_load_where_there_is_one(tmp_path: Path) -> None:
 def test_container_without_a_load_route_holds_its_model_while_it_runs(tmp_path: Path) -> None:
     assert not consumer(tmp_path, 'container = "a"').lazy
     assert consumer(tmp_path, f'container = "a"\n{URL}').lazy
+
+
+def test_container_is_controlled_unless_other_methods_are_configured(tmp_path: Path) -> None:
+    """Containers of LXC have a name, but no engine that gpumand could ask to start them."""
+    file = tmp_path / "gpumand.toml"
+    route = 'url = "http://127.0.0.1:1"\nunload = { path = "/unload" }\nvram_resident_mib = 10\n'
+    file.write_text(
+        f'[consumers.lxc]\ncontainer = "gpu"\nevict = ["http"]\n{route}'
+        f'[consumers.docker]\ncontainer = "ui"\n{route}'
+        f'[consumers.both]\ncontainer = "ui2"\nunit = "ui.service"\nevict = ["unit-stop"]\n{route}'
+    )
+    consumers = load(file).consumers
+    assert [consumers[name].controlled_container for name in ("lxc", "docker", "both")] == ["", "ui", ""]
+    assert [consumers[name].service for name in ("lxc", "docker", "both")] == ["", "container ui", "ui.service"]
+    assert [consumers[name].lazy for name in ("lxc", "docker", "both")] == [True, True, True]

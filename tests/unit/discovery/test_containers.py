@@ -171,7 +171,9 @@ def test_restart_policy_that_undoes_the_stop_of_a_unit_is_named(tmp_path: Path) 
 def test_lxc_and_kubernetes_are_found_by_name_and_by_cgroup(tmp_path: Path) -> None:
     process = replace(PROCESS, command="python3 ComfyUI/main.py")
     lxc = found(ProcessPlace(place_of("/lxc.payload.gpu/system.slice/a.service")), None)
-    assert consumers_of(text_of(lxc, processes=(process,)), tmp_path)["comfyui"]["container"] == "gpu"
+    consumer = consumers_of(text_of(lxc, processes=(process,)), tmp_path)["comfyui"]
+    assert (consumer["container"], consumer["evict"]) == ("gpu", ["http"])
+    assert load(tmp_path / "made.toml").consumers["comfyui"].service == "", "no engine can start it"
     pod = "/kubepods.slice/kubepods-pod6c1a2b3d_1.slice"
     kubernetes = found(ProcessPlace(place_of(f"{pod}/cri-containerd-{ID}.scope")), None)
     assert consumers_of(text_of(kubernetes, processes=(process,)), tmp_path)["comfyui"]["cgroup"] == pod
