@@ -29,7 +29,7 @@ from gpumand.cli.doctor import host
 from gpumand.cli.doctor.checks.container_engines import ENGINE_UNITS
 from gpumand.cli.doctor.checks.containers import HELPER
 from gpumand.cli.doctor.containers import with_container_facts
-from gpumand.cli.doctor.dmem import read_dmem
+from gpumand.cli.doctor.dmem import read_dmem, unread_cards
 from gpumand.cli.doctor.facts import Bus, ContainerFacts, Entry, Facts, UnitFacts
 from gpumand.cli.doctor.probes import probe_consumers
 from gpumand.cli.errors import NoBus, interpret
@@ -74,7 +74,8 @@ async def collect_facts(options: GlobalOptions, path: Path | None) -> Facts:
         facts = replace(facts, driver=await host.driver())
     facts = await asyncio.to_thread(with_container_facts, facts)
     dmem = await asyncio.to_thread(read_dmem, set(facts.unit_names.values()), host_root())
-    return await probe_consumers(replace(facts, dmem=dmem))
+    unread = await asyncio.to_thread(unread_cards, host_root())
+    return await probe_consumers(replace(facts, dmem=dmem, unread_cards=unread))
 
 
 async def _query_bus(client: Client, facts: Facts) -> Facts:

@@ -162,6 +162,15 @@ class Driver:
 
 
 @dataclass(frozen=True, slots=True)
+class UnreadCard:
+    """A card with a driver that gpumand cannot read: its PCI address, the driver, and its PCI device id."""
+
+    bdf: str
+    driver: str
+    device: int | None
+
+
+@dataclass(frozen=True, slots=True)
 class Dmem:
     """The dmem controller of the host.
 
@@ -202,6 +211,7 @@ class Facts:
         missing_files: files of the package that are missing.
         other_daemons: other gpumand processes on this host.
         driver: NVIDIA's driver; None when it is not the source of VRAM readings.
+        unread_cards: cards with a driver that shows no memory to gpumand.
         dmem: the cgroup controller that counts VRAM; None where the kernel or the drivers do not have it.
         routes: answers of the health routes, by consumer.
         busy: answers of the busy routes, by consumer; only of those with a loaded model.
@@ -222,6 +232,7 @@ class Facts:
     missing_files: tuple[str, ...] = ()
     other_daemons: tuple[OtherDaemon, ...] = ()
     driver: Driver | None = None
+    unread_cards: tuple[UnreadCard, ...] | None = None
     dmem: Dmem | None = None
     routes: Mapping[str, Health] = field(default_factory=dict)
     busy: Mapping[str, BusyReport] = field(default_factory=dict)

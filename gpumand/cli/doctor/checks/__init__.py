@@ -84,6 +84,10 @@ def _has_kernel_module(facts: Facts) -> bool:
     return facts.driver is not None and bool(facts.driver.kernel_version)
 
 
+def _has_cards(facts: Facts) -> bool:
+    return facts.unread_cards is not None
+
+
 def _has_dmem(facts: Facts) -> bool:
     return facts.dmem is not None
 
@@ -113,6 +117,7 @@ CHECKS: dict[str, Check] = {
     "group": Check(permissions.group, _is_system, "permissions"),
     "driver": Check(driver.library, _has_driver, "driver"),
     "device nodes": Check(driver.nodes, _has_kernel_module, "driver"),
+    "drivers of cards": Check(devices.drivers, _has_cards, "devices"),
     "attribution of devices": Check(devices.attribution, _has_status, "devices"),
     "memory of devices": Check(devices.pool, _has_status, "devices"),
     "integrated GPUs": Check(devices.integrated, _has_status, "devices"),

@@ -31,6 +31,20 @@ def attribution(facts: Facts) -> Iterator[Finding]:
             yield note(f"{_title(device)}: its memory is {COVERAGE[means]}", GAPS.get(means, ""))
 
 
+def drivers(facts: Facts) -> Iterator[Finding]:
+    """Each card has a driver that shows its memory."""
+    for card in facts.unread_cards or ():
+        what = f"the memory of the card {card.bdf} cannot be read: its driver is {card.driver}"
+        if card.driver == "i915":
+            known = f"{card.device:04x}" if card.device is not None else "DEVICE"
+            fix = f"i915.force_probe=!{known} xe.force_probe={known}   # kernel parameters, with Linux 6.14 or newer"
+            yield note(what, "i915 shows it to privileged programs only; the driver xe shows it to all", fix)
+        elif card.driver == "nouveau":
+            yield note(what, "nouveau shows no memory; NVIDIA's own driver does")
+        else:
+            yield note(what, "cards of this driver are too old for amdgpu")
+
+
 def pool(facts: Facts) -> Iterator[Finding]:
     """The device has memory of its own; otherwise says what follows."""
     for device in _readable(facts):

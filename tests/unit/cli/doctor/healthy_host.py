@@ -53,6 +53,7 @@ def status(**changes: Any) -> dict[str, Any]:
 
 HEALTHY = Facts(
     dmem=Dmem(("nvidia/00000000:01:00.0/vidmem",), is_enabled=True),
+    unread_cards=(),
     caller=Caller(1000, "alice", is_member=True, is_listed=True, group_exists=True),
     bus=Bus(
         is_running=True,

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from gpumand.cli.doctor.checks import examine
-from gpumand.cli.doctor.dmem import read_dmem
+from gpumand.cli.doctor.dmem import read_dmem, unread_cards
 from gpumand.cli.doctor.facts import Dmem, Facts
 from gpumand.cli.doctor.finding import Severity
-from gpumand.testing.host_tree import HostTree
+from gpumand.testing.host_tree import FakeCard, HostTree
 from tests.unit.cli import samples
 from tests.unit.cli.doctor.healthy_host import HEALTHY, findings, only_finding, status
 from tests.unit.vram.dmem_trees import MIB, NVIDIA, RADEON, mixed_dmem, rx7900xtx_dmem, strix_halo_dmem
@@ -79,3 +79,24 @@ def test_hosts_are_read_as_they_are(tmp_path: Path) -> None:
     assert found is not None
     assert not found.is_enabled
     assert MIB == 1 << 20
+
+
+# -- cards that cannot be read -----------------------------------------------------------------------------------------
+
+
+def card(bdf: str, driver: str, number: int) -> FakeCard:
+    return FakeCard(bdf, {"uevent": f"DRIVER={driver}\n", "device": "0x56a0\n"}, number=number, bridges="pci0000:00")
+
+
+def test_cards_whose_driver_shows_no_memory_are_named(tmp_path: Path) -> None:
+    tree = HostTree(tmp_path)
+    tree.add_card(card("0000:00:02.0", "i915", 0))
+    tree.add_card(card("0000:03:00.0", "i915", 1))
+    tree.add_card(card("0000:04:00.0", "nouveau", 2))
+    tree.add_card(card("0000:05:00.0", "xe", 3))
+    cards = unread_cards(tmp_path)
+    assert [(one.bdf, one.driver) for one in cards] == [("0000:03:00.0", "i915"), ("0000:04:00.0", "nouveau")]
+    intel, nvidia = findings(replace(HEALTHY, unread_cards=cards), "drivers of cards")
+    assert intel.severity is Severity.NOTE
+    assert intel.fix.startswith("i915.force_probe=!56a0 xe.force_probe=56a0 ")
+    assert "NVIDIA" in nvidia.why
