@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import replace
 
 from gpumand.arbiter.state import ArbiterState
-from gpumand.domain import budget, shared_units
+from gpumand.domain import budget, remainder, shared_units
 from gpumand.domain.consumer import STOPPING, ConsumerSpec, EvictionMethod, Residency
 from gpumand.domain.device import Devices, Sample, parse_devices
 from gpumand.domain.events import EvictionReport
@@ -83,7 +83,10 @@ class Actions:
 
     def _new_check_on(self, name: str, device: int, method: EvictionMethod | None) -> EvictionCheck:
         consumer, before = self._state.consumer(name), self._state.device(device)
-        expected_mib = budget.freeable_mib(before, consumer, self._unnamed_mib(consumer, before), method)
+        view = self._state.view()
+        available_mib = budget.unexplained_mib(view, device) if device in view.devices else 0
+        beyond_mib = budget.beyond_named_mib(before, consumer, available_mib)
+        expected_mib = budget.freeable_mib(before, consumer, self._unnamed_mib(consumer, before), method, beyond_mib)
         residual_mib = budget.residual_mib(consumer, method)
         held_mib, tolerated_mib = budget.held_mib(before, consumer), budget.tolerated_mib(consumer)
         return EvictionCheck(consumer.spec, before, held_mib, expected_mib, residual_mib, tolerated_mib)
@@ -213,17 +216,22 @@ class Actions:
     def _timed_out(
         self, report: EvictionReport, check: MultiDeviceEvictionCheck, freed_mib: int | None
     ) -> EvictionReport:
-        is_released = check.released_by_processes(self._current_samples(check)) or self._is_residual(report, check)
+        now = self._current_samples(check)
+        left = remainder.describe(check, now)
+        is_released = (check.released_by_processes(now) and not left) or self._is_residual(report, check)
         if freed_mib is not None and is_released:
             return replace(report, freed_mib=freed_mib)
         waited_sec = self._state.settings.scheduler.settle_timeout_sec
-        if freed_mib is not None:
+        if left:
+            result = f"its processes have ended, but {left}"
+        elif freed_mib is not None:
             result = f"{freed_mib} of {check.expected_mib} MiB became free"
-        elif check.proves_nothing(self._current_samples(check)):
+        elif check.proves_nothing(now):
             result = "no reading can show that it released its memory (the card sleeps or uses host RAM)"
         else:
             result = "VRAM could not be read"
-        error = f"{result} within {waited_sec:g} s{self._orphans_after(report)}"
+        error = f"{result} {'after' if left else 'within'} {waited_sec:g} s{self._orphans_after(report)}"
+        freed_mib = 0 if left else freed_mib
         return replace(report, freed_mib=freed_mib or 0, error=error)
 
     def _orphans_after(self, report: EvictionReport) -> str:

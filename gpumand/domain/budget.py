@@ -30,8 +30,12 @@ def held_mib(sample: Sample, state: ConsumerState) -> int | None:
     report itself loaded: it counts as resident, but holds nothing until its first request.
     """
     reading_mib = sample.held_by(state.name)
-    is_loaded = state.residency is Residency.RESIDENT and (state.reports_loaded or not state.spec.lazy)
-    return None if reading_mib == 0 and is_loaded else reading_mib
+    return None if reading_mib == 0 and _is_loaded(state) else reading_mib
+
+
+def _is_loaded(state: ConsumerState) -> bool:
+    """Whether its model is loaded, and not only about to be loaded by its first request."""
+    return state.residency is Residency.RESIDENT and (state.reports_loaded or not state.spec.lazy)
 
 
 def reportable_mib(mib: int) -> int | None:
@@ -72,6 +76,23 @@ def unexplained_mib(view: View, device: int) -> int:
     return max(0, (unnamed_mib(sample) or 0) - hidden_mib)
 
 
+def beyond_named_mib(sample: Sample, state: ConsumerState, available_mib: int) -> int:
+    """MiB that a loaded consumer probably holds beyond what the driver names as its own: managed memory.
+
+    Only a large amount counts, up to its footprint; less is contexts and the driver itself.
+
+    Args:
+        sample: the device's reading.
+        state: the consumer.
+        available_mib: MiB of unnamed memory on the device that no other consumer accounts for.
+    """
+    used_mib = held_mib(sample, state)
+    is_large = available_mib > max(UNNAMED_NOISE_MIB, context_mib(state.spec))
+    if used_mib is None or not is_large or not _is_loaded(state) or not state.footprint_known:
+        return 0
+    return max(0, min(state.footprint_mib - used_mib, available_mib))
+
+
 def _hidden_mib(sample: Sample, state: ConsumerState) -> int:
     """MiB of its footprint that a consumer may hold without being named."""
     used_mib = held_mib(sample, state)
@@ -102,7 +123,7 @@ def reserved_by_consumer(view: View, device: int) -> dict[str, int]:
         (state for state in view.consumers.values() if state.claimed and device in state.devices),
         key=lambda state: (state.claimed_at or 0.0, state.name),
     )
-    unnamed_mib = unattributed_mib(sample)
+    unattributed, beyond_mib = unattributed_mib(sample), unexplained_mib(view, device)
     credited_mib = 0
     reserved = {}
     filled = filled_mib(sample, claims)
@@ -111,8 +132,12 @@ def reserved_by_consumer(view: View, device: int) -> dict[str, int]:
         if used_mib is None and state.footprint_seen:
             continue
         if used_mib is None:
-            used_mib = _growth_mib(state, state.baseline_mib.get(device), unnamed_mib, credited_mib)
+            used_mib = _growth_mib(state, state.baseline_mib.get(device), unattributed, credited_mib)
             credited_mib += used_mib
+        elif not holds_model(state.spec, used_mib):
+            # Its model is loaded, but not in what the driver names: it is in unnamed memory, which is not free either.
+            more_mib = beyond_named_mib(sample, state, beyond_mib)
+            used_mib, beyond_mib = used_mib + more_mib, beyond_mib - more_mib
         reserved[state.name] = max(0, state.footprint_mib - used_mib)
         if is_whole_device(state) and sample.free_mib is not None:
             reserved[state.name] = sample.free_mib  # foreign memory may be in use there too, and is not reserved
@@ -229,7 +254,11 @@ def tolerated_mib(state: ConsumerState) -> int:
 
 
 def freeable_mib(
-    sample: Sample, state: ConsumerState, unnamed_mib: int | None, method: EvictionMethod | None = None
+    sample: Sample,
+    state: ConsumerState,
+    unnamed_mib: int | None,
+    method: EvictionMethod | None = None,
+    beyond_mib: int = 0,
 ) -> int:
     """MiB that evicting a consumer is expected to free on a device.
 
@@ -238,6 +267,7 @@ def freeable_mib(
         state: the victim.
         unnamed_mib: MiB of unnamed memory on the device: the most that a victim of unknown use can hold.
         method: how it is evicted; None = by its first method.
+        beyond_mib: MiB that it probably holds beyond what the driver names as its own, see ``beyond_named_mib``.
     """
     left_mib = residual_mib(state, method)
     if not sample.is_measured:
@@ -250,8 +280,10 @@ def freeable_mib(
         assumed_mib = state.spec.residual_mib if is_parked else state.footprint_mib
         # A card that is asleep shows none of what its consumers hold, see ``moved_out_mib``.
         used_mib = assumed_mib if sample.asleep else min(assumed_mib, unnamed_mib or 0)
-    elif left_mib < used_mib and by_route(state, method) and not holds_model(state.spec, used_mib):
+    elif left_mib < used_mib and by_route(state, method) and not holds_model(state.spec, used_mib + beyond_mib):
         return 0  # a context without a model: the unload route has nothing to unload
+    else:
+        used_mib += beyond_mib
     return max(0, used_mib - left_mib)
 
 

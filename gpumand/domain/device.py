@@ -97,6 +97,7 @@ class Sample:
         proves_release: whether more free memory proves that a consumer has released memory. False while the card is
             asleep, and where free memory is what the host has left, which rises and falls with every program.
         telemetry: utilisation, temperature and power, as far as they are known.
+        stands_in: it stands for devices that a source has not listed yet, so that it is known of none.
         last: the last sample of the device with values, where this one has none; None = it has never been read.
     """
 
@@ -122,6 +123,7 @@ class Sample:
     asleep: bool = False
     proves_release: bool = True
     telemetry: Telemetry = NO_TELEMETRY
+    stands_in: bool = False
     last: Sample | None = field(default=None, repr=False, compare=False)
     _held_mib: Mapping[str, int | None] = field(init=False, repr=False, compare=False)
 
@@ -197,6 +199,7 @@ def placeholder_sample(total_mib: int | None, error: str = "") -> Sample:
         used_mib=None,
         free_mib=None,
         error=error or "no device has been read yet",
+        stands_in=True,
     )
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from gpumand.domain.consumer import ConsumerSpec
 from gpumand.domain.device import Pool, Sample
+from gpumand.domain.residency import holds_model
 
 SLACK_MIB = 64
 """Amounts this close count as equal: drivers round, and CUDA contexts vary a little."""
@@ -47,31 +48,48 @@ class EvictionCheck:
         the end of the consumer's processes proves that it holds nothing.
         """
         is_read = self.before.is_measured and now.is_measured
-        return is_read and self._held_now_mib(now) is None and self._device_mib(now) is None
+        return is_read and self._held_now_mib(now) is None and self.device_mib(now) is None
 
     def freed_mib(self, now: Sample) -> int | None:
         """MiB freed so far: by its own processes where they are known, else by the device; None = unknown."""
         held_now_mib = self._held_now_mib(now)
         if self.held_before_mib is not None and held_now_mib is not None:
-            return max(0, self.held_before_mib - held_now_mib)
-        device_mib = self._device_mib(now)
+            own_mib = max(0, self.held_before_mib - held_now_mib)
+            return own_mib + self._unnamed_freed_mib(now, own_mib)
+        device_mib = self.device_mib(now)
         return None if device_mib is None else max(0, device_mib)
+
+    def _unnamed_freed_mib(self, now: Sample, own_mib: int) -> int:
+        """MiB of unnamed memory freed beside its processes' own: only the device shows that."""
+        unnamed_mib = self.expected_mib + self.residual_mib - (self.held_before_mib or 0)
+        device_mib = self.device_mib(now)
+        return 0 if unnamed_mib <= 0 or device_mib is None else min(unnamed_mib, max(0, device_mib - own_mib))
 
     def settled(self, now: Sample) -> bool:
         """Whether the victim has freed what it should, and the device shows it as free."""
-        device_mib = self._device_mib(now)
+        device_mib = self.device_mib(now)
         if self._held_now_mib(now) is None:
             return device_mib is not None and device_mib >= self.expected_mib - self._slack_mib
         # A process can leave NVML's list before the driver has freed its memory, and one in a container can leave it
         # without freeing anything. So its own number is not enough: at least half must be visible as free.
         return self.released_by_processes(now) and (
-            device_mib is None or device_mib >= self.expected_mib // 2 - SLACK_MIB
+            device_mib is None or device_mib >= self.must_show_mib // 2 - SLACK_MIB
         )
+
+    @property
+    def must_show_mib(self) -> int:
+        """MiB that the device must show as free: what its named processes held, or else what it should free.
+
+        A consumer whose named processes hold no model has it in memory that the driver does not name.
+        """
+        if self.held_before_mib is None or not holds_model(self.spec, self.held_before_mib):
+            return self.expected_mib
+        return min(self.expected_mib, max(0, self.held_before_mib - self.residual_mib))
 
     def only_residual_left(self, now: Sample) -> bool:
         """Whether no more than a tolerated residual is left, which an unload by route does not free."""
         held_now_mib, left_mib = self._held_now_mib(now), self.tolerated_mib + SLACK_MIB
-        device_mib = self._device_mib(now)
+        device_mib = self.device_mib(now)
         if device_mib is None:
             return held_now_mib is not None and held_now_mib <= left_mib
         if held_now_mib is None or self.held_before_mib is None:
@@ -90,7 +108,7 @@ class EvictionCheck:
     def _held_now_mib(self, now: Sample) -> int | None:
         return None if self.held_before_mib is None else now.held_by(self.spec.name)
 
-    def _device_mib(self, now: Sample) -> int | None:
+    def device_mib(self, now: Sample) -> int | None:
         """MiB that became free on the device; None where that is unknown or proves nothing."""
         if not (self.before.proves_release and now.proves_release):
             return None

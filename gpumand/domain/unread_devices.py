@@ -61,7 +61,7 @@ def access(sample: Sample) -> Access:
 def unchecked(samples: Iterable[Sample]) -> str:
     """The warning that loads are not checked against real memory, where no source of readings exists; else ""."""
     without = [sample for sample in samples if access(sample) is Access.NO_SOURCE]
-    if not without:
+    if not without or any(UNCHECKED in sample.error for sample in without):
         return ""
     return UNCHECKED if any(sample.total_mib is None for sample in without) else UNCHECKED_WITH_TOTAL
 
@@ -80,7 +80,7 @@ def refusal(view: View, state: ConsumerState, place: Devices, requested: Devices
         kind = access(sample)
         if kind is Access.LOST:
             return _refuse(view, place, f"{_lost_for(state, sample)}. Check nvidia-smi and the kernel log.")
-        is_lasting = not _is_placeholder(sample) or error_word(sample.error) in LASTING_WORDS
+        is_lasting = not sample.stands_in or error_word(sample.error) in LASTING_WORDS
         if kind is Access.NEVER_READ and is_lasting and not _is_declared(state, sample, requested):
             return _refuse(view, place, _never_read(state, sample))
     return None
@@ -170,10 +170,5 @@ def _is_declared(state: ConsumerState, sample: Sample, requested: Devices) -> bo
     """Whether the administrator has vouched for a device without readings: it is named, and its size is configured."""
     configured = set(state.spec.devices)
     # Before any device is known, a placeholder stands for the one that the configuration names.
-    is_named = bool(sample.names & configured) or (_is_placeholder(sample) and bool(configured))
+    is_named = bool(sample.names & configured) or (sample.stands_in and bool(configured))
     return sample.total_mib is not None and (is_named or sample.index in requested)
-
-
-def _is_placeholder(sample: Sample) -> bool:
-    """Whether the source has not listed any device, so that the sample stands for all that may exist."""
-    return not sample.uuid and sample.source == "none"

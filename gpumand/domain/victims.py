@@ -169,11 +169,14 @@ def freeable_by_consumer(
     """
     sample = view.devices[device]
     unnamed_mib = budget.unattributed_mib(sample) if sample.is_measured else None
+    beyond_left_mib = budget.unexplained_mib(view, device)
     reclaimed = budget.reclaimed_by_consumer(view, device)
     result = {}
     for state in states:
         method = stop_method(state) if state.name in stopped else None
-        freed_mib = budget.freeable_mib(sample, state, unnamed_mib, method)
+        beyond_mib = budget.beyond_named_mib(sample, state, beyond_left_mib)
+        beyond_left_mib -= beyond_mib
+        freed_mib = budget.freeable_mib(sample, state, unnamed_mib, method, beyond_mib)
         is_unnamed = unnamed_mib is not None and budget.held_mib(sample, state) is None
         if is_unnamed and state.name in reclaimed:
             # Of the unnamed memory only what has grown since the claim can be its own.

@@ -125,4 +125,5 @@ def _unreadable(index: int, source: str, error: str, reading_time: ReadingTime) 
         taken_at=reading_time.monotonic,
         sampled_usec=reading_time.realtime_usec,
         error=error,
+        stands_in=True,
     )

@@ -1,0 +1,47 @@
+"""Memory that stays in use after an eviction although the processes of the consumer are gone.
+
+A driver may keep memory of a process that has ended, and managed memory or a container is never named as a process's
+own. A consumer whose memory stays was not evicted, whatever its unit and the process list say.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from gpumand.domain.device import Sample
+from gpumand.domain.eviction_check import SLACK_MIB, EvictionCheck, MultiDeviceEvictionCheck
+
+
+def describe(check: MultiDeviceEvictionCheck, now: Mapping[int, Sample]) -> str:
+    """What stays in use on each device, as a clause that follows an error; "" where nothing does.
+
+    Args:
+        check: the memory before the eviction.
+        now: the last sample of each device.
+    """
+    left = {device: left_mib(one, now[device]) for device, one in check.checks.items()}
+    parts = [
+        f"{mib} MiB stay in use on device {device} by processes that the driver does not name"
+        for device, mib in left.items()
+        if mib
+    ]
+    return ", ".join(parts)
+
+
+def left_mib(check: EvictionCheck, now: Sample) -> int:
+    """MiB that ended processes of the victim should have freed, and that no process in the driver's list has taken.
+
+    0 where its processes still hold memory, since the driver names that, and where free memory proves nothing.
+    """
+    device_mib = check.device_mib(now)
+    if device_mib is None or not check.released_by_processes(now):
+        return 0
+    # Another process may have taken the freed memory meanwhile; the driver names that one.
+    taken_mib = max(0, _others_mib(check, now) - _others_mib(check, check.before))
+    found_mib = max(0, device_mib) + taken_mib
+    is_found = found_mib >= check.must_show_mib // 2 - SLACK_MIB
+    return 0 if is_found else check.must_show_mib - found_mib
+
+
+def _others_mib(check: EvictionCheck, sample: Sample) -> int:
+    return sum(process.used_mib or 0 for process in sample.processes if process.consumer != check.spec.name)
