@@ -56,4 +56,5 @@ class Plans:
             exclusive=options.exclusive,
             gives_back=self._nested.given_back_by(options),
         )
-        return report_of(spec, await self._scheduler.dry_run(requirement))
+        decision = await self._scheduler.dry_run(requirement)
+        return report_of(spec, decision, self._state.ledger.devices)

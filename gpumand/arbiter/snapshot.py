@@ -17,6 +17,7 @@ from gpumand.domain.request import PlanReport
 from gpumand.domain.reservation import is_reservation, public_name
 from gpumand.domain.reserved_memory import excess_mib, excess_processes
 from gpumand.domain.status import MAX_FOREIGN, ConsumerStatus, DeviceStatus, Status, Summary, WaitingStatus
+from gpumand.domain.unread_devices import Access, access
 from gpumand.domain.view import ConsumerState, View
 from gpumand.domain.wording import FOOTPRINT_UNKNOWN
 from gpumand.version import VERSION
@@ -86,6 +87,8 @@ def _device(state: ArbiterState, view: View, sample: Sample) -> DeviceStatus:
         integrated=sample.integrated,
         attribution=sample.attribution,
         asleep=sample.asleep,
+        unnamed_mib=budget.unnamed_mib(sample),
+        unchecked=access(sample) is Access.NO_SOURCE,
         telemetry=current_telemetry(state, sample),
         history=state.history.device(sample.index),
     )
@@ -177,8 +180,15 @@ def _waiting(state: ArbiterState, entry: WaitingRequest, position: int) -> Waiti
     )
 
 
-def report_of(spec: ConsumerSpec, decision: Decision) -> PlanReport:
-    """A decision as a plan report for clients. A reservation is neither resident nor loaded."""
+def report_of(spec: ConsumerSpec, decision: Decision, devices: Mapping[int, Sample]) -> PlanReport:
+    """A decision as a plan report for clients. A reservation is neither resident nor loaded.
+
+    Args:
+        spec: the requested consumer.
+        decision: what would be decided.
+        devices: the last sample of each device.
+    """
+    unnamed = [budget.unnamed_mib(devices[device]) for device in decision.place or devices if device in devices]
     is_consumer = spec.reservation is None
     return PlanReport(
         consumer=public_name(spec.name),
@@ -192,4 +202,5 @@ def report_of(spec: ConsumerSpec, decision: Decision) -> PlanReport:
         spared=decision.spared,
         error=decision.error.dbus_name if decision.error else "",
         message=decision.explanation,
+        unnamed_mib=None if not unnamed or None in unnamed else sum(mib or 0 for mib in unnamed),
     )

@@ -97,6 +97,7 @@ def plan_entry(plan: PlanReport) -> Entry:
         ("spared", "aa{sv}", [_spared(spared) for spared in plan.spared]),
         ("error", "s", plan.error),
         ("message", "s", plan.message),
+        ("unnamed_mib", "t", plan.unnamed_mib),
     )
 
 
@@ -213,6 +214,8 @@ def _device(device: DeviceStatus) -> Entry:
         *_telemetry(device.telemetry),
         ("history", "a{sai}", {name: list(values) for name, values in device.history.items()} or None),
         ("aliases", "as", device.aliases),
+        ("unnamed_mib", "t", device.unnamed_mib),
+        ("unchecked", "b", device.unchecked or None),
     )
 
 

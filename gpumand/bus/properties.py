@@ -50,6 +50,7 @@ def device_live_values(device: DeviceStatus) -> Values:
         "FreeMib": device.free_mib,
         "ReservedMib": device.reserved_mib,
         "ForeignMib": device.foreign_mib,
+        "UnnamedMib": device.unnamed_mib,
         "UtilizationPercent": device.telemetry.utilization_percent,
         "TemperatureCelsius": device.telemetry.temperature_celsius,
         "TemperatureLimitCelsius": device.telemetry.temperature_limit_celsius,

@@ -94,6 +94,8 @@ def _device(fields: Fields) -> Device:
         fields.optional_number("temperature_limit_celsius"),
         fields.optional_real("power_watts"),
         fields.optional_real("power_limit_watts"),
+        fields.optional_number("unnamed_mib"),
+        fields.flag("unchecked", False),
     )
 
 
@@ -191,6 +193,7 @@ def plan_of(answer: object) -> Plan:
         tuple(Spared(entry.text("consumer"), entry.text("why", "")) for entry in fields.tables("spared")),
         fields.text("error", ""),
         fields.text("message", ""),
+        fields.optional_number("unnamed_mib"),
     )
 
 

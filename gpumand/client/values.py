@@ -79,6 +79,8 @@ class Device:
         utilization_percent: share of time in which the GPU was working; None = unknown.
         temperature_celsius, temperature_limit_celsius: its temperature, and the one at which it is slowed down.
         power_watts, power_limit_watts: its power draw, and the limit of it.
+        unnamed_mib: memory in use beyond all processes that the driver names; None = unknown.
+        unchecked: no source of readings exists, so that loads are not checked against real memory.
     """
 
     index: int
@@ -103,6 +105,8 @@ class Device:
     temperature_limit_celsius: int | None = None
     power_watts: float | None = None
     power_limit_watts: float | None = None
+    unnamed_mib: int | None = None
+    unchecked: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -269,6 +273,7 @@ class Plan:
         spared: loaded consumers that would not be evicted.
         error: D-Bus name of the error of a refusal, or of a call that does not wait; else "".
         message: the reason, in one line.
+        unnamed_mib: memory in use there beyond all processes that the driver names; None = unknown.
     """
 
     consumer: str
@@ -282,6 +287,7 @@ class Plan:
     spared: tuple[Spared, ...]
     error: str
     message: str
+    unnamed_mib: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Collection
 
 from gpumand.domain.consumer import UNKNOWN_MIB, EvictionMethod, Residency
-from gpumand.domain.device import ProcessUse, Sample
+from gpumand.domain.device import Pool, ProcessUse, Sample
 from gpumand.domain.reserved_memory import filled_mib
 from gpumand.domain.residency import context_mib, holds_model
 from gpumand.domain.view import IN_VRAM, ConsumerState, View
@@ -87,7 +87,8 @@ def beyond_named_mib(sample: Sample, state: ConsumerState, available_mib: int) -
         available_mib: MiB of unnamed memory on the device that no other consumer accounts for.
     """
     used_mib = held_mib(sample, state)
-    is_large = available_mib > max(UNNAMED_NOISE_MIB, context_mib(state.spec))
+    # On unified memory, what the driver does not name is mostly host RAM of other programs.
+    is_large = sample.pool is Pool.VRAM and available_mib > max(UNNAMED_NOISE_MIB, context_mib(state.spec))
     if used_mib is None or not is_large or not _is_loaded(state) or not state.footprint_known:
         return 0
     return max(0, min(state.footprint_mib - used_mib, available_mib))

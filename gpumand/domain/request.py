@@ -164,6 +164,7 @@ class PlanReport:
         spared: loaded consumers on the device that are not evicted.
         error: D-Bus name of the error for "refuse", and for "wait" the error that a timeout of 0 would yield; else "".
         message: the reason, in one line.
+        unnamed_mib: MiB in use on these devices beyond all processes that the driver names; None = unknown.
     """
 
     consumer: str
@@ -177,3 +178,4 @@ class PlanReport:
     spared: tuple[SparedConsumer, ...] = ()
     error: str = ""
     message: str = ""
+    unnamed_mib: int | None = None

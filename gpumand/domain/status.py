@@ -44,6 +44,8 @@ class DeviceStatus:
         integrated: a GPU in the processor, which consumers use only if they name it or if there is no other.
         attribution: how memory is attributed to units, such as "nvml" or "kfd"; "" = not at all.
         asleep: the card is suspended, so that its reading does not count as evidence.
+        unnamed_mib: MiB in use beyond all processes that the driver names.
+        unchecked: no source of readings exists, so that loads on it are not checked against real memory.
         telemetry: utilisation, temperature and power, as far as they are known.
         history: series of the last readings, by names with their units; see ``TelemetryHistory``.
     """
@@ -67,6 +69,8 @@ class DeviceStatus:
     asleep: bool = False
     telemetry: Telemetry = NO_TELEMETRY
     history: Mapping[str, Series] = field(default_factory=dict)
+    unnamed_mib: int | None = None
+    unchecked: bool = False
 
 
 @dataclass(frozen=True, slots=True)

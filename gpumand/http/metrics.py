@@ -102,6 +102,7 @@ def _devices(devices: tuple[DeviceStatus, ...]) -> Iterator[str]:
             [one.reserved_mib for one in devices],
         ),
         ("foreign", "VRAM of processes that belong to no consumer.", [one.foreign_mib for one in devices]),
+        ("unnamed", "VRAM in use beyond all processes that the driver names.", [one.unnamed_mib for one in devices]),
     )
     for name, meaning, values in families:
         samples = [({"device": str(one.index)}, _bytes(mib)) for one, mib in zip(devices, values, strict=True)]

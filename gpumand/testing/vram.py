@@ -27,6 +27,7 @@ class _Held:
 class _Device:
     total_mib: int
     reserved_mib: int = 0
+    unnamed_mib: int = 0
     lost: bool = False
     error: str = ""
 
@@ -120,6 +121,10 @@ class FakeVram:
         """Set the memory that the driver reserves for itself, which is neither used nor free."""
         self._devices[device].reserved_mib = mib
 
+    def hold_unnamed(self, mib: int, device: int = 0) -> None:
+        """Set the memory in use that belongs to no listed process, such as managed memory."""
+        self._devices[device].unnamed_mib = mib
+
     def fail(self, error: str) -> None:
         """Make all readings fail with an error ("driver-mismatch: …"); devices stay listed. "" ends the failure."""
         self._error = error
@@ -200,7 +205,8 @@ class FakeVram:
         if error or device.error:
             return replace(blank, lost=device.lost and not error, error=error or device.error)
         processes = self._processes(index)
-        used_mib = min(device.total_mib - device.reserved_mib, sum(process.used_mib or 0 for process in processes))
+        held_mib = device.unnamed_mib + sum(process.used_mib or 0 for process in processes)
+        used_mib = min(device.total_mib - device.reserved_mib, held_mib)
         return replace(
             blank,
             total_mib=device.total_mib,

@@ -17,6 +17,12 @@ ESTIMATED_RESIDENCIES = ("resident", "unloading")
 """
 
 
+UNNAMED, UNNAMED_STYLE = "unnamed", "magenta"
+
+NOISE_MIB = 64
+"""Less unnamed memory than this is not drawn: amounts are rounded."""
+
+
 @dataclass(frozen=True, slots=True)
 class Share:
     """One holder's part of the bar.
@@ -52,7 +58,10 @@ def shares(
     max_foreign: int = 0,
     reservations: Sequence[Mapping[str, Any]] = (),
 ) -> list[Share]:
-    """The parts of a device's bar: consumers in the order of the configuration, then foreign or unattributed memory.
+    """The parts of a device's bar: consumers in the order of the configuration, foreign and then unnamed memory.
+
+    Unnamed memory is in use, but belongs to no process that the driver names. What is drawn for a consumer by its
+    footprint may be part of it, and is not drawn twice.
 
     Args:
         device, consumers: entries of GetStatus.
@@ -67,16 +76,26 @@ def shares(
             name = clean(consumer["name"])
             found.append(Share(name, held, chr(ord("a") + index % 26), consumer_style(names, name), estimated))
     found += _reserved_shares(device, reservations)
-    rest = device.get("foreign_mib")
-    if rest is None and device.get("used_mib") is not None:
-        rest = max(0, int(device["used_mib"]) - sum(share.mib for share in found))
+    if device.get("unnamed_mib") is None and device.get("foreign_mib") is None:  # nothing is known of the processes
+        rest = _undrawn_mib(device, found)
         return [*found, Share("unattributed", rest, "?", FOREIGN_STYLE)] if rest else found
     foreign_shares = _foreign_shares(device, max_foreign)
-    rest = max(0, int(rest or 0) - sum(share.mib for share in foreign_shares))
+    rest = max(0, _foreign_mib(device) - sum(share.mib for share in foreign_shares))
     found += foreign_shares
-    return (
-        [*found, Share("other foreign" if foreign_shares else "foreign", rest, "#", FOREIGN_STYLE)] if rest else found
-    )
+    found += [Share("other foreign" if foreign_shares else "foreign", rest, "#", FOREIGN_STYLE)] if rest else []
+    unnamed = min(int(device.get("unnamed_mib") or 0), _undrawn_mib(device, found))
+    return [*found, Share(UNNAMED, unnamed, "?", UNNAMED_STYLE, shade="▚")] if unnamed > NOISE_MIB else found
+
+
+def _undrawn_mib(device: Mapping[str, Any], parts: Sequence[Share]) -> int:
+    """MiB in use that no part stands for."""
+    return max(0, int(device.get("used_mib") or 0) - sum(share.mib for share in parts))
+
+
+def _foreign_mib(device: Mapping[str, Any]) -> int:
+    """MiB of foreign processes: all of them, or at least the listed ones whose use is known."""
+    known = sum(int(one.get("used_mib") or 0) for one in device.get("foreign") or ())
+    return known if device.get("foreign_mib") is None else int(device["foreign_mib"])
 
 
 def _reserved_shares(device: Mapping[str, Any], leases: Sequence[Mapping[str, Any]]) -> list[Share]:

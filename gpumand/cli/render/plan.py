@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from gpumand.cli.render.format import NOTHING, clean, count, gpus, mib
+from gpumand.cli.render.status import unnamed_lines
 from gpumand.cli.render.text import Text
 from gpumand.cli.render.theme import VERDICT_STYLES, Theme
 from gpumand.cli.render.wrap import wrapped
@@ -18,7 +19,7 @@ VERDICTS = {"grant": "would be granted", "wait": "would wait", "refuse": "would 
 def plan_lines(plan: Entry, theme: Theme) -> list[Text]:
     """The verdict, the memory needed, and which consumers would be evicted and kept, each with its reason."""
     reason = wrapped(clean(plan["message"]), theme) if plan.get("message") else _room(plan)
-    lines = [_verdict(plan), *reason]
+    lines = [_verdict(plan), *reason, *unnamed_lines(plan, theme)]
     lines += _section("would evict", _evictions(plan, theme))
     lines += _section("would keep", _spared(plan, theme))
     return lines

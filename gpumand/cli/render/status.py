@@ -23,6 +23,9 @@ DRIVER_STATES = {
 }
 """States of the driver in which the memory shown is not current."""
 
+MIN_UNNAMED_MIB = 512
+"""Less unnamed memory than this gets no line: contexts, and the driver itself."""
+
 MAX_FOREIGN = 4
 """Maximum number of foreign processes that are named under a device's bar."""
 
@@ -69,7 +72,7 @@ def device_lines(device: Entry, consumers: Sequence[Entry], theme: Theme, leases
     if device.get("total_mib"):
         parts = shares(device, consumers, reservations=leases)
         lines += [bar(device, parts, theme), *legend(device, parts, theme)]
-    return lines + foreign_lines(device, theme)
+    return lines + foreign_lines(device, theme) + unnamed_lines(device, theme)
 
 
 def device_title(device: Entry, theme: Theme) -> list[Text]:
@@ -96,6 +99,15 @@ def foreign_lines(device: Entry, theme: Theme) -> list[Text]:
     more = len(known) - len(words)
     words += [f"and {more} more"] if more > 0 else []
     return wrapped(f"foreign: {', '.join(words)}", theme, style="bright_black") if words else []
+
+
+def unnamed_lines(device: Entry, theme: Theme) -> list[Text]:
+    """The memory that the driver attributes to no process, where it is more than the driver's own."""
+    unnamed = device.get("unnamed_mib")
+    if unnamed is None or unnamed < MIN_UNNAMED_MIB:
+        return []
+    text = f"unnamed: {mib(unnamed)} in use by processes that the driver does not name"
+    return wrapped(text, theme, style="bright_black")
 
 
 def _foreign_process(process: Entry) -> str:

@@ -47,8 +47,9 @@ HELP = (
     "q, Escape, Ctrl-C  quit; Ctrl-Z suspends, fg resumes",
     "",
     "The bar of a device has a letter or color for each consumer, digits or",
-    "shades for foreign processes, and # for other memory of no consumer. The",
-    "line below names each part, memory reserved for loads, and free memory.",
+    "shades for foreign processes, # for other memory of no consumer, and ? for",
+    "unnamed memory, which belongs to no process that the driver names. The line",
+    "below names each part, memory reserved for loads, and free memory.",
     "",
     "The graphs show the last two minutes, two readings in each character.",
 )

@@ -8,6 +8,7 @@ from shlex import quote
 from gpumand.bus.names import BUS_NAME
 from gpumand.cli.doctor.facts import DAEMON_USER, Facts
 from gpumand.cli.doctor.finding import Finding, note, problem, unchecked, warning
+from gpumand.cli.doctor.unread import effect_of
 from gpumand.discovery.daemons import OtherDaemon
 from gpumand.version import VERSION
 
@@ -105,13 +106,10 @@ def degraded(facts: Facts) -> Iterator[Finding]:
 
     A fault of the driver that this process sees as well is left to the driver's check, which knows the fix.
     """
-    if (
-        facts.status
-        and facts.status["degraded"]
-        and not (facts.driver and facts.driver.error == facts.status["degraded"])
-    ):
-        why = "until that is fixed, it uses declared footprints instead of VRAM readings"
-        yield problem(f"gpumand is degraded: {facts.status['degraded']}", why)
+    error = facts.status["degraded"] if facts.status else ""
+    is_known = bool(facts.driver and facts.driver.error and error.startswith(facts.driver.error))
+    if error and not is_known:
+        yield problem(f"gpumand is degraded: {error}", effect_of(error, facts))
 
 
 def other_daemons(facts: Facts) -> Iterator[Finding]:

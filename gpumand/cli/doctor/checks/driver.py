@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from gpumand.cli.doctor.facts import Driver, Facts
 from gpumand.cli.doctor.finding import Finding, problem, warning
+from gpumand.cli.doctor.unread import effect_of
 
 FIXES = {
     "nvml-module-missing": "apt-get install python3-pynvml",
@@ -27,9 +28,7 @@ def library(facts: Facts) -> Iterator[Finding]:
     if driver.error:
         keyword = driver.error.partition(":")[0]
         fix = FIXES.get(keyword, "nvidia-smi")
-        yield problem(
-            driver.error + _versions(driver), "without VRAM readings gpumand uses declared footprints", facts.root(fix)
-        )
+        yield problem(driver.error + _versions(driver), effect_of(driver.error, facts), facts.root(fix))
     elif driver.kernel_version and driver.library_version not in ("", driver.kernel_version):
         yield warning(
             "the NVML library and the loaded kernel module have different driver versions" + _versions(driver),

@@ -43,3 +43,28 @@ def test_consumer_on_several_devices_has_a_part_in_each_bar() -> None:
             ("wide", 4000)
         ]
     assert shares(device(index=10, foreign_mib=0), [wide]) == []
+
+
+def test_unnamed_memory_has_a_part_of_its_own() -> None:
+    entry = device(used_mib=19500, foreign_mib=0, foreign=[], unnamed_mib=19500)
+    assert [(share.name, share.mib) for share in shares(entry, [])] == [("unnamed", 19500)]
+
+
+def test_unnamed_memory_is_not_drawn_twice_for_a_consumer_that_is_drawn_by_its_footprint() -> None:
+    held = {"name": "llm", "device": "0", "residency": "resident", "vram_resident_mib": 12000}
+    entry = device(used_mib=19500, foreign_mib=0, foreign=[], unnamed_mib=19500)
+    assert [(one.name, one.mib, one.estimated) for one in shares(entry, [held])] == [
+        ("llm", 12000, True),
+        ("unnamed", 7500, False),
+    ]
+
+
+def test_foreign_processes_are_drawn_beside_unnamed_memory() -> None:
+    foreign = [{"pid": 1, "name": "game", "used_mib": 4000}]
+    entry = device(used_mib=19500, foreign=foreign, unnamed_mib=15500)
+    del entry["foreign_mib"]
+    assert [(share.name, share.mib) for share in shares(entry, [], 4)] == [("game", 4000), ("unnamed", 15500)]
+
+
+def test_rounding_is_not_drawn_as_unnamed_memory() -> None:
+    assert shares(device(used_mib=3, foreign_mib=0, foreign=[], unnamed_mib=3), []) == []
