@@ -230,7 +230,8 @@ class Actions:
             result = "no reading can show that it released its memory (the card sleeps or uses host RAM)"
         else:
             result = "VRAM could not be read"
-        error = f"{result} {'after' if left else 'within'} {waited_sec:g} s{self._orphans_after(report)}"
+        what = "" if freed_mib is None else remainder.describe_users(check, now)
+        error = f"{result} {'after' if left else 'within'} {waited_sec:g} s{what}{self._orphans_after(report)}"
         freed_mib = 0 if left else freed_mib
         return replace(report, freed_mib=freed_mib or 0, error=error)
 

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from gpumand.domain import budget
 from gpumand.domain.device import Sample
 from gpumand.domain.eviction_check import SLACK_MIB, EvictionCheck, MultiDeviceEvictionCheck
+from gpumand.domain.wording import describe_process, format_mib, join_names
 
 
 def describe(check: MultiDeviceEvictionCheck, now: Mapping[int, Sample]) -> str:
@@ -26,6 +28,25 @@ def describe(check: MultiDeviceEvictionCheck, now: Mapping[int, Sample]) -> str:
         if mib
     ]
     return ", ".join(parts)
+
+
+def describe_users(check: MultiDeviceEvictionCheck, now: Mapping[int, Sample]) -> str:
+    """What uses the devices where the victim's own memory cannot be told apart, as a clause; "" elsewhere."""
+    parts = [
+        f"device {device} is in use by {join_names(users)}"
+        for device, one in check.checks.items()
+        if one.held_before_mib is None and (users := _users(now[device]))
+    ]
+    return f"; {', '.join(parts)}" if parts else ""
+
+
+def _users(sample: Sample) -> list[str]:
+    unnamed_mib = budget.unnamed_mib(sample) or 0
+    named = [one for one in budget.foreign_processes(sample) if one.used_mib]
+    users = [f"{describe_process(one)} with {format_mib(one.used_mib or 0)}" for one in named[:3]]
+    if unnamed_mib > budget.UNNAMED_NOISE_MIB:
+        users.append(f"processes that the driver does not name with {format_mib(unnamed_mib)}")
+    return users
 
 
 def left_mib(check: EvictionCheck, now: Sample) -> int:

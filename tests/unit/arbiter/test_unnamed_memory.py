@@ -143,3 +143,19 @@ async def test_memory_that_a_named_process_took_meanwhile_is_no_failure_of_the_e
 
     assert reports(world, Failed) == []
     assert [one.freed_mib for one in reports(world)] == [16000]
+
+
+async def test_a_failed_eviction_names_what_uses_the_device_where_the_driver_attributes_nothing() -> None:
+    world = FakeWorld([by_unit("llm", 16000), routed("image", 12000)])
+    world.vram.read_sec = READ_SEC
+    world.vram.attributed = False
+    world.units.after_start = lambda unit: world.vram.hold_unnamed(16000)
+    world.units.after_end = lambda unit: None
+    world.vram.hold(1, 3000, name="game")
+    await loaded(world)
+
+    with pytest.raises(EvictionFailed):
+        await world.arbiter.acquire(client(), "image", LONG)
+
+    [report] = reports(world, Failed)
+    assert "device 0 is in use by game (pid 1) with 2.9 GiB, processes that the driver does not name" in report.error
