@@ -213,6 +213,7 @@ class NvmlSession:
             raise LibraryFailed("nvml-error", str(failure)) from failure
 
     def _failed(self, error: str, now: float) -> Reading:
+        error = self._host.explained(error)
         if error != self._last_error:  # the same failure repeats with every attempt and is logged once
             log.warning("NVML: %s", error)
         self._last_error = error

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import re
 
-from gpumand.domain.device import Pool
+from gpumand.domain.device import Pool, error_word
 from gpumand.domain.gpu_settings import NamedOptions, options_of
 from gpumand.vram.nvml_memory import Memory
 from gpumand.vram.nvml_partition import PartitionGuard, ReadMemory
@@ -16,6 +16,8 @@ from gpumand.vram.sysfs import Root, below, read_pairs
 from gpumand.vram.unified import DEFAULT_RESERVE_MIB, read_pool
 
 GPUS = "/proc/driver/nvidia/gpus"
+DRIVER = "/proc/driver/nvidia/version"
+MISSING_WORDS = frozenset({"nvml-library-missing", "nvml-module-missing"})
 NOT_SUPPORTED = "memory-info-not-supported"
 MAX_GPUS = 64
 SMALL_PART = 4
@@ -57,6 +59,16 @@ class NvmlHost:
         free_mib = pool.free_mib(reserve_mib)
         found = Memory(pool.total_mib, pool.used_mib, free_mib, Pool.UNIFIED)
         return found, "" if free_mib is not None and pool.total_mib is not None else error or "no-host-ram: unreadable"
+
+    def explained(self, error: str) -> str:
+        """The error of a library that is missing, or another one where a driver is loaded that it should read.
+
+        Without a driver there is no source of readings. With one, memory may be in use that nothing can see.
+        """
+        is_missing = error_word(error) in MISSING_WORDS
+        if not is_missing or not below(self._root, DRIVER).exists():
+            return error
+        return f"driver-unreadable: NVIDIA's driver is loaded, but cannot be read: {error.partition(': ')[2]}"
 
     def whole_memory(self, uuid: str, memory: Memory, read_v1: ReadMemory, read_v2: ReadMemory) -> Memory:
         """The memory of a whole device, where NVML shows only the daemon's memory partition; see PartitionGuard."""
