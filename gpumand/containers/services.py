@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Protocol
 
 from gpumand.containers.client import describe_end
@@ -20,8 +21,12 @@ from gpumand.ports import Clock, ContainerFailed, Containers, UnitFailed, UnitMa
 
 log = logging.getLogger(__name__)
 
-WATCH_SEC = 5.0
-"""Seconds between readings of the state of watched containers."""
+WATCH_SEC = 1.0
+"""Seconds between looks at the main processes of watched containers, which cost nothing."""
+
+RUNNING_SEC, STOPPED_SEC = 60.0, 10.0
+"""Seconds between requests for the state of a container: while its main process is known to run, and otherwise. An
+engine is asked rarely, since Podman starts a process for that and logs every request."""
 
 STOP_SIGNAL_CODES = frozenset({0, 130, 137, 143})
 """Exit codes of a container that ended or was stopped: 128 and the signal INT, KILL or TERM."""
@@ -48,19 +53,25 @@ class UnitsAndContainers:
         units: the units of systemd.
         containers: the containers.
         clock: the daemon's clock.
-        watch_sec: see ``WATCH_SEC``.
+        is_alive: whether a process with this pid exists.
     """
 
     def __init__(
-        self, units: UnitManager, containers: LoggedContainers, clock: Clock, watch_sec: float = WATCH_SEC
+        self,
+        units: UnitManager,
+        containers: LoggedContainers,
+        clock: Clock,
+        is_alive: Callable[[int], bool] = lambda pid: Path(f"/proc/{pid}").exists(),
     ) -> None:
         self._units = units
         self._containers = containers
         self._clock = clock
-        self._watch_sec = watch_sec
+        self._is_alive = is_alive
         self._watched: frozenset[str] = frozenset()
         self._watching: asyncio.Task[None] | None = None
         self._last: dict[str, UnitState] = {}
+        self._pids: dict[str, int] = {}
+        self._due_at: dict[str, float] = {}
         self._failing: set[str] = set()
 
     async def state(self, unit: str) -> UnitState:
@@ -68,7 +79,9 @@ class UnitsAndContainers:
         if not (name := container_of(unit)):
             return await self._units.state(unit)
         try:
-            return unit_state(name, await self._containers.inspect(name))
+            state = await self._containers.inspect(name)
+            self._pids[unit] = state.pid if state.running else 0
+            return unit_state(name, state)
         except ContainerFailed as failed:
             if failed.reason == "not-found":
                 return UnitState(unit, UnitActivity.INACTIVE, "not-found")
@@ -129,24 +142,36 @@ class UnitsAndContainers:
         await self.close()
         self._watched = services
         self._last = {service: state for service, state in self._last.items() if service in services}
+        self._due_at.clear()
         if services:
             self._watching = asyncio.ensure_future(self._report_changes(sorted(services), changed))
 
     async def _report_changes(self, services: Iterable[str], changed: Callable[[UnitState], None]) -> None:
         while True:
             for service in services:
-                await self._report(service, changed)
-            await self._clock.sleep(self._watch_sec)
+                if self._is_due(service):
+                    await self._report(service, changed)
+            await self._clock.sleep(WATCH_SEC)
+
+    def _is_due(self, service: str) -> bool:
+        """Whether its state must be read: after a while, and at once when its main process has ended."""
+        pid = self._pids.get(service, 0)
+        has_ended = pid > 0 and not self._is_alive(pid)
+        return has_ended or self._clock.monotonic() >= self._due_at.get(service, float("-inf"))
 
     async def _report(self, service: str, changed: Callable[[UnitState], None]) -> None:
+        self._pids.pop(service, None)
         try:
             state = await self.state(service)
         except UnitFailed as failed:
+            self._due_at[service] = self._clock.monotonic() + STOPPED_SEC
             if service not in self._failing:
                 log.warning("the state of %s cannot be read: %s", service, failed)
             self._failing.add(service)
             return
         self._failing.discard(service)
+        pause_sec = RUNNING_SEC if self._pids.get(service) else STOPPED_SEC
+        self._due_at[service] = self._clock.monotonic() + pause_sec
         if state != self._last.get(service):
             self._last[service] = state
             with contextlib.suppress(Exception):

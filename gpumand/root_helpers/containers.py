@@ -28,6 +28,7 @@ import time
 import tomllib
 import urllib.parse
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +51,12 @@ STALE_SEC = 15.0
 installed since then is not visible in this process's mount namespace."""
 
 REQUEST_SEC = 5.0
+FIRST_OUTPUT_SEC = 0.5
+"""Seconds by which a container may write before the time that its engine notes as its start."""
+
+REMEMBER_SEC = 60.0
+"""Seconds for which only the engine that had a container is asked for it."""
+
 MAX_TIMEOUT_SEC = 3600.0
 MAX_CONNECTIONS = 16
 MAX_CONTAINERS = 256
@@ -59,7 +66,7 @@ MIN_ID_PREFIX = 12
 
 REFERENCE = re.compile(r"(?:(docker|podman):)?([A-Za-z0-9][A-Za-z0-9_.-]{0,253})")
 CONTAINER_ID = re.compile(r"[0-9a-f]{64}")
-MOMENT = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d[0-9.]{0,10}(Z|[+-]\d\d:\d\d)")
+MOMENT = re.compile(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(\.\d{1,9})?(Z|[+-]\d\d:\d\d)")
 
 
 def configured_containers(files: Iterable[Path], owner_uid: int = 0) -> list[str]:
@@ -97,6 +104,7 @@ class Operations:
         self._files = files
         self._engines = engines
         self._owner_uid = owner_uid
+        self._found: dict[str, tuple[Engine, float]] = {}
         self.is_stale = False
 
     def carry_out(self, request: Any) -> Any:
@@ -115,7 +123,8 @@ class Operations:
             case "start" | "stop":
                 return self._move(name, operation, _timeout(fields.get("timeout_sec")))
             case "logs":
-                return self._logs(name, _moment(fields.get("since")), _moment(fields.get("until")))
+                since = _moment(fields.get("since"), FIRST_OUTPUT_SEC)
+                return self._logs(name, since, _moment(fields.get("until")))
         raise Refused("no such operation: use list, inspect, start, stop or logs", "denied")
 
     def _list(self, configured: Iterable[str]) -> dict[str, Any]:
@@ -135,6 +144,19 @@ class Operations:
         match = REFERENCE.fullmatch(name)
         assert match is not None  # it is configured
         engine_name, wanted = match.groups()
+        engine, until = self._found.get(name, (None, 0.0))
+        if engine is not None and time.monotonic() < until:
+            # Podman logs every request, so it is not asked four times a second while a container of Docker loads.
+            with contextlib.suppress(Refused):
+                if (known := self._inspect(engine, wanted)) is not None:
+                    return engine, known
+        self._found.pop(name, None)
+        found = self._search(engine_name, wanted)
+        self._found[name] = (found[0], time.monotonic() + REMEMBER_SEC)
+        return found
+
+    def _search(self, engine_name: str | None, wanted: str) -> tuple[Engine, dict[str, Any]]:
+        """Ask every engine. Raises Refused."""
         found, failures = [], []
         for engine in self._asked(engine_name):
             try:
@@ -215,9 +237,20 @@ def _timeout(value: Any) -> float:
     return min(max(float(value), 0.1), MAX_TIMEOUT_SEC) if is_number else ENGINE_SEC
 
 
-def _moment(value: Any) -> str:
-    """A time in a log request, in the form in which engines report it; "" for anything else."""
-    return urllib.parse.quote(value) if isinstance(value, str) and MOMENT.fullmatch(value) else ""
+def _moment(value: Any, earlier_sec: float = 0.0) -> str:
+    """A time in a log request as seconds since 1970, which Docker requires; "" where an engine cannot have sent it.
+
+    Args:
+        value: a time as engines report it, in RFC 3339 with up to nine decimals.
+        earlier_sec: seconds to subtract.
+    """
+    match = MOMENT.fullmatch(value) if isinstance(value, str) else None
+    with contextlib.suppress(ValueError, OverflowError):
+        if match is not None:
+            whole, fraction, zone = match.groups()
+            seconds = datetime.fromisoformat(f"{whole}{zone}").timestamp() + float(f"0{fraction or '.0'}") - earlier_sec
+            return f"{max(0.0, seconds):.6f}"
+    return ""
 
 
 class Server:

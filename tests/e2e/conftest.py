@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.e2e import engines
 from tests.e2e.client import Client
-from tests.e2e.container import THIS_SYSTEM
+from tests.e2e.container import SYSTEM_CALLS, THIS_SYSTEM
 from tests.e2e.debfile import built, dependencies
 from tests.e2e.host import Host
 from tests.e2e.installation import install
@@ -25,8 +26,10 @@ TOOLS = ("polkitd", "libglib2.0-bin", "curl")
 in_use = pytest.StashKey[list[Machine]]()
 
 
-def _booted(config: pytest.Config, deb: Path, base: Path = THIS_SYSTEM) -> Iterator[Machine]:
-    one = Machine(base)
+def _booted(
+    config: pytest.Config, deb: Path, base: Path = THIS_SYSTEM, system_calls: str = SYSTEM_CALLS
+) -> Iterator[Machine]:
+    one = Machine(base, system_calls)
     one.boot()
     add_line(config, f"e2e: a machine booted in {one.boot_sec:.2f} s")
     config.stash.setdefault(in_use, []).append(one)
@@ -65,6 +68,18 @@ def each_debian(request: pytest.FixtureRequest, pytestconfig: pytest.Config, deb
     if why_no_tree():
         pytest.skip(f"e2e: {why_no_tree()}")
     yield from _booted(pytestconfig, deb, tree(request.param, (*dependencies(deb), *TOOLS)))
+
+
+@pytest.fixture(scope="session")
+def machine_with_engines(pytestconfig: pytest.Config, deb: Path) -> Iterator[Machine]:
+    """A machine with Docker and Podman of this host's Debian release, and an image for containers."""
+    if why_no_tree():
+        pytest.skip(f"e2e: {why_no_tree()}")
+    release = platform.freedesktop_os_release()["VERSION_CODENAME"]
+    base = tree(release, (*dependencies(deb), *TOOLS, *engines.PACKAGES))
+    for one in _booted(pytestconfig, deb, base, engines.SYSTEM_CALLS):
+        engines.start(one)
+        yield one
 
 
 @pytest.fixture

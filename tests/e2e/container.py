@@ -24,6 +24,7 @@ THIS_SYSTEM = Path("/")
 CAP_SYS_ADMIN = 21
 TOOLS = ("systemd-nspawn", "nsenter", "unshare", "setpriv", "findmnt")
 PREFIX = "gpumand-e2e-"
+SYSTEM_CALLS = "bpf"  # without it, IPAddressDeny= and DeviceAllow= silently have no effect
 AS_USER = (
     'user=$1 && shift && exec setpriv --pdeathsig KILL --reuid="$user" --regid="$(id -g "$user")" --init-groups -- "$@"'
 )
@@ -53,13 +54,15 @@ class Container:
 
     _numbers = itertools.count()
 
-    def __init__(self, base: Path = THIS_SYSTEM) -> None:
+    def __init__(self, base: Path = THIS_SYSTEM, system_calls: str = SYSTEM_CALLS) -> None:
         """Prepare the container without starting it.
 
         Args:
             base: the root folder to boot; nothing is written into it. The checkout is at its own path inside.
+            system_calls: system calls that systemd-nspawn permits inside in addition to its own list.
         """
         self.base = base
+        self._system_calls = system_calls
         self.name = f"{PREFIX}{os.getpid()}-{next(self._numbers)}"
         self.leader = 0
         self._nspawn: subprocess.Popen[bytes] | None = None
@@ -89,7 +92,7 @@ class Container:
         options = [
             *("--boot", "--quiet", "--register=no", "--keep-unit", "--private-network", "--notify-ready=yes"),
             *("--console=pipe", "--link-journal=no", "--resolv-conf=off", "--timezone=off"),
-            "--system-call-filter=bpf",  # without it, IPAddressDeny= and DeviceAllow= silently have no effect
+            f"--system-call-filter={self._system_calls}",
             f"--machine={self.name}",
             *([] if self._shows_checkout else [f"--bind-ro={REPOSITORY}"]),
         ]

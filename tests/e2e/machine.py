@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
-from tests.e2e.container import THIS_SYSTEM, Container
+from tests.e2e.container import SYSTEM_CALLS, THIS_SYSTEM, Container
 
 SHELL_UNIT = "e2e-shell.service"
 ENVIRONMENT = ("PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LANG=C.UTF-8", "HOME=/root")
@@ -18,13 +18,14 @@ Found = TypeVar("Found")
 class Machine:
     """A booted systemd with a system bus. Commands run inside as part of the unit ``e2e-shell.service``."""
 
-    def __init__(self, base: Path = THIS_SYSTEM) -> None:
+    def __init__(self, base: Path = THIS_SYSTEM, system_calls: str = SYSTEM_CALLS) -> None:
         """Prepare the machine without booting it.
 
         Args:
             base: the root folder of the booted system, see ``tests.e2e.trees``; this system when not given.
+            system_calls: system calls that are permitted inside, see ``Container``.
         """
-        self.container = Container(base)
+        self.container = Container(base, system_calls)
         self.boot_sec = 0.0
         self._cgroup = ""
 

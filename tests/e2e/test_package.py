@@ -24,7 +24,7 @@ CONFIG = "/etc/gpumand/gpumand.toml"
 DROP_IN = "/etc/gpumand/conf.d/e2e.toml"
 VRAM_DIR = "/run/e2e-vram"
 HOLDER = f"/usr/bin/python3 -m gpumand.testing.consumer --simulator-dir={VRAM_DIR} --mib=16000 --loaded-at-start"
-UNITS = ("gpumand.service", "gpumand.socket")
+UNITS = ("gpumand.service", "gpumand.socket", "gpumand-containers.socket")
 
 pytestmark = [
     pytest.mark.skipif(bool(WHY_NOT), reason=f"e2e: {WHY_NOT}"),
@@ -130,7 +130,7 @@ def test_man_pages_are_set_without_a_warning(current: Package, tmp_path: Path) -
 
 def test_installed_package_runs_without_any_configuration_of_ours(installed: Machine) -> None:
     assert {unit: state(installed, unit) for unit in UNITS} == dict.fromkeys(UNITS, "active")
-    assert installed.systemctl("is-enabled", *UNITS).split() == ["enabled", "enabled"]
+    assert installed.systemctl("is-enabled", *UNITS).split() == ["enabled"] * len(UNITS)
     assert Client(installed).status()["consumers"] == []
     assert "gpumand" in installed.run(["gpumanctl", "version"]).stdout
     installed.run(["gpumanctl", "config-check"])

@@ -133,6 +133,11 @@ class UserSession:
         self.configure()
         self.machine.systemctl("daemon-reload")
 
+    def add(self, text: str) -> None:
+        """Append TOML to the configuration."""
+        self._config += text
+        self.configure()
+
     def configure(self) -> None:
         """Write the configuration."""
         self.machine.write_file(CONFIG, self._config)

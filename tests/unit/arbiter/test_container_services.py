@@ -119,7 +119,7 @@ async def test_crash_loop_of_a_container_fails_the_load_with_the_first_restart()
     assert world.clock.monotonic() - began < 4
 
 
-async def test_container_stopped_by_hand_is_unloaded_and_its_lease_is_degraded() -> None:
+async def test_container_stopped_by_an_administrator_is_unloaded_and_its_lease_is_degraded() -> None:
     world = await at_work(contained("comfy", 8000))
     lease = (await world.arbiter.acquire(client(), "comfy", AcquireOptions())).lease
     await world.clock.sleep(5.0)
@@ -130,7 +130,7 @@ async def test_container_stopped_by_hand_is_unloaded_and_its_lease_is_degraded()
     assert held.degraded
 
 
-async def test_container_started_by_hand_reserves_its_memory() -> None:
+async def test_container_started_by_an_administrator_reserves_its_memory() -> None:
     world = await at_work(contained("comfy", 16000), by_unit("llama", 16000))
     world.units.become(COMFY, UnitActivity.ACTIVE)
     await world.clock.sleep(1.0)

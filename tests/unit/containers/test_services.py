@@ -29,7 +29,8 @@ class World:
         self.clock = FakeClock()
         self.units = FakeUnits(self.clock, [FakeUnit("llama.service")])
         self.containers = FakeContainers(states)
-        self.services = UnitsAndContainers(self.units, self.containers, self.clock)
+        self.pids = {4321}
+        self.services = UnitsAndContainers(self.units, self.containers, self.clock, lambda pid: pid in self.pids)
         self.reported: list[UnitState] = []
 
     async def settle(self, condition: Callable[[], bool]) -> None:
@@ -106,8 +107,8 @@ async def test_changes_of_watched_containers_are_reported_once() -> None:
     await world.services.watch([SERVICE, "llama.service"], world.reported.append)
     await world.settle(lambda: len(world.reported) == 2)
     world.containers.become("comfyui", running=False, status="exited", exit_code=143)
-    await world.clock.advance(5.0)
-    await world.clock.advance(5.0)
+    for _ in range(20):
+        await world.clock.advance(1.0)
     await world.settle(lambda: len(world.reported) == 3)
     assert [one.activity for one in world.reported if one.unit == SERVICE] == ["active", "inactive"]
     await world.services.close()
@@ -117,13 +118,28 @@ async def test_unavailable_helper_reports_no_state_until_it_answers(caplog: pyte
     world = World(container())
     world.containers.failure = ContainerFailed("container comfyui: no helper", "unavailable")
     await world.services.watch([SERVICE], world.reported.append)
-    for _ in range(3):
-        await world.clock.advance(5.0)
+    for _ in range(30):
+        await world.clock.advance(1.0)
     assert world.reported == []
     assert caplog.text.count("no helper") == 1
     world.containers.failure = None
-    await world.clock.advance(5.0)
+    for _ in range(11):
+        await world.clock.advance(1.0)
     await world.settle(lambda: len(world.reported) == 1)
+    await world.services.close()
+
+
+async def test_engine_is_asked_rarely_while_the_main_process_runs_and_at_once_when_it_ends() -> None:
+    world = World(container(pid=4321))
+    await world.services.watch([SERVICE], world.reported.append)
+    for _ in range(50):
+        await world.clock.advance(1.0)
+    assert len(world.containers.inspected) == 1
+    world.containers.become("comfyui", running=False, status="exited", exit_code=1, pid=0)
+    world.pids.clear()
+    for _ in range(2):
+        await world.clock.advance(1.0)
+    assert world.reported[-1].activity is UnitActivity.FAILED
     await world.services.close()
 
 

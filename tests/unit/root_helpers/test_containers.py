@@ -245,7 +245,22 @@ async def test_unknown_operation_is_refused(host: Host) -> None:
     assert (await host.refusal("exec")).reason == "denied"
 
 
-@pytest.mark.parametrize("times", [{"since": "x&follow=1"}, {"until": ["a"]}, {"since": "2026-01-01"}])
+async def test_times_of_a_log_request_are_seconds_since_1970(host: Host) -> None:
+    host.docker.containers = [FakeContainer("comfyui", lines=["out of memory"])]
+    await host.do("logs", since="1970-01-01T00:01:40.75Z", until="1970-01-01T02:01:41.123456789+02:00")
+    assert host.docker.requests[-1].endswith("&since=100.250000&until=101.123457")
+
+
+@pytest.mark.parametrize(
+    "times",
+    [
+        {"since": "x&follow=1"},
+        {"until": ["a"]},
+        {"since": "2026-01-01"},
+        {"since": "2026-13-41T99:00:00Z"},
+        {"until": "2026-11-30T09:00:00Z&tail=all"},
+    ],
+)
 async def test_only_times_of_engines_reach_a_log_request(host: Host, times: dict[str, Any]) -> None:
     host.docker.containers = [FakeContainer("comfyui", lines=["out of memory"])]
     assert await host.do("logs", **times) == {"lines": ["out of memory"]}
