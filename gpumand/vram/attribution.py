@@ -185,7 +185,8 @@ class AttributedSource:
         await self._source.close()
 
     def _attribute(self, sample: Sample, identities: Mapping[int, ProcessIdentity]) -> Sample:
-        processes = joined([self._name(process, identities.get(process.pid)) for process in sample.processes])
+        named = [self._name(process, identities.get(process.pid)) for process in sample.processes]
+        processes = joined(named, processes_count_first=sample.attribution == "nvml")
         # A process without a known unit may belong to any consumer. As long as there is one, no consumer is known to
         # hold nothing.
         all_known = all(process.unit or process.consumer for process in processes)

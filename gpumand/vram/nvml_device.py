@@ -120,7 +120,7 @@ def _read(
 ) -> Sample:
     memory, error = host.complete(device.uuid, device.name, *_read_memory(library, host, device))
     processes, complete = _processes(library, names, device)
-    return Sample(
+    sample = Sample(
         index=device.index,
         uuid=device.uuid,
         name=device.name,
@@ -140,6 +140,8 @@ def _read(
         # Free memory of the host rises and falls with every program: only the victim's own memory proves anything.
         proves_release=memory.pool is Pool.VRAM,
     )
+    # The kernel does not count MIG instances.
+    return sample if device.instance is not None else host.with_unnamed_units(sample)
 
 
 def _failed(device: Device, failure: CallFailed, reading_time: ReadingTime) -> Sample:

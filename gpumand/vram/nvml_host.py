@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import os
 import re
+from dataclasses import replace
 
-from gpumand.domain.device import Pool, error_word
+from gpumand.domain.device import Pool, Sample, error_word
 from gpumand.domain.gpu_settings import NamedOptions, options_of
+from gpumand.vram.dmem import UNEXPLAINED_MIB, DmemReader
 from gpumand.vram.nvml_memory import Memory
 from gpumand.vram.nvml_partition import PartitionGuard, ReadMemory
 from gpumand.vram.sysfs import Root, below, read_pairs
@@ -35,6 +37,7 @@ class NvmlHost:
         self._with_memory: set[str] = set()
         self._addresses: dict[str, tuple[str, ...]] = {}
         self._partitions = PartitionGuard(root)
+        self._dmem = DmemReader(root)
 
     def complete(self, uuid: str, name: str, memory: Memory, error: str) -> tuple[Memory, str]:
         """The memory of a device, from host RAM where the GPU has none of its own, and the error that is left.
@@ -73,6 +76,19 @@ class NvmlHost:
     def whole_memory(self, uuid: str, memory: Memory, read_v1: ReadMemory, read_v2: ReadMemory) -> Memory:
         """The memory of a whole device, where NVML shows only the daemon's memory partition; see PartitionGuard."""
         return self._partitions.correct(uuid, next(iter(self.aliases(uuid)), ""), memory, read_v1, read_v2)
+
+    def with_unnamed_units(self, sample: Sample) -> Sample:
+        """The sample with the units that hold memory for which the driver names no process, such as containers.
+
+        They come from the kernel's dmem controller, which knows NVIDIA's cards since driver R615. It is read only if
+        there is such memory. The driver's processes stay what counts for their units.
+        """
+        if sample.used_mib is None or sample.pool is not Pool.VRAM or not sample.aliases:
+            return sample
+        if sample.used_mib - sum(one.used_mib or 0 for one in sample.processes) <= UNEXPLAINED_MIB:
+            return sample
+        amounts = self._dmem.read().get(sample.aliases[0])
+        return sample if amounts is None else replace(sample, processes=(*sample.processes, *amounts.processes))
 
     def aliases(self, uuid: str) -> tuple[str, ...]:
         """The PCI address of a GPU, with and without ``PCI-``; () if it is unknown."""

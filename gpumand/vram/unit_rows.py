@@ -14,11 +14,12 @@ from dataclasses import replace
 from gpumand.domain.device import ProcessUse
 
 
-def joined(processes: Sequence[ProcessUse]) -> tuple[ProcessUse, ...]:
+def joined(processes: Sequence[ProcessUse], *, processes_count_first: bool = False) -> tuple[ProcessUse, ...]:
     """Reduce the entry of each unit as a whole to what its listed processes do not explain.
 
     Args:
         processes: entries with their units; those with pid 0 stand for a unit as a whole.
+        processes_count_first: a unit as a whole counts only if none of its processes is listed with an amount.
 
     Returns:
         The processes first, then the remainders of units. The entries of a unit add up to the larger of the two views.
@@ -29,7 +30,8 @@ def joined(processes: Sequence[ProcessUse]) -> tuple[ProcessUse, ...]:
         return tuple(processes)
     by_process = [one for one in processes if one.pid and not (one.used_mib is None and _is_known(whole, one.unit))]
     listed_mib = _listed_mib(by_process)
-    remainders = (_remainder(row, mib, listed_mib.get(unit, 0)) for unit, (row, mib) in whole.items())
+    counted = {unit: one for unit, one in whole.items() if not (processes_count_first and listed_mib.get(unit))}
+    remainders = (_remainder(row, mib, listed_mib.get(unit, 0)) for unit, (row, mib) in counted.items())
     return (*by_process, *(row for row in remainders if row is not None))
 
 

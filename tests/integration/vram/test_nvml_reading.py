@@ -10,8 +10,10 @@ from typing import Any
 import pynvml
 import pytest
 
+from gpumand.testing.host_tree import HostTree
 from tests.integration.vram.conftest import Lab
 from tests.shim.shimfile import ShimDevice
+from tests.unit.vram.dmem_trees import Dmem
 
 
 def only_device(reading: Any) -> Any:
@@ -164,3 +166,23 @@ def test_partition_that_begins_later_is_noticed_within_thirty_readings(lab: Lab)
     lab.write()
     totals = [only_device(worker.read())["total_mib"] for _ in range(30)]
     assert (totals[0], totals[-1]) == (4096, 24576)
+
+
+def test_unit_whose_processes_the_driver_does_not_name_is_found_by_the_kernel(lab: Lab) -> None:
+    tree, region = HostTree(lab.directory), "nvidia/00000000:01:00.0/vidmem"
+    tree.write("/proc/driver/nvidia/gpus/0000:01:00.0/information", "GPU UUID: \t GPU-a\n")
+    dmem = Dmem(tree)
+    dmem.capacity({region: 24576 << 20})
+    dmem.current("", {region: 9500 << 20})
+    dmem.current("system.slice", {region: 9300 << 20})
+    dmem.current("system.slice/docker-0123.scope", {region: 9000 << 20})
+    dmem.current("system.slice/named.service", {region: 300 << 20})
+    lab.shim.devices[0].compute = {4711: 250}
+    worker = lab.worker(environment={"GPUMAND_HOST_ROOT": str(lab.directory)})
+    for used_mib, units in ((9500, ["docker-0123.scope", "named.service"]), (600, [])):
+        lab.shim.devices[0].used_mib = used_mib
+        lab.write()
+        sample = only_device(worker.read())
+        assert [one["unit"] for one in sample["processes"] if one["pid"] == 0] == units
+        assert [one["used_mib"] for one in sample["processes"] if one["pid"] == 4711] == [250]
+        assert (sample["attribution"], sample["attributed"]) == ("nvml", True)

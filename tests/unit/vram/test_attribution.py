@@ -20,6 +20,7 @@ from gpumand.domain.reservation import Holder, ProcessKey
 from gpumand.host.clock import SystemClock
 from gpumand.testing.vram import FakeVram
 from gpumand.vram.attribution import AttributedSource
+from gpumand.vram.unit_rows import joined
 from gpumand.vram.user_names import ProcessOwner, ProcessOwners
 
 ME = os.getpid()
@@ -354,6 +355,20 @@ async def test_larger_of_the_unit_and_its_processes_counts(
 ) -> None:
     sample = await read_listed(ProcessUse(ME, process_mib), ProcessUse(0, whole_mib, unit="comfyui.service"))
     assert sample.held_by("comfyui") == held_mib
+
+
+@pytest.mark.parametrize(("process_mib", "held_mib"), [(9000, 9000), (None, 9400)])
+def test_processes_that_nvidias_driver_names_count_before_the_unit_as_a_whole(
+    process_mib: int | None, held_mib: int
+) -> None:
+    rows = [
+        ProcessUse(1, process_mib, unit="comfyui.service"),
+        ProcessUse(0, 9400, unit="comfyui.service"),
+        ProcessUse(0, 5000, unit="docker-1.scope"),
+    ]
+    found = joined(rows, processes_count_first=True)
+    assert sum(one.used_mib or 0 for one in found if one.unit == "comfyui.service") == held_mib
+    assert [one.used_mib for one in found if one.unit == "docker-1.scope"] == [5000]
 
 
 async def test_processes_without_a_unit_as_a_whole_stay_as_they_are() -> None:
