@@ -250,8 +250,13 @@ class ClientConnections(Protocol):
             consumer: the consumer, which may run in a container with a network of its own; "" = none.
         """
 
-    async def why_unreachable(self, url: str) -> str:
-        """Why a connection to the URL was neither accepted nor refused, in one line; "" where unknown."""
+    async def why_unreachable(self, url: str, consumer: str = "") -> str:
+        """Why a connection to the URL was neither accepted nor refused, in one line; "" where unknown.
+
+        Args:
+            url: the server's URL.
+            consumer: the consumer, which may run in a container with a network of its own; "" = none.
+        """
 
 
 class Store(Protocol):

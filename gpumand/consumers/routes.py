@@ -155,7 +155,9 @@ class HttpRoutes:
     async def _with_reason(self, spec: ConsumerSpec, failure: NoAnswer) -> str:
         """The message of a failure, with what the host shows about the server's address."""
         is_open = failure.refused or self._connections is None
-        reason = "" if is_open or self._connections is None else await self._connections.why_unreachable(spec.url)
+        reason = (
+            "" if is_open or self._connections is None else await self._connections.why_unreachable(spec.url, spec.name)
+        )
         return f"{failure}; {reason}" if reason else str(failure)
 
     async def _get_exchange(self) -> Exchange:

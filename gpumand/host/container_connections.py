@@ -28,6 +28,8 @@ from gpumand.vram.container_places import PlaceReader
 
 PROC = Path("/proc")
 MAX_NETWORKS = 16
+MAX_ADDRESSES = 4
+"""Maximum number of addresses in a message."""
 
 PidsOf = Callable[[str], Sequence[int] | None]
 """Consumer -> processes of its containers; () where they are not known; None for a consumer outside of containers."""
@@ -56,12 +58,18 @@ class ConsumerConnections:
         except OSError:
             return None
 
-    async def why_unreachable(self, url: str) -> str:
+    async def why_unreachable(self, url: str, consumer: str = "") -> str:
         """Why a connection to the URL was neither accepted nor refused, as far as the host shows it; "" if unknown."""
+        pids = self._pids_of(consumer) if consumer else None
         try:
-            return await asyncio.to_thread(why_unreachable, url, read_sockets(self._proc))
+            return await asyncio.to_thread(self._explain, url, pids or ())
         except OSError:
             return ""
+
+    def _explain(self, url: str, pids: Sequence[int]) -> str:
+        reader = PlaceReader(self._proc)
+        addresses = sorted(frozenset().union(*(reader.addresses(pid) for pid in pids[:MAX_NETWORKS])))
+        return why_unreachable(url, read_sockets(self._proc), addresses)
 
     def _count(self, url: str, pids: Sequence[int]) -> int | None:
         # Own connections are opened and closed while the tables are read. Those that are there before and after it
@@ -99,20 +107,27 @@ def count_in_network(sockets: Sequence[TcpSocket], port: int) -> int | None:
     )
 
 
-def why_unreachable(url: str, sockets: Sequence[TcpSocket]) -> str:
+def why_unreachable(url: str, sockets: Sequence[TcpSocket], addresses: Sequence[str] = ()) -> str:
     """Why a connection was neither accepted nor refused, by the socket table of the host; "" if unknown.
 
     A port of this host at which nothing listens refuses at once. If it does not, packets to it are redirected to
     another address, as Podman and Docker without its userland proxy do for published ports, and dropped there.
+
+    Args:
+        url: the server's URL.
+        sockets: the host's table.
+        addresses: addresses of the consumer's containers, as far as they are known.
     """
     host = _host(url)
     if not host or listens_at(sockets, url):
         return ""
     if host == "localhost" or _is_loopback(host):
+        own = [one for one in addresses if not one.startswith("fe80:")]
+        where = f"to its address {', '.join(own[:MAX_ADDRESSES])}" if own else "to its own address"
         return (
             f"nothing on this host listens at port {_port(url)}, so it is probably a container's port that is "
-            "published by DNAT only, and IPAddressAllow= of gpumand.service lacks the container's address. gpumanctl "
-            "doctor prints the drop-in"
+            f"published by DNAT only, {where}, which IPAddressAllow= of gpumand.service lacks. gpumanctl doctor prints "
+            "the drop-in"
         )
     if _is_private(host) and not any(one.local[0] == host for one in sockets):
         return f"IPAddressAllow= of gpumand.service may lack {host}. gpumanctl doctor prints the drop-in"

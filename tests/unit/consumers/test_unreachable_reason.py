@@ -20,7 +20,7 @@ class Connections:
     async def clients_of(self, url: str, consumer: str = "") -> int | None:
         return None
 
-    async def why_unreachable(self, url: str) -> str:
+    async def why_unreachable(self, url: str, consumer: str = "") -> str:
         return f"{url} is published by DNAT only"
 
 

@@ -98,6 +98,14 @@ async def test_unknown_processes_are_not_taken_for_no_clients(proc: Path, pids: 
     assert await connections(proc, pids).clients_of(URL, "comfyui") is None
 
 
+async def test_reason_names_the_address_of_the_container(proc: Path) -> None:
+    trie = "     |-- 10.88.0.5\n        /32 host LOCAL\n     |-- 127.0.0.1\n        /32 host LOCAL\n"
+    (proc / str(SERVER) / "net" / "fib_trie").write_text(trie)
+    reason = await connections(proc).why_unreachable("http://127.0.0.1:9999", "comfyui")
+    assert "published by DNAT only, to its address 10.88.0.5, which IPAddressAllow=" in reason
+    assert "to its own address" in await connections(proc, None).why_unreachable("http://127.0.0.1:9999", "comfyui")
+
+
 def test_ports_of_a_container_without_those_for_itself(proc: Path) -> None:
     write_table(proc, SERVER, [listening("0.0.0.0", 80, 11), listening("127.0.0.1", 6379, 12)])
     assert inner_ports(SERVER, proc) == (80,)
