@@ -95,6 +95,8 @@ def test_server_in_a_container_without_a_unit_is_unloaded_by_its_route(host: Hos
     host.holder("beta", 20000)
     host.start()
     host.machine.systemctl("start", "engine.service")
+    connect = ["bash", "-c", "exec 3<>/dev/tcp/127.0.0.1/8124"]
+    host.machine.wait_until(lambda: host.machine.run(connect, check=False).returncode == 0, "the server listens")
     lease, _ = client.acquire("alpha")
     client.await_memory("alpha", 10000)
     _assert_counted_once(client, 10000)
