@@ -21,6 +21,9 @@ WITHOUT_VRAM = frozenset({Residency.UNLOADED, Residency.FAILED, Residency.UNKNOW
 """Residencies of consumers that keep no card awake. A card with a consumer of unknown residency may sleep: it then
 holds no memory of it."""
 
+POWER_SEC = 10.0
+"""Seconds between looks at the power states of the cards."""
+
 
 class DriverUse:
     """Takes the readings that no request has asked for, unless the driver should rest.
@@ -34,6 +37,7 @@ class DriverUse:
     def __init__(self, state: ArbiterState, queue: Sized, driver: Driver) -> None:
         self._state, self._queue, self._driver = state, queue, driver
         self._asked_at = state.clock.monotonic()
+        self._power_at = float("-inf")
 
     def note_request(self) -> None:
         """Note that a client has requested something that may need readings."""
@@ -62,7 +66,8 @@ class DriverUse:
         """Take a reading for a client that looks at the status, where that wakes no card and keeps none awake."""
         if self._state.driver_state is not DriverState.RESTING:
             return
-        self._state.driver_power = power = await self._driver.power()
+        self._power_at = float("-inf")
+        power = await self._power()
         if self._state.driver_state is DriverState.RESTING and not power.can_sleep:
             self.note_request()
             await self._state.sample()
@@ -73,16 +78,23 @@ class DriverUse:
         rest_after_sec = self._state.settings.gpu.idle_release_sec
         if rest_after_sec <= 0 or self._is_needed():
             return False
-        self._state.driver_power = power = await self._driver.power()
-        # During the await a request may have arrived.
-        return not self._is_needed() and self._may_rest(power, rest_after_sec)
-
-    def _may_rest(self, power: DriverPower, rest_after_sec: float) -> bool:
-        if power.is_asleep:
-            return True
-        has_consumers = bool(self._state.settings.consumers)
         is_idle = self._state.clock.monotonic() - self._asked_at >= rest_after_sec
-        return is_idle and (power.can_sleep or not has_consumers)
+        if not is_idle and self.is_open and self._state.sampled_at > float("-inf"):
+            return False  # no card sleeps while its driver is open
+        power = await self._power()
+        # During the await a request may have arrived.
+        return not self._is_needed() and (power.is_asleep or (is_idle and self._may_rest(power)))
+
+    def _may_rest(self, power: DriverPower) -> bool:
+        return power.can_sleep or not self._state.settings.consumers
+
+    async def _power(self) -> DriverPower:
+        """The power states of the cards, looked at rarely: files of the kernel are read in a thread."""
+        now = self._state.clock.monotonic()
+        if now - self._power_at >= POWER_SEC:
+            self._power_at = now
+            self._state.driver_power = await self._driver.power()
+        return self._state.driver_power
 
     def _is_needed(self) -> bool:
         """Whether a request, a lease, a job or a consumer in VRAM needs readings."""

@@ -136,10 +136,9 @@ def release_options(options: Options) -> ReleaseOptions:
     """Check the options of ``ReleaseGpu``; raises like ``acquire_options``."""
     values = _checked(options, RELEASE_OPTIONS)
     duration_usec = values.get("duration_usec", int(DEFAULT_RELEASE_SEC * USEC_PER_SEC))
-    if not 0 < duration_usec <= MAX_RELEASE_SEC * USEC_PER_SEC:
-        raise InvalidArgs(
-            f"option 'duration_usec' is {duration_usec}: give 1 to {int(MAX_RELEASE_SEC * USEC_PER_SEC)} microseconds"
-        )
+    most_usec = int(MAX_RELEASE_SEC * USEC_PER_SEC)
+    if not 0 < duration_usec <= most_usec:
+        raise InvalidArgs(f"option 'duration_usec' must be greater than 0 and at most {most_usec}, not {duration_usec}")
     timeout_sec = _timeout(values) if "timeout_usec" in values else ReleaseOptions().timeout_sec
     return ReleaseOptions(
         duration_usec / USEC_PER_SEC, timeout_sec, values.get("force", False), values.get("bound", False)

@@ -13,6 +13,7 @@ COMMAND_LINE_OPTIONS = {
     "all": "--all",
     "consumer": "--consumer",
     "device": "--device",
+    "duration_usec": "--for",
     "exclusive": "--exclusive",
     "force": "--force",
     "kinds": "--kind",
@@ -29,13 +30,15 @@ COMMAND_LINE_OPTIONS = {
     "vram_mib": "--vram",
     "yield_lease": "--yield",
 }
-"""D-Bus option -> option of gpumanctl. The options ``method`` of Evict and ``within`` of Acquire have none."""
+"""D-Bus option -> option of gpumanctl. The options ``method`` of Evict, ``within`` of Acquire and
+``bound`` of ReleaseGpu have none."""
 
 # An unknown option is one that only this gpumanctl knows: the daemon's own spelling says most about it.
 _QUOTED = re.compile(r"(?<!unknown )\b(?:the )?option '(\w+)'", re.IGNORECASE)
 _LIFETIME = re.compile(r"\blifetime '(\w+)'")
 _BARE = re.compile(r"\b(since|timeout|ttl|until)_usec\b")
-_COMMAND = re.compile(r"\bgpumanctl (release|status|show)\b")
+_COMMAND = re.compile(r"\bgpumanctl (release|status|show|evict|gpu)\b")
+_HAS_DURATION = re.compile(r"--(ttl|for) must be")
 _MICROSECONDS = re.compile(r"\b\d+\b")
 
 
@@ -49,7 +52,7 @@ def with_command_line_options(message: str, options: GlobalOptions | None = None
     translated = message if options is None else with_bus_option(message, options)
     translated = _QUOTED.sub(_option, translated)
     translated = _BARE.sub(r"--\1", _LIFETIME.sub(r"--lifetime \1", translated))
-    return _MICROSECONDS.sub(_duration, translated) if "--ttl must be" in translated else translated
+    return _MICROSECONDS.sub(_duration, translated) if _HAS_DURATION.search(translated) else translated
 
 
 def with_bus_option(message: str, options: GlobalOptions) -> str:

@@ -43,6 +43,7 @@ class FakeVram:
         releases: number of calls of ``release_driver``.
         release_error: why the driver cannot be released; "" = it can.
         telemetry: telemetry of device 0.
+        power_looks: number of calls of ``power``.
         renewals: number of calls of ``reopen``.
         holds: number of calls of ``hold``.
         read_sec: duration of a reading by the clock; like a driver's, it has the time of its start and the state at its
@@ -59,7 +60,7 @@ class FakeVram:
         self.reads = 0
         self.device_reads: Counter[int] = Counter()
         self.power_state, self.is_open, self.releases, self.release_error = NO_POWER, False, 0, ""
-        self.telemetry = NO_TELEMETRY
+        self.telemetry, self.power_looks = NO_TELEMETRY, 0
         self.renewals = 0
         self.holds = 0
         self.read_sec = 0.0
@@ -182,6 +183,7 @@ class FakeVram:
 
     async def power(self) -> DriverPower:
         """See Driver."""
+        self.power_looks += 1
         return self.power_state
 
     def reopen(self) -> None:

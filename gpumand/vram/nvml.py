@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from gpumand.domain.device import Devices, Reading, Sample, with_newer_samples
 from gpumand.domain.driver_power import DriverPower
 from gpumand.domain.gpu_settings import NamedOptions
+from gpumand.domain.telemetry import NO_TELEMETRY
 from gpumand.ports import Clock, DriverHangs
 from gpumand.vram.call_thread import CallHangs, CallThread, ThreadClosed
 from gpumand.vram.nvml_device import Device, GpuDevices, find_devices, read_device
@@ -72,15 +73,12 @@ class NvmlSession:
         self._backoff = Backoff()
         self._names, self._telemetry = ProcessNames(self._library), NvmlTelemetry(self._library)
         self._found: tuple[GpuDevices, ...] = ()
+        self._devices: tuple[Device, ...] = ()
         self._ill: frozenset[int] = frozenset()
         self._layout_at = float("-inf")
         self._open = False
         self._must_reopen = self._is_resuming = False
         self._last_error = ""
-
-    @property
-    def _devices(self) -> tuple[Device, ...]:
-        return tuple(device for one in self._found for device in one.devices)
 
     def reopen(self) -> None:
         """Make the next reading reinitialise the library without delay; may be called from any thread."""
@@ -143,10 +141,11 @@ class NvmlSession:
         sample = read_device(self._library, self._names, self._host, device, reading_time)
         if device.instance is not None or needs_reinitialisation(sample):
             return sample
-        if not with_telemetry:
-            return replace(sample, telemetry=self._telemetry.last(device.uuid))
-        telemetry = self._telemetry.read(device.uuid, device.handle, is_in_use=bool(sample.processes))
-        return replace(sample, telemetry=telemetry)
+        if with_telemetry:
+            telemetry = self._telemetry.read(device.uuid, device.handle, is_in_use=bool(sample.processes))
+        else:
+            telemetry = self._telemetry.last(device.uuid)
+        return replace(sample, telemetry=telemetry) if telemetry != NO_TELEMETRY else sample
 
     def _ensure_open(self, now: float) -> None:
         is_retry_due = self._open and self._backoff.waiting and self._backoff.due(now)
@@ -202,6 +201,7 @@ class NvmlSession:
             find_devices(self._library, gpu, before) if gpu in chosen or gpu >= len(self._found) else self._found[gpu]
             for gpu in range(gpus)
         )
+        self._devices = tuple(device for one in self._found for device in one.devices)
         if not self._devices:
             mig_reason = "MIG is enabled on all GPUs, but no MIG instance exists: create one, or disable MIG"
             raise LibraryFailed("no-devices", mig_reason if gpus else "the driver lists no GPU")

@@ -11,6 +11,7 @@ How version 2 is changed exactly was never seen on hardware.
 from __future__ import annotations
 
 import logging
+import os
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -65,6 +66,7 @@ class PartitionGuard:
 
     def __init__(self, root: Root = "/") -> None:
         self._root = root
+        self._capacity = str(below(root, CGROUPS) / "dmem.capacity")
         self._watched: dict[str, _Watched] = {}
 
     def correct(self, uuid: str, bdf: str, memory: Memory, read_v1: ReadMemory, read_v2: ReadMemory) -> Memory:
@@ -93,7 +95,8 @@ class PartitionGuard:
         return whole
 
     def _is_due(self, watched: _Watched) -> bool:
-        has_limits = has_own_limits(self._root)
+        # Most kernels have no such controller, and this is asked with every reading.
+        has_limits = os.path.exists(self._capacity) and has_own_limits(self._root)
         is_due = watched.samples % INTERVAL == 0 or has_limits != watched.had_limits
         watched.samples, watched.had_limits = watched.samples + 1, has_limits
         return is_due and may_partition(self._root)

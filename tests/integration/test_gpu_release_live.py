@@ -133,8 +133,8 @@ async def test_driver_is_taken_again_when_gpumanctl_is_killed(tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (("--for", "25h"), "option 'duration_usec' is 90000000000"),
-        (("--for", "0"), "option 'duration_usec' is 0"),
+        (("--for", "25h"), "--for must be greater than 0 and at most 1 d, not 1 d 1 h"),
+        (("--for", "0"), "--for must be greater than 0 and at most 1 d, not 0"),
         (("--json", "--", "true"), "--json does not work with a command"),
         (("--", "no-such-command"), "command not found"),
     ],
