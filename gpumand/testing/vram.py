@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 from gpumand.domain.device import Devices, ProcessUse, Reading, Sample
 from gpumand.domain.driver_power import NO_POWER, DriverPower
@@ -30,6 +31,7 @@ class _Device:
     unnamed_mib: int = 0
     lost: bool = False
     error: str = ""
+    properties: dict[str, Any] = field(default_factory=dict)
 
 
 class FakeVram:
@@ -126,6 +128,10 @@ class FakeVram:
         """Set the memory in use that belongs to no listed process, such as managed memory."""
         self._devices[device].unnamed_mib = mib
 
+    def describe(self, device: int = 0, **properties: Any) -> None:
+        """Set attributes of the samples of a device, such as ``pool`` or ``asleep``; later calls replace earlier."""
+        self._devices[device].properties = properties
+
     def fail(self, error: str) -> None:
         """Make all readings fail with an error ("driver-mismatch: …"); devices stay listed. "" ends the failure."""
         self._error = error
@@ -209,7 +215,7 @@ class FakeVram:
         processes = self._processes(index)
         held_mib = device.unnamed_mib + sum(process.used_mib or 0 for process in processes)
         used_mib = min(device.total_mib - device.reserved_mib, held_mib)
-        return replace(
+        read = replace(
             blank,
             total_mib=device.total_mib,
             used_mib=used_mib,
@@ -219,6 +225,7 @@ class FakeVram:
             attributable=frozenset({*self.attributable, *self._holders}),
             telemetry=NO_TELEMETRY if index else self.telemetry,
         )
+        return replace(read, **device.properties)
 
     def _processes(self, index: int) -> tuple[ProcessUse, ...]:
         now = self._clock.monotonic()

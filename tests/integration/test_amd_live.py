@@ -12,8 +12,10 @@ from typing import Any
 
 import pytest
 
-from gpumand.testing.host_tree import RX7900XTX, STRIX_HALO, FakeCard, HostTree
+from gpumand.testing.host_tree import RX7900XTX, STRIX_HALO, FakeCard, HostTree, mixed_igpu
 from tests.integration.live import Client, LiveHost, bare_host, error_of, table, wait_until
+from tests.integration.shim_driver import Driver
+from tests.shim import build_shim, have_compiler
 
 MIB = 1 << 20
 SIZES = {"image": 14000, "voice": 12000}
@@ -237,3 +239,40 @@ async def _sampled(client: Client) -> int:
 
 async def _sampled_after(client: Client, usec: int) -> bool:
     return await _sampled(client) > usec + 500_000
+
+
+@pytest.mark.skipif(not have_compiler(), reason="gcc is not installed, so the fake NVML cannot be built")
+async def test_beside_an_nvidia_card_the_processors_gpu_is_used_only_by_name(tmp_path: Path) -> None:
+    async with bare_host(tmp_path) as host:
+        for name, mib in SIZES.items():
+            await host.launch(name, mib, "--load-sec", "0.05", "--unload-sec", "0.02")
+        tree = mixed_igpu(HostTree(tmp_path / "root"))
+        tree.write("/proc/driver/nvidia/version", "NVRM version: NVIDIA UNIX x86_64 Kernel Module  580.65.06\n")
+        tree.write("/proc/driver/nvidia/gpus/0000:01:00.0/information", "GPU UUID: \t GPU-a\n")
+        host.environ = Driver(host).environment(build_shim(tmp_path / "nvml")) | {"GPUMAND_HOST_ROOT": str(tree.root)}
+        tables = "".join(table(host.consumers[name], mib) for name, mib in SIZES.items())
+        host.configure(tables, gpu="sample_interval_sec = 0.2")
+        await host.start()
+        client = await host.client()
+        card, igpu = (await client.status())["devices"]
+        assert (card["index"], card["uuid"], card["source"], card["aliases"][0]) == (0, "GPU-a", "nvml", "0000:01:00.0")
+        assert (igpu["index"], igpu["source"], igpu["integrated"]) == (10000, "amdgpu", True)
+        assert igpu["free_mib"] > card["free_mib"]
+
+        first, grant = await client.acquire("image", lifetime=CONNECTION)
+        assert grant["device"] == "0"
+        await client.release(first)
+        # Both fit on the processor's GPU, but a CUDA program cannot run there: one is evicted from the card instead.
+        second, grant = await client.acquire("voice", lifetime=CONNECTION)
+        assert (grant["device"], grant["evicted"]) == ("0", ["image"])
+        await client.release(second)
+        await client.call("Evict", "sa{sv}", "voice", {})
+
+        # The driver of the card fails: nothing moves to the other GPU.
+        (tmp_path / "shim.txt").write_text("")
+        error = await error_of(client.acquire("image", timeout_usec=("t", 3_000_000)))
+        assert error.name.endswith((".DeviceUnavailable", ".TimedOut")), error
+        host_devices = (await client.status())["devices"]
+        assert [one["index"] for one in host_devices] == [0, 10000]
+        assert host_devices[1]["error"] == ""
+        await client.close()
