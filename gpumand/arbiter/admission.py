@@ -40,7 +40,7 @@ class Admission:
         self.check_queue()
 
     def check_devices(self, consumer: str, wanted: str) -> None:
-        """Check the requested devices, given by index or UUID with commas between them; "" = any.
+        """Check the requested devices, given by index, UUID or PCI address with commas between them; "" = any.
 
         Raises:
             NoSuchDevice, DeviceUnavailable, InvalidArgs (more devices than the consumer runs on).

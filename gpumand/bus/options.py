@@ -71,7 +71,7 @@ class LoadOptions:
     """The options of ``Load``.
 
     Attributes:
-        device: index or UUID; "" uses the consumer's configured device.
+        device: index, UUID or PCI address; "" uses the consumer's configured device.
         timeout_sec: how long to wait for the load.
     """
 

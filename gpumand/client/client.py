@@ -145,7 +145,7 @@ class Client:
             ttl_sec: time to live in seconds for "ttl"; None = as configured (900 unless changed).
             timeout_sec: seconds to wait; 0 = do not wait, None = no limit (a day at most).
             priority: -100 to 100, higher is served first; None = the consumer's priority.
-            device: index or UUID of the GPU; "" = any that fits.
+            device: index, UUID or PCI address of the GPU; "" = any that fits.
             reason: purpose of the lease; shown in the status.
             token: idempotency token: a repeated call with the same token returns the same lease; "" = a new lease each
                 time.

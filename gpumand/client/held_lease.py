@@ -201,7 +201,7 @@ async def lease(
         all: reserve the whole GPU, without a consumer: everything that may go is evicted, and nothing else is loaded.
         timeout_sec: seconds to wait; 0 = do not wait, None = no limit (a day at most).
         priority: -100 to 100, higher is served first; None = the consumer's priority.
-        device: index or UUID of the GPU; "" = any that fits.
+        device: index, UUID or PCI address of the GPU; "" = any that fits.
         reason: purpose of the lease; shown in the status.
         restore: load the consumer again, once for each loss, when it loses its model or its process during the lease.
         exclusive: lease nothing else on the GPU while this lease is active; it waits until no other lease is.

@@ -358,7 +358,8 @@ class ConsumerTable:
     device: tuple[str, ...] = key(
         ListOf(_Device(), min_length=1, max_length=MAX_DEVICES, single=True),
         "Device that the consumer runs on, or a list of devices. Of a list it uses all at once, or device_count of "
-        "them. By default gpumand chooses the device where the consumer fits at the least cost.",
+        "them. By default gpumand chooses the device where the consumer fits at the least cost, among the cards of the "
+        "first source; integrated GPUs are used only if they are named here, or if there is no other GPU.",
         default=default_of(ConsumerSpec, "devices"),
     )
     device_count: int | None = key(

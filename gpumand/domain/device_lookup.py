@@ -1,4 +1,4 @@
-"""Finds devices by index or UUID in their last samples, and keeps their sizes while the driver fails."""
+"""Finds devices by index, UUID or PCI address in their last samples, and keeps their sizes while the driver fails."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from gpumand.domain.errors import DeviceUnavailable, NoSuchDevice
 
 
 def device_index(samples: Mapping[int, Sample], wanted: str) -> int:
-    """Resolve an index or UUID to an index. Raises NoSuchDevice, or DeviceUnavailable when no device is known."""
+    """Resolve a device name to an index. Raises NoSuchDevice, or DeviceUnavailable when no device is known."""
     for index, sample in samples.items():
         if wanted in sample.names:
             return index

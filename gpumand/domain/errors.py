@@ -74,7 +74,7 @@ class NoSuchLease(CallerError):
 
 
 class NoSuchDevice(CallerError):
-    """No device of that index or UUID is known."""
+    """No device of that name is known."""
 
     dbus_name = ERROR_PREFIX + "NoSuchDevice"
 

@@ -25,7 +25,7 @@ class AcquireOptions:
         ttl_sec: duration of a ``ttl`` lease; None = the configured ``lease_ttl_sec``.
         timeout_sec: maximum waiting time; 0 = do not wait.
         priority: -100 to 100; None = priority of the consumer.
-        device: index or UUID; "" = the devices configured for the consumer, else any with enough memory.
+        device: index, UUID or PCI address; "" = the devices configured for the consumer, else any with enough memory.
         reason: the purpose that the client states.
         token: idempotency token: the same token from the same owner yields the same lease; "" = none.
         vram_mib: MiB to reserve on each device, for a lease without a consumer; 0 = none.

@@ -173,7 +173,7 @@ def host_from_settings(settings: Settings) -> SimulatedHost:
 
 
 def _indices(names: Iterable[str]) -> dict[str, str]:
-    """Index of the simulated device for each device named by index or UUID."""
+    """Index of the simulated device for each named device."""
     known = dict.fromkeys(names)
     fixed = {one for one in known if one.isdecimal() and int(one) < MAX_DEVICES}
     free = (str(index) for index in itertools.count() if str(index) not in fixed)

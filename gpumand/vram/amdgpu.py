@@ -79,6 +79,7 @@ class _Known:
     bdf: str
     discrete: bool = False
     has_vram: bool = False
+    device: int | None = None
 
 
 class AmdgpuSession:
@@ -134,6 +135,7 @@ class AmdgpuSession:
                 bdf=bdf,
                 discrete=known.discrete or _is_discrete(card),
                 has_vram=known.has_vram or (card.path / "mem_info_vram_total").exists(),
+                device=card.device if card.device is not None else known.device,
             )
         return present
 
@@ -142,7 +144,7 @@ class AmdgpuSession:
         if unique_id.strip("0") and len(unique_id) <= 32 and unique_id.isalnum():
             return f"AMD-{unique_id}"
         # A file that cannot be read for once does not make it another card.
-        here = (one.uuid for one in self._known.values() if one.bdf == card.bdf)
+        here = (one.uuid for one in self._known.values() if one.bdf == card.bdf and card.device in (None, one.device))
         return next(here, f"PCI-{card.bdf}")
 
     def _sample(

@@ -221,6 +221,15 @@ async def test_an_unreadable_unique_id_does_not_make_it_another_device(host: Hos
     assert (await host.sample()).uuid == first.uuid
 
 
+async def test_another_model_without_an_id_in_the_same_slot_is_another_device(host: Host) -> None:
+    rx7900xtx(host.tree)
+    first = await host.sample()
+    host.tree.remove(f"{FOLDER}/unique_id")
+    host.tree.write(f"{FOLDER}/device", "0x7480\n")
+    lost, new = (await host.source.read()).devices
+    assert (lost.uuid, lost.lost, new.uuid) == (first.uuid, True, "PCI-0000:03:00.0")
+
+
 async def test_two_cards_with_one_unique_id_are_two_devices(host: Host) -> None:
     host.tree.add_card(RX7900XTX)
     host.tree.add_card(replace(RX7900XTX, bdf="0000:04:00.0", number=2))
