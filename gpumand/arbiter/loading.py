@@ -250,7 +250,8 @@ class LoadAttempt:
                 await self.unit.check()
                 return
             if self._now() >= self._deadline:
-                raise RouteFailed(f"not loaded after {self._spec.load_timeout_sec:g} s: {self.last_answer}")
+                advice = self._memory.advice() if self._missing_since is not None else ""
+                raise RouteFailed(f"not loaded after {self._spec.load_timeout_sec:g} s: {self.last_answer}{advice}")
             await self.unit.check()
             waits_for_change = self._must_change and not self._has_changed
             await self._state.clock.sleep(ASYNC_POLL_SEC if waits_for_change else HEALTH_POLL_SEC)
@@ -319,8 +320,12 @@ class LoadAttempt:
             raise HealthUnusable(f"{error}. {unseen}: {ADVICE[health.status]} in consumers.{self._spec.name}")
 
     def _is_loaded(self, health: Health) -> bool:
-        is_loaded = health.reachable and (health.loaded is not False or self._spec.lazy)
-        return health.sleeping or (is_loaded and not health.loading)
+        if health.sleeping:
+            return True
+        # An answer without the value of its pointer, such as that of another server, is no evidence of a model.
+        says_nothing = health.loaded is None and self._spec.health is not None and bool(self._spec.health.loaded)
+        is_evidence = health.loaded is not False and (not says_nothing or self._memory.holds_all())
+        return health.reachable and not health.loading and (is_evidence or self._spec.lazy)
 
     def _is_believed(self, health: Health | None) -> bool:
         """Whether the health answer says that the model is loaded, and is not about the time before this load."""

@@ -73,3 +73,14 @@ class LoadingMemory:
         footprint_mib = self._state.consumer(self._spec.name).footprint_mib
         held = f"its processes hold {self.held_mib() or 0} MiB of VRAM"
         return f"{held}, and a loaded {self._spec.name} holds {format_mib(footprint_mib)}"
+
+    def advice(self) -> str:
+        """What to declare where the processes never hold what a loaded model should hold; "" where nothing fits."""
+        table, held_mib = f"consumers.{self._spec.name}", self.held_mib() or 0
+        if held_mib <= SLACK_MIB:
+            needs = "" if self._spec.health is not None else ", and add a health check so that gpumand can see a load"
+            return f". If it loads its model with the first request, set lazy = true in {table}{needs}"
+        return (
+            f". If this is its whole model, correct vram_resident_mib in {table}; if it loads its model with the first "
+            "request, set lazy = true"
+        )

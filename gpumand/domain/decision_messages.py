@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 
 from gpumand.domain import budget, busyness, unread_devices
-from gpumand.domain.device import Devices
+from gpumand.domain.device import Devices, ProcessUse
 from gpumand.domain.lease_wording import describe_leased
+from gpumand.domain.name_lists import join_names
 from gpumand.domain.orphans import describe_orphans
 from gpumand.domain.view import ConsumerState, Job, View
 from gpumand.domain.wording import (
@@ -19,7 +20,6 @@ from gpumand.domain.wording import (
     describe_holders,
     format_mib,
     is_or_are,
-    join_names,
 )
 
 # -- refusals before any device is chosen ------------------------------------------------------------------------------
@@ -68,12 +68,20 @@ def on_other_devices(state: ConsumerState, place: Devices) -> str:
     return f"{where}. Evict it first, or request {describe_devices(state.devices)}."
 
 
-def backing_off(state: ConsumerState, now: float) -> str:
-    """Refusal: the last load failed a short while ago."""
+def backing_off(view: View, state: ConsumerState) -> str:
+    """Refusal: the last load failed a short while ago.
+
+    Starting the unit is no advice where an earlier run has left processes behind: the next run has no room beside them.
+    """
     error = state.error.removeprefix(f"{state.name}: ")  # the error of a failed load names its consumer already
     failed = f"{state.name} failed to load" + (f": {error}" if error else "")
-    start = f", or start {state.spec.service} yourself" if state.spec.service else ""
-    return f"{failed}. Fix the cause, then retry in {state.retry_at - now:.0f} s{start}."
+    has_orphans = bool(state.spec.unit) and any(process.unit == state.spec.unit for process in _foreign_processes(view))
+    start = f", or start {state.spec.service} yourself" if state.spec.service and not has_orphans else ""
+    return f"{failed}. Fix the cause, then retry in {state.retry_at - view.now:.0f} s{start}."
+
+
+def _foreign_processes(view: View) -> list[ProcessUse]:
+    return [process for sample in view.devices.values() for process in budget.foreign_processes(sample)]
 
 
 def too_large(state: ConsumerState, device: int, total_mib: int, cushion_mib: int) -> str:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 
 from gpumand.domain.lease import Lease, LeaseLifetime, Owner
+from gpumand.domain.name_lists import join_names
 from gpumand.domain.view import ConsumerState, View
-from gpumand.domain.wording import join_names
 
 MAX_LEASES = 3
 """A message describes at most this many leases; a longer list is cut off with "and N more leases"."""

@@ -141,7 +141,7 @@ def _decide_load(view: View, requirement: Requirement, state: ConsumerState, pla
     if unavailable := unread_devices.refusal(view, state, place, requirement.devices):
         return unavailable
     if state.retry_at > view.now:
-        return refuse(ConsumerBackingOff, decision_messages.backing_off(state, view.now), place)
+        return refuse(ConsumerBackingOff, decision_messages.backing_off(view, state), place)
     # Refusals come before waits, so that no request waits for something that cannot help it. Reservations come before
     # room: nothing is evicted for a consumer whose footprint could not be reserved afterwards.
     return (

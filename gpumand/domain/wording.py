@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from gpumand.domain import budget, busyness
 from gpumand.domain.device import Devices, ProcessUse
 from gpumand.domain.eviction_check import SLACK_MIB
+from gpumand.domain.lease_wording import describe_lease_list
+from gpumand.domain.name_lists import join_names
 from gpumand.domain.view import ConsumerState, View
 
 FOOTPRINT_UNKNOWN = (
@@ -14,19 +16,10 @@ FOOTPRINT_UNKNOWN = (
     "Set vram_resident_mib, or set vram_guess_mib until gpumand has measured it"
 )
 
-MAX_NAMES = 6
-"""A message lists at most this many names; a longer list is cut off with "and N more"."""
-
 
 def format_mib(mib: int) -> str:
     """Format an amount of memory: ``512 MiB``, ``12.9 GiB``."""
     return f"{mib / 1024:.1f} GiB" if abs(mib) >= 1024 else f"{mib} MiB"
-
-
-def join_names(names: Sequence[str]) -> str:
-    """Join names with commas; beyond ``MAX_NAMES`` only their number is given."""
-    more = len(names) - MAX_NAMES
-    return ", ".join(names[:MAX_NAMES]) + (f" and {more} more" if more > 0 else "")
 
 
 def is_or_are(items: Sequence[object]) -> str:
@@ -91,7 +84,7 @@ def _describe_holder(view: View, device: int, state: ConsumerState) -> str:
     if not (held_mib or state.claimed or (held_mib is None and state.residency == "resident")):
         return ""
     size = format_mib(held_mib) if held_mib is not None and not state.claimed else _reserved_size(state, held_mib or 0)
-    reasons = [reason for reason, applies in _reasons(state) if applies]
+    reasons = [reason for reason, applies in _reasons(view, state) if applies]
     return f"{size} by {state.name}" + (f" ({', '.join(reasons)})" if reasons else "")
 
 
@@ -103,9 +96,9 @@ def _reserved_size(state: ConsumerState, held_mib: int) -> str:
     return format_mib(max(held_mib, state.footprint_mib))
 
 
-def _reasons(state: ConsumerState) -> list[tuple[str, bool]]:
+def _reasons(view: View, state: ConsumerState) -> list[tuple[str, bool]]:
     return [
-        ("leased", state.leases > 0),
+        (describe_lease_list(view, state) or "leased", state.leases > 0),
         (str(state.residency), state.residency in ("loading", "unloading", "parked")),
         (busyness.describe_work(state), busyness.is_busy(state)),
         ("pinned", state.pinned),

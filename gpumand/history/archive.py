@@ -104,7 +104,7 @@ class SqliteArchive:
             await asyncio.wait_for(self._worker.run(self._database.close), timeout=CLOSE_TIMEOUT_SEC)
             await asyncio.wait_for(self._worker.close(), timeout=CLOSE_TIMEOUT_SEC)
         except (OSError, TimeoutError) as error:
-            log.warning("the last history entries may be lost: %s", error or "the disk does not respond")
+            log.warning("the last history entries may be lost: %s", str(error) or "the disk does not respond")
 
     # -- writing -------------------------------------------------------------------------------------------------
 

@@ -93,6 +93,7 @@ class HttpListener:
         if self._endpoints is None:
             # The import takes 130 ms, which would block the event loop.
             await asyncio.to_thread(__import__, "aiohttp.web")
+        if self._endpoints is None:  # another call may have created them during the import
             from gpumand.http.endpoints import HttpEndpoints
 
             self._endpoints = HttpEndpoints(self._status, self._refresh, self._metrics, self._streams)

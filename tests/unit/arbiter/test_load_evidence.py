@@ -162,6 +162,54 @@ async def test_load_without_memory_fails_although_the_server_says_loaded() -> No
     assert world.arbiter.status().leases == ()
 
 
+async def test_answer_without_the_declared_value_is_no_evidence_of_a_model() -> None:
+    declared = HealthRoute("/health", loaded="/model_loaded")
+    world = await at_work(routed("llm", 8000, health=declared, load_timeout_sec=20.0))
+    server = world.routes.consumer("llm")
+    server.says_loaded, server.mib = None, 1000
+    world.vram.attributable.discard("llm")
+
+    with pytest.raises(LoadFailed, match="not loaded after 20 s"):
+        await world.arbiter.acquire(client(), "llm", AcquireOptions(timeout_sec=60))
+
+    assert world.arbiter.status().leases == ()
+
+
+async def test_answer_without_the_declared_value_is_enough_where_the_memory_shows_the_model() -> None:
+    declared = HealthRoute("/health", loaded="/model_loaded")
+    world = await at_work(routed("llm", 8000, health=declared, load_timeout_sec=20.0))
+    world.routes.consumer("llm").says_loaded = None
+
+    assert (await world.arbiter.acquire(client(), "llm", AcquireOptions(timeout_sec=60))).loaded
+
+
+async def test_unit_without_a_model_names_what_to_declare() -> None:
+    world = await at_work(by_unit("voice", 8000, load_timeout_sec=20.0))
+    world.units.after_start = lambda unit: None
+
+    with pytest.raises(LoadFailed) as failed:
+        await world.arbiter.acquire(client(), "voice", AcquireOptions(timeout_sec=60))
+
+    assert (
+        "not loaded after 20 s: voice.service runs, but its processes hold 0 MiB of VRAM, and a loaded voice holds "
+        "7.8 GiB. If it loads its model with the first request, set lazy = true in consumers.voice, and add a health "
+        "check so that gpumand can see a load"
+    ) in str(failed.value)
+
+
+async def test_model_far_smaller_than_its_footprint_is_refused_with_the_correction() -> None:
+    world = await at_work(by_unit("voice", 8000, load_timeout_sec=20.0))
+    world.units.units["voice.service"].started = lambda: world.vram.hold(77, 500, consumer="voice")
+
+    with pytest.raises(LoadFailed) as failed:
+        await world.arbiter.acquire(client(), "voice", AcquireOptions(timeout_sec=60))
+
+    assert "its processes hold 500 MiB of VRAM, and a loaded voice holds 7.8 GiB. If this is its whole model, " in str(
+        failed.value
+    )
+    assert "correct vram_resident_mib in consumers.voice" in str(failed.value)
+
+
 async def test_memory_that_shows_late_is_waited_for() -> None:
     world = await at_work(served("llm", 8000))
     world.units.units["llm.service"].started = lambda: world.vram.hold(77, 8000, consumer="llm", after_sec=6.0)

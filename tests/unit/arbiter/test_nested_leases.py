@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 
 import pytest
 
 from gpumand.domain.consumer import Policy, SchedulerSettings, UnitActivity
 from gpumand.domain.errors import AccessDenied, Busy, InvalidArgs, LoadFailed, NoSuchLease, TimedOut, WouldDeadlock
-from gpumand.domain.events import LeaseEnded, LeaseReturned, LeaseYielded
+from gpumand.domain.events import LeaseDegraded, LeaseEnded, LeaseReturned, LeaseYielded
 from gpumand.domain.lease import Lease, LeaseEnd, LeaseLifetime
 from gpumand.domain.request import AcquireOptions
 from gpumand.testing.units import FakeUnit
 from gpumand.testing.world import FakeWorld, client
-from tests.unit.arbiter.arbiter_setup import residency, routed
+from tests.unit.arbiter.arbiter_setup import drop_model, residency, routed
 
 LONG = AcquireOptions(timeout_sec=3600)
 CONNECTION = AcquireOptions(timeout_sec=3600, lifetime=LeaseLifetime.CONNECTION)
@@ -387,3 +388,26 @@ async def test_restart_without_the_nested_lease_restores_the_outer_one(world: Fa
     assert [one.id for one in after.arbiter.status().leases] == [outer.id]
     assert residency(after, "a") == "resident"
     assert not after.arbiter.lease(outer.id).yielded
+
+
+async def test_lease_with_restore_that_is_given_back_is_neither_degraded_nor_loaded_early(world: FakeWorld) -> None:
+    outer = await acquire(world, 1, "a", replace(CONNECTION, restore=True))
+    nested = await world.arbiter.acquire(client(2), "b", yielding(outer))
+    for _ in range(5):
+        await world.clock.sleep(10.0)
+        await world.housekeeping.refresh_all()
+
+    assert world.named(LeaseDegraded) == []
+    assert world.arbiter.lease(outer.id).degraded == ""
+    assert world.routes.called("load") == ["a", "b"]
+    assert (residency(world, "a"), residency(world, "b")) == ("unloaded", "resident")
+
+    await world.arbiter.release(nested.lease.id)
+    await world.clock.sleep(60.0)
+    assert world.routes.called("load") == ["a", "b", "a"]
+    assert not world.arbiter.lease(outer.id).yielded
+    drop_model(world, "a")
+    for _ in range(5):
+        await world.clock.sleep(1.0)
+        await world.housekeeping.refresh_all()
+    assert world.routes.called("load") == ["a", "b", "a", "a"], "from then on a loss is a loss again"

@@ -6,6 +6,7 @@ from dbus_fast import Variant
 from gpumand.bus.options import (
     MAX_STRING_BYTES,
     MAX_TTL_SEC,
+    MAX_WITHIN,
     EvictOptions,
     LoadOptions,
     acquire_options,
@@ -49,6 +50,38 @@ def test_amount_of_a_reservation_is_parsed_from_every_integer_type() -> None:
     for signature in "ynqiuxt":
         assert acquire_options({"vram_mib": Variant(signature, 100)}).vram_mib == 100
     assert acquire_options({"all": Variant("b", True)}).whole_device
+
+
+def test_options_of_exclusive_and_nested_leases_are_parsed() -> None:
+    options = acquire_options(
+        {"exclusive": Variant("b", True), "yield_lease": Variant("s", "a1"), "within": Variant("as", ["b2", "c3"])}
+    )
+    assert (options.exclusive, options.yield_lease, options.within) == (True, "a1", ("b2", "c3"))
+    nothing = acquire_options({})
+    assert (nothing.exclusive, nothing.yield_lease, nothing.within) == (False, "", ())
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"exclusive": Variant("s", "yes")},
+        {"exclusive": Variant("u", 1)},
+        {"yield_lease": Variant("b", True)},
+        {"within": Variant("s", "a1")},
+        {"within": Variant("au", [1])},
+    ],
+)
+def test_options_of_nested_leases_with_a_wrong_type_are_refused(options: dict[str, Variant]) -> None:
+    with pytest.raises(InvalidArgs, match=next(iter(options))):
+        acquire_options(options)
+
+
+def test_leases_named_by_within_are_limited_in_number_and_length() -> None:
+    assert len(acquire_options({"within": Variant("as", ["a"] * MAX_WITHIN)}).within) == MAX_WITHIN
+    with pytest.raises(LimitsExceeded, match="within"):
+        acquire_options({"within": Variant("as", ["a"] * (MAX_WITHIN + 1))})
+    with pytest.raises(LimitsExceeded, match="within"):
+        acquire_options({"within": Variant("as", ["a" * (MAX_STRING_BYTES + 1)])})
 
 
 def test_history_query_selects_by_time_consumer_and_kind() -> None:

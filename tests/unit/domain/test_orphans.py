@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
+from gpumand.domain.decision_messages import backing_off
 from gpumand.domain.device import ProcessUse, Reading, Sample
 from gpumand.domain.orphans import Orphans, describe_orphans
 from gpumand.domain.wording import describe_process
+from tests.unit.domain.build import absent, view
 
 LLM, OTHER = "llm.service", "other.service"
 
@@ -85,3 +89,17 @@ def test_messages_name_no_pid_0() -> None:
     assert "processes that hold 6000 MiB" in describe_orphans(LLM, [whole(6000)])
     assert describe_process(whole(5, "user@1000.service", "")) == "processes of user@1000.service"
     assert describe_process(ProcessUse(0, 5)) == "a process"
+
+
+@pytest.mark.parametrize(("left_behind", "advises_start"), [(False, True), (True, False)])
+def test_a_start_of_the_unit_is_no_advice_beside_what_its_last_run_left(left_behind: bool, advises_start: bool) -> None:
+    state = replace(absent("llm", 9000), retry_at=1060.0, error="llm: out of memory")
+    seen = view(state)
+    if left_behind:
+        orphan = ProcessUse(99, 12000, "llama-server", "llm.service")
+        seen = replace(seen, devices={0: replace(seen.devices[0], processes=(orphan,))})
+
+    message = backing_off(seen, state)
+
+    assert ("start llm.service yourself" in message) is advises_start
+    assert message.startswith("llm failed to load: out of memory. Fix the cause, then retry in 60 s")

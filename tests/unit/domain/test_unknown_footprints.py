@@ -11,6 +11,7 @@ from gpumand.domain.consumer import UNKNOWN_MIB, Policy
 from gpumand.domain.decision import Decision, Requirement
 from gpumand.domain.errors import ConfigInvalid
 from gpumand.domain.footprint import Footprint
+from gpumand.domain.lease import Lease, LeaseLifetime, Owner
 from gpumand.domain.planning import decide
 from gpumand.domain.request import Verdict
 from gpumand.domain.view import ConsumerState, View
@@ -81,3 +82,12 @@ def test_without_readings_it_can_be_evicted_for_an_unknown_amount() -> None:
 def test_holders_of_unknown_amounts_are_listed_without_a_number() -> None:
     assert describe_holders(view(LEASED, held={"image": 9000}), 0) == "8.8 GiB or more by image (leased)"
     assert describe_holders(view(LEASED, known=False), 0) == "an unknown amount by image (leased)"
+
+
+def test_a_leased_holder_is_listed_with_its_lease_owner_and_program() -> None:
+    owner = Owner(":1.5", 1000, 4711, user="alice", program="python3")
+    lease = Lease("38a640ff", "image", "0", owner, LeaseLifetime.CONNECTION, 1)
+    seen = replace(view(resident("image", 9000, leases=1), held={"image": 9000}), consumer_leases={"image": (lease,)})
+    assert describe_holders(seen, 0) == (
+        "8.8 GiB by image (lease 38a640, user alice, python3, until its client disconnects)"
+    )

@@ -50,8 +50,9 @@ def busy_checks(facts: Facts) -> Iterator[Finding]:
             spec = facts.consumers[name]
             path = spec.busy.path if spec.busy else ""
             why = (
-                "gpumand does not see its work and may interrupt it. The server may need another preset, such as "
-                "llama-cpp-router for a llama-server without a model, or a flag that enables the route"
+                "gpumand counts it as busy while clients are connected to it and sees no other work. The server may "
+                "need another preset, such as llama-cpp-router for a llama-server without a model, or a flag that "
+                "enables the route"
                 if 400 <= report.status < 500
                 else "gpumand does not see its work and may interrupt it"
             )

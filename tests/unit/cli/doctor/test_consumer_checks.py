@@ -43,7 +43,7 @@ def test_a_busy_route_that_refuses_the_question_is_a_warning(answered: int) -> N
     facts = replace(HEALTHY, config=settings(asked, spec("comfyui")), busy={"mvoice": report})
     finding = only_finding(facts, "busy checks")
     assert (finding.severity, finding.what) == (Severity.WARNING, f"mvoice: busy route answered {answered}: no")
-    assert "may interrupt it" in finding.why
+    assert "counts it as busy while clients are connected" in finding.why
     assert finding.fix == "curl -sv http://127.0.0.1:9200/slots"
 
 
