@@ -11,7 +11,8 @@ from collections.abc import Mapping
 from gpumand.domain import budget
 from gpumand.domain.device import Sample
 from gpumand.domain.eviction_check import SLACK_MIB, EvictionCheck, MultiDeviceEvictionCheck
-from gpumand.domain.wording import describe_process, format_mib, join_names
+from gpumand.domain.name_lists import join_names
+from gpumand.domain.wording import describe_process, format_mib
 
 
 def describe(check: MultiDeviceEvictionCheck, now: Mapping[int, Sample]) -> str:
