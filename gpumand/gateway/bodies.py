@@ -6,7 +6,9 @@ Everything else stays with the client until the lease is granted: what is not re
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
+from collections.abc import Iterator
 
 from aiohttp import web
 
@@ -16,6 +18,7 @@ from gpumand.gateway.paths import Target
 from gpumand.gateway.refusals import refused
 
 MAX_BYTES = 1024 * 1024
+MAX_HELD_BYTES = 256 * 1024 * 1024
 READ_SEC = 30.0
 
 
@@ -24,6 +27,28 @@ def is_read_early(request: web.BaseRequest, target: Target) -> bool:
     length = request.content_length
     is_json = request.content_type == JSON and "Content-Encoding" not in request.headers
     return is_json and target.path in MODEL_PATHS and length is not None and length <= MAX_BYTES
+
+
+class BodyBudget:
+    """Limits the memory of bodies that were read before their requests wait.
+
+    Args:
+        max_bytes: maximum size of all of them.
+    """
+
+    def __init__(self, max_bytes: int = MAX_HELD_BYTES) -> None:
+        self._max_bytes, self._held = max_bytes, 0
+
+    @contextlib.contextmanager
+    def reserve(self, size: int) -> Iterator[None]:
+        """Hold this many bytes for as long as the block runs. Raises Refused if there are too many."""
+        if self._held + size > self._max_bytes:
+            raise refused(429, "gpu_busy", "The bodies of waiting requests are too large in all. Try again later.", 5)
+        self._held += size
+        try:
+            yield
+        finally:
+            self._held -= size
 
 
 async def read_early(request: web.BaseRequest) -> bytes:

@@ -57,6 +57,7 @@ def refusal_response(refusal: Refusal, api: Api, method: str = "GET") -> web.Res
     body = b"" if method == "HEAD" else error_body(api, refusal)
     response = web.Response(status=status_for(api, refusal), body=body, content_type=error_type(api), charset="utf-8")
     response.headers[REFUSED_HEADER] = "refused"
+    response.headers["Server"] = "gpumand"
     response.headers["Cache-Control"] = "no-store"
     if refusal.retry_sec is not None:
         response.headers["Retry-After"] = str(refusal.retry_sec)

@@ -18,6 +18,9 @@ from gpumand.gateway.upstream import Endpoint, Upstreams
 MAX_ERROR_BYTES = 64 * 1024
 """How much of an error document is read, where it has to be put into an answer that has already begun."""
 
+BODY_STALL_SEC = 60.0
+"""Seconds that a client may stop sending its body while it holds a lease, as in nginx."""
+
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 _BODILESS = (204, 304)
 
@@ -69,8 +72,13 @@ async def answer_expect(request: web.BaseRequest) -> None:
 
 
 async def _body(request: web.BaseRequest) -> AsyncIterator[bytes]:
-    # The end of a body that breaks off is an exception here, so the consumer never takes it for complete.
-    async for chunk in request.content.iter_any():
+    # The end of a body that breaks off is an exception here, so the consumer never takes it for complete. A client that
+    # stops sending must not keep its lease.
+    while True:
+        async with asyncio.timeout(BODY_STALL_SEC):
+            chunk = await request.content.readany()
+        if not chunk:
+            return
         yield chunk
 
 

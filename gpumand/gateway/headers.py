@@ -120,6 +120,8 @@ def response_headers(raw: RawHeaders, client: Origin, upstream_origin: str) -> C
             value = _with_origin(value, f"{client.scheme}://{client.host}")  # noqa: PLW2901
         kept.add(name, value)
     kept.add("Via", VIA)
+    # Otherwise aiohttp would add one that names its version.
+    kept.setdefault("Server", "gpumand")
     return kept
 
 
@@ -154,4 +156,12 @@ def _connection_names(pairs: Iterable[tuple[str, str]]) -> frozenset[str]:
 
 
 def _decoded(raw: RawHeaders) -> Iterator[tuple[str, str]]:
-    return ((name.decode("ascii"), value.decode("utf-8", "surrogateescape")) for name, value in raw)
+    return ((name.decode("ascii"), _text(value)) for name, value in raw)
+
+
+def _text(value: bytes) -> str:
+    # Header values should be ASCII; old programs send Latin-1, which the next hop gets as UTF-8.
+    try:
+        return value.decode()
+    except UnicodeDecodeError:
+        return value.decode("latin-1")

@@ -16,6 +16,9 @@ log = logging.getLogger(__name__)
 
 RENEW_RETRY_SEC = 2.0
 
+MAX_WANTED = 1024
+"""Maximum number of leases, of all owners, that are remembered as wanted."""
+
 
 class Arbiter(Protocol):
     """What the leases need of gpumand; ``arbiter_client`` implements it over D-Bus."""
@@ -88,11 +91,11 @@ class ConsumerLeases:
         name: name of the consumer.
         arbiter: acquires, renews and releases.
         settings: the times.
-        turn_opened: called at every grant, for metrics.
+        turn_opened: called at every grant, with this object.
     """
 
     def __init__(
-        self, name: str, arbiter: Arbiter, settings: LeaseSettings, turn_opened: Callable[[str], None]
+        self, name: str, arbiter: Arbiter, settings: LeaseSettings, turn_opened: Callable[[ConsumerLeases], None]
     ) -> None:
         self.name = name
         self._arbiter, self._settings, self._turn_opened = arbiter, settings, turn_opened
@@ -179,8 +182,8 @@ class ConsumerLeases:
             self._fail(number, error)
             return
         lease.grant = grant
-        self._turn_opened(self.name)
         self._run(self._turns.granted(self._clock(), number))
+        self._turn_opened(self)
         for ticket in tuple(lease.tickets):
             ticket.settle(grant, None)
         await self._keep(number, grant.id)
@@ -255,13 +258,14 @@ class LeaseKeeper:
         self._arbiter, self._turn_opened = arbiter, turn_opened
         self._consumers: dict[str, ConsumerLeases] = {}
         self._waiting = 0
-        self._wanted: set[str] = set()
+        self._wanted: dict[str, None] = {}
 
     def join(self, consumer: str, priority: int, reason: str) -> Ticket:
         """Count a request to a consumer; see ``ConsumerLeases.join``."""
         if consumer not in self._consumers:
-            self._consumers[consumer] = ConsumerLeases(consumer, self._arbiter, self.settings, self._turn_opened)
-            self._consumers[consumer].set_demand(self._demand_for(self._consumers[consumer]))
+            made = ConsumerLeases(consumer, self._arbiter, self.settings, self._opened)
+            self._consumers[consumer] = made
+            made.set_demand(self._demand_for(made))
         return self._consumers[consumer].join(priority, reason)
 
     def configure(self, settings: LeaseSettings) -> None:
@@ -285,7 +289,10 @@ class LeaseKeeper:
 
     def lease_wanted(self, lease: str) -> None:
         """A request waits for this lease to end."""
-        self._wanted = {*(self._wanted & self.lease_ids()), lease}
+        # The signal may arrive before the answer of the Acquire, so an unknown lease may be one of ours.
+        self._wanted[lease] = None
+        if len(self._wanted) > MAX_WANTED:
+            del self._wanted[next(iter(self._wanted))]
         self._update_demand()
 
     def queue_emptied(self) -> None:
@@ -295,6 +302,7 @@ class LeaseKeeper:
 
     def lease_ended(self, lease: str) -> None:
         """A lease has ended, for whatever reason."""
+        self._wanted.pop(lease, None)
         for one in self._consumers.values():
             if lease in one.lease_ids:
                 one.lease_ended(lease)
@@ -303,12 +311,16 @@ class LeaseKeeper:
         """Release all leases."""
         await asyncio.gather(*(one.close() for one in self._consumers.values()))
 
+    def _opened(self, one: ConsumerLeases) -> None:
+        self._turn_opened(one.name)
+        one.set_demand(self._demand_for(one))
+
     def _update_demand(self) -> None:
         for one in self._consumers.values():
             one.set_demand(self._demand_for(one))
 
     def _demand_for(self, one: ConsumerLeases) -> Demand:
-        if self._wanted & one.lease_ids:
+        if not one.lease_ids.isdisjoint(self._wanted):
             return Demand.WANTED
         return Demand.WAITING if self._waiting else Demand.NONE
 

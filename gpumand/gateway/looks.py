@@ -18,7 +18,7 @@ from gpumand.gateway.dialects import JSON
 from gpumand.gateway.exchange import Exchange
 
 SHARE_SEC = 1.0
-MAX_BYTES = 1024 * 1024
+MAX_BYTES = 512 * 1024
 MAX_SHARED = 128
 MAX_REMEMBERED = 256
 MAX_REMEMBERED_BYTES = 32 * 1024 * 1024
@@ -114,6 +114,12 @@ class SharedAnswers:
             del self._answers[key]
         elif answer is not None and key in self._answers:
             self._answers[key] = self._clock(), future
+            asyncio.get_running_loop().call_later(SHARE_SEC, self._expire, key, future)
+
+    def _expire(self, key: Key, future: asyncio.Future[Answer | None]) -> None:
+        """Free the memory of an answer that is no longer fresh."""
+        if self._answers.get(key, (0.0, None))[1] is future:
+            del self._answers[key]
 
 
 class Memory:

@@ -25,6 +25,10 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
+PRESET_SEC = 10.0
+"""How old the known preset of a consumer may be."""
+
+
 @dataclass(frozen=True, slots=True)
 class Service:
     """A consumer as the gateway offers it.
@@ -81,7 +85,7 @@ class ListenerRouter:
         return service
 
     async def _preset_of(self, consumer: str) -> str:
-        found = await self._status.consumer(consumer)
+        found = await self._status.consumer(consumer, PRESET_SEC)
         name = found.preset if found else ""
         return name if name in preset_names() else ""
 

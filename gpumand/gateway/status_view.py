@@ -22,6 +22,9 @@ ABSENT_SEC = 1.0
 """How long a failed question is not repeated."""
 
 
+STALE_SEC = 0.5
+"""How long a request waits for a fresh copy where there is an older one."""
+
 LEARNED_SEC = 30.0
 """How long a learned load time is kept."""
 
@@ -56,8 +59,9 @@ class StatusView:
         if self._clock() - self._read_at > max_age_sec and self._clock() - self._failed_at > ABSENT_SEC:
             if self._reading is None:
                 self._reading = asyncio.ensure_future(self._read())
-            # Shielded: requests share the call, and one that is cancelled must not end it for the others.
-            await asyncio.shield(self._reading)
+            # Requests share the call, and one that is cancelled does not end it for the others. A daemon that hangs
+            # must not delay them all, so that an older copy is used after a moment.
+            await asyncio.wait({self._reading}, timeout=STALE_SEC if self._status else None)
         return self._status
 
     async def consumer(self, name: str, max_age_sec: float = FRESH_SEC) -> Consumer | None:

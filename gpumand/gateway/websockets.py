@@ -35,7 +35,11 @@ class End:
 def is_websocket(request: web.BaseRequest) -> bool:
     """Whether a request opens a WebSocket."""
     connection = request.headers.get("Connection", "").lower()
-    return request.headers.get("Upgrade", "").lower() == "websocket" and "upgrade" in connection
+    return (
+        request.method == "GET"
+        and request.headers.get("Upgrade", "").lower() == "websocket"
+        and "upgrade" in connection
+    )
 
 
 async def open_upstream(

@@ -11,7 +11,7 @@ from aiohttp import web
 from gpumand.consumers.routes import HttpRoutes
 from gpumand.domain.consumer import BusyReport, BusyRoute, ConsumerSpec
 from gpumand.gateway import forward
-from gpumand.gateway.bodies import is_read_early, parse, read_early
+from gpumand.gateway.bodies import BodyBudget, is_read_early, parse, read_early
 from gpumand.gateway.dialects import Dialect, dialect_of, is_unload, unload_answer
 from gpumand.gateway.exchange import Exchange
 from gpumand.gateway.holding import Holder
@@ -40,16 +40,21 @@ class WorkHandler:
 
     def __init__(self, parts: Parts, jobs: Jobs, busy: HttpRoutes) -> None:
         self._parts, self._jobs, self._busy = parts, jobs, busy
+        self._bodies = BodyBudget()
 
     async def handle(self, exchange: Exchange) -> web.StreamResponse:
         """Answer a request under a lease. Raises Refused."""
-        body = await self._read_body(exchange)
-        document = None if body is None else parse(body)
+        if not is_read_early(exchange.request, exchange.target):
+            return await self._under_lease(exchange, None)
+        with self._bodies.reserve(exchange.request.content_length or 0):
+            return await self._with_body(exchange, await read_early(exchange.request))
+
+    async def _with_body(self, exchange: Exchange, body: bytes) -> web.StreamResponse:
+        document = parse(body)
         if is_unload(exchange.target.path, document):
             # Ollama would unload a model that other requests hold a lease for.
             return web.Response(body=unload_answer(exchange.target.path, document), content_type="application/json")
-        if body is not None:
-            exchange.dialect = _merged(exchange.dialect, dialect_of(exchange.target.path, document))
+        exchange.dialect = _merged(exchange.dialect, dialect_of(exchange.target.path, document))
         return await self._under_lease(exchange, body)
 
     async def _under_lease(self, exchange: Exchange, body: bytes | None) -> web.StreamResponse:
@@ -66,11 +71,6 @@ class WorkHandler:
                 self._hold_job(exchange, endpoint, ticket)
             else:
                 ticket.leave()
-
-    async def _read_body(self, exchange: Exchange) -> bytes | None:
-        if not is_read_early(exchange.request, exchange.target):
-            return None
-        return await read_early(exchange.request)
 
     async def _answer(
         self, exchange: Exchange, endpoint: Endpoint, body: bytes | None, holder: Holder

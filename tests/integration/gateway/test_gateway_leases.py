@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from gpumand.bus.variants import to_variants
 from tests.integration.gateway.live_gateway import LiveGateway, free_port, http, live_gateway, work
 from tests.integration.live import Client, bare_host, live_host, wait_until
 from tests.integration.service_manager.host import FakeHost
@@ -138,6 +139,62 @@ async def test_killed_daemon_fails_no_request(tmp_path: Path) -> None:
         await host.start()
 
         assert await asyncio.gather(running, waiting, late) == [200, 200, 200]
+
+
+async def test_daemon_that_is_killed_again_and_again_under_load_fails_no_request(tmp_path: Path) -> None:
+    async with (
+        live_host(tmp_path, BIG) as host,
+        live_gateway(host, dict.fromkeys(BIG, "")) as gateway,
+    ):
+        statuses: list[int] = []
+        load = [asyncio.create_task(keep_asking(gateway, name, statuses)) for name in BIG for _ in range(4)]
+        for _ in range(3):
+            served = len(statuses)
+            await wait_until("the load runs", lambda served=served: as_async(len(statuses) > served + 10))
+            await host.end(signal.SIGKILL)
+            await host.start()
+        served = len(statuses)
+        await wait_until("the load goes on", lambda: as_async(len(statuses) > served + 10))
+        for task in load:
+            task.cancel()
+        await asyncio.gather(*load, return_exceptions=True)
+
+        assert set(statuses) == {200}
+
+
+async def test_daemon_that_hangs_does_not_delay_requests_to_a_leased_service(tmp_path: Path) -> None:
+    async with (
+        live_host(tmp_path, {"llm": 14000}) as host,
+        live_gateway(host, {"llm": ""}, "linger_sec = 60") as gateway,
+        http() as session,
+    ):
+        assert await work(session, gateway.url("llm")) == 200
+        assert host.daemon is not None
+        host.daemon.send_signal(signal.SIGSTOP)
+        began = time.monotonic()
+        try:
+            assert await work(session, gateway.url("llm")) == 200
+            await asyncio.sleep(11)  # the known preset is old by now
+            assert await work(session, gateway.url("llm")) == 200
+        finally:
+            host.daemon.send_signal(signal.SIGCONT)
+
+        assert time.monotonic() - began < 13
+
+
+async def test_lease_that_was_revoked_is_acquired_again(tmp_path: Path) -> None:
+    async with (
+        live_host(tmp_path, {"llm": 14000}) as host,
+        live_gateway(host, {"llm": ""}, "linger_sec = 60") as gateway,
+        http() as session,
+    ):
+        control = await host.client()
+        assert await work(session, gateway.url("llm")) == 200
+        await control.call("Evict", "sa{sv}", "llm", to_variants({"force": ("b", True)}))
+
+        assert await work(session, gateway.url("llm")) == 200
+
+        assert len((await control.status())["leases"]) == 1
 
 
 async def has_queue(client: Client) -> bool:

@@ -129,6 +129,21 @@ async def test_held_back_request_is_sent_after_the_release_of_the_wanted_lease()
     assert second.ready.result().id == "l2"
 
 
+async def test_lease_may_be_wanted_before_its_grant_is_known() -> None:
+    arbiter = FakeArbiter()
+    leases = keeper(arbiter, turn_sec=0.0)
+    leases.join("llm", 0, "first")
+    await settle()
+    leases.lease_wanted("l1")
+    leases.lease_wanted("of another owner")
+    arbiter.grant("l1")
+    await settle()
+
+    assert not leases.join("llm", 0, "second").ready.done()
+    await settle()
+    assert arbiter.calls == ["acquire llm 0 first"]
+
+
 async def test_empty_queue_ends_the_demand() -> None:
     arbiter = FakeArbiter()
     leases = keeper(arbiter, turn_sec=0.0)
