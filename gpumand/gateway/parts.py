@@ -46,7 +46,7 @@ class Parts:
 
     def join(self, exchange: Exchange) -> Ticket:
         """Count a request for its consumer's lease."""
-        priority = max(exchange.client.priority, exchange.service.settings.priority, key=abs)
+        priority = exchange.client.priority or exchange.service.settings.priority
         return self.leases.join(exchange.service.consumer, priority, exchange.label)
 
     async def granted(self, exchange: Exchange, ticket: Ticket, holder: Holder) -> Endpoint:

@@ -7,6 +7,7 @@ import contextlib
 import inspect
 import json
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 from aiohttp import WSMsgType, web
@@ -27,7 +28,8 @@ class FakeService:
         sockets: WebSockets that are open.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, path: Path | None = None) -> None:
+        self._path = path
         self.seen: list[tuple[str, str, dict[str, str]]] = []
         self.jobs = 0
         self.uploaded = 0
@@ -51,8 +53,10 @@ class FakeService:
         app.router.add_route("*", "/{path:.*}", self._handle)
         self._runner = web.AppRunner(app, access_log=None, max_field_size=65536, **QUICK_END)
         await self._runner.setup()
-        site = web.TCPSite(self._runner, "127.0.0.1", self.port, reuse_address=True)
-        await site.start()
+        if self._path is not None:
+            await web.UnixSite(self._runner, str(self._path)).start()
+            return
+        await web.TCPSite(self._runner, "127.0.0.1", self.port, reuse_address=True).start()
         self.port = self._runner.addresses[0][1]
 
     async def stop(self) -> None:
@@ -150,9 +154,9 @@ class FakeService:
 
 
 @contextlib.asynccontextmanager
-async def fake_service() -> AsyncIterator[FakeService]:
-    """A running server."""
-    service = FakeService()
+async def fake_service(path: Path | None = None) -> AsyncIterator[FakeService]:
+    """A running server, on a TCP port or on a Unix socket."""
+    service = FakeService(path)
     await service.start()
     try:
         yield service

@@ -76,10 +76,10 @@ async def test_parallel_requests_to_one_consumer_do_not_wait_for_each_other(tmp_
         assert time.monotonic() - began < 3.5
 
 
-async def keep_asking(gateway: LiveGateway, name: str, statuses: list[int]) -> None:
+async def keep_asking(gateway: LiveGateway, name: str, statuses: list[int], seconds: float = 0.02) -> None:
     async with http() as session:
         while True:
-            statuses.append(await work(session, gateway.url(name), 0.02))
+            statuses.append(await work(session, gateway.url(name), seconds))
 
 
 @pytest.mark.parametrize("scheduler", ["min_turn_sec = 0", 'min_turn_sec = "auto"'])
@@ -91,7 +91,9 @@ async def test_endless_requests_to_one_consumer_do_not_keep_another_waiting(tmp_
     ):
         statuses: list[int] = []
         swap_sec = await swap(session, gateway)
-        load = [asyncio.create_task(keep_asking(gateway, "embed", statuses)) for _ in range(8)]
+        # Of different lengths, so that at every moment some request is in flight.
+        lengths = [0.2 + number / 50 for number in range(8)]
+        load = [asyncio.create_task(keep_asking(gateway, "embed", statuses, seconds)) for seconds in lengths]
         await wait_until("the load runs", lambda: as_async(len(statuses) > 20))
         began = time.monotonic()
 

@@ -219,3 +219,14 @@ async def test_gateway_needs_little_memory_and_no_time_while_it_is_idle(fake_fro
 
     assert ticks() - before <= 1
     assert gateway.rss_mib() < 50
+
+
+async def test_service_on_a_unix_socket_is_reached(tmp_path: Path) -> None:
+    path = tmp_path / "service.sock"
+    async with bare_host(tmp_path) as host, fake_service(path) as service, http() as session:
+        keys = f'[consumers.fake]\nvram_resident_mib = 1000\nurl = "http://unix:{path}:/base"\n'
+        host.configure(keys + 'unload = { path = "/unload" }\n')
+        await host.start()
+        async with live_gateway(host, {"fake": ""}) as gateway, session.post(gateway.url("fake") + "/echo") as answer:
+            assert answer.status == 200
+        assert service.paths() == ["POST /base/echo"]

@@ -293,3 +293,33 @@ async def test_websocket_of_class_work_holds_a_lease_while_messages_are_exchange
             assert (await socket.receive()).data == "echo hello"
             assert await has_leases(made, 1)
         await wait_until("the closed WebSocket has no lease", lambda: has_leases(made, 0))
+
+
+async def test_preset_of_the_consumer_applies_where_the_listener_names_none(tmp_path: Path) -> None:
+    async with front(tmp_path, consumer=COMFYUI) as made:
+        assert (await asked(made, "/free", json={}))[0] == 403
+        assert (await asked(made, "/history", method="GET"))[0] == 200
+        assert await has_leases(made, 0)
+
+
+async def test_requests_have_the_priority_of_their_listener(tmp_path: Path) -> None:
+    async with front(tmp_path, "priority = 7") as made:
+        lease = await made.block()
+        waiting = asyncio.create_task(asked(made, "/echo", data=b"x"))
+        await wait_until("the request waits", lambda: has_queue(made))
+
+        assert [one["priority"] for one in (await made.control.status())["queue"]] == [7]
+
+        await made.control.release(lease)
+        assert (await waiting)[0] == 200
+
+
+async def test_consumer_that_gpumand_does_not_know_is_named_in_the_refusal(tmp_path: Path) -> None:
+    async with front(tmp_path, 'consumer = "other"') as made:
+        look = await asked(made, "/", method="HEAD")
+        work = await asked(made, "/echo", json={}, headers={"Accept": "application/json"})
+
+    assert look[0] == 503
+    assert (work[0], json.loads(work[2])["error"]["code"]) == (503, "no_such_consumer")
+    assert "other" in json.loads(work[2])["error"]["message"]
+    assert work[1]["x-should-retry"] == "false"
