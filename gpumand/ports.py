@@ -131,6 +131,9 @@ class HolderProcesses(Protocol):
     async def identify(self, owner: Owner, lifetime: LeaseLifetime) -> Holder:
         """The processes that a reservation of this client is for. Never raises; what is unknown is left empty."""
 
+    async def ancestors(self, pid: int) -> tuple[int, ...]:
+        """Process ids of the ancestors of a process, its parent first. Never raises; () where they are unknown."""
+
     def follow(self, holders: Mapping[str, Holder]) -> None:
         """Attribute the memory of these processes to reservations in every reading that begins after this call.
 

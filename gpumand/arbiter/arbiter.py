@@ -265,6 +265,8 @@ class Arbiter:
             await self.scheduler.decide_immediately(entry)
             timeout_sec = IMMEDIATE_LIMIT_SEC
         # Each branch looks at the request again: it may have been decided during the await before.
+        if entry.is_waiting and self._nested.may_wait_for_ancestors(entry):
+            self.scheduler.background.spawn(self._find_leases_of_ancestors(entry))
         if entry.is_waiting:
             await finished_within(clock, entry.done, entry.request.arrived_at + timeout_sec - clock.monotonic())
         if entry.is_waiting:
@@ -272,6 +274,13 @@ class Arbiter:
             entry.refuse(entry.timed_out(timeout_sec, self._jobs.describe_load(entry.request.consumer)))
             self.scheduler.step()
         return entry.done.result()
+
+    async def _find_leases_of_ancestors(self, entry: WaitingRequest) -> None:
+        """Refuse a request at once that waits for the lease under which its own process runs."""
+        ancestors = await self._ports.holders.ancestors(entry.request.owner.pid)
+        self._nested.add_leases_of(entry, ancestors)
+        if entry.is_waiting and entry.own_leases:
+            self.scheduler.step()
 
     def _abandon(self, entry: WaitingRequest) -> None:
         """Drop a request whose caller will not get an answer, and revoke the lease it may just have been granted."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Collection, Iterator
 from dataclasses import replace
 from typing import Protocol
 
@@ -100,6 +101,31 @@ class NestedLeases:
             and lease.id != options.yield_lease
             and (lease.id in options.within or _ends_with_service_of(lease, owner))
         )
+
+    def may_wait_for_ancestors(self, entry: WaitingRequest) -> bool:
+        """Whether an ancestor of the client's process may hold a lease; then ``add_leases_of`` needs the ancestors."""
+        return entry.request.owner.pid > 0 and any(self._leases_of_others(entry))
+
+    def add_leases_of(self, entry: WaitingRequest, ancestors: Collection[int]) -> None:
+        """Add the leases that the ancestors of a client's process hold for as long as they are connected.
+
+        Such a process runs a command under its lease and waits for its end, as ``gpumanctl run`` does. Leases on the
+        client's own connection do not count: a program with several tasks ends one while another one waits.
+        """
+        found = {lease.id for lease in self._leases_of_others(entry) if lease.owner.pid in ancestors}
+        entry.own_leases |= found
+
+    def _leases_of_others(self, entry: WaitingRequest) -> Iterator[Lease]:
+        """Leases on connections of other processes of the same user."""
+        owner = entry.request.owner
+        for lease in self._state.ledger.leases.values():
+            is_other = lease.owner.uid == owner.uid and lease.owner.pid not in (0, owner.pid)
+            if (
+                lease.lifetime is LeaseLifetime.CONNECTION
+                and is_other
+                and lease.id != entry.request.options.yield_lease
+            ):
+                yield lease
 
     def refresh(self, entry: WaitingRequest) -> None:
         """Note what the request gives back, before it is decided; the lease may have ended, or been given back."""

@@ -76,6 +76,7 @@ class FakeVram:
         self._held: list[_Held] = []
         self._error = ""
         self._hang_sec: float | None = None
+        self.ancestors_of: dict[int, tuple[int, ...]] = {}
 
     def hold(
         self,
@@ -154,6 +155,10 @@ class FakeVram:
         return Holder(
             ProcessKey(owner.pid, 1), unit=owner.unit if lifetime is LeaseLifetime.UNIT else "", program="job"
         )
+
+    async def ancestors(self, pid: int) -> tuple[int, ...]:
+        """See HolderProcesses."""
+        return self.ancestors_of.get(pid, ())
 
     def follow(self, holders: Mapping[str, Holder]) -> None:
         """See HolderProcesses."""

@@ -21,7 +21,7 @@ from gpumand.domain.reservation import Holder
 from gpumand.ports import Driver, VramSource
 from gpumand.state.worker import Worker
 from gpumand.vram.container_attribution import ContainerAttribution
-from gpumand.vram.holders import HolderTree, identify, read_table
+from gpumand.vram.holders import HolderTree, ancestors, identify, read_table
 from gpumand.vram.process import ProcessIdentity, start_ticks
 from gpumand.vram.unit_rows import joined
 from gpumand.vram.user_names import UNKNOWN_OWNER, ProcessOwner, ProcessOwners
@@ -108,6 +108,13 @@ class AttributedSource:
             return await self._holder_worker.run(lambda: identify(owner, lifetime))
         except OSError:
             return Holder()  # the daemon is stopping
+
+    async def ancestors(self, pid: int) -> tuple[int, ...]:
+        """Find the ancestors of a process; see HolderProcesses."""
+        try:
+            return await self._holder_worker.run(lambda: ancestors(pid))
+        except OSError:
+            return ()  # the daemon is stopping
 
     async def _unit_in_time(self, pid: int) -> str:
         """The unit of a process; "" if systemd does not answer in time."""

@@ -21,6 +21,10 @@ MAX_DEPTH = 4096
 _USER_MANAGER = re.compile(r"user@[0-9]{1,10}\.service")
 
 
+MAX_ANCESTORS = 64
+"""Ancestors of a process that are looked at; a longer chain is cut off."""
+
+
 @dataclass(frozen=True, slots=True)
 class ProcessEntry:
     """A process in the table of processes.
@@ -56,6 +60,20 @@ def read_table() -> dict[int, ProcessEntry]:
         return {}
     entries = ((pid, read_entry(pid)) for pid in pids)
     return {pid: entry for pid, entry in entries if entry is not None}
+
+
+def ancestors(pid: int) -> tuple[int, ...]:
+    """Process ids of the ancestors of a process, its parent first, without the first process of the host."""
+    found: list[int] = []
+    entry = read_entry(pid) if pid > 0 else None
+    while entry is not None and entry.parent > 1 and len(found) < MAX_ANCESTORS:
+        parent = read_entry(entry.parent)
+        # A parent that started later is another process with the number of one that has ended.
+        if parent is None or parent.started > entry.started:
+            break
+        found.append(entry.parent)
+        entry = parent
+    return tuple(found)
 
 
 def identify(owner: Owner, lifetime: LeaseLifetime) -> Holder:

@@ -155,6 +155,40 @@ async def test_request_is_not_queued_behind_one_that_waits_for_the_lease_of_its_
     await behind
 
 
+async def test_request_of_a_command_that_runs_under_the_lease_is_refused_at_once(world: FakeWorld) -> None:
+    outer = await acquire(world, 1, "a")
+    world.vram.ancestors_of[client(2).pid] = (4000, client(1).pid)
+    began = world.clock.monotonic()
+
+    with pytest.raises(WouldDeadlock, match=outer.id):
+        await world.arbiter.acquire(client(2), "b", LONG)
+
+    assert world.clock.monotonic() - began < 1.0
+    assert world.arbiter.status().queue == ()
+
+
+async def test_request_beside_the_lease_of_an_ancestor_is_granted(world: FakeWorld) -> None:
+    await acquire(world, 1, "a")
+    world.vram.ancestors_of[client(2).pid] = (client(1).pid,)
+
+    assert (await world.arbiter.acquire(client(2), "small", LONG)).lease.consumer == "small"
+
+
+@pytest.mark.parametrize("reason", ["ttl", "other user", "no ancestor", "same connection"])
+async def test_lease_that_may_end_meanwhile_is_waited_for(world: FakeWorld, reason: str) -> None:
+    outer = await acquire(world, 1, "a", LONG if reason == "ttl" else CONNECTION)
+    owner = client(1) if reason == "same connection" else client(2, uid=1001 if reason == "other user" else 1000)
+    if reason != "no ancestor":
+        world.vram.ancestors_of[owner.pid] = (client(1).pid,)
+    waiting = asyncio.create_task(world.arbiter.acquire(owner, "b", LONG))
+    await world.clock.sleep(40.0)
+    assert not waiting.done()
+
+    await world.arbiter.release(outer.id)
+
+    assert (await waiting).lease.consumer == "b"
+
+
 # -- giving back -------------------------------------------------------------------------------------------------------
 
 

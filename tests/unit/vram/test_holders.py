@@ -16,7 +16,7 @@ from gpumand.domain.reservation import Holder, ProcessKey
 from gpumand.host.clock import SystemClock
 from gpumand.testing.vram import FakeVram
 from gpumand.vram.attribution import AttributedSource
-from gpumand.vram.holders import HolderTree, ProcessEntry, identify, read_table
+from gpumand.vram.holders import HolderTree, ProcessEntry, ancestors, identify, read_table
 
 TRAINING = {"r": Holder(ProcessKey(10, 100))}
 
@@ -211,3 +211,16 @@ async def test_unit_of_a_reservation_is_attributed_and_unknown_units_leave_it_un
     assert sample.held_by("r") == 500
     sample = await attributed(Units(), holders, ProcessUse(os.getpid(), 500))
     assert sample.held_by("r") is None
+
+
+def test_ancestors_are_listed_from_the_parent_on() -> None:
+    found = ancestors(os.getpid())
+
+    assert found[0] == os.getppid()
+    assert os.getpid() not in found
+    assert 1 not in found
+
+
+def test_a_process_that_does_not_exist_has_no_ancestors() -> None:
+    assert ancestors(0) == ()
+    assert ancestors(2**22 + 5) == ()
