@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from gpumand.domain import budget, busyness
-from gpumand.domain.device import Devices, ProcessUse
+from gpumand.domain.device import Devices, Pool, ProcessUse, Sample
 from gpumand.domain.eviction_check import SLACK_MIB
 from gpumand.domain.lease_wording import describe_lease_list
 from gpumand.domain.name_lists import join_names
@@ -53,8 +53,15 @@ def describe_holders(view: View, device: int, excluding: str = "") -> str:
     if unnamed_mib > least_mib or not parts:
         parts += [f"an unknown amount by {describe_process(one)}" for one in foreign if one.used_mib is None]
     # First, so that a long list does not cut it off.
-    unnamed = f"{format_mib(unnamed_mib)} in use by processes that the driver does not name"
+    unnamed = f"{format_mib(unnamed_mib)} {_unnamed(view.devices[device])}"
     return join_names([unnamed, *parts] if unnamed_mib > least_mib else parts) or "nothing that is known"
+
+
+def _unnamed(sample: Sample) -> str:
+    """What memory is that belongs to no listed process."""
+    if sample.pool is not Pool.VRAM and not sample.proves_release:
+        return "of host RAM in use by other programs"
+    return "in use by processes that the driver does not name"
 
 
 def _last_foreign(view: View, device: int) -> list[str]:

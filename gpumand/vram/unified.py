@@ -5,6 +5,7 @@ The kernel's MemAvailable bounds what such a GPU can get: free swap is not count
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from gpumand.vram.sysfs import Root, below, parse_number, read_text
@@ -46,17 +47,17 @@ def read_pool(root: Root = "/") -> HostPool:
     MemAvailable does not contain them.
     """
     text = read_text(below(root, MEMINFO), MAX_BYTES) or ""
-    kib = {name.strip(): _kib(value) for name, _, value in (line.partition(":") for line in text.splitlines())}
-    total_kib = kib.get("MemTotal")
+    lines = {name.strip(): value.split() for name, _, value in (line.partition(":") for line in text.splitlines())}
+    total_kib = _number(lines, "MemTotal", "kB")
     if total_kib is not None:
-        total_kib -= (kib.get("HugePages_Total") or 0) * (kib.get("Hugepagesize") or 0)
-    return HostPool(_mib(total_kib), _mib(kib.get("MemAvailable")))
+        total_kib -= (_number(lines, "HugePages_Total") or 0) * (_number(lines, "Hugepagesize", "kB") or 0)
+    return HostPool(_mib(total_kib), _mib(_number(lines, "MemAvailable", "kB")))
 
 
-def _kib(value: str) -> int | None:
-    """The number of a line of /proc/meminfo; the count of huge pages is the only one without a unit."""
-    words = value.split()
-    return parse_number(words[0]) if words and words[1:] in ([], ["kB"]) else None
+def _number(lines: Mapping[str, list[str]], name: str, *unit: str) -> int | None:
+    """The number of a line with this unit; None if the line is missing or has another unit."""
+    number, *rest = lines.get(name) or [""]
+    return parse_number(number) if tuple(rest) == unit else None
 
 
 def _mib(kib: int | None) -> int | None:

@@ -13,6 +13,7 @@ from gpumand.bus.connection import BusConnection
 from gpumand.config import load
 from gpumand.discovery.sockets import listeners
 from gpumand.testing.bus import PrivateBus
+from gpumand.testing.host_tree import HostTree, rx7900xtx
 from tests.integration.cli.ctl import Ctl
 from tests.integration.consumers.servers import free_port
 from tests.integration.live import wait_until
@@ -94,6 +95,24 @@ async def test_a_running_unit_becomes_a_consumer_with_url_and_footprint(
     if len(tomllib.loads(text)["consumers"]) == 1:  # the footprints of any others are unknown
         assert (await ctl("config-check", str(file))).code == 0
         assert load(file).consumers[name].unload is not None
+
+
+async def test_the_sources_that_the_host_has_are_written(ctl: Ctl, host: FakeHost, tmp_path: Path) -> None:
+    port, tree, file = free_port(), rx7900xtx(HostTree(tmp_path / "root")), tmp_path / "made.toml"
+    pid = await started(host, port)
+    tree.kfd_use(pid, 38924, 13312 << 20)
+    ctl.environment["GPUMAND_HOST_ROOT"] = str(tree.root)
+
+    made = await ctl("init", "--output", str(file))
+
+    assert made.code == 0, made.err
+    written = tomllib.loads(file.read_text())
+    assert written["gpu"] == {"source": "amdgpu"}
+    assert [one["vram_resident_mib"] for one in written["consumers"].values() if "vram_resident_mib" in one] == [13312]
+    assert "# device 0: AMD GPU 744c, 24.0 GiB\n" in file.read_text()
+    tree.write("/proc/driver/nvidia/version", "NVRM version: 580.65.06\n")
+    both = await ctl("init", "--no-probe")
+    assert tomllib.loads(both.out)["gpu"] == {"source": ["nvml", "amdgpu"]}
 
 
 ROUTER = """

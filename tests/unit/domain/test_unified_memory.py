@@ -13,6 +13,7 @@ from gpumand.domain.device import Pool, Sample
 from gpumand.domain.eviction_check import EvictionCheck, MultiDeviceEvictionCheck
 from gpumand.domain.victims import permanent_exemption
 from gpumand.domain.view import ConsumerState, View
+from gpumand.domain.wording import describe_holders
 from tests.unit.domain.build import resident, spec, view
 
 BOTH = (EvictionMethod.HTTP, EvictionMethod.UNIT_STOP)
@@ -157,3 +158,17 @@ def test_memory_that_the_reading_shows_is_not_counted_twice() -> None:
     state, other = resident("a", 8000), resident("new", 10000)
     now = on(view(state, other, held={"a": 8000, "new": 0}), asleep=True)
     assert budget.free_mib(now, 0, "new") == now.devices[0].free_mib
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({}, "in use by processes that the driver does not name"),
+        ({"pool": Pool.UNIFIED, "proves_release": False}, "of host RAM in use by other programs"),
+        # On AMD the used amount is that of the GPU, whatever its pool is.
+        ({"pool": Pool.UNIFIED}, "in use by processes that the driver does not name"),
+    ],
+)
+def test_what_is_in_use_in_a_shared_pool_is_host_ram_of_other_programs(changes: dict[str, Any], words: str) -> None:
+    now = on(view(resident("a", 1000)), used_mib=9000, free_mib=15576, **changes)
+    assert describe_holders(now, 0).startswith(f"7.8 GiB {words}")

@@ -89,7 +89,15 @@ def test_host_ram_without_the_huge_pages_set_aside_at_boot(tree: HostTree) -> No
     assert read_pool(tree.root).total_mib == 124610 - 2048
 
 
-@pytest.mark.parametrize("text", ["", "MemTotal: many kB\n", "MemTotal: 5 MB\nMemAvailable: 99999999999999999999 kB\n"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "MemTotal: many kB\n",
+        "MemTotal: 5 MB\nMemAvailable: 99999999999999999999 kB\n",
+        "MemTotal: 500\nMemAvailable: 400\n",
+    ],
+)
 def test_a_damaged_meminfo_is_unknown(tree: HostTree, text: str) -> None:
     tree.write("/proc/meminfo", text)
     pool = read_pool(tree.root)
