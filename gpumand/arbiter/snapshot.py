@@ -120,14 +120,15 @@ def _consumer(state: ArbiterState, devices: Mapping[int, Sample], consumer: Cons
         device=format_devices(consumer.devices),
         vram_resident_mib=consumer.footprint_mib if consumer.footprint_known else None,
         used_mib=sum(known) if known else None,
-        shared_with=_sharing(state, consumer) if consumer.spec.unit else (),
-        shared_mib=sum(sample.shared_mib(consumer.name) for sample in devices.values()) if consumer.spec.unit else 0,
+        shared_with=_sharing(state, consumer) if consumer.spec.service else (),
+        shared_mib=sum(one.shared_mib(consumer.name) for one in devices.values()) if consumer.spec.service else 0,
         used_by_device={index: mib for index, mib in zip(devices, held, strict=True) if mib},
         leases=consumer.leases,
         last_used_usec=consumer.last_used_usec,
         pinned=consumer.pinned,
         vram_managed=consumer.spec.vram_managed,
         unit=consumer.spec.unit,
+        container=consumer.spec.container,
         error=_problems(devices, consumer),
         memory=consumer.memory,
         times=consumer.times,
@@ -144,7 +145,7 @@ def _consumer(state: ArbiterState, devices: Mapping[int, Sample], consumer: Cons
 
 
 def _sharing(state: ArbiterState, consumer: ConsumerState) -> tuple[str, ...]:
-    """Names of the other consumers in its unit."""
+    """Names of the other consumers in its unit or container."""
     return tuple(one.name for one in shared_units.others_in_unit(state.ledger.consumers, consumer))
 
 

@@ -255,6 +255,7 @@ def _consumer(consumer: ConsumerStatus) -> Entry:
         ("pinned", "b", consumer.pinned),
         ("vram_managed", "b", consumer.vram_managed),
         ("unit", "s", consumer.unit),
+        ("container", "s", consumer.container or None),
         ("error", "s", consumer.error),
         ("doing", "s", consumer.doing),
         ("since_usec", "t", consumer.since_usec),

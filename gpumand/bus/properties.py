@@ -71,6 +71,7 @@ def consumer_state(consumer: ConsumerStatus) -> Values:
         "Pinned": consumer.pinned,
         "VramManaged": consumer.vram_managed,
         "Unit": consumer.unit,
+        "Container": consumer.container,
         "LastUsedUsec": consumer.last_used_usec,
         "Error": consumer.error,
     }

@@ -128,6 +128,7 @@ def _consumer(fields: Fields) -> Consumer:
         fields.time("since_usec"),
         fields.text("endpoint", ""),
         fields.text("preset", ""),
+        fields.text("container", ""),
     )
 
 

@@ -129,6 +129,7 @@ class Consumer:
         since: when its residency last changed; None = unknown.
         endpoint: its URL; "" if none is configured.
         preset: the preset of its configuration; "" without one.
+        container: the name of its container in the configuration; "" without one.
     """
 
     name: str
@@ -146,6 +147,7 @@ class Consumer:
     since: datetime | None
     endpoint: str
     preset: str = ""
+    container: str = ""
 
 
 @dataclass(frozen=True, slots=True)

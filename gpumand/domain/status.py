@@ -90,10 +90,11 @@ class ConsumerStatus:
         evict: its eviction methods, in the order in which they are tried.
         lazy: only requests to the consumer itself load its model into VRAM.
         busy: whether it reports that it is busy; None = unknown.
-        shared_with: other consumers in its unit.
-        shared_mib: MiB that the unit holds for all of its consumers, where there are several.
+        shared_with: other consumers in its unit or container.
+        shared_mib: MiB that these hold for all of its consumers, where there are several.
         used_by_device: MiB held on each device where the driver shows its processes.
         used_mib_history: MiB held at the last readings; () where it held none.
+        container: the name of its container in the configuration; "" without one.
     """
 
     name: str
@@ -121,6 +122,7 @@ class ConsumerStatus:
     shared_mib: int = 0
     used_by_device: Mapping[int, int] = field(default_factory=dict)
     used_mib_history: Series = ()
+    container: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -72,6 +72,7 @@ def _facts(consumer: Entry, learned: Entry, now_usec: int) -> list[tuple[str, st
         ("leased for", _time(learned.get("holds") or {}), ""),
         ("evicted by", ", then ".join(map(clean, consumer.get("evict") or ())), ""),
         ("unit", clean(consumer.get("unit") or ""), ""),
+        ("container", clean(consumer.get("container") or ""), ""),
         ("shared with", _sharing(consumer), ""),
         ("url", clean(consumer.get("endpoint") or ""), ""),
         ("last used", last_used(consumer, now_usec), ""),
@@ -82,7 +83,7 @@ def _facts(consumer: Entry, learned: Entry, now_usec: int) -> list[tuple[str, st
 
 def _sharing(consumer: Entry) -> str:
     names = ", ".join(map(clean, consumer.get("shared_with") or ()))
-    held = f"; the unit holds {mib(consumer['shared_mib'])} for all of them" if consumer.get("shared_mib") else ""
+    held = f"; together they hold {mib(consumer['shared_mib'])}" if consumer.get("shared_mib") else ""
     return names and names + held
 
 

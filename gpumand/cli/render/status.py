@@ -209,8 +209,14 @@ def list_lines(consumers: Sequence[Entry], now_usec: int, theme: Theme) -> list[
     for consumer in consumers:
         name, state, device, _, footprint, _, used, _ = _consumer_row(consumer, now_usec)
         pinned = "yes" if consumer.get("pinned") else "no"
-        rows.append([name, state, device, footprint, used, pinned, clean(consumer.get("unit") or NOTHING)])
+        rows.append([name, state, device, footprint, used, pinned, clean(_service(consumer) or NOTHING)])
     return table(columns, rows, theme)
+
+
+def _service(consumer: Entry) -> str:
+    """Its unit, or else its container."""
+    container = consumer.get("container")
+    return str(consumer.get("unit") or (f"container {container}" if container else ""))
 
 
 def lease_lines(leases: Sequence[Entry], now_usec: int, theme: Theme) -> list[Text]:

@@ -221,3 +221,9 @@ async def test_container_of_two_consumers_is_stopped_only_while_neither_is_lease
         await world.arbiter.acquire(client(2), "llama", AcquireOptions(timeout_sec=5.0))
     assert ("stop", "container router") not in world.units.calls
     await world.arbiter.release(lease.id)
+
+
+async def test_status_names_the_container() -> None:
+    world = await at_work(contained("comfy", 8000, container="docker:ui"), by_unit("llama", 8000))
+    found = {one.name: one.container for one in world.arbiter.status().consumers}
+    assert found == {"comfy": "docker:ui", "llama": ""}
