@@ -75,12 +75,12 @@ class LoadingMemory:
         return f"{held}, and a loaded {self._spec.name} holds {format_mib(footprint_mib)}"
 
     def advice(self) -> str:
-        """What to declare where the processes never hold what a loaded model should hold; "" where nothing fits."""
-        table, held_mib = f"consumers.{self._spec.name}", self.held_mib() or 0
-        if held_mib <= SLACK_MIB:
-            needs = "" if self._spec.health is not None else ", and add a health check so that gpumand can see a load"
-            return f". If it loads its model with the first request, set lazy = true in {table}{needs}"
-        return (
-            f". If this is its whole model, correct vram_resident_mib in {table}; if it loads its model with the first "
-            "request, set lazy = true"
-        )
+        """What to declare where the processes never hold what a loaded model should hold."""
+        table = f"consumers.{self._spec.name}"
+        if (self.held_mib() or 0) > SLACK_MIB:
+            return f". If this is its whole model, correct vram_resident_mib in {table}"
+        if self._spec.load is not None:
+            return ""
+        # A service with an unload route and no load route counts as one that loads with its first request.
+        first = f"declare its unload route in {table}, which a service that loads with its first request needs"
+        return f". Start its model with its unit, declare a load route, or {first}"

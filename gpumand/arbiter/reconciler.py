@@ -50,6 +50,8 @@ class Reconciler:
             if runs_in(consumer.spec, unit.unit):
                 observations = self._observations_of(consumer)
                 has_new_run = observations.record(unit, self._state.clock.monotonic())
+                if consumer.unit_activity != unit.activity:
+                    self._state.ledger.update(consumer.name, unit_activity=str(unit.activity))
                 if has_new_run:
                     observations.new_run_at = observations.unit_observed_at
                     self._evidence.forget_run(consumer.name)

@@ -122,6 +122,7 @@ def _consumer(state: ArbiterState, devices: Mapping[int, Sample], consumer: Cons
         used_mib=sum(known) if known else None,
         shared_with=_sharing(state, consumer) if consumer.spec.service else (),
         shared_mib=sum(one.shared_mib(consumer.name) for one in devices.values()) if consumer.spec.service else 0,
+        unit_state=consumer.unit_activity if consumer.spec.service else "",
         used_by_device={index: mib for index, mib in zip(devices, held, strict=True) if mib},
         leases=consumer.leases,
         last_used_usec=consumer.last_used_usec,

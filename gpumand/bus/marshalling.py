@@ -266,6 +266,7 @@ def _consumer(consumer: ConsumerStatus) -> Entry:
         ("busy", "b", consumer.busy),
         *_shared(consumer),
         ("used_mib_history", "ai", list(consumer.used_mib_history) or None),
+        ("unit_state", "s", consumer.unit_state or None),
         ("used_by_device", "a{st}", {str(index): mib for index, mib in consumer.used_by_device.items()} or None),
     )
 

@@ -92,6 +92,7 @@ class ConsumerStatus:
         busy: whether it reports that it is busy; None = unknown.
         shared_with: other consumers in its unit or container.
         shared_mib: MiB that these hold for all of its consumers, where there are several.
+        unit_state: state of its unit or container, such as "active"; "" where it has none or none was reported.
         used_by_device: MiB held on each device where the driver shows its processes.
         used_mib_history: MiB held at the last readings; () where it held none.
         container: the name of its container in the configuration; "" without one.
@@ -121,6 +122,7 @@ class ConsumerStatus:
     shared_with: tuple[str, ...] = ()
     shared_mib: int = 0
     used_by_device: Mapping[int, int] = field(default_factory=dict)
+    unit_state: str = ""
     used_mib_history: Series = ()
     container: str = ""
 

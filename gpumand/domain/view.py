@@ -47,6 +47,7 @@ UNANNOUNCED_FIELDS = frozenset(
         "blocking_since",
         "refused_probes",
         "has_served",
+        "unit_activity",
         "memory_missing",
         "unload_pending",
         "start_overdue",
@@ -104,6 +105,7 @@ class ConsumerState:
         jobs: number of jobs in its last busy answer; None = unknown.
         blocking_since: monotonic seconds since when its own work blocks a request that needs its VRAM; None = none.
         refused_probes: number of health checks in a row that found its port closed.
+        unit_activity: state of its unit or container as last reported, such as "active"; "" = none was reported.
         has_served: its server has answered in the current run of its unit.
         memory_missing: it counts as resident, but the last reading shows that it holds no model.
         unload_pending: an unload route did not answer in time and may still be carried out.
@@ -143,6 +145,7 @@ class ConsumerState:
     blocking_since: float | None = None
     refused_probes: int = 0
     has_served: bool = False
+    unit_activity: str = ""
     memory_missing: bool = False
     unload_pending: bool = False
     start_overdue: bool = False

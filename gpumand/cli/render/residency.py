@@ -26,7 +26,8 @@ def shown_state(consumer: Entry) -> str:
     Args:
         consumer: a consumer entry of GetStatus.
     """
-    return IDLE if loads_on_first_request(consumer) or _left_mib(consumer) else clean(consumer["residency"])
+    is_idle = loads_on_first_request(consumer) or _left_mib(consumer) or _runs_unloaded(consumer)
+    return IDLE if is_idle else clean(consumer["residency"])
 
 
 def memory_note(consumer: Entry) -> str:
@@ -34,7 +35,7 @@ def memory_note(consumer: Entry) -> str:
     left_mib = _left_mib(consumer)
     if left_mib and not (consumer.get("lazy") and left_mib <= CONTEXT_MIB):
         return f"still holds {mib(left_mib)}"
-    if left_mib or loads_on_first_request(consumer):
+    if left_mib or loads_on_first_request(consumer) or (consumer.get("lazy") and _runs_unloaded(consumer)):
         return ON_FIRST_REQUEST
     return "no VRAM measured" if consumer["residency"] == "resident" and consumer.get("used_mib") == 0 else ""
 
@@ -55,3 +56,8 @@ def loads_on_first_request(consumer: Entry) -> bool:
 def _left_mib(consumer: Entry) -> int:
     """MiB that an unloaded consumer holds; 0 for any other."""
     return int(consumer.get("used_mib") or 0) if consumer["residency"] == "unloaded" else 0
+
+
+def _runs_unloaded(consumer: Entry) -> bool:
+    """Whether the unit of an unloaded consumer runs: its server needs no start, unlike one that is stopped."""
+    return bool(consumer["residency"] == "unloaded" and consumer.get("unit_state") == "active")

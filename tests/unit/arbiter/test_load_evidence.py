@@ -192,8 +192,8 @@ async def test_unit_without_a_model_names_what_to_declare() -> None:
 
     assert (
         "not loaded after 20 s: voice.service runs, but its processes hold 0 MiB of VRAM, and a loaded voice holds "
-        "7.8 GiB. If it loads its model with the first request, set lazy = true in consumers.voice, and add a health "
-        "check so that gpumand can see a load"
+        "7.8 GiB. Start its model with its unit, declare a load route, or declare its unload route in consumers.voice, "
+        "which a service that loads with its first request needs"
     ) in str(failed.value)
 
 

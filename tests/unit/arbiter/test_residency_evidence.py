@@ -8,7 +8,7 @@ from gpumand.domain.consumer import ConsumerSpec, EvictionMethod, HealthRoute, S
 from gpumand.domain.errors import ConsumerBackingOff, EvictionFailed, GpumandError, InsufficientVram, LoadFailed
 from gpumand.domain.request import AcquireOptions
 from gpumand.testing.world import FakeWorld, client
-from tests.unit.arbiter.arbiter_setup import READ_SEC, by_unit, kill_consumer, residency, routed
+from tests.unit.arbiter.arbiter_setup import READ_SEC, by_unit, kill_consumer, lazy, residency, routed
 
 BOTH = (EvictionMethod.HTTP, EvictionMethod.UNIT_STOP)
 
@@ -201,3 +201,18 @@ async def test_consumer_that_is_still_loaded_after_a_failed_unload_is_granted_af
     assert grant.waited_usec / 1e6 < 1.0
     assert world.routes.called("load") == []
     assert len(world.routes.called("probe_health")) > probes
+
+
+async def test_status_tells_a_running_server_without_its_model_from_a_stopped_one() -> None:
+    world = FakeWorld([lazy("comfyui", 8000, unit="comfyui.service", health=None), routed("tts", 1000)])
+    await world.start()
+    await world.arbiter.watch_units()
+    states = []
+    for activity in (UnitActivity.ACTIVE, UnitActivity.INACTIVE):
+        world.units.become("comfyui.service", activity)
+        await world.housekeeping.refresh_all()
+        one = world.arbiter.consumer_status("comfyui")
+        states.append((one.residency, one.unit_state))
+
+    assert states == [("unloaded", "active"), ("unloaded", "inactive")]
+    assert world.arbiter.consumer_status("tts").unit_state == "", "it has no unit"

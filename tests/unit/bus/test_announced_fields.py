@@ -36,6 +36,7 @@ OTHER: dict[str, Any] = {
     "blocking_since": 5.0,
     "refused_probes": 5,
     "has_served": True,
+    "unit_activity": "active",
     "memory_missing": True,
     "unload_pending": True,
     "start_overdue": True,

@@ -203,6 +203,12 @@ def row(entry: dict[str, Any]) -> list[str]:
         ("resident", {"lazy": True, "used_mib": 2800}, ["resident", "2.7 GiB", ""]),
         ("resident", {"lazy": True, "used_mib": None}, ["resident", "-", ""]),
         # Unloaded, but its processes hold memory.
+        (
+            "unloaded",
+            {"lazy": True, "used_mib": 0, "unit_state": "active"},
+            ["idle", "0 MiB", "loads on its first request"],
+        ),
+        ("unloaded", {"lazy": True, "used_mib": 0, "unit_state": "inactive"}, ["unloaded", "-", ""]),
         ("unloaded", {"lazy": True, "used_mib": 400}, ["idle", "400 MiB", "loads on its first request"]),
         ("unloaded", {"lazy": True, "used_mib": 5000}, ["idle", "4.9 GiB", "still holds 4.9 GiB"]),
         ("unloaded", {"used_mib": 400}, ["idle", "400 MiB", "still holds 400 MiB"]),
