@@ -6,6 +6,7 @@ their unique id, else by their PCI address; card numbers change with the probe o
 
 from __future__ import annotations
 
+import os
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -134,7 +135,7 @@ class AmdgpuSession:
                 known,
                 bdf=bdf,
                 discrete=known.discrete or _is_discrete(card),
-                has_vram=known.has_vram or (card.path / "mem_info_vram_total").exists(),
+                has_vram=known.has_vram or os.path.exists(card.path / "mem_info_vram_total"),
                 device=card.device if card.device is not None else known.device,
             )
         return present
@@ -214,7 +215,7 @@ def _card_of(bdf: str, cards: Mapping[str, Card]) -> str:
 
 def _is_discrete(card: Card) -> bool:
     """Whether the card has a board or memory chips of its own; the presence of the files decides."""
-    return any((card.path / name).exists() for name in ("board_info", "mem_info_vram_vendor"))
+    return any(os.path.exists(card.path / name) for name in ("board_info", "mem_info_vram_vendor"))
 
 
 def _memory(card: Card, known: _Known) -> AmdMemory:

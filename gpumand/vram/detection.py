@@ -31,7 +31,7 @@ def available_sources(root: Root = "/") -> tuple[str, ...]:
 
 def has_nvidia(root: Root = "/") -> bool:
     """Whether NVIDIA's driver is loaded; a Jetson has it in its kernel."""
-    return any(below(root, path).exists() for path in NVIDIA_FILES) or is_tegra(root)
+    return any(os.path.exists(below(root, path)) for path in NVIDIA_FILES) or is_tegra(root)
 
 
 def is_tegra(root: Root = "/") -> bool:

@@ -41,7 +41,7 @@ class Node:
 
 def exists(root: Root = "/") -> bool:
     """Whether the kernel has KFD, so that processes of ROCm are listed."""
-    return below(root, f"{FOLDER}/proc").is_dir()
+    return os.path.isdir(below(root, f"{FOLDER}/proc"))
 
 
 def nodes(root: Root = "/") -> dict[int, Node]:

@@ -119,7 +119,7 @@ def _resolved(root: Root, link: Path) -> Path | None:
     """The folder that a link leads to; a link to an absolute path is taken as below ``root``."""
     target = Path(os.path.realpath(link))
     inside = target if target.is_relative_to(os.path.realpath(root)) else below(root, str(target))
-    return inside if inside.is_dir() else None
+    return inside if os.path.isdir(inside) else None
 
 
 def _hexadecimal(path: Path) -> int | None:

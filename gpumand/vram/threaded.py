@@ -67,6 +67,8 @@ class ThreadedSource:
             )
         except ThreadClosed as error:
             return self._without_readings(f"sysfs-failed: no thread for reading: {error}")
+        except OSError as error:  # a file that vanished in an unforeseen place must not end all readings
+            return self._without_readings(f"sysfs-failed: {error.strerror or error}")
         self._log_error(reading.error)
         if reading.devices:
             self._last_samples = reading.devices

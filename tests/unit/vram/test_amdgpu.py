@@ -22,7 +22,9 @@ from gpumand.testing.host_tree import (
     rx7900xtx,
     strix_halo,
 )
+from gpumand.vram import sysfs
 from gpumand.vram.amdgpu import AmdgpuSource
+from gpumand.vram.sysfs import Card
 
 FOLDER = "/sys/devices/pci0000:00/0000:00:01.1/0000:03:00.0"
 
@@ -297,4 +299,21 @@ async def test_no_file_that_wakes_a_card_is_opened_for_a_card_that_no_process_us
         host.tree.fifo(f"{FOLDER}/{name}")  # would hang
     host.tree.fifo("/sys/class/kfd/kfd/proc/4711/sdma_38924")
     host.tree.fifo("/sys/class/kfd/kfd/proc/4711/stats_38924/cu_occupancy")
+    assert (await host.sample()).free_mib == 9712
+
+
+async def test_an_error_of_the_file_system_in_an_unforeseen_place_ends_one_reading_only(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rx7900xtx(host.tree)
+    await host.source.read()
+
+    def failing(*_: object) -> dict[str, Card]:
+        raise OSError(5, "Input/output error")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(sysfs, "cards", failing)
+        reading = await host.source.read()
+    assert reading.error == "sysfs-failed: Input/output error"
+    assert [(one.index, one.free_mib) for one in reading.devices] == [(0, None)]
     assert (await host.sample()).free_mib == 9712
