@@ -170,6 +170,14 @@ def test_memory_that_a_slice_holds_beyond_its_units_may_be_any_of_them(tree: Hos
     assert found.blind == {"ollama.service", "ssh.service"}
 
 
+@pytest.mark.parametrize("text", ["max", ""])
+def test_slice_without_a_number_is_searched_and_may_hold_memory_of_any_unit(tree: HostTree, text: str) -> None:
+    rx7900xtx_dmem(tree).current("system.slice", {RADEON: text})
+    found = units(tree.root, RADEON)
+    assert mib_by_unit(found)["ollama.service"] == 13210
+    assert (found.blind, found.has_rest) == ({"ollama.service", "ssh.service"}, True)
+
+
 def test_small_remainder_of_a_slice_hides_no_model(tree: HostTree) -> None:
     dmem = rx7900xtx_dmem(tree)
     dmem.current("system.slice", {RADEON: 13851688960 + 60 * MIB})
