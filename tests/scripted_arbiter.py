@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from gpumand.domain.device import ProcessUse
 from gpumand.domain.driver_release import ReleaseOptions, ReleaseReport
@@ -32,6 +33,7 @@ from gpumand.domain.request import (
     Verdict,
 )
 from gpumand.domain.status import ConsumerStatus, DeviceStatus, Stats, Status, Summary, WaitingStatus
+from gpumand.domain.telemetry import Telemetry
 
 GRANTED_USEC = 1_700_000_000_000_000
 DEFAULT_TTL_SEC = 900.0
@@ -43,7 +45,9 @@ def a_consumer(name: str, unit: str = "", residency: str = "resident") -> Consum
 
 def a_device(index: int = 0, used_mib: int | None = 8000) -> DeviceStatus:
     free_mib = None if used_mib is None else 24564 - used_mib
-    return DeviceStatus(index, f"GPU-{index}", "Simulated", "simulated", 24564, used_mib, free_mib, 0, 100, 1, "")
+    memory = (24564, used_mib, free_mib, 0, 100, 1)
+    more: dict[str, Any] = {"telemetry": Telemetry(12, 45, 90, 100.5, 450.0), "unnamed_mib": 0}
+    return DeviceStatus(index, f"GPU-{index}", "Simulated", "simulated", *memory, "", **more)
 
 
 @dataclass

@@ -71,7 +71,8 @@ async def collect_facts(options: GlobalOptions, path: Path | None) -> Facts:
         facts = replace(facts, bus=replace(facts.bus, error=str(error)), units_error="there is no bus")
         facts = await _read_files(facts, path)
     if _uses_nvml(facts):
-        facts = replace(facts, driver=await host.driver())
+        is_released = facts.status is not None and facts.status.get("driver_state") == "released"
+        facts = replace(facts, driver=await host.driver(is_released=is_released))
     facts = await asyncio.to_thread(with_container_facts, facts)
     dmem = await asyncio.to_thread(read_dmem, set(facts.unit_names.values()), host_root())
     unread = await asyncio.to_thread(unread_cards, host_root())

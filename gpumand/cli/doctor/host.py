@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import grp
 import os
 import pwd
@@ -126,8 +127,26 @@ def _changed_usec(file: Path) -> int:
     return found.st_mtime_ns // 1000
 
 
-async def driver() -> Driver:
-    """Query NVML, and read versions and device nodes of the driver."""
+async def driver(*, is_released: bool = False) -> Driver:
+    """Query NVML, and read versions and device nodes of the driver.
+
+    NVML is not opened while a card sleeps, which would wake it, nor while an administrator needs the driver closed.
+    The versions and device nodes are files.
+
+    Args:
+        is_released: the driver is released by ``gpumanctl gpu release``.
+    """
+    from gpumand.vram.detection import host_root
+    from gpumand.vram.pci_power import NVIDIA, read_power
+    from gpumand.vram.sysfs import below
+
+    power = await asyncio.to_thread(read_power, below(host_root(), NVIDIA))
+    error, devices = ("", 0) if is_released or power.is_asleep else await _query_nvml()
+    return Driver(error, devices, kernel_version(), library_version(), nodes())
+
+
+async def _query_nvml() -> tuple[str, int]:
+    """Why NVML does not work, "" when it does, and the number of its GPUs."""
     from gpumand.domain.consumer import GpuSettings
     from gpumand.host.clock import SystemClock
     from gpumand.vram import make_source
@@ -137,7 +156,7 @@ async def driver() -> Driver:
         reading = await source.read()
     finally:
         await source.close()
-    return Driver(reading.error, len(reading.devices), kernel_version(), library_version(), nodes())
+    return reading.error, len(reading.devices)
 
 
 def kernel_version(path: Path = MODULE_VERSION) -> str:

@@ -39,6 +39,7 @@ ARGUMENTS = {
     "GetHistory": ("a{sv}", "0"),
     "Pin": ("s", "ollama"),
     "Unpin": ("s", "ollama"),
+    "ReleaseGpu": ("a{sv}", "0"),
 }
 
 HOLDER = """
