@@ -199,8 +199,8 @@ class GpuTable:
     )
     total_mib: int | None = key(
         Mib(1, MAX_MIB),
-        "Total VRAM of device 0, with which declared footprints are compared where it cannot be read: on a host without any "
-        "source of readings, and on a device that has never been read and that a consumer names.",
+        "Total VRAM of device 0. Declared footprints are compared with it on a host without any source of readings, "
+        "and on a device that has never been read and that a consumer names.",
         default=default_of(GpuSettings, "total_mib"),
         unit="MiB",
     )
