@@ -233,8 +233,9 @@ async def has_queue(made: Front) -> bool:
 async def test_upload_whose_client_leaves_while_it_waits_is_withdrawn(fake_front: Front) -> None:
     lease = await fake_front.block()
     reader, writer = await asyncio.open_connection("127.0.0.1", fake_front.gateway.ports["fake"])
-    # Small enough for the kernel's buffers, so that the end of the connection follows it.
-    writer.write(head("Content-Length: 400000", first="POST /upload HTTP/1.1").encode() + bytes(300_000))
+    # More than the gateway reads before the lease, and small enough for the kernel's buffers, so that the end of the
+    # connection can follow it.
+    writer.write(head("Content-Length: 9000000", first="POST /upload HTTP/1.1").encode() + bytes(1_000_000))
     await writer.drain()
     await wait_until("the upload waits", lambda: has_queue(fake_front))
 
