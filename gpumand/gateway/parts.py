@@ -76,7 +76,7 @@ class Parts:
     async def _too_late(self, consumer: str) -> Refused:
         if absence := self.absence():
             return refused(503, "unavailable", f"gpumand cannot be reached: {absence}", 5)
-        why = await self.describe(consumer)
+        why = (await self.describe(consumer)).rstrip(".")
         text = f"Timed out after {self.settings().wait_sec:g} s. {why}. Try again later."
         return refused(429, "gpu_busy", text, await self.retry_sec(consumer))
 
