@@ -140,10 +140,11 @@ class Actions:
         """Take all consumers of a shared unit or container out of use before its stop. Raises UnitFailed."""
         ledger = self._state.ledger
         state = self._state.consumer(name)
-        blocker = shared_units.stop_blocker(ledger.consumers, state, self._state.clock.monotonic())
+        blocker = shared_units.stop_blocker(ledger.consumers, state, self._state.clock.monotonic(), ledger.sharing)
         if blocker is not None:
             raise UnitFailed(f"{blocker.reason}, so that it was not stopped", "shared")
-        others = [one.name for one in shared_units.others_in_unit(ledger.consumers, state) if one.residency in IN_VRAM]
+        sharing = shared_units.others_in_unit(ledger.consumers, state, ledger.sharing)
+        others = [one.name for one in sharing if one.residency in IN_VRAM]
         jobs = {id(job): job for job in ledger.jobs.values() if name in (job.consumer, *job.evicting)}
         for job in jobs.values() if others else ():
             ledger.replace_job(replace(job, evicting=(*job.evicting, *others)))
@@ -154,8 +155,8 @@ class Actions:
         """After a unit or container was stopped: set the residency of the other consumers in it."""
         if report.method not in STOPPING:
             return
-        consumers = self._state.ledger.consumers
-        for other in shared_units.others_in_unit(consumers, self._state.consumer(report.consumer)):
+        ledger, state = self._state.ledger, self._state.consumer(report.consumer)
+        for other in shared_units.others_in_unit(ledger.consumers, state, ledger.sharing):
             if other.residency is Residency.UNLOADING:
                 residency = Residency.UNKNOWN if report.error else Residency.UNLOADED
                 self._state.set_residency(other.name, residency, unit_moved=False)

@@ -80,9 +80,9 @@ class LoadingUnit:
 
     def _stop_blocker(self) -> str:
         """Why the unit must not be stopped although this load has failed; "" where nothing else in it is in use."""
-        consumers, now = self._state.ledger.consumers, self._state.clock.monotonic()
-        state = consumers.get(self._spec.name)
-        blocker = None if state is None else shared_units.stop_blocker(consumers, state, now)
+        ledger, now = self._state.ledger, self._state.clock.monotonic()
+        state = ledger.consumers.get(self._spec.name)
+        blocker = None if state is None else shared_units.stop_blocker(ledger.consumers, state, now, ledger.sharing)
         return "" if blocker is None else blocker.reason
 
     async def check(self) -> None:

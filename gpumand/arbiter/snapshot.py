@@ -120,8 +120,8 @@ def _consumer(state: ArbiterState, devices: Mapping[int, Sample], consumer: Cons
         device=format_devices(consumer.devices),
         vram_resident_mib=consumer.footprint_mib if consumer.footprint_known else None,
         used_mib=sum(known) if known else None,
-        shared_with=_sharing(state, consumer) if consumer.spec.service else (),
-        shared_mib=sum(one.shared_mib(consumer.name) for one in devices.values()) if consumer.spec.service else 0,
+        shared_with=_sharing(state, consumer),
+        shared_mib=sum(one.shared_mib(consumer.name) for one in devices.values()),
         unit_state=consumer.unit_activity if consumer.spec.service else "",
         used_by_device={index: mib for index, mib in zip(devices, held, strict=True) if mib},
         leases=consumer.leases,
@@ -147,7 +147,8 @@ def _consumer(state: ArbiterState, devices: Mapping[int, Sample], consumer: Cons
 
 def _sharing(state: ArbiterState, consumer: ConsumerState) -> tuple[str, ...]:
     """Names of the other consumers in its unit or container."""
-    return tuple(one.name for one in shared_units.others_in_unit(state.ledger.consumers, consumer))
+    ledger = state.ledger
+    return tuple(one.name for one in shared_units.others_in_unit(ledger.consumers, consumer, ledger.sharing))
 
 
 def _problems(devices: Mapping[int, Sample], consumer: ConsumerState) -> str:

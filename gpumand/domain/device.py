@@ -81,7 +81,8 @@ class Sample:
             pid 0 per unit whose memory is known only as a whole.
         attributed: True when the process list is complete and the memory of every process in it is known.
         attributable: consumers whose processes would have been recognised in the list, so that for them, on an
-            attributed sample, "not listed" means "holds nothing". A consumer without a unit is never among them.
+            attributed sample, "not listed" means "holds nothing". A consumer that is known by its URL only is never
+            among them.
         blind: units whose memory the source could not have seen, so that their absence from the list proves nothing.
         taken_at: monotonic seconds at which the reading began.
         sampled_usec: the same moment as CLOCK_REALTIME microseconds, for display.

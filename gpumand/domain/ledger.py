@@ -42,6 +42,7 @@ class Ledger:
     Attributes:
         settings: settings of the scheduler.
         revision: incremented by every change that affects a view; views of the same revision are equal.
+        sharing: groups of consumers that the same processes were found to belong to under this configuration.
     """
 
     def __init__(self, settings: SchedulerSettings, changed: Callable[[str], None] = lambda _name: None) -> None:
@@ -52,6 +53,7 @@ class Ledger:
         self._jobs: dict[int, Job] = {}
         self._requested_reservations: set[str] = set()
         self._devices: dict[int, Sample] = {0: placeholder_sample(None)}
+        self.sharing: frozenset[frozenset[str]] = frozenset()
         self._has_new_source = False
         self.revision = 0
         self._host_available_mib: int | None = None
@@ -112,7 +114,7 @@ class Ledger:
         return View(
             settings=self.settings,
             devices=dict(self._devices),
-            consumers=shared_units.with_stop_blockers(self._consumers, now),
+            consumers=shared_units.with_stop_blockers(self._consumers, now, self.sharing),
             leases=lease_slots.used(self.leases.values(), self._consumers),
             jobs=dict(self._jobs),
             now=now,
@@ -135,6 +137,7 @@ class Ledger:
         """Apply a configuration. A removed consumer stays as long as it is claimed, so that its leases stay valid."""
         self.revision += 1
         self.settings = settings
+        self.sharing = shared_units.sharing_in(self._devices.values())
         wanted = {spec.name: spec for spec in specs}
         for name, spec in wanted.items():
             old = self._consumers.get(name)
@@ -158,6 +161,7 @@ class Ledger:
         self._follow_moved_devices({sample.uuid: index for index, sample in samples.items() if sample.uuid})
         samples = device_lookup.with_totals(samples, self._devices, total_mib)
         self._devices = claims.without_containers(samples, self._consumers.values())
+        self.sharing |= shared_units.sharing_in(self._devices.values())
         self.revision += 1
 
     def expect_new_source(self) -> None:

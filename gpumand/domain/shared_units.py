@@ -3,47 +3,80 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 from gpumand.domain import busyness
 from gpumand.domain.consumer import ConsumerSpec, Residency
 from gpumand.domain.container import service_of
+from gpumand.domain.device import Sample
 from gpumand.domain.view import ConsumerState, StopBlocker
 
+Groups = Collection[frozenset[str]]
+"""Names of consumers that the same processes were found to belong to, such as a unit and the container that it runs."""
 
-def others_in_unit(consumers: Mapping[str, ConsumerState], state: ConsumerState) -> list[ConsumerState]:
-    """The other consumers whose processes run in the same unit or container."""
+
+def sharing_in(samples: Iterable[Sample]) -> frozenset[frozenset[str]]:
+    """The groups of consumers that share a process of these samples."""
+    return frozenset(frozenset(process.shared) for sample in samples for process in sample.processes if process.shared)
+
+
+def others_in_unit(
+    consumers: Mapping[str, ConsumerState], state: ConsumerState, together: Groups = ()
+) -> list[ConsumerState]:
+    """The other consumers whose processes run in the same unit or container.
+
+    Args:
+        consumers: all consumers.
+        state: the consumer.
+        together: groups of consumers whose processes were found to be the same.
+    """
     services = _services(state.spec)
-    return [one for one in consumers.values() if services & _services(one.spec) and one.name != state.name]
+    names = frozenset().union(*(group for group in together if state.name in group))
+    others = (one for one in consumers.values() if one.name != state.name)
+    return [one for one in others if services & _services(one.spec) or one.name in names]
 
 
 def _services(spec: ConsumerSpec) -> set[str]:
-    return {spec.unit, service_of(spec.controlled_container)} - {""}
+    # Also a container that only the other consumer's eviction methods stop: the stop ends the processes of both.
+    return {spec.unit, service_of(spec.container)} - {""}
 
 
-def stop_blocker(consumers: Mapping[str, ConsumerState], state: ConsumerState, now: float) -> StopBlocker | None:
+def stop_blocker(
+    consumers: Mapping[str, ConsumerState], state: ConsumerState, now: float, together: Groups = ()
+) -> StopBlocker | None:
     """Why its unit must not be stopped to evict a consumer; None where no other consumer in the unit is in use.
 
     Args:
         consumers: all consumers.
         state: the consumer to be evicted.
         now: monotonic seconds.
+        together: groups of consumers whose processes were found to be the same.
     """
-    for other in others_in_unit(consumers, state):
+    for other in others_in_unit(consumers, state, together):
         if use := _use(other, now):
             return StopBlocker(f"{state.spec.service} also serves {other.name}, which is {use}", not other.pinned)
     return None
 
 
-def with_stop_blockers(consumers: Mapping[str, ConsumerState], now: float) -> dict[str, ConsumerState]:
-    """The consumers, those in a shared unit with the reason why it must not be stopped at the moment."""
+def with_stop_blockers(
+    consumers: Mapping[str, ConsumerState], now: float, together: Groups = ()
+) -> dict[str, ConsumerState]:
+    """The consumers, those in a shared unit with the reason why it must not be stopped at the moment.
+
+    Args:
+        consumers: all consumers.
+        now: monotonic seconds.
+        together: groups of consumers whose processes were found to be the same.
+    """
     services = [service for state in consumers.values() for service in _services(state.spec)]
-    if len(set(services)) == len(services):
+    if len(set(services)) == len(services) and not together:
         return dict(consumers)
     shared = {service for service, count in Counter(services).items() if count > 1}
+    names = frozenset().union(*together)
     return {
         name: state.with_changes(stop_blocker=blocker)
-        if shared & _services(state.spec) and (blocker := stop_blocker(consumers, state, now))
+        if (shared & _services(state.spec) or name in names)
+        and (blocker := stop_blocker(consumers, state, now, together))
         else state
         for name, state in consumers.items()
     }

@@ -227,11 +227,12 @@ class AttributedSource:
         )
 
     def _consumers_of(self, process: ProcessUse, unit: str, place: ProcessPlace) -> tuple[str, ...]:
-        """The consumers of a process: by the most specific of container, cgroup, unit and slice."""
+        """The consumers of a process: by container, cgroup and unit, which may differ; else by its slice."""
         if process.consumer:
             return (process.consumer,)
         by_unit = (self._consumers[unit],) if unit in self._consumers else self._shared.get(unit, ())
-        return self.containers.consumers_of(place) or by_unit or self.containers.consumers_of_slice(place)
+        found = tuple(dict.fromkeys((*self.containers.consumers_of(place), *by_unit)))
+        return found or self.containers.consumers_of_slice(place)
 
     def _discard_others(self, listed: Iterable[ProcessIdentity]) -> None:
         keep = set(listed)

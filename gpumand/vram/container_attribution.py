@@ -125,11 +125,9 @@ class ContainerAttribution:
         if unread and not self._worker.is_closed:
             places = await self._worker.run(lambda: self._read_places(unread))
             self._places |= {one: place for one, place in places.items() if place.cgroup.path}
-        ids = frozenset(self._unlinked())
-        if not ids:
-            self._retry_sec = FIRST_RETRY_SEC
-        elif self._is_due(ids):
-            self._start_search(ids)
+        containers = self._listed()
+        if self._is_due(containers):
+            self._start_search(frozenset(containers))
         if self._search is not None and not self._search.done():
             await asyncio.wait([self._search], timeout=self._wait_sec)
 
@@ -140,12 +138,15 @@ class ContainerAttribution:
         return self._places.get(identity, ProcessPlace())
 
     def consumers_of(self, place: ProcessPlace) -> Names:
-        """The consumers that a process belongs to by its container or its cgroup; these count before its unit."""
-        found = self._rules.by_container(place, self._known) or self._rules.by_cgroup(place)
+        """The consumers that a process belongs to by its container, its cgroup, or the unit that started it.
+
+        Several share it: stopping the unit of one would end the container of the other.
+        """
+        named = (*self._rules.by_container(place, self._known), *self._rules.by_cgroup(place))
         container = place.cgroup.container
-        if found or container is None or not container.id or not self._rules.is_trusted(place.cgroup):
-            return found
-        return self._rules.units.get(self._links.get(container.id, ""), ())
+        if container is None or not container.id or not self._rules.is_trusted(place.cgroup):
+            return tuple(dict.fromkeys(named))
+        return tuple(dict.fromkeys((*named, *self._rules.units.get(self._links.get(container.id, ""), ()))))
 
     def possible_in(self, unit: str) -> frozenset[str]:
         """Consumers that may run in a unit of which only the name is known, and which is no consumer's ``unit``."""
@@ -203,27 +204,27 @@ class ContainerAttribution:
     def _is_attributed(self, place: ProcessPlace) -> bool:
         return bool(self.consumers_of(place) or self.consumers_of_slice(place))
 
-    def _unlinked(self) -> dict[str, tuple[ProcessPlace, int]]:
-        """Containers that belong to no consumer: id -> place and pid of one of their processes, 0 = unknown."""
+    def _listed(self) -> dict[str, tuple[ProcessPlace, int]]:
+        """Containers that hold memory: id -> place and pid of one of their processes, 0 = unknown."""
         whole = ((place, 0) for place in self._unit_places.values())
         single = ((place, identity.pid) for identity, place in self._places.items())
         return {
             place.cgroup.container.id: (place, pid)
             for place, pid in (*whole, *single)
-            if place.cgroup.container is not None and place.cgroup.container.id and not self._is_attributed(place)
+            if place.cgroup.container is not None and place.cgroup.container.id
         }
 
-    def _is_due(self, ids: frozenset[str]) -> bool:
+    def _is_due(self, containers: Mapping[str, tuple[ProcessPlace, int]]) -> bool:
+        """Whether there are new containers, or it is time to look again at those that belong to no consumer."""
         is_idle = self._search is None or self._search.done()
-        has_new = not ids <= self._searched
-        return (
-            is_idle
-            and bool(self._rules.located or self._rules.units)
-            and (has_new or self._monotonic() >= self._retry_at)
-        )
+        if not is_idle or not (self._rules.located or self._rules.units):
+            return False
+        is_unlinked = any(not self._is_attributed(place) for place, _ in containers.values())
+        return not containers.keys() <= self._searched or (is_unlinked and self._monotonic() >= self._retry_at)
 
     def _start_search(self, ids: frozenset[str]) -> None:
-        self._retry_sec = FIRST_RETRY_SEC if not ids <= self._searched else min(LAST_RETRY_SEC, self._retry_sec * 2)
+        has_new = not ids <= self._searched
+        self._retry_sec = FIRST_RETRY_SEC if has_new else min(LAST_RETRY_SEC, self._retry_sec * 2)
         self._retry_at = self._monotonic() + self._retry_sec
         self._searched = ids
         self._search = asyncio.create_task(self._find_consumers())
@@ -231,16 +232,14 @@ class ContainerAttribution:
 
     async def _find_consumers(self) -> None:
         self._known = await self._inspect_configured()
-        unlinked = self._unlinked()
-        places = {one: place for one, (place, _) in unlinked.items()}
-        pids = {one: pid for one, (_, pid) in unlinked.items() if pid}
-        rules = self._rules
-        if not places:
-            return
+        containers, rules = self._listed(), self._rules
+        places = {one: place for one, (place, _) in containers.items()}
+        pids = {one: pid for one, (_, pid) in containers.items() if pid}
+        named = {one for one, place in places.items() if self._is_attributed(place)}
         commands = await self._commands_of(rules)
         evidence = await self._worker.run(lambda: read_evidence(self._reader, rules, pids, commands))
         names = [name for client in evidence.clients for name in client.command.names][:MAX_NAMES]
-        links = link(rules, places, evidence, await self._inspect(dict.fromkeys(names)))
+        links = link(rules, places, evidence, await self._inspect(dict.fromkeys(names)), named)
         self._links = {**self._links, **links} if len(self._links) < MAX_CONFIGURED else links
         clients = {rules.unit_of(one.cgroup) for one in evidence.clients}
         self._waiting_units = frozenset(clients - set(self._links.values()))

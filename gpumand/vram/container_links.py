@@ -11,7 +11,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
@@ -78,21 +78,27 @@ def _configured_clients(
 
 
 def link(
-    rules: LocatorRules, places: Mapping[str, ProcessPlace], evidence: Evidence, named: Mapping[str, ContainerState]
+    rules: LocatorRules,
+    places: Mapping[str, ProcessPlace],
+    evidence: Evidence,
+    named: Mapping[str, ContainerState],
+    attributed: Collection[str] = (),
 ) -> dict[str, str]:
     """Find the unit of each container.
 
     Args:
         rules: the configuration.
-        places: id of a container -> the place of one of its processes; without containers that consumers name.
+        places: id of a container -> the place of one of its processes.
         evidence: what was read.
         named: name on a client's command line -> the container that an engine has by that name.
+        attributed: ids of containers that belong to consumers already, for which the time of the start proves nothing.
 
     Returns:
         Id of a container -> unit; containers without a unit are left out.
     """
     found = {one: unit for one, place in places.items() if (unit := _by_evidence(rules, one, place, evidence, named))}
-    return found | _by_time(rules, {one: place for one, place in places.items() if one not in found}, evidence, found)
+    others = {one: place for one, place in places.items() if one not in found and one not in attributed}
+    return found | _by_time(rules, others, evidence, found)
 
 
 def _by_evidence(

@@ -242,6 +242,18 @@ async def test_unit_that_runs_a_container_client_is_recognised(host: Host, comma
     assert await host.consumers() == ["comfyui"]
 
 
+async def test_unit_of_one_consumer_and_container_of_another_share_the_memory(host: Host) -> None:
+    """Stopping the unit would end the server of the other consumer."""
+    host.proc.add(300, UNIT, command="podman run --name ui img")
+    host.proc.conmon(400, ID, "ui", f"/machine.slice/libpod-conmon-{ID}.scope")
+    host.proc.add(GPU_PID, f"/machine.slice/libpod-{ID}.scope/container", parent=400)
+    host.configure(one={"unit": "comfyui.service"}, two={"container": "ui"})
+    (process,) = (await host.source.read()).devices[0].processes
+    assert set(process.shared) == {"one", "two"}
+    host.configure(one={"unit": "comfyui.service", "container": "ui"})
+    assert await host.consumers() == ["one"]
+
+
 async def test_client_that_has_ended_is_known_from_its_unit(host: Host) -> None:
     """``docker run -d`` and ``podman run -d`` end when the container runs."""
     host.engine.failure = ContainerFailed("not configured", "denied")

@@ -73,9 +73,10 @@ def attribution(facts: Facts) -> Iterator[Finding]:
 
 
 def _managed(facts: Facts) -> Iterator[tuple[str, str]]:
-    """Consumers with ``vram_managed``, each with its unit; from the daemon's status when the files cannot be read."""
+    """Consumers with ``vram_managed``, each with its unit, container or cgroup; else from the daemon's status."""
     if facts.consumers:
-        yield from ((name, spec.unit) for name, spec in facts.consumers.items() if spec.vram_managed)
+        managed = ((name, spec) for name, spec in facts.consumers.items() if spec.vram_managed)
+        yield from ((name, spec.unit or spec.container or spec.slice or spec.cgroup) for name, spec in managed)
         return
     yield from ((name, str(one.get("unit") or "")) for name, one in facts.entries.items() if one.get("vram_managed"))
 
