@@ -5,14 +5,16 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
+from functools import partial
 
+from gpumand.arbiter.rereads import Rereads
 from gpumand.arbiter.scheduler import Scheduler
 from gpumand.arbiter.state import ArbiterState
 from gpumand.arbiter.timeouts import finished_within
 from gpumand.arbiter.waiting_request import WaitingRequest
 from gpumand.arbiter.work_gate import WorkGate
 from gpumand.domain.consumer import Residency
-from gpumand.domain.decision import Decision, Requirement
+from gpumand.domain.decision import Decision, Requirement, wait
 from gpumand.domain.device import Devices
 from gpumand.domain.events import Event, LeaseDegraded, LeaseRestored
 from gpumand.domain.planning import decide
@@ -44,6 +46,7 @@ class LeaseRestorer:
         new_request: Callable[[str, float], WaitingRequest],
     ) -> None:
         self._state, self._scheduler, self._gate, self._new_request = state, scheduler, gate, new_request
+        self._rereads = Rereads(state)
         self._tried: set[str] = set()
 
     def record_event(self, event: Event) -> None:
@@ -61,15 +64,16 @@ class LeaseRestorer:
             if left_sec <= 0:
                 self._state.explain_loss(name, "it was not loaded again, because its devices stayed in use")
                 break
-            await self._state.sample()
-            decision = self._decide(name) if self._is_wanted(name) and self._may_start(name) else None
-            if decision is not None and decision.verdict is not Verdict.WAIT:
+            decision = await self._rereads.settled(partial(self._decide, name))
+            if decision.verdict is not Verdict.WAIT:
                 await self._carry_out(name, decision)
                 break
             await finished_within(self._state.clock, self._scheduler.next_step(), left_sec)
 
     def _decide(self, name: str) -> Decision:
         """Whether there is room for it now; other programs may have taken its memory meanwhile."""
+        if not self._is_wanted(name) or not self._may_start(name):
+            return wait((), "its devices are in use")
         return decide(self._state.view(), Requirement(name, self._devices(name), wants_lease=False))
 
     def _is_wanted(self, name: str) -> bool:

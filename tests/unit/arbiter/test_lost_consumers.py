@@ -131,6 +131,21 @@ async def test_a_lost_consumer_is_loaded_again_for_a_lease_that_requested_it() -
     assert (residency(world, "llm"), world.arbiter.lease(grant.lease.id).degraded) == ("resident", "")
 
 
+async def test_a_reading_that_fails_for_a_moment_does_not_end_the_restore_of_a_lease() -> None:
+    world = world_of()
+    await world.start()
+    await world.arbiter.acquire(client(), "llm", RESTORE)
+    drop_model(world, "llm")
+    world.vram.fail_device(0, "gpu-lost: the GPU has fallen off the bus", lost=True)
+    await observe(world)
+    await world.clock.sleep(0.6)
+    world.vram.fail_device(0, "")
+    await settle(world)
+
+    assert world.routes.called("load") == ["llm", "llm"]
+    assert residency(world, "llm") == "resident"
+
+
 async def test_each_loss_is_followed_by_one_attempt_and_its_failure_is_reported() -> None:
     world = world_of()
     await world.start()
