@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import logging
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any, Protocol
 
@@ -30,6 +30,7 @@ log = logging.getLogger(__name__)
 
 RECONNECT_SEC = 1.0
 CLEANUP_SEC = 10.0
+RELEASE_PAUSE_SEC = 0.5
 CLOSE_SEC = 3.0
 
 ABSENT = (NotRunning, NoAnswer, ShuttingDown, BusUnavailable)
@@ -128,19 +129,38 @@ class BusArbiter:
 
     async def _give_back(self, consumer: str, token: str) -> None:
         """Release a lease that may have been granted while its request was withdrawn."""
+
         # The same token returns that lease. Without it, the call asks for a lease of its own and must not wait.
-        with contextlib.suppress(GpumandError, TimeoutError):
-            async with asyncio.timeout(CLEANUP_SEC):
-                grant = await self._acquire(consumer, -100, "withdrawn", token, 0.0)
-                await self.release(grant.id)
+        async def give_back() -> None:
+            grant = await self._acquire(consumer, -100, "withdrawn", token, 0.0)
+            await self.release(grant.id)
+
+        await self._until_done(give_back, "a withdrawn request")
 
     async def release(self, lease: str) -> None:
-        """Release a lease; one that cannot be released ends with its time to live."""
-        try:
-            async with self._connected() as client, asyncio.timeout(CLEANUP_SEC):
+        """Release a lease. While gpumand is absent it is tried again, until the lease has ended by itself."""
+
+        async def release() -> None:
+            async with self._connected() as client:
                 await client.release(lease)
-        except (GpumandError, TimeoutError) as error:
-            log.info("lease %s could not be released, it ends by itself: %s", lease, error)
+
+        await self._until_done(release, f"lease {lease}")
+
+    async def _until_done(self, work: Callable[[], Awaitable[None]], what: str) -> None:
+        """Repeat a call while gpumand is absent, for as long as a lease lives."""
+        clock = asyncio.get_running_loop().time
+        deadline = clock() + self.ttl_sec
+        while clock() < deadline:
+            try:
+                async with asyncio.timeout(CLEANUP_SEC):
+                    return await work()
+            except (*ABSENT, TimeoutError):
+                # A restarted gpumand keeps its leases, so a release that was lost must be repeated.
+                await asyncio.sleep(RELEASE_PAUSE_SEC)
+            except GpumandError as error:
+                log.debug("%s could not be released: %s", what, error.message)
+                return None
+        return None
 
     async def renew(self, lease: str) -> None:
         """Extend a lease by its time to live. Raises GpumandError."""

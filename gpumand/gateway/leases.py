@@ -16,6 +16,9 @@ log = logging.getLogger(__name__)
 
 RENEW_RETRY_SEC = 2.0
 
+CLOSE_SEC = 5.0
+"""Seconds to wait for releases at the end of the process."""
+
 MAX_WANTED = 1024
 """Maximum number of leases, of all owners, that are remembered as wanted."""
 
@@ -158,7 +161,12 @@ class ConsumerLeases:
         tasks = [one.task for one in self._leases.values() if one.task is not None]
         for task in tasks:
             task.cancel()
-        await asyncio.gather(*tasks, *self._releases, return_exceptions=True)
+        # While gpumand is absent, its leases end by themselves.
+        if releases := set(self._releases):
+            await asyncio.wait(releases, timeout=CLOSE_SEC)
+        for task in releases:
+            task.cancel()
+        await asyncio.gather(*tasks, *releases, return_exceptions=True)
 
     # -- commands ------------------------------------------------------------------------------------------------
 

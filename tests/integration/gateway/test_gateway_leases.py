@@ -68,12 +68,16 @@ async def test_parallel_requests_to_one_consumer_do_not_wait_for_each_other(tmp_
         http() as session,
     ):
         assert await work(session, gateway.url("llm")) == 200
-        began = time.monotonic()
+        fastest_sec = 60.0
+        for _ in range(2):  # the faster one, since other processes of the host may be busy
+            began = time.monotonic()
+            statuses = await asyncio.gather(*(work(session, gateway.url("llm"), 3) for _ in range(4)))
+            fastest_sec = min(fastest_sec, time.monotonic() - began)
+            assert statuses == [200] * 4
+            if fastest_sec < 3.5:
+                break
 
-        statuses = await asyncio.gather(*(work(session, gateway.url("llm"), 3) for _ in range(4)))
-
-        assert statuses == [200] * 4
-        assert time.monotonic() - began < 3.5
+        assert fastest_sec < 3.5
 
 
 async def keep_asking(gateway: LiveGateway, name: str, statuses: list[int], seconds: float = 0.02) -> None:
@@ -141,6 +145,26 @@ async def test_killed_daemon_fails_no_request(tmp_path: Path) -> None:
         await host.start()
 
         assert await asyncio.gather(running, waiting, late) == [200, 200, 200]
+
+
+async def test_lease_whose_last_request_ended_during_a_restart_is_released(tmp_path: Path) -> None:
+    async with (
+        live_host(tmp_path, BIG) as host,
+        live_gateway(host, dict.fromkeys(BIG, ""), "linger_sec = 0") as gateway,
+        http() as session,
+    ):
+        running = asyncio.create_task(work(session, gateway.url("llm"), 1.5))
+        control = await host.client()
+        await wait_until("a lease is held", lambda: has_leases(control, 1))
+        await control.close()
+        await host.end(signal.SIGKILL)
+        assert await running == 200
+
+        await host.start()
+        began = time.monotonic()
+
+        assert await work(session, gateway.url("embed")) == 200
+        assert time.monotonic() - began < 10
 
 
 async def test_daemon_that_is_killed_again_and_again_under_load_fails_no_request(tmp_path: Path) -> None:
