@@ -137,8 +137,12 @@ async def test_a_reading_that_fails_for_a_moment_does_not_end_the_restore_of_a_l
     await world.arbiter.acquire(client(), "llm", RESTORE)
     drop_model(world, "llm")
     world.vram.fail_device(0, "gpu-lost: the GPU has fallen off the bus", lost=True)
-    await observe(world)
+    for _ in range(20):
+        if not health_events(world):
+            await world.clock.sleep(0.5)
+            await observe(world)
     await world.clock.sleep(0.6)
+    assert [name for name, _ in health_events(world)] == ["LeaseDegraded"]
     world.vram.fail_device(0, "")
     await settle(world)
 
