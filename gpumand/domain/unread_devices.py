@@ -23,7 +23,7 @@ from gpumand.domain.errors import DeviceUnavailable
 from gpumand.domain.view import ConsumerState, View
 from gpumand.domain.wording import describe_devices, format_mib
 
-NO_SOURCE_WORDS = frozenset({"no-source", "nvml-library-missing", "nvml-module-missing"})
+NO_SOURCE_WORDS = frozenset({"no-source", "nvml-library-missing"})
 """Errors of a host without any source of readings, as opposed to a source that fails."""
 
 LASTING_WORDS = frozenset({"driver-mismatch"})

@@ -21,7 +21,7 @@ DETECT_SEC = 60.0
 """Seconds between two searches for further drivers."""
 
 FALLBACK = "nvml"
-NO_LIBRARY = ("nvml-library-missing", "nvml-module-missing")
+NO_LIBRARY = "nvml-library-missing"
 NO_SOURCE = "no-source: this host has neither NVIDIA's driver nor a card with the driver amdgpu or xe"
 
 

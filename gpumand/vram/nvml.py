@@ -208,7 +208,7 @@ class NvmlSession:
 
     def _count(self) -> int:
         try:
-            return int(self._library.call("nvmlDeviceGetCount"))
+            return int(self._library.call(self._library.nvml.device_count))
         except CallFailed as failure:
             raise LibraryFailed("nvml-error", str(failure)) from failure
 

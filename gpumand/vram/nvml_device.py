@@ -13,6 +13,7 @@ from typing import Any
 
 from gpumand.domain.device import Pool, ProcessUse, Sample
 from gpumand.vram import nvml_mig
+from gpumand.vram.nvml_binding import ProcessInfo
 from gpumand.vram.nvml_host import NOT_SUPPORTED, NvmlHost
 from gpumand.vram.nvml_library import LOST_GPU, CallFailed, Code, NvmlLibrary
 from gpumand.vram.nvml_memory import Memory
@@ -74,7 +75,7 @@ def find_devices(library: NvmlLibrary, gpu: int, before: Mapping[int, Device]) -
         LibraryFailed: the library cannot be used.
     """
     try:
-        handle = library.call("nvmlDeviceGetHandleByIndex", gpu)
+        handle = library.call(library.nvml.device, gpu)
         mig_enabled = nvml_mig.is_mig_enabled(library, handle)
         if mig_enabled:
             parts = nvml_mig.instances(library, gpu, handle)
@@ -99,8 +100,9 @@ def _mig_device(library: NvmlLibrary, one: nvml_mig.Instance, before: Device | N
 
 
 def _with_names(library: NvmlLibrary, device: Device) -> Device:
-    uuid, name = library.call("nvmlDeviceGetUUID", device.handle), library.call("nvmlDeviceGetName", device.handle)
-    return replace(device, uuid=str(uuid), name=short_name(str(name)))
+    nvml = library.nvml
+    uuid, name = library.call(nvml.uuid, device.handle), library.call(nvml.name, device.handle)
+    return replace(device, uuid=uuid, name=short_name(name))
 
 
 def read_device(
@@ -191,11 +193,11 @@ def _memory_info(library: NvmlLibrary, handle: Any) -> Memory:
 
 
 def _call_v1(library: NvmlLibrary, handle: Any) -> Any:
-    return library.call("nvmlDeviceGetMemoryInfo", handle)
+    return library.call(library.nvml.memory, handle)
 
 
 def _call_v2(library: NvmlLibrary, handle: Any) -> Any:
-    return library.call("nvmlDeviceGetMemoryInfo", handle, version=library.constant("nvmlMemory_v2"))
+    return library.call(library.nvml.memory_v2, handle)
 
 
 def _checked(info: Any) -> Memory:
@@ -268,13 +270,12 @@ def _belongs_to(entry: Any, instance: int) -> bool:
     return nvml_mig.NO_INSTANCE in (instance, number := getattr(entry, "gpuInstanceId", instance)) or number == instance
 
 
-def _call_until_it_fits(library: NvmlLibrary, function: str, handle: Any, tries: int = 3) -> list[Any]:
+def _call_until_it_fits(library: NvmlLibrary, function: str, handle: Any, tries: int = 3) -> list[ProcessInfo]:
     """Call a list function, with retries if the list grows during the call."""
-    # pynvml queries the length first and then the list. A process that appears in between makes the buffer too small.
+    # The length is queried first and then the list. A process that appears in between makes the buffer too small.
     for tries_left in reversed(range(tries)):
         try:
-            entries: list[Any] = library.call(function, handle)
-            return entries
+            return library.call(library.nvml.processes, function, handle)
         except CallFailed as failure:
             if failure.code != Code.INSUFFICIENT_SIZE or not tries_left:
                 raise

@@ -19,7 +19,7 @@ from gpumand.vram.unified import DEFAULT_RESERVE_MIB, read_pool
 
 GPUS = "/proc/driver/nvidia/gpus"
 DRIVER = "/proc/driver/nvidia/version"
-MISSING_WORDS = frozenset({"nvml-library-missing", "nvml-module-missing"})
+MISSING = "nvml-library-missing"
 NOT_SUPPORTED = "memory-info-not-supported"
 MAX_GPUS = 64
 SMALL_PART = 4
@@ -68,7 +68,7 @@ class NvmlHost:
 
         Without a driver there is no source of readings. With one, memory may be in use that nothing can see.
         """
-        is_missing = error_word(error) in MISSING_WORDS
+        is_missing = error_word(error) == MISSING
         if not is_missing or not below(self._root, DRIVER).exists():
             return error
         return f"driver-unreadable: NVIDIA's driver is loaded, but cannot be read: {error.partition(': ')[2]}"

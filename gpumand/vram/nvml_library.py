@@ -1,4 +1,4 @@
-"""Calls NVML through nvidia-ml-py and distinguishes failures of one call from failures of the whole library.
+"""Calls NVML and distinguishes failures of one call from failures of the whole library.
 
 All functions block and must be called in one thread only.
 """
@@ -6,13 +6,15 @@ All functions block and must be called in one thread only.
 from __future__ import annotations
 
 import contextlib
-import importlib
-from _ctypes import dlclose
+from collections.abc import Callable
 from enum import IntEnum
-from types import ModuleType
-from typing import Any
+from typing import ParamSpec, TypeVar
 
 from gpumand.vram.library_file import LibraryFile, is_mapped, loaded_file
+from gpumand.vram.nvml_binding import Binding, NvmlError
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 class Code(IntEnum):
@@ -73,27 +75,28 @@ class LibraryFailed(Exception):
 
 
 class NvmlLibrary:
-    """The module ``pynvml``, which is imported on first use, and its state.
+    """The library of NVIDIA's driver, which is loaded on first use, and its state.
 
     Attributes:
+        nvml: its functions, to be called through ``call``.
         needs_new_process: the driver was upgraded and its new library cannot be loaded into this process.
     """
 
     def __init__(self) -> None:
-        self._module: ModuleType | None = None
+        self.nvml = Binding()
         self._initialised = False
         self._file: LibraryFile | None = None
         self.needs_new_process = False
 
     def start(self) -> None:
-        """Import pynvml and initialise NVML; sets ``needs_new_process``. Raises LibraryFailed."""
-        self._module = self._module or _import()
+        """Load the library and initialise it; sets ``needs_new_process``. Raises LibraryFailed."""
         try:
-            self.call("nvmlInit")
+            self.call(self.nvml.init)
         except CallFailed as failure:
             # The file must be recorded while the library is mapped, and compared after it was unloaded.
             self._record_file()
-            self._unload()
+            # Otherwise a daemon that runs across a driver upgrade would use the old library for ever.
+            self.nvml.unload()
             self.needs_new_process = failure.code == Code.LIB_RM_VERSION_MISMATCH and self._is_old_library_mapped()
             raise _library_failed(failure) from failure
         self._record_file()
@@ -116,71 +119,24 @@ class NvmlLibrary:
             return
         self._initialised = False
         with contextlib.suppress(CallFailed, LibraryFailed):  # often stopped because it is unusable
-            self.call("nvmlShutdown")
+            self.call(self.nvml.shutdown)
 
-    def call(self, function: str, *args: Any, **kwargs: Any) -> Any:
-        """Call a function of pynvml by name.
+    def call(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Call a method of ``nvml``.
 
         Raises:
             LibraryFailed: the library was initialised and has become unusable.
             CallFailed: this call failed.
         """
         try:
-            return getattr(self._module, function)(*args, **kwargs)
-        except Exception as error:
-            # pynvml raises two unrelated families of exceptions, and UnicodeDecodeError for process names.
-            failure = self._translate(error)
+            return function(*args, **kwargs)
+        except NvmlError as error:
+            failure = CallFailed(error.code, str(error))
+        except UnicodeDecodeError as error:  # names of processes
+            failure = CallFailed(Code.UNKNOWN, f"{type(error).__name__}: {error}")
         if self._initialised and failure.code in WHOLE_LIBRARY:
             raise _library_failed(failure) from failure
         raise failure
-
-    def constant(self, name: str) -> int:
-        """Return a constant of pynvml. Raises CallFailed if the installed version does not have it."""
-        value = getattr(self._module, name, None)
-        if not isinstance(value, int):
-            raise CallFailed(Code.FUNCTION_NOT_FOUND, f"pynvml has no {name}")
-        return value
-
-    def _translate(self, error: Exception) -> CallFailed:
-        value = getattr(error, "value", None)
-        if isinstance(error, self._class("NVMLError")) and isinstance(value, int):
-            return CallFailed(value, f"{error} (NVML error {value})")
-        if isinstance(error, (self._class("NVMLLibraryMismatchError"), AttributeError, TypeError)):
-            # The library or the installed version of pynvml lacks the function or the argument.
-            return CallFailed(Code.FUNCTION_NOT_FOUND, str(error))
-        return CallFailed(Code.UNKNOWN, f"{type(error).__name__}: {error}")
-
-    def _class(self, name: str) -> Any:
-        return getattr(self._module, name, ())
-
-    def _unload(self) -> None:
-        """Unload a library that failed to initialise, so that the next attempt loads the installed one."""
-        # Otherwise a daemon that runs across a driver upgrade would use the old library for ever. pynvml has no
-        # function for this: ``nvmlLib`` is the loaded library, and the cache contains its functions.
-        module: Any = self._module
-        library = getattr(module, "nvmlLib", None)
-        cache = getattr(module, "_nvmlGetFunctionPointer_cache", None)
-        if library is None or not isinstance(cache, dict):
-            return
-        cache.clear()
-        module.nvmlLib = None
-        dlclose(library._handle)
-
-
-def _import() -> ModuleType:
-    importlib.invalidate_caches()  # pynvml may have been installed since the last attempt
-    try:
-        return importlib.import_module("pynvml")
-    except ModuleNotFoundError as error:
-        line = (
-            "the Python module pynvml is not installed: install python3-pynvml (Debian contrib) or nvidia-ml-py (PyPI)"
-        )
-        raise LibraryFailed("nvml-module-missing", line) from error
-    except ImportError as error:
-        line = f"the Python module pynvml (nvidia-ml-py) cannot be imported: {error}"
-        raise LibraryFailed("nvml-module-missing", line) from error
-    except Exception as error:
-        raise LibraryFailed("nvml-module-missing", f"importing pynvml failed: {error}") from error
 
 
 def _library_failed(failure: CallFailed) -> LibraryFailed:

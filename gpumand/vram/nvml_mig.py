@@ -54,7 +54,7 @@ def gpu_of(index: int) -> int:
 def is_mig_enabled(library: NvmlLibrary, handle: Any) -> bool | None:
     """Return whether MIG is enabled on a GPU; None if the GPU does not support it. Raises CallFailed, LibraryFailed."""
     try:
-        current, _ = library.call("nvmlDeviceGetMigMode", handle)
+        current = library.call(library.nvml.mig_mode, handle)
     except CallFailed as failure:
         if failure.code in MIG_UNSUPPORTED:
             return None
@@ -64,7 +64,7 @@ def is_mig_enabled(library: NvmlLibrary, handle: Any) -> bool | None:
 
 def instances(library: NvmlLibrary, gpu: int, handle: Any) -> list[Instance]:
     """Return the instances of a GPU with MIG enabled; there may be none. Raises CallFailed, LibraryFailed."""
-    slots = min(MAX_SLOTS, int(library.call("nvmlDeviceGetMaxMigDeviceCount", handle)))
+    slots = min(MAX_SLOTS, library.call(library.nvml.max_mig_devices, handle))
     found: dict[object, Instance] = {}
     for slot in range(slots):
         one = _instance_at(library, handle, slot, index_of(gpu, slot))
@@ -79,12 +79,12 @@ def instances(library: NvmlLibrary, gpu: int, handle: Any) -> list[Instance]:
 
 def _instance_at(library: NvmlLibrary, gpu: Any, slot: int, index: int) -> Instance | None:
     try:
-        handle = library.call("nvmlDeviceGetMigDeviceHandleByIndex", gpu, slot)
+        handle = library.call(library.nvml.mig_device, gpu, slot)
     except CallFailed as failure:
         # These codes mean that the slot is empty. Any other code is a failure of an existing instance.
         return None if failure.code in {Code.NOT_FOUND, Code.INVALID_ARGUMENT} else Instance(index, failure=failure)
     try:
-        return Instance(index, (handle,), int(library.call("nvmlDeviceGetGpuInstanceId", handle)))
+        return Instance(index, (handle,), library.call(library.nvml.gpu_instance, handle))
     except CallFailed:
         return Instance(index, (handle,))
 

@@ -9,6 +9,7 @@ All functions block; call them in the library's thread.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -77,39 +78,35 @@ class NvmlTelemetry:
         return NO_TELEMETRY if device is None else device.last
 
     def _values(self, device: _Device, handle: Any) -> Telemetry:
-        telemetry = device.last
+        nvml, telemetry = self._library.nvml, device.last
         if device.telemetry_readings % LIMIT_READINGS == 0:
-            limit = self._call(device, "nvmlDeviceGetTemperatureThreshold", handle, SLOWDOWN)
-            watts = _watts(self._call(device, "nvmlDeviceGetEnforcedPowerLimit", handle))
-            telemetry = replace(telemetry, temperature_limit_celsius=_int(limit), power_limit_watts=watts)
-        utilization = self._call(device, "nvmlDeviceGetUtilizationRates", handle)
+            limit = self._call(device, nvml.temperature_threshold, handle, SLOWDOWN)
+            watts = _watts(self._call(device, nvml.power_limit_mw, handle))
+            telemetry = replace(telemetry, temperature_limit_celsius=limit, power_limit_watts=watts)
         return replace(
             telemetry,
-            utilization_percent=_percent(getattr(utilization, "gpu", None)),
-            temperature_celsius=_int(self._call(device, "nvmlDeviceGetTemperature", handle, GPU_SENSOR)),
-            power_watts=_watts(self._call(device, "nvmlDeviceGetPowerUsage", handle)),
+            utilization_percent=_percent(self._call(device, nvml.utilization, handle)),
+            temperature_celsius=self._call(device, nvml.temperature, handle, GPU_SENSOR),
+            power_watts=_watts(self._call(device, nvml.power_mw, handle)),
         )
 
-    def _call(self, device: _Device, function: str, *args: Any) -> Any:
+    def _call(self, device: _Device, function: Callable[..., int], *args: Any) -> int | None:
         """Return the result of a call; None if it fails. A function that is not supported is not called again."""
-        if function in device.unsupported:
+        name = function.__name__
+        if name in device.unsupported:
             return None
         try:
             return self._library.call(function, *args)
         except CallFailed as failure:
             if failure.code in UNSUPPORTED:
-                device.unsupported.add(function)
+                device.unsupported.add(name)
             return None
 
 
-def _int(value: Any) -> int | None:
-    return None if value is None else int(value)
-
-
-def _percent(value: Any) -> int | None:
+def _percent(value: int | None) -> int | None:
     # Some drivers report nonsense while the GPU changes its power state.
-    return None if value is None or not 0 <= int(value) <= 100 else int(value)
+    return None if value is None or not 0 <= value <= 100 else value
 
 
-def _watts(milliwatts: Any) -> float | None:
-    return None if milliwatts is None else int(milliwatts) / MILLI
+def _watts(milliwatts: int | None) -> float | None:
+    return None if milliwatts is None else milliwatts / MILLI

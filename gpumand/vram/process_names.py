@@ -35,6 +35,6 @@ class ProcessNames:
 
     def _ask(self, pid: int) -> str:
         try:
-            return short_name(str(self._library.call("nvmlSystemGetProcessName", pid)))
+            return short_name(str(self._library.call(self._library.nvml.process_name, pid)))
         except CallFailed:
             return ""

@@ -9,7 +9,6 @@ import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import pynvml
 import pytest
 
 from tests.e2e.client import MANAGER, NAME, ROOT, Client
@@ -188,10 +187,8 @@ def with_nvml(host: Host) -> Iterator[Host]:
     inside = Path(f"/proc/{host.machine.container.leader}/root{NVML}")
     with tempfile.TemporaryDirectory() as folder:
         shutil.copy(build_shim(Path(folder)), inside)
-    assert pynvml.__file__ is not None
-    shutil.copy(pynvml.__file__, inside)
     Shim(devices=[ShimDevice("GPU-shim", reserved_mib=400, processes_in=Path(VRAM_DIR))]).write(inside / "answers")
-    environment = {"LD_LIBRARY_PATH": NVML, "PYTHONPATH": NVML, "GPUMAND_NVML_SHIM": f"{NVML}/answers"}
+    environment = {"LD_LIBRARY_PATH": NVML, "GPUMAND_NVML_SHIM": f"{NVML}/answers"}
     host.drop_in(*(f"Environment={key}={value}" for key, value in environment.items()))
     host.gpu('source = "nvml"', "sample_interval_sec = 0.2")
     yield host

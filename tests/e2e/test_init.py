@@ -8,7 +8,6 @@ import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
-import pynvml
 import pytest
 
 from tests.e2e.host import CONFIG, VRAM_DIR, Host, process
@@ -29,10 +28,8 @@ def driver(host: Host) -> Iterator[dict[str, str]]:
     inside = Path(f"/proc/{host.machine.container.leader}/root{DRIVER}")
     with tempfile.TemporaryDirectory() as folder:
         shutil.copy(build_shim(Path(folder)), inside)
-    assert pynvml.__file__ is not None
-    shutil.copy(pynvml.__file__, inside)
     Shim(devices=[ShimDevice("GPU-shim", processes_in=Path(VRAM_DIR))]).write(inside / "answers")
-    yield {"LD_LIBRARY_PATH": DRIVER, "PYTHONPATH": DRIVER, "GPUMAND_NVML_SHIM": f"{DRIVER}/answers"}
+    yield {"LD_LIBRARY_PATH": DRIVER, "GPUMAND_NVML_SHIM": f"{DRIVER}/answers"}
     host.machine.remove(DRIVER)
 
 

@@ -10,7 +10,7 @@ folder=$(cd "$folder" && pwd)
 
 names=(
     aiohappyeyeballs aiohttp aiosignal attrs dbus-fast frozenlist idna multidict propcache typing_extensions yarl
-    nvidia-ml-py iniconfig packaging pluggy Pygments pytest pytest-asyncio pytest-timeout
+    iniconfig packaging pluggy Pygments pytest pytest-asyncio pytest-timeout
 )
 
 pin() { grep -ix "$1==.*" "$root/requirements.lock"; }

@@ -1,4 +1,4 @@
-"""The real daemon with a driver that is upgraded or suspended: real nvidia-ml-py, fake library."""
+"""The real daemon with a driver that is upgraded or suspended: the real binding, a fake library."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""gpumanctl gpu release, and the driver that rests, with the real daemon: real nvidia-ml-py, fake library."""
+"""gpumanctl gpu release, and the driver that rests, with the real daemon: the real binding, a fake library."""
 
 from __future__ import annotations
 

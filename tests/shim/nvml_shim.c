@@ -1,7 +1,7 @@
-/* A libnvidia-ml.so.1 that answers from a text file, so that the real nvidia-ml-py runs without a GPU.
+/* A libnvidia-ml.so.1 that answers from a text file, so that the real binding runs without a GPU.
  *
  * $GPUMAND_NVML_SHIM names the file, which is read again at every call; tests/shim/shimfile.py writes it and documents
- * its lines. Requirements of pynvml: nvmlInit calls nvmlInitWithFlags; v2 memory info has a version word; the length of
+ * its lines. The binding calls nvmlInitWithFlags; v2 memory info has a version word; the length of
  * a process list is queried first, with a null array and a count of 0. */
 #include <ctype.h>
 #include <stdio.h>
@@ -40,7 +40,7 @@ struct shim {
     struct name name[MAX_NAMES];
 };
 
-static struct shim shim; /* content of the file at the last call; the user of pynvml calls from one thread */
+static struct shim shim; /* content of the file at the last call; the binding calls from one thread */
 static int initialised_generation = -1;
 
 static int alive(unsigned pid)

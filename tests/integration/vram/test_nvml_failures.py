@@ -1,10 +1,7 @@
-"""Failures of the driver are reported by error words, and the source recovers. Real nvidia-ml-py, fake library."""
+"""Failures of the driver are reported by error words, and the source recovers. The real binding, a fake library."""
 
 from __future__ import annotations
 
-from pathlib import Path
-
-import pynvml
 import pytest
 
 from gpumand.testing.host_tree import HostTree
@@ -61,29 +58,6 @@ def test_library_installed_later_is_found(lab: Lab) -> None:
     assert_no_readings(worker.read(), "nvml-library-missing", 0)
     build_shim(later)
     assert_readings(worker.read_after(1.1))
-
-
-def test_module_installed_later_is_found(lab: Lab) -> None:
-    modules = lab.directory / "modules"
-    modules.mkdir()
-    # -S excludes site-packages, which contains the real module.
-    worker = lab.worker(environment={"PYTHONPATH": str(modules)}, flags=("-S",))
-    assert_no_readings(worker.read(), "nvml-module-missing", 0)
-    source = Path(pynvml.__file__)
-    (modules / source.name).write_bytes(source.read_bytes())
-    assert_readings(worker.read_after(1.1))
-
-
-def test_broken_module_is_reported_as_missing(lab: Lab) -> None:
-    (lab.directory / "pynvml.py").write_text("raise SystemError('broken\\nbadly')")
-    worker = lab.worker(environment={"PYTHONPATH": str(lab.directory)})
-    assert_no_readings(worker.read(), "nvml-module-missing", 0)
-
-
-def test_module_without_functions_is_an_error(lab: Lab) -> None:
-    (lab.directory / "pynvml.py").write_text("def nvmlInit(): pass")
-    worker = lab.worker(environment={"PYTHONPATH": str(lab.directory)})
-    assert_no_readings(worker.read(), "nvml-error", 0)
 
 
 def test_device_that_appears_later_is_found(lab: Lab) -> None:

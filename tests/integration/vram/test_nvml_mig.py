@@ -1,4 +1,4 @@
-"""GPUs with MIG enabled: real nvidia-ml-py with a fake library."""
+"""GPUs with MIG enabled: the real binding with a fake library."""
 
 from __future__ import annotations
 

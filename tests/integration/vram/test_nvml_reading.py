@@ -1,4 +1,4 @@
-"""Readings of a working driver in all its versions: real nvidia-ml-py with a fake library."""
+"""Readings of a working driver in all its versions: the real binding with a fake library."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import subprocess
 from collections.abc import Callable
 from typing import Any
 
-import pynvml
 import pytest
 
 from gpumand.testing.host_tree import HostTree
@@ -94,8 +93,6 @@ def test_failing_mps_list_prevents_attribution(lab: Lab) -> None:
 
 
 def test_older_library_with_v2_lists_is_supported(lab_of: Callable[..., Lab]) -> None:
-    if not hasattr(pynvml, "nvmlDeviceGetComputeRunningProcesses_v2"):
-        pytest.skip("this version of nvidia-ml-py knows the v3 lists only")
     lab = lab_of("nvmlDeviceGetComputeRunningProcesses_v3", "nvmlDeviceGetGraphicsRunningProcesses_v3")
     lab.shim.devices[0].compute = {10: 1000}
     lab.write()

@@ -9,9 +9,8 @@ from gpumand.cli.doctor.finding import Finding, problem, warning
 from gpumand.cli.doctor.unread import effect_of
 
 FIXES = {
-    "nvml-module-missing": "apt-get install python3-pynvml",
     "nvml-library-missing": "apt-get install libnvidia-ml1",
-    "driver-unreadable": "apt-get install libnvidia-ml1 python3-pynvml",
+    "driver-unreadable": "apt-get install libnvidia-ml1",
     "driver-not-loaded": "modprobe nvidia",
     "driver-mismatch": "reboot",
 }

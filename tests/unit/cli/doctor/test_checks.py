@@ -98,10 +98,10 @@ def test_a_version_mismatch_and_a_degraded_daemon_are_found() -> None:
 
 
 def test_a_driver_fault_seen_by_daemon_and_doctor_is_reported_once_with_its_fix() -> None:
-    error = "nvml-module-missing: there is no Python module pynvml"
+    error = "driver-unreadable: NVIDIA's driver is loaded, but cannot be read: libnvidia-ml.so.1 is not installed"
     facts = replace(HEALTHY, status=status(degraded=error), driver=Driver(error=error))
     assert findings(facts, "readings") == []
-    assert only_finding(facts, "driver").fix == "sudo apt-get install python3-pynvml"
+    assert only_finding(facts, "driver").fix == "sudo apt-get install libnvidia-ml1"
 
 
 def test_configuration_errors_come_with_file_and_line() -> None:
