@@ -8,6 +8,7 @@ service itself or be listed.
 from __future__ import annotations
 
 import ipaddress
+import os
 import socket
 from collections.abc import Callable
 from typing import Protocol
@@ -39,6 +40,8 @@ class LocalAccess:
     def __init__(self, settings: Callable[[], GatewaySettings]) -> None:
         self._settings = settings
         self._own_name = socket.gethostname().lower()
+        # The kernel names the user on a Unix socket. An address on the loopback interface does not name a user.
+        self._administrators = frozenset({"uid 0", f"uid {os.geteuid()}"})
 
     def admit(self, request: web.BaseRequest, connection: Connection) -> tuple[Client, Origin]:
         """See Access."""
@@ -48,7 +51,8 @@ class LocalAccess:
             raise refused(421, "wrong_host", "The Host header names another host. Add its name to host_names.")
         self._check_origin(request, origin, settings)
         is_local = connection.is_unix or connection.is_loopback
-        return Client(peer or "unknown", is_local=is_local and origin.address in ("", peer)), origin
+        is_local = is_local and origin.address in ("", peer)
+        return Client(peer or "unknown", is_local=is_local, may_evict=peer in self._administrators), origin
 
     def _origin(self, request: web.BaseRequest, settings: GatewaySettings, peer: str) -> Origin:
         host = request.headers.get("Host", "")

@@ -27,6 +27,9 @@ DEFAULT_FILE = Path("/etc/gpumand/gateway.toml")
 SOCKET_PREFIX = "unix:"
 MAX_LISTENERS = 256
 
+GATEWAY = "gateway"
+"""Name of the listener at the gateway's own address; no consumer can have a listener of that name."""
+
 
 def _listen(text: str) -> str:
     """Check an address to listen at: an IP address with a port, or ``unix:`` and an absolute path."""
@@ -141,6 +144,7 @@ class ListenerTable:
 class GatewaySettings:
     """The configuration of the gateway; the fields are the keys of ``GatewayTable``."""
 
+    listen: tuple[str, ...] = ()
     wait_sec: float = 290.0
     patience_sec: float = 10.0
     drip_sec: float = 5.0
@@ -155,6 +159,15 @@ class GatewaySettings:
     origins: tuple[str, ...] = ()
     trusted_proxies: tuple[str, ...] = ()
     listeners: dict[str, ListenerSettings] = attrs.field(factory=dict)
+
+    def all_listeners(self, *, has_passed: bool = False) -> dict[str, ListenerSettings]:
+        """All listeners by name, that of the gateway itself included if it has an address.
+
+        Args:
+            has_passed: systemd has passed a socket for the gateway itself.
+        """
+        own = {GATEWAY: ListenerSettings(name=GATEWAY, listen=self.listen)} if self.listen or has_passed else {}
+        return own | self.listeners
 
 
 _DEFAULTS = GatewaySettings()
@@ -186,6 +199,13 @@ def _ip_address(text: str) -> str:
 class GatewayTable:
     """``[gateway]``: how the gateway waits, and which clients it accepts."""
 
+    listen: tuple[str, ...] = key(
+        ListOf(Text("address and port, or unix:PATH", _listen), max_length=8, single=True),
+        "Listen address of the gateway itself, for the web page, the metrics and gpumanctl gateway: a loopback IP "
+        "address and port, or unix: and the path of a socket, or a list of them. Without it, the gateway uses the "
+        "sockets that systemd passes under the name gateway.",
+        default=(),
+    )
     wait_sec: float = key(
         seconds(),
         "Maximum wait of a request for its lease. Many programs give up after 300 s, without saying why.",
@@ -290,7 +310,9 @@ def _settings(document: Document, problems: ProblemList) -> GatewaySettings:
         listeners = raw.pop("listeners", {})
     given = read_keys(GatewayTable, raw, place.at("gateway"), problems)
     found = _listeners(listeners, place.at("gateway", "listeners"), problems)
-    return GatewaySettings(**with_defaults(GatewayTable, given), listeners=found)
+    settings = GatewaySettings(**with_defaults(GatewayTable, given), listeners=found)
+    _check_addresses(settings.all_listeners(), place.at("gateway", "listeners"), problems)
+    return settings
 
 
 def _listeners(raw: object, place: Place, problems: ProblemList) -> dict[str, ListenerSettings]:
@@ -300,14 +322,14 @@ def _listeners(raw: object, place: Place, problems: ProblemList) -> dict[str, Li
     if len(raw) > MAX_LISTENERS:
         problems.add(place, f"has {len(raw)} listeners, more than the maximum of {MAX_LISTENERS}")
         return {}
-    found = {name: _listener(name, table, place.at(name), problems) for name, table in raw.items()}
-    _check_addresses(found, place, problems)
-    return found
+    return {name: _listener(name, table, place.at(name), problems) for name, table in raw.items()}
 
 
 def _listener(name: str, raw: object, place: Place, problems: ProblemList) -> ListenerSettings:
     if not validators.CONSUMER_NAME.fullmatch(name):
         problems.add(place, "is not a valid name: use letters, digits, dots, underscores and hyphens")
+    if name == GATEWAY:
+        problems.add(place, "is the name of the gateway itself: choose another one, and set consumer")
     keys: dict[str, Any] = with_defaults(ListenerTable, read_keys(ListenerTable, raw, place, problems))
     return ListenerSettings(name=name, **(keys | {"consumer": keys["consumer"] or name}))
 
@@ -318,4 +340,5 @@ def _check_addresses(listeners: dict[str, ListenerSettings], place: Place, probl
     for name, addresses in read.items():
         for address in () if addresses is INVALID else addresses:
             if (owner := first.setdefault(address, name)) != name:
-                problems.add(place.at(name, "listen"), f"{address} is already used by the listener {owner}")
+                used_by = "listen of [gateway]" if owner == GATEWAY else f"the listener {owner}"
+                problems.add(place.at(name, "listen"), f"{address} is already used by {used_by}")

@@ -96,6 +96,7 @@ async def relay(
     Raises:
         AnswerCut: the answer broke off.
     """
+    exchange.entry.answered_sec = asyncio.get_running_loop().time() - exchange.entry.began_at
     if exchange.response is not None:
         return await _continue(exchange, exchange.response, answer)
     headers = response_headers(answer.raw_headers, exchange.origin, endpoint.origin)

@@ -8,7 +8,9 @@ import logging
 from aiohttp import web
 
 from gpumand.gateway.access import Access
+from gpumand.gateway.config import GATEWAY
 from gpumand.gateway.connections import Connection, connection_of
+from gpumand.gateway.console.console import Console, is_browser
 from gpumand.gateway.dialects import Dialect, dialect_of
 from gpumand.gateway.exchange import Exchange, accepts, refusal_response
 from gpumand.gateway.forward import AnswerCut
@@ -39,6 +41,7 @@ class Gateway:
         router: determines the service of a request.
         metrics: observes requests.
         work, look, sockets: the handlers by class.
+        console: answers at the gateway's own address.
     """
 
     def __init__(
@@ -51,9 +54,10 @@ class Gateway:
         work: WorkHandler,
         look: LookHandler,
         sockets: SocketHandler,
+        console: Console,
     ) -> None:
         self._parts, self._access, self._router, self._metrics = parts, access, router, metrics
-        self._work, self._look, self._sockets = work, look, sockets
+        self._work, self._look, self._sockets, self._console = work, look, sockets, console
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
         """Answer one request."""
@@ -84,6 +88,8 @@ class Gateway:
                     508, "loop", "This request has already passed gpumand: the consumer's url names the gateway."
                 )
             client, origin = self._access.admit(request, connection)
+            if connection.listener == GATEWAY and self._console.serves(target.path, is_browser=is_browser(request)):
+                return await self._console.handle(request, connection, target, client, origin)
             service = await self._router.route(connection.listener, target, request)
         except Refused as error:
             dialect = _first_dialect(request, target)

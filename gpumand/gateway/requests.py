@@ -30,12 +30,14 @@ class Client:
         priority: priority of its requests, -100 to 100; 0 = the consumer's own.
         is_local: whether other clients may share its name, because all programs of this host have it.
         consumers: the consumers that it may use; None = all.
+        may_evict: whether it may evict and pin consumers, and cancel requests of others.
     """
 
     name: str
     priority: int = 0
     is_local: bool = False
     consumers: frozenset[str] | None = None
+    may_evict: bool = False
 
 
 @dataclass(slots=True)
@@ -49,6 +51,7 @@ class Entry:
         waits_for: why it waits, in one line.
         status: HTTP status of the answer; 0 while there is none, and 499 if the client left.
         sent_bytes: size of the answer so far.
+        answered_sec: time from the request to the head of the consumer's answer; None while there is none.
     """
 
     number: int
@@ -62,6 +65,7 @@ class Entry:
     waits_for: str = ""
     status: int = 0
     sent_bytes: int = 0
+    answered_sec: float | None = None
     dripped_sec: float = 0.0
     waited_sec: float = 0.0
     is_cancelled: bool = False
@@ -128,6 +132,10 @@ class RequestTable:
             self._waiting[entry.client.name] -= 1
             if not self._waiting[entry.client.name]:
                 del self._waiting[entry.client.name]
+
+    def get(self, number: int) -> Entry | None:
+        """A request in flight by its number."""
+        return self._entries.get(number)
 
     def cancel(self, number: int, reason: str = "ended by an administrator") -> bool:
         """End a request; its client gets an error with the reason. Returns False if there is no such request."""

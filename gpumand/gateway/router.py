@@ -14,6 +14,7 @@ from gpumand.config.problems import Place, ProblemList
 from gpumand.config.table_schema import INVALID, TableOf
 from gpumand.domain.consumer import BusyRoute
 from gpumand.gateway.config import GatewaySettings, ListenerSettings
+from gpumand.gateway.refusals import refused
 from gpumand.gateway.routes.classes import RouteRules, preset_routes, rules_of
 
 if TYPE_CHECKING:
@@ -75,7 +76,11 @@ class ListenerRouter:
 
     async def route(self, listener: str, target: Target, request: web.BaseRequest) -> Service:
         """See Router."""
-        settings = self._listeners[listener]
+        settings = self._listeners.get(listener)
+        if settings is None:
+            raise refused(
+                404, "not_found", "There is nothing at this path. The web page of the gateway is at /gateway/."
+            )
         name = settings.preset or await self._preset_of(settings.consumer)
         cached, service = self._services.get(listener, ("", None))
         if service is None or cached != name:

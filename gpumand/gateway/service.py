@@ -19,14 +19,19 @@ from gpumand.gateway import config
 from gpumand.gateway.access import Access, LocalAccess
 from gpumand.gateway.arbiter_client import BusArbiter
 from gpumand.gateway.clock import GatewayClock
-from gpumand.gateway.config import GatewaySettings
+from gpumand.gateway.config import GATEWAY, GatewaySettings, ListenerSettings
 from gpumand.gateway.connections import Acceptor
+from gpumand.gateway.console.actions import Actions
+from gpumand.gateway.console.console import Console
+from gpumand.gateway.console.feed import BusSource
+from gpumand.gateway.console.state_view import ShownListener, StateView
 from gpumand.gateway.handler import Gateway
 from gpumand.gateway.jobs import Jobs
 from gpumand.gateway.leases import LeaseKeeper, LeaseSettings
 from gpumand.gateway.listeners import Listeners
 from gpumand.gateway.looking import LookHandler
-from gpumand.gateway.metrics import Metrics, NoMetrics
+from gpumand.gateway.metrics import GatewayMetrics
+from gpumand.gateway.metrics_page import metrics_page
 from gpumand.gateway.parts import Parts
 from gpumand.gateway.requests import RequestTable, WaitLimits
 from gpumand.gateway.router import ListenerRouter
@@ -64,7 +69,6 @@ class GatewayService:
         options: the options of the command line.
         settings: the configuration.
         passed: listening sockets by listener name.
-        metrics: observes requests.
     """
 
     def __init__(
@@ -72,18 +76,19 @@ class GatewayService:
         options: Options,
         settings: GatewaySettings,
         passed: Mapping[str, Sequence[socket]],
-        metrics: Metrics | None = None,
     ) -> None:
         self.settings = settings
         self._options = options
-        self._metrics: Metrics = metrics or NoMetrics()
+        self.metrics = GatewayMetrics()
         self._arbiter = BusArbiter(options.bus, settings.lease_ttl_sec)
-        self._leases = LeaseKeeper(self._arbiter, _lease_settings(settings), self._metrics.turn_opened)
+        self._leases = LeaseKeeper(self._arbiter, _lease_settings(settings), self.metrics.turn_opened)
         self._upstreams, self._status = Upstreams(), StatusView(self._arbiter)
         self.table = RequestTable(_limits(settings))
         self._jobs, self._wakes = Jobs(), Wakes(self._leases)
         self._busy = HttpRoutes(GatewayClock())
         self._router = ListenerRouter(settings, self._status)
+        self._has_own_socket = GATEWAY in passed
+        self._console = self._make_console()
         self._acceptor = Acceptor(self._handler().handle, settings.max_connections)
         self._listeners = Listeners(self._acceptor, passed)
 
@@ -102,15 +107,35 @@ class GatewayService:
             parts,
             access,
             self._router,
-            self._metrics,
+            self.metrics,
             work=WorkHandler(parts, self._jobs, self._busy),
             look=look,
             sockets=SocketHandler(parts, look),
+            console=self._console,
         )
+
+    def _make_console(self) -> Console:
+        source = BusSource(self._options.bus)
+        view = StateView(self.table, self._shown_listeners)
+        return Console(source, view, Actions(self._options.bus, self.table), self._metrics_page)
+
+    def _shown_listeners(self) -> tuple[ShownListener, ...]:
+        """The listeners, for lists."""
+        return tuple(
+            ShownListener(name, self._all_listeners()[name].consumer if name != GATEWAY else "", address)
+            for name, address in self._listeners.addresses
+            if name in self._all_listeners()
+        )
+
+    def _all_listeners(self) -> dict[str, ListenerSettings]:
+        return self.settings.all_listeners(has_passed=self._has_own_socket)
+
+    def _metrics_page(self) -> str:
+        return metrics_page(self.metrics, self.table)
 
     async def start(self) -> None:
         """Begin to listen. Raises ConfigInvalid."""
-        await self._listeners.configure(self.settings.listeners)
+        await self._listeners.configure(self._all_listeners())
         self._arbiter.start(self._leases)
 
     async def reload(self) -> None:
@@ -118,7 +143,7 @@ class GatewayService:
         settings = await asyncio.to_thread(config.load, self._options.config)
         # The router must know a listener before its first connection.
         self._router.configure(settings)
-        await self._listeners.configure(settings.listeners)
+        await self._listeners.configure(settings.all_listeners(has_passed=self._has_own_socket))
         self.settings = settings
         self.table.limits = _limits(settings)
         self._acceptor.max_connections = settings.max_connections
@@ -128,6 +153,7 @@ class GatewayService:
     async def stop(self) -> None:
         """Let requests in flight end for a while, then end them; the leases are released last."""
         self._listeners.close()
+        await self._console.close()
         self._acceptor.close_idle()
         await self._drain()
         await self._acceptor.close()
@@ -171,7 +197,7 @@ async def serve(options: Options, settings: GatewaySettings) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopping.set)
     loop.add_signal_handler(signal.SIGHUP, reloads.set)
-    service = GatewayService(options, settings, take_named_listeners(settings.listeners.keys()))
+    service = GatewayService(options, settings, take_named_listeners({GATEWAY, *settings.listeners}))
     notifier = Notifier()
     try:
         await service.start()

@@ -44,6 +44,11 @@ def counter(name: str, meaning: str, value: int) -> Iterator[str]:
     return _family(name, "counter", meaning, [({}, value)])
 
 
+def counters(name: str, meaning: str, samples: Samples) -> Iterator[str]:
+    """Return the lines of a counter with labels."""
+    return _family(name, "counter", meaning, samples)
+
+
 def histogram(name: str, meaning: str, label: str, histograms: Mapping[str, Histogram]) -> Iterator[str]:
     """Return the lines of a histogram for each value of the label."""
     yield from _head(name, "histogram", meaning)

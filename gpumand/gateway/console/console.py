@@ -1,0 +1,155 @@
+"""Answers requests at the gateway's own address: the web page, the JSON API below /gateway/v1, and /metrics."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+from aiohttp import web
+
+from gpumand.gateway.connections import Connection
+from gpumand.gateway.console.actions import Actions
+from gpumand.gateway.console.events import EventStreams
+from gpumand.gateway.console.feed import BusSource, Feed
+from gpumand.gateway.console.questions import Questions
+from gpumand.gateway.console.rights import check_change, check_site
+from gpumand.gateway.console.site import PREFIX, Site
+from gpumand.gateway.console.state_view import StateView
+from gpumand.gateway.dialects import Api
+from gpumand.gateway.exchange import accepts, refusal_response
+from gpumand.gateway.headers import Origin
+from gpumand.gateway.paths import Target
+from gpumand.gateway.refusals import Refused, refused
+from gpumand.gateway.requests import Client
+from gpumand.http.prometheus_format import CONTENT_TYPE
+
+API = PREFIX + "v1/"
+METRICS = "/metrics"
+PAGE_ALIASES = ("/ui", "/ui/", "/gateway")
+EVENTS = API + "events"
+
+_CONSUMER = re.compile(re.escape(API) + r"consumers/([^/]{1,255})/(load|evict|pin|unpin)")
+_CANCEL = re.compile(re.escape(API) + r"requests/([0-9]{1,18})/cancel")
+
+
+class Console:
+    """The gateway's own address.
+
+    Args:
+        source: the connection to gpumand.
+        view: describes the gateway.
+        actions: carries out changes.
+        metrics: returns the page of metrics.
+    """
+
+    def __init__(self, source: BusSource, view: StateView, actions: Actions, metrics: Callable[[], str]) -> None:
+        self._view, self._actions, self._metrics = view, actions, metrics
+        self._feed = Feed(source, self._publish)
+        self._streams = EventStreams(self._feed.start, self._feed.stop)
+        self._questions = Questions(source)
+        self._site = Site()
+
+    def serves(self, path: str, *, is_browser: bool = False) -> bool:
+        """Whether a path belongs to the gateway itself.
+
+        Args:
+            path: the decoded path.
+            is_browser: the request accepts HTML. The root is the web page only then: programs expect an API there.
+        """
+        return path.startswith(PREFIX) or path in (METRICS, *PAGE_ALIASES) or (path == "/" and is_browser)
+
+    async def handle(
+        self, request: web.BaseRequest, connection: Connection, target: Target, client: Client, origin: Origin
+    ) -> web.StreamResponse:
+        """Answer a request."""
+        try:
+            return await self._answer(request, target, client, origin)
+        except Refused as error:
+            return refusal_response(error.refusal, Api.OPENAI, request.method)
+        except ConnectionError:
+            # The client left, or does not read, in the middle of an answer.
+            connection.abort()
+            return web.Response(status=499)
+
+    async def close(self) -> None:
+        """End all streams, and the connection to gpumand."""
+        self._streams.close()
+        await self._feed.close()
+
+    def _publish(self) -> None:
+        self._streams.publish(self._view.state(self._feed.reading))
+
+    async def _answer(
+        self, request: web.BaseRequest, target: Target, client: Client, origin: Origin
+    ) -> web.StreamResponse:
+        path = target.path
+        if found := _CONSUMER.fullmatch(path):
+            check_change(request, origin)
+            done = await self._actions.on_consumer(found[2], found[1], client, request)
+            self._feed.note_change()
+            return _json(done)
+        if found := _CANCEL.fullmatch(path):
+            check_change(request, origin)
+            done = await self._actions.cancel(int(found[1]), client, request)
+            self._feed.note_change()
+            return _json(done)
+        if request.method not in ("GET", "HEAD"):
+            raise refused(405, "method_not_allowed", "Nothing is changed by this path: use GET.")
+        if path.startswith(API):
+            check_site(request)
+            return await self._read(path, request, client)
+        if path == METRICS:
+            return _plain(self._metrics())
+        return self._site.answer(path, request)
+
+    async def _read(self, path: str, request: web.BaseRequest, client: Client) -> web.StreamResponse:
+        if path == EVENTS and request.method == "GET":
+            return await self._streams.serve(request, client)
+        return _json(await self._document(path.removeprefix(API), request, client))
+
+    async def _document(self, name: str, request: web.BaseRequest, client: Client) -> dict[str, Any]:
+        match name:
+            case "state":
+                return self._view.state(await self._feed.current())
+            case "requests":
+                return self._view.requests(await self._feed.current())
+            case "listeners":
+                return {"listeners": self._view.shown_listeners()}
+            case "session":
+                return session(client)
+            case "history":
+                return await self._questions.history(request.query)
+            case "plan":
+                return await self._questions.plan(request.query)
+        raise refused(404, "not_found", f"There is nothing at this path. The web page is at {PREFIX}.")
+
+
+def session(client: Client) -> dict[str, Any]:
+    """What a client may do. ``consumers`` are those that it may use; null = all."""
+    consumers = None if client.consumers is None else sorted(client.consumers)
+    return {"client": client.name, "may_evict": client.may_evict, "consumers": consumers}
+
+
+def is_browser(request: web.BaseRequest) -> bool:
+    """Whether a request comes from a browser that opens a page."""
+    return request.method in ("GET", "HEAD") and accepts(request, "text/html")
+
+
+def _json(fields: dict[str, Any]) -> web.Response:
+    response = web.json_response(fields)
+    _set_headers(response)
+    return response
+
+
+def _plain(page: str) -> web.Response:
+    response = web.Response(body=page.encode(), headers={"Content-Type": CONTENT_TYPE})
+    _set_headers(response)
+    return response
+
+
+def _set_headers(response: web.Response) -> None:
+    response.headers["Server"] = "gpumand"
+    response.headers["Cache-Control"] = "no-store"
+    response.headers["X-Content-Type-Options"] = "nosniff"
+    response.headers["Cross-Origin-Resource-Policy"] = "same-origin"

@@ -1,0 +1,102 @@
+"""The state as pages and gpumanctl get it: gpumand's status, the gateway's listeners, and the requests in flight."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+from gpumand.gateway.console.feed import Reading
+from gpumand.gateway.requests import Entry, RequestTable, State
+from gpumand.version import VERSION
+
+MAX_REQUESTS = 1000
+"""Maximum number of requests in one answer; the oldest ones are in it, and ``request_count`` counts all."""
+
+USEC = 1_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class ShownListener:
+    """A listener: its name, its consumer ("" for the gateway's own address), and where it listens."""
+
+    name: str
+    consumer: str
+    address: str
+
+
+@dataclass(slots=True)
+class StateView:
+    """Describes the gateway in plain values.
+
+    Args:
+        table: the requests in flight.
+        listeners: returns the open listeners.
+    """
+
+    table: RequestTable
+    listeners: Callable[[], tuple[ShownListener, ...]]
+    _started_usec: int = field(default_factory=lambda: time.time_ns() // 1000)
+
+    def state(self, reading: Reading) -> dict[str, Any]:
+        """Everything that a page shows.
+
+        Args:
+            reading: the last status of gpumand.
+        """
+        return {
+            "gateway": {"version": VERSION, "started_usec": self._started_usec, "listeners": self.shown_listeners()},
+            "gpumand": {"absence": reading.absence, "read_usec": reading.read_usec},
+            "status": None if reading.status is None else _shortened(reading.status),
+            **self.requests(reading),
+        }
+
+    def requests(self, reading: Reading) -> dict[str, Any]:
+        """The requests in flight, the oldest first."""
+        reasons = _reasons(reading.status or {})
+        return {"request_count": len(self.table), "requests": [self._request(one, reasons) for one in self._shown()]}
+
+    def shown_listeners(self) -> list[dict[str, str]]:
+        """The open listeners."""
+        return [{"name": one.name, "consumer": one.consumer, "address": one.address} for one in self.listeners()]
+
+    def _shown(self) -> Iterable[Entry]:
+        return sorted(self.table, key=lambda one: one.number)[:MAX_REQUESTS]
+
+    def _request(self, entry: Entry, reasons: dict[str, str]) -> dict[str, Any]:
+        is_waiting = entry.state is State.WAITING
+        return {
+            "number": entry.number,
+            "client": entry.client.name,
+            "consumer": entry.consumer,
+            "method": entry.method,
+            "path": entry.path,
+            "class": entry.kind.value,
+            "state": entry.state.value,
+            "waits_for": (entry.waits_for or reasons.get(entry.consumer, "")) if is_waiting else "",
+            "began_usec": self._began_usec(entry),
+            "status": entry.status,
+            "sent_bytes": entry.sent_bytes,
+        }
+
+    def _began_usec(self, entry: Entry) -> int:
+        # In tenths of a second: the difference of two clocks would otherwise change with every answer.
+        began = time.time() - (self.table.now() - entry.began_at)
+        return round(began * 10) * (USEC // 10)
+
+
+def _reasons(status: dict[str, Any]) -> dict[str, str]:
+    """Why the first waiting request of each consumer waits."""
+    queue = status.get("queue", [])
+    return {
+        one.get("consumer", ""): str(one.get("waiting_for", "")) for one in reversed(queue) if isinstance(one, dict)
+    }
+
+
+def _shortened(status: dict[str, Any]) -> dict[str, Any]:
+    """A status without the histories of consumers, which are most of it and are not shown."""
+    consumers = [
+        {key: value for key, value in one.items() if key != "used_mib_history"} for one in status.get("consumers", [])
+    ]
+    return status | {"consumers": consumers}

@@ -1,0 +1,66 @@
+"""Writes the /metrics page of the gateway."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+
+from gpumand.gateway.metrics import GatewayMetrics
+from gpumand.gateway.requests import RequestTable, State
+from gpumand.http.prometheus_format import Samples, counters, gauge, histogram
+from gpumand.version import VERSION
+
+
+def metrics_page(metrics: GatewayMetrics, table: RequestTable) -> str:
+    """The page in the text format of Prometheus.
+
+    Args:
+        metrics: what was measured since the process started.
+        table: the requests in flight.
+    """
+    lines = [*_info(), *_requests(metrics), *_in_flight(metrics, table), *_leases(metrics), *_histograms(metrics)]
+    return "\n".join([*lines, ""])
+
+
+def _info() -> Iterator[str]:
+    yield from gauge("gpumand_gateway_info", "Version of the gateway.", [({"version": VERSION}, 1)])
+
+
+def _requests(metrics: GatewayMetrics) -> Iterator[str]:
+    samples: Samples = [
+        ({"consumer": consumer, "class": kind, "status": status}, count)
+        for (consumer, kind, status), count in sorted(metrics.requests.items())
+    ]
+    meaning = "Ended requests, by consumer, route class and HTTP status."
+    yield from counters("gpumand_gateway_requests_total", meaning, samples)
+    meaning = "Requests whose client left before the end of the answer."
+    yield from counters("gpumand_gateway_client_gone_total", meaning, _by_consumer(metrics.gone))
+    meaning = "Time that clients were kept with signs of life."
+    yield from counters("gpumand_gateway_drip_seconds_total", meaning, _by_consumer(metrics.dripped_sec))
+
+
+def _in_flight(metrics: GatewayMetrics, table: RequestTable) -> Iterator[str]:
+    counts = Counter((metrics.label(entry.consumer), entry.state) for entry in table)
+    # Consumers without requests have the value 0, so that a graph falls to it.
+    consumers = sorted({consumer for consumer, _ in counts} | {consumer for consumer, _, _ in metrics.requests})
+    samples: Samples = [
+        ({"consumer": consumer, "state": state.value}, counts[consumer, state])
+        for consumer in consumers
+        for state in State
+    ]
+    yield from gauge("gpumand_gateway_requests_in_flight", "Requests in flight, by consumer and state.", samples)
+
+
+def _leases(metrics: GatewayMetrics) -> Iterator[str]:
+    yield from counters("gpumand_gateway_turns_total", "Granted leases.", _by_consumer(metrics.turns))
+
+
+def _histograms(metrics: GatewayMetrics) -> Iterator[str]:
+    meaning = "Time that requests have waited for a lease."
+    yield from histogram("gpumand_gateway_wait_seconds", meaning, "consumer", metrics.waits)
+    meaning = "Time from a request to the first byte of the answer of the consumer."
+    yield from histogram("gpumand_gateway_first_byte_seconds", meaning, "consumer", metrics.answers)
+
+
+def _by_consumer(values: Counter[str] | dict[str, float]) -> Samples:
+    return [({"consumer": consumer}, value) for consumer, value in sorted(values.items())]
