@@ -57,6 +57,25 @@ class Observations:
         self.unit, self.unit_observed_at = self._decisive()
         return former is not None and self.unit is not None and is_new_run(former, self.unit)
 
+    def loading_since(self, now: float) -> float:
+        """Since when a consumer that seems to be loading has been loading.
+
+        A unit that was active before the daemon has had that time to load. A server that says itself that it is loading
+        can have begun at any time.
+        """
+        active_since = self._active_since()
+        says_loading = self.health is not None and self.health.loading
+        return now if active_since is None or says_loading else min(now, active_since)
+
+    def has_started(self, now: float) -> bool:
+        """Whether its unit has been active for so long that its server must have listened."""
+        active_since = self._active_since()
+        return active_since is not None and now - active_since > self.spec.load_timeout_sec
+
+    def _active_since(self) -> float | None:
+        is_active = self.unit is not None and self.unit.activity is UnitActivity.ACTIVE
+        return self.unit.active_since if self.unit is not None and is_active else None
+
     def _decisive(self) -> tuple[UnitState | None, float]:
         """The state that decides, and when it was observed."""
         if not self.spec.unit or self._is_left_running():

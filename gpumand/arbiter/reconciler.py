@@ -28,8 +28,7 @@ KNOWN = frozenset({Residency.RESIDENT, Residency.UNLOADED, Residency.PARKED, Res
 RUNNING = frozenset({UnitActivity.ACTIVE, UnitActivity.ACTIVATING})
 
 AT_REST_SEC = 15.0
-"""Seconds without a start after which a start counts as finished. A unit that crashes and restarts again and again
-stays in one long start phase, so that ``load_timeout_sec`` applies to the whole of it."""
+"""Seconds without a start after which a start has ended: ``load_timeout_sec`` applies to a crash loop as a whole."""
 
 GROWTH_ENDED_SEC = 5.0
 """A consumer whose memory is large enough for a model and has not grown for this many seconds is fully loaded."""
@@ -93,7 +92,8 @@ class Reconciler:
         observations.health, observations.health_requested_at = health, requested_at
         if health.last_used_usec is not None and health.last_used_usec != consumer.reported_used_usec:
             self._state.ledger.update(name, reported_used_usec=health.last_used_usec)
-        self._evidence.note_answer(consumer, health, requested_at)
+        has_started = observations.has_started(self._state.clock.monotonic())
+        self._evidence.note_answer(consumer, health, requested_at, has_started=has_started)
         if requested_at > consumer.changed_at and consumer.reports_loaded != (health.loaded is True):
             self._state.ledger.update(name, reports_loaded=health.loaded is True)
         self.reconcile(name)
@@ -176,7 +176,8 @@ class Reconciler:
         unit_is_down = unit is not None and unit.activity in DOWN
         if unit_is_down and self._evidence.is_releasing_memory(consumer, observations.unit_observed_at):
             return Residency.UNLOADING
-        is_loading_again = is_starting(unit) or (health is not None and health.loading)
+        has_started = observations.new_run_at > consumer.changed_at
+        is_loading_again = has_started or is_starting(unit) or (health is not None and health.loading)
         if observed is Residency.LOADING and consumer.residency is Residency.FAILED and not is_loading_again:
             return consumer.residency  # it has failed to load, and nothing has started it again since then
         if consumer.start_overdue and observed is not Residency.LOADING:
@@ -193,7 +194,6 @@ class Reconciler:
         self._end_start_phase(consumer)
         process_is_gone = unit_is_down or (health is not None and health.refused)
         if consumer.residency is Residency.FAILED and observed is Residency.RESIDENT:
-            has_started = observations.new_run_at > consumer.changed_at
             was_asked = consumer.spec.health is None or health is not None
             is_loaded = was_asked and ends_failure(consumer.spec, health, held_mib, consumer.footprint_mib)
             return observed if is_loaded or has_started else consumer.residency
@@ -238,10 +238,12 @@ class Reconciler:
             return self._evidence.check(consumer, Residency.RESIDENT, health, held_mib)
         if is_active and consumer.residency is Residency.UNLOADED and consumer.has_served:
             return Residency.UNLOADED  # its server has ended in this run of its unit, which does not start it again
+        if is_active and health is None and consumer.spec.health is not None:
+            return Residency.LOADING  # until its server has been asked; when it began depends on the answer
         now = self._state.clock.monotonic()
-        since = consumer.loading_since if consumer.loading_since is not None else now
-        if consumer.loading_since is None:
-            self._state.ledger.update(consumer.name, loading_since=now)
+        if (since := consumer.loading_since) is None:
+            since = self._observations_of(consumer).loading_since(now)
+            self._state.ledger.update(consumer.name, loading_since=since)
         if now - since <= consumer.spec.load_timeout_sec:
             return Residency.LOADING
         self._state.ledger.update(consumer.name, start_overdue=True)
@@ -273,7 +275,10 @@ class Reconciler:
         unit = self._observations_of(consumer).unit
         if unit is not None and unit.activity is UnitActivity.FAILED and observed is Residency.UNLOADED:
             return f"{unit.unit} failed ({unit.result})"
-        if observed in (Residency.UNLOADED, Residency.UNKNOWN) and consumer.residency is Residency.RESIDENT:
+        is_active = unit is not None and unit.activity is UnitActivity.ACTIVE
+        if observed in (Residency.UNLOADED, Residency.UNKNOWN) and (
+            consumer.residency is Residency.RESIDENT or (is_active and consumer.server_is_gone)
+        ):
             return self._evidence.contradiction(consumer)
         return "" if observed is Residency.RESIDENT else None
 

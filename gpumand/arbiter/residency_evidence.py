@@ -59,11 +59,19 @@ class ResidencyEvidence:
         evidence.held_model_at = evidence.missing_since = evidence.down_since = None
         self._state.ledger.update(name, refused_probes=0, has_served=False, unload_pending=False, start_overdue=False)
 
-    def note_answer(self, consumer: ConsumerState, health: Health, asked_at: float) -> None:
-        """Count health checks in a row that found the port closed, and note whether the server answers or sleeps."""
+    def note_answer(self, consumer: ConsumerState, health: Health, asked_at: float, *, has_started: bool) -> None:
+        """Count health checks in a row that found the port closed, and note whether the server answers or sleeps.
+
+        Args:
+            consumer: the consumer that was asked.
+            health: its answer.
+            asked_at: when the health check began, in monotonic seconds.
+            has_started: its unit has been active for longer than a load takes. Its server has listened then, although
+                a daemon that was started later has not seen it: a closed port is that of a server that has ended.
+        """
         is_refusal = health.refused and asked_at > consumer.changed_at
         refused_probes = consumer.refused_probes + 1 if is_refusal else 0
-        has_served = consumer.has_served or health.status > 0 or health.reachable
+        has_served = consumer.has_served or has_started or health.status > 0 or health.reachable
         seen = (refused_probes, has_served, health.sleeping)
         if seen != (consumer.refused_probes, consumer.has_served, consumer.sleeping):
             self._state.ledger.update(

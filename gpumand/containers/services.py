@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Protocol
 
 from gpumand.containers.client import describe_end
+from gpumand.containers.run_start import monotonic_start
 from gpumand.domain.consumer import UnitActivity, UnitState
 from gpumand.domain.container import ContainerState, container_of, service_of
 from gpumand.ports import Clock, ContainerFailed, Containers, UnitFailed, UnitManager
@@ -81,7 +82,7 @@ class UnitsAndContainers:
         try:
             state = await self._containers.inspect(name)
             self._pids[unit] = state.pid if state.running else 0
-            return unit_state(name, state)
+            return unit_state(name, state, self._clock)
         except ContainerFailed as failed:
             if failed.reason == "not-found":
                 return UnitState(unit, UnitActivity.INACTIVE, "not-found")
@@ -178,7 +179,7 @@ class UnitsAndContainers:
                 changed(state)
 
 
-def unit_state(name: str, state: ContainerState) -> UnitState:
+def unit_state(name: str, state: ContainerState, clock: Clock) -> UnitState:
     """The state of a container as that of a unit, under the name that the configuration uses."""
     service = service_of(name)
     activity = _BY_STATUS.get(state.status)
@@ -188,7 +189,8 @@ def unit_state(name: str, state: ContainerState) -> UnitState:
         has_failed = state.oom_killed or bool(state.error) or (state.exit_code or 0) not in STOP_SIGNAL_CODES
         activity = UnitActivity.FAILED if has_failed else UnitActivity.INACTIVE
     result = "" if activity in (UnitActivity.ACTIVE, UnitActivity.ACTIVATING) else describe_end(state)
-    return UnitState(service, activity, "loaded", result, state.run_id, state.restarts)
+    active_since = monotonic_start(state.started_at, clock) if activity is UnitActivity.ACTIVE else None
+    return UnitState(service, activity, "loaded", result, state.run_id, state.restarts, active_since)
 
 
 def _unit_failed(failed: ContainerFailed) -> UnitFailed:

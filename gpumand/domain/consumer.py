@@ -324,6 +324,7 @@ class UnitState:
         result: result of the last run: "success", "exit-code", "timeout", "oom-kill" …
         invocation_id: hex id of the current run, "" when there is none.
         restarts: how often systemd has restarted the service by itself (NRestarts); 0 in states that were announced.
+        active_since: when its current run became active, in monotonic seconds; None where that is unknown.
     """
 
     unit: str
@@ -332,6 +333,8 @@ class UnitState:
     result: str = ""
     invocation_id: str = ""
     restarts: int = 0
+    # Not compared: that of a container is calculated from the wall clock, and differs a little in each reading.
+    active_since: float | None = field(default=None, compare=False)
 
 
 class Policy(StrEnum):

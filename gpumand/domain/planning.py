@@ -15,12 +15,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from gpumand.domain import budget, claims, decision_messages, parking, placement, unread_devices, victims, whole_device
 from gpumand.domain.consumer import Residency
 from gpumand.domain.decision import Decision, Requirement, refuse, wait
 from gpumand.domain.device import Devices
+from gpumand.domain.device_need import DeviceNeed, place_of, tightest_of
 from gpumand.domain.errors import (
     Busy,
     ConfigInvalid,
@@ -230,26 +231,12 @@ def _lacks_reserved_room(view: View, state: ConsumerState, place: Devices) -> bo
     return False
 
 
-@dataclass(frozen=True, slots=True)
-class _DeviceNeed:
-    """MiB needed and free on one device; ``free_mib`` None = unknown."""
-
-    device: int
-    need_mib: int
-    free_mib: int | None
-
-    @property
-    def short_mib(self) -> int:
-        """MiB that are missing; 0 where enough is free or the free amount is unknown."""
-        return 0 if self.free_mib is None else max(0, self.need_mib - self.free_mib)
-
-
 def _make_room(view: View, requirement: Requirement, state: ConsumerState, place: Devices) -> Decision:
     unread = unread_devices.waiting_to_evict(view, place)
     if budget.is_whole_device(state):
         return unread or whole_device.clear(view, state, place)
     needs = [
-        _DeviceNeed(device, budget.need_mib(view, device, state.name), budget.free_mib(view, device, state.name))
+        DeviceNeed(device, budget.need_mib(view, device, state.name), budget.free_mib(view, device, state.name))
         for device in place
     ]
     short_mib = {need.device: need.short_mib for need in needs if need.short_mib}
@@ -262,17 +249,8 @@ def _make_room(view: View, requirement: Requirement, state: ConsumerState, place
     return replace(blocked, spared=choice.spared, needs_fresh_sample=True)
 
 
-def _place_of(needs: Sequence[_DeviceNeed]) -> Devices:
-    return tuple(need.device for need in needs)
-
-
-def _tightest(needs: Sequence[_DeviceNeed]) -> _DeviceNeed:
-    """The device with least to spare; one whose free amount is unknown counts as having most."""
-    return min(needs, key=lambda need: math.inf if need.free_mib is None else need.free_mib - need.need_mib)
-
-
-def _load(view: View, state: ConsumerState, needs: Sequence[_DeviceNeed], choice: victims.Choice) -> Decision:
-    tightest, place = _tightest(needs), _place_of(needs)
+def _load(view: View, state: ConsumerState, needs: Sequence[DeviceNeed], choice: victims.Choice) -> Decision:
+    tightest, place = tightest_of(needs), place_of(needs)
     victim_devices = {
         device for victim in choice.victims for device in view.devices_of(view.consumers[victim.consumer])
     }
@@ -297,7 +275,7 @@ def _load(view: View, state: ConsumerState, needs: Sequence[_DeviceNeed], choice
 def _wait_or_refuse(
     view: View,
     state: ConsumerState,
-    needs: Sequence[_DeviceNeed],
+    needs: Sequence[DeviceNeed],
     unparkable: Sequence[str],
     unread: Decision | None,
 ) -> Decision:
@@ -311,7 +289,7 @@ def _wait_or_refuse(
             some host RAM is about to be freed.
         unread: the wait where evictions would free enough, but cannot be verified; None = they can.
     """
-    place = _place_of(needs)
+    place = place_of(needs)
     blockers = victims.temporarily_exempt(view, place, state)
     freeing_ram = parking.consumers_freeing_host_ram(view, place, state, unparkable) if unparkable else []
     evictable = [one for one in victims.candidates(view, place, state) if freeing_ram or one.name not in unparkable]
@@ -353,13 +331,13 @@ def _wait_for_blockers(
 def _refuse_no_room(
     view: View,
     state: ConsumerState,
-    needs: Sequence[_DeviceNeed],
-    tightest: _DeviceNeed,
+    needs: Sequence[DeviceNeed],
+    tightest: DeviceNeed,
     spare_mib: float,
     evictable: list[ConsumerState],
     unparkable: Sequence[str],
 ) -> Decision:
-    place, device = _place_of(needs), tightest.device
+    place, device = place_of(needs), tightest.device
     # Everything together would free enough and nothing is waited for: only the number of evictions is too large.
     within_limit = spare_mib < 0
     shortage = decision_messages.not_enough_vram(
@@ -376,8 +354,8 @@ def _refuse_no_room(
 
 
 def _tightest_once_free(
-    view: View, state: ConsumerState, needs: Sequence[_DeviceNeed], evictable: list[ConsumerState]
-) -> tuple[_DeviceNeed, float]:
+    view: View, state: ConsumerState, needs: Sequence[DeviceNeed], evictable: list[ConsumerState]
+) -> tuple[DeviceNeed, float]:
     """The device with least to spare once every lease and load has ended, and how many MiB; below 0 it never fits.
 
     Consumers whose lease or load has ended can be evicted as well: ``evictable`` must contain them.
@@ -389,7 +367,7 @@ def _tightest_once_free(
     return needs[spare_mib.index(min(spare_mib))], min(spare_mib)
 
 
-def _free_once_ended_mib(view: View, state: ConsumerState, need: _DeviceNeed, evictable: list[ConsumerState]) -> int:
+def _free_once_ended_mib(view: View, state: ConsumerState, need: DeviceNeed, evictable: list[ConsumerState]) -> int:
     on_device = [one for one in evictable if view.is_on(one, need.device)]
     freed = victims.freeable_by_consumer(view, need.device, on_device, victims.freeing_more_when_stopped(on_device))
     free_mib = (need.free_mib or 0) + sum(freed.values())

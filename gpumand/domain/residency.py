@@ -104,7 +104,9 @@ def _infer_unreported(
         return Residency.RESIDENT
     if unit is not None and unit.activity is UnitActivity.ACTIVE and _is_loaded_while_running(spec):
         # systemd calls a simple unit active from its first moment on; while its server does not listen yet it loads.
-        return Residency.LOADING if health is not None and not health.reachable else Residency.RESIDENT
+        # One that was not asked yet may be dead under its active unit.
+        is_answering = spec.health is None if health is None else health.reachable
+        return Residency.RESIDENT if is_answering else Residency.LOADING
     if held_mib is not None or (health is not None and health.refused):
         return _without_model(spec, unit, health)
     return Residency.UNKNOWN

@@ -208,6 +208,7 @@ def _unit(unit: str, path: str, properties: dict[str, Any], result: str) -> Unit
         load_state=str(properties.get("LoadState", "")),
         result=result,
         invocation_id=bytes(properties.get("InvocationID", b"")).hex(),
+        active_since=_seconds(properties.get("ActiveEnterTimestampMonotonic")),
     )
     return Unit(
         state=state,
@@ -216,6 +217,11 @@ def _unit(unit: str, path: str, properties: dict[str, Any], result: str) -> Unit
         triggered_by=tuple(str(name) for name in properties.get("TriggeredBy", ())),
         started_usec=int(properties.get("InactiveExitTimestamp", 0)),
     )
+
+
+def _seconds(usec: object) -> float | None:
+    """A monotonic time of systemd in seconds; None where systemd has none, which it writes as 0."""
+    return usec / 1e6 if isinstance(usec, int) and usec > 0 else None
 
 
 def _activity(active_state: str) -> UnitActivity:

@@ -292,6 +292,7 @@ def _properties(unit: FakeSystemdUnit, interface: str) -> dict[str, Variant]:
         "SubState": Variant("s", unit.sub_state),
         "LoadState": Variant("s", behaviour.load_state),
         "InvocationID": Variant("ay", unit.invocation_id),
+        "ActiveEnterTimestampMonotonic": Variant("t", unit.active_enter_usec),
         "TriggeredBy": Variant("as", behaviour.triggered_by),
         "Job": Variant("(uo)", job),
     }

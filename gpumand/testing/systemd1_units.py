@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import os
 import signal
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields
 from itertools import count
@@ -104,6 +105,7 @@ class FakeSystemdUnit:
         self.sub_state = "dead"
         self.result = "success"
         self.invocation_id = b""
+        self.active_enter_usec = 0
         self.restarts = 0
         self.job: Job | None = None
         self._changed = changed
@@ -252,6 +254,8 @@ class FakeSystemdUnit:
             await self._start()
 
     def _become(self, active_state: str, sub_state: str, result: str | None = None) -> None:
+        if active_state == "active" != self.active_state:
+            self.active_enter_usec = time.monotonic_ns() // 1000
         self.active_state, self.sub_state = active_state, sub_state
         self.result = self.result if result is None else result
         self._changed(self)

@@ -20,6 +20,7 @@ class FakeUnit:
         result: result of the last run.
         invocation: number of runs; the invocation id is derived from it.
         restarts: how often systemd restarted it by itself.
+        active_since: when it became active, in monotonic seconds; None = unknown.
         start_delay_sec, stop_delay_sec: duration of a start and of a stop.
         start_failure, stop_failure: raised at the end of the delay instead of success.
         pids: processes that run in the unit.
@@ -33,6 +34,7 @@ class FakeUnit:
     result: str = "success"
     invocation: int = 0
     restarts: int = 0
+    active_since: float | None = None
     start_delay_sec: float = 0.0
     stop_delay_sec: float = 0.0
     start_failure: UnitFailed | None = None
@@ -46,7 +48,9 @@ class FakeUnit:
     def state(self) -> UnitState:
         """The state of the unit as the port returns it."""
         invocation_id = f"{self.invocation:032x}" if self.invocation else ""
-        return UnitState(self.name, self.activity, self.load_state, self.result, invocation_id, self.restarts)
+        return UnitState(
+            self.name, self.activity, self.load_state, self.result, invocation_id, self.restarts, self.active_since
+        )
 
 
 class FakeUnits:
@@ -76,6 +80,7 @@ class FakeUnits:
         fake = self.units[unit]
         if activity is UnitActivity.ACTIVE and fake.activity is not UnitActivity.ACTIVE:
             fake.invocation += 1
+            fake.active_since = self._clock.monotonic()
         changes = fake.activity is not activity or fake.result != result
         fake.activity, fake.result = activity, result
         if activity in (UnitActivity.INACTIVE, UnitActivity.FAILED):

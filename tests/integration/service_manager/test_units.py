@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import time
 from pathlib import Path
 
 import pytest
@@ -29,11 +30,14 @@ def children_of(pid: int) -> list[int]:
 
 async def test_unit_starts_and_stops_with_its_processes(host: FakeHost, units: SystemdUnits) -> None:
     port: UnitManager = units
-    assert (await port.state("a.service")).activity is UnitActivity.INACTIVE
+    former = await port.state("a.service")
+    assert (former.activity, former.active_since) == (UnitActivity.INACTIVE, None)
     await port.start("a.service", 10)
     state = await port.state("a.service")
     assert (state.activity, state.load_state, state.result) == (UnitActivity.ACTIVE, "loaded", "success")
     assert len(state.invocation_id) == 32
+    assert state.active_since is not None
+    assert 0 <= time.monotonic() - state.active_since < 60
     pid = await host.main_pid("a.service")
     assert alive(pid)
     await port.stop("a.service", 10)

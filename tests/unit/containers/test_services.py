@@ -60,8 +60,33 @@ class World:
     ],
 )
 def test_state_of_a_container_as_that_of_a_unit(changes: dict[str, Any], activity: UnitActivity, result: str) -> None:
-    state = unit_state("comfyui", container(**changes))
+    state = unit_state("comfyui", container(**changes), FakeClock())
     assert (state.unit, state.activity, state.result) == (SERVICE, activity, result)
+
+
+@pytest.mark.parametrize(
+    ("started_at", "active_since"),
+    [
+        ("2023-11-14T22:12:20.123456789Z", 940.123456),
+        ("2023-11-14T23:13:10.5+01:00", 990.5),
+        ("2023-11-14T22:13:10", 990.0),
+        ("2023-11-14T23:13:20Z", 1000.0),  # later than now: the clock was set back
+        ("2023-11-14T20:13:20Z", None),  # before the host was booted: the clock was set forward
+        ("0001-01-01T00:00:00Z", None),
+        ("", None),
+        ("yesterday", None),
+    ],
+)
+def test_start_of_a_container_on_the_daemons_clock(started_at: str, active_since: float | None) -> None:
+    state = unit_state("comfyui", container(started_at=started_at), FakeClock())
+    assert state.active_since == (None if active_since is None else pytest.approx(active_since, abs=1e-5))
+
+
+def test_sleep_of_the_host_makes_no_container_older() -> None:
+    clock = FakeClock()
+    clock.suspend(8 * 3600.0)
+    state = unit_state("comfyui", container(started_at="2023-11-14T22:12:20Z"), clock)
+    assert state.active_since == pytest.approx(940.0)
 
 
 async def test_calls_reach_the_unit_or_the_container() -> None:
