@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import os
 from contextlib import suppress
 
 from dbus_fast.aio import MessageBus
 
+from gpumand.bus.addresses import resolve_address
 from gpumand.bus.connection_errors import BusLost
 from gpumand.bus.message_flags import accept_all_flag_combinations
 
@@ -68,13 +68,3 @@ async def _connect(address: str) -> MessageBus:
     except BaseException:
         bus.abandon()
         raise
-
-
-def resolve_address(address: str) -> str:
-    """Return the D-Bus address of "system" or "session"; any other text is an address already."""
-    if address == "system":
-        return os.environ.get("DBUS_SYSTEM_BUS_ADDRESS") or "unix:path=/run/dbus/system_bus_socket"
-    if address == "session":
-        runtime_dir = os.environ.get("XDG_RUNTIME_DIR") or f"/run/user/{os.getuid()}"
-        return os.environ.get("DBUS_SESSION_BUS_ADDRESS") or f"unix:path={runtime_dir}/bus"
-    return address

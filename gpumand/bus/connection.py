@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, cast
 
 from dbus_fast import Message, MessageFlag, MessageType
@@ -32,7 +32,7 @@ from gpumand.bus.send_queue import Lane, SendQueue
 from gpumand.bus.signal_encoder import SignalEncoder
 from gpumand.bus.signal_matches import MatchRule, Signal, SignalRouter, Subscription
 from gpumand.bus.utf8_text import COUNTS_CHARACTERS, with_byte_lengths
-from gpumand.bus.variants import require_no_nul, unwrap
+from gpumand.bus.variants import require_no_nul, to_variants, unwrap
 
 __all__ = [
     "BusConnection",
@@ -118,6 +118,14 @@ class BusConnection:
         finally:
             self._pending.pop(message.serial, None)
         return self._result(reply)
+
+    async def sleep(self, seconds: float) -> None:
+        """Return after this many seconds."""
+        await asyncio.sleep(seconds)
+
+    def variants(self, options: Mapping[str, tuple[str, Any]]) -> dict[str, Any]:
+        """Return an ``a{sv}`` argument made of names with their (signature, plain value)."""
+        return dict(to_variants(options))
 
     def emit(
         self,
@@ -247,6 +255,10 @@ class BusConnection:
             )
         self._disconnect("the connection was closed")
         await self._watcher
+
+    async def close_shielded(self) -> None:
+        """Close the connection even if the caller is cancelled: it would stay open, and with it its leases."""
+        await asyncio.shield(asyncio.ensure_future(self.close()))
 
     def _build_call(
         self,

@@ -5,11 +5,10 @@ Both ``gpumanctl`` and the typed clients are built on it. It raises the errors o
 
 from __future__ import annotations
 
-import asyncio
 import os
 import time
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from gpumand.bus.connection_errors import BusError, BusTimeout
 from gpumand.bus.names import BUS_NAME, CONSUMER, CONSUMER_PREFIX, DBUS, DBUS_PATH, MANAGER, PROPERTIES, ROOT_PATH
@@ -20,6 +19,7 @@ from gpumand.domain.errors import ERROR_PREFIX, FREEDESKTOP_ERROR_PREFIX
 
 if TYPE_CHECKING:
     from gpumand.bus.connection import BusConnection, Signal
+    from gpumand.client.blocking_connection import BlockingConnection
 
 ANSWER_SEC = 10.0
 """Time limit of a call that does not wait in the queue, in seconds."""
@@ -56,13 +56,16 @@ STATUS_KEY_TYPES = {"version": str, "degraded": str, "devices": list, "consumers
 class Calls:
     """The methods of gpumand, called over one bus connection.
 
+    Over a blocking connection its coroutines never suspend, and it cannot listen to signals.
+
     Attributes:
         connection: the connection to the bus.
         is_waiting_for_daemon: whether the daemon went away during a call and the call waits for its return.
     """
 
-    def __init__(self, connection: BusConnection) -> None:
-        self.connection = connection
+    def __init__(self, connection: BusConnection | BlockingConnection) -> None:
+        # Signals, which only an event loop can deliver, are the one difference between the two.
+        self.connection = cast("BusConnection", connection)
         self.is_waiting_for_daemon = False
 
     @classmethod
@@ -77,8 +80,7 @@ class Calls:
 
         Closing completes even if the caller is cancelled.
         """
-        # Shielded: an interrupted close would leave the connection open, and with it its leases.
-        await asyncio.shield(asyncio.ensure_future(self.connection.close()))
+        await self.connection.close_shielded()
 
     async def status(self) -> dict[str, Any]:
         """The answer of GetStatus: one consistent snapshot. Raises Mismatch if a required key is missing."""
@@ -231,7 +233,7 @@ class Calls:
         self.is_waiting_for_daemon = True
         try:
             while time.monotonic() < deadline:
-                await asyncio.sleep(min(pause_sec, deadline - time.monotonic()))
+                await self.connection.sleep(min(pause_sec, deadline - time.monotonic()))
                 pause_sec = RETURN_POLL_SEC
                 if await self.is_running():
                     return True
@@ -244,7 +246,13 @@ class Calls:
     ) -> tuple[Any, ...]:
         interactive = member not in PUBLIC_METHODS
         limit = timeout_sec + ANSWER_SEC + (AUTHORIZATION_SEC if interactive else 0.0)
-        return await self._send(MANAGER, member, signature, tuple(map(_argument, body)), limit, interactive)
+        return await self._send(MANAGER, member, signature, tuple(map(self._argument, body)), limit, interactive)
+
+    def _argument(self, argument: Any) -> Any:
+        """Convert an argument for the D-Bus binding. Raises InvalidArgs for a string that D-Bus cannot carry."""
+        if isinstance(argument, Mapping):
+            return self.connection.variants(argument)
+        return argument if isinstance(argument, int) else checked_text("the name", argument)
 
     async def _send(
         self,
@@ -264,17 +272,8 @@ class Calls:
             except BusError as error:
                 if error.name not in NO_OWNER_ERRORS or not delay:
                     raise
-            await asyncio.sleep(delay)
+            await self.connection.sleep(delay)
         raise AssertionError("the last attempt returns or raises")
-
-
-def _argument(argument: Any) -> Any:
-    """Convert an argument for the D-Bus binding. Raises InvalidArgs for a string that D-Bus cannot carry."""
-    from gpumand.bus.variants import to_variants
-
-    if isinstance(argument, Mapping):
-        return to_variants(argument)
-    return argument if isinstance(argument, int) else checked_text("the name", argument)
 
 
 def _dictionary(member: str, reply: tuple[Any, ...]) -> dict[str, Any]:

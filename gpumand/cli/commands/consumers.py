@@ -15,7 +15,7 @@ from gpumand.cli.durations import to_usec
 from gpumand.cli.options import Command, GlobalOptions, global_options
 from gpumand.cli.output import print_json
 from gpumand.cli.progress import with_progress
-from gpumand.cli.session import run_with_client
+from gpumand.cli.session import run_with_blocking_client, run_with_client
 
 
 @click.command(cls=Command)
@@ -95,6 +95,6 @@ def _set_pinned(ctx: click.Context, consumer: str, pinned: bool) -> None:
     async def call(client: Client, _: GlobalOptions) -> None:
         await client.pin(consumer, pinned)
 
-    run_with_client(ctx, call)
+    run_with_blocking_client(ctx, call)
     if global_options(ctx).json:
         print_json({"consumer": consumer, "pinned": pinned})

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,7 +13,7 @@ from gpumand.cli.client import Client
 from gpumand.cli.errors import ExitCode, Mismatch, NoBus, interpret
 from gpumand.cli.options import Command, GlobalOptions, global_options
 from gpumand.cli.output import print_json
-from gpumand.cli.session import run_with_client
+from gpumand.cli.session import run_with_blocking_client
 from gpumand.version import VERSION
 
 if TYPE_CHECKING:
@@ -59,6 +58,8 @@ def config_check(ctx: click.Context, path: Path | None) -> None:
 
 
 def _warnings(options: GlobalOptions, settings: Settings) -> list[str]:
+    import asyncio
+
     from gpumand.cli.config_findings import ask_host, findings
 
     return findings(settings, asyncio.run(ask_host(options, settings)))
@@ -72,7 +73,7 @@ def reload(ctx: click.Context) -> None:
     async def call(client: Client, _: GlobalOptions) -> None:
         await client.reload()
 
-    run_with_client(ctx, call)
+    run_with_blocking_client(ctx, call)
     if global_options(ctx).json:
         print_json({"reloaded": True})
 
@@ -98,7 +99,7 @@ def _daemon_version(ctx: click.Context, options: GlobalOptions) -> tuple[str | N
         return await client.version()
 
     try:
-        return run_with_client(ctx, call), ""
+        return run_with_blocking_client(ctx, call), ""
     except (BusError, BusLost, NoBus, Mismatch) as error:
         failure = interpret(error, options)
         not_running = failure is None or failure.code is ExitCode.NOT_RUNNING

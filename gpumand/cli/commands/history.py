@@ -12,7 +12,7 @@ from gpumand.cli import completion
 from gpumand.cli.client import Client
 from gpumand.cli.options import Command, GlobalOptions, global_options
 from gpumand.cli.output import print_json, print_lines, theme_for
-from gpumand.cli.session import run_with_client
+from gpumand.cli.session import run_with_blocking_client
 from gpumand.cli.timestamps import TIMESTAMP
 from gpumand.domain.history import MAX_ENTRIES, EntryKind
 
@@ -69,7 +69,7 @@ def history(
         return await entries(client, wanted, limit)
 
     options = global_options(ctx)
-    found = run_with_client(ctx, call)
+    found = run_with_blocking_client(ctx, call)
     if options.json:
         return print_json(found)
     from gpumand.cli.render.history import history_lines

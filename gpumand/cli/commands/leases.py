@@ -26,7 +26,7 @@ from gpumand.cli.durations import DURATION, to_usec
 from gpumand.cli.lease_lookup import with_lease
 from gpumand.cli.options import Command, GlobalOptions, global_options
 from gpumand.cli.output import is_screen, print_json
-from gpumand.cli.session import run_with_client
+from gpumand.cli.session import run_with_blocking_client, run_with_client
 
 
 @click.command(cls=Command)
@@ -106,7 +106,7 @@ def release(ctx: click.Context, lease: str) -> None:
         released, _ = await with_lease(client, lease, ("release",), options, client.release)
         return released
 
-    released = run_with_client(ctx, call)
+    released = run_with_blocking_client(ctx, call)
     if global_options(ctx).json:
         print_json({"lease": released})
 
@@ -127,7 +127,7 @@ def renew(ctx: click.Context, lease: str, ttl: float | None) -> None:
         command = ("renew", *(("--ttl", f"{ttl:g}") if ttl is not None else ()))
         return await with_lease(client, lease, command, options, lambda one: client.renew(one, to_usec(ttl or 0.0)))
 
-    renewed, expires_usec = run_with_client(ctx, call)
+    renewed, expires_usec = run_with_blocking_client(ctx, call)
     options = global_options(ctx)
     if options.json:
         return print_json({"lease": renewed, "expires_usec": expires_usec})

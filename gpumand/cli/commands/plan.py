@@ -17,7 +17,7 @@ from gpumand.cli.acquire_options import (
 from gpumand.cli.client import Client
 from gpumand.cli.options import Command, GlobalOptions, global_options
 from gpumand.cli.output import print_json, print_lines, theme_for
-from gpumand.cli.session import run_with_client
+from gpumand.cli.session import run_with_blocking_client
 from gpumand.client.options import vram_options
 
 
@@ -45,7 +45,7 @@ def plan(
         return await client.plan(name, call_options)
 
     options = global_options(ctx)
-    report = run_with_client(ctx, call)
+    report = run_with_blocking_client(ctx, call)
     if options.json:
         return print_json(report)
     from gpumand.cli.render.plan import plan_lines

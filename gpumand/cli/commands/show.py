@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import sys
 import time
 from typing import Any
@@ -15,7 +14,7 @@ from gpumand.cli.client import Client
 from gpumand.cli.errors import ExitCode, Failure, hint_for
 from gpumand.cli.options import Command, GlobalOptions, global_options
 from gpumand.cli.output import print_json, print_lines, theme_for
-from gpumand.cli.session import run_with_client
+from gpumand.cli.session import run_with_blocking_client
 from gpumand.domain.errors import ERROR_PREFIX
 from gpumand.domain.name_suggestions import no_such_consumer
 
@@ -37,7 +36,7 @@ def show(ctx: click.Context, consumer: str) -> None:
         return await collect(client, consumer)
 
     options = global_options(ctx)
-    shown = run_with_client(ctx, call)
+    shown = run_with_blocking_client(ctx, call)
     if options.json:
         return print_json(shown)
     from gpumand.cli.render.show import show_lines
@@ -54,7 +53,7 @@ async def collect(client: Client, name: str) -> dict[str, Any]:
     status = await client.status()
     entry = consumer_of(status, name)
     wanted = {"consumer": ("s", name), "kinds": ("as", RECENT_KINDS), "limit": ("u", RECENT)}
-    properties, recent, plan = await asyncio.gather(client.consumer(name), client.history(wanted), _plan(client, name))
+    properties, recent, plan = await client.consumer(name), await client.history(wanted), await _plan(client, name)
     return {
         "consumer": entry,
         "learned": properties.get("Learned") or {},

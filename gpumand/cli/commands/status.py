@@ -10,7 +10,7 @@ import click
 from gpumand.cli.client import Client
 from gpumand.cli.options import Command, GlobalOptions, global_options
 from gpumand.cli.output import print_json, print_lines, theme_for
-from gpumand.cli.session import run_with_client
+from gpumand.cli.session import run_with_blocking_client
 
 
 async def _status(client: Client, _: GlobalOptions) -> dict[str, Any]:
@@ -24,7 +24,7 @@ def status(ctx: click.Context) -> None:
     import sys
 
     options = global_options(ctx)
-    snapshot = run_with_client(ctx, _status)
+    snapshot = run_with_blocking_client(ctx, _status)
     if options.json:
         return print_json(snapshot)
     from gpumand.cli.render.status import status_lines
@@ -39,7 +39,7 @@ def list_consumers(ctx: click.Context) -> None:
     import sys
 
     options = global_options(ctx)
-    consumers = run_with_client(ctx, _status)["consumers"]
+    consumers = run_with_blocking_client(ctx, _status)["consumers"]
     if options.json:
         return print_json(consumers)
     from gpumand.cli.render.status import list_lines

@@ -206,7 +206,12 @@ def test_a_bug_is_not_interpreted_as_a_known_error() -> None:
     [
         (["--help"], ["dbus_fast", "rich", "aiohttp"]),
         (["config-check", "/nonexistent"], ["dbus_fast", "rich", "aiohttp"]),
-        (["--json", "--bus-address", "unix:path=/nonexistent", "status"], ["rich", "aiohttp"]),
+        (["--bus-address", "unix:path=/nonexistent", "status"], ["asyncio", "ssl", "dbus_fast", "rich", "aiohttp"]),
+        (["--bus-address", "unix:path=/nonexistent", "version"], ["asyncio", "ssl", "dbus_fast", "rich", "aiohttp"]),
+        (
+            ["--bus-address", "unix:path=/nonexistent", "release", "x"],
+            ["asyncio", "ssl", "dbus_fast", "rich", "aiohttp"],
+        ),
         (["--bus-address", "unix:path=/nonexistent", "acquire", "x"], ["rich", "aiohttp"]),
     ],
 )
