@@ -11,7 +11,6 @@ import click
 from gpumand.cli import completion
 from gpumand.cli.durations import DURATION, to_usec
 from gpumand.cli.sizes import SIZE
-from gpumand.client.nesting import enclosing_leases, nesting_options
 from gpumand.client.options import Options, acquire_options, restore_option, vram_options
 from gpumand.domain.request import DEFAULT_TIMEOUT_SEC, MAX_PRIORITY, MAX_WAIT_SEC, MIN_PRIORITY
 
@@ -101,6 +100,8 @@ class AcquireOptions:
         ttl_sec, priority = self.ttl_sec, self.priority
         options = acquire_options(self.lifetime, self.timeout_sec, ttl_sec=ttl_sec, priority=priority, **texts)
         options |= vram_options(self.vram_mib, self.whole) | restore_option(self.restore)
+        from gpumand.client.nesting import enclosing_leases, nesting_options
+
         return options | nesting_options(self.exclusive, self.yield_lease, enclosing_leases())
 
 

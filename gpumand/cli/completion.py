@@ -5,7 +5,6 @@ A completion prints no errors, never starts the daemon, and gives up after ``LIM
 
 from __future__ import annotations
 
-import asyncio
 import os
 from typing import Any
 
@@ -54,6 +53,8 @@ def _texts(entries: list[dict[str, Any]], key: str) -> list[str]:
 
 def _entries(ctx: click.Context, table: str) -> list[dict[str, Any]]:
     """One table of the status; empty when the status is not available for any reason."""
+    import asyncio
+
     try:
         status = asyncio.run(asyncio.wait_for(_status(ctx), LIMIT_SEC))
     except (BusError, BusLost, NoBus, Mismatch, TimeoutError, click.UsageError):

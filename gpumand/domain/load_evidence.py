@@ -10,7 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from gpumand.domain.consumer import ConsumerSpec
-from gpumand.domain.residency import CONTEXT_MIB, holds_model
+from gpumand.domain.cuda_context import CONTEXT_MIB
+from gpumand.domain.residency import holds_model
 
 IDLE_MIB = 2048
 """The most that a server without a model holds: custom nodes of ComfyUI take 1 to 2 GB (ComfyUI issue 5536)."""

@@ -7,9 +7,7 @@ ran out of memory.
 from __future__ import annotations
 
 from gpumand.domain.consumer import ConsumerSpec, Health, Residency, UnitActivity, UnitState
-
-CONTEXT_MIB = 600
-"""A CUDA context and its libraries take a few hundred MiB before any model is loaded."""
+from gpumand.domain.cuda_context import CONTEXT_MIB
 
 _BY_ACTIVITY = {
     UnitActivity.INACTIVE: Residency.UNLOADED,

@@ -14,7 +14,6 @@ from gpumand.cli.consumer_lookup import consumer_entry
 from gpumand.cli.durations import to_usec
 from gpumand.cli.options import Command, GlobalOptions, global_options
 from gpumand.cli.output import print_json
-from gpumand.cli.progress import with_progress
 from gpumand.cli.session import run_with_blocking_client, run_with_client
 
 
@@ -31,6 +30,8 @@ def load(ctx: click.Context, consumer: str, device: str, timeout: float | None, 
         call_options["device"] = ("s", device)
 
     async def call(client: Client, options: GlobalOptions) -> tuple[dict[str, Any], Mapping[str, Any]]:
+        from gpumand.cli.progress import with_progress
+
         outcome = await with_progress(client, consumer, client.load(consumer, call_options, wait_sec), options)
         prints_line = not (options.json or options.quiet)
         return outcome, await consumer_entry(client, consumer) if prints_line else {}
@@ -51,6 +52,8 @@ def evict(ctx: click.Context, consumer: str, force: bool, timeout: float | None)
         call_options["force"] = ("b", True)
 
     async def call(client: Client, options: GlobalOptions) -> dict[str, Any]:
+        from gpumand.cli.progress import with_progress
+
         return await with_progress(client, consumer, client.evict(consumer, call_options, wait_sec), options)
 
     _print_outcome(ctx, "evict_line", run_with_client(ctx, call))

@@ -19,7 +19,6 @@ from gpumand.cli.acquire_options import (
     vram_reservation_options,
     waiting_options,
 )
-from gpumand.cli.acquiring import acquire_lease
 from gpumand.cli.client import Client
 from gpumand.cli.consumer_lookup import consumer_entry
 from gpumand.cli.durations import DURATION, to_usec
@@ -62,6 +61,8 @@ def acquire(ctx: click.Context, /, consumer: str | None, lifetime: str, **argume
     request = AcquireOptions.from_arguments(lifetime, arguments)
 
     async def call(client: Client, options: GlobalOptions) -> None:
+        from gpumand.cli.acquiring import acquire_lease
+
         lease, grant, _ = await acquire_lease(client, consumer, request, options)
         _print_lease(lease, grant, options)  # before any further call: if that hangs or fails, the id must not be lost
         if _prints_details(options):

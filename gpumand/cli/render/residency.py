@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from gpumand.cli.render.format import clean, mib
-from gpumand.domain.residency import CONTEXT_MIB
+from gpumand.domain.cuda_context import CONTEXT_MIB
 
 Entry = Mapping[str, Any]
 

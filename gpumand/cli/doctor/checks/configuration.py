@@ -11,8 +11,8 @@ from gpumand.cli.doctor.finding import Finding, problem, unchecked, warning
 from gpumand.cli.render.format import join_names, mib, plural
 from gpumand.config.toml_writer import toml_key, toml_string
 from gpumand.domain.consumer import ConsumerSpec
+from gpumand.domain.cuda_context import CONTEXT_MIB
 from gpumand.domain.footprint import Footprint
-from gpumand.domain.residency import CONTEXT_MIB
 
 MARGIN_USEC = 1_000_000
 """Tolerance in microseconds: a file changed within a second after the daemon read it counts as read."""
