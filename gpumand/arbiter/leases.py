@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import secrets
+import os
 from collections.abc import Callable, Coroutine
 from dataclasses import replace
 from typing import Any
@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 
 def new_lease_id() -> str:
     """A random id of 20 hex digits: short enough to be typed, long enough to be neither guessed nor repeated."""
-    return secrets.token_hex(10)
+    return os.urandom(10).hex()
 
 
 class Leases:

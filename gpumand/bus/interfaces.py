@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib.resources import files
+from pathlib import Path
 from xml.etree import ElementTree
 
 from gpumand.bus.names import CONSUMER, DEVICE, LEASE, LOG_CONTROL, MANAGER
@@ -92,7 +92,7 @@ def node_xml(interfaces: tuple[Interface, ...], children: tuple[str, ...]) -> st
 
 
 def _load_packaged(name: str) -> dict[str, Interface]:
-    return parse_interfaces(files("gpumand.bus").joinpath(name).read_text("utf-8"))
+    return parse_interfaces(Path(__file__).with_name(name).read_text("utf-8"))
 
 
 def _interface(element: ElementTree.Element) -> Interface:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from typing import Any
 
 from dbus_fast import Variant
@@ -191,6 +190,9 @@ def _type_of(name: str, known: Mapping[str, str]) -> str:
     signature = known.get(name)
     if signature is not None:
         return signature
+    # The module costs 0.2 MiB, and wrong names are rare.
+    from difflib import get_close_matches
+
     nearest = get_close_matches(name[:64], known, n=1)
     hint = f"did you mean {nearest[0]!r}?" if nearest else "valid options are " + ", ".join(known)
     raise InvalidArgs(f"unknown option {quoted(name)}: {hint}")

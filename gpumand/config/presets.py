@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import re
 from functools import cache
-from importlib.resources import files
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
@@ -28,6 +28,7 @@ TAGGED_MODEL = "{tagged_model}"
 DEFAULT_TAG = ":latest"
 WITHOUT_MODEL = "without_model"
 _PLACEHOLDER = re.compile(r"\{(?:tagged_)?model\}")
+_FOLDER = Path(__file__).parents[1] / "consumers" / "presets"
 _SUFFIX = ".toml"
 _POINTERS = {"loaded", "last_used", "failed", "loading", "sleeping", "pointers", "success", "error"}
 """Keys whose values are JSON pointers."""
@@ -65,8 +66,7 @@ class Preset:
 @cache
 def preset_names() -> tuple[str, ...]:
     """Return the names of all presets, sorted."""
-    folder = files("gpumand") / "consumers" / "presets"
-    return tuple(sorted(one.name.removesuffix(_SUFFIX) for one in folder.iterdir() if one.name.endswith(_SUFFIX)))
+    return tuple(sorted(one.name.removesuffix(_SUFFIX) for one in _FOLDER.iterdir() if one.name.endswith(_SUFFIX)))
 
 
 @cache
@@ -79,7 +79,7 @@ def preset(name: str) -> Preset:
     Raises:
         ConfigProblems: the preset's file has errors; tests exclude that for every released preset.
     """
-    file = files("gpumand") / "consumers" / "presets" / f"{name}{_SUFFIX}"
+    file = _FOLDER / f"{name}{_SUFFIX}"
     problems = ProblemList()
     document = parse(str(file), file.read_bytes(), problems)
     about = _about(document, problems) if document else {}

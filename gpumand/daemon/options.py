@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-import argparse
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from gpumand.log.logging_setup import default_level, setup_logging
 from gpumand.version import VERSION
+
+if TYPE_CHECKING:
+    from argparse import Namespace
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,9 +25,9 @@ class Options:
         state_dir: directory for leases and history; None = the default.
     """
 
-    config: Path | None
-    bus_address: str
-    state_dir: Path | None
+    config: Path | None = None
+    bus_address: str = "system"
+    state_dir: Path | None = None
 
     @property
     def user(self) -> bool:
@@ -32,7 +36,25 @@ class Options:
 
 
 def parse_arguments(arguments: Sequence[str] | None) -> Options:
-    """Parse the command line and set up logging accordingly; exits the process on a wrong command line."""
+    """Parse the command line and set up logging accordingly; exits the process on a wrong command line.
+
+    Args:
+        arguments: the command line without the program name; None = that of the process.
+    """
+    given = sys.argv[1:] if arguments is None else arguments
+    # The system unit has no arguments. The modules of argparse would take 1 MiB for as long as the daemon runs.
+    if not given:
+        setup_logging(default_level())
+        return Options()
+    parsed = _parse(given)
+    setup_logging(parsed.log_level)
+    address = parsed.bus_address or ("session" if parsed.user else "system")
+    return Options(parsed.config, address, parsed.state_dir)
+
+
+def _parse(arguments: Sequence[str]) -> Namespace:
+    import argparse
+
     parser = argparse.ArgumentParser(prog="gpumand", description="Shares the GPU memory of this host between services.")
     parser.add_argument("--version", action="version", version=f"gpumand {VERSION}")
     parser.add_argument(
@@ -49,7 +71,4 @@ def parse_arguments(arguments: Sequence[str] | None) -> Options:
         "--state-dir", type=Path, metavar="DIR", help="directory in which leases and history survive a restart"
     )
     parser.add_argument("--log-level", default=default_level(), choices=["debug", "info", "warning", "error"])
-    given = parser.parse_args(arguments)
-    setup_logging(given.log_level)
-    address = given.bus_address or ("session" if given.user else "system")
-    return Options(given.config, address, given.state_dir)
+    return parser.parse_args(arguments)

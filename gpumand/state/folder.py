@@ -6,7 +6,6 @@ import contextlib
 import errno
 import logging
 import os
-import shutil
 import stat
 import time
 from collections.abc import Callable, Iterator
@@ -208,6 +207,9 @@ def _remove_oldest(quarantine: Path) -> None:
     for name in sorted(os.listdir(quarantine))[:-MAX_QUARANTINED]:
         path = quarantine / name
         if path.is_dir() and not path.is_symlink():
+            # The module costs 0.4 MiB, and damaged files are rare.
+            import shutil
+
             shutil.rmtree(path, ignore_errors=True)
         else:
             path.unlink(missing_ok=True)
