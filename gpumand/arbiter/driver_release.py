@@ -40,6 +40,7 @@ class DriverRelease:
     def __init__(self, state: ArbiterState, gate: WorkGate, scheduler: Scheduler, driver: Driver) -> None:
         self._state, self._gate, self._scheduler, self._driver = state, gate, scheduler, driver
         self._number = 0
+        self._ended_because = ""
         self._bound_to = ""
         self._ended: Callable[[], None] | None = None
 
@@ -54,7 +55,7 @@ class DriverRelease:
             ended: called when the release ends, or fails.
 
         Raises:
-            Busy: consumers are in VRAM or leased, or the driver is released already.
+            Busy: consumers are in VRAM or leased, the driver is released already, or the release was ended meanwhile.
             TimedOut: a load or an eviction did not end in time.
             DeviceUnavailable: the driver does not answer.
         """
@@ -62,37 +63,50 @@ class DriverRelease:
             raise Busy(f"{self._gate.driver_released}. A second release is not possible.")
         self._check_unused(options)
         self._number += 1
-        self._bound_to, self._ended = owner.bus_name if options.bound else "", ended
+        number = self._number
+        # Until the driver is closed, every release ends with its client: that of one that has given up helps no client.
+        self._bound_to, self._ended = owner.bus_name, ended
         user = owner.user or f"uid {owner.uid}"
         self._gate.driver_released = (
             f"the GPU driver is released by {user} for at most {options.duration_sec:g} s. "
             "Take it again: gpumanctl gpu take"
         )
         try:
-            holders = await self._close(options)
+            holders = await self._close(number, options)
         except BaseException:
-            self.take("the release has failed")
+            if number == self._number:
+                self.take("the release has failed")
             raise
+        self._bound_to = owner.bus_name if options.bound else ""
         log.warning("%s", self._gate.driver_released)
-        self._scheduler.background.spawn(self._take_later(self._number, options.duration_sec))
+        self._scheduler.background.spawn(self._take_later(number, options.duration_sec))
         return ReleaseReport(self._state.clock.realtime_usec() + int(options.duration_sec * 1e6), holders)
 
-    async def _close(self, options: ReleaseOptions) -> tuple[ProcessUse, ...]:
+    async def _close(self, number: int, options: ReleaseOptions) -> tuple[ProcessUse, ...]:
         """Wait until no job runs, and close the driver; returns the processes that use a GPU."""
         self._scheduler.step()  # waiting requests get their message
-        await self._wait_for_jobs(options.timeout_sec)
+        await self._wait_for_jobs(number, options.timeout_sec)
         if self._state.driver_state is DriverState.OPEN:
             await self._state.sample()
+            self._check_in_force(number)
         self._check_unused(options)
         holders = tuple(one for sample in self._state.ledger.devices.values() for one in sample.processes)
-        self._state.driver_state = DriverState.RELEASED
+        self._state.driver_state = DriverState.RELEASED  # no reading begins from now on
+        await self._state.readings.ended()
+        self._check_in_force(number)
         try:
             await self._driver.release_driver()
         except DriverHangs as hang:
             raise DeviceUnavailable(f"the driver cannot be closed: {hang}. Try again when it answers.") from hang
+        self._check_in_force(number)
         return holders
 
-    async def _wait_for_jobs(self, timeout_sec: float) -> None:
+    def _check_in_force(self, number: int) -> None:
+        """Raise Busy if the release was ended during an await: the driver is in use again."""
+        if number != self._number or not self._gate.driver_released:
+            raise Busy(f"the release was ended before the driver was closed: {self._ended_because}. Try again.")
+
+    async def _wait_for_jobs(self, number: int, timeout_sec: float) -> None:
         """Wait for loads and evictions that are running; the gate lets no other one start. Raises TimedOut."""
         clock = self._state.clock
         deadline = clock.monotonic() + timeout_sec
@@ -104,6 +118,7 @@ class DriverRelease:
                     "Wait longer with option 'timeout_usec'."
                 )
             await finished_within(clock, self._scheduler.next_step(), deadline - clock.monotonic())
+            self._check_in_force(number)
 
     def _check_unused(self, options: ReleaseOptions) -> None:
         """Raise Busy while consumers are in VRAM or leased: they would keep the driver open themselves."""
@@ -130,7 +145,7 @@ class DriverRelease:
             self.take("its duration is over")
 
     def client_left(self, bus_name: str) -> None:
-        """End a release that is bound to a client that has left the bus."""
+        """End a release that is bound to a client that has left the bus, or that is still waiting for its jobs."""
         if bus_name and bus_name == self._bound_to:
             self.take("its client has left")
 
@@ -139,6 +154,7 @@ class DriverRelease:
         if not self._gate.driver_released:
             return False
         self._number += 1
+        self._ended_because = why
         ended, self._ended, self._bound_to = self._ended, None, ""
         self._gate.driver_released, self._state.driver_state = "", DriverState.OPEN
         log.info("the GPU driver is taken again: %s", why)

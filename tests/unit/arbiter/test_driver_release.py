@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 
 import pytest
 
+from gpumand.domain.device import Devices, Reading
 from gpumand.domain.driver_power import DriverState
 from gpumand.domain.driver_release import ReleaseOptions
 from gpumand.domain.errors import Busy, DeviceUnavailable, TimedOut
 from gpumand.domain.request import AcquireOptions
+from gpumand.testing.vram import FakeVram
 from gpumand.testing.world import FakeWorld, client
 from tests.unit.arbiter.arbiter_setup import hold_foreign_memory, routed
 
@@ -162,3 +165,90 @@ async def test_resume_of_the_host_does_not_end_a_release(world: FakeWorld) -> No
     await world.housekeeping.refresh_all()
     assert not world.vram.is_open
     assert world.arbiter.gate.held.startswith("the GPU driver is released")
+
+
+async def loading(world: FakeWorld) -> asyncio.Task[object]:
+    """A load of "llm" that takes 20 s."""
+    world.routes.consumer("llm").load_sec = 20
+    task: asyncio.Task[object] = asyncio.create_task(
+        world.arbiter.acquire(client(1), "llm", AcquireOptions(timeout_sec=60))
+    )
+    await world.clock.sleep(1)
+    return task
+
+
+async def test_release_whose_client_leaves_while_a_load_runs_does_not_close_the_driver_later(world: FakeWorld) -> None:
+    load = await loading(world)
+    options = ReleaseOptions(force=True, timeout_sec=60, bound=True)
+    release = asyncio.create_task(world.arbiter.release_gpu(ROOT, options))
+    await world.clock.sleep(1)
+
+    await world.arbiter.owner_vanished(ROOT.bus_name)
+
+    with pytest.raises(Busy, match="the release was ended before the driver was closed: its client has left"):
+        await release
+    await load
+    await world.clock.sleep(60)
+    assert (state_of(world), world.vram.is_open, world.arbiter.gate.driver_released) == (DriverState.OPEN, True, "")
+
+
+async def test_driver_that_is_taken_while_the_release_waits_stays_open(world: FakeWorld) -> None:
+    load = await loading(world)
+    release = asyncio.create_task(world.arbiter.release_gpu(ROOT, ReleaseOptions(force=True, timeout_sec=60)))
+    await world.clock.sleep(1)
+    assert world.arbiter.take_gpu()
+    later = asyncio.create_task(world.arbiter.release_gpu(client(8), ReleaseOptions(force=True, timeout_sec=60)))
+
+    with pytest.raises(Busy, match="as requested"):
+        await release
+    await later  # the release that was ended has not ended the one after it
+    assert state_of(world) is DriverState.RELEASED
+    assert world.arbiter.gate.driver_released.startswith("the GPU driver is released by")
+    assert world.arbiter.take_gpu()
+    await load
+
+
+async def test_driver_that_is_taken_during_its_last_reading_stays_open(world: FakeWorld) -> None:
+    world.vram.read_sec = 3
+    release = asyncio.create_task(world.arbiter.release_gpu(ROOT, ReleaseOptions()))
+    await world.clock.sleep(1)
+    assert world.arbiter.take_gpu()
+    with pytest.raises(Busy, match="as requested"):
+        await release
+    assert state_of(world) is DriverState.OPEN
+
+
+async def test_reading_that_began_before_the_release_does_not_open_the_driver_after_it(world: FakeWorld) -> None:
+    open_sec = 5
+
+    async def read_late(only: Devices = ()) -> Reading:
+        """Like a source that looks for further drivers first, and opens its own driver then."""
+        await world.clock.sleep(open_sec)
+        return await FakeVram.read(world.vram, only)
+
+    world.vram.read = read_late  # type: ignore[method-assign]
+    reading = asyncio.create_task(world.arbiter.state.sample())
+    await world.clock.sleep(1)
+    open_sec = 0
+
+    await world.arbiter.release_gpu(ROOT, ReleaseOptions())
+    await reading
+    assert (state_of(world), world.vram.is_open) == (DriverState.RELEASED, False)
+
+
+async def test_reading_that_began_before_a_rest_does_not_open_the_driver_after_it(world: FakeWorld) -> None:
+    world.settings = replace(world.settings, consumers={})
+    await world.arbiter.reload()
+    use, open_sec = world.arbiter.driver_use, 5.0
+    await world.clock.sleep(world.settings.gpu.idle_release_sec + 1)
+
+    async def read_late(only: Devices = ()) -> Reading:
+        await world.clock.sleep(open_sec)
+        return await FakeVram.read(world.vram, only)
+
+    world.vram.read = read_late  # type: ignore[method-assign]
+    reading = asyncio.create_task(world.arbiter.state.sample())
+    await world.clock.sleep(1)
+    assert not await use.sample()
+    await reading
+    assert (state_of(world), world.vram.is_open) == (DriverState.RESTING, False)
