@@ -114,6 +114,17 @@ class Driver(Protocol):
         """The power states of its cards. Never wakes a card, and never raises."""
 
 
+@runtime_checkable
+class Retrying(Protocol):
+    """A source that waits longer and longer before it opens a driver again that has failed."""
+
+    def retry(self) -> None:
+        """Open what has failed as a whole with the next reading, instead of after its delay.
+
+        Whatever works, or hangs, is left alone.
+        """
+
+
 class NoDriver:
     """A source without a driver that could be closed."""
 

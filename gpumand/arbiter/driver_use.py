@@ -93,7 +93,7 @@ class DriverUse:
         now = self._state.clock.monotonic()
         if now - self._power_at >= POWER_SEC:
             self._power_at = now
-            self._state.driver_power = await self._driver.power()
+            self._state.set_driver_power(await self._driver.power())
         return self._state.driver_power
 
     def _is_needed(self) -> bool:
@@ -106,6 +106,9 @@ class DriverUse:
 
     async def _rest(self) -> None:
         self._state.driver_state = DriverState.RESTING
+        await self._state.readings.ended()  # one that is running would open the driver again
+        if self._state.driver_state is not DriverState.RESTING:
+            return
         try:
             await self._driver.release_driver()
         except DriverHangs as hang:

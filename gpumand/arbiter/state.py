@@ -8,11 +8,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 from gpumand.arbiter import log_messages
+from gpumand.arbiter.running_readings import RunningReadings
 from gpumand.domain import budget
 from gpumand.domain.backfill import BackfillAccounting
 from gpumand.domain.consumer import Residency, Settings
-from gpumand.domain.device import Devices, ProcessUse, Reading, Sample, error_word, with_newer_samples
-from gpumand.domain.driver_power import NO_POWER, DriverState
+from gpumand.domain.device import Devices, ProcessUse, Reading, Sample, with_newer_samples
+from gpumand.domain.driver_power import NO_POWER, DriverPower, DriverState
 from gpumand.domain.events import (
     ConsumersChanged,
     DevicesChanged,
@@ -31,7 +32,7 @@ from gpumand.domain.status import Stats
 from gpumand.domain.telemetry import TelemetryHistory
 from gpumand.domain.unread_devices import unchecked
 from gpumand.domain.view import ConsumerState, View
-from gpumand.ports import Clock, HolderProcesses, HostMemory, VramSource
+from gpumand.ports import Clock, HolderProcesses, HostMemory, Retrying, VramSource
 
 log = logging.getLogger(__name__)
 
@@ -55,6 +56,7 @@ class ArbiterState:
         stats: counters since the daemon started.
         driver_state: whether readings are taken.
         driver_power: power states of the driver's cards, when they were last looked at.
+        readings: the readings that are running.
         sampled_at: when the newest reading was taken, in monotonic seconds.
         source_error: why the last reading failed, "" when it did not.
         overtakings: which leases have overtaken which waiting requests.
@@ -82,6 +84,7 @@ class ArbiterState:
         self.publish = publish
         self.stats = Stats()
         self.driver_state, self.driver_power = DriverState.OPEN, NO_POWER
+        self.readings = RunningReadings()
         self.sampled_at = float("-inf")
         self.source_error = ""
         self._source, self._memory, self._holders = source, memory, holders
@@ -168,10 +171,10 @@ class ArbiterState:
             only: devices to read, for readings in quick succession; () = all. A reading of some devices leaves the
                 samples of the others, and ``sampled_at``, as they are.
             again: the last reading failed, and a decision waits for this one: a source that failed as a whole is
-                opened again at once instead of after its delay. A call that hangs is not disturbed.
+                opened again at once instead of after its delay, also beside others that work.
         """
-        if again and self.source_error and not error_word(self.source_error).endswith("-hangs"):
-            self._source.reopen()
+        if again and isinstance(self._source, Retrying):
+            self._source.retry()
         if any(consumer.spec.parks for consumer in self.ledger.consumers.values()):
             self.ledger.update_host_ram(await self._memory.available_mib())
         if self.driver_state is DriverState.RELEASED:
@@ -179,7 +182,8 @@ class ArbiterState:
         self.driver_state = DriverState.OPEN
         self._holders.follow(self._reservation_holders())
         only = only if set(only) < set(self.ledger.devices) else ()
-        reading = await self._source.read(only)
+        with self.readings.one():
+            reading = await self._source.read(only)
         self.store_reading(reading, is_partial=bool(only) and not reading.error)
 
     def _reservation_holders(self) -> dict[str, Holder]:
@@ -251,6 +255,16 @@ class ArbiterState:
         gone = replace(gone, free_mib=None, processes=(), attributed=False, error="the device is gone")
         return self.ledger.devices.get(index, gone)
 
+    def is_asleep(self, sample: Sample) -> bool:
+        """Whether a card is suspended: by its sample, or, while its driver is closed, by the kernel."""
+        is_resting = self.driver_state is DriverState.RESTING
+        return sample.asleep or (is_resting and self.driver_power.is_suspended(sample.aliases))
+
+    def set_driver_power(self, power: DriverPower) -> None:
+        """Note the power states of the cards; a card that fell asleep or woke is announced with the next changes."""
+        if power != self.driver_power:
+            self.driver_power, self._announced_devices = power, {}
+
     @property
     def degraded(self) -> str:
         """Why VRAM cannot be read, in one line; "" when it can."""
@@ -304,7 +318,7 @@ class ArbiterState:
         """Announce devices in which something other than a reading has changed."""
         self._announced_devices = devices = self.ledger.devices
         seen = tuple(
-            (one.index, one.uuid, one.name, one.total_mib, one.error, one.pool, one.attribution, one.asleep)
+            (one.index, one.uuid, one.name, one.total_mib, one.error, one.pool, one.attribution, self.is_asleep(one))
             for one in devices.values()
         )
         if seen != self._announced_device_fields:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -58,6 +59,10 @@ class DriverPower:
     def is_asleep(self) -> bool:
         """Whether a card sleeps, so that opening the driver would wake it."""
         return any(card.can_sleep and card.state is CardState.ASLEEP for card in self.cards)
+
+    def is_suspended(self, addresses: Collection[str]) -> bool:
+        """Whether the card with one of these PCI addresses is suspended."""
+        return any(card.state is CardState.ASLEEP and card.address in addresses for card in self.cards)
 
 
 NO_POWER = DriverPower()

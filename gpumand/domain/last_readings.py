@@ -32,7 +32,7 @@ def complete(reading: Reading, former: Mapping[int, Sample], total_mib: int | No
     missing = [sample for uuid, sample in by_uuid.items() if uuid not in {one.uuid for one in found}]
     taken = {sample.index for sample in found}
     for sample in missing:
-        kept = _missing(sample, reading)
+        kept = _missing(sample, reading, by_uuid)
         if kept is not None:
             index = kept.index if kept.index not in taken else _next_index(kept.index, taken)
             found.append(replace(kept, index=index))
@@ -63,15 +63,16 @@ def _has_failed(sample: Sample) -> bool:
     return bool(sample.error) and not sample.is_measured
 
 
-def _missing(sample: Sample, reading: Reading) -> Sample | None:
+def _missing(sample: Sample, reading: Reading, known: Collection[str]) -> Sample | None:
     """A device that a reading does not list: unreadable with a failing source, else lost; None = it may be forgotten.
 
-    MIG instances are created and destroyed while the driver runs, and replace the GPU that they are part of.
+    MIG instances are created and destroyed while the driver runs, and new ones replace the GPU that they are part of.
+    Instances that were known before say nothing about a GPU that vanishes beside them.
     """
     uuids = {one.uuid for one in reading.devices}
     if sample.source not in {one.source for one in reading.devices} and reading.devices:
         return None
-    if sample.uuid.startswith(MIG_PREFIX) or any(uuid.startswith(MIG_PREFIX) for uuid in uuids):
+    if sample.uuid.startswith(MIG_PREFIX) or any(uuid.startswith(MIG_PREFIX) for uuid in uuids.difference(known)):
         return None
     if sample.source == "none" or not (reading.devices or reading.error):
         return None

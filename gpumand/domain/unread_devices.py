@@ -79,7 +79,7 @@ def refusal(view: View, state: ConsumerState, place: Devices, requested: Devices
         sample = view.devices[device]
         kind = access(sample)
         if kind is Access.LOST:
-            return _refuse(view, place, f"{_lost_for(state, sample)}. Check nvidia-smi and the kernel log.")
+            return _refuse(view, place, f"{_lost_for(state, sample)}. {_advice_for_lost(sample)}")
         is_lasting = not sample.stands_in or error_word(sample.error) in LASTING_WORDS
         if kind is Access.NEVER_READ and is_lasting and not _is_declared(state, sample, requested):
             return _refuse(view, place, _never_read(state, sample))
@@ -147,6 +147,12 @@ def _refuse(view: View, place: Devices, message: str) -> Decision:
 
 def _lost(sample: Sample) -> str:
     return f"device {sample.index} is lost: {sample.error}"
+
+
+def _advice_for_lost(sample: Sample) -> str:
+    if sample.source != "nvml":
+        return "Check the kernel log: journalctl -k."
+    return "Check nvidia-smi and the kernel log. To reset it: gpumanctl gpu release -- nvidia-smi --gpu-reset"
 
 
 def _lost_for(state: ConsumerState, sample: Sample) -> str:

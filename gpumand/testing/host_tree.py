@@ -79,6 +79,17 @@ class HostTree:
         self._link(f"/sys/bus/pci/devices/{card.bdf}", self.path(folder))
         return folder
 
+    def add_nvidia_card(self, bdf: str = "0000:01:00.0", driver: str = "") -> str:
+        """An NVIDIA card on the PCI bus, with the driver that has it; returns its PCI folder as a path of the host."""
+        folder = f"/sys/devices/pci0000:00/0000:00:01.0/{bdf}"
+        self.write(f"{folder}/vendor", "0x10de\n")
+        self.write(f"{folder}/class", "0x030000\n")
+        if driver:
+            self.path(f"/sys/bus/pci/drivers/{driver}").mkdir(parents=True, exist_ok=True)
+            self._link(f"{folder}/driver", self.path(f"/sys/bus/pci/drivers/{driver}"))
+        self._link(f"/sys/bus/pci/devices/{bdf}", self.path(folder))
+        return folder
+
     def remove_card(self, card: FakeCard) -> None:
         """Remove a card as an unplug does; its PCI folder is gone too."""
         for name in (f"card{card.number}", f"renderD{128 + card.number}"):

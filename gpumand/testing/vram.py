@@ -201,6 +201,11 @@ class FakeVram:
         """See VramSource."""
         self.renewals += 1
 
+    def retry(self) -> None:
+        """See Retrying."""
+        if self._error and self._hang_sec is None:
+            self.reopen()
+
     async def close(self) -> None:
         """See VramSource."""
         self.closed = True

@@ -18,7 +18,7 @@ from gpumand.domain.device import Devices, ProcessUse, Reading, Sample
 from gpumand.domain.driver_power import NO_POWER, DriverPower
 from gpumand.domain.lease import LeaseLifetime, Owner
 from gpumand.domain.reservation import Holder
-from gpumand.ports import Driver, VramSource
+from gpumand.ports import Driver, Retrying, VramSource
 from gpumand.state.worker import Worker
 from gpumand.vram.container_attribution import ContainerAttribution
 from gpumand.vram.holders import HolderTree, ancestors, identify, read_table
@@ -174,6 +174,11 @@ class AttributedSource:
     async def power(self) -> DriverPower:
         """The power states of the driver's cards; see Driver."""
         return await self._source.power() if isinstance(self._source, Driver) else NO_POWER
+
+    def retry(self) -> None:
+        """Open what has failed at once; see Retrying."""
+        if isinstance(self._source, Retrying):
+            self._source.retry()
 
     def reopen(self) -> None:
         """Reopen the source; see VramSource. Known units are kept, because processes survive a suspend."""

@@ -5,12 +5,12 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Collection
 
-from gpumand.domain.device import Devices, Reading
+from gpumand.domain.device import Devices, Reading, error_word
 from gpumand.domain.driver_power import DriverPower
 from gpumand.domain.gpu_settings import NamedOptions
 from gpumand.ports import Clock, VramSource
 from gpumand.vram.call_thread import CallHangs, CallThread, ThreadClosed
-from gpumand.vram.detection import known_sources
+from gpumand.vram.detection import known_sources, nvidia_cards
 from gpumand.vram.no_source import NoSource
 from gpumand.vram.several import SeveralSources
 from gpumand.vram.sysfs import Root
@@ -30,7 +30,8 @@ class AutoSource:
 
     A source keeps its place, and its devices their indices, for as long as the daemon runs: one that is found later
     comes after those found before. While none is found, NVIDIA's library is tried, because it can say best what is
-    wrong with a driver that is installed but not loaded.
+    wrong with a driver that is installed but not loaded. On a host without an NVIDIA card, its failure means nothing:
+    packages of other programs bring the library along.
     """
 
     name: str = "auto"
@@ -61,6 +62,7 @@ class AutoSource:
         self._several = SeveralSources((), clock, options)
         self._nothing = NoSource(total_mib, clock, NO_SOURCE)
         self._search_at = 0.0
+        self._has_nvidia_card = True
 
     @property
     def busy_sec(self) -> float:
@@ -81,9 +83,11 @@ class AutoSource:
         """Read the sources that the host has; see VramSource."""
         await self._search()
         reading = await self._several.read(only)
-        if self._found or not reading.error.startswith(NO_LIBRARY):
-            return reading
-        return await self._nothing.read()
+        # A call that hangs comes from a driver, so there is one.
+        is_nothing = reading.error.startswith(NO_LIBRARY) or (
+            reading.error and not self._has_nvidia_card and not error_word(reading.error).endswith("-hangs")
+        )
+        return await self._nothing.read() if is_nothing and not self._found else reading
 
     async def release_driver(self) -> None:
         """Close the drivers that are kept open; see Driver. Raises DriverHangs."""
@@ -93,6 +97,10 @@ class AutoSource:
         """The power states of the cards of the drivers that are kept open; see Driver."""
         await self._search()  # before the first reading, which could wake a card
         return await self._several.power()
+
+    def retry(self) -> None:
+        """Open the sources at once that have failed; see Retrying."""
+        self._several.retry()
 
     def reopen(self) -> None:
         """Reopen all sources; see VramSource."""
@@ -122,6 +130,7 @@ class AutoSource:
             self._several.use([self._make(FALLBACK)])
 
     def _detect(self) -> tuple[str, ...]:
+        self._has_nvidia_card = nvidia_cards(self._root) != ()  # unknown counts as present
         return known_sources(self._root, self._supported)
 
     async def _add(self, names: list[str]) -> None:

@@ -113,6 +113,11 @@ class NvmlSession:
         return Reading(samples)
 
     @property
+    def has_failed(self) -> bool:
+        """Whether the library as a whole has failed at the last reading; may be asked from any thread."""
+        return bool(self._last_error)
+
+    @property
     def needs_new_process(self) -> bool:
         """Whether the driver was upgraded and its new library cannot be loaded into this process."""
         return self._library.needs_new_process
@@ -321,6 +326,11 @@ class NvmlSource:
     async def power(self) -> DriverPower:
         """The power state of the cards, read in a thread of its own; see Driver."""
         return await asyncio.to_thread(read_power, below(self._root, NVIDIA))
+
+    def retry(self) -> None:
+        """Initialise the library again with the next reading if it has failed; see Retrying."""
+        if self._session.has_failed and not self._thread.busy_sec:  # a call that hangs is not disturbed
+            self._session.reopen()
 
     def reopen(self) -> None:
         """Make the next reading reinitialise the library; does not wait for a call that hangs. See VramSource."""

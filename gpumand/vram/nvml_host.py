@@ -27,6 +27,11 @@ SMALL_PART = 4
 
 _INTEGRATED = re.compile(r"\b(GB10|Thor|Orin|Xavier|Tegra|Jetson|N1X)\b", re.IGNORECASE)
 
+_WITH_MEMORY = re.compile(
+    r"\b(GeForce|RTX|GTX|GT|TITAN|Quadro|Tesla|GRID|NVS|G[BH][23]00|[ABHLTVPKM][0-9]{1,4}[A-Z]{0,3})\b", re.IGNORECASE
+)
+"""Product lines with memory of their own: GeForce RTX 4090, Tesla T4, A100-SXM4-80GB, H200, L40S, GB200 …"""
+
 
 class NvmlHost:
     """Completes what NVML reports about a device. All methods block; call them in the library's thread."""
@@ -49,8 +54,9 @@ class NvmlHost:
         """
         options = options_of((uuid, *self.aliases(uuid)), self._options)
         if error.startswith(NOT_SUPPORTED):
-            # A GPU that once reported memory of its own has it still: this answer is a failure of the driver.
-            is_unified = uuid not in self._with_memory
+            # A GPU that once reported memory of its own has it still, and so has one whose name says so: the answer is
+            # then a failure of the driver, and host RAM must not pass for free VRAM.
+            is_unified = uuid not in self._with_memory and not _has_own_memory(name)
         else:
             is_unified = self._reports_a_part(name, memory)
         if not is_unified:
@@ -111,6 +117,10 @@ class NvmlHost:
             return False
         ram_mib = read_pool(self._root).total_mib
         return ram_mib is not None and memory.total_mib < ram_mib // SMALL_PART
+
+
+def _has_own_memory(name: str) -> bool:
+    return bool(_WITH_MEMORY.search(name)) and not _INTEGRATED.search(name)
 
 
 def _with_reserve(memory: Memory, reserve_mib: int) -> Memory:

@@ -9,7 +9,7 @@ from dataclasses import replace
 from gpumand.domain.device import SOURCE_STRIDE, Devices, Reading, Sample, error_word
 from gpumand.domain.driver_power import DriverPower
 from gpumand.domain.gpu_settings import NamedOptions, options_of
-from gpumand.ports import Clock, Driver, VramSource
+from gpumand.ports import Clock, Driver, Retrying, VramSource
 from gpumand.vram.reading_time import ReadingTime
 
 
@@ -82,6 +82,12 @@ class SeveralSources:
         """The power states of the cards of the drivers that are kept open; see Driver."""
         states = [await source.power() for source in self.sources if isinstance(source, Driver)]
         return DriverPower(tuple(card for one in states for card in one.cards))
+
+    def retry(self) -> None:
+        """Open the sources at once that have failed; see Retrying."""
+        for source in self.sources:
+            if isinstance(source, Retrying):
+                source.retry()
 
     def reopen(self) -> None:
         """Reopen all sources; see VramSource."""

@@ -9,6 +9,7 @@ from itertools import pairwise
 import pytest
 
 from gpumand.domain.driver_power import NO_POWER, CardPower, CardState, DriverPower, DriverState
+from gpumand.domain.events import DevicesChanged
 from gpumand.domain.request import AcquireOptions
 from gpumand.domain.telemetry import MAX_POINTS, NO_TELEMETRY, Telemetry
 from gpumand.testing.world import FakeWorld, client
@@ -198,6 +199,28 @@ async def test_status_says_whether_the_driver_is_open_and_shows_no_old_telemetry
     world.vram.power_state = ASLEEP
     await world.clock.sleep(15)
     assert world.arbiter.status().driver_state == "asleep"
+    await end(task)
+
+
+async def test_card_that_falls_asleep_while_its_driver_is_closed_is_shown_and_announced() -> None:
+    world = FakeWorld([by_unit("llm", 8000)], total_mib=(24564, 8192))
+    world.vram.describe(0, aliases=(ADDRESS, f"PCI-{ADDRESS}"))
+    world.vram.describe(1, aliases=("0000:02:00.0", "PCI-0000:02:00.0"))
+    task = await running(world, AWAKE)
+    await world.clock.sleep(70)
+    assert [one.asleep for one in world.arbiter.status().devices] == [False, False]
+    announced = len(world.named(DevicesChanged))
+
+    world.vram.power_state = ASLEEP
+    await world.clock.sleep(15)
+    assert [one.asleep for one in world.arbiter.status().devices] == [True, False]
+    assert len(world.named(DevicesChanged)) == announced + 1
+    await world.clock.sleep(60)
+    assert len(world.named(DevicesChanged)) == announced + 1
+
+    await world.arbiter.acquire(client(1), "llm", AcquireOptions())
+    assert [one.asleep for one in world.arbiter.status().devices] == [False, False]
+    assert len(world.named(DevicesChanged)) == announced + 2
     await end(task)
 
 

@@ -8,6 +8,7 @@ import pytest
 
 from gpumand.domain.device import Reading, Sample, placeholder_sample
 from gpumand.domain.last_readings import GONE, complete
+from gpumand.domain.unread_devices import Access, access
 
 
 def sample(index: int, uuid: str, **more: object) -> Sample:
@@ -79,6 +80,14 @@ def test_mig_instances_come_and_go() -> None:
     gpu, mig = A, sample(100, "MIG-1")
     assert complete(Reading((mig,)), {0: gpu}, None) == {100: mig}, "MIG was enabled"
     assert complete(Reading((gpu,)), {100: mig}, None) == {0: gpu}, "MIG was disabled"
+
+
+def test_gpu_that_vanishes_beside_mig_instances_is_lost() -> None:
+    """The GPU behind it moves up, so that its instances get the indices of the vanished GPU's."""
+    mig = sample(200, "MIG-1")
+    now = complete(Reading((replace(mig, index=100),)), {0: A, 200: mig}, None)
+    assert [(one.index, one.lost) for one in now.values()] == [(100, False), (0, True)]
+    assert access(now[0]) is Access.LOST
 
 
 def test_devices_of_another_source_are_forgotten() -> None:

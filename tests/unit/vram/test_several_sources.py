@@ -13,12 +13,14 @@ import pytest
 from gpumand.domain.device import Devices, Reading, Sample, default_devices
 from gpumand.domain.gpu_settings import DeviceOptions, GpuSettings
 from gpumand.domain.unread_devices import Access, access
+from gpumand.ports import Retrying
 from gpumand.testing.clock import FakeClock
 from gpumand.testing.host_tree import ARC_B580, HostTree, mixed_igpu, rx7900xtx
 from gpumand.vram import make_source
 from gpumand.vram.amdgpu import AmdgpuSource
 from gpumand.vram.auto import AutoSource
 from gpumand.vram.detection import available_sources
+from gpumand.vram.nvml import NvmlSource
 from gpumand.vram.several import SeveralSources
 
 RTX = Sample(0, "GPU-1", "RTX 4090", "nvml", 24564, 564, 24000, aliases=("0000:01:00.0", "PCI-0000:01:00.0"))
@@ -160,6 +162,25 @@ async def test_reopening_and_a_new_driver_library_concern_all_sources() -> None:
     assert (one.reopened, other.reopened) == (1, 1)
 
 
+async def test_only_the_source_that_has_failed_is_opened_again_early(tree: HostTree) -> None:
+    """A request for an NVIDIA card does not wait for NVML's next attempt because a Radeon works."""
+    clock = FakeClock()
+    failing, radeon = NvmlSource(clock, tree.root), AmdgpuSource(clock, rx7900xtx(tree).root)
+    reopened: list[str] = []
+    failing.reopen = lambda: reopened.append("nvml")  # type: ignore[method-assign]
+    failing._session.reopen = lambda: reopened.append("session")  # type: ignore[method-assign]
+    radeon.reopen = lambda: reopened.append("amdgpu")  # type: ignore[method-assign]
+    source = SeveralSources([failing, radeon], clock)
+    assert isinstance(source, Retrying)
+    source.retry()
+    assert reopened == [], "nothing has failed yet"
+
+    failing._session._last_error = "driver-not-loaded: the module is not loaded"
+    source.retry()
+    assert reopened == ["session"]
+    await source.close()
+
+
 # -- the drivers of a host ---------------------------------------------------------------------------------------------
 
 
@@ -245,9 +266,71 @@ async def test_a_host_without_any_driver_counts_declared_footprints_and_says_how
     await auto.source.close()
 
 
+NOT_LOADED = Reading(error="driver-not-loaded: the module is not loaded")
+
+
 async def test_an_installed_library_without_its_driver_is_reported_as_by_nvml(tree: HostTree) -> None:
-    auto = Auto(tree, Reading(error="driver-not-loaded: the module is not loaded"))
-    assert (await auto.source.read()).error == "driver-not-loaded: the module is not loaded"
+    tree.add_nvidia_card()
+    auto = Auto(tree, NOT_LOADED)
+    assert await auto.source.read() == NOT_LOADED
+    await auto.source.close()
+
+
+@pytest.mark.parametrize("driver", ["vfio-pci", "nouveau", None])
+@pytest.mark.parametrize("error", ["driver-not-loaded: the module is not loaded", "nvml-error: Unknown Error (999)"])
+async def test_the_library_alone_is_no_source_on_a_host_whose_driver_has_no_card(
+    tree: HostTree, driver: str | None, error: str
+) -> None:
+    tree.write("/sys/bus/pci/devices/.keep", "")
+    if driver is not None:
+        tree.add_nvidia_card(driver=driver)
+    auto = Auto(tree, Reading(error=error))
+    reading = await auto.source.read()
+    assert reading.error.startswith("no-source: ")
+    assert access(reading.devices[0]) is Access.NO_SOURCE
+    await auto.source.close()
+
+
+async def test_a_driver_that_hangs_is_one_even_where_no_card_is_listed(tree: HostTree) -> None:
+    tree.write("/sys/bus/pci/devices/.keep", "")
+    auto = Auto(tree, Reading(error="nvml-hangs: 5 s"))
+    assert (await auto.source.read()).error == "nvml-hangs: 5 s"
+    await auto.source.close()
+
+
+async def test_a_card_without_its_module_keeps_the_first_place_beside_the_processors_gpu(tree: HostTree) -> None:
+    mixed_igpu(tree)
+    tree.add_nvidia_card()
+    tree.write("/etc/ld.so.cache", b"ld.so-1.7.0\0libnvidia-ml.so.1\0/usr/lib/libnvidia-ml.so.1\0\xff")
+    auto = Auto(tree, NOT_LOADED)
+    devices = (await auto.source.read()).devices
+    assert [(one.index, one.source, access(one)) for one in devices] == [
+        (0, "nvml", Access.NEVER_READ),
+        (10000, "amdgpu", Access.READ),
+    ]
+    # A CUDA consumer waits for its card instead of taking the processor's GPU, and indices are those of every boot.
+    assert default_devices(devices) == (0,)
+    auto.nvml.reading = Reading((RTX,))
+    assert [one.index for one in (await auto.source.read()).devices] == [0, 10000]
+    await auto.source.close()
+
+
+@pytest.mark.parametrize("driver", ["vfio-pci", "nouveau"])
+async def test_a_card_that_another_driver_has_takes_no_place(tree: HostTree, driver: str) -> None:
+    rx7900xtx(tree)
+    tree.add_nvidia_card(driver=driver)
+    tree.write("/etc/ld.so.cache", b"libnvidia-ml.so.1\0")
+    auto = Auto(tree, NOT_LOADED)
+    assert [(one.index, one.source) for one in (await auto.source.read()).devices] == [(0, "amdgpu")]
+    await auto.source.close()
+
+
+async def test_a_card_whose_library_is_not_installed_takes_no_place(tree: HostTree) -> None:
+    rx7900xtx(tree)
+    tree.add_nvidia_card()
+    tree.write("/etc/ld.so.cache", b"libdrm.so.2\0")
+    auto = Auto(tree, NO_LIBRARY)
+    assert [(one.index, one.source) for one in (await auto.source.read()).devices] == [(0, "amdgpu")]
     await auto.source.close()
 
 
