@@ -19,6 +19,8 @@ from gpumand.discovery.matching import Candidate
 from gpumand.discovery.missing_keys import needs_url
 from gpumand.discovery.server_models import ServerModels
 from gpumand.domain.consumer import GpuSettings
+from gpumand.domain.device import error_word
+from gpumand.domain.unread_devices import NO_SOURCE_WORDS
 from gpumand.domain.wording import format_mib
 
 MAX_COMMAND = 100
@@ -122,6 +124,8 @@ def _gpu(host: Host, sources: Sequence[str]) -> list[str]:
         lines.append(f"# device {one.index}: {_one_line(one.name)}, {total}{integrated}")
     if host.driver_error:
         lines.append(f"# The GPUs could not be read: {_one_line(host.driver_error)}")
+        if error_word(host.driver_error) in NO_SOURCE_WORDS:
+            lines.append("# total_mib = MIB  # size of your GPU; without it, loads are not checked against real memory")
     return lines
 
 

@@ -38,7 +38,7 @@ from gpumand.cli.session import connected
 from gpumand.discovery.daemons import other_daemons
 from gpumand.domain.errors import FREEDESKTOP_ERROR_PREFIX
 from gpumand.vram import FACTORIES
-from gpumand.vram.detection import host_root, known_sources
+from gpumand.vram.detection import host_root, known_sources, nvidia_cards
 
 CALL_TIMEOUT_SEC = 5.0
 """Timeout of one call to systemd or the bus, in seconds."""
@@ -174,8 +174,8 @@ def _uses_nvml(facts: Facts) -> bool:
     """Whether VRAM readings come from NVIDIA's driver: by the files, else by the daemon's status."""
     if facts.config.settings is not None:
         configured = facts.config.settings.gpu.sources
-        # Without any driver, NVML's error says best what is missing.
-        found = known_sources(host_root(), FACTORIES) or ("nvml",)
+        # Without any driver, NVML's error says best what is missing; where there is no card for it, nothing is.
+        found = known_sources(host_root(), FACTORIES) or (() if nvidia_cards(host_root()) == () else ("nvml",))
         return "nvml" in (found if configured == ("auto",) else configured)
     sources = {one.get("source") for one in facts.status["devices"]} if facts.status else {"nvml"}
     return "nvml" in sources or not sources

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from gpumand.cli.render.format import clean, mib
@@ -61,7 +61,7 @@ def shares(
     """The parts of a device's bar: consumers in the order of the configuration, foreign and then unnamed memory.
 
     Unnamed memory is in use, but belongs to no process that the driver names. What is drawn for a consumer by its
-    footprint may be part of it, and is not drawn twice.
+    footprint may be part of it, or of foreign memory, and is not drawn twice.
 
     Args:
         device, consumers: entries of GetStatus.
@@ -81,10 +81,26 @@ def shares(
         return [*found, Share("unattributed", rest, "?", FOREIGN_STYLE)] if rest else found
     foreign_shares = _foreign_shares(device, max_foreign)
     rest = max(0, _foreign_mib(device) - sum(share.mib for share in foreign_shares))
+    found = _within_use(device, found, foreign_shares)
     found += foreign_shares
+    if any(share.estimated for share in found):  # the driver does not say which processes are the consumer's
+        rest = min(rest, _undrawn_mib(device, found))
     found += [Share("other foreign" if foreign_shares else "foreign", rest, "#", FOREIGN_STYLE)] if rest else []
     unnamed = min(int(device.get("unnamed_mib") or 0), _undrawn_mib(device, found))
     return [*found, Share(UNNAMED, unnamed, "?", UNNAMED_STYLE, shade="▚")] if unnamed > NOISE_MIB else found
+
+
+def _within_use(device: Mapping[str, Any], parts: Sequence[Share], others: Sequence[Share]) -> list[Share]:
+    """The parts, without those of estimated ones for which no memory in use is left beside the others."""
+    if device.get("used_mib") is None:
+        return list(parts)
+    left = int(device["used_mib"]) - sum(share.mib for share in (*parts, *others) if not share.estimated)
+    found = []
+    for share in parts:
+        size = share.mib if not share.estimated else min(share.mib, max(0, left))
+        left -= size if share.estimated else 0
+        found += [replace(share, mib=size)] if size else []
+    return found
 
 
 def _undrawn_mib(device: Mapping[str, Any], parts: Sequence[Share]) -> int:
@@ -171,9 +187,14 @@ def bar(device: Mapping[str, Any], parts: Sequence[Share], theme: Theme) -> Text
     for part, width in zip(parts, held, strict=True):
         line.append(_fill_character(part, theme) * width, style=part.style)
     line.append((":" if not theme.unicode else "░") * reserved_cells, style="yellow")
-    line.append("." * (inner - sum(held) - reserved_cells), style="bright_black")
+    line.append(_rest_mark(device) * (inner - sum(held) - reserved_cells), style="bright_black")
     line.append("]")
     return line
+
+
+def _rest_mark(device: Mapping[str, Any]) -> str:
+    """The character of memory that no part stands for: free, or unknown while the device cannot be read."""
+    return "?" if device.get("error") and device.get("free_mib") is None and not device.get("unchecked") else "."
 
 
 def _fill_character(part: Share, theme: Theme) -> str:
@@ -193,6 +214,8 @@ def legend(device: Mapping[str, Any], parts: Sequence[Share], theme: Theme) -> l
         entries.append(Text.assemble(("░" if theme.unicode else ":", "yellow"), f" reserved {mib(reserved)}"))
     if device.get("free_mib") is not None:
         entries.append(Text.assemble((".", "bright_black"), f" free {mib(max(0, int(device['free_mib']) - reserved))}"))
+    elif _rest_mark(device) == "?":
+        entries.append(Text.assemble(("?", "bright_black"), " unknown"))
     return _flow(entries, theme.width)
 
 

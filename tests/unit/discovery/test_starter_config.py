@@ -157,6 +157,7 @@ def test_an_empty_scan_gives_an_example_consumer(tmp_path: Path) -> None:
     assert problems(text, tmp_path) == []
     assert "No running service was recognised" in text
     assert "The GPUs could not be read: nvml-library-missing" in text
+    assert "# total_mib = MIB  # size of your GPU" in text
     assert "The units could not be scanned: there is no bus" in text
 
 

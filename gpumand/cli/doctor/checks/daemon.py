@@ -10,6 +10,8 @@ from gpumand.cli.doctor.facts import DAEMON_USER, Facts
 from gpumand.cli.doctor.finding import Finding, note, problem, unchecked, warning
 from gpumand.cli.doctor.unread import effect_of
 from gpumand.discovery.daemons import OtherDaemon
+from gpumand.domain.device import error_word
+from gpumand.domain.unread_devices import UNCHECKED
 from gpumand.version import VERSION
 
 
@@ -109,7 +111,16 @@ def degraded(facts: Facts) -> Iterator[Finding]:
     error = facts.status["degraded"] if facts.status else ""
     is_known = bool(facts.driver and facts.driver.error and error.startswith(facts.driver.error))
     if error and not is_known:
-        yield problem(f"gpumand is degraded: {error}", effect_of(error, facts))
+        yield problem(f"gpumand is degraded: {error}", effect_of(error, facts), _fix_of(error, facts))
+
+
+def _fix_of(error: str, facts: Facts) -> str:
+    """What to do about a reading that fails, where one step helps for certain or is the next one to try."""
+    if error_word(error) == "no-source" and UNCHECKED in error:
+        return "set total_mib in [gpu] to the size of your GPU, then: " + facts.ctl("reload")
+    if any(word in error for word in ("gpu-lost", "gpu-reset-required")):
+        return facts.ctl_as_root("gpu release -- nvidia-smi --gpu-reset")
+    return ""
 
 
 def other_daemons(facts: Facts) -> Iterator[Finding]:

@@ -14,6 +14,7 @@ from gpumand.cli.render.doctor import as_json, doctor_lines
 from gpumand.cli.render.theme import Theme
 from gpumand.config.problems import ConfigProblem
 from gpumand.domain.consumer import Health
+from gpumand.domain.unread_devices import UNCHECKED, UNCHECKED_WITH_TOTAL
 from tests.unit.cli import samples
 from tests.unit.cli.doctor.healthy_host import HEALTHY, HTTP, STOP, findings, only_finding, settings, spec, status, unit
 
@@ -95,6 +96,18 @@ def test_a_version_mismatch_and_a_degraded_daemon_are_found() -> None:
     )
     blind = replace(HEALTHY, status=status(degraded="nvml-hangs: no answer"))
     assert only_finding(blind, "readings").severity is Severity.PROBLEM
+
+
+@pytest.mark.parametrize(
+    ("error", "fix"),
+    [
+        ("device 0: gpu-lost: the GPU has fallen off the bus", "sudo gpumanctl gpu release -- nvidia-smi --gpu-reset"),
+        (f"no-source: no card; {UNCHECKED}", "set total_mib in [gpu] to the size of your GPU, then: gpumanctl reload"),
+        (f"no-source: no card; {UNCHECKED_WITH_TOTAL}", ""),
+    ],
+)
+def test_readings_that_fail_come_with_the_next_step(error: str, fix: str) -> None:
+    assert only_finding(replace(HEALTHY, status=status(degraded=error)), "readings").fix == fix
 
 
 def test_a_driver_fault_seen_by_daemon_and_doctor_is_reported_once_with_its_fix() -> None:

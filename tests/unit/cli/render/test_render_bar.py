@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gpumand.cli.render.bar import cells, shares
+from gpumand.cli.render.bar import bar, cells, legend, shares
+from gpumand.cli.render.theme import Theme
 from tests.unit.cli.samples import consumer, device
 
 amounts = st.lists(st.integers(min_value=0, max_value=200_000), min_size=1, max_size=20)
@@ -68,3 +71,38 @@ def test_foreign_processes_are_drawn_beside_unnamed_memory() -> None:
 
 def test_rounding_is_not_drawn_as_unnamed_memory() -> None:
     assert shares(device(used_mib=3, foreign_mib=0, foreign=[], unnamed_mib=3), []) == []
+
+
+LLM = {"name": "llm", "device": "0", "residency": "resident", "vram_resident_mib": 14000}
+SERVER = {"pid": 7, "name": "python", "used_mib": 14000}
+GAME = {"pid": 8, "name": "game", "used_mib": 5000}
+
+
+def parts_of(entry: dict[str, Any], *consumers: dict[str, Any], named: int = 0) -> list[tuple[str, int]]:
+    return [(one.name, one.mib) for one in shares(entry, consumers, named)]
+
+
+def test_server_without_a_unit_is_not_drawn_twice_for_its_consumer() -> None:
+    """Its process is a foreign one for the driver, and the bar was full while 10 of 24 GiB were free."""
+    entry = device(used_mib=14000, foreign_mib=14000, foreign=[SERVER], unnamed_mib=0)
+    assert parts_of(entry, LLM) == [("llm", 14000)]
+    assert parts_of(entry, LLM, named=3) == [("python", 14000)], "what the driver names is certain"
+
+    entry = device(used_mib=19000, foreign_mib=19000, foreign=[SERVER, GAME], unnamed_mib=0)
+    assert parts_of(entry, LLM) == [("llm", 14000), ("foreign", 5000)]
+    assert parts_of(entry, LLM, named=1) == [("llm", 5000), ("python", 14000)]
+
+
+def test_foreign_memory_beside_measured_consumers_is_drawn_whole() -> None:
+    entry = device(used_mib=18900, foreign_mib=5000, foreign=[GAME], unnamed_mib=0)
+    assert parts_of(entry, LLM | {"used_mib": 14000}) == [("llm", 14000), ("foreign", 5000)]
+
+
+def test_memory_of_a_device_that_cannot_be_read_is_not_drawn_as_free() -> None:
+    entry = device(used_mib=None, free_mib=None, foreign_mib=None, error="gpu-lost: it has fallen off the bus")
+    theme = Theme(width=80, color=False, unicode=False)
+    assert set(bar(entry, [], theme).plain.strip()) == set("[?]")
+    assert [line.plain for line in legend(entry, [], theme)] == ["  ? unknown"]
+
+    declared = entry | {"unchecked": True}
+    assert set(bar(declared, [], theme).plain.strip()) == set("[.]")
