@@ -13,9 +13,9 @@ from collections.abc import Iterator
 from aiohttp import web
 
 from gpumand.gateway.dialects import JSON, MODEL_PATHS
-from gpumand.gateway.forward import answer_expect
 from gpumand.gateway.paths import Target
 from gpumand.gateway.refusals import refused
+from gpumand.gateway.request_body import answer_expect
 
 MAX_BYTES = 1024 * 1024
 MAX_HELD_BYTES = 256 * 1024 * 1024
@@ -42,13 +42,43 @@ class BodyBudget:
     @contextlib.contextmanager
     def reserve(self, size: int) -> Iterator[None]:
         """Hold this many bytes for as long as the block runs. Raises Refused if there are too many."""
-        if self._held + size > self._max_bytes:
-            raise refused(429, "gpu_busy", "The bodies of waiting requests are too large in all. Try again later.", 5)
-        self._held += size
+        share = self.share()
+        share.add(size)
         try:
             yield
         finally:
-            self._held -= size
+            share.close()
+
+    def share(self) -> BodyShare:
+        """A share of the memory for one body, which grows while it is read."""
+        return BodyShare(self)
+
+    def add(self, size: int) -> None:
+        """Count bytes; a negative number frees them. Raises Refused if there are too many."""
+        if self._held + size > self._max_bytes:
+            raise refused(429, "gpu_busy", "The bodies of waiting requests are too large in all. Try again later.", 5)
+        self._held += size
+
+
+class BodyShare:
+    """The memory of one body.
+
+    Args:
+        budget: the memory of all bodies.
+    """
+
+    def __init__(self, budget: BodyBudget) -> None:
+        self._budget, self._size = budget, 0
+
+    def add(self, size: int) -> None:
+        """Count bytes. Raises Refused if all bodies are too large."""
+        self._budget.add(size)
+        self._size += size
+
+    def close(self) -> None:
+        """Free the memory; may be called repeatedly."""
+        self._budget.add(-self._size)
+        self._size = 0
 
 
 async def read_early(request: web.BaseRequest) -> bytes:

@@ -4,6 +4,8 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -22,37 +24,26 @@ from gpumand.config.value_types import Boolean, Choice, Integer, InvalidValue, L
 from gpumand.domain.consumer import BusyRoute
 from gpumand.domain.name_suggestions import nearest
 from gpumand.domain.request import MAX_PRIORITY, MIN_PRIORITY
+from gpumand.gateway.entrance_config import (
+    GATEWAY,
+    EntranceSettings,
+    EntranceTable,
+    ModelTable,
+    PathTable,
+    consumer_name,
+    listen_at,
+    read_models,
+    read_routes,
+)
 
 DEFAULT_FILE = Path("/etc/gpumand/gateway.toml")
-SOCKET_PREFIX = "unix:"
+DEFAULT_STATE_DIR = "/var/lib/gpumand-gateway"
 MAX_LISTENERS = 256
-
-GATEWAY = "gateway"
-"""Name of the listener at the gateway's own address; no consumer can have a listener of that name."""
-
-
-def _listen(text: str) -> str:
-    """Check an address to listen at: an IP address with a port, or ``unix:`` and an absolute path."""
-    if text.startswith(SOCKET_PREFIX):
-        path = validators.absolute_path(text.removeprefix(SOCKET_PREFIX))
-        if len(path) > validators.MAX_SOCKET_PATH:
-            raise InvalidValue(f"is longer than {validators.MAX_SOCKET_PATH} bytes, the maximum of Linux")
-        return text
-    address = validators.listen_address(text)
-    if not validators.is_loopback(address):
-        raise InvalidValue(f"{quoted(text)} is reachable from other hosts: use 127.0.0.1 or [::1], or a Unix socket")
-    return address
 
 
 def _preset(text: str) -> str:
     if text not in preset_names():
         raise InvalidValue(f"there is no preset {quoted(text)}", nearest(text, preset_names()))
-    return text
-
-
-def _consumer(text: str) -> str:
-    if not validators.CONSUMER_NAME.fullmatch(text):
-        raise InvalidValue(f"{quoted(text)} is not the name of a consumer")
     return text
 
 
@@ -85,13 +76,13 @@ class ListenerTable:
     """``[gateway.listeners.NAME]``: an address at which clients find one consumer."""
 
     listen: tuple[str, ...] = key(
-        ListOf(Text("address and port, or unix:PATH", _listen), max_length=8, single=True),
+        ListOf(Text("address and port, or unix:PATH", listen_at), max_length=8, single=True),
         "Listen address: a loopback IP address and port, such as 127.0.0.1:8188, or unix: and the path of a socket, or "
         "a list of them. Without it, the listener uses the sockets that systemd passes under its name.",
         default=(),
     )
     consumer: str = key(
-        Text("name of a consumer", _consumer), "Consumer that serves the requests. By default NAME.", default=""
+        Text("name of a consumer", consumer_name), "Consumer that serves the requests. By default NAME.", default=""
     )
     preset: str = key(
         Text("name of a preset", _preset),
@@ -141,10 +132,9 @@ class ListenerTable:
 
 
 @attrs.frozen(kw_only=True)
-class GatewaySettings:
+class GatewaySettings(EntranceSettings):
     """The configuration of the gateway; the fields are the keys of ``GatewayTable``."""
 
-    listen: tuple[str, ...] = ()
     wait_sec: float = 290.0
     patience_sec: float = 10.0
     drip_sec: float = 5.0
@@ -160,14 +150,23 @@ class GatewaySettings:
     trusted_proxies: tuple[str, ...] = ()
     listeners: dict[str, ListenerSettings] = attrs.field(factory=dict)
 
-    def all_listeners(self, *, has_passed: bool = False) -> dict[str, ListenerSettings]:
-        """All listeners by name, that of the gateway itself included if it has an address.
+    def all_listeners(self, passed: Collection[str] = ()) -> dict[str, ListenerSettings]:
+        """The listeners to open by name, that of the gateway itself included if it has an address.
+
+        Beside that one, a listener without an address only has the settings of its consumer.
 
         Args:
-            has_passed: systemd has passed a socket for the gateway itself.
+            passed: names of the sockets that systemd has passed.
         """
-        own = {GATEWAY: ListenerSettings(name=GATEWAY, listen=self.listen)} if self.listen or has_passed else {}
-        return own | self.listeners
+        if not self.listen and GATEWAY not in passed:
+            return dict(self.listeners)
+        services = {name: one for name, one in self.listeners.items() if one.listen or name in passed}
+        return {GATEWAY: ListenerSettings(name=GATEWAY, listen=self.listen)} | services
+
+    def of_consumer(self, name: str) -> ListenerSettings:
+        """The settings of a consumer: those of its first listener, else the defaults."""
+        found = next((one for one in self.listeners.values() if one.consumer == name), None)
+        return found or ListenerSettings(name=name, consumer=name)
 
 
 _DEFAULTS = GatewaySettings()
@@ -196,16 +195,9 @@ def _ip_address(text: str) -> str:
 
 
 @attrs.frozen
-class GatewayTable:
+class GatewayTable(EntranceTable):
     """``[gateway]``: how the gateway waits, and which clients it accepts."""
 
-    listen: tuple[str, ...] = key(
-        ListOf(Text("address and port, or unix:PATH", _listen), max_length=8, single=True),
-        "Listen address of the gateway itself, for the web page, the metrics and gpumanctl gateway: a loopback IP "
-        "address and port, or unix: and the path of a socket, or a list of them. Without it, the gateway uses the "
-        "sockets that systemd passes under the name gateway.",
-        default=(),
-    )
     wait_sec: float = key(
         seconds(),
         "Maximum wait of a request for its lease. Many programs give up after 300 s, without saying why.",
@@ -278,8 +270,16 @@ class GatewayTable:
 TABLES: dict[str, type[attrs.AttrsInstance]] = {
     "gateway": GatewayTable,
     "gateway.listeners.NAME": ListenerTable,
+    "gateway.models.NAME": ModelTable,
+    "gateway.routes.PATH": PathTable,
 }
 """All tables of the configuration, in the order of the reference."""
+
+
+def state_dir(settings: GatewaySettings) -> Path:
+    """The directory of lists and uploads."""
+    passed = os.environ.get("STATE_DIRECTORY", "").partition(":")[0]
+    return Path(settings.state_dir or passed or DEFAULT_STATE_DIR)
 
 
 def load(path: Path | None = None) -> GatewaySettings:
@@ -304,15 +304,16 @@ def _settings(document: Document, problems: ProblemList) -> GatewaySettings:
     for name in document.table.keys() - {"gateway"}:
         problems.add(place.at(name), "unknown table", nearest(name, ("gateway",)))
     raw = document.table.get("gateway", {})
-    listeners: object = {}
+    tables: dict[str, object] = {"listeners": {}, "models": {}, "routes": {}}
     if isinstance(raw, dict):
         raw = dict(raw)
-        listeners = raw.pop("listeners", {})
-    given = read_keys(GatewayTable, raw, place.at("gateway"), problems)
-    found = _listeners(listeners, place.at("gateway", "listeners"), problems)
-    settings = GatewaySettings(**with_defaults(GatewayTable, given), listeners=found)
-    _check_addresses(settings.all_listeners(), place.at("gateway", "listeners"), problems)
-    return settings
+        tables = {name: raw.pop(name, {}) for name in tables}
+    given = with_defaults(GatewayTable, read_keys(GatewayTable, raw, place.at("gateway"), problems))
+    listeners = _listeners(tables["listeners"], place.at("gateway", "listeners"), problems)
+    models, discover = read_models(tables["models"], place.at("gateway", "models"), problems)
+    routes = read_routes(tables["routes"], place.at("gateway", "routes"), problems)
+    _check_addresses({GATEWAY: given["listen"]} | _listens(listeners), place.at("gateway"), problems)
+    return GatewaySettings(**given, listeners=listeners, models=models, routes=routes, discover=discover)
 
 
 def _listeners(raw: object, place: Place, problems: ProblemList) -> dict[str, ListenerSettings]:
@@ -334,11 +335,14 @@ def _listener(name: str, raw: object, place: Place, problems: ProblemList) -> Li
     return ListenerSettings(name=name, **(keys | {"consumer": keys["consumer"] or name}))
 
 
-def _check_addresses(listeners: dict[str, ListenerSettings], place: Place, problems: ProblemList) -> None:
+def _listens(listeners: dict[str, ListenerSettings]) -> dict[str, Any]:
+    return {name: one.listen for name, one in listeners.items() if name != GATEWAY}
+
+
+def _check_addresses(listens: dict[str, Any], place: Place, problems: ProblemList) -> None:
     first: dict[str, str] = {}
-    read: dict[str, Any] = {name: one.listen for name, one in listeners.items()}
-    for name, addresses in read.items():
+    for name, addresses in listens.items():
         for address in () if addresses is INVALID else addresses:
             if (owner := first.setdefault(address, name)) != name:
-                used_by = "listen of [gateway]" if owner == GATEWAY else f"the listener {owner}"
-                problems.add(place.at(name, "listen"), f"{address} is already used by {used_by}")
+                what = "listen of [gateway]" if owner == GATEWAY else f"the listener {owner}"
+                problems.add(place.at("listeners", name, "listen"), f"{address} is already used by {what}")

@@ -9,6 +9,7 @@ from aiohttp import web
 from gpumand.gateway.connections import Connection
 from gpumand.gateway.dialects import Api, Dialect, error_body, error_type, status_for
 from gpumand.gateway.headers import REFUSED_HEADER, Origin
+from gpumand.gateway.held_bodies import HeldBody
 from gpumand.gateway.paths import Target
 from gpumand.gateway.refusals import Refusal
 from gpumand.gateway.requests import Client, Entry
@@ -28,6 +29,7 @@ class Exchange:
         service: the service that it is for.
         entry: its entry in the table of requests.
         dialect: the form of its answers.
+        body: what was read of its body already; None = nothing.
         response: the answer, once it has begun.
     """
 
@@ -39,6 +41,7 @@ class Exchange:
     service: Service
     entry: Entry
     dialect: Dialect
+    body: HeldBody | None = None
     response: web.StreamResponse | None = None
 
     @property

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 from typing import Any
 
 import aiohttp
@@ -13,15 +12,12 @@ from multidict import CIMultiDict
 from gpumand.gateway.dialects import EVENT_STREAM
 from gpumand.gateway.exchange import Exchange
 from gpumand.gateway.headers import request_headers, response_headers
+from gpumand.gateway.request_body import answer_expect, body_of
 from gpumand.gateway.upstream import Endpoint, Upstreams
 
 MAX_ERROR_BYTES = 64 * 1024
 """How much of an error document is read, where it has to be put into an answer that has already begun."""
 
-BODY_STALL_SEC = 60.0
-"""Seconds that a client may stop sending its body while it holds a lease, as in nginx."""
-
-_CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 _BODILESS = (204, 304)
 
 
@@ -54,32 +50,18 @@ async def begin(
     Raises:
         UpstreamDown, Refused: there is no answer.
     """
-    request, data = exchange.request, body
-    streamed: Any = data
-    if body is None and request.body_exists:
-        await answer_expect(request)
-        streamed = _body(request)
+    request, held = exchange.request, exchange.body
     headers = sent_headers(exchange, endpoint)
+    streamed: Any = body
+    if held is not None:
+        streamed = held.data()
+        headers.popall("Content-Length", None)
+        if held.length is not None:
+            headers["Content-Length"] = str(held.length)
+    elif body is None and request.body_exists:
+        await answer_expect(request)
+        streamed = body_of(request)
     return await upstreams.request(endpoint, request.method, exchange.target.raw, headers, streamed)
-
-
-async def answer_expect(request: web.BaseRequest) -> None:
-    """Ask a client that waits for permission to send its body."""
-    if request.headers.get("Expect", "").lower() == "100-continue" and not request.content.is_eof():
-        await request.writer.write(_CONTINUE)
-        # These bytes are no part of the answer, whose absence shows that an error may still be answered.
-        request.writer.output_size = 0
-
-
-async def _body(request: web.BaseRequest) -> AsyncIterator[bytes]:
-    # The end of a body that breaks off is an exception here, so the consumer never takes it for complete. A client that
-    # stops sending must not keep its lease.
-    while True:
-        async with asyncio.timeout(BODY_STALL_SEC):
-            chunk = await request.content.readany()
-        if not chunk:
-            return
-        yield chunk
 
 
 async def relay(

@@ -4,23 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from dataclasses import replace
 
 from aiohttp import web
 
 from gpumand.gateway.access import Access
-from gpumand.gateway.config import GATEWAY
 from gpumand.gateway.connections import Connection, connection_of
 from gpumand.gateway.console.console import Console, is_browser
-from gpumand.gateway.dialects import Dialect, dialect_of
+from gpumand.gateway.dialects import Api, Dialect, dialect_of
+from gpumand.gateway.entrance_config import GATEWAY
 from gpumand.gateway.exchange import Exchange, accepts, refusal_response
 from gpumand.gateway.forward import AnswerCut
-from gpumand.gateway.headers import REFUSED_HEADER, BadHeader, check_headers, passed_gateway
+from gpumand.gateway.headers import REFUSED_HEADER, BadHeader, Origin, check_headers, passed_gateway
 from gpumand.gateway.looking import LookHandler
 from gpumand.gateway.metrics import Metrics
 from gpumand.gateway.parts import Parts
 from gpumand.gateway.paths import BadTarget, Target, check_target
 from gpumand.gateway.refusals import Refusal, Refused, refused
-from gpumand.gateway.router import Router, Service
+from gpumand.gateway.requests import Entry
+from gpumand.gateway.router import Route, Router, Service
 from gpumand.gateway.routes.classes import WEBSOCKET, RouteClass
 from gpumand.gateway.socket_requests import SocketHandler
 from gpumand.gateway.websockets import is_websocket
@@ -90,30 +92,47 @@ class Gateway:
             client, origin = self._access.admit(request, connection)
             if connection.listener == GATEWAY and self._console.serves(target.path, is_browser=is_browser(request)):
                 return await self._console.handle(request, connection, target, client, origin)
-            service = await self._router.route(connection.listener, target, request)
         except Refused as error:
-            dialect = _first_dialect(request, target)
-            return refusal_response(error.refusal, dialect.api, request.method)
-        if target.has_encoded_slash and not service.rules.allows_encoded_slash(request.method, target.path):
-            raise BadTarget("the path contains an encoded slash")
-        kind = _classify(request, target, service)
-        entry = self._parts.table.add(client, service.consumer, request.method, target.shown, kind)
-        exchange = Exchange(
-            request, connection, target, client, origin, service, entry, _first_dialect(request, target)
-        )
-        return await self._answered(exchange)
-
-    async def _answered(self, exchange: Exchange) -> web.StreamResponse:
-        entry = exchange.entry
+            return refusal_response(error.refusal, _refusal_api(request, target, connection), request.method)
+        entry = self._parts.table.add(client, "", request.method, target.shown, RouteClass.LOOK)
         try:
-            response = await self._dispatched(exchange)
+            response = await self._routed(request, connection, target, origin, entry)
             entry.status = entry.status or response.status
             return response
         except asyncio.CancelledError:
-            return self._cancelled(exchange)
+            entry.status = entry.status or CLIENT_GONE
+            raise
         finally:
             self._parts.table.remove(entry)
             self._metrics.request_ended(entry)
+
+    async def _routed(
+        self, request: web.BaseRequest, connection: Connection, target: Target, origin: Origin, entry: Entry
+    ) -> web.StreamResponse:
+        """Determine the service of a request, and answer it."""
+        try:
+            route = await self._router.route(connection.listener, target, request, entry.client)
+        except Refused as error:
+            return refusal_response(error.refusal, _refusal_api(request, target, connection), request.method)
+        if not isinstance(route, Route):
+            return route
+        try:
+            service, target = route.service, route.target
+            if target.has_encoded_slash and not service.rules.allows_encoded_slash(request.method, target.path):
+                raise BadTarget("the path contains an encoded slash")
+            entry.consumer, entry.kind = service.consumer, _classify(request, target, service)
+            dialect = replace(_first_dialect(request, target), api=_refusal_api(request, target, connection))
+            exchange = Exchange(request, connection, target, entry.client, origin, service, entry, dialect, route.body)
+            return await self._answered(exchange)
+        finally:
+            if route.body is not None:
+                route.body.close()
+
+    async def _answered(self, exchange: Exchange) -> web.StreamResponse:
+        try:
+            return await self._dispatched(exchange)
+        except asyncio.CancelledError:
+            return self._cancelled(exchange)
 
     def _cancelled(self, exchange: Exchange) -> web.StreamResponse:
         """The answer to a request that was cancelled: its client left, an administrator ended it, or we stop."""
@@ -176,6 +195,15 @@ class Gateway:
 def _first_dialect(request: web.BaseRequest, target: Target) -> Dialect:
     html, json = accepts(request, "text/html"), accepts(request, "application/json")
     return dialect_of(target.path, None, accepts_html=html, accepts_json=json)
+
+
+def _refusal_api(request: web.BaseRequest, target: Target, connection: Connection) -> Api:
+    """The form of refusals, by the path and the headers of a request."""
+    api = _first_dialect(request, target).api
+    if connection.listener != GATEWAY or api is not Api.PLAIN:
+        return api
+    # Clients of the entrance speak an API, even where they use a route that is not known.
+    return Api.OLLAMA if target.path.startswith("/api/") else Api.OPENAI
 
 
 def _classify(request: web.BaseRequest, target: Target, service: Service) -> RouteClass:

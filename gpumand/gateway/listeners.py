@@ -13,8 +13,9 @@ from collections.abc import Mapping, Sequence
 
 from gpumand.config.validators import split_address
 from gpumand.domain.errors import ConfigInvalid
-from gpumand.gateway.config import SOCKET_PREFIX, ListenerSettings
+from gpumand.gateway.config import ListenerSettings
 from gpumand.gateway.connections import BACKLOG, Acceptor
+from gpumand.gateway.entrance_config import GATEWAY, SOCKET_PREFIX
 
 log = logging.getLogger(__name__)
 
@@ -71,7 +72,7 @@ class Listeners:
     def _addresses(self, one: ListenerSettings) -> tuple[str, ...]:
         passed = tuple(f"fd {found.fileno()}" for found in self._passed.get(one.name, ()))
         if not one.listen and not passed:
-            key = f"gateway.listeners.{one.name}.listen"
+            key = _key(one.name)
             raise ConfigInvalid(f"{key} is missing, and systemd passed no socket named {one.name}. Set an address")
         return one.listen + passed
 
@@ -80,7 +81,7 @@ class Listeners:
         if listener.family != socket.AF_UNIX and not _is_loopback(listener):
             listener.close()
             text = f"the socket of {name} is reachable from other hosts. Use a loopback address or a Unix socket"
-            raise ConfigInvalid(f"gateway.listeners.{name}: {text}")
+            raise ConfigInvalid(f"{_key(name)}: {text}")
         log.info("%s: listening on %s", name, address)
         return await self._acceptor.open(listener, name, listener.family != socket.AF_UNIX)
 
@@ -88,6 +89,11 @@ class Listeners:
         found = next((one for one in self._passed.get(name, ()) if address == f"fd {one.fileno()}"), None)
         # A copy, so that the socket can be used again when the listener comes back with a later configuration.
         return found.dup() if found is not None else None
+
+
+def _key(name: str) -> str:
+    """The configuration key with the addresses of a listener."""
+    return "gateway.listen" if name == GATEWAY else f"gateway.listeners.{name}.listen"
 
 
 def _is_loopback(listener: socket.socket) -> bool:
@@ -101,7 +107,7 @@ def _bound(name: str, address: str) -> socket.socket:
         listener = _bound_path(address.removeprefix(SOCKET_PREFIX)) if is_unix else _bound_tcp(address)
     except OSError as error:
         text = f"cannot listen on {address}: {error.strerror or error}. Choose a free address of this host"
-        raise ConfigInvalid(f"gateway.listeners.{name}.listen: {text}") from None
+        raise ConfigInvalid(f"{_key(name)}: {text}") from None
     listener.setblocking(False)
     return listener
 

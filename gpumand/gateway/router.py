@@ -14,6 +14,7 @@ from gpumand.config.problems import Place, ProblemList
 from gpumand.config.table_schema import INVALID, TableOf
 from gpumand.domain.consumer import BusyRoute
 from gpumand.gateway.config import GatewaySettings, ListenerSettings
+from gpumand.gateway.held_bodies import HeldBody
 from gpumand.gateway.refusals import refused
 from gpumand.gateway.routes.classes import RouteRules, preset_routes, rules_of
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from aiohttp import web
 
     from gpumand.gateway.paths import Target
+    from gpumand.gateway.requests import Client
     from gpumand.gateway.status_view import StatusView
 
 log = logging.getLogger(__name__)
@@ -47,11 +49,28 @@ class Service:
     busy: BusyRoute | None = None
 
 
-class Router(Protocol):
-    """Finds the service for a request. A router that reads the body keeps what it has read for the consumer."""
+@dataclass(frozen=True, slots=True)
+class Route:
+    """Where a request goes.
 
-    async def route(self, listener: str, target: Target, request: web.BaseRequest) -> Service:
-        """The service of a request that came in by a listener. Raises Refused."""
+    Attributes:
+        service: the service.
+        target: the target at the consumer.
+        body: what was read of its body; None = nothing, so that it passes as a stream.
+    """
+
+    service: Service
+    target: Target
+    body: HeldBody | None = None
+
+
+class Router(Protocol):
+    """Finds the service for a request, or answers it."""
+
+    async def route(
+        self, listener: str, target: Target, request: web.BaseRequest, client: Client
+    ) -> Route | web.StreamResponse:
+        """The route of a request that came in by a listener, or its answer. Raises Refused."""
 
 
 class ListenerRouter:
@@ -74,25 +93,35 @@ class ListenerRouter:
         self._listeners |= settings.listeners
         self._services.clear()
 
-    async def route(self, listener: str, target: Target, request: web.BaseRequest) -> Service:
+    async def route(
+        self, listener: str, target: Target, request: web.BaseRequest, client: Client
+    ) -> Route | web.StreamResponse:
         """See Router."""
-        settings = self._listeners.get(listener)
-        if settings is None:
-            raise refused(
-                404, "not_found", "There is nothing at this path. The web page of the gateway is at /gateway/."
-            )
+        service = await self.service(self._listeners[listener])
+        check_consumer(client, service.consumer)
+        return Route(service, target)
+
+    async def service(self, settings: ListenerSettings) -> Service:
+        """The service with these settings, with the routes of its preset."""
         name = settings.preset or await self._preset_of(settings.consumer)
-        cached, service = self._services.get(listener, ("", None))
-        if service is None or cached != name:
+        cached, service = self._services.get(settings.name, ("", None))
+        if service is None or cached != name or service.settings != settings:
             # The first use of a preset reads its file.
             service = await asyncio.to_thread(service_of, settings, name)
-            self._services[listener] = name, service
+            self._services[settings.name] = name, service
         return service
 
     async def _preset_of(self, consumer: str) -> str:
         found = await self._status.consumer(consumer, PRESET_SEC)
         name = found.preset if found else ""
         return name if name in preset_names() else ""
+
+
+def check_consumer(client: Client, consumer: str) -> None:
+    """Refuse a client whose key is not for a consumer. Raises Refused."""
+    if client.consumers is not None and consumer not in client.consumers:
+        text = f"The key {client.name} may not use {consumer}. Add it to the key's consumers."
+        raise refused(403, "consumer_not_allowed", text)
 
 
 def service_of(settings: ListenerSettings, preset_name: str) -> Service:

@@ -18,13 +18,17 @@ from gpumand.domain.errors import ConfigInvalid
 from gpumand.gateway import config
 from gpumand.gateway.access import Access, LocalAccess
 from gpumand.gateway.arbiter_client import BusArbiter
+from gpumand.gateway.bodies import BodyBudget
+from gpumand.gateway.catalog_reader import CatalogReader
 from gpumand.gateway.clock import GatewayClock
-from gpumand.gateway.config import GATEWAY, GatewaySettings, ListenerSettings
+from gpumand.gateway.config import GatewaySettings, ListenerSettings, state_dir
 from gpumand.gateway.connections import Acceptor
 from gpumand.gateway.console.actions import Actions
 from gpumand.gateway.console.console import Console
 from gpumand.gateway.console.feed import BusSource
 from gpumand.gateway.console.state_view import ShownListener, StateView
+from gpumand.gateway.entrance import EntranceRouter
+from gpumand.gateway.entrance_config import GATEWAY
 from gpumand.gateway.handler import Gateway
 from gpumand.gateway.jobs import Jobs
 from gpumand.gateway.leases import LeaseKeeper, LeaseSettings
@@ -32,6 +36,7 @@ from gpumand.gateway.listeners import Listeners
 from gpumand.gateway.looking import LookHandler
 from gpumand.gateway.metrics import GatewayMetrics
 from gpumand.gateway.metrics_page import metrics_page
+from gpumand.gateway.offers import Offers
 from gpumand.gateway.parts import Parts
 from gpumand.gateway.requests import RequestTable, WaitLimits
 from gpumand.gateway.router import ListenerRouter
@@ -84,10 +89,11 @@ class GatewayService:
         self._leases = LeaseKeeper(self._arbiter, _lease_settings(settings), self.metrics.turn_opened)
         self._upstreams, self._status = Upstreams(), StatusView(self._arbiter)
         self.table = RequestTable(_limits(settings))
-        self._jobs, self._wakes = Jobs(), Wakes(self._leases)
+        self._jobs, self._wakes, self._bodies = Jobs(), Wakes(self._leases), BodyBudget()
         self._busy = HttpRoutes(GatewayClock())
+        self._passed = passed
         self._router = ListenerRouter(settings, self._status)
-        self._has_own_socket = GATEWAY in passed
+        self._reader = CatalogReader(self._upstreams, lambda: state_dir(self.settings))
         self._console = self._make_console()
         self._acceptor = Acceptor(self._handler().handle, settings.max_connections)
         self._listeners = Listeners(self._acceptor, passed)
@@ -103,12 +109,14 @@ class GatewayService:
         )
         look = LookHandler(parts, self._wakes)
         access: Access = LocalAccess(lambda: self.settings)
+        offers = Offers(lambda: self.settings, self._status, self._router, self._reader)
+        router = EntranceRouter(lambda: self.settings, self._router, offers, self._bodies)
         return Gateway(
             parts,
             access,
-            self._router,
+            router,
             self.metrics,
-            work=WorkHandler(parts, self._jobs, self._busy),
+            work=WorkHandler(parts, self._jobs, self._busy, self._bodies),
             look=look,
             sockets=SocketHandler(parts, look),
             console=self._console,
@@ -128,13 +136,14 @@ class GatewayService:
         )
 
     def _all_listeners(self) -> dict[str, ListenerSettings]:
-        return self.settings.all_listeners(has_passed=self._has_own_socket)
+        return self.settings.all_listeners(self._passed)
 
     def _metrics_page(self) -> str:
         return metrics_page(self.metrics, self.table)
 
     async def start(self) -> None:
         """Begin to listen. Raises ConfigInvalid."""
+        await self._reader.start()
         await self._listeners.configure(self._all_listeners())
         self._arbiter.start(self._leases)
 
@@ -143,7 +152,7 @@ class GatewayService:
         settings = await asyncio.to_thread(config.load, self._options.config)
         # The router must know a listener before its first connection.
         self._router.configure(settings)
-        await self._listeners.configure(settings.all_listeners(has_passed=self._has_own_socket))
+        await self._listeners.configure(settings.all_listeners(self._passed))
         self.settings = settings
         self.table.limits = _limits(settings)
         self._acceptor.max_connections = settings.max_connections
@@ -160,6 +169,7 @@ class GatewayService:
         await self._wakes.close()
         await self._jobs.close()
         await self._leases.close()
+        await self._reader.close()
         await self._upstreams.close()
         await self._busy.close()
         await self._arbiter.close()

@@ -36,21 +36,25 @@ class WorkHandler:
         parts: what all handlers share.
         jobs: holds the leases of jobs.
         busy: sends busy checks.
+        bodies: limits the memory of bodies that were read early.
     """
 
-    def __init__(self, parts: Parts, jobs: Jobs, busy: HttpRoutes) -> None:
-        self._parts, self._jobs, self._busy = parts, jobs, busy
-        self._bodies = BodyBudget()
+    def __init__(self, parts: Parts, jobs: Jobs, busy: HttpRoutes, bodies: BodyBudget) -> None:
+        self._parts, self._jobs, self._busy, self._bodies = parts, jobs, busy, bodies
 
     async def handle(self, exchange: Exchange) -> web.StreamResponse:
         """Answer a request under a lease. Raises Refused."""
+        if exchange.body is not None:
+            return await self._with_document(exchange, exchange.body.document, None)
         if not is_read_early(exchange.request, exchange.target):
             return await self._under_lease(exchange, None)
         with self._bodies.reserve(exchange.request.content_length or 0):
             return await self._with_body(exchange, await read_early(exchange.request))
 
     async def _with_body(self, exchange: Exchange, body: bytes) -> web.StreamResponse:
-        document = parse(body)
+        return await self._with_document(exchange, parse(body), body)
+
+    async def _with_document(self, exchange: Exchange, document: object, body: bytes | None) -> web.StreamResponse:
         if is_unload(exchange.target.path, document):
             # Ollama would unload a model that other requests hold a lease for.
             return web.Response(body=unload_answer(exchange.target.path, document), content_type="application/json")

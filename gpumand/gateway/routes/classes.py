@@ -39,10 +39,11 @@ _ORDER = (RouteClass.NEVER, RouteClass.LOOK, RouteClass.JOB, RouteClass.WORK, Ro
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """A method and a pattern of paths."""
+    """A method and a pattern of paths; it is specific if it does not cover all paths or only the root."""
 
     method: str
     pattern: re.Pattern[str]
+    is_specific: bool = True
 
     def matches(self, method: str, path: str) -> bool:
         """Whether the rule covers a request; HEAD counts as GET."""
@@ -59,7 +60,8 @@ def _rule(text: str) -> Rule:
     method, _, path = text.partition(" ")
     # A server that accepts a trailing slash must not be reached by it past a rule.
     pattern = ".*".join(map(re.escape, path.split("*")))
-    return Rule(method, re.compile(pattern if path.endswith(("/", "*")) else pattern + "/?", re.DOTALL))
+    compiled = re.compile(pattern if path.endswith(("/", "*")) else pattern + "/?", re.DOTALL)
+    return Rule(method, compiled, is_specific=path not in ("/*", "/"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +109,10 @@ class RouteRules:
         if method not in ("GET", "HEAD"):
             return RouteClass.WORK
         return RouteClass.PAGE if accepts_html else self.other_get
+
+    def names(self, method: str, path: str) -> bool:
+        """Whether a rule that is not for all paths covers a request."""
+        return any(_covers((one for one in rules if one.is_specific), method, path) for _, rules in self.by_class)
 
     def remembers(self, method: str, path: str) -> bool:
         """Whether the last answer to a request is kept."""

@@ -9,6 +9,7 @@ import pytest
 from gpumand.config.problems import ConfigProblems
 from gpumand.config.table_schema import keys_of
 from gpumand.gateway.config import TABLES, GatewaySettings, ListenerSettings, load
+from gpumand.gateway.entrance_config import ModelRule, PathRule
 
 
 def read(tmp_path: Path, text: str) -> GatewaySettings:
@@ -100,4 +101,62 @@ def test_every_key_is_described_by_a_noun_phrase() -> None:
     keys = [one for table in TABLES.values() for one in keys_of(table).values()]
 
     assert len(keys) > 20
-    assert all(one.doc[0].isupper() and one.doc.endswith(".") and not one.required for one in keys)
+    assert all(one.doc[0].isupper() and one.doc.endswith(".") for one in keys)
+    assert {one.name for one in keys if one.required} == {"consumer"}
+
+
+def test_models_and_routes_name_a_consumer_or_have_a_table(tmp_path: Path) -> None:
+    settings = read(
+        tmp_path,
+        """
+        [gateway]
+        listen = "127.0.0.1:8770"
+        default_model = "qwen3"
+        [gateway.models]
+        discover = ["ollama"]
+        "qwen*" = "llama"
+        "org/whisper.large" = { consumer = "speech", as = "large-v3" }
+        [gateway.routes]
+        "/v1/tts" = "tts"
+        "/v1/stt" = { consumer = "stt", path = "/inference" }
+        """,
+    )
+
+    assert (settings.listen, settings.default_model, settings.discover) == (("127.0.0.1:8770",), "qwen3", ("ollama",))
+    assert settings.models == (
+        ModelRule(pattern="qwen*", consumer="llama"),
+        ModelRule(pattern="org/whisper.large", consumer="speech", as_="large-v3"),
+    )
+    assert settings.routes == (
+        PathRule(pattern="/v1/tts", consumer="tts"),
+        PathRule(pattern="/v1/stt", consumer="stt", path="/inference"),
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[gateway.models]\nqwen = 3", "must be a table"),
+        ("[gateway.models]\nqwen = {}", "consumer"),
+        ("[gateway.models]\nqwen = {consumer = 'a', os = 'b'}", "unknown key"),
+        ("[gateway.models]\nqwen = '../x'", "not the name of a consumer"),
+        ("[gateway.models]\ndiscover = 'ollama'", "must be a list"),
+        ("[gateway]\nmodels = 3", "must be a table"),
+        ("[gateway.routes]\ntts = 'a'", "not a path"),
+        ("[gateway.routes]\n'/a/../b' = 'a'", "not a path"),
+        ("[gateway.routes]\n'/a' = {consumer = 'a', path = '/b?c'}", "not a path"),
+        ("[gateway.listeners.gateway]\nlisten = '127.0.0.1:1'", "name of the gateway itself"),
+        ("[gateway]\nlisten='127.0.0.1:1'\n[gateway.listeners.a]\nlisten = '127.0.0.1:1'", "used by listen of"),
+    ],
+)
+def test_invalid_models_and_routes_are_refused(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(ConfigProblems) as raised:
+        read(tmp_path, text)
+    assert message in str(raised.value)
+
+
+def test_consumer_has_the_settings_of_its_first_listener(tmp_path: Path) -> None:
+    settings = read(tmp_path, "[gateway.listeners.web]\nconsumer = 'comfyui'\npriority = 7")
+
+    assert settings.of_consumer("comfyui").priority == 7
+    assert settings.of_consumer("other") == ListenerSettings(name="other", consumer="other")

@@ -1,0 +1,138 @@
+"""Determines which consumer serves a model, and builds the merged lists of models; without I/O."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+
+from gpumand.gateway.catalog import Catalog, Document, Lists
+from gpumand.gateway.entrance_config import ModelRule
+
+LATEST = ":latest"
+"""The tag that Ollama adds to names without one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """A consumer that the entrance offers.
+
+    Attributes:
+        consumer: its name.
+        is_resident: whether it is in memory.
+        lists: what it has listed.
+        is_listed: whether its own list is merged into that of the gateway.
+        speaks_ollama: whether it has the API of Ollama.
+    """
+
+    consumer: str
+    is_resident: bool
+    lists: Lists
+    is_listed: bool = True
+    speaks_ollama: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """Where requests for a model go.
+
+    Attributes:
+        consumer: name of the consumer.
+        name: name of the model there.
+    """
+
+    consumer: str
+    name: str
+
+
+def choose(model: str, rules: Sequence[ModelRule], offers: Sequence[Offer]) -> Choice | None:
+    """The consumer of a model; None if no consumer is known to serve it.
+
+    Rules come first: an exact name before patterns, patterns in their order. Then ``consumer/model``, then the lists of
+    the consumers in their order, and at last a consumer whose name is that of the model.
+    """
+    exact = next((one for one in rules if one.pattern == model), None)
+    rule = exact or next((one for one in rules if one.is_glob and fnmatchcase(model, one.pattern)), None)
+    if rule is not None:
+        return Choice(rule.consumer, rule.as_ or model)
+    prefix, slash, rest = model.partition("/")
+    if slash and rest and any(one.consumer == prefix for one in offers):
+        return Choice(prefix, rest)
+    for one in offers:
+        if one.is_listed and serves(one.lists, model):
+            return Choice(one.consumer, model)
+    return Choice(model, model) if any(one.consumer == model for one in offers) else None
+
+
+def serves(lists: Lists, model: str) -> bool:
+    """Whether a consumer has listed a model; Ollama accepts a name without the tag latest."""
+    return model in lists.ids or (":" not in model.rpartition("/")[2] and f"{model}{LATEST}" in lists.ids)
+
+
+def openai_list(rules: Sequence[ModelRule], offers: Sequence[Offer]) -> list[Document]:
+    """The entries of the merged /v1/models, each with its status."""
+    by_name = {one.consumer: one for one in offers}
+    found: dict[str, Document] = {}
+    renamed = {(one.as_ or one.pattern, one.consumer) for one in rules if not one.is_glob}
+    for rule in rules:
+        if not rule.is_glob and (offer := by_name.get(rule.consumer)) is not None:
+            known = {one["id"]: one for one in offer.lists.openai}.get(rule.as_ or rule.pattern, {})
+            found.setdefault(rule.pattern, _openai_entry(known, rule.pattern, offer, rule.as_ or rule.pattern))
+    for offer in (one for one in offers if one.is_listed):
+        for name, entry in _openai_entries(offer):
+            if (name, offer.consumer) in renamed:
+                continue
+            shown = name if name not in found else f"{offer.consumer}/{name}"
+            found.setdefault(shown, _openai_entry(entry, shown, offer, name))
+    return list(found.values())
+
+
+def _openai_entries(offer: Offer) -> Iterator[tuple[str, Document]]:
+    known = {str(one["id"]): one for one in offer.lists.openai}
+    yield from known.items()
+    yield from ((name, {}) for name in offer.lists.ids if name not in known)
+    if offer.lists.is_empty:
+        # Its server did not run yet. Its name is accepted as that of a model, so that it can be chosen in a program.
+        yield offer.consumer, {}
+
+
+def _openai_entry(entry: Document, shown: str, offer: Offer, name: str) -> Document:
+    is_loaded = offer.is_resident and (not offer.lists.ollama or any(_is(one, name) for one in offer.lists.running))
+    status = entry.get("status") if offer.is_resident else None
+    default = {"object": "model", "created": 0, "owned_by": offer.consumer}
+    own = {"id": shown, "status": status or {"value": "loaded" if is_loaded else "unloaded"}}
+    return default | entry | own
+
+
+def ollama_list(offers: Sequence[Offer]) -> list[Document]:
+    """The entries of the merged /api/tags."""
+    found: dict[str, Document] = {}
+    for offer in (one for one in offers if one.is_listed):
+        for entry in offer.lists.ollama:
+            name = str(entry["name"])
+            shown = name if name not in found else f"{offer.consumer}/{name}"
+            found.setdefault(shown, entry if shown == name else entry | {"name": shown, "model": shown})
+    return list(found.values())
+
+
+def running_list(offers: Sequence[Offer]) -> list[Document]:
+    """The entries of the merged /api/ps: the models in memory."""
+    return [entry for offer in offers if offer.is_listed for entry in offer.lists.running]
+
+
+def _is(entry: Document, name: str) -> bool:
+    return entry.get("name") in (name, f"{name}{LATEST}")
+
+
+def known_ids(rules: Sequence[ModelRule], offers: Sequence[Offer]) -> list[str]:
+    """The ids and patterns of all models, for messages."""
+    ids = [one.pattern for one in rules] + [str(one["id"]) for one in openai_list((), offers)]
+    return list(dict.fromkeys(ids))
+
+
+def offers_of(catalog: Catalog, consumers: Sequence[Offer]) -> list[Offer]:
+    """The same offers with the lists that are known now."""
+    return [
+        Offer(one.consumer, one.is_resident, catalog.of(one.consumer), one.is_listed, one.speaks_ollama)
+        for one in consumers
+    ]

@@ -1,0 +1,33 @@
+"""The body of a request as the client sends it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+
+from aiohttp import web
+
+BODY_STALL_SEC = 60.0
+"""Seconds that a client may stop sending its body while it holds a lease, as in nginx."""
+
+_CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+
+
+async def answer_expect(request: web.BaseRequest) -> None:
+    """Ask a client that waits for permission to send its body."""
+    if request.headers.get("Expect", "").lower() == "100-continue" and not request.content.is_eof():
+        await request.writer.write(_CONTINUE)
+        # These bytes are no part of the answer, whose absence shows that an error may still be answered.
+        request.writer.output_size = 0
+
+
+async def body_of(request: web.BaseRequest) -> AsyncIterator[bytes]:
+    """The body of a request as it arrives."""
+    # The end of a body that breaks off is an exception here, so the consumer never takes it for complete. A client that
+    # stops sending must not keep its lease.
+    while True:
+        async with asyncio.timeout(BODY_STALL_SEC):
+            chunk = await request.content.readany()
+        if not chunk:
+            return
+        yield chunk

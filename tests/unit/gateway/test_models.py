@@ -1,0 +1,114 @@
+"""Which consumer serves a model, and how the lists of several consumers become one."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from gpumand.gateway.catalog import Lists
+from gpumand.gateway.entrance_config import ModelRule
+from gpumand.gateway.models import Choice, Offer, choose, known_ids, ollama_list, openai_list, running_list
+
+
+def openai(*ids: str, **more: Any) -> Lists:
+    return Lists(openai=tuple({"id": one, "object": "model", **more} for one in ids))
+
+
+def ollama(*names: str, running: tuple[str, ...] = ()) -> Lists:
+    tags = tuple({"name": one, "model": one, "size": 1} for one in names)
+    return Lists(ollama=tags, running=tuple({"name": one} for one in running))
+
+
+LLAMA = Offer("llama", True, openai("qwen3", "org/phi-4"))
+OLLAMA = Offer("ollama", True, ollama("gemma3:latest", "qwen3:8b", running=("gemma3:latest",)), speaks_ollama=True)
+OFFERS = [LLAMA, OLLAMA]
+
+
+def chosen(model: str, *rules: ModelRule, offers: list[Offer] | None = None) -> Choice | None:
+    return choose(model, rules, OFFERS if offers is None else offers)
+
+
+def test_model_goes_to_the_first_consumer_that_lists_it() -> None:
+    assert chosen("qwen3") == Choice("llama", "qwen3")
+    assert chosen("qwen3:8b") == Choice("ollama", "qwen3:8b")
+    assert chosen("org/phi-4") == Choice("llama", "org/phi-4")
+
+
+def test_ollama_model_needs_no_tag() -> None:
+    assert chosen("gemma3") == Choice("ollama", "gemma3")
+    assert chosen("gemma3:1b") is None
+
+
+def test_consumer_before_a_slash_is_removed_from_the_name() -> None:
+    assert chosen("ollama/qwen3") == Choice("ollama", "qwen3")
+    assert chosen("nothing/qwen3") is None
+
+
+def test_name_of_a_consumer_counts_as_a_model() -> None:
+    assert chosen("llama") == Choice("llama", "llama")
+
+
+def test_exact_rules_come_before_patterns_and_patterns_before_lists() -> None:
+    rules = (
+        ModelRule(pattern="qwen*", consumer="a"),
+        ModelRule(pattern="*", consumer="b", as_="any"),
+        ModelRule(pattern="qwen3", consumer="c", as_="Qwen/Qwen3"),
+    )
+
+    assert chosen("qwen3", *rules) == Choice("c", "Qwen/Qwen3")
+    assert chosen("qwen2", *rules) == Choice("a", "qwen2")
+    assert chosen("gemma3", *rules) == Choice("b", "any")
+
+
+def test_list_has_every_model_with_its_status() -> None:
+    found = openai_list((), OFFERS)
+
+    assert [(one["id"], one["status"]["value"]) for one in found] == [
+        ("qwen3", "loaded"),
+        ("org/phi-4", "loaded"),
+        ("gemma3:latest", "loaded"),
+        ("qwen3:8b", "unloaded"),
+    ]
+    assert {one["object"] for one in found} == {"model"}
+
+
+def test_models_of_stopped_consumers_are_unloaded_whatever_they_said() -> None:
+    offer = Offer("router", False, openai("a", status={"value": "loaded"}, meta={"n_ctx": 4096}))
+
+    (found,) = openai_list((), [offer])
+
+    assert found["status"] == {"value": "unloaded"}
+    assert found["meta"] == {"n_ctx": 4096}
+
+
+def test_second_consumer_with_the_same_model_is_listed_with_its_name() -> None:
+    other = Offer("other", False, openai("qwen3"))
+
+    assert [one["id"] for one in openai_list((), [LLAMA, other])] == ["qwen3", "org/phi-4", "other/qwen3"]
+    assert chosen("other/qwen3", offers=[LLAMA, other]) == Choice("other", "qwen3")
+
+
+def test_rules_are_listed_instead_of_what_they_rename() -> None:
+    rules = (ModelRule(pattern="small", consumer="llama", as_="org/phi-4"), ModelRule(pattern="x*", consumer="llama"))
+
+    assert [one["id"] for one in openai_list(rules, [LLAMA])] == ["small", "qwen3"]
+
+
+def test_consumer_that_never_ran_is_listed_by_its_name() -> None:
+    assert [one["id"] for one in openai_list((), [Offer("new", False, Lists())])] == ["new"]
+    assert openai_list((), [Offer("hidden", False, openai("a"), is_listed=False)]) == []
+
+
+def test_lists_of_ollama_are_merged_verbatim() -> None:
+    second = Offer("second", True, ollama("gemma3:latest"), speaks_ollama=True)
+
+    assert ollama_list([LLAMA, OLLAMA, second]) == [
+        *OLLAMA.lists.ollama,
+        {"name": "second/gemma3:latest", "model": "second/gemma3:latest", "size": 1},
+    ]
+    assert running_list([LLAMA, OLLAMA]) == [{"name": "gemma3:latest"}]
+
+
+def test_known_ids_have_each_id_once() -> None:
+    rules = (ModelRule(pattern="qwen3", consumer="llama"),)
+
+    assert known_ids(rules, [LLAMA]) == ["qwen3", "org/phi-4"]
