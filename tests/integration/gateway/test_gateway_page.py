@@ -1,0 +1,300 @@
+"""The web page of the gateway in a real browser: real daemon, gateway and consumer processes."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import aiohttp
+import pytest
+
+from tests.integration.gateway.browser import Tab, browser_tab, needs_browser
+from tests.integration.gateway.live_gateway import LiveGateway, free_port, http, live_gateway, work
+from tests.integration.live import Client, LiveHost, bare_host, table, wait_until
+
+pytestmark = needs_browser
+
+MIB = {"llm": 14000, "comfyui": 9000, "whisper": 3000, "tts": 2500}
+HOSTILE = '<img src=x onerror="window.hit=1"><script>window.hit=1</script>'
+
+
+@dataclass
+class Desk:
+    """A host with four services, a gateway in front of them, and a browser.
+
+    Attributes:
+        url: address of the page.
+    """
+
+    host: LiveHost
+    gateway: LiveGateway
+    control: Client
+    session: aiohttp.ClientSession
+    tab: Tab
+    url: str
+
+    async def start_requests(self, consumer: str, count: int = 1, seconds: float = 60.0) -> list[asyncio.Task[int]]:
+        """Start requests to a service."""
+        url = self.gateway.url(consumer)
+        return [asyncio.create_task(work(self.session, url, seconds)) for _ in range(count)]
+
+    async def open(self) -> None:
+        """Open the page and wait until it shows the state."""
+        await self.tab.open(self.url)
+        await self.tab.until_text("#connection", "Live")
+
+    async def check(self) -> None:
+        """Check that the page had no error, broke no rule of its policy, and loaded nothing from elsewhere."""
+        assert self.tab.problems == []
+        assert await self.tab.evaluate("violations") == []
+        assert await self.tab.evaluate("window.hit") is None
+        own = self.url.removesuffix("/gateway/")
+        assert [one for one in self.tab.requests if not one.startswith((own, "about:"))] == []
+
+
+@contextlib.asynccontextmanager
+async def desk(folder: Path, consumers: dict[str, int], keys: str = "") -> AsyncIterator[Desk]:
+    """A running desk."""
+    async with bare_host(folder) as host, http() as session:
+        tables = [table(await host.launch(name, mib), mib) for name, mib in consumers.items()]
+        host.configure("".join(tables))
+        await host.start()
+        port = free_port()
+        # Requests in flight need not end before the gateway is stopped.
+        keys += "drain_sec = 0\n"
+        own = f'listen = ["127.0.0.1:{port}", "unix:{folder / "own.sock"}"]\n'
+        async with live_gateway(host, dict.fromkeys(consumers, ""), own + keys) as gateway, browser_tab(folder) as tab:
+            control = await host.client()
+            yield Desk(host, gateway, control, session, tab, f"http://127.0.0.1:{port}/gateway/")
+            await control.close()
+
+
+@pytest.fixture
+async def running(tmp_path: Path) -> AsyncIterator[Desk]:
+    async with desk(tmp_path, MIB) as made:
+        yield made
+
+
+def pictures(folder: Path) -> Path:
+    """The folder of pictures: GPUMAND_PICTURES keeps them."""
+    path = Path(os.environ.get("GPUMAND_PICTURES", folder / "pictures"))
+    path.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+SIZES = {"desktop": (1280, 900, False), "phone": (390, 844, True)}
+
+
+async def test_busy_host_is_shown_without_sideways_scrolling_on_desktop_and_phone(
+    running: Desk, tmp_path: Path
+) -> None:
+    tasks = [*await running.start_requests("llm", 2), *await running.start_requests("whisper")]
+    await running.open()
+    await running.tab.until_text("#services", "2 in flight")
+    await running.control.acquire("tts", timeout_usec=("t", 20_000_000), reason=("s", "nightly audiobook"))
+    tasks += await running.start_requests("comfyui")
+    await running.tab.until_text("#queue", "comfyui")
+    await running.tab.evaluate("document.querySelector('#plan-consumer').value = 'comfyui'")
+    await running.tab.evaluate("document.querySelector('#plan-form').requestSubmit()")
+    await running.tab.until_text("#plan", "comfyui")
+    await running.tab.until_text("#history", "loaded")
+    for name, (width, height, phone) in SIZES.items():
+        for scheme in ("light", "dark"):
+            await running.tab.look(width, height, dark=scheme == "dark", phone=phone)
+            await running.tab.picture(pictures(tmp_path) / f"{name}-{scheme}.png")
+            wide = await running.tab.evaluate("document.documentElement.scrollWidth > innerWidth")
+            assert not wide, f"{name}: the page is wider than the window"
+    await running.check()
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
+@contextlib.asynccontextmanager
+async def page_of_root(path: Path) -> AsyncIterator[str]:
+    """The page over the Unix socket, where the kernel names the user root; yields its address for a browser."""
+
+    async def pipe(source: asyncio.StreamReader, target: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(OSError):
+            while data := await source.read(65536):
+                target.write(data)
+                await target.drain()
+        target.close()
+
+    async def relay(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            other = await asyncio.open_unix_connection(path)
+        except OSError:
+            writer.close()
+            return
+        await asyncio.gather(pipe(reader, other[1]), pipe(other[0], writer))
+
+    server = await asyncio.start_server(relay, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    try:
+        yield f"http://127.0.0.1:{port}/gateway/"
+    finally:
+        server.close()
+
+
+async def is_resident(control: Client, consumer: str, wanted: str = "resident") -> bool:
+    return bool((await control.consumer(consumer))["residency"] == wanted)
+
+
+async def test_services_are_loaded_pinned_and_evicted_with_the_keyboard_alone(tmp_path: Path) -> None:
+    async with desk(tmp_path, MIB) as made, page_of_root(tmp_path / "own.sock") as url:
+        made.url = url
+        await made.open()
+        await made.tab.press_tab_until("Load llm")
+        await made.tab.press("Enter")
+        await wait_until("llm is loaded", is_resident, made.control, "llm")
+        await made.tab.until_text("#messages", "llm is loaded.")
+        await made.tab.until_text("#services", "resident")
+
+        lease, _ = await made.control.acquire("llm", timeout_usec=("t", 20_000_000))
+        await made.tab.evaluate("document.activeElement.blur()")
+        await made.tab.press_tab_until("Evict llm")
+        await made.tab.press(" ")
+        await made.tab.until("document.querySelector('#force-dialog').open")
+        assert await made.tab.focused() == "Cancel"
+        assert lease[:6] in await made.tab.text("#force-text")
+        await made.tab.press("Escape")
+        assert await is_resident(made.control, "llm"), "nothing is evicted without a confirmation"
+
+        await made.tab.press_tab_until("Evict llm")
+        await made.tab.press("Enter")
+        await made.tab.until("document.querySelector('#force-dialog').open")
+        await made.tab.press("Tab")
+        assert await made.tab.focused() == "Evict anyway"
+        await made.tab.press("Enter")
+        await wait_until("llm is evicted", is_resident, made.control, "llm", "unloaded")
+        await made.tab.until_text("#history", "evicted")
+
+        await made.tab.press_tab_until("Pin whisper")
+        await made.tab.press("Enter")
+        await made.tab.until_text("#services", "pinned")
+        await made.tab.until("document.activeElement.innerText !== 'Pin'")
+        await made.check()
+
+
+async def test_request_is_cancelled_on_the_page_and_programs_without_a_right_have_no_such_button(
+    tmp_path: Path,
+) -> None:
+    async with desk(tmp_path, MIB) as made, page_of_root(tmp_path / "own.sock") as url:
+        for name in ("llm", "whisper"):
+            await made.control.acquire(name, timeout_usec=("t", 20_000_000))
+        waiting = await made.start_requests("comfyui")
+        await made.open()
+        await made.tab.until_text("#requests", "place 1 of 1 in the queue")
+        names = "[...document.querySelectorAll('td button')].map((one) => one.innerText).join()"
+        assert set((await made.tab.evaluate(names)).split(",")) == {"Load"}
+
+        await made.tab.open(url)
+        await made.tab.until("document.querySelector('#requests button')?.innerText === 'Cancel'")
+        await made.tab.evaluate("document.querySelector('#requests button').click()")
+        assert await waiting[0] == 503
+        await made.tab.until_text("#requests + .empty", "No request is in flight")
+        assert await made.tab.evaluate("violations") == []
+
+
+async def test_page_shows_restarts_of_gpumand_and_of_the_gateway_and_reconnects(running: Desk) -> None:
+    await running.open()
+    await running.control.acquire("tts", timeout_usec=("t", 20_000_000))
+    await running.tab.until_text("#services", "in use")
+
+    await running.host.end(signal.SIGKILL)
+    await running.tab.until_text("#connection", "gpumand is away")
+    await running.tab.until_text("#notice", "gpumand cannot be reached")
+    assert "tts" in await running.tab.text("#services"), "the last known state stays"
+    assert await running.tab.evaluate("[...document.querySelectorAll('td button')].every((one) => one.disabled)")
+    await running.host.start()
+    await running.tab.until_text("#connection", "Live")
+
+    await running.gateway.end(signal.SIGKILL)
+    await running.tab.until_text("#notice", "The gateway does not answer")
+    await running.gateway.start()
+    await running.tab.until_text("#connection", "Live")
+    assert await running.tab.evaluate("document.querySelector('#notice').hidden")
+    assert await running.tab.evaluate("[...document.querySelectorAll('td button')].every((one) => !one.disabled)")
+    await running.check()
+
+
+async def test_page_in_the_background_reads_nothing(running: Desk) -> None:
+    await running.open()
+    reads = "performance.getEntriesByType('resource').filter((one) => one.name.endsWith('/events')).length"
+    hide = "Object.defineProperty(document, 'hidden', {{value: {}, configurable: true}});"
+    event = "document.dispatchEvent(new Event('visibilitychange'))"
+
+    await running.tab.evaluate(hide.format("true") + event)
+    await running.control.acquire("tts", timeout_usec=("t", 20_000_000))
+    await running.tab.until(f"{reads} === 1")
+    assert "in use" not in await running.tab.text("#services")
+
+    await running.tab.evaluate(hide.format("false") + event)
+    await running.tab.until_text("#services", "in use")
+
+
+async def test_plan_of_the_page_names_what_would_be_evicted(running: Desk) -> None:
+    lease, _ = await running.control.acquire("llm", timeout_usec=("t", 20_000_000))
+    await running.control.release(lease)
+    await running.open()
+    await running.tab.until("document.querySelectorAll('#plan-consumer option').length === 5")
+    await running.tab.evaluate("document.querySelector('[name=vram_mib]').value = 15000")
+    await running.tab.evaluate("document.querySelector('#plan-form button').click()")
+    await running.tab.until_text("#plan", "would be served now")
+    plan = await running.tab.text("#plan")
+    assert "llm would be evicted" in plan
+    assert "13.7 GiB" in plan
+    await running.check()
+
+
+async def test_texts_of_hostile_programs_are_shown_and_never_run(tmp_path: Path) -> None:
+    async with desk(tmp_path, {"llm": 14000, "comfyui": 20000}) as made, page_of_root(tmp_path / "own.sock") as url:
+        await made.control.acquire("llm", timeout_usec=("t", 20_000_000), reason=("s", HOSTILE))
+        queued = made.control.start_acquire("comfyui", reason=("s", HOSTILE))
+        waiting = asyncio.create_task(made.session.post(made.gateway.url("comfyui") + "/%3Cscript%3Ehit=1"))
+        made.url = url
+        await made.open()
+        await made.tab.until_text("#queue", HOSTILE)
+        await made.tab.until_text("#requests", "/%3Cscript%3E")
+        assert HOSTILE[:24] in await made.tab.text("#queue td[data-label='Reason of the wait']")
+        await made.tab.evaluate(f"document.querySelector('#key').value = {json.dumps(HOSTILE)}")
+        await made.check()
+        assert await made.tab.evaluate("document.querySelectorAll('main img, main script').length") == 0
+        for task in (queued, waiting):
+            task.cancel()
+        await asyncio.gather(queued, waiting, return_exceptions=True)
+
+
+async def test_policy_of_the_page_stops_a_script_that_got_into_it(running: Desk) -> None:
+    await running.open()
+    parse = "try { document.body.innerHTML = '<b>x</b>' } catch (error) { String(error) }"
+    assert "TrustedHTML" in str(await running.tab.evaluate(parse))
+    await running.tab.evaluate(
+        "document.body.append(Object.assign(document.createElement('img'), {src: 'http://127.0.0.1:9/x'}))"
+    )
+    await running.tab.until("violations.some((one) => one.startsWith('img-src'))")
+
+
+async def test_every_control_and_bar_has_a_name_for_screen_readers(running: Desk) -> None:
+    await running.start_requests("whisper")
+    await running.open()
+    await running.tab.until_text("#devices .legend", "whisper")
+    tree = (await running.tab.call("Accessibility.getFullAXTree"))["nodes"]
+    roles = {"button", "combobox", "spinbutton", "textbox", "link", "image", "table", "region"}
+    named = [
+        (one["role"]["value"], one.get("name", {}).get("value", ""))
+        for one in tree
+        if not one.get("ignored") and one["role"]["value"] in roles
+    ]
+    assert [one for one in named if not one[1]] == []
+    assert ("button", "Load llm") in named
+    assert any(role == "image" and "whisper 2.9 GiB" in name for role, name in named)
+    assert {name for role, name in named if role == "table"} >= {"Services", "Requests"}
+    assert await running.tab.evaluate("document.documentElement.lang") == "en"
