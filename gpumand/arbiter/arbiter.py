@@ -27,7 +27,7 @@ from gpumand.arbiter.scheduler import Scheduler
 from gpumand.arbiter.snapshot import consumer_status_of, status_of, summary_of
 from gpumand.arbiter.state import ArbiterState, Publish
 from gpumand.arbiter.timeouts import finished_within
-from gpumand.arbiter.waiting_request import WaitingRequest
+from gpumand.arbiter.waiting_request import WaitingRequest, WaitProgress
 from gpumand.arbiter.work_gate import WorkGate
 from gpumand.domain.consumer import Settings, UnitState
 from gpumand.domain.container import service_of
@@ -233,13 +233,13 @@ class Arbiter:
             asyncio.get_running_loop().create_future(),
             wants_lease=wants_lease,
             from_own_unit=bool(owner.unit) and owner.unit == spec.unit,
-            sample_after=now,
+            progress=WaitProgress(sample_after=now),
         )
 
     async def _wait_for_result(self, entry: WaitingRequest) -> Lease | None:
         """Wait for the result of a request; when this returns a lease, the lease is on disk and still active."""
         try:
-            self.scheduler.step()
+            await self.scheduler.decide_new(entry)
             lease = await self._await_decision(entry)
             if lease is not None:
                 # On disk and watched before the client is notified: a lease that a crash forgets must not be in use.

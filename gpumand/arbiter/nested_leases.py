@@ -113,7 +113,9 @@ class NestedLeases:
         client's own connection do not count: a program with several tasks ends one while another one waits.
         """
         found = {lease.id for lease in self._leases_of_others(entry) if lease.owner.pid in ancestors}
-        entry.own_leases |= found
+        if found:
+            entry.leave_group()  # its decision is no longer that of others
+            entry.own_leases |= found
 
     def _leases_of_others(self, entry: WaitingRequest) -> Iterator[Lease]:
         """Leases on connections of other processes of the same user."""

@@ -172,7 +172,7 @@ class RequestJobs:
         """
         self._cancelled[name] = f"{name}: {reason}"
         for entry in (one for one in self._places if one.request.consumer == name):
-            entry.waiting_for = f"the load of {name} is being cancelled"
+            entry.progress.waiting_for = f"the load of {name} is being cancelled"
         self._jobs.break_off_load(name, reason)
 
     def _refuse_cancelled(self, entry: WaitingRequest) -> bool:

@@ -34,11 +34,11 @@ class Rereads:
         """
         now = self._state.clock.monotonic()
         if not decision.unread:
-            entry.unread_since = None
+            entry.progress.unread_since = None
             return False
-        if entry.unread_since is None:
-            entry.unread_since = now
-        return now - entry.unread_since < REREAD_SEC
+        if entry.progress.unread_since is None:
+            entry.progress.unread_since = now
+        return now - entry.progress.unread_since < REREAD_SEC
 
     async def settled(self, decide: Callable[[], Decision]) -> Decision:
         """Take a reading and decide; while devices cannot be read that matter, read and decide again."""
@@ -53,12 +53,12 @@ class Rereads:
         """Take a reading and call ``step``; while devices cannot be read that matter to the request, do it again."""
         deadline = self._state.clock.monotonic() + REREAD_SEC
         await self._read_and_step(self._state.sample(), entry, step)
-        while entry.is_waiting and entry.unread_since is not None and self._state.clock.monotonic() < deadline:
+        while entry.is_waiting and entry.progress.unread_since is not None and self._state.clock.monotonic() < deadline:
             await self._state.clock.sleep(PAUSE_SEC)
             await self._read_and_step(self._state.sample(again=True), entry, step)
 
     async def _read_and_step(self, reading: Awaitable[None], entry: WaitingRequest, step: Callable[[], None]) -> None:
         await reading
         if entry.is_waiting:  # else it was decided or dropped during the reading
-            entry.decided, entry.sample_after = False, self._state.sampled_at
+            entry.progress.decided, entry.progress.sample_after = False, self._state.sampled_at
             step()

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import logging
 from collections import Counter
-from collections.abc import Awaitable, Iterator, Sequence
+from collections.abc import Awaitable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from gpumand.arbiter.background import BackgroundTasks
@@ -19,6 +19,7 @@ from gpumand.arbiter.outcomes import Outcomes
 from gpumand.arbiter.reconciler import Reconciler
 from gpumand.arbiter.request_jobs import INTERNAL_ERROR, RequestJobs
 from gpumand.arbiter.rereads import PAUSE_SEC, WAITING_PAUSE_SEC, Rereads
+from gpumand.arbiter.shared_waits import QueueEntries, SharedWaits
 from gpumand.arbiter.state import ArbiterState
 from gpumand.arbiter.turn_waits import TurnWaits
 from gpumand.arbiter.waiting_queue import WaitingQueue
@@ -28,7 +29,7 @@ from gpumand.arbiter.work_gate import WorkGate
 from gpumand.domain import queue_policy
 from gpumand.domain.consumer import Policy
 from gpumand.domain.decision import Decision, Requirement
-from gpumand.domain.device import Devices
+from gpumand.domain.device import Devices, Sample
 from gpumand.domain.errors import Busy, GpumandError
 from gpumand.domain.queue_pass import QueueDecision, QueueEntry, QueuePass, as_wait
 from gpumand.domain.request import Verdict
@@ -63,12 +64,15 @@ class Scheduler:
         self._outcomes = Outcomes(state, self._queue, leases, nested)
         self._running = RequestJobs(state, self._queue, jobs, self._outcomes, nested, gate, reconciler, self)
         self._turn_waits = TurnWaits(state, self.background, self.step)
+        self._shared = SharedWaits(state, self._turn_waits)
         self._decisions, self._rereads = DecisionCache(state), Rereads(state)
+        self._followed_devices: Mapping[int, Sample] = {}
         self._wanted = WantedLeases(state)
         self._reserved_for_manual: Counter[int] = Counter()
         self._sampling = False
         self._closed = False
         self._stepped = asyncio.Event()
+        self._next_step: asyncio.Handle | None = None
 
     # -- the queue -----------------------------------------------------------------------------------------------
 
@@ -107,12 +111,36 @@ class Scheduler:
 
     # -- deciding ------------------------------------------------------------------------------------------------
 
+    async def decide_new(self, entry: WaitingRequest) -> None:
+        """Decide a request that was just queued, in one pass with all that arrive in this turn of the event loop.
+
+        A request that does not wait, or before which none waits, gains nothing from that and is decided at once.
+        """
+        if len(self) == 1 or entry.request.options.timeout_sec <= 0:
+            self.step()
+            return
+        if self._next_step is None:
+            self._next_step = asyncio.get_running_loop().call_soon(self.step)
+        await self.next_step()
+
     def step(self) -> None:
         """Run one queue pass: decide every waiting request in order, then publish what has changed.
 
         Nothing is awaited here: all decisions of a pass use the same state, and none acts on an outdated one.
         """
-        entries = () if self._closed else tuple(self._queue)
+        if self._next_step is not None:
+            self._next_step.cancel()
+            self._next_step = None
+        try:
+            self._pass_and_publish()
+        finally:
+            # Callers that wait already hold the old event, which stays set; the next call of next_step() gets the new
+            # one.
+            self._stepped.set()
+            self._stepped = asyncio.Event()
+
+    def _pass_and_publish(self) -> None:
+        entries = () if self._closed else self._queue.in_order()
         if entries:
             self._decide_all(entries)
         else:
@@ -120,26 +148,39 @@ class Scheduler:
         self._running.break_off_abandoned(entries)
         self._state.publish_changes()
         self._wanted.publish()
-        # Callers that wait already hold the old event, which stays set; the next call of next_step() gets the new one.
-        self._stepped.set()
-        self._stepped = asyncio.Event()
+        self._shared.end_pass()
 
     def _decide_all(self, entries: Sequence[WaitingRequest]) -> None:
         self._update_demand(entries)
         self._follow_moved_devices(entries)
         self._decisions.clear()
-        queue_entries = tuple(self._queue_entry(entry) for entry in entries)
+        self._shared.begin_pass()
+        queue_entries = QueueEntries(entries, self._queue_entry)
         queue_pass = queue_policy.queue_pass_for(self._state.settings.scheduler, queue_entries)
-        for entry, queue_entry in zip(entries, queue_entries, strict=True):
-            try:
-                devices = self._serve(entry, queue_entry, queue_pass)
-            except Exception:
-                # One request that cannot be decided must not block all the others.
-                log.exception("the request for %s cannot be decided: it is refused", entry.request.consumer)
-                self._outcomes.refuse(entry, INTERNAL_ERROR)
-                continue
+        for position, entry in enumerate(entries):
+            group = entry.group
+            # This is one of the two places where a long queue costs time for each waiting request: keep it short.
+            if group is not None and group.settled_at == self._shared.moment:
+                queue_pass.mark_waiting_at(position, group.devices)
+                if group.wanted is not None:
+                    self._wanted.note(entry, group.wanted)
+            else:
+                self._decide_one(entry, queue_entries[position], queue_pass)
+
+    def _decide_one(self, entry: WaitingRequest, queue_entry: QueueEntry, queue_pass: QueuePass) -> None:
+        self._shared.begin_decision(entry)
+        try:
+            devices = self._serve(entry, queue_entry, queue_pass)
+        except Exception:
+            # One request that cannot be decided must not block all the others.
+            log.exception("the request for %s cannot be decided: it is refused", entry.request.consumer)
+            self._outcomes.refuse(entry, INTERNAL_ERROR)
+        else:
             if entry.is_waiting:
                 queue_pass.mark_waiting(queue_entry, devices)
+        if entry.group is not None and entry.progress is not entry.group.progress:
+            entry.leave_group()  # its outcome is not one that holds for others
+        self._shared.follow_ledger()
 
     def break_off_load(self, name: str, reason: str) -> None:
         """Cancel the job that loads a consumer. When it has ended, all requests that wait for it are refused.
@@ -152,9 +193,16 @@ class Scheduler:
 
     def _queue_entry(self, entry: WaitingRequest) -> QueueEntry:
         request, overtaken_sec = entry.request, self._state.overtakings.seconds(entry.request.number)
-        self._turn_waits.refresh(entry, overtaken_sec)
-        self._nested.refresh(entry)
-        return QueueEntry(request.number, entry.requirement, overtaken_sec, request.priority, entry.loaded)
+        known = entry.queue_entry if entry.group is not None else None
+        if known is not None and known.overtaken_sec == overtaken_sec:
+            return known
+        if known is None:  # the requirement of a group is followed at the beginning of each pass
+            self._turn_waits.refresh(entry, overtaken_sec)
+            self._nested.refresh(entry)
+        requirement = entry.requirement if known is None else known.requirement
+        made = QueueEntry(request.number, requirement, overtaken_sec, request.priority, entry.loaded)
+        entry.queue_entry = made
+        return made
 
     def _update_demand(self, entries: Sequence[WaitingRequest]) -> None:
         """Note which consumers waiting requests need, in queue order; only the adaptive policy uses this."""
@@ -166,10 +214,17 @@ class Scheduler:
 
     def _follow_moved_devices(self, entries: Sequence[WaitingRequest]) -> None:
         """Look up requested devices again: a device requested by UUID may have another index now."""
+        # Every reading replaces the mapping of samples, so the same object means that no device can have moved.
+        if self._state.ledger.devices is self._followed_devices:
+            return
+        self._followed_devices = self._state.ledger.devices
         for entry in entries:
             if entry.request.options.device:
                 with contextlib.suppress(GpumandError):
-                    entry.devices = self._state.ledger.resolve_devices(entry.request.options.device)
+                    devices = self._state.ledger.resolve_devices(entry.request.options.device)
+                    if devices != entry.devices:
+                        entry.leave_group()
+                        entry.devices = devices
 
     def _serve(self, entry: WaitingRequest, queue_entry: QueueEntry, queue_pass: QueuePass) -> tuple[int, ...]:
         """Decide one request and act on it; returns the devices on which later requests queue behind it."""
@@ -180,7 +235,7 @@ class Scheduler:
             entry.wait_for(self._gate.held)
             return ()
         decision = self._decide(entry, queue_entry.requirement)
-        if entry.own_leases and entry.decided and decision.verdict is Verdict.WAIT:
+        if entry.own_leases and entry.progress.decided and decision.verdict is Verdict.WAIT:
             error = self._nested.deadlock(self._decisions.view(), entry, queue_entry.requirement)
             if error is not None:
                 self.remove(entry)
@@ -193,6 +248,9 @@ class Scheduler:
             ruling = self._check_overlapping_load(entry, self._pass_own_waiters(entry, queue_pass, decision, ruling))
         self._busy_probes.record_demand(ruling.decision.busy if ruling.decision.verdict is Verdict.WAIT else ())
         self._apply(entry, ruling)
+        is_own_wait = decision.verdict is Verdict.WAIT and ruling.decision is decision
+        if is_own_wait and not ruling.is_overlap_candidate:
+            self._shared.settle(entry, queue_entry, decision)
         return decision.eligible_devices
 
     def _pass_own_waiters(
@@ -210,12 +268,13 @@ class Scheduler:
 
     def _decide(self, entry: WaitingRequest, requirement: Requirement) -> Decision:
         """Decide on the current state; a decision that depends on VRAM needs a reading taken for it."""
-        if entry.decided:
+        progress = entry.progress
+        if progress.decided:
             # The last decision did not end the request. Before the next one, read VRAM again: that reading may be
             # older than the memory which was freed or taken since.
-            entry.decided, entry.sample_after = False, self._state.clock.monotonic()
+            progress.decided, progress.sample_after = False, self._state.clock.monotonic()
         decision = self._decisions.decide(requirement, entry.evict_failed)
-        if decision.needs_fresh_sample and self._state.sampled_at < entry.sample_after:
+        if decision.needs_fresh_sample and self._state.sampled_at < progress.sample_after:
             self.sample_soon()
             return self._decisions.wait_for_reading(requirement, decision)
         if self._rereads.is_pending(entry, decision):
@@ -223,7 +282,7 @@ class Scheduler:
             return self._decisions.wait_for_reading(requirement, decision)
         if decision.unread and decision.verdict is Verdict.WAIT:
             self.sample_soon(WAITING_PAUSE_SEC)
-        entry.decided = True
+        progress.decided = True
         return decision
 
     def _check_overlapping_load(self, entry: WaitingRequest, ruling: QueueDecision) -> QueueDecision:
@@ -236,9 +295,9 @@ class Scheduler:
             return ruling
         if self._is_reserved_for_manual(decision):
             return replace(ruling, decision=as_wait(decision, MANUAL_EVICTION))
-        is_outdated = decision.needs_fresh_sample and self._state.sampled_at < entry.sample_after
+        is_outdated = decision.needs_fresh_sample and self._state.sampled_at < entry.progress.sample_after
         if is_outdated or self._rereads.is_pending(entry, decision):
-            entry.decided = False  # decide again on the next reading
+            entry.progress.decided = False  # decide again on the next reading
             self.sample_soon(0.0 if is_outdated else PAUSE_SEC)
             return replace(ruling, decision=as_wait(decision, VRAM_READING))
         return ruling
@@ -249,7 +308,7 @@ class Scheduler:
             self._state.overlapping.load_requested(decision.place)
         if decision.verdict is Verdict.WAIT:
             entry.wait_for(decision.message, decision.advice, decision.error)
-            if entry.decided and decision.leases:
+            if entry.progress.decided and decision.leases:
                 self._wanted.note(entry, decision)
             if decision.retry_at is not None:
                 self._turn_waits.decide_again(entry, decision.retry_at)
@@ -335,7 +394,7 @@ class Scheduler:
     def require_new_readings(self) -> None:
         """Decide every waiting request only on readings that begin after this call."""
         for entry in self:
-            entry.decided, entry.sample_after = False, self._state.clock.monotonic()
+            entry.progress.decided, entry.progress.sample_after = False, self._state.clock.monotonic()
 
     def refuse_all(self, error: GpumandError) -> None:
         """Refuse all waiting requests; running loads continue, and a later request may join them."""

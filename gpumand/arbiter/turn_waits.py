@@ -31,21 +31,26 @@ class TurnWaits:
             overtaken_sec: seconds of work of later requests that went ahead of it.
         """
         is_overtaken = overtaken_sec >= self._state.settings.scheduler.overtake_budget_sec
-        entry.ignores_turns = is_overtaken or self._state.clock.monotonic() >= self._limit(entry)
+        limit = entry.deadline - self.reserve_sec(entry.request.consumer)
+        entry.ignores_turns = is_overtaken or self._state.clock.monotonic() >= limit
 
     def decide_again(self, entry: WaitingRequest, turn_ends_at: float) -> None:
         """Run a queue pass when a turn ends that a request waits for, or when the request stops waiting for turns."""
-        when = min(turn_ends_at, self._limit(entry))
+        self.decide_again_before(entry.request.consumer, entry.deadline, turn_ends_at)
+
+    def decide_again_before(self, consumer: str, deadline: float, turn_ends_at: float) -> None:
+        """The same for requests for a consumer, the first of which times out at ``deadline``."""
+        when = min(turn_ends_at, deadline - self.reserve_sec(consumer))
         if when not in self._retries:
             self._retries.add(when)
             self._background.spawn(self._step_at(when))
 
-    def _limit(self, entry: WaitingRequest) -> float:
-        """When the request stops waiting for turns, so that its load ends in time; in monotonic seconds."""
-        request, state = entry.request, self._state.ledger.consumers.get(entry.request.consumer)
+    def reserve_sec(self, consumer: str) -> float:
+        """How long before its timeout a request stops waiting for turns, so that its load ends in time."""
+        state = self._state.ledger.consumers.get(consumer)
         is_known = state is not None and state.footprint_known
         load_sec = state.times.longest_load_sec(state.footprint_mib) if state is not None and is_known else 0.0
-        return turns.latest_wait(request.arrived_at + request.options.timeout_sec, load_sec)
+        return -turns.latest_wait(0.0, load_sec)
 
     async def _step_at(self, when: float) -> None:
         # Never less than a millisecond: the sum of a time and a difference may be rounded to just before ``when``.

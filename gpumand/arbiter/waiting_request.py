@@ -3,14 +3,106 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass, field
+import math
+from collections.abc import Collection
+from dataclasses import dataclass, field, replace
 
-from gpumand.domain.decision import Requirement, with_advice
+from gpumand.domain.decision import Decision, Requirement, with_advice
 from gpumand.domain.device import Devices
 from gpumand.domain.errors import DeviceUnavailable, GpumandError, TimedOut
 from gpumand.domain.lease import Lease
+from gpumand.domain.queue_pass import QueueEntry
 from gpumand.domain.request import Request
 from gpumand.domain.view import StandingLease
+
+
+@dataclass(slots=True)
+class WaitProgress:
+    """How far the decision of a waiting request is, and why it waits.
+
+    Attributes:
+        waiting_for: the reason for waiting, in one line for ``GetStatus``.
+        advice: what ends the wait, as a clause; "" = nothing to do.
+        wait_error: the error of the decision to wait; None = it was not decided.
+        unread_since: when a failed reading first stood in the way of its decision, in monotonic seconds; None = none.
+        decided: a decision has been made; the next one needs a reading taken after it.
+        sample_after: only readings taken after this time may be used for a decision, in monotonic seconds.
+    """
+
+    waiting_for: str = ""
+    advice: str = ""
+    wait_error: type[GpumandError] | None = None
+    unread_since: float | None = None
+    decided: bool = False
+    sample_after: float = 0.0
+
+    def copy(self) -> WaitProgress:
+        """The progress of a request that shares it no longer."""
+        return WaitProgress(
+            self.waiting_for, self.advice, self.wait_error, self.unread_since, self.decided, self.sample_after
+        )
+
+    def take(self, other: WaitProgress) -> None:
+        """Become like the progress of another request."""
+        self.waiting_for, self.advice, self.wait_error = other.waiting_for, other.advice, other.wait_error
+        self.unread_since, self.decided, self.sample_after = other.unread_since, other.decided, other.sample_after
+
+    def is_like(self, other: WaitProgress) -> bool:
+        """Whether the next queue pass would treat both alike: what was decided gets a new ``sample_after`` in it."""
+        return self == (replace(other, sample_after=self.sample_after) if self.decided and other.decided else other)
+
+
+class SharedWait:
+    """Waiting requests that a queue pass treats alike, see ``shared_waits``.
+
+    Attributes:
+        requirement: what all of them need.
+        progress: the progress of all of them.
+        members: the requests.
+        settled_at: the moment of a queue pass in which the outcome of one of them holds for the others; 0 = never.
+        devices: the devices on which they keep later requests behind them.
+        wanted: the decision whose leases some of them have not wanted before; None = all know all of them.
+        first_deadline, last_deadline: when the first and the last of them times out, in monotonic seconds.
+    """
+
+    __slots__ = (
+        "devices",
+        "first_deadline",
+        "known_leases",
+        "last_deadline",
+        "members",
+        "progress",
+        "requirement",
+        "settled_at",
+        "wanted",
+    )
+
+    def __init__(self, requirement: Requirement, progress: WaitProgress) -> None:
+        self.requirement, self.progress = requirement, progress
+        self.members: set[WaitingRequest] = set()
+        self.settled_at, self.devices = 0, tuple[int, ...]()
+        self.wanted: Decision | None = None
+        self.known_leases = frozenset[str]()
+        self.first_deadline, self.last_deadline = math.inf, -math.inf
+
+    def is_like(self, entry: WaitingRequest) -> bool:
+        """Whether a request with this requirement can join."""
+        return self.progress.is_like(entry.progress) and self.known_leases <= entry.wanted_leases
+
+    def add(self, entry: WaitingRequest) -> None:
+        """Let a request share the progress of the others."""
+        self.members.add(entry)
+        entry.group, entry.progress = self, self.progress
+        self.first_deadline = min(self.first_deadline, entry.deadline)
+        self.last_deadline = max(self.last_deadline, entry.deadline)
+
+    def all_know(self, leases: Collection[str]) -> bool:
+        """Whether the holders of these leases were informed that each of the requests waits for them."""
+        if not self.known_leases.issuperset(leases):
+            if not all(entry.wanted_leases.issuperset(leases) for entry in self.members):
+                return False
+            self.known_leases = frozenset(leases)
+        return True
 
 
 @dataclass(slots=True, eq=False)
@@ -24,12 +116,7 @@ class WaitingRequest:
             cancelled when the client has disconnected.
         wants_lease: True for Acquire, False for Load.
         from_own_unit: the caller runs in the consumer's own unit.
-        waiting_for: the reason for waiting, in one line for ``GetStatus``.
-        advice: what ends the wait, as a clause; "" = nothing to do.
-        wait_error: the error of the decision to wait; None = it was not decided.
-        unread_since: when a failed reading first stood in the way of its decision, in monotonic seconds; None = none.
-        decided: a decision has been made; the next one needs a reading taken after it.
-        sample_after: only readings taken after this time may be used for a decision, in monotonic seconds.
+        progress: how far its decision is; requests that wait alike share it, see ``shared_waits``.
         evict_failed: victims whose eviction for this request freed nothing.
         evicted: victims evicted for this request, in order.
         evictions: attempted evictions for this request, including failed ones.
@@ -39,6 +126,8 @@ class WaitingRequest:
         own_leases: ids of leases that its client keeps until this request is decided.
         wanted_leases: ids of the leases whose holders were informed that it waits for them.
         restores: id of the lease whose consumer it makes resident again; "" = it is for a new lease.
+        queue_entry: what the queue rule last saw of it.
+        group: the requests that wait alike, with this one; None = it is decided by itself.
     """
 
     request: Request
@@ -46,12 +135,7 @@ class WaitingRequest:
     done: asyncio.Future[Lease | None]
     wants_lease: bool = True
     from_own_unit: bool = False
-    waiting_for: str = ""
-    advice: str = ""
-    wait_error: type[GpumandError] | None = None
-    unread_since: float | None = None
-    decided: bool = False
-    sample_after: float = 0.0
+    progress: WaitProgress = field(default_factory=WaitProgress)
     evict_failed: set[str] = field(default_factory=set)
     evicted: list[str] = field(default_factory=list)
     evictions: int = 0
@@ -61,6 +145,21 @@ class WaitingRequest:
     own_leases: frozenset[str] = frozenset()
     restores: str = ""
     wanted_leases: set[str] = field(default_factory=set)
+    queue_entry: QueueEntry | None = None
+    group: SharedWait | None = None
+
+    def leave_group(self) -> None:
+        """Be decided by itself from now on."""
+        if self.group is not None:
+            self.group.members.discard(self)
+            if self.progress is self.group.progress:
+                self.progress = self.progress.copy()
+            self.group = None
+
+    @property
+    def deadline(self) -> float:
+        """When it times out, in monotonic seconds."""
+        return self.request.arrived_at + self.request.options.timeout_sec
 
     @property
     def requirement(self) -> Requirement:
@@ -79,7 +178,18 @@ class WaitingRequest:
 
     def wait_for(self, reason: str, advice: str = "", error: type[GpumandError] | None = None) -> None:
         """Set the reason for waiting, what ends it, and the error of a request that does not wait for that."""
-        self.waiting_for, self.advice, self.wait_error = reason, advice, error
+        progress = self.progress
+        progress.waiting_for, progress.advice, progress.wait_error = reason, advice, error
+
+    @property
+    def waiting_for(self) -> str:
+        """The reason for waiting, in one line."""
+        return self.progress.waiting_for
+
+    @property
+    def advice(self) -> str:
+        """What ends the wait, as a clause; "" = nothing to do."""
+        return self.progress.advice
 
     def timed_out(self, timeout_sec: float, load_state: str = "") -> GpumandError:
         """The error for a request that has waited this long: the reason, and what the client can do.
@@ -92,7 +202,7 @@ class WaitingRequest:
         reason += f" ({load_state})" if load_state else ""
         advice = f"wait longer with option 'timeout_usec'{', or ' if self.advice else ''}{self.advice}"
         text = f"timed out after {timeout_sec:g} s waiting for {self.request.consumer}: {reason}"
-        kind = DeviceUnavailable if self.wait_error is DeviceUnavailable else TimedOut
+        kind = DeviceUnavailable if self.progress.wait_error is DeviceUnavailable else TimedOut
         return kind(with_advice(text, advice))
 
     @property

@@ -36,6 +36,10 @@ class BackfillAccounting:
         """Seconds of work that have been served before the request so far."""
         return self._seconds.get(number, 0.0)
 
+    def most_sec(self) -> float:
+        """The most seconds of any request."""
+        return max(self._seconds.values(), default=0.0)
+
     def begin(self, lease: str, overtaken: Sequence[int], expected_sec: float) -> None:
         """Charge a new lease to the requests that it overtakes.
 
@@ -124,7 +128,7 @@ class BackfillPass(QueuePass):
         victims = {victim.consumer for victim in decision.evictions}
         ahead = RequestsAhead()
         ahead.add(entry)
-        for later in self.entries[self._position + 1 :]:
+        for later in self._later_than(entry):
             if ahead.max_overtaken_sec >= view.settings.overtake_budget_sec:
                 break
             state = _resident_consumer(view, later.requirement)

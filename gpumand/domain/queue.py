@@ -29,6 +29,10 @@ class RequestQueue:
         """Iterate in serving order over a copy, so that the queue may change meanwhile."""
         return iter([self._waiting[number][0] for _, number in self._order])
 
+    def numbers(self) -> Iterator[int]:
+        """Numbers of the waiting requests in serving order."""
+        return (number for _, number in self._order)
+
     def __len__(self) -> int:
         return len(self._waiting)
 

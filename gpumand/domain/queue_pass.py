@@ -65,10 +65,12 @@ class RequestsAhead:
     consumers: set[str] = field(default_factory=set)
     max_overtaken_sec: float = 0.0
     max_priority: int = MIN_PRIORITY
+    has_exclusive: bool = False
 
     def add(self, entry: QueueEntry) -> None:
         """Add a request."""
         self.entries.append(entry)
+        self.has_exclusive = self.has_exclusive or entry.requirement.exclusive
         self.max_priority = max(self.max_priority, entry.priority)
         self.consumers.add(entry.requirement.consumer)
         self.max_overtaken_sec = max(self.max_overtaken_sec, entry.overtaken_sec)
@@ -80,6 +82,7 @@ class QueuePass:
     def __init__(self, entries: Sequence[QueueEntry]) -> None:
         self._entries = entries
         self._ahead: dict[int, RequestsAhead] = {}
+        self._not_listed: list[tuple[QueueEntry | int, Sequence[int]]] = []
         self._blocked_by_lease: dict[int, Decision] = {}
         self._position = -1
 
@@ -91,6 +94,7 @@ class QueuePass:
     def is_exhausted(self, view: View) -> bool:
         """Whether no later request can be granted anything any more, so that the caller may end the pass."""
         slots = view.settings.concurrent_leases
+        self._list_waiting()
         if not slots or any(device not in self._ahead for device in view.devices):
             return False
         has_slot = any(view.slots_taken(device) < slots for device in view.devices)
@@ -98,8 +102,22 @@ class QueuePass:
 
     def mark_waiting(self, entry: QueueEntry, devices: Sequence[int]) -> None:
         """Keep a request that goes on waiting ahead of all later ones on these devices."""
-        for device in devices:
-            self._ahead.setdefault(device, RequestsAhead()).add(entry)
+        self._not_listed.append((entry, devices))
+
+    def mark_waiting_at(self, position: int, devices: Sequence[int]) -> None:
+        """The same for the request at a position of ``entries``, which is looked up only if a later one needs it."""
+        self._not_listed.append((position, devices))
+
+    def _list_waiting(self) -> None:
+        """List the requests that were marked under their devices.
+
+        Most passes over a long queue end without a request that could go ahead, and need no list.
+        """
+        for waiting, devices in self._not_listed:
+            entry = self._entries[waiting] if isinstance(waiting, int) else waiting
+            for device in devices:
+                self._ahead.setdefault(device, RequestsAhead()).add(entry)
+        self._not_listed.clear()
 
     def resolve(self, view: View, entry: QueueEntry, decision: Decision) -> QueueDecision:
         """Apply the queue rule to a request whose turn it is.
@@ -109,7 +127,6 @@ class QueuePass:
             entry: the request. Requests must come in the order of ``entries``; any may be left out.
             decision: the decision of ``planning.decide`` about it.
         """
-        self._position = self._position_of(entry)
         if decision.verdict is Verdict.WAIT and decision.advice:
             self._blocked_by_lease[entry.number] = decision
         if decision.verdict is not Verdict.GRANT or not decision.place:
@@ -132,6 +149,7 @@ class QueuePass:
 
     def _ahead_on(self, place: Devices) -> RequestsAhead | None:
         """The requests ahead on any of these devices; None where there are none."""
+        self._list_waiting()
         found = [self._ahead[device] for device in place if device in self._ahead]
         if len(found) <= 1:
             return found[0] if found else None
@@ -143,12 +161,13 @@ class QueuePass:
                 together.add(entry)
         return together
 
-    def _position_of(self, entry: QueueEntry) -> int:
-        # Only forward, since requests come in order: a whole pass then takes linear time.
-        at = self._position + 1
-        while self._entries[at] is not entry:
-            at += 1
-        return at
+    def _later_than(self, entry: QueueEntry) -> Sequence[QueueEntry]:
+        """The requests behind this one, which is being resolved."""
+        # The search only goes forward, since requests come in order: a whole pass then takes linear time.
+        self._position += 1
+        while self._entries[self._position] is not entry:
+            self._position += 1
+        return self._entries[self._position + 1 :]
 
     def _resolve_waiting(self, view: View, entry: QueueEntry, decision: Decision) -> QueueDecision:
         """A request that is refused, or waits for something other than its turn."""
@@ -201,6 +220,6 @@ def _is_own_start(view: View, requirement: Requirement) -> bool:
 
 
 def _delays_no_request(view: View, entry: QueueEntry, decision: Decision, ahead: RequestsAhead) -> bool:
-    if entry.requirement.exclusive or any(one.requirement.exclusive for one in ahead.entries):
+    if entry.requirement.exclusive or ahead.has_exclusive:
         return False
     return may_backfill(view, entry.requirement.consumer, decision.place, list(ahead.consumers))

@@ -33,6 +33,9 @@ def decide_behind_queue(
     decision, last = decide(view, requirement), QueueEntry(-1, requirement)
     queue_pass = queue_pass_for(view.settings, [*(entry for entry, _ in others), last])
     if decision.verdict is Verdict.GRANT:
+        eligible: dict[Requirement, tuple[int, ...]] = {}
         for entry, job_devices in others:
-            queue_pass.mark_waiting(entry, job_devices or decide(view, entry.requirement).eligible_devices)
+            if not job_devices and entry.requirement not in eligible:
+                eligible[entry.requirement] = decide(view, entry.requirement).eligible_devices
+            queue_pass.mark_waiting(entry, job_devices or eligible[entry.requirement])
     return queue_pass.resolve(view, last, decision).decision

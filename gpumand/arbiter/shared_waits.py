@@ -1,0 +1,150 @@
+"""Waiting requests that need the same and wait for the same reason: a queue pass decides one of them for all.
+
+A long queue mostly consists of such requests. Without sharing, every grant and every release would go through all of
+them, although nothing about them changes. The outcome is that of the plain form, which decides each request by itself;
+``tests/unit/arbiter/test_shared_waits.py`` compares the two on random demand.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import overload
+
+from gpumand.arbiter.state import ArbiterState
+from gpumand.arbiter.turn_waits import TurnWaits
+from gpumand.arbiter.waiting_request import SharedWait, WaitingRequest
+from gpumand.domain.consumer import Settings
+from gpumand.domain.decision import Decision, Requirement
+from gpumand.domain.queue_pass import QueueEntry
+
+
+class SharedWaits:
+    """Groups waiting requests by what they need, as long as a queue pass has to treat all of a group alike.
+
+    Within a pass, the first of a group is decided, and its outcome holds for the others until the ledger changes.
+
+    Args:
+        state: the arbiter's state.
+        turn_waits: says how long requests wait for the turns of other consumers.
+    """
+
+    def __init__(self, state: ArbiterState, turn_waits: TurnWaits) -> None:
+        self._state, self._turn_waits = state, turn_waits
+        self._groups: dict[Requirement, SharedWait] = {}
+        self._candidates: list[tuple[WaitingRequest, Requirement]] = []
+        self._settings: Settings | None = None
+        self._revision = -1
+        self.moment = 0
+
+    def begin_pass(self) -> None:
+        """Begin a queue pass: requests whose requirement has changed leave their group."""
+        self._groups = {requirement: group for requirement, group in self._groups.items() if group.members}
+        self._candidates.clear()
+        self.moment, self._revision = self.moment + 1, self._state.ledger.revision
+        if self._state.settings is not self._settings:
+            self._settings = self._state.settings
+            self.dissolve()
+        for group in self._groups.values():
+            self._follow_turns(group)
+
+    def _follow_turns(self, group: SharedWait) -> None:
+        """Let requests leave that begin or cease to ignore the turns of other consumers."""
+        if not group.requirement.wants_lease or not self._may_follow_turns(group):
+            return
+        for entry in tuple(group.members):
+            ignored = entry.ignores_turns
+            self._turn_waits.refresh(entry, self._state.overtakings.seconds(entry.request.number))
+            if entry.ignores_turns is not ignored:
+                entry.leave_group()
+
+    def _may_follow_turns(self, group: SharedWait) -> bool:
+        now, reserve_sec = self._state.clock.monotonic(), self._turn_waits.reserve_sec(group.requirement.consumer)
+        if group.requirement.ignores_turns:
+            return now < group.last_deadline - reserve_sec
+        is_overtaken = self._state.overtakings.most_sec() >= self._state.settings.scheduler.overtake_budget_sec
+        return is_overtaken or now >= group.first_deadline - reserve_sec
+
+    def follow_ledger(self) -> None:
+        """Note that a request was decided: if that changed the ledger, all outcomes so far are outdated."""
+        if self._state.ledger.revision != self._revision:
+            self._revision = self._state.ledger.revision
+            self.moment += 1
+
+    def begin_decision(self, entry: WaitingRequest) -> None:
+        """Give a request a progress of its own while it is decided."""
+        if entry.group is not None:
+            entry.progress = entry.progress.copy()
+
+    def settle(self, entry: WaitingRequest, queue_entry: QueueEntry, decision: Decision) -> None:
+        """Let the decision of a request to wait hold for its group.
+
+        Args:
+            entry: the request; one without a group joins one at the end of the pass.
+            queue_entry: what the queue rule has seen of it.
+            decision: the decision of ``planning.decide`` about it, which the queue rule has left as it is.
+        """
+        group = entry.group
+        if group is None:
+            if _can_share(entry):
+                self._candidates.append((entry, queue_entry.requirement))
+            return
+        group.progress.take(entry.progress)
+        entry.progress = group.progress
+        group.settled_at, group.devices = self.moment, decision.eligible_devices
+        group.wanted = decision if entry.progress.decided and not group.all_know(decision.leases) else None
+        if decision.retry_at is not None and len(group.members) > 1:
+            self._turn_waits.decide_again_before(group.requirement.consumer, group.first_deadline, decision.retry_at)
+
+    def end_pass(self) -> None:
+        """Let the requests that were decided by themselves join the group of those that wait like them."""
+        for entry, requirement in self._candidates:
+            group = self._groups.get(requirement)
+            if group is None or not group.members:
+                group = self._groups[requirement] = SharedWait(requirement, entry.progress)
+            if entry.is_waiting and group.is_like(entry):
+                group.add(entry)
+        self._candidates.clear()
+
+    def dissolve(self) -> None:
+        """Decide every request by itself in the next pass."""
+        for group in self._groups.values():
+            for entry in tuple(group.members):
+                entry.leave_group()
+        self._groups.clear()
+
+
+def _can_share(entry: WaitingRequest) -> bool:
+    """Whether nothing but its requirement and its progress distinguishes a request from others."""
+    options = entry.request.options
+    is_special = entry.own_leases or options.yield_lease or entry.restores or options.timeout_sec <= 0
+    return not (is_special or entry.evict_failed or entry.evictions or entry.loaded)
+
+
+class QueueEntries(Sequence[QueueEntry]):
+    """What the queue rule sees of the waiting requests, made for each when it is first looked at.
+
+    Args:
+        entries: the waiting requests, in serving order.
+        make: makes the entry of a request.
+    """
+
+    def __init__(self, entries: Sequence[WaitingRequest], make: Callable[[WaitingRequest], QueueEntry]) -> None:
+        self._entries, self._make = entries, make
+        self._made: list[QueueEntry | None] = [None] * len(entries)
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    @overload
+    def __getitem__(self, at: int) -> QueueEntry: ...
+
+    @overload
+    def __getitem__(self, at: slice) -> list[QueueEntry]: ...
+
+    def __getitem__(self, at: int | slice) -> QueueEntry | list[QueueEntry]:
+        if isinstance(at, slice):
+            return [self[index] for index in range(*at.indices(len(self)))]
+        known = self._made[at]
+        if known is None:
+            known = self._made[at] = self._make(self._entries[at])
+        return known
