@@ -23,7 +23,7 @@ from gpumand.arbiter.shared_waits import QueueEntries, SharedWaits
 from gpumand.arbiter.state import ArbiterState
 from gpumand.arbiter.turn_waits import TurnWaits
 from gpumand.arbiter.waiting_queue import WaitingQueue
-from gpumand.arbiter.waiting_request import WaitingRequest
+from gpumand.arbiter.waiting_request import SharedWait, WaitingRequest
 from gpumand.arbiter.wanted_leases import WantedLeases
 from gpumand.arbiter.work_gate import WorkGate
 from gpumand.domain import queue_policy
@@ -117,14 +117,17 @@ class Scheduler:
         A request that does not wait, or before which none waits, gains nothing from that and is decided at once.
         """
         if len(self) == 1 or entry.request.options.timeout_sec <= 0:
-            self.step()
+            self.step(is_for_new=True)
             return
         if self._next_step is None:
-            self._next_step = asyncio.get_running_loop().call_soon(self.step)
+            self._next_step = asyncio.get_running_loop().call_soon(lambda: self.step(is_for_new=True))
         await self.next_step()
 
-    def step(self) -> None:
+    def step(self, *, is_for_new: bool = False) -> None:
         """Run one queue pass: decide every waiting request in order, then publish what has changed.
+
+        Args:
+            is_for_new: nothing but the arrival of requests is the reason for the pass.
 
         Nothing is awaited here: all decisions of a pass use the same state, and none acts on an outdated one.
         """
@@ -132,17 +135,17 @@ class Scheduler:
             self._next_step.cancel()
             self._next_step = None
         try:
-            self._pass_and_publish()
+            self._pass_and_publish(is_for_new=is_for_new)
         finally:
             # Callers that wait already hold the old event, which stays set; the next call of next_step() gets the new
             # one.
             self._stepped.set()
             self._stepped = asyncio.Event()
 
-    def _pass_and_publish(self) -> None:
+    def _pass_and_publish(self, *, is_for_new: bool) -> None:
         entries = () if self._closed else self._queue.in_order()
         if entries:
-            self._decide_all(entries)
+            self._decide_all(entries, is_for_new=is_for_new)
         else:
             self._state.queue_positions = {}
         self._running.break_off_abandoned(entries)
@@ -150,22 +153,33 @@ class Scheduler:
         self._wanted.publish()
         self._shared.end_pass()
 
-    def _decide_all(self, entries: Sequence[WaitingRequest]) -> None:
+    def _decide_all(self, entries: Sequence[WaitingRequest], *, is_for_new: bool) -> None:
         self._update_demand(entries)
         self._follow_moved_devices(entries)
         self._decisions.clear()
         self._shared.begin_pass()
+        if is_for_new and not self._gate.held:
+            self._shared.keep_outcomes()
         queue_entries = QueueEntries(entries, self._queue_entry)
         queue_pass = queue_policy.queue_pass_for(self._state.settings.scheduler, queue_entries)
         for position, entry in enumerate(entries):
             group = entry.group
-            # This is one of the two places where a long queue costs time for each waiting request: keep it short.
-            if group is not None and group.settled_at == self._shared.moment:
-                queue_pass.mark_waiting_at(position, group.devices)
+            # A long queue costs time here for each waiting request: keep this branch short.
+            if group is not None and group.settled_at == self._shared.moment and group.alike is not None:
+                group.alike.append(position)
                 if group.wanted is not None:
                     self._wanted.note(entry, group.wanted)
+            elif group is not None and group.settled_at == self._shared.moment:
+                self._keep_waiting(group, queue_entries[position], queue_pass)
             else:
                 self._decide_one(entry, queue_entries[position], queue_pass)
+
+    def _keep_waiting(self, group: SharedWait, first: QueueEntry, queue_pass: QueuePass) -> None:
+        """Let the requests of a group go on waiting as they did after the last pass."""
+        assert group.decision is not None, "its outcome is known"
+        group.alike = []
+        queue_pass.keep_waiting(self._decisions.view(), first, group.decision)
+        queue_pass.mark_waiting(first, group.decision.eligible_devices, group.alike)
 
     def _decide_one(self, entry: WaitingRequest, queue_entry: QueueEntry, queue_pass: QueuePass) -> None:
         self._shared.begin_decision(entry)
@@ -177,7 +191,7 @@ class Scheduler:
             self._outcomes.refuse(entry, INTERNAL_ERROR)
         else:
             if entry.is_waiting:
-                queue_pass.mark_waiting(queue_entry, devices)
+                queue_pass.mark_waiting(queue_entry, devices, self._shared.waiting_alike(entry))
         if entry.group is not None and entry.progress is not entry.group.progress:
             entry.leave_group()  # its outcome is not one that holds for others
         self._shared.follow_ledger()

@@ -17,6 +17,9 @@ from gpumand.domain.consumer import Settings
 from gpumand.domain.decision import Decision, Requirement
 from gpumand.domain.queue_pass import QueueEntry
 
+KEEP_SEC = 1.0
+"""Seconds for which the outcome of a pass holds in later ones, at most."""
+
 
 class SharedWaits:
     """Groups waiting requests by what they need, as long as a queue pass has to treat all of a group alike.
@@ -46,6 +49,20 @@ class SharedWaits:
             self.dissolve()
         for group in self._groups.values():
             self._follow_turns(group)
+
+    def keep_outcomes(self) -> None:
+        """Let the outcomes of the last pass hold in this one, where nothing has changed that they depend on.
+
+        For a pass that only new requests have caused. Time changes outcomes too: the end of a turn at once, and the
+        times in messages within ``KEEP_SEC``.
+        """
+        now = self._state.clock.monotonic()
+        for group in self._groups.values():
+            decision = group.decision
+            is_same = decision is not None and group.revision == self._revision and group.wanted is None
+            is_due = now - group.decided_at >= KEEP_SEC
+            if is_same and not is_due and (decision is None or decision.retry_at is None or now < decision.retry_at):
+                group.settled_at, group.alike = self.moment, None
 
     def _follow_turns(self, group: SharedWait) -> None:
         """Let requests leave that begin or cease to ignore the turns of other consumers."""
@@ -90,10 +107,16 @@ class SharedWaits:
             return
         group.progress.take(entry.progress)
         entry.progress = group.progress
-        group.settled_at, group.devices = self.moment, decision.eligible_devices
+        group.settled_at, group.alike, group.decision = self.moment, [], decision
+        group.revision, group.decided_at = self._revision, self._state.clock.monotonic()
         group.wanted = decision if entry.progress.decided and not group.all_know(decision.leases) else None
         if decision.retry_at is not None and len(group.members) > 1:
             self._turn_waits.decide_again_before(group.requirement.consumer, group.first_deadline, decision.retry_at)
+
+    def waiting_alike(self, entry: WaitingRequest) -> Sequence[int]:
+        """The list of the later requests in the queue for which the outcome of this one holds, by their positions."""
+        group = entry.group
+        return () if group is None or group.alike is None or group.settled_at != self.moment else group.alike
 
     def end_pass(self) -> None:
         """Let the requests that were decided by themselves join the group of those that wait like them."""

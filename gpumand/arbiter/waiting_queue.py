@@ -18,7 +18,7 @@ class WaitingQueue:
         self._state = state
         self._queue = RequestQueue(state.settings.scheduler.aging_sec)
         self._entries: dict[int, WaitingRequest] = {}
-        self._ordered: tuple[WaitingRequest, ...] | None = ()
+        self._ordered: list[WaitingRequest] = []
         self._fairness, self._charged = FairShare(), dict[int, float]()
 
     def __iter__(self) -> Iterator[WaitingRequest]:
@@ -27,9 +27,7 @@ class WaitingQueue:
 
     def in_order(self) -> tuple[WaitingRequest, ...]:
         """Waiting requests in queue order, as they are now."""
-        if self._ordered is None:
-            self._ordered = tuple([self._entries[number] for number in self._queue.numbers()])
-        return self._ordered
+        return tuple(self._ordered)
 
     def __len__(self) -> int:
         return len(self._queue)
@@ -37,8 +35,8 @@ class WaitingQueue:
     def add(self, entry: WaitingRequest) -> None:
         """Add a request at its place."""
         self._entries[entry.request.number] = entry
-        self._queue.add(entry.request, self._fairness_delay_sec(entry))
-        self._ordered = None
+        place = self._queue.add(entry.request, self._fairness_delay_sec(entry))
+        self._ordered.insert(place, entry)
         self._state.queue_length = len(self._queue)
 
     def _fairness_delay_sec(self, entry: WaitingRequest) -> float:
@@ -64,13 +62,13 @@ class WaitingQueue:
         """Remove a request; one that has left already is ignored, since a request may end in several ways at once."""
         entry.leave_group()
         self._queue.remove(entry.request)
-        self._ordered = None
+        if self._entries.pop(entry.request.number, None) is not None:
+            self._ordered.remove(entry)
         self._state.queue_length = len(self._queue)
-        self._entries.pop(entry.request.number, None)
         self._charged.pop(entry.request.number, None)
         self._state.overtakings.forget(entry.request.number)
 
     def set_aging(self, aging_sec: float) -> None:
         """Change the number of seconds after which a waiting request has gained 100 priority points."""
         self._queue.set_aging(aging_sec)
-        self._ordered = None
+        self._ordered = [self._entries[request.number] for request in self._queue]

@@ -60,19 +60,25 @@ class SharedWait:
         progress: the progress of all of them.
         members: the requests.
         settled_at: the moment of a queue pass in which the outcome of one of them holds for the others; 0 = never.
-        devices: the devices on which they keep later requests behind them.
+        decision: that outcome.
+        alike: positions in the queue of those for which it was taken over; None = the first is still to come.
+        revision: the ledger's revision that it was decided on.
+        decided_at: when that was, in monotonic seconds.
         wanted: the decision whose leases some of them have not wanted before; None = all know all of them.
         first_deadline, last_deadline: when the first and the last of them times out, in monotonic seconds.
     """
 
     __slots__ = (
-        "devices",
+        "alike",
+        "decided_at",
+        "decision",
         "first_deadline",
         "known_leases",
         "last_deadline",
         "members",
         "progress",
         "requirement",
+        "revision",
         "settled_at",
         "wanted",
     )
@@ -80,7 +86,9 @@ class SharedWait:
     def __init__(self, requirement: Requirement, progress: WaitProgress) -> None:
         self.requirement, self.progress = requirement, progress
         self.members: set[WaitingRequest] = set()
-        self.settled_at, self.devices = 0, tuple[int, ...]()
+        self.settled_at, self.revision, self.decided_at = 0, -1, -math.inf
+        self.decision: Decision | None = None
+        self.alike: list[int] | None = None
         self.wanted: Decision | None = None
         self.known_leases = frozenset[str]()
         self.first_deadline, self.last_deadline = math.inf, -math.inf

@@ -85,6 +85,12 @@ class BackfillPass(QueuePass):
             device in self._devices_to_load or device in view.jobs for device in view.devices
         )
 
+    def keep_waiting(self, view: View, entry: QueueEntry, decision: Decision) -> None:
+        """Note a wait that an earlier pass resolved, since nothing that it depends on has changed."""
+        super().keep_waiting(view, entry, decision)
+        if _resident_consumer(view, entry.requirement) is None:
+            self._devices_to_load.update(decision.eligible_devices)
+
     def _resolve_waiting(self, view: View, entry: QueueEntry, decision: Decision) -> QueueDecision:
         """A request that waits for a lease to end: the first that needs a load may be loaded for during the lease."""
         if decision.verdict is Verdict.REFUSE or _resident_consumer(view, entry.requirement) is not None:
@@ -126,7 +132,7 @@ class BackfillPass(QueuePass):
         place = set(decision.place)
         blocks_leases = any(_load_blocks_leases(view, device) for device in place)
         victims = {victim.consumer for victim in decision.evictions}
-        ahead = RequestsAhead()
+        ahead = RequestsAhead(self.entries)
         ahead.add(entry)
         for later in self._later_than(entry):
             if ahead.max_overtaken_sec >= view.settings.overtake_budget_sec:

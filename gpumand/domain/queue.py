@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left, insort
+from bisect import bisect_left
 from collections.abc import Iterator
 
 from gpumand.domain.request import Request
@@ -29,25 +29,24 @@ class RequestQueue:
         """Iterate in serving order over a copy, so that the queue may change meanwhile."""
         return iter([self._waiting[number][0] for _, number in self._order])
 
-    def numbers(self) -> Iterator[int]:
-        """Numbers of the waiting requests in serving order."""
-        return (number for _, number in self._order)
-
     def __len__(self) -> int:
         return len(self._waiting)
 
     def __contains__(self, request: Request) -> bool:
         return request.number in self._waiting
 
-    def add(self, request: Request, delay_sec: float = 0.0) -> None:
-        """Add a waiting request.
+    def add(self, request: Request, delay_sec: float = 0.0) -> int:
+        """Add a waiting request, and return its place in the order.
 
         Args:
             request: the request.
             delay_sec: it counts as having arrived this many seconds later (see ``fairness``).
         """
         self._waiting[request.number] = (request, delay_sec)
-        insort(self._order, self._rank(request.number))
+        rank = self._rank(request.number)
+        place = bisect_left(self._order, rank)
+        self._order.insert(place, rank)
+        return place
 
     def remove(self, request: Request) -> None:
         """Remove a request, if it is in the queue."""

@@ -8,7 +8,7 @@ back, and marks the requests that go on waiting, so that the pass keeps them ahe
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 from gpumand.domain.consumer import Residency
 from gpumand.domain.decision import Decision, Requirement
@@ -57,23 +57,63 @@ class QueueDecision:
     is_overlap_candidate: bool = False
 
 
-@dataclass(slots=True)
 class RequestsAhead:
-    """The requests that wait for a device and stay ahead of later ones."""
+    """The requests that wait for a device and stay ahead of later ones.
 
-    entries: list[QueueEntry] = field(default_factory=list)
-    consumers: set[str] = field(default_factory=set)
-    max_overtaken_sec: float = 0.0
-    max_priority: int = MIN_PRIORITY
-    has_exclusive: bool = False
+    Most of a long queue are requests that wait like one before them. They are kept as positions, in lists that grow as
+    the pass goes on, and are looked up only where a later request could overtake them.
 
-    def add(self, entry: QueueEntry) -> None:
-        """Add a request."""
-        self.entries.append(entry)
-        self.has_exclusive = self.has_exclusive or entry.requirement.exclusive
-        self.max_priority = max(self.max_priority, entry.priority)
+    Args:
+        entries: all waiting requests, in serving order.
+
+    Attributes:
+        decided: the requests ahead that were decided by themselves, in serving order.
+        consumers: the consumers that the requests ahead need.
+        has_exclusive: whether one of them needs devices without other leases.
+    """
+
+    def __init__(self, entries: Sequence[QueueEntry]) -> None:
+        self._all_entries = entries
+        self.decided: list[QueueEntry] = []
+        self.consumers: set[str] = set()
+        self.has_exclusive = False
+        self._alike: list[Sequence[int]] = []
+        self._listed: tuple[QueueEntry, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.decided) + sum(map(len, self._alike))
+
+    def add(self, entry: QueueEntry, alike: Sequence[int] = ()) -> None:
+        """Add a request, and the positions of later requests with its requirement that wait like it."""
+        self.decided.append(entry)
         self.consumers.add(entry.requirement.consumer)
-        self.max_overtaken_sec = max(self.max_overtaken_sec, entry.overtaken_sec)
+        self.has_exclusive = self.has_exclusive or entry.requirement.exclusive
+        if isinstance(alike, list):
+            self._alike.append(alike)
+
+    @property
+    def entries(self) -> Sequence[QueueEntry]:
+        """The requests, in serving order."""
+        if not self._alike:
+            return self.decided
+        if len(self._listed) != len(self):
+            numbers, positions = {entry.number for entry in self.decided}, set[int]().union(*self._alike)
+            self._listed = tuple(
+                entry
+                for position, entry in enumerate(self._all_entries)
+                if position in positions or entry.number in numbers
+            )
+        return self._listed
+
+    @property
+    def max_overtaken_sec(self) -> float:
+        """The most seconds of work that have gone ahead of one of them."""
+        return max((entry.overtaken_sec for entry in self.entries), default=0.0)
+
+    @property
+    def max_priority(self) -> int:
+        """The highest priority of any of them."""
+        return max((entry.priority for entry in self.entries), default=MIN_PRIORITY)
 
 
 class QueuePass:
@@ -82,7 +122,6 @@ class QueuePass:
     def __init__(self, entries: Sequence[QueueEntry]) -> None:
         self._entries = entries
         self._ahead: dict[int, RequestsAhead] = {}
-        self._not_listed: list[tuple[QueueEntry | int, Sequence[int]]] = []
         self._blocked_by_lease: dict[int, Decision] = {}
         self._position = -1
 
@@ -94,30 +133,21 @@ class QueuePass:
     def is_exhausted(self, view: View) -> bool:
         """Whether no later request can be granted anything any more, so that the caller may end the pass."""
         slots = view.settings.concurrent_leases
-        self._list_waiting()
         if not slots or any(device not in self._ahead for device in view.devices):
             return False
         has_slot = any(view.slots_taken(device) < slots for device in view.devices)
         return not (has_slot and any(_is_in_use(view, name) for name in view.consumers))
 
-    def mark_waiting(self, entry: QueueEntry, devices: Sequence[int]) -> None:
-        """Keep a request that goes on waiting ahead of all later ones on these devices."""
-        self._not_listed.append((entry, devices))
+    def mark_waiting(self, entry: QueueEntry, devices: Sequence[int], alike: Sequence[int] = ()) -> None:
+        """Keep a request that goes on waiting ahead of all later ones on these devices.
 
-    def mark_waiting_at(self, position: int, devices: Sequence[int]) -> None:
-        """The same for the request at a position of ``entries``, which is looked up only if a later one needs it."""
-        self._not_listed.append((position, devices))
-
-    def _list_waiting(self) -> None:
-        """List the requests that were marked under their devices.
-
-        Most passes over a long queue end without a request that could go ahead, and need no list.
+        Args:
+            entry: the request.
+            devices: the devices.
+            alike: positions of later requests that wait like it, which the caller adds as the pass goes on.
         """
-        for waiting, devices in self._not_listed:
-            entry = self._entries[waiting] if isinstance(waiting, int) else waiting
-            for device in devices:
-                self._ahead.setdefault(device, RequestsAhead()).add(entry)
-        self._not_listed.clear()
+        for device in devices:
+            self._ahead.setdefault(device, RequestsAhead(self._entries)).add(entry, alike)
 
     def resolve(self, view: View, entry: QueueEntry, decision: Decision) -> QueueDecision:
         """Apply the queue rule to a request whose turn it is.
@@ -142,6 +172,17 @@ class QueuePass:
             return QueueDecision(decision, overtaken=tuple(one.number for one in ahead.entries))
         return self._resolve_behind(view, entry, decision, ahead)
 
+    def keep_waiting(self, view: View, entry: QueueEntry, decision: Decision) -> None:
+        """Note a wait that an earlier pass resolved, since nothing that it depends on has changed.
+
+        Args:
+            view: everything at this moment.
+            entry: the request.
+            decision: its decision, which that pass left as it was.
+        """
+        if decision.advice:
+            self._blocked_by_lease[entry.number] = decision
+
     def entries_ahead(self, place: Devices) -> Sequence[QueueEntry]:
         """The waiting requests that stay ahead on any of these devices."""
         ahead = self._ahead_on(place)
@@ -149,13 +190,12 @@ class QueuePass:
 
     def _ahead_on(self, place: Devices) -> RequestsAhead | None:
         """The requests ahead on any of these devices; None where there are none."""
-        self._list_waiting()
         found = [self._ahead[device] for device in place if device in self._ahead]
         if len(found) <= 1:
             return found[0] if found else None
         # A request that waits for several devices is listed under each of them, and must count once.
         numbers = {entry.number for ahead in found for entry in ahead.entries}
-        together = RequestsAhead()
+        together = RequestsAhead(self._entries)
         for entry in self._entries:
             if entry.number in numbers:
                 together.add(entry)
@@ -183,11 +223,11 @@ class QueuePass:
 
     def _wait_behind(self, decision: Decision, ahead: RequestsAhead) -> Decision:
         """A wait for the requests ahead, which names the leases that the first of them waits for."""
-        blocked = (self._blocked_by_lease.get(one.number) for one in ahead.entries)
+        blocked = (self._blocked_by_lease.get(one.number) for one in ahead.decided)
         blocker = next((one for one in blocked if one is not None), None)
         if blocker is None:
-            return as_wait(decision, requests_ahead(len(ahead.entries)))
-        return as_wait(decision, requests_ahead(len(ahead.entries), blocker.message), blocker.advice)
+            return as_wait(decision, requests_ahead(len(ahead)))
+        return as_wait(decision, requests_ahead(len(ahead), blocker.message), blocker.advice)
 
 
 def as_wait(decision: Decision, message: str, advice: str = "") -> Decision:
