@@ -20,6 +20,9 @@ log = logging.getLogger(__name__)
 DETECT_SEC = 60.0
 """Seconds between two searches for further drivers."""
 
+FIRST_DETECT_SEC = 5.0
+"""Seconds between two searches while no driver has been found. Each looks at all devices of the PCI bus."""
+
 FALLBACK = "nvml"
 NO_LIBRARY = "nvml-library-missing"
 NO_SOURCE = "no-source: this host has neither NVIDIA's driver nor a card with the driver amdgpu or xe"
@@ -100,10 +103,12 @@ class AutoSource:
 
     def retry(self) -> None:
         """Open the sources at once that have failed; see Retrying."""
+        self._search_at = 0.0
         self._several.retry()
 
     def reopen(self) -> None:
-        """Reopen all sources; see VramSource."""
+        """Reopen all sources, and search for drivers again; see VramSource."""
+        self._search_at = 0.0
         self._several.reopen()
 
     async def close(self) -> None:
@@ -114,9 +119,10 @@ class AutoSource:
     async def _search(self) -> None:
         """Add the sources whose drivers were loaded since the last search."""
         now = self._clock.monotonic()
-        if self._found and now < self._search_at:
+        if now < self._search_at:
             return
-        self._search_at = now + DETECT_SEC
+        if self._several.sources:  # before the first search has ended, every reading waits for it
+            self._expect_search(now)
         try:
             available = await self._thread.call(self._detect)
         except (CallHangs, ThreadClosed) as error:
@@ -128,6 +134,10 @@ class AutoSource:
             await self._add(added)
         elif not self._several.sources:
             self._several.use([self._make(FALLBACK)])
+        self._expect_search(now)
+
+    def _expect_search(self, now: float) -> None:
+        self._search_at = now + (DETECT_SEC if self._found else FIRST_DETECT_SEC)
 
     def _detect(self) -> tuple[str, ...]:
         self._has_nvidia_card = nvidia_cards(self._root) != ()  # unknown counts as present

@@ -58,7 +58,7 @@ class SeveralSources:
         chosen = [(place, source, _own(place, only)) for place, source in enumerate(self.sources)]
         if only:
             chosen = [one for one in chosen if one[2]] or chosen
-        readings = await asyncio.gather(*(source.read(own) for _, source, own in chosen))
+        readings = await _read_all([(source, own) for _, source, own in chosen])
         any_device = any(reading.devices for reading in readings)
         samples = [
             sample
@@ -112,6 +112,14 @@ class SeveralSources:
     @staticmethod
     def _all_ignored(samples: Sequence[Sample], kept: Sequence[Sample]) -> str:
         return "no-devices: every device is ignored by the configuration" if samples and not kept else ""
+
+
+async def _read_all(chosen: Sequence[tuple[VramSource, Devices]]) -> list[Reading]:
+    """Read sources at once. Most hosts have one, which is read at every interval without a task of its own."""
+    if len(chosen) == 1:
+        ((source, own),) = chosen
+        return [await source.read(own)]
+    return await asyncio.gather(*(source.read(own) for source, own in chosen))
 
 
 def _own(place: int, only: Devices) -> Devices:

@@ -338,6 +338,8 @@ async def test_a_driver_that_is_loaded_first_after_the_start_becomes_the_first_s
     auto = Auto(tree, NO_LIBRARY)
     await auto.source.read()
     rx7900xtx(tree)
+    assert (await auto.source.read()).devices[0].source == "none", "the PCI bus is not looked at with every reading"
+    await auto.clock.advance(5.0)
     assert [(one.index, one.source) for one in (await auto.source.read()).devices] == [(0, "amdgpu")]
     assert auto.nvml.closed == 1
     await auto.source.close()
@@ -347,6 +349,7 @@ async def test_nvmls_driver_that_is_loaded_after_the_start_keeps_the_source_that
     auto = Auto(tree, NO_LIBRARY)
     await auto.source.read()
     nvidia(tree)
+    auto.source.retry()  # a request that waits does not wait for the next search
     auto.nvml.reading = Reading((RTX,))
     assert await auto.source.read() == Reading((RTX,))
     assert (auto.made, auto.nvml.closed) == (["nvml"], 0)
