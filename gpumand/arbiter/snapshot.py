@@ -191,7 +191,9 @@ def report_of(spec: ConsumerSpec, decision: Decision, devices: Mapping[int, Samp
         decision: what would be decided.
         devices: the last sample of each device.
     """
-    unnamed = [budget.unnamed_mib(devices[device]) for device in decision.place or devices if device in devices]
+    samples = [devices[device] for device in decision.place or devices if device in devices]
+    # Where programs without the GPU count as well, this amount says nothing about programs on the GPU.
+    unnamed = [None if sample.counts_host_ram else budget.unnamed_mib(sample) for sample in samples]
     is_consumer = spec.reservation is None
     return PlanReport(
         consumer=public_name(spec.name),

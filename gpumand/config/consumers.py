@@ -178,7 +178,7 @@ def _check_missing_url(parsed: ParsedConsumer, problems: ProblemList) -> None:
     if not own.keys() >= set(routes):
         problems.add(parsed.place.at("url"), f'is missing: the preset "{parsed.keys["preset"]}" has no default url')
     elif not routes and not parsed.keys.get("unit") and not parsed.keys.get("container"):
-        problems.add(parsed.place, "requires unit, url, or both")
+        problems.add(parsed.place, "requires a unit, a container or a url")
 
 
 def _check_eviction_methods(parsed: ParsedConsumer, problems: ProblemList) -> None:

@@ -22,6 +22,8 @@ from gpumand.domain.wording import (
     is_or_are,
 )
 
+HOLD_UNNAMED = "hold unnamed memory (containers, managed memory)"
+
 # -- refusals before any device is chosen ------------------------------------------------------------------------------
 
 
@@ -148,7 +150,7 @@ def how_to_free_vram(view: View, device: int, name: str, *, within_limit: bool) 
     if any(process.used_mib for process in budget.foreign_processes(view.devices[device])):
         steps.append("stop foreign processes")
     if budget.unexplained_mib(view, device) > budget.UNNAMED_NOISE_MIB:
-        steps.append("stop the programs with unnamed memory (containers, managed memory)")
+        steps.append("stop programs that " + ("use host RAM" if view.devices[device].counts_host_ram else HOLD_UNNAMED))
     if view.devices[device].last is not None:
         steps.append("retry when the driver can be read")
     advice = " or ".join(steps or ["use a smaller model"])

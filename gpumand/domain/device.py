@@ -145,6 +145,11 @@ class Sample:
         return frozenset((str(self.index), self.uuid, *self.aliases)) - {""}
 
     @property
+    def counts_host_ram(self) -> bool:
+        """Whether its memory in use contains host RAM of programs that do not use the GPU."""
+        return self.pool is not Pool.VRAM and not self.proves_release
+
+    @property
     def is_measured(self) -> bool:
         """Whether total and free memory are known, so that decisions may rely on them."""
         return self.free_mib is not None and self.total_mib is not None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from gpumand.domain import budget, busyness
-from gpumand.domain.device import Devices, Pool, ProcessUse, Sample
+from gpumand.domain.device import Devices, ProcessUse, Sample
 from gpumand.domain.eviction_check import SLACK_MIB
 from gpumand.domain.lease_wording import describe_lease_list
 from gpumand.domain.name_lists import join_names
@@ -59,7 +59,7 @@ def describe_holders(view: View, device: int, excluding: str = "") -> str:
 
 def _unnamed(sample: Sample) -> str:
     """What memory is that belongs to no listed process."""
-    if sample.pool is not Pool.VRAM and not sample.proves_release:
+    if sample.counts_host_ram:
         return "of host RAM in use by other programs"
     return "in use by processes that the driver does not name"
 

@@ -116,7 +116,7 @@ class AmdgpuSession:
             self.used_cards[uuid] = UsedCard(card, bool(sample.processes))
             self._last[uuid] = with_units(sample, amounts.get(card.bdf)) if is_counted else sample
         self._sleep.finish_reading()
-        for uuid in self._known.keys() - present.keys():
+        for uuid in (self._known.keys() & self._last.keys()) - present.keys():  # one may never have been read
             self._last[uuid] = self._gone(self._known[uuid], reading_time)
         return Reading(tuple(sorted(self._last.values(), key=lambda sample: sample.index)))
 

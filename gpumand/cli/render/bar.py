@@ -18,6 +18,7 @@ ESTIMATED_RESIDENCIES = ("resident", "unloading")
 
 
 UNNAMED, UNNAMED_STYLE = "unnamed", "magenta"
+OTHER_RAM = "host RAM of other programs"
 
 NOISE_MIB = 64
 """Less unnamed memory than this is not drawn: amounts are rounded."""
@@ -87,7 +88,8 @@ def shares(
         rest = min(rest, _undrawn_mib(device, found))
     found += [Share("other foreign" if foreign_shares else "foreign", rest, "#", FOREIGN_STYLE)] if rest else []
     unnamed = min(int(device.get("unnamed_mib") or 0), _undrawn_mib(device, found))
-    return [*found, Share(UNNAMED, unnamed, "?", UNNAMED_STYLE, shade="▚")] if unnamed > NOISE_MIB else found
+    name = OTHER_RAM if counts_host_ram(device) else UNNAMED
+    return [*found, Share(name, unnamed, "?", UNNAMED_STYLE, shade="▚")] if unnamed > NOISE_MIB else found
 
 
 def _within_use(device: Mapping[str, Any], parts: Sequence[Share], others: Sequence[Share]) -> list[Share]:
@@ -101,6 +103,11 @@ def _within_use(device: Mapping[str, Any], parts: Sequence[Share], others: Seque
         left -= size if share.estimated else 0
         found += [replace(share, mib=size)] if size else []
     return found
+
+
+def counts_host_ram(device: Mapping[str, Any]) -> bool:
+    """Whether the use of a device contains host RAM of all programs: where NVIDIA's driver reports no memory."""
+    return device.get("pool") == "unified" and device.get("source") == "nvml"
 
 
 def _undrawn_mib(device: Mapping[str, Any], parts: Sequence[Share]) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from gpumand.cli.render.bar import bar, legend, shares
+from gpumand.cli.render.bar import bar, counts_host_ram, legend, shares
 from gpumand.cli.render.format import NOTHING, ago, clean, count, mib, usec
 from gpumand.cli.render.lines import lease_end, lease_notes
 from gpumand.cli.render.reservation import holder_label, lease_label
@@ -107,6 +107,8 @@ def unnamed_lines(device: Entry, theme: Theme) -> list[Text]:
     if unnamed is None or unnamed < MIN_UNNAMED_MIB:
         return []
     text = f"unnamed: {mib(unnamed)} in use by processes that the driver does not name"
+    if counts_host_ram(device):
+        text = f"host RAM: {mib(unnamed)} in use by other programs"
     return wrapped(text, theme, style="bright_black")
 
 

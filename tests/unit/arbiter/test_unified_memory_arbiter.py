@@ -91,3 +91,17 @@ async def test_a_consumer_is_stopped_where_parking_it_would_free_nothing() -> No
         await world.arbiter.acquire(client(), "image", PATIENT)
 
         assert ([one.method for one in reports(world)], residency(world, "llm")) == ([method], after)
+
+
+async def test_host_ram_of_other_programs_is_named_as_such() -> None:
+    world = FakeWorld([routed("image", 12000)])
+    world.vram.hold_unnamed(20000)
+    world.vram.describe(pool=Pool.UNIFIED, proves_release=False)
+    await world.start()
+
+    plan = await world.arbiter.plan(client(), "image", AcquireOptions())
+
+    assert "held: 19.5 GiB of host RAM in use by other programs. Stop programs that use host RAM to make room." in (
+        plan.message
+    )
+    assert plan.unnamed_mib is None

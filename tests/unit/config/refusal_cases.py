@@ -397,7 +397,7 @@ case(
     "neither unit nor url",
     "[consumers.tts] #!\nvram_resident_mib = 1\n",
     "consumers.tts",
-    "requires unit, url, or both",
+    "requires a unit, a container or a url",
 )
 case(
     "route and nothing else",

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gpumand.cli.render.bar import bar, cells, legend, shares
+from gpumand.cli.render.status import unnamed_lines
 from gpumand.cli.render.theme import Theme
 from tests.unit.cli.samples import consumer, device
 
@@ -106,3 +107,12 @@ def test_memory_of_a_device_that_cannot_be_read_is_not_drawn_as_free() -> None:
 
     declared = entry | {"unchecked": True}
     assert set(bar(declared, [], theme).plain.strip()) == set("[.]")
+
+
+def test_host_ram_of_other_programs_is_not_called_memory_of_unnamed_processes() -> None:
+    entry = device(used_mib=19500, foreign_mib=0, foreign=[], unnamed_mib=19500, pool="unified", source="nvml")
+    assert parts_of(entry) == [("host RAM of other programs", 19500)]
+    [line] = unnamed_lines(entry, Theme())
+    assert line.plain.strip() == "host RAM: 19.0 GiB in use by other programs"
+    # amdgpu counts what the GPU uses, also where that is host RAM.
+    assert parts_of(entry | {"source": "amdgpu"}) == [("unnamed", 19500)]
