@@ -43,8 +43,8 @@ def init(ctx: click.Context, output: str, force: bool, probe: bool | None, sourc
     """Generate a configuration from the running services.
 
     Scans the running units, the open TCP ports and the processes that hold VRAM, asks recognised servers for their
-    models, and changes nothing but the output file. Reading the GPUs wakes a card that sleeps. What is missing or was only guessed is a comment. Run it as root to
-    identify the processes behind all ports. Needs no running gpumand.
+    models, and changes nothing but the output file. Reading the GPUs wakes a card that sleeps. What is missing or was
+    only guessed is a comment. Run it as root to identify the processes behind all ports. Needs no running gpumand.
     """
     if output != STDOUT and not force and os.path.lexists(output):
         raise Failure(ExitCode.FAILURE, f"{output} exists already. Overwrite it with --force, or choose another file")
