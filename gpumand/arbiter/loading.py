@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 
+from gpumand.arbiter.load_answers import HealthUnusable, UnusableHealth, describe_health, has_model, patience_with
 from gpumand.arbiter.loading_memory import LoadingMemory
 from gpumand.arbiter.loading_unit import LoadingUnit
 from gpumand.arbiter.state import ArbiterState
@@ -17,7 +18,6 @@ from gpumand.domain.consumer import ConsumerSpec, Health
 from gpumand.domain.device import Devices
 from gpumand.domain.errors import LoadFailed
 from gpumand.domain.eviction_check import SLACK_MIB
-from gpumand.domain.residency import DENIED_STATUS, NOT_FOUND_STATUS
 from gpumand.ports import ConsumerRoutes, RouteFailed, UnitFailed, UnitManager
 
 log = logging.getLogger(__name__)
@@ -34,31 +34,18 @@ restarts its server to change the model."""
 REFUSED_SEC = 10.0
 """Seconds for which a server whose unit was active before the load may refuse connections, since it may be starting."""
 
-NOT_FOUND_SEC = 5.0
-"""Seconds for which a health route may be missing (404): some servers add their routes after they listen."""
-
 STALE_FAILURE_SEC = 3.0
 """Seconds for which a server may go on reporting the failure of the load before."""
 
 LATE_MEMORY_SEC = 10.0
 """Seconds for which memory may be missing from the readings after the server has said that its model is loaded."""
 
-OTHER_LOAD_SEC = 3.0
-"""Seconds without growth of its memory after which a refused load route counts as failed. Until then another client's
-request may be loading the same model."""
-
 BROKEN_OFF_REST_SEC = 5.0
 """Seconds without a change of its memory after which a server that was asked to unload has ended its load."""
-
-ADVICE = {401: "set key_file", 403: "check key_file", NOT_FOUND_STATUS: "correct health.path"}
 
 
 class LoadBrokenOff(LoadFailed):
     """The load was cancelled; it has not failed, so that no backoff follows."""
-
-
-class HealthUnusable(RouteFailed):
-    """The server runs, but its health route cannot be asked. Its unit must not be stopped for that."""
 
 
 class LoadAttempt:
@@ -77,6 +64,7 @@ class LoadAttempt:
         self._deadline = state.clock.monotonic() + spec.load_timeout_sec
         self._server_is_gone = state.consumer(spec.name).server_is_gone
         self._memory = LoadingMemory(state, spec)
+        self._unusable = UnusableHealth(spec.name, state.clock.monotonic)
         self.unit = LoadingUnit(state, units, routes, spec, place)
         self.last_answer = ""
         self.sleeps = False
@@ -87,9 +75,8 @@ class LoadAttempt:
         self._route_accepted_at = 0.0
         self._joins_other_load = False
         self._former_failure = ""
-        self._must_change = self._has_changed = False
+        self._must_change = self._has_changed = self._tells_loading = False
         self._refused_since: float | None = None
-        self._not_found_since: float | None = None
         self._missing_since: float | None = None
 
     def break_off(self, reason: str) -> None:
@@ -169,7 +156,7 @@ class LoadAttempt:
         self._memory.begin()
         if before is not None and before.loading:
             self._joins_other_load = True
-        elif self._spec.load is not None and not _has_model(before):
+        elif self._spec.load is not None and not has_model(before):
             await self._call_load_route(before)
         elif self._spec.load is None and before is not None and before.failed:
             await self._load_again(before.failed)
@@ -180,7 +167,7 @@ class LoadAttempt:
         if self._spec.health is None:
             return None
         health = await self._probe()
-        self._check_denied(health)
+        self._unusable.check(health)
         if health.refused and self._spec.service and self._server_is_gone:
             await self.unit.restart(f"nothing listens on its port although {self._spec.service} is active")
             return None
@@ -222,7 +209,7 @@ class LoadAttempt:
         quiet_since, held_mib = self._now(), self._memory.held_mib() or 0
         while self._spec.health is not None:
             health = await self._probe()
-            if _has_model(health) or (health.loaded is None and self._is_loaded(health) and self._memory.holds_all()):
+            if has_model(health) or (health.loaded is None and self._is_loaded(health) and self._memory.holds_all()):
                 return
             if health.loading:
                 self._joins_other_load = True
@@ -231,7 +218,7 @@ class LoadAttempt:
             if (grown_mib := self._memory.held_mib() or 0) > held_mib + SLACK_MIB:
                 quiet_since, held_mib = self._now(), grown_mib
             is_hopeless = not health.reachable or (health.failed and health.failed != self._former_failure)
-            is_quiet = self._now() - quiet_since >= _patience_with(failed)
+            is_quiet = self._now() - quiet_since >= patience_with(failed)
             if is_hopeless or is_quiet or self._now() >= self._deadline:
                 break
             await self.unit.check()
@@ -258,7 +245,7 @@ class LoadAttempt:
 
     async def _replace_other_load(self, health: Health) -> None:
         """Call the load route where the load of another client's request has ended without a model."""
-        has_ended = self._joins_other_load and health.reachable and not health.loading and not _has_model(health)
+        has_ended = self._joins_other_load and health.reachable and not health.loading and not has_model(health)
         if has_ended and self._spec.load is not None:
             self._joins_other_load = False
             await self._call_load_route(health)
@@ -278,17 +265,18 @@ class LoadAttempt:
 
     async def _probe(self) -> Health:
         health = await self._routes.probe_health(self._spec)
-        self.last_answer, self.sleeps = _describe(health), health.sleeping
+        self.last_answer, self.sleeps = describe_health(health), health.sleeping
         return health
 
     async def _check_health(self, health: Health) -> None:
         """End the load where waiting for another answer is pointless. Raises RouteFailed, UnitFailed."""
-        self._check_denied(health)
+        self._unusable.check(health)
         is_recent = self._route_accepted and self._now() < self._route_accepted_at + STALE_FAILURE_SEC
         if health.failed and not (is_recent and health.failed == self._former_failure):
             raise RouteFailed(f"the load failed: {health.failed}")
         if not self._is_loaded(health):
             self._has_changed = True
+            self._tells_loading = self._tells_loading or health.status > 0
         if health.refused:
             await self._check_refused(health.error)
         else:
@@ -306,18 +294,6 @@ class LoadAttempt:
                 await self._load_again(f"nothing listens on its port although {self._spec.service} is active ({error})")
         elif now - self._refused_since >= (ROUTE_GRACE_SEC if self._spec.load is not None else 0.0):
             raise RouteFailed(error)
-
-    def _check_denied(self, health: Health) -> None:
-        """Raise HealthUnusable if the server runs but does not answer this question."""
-        if health.status != NOT_FOUND_STATUS:
-            self._not_found_since = None
-        elif self._not_found_since is None:
-            self._not_found_since = self._now()
-        is_missing = self._not_found_since is not None and self._now() - self._not_found_since >= NOT_FOUND_SEC
-        if health.status in DENIED_STATUS or is_missing:
-            error = health.error or f"health route answered {health.status}"
-            unseen = "The server runs, but gpumand cannot see whether it is loaded"
-            raise HealthUnusable(f"{error}. {unseen}: {ADVICE[health.status]} in consumers.{self._spec.name}")
 
     def _is_loaded(self, health: Health) -> bool:
         if health.sleeping:
@@ -342,16 +318,28 @@ class LoadAttempt:
         # Read before the load counts as done: afterwards the reservation of the footprint may end, and the memory must
         # show in a reading by then.
         await self._state.sample()
-        if self.sleeps or not self._memory.is_missing(began_here=self.unit.started or self._route_accepted):
+        if self.sleeps:
             return True
-        answer = f"{self._spec.service or self._spec.name} runs" if health is None else _describe(health)
-        self.last_answer = f"{answer}, but {self._memory.describe()}"
+        answer = f"{self._spec.service or self._spec.name} runs" if health is None else describe_health(health)
         now = self._now()
+        if not self._memory.is_missing(began_here=self.unit.started or self._route_accepted):
+            self._missing_since = None
+            if self._says_loaded(health) or not self._memory.is_growing(now):
+                return True
+            self.last_answer = f"{answer}, and its memory is still growing: {self._memory.describe()}"
+            return False
+        self.last_answer = f"{answer}, but {self._memory.describe()}"
         self._missing_since = now if self._missing_since is None else self._missing_since
         says_loaded = self._route_accepted or (health is not None and health.loaded is True)
         if says_loaded and now - self._missing_since >= LATE_MEMORY_SEC:
             await self._load_again(self.last_answer)
         return False
+
+    def _says_loaded(self, health: Health | None) -> bool:
+        """Whether its server says that the load is over: by a value, by the end of its load route, or by success after
+        another status. A server that answers 200 as soon as it listens, and a bare unit, say nothing of the kind."""
+        is_route_over = self._route_accepted and not self._must_change
+        return is_route_over or self._tells_loading or (health is not None and health.loaded is True)
 
     # -- after a failure -----------------------------------------------------------------------------------------
 
@@ -381,27 +369,3 @@ class LoadAttempt:
 
     def _now(self) -> float:
         return self._state.clock.monotonic()
-
-
-def _has_model(health: Health | None) -> bool:
-    """Whether the server says that its model is loaded, or asleep, so that it need not be loaded."""
-    return health is not None and (health.sleeping or (health.reachable and health.loaded is True))
-
-
-def _patience_with(failed: RouteFailed) -> float:
-    """Seconds for which another client's load is looked for after a load route has failed."""
-    return OTHER_LOAD_SEC if failed.status == 0 or 400 <= failed.status < 500 else 0.0
-
-
-def _describe(health: Health) -> str:
-    """What a health check showed, in one line."""
-    if health.failed:
-        return f"health check: {health.failed}"
-    if health.sleeping:
-        return "health check: the model sleeps"
-    if health.loading:
-        return "health check: the model is being loaded"
-    if not health.reachable:
-        return health.error or "the health check was not answered"
-    loaded = {True: "loaded", False: "not loaded", None: "the server runs"}[health.loaded]
-    return f"health check: {loaded}" + (f" ({health.answer})" if health.answer else "")

@@ -8,6 +8,9 @@ from gpumand.domain.eviction_check import SLACK_MIB
 from gpumand.domain.residency import SHOWN_SHARE, context_mib, is_memory_missing
 from gpumand.domain.wording import format_mib
 
+GROWTH_REST_SEC = 1.5
+"""Seconds without growth after which the memory of a load is complete, although it is less than the footprint."""
+
 
 class LoadingMemory:
     """What the processes of a consumer hold while it is being loaded."""
@@ -16,6 +19,7 @@ class LoadingMemory:
         self._state, self._spec = state, spec
         self._unnamed_before_mib: int | None = None
         self._held_at_call_mib = self._unnamed_at_call_mib = 0
+        self._peak_mib, self._grew_at = 0, 0.0
 
     def begin(self) -> None:
         """Note the memory of other processes: what is there before the load is not its model."""
@@ -49,6 +53,22 @@ class LoadingMemory:
         """Whether its processes hold nearly its whole footprint, which is more than a failed load leaves behind."""
         held_mib = self.held_mib()
         return held_mib is not None and held_mib >= SHOWN_SHARE * self._state.consumer(self._spec.name).footprint_mib
+
+    def is_growing(self, now: float) -> bool:
+        """Whether its processes hold less than the footprint, and have held less still a moment ago.
+
+        Half a model is not one: a server without any health check, or one that answers before its model is there, would
+        be granted as soon as its processes hold more than a CUDA context.
+
+        Args:
+            now: the time of the last reading, in monotonic seconds.
+        """
+        held_mib = self.held_mib()
+        if self._spec.lazy or held_mib is None or self.holds_all():
+            return False
+        if held_mib > self._peak_mib + SLACK_MIB:
+            self._peak_mib, self._grew_at = held_mib, now
+        return now - self._grew_at < GROWTH_REST_SEC
 
     def is_released(self) -> bool:
         """Whether its processes hold no more than after an unload, as far as readings can say."""

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from gpumand.client.client import Client
     from gpumand.client.events import Events
     from gpumand.client.held_lease import Held, lease
+    from gpumand.client.lease_options import LeaseOptions
     from gpumand.client.lease_watch import Degraded, Ended
     from gpumand.client.sync import SyncClient, SyncDegraded, SyncEnded, SyncHeld, lease_sync
     from gpumand.client.wanted import SyncWanted, Wanted
@@ -40,6 +41,7 @@ __all__ = [
     "Ended",
     "Events",
     "Held",
+    "LeaseOptions",
     "SyncClient",
     "SyncDegraded",
     "SyncEnded",
@@ -57,6 +59,7 @@ _MODULES = {
     "Ended": "lease_watch",
     "Events": "events",
     "Held": "held_lease",
+    "LeaseOptions": "lease_options",
     "lease": "held_lease",
     "SyncClient": "sync",
     "SyncDegraded": "sync",

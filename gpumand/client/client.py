@@ -6,19 +6,19 @@ import asyncio
 from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Unpack
 
 from gpumand.client.calls import Calls
 from gpumand.client.errors import InvalidArgs, translate_errors
 from gpumand.client.events import Events
-from gpumand.client.held_lease import DEFAULT_WAIT_SEC, Held, connect, lease
-from gpumand.client.nesting import enclosing_leases, nesting_options
+from gpumand.client.held_lease import Held, connect, lease
+from gpumand.client.lease_options import DEFAULT_WAIT_SEC, LeaseOptions, lease_request
+from gpumand.client.nesting import enclosing_leases
 from gpumand.client.options import (
     acquire_options,
     checked_request,
     checked_text,
     history_options,
-    restore_option,
     selection_options,
     to_usec,
     ttl_usec,
@@ -86,52 +86,19 @@ class Client:
         with translate_errors():
             return await self._connected().version()
 
-    def lease(
-        self,
-        consumer: str = "",
-        *,
-        vram_mib: int | None = None,
-        all: bool = False,
-        timeout_sec: float | None = DEFAULT_WAIT_SEC,
-        priority: int | None = None,
-        device: str = "",
-        reason: str = "",
-        restore: bool = False,
-        exclusive: bool = False,
-        yield_lease: str = "",
-    ) -> AbstractAsyncContextManager[Held]:
+    def lease(self, consumer: str = "", **options: Unpack[LeaseOptions]) -> AbstractAsyncContextManager[Held]:
         """Hold a lease for as long as a block runs: ``gpumand.client.lease`` on the same bus."""
-        return lease(
-            consumer,
-            vram_mib=vram_mib,
-            all=all,
-            timeout_sec=timeout_sec,
-            priority=priority,
-            device=device,
-            reason=reason,
-            restore=restore,
-            exclusive=exclusive,
-            yield_lease=yield_lease,
-            bus=self._bus,
-        )
+        return lease(consumer, bus=self._bus, **options)
 
     async def acquire(
         self,
         consumer: str = "",
         *,
-        vram_mib: int | None = None,
-        all: bool = False,
         lifetime: str = "ttl",
         ttl_sec: float | None = None,
-        timeout_sec: float | None = DEFAULT_WAIT_SEC,
-        priority: int | None = None,
-        device: str = "",
-        reason: str = "",
         token: str = "",
-        restore: bool = False,
-        exclusive: bool = False,
-        yield_lease: str = "",
         within: Sequence[str] = (),
+        **options: Unpack[LeaseOptions],
     ) -> Grant:
         """Acquire a lease that outlives this connection and this process.
 
@@ -139,21 +106,15 @@ class Client:
 
         Args:
             consumer: name of the consumer, as configured; "" to reserve VRAM without one.
-            vram_mib, all: what to reserve without a consumer, as in ``gpumand.client.lease``.
             lifetime: "ttl" (the lease ends after a time, unless renewed) or "unit" (it ends when the systemd unit that
                 this process runs in stops).
             ttl_sec: time to live in seconds for "ttl"; None = as configured (900 unless changed).
-            timeout_sec: seconds to wait; 0 = do not wait, None = no limit (a day at most).
-            priority: -100 to 100, higher is served first; None = the consumer's priority.
-            device: index, UUID or PCI address of the GPU; "" = any that fits.
-            reason: purpose of the lease; shown in the status.
             token: idempotency token: a repeated call with the same token returns the same lease; "" = a new lease each
                 time.
-            restore: load the consumer again, once for each loss, when it loses its model or its process.
-            exclusive, yield_lease: as in ``gpumand.client.lease``. The other lease gets its consumer back some time
-                after this one has ended; ``status`` shows it as ``yielded`` until then.
             within: ids of leases that the caller keeps until the call returns, in addition to those of enclosing
                 ``lease`` blocks. A request that waits for one of them raises WouldDeadlock.
+            options: the attributes of ``LeaseOptions``. A lease given back with ``yield_lease`` gets its consumer back
+                some time after this one has ended; ``status`` shows it as ``yielded`` until then.
 
         Raises:
             InvalidArgs: an argument is out of range, or the lifetime is "connection": use ``lease`` for that.
@@ -165,17 +126,14 @@ class Client:
             raise InvalidArgs(
                 f'lifetime must be "ttl" or "unit", not {lifetime!r}. For a lease of this connection, use client.lease.'
             )
-        wait = wait_sec(timeout_sec)
-        consumer, reserved = checked_request(consumer, vram_mib, all)
-        texts = {"device": device, "reason": reason, "token": token}
-        options = acquire_options(lifetime, wait, ttl_sec=ttl_sec, priority=priority, **texts) | reserved
-        options |= restore_option(restore)
-        options |= nesting_options(exclusive, yield_lease, (*within, *enclosing_leases()))
+        request = lease_request(
+            consumer, lifetime, options, within=(*within, *enclosing_leases()), ttl_sec=ttl_sec, token=token
+        )
         # A connection of its own: closing it withdraws the request if this call is cancelled.
         calls = await connect(self._bus)
         try:
             with translate_errors():
-                return grant_of(*await calls.acquire(consumer, options, wait))
+                return grant_of(*await calls.acquire(request.consumer, request.options, request.timeout_sec))
         finally:
             await calls.close()
 

@@ -5,26 +5,20 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Unpack
 
 from gpumand.bus.connection_errors import BusError, BusLost
 from gpumand.client.calls import Calls
 from gpumand.client.errors import translate_errors
+from gpumand.client.lease_options import LeaseOptions, LeaseRequest, lease_request
 from gpumand.client.lease_watch import RELEASED, Degraded, Ended, LeaseWatch
-from gpumand.client.nesting import enclosing_leases, enter_block, leave_block, nesting_options, wait_returned
-from gpumand.client.options import Options, acquire_options, checked_request, restore_option, wait_sec
+from gpumand.client.nesting import enclosing_leases, enter_block, leave_block, wait_returned
 from gpumand.client.wanted import Wanted
 
 if TYPE_CHECKING:
     from datetime import datetime
 
     from gpumand.client.values import Grant
-
-DEFAULT_WAIT_SEC = 60.0
-"""Default time that a program waits for a grant, in seconds.
-
-The daemon's own default of 20 s is for shell tools that give up on a call after 25 s.
-"""
 
 RELEASE_SEC = 5.0
 """Time limit of a release, in seconds; closing the connection ends the lease anyway."""
@@ -120,62 +114,34 @@ class Held(LeaseInfo):
 
 
 async def hold(
-    consumer: str = "",
-    *,
-    vram_mib: int | None = None,
-    all: bool = False,
-    timeout_sec: float | None = DEFAULT_WAIT_SEC,
-    priority: int | None = None,
-    device: str = "",
-    reason: str = "",
-    restore: bool = False,
-    exclusive: bool = False,
-    yield_lease: str = "",
-    within: Sequence[str] = (),
-    bus: str = "system",
+    consumer: str = "", *, within: Sequence[str] = (), bus: str = "system", **options: Unpack[LeaseOptions]
 ) -> Held:
     """Acquire a lease as ``lease`` does on entering; the caller must release it."""
-    wait = wait_sec(timeout_sec)
-    consumer, reserved = checked_request(consumer, vram_mib, all)
-    options = acquire_options("connection", wait, priority=priority, device=device, reason=reason) | reserved
-    options |= restore_option(restore) | nesting_options(exclusive, yield_lease, within)
+    request = lease_request(consumer, "connection", options, within=within)
     calls = await connect(bus)
     try:
         with translate_errors():
-            return await _acquire(calls, consumer, options, wait, yield_lease)
+            return await _acquire(calls, request)
     except BaseException:
         # Also on cancellation: closing the connection withdraws a waiting request.
         await calls.close()
         raise
 
 
-async def _acquire(calls: Calls, consumer: str, options: Options, timeout_sec: float, yield_lease: str) -> Held:
+async def _acquire(calls: Calls, request: LeaseRequest) -> Held:
     """Acquire the lease on this connection, whose end is the end of the lease."""
     from gpumand.client.parsing import grant_of
 
     watch = LeaseWatch(calls)
     # Subscribed before the request: the lease may be revoked right after the grant.
     await watch.listen()
-    grant = grant_of(*await calls.acquire(consumer, options, timeout_sec))
+    grant = grant_of(*await calls.acquire(request.consumer, request.options, request.timeout_sec))
     watch.follow(grant.id)
-    return Held(grant, calls, watch, yield_lease)
+    return Held(grant, calls, watch, request.yield_lease)
 
 
 @asynccontextmanager
-async def lease(
-    consumer: str = "",
-    *,
-    vram_mib: int | None = None,
-    all: bool = False,
-    timeout_sec: float | None = DEFAULT_WAIT_SEC,
-    priority: int | None = None,
-    device: str = "",
-    reason: str = "",
-    restore: bool = False,
-    exclusive: bool = False,
-    yield_lease: str = "",
-    bus: str = "system",
-) -> AsyncIterator[Held]:
+async def lease(consumer: str = "", *, bus: str = "system", **options: Unpack[LeaseOptions]) -> AsyncIterator[Held]:
     """Make a consumer resident and hold a lease on it for as long as the block runs::
 
         async with lease("comfyui", timeout_sec=300, reason="poster") as held:
@@ -197,18 +163,9 @@ async def lease(
 
     Args:
         consumer: name of the consumer, as configured; "" to reserve VRAM without one.
-        vram_mib: MiB to reserve, without a consumer; None = not given.
-        all: reserve the whole GPU, without a consumer: everything that may go is evicted, and nothing else is loaded.
-        timeout_sec: seconds to wait; 0 = do not wait, None = no limit (a day at most).
-        priority: -100 to 100, higher is served first; None = the consumer's priority.
-        device: index, UUID or PCI address of the GPU; "" = any that fits.
-        reason: purpose of the lease; shown in the status.
-        restore: load the consumer again, once for each loss, when it loses its model or its process during the lease.
-        exclusive: lease nothing else on the GPU while this lease is active; it waits until no other lease is.
-        yield_lease: id of a lease of the same user that is given back for the time of this one: its consumer may be
-            unloaded, and is loaded again when the block ends, before the code after the block runs.
         bus: "system", "session" (a user's own gpumand), or a D-Bus address. The environment variable
             ``DBUS_SYSTEM_BUS_ADDRESS`` changes the address of "system".
+        options: the attributes of ``LeaseOptions``, such as ``timeout_sec`` and ``reason``.
 
     Yields:
         The lease.
@@ -221,20 +178,7 @@ async def lease(
         AccessDenied, InteractiveAuthorizationRequired, LimitsExceeded: the request is not allowed.
         NotRunning, BusUnavailable, Mismatch: gpumand cannot be reached.
     """
-    held = await hold(
-        consumer,
-        vram_mib=vram_mib,
-        all=all,
-        timeout_sec=timeout_sec,
-        priority=priority,
-        device=device,
-        reason=reason,
-        restore=restore,
-        exclusive=exclusive,
-        yield_lease=yield_lease,
-        within=enclosing_leases(),
-        bus=bus,
-    )
+    held = await hold(consumer, within=enclosing_leases(), bus=bus, **options)
     enter_block(held.id)
     try:
         yield held

@@ -110,7 +110,9 @@ def selection_options(priority: int | None = None, **texts: str) -> dict[str, tu
         if not isinstance(priority, int) or not MIN_PRIORITY <= priority <= MAX_PRIORITY:
             raise InvalidArgs(f"priority must be from {MIN_PRIORITY} to {MAX_PRIORITY}, not {priority!r}")
         options["priority"] = ("i", priority)
-    return options | {name: ("s", checked_text(name, value)) for name, value in texts.items() if value}
+    # Only "" and None are omitted: the number 0 as a device must be an error, not "any".
+    given = {name: value for name, value in texts.items() if value not in ("", None)}
+    return options | {name: ("s", checked_text(name, value)) for name, value in given.items()}
 
 
 def ttl_usec(ttl_sec: float) -> int:

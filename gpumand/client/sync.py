@@ -16,10 +16,11 @@ import asyncio
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, contextmanager
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, Unpack
 
 from gpumand.client.client import Client
-from gpumand.client.held_lease import DEFAULT_WAIT_SEC, Held, LeaseInfo, hold
+from gpumand.client.held_lease import Held, LeaseInfo, hold
+from gpumand.client.lease_options import DEFAULT_WAIT_SEC, LeaseOptions
 from gpumand.client.lease_watch import Degraded, Ended
 from gpumand.client.loop_thread import LoopThread
 from gpumand.client.nesting import enclosing_leases, enter_block, leave_block
@@ -120,20 +121,7 @@ class SyncHeld(LeaseInfo):
 
 
 @contextmanager
-def lease_sync(
-    consumer: str = "",
-    *,
-    vram_mib: int | None = None,
-    all: bool = False,
-    timeout_sec: float | None = DEFAULT_WAIT_SEC,
-    priority: int | None = None,
-    device: str = "",
-    reason: str = "",
-    restore: bool = False,
-    exclusive: bool = False,
-    yield_lease: str = "",
-    bus: str = "system",
-) -> Iterator[SyncHeld]:
+def lease_sync(consumer: str = "", *, bus: str = "system", **options: Unpack[LeaseOptions]) -> Iterator[SyncHeld]:
     """Make a consumer resident and hold a lease on it for as long as the block runs::
 
         with lease_sync("comfyui", timeout_sec=300, reason="poster") as held:
@@ -144,23 +132,10 @@ def lease_sync(
     """
     # Asked here and not in the client's thread: the enclosing blocks are those of the calling thread.
     within = enclosing_leases()
-    options = {"device": device, "reason": reason, "yield_lease": yield_lease, "bus": bus}
     leases: list[Held] = []
 
     async def acquire() -> None:
-        leases.append(
-            await hold(
-                consumer,
-                vram_mib=vram_mib,
-                all=all,
-                timeout_sec=timeout_sec,
-                priority=priority,
-                restore=restore,
-                exclusive=exclusive,
-                within=within,
-                **options,
-            )
-        )
+        leases.append(await hold(consumer, within=within, bus=bus, **options))
 
     with LoopThread() as thread:
         try:
@@ -227,70 +202,24 @@ class SyncClient:
         """The daemon's version."""
         return self._run(self._client.version())
 
-    def lease(
-        self,
-        consumer: str = "",
-        *,
-        vram_mib: int | None = None,
-        all: bool = False,
-        timeout_sec: float | None = DEFAULT_WAIT_SEC,
-        priority: int | None = None,
-        device: str = "",
-        reason: str = "",
-        restore: bool = False,
-        exclusive: bool = False,
-        yield_lease: str = "",
-    ) -> AbstractContextManager[SyncHeld]:
+    def lease(self, consumer: str = "", **options: Unpack[LeaseOptions]) -> AbstractContextManager[SyncHeld]:
         """Hold a lease for as long as a block runs: ``lease_sync`` on the same bus."""
-        return lease_sync(
-            consumer,
-            vram_mib=vram_mib,
-            all=all,
-            timeout_sec=timeout_sec,
-            priority=priority,
-            device=device,
-            reason=reason,
-            restore=restore,
-            exclusive=exclusive,
-            yield_lease=yield_lease,
-            bus=self._bus,
-        )
+        return lease_sync(consumer, bus=self._bus, **options)
 
     def acquire(
         self,
         consumer: str = "",
         *,
-        vram_mib: int | None = None,
-        all: bool = False,
         lifetime: str = "ttl",
         ttl_sec: float | None = None,
-        timeout_sec: float | None = DEFAULT_WAIT_SEC,
-        priority: int | None = None,
-        device: str = "",
-        reason: str = "",
         token: str = "",
-        restore: bool = False,
-        exclusive: bool = False,
-        yield_lease: str = "",
         within: Sequence[str] = (),
+        **options: Unpack[LeaseOptions],
     ) -> Grant:
         """Acquire a lease that outlives this process; see ``Client.acquire``."""
-        work = self._client.acquire(
-            consumer,
-            vram_mib=vram_mib,
-            all=all,
-            lifetime=lifetime,
-            ttl_sec=ttl_sec,
-            timeout_sec=timeout_sec,
-            priority=priority,
-            device=device,
-            reason=reason,
-            token=token,
-            restore=restore,
-            exclusive=exclusive,
-            yield_lease=yield_lease,
-            within=(*within, *enclosing_leases()),
-        )
+        # The enclosing blocks are those of the calling thread, too.
+        around = (*within, *enclosing_leases())
+        work = self._client.acquire(consumer, lifetime=lifetime, ttl_sec=ttl_sec, token=token, within=around, **options)
         return self._run(work)
 
     def release(self, lease: str) -> None:

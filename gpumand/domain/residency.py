@@ -67,11 +67,13 @@ def ends_failure(spec: ConsumerSpec, health: Health | None, held_mib: int | None
 
 
 def is_denied(health: Health) -> bool:
-    """Whether the server runs, but its health route cannot be asked: it wants a key, or has no such route."""
-    return health.status in DENIED_STATUS or health.status == NOT_FOUND_STATUS
+    """Whether the server runs, but its health route cannot be asked: it wants a key, leads elsewhere, or has no such
+    route. Requests to wait (408, 425, 429) are none of that."""
+    return 300 <= health.status < 500 and not health.reachable and health.status not in PASSING_STATUS
 
 
-DENIED_STATUS, NOT_FOUND_STATUS = frozenset({401, 403}), 404
+DENIED_STATUS = frozenset({401, 403})
+PASSING_STATUS = frozenset({408, 425, 429})
 
 
 def infer_residency(

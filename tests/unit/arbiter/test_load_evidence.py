@@ -118,7 +118,14 @@ async def test_failure_of_the_load_before_does_not_end_the_next_one() -> None:
 
 @pytest.mark.parametrize(
     ("status", "limit_sec", "advice"),
-    [(401, 1.0, "set key_file"), (403, 1.0, "check key_file"), (404, 7.0, "correct health.path")],
+    [
+        (401, 1.0, "set key_file"),
+        (403, 1.0, "check key_file"),
+        (404, 7.0, "correct health.path"),
+        (405, 7.0, "correct health.path"),
+        (400, 7.0, "correct health.path"),
+        (302, 7.0, "correct health.path, or set key_file if this leads to a login,"),
+    ],
 )
 async def test_health_route_that_cannot_be_asked_ends_the_load_and_its_unit_runs_on(
     status: int, limit_sec: float, advice: str
@@ -135,6 +142,21 @@ async def test_health_route_that_cannot_be_asked_ends_the_load_and_its_unit_runs
     assert world.units.calls == [("start", "llm.service")]
     await world.clock.sleep(20.0)
     assert residency(world, "llm") == "failed", "its memory shows, but nothing says that it is usable"
+
+
+@pytest.mark.parametrize("status", [408, 425, 429, 500, 503])
+async def test_health_route_that_asks_to_wait_is_waited_for(status: int) -> None:
+    world = await at_work(served("llm", 8000))
+    restart_with(world, "llm", 8000)
+    server = world.routes.consumer("llm")
+    server.health_status = status
+    acquiring = asyncio.create_task(world.arbiter.acquire(client(), "llm", AcquireOptions(timeout_sec=60)))
+    await world.clock.sleep(30.0)
+    assert not acquiring.done()
+
+    server.health_status = 0
+
+    assert (await acquiring).loaded
 
 
 async def test_last_health_answer_is_part_of_the_timeout_also_for_a_request_that_joined() -> None:
