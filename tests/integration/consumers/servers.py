@@ -9,9 +9,12 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import pytest
 from aiohttp import web
 
+from gpumand.consumers.routes import HttpRoutes
 from gpumand.domain.consumer import ConsumerSpec, HealthRoute, Route
+from gpumand.ports import RouteFailed
 
 Session = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
@@ -91,3 +94,32 @@ def free_port() -> int:
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
         return int(sock.getsockname()[1])
+
+
+async def hang(reader: asyncio.StreamReader, _: asyncio.StreamWriter) -> None:
+    while await reader.read(65536):
+        pass
+
+
+async def hang_up(reader: asyncio.StreamReader, _: asyncio.StreamWriter) -> None:
+    await reader.readuntil(b"\r\n\r\n")
+
+
+async def answer_healthy(_: web.Request) -> web.Response:
+    return web.json_response({"loaded": True})
+
+
+async def failure_of(routes: HttpRoutes, consumer: ConsumerSpec) -> str:
+    """Return the error message of load, unload and probe, which must be the same."""
+    with pytest.raises(RouteFailed) as load:
+        await routes.load(consumer)
+    with pytest.raises(RouteFailed) as unload:
+        await routes.unload(consumer)
+    health = await routes.probe_health(consumer)
+    assert not health.reachable
+    message = str(load.value).removeprefix("load route").removeprefix(":").strip()
+    assert str(unload.value).removeprefix("unload route").removeprefix(":").strip() == message
+    assert health.error.removeprefix("health route").removeprefix(":").strip() == message
+    assert message.isprintable()
+    assert health.refused == load.value.refused
+    return message

@@ -1,4 +1,4 @@
-"""Leases without a consumer: they make room, count once, follow their program, and end like every lease."""
+"""Leases without a consumer: they make room, count once, and end like every lease."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from gpumand.domain.consumer import Policy, SchedulerSettings, UnitActivity
+from gpumand.domain.consumer import Policy, SchedulerSettings
 from gpumand.domain.errors import (
     Busy,
     InsufficientVram,
@@ -20,45 +20,25 @@ from gpumand.domain.errors import (
 from gpumand.domain.events import ConsumersChanged, EvictionOccurred, LeaseEnded, RequestGranted, RequestRefused
 from gpumand.domain.lease import LeaseEnd, LeaseLifetime
 from gpumand.domain.request import AcquireOptions
-from gpumand.testing.units import FakeUnit
 from gpumand.testing.world import FakeWorld, client
-from tests.unit.arbiter.arbiter_setup import by_unit, hold_foreign_memory, residency, routed
-
-TOTAL_MIB = 24564
-SHARED = SchedulerSettings(concurrent_leases=0)
-
-
-def vram(mib: int, **more: object) -> AcquireOptions:
-    return AcquireOptions(**({"vram_mib": mib, "timeout_sec": 60, "lifetime": LeaseLifetime.CONNECTION} | more))  # type: ignore[arg-type]
-
-
-ALL = AcquireOptions(whole_device=True, timeout_sec=60, lifetime=LeaseLifetime.CONNECTION)
+from tests.unit.arbiter.arbiter_setup import hold_foreign_memory, residency, routed
+from tests.unit.arbiter.reservation_setup import (
+    ALL,
+    SHARED,
+    TOTAL_MIB,
+    foreign_mib,
+    load,
+    pid_of,
+    read,
+    reserved_mib,
+    two_consumers,
+    vram,
+)
 
 
 @pytest.fixture
 def world() -> FakeWorld:
-    return FakeWorld([routed("a", 10000), routed("b", 9000)], scheduler=SHARED)
-
-
-async def load(world: FakeWorld, *names: str) -> None:
-    for name in names:
-        await world.arbiter.load(name, "", 60)
-
-
-def reserved_mib(world: FakeWorld, device: int = 0) -> int | None:
-    return world.arbiter.status().devices[device].reserved_mib
-
-
-def foreign_mib(world: FakeWorld) -> int | None:
-    return world.arbiter.status().devices[0].foreign_mib
-
-
-def pid_of(number: int) -> int:
-    return client(number).pid
-
-
-async def read(world: FakeWorld) -> None:
-    await world.arbiter.state.sample()
+    return two_consumers()
 
 
 # -- making room -----------------------------------------------------------------------------------------------------
@@ -208,93 +188,6 @@ async def test_reservation_on_a_chosen_device_and_on_several() -> None:
     assert (reserved_mib(world, 0), reserved_mib(world, 1)) == (4000, 9000)
     with pytest.raises(NoSuchDevice):
         await world.arbiter.acquire(client(3), "", vram(4000, device="7"))
-
-
-# -- following the program -------------------------------------------------------------------------------------------
-
-
-async def test_memory_of_the_program_and_its_children_counts_once(world: FakeWorld) -> None:
-    await world.start()
-    await world.arbiter.acquire(client(1), "", vram(12000))
-    world.vram.parents = {71: pid_of(1), 72: 71}
-    world.vram.hold(71, 3000)
-    world.vram.hold(72, 5000)
-    await read(world)
-
-    status = world.arbiter.status()
-    assert (status.devices[0].reserved_mib, status.devices[0].foreign_mib) == (4000, 0)
-    assert status.devices[0].foreign == ()
-    (lease,) = status.leases
-    assert status.reserved_used_mib == {lease.id: 8000}
-    assert (await world.arbiter.acquire(client(2), "b", AcquireOptions())).loaded, "12 GiB are free beside it"
-
-
-async def test_memory_beyond_the_reservation_is_foreign(world: FakeWorld) -> None:
-    await world.start()
-    await world.arbiter.acquire(client(1), "", vram(12000))
-    world.vram.hold(pid_of(1), 15000, name="python")
-    await read(world)
-
-    device = world.arbiter.status().devices[0]
-    assert (device.reserved_mib, device.foreign_mib) == (0, 3000)
-    assert [(process.pid, process.used_mib) for process in device.foreign] == [(pid_of(1), 3000)]
-
-
-async def test_memory_of_another_program_is_foreign_in_addition_to_the_reservation(world: FakeWorld) -> None:
-    await world.start()
-    await world.arbiter.acquire(client(1), "", vram(12000))
-    world.vram.hold(4242, 3000, name="game")
-    await read(world)
-    assert (reserved_mib(world), foreign_mib(world)) == (12000, 3000)
-
-
-async def test_two_reservations_of_one_program_are_filled_one_after_the_other(world: FakeWorld) -> None:
-    await world.start()
-    await world.arbiter.acquire(client(1), "", vram(4000))
-    await world.arbiter.acquire(client(1), "", vram(4000))
-    world.vram.hold(pid_of(1), 6000)
-    await read(world)
-    assert (reserved_mib(world), foreign_mib(world)) == (2000, 0)
-
-
-async def test_memory_that_the_program_holds_already_need_not_be_free(world: FakeWorld) -> None:
-    world.vram.hold(pid_of(1), 14000)
-    await world.start()
-    await world.clock.sleep(1)
-    grant = await world.arbiter.acquire(client(1), "", vram(20000))
-    assert grant.evicted == ()
-    assert (reserved_mib(world), foreign_mib(world)) == (6000, 0)
-
-
-async def test_program_that_waits_for_a_reservation_is_no_victim(world: FakeWorld) -> None:
-    await world.start()
-    await world.arbiter.acquire(client(1), "a", AcquireOptions())
-    world.vram.hold(pid_of(2), 6000)
-    waiting = asyncio.create_task(world.arbiter.acquire(client(2), "", vram(18000)))
-    await world.clock.sleep(1)
-    assert not waiting.done()
-
-    with pytest.raises(TimedOut):
-        await world.arbiter.acquire(client(3), "b", AcquireOptions(timeout_sec=5))
-    waiting.cancel()
-    await asyncio.gather(waiting, return_exceptions=True)
-    assert not [event for event in world.events if isinstance(event, EvictionOccurred)]
-
-
-async def test_reservation_bound_to_a_unit_follows_the_processes_of_the_unit(world: FakeWorld) -> None:
-    world.units.units["job.service"] = FakeUnit("job.service", UnitActivity.ACTIVE, invocation=1)
-    await world.start()
-    owner = client(1, unit="job.service", invocation_id=f"{1:032x}")
-    await world.arbiter.acquire(owner, "", vram(8000, lifetime=LeaseLifetime.UNIT))
-    world.vram.hold(99, 5000, unit="job.service")
-    await read(world)
-    assert (reserved_mib(world), foreign_mib(world)) == (3000, 0)
-
-    await world.units.stop("job.service", 1.0)
-    world.arbiter.record_unit(await world.units.state("job.service"))
-    assert world.arbiter.status().leases == ()
-    await read(world)
-    assert (reserved_mib(world), foreign_mib(world)) == (0, 5000)
 
 
 # -- lifetimes, limits, rights ---------------------------------------------------------------------------------------
@@ -473,93 +366,3 @@ async def test_plan_says_what_would_be_evicted_and_changes_nothing(world: FakeWo
     assert [eviction.consumer for eviction in report.evictions] == ["a"]
     assert set(world.arbiter.state.ledger.consumers) == {"a", "b"}
     assert residency(world, "a") == "resident"
-
-
-# -- the whole device ------------------------------------------------------------------------------------------------
-
-
-async def test_whole_device_evicts_everything_that_may_go(world: FakeWorld) -> None:
-    await world.start()
-    await load(world, "a", "b")
-    grant = await world.arbiter.acquire(client(1), "", ALL)
-    assert sorted(grant.evicted) == ["a", "b"]
-    assert reserved_mib(world) == TOTAL_MIB
-
-
-async def test_whole_device_evicts_more_consumers_than_max_evictions() -> None:
-    specs = [by_unit(f"c{number}", 1000) for number in range(7)]
-    world = FakeWorld(specs, scheduler=SchedulerSettings(concurrent_leases=0, max_evictions=2))
-    await world.start()
-    for number in range(7):
-        await world.units.start(f"c{number}.service", 1.0)
-        world.vram.hold(100 + number, 1000, consumer=f"c{number}")
-        world.units.units[f"c{number}.service"].stopped = lambda pid=100 + number: world.vram.release(pid)
-        world.arbiter.record_unit(await world.units.state(f"c{number}.service"))
-    await world.housekeeping.refresh_all()
-
-    grant = await world.arbiter.acquire(client(1), "", ALL)
-
-    assert len(grant.evicted) == 7
-
-
-async def test_whole_device_waits_for_leases_and_blocks_every_other_request(world: FakeWorld) -> None:
-    await world.start()
-    lease = (await world.arbiter.acquire(client(1), "a", AcquireOptions())).lease
-    whole = asyncio.create_task(world.arbiter.acquire(client(2), "", ALL))
-    await world.clock.sleep(1)
-    assert not whole.done()
-
-    await world.arbiter.release(lease.id)
-    held = await whole
-    assert held.evicted == ("a",)
-    for consumer, options in (("b", AcquireOptions(timeout_sec=3)), ("", vram(10, timeout_sec=3))):
-        with pytest.raises(TimedOut, match="reserved whole by reservation"):
-            await world.arbiter.acquire(client(3), consumer, options)
-    with pytest.raises(TimedOut):
-        await world.arbiter.load("b", "", 3)
-
-    await world.arbiter.release(held.lease.id)
-    assert (await world.arbiter.acquire(client(3), "b", AcquireOptions())).loaded
-
-
-async def test_whole_device_leaves_pinned_consumers_and_foreign_processes_and_names_them() -> None:
-    world = FakeWorld([routed("a", 4000, pinned=True), routed("b", 4000)], scheduler=SHARED)
-    hold_foreign_memory(world, 2000)
-    await world.start()
-    await load(world, "a", "b")
-
-    report = await world.arbiter.plan(client(1), "", ALL)
-    grant = await world.arbiter.acquire(client(1), "", ALL)
-
-    assert grant.evicted == ("b",)
-    assert residency(world, "a") == "resident"
-    assert "firefox" in report.message
-    assert reserved_mib(world) == TOTAL_MIB - 4000 - 2000
-    with pytest.raises(TimedOut):
-        await world.arbiter.acquire(client(2), "a", AcquireOptions(timeout_sec=3))
-
-
-async def test_whole_device_takes_one_of_two_devices_and_leaves_the_other_in_use() -> None:
-    world = FakeWorld([routed("a", 10000, devices=("0",))], scheduler=SHARED, total_mib=(24564, 24564))
-    await world.start()
-    await load(world, "a")
-    grant = await world.arbiter.acquire(client(1), "", ALL)
-    assert (grant.lease.device, grant.evicted) == ("1", ())
-    assert (await world.arbiter.acquire(client(2), "a", AcquireOptions())).lease.device == "0"
-
-
-async def test_whole_device_survives_a_restart(world: FakeWorld) -> None:
-    await world.start()
-    await world.arbiter.acquire(client(1), "", ALL)
-    after = FakeWorld([routed("a", 10000)], scheduler=SHARED, store=world.store, clock=world.clock)
-    await after.start()
-    with pytest.raises(TimedOut):
-        await after.arbiter.acquire(client(2), "a", AcquireOptions(timeout_sec=3))
-
-
-async def test_whole_device_without_readings_still_blocks_others(world: FakeWorld) -> None:
-    world.vram.fail("no-source: no VRAM source is configured")
-    await world.start()
-    await world.arbiter.acquire(client(1), "", ALL)
-    with pytest.raises(TimedOut):
-        await world.arbiter.acquire(client(2), "a", AcquireOptions(timeout_sec=3))
