@@ -16,7 +16,7 @@ from gpumand.arbiter.work_gate import WorkGate
 from gpumand.domain.consumer import Residency
 from gpumand.domain.decision import Decision, Requirement, wait
 from gpumand.domain.device import Devices
-from gpumand.domain.events import Event, LeaseDegraded, LeaseRestored
+from gpumand.domain.events import Event, LeaseDegraded, LeaseGranted, LeaseRestored
 from gpumand.domain.planning import decide
 from gpumand.domain.request import Verdict
 
@@ -51,7 +51,8 @@ class LeaseRestorer:
 
     def record_event(self, event: Event) -> None:
         """Start a load after a loss; the next loss may start one only after the consumer was back."""
-        if isinstance(event, LeaseRestored):
+        # A grant, too, shows that it is back: the degraded leases may have ended before, and are never restored then.
+        if isinstance(event, LeaseRestored | LeaseGranted):
             self._tried.discard(event.lease.consumer)
         elif isinstance(event, LeaseDegraded) and event.lease.restore and event.lease.consumer not in self._tried:
             self._tried.add(event.lease.consumer)
