@@ -357,7 +357,7 @@ class LoadAttempt:
         try:
             if self.unit.started:
                 await self.unit.stop()
-            elif is_failed and self._route_accepted and spec.unload is not None and not await self.unit.is_working():
+            elif is_failed and self._route_accepted and spec.unload is not None and not await self.unit.work():
                 await self._routes.unload(spec)
         except (UnitFailed, RouteFailed) as failed:
             log.info("cleaning up after the load of %s failed: %s", spec.name, failed)

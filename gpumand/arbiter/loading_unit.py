@@ -106,9 +106,19 @@ class LoadingUnit:
         lines = await self._units.failure_lines(self._spec.service, run) if run else ()
         return lines or await self._units.failure_lines(self._spec.service)
 
-    async def is_working(self) -> bool:
-        """Whether the server reports work when it is asked now."""
-        return self._spec.busy is not None and bool((await self._routes.probe_busy(self._spec)).jobs)
+    async def work(self) -> str:
+        """What speaks against interrupting the server now, as a clause about it; "" when it is idle.
+
+        A server that does not answer may be at work: unknown is not idle. One that has no such route counts as busy
+        while the last look at its connections found clients.
+        """
+        if self._spec.busy is None:
+            return ""
+        report = await self._routes.probe_busy(self._spec)
+        if report.jobs is None and not report.refused and report.status == 0:
+            return "does not answer whether it is busy"
+        is_at_work = is_busy(self._state.consumer(self._spec.name)) if report.jobs is None else report.jobs > 0
+        return "is busy" if is_at_work and not report.refused else ""
 
     async def _current(self) -> UnitState | None:
         """The state of the unit; None where systemd cannot be asked, which does not prove that the unit has ended."""
@@ -134,7 +144,8 @@ class LoadingUnit:
             return ""
         if self._state.consumer(name).leases:
             return f"{unit} is not restarted, since {name} is leased: release or revoke the lease"
-        return f"{unit} is not restarted, since it is busy: retry when it is idle" if await self.is_working() else ""
+        work = await self.work()
+        return f"{unit} is not restarted, since {name} {work}: retry when it is idle" if work else ""
 
     async def _check_orphans(self) -> None:
         """Before a start, processes of an earlier run that still hold memory must leave enough room. Raises UnitFailed.
