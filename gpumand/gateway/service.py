@@ -139,7 +139,7 @@ class GatewayService:
         return self.settings.all_listeners(self._passed)
 
     def _metrics_page(self) -> str:
-        return metrics_page(self.metrics, self.table, 0)
+        return metrics_page(self.metrics, self.table, None)
 
     async def start(self) -> None:
         """Begin to listen. Raises ConfigInvalid."""

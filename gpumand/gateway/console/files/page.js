@@ -449,7 +449,9 @@ async function ask(path, options = {}, key = sessionStorage.getItem(KEY)) {
   const headers = { Accept: "application/json", ...options.headers, ...(key ? { Authorization: `Bearer ${key}` } : {}) };
   let answer;
   try {
-    answer = await fetch(API + path, { ...options, headers, cache: "no-store", redirect: "error" });
+    // Without credentials of its own, the browser does not open its dialog for a key that is refused.
+    const credentials = key ? "omit" : "same-origin";
+    answer = await fetch(API + path, { ...options, headers, credentials, cache: "no-store", redirect: "error" });
   } catch {
     throw new Error("The gateway does not answer.");
   }
@@ -499,7 +501,9 @@ async function signIn(event) {
   event.preventDefault();
   const key = byId("key").value.trim();
   try {
-    page.session = await ask("session", {}, key);
+    const session = await ask("session", {}, key);
+    if (!session.may_evict) throw new Error("This key does not allow to evict and pin services.");
+    page.session = session;
     sessionStorage.setItem(KEY, key);
     byId("key-dialog").close();
     byId("key").value = "";
