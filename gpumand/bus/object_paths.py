@@ -6,11 +6,10 @@ hex digits. The empty string becomes ``_``.
 
 from __future__ import annotations
 
-import string
 from functools import lru_cache
 
-_LETTERS = string.ascii_letters.encode()
-_DIGITS = string.digits.encode()
+_LETTERS = b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
+_DIGITS = b"0123456789"
 
 
 @lru_cache(maxsize=1024)

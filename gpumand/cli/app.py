@@ -52,7 +52,7 @@ SECTIONS: dict[str, dict[str, str]] = {
         "doctor": "doctor:doctor",
         "reload": "daemon:reload",
         "gpu": "gpu:gpu",
-        "version": "daemon:version",
+        "version": "version:version",
     },
     "Help": {
         "help": "help:help_command",

@@ -7,7 +7,6 @@ from enum import IntEnum
 
 from gpumand.bus.connection_errors import BusError, BusLost, BusTimeout
 from gpumand.bus.names import BUS_NAME
-from gpumand.cli.option_names import with_command_line_options
 from gpumand.cli.options import GlobalOptions
 from gpumand.client.errors import ACTIVATION_ERRORS, DISCONNECT_ERRORS, NO_OWNER_ERRORS, UNKNOWN_CALL_ERRORS, Mismatch
 from gpumand.domain.errors import ERROR_PREFIX, FREEDESKTOP_ERROR_PREFIX, InvalidArgs
@@ -78,6 +77,8 @@ def _bus_error(error: BusError, options: GlobalOptions) -> Failure:
     handler = _HANDLERS.get(error.name)
     if handler is not None:
         return handler(error, options)
+    from gpumand.cli.option_names import with_command_line_options
+
     message = with_command_line_options(error.message, options)
     if error.name.startswith(ERROR_PREFIX) or error.name == FREEDESKTOP_ERROR_PREFIX + "InvalidArgs":
         code = ExitCode.NO_SUCH if error.name in _NO_SUCH else ExitCode.FAILURE

@@ -106,14 +106,12 @@ class Command(click.Command):
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the options to the help: those of this command first, then the shared ones."""
+        shared_names = {param.name for param in shared_params()}
         records = [
             (param, param.get_help_record(ctx)) for param in self.get_params(ctx) if isinstance(param, click.Option)
         ]
-        shared = [record for param, record in records if record and param.name in SHARED]
-        own = [record for param, record in records if record and param.name not in SHARED]
+        shared = [record for param, record in records if record and param.name in shared_names]
+        own = [record for param, record in records if record and param.name not in shared_names]
         for title, rows in (("Options", own), ("Common options", shared)):
             with formatter.section(title):
                 formatter.write_dl(rows)
-
-
-SHARED = {param.name for param in shared_params()}

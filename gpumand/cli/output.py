@@ -12,10 +12,10 @@ from collections.abc import Sequence
 from typing import IO, TYPE_CHECKING, Any
 
 from gpumand.cli.options import GlobalOptions
-from gpumand.cli.render.theme import Theme
 
 if TYPE_CHECKING:
     from gpumand.cli.render.text import Text
+    from gpumand.cli.render.theme import Theme
 
 DUMB = ("dumb", "unknown")
 PIPE_WIDTH = 120
@@ -39,6 +39,8 @@ def theme_for(stream: IO[str], options: GlobalOptions) -> Theme:
 
     NO_COLOR (https://no-color.org) turns colors off when it is not empty.
     """
+    from gpumand.cli.render.theme import Theme
+
     terminal = stream.isatty()
     width = max(40, screen_size()[0]) if terminal else PIPE_WIDTH
     encoding = (getattr(stream, "encoding", None) or "ascii").lower().replace("-", "")
