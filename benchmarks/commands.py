@@ -1,4 +1,4 @@
-"""The time of ``gpumanctl status`` and ``version``, compared with ``busctl call … GetStatus`` and an import of click."""
+"""The time of ``gpumanctl status`` and ``version``, compared with ``busctl call`` and with importing click."""
 
 from __future__ import annotations
 

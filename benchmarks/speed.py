@@ -8,7 +8,7 @@ import logging
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
-from benchmarks import commands, concurrency, evictions, idle, instructions, leases, plans
+from benchmarks import commands, concurrency, evictions, idle, instructions, large_message, leases, pauses, plans
 from benchmarks.environment import workspace
 from benchmarks.table import Row, show
 
@@ -19,6 +19,8 @@ PARTS: dict[str, Callable[[Path], Awaitable[list[Row]]]] = {
     "commands": commands.measure,
     "plans": plans.measure,
     "crowd": concurrency.measure,
+    "large_message": large_message.measure,
+    "pauses": pauses.measure,
     "idle": idle.measure,
 }
 

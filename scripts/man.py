@@ -24,7 +24,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from gpumand.cli.app import SECTIONS, gpumanctl  # noqa: E402 - imports follow the change of sys.path
-from gpumand.cli.options import SHARED  # noqa: E402
+from gpumand.cli.options import shared_names  # noqa: E402
 from gpumand.config.presets import preset, preset_names  # noqa: E402
 from gpumand.config.schema import TABLES  # noqa: E402
 from gpumand.config.table_schema import Key, keys_of  # noqa: E402
@@ -100,7 +100,8 @@ def _commands(group: click.Group, name: str, above: click.Context) -> Iterator[s
 
 def _command(command: click.Command, context: click.Context) -> str:
     name = context.command_path.removeprefix("gpumanctl ")
-    own = [one for one in command.params if isinstance(one, click.Option) and one.name not in SHARED]
+    shared = shared_names()
+    own = [one for one in command.params if isinstance(one, click.Option) and one.name not in shared]
     usage = [*(["[OPTION...]"] if own else []), *command.collect_usage_pieces(context)[1:]]
     text = "\n\n".join(" ".join(part.split()) for part in (command.help or "").split("\n\n"))
     return "\n".join([f"### {' '.join([name, *map(escaped, usage)])}", "", escaped(text), "", *map(_option, own)])

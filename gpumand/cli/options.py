@@ -97,6 +97,11 @@ def shared_params() -> list[click.Parameter]:
     ]
 
 
+def shared_names() -> set[str | None]:
+    """The names of the options that every command accepts; only the help and the man pages need them."""
+    return {param.name for param in shared_params()}
+
+
 class Command(click.Command):
     """A click command that accepts the shared options."""
 
@@ -106,12 +111,12 @@ class Command(click.Command):
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the options to the help: those of this command first, then the shared ones."""
-        shared_names = {param.name for param in shared_params()}
+        shared = shared_names()
         records = [
             (param, param.get_help_record(ctx)) for param in self.get_params(ctx) if isinstance(param, click.Option)
         ]
-        shared = [record for param, record in records if record and param.name in shared_names]
-        own = [record for param, record in records if record and param.name not in shared_names]
-        for title, rows in (("Options", own), ("Common options", shared)):
+        common = [record for param, record in records if record and param.name in shared]
+        own = [record for param, record in records if record and param.name not in shared]
+        for title, rows in (("Options", own), ("Common options", common)):
             with formatter.section(title):
                 formatter.write_dl(rows)

@@ -32,7 +32,7 @@ from gpumand.daemon.components import (
     demand_log,
 )
 from gpumand.daemon.environment import archive_path
-from gpumand.daemon.garbage import freeze_startup_objects
+from gpumand.daemon.garbage import GarbageCollections
 from gpumand.daemon.options import Options, parse_arguments
 from gpumand.daemon.status_line import status_line
 from gpumand.daemon.watchdog import LivenessChecks, Watchdog
@@ -88,6 +88,7 @@ class Daemon:
         self._tasks: set[asyncio.Task[None]] = set()
         self._components: Components | None = None
         self._sighup_received = asyncio.Event()
+        self._garbage = GarbageCollections()
         self._system_bus: BusConnection | None = None
         self._started_at = self._clock.monotonic()
         self._restart_needed = False
@@ -160,7 +161,7 @@ class Daemon:
         # The objects before the name, and READY last: clients and units that start after gpumand call it at once.
         components.service.export()
         await bus.request_name(names.BUS_NAME)
-        freeze_startup_objects()
+        self._garbage.begin()
         self._notifier.ready(status_line(components.arbiter.status()))
         self._spawn(self._report_status(components.arbiter))
         self._spawn(self._reload_on_sighup(components.arbiter))
@@ -287,6 +288,7 @@ class Daemon:
     async def _report_status(self, arbiter: Arbiter) -> None:
         while True:
             await self._clock.sleep(STATUS_SEC)
+            self._garbage.collect()
             self._notifier.status(status_line(arbiter.status()))
             if self._components is not None:
                 self._restart_for_new_library(self._components.source.source)
