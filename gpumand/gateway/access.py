@@ -11,6 +11,7 @@ import ipaddress
 import os
 import socket
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Protocol
 from urllib.parse import urlsplit
 
@@ -19,6 +20,7 @@ from aiohttp import web
 from gpumand.gateway.config import GatewaySettings
 from gpumand.gateway.connections import Connection
 from gpumand.gateway.headers import Origin, is_same_origin
+from gpumand.gateway.keys import find, presented
 from gpumand.gateway.refusals import refused
 from gpumand.gateway.requests import Client
 
@@ -30,8 +32,8 @@ class Access(Protocol):
         """The client of a request, and what forwarded headers say about it. Raises Refused."""
 
 
-class LocalAccess:
-    """Access for programs of this host: loopback addresses and Unix sockets, without keys.
+class KeyedAccess:
+    """Access by API keys; programs of this host need none unless the configuration requires one.
 
     Args:
         settings: returns the configuration that is in force.
@@ -52,7 +54,31 @@ class LocalAccess:
         self._check_origin(request, origin, settings)
         is_local = connection.is_unix or connection.is_loopback
         is_local = is_local and origin.address in ("", peer)
-        return Client(peer or "unknown", is_local=is_local, may_evict=peer in self._administrators), origin
+        client = Client(peer or "unknown", is_local=is_local, may_evict=peer in self._administrators)
+        return self._with_key(request, client, settings), origin
+
+    def _with_key(self, request: web.BaseRequest, client: Client, settings: GatewaySettings) -> Client:
+        """The client by its key. Raises Refused."""
+        if not settings.keys:
+            # A header for the service itself: without keys of the gateway, it passes.
+            return client
+        secret = presented(request.headers)
+        if not secret:
+            if client.is_local and not settings.require_key:
+                return client
+            raise refused(401, "key_missing", "An API key is required: send it as a Bearer token or as x-api-key.")
+        found = find(settings.keys, secret)
+        if found is None:
+            raise refused(401, "key_wrong", "This API key is not known. Create one: gpumanctl gateway key add NAME")
+        return replace(
+            client,
+            name=found.name,
+            priority=found.priority,
+            consumers=found.consumers,
+            may_evict=client.may_evict or found.evict,
+            is_interactive=found.interactive,
+            has_key=True,
+        )
 
     def _origin(self, request: web.BaseRequest, settings: GatewaySettings, peer: str) -> Origin:
         host = request.headers.get("Host", "")

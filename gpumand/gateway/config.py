@@ -13,7 +13,7 @@ import attrs
 
 from gpumand.config import validators
 from gpumand.config.consumer_schema import BusyTable
-from gpumand.config.files import read
+from gpumand.config.files import read, read_key_file
 from gpumand.config.presets import preset_names
 from gpumand.config.problems import Document, Place, ProblemList, quoted
 from gpumand.config.quantities import Seconds
@@ -24,6 +24,7 @@ from gpumand.config.value_types import Boolean, Choice, Integer, InvalidValue, L
 from gpumand.domain.consumer import BusyRoute
 from gpumand.domain.name_suggestions import nearest
 from gpumand.domain.request import MAX_PRIORITY, MIN_PRIORITY
+from gpumand.gateway.access_config import check_access, listen_at, read_client_keys
 from gpumand.gateway.entrance_config import (
     GATEWAY,
     EntranceSettings,
@@ -31,7 +32,6 @@ from gpumand.gateway.entrance_config import (
     ModelTable,
     PathTable,
     consumer_name,
-    listen_at,
     read_models,
     read_routes,
 )
@@ -53,6 +53,7 @@ class ListenerSettings:
 
     Attributes:
         name: name of the listener.
+        key: content of ``key_file``.
     """
 
     name: str
@@ -66,6 +67,8 @@ class ListenerSettings:
     busy: BusyRoute | None = None
     busy_grace_sec: float = 60.0
     forward_user: bool = False
+    key_file: str = ""
+    key: str = attrs.field(default="", repr=False)
 
 
 _LISTENER = ListenerSettings(name="")
@@ -77,7 +80,7 @@ class ListenerTable:
 
     listen: tuple[str, ...] = key(
         ListOf(Text("address and port, or unix:PATH", listen_at), max_length=8, single=True),
-        "Listen address: a loopback IP address and port, such as 127.0.0.1:8188, or unix: and the path of a socket, or "
+        "Listen address: an IP address and port, such as 127.0.0.1:8188, or unix: and the path of a socket, or "
         "a list of them. Without it, the listener uses the sockets that systemd passes under its name.",
         default=(),
     )
@@ -129,6 +132,12 @@ class ListenerTable:
         "Names of users: pass on the headers X-OpenWebUI-User-*, with which Open WebUI can name its user.",
         default=False,
     )
+    key_file: str = key(
+        Text("absolute path", validators.absolute_path),
+        "File with the API key of the service itself, in one line, which the gateway sends as a Bearer token instead "
+        "of the client's key. The user of the gateway must be able to read it.",
+        default="",
+    )
 
 
 @attrs.frozen(kw_only=True)
@@ -145,9 +154,6 @@ class GatewaySettings(EntranceSettings):
     max_connections: int = 1024
     max_waiting: int = 512
     max_waiting_per_client: int = 64
-    host_names: tuple[str, ...] = ()
-    origins: tuple[str, ...] = ()
-    trusted_proxies: tuple[str, ...] = ()
     listeners: dict[str, ListenerSettings] = attrs.field(factory=dict)
 
     def all_listeners(self, passed: Collection[str] = ()) -> dict[str, ListenerSettings]:
@@ -170,28 +176,6 @@ class GatewaySettings(EntranceSettings):
 
 
 _DEFAULTS = GatewaySettings()
-
-
-def _host_name(text: str) -> str:
-    if text != text.lower() or not all(char.isalnum() or char in ".-" for char in text):
-        raise InvalidValue(f"{quoted(text)} is not a host name in lower case, without a port")
-    return text
-
-
-def _origin(text: str) -> str:
-    if text == "null":
-        return text
-    base = validators.url(text)
-    if base.count("/") > 2:
-        raise InvalidValue(f"{quoted(text)} is not an origin: write scheme, host and port, such as http://host:3000")
-    return base.lower()
-
-
-def _ip_address(text: str) -> str:
-    try:
-        return validators.split_address(f"[{text}]:1" if ":" in text else f"{text}:1")[0]
-    except ValueError:
-        raise InvalidValue(f"{quoted(text)} is not an IP address") from None
 
 
 @attrs.frozen
@@ -248,23 +232,6 @@ class GatewayTable(EntranceTable):
         "address.",
         default=_DEFAULTS.max_waiting_per_client,
     )
-    host_names: tuple[str, ...] = key(
-        ListOf(Text("host name", _host_name)),
-        "Further names of this host in URLs. Requests that name another host are refused, so that web sites cannot "
-        "reach the gateway through a browser.",
-        default=(),
-    )
-    origins: tuple[str, ...] = key(
-        ListOf(Text("origin", _origin)),
-        "Web sites that may send requests by a browser, such as http://localhost:3000. Pages of the service itself may "
-        "always do so.",
-        default=(),
-    )
-    trusted_proxies: tuple[str, ...] = key(
-        ListOf(Text("IP address", _ip_address)),
-        "IP addresses of proxies in front of the gateway, whose X-Forwarded headers are believed.",
-        default=(),
-    )
 
 
 TABLES: dict[str, type[attrs.AttrsInstance]] = {
@@ -313,7 +280,11 @@ def _settings(document: Document, problems: ProblemList) -> GatewaySettings:
     models, discover = read_models(tables["models"], place.at("gateway", "models"), problems)
     routes = read_routes(tables["routes"], place.at("gateway", "routes"), problems)
     _check_addresses({GATEWAY: given["listen"]} | _listens(listeners), place.at("gateway"), problems)
-    return GatewaySettings(**given, listeners=listeners, models=models, routes=routes, discover=discover)
+    keys = read_client_keys(given["keys_file"], problems)
+    settings = GatewaySettings(**given, listeners=listeners, models=models, routes=routes, discover=discover, keys=keys)
+    listens: dict[tuple[str, ...], Any] = {("listeners", name, "listen"): one.listen for name, one in listeners.items()}
+    check_access(settings, {("listen",): settings.listen, **listens}, place.at("gateway"), problems)
+    return settings
 
 
 def _listeners(raw: object, place: Place, problems: ProblemList) -> dict[str, ListenerSettings]:
@@ -332,7 +303,9 @@ def _listener(name: str, raw: object, place: Place, problems: ProblemList) -> Li
     if name == GATEWAY:
         problems.add(place, "is the name of the gateway itself: choose another one, and set consumer")
     keys: dict[str, Any] = with_defaults(ListenerTable, read_keys(ListenerTable, raw, place, problems))
-    return ListenerSettings(name=name, **(keys | {"consumer": keys["consumer"] or name}))
+    file = keys["key_file"]
+    secret = read_key_file(Path(file), place.at("key_file"), problems) if file and file is not INVALID else ""
+    return ListenerSettings(name=name, key=secret, **(keys | {"consumer": keys["consumer"] or name}))
 
 
 def _listens(listeners: dict[str, ListenerSettings]) -> dict[str, Any]:

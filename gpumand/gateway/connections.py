@@ -141,10 +141,15 @@ class Connection(asyncio.Protocol):
         if self.is_gone and self._handling is not None:
             self._handling.cancel()
 
-    def end_request(self) -> None:
-        """The request is handled; the head of the next one is limited again."""
+    def end_request(self, *, is_read: bool = True) -> None:
+        """The request is handled; the head of the next one is limited again.
+
+        Args:
+            is_read: its body has arrived completely. Otherwise the connection ends after the answer, and what arrives
+                until then is no head.
+        """
         self._handling = None
-        self._head = bytearray()
+        self._head = bytearray() if is_read else None
 
     def abort(self) -> None:
         """Close the connection at once, which shows that an answer is not complete."""

@@ -119,7 +119,8 @@ def dialect_of(path: str, body: object, *, accepts_html: bool = False, accepts_j
     document = body if isinstance(body, dict) else None
     if api is Api.PLAIN:
         return Dialect(Api.HTML if accepts_html else Api.OPENAI if accepts_json else Api.PLAIN, path=path)
-    if document is None:
+    if document is None or path not in MODEL_PATHS:
+        # Answers of other paths may be no JSON: speech, images, text.
         return Dialect(api, path=path)
     model = document.get("model")
     return Dialect(api, _content_type(path, document), path, model[:256] if isinstance(model, str) else "")

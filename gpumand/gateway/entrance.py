@@ -17,7 +17,8 @@ from gpumand.gateway.bodies import BodyBudget
 from gpumand.gateway.config import GatewaySettings
 from gpumand.gateway.dialects import JSON, Api, api_of
 from gpumand.gateway.entrance_config import GATEWAY, PathRule
-from gpumand.gateway.held_bodies import read_json
+from gpumand.gateway.form_bodies import FormBody, read_form
+from gpumand.gateway.held_bodies import JsonBody, read_json
 from gpumand.gateway.lists import OPENAI_ENTRY, EntranceLists
 from gpumand.gateway.models import Choice, Offer, choose
 from gpumand.gateway.offers import Offers
@@ -26,12 +27,14 @@ from gpumand.gateway.refusals import refused
 from gpumand.gateway.requests import Client
 from gpumand.gateway.router import ListenerRouter, Route, Service, check_consumer
 from gpumand.gateway.routes.classes import WEBSOCKET
+from gpumand.gateway.spool import Spool
 from gpumand.gateway.websockets import is_websocket
 
 _SCRIPT = re.compile(r"/c/([A-Za-z0-9._-]+)(/[^?]*)?(\?.*)?")
 _READ_TYPES = (JSON, "application/x-www-form-urlencoded", "application/octet-stream", "text/plain")
 """Types of bodies that are read as JSON: curl sends JSON as a form unless it is given another type."""
 
+FORM = "multipart/form-data"
 _WITHOUT_BODY = ("GET", "HEAD", "OPTIONS")
 
 
@@ -43,12 +46,19 @@ class EntranceRouter:
         listeners: routes by listener.
         offers: the consumers.
         bodies: limits the memory of bodies.
+        spool: has files for large forms.
     """
 
     def __init__(
-        self, settings: Callable[[], GatewaySettings], listeners: ListenerRouter, offers: Offers, bodies: BodyBudget
+        self,
+        settings: Callable[[], GatewaySettings],
+        listeners: ListenerRouter,
+        offers: Offers,
+        bodies: BodyBudget,
+        spool: Spool,
     ) -> None:
-        self._settings, self._listeners, self._offers, self._bodies = settings, listeners, offers, bodies
+        self._settings, self._listeners, self._offers = settings, listeners, offers
+        self._bodies, self._spool = bodies, spool
         self._lists = EntranceLists(settings, offers)
 
     async def route(
@@ -90,10 +100,13 @@ class EntranceRouter:
     async def _by_model(self, target: Target, request: web.BaseRequest, client: Client) -> Route:
         if request.method in _WITHOUT_BODY or not request.body_exists:
             return await self._without_body(target, request, client)
-        if request.content_type not in _READ_TYPES:
-            choice = await self._choose(_query_model(target), target, request, client)
-            return Route(await self._service(choice.consumer, client), target)
-        body = await read_json(request, self._bodies)
+        body: JsonBody | FormBody
+        if request.content_type == FORM:
+            body = await read_form(request, self._bodies, self._spool)
+        elif request.content_type in _READ_TYPES:
+            body = await read_json(request, self._bodies)
+        else:
+            return await self._without_body(target, request, client)
         try:
             choice = await self._choose(body.model, target, request, client)
             held = body.held(choice.name or body.model)

@@ -10,28 +10,15 @@ from gpumand.config import validators
 from gpumand.config.problems import Place, ProblemList, quoted
 from gpumand.config.table_schema import check_required, key, read_keys, type_name, with_defaults
 from gpumand.config.value_types import Integer, InvalidValue, ListOf, Text
+from gpumand.gateway.access_config import AccessSettings, AccessTable, listen_at
 
 GATEWAY = "gateway"
 """Name of the listener at the gateway's own address, and of the socket that systemd passes for it; no consumer can have
 a listener of that name."""
 
-SOCKET_PREFIX = "unix:"
 MAX_RULES = 1024
 MAX_MODEL = 256
 DISCOVER = "discover"
-
-
-def listen_at(text: str) -> str:
-    """Check an address to listen at: an IP address with a port, or ``unix:`` and an absolute path."""
-    if text.startswith(SOCKET_PREFIX):
-        path = validators.absolute_path(text.removeprefix(SOCKET_PREFIX))
-        if len(path) > validators.MAX_SOCKET_PATH:
-            raise InvalidValue(f"is longer than {validators.MAX_SOCKET_PATH} bytes, the maximum of Linux")
-        return text
-    address = validators.listen_address(text)
-    if not validators.is_loopback(address):
-        raise InvalidValue(f"{quoted(text)} is reachable from other hosts: use 127.0.0.1 or [::1], or a Unix socket")
-    return address
 
 
 def consumer_name(text: str) -> str:
@@ -91,7 +78,7 @@ class PathTable:
 
 
 @attrs.frozen(kw_only=True)
-class EntranceSettings:
+class EntranceSettings(AccessSettings):
     """The entrance; the fields are the keys of ``EntranceTable`` and the tables of models and routes.
 
     Attributes:
@@ -111,13 +98,13 @@ _DEFAULTS = EntranceSettings()
 
 
 @attrs.frozen
-class EntranceTable:
+class EntranceTable(AccessTable):
     """The keys of ``[gateway]`` that concern the entrance."""
 
     listen: tuple[str, ...] = key(
         ListOf(Text("address and port, or unix:PATH", listen_at), max_length=8, single=True),
-        "Listen address of the gateway itself, for all models, the web page, the metrics and gpumanctl gateway: a "
-        "loopback IP address and port, such as 127.0.0.1:8770, or unix: and the path of a socket, or a list of them. "
+        "Listen address of the gateway itself, for all models, the web page, the metrics and gpumanctl gateway: an "
+        "IP address and port, such as 127.0.0.1:8770, or unix: and the path of a socket, or a list of them. "
         "Without it, the gateway uses the sockets that systemd passes under the name gateway.",
         default=(),
     )

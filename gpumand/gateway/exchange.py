@@ -30,6 +30,7 @@ class Exchange:
         entry: its entry in the table of requests.
         dialect: the form of its answers.
         body: what was read of its body already; None = nothing.
+        listed_origin: the origin of the web page that sent it, if the configuration lists it; else "".
         response: the answer, once it has begun.
     """
 
@@ -42,6 +43,7 @@ class Exchange:
     entry: Entry
     dialect: Dialect
     body: HeldBody | None = None
+    listed_origin: str = ""
     response: web.StreamResponse | None = None
 
     @property
@@ -62,6 +64,9 @@ def refusal_response(refusal: Refusal, api: Api, method: str = "GET") -> web.Res
     response.headers[REFUSED_HEADER] = "refused"
     response.headers["Server"] = "gpumand"
     response.headers["Cache-Control"] = "no-store"
+    if refusal.status == 401:
+        # A browser asks for user and password then; the password is the key.
+        response.headers["WWW-Authenticate"] = 'Basic realm="gpumand", charset="UTF-8"'
     if refusal.retry_sec is not None:
         response.headers["Retry-After"] = str(refusal.retry_sec)
     elif refusal.is_final:

@@ -9,9 +9,11 @@ import aiohttp
 from aiohttp import web
 from multidict import CIMultiDict
 
+from gpumand.gateway.cors import allow
 from gpumand.gateway.dialects import EVENT_STREAM
 from gpumand.gateway.exchange import Exchange
 from gpumand.gateway.headers import request_headers, response_headers
+from gpumand.gateway.keys import KEY_HEADERS
 from gpumand.gateway.request_body import answer_expect, body_of
 from gpumand.gateway.upstream import Endpoint, Upstreams
 
@@ -29,7 +31,12 @@ def sent_headers(exchange: Exchange, endpoint: Endpoint) -> CIMultiDict[str]:
     """The headers of the request to the consumer."""
     settings = exchange.service.settings
     raw = exchange.request.raw_headers
+    if exchange.client.has_key or settings.key:
+        # The key of the gateway is not for the service, which gets its own.
+        raw = tuple((name, value) for name, value in raw if name.decode("ascii").lower() not in KEY_HEADERS)
     headers = request_headers(raw, exchange.origin, endpoint.origin, forward_user=settings.forward_user)
+    if settings.key:
+        headers["Authorization"] = f"Bearer {settings.key}"
     if exchange.response is not None:
         # The answer has begun without compression, so its rest must not be compressed either.
         headers["Accept-Encoding"] = "identity"
@@ -86,6 +93,7 @@ async def relay(
         headers.setdefault("X-Accel-Buffering", "no")
     response = web.StreamResponse(status=answer.status, reason=answer.reason, headers=headers)
     exchange.response, exchange.entry.status = response, answer.status
+    allow(response.headers, exchange.listed_origin)
     await response.prepare(exchange.request)
     if exchange.request.method != "HEAD" and answer.status not in _BODILESS:
         if read:

@@ -8,6 +8,7 @@ from dataclasses import replace
 
 from aiohttp import web
 
+from gpumand.gateway import cors
 from gpumand.gateway.access import Access
 from gpumand.gateway.connections import Connection, connection_of
 from gpumand.gateway.console.console import Console, is_browser
@@ -67,7 +68,9 @@ class Gateway:
         connection.begin_request()
         try:
             response = await self._checked(request, connection)
-            if connection.has_queued_requests:
+            if not response.prepared:
+                cors.allow(response.headers, self._listed_origin(request))
+            if connection.has_queued_requests or not request.content.is_eof():
                 response.force_close()
             return response
         except BadHeader as error:
@@ -79,11 +82,14 @@ class Gateway:
                 raise
             return _gone()
         finally:
-            connection.end_request()
+            connection.end_request(is_read=request.content.is_eof())
 
     async def _checked(self, request: web.BaseRequest, connection: Connection) -> web.StreamResponse:
         check_headers(request.raw_headers)
         target = check_target(request.method, request.raw_path)
+        # A browser asks without a key whether it may send one.
+        if (answer := cors.preflight(request, self._parts.settings().origins)) is not None:
+            return answer
         try:
             if passed_gateway(request.raw_headers):
                 raise refused(
@@ -122,11 +128,15 @@ class Gateway:
                 raise BadTarget("the path contains an encoded slash")
             entry.consumer, entry.kind = service.consumer, _classify(request, target, service)
             dialect = replace(_first_dialect(request, target), api=_refusal_api(request, target, connection))
-            exchange = Exchange(request, connection, target, entry.client, origin, service, entry, dialect, route.body)
+            exchange = Exchange(request, connection, target, entry.client, origin, service, entry, dialect)
+            exchange.body, exchange.listed_origin = route.body, self._listed_origin(request)
             return await self._answered(exchange)
         finally:
             if route.body is not None:
                 route.body.close()
+
+    def _listed_origin(self, request: web.BaseRequest) -> str:
+        return cors.listed_origin(request, self._parts.settings().origins)
 
     async def _answered(self, exchange: Exchange) -> web.StreamResponse:
         try:

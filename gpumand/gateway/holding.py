@@ -9,6 +9,7 @@ from typing import TypeVar
 
 from aiohttp import HttpVersion11, web
 
+from gpumand.gateway.cors import allow
 from gpumand.gateway.dialects import JSON
 from gpumand.gateway.exchange import Exchange
 
@@ -104,6 +105,7 @@ class Holder:
             "X-Accel-Buffering": "no",
         }
         response = web.StreamResponse(headers=headers)
+        allow(response.headers, self._exchange.listed_origin)
         await response.prepare(self._exchange.request)
         self._exchange.entry.status = 200
         return response

@@ -13,9 +13,10 @@ from collections.abc import Mapping, Sequence
 
 from gpumand.config.validators import split_address
 from gpumand.domain.errors import ConfigInvalid
+from gpumand.gateway.access_config import SOCKET_PREFIX
 from gpumand.gateway.config import ListenerSettings
 from gpumand.gateway.connections import BACKLOG, Acceptor
-from gpumand.gateway.entrance_config import GATEWAY, SOCKET_PREFIX
+from gpumand.gateway.entrance_config import GATEWAY
 
 log = logging.getLogger(__name__)
 
@@ -41,8 +42,12 @@ class Listeners:
         """Names and addresses of all listeners."""
         return tuple(self._servers)
 
-    async def configure(self, listeners: Mapping[str, ListenerSettings]) -> None:
+    async def configure(self, listeners: Mapping[str, ListenerSettings], *, allow_remote: bool = False) -> None:
         """Listen at the configured addresses; connections that are open stay open.
+
+        Args:
+            listeners: the listeners by name.
+            allow_remote: whether other hosts may reach them; the configuration has keys then.
 
         Raises:
             ConfigInvalid: an address cannot be listened on, or a listener has no address; nothing is changed then.
@@ -51,7 +56,7 @@ class Listeners:
         opened: dict[tuple[str, str], asyncio.Server] = {}
         try:
             for name, address in sorted(wanted - self._servers.keys()):
-                opened[name, address] = await self._open(name, address)
+                opened[name, address] = await self._open(name, address, allow_remote)
         except ConfigInvalid:
             for server in opened.values():
                 server.close()
@@ -76,14 +81,15 @@ class Listeners:
             raise ConfigInvalid(f"{key} is missing, and systemd passed no socket named {one.name}. Set an address")
         return one.listen + passed
 
-    async def _open(self, name: str, address: str) -> asyncio.Server:
+    async def _open(self, name: str, address: str, allow_remote: bool) -> asyncio.Server:
         listener = self._passed_socket(name, address) or _bound(name, address)
-        if listener.family != socket.AF_UNIX and not _is_loopback(listener):
+        is_remote = listener.family != socket.AF_UNIX and not _is_loopback(listener)
+        if is_remote and not allow_remote:
             listener.close()
-            text = f"the socket of {name} is reachable from other hosts. Use a loopback address or a Unix socket"
+            text = f"the socket of {name} is reachable from other hosts. Use a loopback address, or set allow_remote"
             raise ConfigInvalid(f"{_key(name)}: {text}")
         log.info("%s: listening on %s", name, address)
-        return await self._acceptor.open(listener, name, listener.family != socket.AF_UNIX)
+        return await self._acceptor.open(listener, name, listener.family != socket.AF_UNIX and not is_remote)
 
     def _passed_socket(self, name: str, address: str) -> socket.socket | None:
         found = next((one for one in self._passed.get(name, ()) if address == f"fd {one.fileno()}"), None)

@@ -98,4 +98,7 @@ class Offers:
         is_named = discover is not None and not service.rules.by_class
         has_openai = is_named or service.rules.remembers("GET", "/v1/models")
         has_ollama = service.rules.remembers("GET", "/api/tags")
-        return Source(consumer.name, endpoint, {}, has_openai, has_ollama) if has_openai or has_ollama else None
+        if not (has_openai or has_ollama):
+            return None
+        headers = {"Authorization": f"Bearer {service.settings.key}"} if service.settings.key else {}
+        return Source(consumer.name, endpoint, headers, has_openai, has_ollama)

@@ -30,6 +30,8 @@ class Client:
         priority: priority of its requests, -100 to 100; 0 = the consumer's own.
         is_local: whether other clients may share its name, because all programs of this host have it.
         consumers: the consumers that it may use; None = all.
+        is_interactive: whether it may use the slots that are reserved for interactive keys.
+        has_key: whether it has presented a key of the gateway, which must not reach a service.
         may_evict: whether it may evict and pin consumers, and cancel requests of others.
     """
 
@@ -38,6 +40,8 @@ class Client:
     is_local: bool = False
     consumers: frozenset[str] | None = None
     may_evict: bool = False
+    is_interactive: bool = False
+    has_key: bool = False
 
 
 @dataclass(slots=True)

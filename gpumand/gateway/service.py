@@ -16,7 +16,7 @@ from gpumand.config.problems import problem_lines
 from gpumand.consumers.routes import HttpRoutes
 from gpumand.domain.errors import ConfigInvalid
 from gpumand.gateway import config
-from gpumand.gateway.access import Access, LocalAccess
+from gpumand.gateway.access import Access, KeyedAccess
 from gpumand.gateway.arbiter_client import BusArbiter
 from gpumand.gateway.bodies import BodyBudget
 from gpumand.gateway.catalog_reader import CatalogReader
@@ -42,6 +42,7 @@ from gpumand.gateway.requests import RequestTable, WaitLimits
 from gpumand.gateway.router import ListenerRouter
 from gpumand.gateway.routes.classes import RouteClass
 from gpumand.gateway.socket_requests import SocketHandler
+from gpumand.gateway.spool import Spool
 from gpumand.gateway.status_view import StatusView
 from gpumand.gateway.upstream import Upstreams
 from gpumand.gateway.wakes import Wakes
@@ -93,6 +94,7 @@ class GatewayService:
         self._busy = HttpRoutes(GatewayClock())
         self._passed = passed
         self._router = ListenerRouter(settings, self._status)
+        self._spool = Spool(lambda: state_dir(self.settings), lambda: self.settings.spool_max_mib << 20)
         self._reader = CatalogReader(self._upstreams, lambda: state_dir(self.settings))
         self._console = self._make_console()
         self._acceptor = Acceptor(self._handler().handle, settings.max_connections)
@@ -108,9 +110,9 @@ class GatewayService:
             lambda: self._arbiter.absence,
         )
         look = LookHandler(parts, self._wakes)
-        access: Access = LocalAccess(lambda: self.settings)
+        access: Access = KeyedAccess(lambda: self.settings)
         offers = Offers(lambda: self.settings, self._status, self._router, self._reader)
-        router = EntranceRouter(lambda: self.settings, self._router, offers, self._bodies)
+        router = EntranceRouter(lambda: self.settings, self._router, offers, self._bodies, self._spool)
         return Gateway(
             parts,
             access,
@@ -144,7 +146,7 @@ class GatewayService:
     async def start(self) -> None:
         """Begin to listen. Raises ConfigInvalid."""
         await self._reader.start()
-        await self._listeners.configure(self._all_listeners())
+        await self._listeners.configure(self._all_listeners(), allow_remote=self.settings.allow_remote)
         self._arbiter.start(self._leases)
 
     async def reload(self) -> None:
@@ -152,7 +154,7 @@ class GatewayService:
         settings = await asyncio.to_thread(config.load, self._options.config)
         # The router must know a listener before its first connection.
         self._router.configure(settings)
-        await self._listeners.configure(settings.all_listeners(self._passed))
+        await self._listeners.configure(settings.all_listeners(self._passed), allow_remote=settings.allow_remote)
         self.settings = settings
         self.table.limits = _limits(settings)
         self._acceptor.max_connections = settings.max_connections

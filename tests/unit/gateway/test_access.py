@@ -9,7 +9,7 @@ from typing import Any, cast
 import pytest
 from multidict import CIMultiDict
 
-from gpumand.gateway.access import LocalAccess
+from gpumand.gateway.access import KeyedAccess
 from gpumand.gateway.config import GatewaySettings
 from gpumand.gateway.headers import Origin
 from gpumand.gateway.refusals import Refused
@@ -30,7 +30,7 @@ class FakeConnection:
 
 
 def admit(headers: dict[str, str], connection: FakeConnection | None = None, **settings: Any) -> tuple[Client, Origin]:
-    access = LocalAccess(lambda: GatewaySettings(**settings))
+    access = KeyedAccess(lambda: GatewaySettings(**settings))
     return access.admit(cast(Any, FakeRequest(CIMultiDict(headers))), cast(Any, connection or FakeConnection()))
 
 
