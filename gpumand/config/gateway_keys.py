@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import grp
 import hashlib
+import json
 import os
 import re
 import secrets
 import stat
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import attrs
@@ -26,6 +29,7 @@ PREFIX = "gpumand-"
 KEY_BYTES = 32
 MAX_KEYS = 1024
 NEW_FILE_MODE = 0o640
+GATEWAY_GROUP = "_gpumand-gateway"
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -123,7 +127,7 @@ def _key(name: str, raw: object, place: Place, problems: ProblemList) -> Gateway
 
 def hash_of(secret: str) -> str:
     """The hash of a key. A key has 256 random bits, so that a slow hash would add nothing."""
-    return hashlib.sha256(secret.encode()).hexdigest()
+    return hashlib.sha256(secret.encode(errors="surrogateescape")).hexdigest()
 
 
 def new_secret() -> str:
@@ -136,22 +140,62 @@ def is_key_name(name: str) -> bool:
     return _NAME.fullmatch(name) is not None
 
 
+def key_table(
+    name: str, sha256: str, priority: int, consumers: Sequence[str], *, evict: bool, interactive: bool
+) -> str:
+    """The table of a key as text."""
+    lines = [f"[keys.{_quoted(name)}]", f'sha256 = "{sha256}"']
+    lines += [f"priority = {priority}"] if priority else []
+    lines += [f"consumers = {json.dumps(list(consumers))}"] if consumers else []
+    lines += [f"{word} = true" for word, has in (("evict", evict), ("interactive", interactive)) if has]
+    return "\n".join(lines) + "\n"
+
+
 def add_key(path: Path, table: str) -> None:
     """Append a table to the file; owner, group and mode of the file stay (blocks). Raises OSError."""
-    try:
-        old, about = path.read_text(encoding="utf-8"), path.stat()
-    except FileNotFoundError:
-        old, about = "", None
+    old = path.read_text(encoding="utf-8") if path.exists() else ""
+    _replace(path, f"{old.rstrip()}\n\n{table}".lstrip())
+
+
+def remove_key(path: Path, name: str) -> bool:
+    """Remove the table of a key; False if it has no header line of its own (blocks). Raises OSError."""
+    old = path.read_text(encoding="utf-8")
+    header = rf"^[ \t]*\[[ \t]*keys[ \t]*\.[ \t]*(?:{re.escape(name)}|[\"']{re.escape(name)}[\"'])[ \t]*\][^\n]*\n?"
+    found = re.search(header, old, re.MULTILINE)
+    if found is None:
+        return False
+    following = re.search(r"^[ \t]*\[", old[found.end() :], re.MULTILINE)
+    rest = old[found.end() + following.start() :] if following else ""
+    _replace(path, f"{old[: found.start()].rstrip()}\n\n{rest}".lstrip())
+    return True
+
+
+def _quoted(name: str) -> str:
+    # A dot would begin a table inside the table.
+    return f'"{name}"' if "." in name else name
+
+
+def _replace(path: Path, content: str) -> None:
+    about = path.stat() if path.exists() else None
+    folder = path.parent.stat()
     descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
     try:
         with open(descriptor, "w", encoding="utf-8") as file:
-            file.write(f"{old.rstrip()}\n\n{table}".lstrip())
+            file.write(content)
             file.flush()
             os.fsync(file.fileno())
         os.chmod(temporary, NEW_FILE_MODE if about is None else stat.S_IMODE(about.st_mode))
-        owner = path.parent.stat() if about is None else about
-        os.chown(temporary, -1 if about is None else owner.st_uid, owner.st_gid)
+        owner, group = (-1, _gateway_group(folder.st_gid)) if about is None else (about.st_uid, about.st_gid)
+        os.chown(temporary, owner, group)
         os.replace(temporary, path)
     except OSError:
         os.unlink(temporary)
         raise
+
+
+def _gateway_group(default: int) -> int:
+    """The group of a new file: that of the gateway, which has to read it."""
+    try:
+        return grp.getgrnam(GATEWAY_GROUP).gr_gid if os.geteuid() == 0 else default
+    except KeyError:
+        return default

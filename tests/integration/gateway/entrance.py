@@ -54,7 +54,7 @@ class Entrance:
 
 @contextlib.asynccontextmanager
 async def entrance(
-    folder: Path, keys: str = "", tables: str = "", *, has_state: bool = True
+    folder: Path, keys: str = "", tables: str = "", *, has_state: bool = True, llama_keys: str = ""
 ) -> AsyncIterator[Entrance]:
     """A running entrance.
 
@@ -63,6 +63,7 @@ async def entrance(
         keys: keys of ``[gateway]``, as TOML.
         tables: further tables, as TOML.
         has_state: whether there is a state directory.
+        llama_keys: keys of the listener of llama, as TOML.
     """
     state = folder / "gateway-state"
     if has_state:
@@ -84,7 +85,8 @@ async def entrance(
         await host.start()
         port = free_port()
         own = f'listen = "127.0.0.1:{port}"\nstate_dir = "{state}"\n{keys}\n'
-        own += '[gateway.listeners.llama]\npreset = "llama-server"\n[gateway.listeners.ollama]\npreset = "ollama"\n'
+        own += f'[gateway.listeners.llama]\npreset = "llama-server"\n{llama_keys}\n'
+        own += '[gateway.listeners.ollama]\npreset = "ollama"\n'
         gateway = LiveGateway(host, {}, own + tables)
         gateway.ports[GATEWAY] = port
         control = await host.client()
