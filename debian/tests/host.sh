@@ -33,7 +33,7 @@ clean_up() {
     rm -f "$drop_in"
     for name in $consumers; do
         systemctl stop "$name.service"
-        rm -f "/run/systemd/system/$name.service"
+        rm -rf "/run/systemd/system/$name.service" "/run/systemd/system/$name.service.d"
     done
     rm -rf "$folder"
     systemctl daemon-reload

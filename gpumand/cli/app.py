@@ -52,6 +52,7 @@ SECTIONS: dict[str, dict[str, str]] = {
         "doctor": "doctor:doctor",
         "reload": "daemon:reload",
         "gpu": "gpu:gpu",
+        "gateway": "gateway:gateway",
         "version": "version:version",
     },
     "Help": {

@@ -146,6 +146,16 @@ class PresetTable:
         "questions of a preset are free of side effects.",
         default=(),
     )
+    port_variable: str = key(
+        Text(),
+        "Environment variable that sets where the server listens, as NAME=VALUE with {port}.",
+        default="",
+    )
+    port_arguments: tuple[str, ...] = key(
+        ListOf(Text()),
+        "Command line arguments that set where the server listens, with {port}.",
+        default=(),
+    )
     needs: tuple[str, ...] = key(
         ListOf(Text()),
         "Requirements: flags and environment variables that the server must be started with.",

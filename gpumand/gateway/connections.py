@@ -39,6 +39,7 @@ LINGER_SEC = 2.0
 """Seconds in which the rest of a body is read after a refusal, so that the client can read the answer."""
 
 BACKLOG = 512
+HEAD_POLL_SEC = 0.02
 
 _END_OF_HEAD = re.compile(rb"\n\r?\n")
 _TOO_LATE = b"408 Request Timeout"
@@ -94,6 +95,7 @@ class Connection(asyncio.Protocol):
     def __init__(self, acceptor: Acceptor, listener: str, is_loopback: bool) -> None:
         self.listener, self.is_loopback = listener, is_loopback
         self.is_gone = False
+        self._has_served = False
         self._is_closing = False
         self._acceptor = acceptor
         self._protocol = _RequestProtocol(self, acceptor.server)
@@ -107,6 +109,11 @@ class Connection(asyncio.Protocol):
     def is_idle(self) -> bool:
         """Whether no request is being received or handled."""
         return self._handling is None
+
+    @property
+    def is_receiving(self) -> bool:
+        """Whether a request is on its way: the client has just connected, or sent a part of a head."""
+        return not self.is_gone and self.is_idle and (not self._has_served or bool(self._head))
 
     @property
     def has_queued_requests(self) -> bool:
@@ -138,6 +145,7 @@ class Connection(asyncio.Protocol):
     def begin_request(self) -> None:
         """The current task handles a request; it is cancelled when the client leaves."""
         self._handling = asyncio.current_task()
+        self._has_served = True
         if self.is_gone and self._handling is not None:
             self._handling.cancel()
 
@@ -157,8 +165,8 @@ class Connection(asyncio.Protocol):
             self._transport.abort()
 
     def close_if_idle(self) -> None:
-        """Close the connection unless a request is being handled."""
-        if self.is_idle:
+        """Close the connection unless a request is being received or handled."""
+        if self.is_idle and not self.is_receiving:
             self.abort()
 
     def check_peer(self) -> None:
@@ -311,6 +319,15 @@ class Acceptor:
         """Close the connections on which no request is in flight."""
         for connection in tuple(self._connections):
             connection.close_if_idle()
+
+    async def receive_heads(self, seconds: float) -> None:
+        """Wait until all clients that are connected have sent their requests, but not longer than this."""
+        # The first wait is for connections that were accepted a moment ago: they are not listed before the next turns
+        # of the event loop.
+        for _ in range(round(seconds / HEAD_POLL_SEC)):
+            await asyncio.sleep(HEAD_POLL_SEC)
+            if not any(one.is_receiving for one in self._connections):
+                return
 
     async def close(self) -> None:
         """End all connections."""

@@ -79,7 +79,9 @@ class Listeners:
         if not one.listen and not passed:
             key = _key(one.name)
             raise ConfigInvalid(f"{key} is missing, and systemd passed no socket named {one.name}. Set an address")
-        return one.listen + passed
+        # A socket unit may listen at an address that the configuration names too; systemd holds it then.
+        taken = {_address(found) for found in self._passed.get(one.name, ())}
+        return (*(address for address in one.listen if _comparable(address) not in taken), *passed)
 
     async def _open(self, name: str, address: str, allow_remote: bool) -> asyncio.Server:
         listener = self._passed_socket(name, address) or _bound(name, address)
@@ -100,6 +102,19 @@ class Listeners:
 def _key(name: str) -> str:
     """The configuration key with the addresses of a listener."""
     return "gateway.listen" if name == GATEWAY else f"gateway.listeners.{name}.listen"
+
+
+def _address(listener: socket.socket) -> str:
+    """The address of a socket, as ``_comparable`` writes it."""
+    name = listener.getsockname()
+    return f"{SOCKET_PREFIX}{name}" if listener.family == socket.AF_UNIX else f"{name[0]} {name[1]}"
+
+
+def _comparable(address: str) -> str:
+    if address.startswith(SOCKET_PREFIX):
+        return address
+    host, port = split_address(address)
+    return f"{ipaddress.ip_address(host)} {port}"
 
 
 def _is_loopback(listener: socket.socket) -> bool:

@@ -46,9 +46,10 @@ from gpumand.gateway.spool import Spool
 from gpumand.gateway.status_view import StatusView
 from gpumand.gateway.upstream import Upstreams
 from gpumand.gateway.wakes import Wakes
+from gpumand.gateway.watchdog import ping_watchdog
 from gpumand.gateway.working import WorkHandler
 from gpumand.log.logging_setup import default_level, setup_logging
-from gpumand.service_manager.notify import Notifier
+from gpumand.service_manager.notify import Notifier, watchdog_usec
 from gpumand.service_manager.sockets import take_named_listeners
 from gpumand.version import VERSION
 
@@ -58,6 +59,7 @@ CONFIG_STATUS = 78
 """Exit status for an invalid configuration (EX_CONFIG), with which systemd need not restart the process."""
 
 DRAIN_POLL_SEC = 0.1
+LAST_HEADS_SEC = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +68,7 @@ class Options:
 
     config: Path | None
     bus: str
+    is_check: bool = False
 
 
 class GatewayService:
@@ -141,7 +144,7 @@ class GatewayService:
         return self.settings.all_listeners(self._passed)
 
     def _metrics_page(self) -> str:
-        return metrics_page(self.metrics, self.table, self._spool.used_bytes)
+        return metrics_page(self.metrics, self.table, None)
 
     async def start(self) -> None:
         """Begin to listen. Raises ConfigInvalid."""
@@ -165,6 +168,8 @@ class GatewayService:
         """Let requests in flight end for a while, then end them; the leases are released last."""
         self._listeners.close()
         await self._console.close()
+        # A client whose connection was accepted has no other gateway to send its request to.
+        await self._acceptor.receive_heads(LAST_HEADS_SEC)
         self._acceptor.close_idle()
         await self._drain()
         await self._acceptor.close()
@@ -211,6 +216,7 @@ async def serve(options: Options, settings: GatewaySettings) -> None:
     loop.add_signal_handler(signal.SIGHUP, reloads.set)
     service = GatewayService(options, settings, take_named_listeners({GATEWAY, *settings.listeners}))
     notifier = Notifier()
+    watchdog = asyncio.ensure_future(ping_watchdog(notifier, watchdog_usec()))
     try:
         await service.start()
         notifier.ready(f"{len(settings.listeners)} listeners")
@@ -219,6 +225,7 @@ async def serve(options: Options, settings: GatewaySettings) -> None:
         notifier.stopping("waiting for requests in flight")
         notifier.extend_timeout(service.settings.drain_sec + 30)
         await service.stop()
+        watchdog.cancel()
         notifier.close()
 
 
@@ -257,10 +264,11 @@ def parse_arguments(arguments: Sequence[str] | None) -> Options:
     where = parser.add_mutually_exclusive_group()
     where.add_argument("--user", action="store_true", help="use a user's gpumand on the session bus")
     where.add_argument("--bus-address", metavar="ADDRESS", help="use the gpumand on the bus at this address")
+    parser.add_argument("--check", action="store_true", help="check the configuration, print its errors, and exit")
     parser.add_argument("--log-level", default=default_level(), choices=["debug", "info", "warning", "error"])
     given = parser.parse_args(arguments)
     setup_logging(given.log_level)
-    return Options(given.config, given.bus_address or ("session" if given.user else "system"))
+    return Options(given.config, given.bus_address or ("session" if given.user else "system"), given.check)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -268,7 +276,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parse_arguments(arguments)
     try:
         settings = config.load(options.config)
-        asyncio.run(serve(options, settings))
+        if not options.is_check:
+            asyncio.run(serve(options, settings))
     except ConfigInvalid as error:
         for line in problem_lines(error):
             log.error("%s", line)

@@ -7,6 +7,7 @@ environment are ignored.
 from __future__ import annotations
 
 import asyncio
+import errno
 import ssl
 from collections import OrderedDict
 from collections.abc import Mapping
@@ -157,6 +158,8 @@ def _failure(error: Exception) -> Exception:
     if isinstance(error, aiohttp.ServerTimeoutError | TimeoutError):
         return UpstreamDown()
     text = "The service closed the connection without an answer. Check its log."
-    if not isinstance(error, aiohttp.ServerDisconnectedError | ConnectionError):
+    # aiohttp's error of a connection that was reset is an OSError, but no ConnectionError.
+    is_reset = getattr(error, "errno", None) in (errno.ECONNRESET, errno.EPIPE)
+    if not is_reset and not isinstance(error, aiohttp.ServerDisconnectedError | ConnectionError):
         text = "The service did not answer in valid HTTP. Check its log."
     return refused(502, "bad_gateway", text, 1)

@@ -83,9 +83,13 @@ def machine_with_engines(pytestconfig: pytest.Config, deb: Path) -> Iterator[Mac
 
 
 @pytest.fixture
-def record_exposure(pytestconfig: pytest.Config) -> Callable[[str], None]:
-    """A function that records a line to show at the end of the run."""
-    return lambda line: add_line(pytestconfig, f"e2e: exposure of gpumand.service: {line}")
+def record_exposure(pytestconfig: pytest.Config) -> Callable[..., None]:
+    """A function that records a line to show at the end of the run, and the unit that it is about."""
+
+    def record(line: str, unit: str = "gpumand.service") -> None:
+        add_line(pytestconfig, f"e2e: exposure of {unit}: {line}")
+
+    return record
 
 
 @pytest.fixture

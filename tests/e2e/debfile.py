@@ -17,15 +17,15 @@ PLACE = REPOSITORY / "build" / "deb-for-e2e"
 NOT_IN_IT = ("tests/", "benchmarks/", ".ci/")
 
 
-def built(into: Path) -> Path:
-    """Copy the .deb into a folder. Raises RuntimeError with the output of the build if it fails."""
+def built(into: Path, package: str = "gpumand") -> Path:
+    """Copy the .deb of a package into a folder. Raises RuntimeError with the output of the build if it fails."""
     PLACE.mkdir(parents=True, exist_ok=True)
     with PLACE.with_suffix(".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # other test runs build too, and remove what was built
         folder = PLACE / fingerprint()
         if not folder.exists():
             _build(folder)
-        (deb,) = folder.glob("*.deb")
+        (deb,) = folder.glob(f"{package}_*.deb")
         return Path(shutil.copy(deb, into))
 
 

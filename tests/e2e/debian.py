@@ -47,6 +47,11 @@ class Package:
         return self.deb.parent
 
     @property
+    def gateway(self) -> Path:
+        """The binary package of the gateway."""
+        return next(self.folder.glob("gpumand-gateway_*.deb"))
+
+    @property
     def source(self) -> tuple[Path, Path]:
         """The source package: the .dsc file and the archive."""
         return next(self.folder.glob("*.dsc")), next(self.folder.glob("*.tar.*"))
@@ -92,9 +97,9 @@ def put(machine: Machine, file: Path) -> str:
     return inside
 
 
-def install(machine: Machine, package: Package) -> str:
-    """Install or upgrade from the .deb file with apt. Returns the output of apt."""
-    path = put(machine, package.deb)
+def install(machine: Machine, package: Package, which: str = "deb") -> str:
+    """Install or upgrade from the .deb file with apt: "deb" or "gateway". Returns the output of apt."""
+    path = put(machine, getattr(package, which))
     said = machine.run([*APT, "install", path], timeout=120)
     machine.remove(path)
     return said.stdout + said.stderr

@@ -90,6 +90,7 @@ def state(machine: Machine, unit: str) -> str:
 
 def test_lintian_finds_neither_errors_nor_warnings(current: Package) -> None:
     (changes,) = current.folder.glob("*.changes")
+    assert len(list(current.folder.glob("*.deb"))) == 2  # lintian checks both
     argv = ["lintian", "--allow-root", "--fail-on=error,warning", "--info", "--tag-display-limit=0", str(changes)]
     done = subprocess.run(argv, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -108,12 +109,15 @@ def test_build_fails_when_the_changelog_has_another_version(current: Package, tm
 
 
 def test_man_pages_are_set_without_a_warning(current: Package, tmp_path: Path) -> None:
-    subprocess.run(["dpkg-deb", "--extract", current.deb, tmp_path], check=True)
+    for deb in (current.deb, current.gateway):
+        subprocess.run(["dpkg-deb", "--extract", deb, tmp_path], check=True)
     pages = sorted((tmp_path / "usr/share/man").glob("*/*"))
     assert [page.name for page in pages] == [
         "gpumanctl.1.gz",
+        "gateway.toml.5.gz",
         "gpumand.toml.5.gz",
         "org.gpumand1.5.gz",
+        "gpumand-gateway.8.gz",
         "gpumand.8.gz",
     ]
     for page in pages:
@@ -226,6 +230,41 @@ def test_purged_package_leaves_nothing_behind(debian: Machine, current: Package)
     assert debian.systemctl("is-system-running", check=False).strip() == "running"
 
 
+def test_purged_gateway_leaves_nothing_behind_and_gpumand_running(debian: Machine, current: Package) -> None:
+    install(debian, current)
+    before = traces(debian)
+    said = install(debian, current, "gateway")
+    assert "gpumand-gateway" in said
+    debian.write_file("/etc/gpumand/gateway.toml", '[gateway.listeners.one]\nlisten = "127.0.0.1:21434"\n')
+    debian.systemctl("restart", "gpumand-gateway.service")
+    debian.write_file("/etc/gpumand/keys.toml", "# keys\n", mode="0640")
+    debian.run(["chgrp", "_gpumand-gateway", "/etc/gpumand/keys.toml"])
+    assert state(debian, "gpumand-gateway.service") == "active"
+
+    debian.run([*APT, "purge", "gpumand-gateway"], timeout=60)
+
+    after = traces(debian)
+    assert after.files - before.files == frozenset()
+    assert before.files - after.files == frozenset()
+    assert after.accounts == before.accounts
+    assert after.units == before.units
+    assert state(debian, "gpumand.service") == "active"
+
+
+def test_upgrade_restarts_the_gateway_and_keeps_its_sockets(
+    debian: Machine, earlier: Package, current: Package
+) -> None:
+    install(debian, earlier)
+    install(debian, earlier, "gateway")
+    before = debian.run(["stat", "--format=%i", "/run/gpumand-gateway.sock"]).stdout
+    pid = debian.main_pid("gpumand-gateway.service")
+    debian.write_file("/etc/gpumand/gateway.toml", "# ours\n")
+    debian.run([*APT, "install", put(debian, current.deb), put(debian, current.gateway)], timeout=120)
+    assert debian.main_pid("gpumand-gateway.service") not in (0, pid)
+    assert debian.run(["stat", "--format=%i", "/run/gpumand-gateway.sock"]).stdout == before
+    assert debian.run(["cat", "/etc/gpumand/gateway.toml"]).stdout == "# ours\n"
+
+
 def test_purge_keeps_files_of_others_and_the_accounts_that_they_belong_to(debian: Machine, current: Package) -> None:
     install(debian, current)
     simulate(debian, "one")
@@ -238,9 +277,10 @@ def test_purge_keeps_files_of_others_and_the_accounts_that_they_belong_to(debian
 
 
 def test_autopkgtests_of_the_installed_package_pass(installed: Machine, current: Package) -> None:
+    install(installed, current, "gateway")
     description, _ = (put(installed, file) for file in current.source)
     options = ["--no-built-binaries", "--ignore-restrictions=isolation-container", "--output-dir=/run/autopkgtest"]
     done = installed.run(["autopkgtest", *options, description, "--", "null"], check=False, timeout=240)
     assert done.returncode == 0, done.stdout + done.stderr
     results = dict(line.split()[:2] for line in done.stdout.splitlines() if re.match(r"\w+ +(PASS|FAIL|SKIP)", line))
-    assert results == dict.fromkeys(("activation", "leases", "hardening", "completion"), "PASS")
+    assert results == dict.fromkeys(("activation", "leases", "hardening", "completion", "gateway"), "PASS")

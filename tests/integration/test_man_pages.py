@@ -55,7 +55,8 @@ def commands() -> Iterator[tuple[str, click.Command]]:
 
 
 def test_every_page_has_the_required_sections(pages: Pages) -> None:
-    assert set(pages) == {"gpumand.8", "gpumanctl.1", "gpumand.toml.5", "org.gpumand1.5"}
+    gateway = {"gpumand-gateway.8", "gateway.toml.5"}
+    assert set(pages) == {"gpumand.8", "gpumanctl.1", "gpumand.toml.5", "org.gpumand1.5"} | gateway
     for name, text in pages.items():
         title, section = name.rsplit(".", 1)
         assert text.startswith(f"% {title.upper()} {section} ")
@@ -90,6 +91,16 @@ def test_every_option_of_the_daemon_is_documented(pages: Pages) -> None:
     options = set(re.findall(r"^  (?:-h, )?(--[a-z-]+)", done.stdout, re.MULTILINE))
     assert len(options) > 5
     assert options <= explained(pages["gpumand.8"])
+
+
+def test_every_option_and_exit_status_of_the_gateway_is_documented(pages: Pages) -> None:
+    command = [sys.executable, "-m", "gpumand.gateway", "--help"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    options = set(re.findall(r"^  (?:-h, )?(--[a-z-]+)", done.stdout, re.MULTILINE))
+    assert len(options) > 4
+    page = pages["gpumand-gateway.8"]
+    assert options <= explained(page)
+    assert explained(page.partition("# EXIT STATUS")[2]) >= {"0", "2", str(os.EX_CONFIG)}
 
 
 def test_every_exit_status_of_the_daemon_is_documented(pages: Pages) -> None:

@@ -38,14 +38,29 @@ STDOUT = "-"
     default="auto",
     help="Source of VRAM readings. Default: the drivers that the host has (auto).",
 )
+@click.option(
+    "--gateway",
+    is_flag=True,
+    help="Propose instead the swap of ports by which the configured services get behind gpumand-gateway.",
+)
+@click.option("--yes", is_flag=True, help="With --gateway: write the proposed files. Nothing is started or restarted.")
 @click.pass_context
-def init(ctx: click.Context, output: str, force: bool, probe: bool | None, source: str) -> None:
+def init(
+    ctx: click.Context, output: str, force: bool, probe: bool | None, source: str, gateway: bool, yes: bool
+) -> None:
     """Generate a configuration from the running services.
 
     Scans the running units, the open TCP ports and the processes that hold VRAM, asks recognised servers for their
     models, and changes nothing but the output file. Reading the GPUs wakes a card that sleeps. What is missing or was
     only guessed is a comment. Run it as root to identify the processes behind all ports. Needs no running gpumand.
+
+    With --gateway, each configured service moves to another port, by a drop-in of its unit, and the gateway listens at
+    the old one, so that its clients need not be changed.
     """
+    if gateway:
+        return _swap_ports(ctx, yes)
+    if yes:
+        raise click.UsageError("--yes needs --gateway; without it, init writes only the file of --output")
     if output != STDOUT and not force and os.path.lexists(output):
         raise Failure(ExitCode.FAILURE, f"{output} exists already. Overwrite it with --force, or choose another file")
     options = global_options(ctx)
@@ -55,7 +70,7 @@ def init(ctx: click.Context, output: str, force: bool, probe: bool | None, sourc
     text, consumers = asyncio.run(_generate(options, source, probe))
     if output == STDOUT:
         print(text, end="", flush=True)
-        return
+        return None
     _write(Path(output), text, force)
     if not options.quiet:
         from gpumand.cli.render.format import count
@@ -65,6 +80,28 @@ def init(ctx: click.Context, output: str, force: bool, probe: bool | None, sourc
         what = f"{count(consumers, 'consumer')}" + (f"; missing: {', '.join(missing)}" if missing else "")
         line = f"{output}: {what}. Check it with: gpumanctl config-check {output}"
         print(line, file=sys.stderr)
+    return None
+
+
+def _swap_ports(ctx: click.Context, is_confirmed: bool) -> None:
+    """``init --gateway``."""
+    from gpumand.cli.gateway_setup import Places, apply, propose
+    from gpumand.cli.render.format import clean
+    from gpumand.cli.render.gateway_setup import proposal_lines
+    from gpumand.config import ConfigProblems
+
+    options, places = global_options(ctx), Places()
+    if options.user:
+        raise click.UsageError("--gateway is for services of the system; move those of a user yourself")
+    try:
+        proposal = asyncio.run(propose(options.bus_address or "system", places))
+    except ConfigProblems as error:
+        for problem in error.problems:
+            print(clean(str(problem)), file=sys.stderr)
+        raise click.exceptions.Exit(ExitCode.FAILURE) from None
+    if is_confirmed:
+        apply(proposal)
+    print("\n".join(proposal_lines(proposal, places, is_applied=is_confirmed)))
 
 
 async def _generate(options: GlobalOptions, source: str, probe: bool | None) -> tuple[str, int]:

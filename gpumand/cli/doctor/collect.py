@@ -31,6 +31,7 @@ from gpumand.cli.doctor.checks.containers import HELPER
 from gpumand.cli.doctor.containers import with_container_facts
 from gpumand.cli.doctor.dmem import read_dmem, unread_cards
 from gpumand.cli.doctor.facts import Bus, ContainerFacts, Entry, Facts, UnitFacts
+from gpumand.cli.doctor.gateway import read_gateway
 from gpumand.cli.doctor.probes import probe_consumers
 from gpumand.cli.errors import NoBus, interpret
 from gpumand.cli.options import GlobalOptions
@@ -76,7 +77,8 @@ async def collect_facts(options: GlobalOptions, path: Path | None) -> Facts:
     facts = await asyncio.to_thread(with_container_facts, facts)
     dmem = await asyncio.to_thread(read_dmem, set(facts.unit_names.values()), host_root())
     unread = await asyncio.to_thread(unread_cards, host_root())
-    return await probe_consumers(replace(facts, dmem=dmem, unread_cards=unread))
+    gateway = await asyncio.to_thread(read_gateway) if facts.is_system else None
+    return await probe_consumers(replace(facts, dmem=dmem, unread_cards=unread, gateway=gateway))
 
 
 async def _query_bus(client: Client, facts: Facts) -> Facts:

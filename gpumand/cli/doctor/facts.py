@@ -193,6 +193,36 @@ class Dmem:
 
 
 @dataclass(frozen=True, slots=True)
+class GatewayListener:
+    """A listener in the configuration of the gateway: its name, its consumer, and its addresses as host and port."""
+
+    name: str
+    consumer: str
+    addresses: tuple[tuple[str, int], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class GatewayFacts:
+    """The gateway and its configuration.
+
+    Attributes:
+        file: the configuration file.
+        problems: its errors, one line each.
+        listeners: its listeners.
+        open: the addresses at which the running gateway listens, by listener; None when it does not answer.
+        error: why it does not answer; "" when it does.
+        sockets: the listening sockets of this host, as address, port, and command of the process ("" when unknown).
+    """
+
+    file: str
+    problems: tuple[str, ...] = ()
+    listeners: tuple[GatewayListener, ...] = ()
+    open: Mapping[str, tuple[str, ...]] | None = None
+    error: str = ""
+    sockets: tuple[tuple[str, int, str], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Facts:
     """All facts of one run; None means not readable, or not looked at.
 
@@ -216,6 +246,7 @@ class Facts:
         routes: answers of the health routes, by consumer.
         busy: answers of the busy routes, by consumer; only of those with a loaded model.
         containers: running containers; None when they were not looked for.
+        gateway: the gateway; None when it is not configured.
     """
 
     caller: Caller
@@ -237,6 +268,7 @@ class Facts:
     routes: Mapping[str, Health] = field(default_factory=dict)
     busy: Mapping[str, BusyReport] = field(default_factory=dict)
     containers: ContainerFacts | None = None
+    gateway: GatewayFacts | None = None
 
     @property
     def is_system(self) -> bool:

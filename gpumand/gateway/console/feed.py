@@ -171,11 +171,7 @@ class Feed:
     async def _run(self) -> None:
         while True:
             await self._read()
-            try:
-                self.publish()
-            except Exception:
-                # A status of an unexpected form must not end the readings: the next one may be valid.
-                log.exception("the status cannot be shown")
+            self.publish()
             await asyncio.sleep(SETTLE_SEC)
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(self._period_sec()):

@@ -230,3 +230,18 @@ async def test_service_on_a_unix_socket_is_reached(tmp_path: Path) -> None:
         async with live_gateway(host, {"fake": ""}) as gateway, session.post(gateway.url("fake") + "/echo") as answer:
             assert answer.status == 200
         assert service.paths() == ["POST /base/echo"]
+
+
+async def test_client_that_connected_just_before_the_stop_is_answered(fake_front: Front) -> None:
+    gateway = fake_front.gateway
+    assert await answers(fake_front.session, fake_front.url)
+    clients = [await asyncio.open_connection("127.0.0.1", gateway.ports["fake"]) for _ in range(20)]
+    assert gateway.process is not None
+    gateway.process.send_signal(signal.SIGTERM)
+    for number, (_, writer) in enumerate(clients):
+        body = str(number).encode()
+        writer.write(b"POST /echo HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body))
+    for reader, writer in clients:
+        assert (await reader.readline()).startswith(b"HTTP/1.1 200")
+        writer.close()
+    assert await gateway.end() == 0

@@ -14,6 +14,7 @@ from gpumand.cli.doctor.checks import (
     devices,
     dmem,
     driver,
+    gateway,
     permissions,
     units,
 )
@@ -92,6 +93,10 @@ def _has_dmem(facts: Facts) -> bool:
     return facts.dmem is not None
 
 
+def _has_gateway(facts: Facts) -> bool:
+    return facts.gateway is not None
+
+
 def _has_units(facts: Facts) -> bool:
     return bool(facts.unit_names)
 
@@ -138,6 +143,9 @@ CHECKS: dict[str, Check] = {
     "containers": Check(containers.found, _has_settings, "containers"),
     "restart policies": Check(containers.restarts, _has_settings, "containers"),
     "container ports": Check(containers.ports, _has_settings, "containers"),
+    "gateway": Check(gateway.reachable, _has_gateway, "gateway"),
+    "gateway listeners": Check(gateway.listeners, _has_gateway, "gateway"),
+    "services behind the gateway": Check(gateway.services, _has_gateway, "gateway"),
     "attribution": Check(consumers.attribution, _has_consumers, "consumers"),
 }
 

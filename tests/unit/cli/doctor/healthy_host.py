@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from gpumand.cli.doctor.checks import examine
-from gpumand.cli.doctor.facts import Bus, Caller, Configuration, Dmem, Driver, Facts, Node, UnitFacts
+from gpumand.cli.doctor.facts import Bus, Caller, Configuration, Dmem, Driver, Facts, GatewayFacts, Node, UnitFacts
 from gpumand.cli.doctor.finding import Finding
 from gpumand.domain.consumer import ConsumerSpec, EvictionMethod, Health, HealthRoute, Route, Settings
 from gpumand.version import VERSION
@@ -52,6 +52,7 @@ def status(**changes: Any) -> dict[str, Any]:
 
 
 HEALTHY = Facts(
+    gateway=GatewayFacts("/etc/gpumand/gateway.toml", open={}),
     dmem=Dmem(("nvidia/00000000:01:00.0/vidmem",), is_enabled=True),
     unread_cards=(),
     caller=Caller(1000, "alice", is_member=True, is_listed=True, group_exists=True),

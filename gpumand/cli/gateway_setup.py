@@ -1,0 +1,237 @@
+"""The swap of ports for ``gpumanctl init --gateway``: reads configuration, units and ports, and writes the files."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import tempfile
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from gpumand.bus.connection import BusConnection
+from gpumand.bus.connection_errors import BusError, BusLost
+from gpumand.bus.names import PROPERTIES, SYSTEMD, SYSTEMD_MANAGER, SYSTEMD_PATH, SYSTEMD_SERVICE
+from gpumand.cli.errors import ExitCode, Failure
+from gpumand.config import DEFAULT_FILE, DEFAULT_FOLDER, load
+from gpumand.config.files import config_files, list_toml_files, read
+from gpumand.config.presets import Preset, preset
+from gpumand.config.problems import ProblemList
+from gpumand.config.toml_writer import toml_key
+from gpumand.config.url_edit import CannotEdit, with_url
+from gpumand.discovery.port_swap import Skipped, Swap, UnitCommand, plan_swaps
+from gpumand.discovery.sockets import listeners
+from gpumand.gateway import config as gateway_config
+
+UNIT_FOLDER = Path("/etc/systemd/system")
+DROP_IN = "gpumand-gateway.conf"
+CALL_SEC = 10.0
+_PREFIXES = {"ignore-failure": "-", "privileged": "+", "no-setuid": "!", "no-env-expand": ":"}
+
+
+@dataclass(slots=True)
+class Proposal:
+    """Everything that would be done.
+
+    Attributes:
+        swaps: the changes.
+        skipped: consumers without a change.
+        files: new content of each file that is written.
+        url_files: the file with the url of each consumer.
+        manual_edits: what could not be prepared as a file, one line each.
+    """
+
+    swaps: list[Swap]
+    skipped: list[Skipped]
+    files: dict[Path, str] = field(default_factory=dict)
+    url_files: dict[str, Path] = field(default_factory=dict)
+    manual_edits: list[str] = field(default_factory=list)
+
+    @property
+    def ready(self) -> list[Swap]:
+        """The changes that are prepared as files."""
+        return [one for one in self.swaps if not one.todo]
+
+
+@dataclass(frozen=True, slots=True)
+class Places:
+    """Where the files are.
+
+    Attributes:
+        config: gpumand's configuration, a file or a folder; None = the files in /etc/gpumand that the daemon reads.
+        gateway: the gateway's configuration.
+        units: folder of the units' drop-ins.
+    """
+
+    config: Path | None = None
+    gateway: Path = gateway_config.DEFAULT_FILE
+    units: Path = UNIT_FOLDER
+
+
+async def propose(bus_address: str, places: Places) -> Proposal:
+    """Plan the swap for the configured consumers.
+
+    Args:
+        bus_address: "system", or the address of the bus of systemd.
+        places: where the files are.
+
+    Raises:
+        ConfigProblems: a configuration has errors.
+    """
+    settings = await asyncio.to_thread(load, places.config)
+    gateway = await asyncio.to_thread(_gateway_settings, places.gateway)
+    consumers = settings.consumers
+    commands = await _commands(bus_address, sorted({one.unit for one in consumers.values()} - {""}))
+    open_ports, _ = await asyncio.to_thread(listeners)
+    presets = await asyncio.to_thread(_presets, places.config)
+    ports = {one.port for one in open_ports}
+    swaps, skipped = plan_swaps(consumers, presets, commands, ports, _offered(gateway))
+    proposal = Proposal(swaps, skipped)
+    _prepare(proposal, places)
+    return proposal
+
+
+def apply(proposal: Proposal) -> None:
+    """Write the files; each is replaced as a whole. Raises Failure."""
+    for path, text in proposal.files.items():
+        try:
+            _replace(path, text)
+        except OSError as error:
+            written = [str(one) for one in proposal.files if one != path and _has(one, proposal.files[one])]
+            done = f" Already written: {', '.join(written)}." if written else ""
+            what = f"cannot write {path}: {error.strerror}.{done} Run it as root: sudo gpumanctl init --gateway --yes"
+            raise Failure(ExitCode.FAILURE, what) from None
+
+
+def _has(path: Path, text: str) -> bool:
+    try:
+        return path.read_text(encoding="utf-8") == text
+    except OSError:
+        return False
+
+
+def _gateway_settings(path: Path) -> gateway_config.GatewaySettings:
+    return gateway_config.load(path) if path.exists() else gateway_config.GatewaySettings()
+
+
+def _offered(settings: gateway_config.GatewaySettings) -> dict[str, list[int]]:
+    """The TCP ports of the gateway's listeners, by consumer."""
+    found: dict[str, list[int]] = {}
+    for one in settings.listeners.values():
+        ports = [int(address.rpartition(":")[2]) for address in one.listen if not address.startswith("unix:")]
+        found.setdefault(one.consumer, []).extend(ports)
+    return found
+
+
+def _presets(config: Path | None) -> dict[str, Preset]:
+    """The preset of each consumer that uses one."""
+    names = {name: table.get("preset", "") for _, tables in _documents(config) for name, table in tables.items()}
+    return {name: preset(used) for name, used in names.items() if used}
+
+
+def _documents(config: Path | None) -> Iterable[tuple[Path, Mapping[str, Any]]]:
+    """Each file of the configuration with its tables of consumers."""
+    problems = ProblemList()
+    files = [DEFAULT_FILE, *list_toml_files(DEFAULT_FOLDER, problems, optional=True)]
+    for path in config_files(config, problems) if config else files:
+        document = read(path, problems, optional=True)
+        if document is not None:
+            yield path, document.table.get("consumers", {})
+
+
+# -- what systemd says -------------------------------------------------------------------------------------------------
+
+
+async def _commands(bus_address: str, units: Iterable[str]) -> dict[str, UnitCommand]:
+    """How each unit starts its server; units that systemd does not know are left out."""
+    try:
+        bus = await BusConnection.connect(bus_address)
+    except BusLost:
+        return {}
+    found: dict[str, UnitCommand] = {}
+    try:
+        for unit in units:
+            with suppress(BusError, BusLost):
+                found[unit] = await _command(bus, unit)
+    finally:
+        await bus.close()
+    return found
+
+
+async def _command(bus: BusConnection, unit: str) -> UnitCommand:
+    (path,) = await bus.call(SYSTEMD, SYSTEMD_PATH, SYSTEMD_MANAGER, "LoadUnit", "s", (unit,), timeout_sec=CALL_SEC)
+
+    async def get(name: str) -> Any:
+        arguments = (SYSTEMD_SERVICE, name)
+        (value,) = await bus.call(SYSTEMD, path, PROPERTIES, "Get", "ss", arguments, timeout_sec=CALL_SEC)
+        return getattr(value, "value", value)
+
+    starts, environment = await get("ExecStartEx"), await get("Environment")
+    return UnitCommand(_argv(starts), tuple(map(str, environment)))
+
+
+def _argv(starts: Any) -> tuple[str, ...]:
+    """The words of the only command, with its prefixes; empty if there is not exactly one that can be written again."""
+    if len(starts) != 1:
+        return ()
+    path, argv, flags = str(starts[0][0]), [str(one) for one in starts[0][1]], starts[0][2]
+    if not argv or argv[0] != path or any(one not in _PREFIXES for one in flags):
+        return ()
+    return ("".join(_PREFIXES[one] for one in flags) + path, *argv[1:])
+
+
+# -- the files ---------------------------------------------------------------------------------------------------------
+
+
+def _prepare(proposal: Proposal, places: Places) -> None:
+    """Fill in the files of all changes that need no person."""
+    for swap in proposal.swaps:
+        if swap.drop_in:
+            proposal.files[places.units / f"{swap.unit}.d" / DROP_IN] = swap.drop_in
+            _prepare_url(proposal, places.config, swap)
+    if proposal.ready:
+        before = places.gateway.read_text(encoding="utf-8") if places.gateway.exists() else ""
+        proposal.files[places.gateway] = _with_listeners(before, proposal.ready)
+
+
+def _prepare_url(proposal: Proposal, config: Path | None, swap: Swap) -> None:
+    for path, tables in _documents(config):
+        if swap.consumer not in tables:
+            continue
+        try:
+            text = proposal.files.get(path) or path.read_text(encoding="utf-8")
+            proposal.files[path] = with_url(text, swap.consumer, swap.url)
+            proposal.url_files[swap.consumer] = path
+        except CannotEdit as error:
+            text = f'{path}: {error}. Set there, for the consumer {swap.consumer}: url = "{swap.url}"'
+            proposal.manual_edits.append(text)
+
+
+def _with_listeners(before: str, swaps: Iterable[Swap]) -> str:
+    tables = [f'[gateway.listeners.{toml_key(one.consumer)}]\nlisten = "127.0.0.1:{one.old_port}"\n' for one in swaps]
+    return "\n".join(([before.rstrip("\n") + "\n"] if before.strip() else []) + tables)
+
+
+def _replace(path: Path, text: str) -> None:
+    """Replace a file as a whole, with the mode and the owner that it has."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path = path.resolve()
+    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with open(descriptor, "w", encoding="utf-8") as file:
+            file.write(text)
+            if path.exists():
+                now = path.stat()
+                os.fchmod(file.fileno(), now.st_mode & 0o7777)
+                os.fchown(file.fileno(), now.st_uid, now.st_gid)
+            else:
+                os.fchmod(file.fileno(), 0o644)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(name, path)
+    except BaseException:
+        with suppress(OSError):
+            os.unlink(name)
+        raise
