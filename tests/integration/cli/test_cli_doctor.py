@@ -214,7 +214,8 @@ async def test_driver_versions_are_read_from_proc_and_the_library_name(tmp_path:
 @pytest.mark.skipif(not have_compiler(), reason="gcc is not installed, so the fake NVML cannot be built")
 async def test_driver_faults_are_read_through_nvml(ctl: Ctl, tmp_path: Path) -> None:
     file, answers = tmp_path / "gpumand.toml", tmp_path / "answers"
-    file.write_text("[consumers.a]\nvram_resident_mib = 100\nurl = 'http://127.0.0.1:9'\n")
+    # The source is named, since this host has no card.
+    file.write_text("[gpu]\nsource = 'nvml'\n[consumers.a]\nvram_resident_mib = 100\nurl = 'http://127.0.0.1:9'\n")
     shim = Shim(devices=[ShimDevice("GPU-a", total_mib=24576)])
     shim.write(answers)
     ctl.environment.update(shim_environment(build_shim(tmp_path / "lib"), answers))
