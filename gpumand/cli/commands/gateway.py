@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from gpumand.cli.commands.gateway_keys import key
 from gpumand.cli.errors import ExitCode, Failure
 from gpumand.cli.options import Command, global_options, shared_params
 from gpumand.cli.output import print_json, print_lines, theme_for
@@ -57,6 +58,9 @@ def gateway(ctx: click.Context) -> None:
     """
     if ctx.invoked_subcommand is None:
         ctx.invoke(status)
+
+
+gateway.add_command(key)
 
 
 @gateway.command("status", cls=Command)

@@ -1,0 +1,181 @@
+"""The official client libraries survive a load that is much longer than the silence that they tolerate.
+
+A short form runs with all tests; ``make clients`` runs it at full length: a load of 40 s, and a limit of 5 s.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import shutil
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import anthropic
+import httpx
+import ollama
+import openai
+import pytest
+
+from tests.integration.gateway.entrance import Entrance, entrance
+
+ROOT = Path(__file__).resolve().parents[3]
+NODE = Path(__file__).parent / "node"
+INSTALLED = ROOT / "build" / "node"
+
+
+@dataclass(frozen=True)
+class Lengths:
+    """Seconds: how long a request waits, how long a client tolerates silence, and between two signs of life."""
+
+    load: float
+    limit: float
+    drip: float
+
+
+LENGTHS = Lengths(40.0, 5.0, 2.0) if os.environ.get("GPUMAND_FULL_LENGTH") else Lengths(5.0, 1.5, 0.3)
+MESSAGES: Any = [{"role": "user", "content": "hi"}]
+
+pytestmark = pytest.mark.timeout(300)
+
+
+@pytest.fixture
+async def door(tmp_path: Path) -> AsyncIterator[Entrance]:
+    """An entrance that shows signs of life early; the lists of the services are known."""
+    times = f"patience_sec = 60\ndrip_sec = {LENGTHS.drip}"
+    async with entrance(tmp_path, keys=times) as made:
+        await made.get("/v1/models")
+        yield made
+
+
+async def through_a_load(made: Entrance, *calls: Callable[[], Awaitable[Any]]) -> list[Any]:
+    """Call while the device is leased, for as long as a load takes."""
+    lease = await made.block()
+    working = [asyncio.ensure_future(one()) for one in calls]
+    await made.wait_for_queue()
+    done, _ = await asyncio.wait(working, timeout=LENGTHS.load, return_when=asyncio.FIRST_EXCEPTION)
+    failed = [repr(one.exception()) for one in done if one.exception()]
+    assert not failed
+    await made.control.release(lease)
+    return list(await asyncio.gather(*working))
+
+
+async def test_openai_for_python(door: Entrance) -> None:
+    timeout = openai.Timeout(120, read=LENGTHS.limit)
+    client = openai.AsyncOpenAI(base_url=f"{door.url}/v1", api_key="none", timeout=timeout, max_retries=0)
+
+    async def stream() -> str:
+        parts = await client.chat.completions.create(model="qwen3", messages=MESSAGES, stream=True)
+        return "".join([part.choices[0].delta.content or "" async for part in parts])
+
+    async def plain() -> str | None:
+        found = await client.chat.completions.create(model="qwen3", messages=MESSAGES)
+        return found.choices[0].message.content
+
+    async def embedding() -> list[float]:
+        return (
+            (await client.embeddings.create(model="org/phi-4", input="hi", encoding_format="float")).data[0].embedding
+        )
+
+    async with client:
+        found = await through_a_load(door, stream, plain, embedding)
+        models = [one.id async for one in await client.models.list()]
+        one = await client.models.retrieve("org/phi-4")
+        speech = await client.audio.transcriptions.create(model="qwen3", file=("a.wav", b"x" * 3_000_000))
+        with pytest.raises(openai.NotFoundError, match="Known models: qwen3"):
+            await client.chat.completions.create(model="nothing", messages=MESSAGES)
+
+    assert found == ["hello", "hello", [0.5]]
+    assert models == ["qwen3", "org/phi-4", "gemma3:latest", "qwen3:8b"]
+    assert (one.id, speech.text) == ("org/phi-4", "words")
+
+
+async def test_anthropic_for_python(door: Entrance) -> None:
+    timeout = anthropic.Timeout(120, read=LENGTHS.limit)
+    client = anthropic.AsyncAnthropic(base_url=door.url, api_key="none", timeout=timeout, max_retries=0)
+
+    async def stream() -> str:
+        async with client.messages.stream(model="qwen3", messages=MESSAGES, max_tokens=10) as parts:
+            return "".join([text async for text in parts.text_stream])
+
+    async def plain() -> str:
+        message = await client.messages.create(model="qwen3", messages=MESSAGES, max_tokens=10)
+        return message.content[0].text  # type: ignore[union-attr]
+
+    async with client:
+        found = await through_a_load(door, stream, plain)
+        with pytest.raises(anthropic.NotFoundError, match="Known models"):
+            await client.messages.create(model="nothing", messages=MESSAGES, max_tokens=10)
+
+    assert found == ["hello", "hello"]
+
+
+async def test_ollama_for_python(door: Entrance) -> None:
+    client = ollama.AsyncClient(door.url, timeout=httpx.Timeout(120, read=LENGTHS.limit))
+
+    async def stream() -> str:
+        parts = await client.chat("gemma3", MESSAGES, stream=True)
+        return "".join([part.message.content or "" async for part in parts])
+
+    async def plain() -> str | None:
+        return (await client.chat("gemma3", MESSAGES)).message.content
+
+    async def generate() -> str:
+        return "".join([part.response async for part in await client.generate("qwen3:8b", "hi", stream=True)])
+
+    found = await through_a_load(door, stream, plain, generate)
+    listed = [one.model for one in (await client.list()).models]
+    running = [one.model for one in (await client.ps()).models]
+    with pytest.raises(ollama.ResponseError, match="no model 'nothing'"):
+        await client.chat("nothing", MESSAGES)
+
+    assert found == ["hello", "hello", "hello"]
+    assert (listed, running) == (["gemma3:latest", "qwen3:8b"], ["gemma3:latest"])
+
+
+async def ran(*command: str, folder: Path) -> str:
+    """Run a command; returns its output. Fails the test if the command fails."""
+    process = await asyncio.create_subprocess_exec(
+        *command, cwd=folder, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
+    )
+    output, errors = await process.communicate()
+    assert process.returncode == 0, f"{' '.join(command)} failed: {errors.decode()[-2000:]}"
+    return output.decode()
+
+
+async def installed() -> Path:
+    """The folder with the client libraries for Node, in the versions of package-lock.json."""
+    INSTALLED.mkdir(parents=True, exist_ok=True)
+    lock = INSTALLED / "package-lock.json"
+    if not lock.exists() or lock.read_bytes() != (NODE / "package-lock.json").read_bytes():
+        shutil.copy(NODE / "package.json", INSTALLED)
+        shutil.copy(NODE / "package-lock.json", INSTALLED / "package-lock.new")
+        (INSTALLED / "package-lock.new").rename(lock)
+        try:
+            await ran("npm", "ci", "--no-audit", "--no-fund", "--ignore-scripts", folder=INSTALLED)
+        except BaseException:
+            lock.unlink()
+            raise
+    shutil.copy(NODE / "clients.mjs", INSTALLED)
+    return INSTALLED
+
+
+@pytest.mark.skipif(not (shutil.which("node") and shutil.which("npm")), reason="needs the packages nodejs and npm")
+async def test_openai_and_ollama_for_node(door: Entrance) -> None:
+    folder = await installed()
+    command = ("node", "clients.mjs", door.url, str(round(1000 * LENGTHS.limit)))
+
+    (output,) = await through_a_load(door, lambda: ran(*command, folder=folder))
+
+    assert json.loads(output) == {
+        "openaiStream": "hello",
+        "openaiPlain": "hello",
+        "ollamaStream": "hello",
+        "ollamaPlain": "hello",
+        "ollamaList": "gemma3:latest qwen3:8b",
+        "openaiUpload": "words",
+    }
+    assert {size > 3_000_000 for size, _ in door.llama.uploads} == {True}
