@@ -50,6 +50,7 @@ SECTIONS: dict[str, dict[str, str]] = {
     },
     "Daemon": {
         "doctor": "doctor:doctor",
+        "report": "report:report",
         "reload": "daemon:reload",
         "gpu": "gpu:gpu",
         "gateway": "gateway:gateway",

@@ -1,17 +1,22 @@
 #!/bin/sh
-# Makes a Debian tree that a machine can be booted over; runs in a private mount namespace.
-# usage: tree.sh SUITE FOLDER MIRROR PACKAGE...
+# Makes a Debian or Ubuntu tree that a machine can be booted over; runs in a private mount namespace.
+# usage: tree.sh SUITE FOLDER MIRROR KEYRING PACKAGE...      (KEYRING: keys of Ubuntu's archive; "" = a Debian)
 set -eu
 
-suite=$1 folder=$2 mirror=$3
-shift 3
+suite=$1 folder=$2 mirror=$3 keyring=$4
+shift 4
 export DEBIAN_FRONTEND=noninteractive LC_ALL=C.UTF-8 PATH=/usr/sbin:/usr/bin:/sbin:/bin
 
 inside() {
     chroot "$folder" "$@"
 }
 
-debootstrap --variant=minbase "$suite" "$folder" "$mirror"
+if [ -z "$keyring" ]; then
+    debootstrap --variant=minbase "$suite" "$folder" "$mirror"
+else
+    # "gutsy" is the recipe for all later releases, some of which a Debian's debootstrap does not know by name.
+    debootstrap --variant=minbase --keyring="$keyring" --components=main,universe "$suite" "$folder" "$mirror" gutsy
+fi
 mount -t proc proc "$folder/proc"
 # Nothing is started here, whatever a package wants.
 printf '#!/bin/sh\nexit 101\n' > "$folder/usr/sbin/policy-rc.d"

@@ -1,4 +1,4 @@
-"""Root folders of other Debian releases to boot machines from: made by debootstrap, kept for a few days.
+"""Root folders of other Debian and Ubuntu releases to boot machines from: made by debootstrap, kept for a few days.
 
 They lie in ``build/trees``, one folder for each suite and choice of packages. A tree is made under another name and
 renamed when it is complete. Every user of a tree holds a shared lock until its process ends, so that no process uses an
@@ -25,6 +25,9 @@ from tests.e2e.container import REPOSITORY
 TREES = REPOSITORY / "build" / "trees"
 SCRIPT = Path(__file__).with_name("tree.sh")
 BOOTABLE = ("systemd-sysv", "dbus", "procps")
+UBUNTU = ("noble", "resolute")
+UBUNTU_MIRROR = "http://archive.ubuntu.com/ubuntu"
+UBUNTU_KEYRING = "usr/share/keyrings/ubuntu-archive-keyring.gpg"
 MAX_AGE_SEC = 3 * 86400
 _in_use: list[IO[str]] = []  # locks, held while the files are open
 
@@ -40,7 +43,7 @@ def tree(suite: str, packages: Sequence[str]) -> Path:
     Nothing may be written into it: give it to ``Machine(base=...)``, which adds a layer for changes.
 
     Args:
-        suite: "bookworm", "trixie" ...
+        suite: "bookworm", "trixie" ..., or a release of Ubuntu in UBUNTU.
         packages: packages to install in addition to those it needs to boot (systemd, dbus, ps).
 
     Raises:
@@ -73,7 +76,7 @@ def _make(suite: str, place: Path, packages: Sequence[str]) -> None:
     shutil.rmtree(unfinished, ignore_errors=True)
     private_mounts = ["unshare", "--mount", "--propagation", "private", "--"]
     done = subprocess.run(
-        [*private_mounts, SCRIPT, suite, unfinished, mirror(), *packages],
+        [*private_mounts, SCRIPT, suite, unfinished, *_archive(suite), *packages],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -86,6 +89,14 @@ def _make(suite: str, place: Path, packages: Sequence[str]) -> None:
         raise RuntimeError(f"no tree of {suite} could be made:\n{done.stdout[-4000:]}")
     os.utime(unfinished)
     unfinished.rename(place)
+
+
+def _archive(suite: str) -> tuple[str, str | Path]:
+    """Return the mirror of a release, and the file with its keys; "" = debootstrap knows them."""
+    if suite not in UBUNTU:
+        return mirror(), ""
+    # Debian 13 has a package with the keys of Ubuntu, Debian 12 has none.
+    return UBUNTU_MIRROR, tree("trixie", ("ubuntu-keyring",)) / UBUNTU_KEYRING
 
 
 def _remove_old() -> None:
