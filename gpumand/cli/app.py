@@ -49,6 +49,7 @@ SECTIONS: dict[str, dict[str, str]] = {
         "simulate": "simulate:simulate",
     },
     "Daemon": {
+        "setup": "setup:setup",
         "doctor": "doctor:doctor",
         "report": "report:report",
         "reload": "daemon:reload",

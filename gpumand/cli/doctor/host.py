@@ -25,6 +25,13 @@ PACKAGED = (
 )
 """Files of the package that polkit needs."""
 
+SETUP_FOLDERS = {
+    "/usr/share/polkit-1/actions": ("/usr/local/share/polkit-1/actions",),
+    "/usr/share/polkit-1/rules.d": ("/etc/polkit-1/rules.d",),
+    "/usr/libexec": ("/usr/local/libexec",),
+}
+"""Folder of the package -> where ``gpumanctl setup`` writes its files instead."""
+
 CONFIG_FLAG = "--config"
 
 NOT_ALLOWED = "Permission denied"
@@ -66,7 +73,17 @@ def daemon_uid() -> int | None:
 
 def missing_files(paths: Iterable[str] = PACKAGED) -> tuple[str, ...]:
     """The missing files among ``paths``; files in a folder that the caller may not search count as present."""
-    return tuple(path for path in paths if not os.path.exists(path) and os.access(os.path.dirname(path), os.X_OK))
+    return tuple(path for path in paths if not any(map(_may_exist, _places(path))))
+
+
+def _places(path: str) -> list[str]:
+    folder, name = os.path.split(path)
+    return [path, *(f"{other}/{name}" for other in SETUP_FOLDERS.get(folder, ()))]
+
+
+def _may_exist(path: str) -> bool:
+    folder = os.path.dirname(path)
+    return os.path.exists(path) or (os.path.isdir(folder) and not os.access(folder, os.X_OK))
 
 
 def configuration(path: Path | None, *, user: bool) -> Configuration:
