@@ -30,6 +30,7 @@ from gpumand.config.schema import TABLES  # noqa: E402
 from gpumand.config.table_schema import Key, keys_of  # noqa: E402
 from gpumand.domain import errors  # noqa: E402
 from gpumand.gateway.config import TABLES as GATEWAY_TABLES  # noqa: E402
+from gpumand.notify.config import TABLES as NOTIFY_TABLES  # noqa: E402
 from gpumand.version import VERSION  # noqa: E402
 
 INTERFACES = ("Manager", "Device", "Consumer", "Lease")
@@ -139,6 +140,11 @@ def gateway_tables() -> str:
     return "\n".join(_table(name, keys_of(table)) for name, table in GATEWAY_TABLES.items())
 
 
+def notify_tables() -> str:
+    """List every table of the configuration of notifications with its keys."""
+    return "\n".join(_table(name, keys_of(table)) for name, table in NOTIFY_TABLES.items())
+
+
 def _table(name: str, keys: dict[str, Key]) -> str:
     return f"# [{name.upper() if '.' not in name else name}]\n\n".replace("[", "\\[").replace("]", "\\]") + "\n".join(
         item(f"**{key.name}**", f"{key.doc} {_value_of(key)}") for key in keys.values()
@@ -241,6 +247,7 @@ LISTS: dict[str, Callable[[], str]] = {
     "global-options": global_options,
     "tables": tables,
     "gateway-tables": gateway_tables,
+    "notify-tables": notify_tables,
     "presets": presets,
     "interfaces": interfaces,
     "errors": error_names,

@@ -21,6 +21,7 @@ PACKAGED = tuple(Path(folder, "gpumand.service") for folder in ("/usr/lib/system
 """The unit that packages of distributions install."""
 
 UNITS = ("gpumand.service", "gpumand.socket", "gpumand-containers.service", "gpumand-containers.socket")
+NOTIFY = "gpumand-notify.service"
 HELPERS = ("gpumand-containers", "gpumand-dmem", "gpumand-unit-allowed")
 ACTIONS = Path("/usr/share/polkit-1/actions")
 LOCAL_ACTIONS = Path("/usr/local/share/polkit-1/actions")
@@ -67,7 +68,7 @@ def system_files(installation: Installation) -> list[SetupFile]:
     units, libexec = Path("/usr/local/lib/systemd/system"), Path("/usr/local/libexec")
     changes = _changes(installation, libexec)
     return [
-        *(SetupFile(units / name, _text(name, changes)) for name in (*UNITS, "gpumand-dmem.service")),
+        *(SetupFile(units / name, _text(name, changes)) for name in (*UNITS, "gpumand-dmem.service", NOTIFY)),
         *(SetupFile(libexec / name, _script(name, installation), 0o755) for name in HELPERS),
         SetupFile(Path("/etc/dbus-1/system.d/org.gpumand1.conf"), _text("org.gpumand1.conf", {})),
         SetupFile(
@@ -104,7 +105,7 @@ def user_files(installation: Installation, home: Path, environ: Mapping[str, str
     libexec = data / "gpumand/libexec"
     changes = _changes(installation, libexec)
     return [
-        *(SetupFile(data / "systemd/user" / name, _text(f"user/{name}", changes)) for name in UNITS),
+        *(SetupFile(data / "systemd/user" / name, _text(f"user/{name}", changes)) for name in (*UNITS, NOTIFY)),
         SetupFile(data / "dbus-1/services/org.gpumand1.service", _text("user/org.gpumand1.service", {})),
         SetupFile(libexec / "gpumand-containers", _script("gpumand-containers", installation), 0o755),
     ]
@@ -134,7 +135,8 @@ def quoted_paths(files: Iterable[SetupFile], installation: Installation) -> list
 
 def _changes(installation: Installation, libexec: Path) -> dict[str, str]:
     """Path of a packaged file -> its path here."""
-    programs = {"/usr/bin/gpumand": str(installation.programs / "gpumand")}
+    names = ("gpumand", "gpumand-notify")
+    programs = {f"/usr/bin/{name}": str(installation.programs / name) for name in names}
     return programs | {f"/usr/libexec/{name}": str(libexec / name) for name in HELPERS}
 
 

@@ -33,7 +33,8 @@ def start_commands(*, user: bool) -> list[Command]:
 def stop_commands(*, user: bool) -> list[Command]:
     """What to run before the files are removed."""
     manager = _manager(user=user)
-    return [(*manager, "disable", "--now", *UNITS), *([] if user else [(*manager, "disable", "--now", "gpumand-dmem")])]
+    optional = ("gpumand-notify.service", *(() if user else ("gpumand-dmem.service",)))
+    return [(*manager, "disable", "--now", *UNITS, *optional)]
 
 
 def after_removal_commands(*, user: bool) -> list[Command]:

@@ -118,6 +118,7 @@ def test_man_pages_are_set_without_a_warning(current: Package, tmp_path: Path) -
         "gpumand.toml.5.gz",
         "org.gpumand1.5.gz",
         "gpumand-gateway.8.gz",
+        "gpumand-notify.8.gz",
         "gpumand.8.gz",
     ]
     for page in pages:
@@ -140,7 +141,7 @@ def test_installed_package_runs_without_any_configuration_of_ours(installed: Mac
     installed.run(["gpumanctl", "config-check"])
     assert installed.show("gpumand.service", "User") == "_gpumand"
     assert "gpumand" in installed.run(["journalctl", "--list-catalog"]).stdout
-    for page in ("gpumand.8", "gpumanctl.1", "gpumand.toml.5", "org.gpumand1.5"):
+    for page in ("gpumand.8", "gpumanctl.1", "gpumand.toml.5", "org.gpumand1.5", "gpumand-notify.8"):
         installed.run(["man", "--where", page])
 
 

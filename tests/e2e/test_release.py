@@ -83,10 +83,12 @@ class Published:
 
     Attributes:
         first, second: folders after the first and after the second release.
+        source: checkout of the second release.
     """
 
     first: Path
     second: Path
+    source: Path
 
     @property
     def package(self) -> Package:
@@ -106,9 +108,9 @@ def published(releases: Releases, tmp_path_factory: pytest.TempPathFactory) -> P
     first, second = folder / "first", folder / "second"
     done = releases.add(REPOSITORY, first)
     assert done.returncode == 0, done.stderr
-    one = Published(first, second)
+    one = Published(first, second, folder / "source")
     shutil.copytree(first, second)
-    done = releases.add(checkout_of(one.package, folder / "source", one.versions[1]), second)
+    done = releases.add(checkout_of(one.package, one.source, one.versions[1]), second)
     assert done.returncode == 0, done.stderr
     return one
 
@@ -191,8 +193,8 @@ def test_released_wheels_are_listed_with_a_signature(published: Published, relea
 
 
 def test_a_release_may_be_repeated_but_not_changed(published: Published, releases: Releases, tmp_path: Path) -> None:
-    checkout = checkout_of(published.package, tmp_path / "source", published.versions[0])
-    repository = Path(shutil.copytree(published.first, tmp_path / "repository"))
+    checkout = Path(shutil.copytree(published.source, tmp_path / "source"))
+    repository = Path(shutil.copytree(published.second, tmp_path / "repository"))
     assert releases.add(checkout, repository).returncode == 0
 
     (checkout / "README.md").write_text("changed\n", encoding="utf-8")
