@@ -22,6 +22,10 @@ PACKAGED = tuple(Path(folder, "gpumand.service") for folder in ("/usr/lib/system
 
 UNITS = ("gpumand.service", "gpumand.socket", "gpumand-containers.service", "gpumand-containers.socket")
 NOTIFY = "gpumand-notify.service"
+GATEWAY = ("gpumand-gateway.service", "gpumand-gateway.socket")
+RULES = ("org.gpumand1.rules", "org.gpumand1-units.rules", "org.gpumand1-gateway.rules")
+ACCOUNTS = ("gpumand", "gpumand-gateway")
+CONFIGURATIONS = ("gpumand.toml", "gateway.toml")
 HELPERS = ("gpumand-containers", "gpumand-dmem", "gpumand-unit-allowed")
 ACTIONS = Path("/usr/share/polkit-1/actions")
 LOCAL_ACTIONS = Path("/usr/local/share/polkit-1/actions")
@@ -68,19 +72,16 @@ def system_files(installation: Installation) -> list[SetupFile]:
     units, libexec = Path("/usr/local/lib/systemd/system"), Path("/usr/local/libexec")
     changes = _changes(installation, libexec)
     return [
-        *(SetupFile(units / name, _text(name, changes)) for name in (*UNITS, "gpumand-dmem.service", NOTIFY)),
+        *(SetupFile(units / name, _text(name, changes)) for name in (*UNITS, "gpumand-dmem.service", NOTIFY, *GATEWAY)),
         *(SetupFile(libexec / name, _script(name, installation), 0o755) for name in HELPERS),
         SetupFile(Path("/etc/dbus-1/system.d/org.gpumand1.conf"), _text("org.gpumand1.conf", {})),
         SetupFile(
             Path("/usr/local/share/dbus-1/system-services/org.gpumand1.service"), _text("org.gpumand1.service", {})
         ),
         SetupFile(_actions() / "org.gpumand1.policy", _text("org.gpumand1.policy", {})),
-        *(
-            SetupFile(Path("/etc/polkit-1/rules.d") / name, _text(name, changes))
-            for name in ("org.gpumand1.rules", "org.gpumand1-units.rules")
-        ),
-        SetupFile(Path("/etc/sysusers.d/gpumand.conf"), _text("gpumand.sysusers", {})),
-        SetupFile(Path("/etc/gpumand/gpumand.toml"), _text("gpumand.toml", {}), is_configuration=True),
+        *(SetupFile(Path("/etc/polkit-1/rules.d") / name, _text(name, changes)) for name in RULES),
+        *(SetupFile(Path(f"/etc/sysusers.d/{name}.conf"), _text(f"{name}.sysusers", {})) for name in ACCOUNTS),
+        *(SetupFile(Path("/etc/gpumand") / name, _text(name, {}), is_configuration=True) for name in CONFIGURATIONS),
     ]
 
 
@@ -135,7 +136,7 @@ def quoted_paths(files: Iterable[SetupFile], installation: Installation) -> list
 
 def _changes(installation: Installation, libexec: Path) -> dict[str, str]:
     """Path of a packaged file -> its path here."""
-    names = ("gpumand", "gpumand-notify")
+    names = ("gpumand", "gpumand-notify", "gpumand-gateway")
     programs = {f"/usr/bin/{name}": str(installation.programs / name) for name in names}
     return programs | {f"/usr/libexec/{name}": str(libexec / name) for name in HELPERS}
 

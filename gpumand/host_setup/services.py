@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 TIMEOUT_SEC = 120.0
+ACCOUNTS = ("/etc/sysusers.d/gpumand.conf", "/etc/sysusers.d/gpumand-gateway.conf")
+SYSTEM_ONLY = ("gpumand-gateway.socket", "gpumand-gateway.service", "gpumand-dmem.service")
 UNITS = ("gpumand.socket", "gpumand-containers.socket", "gpumand.service")
 RELOAD_BUS = ("call", "org.freedesktop.DBus", "/org/freedesktop/DBus", "org.freedesktop.DBus", "ReloadConfig")
 Command = tuple[str, ...]
@@ -19,7 +21,7 @@ class CommandFailed(Exception):
 def start_commands(*, user: bool) -> list[Command]:
     """What to run after the files were written."""
     manager = _manager(user=user)
-    accounts: list[Command] = [] if user else [("systemd-sysusers", "/etc/sysusers.d/gpumand.conf")]
+    accounts: list[Command] = [] if user else [("systemd-sysusers", *ACCOUNTS)]
     return [
         *accounts,
         _reload_bus(user=user),
@@ -33,7 +35,7 @@ def start_commands(*, user: bool) -> list[Command]:
 def stop_commands(*, user: bool) -> list[Command]:
     """What to run before the files are removed."""
     manager = _manager(user=user)
-    optional = ("gpumand-notify.service", *(() if user else ("gpumand-dmem.service",)))
+    optional = ("gpumand-notify.service", *(() if user else SYSTEM_ONLY))
     return [(*manager, "disable", "--now", *UNITS, *optional)]
 
 

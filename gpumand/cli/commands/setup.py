@@ -88,8 +88,10 @@ def _remove(*, user: bool, dry_run: bool) -> int:
         _apply(steps, user=user)
     code = _run(after_removal_commands(user=user), user=user, dry_run=dry_run) or code
     if not user:
-        click.echo("/etc/gpumand, /var/lib/gpumand and the user _gpumand stay. To remove them too:")
-        click.echo("    rm -r /etc/gpumand /var/lib/gpumand; userdel _gpumand; groupdel gpumand")
+        click.echo("/etc/gpumand, /var/lib/gpumand and the accounts stay. To remove them too:")
+        click.echo(
+            "    rm -r /etc/gpumand /var/lib/gpumand; userdel _gpumand; userdel _gpumand-gateway; groupdel gpumand"
+        )
     return code
 
 

@@ -98,7 +98,7 @@ def test_every_unit_and_policy_of_the_package_is_among_the_files() -> None:
     """A file that only the Debian package installs would be missing on all other distributions."""
     sources = [*(ROOT / "systemd").glob("gpumand*"), *(ROOT / "dbus").glob("org.gpumand1*")]
     needed = {one.name for one in sources if one.suffix not in (".xml", ".catalog")}
-    needed = {name.replace("gpumand.sysusers", "gpumand.conf") for name in needed}
+    needed = {name.replace(".sysusers", ".conf") for name in needed}
     assert needed <= {one.place.name for one in system_files(VENV)}
     assert {one.name for one in (ROOT / "systemd/user").iterdir()} <= {
         one.place.name for one in user_files(VENV, Path("/home/alice"), {})
