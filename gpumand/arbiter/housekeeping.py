@@ -35,6 +35,7 @@ class Housekeeping:
         self._arbiter, self._units, self._routes = arbiter, units, routes
         self._state = arbiter.state
         self._probing: set[str] = set()
+        self._refreshing: set[str] = set()
         self._deadlines = LoopDeadlines()
 
     def overdue_sec(self) -> Mapping[str, float]:
@@ -95,6 +96,8 @@ class Housekeeping:
         while True:
             await self._state.clock.sleep(self._state.settings.scheduler.health_interval_sec)
             self._start_probes()
+            for name in self._arbiter.reconciler.outdated_services() - self._refreshing:
+                self._arbiter.scheduler.background.spawn(self._refresh_outdated(name))
             self._deadlines.finished("health checks", self._due_in(self._state.settings.scheduler.health_interval_sec))
 
     def _start_probes(self) -> None:
@@ -156,6 +159,14 @@ class Housekeeping:
             self._arbiter.record_unit(await self._units.state(name))
         except UnitFailed as failed:
             log.info("unit %s: %s", name, failed)
+
+    async def _refresh_outdated(self, name: str) -> None:
+        self._refreshing.add(name)
+        try:
+            await self._refresh_unit(name)
+        finally:
+            self._refreshing.discard(name)
+        self._arbiter.scheduler.step()
 
     async def _watch_units_loop(self) -> None:
         """Subscribe to the relevant units, again whenever the set changes, and query their states periodically."""

@@ -62,7 +62,10 @@ class LoadAttempt:
     ) -> None:
         self._state, self._routes, self._spec = state, routes, spec
         self._deadline = state.clock.monotonic() + spec.load_timeout_sec
-        self._server_is_gone = state.consumer(spec.name).server_is_gone
+        before = state.consumer(spec.name)
+        self._server_is_gone = before.server_is_gone
+        self._has_lost_model = before.memory_missing and before.has_served
+        self._began = state.clock.monotonic()
         self._memory = LoadingMemory(state, spec)
         self._unusable = UnusableHealth(spec.name, state.clock.monotonic)
         self.unit = LoadingUnit(state, units, routes, spec, place)
@@ -281,6 +284,15 @@ class LoadAttempt:
             await self._check_refused(health.error)
         else:
             self._refused_since = None
+            await self._check_frozen(health)
+
+    async def _check_frozen(self, health: Health) -> None:
+        """Start the unit again if a server that has lost its model does not answer: another tool may have frozen it."""
+        is_over = self._now() - self._began >= LATE_MEMORY_SEC
+        if self._has_lost_model and is_over and not health.reachable and health.status == 0:
+            self._has_lost_model = False
+            if not self.unit.started and self._memory.is_missing(began_here=False):
+                await self._load_again(f"{health.error}, and {self._memory.describe()}")
 
     async def _check_refused(self, error: str) -> None:
         """End the load, or start the unit again, if nothing has listened on the port for too long."""

@@ -15,8 +15,8 @@ from gpumand.arbiter.residency_evidence import ResidencyEvidence
 from gpumand.arbiter.state import ArbiterState
 from gpumand.domain import budget, claims, location
 from gpumand.domain.consumer import Health, Residency, UnitActivity, UnitState
-from gpumand.domain.device import Devices, default_devices
 from gpumand.domain.eviction_check import SLACK_MIB
+from gpumand.domain.location import likely_devices
 from gpumand.domain.residency import ends_failure, holds_model, infer_residency
 from gpumand.domain.view import ConsumerState
 from gpumand.domain.wording import describe_devices
@@ -70,7 +70,7 @@ class Reconciler:
             consumer.residency in (Residency.RESIDENT, Residency.PARKED, Residency.UNLOADING)
             and not consumer.footprint_seen
         ):
-            devices = consumer.devices or self._likely_devices(consumer)
+            devices = consumer.devices or likely_devices(self._state.ledger.devices, consumer)
             self._state.ledger.claim(
                 consumer.name, devices, self._state.clock.monotonic(), for_start=not consumer.spec.lazy
             )
@@ -103,6 +103,19 @@ class Reconciler:
         consumer = self._state.consumer(name)
         unit = self._observations_of(consumer).unit
         return not consumer.spec.service or (unit is not None and unit.activity is UnitActivity.ACTIVE)
+
+    def outdated_services(self) -> set[str]:
+        """Units and containers whose last known state is from before gpumand's own last action on them.
+
+        systemd announces changes only: a unit whose load has ended since then stays as it is. Without its state, a
+        reading or a health check that contradicts its residency proves nothing.
+        """
+        with_unit = (one for one in self._state.ledger.consumers.values() if one.spec.service)
+        return {
+            one.spec.service
+            for one in with_unit
+            if not self._is_in_a_job(one) and self._observations_of(one).unit_observed_at <= one.unit_changed_at
+        }
 
     def reconcile_all(self) -> None:
         """Reconcile all consumers, after a new reading or the end of a job."""
@@ -260,7 +273,7 @@ class Reconciler:
         self._state.set_residency(name, observed, error=self._error_for(consumer, observed), own_move=False)
         if observed is Residency.LOADING:
             # Another process started it. It will take its memory in any case, so that memory is reserved.
-            devices = consumer.devices or self._likely_devices(consumer)
+            devices = consumer.devices or likely_devices(self._state.ledger.devices, consumer)
             self._state.ledger.update(name, external_load=True)
             self._state.ledger.claim(name, devices, self._state.clock.monotonic())
             return
@@ -282,22 +295,6 @@ class Reconciler:
             return self._evidence.contradiction(consumer)
         return "" if observed is Residency.RESIDENT else None
 
-    def _likely_devices(self, consumer: ConsumerState, observed: Devices = ()) -> Devices:
-        """The devices a consumer is assumed to be on.
-
-        Those where it was observed come first, then its former devices, the configured ones, and the ones with most
-        free memory, until it has as many as it needs.
-        """
-        if len(observed) == consumer.spec.device_count:
-            return tuple(sorted(observed))
-        samples, wanted = self._state.ledger.devices.values(), consumer.spec.devices
-        usual = default_devices(samples)
-        by_free = sorted(samples, key=lambda one: (one.index not in usual, -(one.free_mib or 0)))
-        named = [one for one in by_free if one.names & set(wanted)]
-        order = dict.fromkeys([*observed, *consumer.devices, *(one.index for one in (*named, *by_free))])
-        present_devices = [index for index in order if index in self._state.ledger.devices]
-        return tuple(sorted(present_devices[: consumer.spec.device_count]))
-
     def _update_devices(self, consumer: ConsumerState) -> None:
         """Set a consumer's devices to those where its processes hold memory.
 
@@ -318,7 +315,7 @@ class Reconciler:
                 self._state.ledger.move(consumer.name, place)
             return
         observed = location.observed_devices(samples, consumer.name)
-        devices = self._likely_devices(consumer, observed) if observed else consumer.devices
+        devices = likely_devices(samples, consumer, observed) if observed else consumer.devices
         if devices != consumer.devices:
             self._state.ledger.update(consumer.name, devices=devices)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from gpumand.domain.device import Devices, Sample
+from gpumand.domain.device import Devices, Sample, default_devices
 from gpumand.domain.residency import holds_model
 from gpumand.domain.view import ConsumerState
 from gpumand.domain.wording import describe_devices, format_mib
@@ -51,3 +51,20 @@ def misplacement(samples: Mapping[int, Sample], state: ConsumerState) -> str:
         f"configured for device {', '.join(state.spec.devices)}, but its processes hold {held} on "
         f"{describe_devices(tuple(sorted(wrong)))}. {ADVICE}."
     )
+
+
+def likely_devices(samples: Mapping[int, Sample], state: ConsumerState, observed: Devices = ()) -> Devices:
+    """The devices that a consumer is assumed to be on.
+
+    Those where it was observed come first, then its former devices, the configured ones, and the ones with most
+    free memory, until it has as many as it needs.
+    """
+    if len(observed) == state.spec.device_count:
+        return tuple(sorted(observed))
+    present, wanted = samples.values(), state.spec.devices
+    usual = default_devices(present)
+    by_free = sorted(present, key=lambda one: (one.index not in usual, -(one.free_mib or 0)))
+    named = [one for one in by_free if one.names & set(wanted)]
+    order = dict.fromkeys([*observed, *state.devices, *(one.index for one in (*named, *by_free))])
+    present_devices = [index for index in order if index in samples]
+    return tuple(sorted(present_devices[: state.spec.device_count]))

@@ -194,7 +194,19 @@ class ConsumerState:
     @property
     def is_doubtful(self) -> bool:
         """Whether its residency must be verified before a lease on it is granted."""
-        return self.memory_missing or self.unload_pending or self.start_overdue or self.server_is_gone
+        return (
+            self.memory_missing
+            or self.unload_pending
+            or self.start_overdue
+            or self.server_is_gone
+            or self._is_unwatched_start
+        )
+
+    @property
+    def _is_unwatched_start(self) -> bool:
+        """Whether its unit was started by another program, and only its growing memory can show that it still loads."""
+        is_start = self.claimed and self.claimed_for_start and not self.footprint_seen
+        return is_start and self.spec.health is None and self.spec.load is None and not self.in_container
 
     @property
     def server_is_gone(self) -> bool:

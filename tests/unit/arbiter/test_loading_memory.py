@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from gpumand.arbiter.loading_memory import GROWTH_REST_SEC, LoadingMemory
-from gpumand.domain.consumer import ConsumerSpec, HealthRoute, Route, SchedulerSettings
+from gpumand.domain.consumer import ConsumerSpec, HealthRoute, Route, SchedulerSettings, UnitActivity
 from gpumand.domain.errors import LoadFailed
 from gpumand.domain.request import AcquireOptions
 from gpumand.testing.world import FakeWorld, client
@@ -106,6 +106,23 @@ async def test_memory_that_never_rests_ends_the_load_with_what_it_holds() -> Non
         LoadFailed, match=r"llm.service runs, and its memory is still growing: its processes hold \d+ MiB"
     ):
         await world.arbiter.acquire(client(), "llm", AcquireOptions(timeout_sec=60))
+
+
+async def test_bare_unit_that_another_program_has_started_is_granted_with_its_whole_model() -> None:
+    world = await world_of(by_unit("llm", MIB))
+    world.arbiter.scheduler.background.spawn(world.housekeeping.run())
+    grow_with_unit(world, "llm")
+    world.units.become("llm.service", UnitActivity.ACTIVE)
+    world.units.units["llm.service"].started()
+    await world.clock.sleep(LOAD_SEC / 3)
+
+    grant = await world.arbiter.acquire(client(), "llm", AcquireOptions(timeout_sec=60))
+
+    assert held_at_grant(world) >= 0.9 * MIB
+    assert grant.waited_usec / 1e6 < LOAD_SEC
+    assert world.units.calls == []
+    await world.arbiter.release(grant.lease.id)
+    assert (await world.arbiter.acquire(client(), "llm", AcquireOptions())).waited_usec == 0
 
 
 async def test_memory_of_other_programs_from_before_the_load_is_not_its_model() -> None:
