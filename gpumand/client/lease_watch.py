@@ -192,6 +192,7 @@ class LeaseWatch:
         if lease == self._lease:
             self.degraded.set(reason)
         elif not self._lease:
+            # As for ends: the model can be lost between the grant and the arrival of its answer.
             self._early_losses[lease] = reason
             if len(self._early_losses) > MAX_EARLY_ENDS:
                 self._early_losses.pop(next(iter(self._early_losses)))
@@ -203,6 +204,7 @@ class LeaseWatch:
         if lease == self._lease:
             self.wanted.add(by)
         elif not self._lease:
+            # A request that was queued behind this one is announced right after the grant, before its answer is read.
             self._early_wants = [*self._early_wants[1 - MAX_EARLY_ENDS :], (lease, by)]
 
     def _on_end(self, signal: Signal) -> None:

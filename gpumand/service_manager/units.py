@@ -79,6 +79,7 @@ class SystemdUnits:
     async def state(self, unit: str) -> UnitState:
         """Return the unit's current state. Raises UnitFailed with the reason "unavailable" or "bad-name"."""
         found = await self._systemd.read(unit)
+        # Read after the run: a restart between the two reads shows as a larger number, and not as a quiet first run.
         return replace(found.state, restarts=await self._systemd.restarts(unit, found.path))
 
     async def start(self, unit: str, timeout_sec: float) -> None:
