@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 
 from gpumand.arbiter.load_answers import HealthUnusable, UnusableHealth, describe_health, has_model, patience_with
 from gpumand.arbiter.loading_memory import LoadingMemory
 from gpumand.arbiter.loading_unit import LoadingUnit
 from gpumand.arbiter.state import ArbiterState
-from gpumand.domain.consumer import ConsumerSpec, Health
+from gpumand.arbiter.timeouts import succeeded_within
+from gpumand.domain.consumer import STOPPING, ConsumerSpec, Health
 from gpumand.domain.device import Devices
 from gpumand.domain.errors import LoadFailed
 from gpumand.domain.eviction_check import SLACK_MIB
@@ -39,6 +41,9 @@ STALE_FAILURE_SEC = 3.0
 
 LATE_MEMORY_SEC = 10.0
 """Seconds for which memory may be missing from the readings after the server has said that its model is loaded."""
+
+BROKEN_OFF_UNLOAD_SEC = 10.0
+"""Seconds that a server gets to unload while it loads, before its unit is stopped instead."""
 
 BROKEN_OFF_REST_SEC = 5.0
 """Seconds without a change of its memory after which a server that was asked to unload has ended its load."""
@@ -132,11 +137,15 @@ class LoadAttempt:
             await asyncio.wait({task})
 
     async def _unload_running(self, task: asyncio.Task[None]) -> None:
-        """Ask the server to unload, and wait until its load has ended or its memory rests."""
-        try:
-            await self._routes.unload(self._spec)
-        except RouteFailed as failed:
-            log.info("unloading %s, whose load is broken off, failed: %s", self._spec.name, failed)
+        """Ask the server to unload, and wait until its load has ended or its memory rests.
+
+        A server that does not unload is not waited for where a stop of its unit or container can end its load: the
+        eviction that follows falls back to it.
+        """
+        can_be_stopped = any(method in STOPPING for method in self._spec.evict)
+        limit_sec = BROKEN_OFF_UNLOAD_SEC if can_be_stopped else math.inf
+        if not await self._ask_to_unload(limit_sec) and can_be_stopped:
+            return
         rests_since, held_mib = self._now(), self._memory.held_mib() or 0
         # An early answer of either route is no evidence: the unload can be carried out after the load.
         while self._is_calling or self._now() - rests_since < BROKEN_OFF_REST_SEC:
@@ -147,6 +156,14 @@ class LoadAttempt:
                 break
             if self._is_calling or abs(now_mib - held_mib) > SLACK_MIB:
                 rests_since, held_mib = self._now(), now_mib
+
+    async def _ask_to_unload(self, limit_sec: float) -> bool:
+        """Call the unload route during the load; returns whether it succeeded in time."""
+        try:
+            return await succeeded_within(self._state.clock, self._routes.unload(self._spec), limit_sec)
+        except RouteFailed as failed:
+            log.info("unloading %s, whose load is broken off, failed: %s", self._spec.name, failed)
+            return False
 
     # -- steps ---------------------------------------------------------------------------------------------------
 
@@ -288,8 +305,8 @@ class LoadAttempt:
 
     async def _check_frozen(self, health: Health) -> None:
         """Start the unit again if a server that has lost its model does not answer: another tool may have frozen it."""
-        is_over = self._now() - self._began >= LATE_MEMORY_SEC
-        if self._has_lost_model and is_over and not health.reachable and health.status == 0:
+        is_silent = not health.reachable and health.status == 0
+        if self._has_lost_model and is_silent and self._now() - self._began >= LATE_MEMORY_SEC:
             self._has_lost_model = False
             if not self.unit.started and self._memory.is_missing(began_here=False):
                 await self._load_again(f"{health.error}, and {self._memory.describe()}")

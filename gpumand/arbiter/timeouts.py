@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Coroutine
 from typing import Any
 
 from gpumand.ports import Clock
@@ -30,3 +30,21 @@ async def finished_within(clock: Clock, awaitable: Awaitable[Any], seconds: floa
         if future is not awaitable:
             future.cancel()
     return future.done() and not (future is not awaitable and future.cancelled())
+
+
+async def succeeded_within(clock: Clock, work: Coroutine[Any, Any, object], seconds: float) -> bool:
+    """Run a coroutine with a time limit, at which it is cancelled; returns whether it ended in time.
+
+    Args:
+        clock: the clock that measures the time.
+        work: the coroutine. Its exception is raised.
+        seconds: the time limit.
+    """
+    task = asyncio.ensure_future(work)
+    try:
+        if not await finished_within(clock, task, seconds):
+            return False
+        task.result()
+        return True
+    finally:
+        task.cancel()  # no effect on one that is done

@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from gpumand.domain.consumer import ConsumerSpec, EvictionMethod, HealthRoute, SchedulerSettings, UnitActivity
+from gpumand.domain.consumer import ConsumerSpec, EvictionMethod, HealthRoute, Route, SchedulerSettings, UnitActivity
 from gpumand.domain.errors import LoadFailed, TimedOut
 from gpumand.domain.request import AcquireOptions
 from gpumand.testing.world import FakeWorld, client
@@ -84,6 +84,31 @@ async def test_forced_eviction_unloads_what_a_load_route_has_begun() -> None:
     assert set(world.routes.called("unload")) == {"llm"}
     await world.clock.sleep(60.0)
     assert server.held_mib == 0, "the server, which goes on loading, is unloaded again afterwards"
+
+
+@pytest.mark.parametrize("answer", ["hangs", "500"])
+async def test_forced_eviction_stops_the_unit_of_a_load_whose_server_does_not_unload(answer: str) -> None:
+    world = await at_work(
+        routed(
+            "llm", 8000, unit="llm.service", evict=BOTH, load=Route("/load", timeout_sec=600.0), load_timeout_sec=900.0
+        )
+    )
+    world.units.become("llm.service", UnitActivity.ACTIVE)
+    world.units.units["llm.service"].stopped = lambda: world.routes.die("llm")
+    server = world.routes.consumer("llm")
+    server.load_sec, server.load_steps = 500.0, 100
+    loading = asyncio.create_task(world.arbiter.acquire(client(1), "llm", AcquireOptions(timeout_sec=800)))
+    await world.clock.sleep(100.0)
+    server.hangs, server.unload_error = answer == "hangs", "" if answer == "hangs" else "AttributeError"
+    began = world.clock.monotonic()
+
+    outcome = await world.arbiter.evict("llm", True, 60.0)
+
+    assert (outcome.changed, outcome.method) == (True, "unit-stop")
+    assert world.clock.monotonic() - began < 55.0
+    assert (residency(world, "llm"), server.held_mib) == ("unloaded", 0)
+    with pytest.raises(LoadFailed, match="cancelled by a forced eviction"):
+        await loading
 
 
 async def test_consumer_can_be_loaded_at_once_after_its_load_was_cancelled() -> None:
