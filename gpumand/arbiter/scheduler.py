@@ -37,6 +37,9 @@ from gpumand.domain.request import Verdict
 log = logging.getLogger(__name__)
 
 MANUAL_EVICTION = "a manual eviction comes first"
+CROWD, CROWD_PAUSE_SEC = 16, 0.02
+"""While this many requests wait, readings begin this many seconds after each other at the earliest."""
+
 NOT_RESIDENT = "the consumer is not resident and would have to be loaded first; allow a timeout above 0"
 
 
@@ -390,13 +393,21 @@ class Scheduler:
         # One reading serves all requests that wait for one.
         if not self._sampling:
             self._sampling = True
-            self.background.spawn(self._sample(pause_sec))
+            self.background.spawn(self._sample(pause_sec or self._crowd_pause_sec(), again=pause_sec > 0))
 
-    async def _sample(self, pause_sec: float) -> None:
+    def _crowd_pause_sec(self) -> float:
+        """Seconds until the next reading while many requests wait.
+
+        Each of their grants and releases asks for one, and readings without a pause would cost more than the rest.
+        """
+        since_sec = self._state.clock.monotonic() - self._state.sampled_at
+        return max(0.0, CROWD_PAUSE_SEC - since_sec) if len(self) >= CROWD else 0.0
+
+    async def _sample(self, pause_sec: float, *, again: bool) -> None:
         try:
             if pause_sec:
                 await self._state.clock.sleep(pause_sec)
-            await self._state.sample(again=pause_sec > 0)
+            await self._state.sample(again=again)
         finally:
             self._sampling = False
         self._reconcile_and_step()

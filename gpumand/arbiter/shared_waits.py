@@ -36,14 +36,14 @@ class SharedWaits:
         self._groups: dict[Requirement, SharedWait] = {}
         self._candidates: list[tuple[WaitingRequest, Requirement]] = []
         self._settings: Settings | None = None
-        self._revision = -1
+        self._revision = self._relevant_revision = -1
         self.moment = 0
 
     def begin_pass(self) -> None:
         """Begin a queue pass: requests whose requirement has changed leave their group."""
         self._groups = {requirement: group for requirement, group in self._groups.items() if group.members}
         self._candidates.clear()
-        self.moment, self._revision = self.moment + 1, self._state.ledger.revision
+        self._note_revision()
         if self._state.settings is not self._settings:
             self._settings = self._state.settings
             self.dissolve()
@@ -59,7 +59,7 @@ class SharedWaits:
         now = self._state.clock.monotonic()
         for group in self._groups.values():
             decision = group.decision
-            is_same = decision is not None and group.revision == self._revision and group.wanted is None
+            is_same = decision is not None and group.revision == self._relevant_revision and group.wanted is None
             is_due = now - group.decided_at >= KEEP_SEC
             if is_same and not is_due and (decision is None or decision.retry_at is None or now < decision.retry_at):
                 group.settled_at, group.alike = self.moment, None
@@ -84,8 +84,14 @@ class SharedWaits:
     def follow_ledger(self) -> None:
         """Note that a request was decided: if that changed the ledger, all outcomes so far are outdated."""
         if self._state.ledger.revision != self._revision:
-            self._revision = self._state.ledger.revision
-            self.moment += 1
+            self._note_revision()
+
+    def _note_revision(self) -> None:
+        self.moment += 1
+        self._revision = self._state.ledger.revision
+        # Every request updates the learned times of its consumer. They choose victims, but whether a request has to
+        # wait depends on what all victims would free together.
+        self._relevant_revision = self._revision - self._state.ledger.learned
 
     def begin_decision(self, entry: WaitingRequest) -> None:
         """Give a request a progress of its own while it is decided."""
@@ -108,7 +114,7 @@ class SharedWaits:
         group.progress.take(entry.progress)
         entry.progress = group.progress
         group.settled_at, group.alike, group.decision = self.moment, [], decision
-        group.revision, group.decided_at = self._revision, self._state.clock.monotonic()
+        group.revision, group.decided_at = self._relevant_revision, self._state.clock.monotonic()
         group.wanted = decision if entry.progress.decided and not group.all_know(decision.leases) else None
         if decision.retry_at is not None and len(group.members) > 1:
             self._turn_waits.decide_again_before(group.requirement.consumer, group.first_deadline, decision.retry_at)

@@ -42,6 +42,7 @@ class Ledger:
     Attributes:
         settings: settings of the scheduler.
         revision: incremented by every change that affects a view; views of the same revision are equal.
+        learned: how many of these changes only concern the learned durations of a consumer.
         sharing: groups of consumers that the same processes were found to belong to under this configuration.
     """
 
@@ -55,7 +56,7 @@ class Ledger:
         self._devices: dict[int, Sample] = {0: placeholder_sample(None)}
         self.sharing: frozenset[frozenset[str]] = frozenset()
         self._has_new_source = False
-        self.revision = 0
+        self.revision = self.learned = 0
         self._host_available_mib: int | None = None
 
     # -- lookup -------------------------------------------------------------------------------------------------
@@ -243,6 +244,8 @@ class Ledger:
         """Change fields of the state of a consumer and return the new state."""
         state = self._consumers[name] = self._consumers[name].with_changes(**changes)
         self.revision += 1
+        if changes.keys() == {"times"}:
+            self.learned += 1
         if not UNANNOUNCED_FIELDS.issuperset(changes):
             self._on_change(name)
         return state

@@ -135,7 +135,7 @@ def test_a_long_queue_is_decided_once_per_requirement(monkeypatch: pytest.Monkey
     monkeypatch.setattr(Scheduler, "_serve", counted)
 
     async def run(waiting: int) -> int:
-        world = FakeWorld([routed("tts", 1000, pinned=True), routed("held", 14000), routed("wanted", 9300)])
+        world = FakeWorld([routed("tts", 1000, pinned=True), routed("held", 14000), routed("wanted", 9500)])
         await world.start()
         await world.arbiter.acquire(client(1, uid=9001), "held", AcquireOptions(timeout_sec=60.0))
         await world.arbiter.load("tts", "", 60.0)
