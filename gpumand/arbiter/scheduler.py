@@ -165,17 +165,19 @@ class Scheduler:
             self._shared.keep_outcomes()
         queue_entries = QueueEntries(entries, self._queue_entry)
         queue_pass = queue_policy.queue_pass_for(self._state.settings.scheduler, queue_entries)
+        moment = self._shared.moment
         for position, entry in enumerate(entries):
             group = entry.group
-            # A long queue costs time here for each waiting request: keep this branch short.
-            if group is not None and group.settled_at == self._shared.moment and group.alike is not None:
-                group.alike.append(position)
-                if group.wanted is not None:
-                    self._wanted.note(entry, group.wanted)
-            elif group is not None and group.settled_at == self._shared.moment:
+            if group is None or group.settled_at != moment:
+                self._decide_one(entry, queue_entries[position], queue_pass)
+                moment = self._shared.moment
+            elif (alike := group.alike) is None:
                 self._keep_waiting(group, queue_entries[position], queue_pass)
             else:
-                self._decide_one(entry, queue_entries[position], queue_pass)
+                # A long queue costs time here for each waiting request: keep this branch short.
+                alike.append(position)
+                if group.wanted is not None:
+                    self._wanted.note(entry, group.wanted)
 
     def _keep_waiting(self, group: SharedWait, first: QueueEntry, queue_pass: QueuePass) -> None:
         """Let the requests of a group go on waiting as they did after the last pass."""

@@ -61,9 +61,9 @@ class WaitingQueue:
     def remove(self, entry: WaitingRequest) -> None:
         """Remove a request; one that has left already is ignored, since a request may end in several ways at once."""
         entry.leave_group()
-        self._queue.remove(entry.request)
-        if self._entries.pop(entry.request.number, None) is not None:
-            self._ordered.remove(entry)
+        place = self._queue.remove(entry.request)
+        if place is not None:
+            del self._ordered[place], self._entries[entry.request.number]
         self._state.queue_length = len(self._queue)
         self._charged.pop(entry.request.number, None)
         self._state.overtakings.forget(entry.request.number)

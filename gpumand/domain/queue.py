@@ -48,11 +48,13 @@ class RequestQueue:
         self._order.insert(place, rank)
         return place
 
-    def remove(self, request: Request) -> None:
-        """Remove a request, if it is in the queue."""
-        if request in self:
-            del self._order[bisect_left(self._order, self._rank(request.number))]
-            del self._waiting[request.number]
+    def remove(self, request: Request) -> int | None:
+        """Remove a request, and return its former place in the order; None = it was not in the queue."""
+        if request not in self:
+            return None
+        place = bisect_left(self._order, self._rank(request.number))
+        del self._order[place], self._waiting[request.number]
+        return place
 
     def set_aging(self, aging_sec: float) -> None:
         """Change what a priority point is worth, for waiting requests too."""
