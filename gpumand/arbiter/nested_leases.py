@@ -92,7 +92,8 @@ class NestedLeases:
         it runs in. Only leases of the same user count, so that no client can name those of others. A request that does
         not wait (timeout 0) keeps nothing for it.
         """
-        if options.timeout_sec <= 0:
+        # Most requests name no lease and come from no service: they need no look at every lease.
+        if options.timeout_sec <= 0 or not (options.within or _is_service(owner)):
             return frozenset()
         return frozenset(
             lease.id
@@ -263,5 +264,8 @@ def _ends_with_service_of(lease: Lease, owner: Owner) -> bool:
 
     A user's manager and session scopes do not count: they contain programs that have nothing to do with each other.
     """
-    is_service = owner.unit.endswith(".service") and not owner.unit.startswith("user@")
-    return lease.lifetime is LeaseLifetime.UNIT and is_service and lease.owner.unit == owner.unit
+    return lease.lifetime is LeaseLifetime.UNIT and _is_service(owner) and lease.owner.unit == owner.unit
+
+
+def _is_service(owner: Owner) -> bool:
+    return owner.unit.endswith(".service") and not owner.unit.startswith("user@")

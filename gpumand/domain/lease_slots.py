@@ -14,15 +14,19 @@ def standing(lease: Lease, consumers: Mapping[str, ConsumerState]) -> StandingLe
     A lease that the consumer's own unit holds while it runs uses no slot: it protects the consumer from eviction
     but does not mean that the consumer is working, and it would block the device for all others all that time.
     """
+    return StandingLease(lease.consumer, takes_slot=_takes_slot(lease, consumers), exclusive=lease.exclusive)
+
+
+def _takes_slot(lease: Lease, consumers: Mapping[str, ConsumerState]) -> bool:
     is_own = lease.lifetime is LeaseLifetime.UNIT and lease.owner.unit == consumers[lease.consumer].spec.unit
-    return StandingLease(lease.consumer, takes_slot=not is_own and not lease.yielded, exclusive=lease.exclusive)
+    return not is_own and not lease.yielded
 
 
 def used(leases: Iterable[Lease], consumers: Mapping[str, ConsumerState]) -> dict[int, int]:
     """Number of lease slots in use on each device."""
     slots: dict[int, int] = {}
     for lease in leases:
-        for device in consumers[lease.consumer].devices if standing(lease, consumers).takes_slot else ():
+        for device in consumers[lease.consumer].devices if _takes_slot(lease, consumers) else ():
             slots[device] = slots.get(device, 0) + 1
     return slots
 

@@ -11,7 +11,7 @@ records consistent and returns frozen views for decisions. Invariants:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -56,6 +56,7 @@ class Ledger:
         self._devices: dict[int, Sample] = {0: placeholder_sample(None)}
         self.sharing: frozenset[frozenset[str]] = frozenset()
         self._has_new_source = False
+        self._in_shared_units: frozenset[str] | None = None
         self.revision = self.learned = 0
         self._host_available_mib: int | None = None
 
@@ -112,10 +113,12 @@ class Ledger:
         realtime_usec: int = 0,
     ) -> View:
         """A frozen copy of the state at this moment, for a decision; View describes the arguments."""
+        if self._in_shared_units is None:
+            self._in_shared_units = shared_units.in_shared_units(self._consumers)
         return View(
             settings=self.settings,
             devices=dict(self._devices),
-            consumers=shared_units.with_stop_blockers(self._consumers, now, self.sharing),
+            consumers=shared_units.with_stop_blockers(self._consumers, now, self.sharing, self._in_shared_units),
             leases=lease_slots.used(self.leases.values(), self._consumers),
             jobs=dict(self._jobs),
             now=now,
@@ -208,14 +211,17 @@ class Ledger:
             uuids = tuple(sorted(lease.uuids, key=lambda uuid: index_of.get(uuid, -1)))
             self._leases.replace(replace(lease, device=text, uuids=uuids))
 
-    def prune(self, configured: Iterable[str]) -> None:
+    def prune(self, configured: Collection[str]) -> None:
         """Remove consumers that are not configured any more and are neither claimed nor part of a job."""
+        if len(self._consumers) == len(configured):
+            return  # all that are configured are here, so there are no others; this is called for every lease
         # A lease that was given back does not claim its consumer, but names it.
         wanted = {*configured, *(lease.consumer for lease in self.leases.values() if lease.yielded)}
         for name, state in list(self._consumers.items()):
             is_requested = name in self._requested_reservations
             if name not in wanted and not state.claimed and not self._has_job(name) and not is_requested:
                 self.revision += 1
+                self._in_shared_units = None
                 del self._consumers[name]
                 self._on_change(name)
 
@@ -233,7 +239,7 @@ class Ledger:
         self._requested_reservations.add(spec.name)
         self._set_state(ConsumerState(spec, residency=Residency.UNLOADED))
 
-    def drop_reservation(self, name: str, configured: Iterable[str]) -> None:
+    def drop_reservation(self, name: str, configured: Collection[str]) -> None:
         """Note that no request waits for a reservation any more: without a lease or a job it is removed."""
         self._requested_reservations.discard(name)
         self.prune(configured)
@@ -396,5 +402,6 @@ class Ledger:
 
     def _set_state(self, state: ConsumerState) -> None:
         self.revision += 1
+        self._in_shared_units = None
         self._consumers[state.name] = state
         self._on_change(state.name)

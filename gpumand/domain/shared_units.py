@@ -58,8 +58,15 @@ def stop_blocker(
     return None
 
 
+def in_shared_units(consumers: Mapping[str, ConsumerState]) -> frozenset[str]:
+    """Names of the consumers with a unit or container that another one names too; they depend on specs only."""
+    services = {name: _services(state.spec) for name, state in consumers.items()}
+    count = Counter(service for named in services.values() for service in named)
+    return frozenset(name for name, named in services.items() if any(count[service] > 1 for service in named))
+
+
 def with_stop_blockers(
-    consumers: Mapping[str, ConsumerState], now: float, together: Groups = ()
+    consumers: Mapping[str, ConsumerState], now: float, together: Groups = (), in_shared: frozenset[str] | None = None
 ) -> dict[str, ConsumerState]:
     """The consumers, those in a shared unit with the reason why it must not be stopped at the moment.
 
@@ -67,19 +74,14 @@ def with_stop_blockers(
         consumers: all consumers.
         now: monotonic seconds.
         together: groups of consumers whose processes were found to be the same.
+        in_shared: the result of ``in_shared_units``, if it is known.
     """
-    services = [service for state in consumers.values() for service in _services(state.spec)]
-    if len(set(services)) == len(services) and not together:
-        return dict(consumers)
-    shared = {service for service, count in Counter(services).items() if count > 1}
-    names = frozenset().union(*together)
-    return {
-        name: state.with_changes(stop_blocker=blocker)
-        if (shared & _services(state.spec) or name in names)
-        and (blocker := stop_blocker(consumers, state, now, together))
-        else state
-        for name, state in consumers.items()
-    }
+    result = dict(consumers)
+    names = (in_shared_units(consumers) if in_shared is None else in_shared).union(*together)
+    for name in names & result.keys() if names else ():
+        if blocker := stop_blocker(consumers, consumers[name], now, together):
+            result[name] = consumers[name].with_changes(stop_blocker=blocker)
+    return result
 
 
 def _use(state: ConsumerState, now: float) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -301,7 +301,6 @@ class View:
         host_available_mib: MiB of host RAM that the kernel reports as available; None = unknown.
         consumer_leases: the active leases on each leased consumer, the oldest first; for messages.
         realtime_usec: CLOCK_REALTIME, in which leases expire; for messages.
-        loading: the consumers that are loading.
         respects_turns: consumers that have their turn are not evicted.
         exclusive: the consumers with an exclusive lease, by device.
     """
@@ -320,12 +319,16 @@ class View:
     realtime_usec: int = 0
     respects_turns: bool = True
     exclusive: Mapping[int, str] = field(default_factory=dict)
-    loading: tuple[ConsumerState, ...] = field(init=False, repr=False, compare=False)
+    _loading: list[ConsumerState] | None = field(default=None, init=False, repr=False, compare=False)
 
-    def __post_init__(self) -> None:
-        """Collect the loading consumers once: every decision about a consumer that is not resident needs them."""
-        loading = tuple(state for state in self.consumers.values() if state.residency is Residency.LOADING)
-        object.__setattr__(self, "loading", loading)
+    @property
+    def loading(self) -> Sequence[ConsumerState]:
+        """The consumers that are loading, searched once: every decision about one that is not resident needs them."""
+        if self._loading is None:
+            loading = [state for state in self.consumers.values() if state.residency is Residency.LOADING]
+            object.__setattr__(self, "_loading", loading)
+            return loading
+        return self._loading
 
     def consumers_on(self, devices: Devices) -> tuple[ConsumerState, ...]:
         """Consumers that may hold memory on any of these devices."""
