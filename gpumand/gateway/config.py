@@ -67,6 +67,8 @@ class ListenerSettings:
     busy: BusyRoute | None = None
     busy_grace_sec: float = 60.0
     forward_user: bool = False
+    slots: int = 0
+    reserved_slots: int = 0
     key_file: str = ""
     key: str = attrs.field(default="", repr=False)
 
@@ -131,6 +133,17 @@ class ListenerTable:
         Boolean(),
         "Names of users: pass on the headers X-OpenWebUI-User-*, with which Open WebUI can name its user.",
         default=False,
+    )
+    slots: int = key(
+        Integer(0, 1024),
+        "Number of requests that the consumer works on at a time. Further ones wait, and slots are divided fairly "
+        "between clients. 0 sets no limit.",
+        default=_LISTENER.slots,
+    )
+    reserved_slots: int = key(
+        Integer(0, 1024),
+        "Number of these slots that only interactive API keys may use.",
+        default=_LISTENER.reserved_slots,
     )
     key_file: str = key(
         Text("absolute path", validators.absolute_path),
@@ -303,6 +316,8 @@ def _listener(name: str, raw: object, place: Place, problems: ProblemList) -> Li
     if name == GATEWAY:
         problems.add(place, "is the name of the gateway itself: choose another one, and set consumer")
     keys: dict[str, Any] = with_defaults(ListenerTable, read_keys(ListenerTable, raw, place, problems))
+    if INVALID not in (slots := (keys["slots"], keys["reserved_slots"])) and slots[1] >= max(slots[0], 1):
+        problems.add(place.at("reserved_slots"), "must be less than slots, or other requests would wait for ever")
     file = keys["key_file"]
     secret = read_key_file(Path(file), place.at("key_file"), problems) if file and file is not INVALID else ""
     return ListenerSettings(name=name, key=secret, **(keys | {"consumer": keys["consumer"] or name}))

@@ -8,6 +8,7 @@ import attrs
 
 from gpumand.config import validators
 from gpumand.config.problems import Place, ProblemList, quoted
+from gpumand.config.shared_keys import seconds
 from gpumand.config.table_schema import check_required, key, read_keys, type_name, with_defaults
 from gpumand.config.value_types import Integer, InvalidValue, ListOf, Text
 from gpumand.gateway.access_config import AccessSettings, AccessTable, listen_at
@@ -89,6 +90,8 @@ class EntranceSettings(AccessSettings):
     default_model: str = ""
     state_dir: str = ""
     spool_max_mib: int = 1024
+    home: tuple[str, ...] = ()
+    home_after_sec: float = 60.0
     discover: tuple[str, ...] | None = None
     models: tuple[ModelRule, ...] = ()
     routes: tuple[PathRule, ...] = ()
@@ -124,6 +127,18 @@ class EntranceTable(AccessTable):
         "Maximum size of all uploads that are kept in the state directory, because they name their model after a file.",
         default=_DEFAULTS.spool_max_mib,
         unit="MiB",
+    )
+    home: tuple[str, ...] = key(
+        ListOf(Text("name of a consumer", consumer_name)),
+        "Consumers that are loaded again when their device has been idle for a while, such as a chat model after an "
+        "image was made.",
+        default=(),
+    )
+    home_after_sec: float = key(
+        seconds(),
+        "Idle time after which they are loaded: no lease on the device, no load, and no request that waits.",
+        default=_DEFAULTS.home_after_sec,
+        unit="s",
     )
 
 

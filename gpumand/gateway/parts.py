@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from gpumand.client.errors import GpumandError
 from gpumand.gateway.config import GatewaySettings
@@ -12,6 +14,7 @@ from gpumand.gateway.holding import Holder, HoldTimes, WaitedTooLong
 from gpumand.gateway.leases import LeaseKeeper, Ticket
 from gpumand.gateway.refusals import MAX_RETRY_SEC, Refused, refusal_of, refused
 from gpumand.gateway.requests import RequestTable
+from gpumand.gateway.slots import Slot, SlotKeeper, SlotLimits
 from gpumand.gateway.status_view import CURRENT_SEC, StatusView
 from gpumand.gateway.upstream import Endpoint, Upstreams, endpoint_of
 
@@ -29,6 +32,7 @@ class Parts:
         upstreams: the HTTP clients.
         table: the requests in flight.
         absence: returns why gpumand cannot be reached; "" if it can.
+        slots: limits the requests that a consumer works on.
     """
 
     settings: Callable[[], GatewaySettings]
@@ -37,6 +41,7 @@ class Parts:
     upstreams: Upstreams
     table: RequestTable
     absence: Callable[[], str]
+    slots: SlotKeeper
 
     def holder(self, exchange: Exchange) -> Holder:
         """The holder of a request's client."""
@@ -53,18 +58,31 @@ class Parts:
         """Wait for the lease of a request; returns where its consumer is. Raises Refused."""
         consumer = exchange.service.consumer
         if not ticket.ready.done():
-            await self._wait(exchange, ticket, holder)
+            await self._wait(exchange, ticket.ready, holder)
         try:
             return endpoint_of(consumer, ticket.ready.result().endpoint)
         except GpumandError as error:
             raise Refused(refusal_of(error, await self.retry_sec(consumer))) from None
 
-    async def _wait(self, exchange: Exchange, ticket: Ticket, holder: Holder) -> None:
+    async def slot(self, exchange: Exchange, holder: Holder) -> Slot:
+        """Wait until the consumer of a request has a slot for it. Raises Refused."""
+        settings = exchange.service.settings
+        limits = SlotLimits(settings.slots, min(settings.reserved_slots, settings.slots))
+        slot = self.slots.request(exchange.service.consumer, limits, exchange.client)
+        try:
+            if not slot.ready.done():
+                await self._wait(exchange, slot.ready, holder)
+        except BaseException:
+            slot.leave()
+            raise
+        return slot
+
+    async def _wait(self, exchange: Exchange, future: asyncio.Future[Any], holder: Holder) -> None:
         entry = exchange.entry
         self.table.begin_wait(entry)
         began_at = self.table.now()
         try:
-            await holder.wait(ticket.ready, is_limited=True)
+            await holder.wait(future, is_limited=True)
         except WaitedTooLong:
             raise await self._too_late(exchange.service.consumer) from None
         except GpumandError:

@@ -30,6 +30,7 @@ from gpumand.gateway.console.state_view import ShownListener, StateView
 from gpumand.gateway.entrance import EntranceRouter
 from gpumand.gateway.entrance_config import GATEWAY
 from gpumand.gateway.handler import Gateway
+from gpumand.gateway.home import HomeKeeper
 from gpumand.gateway.jobs import Jobs
 from gpumand.gateway.leases import LeaseKeeper, LeaseSettings
 from gpumand.gateway.listeners import Listeners
@@ -41,6 +42,7 @@ from gpumand.gateway.parts import Parts
 from gpumand.gateway.requests import RequestTable, WaitLimits
 from gpumand.gateway.router import ListenerRouter
 from gpumand.gateway.routes.classes import RouteClass
+from gpumand.gateway.slots import SlotKeeper
 from gpumand.gateway.socket_requests import SocketHandler
 from gpumand.gateway.spool import Spool
 from gpumand.gateway.status_view import StatusView
@@ -97,6 +99,7 @@ class GatewayService:
         self._busy = HttpRoutes(GatewayClock())
         self._passed = passed
         self._router = ListenerRouter(settings, self._status)
+        self._home = HomeKeeper(lambda: self.settings, self._status, self._wakes)
         self._spool = Spool(lambda: state_dir(self.settings), lambda: self.settings.spool_max_mib << 20)
         self._reader = CatalogReader(self._upstreams, lambda: state_dir(self.settings))
         self._console = self._make_console()
@@ -111,6 +114,7 @@ class GatewayService:
             self._upstreams,
             self.table,
             lambda: self._arbiter.absence,
+            SlotKeeper(),
         )
         look = LookHandler(parts, self._wakes)
         access: Access = KeyedAccess(lambda: self.settings)
@@ -151,6 +155,7 @@ class GatewayService:
         await self._reader.start()
         await self._listeners.configure(self._all_listeners(), allow_remote=self.settings.allow_remote)
         self._arbiter.start(self._leases)
+        self._home.start()
 
     async def reload(self) -> None:
         """Take over a changed configuration; requests in flight go on. Raises ConfigInvalid, and changes nothing."""
@@ -173,6 +178,7 @@ class GatewayService:
         self._acceptor.close_idle()
         await self._drain()
         await self._acceptor.close()
+        await self._home.close()
         await self._wakes.close()
         await self._jobs.close()
         await self._leases.close()

@@ -62,10 +62,17 @@ class WorkHandler:
         return await self._under_lease(exchange, body)
 
     async def _under_lease(self, exchange: Exchange, body: bytes | None) -> web.StreamResponse:
+        holder = self._parts.holder(exchange)
+        slot = await self._parts.slot(exchange, holder)
+        try:
+            return await self._in_slot(exchange, body, holder)
+        finally:
+            slot.leave()
+
+    async def _in_slot(self, exchange: Exchange, body: bytes | None, holder: Holder) -> web.StreamResponse:
         ticket = self._parts.join(exchange)
         endpoint: Endpoint | None = None
         try:
-            holder = self._parts.holder(exchange)
             endpoint = await self._parts.granted(exchange, ticket, holder)
             return await self._answer(exchange, endpoint, body, holder)
         finally:

@@ -238,8 +238,8 @@ def test_purged_gateway_leaves_nothing_behind_and_gpumand_running(debian: Machin
     assert "gpumand-gateway" in said
     debian.write_file("/etc/gpumand/gateway.toml", '[gateway.listeners.one]\nlisten = "127.0.0.1:21434"\n')
     debian.systemctl("restart", "gpumand-gateway.service")
-    debian.write_file("/etc/gpumand/keys.toml", "# keys\n", mode="0640")
-    debian.run(["chgrp", "_gpumand-gateway", "/etc/gpumand/keys.toml"])
+    debian.write_file("/etc/gpumand/gateway-keys.toml", "# keys\n", mode="0640")
+    debian.run(["chgrp", "_gpumand-gateway", "/etc/gpumand/gateway-keys.toml"])
     assert state(debian, "gpumand-gateway.service") == "active"
 
     debian.run([*APT, "purge", "gpumand-gateway"], timeout=60)
