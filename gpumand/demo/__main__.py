@@ -12,7 +12,12 @@ import sys
 import time
 from collections.abc import Coroutine, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from gpumand.demo.screen import Screen
+
+FIRST_GATEWAY_STEP = 8
 
 PACKAGE_COMMANDS = {
     "apt-get": "apt-get install -y dbus",
@@ -86,14 +91,41 @@ async def _demonstrate(parsed: argparse.Namespace) -> int:
                 return _failed(f"{scenario.current_step}: {error}", environment.last_log_lines())
             finally:
                 await connection.close()
+        gateway_checks = await _demonstrate_gateway(screen)
     except EnvironmentFailed as error:
         return _failed(f"{error}", [])
-    took = time.monotonic() - began
+    if gateway_checks is None:
+        return 1
+    took, checks = time.monotonic() - began, scenario.checks + gateway_checks
     screen.plain()
-    screen.title(
-        f"All {scenario.checks} checks passed in {took:.0f} s. All processes and files of the demonstration are gone."
-    )
+    screen.title(f"All {checks} checks passed in {took:.0f} s. All processes and files of the demonstration are gone.")
     return 0
+
+
+async def _demonstrate_gateway(screen: Screen) -> int | None:
+    """The part with the gateway: the number of its checks; None if it failed. Raises EnvironmentFailed."""
+    from gpumand.bus.connection import BusConnection, BusError, BusLost
+    from gpumand.cli.client import Client
+    from gpumand.cli.errors import Mismatch
+    from gpumand.demo.environment import DemoEnvironment
+    from gpumand.demo.example_services import CHATS
+    from gpumand.demo.gateway_scene import GatewayScene
+    from gpumand.demo.scenario import ScenarioFailed
+
+    screen.plain()
+    screen.title("Programs that do not know gpumand talk to its gateway. Their packages and curl are not changed.")
+    async with DemoEnvironment(services=CHATS, has_gateway=True) as environment:
+        connection = await BusConnection.connect(environment.address)
+        scene = GatewayScene(Client(connection), environment.gateway_url, screen, FIRST_GATEWAY_STEP)
+        try:
+            with screen:
+                await scene.run()
+        except (ScenarioFailed, BusError, BusLost, Mismatch) as error:
+            _failed(f"{scene.current_step}: {error}", environment.last_log_lines())
+            return None
+        finally:
+            await connection.close()
+    return scene.checks
 
 
 def _failed(why: str, last_log_lines: Sequence[str]) -> int:

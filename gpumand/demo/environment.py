@@ -7,16 +7,17 @@ import os
 import re
 import shutil
 import signal
+import socket
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 
 import gpumand
 from gpumand.bus.connection import BusConnection
 from gpumand.bus.names import BUS_NAME, DBUS, DBUS_PATH
-from gpumand.demo.example_services import SERVICES, ExampleService, configuration
+from gpumand.demo.example_services import SERVICES, ExampleService, configuration, gateway_configuration
 from gpumand.testing.bus import PrivateBus
 
 START_SEC = 20.0
@@ -34,20 +35,31 @@ class DemoEnvironment:
     Attributes:
         address: D-Bus address of the private bus.
         urls: URLs of the services, by consumer name.
+        gateway_url: the gateway's own address.
         folder: temporary folder with all files of this run, including logs; removed at the end.
     """
 
-    def __init__(self, *, source: str = "simulated", faults: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        *,
+        source: str = "simulated",
+        faults: Sequence[str] = (),
+        services: Sequence[ExampleService] = SERVICES,
+        has_gateway: bool = False,
+    ) -> None:
         """Prepare the environment; processes start on entering the context.
 
         Args:
             source: VRAM source, "simulated" or "nvml" for the readings of a real GPU.
             faults: ``NAME:KIND`` for each service that misbehaves, to test the demonstration itself.
+            services: the services.
+            has_gateway: start the gateway in front of them.
         """
         self.address = ""
         self.urls: dict[str, str] = {}
+        self.gateway_url = ""
         self.folder = Path()
-        self._source = source
+        self._source, self._services, self._has_gateway = source, services, has_gateway
         self._faults = faults
         self._bus = PrivateBus()
         self._processes: list[asyncio.subprocess.Process] = []
@@ -75,10 +87,13 @@ class DemoEnvironment:
     async def _start(self) -> None:
         self._start_bus()
         self.address = self._bus.address
-        await asyncio.gather(*(self._start_service(service) for service in SERVICES))
+        await asyncio.gather(*(self._start_service(service) for service in self._services))
         config = self.folder / "gpumand.toml"
-        config.write_text(configuration(self.urls, self.folder / "vram", source=self._source))
+        vram = self.folder / "vram"
+        config.write_text(configuration(self.urls, vram, source=self._source, services=self._services))
         await self._start_daemon(config)
+        if self._has_gateway:
+            await self._start_gateway()
 
     def _start_bus(self) -> None:
         """Start the bus with SIGINT ignored: on Ctrl-C the daemon must be stopped before its bus."""
@@ -133,7 +148,30 @@ class DemoEnvironment:
         if not name_appeared.is_set():
             raise EnvironmentFailed(f"gpumand could not be started: {self._log_line('gpumand')}")
 
-    async def _spawn(self, name: str, module: str, *flags: str, piped: bool = False) -> asyncio.subprocess.Process:
+    async def _start_gateway(self) -> None:
+        """Start the gateway and wait until it listens."""
+        port, *ports = _free_ports(1 + len(self._services))
+        config = self.folder / "gateway.toml"
+        names = [one.name for one in self._services]
+        config.write_text(gateway_configuration(self._services, port, dict(zip(names, ports, strict=True))))
+        flags = (f"--config={config}", f"--bus-address={self.address}")
+        state = {"STATE_DIRECTORY": str(self.folder)}
+        gateway = await self._spawn("gateway", "gpumand.gateway", *flags, environment=state)
+        try:
+            async with asyncio.timeout(START_SEC):
+                while gateway.returncode is None:
+                    if await _is_open(port):
+                        break
+                    await asyncio.sleep(0.05)
+        except TimeoutError:
+            gateway.kill()
+        if gateway.returncode is not None or not await _is_open(port):
+            raise EnvironmentFailed(f"the gateway could not be started: {self._log_line('gateway')}")
+        self.gateway_url = f"http://127.0.0.1:{port}"
+
+    async def _spawn(
+        self, name: str, module: str, *flags: str, piped: bool = False, environment: Mapping[str, str] | None = None
+    ) -> asyncio.subprocess.Process:
         """Start a module of gpumand in its own process group, so that Ctrl-C reaches only this process."""
         # The processes must import this gpumand, also when it runs from a source tree that is not installed.
         inherited = os.environ.get("PYTHONPATH", "")
@@ -145,7 +183,7 @@ class DemoEnvironment:
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=asyncio.subprocess.PIPE if piped else log,
                 stderr=log,
-                env=os.environ | {"PYTHONPATH": path},
+                env=os.environ | {"PYTHONPATH": path} | dict(environment or {}),
                 process_group=0,
             )
             self._processes.append(process)
@@ -166,6 +204,24 @@ class DemoEnvironment:
         finally:
             self._bus.close()
             shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def _free_ports(number: int) -> list[int]:
+    """Ports that are free at the moment, all different."""
+    probes = [socket.create_server(("127.0.0.1", 0)) for _ in range(number)]
+    ports = [one.getsockname()[1] for one in probes]
+    for one in probes:
+        one.close()
+    return ports
+
+
+async def _is_open(port: int) -> bool:
+    try:
+        _, writer = await asyncio.open_connection("127.0.0.1", port)
+    except OSError:
+        return False
+    writer.close()
+    return True
 
 
 async def _stop(process: asyncio.subprocess.Process) -> None:

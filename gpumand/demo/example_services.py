@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,6 +43,14 @@ VOICE = ExampleService("mvoice", "speech", 2867, ("--load-sec=0.8", "--unload-se
 LANGUAGE = ExampleService("llm", "a language model", 14336, ("--load-sec=2.4", "--unload-sec=0.8"), ADMIN_ROUTES)
 SERVICES = (IMAGE, VOICE, LANGUAGE)
 
+QWEN = ExampleService("qwen3", "the OpenAI API", 14336, ("--load-sec=1.2", "--unload-sec=0.4"), ADMIN_ROUTES)
+GEMMA = ExampleService("gemma3", "the API of Ollama", 12288, ("--load-sec=1.0", "--unload-sec=0.4"), ADMIN_ROUTES)
+CHATS = (QWEN, GEMMA)
+"""Two models of which only one fits, for programs that talk to the gateway."""
+
+GATEWAY_PRESETS = {QWEN.name: "llama-server", GEMMA.name: "ollama", IMAGE.name: "comfyui"}
+"""The routes that each service has, for the gateway."""
+
 SETTINGS = """\
 # Written by the gpumand demonstration.
 [scheduler]
@@ -57,16 +65,36 @@ simulated_dir = {folder}
 """
 
 
-def configuration(urls: Mapping[str, str], simulator: Path, *, source: str) -> str:
+def gateway_configuration(services: Sequence[ExampleService], port: int, ports: Mapping[str, int]) -> str:
+    """The text of gateway.toml.
+
+    Args:
+        services: the services behind the gateway.
+        port: port of the gateway's own address.
+        ports: port of the listener of each service, by name.
+    """
+    text = f'[gateway]\nlisten = "127.0.0.1:{port}"\nlinger_sec = 1\n[gateway.models]\n'
+    text += "".join(f"{json.dumps(one.name)} = {json.dumps(one.name)}\n" for one in services)
+    for one in services:
+        preset = GATEWAY_PRESETS.get(one.name)
+        text += f'[gateway.listeners.{one.name}]\nlisten = "127.0.0.1:{ports[one.name]}"\n'
+        text += f"preset = {json.dumps(preset)}\n" if preset else ""
+    return text
+
+
+def configuration(
+    urls: Mapping[str, str], simulator: Path, *, source: str, services: Sequence[ExampleService] = SERVICES
+) -> str:
     """The text of gpumand.toml.
 
     Args:
         urls: URLs of the services, by name.
         simulator: the folder in which the services announce their memory.
         source: VRAM source, "simulated" or "nvml" for the readings of a real GPU.
+        services: the services.
     """
     text = SETTINGS.format(source=json.dumps(source), total=TOTAL_MIB, folder=json.dumps(str(simulator)))
-    for service in SERVICES:
+    for service in services:
         text += f"[consumers.{service.name}]\n{service.keys}"
         text += f"vram_resident_mib = {service.mib}\nurl = {json.dumps(urls[service.name])}\n"
     return text

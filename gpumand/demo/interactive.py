@@ -25,7 +25,7 @@ MANAGER_CALL = "org.gpumand1 /org/gpumand1 org.gpumand1.Manager"
 
 async def run(source: str, faults: Sequence[str]) -> int:
     """Keep everything running until it is cancelled; returns 1 if the daemon or the bus ended unexpectedly."""
-    async with DemoEnvironment(source=source, faults=faults) as environment:
+    async with DemoEnvironment(source=source, faults=faults, has_gateway=True) as environment:
         connection = await BusConnection.connect(environment.address)
         try:
             await _show(Client(connection), connection, _text(source, environment), Screen())
@@ -77,16 +77,17 @@ def _text(source: str, environment: DemoEnvironment) -> list[str]:
             " VRAM readings are those of the real GPU. The services do not really use it, so loads and unloads are",
             " not visible, and evictions cannot be verified. Use --simulated to simulate the GPU instead.",
         ]
+    lines += [f" Web page of the gateway: {environment.gateway_url}/gateway/"]
     return [
         *lines,
         " Try these commands in another terminal; Ctrl-C here stops everything:",
         "",
-        *commands(environment.address, environment.urls),
+        *commands(environment.address, environment.urls, environment.gateway_url),
         "",
     ]
 
 
-def commands(address: str, urls: Mapping[str, str]) -> list[str]:
+def commands(address: str, urls: Mapping[str, str], gateway_url: str) -> list[str]:
     """Command lines to copy, which work in this order; only those whose programs are installed."""
     ctl = gpumanctl()
     where = f'"${ADDRESS_VARIABLE}"'
@@ -95,6 +96,8 @@ def commands(address: str, urls: Mapping[str, str]) -> list[str]:
         lines += [
             f"curl -s -X POST {urls[IMAGE.name]}/work",
             f"{ctl} run {VOICE.name} -- sh -c 'curl -s $GPUMAND_ENDPOINT/health'",
+            f"curl -s -X POST {gateway_url}/c/{VOICE.name}/work",
+            f"{ctl} gateway status --address {gateway_url.removeprefix('http://')}",
         ]
     lines += [
         f"{ctl} plan {LANGUAGE.name}",

@@ -11,6 +11,7 @@ prints ``READY port=NNNN pid=NNNN`` when it is ready. It announces its memory to
 ``POST /free``, ``GET /system_stats``, as in ComfyUI; /free answers at once and frees memory when all work is done
 ``GET /queue``, ``GET /prompt``
 ``POST /fault {"kind": "hang"}``      sets a fault (see ``gpumand.testing.consumer_faults``); "none" clears all faults
+``/v1/…``, ``/api/…``                 see ``gpumand.testing.chat_routes``
 ``GET /events``                       ``[[monotonic seconds, word], …]``: load-called, loaded, unload-called, freed, oom
 ====================================  ================================================================================
 """
@@ -29,6 +30,7 @@ from typing import Any
 
 from aiohttp import web
 
+from gpumand.testing.chat_routes import ChatRoutes
 from gpumand.testing.consumer_faults import BadFault, Faults, Kind, parse_flag
 from gpumand.testing.consumer_model import Model, ModelSettings, OutOfMemory, crash
 
@@ -74,6 +76,7 @@ class Consumer:
         app.router.add_get("/queue", self._queue)
         app.router.add_get("/prompt", self._prompt)
         app.router.add_get("/events", self._events)
+        ChatRoutes(self.model).add_to(app)
         return app
 
     async def stop(self) -> None:
