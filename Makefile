@@ -70,7 +70,7 @@ deb: ## build the Debian package in build/deb
 	@scripts/build-deb
 
 bench: setup ## measure the performance
-	@$(PYTHON_TOOLS) -m benchmarks.speed
+	@$(PYTHON_TOOLS) -m benchmarks.speed; speed=$$?; $(PYTHON_TOOLS) -m benchmarks.gateway && exit $$speed
 
 lock: ## update requirements.lock within the bounds in pyproject.toml
 	@scripts/lock
