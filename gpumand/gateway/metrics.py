@@ -12,8 +12,9 @@ CLIENT_GONE = 499
 """Status of requests whose client left."""
 
 MAX_CONSUMERS = 64
-OTHERS = "_other"
-"""Label of all consumers above the limit. Names of consumers start with a letter or digit, so none is equal to it."""
+OTHERS, OWN = "_other", "_gateway"
+"""Labels of all consumers above the limit, and of requests that the gateway answers itself. Names of consumers start
+with a letter or digit, so none is equal to them."""
 
 
 class Metrics(Protocol):
@@ -64,6 +65,8 @@ class GatewayMetrics:
 
     def label(self, consumer: str) -> str:
         """The label of a consumer: its name, unless there are too many."""
+        if not consumer:
+            return OWN
         if consumer not in self._consumers and len(self._consumers) >= MAX_CONSUMERS:
             return OTHERS
         self._consumers.add(consumer)

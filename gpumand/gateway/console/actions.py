@@ -20,7 +20,7 @@ from gpumand.client.errors import (
     InvalidArgs,
     NoSuchConsumer,
 )
-from gpumand.gateway.console.rights import may_load, require_administrator
+from gpumand.gateway.console.rights import require_administrator, require_use
 from gpumand.gateway.refusals import Refused, refusal_of, refused
 from gpumand.gateway.requests import Client, RequestTable
 
@@ -69,10 +69,9 @@ class Actions:
         Raises:
             Refused: it is not permitted, or failed.
         """
+        require_use(client, consumer)
         if verb != "load":
             require_administrator(client)
-        elif not may_load(client, consumer):
-            raise refused(403, "consumer_not_allowed", f"The API key {client.name} may not use {consumer}.")
         options = await read_object(request)
         if self._running >= MAX_ACTIONS:
             raise refused(429, "too_many_actions", "Too many loads and evictions are running. Try again later.", 5)
@@ -92,6 +91,8 @@ class Actions:
         # All programs of this host share a name, so a name alone does not prove that a request is the client's own.
         if entry is None or client.is_local or entry.client.name != client.name:
             require_administrator(client)
+        if entry is not None:
+            require_use(client, entry.consumer)
         if not self._table.cancel(number, f"ended by {client.name}"):
             raise refused(404, "no_such_request", f"There is no request {number}. It may have ended already.")
         log.info("%s: cancelled request %d", client.name, number)

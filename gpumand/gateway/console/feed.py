@@ -171,7 +171,11 @@ class Feed:
     async def _run(self) -> None:
         while True:
             await self._read()
-            self.publish()
+            try:
+                self.publish()
+            except Exception:
+                # A status of an unexpected form must not end the readings: the next one may be valid.
+                log.exception("the status cannot be shown")
             await asyncio.sleep(SETTLE_SEC)
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(self._period_sec()):

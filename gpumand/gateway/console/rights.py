@@ -47,9 +47,10 @@ def check_change(request: web.BaseRequest, origin: Origin) -> None:
         raise refused(415, "json_required", f"Send a JSON object, with Content-Type: {JSON}.")
 
 
-def may_load(client: Client, consumer: str) -> bool:
-    """Whether a client may load a consumer: if it may use it, since its requests load it too."""
-    return client.consumers is None or consumer in client.consumers
+def require_use(client: Client, consumer: str) -> None:
+    """Refuse a client that may not use a consumer. One that may use it may load it: its requests do so too."""
+    if client.consumers is not None and consumer not in client.consumers:
+        raise refused(403, "consumer_not_allowed", f"The API key {client.name} may not use {consumer}.")
 
 
 def require_administrator(client: Client) -> None:
