@@ -11,13 +11,13 @@ from gpumand.http.prometheus_format import Samples, counters, gauge, histogram
 from gpumand.version import VERSION
 
 
-def metrics_page(metrics: GatewayMetrics, table: RequestTable, spool_bytes: int | None) -> str:
+def metrics_page(metrics: GatewayMetrics, table: RequestTable, spool_bytes: int) -> str:
     """The page in the text format of Prometheus.
 
     Args:
         metrics: what was measured since the process started.
         table: the requests in flight.
-        spool_bytes: size of the uploads that are kept on disk while they wait; None = unknown.
+        spool_bytes: size of the uploads that are kept on disk while they wait.
     """
     lines = [*_info(), *_requests(metrics), *_in_flight(metrics, table), *_leases(metrics), *_histograms(metrics)]
     meaning = "Size of the uploads that are kept on disk while they wait."

@@ -148,7 +148,7 @@ class GatewayService:
         return self.settings.all_listeners(self._passed)
 
     def _metrics_page(self) -> str:
-        return metrics_page(self.metrics, self.table, None)
+        return metrics_page(self.metrics, self.table, self._spool.used_bytes)
 
     async def start(self) -> None:
         """Begin to listen. Raises ConfigInvalid."""

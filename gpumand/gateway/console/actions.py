@@ -88,8 +88,9 @@ class Actions:
         """Cancel a request in flight: one of the client's own, or any for an administrator. Raises Refused."""
         await read_object(request)
         entry = self._table.get(number)
-        # All programs of this host share a name, so a name alone does not prove that a request is the client's own.
-        if entry is None or client.is_local or entry.client.name != client.name:
+        # All programs of this host without a key share a name, which does not prove that a request is the client's own.
+        is_proven = client.has_key or not client.is_local
+        if entry is None or not is_proven or entry.client.name != client.name:
             require_administrator(client)
         if entry is not None:
             require_use(client, entry.consumer)

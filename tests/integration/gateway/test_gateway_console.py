@@ -243,6 +243,13 @@ async def test_plan_says_what_would_be_evicted_and_changes_nothing(made: Board) 
     assert await residency(made, "blocker") == "resident"
 
 
+async def test_gateway_that_is_stopped_ends_the_streams_of_pages_at_once(made: Board) -> None:
+    async with made.front.session.get(f"{made.url}/gateway/v1/events") as answer:
+        await Stream(answer).next()
+        async with asyncio.timeout(10):
+            assert await made.front.gateway.end(signal.SIGTERM) == 0
+
+
 async def test_own_address_leads_browsers_to_the_page_and_nothing_else_is_there(made: Board) -> None:
     for path in ("/", "/ui", "/ui/", "/gateway"):
         answer = await made.request("GET", path, Accept="text/html")

@@ -14,6 +14,7 @@ from pathlib import Path
 import aiohttp
 import pytest
 
+from gpumand.config.gateway_keys import hash_of
 from tests.integration.gateway.browser import Tab, browser_tab, needs_browser
 from tests.integration.gateway.live_gateway import LiveGateway, free_port, http, live_gateway, work
 from tests.integration.live import Client, LiveHost, bare_host, table, wait_until
@@ -21,6 +22,7 @@ from tests.integration.live import Client, LiveHost, bare_host, table, wait_unti
 pytestmark = needs_browser
 
 MIB = {"llm": 14000, "comfyui": 9000, "whisper": 3000, "tts": 2500}
+KEY, WEAK = "gpumand-anna", "gpumand-script"
 HOSTILE = '<img src=x onerror="window.hit=1"><script>window.hit=1</script>'
 
 
@@ -270,6 +272,40 @@ async def test_texts_of_hostile_programs_are_shown_and_never_run(tmp_path: Path)
         for task in (queued, waiting):
             task.cancel()
         await asyncio.gather(queued, waiting, return_exceptions=True)
+
+
+async def test_api_key_gives_the_right_to_evict_until_it_is_taken_back(tmp_path: Path) -> None:
+    keys = f'[keys.anna]\nsha256 = "{hash_of(KEY)}"\nevict = true\n[keys.script]\nsha256 = "{hash_of(WEAK)}"\n'
+    (tmp_path / "keys.toml").write_text(keys, encoding="utf-8")
+    async with desk(tmp_path, MIB, f'keys_file = "{tmp_path / "keys.toml"}"\n') as made:
+        await made.control.call("Load", "sa{sv}", "tts", {})
+        await made.open()
+        for key in ("gpumand-wrong", WEAK, KEY):
+            await made.tab.press_tab_until("Sign in")
+            await made.tab.press("Enter")
+            await made.tab.until("document.querySelector('#key-dialog').open")
+            await made.tab.type(key)
+            await made.tab.press("Enter")
+            if key != KEY:
+                await made.tab.until("document.querySelector('#key-error').textContent")
+                await made.tab.press("Escape")
+                await made.tab.evaluate("document.querySelector('#key').value = ''")
+        await made.tab.until_text("#client", "anna")
+        assert await made.tab.evaluate("document.querySelector('#key').value") == "", "the key is not left in the page"
+
+        await made.tab.press_tab_until("Evict tts")
+        await made.tab.press("Enter")
+        await wait_until("tts is evicted", is_resident, made.control, "tts", "unloaded")
+        await made.open()
+        await made.tab.until_text("#client", "anna")
+
+        await made.tab.press_tab_until("Sign out")
+        await made.tab.press("Enter")
+        await made.tab.until("document.querySelector('#sign-in').innerText === 'Sign in'")
+        names = "[...document.querySelectorAll('td button')].map((one) => one.innerText).join()"
+        await made.tab.until(f"!{names}.includes('Pin')")
+        assert KEY not in made.gateway.log
+        await made.check()
 
 
 async def test_policy_of_the_page_stops_a_script_that_got_into_it(running: Desk) -> None:
