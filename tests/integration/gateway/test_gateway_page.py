@@ -15,7 +15,9 @@ import aiohttp
 import pytest
 
 from gpumand.config.gateway_keys import hash_of
+from gpumand.gateway.console.state_view import ShownListener
 from tests.integration.gateway.browser import Tab, browser_tab, needs_browser
+from tests.integration.gateway.console_stub import Invented, invented_console
 from tests.integration.gateway.live_gateway import LiveGateway, free_port, http, live_gateway, work
 from tests.integration.live import Client, LiveHost, bare_host, table, wait_until
 
@@ -110,6 +112,7 @@ async def test_busy_host_is_shown_without_sideways_scrolling_on_desktop_and_phon
         for scheme in ("light", "dark"):
             await running.tab.look(width, height, dark=scheme == "dark", phone=phone)
             await running.tab.picture(pictures(tmp_path) / f"{name}-{scheme}.png")
+            await running.tab.picture(pictures(tmp_path) / f"{name}-{scheme}-top.png", whole=False)
             wide = await running.tab.evaluate("document.documentElement.scrollWidth > innerWidth")
             assert not wide, f"{name}: the page is wider than the window"
     await running.check()
@@ -272,6 +275,71 @@ async def test_texts_of_hostile_programs_are_shown_and_never_run(tmp_path: Path)
         for task in (queued, waiting):
             task.cancel()
         await asyncio.gather(queued, waiting, return_exceptions=True)
+
+
+def invented() -> Invented:
+    """A status, a history and a plan with markup in every text."""
+    text = HOSTILE
+    device = {
+        "index": 0,
+        "uuid": text,
+        "name": text,
+        "source": text,
+        "total_mib": 24564,
+        "used_mib": 20000,
+        "free_mib": 4564,
+        "reserved_mib": 100,
+        "foreign_mib": 300,
+        "unnamed_mib": 200,
+        "error": text,
+        "foreign": [{"pid": 1, "name": text, "unit": text, "user": text, "used_mib": 5, "container": text}],
+        "utilization_percent": 71,
+        "temperature_celsius": 64,
+        "power_watts": 211.4,
+        "history": {"used_mib": [1000, -1, 20000]},
+    }
+    unread = {"index": 1, "uuid": "u", "name": "Unread", "source": "none", "error": "cannot be read", "foreign": []}
+    words = ("name", "residency", "device", "unit", "error", "doing", "endpoint", "preset", "unit_state")
+    consumer = dict.fromkeys(words, text) | {"used_by_device": {"0": 9000}, "leases": 1, "pinned": True}
+    odd = [
+        consumer | {"name": name, "error": "", "residency": name} for name in ("constructor", "__proto__", "toString")
+    ]
+    waiting = {"consumer": text, "position": 1, "waited_usec": 5, "waiting_for": text, "reason": text, "priority": 3}
+    status = {"version": text, "degraded": text, "devices": [device, unread], "leases": [], "stats": {}}
+    status |= {"consumers": [consumer, *odd], "queue": [waiting], "driver_state": text}
+    kinds = (text, "constructor", "load")
+    entries = [{"at_usec": 5, "kind": kind, "consumer": text, "trigger": text, "detail": text} for kind in kinds]
+    victim = {"consumer": text, "expected_mib": 5, "why": text, "parks": True}
+    plan = {"consumer": text, "verdict": text, "device": text, "load": True, "message": text, "evictions": [victim]}
+    return Invented(status, entries, plan | {"spared": [{"consumer": text, "why": text}]})
+
+
+async def test_markup_in_every_text_of_gpumand_is_shown_as_text(tmp_path: Path) -> None:
+    listeners = (ShownListener(HOSTILE, HOSTILE, f"javascript:{HOSTILE}:8080"),)
+    async with invented_console(invented(), listeners) as url, browser_tab(tmp_path) as tab:
+        await tab.open(url)
+        await tab.until_text("#history", HOSTILE)
+        await tab.evaluate("document.querySelector('#plan-form').requestSubmit()")
+        await tab.until_text("#plan", HOSTILE)
+        for place in ("#devices", "#services", "#queue", "#requests", "#plan", "#history", "#notice", "#about"):
+            assert HOSTILE in await tab.text(place), place
+        kinds = "[...document.querySelectorAll('#history .badge')].map((one) => one.innerText)"
+        assert await tab.evaluate(kinds) == [HOSTILE, "constructor", "loaded"]
+        levels = "[...document.querySelectorAll('.badge')].map((one) => one.dataset.level)"
+        assert set(await tab.evaluate(levels)) <= {"good", "wait", "bad", "off"}
+        await tab.until_text("#devices .readings", "71 %")
+        assert "64 °C" in await tab.text("#devices")
+        assert "Unknown" in await tab.text("#devices > :nth-child(2) .legend"), "unknown memory is not free"
+        links = await tab.evaluate("[...document.querySelectorAll('main a')].map((one) => one.href)")
+        assert all(one.startswith("http://127.0.0.1:") for one in links)
+        assert await tab.evaluate("document.querySelectorAll('main img, main script, footer img').length") == 0
+        assert await tab.evaluate("window.hit") is None
+        assert (tab.problems, await tab.evaluate("violations")) == ([], [])
+        for width, phone in ((1280, False), (360, True)):
+            await tab.look(width, 800, phone=phone)
+            await tab.picture(pictures(tmp_path) / f"markup-{width}.png")
+            wide = "document.documentElement.scrollWidth > innerWidth"
+            assert not await tab.evaluate(wide), "long texts make the page wider than the window"
 
 
 async def test_api_key_gives_the_right_to_evict_until_it_is_taken_back(tmp_path: Path) -> None:

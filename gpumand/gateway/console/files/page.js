@@ -86,6 +86,8 @@ function syncButtons(group, buttons) {
   });
 }
 
+/** The entry of a table of words. Words of a later gpumand are unknown, and "constructor" is one of every object. */
+const entryOf = (words, word, otherwise) => (Object.hasOwn(words, word) ? words[word] : otherwise);
 const badge = (text, level) => element("span", { className: "badge", textContent: text, "data-level": level });
 const note = (text, className = "dim") => (text ? element("div", { className: `${className} text`, textContent: text }) : "");
 
@@ -145,19 +147,20 @@ function showDevice(node, device) {
   const shown = all.reduce((sum, one) => sum + one.mib, 0);
   const total = Math.max(device.total_mib ?? 0, shown, 1);
   // Memory that cannot be read is not free.
-  if (device.free_mib == null) all.push({ name: "Unknown", mib: total - shown, kind: "unknown" });
+  const rest = device.total_mib == null ? null : total - shown;
+  if (device.free_mib == null) all.push({ name: "Unknown", mib: rest, kind: "unknown" });
   const free = device.free_mib == null ? null : Math.max(0, device.free_mib - (device.reserved_mib ?? 0));
   fill(head, element("h3", { textContent: `GPU ${device.index}: ${device.name || device.source}` }), readings(device));
   sync(bar, all, (one) => one.name, () => element("span"), (span, one) => {
     span.className = one.kind;
     span.title = `${one.name}: ${size(one.mib)}`;
-    span.style.width = `${(100 * one.mib) / total}%`;
+    span.style.width = one.mib == null ? "100%" : `${(100 * one.mib) / total}%`;
   });
   const words = all.map((one) => `${one.name} ${size(one.mib)}`);
   bar.setAttribute("aria-label", `Memory of GPU ${device.index}: ${[...words, `free ${size(free)}`].join(", ")}`);
   const entries = free == null ? all : [...all, { name: "Free", mib: free, kind: "" }];
   fill(legend, ...entries.map((one) => element("li", {},
-    element("span", { className: `swatch ${one.kind}` }), one.name, element("span", { className: "mib", textContent: size(one.mib) }))));
+    element("span", { className: `swatch ${one.kind}` }), one.name, element("span", { className: "mib", textContent: one.mib == null ? "" : size(one.mib) }))));
   const programs = (device.foreign ?? []).slice(0, 4).map((one) => `${one.container || one.unit || one.name} (${size(one.used_mib)})`);
   foreign.textContent = programs.length ? `Other programs: ${programs.join(", ")}` : "";
   error.textContent = device.error || (device.unchecked ? "Loads are not checked against real memory." : "");
@@ -211,15 +214,19 @@ function stateOf(consumer) {
   return isIdle ? "idle" : consumer.residency;
 }
 
+function requirement(consumer) {
+  return consumer.vram_resident_mib == null ? "requirement unknown" : `needs ${size(consumer.vram_resident_mib)}`;
+}
+
 function serviceCells(consumer) {
   const requests = page.state.requests.filter((one) => one.consumer === consumer.name);
   const waiting = requests.filter((one) => one.state === "waiting").length;
   const counts = [requests.length - waiting && `${requests.length - waiting} in flight`, waiting && `${waiting} waiting`];
   const used = consumer.used_mib ? `${size(consumer.used_mib)}` : "";
-  const need = size(consumer.vram_resident_mib) === used ? "" : `needs ${size(consumer.vram_resident_mib)}`;
+  const need = size(consumer.vram_resident_mib) === used ? "" : requirement(consumer);
   return [
     [element("strong", { textContent: consumer.name }), link(consumer)],
-    [badge(stateOf(consumer), LEVELS[consumer.residency] ?? "off"), consumer.pinned ? badge("pinned", "off") : "",
+    [badge(stateOf(consumer), entryOf(LEVELS, consumer.residency, "off")), consumer.pinned ? badge("pinned", "off") : "",
       note(consumer.doing), note(consumer.error, "error")],
     [used, note(need)],
     [consumer.leases ? String(consumer.leases) : ""],
@@ -342,7 +349,7 @@ async function showPlan(event) {
 }
 
 function planResult(plan) {
-  const [verdict, level] = VERDICTS[plan.verdict] ?? [plan.verdict, "off"];
+  const [verdict, level] = entryOf(VERDICTS, plan.verdict, [plan.verdict, "off"]);
   const what = plan.consumer || "The reservation";
   const victims = plan.evictions.map((one) => element("li", {}, element("strong", { textContent: one.consumer }),
     ` would be ${one.parks ? "parked" : "evicted"}`, one.expected_mib ? `, which frees ${size(one.expected_mib)}` : "", one.why ? `: ${one.why}` : ""));
@@ -361,14 +368,18 @@ const EVENTS = {
 
 async function readHistory() {
   const query = new URLSearchParams({ limit: "50", consumer: byId("history-consumer").value, kinds: byId("history-kinds").value });
+  let entries;
   try {
-    const { entries } = await get(`history?${query}`);
-    syncTable("history", entries.map((one, index) => ({ ...one, index })), (one) => `${one.at_usec} ${one.kind} ${one.index}`, historyCells);
-  } catch { /* The stream reports that gpumand is away. */ }
+    ({ entries } = await get(`history?${query}`));
+  } catch {
+    return; // The stream reports that gpumand is away.
+  }
+  const numbered = entries.map((one, index) => ({ ...one, index }));
+  syncTable("history", numbered, (one) => `${one.at_usec} ${one.kind} ${one.index}`, historyCells);
 }
 
 function historyCells(entry) {
-  const [text, level] = EVENTS[entry.kind] ?? [entry.kind, "off"];
+  const [text, level] = entryOf(EVENTS, entry.kind, [entry.kind, "off"]);
   const trigger = entry.trigger ? `for ${entry.trigger}` : "";
   const freed = entry.mib ? `${size(entry.mib)} freed` : "";
   return [
