@@ -25,11 +25,11 @@ GLOBAL_INSTALL = "sudo PIPX_HOME=/opt/pipx PIPX_BIN_DIR=/usr/local/bin pipx inst
 @click.option("--dry-run", is_flag=True, help="Print what would be done, and do nothing.")
 @click.pass_context
 def setup(ctx: click.Context, remove: bool, dry_run: bool) -> int:
-    """Install units, bus policy, polkit files and accounts after pipx install.
+    """Install the system files of a gpumand from PyPI.
 
-    Packages of a distribution bring these files, so that setup is only for gpumand from PyPI. It needs root, or --user
-    for a gpumand of your own. Files that you have written or changed are never replaced or removed. Repeat it after an
-    upgrade of gpumand.
+    These are units, bus policy, polkit files and accounts, which packages of distributions bring. Setup needs root, or
+    --user for a gpumand of your own. Files that you have written or changed are never replaced or removed. Repeat it
+    after an upgrade of gpumand.
     """
     user = global_options(ctx).user
     _check(user=user, dry_run=dry_run)
