@@ -64,7 +64,8 @@ class KeyedAccess:
             return client
         secret = presented(request.headers)
         if not secret:
-            if client.is_local and not settings.require_key:
+            # The kernel names administrators, who use gpumanctl gateway.
+            if client.may_evict or (client.is_local and not settings.require_key):
                 return client
             raise refused(401, "key_missing", "An API key is required: send it as a Bearer token or as x-api-key.")
         found = find(settings.keys, secret)

@@ -11,6 +11,7 @@ from multidict import CIMultiDict
 from gpumand.config.gateway_keys import GatewayKey, hash_of
 from gpumand.gateway import cors
 from gpumand.gateway.keys import find, presented
+from gpumand.gateway.refusals import Refused
 from gpumand.gateway.requests import Client
 from tests.unit.gateway.test_access import FakeConnection, FakeRequest, admit, refusal
 
@@ -66,6 +67,15 @@ def test_programs_of_this_host_need_no_key_unless_one_is_required() -> None:
     assert refusal(LOCAL, keys=KEYS, require_key=True) == 401
 
 
+def test_administrator_on_a_unix_socket_needs_no_key() -> None:
+    root = FakeConnection("uid 0", is_loopback=False, is_unix=True)
+    user = FakeConnection("uid 12345", is_loopback=False, is_unix=True)
+
+    assert admit({}, root, keys=KEYS, require_key=True)[0].may_evict
+    with pytest.raises(Refused):
+        admit({}, user, keys=KEYS, require_key=True)
+
+
 @pytest.mark.parametrize("require_key", [True, False])
 def test_wrong_key_is_refused_everywhere(require_key: bool) -> None:
     assert refusal(LOCAL | {"Authorization": "Bearer wrong"}, keys=KEYS, require_key=require_key) == 401
@@ -73,8 +83,6 @@ def test_wrong_key_is_refused_everywhere(require_key: bool) -> None:
 
 
 def test_other_hosts_need_a_key_also_through_a_trusted_proxy() -> None:
-    from gpumand.gateway.refusals import Refused
-
     with pytest.raises(Refused) as raised:
         admit(LOCAL, REMOTE, keys=KEYS)
     assert raised.value.refusal.status == 401
