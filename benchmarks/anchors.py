@@ -121,12 +121,12 @@ async def measure(pair: Pair, callers: int) -> float:
     return (time.perf_counter() - started) / PAIRS[callers]
 
 
-async def run(consumer: str) -> None:
+async def run(consumer: str, rounds: int) -> None:
     """Measure everything in alternating rounds and print the medians."""
     bus = await MessageBus(bus_type=BusType.SYSTEM, negotiate_unix_fd=True).connect()
     pairs = await usable(pairs_of_calls(Bus(bus), consumer))
     seconds: dict[tuple[str, int], list[float]] = {(name, callers): [] for name in pairs for callers in CALLERS}
-    for _ in range(ROUNDS):
+    for _ in range(rounds):
         for (name, callers), measured in seconds.items():
             measured.append(await measure(pairs[name], callers))
     bus.disconnect()
@@ -152,7 +152,9 @@ def main() -> None:
         prog="python3 -m benchmarks.anchors", description=(__doc__ or "").partition("\n")[0]
     )
     flags.add_argument("consumer", help="a consumer of gpumand that is loaded and that you may acquire")
-    asyncio.run(run(flags.parse_args().consumer))
+    flags.add_argument("--rounds", type=int, default=ROUNDS, help="rounds of each measurement (default: %(default)s)")
+    given = flags.parse_args()
+    asyncio.run(run(given.consumer, given.rounds))
 
 
 if __name__ == "__main__":

@@ -132,14 +132,19 @@ class Housekeeping:
 
     async def _busy_probe_loop(self) -> None:
         """Check busy consumers often while requests wait until they are idle."""
-        self._deadlines.expect("busy checks", self._due_in(BUSY_PROBE_SEC))
+        self._deadlines.expect("busy checks", self._due_in(self._busy_pause_sec()))
         while True:
-            await self._state.clock.sleep(BUSY_PROBE_SEC)
+            await self._state.clock.sleep(self._busy_pause_sec())
             self._arbiter.busy_probes.forget_outdated()
             for name in self._arbiter.busy_probes.awaited():
                 if name not in self._probing:
                     self._arbiter.scheduler.background.spawn(self._probe_busy(name))
-            self._deadlines.finished("busy checks", self._due_in(BUSY_PROBE_SEC))
+            self._deadlines.finished("busy checks", self._due_in(self._busy_pause_sec()))
+
+    def _busy_pause_sec(self) -> float:
+        # Without consumers nothing can be busy until a reload: an idle daemon is not woken every second for it.
+        scheduler = self._state.settings.scheduler
+        return BUSY_PROBE_SEC if self._state.settings.consumers else max(BUSY_PROBE_SEC, scheduler.health_interval_sec)
 
     async def _probe_busy(self, name: str) -> None:
         self._probing.add(name)
