@@ -136,7 +136,7 @@ async def run(consumer: str, rounds: int) -> None:
 def print_table(names: list[str], seconds: dict[tuple[str, int], list[float]]) -> None:
     """Times and ratios: gpumand's time by that of the other, as the median of the rounds."""
     own = names[0]
-    print(f"{'':42}" + "".join(f"{f'{callers} callers':>12}{'gpumand is':>12}" for callers in CALLERS))
+    print(f"{'':42}" + "".join(f"{f'callers: {callers}':>12}{'gpumand is':>12}" for callers in CALLERS))
     for name in names:
         line = f"{name:42}"
         for callers in CALLERS:

@@ -18,6 +18,9 @@ from benchmarks.table import Row
 from gpumand.testing.consumer_process import consumer_process
 
 SETTLE_SEC = 6.0
+DRIVER_CLOSED_SEC = 66.0
+"""Without consumers, the driver is closed after ``[gpu] idle_release_sec`` (60 s), and readings end."""
+
 WATCH_SEC = 60.0
 MAX_MIB, MAX_HTTP_MIB = 24.0, 30.0
 MAX_CPU_PERCENT = 0.05
@@ -55,7 +58,7 @@ async def _measure(folder: Path, name: str, tables: str, goal_mib: float | None)
     prefix = (sys.executable, "-m", "benchmarks.launcher", str(folder / "pauses"))
     async with running_daemon(folder, tables, command_prefix=prefix) as running:
         bare_mib = await _bare_mib(running.address)
-        await asyncio.sleep(SETTLE_SEC)
+        await asyncio.sleep(SETTLE_SEC if tables else DRIVER_CLOSED_SEC)
         before_msec = cpu_msec(running.pid)
         await asyncio.sleep(WATCH_SEC)
         percent = (cpu_msec(running.pid) - before_msec) / WATCH_SEC / 10

@@ -1,4 +1,8 @@
-"""Starts and stops the HTTP endpoints. aiohttp is imported only when there is a socket to listen on."""
+"""Starts and stops the HTTP endpoints.
+
+aiohttp takes 10 MiB. It is imported when there is an address to listen on, or at the first connection to a socket that
+systemd passed: the package passes one on every host, and on most hosts nothing ever connects to it.
+"""
 
 from __future__ import annotations
 
@@ -50,6 +54,7 @@ class HttpListener:
         self._metrics = Metrics()
         self._streams = EventStreams()
         self._endpoints: HttpEndpoints | None = None
+        self._opening: dict[socket.socket, asyncio.Task[None] | None] = {}
         self._tcp: asyncio.Server | None = None
         self._listen = ""
 
@@ -64,8 +69,21 @@ class HttpListener:
     async def open(self, settings: HttpSettings) -> None:
         """Serve the passed sockets and the configured address. Raises ConfigInvalid."""
         for listener in self._passed:
-            await (await self._get_endpoints()).open(listener)
+            self._opening[listener] = None
+            asyncio.get_running_loop().add_reader(listener, self._start_opening, listener)
         await self.configure(settings)
+
+    def _start_opening(self, listener: socket.socket) -> None:
+        """Serve a passed socket to which a client has connected; the connection waits in its queue meanwhile."""
+        loop = asyncio.get_running_loop()
+        loop.remove_reader(listener)
+        self._opening[listener] = loop.create_task(self._open_passed(listener))
+
+    async def _open_passed(self, listener: socket.socket) -> None:
+        try:
+            await (await self._get_endpoints()).open(listener)
+        except Exception:
+            log.exception("HTTP: the socket that systemd passed cannot be served")
 
     async def configure(self, settings: HttpSettings) -> None:
         """Listen on the configured address. Raises ConfigInvalid and then changes nothing."""
@@ -79,6 +97,11 @@ class HttpListener:
 
     async def close(self) -> None:
         """Stop listening and end all connections."""
+        for listener, opening in self._opening.items():
+            if opening is None:
+                asyncio.get_running_loop().remove_reader(listener)
+            else:
+                await opening
         if self._endpoints is not None:
             await self._endpoints.close()
         for listener in self._passed:
