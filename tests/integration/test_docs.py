@@ -28,7 +28,20 @@ def named(*languages: str) -> list[object]:
 
 
 def test_every_block_names_a_known_language() -> None:
-    known = {"toml", "console", "sh", "python", "ini", "js", "yaml", "{toctree}", "{image}", "{include}", "{eval-rst}", "text"}
+    known = {
+        "toml",
+        "console",
+        "sh",
+        "python",
+        "ini",
+        "js",
+        "yaml",
+        "{toctree}",
+        "{image}",
+        "{include}",
+        "{eval-rst}",
+        "text",
+    }
     assert {one.language for one in BLOCKS} <= known
     assert len(BLOCKS) > 40
 
