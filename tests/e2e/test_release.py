@@ -93,7 +93,7 @@ class Published:
     @property
     def package(self) -> Package:
         """The package of the first release, which is that of this checkout."""
-        (deb,) = self.first.glob("pool/**/*.deb")
+        (deb,) = self.first.glob("pool/**/gpumand_*.deb")
         return Package(deb)
 
     @property
