@@ -193,7 +193,7 @@ def test_released_wheels_are_listed_with_a_signature(published: Published, relea
 
 
 def test_a_release_may_be_repeated_but_not_changed(published: Published, releases: Releases, tmp_path: Path) -> None:
-    checkout = Path(shutil.copytree(published.source, tmp_path / "source"))
+    checkout = Path(shutil.copytree(published.source, tmp_path / "source", symlinks=True))
     repository = Path(shutil.copytree(published.second, tmp_path / "repository"))
     assert releases.add(checkout, repository).returncode == 0
 
