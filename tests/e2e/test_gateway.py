@@ -227,7 +227,7 @@ def test_requests_during_a_restart_of_the_gateway_wait_in_systemds_socket(front:
         assert front.post("first") == "first"  # it also starts the gateway
         before = machine.main_pid(GATEWAY)
         restart = machine.start(["systemctl", "restart", GATEWAY])
-        clients = []
+        clients: list[Any] = []
         while restart.poll() is None and len(clients) < 40:
             clients.append(machine.start(front.curl("/echo", f"request {len(clients)}")))
         assert restart.communicate(timeout=30) == ("", "")
