@@ -17,6 +17,7 @@ import pytest
 from gpumand.cli.app import gpumanctl
 from gpumand.config import load
 from gpumand.gateway.config import load as load_gateway
+from gpumand.notify.config import load as load_hooks
 from tests.blocks import Block, blocks
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -50,7 +51,10 @@ def test_every_block_names_a_known_language() -> None:
 def test_configuration_is_accepted(block: Block, tmp_path: Path) -> None:
     file = tmp_path / "gpumand.toml"
     file.write_text(block.text, encoding="utf-8")
-    (load_gateway if "[gateway" in block.text else load)(file)
+    if "[hooks" in block.text:
+        assert load_hooks(file)
+    else:
+        (load_gateway if "[gateway" in block.text else load)(file)
 
 
 @pytest.mark.parametrize("block", named("sh", "console"))
