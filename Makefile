@@ -7,7 +7,7 @@ E2E ?= optional
 GPU_PYTHON ?= .venv/bin/python
 export GPUMAND_E2E := $(E2E)
 
-.PHONY: help setup demo run test check lint types docs unit integration e2e real reliability clients gpu deb bench lock clean
+.PHONY: help setup demo run test check lint types docs unit integration e2e real reliability clients ubuntu gpu deb bench lock clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z0-9]*\):.*## /\1|/p' Makefile | while IFS='|' read -r name what; do \
@@ -62,6 +62,10 @@ reliability: ## kill the daemon 200 times, and update the measurements in docs/r
 clients: ## run the client libraries of OpenAI, Anthropic and Ollama through a load of 40 s
 	@scripts/setup --tests
 	@GPUMAND_FULL_LENGTH=1 $(PYTEST) tests/integration/gateway/test_gateway_clients.py
+
+ubuntu: ## install and upgrade from the release repository on two releases of Ubuntu too
+	@scripts/setup --tests
+	@GPUMAND_E2E=required GPUMAND_UBUNTU=1 $(PYTEST) tests/e2e/test_release.py
 
 gpu: setup ## run the tests with a real driver; GPU_PYTHON=/path selects a Python with PyTorch
 	@PYTHON=$(GPU_PYTHON) tests/gpu/run.sh
