@@ -48,7 +48,7 @@ def controller(host: Host) -> Iterator[str]:
     offered = in_hierarchy("cat cgroup.controllers").split()
     name = next((one for one in UNKNOWN_TO_SYSTEMD if one in offered), "")
     if not name:
-        pytest.skip(f"e2e: the kernel offers none of {', '.join(UNKNOWN_TO_SYSTEMD)} to cgroup v2")
+        pytest.skip(f"e2e: this kernel offers none of {', '.join(UNKNOWN_TO_SYSTEMD)} to cgroup v2")
     was_enabled = name in in_hierarchy("cat cgroup.subtree_control").split()
     enable = 'echo "+$1" > cgroup.subtree_control; echo "+$1" > "$2/cgroup.subtree_control"'
     in_hierarchy(enable, name, host.machine.container.name)
