@@ -115,7 +115,8 @@ def global_options() -> str:
 
 
 def _option(option: click.Option) -> str:
-    names = ", ".join(f"**{name}**" for name in (*option.opts, *option.secondary_opts))
+    # click keeps the names of --help in a set, whose order differs from run to run: packages would differ as well.
+    names = ", ".join(f"**{name}**" for name in (*sorted(option.opts, key=len), *option.secondary_opts))
     return item(names if option.is_flag else f"{names} *{_value(option)}*", option.help or "")
 
 

@@ -96,6 +96,7 @@ def record_exposure(pytestconfig: pytest.Config) -> Callable[..., None]:
 def host(machine: Machine) -> Iterator[Host]:
     """A host without consumers, whose daemon is not started yet."""
     one = Host(machine, Client(machine))
+    one.make_vram_dir()
     yield one
     one.clean()
 

@@ -88,10 +88,14 @@ class Host:
         self.machine.write_file(DROP_IN, "\n".join(["[Service]", *lines, ""]))
         self.machine.systemctl("daemon-reload")
 
-    def start(self) -> None:
-        """Start the daemon and wait until it is ready."""
+    def make_vram_dir(self) -> None:
+        """Create the folder of the simulated device, so that calls may start the daemon too."""
         # Otherwise the first process that announces memory creates it, unreadable for the daemon.
         self.machine.run(["mkdir", "--parents", "--mode=1777", VRAM_DIR])
+
+    def start(self) -> None:
+        """Start the daemon and wait until it is ready."""
+        self.make_vram_dir()
         self.machine.write_file(CONFIG, self._config)
         self.machine.systemctl("start", DAEMON)
 

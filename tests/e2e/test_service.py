@@ -21,7 +21,8 @@ def test_bus_call_starts_the_stopped_service(host: Host, client: Client) -> None
     host.consumer("alpha", 1000, unit=True)
     assert host.machine.show(DAEMON, "ActiveState") == "inactive"
     assert [entry["name"] for entry in client.status()["consumers"]] == ["alpha"]
-    assert host.machine.show(DAEMON, "ActiveState") == "active"
+    # A call is answered a moment before the service reports that it is ready.
+    host.machine.wait_until(lambda: host.machine.show(DAEMON, "ActiveState") == "active", "the service is active")
 
 
 def test_stop_ends_the_service_with_success(host: Host) -> None:
