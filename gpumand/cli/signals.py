@@ -13,9 +13,10 @@ import resource
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import Any
 
 FORWARDED_SIGNALS = (
     signal.SIGINT,
@@ -74,6 +75,32 @@ class SignalPump:
     def redirect(self, handler: Callable[[ReceivedSignal], None]) -> None:
         """Pass signals to another handler from now on."""
         self._handler = handler
+
+    async def run(self, work: Coroutine[Any, Any, int]) -> int:
+        """Await the work of a command that has no child process yet, and deliver signals to it until ``redirect``.
+
+        A terminating signal cancels the work; a signal of job control stops this process.
+
+        Returns:
+            The result of the work, or minus the signal that ended it.
+        """
+        task = asyncio.current_task()
+        ended_by: list[int] = []
+
+        def before_child(received: ReceivedSignal) -> None:
+            if received.number in TERMINATING_SIGNALS and task is not None:
+                ended_by.append(received.number)
+                task.cancel()
+            elif received.number in JOB_CONTROL_SIGNALS:
+                os.kill(os.getpid(), signal.SIGSTOP)
+
+        self.start(before_child)
+        try:
+            return await work
+        except asyncio.CancelledError:
+            if not ended_by:  # cancelled by something else than a signal
+                raise
+            return -ended_by[0]
 
     def _wait(self, loop: asyncio.AbstractEventLoop) -> None:
         while True:

@@ -11,7 +11,6 @@ import logging
 import re
 import select
 import socket
-import struct
 from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any, cast
@@ -20,6 +19,7 @@ from aiohttp import web
 
 from gpumand.gateway.headers import REFUSED_HEADER
 from gpumand.gateway.heads import is_valid_head
+from gpumand.http.peer_name import peer_name
 
 log = logging.getLogger(__name__)
 
@@ -131,12 +131,7 @@ class Connection(asyncio.Protocol):
     @property
     def peer(self) -> str:
         """The client: its address over TCP, its uid on a Unix socket; "" after the connection was lost."""
-        if self._transport is None or self._socket is None:
-            return ""
-        if self.is_unix:
-            credentials = self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
-            return f"uid {struct.unpack('3i', credentials)[1]}"
-        return str((self._transport.get_extra_info("peername") or ("",))[0])
+        return "" if self._transport is None or self._socket is None else peer_name(self._transport)
 
     @property
     def _socket(self) -> socket.socket | None:

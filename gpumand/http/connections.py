@@ -10,7 +10,6 @@ import asyncio
 import ipaddress
 import logging
 import socket
-import struct
 from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 from typing import Any, TypeVar, cast
@@ -18,6 +17,7 @@ from typing import Any, TypeVar, cast
 from aiohttp import web
 
 from gpumand.http.limits import BACKLOG, GRACE_SEC, MAX_CONNECTIONS, MAX_HEAD_BYTES, REQUEST_TIMEOUT_SEC
+from gpumand.http.peer_name import peer_name
 
 log = logging.getLogger(__name__)
 
@@ -97,13 +97,7 @@ class Connection(asyncio.Protocol):
     @property
     def peer(self) -> str:
         """The client: its uid on a Unix socket, its address over TCP; "" after the connection was lost."""
-        if self._transport is None:
-            return ""
-        sock = self._transport.get_extra_info("socket")
-        if sock is not None and sock.family == socket.AF_UNIX:
-            credentials = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
-            return f"uid {struct.unpack('3i', credentials)[1]}"
-        return str((self._transport.get_extra_info("peername") or ("",))[0])
+        return "" if self._transport is None else peer_name(self._transport)
 
     def begin_stream(self, ended: Callable[[], None]) -> None:
         """Turn the connection into an event stream: remove its deadline, and call ``ended`` when it is lost."""

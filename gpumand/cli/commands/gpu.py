@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import signal
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,7 +17,7 @@ from gpumand.cli.durations import DURATION, to_usec
 from gpumand.cli.options import Command, GlobalOptions, global_options, shared_params
 from gpumand.cli.output import print_json
 from gpumand.cli.session import connected, run_with_client
-from gpumand.cli.signals import JOB_CONTROL_SIGNALS, TERMINATING_SIGNALS, ReceivedSignal, SignalPump, exit_by_signal
+from gpumand.cli.signals import SignalPump, exit_by_signal
 
 DEFAULT_SEC = 600.0
 DEFAULT_WAIT_SEC = 60.0
@@ -148,24 +147,11 @@ class ReleasedCommand:
 
     async def run(self, pump: SignalPump) -> int:
         """Return the exit status of the command, or minus the signal that ended it, or ended the wait before it."""
-        task = asyncio.current_task()
-        ended_by: list[int] = []
+        return await pump.run(self._connect(pump))
 
-        def before_start(received: ReceivedSignal) -> None:
-            if received.number in TERMINATING_SIGNALS and task is not None:
-                ended_by.append(received.number)
-                task.cancel()
-            elif received.number in JOB_CONTROL_SIGNALS:
-                os.kill(os.getpid(), signal.SIGSTOP)
-
-        pump.start(before_start)
-        try:
-            async with connected(self.options) as client:
-                return await self._run(client, pump)
-        except asyncio.CancelledError:
-            if not ended_by:
-                raise
-            return -ended_by[0]
+    async def _connect(self, pump: SignalPump) -> int:
+        async with connected(self.options) as client:
+            return await self._run(client, pump)
 
     async def _run(self, client: Client, pump: SignalPump) -> int:
         await client.release_gpu(self.call_options, self.timeout_sec)

@@ -30,7 +30,7 @@ from gpumand.cli.client import Client
 from gpumand.cli.options import Command, GlobalOptions, global_options
 from gpumand.cli.reserved_devices import DEVICE_VARIABLE, reserved_devices
 from gpumand.cli.session import connected
-from gpumand.cli.signals import JOB_CONTROL_SIGNALS, TERMINATING_SIGNALS, ReceivedSignal, SignalPump, exit_by_signal
+from gpumand.cli.signals import TERMINATING_SIGNALS, ReceivedSignal, SignalPump, exit_by_signal
 from gpumand.client.lease_watch import BUS_LOST, FORGOTTEN, LeaseWatch
 from gpumand.client.nesting import LEASE_VARIABLE, wait_returned
 
@@ -137,25 +137,11 @@ class LeasedCommand:
 
     async def run(self, pump: SignalPump) -> int:
         """Return the exit status of the command, or minus the signal that ended it, or ended the wait for the lease."""
-        task = asyncio.current_task()
-        ended_by: list[int] = []
+        return await pump.run(self._connect(pump))
 
-        def before_start(received: ReceivedSignal) -> None:
-            """Handle a signal before the command runs: cancel the request, or stop with the job."""
-            if received.number in TERMINATING_SIGNALS and task is not None:
-                ended_by.append(received.number)
-                task.cancel()
-            elif received.number in JOB_CONTROL_SIGNALS:
-                os.kill(os.getpid(), signal.SIGSTOP)
-
-        pump.start(before_start)
-        try:
-            async with connected(self.options) as client:
-                return await self._hold(client, pump)
-        except asyncio.CancelledError:
-            if not ended_by:  # cancelled by something else than a signal
-                raise
-            return -ended_by[0]
+    async def _connect(self, pump: SignalPump) -> int:
+        async with connected(self.options) as client:
+            return await self._hold(client, pump)
 
     async def _hold(self, client: Client, pump: SignalPump) -> int:
         """Acquire the lease, run the command and release the lease."""

@@ -14,10 +14,10 @@ from gpumand.domain.consumer import ConsumerSpec
 from gpumand.domain.container import ContainerState
 from gpumand.domain.device import Devices, ProcessUse, Reading, Sample
 from gpumand.ports import ContainerFailed
+from gpumand.testing.containers import FakeContainers
 from gpumand.vram.attribution import AttributedSource
 from gpumand.vram.container_attribution import ContainerAttribution
 from gpumand.vram.container_places import PlaceReader
-from tests.unit.vram.container_engine import FakeContainers
 from tests.unit.vram.proc_tree import ProcTree
 
 ID, OTHER = "3f1c" * 16, "77aa" * 16
