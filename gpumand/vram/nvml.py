@@ -24,7 +24,7 @@ from gpumand.vram.nvml_mig import gpu_of
 from gpumand.vram.nvml_telemetry import NvmlTelemetry
 from gpumand.vram.pci_power import NVIDIA, read_power
 from gpumand.vram.process_names import ProcessNames
-from gpumand.vram.reading_time import ReadingTime, without_readings
+from gpumand.vram.reading_time import ReadingTime, failed_reading
 from gpumand.vram.sysfs import Root, below
 
 log = logging.getLogger(__name__)
@@ -345,6 +345,4 @@ class NvmlSource:
         self._thread.close()
 
     def _without_readings(self, error: str) -> Reading:
-        # Devices that were read before stay listed, so that configuration that refers to them stays valid.
-        reading_time = ReadingTime.now(self._clock)
-        return Reading(tuple(without_readings(sample, error, reading_time) for sample in self._last_samples), error)
+        return failed_reading(self._last_samples, error, self._clock)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
-from gpumand.domain.device import Sample
+from gpumand.domain.device import Reading, Sample
 from gpumand.domain.telemetry import NO_TELEMETRY
 from gpumand.ports import Clock
 
@@ -53,3 +54,15 @@ def without_readings(sample: Sample, error: str, reading_time: ReadingTime) -> S
         sampled_usec=reading_time.realtime_usec,
         error=error,
     )
+
+
+def failed_reading(last_samples: Iterable[Sample], error: str, clock: Clock) -> Reading:
+    """Return a reading of a whole source that has failed.
+
+    Args:
+        last_samples: the last samples of its devices, which stay listed: configuration that refers to them stays valid.
+        error: why nothing could be read, in one line.
+        clock: current time.
+    """
+    reading_time = ReadingTime.now(clock)
+    return Reading(tuple(without_readings(sample, error, reading_time) for sample in last_samples), error)

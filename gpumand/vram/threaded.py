@@ -8,7 +8,7 @@ from typing import Protocol
 from gpumand.domain.device import Devices, Reading, Sample
 from gpumand.ports import Clock
 from gpumand.vram.call_thread import CallHangs, CallThread, ThreadClosed
-from gpumand.vram.reading_time import ReadingTime, without_readings
+from gpumand.vram.reading_time import failed_reading
 
 log = logging.getLogger(__name__)
 
@@ -83,10 +83,8 @@ class ThreadedSource:
         self._thread.close()
 
     def _without_readings(self, error: str) -> Reading:
-        # Devices that were read before stay listed, so that configuration that refers to them stays valid.
         self._log_error(error.partition(":")[0])
-        reading_time = ReadingTime.now(self._clock)
-        return Reading(tuple(without_readings(sample, error, reading_time) for sample in self._last_samples), error)
+        return failed_reading(self._last_samples, error, self._clock)
 
     def _log_error(self, error: str) -> None:
         if error and error != self._logged:  # the same failure repeats with every reading and is logged once
