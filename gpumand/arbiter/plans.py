@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from gpumand.arbiter.admission import Admission
 from gpumand.arbiter.learning import LearningRecorder
 from gpumand.arbiter.nested_leases import NestedLeases
@@ -10,6 +12,7 @@ from gpumand.arbiter.scheduler import Scheduler
 from gpumand.arbiter.snapshot import report_of
 from gpumand.arbiter.state import ArbiterState
 from gpumand.domain.decision import Requirement
+from gpumand.domain.expected_time import expected_sec, victims_sec
 from gpumand.domain.lease import Owner
 from gpumand.domain.request import AcquireOptions, PlanReport
 
@@ -57,4 +60,10 @@ class Plans:
             gives_back=self._nested.given_back_by(options),
         )
         decision = await self._scheduler.dry_run(requirement)
-        return report_of(spec, decision, self._state.ledger.devices)
+        # No await between the decision and the view: the plan is estimated on what it was decided on.
+        view, report = self._state.view(), report_of(spec, decision, self._state.ledger.devices)
+        return replace(
+            report,
+            expected_sec=expected_sec(view, consumer, decision),
+            victims_sec=victims_sec(view, decision),
+        )

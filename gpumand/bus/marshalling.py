@@ -98,6 +98,8 @@ def plan_entry(plan: PlanReport) -> Entry:
         ("error", "s", plan.error),
         ("message", "s", plan.message),
         ("unnamed_mib", "t", plan.unnamed_mib),
+        ("expected_usec", "t", _usec(plan.expected_sec)),
+        ("victims_usec", "t", _usec(plan.victims_sec)),
     )
 
 
@@ -138,6 +140,10 @@ def _duration(key: str, word: str, duration: Duration) -> Entry:
         ("mean_usec", "t", int(duration.mean_sec * 1e6)),
         ("max_usec", "t", int(duration.max_sec * 1e6)),
     )
+
+
+def _usec(seconds: float | None) -> int | None:
+    return None if seconds is None else round(seconds * 1e6)
 
 
 def _rounded(mib: float | None) -> int | None:

@@ -81,6 +81,10 @@ class Fields:
         """A duration in seconds; on the bus it is in microseconds."""
         return self.number(key, default) / 1_000_000
 
+    def optional_seconds(self, key: str) -> float | None:
+        """A duration in seconds; None if the key is missing, which stands for unknown."""
+        return self.seconds(key) if key in self._answer else None
+
     def time(self, key: str) -> datetime | None:
         """A point in time; None for 0 or if the key is missing."""
         return self._time(key, self.number(key, 0))

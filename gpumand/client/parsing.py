@@ -195,6 +195,8 @@ def plan_of(answer: object) -> Plan:
         fields.text("error", ""),
         fields.text("message", ""),
         fields.optional_number("unnamed_mib"),
+        fields.optional_seconds("expected_usec"),
+        fields.optional_seconds("victims_usec"),
     )
 
 

@@ -276,6 +276,8 @@ class Plan:
         error: D-Bus name of the error of a refusal, or of a call that does not wait; else "".
         message: the reason, in one line.
         unnamed_mib: memory in use there beyond all processes that the driver names; None = unknown.
+        expected_sec: expected seconds until the grant; None = it is refused, or the end of the wait is unknown.
+        victims_sec: expected seconds that loading the victims again will cost; None = unknown.
     """
 
     consumer: str
@@ -290,6 +292,8 @@ class Plan:
     error: str
     message: str
     unnamed_mib: int | None = None
+    expected_sec: float | None = None
+    victims_sec: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -165,6 +165,8 @@ class PlanReport:
         error: D-Bus name of the error for "refuse", and for "wait" the error that a timeout of 0 would yield; else "".
         message: the reason, in one line.
         unnamed_mib: MiB in use on these devices beyond all processes that the driver names; None = unknown.
+        expected_sec: expected seconds until the grant; None = it is refused, or the end of its wait is unknown.
+        victims_sec: expected seconds that loading the victims again will cost; None = unknown.
     """
 
     consumer: str
@@ -179,3 +181,5 @@ class PlanReport:
     error: str = ""
     message: str = ""
     unnamed_mib: int | None = None
+    expected_sec: float | None = None
+    victims_sec: float | None = None

@@ -41,6 +41,11 @@ def duration(seconds: float) -> str:
     return f"{whole} s"
 
 
+def about(seconds: float) -> str:
+    """An estimated duration as text, without digits that it does not have: ``1 s``, ``12 s``, ``3 min``."""
+    return f"{max(1, round(seconds))} s" if seconds < 99.5 else f"{round(seconds / 60)} min"
+
+
 def usec(value: int) -> str:
     """A duration given in microseconds as text; see ``duration``."""
     return duration(value / 1_000_000)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from gpumand.cli.render.format import NOTHING, clean, count, gpus, mib
+from gpumand.cli.render.format import NOTHING, about, clean, count, gpus, mib
 from gpumand.cli.render.status import unnamed_lines
 from gpumand.cli.render.text import Text
 from gpumand.cli.render.theme import VERDICT_STYLES, Theme
@@ -35,7 +35,15 @@ def _verdict(plan: Entry) -> Text:
         line.append(_how(plan))
     if plan.get("error"):
         line.append(f" ({clean(plan['error']).rpartition('.')[2]})")
+    line.append(_when(plan))
     return line
+
+
+def _when(plan: Entry) -> str:
+    """The expected time until the grant; empty for a consumer that is served at once, and where it is unknown."""
+    expected = plan.get("expected_usec")
+    word = "in about" if plan["verdict"] == "grant" else "about"
+    return f", {word} {about(expected / 1_000_000)}" if expected else ""
 
 
 def _how(plan: Entry) -> str:

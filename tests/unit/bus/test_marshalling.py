@@ -234,6 +234,10 @@ def test_plan_entry_leaves_unknown_out_and_marshals_when_empty() -> None:
     assert marshalled("a{sv}", empty)
     victim, spared = PlannedEviction("b", None, "http", "old"), SparedConsumer("c", "pinned")
     full = plan_entry(PlanReport("a", Verdict.GRANT, "0", False, True, 10, 5, (victim,), (spared,)))
+    assert not {"expected_usec", "victims_usec"} & full.keys()
+    timed = plan_entry(PlanReport("a", Verdict.GRANT, expected_sec=12.5, victims_sec=0.0))
+    assert (unwrap(timed)["expected_usec"], unwrap(timed)["victims_usec"]) == (12_500_000, 0)
+    assert types_of(timed)["expected_usec"] == types_of(timed)["victims_usec"] == "t"
     assert types_of(full) == {
         "consumer": "s",
         "verdict": "s",

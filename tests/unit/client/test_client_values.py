@@ -90,6 +90,9 @@ def test_plan_is_converted() -> None:
     plan = plan_of(plain)
     assert (plan.verdict, plan.message) == (plain["verdict"], plain["message"])
     assert [one.consumer for one in plan.evictions] == [one["consumer"] for one in plain["evictions"]]
+    assert (plan.expected_sec, plan.victims_sec) == (None, None)
+    timed = plan_of(plain | {"expected_usec": 12_500_000, "victims_usec": 0})
+    assert (timed.expected_sec, timed.victims_sec) == (12.5, 0.0)
 
 
 def test_outcome_is_converted() -> None:

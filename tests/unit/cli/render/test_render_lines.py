@@ -212,6 +212,16 @@ def test_progress_line_fits_the_screen() -> None:
     assert line.endswith("… (12 s)")
 
 
+def test_plan_shows_the_expected_time_where_it_is_known() -> None:
+    first = shown(plan(expected_usec=12_300_000)).splitlines()[0]
+    assert first.endswith("after 1 eviction and a load, in about 12 s")
+    waiting = plan(verdict="wait", error="org.gpumand1.Error.Busy", message="leased", expected_usec=200_000)
+    assert shown(waiting).splitlines()[0].endswith("(Busy), about 1 s")
+    assert "about 5 min" in shown(plan(expected_usec=290_000_000))
+    assert "about" not in shown(plan(resident=True, load=False, evictions=[], spared=[], expected_usec=0))
+    assert "about" not in shown(plan())
+
+
 def test_plan_distinguishes_parking_from_other_evictions() -> None:
     eviction = {"consumer": "vllm", "method": "http", "why": "", "expected_mib": 1024, "parks": True}
     assert "    parks vllm, by http, frees 1.0 GiB" in shown(plan(evictions=[eviction]))
