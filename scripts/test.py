@@ -4,6 +4,9 @@
 The tests on booted machines mostly wait for systemd, so they run in parallel with everything else, as a sequence of
 their own; within a suite, pytest-xdist runs several files at once. With GPUMAND_E2E=required a skipped e2e test is a
 failure. The exit status is 1 when anything failed.
+
+Tests with real processes can fail because the machine stood still for a while. A few of them get a second attempt, and
+the summary names each test that needed one; the unit tests, which have no such excuse, get none.
 """
 
 from __future__ import annotations
@@ -28,8 +31,26 @@ ROOT = Path(__file__).resolve().parents[1]
 PYTHON = sys.executable
 GPU = "not run: it needs a GPU to itself, so it has a command of its own: make gpu"
 WORKERS = max(2, os.cpu_count() or 1)
+SECOND_ATTEMPTS = 6
+"""How many tests of a suite may get a second attempt, per worker; more failures than that are a real fault."""
+
 SHORT_KILLS = "40"
 """Kills of the restart test here; ``make reliability`` does 200."""
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a suite reported.
+
+    Attributes:
+        total: number of tests.
+        skipped: number of skipped tests by reason.
+        second_attempts: names of the tests that failed first and then passed.
+    """
+
+    total: int = 0
+    skipped: Counter[str] = field(default_factory=Counter)
+    second_attempts: tuple[str, ...] = ()
 
 
 @dataclass
@@ -57,9 +78,11 @@ class Step:
         head = f"{self.name:12} {'passed' if self.passed else 'FAILED'}"
         if self.report is None:
             return [f"{head} in {self.took_sec:.0f} s"]
-        total, skipped = read_report(self.report) if self.report.exists() else (0, Counter())
-        head = f"{head}, {total - skipped.total()} tests in {self.took_sec:.0f} s"
-        return [head, *(f"{'':12} skipped {number}: {why}" for why, number in sorted(skipped.items()))]
+        found = read_report(self.report) if self.report.exists() else Report()
+        head = f"{head}, {found.total - found.skipped.total()} tests in {self.took_sec:.0f} s"
+        lines = [f"skipped {number}: {why}" for why, number in sorted(found.skipped.items())]
+        lines += [f"passed only at the second attempt: {name}" for name in found.second_attempts]
+        return [head, *(f"{'':12} {line}" for line in lines)]
 
 
 class Runner:
@@ -106,18 +129,25 @@ def check(folder: Path, name: str) -> Step:
     return Step(name, ["make", "--no-print-directory", name], folder / f"{name}.log")
 
 
-def suite(folder: Path, name: str, **environ: str) -> Step:
+def suite(folder: Path, name: str, second_attempts: int = SECOND_ATTEMPTS, **environ: str) -> Step:
     """One folder of tests, several files at once."""
     report = folder / f"{name}.xml"
     options = [f"--numprocesses={WORKERS}", "--dist=loadfile", f"--junit-xml={report}"]
+    if second_attempts:
+        options += ["--reruns=1", f"--max-suite-reruns={second_attempts}", "--rerun-show-tracebacks"]
     return Step(name, [PYTHON, "-m", "pytest", f"tests/{name}", *options], folder / f"{name}.log", report, environ)
 
 
-def read_report(report: Path) -> tuple[int, Counter[str]]:
-    """How many tests there were, and how many were skipped for which reason."""
-    cases = list(ET.parse(report).getroot().iter("testcase"))
-    reasons = [skip.get("message", "") for case in cases for skip in case.iter("skipped")]
-    return len(cases), Counter(reasons)
+def read_report(path: Path) -> Report:
+    """Read a JUnit file; a test that got a second attempt is in it twice."""
+    attempts: dict[str, list[ET.Element]] = {}
+    for case in ET.parse(path).getroot().iter("testcase"):
+        attempts.setdefault(f"{case.get('classname')}::{case.get('name')}", []).append(case)
+    last = {name: cases[-1] for name, cases in attempts.items()}
+    reasons = Counter(skip.get("message", "") for case in last.values() for skip in case.iter("skipped"))
+    failed = {name for name, case in last.items() if case.find("failure") is not None or case.find("error") is not None}
+    again = [name for name, cases in attempts.items() if len(cases) > 1 and name not in failed]
+    return Report(len(last), reasons, tuple(again))
 
 
 def main() -> int:
@@ -128,9 +158,10 @@ def main() -> int:
         folder = Path(name)
         first: Callable[[str], Step] = partial(check, folder)
         lanes = [
-            [first("lint"), first("types"), first("docs"), suite(folder, "unit"), suite(folder, "integration")],
+            [first("lint"), first("types"), first("docs")],
             [suite(folder, "e2e", GPUMAND_KILLS=os.environ.get("GPUMAND_KILLS", SHORT_KILLS)), suite(folder, "real")],
         ]
+        lanes[0] += [suite(folder, "unit", second_attempts=0), suite(folder, "integration")]
         with ThreadPoolExecutor(len(lanes)) as pool:
             list(pool.map(runner.lane, lanes))
         steps = [step for lane in lanes for step in lane]

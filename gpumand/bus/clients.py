@@ -174,15 +174,20 @@ class Clients:
         if known is not None:
             self._start_lookup(known)
 
-    async def identify_with_unit(self, sender: str) -> Owner:
+    async def identify_with_unit(self, sender: str, *, decides: bool = True) -> Owner:
         """Return the caller with its unit, "" if systemd does not report one in time.
+
+        Args:
+            sender: unique bus name of the caller.
+            decides: whether the unit decides what the caller may do; if it only names the holder of a lease, a systemd
+                that does not answer delays the caller by a second at most.
 
         Raises:
             AccessDenied: the bus does not report the caller's user.
         """
         known = await self._get(sender)
         lookup = self._start_lookup(known)
-        patience = GRACE_SEC if known.owner.uid in self._trusted_uids else UNIT_TIMEOUT_SEC
+        patience = UNIT_TIMEOUT_SEC if decides and known.owner.uid not in self._trusted_uids else GRACE_SEC
         remaining_sec = known.lookup_started_at + patience - asyncio.get_running_loop().time()
         if not lookup.done():
             # wait() neither cancels the lookup on timeout nor raises: other calls of this client share it.

@@ -149,6 +149,9 @@ class ManagerMethods:
         unit = self._unit_of(consumer)
         if options.lifetime is LeaseLifetime.UNIT:
             owner = await self._clients.identify_with_running_unit(call.sender)
+        elif not consumer:
+            # A reservation is rare and names no consumer: the unit of its holder is what an administrator looks for.
+            owner = await self._clients.identify_with_unit(call.sender, decides=False)
         else:
             owner = await self._identify(call, unit)
         await self._allow(call, owner, Details(call.member, consumer, unit))

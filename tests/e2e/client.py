@@ -77,7 +77,7 @@ class Client:
         self.release(lease)
         return grant
 
-    def await_residency(self, name: str, residency: str, deadline_sec: float = 10) -> dict[str, Any]:
+    def await_residency(self, name: str, residency: str, deadline_sec: float = 30) -> dict[str, Any]:
         """Wait until a consumer has this residency. Returns its status."""
         what = f"{name} is {residency}"
         self._machine.wait_until(lambda: self.consumer(name)["residency"] == residency, what, deadline_sec)

@@ -111,7 +111,7 @@ class Machine:
         argv = ["journalctl", "--no-pager", "--output=short-precise", f"--lines={lines}", *only, *since]
         return self.run(argv, check=False).stdout
 
-    def wait_until(self, found: Callable[[], Found], what: str, deadline_sec: float = 10) -> Found:
+    def wait_until(self, found: Callable[[], Found], what: str, deadline_sec: float = 30) -> Found:
         """Call ``found`` until it returns a true value, and return that.
 
         Raises:

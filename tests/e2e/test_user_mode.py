@@ -42,7 +42,8 @@ def test_bus_call_starts_the_user_daemon(session: UserSession) -> None:
     session.holder("alpha", 1000)
     assert session.machine.show(DAEMON, "ActiveState") == "inactive"
     assert [one["name"] for one in session.client.status()["consumers"]] == ["alpha"]
-    assert session.machine.show(DAEMON, "ActiveState") == "active"
+    # The daemon answers calls a moment before it reports to systemd that it is ready.
+    session.machine.wait_until(lambda: session.machine.show(DAEMON, "ActiveState") == "active", "the daemon is ready")
     assert session.machine.show(SOCKET, "ActiveState") == "active"
     assert session.machine.show(DAEMON, "StatusText")
 

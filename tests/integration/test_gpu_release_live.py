@@ -180,7 +180,7 @@ async def test_telemetry_reaches_the_status_and_the_device(tmp_path: Path) -> No
 
         async def is_shown() -> bool:
             device = (await client.status())["devices"][0]
-            return device.get("utilization_percent") == 42 and len(device["history"].get("used_mib", ())) > 2
+            return device.get("utilization_percent") == 42 and len(device.get("history", {}).get("used_mib", ())) > 2
 
         await wait_until("telemetry is shown", is_shown)
         status = await client.status()

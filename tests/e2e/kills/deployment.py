@@ -98,7 +98,7 @@ class Deployment:
         observed: dict[str, Any] = self.observer.do("observe", units=units, ports=PORTS, vram_dir=VRAM_DIR)
         return observed
 
-    def await_residency(self, consumer: str, residency: str, within_sec: float = 10.0) -> None:
+    def await_residency(self, consumer: str, residency: str, within_sec: float = 30.0) -> None:
         """Wait until a consumer has this residency."""
         now = self.observer.do("await", consumer=consumer, residency=residency, within_sec=within_sec)
         assert now == residency, f"{consumer} is {now}, not {residency}"

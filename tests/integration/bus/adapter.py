@@ -14,7 +14,7 @@ NAME = "org.example.Served"
 INTERFACE = "org.example.Face"
 
 
-async def until(condition: Callable[[], bool], within_sec: float = 10.0) -> None:
+async def until(condition: Callable[[], bool], within_sec: float = 30.0) -> None:
     """Wait until the condition holds. Raises TimeoutError."""
     async with asyncio.timeout(within_sec):
         while not condition():  # noqa: ASYNC110 - the condition depends on other processes, which cannot set an Event

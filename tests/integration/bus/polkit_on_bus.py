@@ -19,7 +19,7 @@ from gpumand.bus.variants import unwrap
 MOCK = "org.freedesktop.DBus.Mock"
 SYSTEM_PYTHON = "/usr/bin/python3"
 TEMPLATE = Path("/usr/lib/python3/dist-packages/dbusmock/templates/polkitd.py")
-DEADLINE_SEC = 10.0
+DEADLINE_SEC = 30.0
 
 POLICY = f"""<policy context="default">
     <allow own="{POLKIT}"/>

@@ -17,7 +17,7 @@ from typing import Any
 from gpumand.testing.bus import PrivateBus
 
 POLICY = Path(__file__).parents[3] / "dbus" / "org.gpumand1.conf"
-DEADLINE_SEC = 10.0
+DEADLINE_SEC = 30.0
 OTHER_UID = 65534
 
 DOCTYPE = (

@@ -239,6 +239,25 @@ async def test_caller_is_refused_if_its_unit_is_not_known_in_time(
     assert served.arbiter.calls == []
 
 
+@pytest.mark.parametrize(("hangs", "unit"), [(False, "job.service"), (True, "")])
+async def test_reservation_waits_a_moment_for_the_unit_of_its_holder(
+    served: ServedManager, client: Client, monkeypatch: pytest.MonkeyPatch, hangs: bool, unit: str
+) -> None:
+    monkeypatch.setattr(registry, "GRACE_SEC", 0.05 if hangs else 30.0)
+    served.units.unit = "job.service"
+    served.units.answering.clear()
+    call = asyncio.create_task(client.call("Acquire", "sa{sv}", "", {"vram_mib": Variant("t", 12000)}))
+    await until(lambda: served.units.asked != [], "systemd is asked")
+    if not hangs:
+        served.units.answering.set()
+    await until(lambda: served.arbiter.calls != [], "the arbiter is called")
+    _, owner, *_ = served.arbiter.calls[0]
+    assert isinstance(owner, Owner)
+    assert owner.unit == unit
+    with pytest.raises(BusError, match="no consumer"):
+        await call
+
+
 async def test_unit_lease_fails_when_systemd_hangs(
     served: ServedManager, client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:

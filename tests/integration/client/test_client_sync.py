@@ -18,7 +18,7 @@ from gpumand.client.values import Eviction, LeaseGranted
 from gpumand.testing.bus import PrivateBus
 from gpumand.testing.daemon import PrivateGpumand
 
-DEADLINE_SEC = 20.0
+DEADLINE_SEC = 40.0
 
 
 def await_queue(client: SyncClient, length: int) -> None:

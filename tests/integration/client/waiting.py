@@ -7,7 +7,7 @@ import asyncio
 from gpumand.client import Client
 from gpumand.client.values import Status
 
-DEADLINE_SEC = 20.0
+DEADLINE_SEC = 40.0
 
 
 async def status_where(client: Client, what: str, *, leases: int | None = None, queue: int | None = None) -> Status:

@@ -105,7 +105,7 @@ class Tab:
         assert "exceptionDetails" not in result, (expression, result["exceptionDetails"])
         return result["result"].get("value")
 
-    async def until(self, expression: str, within_sec: float = 20.0) -> None:
+    async def until(self, expression: str, within_sec: float = 40.0) -> None:
         """Wait until an expression is true in the page."""
 
         async def holds() -> bool:

@@ -389,7 +389,8 @@ async def test_policy_of_the_page_stops_a_script_that_got_into_it(running: Desk)
 async def test_every_control_and_bar_has_a_name_for_screen_readers(running: Desk) -> None:
     await running.start_requests("whisper")
     await running.open()
-    await running.tab.until_text("#devices .legend", "whisper")
+    # The bar shows a service once its memory has been read, which is later than its name in the legend.
+    await running.tab.until("document.querySelector('#devices [aria-label*=\"whisper 2.9 GiB\"]') !== null")
     tree = (await running.tab.call("Accessibility.getFullAXTree"))["nodes"]
     roles = {"button", "combobox", "spinbutton", "textbox", "link", "image", "table", "region"}
     named = [

@@ -87,7 +87,7 @@ class FakeHost:
         return await self.control.call(SYSTEMD, SYSTEMD_PATH, TESTING, member, signature, body)
 
 
-async def until(condition: Callable[[], bool | Awaitable[bool]], within_sec: float = 10.0) -> None:
+async def until(condition: Callable[[], bool | Awaitable[bool]], within_sec: float = 30.0) -> None:
     """Wait until the condition holds. Raises TimeoutError."""
     async with asyncio.timeout(within_sec):
         while True:
