@@ -53,6 +53,10 @@ class FakeClock:
         """Return the virtual monotonic time in seconds."""
         return self._now_nsec / NSEC
 
+    def boottime(self) -> float:
+        """Return the virtual monotonic time with the time spent suspended, in seconds."""
+        return (self._now_nsec + self._suspended_nsec) / NSEC
+
     def realtime_usec(self) -> int:
         """Return the virtual wall clock in microseconds."""
         return (self._now_nsec + self._realtime_offset_nsec) // 1000

@@ -1,0 +1,92 @@
+"""Reads fields of JSON objects that other hosts wrote: every value is checked for its type and its size."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+
+MAX_EXTRA = 32
+"""Number of unknown keys of an object that are kept."""
+
+MAX_NUMBER = 2**53
+"""The greatest integer that every JSON parser reads exactly."""
+
+
+class InvalidJson(ValueError):
+    """A text is not what it should be; the message is one line that names the key."""
+
+
+def parse_object(text: str, what: str, max_bytes: int) -> dict[str, object]:
+    """Parse a JSON object.
+
+    Args:
+        text: the JSON text.
+        what: what it is, for messages.
+        max_bytes: greatest size of the text in UTF-8.
+
+    Raises InvalidJson.
+    """
+    if len(text) > max_bytes or len(text.encode("utf-8", "surrogatepass")) > max_bytes:
+        raise InvalidJson(f"{what} is larger than {max_bytes} bytes")
+    try:
+        found = json.loads(text, parse_constant=_refuse_constant)
+    except (ValueError, RecursionError) as error:  # deep nesting ends in a RecursionError
+        raise InvalidJson(f"{what} is not JSON: {type(error).__name__}") from None
+    if not isinstance(found, dict):
+        raise InvalidJson(f"{what} is not a JSON object")
+    return found
+
+
+def as_object(value: object, what: str) -> dict[str, object]:
+    """Return a value that must be an object. Raises InvalidJson."""
+    if not isinstance(value, dict):
+        raise InvalidJson(f"{what} is not an object")
+    return value
+
+
+def as_list(value: object, what: str, at_most: int) -> list[object]:
+    """Return a value that must be a list, with a number of elements that is limited. Raises InvalidJson."""
+    if not isinstance(value, list):
+        raise InvalidJson(f"{what} is not a list")
+    if len(value) > at_most:
+        raise InvalidJson(f"{what} has {len(value)} elements, more than {at_most}")
+    return value
+
+
+def number(fields: Mapping[str, object], key: str) -> int | None:
+    """The number of a key, an integer from 0; None where the key is missing or null. Raises InvalidJson."""
+    value = fields.get(key)
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= MAX_NUMBER:
+        raise InvalidJson(f"{key} is not an integer from 0 to 2^53")
+    return value
+
+
+def text(fields: Mapping[str, object], key: str, at_most: int) -> str:
+    """The text of a key, printable characters only; "" where the key is missing or null. Raises InvalidJson."""
+    value = fields.get(key)
+    if value is None:
+        return ""
+    if not isinstance(value, str) or len(value) > at_most:
+        raise InvalidJson(f"{key} is not a text of at most {at_most} characters")
+    if not value.isprintable():  # a row is shown in terminals; lone surrogates are not printable either
+        raise InvalidJson(f"{key} contains characters that are not printable")
+    return value
+
+
+def flag(fields: Mapping[str, object], key: str) -> bool:
+    """The truth value of a key; false where the key is missing or null. Raises InvalidJson."""
+    value = fields.get(key)
+    if value is not None and not isinstance(value, bool):
+        raise InvalidJson(f"{key} is neither true nor false")
+    return bool(value)
+
+
+def extra(fields: Mapping[str, object], known: frozenset[str]) -> dict[str, object]:
+    """The fields with unknown keys, a limited number of them."""
+    return {key: fields[key] for key in sorted(fields.keys() - known)[:MAX_EXTRA]}
+
+
+def _refuse_constant(name: str) -> object:
+    raise ValueError(f"{name} is not JSON")
