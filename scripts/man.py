@@ -29,6 +29,7 @@ from gpumand.config.presets import preset, preset_names  # noqa: E402
 from gpumand.config.schema import TABLES  # noqa: E402
 from gpumand.config.table_schema import Key, keys_of  # noqa: E402
 from gpumand.domain import errors  # noqa: E402
+from gpumand.fleet.config import TABLES as FLEET_TABLES  # noqa: E402
 from gpumand.gateway.config import TABLES as GATEWAY_TABLES  # noqa: E402
 from gpumand.notify.config import TABLES as NOTIFY_TABLES  # noqa: E402
 from gpumand.version import VERSION  # noqa: E402
@@ -141,6 +142,11 @@ def gateway_tables() -> str:
     return "\n".join(_table(name, keys_of(table)) for name, table in GATEWAY_TABLES.items())
 
 
+def fleet_tables() -> str:
+    """List every table of the fleet's configuration with its keys."""
+    return "\n".join(_table(name, keys_of(table)) for name, table in FLEET_TABLES.items())
+
+
 def notify_tables() -> str:
     """List every table of the configuration of notifications with its keys."""
     return "\n".join(_table(name, keys_of(table)) for name, table in NOTIFY_TABLES.items())
@@ -248,6 +254,7 @@ LISTS: dict[str, Callable[[], str]] = {
     "global-options": global_options,
     "tables": tables,
     "gateway-tables": gateway_tables,
+    "fleet-tables": fleet_tables,
     "notify-tables": notify_tables,
     "presets": presets,
     "interfaces": interfaces,

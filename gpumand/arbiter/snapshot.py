@@ -138,6 +138,7 @@ def _consumer(state: ArbiterState, devices: Mapping[int, Sample], consumer: Cons
         since_usec=consumer.since_usec,
         endpoint=consumer.spec.url,
         preset=consumer.spec.preset,
+        fleet=consumer.spec.fleet,
         evict=tuple(map(str, consumer.spec.evict)),
         lazy=consumer.spec.lazy,
         used_mib_history=state.history.held_mib(consumer.name),

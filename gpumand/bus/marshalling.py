@@ -267,6 +267,7 @@ def _consumer(consumer: ConsumerStatus) -> Entry:
         ("since_usec", "t", consumer.since_usec),
         ("endpoint", "s", consumer.endpoint),
         ("preset", "s", consumer.preset or None),
+        ("fleet", "s", consumer.fleet or None),
         ("evict", "as", consumer.evict),
         ("lazy", "b", consumer.lazy),
         ("busy", "b", consumer.busy),

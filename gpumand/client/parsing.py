@@ -129,6 +129,7 @@ def _consumer(fields: Fields) -> Consumer:
         fields.text("endpoint", ""),
         fields.text("preset", ""),
         fields.text("container", ""),
+        fields.text("fleet", ""),
     )
 
 

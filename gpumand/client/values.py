@@ -130,6 +130,7 @@ class Consumer:
         endpoint: its URL; "" if none is configured.
         preset: the preset of its configuration; "" without one.
         container: the name of its container in the configuration; "" without one.
+        fleet: "unique" if only one host of a fleet may have it loaded; "" otherwise.
     """
 
     name: str
@@ -148,6 +149,7 @@ class Consumer:
     endpoint: str
     preset: str = ""
     container: str = ""
+    fleet: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -368,3 +368,9 @@ class ConsumerTable:
         "or none. By default the number of devices that device lists, or 1.",
         default=None,
     )
+    fleet: str = key(
+        Choice(("unique",)),
+        "Use in a fleet. unique lets gpumand-fleet load the consumer on one host of the fleet only, for a licence or "
+        "data that two hosts must not use at once. gpumand itself ignores it, and does not restrict its local clients.",
+        default=default_of(ConsumerSpec, "fleet"),
+    )

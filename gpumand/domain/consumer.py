@@ -175,6 +175,7 @@ class ConsumerSpec:
         parks: the unload route leaves the weights in host RAM.
         parked_host_mib: MiB of host RAM held while parked; None = the footprint on all of its devices.
         residual_mib: MiB of VRAM still held on each device while parked.
+        fleet: "unique" if only one host of a fleet may have the consumer loaded; gpumand itself ignores it.
         reservation: the reservation that the ledger keeps as this consumer; None for a configured one.
     """
 
@@ -207,6 +208,7 @@ class ConsumerSpec:
     slice: str = ""
     cgroup: str = ""
     vram_auto: bool = False
+    fleet: str = ""
     reservation: Reservation | None = None
 
     @property

@@ -96,6 +96,7 @@ class ConsumerStatus:
         used_by_device: MiB held on each device where the driver shows its processes.
         used_mib_history: MiB held at the last readings; () where it held none.
         container: the name of its container in the configuration; "" without one.
+        fleet: "unique" if only one host of a fleet may have it loaded; "" otherwise.
     """
 
     name: str
@@ -125,6 +126,7 @@ class ConsumerStatus:
     unit_state: str = ""
     used_mib_history: Series = ()
     container: str = ""
+    fleet: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -55,7 +55,7 @@ def commands() -> Iterator[tuple[str, click.Command]]:
 
 
 def test_every_page_has_the_required_sections(pages: Pages) -> None:
-    others = {"gpumand-gateway.8", "gateway.toml.5", "gpumand-notify.8"}
+    others = {"gpumand-gateway.8", "gateway.toml.5", "gpumand-notify.8", "gpumand-fleet.8", "fleet.toml.5"}
     assert set(pages) == {"gpumand.8", "gpumanctl.1", "gpumand.toml.5", "org.gpumand1.5"} | others
     for name, text in pages.items():
         title, section = name.rsplit(".", 1)

@@ -17,6 +17,8 @@ from gpumand.cli.session import run_with_blocking_client
 if TYPE_CHECKING:
     from gpumand.domain.consumer import Settings
 
+FLEET_FILE = "fleet.toml"
+
 
 @click.command("config-check", cls=Command)
 @click.argument("path", required=False, type=click.Path(path_type=Path))
@@ -24,23 +26,29 @@ if TYPE_CHECKING:
 def config_check(ctx: click.Context, path: Path | None) -> None:
     """Check the configuration. Needs no running gpumand.
 
-    PATH is a file or a folder. Default: /etc/gpumand, or with --user ~/.config/gpumand. Errors are printed with file,
-    line and key. A valid configuration may still get warnings, which do not change the exit status: consumers that
-    share a server and cannot be distinguished, units that systemd does not know, and footprints that fit on no device
-    of the running gpumand.
+    PATH is a file or a folder. Default: /etc/gpumand, or with --user ~/.config/gpumand. A file fleet.toml, as PATH or
+    in /etc/gpumand, is checked as the configuration of gpumand-fleet. Errors are printed with file, line and key. A
+    valid configuration may still get warnings, which do not change the exit status: consumers that share a server and
+    cannot be distinguished, units that systemd does not know, and footprints that fit on no device of the running
+    gpumand.
     """
     from gpumand.cli.render.format import clean, count
     from gpumand.config import DEFAULT_FILE, ConfigProblems, load, user_folder
     from gpumand.domain.consumer import UNKNOWN_MIB
 
     options = global_options(ctx)
+    if path is not None and path.name == FLEET_FILE:
+        from gpumand.cli.fleet_check import check_fleet_file
+
+        return check_fleet_file(path, options)
     try:
         settings = load(path, user=options.user)
+        fleet = _check_fleet(path, options)
     except ConfigProblems as error:
         for problem in error.problems:
             print(clean(str(problem)), file=sys.stderr)
         raise click.exceptions.Exit(ExitCode.FAILURE) from None
-    warnings = _warnings(options, settings)
+    warnings = [*_warnings(options, settings), *fleet]
     if options.json:
         document = {"path": str(path) if path else None, "consumers": list(settings.consumers)}
         return print_json(document | ({"warnings": warnings} if warnings else {}))
@@ -53,6 +61,18 @@ def config_check(ctx: click.Context, path: Path | None) -> None:
             why = "its VRAM requirement is unknown, so it cannot be leased until gpumand has measured it"
             print(f"{clean(name)}: {why}. Set vram_resident_mib or vram_guess_mib.")
     return None
+
+
+def _check_fleet(path: Path | None, options: GlobalOptions) -> list[str]:
+    """The warnings about the configuration of the fleet, if this host has one. Raises ConfigProblems."""
+    from gpumand.config import DEFAULT_FILE
+
+    file = DEFAULT_FILE.parent / FLEET_FILE
+    if path is not None or options.user or not file.exists():
+        return []
+    from gpumand.cli.fleet_check import fleet_warnings
+
+    return fleet_warnings(file)
 
 
 def _warnings(options: GlobalOptions, settings: Settings) -> list[str]:

@@ -1,0 +1,35 @@
+"""``gpumanctl config-check`` reads fleet.toml."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from gpumand.cli.app import gpumanctl
+
+VALID = '[fleet]\nurl = "http://a:1"\nallow_plaintext = true\n[fleet.peers]\nb = "http://b:2"\n'
+
+
+def check(file: Path, text: str, *options: str) -> int:
+    file.write_text(text, encoding="utf-8")
+    with pytest.raises(SystemExit) as caught:
+        gpumanctl.main(["config-check", str(file), *options])
+    return int(caught.value.code or 0)
+
+
+def test_valid_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert check(tmp_path / "fleet.toml", VALID) == 0
+    assert "is valid" in capsys.readouterr().out
+
+
+def test_errors_have_file_line_and_key(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert check(tmp_path / "fleet.toml", VALID.replace("b =", "B =")) == 1
+    assert 'fleet.toml:5: fleet.peers.B: "B" is not a name' in capsys.readouterr().err
+
+
+def test_files_that_are_missing_are_warnings(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text = VALID.replace("[fleet]", '[fleet]\nca = "/none/ca.crt"')
+    assert check(tmp_path / "fleet.toml", text, "--json") == 0
+    assert json.loads(capsys.readouterr().out)["warnings"] == ["/none/ca.crt cannot be read: No such file or directory"]
