@@ -70,6 +70,7 @@ class Details:
         consumer_unit: systemd unit of that consumer, "" when it has none.
         lease: id of the lease, "" for actions without one.
         lease_owner_uid: user id of the lease's owner, None for actions without a lease.
+        on_behalf: the user and host for which the caller says that it acts; "" = for itself.
     """
 
     method: str
@@ -77,10 +78,12 @@ class Details:
     consumer_unit: str = ""
     lease: str = ""
     lease_owner_uid: int | None = None
+    on_behalf: str = ""
 
     def polkit_details(self) -> dict[str, str]:
         """Return the details for CheckAuthorization; polkit shows them in the password dialog."""
         details = {"consumer": self.consumer, "unit": self.consumer_unit, "lease": self.lease}
+        details["on_behalf"] = self.on_behalf
         return {key: value for key, value in details.items() if value}
 
 

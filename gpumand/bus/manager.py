@@ -102,7 +102,7 @@ class ManagerMethods:
 
     async def _load(self, call: IncomingCall) -> Reply:
         consumer, options = _consumer(call), load_options(call.body[1])
-        await self._allow_with_consumer(call, consumer)
+        await self._allow_with_consumer(call, consumer, options.on_behalf)
         outcome = await self._arbiter.load(consumer, options.device, options.timeout_sec)
         return self._reply("a{sv}", outcome_entry(outcome))
 
@@ -154,7 +154,7 @@ class ManagerMethods:
             owner = await self._clients.identify_with_unit(call.sender, decides=False)
         else:
             owner = await self._identify(call, unit)
-        await self._allow(call, owner, Details(call.member, consumer, unit))
+        await self._allow(call, owner, Details(call.member, consumer, unit, on_behalf=options.on_behalf))
         return owner
 
     def _unit_of(self, consumer: str) -> str:
@@ -173,10 +173,10 @@ class ManagerMethods:
         if not await self._clients.watch(sender):
             raise AccessDenied("the caller has left the bus")
 
-    async def _allow_with_consumer(self, call: IncomingCall, consumer: str) -> None:
+    async def _allow_with_consumer(self, call: IncomingCall, consumer: str, on_behalf: str = "") -> None:
         unit = self._arbiter.consumer_unit(consumer)
         caller = await self._identify(call, unit)
-        await self._allow(call, caller, Details(call.member, consumer, unit))
+        await self._allow(call, caller, Details(call.member, consumer, unit, on_behalf=on_behalf))
 
     async def _allow_with_lease(self, call: IncomingCall, lease: Lease) -> Owner:
         caller = await self._clients.identify(call.sender)

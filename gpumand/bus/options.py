@@ -47,8 +47,9 @@ ACQUIRE_OPTIONS = {
     "exclusive": "b",
     "yield_lease": "s",
     "within": "as",
+    "on_behalf": "s",
 }
-LOAD_OPTIONS = {"device": "s", "timeout_usec": "t"}
+LOAD_OPTIONS = {"device": "s", "timeout_usec": "t", "on_behalf": "s"}
 EVICT_OPTIONS = {"force": "b", "timeout_usec": "t", "method": "s"}
 RELEASE_OPTIONS = {"duration_usec": "t", "timeout_usec": "t", "force": "b", "bound": "b"}
 HISTORY_OPTIONS = {"since_usec": "t", "until_usec": "t", "consumer": "s", "kinds": "as", "limit": "u"}
@@ -72,10 +73,12 @@ class LoadOptions:
     Attributes:
         device: index, UUID or PCI address; "" uses the consumer's configured device.
         timeout_sec: how long to wait for the load.
+        on_behalf: as in ``AcquireOptions``.
     """
 
     device: str = ""
     timeout_sec: float = DEFAULT_TIMEOUT_SEC
+    on_behalf: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,13 +119,15 @@ def acquire_options(options: Options) -> AcquireOptions:
         exclusive=values.get("exclusive", False),
         yield_lease=values.get("yield_lease", ""),
         within=_within(values.get("within", ())),
+        on_behalf=_one_line("on_behalf", values.get("on_behalf", "")),
     )
 
 
 def load_options(options: Options) -> LoadOptions:
     """Check the options of ``Load``; raises like ``acquire_options``."""
     values = _checked(options, LOAD_OPTIONS)
-    return LoadOptions(device=values.get("device", ""), timeout_sec=_timeout(values))
+    on_behalf = _one_line("on_behalf", values.get("on_behalf", ""))
+    return LoadOptions(values.get("device", ""), _timeout(values), on_behalf)
 
 
 def evict_options(options: Options) -> EvictOptions:

@@ -32,6 +32,8 @@ class LeaseOptions(TypedDict, total=False):
         exclusive: lease nothing else on the GPU while this lease is active; it waits until no other lease is.
         yield_lease: id of a lease of the same user that is given back for the time of this one: its consumer may be
             unloaded, and is loaded again when the block ends, before the code after the block runs.
+        on_behalf: for a service: the user and host for which it makes the request, such as "alice@gpu2"; rules of
+            polkit can use it.
     """
 
     vram_mib: int | None
@@ -43,6 +45,7 @@ class LeaseOptions(TypedDict, total=False):
     restore: bool
     exclusive: bool
     yield_lease: str
+    on_behalf: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +94,7 @@ def lease_request(
     wait = wait_sec(options.get("timeout_sec", DEFAULT_WAIT_SEC))
     consumer, reserved = checked_request(consumer, options.get("vram_mib"), options.get("all", False))
     texts = {"device": options.get("device", ""), "reason": options.get("reason", ""), "token": token}
+    texts["on_behalf"] = options.get("on_behalf", "")
     call = acquire_options(lifetime, wait, ttl_sec=ttl_sec, priority=options.get("priority"), **texts) | reserved
     call |= restore_option(options.get("restore", False))
     yielded = options.get("yield_lease", "")

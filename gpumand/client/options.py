@@ -61,7 +61,7 @@ def acquire_options(
         timeout_sec: seconds to wait, from 0 (do not wait) to a day.
         ttl_sec: time to live in seconds for "ttl"; None = as configured.
         priority: -100 to 100; None = the consumer's priority.
-        texts: ``device``, ``reason``, ``token``; "" = omitted.
+        texts: ``device``, ``reason``, ``token``, ``on_behalf``; "" = omitted.
 
     Raises:
         InvalidArgs: an argument is out of range.

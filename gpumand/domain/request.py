@@ -34,6 +34,8 @@ class AcquireOptions:
         exclusive: nothing else is leased on the devices while the lease is active.
         yield_lease: id of a lease of the same user whose consumer is given back for the time of the new one; "" = none.
         within: ids of leases that the caller keeps until this request is decided.
+        on_behalf: the user and host for which the caller, a service of its own, makes the request; "" = for itself. It
+            is the caller's own statement, which rules of polkit can use for callers that they trust.
     """
 
     lifetime: LeaseLifetime = LeaseLifetime.TTL
@@ -49,6 +51,7 @@ class AcquireOptions:
     exclusive: bool = False
     yield_lease: str = ""
     within: tuple[str, ...] = ()
+    on_behalf: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -263,6 +263,23 @@ async def test_signal_precedes_reply_in_busctl_monitor(served: ServedManager) ->
     assert "InterfacesAdded" in members[:-2]
 
 
+async def test_authority_gets_the_user_for_which_a_service_acts(bus: PolicyBus) -> None:
+    checked: list[str] = []
+
+    class PolkitCheck(UidAuthority):
+        async def check(self, caller: Owner, action: Action, details: Details, interactive: bool) -> None:
+            checked.append(details.polkit_details().get("on_behalf", ""))
+
+    caller = await BusConnection.connect(bus.address)
+    async with serve_manager(bus, PolkitCheck(0, ScriptedUserNames())):
+        for member in ("Acquire", "Load"):
+            options = {"on_behalf": Variant("s", "alice@gpu2")}
+            await caller.call(BUS_NAME, ROOT_PATH, MANAGER, member, "sa{sv}", ("ollama", options))
+            await caller.call(BUS_NAME, ROOT_PATH, MANAGER, member, "sa{sv}", ("ollama", {}))
+    await caller.close()
+    assert checked == ["alice@gpu2", "", "alice@gpu2", ""]
+
+
 async def test_interactive_flag_reaches_the_authority(bus: PolicyBus) -> None:
     asked: list[bool] = []
 

@@ -151,3 +151,7 @@ def test_alternatives_are_joined_to_one_sentence() -> None:
 def test_polkit_details_leave_out_empty_values() -> None:
     assert OF_COMFYUI.polkit_details() == {"consumer": "comfyui", "unit": "comfyui.service"}
     assert Details("Release", lease="a", lease_owner_uid=3).polkit_details() == {"lease": "a"}
+    assert Details("Acquire", "a", on_behalf="alice@gpu2").polkit_details() == {
+        "consumer": "a",
+        "on_behalf": "alice@gpu2",
+    }

@@ -57,7 +57,10 @@ def test_options_of_exclusive_and_nested_leases_are_parsed() -> None:
         {"exclusive": Variant("b", True), "yield_lease": Variant("s", "a1"), "within": Variant("as", ["b2", "c3"])}
     )
     assert (options.exclusive, options.yield_lease, options.within) == (True, "a1", ("b2", "c3"))
+    on_behalf = {"on_behalf": Variant("s", "alice@gpu2")}
+    assert acquire_options(on_behalf).on_behalf == load_options(on_behalf).on_behalf == "alice@gpu2"
     nothing = acquire_options({})
+    assert nothing.on_behalf == ""
     assert (nothing.exclusive, nothing.yield_lease, nothing.within) == (False, "", ())
 
 
@@ -67,6 +70,7 @@ def test_options_of_exclusive_and_nested_leases_are_parsed() -> None:
         {"exclusive": Variant("s", "yes")},
         {"exclusive": Variant("u", 1)},
         {"yield_lease": Variant("b", True)},
+        {"on_behalf": Variant("s", "alice\n[root]")},
         {"within": Variant("s", "a1")},
         {"within": Variant("au", [1])},
     ],

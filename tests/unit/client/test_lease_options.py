@@ -18,6 +18,7 @@ ALL: LeaseOptions = {
     "restore": True,
     "exclusive": True,
     "yield_lease": "38a640",
+    "on_behalf": "alice@gpu2",
 }
 
 
@@ -36,6 +37,7 @@ def test_each_option_becomes_an_option_of_the_call() -> None:
         "restore": ("b", True),
         "exclusive": ("b", True),
         "yield_lease": ("s", "38a640"),
+        "on_behalf": ("s", "alice@gpu2"),
         "within": ("as", ["a1"]),
     }
 
