@@ -55,6 +55,7 @@ SECTIONS: dict[str, dict[str, str]] = {
         "reload": "daemon:reload",
         "gpu": "gpu:gpu",
         "gateway": "gateway:gateway",
+        "mcp": "mcp:mcp",
         "version": "version:version",
     },
     "Help": {
