@@ -10,11 +10,8 @@ import attrs
 from gpumand.config.problems import Place, ProblemList, quoted
 from gpumand.config.table_schema import INVALID, key, type_name
 from gpumand.config.value_types import Choice, InvalidValue, ListOf, Text
+from gpumand.fleet.settings import ANY_CALLER, Right
 
-RIGHTS = ("acquire", "plan", "load", "drain")
-"""Operations of an agent: grant a lease, plan one, load a consumer, and take this host out of the placement."""
-
-ANY_HOST = "*"
 MAX_ENTRIES = 64
 _HOST = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 
@@ -28,11 +25,11 @@ def host_name(text: str) -> str:
 
 
 def _caller(text: str) -> str:
-    return text if text == ANY_HOST else host_name(text)
+    return text if text == ANY_CALLER else host_name(text)
 
 
 _CALLER = Text('name of a host, or "*"', _caller)
-_RIGHTS = ListOf(Choice(RIGHTS), make=frozenset, single=True)
+_RIGHTS = ListOf(Choice(tuple(Right)), make=frozenset, single=True)
 
 
 @attrs.frozen

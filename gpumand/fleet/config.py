@@ -14,10 +14,12 @@ from gpumand.config import validators
 from gpumand.config.files import read
 from gpumand.config.problems import Document, Place, ProblemList, quoted
 from gpumand.config.quantities import Seconds
+from gpumand.config.shared_keys import default_of
 from gpumand.config.table_schema import key, read_keys, type_name, with_defaults
 from gpumand.config.value_types import Boolean, Integer, InvalidValue, ListOf, Text
 from gpumand.domain.name_suggestions import nearest
-from gpumand.fleet.access_config import ANY_HOST, AllowTable, host_name, rights_of
+from gpumand.fleet.access_config import AllowTable, host_name, rights_of
+from gpumand.fleet.settings import EtcdConfig, FleetConfig, TlsFiles
 
 DEFAULT_FILE = Path("/etc/gpumand/fleet.toml")
 DEFAULT_FOLDER = Path("/etc/gpumand/fleet")
@@ -26,9 +28,9 @@ DEFAULT_FOLDER = Path("/etc/gpumand/fleet")
 CREDENTIAL_PREFIX = "fleet_"
 """Prefix of the names of these credentials: ``LoadCredential=fleet:`` of a folder adds it to the names of files."""
 
-DEFAULT_SOCKET = "/run/gpumand-fleet/fleet.sock"
 DEFAULT_PORT = 8447
 MAX_PEERS = 32
+TLS_KEYS = ("ca", "certificate", "key")
 
 
 def agent_url(text: str) -> str:
@@ -51,55 +53,6 @@ def short_host_name() -> str:
     return socket.gethostname().partition(".")[0].lower()
 
 
-@attrs.frozen(kw_only=True)
-class EtcdSettings:
-    """The store of the fleet; the fields are the keys of ``EtcdTable``."""
-
-    endpoints: tuple[str, ...] = ()
-    user: str = ""
-    password_file: str = ""
-
-    def password(self) -> str:
-        """Read the password. This function blocks. Raises OSError."""
-        return credential(self.password_file).read_text(encoding="ascii").strip()
-
-
-@attrs.frozen(kw_only=True)
-class FleetSettings:
-    """The configuration of this host's agent; the fields are the keys of ``FleetTable``.
-
-    Attributes:
-        host: name of this host in the fleet.
-        peers: URL of the agent of each other host, by its name.
-        allow: rights of callers, by the name of their host.
-    """
-
-    name: str = "default"
-    host: str = attrs.field(factory=short_host_name)
-    url: str = ""
-    listen: tuple[str, ...] = ()
-    gateway_url: str = ""
-    ca: str = ""
-    certificate: str = ""
-    key: str = ""
-    ttl_sec: float = 10.0
-    replicas_at: int = 0
-    allow_plaintext: bool = False
-    etcd: EtcdSettings = EtcdSettings()
-    peers: dict[str, str] = attrs.field(factory=dict)
-    allow: dict[str, frozenset[str]] = attrs.field(factory=dict)
-
-    def may(self, caller: str, right: str) -> bool:
-        """Whether a host may use a right here; a host with an entry of its own has only the rights of that entry."""
-        return right in self.allow.get(caller, self.allow.get(ANY_HOST, frozenset()))
-
-    @property
-    def has_tls(self) -> bool:
-        """Whether the agent has a certificate."""
-        return bool(self.ca and self.certificate and self.key)
-
-
-_DEFAULTS = FleetSettings(host="")
 _FILE = Text("absolute path", validators.absolute_path)
 
 
@@ -110,7 +63,7 @@ class FleetTable:
     name: str = key(
         Text("name of a fleet", host_name),
         "Name of the fleet. Several fleets can use the same etcd.",
-        default=_DEFAULTS.name,
+        default=default_of(FleetConfig, "fleet"),
     )
     host: str = key(
         Text("name of a host", host_name),
@@ -131,29 +84,27 @@ class FleetTable:
         Text("URL", agent_url),
         "URL at which other hosts reach the gateway of this host, such as http://gpu1:8770. Without it, other hosts "
         "send no requests for models to this host.",
-        default=_DEFAULTS.gateway_url,
+        default=default_of(FleetConfig, "gateway_url"),
     )
     ca: str = key(_FILE, "File with the certificate of the fleet's own certificate authority (CA).", default="")
-    certificate: str = key(
-        _FILE, "File with the certificate of this host, without a common name (CN).", default=_DEFAULTS.certificate
-    )
-    key_: str = key(_FILE, "File with the private key of this certificate.", default=_DEFAULTS.key)
+    certificate: str = key(_FILE, "File with the certificate of this host, without a common name (CN).", default="")
+    key_: str = key(_FILE, "File with the private key of this certificate.", default="")
     ttl_sec: float = key(
         Seconds(5, 120),
         "Time after which a host that does not report is lost for all others. It reports every third of this time.",
-        default=_DEFAULTS.ttl_sec,
+        default=default_of(FleetConfig, "ttl_sec"),
         unit="s",
     )
     replicas_at: int = key(
         Integer(0, 1024),
         "Length of a consumer's queue at which it is loaded on one more host. 0 never loads it twice.",
-        default=_DEFAULTS.replicas_at,
+        default=default_of(FleetConfig, "replicas_at"),
     )
     allow_plaintext: bool = key(
         Boolean(),
         "Permission to use http:// with other hosts: connections without encryption, in which every host of the "
         "network can act as any other. For tests.",
-        default=_DEFAULTS.allow_plaintext,
+        default=False,
     )
 
 
@@ -197,7 +148,7 @@ def credential(path: str) -> Path:
     return copy if passed and Path(path).parent == DEFAULT_FOLDER and copy.exists() else Path(path)
 
 
-def load(path: Path | None = None) -> FleetSettings:
+def load(path: Path | None = None) -> FleetConfig:
     """Read the configuration. This function blocks while it reads the file.
 
     Args:
@@ -215,7 +166,7 @@ def load(path: Path | None = None) -> FleetSettings:
     return settings
 
 
-def _settings(document: Document, problems: ProblemList) -> FleetSettings | None:
+def _settings(document: Document, problems: ProblemList) -> FleetConfig | None:
     place = Place(document)
     for name in document.table.keys() - {"fleet"}:
         problems.add(place.at(name), "unknown table", nearest(name, ("fleet",)))
@@ -225,34 +176,53 @@ def _settings(document: Document, problems: ProblemList) -> FleetSettings | None
         return None
     place, raw = place.at("fleet"), dict(raw)
     etcd, peers, allow = (raw.pop(name, None) for name in ("etcd", "peers", "allow"))
+    keys = _keys(raw, place, problems)
+    store = _etcd(etcd, keys["host"], place.at("etcd"), problems)
+    others = _peers(peers, keys["host"], place.at("peers"), problems)
+    rights = rights_of(allow, place.at("allow"), problems)
+    if etcd is None and not peers:
+        problems.add(place, "names no other host: add [fleet.etcd] with endpoints, or [fleet.peers]")
+    _check_tls(keys, store.endpoints if store else (), others, place, problems)
+    return None if problems.entries else _config(keys, store, others, rights)
+
+
+def _config(
+    keys: dict[str, Any], etcd: EtcdConfig | None, peers: dict[str, str], allow: dict[str, frozenset[str]]
+) -> FleetConfig:
+    files = [credential(keys[name]) for name in TLS_KEYS if keys[name]]
+    return FleetConfig(
+        fleet=keys["name"],
+        host=keys["host"],
+        url=keys["url"],
+        listen=keys["listen"] or _all_addresses(keys["url"]),
+        gateway_url=keys["gateway_url"],
+        ttl_sec=keys["ttl_sec"],
+        replicas_at=keys["replicas_at"],
+        etcd=etcd,
+        peers=peers,
+        tls=TlsFiles(*files) if len(files) == len(TLS_KEYS) else None,
+        allow=allow,
+    )
+
+
+def _keys(raw: dict[str, Any], place: Place, problems: ProblemList) -> dict[str, Any]:
     given = read_keys(FleetTable, raw, place, problems)
     if "url" not in raw:
-        problems.add(place.at("url"), f"is missing: write the address of this host, such as {_example_url()}")
-    values: dict[str, Any] = with_defaults(FleetTable, given)
-    values["host"] = values["host"] or short_host_name()
-    values["etcd"] = _etcd(etcd, values["host"], place.at("etcd"), problems)
-    values["peers"] = _peers(peers, values["host"], place.at("peers"), problems)
-    values["allow"] = rights_of(allow, place.at("allow"), problems)
-    _check_store(etcd, peers, place, problems)
-    _check_tls(values, place, problems)
-    return None if problems.entries else FleetSettings(**_with_listen(values))
+        example = f"https://{short_host_name()}:{DEFAULT_PORT}"
+        problems.add(place.at("url"), f"is missing: write the address of this host, such as {example}")
+    values = with_defaults(FleetTable, given)
+    return values | {"host": values["host"] or short_host_name()}
 
 
-def _example_url() -> str:
-    return f"https://{short_host_name()}:{DEFAULT_PORT}"
-
-
-def _with_listen(values: dict[str, Any]) -> dict[str, Any]:
-    if values["listen"]:
-        return values
-    parts = urlsplit(values["url"])
+def _all_addresses(url: str) -> tuple[str, ...]:
+    parts = urlsplit(url)
     port = parts.port or (443 if parts.scheme == "https" else 80)
-    return values | {"listen": (f"0.0.0.0:{port}", f"[::]:{port}")}
+    return (f"0.0.0.0:{port}", f"[::]:{port}")
 
 
-def _etcd(raw: object, host: Any, place: Place, problems: ProblemList) -> EtcdSettings:
+def _etcd(raw: object, host: Any, place: Place, problems: ProblemList) -> EtcdConfig | None:
     if raw is None:
-        return EtcdSettings()
+        return None
     before = len(problems.entries)
     given = read_keys(EtcdTable, raw, place, problems)
     if isinstance(raw, dict) and "endpoints" not in raw:
@@ -260,9 +230,10 @@ def _etcd(raw: object, host: Any, place: Place, problems: ProblemList) -> EtcdSe
     if given.get("user") and not given.get("password_file"):
         problems.add(place.at("password_file"), "is missing: name the file with the password of this user")
     if len(problems.entries) > before:
-        return EtcdSettings()
+        return None
     values = with_defaults(EtcdTable, given)
-    return EtcdSettings(**values | {"user": values["user"] or (host if values["password_file"] else "")})
+    file, user = values["password_file"], values["user"]
+    return EtcdConfig(values["endpoints"], user or (host if file else ""), credential(file) if file else None)
 
 
 def _peers(raw: object, host: Any, place: Place, problems: ProblemList) -> dict[str, str]:
@@ -280,35 +251,33 @@ def _peers(raw: object, host: Any, place: Place, problems: ProblemList) -> dict[
     return {name: url.read(value, place.at(name), problems) for name, value in raw.items()}
 
 
-def _check_store(etcd: object, peers: object, place: Place, problems: ProblemList) -> None:
-    if etcd is None and not peers:
-        problems.add(place, "names no other host: add [fleet.etcd] with endpoints, or [fleet.peers]")
-
-
-def _check_tls(values: dict[str, Any], place: Place, problems: ProblemList) -> None:
+def _check_tls(
+    keys: dict[str, Any], endpoints: tuple[str, ...], peers: dict[str, str], place: Place, problems: ProblemList
+) -> None:
     """Refuse connections without encryption, and URLs with encryption for which the files are missing."""
-    urls: list[tuple[tuple[str, ...], Any]] = [(("url",), values["url"])]
-    urls += [(("etcd", "endpoints"), one) for one in values["etcd"].endpoints]
-    urls += [(("peers", name), one) for name, one in values["peers"].items()]
+    urls: list[tuple[tuple[str, ...], Any]] = [(("url",), keys["url"])]
+    urls += [(("etcd", "endpoints"), one) for one in endpoints]
+    urls += [(("peers", name), one) for name, one in peers.items()]
     known = [(path, url) for path, url in urls if isinstance(url, str)]
-    for path, url in known if values["allow_plaintext"] is False else ():
+    for path, url in known if keys["allow_plaintext"] is False else ():
         if is_plain(url):
             problems.add(place.at(*path), f"{quoted(url)} is not encrypted: use https://")
-    if any(url.startswith("https:") for _, url in known):
-        for name in ("ca", "certificate", "key"):
-            if values[name] == "":
-                problems.add(place.at(name), "is missing: https:// needs it. gpumanctl fleet init or join writes it")
+    if any(url.startswith("https:") for _, url in known) or any(keys[one] for one in TLS_KEYS):
+        for name in (one for one in TLS_KEYS if keys[one] == ""):
+            problems.add(place.at(name), "is missing: TLS needs it. gpumanctl fleet init or join writes it")
 
 
-def unreadable_files(settings: FleetSettings) -> list[str]:
-    """Problems of the files that the settings name, one line each; "" stands for no file. This function blocks."""
-    files = (settings.ca, settings.certificate, settings.key, settings.etcd.password_file)
-    return [line for one in files if one and (line := _unreadable(one))]
+def unreadable_files(settings: FleetConfig) -> list[str]:
+    """Problems of the files that the configuration names, one line each. This function blocks."""
+    tls, etcd = settings.tls, settings.etcd
+    files = [tls.ca, tls.certificate, tls.key] if tls else []
+    files += [etcd.password_file] if etcd and etcd.password_file else []
+    return [line for one in files if (line := _unreadable(one))]
 
 
-def _unreadable(path: str) -> str:
+def _unreadable(path: Path) -> str:
     try:
-        with credential(path).open("rb") as file:
+        with path.open("rb") as file:
             file.read(1)
     except OSError as error:
         return f"{path} cannot be read: {error.strerror}"

@@ -30,6 +30,6 @@ def test_errors_have_file_line_and_key(tmp_path: Path, capsys: pytest.CaptureFix
 
 
 def test_files_that_are_missing_are_warnings(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    text = VALID.replace("[fleet]", '[fleet]\nca = "/none/ca.crt"')
+    text = VALID.replace("[fleet]", '[fleet]\nca = "/none/ca.crt"\ncertificate = "/dev/null"\nkey = "/dev/null"')
     assert check(tmp_path / "fleet.toml", text, "--json") == 0
     assert json.loads(capsys.readouterr().out)["warnings"] == ["/none/ca.crt cannot be read: No such file or directory"]

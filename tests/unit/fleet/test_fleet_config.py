@@ -8,8 +8,8 @@ import pytest
 
 from gpumand.config.problems import ConfigProblems
 from gpumand.config.table_schema import keys_of
-from gpumand.fleet.access_config import RIGHTS
-from gpumand.fleet.config import TABLES, FleetSettings, credential, load, short_host_name, unreadable_files
+from gpumand.fleet.config import TABLES, credential, load, short_host_name, unreadable_files
+from gpumand.fleet.settings import EtcdConfig, FleetConfig, Right, TlsFiles
 
 FILES = 'ca = "/c/ca.crt"\ncertificate = "/c/host.crt"\nkey = "/c/host.key"'
 WHOLE = f"""
@@ -34,7 +34,7 @@ gpu2 = ["acquire", "plan", "load", "drain"]
 TWO_HOSTS = '[fleet]\nurl = "http://a:1"\nallow_plaintext = true\n[fleet.peers]\nb = "http://b:2"\n'
 
 
-def read(tmp_path: Path, text: str) -> FleetSettings:
+def read(tmp_path: Path, text: str) -> FleetConfig:
     file = tmp_path / "fleet.toml"
     file.write_text(text, encoding="utf-8")
     return load(file)
@@ -49,9 +49,11 @@ def problems(tmp_path: Path, text: str) -> list[str]:
 def test_all_keys_are_read(tmp_path: Path) -> None:
     settings = read(tmp_path, WHOLE)
 
-    assert (settings.name, settings.host, settings.url) == ("lab", "gpu1", "https://gpu1.lan:8447")
+    assert (settings.fleet, settings.host, settings.url) == ("lab", "gpu1", "https://gpu1.lan:8447")
     assert (settings.listen, settings.gateway_url) == (("[::]:9000",), "http://gpu1.lan:8770")
-    assert (settings.ttl_sec, settings.replicas_at, settings.has_tls) == (20.0, 3, True)
+    assert (settings.ttl_sec, settings.replicas_at) == (20.0, 3)
+    assert settings.tls == TlsFiles(Path("/c/ca.crt"), Path("/c/host.crt"), Path("/c/host.key"))
+    assert settings.etcd is not None
     assert settings.etcd.endpoints == ("https://gpu1.lan:2379",)
     assert settings.etcd.user == "gpu1", "the user of a password is the host by default"
     assert settings.peers == {"gpu2": "https://gpu2.lan:8447"}
@@ -60,11 +62,10 @@ def test_all_keys_are_read(tmp_path: Path) -> None:
 def test_keys_that_are_left_out_have_the_defaults_of_the_settings(tmp_path: Path) -> None:
     settings = read(tmp_path, TWO_HOSTS)
 
-    assert settings == FleetSettings(
+    assert settings == FleetConfig(
         host=short_host_name(),
         url="http://a:1",
         listen=("0.0.0.0:1", "[::]:1"),
-        allow_plaintext=True,
         peers={"b": "http://b:2"},
     )
 
@@ -77,18 +78,18 @@ def test_a_missing_file_is_an_error_because_a_host_is_in_a_fleet_only_by_its_fil
 def test_a_host_has_the_rights_of_its_own_entry_and_others_those_of_the_star(tmp_path: Path) -> None:
     settings = read(tmp_path, WHOLE)
 
-    assert [one for one in RIGHTS if settings.may("gpu2", one)] == list(RIGHTS)
-    assert [one for one in RIGHTS if settings.may("gpu3", one)] == ["plan"]
+    assert [one for one in Right if settings.may("gpu2", one)] == list(Right)
+    assert [one for one in Right if settings.may("gpu3", one)] == ["plan"]
 
 
 def test_without_an_entry_a_host_may_nothing(tmp_path: Path) -> None:
-    assert not any(read(tmp_path, TWO_HOSTS).may("b", one) for one in RIGHTS)
+    assert not any(read(tmp_path, TWO_HOSTS).may("b", one) for one in Right)
 
 
 def test_an_own_entry_that_is_empty_takes_the_rights_of_the_star_away(tmp_path: Path) -> None:
     settings = read(tmp_path, TWO_HOSTS + '[fleet.allow]\n"*" = "acquire"\nb = []\n')
 
-    assert (settings.may("b", "acquire"), settings.may("c", "acquire")) == (False, True)
+    assert (settings.may("b", Right.ACQUIRE), settings.may("c", Right.ACQUIRE)) == (False, True)
 
 
 @pytest.mark.parametrize(
@@ -103,7 +104,8 @@ def test_an_own_entry_that_is_empty_takes_the_rights_of_the_star_away(tmp_path: 
             TWO_HOSTS.replace("allow_plaintext = true\n", ""),
             '2: fleet.url: "http://a:1" is not encrypted: use https://',
         ),
-        (TWO_HOSTS.replace("http://b", "https://b"), "1: fleet.key: is missing: https:// needs it"),
+        (TWO_HOSTS.replace("http://b", "https://b"), "1: fleet.key: is missing: TLS needs it"),
+        (TWO_HOSTS.replace("[fleet]", '[fleet]\nca = "/x"', 1), "1: fleet.key: is missing: TLS needs it"),
         ('[fleet]\nurl = "https://a:1"\n' + FILES, "1: fleet: names no other host"),
         ('[fleet]\nurl = "https://a:1"\n' + FILES + "\n[fleet.peers]\n", "1: fleet: names no other host"),
         (TWO_HOSTS + f'{short_host_name()} = "http://c:1"\n', "is this host itself"),
@@ -123,7 +125,7 @@ def test_error_names_line_key_and_what_to_write(tmp_path: Path, text: str, expec
 def test_an_endpoint_on_this_host_needs_no_encryption(tmp_path: Path) -> None:
     text = f'[fleet]\nurl = "https://a:1"\n{FILES}\n[fleet.etcd]\nendpoints = "http://127.0.0.1:2379"\n'
 
-    assert read(tmp_path, text).etcd.endpoints == ("http://127.0.0.1:2379",)
+    assert read(tmp_path, text).etcd == EtcdConfig(("http://127.0.0.1:2379",))
 
 
 @pytest.mark.parametrize("count", [33, 10000])
