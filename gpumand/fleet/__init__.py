@@ -6,5 +6,5 @@ keep two routers from loading the same consumer twice. Must not import the daemo
 a driver.
 
 Read ``rows`` (what a host publishes), ``keys`` (where), ``store`` (the port ``FleetStore`` and its errors) and
-``clock`` first. ``gpumand.testing.fleet_store`` has a store in memory.
+XX.testing.fleet_store`` has a store in memory.
 """
