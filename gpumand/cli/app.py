@@ -59,6 +59,7 @@ SECTIONS: dict[str, dict[str, str]] = {
         "version": "version:version",
     },
     "Help": {
+        "demo": "demo:demo",
         "help": "help:help_command",
     },
 }

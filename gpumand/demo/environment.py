@@ -13,6 +13,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
+from typing import Self
 
 import gpumand
 from gpumand.bus.connection import BusConnection
@@ -63,8 +64,9 @@ class DemoEnvironment:
         self._faults = faults
         self._bus = PrivateBus()
         self._processes: list[asyncio.subprocess.Process] = []
+        self._daemon: asyncio.subprocess.Process | None = None
 
-    async def __aenter__(self) -> DemoEnvironment:
+    async def __aenter__(self) -> Self:
         self.folder = Path(tempfile.mkdtemp(prefix="gpumand-demo-"))
         try:
             await self._start()
@@ -137,7 +139,7 @@ class DemoEnvironment:
         owner = {"sender": DBUS, "path": DBUS_PATH, "interface": DBUS, "member": "NameOwnerChanged", "arg0": BUS_NAME}
         await bus.subscribe(callback=lambda _: name_appeared.set(), **owner)
         flags = (f"--config={config}", f"--bus-address={self.address}", f"--state-dir={self.folder / 'state'}")
-        daemon = await self._spawn("gpumand", "gpumand", *flags)
+        daemon = self._daemon = await self._spawn("gpumand", "gpumand", *flags)
         waits = {asyncio.ensure_future(name_appeared.wait()), asyncio.ensure_future(daemon.wait())}
         try:
             await asyncio.wait(waits, timeout=START_SEC, return_when=asyncio.FIRST_COMPLETED)
@@ -150,7 +152,7 @@ class DemoEnvironment:
 
     async def _start_gateway(self) -> None:
         """Start the gateway and wait until it listens."""
-        port, *ports = _free_ports(1 + len(self._services))
+        port, *ports = free_ports(1 + len(self._services))
         config = self.folder / "gateway.toml"
         names = [one.name for one in self._services]
         config.write_text(gateway_configuration(self._services, port, dict(zip(names, ports, strict=True))))
@@ -179,7 +181,7 @@ class DemoEnvironment:
         log = os.open(self.folder / f"{name}.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
         try:
             process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-m", module, *flags),
+                *(sys.executable, "-P", "-m", module, *flags),
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=asyncio.subprocess.PIPE if piped else log,
                 stderr=log,
@@ -206,7 +208,7 @@ class DemoEnvironment:
             shutil.rmtree(self.folder, ignore_errors=True)
 
 
-def _free_ports(number: int) -> list[int]:
+def free_ports(number: int) -> list[int]:
     """Ports that are free at the moment, all different."""
     probes = [socket.create_server(("127.0.0.1", 0)) for _ in range(number)]
     ports = [one.getsockname()[1] for one in probes]

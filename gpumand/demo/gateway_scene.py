@@ -3,34 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import importlib.util
-import shutil
-import sys
 import time
-from collections.abc import Callable, Coroutine
 from typing import Any
 
 from gpumand.cli.client import Client
+from gpumand.demo.chat_clients import OLLAMA, OPENAI, ChatClient, client_of, plain_name, plain_request
 from gpumand.demo.example_services import GEMMA, QWEN
-from gpumand.demo.scenario import ScenarioFailed
 from gpumand.demo.screen import Screen
+from gpumand.demo.steps import ScenarioFailed, Step, Steps
 
 CLIENT_SEC = 40.0
-
-OPENAI = """
-import sys, openai
-client = openai.OpenAI(base_url=sys.argv[1] + "/v1", api_key="none")
-messages = [{"role": "user", "content": "hi"}]
-for part in client.chat.completions.create(model=sys.argv[2], messages=messages, stream=True):
-    print(part.choices[0].delta.content, end="", flush=True)
-"""
-OLLAMA = """
-import sys, ollama
-client = ollama.Client(host=sys.argv[1])
-messages = [{"role": "user", "content": "hi"}]
-for part in client.chat(model=sys.argv[2], messages=messages, stream=True):
-    print(part["message"]["content"], end="", flush=True)
-"""
 
 
 class GatewayScene:
@@ -40,72 +22,73 @@ class GatewayScene:
         client: a client of gpumand, to compare the clients' answers with its state.
         url: the gateway's own address.
         screen: where steps and checks are printed.
-        first_step: number of the first step.
 
     Attributes:
         checks: number of checks that passed.
-        current_step: number and title of the running step, for error messages.
     """
 
-    def __init__(self, client: Client, url: str, screen: Screen, first_step: int) -> None:
-        self._client, self._url, self._screen, self._first = client, url, screen, first_step
+    def __init__(self, client: Client, url: str, screen: Screen) -> None:
+        self._client, self._url, self._screen = client, url, screen
+        self._runner = Steps(screen, client.status)
         self.checks = 0
-        self.current_step = ""
 
-    async def run(self) -> None:
-        """Run all steps. Raises ScenarioFailed, and errors of the bus."""
-        for number, (title, run_step) in enumerate(self._steps(), self._first):
-            self.current_step = f"step {number} ({title})"
-            self._screen.step(number, title)
-            await run_step()
-            self._screen.show(await self._client.status())
-            self._screen.print_device()
-            await self._screen.pause()
+    @property
+    def current_step(self) -> str:
+        """Number and title of the running step, for error messages."""
+        return self._runner.current
 
-    def _steps(self) -> list[tuple[str, Callable[[], Coroutine[Any, Any, None]]]]:
+    async def run(self, first_step: int, first_chapter: int) -> None:
+        """Run all steps. Raises ScenarioFailed, and errors of the bus.
+
+        Args:
+            first_step: number of the first step.
+            first_chapter: number of the part of the story.
+        """
+        await self._runner.run(self._steps(), first_step, first_chapter)
+
+    def _steps(self) -> list[Step]:
+        chapter = f"Unchanged programs use the gateway: one address for {QWEN.name} and {GEMMA.name}"
+        openai, ollama = client_of(OPENAI), client_of(OLLAMA)
         return [
-            (f"One address, {self._url}, serves two models that do not fit together", self._list_models),
-            (f"The openai package streams from {QWEN.name}, which is loaded first", self._openai),
-            (f"The ollama package streams from {GEMMA.name}: {QWEN.name} makes room", self._ollama),
-            ("Both at the same time", self._both),
-            ("curl", self._curl),
+            Step(f"One address, {self._url}, serves two models that do not fit together", self._list_models, chapter),
+            Step(f"{openai.name} streams from {QWEN.name}, which is loaded first", self._talk_to_qwen),
+            Step(f"{ollama.name} streams from {GEMMA.name}: {QWEN.name} makes room", self._talk_to_gemma),
+            Step("Both at the same time", self._talk_to_both),
+            Step(f"A plain request of {plain_name()}", self._plain_request),
         ]
 
     async def _list_models(self) -> None:
-        listed = await self._get("/v1/models")
+        listed = await _output(*plain_request(self._url + "/v1/models"))
         self._check(QWEN.name in listed and GEMMA.name in listed, "both models are listed", listed)
         self._check(await self._resident() == set(), "and none of them was loaded for that")
 
-    async def _openai(self) -> None:
-        await self._talk("openai", OPENAI, QWEN.name)
+    async def _talk_to_qwen(self) -> None:
+        self._screen.story(await self._talk(OPENAI, QWEN.name))
         self._check(await self._resident() == {QWEN.name}, f"only {QWEN.name} is resident")
 
-    async def _ollama(self) -> None:
-        await self._talk("ollama", OLLAMA, GEMMA.name)
+    async def _talk_to_gemma(self) -> None:
+        self._screen.story(await self._talk(OLLAMA, GEMMA.name))
         self._check(await self._resident() == {GEMMA.name}, f"only {GEMMA.name} is resident")
 
-    async def _both(self) -> None:
+    async def _talk_to_both(self) -> None:
         began = time.monotonic()
-        await asyncio.gather(self._talk("openai", OPENAI, QWEN.name), self._talk("ollama", OLLAMA, GEMMA.name))
+        await asyncio.gather(self._talk(OPENAI, QWEN.name), self._talk(OLLAMA, GEMMA.name))
         resident = await self._resident()
         took = f"{time.monotonic() - began:.1f} s in all"
         self._check(len(resident) == 1, f"one waited for the other, since only one fits: {took}", resident)
+        self._screen.story(f"Both at once: one waits for the other. Both are answered, {took}.")
 
-    async def _curl(self) -> None:
-        body = f'{{"model": "{GEMMA.name}", "messages": [{{"role": "user", "content": "hi"}}], "stream": false}}'
-        answer = await self._get("/api/chat", "--json", body)
-        self._check(f"{GEMMA.name} says hello" in answer, f"curl got its answer from {GEMMA.name}", answer)
+    async def _plain_request(self) -> None:
+        plain = ChatClient(OLLAMA, plain_name(), is_package=False)
+        answer = await _output(*plain.command(self._url, GEMMA.name))
+        self._check(plain.has_answer(answer, GEMMA.name), f"{plain.name} got its answer from {GEMMA.name}", answer)
 
-    async def _talk(self, package: str, program: str, model: str) -> None:
-        if importlib.util.find_spec(package) is None:
-            raise ScenarioFailed(f"the Python package {package} is not installed. Install it: pip install {package}")
-        said = await _output(sys.executable, "-c", program, self._url, model)
-        self._check(said == f"{model} says hello", f"{package} got: {model} says hello", said)
-
-    async def _get(self, path: str, *options: str) -> str:
-        if shutil.which("curl") is None:
-            raise ScenarioFailed("curl is not installed. Install it: apt install curl")
-        return await _output("curl", "--silent", "--show-error", "--fail", *options, self._url + path)
+    async def _talk(self, api: str, model: str) -> str:
+        """Ask a model, check the answer, and return a sentence about it."""
+        began, program = time.monotonic(), client_of(api)
+        said = await _output(*program.command(self._url, model))
+        self._check(program.has_answer(said, model), f"{program.name} got: {model} says hello", said)
+        return f'{program.name}: "{model} says hello" after {time.monotonic() - began:.1f} s, with loading'
 
     async def _resident(self) -> set[str]:
         status = await self._client.status()

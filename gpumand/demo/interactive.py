@@ -7,7 +7,6 @@ import shutil
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 from gpumand.bus.connection import BusConnection, Signal
 from gpumand.cli.client import Client
@@ -15,6 +14,7 @@ from gpumand.cli.commands.monitor import event_of
 from gpumand.cli.options import ADDRESS_VARIABLE
 from gpumand.cli.render.format import clock, mib
 from gpumand.cli.render.lines import signal_line
+from gpumand.demo.command_names import gpumanctl
 from gpumand.demo.environment import DemoEnvironment
 from gpumand.demo.example_services import IMAGE, LANGUAGE, SERVICES, VOICE
 from gpumand.demo.screen import Screen
@@ -28,7 +28,7 @@ async def run(source: str, faults: Sequence[str]) -> int:
     async with DemoEnvironment(source=source, faults=faults, has_gateway=True) as environment:
         connection = await BusConnection.connect(environment.address)
         try:
-            await _show(Client(connection), connection, _text(source, environment), Screen())
+            await _show(Client(connection), connection, _text(source, environment), Screen(verbose=True))
         finally:
             await connection.close()
         log_lines = environment.last_log_lines()
@@ -48,7 +48,7 @@ async def _show(client: Client, connection: BusConnection, text: Sequence[str], 
         if signal.member == "NameOwnerChanged" and not signal.body[2]:
             gone.set()
 
-    with screen:
+    with screen.bars():
         for line in text:
             screen.plain(line)
         await client.listen(on_signal)
@@ -107,18 +107,12 @@ def commands(address: str, urls: Mapping[str, str], gateway_url: str) -> list[st
         f"{ctl} monitor",
     ]
     if shutil.which("busctl"):
-        ttl = "1 ttl_usec t 20000000"
-        lines.append(f"busctl --address={where} call {MANAGER_CALL} Acquire 'sa{{sv}}' {VOICE.name} {ttl}")
+        call = f"busctl --address={where} call {MANAGER_CALL}"
+        lines += [
+            f"lease=$({call} Acquire 'sa{{sv}}' {VOICE.name} 1 ttl_usec t 20000000 | cut -d '\"' -f 2)",
+            f'{call} Release s "$lease"',
+        ]
     if shutil.which("gdbus"):
         target = "--dest org.gpumand1 --object-path /org/gpumand1"
         lines.append(f"gdbus call --address {where} {target} --method org.gpumand1.Manager.GetStatus")
     return [f"  {line}" for line in lines]
-
-
-def gpumanctl() -> str:
-    """The command that runs gpumanctl in the current folder."""
-    sibling = Path(sys.executable).with_name("gpumanctl")
-    if not sibling.exists():
-        return f"{sys.executable} -m gpumand.cli"
-    here = Path.cwd()
-    return str(sibling.relative_to(here) if sibling.is_relative_to(here) else sibling)

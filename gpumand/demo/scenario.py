@@ -7,7 +7,7 @@ one that was used least recently; the other one stays, because that eviction fre
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -23,6 +23,7 @@ from gpumand.cli.render.plan import plan_lines
 from gpumand.demo.example_services import IMAGE, LANGUAGE, TOTAL_MIB, VOICE, ExampleService
 from gpumand.demo.screen import Screen
 from gpumand.demo.service_client import ServiceClient
+from gpumand.demo.steps import ScenarioFailed, Step, Steps
 from gpumand.domain.errors import Busy
 
 WAIT_SEC = 15.0
@@ -31,10 +32,6 @@ REFRESH_SEC = 0.1
 CUSHION_MIB = 256
 
 Entry = Mapping[str, Any]
-
-
-class ScenarioFailed(Exception):
-    """A check failed; the message is one line."""
 
 
 @dataclass
@@ -47,7 +44,6 @@ class Scenario:
         screen: where steps and checks are printed.
         signals: signals that gpumand has sent so far.
         checks: number of checks that passed.
-        current_step: number and title of the running step, for error messages.
     """
 
     client: Client
@@ -55,7 +51,14 @@ class Scenario:
     screen: Screen
     signals: list[Signal] = field(default_factory=list)
     checks: int = 0
-    current_step: str = ""
+
+    def __post_init__(self) -> None:
+        self._runner = Steps(self.screen, self.client.status)
+
+    @property
+    def current_step(self) -> str:
+        """Number and title of the running step, for error messages."""
+        return self._runner.current
 
     async def run(self) -> None:
         """Run all steps.
@@ -68,34 +71,32 @@ class Scenario:
         await self.client.listen(self._on_signal)
         refresher = asyncio.ensure_future(self._refresh_bars())
         try:
-            for number, (title, run_step) in enumerate(self._steps(), 1):
-                self.current_step = f"step {number} ({title})"
-                self.screen.step(number, title)
-                await run_step()
-                self.screen.show(await self.client.status())
-                self.screen.print_device()
-                await self.screen.pause()
+            await self._runner.run(self._steps())
         finally:
             # An error of the refresher itself must not hide the error of a step.
             refresher.cancel()
             with suppress(asyncio.CancelledError, Exception):
                 await refresher
 
-    def _steps(self) -> list[tuple[str, Callable[[], Coroutine[Any, Any, None]]]]:
+    def _steps(self) -> list[Step]:
+        sizes = join_names([f"{one.name} ({mib(one.mib)})" for one in (IMAGE, VOICE, LANGUAGE)])
+        image_title = f"{IMAGE.name} ({IMAGE.description}, {mib(IMAGE.mib)}) is leased and loads on its first request"
+        voice_title = f"{VOICE.name} ({VOICE.description}, {mib(VOICE.mib)}) is leased; both fit"
+        plan_title = f"{LANGUAGE.name} ({LANGUAGE.description}, {mib(LANGUAGE.mib)}) does not fit: the plan"
+        lease_title = f"{LANGUAGE.name} is leased: gpumand evicts {IMAGE.name} to make room"
+        both = f"Leases on {IMAGE.name}, then {VOICE.name}"
         return [
-            ("No model is loaded", self._check_start),
-            (
-                f"{IMAGE.name} ({IMAGE.description}, {mib(IMAGE.mib)}) is leased and loads on its first request",
-                self._lease_image_service,
+            Step("No model is loaded", self._check_start, f"{mib(TOTAL_MIB)} for {sizes}"),
+            Step(image_title, self._lease_image_service, both),
+            Step(voice_title, self._lease_voice_service),
+            Step(plan_title, self._plan_language_model, f"The plan for a request for {LANGUAGE.name}"),
+            Step(lease_title, self._lease_language_model, f"A lease on {LANGUAGE.name}", shows_device=True),
+            Step(
+                f"{IMAGE.name} is requested while {LANGUAGE.name} is leased",
+                self._request_leased_memory,
+                f"A request for {IMAGE.name} while {LANGUAGE.name} is leased is refused",
             ),
-            (f"{VOICE.name} ({VOICE.description}, {mib(VOICE.mib)}) is leased; both fit", self._lease_voice_service),
-            (
-                f"{LANGUAGE.name} ({LANGUAGE.description}, {mib(LANGUAGE.mib)}) does not fit: the plan",
-                self._plan_language_model,
-            ),
-            (f"{LANGUAGE.name} is leased: gpumand evicts {IMAGE.name} to make room", self._lease_language_model),
-            (f"{IMAGE.name} is requested while {LANGUAGE.name} is leased", self._request_leased_memory),
-            ("Final checks", self._check_counters),
+            Step("Final checks", self._check_counters),
         ]
 
     # -- the steps -----------------------------------------------------------------------------------------------
@@ -127,11 +128,12 @@ class Scenario:
         await self._check_resident(IMAGE, f"{IMAGE.name} is still resident")
         await self._release(lease, VOICE)
         self._check(await self._evictions() == 0, "no service has been evicted so far")
+        self.screen.story("Both fit, so nothing is evicted. They stay loaded when their leases end.")
 
     async def _plan_language_model(self) -> None:
         before = await self.client.status()
         plan = await self.client.plan(LANGUAGE.name, {})
-        self.screen.lines(plan_lines(plan, self.screen.theme))
+        self.screen.details(plan_lines(plan, self.screen.theme))
         victims = [one["consumer"] for one in plan["evictions"]]
         spared = [one["consumer"] for one in plan["spared"]]
         free = before["devices"][0]["free_mib"]
@@ -153,6 +155,9 @@ class Scenario:
         after = await self.client.status()
         is_unchanged = _status_facts(before) == _status_facts(after)
         self._check(is_unchanged, "requesting the plan changed nothing", _status_facts(after))
+        self.screen.story(
+            f"It needs {mib(plan['need_mib'])}, {mib(free)} is free: it would evict {IMAGE.name}, not {VOICE.name}."
+        )
 
     async def _lease_language_model(self) -> None:
         signals_before = len(self.signals)
@@ -163,6 +168,13 @@ class Scenario:
         self._check(status["stats"]["evictions"] == 1, "gpumand counts exactly 1 eviction", status["stats"])
         await self._check_unloaded(IMAGE)
         await self._check_untouched(VOICE)
+        eviction = await self._wait_for_signal("EvictionOccurred", signals_before)
+        freed = f"{mib(eviction.body[2])} free after {usec(eviction.body[5]['duration_usec'])}"
+        waited = usec(grant["waited_usec"])
+        self.screen.story(
+            f"{IMAGE.name} is asked to unload, and the GPU shows {freed}. "
+            f"Then {LANGUAGE.name} is loaded: {waited} in all."
+        )
         self._lease = lease
 
     async def _request_leased_memory(self) -> None:
@@ -174,6 +186,7 @@ class Scenario:
             self._check(
                 is_busy, f"a request for {IMAGE.name} that does not wait is refused: Busy ({error.message})", f"{error}"
             )
+            self.screen.story(error.message)
         else:
             raise ScenarioFailed(f"{IMAGE.name} was granted although {LANGUAGE.name} is leased")
         self._check(await self._evictions() == 1, "the refused request evicted nothing")

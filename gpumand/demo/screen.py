@@ -1,11 +1,16 @@
-"""Output of the demonstration: on a terminal, text above bars that update in place; elsewhere, text only."""
+"""Output of the demonstration: on a terminal, text above bars that update in place; elsewhere, text only.
+
+The story fits a terminal of 24 lines together with the bars. With ``verbose`` the steps, checks and signals are printed
+instead of it.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Mapping, Sequence
-from types import TracebackType
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 from rich.console import Console, Group
@@ -23,12 +28,21 @@ from gpumand.demo.picture import picture
 PAUSE_SEC = 0.9
 """Pause after each step on a terminal, so that a person can read, in seconds."""
 
+STORY_WIDTH = 80
+
 
 class Screen:
-    """Prints the steps and checks of the demonstration; a context manager."""
+    """Prints the story of the demonstration, or its steps and checks.
 
-    def __init__(self) -> None:
+    Args:
+        verbose: print every step, check and signal, instead of the story.
+    """
+
+    def __init__(self, *, verbose: bool = False) -> None:
         self.theme = theme_for(sys.stdout, GlobalOptions())
+        # The story has the same lines in a log as on a terminal, where it fits together with the bars.
+        self._story_theme = replace(self.theme, width=min(self.theme.width, STORY_WIDTH), fit_to_width=True)
+        self._is_verbose = verbose
         self._is_terminal = is_screen(sys.stdout)
         self._console = Console(
             file=sys.stdout,
@@ -37,31 +51,54 @@ class Screen:
             highlight=False,
             width=self.theme.width,
         )
-        self._live = Live(console=self._console, auto_refresh=False, transient=False) if self._is_terminal else None
+        self._live: Live | None = None
         self._status: Mapping[str, Any] | None = None
 
-    def __enter__(self) -> Screen:
-        if self._live is not None:
-            self._live.start()
-        return self
+    @contextmanager
+    def bars(self, *, stay: bool = True) -> Iterator[None]:
+        """Show bars below the text while a block runs, if the output is a terminal.
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._live is not None:
-            self._live.stop()
+        Args:
+            stay: leave the bars on the screen at the end of the block.
+        """
+        if not self._is_terminal:
+            yield
+            return
+        with Live(console=self._console, auto_refresh=False, transient=not stay) as self._live:
+            yield
+        self._live = None
 
     def title(self, text: str) -> None:
-        """Print an introduction or a final sentence."""
-        self._print([*wrapped(text, self.theme, first=" "), Text()])
+        """Print an introduction or a final sentence; an empty line separates it from steps."""
+        self._print([*wrapped(text, self._story_theme, first=" "), *([Text()] if self._is_verbose else [])])
+
+    def chapter(self, number: int, text: str) -> None:
+        """Print the heading of a part of the story."""
+        if not self._is_verbose:
+            self.heading(number, text)
+
+    def story(self, text: str) -> None:
+        """Print what has happened, below the heading of its part."""
+        if not self._is_verbose:
+            self._print(wrapped(clean(text), self._story_theme, first="    "))
+
+    def heading(self, number: int, text: str) -> None:
+        """Print a heading."""
+        self._print(wrapped(text, self._story_theme, first=f" {number}  ", style="bold"))
+
+    def fact(self, word: str, text: str) -> None:
+        """Print a word and what it stands for."""
+        self._print(wrapped(clean(text), self._story_theme, first=f"    {word}"))
 
     def step(self, number: int, text: str) -> None:
         """Print the title of a step."""
-        self._print([Text(), Text(f" {number}  {text}", style="bold")])
+        if self._is_verbose:
+            self._print([Text(), Text(f" {number}  {text}", style="bold")])
 
     def check_passed(self, text: str) -> None:
         """Print a check that passed."""
-        self._marked("✓", "ok", "green", text)
+        if self._is_verbose:
+            self._marked("✓", "ok", "green", text)
 
     def check_failed(self, text: str) -> None:
         """Print a check that failed."""
@@ -69,12 +106,13 @@ class Screen:
 
     def signal(self, text: str) -> None:
         """Print a signal of the daemon; "" prints nothing."""
-        if text:
+        if text and self._is_verbose:
             self._marked("»", ">", "cyan", clean(text))
 
-    def lines(self, lines: Sequence[Line]) -> None:
+    def details(self, lines: Sequence[Line]) -> None:
         """Print lines that are already formatted."""
-        self._print([Text("    ").append_text(line.to_rich()) for line in lines])
+        if self._is_verbose:
+            self._print([Text("    ").append_text(line.to_rich()) for line in lines])
 
     def plain(self, text: str = "") -> None:
         """Print a line without wrapping it, for example a command to copy."""
@@ -88,21 +126,31 @@ class Screen:
         """Update the bars with a new status."""
         self._status = status
         if self._live is not None:
-            rule = Text(("─" if self.theme.unicode else "-") * min(self.theme.width - 1, 100), style="bright_black")
-            self._live.update(Group(rule, *picture(status, self.theme)), refresh=True)
+            self._live.update(Group(*self._rule(), *picture(status, self.theme)), refresh=True)
 
-    def print_device(self) -> None:
-        """Print the bar of the device once, if the output is not a terminal with bars that update."""
-        if self._live is None and self._status is not None:
+    def print_device(self, *, is_in_story: bool) -> None:
+        """Print the bar of the device once, if the output is not a terminal with bars that update.
+
+        Args:
+            is_in_story: print it in the story too, not only with all steps.
+        """
+        if self._live is None and self._status is not None and (self._is_verbose or is_in_story):
             device = self._status["devices"][0]
             if device.get("total_mib"):
                 parts = shares(device, self._status["consumers"])
-                self._print([bar(device, parts, self.theme), *legend(device, parts, self.theme)])
+                theme = self.theme if self._is_verbose else self._story_theme
+                self._print([bar(device, parts, theme), *legend(device, parts, theme)])
 
     async def pause(self, seconds: float = PAUSE_SEC) -> None:
         """Wait on a terminal, so that a person can read."""
         if self._is_terminal:
             await asyncio.sleep(seconds)
+
+    def _rule(self) -> list[Text]:
+        """A line between steps and bars; the story needs its place."""
+        if not self._is_verbose:
+            return []
+        return [Text(("─" if self.theme.unicode else "-") * min(self.theme.width - 1, 100), style="bright_black")]
 
     def _marked(self, mark: str, plain: str, style: str, text: str) -> None:
         shown = mark if self.theme.unicode else plain

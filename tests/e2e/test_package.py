@@ -145,6 +145,14 @@ def test_installed_package_runs_without_any_configuration_of_ours(installed: Mac
         installed.run(["man", "--where", page])
 
 
+@pytest.mark.parametrize("flags", [(), ("--faults",)])
+def test_demo_works_for_a_user_of_the_package_without_a_gpu(installed: Machine, flags: tuple[str, ...]) -> None:
+    said = installed.run(["gpumanctl", "demo", *flags], user="nobody", timeout=150)
+    assert said.stderr == ""
+    assert re.search(r"All \d+ (checks passed|faults had the expected outcome)", said.stdout), said.stdout
+    assert installed.run(["pgrep", "-u", "nobody"], check=False).stdout == ""
+
+
 def test_installed_interface_is_what_the_daemon_shows(installed: Machine) -> None:
     for path, interface in ((ROOT, "Manager"), (f"{ROOT}/device/0", "Device")):
         live = installed.run(

@@ -99,6 +99,13 @@ def files(machine: Machine) -> set[str]:
     }
 
 
+def test_demo_runs_from_the_wheel_before_any_setup(bare: Machine) -> None:
+    said = bare.run([CTL, "demo"], user="nobody", timeout=120)
+    assert said.stderr == ""
+    assert "checks passed" in said.stdout
+    assert f"More: {CTL} demo --faults" in said.stdout
+
+
 def test_setup_installs_a_working_system_service_and_removes_it_again(bare: Machine) -> None:
     before = files(bare)
     planned = bare.run([CTL, "setup", "--dry-run"]).stdout

@@ -5,17 +5,22 @@ from __future__ import annotations
 import asyncio
 import os
 import re
-import shlex
 import signal
 import sys
 import tempfile
 import urllib.request
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from pathlib import Path
 
+import pyte
 import pytest
 
+from gpumand.demo.fault_host import SERVICES, FaultHost, NotSeen
+from gpumand.demo.faults import crash_at_start, late_free, lying_unload
 from tests.integration.cli.ctl import Ctl, Result, Screen
 
+ROOT = Path(__file__).resolve().parents[2]
 DEMO = (sys.executable, "-m", "gpumand.demo")
 LIMIT_SEC = 100
 
@@ -48,10 +53,16 @@ def _read(path: Path) -> str:
         return ""
 
 
-async def start(*args: str) -> asyncio.subprocess.Process:
+async def start(*args: str, **changes: str) -> asyncio.subprocess.Process:
     pipe = asyncio.subprocess.PIPE
     return await asyncio.create_subprocess_exec(
-        *DEMO, *args, stdin=asyncio.subprocess.DEVNULL, stdout=pipe, stderr=pipe, start_new_session=True
+        *DEMO,
+        *args,
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=pipe,
+        stderr=pipe,
+        env=os.environ | changes,
+        start_new_session=True,
     )
 
 
@@ -67,17 +78,85 @@ async def finished(process: asyncio.subprocess.Process) -> Result:
 
 
 async def test_scenario_succeeds_and_counts_every_check() -> None:
-    result = await finished(await start())
+    result = await finished(await start("--verbose"))
     assert (result.code, result.err) == (0, "")
     assert "\x1b" not in result.out
     assert len(re.findall(r"» evicted ", result.out)) == 1
     assert re.search(r"evicted comfyui from GPU 0 by http: 13\.0 GiB freed in .* to make room for llm", result.out)
     assert "✓ mvoice was not touched and still uses 2.8 GiB" in result.out
-    assert "✓ openai got: qwen3 says hello" in result.out
-    assert "✓ ollama got: gemma3 says hello" in result.out
+    assert "✓ the openai package got: qwen3 says hello" in result.out
+    assert "✓ the ollama package got: gemma3 says hello" in result.out
     assert "✓ curl got its answer from gemma3" in result.out
     (number,) = re.findall(r"All (\d+) checks passed", result.out)
     assert len(re.findall(r"^    ✓ ", result.out, re.MULTILINE)) == int(number) >= 55
+
+
+async def test_story_fits_a_terminal_of_24_lines_together_with_its_bars() -> None:
+    screen = await Screen.start(Ctl(""), argv=DEMO)
+    for text in ("The plan for", "A lease on llm", "Unchanged programs", "Both at once", "demo --run"):
+        await screen.wait_for(text)
+    assert await screen.end() == 0
+    terminal = pyte.HistoryScreen(80, 24)
+    pyte.ByteStream(terminal).feed(screen.seen)
+    assert len(terminal.history.top) == 0, "lines were scrolled off the terminal"
+    used = [line for line in terminal.display if line.strip()]
+    assert len(used) <= 23, "no line is left for the prompt"
+    assert "simulated GPU" in used[0]
+
+
+async def test_story_in_a_log_fits_24_lines_and_counts_the_same_checks() -> None:
+    result = await finished(await start())
+    assert (result.code, result.err) == (0, "")
+    lines = result.out.splitlines()
+    assert len(lines) <= 23
+    assert max(map(len, lines)) <= 80
+    assert re.search(r"the GPU shows 13\.0 GiB free after .* Then llm is loaded", " ".join(result.out.split()))
+    assert re.search(r"leased is refused\n    comfyui needs 13.0 GiB, but 14.0 GiB", result.out)
+    assert int(re.findall(r"All (\d+) checks passed", result.out)[0]) >= 55
+
+
+async def test_faults_have_the_expected_outcome() -> None:
+    result = await finished(await start("--faults"))
+    assert (result.code, result.err) == (0, ""), result.out
+    assert len(re.findall(r"^    expected: ", result.out, re.MULTILINE)) == 7
+    assert len(re.findall(r"^    seen:     ", result.out, re.MULTILINE)) == 7
+    assert "render-job" in result.out
+    assert result.out.splitlines()[-1].startswith(" All 7 faults had the expected outcome")
+
+
+@pytest.mark.parametrize(
+    ("fault", "healthy", "why"),
+    [
+        (late_free, "late", "late frees its memory late"),
+        (lying_unload, "liar", "liar.service is stopped"),
+        (crash_at_start, "broken", "the request for broken was granted"),
+    ],
+)
+async def test_fault_that_does_not_occur_is_reported(
+    fault: Callable[[FaultHost], Awaitable[str]], healthy: str, why: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The checks can fail: a service without its fault does not have the outcome of the fault."""
+    services = tuple(replace(one, flags=(), command=()) if one.name == healthy else one for one in SERVICES)
+    monkeypatch.setattr("gpumand.demo.fault_host.SERVICES", services)
+    async with FaultHost() as host:
+        with pytest.raises(NotSeen, match=why):
+            await fault(host)
+
+
+@pytest.mark.parametrize("packages", ["none", "none, and no curl"])
+async def test_installed_gpumand_without_client_packages_uses_plain_requests(tmp_path: Path, packages: str) -> None:
+    """Nothing but gpumand and its dependencies is needed: the packages openai and ollama belong to a checkout."""
+    (tmp_path / "sitecustomize.py").write_text(
+        "import importlib.util, shutil\n"
+        "find, which = importlib.util.find_spec, shutil.which\n"
+        "importlib.util.find_spec = lambda name, *rest: None if name in ('openai', 'ollama') else find(name, *rest)\n"
+        + ("shutil.which = lambda name, *rest: None if name == 'curl' else which(name)\n" if "curl" in packages else "")
+    )
+    path = os.pathsep.join(filter(None, [str(tmp_path), os.environ.get("PYTHONPATH", ""), str(ROOT)]))
+    result = await finished(await start(PYTHONPATH=path))
+    assert (result.code, result.err) == (0, "")
+    program = "Python's urllib" if "curl" in packages else "curl"
+    assert f'{program} at /v1/chat/completions: "qwen3 says hello"' in " ".join(result.out.split())
 
 
 @pytest.mark.parametrize(
@@ -101,7 +180,7 @@ async def test_misbehaving_service_fails_the_demonstration(fault: str, step: str
 async def test_ctrl_c_stops_everything_and_restores_the_screen() -> None:
     screen = await Screen.start(Ctl(""), argv=DEMO)
     await screen.wait_for("mvoice   unloaded")
-    await screen.wait_for("2  comfyui")
+    await screen.wait_for("Leases on comfyui")
     screen.type(b"\x03")
     assert await screen.end() == 130
     assert "All processes of the demonstration have been stopped" in screen.text
@@ -163,15 +242,20 @@ async def test_missing_dbus_daemon_is_reported_with_the_command_that_installs_it
     assert result.err == f"demo: dbus-daemon is not installed. Install it with: {sudo}dnf install -y dbus-daemon\n"
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root may install")
-async def test_root_on_debian_gets_dbus_daemon_installed(tmp_path: Path) -> None:
-    manager = tmp_path / "apt-get"
-    manager.write_text(f'#!/bin/sh\necho "$@" >> {shlex.quote(str(tmp_path / "calls"))}\n')
-    manager.chmod(0o755)
-    result = await without_dbus_daemon(tmp_path)
-    assert result.code == 1
-    assert "Installing it: apt-get install -y dbus" in result.err.splitlines()[0]
-    assert (tmp_path / "calls").read_text().splitlines() == ["update -q", "install -y dbus"]
+async def test_demo_of_gpumanctl_is_the_same(tmp_path: Path) -> None:
+    """gpumanctl starts it as another program, and imports nothing from the current directory."""
+    (tmp_path / "gpumand").mkdir()
+    (tmp_path / "gpumand/__init__.py").write_text("raise SystemExit('the wrong gpumand')\n")
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-P", "-m", "gpumand.cli", "demo", "--verbose"),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))},
+    )
+    result = await finished(process)
+    assert (result.code, result.err) == (0, "")
+    assert "✓ lease granted after" in result.out
 
 
 async def without_dbus_daemon(path: Path) -> Result:
