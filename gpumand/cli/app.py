@@ -55,6 +55,8 @@ SECTIONS: dict[str, dict[str, str]] = {
         "reload": "daemon:reload",
         "gpu": "gpu:gpu",
         "gateway": "gateway:gateway",
+        "connect": "connect:connect",
+        "disconnect": "connect:disconnect",
         "mcp": "mcp:mcp",
         "version": "version:version",
     },
