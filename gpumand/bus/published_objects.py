@@ -15,7 +15,7 @@ from gpumand.bus.arbiter_port import ArbiterPort
 from gpumand.bus.clients import Clients
 from gpumand.bus.connection import BusConnection, BusLost
 from gpumand.bus.interfaces import Interface
-from gpumand.bus.marshalling import EVICTION_SIGNATURE, eviction_body, text
+from gpumand.bus.marshalling import EVICTION_SIGNATURE, eviction_body
 from gpumand.bus.names import (
     CONSUMER,
     CONSUMER_PREFIX,
@@ -37,6 +37,7 @@ from gpumand.bus.properties import (
     lease_state,
     manager_state,
 )
+from gpumand.bus.wire_text import text
 from gpumand.domain.errors import NoSuchConsumer
 from gpumand.domain.events import (
     ConsumersChanged,
