@@ -200,7 +200,8 @@ class Arbiter:
             self.learning.record_request(consumer)
             entry = self._new_request(owner, consumer, options)
             entry.own_leases = self._nested.own_leases(owner, options)
-            self.scheduler.add(entry)
+            if not self.scheduler.grant_again(entry):
+                self.scheduler.add(entry)
             lease = await self._wait_for_result(entry)
         except GpumandError as error:
             self._admission.count_refusal(owner, consumer, error)

@@ -43,6 +43,7 @@ class Ledger:
         settings: settings of the scheduler.
         revision: incremented by every change that affects a view; views of the same revision are equal.
         learned: how many of these changes only concern the learned durations of a consumer.
+        counted: how many of them only concern the number of leases of a consumer that is leased before and after.
         sharing: groups of consumers that the same processes were found to belong to under this configuration.
     """
 
@@ -57,7 +58,7 @@ class Ledger:
         self.sharing: frozenset[frozenset[str]] = frozenset()
         self._has_new_source = False
         self._in_shared_units: frozenset[str] | None = None
-        self.revision = self.learned = 0
+        self.revision = self.learned = self.counted = 0
         self._host_available_mib: int | None = None
 
     # -- lookup -------------------------------------------------------------------------------------------------
@@ -84,13 +85,18 @@ class Ledger:
 
     def consumer(self, name: str) -> ConsumerState:
         """State of one consumer. Raises NoSuchConsumer."""
-        if name not in self._consumers:
+        state = self._consumers.get(name)
+        if state is None:
             raise no_such_consumer(name, self._consumers)
-        return self._consumers[name]
+        return state
 
     def lease(self, lease_id: str) -> Lease:
         """One lease. Raises NoSuchLease."""
         return self._leases.require(lease_id)
+
+    def lease_count_of(self, uid: int) -> int:
+        """Number of active leases of a user."""
+        return self._leases.count_of(uid)
 
     def lease_by_token(self, owner: Owner, lifetime: LeaseLifetime, token: str) -> Lease | None:
         """The active lease that an earlier request with the same token and owner received, or None."""
@@ -119,7 +125,7 @@ class Ledger:
             settings=self.settings,
             devices=dict(self._devices),
             consumers=shared_units.with_stop_blockers(self._consumers, now, self.sharing, self._in_shared_units),
-            leases=lease_slots.used(self.leases.values(), self._consumers),
+            leases=lease_slots.used(self._leases, self._consumers),
             jobs=dict(self._jobs),
             now=now,
             evict_failed=evict_failed,
@@ -128,7 +134,7 @@ class Ledger:
             host_available_mib=self._host_available_mib,
             consumer_leases=self._leases.by_consumer,
             realtime_usec=realtime_usec,
-            exclusive=lease_slots.exclusive(self.leases.values(), self._consumers),
+            exclusive=lease_slots.exclusive(self._leases, self._consumers),
         )
 
     def standing(self, lease: Lease) -> StandingLease:
@@ -351,6 +357,8 @@ class Ledger:
         state = self._consumers[lease.consumer]
         claim = self._claim_changes(state, devices, now)
         self.update(lease.consumer, leases=state.leases + 1, claimed_for_start=False, **claim)
+        if state.leases and not claim and not state.claimed_for_start and not lease.exclusive:
+            self.counted += 1
 
     def yield_lease(self, lease_id: str, now: float) -> Lease:
         """Give the consumer of a lease back for a while: it is no longer claimed by it, and may be evicted."""
@@ -397,7 +405,10 @@ class Ledger:
             return lease
         state = self._consumers[lease.consumer]
         self.update(lease.consumer, leases=state.leases - 1, lease_ended_usec=lease_ended_usec, idle_since=now)
-        self.release_claim(lease.consumer, now)
+        if state.leases > 1:
+            self.counted += not lease.exclusive
+        else:
+            self.release_claim(lease.consumer, now)
         return lease
 
     def _set_state(self, state: ConsumerState) -> None:
