@@ -1,7 +1,7 @@
-"""Grants that a queue pass would repeat: a further lease on a consumer that is resident and leased already.
+"""Grants that a queue pass would repeat: one lease after the other on a resident consumer.
 
-Where many clients use one service, nearly every lease is of this kind. Between two of them nothing changes but the
-number of leases, which no such decision depends on, so that they need neither a view nor a queue pass.
+Nearly every lease is of this kind. Between two of them nothing changes but the number of leases of the consumer, which
+no such decision depends on, so that they need neither a view nor a queue pass.
 ``tests/unit/arbiter/test_repeated_grants.py`` compares this short form with the queue pass on random demand.
 """
 
@@ -13,12 +13,15 @@ from gpumand.domain.decision import Decision
 from gpumand.domain.device import Devices
 from gpumand.domain.request import Verdict
 
+MAX_PLACES = 4096
+UNKNOWN: tuple[int, Devices] = -1, ()
+
 Key = tuple[str, Devices, bool]
 """What the decision about a request for a resident consumer depends on: consumer, devices, and own unit."""
 
 
 class RepeatedGrants:
-    """Remembers which requests a queue pass has granted at once, until the ledger changes.
+    """Remembers which requests queue passes have granted at once, until the ledger changes.
 
     Args:
         state: the arbiter's state.
@@ -26,8 +29,7 @@ class RepeatedGrants:
 
     def __init__(self, state: ArbiterState) -> None:
         self._state = state
-        self._places: dict[Key, Devices] = {}
-        self._revision = -1
+        self._places: dict[Key, tuple[int, Devices]] = {}
 
     def note(self, entry: WaitingRequest, decision: Decision) -> None:
         """Remember the decision of a queue pass about a request with no other one ahead of it.
@@ -37,22 +39,22 @@ class RepeatedGrants:
         is_plain = decision.resident and not decision.unread and not decision.needs_fresh_sample
         if decision.verdict is not Verdict.GRANT or not is_plain or not _may_repeat(entry):
             return
-        self._follow_ledger()
-        self._places[_key(entry)] = decision.place
+        if len(self._places) >= MAX_PLACES:
+            self._places.clear()
+        self._places[_key(entry)] = self._revision_for(entry), decision.place
 
     def place(self, entry: WaitingRequest) -> Devices:
         """The devices on which a request is to be granted a lease at once; () = a queue pass must decide."""
-        self._follow_ledger()
         # With a limited number of leases on a device, each one matters for the next.
-        if not self._places or self._state.settings.scheduler.concurrent_leases or not _may_repeat(entry):
+        if self._state.ledger.settings.concurrent_leases or not _may_repeat(entry):
             return ()
-        return self._places.get(_key(entry), ())
+        revision, place = self._places.get(_key(entry), UNKNOWN)
+        return place if revision == self._revision_for(entry) else ()
 
-    def _follow_ledger(self) -> None:
-        revision = self._state.ledger.revision - self._state.ledger.learned - self._state.ledger.counted
-        if revision != self._revision:
-            self._revision = revision
-            self._places.clear()
+    def _revision_for(self, entry: WaitingRequest) -> int:
+        """The revision of the ledger without the changes that do not matter to this request."""
+        ledger = self._state.ledger
+        return ledger.revision - ledger.learned - ledger.counted - ledger.own_leases.get(entry.request.consumer, 0)
 
 
 def _may_repeat(entry: WaitingRequest) -> bool:

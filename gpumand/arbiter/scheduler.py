@@ -75,7 +75,7 @@ class Scheduler:
         self._reserved_for_manual: Counter[int] = Counter()
         self._sampling = False
         self._closed = False
-        self._stepped = asyncio.Event()
+        self._stepped, self._is_step_awaited = asyncio.Event(), False
         self._next_step: asyncio.Handle | None = None
 
     # -- the queue -----------------------------------------------------------------------------------------------
@@ -101,6 +101,7 @@ class Scheduler:
 
     def next_step(self) -> Awaitable[object]:
         """An awaitable that ends with the next ``step`` after this call, even if it is awaited later."""
+        self._is_step_awaited = True
         return self._stepped.wait()
 
     @contextlib.contextmanager
@@ -121,6 +122,7 @@ class Scheduler:
             return False
         place = self._repeated.place(entry)
         if place:
+            self._queue.charge(entry)
             self._outcomes.grant(entry, place)
         return bool(place)
 
@@ -154,8 +156,9 @@ class Scheduler:
         finally:
             # Callers that wait already hold the old event, which stays set; the next call of next_step() gets the new
             # one.
-            self._stepped.set()
-            self._stepped = asyncio.Event()
+            if self._is_step_awaited:
+                self._stepped.set()
+                self._stepped, self._is_step_awaited = asyncio.Event(), False
 
     def _pass_and_publish(self, *, is_for_new: bool) -> None:
         entries = () if self._closed else self._queue.in_order()

@@ -44,6 +44,8 @@ class Ledger:
         revision: incremented by every change that affects a view; views of the same revision are equal.
         learned: how many of these changes only concern the learned durations of a consumer.
         counted: how many of them only concern the number of leases of a consumer that is leased before and after.
+        own_leases: by consumer, how many of them are the begin or the end of its only lease, where all of its memory is
+            part of the readings. They matter to requests for other consumers only, which may need its memory.
         sharing: groups of consumers that the same processes were found to belong to under this configuration.
     """
 
@@ -59,6 +61,7 @@ class Ledger:
         self._has_new_source = False
         self._in_shared_units: frozenset[str] | None = None
         self.revision = self.learned = self.counted = 0
+        self.own_leases: dict[str, int] = {}
         self._host_available_mib: int | None = None
 
     # -- lookup -------------------------------------------------------------------------------------------------
@@ -357,8 +360,7 @@ class Ledger:
         state = self._consumers[lease.consumer]
         claim = self._claim_changes(state, devices, now)
         self.update(lease.consumer, leases=state.leases + 1, claimed_for_start=False, **claim)
-        if state.leases and not claim and not state.claimed_for_start and not lease.exclusive:
-            self.counted += 1
+        self._note_lease_change(lease, state, changes=1)
 
     def yield_lease(self, lease_id: str, now: float) -> Lease:
         """Give the consumer of a lease back for a while: it is no longer claimed by it, and may be evicted."""
@@ -405,11 +407,21 @@ class Ledger:
             return lease
         state = self._consumers[lease.consumer]
         self.update(lease.consumer, leases=state.leases - 1, lease_ended_usec=lease_ended_usec, idle_since=now)
-        if state.leases > 1:
-            self.counted += not lease.exclusive
-        else:
+        revision = self.revision - 1
+        if state.leases == 1:
             self.release_claim(lease.consumer, now)
+        self._note_lease_change(lease, state, self.revision - revision)
         return lease
+
+    def _note_lease_change(self, lease: Lease, before: ConsumerState, changes: int) -> None:
+        """Count changes that only concern the leases of a consumer, after the begin or the end of a lease."""
+        after = self._consumers[lease.consumer]
+        if lease.exclusive or lease.reservation is not None or before.claimed_for_start:
+            return
+        if before.leases and after.leases and before.claimed:
+            self.counted += changes
+        elif before.footprint_seen and after.footprint_seen and before.devices == after.devices:
+            self.own_leases[lease.consumer] = self.own_leases.get(lease.consumer, 0) + changes
 
     def _set_state(self, state: ConsumerState) -> None:
         self.revision += 1

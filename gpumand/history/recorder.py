@@ -24,6 +24,10 @@ MAX_ACTIVE_LEASES = 4096
 """Maximum number of leases whose request is remembered for the demand log; far above the limit on leases."""
 
 
+RECORDED = frozenset({EvictionOccurred, EvictionFailed, LoadFinished, RequestGranted, RequestRefused, LeaseEnded})
+"""The types of events that have a history entry."""
+
+
 @dataclass(frozen=True, slots=True)
 class _GrantedRequest:
     arrived_usec: int
@@ -84,6 +88,8 @@ class HistoryRecorder:
 
 def _entry(event: Event, now_usec: int) -> HistoryEntry | None:
     """The history entry for an event; None for an event that only reports a change of state."""
+    if type(event) not in RECORDED:
+        return None
     entry: HistoryEntry | None = None
     match event:
         case EvictionOccurred(report):
