@@ -227,7 +227,6 @@ class Leases:
         if not self._unobserved.leaves_nothing_to_reconcile(lease.consumer):
             self._reconciler.reconcile(lease.consumer)
         self._state.ledger.prune(self._state.settings.consumers)
-        self._state.publish_changes()
         if lease_id in self._announced:
             self._announced.discard(lease_id)
             self._state.publish(end)

@@ -6,6 +6,7 @@ from a log: the bus closes the connection of a client that sends invalid UTF-8 o
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any
 
 from dbus_fast import Variant
@@ -32,10 +33,16 @@ _INTEGER_LIMITS = {"u": (0, 2**32 - 1), "t": (0, 2**64 - 1), "i": (-(2**31), 2**
 _EMPTY_TEXT, _TRUE, _FALSE = Variant("s", ""), Variant("b", True), Variant("b", False)
 
 
+@lru_cache(maxsize=256)
+def _text_variant(value: str) -> Variant:
+    """A text as a Variant; the same few names and words are in most messages."""
+    return Variant("s", text(value))
+
+
 def variant(signature: str, value: Any) -> Variant:
     """Return a Variant that can always be marshalled: text is sanitized, integers are clamped to their type."""
     if signature == "s":
-        return Variant("s", text(value)) if value else _EMPTY_TEXT
+        return _text_variant(value) if value else _EMPTY_TEXT
     if signature == "b":
         return _TRUE if value else _FALSE
     if signature == "as":
