@@ -228,7 +228,7 @@ class PublishedObjects:
     def _set_consumer(self, name: str, touched: Collection[str] = ()) -> None:
         path = consumer_path(name)
         try:
-            state = consumer_state(self._arbiter.consumer_status(name))
+            state = consumer_state(self._arbiter.announced_consumer(name))
         except NoSuchConsumer:
             # A reload of the configuration removed the consumer.
             self._tree.remove(path)

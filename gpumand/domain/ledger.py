@@ -122,12 +122,10 @@ class Ledger:
         realtime_usec: int = 0,
     ) -> View:
         """A frozen copy of the state at this moment, for a decision; View describes the arguments."""
-        if self._in_shared_units is None:
-            self._in_shared_units = shared_units.in_shared_units(self._consumers)
         return View(
             settings=self.settings,
             devices=dict(self._devices),
-            consumers=shared_units.with_stop_blockers(self._consumers, now, self.sharing, self._in_shared_units),
+            consumers=shared_units.with_stop_blockers(self._consumers, now, self.sharing, self.in_shared_units),
             leases=lease_slots.used(self._leases, self._consumers),
             jobs=dict(self._jobs),
             now=now,
@@ -139,6 +137,13 @@ class Ledger:
             realtime_usec=realtime_usec,
             exclusive=lease_slots.exclusive(self._leases, self._consumers),
         )
+
+    @property
+    def in_shared_units(self) -> frozenset[str]:
+        """Names of the consumers whose unit, container or processes other consumers share."""
+        if self._in_shared_units is None:
+            self._in_shared_units = shared_units.in_shared_units(self._consumers)
+        return self._in_shared_units.union(*self.sharing) if self.sharing else self._in_shared_units
 
     def standing(self, lease: Lease) -> StandingLease:
         """What a decision needs to know of a lease."""

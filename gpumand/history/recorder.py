@@ -45,6 +45,8 @@ class HistoryRecorder:
 
     def publish(self, event: Event) -> None:
         """Record an event, if it is of a kind that is recorded."""
+        if type(event) not in RECORDED:
+            return
         now_usec = self._clock.realtime_usec()
         entry = _entry(event, now_usec)
         if entry is not None:
@@ -88,8 +90,6 @@ class HistoryRecorder:
 
 def _entry(event: Event, now_usec: int) -> HistoryEntry | None:
     """The history entry for an event; None for an event that only reports a change of state."""
-    if type(event) not in RECORDED:
-        return None
     entry: HistoryEntry | None = None
     match event:
         case EvictionOccurred(report):
