@@ -85,9 +85,7 @@ class CallServer:
         send_reply: sends the reply to a call, with a signature and a body; raises BusLost too.
     """
 
-    def __init__(
-        self, send: Callable[[Message], None], send_reply: Callable[[Message, str, list[Any]], None]
-    ) -> None:
+    def __init__(self, send: Callable[[Message], None], send_reply: Callable[[Message, str, list[Any]], None]) -> None:
         self._send, self._send_reply = send, send_reply
         self._handler: Handler = reject_call
         self._waiting: dict[str, set[asyncio.Task[None]]] = {}

@@ -28,8 +28,8 @@ from gpumand.bus.error_text import without_name
 from gpumand.bus.inlet import MAX_BODY_BYTES, Inlet
 from gpumand.bus.machine_id import read_machine_id
 from gpumand.bus.names import DBUS, DBUS_PATH, PEER
-from gpumand.bus.send_queue import Lane, SendQueue
 from gpumand.bus.reply_encoder import ReplyEncoder
+from gpumand.bus.send_queue import Lane, SendQueue
 from gpumand.bus.signal_encoder import SignalEncoder
 from gpumand.bus.signal_matches import MatchRule, Signal, SignalRouter, Subscription
 from gpumand.bus.utf8_text import COUNTS_CHARACTERS, with_byte_lengths

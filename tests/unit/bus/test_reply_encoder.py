@@ -18,9 +18,7 @@ REPLIES: list[tuple[str, list[Any]]] = [
 
 
 def call(sender: str, serial: int) -> Message:
-    return Message(
-        "org.gpumand1", "/org/gpumand1", "org.gpumand1.Manager", "Acquire", sender=sender, serial=serial
-    )
+    return Message("org.gpumand1", "/org/gpumand1", "org.gpumand1.Manager", "Acquire", sender=sender, serial=serial)
 
 
 @pytest.mark.parametrize(("signature", "body"), REPLIES)
