@@ -12,7 +12,7 @@ from typing import Any
 
 import aiohttp
 
-from gpumand.fleet.etcd_errors import FAILED_PRECONDITION, EtcdError, as_store_error, tls_failure
+from gpumand.fleet.etcd_errors import FAILED_PRECONDITION, EtcdError, as_store_error, plain_refusal, tls_failure
 from gpumand.fleet.store import Denied, StoreError, StoreUnavailable, UnknownOutcome
 
 MAX_ANSWER_BYTES = 16 * 1024 * 1024
@@ -294,6 +294,8 @@ def error_of(answer: Json) -> EtcdError | None:
 def _checked(endpoint: str, status: int, text: bytes) -> Json:
     """The parsed answer. Raises EtcdError for one that is an error, and _Failed for one that is not etcd's."""
     answer = parse_answer(text)
+    if answer is None and (refusal := plain_refusal(text)) is not None:
+        raise refusal
     if answer is None:
         raise _Failed(f"{endpoint} does not answer like etcd (HTTP {status})", sent=True)
     if (error := error_of(answer)) is not None:

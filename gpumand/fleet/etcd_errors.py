@@ -10,6 +10,7 @@ import ssl
 from collections.abc import Iterator
 
 from gpumand.fleet.store import Denied, StoreError, StoreUnavailable
+from gpumand.fleet.tls import explained
 
 INVALID_ARGUMENT = 3
 NOT_FOUND = 5
@@ -59,6 +60,12 @@ class EtcdError(Exception):
         return self.code == RESOURCE_EXHAUSTED or self.is_final or self.is_refusal
 
 
+def plain_refusal(answer: bytes) -> EtcdError | None:
+    """The refusal of a certificate with a common name, the only error that etcd does not write as JSON."""
+    found = _COMMON_NAME.encode() in answer
+    return EtcdError(PERMISSION_DENIED, answer.decode(errors="replace")) if found else None
+
+
 def as_store_error(error: EtcdError, what: str) -> StoreError:
     """The error of the port for an error answer.
 
@@ -77,20 +84,14 @@ def as_store_error(error: EtcdError, what: str) -> StoreError:
 
 
 def tls_failure(error: BaseException) -> str:
-    """Why TLS failed, in a few words; "" if the failure has nothing to do with TLS."""
+    """Why TLS failed, with what to do; "" if the failure has nothing to do with TLS."""
     for one in _causes(error):
-        if isinstance(one, ssl.SSLCertVerificationError):
-            return f"its certificate is not accepted here ({one.verify_message})"
         # A connection that ends without a closing alert is one that failed, not a certificate that was refused.
-        if isinstance(one, ssl.SSLError) and not isinstance(one, ssl.SSLEOFError | ssl.SSLZeroReturnError):
-            return f"TLS failed ({_reason(one)})"
-        if "_ALERT_" in str(one):  # aiohttp makes a plain OSError of an alert that arrives after the handshake
-            return f"it does not accept the certificate of this host ({str(one)[:120]})"
+        if isinstance(one, ssl.SSLEOFError | ssl.SSLZeroReturnError):
+            return ""
+        if isinstance(one, ssl.SSLError | ssl.CertificateError):
+            return explained(one)
     return ""
-
-
-def _reason(error: ssl.SSLError) -> str:
-    return str(error.reason or "unknown reason").replace("_", " ").lower()
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:

@@ -17,6 +17,9 @@ from gpumand.fleet.store import Change, Denied, Interrupted, Listing, Removed, S
 
 MAX_MESSAGE_BYTES = 4 * 1024 * 1024
 PAUSE_SEC = 0.5
+QUIET_SEC = 3.0
+"""After this long without a message a watch checks that its member still has a leader. A member on the wrong side of a
+partition keeps the connection open and is silent."""
 
 
 class EtcdWatch:
@@ -25,14 +28,11 @@ class EtcdWatch:
     Args:
         client: the client.
         prefix: prefix of the keys.
-        quiet_sec: after this long without a message the watch checks that its member still has a leader. A member on
-            the wrong side of a partition keeps the connection open and is silent.
     """
 
-    def __init__(self, client: EtcdClient, prefix: str, quiet_sec: float = 3.0) -> None:
+    def __init__(self, client: EtcdClient, prefix: str) -> None:
         self._client = client
         self._prefix = prefix
-        self._quiet_sec = quiet_sec
         self._what = f"a watch of {prefix}"
 
     async def changes(self) -> AsyncGenerator[Change, None]:
@@ -85,7 +85,7 @@ class EtcdWatch:
         """The next line; None at the end of the stream."""
         reading = asyncio.ensure_future(lines.next())
         try:
-            while not (await asyncio.wait([reading], timeout=self._quiet_sec))[0]:
+            while not (await asyncio.wait([reading], timeout=QUIET_SEC))[0]:
                 await self._check_member(endpoint)
             return reading.result()
         finally:
