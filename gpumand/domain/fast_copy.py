@@ -17,10 +17,8 @@ def copy_with(value: T, **changes: Any) -> T:
         value: an object of a frozen dataclass without slots and without ``__post_init__``.
         changes: the new values by field.
     """
-    fields = value.__dict__
+    assert changes.keys() <= value.__dict__.keys(), f"{type(value).__name__} has no such field"
     other = object.__new__(type(value))
-    copied = other.__dict__
-    copied.update(fields)
-    copied.update(changes)
-    assert len(copied) == len(fields), f"{type(value).__name__} has no such field as one of {list(changes)}"
+    other.__dict__.update(value.__dict__)
+    other.__dict__.update(changes)
     return other

@@ -1,19 +1,6 @@
-"""The program ``gpumand-gateway``, also as ``python -m gpumand.gateway``."""
+"""``python -m gpumand.gateway`` runs the gateway."""
 
-from __future__ import annotations
-
-from collections.abc import Sequence
-
-from gpumand.consumers.certificates import import_aiohttp
-
-
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the gateway until it is stopped."""
-    import_aiohttp()
-    from gpumand.gateway import service  # it imports aiohttp
-
-    service.main(arguments)
-
+from gpumand.gateway.service import main
 
 if __name__ == "__main__":
     main()

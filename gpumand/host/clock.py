@@ -13,8 +13,9 @@ class SystemClock:
     so that a lease ends at its announced expiry, or right after the host resumes.
     """
 
-    monotonic = staticmethod(time.monotonic)
-    """CLOCK_MONOTONIC in seconds."""
+    def monotonic(self) -> float:
+        """CLOCK_MONOTONIC in seconds."""
+        return time.monotonic()
 
     def realtime_usec(self) -> int:
         """CLOCK_REALTIME in microseconds."""

@@ -1,0 +1,200 @@
+"""Intents: a router says in the store on which host it loads a consumer, before it asks that host.
+
+Create-if-absent decides between two routers, so that both send their requests to the same host, where they share one
+load. An intent is kept until the host's own row shows the load; it ends by itself if its router dies.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+from contextlib import suppress
+from dataclasses import dataclass
+
+from gpumand.fleet.calls import Basis
+from gpumand.fleet.clock import Clock
+from gpumand.fleet.keys import Keys
+from gpumand.fleet.placement import PRESENT, Candidate
+from gpumand.fleet.row_json import encode_intent
+from gpumand.fleet.rows import ConsumerRow, Intent
+from gpumand.fleet.store import Entry, FleetStore, StoreError
+from gpumand.fleet.table import HostTable
+
+log = logging.getLogger(__name__)
+
+TTL_SEC = 15.0
+EXTEND_SEC = 5.0
+
+CLAIM_SEC = 2.0
+"""Longest time that a request waits for the store. Two loads are better than a request that is not served."""
+
+
+@dataclass(frozen=True, slots=True)
+class Permit:
+    """What a router may say to the host that it chose.
+
+    Attributes:
+        basis: why it chose the host.
+        revision: the revision of the row or intent; None without a store.
+        degraded: why there is no intent although one is needed; "" otherwise.
+        kept: the router's own intent, which must be dropped if the request fails; None = it has none.
+    """
+
+    basis: Basis
+    revision: int | None = None
+    degraded: str = ""
+    kept: KeptIntent | None = None
+
+
+class Elsewhere(Exception):
+    """Another router loads the consumer on another host; the table knows it now."""
+
+
+class KeptIntent:
+    """An intent of this router, which a task keeps.
+
+    Attributes:
+        dropped: set when the request has failed, so that the intent is of no use.
+        released: set when it was removed from the store, or could not be.
+    """
+
+    def __init__(self) -> None:
+        self.dropped, self.released = asyncio.Event(), asyncio.Event()
+
+    def drop(self) -> None:
+        """Remove the intent soon."""
+        self.dropped.set()
+
+    async def drop_now(self) -> None:
+        """Remove the intent before the request goes to another host, which needs one of its own."""
+        self.dropped.set()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(CLAIM_SEC):
+                await self.released.wait()
+
+
+class Intents:
+    """The intents of one router.
+
+    Args:
+        store: the store.
+        keys: the keys of the fleet.
+        table: the router's table.
+        clock: source of time.
+        router: name of the router.
+        are_possible: whether the store has claims; static peers have none, which is no failure.
+    """
+
+    def __init__(
+        self,
+        store: FleetStore,
+        keys: Keys,
+        table: HostTable,
+        clock: Clock,
+        router: str,
+        *,
+        are_possible: bool = True,
+    ) -> None:
+        self._store, self._keys, self._table, self._clock, self._router = store, keys, table, clock, router
+        self._are_possible = are_possible
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def permit(self, candidate: Candidate) -> Permit:
+        """Get what is needed to send a request to a host: nothing but the row's revision for a loaded consumer.
+
+        Raises:
+            Elsewhere: another router loads the consumer on another host.
+        """
+        known = self._table.rows.get(candidate.row.machine_id)
+        if not self._are_possible:
+            return Permit(Basis.NONE)
+        if candidate.consumer.residency in PRESENT and known is not None:
+            return Permit(Basis.RESIDENT, known.revision)
+        if self._table.interruption:
+            return Permit(Basis.NONE, degraded=self._table.interruption)
+        return await self._claim(candidate)
+
+    async def close(self) -> None:
+        """Drop all intents."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def _claim(self, candidate: Candidate) -> Permit:
+        key = self._key(candidate)
+        until_usec = self._clock.realtime_usec() + int(TTL_SEC * 1e6)
+        value = encode_intent(Intent(candidate.row.machine_id, self._router, secrets.token_hex(8), until_usec))
+        try:
+            async with asyncio.timeout(CLAIM_SEC):
+                claim = await self._store.claim(key, value, TTL_SEC)
+        except (StoreError, TimeoutError) as error:
+            self._spawn(self._release(key, value))  # the claim may have been carried out
+            return Permit(Basis.NONE, degraded=str(error) or f"the store did not answer within {CLAIM_SEC:g} s")
+        # The watch reports it too, but the next request may come earlier.
+        self._table.learn(Entry(key, claim.value, claim.revision))
+        if not claim.ok:
+            return self._follow(candidate, claim.revision)
+        kept = KeptIntent()
+        self._spawn(self._keep(key, value, candidate, kept))
+        return Permit(Basis.INTENT, claim.revision, kept=kept)
+
+    def _follow(self, candidate: Candidate, revision: int) -> Permit:
+        """Use the intent of another router, if it is for the same host. Raises Elsewhere."""
+        intents = self._table.view().intents.get(candidate.name, ())
+        if any(one.host == candidate.row.machine_id for one in intents):
+            return Permit(Basis.INTENT, revision)
+        raise Elsewhere
+
+    def _key(self, candidate: Candidate) -> str:
+        """The key of an intent; further copies of a consumer that is loaded elsewhere have keys of their own."""
+        view = self._table.view()
+        others = [row for row in view.usable() if row.machine_id != candidate.row.machine_id]
+        copies = [row for row in others if _is_present(row.consumers.get(candidate.name))]
+        return self._keys.intent(candidate.name, len(copies))
+
+    async def _keep(self, key: str, value: str, candidate: Candidate, kept: KeptIntent) -> None:
+        """Keep an intent until the host's row shows the load, or the request has failed."""
+        dropped = asyncio.ensure_future(kept.dropped.wait())
+        extend_at = self._clock.boottime() + EXTEND_SEC
+        try:
+            while not kept.dropped.is_set() and not self._shows(candidate):
+                changed = asyncio.ensure_future(self._table.wait_changed(extend_at - self._clock.boottime()))
+                await asyncio.wait({changed, dropped}, return_when=asyncio.FIRST_COMPLETED)
+                changed.cancel()
+                if self._clock.boottime() >= extend_at:
+                    extend_at = self._clock.boottime() + EXTEND_SEC
+                    if not await self._extend(key, value):
+                        return
+        finally:
+            dropped.cancel()
+            self._table.forget_intent(key, value)
+            await self._release(key, value)
+            kept.released.set()
+
+    async def _extend(self, key: str, value: str) -> bool:
+        """Extend an intent; False if another router has taken its place."""
+        try:
+            return (await self._store.claim(key, value, TTL_SEC)).ok
+        except StoreError as error:
+            log.debug("%s cannot be extended: %s", key, error)
+            return True
+
+    def _shows(self, candidate: Candidate) -> bool:
+        known = self._table.rows.get(candidate.row.machine_id)
+        return known is None or _is_present(known.row.consumers.get(candidate.name))
+
+    async def _release(self, key: str, value: str) -> None:
+        try:
+            await self._store.release(key, value)
+        except StoreError as error:
+            log.debug("%s cannot be released, and ends by itself: %s", key, error)
+
+    def _spawn(self, work: object) -> None:
+        task: asyncio.Task[None] = asyncio.ensure_future(work)  # type: ignore[call-overload]
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+
+def _is_present(consumer: ConsumerRow | None) -> bool:
+    return consumer is not None and consumer.residency in PRESENT

@@ -1,0 +1,92 @@
+"""Publishes the leases of this host that are older than two seconds, so that every host can show all of them.
+
+Shorter ones, such as those of chat requests, are only counted in the row: the store could not take hundreds a second.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from gpumand.fleet.keys import Keys
+from gpumand.fleet.store import FleetStore, StoreError
+
+MIN_AGE_SEC = 2.0
+MAX_PUBLISHED = 64
+RETRY_SEC = 1.0
+MAX_TEXT = 200
+
+log = logging.getLogger(__name__)
+
+
+class LeasePublisher:
+    """Writes and removes the keys of leases. Create it inside a running event loop.
+
+    Args:
+        store: the store.
+        keys: the keys of the fleet.
+        machine_id: machine id of this host.
+        now_usec: CLOCK_REALTIME in microseconds.
+    """
+
+    def __init__(
+        self,
+        store: FleetStore,
+        keys: Keys,
+        machine_id: str,
+        now_usec: Callable[[], int] = lambda: time.time_ns() // 1000,
+    ) -> None:
+        self._store, self._keys, self._machine_id, self._now_usec = store, keys, machine_id, now_usec
+        self._wanted: dict[str, str] = {}
+        self._written: dict[str, str] = {}
+        self._changed = asyncio.Event()
+
+    def offer(self, status: Mapping[str, Any]) -> None:
+        """Publish the leases of a status soon."""
+        latest_usec = self._now_usec() - int(MIN_AGE_SEC * 1e6)
+        leases = status.get("leases")
+        found = [one for one in leases if isinstance(one, dict)] if isinstance(leases, list) else []
+        old = [one for one in found if isinstance(usec := one.get("granted_usec"), int) and usec <= latest_usec]
+        self._wanted = {str(one.get("id", "")): _value(one) for one in old[:MAX_PUBLISHED]}
+        if self._wanted != self._written:
+            self._changed.set()
+
+    def forget(self) -> None:
+        """The host's lease in the store has ended, and with it all keys: write them again."""
+        self._written.clear()
+        self._changed.set()
+
+    async def run(self) -> None:
+        """Write until cancelled."""
+        while True:
+            await self._changed.wait()
+            self._changed.clear()
+            try:
+                await self._write()
+            except (StoreError, ValueError) as error:
+                log.debug("leases are not published: %s", error)
+                await asyncio.sleep(RETRY_SEC)
+                self._changed.set()
+
+    async def _write(self) -> None:
+        for lease in self._written.keys() - self._wanted.keys():
+            await self._store.remove(self._keys.lease(self._machine_id, lease))
+            self._written.pop(lease, None)
+        for lease, value in tuple(self._wanted.items()):
+            if self._written.get(lease) != value:
+                await self._store.put(self._keys.lease(self._machine_id, lease), value)
+                self._written[lease] = value
+
+
+def _value(lease: Mapping[str, Any]) -> str:
+    fields = {
+        "consumer": str(lease.get("consumer", ""))[:64],
+        "owner": str(lease.get("owner", ""))[:MAX_TEXT],
+        "since": lease.get("granted_usec"),
+        "reason": str(lease.get("reason", ""))[:MAX_TEXT],
+    }
+    return json.dumps(fields, separators=(",", ":"))

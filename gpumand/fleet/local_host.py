@@ -1,0 +1,134 @@
+"""This host as its own router and the routers of other hosts use it."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from typing import Any
+
+from gpumand.client.held_lease import Held
+from gpumand.domain.errors import ShuttingDown
+from gpumand.fleet.calls import AcquireCall, Basis, DrainCall, LoadCall, PlanCall
+from gpumand.fleet.errors import NotResident
+from gpumand.fleet.lease_streams import LeaseHandle
+from gpumand.fleet.local_gpumand import LocalGpumand
+from gpumand.fleet.placement import PRESENT
+from gpumand.fleet.row_builder import HostFacts
+from gpumand.fleet.rows import HostRow
+from gpumand.fleet.tokens import TokenGuard
+from gpumand.fleet.unique_rules import UniqueRules
+
+
+class LocalLease:
+    """A lease of the local gpumand.
+
+    Attributes:
+        grant: the first line of its stream.
+    """
+
+    def __init__(self, held: Held, facts: HostFacts, endpoint: str) -> None:
+        self._held = held
+        self.grant: dict[str, Any] = {
+            "lease": held.id,
+            "host": facts.name,
+            "machine_id": facts.machine_id,
+            "consumer": held.consumer,
+            "device": held.device,
+            "endpoint": endpoint,
+            "evicted": list(held.evicted),
+            "loaded": held.loaded,
+            "waited_sec": round(held.waited_sec, 3),
+        }
+
+    async def wait_ended(self) -> str:
+        """See LeaseHandle."""
+        return await self._held.ended.wait()
+
+    async def release(self) -> None:
+        """See LeaseHandle."""
+        await self._held.release()
+
+
+class LocalHost:
+    """The local gpumand with the rules of the fleet in front: drains, tokens, and no load without an intent.
+
+    Args:
+        gpumand: the local daemon.
+        facts: this host.
+        row: the newest row of this host.
+        set_drain: starts or ends a drain of this host.
+        unique: the rules for unique consumers; None = there is no store that could decide.
+    """
+
+    def __init__(
+        self,
+        gpumand: LocalGpumand,
+        facts: HostFacts,
+        row: Callable[[], HostRow],
+        set_drain: Callable[[bool], Awaitable[None]],
+        unique: UniqueRules | None = None,
+    ) -> None:
+        self._unique = unique
+        self._gpumand, self._facts, self._row, self._set_drain = gpumand, facts, row, set_drain
+        self._tokens = TokenGuard()
+
+    async def acquire(self, call: AcquireCall) -> LeaseHandle:
+        """See FleetHost. For a request of this host: the endpoint is the consumer's own."""
+        held = await self._acquire(call, self._local_user(call.user))
+        return self._guarded(LocalLease(held, self._facts, held.endpoint))
+
+    async def acquire_for(self, caller: str, call: AcquireCall) -> LeaseHandle:
+        """Acquire a lease for a request of another host: the endpoint is this host's gateway.
+
+        Args:
+            caller: name of the host, as its certificate has it.
+            call: the request.
+        """
+        held = await self._acquire(call, on_behalf(call.user, caller))
+        # Consumers listen on addresses that only this host can reach.
+        return self._guarded(LocalLease(held, self._facts, self._facts.gateway_url))
+
+    async def plan(self, call: PlanCall) -> dict[str, Any]:
+        """See FleetHost."""
+        return await self._gpumand.plan(call)
+
+    async def load(self, call: LoadCall) -> dict[str, Any]:
+        """See FleetHost."""
+        return await self._load(call, self._local_user(call.user))
+
+    async def load_for(self, caller: str, call: LoadCall) -> dict[str, Any]:
+        """Load a consumer for another host."""
+        return await self._load(call, on_behalf(call.user, caller))
+
+    async def drain(self, call: DrainCall) -> dict[str, Any]:
+        """See FleetHost."""
+        await self._set_drain(call.drain)
+        return {"host": self._facts.name, "drain": call.drain}
+
+    async def _load(self, call: LoadCall, behalf: str) -> dict[str, Any]:
+        if self._unique is not None:
+            await self._unique.require(call.consumer)
+        return await self._gpumand.load(call, behalf)
+
+    async def _acquire(self, call: AcquireCall, behalf: str) -> Held:
+        row = self._row()
+        if row.draining:
+            raise ShuttingDown(f"{self._facts.name} is drained: it takes no new requests of the fleet")
+        self._tokens.check(call.consumer, call.revision)
+        consumer = row.consumers.get(call.consumer)
+        if call.basis is Basis.RESIDENT and consumer is not None and consumer.residency not in PRESENT:
+            raise NotResident(f"{call.consumer} is not loaded on {self._facts.name} any more; claim an intent first")
+        if self._unique is not None:
+            await self._unique.require(call.consumer)
+        return await self._gpumand.acquire(replace(call, on=""), behalf)
+
+    def _guarded(self, lease: LocalLease) -> LeaseHandle:
+        return lease if self._unique is None else self._unique.guard(str(lease.grant["consumer"]), lease)
+
+    def _local_user(self, user: str) -> str:
+        return on_behalf(user, self._facts.name)
+
+
+def on_behalf(user: str, host: str) -> str:
+    """The user and host that a request is for, as in "alice@gpu2"; the host was verified, the user is its statement."""
+    return f"{user or 'unknown'}@{host or 'unknown'}"

@@ -1,0 +1,233 @@
+"""Another host, behind its agent: one HTTP connection for each lease, with signs of life in both directions."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import ssl
+from collections.abc import AsyncIterator, Mapping
+from typing import Any
+
+import aiohttp
+
+from gpumand.domain.errors import GpumandError
+from gpumand.fleet.calls import MAX_BODY_BYTES, AcquireCall, DrainCall, LoadCall, PlanCall, dump_line
+from gpumand.fleet.errors import HostLost, error_of
+from gpumand.fleet.http_server import LOST_SEC, limit_silence
+from gpumand.fleet.lease_streams import BEAT, BEAT_SEC
+from gpumand.fleet.tls import explained
+
+log = logging.getLogger(__name__)
+
+CONNECT_SEC = 2.0
+PLAN_SEC = 1.0
+DRAIN_SEC = 5.0
+MAX_ANSWER_BYTES = 1024 * 1024
+
+HOST_LOST = "host-lost"
+"""Why a lease ended whose host gave no sign of life; the host ends it as well."""
+
+
+class AgentClient:
+    """The connections to all agents. Create it inside a running event loop.
+
+    Args:
+        tls: context with the client certificate for https URLs; None = only http.
+    """
+
+    def __init__(self, tls: ssl.SSLContext | None = None) -> None:
+        # No limit: each lease has a connection of its own.
+        self._session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=0) if tls is None else aiohttp.TCPConnector(limit=0, ssl=tls),
+            timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SEC),
+            cookie_jar=aiohttp.DummyCookieJar(),
+        )
+
+    def host(self, name: str, url: str) -> RemoteHost:
+        """The host behind the agent at a URL."""
+        return RemoteHost(self._session, name, url.rstrip("/"))
+
+    async def close(self) -> None:
+        """Close all connections, which ends the leases."""
+        await self._session.close()
+
+
+class RemoteHost:
+    """A host behind its agent.
+
+    Args:
+        session: the connections.
+        name: name of the host, for messages.
+        url: URL of its agent.
+    """
+
+    def __init__(self, session: aiohttp.ClientSession, name: str, url: str) -> None:
+        self._session, self._name, self._url = session, name, url
+
+    async def acquire(self, call: AcquireCall) -> RemoteLease:
+        """See FleetHost."""
+        beats = _Beats(dump_line(call.body()))
+        try:
+            async with asyncio.timeout(CONNECT_SEC + LOST_SEC):
+                response = await self._session.post(
+                    f"{self._url}/v1/acquire", data=beats.chunks(), allow_redirects=False
+                )
+        except (aiohttp.ClientError, OSError, TimeoutError) as error:
+            raise self._lost(error) from None
+        try:
+            return await self._granted(response, beats)
+        except (aiohttp.ClientError, OSError, TimeoutError, ValueError) as error:
+            response.close()
+            raise self._lost(error) from None
+        except BaseException:
+            response.close()  # the host sees it, and withdraws the request
+            raise
+
+    async def plan(self, call: PlanCall) -> dict[str, Any]:
+        """See FleetHost."""
+        return await self._post("/v1/plan", call.body(), PLAN_SEC)
+
+    async def load(self, call: LoadCall) -> dict[str, Any]:
+        """See FleetHost."""
+        return await self._post("/v1/load", call.body(), call.wait_sec + LOST_SEC + CONNECT_SEC)
+
+    async def drain(self, call: DrainCall) -> dict[str, Any]:
+        """See FleetHost."""
+        return await self._post("/v1/drain", call.body(), DRAIN_SEC)
+
+    async def status(self) -> dict[str, Any]:
+        """The status of the host's gpumand. Raises GpumandError."""
+        return await self._answer("GET", "/v1/status", None, PLAN_SEC)
+
+    async def _post(self, path: str, body: Mapping[str, Any], limit_sec: float) -> dict[str, Any]:
+        return await self._answer("POST", path, dump_line(body), limit_sec)
+
+    async def _answer(self, method: str, path: str, data: bytes | None, limit_sec: float) -> dict[str, Any]:
+        try:
+            async with asyncio.timeout(limit_sec):
+                request = self._session.request(method, self._url + path, data=data, allow_redirects=False)
+                async with request as response:
+                    answer = _object(await _limited(response.content, MAX_ANSWER_BYTES))
+        except (aiohttp.ClientError, OSError, TimeoutError, ValueError) as error:
+            raise self._lost(error) from None
+        if response.status != 200:
+            raise error_of(answer, self._name)
+        return answer
+
+    async def _granted(self, response: aiohttp.ClientResponse, beats: _Beats) -> RemoteLease:
+        """Read the answer up to the grant."""
+        connection = response.connection
+        if connection is not None and connection.transport is not None:
+            limit_silence(connection.transport)
+        line = (
+            await _next_line(response) if response.status == 200 else await _limited(response.content, MAX_BODY_BYTES)
+        )
+        answer = _object(line)
+        if response.status != 200 or "error" in answer:
+            raise error_of(answer, self._name)
+        if not isinstance(answer.get("lease"), str):
+            raise ValueError("the answer is no grant")
+        return RemoteLease(answer, response, beats)
+
+    def _lost(self, error: Exception) -> GpumandError:
+        words = explained(error) or ("no answer in time" if isinstance(error, TimeoutError) else _words(error))
+        return HostLost(f"{self._name} cannot be reached at {self._url}: {words}")
+
+
+class RemoteLease:
+    """A lease of another host.
+
+    Attributes:
+        grant: the grant, as its agent sent it.
+    """
+
+    def __init__(self, grant: dict[str, Any], response: aiohttp.ClientResponse, beats: _Beats) -> None:
+        self.grant = grant
+        self._response, self._beats = response, beats
+        self._reading = asyncio.ensure_future(self._read())
+        self._releasing: asyncio.Task[None] | None = None
+
+    async def wait_ended(self) -> str:
+        """See LeaseHandle; "host-lost" if the host gave no sign of life."""
+        return await asyncio.shield(self._reading)
+
+    async def release(self) -> None:
+        """See LeaseHandle. It returns when the host has released the lease, or does not answer."""
+        if self._releasing is None:
+            self._releasing = asyncio.ensure_future(self._release())
+        await asyncio.shield(self._releasing)
+
+    async def _release(self) -> None:
+        self._beats.stop()
+        await asyncio.wait({self._reading}, timeout=LOST_SEC)
+        self._response.close()
+
+    async def _read(self) -> str:
+        """Read signs of life until the lease ends."""
+        try:
+            reason = _object(await _next_line(self._response)).get("ended")
+            return str(reason or HOST_LOST)[:256]
+        except (aiohttp.ClientError, OSError, TimeoutError, ValueError):
+            return HOST_LOST
+        finally:
+            self._beats.stop()
+            self._response.close()
+
+
+class _Beats:
+    """The body of a request for a lease: the request, then a newline each second until it is stopped."""
+
+    def __init__(self, first: bytes) -> None:
+        self._first = first
+        self._stopped = asyncio.Event()
+
+    def stop(self) -> None:
+        """End the body, which ends the lease."""
+        self._stopped.set()
+
+    async def chunks(self) -> AsyncIterator[bytes]:
+        """The parts of the body."""
+        yield self._first
+        while not self._stopped.is_set():
+            try:
+                async with asyncio.timeout(BEAT_SEC):
+                    await self._stopped.wait()
+            except TimeoutError:
+                yield BEAT
+
+
+async def _next_line(response: aiohttp.ClientResponse) -> bytes:
+    """The next line that is no sign of life. Raises TimeoutError when no sign comes, ValueError at the end."""
+    while True:
+        async with asyncio.timeout(LOST_SEC):
+            line = await response.content.readline()
+        if not line.endswith(b"\n"):
+            raise ValueError("the answer ended early")
+        if line.strip():
+            return line
+
+
+async def _limited(content: aiohttp.StreamReader, max_bytes: int) -> bytes:
+    """The whole body. Raises ValueError if it is too large."""
+    data = b""
+    while chunk := await content.readany():
+        data += chunk
+        if len(data) > max_bytes:
+            raise ValueError("the answer is too large")
+    return data
+
+
+def _object(data: bytes) -> dict[str, Any]:
+    """Parse a JSON object. Raises ValueError."""
+    try:
+        found = json.loads(data)
+    except RecursionError:
+        raise ValueError("the answer is nested too deeply") from None
+    if not isinstance(found, dict):
+        raise ValueError("the answer is no JSON object")
+    return found
+
+
+def _words(error: Exception) -> str:
+    return " ".join(str(error).split())[:300] or type(error).__name__

@@ -1,0 +1,222 @@
+"""The process ``gpumand-fleet``: builds the parts, serves until SIGTERM, and reads the rights again at SIGHUP."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import ssl
+from collections.abc import Mapping
+from contextlib import suppress
+from typing import Any
+
+from gpumand.bus.machine_id import read_machine_id
+from gpumand.domain.errors import ConfigInvalid
+from gpumand.fleet.agent import Agent
+from gpumand.fleet.clock import BoottimeClock, Clock
+from gpumand.fleet.hosts import FleetHost
+from gpumand.fleet.http_server import HttpServer
+from gpumand.fleet.intents import Intents
+from gpumand.fleet.keys import Keys, is_machine_id
+from gpumand.fleet.lease_publisher import LeasePublisher
+from gpumand.fleet.listening import bind_all, bind_unix, with_port
+from gpumand.fleet.local_api import LocalApi
+from gpumand.fleet.local_gpumand import BusGpumand
+from gpumand.fleet.local_host import LocalHost
+from gpumand.fleet.member import Member, MemberState
+from gpumand.fleet.remote_host import AgentClient
+from gpumand.fleet.router import Router
+from gpumand.fleet.row_builder import HostFacts, host_row
+from gpumand.fleet.row_source import RowSource
+from gpumand.fleet.rows import HostRow
+from gpumand.fleet.settings import FleetConfig
+from gpumand.fleet.store import FleetStore, Interrupted, StoreError
+from gpumand.fleet.table import HostTable
+from gpumand.fleet.tls import client_context, server_context
+from gpumand.fleet.unique import UniqueConsumers
+from gpumand.fleet.unique_rules import UniqueRules
+from gpumand.version import VERSION
+
+log = logging.getLogger(__name__)
+
+POLL_SEC = 0.1
+LEAVE_SEC = 2.0
+WATCH_RETRY_SEC = 5.0
+DRAINED = "drained"
+
+
+class FleetService:
+    """All parts of the running process. Create it inside a running event loop, and call ``start``.
+
+    Args:
+        config: the configuration.
+        store: the store; it is closed at the end.
+        machine_id: machine id of this host.
+        tls: contexts for callers and for calls; None = without TLS.
+        clock: source of time.
+    """
+
+    def __init__(
+        self,
+        config: FleetConfig,
+        store: FleetStore,
+        machine_id: str,
+        tls: tuple[ssl.SSLContext, ssl.SSLContext] | None = None,
+        clock: Clock | None = None,
+    ) -> None:
+        self.config, self.store, self.machine_id = config, store, machine_id
+        self._server_tls = None if tls is None else tls[0]
+        self._clock = clock or BoottimeClock()
+        self._tasks: list[asyncio.Task[None]] = []
+        self._listeners = bind_all(config.listen)
+        port = self._listeners[0].getsockname()[1] if self._listeners else 0
+        self.facts = HostFacts(machine_id, config.host, with_port(config.url, port), config.gateway_url)
+        self._build(Keys(config.fleet), AgentClient(None if tls is None else tls[1]))
+
+    def _build(self, keys: Keys, client: AgentClient) -> None:
+        self._keys, self._client = keys, client
+        loop = asyncio.get_running_loop()
+        self.gpumand = BusGpumand(self.config.bus)
+        self.member = Member(self.store, self._clock, host_row(self.facts, {}, {}), self._member_changed)
+        self.table = HostTable(keys, loop.time)
+        self.rows = RowSource(self.gpumand, self.facts, self._publish)
+        self._leases = LeasePublisher(self.store, keys, self.machine_id)
+        self._unique = UniqueRules(lambda: self.member.row, self._name_of, self._unload)
+        if self._has_claims:
+            claims = (self.store, keys, self.machine_id, self.member.fence, self._clock, self._unique.fenced)
+            self._unique.claims = self._claims = UniqueConsumers(*claims)
+        self._host = LocalHost(self.gpumand, self.facts, lambda: self.member.row, self.set_drain, self._unique)
+        name = f"{self.config.host}/{self.machine_id[:8]}"
+        intents = Intents(self.store, keys, self.table, self._clock, name, are_possible=self._has_claims)
+        self._intents = intents
+        self.router = Router(self.table, intents, self._host_of, lambda: self.config.replicas_at)
+        self.api = LocalApi(self.router, self.table, self.machine_id, self.store_state)
+        self.agent = Agent(lambda: self.config, self._host, lambda: self.member.row, self.gpumand.status)
+        self._servers = HttpServer(self.agent.routes()), HttpServer(self.api.routes())
+
+    @property
+    def _has_claims(self) -> bool:
+        return self.config.etcd is not None
+
+    @property
+    def lease_count(self) -> int:
+        """Leases and requests of the fleet that pass through this process."""
+        return self.agent.lease_count + self.api.lease_count
+
+    # -- start and end -------------------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Begin to serve. Raises ConfigInvalid."""
+        agent, local = self._servers
+        await self.rows.read()
+        await local.listen(bind_unix(self.config.socket))
+        for listener in self._listeners:
+            await agent.listen(listener, self._server_tls)
+        works = [self.rows.run(), self.member.run(), self._watch(), self._leases.run(), self._restore_drain()]
+        if self._has_claims:
+            works.append(self._claims.run())
+        self._tasks = [asyncio.create_task(work) for work in works]
+        for task in self._tasks:
+            task.add_done_callback(_report)
+        log.info("gpumand-fleet %s serves %s at %s", VERSION, self.config.host, self.facts.url)
+
+    async def stop(self, drain_sec: float) -> None:
+        """Take no new requests, let leases end for a while, then end the rest and leave the fleet."""
+        self.rows.is_draining = True
+        self.rows.note_change()
+        deadline = asyncio.get_running_loop().time() + drain_sec
+        while self.lease_count and asyncio.get_running_loop().time() < deadline:  # noqa: ASYNC110 - two counters
+            await asyncio.sleep(POLL_SEC)
+        await self.close()
+
+    async def close(self) -> None:
+        """End everything at once."""
+        for server in self._servers:
+            await server.close()
+        await self._client.close()
+        await self._intents.close()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        with suppress(StoreError, TimeoutError):
+            async with asyncio.timeout(LEAVE_SEC):
+                await self.member.leave()
+        await self.store.close()
+        await self.gpumand.close()
+        with suppress(OSError):
+            self.config.socket.unlink()
+
+    # -- parts ---------------------------------------------------------------------------------------------------
+
+    def store_state(self) -> dict[str, Any]:
+        """The state of the store in words, for the local API."""
+        kind = "etcd" if self._has_claims else "static"
+        return {"fleet": self.config.fleet, "store": kind, "member": str(self.member.state), "why": self.member.reason}
+
+    async def set_drain(self, drain: bool) -> None:
+        """Take this host out of the placement, or bring it back; it survives a restart where the store keeps it."""
+        self.rows.is_draining = drain
+        await self.rows.read()
+        key = self._keys.drain(self.machine_id)
+        with suppress(StoreError):
+            await (self.store.put(key, DRAINED, lasting=True) if drain else self.store.remove(key))
+
+    def _publish(self, row: HostRow, status: Mapping[str, Any]) -> None:
+        self.member.publish(row)
+        self._leases.offer(status)
+        self._unique.note_row(row)
+
+    def _member_changed(self) -> None:
+        if self.member.state is MemberState.JOINED:
+            self._leases.forget()
+
+    def _host_of(self, row: HostRow) -> FleetHost:
+        return self._host if row.machine_id == self.machine_id else self._client.host(row.name, row.url)
+
+    def _name_of(self, machine_id: str) -> str:
+        known = self.table.find(machine_id)
+        return machine_id if known is None else known.row.name
+
+    def _unload(self, consumer: str) -> None:
+        self._tasks.append(asyncio.create_task(self.gpumand.unload(consumer)))
+
+    async def _restore_drain(self) -> None:
+        """Go on with a drain from before a restart, as soon as the table has been read."""
+        while self.table.interruption:
+            await self.table.wait_changed(WATCH_RETRY_SEC)
+        if self.machine_id in self.table.drained and not self.rows.is_draining:
+            self.rows.is_draining = True
+            self.rows.note_change()
+
+    async def _watch(self) -> None:
+        """Feed the table."""
+        while True:
+            try:
+                async for change in self.store.watch(self._keys.root):
+                    self.table.apply(change)
+            except StoreError as error:
+                self.table.apply(Interrupted(str(error)))
+            await asyncio.sleep(WATCH_RETRY_SEC)
+
+
+def _report(task: asyncio.Task[None]) -> None:
+    if not task.cancelled() and (error := task.exception()) is not None:
+        log.error("a part of gpumand-fleet has failed", exc_info=error)
+
+
+async def find_machine_id(config: FleetConfig) -> str:
+    """The machine id of the configuration or of this host. Raises ConfigInvalid."""
+    found = config.machine_id or await asyncio.to_thread(read_machine_id)
+    if not is_machine_id(found):
+        raise ConfigInvalid("this host has no machine id. Create /etc/machine-id: systemd-machine-id-setup")
+    return found
+
+
+async def tls_contexts(config: FleetConfig) -> tuple[ssl.SSLContext, ssl.SSLContext] | None:
+    """The TLS contexts for callers and for calls; None without certificates. Raises ConfigInvalid."""
+    files = config.tls
+    if files is None:
+        return None
+    try:
+        return await asyncio.to_thread(server_context, files), await asyncio.to_thread(client_context, files)
+    except OSError as error:  # ssl.SSLError is one
+        raise ConfigInvalid(f"the certificates of this host cannot be used: {error}") from None

@@ -1,0 +1,230 @@
+"""The router's table of the fleet: the newest row of every host, intents, drains, and which hosts cannot be reached.
+
+It is fed by one watch of the store. While the store is away it keeps what it knew last: requests are then placed by an
+old table, which the local daemons correct, since each of them has the last word about its own memory.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from gpumand.fleet.json_fields import InvalidJson
+from gpumand.fleet.keys import Keys, is_consumer_name, is_machine_id, last_part
+from gpumand.fleet.placement import FleetView
+from gpumand.fleet.row_json import parse_host, parse_intent
+from gpumand.fleet.rows import HostRow, Intent
+from gpumand.fleet.store import Change, Entry, Interrupted, Listing, Removed
+
+LOST_SEC = 5.0
+"""A host that could not be reached gets no requests for this long, and until it has published another row."""
+
+MAX_HOSTS = 256
+MAX_INTENTS = 4096
+MAX_FORGOTTEN = 256
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class KnownRow:
+    """A row and the revision of the store that wrote it."""
+
+    row: HostRow
+    revision: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Loss:
+    """A host could not be reached: when, and the row that it had published by then."""
+
+    at: float
+    order: tuple[int, int]
+    reason: str
+
+
+class HostTable:
+    """What is known of the fleet. Create it inside a running event loop.
+
+    Args:
+        keys: the keys of the fleet.
+        clock: monotonic seconds.
+
+    Attributes:
+        interruption: why the store gives no news; "" while it does.
+    """
+
+    def __init__(self, keys: Keys, clock: Callable[[], float]) -> None:
+        self.interruption = "the store was not read yet"
+        self._keys, self._clock = keys, clock
+        self._rows: dict[str, KnownRow] = {}
+        self._intents: dict[str, Intent] = {}
+        self._drains: set[str] = set()
+        self._pins: dict[str, str] = {}
+        self._losses: dict[str, _Loss] = {}
+        self._revision = self._watched = 0
+        self._forgotten: deque[str] = deque(maxlen=MAX_FORGOTTEN)
+        self._changed = asyncio.Event()
+
+    # -- reading -------------------------------------------------------------------------------------------------
+
+    @property
+    def revision(self) -> int:
+        """The newest revision of the store that the table contains."""
+        return self._revision
+
+    @property
+    def rows(self) -> Mapping[str, KnownRow]:
+        """The row of each host, by machine id."""
+        return self._rows
+
+    @property
+    def drained(self) -> frozenset[str]:
+        """Machine ids of the hosts that an administrator drains."""
+        return frozenset(self._drains | {name for name, one in self._rows.items() if one.row.draining})
+
+    def view(self) -> FleetView:
+        """What placement needs, at this moment."""
+        intents: dict[str, tuple[Intent, ...]] = {}
+        for key, intent in self._intents.items():
+            name = _consumer_of(last_part(key, self._keys.intents))
+            intents[name] = (*intents.get(name, ()), intent)
+        rows = {name: one.row for name, one in self._rows.items()}
+        return FleetView(rows, frozenset(self.losses()), self.drained, intents, dict(self._pins))
+
+    def losses(self) -> dict[str, str]:
+        """Why each host that cannot be reached counts as lost, by machine id."""
+        return {name: loss.reason for name, loss in self._losses.items() if self._is_lost(name, loss)}
+
+    def find(self, host: str) -> KnownRow | None:
+        """The host of this name or machine id."""
+        if host in self._rows:
+            return self._rows[host]
+        return next((one for one in self._rows.values() if one.row.name == host), None)
+
+    async def wait_changed(self, timeout_sec: float) -> bool:
+        """Wait for a change of the table; False if there was none in time."""
+        try:
+            async with asyncio.timeout(max(0.0, timeout_sec)):
+                await self._changed.wait()
+        except TimeoutError:
+            return False
+        return True
+
+    # -- changes -------------------------------------------------------------------------------------------------
+
+    def apply(self, change: Change) -> None:
+        """Take over what the watch reports."""
+        if isinstance(change, Interrupted):
+            if not self.interruption:
+                log.warning("the store gives no news, requests are placed by the last table: %s", change.reason)
+            self.interruption = change.reason or "the store gives no news"
+        elif isinstance(change, Listing):
+            self._replace(change)
+            self._watched = max(self._watched, change.revision)
+        elif isinstance(change, Removed):
+            self._remove(change.key)
+            self._revision = self._watched = max(self._revision, change.revision)
+        else:
+            self._write(change.entry)
+            self._watched = max(self._watched, change.entry.revision)
+        self._announce()
+
+    def learn(self, entry: Entry) -> None:
+        """Take over an entry that a call of the store returned, unless the watch has passed it already."""
+        if entry.revision > self._watched:
+            self._write(entry)
+            self._announce()
+
+    def forget_intent(self, key: str, value: str) -> None:
+        """An intent of this router is being removed: the watch may report it still, which counts no more."""
+        self._forgotten.append(value)
+        if key in self._intents and self._intents[key] == parse_intent(value):
+            del self._intents[key]
+            self._announce()
+
+    def note_lost(self, machine_id: str, reason: str) -> None:
+        """A host could not be reached, or stopped to answer."""
+        if (known := self._rows.get(machine_id)) is not None:
+            log.warning("%s is lost: %s", known.row.name or machine_id, reason)
+            self._losses[machine_id] = _Loss(self._clock(), known.row.order, reason)
+            self._announce()
+
+    def note_reached(self, machine_id: str) -> None:
+        """A host has answered."""
+        self._losses.pop(machine_id, None)
+
+    def _announce(self) -> None:
+        # Everyone who waits for this event continues; who waits from now on waits for the next change.
+        changed, self._changed = self._changed, asyncio.Event()
+        changed.set()
+
+    def _is_lost(self, name: str, loss: _Loss) -> bool:
+        known = self._rows.get(name)
+        # A new row proves only that the host reaches the store, so it is not tried more often than every few seconds.
+        return known is not None and (self._clock() - loss.at < LOST_SEC or known.row.order <= loss.order)
+
+    def _replace(self, listing: Listing) -> None:
+        """A listing is complete: what is not in it is gone."""
+        if self.interruption:
+            log.info("the store gives news")
+        self.interruption = ""
+        keys = {entry.key for entry in listing.entries}
+        for key in self._all_keys() - keys:
+            self._remove(key)
+        for entry in listing.entries:
+            self._write(entry)
+        self._revision = max(self._revision, listing.revision)
+
+    def _all_keys(self) -> set[str]:
+        hosts = {self._keys.host(name) for name in self._rows}
+        drains = {self._keys.drain(name) for name in self._drains}
+        return hosts | drains | set(self._intents) | {self._keys.pin(name) for name in self._pins}
+
+    def _write(self, entry: Entry) -> None:
+        self._revision = max(self._revision, entry.revision)
+        try:
+            self._parse(entry)
+        except (InvalidJson, ValueError) as error:
+            log.warning("%s in the store is ignored: %s", entry.key, error)
+
+    def _parse(self, entry: Entry) -> None:
+        keys, key = self._keys, entry.key
+        if machine_id := last_part(key, keys.hosts):
+            self._write_row(machine_id, parse_host(entry.value), entry.revision)
+        elif name := last_part(key, keys.intents):
+            self._write_intent(key, name, entry.value)
+        elif (name := last_part(key, keys.drains)) and is_machine_id(name):
+            self._drains.add(name)
+        elif (name := last_part(key, keys.pins)) and is_consumer_name(name) and is_machine_id(entry.value):
+            self._pins[name] = entry.value
+
+    def _write_intent(self, key: str, name: str, value: str) -> None:
+        has_room = key in self._intents or len(self._intents) < MAX_INTENTS
+        if is_consumer_name(_consumer_of(name)) and has_room and value not in self._forgotten:
+            self._intents[key] = parse_intent(value)
+
+    def _write_row(self, machine_id: str, row: HostRow, revision: int) -> None:
+        if row.machine_id != machine_id:
+            raise InvalidJson(f"it is the row of another host, {row.machine_id}")
+        known = self._rows.get(machine_id)
+        if known is None and len(self._rows) >= MAX_HOSTS:
+            raise InvalidJson(f"there are {MAX_HOSTS} hosts, which is the limit")
+        # Rows can arrive in another order than they were written, from peers and after an interruption.
+        if known is None or row.order >= known.row.order:
+            self._rows[machine_id] = KnownRow(row, revision)
+
+    def _remove(self, key: str) -> None:
+        keys = self._keys
+        self._rows.pop(last_part(key, keys.hosts), None)
+        self._intents.pop(key, None)
+        self._drains.discard(last_part(key, keys.drains))
+        self._pins.pop(last_part(key, keys.pins), None)
+
+
+def _consumer_of(name: str) -> str:
+    """The consumer of the last part of an intent's key, which may have the number of a copy behind it."""
+    return name.partition("/")[0]

@@ -1,0 +1,38 @@
+"""Refuses requests of routers that slept: what they know of a consumer is older than what this host has seen."""
+
+from __future__ import annotations
+
+from gpumand.fleet.errors import StaleToken
+
+MAX_CONSUMERS = 1024
+
+
+class TokenGuard:
+    """The highest revision of the store that came with a request, for each consumer.
+
+    A router sends the revision of the row or intent by which it chose this host. One that was suspended, or cut off
+    from the store, comes with a lower one than another router has brought since, and must read the store again.
+    """
+
+    def __init__(self) -> None:
+        self._seen: dict[str, int] = {}
+
+    def check(self, consumer: str, revision: int | None) -> None:
+        """Check the revision of a request, and remember it. Raises StaleToken.
+
+        Args:
+            consumer: the requested consumer.
+            revision: the revision; None = the router has no store, so there is nothing to compare.
+        """
+        if revision is None:
+            return
+        seen = self._seen.get(consumer, 0)
+        if revision < seen:
+            raise StaleToken(
+                f"the request for {consumer} was placed by an old table (revision {revision}, {seen} was seen here). "
+                "Read the store again and retry.",
+                seen,
+            )
+        if consumer not in self._seen and len(self._seen) >= MAX_CONSUMERS:
+            self._seen.pop(next(iter(self._seen)))
+        self._seen[consumer] = revision

@@ -1,0 +1,164 @@
+"""Applies ``fleet = "unique"`` on this host: claims before a lease, and gives up what it can no longer hold."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Mapping
+from typing import Protocol
+
+from gpumand.domain.consumer import Residency
+from gpumand.domain.errors import Busy, NotNowError
+from gpumand.fleet.lease_streams import LeaseHandle
+from gpumand.fleet.rows import ConsumerRow, HostRow
+from gpumand.fleet.store import StoreError
+
+log = logging.getLogger(__name__)
+
+FENCED = "fenced"
+"""Why a lease on a unique consumer ended when this host could no longer be sure to be its only host."""
+
+GONE = (Residency.UNLOADED, Residency.PARKED, Residency.FAILED)
+
+
+class UniqueClaims(Protocol):
+    """The unique consumers that this host holds; see ``unique.UniqueConsumers``."""
+
+    def holds(self, consumer: str) -> bool:
+        """Whether this host may serve a consumer now."""
+
+    async def claim(self, consumer: str) -> str:
+        """Become its host: "" if this host is it now, else the machine id of its host. Raises StoreError."""
+
+    async def release(self, consumer: str) -> None:
+        """Give it up. Raises StoreError."""
+
+
+class UniqueRules:
+    """The rules for unique consumers. Create it inside a running event loop.
+
+    Args:
+        row: the newest row of this host.
+        name_of: name of a host for its machine id.
+        unload: unloads a consumer as far as this process may; must not raise.
+    """
+
+    def __init__(
+        self,
+        row: Callable[[], HostRow],
+        name_of: Callable[[str], str],
+        unload: Callable[[str], None] = lambda _: None,
+    ) -> None:
+        self.claims: UniqueClaims | None = None
+        self._row, self._name_of, self._unload = row, name_of, unload
+        self._leases: dict[str, set[GuardedLease]] = {}
+        self._claimed: set[str] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def is_unique(self, consumer: str) -> bool:
+        """Whether a consumer of this host may be loaded on one host only."""
+        found = self._row().consumers.get(consumer)
+        return found is not None and found.unique
+
+    async def require(self, consumer: str) -> None:
+        """Become the host of a unique consumer; nothing for others. Raises Busy, NotNowError."""
+        if not self.is_unique(consumer) or self.claims is None:
+            return
+        try:
+            holder = await self.claims.claim(consumer)
+        except StoreError as error:
+            raise NotNowError(
+                f"{consumer} may be loaded on one host only, and the store cannot decide now: {error}. Try again later."
+            ) from None
+        if holder:
+            raise Busy(f"{consumer} may be loaded on one host only, and {self._name_of(holder)} has it. Ask there.")
+        self._claimed.add(consumer)
+
+    def guard(self, consumer: str, lease: LeaseHandle) -> LeaseHandle:
+        """The lease, which ends when this host may no longer serve its unique consumer; others are not changed."""
+        if not self.is_unique(consumer) or self.claims is None:
+            return lease
+        guarded = GuardedLease(lease, lambda: self._leases.get(consumer, set()).discard(guarded))
+        self._leases.setdefault(consumer, set()).add(guarded)
+        if not self.claims.holds(consumer):  # lost while gpumand granted the lease
+            guarded.end()
+        return guarded
+
+    async def fenced(self, consumers: frozenset[str]) -> None:
+        """This host is no longer sure to be the only one of these consumers: end their leases, and unload them."""
+        for consumer in consumers:
+            log.warning(
+                "%s: this host can no longer be sure to be its only host; its leases of the fleet end", consumer
+            )
+            for lease in tuple(self._leases.get(consumer, ())):
+                lease.end()
+            self._unload(consumer)
+
+    def note_row(self, row: HostRow) -> None:
+        """Claim what is loaded here without the fleet, and give up what is not loaded any more."""
+        for name, consumer in row.consumers.items():
+            if consumer.unique and self.claims is not None:
+                self._follow(name, consumer, self.claims)
+
+    def _follow(self, name: str, consumer: ConsumerRow, claims: UniqueClaims) -> None:
+        is_used = bool(consumer.leases or consumer.queue or self._leases.get(name))
+        if consumer.residency is Residency.RESIDENT and not claims.holds(name):
+            self._spawn(self._claim_loaded(name))
+        elif consumer.residency in GONE and not is_used and name in self._claimed:
+            self._claimed.discard(name)
+            self._spawn(self._give_up(name, claims))
+
+    async def _claim_loaded(self, name: str) -> None:
+        try:
+            await self.require(name)
+        except NotNowError as error:
+            log.warning("%s was loaded here without the fleet: %s", name, error.message)
+
+    async def _give_up(self, name: str, claims: UniqueClaims) -> None:
+        try:
+            await claims.release(name)
+        except StoreError as error:
+            log.debug("%s is given up when this host's lease ends: %s", name, error)
+
+    def _spawn(self, work: object) -> None:
+        task: asyncio.Task[None] = asyncio.ensure_future(work)  # type: ignore[call-overload]
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+
+class GuardedLease:
+    """A lease that can be ended from here.
+
+    Args:
+        lease: the lease.
+        released: called when it was released.
+    """
+
+    def __init__(self, lease: LeaseHandle, released: Callable[[], None]) -> None:
+        self._lease, self._released = lease, released
+        self._ended = asyncio.Event()
+
+    @property
+    def grant(self) -> Mapping[str, object]:
+        """See LeaseHandle."""
+        return self._lease.grant
+
+    def end(self) -> None:
+        """End the lease: its client is notified, and it is released."""
+        self._ended.set()
+
+    async def wait_ended(self) -> str:
+        """See LeaseHandle; "fenced" when this host may no longer serve the consumer."""
+        fenced = asyncio.ensure_future(self._ended.wait())
+        lost = asyncio.ensure_future(self._lease.wait_ended())
+        try:
+            await asyncio.wait({fenced, lost}, return_when=asyncio.FIRST_COMPLETED)
+            return lost.result() if lost.done() else FENCED
+        finally:
+            fenced.cancel()
+            lost.cancel()
+
+    async def release(self) -> None:
+        """See LeaseHandle."""
+        self._released()
+        await self._lease.release()
