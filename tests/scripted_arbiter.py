@@ -120,6 +120,9 @@ class ScriptedArbiter:
         self._require(consumer)
         return self.consumers[consumer]
 
+    def announced_consumer(self, consumer: str) -> ConsumerStatus:
+        return self.consumer_status(consumer)
+
     def summary(self) -> Summary:
         return Summary(self.degraded, len(self.waiting), len(self.leases), self.evictions)
 

@@ -35,7 +35,7 @@ class Admission:
         self.check_devices(consumer, options.device)
         if options.lifetime is LeaseLifetime.UNIT and not owner.unit:
             raise InvalidArgs("lifetime 'unit' requires a caller that runs in a systemd unit; use another lifetime")
-        if error := lease_limit_error(self._state.ledger.leases.values(), owner.uid):
+        if error := lease_limit_error(self._state.ledger, owner.uid):
             raise error
         self.check_queue()
 

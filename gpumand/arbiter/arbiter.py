@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 from gpumand.arbiter.admission import Admission
 from gpumand.arbiter.busy_probes import BusyProbes
@@ -13,8 +13,8 @@ from gpumand.arbiter.driver_release import DriverRelease
 from gpumand.arbiter.driver_use import DriverUse
 from gpumand.arbiter.idempotency import IdempotencyTokens
 from gpumand.arbiter.jobs import Jobs
-from gpumand.arbiter.learning import LearningRecorder
-from gpumand.arbiter.lease_restorer import LeaseRestorer
+from gpumand.arbiter.learning import LEARNED_EVENTS, LearningRecorder
+from gpumand.arbiter.lease_restorer import RESTORER_EVENTS, LeaseRestorer
 from gpumand.arbiter.leases import Leases
 from gpumand.arbiter.manual import ManualOperations
 from gpumand.arbiter.nested_leases import NestedLeases
@@ -24,7 +24,7 @@ from gpumand.arbiter.reconciler import Reconciler
 from gpumand.arbiter.reloading import Reloading
 from gpumand.arbiter.reservations import Reservations, check_amount
 from gpumand.arbiter.scheduler import Scheduler
-from gpumand.arbiter.snapshot import consumer_status_of, status_of, summary_of
+from gpumand.arbiter.snapshot import announced_consumer_of, consumer_status_of, status_of, summary_of
 from gpumand.arbiter.state import ArbiterState, Publish
 from gpumand.arbiter.timeouts import finished_within
 from gpumand.arbiter.waiting_request import WaitingRequest, WaitProgress
@@ -34,11 +34,11 @@ from gpumand.domain.container import service_of
 from gpumand.domain.device import Devices, format_devices
 from gpumand.domain.driver_release import ReleaseOptions, ReleaseReport
 from gpumand.domain.errors import GpumandError, ShuttingDown
-from gpumand.domain.events import STATE_CHANGE_EVENTS, Event, LoadFinished, RequestGranted
+from gpumand.domain.events import Event, LoadFinished, RequestGranted
 from gpumand.domain.history import HistoryEntry, HistoryQuery
 from gpumand.domain.lease import Lease, LeaseEnd, LeaseLifetime, Owner
 from gpumand.domain.request import MAX_WAIT_SEC, AcquireOptions, Grant, ManualResult, PlanReport, Request
-from gpumand.domain.status import ConsumerStatus, Status, Summary
+from gpumand.domain.status import AnnouncedConsumer, ConsumerStatus, Status, Summary
 from gpumand.ports import Ports, UnitFailed
 
 log = logging.getLogger(__name__)
@@ -84,6 +84,10 @@ class Arbiter:
             self.state, self.reconciler, self.scheduler, self._jobs, self.leases, self.gate, self.busy_probes
         )
         self._restorer = LeaseRestorer(self.state, self.scheduler, self.gate, self._load_request)
+        self._learners: Mapping[type, Callable[[Event], None]] = {
+            **dict.fromkeys(LEARNED_EVENTS, self.learning.record_event),
+            **dict.fromkeys(RESTORER_EVENTS, self._restorer.record_event),
+        }
         self._idempotency = IdempotencyTokens(self.state, self.scheduler, self.leases, self._watch_owner_unit)
         self._ports = ports
         self._arrivals = 0
@@ -98,11 +102,9 @@ class Arbiter:
         )
 
     def _record_and_publish(self, event: Event) -> None:
-        if isinstance(event, STATE_CHANGE_EVENTS):
-            self._forward_event(event)  # most events: every pass publishes some, and nothing is learned from them
-            return
-        self.learning.record_event(event)
-        self._restorer.record_event(event)
+        learner = self._learners.get(type(event))
+        if learner is not None:
+            learner(event)
         self._forward_event(event)
         if isinstance(event, LoadFinished):
             self.scheduler.background.spawn(self._read_unit(event.consumer))
@@ -188,10 +190,11 @@ class Arbiter:
     ) -> Grant:
         self.driver_use.note_request()
         await self._read_if_never_read()
-        await self.learning.restore_if_unknown(consumer)
+        if self.learning.is_unknown(consumer):
+            await self.learning.restore_if_unknown(consumer)
         # No await between the result of this lookup and ``scheduler.add``: otherwise two calls with the same token
         # would both count as new and get two leases.
-        lease = await self._idempotency.lease(owner, consumer, options)
+        lease = await self._idempotency.lease(owner, consumer, options) if options.token else None
         if lease is not None:
             return Grant(lease, endpoint=self.state.consumer(consumer).spec.url)
         try:
@@ -200,7 +203,8 @@ class Arbiter:
             self.learning.record_request(consumer)
             entry = self._new_request(owner, consumer, options)
             entry.own_leases = self._nested.own_leases(owner, options)
-            self.scheduler.add(entry)
+            if not self.scheduler.grant_again(entry):
+                self.scheduler.add(entry)
             lease = await self._wait_for_result(entry)
         except GpumandError as error:
             self._admission.count_refusal(owner, consumer, error)
@@ -244,7 +248,8 @@ class Arbiter:
             if lease is not None:
                 # On disk and watched before the client is notified: a lease that a crash forgets must not be in use.
                 await self.leases.save(lease)
-                await self._watch_owner_unit(lease)
+                if lease.lifetime is LeaseLifetime.UNIT:
+                    await self._watch_owner_unit(lease)
                 # It may have ended (revoked, expired, unit stopped) during the two awaits above.
                 self.leases.require_active(lease)
                 if not lease.owner.user:
@@ -368,6 +373,10 @@ class Arbiter:
     def consumer_status(self, consumer: str) -> ConsumerStatus:
         """The status of one consumer, without building the whole snapshot. Raises NoSuchConsumer."""
         return consumer_status_of(self.state, consumer)
+
+    def announced_consumer(self, consumer: str) -> AnnouncedConsumer:
+        """The values of one consumer that clients are informed of. Raises NoSuchConsumer."""
+        return announced_consumer_of(self.state, consumer)
 
     async def plan(self, owner: Owner, consumer: str, options: AcquireOptions) -> PlanReport:
         """What Acquire would do now; see ``Plans.plan``."""

@@ -62,6 +62,10 @@ class _Stay:
     saved_mib: tuple[int, int] = (0, 0)
 
 
+LEARNED_EVENTS = (LeaseEnded, LoadFinished, EvictionOccurred)
+"""The types of events for ``record_event``."""
+
+
 class LearningRecorder:
     """Records measurements. ``observe_reading`` is called after every reading, the others with each event."""
 
@@ -97,19 +101,20 @@ class LearningRecorder:
 
         The disk may not have answered in time when the daemon started.
         """
-        if self._is_unknown(name):
+        if self.is_unknown(name):
             record = (await self._archive.read_learned()).get(name)
             # It may have been measured during the read; a restored value must not replace that.
-            if record is not None and self._is_unknown(name):
+            if record is not None and self.is_unknown(name):
                 self._restore(self._state.consumer(name), record)
 
-    def _is_unknown(self, name: str) -> bool:
+    def is_unknown(self, name: str) -> bool:
+        """Whether the footprint of a consumer is not known yet."""
         consumer = self._state.ledger.consumers.get(name)
         return consumer is not None and not consumer.footprint_known
 
     def warn_of_unknown_footprints(self) -> None:
         """Log a warning for each consumer whose VRAM requirement is unknown."""
-        for name in filter(self._is_unknown, self._state.ledger.consumers):
+        for name in filter(self.is_unknown, self._state.ledger.consumers):
             log.warning("consumer %s cannot be leased: %s", name, FOOTPRINT_UNKNOWN)
 
     def _restore(self, consumer: ConsumerState, record: Mapping[str, Any]) -> None:

@@ -25,6 +25,10 @@ log = logging.getLogger(__name__)
 WITHOUT_MODEL = frozenset({Residency.UNLOADED, Residency.PARKED, Residency.FAILED})
 
 
+RESTORER_EVENTS = (LeaseDegraded, LeaseRestored, LeaseGranted)
+"""The types of events for ``record_event``."""
+
+
 class LeaseRestorer:
     """Starts one load for each loss of a consumer that has a lease with the option ``restore``.
 

@@ -12,6 +12,7 @@ from typing import Any
 from gpumand.arbiter import log_messages
 from gpumand.arbiter.reconciler import Reconciler
 from gpumand.arbiter.state import ArbiterState
+from gpumand.arbiter.unobserved_leases import UnobservedLeases
 from gpumand.domain.consumer import UnitActivity, UnitState, reservation_spec
 from gpumand.domain.device import Devices, format_devices, parse_devices
 from gpumand.domain.errors import HostError, InvalidArgs, NoSuchLease
@@ -51,6 +52,7 @@ class Leases:
         self._consumer_write_lock = asyncio.Lock()
         self._announced = state.announced_leases
         self._granted_at: dict[str, float] = {}
+        self._unobserved = UnobservedLeases(state, reconciler)
         self.shared: set[str] = set()
         self.on_end: Callable[[Lease], None] = lambda lease: None
         self.expiry_moved = asyncio.Event()
@@ -60,6 +62,7 @@ class Leases:
 
     def create(self, request: Request, devices: Devices) -> Lease:
         """Create a lease for a request, in the ledger only; ``save`` writes it to disk and announces it."""
+        self._unobserved.begin(request.consumer)
         now_usec = self._state.clock.realtime_usec()
         ttl_sec = self._ttl_sec(request)
         reservation = self._state.consumer(request.consumer).spec.reservation
@@ -221,9 +224,9 @@ class Leases:
         self._used_consumers.add(lease.consumer)
         self.shared.discard(lease_id)
         self.on_end(lease)
-        self._reconciler.reconcile(lease.consumer)
+        if not self._unobserved.leaves_nothing_to_reconcile(lease.consumer):
+            self._reconciler.reconcile(lease.consumer)
         self._state.ledger.prune(self._state.settings.consumers)
-        self._state.publish_changes()
         if lease_id in self._announced:
             self._announced.discard(lease_id)
             self._state.publish(end)

@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
-
 from gpumand.domain.errors import LimitsExceeded
-from gpumand.domain.lease import Lease
+from gpumand.domain.ledger import Ledger
 
 MAX_WAITING = 512
 MAX_LEASES = 1024
 MAX_LEASES_PER_UID = 64
 
 
-def lease_limit_error(leases: Collection[Lease], uid: int) -> LimitsExceeded | None:
+def lease_limit_error(ledger: Ledger, uid: int) -> LimitsExceeded | None:
     """The error for one more lease of this user; None while both limits allow it."""
-    if len(leases) < MAX_LEASES_PER_UID:
-        return None
-    if sum(1 for lease in leases if lease.owner.uid == uid) >= MAX_LEASES_PER_UID:
+    if ledger.lease_count_of(uid) >= MAX_LEASES_PER_UID:
         return LimitsExceeded(f"uid {uid} has {MAX_LEASES_PER_UID} leases, which is the limit; release one first")
-    if len(leases) >= MAX_LEASES:
+    if len(ledger.leases) >= MAX_LEASES:
         return LimitsExceeded(f"{MAX_LEASES} leases are active, which is the limit; release one first")
     return None
 

@@ -39,8 +39,7 @@ class Outcomes:
         if entry.restores:
             return self._grant_restored(entry, place)
         # Checked again here: many requests may have been waiting when the first of them passed the admission check.
-        leases = self._state.ledger.leases.values()
-        error = lease_limit_error(leases, entry.request.owner.uid) if entry.wants_lease else None
+        error = lease_limit_error(self._state.ledger, entry.request.owner.uid) if entry.wants_lease else None
         if error is not None:
             self._nested.left(entry)
             entry.refuse(error)

@@ -35,16 +35,22 @@ GROWTH_ENDED_SEC = 5.0
 
 
 class Reconciler:
-    """Stores the latest observations of each consumer and derives its residency from them."""
+    """Stores the latest observations of each consumer and derives its residency from them.
+
+    Attributes:
+        observation_count: number of observations so far, without readings of VRAM.
+    """
 
     def __init__(self, state: ArbiterState) -> None:
         self._state = state
         self._observations: dict[str, Observations] = {}
         self._valid_from = float("-inf")
         self._evidence = ResidencyEvidence(state)
+        self.observation_count = 0
 
     def record_unit(self, unit: UnitState) -> None:
         """Store the state of a unit or container, from a signal or a query, for each consumer that runs in it."""
+        self.observation_count += 1
         for consumer in list(self._state.ledger.consumers.values()):
             if runs_in(consumer.spec, unit.unit):
                 observations = self._observations_of(consumer)
@@ -90,6 +96,7 @@ class Reconciler:
         if requested_at < observations.health_requested_at:
             return  # the answer to a later request has arrived already
         observations.health, observations.health_requested_at = health, requested_at
+        self.observation_count += 1
         if health.last_used_usec is not None and health.last_used_usec != consumer.reported_used_usec:
             self._state.ledger.update(name, reported_used_usec=health.last_used_usec)
         has_started = observations.has_started(self._state.clock.monotonic())
@@ -124,6 +131,7 @@ class Reconciler:
 
     def forget_obsolete_observations(self) -> None:
         """After a reload: drop observations of consumers that are gone or whose unit or health check has changed."""
+        self.observation_count += 1
         for name, observations in list(self._observations.items()):
             consumer = self._state.ledger.consumers.get(name)
             if consumer is None or sources_of(consumer.spec) != sources_of(observations.spec):
@@ -136,6 +144,7 @@ class Reconciler:
         contradicts it.
         """
         self._observations.clear()
+        self.observation_count += 1
         self._valid_from = self._state.clock.monotonic()
         for consumer in list(self._state.ledger.consumers.values()):
             is_in_use = (

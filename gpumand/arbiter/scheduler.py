@@ -17,6 +17,7 @@ from gpumand.arbiter.leases import Leases
 from gpumand.arbiter.nested_leases import NestedLeases
 from gpumand.arbiter.outcomes import Outcomes
 from gpumand.arbiter.reconciler import Reconciler
+from gpumand.arbiter.repeated_grants import RepeatedGrants
 from gpumand.arbiter.request_jobs import INTERNAL_ERROR, RequestJobs
 from gpumand.arbiter.rereads import PAUSE_SEC, WAITING_PAUSE_SEC, Rereads
 from gpumand.arbiter.shared_waits import QueueEntries, SharedWaits
@@ -68,13 +69,13 @@ class Scheduler:
         self._running = RequestJobs(state, self._queue, jobs, self._outcomes, nested, gate, reconciler, self)
         self._turn_waits = TurnWaits(state, self.background, self.step)
         self._shared = SharedWaits(state, self._turn_waits)
-        self._decisions, self._rereads = DecisionCache(state), Rereads(state)
+        self._decisions, self._rereads, self._repeated = DecisionCache(state), Rereads(state), RepeatedGrants(state)
         self._followed_devices: Mapping[int, Sample] = {}
         self._wanted = WantedLeases(state)
         self._reserved_for_manual: Counter[int] = Counter()
         self._sampling = False
         self._closed = False
-        self._stepped = asyncio.Event()
+        self._stepped, self._is_step_awaited = asyncio.Event(), False
         self._next_step: asyncio.Handle | None = None
 
     # -- the queue -----------------------------------------------------------------------------------------------
@@ -100,6 +101,7 @@ class Scheduler:
 
     def next_step(self) -> Awaitable[object]:
         """An awaitable that ends with the next ``step`` after this call, even if it is awaited later."""
+        self._is_step_awaited = True
         return self._stepped.wait()
 
     @contextlib.contextmanager
@@ -114,11 +116,23 @@ class Scheduler:
 
     # -- deciding ------------------------------------------------------------------------------------------------
 
+    def grant_again(self, entry: WaitingRequest) -> bool:
+        """Grant a request that is not queued, if no other one waits and a queue pass would only repeat a grant."""
+        if self._closed or self._gate.held or len(self._queue):
+            return False
+        place = self._repeated.place(entry)
+        if place:
+            self._queue.charge(entry)
+            self._outcomes.grant(entry, place)
+        return bool(place)
+
     async def decide_new(self, entry: WaitingRequest) -> None:
         """Decide a request that was just queued, in one pass with all that arrive in this turn of the event loop.
 
         A request that does not wait, or before which none waits, gains nothing from that and is decided at once.
         """
+        if not entry.is_waiting:
+            return
         if len(self) == 1 or entry.request.options.timeout_sec <= 0:
             self.step(is_for_new=True)
             return
@@ -142,8 +156,9 @@ class Scheduler:
         finally:
             # Callers that wait already hold the old event, which stays set; the next call of next_step() gets the new
             # one.
-            self._stepped.set()
-            self._stepped = asyncio.Event()
+            if self._is_step_awaited:
+                self._stepped.set()
+                self._stepped, self._is_step_awaited = asyncio.Event(), False
 
     def _pass_and_publish(self, *, is_for_new: bool) -> None:
         entries = () if self._closed else self._queue.in_order()
@@ -335,6 +350,7 @@ class Scheduler:
             self._outcomes.refuse(entry, decision)
         elif decision.resident:
             self._outcomes.grant(entry, decision.place, ruling.overtaken)
+            self._repeated.note(entry, decision)
         elif entry.request.options.timeout_sec > 0 or self._is_instant(decision, entry.request.consumer):
             self._running.start(entry, decision, takes_slot=entry.wants_lease and ruling.takes_slot)
         else:

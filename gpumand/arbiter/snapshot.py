@@ -16,7 +16,15 @@ from gpumand.domain.errors import NoSuchConsumer
 from gpumand.domain.request import PlanReport
 from gpumand.domain.reservation import is_reservation, public_name
 from gpumand.domain.reserved_memory import excess_mib, excess_processes
-from gpumand.domain.status import MAX_FOREIGN, ConsumerStatus, DeviceStatus, Status, Summary, WaitingStatus
+from gpumand.domain.status import (
+    MAX_FOREIGN,
+    AnnouncedConsumer,
+    ConsumerStatus,
+    DeviceStatus,
+    Status,
+    Summary,
+    WaitingStatus,
+)
 from gpumand.domain.unread_devices import Access, access
 from gpumand.domain.view import ConsumerState, View
 from gpumand.domain.wording import FOOTPRINT_UNKNOWN
@@ -66,6 +74,28 @@ def consumer_status_of(state: ArbiterState, name: str) -> ConsumerStatus:
     if is_reservation(name):
         raise NoSuchConsumer("a reservation is shown as a lease")
     return _consumer(state, state.ledger.devices, state.consumer(name))
+
+
+def announced_consumer_of(state: ArbiterState, name: str) -> AnnouncedConsumer:
+    """The announced values of one consumer, which change with every lease. Raises NoSuchConsumer."""
+    if is_reservation(name):
+        raise NoSuchConsumer("a reservation is shown as a lease")
+    consumer = state.consumer(name)
+    spec = consumer.spec
+    return AnnouncedConsumer(
+        consumer.name,
+        str(consumer.residency),
+        format_devices(consumer.devices),
+        consumer.footprint_mib if consumer.footprint_known else None,
+        consumer.leases,
+        consumer.last_used_usec,
+        consumer.pinned,
+        spec.vram_managed,
+        spec.unit,
+        _problems(state.ledger.devices, consumer),
+        spec.vram_auto,
+        spec.container,
+    )
 
 
 def _device(state: ArbiterState, view: View, sample: Sample) -> DeviceStatus:
@@ -149,6 +179,8 @@ def _consumer(state: ArbiterState, devices: Mapping[int, Sample], consumer: Cons
 def _sharing(state: ArbiterState, consumer: ConsumerState) -> tuple[str, ...]:
     """Names of the other consumers in its unit or container."""
     ledger = state.ledger
+    if consumer.name not in ledger.in_shared_units:
+        return ()
     return tuple(one.name for one in shared_units.others_in_unit(ledger.consumers, consumer, ledger.sharing))
 
 

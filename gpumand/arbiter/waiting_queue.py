@@ -54,6 +54,11 @@ class WaitingQueue:
         self._charged[request.number] = min(work_sec, settings.aging_sec - delay_sec)
         return delay_sec
 
+    def charge(self, entry: WaitingRequest) -> None:
+        """Charge a request that is served without waiting to its user's share, like one that waits."""
+        self._fairness_delay_sec(entry)
+        self._charged.pop(entry.request.number, None)
+
     def refund(self, entry: WaitingRequest) -> None:
         """Take back what the request was charged in its user's share, since it was not served."""
         self._fairness.refund(str(entry.request.owner.uid), self._charged.get(entry.request.number, 0.0))

@@ -9,7 +9,7 @@ from gpumand.domain.driver_release import ReleaseOptions, ReleaseReport
 from gpumand.domain.history import HistoryEntry, HistoryQuery
 from gpumand.domain.lease import Lease, LeaseEnd, Owner
 from gpumand.domain.request import AcquireOptions, Grant, ManualResult, PlanReport
-from gpumand.domain.status import ConsumerStatus, Status, Summary
+from gpumand.domain.status import AnnouncedConsumer, ConsumerStatus, Status, Summary
 
 
 class ArbiterPort(Protocol):
@@ -41,6 +41,9 @@ class ArbiterPort(Protocol):
 
     def consumer_status(self, consumer: str) -> ConsumerStatus:
         """Return the status of one consumer without computing the others. Raises NoSuchConsumer."""
+
+    def announced_consumer(self, consumer: str) -> AnnouncedConsumer | ConsumerStatus:
+        """Return the announced values of one consumer, which change with every lease. Raises NoSuchConsumer."""
 
     def summary(self) -> Summary:
         """Return the values of the Manager's properties, in constant time."""

@@ -50,10 +50,17 @@ class IncomingCall:
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """The return values of a method. Structs must be lists, since dbus-fast 1.84 cannot marshal tuples."""
+    """The return values of a method. Structs must be lists, since dbus-fast 1.84 cannot marshal tuples.
+
+    Attributes:
+        signature: signature of the body.
+        body: the values.
+        checked: the handler guarantees that no string contains a NUL, as ``marshalling`` does.
+    """
 
     signature: str = ""
     body: tuple[Any, ...] = ()
+    checked: bool = False
 
 
 Handler = Callable[[IncomingCall], Reply | Awaitable[Reply]]
@@ -75,10 +82,11 @@ class CallServer:
 
     Args:
         send: puts a message on the bus. Raises BusLost when the connection is gone.
+        send_reply: sends the reply to a call, with a signature and a body; raises BusLost too.
     """
 
-    def __init__(self, send: Callable[[Message], None]) -> None:
-        self._send = send
+    def __init__(self, send: Callable[[Message], None], send_reply: Callable[[Message, str, list[Any]], None]) -> None:
+        self._send, self._send_reply = send, send_reply
         self._handler: Handler = reject_call
         self._waiting: dict[str, set[asyncio.Task[None]]] = {}
         self._total = 0
@@ -143,7 +151,7 @@ class CallServer:
         except LimitsExceeded:
             _discard(answer)
             raise
-        task = asyncio.ensure_future(self._run(message, answer))
+        task = asyncio.get_running_loop().create_task(self._run(message, answer))
         self._waiting.setdefault(sender, set()).add(task)
         self._total += 1
         task.add_done_callback(lambda done: self._on_task_done(message, answer, done))
@@ -182,8 +190,11 @@ class CallServer:
         if not expects_reply(message):
             return
         # A NUL would be sent without complaint, and the bus would close the connection for all clients.
-        require_no_nul(reply.body)
-        self._send_if_connected(Message.new_method_return(message, reply.signature, list(reply.body)))
+        if not reply.checked:
+            require_no_nul(reply.body)
+        # Without the bus there is no caller left that could receive the reply.
+        with contextlib.suppress(BusLost):
+            self._send_reply(message, reply.signature, list(reply.body))
 
     def _answer_error(self, message: Message, error: Exception) -> None:
         """Send a GpumandError as it is; log any other exception and send "internal error", which reveals nothing."""
@@ -198,14 +209,10 @@ class CallServer:
     def _send_error(self, message: Message, name: str, text: str) -> None:
         # Nothing is left to answer with if even this fails; the exception must not reach dbus-fast's reader.
         try:
-            self._send_if_connected(Message.new_error(message, name, text))
+            with contextlib.suppress(BusLost):
+                self._send(Message.new_error(message, name, text))
         except Exception:
             log.exception("the error reply %s could not be sent", name)
-
-    def _send_if_connected(self, message: Message) -> None:
-        # Without the bus there is no caller left that could receive the message.
-        with contextlib.suppress(BusLost):
-            self._send(message)
 
 
 def expects_reply(message: Message) -> bool:

@@ -82,8 +82,10 @@ class ClientPresence:
             watch.setup.add_done_callback(_consume_exception)
         self._watches.move_to_end(name)
         assert watch.setup is not None
-        # Several calls of one client share the task: cancelling one call must not cancel it for the others.
-        present = await asyncio.shield(watch.setup)
+        if not watch.setup.done():
+            # Several calls of one client share the task: cancelling one call must not cancel it for the others.
+            await asyncio.shield(watch.setup)
+        present = watch.setup.result()
         self._trim()
         # NameOwnerChanged may have arrived after the answer.
         return present and not watch.has_left

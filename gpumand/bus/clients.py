@@ -12,8 +12,7 @@ import asyncio
 import logging
 import time
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
@@ -73,6 +72,21 @@ class _KnownClient:
                 task.cancel()
 
 
+class KeptWatch:
+    """Keeps watching a client within a ``with`` block. A class, since a generator would cost several times as much."""
+
+    __slots__ = ("_presence", "_sender")
+
+    def __init__(self, presence: ClientPresence, sender: str) -> None:
+        self._presence, self._sender = presence, sender
+
+    def __enter__(self) -> None:
+        self._presence.retain_watch(self._sender)
+
+    def __exit__(self, *exception: object) -> None:
+        self._presence.release_watch(self._sender)
+
+
 class Clients:
     """Identifies D-Bus clients and reports clients that leave the bus; implements the port ``OwnerPresence``.
 
@@ -128,14 +142,9 @@ class Clients:
         """Allow unused names to be forgotten; call it once ``lease_granted`` was called for every active lease."""
         self._presence.may_forget = True
 
-    @contextmanager
-    def keep_watched(self, sender: str) -> Iterator[None]:
-        """Keep watching a caller while its call is being served."""
-        self._presence.retain_watch(sender)
-        try:
-            yield
-        finally:
-            self._presence.release_watch(sender)
+    def keep_watched(self, sender: str) -> KeptWatch:
+        """Keep watching a caller while its call is being served; returns a context manager."""
+        return KeptWatch(self._presence, sender)
 
     def retained(self, sender: str) -> Callable[[], None]:
         """Keep watching a caller; the result is the function that ends it, which has an effect once."""

@@ -28,6 +28,7 @@ from gpumand.bus.error_text import without_name
 from gpumand.bus.inlet import MAX_BODY_BYTES, Inlet
 from gpumand.bus.machine_id import read_machine_id
 from gpumand.bus.names import DBUS, DBUS_PATH, PEER
+from gpumand.bus.reply_encoder import ReplyEncoder
 from gpumand.bus.send_queue import Lane, SendQueue
 from gpumand.bus.signal_encoder import SignalEncoder
 from gpumand.bus.signal_matches import MatchRule, Signal, SignalRouter, Subscription
@@ -69,8 +70,8 @@ class BusConnection:
         self._lost_reason = ""
         self._pending: dict[int, tuple[str, asyncio.Future[Message | None]]] = {}
         self._send_queue = SendQueue.install(bus, self._disconnect)
-        self._encoder = SignalEncoder()
-        self._calls = CallServer(self._send)
+        self._encoder, self._reply_encoder = SignalEncoder(), ReplyEncoder()
+        self._calls = CallServer(self._send, self._send_reply)
         self._signals = SignalRouter(self._call_bus_with_text, self._call_bus_no_reply)
         bus.add_message_handler(self._on_message)
         Inlet.install(bus, self._on_oversized)
@@ -293,6 +294,12 @@ class BusConnection:
             message.serial = self._bus.next_serial()
         # Not by MessageBus.send, which creates a future for each message and calls the writer for each.
         self._send_queue.put(bytes(message._marshall(False)), lane)
+
+    def _send_reply(self, call: Message, signature: str, body: list[Any]) -> None:
+        """Queue the reply to a call for sending; raises like ``_send``."""
+        self._require_connected()
+        reply = self._reply_encoder.encode(call, signature, body, self._bus.next_serial())
+        self._send_queue.put(reply, Lane.REPLY)
 
     def _require_connected(self) -> None:
         if self._lost_reason or not self._bus.connected:

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from gpumand.bus.connection import IncomingCall, Reply
 from gpumand.bus.errors import UnknownInterface, UnknownMethod, UnknownObject, quoted
 from gpumand.bus.interfaces import Interface, Method
-from gpumand.bus.names import MANAGER
+from gpumand.bus.names import MANAGER, ROOT_PATH
 from gpumand.bus.object_tree import ObjectTree
 from gpumand.bus.standard_interfaces import StandardInterfaces
 from gpumand.domain.errors import InvalidArgs
@@ -36,6 +36,7 @@ class Dispatcher:
         self._tree = tree
         self._flush = flush
         self._standard = standard
+        self._manager_handlers: dict[tuple[str, str, str], Handler] = {}
         self._handlers: dict[tuple[str, str], Handler] = {**standard.handlers, **handlers}
 
     def handle(self, call: IncomingCall) -> Reply | Awaitable[Reply]:
@@ -46,8 +47,14 @@ class Dispatcher:
             InvalidArgs: the arguments do not have the method's signature, which the message names.
             GpumandError: any error of the handler.
         """
-        # The methods of the manager read the arbiter itself, and its object always exists.
-        if call.interface != MANAGER:
+        # The methods of the manager read the arbiter itself, and its object always exists. So each of them is looked up
+        # once for a path and a signature.
+        key = (call.path, call.member, call.signature)
+        if call.interface == MANAGER:
+            known = self._manager_handlers.get(key)
+            if known is not None:
+                return known(call)
+        else:
             self._flush()
         if not self._tree.has_node(call.path):
             raise UnknownObject(f"no object {quoted(call.path)}")
@@ -56,7 +63,10 @@ class Dispatcher:
         if call.signature != method.in_signature:
             expected = f"({method.in_signature})" if method.in_signature else "no arguments"
             raise InvalidArgs(f"{interface.name}.{method.name} takes {expected}, not ({call.signature[:64]})")
-        return self._handlers[interface.name, method.name](call)
+        handler = self._handlers[interface.name, method.name]
+        if call.interface == MANAGER and call.path == ROOT_PATH:
+            self._manager_handlers[key] = handler
+        return handler(call)
 
     def _find(self, call: IncomingCall) -> tuple[Interface, Method]:
         interfaces = self._standard.interfaces(call.path)

@@ -194,7 +194,7 @@ class ManagerMethods:
         return self._arbiter.lease(check_length("the lease id", call.body[0]))
 
     def _reply(self, signature: str = "", *body: object) -> Reply:
-        return Reply(signature, body)
+        return Reply(signature, body, checked=True)  # ids are gpumand's own, and the rest comes from ``marshalling``
 
 
 def _consumer(call: IncomingCall) -> str:

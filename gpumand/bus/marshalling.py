@@ -6,10 +6,12 @@ from a log: the bus closes the connection of a client that sends invalid UTF-8 o
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any
 
 from dbus_fast import Variant
 
+from gpumand.bus.wire_text import text
 from gpumand.domain.device import ProcessUse
 from gpumand.domain.driver_release import ReleaseReport
 from gpumand.domain.events import EvictionReport
@@ -25,24 +27,22 @@ Entry = dict[str, Variant]
 
 EVICTION_SIGNATURE = "sstssa{sv}"
 
-MAX_TEXT = 4096
 _INTEGER_LIMITS = {"u": (0, 2**32 - 1), "t": (0, 2**64 - 1), "i": (-(2**31), 2**31 - 1)}
 
 # Most flags are false and many texts are empty; Variants are never changed, so that one of each is enough.
 _EMPTY_TEXT, _TRUE, _FALSE = Variant("s", ""), Variant("b", True), Variant("b", False)
 
 
-def text(value: str) -> str:
-    """Return text that the bus accepts: without NUL and lone surrogates, and at most MAX_TEXT characters."""
-    if value.isascii() and "\0" not in value:
-        return value[:MAX_TEXT]
-    return value[:MAX_TEXT].replace("\0", "\ufffd").encode("utf-8", "replace").decode("utf-8")
+@lru_cache(maxsize=256)
+def _text_variant(value: str) -> Variant:
+    """A text as a Variant; the same few names and words are in most messages."""
+    return Variant("s", text(value))
 
 
 def variant(signature: str, value: Any) -> Variant:
     """Return a Variant that can always be marshalled: text is sanitized, integers are clamped to their type."""
     if signature == "s":
-        return Variant("s", text(value)) if value else _EMPTY_TEXT
+        return _text_variant(value) if value else _EMPTY_TEXT
     if signature == "b":
         return _TRUE if value else _FALSE
     if signature == "as":

@@ -31,6 +31,8 @@ MAX_KINDS = 64
 MAX_WITHIN = 64
 DEFAULT_ENTRIES = 100
 
+NO_OPTIONS = AcquireOptions()
+
 Options = Mapping[str, Variant]
 
 ACQUIRE_OPTIONS = {
@@ -103,6 +105,8 @@ def acquire_options(options: Options) -> AcquireOptions:
         InvalidArgs: an option is unknown, of the wrong type or out of range.
         LimitsExceeded: a string is too long.
     """
+    if not options:
+        return NO_OPTIONS
     values = _checked(options, ACQUIRE_OPTIONS)
     lifetime = _lifetime(values.get("lifetime", LeaseLifetime.TTL.value))
     return AcquireOptions(

@@ -10,7 +10,7 @@ from typing import Any
 
 from gpumand.bus.marshalling import learned_entry, owner_label
 from gpumand.domain.lease import Lease
-from gpumand.domain.status import ConsumerStatus, DeviceStatus, Summary
+from gpumand.domain.status import AnnouncedConsumer, ConsumerStatus, DeviceStatus, Summary
 
 Values = dict[str, Any]
 
@@ -59,7 +59,7 @@ def device_live_values(device: DeviceStatus) -> Values:
     }
 
 
-def consumer_state(consumer: ConsumerStatus) -> Values:
+def consumer_state(consumer: AnnouncedConsumer | ConsumerStatus) -> Values:
     """Return the announced properties of an org.gpumand1.Consumer."""
     return {
         "Name": consumer.name,

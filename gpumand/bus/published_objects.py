@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
+from typing import Any
 
 from gpumand.bus.arbiter_port import ArbiterPort
 from gpumand.bus.clients import Clients
 from gpumand.bus.connection import BusConnection, BusLost
 from gpumand.bus.interfaces import Interface
-from gpumand.bus.marshalling import EVICTION_SIGNATURE, eviction_body, text
+from gpumand.bus.marshalling import EVICTION_SIGNATURE, eviction_body
 from gpumand.bus.names import (
     CONSUMER,
     CONSUMER_PREFIX,
@@ -37,6 +38,7 @@ from gpumand.bus.properties import (
     lease_state,
     manager_state,
 )
+from gpumand.bus.wire_text import text
 from gpumand.domain.errors import NoSuchConsumer
 from gpumand.domain.events import (
     ConsumersChanged,
@@ -90,6 +92,7 @@ class PublishedObjects:
         self._consumers_changed: set[str] = set()
         self._leased: set[str] = set()
         self._lease_count_touched = False
+        self._senders = self._signal_senders()
         connection.before_write(self._flush_before_write)
 
     def export(self) -> None:
@@ -100,7 +103,7 @@ class PublishedObjects:
         for consumer in status.consumers:
             self._set_consumer(consumer.name)
         for lease in status.leases:
-            self._add_lease(lease)
+            self._add_lease(lease, lease_path(lease.id))
         self._clients.allow_forgetting()
         self._exported = self._tree.announce = True
 
@@ -112,23 +115,46 @@ class PublishedObjects:
         if not self._exported:
             return
         try:
-            self._publish(event)
+            record = self._senders.get(type(event))
+            if record is not None:
+                record(event)
+            # Announces changes that neither an event signal nor a reply follows.
+            self._connection.schedule_write()
         except BusLost as error:
             log.debug("%s was not announced: %s", type(event).__name__, error)
         except Exception:
             log.exception("%s could not be announced", type(event).__name__)
 
-    def _publish(self, event: Event) -> None:
-        if isinstance(event, ConsumersChanged):
-            self._consumers_changed |= event.names
-        elif isinstance(event, SummaryChanged):
-            self._summary_changed = True
-        elif isinstance(event, DevicesChanged):
-            self._devices_changed = True
-        else:
-            self._publish_with_signal(event)
-        # Announces changes that neither an event signal nor a reply follows.
-        self._connection.schedule_write()
+    def _signal_senders(self) -> Mapping[type, Callable[[Any], None]]:
+        """What to do with each type of event: record a change of state, or send the signal of an event."""
+        return {
+            ConsumersChanged: self._note_consumers,
+            SummaryChanged: self._note_summary,
+            DevicesChanged: self._note_devices,
+            EvictionOccurred: lambda event: self._emit(
+                "EvictionOccurred", EVICTION_SIGNATURE, eviction_body(event.report)
+            ),
+            EvictionFailed: lambda event: self._emit("EvictionFailed", EVICTION_SIGNATURE, eviction_body(event.report)),
+            LeaseGranted: lambda event: self._lease_granted(event.lease),
+            LeaseEnded: lambda event: self._lease_ended(event.lease, event.reason.value),
+            LeaseWanted: lambda event: self._emit(
+                "LeaseWanted", "sst", (event.lease.id, text(event.by), event.since_usec)
+            ),
+            LeaseRenewed: lambda event: self._tree.update(lease_path(event.lease.id), lease_state(event.lease)),
+            LeaseDegraded: lambda event: self._lease_health_changed(event.lease),
+            LeaseRestored: lambda event: self._lease_health_changed(event.lease),
+            LeaseYielded: lambda event: self._lease_moved(event.lease, "LeaseYielded"),
+            LeaseReturned: lambda event: self._lease_moved(event.lease, "LeaseReturned"),
+        }
+
+    def _note_consumers(self, event: ConsumersChanged) -> None:
+        self._consumers_changed |= event.names
+
+    def _note_summary(self, event: SummaryChanged) -> None:
+        self._summary_changed = True
+
+    def _note_devices(self, event: DevicesChanged) -> None:
+        self._devices_changed = True
 
     def flush(self) -> None:
         """Announce all changes that have not been announced yet. Raises BusLost if the connection is gone."""
@@ -153,35 +179,18 @@ class PublishedObjects:
         except Exception:
             log.exception("changes could not be announced")
 
-    def _publish_with_signal(self, event: Event) -> None:
-        """Send the signal of an event, after announcing the state that the event led to."""
-        if isinstance(event, EvictionOccurred):
-            self._emit("EvictionOccurred", EVICTION_SIGNATURE, eviction_body(event.report))
-        elif isinstance(event, EvictionFailed):
-            self._emit("EvictionFailed", EVICTION_SIGNATURE, eviction_body(event.report))
-        elif isinstance(event, LeaseGranted):
-            self._lease_granted(event.lease)
-        elif isinstance(event, LeaseEnded):
-            self._lease_ended(event.lease, event.reason.value)
-        elif isinstance(event, LeaseWanted):
-            self._emit("LeaseWanted", "sst", (event.lease.id, text(event.by), event.since_usec))
-        elif isinstance(event, LeaseRenewed):
-            self._tree.update(lease_path(event.lease.id), lease_state(event.lease))
-        elif isinstance(event, LeaseDegraded | LeaseRestored):
-            self._lease_health_changed(event.lease)
-        elif isinstance(event, LeaseYielded | LeaseReturned):
-            self._lease_moved(event.lease, type(event).__name__)
-
     def _lease_granted(self, lease: Lease) -> None:
         # The lease count and the consumer's properties change with the lease, so they are announced before the signal.
-        if self._tree.get(lease_path(lease.id)) is None:
-            self._add_lease(lease)
+        path = lease_path(lease.id)
+        if self._tree.get(path) is None:
+            self._add_lease(lease, path)
         self._lease_changed(lease)
         self._emit("LeaseGranted", "ss", (lease.id, text(lease.public_consumer)))
 
     def _lease_ended(self, lease: Lease, reason: str) -> None:
-        if self._tree.get(lease_path(lease.id)) is not None:
-            self._tree.remove(lease_path(lease.id))
+        path = lease_path(lease.id)
+        if self._tree.get(path) is not None:
+            self._tree.remove(path)
             self._clients.lease_ended(lease)
         self._lease_changed(lease)
         self._emit("LeaseEnded", "sss", (lease.id, text(lease.public_consumer), reason))
@@ -206,12 +215,12 @@ class PublishedObjects:
             self._consumers_changed.add(lease.consumer)
             self._leased.add(lease.consumer)
 
-    def _add_lease(self, lease: Lease) -> None:
-        self._tree.add(PublishedObject(lease_path(lease.id), self._interfaces[LEASE], lease_state(lease)))
+    def _add_lease(self, lease: Lease, path: str) -> None:
+        self._tree.add(PublishedObject(path, self._interfaces[LEASE], lease_state(lease)))
         self._clients.lease_granted(lease)
 
     def _emit(self, member: str, signature: str, body: tuple[object, ...]) -> None:
-        self._connection.emit(ROOT_PATH, MANAGER, member, signature, body)
+        self._connection.emit(ROOT_PATH, MANAGER, member, signature, body, checked=True)
 
     def _manager_state(self) -> Values:
         return manager_state(self._version, self._arbiter.summary())
@@ -219,7 +228,7 @@ class PublishedObjects:
     def _set_consumer(self, name: str, touched: Collection[str] = ()) -> None:
         path = consumer_path(name)
         try:
-            state = consumer_state(self._arbiter.consumer_status(name))
+            state = consumer_state(self._arbiter.announced_consumer(name))
         except NoSuchConsumer:
             # A reload of the configuration removed the consumer.
             self._tree.remove(path)

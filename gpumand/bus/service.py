@@ -13,7 +13,6 @@ from gpumand.bus.manager import ManagerMethods
 from gpumand.bus.object_tree import ObjectTree, PublishedObject
 from gpumand.bus.published_objects import PublishedObjects
 from gpumand.bus.standard_interfaces import StandardInterfaces
-from gpumand.domain.events import Event
 from gpumand.version import VERSION
 
 
@@ -29,6 +28,9 @@ class ManagerService:
         clients: the registry of callers, the same that the arbiter has as its ``OwnerPresence``.
         authority: decides which calls are allowed.
         version: value of the property Version.
+
+    Attributes:
+        publish: sends the signals for an event; the arbiter calls this synchronously and in order.
     """
 
     def __init__(
@@ -43,6 +45,7 @@ class ManagerService:
         self._clients = clients
         self._tree = tree = ObjectTree(connection)
         self._published = PublishedObjects(connection, arbiter, clients, tree, own_interfaces(), version)
+        self.publish = self._published.publish
         manager = ManagerMethods(arbiter, clients, authority)
         standard = StandardInterfaces(tree, read_machine_id())
         self._dispatcher = Dispatcher(tree, standard, manager.handlers, self._published.flush)
@@ -56,10 +59,6 @@ class ManagerService:
         """Create the objects, and answer calls from now on."""
         self._published.export()
         self._connection.serve(self._dispatcher.handle)
-
-    def publish(self, event: Event) -> None:
-        """Send the signals for an event; the arbiter calls this synchronously and in order."""
-        self._published.publish(event)
 
     def flush(self) -> None:
         """Announce pending property changes now instead of at the end of this iteration of the event loop."""

@@ -57,6 +57,7 @@ SECTIONS: dict[str, dict[str, str]] = {
         "gateway": "gateway:gateway",
         "connect": "connect:connect",
         "disconnect": "connect:disconnect",
+        "fleet": "fleet:fleet",
         "mcp": "mcp:mcp",
         "version": "version:version",
     },

@@ -10,18 +10,20 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from gpumand.config.builder import MeasuredFootprint, build
 from gpumand.config.files import DROP_IN_NAME, MAIN_NAME, config_files, list_toml_files, read
 from gpumand.config.problems import ConfigProblem, ConfigProblems, ProblemList, problem_lines
 from gpumand.domain.consumer import Settings
+
+if TYPE_CHECKING:
+    from gpumand.config.builder import MeasuredFootprint
 
 __all__ = [
     "DEFAULT_FILE",
     "DEFAULT_FOLDER",
     "ConfigProblem",
     "ConfigProblems",
-    "Measured",
     "load",
     "problem_lines",
     "user_folder",
@@ -56,6 +58,9 @@ def load(path: Path | None = None, measured: MeasuredFootprint = lambda _spec: N
     Raises:
         ConfigProblems: the configuration cannot be used; the exception lists all problems of all files.
     """
+    # Processes that read tables of their own, such as the gateway, import this package without the builder (2 MB).
+    from gpumand.config.builder import build
+
     problems = ProblemList()
     main, drop_ins = DEFAULT_FILE, DEFAULT_FOLDER
     if user:

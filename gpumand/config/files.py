@@ -14,6 +14,9 @@ from gpumand.config.problems import Document, Place, ProblemList
 
 MAIN_NAME = "gpumand.toml"
 DROP_IN_NAME = "conf.d"
+OTHER_PROGRAMS = frozenset(("fleet.toml", "gateway-keys.toml", "gateway.toml", "notify.toml"))
+"""Files in /etc/gpumand that programs beside the daemon read."""
+
 MAX_BYTES = 1024 * 1024
 MAX_FILES = 512
 MAX_KEY = 4096
@@ -28,16 +31,19 @@ def config_files(path: Path, problems: ProblemList) -> list[Path]:
 
     Args:
         path: a file; a folder with the layout of /etc/gpumand (``gpumand.toml``, then ``conf.d/*.toml`` in name
-            order); or any other folder (all ``*.toml`` in name order).
+            order); or any other folder (all ``*.toml`` in name order; beside a ``gpumand.toml`` without those that
+            other programs read, since such a folder is an /etc/gpumand whose ``conf.d`` was never made).
         problems: receives a problem if a folder cannot be listed.
     """
     if not path.is_dir():
         return [path]
     drop_ins = path / DROP_IN_NAME
-    if not drop_ins.is_dir():
-        return list_toml_files(path, problems)
     main = path / MAIN_NAME
-    return ([main] if os.path.lexists(main) else []) + list_toml_files(drop_ins, problems)
+    has_main = os.path.lexists(main)
+    if not drop_ins.is_dir():
+        files = list_toml_files(path, problems)
+        return [file for file in files if file.name not in OTHER_PROGRAMS] if has_main else files
+    return ([main] if has_main else []) + list_toml_files(drop_ins, problems)
 
 
 def list_toml_files(folder: Path, problems: ProblemList, *, optional: bool = False) -> list[Path]:

@@ -26,6 +26,7 @@ from yarl import URL
 
 from gpumand.consumers.answer_events import STREAM_TYPES
 from gpumand.consumers.answers import Answer, NoAnswer, excerpt
+from gpumand.consumers.certificates import Certificates
 from gpumand.consumers.http_request import Request
 from gpumand.version import VERSION
 
@@ -111,6 +112,7 @@ class Exchange:
         # The connector has no limit. Each consumer has its own, so that one that hangs does not block the others.
         self._session = _session(aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEPALIVE_SEC))
         self._socket_sessions: set[aiohttp.ClientSession] = set()
+        self._certificates = Certificates()
         self._slots: WeakValueDictionary[str, asyncio.Semaphore] = (
             WeakValueDictionary()
         )  # requests in progress hold the references
@@ -170,6 +172,7 @@ class Exchange:
         progress.stage = "no answer within"
         # aiohttp names the type of a body that is not there, which some servers refuse with status 415.
         skipped = ("Content-Type",) if request.json is None else ()
+        tls = await self._certificates.context_for(request.url)
         async with (
             self._session_for(request) as session,
             session.request(
@@ -179,6 +182,7 @@ class Exchange:
                 headers=dict(request.headers),
                 skip_auto_headers=skipped,
                 allow_redirects=False,
+                ssl=tls,
                 timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SEC),
             ) as response,
         ):

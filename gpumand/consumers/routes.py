@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 
 from gpumand.consumers import answers, busy_answers
 from gpumand.consumers.answers import Answer, NoAnswer
+from gpumand.consumers.certificates import import_aiohttp
 from gpumand.consumers.http_request import Request
 from gpumand.domain.consumer import BusyReport, BusyRoute, ConsumerSpec, Health, HealthRoute, Route
 from gpumand.domain.socket_url import split_socket_url
@@ -168,11 +169,16 @@ class HttpRoutes:
             if self._is_closed:
                 raise NoAnswer("gpumand is stopping")
             if self._exchange is None:
-                await asyncio.to_thread(importlib.import_module, "gpumand.consumers.http_exchange")
+                await asyncio.to_thread(_import_exchange)
                 from gpumand.consumers.http_exchange import Exchange
 
                 self._exchange = Exchange()
             return self._exchange
+
+
+def _import_exchange() -> None:
+    import_aiohttp()
+    importlib.import_module("gpumand.consumers.http_exchange")
 
 
 def route_url(base: str, path: str) -> str:

@@ -17,8 +17,10 @@ def copy_with(value: T, **changes: Any) -> T:
         value: an object of a frozen dataclass without slots and without ``__post_init__``.
         changes: the new values by field.
     """
-    assert changes.keys() <= value.__dict__.keys(), f"{type(value).__name__} has no such field"
+    fields = value.__dict__
     other = object.__new__(type(value))
-    other.__dict__.update(value.__dict__)
-    other.__dict__.update(changes)
+    copied = other.__dict__
+    copied.update(fields)
+    copied.update(changes)
+    assert len(copied) == len(fields), f"{type(value).__name__} has no such field as one of {list(changes)}"
     return other

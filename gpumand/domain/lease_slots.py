@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
 from gpumand.domain.lease import Lease, LeaseLifetime
+from gpumand.domain.lease_table import LeaseTable
 from gpumand.domain.view import ConsumerState, StandingLease
 
 
@@ -18,24 +19,29 @@ def standing(lease: Lease, consumers: Mapping[str, ConsumerState]) -> StandingLe
 
 
 def _takes_slot(lease: Lease, consumers: Mapping[str, ConsumerState]) -> bool:
-    is_own = lease.lifetime is LeaseLifetime.UNIT and lease.owner.unit == consumers[lease.consumer].spec.unit
-    return not is_own and not lease.yielded
+    return not lease.yielded and not _is_own(lease, consumers)
 
 
-def used(leases: Iterable[Lease], consumers: Mapping[str, ConsumerState]) -> dict[int, int]:
+def _is_own(lease: Lease, consumers: Mapping[str, ConsumerState]) -> bool:
+    return lease.lifetime is LeaseLifetime.UNIT and lease.owner.unit == consumers[lease.consumer].spec.unit
+
+
+def used(leases: LeaseTable, consumers: Mapping[str, ConsumerState]) -> dict[int, int]:
     """Number of lease slots in use on each device."""
+    without_slot = [one.consumer for one in leases.special.values() if not one.yielded and _is_own(one, consumers)]
     slots: dict[int, int] = {}
-    for lease in leases:
-        for device in consumers[lease.consumer].devices if _takes_slot(lease, consumers) else ():
-            slots[device] = slots.get(device, 0) + 1
+    for consumer, active in leases.by_consumer.items():
+        count = len(active) - without_slot.count(consumer)
+        for device in consumers[consumer].devices if count else ():
+            slots[device] = slots.get(device, 0) + count
     return slots
 
 
-def exclusive(leases: Iterable[Lease], consumers: Mapping[str, ConsumerState]) -> dict[int, str]:
+def exclusive(leases: LeaseTable, consumers: Mapping[str, ConsumerState]) -> dict[int, str]:
     """The devices that an exclusive lease holds, and the consumer of that lease."""
     return {
         device: lease.consumer
-        for lease in leases
+        for lease in leases.special.values()
         if lease.exclusive and not lease.yielded
         for device in consumers[lease.consumer].devices
     }

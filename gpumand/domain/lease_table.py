@@ -1,4 +1,4 @@
-"""The active leases, indexed by id, by consumer and by idempotency token; part of the ledger."""
+"""The active leases, indexed by id, by consumer, by user and by idempotency token; part of the ledger."""
 
 from __future__ import annotations
 
@@ -9,19 +9,27 @@ from gpumand.domain.lease import Lease, LeaseLifetime, Owner, TokenKey, token_ke
 
 
 class LeaseTable:
-    """Keeps the three indexes of active leases consistent. The ledger is its only user.
+    """Keeps the indexes of active leases consistent. The ledger is its only user.
 
     Attributes:
         by_id: all active leases by id.
         by_consumer: active leases of each consumer that has any, without those that are given back at the moment. Every
             change replaces the mapping, so that views can share it.
+        special: the exclusive leases and those of lifetime ``unit``, by id. Hardly any lease is, so that counting lease
+            slots needs no look at the others.
     """
 
     def __init__(self) -> None:
         self._by_id: dict[str, Lease] = {}
         self.by_id: Mapping[str, Lease] = self._by_id
         self.by_consumer: Mapping[str, tuple[Lease, ...]] = {}
+        self.special: dict[str, Lease] = {}
         self._tokens: dict[TokenKey, str] = {}
+        self._count_by_uid: dict[int, int] = {}
+
+    def count_of(self, uid: int) -> int:
+        """Number of active leases of a user."""
+        return self._count_by_uid.get(uid, 0)
 
     def require(self, lease_id: str) -> Lease:
         """One lease. Raises NoSuchLease."""
@@ -36,31 +44,46 @@ class LeaseTable:
 
     def add(self, lease: Lease) -> None:
         """Add a lease; its token, if any, refers to it from now on."""
-        self._by_id[lease.id] = lease
-        self._set_leases_of(lease.consumer, _with(self.by_consumer.get(lease.consumer, ()), lease))
+        uid = lease.owner.uid
+        self._count_by_uid[uid] = self._count_by_uid.get(uid, 0) + 1
+        self._set(lease)
         if lease.token:
             self._tokens[token_key(lease.owner, lease.lifetime, lease.token)] = lease.id
 
     def replace(self, lease: Lease) -> None:
         """Replace the lease with the same id and the same consumer."""
         assert lease.id in self._by_id
-        self._by_id[lease.id] = lease
-        self._set_leases_of(lease.consumer, _with(self.by_consumer.get(lease.consumer, ()), lease))
+        self._set(lease)
 
     def remove(self, lease_id: str) -> Lease:
         """Remove a lease and return it. Raises NoSuchLease."""
         lease = self.require(lease_id)
         del self._by_id[lease_id]
+        self.special.pop(lease_id, None)
+        self._count_by_uid[lease.owner.uid] -= 1
+        if not self._count_by_uid[lease.owner.uid]:
+            del self._count_by_uid[lease.owner.uid]
         self._set_leases_of(lease.consumer, _without(self.by_consumer.get(lease.consumer, ()), lease))
-        key = token_key(lease.owner, lease.lifetime, lease.token)
-        # The token may have been used again for a newer lease, which keeps it.
-        if self._tokens.get(key) == lease_id:
-            del self._tokens[key]
+        if lease.token:
+            key = token_key(lease.owner, lease.lifetime, lease.token)
+            # The token may have been used again for a newer lease, which keeps it.
+            if self._tokens.get(key) == lease_id:
+                del self._tokens[key]
         return lease
+
+    def _set(self, lease: Lease) -> None:
+        before = self.by_consumer.get(lease.consumer, ())
+        is_new = lease.id not in self._by_id and not lease.yielded
+        self._by_id[lease.id] = lease
+        if lease.exclusive or lease.lifetime is LeaseLifetime.UNIT:
+            self.special[lease.id] = lease
+        self._set_leases_of(lease.consumer, (*before, lease) if is_new else _with(before, lease))
 
     def _set_leases_of(self, consumer: str, leases: tuple[Lease, ...]) -> None:
         left = {**self.by_consumer, consumer: leases}
-        self.by_consumer = left if leases else {name: left[name] for name in left if name != consumer}
+        if not leases:
+            del left[consumer]
+        self.by_consumer = left
 
 
 def _with(leases: tuple[Lease, ...], lease: Lease) -> tuple[Lease, ...]:
@@ -73,4 +96,7 @@ def _with(leases: tuple[Lease, ...], lease: Lease) -> tuple[Lease, ...]:
 
 
 def _without(leases: tuple[Lease, ...], lease: Lease) -> tuple[Lease, ...]:
-    return tuple(one for one in leases if one.id != lease.id)
+    for place, one in enumerate(leases):
+        if one.id == lease.id:
+            return (*leases[:place], *leases[place + 1 :])
+    return leases

@@ -43,6 +43,9 @@ class Ledger:
         settings: settings of the scheduler.
         revision: incremented by every change that affects a view; views of the same revision are equal.
         learned: how many of these changes only concern the learned durations of a consumer.
+        counted: how many of them only concern the number of leases of a consumer that is leased before and after.
+        own_leases: by consumer, how many of them are the begin or the end of its only lease, where all of its memory is
+            part of the readings. They matter to requests for other consumers only, which may need its memory.
         sharing: groups of consumers that the same processes were found to belong to under this configuration.
     """
 
@@ -57,7 +60,8 @@ class Ledger:
         self.sharing: frozenset[frozenset[str]] = frozenset()
         self._has_new_source = False
         self._in_shared_units: frozenset[str] | None = None
-        self.revision = self.learned = 0
+        self.revision = self.learned = self.counted = 0
+        self.own_leases: dict[str, int] = {}
         self._host_available_mib: int | None = None
 
     # -- lookup -------------------------------------------------------------------------------------------------
@@ -84,13 +88,18 @@ class Ledger:
 
     def consumer(self, name: str) -> ConsumerState:
         """State of one consumer. Raises NoSuchConsumer."""
-        if name not in self._consumers:
+        state = self._consumers.get(name)
+        if state is None:
             raise no_such_consumer(name, self._consumers)
-        return self._consumers[name]
+        return state
 
     def lease(self, lease_id: str) -> Lease:
         """One lease. Raises NoSuchLease."""
         return self._leases.require(lease_id)
+
+    def lease_count_of(self, uid: int) -> int:
+        """Number of active leases of a user."""
+        return self._leases.count_of(uid)
 
     def lease_by_token(self, owner: Owner, lifetime: LeaseLifetime, token: str) -> Lease | None:
         """The active lease that an earlier request with the same token and owner received, or None."""
@@ -113,13 +122,11 @@ class Ledger:
         realtime_usec: int = 0,
     ) -> View:
         """A frozen copy of the state at this moment, for a decision; View describes the arguments."""
-        if self._in_shared_units is None:
-            self._in_shared_units = shared_units.in_shared_units(self._consumers)
         return View(
             settings=self.settings,
             devices=dict(self._devices),
-            consumers=shared_units.with_stop_blockers(self._consumers, now, self.sharing, self._in_shared_units),
-            leases=lease_slots.used(self.leases.values(), self._consumers),
+            consumers=shared_units.with_stop_blockers(self._consumers, now, self.sharing, self.in_shared_units),
+            leases=lease_slots.used(self._leases, self._consumers),
             jobs=dict(self._jobs),
             now=now,
             evict_failed=evict_failed,
@@ -128,8 +135,15 @@ class Ledger:
             host_available_mib=self._host_available_mib,
             consumer_leases=self._leases.by_consumer,
             realtime_usec=realtime_usec,
-            exclusive=lease_slots.exclusive(self.leases.values(), self._consumers),
+            exclusive=lease_slots.exclusive(self._leases, self._consumers),
         )
+
+    @property
+    def in_shared_units(self) -> frozenset[str]:
+        """Names of the consumers whose unit, container or processes other consumers share."""
+        if self._in_shared_units is None:
+            self._in_shared_units = shared_units.in_shared_units(self._consumers)
+        return self._in_shared_units.union(*self.sharing) if self.sharing else self._in_shared_units
 
     def standing(self, lease: Lease) -> StandingLease:
         """What a decision needs to know of a lease."""
@@ -351,6 +365,7 @@ class Ledger:
         state = self._consumers[lease.consumer]
         claim = self._claim_changes(state, devices, now)
         self.update(lease.consumer, leases=state.leases + 1, claimed_for_start=False, **claim)
+        self._note_lease_change(lease, state, changes=1)
 
     def yield_lease(self, lease_id: str, now: float) -> Lease:
         """Give the consumer of a lease back for a while: it is no longer claimed by it, and may be evicted."""
@@ -397,8 +412,21 @@ class Ledger:
             return lease
         state = self._consumers[lease.consumer]
         self.update(lease.consumer, leases=state.leases - 1, lease_ended_usec=lease_ended_usec, idle_since=now)
-        self.release_claim(lease.consumer, now)
+        revision = self.revision - 1
+        if state.leases == 1:
+            self.release_claim(lease.consumer, now)
+        self._note_lease_change(lease, state, self.revision - revision)
         return lease
+
+    def _note_lease_change(self, lease: Lease, before: ConsumerState, changes: int) -> None:
+        """Count changes that only concern the leases of a consumer, after the begin or the end of a lease."""
+        after = self._consumers[lease.consumer]
+        if lease.exclusive or lease.reservation is not None or before.claimed_for_start:
+            return
+        if before.leases and after.leases and before.claimed:
+            self.counted += changes
+        elif before.footprint_seen and after.footprint_seen and before.devices == after.devices:
+            self.own_leases[lease.consumer] = self.own_leases.get(lease.consumer, 0) + changes
 
     def _set_state(self, state: ConsumerState) -> None:
         self.revision += 1

@@ -107,7 +107,7 @@ class Slowdown:
 
     def assign(self) -> tuple[bool, Slowdown]:
         """Whether the next lease may be overlapped, and the measurement after this assignment."""
-        after = replace(self, assigned=self.assigned + 1)
+        after = Slowdown(self.overlapped, self.alone, self.assigned + 1)
         if not self.is_known:
             return self.assigned % 2 == 0, after
         return (self.assigned % PROBE_EVERY != 0) == self.is_acceptable, after

@@ -130,6 +130,24 @@ class ConsumerStatus:
 
 
 @dataclass(frozen=True, slots=True)
+class AnnouncedConsumer:
+    """The values of a consumer whose changes are announced to clients; each is that of ``ConsumerStatus``."""
+
+    name: str
+    residency: str
+    device: str
+    vram_resident_mib: int | None
+    leases: int
+    last_used_usec: int
+    pinned: bool
+    vram_managed: bool
+    unit: str
+    error: str
+    vram_auto: bool
+    container: str
+
+
+@dataclass(frozen=True, slots=True)
 class WaitingStatus:
     """A waiting request in a Status; ``position`` counts from 1.
 

@@ -6,5 +6,8 @@ keep two routers from loading the same consumer twice. Must not import the daemo
 a driver.
 
 Read ``rows`` (what a host publishes), ``keys`` (where), ``store`` (the port ``FleetStore`` and its errors) and
-XX.testing.fleet_store`` has a store in memory.
+``clock`` first; then ``member`` (stays in the fleet), ``publisher`` (writes the row), ``fence`` and ``unique``
+(consumers that only one host may serve). The store in etcd is ``etcd_store``, on ``etcd_client`` (endpoints, limits,
+logins), ``etcd_watch``, ``etcd_list`` and ``etcd_kv`` (the JSON forms). ``gpumand.testing.fleet_store`` has a store in
+memory.
 """

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 
 from gpumand.fleet.clock import Clock
 from gpumand.fleet.fence import WATCH_SEC, Fence
-from gpumand.fleet.keys import Keys
-from gpumand.fleet.store import Claim, FleetStore, MembershipLost, StoreUnavailable
+from gpumand.fleet.keys import Keys, last_part
+from gpumand.fleet.store import Claim, FleetStore, Listing, MembershipLost, StoreError, StoreUnavailable
+
+TIDY_SEC = 10.0
+"""Period at which stray claims are given up."""
 
 Fenced = Callable[[frozenset[str]], Awaitable[None]]
 """Called with the names of the consumers that this host may no longer serve; must not raise."""
@@ -37,6 +41,7 @@ class UniqueConsumers:
         self._fenced = fenced
         self._held: dict[str, int] = {}
         self._turns: dict[str, asyncio.Lock] = {}
+        self._ending: frozenset[str] = frozenset()
 
     def holds(self, consumer: str) -> bool:
         """Whether this host may serve a consumer now. Ask right before each step, without an await in between."""
@@ -50,6 +55,8 @@ class UniqueConsumers:
         async with self._turn(consumer):
             if self.holds(consumer):
                 return ""
+            if consumer in self._ending:
+                raise StoreUnavailable(f"{consumer} is being ended here, because this host was cut off. Try again")
             generation = self._standing()
             found = await self._store.claim(self._keys.unique(consumer), self._machine_id)
             return self._claimed(consumer, generation, found)
@@ -70,14 +77,38 @@ class UniqueConsumers:
             await self._store.release(self._keys.unique(consumer), self._machine_id)
 
     async def run(self) -> None:
-        """Call ``fenced`` for consumers that are no longer held, soon after it happened, until cancelled."""
+        """Report consumers that are no longer held, and give up stray claims, until cancelled."""
+        await asyncio.gather(self._watch_fence(), self._tidy_forever())
+
+    async def _watch_fence(self) -> None:
         while True:
             lost = frozenset(one for one in self._held if not self.holds(one))
-            for consumer in lost:
-                del self._held[consumer]
             if lost:
+                self._ending = lost
+                for consumer in lost:
+                    del self._held[consumer]
                 await self._fenced(lost)
+                self._ending = frozenset()
             await self._clock.sleep(WATCH_SEC)
+
+    async def _tidy_forever(self) -> None:
+        while True:
+            await self._clock.sleep(TIDY_SEC)
+            with suppress(StoreError):
+                await self._tidy()
+
+    async def _tidy(self) -> None:
+        """Release claims of this host that it does not know of: their answers were lost, or they came late."""
+        found = await self._store.list(self._keys.uniques) if self._turns else Listing((), 0)
+        for entry in found.entries:
+            consumer = last_part(entry.key, self._keys.uniques)
+            if entry.value == self._machine_id and self._is_stray(consumer):
+                await self.release(consumer)
+
+    def _is_stray(self, consumer: str) -> bool:
+        if not self._fence.is_standing or consumer in self._ending or self._turn(consumer).locked():
+            return False
+        return not self.holds(consumer)
 
     def _standing(self) -> int:
         if not self._fence.is_standing:

@@ -1,6 +1,19 @@
-"""``python -m gpumand.gateway`` runs the gateway."""
+"""The program ``gpumand-gateway``, also as ``python -m gpumand.gateway``."""
 
-from gpumand.gateway.service import main
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from gpumand.consumers.certificates import import_aiohttp
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the gateway until it is stopped."""
+    import_aiohttp()
+    from gpumand.gateway import service  # it imports aiohttp
+
+    service.main(arguments)
+
 
 if __name__ == "__main__":
     main()

@@ -67,6 +67,7 @@ class ListenerSettings:
     busy: BusyRoute | None = None
     busy_grace_sec: float = 60.0
     forward_user: bool = False
+    early_status: bool = False
     slots: int = 0
     reserved_slots: int = 0
     key_file: str = ""
@@ -132,6 +133,13 @@ class ListenerTable:
     forward_user: bool = key(
         Boolean(),
         "Names of users: pass on the headers X-OpenWebUI-User-*, with which Open WebUI can name its user.",
+        default=False,
+    )
+    early_status: bool = key(
+        Boolean(),
+        "Interim status: answer 102 Processing at each drip_sec while the client of an image, of speech or of another "
+        "answer without a text form waits. HTTP libraries ignore it or restart their time limit; off by default, since "
+        "a client that is written by hand may take it for the answer.",
         default=False,
     )
     slots: int = key(

@@ -15,6 +15,8 @@ from gpumand.gateway.exchange import Exchange
 
 T = TypeVar("T")
 
+EARLY_STATUS = b"HTTP/1.1 102 Processing\r\n\r\n"
+
 CHECK_SEC = 0.5
 """Interval at which a waiting client is checked for having left."""
 
@@ -84,8 +86,10 @@ class Holder:
         exchange = self._exchange
         if exchange.response is not None:
             return True
-        if not exchange.dialect.content_type or exchange.request.version < HttpVersion11:
+        if exchange.request.version < HttpVersion11:
             return False
+        if not exchange.dialect.content_type:
+            return exchange.service.settings.early_status
         # A consumer may load its model with the first request. For plain JSON the status of its answer matters more.
         return is_loading or exchange.dialect.content_type != JSON
 
@@ -93,9 +97,12 @@ class Holder:
         exchange = self._exchange
         text = await self._describe()
         exchange.entry.waits_for = text
-        if exchange.response is None:
-            exchange.response = await self._begin()
-        await exchange.response.write(exchange.dialect.drip(text))
+        if exchange.dialect.content_type or exchange.response is not None:
+            exchange.response = exchange.response or await self._begin()
+            await exchange.response.write(exchange.dialect.drip(text))
+        elif exchange.request.transport is not None:
+            # aiohttp has no way to send an interim answer; nothing else is written before the answer begins.
+            exchange.request.transport.write(EARLY_STATUS)
         exchange.entry.dripped_sec += self._times.drip_sec
 
     async def _begin(self) -> web.StreamResponse:

@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 import aiohttp
 from yarl import URL
 
+from gpumand.consumers.certificates import Certificates
 from gpumand.domain.socket_url import split_socket_url
 from gpumand.gateway.refusals import refused
 
@@ -74,6 +75,7 @@ class Upstreams:
     def __init__(self) -> None:
         self._tcp = _session(aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEPALIVE_SEC))
         self._sockets: OrderedDict[str, aiohttp.ClientSession] = OrderedDict()
+        self._certificates = Certificates()
         self._closing: set[asyncio.Task[None]] = set()
 
     async def request(
@@ -93,6 +95,7 @@ class Upstreams:
                 data=body,
                 allow_redirects=False,
                 skip_auto_headers=_SKIPPED,
+                ssl=await self._certificates.context_for(endpoint.base),
                 timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SEC),
             )
         except (aiohttp.ClientError, OSError) as error:
@@ -110,6 +113,7 @@ class Upstreams:
                 autoclose=False,
                 autoping=False,
                 compress=0,
+                ssl=await self._certificates.context_for(endpoint.base),
                 max_msg_size=MAX_MESSAGE_BYTES,
             )
         except aiohttp.WSServerHandshakeError:
@@ -162,4 +166,6 @@ def _failure(error: Exception) -> Exception:
     is_reset = getattr(error, "errno", None) in (errno.ECONNRESET, errno.EPIPE)
     if not is_reset and not isinstance(error, aiohttp.ServerDisconnectedError | ConnectionError):
         text = "The service did not answer in valid HTTP. Check its log."
+    if is_tls:
+        text = "The TLS handshake failed: this host does not trust the certificate of the service, or it speaks no TLS."
     return refused(502, "bad_gateway", text, 1)

@@ -24,6 +24,10 @@ MAX_ACTIVE_LEASES = 4096
 """Maximum number of leases whose request is remembered for the demand log; far above the limit on leases."""
 
 
+RECORDED = frozenset({EvictionOccurred, EvictionFailed, LoadFinished, RequestGranted, RequestRefused, LeaseEnded})
+"""The types of events that have a history entry."""
+
+
 @dataclass(frozen=True, slots=True)
 class _GrantedRequest:
     arrived_usec: int
@@ -41,6 +45,8 @@ class HistoryRecorder:
 
     def publish(self, event: Event) -> None:
         """Record an event, if it is of a kind that is recorded."""
+        if type(event) not in RECORDED:
+            return
         now_usec = self._clock.realtime_usec()
         entry = _entry(event, now_usec)
         if entry is not None:

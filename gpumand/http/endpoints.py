@@ -11,8 +11,9 @@ from collections.abc import Awaitable, Callable
 
 from aiohttp import HttpVersion10, HttpVersion11, web
 
-from gpumand.bus.marshalling import status_entry, text
+from gpumand.bus.marshalling import status_entry
 from gpumand.bus.variants import unwrap
+from gpumand.bus.wire_text import text
 from gpumand.domain.status import Status
 from gpumand.http.connections import Acceptor, connection_of, text_response, with_standard_headers
 from gpumand.http.event_streams import HELLO, EventStreams, Reader, TooManyReaders

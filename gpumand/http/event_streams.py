@@ -11,8 +11,9 @@ from collections import Counter, deque
 from collections.abc import Callable
 from typing import Any
 
-from gpumand.bus.marshalling import eviction_body, text
+from gpumand.bus.marshalling import eviction_body
 from gpumand.bus.variants import unwrap
+from gpumand.bus.wire_text import text
 from gpumand.domain.events import (
     Event,
     EvictionFailed,

@@ -17,6 +17,9 @@ OTHERS = "_other"
 RESERVATIONS = "_reservation"
 """Label of all leases without a consumer."""
 
+MEASURED = frozenset({RequestGranted, LoadFinished, EvictionOccurred})
+"""The types of events that report a duration."""
+
 DRIVER_STATES = ("open", "resting", "asleep", "released")
 
 _MIB = 1024 * 1024
@@ -45,6 +48,8 @@ class Metrics:
 
     def record(self, event: Event) -> None:
         """Add the duration that an event reports, if any."""
+        if type(event) not in MEASURED:
+            return
         if isinstance(event, RequestGranted):
             self._waits.record(event.consumer or RESERVATIONS, event.waited_usec)
         elif isinstance(event, LoadFinished) and not event.error:

@@ -52,16 +52,25 @@ class Folder:
         self._path = path
         self._quarantine = quarantine
         self._descriptor = -1
+        self._sync: Callable[[int], None] = os.fsync
+
+    def skip_syncs(self) -> None:
+        """Do not wait for a disk: the directory is in memory, where a write is complete when it returns."""
+        self._sync = _no_sync
 
     def write(self, stem: str, content: bytes) -> None:
         """Create or replace a file; after a crash it has the old or the new content. Raises OSError."""
-        self._with_retry(lambda: self._write(stem + SUFFIX, content))
+        try:
+            self._write(stem + SUFFIX, content)
+        except FileNotFoundError:  # the directory was removed while open: opening it again creates it
+            self.close()
+            self._write(stem + SUFFIX, content)
 
     def remove(self, stem: str) -> None:
         """Remove a file; a missing file is not an error. Raises OSError."""
         with contextlib.suppress(FileNotFoundError):
             os.unlink(stem + SUFFIX, dir_fd=self._open_once())
-            os.fsync(self._descriptor)
+            self._sync(self._descriptor)
 
     def read_all(self) -> Iterator[tuple[str, bytes]]:
         """Stem and content of every file; unusable files are moved to quarantine. Raises OSError."""
@@ -107,7 +116,7 @@ class Folder:
             with contextlib.suppress(OSError):  # the disk may have failed altogether; report the first error
                 os.unlink(temporary, dir_fd=folder)
             raise
-        os.fsync(folder)
+        self._sync(folder)
 
     def _write_new(self, name: str, content: bytes) -> None:
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -115,7 +124,7 @@ class Folder:
         try:
             while content:
                 content = content[os.write(descriptor, content) :]
-            os.fsync(descriptor)
+            self._sync(descriptor)
         finally:
             os.close(descriptor)
 
@@ -180,13 +189,9 @@ class Folder:
                 with contextlib.suppress(OSError):  # a directory of that name; read_all moves it to quarantine
                     os.unlink(name, dir_fd=self._descriptor)
 
-    def _with_retry(self, write: Callable[[], None]) -> None:
-        """Retry once if the directory was removed while open: opening it again creates it."""
-        try:
-            write()
-        except FileNotFoundError:
-            self.close()
-            write()
+
+def _no_sync(descriptor: int) -> None:
+    """Stand in for ``os.fsync`` where it would do nothing."""
 
 
 def _read_checked(descriptor: int) -> bytes:

@@ -57,12 +57,18 @@ class FileStore:
         """Store a lease; returns when it is on disk. Raises OSError when it cannot be stored."""
         _check_id(lease.id)
         content = encode_lease(StoredLease(lease, self._bus_id, self._boot_id))
-        await self._write(lambda: self._leases.write(lease.id, content))
+        if self._writes_directly:
+            self._leases.write(lease.id, content)
+        else:
+            await self._worker.run(lambda: self._leases.write(lease.id, content))
 
     async def drop_lease(self, lease_id: str) -> None:
         """Remove a lease; a missing one is not an error. Raises OSError when it cannot be removed."""
         _check_id(lease_id)
-        await self._write(lambda: self._leases.remove(lease_id))
+        if self._writes_directly:
+            self._leases.remove(lease_id)
+        else:
+            await self._worker.run(lambda: self._leases.remove(lease_id))
 
     async def put_consumer(self, name: str, pinned: bool | None, last_used_usec: int) -> None:
         """Store pin and time of last use of a consumer. Raises OSError when they cannot be stored."""
@@ -91,6 +97,8 @@ class FileStore:
         # In the thread even when the directory is in memory: only now is it created and can be examined.
         leases = await self._worker.run(self._read_leases)
         self._in_memory = await self._worker.run(lambda: is_in_memory(self._directory))
+        for folder in (self._leases, self._consumers, self._loads) if self._in_memory else ():
+            folder.skip_syncs()
         return leases
 
     async def read_consumers(self) -> dict[str, tuple[bool | None, int]]:
@@ -104,13 +112,17 @@ class FileStore:
         self._consumers.close()
         self._loads.close()
 
-    async def _write(self, write: Callable[[], None]) -> None:
-        """Write in the worker thread, or directly where the directory is in memory and a write cannot block.
+    @property
+    def _writes_directly(self) -> bool:
+        """Whether to write here instead of in the worker thread: the directory is in memory, and no write can block.
 
         /run is in memory, and there the round trip to a thread would be the largest part of the cost of a lease. The
         choice is made in ``read_leases``, before the first write, so that writes stay in order.
         """
-        if self._in_memory and not self._worker.is_closed:
+        return self._in_memory and not self._worker.is_closed
+
+    async def _write(self, write: Callable[[], None]) -> None:
+        if self._writes_directly:
             write()
         else:
             await self._worker.run(write)

@@ -48,6 +48,11 @@ class TlsEtcd:
     ca: KeyPair
     url: str
     process: subprocess.Popen[bytes]
+    command: list[str]
+
+    def restart(self) -> None:
+        """Start the member again after its end."""
+        self.process = started(self.command, self.folder)
 
     def client(self, name: str) -> TlsFiles:
         """The files of a new certificate of this authority."""
@@ -93,15 +98,18 @@ def running(folder: Path) -> Iterator[TlsEtcd]:
     command += [f"--advertise-client-urls={url}", f"--listen-peer-urls={peers}", "--logger=zap"]
     command += [f"--initial-advertise-peer-urls={peers}", f"--initial-cluster=one={peers}", "--client-cert-auth"]
     command += [f"--trusted-ca-file={server.ca}", f"--cert-file={server.certificate}", f"--key-file={server.key}"]
-    with (folder / "log").open("wb") as log:
-        process = subprocess.Popen(command, stdout=log, stderr=log)
-    etcd = TlsEtcd(folder, ca, url, process)
+    etcd = TlsEtcd(folder, ca, url, started(command, folder), command)
     try:
         await_ready(etcd)
         yield etcd
     finally:
-        process.terminate()
-        process.wait()
+        etcd.process.terminate()
+        etcd.process.wait()
+
+
+def started(command: list[str], folder: Path) -> subprocess.Popen[bytes]:
+    with (folder / "log").open("ab") as log:
+        return subprocess.Popen(command, stdout=log, stderr=log)
 
 
 def await_ready(etcd: TlsEtcd) -> None:

@@ -8,11 +8,13 @@ import time
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from aiohttp import WSMsgType
 
 from tests.integration.gateway.conftest import Front, front
 from tests.integration.gateway.fake_service import json_lines
+from tests.integration.http.raw import exchange
 from tests.integration.live import wait_until
 
 IMPATIENT = "patience_sec = 0.4\ndrip_sec = 0.2"
@@ -94,6 +96,45 @@ async def test_other_requests_get_their_answer_unchanged_after_the_wait(tmp_path
     assert status == 200
     assert json.loads(body)["path"] == "/elsewhere"
     assert headers["Content-Type"].startswith("application/json")
+
+
+async def raw_echo(made: Front, version: str) -> bytes:
+    """Send a request that waits for a second, and return all bytes of its answer."""
+    sent = f"POST /echo HTTP/{version}\r\nHost: localhost\r\nConnection: close\r\nContent-Length: 1\r\n\r\nx"
+    lease = await made.block()
+    waiting = asyncio.create_task(exchange(("127.0.0.1", made.gateway.ports["fake"]), sent.encode()))
+    await wait_until("the request waits", lambda: has_queue(made))
+    await asyncio.sleep(1.2)
+    await made.control.release(lease)
+    return await waiting
+
+
+@pytest.mark.parametrize(
+    ("listener", "version", "is_early"),
+    [("early_status = true", "1.1", True), ("early_status = true", "1.0", False), ("", "1.1", False)],
+)
+async def test_other_requests_get_an_interim_status_where_the_listener_sends_it(
+    tmp_path: Path, listener: str, version: str, is_early: bool
+) -> None:
+    async with front(tmp_path, listener=listener, keys=IMPATIENT) as made:
+        answer = await raw_echo(made, version)
+
+    early = b"HTTP/1.1 102 Processing\r\n\r\n"
+    assert (answer.count(early) >= 2) is is_early
+    final = answer.replace(early, b"")
+    assert final.startswith(f"HTTP/{version} 200 ".encode())
+    assert b'"body": "x"' in final
+
+
+async def test_client_with_a_short_read_limit_waits_for_an_image_by_interim_statuses(tmp_path: Path) -> None:
+    async with front(tmp_path, listener="early_status = true", keys=IMPATIENT) as made:
+        lease = await made.block()
+        async with httpx.AsyncClient(timeout=httpx.Timeout(30, read=1.5)) as client:
+            waiting = asyncio.create_task(client.post(made.url + "/v1/images/generations", json={"prompt": "a cat"}))
+            await wait_until("the request waits", lambda: has_queue(made))
+            await asyncio.sleep(3)
+            await made.control.release(lease)
+            assert (await waiting).status_code == 200
 
 
 async def test_error_of_the_service_after_signs_of_life_is_an_error_frame(tmp_path: Path) -> None:

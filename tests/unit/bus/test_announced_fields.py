@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from gpumand.bus.properties import consumer_state
-from gpumand.domain.consumer import ConsumerSpec
+from gpumand.domain.consumer import ConsumerSpec, Residency
 from gpumand.domain.events import ConsumersChanged
 from gpumand.domain.learning import LearnedTimes
 from gpumand.domain.turns import Turn
@@ -61,13 +61,21 @@ def test_every_unannounced_field_exists() -> None:
 
 @pytest.mark.parametrize("name", sorted(UNANNOUNCED_FIELDS))
 async def test_unannounced_fields_change_no_property(world: FakeWorld, name: str) -> None:
-    before = consumer_state(world.arbiter.consumer_status("tts"))
+    before = consumer_state(world.arbiter.announced_consumer("tts"))
     state = world.arbiter.state.consumer("tts")
     changed = world.arbiter.state.ledger.update("tts", **{name: OTHER[name]})
     assert changed != state
-    assert consumer_state(world.arbiter.consumer_status("tts")) == before
+    assert consumer_state(world.arbiter.announced_consumer("tts")) == before
     world.arbiter.state.publish_changes()
     assert world.named(ConsumersChanged) == []
+
+
+async def test_announced_values_are_those_of_the_status(world: FakeWorld) -> None:
+    changes: dict[str, Any]
+    for changes in ({}, {"leases": 2, "pinned": True, "residency": Residency.FAILED, "error": "it crashed"}):
+        world.arbiter.state.ledger.update("tts", **changes)
+        announced, status = world.arbiter.announced_consumer("tts"), world.arbiter.consumer_status("tts")
+        assert consumer_state(announced) == consumer_state(status)
 
 
 async def test_change_of_announced_and_unannounced_fields_is_announced(world: FakeWorld) -> None:

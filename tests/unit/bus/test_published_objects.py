@@ -45,7 +45,7 @@ class World:
         arbiter = SimpleNamespace(
             status=lambda: Status("1", "", (), (), (), ()),
             summary=lambda: Summary("", 0, 0, 0),
-            consumer_status=self._status,
+            announced_consumer=self._status,
         )
         clients = SimpleNamespace(
             allow_forgetting=lambda: None, lease_granted=lambda lease: None, lease_ended=lambda lease: None

@@ -9,6 +9,7 @@ import pytest
 
 import gpumand.config
 from gpumand.config import ConfigProblem, ConfigProblems, load
+from gpumand.config.files import OTHER_PROGRAMS
 from gpumand.domain.consumer import GpuSettings, SchedulerSettings, Settings
 
 TTS = '[consumers.tts]\nvram_resident_mib = 2867\nunit = "tts.service"\n'
@@ -99,6 +100,21 @@ def test_folder_with_conf_d_is_read_like_etc_gpumand(tmp_path: Path) -> None:
     write(tmp_path / "old.toml", "not = valid = toml")
 
     assert list(load(tmp_path).consumers) == ["llm", "tts"]
+
+
+def test_files_of_other_programs_beside_the_main_file_are_not_read(tmp_path: Path) -> None:
+    write(tmp_path / "gpumand.toml", LLM)
+    write(tmp_path / "tts.toml", TTS)
+    for name in OTHER_PROGRAMS:
+        write(tmp_path / name, "[gateway]\n[fleet]\n[hooks]\n")
+
+    assert list(load(tmp_path).consumers) == ["llm", "tts"]
+
+
+def test_file_with_the_name_of_another_program_is_read_where_it_cannot_be_that(tmp_path: Path) -> None:
+    write(tmp_path / "gateway.toml", LLM)
+
+    assert list(load(tmp_path).consumers) == ["llm"]
 
 
 def test_any_other_folder_is_read_in_name_order(tmp_path: Path) -> None:

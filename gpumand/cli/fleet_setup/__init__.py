@@ -1,0 +1,4 @@
+"""``gpumanctl fleet``: creates a fleet, invites hosts and joins one.
+
+Read ``folders`` (where everything is), ``files`` (how it is written), then ``founding``, ``inviting`` and ``joining``.
+"""

@@ -1,0 +1,50 @@
+"""The certificates of the system: read when an https server is first asked, and not at the import of aiohttp.
+
+aiohttp reads them at its import for a context of its own, which costs 2 MB and some ms in every process. Nearly all
+servers of a GPU host speak plain HTTP on this host.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import ssl
+import sys
+
+
+def import_aiohttp() -> None:
+    """Import aiohttp without the certificates of the system.
+
+    aiohttp's own context then trusts no certificate. A request that does not pass the context of ``Certificates``
+    therefore fails, and is not sent unprotected.
+    """
+    if "aiohttp.connector" in sys.modules:
+        return
+    create = ssl.create_default_context
+    ssl.create_default_context = _trusting_nothing
+    try:
+        importlib.import_module("aiohttp")
+    finally:
+        ssl.create_default_context = create
+
+
+def _trusting_nothing(*_args: object, **_options: object) -> ssl.SSLContext:
+    return ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+
+
+class Certificates:
+    """The TLS context of requests to https servers. Create it inside a running event loop."""
+
+    def __init__(self) -> None:
+        self._context: ssl.SSLContext | None = None
+        self._reading = asyncio.Lock()
+
+    async def context_for(self, url: str) -> ssl.SSLContext | bool:
+        """Return what aiohttp's ``ssl`` argument must be: True for plain HTTP, which needs no context."""
+        if not url.startswith("https:"):
+            return True
+        async with self._reading:
+            if self._context is None:
+                # Reading 150 certificates takes 20 ms, which would block the event loop.
+                self._context = await asyncio.to_thread(ssl.create_default_context)
+        return self._context

@@ -1,0 +1,280 @@
+"""``gpumanctl fleet init``, ``invite`` and ``join``, with a real etcd that has the settings of init."""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+import subprocess
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from gpumand.cli.app import gpumanctl
+from gpumand.cli.fleet_setup.folders import Folders
+from gpumand.fleet.certificates import KeyPair, create_ca, read_host
+from gpumand.fleet.config import load
+from tests.integration.fleet.tls_etcd import TlsEtcd, await_ready, free_port, needs_etcd
+
+ONE, TWO = "1" * 32, "2" * 32
+Run = Callable[..., "Result"]
+
+
+@dataclass
+class Result:
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def ctl(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:
+    """Returns a function that runs gpumanctl fleet on the host with a machine id."""
+
+    def run(*arguments: object, machine_id: str = ONE) -> Result:
+        monkeypatch.setattr("gpumand.cli.fleet_setup.founding.read_machine_id", lambda: machine_id)
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as caught:
+            gpumanctl.main(["fleet", *map(str, arguments)])
+        return Result(int(caught.value.code or 0), *capsys.readouterr())
+
+    return run
+
+
+@pytest.fixture
+def first(tmp_path: Path) -> Folders:
+    return Folders(tmp_path / "one")
+
+
+@pytest.fixture
+def second(tmp_path: Path) -> Folders:
+    return Folders(tmp_path / "two")
+
+
+def member(folders: Folders, port: int) -> TlsEtcd:
+    """Start etcd with the settings that init has written, at other ports and as this user."""
+    text = folders.member_settings.read_text(encoding="utf-8").replace(":2379", f":{port}")
+    text = text.replace(":2380", f":{free_port()}").replace("0.0.0.0", "127.0.0.1")
+    settings = dict(line.split("=", 1) for line in text.splitlines() if not line.startswith("#"))
+    environment = os.environ | settings | {"ETCD_DATA_DIR": str(folders.base / "data")}
+    with (folders.base / "log").open("wb") as log:
+        process = subprocess.Popen(["etcd"], env=environment, stdout=log, stderr=log)
+    return TlsEtcd(folders.base, _authority(folders), f"https://127.0.0.1:{port}", process)
+
+
+def _authority(folders: Folders) -> KeyPair:
+    return KeyPair(folders.ca_certificate.read_bytes(), folders.ca_key.read_bytes())
+
+
+@pytest.fixture
+def founded(ctl: Run, first: Folders) -> Iterator[TlsEtcd]:
+    """A fleet whose etcd runs."""
+    port = free_port()
+    done = ctl("init", "--name=lab", "--host=gpu1", "--address=127.0.0.1", "--etcd", f"--folder={first.base}")
+    assert (done.code, "etcd does not answer yet" in done.out) == (0, True), done
+    text = first.config.read_text(encoding="utf-8").replace(":2379", f":{port}")
+    first.config.write_text(text, encoding="utf-8")
+    etcd = member(first, port)
+    try:
+        await_ready(etcd)
+        yield etcd
+    finally:
+        etcd.process.terminate()
+        etcd.process.wait()
+
+
+def modes(folders: Folders) -> dict[str, int]:
+    files = [one for one in folders.base.rglob("*") if one.is_file() and "data" not in one.parts]
+    return {str(one.relative_to(folders.base)): stat.S_IMODE(one.stat().st_mode) for one in files}
+
+
+@needs_etcd
+def test_first_host_gets_everything_and_secrets_only_root_can_read(founded: TlsEtcd, ctl: Run, first: Folders) -> None:
+    done = ctl("init", f"--folder={first.base}")
+
+    assert (done.code, done.err) == (0, "")
+    assert "systemctl enable --now gpumand-fleet" in done.out
+    found = modes(first)
+    secrets = {"fleet/host.key", "fleet/etcd-password", "fleet-ca/ca.key", "fleet-ca/etcd-root-password"}
+    assert {name for name, mode in found.items() if mode == 0o600} == secrets
+    assert found["fleet-etcd/member.key"] == 0o640
+    assert stat.S_IMODE((first.base / "fleet").stat().st_mode) == 0o700
+    certificate = read_host(first.host.certificate.read_bytes())
+    assert (certificate.names, certificate.common_name) == (("gpu1", "127.0.0.1"), "")
+
+
+@needs_etcd
+def test_first_host_can_write_its_own_row_in_etcd_and_no_other(founded: TlsEtcd, ctl: Run, first: Folders) -> None:
+    assert ctl("init", f"--folder={first.base}").code == 0
+    password = first.password.read_text(encoding="ascii").strip()
+    token = founded.token(first.host, "gpu1", password)
+
+    assert founded.put(first.host, f"/gpumand/lab/hosts/{ONE}", token)[0] == 200
+    assert founded.put(first.host, f"/gpumand/lab/hosts/{TWO}", token)[0] == 403
+
+
+@needs_etcd
+def test_init_again_changes_no_file(founded: TlsEtcd, ctl: Run, first: Folders) -> None:
+    before = {name: (first.base / name).read_bytes() for name in modes(first)}
+    for _ in range(2):
+        assert ctl("init", f"--folder={first.base}").code == 0
+
+    assert {name: (first.base / name).read_bytes() for name in modes(first) if name != "log"} == {
+        name: content for name, content in before.items() if name != "log"
+    }
+
+
+@needs_etcd
+def test_invited_host_joins_with_one_document(founded: TlsEtcd, ctl: Run, first: Folders, second: Folders) -> None:
+    assert ctl("init", f"--folder={first.base}").code == 0
+    invited = ctl("invite", "gpu2", f"--machine-id={TWO}", "--address=10.0.0.2", f"--folder={first.base}")
+    assert (invited.code, invited.err) == (0, "")
+    document = second.base.parent / "bundle"
+    document.write_text(invited.out, encoding="utf-8")
+
+    joined = ctl("join", document, f"--folder={second.base}", machine_id=TWO)
+
+    assert (joined.code, "systemctl enable --now gpumand-fleet" in joined.out) == (0, True), joined
+    settings = load(second.config)
+    assert (settings.fleet, settings.host, settings.url) == ("lab", "gpu2", "https://10.0.0.2:8447")
+    assert settings.etcd is not None
+    assert settings.etcd.endpoints == (founded.url,)
+    assert not (second.base / "fleet-ca").exists(), "the authority stays on the first host"
+    token = founded.token(second.host, "gpu2", second.password.read_text().strip())
+    assert founded.put(second.host, f"/gpumand/lab/hosts/{TWO}", token)[0] == 200
+    assert founded.put(second.host, f"/gpumand/lab/hosts/{ONE}", token)[0] == 403
+
+
+@needs_etcd
+def test_second_invitation_renews_the_certificate_and_keeps_the_old_files(
+    founded: TlsEtcd, ctl: Run, first: Folders, second: Folders
+) -> None:
+    assert ctl("init", f"--folder={first.base}").code == 0
+    document = second.base.parent / "bundle"
+    for options in ((), ("--replace",)):
+        invited = ctl("invite", "gpu2", f"--machine-id={TWO}", f"--folder={first.base}")
+        document.write_text(invited.out, encoding="utf-8")
+        if options:
+            refused = ctl("join", document, f"--folder={second.base}", machine_id=TWO)
+            assert (refused.code, "this host is in a fleet already" in refused.err) == (1, True), refused
+            second.config.write_text(second.config.read_text() + "# edited\n", encoding="utf-8")
+        old = second.host.certificate.read_bytes() if options else b""
+        assert ctl("join", document, f"--folder={second.base}", *options, machine_id=TWO).code == 0
+
+    assert second.host.certificate.read_bytes() != old
+    assert [one.read_bytes() for one in (second.base / "fleet").glob("host.crt.backup-*")] == [old]
+    assert second.config.read_text().endswith("# edited\n"), "an edited configuration stays"
+    founded.token(second.host, "gpu2", second.password.read_text().strip())
+
+
+@needs_etcd
+def test_copy_of_a_host_is_refused(founded: TlsEtcd, ctl: Run, first: Folders) -> None:
+    assert ctl("init", f"--folder={first.base}").code == 0
+    done = ctl("invite", "gpu2", f"--machine-id={ONE}", f"--folder={first.base}")
+    assert (done.code, "gpu2 has the same machine id as gpu1" in done.err) == (1, True), done
+    assert ctl("invite", "gpu2", f"--machine-id={TWO}", f"--folder={first.base}").code == 0
+    done = ctl("invite", "gpu3", f"--machine-id={TWO}", f"--folder={first.base}")
+    assert (done.code, "gpu3 has the same machine id as gpu2" in done.err) == (1, True), done
+
+
+def static(ctl: Run, first: Folders) -> Result:
+    return ctl("init", "--host=gpu1", "--peer=gpu2=https://gpu2:8447", f"--folder={first.base}")
+
+
+def test_two_hosts_without_etcd(ctl: Run, first: Folders, second: Folders) -> None:
+    assert static(ctl, first).code == 0
+    invited = ctl("invite", "gpu2", f"--machine-id={TWO}", f"--folder={first.base}")
+    document = second.base.parent / "bundle"
+    document.write_text(invited.out, encoding="utf-8")
+    assert ctl("join", document, f"--folder={second.base}", machine_id=TWO).code == 0
+
+    assert load(first.config).peers == {"gpu2": "https://gpu2:8447"}
+    assert load(second.config).peers == {"gpu1": "https://gpu1:8447"}
+    assert load(second.config).etcd is None
+    assert not first.root_password.exists()
+
+
+def test_dry_run_writes_nothing(ctl: Run, first: Folders) -> None:
+    done = ctl("init", "--host=gpu1", "--etcd", "--dry-run", "--json", f"--folder={first.base}")
+
+    assert done.code == 0
+    assert str(first.config) in json.loads(done.out)["would_be_written"]
+    assert not first.base.exists()
+
+
+def test_existing_key_without_its_certificate_is_not_overwritten(ctl: Run, first: Folders) -> None:
+    first.host.key.parent.mkdir(parents=True)
+    first.host.key.write_text("precious", encoding="ascii")
+
+    done = static(ctl, first)
+
+    assert (done.code, "exists without" in done.err) == (1, True), done
+    assert first.host.key.read_text() == "precious"
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ({"machine_id": ONE}, f"the invitation is for a host with the machine id {ONE}, and this host has {TWO}"),
+        ({"machine_id": "x"}, "machine id is not 32 hex digits"),
+        ({"host": "gpu3"}, "the certificate is for gpu2, not for gpu3"),
+        ({"host": "../x"}, "is not a name"),
+        ({"url": "file:///etc"}, "is no invitation"),
+        ({"ca": create_ca("other").certificate.decode("ascii")}, "another certificate authority"),
+        ({"key": "nonsense"}, "not a private key"),
+        ({"gpumand_fleet_bundle": 2}, "not what this version"),
+        ({"peers": {"a": 1}}, "is no invitation"),
+        ({"password": "\n"}, "its password is none"),
+    ],
+)
+def test_altered_invitation_is_refused_with_the_reason(
+    ctl: Run, first: Folders, second: Folders, change: dict[str, object], expected: str
+) -> None:
+    static(ctl, first)
+    invited = json.loads(ctl("invite", "gpu2", f"--machine-id={TWO}", f"--folder={first.base}").out)
+    document = second.base.parent / "bundle"
+    document.write_text(json.dumps(invited | change), encoding="utf-8")
+
+    done = ctl("join", document, f"--folder={second.base}", machine_id=TWO)
+
+    assert (done.code, expected in done.err) == (1, True), done
+    assert not second.base.exists()
+
+
+@pytest.mark.parametrize("content", [b"", b"[1]", b"{}", b"\xff", b"[" * 100_000, b"x" * 300_000])
+def test_what_is_no_invitation_is_refused(ctl: Run, tmp_path: Path, content: bytes) -> None:
+    document = tmp_path / "bundle"
+    document.write_bytes(content)
+
+    done = ctl("join", document, f"--folder={tmp_path}/two", machine_id=TWO)
+
+    assert (done.code, "is no invitation" in done.err, "Traceback" in done.err) == (1, True, False), done
+
+
+def test_a_host_without_the_authority_invites_no_one(ctl: Run, first: Folders) -> None:
+    static(ctl, first)
+    first.ca_key.unlink()
+    first.ca_certificate.unlink()
+
+    done = ctl("invite", "gpu2", f"--machine-id={TWO}", f"--folder={first.base}")
+
+    assert (done.code, "Run it on the host that created the fleet" in done.err) == (1, True), done
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ((), "say where hosts meet"),
+        (("--etcd", "--host=GPU1"), "is not a name"),
+        (("--peer=gpu2",), "as in gpu2=https://gpu2:8447"),
+        (("--etcd", "--address=a b"), "is not a URL"),
+        (("--endpoint=gpu9",), "must start with http:// or https://"),
+    ],
+)
+def test_wrong_options_are_explained(ctl: Run, first: Folders, options: tuple[str, ...], expected: str) -> None:
+    done = ctl("init", *options, f"--folder={first.base}")
+
+    assert (done.code, expected in done.err) == (2, True), done
+    assert not first.base.exists()
