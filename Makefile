@@ -14,13 +14,13 @@ help: ## list the targets
 		printf '  make %-12s %s\n' "$$name" "$$what"; done
 
 setup: ## create .venv with all dependencies in locked versions
-	@scripts/setup
+	@scripts/setup $(if $(filter setup,$(MAKECMDGOALS)),--report)
 
-demo: setup ## show leases, evictions and waiting requests, without a GPU
-	@$(PYTHON_TOOLS) -m gpumand.demo
+demo: setup ## show leases, evictions and waiting requests, without a GPU; more: .venv/bin/gpumanctl demo --help
+	@.venv/bin/gpumanctl demo
 
 run: setup ## start the services of the demo and leave them running
-	@$(PYTHON_TOOLS) -m gpumand.demo --run
+	@.venv/bin/gpumanctl demo --run
 
 test: ## run all checks and tests that can run here and list the skipped ones; E2E=required fails on skipped e2e tests
 	@scripts/setup --tests

@@ -4,6 +4,7 @@ import pkgutil
 import subprocess
 import sys
 from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 
 import gpumand
@@ -11,6 +12,9 @@ from gpumand.config import load
 from gpumand.version import VERSION
 
 EXAMPLE = Path(__file__).resolve().parents[1] / "examples" / "gpumand.toml"
+OPTIONAL = {"gpumand.mcp_server": "mcp"}
+"""Part of the program -> the package that only this part needs, and that Debian does not have."""
+
 SHIPPED = Path(__file__).with_name("gpumand.toml")
 OPTIONAL = ("gpumand.mcp_server.server",)
 """Modules whose libraries are no dependencies of the package."""
@@ -24,6 +28,8 @@ def run_module(*module: str) -> str:
 
 assert Path(gpumand.__file__).is_relative_to(Path.cwd()), gpumand.__file__
 names = [one.name for one in pkgutil.walk_packages(gpumand.__path__, "gpumand.") if not one.name.endswith("__main__")]
+left_out = tuple(part for part, library in OPTIONAL.items() if find_spec(library) is None)
+names = [name for name in names if not name.startswith(left_out)]
 for name in names:
     if name not in OPTIONAL:
         import_module(name)

@@ -40,6 +40,13 @@ EMITS = "org.freedesktop.DBus.Property.EmitsChangedSignal"
 HOW_EMITTED = {"const": "never changes", "false": "changes are not announced", "invalidates": "changes invalidate it"}
 """Descriptions of a property's change signal; the default, a signal with the new value, is not described."""
 
+GUIDES = """
+
+The guides and the whole reference in HTML are in */usr/share/doc/gpumand/html/index.html*; on Debian and Ubuntu that is
+the package **gpumand-doc**.
+"""
+"""The last paragraph of every page, below SEE ALSO."""
+
 
 def main() -> None:
     """Write all pages to the folder."""
@@ -57,7 +64,7 @@ def main() -> None:
 def fill_in(page: str) -> str:
     """Return a page with its lists and the version filled in. Raises KeyError for an unknown list."""
     with_lists = re.sub(r"^<!-- ([a-z-]+) -->$", lambda match: LISTS[match[1]](), page, flags=re.MULTILINE)
-    return with_lists.replace("@VERSION@", VERSION)
+    return with_lists.replace("@VERSION@", VERSION).rstrip("\n") + GUIDES
 
 
 def to_roff(page: str) -> str:

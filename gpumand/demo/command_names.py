@@ -16,7 +16,8 @@ def gpumanctl() -> str:
     if found and Path(found).resolve() == sibling.resolve():
         return "gpumanctl"
     here = Path.cwd()
-    return str(sibling.relative_to(here) if sibling.is_relative_to(here) else sibling)
+    is_below = sibling.is_relative_to(here) and here != Path("/")
+    return str(sibling.relative_to(here) if is_below else sibling)
 
 
 def demo_command() -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
@@ -52,6 +53,11 @@ class Package:
         return next(self.folder.glob("gpumand-gateway_*.deb"))
 
     @property
+    def documentation(self) -> Path:
+        """The binary package of the HTML documentation."""
+        return next(self.folder.glob("gpumand-doc_*.deb"))
+
+    @property
     def source(self) -> tuple[Path, Path]:
         """The source package: the .dsc file and the archive."""
         return next(self.folder.glob("*.dsc")), next(self.folder.glob("*.tar.*"))
@@ -66,11 +72,17 @@ class Package:
         ).stdout.strip()
 
 
-def build(checkout: Path, folder: Path) -> Package:
-    """Build the binary and the source package. Raises AssertionError with the output of the build if it fails."""
-    done = subprocess.run(
-        [checkout / "scripts/build-deb", "--source", folder], capture_output=True, text=True, check=False
-    )
+def build(checkout: Path, folder: Path, profiles: str = "") -> Package:
+    """Build the binary and the source package. Raises AssertionError with the output of the build if it fails.
+
+    Args:
+        checkout: the tree to build.
+        folder: where the packages are put.
+        profiles: build profiles; "nodoc" leaves out the package gpumand-doc.
+    """
+    command = [f"{checkout}/scripts/build-deb", "--source", f"{folder}"]
+    environ = os.environ | {"DEB_BUILD_PROFILES": profiles}
+    done = subprocess.run(command, capture_output=True, text=True, env=environ, check=False)
     assert done.returncode == 0, done.stderr
     return Package(Path(done.stdout.strip()))
 
@@ -87,7 +99,7 @@ def build_earlier(package: Package, folder: Path) -> Package:
     changelog = checkout / "debian/changelog"
     entry = changelog.read_text(encoding="utf-8")
     changelog.write_text(entry.replace(f"({package.version})", f"({package.version}~earlier)", 1), encoding="utf-8")
-    return build(checkout, folder / "earlier-deb")
+    return build(checkout, folder / "earlier-deb", "nodoc")
 
 
 def put(machine: Machine, file: Path) -> str:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gzip
 import re
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import unquote
 
 import pytest
 
@@ -90,7 +92,8 @@ def state(machine: Machine, unit: str) -> str:
 
 def test_lintian_finds_neither_errors_nor_warnings(current: Package) -> None:
     (changes,) = current.folder.glob("*.changes")
-    assert len(list(current.folder.glob("*.deb"))) == 2  # lintian checks both
+    built = {file.name.split("_")[0] for file in current.folder.glob("*.deb")}
+    assert {"gpumand", "gpumand-gateway", "gpumand-doc"} <= built  # lintian checks all of them
     argv = ["lintian", "--allow-root", "--fail-on=error,warning", "--info", "--tag-display-limit=0", str(changes)]
     done = subprocess.run(argv, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -128,6 +131,46 @@ def test_man_pages_are_set_without_a_warning(current: Package, tmp_path: Path) -
         )
         assert done.stderr == ""
         assert "SEE ALSO" in done.stdout
+
+
+def test_every_link_of_the_packaged_readme_and_of_the_documentation_exists(current: Package, tmp_path: Path) -> None:
+    for deb in (current.deb, current.documentation):
+        subprocess.run(["dpkg-deb", "--extract", deb, tmp_path], check=True)
+    folder = tmp_path / "usr/share/doc/gpumand"
+    readme = gzip.decompress((folder / "README.md.gz").read_bytes()).decode()
+    links = re.findall(r"\]\((?!https?:)([^)#]+)", readme)
+    assert len(links) > 3
+    assert [link for link in links if not (folder / link).exists()] == []
+    pages = sorted((folder / "html").rglob("*.html"))
+    assert len(pages) > 15
+    broken = [f"{page.name}: {target}" for page in pages for target in local_targets(page) if not exists(page, target)]
+    assert broken == []
+
+
+def local_targets(page: Path) -> set[str]:
+    """The files that a page refers to, without those on the web."""
+    found = re.findall(r'(?:href|src)="([^"#?]+)', page.read_text(encoding="utf-8"))
+    return {unquote(one) for one in found if not one.startswith(("http:", "https:", "mailto:", "data:"))}
+
+
+def exists(page: Path, target: str) -> bool:
+    """Whether a target exists, or is a link to a file of libjs-sphinxdoc, on which the package depends."""
+    path = page.parent / target
+    return path.exists() or (path.is_symlink() and "javascript" in str(path.readlink()))
+
+
+def test_documentation_is_found_by_doc_base_and_by_the_man_pages(current: Package, tmp_path: Path) -> None:
+    for deb in (current.deb, current.gateway, current.documentation):
+        subprocess.run(["dpkg-deb", "--extract", deb, tmp_path], check=True)
+    index = re.search(
+        r"^Index: (\S+)$", (tmp_path / "usr/share/doc-base/gpumand-doc.gpumand").read_text(), re.MULTILINE
+    )
+    assert index is not None
+    assert (tmp_path / index[1].lstrip("/")).exists()
+    for page in (tmp_path / "usr/share/man").glob("*/*.gz"):
+        text = gzip.decompress(page.read_bytes()).decode().replace("\\", "")
+        assert index[1] in text, page.name
+        assert "gpumand-doc" in text, page.name
 
 
 # -- on a machine ------------------------------------------------------------------------------------------------------
