@@ -75,7 +75,7 @@ class Listeners:
         self._servers.clear()
 
     def _addresses(self, one: ListenerSettings) -> tuple[str, ...]:
-        passed = tuple(f"fd {found.fileno()}" for found in self._passed.get(one.name, ()))
+        passed = tuple(_passed_name(found) for found in self._passed.get(one.name, ()))
         if not one.listen and not passed:
             key = _key(one.name)
             raise ConfigInvalid(f"{key} is missing, and systemd passed no socket named {one.name}. Set an address")
@@ -94,7 +94,7 @@ class Listeners:
         return await self._acceptor.open(listener, name, listener.family != socket.AF_UNIX and not is_remote)
 
     def _passed_socket(self, name: str, address: str) -> socket.socket | None:
-        found = next((one for one in self._passed.get(name, ()) if address == f"fd {one.fileno()}"), None)
+        found = next((one for one in self._passed.get(name, ()) if address == _passed_name(one)), None)
         # A copy, so that the socket can be used again when the listener comes back with a later configuration.
         return found.dup() if found is not None else None
 
@@ -108,6 +108,15 @@ def _address(listener: socket.socket) -> str:
     """The address of a socket, as ``_comparable`` writes it."""
     name = listener.getsockname()
     return f"{SOCKET_PREFIX}{name}" if listener.family == socket.AF_UNIX else f"{name[0]} {name[1]}"
+
+
+def _passed_name(listener: socket.socket) -> str:
+    """The name of a socket that systemd passed; it differs from an address that the gateway has bound itself."""
+    name = listener.getsockname()
+    if listener.family == socket.AF_UNIX:
+        return f"systemd {SOCKET_PREFIX}{name}"
+    host = f"[{name[0]}]" if listener.family == socket.AF_INET6 else name[0]
+    return f"systemd {host}:{name[1]}"
 
 
 def _comparable(address: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import shutil
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 
@@ -80,6 +81,24 @@ def machine_with_engines(pytestconfig: pytest.Config, deb: Path) -> Iterator[Mac
     for one in _booted(pytestconfig, deb, base, engines.SYSTEM_CALLS):
         engines.start(one)
         yield one
+
+
+@pytest.fixture(scope="session")
+def gateway_deb(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The Debian package of the gateway, built from the current checkout."""
+    return built(tmp_path_factory.mktemp("gateway-deb"), "gpumand-gateway")
+
+
+@pytest.fixture(scope="module")
+def installed(machine: Machine, gateway_deb: Path) -> Iterator[Machine]:
+    """The machine with the gateway's package, as the installation leaves it."""
+    shutil.copy(gateway_deb, f"/proc/{machine.container.leader}/root/root/{gateway_deb.name}")
+    dpkg = ["env", "DEBIAN_FRONTEND=noninteractive", "dpkg", "--force-unsafe-io"]
+    machine.run([*dpkg, "--install", f"/root/{gateway_deb.name}"])
+    machine.remove(f"/root/{gateway_deb.name}")
+    yield machine
+    machine.run([*dpkg, "--purge", "gpumand-gateway"])
+    machine.systemctl("stop", "gpumand.service")
 
 
 @pytest.fixture

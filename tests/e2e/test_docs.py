@@ -1,25 +1,43 @@
-"""The commands in the documentation, run unchanged."""
+"""The commands of the documentation that need a booted machine, run unchanged in the order of each page.
+
+``tests.documented_commands`` explains which commands run where.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 
-from tests.blocks import Block, blocks
-from tests.e2e.container import REPOSITORY
-from tests.e2e.host import Host
+from tests.documented_commands import Page, pages
+from tests.e2e.documented_host import DocumentedHost, prepare
+from tests.e2e.machine import Machine
 
-SHOWN = [one for one in blocks(REPOSITORY) if one.language == "console"]
+HERE = [page for page in pages() if page.needs_machine]
+
+
+@pytest.fixture(scope="module")
+def prepared(installed: Machine) -> Machine:
+    """The machine with the user of the documentation."""
+    prepare(installed)
+    return installed
 
 
 @pytest.fixture
-def shown_host(host: Host) -> Host:
-    """A host with the consumers of the documentation; the daemon is started by bus activation."""
-    host.holder("llm", 6144)
-    host.holder("comfyui", 13312)
-    return host
+def documented(prepared: Machine, page: Page) -> Iterator[DocumentedHost]:
+    """The host of a page."""
+    host = DocumentedHost(prepared, page)
+    try:
+        host.start()
+        yield host
+    finally:
+        host.clean()
 
 
-@pytest.mark.parametrize("block", [pytest.param(one, id=str(one)) for one in SHOWN])
-def test_commands_in_the_documentation_work(shown_host: Host, block: Block) -> None:
-    for line in block.commands():
-        shown_host.machine.run(["bash", "-c", line], timeout=60)
+@pytest.mark.parametrize("page", [pytest.param(one, id=str(one)) for one in HERE])
+def test_commands_of_the_page_work_in_the_order_of_the_page(documented: DocumentedHost, page: Page) -> None:
+    for block in page.blocks:
+        if block.file:
+            documented.write(block)
+        for step in block.steps() if block.has_commands else ():
+            assert documented.run(block, step) == ""

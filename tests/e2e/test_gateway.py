@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.e2e.client import MANAGER, NAME, ROOT
 from tests.e2e.container import REPOSITORY
-from tests.e2e.debfile import built
 from tests.e2e.host import CONFIG as GPUMAND_CONFIG
 from tests.e2e.host import DAEMON, VRAM_DIR, Host, holding
 from tests.e2e.installation import module_command
@@ -67,24 +64,6 @@ class Front:
 
     def leases(self) -> dict[str, dict[str, Any]]:
         return self.host.client.leases()
-
-
-@pytest.fixture(scope="session")
-def gateway_deb(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The Debian package of the gateway, built from the current checkout."""
-    return built(tmp_path_factory.mktemp("gateway-deb"), "gpumand-gateway")
-
-
-@pytest.fixture(scope="module")
-def installed(machine: Machine, gateway_deb: Path) -> Iterator[Machine]:
-    """The machine with the gateway's package, as the installation leaves it."""
-    shutil.copy(gateway_deb, f"/proc/{machine.container.leader}/root/root/{gateway_deb.name}")
-    dpkg = ["env", "DEBIAN_FRONTEND=noninteractive", "dpkg", "--force-unsafe-io"]
-    machine.run([*dpkg, "--install", f"/root/{gateway_deb.name}"])
-    machine.remove(f"/root/{gateway_deb.name}")
-    yield machine
-    machine.run([*dpkg, "--purge", "gpumand-gateway"])
-    machine.systemctl("stop", DAEMON)
 
 
 @pytest.fixture

@@ -1,11 +1,12 @@
 """The code blocks of the documentation are valid, as far as this can be checked without a booted machine.
 
-tests/e2e/test_docs.py runs the commands of the ``console`` blocks.
+test_docs_commands.py and tests/e2e/test_docs.py run the commands.
 """
 
 from __future__ import annotations
 
 import ast
+import json
 import shlex
 import subprocess
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import click
 import pytest
+import yaml
 
 from gpumand.cli.app import gpumanctl
 from gpumand.config import load
@@ -36,6 +38,7 @@ def test_every_block_names_a_known_language() -> None:
         "python",
         "ini",
         "js",
+        "json",
         "yaml",
         "{toctree}",
         "{image}",
@@ -57,6 +60,16 @@ def test_configuration_is_accepted(block: Block, tmp_path: Path) -> None:
         (load_gateway if "[gateway" in block.text else load)(file)
 
 
+@pytest.mark.parametrize("block", named("json"))
+def test_json_is_valid(block: Block) -> None:
+    assert json.loads(block.text)
+
+
+@pytest.mark.parametrize("block", named("yaml"))
+def test_yaml_is_valid(block: Block) -> None:
+    assert yaml.safe_load(block.text)
+
+
 @pytest.mark.parametrize("block", named("sh", "console"))
 def test_shell_syntax_is_valid(block: Block) -> None:
     done = subprocess.run(
@@ -68,7 +81,8 @@ def test_shell_syntax_is_valid(block: Block) -> None:
 def shown_commands() -> Iterator[tuple[Block, str]]:
     for one in BLOCKS:
         if one.language in ("sh", "console"):
-            yield from ((one, line) for line in one.commands() if "gpumanctl" in line)
+            commands = [step.command for step in one.steps()] if one.language == "console" else one.commands()
+            yield from ((one, command) for command in commands if "gpumanctl" in command)
 
 
 @pytest.mark.parametrize(("block", "line"), [pytest.param(*one, id=one[1][:60]) for one in shown_commands()])

@@ -70,10 +70,15 @@ async def test_sockets_that_systemd_passes_are_used_by_name(tmp_path: Path) -> N
         command += f"--config {file} --bus-address {host.bus.address}"
         environ = os.environ | {"LISTEN_FDS": "2", "LISTEN_FDNAMES": "fake:other"}
         numbers = [one.fileno() for one in passed]
-        process = await asyncio.create_subprocess_exec("bash", "-c", command, env=environ, pass_fds=numbers)
+        with (tmp_path / "gateway.log").open("ab") as log:
+            process = await asyncio.create_subprocess_exec(
+                "bash", "-c", command, env=environ, pass_fds=numbers, stderr=log
+            )
         try:
             url = f"http://127.0.0.1:{passed[0].getsockname()[1]}"
             await wait_until("the passed socket answers", lambda: answers(session, url))
+            address = f"127.0.0.1:{passed[0].getsockname()[1]}"
+            assert f"fake: listening on systemd {address}" in (tmp_path / "gateway.log").read_text()
         finally:
             process.terminate()
             assert await process.wait() == 0
