@@ -47,4 +47,4 @@ def setup(app: Sphinx) -> None:
     from generated import write_all
 
     app.connect("doctree-read", _dashes)
-    app.connect("builder-inited", lambda _: write_all(ROOT / "docs" / "reference" / "generated"))
+    app.connect("builder-inited", lambda _: write_all(ROOT / "docs" / "reference"))

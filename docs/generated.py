@@ -3,11 +3,20 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from key_examples import example
+from preset_pages import preset_pages
+
+from gpumand.config.schema import TABLES
+from gpumand.config.table_schema import Key, keys_of
 from gpumand.domain.status import ConsumerStatus, DeviceStatus, Status
+from gpumand.fleet.config import TABLES as FLEET_TABLES
+from gpumand.gateway.config import TABLES as GATEWAY_TABLES
 from gpumand.http.metrics import Metrics
-from man import LISTS, item
+from gpumand.notify.config import TABLES as NOTIFY_TABLES
+from man import LISTS, item, table_heading, value_of
 
 
 def metrics() -> str:
@@ -33,13 +42,52 @@ def interfaces() -> str:
     )
 
 
-def write_all(folder: Path) -> None:
-    """Write one file per list. Unchanged files are not written, so that Sphinx does not read their pages again."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, make in {**LISTS, "metrics": metrics, "interfaces": interfaces}.items():
-        file, text = folder / f"{name}.md", _as_web_page(make())
-        if not file.exists() or file.read_text(encoding="utf-8") != text:
-            file.write_text(text, encoding="utf-8")
+def tables_with_examples(tables: Mapping[str, type]) -> str:
+    """Return the tables of a configuration file with their keys, as in the man page, and with an example for each."""
+    return "\n".join(_table(name, keys_of(table)) for name, table in tables.items())
+
+
+def _table(name: str, keys: dict[str, Key]) -> str:
+    return table_heading(name) + "\n".join(
+        item(f"**{key.name}**", f"{key.doc} {value_of(key)}{_example(name, key.name)}") for key in keys.values()
+    )
+
+
+def _example(table: str, key: str) -> str:
+    line = example(table, key)
+    return f" Example: `{line}`" if line else ""
+
+
+OWN: dict[str, Callable[[], str]] = {
+    "metrics": metrics,
+    "interfaces": interfaces,
+    "tables": lambda: tables_with_examples(TABLES),
+    "gateway-tables": lambda: tables_with_examples(GATEWAY_TABLES),
+    "notify-tables": lambda: tables_with_examples(NOTIFY_TABLES),
+    "fleet-tables": lambda: tables_with_examples(FLEET_TABLES),
+}
+"""Lists that differ from those in the man pages."""
+
+
+def write_all(reference: Path) -> None:
+    """Write one file per list into ``generated``, and one page per preset into ``presets``."""
+    lists, pages = reference / "generated", reference / "presets"
+    for folder in (lists, pages):
+        folder.mkdir(parents=True, exist_ok=True)
+    for name, make in {**LISTS, **OWN}.items():
+        _write(lists / f"{name}.md", _as_web_page(make()))
+    found = preset_pages()
+    for name, text in found.items():
+        _write(pages / f"{name}.md", text)
+    for file in pages.iterdir():
+        if file.stem not in found:
+            file.unlink()
+
+
+def _write(file: Path, text: str) -> None:
+    """Write a file unless it has this text, so that Sphinx does not read its page again."""
+    if not file.exists() or file.read_text(encoding="utf-8") != text:
+        file.write_text(text, encoding="utf-8")
 
 
 def _as_web_page(text: str) -> str:

@@ -160,12 +160,17 @@ def notify_tables() -> str:
 
 
 def _table(name: str, keys: dict[str, Key]) -> str:
-    return f"# [{name.upper() if '.' not in name else name}]\n\n".replace("[", "\\[").replace("]", "\\]") + "\n".join(
-        item(f"**{key.name}**", f"{key.doc} {_value_of(key)}") for key in keys.values()
+    return table_heading(name) + "\n".join(
+        item(f"**{key.name}**", f"{key.doc} {value_of(key)}") for key in keys.values()
     )
 
 
-def _value_of(key: Key) -> str:
+def table_heading(name: str) -> str:
+    """Return the heading of a table of the configuration."""
+    return f"# [{name.upper() if '.' not in name else name}]\n\n".replace("[", "\\[").replace("]", "\\]")
+
+
+def value_of(key: Key) -> str:
     """Describe the possible values of a key and its default."""
     kind = f"{key.value_type.description}{f', in {key.unit}' if key.unit else ''}"
     if key.required:

@@ -125,6 +125,7 @@ class PresetTable:
 
     title: str = key(Text(), "Display name of the server.")
     summary: str = key(Text(), "Summary of the preset, in one sentence.")
+    homepage: str = key(Text("URL"), "Web page of the server's project.")
     class_: str = key(
         Choice(CLASSES),
         "Class of the server. full-rest has a load and an unload route; unload-only loads with the first request; "

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import tomllib
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -101,7 +102,7 @@ class DocumentedHost:
         routed = [one for one in services if one.port and own]
         machine.systemctl("start", *(one.unit for one in routed)) if routed else None
         for one in routed:
-            machine.wait_until(lambda port=one.port: self._listens(port), f"{one.unit} listens")
+            machine.wait_until(partial(self._listens, one.port), f"{one.unit} listens", deadline_sec=30)
         machine.systemctl("start", DAEMON, *GATEWAY)
 
     def _listens(self, port: int) -> bool:

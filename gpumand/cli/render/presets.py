@@ -40,6 +40,7 @@ def preset_json(preset: Preset) -> dict[str, Any]:
     return {
         **summary_json(preset),
         "summary": about.summary,
+        "homepage": about.homepage,
         "async_unload": about.async_unload,
         "side_effects": list(about.side_effects),
         "needs": list(about.needs),
@@ -71,7 +72,7 @@ def _row(preset: Preset) -> list[Text | str]:
 def show_lines(preset: Preset, theme: Theme) -> list[Text]:
     """A preset's description: summary, class, routes, requirements, notes, sources and an example configuration."""
     about = preset.about
-    lines = [Text.assemble((about.title, "bold"), f"  ({preset.name})")]
+    lines = [Text.assemble((about.title, "bold"), f"  ({preset.name}, {about.homepage})")]
     lines += wrapped(about.summary, theme)
     lines += wrapped(f"Class {about.class_}: {CLASSES[about.class_]}.", theme)
     if about.async_unload:
@@ -114,10 +115,10 @@ def _keys(preset: Preset) -> dict[str, Any]:
 def _route_lines(keys: Keys) -> list[Text]:
     rows = [(name, keys[name]) for name in keys]
     width = max((len(name) for name, _ in rows), default=0)
-    return [Text(f"  {name:<{width}}  {_route(value)}") for name, value in rows]
+    return [Text(f"  {name:<{width}}  {route_text(value)}") for name, value in rows]
 
 
-def _route(value: Any) -> str:
+def route_text(value: Any) -> str:
     """A route as one line, for example ``POST /free {...}; success: /success``."""
     if not isinstance(value, dict):
         return value if isinstance(value, str) else to_toml(value)
