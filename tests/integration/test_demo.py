@@ -1,4 +1,7 @@
-"""The demonstration: it succeeds, reports a misbehaving service, and leaves nothing behind."""
+"""The demonstration: it succeeds, reports a misbehaving service, and leaves nothing behind.
+
+The faults are those of docs/guide/what-happens.md.
+"""
 
 from __future__ import annotations
 
