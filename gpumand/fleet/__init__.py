@@ -9,6 +9,6 @@ Read ``rows`` (what a host publishes), ``keys`` (where), ``store`` (the port ``F
 ``clock`` first; then ``member`` (stays in the fleet), ``publisher`` (writes the row), ``fence`` and ``unique``
 (consumers that only one host may serve). The store in etcd is ``etcd_store``, on ``etcd_client`` (endpoints, limits,
 logins), ``etcd_watch``, ``etcd_list`` and ``etcd_kv`` (the JSON forms). Without etcd it is ``static_store``, which asks
-the agents (``peer_rows``), as ``degraded_watch`` does while etcd is gone. ``open_store`` chooses.
+the agents (``peer_rows``), as ``degraded_watch`` does while etcd is gone. ``stores`` chooses.
 ``gpumand.testing.fleet_store`` has a store in memory.
 """

@@ -57,13 +57,13 @@ async def open_store(config: FleetConfig, clock: Clock, tls: ssl.SSLContext | No
 
 def _password(etcd: EtcdConfig) -> str:
     """The password of the user in etcd; "" without a file. Blocks."""
-    return _first_line(etcd.password_file) if etcd.password_file is not None else ""
+    return _text_of(etcd.password_file) if etcd.password_file is not None else ""
 
 
-def _first_line(file: Path) -> str:
+def _text_of(file: Path) -> str:
     try:
         with file.open("rb") as opened:
             text = opened.read(MAX_PASSWORD_BYTES).decode()
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigInvalid(f"the password for etcd cannot be read from {file}: {error}") from None
-    return text.partition("\n")[0]
+        raise ConfigInvalid(f"etcd.password_file: {file} cannot be read: {error}") from None
+    return text.strip()
