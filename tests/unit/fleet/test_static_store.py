@@ -16,7 +16,6 @@ from gpumand.fleet.degraded_watch import DegradedWatch
 from gpumand.fleet.etcd_store import EtcdStore
 from gpumand.fleet.keys import Keys
 from gpumand.fleet.member import Member, MemberState
-from gpumand.fleet.stores import open_store
 from gpumand.fleet.peer_rows import PeerRows, PeerUnreachable
 from gpumand.fleet.row_json import encode_host, parse_host
 from gpumand.fleet.rows import HostRow
@@ -32,6 +31,7 @@ from gpumand.fleet.store import (
     StoreUnavailable,
     Written,
 )
+from gpumand.fleet.stores import open_store
 from gpumand.testing.clock import FakeClock
 from tests.unit.fleet.rows import H1, H2, row
 
