@@ -89,6 +89,11 @@ class Connection(asyncio.Protocol):
         return "" if self._transport is None else peer_name(self._transport)
 
     @property
+    def socket(self) -> socket.socket | None:
+        """The socket; None after the connection was lost."""
+        return None if self._transport is None else self._transport.get_extra_info("socket")
+
+    @property
     def certificate(self) -> Mapping[str, Any]:
         """The client's verified certificate, as ``SSLSocket.getpeercert`` returns it; {} without TLS."""
         found = None if self._transport is None else self._transport.get_extra_info("peercert")

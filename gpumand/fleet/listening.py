@@ -13,7 +13,8 @@ from gpumand.config.validators import split_address
 from gpumand.domain.errors import ConfigInvalid
 from gpumand.fleet.http_server import BACKLOG
 
-SOCKET_MODE = 0o660
+SOCKET_MODE = 0o666
+"""Every user may see the hosts; the local API refuses those that may not lease (``local_access``)."""
 
 
 def bind_all(addresses: Sequence[str]) -> list[socket.socket]:
@@ -29,7 +30,7 @@ def bind_all(addresses: Sequence[str]) -> list[socket.socket]:
 
 
 def bind_unix(path: Path) -> socket.socket:
-    """Listen on a Unix socket for its group; an earlier one is replaced. Raises ConfigInvalid."""
+    """Listen on a Unix socket for all users; an earlier one is replaced. Raises ConfigInvalid."""
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         path.parent.mkdir(mode=0o755, exist_ok=True)

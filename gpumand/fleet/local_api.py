@@ -8,7 +8,8 @@
 | ``POST /v1/load`` | ``LoadCall`` | the outcome of a load, on the host ``on`` or on the best one |
 | ``POST /v1/drain`` | ``DrainCall`` | drains the host ``on``, or ends its drain; for root |
 
-The permissions of the socket decide which users may use it. Requests to other hosts name the user.
+Every user may see the hosts and ask for plans; ``local_access`` decides which users may lease and load. Requests to
+other hosts name the user.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from gpumand.domain.errors import AccessDenied, LimitsExceeded
 from gpumand.fleet.calls import MAX_BODY_BYTES, parse_acquire, parse_drain, parse_load, parse_plan
 from gpumand.fleet.http_server import Request, Routes, json_response
 from gpumand.fleet.lease_streams import serve_lease
+from gpumand.fleet.local_access import check_local, peer_of
 from gpumand.fleet.router import Router
 from gpumand.fleet.row_json import encode_host
 from gpumand.fleet.table import HostTable
@@ -84,6 +86,7 @@ class LocalApi:
 
     async def _acquire(self, request: Request) -> web.StreamResponse:
         call = parse_acquire(await request.text(MAX_BODY_BYTES))
+        await check_local(peer_of(request.connection.socket))
         if self._leases >= MAX_LEASES:
             raise LimitsExceeded(f"{MAX_LEASES} leases and requests are open on this socket, which is the limit")
         call = replace(call, user=await self._user(request, call.user), revision=None)
@@ -98,6 +101,7 @@ class LocalApi:
 
     async def _load(self, request: Request) -> web.StreamResponse:
         call = parse_load(await request.text(MAX_BODY_BYTES))
+        await check_local(peer_of(request.connection.socket))
         return json_response(await self._router.load(replace(call, user=await self._user(request, call.user))))
 
     async def _drain(self, request: Request) -> web.StreamResponse:

@@ -141,6 +141,7 @@ class Router:
             row = self._required(call.on)
             found = [one for one in self._every(call.consumer) if one.row.machine_id == row.machine_id]
         if not found:
+            self._check_known(call.consumer)
             raise self._no_host(call.consumer)
         plans = dict(zip([one.row.machine_id for one in found], await self._ask_all(found, call), strict=True))
         quotes = {name: _quote(one) for name, one in plans.items() if not isinstance(one, GpumandError)}
