@@ -34,6 +34,7 @@ vram_option = click.option(
 all_option = click.option(
     "--all", "whole", is_flag=True, help="Reserve the whole GPU, without a consumer: evict everything that may go."
 )
+on_option = click.option("--on", default="", metavar="HOST", help="With --fleet: the host that must serve the request.")
 restore_flag = click.option(
     "--restore",
     is_flag=True,
@@ -138,6 +139,12 @@ def check_consumer_or_vram(consumer: str | None, vram: int | None, whole: bool) 
     if not given:
         raise click.UsageError("give a CONSUMER, or --vram SIZE or --all to reserve VRAM without one")
     return consumer or ""
+
+
+def require_fleet(on: str) -> None:
+    """Raise UsageError if a host was named without ``--fleet``."""
+    if on:
+        raise click.UsageError("--on needs --fleet: without it, the command is for this host")
 
 
 def waiting_options(command: F) -> F:

@@ -40,6 +40,8 @@ SECTIONS: dict[str, dict[str, str]] = {
         "evict": "consumers:evict",
         "pin": "consumers:pin",
         "unpin": "consumers:unpin",
+        "drain": "drain:drain",
+        "undrain": "drain:undrain",
     },
     "Configuration": {
         "init": "init:init",
@@ -210,4 +212,8 @@ def gpumanctl(ctx: click.Context) -> None:
     if ctx.invoked_subcommand is None:
         from gpumand.cli.commands.status import status
 
-        ctx.invoke(status)
+        if global_options(ctx).fleet:
+            with click.Context(status, parent=ctx, info_name="status") as inner:
+                status.invoke(inner)
+        else:
+            ctx.invoke(status)

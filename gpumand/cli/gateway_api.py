@@ -60,22 +60,22 @@ def gateway_of(options: GlobalOptions, address: str) -> GatewayApi:
     return GatewayApi(address or os.environ.get(ADDRESS_VARIABLE, "") or default)
 
 
-class _UnixConnection(HTTPConnection):
+class UnixConnection(HTTPConnection):
     """An HTTP connection over a Unix socket."""
 
-    def __init__(self, path: str) -> None:
-        super().__init__("localhost", timeout=TIMEOUT_SEC)
-        self._path = path
+    def __init__(self, path: str, timeout_sec: float = TIMEOUT_SEC) -> None:
+        super().__init__("localhost", timeout=timeout_sec)
+        self._path, self._timeout_sec = path, timeout_sec
 
     def connect(self) -> None:
         self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self.sock.settimeout(TIMEOUT_SEC)
+        self.sock.settimeout(self._timeout_sec)
         self.sock.connect(self._path)
 
 
 def _connection(address: str) -> HTTPConnection:
     if address.startswith(SOCKET_PREFIX):
-        return _UnixConnection(address.removeprefix(SOCKET_PREFIX))
+        return UnixConnection(address.removeprefix(SOCKET_PREFIX))
     host, _, port = address.removeprefix("http://").rstrip("/").rpartition(":")
     if not host or not port.isascii() or not port.isdecimal() or not 0 < int(port) < 65536:
         text = f"{address} is not the address of a gateway. Give HOST:PORT, such as 127.0.0.1:8770, or unix:PATH"

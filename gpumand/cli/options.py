@@ -23,6 +23,7 @@ class GlobalOptions:
         verbose: print progress while waiting, even without a terminal.
         user: use the session bus.
         bus_address: D-Bus address of another bus; "" = none given.
+        fleet: use all hosts of the fleet, not only this one.
     """
 
     json: bool = False
@@ -32,6 +33,7 @@ class GlobalOptions:
     verbose: bool = False
     user: bool = False
     bus_address: str = ""
+    fleet: bool = False
 
 
 def global_options(ctx: click.Context) -> GlobalOptions:
@@ -44,6 +46,8 @@ def global_options(ctx: click.Context) -> GlobalOptions:
     options = GlobalOptions(**given)
     if options.user and options.bus_address:
         raise click.UsageError("--user and --bus-address exclude each other; give only one of them")
+    if options.fleet and options.bus_address:
+        raise click.UsageError("--fleet and --bus-address exclude each other; give only one of them")
     if not options.user and not options.bus_address:  # --user wins over the environment
         return replace(options, bus_address=os.environ.get(ADDRESS_VARIABLE, ""))
     return options
@@ -87,6 +91,7 @@ def shared_params() -> list[click.Parameter]:
         _flag("-q", "--quiet", text="Print only the result: no progress, no remarks."),
         _flag("-v", "--verbose", text="Print progress while waiting, even without a terminal."),
         _flag("--user", text="Use the gpumand of this user session, on the session bus."),
+        _flag("--fleet", text="Use all hosts of the fleet, through the gpumand-fleet of this host."),
         click.Option(
             ["--bus-address"],
             metavar="ADDRESS",
@@ -108,6 +113,14 @@ class Command(click.Command):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.params += shared_params()
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command: for this host, or with --fleet for all hosts of the fleet."""
+        if not global_options(ctx).fleet:
+            return super().invoke(ctx)
+        from gpumand.cli.fleet.commands import run_on_fleet
+
+        return run_on_fleet(ctx)
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the options to the help: those of this command first, then the shared ones."""

@@ -8,7 +8,14 @@ from typing import Any
 import click
 
 from gpumand.cli import completion
-from gpumand.cli.acquire_options import device_option, resolve_timeout, timeout_option, waiting_options
+from gpumand.cli.acquire_options import (
+    device_option,
+    on_option,
+    require_fleet,
+    resolve_timeout,
+    timeout_option,
+    waiting_options,
+)
 from gpumand.cli.client import Client
 from gpumand.cli.consumer_lookup import consumer_entry
 from gpumand.cli.durations import to_usec
@@ -21,9 +28,11 @@ from gpumand.cli.session import run_with_blocking_client, run_with_client
 @click.argument("consumer", shell_complete=completion.consumers)
 @device_option
 @waiting_options
+@on_option
 @click.pass_context
-def load(ctx: click.Context, consumer: str, device: str, timeout: float | None, wait_mode: str | None) -> None:
+def load(ctx: click.Context, consumer: str, device: str, timeout: float | None, wait_mode: str | None, on: str) -> None:
     """Load CONSUMER, evicting others if needed. Takes no lease."""
+    require_fleet(on)
     wait_sec = resolve_timeout(timeout, wait_mode)
     call_options: dict[str, tuple[str, Any]] = {"timeout_usec": ("t", to_usec(wait_sec))}
     if device:

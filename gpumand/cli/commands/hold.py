@@ -64,7 +64,7 @@ async def _hold(request: AcquireOptions, duration: float | None, options: Global
         if not options.quiet:
             watch.wanted.on_request(lambda by: print(f"gpumanctl: {describe_waiting(by)}", file=sys.stderr, flush=True))
         watch.follow(lease)
-        ended = _catch_signals()
+        ended = catch_signals()
         await _print_grant(client, lease, grant, duration, options)
         lost = asyncio.ensure_future(watch.ended.wait())
         either: list[asyncio.Future[Any]] = [ended, lost]
@@ -81,7 +81,7 @@ async def _hold(request: AcquireOptions, duration: float | None, options: Global
             await watch.stop()
 
 
-def _catch_signals() -> asyncio.Future[None]:
+def catch_signals() -> asyncio.Future[None]:
     """A future that a signal ends: from now on Ctrl-C is the regular end, and no error."""
     loop = asyncio.get_running_loop()
     ended: asyncio.Future[None] = loop.create_future()

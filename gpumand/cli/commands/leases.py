@@ -14,7 +14,9 @@ from gpumand.cli.acquire_options import (
     AcquireOptions,
     check_consumer_or_vram,
     nested_lease_options,
+    on_option,
     request_options,
+    require_fleet,
     restore_flag,
     vram_reservation_options,
     waiting_options,
@@ -42,6 +44,7 @@ from gpumand.cli.session import run_with_blocking_client, run_with_client
 @request_options
 @nested_lease_options
 @restore_flag
+@on_option
 @click.option(
     "--token",
     default="",
@@ -52,8 +55,10 @@ from gpumand.cli.session import run_with_blocking_client, run_with_client
 def acquire(ctx: click.Context, /, consumer: str | None, lifetime: str, **arguments: Any) -> None:
     """Load CONSUMER and take a lease on it. Prints the lease id.
 
-    With --vram or --all, and without a CONSUMER, the lease reserves VRAM for the calling script.
+    With --vram or --all, and without a CONSUMER, the lease reserves VRAM for the calling script. With --fleet, the
+    lease is held until Ctrl-C, and the host and its endpoint are printed.
     """
+    require_fleet(arguments["on"])
     consumer = check_consumer_or_vram(consumer, arguments["vram"], arguments["whole"])
     if lifetime == "connection":
         end = "a lease with --lifetime connection would end together with this command"

@@ -11,7 +11,9 @@ from gpumand.cli import completion
 from gpumand.cli.acquire_options import (
     check_consumer_or_vram,
     device_option,
+    on_option,
     priority_option,
+    require_fleet,
     vram_reservation_options,
 )
 from gpumand.cli.client import Client
@@ -26,14 +28,16 @@ from gpumand.client.options import vram_options
 @vram_reservation_options
 @priority_option
 @device_option
+@on_option
 @click.pass_context
 def plan(
-    ctx: click.Context, consumer: str | None, vram: int | None, whole: bool, priority: int | None, device: str
+    ctx: click.Context, consumer: str | None, vram: int | None, whole: bool, priority: int | None, device: str, on: str
 ) -> None:
     """Show what acquiring CONSUMER would do, and why. Changes nothing.
 
     With --vram or --all, and without a CONSUMER, the request is for VRAM alone.
     """
+    require_fleet(on)
     name = check_consumer_or_vram(consumer, vram, whole)
     call_options = vram_options(vram, whole)
     if priority is not None:

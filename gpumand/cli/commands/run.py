@@ -19,7 +19,9 @@ from gpumand.cli.acquire_options import (
     AcquireOptions,
     check_consumer_or_vram,
     nested_lease_options,
+    on_option,
     request_options,
+    require_fleet,
     restore_flag,
     vram_reservation_options,
     waiting_options,
@@ -94,6 +96,7 @@ def with_separator(args: Sequence[str], valued: set[str], reserving: Sequence[st
 @request_options
 @nested_lease_options
 @restore_flag
+@on_option
 @click.option("--kill-on-loss", is_flag=True, help="End CMD when the lease is lost. Default: CMD continues.")
 @click.pass_context
 def run(ctx: click.Context, /, consumer: str, command: tuple[str, ...], kill_on_loss: bool, **arguments: Any) -> int:
@@ -104,6 +107,7 @@ def run(ctx: click.Context, /, consumer: str, command: tuple[str, ...], kill_on_
     With --vram or --all instead of CONSUMER, VRAM is reserved for CMD, which also gets GPUMAND_DEVICE and, unless it is
     set already, CUDA_VISIBLE_DEVICES.
     """
+    require_fleet(arguments["on"])
     consumer = check_consumer_or_vram(consumer, arguments["vram"], arguments["whole"])
     options = global_options(ctx)
     if options.json:
@@ -150,7 +154,7 @@ class LeasedCommand:
         lease, grant, request = await acquire_lease(client, self.consumer, self.request, self.options)
         reserved = {} if self.consumer else await reserved_devices(client, grant)
         # No await up to the redirection, so that no signal reaches the old handler once the child exists.
-        environment = self._environment(lease, grant) | reserved
+        environment = run_environment(lease, self.consumer, grant) | reserved
         child = Child(self.path, self.command, environment)
         pump.redirect(child.handle)
         watch.degraded.on_change(self._report_health)
@@ -178,16 +182,6 @@ class LeasedCommand:
         pump.redirect(stop_waiting)
         await asyncio.wait([returned])
 
-    def _environment(self, lease: str, grant: Mapping[str, Any]) -> dict[str, str]:
-        own = {
-            LEASE_VARIABLE: lease,
-            "GPUMAND_CONSUMER": self.consumer,
-            "GPUMAND_ENDPOINT": str(grant.get("endpoint") or ""),
-        }
-        # An outer ``gpumanctl run`` may have set an endpoint: it must not stay when this consumer has none.
-        inherited = {name: value for name, value in os.environ.items() if name not in own and name != DEVICE_VARIABLE}
-        return inherited | {name: value for name, value in own.items() if value}
-
     def _report_health(self, reason: str) -> None:
         """Warn when the consumer is lost during the lease, and report when it is back."""
         line = f"warning: {reason}; the lease stays" if reason else f"{self.consumer} is resident again"
@@ -211,6 +205,14 @@ class LeasedCommand:
             child.send(signal.SIGCONT)  # a stopped process handles SIGTERM only when it continues
             await asyncio.sleep(KILL_AFTER_SEC)
             child.send(signal.SIGKILL)
+
+
+def run_environment(lease: str, consumer: str, grant: Mapping[str, Any]) -> dict[str, str]:
+    """The environment of a command that runs with a lease."""
+    own = {LEASE_VARIABLE: lease, "GPUMAND_CONSUMER": consumer, "GPUMAND_ENDPOINT": str(grant.get("endpoint") or "")}
+    # An outer ``gpumanctl run`` may have set an endpoint: it must not stay when this consumer has none.
+    inherited = {name: value for name, value in os.environ.items() if name not in own and name != DEVICE_VARIABLE}
+    return inherited | {name: value for name, value in own.items() if value}
 
 
 def describe_waiting(by: str) -> str:
