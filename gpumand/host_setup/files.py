@@ -23,8 +23,9 @@ PACKAGED = tuple(Path(folder, "gpumand.service") for folder in ("/usr/lib/system
 UNITS = ("gpumand.service", "gpumand.socket", "gpumand-containers.service", "gpumand-containers.socket")
 NOTIFY = "gpumand-notify.service"
 GATEWAY = ("gpumand-gateway.service", "gpumand-gateway.socket")
-RULES = ("org.gpumand1.rules", "org.gpumand1-units.rules", "org.gpumand1-gateway.rules")
-ACCOUNTS = ("gpumand", "gpumand-gateway")
+FLEET = "gpumand-fleet.service"
+RULES = ("org.gpumand1.rules", "org.gpumand1-units.rules", "org.gpumand1-gateway.rules", "org.gpumand1-fleet.rules")
+ACCOUNTS = ("gpumand", "gpumand-gateway", "gpumand-fleet")
 CONFIGURATIONS = ("gpumand.toml", "gateway.toml")
 HELPERS = ("gpumand-containers", "gpumand-dmem", "gpumand-unit-allowed")
 ACTIONS = Path("/usr/share/polkit-1/actions")
@@ -72,7 +73,10 @@ def system_files(installation: Installation) -> list[SetupFile]:
     units, libexec = Path("/usr/local/lib/systemd/system"), Path("/usr/local/libexec")
     changes = _changes(installation, libexec)
     return [
-        *(SetupFile(units / name, _text(name, changes)) for name in (*UNITS, "gpumand-dmem.service", NOTIFY, *GATEWAY)),
+        *(
+            SetupFile(units / name, _text(name, changes))
+            for name in (*UNITS, "gpumand-dmem.service", NOTIFY, *GATEWAY, FLEET)
+        ),
         *(SetupFile(libexec / name, _script(name, installation), 0o755) for name in HELPERS),
         SetupFile(Path("/etc/dbus-1/system.d/org.gpumand1.conf"), _text("org.gpumand1.conf", {})),
         SetupFile(
@@ -136,7 +140,7 @@ def quoted_paths(files: Iterable[SetupFile], installation: Installation) -> list
 
 def _changes(installation: Installation, libexec: Path) -> dict[str, str]:
     """Path of a packaged file -> its path here."""
-    names = ("gpumand", "gpumand-notify", "gpumand-gateway")
+    names = ("gpumand", "gpumand-notify", "gpumand-gateway", "gpumand-fleet")
     programs = {f"/usr/bin/{name}": str(installation.programs / name) for name in names}
     return programs | {f"/usr/libexec/{name}": str(libexec / name) for name in HELPERS}
 

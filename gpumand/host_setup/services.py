@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 TIMEOUT_SEC = 120.0
-ACCOUNTS = ("/etc/sysusers.d/gpumand.conf", "/etc/sysusers.d/gpumand-gateway.conf")
-SYSTEM_ONLY = ("gpumand-gateway.socket", "gpumand-gateway.service", "gpumand-dmem.service")
+ACCOUNTS = tuple(f"/etc/sysusers.d/{name}.conf" for name in ("gpumand", "gpumand-gateway", "gpumand-fleet"))
+SYSTEM_ONLY = ("gpumand-gateway.socket", "gpumand-gateway.service", "gpumand-fleet.service", "gpumand-dmem.service")
 UNITS = ("gpumand.socket", "gpumand-containers.socket", "gpumand.service")
 RELOAD_BUS = ("call", "org.freedesktop.DBus", "/org/freedesktop/DBus", "org.freedesktop.DBus", "ReloadConfig")
 Command = tuple[str, ...]

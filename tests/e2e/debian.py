@@ -58,6 +58,11 @@ class Package:
         return next(self.folder.glob("gpumand-doc_*.deb"))
 
     @property
+    def fleet(self) -> Path:
+        """The binary package of the fleet."""
+        return next(self.folder.glob("gpumand-fleet_*.deb"))
+
+    @property
     def source(self) -> tuple[Path, Path]:
         """The source package: the .dsc file and the archive."""
         return next(self.folder.glob("*.dsc")), next(self.folder.glob("*.tar.*"))

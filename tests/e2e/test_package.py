@@ -93,7 +93,7 @@ def state(machine: Machine, unit: str) -> str:
 def test_lintian_finds_neither_errors_nor_warnings(current: Package) -> None:
     (changes,) = current.folder.glob("*.changes")
     built = {file.name.split("_")[0] for file in current.folder.glob("*.deb")}
-    assert {"gpumand", "gpumand-gateway", "gpumand-doc"} <= built  # lintian checks all of them
+    assert {"gpumand", "gpumand-gateway", "gpumand-fleet", "gpumand-doc"} <= built  # lintian checks all of them
     argv = ["lintian", "--allow-root", "--fail-on=error,warning", "--info", "--tag-display-limit=0", str(changes)]
     done = subprocess.run(argv, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -112,14 +112,16 @@ def test_build_fails_when_the_changelog_has_another_version(current: Package, tm
 
 
 def test_man_pages_are_set_without_a_warning(current: Package, tmp_path: Path) -> None:
-    for deb in (current.deb, current.gateway):
+    for deb in (current.deb, current.gateway, current.fleet):
         subprocess.run(["dpkg-deb", "--extract", deb, tmp_path], check=True)
     pages = sorted((tmp_path / "usr/share/man").glob("*/*"))
     assert [page.name for page in pages] == [
         "gpumanctl.1.gz",
+        "fleet.toml.5.gz",
         "gateway.toml.5.gz",
         "gpumand.toml.5.gz",
         "org.gpumand1.5.gz",
+        "gpumand-fleet.8.gz",
         "gpumand-gateway.8.gz",
         "gpumand-notify.8.gz",
         "gpumand.8.gz",

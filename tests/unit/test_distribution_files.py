@@ -69,8 +69,9 @@ def test_every_file_of_the_debian_package_is_installed(tmp_path: Path) -> None:
     subprocess.run(["contrib/install-files", destination], cwd=checkout, check=True)
     installed = {path.name for path in destination.rglob("*") if path.is_file()}
     sources = [path for name in ("systemd", "dbus") for path in (ROOT / name).rglob("*") if path.is_file()]
-    needed = {path.name for path in sources} - {"gpumand.sysusers", "gpumand-gateway.sysusers"}
-    needed |= {"gpumand.conf", "gpumand-gateway.conf", "gpumand.toml", "gateway.toml"}
+    needed = {path.name for path in sources if path.suffix != ".sysusers"}
+    needed |= {path.with_suffix(".conf").name for path in sources if path.suffix == ".sysusers"}
+    needed |= {"gpumand.toml", "gateway.toml"}
     assert needed <= installed
 
 
