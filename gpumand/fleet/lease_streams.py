@@ -20,6 +20,8 @@ from gpumand.fleet.http_server import LOST_SEC, Request, error_response
 
 BEAT_SEC = 1.0
 BEAT = b"\n"
+RELEASE = b"release\n"
+"""Sent by a router to end the lease while it waits for the last line of the answer."""
 
 EARLY_SEC = 0.5
 """A request that is decided within this time gets an answer with its own HTTP status."""
@@ -102,8 +104,9 @@ def _error_of(acquiring: asyncio.Future[LeaseHandle]) -> GpumandError | None:
 async def client_gone(request: Request) -> str:
     """Wait until the client has left: "closed", or "lost" if it gave no sign of life for ``LOST_SEC``.
 
-    A client that sends its body in chunks gives signs of life and ends the body to end the lease. Of others only the
-    connection is watched: the kernel ends it when the peer acknowledges nothing.
+    A client that sends its body in chunks gives signs of life with newlines. It ends the lease with any other line, or
+    with the end of the body. Of others only the connection is watched: the kernel ends it when the peer acknowledges
+    nothing.
     """
     lost = asyncio.ensure_future(request.connection.lost.wait())
     reading = asyncio.ensure_future(_read_beats(request)) if request.is_stream else None
@@ -120,8 +123,9 @@ async def _read_beats(request: Request) -> str:
     try:
         while True:
             async with asyncio.timeout(LOST_SEC):
-                if not await request.http.content.readany():
-                    return "closed"
+                data = await request.http.content.readany()
+            if not data or data.strip():
+                return "closed"
     except TimeoutError:
         return "lost"
     except Exception:  # the connection broke, or what arrived is not HTTP

@@ -15,7 +15,7 @@ from gpumand.domain.errors import GpumandError
 from gpumand.fleet.calls import MAX_BODY_BYTES, AcquireCall, DrainCall, LoadCall, PlanCall, dump_line
 from gpumand.fleet.errors import HostLost, error_of
 from gpumand.fleet.http_server import LOST_SEC, limit_silence
-from gpumand.fleet.lease_streams import BEAT, BEAT_SEC
+from gpumand.fleet.lease_streams import BEAT, BEAT_SEC, RELEASE
 from gpumand.fleet.tls import explained
 
 log = logging.getLogger(__name__)
@@ -74,14 +74,18 @@ class RemoteHost:
                     f"{self._url}/v1/acquire", data=beats.chunks(), allow_redirects=False
                 )
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
+            beats.close()
             raise self._lost(error) from None
+        except BaseException:
+            beats.close()
+            raise
         try:
             return await self._granted(response, beats)
         except (aiohttp.ClientError, OSError, TimeoutError, ValueError) as error:
-            response.close()
+            _close(response, beats)
             raise self._lost(error) from None
         except BaseException:
-            response.close()  # the host sees it, and withdraws the request
+            _close(response, beats)  # the host sees it, and withdraws the request
             raise
 
     async def plan(self, call: PlanCall) -> dict[str, Any]:
@@ -159,9 +163,9 @@ class RemoteLease:
         await asyncio.shield(self._releasing)
 
     async def _release(self) -> None:
-        self._beats.stop()
+        self._beats.release()
         await asyncio.wait({self._reading}, timeout=LOST_SEC)
-        self._response.close()
+        self._close()
 
     async def _read(self) -> str:
         """Read signs of life until the lease ends."""
@@ -171,30 +175,47 @@ class RemoteLease:
         except (aiohttp.ClientError, OSError, TimeoutError, ValueError):
             return HOST_LOST
         finally:
-            self._beats.stop()
-            self._response.close()
+            self._close()
+
+    def _close(self) -> None:
+        _close(self._response, self._beats)
 
 
 class _Beats:
-    """The body of a request for a lease: the request, then a newline each second until it is stopped."""
+    """The body of a request for a lease: the request, then a newline each second until it is released."""
 
     def __init__(self, first: bytes) -> None:
         self._first = first
-        self._stopped = asyncio.Event()
+        self._released, self._closed = asyncio.Event(), asyncio.Event()
 
-    def stop(self) -> None:
-        """End the body, which ends the lease."""
-        self._stopped.set()
+    def release(self) -> None:
+        """Send that the lease is to end."""
+        self._released.set()
+
+    def close(self) -> None:
+        """The connection was closed: send nothing more."""
+        self._released.set()
+        self._closed.set()
 
     async def chunks(self) -> AsyncIterator[bytes]:
         """The parts of the body."""
         yield self._first
-        while not self._stopped.is_set():
+        while not self._released.is_set():
             try:
                 async with asyncio.timeout(BEAT_SEC):
-                    await self._stopped.wait()
+                    await self._released.wait()
             except TimeoutError:
                 yield BEAT
+        if not self._closed.is_set():
+            yield RELEASE
+            await self._closed.wait()
+        # The body has no end that could be sent: the other side may have closed the connection already.
+        raise asyncio.CancelledError
+
+
+def _close(response: aiohttp.ClientResponse, beats: _Beats) -> None:
+    response.close()
+    beats.close()
 
 
 async def _next_line(response: aiohttp.ClientResponse) -> bytes:

@@ -13,7 +13,6 @@ import sys
 from pathlib import Path
 
 from gpumand.fleet.process import run
-
 from gpumand.fleet.settings import EtcdConfig, FleetConfig, TlsFiles
 
 

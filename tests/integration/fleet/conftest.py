@@ -1,0 +1,34 @@
+"""Three hosts and a real etcd; the tests are skipped by name where etcd is not installed."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import AsyncIterator, Iterator
+
+import pytest
+
+from gpumand.testing.daemon import PrivateGpumand
+from tests.integration.fleet.fleet_hosts import FleetHosts, fleet_hosts, running_daemons
+from tests.integration.fleet.plain_etcd import PlainEtcd, running_etcd
+
+
+@pytest.fixture(scope="module")
+def shared_etcd() -> Iterator[PlainEtcd]:
+    """One etcd for the tests of a module, each of which has a fleet of its own in it."""
+    if shutil.which("etcd") is None:
+        pytest.skip("etcd is not installed (Debian: etcd-server)")
+    with running_etcd() as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def daemons() -> Iterator[list[PrivateGpumand]]:
+    with running_daemons() as started:
+        yield started
+
+
+@pytest.fixture
+async def hosts(shared_etcd: PlainEtcd, daemons: list[PrivateGpumand]) -> AsyncIterator[FleetHosts]:
+    """Three hosts with the same three consumers, nothing loaded, and etcd."""
+    async with fleet_hosts(daemons, shared_etcd.url) as started:
+        yield started
