@@ -9,7 +9,7 @@ from typing import Any
 
 from gpumand.domain.device import ProcessUse
 from gpumand.domain.driver_release import ReleaseOptions, ReleaseReport
-from gpumand.domain.errors import GpumandError, InvalidArgs, NoSuchConsumer, NoSuchLease
+from gpumand.domain.errors import GpumandError, InvalidArgs, NoSuchConsumer, NoSuchLease, NoSuchRequest
 from gpumand.domain.events import (
     ConsumersChanged,
     Event,
@@ -107,6 +107,16 @@ class ScriptedArbiter:
         self.leases[lease_id] = lease
         self.publish(LeaseRenewed(lease))
         return lease
+
+    def request_owner(self, request_id: str) -> Owner:
+        for owner in self.waiting:
+            if request_id == f"request-of-{owner.bus_name}":
+                return owner
+        raise NoSuchRequest(f"no request {request_id!r}")
+
+    def cancel(self, request_id: str, caller: Owner) -> None:
+        self._note("cancel", request_id, caller.uid)
+        self.request_owner(request_id)
 
     def lease(self, lease_id: str) -> Lease:
         if lease_id not in self.leases:

@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 from gpumand.arbiter.admission import Admission
 from gpumand.arbiter.busy_probes import BusyProbes
+from gpumand.arbiter.cancelling import Cancelling
 from gpumand.arbiter.driver_release import DriverRelease
 from gpumand.arbiter.driver_use import DriverUse
 from gpumand.arbiter.idempotency import IdempotencyTokens
@@ -91,6 +92,7 @@ class Arbiter:
         self._idempotency = IdempotencyTokens(self.state, self.scheduler, self.leases, self._watch_owner_unit)
         self._ports = ports
         self._arrivals = 0
+        self._cancelling = Cancelling(self.state, self.scheduler)
         self._admission = Admission(self.state, self.scheduler, self.gate)
         self._reservations = Reservations(self.state, ports.holders)
         self._plans = Plans(
@@ -334,6 +336,14 @@ class Arbiter:
             NoSuchLease, InvalidArgs (not a ttl lease), HostError (cannot be written to disk).
         """
         return await self.leases.renew(lease_id, ttl_sec)
+
+    def request_owner(self, request_id: str) -> Owner:
+        """The client of a waiting request. Raises NoSuchRequest."""
+        return self._cancelling.owner(request_id)
+
+    def cancel(self, request_id: str, caller: Owner) -> None:
+        """Refuse a waiting request with the error Cancelled. Raises NoSuchRequest."""
+        self._cancelling.cancel(request_id, caller)
 
     def lease(self, lease_id: str) -> Lease:
         """An active lease by its id. Raises NoSuchLease."""

@@ -18,9 +18,11 @@ from gpumand.domain.reservation import is_reservation, public_name
 from gpumand.domain.reserved_memory import excess_mib, excess_processes
 from gpumand.domain.status import (
     MAX_FOREIGN,
+    MAX_PROCESSES,
     AnnouncedConsumer,
     ConsumerStatus,
     DeviceStatus,
+    HeldProcess,
     Status,
     Summary,
     WaitingStatus,
@@ -112,6 +114,7 @@ def _device(state: ArbiterState, view: View, sample: Sample) -> DeviceStatus:
         sampled_usec=sample.sampled_usec,
         error=sample.error,
         foreign=tuple(_foreign_processes(view, sample)[:MAX_FOREIGN]),
+        processes=_held_processes(state, sample),
         aliases=sample.aliases,
         pool=str(sample.pool),
         integrated=sample.integrated,
@@ -133,6 +136,19 @@ def _foreign_mib(view: View, sample: Sample) -> int | None:
 def _foreign_processes(view: View, sample: Sample) -> list[ProcessUse]:
     foreign = [*budget.foreign_processes(sample), *excess_processes(view, sample.index)]
     return sorted(foreign, key=lambda process: (process.used_mib is None, -(process.used_mib or 0), process.pid))
+
+
+def _held_processes(state: ArbiterState, sample: Sample) -> tuple[HeldProcess, ...]:
+    """The processes of consumers and of reservations, the largest first."""
+    held = [one for one in sample.processes if one.consumer or one.shared]
+    held.sort(key=lambda one: (one.used_mib is None, -(one.used_mib or 0), one.pid))
+    reserved = {lease.consumer: lease.id for lease in state.ledger.leases.values() if lease.reservation is not None}
+    return tuple(
+        HeldProcess(one, lease=reserved.get(one.consumer, ""))
+        if is_reservation(one.consumer)
+        else HeldProcess(one, one.shared or (one.consumer,))
+        for one in held[:MAX_PROCESSES]
+    )
 
 
 def _reserved_mib(view: View, sample: Sample) -> int | None:
@@ -213,6 +229,8 @@ def _waiting(state: ArbiterState, entry: WaitingRequest, position: int) -> Waiti
         reason=request.options.reason,
         vram_mib=request.options.vram_mib,
         whole_device=request.options.whole_device,
+        id=entry.id,
+        owner=request.owner if request.owner.bus_name else None,
     )
 
 

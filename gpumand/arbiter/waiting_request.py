@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import os
 from collections.abc import Collection
 from dataclasses import dataclass, field, replace
 
@@ -136,6 +137,7 @@ class WaitingRequest:
         restores: id of the lease whose consumer it makes resident again; "" = it is for a new lease.
         queue_entry: what the queue rule last saw of it.
         group: the requests that wait alike, with this one; None = it is decided by itself.
+        id: unguessable handle, for ``Cancel``.
     """
 
     request: Request
@@ -155,6 +157,7 @@ class WaitingRequest:
     wanted_leases: set[str] = field(default_factory=set)
     queue_entry: QueueEntry | None = None
     group: SharedWait | None = None
+    id: str = field(default_factory=lambda: os.urandom(10).hex())
 
     def leave_group(self) -> None:
         """Be decided by itself from now on."""

@@ -33,6 +33,12 @@ class ArbiterPort(Protocol):
             InvalidArgs: the lease has another lifetime than ``ttl``.
         """
 
+    def request_owner(self, request_id: str) -> Owner:
+        """Return the client of a waiting request. Raises NoSuchRequest."""
+
+    def cancel(self, request_id: str, caller: Owner) -> None:
+        """Refuse a waiting request with the error Cancelled. Raises NoSuchRequest."""
+
     def lease(self, lease_id: str) -> Lease:
         """Return an active lease. Raises NoSuchLease."""
 

@@ -39,6 +39,7 @@ ACTIONS: Mapping[tuple[str, str], Action | None] = {
     (MANAGER, "Acquire"): Action.ACQUIRE,
     (MANAGER, "Release"): Action.RELEASE_ANY,
     (MANAGER, "Renew"): Action.RELEASE_ANY,
+    (MANAGER, "Cancel"): Action.RELEASE_ANY,
     (MANAGER, "GetStatus"): UNRESTRICTED,
     (MANAGER, "GetHistory"): UNRESTRICTED,
     (MANAGER, "Plan"): UNRESTRICTED,
@@ -69,7 +70,8 @@ class Details:
         consumer: name of the consumer, "" for actions without one.
         consumer_unit: systemd unit of that consumer, "" when it has none.
         lease: id of the lease, "" for actions without one.
-        lease_owner_uid: user id of the lease's owner, None for actions without a lease.
+        request: id of the waiting request, "" for actions without one.
+        owner_uid: user id of the owner of the lease or request, None for actions without either.
         on_behalf: the user and host for which the caller says that it acts; "" = for itself.
     """
 
@@ -77,7 +79,8 @@ class Details:
     consumer: str = ""
     consumer_unit: str = ""
     lease: str = ""
-    lease_owner_uid: int | None = None
+    request: str = ""
+    owner_uid: int | None = None
     on_behalf: str = ""
 
     def polkit_details(self) -> dict[str, str]:
@@ -112,10 +115,11 @@ class Authority(Protocol):
 def is_allowed_without_asking(caller: Owner, action: Action, details: Details) -> bool:
     """Whether a caller is allowed without asking polkit.
 
-    A user may release and renew its own leases. A unit may acquire the consumer that it runs.
+    A user may release and renew its own leases, and cancel its own requests. A unit may acquire the consumer that it
+    runs.
     """
     if action is Action.RELEASE_ANY:
-        return caller.uid == details.lease_owner_uid
+        return caller.uid == details.owner_uid
     return action is Action.ACQUIRE and caller.unit != "" and caller.unit == details.consumer_unit
 
 
@@ -165,9 +169,10 @@ def permission_denied(user: str, action: str) -> str:
 
 async def describe_action(users: UserNames, details: Details) -> str:
     """Return a verb phrase for the called method, such as "acquire comfyui"."""
-    if details.lease_owner_uid is not None:
-        owner = await describe_user(users, details.lease_owner_uid)
-        return f"{details.method.lower()} lease {details.lease} of {owner}"
+    if details.owner_uid is not None:
+        owner = await describe_user(users, details.owner_uid)
+        thing = f"request {details.request}" if details.request else f"lease {details.lease}"
+        return f"{details.method.lower()} {thing} of {owner}"
     if details.method in ("Acquire", "Plan") and not details.consumer:
         return "reserve VRAM"
     return f"{details.method.lower()} {details.consumer or 'the configuration'}"
@@ -195,7 +200,7 @@ def _how_to_get_new_groups(unit: str) -> str:
 
 def _how_to_use_sudo(details: Details) -> str:
     """Return the command of an administrator for the called method, as an imperative clause."""
-    words = ("sudo", "gpumanctl", details.method.lower(), details.lease or details.consumer)
+    words = ("sudo", "gpumanctl", details.method.lower(), details.lease or details.request or details.consumer)
     return f"use sudo: {' '.join(quote(word) for word in words if word)}"
 
 

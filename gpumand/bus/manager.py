@@ -43,6 +43,7 @@ class ManagerMethods:
             (MANAGER, "Acquire"): self._acquire,
             (MANAGER, "Release"): self._release,
             (MANAGER, "Renew"): self._renew,
+            (MANAGER, "Cancel"): self._cancel,
             (MANAGER, "GetStatus"): self._get_status,
             (MANAGER, "GetHistory"): self._get_history,
             (MANAGER, "Plan"): self._plan,
@@ -79,6 +80,14 @@ class ManagerMethods:
         await self._allow_with_lease(call, lease)
         renewed = await self._arbiter.renew(lease.id, ttl_sec)
         return self._reply("t", renewed.expires_usec)
+
+    async def _cancel(self, call: IncomingCall) -> Reply:
+        request = check_length("the request id", call.body[0])
+        owner_uid = self._arbiter.request_owner(request).uid
+        caller = await self._clients.identify(call.sender)
+        await self._allow(call, caller, Details(call.member, request=request, owner_uid=owner_uid))
+        self._arbiter.cancel(request, caller)
+        return self._reply()
 
     def _get_status(self, call: IncomingCall) -> Reply | Awaitable[Reply]:
         reading = self._arbiter.status_refresh()
@@ -180,7 +189,7 @@ class ManagerMethods:
 
     async def _allow_with_lease(self, call: IncomingCall, lease: Lease) -> Owner:
         caller = await self._clients.identify(call.sender)
-        details = Details(call.member, lease.consumer, lease=lease.id, lease_owner_uid=lease.owner.uid)
+        details = Details(call.member, lease.consumer, lease=lease.id, owner_uid=lease.owner.uid)
         await self._allow(call, caller, details)
         return caller
 

@@ -20,7 +20,15 @@ from gpumand.domain.history import HistoryEntry
 from gpumand.domain.learning import Duration, LearnedTimes
 from gpumand.domain.lease import Lease, Owner
 from gpumand.domain.request import Grant, ManualResult, PlannedEviction, PlanReport, SparedConsumer
-from gpumand.domain.status import MAX_FOREIGN, ConsumerStatus, DeviceStatus, Stats, Status, WaitingStatus
+from gpumand.domain.status import (
+    MAX_FOREIGN,
+    ConsumerStatus,
+    DeviceStatus,
+    HeldProcess,
+    Stats,
+    Status,
+    WaitingStatus,
+)
 from gpumand.domain.telemetry import Telemetry
 
 Entry = dict[str, Variant]
@@ -213,6 +221,7 @@ def _device(device: DeviceStatus) -> Entry:
         ("sampled_usec", "t", device.sampled_usec),
         ("error", "s", device.error),
         ("foreign", "aa{sv}", [_foreign(process) for process in device.foreign]),
+        ("processes", "aa{sv}", [_held_process(one) for one in device.processes] or None),
         ("pool", "s", device.pool),
         ("integrated", "b", device.integrated),
         ("attribution", "s", device.attribution),
@@ -245,6 +254,11 @@ def _foreign(process: ProcessUse) -> Entry:
         ("used_mib", "t", process.used_mib),
         ("container", "s", process.container or None),
     )
+
+
+def _held_process(held: HeldProcess) -> Entry:
+    owners = (("consumers", "as", held.consumers or None), ("lease", "s", held.lease or None))
+    return _foreign(held.process) | _entry(*owners)
 
 
 def _consumer(consumer: ConsumerStatus) -> Entry:
@@ -331,6 +345,19 @@ def _waiting(request: WaitingStatus) -> Entry:
         ("reason", "s", request.reason),
         ("vram_mib", "t", request.vram_mib or None),
         ("all", "b", request.whole_device or None),
+        ("id", "s", request.id or None),
+        *_waiting_owner(request.owner),
+    )
+
+
+def _waiting_owner(owner: Owner | None) -> tuple[tuple[str, str, Any], ...]:
+    """The entries that only the request of a client has."""
+    if owner is None:
+        return ()
+    return (
+        ("owner", "s", owner_label(owner)),
+        ("owner_user", "s", owner.user or None),
+        ("owner_program", "s", owner.program or None),
     )
 
 

@@ -32,6 +32,7 @@ SECTIONS: dict[str, dict[str, str]] = {
         "acquire": "leases:acquire",
         "release": "leases:release",
         "renew": "leases:renew",
+        "cancel": "cancelling:cancel",
         "run": "run:run",
         "hold": "hold:hold",
     },

@@ -31,6 +31,13 @@ def leases(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[
     return _beginning(_texts(own, "id"), incomplete) or _beginning(_texts(entries, "id"), incomplete)
 
 
+def requests(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
+    """Ids of the caller's own waiting requests that start with ``incomplete``; of others when none of them does."""
+    entries = _entries(ctx, "queue")
+    own = [one for one in entries if one.get("owner_uid") == os.getuid()]
+    return _beginning(_texts(own, "id"), incomplete) or _beginning(_texts(entries, "id"), incomplete)
+
+
 def devices(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
     """Indices of GPUs; their UUIDs too once a character was typed."""
     entries = _entries(ctx, "devices")

@@ -91,11 +91,12 @@ def hint_for(name: str, message: str) -> str:
     return "" if "did you mean" in message or "--timeout" in message else _HINTS.get(name, "")
 
 
-_NO_SUCH = {ERROR_PREFIX + "NoSuchConsumer", ERROR_PREFIX + "NoSuchLease"}
+_NO_SUCH = {ERROR_PREFIX + name for name in ("NoSuchConsumer", "NoSuchLease", "NoSuchRequest")}
 
 _HINTS = {
     ERROR_PREFIX + "NoSuchConsumer": "; list the configured consumers with: gpumanctl list",
     ERROR_PREFIX + "NoSuchLease": "; list the active leases with: gpumanctl status",
+    ERROR_PREFIX + "NoSuchRequest": "; list the waiting requests with: gpumanctl status",
     ERROR_PREFIX + "NoSuchDevice": "; list the GPUs with: gpumanctl status",
     ERROR_PREFIX + "TimedOut": "; wait longer with --timeout 5min or --wait",
 }

@@ -132,6 +132,10 @@ class Calls:
             raise Mismatch("Renew did not answer with a time")
         return reply[0]
 
+    async def cancel(self, request: str) -> None:
+        """Cancel a waiting request, by its id in ``queue`` of the status."""
+        await self._call("Cancel", "s", (request,))
+
     async def plan(self, consumer: str, options: Options) -> dict[str, Any]:
         """What a request would do now; changes nothing."""
         return await self._dict("Plan", consumer, options)

@@ -162,6 +162,16 @@ class Client:
             expires_usec = await self._connected().renew(checked_text("lease", lease), ttl)
         return Fields("the answer of Renew", {"expires_usec": expires_usec}).time("expires_usec")
 
+    async def cancel(self, request: str) -> None:
+        """Cancel a waiting request by its id in ``queue`` of the status; its caller gets the error ``Cancelled``.
+
+        Raises:
+            NoSuchRequest: it was granted or refused meanwhile.
+            AccessDenied: another user waits, and polkit does not allow it.
+        """
+        with translate_errors():
+            await self._connected().cancel(checked_text("request", request))
+
     async def plan(
         self,
         consumer: str = "",

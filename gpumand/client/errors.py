@@ -4,8 +4,8 @@ They are grouped by where the problem must be solved, like those of the daemon (
 
     GpumandError             catches all of them; ``message`` is one line, ``dbus_name`` the name on the bus
     ├── CallerError          InvalidArgs, LimitsExceeded, AccessDenied, InteractiveAuthorizationRequired,
-    │                        NoSuchConsumer, NoSuchLease, NoSuchDevice, WouldDeadlock
-    ├── NotNowError          Busy, TimedOut, ConsumerBackingOff, ShuttingDown, NoAnswer
+    │                        NoSuchConsumer, NoSuchLease, NoSuchRequest, NoSuchDevice, WouldDeadlock
+    ├── NotNowError          Busy, TimedOut, Cancelled, ConsumerBackingOff, ShuttingDown, NoAnswer
     ├── HostError            InsufficientVram, LoadFailed, EvictionFailed, DeviceUnavailable,
     │                        NotRunning, BusUnavailable, Mismatch
     └── ConfigInvalid
@@ -24,6 +24,7 @@ from gpumand.domain.errors import (
     AccessDenied,
     Busy,
     CallerError,
+    Cancelled,
     ConfigInvalid,
     ConsumerBackingOff,
     DeviceUnavailable,
@@ -38,6 +39,7 @@ from gpumand.domain.errors import (
     NoSuchConsumer,
     NoSuchDevice,
     NoSuchLease,
+    NoSuchRequest,
     NotNowError,
     ShuttingDown,
     TimedOut,
@@ -49,6 +51,7 @@ __all__ = [
     "BusUnavailable",
     "Busy",
     "CallerError",
+    "Cancelled",
     "ConfigInvalid",
     "ConsumerBackingOff",
     "DeviceUnavailable",
@@ -65,6 +68,7 @@ __all__ = [
     "NoSuchConsumer",
     "NoSuchDevice",
     "NoSuchLease",
+    "NoSuchRequest",
     "NotNowError",
     "NotRunning",
     "ShuttingDown",
@@ -101,6 +105,7 @@ class Mismatch(HostError):
 _DAEMON_ERRORS = (
     AccessDenied,
     Busy,
+    Cancelled,
     ConfigInvalid,
     ConsumerBackingOff,
     DeviceUnavailable,
@@ -113,6 +118,7 @@ _DAEMON_ERRORS = (
     NoSuchConsumer,
     NoSuchDevice,
     NoSuchLease,
+    NoSuchRequest,
     ShuttingDown,
     TimedOut,
     WouldDeadlock,

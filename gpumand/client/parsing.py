@@ -167,6 +167,7 @@ def _waiting(fields: Fields) -> WaitingRequest:
         fields.text("reason", ""),
         fields.optional_number("vram_mib"),
         fields.flag("all", False),
+        fields.text("id", ""),
     )
 
 

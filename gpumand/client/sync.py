@@ -230,6 +230,10 @@ class SyncClient:
         """Extend a lease of lifetime "ttl"; returns when it ends now. See ``Client.renew``."""
         return self._run(self._client.renew(lease, ttl_sec))
 
+    def cancel(self, request: str) -> None:
+        """Cancel a waiting request by its id. See ``Client.cancel``."""
+        self._run(self._client.cancel(request))
+
     def plan(
         self,
         consumer: str = "",

@@ -197,7 +197,8 @@ class StandingLease:
 class WaitingRequest:
     """A waiting request. ``position`` counts from 1; ``waiting_for`` gives the reason as text.
 
-    A request for a reservation has an empty ``consumer``, and ``vram_mib`` or ``all``.
+    A request for a reservation has an empty ``consumer``, and ``vram_mib`` or ``all``. ``id`` is its handle, for
+    ``cancel``.
     """
 
     consumer: str
@@ -209,6 +210,7 @@ class WaitingRequest:
     reason: str
     vram_mib: int | None = None
     all: bool = False
+    id: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,9 +3,9 @@
 GpumandError
 ├── CallerError      the caller must change the call
 │   ├── InvalidArgs, LimitsExceeded, AccessDenied, InteractiveAuthorizationRequired   (names of freedesktop.org)
-│   └── NoSuchConsumer, NoSuchLease, NoSuchDevice, WouldDeadlock
+│   └── NoSuchConsumer, NoSuchLease, NoSuchRequest, NoSuchDevice, WouldDeadlock
 ├── NotNowError      temporary; the same call may succeed later
-│   └── Busy, TimedOut, ConsumerBackingOff, ShuttingDown
+│   └── Busy, TimedOut, Cancelled, ConsumerBackingOff, ShuttingDown
 ├── HostError        the administrator of the host must act
 │   └── InsufficientVram, LoadFailed, EvictionFailed, DeviceUnavailable
 └── ConfigInvalid    the administrator must fix the configuration
@@ -73,6 +73,12 @@ class NoSuchLease(CallerError):
     dbus_name = ERROR_PREFIX + "NoSuchLease"
 
 
+class NoSuchRequest(CallerError):
+    """No waiting request has that id."""
+
+    dbus_name = ERROR_PREFIX + "NoSuchRequest"
+
+
 class NoSuchDevice(CallerError):
     """No device of that name is known."""
 
@@ -99,6 +105,12 @@ class TimedOut(NotNowError):
     """The request waited as long as its timeout allows."""
 
     dbus_name = ERROR_PREFIX + "TimedOut"
+
+
+class Cancelled(NotNowError):
+    """The waiting request was cancelled by its user or by an administrator."""
+
+    dbus_name = ERROR_PREFIX + "Cancelled"
 
 
 class ConsumerBackingOff(NotNowError):

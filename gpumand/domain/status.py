@@ -8,11 +8,15 @@ from dataclasses import dataclass, field
 from gpumand.domain.device import ProcessUse
 from gpumand.domain.footprint import Footprint
 from gpumand.domain.learning import LearnedTimes
-from gpumand.domain.lease import Lease
+from gpumand.domain.lease import Lease, Owner
 from gpumand.domain.telemetry import NO_TELEMETRY, Series, Telemetry
 
 MAX_FOREIGN = 16
 """Maximum number of foreign processes per device in a Status; a desktop has more, which hold little memory each."""
+
+
+MAX_PROCESSES = 64
+"""Maximum number of processes of consumers and reservations per device in a Status."""
 
 
 @dataclass(frozen=True)  # without slots, for copy_with
@@ -34,11 +38,28 @@ class Stats:
 
 
 @dataclass(frozen=True, slots=True)
+class HeldProcess:
+    """A process that holds memory of a device for consumers or for a reservation.
+
+    Attributes:
+        process: the process, or a unit as a whole.
+        consumers: the consumers that it belongs to: several where they share a unit, none for a reservation.
+        lease: id of the reservation's lease, "" for a consumer's process.
+    """
+
+    process: ProcessUse
+    consumers: tuple[str, ...] = ()
+    lease: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class DeviceStatus:
     """A device in a Status; None = unknown.
 
     Attributes:
         foreign: processes that hold memory but belong to no consumer, the largest first, at most ``MAX_FOREIGN``.
+        processes: processes of consumers and of reservations that hold memory, the largest first, at most
+            ``MAX_PROCESSES``.
         aliases: further names of the device in ``device =``.
         pool: what its memory is: "vram", "unified" or "host".
         integrated: a GPU in the processor, which consumers use only if they name it or if there is no other.
@@ -71,6 +92,7 @@ class DeviceStatus:
     history: Mapping[str, Series] = field(default_factory=dict)
     unnamed_mib: int | None = None
     unchecked: bool = False
+    processes: tuple[HeldProcess, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,6 +174,10 @@ class WaitingStatus:
     """A waiting request in a Status; ``position`` counts from 1.
 
     Without a consumer it is for a reservation of ``vram_mib``, or of the whole device.
+
+    Attributes:
+        id: unguessable handle of the request, for ``Cancel``.
+        owner: the client that waits; None for a load without a client.
     """
 
     consumer: str
@@ -163,6 +189,8 @@ class WaitingStatus:
     reason: str = ""
     vram_mib: int = 0
     whole_device: bool = False
+    id: str = ""
+    owner: Owner | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,7 @@ from gpumand.cli.render.table import Column, table
 from gpumand.cli.render.text import Text
 from gpumand.cli.render.theme import RESIDENCY_STYLES, Theme
 from gpumand.cli.render.wrap import wrapped
+from gpumand.domain.lease_wording import short_id
 
 Entry = Mapping[str, Any]
 
@@ -257,16 +258,19 @@ def queue_lines(queue: Sequence[Entry], theme: Theme) -> list[Text]:
         Column("USER", drop_priority=1),
         Column("WAITING FOR", min_width=40),
         Column("REASON", drop_priority=3, min_width=12),
+        Column("ID", drop_priority=4),
     )
+    ids = [str(one.get("id", "")) for one in queue]
     rows = [
         [
             str(waiting["position"]),
             lease_label(waiting),
             str(waiting["priority"]),
             usec(waiting["waited_usec"]),
-            f"uid {waiting.get('owner_uid', NOTHING)}",
+            clean(waiting.get("owner_user") or f"uid {waiting.get('owner_uid', NOTHING)}"),
             clean(waiting["waiting_for"]),
             clean(waiting.get("reason") or ""),
+            clean(short_id(str(waiting.get("id", "")), ids)),
         ]
         for waiting in queue
     ]

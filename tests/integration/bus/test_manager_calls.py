@@ -185,6 +185,17 @@ async def test_unknown_lease_is_refused(client: Client, member: str, signature: 
     assert refusal.value.name == "org.gpumand1.Error.NoSuchLease"
 
 
+async def test_request_is_cancelled_by_its_user_and_unknown_ones_are_refused(
+    client: Client, served: ServedManager
+) -> None:
+    served.arbiter.waiting.append(Owner("test", os.getuid()))
+    await client.call("Cancel", "s", "request-of-test")
+    assert served.arbiter.calls == [("cancel", "request-of-test", os.getuid())]
+    with pytest.raises(BusError) as refusal:
+        await client.call("Cancel", "s", "zzz")
+    assert refusal.value.name == "org.gpumand1.Error.NoSuchRequest"
+
+
 async def test_renewing_lease_without_ttl_fails(client: Client) -> None:
     lease, _ = await client.call("Acquire", "sa{sv}", "ollama", {"lifetime": Variant("s", "connection")})
     with pytest.raises(BusError, match="not a ttl lease"):

@@ -22,7 +22,7 @@ from tests.scripted_user_names import ScriptedUserNames
 USER = 1000
 COMFYUI = Details("Acquire", consumer="comfyui", consumer_unit="comfyui.service")
 EVICTION = Details("Evict", consumer="comfyui", consumer_unit="comfyui.service")
-LEASE = Details("Release", consumer="comfyui", lease="a0001", lease_owner_uid=1001)
+LEASE = Details("Release", consumer="comfyui", lease="a0001", owner_uid=1001)
 Answered = tuple[bool, bool, dict[str, str]]
 YES: Answered = (True, False, {})
 NO: Answered = (False, False, {})

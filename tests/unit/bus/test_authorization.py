@@ -51,7 +51,7 @@ async def test_refusal_of_a_reservation_says_what_was_requested() -> None:
 
 
 async def test_every_client_of_the_owners_uid_may_release() -> None:
-    lease = Details("Release", consumer="comfyui", lease="abc", lease_owner_uid=1000)
+    lease = Details("Release", consumer="comfyui", lease="abc", owner_uid=1000)
     await authority.check(USER, Action.RELEASE_ANY, lease, interactive=False)
     await authority.check(Owner(":1.99", 1000), Action.RELEASE_ANY, lease, interactive=False)
     message = await denied(COMFYUI, Action.RELEASE_ANY, lease)
@@ -125,8 +125,14 @@ async def test_daemon_of_root_names_only_root() -> None:
         (
             USER,
             Action.RELEASE_ANY,
-            Details("Renew", "comfyui", lease="a0001", lease_owner_uid=4242),
+            Details("Renew", "comfyui", lease="a0001", owner_uid=4242),
             "user alice may not renew lease a0001 of uid 4242. Use sudo: sudo gpumanctl renew a0001",
+        ),
+        (
+            USER,
+            Action.RELEASE_ANY,
+            Details("Cancel", request="b0002", owner_uid=1001),
+            "user alice may not cancel request b0002 of user bob. Use sudo: sudo gpumanctl cancel b0002",
         ),
     ],
 )
@@ -150,7 +156,7 @@ def test_alternatives_are_joined_to_one_sentence() -> None:
 
 def test_polkit_details_leave_out_empty_values() -> None:
     assert OF_COMFYUI.polkit_details() == {"consumer": "comfyui", "unit": "comfyui.service"}
-    assert Details("Release", lease="a", lease_owner_uid=3).polkit_details() == {"lease": "a"}
+    assert Details("Release", lease="a", owner_uid=3).polkit_details() == {"lease": "a"}
     assert Details("Acquire", "a", on_behalf="alice@gpu2").polkit_details() == {
         "consumer": "a",
         "on_behalf": "alice@gpu2",

@@ -78,6 +78,7 @@ def test_manager_has_the_designed_members() -> None:
         "Acquire": ("sa{sv}", "sa{sv}"),
         "Release": ("s", ""),
         "Renew": ("st", "t"),
+        "Cancel": ("s", ""),
         "GetStatus": ("", "a{sv}"),
         "GetHistory": ("a{sv}", "aa{sv}"),
         "Plan": ("sa{sv}", "a{sv}"),

@@ -11,9 +11,7 @@ import pytest
 from gpumand.bus.authorization import ACTIONS, Action, Details
 
 SHIPPED = Path(__file__).parents[3] / "dbus"
-EVERY_DETAIL = Details(
-    "Release", consumer="comfyui", consumer_unit="comfyui.service", lease="a0001", lease_owner_uid=1000
-)
+EVERY_DETAIL = Details("Release", consumer="comfyui", consumer_unit="comfyui.service", lease="a0001", owner_uid=1000)
 
 
 def policy() -> dict[str, ElementTree.Element]:
