@@ -36,12 +36,20 @@ LEAST_INTERVAL_SEC = 0.1
     metavar="FILE",
     help="Write one frame to a file as an SVG picture.",
 )
+@click.option(
+    "--theme",
+    type=click.Choice(("standard", "blue", "bright", "mono")),
+    default="standard",
+    help="Colors: standard, blue (no red and green), bright or mono. The key t changes them. Default: standard.",
+)
+@click.option("--no-mouse", is_flag=True, help="Leave the mouse to the terminal, to select text.")
 @click.pass_context
-def top(ctx: click.Context, interval: float, once: bool, svg: Path | None) -> int:
-    """Show devices, consumers, leases and the queue, live.
+def top(ctx: click.Context, interval: float, once: bool, svg: Path | None, theme: str, no_mouse: bool) -> int:
+    """Show GPUs, consumers, leases, waiting requests and processes, live.
 
-    The bar of a device is split by consumer and foreign process. Select a consumer with the arrow keys, then load,
-    evict or pin it with a key. Press ? for the list of keys, q to quit.
+    The graphs show memory, utilisation, power and temperature. The bar of a device is split by consumer and foreign
+    process. Select a row with the arrow keys or the mouse, another list with Tab. Consumers are loaded, evicted and
+    pinned with a key, leases released and renewed, waiting requests cancelled. Press ? for the list of keys, q to quit.
     """
     options = global_options(ctx)
     if options.json:
@@ -49,25 +57,26 @@ def top(ctx: click.Context, interval: float, once: bool, svg: Path | None) -> in
     if interval < LEAST_INTERVAL_SEC:
         raise click.UsageError(f"--interval must be {LEAST_INTERVAL_SEC:g}s or more")
     if once or svg is not None:
-        _print_frame(ctx, options, svg)
+        _print_frame(ctx, options, svg, theme)
         return ExitCode.OK
     if not (is_screen(sys.stdout) and sys.stdin.isatty()):
         raise Failure(ExitCode.FAILURE, "top needs a terminal; use: gpumanctl status, or gpumanctl top --once")
-    ended_by = asyncio.run(_live(options, interval))
+    ended_by = asyncio.run(_live(options, interval, theme, mouse=not no_mouse))
     return exit_by_signal(ended_by) if ended_by else ExitCode.OK
 
 
-async def _live(options: GlobalOptions, interval_sec: float) -> int:
+async def _live(options: GlobalOptions, interval_sec: float, theme: str, *, mouse: bool) -> int:
     """Run the live screen; return the signal that ended it, or 0."""
     from gpumand.cli.top.session import Top
 
     async with connected(options) as client:
-        live = Top(client, options, interval_sec)
+        live = Top(client, options, interval_sec, theme, mouse=mouse)
         await live.run()
     return live.ended_by
 
 
-def _print_frame(ctx: click.Context, options: GlobalOptions, svg: Path | None) -> None:
+def _print_frame(ctx: click.Context, options: GlobalOptions, svg: Path | None, colors: str) -> None:
+    from gpumand.cli.top import palette
     from gpumand.cli.top.frame import frame
     from gpumand.cli.top.model import Model
     from gpumand.cli.top.session import snapshot
@@ -78,12 +87,15 @@ def _print_frame(ctx: click.Context, options: GlobalOptions, svg: Path | None) -
     model = run_with_client(ctx, call)
     columns, lines = screen_size()
     theme = replace(theme_for(sys.stdout, options), width=columns, legend=True, fit_to_width=True)
+    theme = replace(theme, letters=colors == palette.MONO)
     now_usec = time.time_ns() // 1000
     if svg is None:
-        return print_lines(frame(model, now_usec, theme, lines), replace(options, pager=False))
+        shown = palette.themed(frame(model, now_usec, theme, lines), colors)
+        return print_lines(shown, replace(options, pager=False))
     from gpumand.cli.render.picture import svg_of
 
-    picture = svg_of(frame(model, now_usec, replace(theme, color=True, unicode=True), lines), columns)
+    drawn = frame(model, now_usec, replace(theme, color=True, unicode=True), lines)
+    picture = svg_of(palette.themed(drawn, colors), columns)
     try:
         svg.write_text(picture, encoding="utf-8")
     except OSError as error:

@@ -20,6 +20,9 @@ ESTIMATED_RESIDENCIES = ("resident", "unloading")
 UNNAMED, UNNAMED_STYLE = "unnamed", "magenta"
 OTHER_RAM = "host RAM of other programs"
 
+MAX_WIDTH = 100
+"""Characters of a bar in output that is not a full screen."""
+
 NOISE_MIB = 64
 """Less unnamed memory than this is not drawn: amounts are rounded."""
 
@@ -185,14 +188,21 @@ def cells(amounts: Sequence[int], total: int, width: int) -> list[int]:
     return given
 
 
-def bar(device: Mapping[str, Any], parts: Sequence[Share], theme: Theme) -> Text:
-    """The bar, for example ``[aaaaaaaabb##::......]``: parts by letter or color, ``:`` reserved, ``.`` free."""
-    inner = min(theme.width, 100) - 4
+def bar(device: Mapping[str, Any], parts: Sequence[Share], theme: Theme, width: int = 0) -> Text:
+    """The bar, for example ``[aaaaaaaabb##::......]``: parts by letter or color, ``:`` reserved, ``.`` free.
+
+    Args:
+        device: an entry of GetStatus.
+        parts: see ``shares``.
+        theme: of the screen.
+        width: characters of the line; 0 = as wide as the screen, at most ``MAX_WIDTH``.
+    """
+    inner = (width or min(theme.width, MAX_WIDTH)) - 4
     reserved = int(device.get("reserved_mib") or 0)
     *held, reserved_cells = cells([*(part.mib for part in parts), reserved], int(device["total_mib"]), inner)
     line = Text("  [")
-    for part, width in zip(parts, held, strict=True):
-        line.append(_fill_character(part, theme) * width, style=part.style)
+    for part, part_cells in zip(parts, held, strict=True):
+        line.append(_fill_character(part, theme) * part_cells, style=part.style)
     line.append((":" if not theme.unicode else "░") * reserved_cells, style="yellow")
     line.append(_rest_mark(device) * (inner - sum(held) - reserved_cells), style="bright_black")
     line.append("]")
@@ -205,7 +215,7 @@ def _rest_mark(device: Mapping[str, Any]) -> str:
 
 
 def _fill_character(part: Share, theme: Theme) -> str:
-    return part.shade if theme.color and theme.unicode else part.letter
+    return part.shade if theme.has_shades else part.letter
 
 
 def legend(device: Mapping[str, Any], parts: Sequence[Share], theme: Theme) -> list[Text]:
@@ -227,7 +237,7 @@ def legend(device: Mapping[str, Any], parts: Sequence[Share], theme: Theme) -> l
 
 
 def _legend_mark(part: Share, theme: Theme) -> str:
-    if not (theme.color and theme.unicode):
+    if not theme.has_shades:
         return part.letter
     return "■" if part.shade == "█" else part.shade
 

@@ -79,12 +79,12 @@ def device_lines(device: Entry, consumers: Sequence[Entry], theme: Theme, leases
 def device_title(device: Entry, theme: Theme) -> list[Text]:
     """The name and memory use of a device, on one line if the screen is wide enough."""
     name = clean(device.get("name") or "unnamed device")
-    title = Text.assemble((f"GPU {device['index']}", "bold"), f"  {name} ({', '.join(_properties(device))})")
-    memory_use = Text(f"  {_memory_use(device)}")
-    return [title + memory_use] if title.cell_len + memory_use.cell_len <= theme.width else [title, memory_use]
+    title = Text.assemble((f"GPU {device['index']}", "bold"), f"  {name} ({', '.join(device_properties(device))})")
+    use = Text(f"  {memory_use(device)}")
+    return [title + use] if title.cell_len + use.cell_len <= theme.width else [title, use]
 
 
-def _properties(device: Entry) -> list[str]:
+def device_properties(device: Entry) -> list[str]:
     """The source of a device's readings, and what distinguishes it from a card with memory of its own."""
     pool = {"unified": "uses host RAM", "host": "host RAM"}.get(str(device.get("pool")), "")
     # A GPU that uses host RAM is nearly always integrated.
@@ -125,7 +125,8 @@ def _foreign_process(process: Entry) -> str:
     return f"{clean(process.get('name') or 'a process')} ({details})"
 
 
-def _memory_use(device: Entry) -> str:
+def memory_use(device: Entry) -> str:
+    """The memory in use of a device: ``16.3 GiB of 24.0 GiB used``."""
     total, used = device.get("total_mib"), device.get("used_mib")
     if total is None:
         return "memory unknown"

@@ -6,12 +6,13 @@ Where there are colors, rich prints the lines: a Text is one of its renderables.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import rich.text
 
-SINGLE_CELL_CHARACTERS = frozenset("●█░▒▓■…→↑↓▸·│─")
+SINGLE_CELL_CHARACTERS = frozenset([*"●█░▒▓■…→↑↓▸·│─°▚▕▏━╌", *map(chr, range(0x2800, 0x2900))])
 """Characters outside ASCII that gpumanctl draws with. Each takes one cell, so measuring them does not need rich."""
 
 
@@ -70,6 +71,12 @@ class Text:
         """Add a style to the whole line."""
         self._pieces = [(piece, f"{own} {style}".strip()) for piece, own in self._pieces]
 
+    def restyled(self, style_of: Callable[[str], str]) -> Text:
+        """A copy whose styles are replaced: ``style_of`` gives the new style for an old one."""
+        line = Text()
+        line._pieces = [(piece, style_of(style)) for piece, style in self._pieces]
+        return line
+
     def truncate(self, width: int) -> None:
         """Remove the characters beyond the given number of cells."""
         kept: list[tuple[str, str]] = []
@@ -99,8 +106,8 @@ class Text:
         """Make the line a renderable of rich."""
         return self.to_rich()
 
-    def __add__(self, other: Text) -> Text:
-        return self.copy().append_text(other)
+    def __add__(self, other: Text | str) -> Text:
+        return self.copy().append(other) if isinstance(other, str) else self.copy().append_text(other)
 
     def __bool__(self) -> bool:
         return bool(self._pieces)

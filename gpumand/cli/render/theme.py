@@ -14,6 +14,7 @@ class Theme:
         color: whether colors and attributes may be used.
         unicode: whether its encoding has block characters; otherwise output is ASCII.
         legend: whether tables have headings (``--no-legend`` turns them off).
+        letters: whether the parts of bars are letters although there are colors.
         fit_to_width: whether long lines are truncated to the width, as on a terminal; a pipe gets the whole text.
     """
 
@@ -22,6 +23,12 @@ class Theme:
     unicode: bool = True
     legend: bool = True
     fit_to_width: bool = True
+    letters: bool = False
+
+    @property
+    def has_shades(self) -> bool:
+        """Whether the parts of a bar differ by colors and blocks; otherwise each has a letter."""
+        return self.color and self.unicode and not self.letters
 
     @property
     def dot(self) -> str:

@@ -16,11 +16,16 @@ from gpumand.cli.durations import to_usec
 from gpumand.cli.errors import interpret
 from gpumand.cli.options import GlobalOptions
 from gpumand.cli.output import paint, theme_for
+from gpumand.cli.render.format import ahead
 from gpumand.cli.render.lines import evict_line, load_line
 from gpumand.cli.render.text import Text
 from gpumand.cli.render.theme import Theme
-from gpumand.cli.top.frame import frame
-from gpumand.cli.top.model import Command, Message, Model, Verb, press
+from gpumand.cli.top import keys, palette
+from gpumand.cli.top.frame import screen
+from gpumand.cli.top.model import Command, KeyResult, Message, Model, Verb
+from gpumand.cli.top.pressing import click, press, wheel
+from gpumand.cli.top.processes import Expected, ProcessReader, expected_in
+from gpumand.cli.top.screen import Screen
 from gpumand.cli.top.terminal import Terminal
 
 if TYPE_CHECKING:
@@ -40,10 +45,15 @@ TERMINATING_SIGNALS = (signal.SIGTERM, signal.SIGHUP)
 DAEMON_GONE = "gpumand left the bus; waiting for it to return"
 
 
+WHEEL_ROWS = 3
+"""Rows that the selection moves by for one step of the mouse wheel."""
+
+
 async def snapshot(client: Client) -> Model:
     """A model with the current status and the recent evictions. Raises the errors of the client."""
     status, recent = await asyncio.gather(client.status(), client.history(RECENT_OPTIONS))
-    return replace(Model().with_status(status), recent=tuple(recent))
+    facts = await asyncio.to_thread(ProcessReader().read, expected_in(status))
+    return replace(Model(facts=facts).with_status(status), recent=tuple(recent))
 
 
 class Top:
@@ -53,17 +63,30 @@ class Top:
         client: connection to the daemon.
         options: the global options of gpumanctl.
         interval_sec: seconds between two status calls while no signal arrives.
+        theme: name of the color theme.
+        mouse: whether the mouse is used.
 
     Attributes:
         ended_by: number of the signal that ended it; 0 if a key did.
     """
 
-    def __init__(self, client: Client, options: GlobalOptions, interval_sec: float) -> None:
+    def __init__(
+        self,
+        client: Client,
+        options: GlobalOptions,
+        interval_sec: float,
+        theme: str = palette.NAMES[0],
+        *,
+        mouse: bool = True,
+    ) -> None:
         self.ended_by = 0
         self._client = client
         self._options = options
         self._interval_sec = interval_sec
-        self._model = Model()
+        self._model = Model(theme=theme, mouse=mouse)
+        self._screen = Screen(())
+        self._reader = ProcessReader()
+        self._reading: asyncio.Future[None] | None = None
         self._dirty = asyncio.Event()
         self._stale = asyncio.Event()
         self._is_finished = False
@@ -77,7 +100,8 @@ class Top:
         """Show the screen until a key or a signal ends it. Raises BusLost, and the errors of the first status call."""
         # Subscribed before the first status call, so that no change between the two is missed.
         await self._client.listen(self._on_signal)
-        self._model = await snapshot(self._client)
+        first = await snapshot(self._client)
+        self._model = replace(first, theme=self._model.theme, mouse=self._model.mouse)
         loop = asyncio.get_running_loop()
         for number in TERMINATING_SIGNALS:
             loop.add_signal_handler(number, self._end, number)
@@ -89,7 +113,7 @@ class Top:
             with Terminal(self._press, self._dirty.set) as terminal:
                 await self._draw(terminal, polling, lost)
         finally:
-            for one in (polling, lost, *self._actions):
+            for one in (polling, lost, *self._actions, *filter(None, [self._reading])):
                 one.cancel()
             for number in TERMINATING_SIGNALS:
                 loop.remove_signal_handler(number)
@@ -97,6 +121,7 @@ class Top:
     async def _draw(self, terminal: Terminal, polling: asyncio.Future[None], lost: asyncio.Future[None]) -> None:
         while not self._is_finished:
             self._dirty.clear()
+            terminal.use_mouse(self._model.mouse)
             terminal.show(self._rendered_lines(terminal.size))
             await self._dirty.wait()
             if lost.done():
@@ -106,8 +131,10 @@ class Top:
 
     def _rendered_lines(self, size: tuple[int, int]) -> list[str]:
         columns, height = size
-        theme = replace(theme_for(sys.stdout, self._options), width=columns, legend=True)
-        return ansi_lines(frame(self._model, time.time_ns() // 1000, theme, height), theme)
+        is_mono = self._model.theme == palette.MONO
+        theme = replace(theme_for(sys.stdout, self._options), width=columns, legend=True, letters=is_mono)
+        self._screen = screen(self._model, time.time_ns() // 1000, theme, height)
+        return ansi_lines(palette.themed(self._screen.texts, self._model.theme), theme)
 
     # -- polling the daemon -------------------------------------------------------------------------------------
 
@@ -118,12 +145,25 @@ class Top:
             self._stale.clear()
             await self._refresh()
             self._dirty.set()
+            self._read_processes()
             await asyncio.sleep(min(MIN_REFRESH_GAP_SEC, self._interval_sec))
             try:
                 async with asyncio.timeout(self._interval_sec):
                     await self._stale.wait()
             except TimeoutError:
                 continue
+
+    def _read_processes(self) -> None:
+        """Start reading /proc for the processes of the status, unless the last reading has not ended: a process that
+        is stuck in the kernel can delay its command line."""
+        status = self._model.status
+        if status is not None and (self._reading is None or self._reading.done()):
+            self._reading = asyncio.ensure_future(self._take_facts(expected_in(status)))
+
+    async def _take_facts(self, expected: dict[int, Expected]) -> None:
+        facts = await asyncio.to_thread(self._reader.read, expected)
+        self._model = replace(self._model, facts=facts)
+        self._dirty.set()
 
     async def _refresh(self) -> None:
         """Take a snapshot. The lock keeps an older snapshot from replacing a newer one."""
@@ -171,16 +211,29 @@ class Top:
 
     def _press(self, key: str) -> None:
         """Handle a key; "" means that the terminal is gone."""
-        result = press(self._model, key)
+        result = self._handle(key)
         self._model = result.model
         if not key or (result.command is not None and result.command.verb is Verb.QUIT):
             self._is_finished = True
-        elif result.command is not None:
+        elif result.command is not None and result.command.verb is not Verb.MOUSE:
             # Kept in a set: the event loop holds only weak references to tasks.
             action = asyncio.ensure_future(self._run_command(result.command))
             self._actions.add(action)
             action.add_done_callback(self._actions.discard)
         self._dirty.set()
+
+    def _handle(self, key: str) -> KeyResult:
+        """The result of a key, or of a mouse event at the place where it happened."""
+        event = keys.mouse_event(key)
+        if event is None:
+            return press(self._model, key)
+        name, column, line = event
+        hit = self._screen.hit(column, line)
+        if name != keys.CLICK:
+            return wheel(self._model, hit.section, -WHEEL_ROWS if name == keys.WHEEL_UP else WHEEL_ROWS)
+        if hit.key:
+            return press(self._model, hit.key)
+        return click(self._model, hit.section, hit.row)
 
     def _end(self, number: signal.Signals) -> None:
         self.ended_by, self._is_finished = int(number), True
@@ -200,7 +253,7 @@ class Top:
         self._dirty.set()
 
     async def _execute(self, command: Command) -> str:
-        client, name = self._client, command.consumer
+        client, name = self._client, command.target
         match command.verb:
             case Verb.LOAD:
                 outcome = await client.load(name, _timeout_option(LOAD_SEC), LOAD_SEC)
@@ -210,8 +263,22 @@ class Top:
             case Verb.FORCE:
                 options = {**_timeout_option(EVICT_SEC), "force": ("b", True)}
                 return evict_line(await client.evict(name, options, EVICT_SEC))
-        await client.pin(name, command.verb is Verb.PIN)
-        return f"{name} is {'pinned' if command.verb is Verb.PIN else 'no longer pinned'}"
+            case Verb.PIN | Verb.UNPIN:
+                await client.pin(name, command.verb is Verb.PIN)
+                return f"{name} is {'pinned' if command.verb is Verb.PIN else 'no longer pinned'}"
+        return await self._end_or_renew(command)
+
+    async def _end_or_renew(self, command: Command) -> str:
+        """Carry out an action on a lease or a waiting request."""
+        match command.verb:
+            case Verb.RENEW:
+                expires_usec = await self._client.renew(command.target, 0)
+                return f"{command.label} ends {ahead(expires_usec, time.time_ns() // 1000)}"
+            case Verb.RELEASE:
+                await self._client.release(command.target)
+                return f"{command.label} is released"
+        await self._client.cancel(command.target)
+        return f"{command.label} is cancelled"
 
 
 def _timeout_option(seconds: float) -> dict[str, tuple[str, Any]]:

@@ -16,6 +16,9 @@ from gpumand.cli.top.keys import Decoder
 ENTER, PREPARE = "\x1b[?1049h", "\x1b[?25l\x1b[2J"
 LEAVE = "\x1b[0m\x1b[2J\x1b[?25h\x1b[?1049l"
 
+MOUSE_ON, MOUSE_OFF = "\x1b[?1000h\x1b[?1006h", "\x1b[?1006l\x1b[?1000l"
+"""Reports of buttons and of the wheel, with places in decimal numbers, as every current terminal knows them."""
+
 BEGIN_UPDATE, END_UPDATE = "\x1b[?2026h", "\x1b[?2026l"
 """Synchronized update: terminals that support it show the text between the two at once; others ignore them."""
 
@@ -44,6 +47,7 @@ class Terminal:
         self._escape: asyncio.TimerHandle | None = None
         self._saved: list[Any] | None = None
         self._shown: list[str] = []
+        self._has_mouse = False
 
     def __enter__(self) -> Terminal:
         """Take the terminal over and read keys in the running event loop."""
@@ -84,6 +88,12 @@ class Terminal:
         if changed:
             self._write(BEGIN_UPDATE + "".join(changed) + END_UPDATE)
 
+    def use_mouse(self, is_used: bool) -> None:
+        """Ask the terminal for mouse events, or leave the mouse to it, so that text can be selected."""
+        if is_used != self._has_mouse:
+            self._has_mouse = is_used
+            self._write(MOUSE_ON if is_used else MOUSE_OFF)
+
     def _handlers(self) -> dict[signal.Signals, Callable[[], None]]:
         return {
             signal.SIGWINCH: self._repaint,
@@ -106,12 +116,12 @@ class Terminal:
         mode[CC][termios.VMIN], mode[CC][termios.VTIME] = 1, 0
         termios.tcsetattr(self._input, termios.TCSADRAIN, mode)
         self._shown = []
-        self._write(enter + PREPARE)
+        self._write(enter + PREPARE + (MOUSE_ON if self._has_mouse else ""))
 
     def _restore(self) -> None:
         """Restore the saved settings. Unread input is dropped, so that the shell does not run it."""
         with suppress(OSError):
-            self._write(LEAVE)
+            self._write((MOUSE_OFF if self._has_mouse else "") + LEAVE)
         if self._saved is not None:
             with suppress(termios.error):  # raised when the terminal is gone
                 termios.tcsetattr(self._input, termios.TCSAFLUSH, self._saved)

@@ -10,8 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gpumand.cli.render.theme import Theme
-from gpumand.cli.top.frame import distribute_lines, frame
-from gpumand.cli.top.model import Model, press
+from gpumand.cli.top.frame import frame
+from gpumand.cli.top.layout import distribute_lines
+from gpumand.cli.top.model import Model
+from gpumand.cli.top.pressing import press
 from tests.unit.cli import samples
 
 PLAIN = Theme(width=80, color=False)
@@ -52,7 +54,7 @@ def test_screen_of_80_by_24_shows_everything() -> None:
     assert "# other foreign 21 MiB" in whole
     for word in ("CONSUMER", "▸ comfyui", "mvoice is leased", "render.service", "evicted", "for comfyui; by http"):
         assert word in whole
-    assert lines[-1] == " ↑↓ = select   l = load   e = evict   p = pin or unpin   ? = help   q = quit"
+    assert lines[-1] == " l=load  e=evict  p=pin  Tab=next list  ↑↓=select  Enter=details  ?=help  q=quit"
 
 
 def test_key_that_quits_is_shown_on_a_narrow_screen() -> None:
@@ -67,11 +69,11 @@ def test_selected_consumer_is_marked_and_its_error_shown() -> None:
     lines = text(model(consumers=broken, leases=[]))
     assert any(line.startswith("▸ mvoice") for line in lines)
     assert lines[-2] == "mvoice: it did not start"
-    assert text(press(model(consumers=broken, leases=[]), "j").model)[-2] == ""
+    assert text(press(model(consumers=broken, leases=[]), "j").model)[-2].startswith("0 GPUs 1  [1 consumers 2]")
 
 
 def test_server_without_its_model_is_idle() -> None:
-    lines = text(model(consumers=[samples.consumer("comfyui", used_mib=400, lazy=True)], leases=[]))
+    lines = text(model(consumers=[samples.consumer("comfyui", used_mib=400, lazy=True)], leases=[]), width=100)
     assert any(line.split()[:3] == ["▸", "comfyui", "idle"] for line in lines)
     assert any(line.endswith("loads on its first request") for line in lines)
 
@@ -168,7 +170,7 @@ def test_frame_fits_any_size_with_any_names(
 @given(st.lists(st.tuples(st.integers(2, 40), st.integers(2, 6)), max_size=6), st.integers(0, 60))
 def test_sections_share_all_lines_and_never_exceed_them(parts: list[tuple[int, int]], room: int) -> None:
     wanted, least = [one for one, _ in parts], [one for _, one in parts]
-    heights = distribute_lines(wanted, least, room)
+    heights = distribute_lines([[min(one) for one in zip(wanted, least, strict=True)], wanted], room)
     assert sum(heights) <= max(0, room)
     assert all(lines == 0 or 2 <= lines <= want for lines, want in zip(heights, wanted, strict=True))
     if sum(wanted) <= room:

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from gpumand.cli.top import keys
-from gpumand.cli.top.model import Command, Model, Verb, press
+from gpumand.cli.top.model import Command, Model, Verb
+from gpumand.cli.top.pressing import press
 from tests.unit.cli import samples
 
 
@@ -147,4 +148,4 @@ def test_hostile_names_are_sanitized_in_questions() -> None:
     prompt = press(Model().with_status(bad), "e").model
     assert prompt.question is not None
     assert "\x1b" not in prompt.question.text
-    assert prompt.question.command.consumer == "a\x1b[2Jb"
+    assert prompt.question.command.target == "a\x1b[2Jb"
