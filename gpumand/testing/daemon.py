@@ -53,6 +53,7 @@ class PrivateGpumand:
             ``[scheduler]`` table. Without a ``[scheduler]`` table the number of simultaneous leases is not limited.
         simulated_dir: directory in which processes announce their memory (``gpumand.testing.vram_announcement``), for
             your own servers that start before gpumand; by default a folder of this object.
+        sample_interval_sec: seconds between readings of the simulated GPU; 0 = the default of the configuration.
 
     Attributes:
         address: address of the bus, for ``bus=`` of the clients and ``--bus-address`` of gpumanctl; "" until it is
@@ -69,6 +70,7 @@ class PrivateGpumand:
         total_mib: int = 24564,
         config: str = "",
         simulated_dir: Path | None = None,
+        sample_interval_sec: float = 0.0,
     ) -> None:
         self.address = ""
         self.urls: dict[str, str] = {}
@@ -78,6 +80,7 @@ class PrivateGpumand:
         self._sizes = dict(consumers)
         self._total_mib = total_mib
         self._config = config
+        self._sample_interval_sec = sample_interval_sec
         self._bus = PrivateBus()
         self._servers: dict[str, subprocess.Popen[bytes]] = {}
         self._daemon: subprocess.Popen[bytes] | None = None
@@ -172,6 +175,7 @@ class PrivateGpumand:
         scheduler = "" if "[scheduler]" in self._config else "[scheduler]\nconcurrent_leases = 0\n"
         gpu = f'[gpu]\nsource = "simulated"\nsimulated_total_mib = [{self._total_mib}]\n'
         gpu += f'simulated_dir = "{self.simulated_dir}"\n'
+        gpu += f"sample_interval_sec = {self._sample_interval_sec}\n" if self._sample_interval_sec else ""
         tables = [
             f'[consumers."{name}"]\nvram_resident_mib = {mib}\nurl = "{self.urls[name]}"\n{ROUTES}'
             for name, mib in self._sizes.items()

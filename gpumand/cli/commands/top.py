@@ -45,7 +45,7 @@ LEAST_INTERVAL_SEC = 0.1
 @click.option("--no-mouse", is_flag=True, help="Leave the mouse to the terminal, to select text.")
 @click.pass_context
 def top(ctx: click.Context, interval: float, once: bool, svg: Path | None, theme: str, no_mouse: bool) -> int:
-    """Show GPUs, consumers, leases, waiting requests and processes, live.
+    """Show GPUs, consumers, leases and processes, live.
 
     The graphs show memory, utilisation, power and temperature. The bar of a device is split by consumer and foreign
     process. Select a row with the arrow keys or the mouse, another list with Tab. Consumers are loaded, evicted and

@@ -62,7 +62,7 @@ def _consumer(consumer: Entry, now_usec: int, theme: Theme, graph_width: int) ->
         Text(memory_graph(consumer, graph_width, theme), style="cyan"),
         str(consumer["leases"] or NOTHING),
         last_used(consumer, now_usec),
-        clean(f"container {consumer['container']}" if consumer.get("container") else consumer.get("unit") or NOTHING),
+        clean(f"container {consumer['container']}" if consumer.get("container") else consumer.get("unit") or ""),
         _note(consumer),
     ]
 
@@ -199,7 +199,7 @@ def _process(process: Entry, lease_ids: Sequence[str]) -> list[Text | str]:
         cpu,
         NOTHING if facts is None else mib(facts.ram_mib),
         holder_of(process, lease_ids),
-        clean(f"container {process['container']}" if process.get("container") else process.get("unit") or NOTHING),
+        clean(f"container {process['container']}" if process.get("container") else process.get("unit") or ""),
         command_of(process),
     ]
 
