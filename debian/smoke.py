@@ -12,12 +12,9 @@ from gpumand.config import load
 from gpumand.version import VERSION
 
 EXAMPLE = Path(__file__).resolve().parents[1] / "examples" / "gpumand.toml"
-OPTIONAL = {"gpumand.mcp_server": "mcp"}
-"""Part of the program -> the package that only this part needs, and that Debian does not have."""
-
 SHIPPED = Path(__file__).with_name("gpumand.toml")
-OPTIONAL = ("gpumand.mcp_server.server",)
-"""Modules whose libraries are no dependencies of the package."""
+OPTIONAL = {"gpumand.mcp_server": "mcp"}
+"""Part of the program -> the library that only this part needs, and that is no dependency of the package."""
 
 
 def run_module(*module: str) -> str:
@@ -31,8 +28,7 @@ names = [one.name for one in pkgutil.walk_packages(gpumand.__path__, "gpumand.")
 left_out = tuple(part for part, library in OPTIONAL.items() if find_spec(library) is None)
 names = [name for name in names if not name.startswith(left_out)]
 for name in names:
-    if name not in OPTIONAL:
-        import_module(name)
+    import_module(name)
 assert run_module("gpumand", "--version") == f"gpumand {VERSION}"
 assert run_module("gpumand.cli", "config-check", str(EXAMPLE))
 assert load(EXAMPLE).consumers
