@@ -1,6 +1,6 @@
 """The demonstration: it succeeds, reports a misbehaving service, and leaves nothing behind.
 
-The faults are those of docs/guide/what-happens.md.
+docs/quickstart.md shows its command, docs/guide/what-happens.md its faults.
 """
 
 from __future__ import annotations
