@@ -11,7 +11,7 @@ from gpumand.domain.consumer import Residency
 from gpumand.fleet import json_fields
 from gpumand.fleet.json_fields import InvalidJson
 from gpumand.fleet.keys import is_consumer_name, is_machine_id
-from gpumand.fleet.rows import NOTHING, ConsumerRow, DeviceRow, HostRow, Intent
+from gpumand.fleet.rows import NOTHING, ConsumerRow, DeviceRow, Holder, HostRow, Intent
 
 MAX_ROW_BYTES = 64 * 1024
 MAX_INTENT_BYTES = 1024
@@ -59,6 +59,11 @@ def _interest(consumer: ConsumerRow) -> tuple[bool, bool]:
 def encode_intent(intent: Intent) -> str:
     """The JSON form of an intent."""
     return _dump({"host": intent.host, "router": intent.router, "nonce": intent.nonce, "until": intent.until_usec})
+
+
+def encode_holder(holder: Holder) -> str:
+    """The JSON form of the host of a unique consumer."""
+    return _dump({"host": holder.host, "nonce": holder.nonce})
 
 
 def _host(row: HostRow) -> dict[str, object]:
@@ -150,6 +155,12 @@ def parse_intent(text: str) -> Intent:
         nonce=json_fields.text(fields, "nonce", 64),
         until_usec=json_fields.number(fields, "until") or 0,
     )
+
+
+def parse_holder(text: str) -> Holder:
+    """Parse the JSON form of the host of a unique consumer. Raises InvalidJson."""
+    fields = json_fields.parse_object(text, "holder", MAX_INTENT_BYTES)
+    return Holder(_machine_id(fields, "host"), json_fields.text(fields, "nonce", 64))
 
 
 def _machine_id(fields: Mapping[str, object], key: str) -> str:

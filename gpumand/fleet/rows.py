@@ -130,3 +130,16 @@ class Intent:
     router: str
     nonce: str
     until_usec: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Holder:
+    """The host of a unique consumer: the value of the key ``unique/<consumer>``.
+
+    Attributes:
+        host: machine id of the host.
+        nonce: random, unique to this claim: a release of an earlier claim that comes late must not undo a later one.
+    """
+
+    host: str
+    nonce: str

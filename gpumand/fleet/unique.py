@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import secrets
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 
 from gpumand.fleet.clock import Clock
 from gpumand.fleet.fence import WATCH_SEC, Fence
+from gpumand.fleet.json_fields import InvalidJson
 from gpumand.fleet.keys import Keys, last_part
-from gpumand.fleet.store import Claim, FleetStore, Listing, MembershipLost, StoreError, StoreUnavailable
+from gpumand.fleet.row_json import encode_holder, parse_holder
+from gpumand.fleet.rows import Holder
+from gpumand.fleet.store import FleetStore, Listing, MembershipLost, StoreError, StoreUnavailable
 
 TIDY_SEC = 10.0
 """Period at which stray claims are given up."""
@@ -20,6 +24,9 @@ Fenced = Callable[[frozenset[str]], Awaitable[None]]
 
 class UniqueConsumers:
     """The unique consumers that this host holds: claimed in the store, and guarded by the fence.
+
+    Every claim has a value of its own, and a release removes that value only. A release that etcd carries out late,
+    after its answer was given up, can therefore not undo the next claim.
 
     Args:
         store: the store.
@@ -39,13 +46,14 @@ class UniqueConsumers:
         self._fence = fence
         self._clock = clock
         self._fenced = fenced
-        self._held: dict[str, int] = {}
+        self._held: dict[str, tuple[int, str]] = {}
         self._turns: dict[str, asyncio.Lock] = {}
         self._ending: frozenset[str] = frozenset()
 
     def holds(self, consumer: str) -> bool:
         """Whether this host may serve a consumer now. Ask right before each step, without an await in between."""
-        return self._fence.is_standing and self._held.get(consumer) == self._fence.generation
+        held = self._held.get(consumer)
+        return held is not None and self._fence.is_standing and held[0] == self._fence.generation
 
     async def claim(self, consumer: str) -> str:
         """Become the host of a consumer; return "" if this host holds it now, else the machine id of its host.
@@ -57,24 +65,31 @@ class UniqueConsumers:
                 return ""
             if consumer in self._ending:
                 raise StoreUnavailable(f"{consumer} is being ended here, because this host was cut off. Try again")
-            generation = self._standing()
-            found = await self._store.claim(self._keys.unique(consumer), self._machine_id)
-            return self._claimed(consumer, generation, found)
+            return await self._claim(consumer, self._standing())
 
-    def _claimed(self, consumer: str, generation: int, found: Claim) -> str:
+    async def _claim(self, consumer: str, generation: int) -> str:
+        key = self._keys.unique(consumer)
+        value = encode_holder(Holder(self._machine_id, secrets.token_hex(8)))
+        found = await self._store.claim(key, value)
+        if not found.ok and (holder := _host_of(found.value)) != self._machine_id:
+            return holder
+        if not found.ok:  # a claim of an agent that was killed, or one whose answer was lost
+            await self._store.release(key, found.value)
+            found = await self._store.claim(key, value)
         if not found.ok:
-            return found.value[:64]
+            return _host_of(found.value)
         if generation != self._standing():
             # The lease was replaced meanwhile. Which of both holds the key is not known, so it does not count.
             raise StoreUnavailable(f"the lease of this host was replaced while it claimed {consumer}. Try again")
-        self._held[consumer] = generation
+        self._held[consumer] = generation, value
         return ""
 
     async def release(self, consumer: str) -> None:
         """Give a consumer up, after it was unloaded here. Raises StoreError; it is not held in any case."""
         async with self._turn(consumer):
-            self._held.pop(consumer, None)
-            await self._store.release(self._keys.unique(consumer), self._machine_id)
+            _, value = self._held.pop(consumer, (0, ""))
+            if value:
+                await self._store.release(self._keys.unique(consumer), value)
 
     async def run(self) -> None:
         """Report consumers that are no longer held, and give up stray claims, until cancelled."""
@@ -101,14 +116,14 @@ class UniqueConsumers:
         """Release claims of this host that it does not know of: their answers were lost, or they came late."""
         found = await self._store.list(self._keys.uniques) if self._turns else Listing((), 0)
         for entry in found.entries:
-            consumer = last_part(entry.key, self._keys.uniques)
-            if entry.value == self._machine_id and self._is_stray(consumer):
-                await self.release(consumer)
+            if _host_of(entry.value) == self._machine_id:
+                await self._release_stray(last_part(entry.key, self._keys.uniques), entry.value)
 
-    def _is_stray(self, consumer: str) -> bool:
-        if not self._fence.is_standing or consumer in self._ending or self._turn(consumer).locked():
-            return False
-        return not self.holds(consumer)
+    async def _release_stray(self, consumer: str, value: str) -> None:
+        async with self._turn(consumer):  # no claim is on its way
+            held = self._held.get(consumer)
+            if self._fence.is_standing and consumer not in self._ending and (held is None or held[1] != value):
+                await self._store.release(self._keys.unique(consumer), value)
 
     def _standing(self) -> int:
         if not self._fence.is_standing:
@@ -116,5 +131,13 @@ class UniqueConsumers:
         return self._fence.generation
 
     def _turn(self, consumer: str) -> asyncio.Lock:
-        """Claims and releases of a consumer happen one after the other: a late release must not undo a claim."""
+        """Claims and releases of a consumer happen one after the other."""
         return self._turns.setdefault(consumer, asyncio.Lock())
+
+
+def _host_of(value: str) -> str:
+    """The machine id in the value of a unique consumer; "unknown" for a value that cannot be read."""
+    try:
+        return parse_holder(value).host
+    except InvalidJson:
+        return "unknown"

@@ -92,9 +92,11 @@ class MemoryFleet:
             link: its connection; None = one that works.
             clock: the host's own clock; None = that of the store.
         """
-        store = MemoryStore(self, link or Link(), clock or self.clock)
+        return MemoryStore(self, link or Link(), clock or self.clock)
+
+    def attach(self, store: MemoryStore) -> None:
+        """Report changes to a store from now on."""
         self._stores.append(store)
-        return store
 
     def value(self, key: str) -> str | None:
         """The value of a key; None where it does not exist."""
@@ -185,6 +187,7 @@ class MemoryStore(FleetStore):
         self._clock = clock
         self._lease = 0
         self._watches: list[tuple[str, asyncio.Queue[Change]]] = []
+        fleet.attach(self)
 
     # -- the link --
 

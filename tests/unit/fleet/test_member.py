@@ -326,6 +326,21 @@ async def test_fenced_host_claims_nothing(clock: FakeClock, hosts: tuple[Host, H
         await first.unique.claim("llm")
 
 
+async def test_claim_ends_with_its_lease_even_if_the_fence_never_fell(clock: FakeClock, fleet: MemoryFleet) -> None:
+    fence, store = Fence(clock), fleet.store()
+    await store.join(row())
+    fence.joined(clock.boottime(), 10)
+
+    async def fenced(_: frozenset[str]) -> None:
+        """No task runs here that would call it."""
+
+    unique = UniqueConsumers(store, fleet.keys, H1, fence, clock, fenced)
+    await unique.claim("llm")
+    assert unique.holds("llm")
+    fence.joined(clock.boottime(), 10)
+    assert not unique.holds("llm")
+
+
 class Replacing(Link):
     """A link during whose claim the lease of the host is replaced."""
 
