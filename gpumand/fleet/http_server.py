@@ -151,11 +151,16 @@ class Connection(asyncio.Protocol):
 
 
 class Request:
-    """A request to one of the routes."""
+    """A request to one of the routes.
+
+    Attributes:
+        rest: what arrived of a stream together with its first line.
+    """
 
     def __init__(self, request: web.BaseRequest, connection: Connection) -> None:
         self.http = request
         self.connection = connection
+        self.rest = b""
 
     @property
     def is_stream(self) -> bool:
@@ -171,8 +176,6 @@ class Request:
                 data = await self._read(max_bytes)
         except TimeoutError:
             raise TimedOut(f"the body did not arrive within {BODY_SEC:g} s") from None
-        except ValueError:  # of readline: the line is longer than aiohttp buffers
-            data = b" " * (max_bytes + 1)
         if len(data) > max_bytes:
             raise LimitsExceeded(f"the body is larger than {max_bytes} bytes")
         try:
@@ -181,12 +184,12 @@ class Request:
             raise InvalidArgs("the body is not UTF-8") from None
 
     async def _read(self, max_bytes: int) -> bytes:
-        content = self.http.content
-        if self.is_stream:
-            return await content.readline()
-        data = b""
-        while len(data) <= max_bytes and (chunk := await content.read(max_bytes + 1 - len(data))):
+        content, data = self.http.content, b""
+        while len(data) <= max_bytes and (chunk := await content.readany()):
             data += chunk
+            if self.is_stream and b"\n" in data:
+                data, _, self.rest = data.partition(b"\n")
+                break
         return data
 
 

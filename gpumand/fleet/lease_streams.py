@@ -120,12 +120,14 @@ async def client_gone(request: Request) -> str:
 
 
 async def _read_beats(request: Request) -> str:
+    data = request.rest
     try:
-        while True:
+        while not data.strip():
             async with asyncio.timeout(LOST_SEC):
                 data = await request.http.content.readany()
-            if not data or data.strip():
-                return "closed"
+            if not data:
+                break
+        return "closed"
     except TimeoutError:
         return "lost"
     except Exception:  # the connection broke, or what arrived is not HTTP
