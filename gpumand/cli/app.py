@@ -126,7 +126,7 @@ class Gpumanctl(click.Group):
             raise click.exceptions.Exit(ExitCode.BROKEN_PIPE) from None
         except KeyboardInterrupt:
             raise click.exceptions.Exit(ExitCode.INTERRUPTED) from None
-        except (click.ClickException, click.exceptions.Exit):
+        except (click.ClickException, click.exceptions.Exit, click.Abort):
             raise
         except Exception as error:
             failure = interpret(error, global_options(ctx))

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from ipaddress import ip_address
+from itertools import count
 from urllib.parse import urlsplit
 
 from gpumand.config.presets import Preset
@@ -76,9 +77,29 @@ def starting_configuration(
     return "\n".join("\n".join(block) + "\n" for block in blocks if block)
 
 
+def consumer_tables(
+    host: Host, found: Sequence[Candidate], models: Mapping[str, ServerModels], taken: Collection[str] = ()
+) -> dict[str, tuple[Candidate, str]]:
+    """The table of each recognised service, as in ``starting_configuration``: consumer name -> candidate and text.
+
+    Args:
+        host: the result of the host scan.
+        found: the candidates found by it.
+        models: the models that the servers list, by the name that the consumer has without ``taken``.
+        taken: names of consumers that exist already.
+    """
+    known = [one for one in found if one.preset is not None]
+    listening = {one.port for one in host.listeners}
+    names = zip(_consumer_names(known), _consumer_names(known, taken), known, strict=True)
+    return {
+        name: (one, "\n".join(_consumer(name, one, "", models.get(plain, ServerModels()), listening)) + "\n")
+        for plain, name, one in names
+    }
+
+
 def consumer_urls(found: Sequence[Candidate]) -> dict[str, tuple[Preset, str]]:
     """Consumer name -> preset and probable URL; candidates without a known URL are left out."""
-    return named_places(found, [_url(one) for one in found])
+    return named_places(found, [probable_url(one) for one in found])
 
 
 def named_places(found: Sequence[Candidate], urls: Sequence[str]) -> dict[str, tuple[Preset, str]]:
@@ -98,7 +119,7 @@ def question_urls(host: Host, found: Sequence[Candidate]) -> list[str]:
 
     def url(candidate: Candidate) -> str:
         default = candidate.preset.document.table["consumer"].get("url", "") if candidate.preset else ""
-        return _url(candidate) or (default if _port_of(default) in hidden_ports else "")
+        return probable_url(candidate) or (default if _port_of(default) in hidden_ports else "")
 
     return [url(one) for one in found]
 
@@ -129,7 +150,7 @@ def _gpu(host: Host, sources: Sequence[str]) -> list[str]:
     return lines
 
 
-def _consumer_names(known: Sequence[Candidate]) -> list[str]:
+def _consumer_names(known: Sequence[Candidate], taken: Collection[str] = ()) -> list[str]:
     """A unique name for each candidate: the preset's, or that of unit or container when a preset occurs twice."""
     presets = [one.preset.name if one.preset else "" for one in known]
     names: list[str] = []
@@ -137,8 +158,9 @@ def _consumer_names(known: Sequence[Candidate]) -> list[str]:
         container = candidate.container.name if candidate.container else ""
         unit = _NOT_IN_NAMES.sub("-", candidate.unit.removesuffix(".service") or container).strip("-._")[:60]
         wanted = preset if presets.count(preset) == 1 else unit or preset
-        number = sum(1 for name in names if name == wanted or name.startswith(f"{wanted}-"))
-        names.append(wanted if wanted not in names else f"{wanted}-{number + 1}")
+        used = {*names, *taken}
+        numbered = (f"{wanted}-{number}" for number in count(2))
+        names.append(wanted if wanted not in used else next(name for name in numbered if name not in used))
     return names
 
 
@@ -229,7 +251,7 @@ def _about_model(preset: Preset) -> str:
 
 def _url_lines(candidate: Candidate, preset: Preset) -> Iterator[str]:
     default = preset.document.table["consumer"].get("url", "")
-    url = _url(candidate)
+    url = probable_url(candidate)
     others = sorted({one.port for one in candidate.listeners} - {_port_of(url)})
     also = f"  # it also listens at {', '.join(map(str, others))}" if others else ""
     if url and url != default:
@@ -238,7 +260,7 @@ def _url_lines(candidate: Candidate, preset: Preset) -> Iterator[str]:
         yield '# url = "http://127.0.0.1:PORT"  # required: its port could not be determined'
 
 
-def _url(candidate: Candidate) -> str:
+def probable_url(candidate: Candidate) -> str:
     """Its probable URL: the preset's default port, else a port of the main process, else its lowest; "" if unknown."""
     if candidate.preset is None or not candidate.listeners:
         return ""

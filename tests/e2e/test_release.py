@@ -14,18 +14,14 @@ import pytest
 from tests.e2e.client import Client
 from tests.e2e.container import REPOSITORY
 from tests.e2e.debfile import dependencies
-from tests.e2e.debian import APT, TEST_PACKAGES, Package, unpack, why_no_package
+from tests.e2e.debian import TEST_PACKAGES, Package, unpack, why_no_package
 from tests.e2e.machine import Machine
+from tests.e2e.repository import MISSING, SOURCES, URL, WEB, Releases, apt, publish, with_key
 from tests.e2e.trees import UBUNTU, tree, why_no_tree
 
 # Ubuntu has a make target of its own: its trees take minutes to make, and its archive may be out of reach.
 SUITES = ("bookworm", "trixie", *(UBUNTU if os.environ.get("GPUMAND_UBUNTU") else ()))
-TOOLS = {"apt-ftparchive": "apt-utils", "gpg": "gpg", "gpg-agent": "gpg-agent", "pyproject-build": "python3-build"}
-MISSING = [package for tool, package in TOOLS.items() if shutil.which(tool) is None]
 WHY_NOT = why_no_package() or why_no_tree() or (f"needs the packages {', '.join(MISSING)}" if MISSING else "")
-WEB = "/srv/repository"
-URL = "http://127.0.0.1:8099"
-SOURCES = "/etc/apt/sources.list.d/gpumand.sources"
 
 pytestmark = [
     pytest.mark.skipif(bool(WHY_NOT), reason=f"e2e: {WHY_NOT}"),
@@ -33,40 +29,10 @@ pytestmark = [
 ]
 
 
-@dataclass(frozen=True, slots=True)
-class Releases:
-    """Runs scripts/release with a key made for the test."""
-
-    gnupghome: Path
-
-    def run(self, checkout: Path, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
-        command = [checkout / "scripts/release", *arguments]
-        environment = dict(os.environ) | {"GNUPGHOME": str(self.gnupghome)}
-        return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-
-    def add(self, checkout: Path, repository: Path) -> subprocess.CompletedProcess[str]:
-        return self.run(checkout, "--key", "test archive", "--url", URL, repository)
-
-
 @pytest.fixture(scope="module")
 def releases(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Releases]:
-    home = tmp_path_factory.mktemp("gnupg")
-    home.chmod(0o700)
-    environment = dict(os.environ) | {"GNUPGHOME": str(home)}
-    create = [
-        "gpg",
-        "--batch",
-        "--quiet",
-        "--passphrase",
-        "",
-        "--quick-generate-key",
-        "test archive",
-        "ed25519",
-        "sign",
-    ]
-    subprocess.run(create, env=environment, check=True, capture_output=True)
-    yield Releases(home)
-    subprocess.run(["gpgconf", "--kill", "gpg-agent"], env=environment, check=True)
+    with with_key(tmp_path_factory.mktemp("gnupg")) as made:
+        yield made
 
 
 def checkout_of(package: Package, folder: Path, version: str) -> Path:
@@ -127,22 +93,6 @@ def system(request: pytest.FixtureRequest, published: Published) -> Iterator[Mac
     one.run(["find", "/etc/apt/sources.list.d", "-type", "f", "-delete"])
     yield one
     one.kill()
-
-
-def publish(machine: Machine, repository: Path) -> None:
-    """Put the repository on the web server of the machine."""
-    machine.remove(WEB)
-    shutil.copytree(repository, f"/proc/{machine.container.leader}/root{WEB}")
-    machine.run(["chmod", "-R", "go+rX", WEB])
-    if machine.systemctl("is-active", "web.service", check=False).strip() != "active":
-        server = ["/usr/bin/python3", "-m", "http.server", "--bind=127.0.0.1", "--directory=" + WEB, "8099"]
-        machine.run(["systemd-run", "--quiet", "--unit=web", *server])
-        machine.wait_until(lambda: machine.run(["curl", "-fsSo", "/dev/null", URL], check=False).returncode == 0, "web")
-
-
-def apt(machine: Machine, *arguments: str, check: bool = True) -> str:
-    done = machine.run([*APT, *arguments], timeout=180, check=check)
-    return done.stdout + done.stderr
 
 
 def test_gpumand_installs_and_upgrades_as_the_readme_says(system: Machine, published: Published) -> None:

@@ -108,10 +108,10 @@ def test_demo_runs_from_the_wheel_before_any_setup(bare: Machine) -> None:
 
 def test_setup_installs_a_working_system_service_and_removes_it_again(bare: Machine) -> None:
     before = files(bare)
-    planned = bare.run([CTL, "setup", "--dry-run"]).stdout
+    planned = bare.run([CTL, "setup", "--files-only", "--dry-run"]).stdout
     assert files(bare) == before, "a dry run has changed something"
 
-    done = bare.run([CTL, "setup"], timeout=60)
+    done = bare.run([CTL, "setup", "--files-only"], timeout=60)
     assert done.stdout == planned
     assert done.stderr == ""
     assert bare.systemctl("is-active", *UNITS).split() == ["active"] * len(UNITS)
@@ -127,7 +127,7 @@ def test_setup_installs_a_working_system_service_and_removes_it_again(bare: Mach
     report = bare.run([CTL, "doctor"], check=False).stdout
     assert "missing" not in report, report
 
-    again = bare.run([CTL, "setup"], timeout=60).stdout
+    again = bare.run([CTL, "setup", "--files-only"], timeout=60).stdout
     words = {line.split()[0] for line in again.splitlines()}
     assert words == {"unchanged", "run"}, again
     assert list(Client(bare).leases()) == [lease], "a repeated setup ended a lease"
@@ -145,7 +145,7 @@ def test_setup_keeps_the_files_of_the_administrator(bare: Machine) -> None:
     own = "// rules of this host\n"
     bare.write_file(RULES, own)
     bare.run(["ln", "-s", "/dev/null", "/etc/systemd/system/gpumand-containers.socket"])
-    done = bare.run([CTL, "setup"], check=False, timeout=60)
+    done = bare.run([CTL, "setup", "--files-only"], check=False, timeout=60)
     assert f"keep      {RULES} (it was not written by setup" in done.stdout
     bare.run([CTL, "setup", "--remove"], check=False, timeout=60)
     assert bare.run(["cat", RULES]).stdout == own
@@ -154,15 +154,16 @@ def test_setup_keeps_the_files_of_the_administrator(bare: Machine) -> None:
 
 def test_setup_refuses_what_root_should_not_run(bare: Machine) -> None:
     bare.run(["useradd", "alice"])
-    by_user = bare.run([CTL, "setup"], user="alice", check=False)
-    assert (by_user.returncode, "only root can set up the system's gpumand" in by_user.stderr) == (1, True)
+    by_user = bare.run([CTL, "setup", "--files-only"], user="alice", check=False)
+    line = f"only root can set up the system's gpumand. Run: sudo {CTL} setup --files-only"
+    assert (by_user.returncode, line in by_user.stderr) == (1, True)
     bare.run(["chown", "alice", f"{VENV}/bin/gpumand"])
-    changeable = bare.run([CTL, "setup"], check=False)
+    changeable = bare.run([CTL, "setup", "--files-only"], check=False)
     assert changeable.returncode == 1
     assert f"{VENV}/bin/gpumand can be changed by users other than root. Install gpumand for" in changeable.stderr
     bare.run(["chown", "root", f"{VENV}/bin/gpumand"])
     bare.write_file("/usr/lib/systemd/system/gpumand.service", "[Service]\nExecStart=/bin/true\n")
-    packaged = bare.run([CTL, "setup"], check=False)
+    packaged = bare.run([CTL, "setup", "--files-only"], check=False)
     assert (packaged.returncode, "a package of the distribution has installed gpumand" in packaged.stderr) == (1, True)
 
 
@@ -171,7 +172,7 @@ def test_setup_of_a_user_starts_a_gpumand_of_its_own_and_removes_it_again(bare: 
     user: UserMachine = session.machine
     before = user.run(["find", f"/home/{USER}"]).stdout.split()
     session.configure()
-    done = user.run([CTL, "--user", "setup"], timeout=60)
+    done = user.run([CTL, "--user", "setup", "--files-only"], timeout=60)
     assert done.stderr == ""
     assert user.systemctl("is-active", *UNITS).split() == ["active"] * len(UNITS)
     assert session.client.status()["consumers"] == []

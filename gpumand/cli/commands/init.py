@@ -17,8 +17,6 @@ from gpumand.cli.options import Command, GlobalOptions, global_options
 if TYPE_CHECKING:
     from gpumand.config.presets import Preset
     from gpumand.consumers.routes import HttpRoutes
-    from gpumand.discovery.host import Host
-    from gpumand.discovery.matching import Candidate
     from gpumand.discovery.server_models import ServerModels
 
 STDOUT = "-"
@@ -106,20 +104,22 @@ def _swap_ports(ctx: click.Context, is_confirmed: bool) -> None:
 
 async def _generate(options: GlobalOptions, source: str, probe: bool | None) -> tuple[str, int]:
     """The text of the configuration and the number of its consumers."""
+    from gpumand.cli.host_scan import ask_servers, scan_this_host
     from gpumand.config.presets import preset, preset_names
     from gpumand.discovery.matching import find_candidates, likely_ports
     from gpumand.discovery.roles import with_role
     from gpumand.discovery.starter_config import consumer_urls, starting_configuration
+    from gpumand.domain.consumer import GpuSettings
 
     sources = _present_sources() if source == "auto" else (source,)
-    host = await _scan_host(options, sources or ("auto",))
+    host = await scan_this_host(options, GpuSettings(source=sources or ("auto",)))
     presets = [preset(name) for name in preset_names()]
     found = find_candidates(host, presets)
     models: dict[str, ServerModels] = {}
     if probe is False:
         found = [with_role(candidate, "", None, False) for candidate in found]
     else:
-        found, models = await _ask_servers(host, found)
+        found, models = await ask_servers(host, found)
     probed = await _probe_health(consumer_urls(found)) if probe else {}
     text = starting_configuration(host, found, likely_ports(host, presets, found), sources, probed, models)
     return text, sum(1 for one in found if one.preset is not None)
@@ -130,42 +130,6 @@ def _present_sources() -> tuple[str, ...]:
     from gpumand.vram.detection import host_root, known_sources
 
     return known_sources(host_root(), FACTORIES)
-
-
-async def _ask_servers(host: Host, found: list[Candidate]) -> tuple[list[Candidate], dict[str, ServerModels]]:
-    """Ask the servers which preset fits, and for their models: the candidates, and the models by consumer name."""
-    from gpumand.cli.server_questions import ServerQuestions
-    from gpumand.consumers.routes import HttpRoutes
-    from gpumand.discovery.starter_config import named_places, question_urls
-    from gpumand.host.clock import SystemClock
-
-    routes = HttpRoutes(SystemClock())
-    try:
-        questions = ServerQuestions(routes)
-        found = await questions.resolve_roles(found, question_urls(host, found))
-        return found, await questions.ask_models(named_places(found, question_urls(host, found)))
-    finally:
-        await routes.close()
-
-
-async def _scan_host(options: GlobalOptions, sources: tuple[str, ...]) -> Host:
-    """Scan the host; without a bus, the units are missing from the result."""
-    from gpumand.bus.connection import BusConnection
-    from gpumand.bus.connection_errors import BusLost
-    from gpumand.discovery.scan import scan_host
-    from gpumand.domain.consumer import GpuSettings
-    from gpumand.host.clock import SystemClock
-    from gpumand.vram import make_source
-
-    vram_source = make_source(GpuSettings(source=sources), SystemClock())
-    try:
-        bus = await BusConnection.connect(options.bus_address or ("session" if options.user else "system"))
-    except BusLost as error:
-        return await scan_host(None, vram_source, f"no D-Bus connection: {error}")
-    try:
-        return await scan_host(bus, vram_source)
-    finally:
-        await bus.close()
 
 
 async def _probe_health(places: dict[str, tuple[Preset, str]]) -> dict[str, str]:

@@ -1,0 +1,31 @@
+"""Commands that the wizard runs and shows: systemctl, as an administrator would type it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from gpumand.cli.errors import ExitCode, Failure
+from gpumand.cli.setup.dialog import Dialog
+
+
+def run_all(commands: Iterable[tuple[str, ...]], dialog: Dialog) -> None:
+    """Run commands one after the other. Raises Failure at the first one that fails."""
+    from gpumand.host_setup.services import CommandFailed, run
+
+    for command in commands:
+        dialog.say(f"run: {' '.join(command)}")
+        try:
+            run(command)
+        except CommandFailed as error:
+            raise Failure(ExitCode.FAILURE, f"{error}. Fix that, and run setup again") from None
+
+
+def is_active(unit: str, *, user: bool) -> bool:
+    """Whether a unit is active."""
+    from gpumand.host_setup.services import CommandFailed, run
+
+    try:
+        run(("systemctl", *(("--user",) if user else ()), "is-active", "--quiet", unit))
+    except CommandFailed:
+        return False
+    return True

@@ -1,0 +1,148 @@
+"""Puts the gateway in front of the configured services: the swap of ports of ``gpumanctl init --gateway``, carried out.
+
+A service that does not come back at its new port is moved back, since its clients would get no answer any more.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import time
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from pathlib import Path
+
+from gpumand.cli.errors import ExitCode, Failure
+from gpumand.cli.gateway_setup import Places, Proposal, apply, propose
+from gpumand.cli.options import GlobalOptions
+from gpumand.cli.setup.commands import is_active, run_all
+from gpumand.cli.setup.dialog import Dialog
+from gpumand.cli.setup.interrupts import uninterrupted
+from gpumand.config import ConfigProblems
+from gpumand.discovery.port_swap import Swap
+
+UNIT_FOLDERS = tuple(map(Path, ("/usr/lib/systemd/system", "/lib/systemd/system", "/usr/local/lib/systemd/system")))
+SOCKET, SERVICE = UNITS = ("gpumand-gateway.socket", "gpumand-gateway.service")
+LISTEN_SEC = 60.0
+POLL_SEC = 0.1
+INSTALL = "apt install gpumand-gateway"
+ADDRESS = "http://127.0.0.1:8770"
+
+
+def is_installed() -> bool:
+    """Whether the units of the gateway are there; Debian has them in a package of its own."""
+    return any((folder / SOCKET).exists() for folder in UNIT_FOLDERS)
+
+
+def proposal(options: GlobalOptions) -> Proposal:
+    """What would be changed. Raises Failure if a configuration has errors."""
+    try:
+        return asyncio.run(propose(options.bus_address or "system", Places()))
+    except ConfigProblems as error:
+        raise Failure(ExitCode.FAILURE, f"the configuration has errors: {error}") from None
+
+
+def start(dialog: Dialog) -> None:
+    """Start the gateway with its present configuration. Raises Failure."""
+    commands: list[tuple[str, ...]] = [("systemctl", "enable", *UNITS)]
+    if not is_active(SOCKET, user=False):
+        # systemd refuses to open a socket whose service runs already.
+        commands += [("systemctl", "stop", SERVICE), ("systemctl", "start", SOCKET)]
+    run_all([*commands, ("systemctl", "restart", SERVICE)], dialog)
+
+
+def explain(found: Proposal, dialog: Dialog) -> None:
+    """Say in words what would change, and what a person has to do first."""
+    for one in found.ready:
+        restart = f"; {one.unit} is restarted, which ends its running requests" if one.drop_in else ""
+        move = f"{one.consumer} moves from port {one.old_port} to {one.new_port}" if one.drop_in else one.consumer
+        dialog.say(f"{move}: the gateway listens at 127.0.0.1:{one.old_port}{restart}.")
+    for one in found.swaps:
+        if one.todo:
+            dialog.say(f"{one.consumer}: {one.todo}, set its url to {one.url}, and run setup again.")
+    for edit in found.manual_edits:
+        dialog.say(f"Edit it yourself: {edit}")
+
+
+def carry_out(found: Proposal, dialog: Dialog, reload: Callable[[], None]) -> None:
+    """Write the files, restart what runs, and check that every service listens at its new port.
+
+    Args:
+        found: the changes.
+        dialog: says what is done.
+        reload: lets gpumand read the new addresses; raises Failure.
+
+    Raises:
+        Failure: it was not possible; then the files are as before, and the services listen at their old ports.
+    """
+    before = {path: _bytes(path) for path in found.files}
+    moved = [one for one in found.ready if one.drop_in]
+    running = [one for one in moved if is_active(one.unit, user=False)]
+    with uninterrupted():
+        try:
+            apply(found)
+            dialog.say(*(f"wrote {path}" for path in found.files))
+            run_all(_restarts(moved), dialog)
+            _wait_for_ports(running)
+            reload()
+            start(dialog)
+        except (Failure, OSError) as error:
+            dialog.say("This did not work. The services go back to their old ports.")
+            _take_back(before, [one.unit for one in running], dialog)
+            with suppress(Failure):
+                reload()
+            raise Failure(ExitCode.FAILURE, f"the gateway was not put in front: {error}") from None
+
+
+def _restarts(moved: Iterable[Swap]) -> list[tuple[str, ...]]:
+    units = [one.unit for one in moved]
+    # try-restart: a service that gpumand has unloaded stays so.
+    return [("systemctl", "daemon-reload"), ("systemctl", "try-restart", *units)] if units else []
+
+
+def _wait_for_ports(running: Iterable[Swap]) -> None:
+    """Wait until each service listens at its new port. A service may need long to load, as long as its unit runs."""
+    deadline = time.monotonic() + LISTEN_SEC
+    for one in running:
+        while not _listens(one.new_port):
+            if not is_active(one.unit, user=False):
+                raise Failure(ExitCode.FAILURE, f"{one.unit} does not run any more with port {one.new_port}")
+            if _listens(one.old_port):
+                raise Failure(ExitCode.FAILURE, f"{one.unit} still listens at port {one.old_port}")
+            if time.monotonic() > deadline:
+                what = f"{one.unit} did not listen at port {one.new_port} within {LISTEN_SEC:.0f} s"
+                raise Failure(ExitCode.FAILURE, what)
+            time.sleep(POLL_SEC)
+
+
+def _listens(port: int) -> bool:
+    with suppress(OSError):
+        socket.create_connection(("127.0.0.1", port), timeout=1.0).close()
+        return True
+    return False
+
+
+def _take_back(before: dict[Path, bytes | None], units: Iterable[str], dialog: Dialog) -> None:
+    """Restore the files; what cannot be restored is named, and does not keep the rest from being restored."""
+    for path, content in before.items():
+        try:
+            if content is None:
+                path.unlink(missing_ok=True)
+                with suppress(OSError):
+                    path.parent.rmdir()
+            elif _bytes(path) != content:
+                path.write_bytes(content)
+        except OSError as error:
+            dialog.say(f"{path} could not be restored: {error.strerror}.")
+    # The gateway first, since it frees the ports.
+    commands = [("systemctl", "daemon-reload"), ("systemctl", "try-restart", SERVICE)]
+    for command in (*commands, *(("systemctl", "restart", unit) for unit in units)):
+        with suppress(Failure):
+            run_all([command], dialog)
+
+
+def _bytes(path: Path) -> bytes | None:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        return None

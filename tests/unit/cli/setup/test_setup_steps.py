@@ -1,0 +1,266 @@
+"""The steps of ``gpumanctl setup``: what counts as configured, new files, the way back of the gateway, interrupts."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import click
+import pytest
+
+from gpumand.cli.errors import Failure
+from gpumand.cli.gateway_setup import Proposal
+from gpumand.cli.setup import first_lease, gateway_step, new_services
+from gpumand.cli.setup.dialog import Dialog
+from gpumand.cli.setup.interrupts import uninterrupted
+from gpumand.cli.setup.new_services import NewService, add, is_configured
+from gpumand.discovery.containers import FoundContainer
+from gpumand.discovery.host import Listener
+from gpumand.discovery.matching import Candidate
+from gpumand.discovery.port_swap import Swap
+from gpumand.domain.consumer import ConsumerSpec
+
+TABLE = '[consumers.llm]\npreset = "ollama"\nunit = "ollama.service"\n'
+SERVICE = NewService("llm", "Ollama", f"{TABLE}vram_resident_mib = 4096\n")
+
+
+@pytest.fixture
+def quiet() -> Dialog:
+    return Dialog(is_asking=False)
+
+
+@pytest.fixture
+def config(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """The configuration of a user, without files."""
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    return tmp_path / "gpumand"
+
+
+# -- services ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("spec", "expected"),
+    [
+        (ConsumerSpec("llm", 1, unit="ollama.service"), True),
+        (ConsumerSpec("llm", 1, unit="other.service"), False),
+        (ConsumerSpec("llm", 1, url="http://localhost:11434"), True),
+        (ConsumerSpec("llm", 1, url="http://127.0.0.1:11435"), False),
+        (ConsumerSpec("llm", 1, url="http://gpu.example:11434"), False),
+        (ConsumerSpec("llm", 1), False),
+    ],
+)
+def test_a_service_is_configured_if_a_consumer_has_its_unit_or_its_address(spec: ConsumerSpec, expected: bool) -> None:
+    found = Candidate("ollama.service", "", (), (Listener("127.0.0.1", 11434),))
+    assert is_configured(found, {"llm": spec}) is expected
+    assert is_configured(Candidate("", "", ()), {"llm": spec}) is False
+
+
+def test_what_is_missing_is_named_and_not_guessed() -> None:
+    assert SERVICE.missing == []
+    unknown = NewService("llm", "Ollama", f"{TABLE}# vram_resident_mib = MIB  # unknown from the scan\n")
+    assert unknown.missing == ["vram_resident_mib"]
+    assert unknown.with_vram_mib(8192).missing == []
+    assert NewService("tts", "TTS", "# [consumers.tts]\n# preset = 'tts'\n").missing != []
+
+
+def test_each_run_writes_a_file_of_its_own(config: Path) -> None:
+    first = add([SERVICE], user=True)
+    assert first == config / "conf.d/setup.toml"
+    assert first.stat().st_mode & 0o777 == 0o644
+    text = first.read_text()
+    other = NewService("tts", "TTS", "[consumers.tts]\nunit = 'tts.service'\nvram_resident_mib = 100\n")
+    assert add([other], user=True) == config / "conf.d/setup-2.toml"
+    assert first.read_text() == text
+    assert set(new_services.current_settings(user=True).consumers) == {"llm", "tts"}
+
+
+def test_a_file_that_does_not_fit_the_others_is_not_kept(config: Path) -> None:
+    config.joinpath("conf.d").mkdir(parents=True)
+    config.joinpath("conf.d/mine.toml").write_text(SERVICE.table)
+    with pytest.raises(Failure, match=r"so that .*setup\.toml was not kept"):
+        add([SERVICE], user=True)
+    assert [one.name for one in config.joinpath("conf.d").iterdir()] == ["mine.toml"]
+
+
+def test_no_folder_is_left_by_a_file_that_is_not_kept(config: Path) -> None:
+    config.mkdir()
+    config.joinpath("gpumand.toml").write_text(SERVICE.table)
+    with pytest.raises(Failure):
+        add([SERVICE], user=True)
+    assert [one.name for one in config.iterdir()] == ["gpumand.toml"]
+
+
+def test_a_broken_link_in_the_way_is_not_overwritten(config: Path) -> None:
+    config.joinpath("conf.d").mkdir(parents=True)
+    config.joinpath("conf.d/setup-2.toml").symlink_to(config / "nothing")
+    config.joinpath("conf.d/setup.toml").write_text("")
+    with pytest.raises(Failure):
+        # The link is an error of the configuration, which setup neither hides nor replaces.
+        add([SERVICE], user=True)
+    assert sorted(one.name for one in config.joinpath("conf.d").iterdir()) == ["setup-2.toml", "setup.toml"]
+    assert config.joinpath("conf.d/setup-2.toml").is_symlink()
+
+
+# -- gateway -----------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class FakeSystem:
+    """systemd and ports for the gateway's step.
+
+    Attributes:
+        active: units that run.
+        ports: ports at which something listens.
+        on_restart: ports after the units were restarted.
+        failing: commands that fail, by their second word.
+        commands: what was run.
+    """
+
+    active: set[str]
+    ports: set[int]
+    on_restart: set[int]
+    failing: set[str] = field(default_factory=set)
+    commands: list[str] = field(default_factory=list)
+
+    def run_all(self, commands: list[tuple[str, ...]], dialog: Dialog) -> None:
+        for command in commands:
+            self.commands.append(" ".join(command[1:]))
+            if command[1] in self.failing:
+                raise Failure(1, f"{command[1]} failed")
+            if command[1] == "try-restart" and "ollama.service" in command:
+                self.ports = self.on_restart
+
+
+@pytest.fixture
+def swap(tmp_path: Path) -> Proposal:
+    """ollama moves from port 11434 to 11435; one file is new, and one exists."""
+    made = Proposal([Swap("ollama", "ollama.service", 11434, 11435, drop_in="[Service]\n")], [])
+    tmp_path.joinpath("gateway.toml").write_text("# mine\n")
+    made.files = {tmp_path / "ollama.service.d/gpumand-gateway.conf": "[Service]\n", tmp_path / "gateway.toml": "new\n"}
+    return made
+
+
+def place(system: FakeSystem, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gateway_step, "run_all", system.run_all)
+    monkeypatch.setattr(gateway_step, "is_active", lambda unit, user: unit in system.active)
+    monkeypatch.setattr(gateway_step, "_listens", lambda port: port in system.ports)
+    monkeypatch.setattr(gateway_step, "LISTEN_SEC", 0.2)
+
+
+def test_the_gateway_starts_after_the_services_have_moved(
+    monkeypatch: pytest.MonkeyPatch, swap: Proposal, quiet: Dialog
+) -> None:
+    system = FakeSystem({"ollama.service", gateway_step.SOCKET}, {11434}, {11435})
+    place(system, monkeypatch)
+    gateway_step.carry_out(swap, quiet, lambda: system.commands.append("reload of gpumand"))
+    assert system.commands == [
+        "daemon-reload",
+        "try-restart ollama.service",
+        "reload of gpumand",
+        f"enable {gateway_step.SOCKET} {gateway_step.SERVICE}",
+        f"restart {gateway_step.SERVICE}",
+    ]
+    assert all(path.read_text() == text for path, text in swap.files.items())
+
+
+def test_a_gateway_without_its_socket_is_stopped_before_the_socket_is_opened(
+    monkeypatch: pytest.MonkeyPatch, quiet: Dialog
+) -> None:
+    system = FakeSystem({gateway_step.SERVICE}, set(), set())
+    place(system, monkeypatch)
+    gateway_step.start(quiet)
+    assert system.commands[1:3] == [f"stop {gateway_step.SERVICE}", f"start {gateway_step.SOCKET}"]
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda system: setattr(system, "on_restart", {11434}), "ollama.service still listens at port 11434"),
+        (lambda system: setattr(system, "on_restart", set()), "ollama.service did not listen at port 11435 within"),
+        (lambda system: system.failing.add("daemon-reload"), "daemon-reload failed"),
+        (lambda system: system.failing.add("enable"), "enable failed"),
+    ],
+)
+def test_a_service_that_does_not_move_gets_its_port_back(
+    monkeypatch: pytest.MonkeyPatch,
+    swap: Proposal,
+    quiet: Dialog,
+    change: Callable[[FakeSystem], None],
+    reason: str,
+) -> None:
+    system = FakeSystem({"ollama.service", gateway_step.SOCKET}, {11434}, {11435})
+    change(system)
+    place(system, monkeypatch)
+    drop_in, settings = swap.files
+    with pytest.raises(Failure, match=reason):
+        gateway_step.carry_out(swap, quiet, lambda: None)
+    assert not drop_in.parent.exists()
+    assert settings.read_text() == "# mine\n"
+    assert system.commands[-1] == "restart ollama.service"
+
+
+def test_a_service_that_was_not_running_is_not_started(
+    monkeypatch: pytest.MonkeyPatch, swap: Proposal, quiet: Dialog
+) -> None:
+    system = FakeSystem({gateway_step.SOCKET}, set(), set(), failing={"enable"})
+    place(system, monkeypatch)
+    with pytest.raises(Failure):
+        gateway_step.carry_out(swap, quiet, lambda: None)
+    assert "restart ollama.service" not in system.commands
+
+
+# -- dialog, interrupts, first lease -----------------------------------------------------------------------------------
+
+
+def test_without_a_person_the_defaults_count(quiet: Dialog) -> None:
+    assert quiet.confirm("Really?", default=True) is True
+    assert quiet.confirm("Really?", default=False) is False
+    assert quiet.text("Which?") == ""
+
+
+def test_the_end_of_the_input_ends_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    with Path(os.devnull).open() as nothing:
+        monkeypatch.setattr("sys.stdin", nothing)
+        with pytest.raises(click.Abort):
+            Dialog(is_asking=True).confirm("Really?", default=True)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_during_changes_that_belong_together_takes_effect_afterwards(number: signal.Signals) -> None:
+    done: list[str] = []
+    before = signal.getsignal(number)
+
+    def change() -> None:
+        with uninterrupted():
+            os.kill(os.getpid(), number)
+            done.extend(["first", "second"])
+
+    with pytest.raises(KeyboardInterrupt):
+        change()
+    assert done == ["first", "second"]
+    assert signal.getsignal(number) is before
+
+
+def test_nothing_is_unloaded_for_a_first_lease_without_a_question() -> None:
+    assert first_lease.Proposal("").disturbs_nothing is False
+
+
+@pytest.mark.parametrize(
+    ("spec", "expected"),
+    [
+        (ConsumerSpec("a", 1, container="webui"), True),
+        (ConsumerSpec("a", 1, container="docker:webui"), True),
+        (ConsumerSpec("a", 1, container="0123456789ab"), True),
+        (ConsumerSpec("a", 1, cgroup="/system.slice/docker-0123456789ab.scope"), True),
+        (ConsumerSpec("a", 1, container="other"), False),
+        (ConsumerSpec("a", 1), False),
+    ],
+)
+def test_a_container_is_configured_by_its_name_its_id_or_its_cgroup(spec: ConsumerSpec, expected: bool) -> None:
+    path = "/system.slice/docker-0123456789ab.scope"
+    found = Candidate("", "", (), container=FoundContainer("0123456789abcdef", "webui", "docker", path))
+    assert is_configured(found, {"a": spec}) is expected
