@@ -30,6 +30,12 @@ MIN_UNNAMED_MIB = 512
 MAX_FOREIGN = 4
 """Maximum number of foreign processes that are named under a device's bar."""
 
+NO_CONSUMERS = (
+    "No consumers are configured. To find the services of this host: gpumanctl init",
+    "To see gpumand at work without any, with a simulated GPU: gpumanctl demo",
+)
+"""What the first command of a new user prints in place of a table."""
+
 
 def status_lines(status: Entry, now_usec: int, theme: Theme) -> list[Text]:
     """The whole status: devices, consumers, leases, waiting requests and counters."""
@@ -138,7 +144,7 @@ def memory_use(device: Entry) -> str:
 def consumer_lines(consumers: Sequence[Entry], now_usec: int, theme: Theme) -> list[Text]:
     """The table of consumers, and below it the errors of those that have one."""
     if not consumers:
-        return [Text("No consumers are configured.")]
+        return [Text(line) for line in NO_CONSUMERS]
     lines = consumer_table(consumers, now_usec, theme)
     for consumer in consumers:
         if consumer.get("error"):
@@ -199,7 +205,7 @@ def list_lines(consumers: Sequence[Entry], now_usec: int, theme: Theme) -> list[
     """The table of ``list``: consumers with their units."""
     # Without headings the output is for scripts, where no consumer must mean no line.
     if not consumers and theme.legend:
-        return [Text("No consumers are configured.")]
+        return [Text(line) for line in NO_CONSUMERS]
     columns = (
         Column("CONSUMER", min_width=8),
         Column("STATE"),

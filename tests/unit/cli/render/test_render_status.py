@@ -163,8 +163,10 @@ def test_list_shows_units() -> None:
     assert paint(list_lines(status()["consumers"], NOW, PLAIN), PLAIN) == LIST
 
 
-def test_empty_list_prints_a_sentence_or_nothing_without_headings() -> None:
-    assert paint(list_lines([], NOW, PLAIN), PLAIN) == "No consumers are configured.\n"
+def test_empty_list_prints_the_next_commands_or_nothing_without_headings() -> None:
+    first, second = paint(list_lines([], NOW, PLAIN), PLAIN).splitlines()
+    assert first == "No consumers are configured. To find the services of this host: gpumanctl init"
+    assert second.endswith("gpumanctl demo")
     assert list_lines([], NOW, replace(PLAIN, legend=False)) == []
 
 
