@@ -7,7 +7,7 @@ E2E ?= optional
 GPU_PYTHON ?= .venv/bin/python
 export GPUMAND_E2E := $(E2E)
 
-.PHONY: help setup demo run test check lint types docs unit integration e2e real reliability clients ubuntu gpu deb bench lock clean
+.PHONY: help setup demo run test check lint types docs pictures unit integration e2e real reliability clients ubuntu gpu deb bench lock clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z0-9]*\):.*## /\1|/p' Makefile | while IFS='|' read -r name what; do \
@@ -38,6 +38,10 @@ types: setup
 
 docs: setup ## build the documentation in build/docs; broken links are errors
 	@.venv/bin/sphinx-build --quiet --fail-on-warning --keep-going -d build/doctrees docs build/docs
+
+pictures: setup ## draw the pictures of the README: docs/top.svg, and docs/gateway.png, which needs chromium
+	@$(PYTHON_TOOLS) scripts/screenshot.py
+	@$(PYTHON_TOOLS) scripts/page_screenshot.py
 
 unit: setup ## run the unit tests
 	@$(PYTEST) tests/unit

@@ -6,6 +6,7 @@ The services of the demonstration run behind a real gateway, and a headless Chro
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import sys
 import tempfile
@@ -25,13 +26,26 @@ from tests.integration.live import wait_until  # noqa: E402
 
 TARGET = ROOT / "docs" / "gateway.png"
 WIDTH, HEIGHT = 1180, 832
-HISTORY_SEC = 12
-"""How long the page collects readings for its curve of the memory."""
 WORK_SEC = 60
 
 
-async def main() -> None:
-    """Start everything, send requests, and take the picture."""
+def main() -> None:
+    """Read the command line and take the picture."""
+    parser = argparse.ArgumentParser(description="Take the picture of the web page.")
+    parser.add_argument("file", nargs="?", type=Path, default=TARGET, help="where to write it")
+    parser.add_argument("--history", type=float, default=12, metavar="SEC", help="length of the curve of the memory")
+    options = parser.parse_args()
+    asyncio.run(take_picture(options.file, options.history))
+    print(options.file)
+
+
+async def take_picture(file: Path, history_sec: float) -> None:
+    """Start everything, send requests, and take the picture.
+
+    Args:
+        file: the file that is written.
+        history_sec: how long the page collects readings for its curve of the memory.
+    """
     async with AsyncExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         environment = await stack.enter_async_context(DemoEnvironment(has_gateway=True))
@@ -45,12 +59,11 @@ async def main() -> None:
         await wait_until("the image model is loaded", lambda: is_resident(client, IMAGE.name))
         requests.append(asyncio.create_task(work(environment, LANGUAGE.name)))
         await tab.until_text("body", "place 1 of 1")
-        await asyncio.sleep(HISTORY_SEC)
-        await tab.picture(TARGET, whole=False)
+        await asyncio.sleep(history_sec)
+        await tab.picture(file, whole=False)
         for request in requests:
             request.cancel()
         await asyncio.gather(*requests, return_exceptions=True)
-    print(TARGET.relative_to(ROOT))
 
 
 async def work(environment: DemoEnvironment, service: str) -> None:
@@ -67,4 +80,4 @@ async def is_resident(client: Client, service: str) -> bool:
 
 
 if __name__ == "__main__":
-    asyncio.run(main())
+    main()
