@@ -162,6 +162,7 @@ class FleetService:
 
     def _publish(self, row: HostRow, status: Mapping[str, Any]) -> None:
         self.member.publish(row)
+        self.table.note_own(self.member.row)
         self._leases.offer(status)
         self._unique.note_row(row)
 

@@ -139,6 +139,13 @@ class HostTable:
             self._write(entry)
             self._announce()
 
+    def note_own(self, row: HostRow) -> None:
+        """Take over this host's own row while the store gives no news: a host alone still serves its own users."""
+        known = self._rows.get(row.machine_id)
+        if self.interruption and (known is None or row.order > known.row.order):
+            self._rows[row.machine_id] = KnownRow(row, 0 if known is None else known.revision)
+            self._announce()
+
     def forget_intent(self, key: str, value: str) -> None:
         """An intent of this router is being removed: the watch may report it still, which counts no more."""
         self._forgotten.append(value)

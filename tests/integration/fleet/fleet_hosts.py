@@ -7,30 +7,25 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import secrets
-import signal
-import socket
-import subprocess
-import sys
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager, contextmanager, suppress
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import aiohttp
 
 from gpumand.client.client import Client
 from gpumand.fleet.clock import BoottimeClock
 from gpumand.fleet.service import FleetService
-from gpumand.fleet.settings import EtcdConfig, FleetConfig, Right
+from gpumand.fleet.settings import EtcdConfig, FleetConfig
 from gpumand.fleet.stores import open_store
 from gpumand.testing.daemon import PrivateGpumand
+from gpumand.testing.fleet import EVERYTHING, FleetProcess
 
 DEADLINE_SEC = 60.0
-EVERYTHING = {"*": frozenset(str(one) for one in Right)}
 
 SIZES = {"chat": 14000, "image": 13000, "video": 12000}
 """Consumers of each host, of which only one fits into its 24 GiB at a time."""
@@ -103,8 +98,7 @@ class FleetHosts:
         """Start agent and router of a host as a process of its own."""
         process = FleetProcess(self.config(number, **more))
         self._processes.append(process)
-        await process.start()
-        return process
+        return await asyncio.to_thread(process.start)
 
     async def leases(self, number: int) -> int:
         """Number of leases of a host's gpumand."""
@@ -140,72 +134,6 @@ class FleetHosts:
             await service.close()
         for process in self._processes:
             process.close()
-
-
-class FleetProcess:
-    """``gpumand-fleet`` as a process, with a configuration that goes to it as Python.
-
-    Attributes:
-        log: its log file.
-    """
-
-    def __init__(self, config: FleetConfig) -> None:
-        self.config = config
-        self.log = config.socket.with_suffix(".log")
-        self._process: subprocess.Popen[bytes] | None = None
-
-    @property
-    def pid(self) -> int:
-        assert self._process is not None
-        return self._process.pid
-
-    async def start(self) -> None:
-        """Start the process and wait until it is ready."""
-        path = self.config.socket.with_suffix(".notify")
-        path.unlink(missing_ok=True)
-        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as ready, self.log.open("ab") as log:
-            ready.bind(str(path))
-            ready.setblocking(False)
-            self._process = _launch(self.config, path, log)
-            async with asyncio.timeout(DEADLINE_SEC):
-                while b"READY=1" not in await asyncio.get_running_loop().sock_recv(ready, 4096):
-                    pass
-
-    def kill(self, number: int = signal.SIGKILL) -> None:
-        """Send a signal to the process."""
-        assert self._process is not None
-        self._process.send_signal(number)
-
-    async def wait(self) -> int:
-        """Wait until the process has ended; returns its status."""
-        assert self._process is not None
-        async with asyncio.timeout(DEADLINE_SEC):
-            return await asyncio.to_thread(self._process.wait)
-
-    def close(self) -> None:
-        """Kill the process if it runs."""
-        if self._process is not None:
-            with suppress(ProcessLookupError):
-                self._process.kill()
-            self._process.wait()
-
-
-def _launch(config: FleetConfig, notify: Path, log: IO[bytes]) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-c", _program(config)]
-    environ = os.environ | {"NOTIFY_SOCKET": str(notify)}
-    return subprocess.Popen(command, stdin=subprocess.DEVNULL, stderr=log, env=environ)
-
-
-def _program(config: FleetConfig) -> str:
-    fields = {name: getattr(config, name) for name in FleetConfig.__dataclass_fields__}
-    return (
-        "from pathlib import PosixPath\n"
-        "from gpumand.fleet.process import run\n"
-        "from gpumand.fleet.settings import EtcdConfig, FleetConfig, TlsFiles\n"
-        "from gpumand.log.logging_setup import setup_logging\n"
-        "setup_logging('info')\n"
-        f"run(lambda: FleetConfig(**{fields!r}))\n"
-    )
 
 
 @contextmanager

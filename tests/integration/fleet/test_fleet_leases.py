@@ -148,7 +148,7 @@ async def test_terminated_agent_lets_leases_end_and_leaves_the_fleet(hosts: Flee
     assert await hosts.leases(2) == 1, "its leases go on"
     await lease.release()
 
-    assert await agent.wait() == 0
+    assert await asyncio.to_thread(agent.wait) == 0
     await until(lambda: router.table.find("gpu2") is None, "the host has left the fleet")
     assert not agent.config.socket.exists()
 

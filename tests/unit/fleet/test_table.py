@@ -81,6 +81,17 @@ async def test_interrupted_watch_keeps_the_last_table(table: HostTable) -> None:
     assert table.interruption == ""
 
 
+async def test_host_alone_knows_itself_until_the_store_gives_news(table: HostTable) -> None:
+    own = host(1, chat=consumer())
+    table.note_own(own)
+    table.note_own(replace(own, seq=2, queue=3))
+    table.note_own(own)
+    assert table.rows[machine_id(1)].row.queue == 3
+    table.apply(Listing((entry(host(2)),), 5))
+    table.note_own(replace(own, seq=3))
+    assert set(table.rows) == {machine_id(2)}, "the store decides which hosts are in the fleet"
+
+
 async def test_lost_host_comes_back_after_a_pause_and_a_new_row(table: HostTable, clock: Clock) -> None:
     row = host(1, chat=consumer(RESIDENT))
     table.apply(written(row))
