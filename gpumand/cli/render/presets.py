@@ -16,7 +16,7 @@ Keys = Mapping[str, Any]
 
 CLASSES = {
     "full-rest": "loads and unloads through HTTP routes",
-    "unload-only": "unloads through an HTTP route, loads on its first request",
+    "unload-only": "unloads through an HTTP route, and loads on its first request",
     "sleep-wake": "parks and wakes through HTTP routes; parked weights stay in host RAM",
     "restart": "unloads by restarting without its model, and loads by restarting with it",
     "unit-only": "has no load or unload route: its unit is stopped and started",
