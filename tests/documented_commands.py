@@ -7,7 +7,7 @@ The commands of one page run in the order of the page, on one host. A comment on
 ``<!-- run by FILE -->``
     Another test runs it; the file of that test names the page.
 ``<!-- until Ctrl-C -->``
-    Each command is interrupted after a while.
+    The command runs in a terminal until it is interrupted after a while; one that ends earlier has failed.
 
 A page whose commands need a service manager or files of the system runs on a booted machine (tests/e2e), every other
 page against a private daemon (tests/integration).
@@ -20,12 +20,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
+from shlex import quote
 
 from tests.blocks import Block, Step, blocks
 
 ROOT = Path(__file__).resolve().parents[1]
 NOT_RUN, RUN_BY, INTERRUPTED = "not run: ", "run by ", "until Ctrl-C"
 INTERRUPT_AFTER_SEC = 3
+TIMED_OUT = 124
+"""Exit status of timeout(1) for a command that still ran."""
 SIZES = {"llm": 6144, "comfyui": 13312}
 """The services of the documentation that a page need not configure, and their VRAM in MiB."""
 TOTAL_MIB = 16384
@@ -110,10 +113,11 @@ class Ids:
 
 def command_of(block: Block, step: Step) -> str:
     """Return what bash runs for a step."""
-    # What a command prints before it waits must arrive, hence the kill only later.
-    if block.note == INTERRUPTED:
-        return f"timeout --signal=INT --kill-after=10 {INTERRUPT_AFTER_SEC} {step.command}"
-    return step.command
+    if block.note != INTERRUPTED:
+        return step.command
+    # Programs such as top need a terminal. What is printed before the signal must arrive, hence the kill only later.
+    limited = f"timeout --foreground --signal=INT --kill-after=20 {INTERRUPT_AFTER_SEC} bash -c {quote(step.command)}"
+    return f"TERM=xterm script --quiet --return --command {quote(limited)} /dev/null"
 
 
 def problem(block: Block, step: Step, status: int, output: str) -> str:
@@ -126,10 +130,10 @@ def problem(block: Block, step: Step, status: int, output: str) -> str:
     """
     shown = [line for line in step.printed if line.strip()]
     is_error_shown = any(re.match(r"(gpumanctl|curl|error): ", line) for line in shown)
-    may_fail = is_error_shown or block.note == INTERRUPTED
-    if status != 0 and not may_fail:
+    expected = TIMED_OUT if block.note == INTERRUPTED else 0
+    if status != expected and not is_error_shown:
         return f"{step.command}\nexit status {status}:\n{output}"
-    if status == 0 and is_error_shown:
+    if status == expected and is_error_shown:
         return f"{step.command}\nno error:\n{output}"
     printed = [line for line in output.splitlines() if line.strip()]
     if shown and not _fits(shown, printed):

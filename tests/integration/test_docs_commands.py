@@ -142,6 +142,12 @@ def test_other_output_or_another_outcome_is_a_failure(shown: str, status: int, o
     assert problem(one, one.steps()[0], status, output)
 
 
+@pytest.mark.parametrize(("status", "is_fine"), [(124, True), (1, False), (0, False)])
+def test_command_that_runs_until_it_is_interrupted_has_failed_when_it_ends_earlier(status: int, is_fine: bool) -> None:
+    one = block("gpumanctl top", "until Ctrl-C", "sh")
+    assert (problem(one, one.steps()[0], status, "") == "") is is_fine
+
+
 @pytest.mark.parametrize("note", ["not run:", "not run: ", "run by tests/none.py", "run by tests/blocks.py", "skipped"])
 def test_comment_without_a_reason_or_with_a_wrong_test_is_refused(note: str) -> None:
     assert note_problem(block("x", note, "sh"))
