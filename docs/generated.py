@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -79,7 +80,7 @@ def write_all(reference: Path) -> None:
     found = preset_pages()
     for name, text in found.items():
         _write(pages / f"{name}.md", text)
-    for file in pages.iterdir():
+    for file in pages.glob("*.md"):
         if file.stem not in found:
             file.unlink()
 
@@ -87,7 +88,10 @@ def write_all(reference: Path) -> None:
 def _write(file: Path, text: str) -> None:
     """Write a file unless it has this text, so that Sphinx does not read its page again."""
     if not file.exists() or file.read_text(encoding="utf-8") != text:
-        file.write_text(text, encoding="utf-8")
+        # Another build may read the same file at this moment.
+        new = file.with_suffix(f".{os.getpid()}")
+        new.write_text(text, encoding="utf-8")
+        new.replace(file)
 
 
 def _as_web_page(text: str) -> str:
