@@ -56,11 +56,13 @@ class Reply:
         signature: signature of the body.
         body: the values.
         checked: the handler guarantees that no string contains a NUL, as ``marshalling`` does.
+        content: the body as bytes; ``body`` is then any small body of the same signature.
     """
 
     signature: str = ""
     body: tuple[Any, ...] = ()
     checked: bool = False
+    content: bytes | None = None
 
 
 Handler = Callable[[IncomingCall], Reply | Awaitable[Reply]]
@@ -82,10 +84,12 @@ class CallServer:
 
     Args:
         send: puts a message on the bus. Raises BusLost when the connection is gone.
-        send_reply: sends the reply to a call, with a signature and a body; raises BusLost too.
+        send_reply: sends the reply to a call, with a signature, a body and its encoding, if known; raises BusLost too.
     """
 
-    def __init__(self, send: Callable[[Message], None], send_reply: Callable[[Message, str, list[Any]], None]) -> None:
+    def __init__(
+        self, send: Callable[[Message], None], send_reply: Callable[[Message, str, list[Any], bytes | None], None]
+    ) -> None:
         self._send, self._send_reply = send, send_reply
         self._handler: Handler = reject_call
         self._waiting: dict[str, dict[asyncio.Task[None], tuple[Message, Awaitable[Reply]]]] = {}
@@ -203,7 +207,7 @@ class CallServer:
             require_no_nul(reply.body)
         # Without the bus there is no caller left that could receive the reply.
         with contextlib.suppress(BusLost):
-            self._send_reply(message, reply.signature, list(reply.body))
+            self._send_reply(message, reply.signature, list(reply.body), reply.content)
 
     def _answer_error(self, message: Message, error: Exception) -> None:
         """Send a GpumandError as it is; log any other exception and send "internal error", which reveals nothing."""
