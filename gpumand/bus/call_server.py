@@ -66,6 +66,7 @@ class Reply:
 
 
 Handler = Callable[[IncomingCall], Reply | Awaitable[Reply]]
+SendReply = Callable[[Message, str, list[Any], bytes | None], None]
 
 
 class UnknownMethod(GpumandError):
@@ -87,9 +88,7 @@ class CallServer:
         send_reply: sends the reply to a call, with a signature, a body and its encoding, if known; raises BusLost too.
     """
 
-    def __init__(
-        self, send: Callable[[Message], None], send_reply: Callable[[Message, str, list[Any], bytes | None], None]
-    ) -> None:
+    def __init__(self, send: Callable[[Message], None], send_reply: SendReply) -> None:
         self._send, self._send_reply = send, send_reply
         self._handler: Handler = reject_call
         self._waiting: dict[str, dict[asyncio.Task[None], tuple[Message, Awaitable[Reply]]]] = {}
