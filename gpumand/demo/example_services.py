@@ -51,6 +51,7 @@ CHATS = (QWEN, GEMMA)
 GATEWAY_PRESETS = {QWEN.name: "llama-server", GEMMA.name: "ollama", IMAGE.name: "comfyui"}
 """The routes that each service has, for the gateway."""
 
+SHORT_SETTLE = "settle_timeout_sec = 4"
 SETTINGS = """\
 # Written by the gpumand demonstration.
 [scheduler]

@@ -19,10 +19,13 @@ from gpumand.bus.connection import BusConnection
 from gpumand.bus.names import SYSTEMD, SYSTEMD_MANAGER, SYSTEMD_PATH
 from gpumand.client import Client
 from gpumand.demo.environment import START_SEC, DemoEnvironment, EnvironmentFailed, free_ports
-from gpumand.demo.example_services import ADMIN_ROUTES, SETTINGS, TOTAL_MIB
+from gpumand.demo.example_services import ADMIN_ROUTES, SETTINGS, SHORT_SETTLE, TOTAL_MIB
 
 DEADLINE_SEC = 30.0
 POLL_SEC = 0.05
+LATE_SEC = 2.0
+SETTLE_SEC = 6
+"""How long the daemon waits for freed memory: longer than ``LATE_SEC`` also on a slow machine."""
 ANSWER_LIMIT = aiohttp.ClientTimeout(total=DEADLINE_SEC)
 
 
@@ -64,8 +67,8 @@ class FaultyService:
 
 
 CHAT = FaultyService("chat", 16000, ("--load-sec=0.8",), has_unload_route=False)
-IMAGE = FaultyService("image", 15000, ("--load-sec=1.5",))
-LATE = FaultyService("late", 15000, ("--load-sec=0.3", "--async-unload", "--unload-sec=3"))
+IMAGE = FaultyService("image", 15000, ("--load-sec=2.5",))
+LATE = FaultyService("late", 15000, ("--load-sec=0.3", "--async-unload", f"--unload-sec={LATE_SEC}"))
 LIAR = FaultyService("liar", 15000, ("--load-sec=0.3", "--fault=lying-unload"))
 BROKEN = FaultyService("broken", 4000, command=("sh", "-c", "echo no model file >&2; exit 3"))
 SERVICES = (CHAT, IMAGE, LATE, LIAR, BROKEN)
@@ -90,7 +93,7 @@ class FaultHost(DemoEnvironment):
         self._config = self.folder / "gpumand.toml"
         tables = "".join(one.table(port) for one, port in zip(SERVICES, ports, strict=True))
         settings = SETTINGS.format(source='"simulated"', total=TOTAL_MIB, folder=json.dumps(str(self._vram)))
-        self._config.write_text(settings + tables)
+        self._config.write_text(settings.replace(SHORT_SETTLE, f"settle_timeout_sec = {SETTLE_SEC}") + tables)
         await self._start_daemon(self._config)
         self.client = Client(self.address)
         await self.client.connect()

@@ -17,6 +17,7 @@ from gpumand.demo.fault_host import (
     CHAT,
     IMAGE,
     LATE,
+    LATE_SEC,
     LIAR,
     FaultHost,
     FaultyService,
@@ -28,7 +29,6 @@ from gpumand.demo.screen import Screen
 
 WAIT_SEC = 30.0
 FOREIGN_MIB = 12000
-LATE_SEC = 3.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,7 +182,7 @@ async def killed_daemon(host: FaultHost) -> str:
 
 FAULTS = (
     Fault(
-        "A server frees its memory 3 s after it has answered its unload request",
+        f"A server frees its memory {LATE_SEC:g} s after it has answered its unload request",
         "the next model is loaded when the GPU shows the memory as free",
         late_free,
     ),
