@@ -1,6 +1,6 @@
 """gpumand-gateway as its Debian package, in front of a real unit: start, restarts, reload, drain, kill, confinement.
 
-It runs the commands of docs/guide/gateway.md, and the one of README.md that puts the gateway in front.
+It runs the commands of docs/guide/gateway.md.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""The first hour of a new user as a script: from the apt repository to a client behind the gateway, in two minutes."""
+"""The first hour of a new user as a script: from the apt repository to a client behind the gateway, in two minutes.
+
+It runs the first command of README.md, without its questions.
+"""
 
 from __future__ import annotations
 

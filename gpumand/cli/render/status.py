@@ -31,7 +31,7 @@ MAX_FOREIGN = 4
 """Maximum number of foreign processes that are named under a device's bar."""
 
 NO_CONSUMERS = (
-    "No consumers are configured. To find the services of this host: gpumanctl init",
+    "No consumers are configured. To find and add the services of this host: gpumanctl setup",
     "To see gpumand at work without any, with a simulated GPU: gpumanctl demo",
 )
 """What the first command of a new user prints in place of a table."""

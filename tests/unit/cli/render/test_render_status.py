@@ -165,7 +165,7 @@ def test_list_shows_units() -> None:
 
 def test_empty_list_prints_the_next_commands_or_nothing_without_headings() -> None:
     first, second = paint(list_lines([], NOW, PLAIN), PLAIN).splitlines()
-    assert first == "No consumers are configured. To find the services of this host: gpumanctl init"
+    assert first == "No consumers are configured. To find and add the services of this host: gpumanctl setup"
     assert second.endswith("gpumanctl demo")
     assert list_lines([], NOW, replace(PLAIN, legend=False)) == []
 
