@@ -2,12 +2,12 @@
 
 PYTHON_TOOLS := .venv/bin/python
 PYTEST := .venv/bin/python -m pytest
-TYPED := gpumand benchmarks scripts/test.py scripts/reliability.py scripts/man.py scripts/completions.py scripts/check_language.py tests/conftest.py tests/leftovers.py tests/e2e tests/real
+TYPED := gpumand benchmarks scripts/test.py scripts/reliability.py scripts/man.py scripts/completions.py scripts/check_language.py tests/conftest.py tests/leftovers.py tests/e2e tests/fleet tests/real
 E2E ?= optional
 GPU_PYTHON ?= .venv/bin/python
 export GPUMAND_E2E := $(E2E)
 
-.PHONY: help setup demo fleet-demo run test check lint types docs pictures unit integration e2e real reliability clients ubuntu gpu deb bench lock clean
+.PHONY: help setup demo run test check lint types docs pictures unit integration e2e real reliability clients fleet-test ubuntu gpu deb bench lock clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z0-9-]*\):.*## /\1|/p' Makefile | while IFS='|' read -r name what; do \
@@ -18,9 +18,6 @@ setup: ## create .venv with all dependencies in locked versions
 
 demo: setup ## show leases, evictions and waiting requests, without a GPU; more: .venv/bin/gpumanctl demo --help
 	@.venv/bin/gpumanctl demo
-
-fleet-demo: setup ## show three hosts on this machine, one of which is killed
-	@$(PYTHON_TOOLS) -m gpumand.demo.fleet
 
 run: setup ## start the services of the demo and leave them running
 	@.venv/bin/gpumanctl demo --run
@@ -69,6 +66,10 @@ reliability: ## kill the daemon 200 times, and update the measurements in docs/r
 clients: ## run the client libraries of OpenAI, Anthropic and Ollama through a load of 40 s
 	@scripts/setup --tests
 	@GPUMAND_FULL_LENGTH=1 $(PYTEST) tests/integration/gateway/test_gateway_clients.py
+
+fleet-test: ## cut, kill and suspend hosts of a fleet in network namespaces, as root; GPUMAND_FULL_LENGTH=1 for 20 cuts and 200 kills
+	@scripts/setup --tests
+	@$(PYTEST) tests/fleet
 
 ubuntu: ## install and upgrade from the release repository on two releases of Ubuntu too
 	@scripts/setup --tests

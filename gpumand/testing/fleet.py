@@ -69,13 +69,17 @@ class FleetProcess:
         path.unlink(missing_ok=True)
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as ready, self.log.open("ab") as log:
             ready.bind(str(path))
-            self._process = _launch(self.config, path, log)
+            self._process = _launch(self.command(_program(self.config)), path, log)
             deadline = time.monotonic() + START_SEC
             while time.monotonic() < deadline and self._process.poll() is None:
                 readable, _, _ = select.select([ready], [], [], 0.1)
                 if readable and b"READY=1" in ready.recv(4096):
                     return self
         raise RuntimeError(f"gpumand-fleet did not start: {self.log.read_text(errors='replace')[-2000:]}")
+
+    def command(self, program: str) -> list[str]:
+        """The command that runs a program in Python."""
+        return [sys.executable, "-c", program]
 
     def kill(self, number: int = signal.SIGKILL) -> None:
         """Send a signal to it, if it runs."""
@@ -95,9 +99,15 @@ class FleetProcess:
             self._process.wait()
 
 
-def _launch(config: FleetConfig, notify: Path, log: IO[bytes]) -> subprocess.Popen[bytes]:
+def _launch(command: list[str], notify: Path, log: IO[bytes]) -> subprocess.Popen[bytes]:
+    environ = os.environ | {"NOTIFY_SOCKET": str(notify)}
+    return subprocess.Popen(command, stdin=subprocess.DEVNULL, stderr=log, env=environ)
+
+
+def _program(config: FleetConfig) -> str:
+    """A program that runs the process with this configuration."""
     fields = {name: getattr(config, name) for name in FleetConfig.__dataclass_fields__}
-    program = (
+    return (
         "from pathlib import PosixPath\n"
         "from gpumand.fleet.process import run\n"
         "from gpumand.fleet.settings import EtcdConfig, FleetConfig, TlsFiles\n"
@@ -105,8 +115,6 @@ def _launch(config: FleetConfig, notify: Path, log: IO[bytes]) -> subprocess.Pop
         "setup_logging('info')\n"
         f"run(lambda: FleetConfig(**{fields!r}))\n"
     )
-    environ = os.environ | {"NOTIFY_SOCKET": str(notify)}
-    return subprocess.Popen([sys.executable, "-c", program], stdin=subprocess.DEVNULL, stderr=log, env=environ)
 
 
 class PrivateFleet:
@@ -150,10 +158,11 @@ class PrivateFleet:
             raise
         return self
 
-    def cut_power(self, host: int) -> None:
-        """Stop a host as a power failure does: its connections are not closed, and no sign of life comes any more."""
-        self.agents[host - 1].kill(signal.SIGSTOP)
-        self.daemons[host - 1].stop_daemon(signal.SIGKILL)
+    def kill_host(self, host: int) -> None:
+        """Kill agent and daemon of a host at once, as a power failure does."""
+        self.agents[host - 1].kill()
+        with suppress(RuntimeError):
+            self.daemons[host - 1].stop_daemon(signal.SIGKILL)
 
     def close(self) -> None:
         """Kill everything and remove all files; may be called again."""

@@ -1,0 +1,1 @@
+"""Fault tests of a fleet in network namespaces: ``make fleet-test``, as root."""

@@ -1,0 +1,179 @@
+"""Faults and what must be true during and after them; the tests add the limits of time."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+from tests.fleet.lab import TTL_SEC, Lab
+from tests.integration.fleet.fleet_hosts import LocalStream, until_async
+
+
+class Stopwatch:
+    """Seconds since its creation."""
+
+    def __init__(self) -> None:
+        self._began = time.monotonic()
+
+    @property
+    def seconds(self) -> float:
+        return time.monotonic() - self._began
+
+
+@dataclass(frozen=True)
+class Cut:
+    """What a cut host looked like from outside.
+
+    Attributes:
+        lost_sec: until the client of a remote lease knew that it was lost.
+        gone_sec: until the other hosts had no row of the host any more.
+        local_sec: how long a new lease of the host's own gpumand took meanwhile.
+        back_sec: until all hosts were up again after the cut was healed.
+    """
+
+    lost_sec: float
+    gone_sec: float
+    local_sec: float
+    back_sec: float
+
+
+async def ended(stream: LocalStream, seconds: float = 60.0) -> str:
+    """Wait for the last line of a lease; returns the reason of its end."""
+    async with asyncio.timeout(seconds):
+        return str((await stream.line()).get("ended", ""))
+
+
+async def cut_off(lab: Lab, host: int, other: int) -> Cut:
+    """Cut a host that has a lease of its own users and one that came through the router of another host."""
+    remote = await lab.acquire(other, "chat", on=f"gpu{host}")
+    local = await lab.acquire(host, "chat", on=f"gpu{host}")
+    await lab.until_leases(host, 2)
+    lab.network.cut(host)
+    watch = Stopwatch()
+    try:
+        assert await ended(remote) == "host-lost"
+        lost_sec = watch.seconds
+        elsewhere = await lab.acquire(other, "chat")
+        assert elsewhere.grant["host"] != f"gpu{host}"
+        await until_async(lambda: is_gone(lab, host, other), f"gpu{host} is gone for the others")
+        gone_sec = watch.seconds
+        await lab.until_leases(host, 1)  # the host has ended the remote lease too, and the local one stands
+        local_sec = await lab.local_lease_sec(host)
+    finally:
+        lab.network.heal(host)
+    watch = Stopwatch()
+    await lab.until_all_up()
+    back_sec = watch.seconds
+    assert await lab.leases(host) == 1
+    for stream in (local, elsewhere):
+        stream.close()
+    return Cut(lost_sec, gone_sec, local_sec, back_sec)
+
+
+async def is_gone(lab: Lab, host: int, other: int) -> bool:
+    """Whether a host has no row in the table of another."""
+    return f"gpu{host}" not in await lab.hosts(other)
+
+
+async def lose_quorum(lab: Lab) -> None:
+    """Kill two of three members, and start them again after longer than any lease of etcd lasts."""
+    running = await lab.acquire(1, "chat", on="gpu2")
+    lab.members[2].kill()
+    lab.members[3].kill()
+    await until_async(lambda: lab.degraded(1), "the router of gpu1 knows that it has no store")
+    await alive_during(lab, running, _serve_without_store(lab))
+    lab.members[2].start()
+    lab.members[3].start()
+    await alive_during(lab, running, lab.until_all_up())
+    running.close()
+    await lab.until_leases(2, 0)
+
+
+async def alive_during(lab: Lab, running: LocalStream, work: Awaitable[object]) -> None:
+    """Assert that a lease outlives some work, here and on its host."""
+    host = int(str(running.grant["host"]).removeprefix("gpu"))
+    lease = asyncio.ensure_future(running.line())
+    try:
+        await work
+        assert not lease.done(), f"the lease ended: {lease.result()}"
+        assert await lab.leases(host) >= 1
+    finally:
+        lease.cancel()
+        await asyncio.gather(lease, return_exceptions=True)
+
+
+async def _serve_without_store(lab: Lab) -> None:
+    """Requests for loaded and for other consumers are served from the last table, longer than a lease of etcd lasts."""
+    watch = Stopwatch()
+    while watch.seconds < 2 * TTL_SEC:
+        for consumer in ("chat", "image"):
+            stream = await lab.acquire(1, consumer)
+            stream.close()
+        await asyncio.sleep(0.5)
+    assert set(await lab.hosts(1)) == {"gpu1", "gpu2", "gpu3"}, "the last table is kept"
+
+
+@dataclass(frozen=True)
+class Fall:
+    """Seconds after a cut at which the fence of a unique consumer fell, and at which another host had the consumer."""
+
+    fence_sec: float
+    taken_sec: float
+
+
+async def take_over(lab: Lab, holder: int, other: int, stop: Callable[[], None]) -> Fall:
+    """Stop a host that holds the unique consumer, while another host asks for it all the time.
+
+    Args:
+        lab: the hosts.
+        holder: the host that holds the consumer.
+        other: the host that takes it over.
+        stop: takes the holder away.
+    """
+    held = await lab.acquire(holder, "licensed", on=f"gpu{holder}")
+    stop()
+    watch = Stopwatch()
+    fenced = asyncio.create_task(_seconds_until_fenced(held, watch))
+    try:
+        stream = await acquire_unique(lab, other)
+        taken_sec = watch.seconds
+        fence_sec = await fenced
+        stream.close()
+        return Fall(fence_sec, taken_sec)
+    finally:
+        fenced.cancel()
+
+
+async def _seconds_until_fenced(held: LocalStream, watch: Stopwatch) -> float:
+    assert await ended(held) == "fenced"
+    return watch.seconds
+
+
+async def acquire_unique(lab: Lab, other: int) -> LocalStream:
+    """Ask a host for the unique consumer until it has it."""
+    async with asyncio.timeout(60):
+        while True:
+            stream = await lab.clients[other].acquire("licensed", on=f"gpu{other}", wait_sec=5)
+            if "host" in stream.grant:
+                return stream
+            stream.close()
+            await asyncio.sleep(0.1)
+
+
+async def suspend(lab: Lab, host: int, other: int) -> None:
+    """Suspend a host that holds the unique consumer, let another host take it, and resume the host."""
+    held = await lab.acquire(host, "licensed", on=f"gpu{host}")
+    lab.signal_host(host, signal.SIGSTOP)
+    try:
+        await until_async(lambda: is_gone(lab, host, other), "the row of the sleeping host has ended")
+        taken = await acquire_unique(lab, other)
+    finally:
+        lab.resume_host(host, slept_sec=3600.0)
+    refused = await lab.clients[host].acquire("licensed", on=f"gpu{host}", wait_sec=5)
+    assert "host" not in refused.grant, refused.grant
+    assert await ended(held) == "fenced"
+    await lab.until_all_up()
+    taken.close()

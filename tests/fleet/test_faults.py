@@ -1,0 +1,166 @@
+"""What a fault costs, with the limits of time that docs/fleet.md states; without other load on the machine."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+
+import pytest
+
+from tests.fleet.faults import Stopwatch, alive_during, cut_off, ended, lose_quorum, suspend, take_over
+from tests.fleet.lab import HOSTS, TTL_SEC, Lab, running_lab
+from tests.fleet.network import needs_namespaces
+from tests.integration.fleet.fleet_hosts import until_async
+
+pytestmark = [needs_namespaces, pytest.mark.timeout(600)]
+
+LOST_SEC = 4.0
+TOLERANCE_SEC = 1.0
+"""For the clock of the test, which looks every 50 ms and shares the cores with three hosts."""
+
+IS_FULL = bool(os.environ.get("GPUMAND_FULL_LENGTH"))
+CUTS = 20 if IS_FULL else 3
+KILLS = 200 if IS_FULL else 5
+
+
+async def test_host_that_is_cut_off(lab: Lab) -> None:
+    host, other = lab.followers()
+    cut = await cut_off(lab, host, other)
+    assert cut.lost_sec <= LOST_SEC + TOLERANCE_SEC
+    assert cut.gone_sec <= TTL_SEC + 2 + TOLERANCE_SEC
+    assert cut.local_sec <= 2
+    assert cut.back_sec <= 10
+
+
+async def test_host_with_the_leader_of_etcd_is_cut_off(lab: Lab) -> None:
+    host, other = lab.leader(), lab.followers()[0]
+    cut = await cut_off(lab, host, other)
+    assert cut.lost_sec <= LOST_SEC + TOLERANCE_SEC
+    assert cut.gone_sec <= 2 * TTL_SEC + 2 + TOLERANCE_SEC
+    assert cut.local_sec <= 2
+
+
+async def test_leader_of_etcd_is_killed(lab: Lab) -> None:
+    leader = lab.leader()
+    first, second = lab.followers()
+    running = await lab.acquire(first, "chat", on=f"gpu{second}")
+    before = await epochs(lab, first)
+    lab.members[leader].kill()
+
+    async def serve() -> None:
+        assert await lab.local_lease_sec(leader) <= 2
+        await until_async(lambda: has_another_leader(lab, leader), "another member leads")
+        stream = await lab.acquire(leader, "image")
+        stream.close()
+        await asyncio.sleep(TTL_SEC + 2)
+
+    await alive_during(lab, running, serve())
+    assert await epochs(lab, first) == before, "no host has joined again"
+    running.close()
+    lab.members[leader].start()
+    await lab.until_all_up()
+
+
+async def has_another_leader(lab: Lab, former: int) -> bool:
+    return await asyncio.to_thread(lab.leader) not in (0, former)
+
+
+async def epochs(lab: Lab, at: int) -> dict[str, int]:
+    """Epoch of the row of each host."""
+    found = await lab.clients[at].get("/v1/hosts")
+    return {one["row"]["name"]: one["row"]["epoch"] for one in found["hosts"]}
+
+
+async def test_quorum_of_etcd_is_lost(lab: Lab) -> None:
+    await lose_quorum(lab)
+
+
+async def test_only_member_of_etcd_is_killed_and_started_again_later() -> None:
+    async with running_lab(members=(1,)) as lab:
+        running = await lab.acquire(1, "chat", on="gpu2")
+        before = await epochs(lab, 3)
+        lab.members[1].kill()
+        await alive_during(lab, running, asyncio.sleep(8))
+        lab.members[1].start()
+        watch = Stopwatch()
+        await alive_during(lab, running, lab.until_all_up())
+        assert watch.seconds <= 15
+        assert set(await epochs(lab, 3)) == set(before)
+        running.close()
+
+
+async def test_agent_is_killed(lab: Lab) -> None:
+    leases = [await lab.acquire(1, "chat", on="gpu2") for _ in range(3)]
+    before = (await epochs(lab, 1))["gpu2"]
+    lab.agents[2].kill(signal.SIGKILL)
+    watch = Stopwatch()
+    assert [await ended(one) for one in leases] == ["host-lost"] * 3
+    assert watch.seconds <= LOST_SEC + TOLERANCE_SEC
+    await lab.until_leases(2, 0)
+    assert watch.seconds <= LOST_SEC + TOLERANCE_SEC
+    await lab.restart_agents(2)
+    await until_async(lambda: has_epoch_above(lab, before), "the row is that of the new agent")
+
+
+async def has_epoch_above(lab: Lab, before: int) -> bool:
+    return (await epochs(lab, 1)).get("gpu2", 0) > before
+
+
+async def test_router_is_killed(lab: Lab) -> None:
+    for _ in range(3):
+        await lab.acquire(1, "chat", on="gpu2")
+    waiting = asyncio.ensure_future(lab.clients[1].acquire("image", on="gpu2", wait_sec=60))
+    await lab.until_leases(2, 3)
+    lab.agents[1].kill(signal.SIGKILL)
+    watch = Stopwatch()
+    await lab.until_leases(2, 0)
+    assert watch.seconds <= LOST_SEC + TOLERANCE_SEC
+    await asyncio.gather(waiting, return_exceptions=True)
+
+    async def has_no_intents() -> bool:
+        return not (await lab.clients[3].get("/v1/hosts"))["intents"]
+
+    await until_async(has_no_intents, "the intents of the killed router have ended")
+    stream = await lab.acquire(3, "image")
+    stream.close()
+
+
+async def test_clocks_of_the_hosts_are_hours_apart(lab: Lab) -> None:
+    lab.agents[1].set_clocks(wall_sec=-7200)
+    lab.agents[2].set_clocks(wall_sec=3600)
+    await lab.restart_agents(*HOSTS)
+    streams = [await lab.acquire(host, "chat") for host in HOSTS]
+    assert len({one.grant["host"] for one in streams}) == 1, "all routers use the host that has it"
+    await asyncio.sleep(TTL_SEC + 2)
+    assert list((await lab.hosts(3)).values()) == ["up"] * 3
+    for one in streams:
+        one.close()
+
+
+async def test_suspended_host_is_fenced_before_it_does_anything(lab: Lab) -> None:
+    host, other = lab.followers()
+    await suspend(lab, host, other)
+
+
+async def test_fence_falls_before_another_host_has_the_unique_consumer(lab: Lab) -> None:
+    for turn in range(CUTS):
+        holder, other = lab.followers()[:: 1 if turn % 2 else -1]
+        fall = await take_over(lab, holder, other, lambda holder=holder: lab.network.cut(holder))  # type: ignore[misc]
+        assert fall.fence_sec < fall.taken_sec
+        assert fall.fence_sec <= TTL_SEC
+        lab.network.heal(holder)
+        await lab.calm()
+
+
+async def test_killed_agents_leave_no_leases_behind(lab: Lab) -> None:
+    for turn in range(KILLS):
+        host = HOSTS[turn % 3]
+        streams = [await lab.acquire(at, "chat", on=f"gpu{host}") for at in HOSTS for _ in range(2)]
+        lab.agents[host].kill(signal.SIGKILL)
+        await lab.until_leases(host, 0)
+        for one in streams:
+            one.close()
+        await lab.restart_agents(host)
+    for host in HOSTS:
+        assert await lab.leases(host) == 0
