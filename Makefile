@@ -7,7 +7,7 @@ E2E ?= optional
 GPU_PYTHON ?= .venv/bin/python
 export GPUMAND_E2E := $(E2E)
 
-.PHONY: help setup demo run test check lint types docs pictures unit integration e2e real reliability clients fleet-test ubuntu gpu deb bench lock clean
+.PHONY: help setup demo fleet-demo run test check lint types docs pictures unit integration e2e real reliability clients fleet-test ubuntu gpu deb bench lock clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z0-9-]*\):.*## /\1|/p' Makefile | while IFS='|' read -r name what; do \
@@ -18,6 +18,9 @@ setup: ## create .venv with all dependencies in locked versions
 
 demo: setup ## show leases, evictions and waiting requests, without a GPU; more: .venv/bin/gpumanctl demo --help
 	@.venv/bin/gpumanctl demo
+
+fleet-demo: setup ## show three hosts on this machine, one of which is killed
+	@$(PYTHON_TOOLS) -m gpumand.demo.fleet
 
 run: setup ## start the services of the demo and leave them running
 	@.venv/bin/gpumanctl demo --run

@@ -8,7 +8,18 @@ import logging
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
-from benchmarks import commands, concurrency, evictions, idle, instructions, large_message, leases, pauses, plans
+from benchmarks import (
+    commands,
+    concurrency,
+    evictions,
+    growth,
+    idle,
+    instructions,
+    large_message,
+    leases,
+    pauses,
+    plans,
+)
 from benchmarks.environment import workspace
 from benchmarks.table import Row, show
 
@@ -18,6 +29,7 @@ PARTS: dict[str, Callable[[Path], Awaitable[list[Row]]]] = {
     "evictions": evictions.measure,
     "commands": commands.measure,
     "plans": plans.measure,
+    "growth": growth.measure,
     "crowd": concurrency.measure,
     "large_message": large_message.measure,
     "pauses": pauses.measure,

@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from gpumand.arbiter.admission import Admission
 from gpumand.arbiter.busy_probes import BusyProbes
 from gpumand.arbiter.cancelling import Cancelling
+from gpumand.arbiter.consumer_statuses import ConsumerStatuses, announced_consumer_of
 from gpumand.arbiter.driver_release import DriverRelease
 from gpumand.arbiter.driver_use import DriverUse
 from gpumand.arbiter.idempotency import IdempotencyTokens
@@ -25,7 +26,7 @@ from gpumand.arbiter.reconciler import Reconciler
 from gpumand.arbiter.reloading import Reloading
 from gpumand.arbiter.reservations import Reservations, check_amount
 from gpumand.arbiter.scheduler import Scheduler
-from gpumand.arbiter.snapshot import announced_consumer_of, consumer_status_of, status_of, summary_of
+from gpumand.arbiter.snapshot import status_of, summary_of
 from gpumand.arbiter.state import ArbiterState, Publish
 from gpumand.arbiter.timeouts import finished_within
 from gpumand.arbiter.waiting_request import WaitingRequest, WaitProgress
@@ -91,7 +92,7 @@ class Arbiter:
         }
         self._idempotency = IdempotencyTokens(self.state, self.scheduler, self.leases, self._watch_owner_unit)
         self._ports = ports
-        self._arrivals = 0
+        self._arrivals, self._statuses = 0, ConsumerStatuses(self.state)
         self._cancelling = Cancelling(self.state, self.scheduler)
         self._admission = Admission(self.state, self.scheduler, self.gate)
         self._reservations = Reservations(self.state, ports.holders)
@@ -370,7 +371,7 @@ class Arbiter:
 
     def status(self) -> Status:
         """A consistent snapshot of devices, consumers, leases, queue and statistics."""
-        return status_of(self.state, self.scheduler)
+        return status_of(self.state, self.scheduler, self._statuses)
 
     def status_refresh(self) -> Awaitable[None] | None:
         """A reading to await before the status, where the driver rests; None while readings are taken anyway."""
@@ -382,7 +383,7 @@ class Arbiter:
 
     def consumer_status(self, consumer: str) -> ConsumerStatus:
         """The status of one consumer, without building the whole snapshot. Raises NoSuchConsumer."""
-        return consumer_status_of(self.state, consumer)
+        return self._statuses.of(consumer)
 
     def announced_consumer(self, consumer: str) -> AnnouncedConsumer:
         """The values of one consumer that clients are informed of. Raises NoSuchConsumer."""

@@ -55,6 +55,16 @@ class Outcomes:
             entry.grant(None)
         return None
 
+    def grant_unqueued(self, entry: WaitingRequest, place: Devices) -> None:
+        """End a request with its lease that never was in the queue, overtakes none and gives no lease back."""
+        error = lease_limit_error(self._state.ledger, entry.request.owner.uid)
+        if error is not None:
+            entry.refuse(error)
+            return
+        lease = self._leases.create(entry.request, place)
+        self._state.overlapping.lease_started(lease.id, place)
+        entry.grant(lease)
+
     def _grant_restored(self, entry: WaitingRequest, place: Devices) -> None:
         lease = self._nested.restored(entry, place)
         if lease is not None:

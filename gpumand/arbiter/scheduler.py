@@ -123,7 +123,7 @@ class Scheduler:
         place = self._repeated.place(entry)
         if place:
             self._queue.charge(entry)
-            self._outcomes.grant(entry, place)
+            self._outcomes.grant_unqueued(entry, place)
         return bool(place)
 
     async def decide_new(self, entry: WaitingRequest) -> None:

@@ -4,23 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from gpumand.arbiter.consumer_statuses import ConsumerStatuses
 from gpumand.arbiter.scheduler import Scheduler
 from gpumand.arbiter.state import ArbiterState
 from gpumand.arbiter.telemetry import current_telemetry, driver_state_of
 from gpumand.arbiter.waiting_request import WaitingRequest
-from gpumand.domain import budget, location, shared_units
-from gpumand.domain.consumer import ConsumerSpec, Residency
+from gpumand.domain import budget
+from gpumand.domain.consumer import ConsumerSpec
 from gpumand.domain.decision import Decision, with_advice
 from gpumand.domain.device import ProcessUse, Sample, format_devices
-from gpumand.domain.errors import NoSuchConsumer
 from gpumand.domain.request import PlanReport
 from gpumand.domain.reservation import is_reservation, public_name
 from gpumand.domain.reserved_memory import excess_mib, excess_processes
 from gpumand.domain.status import (
     MAX_FOREIGN,
     MAX_PROCESSES,
-    AnnouncedConsumer,
-    ConsumerStatus,
     DeviceStatus,
     HeldProcess,
     Status,
@@ -28,23 +26,18 @@ from gpumand.domain.status import (
     WaitingStatus,
 )
 from gpumand.domain.unread_devices import Access, access
-from gpumand.domain.view import ConsumerState, View
-from gpumand.domain.wording import FOOTPRINT_UNKNOWN
+from gpumand.domain.view import View
 from gpumand.version import VERSION
 
 
-def status_of(state: ArbiterState, scheduler: Scheduler) -> Status:
+def status_of(state: ArbiterState, scheduler: Scheduler, consumers: ConsumerStatuses) -> Status:
     """A consistent snapshot of devices, consumers, leases, queue and statistics."""
     view = state.view()
     return Status(
         version=VERSION,
         degraded=state.degraded,
         devices=tuple(_device(state, view, sample) for sample in view.devices.values()),
-        consumers=tuple(
-            _consumer(state, view.devices, consumer)
-            for consumer in view.consumers.values()
-            if consumer.spec.reservation is None
-        ),
+        consumers=consumers.all(),
         leases=tuple(state.ledger.leases.values()),
         queue=tuple(_waiting(state, entry, place) for place, entry in enumerate(scheduler, start=1)),
         stats=state.stats,
@@ -69,35 +62,6 @@ def _reserved_used_mib(state: ArbiterState) -> dict[str, int]:
 def summary_of(state: ArbiterState, scheduler: Scheduler) -> Summary:
     """The properties of the Manager object, in constant time."""
     return Summary(state.degraded, len(scheduler), len(state.ledger.leases), state.stats.evictions)
-
-
-def consumer_status_of(state: ArbiterState, name: str) -> ConsumerStatus:
-    """The status of one consumer. Raises NoSuchConsumer."""
-    if is_reservation(name):
-        raise NoSuchConsumer("a reservation is shown as a lease")
-    return _consumer(state, state.ledger.devices, state.consumer(name))
-
-
-def announced_consumer_of(state: ArbiterState, name: str) -> AnnouncedConsumer:
-    """The announced values of one consumer, which change with every lease. Raises NoSuchConsumer."""
-    if is_reservation(name):
-        raise NoSuchConsumer("a reservation is shown as a lease")
-    consumer = state.consumer(name)
-    spec = consumer.spec
-    return AnnouncedConsumer(
-        consumer.name,
-        str(consumer.residency),
-        format_devices(consumer.devices),
-        consumer.footprint_mib if consumer.footprint_known else None,
-        consumer.leases,
-        consumer.last_used_usec,
-        consumer.pinned,
-        spec.vram_managed,
-        spec.unit,
-        _problems(state.ledger.devices, consumer),
-        spec.vram_auto,
-        spec.container,
-    )
 
 
 def _device(state: ArbiterState, view: View, sample: Sample) -> DeviceStatus:
@@ -155,66 +119,6 @@ def _reserved_mib(view: View, sample: Sample) -> int | None:
     """Reserved MiB on a device; the whole device if an amount is unknown."""
     reserved_mib = budget.reportable_mib(sum(budget.reserved_by_consumer(view, sample.index).values()))
     return sample.total_mib if reserved_mib is None else reserved_mib
-
-
-def _consumer(state: ArbiterState, devices: Mapping[int, Sample], consumer: ConsumerState) -> ConsumerStatus:
-    held = [sample.held_by(consumer.name) for sample in devices.values()]
-    known = [mib for mib in held if mib is not None]
-    return ConsumerStatus(
-        name=consumer.name,
-        residency=str(consumer.residency),
-        device=format_devices(consumer.devices),
-        vram_resident_mib=consumer.footprint_mib if consumer.footprint_known else None,
-        used_mib=sum(known) if known else None,
-        shared_with=_sharing(state, consumer),
-        shared_mib=sum(one.shared_mib(consumer.name) for one in devices.values()),
-        unit_state=consumer.unit_activity if consumer.spec.service else "",
-        used_by_device={index: mib for index, mib in zip(devices, held, strict=True) if mib},
-        leases=consumer.leases,
-        last_used_usec=consumer.last_used_usec,
-        pinned=consumer.pinned,
-        vram_managed=consumer.spec.vram_managed,
-        unit=consumer.spec.unit,
-        container=consumer.spec.container,
-        error=_problems(devices, consumer),
-        memory=consumer.memory,
-        times=consumer.times,
-        vram_auto=consumer.spec.vram_auto,
-        doing=_activity(state, consumer),
-        since_usec=consumer.since_usec,
-        endpoint=consumer.spec.url,
-        preset=consumer.spec.preset,
-        fleet=consumer.spec.fleet,
-        evict=tuple(map(str, consumer.spec.evict)),
-        lazy=consumer.spec.lazy,
-        used_mib_history=state.history.held_mib(consumer.name),
-        busy=None if consumer.spec.busy is None or consumer.jobs is None else consumer.jobs > 0,
-    )
-
-
-def _sharing(state: ArbiterState, consumer: ConsumerState) -> tuple[str, ...]:
-    """Names of the other consumers in its unit or container."""
-    ledger = state.ledger
-    if consumer.name not in ledger.in_shared_units:
-        return ()
-    return tuple(one.name for one in shared_units.others_in_unit(ledger.consumers, consumer, ledger.sharing))
-
-
-def _problems(devices: Mapping[int, Sample], consumer: ConsumerState) -> str:
-    if not consumer.error and not consumer.spec.devices and consumer.footprint_known:
-        return ""
-    unknown = "" if consumer.footprint_known else FOOTPRINT_UNKNOWN
-    problems = (consumer.error, unknown, location.misplacement(devices, consumer) if consumer.spec.devices else "")
-    return "; ".join(filter(None, problems))
-
-
-def _activity(state: ArbiterState, consumer: ConsumerState) -> str:
-    """The load or unload in progress and its duration, in one line; "" when there is none."""
-    if consumer.residency not in (Residency.LOADING, Residency.UNLOADING):
-        return ""
-    seconds = max(0.0, (state.clock.realtime_usec() - consumer.since_usec) / 1e6)
-    started = " (not started by gpumand)" if consumer.external_load else ""
-    return f"{consumer.residency} for {seconds:.0f} s{started}"
 
 
 def _waiting(state: ArbiterState, entry: WaitingRequest, position: int) -> WaitingStatus:

@@ -56,14 +56,17 @@ class Reply:
         signature: signature of the body.
         body: the values.
         checked: the handler guarantees that no string contains a NUL, as ``marshalling`` does.
+        content: the body as bytes; ``body`` is then any small body of the same signature.
     """
 
     signature: str = ""
     body: tuple[Any, ...] = ()
     checked: bool = False
+    content: bytes | None = None
 
 
 Handler = Callable[[IncomingCall], Reply | Awaitable[Reply]]
+SendReply = Callable[[Message, str, list[Any], bytes | None], None]
 
 
 class UnknownMethod(GpumandError):
@@ -82,13 +85,13 @@ class CallServer:
 
     Args:
         send: puts a message on the bus. Raises BusLost when the connection is gone.
-        send_reply: sends the reply to a call, with a signature and a body; raises BusLost too.
+        send_reply: sends the reply to a call, with a signature, a body and its encoding, if known; raises BusLost too.
     """
 
-    def __init__(self, send: Callable[[Message], None], send_reply: Callable[[Message, str, list[Any]], None]) -> None:
+    def __init__(self, send: Callable[[Message], None], send_reply: SendReply) -> None:
         self._send, self._send_reply = send, send_reply
         self._handler: Handler = reject_call
-        self._waiting: dict[str, set[asyncio.Task[None]]] = {}
+        self._waiting: dict[str, dict[asyncio.Task[None], tuple[Message, Awaitable[Reply]]]] = {}
         self._total = 0
         self._closing = False
 
@@ -118,16 +121,22 @@ class CallServer:
         """Cancel the waiting calls of a client that left the bus."""
         # A copy, since ending tasks remove themselves from the set.
         for task in tuple(self._waiting.get(sender, ())):
-            task.cancel()
+            self._cancel(sender, task)
 
     async def close(self) -> None:
         """End all waiting calls with ShuttingDown, and wait up to CANCEL_TIMEOUT_SEC for them to end."""
         self._closing = True  # first, so that no call is accepted while the others end
-        tasks = [task for tasks in self._waiting.values() for task in tasks]
-        for task in tasks:
-            task.cancel()
+        tasks = {task: sender for sender, tasks in self._waiting.items() for task in tasks}
+        for task, sender in tasks.items():
+            self._cancel(sender, task)
         if tasks:
             await asyncio.wait(tasks, timeout=CANCEL_TIMEOUT_SEC)
+
+    def _cancel(self, sender: str, task: asyncio.Task[None]) -> None:
+        message, answer = self._waiting[sender][task]
+        # Only here: a callback of every task would cost another turn of the event loop for each call.
+        task.add_done_callback(lambda done: self._on_cancelled_task(message, answer, done))
+        task.cancel()
 
     def _accept(self, message: Message, handler: Handler) -> None:
         # No method takes file descriptors, and the connection is opened without support for them.
@@ -152,9 +161,8 @@ class CallServer:
             _discard(answer)
             raise
         task = asyncio.get_running_loop().create_task(self._run(message, answer))
-        self._waiting.setdefault(sender, set()).add(task)
+        self._waiting.setdefault(sender, {})[task] = message, answer
         self._total += 1
-        task.add_done_callback(lambda done: self._on_task_done(message, answer, done))
 
     def _check_caps(self, sender_count: int) -> None:
         if sender_count >= MAX_WAITING_PER_SENDER:
@@ -167,10 +175,12 @@ class CallServer:
             self._answer(message, await answer)
         except Exception as error:
             self._answer_error(message, error)
+        finally:
+            self._untrack(message.sender or "", asyncio.current_task())
 
-    def _on_task_done(self, message: Message, answer: Awaitable[Reply], task: asyncio.Task[None]) -> None:
-        self._untrack(message.sender or "", task)
+    def _on_cancelled_task(self, message: Message, answer: Awaitable[Reply], task: asyncio.Task[None]) -> None:
         # A task that is cancelled before its first step never runs _run, so the error is sent from here.
+        self._untrack(message.sender or "", task)
         if task.cancelled():
             self._answer_cancelled(message, answer)
 
@@ -179,10 +189,12 @@ class CallServer:
         error = ShuttingDown("gpumand is stopping") if self._closing else GpumandError("the call was cancelled")
         self._answer_error(message, error)
 
-    def _untrack(self, sender: str, task: asyncio.Task[None]) -> None:
+    def _untrack(self, sender: str, task: asyncio.Task[None] | None) -> None:
+        """Note that a call does not wait any more; one of which that is known already is ignored."""
+        waiting = self._waiting.get(sender)
+        if waiting is None or task is None or waiting.pop(task, None) is None:
+            return
         self._total -= 1
-        waiting = self._waiting[sender]
-        waiting.discard(task)
         if not waiting:
             del self._waiting[sender]
 
@@ -194,7 +206,7 @@ class CallServer:
             require_no_nul(reply.body)
         # Without the bus there is no caller left that could receive the reply.
         with contextlib.suppress(BusLost):
-            self._send_reply(message, reply.signature, list(reply.body))
+            self._send_reply(message, reply.signature, list(reply.body), reply.content)
 
     def _answer_error(self, message: Message, error: Exception) -> None:
         """Send a GpumandError as it is; log any other exception and send "internal error", which reveals nothing."""

@@ -295,10 +295,10 @@ class BusConnection:
         # Not by MessageBus.send, which creates a future for each message and calls the writer for each.
         self._send_queue.put(bytes(message._marshall(False)), lane)
 
-    def _send_reply(self, call: Message, signature: str, body: list[Any]) -> None:
+    def _send_reply(self, call: Message, signature: str, body: list[Any], content: bytes | None) -> None:
         """Queue the reply to a call for sending; raises like ``_send``."""
         self._require_connected()
-        reply = self._reply_encoder.encode(call, signature, body, self._bus.next_serial())
+        reply = self._reply_encoder.encode(call, signature, body, self._bus.next_serial(), content)
         self._send_queue.put(reply, Lane.REPLY)
 
     def _require_connected(self) -> None:

@@ -8,7 +8,7 @@ from gpumand.bus.arbiter_port import ArbiterPort
 from gpumand.bus.authorization import ACTIONS, Authority, Details
 from gpumand.bus.clients import Clients
 from gpumand.bus.connection import IncomingCall, Reply
-from gpumand.bus.marshalling import grant_entry, history_entry, outcome_entry, plan_entry, release_entry, status_entry
+from gpumand.bus.marshalling import grant_entry, history_entry, outcome_entry, plan_entry, release_entry
 from gpumand.bus.names import MANAGER
 from gpumand.bus.options import (
     acquire_options,
@@ -19,6 +19,7 @@ from gpumand.bus.options import (
     release_options,
     renew_ttl_sec,
 )
+from gpumand.bus.status_encoder import StatusEncoder
 from gpumand.domain.errors import AccessDenied
 from gpumand.domain.lease import Lease, LeaseEnd, LeaseLifetime, Owner
 from gpumand.domain.request import AcquireOptions
@@ -39,6 +40,7 @@ class ManagerMethods:
         self._arbiter = arbiter
         self._clients = clients
         self._authority = authority
+        self._status_encoder = StatusEncoder()
         self.handlers: dict[tuple[str, str], Handler] = {
             (MANAGER, "Acquire"): self._acquire,
             (MANAGER, "Release"): self._release,
@@ -98,7 +100,7 @@ class ManagerMethods:
         return self._status()
 
     def _status(self) -> Reply:
-        return self._reply("a{sv}", status_entry(self._arbiter.status()))
+        return Reply("a{sv}", ({},), checked=True, content=self._status_encoder.encode(self._arbiter.status()))
 
     async def _get_history(self, call: IncomingCall) -> Reply:
         entries = await self._arbiter.history(history_query(call.body[0]))

@@ -67,7 +67,7 @@ def status_entry(status: Status) -> Entry:
         ("version", "s", status.version),
         ("degraded", "s", status.degraded),
         ("devices", "aa{sv}", [_device(device) for device in status.devices]),
-        ("consumers", "aa{sv}", [_consumer(consumer) for consumer in status.consumers]),
+        ("consumers", "aa{sv}", [consumer_entry(consumer) for consumer in status.consumers]),
         ("leases", "aa{sv}", [_lease(lease, status.reserved_used_mib.get(lease.id)) for lease in status.leases]),
         ("queue", "aa{sv}", [_waiting(request) for request in status.queue]),
         ("stats", "a{sv}", _stats(status.stats)),
@@ -261,7 +261,8 @@ def _held_process(held: HeldProcess) -> Entry:
     return _foreign(held.process) | _entry(*owners)
 
 
-def _consumer(consumer: ConsumerStatus) -> Entry:
+def consumer_entry(consumer: ConsumerStatus) -> Entry:
+    """Return a consumer in the reply of ``GetStatus``."""
     return _entry(
         ("name", "s", consumer.name),
         ("residency", "s", consumer.residency),

@@ -23,27 +23,46 @@ MARK = 0xFEFEFEFE
 """A reply serial whose bytes occur nowhere else in a header, all of which is ASCII text and small numbers."""
 
 
+def encode_body(signature: str, body: list[Any]) -> bytes:
+    """Return the bytes of a body. Raises errors of dbus-fast for one that does not fit its signature."""
+    return bytes(Marshaller(signature, with_byte_lengths(body)).marshall())
+
+
 class ReplyEncoder:
     """Encodes successful replies."""
 
     def __init__(self) -> None:
         self._headers: dict[tuple[str | None, str], tuple[bytearray, int]] = {}
 
-    def encode(self, call: Message, signature: str, body: list[Any], serial: int) -> bytes:
-        """Return the bytes of a reply. Raises errors of dbus-fast for a body that does not fit its signature."""
-        body = with_byte_lengths(body)
-        content = bytes(Marshaller(signature, body).marshall())
+    def encode(
+        self, call: Message, signature: str, body: list[Any], serial: int, content: bytes | None = None
+    ) -> bytes:
+        """Return the bytes of a reply.
+
+        Args:
+            call: the call that is answered.
+            signature: signature of the body.
+            body: the values.
+            serial: serial number of the reply.
+            content: the body as bytes, if it is encoded already; ``body`` is then any body of the signature.
+
+        Raises:
+            Exception: errors of dbus-fast for a body that does not fit its signature.
+        """
+        if content is None:
+            content = encode_body(signature, body)
         key = (call.sender, signature)
         known = self._headers.get(key)
         if known is None:
-            known = self._build_header(key, body, len(content))
+            known = self._build_header(key, body)
         header, reply_serial_offset = known
         pack_into("<II", header, BODY_LENGTH_OFFSET, len(content), serial)
         pack_into("<I", header, reply_serial_offset, call.serial)
         return bytes(header) + content
 
-    def _build_header(self, key: tuple[str | None, str], body: list[Any], content_length: int) -> tuple[bytearray, int]:
+    def _build_header(self, key: tuple[str | None, str], body: list[Any]) -> tuple[bytearray, int]:
         destination, signature = key
+        body = with_byte_lengths(body)
         message = Message(
             message_type=MessageType.METHOD_RETURN,
             reply_serial=MARK,
@@ -53,7 +72,7 @@ class ReplyEncoder:
             serial=1,
         )
         encoded = message._marshall(False)
-        header = bytearray(encoded[: len(encoded) - content_length])
+        header = bytearray(encoded[: len(encoded) - len(encode_body(signature, body))])
         if len(self._headers) >= MAX_HEADERS:
             self._headers.clear()
         known = self._headers[key] = header, header.index(MARK.to_bytes(4, "little"))

@@ -121,9 +121,11 @@ def reserved_by_consumer(view: View, device: int) -> dict[str, int]:
     """
     sample = view.devices[device]
     claims = sorted(
-        (state for state in view.consumers.values() if state.claimed and device in state.devices),
+        (state for state in view.claimed if device in state.devices),
         key=lambda state: (state.claimed_at or 0.0, state.name),
     )
+    if not claims:
+        return {}
     unattributed, beyond_mib = unattributed_mib(sample), unexplained_mib(view, device)
     credited_mib = 0
     reserved = {}
@@ -167,8 +169,8 @@ def committed_mib(view: View, device: int, excluding: str = "") -> int:
     """
     return sum(
         state.footprint_mib
-        for state in view.consumers.values()
-        if state.claimed and device in state.devices and state.name != excluding and not view.may_be_reclaimed(state)
+        for state in view.claimed
+        if device in state.devices and state.name != excluding and not view.may_be_reclaimed(state)
     )
 
 
@@ -302,7 +304,7 @@ def _assumed_mib(state: ConsumerState) -> int:
 
 def reclaimed_by_consumer(view: View, device: int) -> dict[str, int]:
     """MiB reserved on a device for consumers whose reservation ends with their eviction."""
-    if not view.devices[device].is_measured or not any(map(view.may_be_reclaimed, view.consumers.values())):
+    if not view.devices[device].is_measured or not any(map(view.may_be_reclaimed, view.claimed)):
         return {}  # footprints on a device that cannot be read count whole already
     reserved = reserved_by_consumer(view, device)
     return {name: mib for name, mib in reserved.items() if view.may_be_reclaimed(view.consumers[name])}

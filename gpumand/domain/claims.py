@@ -90,8 +90,7 @@ def _runs_in_container(process: ProcessUse) -> bool:
 
 def claimants(view: View, state: ConsumerState, place: Devices) -> list[ConsumerState]:
     """Other consumers whose footprint is reserved on any of the devices."""
-    others = view.consumers.values()
-    return [one for one in others if one.claimed and one.name != state.name and not set(one.devices).isdisjoint(place)]
+    return [one for one in view.claimed if one.name != state.name and not set(one.devices).isdisjoint(place)]
 
 
 def reserved_for(view: View, state: ConsumerState) -> str:

@@ -61,12 +61,8 @@ class EvictionCost:
 
 def pooled_idle_times(states: Iterable[ConsumerState]) -> IdleTimeHistogram:
     """The weighted idle times of all consumers, to be added to each one's own, which are few for a long time."""
-    counts = [0.0] * BUCKETS
-    for state in states:
-        if state.times.idle.is_empty:
-            continue
-        for bucket, count in enumerate(state.times.idle.counts):
-            counts[bucket] += count
+    observed = [state.times.idle.counts for state in states if not state.times.idle.is_empty]
+    counts = [sum(bucket) for bucket in zip(*observed, strict=True)] or [0.0] * BUCKETS
     return IdleTimeHistogram(tuple(counts)).scaled(POOL_WEIGHT)
 
 

@@ -57,7 +57,7 @@ def excess_processes(view: View, device: int) -> list[ProcessUse]:
 
 
 def _claims(view: View, device: int) -> list[ConsumerState]:
-    there = (state for state in view.consumers.values() if state.claimed and device in state.devices)
+    there = (state for state in view.claimed if device in state.devices)
     return sorted(there, key=lambda state: (state.claimed_at or 0.0, state.name))
 
 

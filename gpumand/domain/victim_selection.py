@@ -55,20 +55,24 @@ def _pick_least_recently_used(
 def _pick_cheapest(
     view: View, in_order: list[ConsumerState], freed_mib: Mapping[str, int], missing_mib: int, limit: int
 ) -> list[Candidate] | None:
-    priced = _priced(view, in_order)
+    costs = _costs(view, in_order)
     items = [
-        cheapest_set.Item(index, one.cost, freed_mib[one.state.name])
-        for index, one in enumerate(priced)
-        if freed_mib[one.state.name] > 0
+        cheapest_set.Item(index, cost.value, freed_mib[state.name])
+        for index, (state, cost) in enumerate(zip(in_order, costs, strict=True))
+        if freed_mib[state.name] > 0
     ]
     indices = cheapest_set.cheapest(items, missing_mib, limit)
-    return None if indices is None else [priced[index] for index in indices]
+    # The reason is text, which would take as long for all candidates as their prices.
+    return None if indices is None else [_priced(in_order[index], costs[index]) for index in indices]
 
 
-def _priced(view: View, in_order: list[ConsumerState]) -> list[Candidate]:
+def _costs(view: View, in_order: list[ConsumerState]) -> list[eviction_cost.EvictionCost]:
     idle = eviction_cost.pooled_idle_times(view.consumers.values())
-    costs = [eviction_cost.cost_of_evicting(view, state, idle) for state in in_order]
-    return [Candidate(state, cost.value, cost.why) for state, cost in zip(in_order, costs, strict=True)]
+    return [eviction_cost.cost_of_evicting(view, state, idle) for state in in_order]
+
+
+def _priced(state: ConsumerState, cost: eviction_cost.EvictionCost) -> Candidate:
+    return Candidate(state, cost.value, cost.why)
 
 
 def _pick_for_several_devices(
@@ -76,7 +80,10 @@ def _pick_for_several_devices(
 ) -> list[Candidate] | None:
     """The victims where memory is missing on several devices: one set for all of them."""
     is_adaptive = view.settings.policy is Policy.ADAPTIVE
-    priced = _priced(view, in_order) if is_adaptive else [Candidate(one, 1.0, _recency(one)) for one in in_order]
+    if is_adaptive:
+        priced = [_priced(*one) for one in zip(in_order, _costs(view, in_order), strict=True)]
+    else:
+        priced = [Candidate(one, 1.0, _recency(one)) for one in in_order]
     items = [
         cheapest_set_multi.MultiDeviceItem(
             index, one.cost, tuple(freed[device].get(one.state.name, 0) for device in short_mib)

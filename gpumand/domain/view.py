@@ -320,6 +320,7 @@ class View:
     respects_turns: bool = True
     exclusive: Mapping[int, str] = field(default_factory=dict)
     _loading: list[ConsumerState] | None = field(default=None, init=False, repr=False, compare=False)
+    _claimed: list[ConsumerState] | None = field(default=None, init=False, repr=False, compare=False)
 
     @property
     def loading(self) -> Sequence[ConsumerState]:
@@ -329,6 +330,15 @@ class View:
             object.__setattr__(self, "_loading", loading)
             return loading
         return self._loading
+
+    @property
+    def claimed(self) -> Sequence[ConsumerState]:
+        """The consumers whose footprint is reserved, searched once; few of thousands are."""
+        if self._claimed is None:
+            claimed = [state for state in self.consumers.values() if state.claimed_at is not None]
+            object.__setattr__(self, "_claimed", claimed)
+            return claimed
+        return self._claimed
 
     def consumers_on(self, devices: Devices) -> tuple[ConsumerState, ...]:
         """Consumers that may hold memory on any of these devices."""

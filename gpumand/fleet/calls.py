@@ -22,6 +22,7 @@ from gpumand.fleet.keys import is_consumer_name
 
 MAX_BODY_BYTES = 16 * 1024
 MAX_TEXT = 512
+MAX_EXCLUDED = 64
 DEFAULT_WAIT_SEC = 60.0
 
 
@@ -106,6 +107,19 @@ class PlanCall:
 
 
 @dataclass(frozen=True, slots=True)
+class PlaceCall:
+    """A question for the host that a request for a consumer should go to; not used between hosts.
+
+    Attributes:
+        consumer: the consumer.
+        without: names or machine ids of hosts that are not an answer.
+    """
+
+    consumer: str
+    without: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class DrainCall:
     """A request to drain a host, or to end its drain.
 
@@ -155,6 +169,16 @@ def parse_plan(text: str) -> PlanCall:
     """Check the body of a plan. Raises InvalidArgs, NoSuchConsumer."""
     fields = _fields(text, tuple(PlanCall.__dataclass_fields__))
     return PlanCall(_consumer(fields), _priority(fields), _text(fields, "device"), _text(fields, "on", 128))
+
+
+def parse_place(text: str) -> PlaceCall:
+    """Check the body of a question for a host. Raises InvalidArgs, NoSuchConsumer."""
+    fields = _fields(text, tuple(PlaceCall.__dataclass_fields__))
+    without = fields.get("without", [])
+    names = without if isinstance(without, list) else [None]
+    if len(names) > MAX_EXCLUDED or not all(isinstance(one, str) and len(one) <= 128 for one in names):
+        raise InvalidArgs(f"without is not a list of at most {MAX_EXCLUDED} names of hosts")
+    return PlaceCall(_consumer(fields), tuple(map(str, names)))
 
 
 def parse_drain(text: str) -> DrainCall:

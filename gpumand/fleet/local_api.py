@@ -6,6 +6,7 @@
 | ``POST /v1/acquire`` | ``AcquireCall`` | a stream: the grant, then a newline each second; see ``lease_streams`` |
 | ``POST /v1/plan`` | ``PlanCall`` | the hosts that could serve a request, with their plans, the best first |
 | ``POST /v1/load`` | ``LoadCall`` | the outcome of a load, on the host ``on`` or on the best one |
+| ``POST /v1/place`` | ``PlaceCall`` | the host that a request should be sent to, and its gateway |
 | ``POST /v1/drain`` | ``DrainCall`` | drains the host ``on``, or ends its drain; for root |
 
 Every user may see the hosts and ask for plans; ``local_access`` decides which users may lease and load. Requests to
@@ -25,7 +26,7 @@ from typing import Any
 from aiohttp import web
 
 from gpumand.domain.errors import AccessDenied, LimitsExceeded
-from gpumand.fleet.calls import MAX_BODY_BYTES, parse_acquire, parse_drain, parse_load, parse_plan
+from gpumand.fleet.calls import MAX_BODY_BYTES, parse_acquire, parse_drain, parse_load, parse_place, parse_plan
 from gpumand.fleet.http_server import Request, Routes, json_response
 from gpumand.fleet.lease_streams import serve_lease
 from gpumand.fleet.local_access import check_local, peer_of
@@ -67,6 +68,7 @@ class LocalApi:
             ("POST", "/v1/acquire"): self._acquire,
             ("POST", "/v1/plan"): self._plan,
             ("POST", "/v1/load"): self._load,
+            ("POST", "/v1/place"): self._place,
             ("POST", "/v1/drain"): self._drain,
         }
 
@@ -98,6 +100,11 @@ class LocalApi:
 
     async def _plan(self, request: Request) -> web.StreamResponse:
         return json_response(await self._router.plan(parse_plan(await request.text(MAX_BODY_BYTES))))
+
+    async def _place(self, request: Request) -> web.StreamResponse:
+        call = parse_place(await request.text(MAX_BODY_BYTES))
+        await check_local(peer_of(request.connection.socket))
+        return json_response(await self._router.place(call))
 
     async def _load(self, request: Request) -> web.StreamResponse:
         call = parse_load(await request.text(MAX_BODY_BYTES))

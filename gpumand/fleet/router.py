@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from gpumand.domain.errors import GpumandError, InvalidArgs, NoSuchConsumer, NotNowError, WouldDeadlock
 from gpumand.fleet import placement
-from gpumand.fleet.calls import AcquireCall, Basis, DrainCall, LoadCall, PlanCall
+from gpumand.fleet.calls import AcquireCall, Basis, DrainCall, LoadCall, PlaceCall, PlanCall
 from gpumand.fleet.errors import HostLost, NoHost, NoSuchHost, NotResident, StaleToken
 from gpumand.fleet.hosts import FleetHost
 from gpumand.fleet.intents import Elsewhere, Intents, Permit
@@ -35,6 +36,9 @@ NO_HOST_SEC = 10.0
 
 FINAL = (InvalidArgs, WouldDeadlock)
 """Refusals that every host would give."""
+
+PLACED_SEC = 15.0
+"""How long the intent of a placed request is kept if its host does not begin the load."""
 
 GetHost = Callable[[HostRow], FleetHost]
 
@@ -152,6 +156,28 @@ class Router:
             "degraded": self._table.interruption,
             "hosts": [_described(one, plans[one.row.machine_id]) for one in ordered],
         }
+
+    async def place(self, call: PlaceCall) -> dict[str, Any]:
+        """The host that a request for a consumer should go to, for clients that send it there themselves.
+
+        An intent to load the consumer is claimed if one is needed, so that requests through other routers go to the
+        same host. Raises GpumandError.
+        """
+        known = (self._table.find(name) for name in call.without)
+        without = {one.row.machine_id for one in known if one is not None}
+        attempt = _Attempt(AcquireCall(call.consumer, 0.0), _now())
+        for _ in range(MAX_CORRECTIONS):
+            found = await self._placed(attempt, without)
+            if not found:
+                break
+            try:
+                permit = await self._intents.permit(found[0])
+            except Elsewhere:
+                continue  # the table knows the other host now
+            if permit.kept is not None:
+                asyncio.get_running_loop().call_later(PLACED_SEC, permit.kept.drop)
+            return _place(found[0], permit)
+        raise self._no_host(call.consumer)
 
     async def drain(self, call: DrainCall) -> dict[str, Any]:
         """Drain a host, or end its drain. Raises GpumandError."""
@@ -322,6 +348,17 @@ def _state(row: HostRow, losses: Mapping[str, str], drained: Collection[str]) ->
     if row.machine_id in losses:
         return "is lost"
     return "is drained" if row.machine_id in drained else "has too little memory"
+
+
+def _place(one: Candidate, permit: Permit) -> dict[str, Any]:
+    return {
+        "host": one.row.name,
+        "machine_id": one.row.machine_id,
+        "gateway": one.row.gateway,
+        "residency": str(one.consumer.residency),
+        "expected_sec": round(one.expected_sec, 3) if math.isfinite(one.expected_sec) else None,
+        "degraded": permit.degraded,
+    }
 
 
 def _described(one: Candidate, plan: dict[str, Any] | GpumandError) -> dict[str, Any]:

@@ -35,6 +35,7 @@ from gpumand.gateway.entrance_config import (
     read_models,
     read_routes,
 )
+from gpumand.gateway.fleet_config import FleetSettings, FleetTable, read_fleet
 
 DEFAULT_FILE = Path("/etc/gpumand/gateway.toml")
 DEFAULT_STATE_DIR = "/var/lib/gpumand-gateway"
@@ -176,6 +177,7 @@ class GatewaySettings(EntranceSettings):
     max_waiting: int = 512
     max_waiting_per_client: int = 64
     listeners: dict[str, ListenerSettings] = attrs.field(factory=dict)
+    fleet: FleetSettings = FleetSettings()
 
     def all_listeners(self, passed: Collection[str] = ()) -> dict[str, ListenerSettings]:
         """The listeners to open by name, that of the gateway itself included if it has an address.
@@ -260,6 +262,7 @@ TABLES: dict[str, type[attrs.AttrsInstance]] = {
     "gateway.listeners.NAME": ListenerTable,
     "gateway.models.NAME": ModelTable,
     "gateway.routes.PATH": PathTable,
+    "gateway.fleet": FleetTable,
 }
 """All tables of the configuration, in the order of the reference."""
 
@@ -292,7 +295,7 @@ def _settings(document: Document, problems: ProblemList) -> GatewaySettings:
     for name in document.table.keys() - {"gateway"}:
         problems.add(place.at(name), "unknown table", nearest(name, ("gateway",)))
     raw = document.table.get("gateway", {})
-    tables: dict[str, object] = {"listeners": {}, "models": {}, "routes": {}}
+    tables: dict[str, object] = {"listeners": {}, "models": {}, "routes": {}, "fleet": {}}
     if isinstance(raw, dict):
         raw = dict(raw)
         tables = {name: raw.pop(name, {}) for name in tables}
@@ -300,9 +303,11 @@ def _settings(document: Document, problems: ProblemList) -> GatewaySettings:
     listeners = _listeners(tables["listeners"], place.at("gateway", "listeners"), problems)
     models, discover = read_models(tables["models"], place.at("gateway", "models"), problems)
     routes = read_routes(tables["routes"], place.at("gateway", "routes"), problems)
+    fleet = read_fleet(tables["fleet"], place.at("gateway", "fleet"), problems)
     _check_addresses({GATEWAY: given["listen"]} | _listens(listeners), place.at("gateway"), problems)
     keys = read_client_keys(given["keys_file"], problems)
-    settings = GatewaySettings(**given, listeners=listeners, models=models, routes=routes, discover=discover, keys=keys)
+    parts = {"listeners": listeners, "models": models, "routes": routes, "discover": discover, "fleet": fleet}
+    settings = GatewaySettings(**given, **parts, keys=keys)
     listens: dict[tuple[str, ...], Any] = {("listeners", name, "listen"): one.listen for name, one in listeners.items()}
     check_access(settings, {("listen",): settings.listen, **listens}, place.at("gateway"), problems)
     return settings

@@ -16,8 +16,11 @@ from aiohttp import web
 from gpumand.gateway.bodies import BodyBudget
 from gpumand.gateway.config import GatewaySettings
 from gpumand.gateway.dialects import JSON, Api, api_of
+from gpumand.gateway.elsewhere import Elsewhere, FleetRoutes
 from gpumand.gateway.entrance_config import GATEWAY, PathRule
+from gpumand.gateway.fleet import Fleet
 from gpumand.gateway.form_bodies import FormBody, read_form
+from gpumand.gateway.headers import is_from_fleet
 from gpumand.gateway.held_bodies import JsonBody, read_json
 from gpumand.gateway.lists import OPENAI_ENTRY, EntranceLists
 from gpumand.gateway.models import Choice, Offer, choose
@@ -37,6 +40,8 @@ _READ_TYPES = (JSON, "application/x-www-form-urlencoded", "application/octet-str
 FORM = "multipart/form-data"
 _WITHOUT_BODY = ("GET", "HEAD", "OPTIONS")
 
+Chosen = tuple[Choice, Elsewhere | None]
+
 
 class EntranceRouter:
     """Routes requests to the entrance by their model, and those to other listeners by their listener.
@@ -47,6 +52,7 @@ class EntranceRouter:
         offers: the consumers.
         bodies: limits the memory of bodies.
         spool: has files for large forms.
+        fleet: the other hosts.
     """
 
     def __init__(
@@ -56,10 +62,12 @@ class EntranceRouter:
         offers: Offers,
         bodies: BodyBudget,
         spool: Spool,
+        fleet: Fleet,
     ) -> None:
         self._settings, self._listeners, self._offers = settings, listeners, offers
         self._bodies, self._spool = bodies, spool
-        self._lists = EntranceLists(settings, offers)
+        self._lists = EntranceLists(settings, offers, fleet)
+        self._fleet_routes = FleetRoutes(fleet)
 
     async def route(
         self, listener: str, target: Target, request: web.BaseRequest, client: Client
@@ -74,9 +82,13 @@ class EntranceRouter:
         if target.has_encoded_slash and not target.path.startswith(OPENAI_ENTRY):
             raise BadTarget("the path contains an encoded slash")
         is_read = request.method in ("GET", "HEAD") and not is_websocket(request)
-        if is_read and (own := await self._lists.answer(target.path, client)) is not None:
+        if is_read and (own := await self._own_list(target, request, client)) is not None:
             return own
         return await self._by_model(target, request, client)
+
+    async def _own_list(self, target: Target, request: web.BaseRequest, client: Client) -> web.Response | None:
+        with_fleet = not is_from_fleet(request.raw_headers)
+        return await self._lists.answer(target.path, client, with_fleet=with_fleet)
 
     async def _service(self, consumer: str, client: Client) -> Service:
         check_consumer(client, consumer)
@@ -108,33 +120,38 @@ class EntranceRouter:
         else:
             return await self._without_body(target, request, client)
         try:
-            choice = await self._choose(body.model, target, request, client)
+            choice, elsewhere = await self._choose(body.model, target, request, client)
             held = body.held(choice.name or body.model)
-            return Route(await self._service(choice.consumer, client), target, held)
+            return Route(await self._service(choice.consumer, client), target, held, elsewhere)
         except BaseException:
             body.close()
             raise
 
     async def _without_body(self, target: Target, request: web.BaseRequest, client: Client) -> Route:
         model = _query_model(target)
-        choice = await self._choose(model, target, request, client)
+        choice, elsewhere = await self._choose(model, target, request, client)
         renamed = _with_query_model(target, choice.name) if model and choice.name != model else target
-        return Route(await self._service(choice.consumer, client), renamed)
+        return Route(await self._service(choice.consumer, client), renamed, None, elsewhere)
 
-    async def _choose(self, model: str, target: Target, request: web.BaseRequest, client: Client) -> Choice:
+    async def _choose(self, model: str, target: Target, request: web.BaseRequest, client: Client) -> Chosen:
+        """The consumer of a request, and another host that serves it."""
         settings = self._settings()
         offers = await self._offers.of(client, refresh=False)
         if not model:
-            return await self._without_model(offers, target, request, client)
+            return await self._without_model(offers, target, request, client), None
         choice = choose(model, settings.models, offers)
         if choice is None:
             # The server may have got the model since it was asked.
             offers = await self._offers.of(client, refresh=True)
             choice = choose(model, settings.models, offers)
+        can_go = self._fleet_routes.applies(request)
         if choice is None:
-            raise self._lists.unknown(model, offers)
+            elsewhere = await self._fleet_routes.for_model(model, target, client) if can_go else None
+            if elsewhere is None:
+                raise self._lists.unknown(model, offers)
+            return Choice(elsewhere.consumer, model), elsewhere
         _check_api(choice, offers, target)
-        return choice
+        return choice, await self._fleet_routes.for_consumer(choice, offers, target) if can_go else None
 
     async def _without_model(
         self, offers: list[Offer], target: Target, request: web.BaseRequest, client: Client

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from aiohttp import web
 
@@ -14,6 +15,9 @@ from gpumand.gateway.paths import Target
 from gpumand.gateway.refusals import Refusal
 from gpumand.gateway.requests import Client, Entry
 from gpumand.gateway.router import Service
+
+if TYPE_CHECKING:
+    from gpumand.gateway.elsewhere import Elsewhere
 
 
 @dataclass(slots=True)
@@ -31,6 +35,7 @@ class Exchange:
         dialect: the form of its answers.
         body: what was read of its body already; None = nothing.
         listed_origin: the origin of the web page that sent it, if the configuration lists it; else "".
+        elsewhere: another host that serves it; None = this one does.
         response: the answer, once it has begun.
     """
 
@@ -44,6 +49,7 @@ class Exchange:
     dialect: Dialect
     body: HeldBody | None = None
     listed_origin: str = ""
+    elsewhere: Elsewhere | None = None
     response: web.StreamResponse | None = None
 
     @property

@@ -12,7 +12,7 @@ from multidict import CIMultiDict
 from gpumand.gateway.cors import allow
 from gpumand.gateway.dialects import EVENT_STREAM
 from gpumand.gateway.exchange import Exchange
-from gpumand.gateway.headers import request_headers, response_headers
+from gpumand.gateway.headers import is_from_fleet, request_headers, response_headers
 from gpumand.gateway.keys import KEY_HEADERS
 from gpumand.gateway.request_body import answer_expect, body_of
 from gpumand.gateway.upstream import Endpoint, Upstreams
@@ -31,8 +31,8 @@ def sent_headers(exchange: Exchange, endpoint: Endpoint) -> CIMultiDict[str]:
     """The headers of the request to the consumer."""
     settings = exchange.service.settings
     raw = exchange.request.raw_headers
-    if exchange.client.has_key or settings.key:
-        # The key of the gateway is not for the service, which gets its own.
+    if exchange.client.has_key or settings.key or is_from_fleet(raw):
+        # The key of the gateway, or of another host's gateway, is not for the service, which gets its own.
         raw = tuple((name, value) for name, value in raw if name.decode("ascii").lower() not in KEY_HEADERS)
     headers = request_headers(raw, exchange.origin, endpoint.origin, forward_user=settings.forward_user)
     if settings.key:

@@ -16,7 +16,7 @@ from gpumand.gateway.dialects import Api, Dialect, dialect_of
 from gpumand.gateway.entrance_config import GATEWAY
 from gpumand.gateway.exchange import Exchange, accepts, refusal_response
 from gpumand.gateway.forward import AnswerCut
-from gpumand.gateway.headers import REFUSED_HEADER, BadHeader, Origin, check_headers, passed_gateway
+from gpumand.gateway.headers import REFUSED_HEADER, BadHeader, Origin, check_headers, is_from_fleet, passed_gateway
 from gpumand.gateway.looking import LookHandler
 from gpumand.gateway.metrics import Metrics
 from gpumand.gateway.parts import Parts
@@ -91,7 +91,7 @@ class Gateway:
         if (answer := cors.preflight(request, self._parts.settings().origins)) is not None:
             return answer
         try:
-            if passed_gateway(request.raw_headers):
+            if passed_gateway(request.raw_headers) and not is_from_fleet(request.raw_headers):
                 raise refused(
                     508, "loop", "This request has already passed gpumand: the consumer's url names the gateway."
                 )
@@ -130,6 +130,7 @@ class Gateway:
             dialect = replace(_first_dialect(request, target), api=_refusal_api(request, target, connection))
             exchange = Exchange(request, connection, target, entry.client, origin, service, entry, dialect)
             exchange.body, exchange.listed_origin = route.body, self._listed_origin(request)
+            exchange.elsewhere = route.elsewhere
             return await self._answered(exchange)
         finally:
             if route.body is not None:
@@ -175,6 +176,10 @@ class Gateway:
             return exchange.response or _gone()
 
     async def _by_class(self, exchange: Exchange) -> web.StreamResponse:
+        if exchange.elsewhere is not None:
+            answer = await self._parts.elsewhere.handle(exchange, exchange.elsewhere)
+            if answer is not None:
+                return answer
         kind = exchange.entry.kind
         if kind is RouteClass.NEVER:
             text = "This route may not be used through the gateway. To permit it, add it to the listener's allow key."

@@ -15,6 +15,10 @@ VIA = "1.1 gpumand"
 REFUSED_HEADER = "x-gpumand"
 """Header of the gateway's own answers, which distinguishes them from those of the consumer."""
 
+HOP_HEADER = "X-Gpumand-Hop"
+"""Header of a request that the gateway of another host has passed on, with the name of that host. Such a request is
+served here or refused, and never passed on to a third host."""
+
 HOP_BY_HOP = frozenset(
     {
         "connection",
@@ -30,7 +34,7 @@ HOP_BY_HOP = frozenset(
 )
 """Headers that concern one connection (RFC 9110, section 7.6.1)."""
 
-REPLACED = frozenset({"host", "expect", "via", "forwarded", "x-real-ip"})
+REPLACED = frozenset({"host", "expect", "via", "forwarded", "x-real-ip", HOP_HEADER.lower()})
 """Request headers that the gateway sets itself or answers itself."""
 
 WEBSOCKET_PREFIX = "sec-websocket-"
@@ -133,6 +137,11 @@ def is_same_origin(value: str, client: Origin) -> bool:
 def passed_gateway(raw: RawHeaders) -> bool:
     """Whether a request has already passed a gateway: the endpoint of a consumer then names the gateway itself."""
     return any(name.lower() == b"via" and b"gpumand" in value for name, value in raw)
+
+
+def is_from_fleet(raw: RawHeaders) -> bool:
+    """Whether the gateway of another host has passed a request on."""
+    return any(name.lower() == HOP_HEADER.lower().encode("ascii") for name, _ in raw)
 
 
 def _origin_of(value: str) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 
 from gpumand.client.errors import GpumandError
 from gpumand.gateway.config import GatewaySettings
+from gpumand.gateway.elsewhere import ElsewhereHandler
 from gpumand.gateway.exchange import Exchange
 from gpumand.gateway.holding import Holder, HoldTimes, WaitedTooLong
 from gpumand.gateway.leases import LeaseKeeper, Ticket
@@ -33,6 +34,7 @@ class Parts:
         table: the requests in flight.
         absence: returns why gpumand cannot be reached; "" if it can.
         slots: limits the requests that a consumer works on.
+        elsewhere: passes requests on to other hosts.
     """
 
     settings: Callable[[], GatewaySettings]
@@ -42,6 +44,7 @@ class Parts:
     table: RequestTable
     absence: Callable[[], str]
     slots: SlotKeeper
+    elsewhere: ElsewhereHandler
 
     def holder(self, exchange: Exchange) -> Holder:
         """The holder of a request's client."""

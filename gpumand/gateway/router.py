@@ -21,6 +21,7 @@ from gpumand.gateway.routes.classes import RouteRules, preset_routes, rules_of
 if TYPE_CHECKING:
     from aiohttp import web
 
+    from gpumand.gateway.elsewhere import Elsewhere
     from gpumand.gateway.paths import Target
     from gpumand.gateway.requests import Client
     from gpumand.gateway.status_view import StatusView
@@ -57,11 +58,13 @@ class Route:
         service: the service.
         target: the target at the consumer.
         body: what was read of its body; None = nothing, so that it passes as a stream.
+        elsewhere: another host that serves it; None = this one does.
     """
 
     service: Service
     target: Target
     body: HeldBody | None = None
+    elsewhere: Elsewhere | None = None
 
 
 class Router(Protocol):

@@ -27,8 +27,10 @@ from gpumand.gateway.console.actions import Actions
 from gpumand.gateway.console.console import Console
 from gpumand.gateway.console.feed import BusSource
 from gpumand.gateway.console.state_view import ShownListener, StateView
+from gpumand.gateway.elsewhere import ElsewhereHandler
 from gpumand.gateway.entrance import EntranceRouter
 from gpumand.gateway.entrance_config import GATEWAY
+from gpumand.gateway.fleet import Fleet
 from gpumand.gateway.handler import Gateway
 from gpumand.gateway.home import HomeKeeper
 from gpumand.gateway.jobs import Jobs
@@ -102,6 +104,7 @@ class GatewayService:
         self._home = HomeKeeper(lambda: self.settings, self._status, self._wakes)
         self._spool = Spool(lambda: state_dir(self.settings), lambda: self.settings.spool_max_mib << 20)
         self._reader = CatalogReader(self._upstreams, lambda: state_dir(self.settings))
+        self._fleet = Fleet(lambda: self.settings.fleet, self._upstreams)
         self._console = self._make_console()
         self._acceptor = Acceptor(self._handler().handle, settings.max_connections)
         self._listeners = Listeners(self._acceptor, passed)
@@ -115,11 +118,12 @@ class GatewayService:
             self.table,
             lambda: self._arbiter.absence,
             SlotKeeper(),
+            ElsewhereHandler(self._fleet, self._upstreams),
         )
         look = LookHandler(parts, self._wakes)
         access: Access = KeyedAccess(lambda: self.settings)
         offers = Offers(lambda: self.settings, self._status, self._router, self._reader)
-        router = EntranceRouter(lambda: self.settings, self._router, offers, self._bodies, self._spool)
+        router = EntranceRouter(lambda: self.settings, self._router, offers, self._bodies, self._spool, self._fleet)
         return Gateway(
             parts,
             access,
@@ -134,7 +138,7 @@ class GatewayService:
     def _make_console(self) -> Console:
         source = BusSource(self._options.bus)
         view = StateView(self.table, self._shown_listeners)
-        return Console(source, view, Actions(self._options.bus, self.table), self._metrics_page)
+        return Console(source, view, Actions(self._options.bus, self.table), self._metrics_page, self._fleet.document)
 
     def _shown_listeners(self) -> tuple[ShownListener, ...]:
         """The listeners, for lists."""
@@ -183,6 +187,7 @@ class GatewayService:
         await self._jobs.close()
         await self._leases.close()
         await self._reader.close()
+        await self._fleet.close()
         await self._upstreams.close()
         await self._busy.close()
         await self._arbiter.close()

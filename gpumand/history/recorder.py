@@ -52,7 +52,8 @@ class HistoryRecorder:
         if entry is not None:
             self._archive.add(entry)
         if isinstance(event, RequestGranted):
-            self._remember_grant(event, now_usec)
+            if self._demand_log is not None:
+                self._remember_grant(event, now_usec)
         elif isinstance(event, LeaseEnded):
             self._record_demand(event, now_usec)
 
@@ -65,7 +66,8 @@ class HistoryRecorder:
     def _record_demand(self, event: LeaseEnded, now_usec: int) -> None:
         """Add an ended lease to the demand log.
 
-        The arrival of a request from before the daemon started is unknown; the time of the grant is used instead.
+        The arrival of a request from before the daemon started, or before the log was configured, is unknown; the time
+        of the grant is used instead.
         """
         lease = event.lease
         granted = self._granted.pop(lease.id, _GrantedRequest(lease.granted_usec))

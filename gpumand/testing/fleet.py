@@ -158,11 +158,10 @@ class PrivateFleet:
             raise
         return self
 
-    def kill_host(self, host: int) -> None:
-        """Kill agent and daemon of a host at once, as a power failure does."""
-        self.agents[host - 1].kill()
-        with suppress(RuntimeError):
-            self.daemons[host - 1].stop_daemon(signal.SIGKILL)
+    def cut_power(self, host: int) -> None:
+        """Stop a host as a power failure does: its connections are not closed, and no sign of life comes any more."""
+        self.agents[host - 1].kill(signal.SIGSTOP)
+        self.daemons[host - 1].stop_daemon(signal.SIGKILL)
 
     def close(self) -> None:
         """Kill everything and remove all files; may be called again."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from aiohttp import web
@@ -28,9 +28,15 @@ API = PREFIX + "v1/"
 METRICS = "/metrics"
 PAGE_ALIASES = ("/ui", "/ui/", "/gateway")
 EVENTS = API + "events"
+FLEET = API + "fleet"
 
 _CONSUMER = re.compile(re.escape(API) + r"consumers/([^/]{1,255})/(load|evict|pin|unpin)")
 _CANCEL = re.compile(re.escape(API) + r"requests/([0-9]{1,18})/cancel")
+
+
+async def no_fleet() -> dict[str, Any] | None:
+    """The hosts of a gateway that has no fleet."""
+    return None
 
 
 class Console:
@@ -41,10 +47,18 @@ class Console:
         view: describes the gateway.
         actions: carries out changes.
         metrics: returns the page of metrics.
+        fleet: returns all hosts of the fleet; None without a fleet.
     """
 
-    def __init__(self, source: BusSource, view: StateView, actions: Actions, metrics: Callable[[], str]) -> None:
-        self._view, self._actions, self._metrics = view, actions, metrics
+    def __init__(
+        self,
+        source: BusSource,
+        view: StateView,
+        actions: Actions,
+        metrics: Callable[[], str],
+        fleet: Callable[[], Awaitable[dict[str, Any] | None]] = no_fleet,
+    ) -> None:
+        self._view, self._actions, self._metrics, self._fleet = view, actions, metrics, fleet
         self._feed = Feed(source, self._publish)
         self._streams = EventStreams(self._feed.start, self._feed.stop)
         self._questions = Questions(source)
@@ -106,6 +120,8 @@ class Console:
     async def _read(self, path: str, request: web.BaseRequest, client: Client) -> web.StreamResponse:
         if path == EVENTS and request.method == "GET":
             return await self._streams.serve(request, client)
+        if path == FLEET:
+            return _json({"fleet": await self._fleet()})
         return _json(await self._document(path.removeprefix(API), request, client))
 
     async def _document(self, name: str, request: web.BaseRequest, client: Client) -> dict[str, Any]:

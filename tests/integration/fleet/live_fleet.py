@@ -96,7 +96,7 @@ def live_fleet(
             gpumand = stack.enter_context(PrivateGpumand(sizes))
             url = f"http://127.0.0.1:{free_port()}"
             hosts[name] = Host(name, gpumand, folder / f"{name}.sock", url, folder / f"{name}.log")
-            hosts[name].config = _config(hosts[name], number, endpoints) | config
+            hosts[name].config = agent_config(hosts[name], number, endpoints) | config
         for one in hosts.values():
             if not endpoints:
                 one.config["peers"] = {other.name: other.url for other in hosts.values() if other is not one}
@@ -107,7 +107,7 @@ def live_fleet(
         yield hosts
 
 
-def _config(host: Host, number: int, endpoints: list[str]) -> dict[str, Any]:
+def agent_config(host: Host, number: int, endpoints: list[str]) -> dict[str, Any]:
     return {
         "host": host.name,
         "machine_id": f"{number:032x}",

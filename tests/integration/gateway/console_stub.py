@@ -28,6 +28,10 @@ class Invented:
     entries: list[dict[str, Any]] = field(default_factory=list)
     planned: dict[str, Any] = field(default_factory=dict)
     changed: Callable[[], None] = lambda: None
+    hosts: dict[str, Any] | None = None
+
+    async def fleet(self) -> dict[str, Any] | None:
+        return self.hosts
 
     async def read(self) -> dict[str, Any]:
         return self.status
@@ -53,7 +57,8 @@ async def invented_console(source: Invented, listeners: tuple[ShownListener, ...
     """A console with an invented source and one waiting request; yields the address of its page."""
     table = RequestTable(WaitLimits())
     client = Client(str(source.status["version"]), may_evict=True)
-    console = Console(source, StateView(table, lambda: listeners), Actions("unix:path=/nowhere", table), str)  # type: ignore[arg-type]
+    actions, view = Actions("unix:path=/nowhere", table), StateView(table, lambda: listeners)
+    console = Console(source, view, actions, str, source.fleet)  # type: ignore[arg-type]
 
     async def handle(request: web.BaseRequest) -> web.StreamResponse:
         connection = connection_of(request)

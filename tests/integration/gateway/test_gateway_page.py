@@ -10,6 +10,7 @@ import signal
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 import pytest
@@ -316,12 +317,16 @@ def invented() -> Invented:
 
 async def test_markup_in_every_text_of_gpumand_is_shown_as_text(tmp_path: Path) -> None:
     listeners = (ShownListener(HOSTILE, HOSTILE, f"javascript:{HOSTILE}:8080"),)
-    async with invented_console(invented(), listeners) as url, browser_tab(tmp_path) as tab:
+    source = invented()
+    source.hosts = {"hosts": [host_of_fleet(HOSTILE, HOSTILE, HOSTILE, HOSTILE)], "absence": "", "degraded": HOSTILE}
+    async with invented_console(source, listeners) as url, browser_tab(tmp_path) as tab:
         await tab.open(url)
         await tab.until_text("#history", HOSTILE)
         await tab.evaluate("document.querySelector('#plan-form').requestSubmit()")
         await tab.until_text("#plan", HOSTILE)
-        for place in ("#devices", "#services", "#queue", "#requests", "#plan", "#history", "#notice", "#about"):
+        await tab.until_text("#hosts", HOSTILE)
+        places = ("#hosts", "#fleet-notice", "#devices", "#services", "#queue", "#requests", "#plan", "#history")
+        for place in (*places, "#notice", "#about"):
             assert HOSTILE in await tab.text(place), place
         kinds = "[...document.querySelectorAll('#history .badge')].map((one) => one.innerText)"
         assert await tab.evaluate(kinds) == [HOSTILE, "constructor", "loaded"]
@@ -340,6 +345,35 @@ async def test_markup_in_every_text_of_gpumand_is_shown_as_text(tmp_path: Path) 
             await tab.picture(pictures(tmp_path) / f"markup-{width}.png")
             wide = "document.documentElement.scrollWidth > innerWidth"
             assert not await tab.evaluate(wide), "long texts make the page wider than the window"
+
+
+def host_of_fleet(name: str, state: str = "up", loaded: str = "llm", why: str = "") -> dict[str, Any]:
+    """A host as gpumand-fleet shows it."""
+    consumers = {loaded: {"r": "resident", "leases": 2}, "parked": {"r": "parked"}, "away": {"r": "unloaded"}}
+    row = {"id": name, "name": name, "gpus": [{"uuid": "a", "total": 24564, "free": 1024}, {"uuid": "b"}]}
+    return {"state": state, "local": name == "gpu1", "why": why, "row": row | {"consumers": consumers, "queue": 3}}
+
+
+async def test_hosts_of_the_fleet_are_shown_where_there_is_one(tmp_path: Path) -> None:
+    source = invented()
+    source.hosts = {
+        "absence": "",
+        "degraded": "",
+        "hosts": [host_of_fleet("gpu1"), host_of_fleet("gpu2", "lost", why="gone")],
+    }
+    async with invented_console(source) as url, browser_tab(tmp_path) as tab:
+        await tab.open(url)
+        await tab.until_text("#hosts", "gpu2")
+        first = (await tab.text("#hosts tbody tr:first-child")).split()
+        assert [one for one in first if one in ("gpu1", "host", "up", "unknown")] == ["gpu1", "host", "up", "unknown"]
+        words = await tab.text("#hosts")
+        assert "llm, parked (parked)" in words
+        assert "away" not in words
+        assert "gone" in words
+        await tab.picture(pictures(tmp_path) / "hosts.png")
+        source.hosts = None
+        await tab.until("document.querySelector('#fleet').hidden")
+        assert tab.problems == []
 
 
 async def test_api_key_gives_the_right_to_evict_until_it_is_taken_back(tmp_path: Path) -> None:

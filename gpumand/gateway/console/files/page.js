@@ -6,6 +6,8 @@ const KEY = "gpumand-key";
 const RETRY_MS = 2000;
 const MESSAGE_MS = 12000;
 const GIB = 1024;
+const FLEET_MS = 2000;
+const NO_FLEET_MS = 30000; // a gateway without a fleet may get one at a reload
 
 const page = {
   state: null, // the last state
@@ -14,6 +16,7 @@ const page = {
   isConnected: false,
   clockOffsetMs: 0, // clock of the host minus clock of the browser
   running: new Set(), // actions whose answer is awaited
+  fleet: null, // all hosts; null = there is no fleet
   historyMark: "", // the counters of gpumand for which the history was read
 };
 
@@ -288,6 +291,51 @@ function askToForce(name, reason) {
   dialog.showModal();
 }
 
+// -- hosts -------------------------------------------------------------------------------------------------------------
+
+const HOST_LEVELS = { up: "good", drained: "wait", lost: "bad" };
+const isLoaded = (consumer) => ["resident", "loading", "unloading", "parked"].includes(consumer.r);
+
+async function readFleet() {
+  let pause = FLEET_MS;
+  if (page.isConnected && !document.hidden) {
+    try {
+      page.fleet = (await get("fleet")).fleet;
+      if (!page.fleet) pause = NO_FLEET_MS;
+    } catch {
+      // The stream of events reports a gateway that does not answer.
+    }
+    showFleet();
+  }
+  setTimeout(readFleet, pause);
+}
+
+function showFleet() {
+  const { fleet } = page;
+  byId("fleet").hidden = !fleet;
+  if (!fleet) return;
+  const notice = fleet.absence || (fleet.degraded ? `The fleet works with restrictions: ${fleet.degraded}` : "");
+  setText(byId("fleet-notice"), notice);
+  byId("fleet-notice").hidden = !notice;
+  syncTable("hosts", fleet.hosts ?? [], (one) => one.row.id, hostCells);
+}
+
+function hostCells(host) {
+  const { row } = host;
+  const consumers = Object.entries(row.consumers ?? {});
+  const loaded = consumers.filter(([, one]) => isLoaded(one)).map(([name, one]) => (one.r === "resident" ? name : `${name} (${one.r})`));
+  const free = (row.gpus ?? []).map((one) => (one.free == null ? "unknown" : size(one.free)));
+  const leases = consumers.reduce((sum, [, one]) => sum + (one.leases ?? 0), 0);
+  return [
+    [element("strong", { textContent: row.name || row.id }), note(host.local ? "this host" : "")],
+    [badge(host.state, entryOf(HOST_LEVELS, host.state, "wait")), note(host.why)],
+    [free.join(", ")],
+    [note(loaded.join(", "), "text")],
+    [leases ? String(leases) : ""],
+    [row.queue ? String(row.queue) : ""],
+  ];
+}
+
 // -- queue and requests ------------------------------------------------------------------------------------------------
 
 function queueCells(waiting) {
@@ -551,6 +599,7 @@ function start() {
   });
   setInterval(() => page.isConnected && render(), 1000);
   connect();
+  readFleet();
 }
 
 start();

@@ -1,0 +1,165 @@
+"""How the cost of leases, of ``GetStatus``, of the start and of plans grows with the number of consumers.
+
+Times of the daemon are its CPU time by the kernel's accounting, which does not depend on other load on the host.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks.cpu_time import cpu_msec
+from benchmarks.decisions import plan_once, view_of
+from benchmarks.environment import RunningDaemon, announcement_folder, consumer_table, running_daemon
+from benchmarks.table import Row, median
+from gpumand.domain.consumer import Policy
+from gpumand.domain.view import View
+from gpumand.testing.consumer_process import consumer_process
+
+COUNTS = (10, 1000, 4000)
+"""Numbers of configured consumers. One of them is resident, and is leased."""
+
+LEASES, ROUNDS = 64, 12
+STATUS_CALLS = 8
+MAX_RATIO_AT_1000 = 1.2
+MAX_STATUS_MSEC = {1000: 10.0, 4000: 40.0}
+MAX_START_MSEC = 1000.0
+PLAN_COUNTS = (50, 1000)
+MAX_PLAN_RATIO = 1.5
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """CPU milliseconds of the daemon: in all until it was ready, and for each operation."""
+
+    start_msec: float
+    lease_msec: float
+    status_msec: float
+
+
+async def measure(folder: Path) -> list[Row]:
+    """Rows for leases, ``GetStatus`` and the start by number of consumers, and for plans by policy."""
+    async with contextlib.AsyncExitStack() as stack:
+        running: dict[int, tuple[RunningDaemon, float]] = {}
+        for count in COUNTS:
+            running[count] = await stack.enter_async_context(_daemon(folder / str(count), count))
+        costs = await _costs(running)
+    return [*_lease_rows(costs), *_status_rows(costs), _start_row(costs[COUNTS[-1]]), *_plan_rows()]
+
+
+@contextlib.asynccontextmanager
+async def _daemon(folder: Path, count: int) -> AsyncIterator[tuple[RunningDaemon, float]]:
+    """A daemon with this many consumers, and the CPU time of its start."""
+    folder.mkdir()  # noqa: ASYNC240  # in memory
+    async with consumer_process("tts", 1024, announcement_folder(folder), "--loaded-at-start") as consumer:
+        tables = consumer_table(consumer, 1024) + _other_consumers(count - 1)
+        async with running_daemon(folder, tables) as running:
+            yield running, cpu_msec(running.pid)
+
+
+def _other_consumers(count: int) -> str:
+    """Consumers without a unit: each unit would add calls to systemd, which is not measured here."""
+    route = 'url = "http://127.0.0.1:1"\nunload = { path = "/unload" }\n'
+    return "".join(f"[consumers.c{n}]\nvram_resident_mib = 1024\n{route}" for n in range(count))
+
+
+async def _costs(running: Mapping[int, tuple[RunningDaemon, float]]) -> dict[int, Cost]:
+    """Measure the daemons in alternating rounds."""
+    leases: dict[int, list[float]] = {count: [] for count in running}
+    statuses: dict[int, list[float]] = {count: [] for count in running}
+    for round_ in range(ROUNDS + 1):
+        for count, (daemon, _) in running.items():
+            lease_msec, status_msec = await _lease_msec(daemon), await _status_msec(daemon)
+            if round_:  # the first one warms up
+                leases[count].append(lease_msec)
+                statuses[count].append(status_msec)
+    return {
+        count: Cost(start_msec, median(leases[count]), median(statuses[count]))
+        for count, (_, start_msec) in running.items()
+    }
+
+
+async def _lease_msec(daemon: RunningDaemon) -> float:
+    before = cpu_msec(daemon.pid)
+    for _ in range(LEASES):
+        await daemon.client.release(await daemon.client.acquire("tts"))
+    return (cpu_msec(daemon.pid) - before) / LEASES
+
+
+async def _status_msec(daemon: RunningDaemon) -> float:
+    before = cpu_msec(daemon.pid)
+    for _ in range(STATUS_CALLS):
+        await daemon.client.call("GetStatus")
+    return (cpu_msec(daemon.pid) - before) / STATUS_CALLS
+
+
+def _lease_rows(costs: Mapping[int, Cost]) -> list[Row]:
+    few, least = COUNTS[0], costs[COUNTS[0]].lease_msec
+    rows = []
+    for count in COUNTS[1:]:
+        ratio, has_goal = costs[count].lease_msec / least, count == 1000
+        rows.append(
+            Row(
+                f"Acquire + Release, {count:,} consumers, CPU",
+                f"{costs[count].lease_msec:.2f} ms",
+                f"{few} consumers: {least:.2f} ms",
+                ratio,
+                f"≤ {MAX_RATIO_AT_1000:g} times" if has_goal else "",
+                ratio <= MAX_RATIO_AT_1000 if has_goal else None,
+            )
+        )
+    return rows
+
+
+def _status_rows(costs: Mapping[int, Cost]) -> list[Row]:
+    few, least = COUNTS[0], costs[COUNTS[0]].status_msec
+    return [
+        Row(
+            f"GetStatus, {count:,} consumers, CPU",
+            f"{costs[count].status_msec:.1f} ms",
+            f"{few} consumers: {least:.2f} ms",
+            costs[count].status_msec / least,
+            f"≤ {MAX_STATUS_MSEC[count]:g} ms",
+            costs[count].status_msec <= MAX_STATUS_MSEC[count],
+        )
+        for count in COUNTS[1:]
+    ]
+
+
+def _start_row(cost: Cost) -> Row:
+    return Row(
+        f"start with {COUNTS[-1]:,} consumers, CPU",
+        f"{cost.start_msec:.0f} ms",
+        goal=f"≤ {MAX_START_MSEC:.0f} ms",
+        met=cost.start_msec <= MAX_START_MSEC,
+    )
+
+
+def _plan_rows() -> list[Row]:
+    return [_plan_row(count) for count in PLAN_COUNTS]
+
+
+def _plan_row(count: int) -> Row:
+    views = [view_of(policy, count) for policy in (Policy.LRU, Policy.ADAPTIVE)]
+    rounds = [[_plan_msec(view) for view in views] for _ in range(9)]
+    lru_msec, adaptive_msec = (median(list(took)) for took in zip(*rounds, strict=True))
+    ratio = median([adaptive / lru for lru, adaptive in rounds])
+    return Row(
+        f"a plan with evictions, {count:,} consumers, adaptive",
+        f"{adaptive_msec:.2f} ms",
+        f"lru: {lru_msec:.2f} ms",
+        ratio,
+        f"≤ {MAX_PLAN_RATIO:g} times",
+        ratio <= MAX_PLAN_RATIO,
+    )
+
+
+def _plan_msec(view: View) -> float:
+    repeats = max(3, 500 // len(view.consumers))
+    started = time.perf_counter()
+    for _ in range(repeats):
+        plan_once(view)
+    return (time.perf_counter() - started) / repeats * 1e3

@@ -1,0 +1,148 @@
+"""The status of each consumer, made again only where something has changed: ``GetStatus`` reports thousands of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from gpumand.arbiter.state import ArbiterState
+from gpumand.domain import location, shared_units
+from gpumand.domain.consumer import Residency
+from gpumand.domain.device import Sample, format_devices
+from gpumand.domain.errors import NoSuchConsumer
+from gpumand.domain.reservation import is_reservation
+from gpumand.domain.status import AnnouncedConsumer, ConsumerStatus
+from gpumand.domain.telemetry import Series
+from gpumand.domain.view import ConsumerState
+from gpumand.domain.wording import FOOTPRINT_UNKNOWN
+
+IN_PROGRESS = frozenset({Residency.LOADING, Residency.UNLOADING})
+"""Residencies whose status depends on the time."""
+
+Observed = tuple[tuple[int | None, ...], int, Series, tuple[str, ...], str]
+"""What the status depends on apart from the consumer's own state: MiB held on each device, MiB shared with others,
+MiB held at earlier readings, the consumers in the same unit, and its problems."""
+
+
+class ConsumerStatuses:
+    """Makes the status of consumers. The same object means that nothing has changed.
+
+    Args:
+        state: the arbiter's state.
+    """
+
+    def __init__(self, state: ArbiterState) -> None:
+        self._state = state
+        self._known: dict[str, tuple[ConsumerState, Observed, ConsumerStatus]] = {}
+
+    def all(self) -> tuple[ConsumerStatus, ...]:
+        """The status of every consumer, without reservations."""
+        consumers = self._state.ledger.consumers
+        if len(self._known) > len(consumers):
+            self._known = {name: known for name, known in self._known.items() if name in consumers}
+        return tuple([self._status(one) for one in consumers.values() if one.spec.reservation is None])
+
+    def of(self, name: str) -> ConsumerStatus:
+        """The status of one consumer. Raises NoSuchConsumer."""
+        if is_reservation(name):
+            raise NoSuchConsumer("a reservation is shown as a lease")
+        return self._status(self._state.consumer(name))
+
+    def _status(self, consumer: ConsumerState) -> ConsumerStatus:
+        observed = self._observed(consumer)
+        known = self._known.get(consumer.spec.name)
+        if known is not None and known[0] is consumer and known[1] == observed:
+            return known[2]
+        status = _status_of(self._state, consumer, observed)
+        if consumer.residency not in IN_PROGRESS:
+            self._known[consumer.spec.name] = consumer, observed, status
+        return status
+
+    def _observed(self, consumer: ConsumerState) -> Observed:
+        name, samples = consumer.spec.name, self._state.ledger.devices
+        held = tuple([sample.held_by(name) for sample in samples.values()])
+        # Without a process that holds memory for it, there is nothing that it could share.
+        shared_mib = sum([one.shared_mib(name) for one in samples.values() if one.shows(name)])
+        history = self._state.history.held_mib(name)
+        return held, shared_mib, history, _sharing(self._state, consumer), _problems(samples, consumer)
+
+
+def _status_of(state: ArbiterState, consumer: ConsumerState, observed: Observed) -> ConsumerStatus:
+    held, shared_mib, history, shared_with, problems = observed
+    known = [mib for mib in held if mib is not None]
+    return ConsumerStatus(
+        name=consumer.name,
+        residency=str(consumer.residency),
+        device=format_devices(consumer.devices),
+        vram_resident_mib=consumer.footprint_mib if consumer.footprint_known else None,
+        used_mib=sum(known) if known else None,
+        shared_with=shared_with,
+        shared_mib=shared_mib,
+        unit_state=consumer.unit_activity if consumer.spec.service else "",
+        used_by_device={index: mib for index, mib in zip(state.ledger.devices, held, strict=True) if mib},
+        leases=consumer.leases,
+        last_used_usec=consumer.last_used_usec,
+        pinned=consumer.pinned,
+        vram_managed=consumer.spec.vram_managed,
+        unit=consumer.spec.unit,
+        container=consumer.spec.container,
+        error=problems,
+        memory=consumer.memory,
+        times=consumer.times,
+        vram_auto=consumer.spec.vram_auto,
+        doing=_activity(state, consumer),
+        since_usec=consumer.since_usec,
+        endpoint=consumer.spec.url,
+        preset=consumer.spec.preset,
+        fleet=consumer.spec.fleet,
+        evict=tuple(map(str, consumer.spec.evict)),
+        lazy=consumer.spec.lazy,
+        used_mib_history=history,
+        busy=None if consumer.spec.busy is None or consumer.jobs is None else consumer.jobs > 0,
+    )
+
+
+def announced_consumer_of(state: ArbiterState, name: str) -> AnnouncedConsumer:
+    """The announced values of one consumer, which change with every lease. Raises NoSuchConsumer."""
+    if is_reservation(name):
+        raise NoSuchConsumer("a reservation is shown as a lease")
+    consumer = state.consumer(name)
+    spec = consumer.spec
+    return AnnouncedConsumer(
+        consumer.name,
+        str(consumer.residency),
+        format_devices(consumer.devices),
+        consumer.footprint_mib if consumer.footprint_known else None,
+        consumer.leases,
+        consumer.last_used_usec,
+        consumer.pinned,
+        spec.vram_managed,
+        spec.unit,
+        _problems(state.ledger.devices, consumer),
+        spec.vram_auto,
+        spec.container,
+    )
+
+
+def _sharing(state: ArbiterState, consumer: ConsumerState) -> tuple[str, ...]:
+    """Names of the other consumers in its unit or container."""
+    ledger = state.ledger
+    if consumer.name not in ledger.in_shared_units:
+        return ()
+    return tuple(one.name for one in shared_units.others_in_unit(ledger.consumers, consumer, ledger.sharing))
+
+
+def _problems(devices: Mapping[int, Sample], consumer: ConsumerState) -> str:
+    if not consumer.error and not consumer.spec.devices and consumer.footprint_known:
+        return ""
+    unknown = "" if consumer.footprint_known else FOOTPRINT_UNKNOWN
+    problems = (consumer.error, unknown, location.misplacement(devices, consumer) if consumer.spec.devices else "")
+    return "; ".join(filter(None, problems))
+
+
+def _activity(state: ArbiterState, consumer: ConsumerState) -> str:
+    """The load or unload in progress and its duration, in one line; "" when there is none."""
+    if consumer.residency not in IN_PROGRESS:
+        return ""
+    seconds = max(0.0, (state.clock.realtime_usec() - consumer.since_usec) / 1e6)
+    started = " (not started by gpumand)" if consumer.external_load else ""
+    return f"{consumer.residency} for {seconds:.0f} s{started}"
