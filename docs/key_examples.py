@@ -203,6 +203,11 @@ EXAMPLES: dict[str, dict[str, str]] = {
     "gateway.listeners.NAME": _LISTENER,
     "gateway.models.NAME": {"consumer": '"speech"', "as": '"Systran/faster-whisper-large-v3"'},
     "gateway.routes.PATH": {"consumer": '"kokoro"', "path": '"/v1/audio/speech"'},
+    "gateway.fleet": {
+        "enabled": "true",
+        "socket": '"/run/gpumand-fleet/fleet.sock"',
+        "key_file": '"/etc/gpumand/keys/fleet"',
+    },
     "hooks.NAME": _HOOK,
     "fleet": _FLEET,
     "fleet.etcd": {

@@ -121,7 +121,7 @@ def reader(table: str) -> Callable[[Path], Any]:
 @pytest.mark.parametrize(("table", "key"), KEYS)
 def test_example_of_the_key_is_accepted(table: str, key: str, tmp_path: Path) -> None:
     (tmp_path / "keys").mkdir()
-    for name in ("comfyui", "x"):
+    for name in ("comfyui", "x", "fleet"):
         (tmp_path / "keys" / name).write_text("secret", encoding="utf-8")
     (tmp_path / "gateway-keys.toml").write_text(API_KEY, encoding="utf-8")
     file = tmp_path / "one.toml"
