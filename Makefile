@@ -7,7 +7,7 @@ E2E ?= optional
 GPU_PYTHON ?= .venv/bin/python
 export GPUMAND_E2E := $(E2E)
 
-.PHONY: help setup demo fleet-demo run test check lint types docs pictures unit integration e2e real reliability clients fleet-test ubuntu gpu deb bench lock clean
+.PHONY: help setup demo fleet-demo run test check lint types docs pictures unit integration e2e real reliability clients page fleet-test ubuntu gpu deb bench lock clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z0-9-]*\):.*## /\1|/p' Makefile | while IFS='|' read -r name what; do \
@@ -83,6 +83,10 @@ gpu: setup ## run the tests with a real driver; GPU_PYTHON=/path selects a Pytho
 
 deb: ## build the Debian package in build/deb
 	@scripts/build-deb
+
+page: ## keep a page of ComfyUI open for ten minutes: it neither holds nor wakes the service
+	@scripts/setup --tests
+	@GPUMAND_FULL_LENGTH=1 $(PYTEST) tests/integration/gateway/test_gateway_open_page.py
 
 bench: setup ## measure the performance
 	@$(PYTHON_TOOLS) -m benchmarks.speed; speed=$$?; $(PYTHON_TOOLS) -m benchmarks.gateway && exit $$speed

@@ -63,7 +63,10 @@ class RoutesTable:
         default="look",
     )
     remember: tuple[str, ...] = key(
-        rules(), "Routes of class look whose last answer is given while the server is stopped.", default=()
+        rules(),
+        "Routes of class look whose last answer is given while the server is stopped, with GET, or with POST and the "
+        "same body of at most 8 KiB.",
+        default=(),
     )
     encoded_slashes: tuple[str, ...] = key(
         rules(), "Routes whose path may contain %2F; it is refused in all other paths.", default=()

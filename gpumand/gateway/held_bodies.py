@@ -110,6 +110,15 @@ async def _read(request: web.BaseRequest, count: Callable[[int], None]) -> bytes
     return bytes(text)
 
 
+async def read_small_body(request: web.BaseRequest) -> bytes:
+    """Read a body whose size is announced and small. Raises Refused if the client stops sending."""
+    await answer_expect(request)
+    text = bytearray()
+    while chunk := await next_chunk(request):
+        text += chunk
+    return bytes(text)
+
+
 async def next_chunk(request: web.BaseRequest) -> bytes:
     """The next part of a body, b"" at its end. Raises Refused if the client stops sending or the body is invalid."""
     try:

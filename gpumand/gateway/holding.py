@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+import math
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from aiohttp import HttpVersion11, web
@@ -28,6 +29,38 @@ class HoldTimes:
     wait_sec: float = 290.0
     patience_sec: float = 10.0
     drip_sec: float = 5.0
+
+
+READ_LIMIT_HEADERS = ("X-Stainless-Read-Timeout", "X-Stainless-Timeout")
+"""Headers in which the libraries of OpenAI and Anthropic announce after how many seconds of silence they give up."""
+
+MIN_PAUSE_SEC = 0.25
+"""The shortest time between two signs of life, whatever a client announces."""
+
+
+def times_for(headers: Mapping[str, str], times: HoldTimes) -> HoldTimes:
+    """The times for a client: shorter than configured, where it announces that it would give up before.
+
+    Args:
+        headers: the headers of its request.
+        times: the configured times.
+    """
+    announced = [limit for name in READ_LIMIT_HEADERS if (limit := _seconds(headers.get(name, ""))) > 0]
+    if not announced:
+        return times
+    # Half of the limit: the sign must arrive before it is over, also on a slow connection.
+    pause_sec = max(MIN_PAUSE_SEC, min(announced) / 2)
+    patience_sec, drip_sec = min(times.patience_sec, pause_sec), min(times.drip_sec, pause_sec)
+    return replace(times, patience_sec=patience_sec, drip_sec=drip_sec)
+
+
+def _seconds(text: str) -> float:
+    """A number of seconds; 0.0 for anything else."""
+    try:
+        seconds = float(text)
+    except ValueError:
+        return 0.0
+    return seconds if math.isfinite(seconds) else 0.0
 
 
 class WaitedTooLong(Exception):

@@ -9,7 +9,8 @@ from multidict import CIMultiDictProxy
 from gpumand.gateway import forward
 from gpumand.gateway.exchange import Exchange, accepts
 from gpumand.gateway.headers import response_headers
-from gpumand.gateway.looks import Answer, Key, Memory, SharedAnswers, key_of, may_be_small, read_small
+from gpumand.gateway.held_bodies import HeldBody, read_small_body
+from gpumand.gateway.looks import Answer, Key, Memory, SharedAnswers, is_question, key_of, may_be_small, read_small
 from gpumand.gateway.parts import Parts
 from gpumand.gateway.refusals import Refused, refused
 from gpumand.gateway.routes.classes import RouteClass
@@ -36,6 +37,9 @@ class LookHandler:
     async def handle(self, exchange: Exchange) -> web.StreamResponse:
         """Answer a request without a lease, from the consumer if its server runs. Raises Refused."""
         endpoint = await self.endpoint(exchange)
+        if is_question(exchange) and exchange.body is None:
+            text = await read_small_body(exchange.request)
+            exchange.body = HeldBody(data=lambda: text, length=len(text))
         try:
             return await self._pass(exchange, endpoint)
         except UpstreamDown:
@@ -63,7 +67,7 @@ class LookHandler:
     async def _pass(self, exchange: Exchange, endpoint: Endpoint) -> web.StreamResponse:
         key = key_of(exchange)
         if key is None:
-            return await self._stream(exchange, endpoint)
+            return await (self._ask if is_question(exchange) else self._stream)(exchange, endpoint)
         found = self._shared.find(key)
         if found is None:
             return await self._fetch(exchange, endpoint, key)
@@ -74,6 +78,19 @@ class LookHandler:
         answer = await forward.begin(exchange, self._parts.upstreams, endpoint, None)
         try:
             return await forward.relay(exchange, answer, endpoint)
+        finally:
+            forward.finish(answer)
+
+    async def _ask(self, exchange: Exchange, endpoint: Endpoint) -> web.StreamResponse:
+        """Pass a question on and keep its answer for the time when the server is stopped."""
+        answer = await forward.begin(exchange, self._parts.upstreams, endpoint, None)
+        try:
+            if not may_be_small(answer):
+                return await forward.relay(exchange, answer, endpoint)
+            body, is_complete = await _read(answer)
+            if not is_complete:
+                return await forward.relay(exchange, answer, endpoint, body)
+            return self._keep(exchange, answer, endpoint, body).response()
         finally:
             forward.finish(answer)
 

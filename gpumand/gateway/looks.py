@@ -7,6 +7,7 @@ consumer. An answer is shared only if it is small and complete; others are strea
 from __future__ import annotations
 
 import asyncio
+import hashlib
 from collections import OrderedDict
 from dataclasses import dataclass
 
@@ -36,6 +37,9 @@ _VARYING = (
     "x-api-key",
 )
 """Headers that may change an answer."""
+
+MAX_QUESTION_BYTES = 8 * 1024
+"""A larger body is no question about a model: it is passed on as it arrives, and its answer is not kept."""
 
 Key = tuple[str, str, tuple[str, ...]]
 
@@ -122,6 +126,14 @@ class SharedAnswers:
             del self._answers[key]
 
 
+def is_question(exchange: Exchange) -> bool:
+    """Whether a request asks by its body, and its answer is kept: the body has to be read before it is passed on."""
+    request, length = exchange.request, exchange.request.content_length
+    if request.method != "POST" or not exchange.service.rules.remembers("POST", exchange.target.path):
+        return False
+    return length is not None and length <= MAX_QUESTION_BYTES and "Content-Encoding" not in request.headers
+
+
 class Memory:
     """The last answers to routes that are answered while their server is stopped."""
 
@@ -146,12 +158,15 @@ class Memory:
         return self._answers.get(key) if key is not None else None
 
     def _key(self, exchange: Exchange) -> Key | None:
-        request = exchange.request
-        if request.method != "GET" or not exchange.service.rules.remembers("GET", exchange.target.path):
+        request, question = exchange.request, ""
+        if request.method == "POST" and is_question(exchange) and exchange.body is not None:
+            question = hashlib.sha256(exchange.body.data()).hexdigest()
+        elif request.method != "GET" or not exchange.service.rules.remembers("GET", exchange.target.path):
             return None
         # A client gets only what was answered to its own credentials.
         names = ("authorization", "x-api-key", "cookie", "accept-encoding")
-        return exchange.service.consumer, exchange.target.raw, tuple(request.headers.get(name, "") for name in names)
+        values = (question, *(request.headers.get(name, "") for name in names))
+        return exchange.service.consumer, exchange.target.raw, values
 
     def _drop(self, key: Key) -> None:
         if (old := self._answers.pop(key, None)) is not None:

@@ -11,7 +11,7 @@ from gpumand.client.errors import GpumandError
 from gpumand.gateway.config import GatewaySettings
 from gpumand.gateway.elsewhere import ElsewhereHandler
 from gpumand.gateway.exchange import Exchange
-from gpumand.gateway.holding import Holder, HoldTimes, WaitedTooLong
+from gpumand.gateway.holding import Holder, HoldTimes, WaitedTooLong, times_for
 from gpumand.gateway.leases import LeaseKeeper, Ticket
 from gpumand.gateway.refusals import MAX_RETRY_SEC, Refused, refusal_of, refused
 from gpumand.gateway.requests import RequestTable
@@ -49,7 +49,7 @@ class Parts:
     def holder(self, exchange: Exchange) -> Holder:
         """The holder of a request's client."""
         one = self.settings()
-        times = HoldTimes(one.wait_sec, one.patience_sec, one.drip_sec)
+        times = times_for(exchange.request.headers, HoldTimes(one.wait_sec, one.patience_sec, one.drip_sec))
         return Holder(exchange, times, lambda: self.describe(exchange.service.consumer))
 
     def join(self, exchange: Exchange) -> Ticket:

@@ -144,7 +144,8 @@ class Console:
 def session(client: Client) -> dict[str, Any]:
     """What a client may do. ``consumers`` are those that it may use; null = all."""
     consumers = None if client.consumers is None else sorted(client.consumers)
-    return {"client": client.name, "may_evict": client.may_evict, "consumers": consumers}
+    rights = {"may_evict": client.may_evict, "consumers": consumers}
+    return {"client": client.name, "has_key": client.has_key, **rights}
 
 
 def is_browser(request: web.BaseRequest) -> bool:

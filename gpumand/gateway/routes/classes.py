@@ -64,6 +64,10 @@ def _rule(text: str) -> Rule:
     return Rule(method, compiled, is_specific=path not in ("/*", "/"))
 
 
+REMEMBERED_METHODS = ("GET", "POST")
+"""Methods of requests that only read. APIs use POST for reads whose question is a document, as Ollama's /api/show."""
+
+
 @dataclass(frozen=True, slots=True)
 class RouteRules:
     """The rules of one service.
@@ -116,7 +120,7 @@ class RouteRules:
 
     def remembers(self, method: str, path: str) -> bool:
         """Whether the last answer to a request is kept."""
-        return method == "GET" and _covers(self.remember, method, path)
+        return method in REMEMBERED_METHODS and _covers(self.remember, method, path)
 
     def allows_encoded_slash(self, method: str, path: str) -> bool:
         """Whether a path may contain %2F."""

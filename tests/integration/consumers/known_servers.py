@@ -364,7 +364,18 @@ FACTS: dict[str, Facts] = {
     "parakeet": Facts(
         (("POST", "/v1/models/load", None),), (("POST", "/v1/models/unload", None),), reads={"/v1/models": _ok()}
     ),
-    "invokeai": Facts(unloads=(("POST", "/api/v2/models/empty_model_cache", None),)),
+    "invokeai": Facts(
+        unloads=(("POST", "/api/v2/models/empty_model_cache", None),),
+        reads={
+            "/api/v1/queue/default/status": lambda server: (
+                200,
+                {
+                    "queue": {"queue_id": "default", "pending": 0, "in_progress": server.jobs, "completed": 7},
+                    "processor": {"is_started": True, "is_processing": bool(server.jobs)},
+                },
+            )
+        },
+    ),
     "xinference": Facts(
         (("POST", "/v1/models", {"model_name": MODEL, "model_uid": MODEL}),),
         (("DELETE", f"/v1/models/{PATH_MODEL}", None),),

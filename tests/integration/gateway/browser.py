@@ -10,7 +10,7 @@ import json
 import os
 import shutil
 import signal
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
@@ -59,11 +59,16 @@ class Tab:
     Attributes:
         problems: exceptions and errors of the page.
         requests: addresses that the page has requested.
+        password: what a person would type into the browser's own dialog for user and password; None = "Cancel".
+        asked: how often the browser has shown that dialog, with the realm of each.
     """
 
     def __init__(self, socket: aiohttp.ClientWebSocketResponse) -> None:
         self.problems: list[str] = []
         self.requests: list[str] = []
+        self.password: str | None = None
+        self.asked: list[str] = []
+        self._tasks: set[asyncio.Task[dict[str, Any]]] = set()
         self._socket = socket
         self._numbers = itertools.count(1)
         self._answers: dict[int, asyncio.Future[dict[str, Any]]] = {}
@@ -84,6 +89,26 @@ class Tab:
         for domain in ("Page", "Runtime", "Log", "Network"):
             await self.call(f"{domain}.enable")
         await self.call("Page.addScriptToEvaluateOnNewDocument", source=WATCH)
+
+    async def answer_dialogs(self) -> None:
+        """Answer the browser's dialog for user and password from now on; a headless one shows none by itself."""
+        await self.call("Fetch.enable", handleAuthRequests=True)
+
+    def _continue(self, seen: dict[str, Any]) -> None:
+        self._later(self.call("Fetch.continueRequest", requestId=seen["requestId"]))
+
+    def _answer_dialog(self, seen: dict[str, Any]) -> None:
+        self.asked.append(seen["authChallenge"]["realm"])
+        answer = {"response": "CancelAuth"}
+        if self.password is not None:
+            answer = {"response": "ProvideCredentials", "username": "anna", "password": self.password}
+        self._later(self.call("Fetch.continueWithAuth", requestId=seen["requestId"], authChallengeResponse=answer))
+
+    def _later(self, call: Coroutine[Any, Any, dict[str, Any]]) -> None:
+        # Called while an answer is read, so the answer to this call cannot be awaited here.
+        task = asyncio.ensure_future(call)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     async def look(self, width: int = 1280, height: int = 900, *, dark: bool = False, phone: bool = False) -> None:
         """Set the size of the window and the colour scheme."""
@@ -163,6 +188,8 @@ class Tab:
         handlers: dict[str, Callable[[dict[str, Any]], None]] = {
             "Runtime.exceptionThrown": lambda seen: self.problems.append(str(seen["exceptionDetails"])),
             "Log.entryAdded": self._note_entry,
+            "Fetch.requestPaused": self._continue,
+            "Fetch.authRequired": self._answer_dialog,
             "Network.requestWillBeSent": lambda seen: self.requests.append(seen["request"]["url"]),
         }
         async for message in self._socket:

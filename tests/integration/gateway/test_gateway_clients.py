@@ -1,6 +1,7 @@
 """The official client libraries survive a load that is much longer than the silence that they tolerate.
 
-A short form runs with all tests; ``make clients`` runs it at full length: a load of 40 s, and a limit of 5 s.
+A short form runs with all tests; ``make clients`` runs it at full length: a load of 40 s, and a limit of 5 s. The
+libraries that announce their limit run with the default settings, the others with those of the guide.
 """
 
 from __future__ import annotations
@@ -38,6 +39,7 @@ class Lengths:
     drip: float
 
 
+GUIDE = ROOT / "docs" / "guide" / "gateway.md"
 LENGTHS = Lengths(40.0, 5.0, 2.0) if os.environ.get("GPUMAND_FULL_LENGTH") else Lengths(5.0, 1.5, 0.3)
 MESSAGES: Any = [{"role": "user", "content": "hi"}]
 
@@ -53,6 +55,19 @@ async def door(tmp_path: Path) -> AsyncIterator[Entrance]:
         yield made
 
 
+@pytest.fixture
+async def untuned(tmp_path: Path) -> AsyncIterator[Entrance]:
+    """An entrance with the default settings, whose silence is longer than the limit of the clients."""
+    async with entrance(tmp_path) as made:
+        await made.get("/v1/models")
+        yield made
+
+
+def test_guide_has_the_settings_of_the_full_length() -> None:
+    assert "hold a client with a limit of 5 s" in GUIDE.read_text(encoding="utf-8")
+    assert "```toml\n[gateway]\npatience_sec = 2\ndrip_sec = 2\n```" in GUIDE.read_text(encoding="utf-8")
+
+
 async def through_a_load(made: Entrance, *calls: Callable[[], Awaitable[Any]]) -> list[Any]:
     """Call while the device is leased, for as long as a load takes."""
     lease = await made.block()
@@ -65,9 +80,9 @@ async def through_a_load(made: Entrance, *calls: Callable[[], Awaitable[Any]]) -
     return list(await asyncio.gather(*working))
 
 
-async def test_openai_for_python(door: Entrance) -> None:
+async def test_openai_for_python(untuned: Entrance) -> None:
     timeout = openai.Timeout(120, read=LENGTHS.limit)
-    client = openai.AsyncOpenAI(base_url=f"{door.url}/v1", api_key="none", timeout=timeout, max_retries=0)
+    client = openai.AsyncOpenAI(base_url=f"{untuned.url}/v1", api_key="none", timeout=timeout, max_retries=0)
 
     async def stream() -> str:
         parts = await client.chat.completions.create(model="qwen3", messages=MESSAGES, stream=True)
@@ -83,7 +98,7 @@ async def test_openai_for_python(door: Entrance) -> None:
         )
 
     async with client:
-        found = await through_a_load(door, stream, plain, embedding)
+        found = await through_a_load(untuned, stream, plain, embedding)
         models = [one.id async for one in await client.models.list()]
         one = await client.models.retrieve("org/phi-4")
         speech = await client.audio.transcriptions.create(model="qwen3", file=("a.wav", b"x" * 3_000_000))
@@ -95,9 +110,9 @@ async def test_openai_for_python(door: Entrance) -> None:
     assert (one.id, speech.text) == ("org/phi-4", "words")
 
 
-async def test_anthropic_for_python(door: Entrance) -> None:
+async def test_anthropic_for_python(untuned: Entrance) -> None:
     timeout = anthropic.Timeout(120, read=LENGTHS.limit)
-    client = anthropic.AsyncAnthropic(base_url=door.url, api_key="none", timeout=timeout, max_retries=0)
+    client = anthropic.AsyncAnthropic(base_url=untuned.url, api_key="none", timeout=timeout, max_retries=0)
 
     async def stream() -> str:
         async with client.messages.stream(model="qwen3", messages=MESSAGES, max_tokens=10) as parts:
@@ -108,7 +123,7 @@ async def test_anthropic_for_python(door: Entrance) -> None:
         return message.content[0].text  # type: ignore[union-attr]
 
     async with client:
-        found = await through_a_load(door, stream, plain)
+        found = await through_a_load(untuned, stream, plain)
         with pytest.raises(anthropic.NotFoundError, match="Known models"):
             await client.messages.create(model="nothing", messages=MESSAGES, max_tokens=10)
 

@@ -410,6 +410,43 @@ async def test_api_key_gives_the_right_to_evict_until_it_is_taken_back(tmp_path:
         await made.check()
 
 
+async def test_browser_asks_for_the_key_where_one_is_required_and_the_page_works_with_it(tmp_path: Path) -> None:
+    keys = f'[keys.anna]\nsha256 = "{hash_of(KEY)}"\nevict = true\n'
+    (tmp_path / "keys.toml").write_text(keys, encoding="utf-8")
+    required = f'keys_file = "{tmp_path / "keys.toml"}"\nrequire_key = true\n'
+    async with desk(tmp_path, {"tts": 2500}, required) as made:
+        await made.control.call("Load", "sa{sv}", "tts", {})
+        await made.tab.answer_dialogs()
+
+        await made.tab.open(made.url)  # "Cancel"
+        await made.tab.until_text("body", "An API key is required")
+        assert made.tab.asked == ["gpumand"]
+        assert await made.tab.evaluate("document.querySelector('#devices')") is None
+
+        made.tab.password = "gpumand-wrong"
+        asked = len(made.tab.asked)
+        await made.tab.open(made.url)
+
+        async def asked_again() -> bool:
+            return len(made.tab.asked) >= asked + 2
+
+        await wait_until("the browser asks again after a wrong key", asked_again)
+        made.tab.password = KEY
+
+        await made.tab.until_text("#connection", "Live")
+        await made.tab.until_text("#client", "anna")
+        assert await made.tab.evaluate("document.querySelector('#sign-in').hidden")
+        asked = len(made.tab.asked)
+        await made.tab.press_tab_until("Evict tts")
+        await made.tab.press("Enter")
+        await wait_until("tts is evicted", is_resident, made.control, "tts", "unloaded")
+        assert len(made.tab.asked) == asked, "the browser sends the key with the requests of the page by itself"
+        assert KEY not in made.gateway.log
+        # The browser's own view of the JSON document that refused it has pictures inside it.
+        made.tab.requests = [one for one in made.tab.requests if not one.startswith("data:")]
+        await made.check()
+
+
 async def test_policy_of_the_page_stops_a_script_that_got_into_it(running: Desk) -> None:
     await running.open()
     parse = "try { document.body.innerHTML = '<b>x</b>' } catch (error) { String(error) }"

@@ -263,6 +263,26 @@ async def test_stopped_service_is_not_woken_by_looks_but_its_lists_are_answered(
     assert slow_sec >= 1.0
 
 
+async def test_stopped_ollama_answers_what_was_asked_of_a_model_before(tmp_path: Path) -> None:
+    async with front(tmp_path, 'preset = "ollama"') as made:
+        asked_before = {"model": "qwen3"}
+        shown = await asked(made, "/api/show", json=asked_before)
+        await asked(made, "/api/show", json={"model": "big", "more": "x" * 9000})
+        secret = await asked(made, "/api/show", json=asked_before, headers={"Authorization": "Bearer a"})
+        seen = len(made.service.paths())
+        await made.service.stop()
+        remembered = await asked(made, "/api/show", json=asked_before)
+        other_model = await asked(made, "/api/show", json={"model": "gemma3"})
+        too_long = await asked(made, "/api/show", json={"model": "big", "more": "x" * 9000})
+        other_key = await asked(made, "/api/show", json=asked_before, headers={"Authorization": "Bearer b"})
+        assert await has_leases(made, 0)
+        assert not await has_queue(made)
+
+    assert seen == 3, "questions are passed on while the server runs"
+    assert (shown[0], secret[0], remembered[0], remembered[2]) == (200, 200, 200, shown[2])
+    assert [one[0] for one in (other_model, too_long, other_key)] == [503, 503, 503]
+
+
 async def test_identical_looks_within_a_second_share_one_request(tmp_path: Path) -> None:
     async with front(tmp_path, COMFYUI) as made:
         answers = await asyncio.gather(*(asked(made, "/queue", method="GET") for _ in range(30)))

@@ -11,7 +11,7 @@ const NO_FLEET_MS = 30000; // a gateway without a fleet may get one at a reload
 
 const page = {
   state: null, // the last state
-  session: { client: "", may_evict: false, consumers: null },
+  session: { client: "", has_key: false, may_evict: false, consumers: null },
   stream: null,
   isConnected: false,
   clockOffsetMs: 0, // clock of the host minus clock of the browser
@@ -484,8 +484,10 @@ function showConnection() {
   byId("notice").hidden = !notice;
   byId("main").classList.toggle("stale", Boolean(state) && (!isConnected || Boolean(absence)));
   const { session } = page;
-  setText(byId("client"), hasKey() ? session.client : "");
+  setText(byId("client"), hasKey() || session.has_key ? session.client : "");
   setText(byId("sign-in"), hasKey() ? "Sign out" : "Sign in");
+  // The browser itself has asked for the key, and a page cannot make it forget one.
+  byId("sign-in").hidden = session.has_key && !hasKey();
 }
 
 /** Screen readers announce a change of text, so a text that is the same is not set again. */
@@ -574,7 +576,7 @@ async function signIn(event) {
 
 function signOut() {
   sessionStorage.removeItem(KEY);
-  page.session = { client: "", may_evict: false, consumers: null };
+  page.session = { client: "", has_key: false, may_evict: false, consumers: null };
   readSession();
 }
 
