@@ -20,7 +20,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from aiohttp import web
+from aiohttp.web_response import StreamResponse
 
 from gpumand.domain.errors import LimitsExceeded
 from gpumand.fleet.access import check_right
@@ -94,31 +94,31 @@ class Agent:
         finally:
             self._remote -= 1
 
-    async def _acquire(self, request: Request) -> web.StreamResponse:
+    async def _acquire(self, request: Request) -> StreamResponse:
         caller = self._caller(request, Right.ACQUIRE)
         call = parse_acquire(await request.text(MAX_BODY_BYTES))
         with self._counted():
             return await serve_lease(request, self._host.acquire_for(caller, call))
 
-    async def _plan(self, request: Request) -> web.StreamResponse:
+    async def _plan(self, request: Request) -> StreamResponse:
         self._caller(request, Right.PLAN)
         call = parse_plan(await request.text(MAX_BODY_BYTES))
         async with self._calls:
             return json_response(await self._host.plan(call))
 
-    async def _load(self, request: Request) -> web.StreamResponse:
+    async def _load(self, request: Request) -> StreamResponse:
         caller = self._caller(request, Right.LOAD)
         call = parse_load(await request.text(MAX_BODY_BYTES))
         with self._counted():
             return json_response(await self._host.load_for(caller, call))
 
-    async def _drain(self, request: Request) -> web.StreamResponse:
+    async def _drain(self, request: Request) -> StreamResponse:
         self._caller(request, Right.DRAIN)
         return json_response(await self._host.drain(parse_drain(await request.text(MAX_BODY_BYTES))))
 
-    async def _show_row(self, _: Request) -> web.StreamResponse:
+    async def _show_row(self, _: Request) -> StreamResponse:
         return json_response(json.loads(encode_host(self._row())))
 
-    async def _show_status(self, _: Request) -> web.StreamResponse:
+    async def _show_status(self, _: Request) -> StreamResponse:
         async with self._calls:
             return json_response(await self._status())

@@ -1,7 +1,8 @@
 """Serves HTTP to other hosts and to the local socket: routes, errors as JSON, and limits for every connection.
 
-aiohttp parses requests. Each of its protocol objects is wrapped in one that limits how long a client may take to send
-a request and how many clients there are, because a client that holds a lease stays connected for hours.
+aiohttp parses requests; its parts for applications are not imported, since they take another megabyte. Each of its
+protocol objects is wrapped in one that limits how long a client may take to send a request and how many clients there
+are, because a client that holds a lease stays connected for hours.
 """
 
 from __future__ import annotations
@@ -14,7 +15,10 @@ import ssl
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, cast
 
-from aiohttp import web
+from aiohttp.web_protocol import RequestHandler
+from aiohttp.web_request import BaseRequest
+from aiohttp.web_response import Response, StreamResponse
+from aiohttp.web_server import Server
 
 from gpumand.domain.errors import GpumandError
 from gpumand.fleet.errors import error_body, http_status
@@ -22,7 +26,7 @@ from gpumand.http.peer_name import peer_name
 
 log = logging.getLogger(__name__)
 
-Handler = Callable[["Request"], Awaitable[web.StreamResponse]]
+Handler = Callable[["Request"], Awaitable[StreamResponse]]
 Routes = Mapping[tuple[str, str], Handler]
 
 MAX_CONNECTIONS = 512
@@ -40,10 +44,10 @@ LOST_SEC = 3.0
 _TCP_USER_TIMEOUT = 18
 
 
-class _RequestHandler(web.RequestHandler):
+class _RequestHandler(RequestHandler):
     """aiohttp's protocol with JSON errors; invalid requests of clients are not logged."""
 
-    def __init__(self, connection: Connection, server: web.Server) -> None:
+    def __init__(self, connection: Connection, server: Server) -> None:
         loop = asyncio.get_running_loop()
         # The rest of a body that is not read is not waited for: it may be a stream without an end.
         more: dict[str, Any] = {"keepalive_timeout": REQUEST_SEC, "lingering_time": 0.5}
@@ -52,11 +56,11 @@ class _RequestHandler(web.RequestHandler):
 
     def handle_error(
         self,
-        request: web.BaseRequest,
+        request: BaseRequest,
         status: int = 500,
         exc: BaseException | None = None,
         message: str | None = None,
-    ) -> web.StreamResponse:
+    ) -> StreamResponse:
         """Answer an invalid request, or one whose handler has failed."""
         if status >= 500:
             log.error("a request failed with an internal error", exc_info=exc)
@@ -157,7 +161,7 @@ class Request:
         rest: what arrived of a stream together with its first line.
     """
 
-    def __init__(self, request: web.BaseRequest, connection: Connection) -> None:
+    def __init__(self, request: BaseRequest, connection: Connection) -> None:
         self.http = request
         self.connection = connection
         self.rest = b""
@@ -201,7 +205,7 @@ class HttpServer:
     """
 
     def __init__(self, routes: Routes) -> None:
-        self.server = web.Server(self._handle)
+        self.server = Server(self._handle)
         self._routes = routes
         self._paths = sorted({path for _, path in routes})
         self._connections: dict[Connection, None] = {}
@@ -238,7 +242,7 @@ class HttpServer:
         for connection in tuple(self._connections):
             connection.abort()
 
-    async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
+    async def _handle(self, request: BaseRequest) -> StreamResponse:
         protocol = request.protocol
         assert isinstance(protocol, _RequestHandler)
         connection = protocol.connection
@@ -248,7 +252,7 @@ class HttpServer:
         finally:
             connection.end_request()
 
-    async def _answer(self, request: Request) -> web.StreamResponse:
+    async def _answer(self, request: Request) -> StreamResponse:
         method, path = request.http.method, request.http.path
         handler = self._routes.get((method, path))
         if handler is None:
@@ -258,7 +262,7 @@ class HttpServer:
         except GpumandError as error:
             return error_response(error)
 
-    def _no_route(self, method: str, path: str) -> web.Response:
+    def _no_route(self, method: str, path: str) -> Response:
         allowed = [one for one, known in self._routes if known == path]
         if allowed:
             words = f"method not allowed: use {' or '.join(allowed)}"
@@ -275,19 +279,19 @@ def limit_silence(transport: asyncio.BaseTransport) -> None:
         sock.setsockopt(socket.IPPROTO_TCP, _TCP_USER_TIMEOUT, int(LOST_SEC * 1000))
 
 
-def json_response(body: Mapping[str, Any]) -> web.Response:
+def json_response(body: Mapping[str, Any]) -> Response:
     """An answer with a JSON object."""
     return _json(body, 200)
 
 
-def error_response(error: GpumandError) -> web.Response:
+def error_response(error: GpumandError) -> Response:
     """The answer for an error. The connection is closed: a part of the request's body may still be unread."""
     return _json(error_body(error), http_status(error), close=True)
 
 
-def _json(body: Mapping[str, Any], status: int, *, close: bool = False) -> web.Response:
+def _json(body: Mapping[str, Any], status: int, *, close: bool = False) -> Response:
     text = json.dumps(body, separators=(",", ":")) + "\n"
-    response = web.Response(text=text, status=status, content_type="application/json")
+    response = Response(text=text, status=status, content_type="application/json")
     response.headers["Server"] = "gpumand-fleet"
     response.headers["Cache-Control"] = "no-store"
     if close:

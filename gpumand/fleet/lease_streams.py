@@ -11,7 +11,7 @@ import contextlib
 from collections.abc import Awaitable, Mapping
 from typing import Any, Protocol
 
-from aiohttp import web
+from aiohttp.web_response import StreamResponse
 
 from gpumand.domain.errors import GpumandError
 from gpumand.fleet.calls import dump_line
@@ -43,7 +43,7 @@ class LeaseHandle(Protocol):
         """End the lease; may be called repeatedly, and completes even if the caller is cancelled."""
 
 
-async def serve_lease(request: Request, work: Awaitable[LeaseHandle]) -> web.StreamResponse:
+async def serve_lease(request: Request, work: Awaitable[LeaseHandle]) -> StreamResponse:
     """Answer a request for a lease, and keep the lease for as long as the client is connected.
 
     Args:
@@ -139,7 +139,7 @@ class _Stream:
 
     def __init__(self, request: Request) -> None:
         self._request = request
-        self.response = web.StreamResponse(
+        self.response = StreamResponse(
             headers={"Content-Type": "application/x-ndjson", "Server": "gpumand-fleet", "Cache-Control": "no-store"}
         )
         self.response.force_close()
@@ -151,14 +151,14 @@ class _Stream:
                 await self.response.prepare(self._request.http)
             await self.response.write(data)
 
-    async def refuse(self, error: GpumandError) -> web.StreamResponse:
+    async def refuse(self, error: GpumandError) -> StreamResponse:
         """Answer with an error: by its status, or as a line once the answer has begun."""
         if not self.response.prepared:
             return error_response(error)
         await self.write(dump_line(error_body(error)))
         return await self.finish()
 
-    async def finish(self) -> web.StreamResponse:
+    async def finish(self) -> StreamResponse:
         """End the answer."""
         if self.response.prepared:
             with contextlib.suppress(ConnectionError, TimeoutError):

@@ -23,7 +23,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from aiohttp import web
+from aiohttp.web_response import StreamResponse
 
 from gpumand.domain.errors import AccessDenied, LimitsExceeded
 from gpumand.fleet.calls import MAX_BODY_BYTES, parse_acquire, parse_drain, parse_load, parse_place, parse_plan
@@ -72,7 +72,7 @@ class LocalApi:
             ("POST", "/v1/drain"): self._drain,
         }
 
-    async def _show_hosts(self, _: Request) -> web.StreamResponse:
+    async def _show_hosts(self, _: Request) -> StreamResponse:
         return json_response(self.hosts())
 
     def hosts(self) -> dict[str, Any]:
@@ -86,7 +86,7 @@ class LocalApi:
         intents = {name: [one.host for one in found] for name, found in view.intents.items()}
         return {"hosts": hosts, "intents": intents, "degraded": self._table.interruption} | dict(self._store_state())
 
-    async def _acquire(self, request: Request) -> web.StreamResponse:
+    async def _acquire(self, request: Request) -> StreamResponse:
         call = parse_acquire(await request.text(MAX_BODY_BYTES))
         await check_local(peer_of(request.connection.socket))
         if self._leases >= MAX_LEASES:
@@ -98,20 +98,20 @@ class LocalApi:
         finally:
             self._leases -= 1
 
-    async def _plan(self, request: Request) -> web.StreamResponse:
+    async def _plan(self, request: Request) -> StreamResponse:
         return json_response(await self._router.plan(parse_plan(await request.text(MAX_BODY_BYTES))))
 
-    async def _place(self, request: Request) -> web.StreamResponse:
+    async def _place(self, request: Request) -> StreamResponse:
         call = parse_place(await request.text(MAX_BODY_BYTES))
         await check_local(peer_of(request.connection.socket))
         return json_response(await self._router.place(call))
 
-    async def _load(self, request: Request) -> web.StreamResponse:
+    async def _load(self, request: Request) -> StreamResponse:
         call = parse_load(await request.text(MAX_BODY_BYTES))
         await check_local(peer_of(request.connection.socket))
         return json_response(await self._router.load(replace(call, user=await self._user(request, call.user))))
 
-    async def _drain(self, request: Request) -> web.StreamResponse:
+    async def _drain(self, request: Request) -> StreamResponse:
         call = parse_drain(await request.text(MAX_BODY_BYTES))
         if _uid(request) not in (0, os.getuid()):
             raise AccessDenied("Permission denied: only root may drain a host. Use sudo.")

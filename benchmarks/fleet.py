@@ -1,0 +1,118 @@
+"""The cost of a fleet: the agent at rest, and a lease through another host compared with one of the local gpumand."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+import time
+from pathlib import Path
+
+import aiohttp
+
+from benchmarks.idle import cpu_msec, proportional_mib
+from benchmarks.table import Row, median, show
+from gpumand.client.held_lease import hold
+from gpumand.fleet.calls import AcquireCall
+from gpumand.fleet.remote_host import AgentClient
+from gpumand.testing.fleet import PrivateFleet
+
+CONSUMERS = {"chat": 14000, "image": 13000, "video": 12000}
+SETTLE_SEC, WATCH_SEC = 10.0, 60.0
+ROUNDS, CALLS = 16, 16
+MAX_MIB, MAX_CPU_PERCENT = 40.0, 0.5
+MAX_OVER = 1.5
+
+
+async def measure(fleet: PrivateFleet) -> list[Row]:
+    """The agent at rest, then leases."""
+    agent = fleet.agents[1]
+    await asyncio.sleep(SETTLE_SEC)
+    before_msec = cpu_msec(agent.pid)
+    await asyncio.sleep(WATCH_SEC)
+    percent = (cpu_msec(agent.pid) - before_msec) / WATCH_SEC / 10
+    rows = [_memory(agent.pid), _processor(percent)]
+    return [*rows, await _leases(fleet), _memory(agent.pid, ", after leases")]
+
+
+def _memory(pid: int, when: str = ", at rest") -> Row:
+    rss, pss = _resident_mib(pid), proportional_mib(pid)
+    what = f"agent{when}: memory (RSS; PSS {pss:.1f} MiB)"
+    return Row(what, f"{rss:.1f} MiB", goal=f"{MAX_MIB:g} MiB or less", met=rss <= MAX_MIB)
+
+
+def _processor(percent: float) -> Row:
+    goal = f"less than {MAX_CPU_PERCENT:g} %"
+    used = f"{percent:.3f} % of one core"
+    return Row("agent, at rest: processor over a minute", used, goal=goal, met=percent < MAX_CPU_PERCENT)
+
+
+def _resident_mib(pid: int) -> float:
+    pages = int(Path(f"/proc/{pid}/statm").read_text(encoding="ascii").split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
+
+
+async def _leases(fleet: PrivateFleet) -> Row:
+    """Acquire a resident consumer of the second host: there, and through its agent; and one HTTP request to it."""
+    config = fleet.agents[1].config
+    client = AgentClient()
+    try:
+        host = client.host("gpu2", config.url)
+        await (await host.acquire(AcquireCall("chat", 60.0))).release()
+        local, remote, hop = [], [], []
+        for _ in range(ROUNDS):
+            local.append(median([await _local(config.bus) for _ in range(CALLS)]))
+            hop.append(median([await _hop(config.url) for _ in range(CALLS)]))
+            remote.append(median([await _remote(client, config.url) for _ in range(CALLS)]))
+    finally:
+        await client.close()
+    return _row(median(local), median(remote), median(hop))
+
+
+def _row(local: float, remote: float, hop: float) -> Row:
+    limit = local + MAX_OVER * hop
+    return Row(
+        "acquire a resident consumer through an agent",
+        f"{remote * 1000:.2f} ms",
+        f"local: {local * 1000:.2f} ms, one HTTP request: {hop * 1000:.2f} ms",
+        remote / local,
+        f"local and {MAX_OVER:g} HTTP requests: {limit * 1000:.2f} ms or less",
+        remote <= limit,
+    )
+
+
+async def _local(bus: str) -> float:
+    began = time.perf_counter()
+    held = await hold("chat", bus=bus)
+    seconds = time.perf_counter() - began
+    await held.release()
+    return seconds
+
+
+async def _remote(client: AgentClient, url: str) -> float:
+    began = time.perf_counter()
+    lease = await client.host("gpu2", url).acquire(AcquireCall("chat", 60.0))
+    seconds = time.perf_counter() - began
+    await lease.release()
+    return seconds
+
+
+async def _hop(url: str) -> float:
+    """Seconds of one request on a connection of its own, as a lease has one."""
+    async with aiohttp.ClientSession() as session:
+        began = time.perf_counter()
+        async with session.get(f"{url}/v1/row") as answer:
+            await answer.read()
+        return time.perf_counter() - began
+
+
+def main() -> int:
+    """Measure, print the table, and return the exit status."""
+    with PrivateFleet(CONSUMERS) as fleet:
+        rows = asyncio.run(measure(fleet))
+    show(rows)
+    return int(any(row.met is False for row in rows))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,142 @@
+"""Unique consumers on one host: claims before leases, and leases that end when the host can no longer be sure."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+
+import pytest
+
+from gpumand.domain.errors import Busy, NotNowError
+from gpumand.fleet.store import StoreUnavailable
+from gpumand.fleet.unique_rules import FENCED, UniqueRules
+from tests.unit.fleet.fleet_rows import COLD, RESIDENT, consumer, host, machine_id
+from tests.unit.fleet.scripted_fleet import ScriptedLease
+
+
+class ScriptedClaims:
+    """Claims that a test decides: ``holder`` is the host that has every consumer; "" = this one."""
+
+    def __init__(self) -> None:
+        self.holder = ""
+        self.error: StoreUnavailable | None = None
+        self.held: set[str] = set()
+        self.released: list[str] = []
+
+    def holds(self, name: str) -> bool:
+        return name in self.held
+
+    async def claim(self, name: str) -> str:
+        if self.error is not None:
+            raise self.error
+        if not self.holder:
+            self.held.add(name)
+        return self.holder
+
+    async def release(self, name: str) -> None:
+        self.held.discard(name)
+        self.released.append(name)
+
+
+class Host:
+    """The rules of a host with the unique consumer chat and the other one image."""
+
+    def __init__(self) -> None:
+        self.row = host(1, chat=consumer(COLD, unique=True), image=consumer(COLD))
+        self.claims, self.unloaded = ScriptedClaims(), []  # type: ignore[var-annotated]
+        self.rules = UniqueRules(lambda: self.row, lambda name: f"name of {name[-1]}", self.unloaded.append)
+        self.rules.claims = self.claims
+
+    async def show(self, **more: object) -> None:
+        """Publish another row of chat."""
+        chat = replace(self.row.consumers["chat"], **more)  # type: ignore[arg-type]
+        self.row = replace(self.row, consumers={**self.row.consumers, "chat": chat})
+        self.rules.note_row(self.row)
+        await asyncio.sleep(0.01)
+
+
+async def test_unique_consumer_is_claimed_and_others_are_not() -> None:
+    made = Host()
+    await made.rules.require("chat")
+    await made.rules.require("image")
+    assert made.claims.held == {"chat"}
+
+
+async def test_consumer_of_another_host_is_refused_with_its_name() -> None:
+    made = Host()
+    made.claims.holder = machine_id(2)
+    with pytest.raises(Busy, match="name of 2 has it"):
+        await made.rules.require("chat")
+
+
+async def test_without_the_store_unique_consumers_are_not_served_and_others_are() -> None:
+    made = Host()
+    made.claims.error = StoreUnavailable("no quorum")
+    with pytest.raises(NotNowError, match="no quorum"):
+        await made.rules.require("chat")
+    await made.rules.require("image")
+
+
+async def test_fence_ends_the_leases_of_its_consumer_only() -> None:
+    made = Host()
+    await made.rules.require("chat")
+    chat, image = ScriptedLease("gpu1"), ScriptedLease("gpu1")
+    guarded, other = made.rules.guard("chat", chat), made.rules.guard("image", image)
+    waiting = asyncio.ensure_future(guarded.wait_ended())
+    await asyncio.sleep(0)
+
+    await made.rules.fenced(frozenset({"chat"}))
+
+    assert await waiting == FENCED
+    assert made.unloaded == ["chat"]
+    assert other is image
+    await guarded.release()
+    assert chat.released
+
+
+async def test_lease_that_was_granted_while_the_fence_fell_ends_at_once() -> None:
+    made = Host()
+    await made.rules.require("chat")
+    made.claims.held.clear()
+    guarded = made.rules.guard("chat", ScriptedLease("gpu1"))
+    async with asyncio.timeout(5):
+        assert await guarded.wait_ended() == FENCED
+
+
+async def test_end_of_the_lease_itself_is_passed_on() -> None:
+    made = Host()
+    await made.rules.require("chat")
+    lease = ScriptedLease("gpu1")
+    guarded = made.rules.guard("chat", lease)
+    lease.ended.set_result("revoked")
+    assert await guarded.wait_ended() == "revoked"
+
+
+async def test_consumer_that_was_unloaded_is_given_up_once_it_is_not_used() -> None:
+    made = Host()
+    await made.rules.require("chat")
+    guarded = made.rules.guard("chat", ScriptedLease("gpu1"))
+    await made.show(residency=COLD)
+    assert not made.claims.released, "a lease on it waits for its load"
+    await guarded.release()
+    await made.show(residency=RESIDENT)
+    assert not made.claims.released
+    await made.show(residency=COLD, queue=1)
+    assert not made.claims.released, "a request waits for it"
+    await made.show(queue=0)
+    assert made.claims.released == ["chat"]
+
+
+async def test_consumer_that_was_loaded_without_the_fleet_is_claimed() -> None:
+    made = Host()
+    await made.show(residency=RESIDENT)
+    assert made.claims.held == {"chat"}
+
+
+async def test_consumer_that_was_loaded_here_although_another_host_has_it_is_logged(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    made = Host()
+    made.claims.holder = machine_id(2)
+    await made.show(residency=RESIDENT)
+    assert "chat was loaded here without the fleet" in caplog.text
