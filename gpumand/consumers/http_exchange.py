@@ -1,7 +1,7 @@
-"""HTTP client for consumers, based on aiohttp.
+"""HTTP client for consumers.
 
-This is the only module that imports aiohttp's client, and it is imported on first use: aiohttp costs 130 ms and 12 MB,
-which a host without HTTP routes does not need to spend.
+It is imported on first use, which a host without HTTP routes does not need to spend. It speaks HTTP/1.1 with h11, since
+aiohttp's client would cost 130 ms and 10 MB, a third of the daemon's memory.
 
 A consumer is untrusted. Whatever it answers, it can use only its own connections, for the timeout of its route, and
 ``BODY_BYTES`` of memory per answer. The client does not follow redirects, keeps no cookies and takes no proxies from
@@ -11,24 +11,22 @@ the environment. It does not decompress answers either, because a small compress
 from __future__ import annotations
 
 import asyncio
-import errno
+import contextlib
+import json
 import logging
-import socket
 import ssl
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from urllib.parse import urlsplit
 from weakref import WeakValueDictionary
 
-import aiohttp
-from aiohttp.client_exceptions import UnixClientConnectorError
-from yarl import URL
+import h11
 
 from gpumand.consumers.answer_events import STREAM_TYPES
 from gpumand.consumers.answers import Answer, NoAnswer, excerpt
 from gpumand.consumers.certificates import Certificates
+from gpumand.consumers.http_connection import Connection, Disconnected, EndedEarly, Place, connect, one_line
+from gpumand.consumers.http_head import address_of, head_of
 from gpumand.consumers.http_request import Request
-from gpumand.version import VERSION
 
 log = logging.getLogger(__name__)
 
@@ -38,32 +36,29 @@ BODY_BYTES = 512 * 1024
 TAIL_BYTES = 64 * 1024
 """How much of the end of a longer stream is kept."""
 
-CHUNK_BYTES = 64 * 1024
-
 STREAM_BYTES = 64 * 1024 * 1024
 """How much of a stream is read. A load reports its progress in far less."""
 
 CONNECTIONS_PER_CONSUMER = 4
 """Simultaneous connections to one consumer, enough for load, unload and probes. More would mean that it hangs."""
 
-CONNECT_SEC = 5.0
-"""Timeout of connecting. A local service accepts a connection at once unless its accept queue is full."""
-
 KEEPALIVE_SEC = 1.5
 """How long an idle connection is kept. It is shorter than the servers' own limits (gunicorn 2 s, uvicorn and node 5 s),
 so that a request is not sent over a connection that the server is closing."""
 
-_HEADERS = {"User-Agent": f"gpumand/{VERSION}", "Accept": "application/json, */*", "Accept-Encoding": "identity"}
+REPEATABLE = ("GET", "HEAD")
+"""Methods of requests that may be sent over a kept connection: if the server is just closing it, they are sent again.
+A load or an unload must not be sent twice."""
 
 
-_ERROR_MESSAGES: tuple[tuple[type[Exception], str], ...] = (
-    (aiohttp.ServerDisconnectedError, "closed the connection without an answer"),
-    (aiohttp.ClientPayloadError, "the answer ended early"),
-    (aiohttp.ClientResponseError, "did not answer in HTTP: {}"),
-    (aiohttp.InvalidURL, "not a usable URL: {}"),
-    (OSError, "the connection failed: {}"),
-    (Exception, "the request failed: {}"),
-)
+@dataclass(frozen=True, slots=True)
+class _Prepared:
+    """A request as it is sent: to which server, and its head and body."""
+
+    request: Request
+    place: Place
+    head: h11.Request
+    body: bytes
 
 
 @dataclass(slots=True)
@@ -109,9 +104,8 @@ class Exchange:
     """HTTP client that limits the connections of each consumer. Create it inside a running event loop."""
 
     def __init__(self) -> None:
-        # The connector has no limit. Each consumer has its own, so that one that hangs does not block the others.
-        self._session = _session(aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEPALIVE_SEC))
-        self._socket_sessions: set[aiohttp.ClientSession] = set()
+        self._idle: dict[Place, list[tuple[Connection, asyncio.TimerHandle]]] = {}
+        self._active: set[Connection] = set()
         self._certificates = Certificates()
         self._slots: WeakValueDictionary[str, asyncio.Semaphore] = (
             WeakValueDictionary()
@@ -127,24 +121,26 @@ class Exchange:
         try:
             async with asyncio.timeout(request.timeout_sec), self._slots_of(request.consumer):
                 return await self._send(request, progress)
-        except aiohttp.ServerTimeoutError:
-            raise NoAnswer(f"no connection within {CONNECT_SEC:g} s") from None
+        except NoAnswer:
+            raise
         except TimeoutError:
             raise NoAnswer(f"{progress.stage} {request.timeout_sec:g} s{progress.last_line()}") from None
-        except (aiohttp.ClientError, OSError, ValueError) as error:
-            message = _describe_error(error) + progress.last_line()
-            raise NoAnswer(message, refused=_is_refusal(error)) from None
+        except (Disconnected, EndedEarly, h11.ProtocolError, OSError, ValueError) as error:
+            raise NoAnswer(_describe_error(error) + progress.last_line()) from None
         except Exception as error:
-            # aiohttp's parser can raise exceptions of any type for malformed bytes. The failure still is the
-            # consumer's; the log has the traceback for a bug report.
+            # A failure that nothing here expects still is the consumer's; the log has the traceback for a bug report.
             log.exception("%s: HTTP request failed unexpectedly", request.consumer)
             raise NoAnswer(f"the request failed with {type(error).__name__}") from None
 
     async def close(self) -> None:
-        """Close all connections."""
-        for session in (self._session, *self._socket_sessions):
-            await session.close()
-        await asyncio.sleep(0)  # aiohttp closes its transports only in the next iteration of the event loop
+        """Close all connections; requests in progress fail."""
+        for place in tuple(self._idle):
+            for connection, timer in self._idle.pop(place):
+                timer.cancel()
+                connection.abort()
+        for connection in tuple(self._active):
+            connection.abort()
+        await asyncio.sleep(0)  # transports are closed in the next iteration of the event loop
 
     def _slots_of(self, name: str) -> asyncio.Semaphore:
         consumer = self._slots.get(name)
@@ -152,116 +148,89 @@ class Exchange:
             consumer = self._slots[name] = asyncio.Semaphore(CONNECTIONS_PER_CONSUMER)
         return consumer
 
-    @asynccontextmanager
-    async def _session_for(self, request: Request) -> AsyncIterator[aiohttp.ClientSession]:
-        """Provide the common session, or one for a Unix socket, which lasts only for the request."""
-        # A session of aiohttp has one connector, and a Unix connector has one path. Connecting to a socket of this host
-        # costs little, so that no connection is kept.
-        if not request.socket:
-            yield self._session
-            return
-        session = _session(aiohttp.UnixConnector(request.socket, force_close=True))
-        self._socket_sessions.add(session)
-        try:
-            yield session
-        finally:
-            self._socket_sessions.discard(session)
-            await session.close()
-
     async def _send(self, request: Request, progress: _Progress) -> Answer:
         progress.stage = "no answer within"
-        # aiohttp names the type of a body that is not there, which some servers refuse with status 415.
-        skipped = ("Content-Type",) if request.json is None else ()
+        prepared = await self._prepared(request)
+        kept = self._take_idle(prepared.place) if request.method in REPEATABLE else None
+        if kept is not None:
+            # The server may be closing it at this moment. Then nothing of an answer arrives, and a new one is opened.
+            with contextlib.suppress(Disconnected, ConnectionError):
+                return await self._exchange(kept, prepared, progress)
+        return await self._exchange(await connect(prepared.place), prepared, progress)
+
+    async def _prepared(self, request: Request) -> _Prepared:
+        body = b"" if request.json is None else json.dumps(request.json).encode()
+        host, port = address_of(urlsplit(request.url))
         tls = await self._certificates.context_for(request.url)
-        async with (
-            self._session_for(request) as session,
-            session.request(
-                request.method,
-                URL(request.url),
-                json=request.json,
-                headers=dict(request.headers),
-                skip_auto_headers=skipped,
-                allow_redirects=False,
-                ssl=tls,
-                timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SEC),
-            ) as response,
-        ):
-            progress.stage = f"answered {response.status}, but the answer did not end within"
+        place = Place(host, port, tls if isinstance(tls, ssl.SSLContext) else None, request.socket)
+        return _Prepared(request, place, head_of(request, body), body)
+
+    async def _exchange(self, connection: Connection, prepared: _Prepared, progress: _Progress) -> Answer:
+        """Send a request over a connection and read its answer; the connection is kept or closed afterwards."""
+        self._active.add(connection)
+        is_kept = False
+        try:
+            response = await connection.send(prepared.head, prepared.body)
+            progress.stage = f"answered {response.status_code}, but the answer did not end within"
             progress.body = body = _Body()
-            is_ended = await _read(response, body, request.reads_to_end or response.content_type in STREAM_TYPES)
-            location = response.headers.get("Location", "")
+            headers = {bytes(name): value.decode("utf-8", "replace") for name, value in response.headers}
+            is_stream = headers.get(b"content-type", "").partition(";")[0].strip().lower() in STREAM_TYPES
+            limit = STREAM_BYTES if prepared.request.reads_to_end or is_stream else BODY_BYTES
+            is_ended = await _read(connection, body, limit)
+            is_kept = is_ended and self._keep(prepared.place, connection)
             tail = body.end() if is_ended and body.is_cut() else b""
-            return Answer(response.status, response.reason or "", location, bytes(body.head), body.is_cut(), tail)
+            reason, location = response.reason.decode("utf-8", "replace"), headers.get(b"location", "")
+            return Answer(response.status_code, reason, location, bytes(body.head), body.is_cut(), tail)
+        finally:
+            self._active.discard(connection)
+            if not is_kept:
+                connection.abort()
+
+    def _take_idle(self, place: Place) -> Connection | None:
+        """A kept connection to a server that is still open; None where there is none."""
+        while idle := self._idle.get(place):
+            connection, timer = idle.pop()
+            timer.cancel()
+            if not idle:
+                del self._idle[place]
+            if connection.is_reusable:
+                return connection
+            connection.abort()
+        return None
+
+    def _keep(self, place: Place, connection: Connection) -> bool:
+        """Keep a connection for the next request, if the server does; those of Unix sockets cost little to open."""
+        if place.socket or not connection.begin_again():
+            return False
+        timer = asyncio.get_running_loop().call_later(KEEPALIVE_SEC, self._drop_idle, place, connection)
+        self._idle.setdefault(place, []).append((connection, timer))
+        return True
+
+    def _drop_idle(self, place: Place, connection: Connection) -> None:
+        left = [one for one in self._idle.get(place, []) if one[0] is not connection]
+        if left:
+            self._idle[place] = left
+        else:
+            self._idle.pop(place, None)
+        connection.abort()
 
 
-def _session(connector: aiohttp.BaseConnector) -> aiohttp.ClientSession:
-    return aiohttp.ClientSession(
-        connector=connector,
-        cookie_jar=aiohttp.DummyCookieJar(),
-        auto_decompress=False,
-        trust_env=False,
-        headers=_HEADERS,
-    )
-
-
-async def _read(response: aiohttp.ClientResponse, body: _Body, reads_to_end: bool) -> bool:
+async def _read(connection: Connection, body: _Body, limit: int) -> bool:
     """Read a body up to a limit; return whether that was its end."""
-    limit = STREAM_BYTES if reads_to_end else BODY_BYTES
-    while chunk := await response.content.read(CHUNK_BYTES):
+    while chunk := await connection.read():
         body.add(chunk)
         if body.size > limit:
-            # The unread rest of the body makes the connection unusable for another request.
-            response.close()
             return False
     return True
 
 
-def _is_refusal(error: Exception) -> bool:
-    """Whether nothing listens at the address; a Unix socket that does not exist is the same."""
-    missing = (errno.ECONNREFUSED, errno.ENOENT) if isinstance(error, UnixClientConnectorError) else ()
-    return isinstance(error, OSError) and _errno(error) in (errno.ECONNREFUSED, *missing)
-
-
 def _describe_error(error: Exception) -> str:
-    """Return a one-line message for an exception of aiohttp."""
-    if isinstance(error, aiohttp.ClientConnectorError):
-        return _describe_connection_error(error)
-    detail = error.strerror if isinstance(error, OSError) else getattr(error, "message", None)
-    message = next(message for error_type, message in _ERROR_MESSAGES if isinstance(error, error_type))
-    return message.format(_one_line(str(detail or error)) or type(error).__name__)
-
-
-def _describe_connection_error(error: aiohttp.ClientConnectorError) -> str:
-    cause = getattr(error, "os_error", None) or error
-    if isinstance(error, UnixClientConnectorError):
-        return _describe_socket_error(error.path, cause)
-    endpoint = f"{error.host}:{error.port}"
-    if isinstance(error, aiohttp.ClientSSLError) or isinstance(cause, ssl.SSLError | ssl.CertificateError):
-        tls_error = getattr(error, "certificate_error", None) or cause
-        return f"TLS handshake with {endpoint} failed: {_one_line(str(tls_error))}"
-    if isinstance(cause, socket.gaierror) or type(error).__name__ == "ClientConnectorDNSError":
-        return f"host name {error.host!r} cannot be resolved: {_one_line(cause.strerror or str(cause))}"
-    if _errno(error) == errno.ECONNREFUSED:
-        return f"nothing listens on {endpoint} (connection refused)"
-    if _errno(error) in (errno.EPERM, errno.EACCES):
-        return f"connecting to {endpoint} is not permitted: check IPAddressAllow= of gpumand.service"
-    return f"connecting to {endpoint} failed: {_one_line(cause.strerror or str(cause))}"
-
-
-def _describe_socket_error(path: str, cause: OSError) -> str:
-    if cause.errno == errno.ENOENT:
-        return f"there is no socket {path}"
-    if cause.errno == errno.ECONNREFUSED:
-        return f"nothing listens on the socket {path} (connection refused)"
-    if cause.errno in (errno.EPERM, errno.EACCES):
-        return f"connecting to the socket {path} is not permitted: the user that gpumand runs as needs access to it"
-    return f"connecting to the socket {path} failed: {_one_line(cause.strerror or str(cause))}"
-
-
-def _errno(error: OSError) -> int | None:
-    cause = getattr(error, "os_error", None)
-    return cause.errno if isinstance(cause, OSError) else error.errno
-
-
-def _one_line(text: str, length: int = 200) -> str:
-    return " ".join("".join(char if char.isprintable() else " " for char in text).split())[:length]
+    """Return a one-line message for a failure of an open connection."""
+    if isinstance(error, Disconnected):
+        return "closed the connection without an answer"
+    if isinstance(error, EndedEarly):
+        return "the answer ended early"
+    detail = one_line((error.strerror if isinstance(error, OSError) else None) or str(error)) or type(error).__name__
+    if isinstance(error, h11.RemoteProtocolError):
+        return f"did not answer in HTTP: {detail}"
+    return f"the connection failed: {detail}" if isinstance(error, OSError) else f"the request failed: {detail}"

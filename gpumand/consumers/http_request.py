@@ -1,4 +1,4 @@
-"""The request that a route of a consumer becomes; this module does no I/O and does not need aiohttp."""
+"""The request that a route of a consumer becomes; this module does no I/O."""
 
 from __future__ import annotations
 

@@ -11,7 +11,6 @@ from urllib.parse import urlsplit
 
 from gpumand.consumers import answers, busy_answers
 from gpumand.consumers.answers import Answer, NoAnswer
-from gpumand.consumers.certificates import import_aiohttp
 from gpumand.consumers.http_request import Request
 from gpumand.domain.consumer import BusyReport, BusyRoute, ConsumerSpec, Health, HealthRoute, Route
 from gpumand.domain.socket_url import split_socket_url
@@ -163,22 +162,17 @@ class HttpRoutes:
 
     async def _get_exchange(self) -> Exchange:
         """Return the exchange, which is created on first use."""
-        # The lock keeps simultaneous first calls from creating two exchanges. The import takes 130 ms, which would
-        # block the event loop, so it runs in a thread.
+        # The lock keeps simultaneous first calls from creating two exchanges. The import would block the event
+        # loop for a moment, so it runs in a thread.
         async with self._exchange_lock:
             if self._is_closed:
                 raise NoAnswer("gpumand is stopping")
             if self._exchange is None:
-                await asyncio.to_thread(_import_exchange)
+                await asyncio.to_thread(importlib.import_module, "gpumand.consumers.http_exchange")
                 from gpumand.consumers.http_exchange import Exchange
 
                 self._exchange = Exchange()
             return self._exchange
-
-
-def _import_exchange() -> None:
-    import_aiohttp()
-    importlib.import_module("gpumand.consumers.http_exchange")
 
 
 def route_url(base: str, path: str) -> str:

@@ -233,8 +233,12 @@ async def test_close_ends_requests_in_progress() -> None:
         assert not health.reachable
 
 
-async def test_aiohttp_is_imported_on_first_use_only() -> None:
-    code = "import sys, gpumand.consumers.routes; sys.exit('aiohttp' in sys.modules)"
+@pytest.mark.parametrize(
+    ("imported", "avoided"),
+    [("routes", "('h11', 'gpumand.consumers.http_exchange')"), ("http_exchange", "('aiohttp', 'yarl')")],
+)
+async def test_http_client_is_imported_on_first_use_and_without_aiohttp(imported: str, avoided: str) -> None:
+    code = f"import sys, gpumand.consumers.{imported}; sys.exit(any(one in sys.modules for one in {avoided}))"
     process = await asyncio.create_subprocess_exec(sys.executable, "-c", code)
     assert await process.wait() == 0
 
