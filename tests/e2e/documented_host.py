@@ -161,3 +161,9 @@ def prepare(machine: Machine) -> None:
     """Create the user of the documentation, and ``sudo`` for commands that root runs already."""
     machine.run(["useradd", "--create-home", "--shell=/bin/bash", "--groups=gpumand", USER])
     machine.write_file("/usr/local/bin/sudo", '#!/bin/sh\nexec "$@"\n', "0755")
+
+
+def restore(machine: Machine) -> None:
+    """Take back what ``prepare`` has done."""
+    machine.run(["userdel", "--remove", USER], check=False)
+    machine.remove("/usr/local/bin/sudo")

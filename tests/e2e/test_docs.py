@@ -10,17 +10,18 @@ from collections.abc import Iterator
 import pytest
 
 from tests.documented_commands import Page, pages
-from tests.e2e.documented_host import DocumentedHost, prepare
+from tests.e2e.documented_host import DocumentedHost, prepare, restore
 from tests.e2e.machine import Machine
 
 HERE = [page for page in pages() if page.needs_machine]
 
 
 @pytest.fixture(scope="module")
-def prepared(installed: Machine) -> Machine:
+def prepared(installed: Machine) -> Iterator[Machine]:
     """The machine with the user of the documentation."""
     prepare(installed)
-    return installed
+    yield installed
+    restore(installed)
 
 
 @pytest.fixture

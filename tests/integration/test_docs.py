@@ -6,7 +6,9 @@ test_docs_commands.py and tests/e2e/test_docs.py run the commands.
 from __future__ import annotations
 
 import ast
+import contextlib
 import json
+import re
 import shlex
 import subprocess
 from collections.abc import Iterator
@@ -105,6 +107,25 @@ def _parse(words: list[str]) -> None:
             name, command, rest = gpumanctl.resolve_command(group, rest)
             assert command is not None, name
             command.make_context(name, rest, parent=group)
+
+
+INLINE = re.compile(r"`(?:sudo )?gpumanctl ([^`…<]+)`")
+FENCED = re.compile(r"^ *```.*?^ *```$", re.MULTILINE | re.DOTALL)
+
+
+def inline_commands() -> Iterator[tuple[str, str]]:
+    """Commands in the text of the pages, with their page."""
+    for file in (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))):
+        if not {"generated", "presets"} & set(file.relative_to(ROOT).parts):
+            text = FENCED.sub("", file.read_text(encoding="utf-8"))
+            yield from ((file.name, " ".join(match[1].split())) for match in INLINE.finditer(text))
+
+
+@pytest.mark.parametrize("command", sorted({command for _, command in inline_commands()}))
+def test_command_in_the_text_is_valid(command: str) -> None:
+    # A text may name a command or an option without its arguments.
+    with contextlib.suppress(click.MissingParameter, click.BadOptionUsage):
+        _parse(shlex.split(command))
 
 
 def test_invalid_gpumanctl_command_line_is_refused() -> None:
