@@ -17,12 +17,11 @@ from gpumand.domain.consumer import (
     UNKNOWN_MIB,
     ConsumerSpec,
     GpuSettings,
-    HistorySettings,
-    HttpSettings,
     SchedulerSettings,
     Settings,
 )
 from gpumand.domain.name_suggestions import nearest
+from gpumand.domain.output_settings import HistorySettings, HttpSettings
 
 _TABLES = ("scheduler", "gpu", "http", "history", "consumers")
 

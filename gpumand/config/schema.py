@@ -22,13 +22,12 @@ from gpumand.config.table_schema import INVALID, TableOf, TablesByName, key
 from gpumand.config.value_types import Boolean, Choice, Integer, Leaf, ListOf, Number, Text
 from gpumand.domain.consumer import (
     GpuSettings,
-    HistorySettings,
-    HttpSettings,
     Overlap,
     Policy,
     SchedulerSettings,
 )
 from gpumand.domain.gpu_settings import DeviceOptions, NamedOptions, PoolChoice
+from gpumand.domain.output_settings import HistorySettings, HttpSettings
 
 SOURCES = ("auto", "nvml", "amdgpu", "xe", "simulated", "none")
 ALONE = ("auto", "none")

@@ -23,8 +23,9 @@ from gpumand.containers.client import HelperContainers
 from gpumand.containers.services import UnitsAndContainers
 from gpumand.daemon.environment import boot_id, container_socket, own_uid, state_directory
 from gpumand.daemon.options import Options
-from gpumand.domain.consumer import HistorySettings, Settings
+from gpumand.domain.consumer import Settings
 from gpumand.domain.events import Event
+from gpumand.domain.output_settings import HistorySettings
 from gpumand.history import DemandLog, HistoryRecorder, SqliteArchive
 from gpumand.host.container_connections import ConsumerConnections
 from gpumand.host.memory import ProcMeminfo

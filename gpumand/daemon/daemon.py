@@ -37,9 +37,10 @@ from gpumand.daemon.options import Options, parse_arguments
 from gpumand.daemon.status_line import status_line
 from gpumand.daemon.watchdog import LivenessChecks, Watchdog
 from gpumand.discovery.daemons import other_daemons
-from gpumand.domain.consumer import HistorySettings, Settings
+from gpumand.domain.consumer import Settings
 from gpumand.domain.errors import ConfigInvalid, GpumandError
 from gpumand.domain.events import STATE_CHANGE_EVENTS, Event
+from gpumand.domain.output_settings import HistorySettings
 from gpumand.history import HistoryRecorder, SqliteArchive
 from gpumand.host.clock import SystemClock
 from gpumand.http.listener import AddressUnavailable

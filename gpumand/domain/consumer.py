@@ -11,6 +11,7 @@ from typing import Any
 
 from gpumand.domain.container import service_of
 from gpumand.domain.gpu_settings import GpuSettings as GpuSettings  # noqa: PLC0414 - exported again
+from gpumand.domain.output_settings import HistorySettings, HttpSettings
 from gpumand.domain.reservation import MAX_VRAM_MIB, Reservation
 
 
@@ -375,32 +376,6 @@ class SchedulerSettings:
     overlap: Overlap = Overlap.OFF
     host_ram_reserve_mib: int = 2048
     min_turn_sec: float | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class HttpSettings:
-    """The ``[http]`` table of the configuration.
-
-    Attributes:
-        listen: address and port of a TCP listener in addition to the socket that systemd passes; "" = none.
-        allow_remote: the address may be reachable from other hosts.
-    """
-
-    listen: str = ""
-    allow_remote: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class HistorySettings:
-    """The ``[history]`` table of the configuration.
-
-    Attributes:
-        keep_days: number of days for which history entries are kept; 0 = none are kept.
-        demand_log: file to which every use of a consumer is appended as a JSON line; "" = none.
-    """
-
-    keep_days: float = 90.0
-    demand_log: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,9 +13,9 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING
 
 from gpumand.config.validators import split_address
-from gpumand.domain.consumer import HttpSettings
 from gpumand.domain.errors import ConfigInvalid
 from gpumand.domain.events import Event
+from gpumand.domain.output_settings import HttpSettings
 from gpumand.domain.status import Status
 from gpumand.http.event_streams import EventStreams
 from gpumand.http.limits import BACKLOG

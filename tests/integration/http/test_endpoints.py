@@ -9,8 +9,8 @@ import pytest
 
 from gpumand.bus.marshalling import status_entry
 from gpumand.bus.variants import unwrap
-from gpumand.domain.consumer import HttpSettings
 from gpumand.domain.errors import ConfigInvalid
+from gpumand.domain.output_settings import HttpSettings
 from gpumand.http import connections
 from gpumand.http.limits import MAX_CONNECTIONS
 from tests.exposition import parsed
