@@ -95,8 +95,14 @@ def _reasons(status: dict[str, Any]) -> dict[str, str]:
 
 
 def _shortened(status: dict[str, Any]) -> dict[str, Any]:
-    """A status without the histories of consumers, which are most of it and are not shown."""
-    consumers = [
-        {key: value for key, value in one.items() if key != "used_mib_history"} for one in status.get("consumers", [])
-    ]
-    return status | {"consumers": consumers}
+    """A status without what is not shown: histories of consumers, which are most of it, and processes of consumers.
+
+    A page may be open on another host, where no process of this one matters.
+    """
+    consumers = [_without(one, "used_mib_history") for one in status.get("consumers", [])]
+    devices = [_without(one, "processes") for one in status.get("devices", [])]
+    return status | {"consumers": consumers, "devices": devices}
+
+
+def _without(entry: dict[str, Any], key: str) -> dict[str, Any]:
+    return {name: value for name, value in entry.items() if name != key}

@@ -24,6 +24,7 @@ from gpumand.gateway.requests import Client, RequestTable, WaitLimits
 from gpumand.gateway.routes.classes import RouteClass
 
 STATUS: dict[str, Any] = {
+    "devices": [{"index": 0, "processes": [{"pid": 7, "name": "python3", "user": "alice"}]}],
     "consumers": [{"name": "llm", "used_mib_history": [1, 2]}],
     "queue": [],
     "driver_state": "open",
@@ -190,6 +191,7 @@ async def test_state_leaves_out_histories_of_consumers_and_limits_the_requests()
     state = view.state(Reading(STATUS, "", 1))
 
     assert state["status"]["consumers"] == [{"name": "llm"}]
+    assert state["status"]["devices"] == [{"index": 0}]
     assert (len(state["requests"]), state["request_count"]) == (MAX_REQUESTS, MAX_REQUESTS + 5)
     assert state["requests"][0]["number"] == 1
     assert state["gateway"]["listeners"] == [{"name": "llm", "consumer": "llm", "address": "127.0.0.1:1"}]
