@@ -45,6 +45,16 @@ def test_requests_that_gpumand_itself_sends_are_looks_or_refused(name: str) -> N
             assert classify(name, f"{found.get('method', 'POST')} {path}") is NEVER, path
 
 
+@pytest.mark.parametrize("name", [one for one in preset_names() if preset(one).routes.job])
+def test_preset_with_jobs_has_a_busy_check_that_ends_their_leases(name: str) -> None:
+    busy = preset(name).document.table["consumer"].get("busy", {})
+    assert busy.get("pointers") or busy.get("metrics"), "a job would end with its lease's last request"
+
+
+def test_presets_with_jobs() -> None:
+    assert {one for one in preset_names() if preset(one).routes.job} >= {"comfyui", "invokeai", "a1111", "forge"}
+
+
 @pytest.mark.parametrize("name", preset_names())
 def test_model_lists_of_a_preset_are_looks(name: str) -> None:
     for one in preset(name).about.models:
