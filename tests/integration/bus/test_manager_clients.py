@@ -33,6 +33,7 @@ ARGUMENTS = {
     "Acquire": ("sa{sv}", "ollama", "0"),
     "Release": ("s", "a0001"),
     "Renew": ("st", "a0001", "0"),
+    "Cancel": ("s", "request-of-root"),
     "Load": ("sa{sv}", "ollama", "0"),
     "Evict": ("sa{sv}", "ollama", "0"),
     "Plan": ("sa{sv}", "ollama", "0"),
@@ -278,6 +279,7 @@ async def test_unit_lease_of_a_stopping_unit_is_refused(served: ServedManager, c
 @pytest.mark.parametrize("member", [member for (name, member) in ACTIONS if name == MANAGER])
 async def test_other_users_may_only_read(served: ServedManager, client: Client, member: str) -> None:
     await client.call("Acquire", "sa{sv}", "ollama", {})
+    served.arbiter.waiting.append(Owner("root", 0))
     calls, leases = list(served.arbiter.calls), dict(served.arbiter.leases)
     answer = await served.bus.call(member, *ARGUMENTS.get(member, ()), uid=OTHER_UID)
     if ACTIONS[MANAGER, member] is None:
