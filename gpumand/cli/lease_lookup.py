@@ -12,7 +12,7 @@ from gpumand.cli.client import Client
 from gpumand.cli.errors import ExitCode, Failure, hint_for
 from gpumand.cli.options import GlobalOptions, command_line
 from gpumand.domain.errors import ERROR_PREFIX
-from gpumand.domain.lease_wording import short_id
+from gpumand.domain.short_ids import short_id
 
 T = TypeVar("T")
 Entry = Mapping[str, Any]

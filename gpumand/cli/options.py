@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import click
 
 ADDRESS_VARIABLE = "GPUMAND_BUS_ADDRESS"
 
 
-@dataclass(frozen=True, slots=True)
-class GlobalOptions:
+class GlobalOptions(NamedTuple):
     """The shared options of one command line: output format and bus.
+
+    Not a dataclass, whose module and class would take a part of the short time of ``gpumanctl version``.
 
     Attributes:
         json: print only JSON on stdout.
@@ -49,7 +49,7 @@ def global_options(ctx: click.Context) -> GlobalOptions:
     if options.fleet and options.bus_address:
         raise click.UsageError("--fleet and --bus-address exclude each other; give only one of them")
     if not options.user and not options.bus_address:  # --user wins over the environment
-        return replace(options, bus_address=os.environ.get(ADDRESS_VARIABLE, ""))
+        return options._replace(bus_address=os.environ.get(ADDRESS_VARIABLE, ""))
     return options
 
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 from gpumand.domain.lease import Lease, LeaseLifetime, Owner
 from gpumand.domain.name_lists import join_names
+from gpumand.domain.short_ids import short_id
 from gpumand.domain.view import ConsumerState, View
 
 MAX_LEASES = 3
@@ -14,21 +15,7 @@ MAX_LEASES = 3
 MAX_REASON = 40
 """Characters of the reason of a lease in a message."""
 
-SHORT_ID = 6
-"""Characters of a lease id in messages, more where they are needed to distinguish leases."""
-
 _NOT_PLAIN = str.maketrans(dict.fromkeys("'\"(),;:`", "_"))
-
-
-def short_id(lease_id: str, all_ids: Iterable[str]) -> str:
-    """The shortest beginning of a lease id, of ``SHORT_ID`` characters or more, that no other id has."""
-    similar = [one for one in all_ids if one != lease_id and one.startswith(lease_id[:SHORT_ID])]
-    lengths = range(SHORT_ID, len(lease_id))
-    return next((lease_id[:length] for length in lengths if not _has_prefix(similar, lease_id[:length])), lease_id)
-
-
-def _has_prefix(ids: Iterable[str], prefix: str) -> bool:
-    return any(one.startswith(prefix) for one in ids)
 
 
 def describe_leased(view: View, states: Sequence[ConsumerState]) -> str:

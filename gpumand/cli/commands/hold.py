@@ -7,7 +7,6 @@ import math
 import signal
 import sys
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 import click
@@ -103,4 +102,4 @@ async def _print_grant(
     from gpumand.cli.render.hold import hold_lines
 
     lines = hold_lines(lease, grant, await client.status(), duration, theme_for(sys.stdout, options))
-    return print_lines(lines, replace(options, pager=False))  # a pager would wait for a key while the time runs
+    return print_lines(lines, options._replace(pager=False))  # a pager would wait for a key while the time runs

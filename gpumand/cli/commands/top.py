@@ -91,7 +91,7 @@ def _print_frame(ctx: click.Context, options: GlobalOptions, svg: Path | None, c
     now_usec = time.time_ns() // 1000
     if svg is None:
         shown = palette.themed(frame(model, now_usec, theme, lines), colors)
-        return print_lines(shown, replace(options, pager=False))
+        return print_lines(shown, options._replace(pager=False))
     from gpumand.cli.render.picture import svg_of
 
     drawn = frame(model, now_usec, replace(theme, color=True, unicode=True), lines)

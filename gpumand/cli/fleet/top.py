@@ -23,7 +23,7 @@ def show_top(api: FleetApi, options: GlobalOptions, interval_sec: float, *, once
     """Show the table. Raises Failure."""
     if options.json or once:
         hosts = api.hosts()
-        print_json(hosts) if options.json else print_lines(_frame(hosts, options), replace(options, pager=False))
+        print_json(hosts) if options.json else print_lines(_frame(hosts, options), options._replace(pager=False))
         return ExitCode.OK
     if not (is_screen(sys.stdout) and sys.stdin.isatty()):
         raise Failure(ExitCode.FAILURE, "top needs a terminal; use: gpumanctl --fleet status")

@@ -11,7 +11,7 @@ from gpumand.cli.render.reservation import lease_label
 from gpumand.cli.top.model import Command, KeyResult, Model, Question, Verb, progress_message
 from gpumand.cli.top.sections import Section
 from gpumand.cli.top.tables import user_of
-from gpumand.domain.lease_wording import short_id
+from gpumand.domain.short_ids import short_id
 
 Entry = Mapping[str, Any]
 

@@ -17,7 +17,7 @@ from gpumand.cli.render.table import Column, table
 from gpumand.cli.render.text import Text
 from gpumand.cli.render.theme import RESIDENCY_STYLES, Theme
 from gpumand.cli.top.sections import Row
-from gpumand.domain.lease_wording import short_id
+from gpumand.domain.short_ids import short_id
 
 Entry = Mapping[str, Any]
 

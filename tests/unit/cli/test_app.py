@@ -228,6 +228,13 @@ def test_a_command_imports_only_the_libraries_it_needs(args: list[str], without:
     assert done.stderr.splitlines()[-1] == "loaded: []"
 
 
+def test_status_is_rendered_without_the_rules_of_the_domain() -> None:
+    """They take as long to import as click, and the status of the daemon is plain dictionaries."""
+    script = "import sys, gpumand.cli.commands.status, gpumand.cli.render.status"
+    script += "\nsys.exit(any(f'gpumand.domain.{name}' in sys.modules for name in ('view', 'consumer', 'lease')))"
+    assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0
+
+
 def test_version_option_works_without_a_bus(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         gpumanctl.main(["--bus-address", "unix:path=/nonexistent", "--version"])
