@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import random
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import pytest
 from hypothesis import Phase, given, settings
@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from gpumand.arbiter import shared_waits
 from gpumand.arbiter.scheduler import Scheduler
+from gpumand.arbiter.shared_waits import SharedWaits
 from gpumand.arbiter.waiting_request import WaitingRequest
 from gpumand.domain.consumer import Policy, SchedulerSettings
 from gpumand.domain.device import Devices
@@ -158,3 +159,56 @@ def test_a_long_queue_is_decided_once_per_requirement(monkeypatch: pytest.Monkey
 
     few, many = asyncio.run(run(3)), asyncio.run(run(300))
     assert few == many
+
+
+@pytest.mark.parametrize("follows", [True, False])
+async def test_grant_within_a_pass_outdates_the_outcomes_before_it(
+    monkeypatch: pytest.MonkeyPatch, follows: bool
+) -> None:
+    """A request that is granted between two that wait alike changes what the second one waits for.
+
+    Without ``follow_ledger``, the second one would keep the outcome of the first.
+    """
+    if not follows:
+        monkeypatch.setattr(SharedWaits, "follow_ledger", lambda self: None)
+    world = FakeWorld([routed("held", 14000), routed("between", 1000, pinned=True), routed("wanted", 9500)])
+    await world.start()
+    for number, name in enumerate(("held", "between")):
+        grant = await world.arbiter.acquire(client(number), name, AcquireOptions(timeout_sec=60.0))
+        if name == "between":
+            await world.arbiter.release(grant.lease.id)
+    tasks = [
+        asyncio.create_task(
+            world.arbiter.acquire(client(3), "wanted", AcquireOptions(timeout_sec=600.0, priority=priority))
+        )
+        for priority in (50, -50)
+    ]
+    await world.clock.sleep(5.0)
+    first, second = world.arbiter.scheduler
+    assert first.group is second.group is not None
+    assert "between" not in first.waiting_for
+    passes = record_passes(monkeypatch)
+    await world.arbiter.acquire(client(4), "between", AcquireOptions(priority=0))
+    assert passes[0] == (["wanted", "between", "wanted"] if follows else ["wanted", "between"])
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    await world.arbiter.stop("end")
+
+
+def record_passes(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
+    """For each queue pass from now on, the consumers of the requests that it decides, for themselves or for others."""
+    passes: list[list[str]] = []
+    serve, decide_all = Scheduler._serve, Scheduler._decide_all
+
+    def served(self: Scheduler, entry: WaitingRequest, queue_entry: QueueEntry, queue_pass: QueuePass) -> Devices:
+        passes[-1].append(entry.request.consumer)
+        return serve(self, entry, queue_entry, queue_pass)
+
+    def decided(self: Scheduler, entries: Sequence[WaitingRequest], *, is_for_new: bool) -> None:
+        passes.append([])
+        decide_all(self, entries, is_for_new=is_for_new)
+
+    monkeypatch.setattr(Scheduler, "_serve", served)
+    monkeypatch.setattr(Scheduler, "_decide_all", decided)
+    return passes
