@@ -50,13 +50,14 @@ def tables_with_examples(tables: Mapping[str, type]) -> str:
 
 def _table(name: str, keys: dict[str, Key]) -> str:
     return table_heading(name) + "\n".join(
-        item(f"**{key.name}**", f"{key.doc} {value_of(key)}{_example(name, key.name)}") for key in keys.values()
+        item(f"**{key.name}**", f"{key.doc} {value_of(key)}") + _example(name, key.name) for key in keys.values()
     )
 
 
 def _example(table: str, key: str) -> str:
+    """A second paragraph of the key's entry."""
     line = example(table, key)
-    return f" Example: `{line}`" if line else ""
+    return f"\n  Example: `{line}`\n" if line else ""
 
 
 OWN: dict[str, Callable[[], str]] = {

@@ -33,6 +33,7 @@ SIZES = {"llm": 6144, "comfyui": 13312}
 """The services of the documentation that a page need not configure, and their VRAM in MiB."""
 TOTAL_MIB = 16384
 """The GPU of the documentation."""
+NO_REASON = "gives no reason"
 _NEEDS_A_MACHINE = re.compile(
     r"^# |\bsudo |\bsystemctl |\bjournalctl |\bgpasswd |/run/|/etc/|/var/|/usr/|~/\.config", re.MULTILINE
 )
@@ -67,7 +68,10 @@ class Page:
 def note_problem(block: Block) -> str:
     """Return what is wrong with the comment before a block with commands; "" if nothing is."""
     if block.note.startswith(NOT_RUN):
-        return "" if len(block.note) > len(NOT_RUN) + 10 else "gives no reason"
+        gone = [name for name in re.findall(r"\btests/[\w/.]+\w", block.note) if not (ROOT / name).exists()]
+        return (
+            f"names {gone[0]}, which does not exist" if gone else "" if block.note[len(NOT_RUN) + 10 :] else NO_REASON
+        )
     if block.note.startswith(RUN_BY):
         file = ROOT / block.note.removeprefix(RUN_BY)
         is_run = file.is_file() and block.page in file.read_text(encoding="utf-8")

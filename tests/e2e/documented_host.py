@@ -19,6 +19,8 @@ from tests.e2e.machine import Machine
 USER = "alice"
 OWN_FILES = ("/etc/gpumand/gateway.toml", "/etc/gpumand/notify.toml", "/etc/gpumand/gateway-keys.toml")
 GATEWAY = ("gpumand-gateway.socket", "gpumand-gateway.service")
+USERS_FILES = {"hello.wav": "RIFF", "workflow.json": '{"prompt": {}}'}
+"""Files that the documentation assumes in the folder of the user."""
 BASE = f"""
 [scheduler]
 settle_timeout_sec = 5
@@ -158,8 +160,10 @@ class DocumentedHost:
 
 
 def prepare(machine: Machine) -> None:
-    """Create the user of the documentation, and ``sudo`` for commands that root runs already."""
+    """Create the user of the documentation with some files, and ``sudo`` for commands that root runs already."""
     machine.run(["useradd", "--create-home", "--shell=/bin/bash", "--groups=gpumand", USER])
+    for name, text in USERS_FILES.items():
+        machine.write_file(f"/home/{USER}/{name}", text)
     machine.write_file("/usr/local/bin/sudo", '#!/bin/sh\nexec "$@"\n', "0755")
 
 

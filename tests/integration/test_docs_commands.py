@@ -148,6 +148,16 @@ def test_command_that_runs_until_it_is_interrupted_has_failed_when_it_ends_earli
     assert (problem(one, one.steps()[0], status, "") == "") is is_fine
 
 
-@pytest.mark.parametrize("note", ["not run:", "not run: ", "run by tests/none.py", "run by tests/blocks.py", "skipped"])
+@pytest.mark.parametrize(
+    "note",
+    [
+        "not run:",
+        "not run: ",
+        "not run: tests/none.py does it",
+        "run by tests/none.py",
+        "run by tests/blocks.py",
+        "skipped",
+    ],
+)
 def test_comment_without_a_reason_or_with_a_wrong_test_is_refused(note: str) -> None:
     assert note_problem(block("x", note, "sh"))
