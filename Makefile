@@ -89,7 +89,7 @@ page: ## keep a page of ComfyUI open for ten minutes: it neither holds nor wakes
 	@GPUMAND_FULL_LENGTH=1 $(PYTEST) tests/integration/gateway/test_gateway_open_page.py
 
 bench: setup ## measure the performance
-	@$(PYTHON_TOOLS) -m benchmarks.speed; speed=$$?; $(PYTHON_TOOLS) -m benchmarks.gateway && exit $$speed
+	@$(PYTHON_TOOLS) -m benchmarks.speed; speed=$$?; $(PYTHON_TOOLS) -m benchmarks.gateway && $(PYTHON_TOOLS) -m benchmarks.fleet && exit $$speed
 
 lock: ## update requirements.lock within the bounds in pyproject.toml
 	@scripts/lock
