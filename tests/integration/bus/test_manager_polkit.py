@@ -12,6 +12,7 @@ from gpumand.bus.authorization import ACTIONS
 from gpumand.bus.connection import BusConnection
 from gpumand.bus.names import MANAGER
 from gpumand.bus.polkit import PolkitAuthority
+from gpumand.domain.lease import Owner
 from tests.integration.bus.conftest import Client, ServedManager, serve_manager
 from tests.integration.bus.polkit_on_bus import POLICY, MockPolkit, mock_polkit, needs_dbusmock
 from tests.integration.bus.private_bus import OTHER_UID, CommandResult, PolicyBus, policy_bus, until
@@ -53,6 +54,7 @@ async def test_only_callers_authorized_by_polkit_are_allowed(
     served: ServedManager, client: Client, polkit: MockPolkit, member: str, action: str
 ) -> None:
     await client.call("Acquire", "sa{sv}", "ollama", {})
+    served.arbiter.waiting.append(Owner("root", 0))
     others = sorted({str(other) for _, other in GUARDED} - {action})
     await polkit.control_mock("SetAllowed", "as", others)
     before, leases = list(served.arbiter.calls), dict(served.arbiter.leases)
