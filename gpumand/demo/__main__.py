@@ -10,7 +10,6 @@ import signal
 import sys
 import time
 from collections.abc import Coroutine, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -51,9 +50,6 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     what.add_argument(
         "--run", action="store_true", help="leave the daemon and the services running to try commands, until Ctrl-C"
     )
-    parser.add_argument(
-        "--simulated", action="store_true", help="with --run: simulate the GPU even if the host has one"
-    )
     # For tests of the demonstration itself: NAME:KIND makes a service misbehave, see gpumand.testing.consumer_faults.
     parser.add_argument("--fault", action="append", default=[], help=argparse.SUPPRESS)
     return parser.parse_args(arguments)
@@ -63,8 +59,7 @@ def _work(parsed: argparse.Namespace) -> Coroutine[Any, Any, int]:
     if parsed.faults:
         return _show_faults(parsed)
     if parsed.run:
-        is_real = Path("/dev/nvidiactl").exists() and not parsed.simulated
-        return _run(parsed, "nvml" if is_real else "simulated")
+        return _run(parsed)
     return _demonstrate(parsed)
 
 
@@ -155,12 +150,12 @@ def _failed(why: str, last_log_lines: Sequence[str]) -> int:
     return 1
 
 
-async def _run(parsed: argparse.Namespace, source: str) -> int:
+async def _run(parsed: argparse.Namespace) -> int:
     from gpumand.demo.environment import EnvironmentFailed
     from gpumand.demo.interactive import run
 
     try:
-        return await run(source, parsed.fault)
+        return await run(parsed.fault)
     except EnvironmentFailed as error:
         return _failed(f"{error}", [])
 

@@ -43,7 +43,6 @@ class DemoEnvironment:
     def __init__(
         self,
         *,
-        source: str = "simulated",
         faults: Sequence[str] = (),
         services: Sequence[ExampleService] = SERVICES,
         has_gateway: bool = False,
@@ -51,7 +50,6 @@ class DemoEnvironment:
         """Prepare the environment; processes start on entering the context.
 
         Args:
-            source: VRAM source, "simulated" or "nvml" for the readings of a real GPU.
             faults: ``NAME:KIND`` for each service that misbehaves, to test the demonstration itself.
             services: the services.
             has_gateway: start the gateway in front of them.
@@ -60,7 +58,7 @@ class DemoEnvironment:
         self.urls: dict[str, str] = {}
         self.gateway_url = ""
         self.folder = Path()
-        self._source, self._services, self._has_gateway = source, services, has_gateway
+        self._services, self._has_gateway = services, has_gateway
         self._faults = faults
         self._bus = PrivateBus()
         self._processes: list[asyncio.subprocess.Process] = []
@@ -92,7 +90,7 @@ class DemoEnvironment:
         await asyncio.gather(*(self._start_service(service) for service in self._services))
         config = self.folder / "gpumand.toml"
         vram = self.folder / "vram"
-        config.write_text(configuration(self.urls, vram, source=self._source, services=self._services))
+        config.write_text(configuration(self.urls, vram, services=self._services))
         await self._start_daemon(config)
         if self._has_gateway:
             await self._start_gateway()

@@ -59,7 +59,7 @@ settle_timeout_sec = 4
 min_turn_sec = 0
 health_interval_sec = 0.5
 [gpu]
-source = {source}
+source = "simulated"
 sample_interval_sec = 0.25
 simulated_total_mib = {total}
 simulated_dir = {folder}
@@ -83,18 +83,15 @@ def gateway_configuration(services: Sequence[ExampleService], port: int, ports: 
     return text
 
 
-def configuration(
-    urls: Mapping[str, str], simulator: Path, *, source: str, services: Sequence[ExampleService] = SERVICES
-) -> str:
+def configuration(urls: Mapping[str, str], simulator: Path, *, services: Sequence[ExampleService] = SERVICES) -> str:
     """The text of gpumand.toml.
 
     Args:
         urls: URLs of the services, by name.
         simulator: the folder in which the services announce their memory.
-        source: VRAM source, "simulated" or "nvml" for the readings of a real GPU.
         services: the services.
     """
-    text = SETTINGS.format(source=json.dumps(source), total=TOTAL_MIB, folder=json.dumps(str(simulator)))
+    text = SETTINGS.format(total=TOTAL_MIB, folder=json.dumps(str(simulator)))
     for service in services:
         text += f"[consumers.{service.name}]\n{service.keys}"
         text += f"vram_resident_mib = {service.mib}\nurl = {json.dumps(urls[service.name])}\n"

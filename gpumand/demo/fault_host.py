@@ -92,7 +92,7 @@ class FaultHost(DemoEnvironment):
         await self._start_systemd(dict(zip(SERVICES, ports, strict=True)))
         self._config = self.folder / "gpumand.toml"
         tables = "".join(one.table(port) for one, port in zip(SERVICES, ports, strict=True))
-        settings = SETTINGS.format(source='"simulated"', total=TOTAL_MIB, folder=json.dumps(str(self._vram)))
+        settings = SETTINGS.format(total=TOTAL_MIB, folder=json.dumps(str(self._vram)))
         self._config.write_text(settings.replace(SHORT_SETTLE, f"settle_timeout_sec = {SETTLE_SEC}") + tables)
         await self._start_daemon(self._config)
         self.client = Client(self.address)

@@ -23,12 +23,12 @@ REFRESH_SEC = 0.25
 MANAGER_CALL = "org.gpumand1 /org/gpumand1 org.gpumand1.Manager"
 
 
-async def run(source: str, faults: Sequence[str]) -> int:
+async def run(faults: Sequence[str]) -> int:
     """Keep everything running until it is cancelled; returns 1 if the daemon or the bus ended unexpectedly."""
-    async with DemoEnvironment(source=source, faults=faults, has_gateway=True) as environment:
+    async with DemoEnvironment(faults=faults, has_gateway=True) as environment:
         connection = await BusConnection.connect(environment.address)
         try:
-            await _show(Client(connection), connection, _text(source, environment), Screen(verbose=True))
+            await _show(Client(connection), connection, _text(environment), Screen(verbose=True))
         finally:
             await connection.close()
         log_lines = environment.last_log_lines()
@@ -68,15 +68,10 @@ async def _refresh_bars(client: Client, screen: Screen) -> None:
         await asyncio.sleep(REFRESH_SEC)
 
 
-def _text(source: str, environment: DemoEnvironment) -> list[str]:
+def _text(environment: DemoEnvironment) -> list[str]:
     """A description of the environment and commands to try."""
     services = ", ".join(f"{service.name} ({service.description}, {mib(service.mib)})" for service in SERVICES)
     lines = ["", " gpumand runs on a private bus, with three services:", f" {services}."]
-    if source == "nvml":
-        lines += [
-            " VRAM readings are those of the real GPU. The services do not really use it, so loads and unloads are",
-            " not visible, and evictions cannot be verified. Use --simulated to simulate the GPU instead.",
-        ]
     lines += [f" Web page of the gateway: {environment.gateway_url}/gateway/"]
     return [
         *lines,

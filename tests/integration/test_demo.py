@@ -205,7 +205,7 @@ async def test_sigterm_during_the_start_leaves_nothing_behind() -> None:
 
 
 async def test_run_keeps_everything_running_and_its_commands_work() -> None:
-    process = await start("--run", "--simulated")
+    process = await start("--run")
     assert process.stdout is not None
     lines: list[str] = []
     async with asyncio.timeout(LIMIT_SEC):

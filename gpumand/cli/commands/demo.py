@@ -13,9 +13,8 @@ from gpumand.cli.options import Command, global_options
 @click.command(cls=Command)
 @click.option("--faults", is_flag=True, help="Show what gpumand does when services, clients or the daemon fail.")
 @click.option("--run", "keep_running", is_flag=True, help="Leave everything running to try commands, until Ctrl-C.")
-@click.option("--simulated", is_flag=True, help="With --run: simulate the GPU even if the host has one.")
 @click.pass_context
-def demo(ctx: click.Context, faults: bool, keep_running: bool, simulated: bool) -> None:
+def demo(ctx: click.Context, faults: bool, keep_running: bool) -> None:
     """Show gpumand at work with a simulated GPU.
 
     The daemon, three services and their bus are real processes that end with the command. It needs dbus-daemon, but no
@@ -26,7 +25,7 @@ def demo(ctx: click.Context, faults: bool, keep_running: bool, simulated: bool) 
         raise click.UsageError("--faults and --run exclude each other; give only one of them")
     if options.json:
         raise click.UsageError("demo has no JSON output; run it without --json")
-    given = {"--faults": faults, "--run": keep_running, "--simulated": simulated, "--verbose": options.verbose}
+    given = {"--faults": faults, "--run": keep_running, "--verbose": options.verbose}
     flags = [flag for flag, is_given in given.items() if is_given]
     sys.stdout.flush()
     # -P: a folder "gpumand" in the current directory is not imported instead of this one.

@@ -42,7 +42,7 @@ def test_scenario_needs_exactly_one_eviction() -> None:
 
 def test_configuration_is_valid(tmp_path: Path) -> None:
     urls = {service.name: f"http://127.0.0.1:{9000 + number}" for number, service in enumerate(SERVICES)}
-    (tmp_path / "gpumand.toml").write_text(configuration(urls, tmp_path / "a b", source="simulated"))
+    (tmp_path / "gpumand.toml").write_text(configuration(urls, tmp_path / "a b"))
     settings = load(tmp_path / "gpumand.toml")
     assert {name: spec.vram_resident_mib for name, spec in settings.consumers.items()} == {
         service.name: service.mib for service in SERVICES
