@@ -13,7 +13,7 @@ import argparse
 import re
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -159,7 +159,7 @@ def notify_tables() -> str:
     return "\n".join(_table(name, keys_of(table)) for name, table in NOTIFY_TABLES.items())
 
 
-def _table(name: str, keys: dict[str, Key]) -> str:
+def _table(name: str, keys: Mapping[str, Key]) -> str:
     return table_heading(name) + "\n".join(
         item(f"**{key.name}**", f"{key.doc} {value_of(key)}") for key in keys.values()
     )

@@ -124,7 +124,8 @@ def _check_remote_listen(http: dict[str, Any], documents: Sequence[Document], pr
 def _check_coexist_names(consumers: dict[str, ParsedConsumer], problems: ProblemList) -> None:
     for one in consumers.values():
         others = one.keys.get("can_coexist_with", ())
-        for name in sorted(set() if others is INVALID else others - consumers.keys()):
+        # Not a difference of sets, which would look at every configured consumer for each of them.
+        for name in sorted(name for name in (() if others is INVALID else others) if name not in consumers):
             known = consumers.keys() - {one.name}
             place = list_element_place(one, "can_coexist_with", name)
             problems.add(place, f"no consumer {quoted(name)} is configured", nearest(name, known))

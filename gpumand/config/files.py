@@ -9,7 +9,7 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
-from gpumand.config.positions import Position, find_keys
+from gpumand.config.positions import Position
 from gpumand.config.problems import Document, Place, ProblemList
 
 MAIN_NAME = "gpumand.toml"
@@ -144,7 +144,7 @@ def parse(file: str, content: bytes, problems: ProblemList) -> Document | None:
         problems.add_file(file, "is not UTF-8", Position(line, error.start - content.rfind(b"\n", 0, error.start)))
         return None
     table = _parse_table(file, text, problems)
-    return None if table is None else Document(file, table, find_keys(text))
+    return None if table is None else Document(file, table, text)
 
 
 def _parse_table(file: str, text: str, problems: ProblemList) -> dict[str, Any] | None:

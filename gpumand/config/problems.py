@@ -5,9 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
-from gpumand.config.positions import KeyPath, Position
+from gpumand.config.positions import KeyPath, Position, find_keys
 from gpumand.domain.errors import ConfigInvalid
 
 _BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
@@ -53,19 +54,24 @@ class ConfigProblems(ConfigInvalid):
         super().__init__(str(self.problems[0]) + (f" (and {more} more)" if more else ""))
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)  # without slots, for cached_property
 class Document:
     """One configuration file that was read and parsed.
 
     Attributes:
         file: its path.
         table: its content as parsed by tomllib.
-        positions: the position of each key.
+        text: its content.
     """
 
     file: str
     table: dict[str, Any]
-    positions: dict[KeyPath, Position]
+    text: str
+
+    @cached_property
+    def positions(self) -> dict[KeyPath, Position]:
+        """The position of each key; only problems have positions, and finding all of them takes as long as parsing."""
+        return find_keys(self.text)
 
     def position(self, path: KeyPath) -> Position:
         """Return the position of a key; for a missing key, the position of the table that should contain it."""

@@ -6,8 +6,10 @@ and the reference documentation use the same description.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from enum import Enum
+from functools import cache
+from types import MappingProxyType
 from typing import Any, Protocol
 
 import attrs
@@ -64,12 +66,13 @@ def key(value_type: ValueType, doc: str, *, default: Any = attrs.NOTHING, unit: 
     return attrs.field(default=default, kw_only=True, metadata={_METADATA: (value_type, doc, unit)})
 
 
-def keys_of(table: type[attrs.AttrsInstance]) -> dict[str, Key]:
-    """Return the keys of a table class by name.
+@cache
+def keys_of(table: type[attrs.AttrsInstance]) -> Mapping[str, Key]:
+    """Return the keys of a table class by name, made once for each class.
 
     An attribute whose name is a Python keyword has a trailing underscore, which the key does not have.
     """
-    return {one.name.rstrip("_"): _describe(one) for one in attrs.fields(table)}
+    return MappingProxyType({one.name.rstrip("_"): _describe(one) for one in attrs.fields(table)})
 
 
 def _describe(attribute: attrs.Attribute[Any]) -> Key:
