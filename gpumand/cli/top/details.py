@@ -19,6 +19,25 @@ LABEL_WIDTH = 26
 MAX_VALUES = 64
 """Values of a list, and entries of a table, that are shown."""
 
+LABELS = {
+    "used_mib": "VRAM",
+    "mib": "freed VRAM",
+    "vram_resident_mib": "required VRAM",
+    "vram_auto": "requirement is measured",
+    "measured_mib": "measured peak",
+    "vram_managed": "manages its own VRAM",
+    "since_usec": "in this state since",
+    "at_usec": "time",
+    "waited_usec": "waited",
+    "duration_usec": "took",
+    "temperature_celsius": "temperature (°C)",
+    "temperature_limit_celsius": "temperature limit (°C)",
+    "utilization_percent": "busy (%)",
+    "power_watts": "power (W)",
+    "power_limit_watts": "power limit (W)",
+}
+"""Labels of keys that would not be understood, or have no unit, without their underscores."""
+
 HIDDEN = ("history", "used_mib_history", "foreign", "processes")
 """Keys that the screen shows as graphs and lists of their own."""
 
@@ -35,7 +54,8 @@ def detail_lines(entry: Entry, now_usec: int, theme: Theme) -> list[Text]:
         if isinstance(value, Facts):
             lines += _facts(value, theme)
         else:
-            lines += _line(_label(key), _text(key, value, now_usec), theme)
+            label = _label(key) if theme.unicode else _label(key).replace("°", "")
+            lines += _line(label, _text(key, value, now_usec), theme)
     return lines
 
 
@@ -52,8 +72,7 @@ def _line(label: str, text: str, theme: Theme) -> list[Text]:
 
 def _label(key: str) -> str:
     """A key as words: ``used_mib`` is "used", ``owner_uid`` is "owner uid"."""
-    words = clean(key).removesuffix("_mib").removesuffix("_usec").replace("_", " ")
-    return "VRAM" if words == "used" else words
+    return LABELS.get(key) or clean(key).removesuffix("_mib").removesuffix("_usec").replace("_", " ")
 
 
 def _text(key: str, value: Any, now_usec: int) -> str:

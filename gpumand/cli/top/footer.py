@@ -77,6 +77,8 @@ def _lists_line(model: Model, theme: Theme) -> Line:
 
 def _keys_line(model: Model, theme: Theme) -> Line:
     """The keys of the list that has the focus. The keys for help and quitting are never left out."""
+    if model.help or model.details:
+        return _keys_of((("↑↓", keys.DOWN, "scroll"), ("Esc", keys.ESCAPE, "back"), ("q", "q", "quit")), theme)
     own = OF_LIST.get(model.focus, ())
     for optional in range(len(OPTIONAL), -1, -1):
         line = _keys_of([*own, *OPTIONAL[:optional], *ALWAYS], theme)

@@ -38,6 +38,16 @@ WIDE = 110
 LEAST_IMPORTANT = (Section.PROCESSES, Section.EVENTS)
 """Lists that get a line less where lines are scarce."""
 
+SINGULAR = {
+    Section.DEVICES: "GPU {}",
+    Section.CONSUMERS: "Consumer {}",
+    Section.LEASES: "Lease {}",
+    Section.QUEUE: "Waiting request {}",
+    Section.PROCESSES: "Process",
+    Section.EVENTS: "Event",
+}
+"""Titles of the details of a row, with its key where that means something to people."""
+
 RIGHT_COLUMN = (Section.LEASES, Section.QUEUE, Section.PROCESSES, Section.EVENTS)
 
 
@@ -68,8 +78,11 @@ def _page(model: Model, now_usec: int, theme: Theme, room: int) -> list[Line]:
     if model.help or row is None:
         lines = help_lines()
     else:
-        title = Text(f"{model.focus}: {clean(row.key)}", style="bold")
-        lines = [title, Text(), *detail_lines(row.entry, now_usec, theme)]
+        lines = [
+            Text(SINGULAR[model.focus].format(clean(row.key)), style="bold"),
+            Text(),
+            *detail_lines(row.entry, now_usec, theme),
+        ]
     first = max(0, min(model.scroll, len(lines) - room + 2))
     shown = lines[first : first + max(0, room - 2)]
     more = len(lines) - first - len(shown)

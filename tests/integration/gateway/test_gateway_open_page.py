@@ -12,6 +12,7 @@ from pathlib import Path
 import aiohttp
 import pytest
 
+from gpumand.testing.vram_announcement import Announcement
 from tests.integration.gateway.conftest import Front, front
 from tests.integration.live import wait_until
 
@@ -69,10 +70,22 @@ async def loads(made: Front) -> int:
     return int((await made.control.status())["stats"]["loads"])
 
 
+async def free_when_unloaded(made: Front, memory: Announcement) -> None:
+    """Free the memory of the service when it gets the request that unloads its model."""
+
+    async def is_asked() -> bool:
+        return "POST /unload" in made.service.paths()
+
+    await wait_until("the service is asked to unload", is_asked)
+    memory.clear()
+
+
 async def test_open_page_leaves_the_service_evictable_and_does_not_wake_it(tmp_path: Path) -> None:
     async with front(tmp_path, COMFYUI, keys="linger_sec = 0.2") as made:
         async with made.session.post(f"{made.url}/prompt", json={"prompt": {}}) as answer:
             assert answer.status == 200
+        memory = Announcement(made.host.simulator, "fake")
+        memory.set(14000)
         made.service.jobs = 0
 
         async def is_released() -> bool:
@@ -86,8 +99,10 @@ async def test_open_page_leaves_the_service_evictable_and_does_not_wake_it(tmp_p
         assert set(page.statuses) == {200}
         assert await is_released()
 
+        assert await residency(made) == "resident"
+        freed = asyncio.create_task(free_when_unloaded(made, memory))
         lease = await made.block()  # evicts the service, or fails after its own limit
-        assert "POST /unload" in made.service.paths()
+        await freed
         await page.stay_open(OPEN_SEC / 3)
         status = await made.control.status()
         assert (len(status["leases"]), list(status["queue"])) == (1, [])
