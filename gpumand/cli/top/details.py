@@ -36,7 +36,7 @@ LABELS = {
     "power_watts": "power (W)",
     "power_limit_watts": "power limit (W)",
 }
-"""Labels of keys that would not be understood, or have no unit, without their underscores."""
+"""Labels of keys whose own words say too little, or lack the unit."""
 
 HIDDEN = ("history", "used_mib_history", "foreign", "processes")
 """Keys that the screen shows as graphs and lists of their own."""
