@@ -123,6 +123,11 @@ class Fall:
     fence_sec: float
     taken_sec: float
 
+    @property
+    def margin_sec(self) -> float:
+        """Seconds in which no host had the consumer."""
+        return self.taken_sec - self.fence_sec
+
 
 async def take_over(lab: Lab, holder: int, other: int, stop: Callable[[], None]) -> Fall:
     """Stop a host that holds the unique consumer, while another host asks for it all the time.
