@@ -138,7 +138,7 @@ async def take_over(lab: Lab, holder: int, other: int, stop: Callable[[], None])
         other: the host that takes it over.
         stop: takes the holder away.
     """
-    held = await lab.acquire(holder, "licensed", on=f"gpu{holder}")
+    held = await acquire_unique(lab, holder)  # an earlier host gives it up when it has unloaded it
     stop()
     watch = Stopwatch()
     fenced = asyncio.create_task(_seconds_until_fenced(held, watch))
@@ -170,7 +170,7 @@ async def acquire_unique(lab: Lab, other: int) -> LocalStream:
 
 async def suspend(lab: Lab, host: int, other: int) -> None:
     """Suspend a host that holds the unique consumer, let another host take it, and resume the host."""
-    held = await lab.acquire(host, "licensed", on=f"gpu{host}")
+    held = await acquire_unique(lab, host)
     lab.signal_host(host, signal.SIGSTOP)
     try:
         await until_async(lambda: is_gone(lab, host, other), "the row of the sleeping host has ended")
