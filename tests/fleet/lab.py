@@ -21,7 +21,7 @@ from gpumand.fleet.settings import EtcdConfig, FleetConfig
 from gpumand.testing.daemon import PrivateGpumand
 from gpumand.testing.fleet import EVERYTHING, FleetProcess
 from tests.fleet.network import Network, require_namespaces
-from tests.integration.fleet.fleet_hosts import LocalClient, LocalStream, until_async
+from tests.integration.fleet.fleet_hosts import DEADLINE_SEC, LocalClient, LocalStream, until_async
 from tests.integration.fleet.plain_etcd import MEMORY_FOLDER
 
 TTL_SEC = 6.0
@@ -226,6 +226,14 @@ class Lab:
     # -- etcd --
 
     def leader(self) -> int:
+        """The host of etcd's leader. A host that comes back can cause an election, so there may be none for a moment."""
+        deadline = time.monotonic() + DEADLINE_SEC
+        while not (found := self.leader_now()):
+            assert time.monotonic() < deadline, "etcd has no leader"
+            time.sleep(0.1)
+        return found
+
+    def leader_now(self) -> int:
         """The host of etcd's leader; 0 while there is none."""
         for host, member in self.members.items():
             status = member.status()
@@ -236,7 +244,6 @@ class Lab:
     def followers(self) -> list[int]:
         """The other hosts with members."""
         leader = self.leader()
-        assert leader
         return [host for host in self.members if host != leader]
 
     # -- whole hosts --

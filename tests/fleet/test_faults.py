@@ -71,7 +71,7 @@ async def test_leader_of_etcd_is_killed(lab: Lab, note: Note) -> None:
 
 
 async def has_another_leader(lab: Lab, former: int) -> bool:
-    return await asyncio.to_thread(lab.leader) not in (0, former)
+    return await asyncio.to_thread(lab.leader_now) not in (0, former)
 
 
 async def epochs(lab: Lab, at: int) -> dict[str, int]:
