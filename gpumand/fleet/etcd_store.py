@@ -29,6 +29,7 @@ from gpumand.fleet.store import (
     MembershipLost,
     StoreError,
     StoreUnavailable,
+    refuse_other_host,
 )
 
 MAX_ROUNDS = 8
@@ -77,6 +78,9 @@ class EtcdStore(FleetStore):
                 return epoch, written
             if other is not None and other.lease == lease:
                 return epoch, other  # an attempt whose answer was lost
+            stored = _row(other)
+            if stored is not None:
+                refuse_other_host(stored, row)
             found, epoch = other, max(row.epoch, _order(other)[0] + 1)
         raise StoreUnavailable(f"another agent writes {key} all the time. Is the machine id of this host unique?")
 
@@ -201,12 +205,18 @@ class EtcdStore(FleetStore):
             raise _lost() if error.code == NOT_FOUND else as_store_error(error, what) from None
 
 
+def _row(found: KeyValue | None) -> HostRow | None:
+    """A stored row; None where there is none that can be read."""
+    try:
+        return parse_host(found.entry.value) if found else None
+    except InvalidJson:
+        return None
+
+
 def _order(found: KeyValue | None) -> tuple[int, int]:
     """The order of a stored row; (0, 0) where there is none that can be read."""
-    try:
-        return parse_host(found.entry.value).order if found else (0, 0)
-    except InvalidJson:
-        return 0, 0
+    row = _row(found)
+    return row.order if row else (0, 0)
 
 
 def _lost() -> MembershipLost:

@@ -114,6 +114,10 @@ class HostRow:
         """Of two rows of a host, the one with the higher order is the newer one."""
         return self.epoch, self.seq
 
+    def is_of_same_host(self, other: HostRow) -> bool:
+        """Whether two rows with one machine id are those of one host: hosts made from one image have the same id."""
+        return self.name == other.name or self.url == other.url
+
 
 @dataclass(frozen=True, slots=True)
 class Intent:

@@ -42,6 +42,18 @@ class MembershipLost(StoreError):
     """The host's lease in the store has ended, and with it all keys of the host. Join again."""
 
 
+def refuse_other_host(stored: HostRow, row: HostRow) -> None:
+    """Raise Denied if the stored row with the machine id of a row is that of another host.
+
+    Both would count as one host: each would take the unique consumers of the other for its own.
+    """
+    if not stored.is_of_same_host(row):
+        raise Denied(
+            f"the host {stored.name} ({stored.url}) has the machine id of this host, as copies of one image have. Give "
+            "one of them another machine id (man 5 machine-id), and restart it."
+        )
+
+
 @dataclass(frozen=True, slots=True)
 class Membership:
     """A host that has joined.
@@ -136,7 +148,8 @@ class FleetStore(Protocol):
     async def join(self, row: HostRow) -> Membership:
         """Publish a host for the first time, or again after ``MembershipLost``.
 
-        Begins a lease of the host; keys that an earlier lease of this agent holds disappear.
+        Begins a lease of the host; keys that an earlier lease of this agent holds disappear. Raises ``Denied`` while
+        another host with the same machine id is in the fleet.
         """
 
     async def renew(self) -> None:

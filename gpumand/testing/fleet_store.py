@@ -27,6 +27,7 @@ from gpumand.fleet.store import (
     StoreUnavailable,
     UnknownOutcome,
     Written,
+    refuse_other_host,
 )
 
 
@@ -218,6 +219,8 @@ class MemoryStore(FleetStore):
         if self._lease:
             self.fleet.revoke(self._lease)
         key = self.fleet.keys.host(row.machine_id)
+        if found := self.fleet.read(key):
+            refuse_other_host(parse_host(found[0].value), row)
         epoch = max(row.epoch, self._stored_epoch(key) + 1)
         self._lease = self.fleet.grant(self.fleet.ttl_sec)
         revision = self._write_row(key, row, epoch)

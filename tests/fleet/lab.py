@@ -226,7 +226,7 @@ class Lab:
     # -- etcd --
 
     def leader(self) -> int:
-        """The host of etcd's leader. A host that comes back can cause an election, so there may be none for a moment."""
+        """The host of etcd's leader. A host that comes back can cause an election, so there can be none at first."""
         deadline = time.monotonic() + DEADLINE_SEC
         while not (found := self.leader_now()):
             assert time.monotonic() < deadline, "etcd has no leader"

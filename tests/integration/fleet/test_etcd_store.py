@@ -8,6 +8,7 @@ import socket
 import urllib.request
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import aclosing, asynccontextmanager, suppress
+from dataclasses import replace
 from itertools import count
 from typing import Any
 
@@ -22,6 +23,7 @@ from gpumand.fleet.row_json import encode_host, parse_host
 from gpumand.fleet.store import (
     Change,
     Claim,
+    Denied,
     FleetStore,
     Interrupted,
     Listing,
@@ -122,6 +124,17 @@ async def test_agent_that_starts_again_gets_a_higher_epoch_and_replaces_the_row(
     assert (await next_one.join(row(epoch=7))).epoch == 101
     await killed.leave()
     assert await keys_of(next_one, keys.hosts) == [keys.host(H1)]  # the lease of the killed agent has no row any more
+
+
+async def test_host_with_the_machine_id_of_another_host_does_not_join(opened: Open, keys: Keys) -> None:
+    first, copy = opened(), opened()
+    await first.join(row(H1))
+    with pytest.raises(Denied, match=r"the host h .* machine id"):
+        await copy.join(replace(row(H1), name="copy", url="https://copy:8447"))
+    with pytest.raises(MembershipLost):
+        await copy.claim(keys.unique("llm"), H1)
+    await first.leave()
+    await copy.join(replace(row(H1), name="copy", url="https://copy:8447"))
 
 
 async def test_row_disappears_when_it_is_not_renewed_and_the_host_learns_it(opened: Open, keys: Keys) -> None:

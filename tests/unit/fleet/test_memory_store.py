@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator
 from contextlib import aclosing
+from dataclasses import replace
 
 import pytest
 
@@ -154,3 +155,12 @@ async def test_pin_stays_without_any_host(clock: FakeClock, fleet: MemoryFleet) 
     assert fleet.value(fleet.keys.pin("llm")) == H1
     await store.remove(fleet.keys.pin("llm"))
     assert fleet.value(fleet.keys.pin("llm")) is None
+
+
+async def test_host_with_the_machine_id_of_another_host_does_not_join(clock: FakeClock, fleet: MemoryFleet) -> None:
+    await fleet.store().join(row(H1))
+    copy = replace(row(H1), name="copy", url="https://copy:8447")
+    with pytest.raises(Denied, match="machine id"):
+        await fleet.store().join(copy)
+    await clock.advance(11)
+    await fleet.store().join(copy)
