@@ -16,7 +16,8 @@ from gpumand.fleet.calls import MAX_BODY_BYTES, AcquireCall, DrainCall, LoadCall
 from gpumand.fleet.errors import HostLost, error_of
 from gpumand.fleet.http_server import LOST_SEC, limit_silence
 from gpumand.fleet.lease_streams import BEAT, BEAT_SEC, RELEASE
-from gpumand.fleet.tls import explained
+from gpumand.fleet.settings import TlsFiles
+from gpumand.fleet.tls import explained, why_disconnected
 
 log = logging.getLogger(__name__)
 
@@ -34,9 +35,11 @@ class AgentClient:
 
     Args:
         tls: context with the client certificate for https URLs; None = only http.
+        files: the certificates that the context was made of, to find out why a host refuses them.
     """
 
-    def __init__(self, tls: ssl.SSLContext | None = None) -> None:
+    def __init__(self, tls: ssl.SSLContext | None = None, files: TlsFiles | None = None) -> None:
+        self._files = files
         # No limit: each lease has a connection of its own.
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=0) if tls is None else aiohttp.TCPConnector(limit=0, ssl=tls),
@@ -46,7 +49,7 @@ class AgentClient:
 
     def host(self, name: str, url: str) -> RemoteHost:
         """The host behind the agent at a URL."""
-        return RemoteHost(self._session, name, url.rstrip("/"))
+        return RemoteHost(self._session, name, url.rstrip("/"), self._files)
 
     async def close(self) -> None:
         """Close all connections, which ends the leases."""
@@ -60,10 +63,11 @@ class RemoteHost:
         session: the connections.
         name: name of the host, for messages.
         url: URL of its agent.
+        files: the certificates of this host; None = without TLS.
     """
 
-    def __init__(self, session: aiohttp.ClientSession, name: str, url: str) -> None:
-        self._session, self._name, self._url = session, name, url
+    def __init__(self, session: aiohttp.ClientSession, name: str, url: str, files: TlsFiles | None = None) -> None:
+        self._session, self._name, self._url, self._files = session, name, url, files
 
     async def acquire(self, call: AcquireCall) -> RemoteLease:
         """See FleetHost."""
@@ -75,7 +79,7 @@ class RemoteHost:
                 )
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
             beats.close()
-            raise self._lost(error) from None
+            raise await self._lost(error) from None
         except BaseException:
             beats.close()
             raise
@@ -83,7 +87,7 @@ class RemoteHost:
             return await self._granted(response, beats)
         except (aiohttp.ClientError, OSError, TimeoutError, ValueError) as error:
             _close(response, beats)
-            raise self._lost(error) from None
+            raise await self._lost(error) from None
         except BaseException:
             _close(response, beats)  # the host sees it, and withdraws the request
             raise
@@ -114,7 +118,7 @@ class RemoteHost:
                 async with request as response:
                     answer = _object(await _limited(response.content, MAX_ANSWER_BYTES))
         except (aiohttp.ClientError, OSError, TimeoutError, ValueError) as error:
-            raise self._lost(error) from None
+            raise await self._lost(error) from None
         if response.status != 200:
             raise error_of(answer, self._name)
         return answer
@@ -134,8 +138,12 @@ class RemoteHost:
             raise ValueError("the answer is no grant")
         return RemoteLease(answer, response, beats)
 
-    def _lost(self, error: Exception) -> GpumandError:
+    async def _lost(self, error: Exception) -> GpumandError:
         words = explained(error) or ("no answer in time" if isinstance(error, TimeoutError) else _words(error))
+        # A server that refuses the certificate of this host closes the connection without a word.
+        was_connected = isinstance(error, aiohttp.ClientConnectionError | ConnectionError)
+        if self._files is not None and was_connected and not isinstance(error, aiohttp.ClientConnectorError):
+            words = await why_disconnected(self._url, self._files) or words
         return HostLost(f"{self._name} cannot be reached at {self._url}: {words}")
 
 

@@ -70,7 +70,7 @@ class FleetService:
         self._listeners = bind_all(config.listen)
         port = self._listeners[0].getsockname()[1] if self._listeners else 0
         self.facts = HostFacts(machine_id, config.host, with_port(config.url, port), config.gateway_url)
-        self._build(Keys(config.fleet), AgentClient(None if tls is None else tls[1]))
+        self._build(Keys(config.fleet), AgentClient(None if tls is None else tls[1], config.tls))
 
     def _build(self, keys: Keys, client: AgentClient) -> None:
         self._keys, self._client = keys, client
@@ -80,7 +80,7 @@ class FleetService:
         self.table = HostTable(keys, loop.time)
         self.rows = RowSource(self.gpumand, self.facts, self._publish)
         self._leases = LeasePublisher(self.store, keys, self.machine_id)
-        self._unique = UniqueRules(lambda: self.member.row, self._name_of, self._unload)
+        self._unique = UniqueRules(lambda: self.member.row, self._name_of, self.gpumand.unload)
         if self._has_claims:
             claims = (self.store, keys, self.machine_id, self.member.fence, self._clock, self._unique.fenced)
             self._unique.claims = self._claims = UniqueConsumers(*claims)
@@ -176,9 +176,6 @@ class FleetService:
     def _name_of(self, machine_id: str) -> str:
         known = self.table.find(machine_id)
         return machine_id if known is None else known.row.name
-
-    def _unload(self, consumer: str) -> None:
-        self._tasks.append(asyncio.create_task(self.gpumand.unload(consumer)))
 
     async def _restore_drain(self) -> None:
         """Go on with a drain from before a restart, as soon as the table has been read."""

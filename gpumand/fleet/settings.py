@@ -70,7 +70,6 @@ class FleetConfig:
         bus: bus of the local gpumand: "system", "session" or an address.
         ttl_sec: seconds after which a host that does not report is lost for all others.
         replicas_at: length of a consumer's queue from which on it is loaded on one more host; 0 = never.
-        unique: consumers that may be resident on one host of the fleet only.
         etcd: the store; None = the hosts of ``peers`` are asked directly.
         peers: URL of the agent of each other host, by its name.
         tls: certificates; None = connections between hosts are not encrypted.
@@ -87,7 +86,6 @@ class FleetConfig:
     bus: str = "system"
     ttl_sec: float = 10.0
     replicas_at: int = 0
-    unique: frozenset[str] = frozenset()
     etcd: EtcdConfig | None = None
     peers: Mapping[str, str] = field(default_factory=dict)
     tls: TlsFiles | None = None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Protocol
 
 from gpumand.domain.consumer import Residency
@@ -17,6 +17,9 @@ log = logging.getLogger(__name__)
 
 FENCED = "fenced"
 """Why a lease on a unique consumer ended when this host could no longer be sure to be its only host."""
+
+RELEASE_SEC = 5.0
+"""How long the leases of a fenced consumer may take to end before it is unloaded."""
 
 GONE = (Residency.UNLOADED, Residency.PARKED, Residency.FAILED)
 
@@ -40,14 +43,14 @@ class UniqueRules:
     Args:
         row: the newest row of this host.
         name_of: name of a host for its machine id.
-        unload: unloads a consumer as far as this process may; must not raise.
+        unload: unloads a consumer as far as this process may; must not raise, and returns within a limited time.
     """
 
     def __init__(
         self,
         row: Callable[[], HostRow],
         name_of: Callable[[str], str],
-        unload: Callable[[str], None] = lambda _: None,
+        unload: Callable[[str], Awaitable[None]],
     ) -> None:
         self.claims: UniqueClaims | None = None
         self._row, self._name_of, self._unload = row, name_of, unload
@@ -85,14 +88,18 @@ class UniqueRules:
         return guarded
 
     async def fenced(self, consumers: frozenset[str]) -> None:
-        """This host is no longer sure to be the only one of these consumers: end their leases, and unload them."""
-        for consumer in consumers:
-            log.warning(
-                "%s: this host can no longer be sure to be its only host; its leases of the fleet end", consumer
-            )
-            for lease in tuple(self._leases.get(consumer, ())):
-                lease.end()
-            self._unload(consumer)
+        """This host is no longer sure to be the only one of these consumers: end their leases, then unload them."""
+        await asyncio.gather(*map(self._end, consumers))
+
+    async def _end(self, consumer: str) -> None:
+        log.warning("%s: this host can no longer be sure to be its only host; its leases of the fleet end", consumer)
+        leases = tuple(self._leases.get(consumer, ()))
+        for lease in leases:
+            lease.end()
+        if leases:
+            await asyncio.wait([asyncio.ensure_future(one.released.wait()) for one in leases], timeout=RELEASE_SEC)
+        self._claimed.discard(consumer)
+        await self._unload(consumer)
 
     def note_row(self, row: HostRow) -> None:
         """Claim what is loaded here without the fleet, and give up what is not loaded any more."""
@@ -131,11 +138,15 @@ class GuardedLease:
 
     Args:
         lease: the lease.
-        released: called when it was released.
+        forget: called when it was released.
+
+    Attributes:
+        released: set when it was released.
     """
 
-    def __init__(self, lease: LeaseHandle, released: Callable[[], None]) -> None:
-        self._lease, self._released = lease, released
+    def __init__(self, lease: LeaseHandle, forget: Callable[[], None]) -> None:
+        self.released = asyncio.Event()
+        self._lease, self._forget = lease, forget
         self._ended = asyncio.Event()
 
     @property
@@ -160,5 +171,8 @@ class GuardedLease:
 
     async def release(self) -> None:
         """See LeaseHandle."""
-        self._released()
-        await self._lease.release()
+        try:
+            await self._lease.release()
+        finally:
+            self._forget()
+            self.released.set()

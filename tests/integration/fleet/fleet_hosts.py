@@ -19,7 +19,7 @@ import aiohttp
 
 from gpumand.client.client import Client
 from gpumand.fleet.clock import BoottimeClock
-from gpumand.fleet.service import FleetService
+from gpumand.fleet.service import FleetService, tls_contexts
 from gpumand.fleet.settings import EtcdConfig, FleetConfig
 from gpumand.fleet.stores import open_store
 from gpumand.testing.daemon import PrivateGpumand
@@ -81,8 +81,9 @@ class FleetHosts:
     async def service(self, number: int, **more: Any) -> FleetService:
         """Start agent and router of a host in this process."""
         config = self.config(number, **more)
-        store = await open_store(config, BoottimeClock(), None)
-        service = FleetService(config, store, config.machine_id)
+        tls = await tls_contexts(config)
+        store = await open_store(config, BoottimeClock(), None if tls is None else tls[1])
+        service = FleetService(config, store, config.machine_id, tls)
         self._services.append(service)
         await service.start()
         return service

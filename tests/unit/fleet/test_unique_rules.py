@@ -43,9 +43,13 @@ class Host:
 
     def __init__(self) -> None:
         self.row = host(1, chat=consumer(COLD, unique=True), image=consumer(COLD))
-        self.claims, self.unloaded = ScriptedClaims(), []  # type: ignore[var-annotated]
-        self.rules = UniqueRules(lambda: self.row, lambda name: f"name of {name[-1]}", self.unloaded.append)
+        self.claims = ScriptedClaims()
+        self.unloaded: list[str] = []
+        self.rules = UniqueRules(lambda: self.row, lambda name: f"name of {name[-1]}", self._unload)
         self.rules.claims = self.claims
+
+    async def _unload(self, name: str) -> None:
+        self.unloaded.append(name)
 
     async def show(self, **more: object) -> None:
         """Publish another row of chat."""
@@ -82,16 +86,15 @@ async def test_fence_ends_the_leases_of_its_consumer_only() -> None:
     await made.rules.require("chat")
     chat, image = ScriptedLease("gpu1"), ScriptedLease("gpu1")
     guarded, other = made.rules.guard("chat", chat), made.rules.guard("image", image)
-    waiting = asyncio.ensure_future(guarded.wait_ended())
-    await asyncio.sleep(0)
+    fencing = asyncio.ensure_future(made.rules.fenced(frozenset({"chat"})))
 
-    await made.rules.fenced(frozenset({"chat"}))
-
-    assert await waiting == FENCED
+    assert await guarded.wait_ended() == FENCED
+    assert made.unloaded == [], "it is unloaded after its leases"
+    await guarded.release()
+    await fencing
+    assert chat.released
     assert made.unloaded == ["chat"]
     assert other is image
-    await guarded.release()
-    assert chat.released
 
 
 async def test_lease_that_was_granted_while_the_fence_fell_ends_at_once() -> None:

@@ -1,0 +1,85 @@
+"""A consumer that only one host of the fleet may have loaded, with real daemons and etcd."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import AsyncIterator, Iterator
+
+import pytest
+
+from gpumand.client.client import Client
+from gpumand.client.sync import SyncClient
+from gpumand.domain.errors import Busy, NotNowError
+from gpumand.fleet.calls import AcquireCall
+from gpumand.fleet.service import FleetService
+from gpumand.fleet.unique_rules import FENCED
+from gpumand.testing.daemon import PrivateGpumand
+from tests.integration.fleet.fleet_hosts import FleetHosts, fleet_hosts, running_daemons, until
+from tests.integration.fleet.plain_etcd import PlainEtcd, running_etcd
+
+
+@pytest.fixture(scope="module")
+def pair() -> Iterator[list[PrivateGpumand]]:
+    """Two hosts whose consumer chat is unique."""
+    with running_daemons(2, {"chat": 14000, "image": 13000}) as started:
+        for one in started:
+            file = one.folder / "gpumand.toml"
+            table = '[consumers."chat"]\n'
+            file.write_text(file.read_text().replace(table, f'{table}fleet = "unique"\n'))
+            with SyncClient(one.address) as client:
+                client.reload()
+        yield started
+
+
+@pytest.fixture
+def own_etcd() -> Iterator[PlainEtcd]:
+    if shutil.which("etcd") is None:
+        pytest.skip("etcd is not installed (Debian: etcd-server)")
+    with running_etcd() as running:
+        yield running
+
+
+@pytest.fixture
+async def hosts(pair: list[PrivateGpumand], own_etcd: PlainEtcd) -> AsyncIterator[FleetHosts]:
+    async with fleet_hosts(pair, own_etcd.url) as started:
+        yield started
+
+
+def is_unique(service: FleetService) -> bool:
+    return all(one.row.consumers["chat"].unique for one in service.table.rows.values())
+
+
+async def test_unique_consumer_is_refused_on_the_second_host_until_it_is_unloaded_on_the_first(
+    hosts: FleetHosts,
+) -> None:
+    first, second = await hosts.services(2)
+    assert is_unique(first)
+    lease = await first.router.acquire(AcquireCall("chat", 30.0, on="gpu1"))
+
+    with pytest.raises(Busy, match="gpu1 has it"):
+        await second.router.acquire(AcquireCall("chat", 5.0, on="gpu2"))
+    assert (await second.router.acquire(AcquireCall("chat", 5.0))).grant["host"] == "gpu1"
+
+    await lease.release()
+    async with Client(hosts.daemons[0].address) as client:
+        await client.evict("chat", force=True)
+    await until(lambda: not first._claims.holds("chat"), "the first host gives it up")
+    moved = await second.router.acquire(AcquireCall("chat", 30.0, on="gpu2"))
+    assert moved.grant["host"] == "gpu2"
+    await moved.release()
+
+
+async def test_lease_on_a_unique_consumer_ends_before_the_others_may_load_it(
+    hosts: FleetHosts, own_etcd: PlainEtcd
+) -> None:
+    first, second = await hosts.services(2)
+    unique = await second.router.acquire(AcquireCall("chat", 30.0, on="gpu1"))
+    other = await second.router.acquire(AcquireCall("image", 30.0, on="gpu2"))
+
+    own_etcd.kill()
+
+    assert await unique.wait_ended() == FENCED
+    assert await hosts.leases(2) == 1, "leases on other consumers go on"
+    with pytest.raises(NotNowError, match="one host only"):
+        await first.router.acquire(AcquireCall("chat", 5.0, on="gpu1"))
+    await other.release()
