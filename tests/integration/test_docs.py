@@ -20,6 +20,7 @@ import yaml
 
 from gpumand.cli.app import gpumanctl
 from gpumand.config import load
+from gpumand.fleet.config import load as load_fleet
 from gpumand.gateway.config import load as load_gateway
 from gpumand.notify.config import load as load_hooks
 from tests.blocks import Block, blocks
@@ -58,6 +59,8 @@ def test_configuration_is_accepted(block: Block, tmp_path: Path) -> None:
     file.write_text(block.text, encoding="utf-8")
     if "[hooks" in block.text:
         assert load_hooks(file)
+    elif "[fleet]" in block.text:
+        assert load_fleet(file)
     else:
         (load_gateway if "[gateway" in block.text else load)(file)
 
