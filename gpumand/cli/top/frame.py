@@ -65,15 +65,18 @@ def screen(model: Model, now_usec: int, theme: Theme, height: int) -> Screen:
         theme: of the screen; its width is the width of the frame.
         height: number of lines; exactly as many are returned.
     """
-    below = footer(model, theme, height)
+    below, scroll = footer(model, theme, height), 0
     room = max(0, height - len(below))
-    body = _page(model, now_usec, theme, room) if model.help or model.details else _body(model, now_usec, theme, room)
+    if model.help or model.details:
+        body, scroll = _page(model, now_usec, theme, room)
+    else:
+        body = _body(model, now_usec, theme, room)
     lines = [*body[:room], *[Line()] * (room - len(body)), *below]
-    return Screen([truncated(line, theme) for line in lines[-height:]])
+    return Screen([truncated(line, theme) for line in lines[-height:]], scroll)
 
 
-def _page(model: Model, now_usec: int, theme: Theme, room: int) -> list[Line]:
-    """The help page or the details of the selected row, from the line that it is scrolled to."""
+def _page(model: Model, now_usec: int, theme: Theme, room: int) -> tuple[list[Line], int]:
+    """The help page or the details of the selected row, and the line from which on it is shown."""
     row = model.row(model.focus)
     if model.help or row is None:
         lines = help_lines()
@@ -87,7 +90,7 @@ def _page(model: Model, now_usec: int, theme: Theme, room: int) -> list[Line]:
     shown = lines[first : first + max(0, room - 2)]
     more = len(lines) - first - len(shown)
     end = f"Press ↓ for {more} more lines, any other key to go back." if more > 0 else "Press any key to go back."
-    return plain([*shown, Text(), Text(end if theme.unicode else end.replace("↓", "j"))])
+    return plain([*shown, Text(), Text(end if theme.unicode else end.replace("↓", "j"))]), first
 
 
 def _body(model: Model, now_usec: int, theme: Theme, room: int) -> list[Line]:

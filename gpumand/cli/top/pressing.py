@@ -71,10 +71,20 @@ def _handle_key(model: Model, key: str) -> KeyResult:
     if key == "m":
         return KeyResult(replace(model, mouse=not model.mouse), Command(Verb.MOUSE))
     if key in ACTIONS:
-        section, action = ACTIONS[key]
-        row = model.row(section)
-        return action(replace(model, focus=section), row.entry) if row is not None else KeyResult(model)
+        return _act(model, key)
     return KeyResult(_move_selection(model, _MOVES[key]) if key in _MOVES else model)
+
+
+def _act(model: Model, key: str) -> KeyResult:
+    """Act on the selected row. Where another list has the focus, go to the list of the key first, to show that row."""
+    section, action = ACTIONS[key]
+    row = model.row(section)
+    if row is None:
+        return KeyResult(model)
+    if model.focus is not section:
+        focused = replace(model, focus=section)
+        return KeyResult(focused.with_message(f"select one of the {section} and press {key} again"))
+    return action(model, row.entry)
 
 
 _MOVES = {

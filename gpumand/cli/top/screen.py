@@ -80,9 +80,10 @@ def side_by_side(left: Sequence[Line], right: Sequence[Line], left_theme: Theme,
 
 @dataclass(frozen=True, slots=True)
 class Screen:
-    """The lines of the whole screen."""
+    """The lines of the whole screen, and the first line of the page on it, if one is open."""
 
     lines: Sequence[Line]
+    scroll: int = 0
 
     @property
     def texts(self) -> list[Text]:

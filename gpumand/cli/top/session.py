@@ -134,6 +134,8 @@ class Top:
         is_mono = self._model.theme == palette.MONO
         theme = replace(theme_for(sys.stdout, self._options), width=columns, legend=True, letters=is_mono)
         self._screen = screen(self._model, time.time_ns() // 1000, theme, height)
+        # A page cannot be scrolled beyond its end, which only the screen knows.
+        self._model = replace(self._model, scroll=self._screen.scroll)
         return ansi_lines(palette.themed(self._screen.texts, self._model.theme), theme)
 
     # -- polling the daemon -------------------------------------------------------------------------------------

@@ -172,6 +172,8 @@ async def test_key_cancels_a_waiting_request_and_its_program_gets_the_error(tmp_
         async with top(ctl, columns=120, rows=40) as emulator:
             await emulator.shows("3 queue 1")
             emulator.screen.type(b"c")
+            await emulator.shows("press c again")
+            emulator.screen.type(b"c")
             await emulator.shows("Cancel the request for llm (")
             emulator.screen.type(b"y")
             await emulator.shows("the request for llm is cancelled")

@@ -130,6 +130,14 @@ def test_long_details_scroll() -> None:
     assert not press(further, "x").model.details
 
 
+def test_page_ends_where_its_text_ends_however_far_it_is_scrolled() -> None:
+    shown = press(press(busy_host.model(), "?").model, keys.END).model
+    drawn_screen = screen(shown, NOW, Theme(width=80), 16)
+    assert drawn_screen.scroll < 20
+    assert any("Command lines" in line.text.plain for line in drawn_screen.lines)
+    assert screen(busy_host.model(), NOW, Theme(width=80), 24).scroll == 0
+
+
 def test_command_line_that_this_user_may_not_read_is_replaced_by_the_name() -> None:
     shown = replace(press(busy_host.model(), "4").model, facts={})
     text = "\n".join(drawn(shown, 120, 40))

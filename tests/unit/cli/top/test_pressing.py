@@ -59,21 +59,32 @@ def test_renew_needs_no_confirmation_and_is_only_for_leases_with_an_end() -> Non
 
 
 def test_cancel_asks_and_is_refused_for_a_daemon_without_it() -> None:
-    prompt = after(busy_host.model(), "c")
+    prompt = after(busy_host.model(), "3", "c")
     assert prompt.focus is Section.QUEUE
     assert prompt.question is not None
     assert prompt.question.text == "Cancel the request for coder (carol, aider)?"
     command = press(prompt, "Y").command
     assert command == Command(Verb.CANCEL, "c0ffee00112233445566", "the request for coder")
-    old = press(busy_host.model(queue=[samples.waiting()]), "c")
+    old = press(after(busy_host.model(queue=[samples.waiting()]), "3"), "c")
     assert (old.command, old.model.question, old.model.message.is_error) == (None, None, True)
 
 
 def test_question_is_closed_when_its_row_is_gone() -> None:
-    prompt = after(busy_host.model(), "c")
+    prompt = after(busy_host.model(), "3", "c")
     assert prompt.with_status(busy_host.status()).question is not None
     assert prompt.with_status(busy_host.status(queue=busy_host.queue()[1:])).question is None
     assert prompt.with_status(busy_host.status(queue=[])).question is None
+
+
+@pytest.mark.parametrize(
+    ("focus", "key"), [("1", "r"), ("1", "n"), ("3", "n"), ("1", "c"), ("2", "e"), ("4", "l"), ("5", "p")]
+)
+def test_key_of_another_list_goes_there_first_and_acts_when_it_is_pressed_again(focus: str, key: str) -> None:
+    moved = press(after(busy_host.model(), focus), key)
+    assert (moved.command, moved.model.question) == (None, None)
+    assert moved.model.message.text.endswith(f"press {key} again")
+    again = press(moved.model, key)
+    assert again.command or again.model.question or again.model.message.is_error
 
 
 def test_keys_of_empty_lists_do_nothing() -> None:
@@ -141,7 +152,7 @@ def test_click_on_a_heading_sorts() -> None:
 
 
 def test_click_never_confirms_a_question() -> None:
-    prompt = after(busy_host.model(), "c")
+    prompt = after(busy_host.model(), "3", "c")
     answered = click(prompt, Section.QUEUE, "c0ffee00112233445566")
     assert (answered.command, answered.model.question) == (None, None)
 
