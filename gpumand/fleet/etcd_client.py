@@ -79,7 +79,7 @@ class EtcdClient:
         self._user = user
         self._password = password
         self._limits = limits
-        self._token = ""
+        self._token: str | None = None  # None = not logged in, "" = etcd works without users
         self._login = asyncio.Lock()
         self._session: aiohttp.ClientSession | None = None
 
@@ -148,12 +148,14 @@ class EtcdClient:
         return await self._attempt(endpoint, path, body, await self._log_in(endpoint, token))
 
     async def _current_token(self, endpoint: str) -> str:
-        return self._token or (await self._log_in(endpoint, "") if self._user else "")
+        if self._token is not None or not self._user:
+            return self._token or ""
+        return await self._log_in(endpoint, None)
 
-    async def _log_in(self, endpoint: str, old: str) -> str:
+    async def _log_in(self, endpoint: str, old: str | None) -> str:
         """Return a token that is newer than the old one; concurrent calls share one login."""
         async with self._login:
-            if self._token == old:
+            if self._token is None or self._token == old:
                 self._token = await self._new_token(endpoint)
             return self._token
 
@@ -224,7 +226,7 @@ class EtcdClient:
         """The error to raise; a token that was refused is forgotten, so that the next attempt logs in."""
         if error.wants_login and self._user:
             async with self._login:
-                self._token = ""
+                self._token = None
             return StoreUnavailable(f"{what} failed: {error}")
         return as_store_error(error, what)
 

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 MAX_EXTRA = 32
 """Number of unknown keys of an object that are kept."""
+
+MAX_DEPTH = 16
+"""Nesting of objects and lists: texts that are nested deeper can be read, but perhaps not be written again."""
 
 MAX_NUMBER = 2**53
 """The greatest integer that every JSON parser reads exactly."""
@@ -34,7 +37,23 @@ def parse_object(text: str, what: str, max_bytes: int) -> dict[str, object]:
         raise InvalidJson(f"{what} is not JSON: {type(error).__name__}") from None
     if not isinstance(found, dict):
         raise InvalidJson(f"{what} is not a JSON object")
+    if _is_deep(found):
+        raise InvalidJson(f"{what} is nested more than {MAX_DEPTH} levels deep")
     return found
+
+
+def _is_deep(value: object) -> bool:
+    level: list[object] = [value]
+    for _ in range(MAX_DEPTH):
+        level = [inner for one in level for inner in _parts(one)]
+    return bool(level)
+
+
+def _parts(value: object) -> Iterable[object]:
+    """The values in an object or a list; nothing for other values."""
+    if isinstance(value, dict):
+        return value.values()
+    return value if isinstance(value, list) else ()
 
 
 def as_object(value: object, what: str) -> dict[str, object]:

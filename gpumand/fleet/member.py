@@ -14,6 +14,8 @@ from gpumand.fleet.rows import HostRow
 from gpumand.fleet.store import Denied, FleetStore, Membership, MembershipLost, StoreError
 
 RENEW_SEC = 3.0
+"""Period of renewals; a third of the lease's time to live where that is shorter."""
+
 RETRY_SEC = 1.0
 REJOIN_SEC = 0.2
 DENIED_RETRY_SEC = 15.0
@@ -103,8 +105,9 @@ class Member:
             await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _renew_forever(self, sent: float) -> None:
+        period_sec = min(RENEW_SEC, self._ttl_sec / 3)
         while True:
-            await self._clock.sleep(sent + RENEW_SEC - self._clock.boottime())
+            await self._clock.sleep(sent + period_sec - self._clock.boottime())
             sent = self._clock.boottime()
             try:
                 await self._renew(sent)
@@ -112,7 +115,7 @@ class Member:
                 raise
             except StoreError as error:
                 self._failed(error)
-                sent += RETRY_SEC - RENEW_SEC
+                sent += min(RETRY_SEC, period_sec) - period_sec
 
     async def _renew(self, sent: float) -> None:
         await self._store.renew()

@@ -106,14 +106,21 @@ async def alive_during(lab: Lab, running: LocalStream, work: Awaitable[object]) 
 
 
 async def _serve_without_store(lab: Lab) -> None:
-    """Requests for loaded and for other consumers are served from the last table, longer than a lease of etcd lasts."""
-    watch = Stopwatch()
+    """Requests are served from the last table, which stays fresh, for longer than a lease of etcd lasts."""
+    watch, before = Stopwatch(), await _seq(lab, 2)
     while watch.seconds < 2 * TTL_SEC:
         for consumer in ("chat", "image"):
             stream = await lab.acquire(1, consumer)
             stream.close()
         await asyncio.sleep(0.5)
     assert set(await lab.hosts(1)) == {"gpu1", "gpu2", "gpu3"}, "the last table is kept"
+    assert await _seq(lab, 2) > before, "agents ask each other for their rows"
+
+
+async def _seq(lab: Lab, host: int) -> int:
+    """The number of the newest row of a host that gpu1 knows."""
+    found = (await lab.clients[1].get("/v1/hosts"))["hosts"]
+    return next(int(one["row"]["seq"]) for one in found if one["row"]["name"] == f"gpu{host}")
 
 
 @dataclass(frozen=True)

@@ -374,6 +374,15 @@ async def test_store_without_any_endpoint_is_unavailable(opened: Open, keys: Key
         await store.list(keys.hosts)
 
 
+async def test_etcd_without_users_is_asked_once_for_a_login(etcd: PlainEtcd, proxy: LossyProxy, keys: Keys) -> None:
+    client = EtcdClient((await proxy.start(),), user="gpu1", password="secret", limits=PATIENT)
+    store = EtcdStore(client, keys, BoottimeClock())
+    await store.join(row())
+    await store.renew()
+    assert proxy.paths.count("/v3/auth/authenticate") == 1
+    await store.close()
+
+
 # -- lost answers ------------------------------------------------------------------------------------------------------
 
 

@@ -74,6 +74,17 @@ async def test_host_stays_while_it_renews(clock: FakeClock, fleet: MemoryFleet) 
         assert published(fleet) is not None
 
 
+async def test_host_with_a_short_lease_renews_more_often(clock: FakeClock) -> None:
+    fleet = MemoryFleet(clock, ttl_sec=3.0)
+    member = Member(fleet.store(), clock, row())
+    async with running(member.run()):
+        await clock.advance(0.5)
+        for _ in range(20):
+            await clock.advance(0.5)
+            assert member.fence.is_standing
+    fleet.close()
+
+
 async def test_every_renewal_publishes_the_row_again(clock: FakeClock, fleet: MemoryFleet) -> None:
     member = Member(fleet.store(), clock, row())
     async with running(member.run()):

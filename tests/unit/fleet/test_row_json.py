@@ -76,6 +76,7 @@ HOSTILE = {
     "empty": "",
     "no object": "[]",
     "deep nesting": "[" * 60_000,
+    "deep nesting of an unknown key": text(new=0).replace('"new": 0', '"new": ' + "[" * 40 + "]" * 40),
     "not a number": text(seq=float("nan")),
     "huge number": text(seq=0).replace('"seq": 0', '"seq": ' + "9" * 5000),
     "too large": text(name="x") + " " * MAX_ROW_BYTES,
