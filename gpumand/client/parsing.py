@@ -17,6 +17,7 @@ from gpumand.client.values import (
     Eviction,
     ForeignProcess,
     Grant,
+    HeldProcess,
     HistoryEntry,
     LeaseDegraded,
     LeaseEnded,
@@ -96,6 +97,7 @@ def _device(fields: Fields) -> Device:
         fields.optional_real("power_limit_watts"),
         fields.optional_number("unnamed_mib"),
         fields.flag("unchecked", False),
+        tuple(map(_held, fields.tables("processes"))),
     )
 
 
@@ -108,6 +110,21 @@ def _foreign(fields: Fields) -> ForeignProcess:
         fields.text("user", ""),
         fields.optional_number("used_mib"),
         fields.text("container", ""),
+    )
+
+
+def _held(fields: Fields) -> HeldProcess:
+    one = _foreign(fields)
+    return HeldProcess(
+        one.pid,
+        one.name,
+        one.unit,
+        one.uid,
+        one.user,
+        one.used_mib,
+        one.container,
+        fields.strings("consumers"),
+        fields.text("lease", ""),
     )
 
 

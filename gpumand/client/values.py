@@ -31,6 +31,7 @@ __all__ = [
     "Eviction",
     "ForeignProcess",
     "Grant",
+    "HeldProcess",
     "HistoryEntry",
     "LeaseDegraded",
     "LeaseEnded",
@@ -97,6 +98,17 @@ class ForeignProcess:
 
 
 @dataclass(frozen=True, slots=True)
+class HeldProcess(ForeignProcess):
+    """A process that holds VRAM for the ``consumers``, which are several in a shared unit, or for a reservation.
+
+    ``lease`` is the id of the reservation; "" for a process of consumers.
+    """
+
+    consumers: tuple[str, ...] = ()
+    lease: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Device:
     """A GPU.
 
@@ -109,6 +121,7 @@ class Device:
         sampled_at: time of the last reading; None = never read.
         error: why the device cannot be read; "" if it can.
         foreign: the largest foreign processes.
+        processes: the largest processes of consumers and reservations.
         pool: "vram", "unified" or "host".
         integrated: a GPU in the processor.
         attribution: how memory is attributed to units: "dmem", "kfd", "nvml" …; "" = not at all.
@@ -145,6 +158,7 @@ class Device:
     power_limit_watts: float | None = None
     unnamed_mib: int | None = None
     unchecked: bool = False
+    processes: tuple[HeldProcess, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from gpumand.bus.signal_matches import Signal
 from gpumand.client.errors import Mismatch
 from gpumand.client.parsing import event_of, grant_of, history_of, outcome_of, plan_of, status_of
-from gpumand.client.values import Eviction, LeaseEnded, LeaseGranted, RunningChanged
+from gpumand.client.values import Eviction, HeldProcess, LeaseEnded, LeaseGranted, RunningChanged
 from tests.unit.cli import samples
 
 GRANT = {"consumer": "comfyui", "device": "0", "waited_usec": 1_500_000, "evicted": ["ollama"], "loaded": True}
@@ -60,6 +60,19 @@ def test_missing_key_is_named() -> None:
 def test_answer_that_is_not_a_dictionary_is_a_mismatch(answer: object) -> None:
     with pytest.raises(Mismatch, match="the status is not a dictionary"):
         status_of(answer)
+
+
+def test_processes_of_consumers_and_reservations_are_converted() -> None:
+    plain = samples.status(queue=[samples.waiting(id="c0ffee")])
+    first = {"pid": 7, "name": "python3", "unit": "a.service", "uid": 998, "user": "comfy", "used_mib": 9}
+    plain["devices"][0]["processes"] = [first | {"consumers": ["a", "b"]}, {"pid": 8, "lease": "f00d"}]
+    status = status_of(plain)
+    assert status.queue[0].id == "c0ffee"
+    assert status.devices[0].processes == (
+        HeldProcess(7, "python3", "a.service", 998, "comfy", 9, "", ("a", "b")),
+        HeldProcess(8, "", "", None, "", None, "", (), "f00d"),
+    )
+    assert status_of(samples.status()).devices[0].processes == ()
 
 
 def test_status_is_converted() -> None:
