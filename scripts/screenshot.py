@@ -97,7 +97,7 @@ async def wait_for_lease(gpumand: PrivateGpumand, name: str) -> None:
 async def take_picture(gpumand: PrivateGpumand) -> None:
     """Write the picture with gpumanctl."""
     command = [sys.executable, "-m", "gpumand.cli", "--bus-address", gpumand.address, "top", "--svg", str(TARGET)]
-    environ = os.environ | {"COLUMNS": "120", "LINES": "36", "LC_ALL": "C.UTF-8"}
+    environ = os.environ | {"COLUMNS": "120", "LINES": "40", "LC_ALL": "C.UTF-8"}
     process = await asyncio.create_subprocess_exec(*command, env=environ, cwd=ROOT)
     if await process.wait() != 0:
         raise SystemExit("gpumanctl top failed")

@@ -191,7 +191,8 @@ def _column(
     parts = [_graphs(panels, left) if one is None else _list(view, one, theme, room) for one in shown]
     parts = [one for one in parts if one.limits[-1]]
     # Blank lines between parts are the first thing to go on a small screen.
-    gaps = len(parts) if sum(one.limits[1] for one in parts) + len(parts) <= left else 0
+    wanted = sum(one.limits[0 if one.section is None else 1] for one in parts)
+    gaps = len(parts) if wanted + len(parts) <= left else 0
     for part, height in zip(parts, _heights(view.model, parts, left - gaps), strict=True):
         if height:
             lines += [Line()] if gaps and lines else []
