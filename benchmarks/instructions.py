@@ -1,6 +1,8 @@
 """Instructions that the daemon executes for one Acquire with its Release, counted by callgrind of valgrind.
 
-Counts repeat within a few percent however busy the host is, unlike times. Without valgrind there are no rows.
+Counts repeat within a few percent however busy the host is, unlike times. The daemon also takes readings, checks the
+health of consumers and writes its history, by the clock: what it executes in as much time without any call is
+subtracted, since valgrind makes that time fifty times as long. Without valgrind there are no rows.
 """
 
 from __future__ import annotations
@@ -8,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import shutil
+import time
 from asyncio.subprocess import DEVNULL
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -56,12 +59,20 @@ async def _row(running: RunningDaemon, folder: Path, callers: int) -> Row:
 async def _thousands(pid: int, folder: Path, operation: Operation, callers: int) -> float:
     """Thousands of instructions per operation, after as many operations that are not counted."""
     await _repeat(operation, callers)
+    started = time.monotonic()
+    busy = await _counted(pid, folder, _repeat(operation, callers))
+    idle = await _counted(pid, folder, asyncio.sleep(time.monotonic() - started))
+    return (busy - idle) / CALLS / 1000
+
+
+async def _counted(pid: int, folder: Path, work: Awaitable[object]) -> int:
+    """Instructions of the daemon while some work is done."""
     await _control(folder, pid, "--zero")
-    await _repeat(operation, callers)
+    await work
     before = _dumps(folder)
     await _control(folder, pid, "--dump")
     (dump,) = _dumps(folder) - before
-    return _total(dump) / CALLS / 1000
+    return _total(dump)
 
 
 def _dumps(folder: Path) -> set[Path]:

@@ -134,7 +134,7 @@ class BusConnection:
         interface: str,
         member: str,
         signature: str,
-        body: Iterable[Any],
+        body: Iterable[Any] | bytes,
         *,
         destination: str = "",
         lane: Lane = Lane.EVENT,
@@ -143,6 +143,9 @@ class BusConnection:
         """Send a signal without blocking, at the end of this iteration of the event loop.
 
         Args:
+            path, interface, member: where the signal comes from, and its name.
+            signature: signature of the body.
+            body: the values; or their encoding, see ``SignalEncoder``.
             destination: unique name of the only receiver; "" sends it to every client with a matching rule.
             lane: changes of state overtake events, and events overtake replies, within one iteration.
             checked: the caller guarantees that no string contains a NUL.
@@ -151,10 +154,11 @@ class BusConnection:
             BusLost: the connection is gone.
             ValueError: a string contains a NUL.
         """
-        arguments = list(body)
+        arguments = body if isinstance(body, bytes) else list(body)
         if not checked:
             require_no_nul(arguments)
         if destination:
+            assert not isinstance(arguments, bytes), "only broadcasts may be encoded already"
             self._send(_unicast_signal(destination, path, interface, member, signature, arguments), lane)
             return
         self._require_connected()

@@ -22,6 +22,10 @@ PLAIN_NODES = ("/", "/org", *COLLECTIONS)
 """Nodes without an interface of their own."""
 
 
+ADDED_SIGNATURE = "oa{sa{sv}}"
+"""Signature of ``InterfacesAdded``."""
+
+
 class Emitter(Protocol):
     """The part of the connection that sends signals."""
 
@@ -31,7 +35,7 @@ class Emitter(Protocol):
         interface: str,
         member: str,
         signature: str,
-        body: tuple[Any, ...],
+        body: tuple[Any, ...] | bytes,
         *,
         lane: Lane,
         checked: bool,
@@ -112,15 +116,20 @@ class ObjectTree:
             names = self._child_names[path] = self._find_children(path)
         return names
 
-    def add(self, item: PublishedObject) -> None:
-        """Add an object; its path must be free."""
+    def add(self, item: PublishedObject, content: bytes | None = None) -> None:
+        """Add an object; its path must be free.
+
+        Args:
+            item: the object.
+            content: the body of its announcement as bytes, if it is encoded already.
+        """
         self._objects[item.path] = item
         self._parents.add(_parent(item.path))
         # The child names of a node are cached: with many leases, building them for each Introspect would be slow.
         self._child_names.pop(_parent(item.path), None)
         if self.announce:
-            added = {item.interface.name: item.properties()}
-            self._emit(ROOT_PATH, OBJECT_MANAGER, "InterfacesAdded", "oa{sa{sv}}", (item.path, added))
+            body = (item.path, {item.interface.name: item.properties()}) if content is None else content
+            self._emit(ROOT_PATH, OBJECT_MANAGER, "InterfacesAdded", ADDED_SIGNATURE, body)
 
     def remove(self, path: str) -> None:
         """Remove an object, if it exists."""
@@ -150,7 +159,7 @@ class ObjectTree:
             body = (item.interface.name, item.variants(changed), _unknown_names(changed))
             self._emit(path, PROPERTIES, "PropertiesChanged", "sa{sv}as", body)
 
-    def _emit(self, path: str, interface: str, member: str, signature: str, body: tuple[Any, ...]) -> None:
+    def _emit(self, path: str, interface: str, member: str, signature: str, body: tuple[Any, ...] | bytes) -> None:
         # No text needs another check for NULs: marshalling.variant sanitizes every value, and names are gpumand's own.
         self._emitter.emit(path, interface, member, signature, body, lane=Lane.STATE, checked=True)
 

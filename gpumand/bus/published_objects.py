@@ -16,6 +16,7 @@ from gpumand.bus.arbiter_port import ArbiterPort
 from gpumand.bus.clients import Clients
 from gpumand.bus.connection import BusConnection, BusLost
 from gpumand.bus.interfaces import Interface
+from gpumand.bus.lease_added import LeaseAddedEncoder
 from gpumand.bus.marshalling import EVICTION_SIGNATURE, eviction_body
 from gpumand.bus.names import (
     CONSUMER,
@@ -86,6 +87,7 @@ class PublishedObjects:
         self._tree = tree
         self._interfaces = interfaces
         self._version = version
+        self._lease_added = LeaseAddedEncoder(interfaces[LEASE])
         self._exported = False
         self._summary_changed = False
         self._devices_changed = False
@@ -216,7 +218,9 @@ class PublishedObjects:
             self._leased.add(lease.consumer)
 
     def _add_lease(self, lease: Lease, path: str) -> None:
-        self._tree.add(PublishedObject(path, self._interfaces[LEASE], lease_state(lease)))
+        state = lease_state(lease)
+        item = PublishedObject(path, self._interfaces[LEASE], state)
+        self._tree.add(item, self._lease_added.encode(path, state) if self._exported else None)
         self._clients.lease_granted(lease)
 
     def _emit(self, member: str, signature: str, body: tuple[object, ...]) -> None:

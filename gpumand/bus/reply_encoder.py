@@ -11,9 +11,8 @@ from struct import pack_into
 from typing import Any
 
 from dbus_fast import Message, MessageType
-from dbus_fast._private.marshaller import Marshaller
 
-from gpumand.bus.signal_encoder import BODY_LENGTH_OFFSET
+from gpumand.bus.signal_encoder import BODY_LENGTH_OFFSET, encode_body
 from gpumand.bus.utf8_text import with_byte_lengths
 
 MAX_HEADERS = 1024
@@ -21,11 +20,6 @@ MAX_HEADERS = 1024
 
 MARK = 0xFEFEFEFE
 """A reply serial whose bytes occur nowhere else in a header, all of which is ASCII text and small numbers."""
-
-
-def encode_body(signature: str, body: list[Any]) -> bytes:
-    """Return the bytes of a body. Raises errors of dbus-fast for one that does not fit its signature."""
-    return bytes(Marshaller(signature, with_byte_lengths(body)).marshall())
 
 
 class ReplyEncoder:

@@ -24,25 +24,46 @@ BODY_LENGTH_OFFSET = 4
 """Offset of the two 32-bit numbers that differ from signal to signal: length of the body, and serial number."""
 
 
+SAMPLES: dict[str, list[Any]] = {"oa{sa{sv}}": ["/", {}]}
+"""A body for each signature whose bodies may be encoded already: dbus-fast builds a header only with a body."""
+
+
+def encode_body(signature: str, body: list[Any]) -> bytes:
+    """Return the bytes of a body. Raises errors of dbus-fast for one that does not fit its signature."""
+    return bytes(Marshaller(signature, with_byte_lengths(body)).marshall())
+
+
 class SignalEncoder:
     """Encodes signals that have no destination."""
 
     def __init__(self) -> None:
         self._headers: dict[tuple[str, str, str, str], bytearray] = {}
 
-    def encode(self, path: str, interface: str, member: str, signature: str, body: list[Any], serial: int) -> bytes:
-        """Return the bytes of a signal. Raises errors of dbus-fast for a body that does not fit its signature."""
-        body = with_byte_lengths(body)
-        content = bytes(Marshaller(signature, body).marshall())
+    def encode(
+        self, path: str, interface: str, member: str, signature: str, body: list[Any] | bytes, serial: int
+    ) -> bytes:
+        """Return the bytes of a signal.
+
+        Args:
+            path, interface, member: where the signal comes from, and its name.
+            signature: signature of the body.
+            body: the values; or their encoding, for a signature in ``SAMPLES``.
+            serial: serial number of the signal.
+
+        Raises:
+            Exception: errors of dbus-fast for a body that does not fit its signature.
+        """
+        content = body if isinstance(body, bytes) else encode_body(signature, body)
         key = (path, interface, member, signature)
         header = self._headers.get(key)
         if header is None:
-            header = self._build_header(key, body, len(content))
+            header = self._build_header(key, SAMPLES[signature] if isinstance(body, bytes) else body)
         pack_into("<II", header, BODY_LENGTH_OFFSET, len(content), serial)
         return bytes(header) + content
 
-    def _build_header(self, key: tuple[str, str, str, str], body: list[Any], content_length: int) -> bytearray:
+    def _build_header(self, key: tuple[str, str, str, str], body: list[Any]) -> bytearray:
         path, interface, member, signature = key
+        body = with_byte_lengths(body)
         message = Message(
             message_type=MessageType.SIGNAL,
             path=path,
@@ -55,5 +76,5 @@ class SignalEncoder:
         encoded = message._marshall(False)
         if len(self._headers) >= MAX_HEADERS:
             self._headers.clear()
-        header = self._headers[key] = bytearray(encoded[: len(encoded) - content_length])
+        header = self._headers[key] = bytearray(encoded[: len(encoded) - len(encode_body(signature, body))])
         return header

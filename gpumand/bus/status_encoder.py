@@ -17,7 +17,7 @@ from struct import pack_into
 from dbus_fast import Variant
 
 from gpumand.bus.marshalling import consumer_entry, status_entry
-from gpumand.bus.reply_encoder import encode_body
+from gpumand.bus.signal_encoder import encode_body
 from gpumand.domain.status import ConsumerStatus, Status
 
 CONSUMERS, CONSUMERS_SIGNATURE = "consumers", "aa{sv}"

@@ -18,6 +18,7 @@ from typing import Any
 from gpumand.domain import claims, device_lookup, last_readings, lease_slots, shared_units
 from gpumand.domain.consumer import ConsumerSpec, Residency, SchedulerSettings
 from gpumand.domain.device import Devices, Reading, Sample, format_devices, placeholder_sample
+from gpumand.domain.fast_copy import copy_with
 from gpumand.domain.lease import Lease, LeaseLifetime, Owner
 from gpumand.domain.lease_table import LeaseTable
 from gpumand.domain.name_suggestions import no_such_consumer
@@ -262,7 +263,7 @@ class Ledger:
 
     def update(self, name: str, **changes: Any) -> ConsumerState:
         """Change fields of the state of a consumer and return the new state."""
-        state = self._consumers[name] = self._consumers[name].with_changes(**changes)
+        state = self._consumers[name] = copy_with(self._consumers[name], **changes)
         self.revision += 1
         if changes.keys() == {"times"}:
             self.learned += 1

@@ -21,11 +21,12 @@ class RecordingEmitter:
         interface: str,
         member: str,
         signature: str,
-        body: tuple[Any, ...],
+        body: tuple[Any, ...] | bytes,
         *,
         lane: Lane,
         checked: bool,
     ) -> None:
+        assert not isinstance(body, bytes)
         self.signals.append((member, body, lane))
 
 

@@ -10,7 +10,8 @@ from jeepney.low_level import Parser
 
 from gpumand.bus import status_encoder
 from gpumand.bus.marshalling import status_entry
-from gpumand.bus.reply_encoder import ReplyEncoder, encode_body
+from gpumand.bus.reply_encoder import ReplyEncoder
+from gpumand.bus.signal_encoder import encode_body
 from gpumand.bus.status_encoder import StatusEncoder
 from gpumand.domain.lease import Lease, LeaseLifetime, Owner
 from gpumand.domain.status import ConsumerStatus, Status
