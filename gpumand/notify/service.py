@@ -48,20 +48,30 @@ class Notifier:
         self._poll_sec = poll_sec
         self._client: Calls | None = None
         self._watcher = Watcher(time.time_ns() // 1000)
+        self._has_failed = False
 
     async def run(self) -> None:
         """Look and deliver until this is cancelled."""
         try:
             while True:
-                try:
-                    await self._look()
-                except (BusError, BusLost, GpumandError) as error:
-                    log.debug("gpumand cannot be asked now: %s", error)
-                    await self._disconnect()
+                await self._look_or_say_why_not()
                 self._deliver()
                 await asyncio.sleep(self._poll_sec)
         finally:
             await self._close()
+
+    async def _look_or_say_why_not(self) -> None:
+        """Look for news. A failure is logged once, until it works again: hooks must not be silent without a reason."""
+        try:
+            await self._look()
+        except (BusError, BusLost, GpumandError) as error:
+            log.log(logging.DEBUG if self._has_failed else logging.WARNING, "gpumand cannot be asked now: %s", error)
+            self._has_failed = True
+            await self._disconnect()
+        else:
+            if self._has_failed:
+                log.info("gpumand can be asked again")
+            self._has_failed = False
 
     async def _look(self) -> None:
         """Ask gpumand for news, if it runs: a call would start it."""

@@ -104,8 +104,8 @@ def remove(*, user: bool, dry_run: bool) -> int:
     if not user:
         click.echo("/etc/gpumand, /var/lib/gpumand and the accounts stay. To remove them too:")
         click.echo(
-            "    rm -r /etc/gpumand /var/lib/gpumand; userdel _gpumand; userdel _gpumand-gateway; "
-            "userdel _gpumand-fleet; groupdel gpumand"
+            "    rm -r /etc/gpumand /var/lib/gpumand; userdel _gpumand; userdel _gpumand-notify; "
+            "userdel _gpumand-gateway; userdel _gpumand-fleet; groupdel gpumand"
         )
     return code
 
