@@ -9,15 +9,17 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 
-from gpumand.fleet.calls import Basis
+from gpumand.fleet.calls import AcquireCall, Basis
 from gpumand.fleet.clock import Clock
+from gpumand.fleet.errors import NotResident
 from gpumand.fleet.keys import Keys
 from gpumand.fleet.placement import PRESENT, Candidate
 from gpumand.fleet.row_json import encode_intent
-from gpumand.fleet.rows import ConsumerRow, Intent
+from gpumand.fleet.rows import ConsumerRow, HostRow, Intent
 from gpumand.fleet.store import Entry, FleetStore, StoreError
 from gpumand.fleet.table import HostTable
 
@@ -25,6 +27,9 @@ log = logging.getLogger(__name__)
 
 TTL_SEC = 15.0
 EXTEND_SEC = 5.0
+
+SETTLE_SEC = 0.5
+"""Time in which a load that has begun shows in the row of its host."""
 
 CLAIM_SEC = 2.0
 """Longest time that a request waits for the store. Two loads are better than a request that is not served."""
@@ -66,8 +71,17 @@ class KeptIntent:
         """Remove the intent soon."""
         self.dropped.set()
 
-    async def drop_now(self) -> None:
-        """Remove the intent before the request goes to another host, which needs one of its own."""
+    async def drop_now(self, settle_sec: float) -> None:
+        """Remove the intent before the request goes to another host, which needs one of its own.
+
+        Args:
+            settle_sec: how long to wait before. Other requests may have followed the intent to the host, and the row
+                that shows their load comes a moment later; once it does, the intent is not needed any more.
+        """
+        with suppress(TimeoutError):
+            async with asyncio.timeout(settle_sec):
+                await self.released.wait()
+                return
         self.dropped.set()
         with suppress(TimeoutError):
             async with asyncio.timeout(CLAIM_SEC):
@@ -194,6 +208,36 @@ class Intents:
         task: asyncio.Task[None] = asyncio.ensure_future(work)  # type: ignore[call-overload]
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+
+class IntentGuard:
+    """Checks on the host itself that the intent of a request still stands: it may have been dropped on the way.
+
+    Args:
+        table: the table of this host.
+        machine_id: machine id of this host.
+        row: the newest row of this host.
+    """
+
+    def __init__(self, table: HostTable, machine_id: str, row: Callable[[], HostRow]) -> None:
+        self._table, self._machine_id, self._row = table, machine_id, row
+
+    async def check(self, call: AcquireCall) -> None:
+        """Return if this host may load the consumer for a request. Raises NotResident."""
+        if call.basis is Basis.NONE or self._is_loaded(call.consumer):
+            return
+        if call.basis is Basis.INTENT and await self._stands(call):
+            return
+        raise NotResident(f"{call.consumer} is not loaded here, and no intent to load it here stands. Claim one first.")
+
+    async def _stands(self, call: AcquireCall) -> bool:
+        # The watch of this host is a few milliseconds behind the answer that the router has got.
+        if call.revision is None or not await self._table.wait_watched(call.revision, SETTLE_SEC):
+            return True  # this host knows less than the router
+        return self._table.has_intent(call.consumer, self._machine_id, call.revision) or self._is_loaded(call.consumer)
+
+    def _is_loaded(self, consumer: str) -> bool:
+        return _is_present(self._row().consumers.get(consumer))
 
 
 def _is_present(consumer: ConsumerRow | None) -> bool:

@@ -8,11 +8,10 @@ from typing import Any
 
 from gpumand.client.held_lease import Held
 from gpumand.domain.errors import ShuttingDown
-from gpumand.fleet.calls import AcquireCall, Basis, DrainCall, LoadCall, PlanCall
-from gpumand.fleet.errors import NotResident
+from gpumand.fleet.calls import AcquireCall, DrainCall, LoadCall, PlanCall
+from gpumand.fleet.intents import IntentGuard
 from gpumand.fleet.lease_streams import LeaseHandle
 from gpumand.fleet.local_gpumand import LocalGpumand
-from gpumand.fleet.placement import PRESENT
 from gpumand.fleet.row_builder import HostFacts
 from gpumand.fleet.rows import HostRow
 from gpumand.fleet.tokens import TokenGuard
@@ -57,6 +56,7 @@ class LocalHost:
         facts: this host.
         row: the newest row of this host.
         set_drain: starts or ends a drain of this host.
+        intents: checks the intents of requests.
         unique: the rules for unique consumers; None = there is no store that could decide.
     """
 
@@ -66,8 +66,10 @@ class LocalHost:
         facts: HostFacts,
         row: Callable[[], HostRow],
         set_drain: Callable[[bool], Awaitable[None]],
+        intents: IntentGuard,
         unique: UniqueRules | None = None,
     ) -> None:
+        self._intents = intents
         self._unique = unique
         self._gpumand, self._facts, self._row, self._set_drain = gpumand, facts, row, set_drain
         self._tokens = TokenGuard()
@@ -115,9 +117,8 @@ class LocalHost:
         if row.draining:
             raise ShuttingDown(f"{self._facts.name} is drained: it takes no new requests of the fleet")
         self._tokens.check(call.consumer, call.revision)
-        consumer = row.consumers.get(call.consumer)
-        if call.basis is Basis.RESIDENT and consumer is not None and consumer.residency not in PRESENT:
-            raise NotResident(f"{call.consumer} is not loaded on {self._facts.name} any more; claim an intent first")
+        if call.consumer in row.consumers:
+            await self._intents.check(call)
         if self._unique is not None:
             await self._unique.require(call.consumer)
         return await self._gpumand.acquire(replace(call, on=""), behalf)

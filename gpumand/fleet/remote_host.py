@@ -21,7 +21,12 @@ from gpumand.fleet.tls import explained, why_disconnected
 
 log = logging.getLogger(__name__)
 
-CONNECT_SEC = 2.0
+CONNECT_SEC = 1.5
+"""Long enough for a second attempt of the kernel, which follows after a second."""
+
+ANSWER_SEC = 4.0
+"""From the request to the head of the answer, which an agent sends within half a second even if the request waits."""
+
 PLAN_SEC = 1.0
 DRAIN_SEC = 5.0
 MAX_ANSWER_BYTES = 1024 * 1024
@@ -73,7 +78,7 @@ class RemoteHost:
         """See FleetHost."""
         beats = _Beats(dump_line(call.body()))
         try:
-            async with asyncio.timeout(CONNECT_SEC + LOST_SEC):
+            async with asyncio.timeout(ANSWER_SEC):
                 response = await self._session.post(
                     f"{self._url}/v1/acquire", data=beats.chunks(), allow_redirects=False
                 )

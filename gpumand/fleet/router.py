@@ -13,7 +13,7 @@ from gpumand.fleet import placement
 from gpumand.fleet.calls import AcquireCall, Basis, DrainCall, LoadCall, PlaceCall, PlanCall
 from gpumand.fleet.errors import HostLost, NoHost, NoSuchHost, NotResident, StaleToken
 from gpumand.fleet.hosts import FleetHost
-from gpumand.fleet.intents import Elsewhere, Intents, Permit
+from gpumand.fleet.intents import SETTLE_SEC, Elsewhere, Intents, Permit
 from gpumand.fleet.lease_streams import LeaseHandle
 from gpumand.fleet.placement import Candidate, Quote
 from gpumand.fleet.remote_host import HOST_LOST
@@ -392,7 +392,7 @@ async def _drop(permit: Permit, error: BaseException) -> None:
     if permit.kept is None:
         return
     if isinstance(error, GpumandError):
-        await permit.kept.drop_now()
+        await permit.kept.drop_now(0.0 if isinstance(error, HostLost) else SETTLE_SEC)
     else:
         permit.kept.drop()
 

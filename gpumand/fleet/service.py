@@ -15,7 +15,7 @@ from gpumand.fleet.agent import Agent
 from gpumand.fleet.clock import BoottimeClock, Clock
 from gpumand.fleet.hosts import FleetHost
 from gpumand.fleet.http_server import HttpServer
-from gpumand.fleet.intents import Intents
+from gpumand.fleet.intents import IntentGuard, Intents
 from gpumand.fleet.keys import Keys, is_machine_id
 from gpumand.fleet.lease_publisher import LeasePublisher
 from gpumand.fleet.listening import bind_all, bind_unix, with_port
@@ -84,7 +84,8 @@ class FleetService:
         if self._has_claims:
             claims = (self.store, keys, self.machine_id, self.member.fence, self._clock, self._unique.fenced)
             self._unique.claims = self._claims = UniqueConsumers(*claims)
-        self._host = LocalHost(self.gpumand, self.facts, lambda: self.member.row, self.set_drain, self._unique)
+        guard = IntentGuard(self.table, self.machine_id, lambda: self.member.row)
+        self._host = LocalHost(self.gpumand, self.facts, lambda: self.member.row, self.set_drain, guard, self._unique)
         name = f"{self.config.host}/{self.machine_id[:8]}"
         intents = Intents(self.store, keys, self.table, self._clock, name, are_possible=self._has_claims)
         self._intents = intents
@@ -123,6 +124,8 @@ class FleetService:
         """Take no new requests, let leases end for a while, then end the rest and leave the fleet."""
         self.rows.is_draining = True
         self.rows.note_change()
+        # Other hosts learn it from the row, and the agent answers them. Leases of this host's users would end soon.
+        self._servers[1].stop_listening()
         deadline = asyncio.get_running_loop().time() + drain_sec
         while self.lease_count and asyncio.get_running_loop().time() < deadline:  # noqa: ASYNC110 - two counters
             await asyncio.sleep(POLL_SEC)

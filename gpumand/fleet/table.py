@@ -38,6 +38,14 @@ class KnownRow:
 
 
 @dataclass(frozen=True, slots=True)
+class KnownIntent:
+    """An intent and the revision of the store that wrote it."""
+
+    intent: Intent
+    revision: int
+
+
+@dataclass(frozen=True, slots=True)
 class _Loss:
     """A host could not be reached: when, and the row that it had published by then."""
 
@@ -61,7 +69,7 @@ class HostTable:
         self.interruption = "the store was not read yet"
         self._keys, self._clock = keys, clock
         self._rows: dict[str, KnownRow] = {}
-        self._intents: dict[str, Intent] = {}
+        self._intents: dict[str, KnownIntent] = {}
         self._drains: set[str] = set()
         self._pins: dict[str, str] = {}
         self._losses: dict[str, _Loss] = {}
@@ -89,11 +97,28 @@ class HostTable:
     def view(self) -> FleetView:
         """What placement needs, at this moment."""
         intents: dict[str, tuple[Intent, ...]] = {}
-        for key, intent in self._intents.items():
+        for key, known in self._intents.items():
             name = _consumer_of(last_part(key, self._keys.intents))
-            intents[name] = (*intents.get(name, ()), intent)
+            intents[name] = (*intents.get(name, ()), known.intent)
         rows = {name: one.row for name, one in self._rows.items()}
         return FleetView(rows, frozenset(self.losses()), self.drained, intents, dict(self._pins))
+
+    def has_intent(self, consumer: str, host: str, revision: int) -> bool:
+        """Whether the intent of this revision, to load a consumer on a host, stands."""
+        wanted = self._keys.intent(consumer)
+        return any(
+            one.revision == revision and one.intent.host == host
+            for key, one in self._intents.items()
+            if key == wanted or key.startswith(f"{wanted}/")
+        )
+
+    async def wait_watched(self, revision: int, timeout_sec: float) -> bool:
+        """Wait until the watch has reported a revision; False if it has not in time."""
+        deadline = self._clock() + timeout_sec
+        while self._watched < revision:
+            if not await self.wait_changed(deadline - self._clock()):
+                return False
+        return True
 
     def losses(self) -> dict[str, str]:
         """Why each host that cannot be reached counts as lost, by machine id."""
@@ -149,7 +174,7 @@ class HostTable:
     def forget_intent(self, key: str, value: str) -> None:
         """An intent of this router is being removed: the watch may report it still, which counts no more."""
         self._forgotten.append(value)
-        if key in self._intents and self._intents[key] == parse_intent(value):
+        if key in self._intents and self._intents[key].intent == parse_intent(value):
             del self._intents[key]
             self._announce()
 
@@ -203,16 +228,16 @@ class HostTable:
         if machine_id := last_part(key, keys.hosts):
             self._write_row(machine_id, parse_host(entry.value), entry.revision)
         elif name := last_part(key, keys.intents):
-            self._write_intent(key, name, entry.value)
+            self._write_intent(entry, name)
         elif (name := last_part(key, keys.drains)) and is_machine_id(name):
             self._drains.add(name)
         elif (name := last_part(key, keys.pins)) and is_consumer_name(name) and is_machine_id(entry.value):
             self._pins[name] = entry.value
 
-    def _write_intent(self, key: str, name: str, value: str) -> None:
-        has_room = key in self._intents or len(self._intents) < MAX_INTENTS
-        if is_consumer_name(_consumer_of(name)) and has_room and value not in self._forgotten:
-            self._intents[key] = parse_intent(value)
+    def _write_intent(self, entry: Entry, name: str) -> None:
+        has_room = entry.key in self._intents or len(self._intents) < MAX_INTENTS
+        if is_consumer_name(_consumer_of(name)) and has_room and entry.value not in self._forgotten:
+            self._intents[entry.key] = KnownIntent(parse_intent(entry.value), entry.revision)
 
     def _write_row(self, machine_id: str, row: HostRow, revision: int) -> None:
         if row.machine_id != machine_id:

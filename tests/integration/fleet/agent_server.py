@@ -15,11 +15,14 @@ from gpumand.domain.errors import GpumandError
 from gpumand.fleet.agent import Agent
 from gpumand.fleet.calls import AcquireCall, LoadCall, PlanCall
 from gpumand.fleet.http_server import HttpServer
+from gpumand.fleet.intents import IntentGuard
+from gpumand.fleet.keys import Keys
 from gpumand.fleet.listening import bind_all
 from gpumand.fleet.local_host import LocalHost
 from gpumand.fleet.row_builder import HostFacts
 from gpumand.fleet.rows import ConsumerRow, HostRow
 from gpumand.fleet.settings import FleetConfig, Right
+from gpumand.fleet.table import HostTable
 
 MACHINE_ID = "1" * 32
 
@@ -89,6 +92,7 @@ class AgentServer:
         gpumand: the scripted gpumand.
         row: the row of the host; tests replace it.
         drains: the drains that were asked for.
+        table: the table of the host, which no store feeds.
     """
 
     def __init__(self) -> None:
@@ -97,7 +101,9 @@ class AgentServer:
         self.config = FleetConfig(host="gpu1", url="http://gpu1", allow={"*": frozenset(map(str, Right))})
         self.drains: list[bool] = []
         facts = HostFacts(MACHINE_ID, "gpu1", "http://gpu1", "http://gpu1:8770")
-        host = LocalHost(self.gpumand, facts, lambda: self.row, self._drain)
+        self.table = HostTable(Keys("lab"), asyncio.get_running_loop().time)
+        guard = IntentGuard(self.table, MACHINE_ID, lambda: self.row)
+        host = LocalHost(self.gpumand, facts, lambda: self.row, self._drain, guard)
         self.agent = Agent(lambda: self.config, host, lambda: self.row, self.gpumand.status)
         self.server = HttpServer(self.agent.routes())
         self.port = 0

@@ -16,9 +16,12 @@ from gpumand.domain.errors import Busy, InsufficientVram, LoadFailed, TimedOut
 from gpumand.fleet import agent as agent_module
 from gpumand.fleet import http_server
 from gpumand.fleet.calls import MAX_BODY_BYTES
-from gpumand.fleet.rows import ConsumerRow
+from gpumand.fleet.keys import Keys
+from gpumand.fleet.row_json import encode_intent
+from gpumand.fleet.rows import ConsumerRow, Intent
 from gpumand.fleet.settings import Right
-from tests.integration.fleet.agent_server import AgentServer, agent_server, head, read_head
+from gpumand.fleet.store import Entry, Listing, Removed, Written
+from tests.integration.fleet.agent_server import MACHINE_ID, AgentServer, agent_server, head, read_head
 from tests.integration.fleet.fleet_hosts import until
 
 CHAT = {"consumer": "chat", "wait_sec": 5}
@@ -194,6 +197,21 @@ async def test_consumer_is_not_loaded_for_a_router_that_believed_it_to_be_reside
     await closed(agent, {**CHAT, "basis": "intent"})
     await closed(agent, CHAT)
     assert len(agent.gpumand.acquired) == 2
+
+
+async def test_intent_that_was_dropped_on_the_way_loads_nothing(agent: AgentServer) -> None:
+    agent.row = replace(agent.row, consumers={"chat": ConsumerRow(Residency.UNLOADED)})
+    key, intent = Keys("lab").intent("chat"), Intent(MACHINE_ID, "router", "n")
+    agent.table.apply(Listing((Entry(key, encode_intent(intent), 20),), 20))
+    await closed(agent, {**CHAT, "basis": "intent", "revision": 20})
+    agent.table.apply(Removed(key, 21))
+    status, answer = await agent.post("/v1/acquire", {**CHAT, "basis": "intent", "revision": 20})
+    assert status == 409
+    assert answer["error"].endswith("NotResident")
+    other = Entry(key, encode_intent(replace(intent, host="2" * 32)), 22)
+    agent.table.apply(Written(other))
+    assert (await agent.post("/v1/acquire", {**CHAT, "basis": "intent", "revision": 22}))[0] == 409
+    assert len(agent.gpumand.acquired) == 1
 
 
 async def closed(agent: AgentServer, body: dict[str, Any]) -> None:
