@@ -33,7 +33,8 @@ class Cancelling:
     def cancel(self, request_id: str, caller: Owner) -> None:
         """Refuse a waiting request with the error Cancelled. Raises NoSuchRequest.
 
-        A load that runs for this request alone is given up, as after a timeout.
+        Evictions and a load that have not begun for it are left out. A load in progress goes on, as when its client
+        leaves: ending a server in the middle of its start costs more than it frees.
         """
         entry = self._find(request_id)
         waited_sec = self._state.clock.monotonic() - entry.request.arrived_at

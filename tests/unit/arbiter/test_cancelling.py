@@ -12,7 +12,7 @@ from gpumand.domain.lease import Owner
 from gpumand.domain.request import AcquireOptions
 from gpumand.domain.status import MAX_PROCESSES
 from gpumand.testing.world import FakeWorld, client
-from tests.unit.arbiter.arbiter_setup import READ_SEC, hold_foreign_memory, routed
+from tests.unit.arbiter.arbiter_setup import READ_SEC, hold_foreign_memory, residency, routed
 from tests.unit.arbiter.reservation_setup import TOTAL_MIB, two_consumers, vram
 
 ADMIN = Owner(":1.99", 0, user="root")
@@ -87,7 +87,7 @@ async def test_request_behind_a_cancelled_one_is_served_at_once() -> None:
         await first
 
 
-async def test_cancelled_request_gives_up_the_load_that_only_it_waits_for() -> None:
+async def test_request_that_is_cancelled_during_its_load_gets_no_lease_and_the_load_ends_by_itself() -> None:
     world = FakeWorld([routed("a", 10000)])
     await world.start()
     world.routes.consumer("a").load_sec = 60.0
@@ -97,7 +97,25 @@ async def test_cancelled_request_gives_up_the_load_that_only_it_waits_for() -> N
     world.arbiter.cancel(request.id, ADMIN)
     with pytest.raises(Cancelled):
         await loading
+    await world.clock.sleep(100.0)
     assert world.arbiter.status().leases == ()
+    assert world.arbiter.state.ledger.jobs == {}
+    assert residency(world, "a") == "resident"
+
+
+async def test_load_that_has_not_begun_is_left_out_when_its_request_is_cancelled() -> None:
+    world = FakeWorld([routed("a", 20000), routed("b", 10000)])
+    await world.start()
+    await world.arbiter.load("a", "", 60)
+    world.routes.consumer("a").unload_sec = 20.0
+    waiting = asyncio.create_task(world.arbiter.acquire(client(1), "b", AcquireOptions(timeout_sec=600)))
+    await world.clock.sleep(5.0)
+    assert residency(world, "a") == "unloading"
+    world.arbiter.cancel(world.arbiter.status().queue[0].id, ADMIN)
+    with pytest.raises(Cancelled):
+        await waiting
+    await world.clock.sleep(100.0)
+    assert (residency(world, "b"), world.arbiter.state.ledger.jobs) == ("unloaded", {})
 
 
 async def test_status_lists_the_processes_of_consumers_and_reservations() -> None:
