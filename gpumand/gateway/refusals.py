@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from gpumand.client.errors import (
     AccessDenied,
     Busy,
+    Cancelled,
     ConfigInvalid,
     ConsumerBackingOff,
     DeviceUnavailable,
@@ -36,6 +37,8 @@ _REFUSALS: tuple[tuple[tuple[type[GpumandError], ...], int, str, int | None], ..
     ((EvictionFailed, DeviceUnavailable), 503, "gpu_unavailable", ESTIMATED),
     ((NoSuchConsumer,), 503, "no_such_consumer", None),
     ((AccessDenied,), 503, "access_denied", None),
+    # A library that repeated it by itself would undo what a person has decided.
+    ((Cancelled,), 503, "cancelled", None),
 )
 """Errors of gpumand, with status, code and Retry-After."""
 

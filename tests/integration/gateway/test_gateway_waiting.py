@@ -194,6 +194,22 @@ async def test_consumer_that_can_never_fit_is_refused_without_retries(tmp_path: 
     assert "Retry-After" in headers or headers["x-should-retry"] == "false"
 
 
+async def test_request_that_an_administrator_cancels_in_gpumand_is_refused_without_retries(tmp_path: Path) -> None:
+    async with front(tmp_path) as made:
+        lease = await made.block()
+        waiting = asyncio.create_task(asked(made, "/v1/chat/completions", json=CHAT))
+        await wait_until("the request waits", lambda: has_queue(made))
+        (request,) = (await made.control.status())["queue"]
+        await made.control.call("Cancel", "s", request["id"])
+        status, headers, body = await waiting
+        assert not await has_queue(made)
+        await made.control.release(lease)
+
+    assert (status, headers["x-should-retry"], "Retry-After" in headers) == (503, "false", False)
+    assert json.loads(body)["error"]["code"] == "cancelled"
+    assert "cancelled by " in json.loads(body)["error"]["message"]
+
+
 async def test_routes_of_class_never_are_refused_unless_they_are_allowed(tmp_path: Path) -> None:
     async with front(tmp_path, 'preset = "ollama"\nallow = ["POST /api/pull"]') as made:
         deleted = await asked(made, "/api/delete", method="DELETE", json={"model": "m"})
