@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import shutil
 import signal
 import subprocess
@@ -192,7 +191,16 @@ class Lab:
     async def until_all_up(self) -> None:
         """Wait until every router has news of every host."""
         for host in HOSTS:
-            await until_async(lambda host=host: self._is_complete(host), f"gpu{host} knows all hosts")  # type: ignore[misc]
+            try:
+                await until_async(lambda host=host: self._is_complete(host), f"gpu{host} knows all hosts")  # type: ignore[misc]
+            except AssertionError as error:
+                known = await self.clients[host].get("/v1/hosts")
+                raise AssertionError(f"{error}: {json.dumps(known)}\n{self.logs()}") from None
+
+    def logs(self) -> str:
+        """The ends of the logs of all agents."""
+        files = sorted(self._folder.glob("gpu*.log"))
+        return "\n".join(f"--- {one.name}\n{one.read_text(errors='replace')[-4000:]}" for one in files)
 
     async def _is_complete(self, at: int) -> bool:
         found = await self.hosts(at)
@@ -283,15 +291,6 @@ async def running_lab(members: tuple[int, ...] = HOSTS) -> AsyncIterator[Lab]:
         await asyncio.to_thread(lab.start_hosts)
         await lab.start_agents()
         yield lab
-    except BaseException:
-        _show_logs(folder)
-        raise
     finally:
         await lab.close()
         shutil.rmtree(folder, ignore_errors=True)
-
-
-def _show_logs(folder: Path) -> None:
-    """Print the ends of all logs, which pytest shows with a failure."""
-    for file in sorted(folder.glob("gpu*.log")):
-        print(f"--- {file.name}", *file.read_text(errors="replace").splitlines()[-40:], sep=os.linesep)
