@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import ssl
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -312,8 +313,20 @@ def _failure(endpoint: str, error: Exception) -> _Failed:
         return _Failed(f"{endpoint}: {reason}", sent=False, is_refusal=True)
     # aiohttp before 3.10 has no class of its own for a connection that takes too long.
     not_sent = isinstance(error, aiohttp.ClientConnectorError) or str(error).startswith("Connection timeout")
-    reason = "no answer in time" if isinstance(error, TimeoutError) else str(error) or type(error).__name__
-    return _Failed(f"{endpoint}: {reason[:200]}", sent=not not_sent)
+    return _Failed(f"{endpoint}: {_reason(error)}", sent=not not_sent)
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, TimeoutError):
+        return "no answer in time"
+    cause = getattr(error, "os_error", error)  # aiohttp's own words repeat the address
+    number = cause.errno if isinstance(cause, OSError) else None
+    return os.strerror(number).lower() if number and number > 0 else _words(cause)
+
+
+def _words(error: object) -> str:
+    """The words of an error; a failure to resolve a name has them beside a negative number."""
+    return str(getattr(error, "strerror", None) or error or type(error).__name__)[:200]
 
 
 async def _read_limited(content: aiohttp.StreamReader) -> bytes:

@@ -131,8 +131,12 @@ class Member:
     def _set(self, state: MemberState, reason: str) -> None:
         if (state, reason) == (self.state, self.reason):
             return
+        is_new = state is not self.state  # each attempt can fail for another reason, which status shows
         self.state, self.reason = state, reason
-        LOG.log(logging.INFO if state is MemberState.JOINED else logging.WARNING, "fleet: %s %s", state, reason)
+        if is_new and state is MemberState.JOINED:
+            LOG.info("this host is in the fleet")
+        elif is_new:
+            LOG.warning("this host is not sure of its place in the fleet: %s", reason)
         self._changed()
 
 
