@@ -63,8 +63,9 @@ class EtcdStore(FleetStore):
             await self._revoke(self._lease)
         self._lease = NO_LEASE
         sent = self._clock.boottime()
-        lease, ttl_sec = await self._grant(self._ttl_sec, "a lease for this host")
-        epoch, written = await self._write_first(row, lease)
+        lease, ttl_sec, revision = await self._grant(self._ttl_sec, "a lease for this host")
+        # The revision rises with every write, so it is above the epochs of rows that are gone already.
+        epoch, written = await self._write_first(replace(row, epoch=max(row.epoch, revision)), lease)
         self._lease, self._row = lease, written
         return Membership(epoch, ttl_sec, sent, written.entry.revision)
 
@@ -133,7 +134,7 @@ class EtcdStore(FleetStore):
             if self._lease == NO_LEASE:
                 raise _lost()
             return await self._claim(key, value, self._lease)
-        lease, _ = await self._grant(ttl_sec, f"a lease for {key}")
+        lease, _, _ = await self._grant(ttl_sec, f"a lease for {key}")
         try:
             return await self._claim(key, value, lease)
         except MembershipLost:  # not that of this host: the claim took longer than its own time to live
@@ -166,17 +167,20 @@ class EtcdStore(FleetStore):
 
     # -- requests --
 
-    async def _grant(self, ttl_sec: float, what: str) -> tuple[int, float]:
-        """Create a lease; return its id and its time to live in seconds, which etcd may have raised."""
+    async def _grant(self, ttl_sec: float, what: str) -> tuple[int, float, int]:
+        """Create a lease; return its id, its time to live in seconds, which etcd may have raised, and the revision."""
         lease = secrets.randbelow(2**62) + 1
         body = {"ID": str(lease), "TTL": str(math.ceil(ttl_sec))}
         try:
             answer = await self._client.call("lease/grant", body, what, writes=True)
         except EtcdError as error:
             if error.code == FAILED_PRECONDITION and "already exists" in error.message:
-                return lease, ttl_sec  # an attempt whose answer was lost
+                return lease, ttl_sec, await self._revision()  # an attempt whose answer was lost
             raise as_store_error(error, what) from None
-        return lease, float(etcd_kv.number(answer, "TTL") or ttl_sec)
+        return lease, float(etcd_kv.number(answer, "TTL") or ttl_sec), etcd_kv.revision_of(answer)
+
+    async def _revision(self) -> int:
+        return (await list_entries(self._client, self._keys.hosts)).revision
 
     async def _revoke(self, lease: int) -> None:
         """End a lease with its keys; no change if it has ended."""

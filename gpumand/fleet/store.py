@@ -59,8 +59,8 @@ class Membership:
     """A host that has joined.
 
     Attributes:
-        epoch: what the rows of this agent must carry, higher than the epoch of every earlier row of the host: the epoch
-            of the row that joined, or a higher one where the store had a row from the future (a clock set back).
+        epoch: what the rows of this agent must carry, at least the epoch of the row that joined. It is higher than the
+            epochs of all earlier agents of the host, even if their rows are gone.
         ttl_sec: seconds after the last renewal at which the host's keys disappear.
         sent: ``Clock.boottime`` at which the request was sent; the keys exist until ``sent + ttl_sec`` at least.
         revision: revision of the store at which the row was written.

@@ -10,7 +10,7 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from gpumand.fleet.json_fields import InvalidJson
 from gpumand.fleet.keys import Keys, is_consumer_name, is_machine_id, last_part
@@ -35,6 +35,9 @@ class KnownRow:
 
     row: HostRow
     revision: int
+
+
+_BEFORE_ALL = (-1, -1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -249,9 +252,14 @@ class HostTable:
         if known is None or row.order >= known.row.order:
             self._rows[machine_id] = KnownRow(row, revision)
 
+    def _remove_row(self, machine_id: str) -> None:
+        """Forget a row. If the host was lost, any row that it publishes later is a new one, whatever its order."""
+        if self._rows.pop(machine_id, None) is not None and (loss := self._losses.get(machine_id)) is not None:
+            self._losses[machine_id] = replace(loss, order=_BEFORE_ALL)
+
     def _remove(self, key: str) -> None:
         keys = self._keys
-        self._rows.pop(last_part(key, keys.hosts), None)
+        self._remove_row(last_part(key, keys.hosts))
         self._intents.pop(key, None)
         self._drains.discard(last_part(key, keys.drains))
         self._pins.pop(last_part(key, keys.pins), None)

@@ -221,7 +221,7 @@ class MemoryStore(FleetStore):
         key = self.fleet.keys.host(row.machine_id)
         if found := self.fleet.read(key):
             refuse_other_host(parse_host(found[0].value), row)
-        epoch = max(row.epoch, self._stored_epoch(key) + 1)
+        epoch = max(row.epoch, self._stored_epoch(key) + 1, self.fleet.revision)
         self._lease = self.fleet.grant(self.fleet.ttl_sec)
         revision = self._write_row(key, row, epoch)
         await self.link.answer("join")

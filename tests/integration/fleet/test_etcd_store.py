@@ -98,32 +98,39 @@ async def keys_of(store: EtcdStore, prefix: str) -> list[str]:
 
 async def test_host_joins_updates_its_row_and_leaves(opened: Open, keys: Keys) -> None:
     store = opened()
-    membership = await store.join(row(epoch=5))
+    membership = await store.join(row(epoch=5_000_000))
     assert membership.ttl_sec == 10
-    assert await store.update(row(epoch=5, seq=2)) > membership.revision
+    assert await store.update(row(epoch=5_000_000, seq=2)) > membership.revision
     found = await store.list(keys.hosts)
-    assert [parse_host(one.value).order for one in found.entries] == [(5, 2)]
+    assert [parse_host(one.value).order for one in found.entries] == [(5_000_000, 2)]
     await store.leave()
     assert await keys_of(store, keys.root) == []
 
 
 async def test_older_row_does_not_replace_a_newer_one(etcd: PlainEtcd, opened: Open, keys: Keys) -> None:
     store = opened()
-    await store.join(row(epoch=5, seq=1))
-    newer = encode_host(row(epoch=5, seq=9))
+    await store.join(row(epoch=5_000_000, seq=1))
+    newer = encode_host(row(epoch=5_000_000, seq=9))
     raw(etcd, "kv/put", key=encoded(keys.host(H1)), value=encoded(newer), ignore_lease=True)
-    await store.update(row(epoch=5, seq=8))
+    await store.update(row(epoch=5_000_000, seq=8))
     assert (await store.list(keys.hosts)).entries[0].value == newer
-    await store.update(row(epoch=5, seq=10))
-    assert parse_host((await store.list(keys.hosts)).entries[0].value).order == (5, 10)
+    await store.update(row(epoch=5_000_000, seq=10))
+    assert parse_host((await store.list(keys.hosts)).entries[0].value).order == (5_000_000, 10)
 
 
 async def test_agent_that_starts_again_gets_a_higher_epoch_and_replaces_the_row(opened: Open, keys: Keys) -> None:
     killed, next_one = opened(), opened()
-    await killed.join(row(epoch=100))
-    assert (await next_one.join(row(epoch=7))).epoch == 101
+    await killed.join(row(epoch=5_000_000))
+    assert (await next_one.join(row(epoch=7))).epoch == 5_000_001
     await killed.leave()
     assert await keys_of(next_one, keys.hosts) == [keys.host(H1)]  # the lease of the killed agent has no row any more
+
+
+async def test_epoch_rises_although_the_earlier_row_is_gone(opened: Open) -> None:
+    first, next_one = opened(), opened()
+    before = (await first.join(row())).epoch
+    await first.leave()
+    assert (await next_one.join(row())).epoch > before
 
 
 async def test_host_with_the_machine_id_of_another_host_does_not_join(opened: Open, keys: Keys) -> None:
@@ -396,9 +403,9 @@ async def proxy(etcd: PlainEtcd) -> AsyncIterator[LossyProxy]:
 async def test_writes_whose_answers_are_lost_are_done_once(proxy: LossyProxy, opened: Open, keys: Keys) -> None:
     store = opened(await proxy.start())
     steps: list[Callable[[], Any]] = [
-        lambda: store.join(row(epoch=5)),
+        lambda: store.join(row(epoch=5_000_000)),
         store.renew,
-        lambda: store.update(row(epoch=5, seq=2)),
+        lambda: store.update(row(epoch=5_000_000, seq=2)),
         lambda: store.claim(keys.intent("llm"), "a", 15),
         lambda: store.claim(keys.unique("llm"), H1),
     ]
@@ -407,9 +414,9 @@ async def test_writes_whose_answers_are_lost_are_done_once(proxy: LossyProxy, op
         proxy.lose = 2
         results.append(await step())
     assert proxy.lose == 0
-    assert (results[0].epoch, results[3].ok, results[4].ok) == (5, True, True)
+    assert (results[0].epoch, results[3].ok, results[4].ok) == (5_000_000, True, True)
     assert await keys_of(store, keys.root) == [keys.host(H1), keys.intent("llm"), keys.unique("llm")]
-    assert parse_host((await store.list(keys.hosts)).entries[0].value).order == (5, 2)
+    assert parse_host((await store.list(keys.hosts)).entries[0].value).order == (5_000_000, 2)
     for end in (lambda: store.release(keys.unique("llm"), H1), store.leave, lambda: store.remove(keys.intent("llm"))):
         proxy.lose = 1
         await end()

@@ -63,6 +63,12 @@ async def test_host_whose_clock_was_set_back_gets_a_higher_epoch(fleet: MemoryFl
     assert (await fleet.store().join(row(epoch=7))).epoch == 101
 
 
+async def test_epoch_rises_although_the_earlier_row_is_gone(clock: FakeClock, fleet: MemoryFleet) -> None:
+    before = (await fleet.store().join(row())).epoch
+    await clock.advance(11)
+    assert (await fleet.store().join(row())).epoch > before
+
+
 async def test_second_claim_gets_the_value_of_the_first(fleet: MemoryFleet) -> None:
     first, second = fleet.store(), fleet.store()
     key = fleet.keys.intent("llm")

@@ -103,6 +103,17 @@ async def test_lost_host_comes_back_after_a_pause_and_a_new_row(table: HostTable
     assert table.view().lost == frozenset()
 
 
+async def test_lost_host_whose_row_had_ended_comes_back_with_any_row(table: HostTable, clock: Clock) -> None:
+    row = replace(host(1), epoch=7, seq=9)
+    table.apply(written(row))
+    table.note_lost(machine_id(1), "it does not answer")
+    table.apply(Removed(KEYS.host(machine_id(1)), 6))
+    table.apply(written(replace(row, epoch=0, seq=1)))
+    assert table.view().lost == {machine_id(1)}
+    clock.now += LOST_SEC + 1
+    assert table.view().lost == frozenset()
+
+
 async def test_new_row_of_a_host_that_was_just_lost_does_not_bring_it_back_at_once(table: HostTable) -> None:
     row = host(1)
     table.apply(written(row))
