@@ -12,12 +12,12 @@ import logging
 
 from gpumand.arbiter.observations import DOWN, Observations, is_starting, runs_in, sources_of
 from gpumand.arbiter.residency_evidence import ResidencyEvidence
+from gpumand.arbiter.shown_memory import ShownMemory
 from gpumand.arbiter.state import ArbiterState
-from gpumand.domain import budget, claims, location
+from gpumand.domain import location
 from gpumand.domain.consumer import Health, Residency, UnitActivity, UnitState
-from gpumand.domain.eviction_check import SLACK_MIB
 from gpumand.domain.location import likely_devices
-from gpumand.domain.residency import ends_failure, holds_model, infer_residency
+from gpumand.domain.residency import ends_failure, infer_residency
 from gpumand.domain.view import ConsumerState
 from gpumand.domain.wording import describe_devices
 
@@ -29,9 +29,6 @@ RUNNING = frozenset({UnitActivity.ACTIVE, UnitActivity.ACTIVATING})
 
 AT_REST_SEC = 15.0
 """Seconds without a start after which a start has ended: ``load_timeout_sec`` applies to a crash loop as a whole."""
-
-GROWTH_ENDED_SEC = 5.0
-"""A consumer whose memory is large enough for a model and has not grown for this many seconds is fully loaded."""
 
 
 class Reconciler:
@@ -46,6 +43,7 @@ class Reconciler:
         self._observations: dict[str, Observations] = {}
         self._valid_from = float("-inf")
         self._evidence = ResidencyEvidence(state)
+        self._shown = ShownMemory(state, self._observations_of)
         self.observation_count = 0
 
     def record_unit(self, unit: UnitState) -> None:
@@ -162,7 +160,7 @@ class Reconciler:
         if consumer.spec.reservation is not None or self._is_in_a_job(consumer):
             return  # a reservation has no server to observe
         self._update_devices(consumer)
-        self._update_shown(name)
+        self._shown.update(name)
         has_restarted = self._has_restarted_after_stop(consumer)
         if not has_restarted:
             self._state.ledger.release_claim(name, self._state.clock.monotonic())
@@ -289,7 +287,7 @@ class Reconciler:
         self._state.ledger.update(name, external_load=False)
         if observed is Residency.RESIDENT:
             self._state.ledger.update(name, failures=0, retry_at=0.0)
-            self._update_shown(name)
+            self._shown.update(name)
         self._state.ledger.release_claim(name, self._state.clock.monotonic())
 
     def _error_for(self, consumer: ConsumerState, observed: Residency) -> str | None:
@@ -348,57 +346,6 @@ class Reconciler:
         known = [mib for mib in readings if mib is not None]
         held_mib = max(known, default=0) if consumer.spec.device_count > 1 else sum(known)
         return held_mib if known and len(known) == len(readings) else (held_mib or None)
-
-    def _update_shown(self, name: str) -> None:
-        """Note when the readings contain a consumer's whole memory, so that no reservation is needed on top of them."""
-        consumer = self._state.consumer(name)
-        if not consumer.devices or consumer.residency is not Residency.RESIDENT:
-            return
-        self._note_growth(consumer)
-        consumer = self._state.consumer(name)
-        observations = self._observations_of(consumer)
-        reported_loaded = (
-            observations.health.loaded
-            if observations.health is not None and observations.health_requested_at > consumer.changed_at
-            else None
-        )
-        may_load_again = consumer.spec.lazy or consumer.sleeping
-        if not consumer.footprint_seen and self._is_fully_shown(consumer, reported_loaded):
-            self._state.ledger.update(name, footprint_seen=True)
-        elif consumer.footprint_seen and reported_loaded is False and may_load_again and consumer.claimed:
-            self._state.ledger.reset_baseline(name)  # it unloaded by itself during its lease and may load again
-
-    def _note_growth(self, consumer: ConsumerState) -> None:
-        """Note when the memory of a reservation grows, and whether it grows in a container instead of the unit."""
-        if consumer.footprint_seen:
-            return
-        samples = [self._state.device(device) for device in consumer.devices]
-        if claims.is_in_container(consumer, samples):
-            log.info("consumer %s: its memory is in a container, outside %s", consumer.name, consumer.spec.unit)
-            self._state.ledger.set_in_container(consumer.name, in_container=True)
-        if not consumer.claimed:
-            return
-        view, observations = self._state.view(), self._observations_of(consumer)
-        shown_mib = sum(budget.shown_mib(view, device, consumer.name) for device in consumer.devices)
-        if observations.claimed_at != consumer.claimed_at:
-            observations.claimed_at, observations.shown_mib = consumer.claimed_at, shown_mib
-        elif shown_mib > observations.shown_mib + SLACK_MIB:
-            observations.shown_mib = shown_mib
-            self._state.ledger.update(consumer.name, grew_at=self._state.clock.monotonic())
-
-    def _is_fully_shown(self, consumer: ConsumerState, reports_loaded: bool | None) -> bool:
-        readings = [self._state.device(device).held_by(consumer.name) for device in consumer.devices]
-        known = [mib for mib in readings if mib is not None]
-        if len(known) < len(readings):
-            # The driver does not attribute memory to processes. One that is not lazy was loaded before it became
-            # resident, so its memory is part of the unattributed total.
-            return reports_loaded is True or not consumer.spec.lazy
-        held_mib = min(known)
-        observations, now = self._observations_of(consumer), self._state.clock.monotonic()
-        if held_mib > observations.held_mib + SLACK_MIB or held_mib < observations.held_mib:
-            observations.held_mib, observations.grew_at = held_mib, now
-        is_still = holds_model(consumer.spec, held_mib) and now - observations.grew_at >= GROWTH_ENDED_SEC
-        return held_mib >= consumer.footprint_mib * 0.9 or is_still
 
     def _observations_of(self, consumer: ConsumerState) -> Observations:
         if consumer.name not in self._observations:

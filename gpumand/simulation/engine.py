@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from heapq import heappop, heappush
 
@@ -31,35 +31,13 @@ from gpumand.domain.request import AcquireOptions, PlannedEviction, Request, Ver
 from gpumand.domain.turns import begin_turn
 from gpumand.domain.view import Job, View
 from gpumand.simulation.demand import Demand, Use
+from gpumand.simulation.entries import RunningLease, SimulatedRequest
 from gpumand.simulation.host import SimulatedHost
 from gpumand.simulation.outcome import SimulationParameters, SimulationResult, UseResult
 
 OPTIONS = AcquireOptions()
 EPSILON_SEC = 1e-9
 UNLIMITED_MIB = 1 << 40
-
-
-@dataclass(slots=True, eq=False)
-class _SimulatedRequest:
-    """A request that waits, has a running job, or has been granted."""
-
-    request: Request
-    requirement: Requirement
-    result: UseResult
-    queue_entry: QueueEntry
-    job_devices: Devices = ()
-
-
-@dataclass(slots=True)
-class _RunningLease:
-    """The work of a lease: remaining seconds at full speed, and the current speed."""
-
-    entry: _SimulatedRequest
-    place: Devices
-    left_sec: float
-    since: float
-    pace: float = 1.0
-    is_ending: bool = False
 
 
 class Engine:
@@ -91,8 +69,8 @@ class Engine:
             self._ledger.update(name, residency=Residency.UNLOADED, times=times)
         self._queue = RequestQueue(settings.aging_sec)
         self._fairness, self._backfill, self._overlap = FairShare(), BackfillAccounting(), OverlapExperiment()
-        self._entries: dict[int, _SimulatedRequest] = {}
-        self._running: dict[str, _RunningLease] = {}
+        self._entries: dict[int, SimulatedRequest] = {}
+        self._running: dict[str, RunningLease] = {}
         self._memory_by_device: list[dict[str, int]] = [{} for _ in host.total_mib]
         self._parked: set[str] = set()
         self._fairness_charges: dict[int, float] = {}
@@ -143,7 +121,7 @@ class Engine:
         priority = state.spec.priority if use.priority is None else use.priority
         request = Request(number, use.consumer, Owner(use.client, 0), OPTIONS, priority, self._now)
         requirement = Requirement(use.consumer)
-        self._entries[number] = _SimulatedRequest(
+        self._entries[number] = SimulatedRequest(
             request, requirement, result, QueueEntry(number, requirement, 0.0, priority)
         )
         self._waiting_count[use.consumer] = self._waiting_count.get(use.consumer, 0) + 1
@@ -184,7 +162,7 @@ class Engine:
         return has_started and len(self._ledger.devices) > 1
 
     def _decide(
-        self, entry: _SimulatedRequest, queue_pass: QueuePass, entries: list[_SimulatedRequest]
+        self, entry: SimulatedRequest, queue_pass: QueuePass, entries: list[SimulatedRequest]
     ) -> tuple[int, ...]:
         """Decide one request and act on it; returns the devices on which it stays ahead of others if it has to wait."""
         if entry.job_devices:
@@ -197,14 +175,14 @@ class Engine:
             self._cached_view = None
         return decision.eligible_devices if entry.request.number in self._entries else ()
 
-    def _current_view(self, entries: list[_SimulatedRequest]) -> View:
+    def _current_view(self, entries: list[SimulatedRequest]) -> View:
         """The view at this moment, cached until something changes."""
         if self._cached_view is None:
             self._cached_view = self._view(entries)
             self._cached_decisions.clear()
         return self._cached_view
 
-    def _view(self, entries: list[_SimulatedRequest]) -> View:
+    def _view(self, entries: list[SimulatedRequest]) -> View:
         if self._settings.policy is not Policy.ADAPTIVE:
             return self._ledger.view(self._now)
         queue_positions: dict[str, int] = {}
@@ -214,7 +192,7 @@ class Engine:
         may_overlap = self._overlap.devices_allowed(self._settings, self._ledger.devices)
         return self._ledger.view(self._now, queue_positions=queue_positions, may_overlap=may_overlap)
 
-    def _act(self, entry: _SimulatedRequest, queue_decision: QueueDecision) -> bool:
+    def _act(self, entry: SimulatedRequest, queue_decision: QueueDecision) -> bool:
         """Carry out a decision; returns whether anything changed."""
         decision = queue_decision.decision
         if queue_decision.is_overlap_candidate and decision.place:
@@ -237,7 +215,7 @@ class Engine:
             self._retries.add(when)
             self._schedule(when, partial(self._retries.discard, when))
 
-    def _remove_request(self, entry: _SimulatedRequest) -> None:
+    def _remove_request(self, entry: SimulatedRequest) -> None:
         self._queue.remove(entry.request)
         number, consumer = entry.request.number, entry.request.consumer
         entry.result.overtaken_sec = self._backfill.seconds(number)
@@ -248,7 +226,7 @@ class Engine:
 
     # -- leases --------------------------------------------------------------------------------------------------
 
-    def _grant(self, entry: _SimulatedRequest, place: Devices, overtaken: tuple[int, ...] = ()) -> None:
+    def _grant(self, entry: SimulatedRequest, place: Devices, overtaken: tuple[int, ...] = ()) -> None:
         self._remove_request(entry)
         name, lease_id = entry.request.consumer, str(entry.request.number)
         entry.result.granted_at = self._now
@@ -259,7 +237,7 @@ class Engine:
             self._backfill.begin(lease_id, overtaken, self._ledger.consumers[name].times.hold_sec())
             self._update_overtaken(overtaken)
         self._overlap.lease_started(lease_id, place)
-        self._running[lease_id] = _RunningLease(entry, place, entry.result.use.hold_sec, self._now)
+        self._running[lease_id] = RunningLease(entry, place, entry.result.use.hold_sec, self._now)
         self._update_pace(place)
 
     def _update_overtaken(self, numbers: tuple[int, ...]) -> None:
@@ -305,7 +283,7 @@ class Engine:
 
     # -- jobs ----------------------------------------------------------------------------------------------------
 
-    def _start_job(self, entry: _SimulatedRequest, decision: Decision, *, takes_slot: bool) -> None:
+    def _start_job(self, entry: SimulatedRequest, decision: Decision, *, takes_slot: bool) -> None:
         victims = tuple(victim.consumer for victim in decision.evictions)
         parked = parking.parked_victims(decision.evictions)
         self._ledger.begin_job(
@@ -315,7 +293,7 @@ class Engine:
         entry.job_devices = decision.place
         self._continue_job(entry, decision.place, decision)
 
-    def _continue_job(self, entry: _SimulatedRequest, place: Devices, decision: Decision) -> None:
+    def _continue_job(self, entry: SimulatedRequest, place: Devices, decision: Decision) -> None:
         """Start the next eviction of a plan, or its load."""
         victims = tuple(victim.consumer for victim in decision.evictions)
         job = self._ledger.jobs[place[0]]
@@ -328,7 +306,7 @@ class Engine:
         else:
             self._load(entry, place)
 
-    def _evict(self, entry: _SimulatedRequest, place: Devices, victim: PlannedEviction) -> None:
+    def _evict(self, entry: SimulatedRequest, place: Devices, victim: PlannedEviction) -> None:
         name, method = victim.consumer, EvictionMethod(victim.method)
         seconds = self._host.consumers[name].unload_sec
         self._ledger.update(name, residency=Residency.UNLOADING, idle_since=self._now, footprint_seen=False)
@@ -354,7 +332,7 @@ class Engine:
 
         self._schedule(self._now + seconds, done)
 
-    def _load(self, entry: _SimulatedRequest, place: Devices) -> None:
+    def _load(self, entry: SimulatedRequest, place: Devices) -> None:
         name = entry.request.consumer
         one = self._host.consumers[name]
         # A consumer without a unit is always running; only its model is loaded and unloaded.
@@ -382,7 +360,7 @@ class Engine:
 
         self._schedule(self._now + seconds, done)
 
-    def _end_job(self, entry: _SimulatedRequest, place: Devices) -> None:
+    def _end_job(self, entry: SimulatedRequest, place: Devices) -> None:
         entry.job_devices = ()
         self._ledger.end_job(place[0])
         self._ledger.release_claim(entry.request.consumer, self._now)
