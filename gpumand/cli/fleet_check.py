@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -13,12 +14,37 @@ from gpumand.cli.output import print_json
 from gpumand.cli.render.format import clean
 from gpumand.config.problems import ConfigProblems
 
+if TYPE_CHECKING:
+    from gpumand.fleet.settings import FleetConfig
+
 
 def fleet_warnings(file: Path) -> list[str]:
     """Warnings about a valid configuration of the fleet, one line each. Raises ConfigProblems for an invalid one."""
     from gpumand.fleet.config import load, unreadable_files
 
-    return unreadable_files(load(file))
+    settings = load(file)
+    return [*unreadable_files(settings), *_expiry(settings)]
+
+
+def _expiry(settings: FleetConfig) -> list[str]:
+    """A warning about a certificate that expires soon, if it can be read."""
+    from gpumand.fleet.certificates import RENEW_DAYS, BadCertificate, is_available, read_host
+
+    if settings.tls is None or not is_available():
+        return []
+    try:
+        days = read_host(settings.tls.certificate.read_bytes()).days_left()
+    except OSError:
+        return []  # reported as a file that cannot be read
+    except BadCertificate as error:
+        return [f"{settings.tls.certificate}: {error}"]
+    if days > RENEW_DAYS:
+        return []
+    when = "has expired" if days < 0 else f"expires in {days} days"
+    renew = (
+        f"gpumanctl fleet invite {settings.host} on the host that created the fleet, and gpumanctl fleet join --replace"
+    )
+    return [f"{settings.tls.certificate} {when}. Renew it: {renew}"]
 
 
 def check_fleet_file(file: Path, options: GlobalOptions) -> None:

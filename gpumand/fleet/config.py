@@ -30,6 +30,7 @@ CREDENTIAL_PREFIX = "fleet_"
 
 DEFAULT_PORT = 8447
 MAX_PEERS = 32
+NESTED = ("etcd", "peers", "allow")
 TLS_KEYS = ("ca", "certificate", "key")
 
 
@@ -175,7 +176,7 @@ def _settings(document: Document, problems: ProblemList) -> FleetConfig | None:
         problems.add(place.at("fleet"), f"must be a table, not {type_name(raw)}")
         return None
     place, raw = place.at("fleet"), dict(raw)
-    etcd, peers, allow = (raw.pop(name, None) for name in ("etcd", "peers", "allow"))
+    etcd, peers, allow = (raw.pop(name, None) for name in NESTED)
     keys = _keys(raw, place, problems)
     store = _etcd(etcd, keys["host"], place.at("etcd"), problems)
     others = _peers(peers, keys["host"], place.at("peers"), problems)
@@ -206,6 +207,9 @@ def _config(
 
 
 def _keys(raw: dict[str, Any], place: Place, problems: ProblemList) -> dict[str, Any]:
+    for name in [one for one in raw if isinstance(raw[one], dict) and nearest(one, NESTED)]:
+        problems.add(place.at(name), "unknown table", nearest(name, NESTED))
+        del raw[name]
     given = read_keys(FleetTable, raw, place, problems)
     if "url" not in raw:
         example = f"https://{short_host_name()}:{DEFAULT_PORT}"

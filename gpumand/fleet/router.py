@@ -346,7 +346,7 @@ class Router:
 
 def _state(row: HostRow, losses: Mapping[str, str], drained: Collection[str]) -> str:
     if row.machine_id in losses:
-        return "is lost"
+        return f"is lost ({losses[row.machine_id].rstrip('.')})"
     return "is drained" if row.machine_id in drained else "has too little memory"
 
 

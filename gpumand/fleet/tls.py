@@ -134,10 +134,14 @@ _RENEW = (
 )
 _FOREIGN = "the other host does not accept the certificate of this host. Check that both are in the same fleet."
 _OTHER_FLEET = "the certificate of the other host is from another authority: it is in another fleet."
+_NO_HOST = (
+    "the certificate of the other host is none of a host. Use the one that gpumanctl fleet init or join has written."
+)
 _ADDRESS = "the certificate of the other host is for another address. Invite it again, with --address ADDRESS."
 _ADVICE = (
     ("certificate has expired", f"the certificate of the other host has expired. {_RENEW}."),
     ("certificate is not yet valid", "the certificate of the other host is not valid yet. Set the clocks of both."),
+    ("unsuitable certificate purpose", _NO_HOST),
     ("hostname mismatch", _ADDRESS),
     ("ip address mismatch", _ADDRESS),
     ("alert certificate expired", "the other host says that the certificate of this host has expired. Renew it."),

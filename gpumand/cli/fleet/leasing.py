@@ -25,7 +25,7 @@ from gpumand.cli.signals import SignalPump, exit_by_signal
 from gpumand.domain.errors import GpumandError
 from gpumand.fleet.calls import AcquireCall
 from gpumand.fleet.errors import HostLost
-from gpumand.fleet.local_client import local_fleet
+from gpumand.fleet.local_client import is_absent, local_fleet
 from gpumand.fleet.remote_host import HOST_LOST, RemoteLease
 
 Request = Mapping[str, Any]
@@ -37,9 +37,9 @@ async def _acquired(path: str, request: Request) -> AsyncIterator[RemoteLease]:
     async with local_fleet(path) as fleet:
         try:
             lease = await fleet.acquire(AcquireCall(**request))
-        except HostLost:
-            raise await asyncio.to_thread(_absence, path) from None
         except GpumandError as error:
+            if isinstance(error, HostLost) and is_absent(error):
+                raise await asyncio.to_thread(_absence, path) from None
             message = error.message.removeprefix(": ")
             raise refusal({"error": error.dbus_name, "message": message}) from None
         try:

@@ -80,7 +80,12 @@ class Host:
 
 @contextlib.contextmanager
 def live_fleet(
-    folder: Path, consumers: Mapping[str, Mapping[str, int]], endpoints: list[str], **config: Any
+    folder: Path,
+    consumers: Mapping[str, Mapping[str, int]],
+    endpoints: list[str],
+    *,
+    each: Callable[[Host], dict[str, Any]] = lambda host: {},
+    **config: Any,
 ) -> Iterator[dict[str, Host]]:
     """Run hosts with an agent each, and wait until every one knows all others.
 
@@ -88,6 +93,7 @@ def live_fleet(
         folder: an empty folder.
         consumers: MiB of each consumer, by host.
         endpoints: URLs of etcd; [] = the hosts ask each other.
+        each: returns attributes of the FleetConfig of one host.
         config: further attributes of each FleetConfig.
     """
     with contextlib.ExitStack() as stack:
@@ -97,6 +103,7 @@ def live_fleet(
             url = f"http://127.0.0.1:{free_port()}"
             hosts[name] = Host(name, gpumand, folder / f"{name}.sock", url, folder / f"{name}.log")
             hosts[name].config = agent_config(hosts[name], number, endpoints) | config
+            hosts[name].config |= each(hosts[name])
         for one in hosts.values():
             if not endpoints:
                 one.config["peers"] = {other.name: other.url for other in hosts.values() if other is not one}

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
 from gpumand.cli.app import gpumanctl
+from gpumand.fleet.certificates import create_ca, create_host
 
 VALID = '[fleet]\nurl = "http://a:1"\nallow_plaintext = true\n[fleet.peers]\nb = "http://b:2"\n'
 
@@ -30,6 +32,22 @@ def test_errors_have_file_line_and_key(tmp_path: Path, capsys: pytest.CaptureFix
 
 
 def test_files_that_are_missing_are_warnings(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    text = VALID.replace("[fleet]", '[fleet]\nca = "/none/ca.crt"\ncertificate = "/dev/null"\nkey = "/dev/null"')
+    text = VALID.replace("[fleet]", '[fleet]\nca = "/none/ca.crt"\ncertificate = "/none/host.crt"\nkey = "/dev/null"')
     assert check(tmp_path / "fleet.toml", text, "--json") == 0
-    assert json.loads(capsys.readouterr().out)["warnings"] == ["/none/ca.crt cannot be read: No such file or directory"]
+    assert json.loads(capsys.readouterr().out)["warnings"] == [
+        "/none/ca.crt cannot be read: No such file or directory",
+        "/none/host.crt cannot be read: No such file or directory",
+    ]
+
+
+@pytest.mark.parametrize(("days_ago", "expected"), [(10, ""), (340, "expires in 2"), (400, "has expired")])
+def test_certificate_that_expires_soon_is_a_warning(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], days_ago: int, expected: str
+) -> None:
+    pair = create_host(create_ca("lab"), "lab", ("gpu1",), datetime.now(UTC) - timedelta(days=days_ago))
+    (tmp_path / "host.crt").write_bytes(pair.certificate)
+    files = f'\nca = "/dev/null"\ncertificate = "{tmp_path}/host.crt"\nkey = "/dev/null"'
+
+    assert check(tmp_path / "fleet.toml", VALID.replace("[fleet]", f"[fleet]{files}")) == 0
+    said = capsys.readouterr().err
+    assert (expected in said, "Renew it: gpumanctl fleet invite" in said) == (True, bool(expected))

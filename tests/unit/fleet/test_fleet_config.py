@@ -96,6 +96,7 @@ def test_an_own_entry_that_is_empty_takes_the_rights_of_the_star_away(tmp_path: 
     ("text", "expected"),
     [
         ("[flet]\n", "1: flet: unknown table (did you mean fleet?)"),
+        (TWO_HOSTS + "[fleet.alow]\n", "6: fleet.alow: unknown table (did you mean allow?)"),
         ("fleet = 1\n", "1: fleet: must be a table, not a whole number"),
         (TWO_HOSTS + "[fleet.host]\n", "6: fleet.host: must be a string, not a table"),
         (TWO_HOSTS.replace("url", "urll"), "2: fleet.urll: unknown key (did you mean url?)"),
