@@ -7,7 +7,7 @@ from typing import Any
 
 from gpumand.cli.render.bar import Share, bar, legend, shares
 from gpumand.cli.render.format import clean
-from gpumand.cli.render.status import device_properties, memory_use
+from gpumand.cli.render.status import device_properties
 from gpumand.cli.render.text import Text
 from gpumand.cli.render.theme import Theme
 from gpumand.cli.top.graphs import HOT_DEGREES, used_of_total
@@ -52,10 +52,16 @@ def _parts(device: Entry, status: Entry) -> list[Share]:
 
 
 def _title(device: Entry, theme: Theme) -> list[Text]:
-    """Name, memory and readings, on a second line where the first one has no room."""
+    """Name, memory and readings: on one line, if need be without the limits, or else on two lines."""
+    whole = _title_lines(device, theme, with_limits=True)
+    short = whole if len(whole) == 1 else _title_lines(device, theme, with_limits=False)
+    return short if len(short) == 1 else whole
+
+
+def _title_lines(device: Entry, theme: Theme, *, with_limits: bool) -> list[Text]:
     name = clean(device.get("name") or "unnamed device")
     lines = [Text.assemble((f"GPU {device['index']}", "bold"), f"  {name} ({', '.join(device_properties(device))})")]
-    for part in (Text(memory_use(device)), *_readings(device, theme)):
+    for part in (Text(used_of_total(device)), *_readings(device, theme, with_limits=with_limits)):
         if lines[-1].cell_len + 2 + part.cell_len > theme.width and len(lines) == 1:
             lines.append(Text())
         lines[-1] = lines[-1] + "  " + part

@@ -179,7 +179,7 @@ def process_table(rows: Sequence[Row], leases: Sequence[Entry], theme: Theme) ->
         Column("VRAM", right=True),
         Column("CPU", right=True, drop_priority=2),
         Column("RAM", right=True, drop_priority=4),
-        Column("BELONGS TO", min_width=8),
+        Column("BELONGS TO", min_width=10),
         Column("RUNS IN", drop_priority=5),
         Column("COMMAND", min_width=24),
     )

@@ -341,7 +341,7 @@ async def test_resize_redraws_and_small_screens_keep_the_consumers(ctl: Ctl, man
         await emulator.shows("more")
         emulator.resize(120, 40)
         lines = await emulator.until("a wide screen", lambda lines: len(lines) == 40 and bool(lines[39]))
-        assert "RTX 4090 (nvml)  16.3 GiB of 24.0 GiB used" in lines[1]
+        assert "RTX 4090 (nvml)  16.3 of 24.0 GiB" in lines[1]
         emulator.resize(40, 7)
         lines = await emulator.until("a small screen", lambda lines: any("28 more" in line for line in lines))
         assert any(line.startswith("▸ 00-consumer") for line in lines)
