@@ -168,6 +168,8 @@ def prepare(machine: Machine) -> None:
 
 
 def restore(machine: Machine) -> None:
-    """Take back what ``prepare`` has done."""
+    """Take back what ``prepare`` and the commands of the pages have done."""
+    machine.systemctl("enable", DAEMON, "gpumand.socket")
+    machine.systemctl("disable", "gpumand-notify.service")
     machine.run(["userdel", "--remove", USER], check=False)
     machine.remove("/usr/local/bin/sudo")
