@@ -21,7 +21,7 @@ from gpumand.testing.vram_announcement import Announcement
 
 LOAD_SEC = 0.3
 PORT_VARIABLES = ("OLLAMA_HOST", "UVICORN_PORT", "IMMICH_PORT")
-RESIDENT = ("llama-server", "whisper-cpp", "tei", "infinity", "immich-machine-learning", "")
+RESIDENT = ("llama-server", "whisper-cpp", "tei", "infinity", "")
 """Presets of servers that hold their models while they run."""
 
 Answer = Callable[["Service", web.Request, Any], Awaitable[Any]]
@@ -199,6 +199,7 @@ ROUTES: dict[str, dict[str, Answer]] = {
             }
         ),
     },
+    "immich-machine-learning": {"GET /ping": _answer(lambda _: web.Response(text="pong"))},
     "tei": {"GET /info": _answer(lambda one: {"model_id": next(iter(one.models))})},
     "a1111": _STABLE_DIFFUSION,
     "forge": _STABLE_DIFFUSION,
