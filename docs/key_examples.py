@@ -60,6 +60,7 @@ _CONSUMER = {
     "stop_timeout_sec": "30",
     "priority": "50",
     "pinned": "true",
+    "loads_on_request": "true",
     "parks": "true",
     "parked_host_mib": "12288",
     "device": '"GPU-5d4b1cc2-6f2f-4c8e-9e0a-3f1f7a3c2b10"',

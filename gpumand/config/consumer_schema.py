@@ -343,6 +343,12 @@ class ConsumerTable:
         "Pinned consumer: gpumand never evicts it until an administrator unpins it (gpumanctl unpin).",
         default=default_of(ConsumerSpec, "pinned"),
     )
+    loads_on_request: bool = key(
+        Boolean(),
+        "Loading with the first request: the server starts without its model, and has no route that unloads it. Servers "
+        "with an unload route and no load route need not set it.",
+        default=default_of(ConsumerSpec, "loads_on_request"),
+    )
     parks: bool = key(
         Boolean(),
         "Parking: the unload route moves the weights to host RAM, from where they load fast. gpumand calls it only "

@@ -128,6 +128,8 @@ def _check_consumer(parsed: ParsedConsumer, problems: ProblemList) -> None:
         problems.add(place.at("device_count"), f"is {count}, but device lists only {len(devices)}")
     if isinstance(devices, tuple) and len(set(devices)) < len(devices):
         problems.add(place.at("device"), "lists a device twice")
+    if keys.get("loads_on_request") is True and keys.get("load"):
+        problems.add(place.at("loads_on_request"), "has no effect with a load route: remove one of the two")
     if keys.get("parks") is True and not keys.get("unload"):
         problems.add(
             place.at("parks"), "requires an unload route, which parks the consumer: add unload, or remove this key"

@@ -173,6 +173,7 @@ class ConsumerSpec:
             then container (with a container).
         devices: indices or UUIDs of the devices that the consumer may use; () = any.
         device_count: number of devices that the consumer uses at once; it needs its footprint on each of them.
+        loads_on_request: its model loads with the first request although it has no unload route that would say so.
         parks: the unload route leaves the weights in host RAM.
         parked_host_mib: MiB of host RAM held while parked; None = the footprint on all of its devices.
         residual_mib: MiB of VRAM still held on each device while parked.
@@ -202,6 +203,7 @@ class ConsumerSpec:
     pinned: bool = False
     devices: tuple[str, ...] = ()
     device_count: int = 1
+    loads_on_request: bool = False
     parks: bool = False
     parked_host_mib: int | None = None
     preset: str = ""
@@ -217,9 +219,10 @@ class ConsumerSpec:
         """True when only a request to the consumer itself loads its model into VRAM.
 
         A unit without an unload route holds its model as long as it runs (llama-server), and so does a container. One
-        with an unload route but no load route loads on its first request (ComfyUI); so does a consumer with neither.
+        with an unload route but no load route loads on its first request (ComfyUI); so does a consumer with neither, and
+        one that says so although only stopping its unit unloads it (Immich).
         """
-        return self.load is None and (not self.service or self.unload is not None)
+        return self.load is None and (self.loads_on_request or not self.service or self.unload is not None)
 
     @property
     def service(self) -> str:

@@ -105,7 +105,8 @@ class DocumentedHost:
         machine.systemctl("start", *(one.unit for one in routed)) if routed else None
         for one in routed:
             machine.wait_until(partial(self._listens, one.port), f"{one.unit} listens", deadline_sec=30)
-        machine.systemctl("start", DAEMON, *GATEWAY)
+        # A late client of the page before may have started the daemon again, with the configuration of that page.
+        machine.systemctl("restart", DAEMON, *GATEWAY)
 
     def _listens(self, port: int) -> bool:
         return self.machine.run(["bash", "-c", f": < /dev/tcp/127.0.0.1/{port}"], check=False).returncode == 0

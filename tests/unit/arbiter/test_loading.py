@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 
 import pytest
 
@@ -210,6 +211,20 @@ async def test_running_lazy_consumer_that_fits_is_granted_with_timeout_zero() ->
     grant = await world.arbiter.acquire(client(), "comfy", AcquireOptions(timeout_sec=0))
 
     assert (grant.lease.consumer, world.routes.called("load")) == ("comfy", [])
+
+
+async def test_unit_without_an_unload_route_that_loads_with_its_first_request_is_granted_without_memory() -> None:
+    immich = replace(by_unit("immich", 5000), loads_on_request=True)
+    world = make_world(immich, by_unit("llm", 21000))
+    await world.start()
+
+    grant = await world.arbiter.acquire(client(), "immich", AcquireOptions(timeout_sec=20))
+    assert world.units.calls == [("start", "immich.service")]
+    assert not world.vram.is_held_by("immich")
+
+    await world.arbiter.release(grant.lease.id, client())
+    await world.arbiter.acquire(client(), "llm", AcquireOptions(timeout_sec=60))
+    assert world.units.calls[1:] == [("stop", "immich.service"), ("start", "llm.service")]
 
 
 async def test_stopped_lazy_consumer_is_not_granted_with_timeout_zero() -> None:

@@ -157,6 +157,12 @@ consumer(
 consumer("device twice", 'device = [0, "0"]', "consumers.tts.device", "lists a device twice")
 consumer("no device", "device = []", "consumers.tts.device", "1 to 64 elements")
 consumer("no devices at all", "device_count = 0", "consumers.tts.device_count", "from 1 to 64")
+consumer_with_url(
+    "loads_on_request with a load route",
+    'load = { path = "/load" }\nloads_on_request = true',
+    "consumers.tts.loads_on_request",
+    "has no effect with a load route",
+)
 consumer("parks without a route", "parks = true", "consumers.tts.parks", "requires an unload route")
 consumer(
     "host RAM of one that does not park",
