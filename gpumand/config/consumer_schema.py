@@ -345,8 +345,8 @@ class ConsumerTable:
     )
     loads_on_request: bool = key(
         Boolean(),
-        "Loading with the first request: the server starts without its model, and has no route that unloads it. Servers "
-        "with an unload route and no load route need not set it.",
+        "Loading with the first request: the server starts without its model, and has no route that unloads it. "
+        "Servers with an unload route and no load route need not set it.",
         default=default_of(ConsumerSpec, "loads_on_request"),
     )
     parks: bool = key(

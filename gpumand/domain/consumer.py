@@ -219,8 +219,8 @@ class ConsumerSpec:
         """True when only a request to the consumer itself loads its model into VRAM.
 
         A unit without an unload route holds its model as long as it runs (llama-server), and so does a container. One
-        with an unload route but no load route loads on its first request (ComfyUI); so does a consumer with neither, and
-        one that says so although only stopping its unit unloads it (Immich).
+        with an unload route but no load route loads on its first request (ComfyUI); so does a consumer with neither,
+        and one that says so although only stopping its unit unloads it (Immich).
         """
         return self.load is None and (self.loads_on_request or not self.service or self.unload is not None)
 
