@@ -21,7 +21,7 @@ from gpumand.bus.names import BUS_NAME, DBUS, DBUS_PATH
 from gpumand.demo.example_services import SERVICES, ExampleService, configuration, gateway_configuration
 from gpumand.testing.bus import PrivateBus
 
-START_SEC = 20.0
+START_SEC = 60.0
 STOP_SEC = 4.0
 READY = re.compile(rb"READY port=(\d+) pid=\d+")
 

@@ -21,7 +21,7 @@ from gpumand.client import Client
 from gpumand.demo.environment import START_SEC, DemoEnvironment, EnvironmentFailed, free_ports
 from gpumand.demo.example_services import ADMIN_ROUTES, SETTINGS, SHORT_SETTLE, TOTAL_MIB
 
-DEADLINE_SEC = 30.0
+DEADLINE_SEC = 60.0
 POLL_SEC = 0.05
 LATE_SEC = 2.0
 SETTLE_SEC = 6

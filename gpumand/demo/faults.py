@@ -27,7 +27,7 @@ from gpumand.demo.fault_host import (
 )
 from gpumand.demo.screen import Screen
 
-WAIT_SEC = 30.0
+WAIT_SEC = 60.0
 FOREIGN_MIB = 12000
 
 
@@ -215,7 +215,7 @@ FAULTS = (
 
 
 async def _acquire(host: FaultHost, service: FaultyService) -> Grant:
-    return await host.client.acquire(service.name, timeout_sec=WAIT_SEC, ttl_sec=2 * WAIT_SEC, reason="demonstration")
+    return await host.client.acquire(service.name, timeout_sec=WAIT_SEC, ttl_sec=4 * WAIT_SEC, reason="demonstration")
 
 
 async def _use(host: FaultHost, service: FaultyService) -> None:

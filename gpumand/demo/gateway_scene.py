@@ -12,7 +12,7 @@ from gpumand.demo.example_services import GEMMA, QWEN
 from gpumand.demo.screen import Screen
 from gpumand.demo.steps import ScenarioFailed, Step, Steps
 
-CLIENT_SEC = 40.0
+CLIENT_SEC = 90.0
 
 
 class GatewayScene:

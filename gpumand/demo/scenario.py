@@ -26,8 +26,8 @@ from gpumand.demo.service_client import ServiceClient
 from gpumand.demo.steps import ScenarioFailed, Step, Steps
 from gpumand.domain.errors import Busy
 
-WAIT_SEC = 15.0
-OBSERVE_SEC = 8.0
+WAIT_SEC = 30.0
+OBSERVE_SEC = 30.0
 REFRESH_SEC = 0.1
 CUSHION_MIB = 256
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import aiohttp
 
-TIMEOUT_SEC = 20.0
+TIMEOUT_SEC = 60.0
 
 
 class ServiceFailed(Exception):

@@ -25,7 +25,7 @@ from tests.integration.cli.ctl import Ctl, Result, Screen
 
 ROOT = Path(__file__).resolve().parents[2]
 DEMO = (sys.executable, "-m", "gpumand.demo")
-LIMIT_SEC = 100
+LIMIT_SEC = 170
 WITHOUT_CLIENTS = """
 import importlib.util, shutil
 find, which = importlib.util.find_spec, shutil.which
@@ -34,7 +34,7 @@ shutil.which = lambda name, *rest: None if name == "curl" else which(name)
 """
 """Executed at the start of every Python of a test: neither the client packages nor curl are installed."""
 
-pytestmark = pytest.mark.timeout(150)
+pytestmark = pytest.mark.timeout(200)
 
 
 @pytest.fixture(autouse=True)
