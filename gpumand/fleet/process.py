@@ -58,6 +58,7 @@ async def serve(load: Load) -> None:
         service = await _start(await asyncio.to_thread(load))
         notifier.ready(f"{service.config.host} at {service.facts.url}")
         await _until_stopped(service, load, notifier, stopping, reloads)
+        service.begin_stop()
         notifier.stopping("waiting for leases of the fleet")
         notifier.extend_timeout(DRAIN_SEC + STOP_MARGIN_SEC)
         await _stop(service, hurrying)

@@ -234,8 +234,11 @@ def _close(response: aiohttp.ClientResponse, beats: _Beats) -> None:
 async def _next_line(response: aiohttp.ClientResponse) -> bytes:
     """The next line that is no sign of life. Raises TimeoutError when no sign comes, ValueError at the end."""
     while True:
-        async with asyncio.timeout(LOST_SEC):
-            line = await response.content.readline()
+        try:
+            async with asyncio.timeout(LOST_SEC):
+                line = await response.content.readline()
+        except RuntimeError as error:  # aiohttp's for a response that was closed meanwhile
+            raise ValueError(str(error)) from None
         if not line.endswith(b"\n"):
             raise ValueError("the answer ended early")
         if line.strip():

@@ -7,6 +7,7 @@ import logging
 import ssl
 from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
 from gpumand.bus.machine_id import read_machine_id
@@ -85,7 +86,7 @@ class FleetService:
             claims = (self.store, keys, self.machine_id, self.member.fence, self._clock, self._unique.fenced)
             self._unique.claims = self._claims = UniqueConsumers(*claims)
         guard = IntentGuard(self.table, self.machine_id, lambda: self.member.row)
-        self._host = LocalHost(self.gpumand, self.facts, lambda: self.member.row, self.set_drain, guard, self._unique)
+        self._host = LocalHost(self.gpumand, self.facts, self._own_row, self.set_drain, guard, self._unique)
         name = f"{self.config.host}/{self.machine_id[:8]}"
         intents = Intents(self.store, keys, self.table, self._clock, name, are_possible=self._has_claims)
         self._intents = intents
@@ -120,12 +121,16 @@ class FleetService:
             task.add_done_callback(_report)
         log.info("gpumand-fleet %s serves %s at %s", VERSION, self.config.host, self.facts.url)
 
-    async def stop(self, drain_sec: float) -> None:
-        """Take no new requests, let leases end for a while, then end the rest and leave the fleet."""
+    def begin_stop(self) -> None:
+        """Take no new requests from now on."""
         self.rows.is_draining = True
         self.rows.note_change()
         # Other hosts learn it from the row, and the agent answers them. Leases of this host's users would end soon.
         self._servers[1].stop_listening()
+
+    async def stop(self, drain_sec: float) -> None:
+        """Take no new requests, let leases end for a while, then end the rest and leave the fleet."""
+        self.begin_stop()
         deadline = asyncio.get_running_loop().time() + drain_sec
         while self.lease_count and asyncio.get_running_loop().time() < deadline:  # noqa: ASYNC110 - two counters
             await asyncio.sleep(POLL_SEC)
@@ -168,6 +173,10 @@ class FleetService:
         self.table.note_own(self.member.row)
         self._leases.offer(status)
         self._unique.note_row(row)
+
+    def _own_row(self) -> HostRow:
+        """The row of this host; a drain counts before the row that shows it is built."""
+        return replace(self.member.row, draining=True) if self.rows.is_draining else self.member.row
 
     def _member_changed(self) -> None:
         if self.member.state is MemberState.JOINED:
