@@ -9,7 +9,7 @@ import signal
 import pytest
 
 from tests.fleet.conftest import Note
-from tests.fleet.faults import Stopwatch, alive_during, cut_off, ended, lose_quorum, suspend, take_over
+from tests.fleet.faults import Stopwatch, alive_during, cut_off, ended, is_gone, lose_quorum, suspend, take_over
 from tests.fleet.lab import HOSTS, TTL_SEC, Lab, running_lab
 from tests.fleet.network import needs_namespaces
 from tests.integration.fleet.fleet_hosts import until_async
@@ -109,6 +109,7 @@ async def test_agent_is_killed(lab: Lab, note: Note) -> None:
     await lab.until_leases(2, 0)
     note("an agent is killed: its clients know, and its gpumand has no lease of the fleet", watch.seconds)
     assert watch.seconds <= LOST_SEC + TOLERANCE_SEC
+    await until_async(lambda: is_gone(lab, 2, 1), "the row of the killed agent has ended")
     await lab.restart_agents(2)
     await until_async(lambda: has_epoch_above(lab, before), "the row is that of the new agent")
 
