@@ -11,7 +11,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +48,7 @@ class TlsEtcd:
     ca: KeyPair
     url: str
     process: subprocess.Popen[bytes]
-    command: list[str]
+    command: list[str] = field(default_factory=list)
 
     def restart(self) -> None:
         """Start the member again after its end."""
