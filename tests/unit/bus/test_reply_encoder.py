@@ -7,6 +7,7 @@ from dbus_fast import Message, Variant
 
 from gpumand.bus import reply_encoder
 from gpumand.bus.reply_encoder import MARK, ReplyEncoder
+from gpumand.bus.utf8_text import with_byte_lengths
 
 REPLIES: list[tuple[str, list[Any]]] = [
     ("", []),
@@ -27,7 +28,7 @@ def test_first_and_later_replies_equal_the_encoding_of_dbus_fast(signature: str,
     for sender in (":1.7", ":1.4294967295", ":1.7"):
         for serial in (1, 99, MARK, 2**32 - 1):
             answered = call(sender, serial)
-            plain = Message.new_method_return(answered, signature, body)
+            plain = Message.new_method_return(answered, signature, with_byte_lengths(body))
             plain.serial = serial ^ 3
             assert encoder.encode(answered, signature, body, serial ^ 3) == bytes(plain._marshall(False))
 
