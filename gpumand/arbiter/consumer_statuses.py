@@ -18,7 +18,7 @@ from gpumand.domain.wording import FOOTPRINT_UNKNOWN
 IN_PROGRESS = frozenset({Residency.LOADING, Residency.UNLOADING})
 """Residencies whose status depends on the time."""
 
-Observed = tuple[tuple[int | None, ...], int, Series, tuple[str, ...], str]
+Observed = tuple[tuple[tuple[int, int | None], ...], int, Series, tuple[str, ...], str]
 """What the status depends on apart from the consumer's own state: MiB held on each device, MiB shared with others,
 MiB held at earlier readings, the consumers in the same unit, and its problems."""
 
@@ -59,7 +59,7 @@ class ConsumerStatuses:
 
     def _observed(self, consumer: ConsumerState) -> Observed:
         name, samples = consumer.spec.name, self._state.ledger.devices
-        held = tuple([sample.held_by(name) for sample in samples.values()])
+        held = tuple([(index, sample.held_by(name)) for index, sample in samples.items()])
         # Without a process that holds memory for it, there is nothing that it could share.
         shared_mib = sum([one.shared_mib(name) for one in samples.values() if one.shows(name)])
         history = self._state.history.held_mib(name)
@@ -68,7 +68,7 @@ class ConsumerStatuses:
 
 def _status_of(state: ArbiterState, consumer: ConsumerState, observed: Observed) -> ConsumerStatus:
     held, shared_mib, history, shared_with, problems = observed
-    known = [mib for mib in held if mib is not None]
+    known = [mib for _, mib in held if mib is not None]
     return ConsumerStatus(
         name=consumer.name,
         residency=str(consumer.residency),
@@ -78,7 +78,7 @@ def _status_of(state: ArbiterState, consumer: ConsumerState, observed: Observed)
         shared_with=shared_with,
         shared_mib=shared_mib,
         unit_state=consumer.unit_activity if consumer.spec.service else "",
-        used_by_device={index: mib for index, mib in zip(state.ledger.devices, held, strict=True) if mib},
+        used_by_device={index: mib for index, mib in held if mib},
         leases=consumer.leases,
         last_used_usec=consumer.last_used_usec,
         pinned=consumer.pinned,

@@ -61,7 +61,8 @@ def _may_repeat(entry: WaitingRequest) -> bool:
     """Whether nothing but the consumer and the devices distinguishes a request from others."""
     options = entry.request.options
     is_special = entry.own_leases or options.yield_lease or options.exclusive or entry.restores
-    return entry.wants_lease and not is_special
+    is_reservation = options.vram_mib or options.whole_device
+    return entry.wants_lease and not (is_special or is_reservation)
 
 
 def _key(entry: WaitingRequest) -> Key:

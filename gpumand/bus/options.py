@@ -5,7 +5,6 @@ Unknown options are refused by name, since an ignored typo in ``timeout_usec`` w
 
 from __future__ import annotations
 
-import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -260,6 +259,13 @@ def _vram(value: int) -> int:
 
 def _one_line(name: str, text: str) -> str:
     """Refuse control characters: the status shows the text in the terminals of other users."""
-    if any(unicodedata.category(character) in _CONTROL for character in text):
+    if not text.isprintable() and _has_control_characters(text):
         raise InvalidArgs(f"option {name!r} must be one line without control characters")
     return text
+
+
+def _has_control_characters(text: str) -> bool:
+    # The module costs 0.1 MiB, and hardly any text has a character that may not be printable.
+    import unicodedata
+
+    return any(unicodedata.category(character) in _CONTROL for character in text)
