@@ -16,7 +16,7 @@ from tests.integration.gateway.browser import Tab, browser_tab, needs_browser
 ROOT = Path(__file__).resolve().parents[2]
 BUILD_SEC = 240
 PICTURES = os.environ.get("GPUMAND_PICTURES", "")
-"""Existing folder for pictures of some pages, to look at; "" = none are made."""
+"""Folder for pictures of some pages, to look at; "" = none are made."""
 SHOWN = ("index", "guide/recipes/ollama", "guide/sharing", "reference/configuration", "reference/presets/comfyui")
 WIDTHS = {"desktop": 1280, "phone": 390}
 
@@ -47,6 +47,8 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The documentation as HTML, built once for all workers of the test run."""
     folder = tmp_path_factory.getbasetemp().parent / "documentation"
     folder.mkdir(exist_ok=True)
+    if PICTURES:
+        Path(PICTURES).mkdir(parents=True, exist_ok=True)
     with (folder / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not (folder / "built").exists():
