@@ -91,6 +91,13 @@ def test_preset_has_the_routes_of_its_class(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", preset_names())
+def test_preset_leads_to_the_project_of_its_server(name: str) -> None:
+    parts = urlsplit(preset(name).about.homepage)
+
+    assert (parts.scheme, bool(parts.hostname), parts.query) == ("https", True, "")
+
+
+@pytest.mark.parametrize("name", preset_names())
 def test_preset_has_signs_for_discovery(name: str) -> None:
     about, keys = preset(name).about, preset(name).document.table["consumer"]
 
