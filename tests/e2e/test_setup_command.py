@@ -15,6 +15,7 @@ from tests.e2e.client import Client
 from tests.e2e.container import REPOSITORY
 from tests.e2e.debian import traces
 from tests.e2e.host import TOTAL_MIB
+from tests.e2e.known_services import MIB, add_to
 from tests.e2e.machine import Machine
 from tests.e2e.user_session import USER, UserMachine, UserSession
 
@@ -26,7 +27,12 @@ RULES = "/etc/polkit-1/rules.d/org.gpumand1.rules"
 DROP_IN = "/etc/gpumand/conf.d/e2e.toml"
 VRAM_DIR = "/run/gpumand-simulated"
 PROGRAM = "#!{venv}/bin/python -I\nimport sys\nfrom {module} import main\nsys.exit(main())\n"
-PROGRAMS = {"gpumand": "gpumand.daemon.daemon", "gpumanctl": "gpumand.cli"}
+PROGRAMS = {
+    "gpumand": "gpumand.daemon.daemon",
+    "gpumanctl": "gpumand.cli",
+    "gpumand-gateway": "gpumand.gateway.service",
+}
+CHAT = '{"model": "qwen3:8b", "messages": [{"role": "user", "content": "hello"}], "stream": false}'
 CONFIG = f"""
 [gpu]
 source = "simulated"
@@ -181,3 +187,26 @@ def test_setup_of_a_user_starts_a_gpumand_of_its_own_and_removes_it_again(bare: 
     assert user.systemctl("list-units", "--all", "--plain", "--no-legend", "gpumand*").strip() == ""
     left = set(user.run(["find", f"/home/{USER}", "-type", "f"]).stdout.split()) - set(before)
     assert not [path for path in left if "gpumand" in path and "/.config/gpumand/" not in path and "state" not in path]
+
+
+def test_the_wizard_leads_from_the_wheel_to_services_behind_the_gateway(bare: Machine) -> None:
+    add_to(bare)
+    done = bare.run([CTL, "setup", "--yes", "--gateway"], timeout=120)
+    assert "gpumand works." in done.stdout, done.stdout + done.stderr
+    assert {one["name"] for one in Client(bare).status()["consumers"]} == set(MIB)
+    curl = ["curl", "-fsS", "-H", "Content-Type: application/json", "-d", CHAT]
+    assert "hello from ollama" in bare.run([*curl, "http://127.0.0.1:11434/api/chat"], timeout=60).stdout
+
+    again = bare.run([CTL, "setup", "--yes"], timeout=120).stdout
+    assert "The system files are complete, and gpumand runs." in again
+    assert "already configured: comfyui, llama-server, ollama" in again
+
+
+def test_the_wizard_sets_up_the_gpumand_of_a_user(bare: Machine) -> None:
+    session = UserSession.begin(bare)
+    session.configure()
+    session.holder("alpha", 1000)
+    done = session.machine.run([CTL, "--user", "setup", "--yes"], timeout=90)
+    assert "alpha was leased on GPU 0 and released again. gpumand works." in done.stdout
+    assert "Gateway" not in done.stdout
+    assert session.machine.systemctl("is-active", *UNITS).split() == ["active"] * len(UNITS)
