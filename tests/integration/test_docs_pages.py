@@ -45,7 +45,9 @@ HEADINGS = "document.querySelectorAll('article h1').length"
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The documentation as HTML, built once for all workers of the test run."""
-    folder = tmp_path_factory.getbasetemp().parent / "documentation"
+    base = tmp_path_factory.getbasetemp()
+    # The parent belongs to this run only if the run has workers.
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "documentation"
     folder.mkdir(exist_ok=True)
     if PICTURES:
         Path(PICTURES).mkdir(parents=True, exist_ok=True)
