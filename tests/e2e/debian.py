@@ -12,7 +12,17 @@ from pathlib import Path
 from tests.e2e.machine import Machine
 
 BUILD_TOOLS = ("dpkg-buildpackage", "dh", "pybuild", "go-md2man", "lintian", "man")
-TEST_PACKAGES = ("autopkgtest", "curl", "dpkg-dev", "fish", "libglib2.0-bin", "man-db", "polkitd", "zsh")
+TEST_PACKAGES = (
+    "autopkgtest",
+    "curl",
+    "dpkg-dev",
+    "fish",
+    "libglib2.0-bin",
+    "man-db",
+    "polkitd",
+    "python3-cryptography",
+    "zsh",
+)
 """Packages that the tests use on a machine, in addition to the dependencies of gpumand."""
 
 ACCOUNTS = ("passwd", "group", "shadow", "gshadow")

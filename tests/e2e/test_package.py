@@ -332,9 +332,10 @@ def test_purge_keeps_files_of_others_and_the_accounts_that_they_belong_to(debian
 
 def test_autopkgtests_of_the_installed_package_pass(installed: Machine, current: Package) -> None:
     install(installed, current, "gateway")
+    install(installed, current, "fleet")
     description, _ = (put(installed, file) for file in current.source)
     options = ["--no-built-binaries", "--ignore-restrictions=isolation-container", "--output-dir=/run/autopkgtest"]
     done = installed.run(["autopkgtest", *options, description, "--", "null"], check=False, timeout=240)
     assert done.returncode == 0, done.stdout + done.stderr
     results = dict(line.split()[:2] for line in done.stdout.splitlines() if re.match(r"\w+ +(PASS|FAIL|SKIP)", line))
-    assert results == dict.fromkeys(("activation", "leases", "hardening", "completion", "gateway"), "PASS")
+    assert results == dict.fromkeys(("activation", "leases", "hardening", "completion", "gateway", "fleet"), "PASS")

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from tests.e2e.container import REPOSITORY
 from tests.e2e.debfile import built
 from tests.e2e.host import DAEMON, Host
 from tests.e2e.machine import Machine
@@ -50,6 +51,16 @@ def test_without_a_configuration_the_service_does_not_start_and_does_not_fail(in
     assert (installed.show(FLEET, "ActiveState"), installed.show(FLEET, "ConditionResult")) == ("inactive", "no")
     done = installed.run(CTL, check=False)
     assert (done.returncode, "gpumanctl fleet" in done.stderr) == (3, True), done
+
+
+def test_autopkgtest_of_the_package_passes(installed: Machine) -> None:
+    installed.run(["mkdir", "-p", "/etc/gpumand/conf.d"])
+    for name in ("host.sh", "fleet"):
+        script = (REPOSITORY / "debian/tests" / name).read_text(encoding="utf-8")
+        installed.write_file(f"/root/autopkgtest/{name}", script, mode="0755")
+    installed.run(["/root/autopkgtest/fleet"], timeout=120)
+    installed.remove("/root/autopkgtest")
+    assert installed.run(["ls", "-d", CONFIG], check=False).returncode != 0
 
 
 @pytest.fixture(scope="module")
