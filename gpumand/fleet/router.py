@@ -332,7 +332,8 @@ class Router:
         """Raise NoSuchConsumer if no host that publishes all of its consumers has this one."""
         rows = [one.row for one in self._table.rows.values()]
         if rows and not any(consumer in row.consumers or row.omitted for row in rows):
-            raise NoSuchConsumer(f"no host of the fleet has a consumer {consumer!r}")
+            there = ", ".join(sorted(row.name for row in rows))
+            raise NoSuchConsumer(f"no host of the fleet has a consumer {consumer!r}; the hosts that answer: {there}")
 
     def _no_host(self, consumer: str) -> GpumandError:
         rows = [one.row for one in self._table.rows.values() if consumer in one.row.consumers]

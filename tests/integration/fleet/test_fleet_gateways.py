@@ -8,13 +8,14 @@ from pathlib import Path
 
 import aiohttp
 import pytest
+import pytest_asyncio
 
 from tests.integration.fleet.live_gateways import KEY, Pair, pair_of_gateways
 from tests.integration.fleet.plain_etcd import running_etcd
 from tests.integration.fleet.tls_etcd import needs_etcd
 from tests.integration.live import wait_until
 
-pytestmark = needs_etcd
+pytestmark = [needs_etcd, pytest.mark.asyncio(loop_scope="module")]
 
 
 @pytest.fixture(scope="module")
@@ -23,8 +24,25 @@ def etcd_url() -> Iterator[str]:
         yield one.url
 
 
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def running(tmp_path_factory: pytest.TempPathFactory, etcd_url: str) -> AsyncIterator[Pair]:
+    async with pair_of_gateways(tmp_path_factory.mktemp("pair"), etcd_url) as made:
+        yield made
+
+
 @pytest.fixture
-async def pair(tmp_path: Path, etcd_url: str) -> AsyncIterator[Pair]:
+def pair(running: Pair) -> Pair:
+    """Two hosts for tests that load nothing that both of them have; the services remember no earlier requests."""
+    for service in (*running.one.services.values(), *running.two.services.values()):
+        service.bodies.clear()
+        service.seen.clear()
+        service.uploads.clear()
+    return running
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def own_pair(tmp_path: Path, etcd_url: str) -> AsyncIterator[Pair]:
+    """Two hosts for a single test, which changes them."""
     async with pair_of_gateways(tmp_path, etcd_url) as made:
         yield made
 
@@ -71,20 +89,20 @@ async def test_an_upload_passes_whole(pair: Pair) -> None:
     assert size > 5_000_000
 
 
-async def test_a_consumer_that_another_host_has_loaded_is_used_there(pair: Pair) -> None:
-    await pair.chat(pair.two, "shared-model")
-    assert pair.two.services["shared"].used == ["shared-model"], "it is loaded on the second host now"
+async def test_a_consumer_that_another_host_has_loaded_is_used_there(own_pair: Pair) -> None:
+    await own_pair.chat(own_pair.two, "shared-model")
+    assert own_pair.two.services["shared"].used == ["shared-model"], "it is loaded on the second host now"
 
     async def is_shown() -> bool:
-        _, document = await pair.get(pair.one, "/gateway/v1/fleet")
+        _, document = await own_pair.get(own_pair.one, "/gateway/v1/fleet")
         hosts = {one["row"]["name"]: one["row"] for one in document["fleet"]["hosts"]}
         return bool(hosts["gpu2"]["consumers"]["shared"]["r"] == "resident")
 
     await wait_until("the first host knows it", is_shown)
-    await pair.chat(pair.one, "shared-model")
+    await own_pair.chat(own_pair.one, "shared-model")
 
-    assert pair.two.services["shared"].used == ["shared-model", "shared-model"]
-    assert pair.one.services["shared"].used == []
+    assert own_pair.two.services["shared"].used == ["shared-model", "shared-model"]
+    assert own_pair.one.services["shared"].used == []
 
 
 async def test_a_request_that_was_passed_on_is_not_passed_on_again(pair: Pair) -> None:
@@ -100,30 +118,32 @@ async def test_an_unknown_model_is_refused_by_the_first_gateway(pair: Pair) -> N
     assert (status, answer["error"]["code"]) == (404, "model_not_found"), answer
 
 
-async def test_a_gateway_that_is_gone_is_refused_with_words_and_a_shared_consumer_is_served_here(pair: Pair) -> None:
-    await pair.chat(pair.one, "big-model")
-    pair.two.stop_gateway()
+async def test_a_gateway_that_is_gone_is_named_and_a_shared_consumer_is_served_here(
+    own_pair: Pair,
+) -> None:
+    await own_pair.chat(own_pair.one, "big-model")
+    own_pair.two.stop_gateway()
 
-    status, answer = await pair.chat(pair.one, "big-model")
+    status, answer = await own_pair.chat(own_pair.one, "big-model")
     assert status == 503, answer
     assert "gateway cannot be reached: gpu2" in answer["error"]["message"], answer
 
-    status, _ = await pair.chat(pair.one, "shared-model")
-    assert (status, pair.one.services["shared"].used) == (200, ["shared-model"])
+    status, _ = await own_pair.chat(own_pair.one, "shared-model")
+    assert (status, own_pair.one.services["shared"].used) == (200, ["shared-model"])
 
 
-async def test_without_the_agent_each_host_serves_its_own_models(pair: Pair) -> None:
-    pair.one.host.stop_agent()
+async def test_without_the_agent_each_host_serves_its_own_models(own_pair: Pair) -> None:
+    own_pair.one.host.stop_agent()
 
-    status, _ = await pair.chat(pair.one, "small-model")
+    status, _ = await own_pair.chat(own_pair.one, "small-model")
     assert status == 200
 
     async def is_absent() -> bool:
-        _, document = await pair.get(pair.one, "/gateway/v1/fleet")
+        _, document = await own_pair.get(own_pair.one, "/gateway/v1/fleet")
         return "gpumand-fleet does not answer" in document["fleet"]["absence"]
 
     await wait_until("the page says that the agent is gone", is_absent)
-    status, answer = await pair.chat(pair.one, "no-such-model")
+    status, answer = await own_pair.chat(own_pair.one, "no-such-model")
     assert status == 404, answer
 
 
