@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import random
 import signal
 import time
 
@@ -177,3 +179,28 @@ async def test_restart_of_gpumand_keeps_remote_leases(hosts: FleetHosts) -> None
             await lease.wait_ended()
     await lease.release()
     await no_leases(hosts, 2)
+
+
+@pytest.mark.timeout(2400 if os.environ.get("GPUMAND_FULL_LENGTH") else 120)
+async def test_agents_that_are_killed_again_and_again_leave_no_lease(hosts: FleetHosts) -> None:
+    """Each time with leases, a waiting request and one that is being granted; 200 times with GPUMAND_FULL_LENGTH."""
+    router = await hosts.service(1)
+    chooser = random.Random(1)
+    for _ in range(200 if os.environ.get("GPUMAND_FULL_LENGTH") else 3):
+        agent = await hosts.process(2)
+        await until(lambda: _is_up(router, "gpu2"), "the router uses the host")
+        works = [AcquireCall("chat", 30.0, on="gpu2"), AcquireCall("chat", 30.0, on="gpu2"), AcquireCall("image", 30.0)]
+        requests = [asyncio.ensure_future(router.router.acquire(one)) for one in works]
+        await asyncio.sleep(chooser.uniform(0, 1))
+        agent.kill(signal.SIGKILL)
+        await asyncio.to_thread(agent.wait)
+        for one in await asyncio.gather(*requests, return_exceptions=True):
+            if not isinstance(one, BaseException):
+                await one.release()
+        await no_leases(hosts, 2)
+        await no_leases(hosts, 1)
+        router.table.note_reached(f"{2:032x}")
+
+
+def _is_up(service: FleetService, name: str) -> bool:
+    return _states(service, name) == ["up"]
