@@ -167,8 +167,8 @@ _FLEET = {
     "url": '"https://gpu1.example.org:8447"',
     "listen": '"192.0.2.10:8447"',
     "gateway_url": '"https://gpu1.example.org:8770"',
-    "ca": '"/etc/gpumand/fleet/ca.pem"',
-    "certificate": '"/etc/gpumand/fleet/host.pem"',
+    "ca": '"/etc/gpumand/fleet/ca.crt"',
+    "certificate": '"/etc/gpumand/fleet/host.crt"',
     "key": '"/etc/gpumand/fleet/host.key"',
     "ttl_sec": "20",
     "replicas_at": "8",
@@ -214,9 +214,9 @@ EXAMPLES: dict[str, dict[str, str]] = {
     "fleet.etcd": {
         "endpoints": '["https://gpu1.example.org:2379"]',
         "user": '"gpu1"',
-        "password_file": '"/etc/gpumand/fleet/password"',
+        "password_file": '"/etc/gpumand/fleet/etcd-password"',
     },
-    "fleet.peers": {"url": '"https://gpu2.example.org:8447"'},
-    "fleet.allow": {"rights": '["acquire", "plan"]'},
+    "fleet.peers": {"HOST": '"https://gpu2.example.org:8447"'},
+    "fleet.allow": {"HOST": '["acquire", "plan"]'},
 }
 """Table -> key -> value in TOML."""

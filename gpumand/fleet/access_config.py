@@ -36,7 +36,7 @@ _RIGHTS = ListOf(Choice(tuple(Right)), make=frozenset, single=True)
 class AllowTable:
     """``[fleet.allow]``: one entry for each host, as in ``gpu2 = ["acquire", "plan"]``."""
 
-    rights: frozenset[str] = key(
+    HOST: frozenset[str] = key(
         _RIGHTS,
         "Operations that the host of the entry may use here: acquire a consumer, plan an acquisition, load a consumer, "
         'and drain this host. The name is the first DNS name of the caller\'s certificate; "*" stands for every other '

@@ -130,7 +130,7 @@ class PeersTable:
     They are asked directly where there is no etcd, or while etcd gives no answer.
     """
 
-    url: str = key(Text("URL", agent_url), "URL of the agent of the host that the name of the entry stands for.")
+    HOST: str = key(Text("URL", agent_url), "URL of the agent of the host that the name of the entry stands for.")
 
 
 TABLES: dict[str, type[attrs.AttrsInstance]] = {

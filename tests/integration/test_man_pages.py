@@ -19,6 +19,7 @@ from gpumand.config.presets import preset_names
 from gpumand.config.schema import TABLES
 from gpumand.config.table_schema import keys_of
 from gpumand.domain import errors
+from gpumand.fleet.config import TABLES as FLEET_TABLES
 
 ROOT = Path(__file__).resolve().parents[2]
 INTERFACES = sorted((ROOT / "dbus").glob("org.gpumand1.*.xml"))
@@ -101,6 +102,18 @@ def test_every_option_and_exit_status_of_the_gateway_is_documented(pages: Pages)
     page = pages["gpumand-gateway.8"]
     assert options <= explained(page)
     assert explained(page.partition("# EXIT STATUS")[2]) >= {"0", "2", str(os.EX_CONFIG)}
+
+
+def test_every_option_and_exit_status_of_the_fleet_is_documented(pages: Pages) -> None:
+    command = [sys.executable, "-m", "gpumand.fleet", "--help"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    options = set(re.findall(r"^  (?:-h, )?(--[a-z-]+)", done.stdout, re.MULTILINE))
+    assert len(options) > 4
+    page = pages["gpumand-fleet.8"]
+    assert options == {one for one in explained(page) if one.startswith("--")}
+    assert explained(page.partition("# EXIT STATUS")[2]) >= {"0", "2", str(os.EX_CONFIG)}
+    keys = {key for table in FLEET_TABLES.values() for key in keys_of(table)}
+    assert keys <= explained(pages["fleet.toml.5"])
 
 
 def test_every_exit_status_of_the_daemon_is_documented(pages: Pages) -> None:
