@@ -106,7 +106,8 @@ class DocumentedHost:
         for one in routed:
             machine.wait_until(partial(self._listens, one.port), f"{one.unit} listens", deadline_sec=30)
         # A late client of the page before may have started the daemon again, with the configuration of that page.
-        machine.systemctl("restart", DAEMON, *GATEWAY)
+        machine.systemctl("stop", DAEMON, *GATEWAY, check=False)
+        machine.systemctl("start", DAEMON, *GATEWAY)
 
     def _listens(self, port: int) -> bool:
         return self.machine.run(["bash", "-c", f": < /dev/tcp/127.0.0.1/{port}"], check=False).returncode == 0
