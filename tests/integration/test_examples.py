@@ -146,7 +146,7 @@ def test_unknown_consumer_is_an_error(gpumand: PrivateGpumand, client: SyncClien
 
 def test_python_program_of_the_readme_works(gpumand: PrivateGpumand, client: SyncClient, tmp_path: Path) -> None:
     section = (REPOSITORY / "README.md").read_text().partition("## From Python\n")[2].partition("\n## ")[0]
-    program = "\n".join(line[4:] for line in section.splitlines() if line.startswith("    ") or not line)
+    program = section.partition("```python\n")[2].partition("```")[0]
     (tmp_path / "readme.py").write_text(program)
     assert run(gpumand, str(tmp_path / "readme.py")) == (0, f"rendering at {gpumand.urls['comfyui']}\n", "")
 

@@ -139,7 +139,9 @@ def test_ctrl_c_while_waiting_withdraws_the_request(gpumand: PrivateGpumand) -> 
         "except KeyboardInterrupt:\n"
         "    print('interrupted', flush=True)\n    sys.stdin.read()"
     )
-    with SyncClient(gpumand.address) as client, client.lease("comfyui"):
+    with SyncClient(gpumand.address) as client:
+        # A lease that ends after a time: the request would be refused if it waited for one on its parent's connection.
+        grant = client.acquire("comfyui")
         command = [sys.executable, "-c", program]
         with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
             await_queue(client, 1)
@@ -148,6 +150,7 @@ def test_ctrl_c_while_waiting_withdraws_the_request(gpumand: PrivateGpumand) -> 
             assert process.stdout.readline() == b"interrupted\n"
             await_queue(client, 0)
             process.communicate()
+        client.release(grant.id)
         assert process.returncode == 0
 
 
