@@ -10,6 +10,7 @@ import pytest
 
 from gpumand.fleet.calls import AcquireCall, DrainCall
 from gpumand.fleet.errors import HostLost
+from gpumand.fleet.service import FleetService
 from gpumand.fleet.table import KnownRow
 from gpumand.testing.daemon import PrivateGpumand
 from tests.integration.fleet.fleet_hosts import FleetHosts, LocalClient, fleet_hosts, running_daemons, until
@@ -92,6 +93,11 @@ async def test_drain_survives_a_restart_of_the_agent(own_hosts: FleetHosts) -> N
     await until(lambda: not router.table.drained, "the drain has ended")
 
 
+def _is_resident(service: FleetService, host: str, consumer: str) -> bool:
+    known = service.table.find(host)
+    return known is not None and known.row.consumers[consumer].residency == "resident"
+
+
 def _is_draining(known: KnownRow | None) -> bool:
     return known is not None and known.row.draining
 
@@ -101,11 +107,13 @@ async def test_two_hosts_without_etcd_ask_each_other(pair: list[PrivateGpumand])
         first = await hosts.service(1, etcd=None)
         second = await hosts.service(2, etcd=None, peers={"gpu1": first.facts.url})
         await until(lambda: len(second.table.rows) == 2, "the second host knows the first")
-        leases = [await second.router.acquire(AcquireCall(name, 60.0)) for name in ("chat", "image")]
-        assert {one.grant["host"] for one in leases} == {"gpu1", "gpu2"}
-        assert not any("degraded" in one.grant for one in leases)
-        for one in leases:
-            await one.release()
+        first_lease = await second.router.acquire(AcquireCall("chat", 60.0, on="gpu1"))
+        await until(lambda: _is_resident(second, "gpu1", "chat"), "the second host knows what the first has loaded")
+        again = await second.router.acquire(AcquireCall("chat", 60.0))
+        assert again.grant["host"] == first_lease.grant["host"] == "gpu1"
+        assert "degraded" not in again.grant
+        await again.release()
+        await first_lease.release()
 
 
 async def test_agent_that_is_away_is_reported_with_its_address(own_hosts: FleetHosts) -> None:
