@@ -199,8 +199,11 @@ class Exchange:
         return None
 
     def _keep(self, place: Place, connection: Connection) -> bool:
-        """Keep a connection for the next request, if the server does; those of Unix sockets cost little to open."""
-        if place.socket or not connection.begin_again():
+        """Keep a connection for the next request, if the server does; those of Unix sockets cost little to open.
+
+        One for each server is enough for its probes, and more would be many open files after a storm of requests.
+        """
+        if place.socket or place in self._idle or not connection.begin_again():
             return False
         timer = asyncio.get_running_loop().call_later(KEEPALIVE_SEC, self._drop_idle, place, connection)
         self._idle.setdefault(place, []).append((connection, timer))

@@ -85,3 +85,18 @@ async def test_forms_of_answers(routes: HttpRoutes, answer: bytes) -> None:
         for _ in range(2):
             assert (await routes.probe_health(spec(server.url))).loaded is True
         assert server.connections == 2
+
+
+async def test_one_connection_to_a_server_is_kept(routes: HttpRoutes) -> None:
+    """After many requests at the same time, their connections must not all stay open."""
+
+    async def keep_answering(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while await reader.readuntil(b"\r\n\r\n"):
+            await asyncio.sleep(0.05)
+            writer.write(ANSWER)
+
+    async with raw_server(keep_answering) as server:
+        probes = [routes.probe_health(spec(server.url, timeout_sec=30)) for _ in range(4)]
+        assert all(health.loaded for health in await asyncio.gather(*probes))
+        assert routes._exchange is not None
+        assert [len(kept) for kept in routes._exchange._idle.values()] == [1]
