@@ -16,7 +16,8 @@ from typing import Any
 import aiohttp
 
 from gpumand.bus.connection import BusConnection
-from gpumand.bus.names import SYSTEMD, SYSTEMD_MANAGER, SYSTEMD_PATH
+from gpumand.bus.names import PROPERTIES, SYSTEMD, SYSTEMD_MANAGER, SYSTEMD_PATH, SYSTEMD_UNIT
+from gpumand.bus.variants import unwrap
 from gpumand.client import Client
 from gpumand.demo.environment import START_SEC, DemoEnvironment, EnvironmentFailed, free_ports
 from gpumand.demo.example_services import ADMIN_ROUTES, SETTINGS, SHORT_SETTLE, TOTAL_MIB
@@ -133,10 +134,19 @@ class FaultHost(DemoEnvironment):
     # -- what happens on the host ------------------------------------------------------------------------------------
 
     async def stop_unit(self, service: FaultyService) -> None:
-        """Stop the unit of a service, as ``systemctl stop`` does."""
+        """Stop the unit of a service and wait until it has stopped, as ``systemctl stop`` does."""
         connection = await BusConnection.connect(self.address)
+        systemd = (SYSTEMD, SYSTEMD_PATH, SYSTEMD_MANAGER)
         try:
-            await connection.call(SYSTEMD, SYSTEMD_PATH, SYSTEMD_MANAGER, "StopUnit", "ss", (service.unit, "replace"))
+            (path,) = await connection.call(*systemd, "GetUnit", "s", (service.unit,))
+
+            async def is_stopped() -> bool:
+                where = (SYSTEMD, path, PROPERTIES)
+                (state,) = await connection.call(*where, "Get", "ss", (SYSTEMD_UNIT, "ActiveState"))
+                return str(unwrap(state)) == "inactive"
+
+            await connection.call(*systemd, "StopUnit", "ss", (service.unit, "replace"))
+            await wait_until(f"{service.unit} has stopped", is_stopped)
         finally:
             await connection.close()
 
