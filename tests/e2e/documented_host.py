@@ -143,7 +143,8 @@ class DocumentedHost:
     def _environment(self, step: Step) -> list[str]:
         home = "/root" if step.is_root else f"/home/{USER}"
         path = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-        return [path, "LANG=C.UTF-8", f"HOME={home}", "COLUMNS=100"]
+        # A shell replaces $USER before it starts sudo.
+        return [path, "LANG=C.UTF-8", f"HOME={home}", f"USER={USER}", "COLUMNS=100"]
 
     def clean(self) -> None:
         """Stop everything that the page has started, and remove its files."""

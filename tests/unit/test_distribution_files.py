@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
+import sys
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -49,14 +50,14 @@ def test_every_program_is_in_the_rpm() -> None:
     assert listed == set(project()["scripts"])
 
 
-def test_every_file_of_the_debian_package_is_installed(tmp_path: Path) -> None:
-    """The wheel has the rest. Pages and completions are generated before; here they are stand-ins."""
+@pytest.fixture
+def destination(tmp_path: Path) -> Path:
+    """The folder into which contrib/install-files has installed. Manual pages and completions are stand-ins."""
     checkout = tmp_path / "checkout"
     ignore = shutil.ignore_patterns("__pycache__")
     for name in ("contrib", "systemd", "dbus", "debian", "examples"):
         shutil.copytree(ROOT / name, checkout / name, ignore=ignore)
-    for name in ("README.md", "CHANGELOG.md"):
-        shutil.copy(ROOT / name, checkout)
+    shutil.copy(ROOT / "CHANGELOG.md", checkout)
     for name in (
         "man/gpumand.8",
         "completions/gpumanctl.bash",
@@ -65,14 +66,57 @@ def test_every_file_of_the_debian_package_is_installed(tmp_path: Path) -> None:
     ):
         (checkout / "build" / name).parent.mkdir(parents=True, exist_ok=True)
         (checkout / "build" / name).touch()
-    destination = tmp_path / "destination"
-    subprocess.run(["contrib/install-files", destination], cwd=checkout, check=True)
+    readme = [sys.executable, str(ROOT / "scripts/packaged_readme.py"), "--without-html", "build/README.md"]
+    subprocess.run(readme, cwd=checkout, check=True)
+    subprocess.run(["contrib/install-files", tmp_path / "destination"], cwd=checkout, check=True)
+    return tmp_path / "destination"
+
+
+def test_every_file_of_the_debian_package_is_installed(destination: Path) -> None:
     installed = {path.name for path in destination.rglob("*") if path.is_file()}
     sources = [path for name in ("systemd", "dbus") for path in (ROOT / name).rglob("*") if path.is_file()]
     needed = {path.name for path in sources if path.suffix != ".sysusers"}
     needed |= {path.with_suffix(".conf").name for path in sources if path.suffix == ".sysusers"}
-    needed |= {"gpumand.toml", "gateway.toml"}
+    needed |= {"gpumand.toml", "gateway.toml", "gpumand.json", "gpumand.rules.yml"}
     assert needed <= installed
+
+
+def test_every_example_is_installed(destination: Path) -> None:
+    installed = destination / "usr/share/doc/gpumand/examples"
+    sources = [path for path in (ROOT / "examples").rglob("*.*") if path.is_file() and path.suffix != ".pyc"]
+    assert [path for path in sources if not (installed / path.relative_to(ROOT / "examples")).exists()] == []
+
+
+def test_every_link_of_the_installed_readme_exists(destination: Path) -> None:
+    folder = destination / "usr/share/doc/gpumand"
+    links = re.findall(r"\]\((?!https?:|#)([^)#]+)", (folder / "README.md").read_text(encoding="utf-8"))
+    assert links
+    assert [link for link in links if not (folder / link).exists()] == []
+
+
+@pytest.mark.parametrize("recipe", [SPEC, PKGBUILD], ids=["rpm", "arch"])
+def test_everything_that_is_installed_is_generated_before(recipe: str) -> None:
+    before = recipe.partition("contrib/install-files")[0]
+    for script in (
+        "man.py build/man",
+        "completions.py build/completions",
+        "packaged_readme.py --without-html build/README.md",
+    ):
+        assert f"scripts/{script}\n" in before
+
+
+@pytest.mark.parametrize("moved", [True, False])
+def test_the_removed_gateway_names_the_services_that_it_has_moved(tmp_path: Path, moved: bool) -> None:
+    drop_in = tmp_path / "etc/systemd/system/ollama.service.d/gpumand-gateway.conf"
+    drop_in.parent.mkdir(parents=True)
+    if moved:
+        drop_in.touch()
+    script = ["sh", str(ROOT / "debian/gpumand-gateway.postrm"), "remove"]
+    done = subprocess.run(
+        script, env={"PATH": "/usr/bin:/bin", "DPKG_ROOT": str(tmp_path)}, capture_output=True, text=True, check=True
+    )
+    assert (f"\n  {drop_in}\n" in done.stderr, "daemon-reload" in done.stderr) == (moved, moved)
+    assert drop_in.exists() is moved
 
 
 @pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash")

@@ -12,6 +12,7 @@ from pathlib import Path
 import click
 
 from gpumand.cli.errors import ExitCode, Failure
+from gpumand.cli.gateway_setup import DROP_IN, UNIT_FOLDER
 from gpumand.host_setup.apply import apply_steps
 from gpumand.host_setup.files import (
     PACKAGED,
@@ -34,7 +35,7 @@ from gpumand.host_setup.services import (
 )
 from gpumand.host_setup.trust import why_not_trusted
 
-GLOBAL_INSTALL = "sudo PIPX_HOME=/opt/pipx PIPX_BIN_DIR=/usr/local/bin pipx install gpumand"
+GLOBAL_INSTALL = "sudo PIPX_HOME=/opt/pipx PIPX_BIN_DIR=/usr/local/bin pipx install ./gpumand-*.whl"
 SUDO_FOLDERS = ("/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin")
 
 
@@ -107,7 +108,18 @@ def remove(*, user: bool, dry_run: bool) -> int:
             "    rm -r /etc/gpumand /var/lib/gpumand; userdel _gpumand; userdel _gpumand-notify; "
             "userdel _gpumand-gateway; userdel _gpumand-fleet; groupdel gpumand"
         )
+        _name_moved_services()
     return code
+
+
+def _name_moved_services() -> None:
+    """Print the drop-ins of the gateway: they belong to the administrator, and a restart would end requests."""
+    moved = sorted(UNIT_FOLDER.glob(f"*.service.d/{DROP_IN}"))
+    if moved:
+        units = " ".join(path.parent.name.removesuffix(".d") for path in moved)
+        click.echo("These services are still at the port to which the gateway has moved them. To move them back:")
+        click.echo(f"    rm {shlex.join(map(str, moved))}")
+        click.echo(f"    systemctl daemon-reload; systemctl try-restart {units}")
 
 
 def _own_path() -> str:

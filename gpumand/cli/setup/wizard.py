@@ -166,7 +166,7 @@ class Wizard:
         try:
             asyncio.run(reload())
         except GpumandError as error:
-            raise Failure(ExitCode.FAILURE, f"gpumand did not take over the configuration: {error.message}") from None
+            raise Failure(ExitCode.FAILURE, f"gpumand did not load the configuration: {error.message}") from None
 
     # -- gateway -------------------------------------------------------------------------------------------------------
 

@@ -1,0 +1,35 @@
+"""``gpumanctl setup --remove``: what it says about services that the gateway has moved."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from gpumand.cli.setup import system_files
+from gpumand.host_setup.plan import Action, Step
+
+
+@pytest.fixture(autouse=True)
+def units(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """The folder of drop-ins, on a host on which setup has installed a file."""
+    monkeypatch.setattr(system_files, "UNIT_FOLDER", tmp_path)
+    monkeypatch.setattr(system_files, "removal_steps", lambda _manifest: [Step(Action.REMOVE, tmp_path / "file")])
+    return tmp_path
+
+
+def test_a_service_that_was_moved_is_named_with_its_way_back(units: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    drop_in = units / "ollama.service.d/gpumand-gateway.conf"
+    drop_in.parent.mkdir()
+    drop_in.touch()
+    system_files.remove(user=False, dry_run=True)
+    printed = capsys.readouterr().out
+    assert f"    rm {drop_in}\n" in printed
+    assert "systemctl try-restart ollama.service\n" in printed
+
+
+def test_nothing_is_said_about_other_drop_ins(units: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (units / "ollama.service.d").mkdir()
+    (units / "ollama.service.d/override.conf").touch()
+    system_files.remove(user=False, dry_run=True)
+    assert "moved" not in capsys.readouterr().out
