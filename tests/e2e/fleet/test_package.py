@@ -145,11 +145,13 @@ def test_service_is_a_user_of_its_own_that_cannot_read_the_keys_of_root(running:
         assert machine.run(["cat", path], user=USER, check=False).returncode != 0, path
 
 
-def test_user_of_the_service_may_acquire_and_nothing_else(running: Host) -> None:
+def test_user_of_the_service_may_acquire_and_evict_and_nothing_else(running: Host) -> None:
     client = running.client
     (lease, _) = client.call("Acquire", "sa{sv}", "llm", "0", user=USER)
     client.call("Release", "s", lease, user=USER)
-    refused = {"Evict": ("'llm'", "{}"), "Pin": ("'llm'",), "Reload": (), "ReleaseGpu": ("{}",)}
+    client.call("Evict", "sa{sv}", "llm", "0", user=USER)
+    assert client.consumer("llm")["residency"] == "unloaded"
+    refused = {"Pin": ("'llm'",), "Reload": (), "ReleaseGpu": ("{}",)}
     for method, arguments in refused.items():
         error, _ = client.refusal(method, *arguments, user=USER)
         assert error.endswith(("AccessDenied", "InteractiveAuthorizationRequired")), method

@@ -57,6 +57,22 @@ def test_group_may_only_acquire() -> None:
     assert code.count("Result.YES") == 1
 
 
+@pytest.mark.parametrize(
+    ("name", "user", "actions"),
+    [
+        ("fleet", "_gpumand-fleet", [Action.ACQUIRE, Action.EVICT]),
+        ("gateway", "_gpumand-gateway", [Action.ACQUIRE]),
+    ],
+)
+def test_users_of_services_may_perform_the_actions_of_their_rule_only(
+    name: str, user: str, actions: list[Action]
+) -> None:
+    text = (SHIPPED / f"org.gpumand1-{name}.rules").read_text()
+    code = "\n".join(line for line in text.splitlines() if not line.startswith("//"))
+    assert re.findall(r'"(org\.gpumand1\.[\w-]+)"', code) == [action.value for action in actions]
+    assert (f'subject.user == "{user}"' in code, code.count("Result.YES")) == (True, 1)
+
+
 def test_unit_rule_applies_to_the_daemons_user_and_runs_the_helper() -> None:
     code = (SHIPPED / "org.gpumand1-units.rules").read_text()
     assert 'subject.user != "_gpumand"' in code
