@@ -23,6 +23,9 @@ CA_DAYS = 3650
 CLOCK_DIFFERENCE = timedelta(minutes=10)
 """By how much the clock of another host may be behind without refusing a certificate that was just created."""
 
+MEMBER_PREFIX = "etcd-member."
+"""First part of the first DNS name of a member of etcd. Names of hosts have no dot, so it is never one of them."""
+
 RENEW_DAYS = 30
 """How long before its end a certificate is reported as one to renew."""
 
@@ -91,6 +94,19 @@ def create_host(ca: KeyPair, fleet: str, names: Sequence[str], now: datetime | N
     authority = x509.AuthorityKeyIdentifier.from_issuer_public_key(issuer_key.public_key())
     builder = builder.add_extension(authority, critical=False)
     return _pair(builder, key, issuer_key)
+
+
+def member_name(fleet: str) -> str:
+    """The first DNS name of the members of etcd of a fleet: by it they recognize each other, and agents refuse them."""
+    return f"{MEMBER_PREFIX}{fleet}"
+
+
+def create_member(ca: KeyPair, fleet: str, names: Sequence[str], now: datetime | None = None) -> KeyPair:
+    """Create the certificate of a member of etcd; arguments and exceptions are those of ``create_host``.
+
+    It gives no rights at agents, and the certificate of a host is not accepted as that of a member.
+    """
+    return create_host(ca, fleet, (member_name(fleet), *names), now)
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,6 +18,9 @@ from gpumand.fleet.keys import Keys
 
 ROOT = "root"
 CALL_SEC = 5.0
+ALL_FLEETS = b"/gpumand/"
+"""Prefix of the keys of all fleets."""
+
 MAX_ANSWER = 1 << 20
 _EXISTS = "already exists"
 _NO_LOGIN = ("user name is empty", "invalid auth token")
@@ -89,11 +92,19 @@ class EtcdAdmin:
             raise EtcdFailure(_explained(answer))
         return True
 
-    async def prepare(self) -> None:
-        """Log in as root; if etcd requires no login yet, create root and require one. Raises EtcdFailure."""
+    async def prepare(self, *, may_require_login: bool = False) -> None:
+        """Log in as root; if etcd requires no login yet, create root and require one.
+
+        Args:
+            may_require_login: require a login also where other programs use etcd, which lose their access by it.
+
+        Raises EtcdFailure.
+        """
         if await self.has_auth():
             await self._log_in()
             return
+        if not may_require_login:
+            await self._refuse_if_shared()
         await self._call("auth/user/add", {"name": ROOT, "password": self._password}, exists_is_fine=True)
         await self._call("auth/user/changepw", {"name": ROOT, "password": self._password})
         await self._call("auth/role/add", {"name": ROOT}, exists_is_fine=True)
@@ -115,6 +126,25 @@ class EtcdAdmin:
         """Remove the user and the role of a host that has left. Call ``prepare`` first. Raises EtcdFailure."""
         await self._call("auth/user/delete", {"name": user}, missing_is_fine=True)
         await self._call("auth/role/delete", {"role": user}, missing_is_fine=True)
+
+    async def _refuse_if_shared(self) -> None:
+        """Raise EtcdFailure if other programs have keys in an etcd without logins: they could not use it any more."""
+        keys = await self._count(b"\0", b"\0") - await self._count(ALL_FLEETS, ALL_FLEETS[:-1] + b"0")
+        if keys > 0:
+            raise EtcdFailure(
+                f"etcd has {keys} {'key' if keys == 1 else 'keys'} of other programs and requires no login. With a "
+                "login, these programs could not use it any more. Use another etcd for the fleet, or permit it: "
+                "gpumanctl fleet init --require-login"
+            )
+
+    async def _count(self, first: bytes, end: bytes) -> int:
+        """The number of keys from ``first`` to before ``end``; an end of one zero byte is that of all keys."""
+        body = {"key": base64.b64encode(first).decode(), "range_end": base64.b64encode(end).decode()}
+        status, answer = await self._post("kv/range", {**body, "count_only": True})
+        count = str(answer.get("count", 0))  # JSON has 64-bit integers as text, and no zeros
+        if status != 200 or not count.isdecimal():
+            raise EtcdFailure(_explained(answer))
+        return int(count)
 
     async def _grant(self, role: str, kind: str, key: str, *, is_prefix: bool) -> None:
         permission = {"permType": kind, "key": _base64(key)}

@@ -7,6 +7,7 @@ import ssl
 from typing import Any
 from urllib.parse import urlsplit
 
+from gpumand.fleet.certificates import MEMBER_PREFIX
 from gpumand.fleet.settings import TlsFiles
 
 DIAGNOSIS_SEC = 1.0
@@ -50,13 +51,14 @@ def caller_name(peer_certificate: Any) -> str:
 
     Returns:
         The name in lower case; "" without a certificate, without a DNS name, or with a common name: such a certificate
-        is none that gpumanctl fleet has created.
+        is none that gpumanctl fleet has created. Also "" for that of a member of etcd, which the group etcd can read.
     """
     if not isinstance(peer_certificate, dict):
         return ""
     subject = [pair[0] for part in peer_certificate.get("subject", ()) for pair in part]
     names = [value for kind, value in peer_certificate.get("subjectAltName", ()) if kind == "DNS"]
-    return str(names[0]).lower() if names and "commonName" not in subject else ""
+    name = str(names[0]).lower() if names and "commonName" not in subject else ""
+    return "" if name.startswith(MEMBER_PREFIX) else name
 
 
 def explained(error: Exception) -> str:

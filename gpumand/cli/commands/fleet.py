@@ -68,10 +68,15 @@ def fleet() -> None:
     "--peer", "peers", multiple=True, metavar="NAME=URL", help="Another host, and the URL of its agent. Without etcd."
 )
 @click.option("--gateway-url", default="", metavar="URL", help="URL of this host's gateway for other hosts.")
+@click.option(
+    "--require-login",
+    is_flag=True,
+    help="Require a login in an etcd that other programs use without one. They lose their access.",
+)
 @click.option("--dry-run", is_flag=True, help="Print what would be written, and do nothing.")
 @_folder_option
 @click.pass_context
-def init(ctx: click.Context, /, dry_run: bool, folder: Path, **arguments: Any) -> None:
+def init(ctx: click.Context, /, dry_run: bool, require_login: bool, folder: Path, **arguments: Any) -> None:
     """Create a fleet on its first host.
 
     Writes a certificate authority, the certificate of this host and fleet.toml, and creates its user in etcd. Existing
@@ -79,7 +84,7 @@ def init(ctx: click.Context, /, dry_run: bool, folder: Path, **arguments: Any) -
     """
     from gpumand.cli.fleet_setup.files import write_new
     from gpumand.cli.fleet_setup.folders import Folders
-    from gpumand.cli.fleet_setup.founding import new_files, prepare_etcd, require_cryptography
+    from gpumand.cli.fleet_setup.founding import give_member_files, new_files, prepare_etcd, require_cryptography
 
     options, folders = global_options(ctx), Folders(folder)
     require_cryptography()
@@ -88,8 +93,10 @@ def init(ctx: click.Context, /, dry_run: bool, folder: Path, **arguments: Any) -
     if dry_run:
         return _print_result(options, files, [], "would be written")
     write_new(files)
-    is_ready = asyncio.run(prepare_etcd(folders))
-    return _print_result(options, files, _after_init(folders, is_ready), "written")
+    group_note = give_member_files(folders)
+    is_ready = asyncio.run(prepare_etcd(folders, may_require_login=require_login))
+    notes = [group_note] if group_note else []
+    return _print_result(options, files, [*notes, *_after_init(folders, is_ready)], "written")
 
 
 def _founding(folders: Folders, arguments: dict[str, Any]) -> Founding:

@@ -69,6 +69,17 @@ def back_up(paths: Sequence[Path], now: datetime | None = None) -> list[Path]:
     return copies
 
 
+def give_to_group(paths: Sequence[Path], group: str) -> bool:
+    """Give files and folders to a group, as far as this user may; False if there is no such group."""
+    try:
+        for path in paths:
+            with suppress(PermissionError):
+                shutil.chown(path, group=group)
+    except LookupError:
+        return False
+    return True
+
+
 def read_secret(path: Path) -> str:
     """Read a file with one line. Raises Failure."""
     return read_bytes(path).decode("ascii", "replace").strip()

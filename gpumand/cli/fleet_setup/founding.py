@@ -10,11 +10,11 @@ from pathlib import Path
 
 from gpumand.bus.machine_id import read_machine_id
 from gpumand.cli.errors import ExitCode, Failure
-from gpumand.cli.fleet_setup.files import FOR_GROUP, PUBLIC, SECRET, NewFile, read_bytes, read_secret
+from gpumand.cli.fleet_setup.files import FOR_GROUP, PUBLIC, SECRET, NewFile, give_to_group, read_bytes, read_secret
 from gpumand.cli.fleet_setup.folders import Folders
 from gpumand.cli.fleet_setup.toml_text import HostPlan, etcd_settings, fleet_toml
 from gpumand.config.problems import ConfigProblems
-from gpumand.fleet.certificates import KeyPair, create_ca, create_host, is_available
+from gpumand.fleet.certificates import KeyPair, create_ca, create_host, create_member, is_available
 from gpumand.fleet.config import load
 from gpumand.fleet.etcd_roles import EtcdAbsent, EtcdAdmin, EtcdFailure, HostAccess
 from gpumand.fleet.settings import FleetConfig, TlsFiles
@@ -80,9 +80,9 @@ def new_files(wanted: Founding, folders: Folders) -> list[NewFile]:
         pair = create_host(authority, wanted.fleet, _names(wanted))
         files += host_files(folders, authority.certificate, pair)
     if wanted.has_member and existing_pair(folders.member) is None:
-        pair = create_host(authority, wanted.fleet, (*_names(wanted), *LOOPBACK))
+        pair = create_member(authority, wanted.fleet, (*_names(wanted), *LOOPBACK))
         files += member_files(folders, authority.certificate, pair)
-        settings = etcd_settings(wanted.host, bracketed(wanted.addresses[0]), folders)
+        settings = etcd_settings(wanted.fleet, wanted.host, bracketed(wanted.addresses[0]), folders)
         files.append(NewFile(folders.member_settings, settings.encode()))
     if wanted.plan.endpoints:
         files += [password_file(folders.root_password), password_file(folders.password)]
@@ -120,6 +120,20 @@ def member_files(folders: Folders, ca: bytes, pair: KeyPair) -> list[NewFile]:
     ]
 
 
+def give_member_files(folders: Folders) -> str:
+    """Give the files of a member of etcd to the group of etcd, which its package may have created after them.
+
+    Returns:
+        Advice if there is no such group yet, else "".
+    """
+    files = folders.member
+    paths = [one for one in (files.key.parent, files.ca, files.certificate, files.key) if one.exists()]
+    if not paths or give_to_group(paths, ETCD_GROUP):
+        return ""
+    what = f"There is no group {ETCD_GROUP} yet, so etcd cannot read {files.key}"
+    return f"{what}. Install etcd (apt install etcd-server), then run again: gpumanctl fleet init"
+
+
 def _pair_files(certificate: Path, key: Path, pair: KeyPair, mode: int) -> list[NewFile]:
     return [NewFile(certificate, pair.certificate), NewFile(key, pair.key, mode)]
 
@@ -150,27 +164,34 @@ def own_machine_id() -> str:
     return found
 
 
-async def prepare_etcd(folders: Folders) -> bool:
-    """Create users and roles in etcd, for this host; False if etcd does not run yet. Raises Failure."""
+async def prepare_etcd(folders: Folders, *, may_require_login: bool = False) -> bool:
+    """Create users and roles in etcd, for this host; False if etcd does not run yet. Raises Failure.
+
+    Args:
+        folders: where the files are.
+        may_require_login: require a login in etcd also where other programs use it without one.
+    """
     settings = configuration(folders)
     if settings.etcd is None:
         return True
     access = HostAccess(settings.etcd.user, read_secret(folders.password), settings.fleet, own_machine_id())
     try:
-        await give_access(folders, settings, access)
+        await give_access(folders, settings, access, may_require_login=may_require_login)
     except EtcdAbsent:
         return False
     return True
 
 
-async def give_access(folders: Folders, settings: FleetConfig, access: HostAccess) -> None:
+async def give_access(
+    folders: Folders, settings: FleetConfig, access: HostAccess, *, may_require_login: bool = False
+) -> None:
     """Let a host use etcd. Raises Failure, and EtcdAbsent if no member answers."""
     assert settings.etcd is not None
     try:
         context = client_context(settings.tls) if settings.tls else None
         root = read_secret(folders.root_password)
         async with EtcdAdmin(settings.etcd.endpoints, context, root) as admin:
-            await admin.prepare()
+            await admin.prepare(may_require_login=may_require_login)
             await admin.give_access(access)
     except EtcdAbsent:
         raise

@@ -21,7 +21,7 @@ from gpumand.cli.fleet_setup.founding import (
     own_machine_id,
 )
 from gpumand.cli.fleet_setup.toml_text import HostPlan
-from gpumand.fleet.certificates import BadCertificate, KeyPair, create_host
+from gpumand.fleet.certificates import BadCertificate, KeyPair, create_host, create_member
 from gpumand.fleet.etcd_roles import EtcdAbsent, HostAccess
 from gpumand.fleet.settings import FleetConfig, TlsFiles
 
@@ -50,7 +50,7 @@ async def invite(guest: Guest, folders: Folders) -> Bundle:
     names = tuple(dict.fromkeys((guest.host, *guest.addresses)))
     try:
         pair = create_host(authority, settings.fleet, names)
-        member = create_host(authority, settings.fleet, (*names, *LOOPBACK)) if guest.has_member else None
+        member = create_member(authority, settings.fleet, (*names, *LOOPBACK)) if guest.has_member else None
     except BadCertificate as error:
         raise Failure(ExitCode.FAILURE, f"the certificate authority cannot be used: {error}") from None
     password = await _access(guest, folders, settings)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from gpumand.cli.fleet_setup.folders import Folders
 from gpumand.config.toml_writer import to_toml, toml_key
+from gpumand.fleet.certificates import member_name
 
 ALL_RIGHTS = ("acquire", "plan", "load", "drain")
 
@@ -59,10 +60,11 @@ def _authority(url: str) -> str:
     return url.partition("://")[2].rpartition(":")[0]
 
 
-def etcd_settings(host: str, address: str, folders: Folders) -> str:
+def etcd_settings(fleet: str, host: str, address: str, folders: Folders) -> str:
     """Settings of the first member of etcd, in the form of /etc/default/etcd.
 
     Args:
+        fleet: name of the fleet.
         host: name of the host.
         address: host name or IP address at which other hosts reach it.
         folders: where the certificates are.
@@ -78,6 +80,10 @@ def etcd_settings(host: str, address: str, folders: Folders) -> str:
         f"ETCD_INITIAL_ADVERTISE_PEER_URLS={peer}",
         *_tls("ETCD", (str(files.ca), str(files.certificate), str(files.key))),
         *_tls("ETCD_PEER", (str(files.ca), str(files.certificate), str(files.key))),
+        # Without it, the certificate of each host of the fleet would be that of a member, which may write every key.
+        f"ETCD_PEER_CERT_ALLOWED_HOSTNAME={member_name(fleet)}",
+        # The default from etcd 3.5: a member that was cut off causes no election when it is back.
+        "ETCD_PRE_VOTE=true",
         # Without it, the history of a busy fleet fills the quota of 2 GiB.
         "ETCD_AUTO_COMPACTION_MODE=periodic",
         "ETCD_AUTO_COMPACTION_RETENTION=1h",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import stat
@@ -10,12 +11,15 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import aiohttp
 import pytest
 
 from gpumand.cli.app import gpumanctl
 from gpumand.cli.fleet_setup.folders import Folders
 from gpumand.fleet.certificates import KeyPair, create_ca, read_host
 from gpumand.fleet.config import load
+from gpumand.fleet.settings import TlsFiles
+from gpumand.fleet.tls import client_context
 from tests.integration.fleet.tls_etcd import TlsEtcd, await_ready, free_port, needs_etcd
 
 ONE, TWO = "1" * 32, "2" * 32
@@ -56,12 +60,14 @@ def second(tmp_path: Path) -> Folders:
 def member(folders: Folders, port: int) -> TlsEtcd:
     """Start etcd with the settings that init has written, at other ports and as this user."""
     text = folders.member_settings.read_text(encoding="utf-8").replace(":2379", f":{port}")
-    text = text.replace(":2380", f":{free_port()}").replace("0.0.0.0", "127.0.0.1")
+    peer_port = free_port()
+    text = text.replace(":2380", f":{peer_port}").replace("0.0.0.0", "127.0.0.1")
     settings = dict(line.split("=", 1) for line in text.splitlines() if not line.startswith("#"))
     environment = os.environ | settings | {"ETCD_DATA_DIR": str(folders.base / "data")}
     with (folders.base / "log").open("wb") as log:
         process = subprocess.Popen(["etcd"], env=environment, stdout=log, stderr=log)
-    return TlsEtcd(folders.base, _authority(folders), f"https://127.0.0.1:{port}", process)
+    url, peer_url = f"https://127.0.0.1:{port}", f"https://127.0.0.1:{peer_port}"
+    return TlsEtcd(folders.base, _authority(folders), url, process, peer_url=peer_url)
 
 
 def _authority(folders: Folders) -> KeyPair:
@@ -113,6 +119,37 @@ def test_first_host_can_write_its_own_row_in_etcd_and_no_other(founded: TlsEtcd,
 
     assert founded.put(first.host, f"/gpumand/lab/hosts/{ONE}", token)[0] == 200
     assert founded.put(first.host, f"/gpumand/lab/hosts/{TWO}", token)[0] == 403
+
+
+async def status_at_peer_port(etcd: TlsEtcd, files: TlsFiles) -> int:
+    async with (
+        aiohttp.ClientSession(connector=aiohttp.TCPConnector(ssl=client_context(files))) as session,
+        session.get(f"{etcd.peer_url}/version") as answer,
+    ):
+        return answer.status
+
+
+@needs_etcd
+def test_certificate_of_a_host_is_not_that_of_a_member_of_etcd(founded: TlsEtcd, first: Folders) -> None:
+    assert asyncio.run(status_at_peer_port(founded, first.member)) == 200
+    with pytest.raises(aiohttp.ClientError):
+        asyncio.run(status_at_peer_port(founded, first.host))
+
+
+@needs_etcd
+def test_keys_of_other_programs_keep_etcd_without_a_login_until_it_is_required(
+    founded: TlsEtcd, ctl: Run, first: Folders
+) -> None:
+    for key in ("/gpumand/lab/hosts/x", "/another/program"):
+        assert founded.put(first.host, key)[0] == 200
+
+    refused = ctl("init", f"--folder={first.base}")
+    assert (refused.code, "has 1 key of other programs" in refused.err) == (1, True), refused
+    assert founded.put(first.host, "/another/program")[0] == 200
+
+    assert ctl("init", "--require-login", f"--folder={first.base}").code == 0
+    assert founded.put(first.host, "/another/program")[0] != 200
+    assert ctl("init", f"--folder={first.base}").code == 0
 
 
 @needs_etcd
@@ -202,6 +239,21 @@ def test_dry_run_writes_nothing(ctl: Run, first: Folders) -> None:
     assert done.code == 0
     assert str(first.config) in json.loads(done.out)["would_be_written"]
     assert not first.base.exists()
+
+
+def test_init_gives_the_files_of_a_member_to_a_group_that_was_created_later(
+    ctl: Run, first: Folders, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gpumand.cli.fleet_setup.founding.ETCD_GROUP", "no-such-group")
+    before = ctl("init", "--host=gpu1", "--etcd", "--endpoint=https://127.0.0.1:1", f"--folder={first.base}")
+    assert (before.code, "There is no group no-such-group yet" in before.out) == (0, True), before
+
+    given: list[tuple[Path, str]] = []
+    monkeypatch.setattr("gpumand.cli.fleet_setup.files.shutil.chown", lambda path, group: given.append((path, group)))
+    after = ctl("init", f"--folder={first.base}")
+    assert (after.code, "no-such-group" in after.out) == (0, False), after
+    files = (first.member.ca, first.member.certificate, first.member.key)
+    assert set(given) == {(one, "no-such-group") for one in (first.member.key.parent, *files)}
 
 
 def test_existing_key_without_its_certificate_is_not_overwritten(ctl: Run, first: Folders) -> None:

@@ -122,4 +122,5 @@ def test_a_certificate_with_a_common_name_names_no_caller() -> None:
     assert caller_name({"subject": subject, "subjectAltName": names}) == ""
     assert caller_name({"subject": subject[:1], "subjectAltName": names}) == "gpu1"
     assert caller_name({"subject": subject[:1], "subjectAltName": (("IP Address", "1.2.3.4"),)}) == ""
+    assert caller_name({"subject": subject[:1], "subjectAltName": (("DNS", "etcd-member.lab"), *names)}) == ""
     assert caller_name(None) == ""

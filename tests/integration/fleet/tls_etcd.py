@@ -49,6 +49,7 @@ class TlsEtcd:
     url: str
     process: subprocess.Popen[bytes]
     command: list[str] = field(default_factory=list)
+    peer_url: str = ""
 
     def restart(self) -> None:
         """Start the member again after its end."""
