@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -57,7 +58,8 @@ class LocalHost:
         row: the newest row of this host.
         set_drain: starts or ends a drain of this host.
         intents: checks the intents of requests.
-        unique: the rules for unique consumers; None = there is no store that could decide.
+        unique: the rules for unique consumers; None = it has none.
+        known: the newest revision of the store that this host knows.
     """
 
     def __init__(
@@ -68,16 +70,19 @@ class LocalHost:
         set_drain: Callable[[bool], Awaitable[None]],
         intents: IntentGuard,
         unique: UniqueRules | None = None,
+        *,
+        known: Callable[[], int],
     ) -> None:
         self._intents = intents
         self._unique = unique
         self._gpumand, self._facts, self._row, self._set_drain = gpumand, facts, row, set_drain
-        self._tokens = TokenGuard()
+        self._tokens = TokenGuard(known)
 
     async def acquire(self, call: AcquireCall) -> LeaseHandle:
         """See FleetHost. For a request of this host: the endpoint is the consumer's own."""
-        held = await self._acquire(call, self._local_user(call.user))
-        return self._guarded(LocalLease(held, self._facts, held.endpoint))
+        with self._pending(call.consumer):
+            held = await self._acquire(call, self._local_user(call.user))
+            return self._guarded(LocalLease(held, self._facts, held.endpoint))
 
     async def acquire_for(self, caller: str, call: AcquireCall) -> LeaseHandle:
         """Acquire a lease for a request of another host: the endpoint is this host's gateway.
@@ -86,9 +91,10 @@ class LocalHost:
             caller: name of the host, as its certificate has it.
             call: the request.
         """
-        held = await self._acquire(call, on_behalf(call.user, caller))
-        # Consumers listen on addresses that only this host can reach.
-        return self._guarded(LocalLease(held, self._facts, self._facts.gateway_url))
+        with self._pending(call.consumer):
+            held = await self._acquire(call, on_behalf(call.user, caller))
+            # Consumers listen on addresses that only this host can reach.
+            return self._guarded(LocalLease(held, self._facts, self._facts.gateway_url))
 
     async def plan(self, call: PlanCall) -> dict[str, Any]:
         """See FleetHost."""
@@ -108,9 +114,13 @@ class LocalHost:
         return {"host": self._facts.name, "drain": call.drain}
 
     async def _load(self, call: LoadCall, behalf: str) -> dict[str, Any]:
-        if self._unique is not None:
-            await self._unique.require(call.consumer)
-        return await self._gpumand.load(call, behalf)
+        with self._pending(call.consumer):
+            if self._unique is not None:
+                await self._unique.require(call.consumer)
+            loaded = await self._gpumand.load(call, behalf)
+            if self._unique is not None:
+                self._unique.check_loaded(call.consumer)
+            return loaded
 
     async def _acquire(self, call: AcquireCall, behalf: str) -> Held:
         row = self._row()
@@ -122,6 +132,9 @@ class LocalHost:
         if self._unique is not None:
             await self._unique.require(call.consumer)
         return await self._gpumand.acquire(replace(call, on=""), behalf)
+
+    def _pending(self, consumer: str) -> AbstractContextManager[None]:
+        return nullcontext() if self._unique is None else self._unique.pending(consumer)
 
     def _guarded(self, lease: LocalLease) -> LeaseHandle:
         return lease if self._unique is None else self._unique.guard(str(lease.grant["consumer"]), lease)

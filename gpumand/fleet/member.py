@@ -79,6 +79,7 @@ class Member:
         await self._store.leave()
 
     async def _join(self) -> Membership:
+        self.fence.drop()  # joining ends the earlier lease, and the unique keys with it
         membership = await self._store.join(self._publisher.row)
         self._ttl_sec = membership.ttl_sec
         self._publisher.joined(membership.epoch)

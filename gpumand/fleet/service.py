@@ -86,7 +86,10 @@ class FleetService:
             claims = (self.store, keys, self.machine_id, self.member.fence, self._clock, self._unique.fenced)
             self._unique.claims = self._claims = UniqueConsumers(*claims)
         guard = IntentGuard(self.table, self.machine_id, lambda: self.member.row)
-        self._host = LocalHost(self.gpumand, self.facts, self._own_row, self.set_drain, guard, self._unique)
+        rules = guard, self._unique
+        self._host = LocalHost(
+            self.gpumand, self.facts, self._own_row, self.set_drain, *rules, known=lambda: self.table.revision
+        )
         name = f"{self.config.host}/{self.machine_id[:8]}"
         intents = Intents(self.store, keys, self.table, self._clock, name, are_possible=self._has_claims)
         self._intents = intents

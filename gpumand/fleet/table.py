@@ -107,10 +107,13 @@ class HostTable:
         return FleetView(rows, frozenset(self.losses()), self.drained, intents, dict(self._pins))
 
     def has_intent(self, consumer: str, host: str, revision: int) -> bool:
-        """Whether the intent of this revision, to load a consumer on a host, stands."""
+        """Whether the intent that was created at a revision, or a later one, to load a consumer on a host, stands.
+
+        Each extension writes the intent again, so its revision rises while a request waits.
+        """
         wanted = self._keys.intent(consumer)
         return any(
-            one.revision == revision and one.intent.host == host
+            one.revision >= revision and one.intent.host == host
             for key, one in self._intents.items()
             if key == wanted or key.startswith(f"{wanted}/")
         )
@@ -152,7 +155,6 @@ class HostTable:
             self.interruption = change.reason or "the store gives no news"
         elif isinstance(change, Listing):
             self._replace(change)
-            self._watched = max(self._watched, change.revision)
         elif isinstance(change, Removed):
             self._remove(change.key)
             self._revision = self._watched = max(self._revision, change.revision)
@@ -207,12 +209,17 @@ class HostTable:
         if self.interruption:
             log.info("the store gives news")
         self.interruption = ""
+        if listing.revision < self._watched:
+            # A store never goes back: its data was lost, and it was set up again.
+            log.warning("the store was set up again: revision %d after %d", listing.revision, self._watched)
+            self._revision = 0
         keys = {entry.key for entry in listing.entries}
         for key in self._all_keys() - keys:
             self._remove(key)
         for entry in listing.entries:
             self._write(entry)
         self._revision = max(self._revision, listing.revision)
+        self._watched = listing.revision
 
     def _all_keys(self) -> set[str]:
         hosts = {self._keys.host(name) for name in self._rows}

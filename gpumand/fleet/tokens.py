@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from gpumand.fleet.errors import StaleToken
 
 MAX_CONSUMERS = 1024
@@ -12,9 +14,16 @@ class TokenGuard:
 
     A router sends the revision of the row or intent by which it chose this host. One that was suspended, or cut off
     from the store, comes with a lower one than another router has brought since, and must read the store again.
+
+    A revision that this host does not know itself is not remembered: a router of another store, or one that lies,
+    would otherwise lock out the requests of all others.
+
+    Args:
+        known: the newest revision of the store that this host knows. It falls when the store was set up again.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, known: Callable[[], int]) -> None:
+        self._known = known
         self._seen: dict[str, int] = {}
 
     def check(self, consumer: str, revision: int | None) -> None:
@@ -26,7 +35,8 @@ class TokenGuard:
         """
         if revision is None:
             return
-        seen = self._seen.get(consumer, 0)
+        known = self._known()
+        seen = min(self._seen.get(consumer, 0), known)
         if revision < seen:
             raise StaleToken(
                 f"the request for {consumer} was placed by an old table (revision {revision}, {seen} was seen here). "
@@ -35,4 +45,4 @@ class TokenGuard:
             )
         if consumer not in self._seen and len(self._seen) >= MAX_CONSUMERS:
             self._seen.pop(next(iter(self._seen)))
-        self._seen[consumer] = revision
+        self._seen[consumer] = min(revision, known)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Protocol
 
 from gpumand.domain.consumer import Residency
@@ -56,6 +58,7 @@ class UniqueRules:
         self._row, self._name_of, self._unload = row, name_of, unload
         self._leases: dict[str, set[GuardedLease]] = {}
         self._claimed: set[str] = set()
+        self._pending: Counter[str] = Counter()
         self._tasks: set[asyncio.Task[None]] = set()
 
     def is_unique(self, consumer: str) -> bool:
@@ -65,8 +68,13 @@ class UniqueRules:
 
     async def require(self, consumer: str) -> None:
         """Become the host of a unique consumer; nothing for others. Raises Busy, NotNowError."""
-        if not self.is_unique(consumer) or self.claims is None:
+        if not self.is_unique(consumer):
             return
+        if self.claims is None:
+            raise NotNowError(
+                f"{consumer} may be loaded on one host only, which needs etcd: this fleet has static peers. "
+                'Set up etcd, or remove fleet = "unique".'
+            )
         try:
             holder = await self.claims.claim(consumer)
         except StoreError as error:
@@ -77,19 +85,47 @@ class UniqueRules:
             raise Busy(f"{consumer} may be loaded on one host only, and {self._name_of(holder)} has it. Ask there.")
         self._claimed.add(consumer)
 
+    @contextmanager
+    def pending(self, consumer: str) -> Iterator[None]:
+        """Keep the claim of a consumer while a request for it is on its way: no row shows the request yet."""
+        self._pending[consumer] += 1
+        try:
+            yield
+        finally:
+            self._pending[consumer] -= 1
+            if not self._pending[consumer]:
+                del self._pending[consumer]
+
+    def check_loaded(self, consumer: str) -> None:
+        """Unload a unique consumer that was loaded while this host lost it. Raises NotNowError then."""
+        if self._is_lost(consumer):
+            self._spawn(self._end_lost(consumer))
+            raise NotNowError(
+                f"{consumer} was loaded while this host was cut off from the store, so it is unloaded. Try again later."
+            )
+
     def guard(self, consumer: str, lease: LeaseHandle) -> LeaseHandle:
         """The lease, which ends when this host may no longer serve its unique consumer; others are not changed."""
         if not self.is_unique(consumer) or self.claims is None:
             return lease
         guarded = GuardedLease(lease, lambda: self._leases.get(consumer, set()).discard(guarded))
         self._leases.setdefault(consumer, set()).add(guarded)
-        if not self.claims.holds(consumer):  # lost while gpumand granted the lease
+        if not self.claims.holds(consumer):  # lost while gpumand granted the lease, perhaps after a load
             guarded.end()
+            self._spawn(self._end_lost(consumer))
         return guarded
 
     async def fenced(self, consumers: frozenset[str]) -> None:
         """This host is no longer sure to be the only one of these consumers: end their leases, then unload them."""
         await asyncio.gather(*map(self._end, consumers))
+
+    def _is_lost(self, consumer: str) -> bool:
+        return self.is_unique(consumer) and self.claims is not None and not self.claims.holds(consumer)
+
+    async def _end_lost(self, consumer: str) -> None:
+        """End a consumer that this host does not hold, unless it was claimed again meanwhile."""
+        if self._is_lost(consumer):
+            await self._end(consumer)
 
     async def _end(self, consumer: str) -> None:
         log.warning("%s: this host can no longer be sure to be its only host; its leases of the fleet end", consumer)
@@ -108,20 +144,33 @@ class UniqueRules:
                 self._follow(name, consumer, self.claims)
 
     def _follow(self, name: str, consumer: ConsumerRow, claims: UniqueClaims) -> None:
-        is_used = bool(consumer.leases or consumer.queue or self._leases.get(name))
         if consumer.residency is Residency.RESIDENT and not claims.holds(name):
             self._spawn(self._claim_loaded(name))
-        elif consumer.residency in GONE and not is_used and name in self._claimed:
+        elif consumer.residency in GONE and not self._is_used(name, consumer) and name in self._claimed:
             self._claimed.discard(name)
             self._spawn(self._give_up(name, claims))
+
+    def _is_used(self, name: str, consumer: ConsumerRow | None) -> bool:
+        is_used_by_others = consumer is not None and (consumer.leases or consumer.queue)
+        return bool(is_used_by_others or self._leases.get(name) or self._pending[name])
+
+    def _is_idle(self, name: str) -> bool:
+        """Whether nothing uses a consumer, by the newest row."""
+        return not self._is_used(name, self._row().consumers.get(name))
 
     async def _claim_loaded(self, name: str) -> None:
         try:
             await self.require(name)
         except NotNowError as error:
             log.warning("%s was loaded here without the fleet: %s", name, error.message)
+            # Another host has it for certain; while the store cannot decide, nothing is unloaded.
+            if isinstance(error, Busy) and self._is_idle(name):
+                await self._unload(name)
 
     async def _give_up(self, name: str, claims: UniqueClaims) -> None:
+        if not self._is_idle(name):  # a request has come since
+            self._claimed.add(name)
+            return
         try:
             await claims.release(name)
         except StoreError as error:

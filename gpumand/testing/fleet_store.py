@@ -82,6 +82,7 @@ class MemoryFleet:
         self.ttl_sec = ttl_sec
         self.revision = 1
         self._entries: dict[str, tuple[Entry, int]] = {}
+        self._created: dict[str, int] = {}
         self._leases: dict[int, _Lease] = {}
         self._stores: list[MemoryStore] = []
         self._timers: set[asyncio.Task[None]] = set()
@@ -145,8 +146,13 @@ class MemoryFleet:
         self.revision += 1
         entry = Entry(key, value, self.revision)
         self._entries[key] = entry, lease
+        self._created.setdefault(key, self.revision)
         self._publish(Written(entry))
         return self.revision
+
+    def created(self, key: str) -> int:
+        """The revision that created a key."""
+        return self._created[key]
 
     def rebind(self, key: str, lease: int) -> None:
         """Let a key end with another lease: the earlier one may be that of an agent that was killed."""
@@ -157,6 +163,7 @@ class MemoryFleet:
     def delete(self, key: str) -> None:
         if self._entries.pop(key, None) is not None:
             self.revision += 1
+            self._created.pop(key, None)
             self._publish(Removed(key, self.revision))
 
     def listing(self, prefix: str) -> Listing:
@@ -277,9 +284,10 @@ class MemoryStore(FleetStore):
             result = Claim(True, self.fleet.write(key, value, lease), value)
         else:
             entry, lease = found
-            result = Claim(entry.value == value, entry.revision, entry.value)
+            result = Claim(entry.value == value, self.fleet.created(key), entry.value)
             if result.ok and ttl_sec is not None:
                 self.fleet.extend(lease)
+                self.fleet.write(key, value, lease)  # etcd binds the key to another lease, which writes it again
             elif result.ok:
                 self.fleet.rebind(key, self._lease or _lost())
         await self.link.answer("claim")

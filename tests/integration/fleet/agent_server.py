@@ -103,7 +103,7 @@ class AgentServer:
         facts = HostFacts(MACHINE_ID, "gpu1", "http://gpu1", "http://gpu1:8770")
         self.table = HostTable(Keys("lab"), asyncio.get_running_loop().time)
         guard = IntentGuard(self.table, MACHINE_ID, lambda: self.row)
-        host = LocalHost(self.gpumand, facts, lambda: self.row, self._drain, guard)
+        host = LocalHost(self.gpumand, facts, lambda: self.row, self._drain, guard, known=lambda: 2**40)
         self.agent = Agent(lambda: self.config, host, lambda: self.row, self.gpumand.status)
         self.server = HttpServer(self.agent.routes())
         self.port = 0

@@ -378,3 +378,14 @@ async def test_claim_during_which_the_lease_was_replaced_does_not_count(clock: F
     with pytest.raises(StoreUnavailable):
         await unique.claim("llm")
     assert not unique.holds("llm")
+
+
+async def test_fence_does_not_stand_while_the_host_joins_again(clock: FakeClock, fleet: MemoryFleet) -> None:
+    store = fleet.store()
+    member = Member(store, clock, row())
+    await member._join()
+    assert member.fence.is_standing
+    store.cut_off()
+    with pytest.raises(StoreUnavailable):
+        await member._join()
+    assert not member.fence.is_standing, "the request may have ended the earlier lease"

@@ -10,6 +10,7 @@ import pytest
 from gpumand.domain.errors import Busy, InsufficientVram, InvalidArgs, LoadFailed, NoSuchConsumer, TimedOut
 from gpumand.fleet.calls import AcquireCall, Basis, DrainCall, LoadCall, PlanCall
 from gpumand.fleet.errors import NoHost, NoSuchHost, NotResident, StaleToken
+from gpumand.fleet.intents import IntentGuard
 from gpumand.fleet.remote_host import HOST_LOST
 from gpumand.fleet.row_json import encode_intent
 from gpumand.fleet.rows import HostRow, Intent
@@ -359,3 +360,24 @@ async def test_drain_needs_a_host(fleet: ScriptedFleet) -> None:
     assert await router.drain(DrainCall(True, "gpu2")) == {"drain": True}
     with pytest.raises(InvalidArgs, match="on is missing"):
         await router.drain(DrainCall())
+
+
+async def test_request_that_follows_an_extended_intent_shares_the_load(
+    fleet: ScriptedFleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gpumand.fleet.intents.EXTEND_SEC", 0.05)
+    first, second, agent = [await fleet.router() for _ in range(3)]
+    chosen = first._candidates("chat", ())[0]
+    kept = await first._intents.permit(chosen)
+    assert kept.revision is not None
+    claimed = kept.revision
+
+    def is_extended() -> bool:
+        found = fleet.memory.listing(fleet.keys.intents).entries
+        return bool(found) and found[0].revision > claimed
+
+    await until(is_extended, "the intent was extended")
+    followed = await second._intents.permit(chosen)
+    guard = IntentGuard(agent.table, chosen.row.machine_id, lambda: chosen.row)
+    await until(lambda: agent.table.revision >= fleet.memory.revision, "the agent has read the extension")
+    await guard.check(AcquireCall("chat", 5.0, basis=followed.basis, revision=followed.revision))

@@ -169,3 +169,21 @@ async def test_waiters_are_woken_by_the_next_change(table: HostTable) -> None:
     table.apply(written(host(1)))
     assert await asyncio.gather(*waiting) == [True, True]
     assert not await table.wait_changed(0.0)
+
+
+async def test_store_that_was_set_up_again_is_followed_from_its_first_revision(table: HostTable) -> None:
+    table.apply(Listing((entry(host(1), 900),), 900))
+    table.apply(Listing((entry(host(1), 3),), 4))
+    assert table.revision == 4
+    assert not await table.wait_watched(5, 0.0)
+    table.learn(Entry(KEYS.intent("chat"), encode_intent(Intent(machine_id(1), "r", "n")), 6))
+    assert table.has_intent("chat", machine_id(1), 6)
+
+
+async def test_intent_stands_after_it_was_extended_and_only_for_its_host(table: HostTable) -> None:
+    for revision in (5, 9):
+        table.apply(Written(Entry(KEYS.intent("chat"), encode_intent(Intent(machine_id(1), "r", "n")), revision)))
+    assert table.has_intent("chat", machine_id(1), 5)
+    assert not table.has_intent("chat", machine_id(2), 5)
+    table.apply(Removed(KEYS.intent("chat"), 10))
+    assert not table.has_intent("chat", machine_id(1), 5)

@@ -143,3 +143,73 @@ async def test_consumer_that_was_loaded_here_although_another_host_has_it_is_log
     made.claims.holder = machine_id(2)
     await made.show(residency=RESIDENT)
     assert "chat was loaded here without the fleet" in caplog.text
+
+
+async def test_claim_is_kept_while_the_request_for_it_is_on_its_way() -> None:
+    made = Host()
+    with made.rules.pending("chat"):
+        await made.rules.require("chat")
+        await made.show(residency=COLD)
+        assert not made.claims.released
+    await made.show(residency=COLD)
+    assert made.claims.released == ["chat"]
+
+
+async def test_request_that_comes_while_the_claim_is_given_up_keeps_it() -> None:
+    made = Host()
+    await made.rules.require("chat")
+    made.rules.note_row(made.row)
+    with made.rules.pending("chat"):
+        await made.rules.require("chat")
+        await asyncio.sleep(0.01)
+        assert not made.claims.released
+    await made.show(residency=COLD)
+    assert made.claims.released == ["chat"]
+
+
+async def test_fleet_with_static_peers_serves_no_unique_consumer() -> None:
+    made = Host()
+    made.rules.claims = None
+    with pytest.raises(NotNowError, match="needs etcd"):
+        await made.rules.require("chat")
+    await made.rules.require("image")
+
+
+async def test_consumer_whose_lease_was_granted_during_the_fence_is_unloaded() -> None:
+    made = Host()
+    await made.rules.require("chat")
+    made.claims.held.clear()
+    await made.rules.guard("chat", ScriptedLease("gpu1")).release()
+    await until_unloaded(made)
+
+
+async def test_consumer_that_was_loaded_during_the_fence_is_unloaded_and_the_load_refused() -> None:
+    made = Host()
+    await made.rules.require("chat")
+    made.rules.check_loaded("chat")
+    made.rules.check_loaded("image")
+    made.claims.held.clear()
+    with pytest.raises(NotNowError, match="cut off"):
+        made.rules.check_loaded("chat")
+    await until_unloaded(made)
+
+
+@pytest.mark.parametrize(("leases", "unloaded"), [(0, ["chat"]), (1, [])])
+async def test_consumer_that_another_host_has_is_unloaded_unless_it_is_used(leases: int, unloaded: list[str]) -> None:
+    made = Host()
+    made.claims.holder = machine_id(2)
+    await made.show(residency=RESIDENT, leases=leases)
+    assert made.unloaded == unloaded
+
+
+async def test_loaded_consumer_stays_while_the_store_cannot_decide() -> None:
+    made = Host()
+    made.claims.error = StoreUnavailable("no quorum")
+    await made.show(residency=RESIDENT)
+    assert made.unloaded == []
+
+
+async def until_unloaded(made: Host) -> None:
+    async with asyncio.timeout(30):
+        while made.unloaded != ["chat"]:  # noqa: ASYNC110 - the list of a test
+            await asyncio.sleep(0.005)
