@@ -9,6 +9,8 @@ from collections.abc import Mapping, Sequence
 from gpumand.config.gateway_keys import GatewayKey, hash_of
 
 MAX_SECRET = 512
+PLACEHOLDER = "gpumand"
+"""What ``gpumanctl connect`` writes where a program insists on a key. Without a key of this text it counts as none."""
 
 KEY_HEADERS = frozenset({"authorization", "x-api-key"})
 """Headers that carry a key. They are removed before a request is passed on, if they carry one of the gateway."""

@@ -5,8 +5,11 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Sequence
+from contextlib import suppress
+from ipaddress import ip_address
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 import click
 
@@ -218,7 +221,16 @@ def _print_hints(target: Target, steps: Sequence[Step]) -> None:
     why = why_no_answer(target.url)
     if why:
         start = "Start it: sudo systemctl enable --now gpumand-gateway.socket"
-        click.echo(f"Nothing answers at {target.url}: {why}. {start}", err=True)
+        fix = start if _is_this_host(target.url) else "Check the gateway on that host"
+        click.echo(f"Nothing answers at {target.url}: {why}. {fix}", err=True)
+
+
+def _is_this_host(url: str) -> bool:
+    """Whether a URL has a loopback address."""
+    host = urlsplit(url).hostname or ""
+    with suppress(ValueError):
+        return ip_address(host).is_loopback
+    return host == "localhost"
 
 
 def _exit_code(steps: Sequence[Step]) -> int:

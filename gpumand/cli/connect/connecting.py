@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import socket
 from dataclasses import dataclass
 from difflib import unified_diff
@@ -11,8 +12,14 @@ from urllib.parse import urlsplit
 
 from gpumand.cli.connect.backups import Backup, Backups, digest
 from gpumand.cli.connect.marked_lines import CannotEdit, without_marked
-from gpumand.cli.connect.programs import Program, Target, User
-from gpumand.cli.connect.settings_file import read_text, remove, remove_folders, write_text
+from gpumand.cli.connect.programs import NAME, Program, Target, User
+from gpumand.cli.connect.settings_file import (
+    is_readable_by_others,
+    read_text,
+    remove,
+    remove_folders,
+    write_text,
+)
 
 CONNECT_SEC = 2.0
 
@@ -95,10 +102,14 @@ def connection_step(program: Program, user: User, target: Target, named: Path | 
         after = settings.edit(backup.before or "")
     except CannotEdit as error:
         return Step(program.name, Action.REFUSED, path, reason=str(error))
+    notes = settings.notes
+    if target.key != NAME and is_readable_by_others(path):
+        only_you = f"If only you need the file: chmod 600 {shlex.quote(str(path))}"
+        notes = (*notes, f"Other users can read {path}, and with it the key. {only_you}")
     if after == now:
-        return Step(program.name, Action.UNCHANGED, path, now, notes=settings.notes)
+        return Step(program.name, Action.UNCHANGED, path, now, notes=notes)
     kept = Backup(path, backup.before, digest(after), backup.folders)
-    return Step(program.name, Action.CONNECT, path, now, after, settings.notes, backup=kept)
+    return Step(program.name, Action.CONNECT, path, now, after, notes, backup=kept)
 
 
 def connect(step: Step, backups: Backups) -> None:

@@ -8,6 +8,7 @@ https://aider.chat/docs/llms/openai-compat.html, Codex https://developers.openai
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -99,6 +100,9 @@ def _has_program(user: User, name: str) -> bool:
 
 _WEBUI_OTHERS = ("OPENAI_API_BASE_URLS", "OPENAI_API_KEYS", "OLLAMA_BASE_URLS")
 _WEBUI_FILES = ("open-webui/.env", ".open-webui/.env", "openwebui/.env")
+_WEBUI_FOLDERS = ("open-webui", "openwebui", "open_webui")
+# Other projects have .env files with addresses of Ollama and OpenAI too; these variables are those of Open WebUI.
+_WEBUI_MARK = re.compile(r"^\s*(?:export\s+)?WEBUI_(?:SECRET_KEY|URL|AUTH)\s*=", re.MULTILINE)
 _WEBUI_NOTES = (
     "Open WebUI reads these variables at its first start only. Later, set the URLs in Admin Panel > Settings > "
     "Connections.",
@@ -107,8 +111,8 @@ _WEBUI_NOTES = (
 
 
 def _webui_file(user: User) -> Path | None:
-    """An environment file of Open WebUI: in the current directory, or in a folder with its name."""
-    places = [user.folder / ".env", *(user.home / one for one in _WEBUI_FILES)]
+    """An environment file of Open WebUI: in a folder with its name, or in the current directory."""
+    places = [*(user.home / one for one in _WEBUI_FILES), user.folder / ".env"]
     return next((one for one in places if _is_of_webui(one)), None)
 
 
@@ -118,8 +122,8 @@ def _is_of_webui(path: Path) -> bool:
             text = stream.read(1 << 16).decode("utf-8", "replace")
     except OSError:
         return False
-    is_named = "open" in path.parent.name.lower()
-    return is_named or any(word in text for word in ("OLLAMA_BASE_URL", "OPENAI_API_BASE_URL", "WEBUI_"))
+    is_named = any(one in path.parent.name.lower() for one in _WEBUI_FOLDERS)
+    return is_named or _WEBUI_MARK.search(text) is not None
 
 
 def _webui(user: User, target: Target, path: Path | None) -> Settings:
@@ -138,6 +142,8 @@ def _webui(user: User, target: Target, path: Path | None) -> Settings:
 
 
 # -- editors and agents ------------------------------------------------------------------------------------------------
+
+_OWN_KEY_NOTE = "A key of OpenAI that you have set stays, and is sent to the gateway."
 
 
 def _continue(user: User, target: Target, path: Path | None) -> Settings:
@@ -179,6 +185,7 @@ def _aider(user: User, target: Target, path: Path | None) -> Settings:
     key = {"openai-api-key": target.key}
     # Aider requires a key. One that the user has set stays, unless the gateway asks for its own.
     settings, defaults = (settings, key) if target.key == NAME else (settings | key, {})
+    notes += (_OWN_KEY_NOTE,) if target.key == NAME else ()
     path = path or user.home / ".aider.conf.yml"
     return Settings(path, lambda text: with_top_settings(text, settings, defaults), notes)
 
@@ -206,6 +213,7 @@ def _toml_edit(top: Mapping[str, str], values: Mapping[str, str]) -> Callable[[s
 # -- the shell ---------------------------------------------------------------------------------------------------------
 
 _SHELL_NOTES = (
+    _OWN_KEY_NOTE,
     "Open a new shell to use it. It concerns all programs that read these variables, also those with a cloud account.",
     "Start a server with 'env -u OLLAMA_HOST ollama serve', since OLLAMA_HOST is also the address at which it listens.",
 )

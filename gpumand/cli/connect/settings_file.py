@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import grp
 import os
 import pwd
 import stat
@@ -41,7 +42,7 @@ def read_text(path: Path) -> str | None:
 
 
 def write_text(path: Path, text: str) -> list[Path]:
-    """Replace a file as a whole, with the mode that it has. Raises CannotEdit.
+    """Replace a file as a whole, with the mode and the group that it has. Raises CannotEdit.
 
     Returns:
         The folders that were created, the outermost first.
@@ -49,12 +50,20 @@ def write_text(path: Path, text: str) -> list[Path]:
     created: list[Path] = []
     try:
         created = _create_folders(path.parent)
-        mode = stat.S_IMODE(os.lstat(path).st_mode) if path.exists() else NEW_FILE_MODE
-        _replace(path, text, mode)
+        _replace(path, text, os.lstat(path) if path.exists() else None)
     except OSError as error:
         remove_folders(created)
         raise CannotEdit(f"it cannot be written: {error.strerror}") from None
     return created
+
+
+def is_readable_by_others(path: Path) -> bool:
+    """Whether users without a group in common can read a file; False if there is none."""
+    try:
+        folders = [one.stat().st_mode for one in path.parents]
+        return bool(path.stat().st_mode & stat.S_IROTH) and all(mode & stat.S_IXOTH for mode in folders)
+    except OSError:
+        return False
 
 
 def remove(path: Path) -> None:
@@ -104,6 +113,13 @@ def _user_name(uid: int) -> str:
         return f"the user {uid}"
 
 
+def _group_name(gid: int) -> str:
+    try:
+        return grp.getgrgid(gid).gr_name
+    except KeyError:
+        return str(gid)
+
+
 def _decoded(content: bytes) -> str:
     if len(content) > MAX_BYTES:
         raise CannotEdit(f"it is larger than {MAX_BYTES >> 10} KiB")
@@ -126,15 +142,27 @@ def _create_folders(folder: Path) -> list[Path]:
     return missing
 
 
-def _replace(path: Path, text: str, mode: int) -> None:
+def _replace(path: Path, text: str, before: os.stat_result | None) -> None:
     descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with open(descriptor, "wb") as stream:
             stream.write(text.encode())
-            os.fchmod(stream.fileno(), mode)
+            if before is not None:
+                _keep_group(stream.fileno(), before.st_gid)
+            os.fchmod(stream.fileno(), NEW_FILE_MODE if before is None else stat.S_IMODE(before.st_mode))
             stream.flush()
             os.fsync(stream.fileno())
         os.replace(name, path)
     finally:
         with suppress(OSError):
             os.unlink(name)
+
+
+def _keep_group(descriptor: int, gid: int) -> None:
+    """Give a new file the group of the old one, which may be that of a service. Raises CannotEdit, OSError."""
+    if os.fstat(descriptor).st_gid == gid:
+        return
+    try:
+        os.fchown(descriptor, -1, gid)
+    except PermissionError:
+        raise CannotEdit(f"its group is {_group_name(gid)}, which this user cannot give to the new file") from None

@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 from multidict import CIMultiDict
 
+from gpumand.cli.connect import programs
 from gpumand.config.gateway_keys import GatewayKey, hash_of
 from gpumand.gateway import cors
-from gpumand.gateway.keys import find, presented
+from gpumand.gateway.keys import PLACEHOLDER, find, presented
 from gpumand.gateway.refusals import Refused
 from gpumand.gateway.requests import Client
 from tests.unit.gateway.test_access import FakeConnection, FakeRequest, admit, refusal
@@ -88,6 +89,18 @@ def test_other_hosts_need_a_key_also_through_a_trusted_proxy() -> None:
     assert raised.value.refusal.status == 401
     forwarded = LOCAL | {"X-Forwarded-For": "10.0.0.7"}
     assert refusal(forwarded, keys=KEYS, trusted_proxies=("127.0.0.1",)) == 401
+
+
+def test_the_text_that_connected_programs_send_for_a_key_counts_as_no_key() -> None:
+    sent = LOCAL | {"Authorization": f"Bearer {PLACEHOLDER}"}
+    assert PLACEHOLDER == programs.NAME
+    assert admit(sent, keys=KEYS)[0] == admit(LOCAL, keys=KEYS)[0]
+    assert admit(LOCAL | {"X-Api-Key": PLACEHOLDER}, keys=KEYS)[0].has_key is False
+    assert refusal(sent, keys=KEYS, require_key=True) == 401
+    with pytest.raises(Refused):
+        admit(sent, REMOTE, keys=KEYS)
+    own = (GatewayKey(name="own", sha256=hash_of(PLACEHOLDER)),)
+    assert admit(sent, keys=own)[0].name == "own"
 
 
 def test_without_keys_the_header_is_for_the_service() -> None:

@@ -6,12 +6,16 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 import yaml
+
+from gpumand.cli.connect import settings_file
+from gpumand.cli.connect.marked_lines import CannotEdit
 
 GATEWAY = "http://127.0.0.1:8770"
 CODEX = """# my settings
@@ -70,12 +74,18 @@ class Home:
 
     path: Path
 
-    def ctl(self, *arguments: str, **environ: str) -> Done:
+    def ctl(self, *arguments: str, folder: str = ".", **environ: str) -> Done:
         kept = {name: value for name, value in os.environ.items() if not name.startswith(("SUDO_", "XDG_"))}
         environ = {"HOME": str(self.path), "SHELL": "/bin/bash", "PATH": "/usr/bin:/bin", **environ}
         command = [sys.executable, "-m", "gpumand.cli", *arguments]
         done = subprocess.run(
-            command, env=kept | environ, cwd=self.path, capture_output=True, text=True, check=False, timeout=60
+            command,
+            env=kept | environ,
+            cwd=self.path / folder,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=60,
         )
         return Done(done.returncode, done.stdout, done.stderr)
 
@@ -280,6 +290,32 @@ def test_what_a_file_cannot_set_is_printed(home: Home) -> None:
     assert home.files() == {}
 
 
+@pytest.mark.parametrize(
+    ("folder", "text", "is_found"),
+    [
+        ("openscad-tools", "A=1\n", False),
+        ("openai-bot", "OPENAI_API_BASE_URL=https://api.openai.com/v1\nOLLAMA_BASE_URL=http://a\n", False),
+        ("bot", "MY_WEBUI_URL=http://a\n# WEBUI_AUTH=1\n", False),
+        ("ai", "WEBUI_SECRET_KEY=a\n", True),
+        ("ai", "A=1\nexport WEBUI_AUTH=False\n", True),
+        ("my-open-webui", "A=1\n", True),
+    ],
+)
+def test_the_settings_of_other_projects_are_not_those_of_open_webui(
+    home: Home, folder: str, text: str, is_found: bool
+) -> None:
+    path = home.write(f"{folder}/.env", text)
+    home.ctl("connect", "open-webui", folder=folder)
+    assert (GATEWAY in path.read_text()) is is_found
+
+
+def test_open_webui_is_looked_for_in_its_own_folder_first(home: Home) -> None:
+    elsewhere = home.write("ai/.env", "WEBUI_AUTH=False\n")
+    path = home.write("open-webui/.env", WEBUI)
+    home.ctl("connect", "open-webui", folder="ai")
+    assert (elsewhere.read_text(), GATEWAY in path.read_text()) == ("WEBUI_AUTH=False\n", True)
+
+
 def test_without_a_name_the_programs_of_the_user_are_connected_but_not_the_shell(home: Home) -> None:
     nothing = home.ctl("connect")
     assert nothing.code == 1
@@ -384,6 +420,30 @@ def test_a_file_of_another_user_is_refused(home: Home) -> None:
     assert (refused.code, "Run it as alice, without sudo" in refused.err) == (2, True)
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to give a file to another group")
+def test_the_group_of_a_file_stays(home: Home) -> None:
+    path = home.write("open-webui/.env", WEBUI)
+    os.chown(path, -1, 33)
+    for arguments in (("connect", "open-webui"), ("disconnect",)):
+        assert home.ctl(*arguments).code == 0
+        assert (path.stat().st_gid, path.stat().st_mode & 0o777) == (33, 0o640)
+
+
+def test_a_file_whose_group_would_be_lost_is_not_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "settings"
+    path.write_text("before")
+
+    def refuse(*_: int) -> None:
+        raise PermissionError
+
+    monkeypatch.setattr(settings_file.os, "fchown", refuse)
+    before = os.stat_result((0o100640, 0, 0, 1, os.geteuid(), path.stat().st_gid + 1, 0, 0, 0, 0))
+    with pytest.raises(CannotEdit, match="its group is"):
+        settings_file._replace(path, "after", before)
+    assert [one.name for one in tmp_path.iterdir()] == ["settings"]
+    assert path.read_text() == "before"
+
+
 def test_one_refusal_does_not_keep_the_others_from_being_connected(home: Home) -> None:
     home.write(".codex/config.toml", "model = \n")
     path = home.write(".aider.conf.yml", AIDER)
@@ -439,6 +499,21 @@ def test_the_key_of_the_gateway_is_written(home: Home) -> None:
     assert "cannot read" in home.ctl("connect", "aider", "--key-file", "nothing").err
 
 
+@pytest.mark.parametrize(("mode", "is_noted"), [(0o644, True), (0o640, False), (0o600, False)])
+def test_a_key_in_a_file_that_others_can_read_is_noted(mode: int, is_noted: bool) -> None:
+    # The folders of pytest are closed to other users, so that no file in them can be read.
+    with tempfile.TemporaryDirectory(dir="/tmp") as folder:
+        Path(folder).chmod(0o755)
+        home = Home(Path(folder))
+        path = home.write(".aider.conf.yml", AIDER, mode)
+        key = home.write("key", "gk_0123\n")
+        note = f"Other users can read {path}, and with it the key. If only you need the file: chmod 600 {path}"
+        assert note not in home.ctl("connect", "aider").out
+        assert (note in home.ctl("connect", "aider", "--key-file", str(key)).out) is is_noted
+        Path(folder).chmod(0o700)
+        assert note not in home.ctl("connect", "aider", "--key-file", str(key)).out
+
+
 @pytest.mark.parametrize(
     "arguments",
     [
@@ -460,3 +535,15 @@ def test_wrong_arguments_are_refused(home: Home, arguments: tuple[str, ...]) -> 
 def test_a_gateway_that_does_not_answer_is_reported(home: Home) -> None:
     done = home.ctl("connect", "aider", "--url", "http://127.0.0.1:1")
     assert "Nothing answers at http://127.0.0.1:1: Connection refused. Start it:" in done.err
+    assert "Start it: sudo systemctl enable --now gpumand-gateway.socket" in done.err
+
+
+def test_another_host_that_does_not_answer_is_not_started_here(home: Home) -> None:
+    done = home.ctl("connect", "aider", "--url", "http://gpu.invalid:8770")
+    assert "Check the gateway on that host" in done.err
+    assert "systemctl" not in done.err
+
+
+def test_programs_that_keep_a_key_of_the_user_say_that_the_gateway_gets_it(home: Home) -> None:
+    for program in ("aider", "shell"):
+        assert "is sent to the gateway" in home.ctl("connect", program, "--dry-run").out
