@@ -25,6 +25,9 @@ No consumer with an active lease is unloaded. To run a program of your own on th
 consumer. Call plan first if others may be working: it says what would be unloaded, and changes nothing. Leases end with
 this server at the latest. Release them as soon as you no longer need them, because others wait for the memory."""
 
+DEFAULT_WAIT_SEC = 45.0
+"""Many clients end a call after 60 s. An answer with the reason must arrive before."""
+
 READ_ONLY = ToolAnnotations(read_only_hint=True, open_world_hint=False)
 CHANGES = ToolAnnotations(read_only_hint=False, destructive_hint=False, open_world_hint=False)
 UNLOADS = ToolAnnotations(read_only_hint=False, destructive_hint=True, open_world_hint=False)
@@ -92,7 +95,7 @@ def _add_leases(server: MCPServer[Any], tools: Tools) -> None:
         whole_gpu: WholeGpu = False,
         device: Device = "",
         reason: Annotated[str, Field(max_length=200, description="Purpose; shown to other users.")] = "",
-        timeout_sec: TimeoutSec = 60.0,
+        timeout_sec: TimeoutSec = DEFAULT_WAIT_SEC,
         exclusive: Annotated[bool, Field(description="Let nothing else be leased on the GPU meanwhile.")] = False,
     ) -> Document:
         """Load a consumer and take a lease on it, or reserve VRAM. Idle consumers may be unloaded to make room.
@@ -113,7 +116,7 @@ def _add_leases(server: MCPServer[Any], tools: Tools) -> None:
 
 def _add_manual(server: MCPServer[Any], tools: Tools) -> None:
     @server.tool(title="Load a consumer", annotations=UNLOADS)
-    async def load(consumer: Consumer, timeout_sec: TimeoutSec = 60.0, device: Device = "") -> Document:
+    async def load(consumer: Consumer, timeout_sec: TimeoutSec = DEFAULT_WAIT_SEC, device: Device = "") -> Document:
         """Load a consumer without a lease, for use soon. Idle consumers may be unloaded to make room."""
         with _errors():
             return await tools.load(consumer, timeout_sec, device)
@@ -121,7 +124,7 @@ def _add_manual(server: MCPServer[Any], tools: Tools) -> None:
     @server.tool(title="Unload a consumer", annotations=UNLOADS)
     async def evict(
         consumer: Consumer,
-        timeout_sec: TimeoutSec = 60.0,
+        timeout_sec: TimeoutSec = DEFAULT_WAIT_SEC,
         force: Annotated[
             bool, Field(description="Unload it although it is leased or pinned: this ends the work of others.")
         ] = False,

@@ -26,7 +26,7 @@ MAX_WORDS = 64
 def _webhook(text: str) -> str:
     parts = urlsplit(text)
     if parts.scheme not in ("http", "https") or not parts.hostname or any(one.isspace() for one in text):
-        raise InvalidValue(f"{quoted(text)} is not a URL such as https://ntfy.sh/my-topic")
+        raise InvalidValue(f"{quoted(text)} is not a URL such as https://chat.example.org/hooks/0123456789")
     if parts.username or parts.password:
         raise InvalidValue("has a user name or password: use headers, such as Authorization")
     return text

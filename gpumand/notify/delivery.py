@@ -23,6 +23,8 @@ PASSED_ON = (
 """Environment variables of this process that a command gets."""
 
 KILL_SEC = 2.0
+MAX_CONTENT = 2000
+"""Discord refuses messages with more characters."""
 
 
 async def deliver(hook: Hook, delivery: Delivery) -> bool:
@@ -38,12 +40,12 @@ async def deliver(hook: Hook, delivery: Delivery) -> bool:
 
 
 def payload(delivery: Delivery) -> dict[str, object]:
-    """The notice as JSON: a text under the names that Slack, Discord, Gotify and ntfy read, and the events."""
+    """The notice as JSON: a text under the names that Slack, Discord and Gotify read, and the events."""
     text = summary(delivery)
     return {
         "title": "gpumand",
         "text": text,
-        "content": text,
+        "content": text if len(text) <= MAX_CONTENT else f"{text[: MAX_CONTENT - 1]}…",
         "message": text,
         "left_out": delivery.left_out,
         "events": [{"event": str(one.kind), "consumer": one.consumer, "text": one.text} for one in delivery.notices],

@@ -82,6 +82,9 @@ async def test_an_agent_finds_the_tools_with_their_descriptions_and_rights(gpuma
     }
     assert all(one.description for one in tools.values())
     assert tools["acquire"].input_schema["properties"]["vram_mib"]["description"].startswith("MiB of VRAM")
+    waits = {name: one.input_schema["properties"].get("timeout_sec", {}).get("default") for name, one in tools.items()}
+    # Clients give up a call after 60 s.
+    assert waits == {"acquire": 45, "load": 45, "evict": 45, "status": None, "plan": None, "release": None}
 
 
 async def test_an_agent_reserves_the_gpu_and_gives_it_back(gpumand: PrivateGpumand) -> None:

@@ -12,7 +12,7 @@ import pytest
 from aiohttp import web
 
 from gpumand.notify.config import Hook
-from gpumand.notify.delivery import deliver
+from gpumand.notify.delivery import deliver, payload
 from gpumand.notify.notices import Notice, NoticeKind
 from gpumand.notify.rate import Delivery
 
@@ -48,6 +48,14 @@ async def test_a_command_gets_the_notice_and_no_other_variables(
     environment = (tmp_path / "env").read_text()
     assert "GPUMAND_EVENT=load-failed\n" in environment
     assert "SECRET" not in environment
+
+
+@pytest.mark.parametrize(("length", "end"), [(1999, "xx"), (2000, "xx"), (2001, "x…"), (9000, "x…")])
+def test_the_text_for_discord_is_cut_to_what_it_accepts(length: int, end: str) -> None:
+    sent = payload(Delivery((Notice(NoticeKind.LOAD_FAILED, "llm", "x" * length),), 0))
+    assert len(str(sent["content"])) == min(length, 2000)
+    assert str(sent["content"]).endswith(end)
+    assert sent["text"] == sent["message"] == "x" * length
 
 
 @pytest.mark.parametrize(
