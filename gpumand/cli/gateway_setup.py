@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import os
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
@@ -87,10 +88,24 @@ async def propose(bus_address: str, places: Places) -> Proposal:
     open_ports, _ = await asyncio.to_thread(listeners)
     presets = await asyncio.to_thread(_presets, places.config)
     ports = {one.port for one in open_ports}
-    swaps, skipped = plan_swaps(consumers, presets, commands, ports, _offered(gateway))
+    exposed = {one.port for one in open_ports if not _is_loopback(one.address)}
+    swaps, skipped = plan_swaps(consumers, presets, commands, ports, _offered(gateway), exposed)
     proposal = Proposal(swaps, skipped)
     _prepare(proposal, places)
     return proposal
+
+
+def without(proposal: Proposal, left_out: Collection[str], places: Places) -> Proposal:
+    """The proposal without the changes of some consumers.
+
+    Args:
+        proposal: all changes.
+        left_out: names of the consumers that stay as they are.
+        places: where the files are.
+    """
+    kept = Proposal([one for one in proposal.swaps if one.consumer not in left_out], proposal.skipped)
+    _prepare(kept, places)
+    return kept
 
 
 def apply(proposal: Proposal) -> None:
@@ -103,6 +118,11 @@ def apply(proposal: Proposal) -> None:
             done = f" Already written: {', '.join(written)}." if written else ""
             what = f"cannot write {path}: {error.strerror}.{done} Run it as root: sudo gpumanctl init --gateway --yes"
             raise Failure(ExitCode.FAILURE, what) from None
+
+
+def _is_loopback(text: str) -> bool:
+    address = ip_address(text)
+    return (getattr(address, "ipv4_mapped", None) or address).is_loopback
 
 
 def _has(path: Path, text: str) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 from urllib.parse import urlsplit
 
@@ -45,6 +45,7 @@ class Swap:
         new_port: where it will listen.
         drop_in: text of a drop-in for its unit; "" if a person has to move it, or if it has moved already.
         todo: what a person has to do to move it; "" if nothing.
+        is_narrowed: other hosts or containers can reach it now, and cannot afterwards.
     """
 
     consumer: str
@@ -53,6 +54,7 @@ class Swap:
     new_port: int
     drop_in: str = ""
     todo: str = ""
+    is_narrowed: bool = False
 
     @property
     def is_moved(self) -> bool:
@@ -79,6 +81,7 @@ def plan_swaps(
     commands: Mapping[str, UnitCommand],
     listening: Collection[int],
     offered: Mapping[str, Collection[int]],
+    exposed: Collection[int] = (),
 ) -> tuple[list[Swap], list[Skipped]]:
     """Plan the swap for all consumers with an HTTP address on this host.
 
@@ -88,6 +91,7 @@ def plan_swaps(
         commands: how the units start their servers, by unit.
         listening: TCP ports at which something listens.
         offered: ports at which the gateway is configured to listen, by consumer.
+        exposed: those of ``listening`` that are open at other addresses than loopback.
     """
     taken = {*listening, *(_port(one) for one in consumers.values())}
     taken |= {port for ports in offered.values() for port in ports}
@@ -98,8 +102,10 @@ def plan_swaps(
         if why:
             skipped.append(Skipped(name, why))
             continue
-        swap = _swap(spec, presets.get(name), commands.get(spec.unit), taken)
-        swaps.append(swap)
+        command = commands.get(spec.unit)
+        swap = _swap(spec, presets.get(name), command, taken)
+        is_open = swap.old_port in exposed or (command is not None and _is_open(command, swap.old_port))
+        swaps.append(replace(swap, is_narrowed=is_open and not swap.is_moved))
         taken |= {swap.old_port, swap.new_port}
     return swaps, skipped
 
@@ -192,14 +198,26 @@ def _with_port(argv: Sequence[str], old: int, new: int) -> tuple[str, ...] | Non
 
 def _word_with_port(word: str, old: int, new: int) -> str | None:
     """A word that ends with the port, with the new one; None for other words."""
-    match = re.fullmatch(rf"((?:https?://)?(?:[\w.-]+|\[[0-9a-fA-F:]+\]|\*)?:)?{old}", word)
-    if match is None:
-        return None
-    host = match[1] or ""
-    address = host.removesuffix(":")
+    host = _host_before(word, old)
     # Only the gateway is meant to reach it now.
-    host = "127.0.0.1:" if host and (not address or address in _ALL_ADDRESSES) else host
-    return f"{host}{new}"
+    return None if host is None else f"{'127.0.0.1:' if _is_every_address(host) else host}{new}"
+
+
+def _host_before(word: str, port: int) -> str | None:
+    """What is before the port in an address, with its colon; "" for a mere port, None for other words."""
+    match = re.fullmatch(rf"((?:https?://)?(?:[\w.-]+|\[[0-9a-fA-F:]+\]|\*)?:)?{port}", word)
+    return None if match is None else match[1] or ""
+
+
+def _is_every_address(host: str) -> bool:
+    return host.endswith(":") and (host == ":" or host.removesuffix(":") in _ALL_ADDRESSES)
+
+
+def _is_open(command: UnitCommand, port: int) -> bool:
+    """Whether a unit lets its server listen at all addresses, as far as its command and its environment say."""
+    words = [one.rpartition("=")[2] for one in (*command.argv, *command.environment)]
+    # An asterisk alone also permits origins of web pages, so that it says nothing here.
+    return any(word in _ALL_ADDRESSES[:-1] or _is_every_address(_host_before(word, port) or "") for word in words)
 
 
 def _exec_start(argv: Sequence[str]) -> list[str]:

@@ -36,6 +36,8 @@ def setup(ctx: click.Context, yes: bool, gateway: bool | None, files_only: bool,
         raise click.UsageError("--json does not work with setup: it asks questions")
     if remove and (yes or files_only or gateway is not None):
         raise click.UsageError("--remove goes only with --dry-run and --user")
+    if gateway and (options.user or files_only):
+        raise click.UsageError(f"--gateway does not go with {'--user' if options.user else '--files-only'}")
     if files_only or remove:
         system_files.check_not_packaged()
     if not dry_run and (yes or files_only or remove or _has_terminal()):

@@ -43,6 +43,16 @@ def _swap(swap: Swap) -> Iterator[str]:
             f"{name} ({clean(swap.unit)}) moves from port {swap.old_port} to {swap.new_port}; the gateway listens at "
             f"127.0.0.1:{swap.old_port}."
         )
+    if swap.is_narrowed:
+        yield narrowing(swap)
+
+
+def narrowing(swap: Swap) -> str:
+    """What clients on other hosts lose by a swap."""
+    return (
+        f"{clean(swap.consumer)}: other hosts and containers reach it now; afterwards only this host does. "
+        'See "Other hosts" in the guide of the gateway.'
+    )
 
 
 def _files(proposal: Proposal, places: Places) -> Iterator[str]:

@@ -8,13 +8,14 @@ from __future__ import annotations
 import asyncio
 import socket
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sized
 from contextlib import suppress
 from pathlib import Path
 
 from gpumand.cli.errors import ExitCode, Failure
-from gpumand.cli.gateway_setup import Places, Proposal, apply, propose
+from gpumand.cli.gateway_setup import Places, Proposal, apply, propose, without
 from gpumand.cli.options import GlobalOptions
+from gpumand.cli.render.gateway_setup import narrowing
 from gpumand.cli.setup.commands import is_active, run_all
 from gpumand.cli.setup.dialog import Dialog
 from gpumand.cli.setup.interrupts import uninterrupted
@@ -23,9 +24,11 @@ from gpumand.discovery.port_swap import Swap
 
 UNIT_FOLDERS = tuple(map(Path, ("/usr/lib/systemd/system", "/lib/systemd/system", "/usr/local/lib/systemd/system")))
 SOCKET, SERVICE = UNITS = ("gpumand-gateway.socket", "gpumand-gateway.service")
-LISTEN_SEC = 60.0
-POLL_SEC = 0.1
-INSTALL = "apt install gpumand-gateway"
+LISTEN_SEC = 900.0
+"""For each service: a server that loads its model before it listens may need minutes."""
+
+POLL_SEC = 0.2
+INSTALL = "sudo apt install gpumand-gateway"
 ADDRESS = "http://127.0.0.1:8770"
 
 
@@ -60,8 +63,25 @@ def explain(found: Proposal, dialog: Dialog) -> None:
     for one in found.swaps:
         if one.todo:
             dialog.say(f"{one.consumer}: {one.todo}, set its url to {one.url}, and run setup again.")
+    for one in found.swaps:
+        if one.is_narrowed:
+            dialog.say(narrowing(one))
     for edit in found.manual_edits:
         dialog.say(f"Edit it yourself: {edit}")
+
+
+def permitted(found: Proposal, dialog: Dialog) -> Proposal:
+    """The changes without the services that lose clients on other hosts, unless a person agrees to each of these."""
+    left_out = []
+    for one in found.ready:
+        question = f"Move {one.consumer}, so that other hosts and containers no longer reach it?"
+        if one.is_narrowed and not dialog.confirm(question, default=False):
+            left_out.append(one.consumer)
+    if left_out:
+        dialog.say(
+            f"Left as it is: {', '.join(left_out)}. To move it, answer the question of: sudo gpumanctl setup --gateway"
+        )
+    return without(found, left_out, Places()) if left_out else found
 
 
 def carry_out(found: Proposal, dialog: Dialog, reload: Callable[[], None]) -> None:
@@ -78,12 +98,12 @@ def carry_out(found: Proposal, dialog: Dialog, reload: Callable[[], None]) -> No
     before = {path: _bytes(path) for path in found.files}
     moved = [one for one in found.ready if one.drop_in]
     running = [one for one in moved if is_active(one.unit, user=False)]
-    with uninterrupted():
+    with uninterrupted() as signals:
         try:
             apply(found)
             dialog.say(*(f"wrote {path}" for path in found.files))
             run_all(_restarts(moved), dialog)
-            _wait_for_ports(running)
+            _wait_for_ports(running, dialog, signals)
             reload()
             start(dialog)
         except (Failure, OSError) as error:
@@ -100,11 +120,21 @@ def _restarts(moved: Iterable[Swap]) -> list[tuple[str, ...]]:
     return [("systemctl", "daemon-reload"), ("systemctl", "try-restart", *units)] if units else []
 
 
-def _wait_for_ports(running: Iterable[Swap]) -> None:
-    """Wait until each service listens at its new port. A service may need long to load, as long as its unit runs."""
-    deadline = time.monotonic() + LISTEN_SEC
+def _wait_for_ports(running: Iterable[Swap], dialog: Dialog, signals: Sized) -> None:
+    """Wait until each service listens at its new port. A service may need long to load, as long as its unit runs.
+
+    Args:
+        running: the services.
+        dialog: says which one it waits for.
+        signals: signals that have arrived, such as Ctrl-C; the first one ends the wait.
+    """
     for one in running:
+        deadline = time.monotonic() + LISTEN_SEC
+        if not _listens(one.new_port):
+            dialog.say(f"waiting until {one.unit} listens at port {one.new_port} …")
         while not _listens(one.new_port):
+            if signals:
+                raise Failure(ExitCode.FAILURE, f"interrupted, while {one.unit} was starting")
             if not is_active(one.unit, user=False):
                 raise Failure(ExitCode.FAILURE, f"{one.unit} does not run any more with port {one.new_port}")
             if _listens(one.old_port):

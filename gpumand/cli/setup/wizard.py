@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import grp
 import os
+import pwd
+import shlex
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from gpumand.cli.doctor.facts import GROUP
 from gpumand.cli.errors import ExitCode, Failure
+from gpumand.cli.gateway_setup import Proposal
 from gpumand.cli.options import GlobalOptions, command_line
 from gpumand.cli.setup import first_lease, gateway_step, new_services, system_files
 from gpumand.cli.setup.commands import is_active, run_all
@@ -66,8 +71,8 @@ class Wizard:
         if not is_systemd_running(user=self._user):
             return ExitCode.OK  # the commands to run later were printed
         self._configure(found)
-        self._put_gateway_in_front()
-        code = self._check()
+        gateway = self._put_gateway_in_front()
+        code = self._check() or gateway
         self._take_first_lease()
         self._say_what_is_next()
         return code
@@ -170,31 +175,40 @@ class Wizard:
 
     # -- gateway -------------------------------------------------------------------------------------------------------
 
-    def _put_gateway_in_front(self) -> None:
+    def _put_gateway_in_front(self) -> int:
+        """Put it in front, as far as that is wanted. Returns a failure if it was asked for and is not possible now."""
         dialog, wanted = self._dialog, self._choices.gateway
         if self._user or wanted is False:
-            return
+            return ExitCode.OK
+        not_done = ExitCode.FAILURE if wanted else ExitCode.OK
         dialog.heading("Gateway: programs that know only an address get leases through it.")
         if not gateway_step.is_installed():
             dialog.say(f"It is not installed. To use it: {gateway_step.INSTALL}, and run setup again.")
-            return
+            return not_done
         proposal = gateway_step.proposal(self._options)
         if not proposal.ready:
             gateway_step.explain(proposal, dialog)
             self._start_gateway(is_wanted=bool(wanted))
-            return
+            return ExitCode.OK
         gateway_step.explain(proposal, dialog)
         leased = self._leased(one.consumer for one in proposal.ready)
         if leased:
             dialog.say(
                 f"Not now: {', '.join(leased)} is leased, and a restart would end that work. Run setup again later."
             )
-            return
+            return not_done
         if wanted or dialog.confirm("Put the gateway in front of them now?", default=False):
-            gateway_step.carry_out(proposal, dialog, self._reload)
-            dialog.say(f"Clients use the ports as before. All models are at {gateway_step.ADDRESS}/v1.")
+            self._move(gateway_step.permitted(proposal, dialog))
         else:
-            dialog.say("Left as it is. To do it later: gpumanctl setup --gateway")
+            dialog.say("Left as it is. To do it later: sudo gpumanctl setup --gateway")
+        return ExitCode.OK
+
+    def _move(self, chosen: Proposal) -> None:
+        if not chosen.ready:
+            self._start_gateway(is_wanted=True)
+            return
+        gateway_step.carry_out(chosen, self._dialog, self._reload)
+        self._dialog.say(f"Clients use the ports as before. All models are at {gateway_step.ADDRESS}/v1.")
 
     def _start_gateway(self, *, is_wanted: bool) -> None:
         dialog = self._dialog
@@ -239,14 +253,15 @@ class Wizard:
         try:
             proposal = asyncio.run(first_lease.choose(self._bus))
             if not proposal.consumer:
-                dialog.say("No service can be leased now. Configure one, and try: gpumanctl acquire NAME --ttl 30s")
+                dialog.say(f"No service can be leased now. Configure one, and try: {self._try('NAME')}")
                 return
             name = proposal.consumer
-            effect = f", which unloads {', '.join(proposal.unloads)}" if proposal.unloads else ""
-            question = f"Take a lease on {name} for a moment{effect}?"
+            unloaded = ", ".join(proposal.unloads)
+            question = f"Take a lease on {name} for a moment{', which unloads ' + unloaded if unloaded else ''}?"
             # Without a person to ask, nothing is unloaded for a try.
             if not dialog.confirm(question, default=proposal.disturbs_nothing):
-                dialog.say(f"Not taken{effect}. Try it yourself: gpumanctl acquire {name} --ttl 30s")
+                why = f", since it would unload {unloaded}" if unloaded else ""
+                dialog.say(f"Not taken{why}. Try it yourself: {self._try(name)}")
                 return
             device = asyncio.run(first_lease.take(self._bus, name))
             dialog.say(f"{name} was leased on GPU {device or '0'} and released again. gpumand works.")
@@ -255,21 +270,35 @@ class Wizard:
                 raise Failure(ExitCode.FAILURE, f"the first lease was refused: {error.message}") from None
             dialog.say(f"Not now: {error.message}")
 
+    def _try(self, consumer: str) -> str:
+        """The command that takes a lease for a moment."""
+        command = command_line(self._options, "acquire", consumer, "--ttl", "30s")
+        return command if self._user else f"sudo {command}"
+
     def _say_what_is_next(self) -> None:
         dialog, name = self._dialog, os.environ.get("SUDO_USER", "")
         dialog.heading("What to do next:")
-        if not self._user:
-            who = name if name not in ("", "root") else "NAME"
-            dialog.say(f"let a user take leases, who then logs in again: gpasswd --add {who} gpumand")
-        dialog.say(
-            f"watch the GPU: {command_line(self._options, 'top')}",
-            "let your programs use the gateway: gpumanctl connect --dry-run",
-        )
+        user = name if name != "root" else ""
+        if not self._user and not (user and is_member(user)):
+            named = shlex.quote(user) if user else "NAME"
+            dialog.say(f"To let {user or 'NAME'} take leases: sudo gpasswd --add {named} gpumand, then log in again.")
+        dialog.say(f"To watch the GPU: {command_line(self._options, 'top')}")
+        if not self._user and is_active(gateway_step.SOCKET, user=False):
+            dialog.say("To let your programs use the gateway: gpumanctl connect --dry-run")
         if Path(GUIDE).is_dir():
-            dialog.say(f"documentation: {GUIDE}, man gpumanctl")
+            dialog.say(f"Documentation: {GUIDE}, man gpumanctl")
 
 
 def _advice(service: NewService) -> str:
     if service.missing == ["vram_resident_mib"]:
         return "Send it a request, so that it loads its model, and run setup again."
     return "Configure it yourself: gpumanctl init shows its table."
+
+
+def is_member(user: str) -> bool:
+    """Whether a user is in the group that may take leases, by its own entry or as a primary group."""
+    try:
+        group = grp.getgrnam(GROUP)
+        return user in group.gr_mem or pwd.getpwnam(user).pw_gid == group.gr_gid
+    except KeyError:
+        return False

@@ -18,7 +18,7 @@ def swap(used: str, port: int, command: UnitCommand | None, **changes: Any) -> S
     spec = ConsumerSpec("it", 1000, url=f"http://127.0.0.1:{port}", unit="it.service")
     commands = {} if command is None else {"it.service": command}
     presets = {"it": preset(used)} if used else {}
-    swaps, skipped = plan_swaps({"it": spec}, presets, commands, changes.pop("listening", {port}), {})
+    swaps, skipped = plan_swaps({"it": spec}, presets, commands, changes.pop("listening", {port}), {}, **changes)
     assert skipped == []
     (one,) = swaps
     return one
@@ -29,6 +29,33 @@ def test_ollama_moves_by_its_environment() -> None:
     assert (found.old_port, found.new_port, found.todo) == (11434, 11435, "")
     assert found.drop_in == "[Service]\nEnvironment=OLLAMA_HOST=127.0.0.1:11435\n"
     assert found.url == "http://127.0.0.1:11435"
+
+
+@pytest.mark.parametrize(
+    ("command", "exposed", "expected"),
+    [
+        (UnitCommand(("/usr/bin/it", "--port", "8080")), (), False),
+        (UnitCommand(("/usr/bin/it", "--port", "8080")), (8080,), True),
+        (UnitCommand(("/usr/bin/it", "--host", "0.0.0.0", "--port", "8080")), (), True),
+        (UnitCommand(("/usr/bin/it", "--listen=[::]", "--port=8080")), (), True),
+        (UnitCommand(("/usr/bin/it", "--address", ":8080")), (), True),
+        (UnitCommand(("/usr/bin/it", "--address", "127.0.0.1:8080")), (), False),
+        (UnitCommand(("/usr/bin/it",), ("OLLAMA_HOST=0.0.0.0:8080",)), (), True),
+        (UnitCommand(("/usr/bin/it", "--port", "8080"), ("OLLAMA_HOST=0.0.0.0",)), (), True),
+        (UnitCommand(("/usr/bin/it", "--port", "8080", "--origins", "*"), ("OLLAMA_ORIGINS=*",)), (), False),
+        (None, (8080,), True),
+        (None, (9090,), False),
+    ],
+)
+def test_swap_after_which_other_hosts_no_longer_reach_the_service_says_so(
+    command: UnitCommand | None, exposed: tuple[int, ...], expected: bool
+) -> None:
+    assert swap("llama-server", 8080, command, exposed=exposed).is_narrowed is expected
+
+
+def test_service_that_was_moved_before_loses_nothing() -> None:
+    found = swap("ollama", 11435, UnitCommand(("ollama",), ("OLLAMA_HOST=0.0.0.0:11435",)), exposed={11435})
+    assert (found.is_moved, found.is_narrowed) == (True, False)
 
 
 def test_port_in_the_environment_is_changed_there_and_hidden_from_other_hosts() -> None:

@@ -4,19 +4,26 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 
 import click
 import pytest
 
 from gpumand.cli.errors import Failure
-from gpumand.cli.gateway_setup import Proposal
+from gpumand.cli.gateway_setup import Places, Proposal
+from gpumand.cli.options import GlobalOptions
+from gpumand.cli.render.gateway_setup import proposal_lines
 from gpumand.cli.setup import first_lease, gateway_step, new_services
+from gpumand.cli.setup import wizard as wizard_module
 from gpumand.cli.setup.dialog import Dialog
 from gpumand.cli.setup.interrupts import uninterrupted
 from gpumand.cli.setup.new_services import NewService, add, is_configured
+from gpumand.cli.setup.wizard import Choices, Wizard
 from gpumand.discovery.containers import FoundContainer
 from gpumand.discovery.host import Listener
 from gpumand.discovery.matching import Candidate
@@ -149,6 +156,7 @@ def place(system: FakeSystem, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gateway_step, "is_active", lambda unit, user: unit in system.active)
     monkeypatch.setattr(gateway_step, "_listens", lambda port: port in system.ports)
     monkeypatch.setattr(gateway_step, "LISTEN_SEC", 0.2)
+    monkeypatch.setattr(gateway_step, "POLL_SEC", 0.01)
 
 
 def test_the_gateway_starts_after_the_services_have_moved(
@@ -201,6 +209,145 @@ def test_a_service_that_does_not_move_gets_its_port_back(
     assert not drop_in.parent.exists()
     assert settings.read_text() == "# mine\n"
     assert system.commands[-1] == "restart ollama.service"
+
+
+def test_each_service_has_the_whole_time_to_listen(monkeypatch: pytest.MonkeyPatch, quiet: Dialog) -> None:
+    clock, ports = [0.0], {9001: 800.0, 9002: 1600.0}
+
+    def sleep(_: float) -> None:
+        clock[0] += 100.0
+
+    monkeypatch.setattr(gateway_step, "is_active", lambda unit, user: True)
+    monkeypatch.setattr(gateway_step, "_listens", lambda port: clock[0] >= ports.get(port, 1e9))
+    monkeypatch.setattr(gateway_step, "time", SimpleNamespace(monotonic=lambda: clock[0], sleep=sleep))
+    slow = [Swap("a", "a.service", 8001, 9001, drop_in="x"), Swap("b", "b.service", 8002, 9002, drop_in="x")]
+    gateway_step._wait_for_ports(slow, quiet, [])
+    assert clock[0] == 1600.0
+    with pytest.raises(Failure, match=r"c.service did not listen at port 9003 within 900 s"):
+        gateway_step._wait_for_ports([Swap("c", "c.service", 8003, 9003, drop_in="x")], quiet, [])
+
+
+def test_an_interrupt_ends_the_wait_and_moves_the_service_back(
+    monkeypatch: pytest.MonkeyPatch, swap: Proposal, quiet: Dialog, capsys: pytest.CaptureFixture[str]
+) -> None:
+    system = FakeSystem({"ollama.service", gateway_step.SOCKET}, {11434}, set())
+    place(system, monkeypatch)
+    monkeypatch.setattr(gateway_step, "LISTEN_SEC", 30.0)
+    monkeypatch.setattr(gateway_step.time, "sleep", lambda _: os.kill(os.getpid(), signal.SIGINT))
+    with pytest.raises(Failure, match=r"interrupted, while ollama.service was starting"):
+        gateway_step.carry_out(swap, quiet, lambda: None)
+    assert system.commands[-1] == "restart ollama.service"
+    assert "waiting until ollama.service listens at port 11435 …" in capsys.readouterr().out
+
+
+def exposed(tmp_path: Path) -> Proposal:
+    """Two services, one of which other hosts can reach."""
+    swaps = [
+        Swap("open", "open.service", 8001, 9001, drop_in="[Service]\n", is_narrowed=True),
+        Swap("local", "local.service", 8002, 9002, drop_in="[Service]\n"),
+    ]
+    found = Proposal(swaps, [])
+    found.files = {tmp_path / "gateway.toml": "both\n"}
+    return found
+
+
+def test_a_service_that_other_hosts_use_is_not_moved_without_a_question(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, quiet: Dialog, capsys: pytest.CaptureFixture[str]
+) -> None:
+    places = Places(tmp_path / "gpumand.toml", tmp_path / "gateway.toml", tmp_path)
+    (tmp_path / "gpumand.toml").write_text("")
+    monkeypatch.setattr(gateway_step, "Places", lambda: places)
+    found = exposed(tmp_path)
+    gateway_step.explain(found, quiet)
+    assert "open: other hosts and containers reach it now; afterwards only this host does." in capsys.readouterr().out
+
+    kept = gateway_step.permitted(found, quiet)
+
+    assert [one.consumer for one in kept.ready] == ["local"]
+    assert set(kept.files) == {tmp_path / "local.service.d/gpumand-gateway.conf", tmp_path / "gateway.toml"}
+    assert "open" not in kept.files[tmp_path / "gateway.toml"]
+    assert "Left as it is: open." in capsys.readouterr().out
+
+
+def test_a_person_may_let_other_hosts_lose_a_service(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, quiet: Dialog
+) -> None:
+    monkeypatch.setattr(quiet, "confirm", lambda question, default: "Move open, so that other hosts" in question)
+    found = exposed(tmp_path)
+    assert gateway_step.permitted(found, quiet) is found
+
+
+def test_a_proposal_says_what_other_hosts_lose(tmp_path: Path) -> None:
+    lines = proposal_lines(exposed(tmp_path), Places(gateway=tmp_path / "gateway.toml"), is_applied=False)
+    assert [line.partition(":")[0] for line in lines if "other hosts and containers" in line] == ["open"]
+
+
+# -- the wizard --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("options", [("--user",), ("--files-only",)])
+def test_the_gateway_is_not_ignored_where_it_is_not_possible(options: tuple[str, ...]) -> None:
+    command = [sys.executable, "-m", "gpumand.cli", "setup", "--gateway", *options, "--dry-run"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert (done.returncode, f"--gateway does not go with {options[0]}" in done.stderr) == (2, True), done
+
+
+def wizard(monkeypatch: pytest.MonkeyPatch, *, gateway: bool | None) -> Wizard:
+    """The wizard where one service is leased."""
+    options = GlobalOptions(bus_address="unix:path=/nonexistent")
+    made = Wizard(options, Choices(gateway), Dialog(is_asking=False))
+    found = Proposal([Swap("ollama", "ollama.service", 11434, 11435, drop_in="x")], [])
+    monkeypatch.setattr(gateway_step, "is_installed", lambda: True)
+    monkeypatch.setattr(gateway_step, "proposal", lambda _: found)
+    monkeypatch.setattr(made, "_leased", lambda _: ["ollama"])
+    return made
+
+
+@pytest.mark.parametrize(("wanted", "code"), [(True, 1), (None, 0), (False, 0)])
+def test_a_gateway_that_was_asked_for_and_is_not_possible_now_is_a_failure(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], wanted: bool | None, code: int
+) -> None:
+    made = wizard(monkeypatch, gateway=wanted)
+    assert made._put_gateway_in_front() == code
+    assert ("Not now: ollama is leased" in capsys.readouterr().out) is (wanted is not False)
+    monkeypatch.setattr(gateway_step, "is_installed", lambda: False)
+    assert made._put_gateway_in_front() == code
+    assert ("sudo apt install gpumand-gateway" in capsys.readouterr().out) is (wanted is not False)
+
+
+def test_a_lease_that_would_unload_a_service_is_left_out_with_the_reason(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async def choose(_: str) -> SimpleNamespace:
+        return SimpleNamespace(consumer="llm", unloads=("comfyui",), disturbs_nothing=False)
+
+    monkeypatch.setattr(first_lease, "choose", choose)
+    wizard(monkeypatch, gateway=None)._take_first_lease()
+    said = capsys.readouterr().out
+    assert "Not taken, since it would unload comfyui. Try it yourself: sudo gpumanctl" in said
+    assert "acquire llm --ttl 30s" in said
+
+
+@pytest.mark.parametrize("is_in_group", [True, False])
+@pytest.mark.parametrize("is_gateway_active", [True, False])
+def test_only_steps_that_are_still_due_are_named_at_the_end(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], is_in_group: bool, is_gateway_active: bool
+) -> None:
+    monkeypatch.setenv("SUDO_USER", "alice")
+    monkeypatch.setattr(wizard_module, "is_member", lambda user: is_in_group)
+    monkeypatch.setattr(wizard_module, "is_active", lambda unit, user: is_gateway_active)
+    wizard(monkeypatch, gateway=None)._say_what_is_next()
+    said = capsys.readouterr().out
+    line = "To let alice take leases: sudo gpasswd --add alice gpumand, then log in again."
+    assert (line in said) is not is_in_group
+    assert ("gpumanctl connect" in said) is is_gateway_active
+
+
+def test_a_user_is_a_member_by_an_entry_or_by_the_primary_group(monkeypatch: pytest.MonkeyPatch) -> None:
+    users = {"alice": 1000, "bob": 77, "eve": 1002}
+    monkeypatch.setattr("grp.getgrnam", lambda name: SimpleNamespace(gr_mem=["alice"], gr_gid=77))
+    monkeypatch.setattr("pwd.getpwnam", lambda name: SimpleNamespace(pw_gid=users[name]))
+    assert [wizard_module.is_member(one) for one in (*users, "unknown")] == [True, True, False, False]
 
 
 def test_a_service_that_was_not_running_is_not_started(
