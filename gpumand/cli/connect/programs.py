@@ -181,13 +181,13 @@ def _cline(user: User, target: Target, path: Path | None) -> Settings:
 def _aider(user: User, target: Target, path: Path | None) -> Settings:
     settings = {"openai-api-base": target.openai}
     settings |= {"model": f"openai/{target.model}"} if target.model else {}
-    notes = () if target.model else ("Choose a model of the gateway: aider --model openai/MODEL",)
+    notes = [] if target.model else ["Choose a model of the gateway: aider --model openai/MODEL"]
     key = {"openai-api-key": target.key}
     # Aider requires a key. One that the user has set stays, unless the gateway asks for its own.
     settings, defaults = (settings, key) if target.key == NAME else (settings | key, {})
-    notes += (_OWN_KEY_NOTE,) if target.key == NAME else ()
+    notes += [_OWN_KEY_NOTE] if target.key == NAME else []
     path = path or user.home / ".aider.conf.yml"
-    return Settings(path, lambda text: with_top_settings(text, settings, defaults), notes)
+    return Settings(path, lambda text: with_top_settings(text, settings, defaults), tuple(notes))
 
 
 def _codex(user: User, target: Target, path: Path | None) -> Settings:
