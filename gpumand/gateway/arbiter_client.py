@@ -243,7 +243,11 @@ class BusArbiter:
             (length,) = await calls.connection.call(
                 BUS_NAME, ROOT_PATH, PROPERTIES, "Get", "ss", (MANAGER, "QueueLength")
             )
-            self._set_queue_length(news, int(unwrap(length)))
+            # Requests that wait already have announced their leases before: turns count until none waits.
+            if count := int(unwrap(length)):
+                news.set_waiting(count)
+            else:
+                news.queue_emptied()
 
     def _on_signal(self, news: News, member: str, body: list[Any], calls: Calls) -> None:
         if member == "LeaseEnded" and len(body) == 3:

@@ -158,7 +158,8 @@ class Gateway:
             return exchange.response
         if exchange.connection.is_gone:
             return _gone()
-        refusal = Refusal(503, "cancelled", f"The request was cancelled: {entry.cancel_reason}.", 5)
+        text = f"The request was cancelled: {entry.cancel_reason}."
+        refusal = Refusal(503, "cancelled", text, entry.cancel_retry_sec)
         return refusal_response(refusal, exchange.dialect.api, exchange.request.method)
 
     async def _dispatched(self, exchange: Exchange) -> web.StreamResponse:

@@ -94,8 +94,11 @@ def request_headers(
     dropped = HOP_BY_HOP | REPLACED | _connection_names(pairs)
     kept: CIMultiDict[str] = CIMultiDict()
     for name, value in pairs:
-        lower = name.lower()
+        # Servers with the interface of CGI, such as those of Python's WSGI, take X_Forwarded_For for X-Forwarded-For.
+        lower = name.lower().replace("_", "-")
         if lower in dropped or lower.startswith(("x-forwarded-", WEBSOCKET_PREFIX)):
+            continue
+        if lower == "content-length" and "_" in name:
             continue
         if lower.startswith(USER_PREFIX) and not forward_user:
             continue

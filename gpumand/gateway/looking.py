@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import aiohttp
 from aiohttp import web
 from multidict import CIMultiDictProxy
@@ -71,7 +73,8 @@ class LookHandler:
         found = self._shared.find(key)
         if found is None:
             return await self._fetch(exchange, endpoint, key)
-        answer = await found
+        # A client that leaves cancels its own wait, and not the answer that others wait for.
+        answer = await asyncio.shield(found)
         return answer.response() if answer is not None else await self._stream(exchange, endpoint)
 
     async def _stream(self, exchange: Exchange, endpoint: Endpoint) -> web.StreamResponse:

@@ -144,7 +144,7 @@ class Memory:
     def keep(self, exchange: Exchange, answer: Answer) -> None:
         """Keep an answer, if it is one of a route that is remembered."""
         key = self._key(exchange)
-        if key is None or answer.status != 200:
+        if key is None or answer.status != 200 or exchange.request.method == "HEAD":
             return
         self._drop(key)
         self._answers[key] = answer
@@ -153,7 +153,7 @@ class Memory:
             self._drop(next(iter(self._answers)))
 
     def find(self, exchange: Exchange) -> Answer | None:
-        """The last answer to the same request."""
+        """The last answer to the same request; HEAD is answered as GET was, without the body."""
         key = self._key(exchange)
         return self._answers.get(key) if key is not None else None
 
@@ -161,7 +161,7 @@ class Memory:
         request, question = exchange.request, ""
         if request.method == "POST" and is_question(exchange) and exchange.body is not None:
             question = hashlib.sha256(exchange.body.data()).hexdigest()
-        elif request.method != "GET" or not exchange.service.rules.remembers("GET", exchange.target.path):
+        elif request.method not in ("GET", "HEAD") or not exchange.service.rules.remembers("GET", exchange.target.path):
             return None
         # A client gets only what was answered to its own credentials.
         names = ("authorization", "x-api-key", "cookie", "accept-encoding")

@@ -54,6 +54,7 @@ class Entry:
         state: what it does now.
         waits_for: why it waits, in one line.
         status: HTTP status of the answer; 0 while there is none, and 499 if the client left.
+        cancel_retry_sec: after how many seconds its client may repeat a cancelled request; None = not by itself.
         sent_bytes: size of the answer so far.
         answered_sec: time from the request to the head of the consumer's answer; None while there is none.
     """
@@ -74,6 +75,7 @@ class Entry:
     waited_sec: float = 0.0
     is_cancelled: bool = False
     cancel_reason: str = ""
+    cancel_retry_sec: int | None = None
     task: asyncio.Task[object] | None = field(default=None, repr=False)
 
 
@@ -141,12 +143,20 @@ class RequestTable:
         """A request in flight by its number."""
         return self._entries.get(number)
 
-    def cancel(self, number: int, reason: str = "ended by an administrator") -> bool:
-        """End a request; its client gets an error with the reason. Returns False if there is no such request."""
+    def cancel(
+        self, number: int, reason: str = "ended by an administrator", *, retry_sec: int | None = MIN_RETRY_SEC
+    ) -> bool:
+        """End a request; its client gets an error with the reason. Returns False if there is no such request.
+
+        Args:
+            number: id of the request.
+            reason: why it is ended, in one line.
+            retry_sec: seconds after which its client may repeat it; None = not by itself.
+        """
         entry = self._entries.get(number)
         if entry is None or entry.task is None:
             return False
-        entry.is_cancelled, entry.cancel_reason = True, reason
+        entry.is_cancelled, entry.cancel_reason, entry.cancel_retry_sec = True, reason, retry_sec
         entry.task.cancel()
         return True
 

@@ -97,7 +97,12 @@ class Turns:
         return found.phase if found else None
 
     def join(self, now: float, priority: int) -> tuple[int, list[Command]]:
-        """Add a request to a generation that takes it, else to a new one; returns its number."""
+        """Add a request to a generation that takes it, else to a new one; returns its number.
+
+        Args:
+            now: monotonic seconds.
+            priority: -100 to 100; 0 = the consumer's own.
+        """
         found = self._joinable(now, priority)
         if found is not None:
             found.members += 1
@@ -175,6 +180,9 @@ class Turns:
     def _takes(self, one: _Generation, now: float, priority: int) -> bool:
         if one.phase is Phase.GRANTED:
             return self._demand is Demand.NONE or now - one.granted_at < self.turn_sec
+        # 0 stands for the consumer's own priority, which only gpumand knows and which may be higher or lower.
+        if bool(priority) != bool(one.priority):
+            return False
         # A request with a higher priority than a waiting Acquire needs one of its own.
         return one.phase is Phase.HELD_BACK or (one.phase is Phase.ACQUIRING and priority <= one.priority)
 

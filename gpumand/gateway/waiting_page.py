@@ -18,7 +18,9 @@ _SCRIPT = """
 const main = document.querySelector("main");
 async function look() {
   try {
-    const answer = await fetch(location.href, { headers: { Accept: "text/html" }, cache: "no-store" });
+    // The page that has come up may redirect to another site, which a script may not read: the browser follows instead.
+    const how = { headers: { Accept: "text/html" }, cache: "no-store", redirect: "manual" };
+    const answer = await fetch(location.href, how);
     if (answer.headers.get("x-gpumand") !== "waiting") { location.reload(); return; }
     const page = new DOMParser().parseFromString(await answer.text(), "text/html");
     main.replaceChildren(...page.querySelector("main").childNodes);

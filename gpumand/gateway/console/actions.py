@@ -94,7 +94,8 @@ class Actions:
             require_administrator(client)
         if entry is not None:
             require_use(client, entry.consumer)
-        if not self._table.cancel(number, f"ended by {client.name}"):
+        # A library that repeated the request by itself would undo what a person has decided.
+        if not self._table.cancel(number, f"ended by {client.name}", retry_sec=None):
             raise refused(404, "no_such_request", f"There is no request {number}. It may have ended already.")
         log.info("%s: cancelled request %d", client.name, number)
         return {}

@@ -169,6 +169,7 @@ async def test_cancelled_request_ends_with_the_reason_and_leaves_the_queue(made:
 
     assert answer.status == 503
     assert "ended by uid 0" in await answer.text()
+    assert (answer.headers.get("Retry-After"), answer.headers.get("x-should-retry")) == (None, "false")
 
     async def has_left() -> bool:
         return not await waits()

@@ -13,6 +13,7 @@ import pytest
 from aiohttp import WSMsgType
 
 from tests.integration.gateway.conftest import Front, front
+from tests.integration.gateway.console import board
 from tests.integration.gateway.fake_service import json_lines
 from tests.integration.http.raw import exchange
 from tests.integration.live import wait_until
@@ -279,6 +280,22 @@ async def test_stopped_service_is_not_woken_by_looks_but_its_lists_are_answered(
     assert slow_sec >= 1.0
 
 
+async def test_stopped_ollama_answers_the_first_request_of_its_own_program(tmp_path: Path) -> None:
+    async with front(tmp_path, 'preset = "ollama"') as made:
+        await asked(made, "/", method="GET")
+        tags = await asked(made, "/api/tags", method="GET")
+        await asked(made, "/api/version", method="HEAD")
+        await made.service.stop()
+        head = await asked(made, "/", method="HEAD")
+        listed = await asked(made, "/api/tags", method="HEAD")
+        never_read = await asked(made, "/api/version", method="GET")
+        assert await has_leases(made, 0)
+
+    assert (head[0], head[2]) == (200, b"")
+    assert (listed[0], listed[1]["Content-Length"], listed[2]) == (200, str(len(tags[2])), b"")
+    assert never_read[0] == 503, "an answer to HEAD has no body that GET could get"
+
+
 async def test_stopped_ollama_answers_what_was_asked_of_a_model_before(tmp_path: Path) -> None:
     async with front(tmp_path, 'preset = "ollama"') as made:
         asked_before = {"model": "qwen3"}
@@ -297,6 +314,32 @@ async def test_stopped_ollama_answers_what_was_asked_of_a_model_before(tmp_path:
     assert seen == 3, "questions are passed on while the server runs"
     assert (shown[0], secret[0], remembered[0], remembered[2]) == (200, 200, 200, shown[2])
     assert [one[0] for one in (other_model, too_long, other_key)] == [503, 503, 503]
+
+
+async def test_client_that_leaves_does_not_take_a_shared_answer_from_others(tmp_path: Path) -> None:
+    async with board(tmp_path, listener='preset = "ollama"') as own:
+        made = own.front
+        path = "/slow?sec=2"
+        first = asyncio.create_task(asked(made, path, method="GET"))
+
+        async def is_asked() -> bool:
+            return f"GET {path}" in made.service.paths()
+
+        await wait_until("the service is asked", is_asked)
+        leaving = [asyncio.create_task(asked(made, path, method="GET")) for _ in range(2)]
+        staying = asyncio.create_task(asked(made, path, method="GET"))
+
+        async def all_wait() -> bool:
+            return len((await own.get("requests"))["requests"]) == 4
+
+        await wait_until("all requests are in flight", all_wait)
+        for one in leaving:
+            one.cancel()
+        answers = await asyncio.gather(first, staying)
+        late = await asked(made, path, method="GET")
+
+    assert [one[0] for one in (*answers, late)] == [200, 200, 200]
+    assert made.service.paths().count(f"GET {path}") == 1
 
 
 async def test_identical_looks_within_a_second_share_one_request(tmp_path: Path) -> None:

@@ -99,3 +99,21 @@ def test_location_of_the_service_becomes_that_of_the_client_and_others_stay() ->
 def test_request_that_passed_a_gateway_is_recognised() -> None:
     assert passed_gateway(raw(("Via", "1.1 gpumand")))
     assert not passed_gateway(raw(("Via", "1.1 nginx"), ("X", "gpumand")))
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "X_Forwarded_For",
+        "x-forwarded_host",
+        "X_Real_IP",
+        "Content_Length",
+        "Transfer_Encoding",
+        "X_OpenWebUI_User_Name",
+    ],
+)
+def test_names_that_servers_take_for_forwarding_headers_do_not_pass_with_underscores(name: str) -> None:
+    sent = request_headers(raw((name, "10.9.9.9"), ("X_Own", "a")), CLIENT, UPSTREAM)
+
+    assert name not in sent
+    assert sent["X_Own"] == "a"

@@ -64,6 +64,7 @@ async def test_cancelled_request_ends_with_the_reason() -> None:
 
     assert task.cancelled()
     assert (entries[0].is_cancelled, entries[0].cancel_reason) == (True, "too long")
+    assert entries[0].cancel_retry_sec == 5
     table.remove(entries[0])
     assert not table.cancel(entries[0].number)
     assert len(table) == 0

@@ -162,3 +162,22 @@ def test_end_of_the_process_releases_and_cancels_everything() -> None:
 
     assert turns.release_all() == [Release(1), Cancel(2)]
     assert turns.release_all() == []
+
+
+def test_consumers_own_priority_is_compared_with_no_number() -> None:
+    turns = Turns(2.0, 5.0)
+    turns.join(0.0, 20)
+
+    assert turns.join(0.0, 0) == (2, [Acquire(2, 0)]), "the own priority may be higher than 20"
+    assert turns.join(0.0, -5) == (1, [])
+    assert turns.join(0.0, 0) == (2, [])
+
+
+def test_held_back_acquire_does_not_lose_the_consumers_own_priority() -> None:
+    turns = granted_turns()
+    turns.set_demand(9.0, Demand.WANTED)
+    assert turns.join(9.0, 0) == (2, [])
+
+    assert turns.join(9.0, -5) == (3, [])
+    assert turns.leave(9.0, 1) == [Release(1)]
+    assert turns.released(1) == [Acquire(2, 0), Acquire(3, -5)]

@@ -50,3 +50,7 @@ def test_policy_allows_exactly_the_script_and_style_of_the_page() -> None:
         assert f"{directive} 'sha256-{digest}'" in policy
     assert policy.startswith("default-src 'none'")
     assert (response.status, response.headers["x-gpumand"]) == (503, "waiting")
+
+
+def test_redirect_of_the_page_that_has_come_up_is_left_to_the_browser() -> None:
+    assert 'redirect: "manual"' in html(FULL)
