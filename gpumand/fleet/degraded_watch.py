@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable
 from contextlib import aclosing, suppress
 
 from gpumand.fleet.json_fields import InvalidJson
@@ -22,11 +22,13 @@ class DegradedWatch:
     Args:
         keys: keys of the fleet.
         peers: asks agents for their rows.
+        configured: URLs of agents that are asked too, so that a host that starts without etcd finds the others.
     """
 
-    def __init__(self, keys: Keys, peers: PeerRows) -> None:
+    def __init__(self, keys: Keys, peers: PeerRows, configured: Iterable[str] = ()) -> None:
         self._keys = keys
         self._peers = peers
+        self._configured = tuple(configured)
         self._hosts: dict[str, HostRow] = {}
         self._revision = 0
 
@@ -70,11 +72,26 @@ class DegradedWatch:
 
     async def _polled(self) -> list[Written]:
         """The rows of the hosts that answer and have a newer row, with the revision that was known last."""
-        rows = await asyncio.gather(*(self._row_of(machine_id) for machine_id in self._hosts))
+        known = {one.url for one in self._hosts.values()}
+        unknown = [url for url in self._configured if url not in known]
+        asked = *(self._row_of(machine_id) for machine_id in self._hosts), *map(self._unknown_row, unknown)
+        rows = await asyncio.gather(*asked)
         return [Written(self._entry(row)) for row in rows if row is not None]
 
     def _entry(self, row: HostRow) -> Entry:
         return Entry(self._keys.host(row.machine_id), encode_host(row), self._revision)
+
+    async def _unknown_row(self, url: str) -> HostRow | None:
+        """The row of an agent that is in the configuration, and of no host that was in etcd."""
+        try:
+            row = await self._peers.read(url)
+        except PeerUnreachable:
+            return None
+        # The host of a known row is asked at its own URL, whose answer counts: copies of a host have the same id.
+        if row.machine_id in self._hosts:
+            return None
+        self._hosts[row.machine_id] = row
+        return row
 
     async def _row_of(self, machine_id: str) -> HostRow | None:
         known = self._hosts[machine_id]

@@ -30,6 +30,9 @@ Handler = Callable[["Request"], Awaitable[StreamResponse]]
 Routes = Mapping[tuple[str, str], Handler]
 
 MAX_CONNECTIONS = 512
+MAX_OF_UID = 64
+"""Connections of one user of this host, so that no user can close the socket for all others."""
+
 BACKLOG = 256
 
 REQUEST_SEC = 10.0
@@ -205,10 +208,11 @@ class HttpServer:
     """
 
     def __init__(self, routes: Routes) -> None:
+        self.unlimited_uids = frozenset({0})
         self.server = Server(self._handle)
         self._routes = routes
         self._paths = sorted({path for _, path in routes})
-        self._connections: dict[Connection, None] = {}
+        self._connections: dict[Connection, str] = {}
         self._servers: list[asyncio.Server] = []
 
     async def listen(self, listener: socket.socket, tls: ssl.SSLContext | None = None) -> None:
@@ -220,11 +224,19 @@ class HttpServer:
         self._servers.append(server)
 
     def admit(self, connection: Connection) -> None:
-        """Count a new connection; above the limit it is closed."""
-        self._connections[connection] = None
+        """Count a new connection; above the limits it is closed."""
+        peer = self._connections[connection] = connection.peer
         if len(self._connections) > MAX_CONNECTIONS:
-            log.warning("a connection of %s is refused: %d are open", connection.peer, MAX_CONNECTIONS)
+            log.warning("a connection of %s is refused: %d are open", peer, MAX_CONNECTIONS)
             connection.abort()
+        elif self._is_limited(peer) and sum(one == peer for one in self._connections.values()) > MAX_OF_UID:
+            log.warning("a connection of %s is refused: %d of this user are open", peer, MAX_OF_UID)
+            connection.abort()
+
+    def _is_limited(self, peer: str) -> bool:
+        """Whether a client is a user of this host that is limited; other hosts have a certificate and no uid."""
+        kind, _, number = peer.partition(" ")
+        return kind == "uid" and int(number) not in self.unlimited_uids
 
     def remove(self, connection: Connection) -> None:
         """Forget a connection that was lost."""

@@ -1,4 +1,4 @@
-"""Publishes the leases of this host that are older than two seconds, so that every host can show all of them.
+"""Publishes the leases of this host that are older than two seconds, for people and programs that read the store.
 
 Shorter ones, such as those of chat requests, are only counted in the row: the store could not take hundreds a second.
 """
@@ -44,6 +44,7 @@ class LeasePublisher:
         self._wanted: dict[str, str] = {}
         self._written: dict[str, str] = {}
         self._changed = asyncio.Event()
+        self._generation = 0
 
     def offer(self, status: Mapping[str, Any]) -> None:
         """Publish the leases of a status soon."""
@@ -55,9 +56,17 @@ class LeasePublisher:
         if self._wanted != self._written:
             self._changed.set()
 
-    def forget(self) -> None:
-        """The host's lease in the store has ended, and with it all keys: write them again."""
-        self._written.clear()
+    def joined(self, generation: int) -> None:
+        """The host is in the fleet. With another lease in the store than before, all keys are gone: write them again.
+
+        With the same lease they are still there, and those of leases that have ended meanwhile must be removed.
+
+        Args:
+            generation: see ``Fence.generation``.
+        """
+        if generation != self._generation:
+            self._generation = generation
+            self._written.clear()
         self._changed.set()
 
     async def run(self) -> None:

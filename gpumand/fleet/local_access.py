@@ -12,6 +12,7 @@ import os
 import pwd
 import socket
 import struct
+from contextlib import suppress
 from dataclasses import dataclass
 
 from gpumand.domain.errors import AccessDenied
@@ -56,6 +57,15 @@ def peer_of(sock: socket.socket | None) -> Peer | None:
     except OSError:  # more groups than fit
         groups = b""
     return Peer(uid, frozenset((gid, *(number for (number,) in struct.iter_unpack("=I", groups)))))
+
+
+def service_uids() -> frozenset[int]:
+    """The user ids of root, of this process and of the services that act for many clients. Blocks."""
+    found = {0, os.getuid()}
+    for name in SERVICES:
+        with suppress(KeyError):
+            found.add(pwd.getpwnam(name).pw_uid)
+    return frozenset(found)
 
 
 async def check_local(peer: Peer | None) -> None:

@@ -212,6 +212,12 @@ def _is_loading(view: FleetView, row: HostRow, name: str) -> bool:
     return residency is Residency.LOADING or (is_intended and residency is not Residency.RESIDENT)
 
 
+def _is_intended_only(view: FleetView, row: HostRow, name: str) -> bool:
+    """Whether a load was promised by a router, and the host has not begun it yet."""
+    is_intended = any(intent.host == row.machine_id for intent in view.intents.get(name, ()))
+    return is_intended and row.consumers[name].residency not in PRESENT
+
+
 def _mean_hold_sec(row: HostRow) -> float:
     known = [one.hold_ms / 1000 for one in row.consumers.values() if one.hold_ms is not None]
     return sum(known) / len(known) if known else DEFAULT_HOLD_SEC
@@ -246,7 +252,8 @@ def _missing_mib(view: FleetView, row: HostRow, consumer: ConsumerRow) -> int:
     promised = sum(
         row.consumers[name].need_mib or 0
         for name in row.consumers
-        if row.consumers[name] is not consumer and _is_loading(view, row, name)
+        # The row's free memory already lacks what a consumer that is loading needs.
+        if row.consumers[name] is not consumer and _is_intended_only(view, row, name)
     )
     return consumer.need_mib - (max(free) - (promised if len(free) == 1 else 0))
 

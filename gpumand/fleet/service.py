@@ -20,6 +20,7 @@ from gpumand.fleet.intents import IntentGuard, Intents
 from gpumand.fleet.keys import Keys, is_machine_id
 from gpumand.fleet.lease_publisher import LeasePublisher
 from gpumand.fleet.listening import bind_all, bind_unix, with_port
+from gpumand.fleet.local_access import service_uids
 from gpumand.fleet.local_api import LocalApi
 from gpumand.fleet.local_gpumand import BusGpumand
 from gpumand.fleet.local_host import LocalHost
@@ -113,6 +114,7 @@ class FleetService:
         """Begin to serve. Raises ConfigInvalid."""
         agent, local = self._servers
         await self.rows.read()
+        local.unlimited_uids = await asyncio.to_thread(service_uids)
         await local.listen(bind_unix(self.config.socket))
         for listener in self._listeners:
             await agent.listen(listener, self._server_tls)
@@ -183,7 +185,7 @@ class FleetService:
 
     def _member_changed(self) -> None:
         if self.member.state is MemberState.JOINED:
-            self._leases.forget()
+            self._leases.joined(self.member.fence.generation)
 
     def _host_of(self, row: HostRow) -> FleetHost:
         return self._host if row.machine_id == self.machine_id else self._client.host(row.name, row.url)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from pathlib import Path
 
 from gpumand.domain.errors import ConfigInvalid
@@ -25,12 +25,14 @@ MAX_PASSWORD_BYTES = 1024
 class DegradingEtcdStore(EtcdStore):
     """The store in etcd, whose watch asks the agents directly while etcd is gone."""
 
-    def __init__(self, client: EtcdClient, keys: Keys, clock: Clock, ttl_sec: float, peers: PeerRows) -> None:
+    def __init__(
+        self, client: EtcdClient, keys: Keys, clock: Clock, ttl_sec: float, peers: PeerRows, urls: Iterable[str] = ()
+    ) -> None:
         super().__init__(client, keys, clock, ttl_sec)
-        self._peers = peers
+        self._peers, self._urls = peers, tuple(urls)
 
     def watch(self, prefix: str) -> AsyncIterator[Change]:
-        return DegradedWatch(self._keys, self._peers).changes(EtcdWatch(self._client, prefix).changes())
+        return DegradedWatch(self._keys, self._peers, self._urls).changes(EtcdWatch(self._client, prefix).changes())
 
     async def close(self) -> None:
         await super().close()
@@ -52,7 +54,7 @@ async def open_store(config: FleetConfig, clock: Clock, tls: ssl.SSLContext | No
         return StaticStore(keys, config.peers, peers, clock)
     password = await asyncio.to_thread(_password, config.etcd)
     client = EtcdClient(config.etcd.endpoints, tls=tls, user=config.etcd.user, password=password)
-    return DegradingEtcdStore(client, keys, clock, config.ttl_sec, peers)
+    return DegradingEtcdStore(client, keys, clock, config.ttl_sec, peers, config.peers.values())
 
 
 def _password(etcd: EtcdConfig) -> str:

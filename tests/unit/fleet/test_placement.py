@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gpumand.domain.consumer import Residency
-from gpumand.fleet.placement import FleetView, Quote, candidates, needs_quotes, with_quotes
+from gpumand.fleet.placement import FleetView, Quote, _missing_mib, candidates, needs_quotes, with_quotes
 from gpumand.fleet.rows import ConsumerRow, HostRow, Intent
 from tests.unit.fleet.fleet_rows import COLD, FAILED, LOADING, PARKED, RESIDENT, consumer, fleet, host, machine_id
 
@@ -101,6 +101,14 @@ def test_parked_comes_before_cold() -> None:
 def test_cold_load_on_an_empty_host_comes_before_one_that_has_to_evict() -> None:
     full = host(1, free=10000, image=consumer(RESIDENT), chat=consumer(COLD))
     assert names(fleet(full, host(2, chat=consumer(COLD)))) == ["gpu2", "gpu1"]
+
+
+def test_memory_of_a_load_is_subtracted_once_whether_the_host_has_begun_it_or_not() -> None:
+    begun = host(1, free=26000, total=40000, chat=consumer(COLD), image=consumer(LOADING))
+    promised = host(1, free=40000, total=40000, chat=consumer(COLD), image=consumer(COLD))
+    for row in (begun, promised):
+        view = fleet(row, intents={"image": (intent(1),)})
+        assert _missing_mib(view, row, row.consumers["chat"]) == 14000 - 26000, row
 
 
 def test_idle_consumer_is_evicted_rather_than_a_lease_waited_for() -> None:

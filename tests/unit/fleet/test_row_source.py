@@ -150,8 +150,31 @@ async def test_leases_are_published_again_after_the_host_has_joined_again(store:
     await until(lambda: store.fleet.value(key), "it is published")
     await store.join(host(1))
     assert store.fleet.value(key) is None
-    publisher.forget()
+    publisher.joined(1)
     await until(lambda: store.fleet.value(key), "it is published again")
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+    store.fleet.close()
+
+
+async def test_lease_that_ended_while_the_store_was_away_is_removed_afterwards(
+    store: MemoryStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    removed: list[str] = []
+    publisher = LeasePublisher(store, store.fleet.keys, machine_id(1), lambda: NOW_USEC)
+    publisher.joined(1)
+    running = asyncio.ensure_future(publisher.run())
+    key = store.fleet.keys.lease(machine_id(1), "l1")
+    publisher.offer({"leases": [lease(1)]})
+    await until(lambda: publisher._written, "it is published")
+
+    async def remove(key: str) -> None:
+        removed.append(key)
+
+    monkeypatch.setattr(store, "remove", remove)
+    publisher.offer({"leases": []})
+    publisher.joined(1)
+    await until(lambda: removed == [key], "it is removed")
     running.cancel()
     await asyncio.gather(running, return_exceptions=True)
     store.fleet.close()

@@ -13,7 +13,6 @@ import pytest
 from gpumand.domain.errors import ConfigInvalid
 from gpumand.fleet.changes import LocalEntries
 from gpumand.fleet.degraded_watch import DegradedWatch
-from gpumand.fleet.etcd_store import EtcdStore
 from gpumand.fleet.keys import Keys
 from gpumand.fleet.member import Member, MemberState
 from gpumand.fleet.peer_rows import PeerRows, PeerUnreachable
@@ -31,7 +30,7 @@ from gpumand.fleet.store import (
     StoreUnavailable,
     Written,
 )
-from gpumand.fleet.stores import open_store
+from gpumand.fleet.stores import DegradingEtcdStore, open_store
 from gpumand.testing.clock import FakeClock
 from tests.unit.fleet.rows import H1, H2, row
 
@@ -246,6 +245,21 @@ async def test_agent_with_another_machine_id_does_not_replace_a_known_host(
     assert found == Written(Entry(KEYS.host(H1), encode_host(peers.rows[URL3]), 7))
 
 
+async def test_host_that_starts_without_etcd_finds_the_peers_of_its_configuration(
+    monkeypatch: pytest.MonkeyPatch, peers: FakePeerRows
+) -> None:
+    monkeypatch.setattr("gpumand.fleet.degraded_watch.POLL_SEC", 0.01)
+    peers.rows[URL2] = replace(row(H2), url=URL2)
+    etcd = Scripted()
+    watch = DegradedWatch(KEYS, peers, (URL2, URL3)).changes(etcd.changes())
+    async with asyncio.timeout(30), aclosing(watch) as changes:  # type: ignore[type-var]
+        etcd.queue.put_nowait(Interrupted("no answer"))
+        await anext(changes)
+        assert await anext(changes) == Written(Entry(KEYS.host(H2), encode_host(peers.rows[URL2]), 0))
+        peers.rows[URL2] = replace(peers.rows[URL2], seq=9)
+        assert await anext(changes) == Written(Entry(KEYS.host(H2), encode_host(peers.rows[URL2]), 0))
+
+
 # -- opening -----------------------------------------------------------------------------------------------------------
 
 
@@ -254,9 +268,11 @@ async def test_store_is_the_one_that_the_configuration_names(tmp_path: Path, clo
     password.write_text("secret\n", encoding="utf-8")
     base = FleetConfig(host="h1", url="http://h1:8447")
     static = await open_store(base, clock, None)
-    etcd = await open_store(replace(base, etcd=EtcdConfig(("http://127.0.0.1:1",), "h1", password)), clock, None)
+    config = replace(base, peers={"h2": "http://h2:8447"}, etcd=EtcdConfig(("http://127.0.0.1:1",), "h1", password))
+    etcd = await open_store(config, clock, None)
     assert isinstance(static, StaticStore)
-    assert isinstance(etcd, EtcdStore)
+    assert isinstance(etcd, DegradingEtcdStore)
+    assert etcd._urls == ("http://h2:8447",)
     assert etcd._client._password == "secret"
     for one in (static, etcd):
         await one.close()
