@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -233,7 +234,8 @@ def test_an_interrupt_ends_the_wait_and_moves_the_service_back(
     system = FakeSystem({"ollama.service", gateway_step.SOCKET}, {11434}, set())
     place(system, monkeypatch)
     monkeypatch.setattr(gateway_step, "LISTEN_SEC", 30.0)
-    monkeypatch.setattr(gateway_step.time, "sleep", lambda _: os.kill(os.getpid(), signal.SIGINT))
+    interrupt = SimpleNamespace(monotonic=time.monotonic, sleep=lambda _: os.kill(os.getpid(), signal.SIGINT))
+    monkeypatch.setattr(gateway_step, "time", interrupt)
     with pytest.raises(Failure, match=r"interrupted, while ollama.service was starting"):
         gateway_step.carry_out(swap, quiet, lambda: None)
     assert system.commands[-1] == "restart ollama.service"
