@@ -41,6 +41,9 @@ LINGER_SEC = 2.0
 BACKLOG = 512
 HEAD_POLL_SEC = 0.02
 
+FLUSH_SEC = 2.0
+"""Seconds in which clients may receive the rest of complete answers when the gateway stops."""
+
 _END_OF_HEAD = re.compile(rb"\n\r?\n")
 _TOO_LATE = b"408 Request Timeout"
 _TOO_LONG = b"431 Request Header Fields Too Large"
@@ -116,6 +119,11 @@ class Connection(asyncio.Protocol):
         return not self.is_gone and self.is_idle and (not self._has_served or bool(self._head))
 
     @property
+    def holds_answer(self) -> bool:
+        """Whether the client has not yet received the whole answer to its last request."""
+        return self.is_idle and self._transport is not None and self._transport.get_write_buffer_size() > 0
+
+    @property
     def has_queued_requests(self) -> bool:
         """Whether the client has sent further requests without waiting for an answer.
 
@@ -161,8 +169,9 @@ class Connection(asyncio.Protocol):
 
     def close_if_idle(self) -> None:
         """Close the connection unless a request is being received or handled."""
-        if self.is_idle and not self.is_receiving:
-            self.abort()
+        if self.is_idle and not self.is_receiving and self._transport is not None:
+            # Unlike abort(), this first sends the end of an answer that the client has not received yet.
+            self._transport.close()
 
     def check_peer(self) -> None:
         """Notice that the client has left although its body is not being read at the moment."""
@@ -325,7 +334,15 @@ class Acceptor:
                 return
 
     async def close(self) -> None:
-        """End all connections."""
+        """End all connections, but first let clients receive the answers that are complete."""
+        await self._flush()
         for connection in tuple(self._connections):
             connection.abort()
         await self.server.shutdown(1.0)
+
+    async def _flush(self) -> None:
+        """Wait until the idle connections have sent what they hold."""
+        for _ in range(round(FLUSH_SEC / HEAD_POLL_SEC)):
+            if not any(one.holds_answer for one in self._connections):
+                return
+            await asyncio.sleep(HEAD_POLL_SEC)

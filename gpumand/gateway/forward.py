@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from typing import Any
 
 import aiohttp
@@ -10,10 +11,11 @@ from aiohttp import web
 from multidict import CIMultiDict
 
 from gpumand.gateway.cors import allow
-from gpumand.gateway.dialects import EVENT_STREAM
+from gpumand.gateway.dialects import EVENT_STREAM, JSON_LINES
 from gpumand.gateway.exchange import Exchange
 from gpumand.gateway.headers import is_from_fleet, request_headers, response_headers
 from gpumand.gateway.keys import KEY_HEADERS
+from gpumand.gateway.refusals import Refused
 from gpumand.gateway.request_body import answer_expect, body_of
 from gpumand.gateway.upstream import Endpoint, Upstreams
 
@@ -21,6 +23,13 @@ MAX_ERROR_BYTES = 64 * 1024
 """How much of an error document is read, where it has to be put into an answer that has already begun."""
 
 _BODILESS = (204, 304)
+
+
+class _BareResponse(web.StreamResponse):
+    """The head of an answer without a body; its Content-Length is that of the body that GET would get."""
+
+    # Debian 12's aiohttp would send such an answer in chunks, and the client would take their end for the next answer.
+    _length_check = False
 
 
 class AnswerCut(Exception):
@@ -37,8 +46,9 @@ def sent_headers(exchange: Exchange, endpoint: Endpoint) -> CIMultiDict[str]:
     headers = request_headers(raw, exchange.origin, endpoint.origin, forward_user=settings.forward_user)
     if settings.key:
         headers["Authorization"] = f"Bearer {settings.key}"
-    if exchange.response is not None:
-        # The answer has begun without compression, so its rest must not be compressed either.
+    if exchange.response is not None or exchange.dialect.content_type in (EVENT_STREAM, JSON_LINES):
+        # The answer has begun without compression, or may begin so before the consumer answers; its rest must not be
+        # compressed either.
         headers["Accept-Encoding"] = "identity"
     return headers
 
@@ -91,11 +101,13 @@ async def relay(
     headers = response_headers(answer.raw_headers, exchange.origin, endpoint.origin)
     if answer.content_type == EVENT_STREAM:
         headers.setdefault("X-Accel-Buffering", "no")
-    response = web.StreamResponse(status=answer.status, reason=answer.reason, headers=headers)
+    is_bare = exchange.request.method == "HEAD" or answer.status in _BODILESS
+    kind = _BareResponse if is_bare else web.StreamResponse
+    response = kind(status=answer.status, reason=answer.reason, headers=headers)
     exchange.response, exchange.entry.status = response, answer.status
     allow(response.headers, exchange.listed_origin)
     await response.prepare(exchange.request)
-    if exchange.request.method != "HEAD" and answer.status not in _BODILESS:
+    if not is_bare:
         if read:
             await response.write(read)
         await _copy(exchange, response, answer)
@@ -110,13 +122,19 @@ async def _continue(
     if answer.status < 400:
         await _copy(exchange, response, answer)
     else:
-        try:
-            body = await answer.content.read(MAX_ERROR_BYTES)
-        except (aiohttp.ClientError, OSError):
-            body = b""
-        await response.write(exchange.dialect.frame(body))
+        await response.write(exchange.dialect.frame(await _error_document(answer)))
     await response.write_eof()
     return response
+
+
+async def _error_document(answer: aiohttp.ClientResponse) -> bytes:
+    """The body of an error, or as much of it as arrives and fits."""
+    text = bytearray()
+    with contextlib.suppress(aiohttp.ClientError, OSError, Refused):
+        # One read returns what has arrived so far, which may be a part of the document.
+        while chunk := await answer.content.read(MAX_ERROR_BYTES - len(text)):
+            text += chunk
+    return bytes(text)
 
 
 async def _copy(exchange: Exchange, response: web.StreamResponse, answer: aiohttp.ClientResponse) -> None:
@@ -125,7 +143,7 @@ async def _copy(exchange: Exchange, response: web.StreamResponse, answer: aiohtt
     while True:
         try:
             chunk = await content.readany()
-        except (aiohttp.ClientError, asyncio.IncompleteReadError, OSError):
+        except (aiohttp.ClientError, asyncio.IncompleteReadError, OSError, Refused):
             # An end of the connection is the only sign of an incomplete answer that every client understands.
             exchange.connection.abort()
             raise AnswerCut from None

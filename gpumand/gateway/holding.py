@@ -13,6 +13,7 @@ from aiohttp import HttpVersion11, web
 from gpumand.gateway.cors import allow
 from gpumand.gateway.dialects import JSON
 from gpumand.gateway.exchange import Exchange
+from gpumand.gateway.websockets import is_websocket
 
 T = TypeVar("T")
 
@@ -117,6 +118,9 @@ class Holder:
     def _may_drip(self, *, is_loading: bool) -> bool:
         """Whether a sign of life may be sent now."""
         exchange = self._exchange
+        if is_websocket(exchange.request):
+            # Only messages of the consumer may be written to an open WebSocket, and clients know no answer before 101.
+            return False
         if exchange.response is not None:
             return True
         if exchange.request.version < HttpVersion11:

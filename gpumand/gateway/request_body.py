@@ -7,6 +7,8 @@ from collections.abc import AsyncIterator
 
 from aiohttp import web
 
+from gpumand.gateway.refusals import refused
+
 BODY_STALL_SEC = 60.0
 """Seconds that a client may stop sending its body while it holds a lease, as in nginx."""
 
@@ -22,12 +24,16 @@ async def answer_expect(request: web.BaseRequest) -> None:
 
 
 async def body_of(request: web.BaseRequest) -> AsyncIterator[bytes]:
-    """The body of a request as it arrives."""
+    """The body of a request as it arrives. Raises Refused if the client stops sending."""
     # The end of a body that breaks off is an exception here, so the consumer never takes it for complete. A client that
     # stops sending must not keep its lease.
     while True:
-        async with asyncio.timeout(BODY_STALL_SEC):
-            chunk = await request.content.readany()
+        try:
+            async with asyncio.timeout(BODY_STALL_SEC):
+                chunk = await request.content.readany()
+        except TimeoutError:
+            # As a TimeoutError it would count as a server that does not answer.
+            raise refused(408, "slow_body", f"The client has sent nothing for {BODY_STALL_SEC:g} s.") from None
         if not chunk:
             return
         yield chunk

@@ -20,7 +20,7 @@ from yarl import URL
 
 from gpumand.consumers.certificates import Certificates
 from gpumand.domain.socket_url import split_socket_url
-from gpumand.gateway.refusals import refused
+from gpumand.gateway.refusals import Refused, refused
 
 CONNECT_SEC = 5.0
 """Timeout of connecting. A local service accepts a connection at once unless its accept queue is full."""
@@ -29,7 +29,9 @@ KEEPALIVE_SEC = 1.5
 """How long an idle connection is kept. It is shorter than the servers' own limits (gunicorn 2 s, uvicorn and node 5 s),
 so that a request is not sent over a connection that the server is closing."""
 
-MAX_SOCKETS = 64
+MAX_SOCKETS = 128
+"""Maximum number of clients for Unix sockets; a socket has up to two."""
+
 MAX_MESSAGE_BYTES = 64 * 1024 * 1024
 READ_BYTES = 64 * 1024
 
@@ -74,7 +76,8 @@ class Upstreams:
 
     def __init__(self) -> None:
         self._tcp = _session(aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEPALIVE_SEC))
-        self._sockets: OrderedDict[str, aiohttp.ClientSession] = OrderedDict()
+        self._uploads = _session(aiohttp.TCPConnector(limit=0, force_close=True))
+        self._sockets: OrderedDict[tuple[str, bool], aiohttp.ClientSession] = OrderedDict()
         self._certificates = Certificates()
         self._closing: set[asyncio.Task[None]] = set()
 
@@ -88,7 +91,7 @@ class Upstreams:
             Refused: there is no answer for another reason.
         """
         try:
-            return await self._session_for(endpoint).request(
+            return await self._session_for(endpoint, is_streamed=_is_streamed(body)).request(
                 method,
                 URL(endpoint.base + target, encoded=True),
                 headers=headers,
@@ -123,24 +126,40 @@ class Upstreams:
 
     async def close(self) -> None:
         """Close all connections."""
-        for session in (self._tcp, *self._sockets.values()):
+        for session in (self._tcp, self._uploads, *self._sockets.values()):
             await session.close()
         await asyncio.gather(*self._closing, return_exceptions=True)
 
-    def _session_for(self, endpoint: Endpoint) -> aiohttp.ClientSession:
+    def _session_for(self, endpoint: Endpoint, *, is_streamed: bool = False) -> aiohttp.ClientSession:
+        """The client for an endpoint.
+
+        A server may answer before it has read the whole body. Debian 12's aiohttp would use the connection again, and
+        the server would take the next request for the rest of that body.
+        """
         if not endpoint.socket:
-            return self._tcp
-        session = self._sockets.get(endpoint.socket)
+            return self._uploads if is_streamed else self._tcp
+        key = endpoint.socket, is_streamed
+        session = self._sockets.get(key)
         if session is None:
-            connector = aiohttp.UnixConnector(endpoint.socket, limit=0, keepalive_timeout=KEEPALIVE_SEC)
-            session = self._sockets[endpoint.socket] = _session(connector)
-        self._sockets.move_to_end(endpoint.socket)
+            session = self._sockets[key] = _session(_unix_connector(endpoint.socket, is_streamed))
+        self._sockets.move_to_end(key)
         if len(self._sockets) > MAX_SOCKETS:
             _, oldest = self._sockets.popitem(last=False)
             task = asyncio.ensure_future(oldest.close())
             self._closing.add(task)
             task.add_done_callback(self._closing.discard)
         return session
+
+
+def _is_streamed(body: Any) -> bool:
+    """Whether a body is sent in parts, so that an answer may arrive before its end."""
+    return body is not None and not isinstance(body, bytes)
+
+
+def _unix_connector(path: str, is_streamed: bool) -> aiohttp.BaseConnector:
+    if is_streamed:
+        return aiohttp.UnixConnector(path, limit=0, force_close=True)
+    return aiohttp.UnixConnector(path, limit=0, keepalive_timeout=KEEPALIVE_SEC)
 
 
 def _session(connector: aiohttp.BaseConnector) -> aiohttp.ClientSession:
@@ -155,6 +174,9 @@ def _session(connector: aiohttp.BaseConnector) -> aiohttp.ClientSession:
 
 def _failure(error: Exception) -> Exception:
     """The exception for a request without an answer."""
+    if isinstance(error.__cause__, Refused):
+        # The body could not be read from the client, which says nothing about the server.
+        return error.__cause__
     cause = getattr(error, "os_error", error)
     is_tls = isinstance(error, aiohttp.ClientSSLError) or isinstance(cause, ssl.SSLError)
     if isinstance(error, aiohttp.ClientConnectorError) and not is_tls and isinstance(cause, OSError):
