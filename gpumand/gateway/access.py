@@ -55,6 +55,11 @@ class KeyedAccess:
         is_local = connection.is_unix or connection.is_loopback
         is_local = is_local and origin.address in ("", peer)
         client = Client(peer or "unknown", is_local=is_local, may_evict=peer in self._administrators)
+        if not (settings.keys or connection.is_unix or connection.is_loopback):
+            # A connection from the time when the configuration had keys and allowed other hosts.
+            raise refused(
+                401, "key_missing", "Other hosts need an API key, and the configuration of the gateway has none."
+            )
         return self._with_key(request, client, settings), origin
 
     def _with_key(self, request: web.BaseRequest, client: Client, settings: GatewaySettings) -> Client:

@@ -103,6 +103,14 @@ def test_the_text_that_connected_programs_send_for_a_key_counts_as_no_key() -> N
     assert admit(sent, keys=own)[0].name == "own"
 
 
+def test_open_connection_of_another_host_is_refused_when_the_keys_have_gone() -> None:
+    with pytest.raises(Refused) as raised:
+        admit(LOCAL, REMOTE)
+    assert raised.value.refusal.status == 401
+    with pytest.raises(Refused):
+        admit(LOCAL | {"Authorization": "Bearer secret-1"}, REMOTE)
+
+
 def test_without_keys_the_header_is_for_the_service() -> None:
     assert admit(LOCAL | {"Authorization": "Bearer anything"})[0].has_key is False
 
