@@ -166,7 +166,11 @@ class GatewayService:
         settings = await asyncio.to_thread(config.load, self._options.config)
         # The router must know a listener before its first connection.
         self._router.configure(settings)
-        await self._listeners.configure(settings.all_listeners(self._passed), allow_remote=settings.allow_remote)
+        try:
+            await self._listeners.configure(settings.all_listeners(self._passed), allow_remote=settings.allow_remote)
+        except ConfigInvalid:
+            self._router.configure(self.settings)
+            raise
         self.settings = settings
         self.table.limits = _limits(settings)
         self._acceptor.max_connections = settings.max_connections

@@ -18,7 +18,7 @@ from gpumand.gateway.holding import Holder
 from gpumand.gateway.jobs import BusyProbe, Jobs
 from gpumand.gateway.leases import Ticket
 from gpumand.gateway.parts import Parts
-from gpumand.gateway.refusals import refused
+from gpumand.gateway.refusals import Refused, refused
 from gpumand.gateway.routes.classes import RouteClass
 from gpumand.gateway.upstream import Endpoint, UpstreamDown
 
@@ -103,8 +103,15 @@ class WorkHandler:
                 return await self._begin_once(exchange, endpoint, body, holder)
             except UpstreamDown:
                 if clock() >= deadline:
+                    # A job that was never delivered needs no lease.
+                    exchange.entry.status = 502
                     text = f"{exchange.service.consumer} does not accept connections at {endpoint.base}. Check its log."
                     raise refused(502, "bad_gateway", text, 1) from None
+            except Refused as error:
+                if error.refusal.status == 408:
+                    # The consumer got a part of the request only.
+                    exchange.entry.status = 408
+                raise
             await asyncio.sleep(CONNECT_PAUSE_SEC)
 
     async def _begin_once(

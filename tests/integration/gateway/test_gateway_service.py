@@ -115,6 +115,21 @@ async def test_invalid_configuration_is_not_taken_over(tmp_path: Path) -> None:
         assert await answers(made.session, made.url)
 
 
+async def test_reload_that_fails_at_an_address_leaves_the_routing_as_it_was(tmp_path: Path) -> None:
+    async with front(tmp_path) as made:
+        with socket.create_server(("127.0.0.1", 0)) as used:
+            text = made.gateway.file.read_text(encoding="utf-8")
+            text += 'consumer = "blocker"\n'
+            text += f'[gateway.listeners.other]\nconsumer = "fake"\nlisten = "127.0.0.1:{used.getsockname()[1]}"\n'
+            made.gateway.file.write_text(text, encoding="utf-8")
+            assert made.gateway.process is not None
+            made.gateway.process.send_signal(signal.SIGHUP)
+            await wait_until("the error is logged", lambda: is_true("was not taken over" in made.gateway.log))
+
+        assert await answers(made.session, made.url)
+        assert made.service.paths() == ["POST /echo"]
+
+
 @pytest.mark.parametrize("keys", ["[gateway]\nwait = 1\n", "[gateway.listeners.fake]\n"])
 async def test_configuration_that_cannot_be_used_ends_the_start(tmp_path: Path, keys: str) -> None:
     file = tmp_path / "gateway.toml"
