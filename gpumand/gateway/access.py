@@ -10,7 +10,7 @@ from __future__ import annotations
 import ipaddress
 import os
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from typing import Protocol
 from urllib.parse import urlsplit
@@ -21,7 +21,7 @@ from gpumand.gateway.config import GatewaySettings
 from gpumand.gateway.connections import Connection
 from gpumand.gateway.headers import Origin, is_same_origin
 from gpumand.gateway.keys import PLACEHOLDER, find, presented
-from gpumand.gateway.refusals import refused
+from gpumand.gateway.refusals import Refused, refused
 from gpumand.gateway.requests import Client
 
 
@@ -129,3 +129,30 @@ def _is_address(text: str) -> bool:
     except ValueError:
         return False
     return True
+
+
+def is_from_foreign_site(headers: Mapping[str, str], origins: Collection[str]) -> bool:
+    """Whether a page of another web site has a browser send a request: an image, a frame, or a script's GET.
+
+    Browsers send no Origin header with those, and say by Sec-Fetch-Site where they come from. A link that a user
+    follows is none of them: its page is a document of its own.
+
+    Args:
+        headers: the headers of the request.
+        origins: the web sites that the configuration lists.
+    """
+    if headers.get("Sec-Fetch-Site", "").lower() != "cross-site" or "Origin" in headers:
+        return False
+    if headers.get("Sec-Fetch-Dest", "").lower() == "document":
+        return False
+    try:
+        page = urlsplit(headers.get("Referer", ""))
+    except ValueError:
+        return True
+    return f"{page.scheme}://{page.netloc}".lower() not in origins
+
+
+def foreign_site() -> Refused:
+    """The refusal of a request that a page of another web site sends, and that would load a model."""
+    text = "Pages of other web sites may not load models. Open the address itself, or add the site to origins."
+    return refused(403, "foreign_site", text)

@@ -139,8 +139,8 @@ class ListenerTable:
     early_status: bool = key(
         Boolean(),
         "Interim status: answer 102 Processing at each drip_sec while the client of an image, of speech or of another "
-        "answer without a text form waits. HTTP libraries ignore it or restart their time limit; off by default, since "
-        "a client that is written by hand may take it for the answer.",
+        "answer without a text form waits. Browsers, httpx and undici (Node.js) ignore it or restart their time limit. "
+        "Off by default, since urllib and requests of Python take it for the answer.",
         default=False,
     )
     slots: int = key(

@@ -34,6 +34,7 @@ class Exchange:
         entry: its entry in the table of requests.
         dialect: the form of its answers.
         body: what was read of its body already; None = nothing.
+        is_foreign: whether a page of another web site sent it without the user's doing.
         listed_origin: the origin of the web page that sent it, if the configuration lists it; else "".
         elsewhere: another host that serves it; None = this one does.
         response: the answer, once it has begun.
@@ -48,6 +49,7 @@ class Exchange:
     entry: Entry
     dialect: Dialect
     body: HeldBody | None = None
+    is_foreign: bool = False
     listed_origin: str = ""
     elsewhere: Elsewhere | None = None
     response: web.StreamResponse | None = None

@@ -9,7 +9,7 @@ from dataclasses import replace
 from aiohttp import web
 
 from gpumand.gateway import cors
-from gpumand.gateway.access import Access
+from gpumand.gateway.access import Access, foreign_site, is_from_foreign_site
 from gpumand.gateway.connections import Connection, connection_of
 from gpumand.gateway.console.console import Console, is_browser
 from gpumand.gateway.dialects import Api, Dialect, dialect_of
@@ -131,6 +131,7 @@ class Gateway:
             exchange = Exchange(request, connection, target, entry.client, origin, service, entry, dialect)
             exchange.body, exchange.listed_origin = route.body, self._listed_origin(request)
             exchange.elsewhere = route.elsewhere
+            exchange.is_foreign = is_from_foreign_site(request.headers, self._parts.settings().origins)
             return await self._answered(exchange)
         finally:
             if route.body is not None:
@@ -177,6 +178,8 @@ class Gateway:
             return exchange.response or _gone()
 
     async def _by_class(self, exchange: Exchange) -> web.StreamResponse:
+        if exchange.is_foreign and exchange.entry.kind in (RouteClass.WORK, RouteClass.JOB):
+            raise foreign_site()
         if exchange.elsewhere is not None:
             answer = await self._parts.elsewhere.handle(exchange, exchange.elsewhere)
             if answer is not None:

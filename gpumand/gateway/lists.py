@@ -67,7 +67,7 @@ class EntranceLists:
         """The models of this host with their consumers, for the gateways of other hosts."""
         offers = await self._offers.of(client, refresh=True)
         rules = self._settings().models
-        openai, ollama = openai_list(rules, offers), ollama_list(offers)
+        openai, ollama = openai_list(rules, offers), ollama_list(rules, offers)
         names = [str(one["id"]) for one in openai] + [str(one["name"]) for one in ollama]
         chosen = {name: choice.consumer for name in names if (choice := choose(name, rules, offers)) is not None}
         return _json({"openai": openai, "ollama": ollama, "consumers": chosen})
@@ -80,7 +80,8 @@ class EntranceLists:
             return _json({"version": first((one.lists for one in offers), lambda lists: lists.version) or "0.0.0"})
         if path == "/api/ps":
             return _json({"models": running_list(offers)})
-        return _json({"models": _with_others(ollama_list(offers), "name", [one.ollama for one in others])})
+        found = ollama_list(self._settings().models, offers)
+        return _json({"models": _with_others(found, "name", [one.ollama for one in others])})
 
     async def _entry(self, model: str, client: Client, others: Sequence[OtherModels]) -> web.Response:
         entry = next((one for one in await self._openai(client, others) if one["id"] == model), None)

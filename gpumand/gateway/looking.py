@@ -9,6 +9,7 @@ from aiohttp import web
 from multidict import CIMultiDictProxy
 
 from gpumand.gateway import forward
+from gpumand.gateway.access import foreign_site
 from gpumand.gateway.exchange import Exchange, accepts
 from gpumand.gateway.headers import response_headers
 from gpumand.gateway.held_bodies import HeldBody, read_small_body
@@ -52,6 +53,8 @@ class LookHandler:
         if (remembered := self._memory.find(exchange)) is not None:
             return remembered.response()
         if exchange.entry.kind is RouteClass.PAGE and accepts(exchange.request, "text/html"):
+            if exchange.is_foreign:
+                raise foreign_site()
             return await self._page(exchange)
         raise refusal
 
@@ -111,8 +114,9 @@ class LookHandler:
                 if not is_complete:
                     self._shared.end(key, future, None)
                     return await forward.relay(exchange, answer, endpoint, body)
-                kept = self._keep(exchange, answer, endpoint, body)
-                return kept.response()
+                found = self._keep(exchange, answer, endpoint, body)
+                kept = found if found.may_be_shared else None
+                return found.response()
             finally:
                 forward.finish(answer)
         finally:

@@ -24,17 +24,31 @@ MAX_SHARED = 128
 MAX_REMEMBERED = 256
 MAX_REMEMBERED_BYTES = 32 * 1024 * 1024
 
+_CREDENTIALS = (
+    "authorization",
+    "cookie",
+    "x-api-key",
+    "api-key",
+    "x-goog-api-key",
+    "x-openwebui-user-id",
+    "x-openwebui-user-email",
+    "x-openwebui-user-name",
+    "x-openwebui-user-role",
+)
+"""Headers that say to the consumer which user sends a request."""
+
 _VARYING = (
+    *_CREDENTIALS,
     "accept",
     "accept-encoding",
     "accept-language",
-    "authorization",
-    "cookie",
+    "host",
     "if-modified-since",
     "if-none-match",
     "origin",
     "range",
-    "x-api-key",
+    "x-forwarded-host",
+    "x-forwarded-proto",
 )
 """Headers that may change an answer."""
 
@@ -52,6 +66,22 @@ class Answer:
     reason: str
     headers: CIMultiDictProxy[str]
     body: bytes
+
+    @property
+    def is_personal(self) -> bool:
+        """Whether it is meant for one client: it sets a cookie, or says so."""
+        return "Set-Cookie" in self.headers or "private" in self._directives
+
+    @property
+    def may_be_shared(self) -> bool:
+        """Whether identical requests may get it too."""
+        varies = ",".join(self.headers.getall("Vary", ()))
+        return not self.is_personal and "no-store" not in self._directives and "*" not in varies
+
+    @property
+    def _directives(self) -> frozenset[str]:
+        values = ",".join(self.headers.getall("Cache-Control", ())).lower().split(",")
+        return frozenset(one.partition("=")[0].strip() for one in values)
 
     def response(self) -> web.Response:
         """The answer for one more client."""
@@ -144,7 +174,7 @@ class Memory:
     def keep(self, exchange: Exchange, answer: Answer) -> None:
         """Keep an answer, if it is one of a route that is remembered."""
         key = self._key(exchange)
-        if key is None or answer.status != 200 or exchange.request.method == "HEAD":
+        if key is None or answer.status != 200 or answer.is_personal or exchange.request.method == "HEAD":
             return
         self._drop(key)
         self._answers[key] = answer
@@ -164,8 +194,7 @@ class Memory:
         elif request.method not in ("GET", "HEAD") or not exchange.service.rules.remembers("GET", exchange.target.path):
             return None
         # A client gets only what was answered to its own credentials.
-        names = ("authorization", "x-api-key", "cookie", "accept-encoding")
-        values = (question, *(request.headers.get(name, "") for name in names))
+        values = (question, *(request.headers.get(name, "") for name in (*_CREDENTIALS, "accept-encoding")))
         return exchange.service.consumer, exchange.target.raw, values
 
     def _drop(self, key: Key) -> None:

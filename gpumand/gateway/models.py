@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
@@ -51,8 +51,7 @@ def choose(model: str, rules: Sequence[ModelRule], offers: Sequence[Offer]) -> C
     Rules come first: an exact name before patterns, patterns in their order. Then ``consumer/model``, then the lists of
     the consumers in their order, and at last a consumer whose name is that of the model.
     """
-    exact = next((one for one in rules if one.pattern == model), None)
-    rule = exact or next((one for one in rules if one.is_glob and fnmatchcase(model, one.pattern)), None)
+    rule = _rule_of(model, rules)
     if rule is not None:
         return Choice(rule.consumer, rule.as_ or model)
     prefix, slash, rest = model.partition("/")
@@ -62,6 +61,17 @@ def choose(model: str, rules: Sequence[ModelRule], offers: Sequence[Offer]) -> C
         if one.is_listed and serves(one.lists, model):
             return Choice(one.consumer, model)
     return Choice(model, model) if any(one.consumer == model for one in offers) else None
+
+
+def _rule_of(model: str, rules: Sequence[ModelRule]) -> ModelRule | None:
+    exact = next((one for one in rules if one.pattern == model), None)
+    return exact or next((one for one in rules if one.is_glob and fnmatchcase(model, one.pattern)), None)
+
+
+def _shown(name: str, consumer: str, rules: Sequence[ModelRule], found: Container[str]) -> str | None:
+    """The name under which a model of a consumer is listed; None if no request for it would reach that consumer."""
+    names = (f"{consumer}/{name}",) if name in found else (name, f"{consumer}/{name}")
+    return next((one for one in names if (rule := _rule_of(one, rules)) is None or rule.consumer == consumer), None)
 
 
 def serves(lists: Lists, model: str) -> bool:
@@ -82,8 +92,8 @@ def openai_list(rules: Sequence[ModelRule], offers: Sequence[Offer]) -> list[Doc
         for name, entry in _openai_entries(offer):
             if (name, offer.consumer) in renamed:
                 continue
-            shown = name if name not in found else f"{offer.consumer}/{name}"
-            found.setdefault(shown, _openai_entry(entry, shown, offer, name))
+            if (shown := _shown(name, offer.consumer, rules, found)) is not None:
+                found.setdefault(shown, _openai_entry(entry, shown, offer, name))
     return list(found.values())
 
 
@@ -104,14 +114,14 @@ def _openai_entry(entry: Document, shown: str, offer: Offer, name: str) -> Docum
     return default | entry | own
 
 
-def ollama_list(offers: Sequence[Offer]) -> list[Document]:
+def ollama_list(rules: Sequence[ModelRule], offers: Sequence[Offer]) -> list[Document]:
     """The entries of the merged /api/tags."""
     found: dict[str, Document] = {}
     for offer in (one for one in offers if one.is_listed):
         for entry in offer.lists.ollama:
             name = str(entry["name"])
-            shown = name if name not in found else f"{offer.consumer}/{name}"
-            found.setdefault(shown, entry if shown == name else entry | {"name": shown, "model": shown})
+            if (shown := _shown(name, offer.consumer, rules, found)) is not None:
+                found.setdefault(shown, entry if shown == name else entry | {"name": shown, "model": shown})
     return list(found.values())
 
 

@@ -79,6 +79,7 @@ class FakeService:
             "/stream": self._stream,
             "/redirect": self._redirect,
             "/cut": self._cut,
+            "/session": self._session,
         }.get(request.path, self._echo)
         try:
             return await handler(request)
@@ -131,6 +132,11 @@ class FakeService:
 
     async def _redirect(self, request: web.Request) -> web.StreamResponse:
         return web.Response(status=302, headers={"Location": f"{self.url}/elsewhere"})
+
+    async def _session(self, request: web.Request) -> web.StreamResponse:
+        number = len(self.seen)
+        await asyncio.sleep(0.2)
+        return web.json_response({}, headers={"Set-Cookie": f"session={number}"})
 
     async def _cut(self, request: web.Request) -> web.StreamResponse:
         response = web.StreamResponse()

@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import httpx
 import pytest
 from aiohttp import WSMsgType
@@ -340,6 +341,41 @@ async def test_client_that_leaves_does_not_take_a_shared_answer_from_others(tmp_
 
     assert [one[0] for one in (*answers, late)] == [200, 200, 200]
     assert made.service.paths().count(f"GET {path}") == 1
+
+
+async def test_clients_do_not_get_the_cookies_of_others(tmp_path: Path) -> None:
+    async with front(tmp_path, 'preset = "ollama"') as made:
+        plain = {"cookie_jar": aiohttp.DummyCookieJar(), "connector": aiohttp.TCPConnector(limit=0)}
+        async with aiohttp.ClientSession(**plain) as session:  # type: ignore[arg-type]
+
+            async def cookie() -> str:
+                async with session.get(f"{made.url}/session") as answer:
+                    return answer.headers["Set-Cookie"]
+
+            together = await asyncio.gather(*(cookie() for _ in range(4)))
+            cookies = [*together, await cookie()]
+
+    assert len(set(cookies)) == 5
+
+
+async def test_pages_of_other_web_sites_do_not_load_models(tmp_path: Path) -> None:
+    image = {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Dest": "image"}
+    frame = {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Dest": "iframe", "Accept": "text/html"}
+    link = {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Dest": "document", "Accept": "text/html"}
+    async with front(tmp_path, COMFYUI) as made:
+        work = await asked(made, "/prompt", headers=image)
+        look = await asked(made, "/queue", method="GET", headers=image)
+        runs = await asked(made, "/", method="GET", headers=frame)
+        await made.service.stop()
+        framed = await asked(made, "/?stopped", method="GET", headers=frame)
+        assert await has_leases(made, 0)
+        assert not await has_queue(made)
+        linked = await asked(made, "/?stopped", method="GET", headers=link)
+
+    assert (work[0], look[0], runs[0]) == (403, 200, 200)
+    assert b"Pages of other web sites" in work[2]
+    assert (framed[0], framed[1]["x-gpumand"]) == (403, "refused")
+    assert (linked[0], linked[1]["x-gpumand"]) == (503, "waiting")
 
 
 async def test_identical_looks_within_a_second_share_one_request(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from typing import Any, cast
 import pytest
 from multidict import CIMultiDict
 
-from gpumand.gateway.access import KeyedAccess
+from gpumand.gateway.access import KeyedAccess, is_from_foreign_site
 from gpumand.gateway.config import GatewaySettings
 from gpumand.gateway.headers import Origin
 from gpumand.gateway.refusals import Refused
@@ -104,3 +104,24 @@ def test_invalid_address_of_a_trusted_proxy_is_ignored() -> None:
     headers = {"Host": "localhost", "X-Forwarded-For": "<script>", "X-Forwarded-Proto": "gopher"}
 
     assert admit(headers, trusted_proxies=("127.0.0.1",))[1] == Origin("127.0.0.1", "localhost")
+
+
+@pytest.mark.parametrize(
+    ("headers", "is_foreign"),
+    [
+        ({"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Dest": "image"}, True),
+        ({"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Dest": "iframe"}, True),
+        ({"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Dest": "empty", "Referer": "https://evil.example/a"}, True),
+        ({"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Dest": "empty", "Referer": "http://[::1"}, True),
+        ({"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Dest": "image", "Referer": "https://ui.example/a"}, False),
+        ({"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Dest": "empty", "Origin": "https://ui.example"}, False),
+        ({"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Dest": "document"}, False),
+        ({"Sec-Fetch-Site": "same-site", "Sec-Fetch-Dest": "image"}, False),
+        ({"Sec-Fetch-Site": "none", "Sec-Fetch-Dest": "document"}, False),
+        ({}, False),
+    ],
+)
+def test_requests_of_other_web_sites_without_an_origin_are_recognised(
+    headers: dict[str, str], is_foreign: bool
+) -> None:
+    assert is_from_foreign_site(CIMultiDict(headers), ("https://ui.example",)) is is_foreign

@@ -101,7 +101,7 @@ def test_consumer_that_never_ran_is_listed_by_its_name() -> None:
 def test_lists_of_ollama_are_merged_verbatim() -> None:
     second = Offer("second", True, ollama("gemma3:latest"), speaks_ollama=True)
 
-    assert ollama_list([LLAMA, OLLAMA, second]) == [
+    assert ollama_list((), [LLAMA, OLLAMA, second]) == [
         *OLLAMA.lists.ollama,
         {"name": "second/gemma3:latest", "model": "second/gemma3:latest", "size": 1},
     ]
@@ -112,3 +112,17 @@ def test_known_ids_have_each_id_once() -> None:
     rules = (ModelRule(pattern="qwen3", consumer="llama"),)
 
     assert known_ids(rules, [LLAMA]) == ["qwen3", "org/phi-4"]
+
+
+def test_lists_have_no_model_whose_requests_a_pattern_sends_to_another_consumer() -> None:
+    rules = (ModelRule(pattern="qwen*", consumer="new"), ModelRule(pattern="gemma*", consumer="ollama"))
+    offers = [*OFFERS, Offer("new", False, Lists())]
+    listed = [str(one["id"]) for one in openai_list(rules, offers)]
+
+    assert listed == ["llama/qwen3", "org/phi-4", "gemma3:latest", "ollama/qwen3:8b", "new"]
+    assert [one["name"] for one in ollama_list(rules, offers)] == ["gemma3:latest", "ollama/qwen3:8b"]
+    reached = [choice.consumer for name in listed if (choice := chosen(name, *rules, offers=offers)) is not None]
+    assert reached == ["llama", "llama", "ollama", "ollama", "new"]
+    all_go_to_one = (ModelRule(pattern="*", consumer="llama"),)
+    assert [one["id"] for one in openai_list(all_go_to_one, OFFERS)] == ["qwen3", "org/phi-4"]
+    assert ollama_list(all_go_to_one, OFFERS) == []
