@@ -8,9 +8,10 @@ from dataclasses import replace
 from typing import Any
 
 from gpumand.client.held_lease import Held
-from gpumand.domain.errors import ShuttingDown
+from gpumand.domain.errors import LimitsExceeded, ShuttingDown
 from gpumand.fleet.calls import AcquireCall, DrainCall, LoadCall, PlanCall
 from gpumand.fleet.intents import IntentGuard
+from gpumand.fleet.lease_slots import LeaseSlots
 from gpumand.fleet.lease_streams import LeaseHandle
 from gpumand.fleet.local_gpumand import LocalGpumand
 from gpumand.fleet.row_builder import HostFacts
@@ -26,8 +27,8 @@ class LocalLease:
         grant: the first line of its stream.
     """
 
-    def __init__(self, held: Held, facts: HostFacts, endpoint: str) -> None:
-        self._held = held
+    def __init__(self, held: Held, facts: HostFacts, endpoint: str, released: Callable[[], None]) -> None:
+        self._held, self._released = held, released
         self.grant: dict[str, Any] = {
             "lease": held.id,
             "host": facts.name,
@@ -46,7 +47,10 @@ class LocalLease:
 
     async def release(self) -> None:
         """See LeaseHandle."""
-        await self._held.release()
+        try:
+            await self._held.release()
+        finally:
+            self._released()
 
 
 class LocalHost:
@@ -77,12 +81,14 @@ class LocalHost:
         self._unique = unique
         self._gpumand, self._facts, self._row, self._set_drain = gpumand, facts, row, set_drain
         self._tokens = TokenGuard(known)
+        self._slots = LeaseSlots()
 
     async def acquire(self, call: AcquireCall) -> LeaseHandle:
         """See FleetHost. For a request of this host: the endpoint is the consumer's own."""
         with self._pending(call.consumer):
-            held = await self._acquire(call, self._local_user(call.user))
-            return self._guarded(LocalLease(held, self._facts, held.endpoint))
+            caller = f"user {call.user.partition('/')[0] or 'unknown'}"
+            held, free = await self._acquire(call, self._local_user(call.user), caller)
+            return self._guarded(LocalLease(held, self._facts, held.endpoint, free))
 
     async def acquire_for(self, caller: str, call: AcquireCall) -> LeaseHandle:
         """Acquire a lease for a request of another host: the endpoint is this host's gateway.
@@ -92,9 +98,9 @@ class LocalHost:
             call: the request.
         """
         with self._pending(call.consumer):
-            held = await self._acquire(call, on_behalf(call.user, caller))
+            held, free = await self._acquire(call, on_behalf(call.user, caller), f"host {caller or 'unknown'}")
             # Consumers listen on addresses that only this host can reach.
-            return self._guarded(LocalLease(held, self._facts, self._facts.gateway_url))
+            return self._guarded(LocalLease(held, self._facts, self._facts.gateway_url, free))
 
     async def plan(self, call: PlanCall) -> dict[str, Any]:
         """See FleetHost."""
@@ -122,16 +128,23 @@ class LocalHost:
                 self._unique.check_loaded(call.consumer)
             return loaded
 
-    async def _acquire(self, call: AcquireCall, behalf: str) -> Held:
+    async def _acquire(self, call: AcquireCall, behalf: str, caller: str) -> tuple[Held, Callable[[], None]]:
+        """Acquire a lease; return it, and a function to call when it was released."""
         row = self._row()
         if row.draining:
             raise ShuttingDown(f"{self._facts.name} is drained: it takes no new requests of the fleet")
+        self._slots.check(caller)
         self._tokens.check(call.consumer, call.revision)
         if call.consumer in row.consumers:
             await self._intents.check(call)
         if self._unique is not None:
             await self._unique.require(call.consumer)
-        return await self._gpumand.acquire(replace(call, on=""), behalf)
+        held = await self._gpumand.acquire(replace(call, on=""), behalf)
+        try:
+            return held, self._slots.take(caller)
+        except LimitsExceeded:  # other requests of the caller were granted meanwhile
+            await held.release()
+            raise
 
     def _pending(self, consumer: str) -> AbstractContextManager[None]:
         return nullcontext() if self._unique is None else self._unique.pending(consumer)

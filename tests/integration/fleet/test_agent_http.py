@@ -14,7 +14,7 @@ import pytest
 from gpumand.domain.consumer import Residency
 from gpumand.domain.errors import Busy, InsufficientVram, LoadFailed, TimedOut
 from gpumand.fleet import agent as agent_module
-from gpumand.fleet import http_server
+from gpumand.fleet import http_server, lease_slots
 from gpumand.fleet.calls import MAX_BODY_BYTES
 from gpumand.fleet.keys import Keys
 from gpumand.fleet.row_json import encode_intent
@@ -355,6 +355,27 @@ async def _read_or_reset(reader: asyncio.StreamReader) -> bytes:
         return await reader.read()
     except ConnectionError:
         return b""
+
+
+async def test_leases_of_one_caller_are_limited_also_when_they_are_granted_at_the_same_time(
+    agent: AgentServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lease_slots, "MAX_OF_ONE", 2)
+    granting = asyncio.Event()
+    agent.gpumand.before = granting.wait
+    body = json.dumps(CHAT).encode()
+    opened = [await agent.send(head("/v1/acquire", len(body)) + body) for _ in range(3)]
+    await until(lambda: len(agent.gpumand.acquired) == 3, "all wait")
+    granting.set()
+    await until(lambda: [one.released for one in agent.gpumand.leases].count(True) == 1, "the third one is released")
+    status, answer = await agent.post("/v1/acquire", CHAT)
+    assert (status, "has 2 leases of the fleet on this host" in answer["message"]) == (429, True), answer
+    assert len(agent.gpumand.acquired) == 3, "gpumand is not asked for it"
+    for _, writer in opened:
+        writer.close()
+    await until(lambda: all(one.released for one in agent.gpumand.leases), "all have ended")
+    reader, _ = await agent.send(head("/v1/acquire", len(body)) + body)
+    assert (await read_head(reader))[0] == 200
 
 
 async def test_number_of_remote_leases_is_limited(agent: AgentServer, monkeypatch: pytest.MonkeyPatch) -> None:
