@@ -271,6 +271,11 @@ def excerpt(body: bytes, length: int = 200) -> str:
     return " ".join(words)[:length]
 
 
+def one_line(text: str, length: int = 200) -> str:
+    """Return text of a server or of a library as one line for a message."""
+    return " ".join("".join(char if char.isprintable() else " " for char in text).split())[:length]
+
+
 def value_at(document: Any, pointer: str) -> Any:
     """Return the value at a JSON pointer; UNUSABLE if there is none, or if the pointer is ""."""
     if not pointer:

@@ -7,7 +7,6 @@ Bodies are limited by the caller, which may stop reading at any time.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import errno
 import socket
 import ssl
@@ -15,7 +14,8 @@ from dataclasses import dataclass
 
 import h11
 
-from gpumand.consumers.answers import NoAnswer
+from gpumand.consumers.answers import NoAnswer, one_line
+from gpumand.consumers.host_names import HostNames
 
 CHUNK_BYTES = 64 * 1024
 
@@ -24,6 +24,15 @@ CONNECT_SEC = 5.0
 
 ADDRESS_SEC = 1.0
 """Timeout for one address of a host name that has others."""
+
+NOT_THERE = (
+    errno.ECONNREFUSED,
+    errno.EADDRNOTAVAIL,
+    errno.EAFNOSUPPORT,
+    errno.ENETUNREACH,
+    errno.EHOSTUNREACH,
+)
+"""Errors of an address which do not contradict that another address of the same host refuses connections."""
 
 MAX_INTERIM_ANSWERS = 20
 """Answers with a status below 200 before the real one."""
@@ -142,11 +151,11 @@ class Connection:
         self._writer.transport.abort()
 
 
-async def connect(place: Place) -> Connection:
-    """Open a connection. Raises NoAnswer."""
+async def connect(place: Place, names: HostNames) -> Connection:
+    """Open a connection. Raises NoAnswer, or ValueError for a host that is no name."""
     try:
         async with asyncio.timeout(CONNECT_SEC):
-            sock = await (_connect_unix(place.socket) if place.socket else _connect_tcp(place))
+            sock = await (_connect_unix(place.socket) if place.socket else _connect_tcp(place, names))
             return await _with_streams(place, sock)
     except TimeoutError:
         raise NoAnswer(f"no connection within {CONNECT_SEC:g} s") from None
@@ -168,8 +177,8 @@ async def _with_streams(place: Place, sock: socket.socket) -> Connection:
         raise
 
 
-async def _connect_tcp(place: Place) -> socket.socket:
-    found = await _resolve(place)
+async def _connect_tcp(place: Place, names: HostNames) -> socket.socket:
+    found = await names.addresses(place.host, place.port)
     errors: list[OSError] = []
     for number, (family, kind, protocol, _, address) in enumerate(found, start=1):
         try:
@@ -178,19 +187,6 @@ async def _connect_tcp(place: Place) -> socket.socket:
         except OSError as error:  # TimeoutError is one
             errors.append(error)
     raise _connection_failure(place, errors)
-
-
-async def _resolve(place: Place) -> list[tuple[socket.AddressFamily, socket.SocketKind, int, str, tuple[object, ...]]]:
-    """The addresses of a host; those written as numbers need no thread."""
-    with contextlib.suppress(socket.gaierror):
-        numeric = socket.AI_NUMERICHOST
-        return list(socket.getaddrinfo(place.host, place.port, type=socket.SOCK_STREAM, flags=numeric))
-    try:
-        loop = asyncio.get_running_loop()
-        return list(await loop.getaddrinfo(place.host, place.port, type=socket.SOCK_STREAM))
-    except socket.gaierror as error:
-        reason = one_line(error.strerror or str(error))
-        raise NoAnswer(f"host name {place.host!r} cannot be resolved: {reason}") from None
 
 
 async def _connected(sock: socket.socket, address: object) -> socket.socket:
@@ -205,13 +201,26 @@ async def _connected(sock: socket.socket, address: object) -> socket.socket:
 
 
 def _connection_failure(place: Place, errors: list[OSError]) -> NoAnswer:
-    # A host name often has an IPv6 address that this host has no route to. The refusal of another one says more.
-    error = next((one for one in errors if one.errno == errno.ECONNREFUSED), errors[-1] if errors else OSError())
+    error = _deciding_error(errors)
+    if isinstance(error, TimeoutError):
+        return NoAnswer(f"no connection to {place.address} within {ADDRESS_SEC:g} s")
     if error.errno == errno.ECONNREFUSED:
         return NoAnswer(f"nothing listens on {place.address} (connection refused)", refused=True)
     if error.errno in (errno.EPERM, errno.EACCES):
         return NoAnswer(f"connecting to {place.address} is not permitted: check IPAddressAllow= of gpumand.service")
     return NoAnswer(f"connecting to {place.address} failed: {one_line(error.strerror or str(error)) or 'no address'}")
+
+
+def _deciding_error(errors: list[OSError]) -> OSError:
+    """The error that says most of the server.
+
+    A host name often has an IPv6 address that this host has no route to, and the refusal of another address says more.
+    But where one address does not answer in time, a busy server may listen there, and the refusal proves nothing.
+    """
+    late = [one for one in errors if isinstance(one, TimeoutError)]
+    unclear = [one for one in errors if one.errno not in NOT_THERE]
+    refused = [one for one in errors if one.errno == errno.ECONNREFUSED]
+    return next(iter((*late, *unclear, *refused, *reversed(errors))), OSError())
 
 
 async def _connect_unix(path: str) -> socket.socket:
@@ -233,8 +242,3 @@ def _socket_failure(path: str, error: OSError) -> NoAnswer:
             f"connecting to the socket {path} is not permitted: the user that gpumand runs as needs access to it"
         )
     return NoAnswer(f"connecting to the socket {path} failed: {one_line(error.strerror or str(error))}")
-
-
-def one_line(text: str, length: int = 200) -> str:
-    """Text of a server or of a library as one line for a message."""
-    return " ".join("".join(char if char.isprintable() else " " for char in text).split())[:length]

@@ -22,9 +22,10 @@ from weakref import WeakValueDictionary
 import h11
 
 from gpumand.consumers.answer_events import STREAM_TYPES
-from gpumand.consumers.answers import Answer, NoAnswer, excerpt
+from gpumand.consumers.answers import Answer, NoAnswer, excerpt, one_line
 from gpumand.consumers.certificates import Certificates
-from gpumand.consumers.http_connection import Connection, Disconnected, EndedEarly, Place, connect, one_line
+from gpumand.consumers.host_names import HostNames
+from gpumand.consumers.http_connection import Connection, Disconnected, EndedEarly, Place, connect
 from gpumand.consumers.http_head import address_of, head_of
 from gpumand.consumers.http_request import Request
 
@@ -106,7 +107,7 @@ class Exchange:
     def __init__(self) -> None:
         self._idle: dict[Place, list[tuple[Connection, asyncio.TimerHandle]]] = {}
         self._active: set[Connection] = set()
-        self._certificates = Certificates()
+        self._certificates, self._names = Certificates(), HostNames()
         self._slots: WeakValueDictionary[str, asyncio.Semaphore] = (
             WeakValueDictionary()
         )  # requests in progress hold the references
@@ -134,6 +135,7 @@ class Exchange:
 
     async def close(self) -> None:
         """Close all connections; requests in progress fail."""
+        self._names.close()
         for place in tuple(self._idle):
             for connection, timer in self._idle.pop(place):
                 timer.cancel()
@@ -156,7 +158,7 @@ class Exchange:
             # The server may be closing it at this moment. Then nothing of an answer arrives, and a new one is opened.
             with contextlib.suppress(Disconnected, ConnectionError):
                 return await self._exchange(kept, prepared, progress)
-        return await self._exchange(await connect(prepared.place), prepared, progress)
+        return await self._exchange(await connect(prepared.place, self._names), prepared, progress)
 
     async def _prepared(self, request: Request) -> _Prepared:
         body = b"" if request.json is None else json.dumps(request.json).encode()
