@@ -120,6 +120,9 @@ class Gateway:
             route = await self._router.route(connection.listener, target, request, entry.client)
         except Refused as error:
             return refusal_response(error.refusal, _refusal_api(request, target, connection), request.method)
+        except asyncio.CancelledError:
+            _end_cancel(entry, connection)
+            return _cancel_answer(entry, connection, _refusal_api(request, target, connection), request.method)
         if not isinstance(route, Route):
             return route
         try:
@@ -148,20 +151,11 @@ class Gateway:
 
     def _cancelled(self, exchange: Exchange) -> web.StreamResponse:
         """The answer to a request that was cancelled: its client left, an administrator ended it, or we stop."""
-        entry, task = exchange.entry, asyncio.current_task()
-        if not (entry.is_cancelled or exchange.connection.is_gone):
-            raise asyncio.CancelledError
-        if task is not None:
-            task.uncancel()
-        entry.status = 503 if entry.is_cancelled else CLIENT_GONE
+        _end_cancel(exchange.entry, exchange.connection)
         if exchange.response is not None:
             exchange.connection.abort()
             return exchange.response
-        if exchange.connection.is_gone:
-            return _gone()
-        text = f"The request was cancelled: {entry.cancel_reason}."
-        refusal = Refusal(503, "cancelled", text, entry.cancel_retry_sec)
-        return refusal_response(refusal, exchange.dialect.api, exchange.request.method)
+        return _cancel_answer(exchange.entry, exchange.connection, exchange.dialect.api, exchange.request.method)
 
     async def _dispatched(self, exchange: Exchange) -> web.StreamResponse:
         try:
@@ -209,6 +203,24 @@ class Gateway:
         await exchange.response.write(exchange.dialect.error_frame(refusal))
         await exchange.response.write_eof()
         return exchange.response
+
+
+def _end_cancel(entry: Entry, connection: Connection) -> None:
+    """Let the current task answer after its request was cancelled. Raises CancelledError if only the task was."""
+    task = asyncio.current_task()
+    if not (entry.is_cancelled or connection.is_gone):
+        raise asyncio.CancelledError
+    if task is not None:
+        task.uncancel()
+    entry.status = 503 if entry.is_cancelled else CLIENT_GONE
+
+
+def _cancel_answer(entry: Entry, connection: Connection, api: Api, method: str) -> web.StreamResponse:
+    """The answer to a cancelled request whose answer has not begun."""
+    if connection.is_gone:
+        return _gone()
+    text = f"The request was cancelled: {entry.cancel_reason}."
+    return refusal_response(Refusal(503, "cancelled", text, entry.cancel_retry_sec), api, method)
 
 
 def _first_dialect(request: web.BaseRequest, target: Target) -> Dialect:

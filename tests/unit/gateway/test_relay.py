@@ -107,8 +107,24 @@ def passing(upstreams: Upstreams, endpoint: Endpoint, body: bytes | None = None)
 
 
 @contextlib.asynccontextmanager
+async def accepting(acceptor: Acceptor, *, small: bool = False) -> AsyncIterator[int]:
+    """Accepts connections, with a ``small`` buffer in the kernel; yields the port."""
+    listener = socket.socket()
+    if small:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+    listener.bind(("127.0.0.1", 0))
+    opened = await acceptor.open(listener, "fake", True)
+    try:
+        async with asyncio.timeout(DEADLINE_SEC):
+            yield listener.getsockname()[1]
+    finally:
+        opened.close()
+        await acceptor.close()
+
+
+@contextlib.asynccontextmanager
 async def front(handle: Handle, *, small: bool = False) -> AsyncIterator[tuple[Acceptor, int]]:
-    """Accepts connections, with a ``small`` buffer in the kernel; yields the port too."""
+    """Accepts connections for a handler; yields the port too."""
 
     async def around(request: web.BaseRequest) -> web.StreamResponse:
         connection = connection_of(request)
@@ -122,17 +138,8 @@ async def front(handle: Handle, *, small: bool = False) -> AsyncIterator[tuple[A
             connection.end_request(is_read=request.content.is_eof())
 
     acceptor = Acceptor(around, 100)
-    listener = socket.socket()
-    if small:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
-    listener.bind(("127.0.0.1", 0))
-    opened = await acceptor.open(listener, "fake", True)
-    try:
-        async with asyncio.timeout(DEADLINE_SEC):
-            yield acceptor, listener.getsockname()[1]
-    finally:
-        opened.close()
-        await acceptor.close()
+    async with accepting(acceptor, small=small) as port:
+        yield acceptor, port
 
 
 @pytest.fixture

@@ -1,0 +1,73 @@
+"""A request that ends before its consumer is known gets an answer with the reason."""
+
+from __future__ import annotations
+
+import asyncio
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+from aiohttp import web
+
+from gpumand.gateway.config import GatewaySettings
+from gpumand.gateway.connections import Acceptor
+from gpumand.gateway.handler import CLIENT_GONE, Gateway
+from gpumand.gateway.headers import Origin
+from gpumand.gateway.requests import Client, Entry, RequestTable, WaitLimits
+from tests.unit.gateway.test_relay import UPLOAD, accepting
+
+
+class Reader:
+    """Reads the body of a request before it finds a route, as the entrance does."""
+
+    def __init__(self) -> None:
+        self.reads = asyncio.Event()
+
+    async def route(self, listener: str, target: object, request: web.BaseRequest, client: Client) -> web.Response:
+        self.reads.set()
+        await request.content.readexactly(request.content_length or 0)
+        raise AssertionError("the body has not ended")
+
+
+class Ends:
+    """The requests that have ended."""
+
+    def __init__(self) -> None:
+        self.entries: asyncio.Queue[Entry] = asyncio.Queue()
+
+    def request_ended(self, entry: Entry) -> None:
+        self.entries.put_nowait(entry)
+
+
+def gateway(table: RequestTable, reader: Reader, ends: Ends) -> Gateway:
+    parts: Any = SimpleNamespace(settings=GatewaySettings, table=table)
+    access: Any = SimpleNamespace(admit=lambda *_: (Client("127.0.0.1"), Origin("127.0.0.1", "localhost")))
+    none = cast(Any, None)
+    return Gateway(parts, access, cast(Any, reader), cast(Any, ends), work=none, look=none, sockets=none, console=none)
+
+
+@pytest.mark.parametrize("path", [b"/", b"/v1/chat/completions", b"/api/chat"])
+async def test_request_that_is_cancelled_while_its_body_is_read_is_answered_with_the_reason(path: bytes) -> None:
+    table, reader, ends = RequestTable(WaitLimits()), Reader(), Ends()
+
+    async with accepting(Acceptor(gateway(table, reader, ends).handle, 100)) as port:
+        client, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(UPLOAD.replace(b"POST /", b"POST " + path))
+        await reader.reads.wait()
+        assert table.cancel(1, "the gateway is being stopped")
+        answer = await client.readuntil(b"the gateway is being stopped")
+        writer.close()
+
+    assert answer.startswith(b"HTTP/1.1 503")
+    assert ends.entries.get_nowait().status == 503
+
+
+async def test_client_that_leaves_while_its_body_is_read_counts_as_gone() -> None:
+    table, reader, ends = RequestTable(WaitLimits()), Reader(), Ends()
+
+    async with accepting(Acceptor(gateway(table, reader, ends).handle, 100)) as port:
+        _, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(UPLOAD)
+        await reader.reads.wait()
+        writer.close()
+        assert (await ends.entries.get()).status == CLIENT_GONE
