@@ -60,7 +60,7 @@ class LocalHost:
         gpumand: the local daemon.
         facts: this host.
         row: the newest row of this host.
-        set_drain: starts or ends a drain of this host.
+        set_drain: starts or ends a drain of this host; returns whether it lasts over a restart.
         intents: checks the intents of requests.
         unique: the rules for unique consumers; None = it has none.
         known: the newest revision of the store that this host knows.
@@ -71,7 +71,7 @@ class LocalHost:
         gpumand: LocalGpumand,
         facts: HostFacts,
         row: Callable[[], HostRow],
-        set_drain: Callable[[bool], Awaitable[None]],
+        set_drain: Callable[[bool], Awaitable[bool]],
         intents: IntentGuard,
         unique: UniqueRules | None = None,
         *,
@@ -116,8 +116,8 @@ class LocalHost:
 
     async def drain(self, call: DrainCall) -> dict[str, Any]:
         """See FleetHost."""
-        await self._set_drain(call.drain)
-        return {"host": self._facts.name, "drain": call.drain}
+        is_lasting = await self._set_drain(call.drain)
+        return {"host": self._facts.name, "drain": call.drain} | ({} if is_lasting else {"lasting": False})
 
     async def _load(self, call: LoadCall, behalf: str) -> dict[str, Any]:
         with self._pending(call.consumer):

@@ -26,6 +26,9 @@ log = logging.getLogger(__name__)
 CONFIG_STATUS = 78
 """Exit status for an invalid configuration (EX_CONFIG), with which systemd need not restart the process."""
 
+FAILURE_STATUS = 1
+"""Exit status after a part has failed, with which systemd restarts the process."""
+
 DRAIN_SEC = 20.0
 """How long leases of the fleet may go on after SIGTERM; they end with this process."""
 
@@ -45,8 +48,15 @@ class Options:
     is_check: bool = False
 
 
+class PartFailed(Exception):
+    """A part of the process has failed unexpectedly, which was logged; the others were stopped."""
+
+
 async def serve(load: Load) -> None:
-    """Serve until SIGTERM or SIGINT; a second signal ends the process without waiting. Raises ConfigInvalid."""
+    """Serve until SIGTERM or SIGINT; a second signal ends the process without waiting.
+
+    Raises ConfigInvalid, and PartFailed after everything else was stopped.
+    """
     stopping, hurrying, reloads = asyncio.Event(), asyncio.Event(), asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -62,6 +72,8 @@ async def serve(load: Load) -> None:
         notifier.stopping("waiting for leases of the fleet")
         notifier.extend_timeout(DRAIN_SEC + STOP_MARGIN_SEC)
         await _stop(service, hurrying)
+        if service.failed.is_set():
+            raise PartFailed
     finally:
         watchdog.cancel()
         notifier.close()
@@ -92,16 +104,18 @@ async def _stop(service: FleetService, hurrying: asyncio.Event) -> None:
 async def _until_stopped(
     service: FleetService, load: Load, notifier: Notifier, stopping: asyncio.Event, reloads: asyncio.Event
 ) -> None:
-    stop = asyncio.ensure_future(stopping.wait())
-    while not stop.done():
+    stop, failed = asyncio.ensure_future(stopping.wait()), asyncio.ensure_future(service.failed.wait())
+    while not (stop.done() or failed.done()):
         reload = asyncio.ensure_future(reloads.wait())
-        await asyncio.wait({stop, reload}, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait({stop, failed, reload}, return_when=asyncio.FIRST_COMPLETED)
         reload.cancel()
         if reloads.is_set() and not stop.done():
             reloads.clear()
             notifier.reloading()
             await _reload(service, load)
             notifier.ready(f"{service.config.host} at {service.facts.url}")
+    stop.cancel()
+    failed.cancel()
 
 
 async def _reload(service: FleetService, load: Load) -> None:
@@ -157,6 +171,8 @@ def run(load: Load) -> None:
         for line in problem_lines(error):
             log.error("%s", line)
         sys.exit(CONFIG_STATUS)
+    except PartFailed:
+        sys.exit(FAILURE_STATUS)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

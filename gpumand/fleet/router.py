@@ -127,15 +127,30 @@ class Router:
     async def load(self, call: LoadCall) -> dict[str, Any]:
         """Load a consumer without a lease, on a given host or on the best one. Raises GpumandError."""
         if call.on:
-            row = self._required(call.on)
-            return await self._host(row).load(call) | {"host": row.name}
+            return await self._load_at(self._required(call.on), call)
         attempt = _Attempt(AcquireCall(call.consumer, call.wait_sec, device=call.device), _now() + call.wait_sec)
-        found = await self._placed(attempt, without=())
-        permit = await self._permit(attempt, found)
+        for _ in range(MAX_TRIES):
+            found = await self._placed(attempt, without=attempt.refusals)
+            if not found:
+                break
+            permit = await self._permit(attempt, found)
+            try:
+                loaded = await self._load_at(found[0].row, call)
+            except BaseException as error:
+                await _drop(permit, error)
+                if not isinstance(error, HostLost):
+                    raise
+                attempt.refused(found[0].row.machine_id, error)
+            else:
+                _expire(permit)
+                return loaded
+        raise attempt.error() if attempt.refusals else self._no_host(call.consumer)
+
+    async def _load_at(self, row: HostRow, call: LoadCall) -> dict[str, Any]:
         try:
-            return await self._host(found[0].row).load(call) | {"host": found[0].row.name}
-        except BaseException as error:
-            await _drop(permit, error)
+            return await self._host(row).load(call) | {"host": row.name}
+        except HostLost as error:
+            self._table.note_lost(row.machine_id, error.message)
             raise
 
     async def plan(self, call: PlanCall) -> dict[str, Any]:
@@ -174,8 +189,10 @@ class Router:
                 permit = await self._intents.permit(found[0])
             except Elsewhere:
                 continue  # the table knows the other host now
-            if permit.kept is not None:
-                asyncio.get_running_loop().call_later(PLACED_SEC, permit.kept.drop)
+            if found[0].consumer.unique and permit.basis is Basis.NONE:
+                reason = permit.degraded or "a fleet with static peers has no store"
+                raise NotNowError(f"{call.consumer} may be loaded on one host only, and no store decides: {reason}.")
+            _expire(permit)
             return _place(found[0], permit)
         raise self._no_host(call.consumer)
 
@@ -265,6 +282,7 @@ class Router:
         except BaseException as error:
             await _drop(permit, error)
             raise
+        _expire(permit)
         machine_id = candidate.row.machine_id
         return PlacedLease(lease, permit.degraded, lambda: self._table.note_lost(machine_id, "its lease broke off"))
 
@@ -386,6 +404,12 @@ def _quote(plan: dict[str, Any] | GpumandError) -> Quote:
         victims / 1e6 if isinstance(victims, int) else 0.0,
         str(plan.get("message", ""))[:512],
     )
+
+
+def _expire(permit: Permit) -> None:
+    """End the intent of a request that was placed even if the row of its host never shows the load."""
+    if permit.kept is not None:
+        asyncio.get_running_loop().call_later(PLACED_SEC, permit.kept.drop)
 
 
 async def _drop(permit: Permit, error: BaseException) -> None:

@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import Any
 
 from gpumand.bus.machine_id import read_machine_id
-from gpumand.domain.errors import ConfigInvalid
+from gpumand.domain.errors import ConfigInvalid, NotNowError
 from gpumand.fleet.agent import Agent
 from gpumand.fleet.clock import BoottimeClock, Clock
 from gpumand.fleet.hosts import FleetHost
@@ -55,6 +55,9 @@ class FleetService:
         machine_id: machine id of this host.
         tls: contexts for callers and for calls; None = without TLS.
         clock: source of time.
+
+    Attributes:
+        failed: set when a part has failed unexpectedly, after which the service must be stopped.
     """
 
     def __init__(
@@ -69,6 +72,7 @@ class FleetService:
         self._server_tls = None if tls is None else tls[0]
         self._clock = clock or BoottimeClock()
         self._tasks: list[asyncio.Task[None]] = []
+        self.failed = asyncio.Event()
         self._listeners = bind_all(config.listen)
         port = self._listeners[0].getsockname()[1] if self._listeners else 0
         self.facts = HostFacts(machine_id, config.host, with_port(config.url, port), config.gateway_url)
@@ -123,7 +127,7 @@ class FleetService:
             works.append(self._claims.run())
         self._tasks = [asyncio.create_task(work) for work in works]
         for task in self._tasks:
-            task.add_done_callback(_report)
+            task.add_done_callback(self._report)
         log.info("gpumand-fleet %s serves %s at %s", VERSION, self.config.host, self.facts.url)
 
     def begin_stop(self) -> None:
@@ -165,13 +169,33 @@ class FleetService:
         kind = "etcd" if self._has_claims else "static"
         return {"fleet": self.config.fleet, "store": kind, "member": str(self.member.state), "why": self.member.reason}
 
-    async def set_drain(self, drain: bool) -> None:
-        """Take this host out of the placement, or bring it back; it survives a restart where the store keeps it."""
+    async def set_drain(self, drain: bool) -> bool:
+        """Take this host out of the placement, or bring it back; return whether that lasts over a restart.
+
+        Raises NotNowError if the store keeps the drain that should end.
+        """
+        if not drain:
+            await self._remove_drain()
         self.rows.is_draining = drain
         await self.rows.read()
-        key = self._keys.drain(self.machine_id)
-        with suppress(StoreError):
-            await (self.store.put(key, DRAINED, lasting=True) if drain else self.store.remove(key))
+        return not drain or await self._keep_drain()
+
+    async def _keep_drain(self) -> bool:
+        try:
+            await self.store.put(self._keys.drain(self.machine_id), DRAINED, lasting=True)
+        except StoreError as error:
+            log.warning("the drain of this host ends when gpumand-fleet restarts: %s", error)
+            return False
+        return self._has_claims  # static peers keep it in memory
+
+    async def _remove_drain(self) -> None:
+        try:
+            await self.store.remove(self._keys.drain(self.machine_id))
+        except StoreError as error:
+            raise NotNowError(
+                f"the drain of {self.config.host} goes on, because the store does not remove it: {error}. "
+                "Try again once the store answers."
+            ) from None
 
     def _publish(self, row: HostRow, status: Mapping[str, Any]) -> None:
         self.member.publish(row)
@@ -198,9 +222,15 @@ class FleetService:
         """Go on with a drain from before a restart, as soon as the table has been read."""
         while self.table.interruption:
             await self.table.wait_changed(WATCH_RETRY_SEC)
-        if self.machine_id in self.table.drained and not self.rows.is_draining:
+        if self.table.has_drain(self.machine_id) and not self.rows.is_draining:
             self.rows.is_draining = True
             self.rows.note_change()
+
+    def _report(self, task: asyncio.Task[None]) -> None:
+        """Let the process end if a part has failed: without it the host would look healthy, and serve no more."""
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("a part of gpumand-fleet has failed, so it stops", exc_info=error)
+            self.failed.set()
 
     async def _watch(self) -> None:
         """Feed the table."""
@@ -211,11 +241,6 @@ class FleetService:
             except StoreError as error:
                 self.table.apply(Interrupted(str(error)))
             await asyncio.sleep(WATCH_RETRY_SEC)
-
-
-def _report(task: asyncio.Task[None]) -> None:
-    if not task.cancelled() and (error := task.exception()) is not None:
-        log.error("a part of gpumand-fleet has failed", exc_info=error)
 
 
 async def find_machine_id(config: FleetConfig) -> str:

@@ -97,6 +97,10 @@ class HostTable:
         """Machine ids of the hosts that an administrator drains."""
         return frozenset(self._drains | {name for name, one in self._rows.items() if one.row.draining})
 
+    def has_drain(self, machine_id: str) -> bool:
+        """Whether an administrator drains a host; a row also says that it drains while its agent stops."""
+        return machine_id in self._drains
+
     def view(self) -> FleetView:
         """What placement needs, at this moment."""
         intents: dict[str, tuple[Intent, ...]] = {}

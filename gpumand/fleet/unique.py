@@ -49,6 +49,7 @@ class UniqueConsumers:
         self._held: dict[str, tuple[int, str]] = {}
         self._turns: dict[str, asyncio.Lock] = {}
         self._ending: frozenset[str] = frozenset()
+        self._ends: set[asyncio.Task[None]] = set()
 
     def holds(self, consumer: str) -> bool:
         """Whether this host may serve a consumer now. Ask right before each step, without an await in between."""
@@ -93,18 +94,32 @@ class UniqueConsumers:
 
     async def run(self) -> None:
         """Report consumers that are no longer held, and give up stray claims, until cancelled."""
-        await asyncio.gather(self._watch_fence(), self._tidy_forever())
+        try:
+            await asyncio.gather(self._watch_fence(), self._tidy_forever())
+        finally:
+            for task in self._ends:
+                task.cancel()
 
     async def _watch_fence(self) -> None:
         while True:
-            lost = frozenset(one for one in self._held if not self.holds(one))
-            if lost:
-                self._ending = lost
-                for consumer in lost:
-                    del self._held[consumer]
-                await self._fenced(lost)
-                self._ending = frozenset()
+            self._lose(frozenset(one for one in self._held if not self.holds(one)))
             await self._clock.sleep(WATCH_SEC)
+
+    def _lose(self, lost: frozenset[str]) -> None:
+        """End consumers in a task of their own: what is lost meanwhile must not wait until slow leases have ended."""
+        if lost:
+            self._ending |= lost
+            for consumer in lost:
+                del self._held[consumer]
+            task = asyncio.create_task(self._end(lost))
+            self._ends.add(task)
+            task.add_done_callback(self._ends.discard)
+
+    async def _end(self, lost: frozenset[str]) -> None:
+        try:
+            await self._fenced(lost)
+        finally:
+            self._ending -= lost
 
     async def _tidy_forever(self) -> None:
         while True:
@@ -113,11 +128,19 @@ class UniqueConsumers:
                 await self._tidy()
 
     async def _tidy(self) -> None:
-        """Release claims of this host that it does not know of: their answers were lost, or they came late."""
+        """Release claims of this host that it does not know of, and end consumers whose keys are gone.
+
+        Answers of claims can be lost, or claims come late. A key can be deleted by an administrator.
+        """
+        held = dict(self._held)
         found = await self._store.list(self._keys.uniques) if self._turns else Listing((), 0)
         for entry in found.entries:
             if _host_of(entry.value) == self._machine_id:
                 await self._release_stray(last_part(entry.key, self._keys.uniques), entry.value)
+        values = {last_part(entry.key, self._keys.uniques): entry.value for entry in found.entries}
+        # A claim from after the listing is not in it, and is another one than that of before.
+        gone = [one for one, item in held.items() if self._held.get(one) == item and values.get(one) != item[1]]
+        self._lose(frozenset(gone))
 
     async def _release_stray(self, consumer: str, value: str) -> None:
         async with self._turn(consumer):  # no claim is on its way

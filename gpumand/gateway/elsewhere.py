@@ -19,7 +19,7 @@ from gpumand.gateway.headers import is_from_fleet, request_headers
 from gpumand.gateway.keys import KEY_HEADERS
 from gpumand.gateway.models import LATEST, Choice, Offer
 from gpumand.gateway.paths import Target
-from gpumand.gateway.refusals import refused
+from gpumand.gateway.refusals import ABSENT_RETRY_SEC, refused
 from gpumand.gateway.request_body import answer_expect, body_of
 from gpumand.gateway.requests import Client
 from gpumand.gateway.upstream import UpstreamDown, Upstreams
@@ -64,14 +64,29 @@ class FleetRoutes:
         return self._fleet.is_enabled and not is_from_fleet(request.raw_headers) and not is_websocket(request)
 
     async def for_consumer(self, choice: Choice, offers: list[Offer], target: Target) -> Elsewhere | None:
-        """The other host of a consumer that this host does not have loaded; None = this host serves the request."""
+        """The other host of a consumer that this host does not have loaded; None = this host serves the request.
+
+        Raises Refused for a consumer that may be loaded on one host only, while the fleet does not say which one.
+        """
         here = next((one for one in offers if one.consumer == choice.consumer), None)
         if here is not None and here.is_resident:
             return None
+        if here is not None and here.is_unique:
+            return await self._for_unique(choice, target)
         host = await self._fleet.place(choice.consumer, () if here is not None else (self._fleet.local_name,))
         if host is None:
             return None
         return Elsewhere(host, choice.consumer, f"/c/{choice.consumer}{target.raw}", here is not None)
+
+    async def _for_unique(self, choice: Choice, target: Target) -> Elsewhere | None:
+        name = await self._fleet.placed(choice.consumer)
+        if name and name == self._fleet.local_name:
+            return None
+        host = (await self._fleet.others()).get(name)
+        if host is None:
+            text = f"{choice.consumer} may be loaded on one host only, and the fleet does not say now which one."
+            raise refused(503, "fleet_unavailable", f"{text} Try again later.", ABSENT_RETRY_SEC)
+        return Elsewhere(host, choice.consumer, f"/c/{choice.consumer}{target.raw}", False)
 
     async def for_model(self, model: str, target: Target, client: Client) -> Elsewhere | None:
         """The other host that has a model which this host does not know; None = no host is known to have it."""

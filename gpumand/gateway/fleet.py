@@ -139,6 +139,11 @@ class Fleet:
             consumer: the consumer.
             without: names of hosts that are not an answer.
         """
+        name = await self.placed(consumer, without)
+        return (await self.others()).get(name)
+
+    async def placed(self, consumer: str, without: Collection[str] = ()) -> str:
+        """The name of the host that a request should go to, which can be this one; "" = the fleet does not decide."""
         others = await self.others()
         unusable = [name for name in self._names() if name not in others and name != self.local_name]
         body = {"consumer": consumer, "without": sorted({*without, *unusable})[:MAX_HOSTS]}
@@ -146,8 +151,8 @@ class Fleet:
             answer = await self._call("POST", "/v1/place", body)
         except _ERRORS as error:
             log.debug("the fleet places no request for %s: %r", consumer, error)
-            return None
-        return others.get(str(answer.get("host")))
+            return ""
+        return str(answer.get("host") or "")
 
     @property
     def local_name(self) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Container, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 
 from gpumand.gateway.catalog import Catalog, Document, Lists
@@ -23,6 +23,7 @@ class Offer:
         lists: what it has listed.
         is_listed: whether its own list is merged into that of the gateway.
         speaks_ollama: whether it has the API of Ollama.
+        is_unique: whether it may be loaded on one host of a fleet only.
     """
 
     consumer: str
@@ -30,6 +31,7 @@ class Offer:
     lists: Lists
     is_listed: bool = True
     speaks_ollama: bool = False
+    is_unique: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +144,4 @@ def known_ids(rules: Sequence[ModelRule], offers: Sequence[Offer]) -> list[str]:
 
 def offers_of(catalog: Catalog, consumers: Sequence[Offer]) -> list[Offer]:
     """The same offers with the lists that are known now."""
-    return [
-        Offer(one.consumer, one.is_resident, catalog.of(one.consumer), one.is_listed, one.speaks_ollama)
-        for one in consumers
-    ]
+    return [replace(one, lists=catalog.of(one.consumer)) for one in consumers]

@@ -16,6 +16,7 @@ from gpumand.gateway.status_view import StatusView
 from gpumand.gateway.upstream import endpoint_of
 
 RESIDENT = "resident"
+UNIQUE = "unique"
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +85,8 @@ class Offers:
                 servers.add(one.endpoint)
             speaks_ollama = service.rules.remembers("GET", "/api/tags")
             is_resident = one.residency == RESIDENT
-            offers.append(Offer(one.name, is_resident, self._reader.catalog.of(one.name), bool(source), speaks_ollama))
+            lists = self._reader.catalog.of(one.name)
+            offers.append(Offer(one.name, is_resident, lists, bool(source), speaks_ollama, one.fleet == UNIQUE))
         return _Known(snapshot, tuple(offers), tuple(sources))
 
     def _source(self, consumer: Consumer, service: Service) -> Source | None:

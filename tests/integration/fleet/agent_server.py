@@ -109,8 +109,9 @@ class AgentServer:
         self.port = 0
         self._writers: list[asyncio.StreamWriter] = []
 
-    async def _drain(self, drain: bool) -> None:
+    async def _drain(self, drain: bool) -> bool:
         self.drains.append(drain)
+        return True
 
     def allow(self, *rights: Right) -> None:
         """Let callers without a certificate do only this."""

@@ -45,12 +45,14 @@ class ScriptedHost:
         answers: the answers to acquires, in order; when they are used up it grants.
         quote: the answer to a plan.
         before: awaited before each answer to an acquire.
+        load_error: the answer to loads; None = they succeed.
     """
 
     name: str
     answers: list[Answer] = field(default_factory=list)
     quote: dict[str, Any] | GpumandError = field(default_factory=lambda: {"verdict": "grant", "expected_usec": 0})
     before: Callable[[], Awaitable[None]] | None = None
+    load_error: Answer = None
     acquired: list[AcquireCall] = field(default_factory=list)
     planned: list[PlanCall] = field(default_factory=list)
     loaded: list[LoadCall] = field(default_factory=list)
@@ -74,6 +76,8 @@ class ScriptedHost:
 
     async def load(self, call: LoadCall) -> dict[str, Any]:
         self.loaded.append(call)
+        if self.load_error is not None:
+            raise self.load_error
         return {"changed": True}
 
     async def drain(self, call: DrainCall) -> dict[str, Any]:

@@ -389,3 +389,36 @@ async def test_fence_does_not_stand_while_the_host_joins_again(clock: FakeClock,
     with pytest.raises(StoreUnavailable):
         await member._join()
     assert not member.fence.is_standing, "the request may have ended the earlier lease"
+
+
+async def test_consumer_whose_key_was_deleted_is_ended(
+    clock: FakeClock, fleet: MemoryFleet, hosts: tuple[Host, Host]
+) -> None:
+    first, second = hosts
+    await first.unique.claim("llm")
+    await first.unique.claim("tts")
+    fleet.delete(fleet.keys.unique("llm"))
+    assert await second.unique.claim("llm") == ""
+    await first.unique._tidy()
+    assert not first.unique.holds("llm")
+    assert first.unique.holds("tts")
+    assert second.unique.holds("llm")
+
+
+async def test_slow_end_of_one_consumer_delays_no_other(clock: FakeClock, fleet: MemoryFleet) -> None:
+    fence, store, began = Fence(clock), fleet.store(), list[frozenset[str]]()
+    forever = asyncio.Event()
+
+    async def fenced(lost: frozenset[str]) -> None:
+        began.append(lost)
+        await forever.wait()
+
+    unique = UniqueConsumers(store, fleet.keys, H1, fence, clock, fenced)
+    async with running(unique.run()):
+        for name in ("llm", "tts"):
+            await store.join(row())
+            fence.joined(clock.boottime(), 10)
+            await unique.claim(name)
+            fence.drop()
+            await clock.advance(0.5)
+    assert began == [frozenset({"llm"}), frozenset({"tts"})]

@@ -7,9 +7,17 @@ from collections.abc import AsyncIterator, Callable
 
 import pytest
 
-from gpumand.domain.errors import Busy, InsufficientVram, InvalidArgs, LoadFailed, NoSuchConsumer, TimedOut
-from gpumand.fleet.calls import AcquireCall, Basis, DrainCall, LoadCall, PlanCall
-from gpumand.fleet.errors import NoHost, NoSuchHost, NotResident, StaleToken
+from gpumand.domain.errors import (
+    Busy,
+    InsufficientVram,
+    InvalidArgs,
+    LoadFailed,
+    NoSuchConsumer,
+    NotNowError,
+    TimedOut,
+)
+from gpumand.fleet.calls import AcquireCall, Basis, DrainCall, LoadCall, PlaceCall, PlanCall
+from gpumand.fleet.errors import HostLost, NoHost, NoSuchHost, NotResident, StaleToken
 from gpumand.fleet.intents import IntentGuard
 from gpumand.fleet.remote_host import HOST_LOST
 from gpumand.fleet.row_json import encode_intent
@@ -381,3 +389,48 @@ async def test_request_that_follows_an_extended_intent_shares_the_load(
     guard = IntentGuard(agent.table, chosen.row.machine_id, lambda: chosen.row)
     await until(lambda: agent.table.revision >= fleet.memory.revision, "the agent has read the extension")
     await guard.check(AcquireCall("chat", 5.0, basis=followed.basis, revision=followed.revision))
+
+
+async def test_load_is_tried_on_the_next_host_when_one_is_lost(fleet: ScriptedFleet) -> None:
+    router = await fleet.router()
+    first = router._candidates("chat", ())[0].row
+    fleet.hosts[first.name].load_error = lost(first.name)
+    loaded = await router.load(LoadCall("chat"))
+    assert loaded["host"] != first.name
+    assert first.machine_id in router.table.losses()
+
+
+async def test_load_on_a_named_host_that_is_lost_is_refused_and_noted(fleet: ScriptedFleet) -> None:
+    router = await fleet.router()
+    fleet.hosts["gpu2"].load_error = lost("gpu2")
+    with pytest.raises(HostLost):
+        await router.load(LoadCall("chat", on="gpu2"))
+    assert machine_id(2) in router.table.losses()
+
+
+@pytest.mark.parametrize("kind", ["acquire", "load"])
+async def test_intent_of_a_served_request_ends_even_if_no_row_shows_the_load(
+    monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    monkeypatch.setattr("gpumand.fleet.router.PLACED_SEC", 0.05)
+    made = ScriptedFleet(host(1, chat=consumer(COLD)))
+    made.memory.ttl_sec = 600.0  # an intent also ends with the row of its host
+    await made.start()
+    router = await made.router()
+    await (router.acquire(AcquireCall("chat", 5.0)) if kind == "acquire" else router.load(LoadCall("chat")))
+    await until(lambda: not intents(made), "the intent is removed")
+    await made.close()
+
+
+async def test_unique_consumer_is_not_placed_while_no_store_decides() -> None:
+    made = await started_fleet(host(1, chat=consumer(COLD, unique=True), image=consumer(COLD)))
+    router, static = await made.router(), await made.router(are_possible=False)
+    assert (await router.place(PlaceCall("chat")))["host"] == "gpu1"
+    with pytest.raises(NotNowError, match="static peers"):
+        await static.place(PlaceCall("chat"))
+    router.store.cut_off()
+    await until(lambda: router.table.interruption, "the router notices")
+    with pytest.raises(NotNowError, match="the link is cut"):
+        await router.place(PlaceCall("chat"))
+    assert (await router.place(PlaceCall("image")))["host"] == "gpu1"
+    await made.close()

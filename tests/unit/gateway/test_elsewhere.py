@@ -1,0 +1,67 @@
+"""Which host serves a consumer that may be loaded on one host of the fleet only."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Any, cast
+
+import pytest
+
+from gpumand.gateway.catalog import Catalog, Lists
+from gpumand.gateway.elsewhere import Elsewhere, FleetRoutes
+from gpumand.gateway.fleet import OtherHost
+from gpumand.gateway.models import Choice, Offer, offers_of
+from gpumand.gateway.paths import Target
+from gpumand.gateway.refusals import Refused
+from gpumand.gateway.upstream import Endpoint
+
+GPU2 = OtherHost("gpu2", Endpoint("http://gpu2:8770", "http://gpu2:8770"))
+TARGET = Target("/v1/chat/completions", "/v1/chat/completions")
+
+
+class ScriptedFleet:
+    """A fleet that places every request on one host; "" = it does not answer."""
+
+    local_name = "gpu1"
+
+    def __init__(self, placed_on: str) -> None:
+        self._placed_on = placed_on
+
+    async def placed(self, consumer: str, without: Collection[str] = ()) -> str:
+        return self._placed_on
+
+    async def place(self, consumer: str, without: Collection[str] = ()) -> OtherHost | None:
+        return (await self.others()).get(self._placed_on)
+
+    async def others(self) -> dict[str, OtherHost]:
+        return {"gpu2": GPU2}
+
+
+async def route(placed_on: str, *, unique: bool = True, resident: bool = False) -> Elsewhere | None:
+    routes = FleetRoutes(cast(Any, ScriptedFleet(placed_on)))
+    offer = Offer("chat", resident, Lists(), is_unique=unique)
+    return await routes.for_consumer(Choice("chat", "m"), [offer], TARGET)
+
+
+@pytest.mark.parametrize("placed_on", ["", "gpu9"])
+async def test_unique_consumer_is_not_served_here_while_the_fleet_does_not_decide(placed_on: str) -> None:
+    with pytest.raises(Refused) as refusal:
+        await route(placed_on)
+    assert (refusal.value.refusal.status, refusal.value.refusal.code) == (503, "fleet_unavailable")
+    assert await route(placed_on, unique=False) is None
+
+
+async def test_unique_consumer_is_served_where_the_fleet_places_it_and_nowhere_else() -> None:
+    assert await route("gpu1") is None
+    found = await route("gpu2")
+    assert found is not None
+    assert (found.host, found.is_here) == (GPU2, False)
+
+
+async def test_unique_consumer_that_is_loaded_here_is_served_here() -> None:
+    assert await route("", resident=True) is None
+
+
+def test_offers_with_current_lists_keep_what_else_is_known() -> None:
+    offer = Offer("chat", True, Lists(), is_listed=False, speaks_ollama=True, is_unique=True)
+    assert offers_of(Catalog(), [offer]) == [offer]
