@@ -15,36 +15,42 @@ from gpumand.cli.render.format import clean
 from gpumand.config.problems import ConfigProblems
 
 if TYPE_CHECKING:
-    from gpumand.fleet.settings import FleetConfig
+    pass
 
 
 def fleet_warnings(file: Path) -> list[str]:
     """Warnings about a valid configuration of the fleet, one line each. Raises ConfigProblems for an invalid one."""
+    from gpumand.cli.fleet_setup.folders import Folders
     from gpumand.fleet.config import load, unreadable_files
 
     settings = load(file)
-    return [*unreadable_files(settings), *_expiry(settings)]
+    member = Folders(file.parent).member.certificate
+    own = () if settings.tls is None else _expiry(settings.tls.certificate, settings.host)
+    return [*unreadable_files(settings), *own, *_expiry(member, f"{settings.host} --etcd")]
 
 
-def _expiry(settings: FleetConfig) -> list[str]:
-    """A warning about a certificate that expires soon, if it can be read."""
+def _expiry(certificate: Path, invited: str) -> list[str]:
+    """A warning about a certificate that expires soon, if it can be read.
+
+    Args:
+        certificate: the file.
+        invited: arguments of ``gpumanctl fleet invite`` for a new one, without the addresses of the host.
+    """
     from gpumand.fleet.certificates import RENEW_DAYS, BadCertificate, is_available, read_host
 
-    if settings.tls is None or not is_available():
+    if not is_available():
         return []
     try:
-        days = read_host(settings.tls.certificate.read_bytes()).days_left()
+        days = read_host(certificate.read_bytes()).days_left()
     except OSError:
-        return []  # reported as a file that cannot be read
+        return []  # reported as a file that cannot be read; without a member of etcd it does not exist
     except BadCertificate as error:
-        return [f"{settings.tls.certificate}: {error}"]
+        return [f"{certificate}: {error}"]
     if days > RENEW_DAYS:
         return []
     when = "has expired" if days < 0 else f"expires in {days} days"
-    renew = (
-        f"gpumanctl fleet invite {settings.host} on the host that created the fleet, and gpumanctl fleet join --replace"
-    )
-    return [f"{settings.tls.certificate} {when}. Renew it: {renew}"]
+    renew = f"gpumanctl fleet invite {invited} on the host that created the fleet, and gpumanctl fleet join --replace"
+    return [f"{certificate} {when}. Renew it, with the same --address as before: {renew}"]
 
 
 def check_fleet_file(file: Path, options: GlobalOptions) -> None:

@@ -14,6 +14,7 @@ from gpumand.bus.machine_id import read_machine_id
 from gpumand.domain.errors import ConfigInvalid, NotNowError
 from gpumand.fleet.agent import Agent
 from gpumand.fleet.clock import BoottimeClock, Clock
+from gpumand.fleet.expiry import watch_expiry
 from gpumand.fleet.hosts import FleetHost
 from gpumand.fleet.http_server import HttpServer
 from gpumand.fleet.intents import IntentGuard, Intents
@@ -123,6 +124,7 @@ class FleetService:
         for listener in self._listeners:
             await agent.listen(listener, self._server_tls)
         works = [self.rows.run(), self.member.run(), self._watch(), self._leases.run(), self._restore_drain()]
+        works.append(watch_expiry(self.config))
         if self._has_claims:
             works.append(self._claims.run())
         self._tasks = [asyncio.create_task(work) for work in works]

@@ -108,6 +108,20 @@ def own_problem(files: TlsFiles) -> str:
 
     A handshake with itself, in memory, applies the same checks as another host does.
     """
+    try:
+        own_certificate(files)
+    except ssl.SSLError as error:
+        return explained(error).replace("the other host", "this host")
+    return ""
+
+
+def own_certificate(files: TlsFiles) -> dict[str, Any]:
+    """The certificate of this host as ``SSLSocket.getpeercert`` returns it, from a handshake with itself. Blocks.
+
+    Raises:
+        OSError: a file cannot be read.
+        ssl.SSLError: the authority of the fleet does not accept the certificate.
+    """
     client, server = client_context(files), server_context(files)
     client.check_hostname = False
     to_client, to_server = ssl.MemoryBIO(), ssl.MemoryBIO()
@@ -115,13 +129,10 @@ def own_problem(files: TlsFiles) -> str:
         client.wrap_bio(to_client, to_server, server_side=False),
         server.wrap_bio(to_server, to_client, server_side=True),
     )
-    try:
-        for _ in range(4):
-            for end in ends:
-                _step(end)
-    except ssl.SSLError as error:
-        return explained(error).replace("the other host", "this host")
-    return ""
+    for _ in range(4):
+        for end in ends:
+            _step(end)
+    return ends[0].getpeercert() or {}
 
 
 def _step(end: ssl.SSLObject) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from gpumand.cli.app import gpumanctl
-from gpumand.fleet.certificates import create_ca, create_host
+from gpumand.fleet.certificates import create_ca, create_host, create_member
 
 VALID = '[fleet]\nurl = "http://a:1"\nallow_plaintext = true\n[fleet.peers]\nb = "http://b:2"\n'
 
@@ -50,4 +50,17 @@ def test_certificate_that_expires_soon_is_a_warning(
 
     assert check(tmp_path / "fleet.toml", VALID.replace("[fleet]", f"[fleet]{files}")) == 0
     said = capsys.readouterr().err
-    assert (expected in said, "Renew it: gpumanctl fleet invite" in said) == (True, bool(expected))
+    assert (expected in said, "gpumanctl fleet invite" in said) == (True, bool(expected))
+
+
+def test_certificate_of_a_member_of_etcd_that_expires_soon_is_a_warning(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pair = create_member(create_ca("lab"), "lab", ("gpu1",), datetime.now(UTC) - timedelta(days=340))
+    (tmp_path / "fleet-etcd").mkdir()
+    (tmp_path / "fleet-etcd" / "member.crt").write_bytes(pair.certificate)
+
+    assert check(tmp_path / "fleet.toml", VALID.replace("[fleet]", '[fleet]\nhost = "gpu1"')) == 0
+    said = capsys.readouterr().err
+    assert f"{tmp_path}/fleet-etcd/member.crt expires in 2" in said
+    assert "gpumanctl fleet invite gpu1 --etcd" in said
