@@ -30,6 +30,9 @@ UNKNOWN_WAIT_SEC = 3.0
 
 FETCH_SEC = 5.0
 
+BESIDE_SEC = 60.0
+"""How old the lists of a consumer get while its listener answers lists: they are used only while it is stopped."""
+
 
 @dataclass(frozen=True, slots=True)
 class Source:
@@ -88,6 +91,11 @@ class CatalogReader:
             await asyncio.wait(unknown, timeout=UNKNOWN_WAIT_SEC)
         if known:
             await asyncio.wait(known, timeout=KNOWN_WAIT_SEC)
+
+    def read_beside(self, source: Source) -> None:
+        """Read the lists of a consumer in the background, unless that was done within the last minute."""
+        if self._clock() - self._read_at.get(source.consumer, -BESIDE_SEC) >= BESIDE_SEC:
+            self._task(source)
 
     def _task(self, source: Source) -> asyncio.Task[None]:
         task = self._reading.get(source.consumer)

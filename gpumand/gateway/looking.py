@@ -18,6 +18,7 @@ from gpumand.gateway.parts import Parts
 from gpumand.gateway.refusals import Refused, refused
 from gpumand.gateway.routes.classes import RouteClass
 from gpumand.gateway.status_view import CURRENT_SEC
+from gpumand.gateway.stopped_lists import StoppedLists
 from gpumand.gateway.upstream import Endpoint, UpstreamDown, endpoint_of
 from gpumand.gateway.waiting_page import Waiting, waiting_page
 from gpumand.gateway.wakes import Wake, Wakes
@@ -31,10 +32,11 @@ class LookHandler:
     Args:
         parts: what all handlers share.
         wakes: loads consumers for pages.
+        lists: the lists of consumers whose server is stopped.
     """
 
-    def __init__(self, parts: Parts, wakes: Wakes) -> None:
-        self._parts, self._wakes = parts, wakes
+    def __init__(self, parts: Parts, wakes: Wakes, lists: StoppedLists) -> None:
+        self._parts, self._wakes, self._lists = parts, wakes, lists
         self._shared, self._memory = SharedAnswers(), Memory()
 
     async def handle(self, exchange: Exchange) -> web.StreamResponse:
@@ -52,6 +54,8 @@ class LookHandler:
             refusal = error
         if (remembered := self._memory.find(exchange)) is not None:
             return remembered.response()
+        if (listed := self._lists.answer(exchange)) is not None:
+            return listed
         if exchange.entry.kind is RouteClass.PAGE and accepts(exchange.request, "text/html"):
             if exchange.is_foreign:
                 raise foreign_site()
@@ -127,6 +131,8 @@ class LookHandler:
         headers.popall("Content-Length", None)
         kept = Answer(answer.status, answer.reason or "", CIMultiDictProxy(headers), body)
         self._memory.keep(exchange, kept)
+        if kept.status == 200:
+            self._lists.observe(exchange, endpoint)
         return kept
 
     # -- pages ---------------------------------------------------------------------------------------------------

@@ -61,8 +61,9 @@ class Offers:
         status = await self._status.get()
         if status is None:
             # gpumand did not answer yet: what was known at the last time is listed.
-            names = tuple(Offer(name, False, lists) for name, lists in self._reader.catalog.lists.items())
-            return _Known(None, names, ())
+            discover, known = self._settings().discover, self._reader.catalog.lists
+            names = (one for one in known.items() if discover is None or one[0] in discover)
+            return _Known(None, tuple(Offer(name, False, lists) for name, lists in names), ())
         snapshot = status, self._settings()
         if self._known.snapshot != snapshot:
             self._known = await self._read(snapshot, self._sorted(status.consumers))

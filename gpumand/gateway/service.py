@@ -48,6 +48,7 @@ from gpumand.gateway.slots import SlotKeeper
 from gpumand.gateway.socket_requests import SocketHandler
 from gpumand.gateway.spool import Spool
 from gpumand.gateway.status_view import StatusView
+from gpumand.gateway.stopped_lists import StoppedLists
 from gpumand.gateway.upstream import Upstreams
 from gpumand.gateway.wakes import Wakes
 from gpumand.gateway.watchdog import ping_watchdog
@@ -120,7 +121,7 @@ class GatewayService:
             SlotKeeper(),
             ElsewhereHandler(self._fleet, self._upstreams),
         )
-        look = LookHandler(parts, self._wakes)
+        look = LookHandler(parts, self._wakes, StoppedLists(self._reader))
         access: Access = KeyedAccess(lambda: self.settings)
         offers = Offers(lambda: self.settings, self._status, self._router, self._reader)
         router = EntranceRouter(lambda: self.settings, self._router, offers, self._bodies, self._spool, self._fleet)

@@ -303,6 +303,37 @@ async def test_slow_and_hostile_lists_delay_no_client(tmp_path: Path) -> None:
     assert [one["id"] for one in models["data"]] == ["<script>", "gemma3:latest", "qwen3:8b"]
 
 
+async def test_services_lists_survive_a_restart_for_every_client_of_its_own_address(tmp_path: Path) -> None:
+    def a_client(name: str) -> dict[str, Any]:
+        return {
+            "headers": {"Authorization": f"Bearer {name}", "Accept-Encoding": "gzip" if name == "b" else "identity"}
+        }
+
+    async with entrance(tmp_path, tables="[gateway.models]\ndiscover = []\n") as made:
+        tags = await made.get("/c/ollama/api/tags", **a_client("a"))
+        models = await made.get("/c/llama/v1/models", **a_client("a"))
+        file = made.host.folder / "gateway-state" / "lists.json"
+
+        async def saved() -> bool:
+            return file.exists() and all(one in file.read_text() for one in ("gemma3:latest", "phi-4", "0.6.1"))
+
+        await wait_until("the lists are saved", saved)
+        await made.ollama.stop()
+        await made.llama.stop()
+        await made.gateway.end()
+        await made.gateway.start()
+
+        assert await made.get("/c/ollama/api/tags", **a_client("b")) == tags
+        assert await made.get("/c/llama/v1/models", **a_client("b")) == models
+        assert await made.get("/c/ollama/api/version") == (200, {"version": "0.6.1"})
+        async with made.session.head(f"{made.url}/c/ollama/") as answer:
+            assert (answer.status, await answer.read()) == (200, b"")
+        assert (await made.get("/c/ollama/api/ps"))[0] == 503
+        assert (await made.get("/c/llama/"))[0] == 503
+        assert (await made.get("/api/tags"))[1] == {"models": []}, "discover has no consumer"
+        assert not (await made.control.status())["leases"]
+
+
 async def test_missing_state_directory_is_no_obstacle(tmp_path: Path) -> None:
     async with entrance(tmp_path, has_state=False) as made:
         status, models = await made.get("/v1/models")
