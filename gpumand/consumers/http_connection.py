@@ -1,6 +1,7 @@
 """One HTTP/1.1 connection to a consumer: h11 speaks the protocol, asyncio moves the bytes.
 
-A consumer is untrusted: the head of its answer is limited by h11 (16 KiB), and the number of interim answers here.
+A consumer is untrusted: the head of its answer is limited by h11 (to 16 KiB, or what arrives at once beyond that), and
+the number of interim answers here.
 Bodies are limited by the caller, which may stop reading at any time.
 """
 
@@ -34,8 +35,8 @@ NOT_THERE = (
 )
 """Errors of an address which do not contradict that another address of the same host refuses connections."""
 
-MAX_INTERIM_ANSWERS = 20
-"""Answers with a status below 200 before the real one."""
+MAX_INTERIM_ANSWERS = 1000
+"""Answers with a status below 200 before the real one. A server may send one every second while it loads a model."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +62,7 @@ class Place:
 
 
 class Disconnected(Exception):
-    """The server closed the connection before it sent anything of an answer."""
+    """The connection was closed before the head of an answer was complete, by the server or from here."""
 
 
 class EndedEarly(Exception):
@@ -86,6 +87,7 @@ class Connection:
         self._reader, self._writer = reader, writer
         self._http = h11.Connection(h11.CLIENT)
         self._taken = 0
+        self._is_aborted = False
 
     @property
     def is_reusable(self) -> bool:
@@ -114,7 +116,7 @@ class Connection:
         """Return the next part of the answer's body; b"" at its end.
 
         Raises:
-            EndedEarly: the connection was closed before the end.
+            EndedEarly: the connection was closed before the end, or aborted from here.
             h11.ProtocolError: the answer is no HTTP.
             OSError: the connection failed.
         """
@@ -131,6 +133,8 @@ class Connection:
                 self._taken += len(data)
                 if not data and not is_in_answer:
                     raise Disconnected
+                if not data and self._is_aborted:
+                    raise EndedEarly  # a body that ends with the connection would count as complete
                 self._http.receive_data(data)
         except h11.RemoteProtocolError:
             if data == b"":
@@ -148,6 +152,7 @@ class Connection:
 
     def abort(self) -> None:
         """Close it at once; a read in progress ends."""
+        self._is_aborted = True
         self._writer.transport.abort()
 
 

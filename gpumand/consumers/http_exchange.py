@@ -47,9 +47,11 @@ KEEPALIVE_SEC = 1.5
 """How long an idle connection is kept. It is shorter than the servers' own limits (gunicorn 2 s, uvicorn and node 5 s),
 so that a request is not sent over a connection that the server is closing."""
 
-REPEATABLE = ("GET", "HEAD")
-"""Methods of requests that may be sent over a kept connection: if the server is just closing it, they are sent again.
-A load or an unload must not be sent twice."""
+MAX_PARTS = 1_000_000
+"""How many parts of an answer are read. A part may have a single byte, and costs as much time as one of many."""
+
+TURN_SEC = 0.01
+"""How long an answer is read before the event loop runs something else."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +110,7 @@ class Exchange:
         self._idle: dict[Place, list[tuple[Connection, asyncio.TimerHandle]]] = {}
         self._active: set[Connection] = set()
         self._certificates, self._names = Certificates(), HostNames()
+        self._is_closed = False
         self._slots: WeakValueDictionary[str, asyncio.Semaphore] = (
             WeakValueDictionary()
         )  # requests in progress hold the references
@@ -118,6 +121,7 @@ class Exchange:
         Raises:
             NoAnswer: no complete answer arrived, for whatever reason.
         """
+        self._refuse_if_closed()
         progress = _Progress()
         try:
             async with asyncio.timeout(request.timeout_sec), self._slots_of(request.consumer):
@@ -134,7 +138,8 @@ class Exchange:
             raise NoAnswer(f"the request failed with {type(error).__name__}") from None
 
     async def close(self) -> None:
-        """Close all connections; requests in progress fail."""
+        """Close all connections; requests in progress fail, and so do later ones."""
+        self._is_closed = True
         self._names.close()
         for place in tuple(self._idle):
             for connection, timer in self._idle.pop(place):
@@ -153,12 +158,25 @@ class Exchange:
     async def _send(self, request: Request, progress: _Progress) -> Answer:
         progress.stage = "no answer within"
         prepared = await self._prepared(request)
-        kept = self._take_idle(prepared.place) if request.method in REPEATABLE else None
+        kept = self._take_idle(prepared.place) if request.repeatable else None
         if kept is not None:
             # The server may be closing it at this moment. Then nothing of an answer arrives, and a new one is opened.
             with contextlib.suppress(Disconnected, ConnectionError):
                 return await self._exchange(kept, prepared, progress)
-        return await self._exchange(await connect(prepared.place, self._names), prepared, progress)
+        return await self._exchange(await self._open(prepared.place), prepared, progress)
+
+    async def _open(self, place: Place) -> Connection:
+        """Open a connection, unless the exchange is closed or is being closed meanwhile."""
+        self._refuse_if_closed()
+        connection = await connect(place, self._names)
+        if self._is_closed:
+            connection.abort()
+        self._refuse_if_closed()
+        return connection
+
+    def _refuse_if_closed(self) -> None:
+        if self._is_closed:
+            raise NoAnswer("gpumand is stopping")
 
     async def _prepared(self, request: Request) -> _Prepared:
         body = b"" if request.json is None else json.dumps(request.json).encode()
@@ -180,9 +198,10 @@ class Exchange:
             limit = STREAM_BYTES if prepared.request.reads_to_end or is_stream else BODY_BYTES
             is_ended = await _read(connection, body, limit)
             is_kept = is_ended and self._keep(prepared.place, connection)
-            tail = body.end() if is_ended and body.is_cut() else b""
+            is_cut = body.is_cut() or not is_ended
+            tail = body.end() if is_ended and is_cut else b""
             reason, location = response.reason.decode("utf-8", "replace"), headers.get(b"location", "")
-            return Answer(response.status_code, reason, location, bytes(body.head), body.is_cut(), tail)
+            return Answer(response.status_code, reason, location, bytes(body.head), is_cut, tail)
         finally:
             self._active.discard(connection)
             if not is_kept:
@@ -205,7 +224,7 @@ class Exchange:
 
         One for each server is enough for its probes, and more would be many open files after a storm of requests.
         """
-        if place.socket or place in self._idle or not connection.begin_again():
+        if self._is_closed or place.socket or place in self._idle or not connection.begin_again():
             return False
         timer = asyncio.get_running_loop().call_later(KEEPALIVE_SEC, self._drop_idle, place, connection)
         self._idle.setdefault(place, []).append((connection, timer))
@@ -221,12 +240,22 @@ class Exchange:
 
 
 async def _read(connection: Connection, body: _Body, limit: int) -> bool:
-    """Read a body up to a limit; return whether that was its end."""
-    while chunk := await connection.read():
+    """Read a body up to a limit of bytes and parts; return whether that was its end.
+
+    Bytes that have arrived already are read without waiting, which would block the event loop if the parts are small.
+    """
+    clock = asyncio.get_running_loop().time
+    turn_began = clock()
+    for _ in range(MAX_PARTS):
+        if not (chunk := await connection.read()):
+            return True
         body.add(chunk)
         if body.size > limit:
             return False
-    return True
+        if clock() - turn_began > TURN_SEC:
+            await asyncio.sleep(0)
+            turn_began = clock()
+    return False
 
 
 def _describe_error(error: Exception) -> str:

@@ -32,14 +32,19 @@ def head_of(request: Request, body: bytes) -> h11.Request:
     """Return the head of a request.
 
     Raises:
-        ValueError: the URL is not usable.
-        h11.LocalProtocolError: a header or the method contains what HTTP does not allow.
+        ValueError: the URL is not usable, or a header or the method contains what HTTP does not allow. The message does
+            not contain the value of a header, which may be a key.
     """
     url = urlsplit(request.url)
     headers = {name.lower(): (name, value) for name, value in _own_headers(request, url, body)}
     headers |= {name.lower(): (name, value) for name, value in request.headers}
-    encoded = [(name.encode(), value.encode()) for name, value in headers.values()]
-    return h11.Request(method=request.method, target=_target(url), headers=encoded)
+    try:
+        # A key that was copied or read from a file often ends with a blank or a newline, which h11 refuses.
+        encoded = [(name.encode(), value.strip().encode()) for name, value in headers.values()]
+        return h11.Request(method=request.method, target=_target(url), headers=encoded)
+    except (h11.LocalProtocolError, UnicodeError):
+        names = ", ".join(name for name, _ in headers.values())
+        raise ValueError(f"the method or a header has characters that HTTP does not allow (headers: {names})") from None
 
 
 def _own_headers(request: Request, url: SplitResult, body: bytes) -> list[tuple[str, str]]:

@@ -19,6 +19,8 @@ class Request:
         timeout_sec: seconds from waiting for a connection to the last byte of the answer.
         reads_to_end: also read an answer to its end that is longer than ``BODY_BYTES``, up to ``STREAM_BYTES``. Streams
             of events are always read like this.
+        repeatable: the request may be sent twice, since it changes nothing. It may be sent over a kept connection, and
+            again if the server was just closing that. A load or an unload may not be, whatever its method.
         socket: path of the Unix socket to connect to instead of the host in ``url``; "" = none.
     """
 
@@ -30,3 +32,4 @@ class Request:
     timeout_sec: float
     reads_to_end: bool = False
     socket: str = ""
+    repeatable: bool = False

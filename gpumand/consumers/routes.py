@@ -66,7 +66,7 @@ class HttpRoutes:
         if spec.health is None:
             return Health(reachable=False, error="no health route is configured")
         try:
-            answer = await self._send(spec, _get_request(spec.health))
+            answer = await self._probe(spec, _get_request(spec.health))
         except NoAnswer as failure:
             return Health(reachable=False, refused=failure.refused, error=f"health route: {failure}")
         health = answers.parse_health(spec.health, answer, self._clock.realtime_usec())
@@ -79,7 +79,7 @@ class HttpRoutes:
         if not route.sleeping_path:
             return False
         try:
-            answer = await self._send(spec, replace(_get_request(route), path=route.sleeping_path))
+            answer = await self._probe(spec, replace(_get_request(route), path=route.sleeping_path))
         except NoAnswer:
             return False
         is_usable = not answers.status_error(answer) and not answer.is_cut
@@ -92,7 +92,7 @@ class HttpRoutes:
         if not spec.busy.path:
             return await self._count_clients(spec, BusyReport(None))
         try:
-            answer = await self._send(spec, _get_request(spec.busy))
+            answer = await self._probe(spec, _get_request(spec.busy))
         except NoAnswer as failure:
             report = BusyReport(None, refused=failure.refused, error=f"busy route: {failure}")
             # A server at full load may not answer in time; its clients' connections show whether it works.
@@ -115,7 +115,7 @@ class HttpRoutes:
 
     async def read(self, spec: ConsumerSpec, path: str, timeout_sec: float) -> Answer:
         """Send a GET request for a path of the consumer. Raises NoAnswer."""
-        return await self._send(spec, Route(path=path, method="GET", timeout_sec=timeout_sec))
+        return await self._probe(spec, Route(path=path, method="GET", timeout_sec=timeout_sec))
 
     async def close(self) -> None:
         """Close all connections; later calls fail."""
@@ -136,7 +136,13 @@ class HttpRoutes:
         if error := answers.status_error(answer) or answers.reported_failure(route, answer, needs_proof=is_load):
             raise RouteFailed(f"{route_name} {error}", status=answer.status)
 
-    async def _send(self, spec: ConsumerSpec, route: Route, *, read_to_end: bool = False) -> Answer:
+    async def _probe(self, spec: ConsumerSpec, route: Route) -> Answer:
+        """Send a request that changes nothing."""
+        return await self._send(spec, route, repeatable=True)
+
+    async def _send(
+        self, spec: ConsumerSpec, route: Route, *, read_to_end: bool = False, repeatable: bool = False
+    ) -> Answer:
         request = Request(
             consumer=spec.name,
             method=route.method,
@@ -146,6 +152,7 @@ class HttpRoutes:
             timeout_sec=route.timeout_sec,
             reads_to_end=read_to_end,
             socket=socket_path(spec.url),
+            repeatable=repeatable,
         )
         try:
             return await (await self._get_exchange()).request(request)

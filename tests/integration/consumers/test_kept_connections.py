@@ -29,22 +29,25 @@ async def test_probe_over_a_connection_that_the_server_is_closing_is_repeated(ro
         assert server.connections == 3
 
 
-async def test_load_is_never_sent_over_a_kept_connection(routes: HttpRoutes) -> None:
+@pytest.mark.parametrize("method", ["POST", "GET"])
+async def test_load_is_never_sent_over_a_kept_connection(routes: HttpRoutes, method: str) -> None:
     """The server may be closing it, and a load that may have been received must not be sent again."""
 
     async def answer_once_and_break_off(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         received = await reader.readuntil(b"\r\n\r\n")
         server.received.append(received)
-        if received.startswith(b"GET"):
+        if b" /load " not in received:
             writer.write(ANSWER)
             server.received.append(await reader.readuntil(b"\r\n\r\n"))
 
     async with raw_server(answer_once_and_break_off) as server:
-        consumer = ConsumerSpec("c", 1, url=server.url, health=spec(server.url).health, load=Route("/load"))
+        consumer = ConsumerSpec(
+            "c", 1, url=server.url, health=spec(server.url).health, load=Route("/load", method=method)
+        )
         assert (await routes.probe_health(consumer)).loaded is True
         with pytest.raises(RouteFailed, match="closed the connection without an answer"):
             await routes.load(consumer)
-        assert [one.split(b" ")[0] for one in server.received] == [b"GET", b"POST"]
+        assert [one.split(b" ")[0] for one in server.received] == [b"GET", method.encode()]
 
 
 async def test_idle_connection_is_closed_after_a_moment(routes: HttpRoutes, monkeypatch: pytest.MonkeyPatch) -> None:

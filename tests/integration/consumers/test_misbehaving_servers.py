@@ -7,13 +7,14 @@ import asyncio
 import pytest
 from aiohttp import web
 
+from gpumand.consumers import http_exchange
 from gpumand.consumers.http_exchange import BODY_BYTES
 from gpumand.consumers.routes import HttpRoutes
 from gpumand.domain.consumer import Health
 from gpumand.host.clock import SystemClock
 from tests.integration.service_manager.host import until
 
-from .servers import answer_healthy, failure_of, hang, hang_up, raw_server, spec, web_server
+from .servers import Session, answer_healthy, failure_of, hang, hang_up, raw_server, spec, web_server
 
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
 
@@ -123,6 +124,96 @@ async def test_hanging_consumer_uses_at_most_its_own_connections(routes: HttpRou
             "health route: no answer within 1 s",
             "health route: earlier requests are still unanswered after 1 s",
         }
+
+
+async def test_answer_in_parts_of_one_byte_leaves_turns_to_the_event_loop(
+    routes: HttpRoutes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(http_exchange, "TURN_SEC", 0.0)
+    most_parts, parts = 0, 0
+    add = http_exchange._Body.add
+
+    def counted(self: http_exchange._Body, chunk: bytes) -> None:
+        nonlocal parts
+        parts += 1
+        add(self, chunk)
+
+    async def note_turns() -> None:
+        nonlocal most_parts, parts
+        while True:
+            most_parts, parts = max(most_parts, parts), 0
+            await asyncio.sleep(0)
+
+    monkeypatch.setattr(http_exchange._Body, "add", counted)
+    async with raw_server(_small_parts(2000)) as server:
+        turns = asyncio.create_task(note_turns())
+        assert (await routes.probe_health(spec(server.url, timeout_sec=30))).reachable
+        turns.cancel()
+    assert 0 < most_parts < 100
+
+
+async def test_answer_in_too_many_parts_is_cut_off(routes: HttpRoutes, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http_exchange, "MAX_PARTS", 100)
+    async with raw_server(_small_parts(2000)) as server:
+        answer = await routes.read(spec(server.url), "/x", 30)
+    assert answer.body == b"a" * 100
+    assert answer.is_cut
+
+
+def _small_parts(count: int) -> Session:
+    async def send(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(HEAD + b"Transfer-Encoding: chunked\r\n\r\n" + b"1\r\na\r\n" * count + b"0\r\n\r\n")
+        await writer.drain()
+        await reader.read()
+
+    return send
+
+
+async def test_request_in_progress_is_not_sent_again_after_the_end(routes: HttpRoutes) -> None:
+    """A request over a kept connection that gpumand itself closes must not open a new one."""
+
+    async def answer_once(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        server.received.append(await reader.readuntil(b"\r\n\r\n"))
+        writer.write(HEAD + b"Content-Length: 2\r\n\r\n{}")
+        server.received.append(await reader.readuntil(b"\r\n\r\n"))
+        await reader.read()
+
+    async with raw_server(answer_once) as server:
+        assert (await routes.probe_health(spec(server.url, timeout_sec=30))).reachable
+        waiting = asyncio.create_task(routes.probe_health(spec(server.url, timeout_sec=30)))
+        await until(lambda: len(server.received) == 2)
+        await routes.close()
+        assert "gpumand is stopping" in (await waiting).error
+        assert server.connections == 1
+
+
+async def test_body_that_ends_because_gpumand_stops_is_not_complete(routes: HttpRoutes) -> None:
+    async def send_a_part(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(HEAD + b'Connection: close\r\n\r\n{"loaded": true}')
+        await reader.read()
+
+    async with raw_server(send_a_part) as server:
+        waiting = asyncio.create_task(routes.probe_health(spec(server.url, timeout_sec=30)))
+        await until(lambda: _has_arrived(routes))
+        await routes.close()
+        assert "the answer ended early" in (await waiting).error
+
+
+def _has_arrived(routes: HttpRoutes) -> bool:
+    return routes._exchange is not None and any(one._taken > len(HEAD) for one in routes._exchange._active)
+
+
+async def test_server_may_send_many_interim_answers(routes: HttpRoutes) -> None:
+    async def process(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 102 Processing\r\n\r\n" * 900)
+        writer.write(HEAD + b"Content-Length: 15\r\n\r\n" + b'{"loaded":true}')
+        await writer.drain()
+
+    async with raw_server(process) as server:
+        assert (await routes.probe_health(spec(server.url, timeout_sec=30))).loaded is True
 
 
 async def test_cancelled_request_releases_its_connection(routes: HttpRoutes) -> None:

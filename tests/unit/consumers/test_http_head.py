@@ -60,10 +60,18 @@ def test_json_body_has_type_and_length() -> None:
     assert (given["content-type"], given["content-length"]) == ("application/json", "8")
 
 
-@pytest.mark.parametrize("bad", ["a\r\nX-Evil: 1", "a\nb", "a\0b"])
-def test_header_that_http_does_not_allow_is_refused(bad: str) -> None:
-    with pytest.raises(h11.LocalProtocolError):
+@pytest.mark.parametrize("bad", ["secret\r\nX-Evil: 1", "secret\nb", "secret\0b", "secret\x0bb", "secret\udc80"])
+def test_header_that_http_does_not_allow_is_refused_without_its_value(bad: str) -> None:
+    with pytest.raises(ValueError, match=r"characters that HTTP does not allow .*X-Key") as refused:
         head_of(request("http://llm/", headers=(("X-Key", bad),)), b"")
+    assert "secret" not in str(refused.value)
+    assert refused.value.__cause__ is None
+
+
+@pytest.mark.parametrize("value", [" Bearer x", "Bearer x ", "Bearer x\n", "\tBearer x\r\n"])
+def test_blanks_around_a_header_value_are_not_sent(value: str) -> None:
+    given = headers_of(head_of(request("http://llm/", headers=(("Authorization", value),)), b""))
+    assert given["authorization"] == "Bearer x"
 
 
 def test_url_without_a_host_is_refused() -> None:
