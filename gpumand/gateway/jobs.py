@@ -67,12 +67,12 @@ class Jobs:
         answered_at = clock()
         while idle_answers < IDLE_ANSWERS and clock() - answered_at < grace_sec:
             await asyncio.sleep(self._poll_sec)
-            report = await probe()
-            if report.jobs is None:
+            jobs = await _ask(consumer, probe)
+            if jobs is None:
                 idle_answers = 0
                 continue
             answered_at = clock()
-            idle_answers = 0 if report.jobs else idle_answers + 1
+            idle_answers = 0 if jobs else idle_answers + 1
         if idle_answers < IDLE_ANSWERS:
             log.warning("%s: the busy check gave no answer for %g s; its job is no longer held", consumer, grace_sec)
         self._tasks.pop(consumer, None)
@@ -81,3 +81,13 @@ class Jobs:
     def _let_go(self, consumer: str) -> None:
         for ticket in self._held.pop(consumer, ()):
             ticket.leave()
+
+
+async def _ask(consumer: str, probe: BusyProbe) -> int | None:
+    """The number of jobs that a busy check reports; None without an answer."""
+    try:
+        return (await probe()).jobs
+    # Whatever fails here, the lease must not be held forever.
+    except Exception as error:
+        log.warning("%s: the busy check failed: %s", consumer, error)
+        return None

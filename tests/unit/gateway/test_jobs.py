@@ -44,6 +44,23 @@ async def test_missing_answer_is_no_idle_answer() -> None:
     assert await answers_until_left(0, None, 0, 0) == 4
 
 
+async def test_busy_check_that_fails_gives_no_answer_and_does_not_hold_the_lease_forever() -> None:
+    jobs, ticket, asked = Jobs(poll_sec=0), FakeTicket(), 0
+
+    async def probe() -> BusyReport:
+        nonlocal asked
+        asked += 1
+        if asked == 2:
+            raise ValueError("no usable URL")
+        return BusyReport(0)
+
+    jobs.hold("comfyui", cast(Any, ticket), probe, 60.0)
+    async with asyncio.timeout(30):
+        await ticket.left.wait()
+
+    assert (asked, jobs.count("comfyui")) == (4, 0)
+
+
 async def test_job_is_let_go_when_the_busy_check_gives_no_answer_for_too_long() -> None:
     assert await answers_until_left(*[None] * 100000, grace_sec=0.05) < 100000
 
