@@ -27,6 +27,9 @@ MAX_SOCKET_PATH = 107
 MAX_PORT = 65535
 _UNIT = re.compile(r"(?P<prefix>[A-Za-z0-9:_.\\-]+)(?P<instance>@[A-Za-z0-9:_.\\@-]*)?\.(?P<type>[a-z]+)")
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_MESSAGE_HEADERS = ("content-length", "transfer-encoding", "upgrade")
+"""Headers that say where a message ends or what follows it. The program that sends it sets them."""
+
 _METHOD = re.compile(r"[A-Z]{1,16}")
 _HOST_NAME = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9._-]{0,252}[A-Za-z0-9_])?\.?")
 _DEVICE_INDEX = re.compile(r"0|[1-9][0-9]{0,5}")
@@ -189,6 +192,8 @@ def header_name(text: str) -> str:
     """Check the name of an HTTP header."""
     if not _HEADER_NAME.fullmatch(text):
         raise InvalidValue(f"{quoted(text)} is not a name of an HTTP header")
+    if text.lower() in _MESSAGE_HEADERS:
+        raise InvalidValue(f"{text} is set by the program that sends the request, and cannot be configured")
     return text
 
 

@@ -1,7 +1,7 @@
-"""The certificates of the system: read when an https server is first asked, and not at the import of aiohttp.
+"""The certificates of the system: read at the first request to an https server, by the daemon and by the gateway.
 
-aiohttp reads them at its import for a context of its own, which costs 2 MB and some ms in every process. Nearly all
-servers of a GPU host speak plain HTTP on this host.
+Reading them costs 2 MB and some ms in every process, and nearly all servers of a GPU host speak plain HTTP on this
+host. The gateway uses aiohttp, which would read them at its import for a context of its own.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Certificates:
         self._reading = asyncio.Lock()
 
     async def context_for(self, url: str) -> ssl.SSLContext | bool:
-        """Return what aiohttp's ``ssl`` argument must be: True for plain HTTP, which needs no context."""
+        """Return the context for a URL; True for plain HTTP, as aiohttp's ``ssl`` argument expects."""
         if not url.startswith("https:"):
             return True
         async with self._reading:

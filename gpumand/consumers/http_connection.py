@@ -1,7 +1,7 @@
 """One HTTP/1.1 connection to a consumer: h11 speaks the protocol, asyncio moves the bytes.
 
-A consumer is untrusted: the head of its answer is limited by h11 (to 16 KiB, or what arrives at once beyond that), and
-the number of interim answers here.
+A consumer is untrusted: the head of its answer is limited by h11 (16 KiB, or up to 80 KiB with what arrives
+at once), and the number of interim answers here.
 Bodies are limited by the caller, which may stop reading at any time.
 """
 

@@ -43,8 +43,17 @@ def head_of(request: Request, body: bytes) -> h11.Request:
         encoded = [(name.encode(), value.strip().encode()) for name, value in headers.values()]
         return h11.Request(method=request.method, target=_target(url), headers=encoded)
     except (h11.LocalProtocolError, UnicodeError):
-        names = ", ".join(name for name, _ in headers.values())
-        raise ValueError(f"the method or a header has characters that HTTP does not allow (headers: {names})") from None
+        name = next((name for name, value in request.headers if not _is_header(name, value)), "")
+        place = f"the header {name!r}" if name else "the URL or the method"
+        raise ValueError(f"{place} has characters that HTTP does not allow") from None
+
+
+def _is_header(name: str, value: str) -> bool:
+    try:
+        h11.Request(method="GET", target="/", headers=[(b"Host", b"x"), (name.encode(), value.strip().encode())])
+    except (h11.LocalProtocolError, UnicodeError):
+        return False
+    return True
 
 
 def _own_headers(request: Request, url: SplitResult, body: bytes) -> list[tuple[str, str]]:

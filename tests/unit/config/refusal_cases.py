@@ -336,6 +336,13 @@ consumer_with_url(
     'consumers.tts.load.headers."X\\n"',
     "control characters",
 )
+for _name in ("Content-Length", "transfer-encoding", "Upgrade"):
+    consumer_with_url(
+        f"header {_name}",
+        f'load = {{ path = "/", headers = {{ {_name} = "1" }} }}',
+        f"consumers.tts.load.headers.{_name}",
+        "is set by the program that sends the request",
+    )
 consumer_with_url(
     "header name with a colon",
     'health = { path = "/", headers = { "X:" = "a" } }',

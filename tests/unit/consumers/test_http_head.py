@@ -62,7 +62,7 @@ def test_json_body_has_type_and_length() -> None:
 
 @pytest.mark.parametrize("bad", ["secret\r\nX-Evil: 1", "secret\nb", "secret\0b", "secret\x0bb", "secret\udc80"])
 def test_header_that_http_does_not_allow_is_refused_without_its_value(bad: str) -> None:
-    with pytest.raises(ValueError, match=r"characters that HTTP does not allow .*X-Key") as refused:
+    with pytest.raises(ValueError, match="the header 'X-Key' has characters that HTTP does not allow") as refused:
         head_of(request("http://llm/", headers=(("X-Key", bad),)), b"")
     assert "secret" not in str(refused.value)
     assert refused.value.__cause__ is None
