@@ -64,7 +64,7 @@ def _build(folder: Path) -> None:
     shutil.rmtree(PLACE)
     unfinished = PLACE / "unfinished"
     command = [BUILD_SCRIPT, unfinished]
-    environ = os.environ | {"DEB_BUILD_PROFILES": "nodoc"}  # only tests/e2e/test_package.py builds the documentation
+    environ = os.environ | {"DEB_BUILD_PROFILES": "pkg.gpumand.nohtml"}  # only test_package.py builds the HTML
     done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, env=environ, check=False)
     if done.returncode != 0:
         raise RuntimeError(f"the package could not be built:\n{done.stderr[-8000:]}")

@@ -93,7 +93,7 @@ def build(checkout: Path, folder: Path, profiles: str = "") -> Package:
     Args:
         checkout: the tree to build.
         folder: where the packages are put.
-        profiles: build profiles; "nodoc" leaves out the package gpumand-doc.
+        profiles: build profiles; "pkg.gpumand.nohtml" leaves out the package gpumand-doc.
     """
     command = [f"{checkout}/scripts/build-deb", "--source", f"{folder}"]
     environ = os.environ | {"DEB_BUILD_PROFILES": profiles}
@@ -114,7 +114,7 @@ def build_earlier(package: Package, folder: Path) -> Package:
     changelog = checkout / "debian/changelog"
     entry = changelog.read_text(encoding="utf-8")
     changelog.write_text(entry.replace(f"({package.version})", f"({package.version}~earlier)", 1), encoding="utf-8")
-    return build(checkout, folder / "earlier-deb", "nodoc")
+    return build(checkout, folder / "earlier-deb", "pkg.gpumand.nohtml")
 
 
 def put(machine: Machine, file: Path) -> str:
