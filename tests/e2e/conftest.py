@@ -115,6 +115,8 @@ def record_exposure(pytestconfig: pytest.Config) -> Callable[..., None]:
 def host(machine: Machine) -> Iterator[Host]:
     """A host without consumers, whose daemon is not started yet."""
     one = Host(machine, Client(machine))
+    # Another file's tests may have left a daemon running, which starting does not give a new configuration.
+    machine.systemctl("stop", "gpumand.service", check=False)
     one.make_vram_dir()
     yield one
     one.clean()
