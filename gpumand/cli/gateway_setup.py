@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import tempfile
 from collections.abc import Collection, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -22,6 +21,7 @@ from gpumand.config.presets import Preset, preset
 from gpumand.config.problems import ProblemList
 from gpumand.config.toml_writer import toml_key
 from gpumand.config.url_edit import CannotEdit, with_url
+from gpumand.config.whole_file import write_whole
 from gpumand.discovery.port_swap import Skipped, Swap, UnitCommand, plan_swaps
 from gpumand.discovery.sockets import listeners
 from gpumand.gateway import config as gateway_config
@@ -238,20 +238,13 @@ def _replace(path: Path, text: str) -> None:
     """Replace a file as a whole, with the mode and the owner that it has."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path = path.resolve()
-    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with open(descriptor, "w", encoding="utf-8") as file:
-            file.write(text)
-            if path.exists():
-                now = path.stat()
-                os.fchmod(file.fileno(), now.st_mode & 0o7777)
-                os.fchown(file.fileno(), now.st_uid, now.st_gid)
-            else:
-                os.fchmod(file.fileno(), 0o644)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(name, path)
-    except BaseException:
-        with suppress(OSError):
-            os.unlink(name)
-        raise
+
+    def set_permissions(descriptor: int) -> None:
+        if path.exists():
+            now = path.stat()
+            os.fchmod(descriptor, now.st_mode & 0o7777)
+            os.fchown(descriptor, now.st_uid, now.st_gid)
+        else:
+            os.fchmod(descriptor, 0o644)
+
+    write_whole(path, text.encode(), set_permissions)

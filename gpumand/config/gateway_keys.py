@@ -9,7 +9,6 @@ import os
 import re
 import secrets
 import stat
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -20,6 +19,7 @@ from gpumand.config.problems import Document, Place, ProblemList, quoted
 from gpumand.config.table_schema import INVALID, check_required, key, read_keys, type_name, with_defaults
 from gpumand.config.validators import CONSUMER_NAME
 from gpumand.config.value_types import Boolean, Integer, InvalidValue, ListOf, Text
+from gpumand.config.whole_file import write_whole
 from gpumand.domain.request import MAX_PRIORITY, MIN_PRIORITY
 
 DEFAULT_KEYS_FILE = Path("/etc/gpumand/gateway-keys.toml")
@@ -178,19 +178,13 @@ def _quoted(name: str) -> str:
 def _replace(path: Path, content: str) -> None:
     about = path.stat() if path.exists() else None
     folder = path.parent.stat()
-    descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
-    try:
-        with open(descriptor, "w", encoding="utf-8") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, NEW_FILE_MODE if about is None else stat.S_IMODE(about.st_mode))
+
+    def set_permissions(descriptor: int) -> None:
+        os.fchmod(descriptor, NEW_FILE_MODE if about is None else stat.S_IMODE(about.st_mode))
         owner, group = (-1, _gateway_group(folder.st_gid)) if about is None else (about.st_uid, about.st_gid)
-        os.chown(temporary, owner, group)
-        os.replace(temporary, path)
-    except OSError:
-        os.unlink(temporary)
-        raise
+        os.fchown(descriptor, owner, group)
+
+    write_whole(path, content.encode(), set_permissions)
 
 
 def _gateway_group(default: int) -> int:

@@ -5,19 +5,20 @@ A server may answer with anything, and the file may contain anything: both are c
 
 from __future__ import annotations
 
-import contextlib
 import json
 import logging
 import os
-import tempfile
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from gpumand.config.whole_file import write_whole
+
 log = logging.getLogger(__name__)
 
 FILE = "lists.json"
+FILE_MODE = 0o600
 VERSION = 1
 MAX_FILE_BYTES = 32 * 1024 * 1024
 MAX_LIST_BYTES = 4 * 1024 * 1024
@@ -147,17 +148,7 @@ def save(folder: Path, content: bytes) -> None:
     """Replace the file (blocks); after a crash it has the old or the new content. Raises OSError."""
     if len(content) > MAX_FILE_BYTES:
         raise OSError(0, "the lists of models are too large in all")
-    descriptor, name = tempfile.mkstemp(prefix=".lists-", dir=folder)
-    try:
-        with open(descriptor, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(name, folder / FILE)
-    except OSError:
-        with contextlib.suppress(OSError):
-            os.unlink(name)
-        raise
+    write_whole(folder / FILE, content, lambda descriptor: os.fchmod(descriptor, FILE_MODE))
 
 
 def first(values: Iterable[Lists], of: Callable[[Lists], str]) -> str:

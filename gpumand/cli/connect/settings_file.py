@@ -6,11 +6,11 @@ import grp
 import os
 import pwd
 import stat
-import tempfile
 from contextlib import suppress
 from pathlib import Path
 
 from gpumand.cli.connect.marked_lines import CannotEdit
+from gpumand.config.whole_file import write_whole
 
 MAX_BYTES = 1 << 20
 NEW_FILE_MODE = 0o600
@@ -143,19 +143,12 @@ def _create_folders(folder: Path) -> list[Path]:
 
 
 def _replace(path: Path, text: str, before: os.stat_result | None) -> None:
-    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with open(descriptor, "wb") as stream:
-            stream.write(text.encode())
-            if before is not None:
-                _keep_group(stream.fileno(), before.st_gid)
-            os.fchmod(stream.fileno(), NEW_FILE_MODE if before is None else stat.S_IMODE(before.st_mode))
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(name, path)
-    finally:
-        with suppress(OSError):
-            os.unlink(name)
+    def set_permissions(descriptor: int) -> None:
+        if before is not None:
+            _keep_group(descriptor, before.st_gid)
+        os.fchmod(descriptor, NEW_FILE_MODE if before is None else stat.S_IMODE(before.st_mode))
+
+    write_whole(path, text.encode(), set_permissions)
 
 
 def _keep_group(descriptor: int, gid: int) -> None:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 
 from gpumand.cli.errors import ExitCode, Failure
+from gpumand.config.whole_file import write_whole
 
 SECRET, PUBLIC, FOR_GROUP = 0o600, 0o644, 0o640
 
@@ -37,7 +38,7 @@ def write_new(files: Sequence[NewFile]) -> None:
     for one in files:
         try:
             _make_folder(one)
-            _write(one)
+            _write(one, os.link)  # fails if the file exists
         except FileExistsError:
             raise Failure(ExitCode.FAILURE, f"{one.path} exists already, and is not overwritten") from None
         except OSError as error:
@@ -48,7 +49,7 @@ def write_again(file: NewFile) -> None:
     """Write a file that gpumanctl alone maintains, also over an existing one. Raises Failure."""
     try:
         _make_folder(file)
-        _temporary(file).replace(file.path)
+        _write(file, os.replace)
     except OSError as error:
         raise _not_written(file.path, error) from None
 
@@ -102,35 +103,18 @@ def _make_folder(file: NewFile) -> None:
         _give_to(folder, file.group)
 
 
-def _write(file: NewFile) -> None:
-    temporary = _temporary(file)
-    try:
-        os.link(temporary, file.path)  # fails if the file exists
-    finally:
-        temporary.unlink()
+def _write(file: NewFile, put: Callable[[str, Path], None]) -> None:
+    def set_permissions(descriptor: int) -> None:
+        _give_to(descriptor, file.group)
+        os.fchmod(descriptor, file.mode)
+
+    write_whole(file.path, file.content, set_permissions, put)
 
 
-def _temporary(file: NewFile) -> Path:
-    """Write the file under another name, with its permissions."""
-    temporary = file.path.with_name(f".{file.path.name}.{os.getpid()}")
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, SECRET)
-    try:
-        with os.fdopen(descriptor, "wb") as stream:
-            stream.write(file.content)
-            stream.flush()
-            _give_to(temporary, file.group)
-            os.fchmod(stream.fileno(), file.mode)
-            os.fsync(stream.fileno())
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    return temporary
-
-
-def _give_to(path: Path, group: str) -> None:
+def _give_to(place: Path | int, group: str) -> None:
     if group:
         with suppress(LookupError, PermissionError):
-            shutil.chown(path, group=group)
+            shutil.chown(place, group=group)
 
 
 def _not_written(path: Path, error: OSError) -> Failure:

@@ -6,7 +6,6 @@ Only new files are written: what an administrator has written or changed stays.
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -20,6 +19,7 @@ from gpumand.cli.options import GlobalOptions
 from gpumand.config import DEFAULT_FOLDER, ConfigProblems, load, user_folder
 from gpumand.config.files import DROP_IN_NAME
 from gpumand.config.presets import preset, preset_names
+from gpumand.config.whole_file import write_whole
 from gpumand.discovery.matching import Candidate, find_candidates
 from gpumand.discovery.missing_keys import missing_keys
 from gpumand.discovery.starter_config import consumer_tables, probable_url
@@ -159,16 +159,7 @@ def _names(folder: Path) -> list[Path]:
 
 def _write(path: Path, text: str) -> None:
     """Write a file that appears as a whole, and never in place of another one."""
-    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=".setup-")
-    try:
-        with open(descriptor, "w", encoding="utf-8") as stream:
-            stream.write(text)
-            os.fchmod(stream.fileno(), 0o644)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.link(name, path)
-    finally:
-        os.unlink(name)
+    write_whole(path, text.encode(), lambda descriptor: os.fchmod(descriptor, 0o644), os.link)
 
 
 def _what(candidate: Candidate) -> str:
