@@ -266,9 +266,7 @@ def time_usec(value: Any, now_usec: int) -> int | None:
 
 def excerpt(body: bytes, length: int = 200) -> str:
     """Return the first characters of an answer for a one-line message: printable, with blanks collapsed."""
-    text = body[: 8 * length].decode("utf-8", errors="replace")
-    words = "".join(char if char.isprintable() else " " for char in text).split()
-    return " ".join(words)[:length]
+    return one_line(body[: 8 * length].decode("utf-8", errors="replace"), length)
 
 
 def one_line(text: str, length: int = 200) -> str:

@@ -7,7 +7,6 @@ import os
 import re
 import shutil
 import signal
-import socket
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -20,6 +19,7 @@ from gpumand.bus.connection import BusConnection
 from gpumand.bus.names import BUS_NAME, DBUS, DBUS_PATH
 from gpumand.demo.example_services import SERVICES, ExampleService, configuration, gateway_configuration
 from gpumand.testing.bus import PrivateBus
+from gpumand.testing.ports import free_ports
 
 START_SEC = 60.0
 STOP_SEC = 4.0
@@ -204,15 +204,6 @@ class DemoEnvironment:
         finally:
             self._bus.close()
             shutil.rmtree(self.folder, ignore_errors=True)
-
-
-def free_ports(number: int) -> list[int]:
-    """Ports that are free at the moment, all different."""
-    probes = [socket.create_server(("127.0.0.1", 0)) for _ in range(number)]
-    ports = [one.getsockname()[1] for one in probes]
-    for one in probes:
-        one.close()
-    return ports
 
 
 async def _is_open(port: int) -> bool:

@@ -19,8 +19,9 @@ from gpumand.bus.connection import BusConnection
 from gpumand.bus.names import PROPERTIES, SYSTEMD, SYSTEMD_MANAGER, SYSTEMD_PATH, SYSTEMD_UNIT
 from gpumand.bus.variants import unwrap
 from gpumand.client import Client
-from gpumand.demo.environment import START_SEC, DemoEnvironment, EnvironmentFailed, free_ports
+from gpumand.demo.environment import START_SEC, DemoEnvironment, EnvironmentFailed
 from gpumand.demo.example_services import ADMIN_ROUTES, SETTINGS, SHORT_SETTLE, TOTAL_MIB
+from gpumand.testing.ports import free_ports
 
 DEADLINE_SEC = 60.0
 POLL_SEC = 0.05

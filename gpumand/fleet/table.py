@@ -199,7 +199,7 @@ class HostTable:
         self._losses.pop(machine_id, None)
 
     def _announce(self) -> None:
-        # Everyone who waits for this event continues; who waits from now on waits for the next change.
+        # All that wait for this event continue; a later wait is for the next change.
         changed, self._changed = self._changed, asyncio.Event()
         changed.set()
 

@@ -30,6 +30,7 @@ from typing import IO
 
 from gpumand.fleet.settings import EtcdConfig, FleetConfig, Right
 from gpumand.testing.daemon import PrivateGpumand
+from gpumand.testing.ports import free_ports
 
 START_SEC = 60.0
 ATTEMPTS = 5
@@ -185,7 +186,7 @@ class PrivateFleet:
         self.close()
 
     def _config(self, number: int, etcd: EtcdConfig | None) -> FleetConfig:
-        port = free_port()
+        (port,) = free_ports(1)
         return FleetConfig(
             fleet="demo",
             host=f"gpu{number}",
@@ -201,7 +202,7 @@ class PrivateFleet:
     def _start_etcd(self) -> str:
         """Start etcd and return its URL. Raises RuntimeError."""
         for _ in range(ATTEMPTS):
-            url, peer = (f"http://127.0.0.1:{free_port()}" for _ in range(2))
+            url, peer = (f"http://127.0.0.1:{port}" for port in free_ports(2))
             command = ["etcd", "--name=one", f"--data-dir={self._folder}/etcd", f"--listen-client-urls={url}"]
             command += [f"--advertise-client-urls={url}", f"--listen-peer-urls={peer}"]
             command += [f"--initial-advertise-peer-urls={peer}", f"--initial-cluster=one={peer}"]
@@ -211,13 +212,6 @@ class PrivateFleet:
                 return url
             shutil.rmtree(self._folder / "etcd", ignore_errors=True)
         raise RuntimeError(f"etcd did not start: {(self._folder / 'etcd.log').read_text(errors='replace')[-2000:]}")
-
-
-def free_port() -> int:
-    """A port of 127.0.0.1 that was free a moment ago."""
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return int(found.getsockname()[1])
 
 
 def _with_peers(configs: list[FleetConfig]) -> list[FleetConfig]:
