@@ -31,10 +31,11 @@ test: ## run all checks and tests that can run here and list the skipped ones; E
 
 check: setup lint types ## run ruff and mypy
 
-lint: setup
+lint: setup # pytest collects every test here: a test file that imports a name that is gone is found in seconds
 	@.venv/bin/ruff check .
 	@.venv/bin/ruff format --check .
 	@$(PYTHON_TOOLS) scripts/check_language.py
+	@found=$$($(PYTEST) tests --collect-only -qqq) || { echo "$$found" | tail -n 60; exit 1; }
 
 types: setup
 	@.venv/bin/mypy $(TYPED)

@@ -18,7 +18,7 @@ from gpumand.domain.errors import AccessDenied, GpumandError
 from gpumand.fleet.calls import AcquireCall, PlanCall
 from gpumand.fleet.remote_host import AgentClient
 from gpumand.testing.daemon import PrivateGpumand
-from gpumand.testing.fleet import free_port
+from gpumand.testing.ports import free_ports
 from tests.integration.fleet.fleet_hosts import running_daemons, until, until_async
 
 DEADLINE_SEC = 60.0
@@ -35,7 +35,7 @@ class Process:
 
     def __init__(self, folder: Path, bus: str, environ: dict[str, str]) -> None:
         self.file, self.log = folder / "fleet.toml", folder / "log"
-        self.url = f"http://127.0.0.1:{free_port()}"
+        self.url = f"http://127.0.0.1:{free_ports(1)[0]}"
         self._notify = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._notify.bind(str(folder / "notify"))
         self._notify.settimeout(DEADLINE_SEC)
