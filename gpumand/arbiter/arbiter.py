@@ -469,7 +469,7 @@ class Arbiter:
         self._look_for_containers_of(unit)
         self.leases.end_for_unit(unit)
         if self.driver_use.is_open:
-            self.scheduler.sample_soon()  # its memory may have become free, or its model may have loaded
+            self.scheduler.readings.request()  # its memory may have become free, or its model may have loaded
         self.scheduler.step()
 
     async def _read_unit(self, consumer: str) -> None:

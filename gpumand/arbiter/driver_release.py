@@ -160,7 +160,7 @@ class DriverRelease:
         log.info("the GPU driver is taken again: %s", why)
         self._state.invalidate_readings()
         self._scheduler.require_new_readings()
-        self._scheduler.sample_soon()
+        self._scheduler.readings.request()
         self._scheduler.step()
         if ended is not None:
             ended()

@@ -134,7 +134,7 @@ class ManualOperations:
                     line = f"timed out after {timeout_sec:g} s waiting to evict {name}: {blocker}"
                     raise TimedOut(f"{line}. Wait longer with option 'timeout_usec'.")
                 raise Busy(blocker)
-            with self._scheduler.reserve_for_manual(devices):
+            with self._scheduler.manual.reserve(devices):
                 await finished_within(clock, self._scheduler.next_step(), deadline - clock.monotonic())
 
     def _describe_blocker(self, name: str, devices: Devices, job: Job | None, loading: str) -> str:

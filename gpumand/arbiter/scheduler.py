@@ -5,21 +5,22 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections import Counter
 from collections.abc import Awaitable, Iterator, Mapping, Sequence
-from dataclasses import replace
 
 from gpumand.arbiter.background import BackgroundTasks
 from gpumand.arbiter.busy_probes import BusyProbes
-from gpumand.arbiter.decision_cache import VRAM_READING, DecisionCache
+from gpumand.arbiter.decision_cache import DecisionCache
 from gpumand.arbiter.jobs import Jobs
 from gpumand.arbiter.leases import Leases
+from gpumand.arbiter.manual_reservations import ManualReservations
 from gpumand.arbiter.nested_leases import NestedLeases
 from gpumand.arbiter.outcomes import Outcomes
+from gpumand.arbiter.queue_readings import QueueReadings
 from gpumand.arbiter.reconciler import Reconciler
 from gpumand.arbiter.repeated_grants import RepeatedGrants
+from gpumand.arbiter.request_decider import RequestDecider
 from gpumand.arbiter.request_jobs import INTERNAL_ERROR, RequestJobs
-from gpumand.arbiter.rereads import PAUSE_SEC, WAITING_PAUSE_SEC, Rereads
+from gpumand.arbiter.rereads import Rereads
 from gpumand.arbiter.shared_waits import QueueEntries, SharedWaits
 from gpumand.arbiter.state import ArbiterState
 from gpumand.arbiter.turn_waits import TurnWaits
@@ -37,10 +38,6 @@ from gpumand.domain.request import Verdict
 
 log = logging.getLogger(__name__)
 
-MANUAL_EVICTION = "a manual eviction comes first"
-CROWD, CROWD_PAUSE_SEC = 16, 0.02
-"""While this many requests wait, readings begin this many seconds after each other at the earliest."""
-
 NOT_RESIDENT = "the consumer is not resident and would have to be loaded first; allow a timeout above 0"
 
 
@@ -49,6 +46,8 @@ class Scheduler:
 
     Attributes:
         background: tasks that belong to no single call; they are cancelled when the scheduler closes.
+        manual: devices on which no job is started, because a manual eviction waits for them.
+        readings: the readings that requests wait for.
     """
 
     def __init__(
@@ -72,8 +71,9 @@ class Scheduler:
         self._decisions, self._rereads, self._repeated = DecisionCache(state), Rereads(state), RepeatedGrants(state)
         self._followed_devices: Mapping[int, Sample] = {}
         self._wanted = WantedLeases(state)
-        self._reserved_for_manual: Counter[int] = Counter()
-        self._sampling = False
+        self.manual = ManualReservations()
+        self.readings = QueueReadings(state, self._queue, self.background, self._reconcile_and_step)
+        self._decider = RequestDecider(state, nested, self._decisions, self._rereads, self.readings, self.manual)
         self._closed = False
         self._stepped, self._is_step_awaited = asyncio.Event(), False
         self._next_step: asyncio.Handle | None = None
@@ -103,16 +103,6 @@ class Scheduler:
         """An awaitable that ends with the next ``step`` after this call, even if it is awaited later."""
         self._is_step_awaited = True
         return self._stepped.wait()
-
-    @contextlib.contextmanager
-    def reserve_for_manual(self, devices: Devices) -> Iterator[None]:
-        """Start no new job on these devices while a manual eviction waits for them."""
-        self._reserved_for_manual.update(devices)
-        try:
-            yield
-        finally:
-            self._reserved_for_manual.subtract(devices)
-            self._reserved_for_manual = +self._reserved_for_manual  # unary plus drops the entries that are zero
 
     # -- deciding ------------------------------------------------------------------------------------------------
 
@@ -268,73 +258,19 @@ class Scheduler:
         if self._gate.held:
             entry.wait_for(self._gate.held)
             return ()
-        decision = self._decide(entry, queue_entry.requirement)
-        if entry.own_leases and entry.progress.decided and decision.verdict is Verdict.WAIT:
-            error = self._nested.deadlock(self._decisions.view(), entry, queue_entry.requirement)
-            if error is not None:
-                self.remove(entry)
-                entry.refuse(error)
-                return ()
-        if decision.verdict is Verdict.GRANT and decision.load and self._is_reserved_for_manual(decision):
-            ruling = QueueDecision(as_wait(decision, MANUAL_EVICTION))
-        else:
-            ruling = queue_pass.resolve(self._decisions.view(), queue_entry, decision)
-            ruling = self._check_overlapping_load(entry, self._pass_own_waiters(entry, queue_pass, decision, ruling))
+        decision = self._decider.decide(entry, queue_entry.requirement)
+        error = self._decider.deadlock(entry, queue_entry.requirement, decision)
+        if error is not None:
+            self.remove(entry)
+            entry.refuse(error)
+            return ()
+        ruling = self._decider.resolve(entry, queue_entry, queue_pass, decision)
         self._busy_probes.record_demand(ruling.decision.busy if ruling.decision.verdict is Verdict.WAIT else ())
         self._apply(entry, ruling)
         is_own_wait = decision.verdict is Verdict.WAIT and ruling.decision is decision
         if is_own_wait and not ruling.is_overlap_candidate:
             self._shared.settle(entry, queue_entry, decision)
         return decision.eligible_devices
-
-    def _pass_own_waiters(
-        self, entry: WaitingRequest, queue_pass: QueuePass, decision: Decision, ruling: QueueDecision
-    ) -> QueueDecision:
-        """Let a request go first if all requests ahead wait for leases that its client keeps until it is granted."""
-        if not entry.own_leases or decision.verdict is not Verdict.GRANT or ruling.decision.verdict is Verdict.GRANT:
-            return ruling
-        ahead = queue_pass.entries_ahead(decision.place)
-        is_first = self._nested.is_waited_for_by(self._decisions.view(), entry, [one.requirement for one in ahead])
-        return QueueDecision(decision, overtaken=tuple(one.number for one in ahead)) if is_first else ruling
-
-    def _is_reserved_for_manual(self, decision: Decision) -> bool:
-        return any(device in self._reserved_for_manual for device in (*decision.place, *decision.extra_devices))
-
-    def _decide(self, entry: WaitingRequest, requirement: Requirement) -> Decision:
-        """Decide on the current state; a decision that depends on VRAM needs a reading taken for it."""
-        progress = entry.progress
-        if progress.decided:
-            # The last decision did not end the request. Before the next one, read VRAM again: that reading may be
-            # older than the memory which was freed or taken since.
-            progress.decided, progress.sample_after = False, self._state.clock.monotonic()
-        decision = self._decisions.decide(requirement, entry.evict_failed)
-        if decision.needs_fresh_sample and self._state.sampled_at < progress.sample_after:
-            self.sample_soon()
-            return self._decisions.wait_for_reading(requirement, decision)
-        if self._rereads.is_pending(entry, decision):
-            self.sample_soon(PAUSE_SEC)
-            return self._decisions.wait_for_reading(requirement, decision)
-        if decision.unread and decision.verdict is Verdict.WAIT:
-            self.sample_soon(WAITING_PAUSE_SEC)
-        progress.decided = True
-        return decision
-
-    def _check_overlapping_load(self, entry: WaitingRequest, ruling: QueueDecision) -> QueueDecision:
-        """Apply the conditions of ``_decide`` and ``_serve`` to a load that is to overlap with leases.
-
-        The queue pass makes that decision itself, so it has not gone through those two methods.
-        """
-        decision = ruling.decision
-        if not ruling.is_overlap_candidate or decision.verdict is not Verdict.GRANT:
-            return ruling
-        if self._is_reserved_for_manual(decision):
-            return replace(ruling, decision=as_wait(decision, MANUAL_EVICTION))
-        is_outdated = decision.needs_fresh_sample and self._state.sampled_at < entry.progress.sample_after
-        if is_outdated or self._rereads.is_pending(entry, decision):
-            entry.progress.decided = False  # decide again on the next reading
-            self.sample_soon(0.0 if is_outdated else PAUSE_SEC)
-            return replace(ruling, decision=as_wait(decision, VRAM_READING))
-        return ruling
 
     def _apply(self, entry: WaitingRequest, ruling: QueueDecision) -> None:
         decision = ruling.decision
@@ -401,34 +337,6 @@ class Scheduler:
     def start_load(self, entry: WaitingRequest, decision: Decision) -> None:
         """Start a load that does not queue. It was just decided, and its devices must have no job."""
         self._running.start(entry, decision, takes_slot=False)
-
-    def sample_soon(self, pause_sec: float = 0.0) -> None:
-        """Start a reading and a queue pass after it, unless one is running already.
-
-        Args:
-            pause_sec: seconds until then; above 0 it is another attempt after a reading that failed.
-        """
-        # One reading serves all requests that wait for one.
-        if not self._sampling:
-            self._sampling = True
-            self.background.spawn(self._sample(pause_sec or self._crowd_pause_sec(), again=pause_sec > 0))
-
-    def _crowd_pause_sec(self) -> float:
-        """Seconds until the next reading while many requests wait.
-
-        Each of their grants and releases asks for one, and readings without a pause would cost more than the rest.
-        """
-        since_sec = self._state.clock.monotonic() - self._state.sampled_at
-        return max(0.0, CROWD_PAUSE_SEC - since_sec) if len(self) >= CROWD else 0.0
-
-    async def _sample(self, pause_sec: float, *, again: bool) -> None:
-        try:
-            if pause_sec:
-                await self._state.clock.sleep(pause_sec)
-            await self._state.sample(again=again)
-        finally:
-            self._sampling = False
-        self._reconcile_and_step()
 
     def _reconcile_and_step(self) -> None:
         self._reconciler.reconcile_all()
