@@ -24,16 +24,17 @@ from dbus_fast.aio import MessageBus
 from gpumand.bus.call_server import CallServer, Handler, IncomingCall, Reply, reject_call
 from gpumand.bus.connecting import open_bus
 from gpumand.bus.connection_errors import BusError, BusLost, BusTimeout, one_line
-from gpumand.bus.error_text import without_name
 from gpumand.bus.inlet import MAX_BODY_BYTES, Inlet
 from gpumand.bus.machine_id import read_machine_id
+from gpumand.bus.messages import method_call, unicast_signal
 from gpumand.bus.names import DBUS, DBUS_PATH, PEER
+from gpumand.bus.pending_calls import PendingCalls, reply_values
 from gpumand.bus.reply_encoder import ReplyEncoder
 from gpumand.bus.send_queue import Lane, SendQueue
 from gpumand.bus.signal_encoder import SignalEncoder
 from gpumand.bus.signal_matches import MatchRule, Signal, SignalRouter, Subscription
 from gpumand.bus.utf8_text import COUNTS_CHARACTERS, with_byte_lengths
-from gpumand.bus.variants import require_no_nul, to_variants, unwrap
+from gpumand.bus.variants import require_no_nul, to_variants
 
 __all__ = [
     "BusConnection",
@@ -68,7 +69,7 @@ class BusConnection:
         self._machine_id = read_machine_id()
         self._lost = asyncio.Event()
         self._lost_reason = ""
-        self._pending: dict[int, tuple[str, asyncio.Future[Message | None]]] = {}
+        self._pending = PendingCalls()
         self._send_queue = SendQueue.install(bus, self._disconnect)
         self._encoder, self._reply_encoder = SignalEncoder(), ReplyEncoder()
         self._calls = CallServer(self._send, self._send_reply)
@@ -106,19 +107,9 @@ class BusConnection:
             BusLost: the connection is gone.
         """
         flags = MessageFlag.ALLOW_INTERACTIVE_AUTHORIZATION if interactive else MessageFlag.NONE
-        message = self._build_call(destination, path, interface, member, signature, body, flags)
-        future: asyncio.Future[Message | None] = asyncio.get_running_loop().create_future()
-        # Registered before sending: the reply may be read before this coroutine runs again.
-        self._pending[message.serial] = (destination, future)
-        try:
-            self._send(message)
-            async with asyncio.timeout(timeout_sec):
-                reply = await future
-        except TimeoutError:
-            raise BusTimeout(f"{destination} did not answer {member} within {timeout_sec:g} s") from None
-        finally:
-            self._pending.pop(message.serial, None)
-        return self._result(reply)
+        serial = self._bus.next_serial()
+        message = method_call(destination, path, interface, member, signature, body, flags, serial)
+        return reply_values(await self._pending.reply(message, self._send, timeout_sec), self._lost_reason)
 
     async def sleep(self, seconds: float) -> None:
         """Return after this many seconds."""
@@ -159,7 +150,7 @@ class BusConnection:
             require_no_nul(arguments)
         if destination:
             assert not isinstance(arguments, bytes), "only broadcasts may be encoded already"
-            self._send(_unicast_signal(destination, path, interface, member, signature, arguments), lane)
+            self._send(unicast_signal(destination, path, interface, member, signature, arguments), lane)
             return
         self._require_connected()
         serial = self._bus.next_serial()
@@ -265,29 +256,6 @@ class BusConnection:
         """Close the connection even if the caller is cancelled: it would stay open, and with it its leases."""
         await asyncio.shield(asyncio.ensure_future(self.close()))
 
-    def _build_call(
-        self,
-        destination: str,
-        path: str,
-        interface: str,
-        member: str,
-        signature: str,
-        body: Iterable[Any],
-        flags: MessageFlag,
-    ) -> Message:
-        arguments = list(body)
-        require_no_nul(arguments)
-        return Message(
-            destination=destination,
-            path=path,
-            interface=interface or None,
-            member=member,
-            signature=signature,
-            body=arguments,
-            flags=flags,
-            serial=self._bus.next_serial(),
-        )
-
     def _send(self, message: Message, lane: Lane = Lane.REPLY) -> None:
         """Queue a message for sending. Raises BusLost, and errors of dbus-fast for a body that it cannot marshal."""
         self._require_connected()
@@ -309,15 +277,6 @@ class BusConnection:
         if self._lost_reason or not self._bus.connected:
             raise BusLost(self._lost_reason or "the connection to the bus is gone")
 
-    def _result(self, reply: Message | None) -> tuple[Any, ...]:
-        if reply is None:
-            raise BusLost(self._lost_reason)
-        if reply.message_type is MessageType.ERROR:
-            text = reply.body[0] if reply.body and isinstance(reply.body[0], str) else ""
-            name = reply.error_name or ""
-            raise BusError(name, without_name(name, one_line(text)))
-        return tuple(unwrap(reply.body))
-
     async def _call_bus(self, member: str, signature: str, body: tuple[Any, ...]) -> tuple[Any, ...]:
         return await self.call(DBUS, DBUS_PATH, DBUS, member, signature, body)
 
@@ -327,7 +286,8 @@ class BusConnection:
     def _call_bus_no_reply(self, member: str, argument: str) -> None:
         """Call a method of the bus without waiting for the reply; does nothing if the connection is gone."""
         if self._bus.connected and not self._lost_reason:
-            self._send(self._build_call(DBUS, DBUS_PATH, DBUS, member, "s", (argument,), MessageFlag.NO_REPLY_EXPECTED))
+            serial, flags = self._bus.next_serial(), MessageFlag.NO_REPLY_EXPECTED
+            self._send(method_call(DBUS, DBUS_PATH, DBUS, member, "s", (argument,), flags, serial))
 
     def _on_message(self, message: Message) -> bool:
         """Handle every incoming message; returning True keeps dbus-fast from handling it too."""
@@ -336,7 +296,7 @@ class BusConnection:
         elif message.message_type is MessageType.SIGNAL:
             self._on_signal(message)
         else:
-            self._on_reply(message)
+            self._pending.complete(message)
         return True
 
     def _on_oversized(self, message: Message) -> None:
@@ -365,16 +325,6 @@ class BusConnection:
         fields = (message.sender or "", message.path or "", message.interface or "", message.member or "")
         self._signals.dispatch(*fields, message.body)
 
-    def _on_reply(self, message: Message) -> None:
-        """Complete the pending call that a reply belongs to."""
-        destination, future = self._pending.get(message.reply_serial or 0, ("", None))
-        if future is None or future.done():
-            return
-        # Any client can send a message with a guessed reply serial: accept only the called peer, or the bus for it.
-        if destination.startswith(":") and message.sender not in (destination, DBUS):
-            return
-        future.set_result(message)
-
     def _disconnect(self, reason: str) -> None:
         """Close the connection from this side; ``_watch`` cleans up once dbus-fast has closed the socket."""
         if not self._lost_reason:
@@ -393,25 +343,9 @@ class BusConnection:
         # A reason set by _disconnect() is the cause; the error seen here is only its consequence.
         self._lost_reason = self._lost_reason or reason
         self._send_queue.stop()
-        for _, future in self._pending.values():
-            if not future.done():
-                future.set_result(None)
+        self._pending.fail_all()
         self._lost.set()
         await self._calls.close()
-
-
-def _unicast_signal(
-    destination: str, path: str, interface: str, member: str, signature: str, arguments: list[Any]
-) -> Message:
-    return Message(
-        message_type=MessageType.SIGNAL,
-        destination=destination,
-        path=path,
-        interface=interface,
-        member=member,
-        signature=signature,
-        body=arguments,
-    )
 
 
 def _owned_by_another(name: str) -> str:
