@@ -45,6 +45,7 @@ def status_of(state: ArbiterState, scheduler: Scheduler, consumers: ConsumerStat
         reserved_used_mib=_reserved_used_mib(state),
         driver_state=driver_state_of(state),
         history_usec=state.history.times_usec,
+        concurrent_leases=view.settings.concurrent_leases,
     )
 
 

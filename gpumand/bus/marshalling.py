@@ -74,6 +74,7 @@ def status_entry(status: Status) -> Entry:
         ("configured_usec", "t", status.configured_usec),
         ("driver_state", "s", status.driver_state),
         ("history_usec", "at", list(status.history_usec)),
+        ("concurrent_leases", "u", status.concurrent_leases or None),
     )
 
 

@@ -202,6 +202,7 @@ class Status:
         driver_state: "open", "resting" (nothing needs readings), "asleep" (resting, and a card sleeps) or "released".
         history_usec: when the readings of the series were taken, CLOCK_REALTIME in microseconds, the oldest first.
         reserved_used_mib: MiB that the processes of each reservation hold, by lease id; unknown amounts are left out.
+        concurrent_leases: most leases on one device at the same time; 0 = no limit.
     """
 
     version: str
@@ -215,6 +216,7 @@ class Status:
     reserved_used_mib: Mapping[str, int] = field(default_factory=dict)
     driver_state: str = "open"
     history_usec: tuple[int, ...] = ()
+    concurrent_leases: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from gpumand.domain.consumer import Residency
 from gpumand.domain.learning import Start
 from gpumand.fleet.keys import is_consumer_name
+from gpumand.fleet.lease_limits import lease_limits
 from gpumand.fleet.row_json import MAX_CONSUMERS, MAX_DEVICES
 from gpumand.fleet.rows import ConsumerRow, DeviceRow, HostRow
 
@@ -52,10 +53,12 @@ def host_row(
     """
     queue = _dicts(status, "queue")
     waiting = Counter(str(one.get("consumer", "")) for one in queue)
+    entries = [one for one in _dicts(status, "consumers")[:MAX_CONSUMERS] if is_consumer_name(str(one.get("name", "")))]
+    limits = lease_limits(status, entries, _dicts(status, "leases"))
     consumers = {
-        str(one["name"]): _consumer(one, waiting[str(one["name"])], learned.get(str(one["name"]), {}))
-        for one in _dicts(status, "consumers")[:MAX_CONSUMERS]
-        if is_consumer_name(str(one.get("name", "")))
+        name: replace(_consumer(one, waiting[name], learned.get(name, {})), limit=limits.get(name))
+        for one in entries
+        if (name := str(one["name"]))
     }
     return HostRow(
         machine_id=facts.machine_id,

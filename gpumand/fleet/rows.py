@@ -46,7 +46,7 @@ class ConsumerRow:
         residency: where its model is.
         need_mib: VRAM that it needs when it is loaded; None where unknown.
         leases: number of its leases.
-        limit: number of leases that it serves at the same time; None = no limit, or unknown.
+        limit: number of leases that it can have at the same time, see ``lease_limits``; None = no limit, or unknown.
         queue: number of requests that wait for it.
         load_ms: expected time of a load from disk; None where it was never measured.
         wake_ms: expected time of a load from host RAM.

@@ -63,6 +63,14 @@ def test_empty_status_marshals_with_empty_lists() -> None:
     assert marshalled("a{sv}", entry)
 
 
+def test_limit_of_leases_is_left_out_where_there_is_none() -> None:
+    entry = status_entry(Status("1.0", "", concurrent_leases=2))
+    assert types_of(entry)["concurrent_leases"] == "u"
+    assert unwrap(entry)["concurrent_leases"] == 2
+    assert marshalled("a{sv}", entry)
+    assert "concurrent_leases" not in status_entry(Status("1.0", ""))
+
+
 def test_device_entry_has_the_documented_keys() -> None:
     device = DeviceStatus(1, "GPU-1", "RTX", "nvml", 24564, 100, 24464, 7, 3, 99, "")
     entry = status_entry(Status("1.0", "", devices=(device,)))["devices"].value[0]

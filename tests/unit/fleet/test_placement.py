@@ -168,6 +168,14 @@ def test_host_that_leaves_moves_only_its_own_consumers() -> None:
         assert names(fleet(*rows[:-1]), name) == [one for one in before if one != "gpu4"]
 
 
+def test_copy_with_a_free_lease_comes_before_one_whose_leases_are_all_taken() -> None:
+    full = consumer(RESIDENT, leases=2, limit=2)
+    assert names(fleet(host(1, chat=full), host(2, chat=consumer(RESIDENT, leases=1, limit=2)))) == ["gpu2", "gpu1"]
+    assert names(fleet(host(1, chat=consumer(RESIDENT, leases=7)), host(2, chat=full))) == ["gpu1", "gpu2"]
+    (only,) = candidates(fleet(host(1, chat=full), host(2, chat=consumer(COLD))), "chat")
+    assert (only.row.name, only.expected_sec) == ("gpu1", 5.0), "a second copy would cost more than a lease's end"
+
+
 # -- quotes ----------------------------------------------------------------------------------------------------------
 
 
