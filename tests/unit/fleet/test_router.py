@@ -375,7 +375,7 @@ async def test_request_that_follows_an_extended_intent_shares_the_load(
 ) -> None:
     monkeypatch.setattr("gpumand.fleet.intents.EXTEND_SEC", 0.05)
     first, second, agent = [await fleet.router() for _ in range(3)]
-    chosen = first._candidates("chat", ())[0]
+    chosen = first._placer.candidates("chat", ())[0]
     kept = await first._intents.permit(chosen)
     assert kept.revision is not None
     claimed = kept.revision
@@ -393,7 +393,7 @@ async def test_request_that_follows_an_extended_intent_shares_the_load(
 
 async def test_load_is_tried_on_the_next_host_when_one_is_lost(fleet: ScriptedFleet) -> None:
     router = await fleet.router()
-    first = router._candidates("chat", ())[0].row
+    first = router._placer.candidates("chat", ())[0].row
     fleet.hosts[first.name].load_error = lost(first.name)
     loaded = await router.load(LoadCall("chat"))
     assert loaded["host"] != first.name

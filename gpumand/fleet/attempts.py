@@ -1,0 +1,131 @@
+"""One request while it is placed: what hosts have answered, the lease that it gets, and the words for answers."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from gpumand.domain.errors import GpumandError, NotNowError
+from gpumand.fleet.calls import AcquireCall
+from gpumand.fleet.errors import HostLost
+from gpumand.fleet.intents import Permit
+from gpumand.fleet.lease_streams import LeaseHandle
+from gpumand.fleet.placement import Candidate, Quote
+from gpumand.fleet.remote_host import HOST_LOST
+from gpumand.fleet.rows import HostRow
+
+
+class PlacedLease:
+    """A lease on some host of the fleet.
+
+    Attributes:
+        grant: the grant of the host, with ``degraded`` if it was placed without the store.
+    """
+
+    def __init__(self, lease: LeaseHandle, degraded: str, lost: Callable[[], None]) -> None:
+        self._lease, self._lost = lease, lost
+        self.grant: dict[str, Any] = {**lease.grant} | ({"degraded": degraded} if degraded else {})
+
+    async def wait_ended(self) -> str:
+        """See LeaseHandle; "host-lost" if its host gave no sign of life."""
+        reason = await self._lease.wait_ended()
+        if reason == HOST_LOST:
+            self._lost()
+        return reason
+
+    async def release(self) -> None:
+        """See LeaseHandle."""
+        await self._lease.release()
+
+
+@dataclass
+class Attempt:
+    """One request while it is placed.
+
+    Attributes:
+        call: the request.
+        deadline: until when it may wait, see ``now``.
+        refusals: the last answer of each host that refused, by machine id, in the order of the answers.
+        corrections: how often it was placed again because the table was old.
+    """
+
+    call: AcquireCall
+    deadline: float
+    refusals: dict[str, GpumandError] = field(default_factory=dict)
+    corrections: int = 0
+
+    def refused(self, machine_id: str, error: GpumandError) -> None:
+        """Note the refusal of a host."""
+        self.refusals.pop(machine_id, None)  # the order is that of the last answers
+        self.refusals[machine_id] = error
+
+    def error(self) -> GpumandError:
+        """The error of the request: of the refusals, one that may end by itself is the most useful."""
+        errors = list(self.refusals.values())
+        first = next(
+            (one for one in errors if isinstance(one, NotNowError) and not isinstance(one, HostLost)), errors[0]
+        )
+        if len(errors) == 1:
+            return first
+        merged = type(first)("; ".join(one.message.rstrip(".") for one in errors))
+        merged.dbus_name = first.dbus_name
+        return merged
+
+    @property
+    def left_sec(self) -> float:
+        """Seconds that it may still wait; negative after its end."""
+        return self.deadline - now()
+
+
+def now() -> float:
+    """Seconds of the event loop's clock."""
+    return asyncio.get_running_loop().time()
+
+
+def describe_state(row: HostRow, losses: Mapping[str, str], drained: Collection[str]) -> str:
+    """Why a host that has a consumer cannot serve it."""
+    if row.machine_id in losses:
+        return f"is lost ({losses[row.machine_id].rstrip('.')})"
+    return "is drained" if row.machine_id in drained else "has too little memory"
+
+
+def describe_place(one: Candidate, permit: Permit) -> dict[str, Any]:
+    """The answer to a question for a place."""
+    return {
+        "host": one.row.name,
+        "machine_id": one.row.machine_id,
+        "gateway": one.row.gateway,
+        "residency": str(one.consumer.residency),
+        "expected_sec": round(one.expected_sec, 3) if math.isfinite(one.expected_sec) else None,
+        "degraded": permit.degraded,
+    }
+
+
+def describe_plan(one: Candidate, plan: dict[str, Any] | GpumandError) -> dict[str, Any]:
+    """A host and its plan, in the answer to a question for plans."""
+    fields: dict[str, Any] = {
+        "host": one.row.name,
+        "machine_id": one.row.machine_id,
+        "residency": str(one.consumer.residency),
+        "queue": one.consumer.queue,
+        "expected_sec": None if one.refusal else round(one.expected_sec, 3),
+    }
+    if isinstance(plan, GpumandError):
+        return fields | {"error": plan.dbus_name, "message": plan.message}
+    return fields | {"plan": plan}
+
+
+def quote_of(plan: dict[str, Any] | GpumandError) -> Quote:
+    """The quote of a plan; an error is a refusal."""
+    if isinstance(plan, GpumandError):
+        return Quote("refuse", None, 0.0, plan.message)
+    expected, victims = plan.get("expected_usec"), plan.get("victims_usec")
+    return Quote(
+        str(plan.get("verdict", "refuse")),
+        expected / 1e6 if isinstance(expected, int) else None,
+        victims / 1e6 if isinstance(victims, int) else 0.0,
+        str(plan.get("message", ""))[:512],
+    )

@@ -1,0 +1,110 @@
+"""Finds the hosts for a request in the table, and asks the best of them what the request would do there."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Collection
+from dataclasses import replace
+from typing import Any
+
+from gpumand.domain.errors import GpumandError, InvalidArgs, NoSuchConsumer
+from gpumand.fleet import placement
+from gpumand.fleet.attempts import Attempt, describe_state, now, quote_of
+from gpumand.fleet.calls import AcquireCall, PlanCall
+from gpumand.fleet.errors import HostLost, NoHost, NoSuchHost
+from gpumand.fleet.hosts import FleetHost
+from gpumand.fleet.placement import Candidate
+from gpumand.fleet.rows import HostRow
+from gpumand.fleet.table import HostTable
+
+QUOTE_SEC = 1.0
+NO_HOST_SEC = 10.0
+"""How long a request waits for a host that has the consumer, while all of them are lost or drained."""
+
+GetHost = Callable[[HostRow], FleetHost]
+
+
+class Placer:
+    """Places requests, and sends none.
+
+    Args:
+        table: the router's table.
+        host: returns the host of a row.
+        replicas_at: see ``placement.candidates``; read at every request.
+    """
+
+    def __init__(self, table: HostTable, host: GetHost, replicas_at: Callable[[], int]) -> None:
+        self._table, self._host, self._replicas_at = table, host, replicas_at
+
+    def candidates(self, consumer: str, without: Collection[str]) -> list[Candidate]:
+        """The hosts that can serve a request, the best first, by the rows alone."""
+        view = self._table.view()
+        return placement.candidates(view, consumer, replicas_at=self._replicas_at(), without=without)
+
+    def every(self, consumer: str) -> list[Candidate]:
+        """Each host that has the consumer, even if it is drained or another one has it loaded."""
+        view = self._table.view()
+        alone = [replace(view, hosts={name: row}, drained=frozenset()) for name, row in view.hosts.items()]
+        return [one for each in alone for one in placement.candidates(each, consumer)]
+
+    async def placed(self, attempt: Attempt, without: Collection[str]) -> list[Candidate]:
+        """The candidates in order; the best two were asked if it matters. Raises NoSuchConsumer, NoHost."""
+        call = attempt.call
+        found = self.candidates(call.consumer, without)
+        give_up = min(attempt.deadline, now() + NO_HOST_SEC)
+        while not found and not attempt.refusals:
+            self.check_known(call.consumer)
+            if not await self._table.wait_changed(give_up - now()):
+                raise self.no_host(call.consumer)
+            found = self.candidates(call.consumer, without)
+        return await self._with_quotes(found, call) if placement.needs_quotes(found) else found
+
+    async def _with_quotes(self, found: list[Candidate], call: AcquireCall) -> list[Candidate]:
+        asked = found[: placement.ASKED_HOSTS]
+        plans = await self.ask_all(asked, PlanCall(call.consumer, call.priority, call.device))
+        answers = zip([one.row.machine_id for one in asked], plans, strict=True)
+        quotes = {name: quote_of(plan) for name, plan in answers if not isinstance(plan, HostLost)}
+        lost = self._table.view().lost
+        return placement.with_quotes([one for one in found if one.row.machine_id not in lost] or found, quotes)
+
+    async def ask_all(self, asked: list[Candidate], call: PlanCall) -> list[dict[str, Any] | GpumandError]:
+        """The plans of hosts, in their order; an error where a host has none."""
+        return await asyncio.gather(*(self._ask(one, call) for one in asked))
+
+    async def _ask(self, candidate: Candidate, call: PlanCall) -> dict[str, Any] | GpumandError:
+        try:
+            async with asyncio.timeout(QUOTE_SEC):
+                return await self._host(candidate.row).plan(call)
+        except TimeoutError:
+            return NoHost(f"{candidate.row.name} did not answer within {QUOTE_SEC:g} s")
+        except HostLost as error:
+            self._table.note_lost(candidate.row.machine_id, error.message)
+            return error
+        except GpumandError as error:
+            return error
+
+    def required(self, name: str) -> HostRow:
+        """The host of a name. Raises NoSuchHost, InvalidArgs."""
+        if not name:
+            raise InvalidArgs('on is missing: send the name of a host, such as {"on": "gpu2"}')
+        if (known := self._table.find(name)) is None:
+            there = ", ".join(sorted(one.row.name for one in self._table.rows.values())) or "none"
+            raise NoSuchHost(f"the fleet has no host {name!r}; it has {there}")
+        return known.row
+
+    def check_known(self, consumer: str) -> None:
+        """Raise NoSuchConsumer if no host that publishes all of its consumers has this one."""
+        rows = [one.row for one in self._table.rows.values()]
+        if rows and not any(consumer in row.consumers or row.omitted for row in rows):
+            there = ", ".join(sorted(row.name for row in rows))
+            raise NoSuchConsumer(f"no host of the fleet has a consumer {consumer!r}; the hosts that answer: {there}")
+
+    def no_host(self, consumer: str) -> GpumandError:
+        """The error of a request that no host can serve now, with the state of each host that has the consumer."""
+        rows = [one.row for one in self._table.rows.values() if consumer in one.row.consumers]
+        if not rows:
+            reason = self._table.interruption or "no host has published it"
+            return NoHost(f"no host of the fleet is known that has {consumer}: {reason}")
+        losses, drained = self._table.losses(), self._table.drained
+        states = [f"{row.name} {describe_state(row, losses, drained)}" for row in rows]
+        return NoHost(f"no host of the fleet can serve {consumer} now: {', '.join(states)}")
