@@ -126,6 +126,9 @@ class ScriptedArbiter:
     def consumer_unit(self, consumer: str) -> str:
         return self.consumer_status(consumer).unit
 
+    def consumer_fleet(self, consumer: str) -> str:
+        return self.consumer_status(consumer).fleet
+
     def consumer_status(self, consumer: str) -> ConsumerStatus:
         self._require(consumer)
         return self.consumers[consumer]

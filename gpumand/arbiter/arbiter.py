@@ -369,6 +369,10 @@ class Arbiter:
         """The consumer's systemd unit, "" when it has none. Raises NoSuchConsumer."""
         return self.state.consumer(consumer).spec.unit
 
+    def consumer_fleet(self, consumer: str) -> str:
+        """The key ``fleet`` of the consumer, "" when it has none. Raises NoSuchConsumer."""
+        return self.state.consumer(consumer).spec.fleet
+
     def status(self) -> Status:
         """A consistent snapshot of devices, consumers, leases, queue and statistics."""
         return status_of(self.state, self.scheduler, self._statuses)

@@ -45,6 +45,9 @@ class ArbiterPort(Protocol):
     def consumer_unit(self, consumer: str) -> str:
         """Return the consumer's systemd unit, "" when it has none. Raises NoSuchConsumer."""
 
+    def consumer_fleet(self, consumer: str) -> str:
+        """Return the key ``fleet`` of the consumer: "unique", or "" when it has none. Raises NoSuchConsumer."""
+
     def consumer_status(self, consumer: str) -> ConsumerStatus:
         """Return the status of one consumer without computing the others. Raises NoSuchConsumer."""
 

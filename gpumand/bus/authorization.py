@@ -73,6 +73,8 @@ class Details:
         request: id of the waiting request, "" for actions without one.
         owner_uid: user id of the owner of the lease or request, None for actions without either.
         on_behalf: the user and host for which the caller says that it acts; "" = for itself.
+        force: the eviction is to revoke leases, and to end work.
+        fleet: "unique" for a consumer that one host of a fleet only may have loaded; "" otherwise.
     """
 
     method: str
@@ -82,11 +84,13 @@ class Details:
     request: str = ""
     owner_uid: int | None = None
     on_behalf: str = ""
+    force: bool = False
+    fleet: str = ""
 
     def polkit_details(self) -> dict[str, str]:
         """Return the details for CheckAuthorization; polkit shows them in the password dialog."""
         details = {"consumer": self.consumer, "unit": self.consumer_unit, "lease": self.lease}
-        details["on_behalf"] = self.on_behalf
+        details |= {"on_behalf": self.on_behalf, "force": "true" if self.force else "", "fleet": self.fleet}
         return {key: value for key, value in details.items() if value}
 
 
@@ -186,6 +190,9 @@ async def advice_for(users: UserNames, caller: Owner, action: Action, details: D
     """
     if action not in GROUP_ACTIONS:
         return [_how_to_use_sudo(details)]
+    if details.fleet:
+        fleet = f"use the fleet: gpumanctl --fleet {details.method.lower()} {quote(details.consumer)}"
+        return [fleet, _how_to_use_sudo(details)]
     name = await users.name_of(caller.uid)
     command = f"sudo gpasswd --add {quote(name) if name else 'USER'} {GROUP}"
     who = name or "this user"

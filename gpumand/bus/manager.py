@@ -119,7 +119,7 @@ class ManagerMethods:
 
     async def _evict(self, call: IncomingCall) -> Reply:
         consumer, options = _consumer(call), evict_options(call.body[1])
-        await self._allow_with_consumer(call, consumer)
+        await self._allow_with_consumer(call, consumer, force=options.force)
         outcome = await self._arbiter.evict(consumer, options.force, options.timeout_sec, options.method)
         return self._reply("a{sv}", outcome_entry(outcome))
 
@@ -165,7 +165,8 @@ class ManagerMethods:
             owner = await self._clients.identify_with_unit(call.sender, decides=False)
         else:
             owner = await self._identify(call, unit)
-        await self._allow(call, owner, Details(call.member, consumer, unit, on_behalf=options.on_behalf))
+        fleet = self._arbiter.consumer_fleet(consumer) if consumer else ""
+        await self._allow(call, owner, Details(call.member, consumer, unit, on_behalf=options.on_behalf, fleet=fleet))
         return owner
 
     def _unit_of(self, consumer: str) -> str:
@@ -184,10 +185,13 @@ class ManagerMethods:
         if not await self._clients.watch(sender):
             raise AccessDenied("the caller has left the bus")
 
-    async def _allow_with_consumer(self, call: IncomingCall, consumer: str, on_behalf: str = "") -> None:
-        unit = self._arbiter.consumer_unit(consumer)
+    async def _allow_with_consumer(
+        self, call: IncomingCall, consumer: str, on_behalf: str = "", *, force: bool = False
+    ) -> None:
+        unit, fleet = self._arbiter.consumer_unit(consumer), self._arbiter.consumer_fleet(consumer)
         caller = await self._identify(call, unit)
-        await self._allow(call, caller, Details(call.member, consumer, unit, on_behalf=on_behalf))
+        details = Details(call.member, consumer, unit, on_behalf=on_behalf, force=force, fleet=fleet)
+        await self._allow(call, caller, details)
 
     async def _allow_with_lease(self, call: IncomingCall, lease: Lease) -> Owner:
         caller = await self._clients.identify(call.sender)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
@@ -14,19 +13,18 @@ from gpumand.cli.output import print_json
 from gpumand.cli.render.format import clean
 from gpumand.config.problems import ConfigProblems
 
-if TYPE_CHECKING:
-    pass
-
 
 def fleet_warnings(file: Path) -> list[str]:
     """Warnings about a valid configuration of the fleet, one line each. Raises ConfigProblems for an invalid one."""
     from gpumand.cli.fleet_setup.folders import Folders
+    from gpumand.cli.fleet_unique import unique_warnings
     from gpumand.fleet.config import load, unreadable_files
 
     settings = load(file)
     member = Folders(file.parent).member.certificate
     own = () if settings.tls is None else _expiry(settings.tls.certificate, settings.host)
-    return [*unreadable_files(settings), *own, *_expiry(member, f"{settings.host} --etcd")]
+    expiring = [*own, *_expiry(member, f"{settings.host} --etcd")]
+    return [*unreadable_files(settings), *expiring, *unique_warnings(file.parent, settings)]
 
 
 def _expiry(certificate: Path, invited: str) -> list[str]:

@@ -377,6 +377,7 @@ class ConsumerTable:
     fleet: str = key(
         Choice(("unique",)),
         "Use in a fleet. unique lets gpumand-fleet load the consumer on one host of the fleet only, for a licence or "
-        "data that two hosts must not use at once. gpumand itself ignores it, and does not restrict its local clients.",
+        "data that two hosts must not use at once. gpumand itself ignores it, but the polkit rule of gpumand-fleet "
+        "requires an administrator for requests that do not come through gpumand-fleet or the gateway.",
         default=default_of(ConsumerSpec, "fleet"),
     )

@@ -165,6 +165,11 @@ def parse_load(text: str) -> LoadCall:
     return LoadCall(_consumer(fields), _wait(fields), device, user, on)
 
 
+def parse_claim(text: str) -> str:
+    """Check the body of a claim; return the consumer. Raises InvalidArgs, NoSuchConsumer."""
+    return _consumer(_fields(text, ("consumer",)))
+
+
 def parse_plan(text: str) -> PlanCall:
     """Check the body of a plan. Raises InvalidArgs, NoSuchConsumer."""
     fields = _fields(text, tuple(PlanCall.__dataclass_fields__))

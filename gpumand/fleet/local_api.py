@@ -7,6 +7,7 @@
 | ``POST /v1/plan`` | ``PlanCall`` | the hosts that could serve a request, with their plans, the best first |
 | ``POST /v1/load`` | ``LoadCall`` | the outcome of a load, on the host ``on`` or on the best one |
 | ``POST /v1/place`` | ``PlaceCall`` | the host that a request should be sent to, and its gateway |
+| ``POST /v1/claim`` | ``{"consumer": "llm"}`` | this host alone may have the unique consumer loaded |
 | ``POST /v1/drain`` | ``DrainCall`` | drains the host ``on``, or ends its drain; for root |
 
 Every user may see the hosts and ask for plans; ``local_access`` decides which users may lease and load. Requests to
@@ -19,14 +20,22 @@ import asyncio
 import json
 import os
 import pwd
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
 from aiohttp.web_response import StreamResponse
 
 from gpumand.domain.errors import AccessDenied, LimitsExceeded
-from gpumand.fleet.calls import MAX_BODY_BYTES, parse_acquire, parse_drain, parse_load, parse_place, parse_plan
+from gpumand.fleet.calls import (
+    MAX_BODY_BYTES,
+    parse_acquire,
+    parse_claim,
+    parse_drain,
+    parse_load,
+    parse_place,
+    parse_plan,
+)
 from gpumand.fleet.http_server import Request, Routes, json_response
 from gpumand.fleet.lease_streams import serve_lease
 from gpumand.fleet.local_access import check_local, peer_of
@@ -47,11 +56,18 @@ class LocalApi:
         table: the router's table.
         machine_id: machine id of this host.
         store_state: the state of the store in words: its name, and why it is away.
+        claim: makes this host the only one that may have a unique consumer loaded. Raises Busy, NotNowError.
     """
 
     def __init__(
-        self, router: Router, table: HostTable, machine_id: str, store_state: Callable[[], Mapping[str, Any]]
+        self,
+        router: Router,
+        table: HostTable,
+        machine_id: str,
+        store_state: Callable[[], Mapping[str, Any]],
+        claim: Callable[[str], Awaitable[None]],
     ) -> None:
+        self._claim_here = claim
         self._router, self._table, self._machine_id, self._store_state = router, table, machine_id, store_state
         self._leases = 0
         self._names: dict[int, str] = {}
@@ -69,6 +85,7 @@ class LocalApi:
             ("POST", "/v1/plan"): self._plan,
             ("POST", "/v1/load"): self._load,
             ("POST", "/v1/place"): self._place,
+            ("POST", "/v1/claim"): self._claim,
             ("POST", "/v1/drain"): self._drain,
         }
 
@@ -105,6 +122,12 @@ class LocalApi:
         call = parse_place(await request.text(MAX_BODY_BYTES))
         await check_local(peer_of(request.connection.socket))
         return json_response(await self._router.place(call))
+
+    async def _claim(self, request: Request) -> StreamResponse:
+        consumer = parse_claim(await request.text(MAX_BODY_BYTES))
+        await check_local(peer_of(request.connection.socket))
+        await self._claim_here(consumer)
+        return json_response({"consumer": consumer})
 
     async def _load(self, request: Request) -> StreamResponse:
         call = parse_load(await request.text(MAX_BODY_BYTES))

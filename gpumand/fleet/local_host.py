@@ -64,6 +64,7 @@ class LocalHost:
         intents: checks the intents of requests.
         unique: the rules for unique consumers; None = it has none.
         known: the newest revision of the store that this host knows.
+        refresh: builds the row again; None = it is always current.
     """
 
     def __init__(
@@ -76,8 +77,10 @@ class LocalHost:
         unique: UniqueRules | None = None,
         *,
         known: Callable[[], int],
+        refresh: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
         self._intents = intents
+        self._refresh = refresh
         self._unique = unique
         self._gpumand, self._facts, self._row, self._set_drain = gpumand, facts, row, set_drain
         self._tokens = TokenGuard(known)
@@ -114,12 +117,22 @@ class LocalHost:
         """Load a consumer for another host."""
         return await self._load(call, on_behalf(call.user, caller))
 
+    async def claim(self, consumer: str) -> None:
+        """Become the only host of a unique consumer, for a client that acquires it from gpumand itself.
+
+        Nothing happens for other consumers. Raises Busy, NotNowError.
+        """
+        await self._know(consumer)
+        if self._unique is not None:
+            await self._unique.promise(consumer)
+
     async def drain(self, call: DrainCall) -> dict[str, Any]:
         """See FleetHost."""
         is_lasting = await self._set_drain(call.drain)
         return {"host": self._facts.name, "drain": call.drain} | ({} if is_lasting else {"lasting": False})
 
     async def _load(self, call: LoadCall, behalf: str) -> dict[str, Any]:
+        await self._know(call.consumer)
         with self._pending(call.consumer):
             if self._unique is not None:
                 await self._unique.require(call.consumer)
@@ -130,6 +143,7 @@ class LocalHost:
 
     async def _acquire(self, call: AcquireCall, behalf: str, caller: str) -> tuple[Held, Callable[[], None]]:
         """Acquire a lease; return it, and a function to call when it was released."""
+        await self._know(call.consumer)
         row = self._row()
         if row.draining:
             raise ShuttingDown(f"{self._facts.name} is drained: it takes no new requests of the fleet")
@@ -145,6 +159,11 @@ class LocalHost:
         except LimitsExceeded:  # other requests of the caller were granted meanwhile
             await held.release()
             raise
+
+    async def _know(self, consumer: str) -> None:
+        """Read the row again if it lacks a consumer: gpumand may have it since a moment, and it may be unique."""
+        if consumer not in self._row().consumers and self._refresh is not None:
+            await self._refresh()
 
     def _pending(self, consumer: str) -> AbstractContextManager[None]:
         return nullcontext() if self._unique is None else self._unique.pending(consumer)

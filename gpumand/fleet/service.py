@@ -94,13 +94,19 @@ class FleetService:
         guard = IntentGuard(self.table, self.machine_id, lambda: self.member.row)
         rules = guard, self._unique
         self._host = LocalHost(
-            self.gpumand, self.facts, self._own_row, self.set_drain, *rules, known=lambda: self.table.revision
+            self.gpumand,
+            self.facts,
+            self._own_row,
+            self.set_drain,
+            *rules,
+            known=lambda: self.table.revision,
+            refresh=self.rows.read,
         )
         name = f"{self.config.host}/{self.machine_id[:8]}"
         intents = Intents(self.store, keys, self.table, self._clock, name, are_possible=self._has_claims)
         self._intents = intents
         self.router = Router(self.table, intents, self._host_of, lambda: self.config.replicas_at, self.config.host)
-        self.api = LocalApi(self.router, self.table, self.machine_id, self.store_state)
+        self.api = LocalApi(self.router, self.table, self.machine_id, self.store_state, self._host.claim)
         self.agent = Agent(lambda: self.config, self._host, lambda: self.member.row, self.gpumand.status)
         self._servers = HttpServer(self.agent.routes()), HttpServer(self.api.routes())
 

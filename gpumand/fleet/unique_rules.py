@@ -23,6 +23,10 @@ FENCED = "fenced"
 RELEASE_SEC = 5.0
 """How long the leases of a fenced consumer may take to end before it is unloaded."""
 
+PROMISE_SEC = 15.0
+"""How long a claim is kept for a client that acquires from gpumand itself, until a row shows its request."""
+
+HERE = (Residency.RESIDENT, Residency.LOADING)
 GONE = (Residency.UNLOADED, Residency.PARKED, Residency.FAILED)
 
 
@@ -58,6 +62,10 @@ class UniqueRules:
         self._row, self._name_of, self._unload = row, name_of, unload
         self._leases: dict[str, set[GuardedLease]] = {}
         self._claimed: set[str] = set()
+        self._claiming: set[str] = set()
+        self._overdue: set[str] = set()
+        self._reported: dict[str, str] = {}
+        self._promised: dict[str, float] = {}
         self._pending: Counter[str] = Counter()
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -84,6 +92,18 @@ class UniqueRules:
         if holder:
             raise Busy(f"{consumer} may be loaded on one host only, and {self._name_of(holder)} has it. Ask there.")
         self._claimed.add(consumer)
+
+    async def promise(self, consumer: str) -> None:
+        """Become the host of a unique consumer, for a client that is going to acquire it from gpumand itself.
+
+        Raises Busy, NotNowError.
+        """
+        if consumer not in self._row().consumers:
+            raise NotNowError(f"gpumand of this host has not reported {consumer} yet. Try again later.")
+        with self.pending(consumer):
+            await self.require(consumer)
+            if self.is_unique(consumer):
+                self._promised[consumer] = _now() + PROMISE_SEC
 
     @contextmanager
     def pending(self, consumer: str) -> Iterator[None]:
@@ -135,6 +155,8 @@ class UniqueRules:
         if leases:
             await asyncio.wait([asyncio.ensure_future(one.released.wait()) for one in leases], timeout=RELEASE_SEC)
         self._claimed.discard(consumer)
+        self._promised.pop(consumer, None)
+        self._overdue.add(consumer)
         await self._unload(consumer)
 
     def note_row(self, row: HostRow) -> None:
@@ -144,15 +166,21 @@ class UniqueRules:
                 self._follow(name, consumer, self.claims)
 
     def _follow(self, name: str, consumer: ConsumerRow, claims: UniqueClaims) -> None:
-        if consumer.residency is Residency.RESIDENT and not claims.holds(name):
-            self._spawn(self._claim_loaded(name))
+        if claims.holds(name) or consumer.residency in GONE:
+            self._overdue.discard(name)
+            self._reported.pop(name, None)
+        if consumer.residency in HERE and not claims.holds(name):
+            if name not in self._claiming:
+                self._claiming.add(name)
+                self._spawn(self._claim_loaded(name))
         elif consumer.residency in GONE and not self._is_used(name, consumer) and name in self._claimed:
             self._claimed.discard(name)
             self._spawn(self._give_up(name, claims))
 
     def _is_used(self, name: str, consumer: ConsumerRow | None) -> bool:
         is_used_by_others = consumer is not None and (consumer.leases or consumer.queue)
-        return bool(is_used_by_others or self._leases.get(name) or self._pending[name])
+        is_promised = self._promised.get(name, 0.0) > _now()
+        return bool(is_used_by_others or self._leases.get(name) or self._pending[name] or is_promised)
 
     def _is_idle(self, name: str) -> bool:
         """Whether nothing uses a consumer, by the newest row."""
@@ -162,10 +190,19 @@ class UniqueRules:
         try:
             await self.require(name)
         except NotNowError as error:
-            log.warning("%s was loaded here without the fleet: %s", name, error.message)
-            # Another host has it for certain; while the store cannot decide, nothing is unloaded.
-            if isinstance(error, Busy) and self._is_idle(name):
+            if self._reported.get(name) != error.message:
+                log.warning("%s is loaded here without the fleet: %s", name, error.message)
+                self._reported[name] = error.message
+            # Another host has it for certain, or this host had lost it. Otherwise nothing is unloaded while the store
+            # cannot decide.
+            if (isinstance(error, Busy) or name in self._overdue) and self._is_idle(name) and self._is_resident(name):
                 await self._unload(name)
+        finally:
+            self._claiming.discard(name)
+
+    def _is_resident(self, name: str) -> bool:
+        found = self._row().consumers.get(name)
+        return found is not None and found.residency is Residency.RESIDENT
 
     async def _give_up(self, name: str, claims: UniqueClaims) -> None:
         if not self._is_idle(name):  # a request has come since
@@ -180,6 +217,10 @@ class UniqueRules:
         task: asyncio.Task[None] = asyncio.ensure_future(work)  # type: ignore[call-overload]
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()
 
 
 class GuardedLease:

@@ -16,9 +16,10 @@ from typing import Any
 
 import aiohttp
 
+from gpumand.client.errors import Busy, CallerError, GpumandError, error_for
 from gpumand.gateway.fleet_config import FleetSettings
 from gpumand.gateway.headers import HOP_HEADER
-from gpumand.gateway.refusals import Refused
+from gpumand.gateway.refusals import FleetUnavailable, Refused
 from gpumand.gateway.upstream import Endpoint, UpstreamDown, Upstreams, endpoint_of
 
 log = logging.getLogger(__name__)
@@ -27,6 +28,9 @@ MODELS_PATH = "/api/gpumand/models"
 """Where a gateway lists its models for the gateways of other hosts, each with its consumer."""
 
 CALL_SEC = 2.0
+CLAIM_SEC = 10.0
+"""A claim waits for etcd, which may elect a leader meanwhile."""
+
 HOSTS_SEC = 2.0
 """How old the known hosts may be."""
 
@@ -39,6 +43,8 @@ MAX_BYTES = 4 << 20
 MAX_MODELS = 4096
 
 _ERRORS = (aiohttp.ClientError, OSError, TimeoutError, ValueError, RecursionError, Refused, UpstreamDown)
+
+_JSON = {"Content-Type": "application/json"}
 
 Document = dict[str, Any]
 
@@ -154,6 +160,19 @@ class Fleet:
             return ""
         return str(answer.get("host") or "")
 
+    async def claim(self, consumer: str) -> None:
+        """Make this host the only one of the fleet that may have a unique consumer loaded. Raises GpumandError."""
+        data = json.dumps({"consumer": consumer}).encode()
+        try:
+            async with asyncio.timeout(CLAIM_SEC):
+                status, answer = await self._answer(self._agent, "POST", "/v1/claim", _JSON, data)
+        except _ERRORS as error:
+            reason = "it is not running" if isinstance(error, UpstreamDown) else str(error) or "no answer in time"
+            text = f"{consumer} may be loaded on one host only, and gpumand-fleet does not answer: {reason}."
+            raise FleetUnavailable(f"{text} Try again later.") from None
+        if status != 200:
+            raise _claim_error(answer)
+
     @property
     def local_name(self) -> str:
         """The name of this host in the fleet; "" while it is unknown."""
@@ -191,10 +210,13 @@ class Fleet:
         self._hosts_at = time.monotonic()
 
     async def _call(self, method: str, path: str, body: Document | None) -> Document:
-        endpoint = Endpoint("http://localhost", "http://localhost", self._settings().socket)
         data = None if body is None else json.dumps(body).encode()
         async with asyncio.timeout(CALL_SEC):
-            return await self._document(endpoint, method, path, {"Content-Type": "application/json"}, data)
+            return await self._document(self._agent, method, path, _JSON, data)
+
+    @property
+    def _agent(self) -> Endpoint:
+        return Endpoint("http://localhost", "http://localhost", self._settings().socket)
 
     async def _read_models(self, others: Mapping[str, OtherHost]) -> None:
         found = await asyncio.gather(*(self._models_of(one) for one in others.values()))
@@ -219,6 +241,15 @@ class Fleet:
         self, endpoint: Endpoint, method: str, path: str, headers: Mapping[str, str], data: bytes | None
     ) -> Document:
         """The JSON object that a server answers with. Raises one of ``_ERRORS``."""
+        status, found = await self._answer(endpoint, method, path, headers, data)
+        if status != 200:
+            raise ValueError(f"status {status}: {str(found)[:200]}")
+        return found
+
+    async def _answer(
+        self, endpoint: Endpoint, method: str, path: str, headers: Mapping[str, str], data: bytes | None
+    ) -> tuple[int, Document]:
+        """Status and JSON object of an answer. Raises one of ``_ERRORS``."""
         answer = await self._upstreams.request(endpoint, method, path, headers, data)
         try:
             content = bytearray()
@@ -229,9 +260,16 @@ class Fleet:
         finally:
             answer.close() if not answer.content.at_eof() else answer.release()
         found = json.loads(bytes(content))
-        if answer.status != 200 or not isinstance(found, dict):
+        if not isinstance(found, dict):
             raise ValueError(f"status {answer.status}: {bytes(content[:200])!r}")
-        return found
+        return answer.status, found
+
+
+def _claim_error(answer: Document) -> GpumandError:
+    """Why this host may not have a unique consumer: another one has it, or the store cannot decide now."""
+    error = error_for(str(answer.get("error") or ""), str(answer.get("message") or "no reason is given"))
+    is_final = isinstance(error, Busy | CallerError)
+    return error if is_final else FleetUnavailable(error.message)
 
 
 def _endpoint(name: str, url: str) -> Endpoint | None:

@@ -26,6 +26,10 @@ BACKOFF_RETRY_SEC = 30
 """Seconds after which a client should try again while failed loads delay the next one."""
 
 
+class FleetUnavailable(GpumandError):
+    """The fleet does not say now whether this host may load a consumer that one host only may have loaded."""
+
+
 ESTIMATED = -1
 """In ``_REFUSALS``: Retry-After is the estimated time."""
 
@@ -35,6 +39,7 @@ _REFUSALS: tuple[tuple[tuple[type[GpumandError], ...], int, str, int | None], ..
     ((LoadFailed, ConsumerBackingOff), 503, "load_failed", BACKOFF_RETRY_SEC),
     ((Busy, TimedOut, LimitsExceeded), 429, "gpu_busy", ESTIMATED),
     ((EvictionFailed, DeviceUnavailable), 503, "gpu_unavailable", ESTIMATED),
+    ((FleetUnavailable,), 503, "fleet_unavailable", ABSENT_RETRY_SEC),
     ((NoSuchConsumer,), 503, "no_such_consumer", None),
     ((AccessDenied,), 503, "access_denied", None),
     # A library that repeated it by itself would undo what a person has decided.

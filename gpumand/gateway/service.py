@@ -49,6 +49,7 @@ from gpumand.gateway.socket_requests import SocketHandler
 from gpumand.gateway.spool import Spool
 from gpumand.gateway.status_view import StatusView
 from gpumand.gateway.stopped_lists import StoppedLists
+from gpumand.gateway.unique_guard import UniqueGuard
 from gpumand.gateway.upstream import Upstreams
 from gpumand.gateway.wakes import Wakes
 from gpumand.gateway.watchdog import ping_watchdog
@@ -95,8 +96,10 @@ class GatewayService:
         self._options = options
         self.metrics = GatewayMetrics()
         self._arbiter = BusArbiter(options.bus, settings.lease_ttl_sec)
-        self._leases = LeaseKeeper(self._arbiter, _lease_settings(settings), self.metrics.turn_opened)
         self._upstreams, self._status = Upstreams(), StatusView(self._arbiter)
+        self._fleet = Fleet(lambda: self.settings.fleet, self._upstreams)
+        self._guard = UniqueGuard(self._arbiter, self._fleet, self._status)
+        self._leases = LeaseKeeper(self._guard, _lease_settings(settings), self.metrics.turn_opened)
         self.table = RequestTable(_limits(settings))
         self._jobs, self._wakes, self._bodies = Jobs(), Wakes(self._leases), BodyBudget()
         self._busy = HttpRoutes(GatewayClock())
@@ -105,7 +108,6 @@ class GatewayService:
         self._home = HomeKeeper(lambda: self.settings, self._status, self._wakes)
         self._spool = Spool(lambda: state_dir(self.settings), lambda: self.settings.spool_max_mib << 20)
         self._reader = CatalogReader(self._upstreams, lambda: state_dir(self.settings))
-        self._fleet = Fleet(lambda: self.settings.fleet, self._upstreams)
         self._console = self._make_console()
         self._acceptor = Acceptor(self._handler().handle, settings.max_connections)
         self._listeners = Listeners(self._acceptor, passed)
@@ -191,6 +193,7 @@ class GatewayService:
         await self._wakes.close()
         await self._jobs.close()
         await self._leases.close()
+        await self._guard.close()
         await self._reader.close()
         await self._fleet.close()
         await self._upstreams.close()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import replace
 
 import pytest
 from dbus_fast import Variant
@@ -289,6 +290,32 @@ async def test_authority_gets_the_user_for_which_a_service_acts(bus: PolicyBus) 
             await caller.call(BUS_NAME, ROOT_PATH, MANAGER, member, "sa{sv}", ("ollama", {}))
     await caller.close()
     assert checked == ["alice@gpu2", "", "alice@gpu2", ""]
+
+
+async def test_authority_gets_whether_an_eviction_is_forced_and_whether_the_consumer_is_unique(
+    bus: PolicyBus,
+) -> None:
+    checked: list[tuple[str, str]] = []
+
+    class PolkitCheck(UidAuthority):
+        async def check(self, caller: Owner, action: Action, details: Details, interactive: bool) -> None:
+            given = details.polkit_details()
+            checked.append((given.get("force", ""), given.get("fleet", "")))
+
+    caller = await BusConnection.connect(bus.address)
+    async with serve_manager(bus, PolkitCheck(0, ScriptedUserNames())) as served:
+        found = served.arbiter.consumers
+        found["ollama"] = replace(found["ollama"], fleet="unique")
+        for member, options in (
+            ("Evict", {"force": Variant("b", True)}),
+            ("Evict", {"force": Variant("b", False)}),
+            ("Acquire", {}),
+            ("Load", {}),
+        ):
+            await caller.call(BUS_NAME, ROOT_PATH, MANAGER, member, "sa{sv}", ("ollama", options))
+        await caller.call(BUS_NAME, ROOT_PATH, MANAGER, "Evict", "sa{sv}", ("comfyui", {}))
+    await caller.close()
+    assert checked == [("true", "unique"), ("", "unique"), ("", "unique"), ("", "unique"), ("", "")]
 
 
 async def test_interactive_flag_reaches_the_authority(bus: PolicyBus) -> None:

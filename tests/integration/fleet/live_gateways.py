@@ -89,17 +89,17 @@ class Pair:
             return answer.status, await answer.json(content_type=None)
 
 
-def _tables(services: dict[str, ModelService]) -> str:
+def _tables(services: dict[str, ModelService], unique: str) -> str:
     lines = []
     for name, service in services.items():
         lines += [f"[consumers.{name}]", "vram_resident_mib = 6000", f'url = "{service.url}"']
-        lines += ['unload = { path = "/unload" }', ""]
+        lines += ['unload = { path = "/unload" }', 'fleet = "unique"' if name == unique else "", ""]
     return "\n".join(lines)
 
 
 @contextlib.asynccontextmanager
-async def pair_of_gateways(folder: Path, etcd_url: str) -> AsyncIterator[Pair]:
-    """Run both hosts."""
+async def pair_of_gateways(folder: Path, etcd_url: str, *, unique: str = "") -> AsyncIterator[Pair]:
+    """Run both hosts; the consumer ``unique`` may be loaded on one of them only."""
     async with contextlib.AsyncExitStack() as stack:
         sides = []
         models = ({"small": "small-model", "shared": "shared-model"}, {"big": "big-model", "shared": "shared-model"})
@@ -107,7 +107,7 @@ async def pair_of_gateways(folder: Path, etcd_url: str) -> AsyncIterator[Pair]:
             place = folder / str(number)
             place.mkdir()
             services = {name: await stack.enter_async_context(model_service(model)) for name, model in names.items()}
-            gpumand = await stack.enter_async_context(PrivateGpumand({}, config=_tables(services)))
+            gpumand = await stack.enter_async_context(PrivateGpumand({}, config=_tables(services, unique)))
             url = f"http://127.0.0.1:{free_port()}"
             host = Host(f"gpu{number}", gpumand, place / "a.sock", url, place / "agent.log")
             side = Side(host, f"http://127.0.0.1:{free_port()}", services, place)

@@ -106,6 +106,13 @@ async def test_daemon_of_root_names_only_root() -> None:
         ),
         (
             USER,
+            Action.ACQUIRE,
+            Details("Acquire", "licensed", fleet="unique"),
+            "user alice may not acquire licensed. Use the fleet: gpumanctl --fleet acquire licensed, or "
+            "use sudo: sudo gpumanctl acquire licensed",
+        ),
+        (
+            USER,
             Action.EVICT,
             Details("Evict", "comfyui"),
             "user alice may not evict comfyui. Use sudo: sudo gpumanctl evict comfyui",
@@ -160,4 +167,9 @@ def test_polkit_details_leave_out_empty_values() -> None:
     assert Details("Acquire", "a", on_behalf="alice@gpu2").polkit_details() == {
         "consumer": "a",
         "on_behalf": "alice@gpu2",
+    }
+    assert Details("Evict", "a", force=True, fleet="unique").polkit_details() == {
+        "consumer": "a",
+        "force": "true",
+        "fleet": "unique",
     }

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import re
+import shutil
+import subprocess
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -57,20 +60,56 @@ def test_group_may_only_acquire() -> None:
     assert code.count("Result.YES") == 1
 
 
-@pytest.mark.parametrize(
-    ("name", "user", "actions"),
-    [
-        ("fleet", "_gpumand-fleet", [Action.ACQUIRE, Action.EVICT]),
-        ("gateway", "_gpumand-gateway", [Action.ACQUIRE]),
-    ],
-)
-def test_users_of_services_may_perform_the_actions_of_their_rule_only(
-    name: str, user: str, actions: list[Action]
-) -> None:
-    text = (SHIPPED / f"org.gpumand1-{name}.rules").read_text()
+def test_users_of_services_may_perform_the_actions_of_their_rule_only() -> None:
+    text = (SHIPPED / "org.gpumand1-gateway.rules").read_text()
     code = "\n".join(line for line in text.splitlines() if not line.startswith("//"))
-    assert re.findall(r'"(org\.gpumand1\.[\w-]+)"', code) == [action.value for action in actions]
-    assert (f'subject.user == "{user}"' in code, code.count("Result.YES")) == (True, 1)
+    assert re.findall(r'"(org\.gpumand1\.[\w-]+)"', code) == [Action.ACQUIRE.value]
+    assert ('subject.user == "_gpumand-gateway"' in code, code.count("Result.YES")) == (True, 1)
+
+
+def test_rule_of_the_fleet_comes_before_that_of_the_group() -> None:
+    # polkit asks the files in the order of their names, and the first answer counts.
+    names = sorted(one.name for one in SHIPPED.glob("*.rules"))
+    assert names.index("org.gpumand1-fleet.rules") < names.index("org.gpumand1.rules")
+
+
+RUN = """
+const polkit = {Result: {YES: "yes", NO: "no", AUTH_ADMIN: "auth", NOT_HANDLED: ""}, addRule: (one) => rules.push(one)};
+const rules = [];
+eval(require("fs").readFileSync(process.argv[1], "utf8"));
+const answers = JSON.parse(process.argv[2]).map(([user, id, details]) =>
+    rules[0]({id: id, lookup: (name) => details[name]}, {user: user, isInGroup: () => false}));
+console.log(JSON.stringify(answers));
+"""
+
+UNIQUE, FORCED = {"fleet": "unique"}, {"force": "true"}
+
+
+@pytest.mark.skipif(shutil.which("node") is None, reason="node is not installed (Debian: nodejs)")
+def test_user_of_the_fleet_may_evict_unique_consumers_without_force_and_others_go_through_it() -> None:
+    agent, gateway, alice = "_gpumand-fleet", "_gpumand-gateway", "alice"
+    acquire, evict = Action.ACQUIRE.value, Action.EVICT.value
+    cases = [
+        (agent, acquire, {}, "yes"),
+        (agent, acquire, UNIQUE, "yes"),
+        (agent, evict, UNIQUE, "yes"),
+        (agent, evict, UNIQUE | FORCED, ""),
+        (agent, evict, {}, ""),
+        (agent, evict, FORCED, ""),
+        (agent, Action.RELEASE_ANY.value, UNIQUE, ""),
+        (agent, Action.CONFIGURE.value, UNIQUE, ""),
+        (agent, Action.RELEASE_GPU.value, {}, ""),
+        (agent, "org.freedesktop.systemd1.manage-units", {}, ""),
+        (gateway, acquire, UNIQUE, ""),
+        (gateway, evict, UNIQUE, ""),
+        (alice, acquire, UNIQUE, "auth"),
+        (alice, acquire, {}, ""),
+        (alice, evict, UNIQUE, ""),
+    ]
+    command = ["node", "-e", RUN, str(SHIPPED / "org.gpumand1-fleet.rules"), json.dumps([one[:3] for one in cases])]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
+    answers = json.loads(done.stdout)
+    assert [(*one[:3], answer) for one, answer in zip(cases, answers, strict=True)] == cases
 
 
 def test_unit_rule_applies_to_the_daemons_user_and_runs_the_helper() -> None:

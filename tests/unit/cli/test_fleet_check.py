@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from gpumand.cli.app import gpumanctl
+from gpumand.cli.fleet_check import fleet_warnings
 from gpumand.fleet.certificates import create_ca, create_host, create_member
 
 VALID = '[fleet]\nurl = "http://a:1"\nallow_plaintext = true\n[fleet.peers]\nb = "http://b:2"\n'
@@ -64,3 +65,33 @@ def test_certificate_of_a_member_of_etcd_that_expires_soon_is_a_warning(
     said = capsys.readouterr().err
     assert f"{tmp_path}/fleet-etcd/member.crt expires in 2" in said
     assert "gpumanctl fleet invite gpu1 --etcd" in said
+
+
+UNIQUE = '[consumers.licensed]\nvram_resident_mib = 4000\nunit = "licensed.service"\nfleet = "unique"\n'
+PEERS = '[fleet]\nurl = "http://a:1"\nallow_plaintext = true\n[fleet.peers]\nb = "http://b:2"\n'
+ETCD = '[fleet]\nurl = "http://a:1"\nallow_plaintext = true\n[fleet.etcd]\nendpoints = "http://a:2379"\n'
+
+
+def unique_warnings_of(folder: Path, fleet: str, **files: str) -> list[str]:
+    (folder / "fleet.toml").write_text(fleet, encoding="utf-8")
+    for name, text in files.items():
+        (folder / f"{name}.toml").write_text(text, encoding="utf-8")
+    return [one for one in fleet_warnings(folder / "fleet.toml") if "licensed" in one]
+
+
+def test_unique_consumer_without_etcd_is_warned_of(tmp_path: Path) -> None:
+    (found,) = unique_warnings_of(tmp_path, PEERS, gpumand=UNIQUE)
+    assert "are not leased through it" in found
+
+
+@pytest.mark.parametrize("gateway", ["[gateway]\n", "[gateway.fleet]\nenabled = false\n"])
+def test_gateway_that_loads_a_unique_consumer_without_a_claim_is_warned_of(tmp_path: Path, gateway: str) -> None:
+    (found,) = unique_warnings_of(tmp_path, ETCD, gpumand=UNIQUE, gateway=gateway)
+    assert "does not use the fleet" in found
+    assert f"[gateway.fleet] in {tmp_path}/gateway.toml" in found
+
+
+def test_unique_consumer_that_is_protected_gives_no_warning(tmp_path: Path) -> None:
+    assert unique_warnings_of(tmp_path, ETCD, gpumand=UNIQUE) == []
+    assert unique_warnings_of(tmp_path, ETCD, gpumand=UNIQUE, gateway="[gateway.fleet]\nenabled = true\n") == []
+    assert unique_warnings_of(tmp_path, ETCD, gpumand="[broken", gateway="") == []

@@ -22,7 +22,7 @@ def section(title: str) -> str:
 
 
 async def test_every_route_is_described() -> None:
-    agent, local = Agent(NOTHING, NOTHING, NOTHING, NOTHING), LocalApi(NOTHING, NOTHING, "", NOTHING)
+    agent, local = Agent(NOTHING, NOTHING, NOTHING, NOTHING), LocalApi(NOTHING, NOTHING, "", NOTHING, NOTHING)
     for title, routes in (("Agent", agent.routes()), ("Local interface", local.routes())):
         missing = [f"{method} {path}" for method, path in routes if f"`{method} {path}`" not in section(title)]
         assert not missing

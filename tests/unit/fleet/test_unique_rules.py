@@ -10,7 +10,7 @@ import pytest
 from gpumand.domain.errors import Busy, NotNowError
 from gpumand.fleet.store import StoreUnavailable
 from gpumand.fleet.unique_rules import FENCED, UniqueRules
-from tests.unit.fleet.fleet_rows import COLD, RESIDENT, consumer, host, machine_id
+from tests.unit.fleet.fleet_rows import COLD, LOADING, RESIDENT, consumer, host, machine_id
 from tests.unit.fleet.scripted_fleet import ScriptedLease
 
 
@@ -142,7 +142,7 @@ async def test_consumer_that_was_loaded_here_although_another_host_has_it_is_log
     made = Host()
     made.claims.holder = machine_id(2)
     await made.show(residency=RESIDENT)
-    assert "chat was loaded here without the fleet" in caplog.text
+    assert "chat is loaded here without the fleet" in caplog.text
 
 
 async def test_claim_is_kept_while_the_request_for_it_is_on_its_way() -> None:
@@ -213,3 +213,61 @@ async def until_unloaded(made: Host) -> None:
     async with asyncio.timeout(30):
         while made.unloaded != ["chat"]:  # noqa: ASYNC110 - the list of a test
             await asyncio.sleep(0.005)
+
+
+# -- requests that reach gpumand without the fleet -------------------------------------------------------------------
+
+
+async def test_promise_keeps_the_claim_until_the_row_shows_the_request(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = Host()
+    await made.rules.promise("chat")
+    await made.show(residency=COLD)
+    assert made.claims.held == {"chat"}
+    await made.show(queue=1)
+    monkeypatch.setattr("gpumand.fleet.unique_rules._now", lambda: float("inf"))
+    await made.show(queue=2)
+    assert made.claims.held == {"chat"}, "the request waits"
+    await made.show(queue=0)
+    assert made.claims.released == ["chat"]
+
+
+async def test_promise_is_refused_while_another_host_has_the_consumer_or_nothing_is_known_of_it() -> None:
+    made = Host()
+    made.claims.holder = machine_id(2)
+    with pytest.raises(Busy, match="name of 2 has it"):
+        await made.rules.promise("chat")
+    with pytest.raises(NotNowError, match="has not reported new"):
+        await made.rules.promise("new")
+    await made.rules.promise("image")
+
+
+async def test_consumer_that_is_being_loaded_without_the_fleet_is_claimed_before_it_is_resident() -> None:
+    made = Host()
+    await made.show(residency=LOADING)
+    assert made.claims.held == {"chat"}
+
+
+async def test_load_that_another_host_forbids_is_unloaded_once_it_has_ended() -> None:
+    made = Host()
+    made.claims.holder = machine_id(2)
+    await made.show(residency=LOADING)
+    assert made.unloaded == []
+    await made.show(residency=RESIDENT)
+    assert made.unloaded == ["chat"]
+
+
+async def test_fenced_consumer_that_a_client_of_gpumand_uses_is_unloaded_after_that_even_without_the_store() -> None:
+    made = Host()
+    await made.rules.require("chat")
+    made.claims.held.clear()
+    made.claims.error = StoreUnavailable("no quorum")
+    await made.show(residency=RESIDENT, leases=1)
+    await made.rules.fenced(frozenset({"chat"}))
+    assert made.unloaded == ["chat"], "gpumand has refused this one, because of the lease"
+    await made.show(leases=1, queue=0)
+    assert made.unloaded == ["chat"]
+    await made.show(leases=0)
+    assert made.unloaded == ["chat", "chat"]
+    await made.show(residency=COLD)
+    await made.show(residency=RESIDENT)
+    assert made.unloaded == ["chat", "chat"], "another load is not the fenced one"

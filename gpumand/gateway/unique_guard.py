@@ -1,0 +1,69 @@
+"""Consumers with ``fleet = "unique"``: the gateway acquires them only while this host may have them loaded.
+
+This is in front of all leases of the gateway, so it holds for every way in which a request finds its consumer: by its
+model, by a path, by a listener of its own, over a WebSocket, and for pages that wake a service.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+from gpumand.client.values import Grant
+from gpumand.gateway.fleet import Fleet
+from gpumand.gateway.leases import Arbiter
+from gpumand.gateway.offers import UNIQUE
+from gpumand.gateway.status_view import StatusView
+
+ABSENT_SEC = 0.5
+"""Pause between two looks while gpumand gives no status."""
+
+
+class UniqueGuard:
+    """gpumand with the claims of the fleet in front; an ``Arbiter``.
+
+    Args:
+        arbiter: gpumand.
+        fleet: asks gpumand-fleet of this host for the claims.
+        status: says which consumers are unique.
+    """
+
+    def __init__(self, arbiter: Arbiter, fleet: Fleet, status: StatusView) -> None:
+        self._arbiter, self._fleet, self._status = arbiter, fleet, status
+        self._returns: set[asyncio.Task[None]] = set()
+
+    async def acquire(self, consumer: str, priority: int, reason: str) -> Grant:
+        """See Arbiter; a unique consumer is claimed before. Raises GpumandError, Busy if another host has it."""
+        if not self._fleet.is_enabled or not await self._is_unique(consumer):
+            return await self._arbiter.acquire(consumer, priority, reason)
+        await self._fleet.claim(consumer)
+        grant = await self._arbiter.acquire(consumer, priority, reason)
+        try:
+            # The request may have waited for long, in which this host can have lost the consumer.
+            await self._fleet.claim(consumer)
+        except BaseException:
+            self._give_back(grant.id)
+            raise
+        return grant
+
+    async def release(self, lease: str) -> None:
+        """See Arbiter."""
+        await self._arbiter.release(lease)
+
+    async def renew(self, lease: str) -> None:
+        """See Arbiter."""
+        await self._arbiter.renew(lease)
+
+    async def close(self) -> None:
+        """Finish what is being given back."""
+        await asyncio.gather(*self._returns, return_exceptions=True)
+
+    async def _is_unique(self, consumer: str) -> bool:
+        while (status := await self._status.get()) is None:  # noqa: ASYNC110 - as an Acquire waits for gpumand
+            await asyncio.sleep(ABSENT_SEC)
+        found = status.consumer(consumer)
+        return found is not None and found.fleet == UNIQUE
+
+    def _give_back(self, lease: str) -> None:
+        task = asyncio.ensure_future(self._arbiter.release(lease))
+        self._returns.add(task)
+        task.add_done_callback(self._returns.discard)

@@ -1,0 +1,124 @@
+"""Leases of the gateway on a consumer that one host of the fleet only may have loaded."""
+
+from __future__ import annotations
+
+import asyncio
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from gpumand.client.errors import Busy, GpumandError
+from gpumand.gateway.refusals import FleetUnavailable, refusal_of
+from gpumand.gateway.unique_guard import UniqueGuard
+
+OTHER = Busy("llm may be loaded on one host only, and gpu2 has it. Ask there.")
+
+
+class World:
+    """gpumand and the fleet, which note in one list what they were asked.
+
+    Attributes:
+        claims: the answers to claims, in order; None = this host has the consumer, as at the end of the list.
+    """
+
+    def __init__(self, *claims: GpumandError | None, is_enabled: bool = True) -> None:
+        self.calls: list[str] = []
+        self.claims = list(claims)
+        self.is_enabled = is_enabled
+        self.is_known = True
+        self.granting = asyncio.Event()
+        self.granting.set()
+        world: Any = self
+        self.guard = UniqueGuard(world, world, world)
+
+    async def claim(self, consumer: str) -> None:
+        self.calls.append(f"claim {consumer}")
+        await asyncio.sleep(0)
+        if self.claims and (error := self.claims.pop(0)) is not None:
+            raise error
+
+    async def get(self) -> Any:
+        if not self.is_known:
+            return None
+        fleet = {"llm": "unique", "tts": ""}
+        return SimpleNamespace(consumer=lambda name: SimpleNamespace(fleet=fleet[name]) if name in fleet else None)
+
+    async def acquire(self, consumer: str, priority: int, reason: str) -> Any:
+        self.calls.append(f"acquire {consumer}")
+        await self.granting.wait()
+        return SimpleNamespace(id="l1")
+
+    async def release(self, lease: str) -> None:
+        self.calls.append(f"release {lease}")
+
+
+async def test_unique_consumer_is_claimed_before_it_is_acquired_and_once_more_after_the_wait() -> None:
+    world = World()
+    assert (await world.guard.acquire("llm", 0, "")).id == "l1"
+    assert world.calls == ["claim llm", "acquire llm", "claim llm"]
+
+
+@pytest.mark.parametrize("consumer", ["tts", "unknown"])
+async def test_other_consumers_are_not_claimed(consumer: str) -> None:
+    world = World()
+    await world.guard.acquire(consumer, 0, "")
+    assert world.calls == [f"acquire {consumer}"]
+
+
+async def test_gateway_without_the_fleet_claims_nothing() -> None:
+    world = World(is_enabled=False)
+    await world.guard.acquire("llm", 0, "")
+    assert world.calls == ["acquire llm"]
+
+
+async def test_consumer_of_another_host_is_not_acquired() -> None:
+    world = World(OTHER)
+    with pytest.raises(Busy, match="gpu2 has it"):
+        await world.guard.acquire("llm", 0, "")
+    assert world.calls == ["claim llm"]
+
+
+async def test_lease_is_given_back_when_the_host_has_lost_the_consumer_meanwhile() -> None:
+    world = World(None, OTHER)
+    with pytest.raises(Busy):
+        await world.guard.acquire("llm", 0, "")
+    await world.guard.close()
+    assert world.calls[-1] == "release l1"
+
+
+async def test_lease_is_given_back_when_the_request_ends_during_the_last_claim() -> None:
+    world = World()
+    world.granting.clear()
+    acquiring = asyncio.ensure_future(world.guard.acquire("llm", 0, ""))
+    while world.calls != ["claim llm", "acquire llm"]:  # noqa: ASYNC110 - the list of a test
+        await asyncio.sleep(0)
+    world.granting.set()
+    while world.calls[-1] != "claim llm":  # noqa: ASYNC110
+        await asyncio.sleep(0)
+    acquiring.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await acquiring
+    await world.guard.close()
+    assert world.calls[-1] == "release l1"
+
+
+async def test_nothing_is_acquired_before_it_is_known_whether_the_consumer_is_unique(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("gpumand.gateway.unique_guard.ABSENT_SEC", 0.0)
+    world = World()
+    world.is_known = False
+    acquiring = asyncio.ensure_future(world.guard.acquire("llm", 0, ""))
+    for _ in range(20):
+        await asyncio.sleep(0)
+    assert world.calls == []
+    world.is_known = True
+    await acquiring
+    assert world.calls[0] == "claim llm"
+
+
+def test_refusals_say_whether_another_host_has_it_or_the_fleet_does_not_answer() -> None:
+    assert (refusal_of(OTHER, 10).status, refusal_of(OTHER, 10).code) == (429, "gpu_busy")
+    away = refusal_of(FleetUnavailable("llm may be loaded on one host only"), 10)
+    assert (away.status, away.code, away.retry_sec) == (503, "fleet_unavailable", 5)
