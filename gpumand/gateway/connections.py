@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
-import select
 import socket
 from collections.abc import Awaitable, Callable
 from functools import partial
@@ -18,7 +17,9 @@ from typing import Any, cast
 from aiohttp import web
 
 from gpumand.gateway.headers import REFUSED_HEADER
-from gpumand.gateway.heads import is_valid_head
+from gpumand.gateway.heads import Framing, framing_of, is_valid_head
+from gpumand.gateway.incoming_body import IncomingBody
+from gpumand.gateway.socket_state import has_input, has_peer_left, has_unsent
 from gpumand.http.peer_name import peer_name
 
 log = logging.getLogger(__name__)
@@ -34,6 +35,9 @@ IDLE_SEC = 75.0
 
 STALL_SEC = 300.0
 """Seconds that a client may stop reading its answer, while its request holds a lease."""
+
+QUIET_SEC = 1.0
+"""Seconds after which a client that has connected and sent nothing counts as one that sends no request."""
 
 LINGER_SEC = 2.0
 """Seconds in which the rest of a body is read after a refusal, so that the client can read the answer."""
@@ -93,12 +97,18 @@ class Connection(asyncio.Protocol):
         acceptor: the acceptor that counts this connection.
         listener: name of the listener that it came in by.
         is_loopback: the listener is a TCP address that only this host can reach.
+
+    Attributes:
+        is_gone: whether the client has left.
+        body: the body of the current request.
     """
 
     def __init__(self, acceptor: Acceptor, listener: str, is_loopback: bool) -> None:
         self.listener, self.is_loopback = listener, is_loopback
         self.is_gone = False
-        self._has_served = False
+        self.body = IncomingBody()
+        self._connected_at = asyncio.get_running_loop().time()
+        self._has_served = self._has_head = False
         self._is_closing = False
         self._acceptor = acceptor
         self._protocol = _RequestProtocol(self, acceptor.server)
@@ -116,7 +126,19 @@ class Connection(asyncio.Protocol):
     @property
     def is_receiving(self) -> bool:
         """Whether a request is on its way: the client has just connected, or sent a part of a head."""
-        return not self.is_gone and self.is_idle and (not self._has_served or bool(self._head))
+        is_begun = not self._has_served or self._has_head or bool(self._head)
+        return not self.is_gone and self.is_idle and is_begun
+
+    @property
+    def is_expendable(self) -> bool:
+        """Whether nothing is lost if the connection ends now: no request is on its way, and no answer."""
+        own = self._socket
+        if not self.is_idle or self._has_head or self._head or own is None or self.holds_answer:
+            return False
+        if not self._has_served and asyncio.get_running_loop().time() - self._connected_at < QUIET_SEC:
+            return False
+        # A part of an answer, or a request that was not read yet, may be in the kernel.
+        return not (has_unsent(own) or has_input(own))
 
     @property
     def holds_answer(self) -> bool:
@@ -145,10 +167,11 @@ class Connection(asyncio.Protocol):
     def _socket(self) -> socket.socket | None:
         return None if self._transport is None else self._transport.get_extra_info("socket")
 
-    def begin_request(self) -> None:
+    def begin_request(self, request: web.BaseRequest) -> None:
         """The current task handles a request; it is cancelled when the client leaves."""
         self._handling = asyncio.current_task()
-        self._has_served = True
+        self._has_served, self._has_head = True, False
+        self.body.attach(request.content)
         if self.is_gone and self._handling is not None:
             self._handling.cancel()
 
@@ -175,12 +198,7 @@ class Connection(asyncio.Protocol):
 
     def check_peer(self) -> None:
         """Notice that the client has left although its body is not being read at the moment."""
-        # While reading is paused, asyncio does not see the end of the stream; the kernel does.
-        if self._transport is None or self.is_gone:
-            return
-        poll = select.poll()
-        poll.register(self._transport.get_extra_info("socket").fileno(), select.POLLRDHUP)
-        if any(events & (select.POLLRDHUP | select.POLLHUP | select.POLLERR) for _, events in poll.poll(0)):
+        if self._socket is not None and not self.is_gone and has_peer_left(self._socket):
             self._leave()
 
     # -- methods called by asyncio -------------------------------------------------------------------------------
@@ -192,11 +210,17 @@ class Connection(asyncio.Protocol):
         self._acceptor.admit(self)
 
     def data_received(self, data: bytes) -> None:
-        if self._is_closing or (self._head is not None and not self._limit_head(data)):
+        if self._is_closing:
             return
+        body_at = 0 if self._head is None else self._limit_head(data)
+        if body_at is None:
+            return
+        valid = data[:body_at] + self.body.feed(data[body_at:]) if body_at else self.body.feed(data)
         # Older versions of aiohttp raise exceptions of any type for some invalid requests.
         try:
-            self._protocol.data_received(data)
+            if valid:
+                self._protocol.data_received(valid)
+            self.body.report()
         except Exception as error:
             log.debug("invalid HTTP request: %r", error)
             self._respond_and_close(_BAD)
@@ -232,8 +256,12 @@ class Connection(asyncio.Protocol):
         if self._handling is not None:
             self._handling.cancel()
 
-    def _limit_head(self, data: bytes) -> bool:
-        """Count the bytes of a head, until its end; False if the connection was closed."""
+    def _limit_head(self, data: bytes) -> int | None:
+        """Count the bytes of a head, until its end.
+
+        Returns:
+            How many bytes of the data belong to the head, or None if the connection was closed.
+        """
         head = self._head
         assert head is not None
         began = not head
@@ -241,17 +269,23 @@ class Connection(asyncio.Protocol):
         # Empty lines before a request are allowed, and are no end of a head.
         del head[: len(head) - len(head.lstrip(b"\r\n"))]
         if not head:
-            return True
+            return len(data)
         if began and self._timer is None:
             self._set_timer(HEAD_SEC)
         end = _END_OF_HEAD.search(head)
         if len(head) > MAX_HEAD_BYTES and (end is None or end.end() > MAX_HEAD_BYTES):
             return self._respond_and_close(_TOO_LONG)
         if end is None:
-            return True
+            return len(data)
         self._head = None
         self._set_timer(None)
-        return is_valid_head(bytes(head[: end.end()])) or self._respond_and_close(_BAD)
+        complete = bytes(head[: end.end()])
+        framing = framing_of(complete) if is_valid_head(complete) else Framing.INVALID
+        if framing is Framing.INVALID:
+            return self._respond_and_close(_BAD)
+        self._has_head = True
+        self.body.begin(is_chunked=framing is Framing.CHUNKED)
+        return len(data) - (len(head) - end.end()) - max(0, len(data) - MAX_HEAD_BYTES - 4)
 
     def _set_timer(self, seconds: float | None) -> None:
         if self._timer is not None:
@@ -266,8 +300,8 @@ class Connection(asyncio.Protocol):
         else:
             self.abort()
 
-    def _respond_and_close(self, status: bytes) -> bool:
-        """Answer without aiohttp, which may be in the middle of parsing, and close the connection; returns False."""
+    def _respond_and_close(self, status: bytes) -> None:
+        """Answer without aiohttp, which may be in the middle of parsing, and close the connection."""
         self._is_closing = True
         if self._transport is not None:
             head = b"HTTP/1.1 %s\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
@@ -276,7 +310,6 @@ class Connection(asyncio.Protocol):
             # What the client still sends is read and dropped for a while: unread data would reset the connection, and
             # the client might not receive the answer.
             asyncio.get_running_loop().call_later(LINGER_SEC, self.abort)
-        return False
 
 
 def connection_of(request: web.BaseRequest) -> Connection:
@@ -310,10 +343,10 @@ class Acceptor:
         return await asyncio.get_running_loop().create_server(make, sock=listener, backlog=BACKLOG)
 
     def admit(self, connection: Connection) -> None:
-        """Add a connection; above the limit, abort one without a request, else the new one."""
+        """Add a connection; above the limit, end the oldest one that nothing is lost with, else the new one."""
         self._connections[connection] = None
         if len(self._connections) > self.max_connections:
-            next((one for one in self._connections if one.is_idle), connection).abort()
+            next((one for one in self._connections if one.is_expendable), connection).abort()
 
     def remove(self, connection: Connection) -> None:
         """Remove a connection that was lost."""

@@ -22,6 +22,7 @@ from gpumand.gateway.metrics import Metrics
 from gpumand.gateway.parts import Parts
 from gpumand.gateway.paths import BadTarget, Target, check_target
 from gpumand.gateway.refusals import Refusal, Refused, refused
+from gpumand.gateway.request_body import bad_body
 from gpumand.gateway.requests import Entry
 from gpumand.gateway.router import Route, Router, Service
 from gpumand.gateway.routes.classes import WEBSOCKET, RouteClass
@@ -65,7 +66,7 @@ class Gateway:
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
         """Answer one request."""
         connection = connection_of(request)
-        connection.begin_request()
+        connection.begin_request(request)
         try:
             response = await self._checked(request, connection)
             if not response.prepared:
@@ -96,6 +97,8 @@ class Gateway:
                     508, "loop", "This request has already passed gpumand: the consumer's url names the gateway."
                 )
             client, origin = self._access.admit(request, connection)
+            if connection.body.is_broken:
+                raise bad_body()
             if connection.listener == GATEWAY and self._console.serves(target.path, is_browser=is_browser(request)):
                 return await self._console.handle(request, connection, target, client, origin)
         except Refused as error:

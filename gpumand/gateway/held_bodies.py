@@ -10,9 +10,10 @@ from typing import Any
 from aiohttp import web
 
 from gpumand.gateway.bodies import BodyBudget
+from gpumand.gateway.incoming_body import BadBody
 from gpumand.gateway.json_scan import BadJson, Scan, replaced, scan
 from gpumand.gateway.refusals import refused
-from gpumand.gateway.request_body import answer_expect
+from gpumand.gateway.request_body import answer_expect, bad_body
 
 MAX_JSON_BYTES = 64 * 1024 * 1024
 """Maximum size of a JSON body: images are sent inside it, in base64."""
@@ -124,6 +125,8 @@ async def next_chunk(request: web.BaseRequest) -> bytes:
     try:
         async with asyncio.timeout(STALL_SEC):
             return await request.content.readany()
+    except BadBody:
+        raise bad_body() from None
     except TimeoutError:
         raise refused(408, "slow_body", f"The client has sent nothing for {STALL_SEC:g} s.") from None
     except web.HTTPException:

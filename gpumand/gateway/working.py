@@ -108,9 +108,9 @@ class WorkHandler:
                     text = f"{exchange.service.consumer} does not accept connections at {endpoint.base}. Check its log."
                     raise refused(502, "bad_gateway", text, 1) from None
             except Refused as error:
-                if error.refusal.status == 408:
-                    # The consumer got a part of the request only.
-                    exchange.entry.status = 408
+                if error.refusal.status < 500:
+                    # The consumer got a part of the request only, which is the client's fault: it has no job.
+                    exchange.entry.status = error.refusal.status
                 raise
             await asyncio.sleep(CONNECT_PAUSE_SEC)
 

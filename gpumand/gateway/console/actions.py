@@ -21,6 +21,7 @@ from gpumand.client.errors import (
     NoSuchConsumer,
 )
 from gpumand.gateway.console.rights import require_administrator, require_use
+from gpumand.gateway.held_bodies import next_chunk
 from gpumand.gateway.refusals import Refused, refusal_of, refused
 from gpumand.gateway.requests import Client, RequestTable
 
@@ -132,7 +133,7 @@ async def read_object(request: web.BaseRequest) -> Fields:
 
 async def _read(request: web.BaseRequest) -> bytes:
     body = bytearray()
-    while chunk := await request.content.readany():
+    while chunk := await next_chunk(request):
         body += chunk
         if len(body) > MAX_BODY_BYTES:
             raise refused(413, "body_too_large", f"The body has more than {MAX_BODY_BYTES} bytes.")

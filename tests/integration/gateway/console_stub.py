@@ -62,7 +62,7 @@ async def invented_console(source: Invented, listeners: tuple[ShownListener, ...
 
     async def handle(request: web.BaseRequest) -> web.StreamResponse:
         connection = connection_of(request)
-        connection.begin_request()
+        connection.begin_request(request)
         target = check_target(request.method, request.raw_path)
         try:
             return await console.handle(request, connection, target, client, Origin("", request.headers["Host"]))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from gpumand.gateway.heads import is_valid_head
+from gpumand.gateway.heads import Framing, framing_of, is_valid_head
 
 GOOD = [
     b"GET / HTTP/1.1\r\n\r\n",
@@ -39,3 +39,53 @@ def test_valid_heads_are_accepted(head: bytes) -> None:
 @pytest.mark.parametrize("head", BAD)
 def test_other_heads_are_refused(head: bytes) -> None:
     assert not is_valid_head(head)
+
+
+def framing(*fields: str, version: str = "1.1") -> Framing:
+    head = "\r\n".join([f"POST / HTTP/{version}", "Host: a", *fields, "", ""]).encode()
+    assert is_valid_head(head)
+    return framing_of(head)
+
+
+def test_body_is_framed_by_a_length_or_by_chunks() -> None:
+    assert framing() is Framing.LENGTH
+    assert framing("Content-Length: 5") is Framing.LENGTH
+    assert framing("content-length:\t5 ", "Connection: keep-alive, X-A") is Framing.LENGTH
+    assert framing("Transfer-Encoding: Chunked", "Connection: TE") is Framing.CHUNKED
+    assert framing("X-Content-Length: +5", "Content-Length-X: a") is Framing.LENGTH
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        ("Content-Length: 5", "Content-Length: 5"),
+        ("Content-Length: 5", "content-length: 6"),
+        ("Content-Length: 5, 5",),
+        ("Content-Length: +5",),
+        ("Content-Length: -5",),
+        ("Content-Length: 0x5",),
+        ("Content-Length: 5_0",),
+        ("Content-Length: 5 0",),
+        ("Content-Length:",),
+        ("Content-Length: 9999999999999999999",),
+        ("Content-Length: 5", "Transfer-Encoding: chunked"),
+        ("Transfer-Encoding: chunked", "Content-Length: 5"),
+        ("Transfer-Encoding: chunked", "Transfer-Encoding: chunked"),
+        ("Transfer-Encoding: chunked", "Transfer-Encoding: identity"),
+        ("Transfer-Encoding: xchunked",),
+        ("Transfer-Encoding: chunked, identity",),
+        ("Transfer-Encoding: gzip, chunked",),
+        ("Transfer-Encoding: chunked, chunked",),
+        ("Transfer-Encoding: identity",),
+        ("Transfer-Encoding:",),
+        ('Transfer-Encoding: "chunked"',),
+        ("Content-Length: 5", "Connection: close, Content-Length"),
+        ("Connection: host",),
+    ],
+)
+def test_heads_that_programs_frame_in_different_ways_are_invalid(fields: tuple[str, ...]) -> None:
+    assert framing(*fields) is Framing.INVALID
+
+
+def test_chunks_do_not_exist_in_http_1_0() -> None:
+    assert framing("Transfer-Encoding: chunked", version="1.0") is Framing.INVALID
