@@ -274,7 +274,8 @@ class Connection(asyncio.Protocol):
             self._set_timer(HEAD_SEC)
         end = _END_OF_HEAD.search(head)
         if len(head) > MAX_HEAD_BYTES and (end is None or end.end() > MAX_HEAD_BYTES):
-            return self._respond_and_close(_TOO_LONG)
+            self._respond_and_close(_TOO_LONG)
+            return None
         if end is None:
             return len(data)
         self._head = None
@@ -282,7 +283,8 @@ class Connection(asyncio.Protocol):
         complete = bytes(head[: end.end()])
         framing = framing_of(complete) if is_valid_head(complete) else Framing.INVALID
         if framing is Framing.INVALID:
-            return self._respond_and_close(_BAD)
+            self._respond_and_close(_BAD)
+            return None
         self._has_head = True
         self.body.begin(is_chunked=framing is Framing.CHUNKED)
         return len(data) - (len(head) - end.end()) - max(0, len(data) - MAX_HEAD_BYTES - 4)

@@ -10,7 +10,7 @@ GOOD = [
     b"0\r\n\r\n",
     b"5\r\nhello\r\n0\r\n\r\n",
     b"00000005\r\nhello\r\n000\r\n\r\n",
-    b'a;name=value;quoted="a b"\r\n\r\n0\r\n\r\n \r\n\r\n0 ;x\r\n\r\n',
+    b'a;name=value;quoted="a b"\r\n\r\n0\r\n\r\n \r\n\r\n0;x\r\n\r\n',
     b"A\r\n0123456789\r\n0\r\nDigest: a\r\nX-B:\t\xe4\r\n\r\n",
 ]
 BAD = {
@@ -31,6 +31,7 @@ BAD = {
     "only an extension": b";a\r\nhello\r\n0\r\n\r\n",
     "space before the size": b" 5\r\nhello\r\n0\r\n\r\n",
     "space after the size": b"5 \r\nhello\r\n0\r\n\r\n",
+    "space before an extension": b"5 ;a\r\nhello\r\n0\r\n\r\n",
     "no digit": b"g\r\nhello\r\n0\r\n\r\n",
     "data longer than its size": b"5\r\nhello!\r\n0\r\n\r\n",
     "data shorter than its size": b"5\r\nhell\r\n0\r\n\r\n",

@@ -14,7 +14,7 @@ from gpumand.gateway.connections import Acceptor
 from gpumand.gateway.handler import CLIENT_GONE, Gateway
 from gpumand.gateway.headers import Origin
 from gpumand.gateway.requests import Client, Entry, RequestTable, WaitLimits
-from tests.unit.gateway.test_relay import UPLOAD, accepting
+from tests.unit.gateway.raw_relay import UPLOAD, accepting
 
 
 class Reader:

@@ -16,7 +16,7 @@ from gpumand.gateway.refusals import Refused, refused
 from gpumand.gateway.routes.classes import RouteClass
 from gpumand.gateway.upstream import Endpoint, UpstreamDown
 from gpumand.gateway.working import WorkHandler
-from tests.unit.gateway.test_relay import GET, ask, exchange_of, front
+from tests.unit.gateway.raw_relay import GET, ask, exchange_of, front
 
 
 class Records:
