@@ -9,16 +9,13 @@ from typing import Any
 import attrs
 
 from gpumand.config import container_keys, validators
+from gpumand.config.busy_schema import HEADERS_DOC, ROUTE_DOC, TIMEOUT_DOC, BusyTable
 from gpumand.config.quantities import Mib, Seconds
 from gpumand.config.shared_keys import MAX_DEVICES, MAX_MIB, MAX_SEC, default_of, equals, headers, seconds
 from gpumand.config.table_schema import TableOf, key
 from gpumand.config.value_types import Boolean, Choice, Integer, Json, Leaf, ListOf, Text
 from gpumand.domain.consumer import BusyAfter, BusyRoute, ConsumerSpec, EvictionMethod, HealthRoute, Route
 from gpumand.domain.request import MAX_PRIORITY, MIN_PRIORITY
-
-_ROUTE = "Path and query of the request, appended to the consumer's url."
-_HEADERS = "Additional HTTP headers of this request."
-_TIMEOUT = "Timeout of the whole request and response."
 
 
 class _Device(Leaf):
@@ -45,13 +42,13 @@ class _Footprint(Leaf):
 class RouteTable:
     """A request that makes a consumer load or unload its model."""
 
-    path: str = key(Text("path", validators.route_path), _ROUTE)
+    path: str = key(Text("path", validators.route_path), ROUTE_DOC)
     method: str = key(Text("HTTP method", validators.http_method), "HTTP method.", default=default_of(Route, "method"))
     json: Any = key(
         Json(), "Request body, sent as JSON. By default the request has no body.", default=default_of(Route, "json")
     )
-    headers: tuple[tuple[str, str], ...] = key(headers(), _HEADERS, default=default_of(Route, "headers"))
-    timeout_sec: float = key(seconds(), _TIMEOUT, default=default_of(Route, "timeout_sec"), unit="s")
+    headers: tuple[tuple[str, str], ...] = key(headers(), HEADERS_DOC, default=default_of(Route, "headers"))
+    timeout_sec: float = key(seconds(), TIMEOUT_DOC, default=default_of(Route, "timeout_sec"), unit="s")
     success: str = key(
         Text("JSON pointer", validators.pointer),
         "Position of the result in the response, or in the last event of a response in several events (server-sent "
@@ -83,7 +80,7 @@ class RouteTable:
 class HealthTable:
     """A request that reports the health of a consumer."""
 
-    path: str = key(Text("path", validators.route_path), _ROUTE + " The method is GET.")
+    path: str = key(Text("path", validators.route_path), ROUTE_DOC + " The method is GET.")
     loaded: str = key(
         Text("JSON pointer", validators.pointer),
         "Position in the response that shows whether the model is in VRAM: true, or a list, object or string that is "
@@ -151,44 +148,8 @@ class HealthTable:
         "Position of the time of last use in the response: seconds since 1970, or ISO 8601.",
         default=default_of(HealthRoute, "last_used"),
     )
-    headers: tuple[tuple[str, str], ...] = key(headers(), _HEADERS, default=default_of(HealthRoute, "headers"))
-    timeout_sec: float = key(seconds(), _TIMEOUT, default=default_of(HealthRoute, "timeout_sec"), unit="s")
-
-
-@attrs.frozen
-class BusyTable:
-    """A request that reports whether a consumer is busy."""
-
-    path: str = key(
-        Text("path", validators.route_path),
-        _ROUTE + " The method is GET. It may be left out if connections is true.",
-        default=default_of(BusyRoute, "path"),
-    )
-    pointers: tuple[str, ...] = key(
-        ListOf(Text("JSON pointer", validators.pointer), max_length=16, single=True),
-        "Positions in the response that show work: a number above 0, a list or object that is not empty, true, or a "
-        "string that is not empty, means busy. The token * stands for every element of a list.",
-        default=default_of(BusyRoute, "pointers"),
-    )
-    equals: bool | str | int | None = key(
-        equals(),
-        "Value at one of the positions that means busy. Set it if the rules of pointers do not fit.",
-        default=default_of(BusyRoute, "equals"),
-    )
-    metrics: tuple[str, ...] = key(
-        ListOf(Text("name of a metric", validators.metric_name), max_length=16, single=True),
-        "Prometheus metrics in the response that count running or waiting jobs.",
-        default=default_of(BusyRoute, "metrics"),
-    )
-    headers: tuple[tuple[str, str], ...] = key(headers(), _HEADERS, default=default_of(BusyRoute, "headers"))
-    timeout_sec: float = key(seconds(), _TIMEOUT, default=default_of(BusyRoute, "timeout_sec"), unit="s")
-    connections: bool = key(
-        Boolean(),
-        "Client connections as a sign of work: the consumer also counts as busy while clients are connected to the "
-        "port of its url. For servers whose responses do not show all of their work. Idle connections that clients "
-        "keep open count too.",
-        default=default_of(BusyRoute, "connections"),
-    )
+    headers: tuple[tuple[str, str], ...] = key(headers(), HEADERS_DOC, default=default_of(HealthRoute, "headers"))
+    timeout_sec: float = key(seconds(), TIMEOUT_DOC, default=default_of(HealthRoute, "timeout_sec"), unit="s")
 
 
 @attrs.frozen

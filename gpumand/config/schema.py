@@ -14,7 +14,8 @@ from typing import Any
 import attrs
 
 from gpumand.config import validators
-from gpumand.config.consumer_schema import BusyTable, ConsumerTable, HealthTable, RouteTable
+from gpumand.config.busy_schema import BusyTable
+from gpumand.config.consumer_schema import ConsumerTable, HealthTable, RouteTable
 from gpumand.config.problems import Place, ProblemList, quoted
 from gpumand.config.quantities import Mib, Seconds
 from gpumand.config.shared_keys import MAX_MIB, MAX_SEC, default_of, seconds

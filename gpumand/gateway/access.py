@@ -15,8 +15,7 @@ from dataclasses import replace
 from typing import Protocol
 from urllib.parse import urlsplit
 
-from aiohttp import web
-
+from gpumand.gateway import web
 from gpumand.gateway.config import GatewaySettings
 from gpumand.gateway.connections import Connection
 from gpumand.gateway.headers import Origin, is_same_origin

@@ -10,8 +10,7 @@ import contextlib
 import json
 from collections.abc import Iterator
 
-from aiohttp import web
-
+from gpumand.gateway import web
 from gpumand.gateway.dialects import JSON, MODEL_PATHS
 from gpumand.gateway.paths import Target
 from gpumand.gateway.refusals import refused

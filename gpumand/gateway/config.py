@@ -12,7 +12,7 @@ from typing import Any
 import attrs
 
 from gpumand.config import validators
-from gpumand.config.consumer_schema import BusyTable
+from gpumand.config.busy_schema import BusyTable
 from gpumand.config.files import read, read_key_file
 from gpumand.config.presets import preset_names
 from gpumand.config.problems import Document, Place, ProblemList, quoted

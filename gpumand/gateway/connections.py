@@ -14,8 +14,7 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any, cast
 
-from aiohttp import web
-
+from gpumand.gateway import web
 from gpumand.gateway.headers import REFUSED_HEADER
 from gpumand.gateway.heads import Framing, framing_of, is_valid_head
 from gpumand.gateway.incoming_body import IncomingBody

@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Collection
 
-from aiohttp import web
 from multidict import CIMultiDict
+
+from gpumand.gateway import web
 
 MAX_AGE_SEC = 600
 

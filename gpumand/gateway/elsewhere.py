@@ -9,9 +9,7 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass
 
-from aiohttp import web
-
-from gpumand.gateway import forward
+from gpumand.gateway import forward, web
 from gpumand.gateway.dialects import Api, api_of
 from gpumand.gateway.exchange import Exchange
 from gpumand.gateway.fleet import Fleet, OtherHost, OtherModels

@@ -11,8 +11,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from urllib.parse import parse_qsl, urlencode
 
-from aiohttp import web
-
+from gpumand.gateway import web
 from gpumand.gateway.bodies import BodyBudget
 from gpumand.gateway.config import GatewaySettings
 from gpumand.gateway.dialects import JSON, Api, api_of

@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from aiohttp import web
-
+from gpumand.gateway import web
 from gpumand.gateway.connections import Connection
 from gpumand.gateway.dialects import Api, Dialect, error_body, error_type, status_for
 from gpumand.gateway.headers import REFUSED_HEADER, Origin

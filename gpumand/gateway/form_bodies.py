@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
 
-from aiohttp import web
-
+from gpumand.gateway import web
 from gpumand.gateway.bodies import BodyBudget
 from gpumand.gateway.held_bodies import HeldBody, next_chunk
 from gpumand.gateway.multipart import BadForm, FormScanner, boundary_of

@@ -7,9 +7,9 @@ import contextlib
 from typing import Any
 
 import aiohttp
-from aiohttp import web
 from multidict import CIMultiDict
 
+from gpumand.gateway import web
 from gpumand.gateway.cors import allow
 from gpumand.gateway.dialects import EVENT_STREAM, JSON_LINES
 from gpumand.gateway.exchange import Exchange

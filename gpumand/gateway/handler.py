@@ -6,9 +6,7 @@ import asyncio
 import logging
 from dataclasses import replace
 
-from aiohttp import web
-
-from gpumand.gateway import cors
+from gpumand.gateway import cors, web
 from gpumand.gateway.access import Access, foreign_site, is_from_foreign_site
 from gpumand.gateway.connections import Connection, connection_of
 from gpumand.gateway.console.console import Console, is_browser

@@ -7,8 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from aiohttp import web
-
+from gpumand.gateway import web
 from gpumand.gateway.bodies import BodyBudget
 from gpumand.gateway.incoming_body import BadBody
 from gpumand.gateway.json_scan import BadJson, Scan, replaced, scan

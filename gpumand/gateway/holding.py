@@ -8,8 +8,9 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
-from aiohttp import HttpVersion11, web
+from aiohttp import HttpVersion11
 
+from gpumand.gateway import web
 from gpumand.gateway.cors import allow
 from gpumand.gateway.dialects import JSON
 from gpumand.gateway.exchange import Exchange

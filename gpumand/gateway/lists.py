@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Sequence
 
-from aiohttp import web
-
+from gpumand.gateway import web
 from gpumand.gateway.catalog import Document, first
 from gpumand.gateway.config import GatewaySettings
 from gpumand.gateway.fleet import MODELS_PATH, Fleet, OtherModels

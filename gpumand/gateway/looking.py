@@ -5,10 +5,9 @@ from __future__ import annotations
 import asyncio
 
 import aiohttp
-from aiohttp import web
 from multidict import CIMultiDictProxy
 
-from gpumand.gateway import forward
+from gpumand.gateway import forward, web
 from gpumand.gateway.access import foreign_site
 from gpumand.gateway.exchange import Exchange, accepts
 from gpumand.gateway.headers import response_headers

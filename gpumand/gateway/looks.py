@@ -12,9 +12,9 @@ from collections import OrderedDict
 from dataclasses import dataclass
 
 import aiohttp
-from aiohttp import web
 from multidict import CIMultiDict, CIMultiDictProxy
 
+from gpumand.gateway import web
 from gpumand.gateway.dialects import JSON
 from gpumand.gateway.exchange import Exchange
 

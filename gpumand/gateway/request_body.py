@@ -5,8 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 
-from aiohttp import web
-
+from gpumand.gateway import web
 from gpumand.gateway.incoming_body import BadBody
 from gpumand.gateway.refusals import Refused, refused
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import TYPE_CHECKING, Protocol
 
-from gpumand.config.consumer_schema import BusyTable
+from gpumand.config.busy_schema import BusyTable
 from gpumand.config.presets import MODEL, TAGGED_MODEL, preset, preset_names
 from gpumand.config.problems import Place, ProblemList
 from gpumand.config.table_schema import INVALID, TableOf
@@ -19,8 +19,7 @@ from gpumand.gateway.refusals import refused
 from gpumand.gateway.routes.classes import RouteRules, preset_routes, rules_of
 
 if TYPE_CHECKING:
-    from aiohttp import web
-
+    from gpumand.gateway import web
     from gpumand.gateway.elsewhere import Elsewhere
     from gpumand.gateway.paths import Target
     from gpumand.gateway.requests import Client

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import logging
 import signal
@@ -13,14 +12,13 @@ from pathlib import Path
 from socket import socket
 
 from gpumand.config.problems import problem_lines
-from gpumand.consumers.routes import HttpRoutes
 from gpumand.domain.errors import ConfigInvalid
 from gpumand.gateway import config
 from gpumand.gateway.access import Access, KeyedAccess
 from gpumand.gateway.arbiter_client import BusArbiter
 from gpumand.gateway.bodies import BodyBudget
+from gpumand.gateway.busy_checks import BusyChecks
 from gpumand.gateway.catalog_reader import CatalogReader
-from gpumand.gateway.clock import GatewayClock
 from gpumand.gateway.config import GatewaySettings, ListenerSettings, state_dir
 from gpumand.gateway.connections import Acceptor
 from gpumand.gateway.console.actions import Actions
@@ -102,7 +100,7 @@ class GatewayService:
         self._leases = LeaseKeeper(self._guard, _lease_settings(settings), self.metrics.turn_opened)
         self.table = RequestTable(_limits(settings))
         self._jobs, self._wakes, self._bodies = Jobs(), Wakes(self._leases), BodyBudget()
-        self._busy = HttpRoutes(GatewayClock())
+        self._busy = BusyChecks()
         self._passed = passed
         self._router = ListenerRouter(settings, self._status)
         self._home = HomeKeeper(lambda: self.settings, self._status, self._wakes)
@@ -273,6 +271,17 @@ async def _reload(service: GatewayService, notifier: Notifier) -> None:
 
 def parse_arguments(arguments: Sequence[str] | None) -> Options:
     """Parse the command line and set up logging accordingly; exits the process on a wrong command line."""
+    given = sys.argv[1:] if arguments is None else arguments
+    # The system unit has no arguments. The modules of argparse would take 0.4 MB for as long as the gateway runs.
+    if not given:
+        setup_logging(default_level())
+        return Options(None, "system")
+    return _parse(given)
+
+
+def _parse(arguments: Sequence[str]) -> Options:
+    import argparse
+
     parser = argparse.ArgumentParser(
         prog="gpumand-gateway", description="Passes requests to services, and holds leases on the GPU meanwhile."
     )

@@ -5,9 +5,8 @@ from __future__ import annotations
 import asyncio
 
 import aiohttp
-from aiohttp import web
 
-from gpumand.gateway import websockets
+from gpumand.gateway import web, websockets
 from gpumand.gateway.exchange import Exchange
 from gpumand.gateway.leases import Ticket
 from gpumand.gateway.looking import LookHandler, not_running

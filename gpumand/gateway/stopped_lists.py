@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from aiohttp import web
-
+from gpumand.gateway import web
 from gpumand.gateway.catalog import Document, Lists
 from gpumand.gateway.catalog_reader import CatalogReader, Source
 from gpumand.gateway.exchange import Exchange

@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from html import escape
 from string import Template
 
-from aiohttp import web
-
+from gpumand.gateway import web
 from gpumand.gateway.headers import REFUSED_HEADER
 
 RELOAD_SEC = 2

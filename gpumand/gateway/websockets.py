@@ -7,8 +7,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import aiohttp
-from aiohttp import WSMsgType, web
+from aiohttp import WSMsgType
 
+from gpumand.gateway import web
 from gpumand.gateway.exchange import Exchange
 from gpumand.gateway.forward import sent_headers
 from gpumand.gateway.upstream import MAX_MESSAGE_BYTES, Endpoint, Upstreams

@@ -6,12 +6,11 @@ import asyncio
 from dataclasses import replace
 
 import aiohttp
-from aiohttp import web
 
-from gpumand.consumers.routes import HttpRoutes
 from gpumand.domain.consumer import BusyReport, BusyRoute, ConsumerSpec
-from gpumand.gateway import forward
+from gpumand.gateway import forward, web
 from gpumand.gateway.bodies import BodyBudget, is_read_early, parse, read_early
+from gpumand.gateway.busy_checks import BusyChecks
 from gpumand.gateway.dialects import Dialect, dialect_of, is_unload, unload_answer
 from gpumand.gateway.exchange import Exchange
 from gpumand.gateway.holding import Holder
@@ -39,7 +38,7 @@ class WorkHandler:
         bodies: limits the memory of bodies that were read early.
     """
 
-    def __init__(self, parts: Parts, jobs: Jobs, busy: HttpRoutes, bodies: BodyBudget) -> None:
+    def __init__(self, parts: Parts, jobs: Jobs, busy: BusyChecks, bodies: BodyBudget) -> None:
         self._parts, self._jobs, self._busy, self._bodies = parts, jobs, busy, bodies
 
     async def handle(self, exchange: Exchange) -> web.StreamResponse:

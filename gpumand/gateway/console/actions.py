@@ -9,8 +9,6 @@ from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
-from aiohttp import web
-
 from gpumand.client.client import Client as Gpumand
 from gpumand.client.errors import (
     AccessDenied,
@@ -20,6 +18,7 @@ from gpumand.client.errors import (
     InvalidArgs,
     NoSuchConsumer,
 )
+from gpumand.gateway import web
 from gpumand.gateway.console.rights import require_administrator, require_use
 from gpumand.gateway.held_bodies import next_chunk
 from gpumand.gateway.refusals import Refused, refusal_of, refused

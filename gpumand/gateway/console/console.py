@@ -6,8 +6,7 @@ import re
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from aiohttp import web
-
+from gpumand.gateway import web
 from gpumand.gateway.connections import Connection
 from gpumand.gateway.console.actions import Actions
 from gpumand.gateway.console.events import EventStreams

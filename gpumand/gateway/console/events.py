@@ -8,8 +8,7 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
-from aiohttp import web
-
+from gpumand.gateway import web
 from gpumand.gateway.refusals import refused
 from gpumand.gateway.requests import Client
 

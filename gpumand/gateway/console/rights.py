@@ -6,8 +6,7 @@ gateway first, and the gateway does not answer that question.
 
 from __future__ import annotations
 
-from aiohttp import web
-
+from gpumand.gateway import web
 from gpumand.gateway.headers import Origin, is_same_origin
 from gpumand.gateway.refusals import refused
 from gpumand.gateway.requests import Client

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
-from importlib import resources
+from pathlib import Path
 
-from aiohttp import web
-
+from gpumand.gateway import web
 from gpumand.gateway.refusals import refused
 
 PREFIX = "/gateway/"
@@ -38,7 +37,7 @@ class Site:
     """The web page; its files are read once."""
 
     def __init__(self) -> None:
-        folder = resources.files(__package__) / "files"
+        folder = Path(__file__).parent / "files"
         self._files = {path: _read((folder / name).read_bytes(), kind) for path, (name, kind) in FILES.items()}
 
     def answer(self, path: str, request: web.BaseRequest) -> web.Response:

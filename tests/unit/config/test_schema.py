@@ -7,7 +7,8 @@ import dataclasses
 import attrs
 import pytest
 
-from gpumand.config.consumer_schema import BusyTable, ConsumerTable, HealthTable, RouteTable
+from gpumand.config.busy_schema import BusyTable
+from gpumand.config.consumer_schema import ConsumerTable, HealthTable, RouteTable
 from gpumand.config.preset_schema import Detect, DetectTable, PresetTable
 from gpumand.config.schema import TABLES, GpuTable, HttpTable, SchedulerTable
 from gpumand.config.table_schema import keys_of
