@@ -1,35 +1,13 @@
 """The certificates of the system: read at the first request to an https server, by the daemon and by the gateway.
 
 Reading them costs 2 MB and some ms in every process, and nearly all servers of a GPU host speak plain HTTP on this
-host. The gateway uses aiohttp, which would read them at its import for a context of its own.
+host.
 """
 
 from __future__ import annotations
 
 import asyncio
-import importlib
 import ssl
-import sys
-
-
-def import_aiohttp() -> None:
-    """Import aiohttp without the certificates of the system.
-
-    aiohttp's own context then trusts no certificate. A request that does not pass the context of ``Certificates``
-    therefore fails, and is not sent unprotected.
-    """
-    if "aiohttp.connector" in sys.modules:
-        return
-    create = ssl.create_default_context
-    ssl.create_default_context = _trusting_nothing
-    try:
-        importlib.import_module("aiohttp")
-    finally:
-        ssl.create_default_context = create
-
-
-def _trusting_nothing(*_args: object, **_options: object) -> ssl.SSLContext:
-    return ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 
 
 class Certificates:

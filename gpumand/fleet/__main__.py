@@ -1,6 +1,19 @@
-"""Runs ``python -m gpumand.fleet``."""
+"""The program ``gpumand-fleet``, also as ``python -m gpumand.fleet``."""
 
-from gpumand.fleet.process import main
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from gpumand.http.aiohttp_import import import_aiohttp
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run gpumand-fleet until it is stopped."""
+    import_aiohttp()
+    from gpumand.fleet import process  # it imports aiohttp
+
+    process.main(arguments)
+
 
 if __name__ == "__main__":
     main()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from gpumand.consumers.certificates import import_aiohttp
+from gpumand.http.aiohttp_import import import_aiohttp
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -110,6 +110,8 @@ def _program(config: FleetConfig) -> str:
     fields = {name: getattr(config, name) for name in FleetConfig.__dataclass_fields__}
     return (
         "from pathlib import PosixPath\n"
+        "from gpumand.http.aiohttp_import import import_aiohttp\n"
+        "import_aiohttp()\n"
         "from gpumand.fleet.process import run\n"
         "from gpumand.fleet.settings import EtcdConfig, FleetConfig, TlsFiles\n"
         "from gpumand.log.logging_setup import setup_logging\n"

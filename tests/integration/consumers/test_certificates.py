@@ -27,12 +27,15 @@ ISSUE = (
 IN_A_NEW_PROCESS = """
 import ssl, sys
 before = ssl.create_default_context
-from gpumand.consumers.certificates import import_aiohttp
+read = ssl.SSLContext.set_default_verify_paths
+from gpumand.http.aiohttp_import import import_aiohttp
 import_aiohttp()
 from aiohttp import connector
 assert ssl.create_default_context is before
+assert ssl.SSLContext.set_default_verify_paths is read
 assert connector._SSL_CONTEXT_VERIFIED.verify_mode is ssl.CERT_REQUIRED
 assert connector._SSL_CONTEXT_VERIFIED.get_ca_certs() == []
+assert connector._SSL_CONTEXT_UNVERIFIED.get_ca_certs() == []
 import_aiohttp()
 """
 
